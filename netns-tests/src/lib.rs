@@ -1,0 +1,1 @@
+//! Tests of ipcluster against the real kernel.

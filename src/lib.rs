@@ -1,0 +1,3 @@
+//! Kernel-level sticky load balancing for one Linux host.
+
+pub mod plan;

@@ -1,0 +1,163 @@
+//! Public addresses that clients connect to.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+
+use super::{PlanError, Port};
+
+/// The transport protocol of a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Protocol {
+    /// TCP, `IPPROTO_TCP`.
+    Tcp,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp => f.write_str("tcp"),
+        }
+    }
+}
+
+/// A public address, protocol and port that clients connect to.
+///
+/// The address `0.0.0.0` stands for every IPv4 address of this host, `::` for every IPv6 address;
+/// neither covers the other family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Listener {
+    address: IpAddr,
+    port: Port,
+    protocol: Protocol,
+}
+
+impl Listener {
+    /// A TCP listener.
+    ///
+    /// # Errors
+    /// [`PlanError::ListenerAddress`] for addresses that no client of another host can connect
+    /// to: multicast, loopback, IPv4 broadcast and IPv4-mapped IPv6 addresses.
+    pub fn tcp(address: IpAddr, port: Port) -> Result<Self, PlanError> {
+        match unreachable_because(address) {
+            Some(reason) => Err(PlanError::ListenerAddress { address, reason }),
+            None => Ok(Self { address, port, protocol: Protocol::Tcp }),
+        }
+    }
+
+    /// The address; unspecified means every local address of its family.
+    pub fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// The public port.
+    pub fn port(&self) -> Port {
+        self.port
+    }
+
+    /// The transport protocol.
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// Whether it stands for every address of its family on this host.
+    pub fn is_wildcard(&self) -> bool {
+        self.address.is_unspecified()
+    }
+}
+
+fn unreachable_because(address: IpAddr) -> Option<&'static str> {
+    if address.is_multicast() {
+        return Some("a multicast address; name a unicast address or 0.0.0.0 or [::]");
+    }
+    if address.is_loopback() {
+        return Some("a loopback address, which other hosts cannot reach");
+    }
+    match address {
+        IpAddr::V4(v4) if v4.is_broadcast() => Some("the broadcast address"),
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => {
+            Some("an IPv4-mapped address; write the IPv4 address itself")
+        }
+        _ => None,
+    }
+}
+
+impl fmt::Display for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let socket = SocketAddr::new(self.address, self.port.number());
+        write!(f, "{socket}/{}", self.protocol)
+    }
+}
+
+impl FromStr for Listener {
+    type Err = PlanError;
+
+    /// Parses `ADDR:PORT` or `ADDR:PORT/tcp`; an IPv6 address stands in brackets.
+    fn from_str(text: &str) -> Result<Self, PlanError> {
+        let refused =
+            |reason| PlanError::ListenerText { text: text.chars().take(80).collect(), reason };
+        let (socket, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+        match protocol {
+            "tcp" => {}
+            "udp" => return Err(refused("udp listeners are not supported yet")),
+            _ => return Err(refused("the protocol after the slash is tcp")),
+        }
+        let socket: SocketAddr = socket
+            .parse()
+            .map_err(|_| refused("expected ADDR:PORT, such as 0.0.0.0:80 or [::]:443"))?;
+        let port =
+            Port::new(socket.port()).ok_or_else(|| refused("port 0; ports are 1 to 65535"))?;
+        Self::tcp(socket.ip(), port)
+    }
+}
+
+/// The listeners of one cluster: at least one, in the order given, no two the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listeners {
+    all: Vec<Listener>,
+    public_ports: Vec<Port>,
+}
+
+impl Listeners {
+    /// The most listeners that one cluster may have.
+    pub const MAX: usize = 1024;
+
+    /// Checks and keeps the listeners.
+    ///
+    /// # Errors
+    /// [`PlanError::NoListeners`], [`PlanError::TooManyListeners`],
+    /// [`PlanError::DuplicateListener`].
+    pub fn new(all: Vec<Listener>) -> Result<Self, PlanError> {
+        if all.is_empty() {
+            return Err(PlanError::NoListeners);
+        }
+        if all.len() > Self::MAX {
+            return Err(PlanError::TooManyListeners { count: all.len() });
+        }
+        let mut seen = BTreeSet::new();
+        let mut public_ports: Vec<Port> = Vec::new();
+        let mut seen_ports = BTreeSet::new();
+        for listener in &all {
+            if !seen.insert(*listener) {
+                return Err(PlanError::DuplicateListener { listener: *listener });
+            }
+            if seen_ports.insert(listener.port) {
+                public_ports.push(listener.port);
+            }
+        }
+        Ok(Self { all, public_ports })
+    }
+
+    /// All listeners, in the order given.
+    pub fn iter(&self) -> impl Iterator<Item = &Listener> {
+        self.all.iter()
+    }
+
+    /// The distinct public ports, each in the place where it first occurs. A worker has one worker
+    /// port for each: two listeners that differ in their address alone share it.
+    pub fn public_ports(&self) -> &[Port] {
+        &self.public_ports
+    }
+}
