@@ -1,3 +1,5 @@
 //! Kernel-level sticky load balancing for one Linux host.
 
+pub mod netlink;
 pub mod plan;
+mod sys;

@@ -1,0 +1,282 @@
+//! A netlink socket that only the kernel can answer, and requests to it.
+
+use std::io;
+use std::num::Wrapping;
+
+use neli::consts::socket::{Msg, NlFamily};
+use neli::socket::NlSocket;
+use neli::utils::Groups;
+use nix::errno::Errno;
+use nix::sys::socket::{setsockopt, sockopt};
+use rustix::net::RecvFlags;
+use rustix::net::netlink::SocketAddrNetlink;
+
+use super::frame::{self, Acknowledgement, Message, Messages};
+use super::{Error, Operation};
+use crate::sys;
+
+/// How often a dump that the kernel calls interrupted (`NLM_F_DUMP_INTR`) is begun anew.
+const DUMP_ATTEMPTS: u32 = 10;
+
+/// The longest datagram read at once. The kernel sizes dumps by the reader's buffer, up to 32 KiB
+/// (`netlink_dump`, net/netlink/af_netlink.c); acknowledgements are far smaller.
+const RECEIVE_LEN: usize = 64 * 1024;
+
+/// What `SO_SNDBUF` has to have in reserve for a datagram to be accepted (`netlink_sendmsg`).
+const SEND_RESERVE: usize = 32;
+
+/// A connected netlink socket, closed on exec, with extended and capped acknowledgements.
+///
+/// Requests are answered while they are sent: the kernel works on them within `sendmsg(2)`. So
+/// nothing here waits, and an empty receive queue means that a reply was lost.
+pub(crate) struct Socket {
+    inner: NlSocket,
+    sequence: Wrapping<u32>,
+    send_buffer: usize,
+    receive_buffer: usize,
+    received: Vec<u8>,
+}
+
+impl Socket {
+    /// Opens a socket of this family.
+    pub(crate) fn open(family: NlFamily) -> Result<Self, Error> {
+        let failed = |operation| move |source: io::Error| Error::Socket { operation, source };
+        let inner =
+            NlSocket::connect(family, None, Groups::empty()).map_err(failed(Operation::Open))?;
+        inner.enable_ext_ack(true).map_err(failed(Operation::SetOption))?;
+        sys::set_capped_acknowledgements(&inner).map_err(failed(Operation::SetOption))?;
+        // Connected to the kernel (port 0), a socket refuses datagrams of other processes:
+        // netlink_getsockbyportid() gives their sender ECONNREFUSED.
+        let kernel = SocketAddrNetlink::new(0, 0);
+        rustix::net::connect(sys::descriptor_of(&inner), &kernel)
+            .map_err(|errno| Error::Socket { operation: Operation::Open, source: errno.into() })?;
+        Ok(Self {
+            inner,
+            sequence: Wrapping(0),
+            send_buffer: 0,
+            receive_buffer: 0,
+            received: vec![0; RECEIVE_LEN],
+        })
+    }
+
+    /// A sequence number that no request of this socket had before (in 2^32).
+    pub(crate) fn next_sequence(&mut self) -> u32 {
+        self.take_sequences(1)
+    }
+
+    /// The first of `count` sequence numbers in a row.
+    pub(crate) fn take_sequences(&mut self, count: u32) -> u32 {
+        let first = self.sequence + Wrapping(1);
+        self.sequence += Wrapping(count);
+        first.0
+    }
+
+    /// Makes the send buffer hold a datagram of `length` bytes: beyond `net.core.wmem_max` where
+    /// the capability allows it (`SO_SNDBUFFORCE`; refused in a user namespace), else up to that.
+    pub(crate) fn reserve_send(&mut self, length: usize) -> Result<(), Error> {
+        let needed = length + SEND_RESERVE;
+        if needed <= self.send_buffer {
+            return Ok(());
+        }
+        let descriptor = sys::descriptor_of(&self.inner);
+        // The kernel doubles the value for its own bookkeeping and counts the datagram against
+        // all of it; asking for the datagram's length leaves the reserve.
+        let wanted = needed.max(256 * 1024);
+        if setsockopt(&descriptor, sockopt::SndBufForce, &wanted).is_err() {
+            setsockopt(&descriptor, sockopt::SndBuf, &wanted)
+                .map_err(|errno| option_error("SO_SNDBUF", errno))?;
+        }
+        self.send_buffer = nix::sys::socket::getsockopt(&descriptor, sockopt::SndBuf)
+            .map_err(|errno| option_error("SO_SNDBUF", errno))?;
+        if needed > self.send_buffer {
+            return Err(Error::TooLong { length, limit: self.send_buffer - SEND_RESERVE });
+        }
+        Ok(())
+    }
+
+    /// Makes the receive buffer hold an error reply to each of `messages` messages (1 KiB each).
+    pub(crate) fn reserve_receive(&mut self, messages: usize) -> Result<(), Error> {
+        let wanted = (messages * 1024).max(256 * 1024);
+        if wanted <= self.receive_buffer {
+            return Ok(());
+        }
+        let descriptor = sys::descriptor_of(&self.inner);
+        if setsockopt(&descriptor, sockopt::RcvBufForce, &wanted).is_err() {
+            setsockopt(&descriptor, sockopt::RcvBuf, &wanted)
+                .map_err(|errno| option_error("SO_RCVBUF", errno))?;
+        }
+        self.receive_buffer = wanted;
+        Ok(())
+    }
+
+    /// Sends one datagram. The kernel has worked on all of it when this returns.
+    pub(crate) fn send(&self, datagram: &[u8]) -> Result<(), Error> {
+        match self.inner.send(datagram, Msg::empty()) {
+            Ok(sent) if sent == datagram.len() => Ok(()),
+            Ok(_) => Err(Error::Malformed { what: "send: the datagram was cut" }),
+            Err(source) => Err(Error::Socket { operation: Operation::Send, source }),
+        }
+    }
+
+    /// The next datagram that the kernel has sent; `None` if there is none.
+    pub(crate) fn receive(&mut self) -> Result<Option<&[u8]>, Error> {
+        loop {
+            let flags = RecvFlags::TRUNC | RecvFlags::DONTWAIT;
+            let descriptor = sys::descriptor_of(&self.inner);
+            let result = rustix::net::recvfrom(descriptor, &mut self.received[..], flags);
+            let (length, sender) = match result {
+                Ok((_, length, sender)) => (length, sender),
+                Err(rustix::io::Errno::AGAIN) => return Ok(None),
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(rustix::io::Errno::NOBUFS) => return Err(Error::RepliesLost),
+                Err(errno) => {
+                    let source = errno.into();
+                    return Err(Error::Socket { operation: Operation::Receive, source });
+                }
+            };
+            let from_kernel = sender
+                .and_then(|address| SocketAddrNetlink::try_from(address).ok())
+                .is_some_and(|address| address.pid() == 0);
+            if !from_kernel {
+                continue;
+            }
+            if length > self.received.len() {
+                return Err(Error::Malformed { what: "reply: longer than the buffer" });
+            }
+            return Ok(Some(&self.received[..length]));
+        }
+    }
+
+    /// Asks for all objects of one kind: `parse` gets each as its message kind and body, and gives
+    /// what is to be kept of it. A dump that changed while it was read is read anew.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with the kernel's errno; [`Error::DumpInterrupted`] if there was a change
+    /// during each of 10 attempts; whatever `parse` returns.
+    pub(crate) fn dump<T>(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        body: &[u8],
+        mut parse: impl FnMut(u16, &[u8]) -> Result<Option<T>, Error>,
+    ) -> Result<Vec<T>, Error> {
+        self.reserve_receive(0)?;
+        for _ in 0..DUMP_ATTEMPTS {
+            let sequence = self.next_sequence();
+            let request = request(kind, flags | frame::DUMP, sequence, body);
+            self.send(&request)?;
+            if let Some(objects) = self.collect_dump(sequence, &mut parse)? {
+                return Ok(objects);
+            }
+        }
+        Err(Error::DumpInterrupted { attempts: DUMP_ATTEMPTS })
+    }
+
+    /// One attempt at a dump; `None` if it was interrupted.
+    fn collect_dump<T>(
+        &mut self,
+        sequence: u32,
+        parse: &mut impl FnMut(u16, &[u8]) -> Result<Option<T>, Error>,
+    ) -> Result<Option<Vec<T>>, Error> {
+        let mut objects = Vec::new();
+        let mut interrupted = false;
+        let mut failure = None;
+        loop {
+            let datagram = self.receive()?.ok_or(Error::RepliesLost)?;
+            for message in Messages::new(datagram) {
+                let message = message?;
+                if message.sequence != sequence {
+                    continue;
+                }
+                interrupted |= message.flags & frame::DUMP_INTERRUPTED != 0;
+                match message.kind {
+                    frame::DONE => {
+                        return match failure.or(dump_error(&message)) {
+                            Some(error) => Err(error),
+                            None => Ok((!interrupted).then_some(objects)),
+                        };
+                    }
+                    frame::ERROR => return Err(refusal(&message)),
+                    frame::NOOP => {}
+                    // After a failure the rest of the dump is read all the same: it is in the
+                    // queue of this socket, before the replies to later requests.
+                    kind => match parse(kind, message.body) {
+                        Ok(object) => objects.extend(object),
+                        Err(error) => failure = failure.or(Some(error)),
+                    },
+                }
+            }
+        }
+    }
+
+    /// Sends one request that is answered by one message, and gives what `parse` makes of it.
+    pub(crate) fn ask<T>(
+        &mut self,
+        kind: u16,
+        body: &[u8],
+        parse: impl FnOnce(u16, &[u8]) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let sequence = self.next_sequence();
+        self.send(&request(kind, 0, sequence, body))?;
+        loop {
+            let datagram = self.receive()?.ok_or(Error::RepliesLost)?;
+            for message in Messages::new(datagram) {
+                let message = message?;
+                if message.sequence == sequence {
+                    return match message.kind {
+                        frame::ERROR => Err(refusal(&message)),
+                        kind => parse(kind, message.body),
+                    };
+                }
+            }
+        }
+    }
+
+    /// Throws away what is left of earlier replies.
+    pub(crate) fn discard_replies(&mut self) {
+        while matches!(self.receive(), Ok(Some(_)) | Err(Error::RepliesLost)) {}
+    }
+}
+
+/// A datagram of one request.
+fn request(kind: u16, flags: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
+    let mut datagram = Vec::with_capacity(frame::HEADER_LEN + body.len());
+    put_header(&mut datagram, kind, flags | frame::REQUEST, sequence);
+    datagram.extend_from_slice(body);
+    close_message(&mut datagram, 0);
+    datagram
+}
+
+/// Begins a message at the end of `datagram`; its length is not known yet.
+pub(crate) fn put_header(datagram: &mut Vec<u8>, kind: u16, flags: u16, sequence: u32) {
+    datagram.extend_from_slice(&[0; 4]);
+    datagram.extend_from_slice(&kind.to_ne_bytes());
+    datagram.extend_from_slice(&flags.to_ne_bytes());
+    datagram.extend_from_slice(&sequence.to_ne_bytes());
+    datagram.extend_from_slice(&[0; 4]);
+}
+
+/// Ends the message that began at `start`: pads it and writes its length.
+pub(crate) fn close_message(datagram: &mut Vec<u8>, start: usize) {
+    datagram.resize(start + frame::align(datagram.len() - start), 0);
+    let length = u32::try_from(datagram.len() - start).expect("messages are far below 4 GiB");
+    datagram[start..start + 4].copy_from_slice(&length.to_ne_bytes());
+}
+
+/// What `NLMSG_DONE` carries: a dump can fail at its end.
+fn dump_error(message: &Message<'_>) -> Option<Error> {
+    let code = i32::from_ne_bytes(message.body.get(..4)?.try_into().ok()?);
+    (code < 0).then(|| Error::Refused { errno: Errno::from_raw(code.saturating_neg()) })
+}
+
+fn refusal(message: &Message<'_>) -> Error {
+    match Acknowledgement::parse(message) {
+        Ok(Acknowledgement { error: Some(errno), .. }) => Error::Refused { errno },
+        Ok(_) => Error::Malformed { what: "reply: an acknowledgement in place of an object" },
+        Err(error) => error,
+    }
+}
+
+fn option_error(option: &'static str, errno: Errno) -> Error {
+    Error::Socket { operation: Operation::SetBuffer(option), source: errno.into() }
+}
