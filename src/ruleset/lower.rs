@@ -1,0 +1,139 @@
+//! From a plan to the objects that the kernel should hold.
+
+use std::net::IpAddr;
+
+use super::object::{Chain, ChainName, Elements, Family, Rule, Ruleset, Set, SetName, TableName};
+use crate::plan::{Listener, Partition, Plan, Seat};
+
+/// All objects of a plan.
+pub fn lower(plan: &Plan) -> Ruleset {
+    let mut sets = listener_sets(plan);
+    sets.extend(slot_maps(plan));
+    sets.extend(survivors_map(plan));
+    let mut chains: Vec<Chain> = plan
+        .seats()
+        .map(|(seat, _)| Chain { name: ChainName::Seat(seat), rules: seat_rules(plan, seat) })
+        .collect();
+    chains.push(Chain { name: ChainName::Balance, rules: balance_rules(plan) });
+    chains.push(Chain { name: ChainName::Prerouting, rules: dispatch_rules(plan) });
+    Ruleset { table: TableName::of(plan.name()), sets, chains }
+}
+
+/// The families in which the plan has listeners.
+pub(super) fn families(plan: &Plan) -> impl Iterator<Item = Family> {
+    Family::ALL
+        .into_iter()
+        .filter(|family| plan.listeners().iter().any(|l| family_of(l) == *family))
+}
+
+fn family_of(listener: &Listener) -> Family {
+    match listener.address() {
+        IpAddr::V4(_) => Family::V4,
+        IpAddr::V6(_) => Family::V6,
+    }
+}
+
+/// The sets of listeners and of wildcard listeners, those of them that have elements.
+fn listener_sets(plan: &Plan) -> Vec<Set> {
+    let (mut v4, mut v6) = (vec![], vec![]);
+    let (mut any4, mut any6) = (vec![], vec![]);
+    for listener in plan.listeners().iter() {
+        let service = (listener.protocol(), listener.port());
+        match (listener.address(), listener.is_wildcard()) {
+            (IpAddr::V4(_), true) => any4.push(service),
+            (IpAddr::V6(_), true) => any6.push(service),
+            (IpAddr::V4(address), false) => v4.push((address, service.0, service.1)),
+            (IpAddr::V6(address), false) => v6.push((address, service.0, service.1)),
+        }
+    }
+    let sets = [
+        (SetName::Listeners(Family::V4), Elements::Listeners4(v4)),
+        (SetName::Listeners(Family::V6), Elements::Listeners6(v6)),
+        (SetName::Wildcards(Family::V4), Elements::Services(any4)),
+        (SetName::Wildcards(Family::V6), Elements::Services(any6)),
+    ];
+    let filled = sets.into_iter().filter(|(_, elements)| !elements.is_empty());
+    filled.map(|(name, elements)| Set { name, elements }).collect()
+}
+
+/// The maps from slots to seats.
+pub(super) fn slot_maps(plan: &Plan) -> Vec<Set> {
+    let table = || plan.assignment().table().to_vec();
+    match plan.partition() {
+        Partition::Hash { .. } => {
+            vec![Set { name: SetName::Slots, elements: Elements::Seats(table()) }]
+        }
+        Partition::Mask { .. } => families(plan)
+            .map(|family| Set {
+                name: SetName::MaskedSlots(family),
+                elements: match family {
+                    Family::V4 => Elements::MaskedSeats4(table()),
+                    Family::V6 => Elements::MaskedSeats6(table()),
+                },
+            })
+            .collect(),
+    }
+}
+
+/// The map over which the clients of vacant seats spread: none while no seat is vacant, or all.
+pub(super) fn survivors_map(plan: &Plan) -> Option<Set> {
+    let survivors = survivors(plan)?;
+    Some(Set { name: SetName::Survivors, elements: Elements::Seats(survivors) })
+}
+
+/// The seats over which the clients of vacant seats spread: none while no seat is vacant, or all.
+pub(super) fn survivors(plan: &Plan) -> Option<Vec<Seat>> {
+    let survivors: Vec<Seat> = plan.survivors().collect();
+    let some_vacant = survivors.len() < plan.seats().len();
+    (some_vacant && !survivors.is_empty()).then_some(survivors)
+}
+
+/// The rules that pick the connections to our listeners; none while the plan admits none.
+pub(super) fn dispatch_rules(plan: &Plan) -> Vec<Rule> {
+    if !plan.is_admitting() {
+        return vec![];
+    }
+    let has = |family, wildcard| {
+        plan.listeners().iter().any(|l| family_of(l) == family && l.is_wildcard() == wildcard)
+    };
+    let named = Family::ALL.into_iter().filter(|family| has(*family, false));
+    let wildcard = Family::ALL.into_iter().filter(|family| has(*family, true));
+    named
+        .map(|family| Rule::Dispatch { family })
+        .chain(wildcard.map(|family| Rule::DispatchWildcard { family }))
+        .collect()
+}
+
+/// The rules that send a connection to the chain of its seat.
+pub(super) fn balance_rules(plan: &Plan) -> Vec<Rule> {
+    let rule = |family| match *plan.partition() {
+        Partition::Hash { slots, seed } => {
+            Rule::Hash { family, modulus: slots, seed, map: SetName::Slots, generation: None }
+        }
+        Partition::Mask { slots } => Rule::Mask { family, slots },
+    };
+    families(plan).map(rule).collect()
+}
+
+/// The rules of a seat: to its worker, or to the survivors, or nowhere.
+pub(super) fn seat_rules(plan: &Plan, seat: Seat) -> Vec<Rule> {
+    if let Some(occupant) = plan.occupant(seat) {
+        let public = plan.listeners().public_ports().iter().copied();
+        let ports = public.zip(occupant.ports.iter().copied()).collect();
+        return vec![Rule::Redirect { ports, generation: occupant.generation }];
+    }
+    vacant_rules(plan, plan.survivors().count())
+}
+
+/// The rules of a vacant seat beside this many survivors.
+pub(super) fn vacant_rules(plan: &Plan, survivors: usize) -> Vec<Rule> {
+    let generation = plan.generation();
+    if survivors == 0 {
+        return vec![Rule::Drop { generation }];
+    }
+    let modulus = u32::try_from(survivors).expect("at most MAX_SEATS");
+    let seed = plan.partition().spread_seed();
+    let map = SetName::Survivors;
+    let rule = |family| Rule::Hash { family, modulus, seed, map, generation: Some(generation) };
+    families(plan).map(rule).collect()
+}

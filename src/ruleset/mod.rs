@@ -1,0 +1,15 @@
+//! The nftables objects that a plan lowers to, and the transactions between plans. Pure.
+//!
+//! [`lower`] gives the whole table of a plan; it prints in nft syntax. [`Transaction`] gives the
+//! operations that change the table of one plan into that of another, with nothing in them that
+//! need not change.
+
+mod lower;
+mod object;
+mod text;
+mod transition;
+
+pub use lower::lower;
+pub use object::{Chain, ChainName, Elements, Family, Rule, Ruleset, Set, SetName, TableName};
+pub(crate) use text::{low_v4, low_v6};
+pub use transition::{Operation, Transaction};

@@ -1,0 +1,277 @@
+//! The nftables objects that a plan lowers to.
+
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use crate::plan::{ClusterName, Generation, Port, Protocol, Seat};
+
+/// Everything in the table of one cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ruleset {
+    /// The table, family `inet`.
+    pub table: TableName,
+    /// Its sets and maps, in the order in which they are made.
+    pub sets: Vec<Set>,
+    /// Its chains, in the order in which they are made.
+    pub chains: Vec<Chain>,
+}
+
+/// The name of a cluster's table, `ipcluster_<cluster>`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TableName(String);
+
+impl TableName {
+    /// What every table name of ours begins with.
+    pub const PREFIX: &str = "ipcluster_";
+
+    /// The comment of every table of ours: by it, not by its name, a table is known as ours.
+    pub const COMMENT: &str = "ipcluster schema 1";
+
+    /// The table of a cluster.
+    pub fn of(cluster: &ClusterName) -> Self {
+        Self(format!("{}{cluster}", Self::PREFIX))
+    }
+
+    /// The cluster whose table this is; `None` for the name of no table of ours.
+    pub fn cluster(table: &str) -> Option<ClusterName> {
+        table.strip_prefix(Self::PREFIX)?.parse().ok()
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for TableName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The address family that a rule or a set is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Both families.
+    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+}
+
+/// The name of a chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ChainName {
+    /// The base chain: picks the connections to our listeners.
+    Prerouting,
+    /// Sends a connection to the chain of its seat.
+    Balance,
+    /// Sends a connection to the worker in this seat.
+    Seat(Seat),
+}
+
+impl ChainName {
+    /// Reads a name back; `None` for the name of no chain of ours.
+    pub fn parse(name: &str) -> Option<Self> {
+        match name {
+            "prerouting" => Some(Self::Prerouting),
+            "balance" => Some(Self::Balance),
+            _ => {
+                let digits = name.strip_prefix("seat_")?;
+                let seat = Seat(digits.parse().ok()?);
+                (seat.0.to_string() == digits).then_some(Self::Seat(seat))
+            }
+        }
+    }
+}
+
+impl fmt::Display for ChainName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Prerouting => f.write_str("prerouting"),
+            Self::Balance => f.write_str("balance"),
+            Self::Seat(seat) => write!(f, "seat_{seat}"),
+        }
+    }
+}
+
+/// The name of a set or map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SetName {
+    /// Addresses, protocols and ports of the listeners of this family.
+    Listeners(Family),
+    /// Protocols and ports of the wildcard listeners of this family.
+    Wildcards(Family),
+    /// The hash partition: slot -> seat.
+    Slots,
+    /// The mask partition: the low bits of the address -> seat.
+    MaskedSlots(Family),
+    /// The seats over which the clients of vacant seats spread.
+    Survivors,
+}
+
+impl SetName {
+    const ALL: [Self; 8] = [
+        Self::Listeners(Family::V4),
+        Self::Listeners(Family::V6),
+        Self::Wildcards(Family::V4),
+        Self::Wildcards(Family::V6),
+        Self::Slots,
+        Self::MaskedSlots(Family::V4),
+        Self::MaskedSlots(Family::V6),
+        Self::Survivors,
+    ];
+
+    /// The name as text.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Listeners(Family::V4) => "listeners4",
+            Self::Listeners(Family::V6) => "listeners6",
+            Self::Wildcards(Family::V4) => "wildcards4",
+            Self::Wildcards(Family::V6) => "wildcards6",
+            Self::Slots => "slots",
+            Self::MaskedSlots(Family::V4) => "slots4",
+            Self::MaskedSlots(Family::V6) => "slots6",
+            Self::Survivors => "survivors",
+        }
+    }
+
+    /// Reads a name back; `None` for the name of no set of ours.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|set| set.as_str() == name)
+    }
+}
+
+impl fmt::Display for SetName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A set, or a map to verdicts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Set {
+    /// Its name.
+    pub name: SetName,
+    /// What it holds.
+    pub elements: Elements,
+}
+
+/// What a set or map holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Elements {
+    /// `ipv4_addr . inet_proto . inet_service`
+    Listeners4(Vec<(Ipv4Addr, Protocol, Port)>),
+    /// `ipv6_addr . inet_proto . inet_service`
+    Listeners6(Vec<(Ipv6Addr, Protocol, Port)>),
+    /// `inet_proto . inet_service`
+    Services(Vec<(Protocol, Port)>),
+    /// `typeof numgen inc mod N : verdict`: the place in the list is the key, the value a `goto`
+    /// the seat's chain.
+    Seats(Vec<Seat>),
+    /// `ipv4_addr : verdict`: the place in the list, as the low bits of an address, is the key.
+    MaskedSeats4(Vec<Seat>),
+    /// `ipv6_addr : verdict`: the place in the list, as the low bits of a /64, is the key.
+    MaskedSeats6(Vec<Seat>),
+}
+
+impl Elements {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Listeners4(all) => all.len(),
+            Self::Listeners6(all) => all.len(),
+            Self::Services(all) => all.len(),
+            Self::Seats(all) | Self::MaskedSeats4(all) | Self::MaskedSeats6(all) => all.len(),
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A chain and its rules.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chain {
+    /// Its name. [`ChainName::Prerouting`] is a base chain: `type nat hook prerouting priority
+    /// dstnat; policy accept`. The others are reached by `goto` alone.
+    pub name: ChainName,
+    /// Its rules, in order.
+    pub rules: Vec<Rule>,
+}
+
+/// One rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rule {
+    /// `ip daddr . meta l4proto . th dport @listeners4 goto balance`
+    Dispatch {
+        /// The family of the listeners.
+        family: Family,
+    },
+    /// `meta nfproto ipv4 meta l4proto . th dport @wildcards4 fib daddr type local goto balance`
+    DispatchWildcard {
+        /// The family of the listeners.
+        family: Family,
+    },
+    /// `jhash ip saddr mod 1024 seed 0x1 vmap @slots`, and the same over the /64 for IPv6.
+    Hash {
+        /// The family of the clients.
+        family: Family,
+        /// The number of entries of the map.
+        modulus: u32,
+        /// The seed.
+        seed: u32,
+        /// The map.
+        map: SetName,
+        /// The generation, kept as a comment: on the rules of vacant seats alone.
+        generation: Option<Generation>,
+    },
+    /// `ip saddr & 0.0.0.7 vmap @slots4`, and the same over the /64 for IPv6.
+    Mask {
+        /// The family of the clients.
+        family: Family,
+        /// The number of slots, a power of two.
+        slots: u32,
+    },
+    /// `meta l4proto tcp counter redirect to :th dport map { 80 : 20000 }`
+    Redirect {
+        /// Public port -> worker port.
+        ports: Vec<(Port, Port)>,
+        /// The worker's generation, kept as a comment.
+        generation: Generation,
+    },
+    /// `counter drop`: no worker is left, so that clients try again in place of being refused.
+    Drop {
+        /// The generation, kept as a comment.
+        generation: Generation,
+    },
+}
+
+impl Rule {
+    /// The comment that the rule carries.
+    pub fn comment(&self) -> Option<String> {
+        self.generation().map(|generation| format!("{}{generation}", Self::GENERATION))
+    }
+
+    /// The generation that the rule carries as a comment.
+    pub fn generation(&self) -> Option<Generation> {
+        match self {
+            Self::Dispatch { .. } | Self::DispatchWildcard { .. } | Self::Mask { .. } => None,
+            Self::Hash { generation, .. } => *generation,
+            Self::Redirect { generation, .. } | Self::Drop { generation } => Some(*generation),
+        }
+    }
+
+    /// Reads the generation back from a comment.
+    pub fn parse_comment(comment: &str) -> Option<Generation> {
+        comment.strip_prefix(Self::GENERATION)?.parse().ok().map(Generation)
+    }
+
+    const GENERATION: &str = "generation ";
+}

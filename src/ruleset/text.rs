@@ -1,0 +1,156 @@
+//! Objects as nft prints them, and reads them again.
+
+use std::fmt::{self, Display};
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use super::object::{Chain, ChainName, Elements, Family, Rule, Ruleset, Set, TableName};
+
+/// The ruleset in nft syntax: `nft -f` of it makes the same table, and `nft list` then prints the
+/// same (counters and line breaks apart).
+impl Display for Ruleset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "table inet {} {{", self.table)?;
+        writeln!(f, "\tcomment \"{}\"", TableName::COMMENT)?;
+        for set in &self.sets {
+            write!(f, "\n{set}")?;
+        }
+        for chain in &self.chains {
+            write!(f, "\n{chain}")?;
+        }
+        f.write_str("}\n")
+    }
+}
+
+impl Display for Set {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (keyword, kind) = match &self.elements {
+            Elements::Listeners4(_) => ("set", "type ipv4_addr . inet_proto . inet_service".into()),
+            Elements::Listeners6(_) => ("set", "type ipv6_addr . inet_proto . inet_service".into()),
+            Elements::Services(_) => ("set", "type inet_proto . inet_service".into()),
+            Elements::Seats(seats) => {
+                ("map", format!("typeof numgen inc mod {} : verdict", seats.len()))
+            }
+            Elements::MaskedSeats4(_) => ("map", "type ipv4_addr : verdict".into()),
+            Elements::MaskedSeats6(_) => ("map", "type ipv6_addr : verdict".into()),
+        };
+        writeln!(f, "\t{keyword} {} {{", self.name)?;
+        writeln!(f, "\t\t{kind}")?;
+        writeln!(f, "\t\telements = {{ {} }}", self.elements)?;
+        f.write_str("\t}\n")
+    }
+}
+
+impl Display for Elements {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let go = |seat| format!("goto {}", ChainName::Seat(seat));
+        match self {
+            Self::Listeners4(all) => list(
+                f,
+                all.iter().map(|(address, proto, port)| format!("{address} . {proto} . {port}")),
+            ),
+            Self::Listeners6(all) => list(
+                f,
+                all.iter().map(|(address, proto, port)| format!("{address} . {proto} . {port}")),
+            ),
+            Self::Services(all) => {
+                list(f, all.iter().map(|(proto, port)| format!("{proto} . {port}")))
+            }
+            Self::Seats(seats) => {
+                list(f, (0u32..).zip(seats).map(|(key, seat)| format!("{key} : {}", go(*seat))))
+            }
+            Self::MaskedSeats4(seats) => list(
+                f,
+                (0u32..).zip(seats).map(|(key, seat)| format!("{} : {}", low_v4(key), go(*seat))),
+            ),
+            Self::MaskedSeats6(seats) => list(
+                f,
+                (0u32..).zip(seats).map(|(key, seat)| format!("{} : {}", low_v6(key), go(*seat))),
+            ),
+        }
+    }
+}
+
+/// Items with commas between them, four in a line.
+fn list(f: &mut fmt::Formatter<'_>, items: impl Iterator<Item = String>) -> fmt::Result {
+    for (index, item) in items.enumerate() {
+        match index {
+            0 => {}
+            _ if index % 4 == 0 => f.write_str(",\n\t\t\t     ")?,
+            _ => f.write_str(", ")?,
+        }
+        f.write_str(&item)?;
+    }
+    Ok(())
+}
+
+/// The IPv4 address of which only the low bits are set.
+pub(crate) fn low_v4(bits: u32) -> Ipv4Addr {
+    Ipv4Addr::from(bits)
+}
+
+/// The IPv6 address of which only the low bits of the /64 are set.
+pub(crate) fn low_v6(bits: u32) -> Ipv6Addr {
+    Ipv6Addr::from(u128::from(bits) << 64)
+}
+
+impl Display for Chain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "\tchain {} {{", self.name)?;
+        if self.name == ChainName::Prerouting {
+            writeln!(f, "\t\ttype nat hook prerouting priority dstnat; policy accept;")?;
+        }
+        for rule in &self.rules {
+            writeln!(f, "\t\t{rule}")?;
+        }
+        f.write_str("\t}\n")
+    }
+}
+
+impl Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dispatch { family: Family::V4 } => {
+                f.write_str("ip daddr . meta l4proto . th dport @listeners4 goto balance")?;
+            }
+            Self::Dispatch { family: Family::V6 } => {
+                f.write_str("ip6 daddr . meta l4proto . th dport @listeners6 goto balance")?;
+            }
+            Self::DispatchWildcard { family } => {
+                let (name, digit) = match family {
+                    Family::V4 => ("ipv4", 4),
+                    Family::V6 => ("ipv6", 6),
+                };
+                write!(f, "meta nfproto {name} meta l4proto . th dport @wildcards{digit} ")?;
+                f.write_str("fib daddr type local goto balance")?;
+            }
+            Self::Hash { family: Family::V4, modulus, seed, map, .. } => {
+                write!(f, "jhash ip saddr mod {modulus} seed {seed:#x} vmap @{map}")?;
+            }
+            Self::Hash { family: Family::V6, modulus, seed, map, .. } => {
+                write!(
+                    f,
+                    "meta nfproto ipv6 jhash @nh,64,64 mod {modulus} seed {seed:#x} vmap @{map}"
+                )?;
+            }
+            Self::Mask { family: Family::V4, slots } => {
+                write!(f, "ip saddr & {} vmap @slots4", low_v4(slots - 1))?;
+            }
+            Self::Mask { family: Family::V6, slots } => {
+                write!(f, "ip6 saddr & {} vmap @slots6", low_v6(slots - 1))?;
+            }
+            Self::Redirect { ports, .. } => {
+                f.write_str("meta l4proto tcp counter redirect to :th dport map { ")?;
+                for (index, (public, worker)) in ports.iter().enumerate() {
+                    let comma = if index == 0 { "" } else { ", " };
+                    write!(f, "{comma}{public} : {worker}")?;
+                }
+                f.write_str(" }")?;
+            }
+            Self::Drop { .. } => f.write_str("counter drop")?,
+        }
+        match self.comment() {
+            Some(comment) => write!(f, " comment \"{comment}\""),
+            None => Ok(()),
+        }
+    }
+}
