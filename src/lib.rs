@@ -1,6 +1,7 @@
 //! Kernel-level sticky load balancing for one Linux host.
 
 pub mod netlink;
+pub mod nft;
 pub mod plan;
 pub mod ruleset;
 mod sys;

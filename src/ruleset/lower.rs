@@ -46,6 +46,10 @@ fn listener_sets(plan: &Plan) -> Vec<Set> {
             (IpAddr::V6(address), false) => v6.push((address, service.0, service.1)),
         }
     }
+    v4.sort();
+    v6.sort();
+    any4.sort();
+    any6.sort();
     let sets = [
         (SetName::Listeners(Family::V4), Elements::Listeners4(v4)),
         (SetName::Listeners(Family::V6), Elements::Listeners6(v6)),
@@ -119,7 +123,8 @@ pub(super) fn balance_rules(plan: &Plan) -> Vec<Rule> {
 pub(super) fn seat_rules(plan: &Plan, seat: Seat) -> Vec<Rule> {
     if let Some(occupant) = plan.occupant(seat) {
         let public = plan.listeners().public_ports().iter().copied();
-        let ports = public.zip(occupant.ports.iter().copied()).collect();
+        let mut ports: Vec<_> = public.zip(occupant.ports.iter().copied()).collect();
+        ports.sort();
         return vec![Rule::Redirect { ports, generation: occupant.generation }];
     }
     vacant_rules(plan, plan.survivors().count())

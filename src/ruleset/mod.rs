@@ -6,10 +6,12 @@
 
 mod lower;
 mod object;
+mod raise;
 mod text;
 mod transition;
 
 pub use lower::lower;
 pub use object::{Chain, ChainName, Elements, Family, Rule, Ruleset, Set, SetName, TableName};
+pub use raise::{RaiseError, raise};
 pub(crate) use text::{low_v4, low_v6};
 pub use transition::{Operation, Transaction};

@@ -5,14 +5,15 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::plan::{ClusterName, Generation, Port, Protocol, Seat};
 
-/// Everything in the table of one cluster.
+/// Everything in the table of one cluster, in one order: sets and chains by name, elements by key.
+/// So two rulesets are equal exactly if the kernel does the same by them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ruleset {
     /// The table, family `inet`.
     pub table: TableName,
-    /// Its sets and maps, in the order in which they are made.
+    /// Its sets and maps, in the order of [`SetName`].
     pub sets: Vec<Set>,
-    /// Its chains, in the order in which they are made.
+    /// Its chains, in the order of [`ChainName`].
     pub chains: Vec<Chain>,
 }
 
@@ -30,6 +31,11 @@ impl TableName {
     /// The table of a cluster.
     pub fn of(cluster: &ClusterName) -> Self {
         Self(format!("{}{cluster}", Self::PREFIX))
+    }
+
+    /// Stands for all tables of ours, where a message has to name some.
+    pub(crate) fn any() -> Self {
+        Self(format!("{}*", Self::PREFIX))
     }
 
     /// The cluster whose table this is; `None` for the name of no table of ours.
@@ -66,12 +72,12 @@ impl Family {
 /// The name of a chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ChainName {
-    /// The base chain: picks the connections to our listeners.
-    Prerouting,
-    /// Sends a connection to the chain of its seat.
-    Balance,
     /// Sends a connection to the worker in this seat.
     Seat(Seat),
+    /// Sends a connection to the chain of its seat.
+    Balance,
+    /// The base chain: picks the connections to our listeners.
+    Prerouting,
 }
 
 impl ChainName {
@@ -241,7 +247,7 @@ pub enum Rule {
     },
     /// `meta l4proto tcp counter redirect to :th dport map { 80 : 20000 }`
     Redirect {
-        /// Public port -> worker port.
+        /// Public port -> worker port, in the order of the public ports.
         ports: Vec<(Port, Port)>,
         /// The worker's generation, kept as a comment.
         generation: Generation,

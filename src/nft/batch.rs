@@ -1,0 +1,220 @@
+//! A transaction as the one datagram that carries it.
+
+use netlink_packet_core::Emitable;
+use netlink_packet_netfilter::nftables::NfTablesMessage;
+
+use super::element::{self, Target};
+use super::{message, rule};
+use crate::netlink::{ACK, REQUEST, close_message, put_header};
+use crate::ruleset::{Operation, Rule, Transaction};
+
+/// `NFNL_SUBSYS_NFTABLES`: the upper byte of a message's kind, and what `BATCH_BEGIN` names.
+const SUBSYSTEM: u16 = 10;
+
+/// `NFNL_MSG_BATCH_BEGIN`, `NFNL_MSG_BATCH_END`.
+const BATCH_BEGIN: u16 = 16;
+const BATCH_END: u16 = 17;
+
+/// `NFNL_BATCH_GENID` (include/uapi/linux/netfilter/nfnetlink.h).
+const NFNL_BATCH_GENID: u16 = 1;
+
+/// `NFT_MSG_NEWSETELEM`.
+const NEW_SET_ELEMENT: u16 = 12;
+
+/// `NLM_F_EXCL`, `NLM_F_CREATE`, `NLM_F_APPEND`.
+const EXCLUSIVE: u16 = 0x200;
+const CREATE: u16 = 0x400;
+const APPEND: u16 = 0x800;
+
+/// `AF_UNSPEC`, `NFPROTO_INET`.
+const UNSPECIFIED: u8 = 0;
+const INET: u8 = 1;
+
+/// `NFNL_SUBSYS_NFTABLES << 8 | kind`.
+pub(super) const fn kind(message: u16) -> u16 {
+    (SUBSYSTEM << 8) | message
+}
+
+/// `struct nfgenmsg`.
+pub(super) const fn netfilter_header(family: u8, resource: u16) -> [u8; 4] {
+    let [high, low] = resource.to_be_bytes();
+    [family, 0, high, low]
+}
+
+/// The header of requests about objects of an `inet` table.
+pub(super) const INET_HEADER: [u8; 4] = netfilter_header(INET, 0);
+
+/// A transaction, encoded: `BATCH_BEGIN`, its members, `BATCH_END`. The end alone asks for an
+/// acknowledgement; errors come without asking.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    datagram: Vec<u8>,
+    first_sequence: u32,
+    /// Where each message begins.
+    starts: Vec<usize>,
+    /// For each message the operation that it is part of.
+    operations: Vec<Option<usize>>,
+    next_set_id: u32,
+}
+
+impl Batch {
+    /// Encodes a transaction. With a `generation_id` the kernel carries it out only if nothing in
+    /// the network namespace has changed since that was read, and else gives `ERESTART`.
+    pub fn encode(transaction: &Transaction, generation_id: Option<u32>) -> Self {
+        let mut batch = Self {
+            datagram: Vec::with_capacity(64 + 600 * transaction.operations.len()),
+            first_sequence: 0,
+            starts: Vec::with_capacity(2 + 3 * transaction.operations.len()),
+            operations: Vec::with_capacity(2 + 3 * transaction.operations.len()),
+            next_set_id: 1,
+        };
+        batch.put_begin(generation_id);
+        for (index, operation) in transaction.operations.iter().enumerate() {
+            batch.put_operation(transaction, index, operation);
+        }
+        batch.put_end();
+        batch
+    }
+
+    /// The bytes to be sent, for benches and tests.
+    pub fn datagram(&self) -> &[u8] {
+        &self.datagram
+    }
+
+    /// The number of messages in it.
+    pub(super) fn messages(&self) -> usize {
+        self.starts.len()
+    }
+
+    /// Gives the messages sequence numbers in a row from this one.
+    pub(super) fn number_from(&mut self, first: u32) {
+        self.first_sequence = first;
+        for (index, &start) in (0u32..).zip(&self.starts) {
+            let sequence = first.wrapping_add(index);
+            self.datagram[start + 8..start + 12].copy_from_slice(&sequence.to_ne_bytes());
+        }
+    }
+
+    /// The place of the message with this sequence number.
+    pub(super) fn message_at(&self, sequence: u32) -> Option<usize> {
+        let index = sequence.wrapping_sub(self.first_sequence) as usize;
+        (index < self.messages()).then_some(index)
+    }
+
+    /// The operation that a message is part of; `None` for the begin and the end.
+    pub(super) fn operation_of(&self, message: usize) -> Option<usize> {
+        *self.operations.get(message)?
+    }
+
+    /// The place of the end.
+    pub(super) fn end(&self) -> usize {
+        self.messages() - 1
+    }
+
+    fn put_begin(&mut self, generation_id: Option<u32>) {
+        self.begin(BATCH_BEGIN, 0, None);
+        self.datagram.extend(netfilter_header(UNSPECIFIED, SUBSYSTEM));
+        if let Some(id) = generation_id {
+            self.datagram.extend(8u16.to_ne_bytes());
+            self.datagram.extend(NFNL_BATCH_GENID.to_ne_bytes());
+            self.datagram.extend(id.to_be_bytes());
+        }
+        self.close();
+    }
+
+    fn put_end(&mut self) {
+        self.begin(BATCH_END, ACK, None);
+        self.datagram.extend(netfilter_header(UNSPECIFIED, SUBSYSTEM));
+        self.close();
+    }
+
+    fn put_operation(&mut self, transaction: &Transaction, index: usize, operation: &Operation) {
+        let table = &transaction.table;
+        match operation {
+            Operation::AddTable => {
+                self.put(index, CREATE | EXCLUSIVE, &message::add_table(table));
+            }
+            Operation::DeleteTable => self.put(index, 0, &message::delete_table(table)),
+            Operation::AddChain(chain) => {
+                self.put(index, CREATE, &message::add_chain(table, *chain));
+            }
+            Operation::FlushChain(chain) => {
+                self.put(index, 0, &message::flush_chain(table, *chain))
+            }
+            Operation::DeleteChain(chain) => {
+                self.put(index, 0, &message::delete_chain(table, *chain));
+            }
+            Operation::AddSet(set) => {
+                let id = self.take_set_id();
+                self.put(index, CREATE, &message::add_set(table, set, id));
+                let target = Target { table: table.as_str(), set: set.name.as_str(), id };
+                self.put_elements(index, |datagram, begin| {
+                    element::emit(datagram, target, &set.elements, begin);
+                });
+            }
+            Operation::DeleteSet(set) => self.put(index, 0, &message::delete_set(table, *set)),
+            Operation::AddRule(chain, rule) => {
+                let mut map_id = 0;
+                if let Rule::Redirect { ports, .. } = rule {
+                    map_id = self.take_set_id();
+                    self.put(index, CREATE, &message::add_port_map(table, ports.len(), map_id));
+                    let target = Target { table: table.as_str(), set: rule::ANONYMOUS, id: map_id };
+                    self.put_elements(index, |datagram, begin| {
+                        element::emit_ports(datagram, target, ports, begin);
+                    });
+                }
+                let rule = message::add_rule(table, *chain, rule, map_id);
+                self.put(index, CREATE | APPEND, &rule);
+            }
+        }
+    }
+
+    fn take_set_id(&mut self) -> u32 {
+        let id = self.next_set_id;
+        self.next_set_id += 1;
+        id
+    }
+
+    fn put(&mut self, operation: usize, flags: u16, message: &NfTablesMessage) {
+        self.begin(kind(u8::from(message.message_type()).into()), flags, Some(operation));
+        self.datagram.extend(INET_HEADER);
+        let start = self.datagram.len();
+        self.datagram.resize(start + message.buffer_len(), 0);
+        message.emit(&mut self.datagram[start..]);
+        self.close();
+    }
+
+    /// Lets `write` put elements into as many messages as they need.
+    fn put_elements(
+        &mut self,
+        operation: usize,
+        write: impl FnOnce(&mut Vec<u8>, &mut dyn FnMut(&mut Vec<u8>)),
+    ) {
+        let Self { datagram, starts, operations, .. } = self;
+        let mut open: Option<usize> = None;
+        let mut begin = |datagram: &mut Vec<u8>| {
+            if let Some(start) = open.replace(datagram.len()) {
+                close_message(datagram, start);
+            }
+            starts.push(datagram.len());
+            operations.push(Some(operation));
+            put_header(datagram, kind(NEW_SET_ELEMENT), REQUEST | CREATE, 0);
+            datagram.extend(INET_HEADER);
+        };
+        write(datagram, &mut begin);
+        if let Some(start) = open {
+            close_message(datagram, start);
+        }
+    }
+
+    fn begin(&mut self, kind: u16, flags: u16, operation: Option<usize>) {
+        self.starts.push(self.datagram.len());
+        self.operations.push(operation);
+        put_header(&mut self.datagram, kind, REQUEST | flags, 0);
+    }
+
+    fn close(&mut self) {
+        let start = self.starts.last().copied().unwrap_or_default();
+        close_message(&mut self.datagram, start);
+    }
+}

@@ -1,0 +1,260 @@
+//! Reading a table back.
+
+use std::collections::BTreeMap;
+
+use netlink_packet_core::ParseableParametrized;
+use netlink_packet_netfilter::nftables::{
+    ChainAttribute, GenAttribute, NfTablesMessage, RuleAttribute, RuleMessage, SetAttribute,
+    TableAttribute,
+};
+use nix::errno::Errno;
+
+use super::batch::{INET_HEADER, kind};
+use super::element::{self, Element};
+use super::error::NotUnderstood;
+use super::expression::Expression;
+use super::{rule, userdata};
+use crate::netlink::{Error, Socket};
+use crate::plan::Port;
+use crate::ruleset::{Chain, ChainName, Rule, Ruleset, Set, SetName, TableName};
+
+/// `NFT_MSG_GET*`.
+const GET_TABLE: u16 = 1;
+const GET_CHAIN: u16 = 4;
+const GET_RULE: u16 = 7;
+const GET_SET: u16 = 10;
+const GET_SET_ELEMENT: u16 = 13;
+const GET_GENERATION: u16 = 16;
+
+/// `NFTA_TABLE_NAME`, `NFTA_RULE_TABLE`, `NFTA_SET_TABLE`, `NFTA_SET_ELEM_LIST_TABLE`: the table
+/// has the same number in all.
+const TABLE: u16 = 1;
+/// `NFTA_SET_ELEM_LIST_SET`.
+const SET: u16 = 2;
+
+/// How often a table that changes while it is read is read anew.
+const READ_ATTEMPTS: u32 = 10;
+
+/// What there is under the name of a table of ours.
+#[derive(Debug)]
+pub(super) enum Found {
+    Nothing,
+    /// Somebody else's table.
+    Foreign,
+    Ours(Ruleset),
+    Unknown(NotUnderstood),
+}
+
+/// Reads a table whole. The kernel is asked several times; if anything in its rules has changed
+/// between the first and the last answer, all is read anew.
+pub(super) fn read(socket: &mut Socket, table: &TableName) -> Result<Found, Error> {
+    for _ in 0..READ_ATTEMPTS {
+        let before = generation_id(socket)?;
+        let found = read_once(socket, table);
+        // An object that vanished between two requests is a change too.
+        let vanished = matches!(&found, Err(error) if error.errno() == Some(Errno::ENOENT));
+        if generation_id(socket)? == before && !vanished {
+            return found;
+        }
+    }
+    Err(Error::DumpInterrupted { attempts: READ_ATTEMPTS })
+}
+
+/// The number of the last transaction in this network namespace.
+pub(super) fn generation_id(socket: &mut Socket) -> Result<u32, Error> {
+    let body = body(&[]);
+    socket.ask(kind(GET_GENERATION), &body, |kind, body| {
+        let NfTablesMessage::NewGen(message) = parse(kind, body)? else {
+            return Err(Error::Malformed { what: "generation" });
+        };
+        let id = message.attributes.iter().find_map(|attribute| match attribute {
+            GenAttribute::Id(id) => Some(*id),
+            _ => None,
+        });
+        id.ok_or(Error::Malformed { what: "generation" })
+    })
+}
+
+/// The names of all `inet` tables that carry our mark.
+pub(super) fn our_tables(socket: &mut Socket) -> Result<Vec<String>, Error> {
+    socket.dump(kind(GET_TABLE), 0, &body(&[]), |kind, body| {
+        let NfTablesMessage::NewTable(message) = parse(kind, body)? else { return Ok(None) };
+        Ok(is_ours(&message.attributes).then(|| name_of(&message.attributes)).flatten())
+    })
+}
+
+fn name_of(attributes: &[TableAttribute]) -> Option<String> {
+    attributes.iter().find_map(|attribute| match attribute {
+        TableAttribute::Name(name) => Some(name.clone()),
+        _ => None,
+    })
+}
+
+fn is_ours(attributes: &[TableAttribute]) -> bool {
+    attributes.iter().any(|attribute| match attribute {
+        TableAttribute::UserData(data) => userdata::parse_comment(data) == Some(TableName::COMMENT),
+        _ => false,
+    })
+}
+
+fn read_once(socket: &mut Socket, table: &TableName) -> Result<Found, Error> {
+    let in_table = body(&[(TABLE, table.as_str())]);
+    let header = socket.ask(kind(GET_TABLE), &in_table, |kind, body| match parse(kind, body)? {
+        NfTablesMessage::NewTable(message) => Ok(is_ours(&message.attributes)),
+        _ => Err(Error::Malformed { what: "table" }),
+    });
+    match header {
+        Ok(true) => {}
+        Ok(false) => return Ok(Found::Foreign),
+        Err(error) if error.errno() == Some(Errno::ENOENT) => return Ok(Found::Nothing),
+        Err(error) => return Err(error),
+    }
+    let raw = Raw {
+        chains: read_chains(socket, table)?,
+        sets: read_sets(socket, table)?,
+        rules: read_rules(socket, table)?,
+    };
+    Ok(match raw.understand(table) {
+        Ok(ruleset) => Found::Ours(ruleset),
+        Err(object) => Found::Unknown(NotUnderstood::Object { object }),
+    })
+}
+
+/// What the kernel lists, before it is known to be ours.
+struct Raw {
+    chains: Vec<String>,
+    sets: BTreeMap<String, Option<Vec<Element>>>,
+    rules: Vec<RuleMessage>,
+}
+
+fn read_chains(socket: &mut Socket, table: &TableName) -> Result<Vec<String>, Error> {
+    socket.dump(kind(GET_CHAIN), 0, &body(&[(TABLE, table.as_str())]), |kind, body| {
+        let NfTablesMessage::NewChain(message) = parse(kind, body)? else { return Ok(None) };
+        let (mut name, mut is_here) = (None, false);
+        for attribute in message.attributes {
+            match attribute {
+                ChainAttribute::Name(value) => name = Some(value),
+                // Kernels before 6.3 give the chains of all tables.
+                ChainAttribute::Table(value) => is_here = value == table.as_str(),
+                _ => {}
+            }
+        }
+        Ok(name.filter(|_| is_here))
+    })
+}
+
+fn read_sets(
+    socket: &mut Socket,
+    table: &TableName,
+) -> Result<BTreeMap<String, Option<Vec<Element>>>, Error> {
+    let names =
+        socket.dump(kind(GET_SET), 0, &body(&[(TABLE, table.as_str())]), |kind, body| {
+            let NfTablesMessage::NewSet(message) = parse(kind, body)? else { return Ok(None) };
+            Ok(message.attributes.into_iter().find_map(|attribute| match attribute {
+                SetAttribute::Name(name) => Some(name),
+                _ => None,
+            }))
+        })?;
+    let mut sets = BTreeMap::new();
+    for name in names {
+        let of_set = body(&[(TABLE, table.as_str()), (SET, &name)]);
+        let parts = socket.dump(kind(GET_SET_ELEMENT), 0, &of_set, |_, body| {
+            Ok(Some(body.get(INET_HEADER.len()..).and_then(element::parse)))
+        })?;
+        let elements: Option<Vec<Vec<Element>>> = parts.into_iter().collect();
+        sets.insert(name, elements.map(|parts| parts.concat()));
+    }
+    Ok(sets)
+}
+
+fn read_rules(socket: &mut Socket, table: &TableName) -> Result<Vec<RuleMessage>, Error> {
+    socket.dump(kind(GET_RULE), 0, &body(&[(TABLE, table.as_str())]), |kind, body| {
+        Ok(match parse(kind, body)? {
+            NfTablesMessage::NewRule(message) => Some(message),
+            _ => None,
+        })
+    })
+}
+
+impl Raw {
+    /// The ruleset; else the name of the first object that is not as we write it.
+    fn understand(&self, table: &TableName) -> Result<Ruleset, String> {
+        let mut chains = BTreeMap::new();
+        for name in &self.chains {
+            let name = ChainName::parse(name).ok_or_else(|| format!("chain {name}"))?;
+            chains.insert(name, vec![]);
+        }
+        for message in &self.rules {
+            let chain = chain_of(message).unwrap_or_default();
+            let rule = self.understand_rule(message);
+            let rules = ChainName::parse(chain).and_then(|name| chains.get_mut(&name));
+            match (rules, rule) {
+                (Some(rules), Some(rule)) => rules.push(rule),
+                _ => return Err(format!("a rule of chain {chain}")),
+            }
+        }
+        let mut sets = BTreeMap::new();
+        for (name, elements) in &self.sets {
+            if name.starts_with(rule::ANONYMOUS_PREFIX) {
+                continue;
+            }
+            let set = SetName::parse(name)
+                .and_then(|set| Some((set, element::collect(set, elements.as_deref()?)?)));
+            let (set, elements) = set.ok_or_else(|| format!("set {name}"))?;
+            sets.insert(set, elements);
+        }
+        Ok(Ruleset {
+            table: table.clone(),
+            sets: sets.into_iter().map(|(name, elements)| Set { name, elements }).collect(),
+            chains: chains.into_iter().map(|(name, rules)| Chain { name, rules }).collect(),
+        })
+    }
+
+    fn understand_rule(&self, message: &RuleMessage) -> Option<Rule> {
+        let mut expressions = vec![];
+        let mut generation = None;
+        for attribute in &message.attributes {
+            match attribute {
+                RuleAttribute::Expressions(list) => {
+                    expressions = list.iter().map(Expression::parse).collect::<Option<_>>()?;
+                }
+                RuleAttribute::UserData(data) => {
+                    generation = Some(Rule::parse_comment(userdata::parse_comment(data)?)?);
+                }
+                _ => {}
+            }
+        }
+        rule::parse(&expressions, generation, |map| self.ports_of(map))
+    }
+
+    fn ports_of(&self, map: &str) -> Option<Vec<(Port, Port)>> {
+        element::collect_ports(self.sets.get(map)?.as_ref()?)
+    }
+}
+
+fn chain_of(message: &RuleMessage) -> Option<&str> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        RuleAttribute::Chain(name) => Some(name.as_str()),
+        _ => None,
+    })
+}
+
+/// A request about objects of `inet` tables, with names as attributes.
+fn body(names: &[(u16, &str)]) -> Vec<u8> {
+    let mut body = INET_HEADER.to_vec();
+    for (kind, name) in names {
+        element::put_string(&mut body, *kind, name);
+    }
+    body
+}
+
+fn parse(kind: u16, body: &[u8]) -> Result<NfTablesMessage, Error> {
+    let malformed = Error::Malformed { what: "nf_tables message" };
+    let [_, message] = kind.to_be_bytes();
+    match body.get(INET_HEADER.len()..) {
+        Some(attributes) => {
+            NfTablesMessage::parse_with_param(attributes, message).map_err(|_| malformed)
+        }
+        None => Err(malformed),
+    }
+}

@@ -1,0 +1,316 @@
+//! Elements of sets and maps, in bulk: written by hand, since 1,024 of them as typed attributes of
+//! netlink-packet-netfilter take a third of the time that the kernel then needs.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use crate::netlink::{Attributes, align};
+use crate::plan::{Port, Protocol, Seat};
+use crate::ruleset::{ChainName, Elements, low_v4, low_v6};
+
+/// `NFTA_SET_ELEM_LIST_*`.
+const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
+const NFTA_SET_ELEM_LIST_SET: u16 = 2;
+const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
+const NFTA_SET_ELEM_LIST_SET_ID: u16 = 4;
+const NFTA_LIST_ELEM: u16 = 1;
+const NFTA_SET_ELEM_KEY: u16 = 1;
+const NFTA_SET_ELEM_DATA: u16 = 2;
+const NFTA_DATA_VALUE: u16 = 1;
+const NFTA_DATA_VERDICT: u16 = 2;
+const NFTA_VERDICT_CODE: u16 = 1;
+const NFTA_VERDICT_CHAIN: u16 = 2;
+
+/// `NLA_F_NESTED`.
+const NESTED: u16 = 1 << 15;
+
+/// `NFT_GOTO`.
+const GOTO: i32 = -4;
+
+/// The longest list of elements in one message: an attribute's length is 16 bits.
+const LIST_LIMIT: usize = 60_000;
+
+/// The set that elements go into: by its name, and by its number in the transaction that makes it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Target<'a> {
+    pub(super) table: &'a str,
+    pub(super) set: &'a str,
+    pub(super) id: u32,
+}
+
+/// Writes the bodies of the messages that add these elements, as many as it needs; `message` begins
+/// one.
+pub(super) fn emit(
+    buffer: &mut Vec<u8>,
+    target: Target<'_>,
+    elements: &Elements,
+    message: impl FnMut(&mut Vec<u8>),
+) {
+    let mut lists = Lists { buffer, target, message, open: None };
+    match elements {
+        Elements::Listeners4(all) => {
+            for (address, protocol, port) in all {
+                lists.add_key(&[&address.octets()[..], &service_key(*protocol, *port)].concat());
+            }
+        }
+        Elements::Listeners6(all) => {
+            for (address, protocol, port) in all {
+                lists.add_key(&[&address.octets()[..], &service_key(*protocol, *port)].concat());
+            }
+        }
+        Elements::Services(all) => {
+            for (protocol, port) in all {
+                lists.add_key(&service_key(*protocol, *port));
+            }
+        }
+        Elements::Seats(seats) => {
+            lists.add_seats(seats, |key| key.to_ne_bytes());
+        }
+        Elements::MaskedSeats4(seats) => lists.add_seats(seats, |key| low_v4(key).octets()),
+        Elements::MaskedSeats6(seats) => lists.add_seats(seats, |key| low_v6(key).octets()),
+    }
+    lists.close();
+}
+
+/// Writes the message that adds ports to the map of a redirect.
+pub(super) fn emit_ports(
+    buffer: &mut Vec<u8>,
+    target: Target<'_>,
+    ports: &[(Port, Port)],
+    message: impl FnMut(&mut Vec<u8>),
+) {
+    let mut lists = Lists { buffer, target, message, open: None };
+    for (public, worker) in ports {
+        let worker = worker.number().to_be_bytes();
+        lists.add(|buffer| {
+            put_data(buffer, NFTA_SET_ELEM_KEY, &public.number().to_be_bytes());
+            put_data(buffer, NFTA_SET_ELEM_DATA, &worker);
+        });
+    }
+    lists.close();
+}
+
+/// A protocol and a port as parts of a key of several: each is padded to 32 bits.
+fn service_key(protocol: Protocol, port: Port) -> [u8; 8] {
+    let protocol = match protocol {
+        Protocol::Tcp => 6,
+    };
+    let [high, low] = port.number().to_be_bytes();
+    [protocol, 0, 0, 0, high, low, 0, 0]
+}
+
+/// Lists of elements, each in a message of its own and below the limit.
+struct Lists<'a, F> {
+    buffer: &'a mut Vec<u8>,
+    target: Target<'a>,
+    message: F,
+    /// Where the attribute of the list that is being written begins.
+    open: Option<usize>,
+}
+
+impl<F: FnMut(&mut Vec<u8>)> Lists<'_, F> {
+    fn add_seats<const LEN: usize>(&mut self, seats: &[Seat], key: impl Fn(u32) -> [u8; LEN]) {
+        let mut name = String::new();
+        for (number, seat) in (0u32..).zip(seats) {
+            name.clear();
+            std::fmt::Write::write_fmt(&mut name, format_args!("{}\0", ChainName::Seat(*seat)))
+                .expect("writing to a string does not fail");
+            self.add(|buffer| {
+                put_data(buffer, NFTA_SET_ELEM_KEY, &key(number));
+                nest(buffer, NFTA_SET_ELEM_DATA, |buffer| {
+                    nest(buffer, NFTA_DATA_VERDICT, |buffer| {
+                        put(buffer, NFTA_VERDICT_CODE, &GOTO.to_be_bytes());
+                        put(buffer, NFTA_VERDICT_CHAIN, name.as_bytes());
+                    });
+                });
+            });
+        }
+    }
+
+    fn add_key(&mut self, key: &[u8]) {
+        self.add(|buffer| put_data(buffer, NFTA_SET_ELEM_KEY, key));
+    }
+
+    fn add(&mut self, contents: impl FnOnce(&mut Vec<u8>)) {
+        if self.open.is_some_and(|start| self.buffer.len() - start > LIST_LIMIT) {
+            self.close();
+        }
+        if self.open.is_none() {
+            self.open_list();
+        }
+        nest(self.buffer, NFTA_LIST_ELEM, contents);
+    }
+
+    fn open_list(&mut self) {
+        (self.message)(self.buffer);
+        put_string(self.buffer, NFTA_SET_ELEM_LIST_TABLE, self.target.table);
+        put_string(self.buffer, NFTA_SET_ELEM_LIST_SET, self.target.set);
+        put(self.buffer, NFTA_SET_ELEM_LIST_SET_ID, &self.target.id.to_be_bytes());
+        self.open = Some(begin(self.buffer, NFTA_SET_ELEM_LIST_ELEMENTS));
+    }
+
+    fn close(&mut self) {
+        if let Some(start) = self.open.take() {
+            end(self.buffer, start);
+        }
+    }
+}
+
+fn put_data(buffer: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    nest(buffer, kind, |buffer| put(buffer, NFTA_DATA_VALUE, value));
+}
+
+pub(super) fn put_string(buffer: &mut Vec<u8>, kind: u16, text: &str) {
+    let start = begin_plain(buffer, kind);
+    buffer.extend_from_slice(text.as_bytes());
+    buffer.push(0);
+    end(buffer, start);
+}
+
+fn put(buffer: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    let start = begin_plain(buffer, kind);
+    buffer.extend_from_slice(value);
+    end(buffer, start);
+}
+
+fn nest(buffer: &mut Vec<u8>, kind: u16, contents: impl FnOnce(&mut Vec<u8>)) {
+    let start = begin(buffer, kind);
+    contents(buffer);
+    end(buffer, start);
+}
+
+fn begin(buffer: &mut Vec<u8>, kind: u16) -> usize {
+    begin_plain(buffer, kind | NESTED)
+}
+
+fn begin_plain(buffer: &mut Vec<u8>, kind: u16) -> usize {
+    let start = buffer.len();
+    let [low, high] = kind.to_ne_bytes();
+    buffer.extend_from_slice(&[0, 0, low, high]);
+    start
+}
+
+/// Writes an attribute's length and pads it.
+fn end(buffer: &mut Vec<u8>, start: usize) {
+    let length = buffer.len() - start;
+    let wire = u16::try_from(length).expect("a list ends at LIST_LIMIT, all else is short");
+    buffer[start..start + 2].copy_from_slice(&wire.to_ne_bytes());
+    buffer.resize(start + align(length), 0);
+}
+
+/// One element as the kernel lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Element {
+    pub(super) key: Vec<u8>,
+    pub(super) value: Option<Value>,
+}
+
+/// The value of a map's element.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Value {
+    Bytes(Vec<u8>),
+    Goto(String),
+}
+
+/// Reads the elements of one message of a dump (behind the netfilter header); `None` if some
+/// element is not of a form that ours have.
+pub(super) fn parse(attributes: &[u8]) -> Option<Vec<Element>> {
+    let Some(list) = find(attributes, NFTA_SET_ELEM_LIST_ELEMENTS) else { return Some(vec![]) };
+    Attributes::new(list).map(|(_, element)| parse_element(element)).collect()
+}
+
+fn parse_element(element: &[u8]) -> Option<Element> {
+    let key = find(find(element, NFTA_SET_ELEM_KEY)?, NFTA_DATA_VALUE)?.to_vec();
+    let value = match find(element, NFTA_SET_ELEM_DATA) {
+        None => None,
+        Some(data) => match find(data, NFTA_DATA_VALUE) {
+            Some(bytes) => Some(Value::Bytes(bytes.to_vec())),
+            None => Some(Value::Goto(parse_goto(find(data, NFTA_DATA_VERDICT)?)?)),
+        },
+    };
+    Some(Element { key, value })
+}
+
+fn parse_goto(verdict: &[u8]) -> Option<String> {
+    let code = find(verdict, NFTA_VERDICT_CODE)?;
+    let chain = find(verdict, NFTA_VERDICT_CHAIN)?.strip_suffix(&[0])?;
+    (code == GOTO.to_be_bytes()).then(|| String::from_utf8(chain.to_vec()).ok())?
+}
+
+fn find(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
+    Attributes::new(attributes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
+}
+
+/// Elements of one of our sets, of which the kernel gives them in any order; `None` if they are not
+/// what such a set holds.
+pub(super) fn collect(name: crate::ruleset::SetName, elements: &[Element]) -> Option<Elements> {
+    use crate::ruleset::{Family, SetName};
+    match name {
+        SetName::Listeners(Family::V4) => {
+            Some(Elements::Listeners4(sorted(elements.iter().map(|element| {
+                let (address, rest) = element.key.split_first_chunk::<4>()?;
+                let (protocol, port) = parse_service(rest)?;
+                Some((Ipv4Addr::from(*address), protocol, port))
+            }))?))
+        }
+        SetName::Listeners(Family::V6) => {
+            Some(Elements::Listeners6(sorted(elements.iter().map(|element| {
+                let (address, rest) = element.key.split_first_chunk::<16>()?;
+                let (protocol, port) = parse_service(rest)?;
+                Some((Ipv6Addr::from(*address), protocol, port))
+            }))?))
+        }
+        SetName::Wildcards(_) => Some(Elements::Services(sorted(
+            elements.iter().map(|element| parse_service(&element.key)),
+        )?)),
+        SetName::Slots | SetName::Survivors => {
+            seats_in_order(elements, |key| Some(u32::from_ne_bytes(key.try_into().ok()?)))
+                .map(Elements::Seats)
+        }
+        SetName::MaskedSlots(Family::V4) => {
+            seats_in_order(elements, |key| Some(u32::from_be_bytes(key.try_into().ok()?)))
+                .map(Elements::MaskedSeats4)
+        }
+        SetName::MaskedSlots(Family::V6) => seats_in_order(elements, |key| {
+            u32::try_from(u128::from_be_bytes(key.try_into().ok()?) >> 64).ok()
+        })
+        .map(Elements::MaskedSeats6),
+    }
+}
+
+/// The ports of a redirect's map, in the order of the public ports.
+pub(super) fn collect_ports(elements: &[Element]) -> Option<Vec<(Port, Port)>> {
+    let port = |bytes: &[u8]| Port::new(u16::from_be_bytes(bytes.get(..2)?.try_into().ok()?));
+    sorted(elements.iter().map(|element| match &element.value {
+        Some(Value::Bytes(value)) => Some((port(&element.key)?, port(value)?)),
+        _ => None,
+    }))
+}
+
+fn parse_service(key: &[u8]) -> Option<(Protocol, Port)> {
+    match key {
+        [6, 0, 0, 0, high, low, 0, 0] => {
+            Some((Protocol::Tcp, Port::new(u16::from_be_bytes([*high, *low]))?))
+        }
+        _ => None,
+    }
+}
+
+fn sorted<T: Ord>(items: impl Iterator<Item = Option<T>>) -> Option<Vec<T>> {
+    let mut all = items.collect::<Option<Vec<T>>>()?;
+    all.sort();
+    Some(all)
+}
+
+/// The seats by their keys, which must be 0 to the number of elements less one.
+fn seats_in_order(
+    elements: &[Element],
+    number_of: impl Fn(&[u8]) -> Option<u32>,
+) -> Option<Vec<Seat>> {
+    let mut seats = vec![None; elements.len()];
+    for element in elements {
+        let Some(Value::Goto(chain)) = &element.value else { return None };
+        let ChainName::Seat(seat) = ChainName::parse(chain)? else { return None };
+        *seats.get_mut(number_of(&element.key)? as usize)? = Some(seat);
+    }
+    seats.into_iter().collect()
+}

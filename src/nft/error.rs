@@ -1,0 +1,131 @@
+use std::fmt;
+
+use nix::errno::Errno;
+
+use crate::netlink;
+use crate::plan::PlanError;
+use crate::ruleset::{Operation, RaiseError, TableName};
+
+/// Why the rules could not be read or changed. Unless it says otherwise, the kernel holds what it
+/// held before.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NftError {
+    /// The caller lacks `CAP_NET_ADMIN` in this network namespace.
+    #[error("no permission to change nftables rules: CAP_NET_ADMIN is missing")]
+    Privilege,
+    /// Netlink itself failed.
+    #[error("table inet {table}: cannot {intent}")]
+    Netlink {
+        /// The table.
+        table: TableName,
+        /// What was being done.
+        intent: &'static str,
+        /// What failed.
+        source: netlink::Error,
+    },
+    /// The kernel refused a transaction. Nothing of it is in force.
+    #[error("table inet {table}: the kernel refused the change: {}", Faults(.faults))]
+    Refused {
+        /// The table.
+        table: TableName,
+        /// Every fault that it found, in the order of the operations.
+        faults: Vec<Fault>,
+    },
+    /// The table has our name, but somebody else made it. It was left alone.
+    #[error("table inet {table} exists already and was not made by ipcluster")]
+    ForeignTable {
+        /// The table.
+        table: TableName,
+    },
+    /// The table is ours, but this version does not understand it, or somebody has changed it.
+    #[error("table inet {table} is not understood: {reason}")]
+    NotUnderstood {
+        /// The table.
+        table: TableName,
+        /// What is wrong with it.
+        reason: NotUnderstood,
+    },
+    /// After a change the kernel holds something other than the plan.
+    #[error("table inet {table} does not hold what was put into it: {object} differs")]
+    Differs {
+        /// The table.
+        table: TableName,
+        /// The first object that differs.
+        object: String,
+    },
+    /// The plan is of another cluster.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+}
+
+/// What about a table is not understood.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NotUnderstood {
+    /// An object that this version does not write.
+    #[error("{object} is not as this version writes it")]
+    Object {
+        /// The object.
+        object: String,
+    },
+    /// Objects that make up no plan.
+    #[error(transparent)]
+    Whole(#[from] RaiseError),
+}
+
+/// One fault that the kernel found in a transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// The operation at fault; `None` if it is the transaction as a whole.
+    pub operation: Option<Operation>,
+    /// The errno.
+    pub errno: Errno,
+    /// Where in the operation's message, in bytes from its header, the kernel found it.
+    pub offset: Option<u32>,
+    /// The kernel's words.
+    pub text: Option<String>,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.operation {
+            Some(operation) => write!(f, "{}: {}", Described(operation), self.errno.desc())?,
+            None => write!(f, "the transaction: {}", self.errno.desc())?,
+        }
+        match &self.text {
+            Some(text) => write!(f, " ({text})"),
+            None => Ok(()),
+        }
+    }
+}
+
+struct Faults<'a>(&'a [Fault]);
+
+impl fmt::Display for Faults<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            [] => f.write_str("no reason given"),
+            [fault] => fault.fmt(f),
+            [fault, others @ ..] => write!(f, "{fault}; and {} more", others.len()),
+        }
+    }
+}
+
+/// An operation as the words of a message.
+struct Described<'a>(&'a Operation);
+
+impl fmt::Display for Described<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Operation::AddTable => f.write_str("add the table"),
+            Operation::DeleteTable => f.write_str("delete the table"),
+            Operation::AddChain(chain) => write!(f, "add chain {chain}"),
+            Operation::FlushChain(chain) => write!(f, "flush chain {chain}"),
+            Operation::DeleteChain(chain) => write!(f, "delete chain {chain}"),
+            Operation::AddSet(set) => write!(f, "add set {}", set.name),
+            Operation::DeleteSet(set) => write!(f, "delete set {set}"),
+            Operation::AddRule(chain, rule) => write!(f, "add to chain {chain} the rule {rule}"),
+        }
+    }
+}

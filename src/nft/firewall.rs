@@ -1,0 +1,292 @@
+//! The face of the room: what is in force, and one transaction to change it.
+
+use nix::errno::Errno;
+
+use super::batch::Batch;
+use super::dump::{self, Found};
+use super::error::{Fault, NftError};
+use crate::netlink::{Acknowledgement, ERROR, Error, Messages, NlFamily, Socket};
+use crate::plan::{ClusterName, Listeners, Plan};
+use crate::ruleset::{Ruleset, TableName, Transaction, lower, raise};
+
+/// The rules of one cluster in the kernel.
+///
+/// Calls do not wait for anything but the kernel's own work on the request.
+pub struct Firewall {
+    socket: Socket,
+    table: TableName,
+    /// What the kernel holds, as far as we know.
+    in_force: Option<Plan>,
+}
+
+/// A transaction that was carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Applied {
+    /// How many operations it had; 0 if there was nothing to change, and nothing was sent.
+    pub operations: usize,
+    /// The length of the datagram, in bytes.
+    pub bytes: usize,
+}
+
+/// What the kernel answered to a batch.
+enum Outcome {
+    Committed,
+    Refused(Vec<Fault>),
+    /// Replies were lost.
+    Unknown,
+}
+
+impl Firewall {
+    /// Opens a netlink socket for the table of a cluster. Reads and changes nothing.
+    ///
+    /// # Errors
+    /// [`NftError::Netlink`] if there can be no socket.
+    pub fn open(cluster: &ClusterName) -> Result<Self, NftError> {
+        let table = TableName::of(cluster);
+        let socket = Socket::open(NlFamily::Netfilter)
+            .map_err(|source| netlink_error(&table, "open a socket for it", source))?;
+        Ok(Self { socket, table, in_force: None })
+    }
+
+    /// Reads what is in force: what an earlier master left, or nothing. If the listeners are those
+    /// `expected`, they come in that order.
+    ///
+    /// # Errors
+    /// [`NftError::Privilege`]; [`NftError::ForeignTable`]; [`NftError::NotUnderstood`];
+    /// [`NftError::Netlink`].
+    pub fn read(&mut self, expected: Option<&Listeners>) -> Result<Option<Plan>, NftError> {
+        let Some(ruleset) = self.read_ruleset()? else {
+            self.in_force = None;
+            return Ok(None);
+        };
+        let plan =
+            raise(&ruleset, expected).map_err(|reason| self.not_understood(reason.into()))?;
+        self.in_force = Some(plan.clone());
+        Ok(Some(plan))
+    }
+
+    /// Reads the objects that are in force.
+    ///
+    /// # Errors
+    /// Those of [`Self::read`].
+    pub fn read_ruleset(&mut self) -> Result<Option<Ruleset>, NftError> {
+        let found = dump::read(&mut self.socket, &self.table)
+            .map_err(|source| netlink_error(&self.table, "read it", source))?;
+        match found {
+            Found::Nothing => Ok(None),
+            Found::Ours(ruleset) => Ok(Some(ruleset)),
+            Found::Foreign => Err(NftError::ForeignTable { table: self.table.clone() }),
+            Found::Unknown(reason) => Err(self.not_understood(reason)),
+        }
+    }
+
+    /// Puts a plan in force, in one transaction that changes only what differs.
+    ///
+    /// If the kernel no longer holds what we put there, the table is made anew, whole, from the
+    /// plan.
+    ///
+    /// # Errors
+    /// [`NftError::Privilege`]; [`NftError::Refused`] with the objects at fault;
+    /// [`NftError::ForeignTable`]; [`NftError::Netlink`]. In every case what was in force still is.
+    pub fn apply(&mut self, plan: &Plan) -> Result<Applied, NftError> {
+        let transaction = match &self.in_force {
+            Some(in_force) => Transaction::between(in_force, plan)?,
+            None => Transaction::create(plan),
+        };
+        match self.carry_out(&transaction, plan) {
+            Err(NftError::Refused { .. }) if !self.holds_what_we_think() => self.make_anew(plan),
+            result => result,
+        }
+    }
+
+    /// Compares what the kernel holds with what [`Self::apply`] put there last.
+    ///
+    /// # Errors
+    /// [`NftError::Differs`] with the first object that does, and those of [`Self::read`].
+    pub fn verify(&mut self) -> Result<(), NftError> {
+        let expected = self.in_force.as_ref().map(lower);
+        let found = self.read_ruleset()?;
+        if found == expected {
+            return Ok(());
+        }
+        let table = self.table.clone();
+        Err(NftError::Differs {
+            table,
+            object: first_difference(expected.as_ref(), found.as_ref()),
+        })
+    }
+
+    /// Removes the table, whatever is in it, if it carries our mark. Returns whether there was one.
+    /// Established connections through it are reset with their next packet.
+    ///
+    /// # Errors
+    /// Those of [`Self::apply`].
+    pub fn remove(&mut self) -> Result<bool, NftError> {
+        match self.read_ruleset() {
+            Ok(None) => return Ok(false),
+            Ok(Some(_)) | Err(NftError::NotUnderstood { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        let mut batch = Batch::encode(&Transaction::remove(self.table.clone()), None);
+        match self.send(&mut batch, &Transaction::remove(self.table.clone()))? {
+            Outcome::Committed => {}
+            Outcome::Refused(faults) if faults.iter().all(|f| f.errno == Errno::ENOENT) => {}
+            Outcome::Refused(faults) => return Err(self.refused(faults)),
+            Outcome::Unknown => {
+                if self.read_ruleset()?.is_some() {
+                    return Err(netlink_error(&self.table, "remove it", Error::RepliesLost));
+                }
+            }
+        }
+        self.in_force = None;
+        Ok(true)
+    }
+
+    /// The clusters that have a table in this network namespace.
+    ///
+    /// # Errors
+    /// [`NftError::Privilege`], [`NftError::Netlink`].
+    pub fn clusters() -> Result<Vec<ClusterName>, NftError> {
+        let any = TableName::any();
+        let failed = |source| netlink_error(&any, "list the tables", source);
+        let mut socket = Socket::open(NlFamily::Netfilter).map_err(failed)?;
+        let tables = dump::our_tables(&mut socket).map_err(failed)?;
+        Ok(tables.iter().filter_map(|table| TableName::cluster(table)).collect())
+    }
+
+    /// Whether this process may change rules at all, asked of the kernel by a transaction without
+    /// members.
+    ///
+    /// # Errors
+    /// [`NftError::Privilege`], [`NftError::Netlink`].
+    pub fn probe(&mut self) -> Result<(), NftError> {
+        let nothing = Transaction { table: self.table.clone(), operations: vec![] };
+        match self.send(&mut Batch::encode(&nothing, None), &nothing)? {
+            Outcome::Committed | Outcome::Unknown => Ok(()),
+            Outcome::Refused(faults) => Err(self.refused(faults)),
+        }
+    }
+
+    fn make_anew(&mut self, plan: &Plan) -> Result<Applied, NftError> {
+        let transaction = match self.read_ruleset() {
+            Ok(None) => Transaction::create(plan),
+            Ok(Some(_)) | Err(NftError::NotUnderstood { .. }) => Transaction::replace(plan),
+            Err(error) => return Err(error),
+        };
+        self.carry_out(&transaction, plan)
+    }
+
+    fn holds_what_we_think(&mut self) -> bool {
+        let expected = self.in_force.as_ref().map(lower);
+        self.read_ruleset().is_ok_and(|found| found == expected)
+    }
+
+    fn carry_out(&mut self, transaction: &Transaction, plan: &Plan) -> Result<Applied, NftError> {
+        if transaction.is_empty() {
+            self.in_force = Some(plan.clone());
+            return Ok(Applied { operations: 0, bytes: 0 });
+        }
+        let mut batch = Batch::encode(transaction, None);
+        let applied =
+            Applied { operations: transaction.operations.len(), bytes: batch.datagram().len() };
+        match self.send(&mut batch, transaction)? {
+            Outcome::Committed => {}
+            Outcome::Refused(faults) => return Err(self.refused(faults)),
+            Outcome::Unknown if self.read_ruleset()?.as_ref() == Some(&lower(plan)) => {}
+            Outcome::Unknown => {
+                return Err(netlink_error(&self.table, "change it", Error::RepliesLost));
+            }
+        }
+        self.in_force = Some(plan.clone());
+        Ok(applied)
+    }
+
+    /// Sends a batch and reads the replies. The kernel has worked on it when `send` returns, so all
+    /// replies that there will be are there.
+    fn send(&mut self, batch: &mut Batch, transaction: &Transaction) -> Result<Outcome, NftError> {
+        let failed = |table: &TableName, source| netlink_error(table, "change it", source);
+        let count = u32::try_from(batch.messages()).unwrap_or(u32::MAX);
+        batch.number_from(self.socket.take_sequences(count));
+        self.socket
+            .reserve_send(batch.datagram().len())
+            .and_then(|()| self.socket.reserve_receive(batch.messages()))
+            .and_then(|()| self.socket.send(batch.datagram()))
+            .map_err(|source| failed(&self.table, source))?;
+        match collect(&mut self.socket, batch, transaction) {
+            Err(Error::RepliesLost) => {
+                self.socket.discard_replies();
+                Ok(Outcome::Unknown)
+            }
+            result => result.map_err(|source| failed(&self.table, source)),
+        }
+    }
+
+    fn refused(&self, faults: Vec<Fault>) -> NftError {
+        if faults.iter().any(|fault| fault.errno == Errno::EPERM) {
+            return NftError::Privilege;
+        }
+        NftError::Refused { table: self.table.clone(), faults }
+    }
+
+    fn not_understood(&self, reason: super::error::NotUnderstood) -> NftError {
+        NftError::NotUnderstood { table: self.table.clone(), reason }
+    }
+}
+
+/// Reads the replies to a batch: an error of any member, even behind an acknowledgement, means that
+/// nothing was applied; else the acknowledgement of the end means that all was.
+fn collect(
+    socket: &mut Socket,
+    batch: &Batch,
+    transaction: &Transaction,
+) -> Result<Outcome, Error> {
+    let mut faults = vec![];
+    let mut ended = false;
+    while let Some(datagram) = socket.receive()? {
+        for message in Messages::new(datagram) {
+            let message = message?;
+            let Some(place) = batch.message_at(message.sequence) else { continue };
+            if message.kind != ERROR {
+                continue;
+            }
+            let Acknowledgement { error, offset, text, .. } = Acknowledgement::parse(&message)?;
+            match error {
+                Some(errno) => {
+                    let operation = batch.operation_of(place);
+                    let operation = operation.and_then(|at| transaction.operations.get(at));
+                    faults.push(Fault { operation: operation.cloned(), errno, offset, text });
+                }
+                None => ended |= place == batch.end(),
+            }
+        }
+    }
+    Ok(match (faults.is_empty(), ended) {
+        (false, _) => Outcome::Refused(faults),
+        (true, true) => Outcome::Committed,
+        (true, false) => Outcome::Unknown,
+    })
+}
+
+fn netlink_error(table: &TableName, intent: &'static str, source: Error) -> NftError {
+    match source.errno() {
+        Some(Errno::EPERM | Errno::EACCES) => NftError::Privilege,
+        _ => NftError::Netlink { table: table.clone(), intent, source },
+    }
+}
+
+/// Names the first object that only one of two rulesets has, or that differs.
+fn first_difference(expected: Option<&Ruleset>, found: Option<&Ruleset>) -> String {
+    let (Some(expected), Some(found)) = (expected, found) else { return "the table".to_owned() };
+    let chains = expected.chains.iter().chain(&found.chains);
+    let chain = chains
+        .into_iter()
+        .find(|chain| !(expected.chains.contains(chain) && found.chains.contains(chain)));
+    let sets = expected.sets.iter().chain(&found.sets);
+    let set =
+        sets.into_iter().find(|set| !(expected.sets.contains(set) && found.sets.contains(set)));
+    match (chain, set) {
+        (Some(chain), _) => format!("chain {}", chain.name),
+        (None, Some(set)) => format!("set {}", set.name),
+        (None, None) => "the order of its objects".to_owned(),
+    }
+}

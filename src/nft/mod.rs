@@ -1,0 +1,31 @@
+//! The rules in the kernel, over netlink.
+//!
+//! # How it works
+//!
+//! A [`Transaction`](crate::ruleset::Transaction) is encoded as one datagram ([`Batch`]), which the
+//! kernel carries out whole or not at all. The end of it asks for an acknowledgement; its members do
+//! not, so that 8,000 of them give one reply; errors come without asking, each with the sequence
+//! number of the message at fault, which leads back to the operation, the chain, the map.
+//!
+//! The kernel works on a batch within `sendmsg(2)`: when it returns, all replies that there will be
+//! are in the receive queue. If the acknowledgement is not among them (the queue was full, `ENOBUFS`),
+//! nothing is known of the outcome, and the table is read back to see which it was.
+//!
+//! Reading back gives the same objects that lowering gives, in the same order: one comparison tells
+//! whether the kernel holds the plan, and [`raise`](crate::ruleset::raise) makes the plan from them
+//! when a new master starts. Rules are recognized by every one of their expressions; a table is known
+//! as ours by its comment, never by its name alone.
+
+mod batch;
+mod dump;
+mod element;
+mod error;
+mod expression;
+mod firewall;
+mod message;
+mod rule;
+mod userdata;
+
+pub use batch::Batch;
+pub use error::{Fault, NftError, NotUnderstood};
+pub use firewall::{Applied, Firewall};

@@ -1,0 +1,226 @@
+//! Rules as the expressions that nft itself would write for their text, and back.
+//!
+//! Other bytecode would do the same; but nft aborts on an assertion, for everyone on the host, when
+//! it lists some of what it would not have written.
+
+use netlink_packet_netfilter::nftables::MetaKey;
+
+use super::expression::{Expression, Found, Header, Register};
+use crate::plan::{Generation, Port};
+use crate::ruleset::{ChainName, Family, Rule, SetName, low_v4, low_v6};
+
+/// `IPPROTO_TCP`.
+const TCP: u8 = 6;
+
+/// `RTN_LOCAL` (include/uapi/linux/rtnetlink.h).
+const LOCAL: u32 = 2;
+
+/// The register that a rule begins with; keys of several parts go on in those after it.
+const FIRST: Register = Register(0);
+
+/// The name under which a transaction makes an anonymous map; the kernel puts a number in place of
+/// `%d`.
+pub(super) const ANONYMOUS: &str = "__map%d";
+
+/// What an anonymous map's name begins with.
+pub(super) const ANONYMOUS_PREFIX: &str = "__map";
+
+/// The expressions of a rule. `map_id` names the anonymous map that the same transaction makes for
+/// a [`Rule::Redirect`].
+pub(super) fn emit(rule: &Rule, map_id: u32) -> Vec<Expression> {
+    match rule {
+        Rule::Dispatch { family } => emit_dispatch(*family),
+        Rule::DispatchWildcard { family } => emit_wildcard(*family),
+        Rule::Hash { family, modulus, seed, map, .. } => emit_hash(*family, *modulus, *seed, *map),
+        Rule::Mask { family, slots } => emit_mask(*family, *slots),
+        Rule::Redirect { .. } => emit_redirect(map_id),
+        Rule::Drop { .. } => vec![Expression::Counter, Expression::Drop],
+    }
+}
+
+fn is_family(family: Family) -> [Expression; 2] {
+    [
+        Expression::LoadMeta { key: MetaKey::Nfproto, to: FIRST },
+        Expression::Equal { register: FIRST, value: vec![nfproto(family)] },
+    ]
+}
+
+/// `NFPROTO_IPV4`, `NFPROTO_IPV6`.
+const fn nfproto(family: Family) -> u8 {
+    match family {
+        Family::V4 => 2,
+        Family::V6 => 10,
+    }
+}
+
+/// Loads the protocol and, behind it, the destination port.
+fn load_service(to: Register) -> [Expression; 2] {
+    [
+        Expression::LoadMeta { key: MetaKey::L4Proto, to },
+        Expression::LoadPayload {
+            header: Header::Transport,
+            offset: 2,
+            length: 2,
+            to: Register(to.0 + 1),
+        },
+    ]
+}
+
+fn is_in(set: SetName) -> Expression {
+    Expression::Lookup { key: FIRST, set: set.to_string(), id: None, found: Found::Continue }
+}
+
+fn goto_verdict_of(map: SetName) -> Expression {
+    Expression::Lookup { key: FIRST, set: map.to_string(), id: None, found: Found::Verdict }
+}
+
+fn goto_balance() -> Expression {
+    Expression::Goto { chain: ChainName::Balance.to_string() }
+}
+
+fn emit_dispatch(family: Family) -> Vec<Expression> {
+    let (offset, length) = match family {
+        Family::V4 => (16, 4),
+        Family::V6 => (24, 16),
+    };
+    let address = Expression::LoadPayload { header: Header::Network, offset, length, to: FIRST };
+    let mut rule = is_family(family).to_vec();
+    rule.push(address);
+    rule.extend(load_service(Register(length / 4)));
+    rule.extend([is_in(SetName::Listeners(family)), goto_balance()]);
+    rule
+}
+
+fn emit_wildcard(family: Family) -> Vec<Expression> {
+    let mut rule = is_family(family).to_vec();
+    rule.extend(load_service(FIRST));
+    rule.push(is_in(SetName::Wildcards(family)));
+    rule.push(Expression::LoadAddressType { to: FIRST });
+    rule.push(Expression::Equal { register: FIRST, value: LOCAL.to_ne_bytes().to_vec() });
+    rule.push(goto_balance());
+    rule
+}
+
+fn emit_hash(family: Family, modulus: u32, seed: u32, map: SetName) -> Vec<Expression> {
+    /// nft keeps the hash's input apart from its result, in `NFT_REG_2`.
+    const INPUT: Register = Register(4);
+    let (offset, length) = match family {
+        Family::V4 => (12, 4),
+        Family::V6 => (8, 8),
+    };
+    let mut rule = is_family(family).to_vec();
+    rule.push(Expression::LoadPayload { header: Header::Network, offset, length, to: INPUT });
+    rule.push(Expression::Hash { from: INPUT, to: FIRST, length, modulus, seed });
+    rule.push(goto_verdict_of(map));
+    rule
+}
+
+fn emit_mask(family: Family, slots: u32) -> Vec<Expression> {
+    let (offset, mask) = match family {
+        Family::V4 => (12, low_v4(slots - 1).octets().to_vec()),
+        Family::V6 => (8, low_v6(slots - 1).octets().to_vec()),
+    };
+    let length = match family {
+        Family::V4 => 4,
+        Family::V6 => 16,
+    };
+    let mut rule = is_family(family).to_vec();
+    rule.push(Expression::LoadPayload { header: Header::Network, offset, length, to: FIRST });
+    rule.push(Expression::And { register: FIRST, mask });
+    rule.push(goto_verdict_of(SetName::MaskedSlots(family)));
+    rule
+}
+
+fn emit_redirect(map_id: u32) -> Vec<Expression> {
+    redirect_through(ANONYMOUS.to_owned(), Some(map_id)).to_vec()
+}
+
+fn redirect_through(map: String, id: Option<u32>) -> [Expression; 6] {
+    let found = Found::Load(FIRST);
+    [
+        Expression::LoadMeta { key: MetaKey::L4Proto, to: FIRST },
+        Expression::Equal { register: FIRST, value: vec![TCP] },
+        Expression::Counter,
+        Expression::LoadPayload { header: Header::Transport, offset: 2, length: 2, to: FIRST },
+        Expression::Lookup { key: FIRST, set: map, id, found },
+        Expression::Redirect { port: FIRST },
+    ]
+}
+
+/// Reads a rule back; `None` for one that is not ours. `ports_of` gives the contents of an
+/// anonymous map by its name.
+pub(super) fn parse(
+    expressions: &[Expression],
+    generation: Option<Generation>,
+    ports_of: impl Fn(&str) -> Option<Vec<(Port, Port)>>,
+) -> Option<Rule> {
+    let rule = candidate(expressions, generation, ports_of)?;
+    let expected = match &rule {
+        Rule::Redirect { .. } => redirect_through(anonymous_map_of(expressions)?, None).to_vec(),
+        rule => emit(rule, 0),
+    };
+    (expected == expressions).then_some(rule)
+}
+
+/// The one rule of ours that these expressions can be, by those of them that carry its contents.
+fn candidate(
+    expressions: &[Expression],
+    generation: Option<Generation>,
+    ports_of: impl Fn(&str) -> Option<Vec<(Port, Port)>>,
+) -> Option<Rule> {
+    let family = || family_of(expressions);
+    let set = || {
+        expressions.iter().find_map(|expression| match expression {
+            Expression::Lookup { set, .. } => SetName::parse(set),
+            _ => None,
+        })
+    };
+    match expressions {
+        [Expression::Counter, Expression::Drop] => Some(Rule::Drop { generation: generation? }),
+        [.., Expression::Redirect { .. }] => {
+            let ports = ports_of(&anonymous_map_of(expressions)?)?;
+            Some(Rule::Redirect { ports, generation: generation? })
+        }
+        [.., Expression::Hash { modulus, seed, .. }, Expression::Lookup { .. }] => {
+            let (modulus, seed) = (*modulus, *seed);
+            Some(Rule::Hash { family: family()?, modulus, seed, map: set()?, generation })
+        }
+        [.., Expression::And { mask, .. }, Expression::Lookup { .. }] => {
+            Some(Rule::Mask { family: family()?, slots: slots_of_mask(mask)? })
+        }
+        [.., Expression::Goto { .. }] => match set()? {
+            SetName::Listeners(family) => Some(Rule::Dispatch { family }),
+            SetName::Wildcards(family) => Some(Rule::DispatchWildcard { family }),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn family_of(expressions: &[Expression]) -> Option<Family> {
+    match expressions {
+        [
+            Expression::LoadMeta { key: MetaKey::Nfproto, .. },
+            Expression::Equal { value, .. },
+            ..,
+        ] => Family::ALL.into_iter().find(|family| *value == [nfproto(*family)]),
+        _ => None,
+    }
+}
+
+fn anonymous_map_of(expressions: &[Expression]) -> Option<String> {
+    expressions.iter().find_map(|expression| match expression {
+        Expression::Lookup { set, .. } if set.starts_with(ANONYMOUS_PREFIX) => Some(set.clone()),
+        _ => None,
+    })
+}
+
+/// The number of slots whose low bits a mask keeps.
+fn slots_of_mask(mask: &[u8]) -> Option<u32> {
+    let low = match mask.len() {
+        4 => mask,
+        16 => mask.get(4..8)?,
+        _ => return None,
+    };
+    u32::from_be_bytes(low.try_into().ok()?).checked_add(1)
+}

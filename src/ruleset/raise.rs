@@ -1,0 +1,132 @@
+//! From the objects that the kernel holds back to the plan that they were lowered from.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use super::lower::lower;
+use super::object::{Chain, ChainName, Elements, Rule, Ruleset, Set, SetName, TableName};
+use crate::plan::{
+    Assignment, Generation, Listener, Listeners, Occupant, Partition, Plan, PlanError, Seat,
+};
+
+/// Why a table is none that this version lowers a plan to. It was made by another version, or
+/// somebody has changed it.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RaiseError {
+    /// Something is missing, or more than once there.
+    #[error("{what} is missing or not as this version writes it")]
+    Shape {
+        /// What it is.
+        what: &'static str,
+    },
+    /// What there is makes up no plan.
+    #[error("what it holds is no plan: {0}")]
+    Plan(#[from] PlanError),
+    /// There is more in it, or it contradicts itself.
+    #[error("it holds more than one plan, or something that belongs to none")]
+    Surplus,
+}
+
+/// The plan of a table. The kernel does not keep the order of the listeners: if they are the same
+/// as `expected`, then that is their order.
+///
+/// # Errors
+/// [`RaiseError`] unless lowering the plan gives exactly this ruleset again.
+pub fn raise(ruleset: &Ruleset, expected: Option<&Listeners>) -> Result<Plan, RaiseError> {
+    let name = TableName::cluster(ruleset.table.as_str()).ok_or(shape("the table's name"))?;
+    let listeners = listeners_of(ruleset, expected)?;
+    let partition = partition_of(ruleset)?;
+    let assignment = assignment_of(ruleset)?;
+    let seats = occupants_of(ruleset, &listeners)?;
+    let generations = ruleset.chains.iter().flat_map(|chain| &chain.rules);
+    let generation = generations.filter_map(Rule::generation).max().unwrap_or(Generation::FIRST);
+    let mut plan = Plan::from_parts(name, generation, listeners, partition, assignment, seats)?;
+    let prerouting = rules_of(ruleset, ChainName::Prerouting).ok_or(shape("chain prerouting"))?;
+    plan.set_admitting(!prerouting.is_empty());
+    if lower(&plan) == *ruleset { Ok(plan) } else { Err(RaiseError::Surplus) }
+}
+
+const fn shape(what: &'static str) -> RaiseError {
+    RaiseError::Shape { what }
+}
+
+fn rules_of(ruleset: &Ruleset, name: ChainName) -> Option<&[Rule]> {
+    let chain = ruleset.chains.iter().find(|chain| chain.name == name)?;
+    Some(&chain.rules)
+}
+
+fn listeners_of(ruleset: &Ruleset, expected: Option<&Listeners>) -> Result<Listeners, RaiseError> {
+    let mut all = vec![];
+    let mut add =
+        |address: IpAddr, port| Listener::tcp(address, port).map(|listener| all.push(listener));
+    for Set { name, elements } in &ruleset.sets {
+        match elements {
+            Elements::Listeners4(of) => {
+                of.iter().try_for_each(|(address, _, port)| add((*address).into(), *port))?;
+            }
+            Elements::Listeners6(of) => {
+                of.iter().try_for_each(|(address, _, port)| add((*address).into(), *port))?;
+            }
+            Elements::Services(of) => {
+                let any: IpAddr = match name {
+                    SetName::Wildcards(super::Family::V6) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+                    _ => std::net::Ipv4Addr::UNSPECIFIED.into(),
+                };
+                of.iter().try_for_each(|(_, port)| add(any, *port))?;
+            }
+            Elements::Seats(_) | Elements::MaskedSeats4(_) | Elements::MaskedSeats6(_) => {}
+        }
+    }
+    let set_of = |listeners: &mut dyn Iterator<Item = Listener>| listeners.collect::<BTreeSet<_>>();
+    let read = set_of(&mut all.iter().copied());
+    match expected {
+        Some(expected) if set_of(&mut expected.iter().copied()) == read => Ok(expected.clone()),
+        _ => Ok(Listeners::new(all)?),
+    }
+}
+
+fn partition_of(ruleset: &Ruleset) -> Result<Partition, RaiseError> {
+    match rules_of(ruleset, ChainName::Balance) {
+        Some([Rule::Hash { modulus, seed, .. }, ..]) => {
+            Ok(Partition::hash_seeded(*modulus, *seed)?)
+        }
+        Some([Rule::Mask { slots, .. }, ..]) => Ok(Partition::mask(*slots)?),
+        _ => Err(shape("chain balance")),
+    }
+}
+
+fn assignment_of(ruleset: &Ruleset) -> Result<Assignment, RaiseError> {
+    let table = ruleset.sets.iter().find_map(|set| match (&set.name, &set.elements) {
+        (SetName::Slots, Elements::Seats(seats))
+        | (_, Elements::MaskedSeats4(seats) | Elements::MaskedSeats6(seats)) => Some(seats.clone()),
+        _ => None,
+    });
+    Ok(Assignment::from_table(table.ok_or(shape("the map of slots"))?))
+}
+
+fn occupants_of(
+    ruleset: &Ruleset,
+    listeners: &Listeners,
+) -> Result<Vec<Option<Occupant>>, RaiseError> {
+    let mut seats = vec![];
+    for Chain { name, rules } in &ruleset.chains {
+        let ChainName::Seat(Seat(number)) = *name else { continue };
+        if usize::from(number) != seats.len() {
+            return Err(shape("the chain of a seat"));
+        }
+        seats.push(match rules.as_slice() {
+            [Rule::Redirect { ports, generation }] => {
+                let worker_port = |public| {
+                    let (_, worker) = ports.iter().find(|(port, _)| port == public)?;
+                    Some(*worker)
+                };
+                let ports = listeners.public_ports().iter().map(worker_port).collect::<Option<_>>();
+                let ports = ports.ok_or(shape("the worker port for some public port"))?;
+                Some(Occupant { generation: *generation, ports })
+            }
+            _ => None,
+        });
+    }
+    Ok(seats)
+}
