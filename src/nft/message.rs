@@ -131,6 +131,7 @@ pub(super) fn add_set(table: &TableName, of: &Set, id: u32) -> NfTablesMessage {
         SetAttribute::KeyType(key_type),
         SetAttribute::KeyLen(key_len),
         SetAttribute::Id(id),
+        size_of(of.elements.len()),
         SetAttribute::UserData(user_data),
     ]);
     if flags.contains(SetFlags::Map) {
@@ -139,9 +140,16 @@ pub(super) fn add_set(table: &TableName, of: &Set, id: u32) -> NfTablesMessage {
     NfTablesMessage::NewSet(SetMessage { attributes })
 }
 
+/// The number of elements that a set will ever have. Knowing it, the kernel takes a hash table of
+/// fixed size: lookups are faster than in a resizable one, and a dump cannot see an element twice
+/// because the table is just then being resized.
+fn size_of(elements: usize) -> SetAttribute {
+    let size = u32::try_from(elements).expect("at most Partition::MAX_SLOTS");
+    SetAttribute::Description(vec![SetDescription::Size(size)])
+}
+
 /// The anonymous map from public to worker ports of a redirect.
 pub(super) fn add_port_map(table: &TableName, ports: usize, id: u32) -> NfTablesMessage {
-    let size = u32::try_from(ports).expect("at most Listeners::MAX");
     let mut attributes = set(table, rule::ANONYMOUS);
     attributes.extend([
         SetAttribute::Flags(SetFlags::Anonymous | SetFlags::Constant | SetFlags::Map),
@@ -150,7 +158,7 @@ pub(super) fn add_port_map(table: &TableName, ports: usize, id: u32) -> NfTables
         SetAttribute::DataType(TYPE_SERVICE),
         SetAttribute::DataLen(2),
         SetAttribute::Id(id),
-        SetAttribute::Description(vec![SetDescription::Size(size)]),
+        size_of(ports),
         SetAttribute::UserData(userdata::map(ByteOrder::Big, ByteOrder::Big)),
     ]);
     NfTablesMessage::NewSet(SetMessage { attributes })

@@ -35,6 +35,7 @@ impl Display for Set {
         };
         writeln!(f, "\t{keyword} {} {{", self.name)?;
         writeln!(f, "\t\t{kind}")?;
+        writeln!(f, "\t\tsize {}", self.elements.len())?;
         writeln!(f, "\t\telements = {{ {} }}", self.elements)?;
         f.write_str("\t}\n")
     }
