@@ -1,24 +1,30 @@
 //! The table slot -> seat: even, and with the least movement from the table before.
 
+use std::cmp::Reverse;
+use std::iter::repeat_n;
+
 use super::{MAX_SEATS, Partition, PlanError, Seat, Slot};
 
 /// The relative shares of the seats, one each; all the same by default.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Weights {
-    /// Fixed point: the largest weight is [`Self::SCALE`].
+    /// Fixed point: the largest weight is [`Self::SCALE`], and one above zero is never less than 1.
     scaled: Vec<u64>,
 }
 
 impl Weights {
-    const SCALE: f64 = 1_048_576.0;
+    /// So fine that rounding shifts the shares of 1,024 seats by less than a millionth of a slot,
+    /// and so coarse that neither the sum of them nor a product with [`Partition::MAX_SLOTS`]
+    /// leaves 64 bits.
+    const SCALE: u64 = 1 << 47;
 
     /// The same share for each of `seats` seats.
     ///
     /// # Errors
     /// [`PlanError::WorkerCount`] unless `seats` is 1 to 1024.
     pub fn equal(seats: usize) -> Result<Self, PlanError> {
-        check_count(seats)?;
-        Ok(Self { scaled: vec![1; seats] })
+        check_seat_count(seats)?;
+        Ok(Self { scaled: vec![Self::SCALE; seats] })
     }
 
     /// One share for each seat, relative to the others. 0 means no slots at all.
@@ -27,7 +33,7 @@ impl Weights {
     /// [`PlanError::WorkerCount`] unless there are 1 to 1024; [`PlanError::Weight`] for one that
     /// is negative or not finite; [`PlanError::WeightsAllZero`].
     pub fn new(weights: &[f64]) -> Result<Self, PlanError> {
-        check_count(weights.len())?;
+        check_seat_count(weights.len())?;
         for (seat, &weight) in weights.iter().enumerate() {
             if !weight.is_finite() || weight < 0.0 {
                 return Err(PlanError::Weight { seat, weight });
@@ -37,10 +43,15 @@ impl Weights {
         if largest == 0.0 {
             return Err(PlanError::WeightsAllZero);
         }
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to SCALE")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_precision_loss,
+            clippy::cast_sign_loss,
+            reason = "0 to SCALE, a power of two"
+        )]
         let scale = |weight: f64| match weight {
             0.0 => 0,
-            _ => ((weight / largest * Self::SCALE).round() as u64).max(1),
+            _ => ((weight / largest * Self::SCALE as f64).round() as u64).max(1),
         };
         Ok(Self { scaled: weights.iter().copied().map(scale).collect() })
     }
@@ -51,7 +62,8 @@ impl Weights {
     }
 }
 
-fn check_count(workers: usize) -> Result<(), PlanError> {
+/// Whether a cluster can have so many seats.
+pub(super) fn check_seat_count(workers: usize) -> Result<(), PlanError> {
     if (1..=usize::from(MAX_SEATS)).contains(&workers) {
         Ok(())
     } else {
@@ -86,14 +98,15 @@ impl Assignment {
         if slots < seats {
             return Err(PlanError::FewerSlotsThanWorkers { slots, workers: seats });
         }
-        let mut table = match previous {
-            Some(previous) if previous.seats.len() == slots => previous.seats.clone(),
-            _ => vec![NOBODY; slots],
+        let Some(previous) = previous.filter(|previous| previous.seats.len() == slots) else {
+            let quotas = quotas(slots, weights, &vec![0; seats]);
+            return Ok(Self { seats: repeated(&quotas).collect() });
         };
-        let held = count_held(&mut table, seats);
+        let mut table = previous.seats.clone();
+        let mut held = release_gone(&mut table, seats);
         let quotas = quotas(slots, weights, &held);
-        release_surplus(&mut table, &held, &quotas);
-        fill_gaps(&mut table, &quotas);
+        release_surplus(&mut table, &mut held, &quotas);
+        fill_gaps(&mut table, &held, &quotas);
         Ok(Self { seats: table })
     }
 
@@ -152,12 +165,12 @@ impl Assignment {
 const NOBODY: Seat = Seat(u16::MAX);
 
 /// Takes the slots of seats that are gone, and counts the slots of those that stay.
-fn count_held(table: &mut [Seat], seats: usize) -> Vec<usize> {
+fn release_gone(table: &mut [Seat], seats: usize) -> Vec<usize> {
     let mut held = vec![0; seats];
-    for seat in table {
-        match held.get_mut(seat.index()) {
-            Some(count) => *count += 1,
-            None => *seat = NOBODY,
+    for run in table.chunk_by_mut(|a, b| a == b) {
+        match held.get_mut(run[0].index()) {
+            Some(count) => *count += run.len(),
+            None => run.fill(NOBODY),
         }
     }
     held
@@ -167,18 +180,26 @@ fn count_held(table: &mut [Seat], seats: usize) -> Vec<usize> {
 /// has more than that already comes first for the one more (so that fewest slots move), then who
 /// lost most to the rounding.
 fn quotas(slots: usize, weights: &Weights, held: &[usize]) -> Vec<usize> {
-    let total: u128 = weights.scaled.iter().map(|weight| u128::from(*weight)).sum();
+    let total: u64 = weights.scaled.iter().sum();
+    // Weights such as 0.1 and 0.3 are not exact: a share this near to a whole number is one.
+    let rounding = total >> 30;
     let share = |weight: &u64| {
-        let exact = slots as u128 * u128::from(*weight);
-        (usize::try_from(exact / total).expect("at most the number of slots"), exact % total)
+        let exact = slots as u64 * weight;
+        let whole = (exact + rounding) / total;
+        let remainder = (exact + rounding) % total;
+        let remainder = if remainder <= 2 * rounding { 0 } else { remainder };
+        (usize::try_from(whole).expect("at most the number of slots"), remainder)
     };
-    let shares: Vec<(usize, u128)> = weights.scaled.iter().map(share).collect();
+    let shares: Vec<(usize, u64)> = weights.scaled.iter().map(share).collect();
     let mut quotas: Vec<usize> = shares.iter().map(|(whole, _)| *whole).collect();
     let left = slots - quotas.iter().sum::<usize>();
+    if left == 0 {
+        return quotas;
+    }
     let mut order: Vec<usize> = (0..quotas.len()).filter(|seat| shares[*seat].1 > 0).collect();
-    order.sort_by_key(|&seat| {
+    order.sort_unstable_by_key(|&seat| {
         let (whole, remainder) = shares[seat];
-        (held[seat] <= whole, std::cmp::Reverse(remainder), seat)
+        (held[seat] <= whole, Reverse(remainder), seat)
     });
     for seat in order.into_iter().take(left) {
         quotas[seat] += 1;
@@ -186,32 +207,33 @@ fn quotas(slots: usize, weights: &Weights, held: &[usize]) -> Vec<usize> {
     quotas
 }
 
-/// Takes from each seat the slots above its quota.
-fn release_surplus(table: &mut [Seat], held: &[usize], quotas: &[usize]) {
-    let mut surplus: Vec<usize> =
-        held.iter().zip(quotas).map(|(held, quota)| held.saturating_sub(*quota)).collect();
-    if surplus.iter().all(|count| *count == 0) {
-        return;
-    }
+/// Takes from each seat the slots above its quota, the last ones first.
+fn release_surplus(table: &mut [Seat], held: &mut [usize], quotas: &[usize]) {
+    let mut surplus: usize =
+        held.iter().zip(quotas).map(|(held, quota)| held.saturating_sub(*quota)).sum();
     for seat in table.iter_mut().rev() {
-        if let Some(count) = surplus.get_mut(seat.index()).filter(|count| **count > 0) {
-            *count -= 1;
+        if surplus == 0 {
+            return;
+        }
+        let index = seat.index();
+        if *seat != NOBODY && held[index] > quotas[index] {
+            held[index] -= 1;
+            surplus -= 1;
             *seat = NOBODY;
         }
     }
 }
 
 /// Gives the slots of nobody to the seats below their quota, in the order of the seats.
-fn fill_gaps(table: &mut [Seat], quotas: &[usize]) {
-    let mut missing = quotas.to_vec();
-    for seat in table.iter() {
-        if let Some(count) = missing.get_mut(seat.index()) {
-            *count = count.saturating_sub(1);
-        }
-    }
-    let mut takers =
-        (0..MAX_SEATS).map(Seat).zip(missing).flat_map(|(s, n)| std::iter::repeat_n(s, n));
+fn fill_gaps(table: &mut [Seat], held: &[usize], quotas: &[usize]) {
+    let missing: Vec<usize> = quotas.iter().zip(held).map(|(quota, held)| quota - held).collect();
+    let mut takers = repeated(&missing);
     for seat in table.iter_mut().filter(|seat| **seat == NOBODY) {
         *seat = takers.next().expect("the quotas sum up to the number of slots");
     }
+}
+
+/// Each seat in order, as often as its count says.
+fn repeated(counts: &[usize]) -> impl Iterator<Item = Seat> {
+    (0..MAX_SEATS).map(Seat).zip(counts).flat_map(|(seat, count)| repeat_n(seat, *count))
 }

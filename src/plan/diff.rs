@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::assignment::check_seat_count;
 use super::{
     Assignment, ClusterName, Generation, Listeners, Occupant, Partition, Plan, PlanError, Seat,
 };
@@ -28,15 +29,37 @@ pub struct Difference {
 }
 
 impl Difference {
+    fn none(name: &ClusterName) -> Self {
+        Self {
+            name: name.clone(),
+            generation: None,
+            listeners: None,
+            partition: None,
+            assignment: None,
+            seat_count: None,
+            admitting: None,
+            seats: BTreeMap::new(),
+        }
+    }
+
     /// Whether nothing changes.
     pub fn is_empty(&self) -> bool {
+        self.seats.is_empty() && self.concerns_seats_alone()
+    }
+
+    /// Whether nothing changes but who is in the seats, as when a worker dies or is replaced.
+    pub fn concerns_seats_alone(&self) -> bool {
         self.generation.is_none()
             && self.listeners.is_none()
             && self.partition.is_none()
             && self.assignment.is_none()
             && self.seat_count.is_none()
             && self.admitting.is_none()
-            && self.seats.is_empty()
+    }
+
+    /// Whether nothing changes but that workers leave their seats.
+    fn only_vacates(&self) -> bool {
+        self.concerns_seats_alone() && self.seats.values().all(Option::is_none)
     }
 }
 
@@ -47,11 +70,13 @@ impl Plan {
     /// [`PlanError::OtherCluster`] if `target` is a plan of a cluster of another name.
     pub fn difference(&self, target: &Self) -> Result<Difference, PlanError> {
         check_name(&self.name, &target.name)?;
-        let seats = target
-            .seats()
-            .filter(|(seat, occupant)| self.occupant(*seat) != *occupant)
-            .map(|(seat, occupant)| (seat, occupant.cloned()))
-            .collect();
+        // Plans that come from one another share what is the same: then there is nothing to compare.
+        let seats = if Arc::ptr_eq(&self.seats, &target.seats) {
+            BTreeMap::new()
+        } else {
+            let changed = target.seats().filter(|(seat, held)| self.occupant(*seat) != *held);
+            changed.map(|(seat, held)| (seat, held.cloned())).collect()
+        };
         let assignment_is_same = Arc::ptr_eq(&self.assignment, &target.assignment)
             || self.assignment == target.assignment;
         let listeners_are_same =
@@ -68,32 +93,63 @@ impl Plan {
         })
     }
 
-    /// Carries a difference out.
+    /// What has to change for the worker in `seat` to be gone, as [`Self::vacate`] would have it:
+    /// the difference to that plan, without making and comparing it. Quick whatever the size, since
+    /// a worker's death is when it matters.
     ///
     /// # Errors
-    /// [`PlanError::OtherCluster`] if the difference is one of a cluster of another name.
+    /// [`PlanError::UnknownSeat`].
+    pub fn vacating(&self, seat: Seat) -> Result<Difference, PlanError> {
+        self.check_seat(seat)?;
+        let seats = self.occupant(seat).map(|_| (seat, None)).into_iter().collect();
+        Ok(Difference { seats, ..Difference::none(&self.name) })
+    }
+
+    /// Carries a difference out. On error nothing has changed.
+    ///
+    /// # Errors
+    /// [`PlanError::OtherCluster`] if the difference is one of a cluster of another name. If it is
+    /// one between other plans and does not fit this one: those of [`Self::from_parts`].
     pub fn apply(&mut self, difference: &Difference) -> Result<(), PlanError> {
         check_name(&self.name, &difference.name)?;
+        if difference.only_vacates() {
+            return self.vacate_all(difference.seats.keys().copied());
+        }
+        let mut next = self.clone();
         if let Some(generation) = difference.generation {
-            self.generation = generation;
+            next.generation = generation;
         }
         if let Some(listeners) = &difference.listeners {
-            self.listeners = Arc::clone(listeners);
+            next.listeners = Arc::clone(listeners);
         }
         if let Some(partition) = difference.partition {
-            self.partition = partition;
+            next.partition = partition;
         }
         if let Some(assignment) = &difference.assignment {
-            self.assignment = Arc::clone(assignment);
-        }
-        if let Some(count) = difference.seat_count {
-            self.seats.resize(count, None);
+            next.assignment = Arc::clone(assignment);
         }
         if let Some(admitting) = difference.admitting {
-            self.admitting = admitting;
+            next.admitting = admitting;
+        }
+        if let Some(count) = difference.seat_count {
+            check_seat_count(count)?;
+            Arc::make_mut(&mut next.seats).resize(count, None);
         }
         for (seat, occupant) in &difference.seats {
-            self.seats[seat.index()].clone_from(occupant);
+            next.check_seat(*seat)?;
+            Arc::make_mut(&mut next.seats)[seat.index()].clone_from(occupant);
+        }
+        next.check_slots()?;
+        next.check_all_ports()?;
+        *self = next;
+        Ok(())
+    }
+
+    fn vacate_all(&mut self, seats: impl Iterator<Item = Seat> + Clone) -> Result<(), PlanError> {
+        seats.clone().try_for_each(|seat| self.check_seat(seat))?;
+        let occupants = Arc::make_mut(&mut self.seats);
+        for seat in seats {
+            occupants[seat.index()] = None;
         }
         Ok(())
     }

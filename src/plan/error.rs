@@ -97,6 +97,14 @@ pub enum PlanError {
     /// Weights of which none is above zero.
     #[error("all weights are 0: expected at least one above it")]
     WeightsAllZero,
+    /// An assignment and a partition that do not belong together.
+    #[error("an assignment of {assigned} slots for a partition of {slots}")]
+    AssignmentSize {
+        /// Slots of the assignment.
+        assigned: usize,
+        /// Slots of the partition.
+        slots: usize,
+    },
     /// A seat beyond the last one.
     #[error("seat {seat}: the cluster has seats 0 to {}", seats.saturating_sub(1))]
     UnknownSeat {
@@ -104,6 +112,12 @@ pub enum PlanError {
         seat: Seat,
         /// How many seats there are.
         seats: usize,
+    },
+    /// Two workers for the same seat at once.
+    #[error("seat {seat} is given two workers")]
+    SeatGivenTwice {
+        /// The seat.
+        seat: Seat,
     },
     /// A worker without exactly one worker port for each public port.
     #[error("seat {seat}: {given} worker ports for {needed} public ports")]
@@ -123,14 +137,15 @@ pub enum PlanError {
         /// The port.
         port: Port,
     },
-    /// A worker port that two workers claim.
-    #[error("worker port {port} of seat {seat} belongs to seat {other} already")]
+    /// A worker port that two workers claim: those of two seats, or of two generations.
+    #[error("worker port {port} of seat {seat} belongs to the worker of seat {other} already")]
     PortTaken {
         /// The port.
         port: Port,
         /// Who claims it.
         seat: Seat,
-        /// Who has it.
+        /// Who has it; the same seat if an earlier generation's worker there does, or if the
+        /// port is given twice.
         other: Seat,
     },
     /// Two plans of different clusters.

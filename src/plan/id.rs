@@ -3,6 +3,7 @@
 use std::fmt;
 use std::num::NonZeroU16;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use super::PlanError;
 
@@ -84,7 +85,7 @@ impl fmt::Display for Generation {
 /// The kernel takes names of up to 255 bytes (`NFT_NAME_MAXLEN`), but the name is also part of the
 /// path of a Unix socket, which holds 107 bytes in all.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ClusterName(String);
+pub struct ClusterName(Arc<str>);
 
 impl ClusterName {
     /// The longest name, in bytes.
@@ -103,7 +104,7 @@ impl FromStr for ClusterName {
         let begins_well = text.starts_with(|c: char| c.is_ascii_alphanumeric());
         let only_plain = text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
         if begins_well && only_plain && text.len() <= Self::MAX_LEN {
-            Ok(Self(text.to_owned()))
+            Ok(Self(text.into()))
         } else {
             Err(PlanError::Name { name: text.chars().take(Self::MAX_LEN).collect() })
         }

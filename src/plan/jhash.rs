@@ -4,8 +4,8 @@
 const INITIAL: u32 = 0xdead_beef;
 
 /// The hash of a key of 4 or 8 bytes as nf_tables computes it (`nft_jhash_eval`,
-/// net/netfilter/nft_hash.c). The words are the key's bytes in little-endian order on every host: so short
-/// a key is read by the `switch` at the end of `jhash()`, byte by byte.
+/// net/netfilter/nft_hash.c). The words are the key's bytes in little-endian order on every host:
+/// the last 12 bytes of a key are read byte by byte, by the `switch` at the end of `jhash()`.
 pub(crate) fn jhash<const WORDS: usize>(key: [u32; WORDS], seed: u32) -> u32 {
     const { assert!(WORDS == 1 || WORDS == 2, "longer keys need the mixing loop of jhash") };
     let length = u32::try_from(WORDS * 4).expect("at most 8");
@@ -26,7 +26,7 @@ fn finish(mut a: u32, mut b: u32, mut c: u32) -> u32 {
     (c ^ b).wrapping_sub(b.rotate_left(24))
 }
 
-/// `reciprocal_scale()` of include/linux/math.h (kernel.h before 6.1): a hash to `0..range`.
+/// `reciprocal_scale()` of include/linux/math.h (kernel.h in older kernels): a hash to `0..range`.
 pub(crate) fn scale(hash: u32, range: u32) -> u32 {
     let scaled = (u64::from(hash) * u64::from(range)) >> 32;
     u32::try_from(scaled).expect("a product of two 32-bit numbers, shifted by 32")

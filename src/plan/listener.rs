@@ -94,7 +94,8 @@ impl fmt::Display for Listener {
 impl FromStr for Listener {
     type Err = PlanError;
 
-    /// Parses `ADDR:PORT` or `ADDR:PORT/tcp`; an IPv6 address stands in brackets.
+    /// Parses `ADDR:PORT` or `ADDR:PORT/tcp`; an IPv6 address stands in brackets, without a zone:
+    /// a rule matches the address on every interface.
     fn from_str(text: &str) -> Result<Self, PlanError> {
         let refused =
             |reason| PlanError::ListenerText { text: text.chars().take(80).collect(), reason };
@@ -103,6 +104,9 @@ impl FromStr for Listener {
             "tcp" => {}
             "udp" => return Err(refused("udp listeners are not supported yet")),
             _ => return Err(refused("the protocol after the slash is tcp")),
+        }
+        if socket.contains('%') {
+            return Err(refused("an address with a zone (%); write it without"));
         }
         let socket: SocketAddr = socket
             .parse()
@@ -151,7 +155,7 @@ impl Listeners {
     }
 
     /// All listeners, in the order given.
-    pub fn iter(&self) -> impl Iterator<Item = &Listener> {
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Listener> {
         self.all.iter()
     }
 

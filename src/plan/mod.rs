@@ -19,7 +19,9 @@
 //! hash of their address. Once it is occupied again they come back.
 //!
 //! A [`Plan`] is all of this together. [`Plan::worker_for`] says exactly what the kernel will do:
-//! the kernel's own hash and scaling stand in `jhash`.
+//! the kernel's own hash and scaling stand in `jhash`. A [`Difference`] is what changes from one
+//! plan to the next; the one that matters most, a worker's death, is made without a look at the
+//! rest of the plan ([`Plan::vacating`]).
 //!
 //! ```
 //! use ipcluster::plan::{Generation, Listeners, Occupant, Partition, Plan, Port, Seat, Weights};
@@ -45,6 +47,9 @@ mod listener;
 mod partition;
 #[expect(clippy::module_inception, reason = "the room is named after its main type")]
 mod plan;
+mod ports;
+#[cfg(test)]
+mod tests;
 
 pub use assignment::{Assignment, Weights};
 pub use diff::Difference;

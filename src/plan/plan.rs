@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::assignment::check_seat_count;
 use super::partition::hashed;
+use super::ports::PortSet;
 use super::{
     Assignment, ClusterName, Generation, Listeners, Partition, PlanError, Port, Seat, Slot, Weights,
 };
@@ -19,6 +21,8 @@ pub struct Occupant {
 }
 
 /// Everything that the kernel should hold for one cluster. See [`crate::plan`].
+///
+/// A clone shares all tables with the original until one of the two changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     pub(super) name: ClusterName,
@@ -26,7 +30,7 @@ pub struct Plan {
     pub(super) listeners: Arc<Listeners>,
     pub(super) partition: Partition,
     pub(super) assignment: Arc<Assignment>,
-    pub(super) seats: Vec<Option<Occupant>>,
+    pub(super) seats: Arc<Vec<Option<Occupant>>>,
     pub(super) admitting: bool,
 }
 
@@ -62,7 +66,7 @@ impl Plan {
             listeners: Arc::new(listeners),
             partition,
             assignment: Arc::new(Assignment::new(&partition, weights, previous)?),
-            seats: vec![None; weights.seats()],
+            seats: Arc::new(vec![None; weights.seats()]),
             admitting: true,
         })
     }
@@ -70,8 +74,9 @@ impl Plan {
     /// The plan that objects read from the kernel make up.
     ///
     /// # Errors
-    /// [`PlanError::UnknownSeat`] if the assignment names a seat beyond `seats`, and those of
-    /// [`Self::occupy`].
+    /// [`PlanError::WorkerCount`] unless there are 1 to 1024 `seats`;
+    /// [`PlanError::AssignmentSize`] if the assignment is not one of the partition's slots;
+    /// [`PlanError::UnknownSeat`] if it names a seat beyond `seats`; those of [`Self::occupy`].
     pub fn from_parts(
         name: ClusterName,
         generation: Generation,
@@ -80,22 +85,17 @@ impl Plan {
         assignment: Assignment,
         seats: Vec<Option<Occupant>>,
     ) -> Result<Self, PlanError> {
-        let count = seats.len();
-        if let Some(seat) = assignment.table().iter().find(|seat| seat.index() >= count) {
-            return Err(PlanError::UnknownSeat { seat: *seat, seats: count });
-        }
-        let mut plan = Self {
+        let plan = Self {
             name,
             generation,
             listeners: Arc::new(listeners),
             partition,
             assignment: Arc::new(assignment),
-            seats: vec![None; count],
+            seats: Arc::new(seats),
             admitting: true,
         };
-        plan.occupy_all(
-            (0..super::MAX_SEATS).map(Seat).zip(seats).filter_map(|(s, o)| Some((s, o?))),
-        )?;
+        plan.check_slots()?;
+        plan.check_all_ports()?;
         Ok(plan)
     }
 
@@ -112,9 +112,13 @@ impl Plan {
             hash @ Partition::Hash { .. } => hash,
         };
         let assignment = Assignment::new(&partition, weights, Some(&self.assignment))?;
-        let mut seats = self.seats.clone();
-        seats.resize(weights.seats(), None);
-        Ok(Self { partition, assignment: Arc::new(assignment), seats, ..self.clone() })
+        let mut plan = self.clone();
+        plan.partition = partition;
+        plan.assignment = Arc::new(assignment);
+        if plan.seats.len() != weights.seats() {
+            Arc::make_mut(&mut plan.seats).resize(weights.seats(), None);
+        }
+        Ok(plan)
     }
 
     /// Puts a worker into a seat, in place of whoever held it.
@@ -122,51 +126,51 @@ impl Plan {
     /// # Errors
     /// [`PlanError::UnknownSeat`]; [`PlanError::PortCount`] unless there is one worker port for
     /// each public port; [`PlanError::PortIsPublic`]; [`PlanError::PortTaken`] if a worker in
-    /// another seat, or the same one twice, has it.
+    /// another seat, or one of another generation in this one, has it, or the same one twice.
     pub fn occupy(&mut self, seat: Seat, occupant: Occupant) -> Result<(), PlanError> {
         self.occupy_all([(seat, occupant)])
     }
 
-    /// Puts workers into seats, in place of those that held them, all at once: they may have ports
-    /// of those that they replace. On error nothing has changed.
+    /// Puts workers into seats, in place of those that held them, all at once. Their order does
+    /// not matter. On error nothing has changed.
+    ///
+    /// A new generation shares no port with the one it replaces, whose workers still listen while
+    /// they drain. Within a generation a successor may have the port of the worker that it
+    /// replaces, and two may change places.
     ///
     /// # Errors
-    /// Those of [`Self::occupy`].
+    /// Those of [`Self::occupy`]; [`PlanError::SeatGivenTwice`].
     pub fn occupy_all(
         &mut self,
         occupants: impl IntoIterator<Item = (Seat, Occupant)>,
     ) -> Result<(), PlanError> {
-        let mut seats = self.seats.clone();
+        let mut given = BTreeMap::new();
         for (seat, occupant) in occupants {
-            self.check_ports(seat, &occupant.ports)?;
-            let count = seats.len();
-            let place = seats.get_mut(seat.index());
-            *place.ok_or(PlanError::UnknownSeat { seat, seats: count })? = Some(occupant);
+            self.check_seat(seat)?;
+            if given.insert(seat, occupant).is_some() {
+                return Err(PlanError::SeatGivenTwice { seat });
+            }
         }
-        check_ports_are_distinct(&seats)?;
-        self.seats = seats;
+        self.check_generations(&given)?;
+        let mut next = self.clone();
+        let seats = Arc::make_mut(&mut next.seats);
+        for (seat, occupant) in given {
+            seats[seat.index()] = Some(occupant);
+        }
+        next.check_all_ports()?;
+        *self = next;
         Ok(())
-    }
-
-    fn check_ports(&self, seat: Seat, ports: &[Port]) -> Result<(), PlanError> {
-        let public = self.listeners.public_ports();
-        if ports.len() != public.len() {
-            return Err(PlanError::PortCount { seat, given: ports.len(), needed: public.len() });
-        }
-        match ports.iter().find(|port| public.contains(port)) {
-            Some(port) => Err(PlanError::PortIsPublic { seat, port: *port }),
-            None => Ok(()),
-        }
     }
 
     /// Takes the worker out of a seat: its clients spread over the other workers.
     ///
+    /// [`Self::vacating`] tells beforehand what that changes.
+    ///
     /// # Errors
     /// [`PlanError::UnknownSeat`].
     pub fn vacate(&mut self, seat: Seat) -> Result<Option<Occupant>, PlanError> {
-        let seats = self.seats.len();
-        let place = self.seats.get_mut(seat.index());
-        Ok(place.ok_or(PlanError::UnknownSeat { seat, seats })?.take())
+        self.check_seat(seat)?;
+        Ok(Arc::make_mut(&mut self.seats)[seat.index()].take())
     }
 
     /// Gives the plan another generation number.
@@ -225,7 +229,7 @@ impl Plan {
 
     /// The seats that have a worker, in order: the clients of vacant seats spread over them.
     pub fn survivors(&self) -> impl Iterator<Item = Seat> {
-        self.seats().filter(|(_, occupant)| occupant.is_some()).map(|(seat, _)| seat)
+        self.occupants().map(|(seat, _)| seat)
     }
 
     /// Where the kernel sends a new connection of this client; `None` while no seat has a worker.
@@ -243,16 +247,68 @@ impl Plan {
         let seat = survivors[hashed(client, self.partition.spread_seed(), range) as usize];
         Some(Route { slot, home, seat, occupant: self.occupant(seat)? })
     }
-}
 
-fn check_ports_are_distinct(seats: &[Option<Occupant>]) -> Result<(), PlanError> {
-    let mut owners: BTreeMap<Port, Seat> = BTreeMap::new();
-    for (seat, occupant) in (0..super::MAX_SEATS).map(Seat).zip(seats) {
-        for port in occupant.iter().flat_map(|occupant| occupant.ports.iter()) {
-            if let Some(other) = owners.insert(*port, seat) {
-                return Err(PlanError::PortTaken { port: *port, seat, other });
+    pub(super) fn check_seat(&self, seat: Seat) -> Result<(), PlanError> {
+        let seats = self.seats.len();
+        if seat.index() < seats { Ok(()) } else { Err(PlanError::UnknownSeat { seat, seats }) }
+    }
+
+    /// That every slot of the partition has a seat that exists.
+    pub(super) fn check_slots(&self) -> Result<(), PlanError> {
+        check_seat_count(self.seats.len())?;
+        let (assigned, slots) = (self.assignment.slots(), self.partition.slots() as usize);
+        if assigned != slots {
+            return Err(PlanError::AssignmentSize { assigned, slots });
+        }
+        self.assignment.table().iter().try_for_each(|seat| self.check_seat(*seat))
+    }
+
+    /// That every worker has one port for each public port, and that no port has two purposes.
+    pub(super) fn check_all_ports(&self) -> Result<(), PlanError> {
+        let public = self.listeners.public_ports();
+        let mut taken: PortSet = public.iter().copied().collect();
+        for (seat, occupant) in self.occupants() {
+            let (given, needed) = (occupant.ports.len(), public.len());
+            if given != needed {
+                return Err(PlanError::PortCount { seat, given, needed });
+            }
+            for &port in occupant.ports.iter() {
+                if !taken.insert(port) {
+                    return Err(self.conflict(seat, port));
+                }
             }
         }
+        Ok(())
     }
-    Ok(())
+
+    /// What is wrong with a port of `seat` that is a public port, or the port of a seat before it.
+    fn conflict(&self, seat: Seat, port: Port) -> PlanError {
+        if self.listeners.public_ports().contains(&port) {
+            return PlanError::PortIsPublic { seat, port };
+        }
+        let holder = self.occupants().find(|(_, occupant)| occupant.ports.contains(&port));
+        PlanError::PortTaken { port, seat, other: holder.map_or(seat, |(other, _)| other) }
+    }
+
+    /// That none of the workers `given` has a port of one of another generation that is in a seat
+    /// now.
+    fn check_generations(&self, given: &BTreeMap<Seat, Occupant>) -> Result<(), PlanError> {
+        let claimed: PortSet =
+            given.values().flat_map(|occupant| &*occupant.ports).copied().collect();
+        for (other, held) in self.occupants() {
+            for &port in held.ports.iter().filter(|port| claimed.contains(**port)) {
+                let overlapping = given.iter().find(|(_, occupant)| {
+                    occupant.generation != held.generation && occupant.ports.contains(&port)
+                });
+                if let Some((&seat, _)) = overlapping {
+                    return Err(PlanError::PortTaken { port, seat, other });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn occupants(&self) -> impl Iterator<Item = (Seat, &Occupant)> {
+        self.seats().filter_map(|(seat, occupant)| Some((seat, occupant?)))
+    }
 }
