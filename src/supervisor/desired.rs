@@ -62,7 +62,7 @@ impl Supervisor {
     /// The plan in force, but closed to new connections; `None` if it is closed already.
     fn closed(&self) -> Option<Draft> {
         let Phase::Stopping(stop) = &self.phase else { return None };
-        if !self.kernel.is_open() || stop.gave_up_closing {
+        if !self.kernel.is_open() || stop.gave_up_closing() {
             return None;
         }
         let mut draft = self.kernel.in_force.clone();

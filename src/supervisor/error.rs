@@ -6,7 +6,8 @@ use std::time::Duration;
 use super::Exit;
 use crate::plan::{Generation, PlanError, Seat};
 
-/// Why a request was refused, or given up. In every case what was in force stays in force.
+/// Why a request was refused, or given up. What was in force stays in force; only for
+/// [`Self::Stopping`] is that not certain, since the swap may have been on its way.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {

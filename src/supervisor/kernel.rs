@@ -73,11 +73,10 @@ impl Kernel {
         std::mem::replace(&mut self.in_force, draft)
     }
 
-    /// The outstanding commit, or the attempt to make one, changed nothing. Returns the number of
-    /// failures in a row, and the delay until the next try.
-    pub(super) fn failed(&mut self, now: Moment) -> (u32, Duration) {
+    /// The outstanding commit, or the attempt to make one, changed nothing. Returns the delay until
+    /// the next try.
+    pub(super) fn failed(&mut self, now: Moment) -> Duration {
         self.outstanding = None;
-        let delay = self.retry.failed(&RETRY, now);
-        (self.retry.failures, delay)
+        self.retry.failed(&RETRY, now)
     }
 }

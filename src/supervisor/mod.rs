@@ -62,10 +62,12 @@
 mod action;
 mod aim;
 mod backoff;
+mod commit;
 mod desired;
 mod error;
 mod event;
 mod kernel;
+mod life;
 mod moment;
 mod notice;
 mod retirement;

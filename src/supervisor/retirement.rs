@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use super::{Moment, Settings, Sockets, Why};
+use super::{Moment, Settings, Sockets};
 
 /// Reports in a row without a waiting connection that prove that there is none.
 const QUIET_REPORTS: u8 = 2;
@@ -36,11 +36,6 @@ impl Retirement {
             self.quiet = if sockets.all_accepted() { self.quiet + 1 } else { 0 };
         }
         self.is_settled() && sockets.all_accepted() && sockets.established == 0
-    }
-
-    /// Why the worker must end now, if it must.
-    pub(super) fn overdue(&self, settings: &Settings, now: Moment) -> Option<Why> {
-        self.deadline(settings).is_some_and(|deadline| deadline <= now).then_some(Why::DrainLimit)
     }
 
     /// When the worker must end whatever connections it has; `None`: never.
@@ -90,11 +85,9 @@ mod tests {
         let settings = Settings { drain: Some(Duration::from_secs(10)), ..Settings::default() };
         let mut retirement = Retirement::new(seconds(100));
         assert_eq!(retirement.deadline(&settings), Some(seconds(115)));
-        assert_eq!(retirement.overdue(&settings, seconds(114)), None);
         retirement.report(SERVING);
         retirement.report(SERVING);
         assert_eq!(retirement.deadline(&settings), Some(seconds(110)));
-        assert_eq!(retirement.overdue(&settings, seconds(110)), Some(Why::DrainLimit));
     }
 
     #[test]

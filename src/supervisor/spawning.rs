@@ -1,6 +1,7 @@
 //! Which workers are missing, and when they are started.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::backoff::Retry;
 use super::{Action, Moment, Notice, Supervisor, Worker, WorkerId};
@@ -31,11 +32,13 @@ impl Supervisor {
         let retry = self.respawns.entry(worker.seat).or_default();
         let delay = if worker.ready_for(now) >= self.settings.steady {
             *retry = Retry { failures: 0, not_before: now };
-            std::time::Duration::ZERO
+            Duration::ZERO
         } else {
             retry.failed(&self.settings.backoff, now)
         };
-        self.actions.push(Action::Notice(Notice::Respawn { seat: worker.seat, delay }));
+        if self.places_to_fill().contains(&(worker.seat, worker.generation)) {
+            self.actions.push(Action::Notice(Notice::Respawn { seat: worker.seat, delay }));
+        }
     }
 
     fn spawn(&mut self, seat: Seat, generation: Generation, now: Moment) {

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use super::aim::{Aim, Draft, Lineup};
+use super::aim::{Aim, Lineup};
 use super::backoff::Retry;
 use super::kernel::Kernel;
 use super::rollout::RolloutState;
 use super::stop::Stop;
-use super::worker::{Ending, Stage};
+use super::worker::Stage;
 use super::{
     Action, Event, Exit, FailureCause, Moment, Notice, Progress, Refusal, Request, RequestId,
-    Retirement, Settings, Sockets, Start, Why, Worker, WorkerFailure, WorkerId,
+    Settings, Sockets, Start, Why, Worker, WorkerFailure, WorkerId,
 };
 use crate::plan::{Generation, Plan, PlanError, Seat};
 
@@ -112,11 +112,11 @@ impl Supervisor {
     fn take_in(&mut self, event: Event, now: Moment) {
         match event {
             Event::Start | Event::Tick => {}
-            Event::Spawned { worker, pid, ports } => {
-                if let Some(worker) = self.workers.get_mut(&worker) {
+            Event::Spawned { worker: id, pid, ports } => {
+                if let Some(worker) = self.workers.get_mut(&id) {
                     worker.pid = Some(pid);
                     worker.ports = Some(ports);
-                    self.carry_out_early_end(now);
+                    self.terminate_if_spawned(id, now);
                 }
             }
             Event::SpawnFailed { worker, reason } => self.spawn_failed(worker, reason, now),
@@ -191,7 +191,7 @@ impl Supervisor {
         if !worker.is_promising() || self.is_stopping() {
             let (seat, generation) = (worker.seat, worker.generation);
             self.actions.push(Action::Notice(Notice::Ended { worker: id, seat, generation, exit }));
-            self.report_stop_progress();
+            self.report_drained();
         } else if let Stage::Live { .. } = worker.stage {
             self.died(&worker, exit, last_lines, now);
         } else {
@@ -209,7 +209,7 @@ impl Supervisor {
     }
 
     /// A worker that was never in force fails.
-    fn failed(
+    pub(super) fn failed(
         &mut self,
         worker: &Worker,
         cause: FailureCause,
@@ -225,150 +225,6 @@ impl Supervisor {
         }
     }
 
-    fn act_on_deadlines(&mut self, now: Moment) {
-        let is_due = |worker: &&Worker| self.worker_deadline(worker).is_some_and(|at| at <= now);
-        let due: Vec<WorkerId> = self.workers.values().filter(is_due).map(|w| w.id).collect();
-        for id in due {
-            match &self.workers[&id].stage {
-                Stage::Starting => self.time_out(id, now),
-                Stage::Retired(_) => self.end(id, Why::DrainLimit, now),
-                Stage::Dying { .. } => self.kill(id),
-                Stage::Ready { .. } | Stage::Live { .. } => {}
-            }
-        }
-    }
-
-    fn time_out(&mut self, id: WorkerId, now: Moment) {
-        let worker = self.workers[&id].clone();
-        self.end(id, Why::NotReady, now);
-        let cause = FailureCause::NotReady { limit: self.settings.ready };
-        self.failed(&worker, cause, Vec::new(), now);
-    }
-
-    fn worker_deadline(&self, worker: &Worker) -> Option<Moment> {
-        match &worker.stage {
-            Stage::Starting => Some(worker.started.after(self.settings.ready)),
-            Stage::Ready { .. } | Stage::Live { .. } => None,
-            Stage::Retired(retirement) => retirement.deadline(&self.settings),
-            Stage::Dying { ending: Ending::Asked { kill_at }, .. } => Some(*kill_at),
-            Stage::Dying { .. } => None,
-        }
-    }
-
-    /// Submits the plan that should be in force, if another one is.
-    fn commit_changes(&mut self, now: Moment) {
-        while !self.kernel.is_busy() && self.kernel.not_before() <= now {
-            match self.desired() {
-                Ok(None) => return,
-                Ok(Some(draft)) if draft.plan == self.kernel.in_force.plan => {
-                    let before = self.kernel.replace(draft);
-                    self.came_into_force(&before, now);
-                }
-                Ok(Some(draft)) => {
-                    let plan = self.kernel.submit(draft);
-                    self.actions.push(Action::Commit(plan));
-                }
-                Err(unplannable) => self.leave_out(unplannable, now),
-            }
-        }
-    }
-
-    fn commit_deadline(&self) -> Option<Moment> {
-        (!self.kernel.is_busy() && self.is_outdated()).then(|| self.kernel.not_before())
-    }
-
-    fn came_into_force(&mut self, before: &Draft, now: Moment) {
-        let Self { kernel, workers, .. } = self;
-        for worker in workers.values_mut().filter(|worker| kernel.in_force.names(worker)) {
-            if let Stage::Ready { ready } = worker.stage {
-                worker.stage = Stage::Live { ready, since: now };
-            }
-        }
-        if let Phase::Starting(_) = self.phase {
-            self.phase = Phase::Serving;
-        }
-        let (occupied, seats) = match &kernel.in_force.lineup {
-            Some(lineup) => (lineup.occupied(), lineup.holders.len()),
-            None => (kernel.in_force.plan.survivors().count(), kernel.in_force.plan.seats().len()),
-        };
-        let generation = self.generation();
-        self.actions.push(Action::Notice(Notice::InForce { generation, occupied, seats }));
-        self.end_rollout_in_force(before);
-    }
-
-    pub(super) fn commit_failed(&mut self, reason: String, now: Moment) {
-        let was_rollout = self.rollout_is_submitted();
-        let (failures, retry_in) = self.kernel.failed(now);
-        let notice = Notice::CommitFailed { reason: reason.clone(), retry_in };
-        self.actions.push(Action::Notice(notice));
-        if was_rollout {
-            self.rollout_commit_failed(&reason);
-        }
-        self.stop_commit_failed(&reason, failures);
-    }
-
-    /// Retires the live workers that no plan names any more, and ends those that never will be
-    /// named. A worker that the plan in force names, or that one on its way to the kernel does, is
-    /// left alone.
-    fn release_workers(&mut self, now: Moment) {
-        let unnamed: Vec<WorkerId> = self
-            .workers
-            .values()
-            .filter(|worker| !self.kernel.names(worker))
-            .map(|worker| worker.id)
-            .collect();
-        for id in unnamed {
-            let worker = &self.workers[&id];
-            match worker.stage {
-                Stage::Live { .. } => self.retire(id, now),
-                Stage::Starting | Stage::Ready { .. } if !self.wants(worker) => {
-                    self.end(id, Why::Unwanted, now);
-                }
-                _ => {}
-            }
-        }
-    }
-
-    fn wants(&self, worker: &Worker) -> bool {
-        let in_rollout = || self.rollout.as_ref().is_some_and(|r| r.to.includes(worker));
-        !worker.unfit && !self.is_stopping() && (self.aim.includes(worker) || in_rollout())
-    }
-
-    pub(super) fn retire(&mut self, id: WorkerId, now: Moment) {
-        let Some(worker) = self.workers.get_mut(&id) else { return };
-        worker.stage = Stage::Retired(Retirement::new(now));
-        self.actions.push(Action::Notice(worker.retired_notice()));
-    }
-
-    /// Asks a worker to end. One that may not have been spawned yet is asked when it has.
-    pub(super) fn end(&mut self, id: WorkerId, why: Why, now: Moment) {
-        let Some(worker) = self.workers.get_mut(&id) else { return };
-        let (seat, generation) = (worker.seat, worker.generation);
-        worker.stage = Stage::Dying { since: now, ending: Ending::Unspawned };
-        let notice = Notice::Ending { worker: id, seat, generation, why };
-        self.actions.push(Action::Notice(notice));
-        self.carry_out_early_end(now);
-    }
-
-    fn carry_out_early_end(&mut self, now: Moment) {
-        let kill_at = now.after(self.settings.die);
-        for worker in self.workers.values_mut().filter(|worker| worker.pid.is_some()) {
-            if let Stage::Dying { ending: ending @ Ending::Unspawned, .. } = &mut worker.stage {
-                *ending = Ending::Asked { kill_at };
-                self.actions.push(Action::Terminate { worker: worker.id });
-            }
-        }
-    }
-
-    fn kill(&mut self, id: WorkerId) {
-        let Some(worker) = self.workers.get_mut(&id) else { return };
-        if let Stage::Dying { ending, .. } = &mut worker.stage {
-            *ending = Ending::Killed;
-            self.actions.push(Action::Notice(worker.killed_notice()));
-            self.actions.push(Action::Kill { worker: id });
-        }
-    }
-
     pub(super) fn reply(&mut self, request: RequestId, outcome: Result<super::Done, Refusal>) {
         self.actions.push(Action::Reply { request, outcome });
     }
@@ -379,18 +235,5 @@ impl Supervisor {
 
     pub(super) fn lineup_of(&self, aim: &Aim) -> Lineup {
         Lineup::of(aim, self.workers.values())
-    }
-
-    pub(super) fn leave_out(&mut self, unplannable: super::desired::Unplannable, now: Moment) {
-        use super::desired::Unplannable;
-        match unplannable {
-            Unplannable::Worker { id, error } => {
-                let Some(worker) = self.workers.get_mut(&id) else { return };
-                worker.unfit = true;
-                let worker = worker.clone();
-                self.failed(&worker, FailureCause::Unfit(error), Vec::new(), now);
-            }
-            Unplannable::Plan(error) => self.commit_failed(error.to_string(), now),
-        }
     }
 }

@@ -4,7 +4,7 @@ use super::state::Phase;
 use super::worker::Stage;
 use super::{Action, Done, Moment, Progress, Refusal, RequestId, Supervisor, Why, WorkerId};
 
-/// After so many failed commits in a row the workers are ended although clients still reach them.
+/// After so many failed commits the workers are ended although clients still reach them.
 const CLOSE_TRIES: u32 = 3;
 
 /// A stop under way.
@@ -14,8 +14,15 @@ pub(super) struct Stop {
     requests: Vec<RequestId>,
     /// Established connections are not waited for.
     at_once: bool,
-    /// The kernel did not take the closed plan; the workers end without it.
-    pub(super) gave_up_closing: bool,
+    /// How often the kernel did not take a plan since then.
+    commit_failures: u32,
+}
+
+impl Stop {
+    /// Whether the workers are to end although the plan could not be closed.
+    pub(super) fn gave_up_closing(&self) -> bool {
+        self.commit_failures >= CLOSE_TRIES
+    }
 }
 
 impl Supervisor {
@@ -27,7 +34,7 @@ impl Supervisor {
                 stop.at_once |= at_once;
             }
             Phase::Starting(_) | Phase::Serving => {
-                let stop = Stop { requests: vec![request], at_once, gave_up_closing: false };
+                let stop = Stop { requests: vec![request], at_once, commit_failures: 0 };
                 self.phase = Phase::Stopping(stop);
                 self.give_up_rollout(Refusal::Stopping);
             }
@@ -53,19 +60,22 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn stop_commit_failed(&mut self, reason: &str, failures: u32) {
+    pub(super) fn stop_commit_failed(&mut self, reason: String) {
         let Phase::Stopping(stop) = &mut self.phase else { return };
-        stop.gave_up_closing |= failures >= CLOSE_TRIES;
-        let step = || Progress::CommitFailed { reason: reason.to_owned(), failures };
-        let steps = stop.requests.iter().map(|request| (*request, step()));
-        self.actions.extend(steps.map(|(request, step)| Action::Progress { request, step }));
+        stop.commit_failures += 1;
+        let failures = stop.commit_failures;
+        self.report_stop_progress(&Progress::CommitFailed { reason, failures });
     }
 
-    pub(super) fn report_stop_progress(&mut self) {
+    pub(super) fn report_drained(&mut self) {
+        self.report_stop_progress(&Progress::Draining { workers: self.workers.len() });
+    }
+
+    fn report_stop_progress(&mut self, step: &Progress) {
         let Phase::Stopping(stop) = &self.phase else { return };
-        let step = Progress::Draining { workers: self.workers.len() };
-        let steps = stop.requests.iter().map(|request| (*request, step.clone()));
-        self.actions.extend(steps.map(|(request, step)| Action::Progress { request, step }));
+        for &request in &stop.requests {
+            self.actions.push(Action::Progress { request, step: step.clone() });
+        }
     }
 
     /// When no worker is left: removes the rules and ends.
