@@ -4,4 +4,5 @@ pub mod netlink;
 pub mod nft;
 pub mod plan;
 pub mod ruleset;
+pub mod supervisor;
 mod sys;

@@ -1,0 +1,128 @@
+//! What the supervisor wants done, and what it answers to requests.
+
+use std::fmt;
+
+use super::{Notice, Refusal, RequestId, WorkerId};
+use crate::plan::{Generation, Plan, Seat};
+
+/// Something that the master is to do, in the order given. None waits for the one before.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Start a process. Answered by [`Event::Spawned`](super::Event::Spawned) or
+    /// [`Event::SpawnFailed`](super::Event::SpawnFailed).
+    Spawn {
+        /// The worker that the process will be.
+        worker: WorkerId,
+        /// Its seat.
+        seat: Seat,
+        /// Its generation.
+        generation: Generation,
+    },
+    /// Put a plan into force. At most one is outstanding; answered by
+    /// [`Event::Committed`](super::Event::Committed) or
+    /// [`Event::CommitFailed`](super::Event::CommitFailed).
+    Commit(Plan),
+    /// Send SIGTERM to the worker's process group.
+    Terminate {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// Send SIGKILL to the worker's process group.
+    Kill {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// Delete the rules: no worker is left. Deleting what was never there is no error.
+    Remove,
+    /// The one answer to a request.
+    Reply {
+        /// The request.
+        request: RequestId,
+        /// What came of it.
+        outcome: Result<Done, Refusal>,
+    },
+    /// How a request that is under way gets on.
+    Progress {
+        /// The request.
+        request: RequestId,
+        /// The step that was made.
+        step: Progress,
+    },
+    /// Something for the log and the metrics.
+    Notice(Notice),
+    /// The end of the master; the last action of all.
+    Finish,
+}
+
+/// What a request has brought about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Done {
+    /// New connections go to workers of this generation.
+    Reloaded {
+        /// The generation in force.
+        generation: Generation,
+    },
+    /// The cluster has so many workers.
+    Scaled {
+        /// The number of seats in force.
+        workers: u16,
+        /// How many slots have another seat than before.
+        moved: usize,
+        /// How many slots there are.
+        slots: usize,
+    },
+    /// No worker is left, and no rule.
+    Stopped,
+}
+
+impl fmt::Display for Done {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Reloaded { generation } => write!(f, "generation {generation} is in force"),
+            Self::Scaled { workers, moved, slots } => {
+                write!(f, "{workers} workers; {moved} of {slots} slots moved")
+            }
+            Self::Stopped => f.write_str("stopped"),
+        }
+    }
+}
+
+/// A step on the way to the end of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    /// One more of the new workers is ready.
+    WorkerReady {
+        /// Its seat.
+        seat: Seat,
+        /// How many new workers are ready now.
+        ready: usize,
+        /// How many have to be.
+        needed: usize,
+    },
+    /// The kernel did not take the new plan; it is tried again.
+    CommitFailed {
+        /// The error, for display.
+        reason: String,
+        /// How often it has failed.
+        failures: u32,
+    },
+    /// New connections are refused; workers finish those that they have.
+    Draining {
+        /// How many workers are left.
+        workers: usize,
+    },
+}
+
+impl fmt::Display for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::WorkerReady { seat, ready, needed } => {
+                write!(f, "seat {seat} is ready ({ready} of {needed})")
+            }
+            Self::CommitFailed { reason, failures } => {
+                write!(f, "the kernel did not take the plan (try {failures}): {reason}")
+            }
+            Self::Draining { workers } => write!(f, "{workers} workers are left to drain"),
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! Which workers a cluster wants, and which of those it has stand in the plan.
+
+use super::{Worker, WorkerId};
+use crate::plan::{Generation, MAX_SEATS, Plan, Seat, Weights};
+
+/// The workers that a cluster wants: one of this generation in each seat.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Aim {
+    pub(super) generation: Generation,
+    pub(super) weights: Weights,
+}
+
+impl Aim {
+    pub(super) fn seats(&self) -> impl DoubleEndedIterator<Item = Seat> + use<> {
+        (0..MAX_SEATS).map(Seat).take(self.weights.seats())
+    }
+
+    /// Whether the worker holds, or is to hold, one of the seats.
+    pub(super) fn includes(&self, worker: &Worker) -> bool {
+        self.has(worker.seat, worker.generation)
+    }
+
+    pub(super) fn has(&self, seat: Seat, generation: Generation) -> bool {
+        generation == self.generation && seat.index() < self.weights.seats()
+    }
+}
+
+/// A plan in terms of workers: the same lineup always makes the same plan.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Lineup {
+    pub(super) aim: Aim,
+    /// The worker in each seat; `None` where the seat is vacant.
+    pub(super) holders: Vec<Option<WorkerId>>,
+}
+
+impl Lineup {
+    /// All workers that can serve, in the seats of `aim`.
+    pub(super) fn of<'a>(aim: &Aim, workers: impl Iterator<Item = &'a Worker>) -> Self {
+        let mut holders = vec![None; aim.weights.seats()];
+        for worker in workers.filter(|worker| worker.can_serve() && aim.includes(worker)) {
+            holders[worker.seat.index()] = Some(worker.id);
+        }
+        Self { aim: aim.clone(), holders }
+    }
+
+    pub(super) fn names(&self, worker: &Worker) -> bool {
+        self.holders.get(worker.seat.index()) == Some(&Some(worker.id))
+    }
+
+    pub(super) fn occupied(&self) -> usize {
+        self.holders.iter().flatten().count()
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.holders.iter().all(Option::is_some)
+    }
+}
+
+/// A plan, and the workers that it stands for.
+#[derive(Debug, Clone)]
+pub(super) struct Draft {
+    pub(super) plan: Plan,
+    /// `None`: the plan is not one of ours; its occupants, if any, are workers of an earlier
+    /// master.
+    pub(super) lineup: Option<Lineup>,
+}
+
+impl Draft {
+    pub(super) fn names(&self, worker: &Worker) -> bool {
+        self.lineup.as_ref().is_some_and(|lineup| lineup.names(worker))
+    }
+}

@@ -1,0 +1,114 @@
+//! Why a request is not carried out, and why a worker did not get ready.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::Exit;
+use crate::plan::{Generation, PlanError, Seat};
+
+/// Why a request was refused, or given up. What was in force stays in force; only for
+/// [`Self::Stopping`] is that not certain, since the swap may have been on its way.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// No worker has been ready since the start.
+    #[error("the cluster is still starting: no worker of this master is in force yet")]
+    Starting,
+    /// The cluster is being stopped.
+    #[error("the cluster is being stopped")]
+    Stopping,
+    /// Another reload or scale has not ended.
+    #[error("a {0} is under way; try again when it has ended")]
+    Busy(Rollout),
+    /// There can be no such plan.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The generation in force has the highest number that there is.
+    #[error("generation {0} is the last that can be numbered")]
+    LastGeneration(Generation),
+    /// A new worker failed before it was put into force. The others were ended.
+    #[error("{0}")]
+    Worker(WorkerFailure),
+    /// The kernel did not take the plan, repeatedly. The new workers were ended.
+    #[error("the kernel did not take the new plan, {failures} times: {reason}")]
+    Commit {
+        /// The last error, for display.
+        reason: String,
+        /// How often it failed.
+        failures: u32,
+    },
+}
+
+/// What brings in new workers and then changes the plan at one stroke.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Rollout {
+    /// A new generation.
+    Reload,
+    /// Another number of workers.
+    Scale,
+}
+
+impl fmt::Display for Rollout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Reload => "reload",
+            Self::Scale => "scale",
+        })
+    }
+}
+
+/// A worker that failed before it was in force.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WorkerFailure {
+    /// Its seat.
+    pub seat: Seat,
+    /// Its generation.
+    pub generation: Generation,
+    /// What happened.
+    pub cause: FailureCause,
+    /// What it printed last, oldest line first; empty if nothing is known.
+    pub last_lines: Vec<String>,
+}
+
+impl fmt::Display for WorkerFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "seat {}: the worker of generation {} ", self.seat, self.generation)?;
+        self.cause.fmt(f)?;
+        if !self.last_lines.is_empty() {
+            f.write_str("; its last lines:")?;
+        }
+        self.last_lines.iter().try_for_each(|line| write!(f, "\n    {line}"))
+    }
+}
+
+/// How a worker failed.
+#[derive(Debug, Clone, PartialEq)]
+pub enum FailureCause {
+    /// Its process could not be started.
+    Spawn {
+        /// The error, for display.
+        reason: String,
+    },
+    /// Its process ended before it was in force.
+    Exit(Exit),
+    /// It did not listen on all its ports in time.
+    NotReady {
+        /// The time that it had.
+        limit: Duration,
+    },
+    /// Its ports cannot stand in the plan.
+    Unfit(PlanError),
+}
+
+impl fmt::Display for FailureCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Spawn { reason } => write!(f, "could not be started: {reason}"),
+            Self::Exit(exit) => write!(f, "{exit} before it was in force"),
+            Self::NotReady { limit } => {
+                write!(f, "did not listen on all its ports within {limit:?}")
+            }
+            Self::Unfit(error) => write!(f, "cannot be put into force: {error}"),
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! What happens in the world, as the master tells it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::WorkerId;
+use crate::plan::Port;
+
+/// Something that has happened. Events of workers that the supervisor no longer knows are
+/// passed over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The master runs: the first event of all.
+    Start,
+    /// The [`deadline`](super::Supervisor::deadline) has come.
+    Tick,
+    /// An [`Action::Spawn`](super::Action::Spawn) succeeded: the process runs.
+    Spawned {
+        /// The worker.
+        worker: WorkerId,
+        /// Its process id, for display alone.
+        pid: u32,
+        /// The worker ports it was given, in the order of
+        /// [`Listeners::public_ports`](crate::plan::Listeners::public_ports).
+        ports: Arc<[Port]>,
+    },
+    /// An [`Action::Spawn`](super::Action::Spawn) failed: there is no process.
+    SpawnFailed {
+        /// The worker.
+        worker: WorkerId,
+        /// The error, for display.
+        reason: String,
+    },
+    /// The worker's own process listens on all its worker ports.
+    Ready {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// The worker's first process is gone and has been reaped.
+    Exited {
+        /// The worker.
+        worker: WorkerId,
+        /// How it ended.
+        exit: Exit,
+        /// What it printed last, oldest line first.
+        last_lines: Vec<String>,
+    },
+    /// The sockets of a retired worker were counted. The master does so again and again, for each
+    /// worker in state [`Retired`](super::WorkerState::Retired).
+    Connections {
+        /// The worker.
+        worker: WorkerId,
+        /// What there was.
+        sockets: Sockets,
+    },
+    /// The outstanding [`Action::Commit`](super::Action::Commit) is in force.
+    Committed,
+    /// The outstanding [`Action::Commit`](super::Action::Commit) changed nothing.
+    CommitFailed {
+        /// The error, for display.
+        reason: String,
+    },
+    /// Somebody asks for something. Gets exactly one [`Action::Reply`](super::Action::Reply).
+    Request(RequestId, Request),
+}
+
+/// Names a request in its answer. The master chooses the numbers, none twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);
+
+/// What an operator can ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Request {
+    /// A new generation of workers.
+    Reload,
+    /// Another number of workers, 1 to 1024, all of the same weight.
+    Scale {
+        /// The number.
+        workers: u16,
+    },
+    /// The end of everything: workers, rules, master.
+    Stop {
+        /// Do not wait for established connections. Also hurries a stop that is under way.
+        now: bool,
+    },
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Exit {
+    /// It exited with this status, 0 to 255.
+    Code(i32),
+    /// This signal ended it.
+    Signal(i32),
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Code(code) => write!(f, "exited with status {code}"),
+            Self::Signal(signal) => match signal_name(signal) {
+                Some(name) => write!(f, "was ended by {name}"),
+                None => write!(f, "was ended by signal {signal}"),
+            },
+        }
+    }
+}
+
+/// The names of signals whose numbers are the same on every architecture (signal(7)).
+fn signal_name(signal: i32) -> Option<&'static str> {
+    Some(match signal {
+        1 => "SIGHUP",
+        2 => "SIGINT",
+        3 => "SIGQUIT",
+        4 => "SIGILL",
+        6 => "SIGABRT",
+        8 => "SIGFPE",
+        9 => "SIGKILL",
+        11 => "SIGSEGV",
+        13 => "SIGPIPE",
+        14 => "SIGALRM",
+        15 => "SIGTERM",
+        _ => return None,
+    })
+}
+
+/// The sockets on the worker ports of one worker, counted at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Sockets {
+    /// Connections in its accept queues: complete, but not accepted yet.
+    pub queued: u32,
+    /// Handshakes under way (`TCP_SYN_RECV`).
+    pub half_open: u32,
+    /// Accepted connections that have not ended.
+    pub established: u32,
+}
+
+impl Sockets {
+    /// Whether every connection that was ever sent to the worker has been accepted by it.
+    pub fn all_accepted(&self) -> bool {
+        self.queued == 0 && self.half_open == 0
+    }
+}
+
+/// What the master found in the kernel when it started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Start {
+    /// Nothing: all seats are vacant.
+    Fresh,
+    /// The plan of an earlier master. Its occupants are workers that this supervisor does not
+    /// manage; they serve until all new workers are ready.
+    Takeover,
+}

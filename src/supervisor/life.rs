@@ -1,0 +1,98 @@
+//! What becomes of each worker: timed out, retired, ended, killed.
+
+use super::worker::{Ending, Stage};
+use super::{Action, FailureCause, Moment, Notice, Retirement, Supervisor, Why, Worker, WorkerId};
+
+impl Supervisor {
+    pub(super) fn act_on_deadlines(&mut self, now: Moment) {
+        let is_due = |worker: &&Worker| self.worker_deadline(worker).is_some_and(|at| at <= now);
+        let due: Vec<WorkerId> = self.workers.values().filter(is_due).map(|w| w.id).collect();
+        for id in due {
+            match &self.workers[&id].stage {
+                Stage::Starting => self.time_out(id, now),
+                Stage::Retired(_) => self.end(id, Why::DrainLimit, now),
+                Stage::Dying { .. } => self.kill(id),
+                Stage::Ready { .. } | Stage::Live { .. } => {}
+            }
+        }
+    }
+
+    pub(super) fn time_out(&mut self, id: WorkerId, now: Moment) {
+        let worker = self.workers[&id].clone();
+        self.end(id, Why::NotReady, now);
+        let cause = FailureCause::NotReady { limit: self.settings.ready };
+        self.failed(&worker, cause, Vec::new(), now);
+    }
+
+    pub(super) fn worker_deadline(&self, worker: &Worker) -> Option<Moment> {
+        match &worker.stage {
+            Stage::Starting => Some(worker.started.after(self.settings.ready)),
+            Stage::Ready { .. } | Stage::Live { .. } => None,
+            Stage::Retired(retirement) => retirement.deadline(&self.settings),
+            Stage::Dying { ending: Ending::Asked { kill_at }, .. } => Some(*kill_at),
+            Stage::Dying { .. } => None,
+        }
+    }
+
+    /// Retires the live workers that no plan names any more, and ends those that never will be
+    /// named. A worker that the plan in force names, or that one on its way to the kernel does, is
+    /// left alone.
+    pub(super) fn release_workers(&mut self, now: Moment) {
+        let unnamed: Vec<WorkerId> = self
+            .workers
+            .values()
+            .filter(|worker| !self.kernel.names(worker))
+            .map(|worker| worker.id)
+            .collect();
+        for id in unnamed {
+            let worker = &self.workers[&id];
+            match worker.stage {
+                Stage::Live { .. } => self.retire(id, now),
+                Stage::Starting | Stage::Ready { .. } if !self.wants(worker) => {
+                    self.end(id, Why::Unwanted, now);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn wants(&self, worker: &Worker) -> bool {
+        let in_rollout = || self.rollout.as_ref().is_some_and(|r| r.to.includes(worker));
+        !worker.unfit && !self.is_stopping() && (self.aim.includes(worker) || in_rollout())
+    }
+
+    pub(super) fn retire(&mut self, id: WorkerId, now: Moment) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        worker.stage = Stage::Retired(Retirement::new(now));
+        self.actions.push(Action::Notice(worker.retired_notice()));
+    }
+
+    /// Asks a worker to end. One that may not have been spawned yet is asked when it has.
+    pub(super) fn end(&mut self, id: WorkerId, why: Why, now: Moment) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let (seat, generation) = (worker.seat, worker.generation);
+        worker.stage = Stage::Dying { since: now, ending: Ending::Unspawned };
+        let notice = Notice::Ending { worker: id, seat, generation, why };
+        self.actions.push(Action::Notice(notice));
+        self.terminate_if_spawned(id, now);
+    }
+
+    pub(super) fn terminate_if_spawned(&mut self, id: WorkerId, now: Moment) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        if let Stage::Dying { ending: ending @ Ending::Unspawned, .. } = &mut worker.stage
+            && worker.pid.is_some()
+        {
+            *ending = Ending::Asked { kill_at: now.after(self.settings.die) };
+            self.actions.push(Action::Terminate { worker: id });
+        }
+    }
+
+    fn kill(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        if let Stage::Dying { ending, .. } = &mut worker.stage {
+            *ending = Ending::Killed;
+            self.actions.push(Action::Notice(worker.killed_notice()));
+            self.actions.push(Action::Kill { worker: id });
+        }
+    }
+}

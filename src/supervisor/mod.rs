@@ -1,0 +1,95 @@
+//! Every decision of the process manager: which workers to start, which plan to put into force,
+//! whom to retire and when to end them. Pure.
+//!
+//! # How it works
+//!
+//! A [`Supervisor`] is told what happens ([`Event`]) and at what time ([`Moment`]), and answers
+//! what is to be done ([`Action`]). It does nothing itself and reads no clock; the master does.
+//!
+//! ```text
+//!            Event, now                      Action
+//!   master ------------> Supervisor::step ------------> master --> processes, kernel, clients
+//!      ^                                                  |
+//!      +--------------------------------------------------+   Spawned, Committed, Exited ...
+//! ```
+//!
+//! It is *level-triggered*. An event changes what is known of one worker, of the kernel or of a
+//! request, and nothing else. Then the same rules always run, in the same order, and each compares
+//! what is with what should be:
+//!
+//! 1. a worker whose time is over is timed out, ended or killed;
+//! 2. a reload or scale whose workers are ready begins its swap;
+//! 3. if the plan in force is not the plan of those workers that can serve now, and no commit is
+//!    outstanding, that plan is committed;
+//! 4. a worker that was in force and is not named any more is retired; one that will never be
+//!    named is ended; one that the plan in force names is left alone;
+//! 5. a place that has no worker gets one, when its back-off and the stagger allow it.
+//!
+//! So no order of events is special. The death of a worker while a commit that names it is on its
+//! way is the same as any: after the answer the plan in force names a dead worker, the plan of
+//! those that can serve does not, and the difference is committed. Events that come while a commit
+//! is outstanding are gathered into the next one.
+//!
+//! # What should be
+//!
+//! An *aim* is a generation and the weights of the seats: one worker of that generation in each
+//! seat. The *lineup* of an aim is the workers of it that can serve now; it makes the plan. A
+//! cluster has one aim, and while it is reloaded or scaled a second one: the workers that only the
+//! second includes are started beside the others, and when all are ready the plan follows the
+//! second aim, in one commit. Only when that is in force is the first aim dropped. Up to then,
+//! giving up means to drop the second, whose workers nobody wants then.
+//!
+//! | | goes into force |
+//! |---|---|
+//! | [`Start::Fresh`] | with the first worker that is ready; the other seats are vacant until theirs are |
+//! | [`Start::Takeover`] | when all workers are ready; until then the plan of the earlier master is not touched. A worker that fails is tried again, with back-off |
+//! | reload, scale up | when all new workers are ready. If one fails first, or the commit fails three times in a row, all are ended, and what is in force stays |
+//! | scale down | at once |
+//! | a death | at once: the seat is vacant until its next worker is ready |
+//!
+//! If during a reload the last of the old workers dies, the plan goes over to those of the new
+//! ones that are ready, without waiting for the others: some worker is better than none. From then
+//! on it does not go back as long as one of them serves. While all seats are vacant the kernel
+//! drops connection attempts, and clients try again.
+//!
+//! # The end of a worker
+//!
+//! `Starting`, `Live`, `Retired`, `Dying`, gone: see [`WorkerState`]. A worker is retired only when
+//! a plan that does not name it is in force, and asked to end only when all connections that were
+//! sent to it have been accepted and have ended, or its drain limit is over. A stop first closes
+//! the plan to new connections and then retires all workers in the same way.
+
+mod action;
+mod aim;
+mod backoff;
+mod commit;
+mod desired;
+mod error;
+mod event;
+mod kernel;
+mod life;
+mod moment;
+mod notice;
+mod retirement;
+mod rollout;
+mod settings;
+#[cfg(test)]
+mod simulation;
+mod spawning;
+mod state;
+mod stop;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+pub use action::{Action, Done, Progress};
+pub use backoff::Backoff;
+pub use error::{FailureCause, Refusal, Rollout, WorkerFailure};
+pub use event::{Event, Exit, Request, RequestId, Sockets, Start};
+pub use moment::Moment;
+pub use notice::{Notice, Why};
+pub use settings::Settings;
+pub use state::Supervisor;
+pub use worker::{Worker, WorkerId, WorkerState};
+
+use retirement::Retirement;

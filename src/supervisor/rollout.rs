@@ -1,0 +1,223 @@
+//! Reload and scale: new workers beside the old ones, then one swap.
+//!
+//! Both are a change of [`Aim`]. The workers that only the new aim includes are started; when all
+//! are ready the plan follows the new aim, in one commit; when that is in force the new aim is the
+//! aim, and the workers that it does not include retire. Until then the old aim stays what it
+//! was, so that giving up is dropping the rollout: its workers are wanted by nobody then.
+
+use super::aim::{Aim, Draft};
+use super::state::Phase;
+use super::{
+    Done, Progress, Refusal, RequestId, Rollout, Supervisor, Worker, WorkerFailure, WorkerId,
+};
+use crate::plan::{Seat, Weights};
+
+/// After so many failed commits in a row a rollout is given up.
+const COMMIT_TRIES: u32 = 3;
+
+/// The reload or scale under way.
+#[derive(Debug, Clone)]
+pub(super) struct RolloutState {
+    kind: Rollout,
+    request: RequestId,
+    pub(super) to: Aim,
+    stage: RolloutStage,
+}
+
+#[derive(Debug, Clone)]
+enum RolloutStage {
+    /// The new workers are getting ready.
+    Preparing,
+    /// The plan follows the new aim, as soon as the kernel takes it.
+    Swapping {
+        /// How often it did not.
+        commit_failures: u32,
+        /// A new worker failed while it is not known whether the plan that names it is in force.
+        failure: Option<WorkerFailure>,
+    },
+}
+
+impl RolloutState {
+    pub(super) fn is_preparing(&self) -> bool {
+        matches!(self.stage, RolloutStage::Preparing)
+    }
+
+    pub(super) fn is_swapping(&self) -> bool {
+        matches!(self.stage, RolloutStage::Swapping { .. })
+    }
+}
+
+impl Supervisor {
+    pub(super) fn reload(&mut self, request: RequestId) {
+        let next = self.aim.generation.next();
+        let to = Aim { generation: next, weights: self.aim.weights.clone() };
+        let outcome = match self.check_idle() {
+            Ok(()) if next == self.aim.generation => Err(Refusal::LastGeneration(next)),
+            checked => checked,
+        };
+        match outcome {
+            Ok(()) => self.begin_rollout(Rollout::Reload, request, to),
+            Err(refusal) => self.reply(request, Err(refusal)),
+        }
+    }
+
+    pub(super) fn scale(&mut self, request: RequestId, workers: u16) {
+        match self.check_scale(workers) {
+            Ok(to) if to.weights.seats() == self.aim.weights.seats() => {
+                let slots = self.plan().assignment().slots();
+                self.reply(request, Ok(Done::Scaled { workers, moved: 0, slots }));
+            }
+            Ok(to) => self.begin_rollout(Rollout::Scale, request, to),
+            Err(refusal) => self.reply(request, Err(refusal)),
+        }
+    }
+
+    fn check_scale(&self, workers: u16) -> Result<Aim, Refusal> {
+        self.check_idle()?;
+        let weights = Weights::equal(usize::from(workers))?;
+        self.plan().rescaled(&weights)?;
+        Ok(Aim { generation: self.aim.generation, weights })
+    }
+
+    fn check_idle(&self) -> Result<(), Refusal> {
+        match (&self.phase, &self.rollout) {
+            (Phase::Starting(_), _) => Err(Refusal::Starting),
+            (Phase::Stopping(_) | Phase::Finished, _) => Err(Refusal::Stopping),
+            (Phase::Serving, Some(rollout)) => Err(Refusal::Busy(rollout.kind)),
+            (Phase::Serving, None) => Ok(()),
+        }
+    }
+
+    fn begin_rollout(&mut self, kind: Rollout, request: RequestId, to: Aim) {
+        self.rollout = Some(RolloutState { kind, request, to, stage: RolloutStage::Preparing });
+    }
+
+    /// Begins the swap when all new workers are ready; or, when none of the old ones can serve any
+    /// more, as soon as one of the new ones can.
+    pub(super) fn advance_rollout(&mut self) {
+        let Some(rollout) = self.rollout.as_ref().filter(|rollout| rollout.is_preparing()) else {
+            return;
+        };
+        let (ready, needed) = self.newcomers(rollout);
+        if ready == needed || (ready > 0 && !self.old_ones_serve()) {
+            let stage = RolloutStage::Swapping { commit_failures: 0, failure: None };
+            self.set_rollout_stage(stage);
+        }
+    }
+
+    pub(super) fn report_rollout_progress(&mut self, id: WorkerId) {
+        let (Some(rollout), Some(worker)) = (&self.rollout, self.workers.get(&id)) else { return };
+        if self.is_newcomer(worker) {
+            let (ready, needed) = self.newcomers(rollout);
+            let step = Progress::WorkerReady { seat: worker.seat, ready, needed };
+            self.progress(rollout.request, step);
+        }
+    }
+
+    /// If the worker is one that the rollout brings in, its failure is the rollout's. Returns
+    /// whether it was.
+    pub(super) fn fail_rollout_of(&mut self, worker: &Worker, failure: WorkerFailure) -> bool {
+        if !self.is_newcomer(worker) {
+            return false;
+        }
+        let submitted = self.rollout_is_submitted();
+        let can_fall_back = self.can_fall_back();
+        match self.rollout.as_mut().map(|rollout| &mut rollout.stage) {
+            Some(RolloutStage::Swapping { failure: kept, .. }) if submitted => {
+                kept.get_or_insert(failure);
+                false
+            }
+            Some(RolloutStage::Swapping { .. }) if !can_fall_back => false,
+            _ => {
+                self.give_up_rollout(Refusal::Worker(failure));
+                true
+            }
+        }
+    }
+
+    /// Whether the outstanding commit is the swap.
+    pub(super) fn rollout_is_submitted(&self) -> bool {
+        let swap = self.rollout.as_ref().filter(|rollout| rollout.is_swapping());
+        swap.is_some_and(|rollout| self.kernel.outstanding_aim() == Some(&rollout.to))
+    }
+
+    pub(super) fn rollout_commit_failed(&mut self, reason: &str) {
+        let can_fall_back = self.can_fall_back();
+        let Some(rollout) = &mut self.rollout else { return };
+        let RolloutStage::Swapping { commit_failures, failure } = &mut rollout.stage else {
+            return;
+        };
+        *commit_failures += 1;
+        let failures = *commit_failures;
+        let refusal = match failure.take() {
+            Some(failure) => Some(Refusal::Worker(failure)),
+            None if failures >= COMMIT_TRIES => {
+                Some(Refusal::Commit { reason: reason.to_owned(), failures })
+            }
+            None => None,
+        };
+        let request = rollout.request;
+        match refusal {
+            Some(refusal) if can_fall_back => self.give_up_rollout(refusal),
+            _ => {
+                let step = Progress::CommitFailed { reason: reason.to_owned(), failures };
+                self.progress(request, step);
+            }
+        }
+    }
+
+    /// If the plan in force follows the new aim, the rollout is done.
+    pub(super) fn end_rollout_in_force(&mut self, before: &Draft) {
+        let in_force = &self.kernel.in_force;
+        let aim = in_force.lineup.as_ref().map(|lineup| &lineup.aim);
+        let Some(rollout) = self.rollout.take_if(|rollout| Some(&rollout.to) == aim) else {
+            return;
+        };
+        let done = match rollout.kind {
+            Rollout::Reload => Done::Reloaded { generation: rollout.to.generation },
+            Rollout::Scale => Done::Scaled {
+                workers: u16::try_from(rollout.to.weights.seats()).unwrap_or(u16::MAX),
+                moved: in_force.plan.assignment().moved_to(before.plan.assignment()),
+                slots: in_force.plan.assignment().slots(),
+            },
+        };
+        self.respawns.retain(|seat, _| rollout.to.has(*seat, self.aim.generation));
+        self.aim = rollout.to;
+        self.reply(rollout.request, Ok(done));
+    }
+
+    pub(super) fn give_up_rollout(&mut self, refusal: Refusal) {
+        if let Some(rollout) = self.rollout.take() {
+            self.reply(rollout.request, Err(refusal));
+        }
+    }
+
+    /// Whether giving up leaves clients no worse off: an old worker serves, or no new one would.
+    fn can_fall_back(&self) -> bool {
+        let new_ones_serve = || self.rollout.as_ref().is_some_and(|r| self.newcomers(r).0 > 0);
+        self.old_ones_serve() || !new_ones_serve()
+    }
+
+    fn old_ones_serve(&self) -> bool {
+        self.workers.values().any(|worker| worker.can_serve() && self.aim.includes(worker))
+    }
+
+    /// How many of the workers that the rollout brings in are ready, and how many it brings in.
+    fn newcomers(&self, rollout: &RolloutState) -> (usize, usize) {
+        let is_ready = |worker: &&Worker| worker.can_serve() && self.is_newcomer(worker);
+        let is_new = |seat: &Seat| !self.aim.has(*seat, rollout.to.generation);
+        let ready = self.workers.values().filter(is_ready).count();
+        (ready, rollout.to.seats().filter(is_new).count())
+    }
+
+    fn is_newcomer(&self, worker: &Worker) -> bool {
+        let in_rollout = self.rollout.as_ref().is_some_and(|r| r.to.includes(worker));
+        in_rollout && !self.aim.includes(worker)
+    }
+
+    fn set_rollout_stage(&mut self, stage: RolloutStage) {
+        if let Some(rollout) = &mut self.rollout {
+            rollout.stage = stage;
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! A simulated worker process.
+
+use std::sync::Arc;
+
+use super::random::Random;
+use crate::plan::{Port, Seat};
+use crate::supervisor::{Moment, Sockets};
+
+/// A process, and what the world remembers of it to judge the supervisor by.
+#[derive(Debug)]
+pub(super) struct Process {
+    pub(super) seat: Seat,
+    /// Empty until it is spawned.
+    pub(super) ports: Arc<[Port]>,
+    /// The plan cannot take its ports.
+    pub(super) unfit: bool,
+    /// The supervisor was told that it listens.
+    pub(super) ready: bool,
+    /// It got SIGTERM or SIGKILL.
+    pub(super) signalled: bool,
+    /// SIGTERM does nothing to it.
+    pub(super) stubborn: bool,
+    /// It does not run any more; the supervisor may not know yet.
+    pub(super) dead: bool,
+    /// A plan that names it was in force.
+    pub(super) was_named: bool,
+    /// When the first plan came into force that sends no new connections to it any more.
+    pub(super) left_at: Option<Moment>,
+    /// A poll of its sockets is on the agenda.
+    pub(super) polled: bool,
+    /// Successive reports without waiting connections.
+    pub(super) quiet_reports: u32,
+    pub(super) sockets: Sockets,
+}
+
+impl Process {
+    pub(super) fn new(seat: Seat) -> Self {
+        Self {
+            seat,
+            ports: Arc::new([]),
+            unfit: false,
+            ready: false,
+            signalled: false,
+            stubborn: false,
+            dead: false,
+            was_named: false,
+            left_at: None,
+            polled: false,
+            quiet_reports: 0,
+            sockets: Sockets { queued: 3, half_open: 2, established: 12 },
+        }
+    }
+
+    /// Time passes: the queue empties, connections end.
+    pub(super) fn work(&mut self, random: &mut Random) -> Sockets {
+        let Sockets { queued, half_open, established } = &mut self.sockets;
+        if *half_open > 0 && random.percent(60) {
+            *half_open -= 1;
+            *queued += 1;
+        }
+        if *queued > 0 && random.percent(60) {
+            *queued -= 1;
+            *established += 1;
+        }
+        if *established > 0 && random.percent(50) {
+            *established -= 1;
+        }
+        self.quiet_reports =
+            if *queued == 0 && *half_open == 0 { self.quiet_reports + 1 } else { 0 };
+        self.sockets
+    }
+
+    /// Whether the safe order allows to ask it to end, but for limits and stops.
+    pub(super) fn is_drained(&self) -> bool {
+        self.quiet_reports >= 2 && self.sockets.established == 0
+    }
+}

@@ -1,0 +1,84 @@
+//! Which workers are missing, and when they are started.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::backoff::Retry;
+use super::{Action, Moment, Notice, Supervisor, Worker, WorkerId};
+use crate::plan::{Generation, Seat};
+
+impl Supervisor {
+    /// Starts the missing workers whose time has come, in the order of the seats.
+    pub(super) fn spawn_missing(&mut self, now: Moment) {
+        for (seat, generation) in self.missing() {
+            if self.next_spawn > now {
+                return;
+            }
+            if self.not_before(seat, generation) <= now {
+                self.spawn(seat, generation, now);
+            }
+        }
+    }
+
+    /// When the next spawn is due.
+    pub(super) fn spawn_deadline(&self) -> Option<Moment> {
+        let missing = self.missing().into_iter();
+        let due = missing.map(|(seat, generation)| self.not_before(seat, generation)).min()?;
+        Some(due.max(self.next_spawn))
+    }
+
+    /// A worker is lost. The next one for its seat follows without delay if it had run steadily.
+    pub(super) fn schedule_respawn(&mut self, worker: &Worker, now: Moment) {
+        let retry = self.respawns.entry(worker.seat).or_default();
+        let delay = if worker.ready_for(now) >= self.settings.steady {
+            *retry = Retry { failures: 0, not_before: now };
+            Duration::ZERO
+        } else {
+            retry.failed(&self.settings.backoff, now)
+        };
+        if self.places_to_fill().contains(&(worker.seat, worker.generation)) {
+            self.actions.push(Action::Notice(Notice::Respawn { seat: worker.seat, delay }));
+        }
+    }
+
+    fn spawn(&mut self, seat: Seat, generation: Generation, now: Moment) {
+        self.last_worker = WorkerId(self.last_worker.0 + 1);
+        let worker = self.last_worker;
+        self.workers.insert(worker, Worker::new(worker, seat, generation, now));
+        self.next_spawn = now.after(self.settings.stagger);
+        self.actions.push(Action::Spawn { worker, seat, generation });
+    }
+
+    /// The places that have no worker, nor one that may become it, in the order of the seats.
+    fn missing(&self) -> Vec<(Seat, Generation)> {
+        let mut places = self.places_to_fill();
+        if !places.is_empty() {
+            for worker in self.workers.values().filter(|worker| worker.is_promising()) {
+                places.remove(&(worker.seat, worker.generation));
+            }
+        }
+        places.into_iter().collect()
+    }
+
+    /// The places that shall have a worker. During a reload the old generation gets none: it is
+    /// about to go.
+    fn places_to_fill(&self) -> BTreeSet<(Seat, Generation)> {
+        if self.is_stopping() {
+            return BTreeSet::new();
+        }
+        let aim = match &self.rollout {
+            Some(rollout) if rollout.is_preparing() => &rollout.to,
+            _ => self.aim_in_effect(),
+        };
+        aim.seats().map(|seat| (seat, aim.generation)).collect()
+    }
+
+    /// The back-off of a seat holds for the generation that failed, not for one that was just
+    /// asked for.
+    fn not_before(&self, seat: Seat, generation: Generation) -> Moment {
+        match self.respawns.get(&seat) {
+            Some(retry) if self.aim_in_effect().has(seat, generation) => retry.not_before,
+            _ => Moment::START,
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! The supervisor: what it remembers, and the order in which it decides.
+
+use std::collections::BTreeMap;
+
+use super::aim::{Aim, Lineup};
+use super::backoff::Retry;
+use super::kernel::Kernel;
+use super::rollout::RolloutState;
+use super::stop::Stop;
+use super::worker::Stage;
+use super::{
+    Action, Event, Exit, FailureCause, Moment, Notice, Progress, Refusal, Request, RequestId,
+    Settings, Sockets, Start, Why, Worker, WorkerFailure, WorkerId,
+};
+use crate::plan::{Generation, Plan, PlanError, Seat};
+
+/// The process manager of one cluster. See [`crate::supervisor`].
+#[derive(Debug, Clone)]
+pub struct Supervisor {
+    pub(super) settings: Settings,
+    pub(super) phase: Phase,
+    /// The workers that the cluster wants, as long as no rollout has ended.
+    pub(super) aim: Aim,
+    /// The reload or scale under way.
+    pub(super) rollout: Option<RolloutState>,
+    pub(super) workers: BTreeMap<WorkerId, Worker>,
+    pub(super) last_worker: WorkerId,
+    /// Failures by seat, and when each may have its next worker.
+    pub(super) respawns: BTreeMap<Seat, Retry>,
+    /// No spawn before this, so that they stay apart by [`Settings::stagger`].
+    pub(super) next_spawn: Moment,
+    pub(super) kernel: Kernel,
+    /// What this step wants done.
+    pub(super) actions: Vec<Action>,
+}
+
+/// Where a master is in its life.
+#[derive(Debug, Clone)]
+pub(super) enum Phase {
+    /// No plan of this master is in force.
+    Starting(Start),
+    /// One is.
+    Serving,
+    /// Everything is to end.
+    Stopping(Stop),
+    /// Everything has ended.
+    Finished,
+}
+
+impl Supervisor {
+    /// A supervisor before its first event. `in_force` is what the kernel holds
+    /// ([`Start::Takeover`]), or the empty plan that the first worker will go into
+    /// ([`Start::Fresh`]).
+    ///
+    /// # Errors
+    /// Those of [`Plan::rescaled`], if the slots of `in_force` cannot be shared out by the
+    /// weights of `settings`.
+    pub fn new(settings: Settings, in_force: Plan, start: Start) -> Result<Self, PlanError> {
+        in_force.rescaled(&settings.weights)?;
+        let generation = match start {
+            Start::Fresh => in_force.generation(),
+            Start::Takeover => in_force.generation().next(),
+        };
+        Ok(Self {
+            aim: Aim { generation, weights: settings.weights.clone() },
+            settings,
+            phase: Phase::Starting(start),
+            rollout: None,
+            workers: BTreeMap::new(),
+            last_worker: WorkerId(0),
+            respawns: BTreeMap::new(),
+            next_spawn: Moment::START,
+            kernel: Kernel::new(in_force, start),
+            actions: Vec::new(),
+        })
+    }
+
+    /// Takes an event in and returns what is to be done now. `now` is never before that of an
+    /// earlier call.
+    pub fn step(&mut self, event: Event, now: Moment) -> Vec<Action> {
+        self.take_in(event, now);
+        self.reconcile(now);
+        std::mem::take(&mut self.actions)
+    }
+
+    /// When [`Event::Tick`] is wanted, if nothing else happens before; `None`: not at all.
+    pub fn deadline(&self) -> Option<Moment> {
+        let workers = self.workers.values().filter_map(|worker| self.worker_deadline(worker));
+        workers.chain(self.commit_deadline()).chain(self.spawn_deadline()).min()
+    }
+
+    /// The plan in force, as far as is known: the last that was committed.
+    pub fn plan(&self) -> &Plan {
+        &self.kernel.in_force.plan
+    }
+
+    /// The generation in force.
+    pub fn generation(&self) -> Generation {
+        self.plan().generation()
+    }
+
+    /// All workers, by age.
+    pub fn workers(&self) -> impl Iterator<Item = &Worker> {
+        self.workers.values()
+    }
+
+    /// Whether a stop was asked for.
+    pub fn is_stopping(&self) -> bool {
+        matches!(self.phase, Phase::Stopping(_) | Phase::Finished)
+    }
+
+    fn take_in(&mut self, event: Event, now: Moment) {
+        match event {
+            Event::Start | Event::Tick => {}
+            Event::Spawned { worker: id, pid, ports } => {
+                if let Some(worker) = self.workers.get_mut(&id) {
+                    worker.pid = Some(pid);
+                    worker.ports = Some(ports);
+                    self.terminate_if_spawned(id, now);
+                }
+            }
+            Event::SpawnFailed { worker, reason } => self.spawn_failed(worker, reason, now),
+            Event::Ready { worker } => self.ready(worker, now),
+            Event::Exited { worker, exit, last_lines } => {
+                self.exited(worker, exit, last_lines, now);
+            }
+            Event::Connections { worker, sockets } => self.counted(worker, sockets, now),
+            Event::Committed => {
+                if let Some(before) = self.kernel.committed() {
+                    self.came_into_force(&before, now);
+                }
+            }
+            Event::CommitFailed { reason } => {
+                if self.kernel.is_busy() {
+                    self.commit_failed(reason, now);
+                }
+            }
+            Event::Request(id, request) => self.request(id, request),
+        }
+    }
+
+    /// Compares what is with what should be, and acts on each difference. Every rule looks at the
+    /// state alone, not at what led to it.
+    fn reconcile(&mut self, now: Moment) {
+        self.act_on_deadlines(now);
+        self.advance_rollout();
+        self.commit_changes(now);
+        self.advance_stop(now);
+        self.release_workers(now);
+        self.spawn_missing(now);
+        self.finish_stop();
+    }
+
+    fn request(&mut self, id: RequestId, request: Request) {
+        match request {
+            Request::Stop { now } => self.stop(id, now),
+            Request::Reload => self.reload(id),
+            Request::Scale { workers } => self.scale(id, workers),
+        }
+    }
+
+    fn ready(&mut self, id: WorkerId, now: Moment) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        if !matches!(worker.stage, Stage::Starting) || worker.ports.is_none() {
+            return;
+        }
+        worker.stage = Stage::Ready { ready: now };
+        self.actions.push(Action::Notice(worker.ready_notice(now)));
+        self.report_rollout_progress(id);
+    }
+
+    fn counted(&mut self, id: WorkerId, sockets: Sockets, now: Moment) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        if let Stage::Retired(retirement) = &mut worker.stage
+            && retirement.report(sockets)
+        {
+            self.end(id, Why::Drained, now);
+        }
+    }
+
+    fn spawn_failed(&mut self, id: WorkerId, reason: String, now: Moment) {
+        if let Some(worker) = self.workers.remove(&id)
+            && worker.is_promising()
+        {
+            self.failed(&worker, FailureCause::Spawn { reason }, Vec::new(), now);
+        }
+    }
+
+    fn exited(&mut self, id: WorkerId, exit: Exit, last_lines: Vec<String>, now: Moment) {
+        let Some(worker) = self.workers.remove(&id) else { return };
+        if !worker.is_promising() || self.is_stopping() {
+            let (seat, generation) = (worker.seat, worker.generation);
+            self.actions.push(Action::Notice(Notice::Ended { worker: id, seat, generation, exit }));
+            self.report_drained();
+        } else if let Stage::Live { .. } = worker.stage {
+            self.died(&worker, exit, last_lines, now);
+        } else {
+            self.failed(&worker, FailureCause::Exit(exit), last_lines, now);
+        }
+    }
+
+    /// A live worker is gone. That its seat becomes vacant follows from that alone.
+    fn died(&mut self, worker: &Worker, exit: Exit, last_lines: Vec<String>, now: Moment) {
+        let (seat, generation) = (worker.seat, worker.generation);
+        let lived = worker.ready_for(now);
+        let died = Notice::Died { worker: worker.id, seat, generation, exit, lived, last_lines };
+        self.actions.push(Action::Notice(died));
+        self.schedule_respawn(worker, now);
+    }
+
+    /// A worker that was never in force fails.
+    pub(super) fn failed(
+        &mut self,
+        worker: &Worker,
+        cause: FailureCause,
+        last_lines: Vec<String>,
+        now: Moment,
+    ) {
+        let (seat, generation) = (worker.seat, worker.generation);
+        let failure = WorkerFailure { seat, generation, cause, last_lines };
+        let notice = Notice::Failed { worker: worker.id, failure: failure.clone() };
+        self.actions.push(Action::Notice(notice));
+        if !self.fail_rollout_of(worker, failure) {
+            self.schedule_respawn(worker, now);
+        }
+    }
+
+    pub(super) fn reply(&mut self, request: RequestId, outcome: Result<super::Done, Refusal>) {
+        self.actions.push(Action::Reply { request, outcome });
+    }
+
+    pub(super) fn progress(&mut self, request: RequestId, step: Progress) {
+        self.actions.push(Action::Progress { request, step });
+    }
+
+    pub(super) fn lineup_of(&self, aim: &Aim) -> Lineup {
+        Lineup::of(aim, self.workers.values())
+    }
+}

@@ -1,0 +1,100 @@
+//! The end of a cluster: close it, drain the workers, remove the rules.
+
+use super::state::Phase;
+use super::worker::Stage;
+use super::{Action, Done, Moment, Progress, Refusal, RequestId, Supervisor, Why, WorkerId};
+
+/// After so many failed commits the workers are ended although clients still reach them.
+const CLOSE_TRIES: u32 = 3;
+
+/// A stop under way.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Stop {
+    /// Who asked for it.
+    requests: Vec<RequestId>,
+    /// Established connections are not waited for.
+    at_once: bool,
+    /// How often the kernel did not take a plan since then.
+    commit_failures: u32,
+}
+
+impl Stop {
+    /// Whether the workers are to end although the plan could not be closed.
+    pub(super) fn gave_up_closing(&self) -> bool {
+        self.commit_failures >= CLOSE_TRIES
+    }
+}
+
+impl Supervisor {
+    pub(super) fn stop(&mut self, request: RequestId, at_once: bool) {
+        match &mut self.phase {
+            Phase::Finished => self.reply(request, Ok(Done::Stopped)),
+            Phase::Stopping(stop) => {
+                stop.requests.push(request);
+                stop.at_once |= at_once;
+            }
+            Phase::Starting(_) | Phase::Serving => {
+                let stop = Stop { requests: vec![request], at_once, commit_failures: 0 };
+                self.phase = Phase::Stopping(stop);
+                self.give_up_rollout(Refusal::Stopping);
+            }
+        }
+    }
+
+    /// Once no new connection can reach them: retires the live workers, or ends them.
+    pub(super) fn advance_stop(&mut self, now: Moment) {
+        let Phase::Stopping(stop) = &self.phase else { return };
+        if !self.is_closed() {
+            return;
+        }
+        let at_once = stop.at_once;
+        let ids: Vec<WorkerId> = self.workers.keys().copied().collect();
+        for id in ids {
+            match self.workers[&id].stage {
+                Stage::Live { .. } | Stage::Retired(_) if at_once => {
+                    self.end(id, Why::StopNow, now);
+                }
+                Stage::Live { .. } => self.retire(id, now),
+                _ => {}
+            }
+        }
+    }
+
+    pub(super) fn stop_commit_failed(&mut self, reason: String) {
+        let Phase::Stopping(stop) = &mut self.phase else { return };
+        stop.commit_failures += 1;
+        let failures = stop.commit_failures;
+        self.report_stop_progress(&Progress::CommitFailed { reason, failures });
+    }
+
+    pub(super) fn report_drained(&mut self) {
+        self.report_stop_progress(&Progress::Draining { workers: self.workers.len() });
+    }
+
+    fn report_stop_progress(&mut self, step: &Progress) {
+        let Phase::Stopping(stop) = &self.phase else { return };
+        for &request in &stop.requests {
+            self.actions.push(Action::Progress { request, step: step.clone() });
+        }
+    }
+
+    /// When no worker is left: removes the rules and ends.
+    pub(super) fn finish_stop(&mut self) {
+        if !self.workers.is_empty() || !self.is_closed() {
+            return;
+        }
+        let Phase::Stopping(stop) = &mut self.phase else { return };
+        let requests = std::mem::take(&mut stop.requests);
+        self.phase = Phase::Finished;
+        self.actions.push(Action::Remove);
+        for request in requests {
+            self.reply(request, Ok(Done::Stopped));
+        }
+        self.actions.push(Action::Finish);
+    }
+
+    /// Whether no plan in force, nor one on its way there, lets clients in.
+    fn is_closed(&self) -> bool {
+        !self.kernel.is_busy() && !self.is_outdated()
+    }
+}

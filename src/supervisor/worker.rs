@@ -1,0 +1,160 @@
+//! One worker: who it is, and where in its life.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Moment, Notice, Retirement};
+use crate::plan::{Generation, Occupant, Port, Seat};
+
+/// Names a worker; no two in the life of one master have the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WorkerId(pub u64);
+
+impl fmt::Display for WorkerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A worker from the decision to spawn it until its process is gone.
+#[derive(Debug, Clone)]
+pub struct Worker {
+    /// Its name.
+    pub id: WorkerId,
+    /// The seat that it is for.
+    pub seat: Seat,
+    /// The generation that it was started for.
+    pub generation: Generation,
+    /// Its worker ports, in the order of
+    /// [`Listeners::public_ports`](crate::plan::Listeners::public_ports); `None` until its
+    /// process runs.
+    pub ports: Option<Arc<[Port]>>,
+    /// Its process id, for display alone; `None` until its process runs.
+    pub pid: Option<u32>,
+    /// When its spawn was decided.
+    pub started: Moment,
+    pub(super) stage: Stage,
+    /// Its ports cannot stand in the plan: it is never to be named again.
+    pub(super) unfit: bool,
+}
+
+/// Where a worker is in its life, in the words of DESIGN and of `status`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum WorkerState {
+    /// It is not in force yet: being spawned, getting ready, or waiting for others of its reload.
+    Starting,
+    /// It gets new connections.
+    Live,
+    /// It gets no new connections and finishes those that it has.
+    Retired,
+    /// It was asked to end.
+    Dying,
+}
+
+impl fmt::Display for WorkerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Starting => "starting",
+            Self::Live => "live",
+            Self::Retired => "retired",
+            Self::Dying => "dying",
+        })
+    }
+}
+
+/// [`WorkerState`] with what is known in each.
+#[derive(Debug, Clone)]
+pub(super) enum Stage {
+    /// Its ports do not listen yet.
+    Starting,
+    /// Its ports listen, and no plan that names it was ever in force.
+    Ready { ready: Moment },
+    /// A plan that names it is, or just was, in force.
+    Live { ready: Moment, since: Moment },
+    /// No plan in force names it any more.
+    Retired(Retirement),
+    /// It is to end.
+    Dying { since: Moment, ending: Ending },
+}
+
+/// How far the end of a worker has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// Whether it was spawned at all is not known yet.
+    Unspawned,
+    /// SIGTERM was sent; SIGKILL follows.
+    Asked { kill_at: Moment },
+    /// SIGKILL was sent.
+    Killed,
+}
+
+impl Worker {
+    pub(super) fn new(id: WorkerId, seat: Seat, generation: Generation, now: Moment) -> Self {
+        Self {
+            id,
+            seat,
+            generation,
+            ports: None,
+            pid: None,
+            started: now,
+            stage: Stage::Starting,
+            unfit: false,
+        }
+    }
+
+    /// Where it is in its life.
+    pub fn state(&self) -> WorkerState {
+        match self.stage {
+            Stage::Starting | Stage::Ready { .. } => WorkerState::Starting,
+            Stage::Live { .. } => WorkerState::Live,
+            Stage::Retired(_) => WorkerState::Retired,
+            Stage::Dying { .. } => WorkerState::Dying,
+        }
+    }
+
+    /// When it came into its present state.
+    pub fn since(&self) -> Moment {
+        match &self.stage {
+            Stage::Starting | Stage::Ready { .. } => self.started,
+            Stage::Live { since, .. } | Stage::Dying { since, .. } => *since,
+            Stage::Retired(retirement) => retirement.since(),
+        }
+    }
+
+    /// Whether the plan may name it.
+    pub(super) fn can_serve(&self) -> bool {
+        matches!(self.stage, Stage::Ready { .. } | Stage::Live { .. }) && !self.unfit
+    }
+
+    /// Whether it serves, or may come to serve.
+    pub(super) fn is_promising(&self) -> bool {
+        matches!(self.stage, Stage::Starting) || self.can_serve()
+    }
+
+    /// How long it has been ready; zero if it is not.
+    pub(super) fn ready_for(&self, now: Moment) -> Duration {
+        match self.stage {
+            Stage::Ready { ready } | Stage::Live { ready, .. } => now.since(ready),
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// How the plan names it; `None` until its process runs.
+    pub(super) fn occupant(&self) -> Option<Occupant> {
+        Some(Occupant { generation: self.generation, ports: Arc::clone(self.ports.as_ref()?) })
+    }
+
+    pub(super) fn ready_notice(&self, now: Moment) -> Notice {
+        let (worker, seat, generation) = (self.id, self.seat, self.generation);
+        Notice::Ready { worker, seat, generation, took: now.since(self.started) }
+    }
+
+    pub(super) fn retired_notice(&self) -> Notice {
+        Notice::Retired { worker: self.id, seat: self.seat, generation: self.generation }
+    }
+
+    pub(super) fn killed_notice(&self) -> Notice {
+        Notice::Killed { worker: self.id, seat: self.seat, generation: self.generation }
+    }
+}
