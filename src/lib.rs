@@ -2,4 +2,5 @@
 
 pub mod netlink;
 pub mod plan;
+pub mod process;
 mod sys;
