@@ -3,6 +3,7 @@
 pub mod netlink;
 pub mod nft;
 pub mod plan;
+pub mod process;
 pub mod ruleset;
 pub mod supervisor;
 mod sys;

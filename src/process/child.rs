@@ -1,0 +1,150 @@
+use std::future::Future;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+
+use super::error::{Operation, ProcessError};
+use super::pidfd::{Delivery, Exit, PidFd, failed};
+use super::stat::{self, Stat};
+
+/// A child of this process that was not waited for yet, the leader of a session and of a process
+/// group of its own.
+///
+/// As long as there is a `Child`, its pid, which is also the number of its group, belongs to it:
+/// an ended child is a zombie until [`reap`](Self::reap) takes it, and with it the right to signal
+/// anything. So keep it until [`others`](Self::others) says that the rest of its tree has ended.
+///
+/// Dropping it ends nothing and waits for nothing: workers outlive their master.
+#[derive(Debug)]
+pub struct Child {
+    pidfd: PidFd,
+}
+
+impl Child {
+    /// `pidfd` is of a child of this process that nobody has waited for or will.
+    pub(super) fn new(pidfd: PidFd) -> Self {
+        Self { pidfd }
+    }
+
+    /// Its number, which is that of its group and session, too.
+    pub fn pid(&self) -> u32 {
+        self.pidfd.pid()
+    }
+
+    /// Its descriptor.
+    pub fn pidfd(&self) -> &PidFd {
+        &self.pidfd
+    }
+
+    /// Waits for its end, within a tokio runtime. It stays a zombie, and the future borrows
+    /// nothing.
+    ///
+    /// # Errors
+    /// No descriptor or no memory is left.
+    pub fn exited(&self) -> impl Future<Output = Result<(), ProcessError>> + Send + use<> {
+        self.pidfd.exited()
+    }
+
+    /// How it ended; `None` while it runs. It stays a zombie (`WNOWAIT`).
+    ///
+    /// # Errors
+    /// `ECHILD` if something else in this process waits for children that are not its own, such as
+    /// `waitpid(-1)`.
+    pub fn exit(&self) -> Result<Option<Exit>, ProcessError> {
+        self.pidfd.peek()
+    }
+
+    /// Sends a signal to this one process, not to its group.
+    ///
+    /// # Errors
+    /// `EPERM`.
+    pub fn signal(&self, signal: Signal) -> Result<Delivery, ProcessError> {
+        self.pidfd.signal(signal)
+    }
+
+    /// Sends a signal to all processes of its group, also when it has itself ended.
+    ///
+    /// # Errors
+    /// `EPERM` if not one of them may be signalled.
+    pub fn signal_group(&self, signal: Signal) -> Result<Delivery, ProcessError> {
+        match self.pidfd.signal_group(signal) {
+            Err(error) if error.errno() == Some(Errno::EINVAL) => self.signal_group_number(signal),
+            result => result,
+        }
+    }
+
+    /// The same before Linux 6.9, by the group's number: right as long as the leader was not
+    /// waited for, which this type stands for.
+    pub(super) fn signal_group_number(&self, signal: Signal) -> Result<Delivery, ProcessError> {
+        match killpg(Pid::from_raw(self.pid().cast_signed()), signal) {
+            Ok(()) => Ok(Delivery::Sent),
+            Err(Errno::ESRCH) => Ok(Delivery::Gone),
+            Err(errno) => Err(failed(self.pid(), Operation::SignalGroup, errno)),
+        }
+    }
+
+    /// How many other processes of its group are alive. Those of the group that became children of
+    /// this process, because it is the init of its pid namespace or a subreaper, are waited for
+    /// when they have ended.
+    ///
+    /// Reads `/proc` once over, about 10 us a process of the host. A process that is just being
+    /// forked can be missed: ask again after a signal to the group, until this is 0.
+    ///
+    /// # Errors
+    /// `/proc` cannot be read.
+    pub fn others(&self) -> Result<usize, ProcessError> {
+        let leader = self.pid();
+        let this = std::process::id();
+        let mut alive = 0;
+        for member in stat::processes()? {
+            if member.group != leader || member.pid == leader {
+                continue;
+            }
+            if !member.ended {
+                alive += 1;
+            } else if member.parent == this {
+                reap_orphan(&member);
+            }
+        }
+        Ok(alive)
+    }
+
+    /// Waits for it, if it has ended: its zombie and its number are gone, and nothing can be
+    /// signalled any more. While it runs, or if it cannot be waited for, it is given back.
+    ///
+    /// # Errors
+    /// It still runs (`error` is `None`), or what [`exit`](Self::exit) says.
+    pub fn reap(self) -> Result<Exit, Unreaped> {
+        match self.pidfd.reap() {
+            Ok(Some(exit)) => Ok(exit),
+            Ok(None) => Err(Unreaped { child: self, error: None }),
+            Err(error) => Err(Unreaped { child: self, error: Some(error) }),
+        }
+    }
+}
+
+impl AsFd for Child {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+}
+
+/// A child that could not be waited for.
+#[derive(Debug)]
+pub struct Unreaped {
+    /// The child, as it was.
+    pub child: Child,
+    /// Why; `None` if it has not ended.
+    pub error: Option<ProcessError>,
+}
+
+/// Waits for an ended process of a worker's tree that came to this process as its new parent. Its
+/// pid is its own until it is waited for, which only this process can do. What fails here is
+/// tried again at the next look.
+fn reap_orphan(orphan: &Stat) {
+    if let Ok(pidfd) = PidFd::open(orphan.pid) {
+        let _ = pidfd.reap();
+    }
+}

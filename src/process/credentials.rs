@@ -1,0 +1,52 @@
+use std::fs;
+
+use nix::errno::Errno;
+use procfs::FromBufRead;
+
+use super::error::{Operation, ProcessError, errno_of};
+
+/// `CAP_NET_ADMIN` (include/uapi/linux/capability.h).
+const CAP_NET_ADMIN: u32 = 12;
+
+/// The effective user id of this process.
+pub fn effective_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// Whether the calling thread has `CAP_NET_ADMIN` in its effective set.
+///
+/// It has it in its user namespace: over nf_tables it holds only in network namespaces that belong
+/// to that one.
+///
+/// # Errors
+/// `/proc` cannot be read or not understood.
+pub fn has_cap_net_admin() -> Result<bool, ProcessError> {
+    const FILE: &str = "/proc/thread-self/status";
+    let failed = |errno| ProcessError::Host { operation: Operation::Read(FILE), errno };
+    let bytes = fs::read(FILE).map_err(|error| failed(errno_of(&error)))?;
+    let status = procfs::process::Status::from_buf_read(bytes.as_slice())
+        .map_err(|_| failed(Errno::EBADMSG))?;
+    Ok(status.capeff & (1 << CAP_NET_ADMIN) != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_outside_a_container_has_it_and_nobody_has_not() {
+        // Compared with what the kernel lets us do: a netlink socket of netfilter opens for
+        // everyone, so look at the set as libcap would print it.
+        let status = fs::read_to_string("/proc/thread-self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("CapEff:\t")).unwrap();
+        let set = u64::from_str_radix(line, 16).unwrap();
+        assert_eq!(has_cap_net_admin().unwrap(), set >> 12 & 1 == 1);
+    }
+
+    #[test]
+    fn the_effective_uid_is_that_of_our_files() {
+        use std::os::unix::fs::MetadataExt;
+        let owner = fs::metadata("/proc/self/status").unwrap().uid();
+        assert_eq!(effective_uid(), owner);
+    }
+}

@@ -1,0 +1,208 @@
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+
+use crate::netlink;
+
+/// Why something about a process, its output or its sockets could not be done.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProcessError {
+    /// No process could be made: no memory, too many processes, no descriptors left. Says nothing
+    /// about the program; worth another try later.
+    #[error("cannot make a process for {}: {errno}", program.display())]
+    Fork {
+        /// The program that was to run in it.
+        program: PathBuf,
+        /// `EAGAIN` (`RLIMIT_NPROC`, `pids.max`), `ENOMEM`, `EMFILE`, `ENFILE`.
+        errno: Errno,
+    },
+    /// The new process could not be set up before it became the program.
+    #[error("cannot prepare the process for {}: {operation}: {errno}", program.display())]
+    Prepare {
+        /// The program that was to run in it.
+        program: PathBuf,
+        /// What failed.
+        operation: Operation,
+        /// Why.
+        errno: Errno,
+    },
+    /// The program's working directory cannot be entered.
+    #[error("cannot run {} in directory {}: {errno}", program.display(), directory.display())]
+    Directory {
+        /// The program that was to run there.
+        program: PathBuf,
+        /// The directory.
+        directory: PathBuf,
+        /// Why.
+        errno: Errno,
+    },
+    /// The program cannot be run: it does not exist, is not executable, or is not a program.
+    #[error("cannot run program {}: {errno}", program.display())]
+    Exec {
+        /// The program.
+        program: PathBuf,
+        /// `ENOENT`, `EACCES`, `ENOEXEC`, `E2BIG` and the like. A script whose interpreter does
+        /// not exist is `ENOENT` as well.
+        errno: Errno,
+    },
+    /// The program's name, an argument, a variable or the directory holds a zero byte.
+    #[error("cannot run program {program:?}: {what} holds a zero byte")]
+    ZeroByte {
+        /// The program.
+        program: PathBuf,
+        /// Which part.
+        what: &'static str,
+    },
+    /// Something done to a process failed.
+    #[error("process {pid}: {operation}: {errno}")]
+    Process {
+        /// The process.
+        pid: u32,
+        /// What was tried.
+        operation: Operation,
+        /// Why.
+        errno: Errno,
+    },
+    /// A file of `/proc` about a process does not have the form that it must have.
+    #[error("process {pid}: /proc/{pid}/{file} is malformed")]
+    Malformed {
+        /// The process.
+        pid: u32,
+        /// The file.
+        file: &'static str,
+    },
+    /// Something done to this process itself, or for the host as a whole, failed.
+    #[error("{operation}: {errno}")]
+    Host {
+        /// What was tried.
+        operation: Operation,
+        /// Why.
+        errno: Errno,
+    },
+    /// Something done to the file that takes a worker's output failed.
+    #[error("output of {label}: {operation}: {errno}")]
+    Output {
+        /// Whose output.
+        label: String,
+        /// What was tried.
+        operation: Operation,
+        /// Why.
+        errno: Errno,
+    },
+    /// The kernel did not say which sockets there are.
+    #[error("cannot list the TCP sockets: {source}")]
+    Sockets {
+        /// Why.
+        source: netlink::Error,
+    },
+    /// A range of worker ports that is empty or holds port 0.
+    #[error("worker ports {first}-{last}: expected two ports from 1 to 65535, the lower one first")]
+    PortRange {
+        /// The first port.
+        first: u16,
+        /// The last port.
+        last: u16,
+    },
+    /// Too few worker ports are free.
+    #[error(
+        "worker ports {first}-{last}: {wanted} needed, {free} free: widen the range, or wait for connections of earlier workers to end"
+    )]
+    PortsExhausted {
+        /// The first port of the range.
+        first: u16,
+        /// The last port of the range.
+        last: u16,
+        /// How many were asked for.
+        wanted: usize,
+        /// How many are free.
+        free: usize,
+    },
+}
+
+impl ProcessError {
+    /// The errno at the bottom, if there is one.
+    pub fn errno(&self) -> Option<Errno> {
+        match self {
+            Self::Fork { errno, .. }
+            | Self::Prepare { errno, .. }
+            | Self::Directory { errno, .. }
+            | Self::Exec { errno, .. }
+            | Self::Process { errno, .. }
+            | Self::Host { errno, .. }
+            | Self::Output { errno, .. } => Some(*errno),
+            Self::Sockets { source } => source.errno(),
+            _ => None,
+        }
+    }
+}
+
+/// What was tried, as part of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Operation {
+    /// `pidfd_open(2)`.
+    OpenPidfd,
+    /// `pidfd_send_signal(2)`.
+    Signal,
+    /// `pidfd_send_signal(2)` with `PIDFD_SIGNAL_PROCESS_GROUP`, or `killpg(3)`.
+    SignalGroup,
+    /// Waiting for the pidfd to become readable.
+    AwaitExit,
+    /// `waitid(2)`.
+    Wait,
+    /// `setsid(2)`.
+    NewSession,
+    /// Setting signals back to their defaults.
+    ResetSignals,
+    /// Reading a file below `/proc`, with its name.
+    Read(&'static str),
+    /// Reading the descriptors in `/proc/PID/fd`.
+    ListDescriptors,
+    /// Listing the processes in `/proc`.
+    ListProcesses,
+    /// Making a descriptor for a child's use.
+    Descriptor,
+    /// `memfd_create(2)`.
+    CreateMemfd,
+    /// Opening a memfd of another process through `/proc`.
+    ReopenMemfd,
+    /// `fstat(2)`, `lseek(2)` or `pread(2)` of a memfd.
+    ReadMemfd,
+    /// `fallocate(2)` with `FALLOC_FL_PUNCH_HOLE`.
+    ReleaseMemfd,
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::OpenPidfd => "cannot open a pidfd",
+            Self::Signal => "cannot signal it",
+            Self::SignalGroup => "cannot signal its group",
+            Self::AwaitExit => "cannot wait for its pidfd",
+            Self::Wait => "cannot wait for its end",
+            Self::NewSession => "cannot make a session",
+            Self::ResetSignals => "cannot reset the signals",
+            Self::Read(file) => return write!(f, "cannot read {file}"),
+            Self::ListDescriptors => "cannot list its descriptors",
+            Self::ListProcesses => "cannot list the processes in /proc",
+            Self::Descriptor => "cannot make a descriptor",
+            Self::CreateMemfd => "cannot create a memfd",
+            Self::ReopenMemfd => "cannot open the memfd",
+            Self::ReadMemfd => "cannot read the memfd",
+            Self::ReleaseMemfd => "cannot release read pages",
+        })
+    }
+}
+
+/// The errno of an error of the standard library; `EIO` for one that it made up itself.
+pub(super) fn errno_of(error: &io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+}
+
+/// The errno of an error of rustix.
+pub(super) fn errno_from(error: rustix::io::Errno) -> Errno {
+    Errno::from_raw(error.raw_os_error())
+}

@@ -1,0 +1,193 @@
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+use nix::errno::Errno;
+
+use super::error::{Operation, ProcessError, errno_of};
+use super::pidfd::failed;
+use super::sockets::{ListenSocket, Sockets};
+use super::stat;
+
+/// The listening sockets of one moment, and whose they are.
+///
+/// Made for being asked about many workers: the sockets are listed once, the descriptors of a
+/// worker's leader are read only if something listens on one of its ports, and the processes of
+/// the host are listed, once for all workers, only if the leader is not the one that does.
+#[derive(Debug)]
+pub struct ListenTable {
+    sockets: Vec<ListenSocket>,
+    /// The pids of each session; `None` as long as nobody needed them.
+    sessions: Option<HashMap<u32, Vec<u32>>>,
+}
+
+impl ListenTable {
+    /// Lists the sockets that listen on these ports.
+    ///
+    /// # Errors
+    /// [`ProcessError::Sockets`].
+    pub fn read(sockets: &mut Sockets, ports: RangeInclusive<u16>) -> Result<Self, ProcessError> {
+        Ok(Self { sockets: sockets.listeners(ports)?, sessions: None })
+    }
+
+    /// All the sockets.
+    pub fn sockets(&self) -> &[ListenSocket] {
+        &self.sockets
+    }
+
+    /// The ports that something listens on.
+    pub fn ports(&self) -> BTreeSet<u16> {
+        self.sockets.iter().map(|socket| socket.port).collect()
+    }
+
+    /// Those of `ports` on which a process of this worker listens, and who reaches it there.
+    /// `leader` is the pid of the worker's first process, which is the number of its session: all
+    /// processes in that session belong to the worker. It must not have been waited for.
+    ///
+    /// # Errors
+    /// A process of the worker may not be inspected (`EACCES`: it runs as another user, and this
+    /// process lacks `CAP_SYS_PTRACE`), unless all was found without it.
+    pub fn listening_ports(
+        &mut self,
+        leader: u32,
+        ports: &[u16],
+    ) -> Result<BTreeMap<u16, Reach>, ProcessError> {
+        let mut search = Search::new(&self.sockets, ports);
+        if !search.is_over() {
+            search.take_those_of(leader)?;
+        }
+        if !search.is_over() {
+            for pid in self.session(leader)?.iter().filter(|pid| **pid != leader) {
+                search.take_those_of(*pid)?;
+                if search.is_over() {
+                    break;
+                }
+            }
+        }
+        search.finish()
+    }
+
+    fn session(&mut self, leader: u32) -> Result<&[u32], ProcessError> {
+        let sessions = match self.sessions.take() {
+            Some(sessions) => sessions,
+            None => processes_by_session()?,
+        };
+        Ok(self.sessions.insert(sessions).get(&leader).map_or(&[], Vec::as_slice))
+    }
+}
+
+/// Which clients reach a port on which a worker listens. None of them: it listens on a loopback
+/// address alone, where the kernel's `redirect`, which sends a connection to the primary address of
+/// the interface that it came in by, does not lead.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// Clients with IPv4 addresses do.
+    pub ipv4: bool,
+    /// Clients with IPv6 addresses do.
+    pub ipv6: bool,
+}
+
+impl Reach {
+    fn of(socket: &ListenSocket) -> Self {
+        match socket.address.to_canonical() {
+            address if address.is_loopback() => Self::default(),
+            IpAddr::V4(_) => Self { ipv4: true, ipv6: false },
+            // A socket on [::] takes IPv4 connections as well, unless it was told not to.
+            IpAddr::V6(address) => {
+                Self { ipv4: address.is_unspecified() && !socket.ipv6_only, ipv6: true }
+            }
+        }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.ipv4 |= other.ipv4;
+        self.ipv6 |= other.ipv6;
+    }
+
+    /// Whether only this host itself reaches the port, by a loopback address. The worker has to
+    /// listen on `0.0.0.0` or `[::]`.
+    pub fn loopback_only(self) -> bool {
+        !self.ipv4 && !self.ipv6
+    }
+}
+
+/// The sockets on a worker's ports that are not known to be the worker's yet, and what is known.
+struct Search {
+    candidates: HashMap<u32, (u16, Reach)>,
+    reach: BTreeMap<u16, Reach>,
+    refused: Option<ProcessError>,
+}
+
+impl Search {
+    fn new(sockets: &[ListenSocket], ports: &[u16]) -> Self {
+        let candidates = sockets
+            .iter()
+            .filter(|socket| ports.contains(&socket.port))
+            .map(|socket| (socket.inode, (socket.port, Reach::of(socket))))
+            .collect();
+        Self { candidates, reach: BTreeMap::new(), refused: None }
+    }
+
+    fn is_over(&self) -> bool {
+        self.candidates.is_empty()
+    }
+
+    fn take_those_of(&mut self, pid: u32) -> Result<(), ProcessError> {
+        match socket_inodes(pid) {
+            Ok(inodes) => {
+                for inode in inodes {
+                    if let Some((port, reach)) = self.candidates.remove(&inode) {
+                        self.reach.entry(port).or_default().add(reach);
+                    }
+                }
+                Ok(())
+            }
+            // What it holds may be found in another process of the worker.
+            Err(error) if error.errno() == Some(Errno::EACCES) => {
+                self.refused = Some(error);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn finish(self) -> Result<BTreeMap<u16, Reach>, ProcessError> {
+        match self.refused {
+            Some(error) if !self.candidates.is_empty() => Err(error),
+            _ => Ok(self.reach),
+        }
+    }
+}
+
+fn processes_by_session() -> Result<HashMap<u32, Vec<u32>>, ProcessError> {
+    let mut sessions: HashMap<u32, Vec<u32>> = HashMap::new();
+    for process in stat::processes()?.iter().filter(|process| !process.ended) {
+        sessions.entry(process.session).or_default().push(process.pid);
+    }
+    Ok(sessions)
+}
+
+/// The inodes of the sockets that a process has open; none for a process that has ended.
+fn socket_inodes(pid: u32) -> Result<Vec<u32>, ProcessError> {
+    let mut inodes = Vec::new();
+    let gone = |errno| matches!(errno, Errno::ENOENT | Errno::ESRCH);
+    let directory = match fs::read_dir(format!("/proc/{pid}/fd")) {
+        Ok(directory) => directory,
+        Err(error) if gone(errno_of(&error)) => return Ok(inodes),
+        Err(error) => return Err(failed(pid, Operation::ListDescriptors, errno_of(&error))),
+    };
+    for entry in directory {
+        match entry.and_then(|entry| fs::read_link(entry.path())) {
+            Ok(target) => inodes.extend(target.to_str().and_then(socket_inode)),
+            Err(error) if gone(errno_of(&error)) => {}
+            Err(error) => return Err(failed(pid, Operation::ListDescriptors, errno_of(&error))),
+        }
+    }
+    Ok(inodes)
+}
+
+/// The inode of `socket:[inode]`.
+fn socket_inode(target: &str) -> Option<u32> {
+    target.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+}

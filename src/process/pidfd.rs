@@ -1,0 +1,200 @@
+use std::fmt;
+use std::future::Future;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, WaitIdStatus};
+
+use super::error::{Operation, ProcessError, errno_from, errno_of};
+use super::sys;
+
+/// A process, by a descriptor that stands for it and for no other, ever: a signal sent through it
+/// cannot reach a stranger that was given the same pid later (`pidfd_open(2)`, since Linux 5.3).
+#[derive(Debug)]
+pub struct PidFd {
+    descriptor: OwnedFd,
+    pid: u32,
+}
+
+impl PidFd {
+    /// Opens the process that has this pid now. Only the caller can know that it is the right one:
+    /// because it is a child that was not waited for yet, or by its
+    /// [`ProcessId`](super::ProcessId), read afterwards.
+    ///
+    /// # Errors
+    /// `ESRCH` if there is none; `EINVAL` for 0, a number too large, or a thread.
+    pub fn open(pid: u32) -> Result<Self, ProcessError> {
+        let failed = |errno| failed(pid, Operation::OpenPidfd, errno);
+        let number = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        let number = number.ok_or_else(|| failed(Errno::EINVAL))?;
+        let descriptor = rustix::process::pidfd_open(number, PidfdFlags::empty())
+            .map_err(|errno| failed(errno_from(errno)))?;
+        Ok(Self { descriptor, pid })
+    }
+
+    /// The process's number, for messages and for `/proc`.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Sends a signal to this one process.
+    ///
+    /// # Errors
+    /// `EPERM`. A process that has ended is no error: see [`Delivery`].
+    pub fn signal(&self, signal: Signal) -> Result<Delivery, ProcessError> {
+        let number = rustix::process::Signal::from_named_raw(signal as i32)
+            .ok_or_else(|| failed(self.pid, Operation::Signal, Errno::EINVAL))?;
+        let result = rustix::process::pidfd_send_signal(&self.descriptor, number);
+        self.delivery(Operation::Signal, result.map_err(errno_from))
+    }
+
+    /// Sends a signal to all processes of the group that this process leads, also when it has
+    /// itself ended: the kernel holds on to the group, not to its number.
+    ///
+    /// # Errors
+    /// `EPERM` if not one of them may be signalled; `EINVAL` before Linux 6.9.
+    pub fn signal_group(&self, signal: Signal) -> Result<Delivery, ProcessError> {
+        let result = sys::signal_group(self.descriptor.as_fd(), signal);
+        self.delivery(Operation::SignalGroup, result)
+    }
+
+    /// Whether the process has ended (a zombie has).
+    ///
+    /// # Errors
+    /// Only if the kernel has no memory.
+    pub fn has_exited(&self) -> Result<bool, ProcessError> {
+        let mut descriptors = [PollFd::new(&self.descriptor, PollFlags::IN)];
+        loop {
+            match rustix::event::poll(&mut descriptors, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
+                Ok(ready) => return Ok(ready > 0),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => {
+                    return Err(failed(self.pid, Operation::AwaitExit, errno_from(errno)));
+                }
+            }
+        }
+    }
+
+    /// Waits for the end of the process, within a tokio runtime. The future borrows nothing.
+    ///
+    /// # Errors
+    /// No descriptor or no memory is left.
+    pub fn exited(&self) -> impl Future<Output = Result<(), ProcessError>> + Send + use<> {
+        let pid = self.pid;
+        // A number of its own, so that more than one can be in the runtime's epoll at a time.
+        let descriptor = self.descriptor.try_clone();
+        async move {
+            let failed = |error| failed(pid, Operation::AwaitExit, errno_of(&error));
+            let descriptor = descriptor.map_err(failed)?;
+            let descriptor = sys::watch_readable(descriptor).map_err(failed)?;
+            descriptor.readable().await.map_err(failed)?.retain_ready();
+            Ok(())
+        }
+    }
+
+    /// How the process ended, which leaves it a zombie; `None` while it runs.
+    pub(super) fn peek(&self) -> Result<Option<Exit>, ProcessError> {
+        self.wait(WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT)
+    }
+
+    /// How the process ended, and the end of its zombie; `None` while it runs.
+    pub(super) fn reap(&self) -> Result<Option<Exit>, ProcessError> {
+        self.wait(WaitIdOptions::EXITED | WaitIdOptions::NOHANG)
+    }
+
+    fn wait(&self, options: WaitIdOptions) -> Result<Option<Exit>, ProcessError> {
+        let status = rustix::process::waitid(WaitId::PidFd(self.descriptor.as_fd()), options)
+            .map_err(|errno| failed(self.pid, Operation::Wait, errno_from(errno)))?;
+        Ok(status.as_ref().and_then(Exit::of))
+    }
+
+    fn delivery(
+        &self,
+        operation: Operation,
+        result: Result<(), Errno>,
+    ) -> Result<Delivery, ProcessError> {
+        match result {
+            Ok(()) => Ok(Delivery::Sent),
+            Err(Errno::ESRCH) => Ok(Delivery::Gone),
+            Err(errno) => Err(failed(self.pid, operation, errno)),
+        }
+    }
+}
+
+impl AsFd for PidFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+}
+
+/// What became of a signal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// It was sent. A zombie takes signals, too, and does nothing.
+    Sent,
+    /// There was no process left to send it to.
+    Gone,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// It exited with this status, 0 to 255.
+    Code(i32),
+    /// It was ended by the signal with this number.
+    Signal(i32),
+}
+
+impl Exit {
+    fn of(status: &WaitIdStatus) -> Option<Self> {
+        let signal = || status.terminating_signal().map(Self::Signal);
+        status.exit_status().map(Self::Code).or_else(signal)
+    }
+
+    /// Whether it exited of its own will and found nothing wrong.
+    pub fn success(self) -> bool {
+        self == Self::Code(0)
+    }
+}
+
+/// `exited with status 1`, `was killed by SIGKILL`: what follows the name of a process.
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Code(code) => write!(f, "exited with status {code}"),
+            Self::Signal(number) => match Signal::try_from(number) {
+                Ok(signal) => write!(f, "was killed by {signal}"),
+                // Real-time signals have no names of their own.
+                Err(_) => write!(f, "was killed by signal {number}"),
+            },
+        }
+    }
+}
+
+pub(super) fn failed(pid: u32, operation: Operation, errno: Errno) -> ProcessError {
+    ProcessError::Process { pid, operation, errno }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_no_process_can_have_are_refused() {
+        for (pid, errno) in [(0, Errno::EINVAL), (u32::MAX, Errno::EINVAL)] {
+            assert_eq!(PidFd::open(pid).unwrap_err().errno(), Some(errno), "{pid}");
+        }
+        let error = PidFd::open(4_194_305).unwrap_err();
+        assert!(matches!(error.errno(), Some(Errno::ESRCH | Errno::EINVAL)), "{error}");
+        assert!(error.to_string().starts_with("process 4194305: cannot open a pidfd"));
+    }
+
+    #[test]
+    fn an_end_is_told_in_words() {
+        assert_eq!(Exit::Code(3).to_string(), "exited with status 3");
+        assert_eq!(Exit::Signal(9).to_string(), "was killed by SIGKILL");
+        assert_eq!(Exit::Signal(34).to_string(), "was killed by signal 34");
+    }
+}

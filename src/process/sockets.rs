@@ -1,0 +1,222 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+use netlink_packet_core::{Emitable, Parseable};
+use netlink_packet_sock_diag::constants::{
+    AF_INET, AF_INET6, INET_DIAG_SKV6ONLY, IPPROTO_TCP, SOCK_DIAG_BY_FAMILY, TCP_CLOSE_WAIT,
+    TCP_ESTABLISHED, TCP_SYN_RECV,
+};
+use netlink_packet_sock_diag::inet::{
+    ExtensionFlags, InetRequest, InetResponseHeader, SocketId, StateFlags,
+};
+use nix::errno::Errno;
+
+use crate::netlink::{Attributes, Error as NetlinkError, NlFamily, Socket};
+
+use super::ProcessError;
+
+/// `INET_DIAG_REQ_BYTECODE`: a filter that the kernel runs over each socket.
+const REQUEST_BYTECODE: u16 = 1;
+
+/// `INET_DIAG_BC_S_GE`, `INET_DIAG_BC_S_LE`: tests of the local port.
+const OP_SOURCE_AT_LEAST: u8 = 2;
+const OP_SOURCE_AT_MOST: u8 = 3;
+
+/// Asks the kernel which TCP sockets there are (`NETLINK_SOCK_DIAG`), in the network namespace of
+/// the thread that opened this. Needs no privilege.
+///
+/// What comes back is no snapshot: the kernel walks its hash tables a bucket at a time, unlocked in
+/// between, and a socket that changes state meanwhile can be missed (`tcp_diag_dump`,
+/// net/ipv4/tcp_diag.c). A count of 0 that leads to something that cannot be undone should be seen
+/// twice.
+pub struct Sockets {
+    netlink: Socket,
+}
+
+impl Sockets {
+    /// Opens the netlink socket.
+    ///
+    /// # Errors
+    /// [`ProcessError::Sockets`].
+    pub fn open() -> Result<Self, ProcessError> {
+        let netlink = Socket::open(NlFamily::SockOrInetDiag).map_err(sockets_error)?;
+        Ok(Self { netlink })
+    }
+
+    /// The listening sockets on these ports. Walks the table of listening sockets alone.
+    ///
+    /// # Errors
+    /// [`ProcessError::Sockets`].
+    pub fn listeners(
+        &mut self,
+        ports: RangeInclusive<u16>,
+    ) -> Result<Vec<ListenSocket>, ProcessError> {
+        let found = self.dump(StateFlags::LISTEN, &ports, |header, attributes| ListenSocket {
+            address: header.socket_id.source_address,
+            port: header.socket_id.source_port,
+            ipv6_only: attributes
+                .into_iter()
+                .any(|(kind, value)| kind == INET_DIAG_SKV6ONLY && value.first() == Some(&1)),
+            inode: header.inode,
+            uid: header.uid,
+            queued: header.recv_queue,
+            backlog: header.send_queue,
+        })?;
+        Ok(found)
+    }
+
+    /// The connections of each of these local ports. Walks the table of all connections of the
+    /// host, and has the kernel leave out those of ports below the lowest and above the highest
+    /// that are asked for.
+    ///
+    /// # Errors
+    /// [`ProcessError::Sockets`].
+    pub fn connection_counts(
+        &mut self,
+        ports: &BTreeSet<u16>,
+    ) -> Result<BTreeMap<u16, Connections>, ProcessError> {
+        let mut counts: BTreeMap<u16, Connections> =
+            ports.iter().map(|port| (*port, Connections::default())).collect();
+        let (Some(first), Some(last)) = (ports.first(), ports.last()) else { return Ok(counts) };
+        let states = StateFlags::SYN_RECV
+            | StateFlags::ESTABLISHED
+            | StateFlags::CLOSE_WAIT
+            | StateFlags::FIN_WAIT1
+            | StateFlags::FIN_WAIT2;
+        let found = self.dump(states, &(*first..=*last), |header, _| {
+            (header.socket_id.source_port, Phase::of(&header))
+        })?;
+        for (port, phase) in found {
+            let Some(count) = counts.get_mut(&port) else { continue };
+            match phase {
+                Phase::HalfOpen => count.half_open += 1,
+                Phase::Established => count.established += 1,
+                Phase::Over => {}
+            }
+        }
+        Ok(counts)
+    }
+
+    /// All sockets in these states on these local ports, of both families.
+    fn dump<T>(
+        &mut self,
+        states: StateFlags,
+        ports: &RangeInclusive<u16>,
+        read: impl Fn(InetResponseHeader, Attributes<'_>) -> T,
+    ) -> Result<Vec<T>, ProcessError> {
+        let mut found = Vec::new();
+        for (family, any) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
+            let request = InetRequest {
+                family,
+                protocol: IPPROTO_TCP,
+                extensions: ExtensionFlags::empty(),
+                states: states.clone(),
+                socket_id: any,
+            };
+            let body = request_body(&request, ports);
+            let result = self.netlink.dump(SOCK_DIAG_BY_FAMILY, 0, &body, |_, body| {
+                let header = InetResponseHeader::parse(body)
+                    .map_err(|_| NetlinkError::Malformed { what: "socket description" })?;
+                let attributes = Attributes::new(&body[header.buffer_len()..]);
+                let asked_for = ports.contains(&header.socket_id.source_port);
+                Ok(asked_for.then(|| read(header, attributes)))
+            });
+            match result {
+                Ok(sockets) => found.extend(sockets),
+                // A kernel without IPv6 has no sockets of it.
+                Err(error) if family == AF_INET6 && error.errno() == Some(Errno::ENOENT) => {}
+                Err(error) => return Err(sockets_error(error)),
+            }
+        }
+        Ok(found)
+    }
+}
+
+impl std::fmt::Debug for Sockets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sockets").finish_non_exhaustive()
+    }
+}
+
+/// A listening TCP socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenSocket {
+    /// The local address; unspecified for all of the host.
+    pub address: IpAddr,
+    /// The local port.
+    pub port: u16,
+    /// `IPV6_V6ONLY`: a socket on `[::]` that does not take IPv4 connections.
+    pub ipv6_only: bool,
+    /// The inode of the socket, as in the `socket:[inode]` of `/proc/PID/fd`.
+    pub inode: u32,
+    /// Whose it is.
+    pub uid: u32,
+    /// Connections that are established and wait to be accepted.
+    pub queued: u32,
+    /// How many may wait (the argument of `listen(2)`, at most `net.core.somaxconn`).
+    pub backlog: u32,
+}
+
+/// How many connections a local port has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Connections {
+    /// Handshakes that have begun, which the client's acknowledgement will complete: request
+    /// sockets, which the kernel reports as `SYN_RECV` (since Linux 4.4 they are in the table of
+    /// connections). Handshakes by SYN cookie leave no trace.
+    pub half_open: u32,
+    /// Connections on which the worker may still have something to do: `ESTABLISHED` and
+    /// `CLOSE_WAIT`, those that wait to be accepted among them; and `FIN_WAIT1` and `FIN_WAIT2`
+    /// while a process holds the socket (the worker has shut down its own side, and reads on).
+    pub established: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    HalfOpen,
+    Established,
+    /// Closed by the worker. The kernel alone sees to the rest.
+    Over,
+}
+
+impl Phase {
+    fn of(header: &InetResponseHeader) -> Self {
+        match header.state {
+            TCP_SYN_RECV => Self::HalfOpen,
+            // Inode 0 here: not accepted yet.
+            TCP_ESTABLISHED | TCP_CLOSE_WAIT => Self::Established,
+            // FIN_WAIT1 and FIN_WAIT2. Inode 0 here: an orphan, or a time-wait socket that stands
+            // for FIN_WAIT2.
+            _ if header.inode != 0 => Self::Established,
+            _ => Self::Over,
+        }
+    }
+}
+
+/// A request with a filter: local port at least the first, and at most the last.
+///
+/// An instruction is `struct inet_diag_bc_op { u8 code; u8 yes; u16 no; }`, followed here by one
+/// that holds the port in `no`. `yes` and `no` are how many bytes to go on; exactly to the end
+/// means that the socket is taken, 4 beyond it that it is not (`inet_diag_bc_run`,
+/// net/ipv4/inet_diag.c).
+fn request_body(request: &InetRequest, ports: &RangeInclusive<u16>) -> Vec<u8> {
+    const LENGTH: u16 = 16;
+    let mut body = vec![0; request.buffer_len()];
+    request.emit(&mut body);
+    body.extend_from_slice(&(4 + LENGTH).to_ne_bytes());
+    body.extend_from_slice(&REQUEST_BYTECODE.to_ne_bytes());
+    let tests = [(OP_SOURCE_AT_LEAST, *ports.start()), (OP_SOURCE_AT_MOST, *ports.end())];
+    let mut left = LENGTH;
+    for (code, port) in tests {
+        body.extend_from_slice(&[code, 8]);
+        body.extend_from_slice(&(left + 4).to_ne_bytes());
+        body.extend_from_slice(&[0, 0]);
+        body.extend_from_slice(&port.to_ne_bytes());
+        left -= 8;
+    }
+    body
+}
+
+fn sockets_error(source: NetlinkError) -> ProcessError {
+    ProcessError::Sockets { source }
+}

@@ -1,0 +1,128 @@
+use std::collections::BTreeMap;
+use std::ffi::{CString, OsStr, OsString};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use rustix::event::EventfdFlags;
+
+use super::child::Child;
+use super::error::{Operation, ProcessError, errno_from, errno_of};
+use super::output::Output;
+use super::pidfd::PidFd;
+use super::sys::{self, Step};
+
+/// A program to be started as a worker: all that it gets from us.
+///
+/// It runs in a session and process group of its own, so that it can be signalled together with
+/// the processes that it starts, and no terminal signals reach it. Standard input is `/dev/null`,
+/// standard output and error are the given [`Output`]; it gets no other descriptor. All signals
+/// have their default dispositions and none is blocked. Resource limits are those of this process.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Spawn {
+    /// The program. Without a `/` it is looked for in `PATH` of `env`, or in `/bin` and `/usr/bin`
+    /// if that has none (`execvp(3)`).
+    pub program: OsString,
+    /// Its arguments, without the program's name.
+    pub args: Vec<OsString>,
+    /// All of its environment: nothing is inherited.
+    pub env: BTreeMap<OsString, OsString>,
+    /// Its working directory; `None` for that of this process.
+    pub directory: Option<PathBuf>,
+}
+
+impl Spawn {
+    /// Starts the program. Returns when it has become the program, or could not.
+    ///
+    /// # Errors
+    /// [`ProcessError::Fork`] if there is no process to be had, which may be different later;
+    /// [`ProcessError::Exec`] and [`ProcessError::Directory`] name what cannot be run or entered;
+    /// [`ProcessError::ZeroByte`].
+    pub fn start(&self, output: &Output) -> Result<Child, ProcessError> {
+        self.check()?;
+        sys::keep_exit_statuses()
+            .map_err(|errno| self.prepare_error(Operation::ResetSignals, errno))?;
+        let progress = self.progress()?;
+        let mut command = Command::new(&self.program);
+        command
+            .args(&self.args)
+            .env_clear()
+            .envs(&self.env)
+            .stdin(Stdio::null())
+            .stdout(output.writer().map_err(|errno| self.fork_error(errno))?)
+            .stderr(output.writer().map_err(|errno| self.fork_error(errno))?);
+        let directory = self.directory.as_ref().map(|directory| {
+            CString::new(directory.as_os_str().as_bytes()).expect("checked to hold no zero byte")
+        });
+        sys::prepare_child(&mut command, directory, Arc::clone(&progress));
+        // The standard library's own handle is not used: it knows the child by its number alone.
+        let pid = command.spawn().map_err(|error| self.spawn_error(&error, &progress))?.id();
+        let pidfd = PidFd::open(pid).inspect_err(|_| kill_and_reap(pid))?;
+        Ok(Child::new(pidfd))
+    }
+
+    fn check(&self) -> Result<(), ProcessError> {
+        let holds_zero = |text: &OsStr| text.as_bytes().contains(&0);
+        let directory = self.directory.as_ref().map(|directory| directory.as_os_str());
+        let what = if holds_zero(&self.program) {
+            "its name"
+        } else if self.args.iter().any(|arg| holds_zero(arg)) {
+            "an argument"
+        } else if self.env.iter().any(|(name, value)| holds_zero(name) || holds_zero(value)) {
+            "its environment"
+        } else if directory.is_some_and(holds_zero) {
+            "its directory"
+        } else {
+            return Ok(());
+        };
+        Err(ProcessError::ZeroByte { program: self.program(), what })
+    }
+
+    /// A counter that the child adds to at each [`Step`].
+    fn progress(&self) -> Result<Arc<OwnedFd>, ProcessError> {
+        rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map(Arc::new)
+            .map_err(|errno| self.fork_error(errno_from(errno)))
+    }
+
+    /// The standard library gives the errno alone; where it came from is how far the child came.
+    fn spawn_error(&self, error: &io::Error, progress: &OwnedFd) -> ProcessError {
+        let errno = errno_of(error);
+        match Step::reached(progress) {
+            Step::Fork => self.fork_error(errno),
+            Step::NewSession => self.prepare_error(Operation::NewSession, errno),
+            Step::ResetSignals => self.prepare_error(Operation::ResetSignals, errno),
+            Step::Directory => ProcessError::Directory {
+                program: self.program(),
+                directory: self.directory.clone().unwrap_or_default(),
+                errno,
+            },
+            Step::Exec => ProcessError::Exec { program: self.program(), errno },
+        }
+    }
+
+    fn fork_error(&self, errno: Errno) -> ProcessError {
+        ProcessError::Fork { program: self.program(), errno }
+    }
+
+    fn prepare_error(&self, operation: Operation, errno: Errno) -> ProcessError {
+        ProcessError::Prepare { program: self.program(), operation, errno }
+    }
+
+    fn program(&self) -> PathBuf {
+        PathBuf::from(&self.program)
+    }
+}
+
+/// Ends a child for which no pidfd is to be had (no descriptors left): without one it could not be
+/// watched. Its number is its own, since it was not waited for.
+fn kill_and_reap(pid: u32) {
+    let pid = nix::unistd::Pid::from_raw(pid.cast_signed());
+    if nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).is_ok() {
+        let _ = nix::sys::wait::waitpid(pid, None);
+    }
+}

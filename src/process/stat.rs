@@ -1,0 +1,159 @@
+//! `/proc/PID/stat`: the state, group, session and start time of a process.
+
+use std::fs;
+
+use nix::errno::Errno;
+use procfs::FromRead;
+
+use super::error::{Operation, ProcessError, errno_of};
+
+/// What this crate needs of `/proc/PID/stat`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stat {
+    pub(super) pid: u32,
+    pub(super) parent: u32,
+    /// The process group's number: the pid of the process that made it.
+    pub(super) group: u32,
+    /// The session's number: the pid of the process that made it.
+    pub(super) session: u32,
+    /// Clock ticks from boot to its start.
+    pub(super) start_ticks: u64,
+    /// Ended, and not yet waited for: a zombie is dead, not small.
+    pub(super) ended: bool,
+}
+
+impl Stat {
+    /// The process with this pid; `None` if there is none (any more).
+    ///
+    /// # Errors
+    /// `/proc` cannot be read, or its content is not understood.
+    pub(super) fn read(pid: u32) -> Result<Option<Self>, ProcessError> {
+        match fs::read(format!("/proc/{pid}/stat")) {
+            // A process that ends while it is read can give an empty file.
+            Ok(bytes) if bytes.is_empty() => Ok(None),
+            Ok(bytes) => match Self::parse(&bytes) {
+                Some(stat) => Ok(Some(stat)),
+                None => Err(ProcessError::Malformed { pid, file: "stat" }),
+            },
+            Err(error) => match errno_of(&error) {
+                Errno::ENOENT | Errno::ESRCH => Ok(None),
+                errno => {
+                    Err(ProcessError::Process { pid, operation: Operation::Read("stat"), errno })
+                }
+            },
+        }
+    }
+
+    /// Reads the one line of the file; `None` if it is cut or is something else.
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        // The parser of procfs takes it for granted that a number and a space stand before the
+        // name, and a space and something after it, and panics otherwise.
+        let open = bytes.iter().position(|byte| *byte == b'(')?;
+        let close = bytes.iter().rposition(|byte| *byte == b')')?;
+        let number = bytes[..open].strip_suffix(b" ")?;
+        let fields = bytes.get(close + 1..)?.strip_prefix(b" ")?.trim_ascii();
+        let numbered = !number.is_empty() && number.iter().all(u8::is_ascii_digit);
+        if !numbered || open > close || fields.is_empty() || !fields.is_ascii() {
+            return None;
+        }
+        let stat = procfs::process::Stat::from_read(bytes).ok()?;
+        Some(Self {
+            pid: u32::try_from(stat.pid).ok()?,
+            parent: u32::try_from(stat.ppid).ok()?,
+            group: u32::try_from(stat.pgrp).ok()?,
+            session: u32::try_from(stat.session).ok()?,
+            start_ticks: stat.starttime,
+            ended: matches!(stat.state, 'Z' | 'X' | 'x'),
+        })
+    }
+}
+
+/// All processes that `/proc` shows, in no order. Not a snapshot: one that starts meanwhile may be
+/// missing, and so may one that changes its pid by exec in a thread.
+///
+/// # Errors
+/// `/proc` cannot be read. A single process that cannot be read (`hidepid`) is left out.
+pub(super) fn processes() -> Result<Vec<Stat>, ProcessError> {
+    let failed =
+        |error| ProcessError::Host { operation: Operation::ListProcesses, errno: errno_of(&error) };
+    let mut processes = Vec::new();
+    for entry in fs::read_dir("/proc").map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+        match Stat::read(pid) {
+            Ok(stat) => processes.extend(stat),
+            Err(ProcessError::Process { errno: Errno::EACCES | Errno::EPERM, .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(processes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A shell on Linux 6.18, with a name put in its place.
+    fn line(name: &str, state: char) -> Vec<u8> {
+        format!(
+            "4242 ({name}) {state} 17 4242 4242 34816 4243 4194304 112 0 0 0 0 0 0 0 20 0 1 0 \
+             987654 2379776 224 18446744073709551615 94350 94351 1407 0 0 0 0 2 65536 1 0 0 17 1 \
+             0 0 0 0 0 94352 94353 94354 1408 1409 1410 1411 0\n"
+        )
+        .into_bytes()
+    }
+
+    #[test]
+    fn names_with_parentheses_spaces_and_newlines_do_not_shift_fields() {
+        for name in ["sh", "a) Z 1 2 3 (b", "tmux: server", "new\nline", ")", "(", "", ") ", "ü)é"]
+        {
+            let stat = Stat::parse(&line(name, 'S')).unwrap();
+            assert_eq!((stat.pid, stat.parent, stat.group, stat.session), (4242, 17, 4242, 4242));
+            assert_eq!((stat.start_ticks, stat.ended), (987_654, false), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_zombie_has_ended() {
+        assert!(Stat::parse(&line("sh", 'Z')).unwrap().ended);
+        assert!(!Stat::parse(&line("Z", 'D')).unwrap().ended);
+    }
+
+    #[test]
+    fn a_cut_line_is_either_nothing_or_the_same_process() {
+        for name in ["sh", "a) b", ") "] {
+            let whole = line(name, 'S');
+            let stat = Stat::parse(&whole).unwrap();
+            for end in 0..whole.len() {
+                let cut = Stat::parse(&whole[..end]);
+                assert!(cut.is_none_or(|cut| cut == stat), "{name:?} cut at {end}: {cut:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn this_process_is_there_and_an_impossible_one_is_not() {
+        let pid = std::process::id();
+        let stat = Stat::read(pid).unwrap().unwrap();
+        assert_eq!((stat.pid, stat.ended), (pid, false));
+        assert!(processes().unwrap().iter().any(|process| process.start_ticks == stat.start_ticks));
+        // Above PID_MAX_LIMIT (2^22).
+        assert_eq!(Stat::read(4_194_305).unwrap(), None);
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Stat::parse(&bytes);
+        }
+
+        #[test]
+        fn damaged_lines_never_panic(place in 0usize..120, byte: u8, end in 0usize..260) {
+            let mut bytes = line("a) (b", 'S');
+            bytes[place] = byte;
+            bytes.truncate(end);
+            let _ = Stat::parse(&bytes);
+        }
+    }
+}
