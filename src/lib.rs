@@ -1,5 +1,7 @@
 //! Kernel-level sticky load balancing for one Linux host.
 
+#[cfg(feature = "lab")]
+pub mod lab;
 pub mod netlink;
 pub mod nft;
 pub mod plan;

@@ -1,1 +1,44 @@
 //! Tests of ipcluster against the real kernel.
+//!
+//! # How it works
+//!
+//! Each file in `tests/` is a program without Rust's own harness: its `main` hands its [`Case`]s to
+//! [`run`]. Every case runs in a process of its own, in a user, network, mount and pid namespace of
+//! its own, so it works without root, touches nothing of the host, and leaves nothing behind: when
+//! it ends, however it ends, the kernel ends every process that it started.
+//!
+//! ```text
+//! cargo test -> outer: libtest-mimic, one trial per case
+//!                 enter: makes the namespaces (it has one thread), waits
+//!                   init: pid 1, reaps orphans
+//!                     inside: mounts /proc and /run, makes a Lab, runs the case
+//! ```
+//!
+//! A case says what it [needs](Need). What is missing makes it *ignored*, with the reason; under
+//! `NETNS_TESTS_STRICT=1`, which `netns-tests/run` sets, it fails instead.
+//!
+//! ```no_run
+//! use netns_tests::{Case, Lab, Need, run};
+//!
+//! fn main() -> std::process::ExitCode {
+//!     run([Case::new("no_table_at_first", no_table_at_first).needs(Need::Nft)])
+//! }
+//!
+//! fn no_table_at_first(lab: &Lab) {
+//!     assert_eq!(lab.witness().ruleset(), "");
+//! }
+//! ```
+
+mod case;
+mod cluster;
+mod lab;
+mod process;
+mod programs;
+mod witness;
+
+pub use case::{Case, Need, run};
+pub use cluster::{Cluster, Status, WorkerStatus};
+pub use lab::Lab;
+pub use process::{Process, wait_until};
+pub use programs::{greeter, ipcluster};
+pub use witness::Witness;

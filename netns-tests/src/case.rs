@@ -1,0 +1,277 @@
+//! Cases, and how one gets into namespaces of its own.
+
+use std::env;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use ipcluster::lab::enter_user_namespace;
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitStatus, waitpid};
+
+use super::{Lab, programs};
+
+const STAGE: &str = "NETNS_TESTS_STAGE";
+const CASE: &str = "NETNS_TESTS_CASE";
+const PIDS: &str = "NETNS_TESTS_PIDS";
+const STRICT: &str = "NETNS_TESTS_STRICT";
+
+/// The case that only finds out whether the namespaces can be made.
+const PROBE: &str = "";
+
+/// Exit status of a stage where the system does not allow the namespaces.
+const FORBIDDEN: u8 = 90;
+/// Exit status of a stage that cannot mount /proc, as in most containers.
+const NO_PROC: u8 = 91;
+
+/// Something that a case cannot do without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// The program `nft`.
+    Nft,
+    /// The program `conntrack`.
+    Conntrack,
+    /// The program `curl`.
+    Curl,
+    /// The program `ipcluster`, freshly built.
+    Ipcluster,
+    /// A pid namespace, in which the numbers of processes begin at 1.
+    Pids,
+}
+
+/// One test: a name, what it needs and what it does.
+#[derive(Debug, Clone)]
+pub struct Case {
+    name: &'static str,
+    body: fn(&Lab),
+    needs: Vec<Need>,
+    limit: Duration,
+}
+
+impl Case {
+    /// A test that fails by panicking. It may take two minutes.
+    pub fn new(name: &'static str, body: fn(&Lab)) -> Self {
+        Self { name, body, needs: Vec::new(), limit: Duration::from_secs(120) }
+    }
+
+    /// Adds something that it cannot do without.
+    pub fn needs(mut self, need: Need) -> Self {
+        self.needs.push(need);
+        self
+    }
+
+    /// Sets how long it may take, in whole seconds, before it is ended and counts as failed.
+    pub fn limit(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+}
+
+/// Runs the cases as `cargo test` expects of a test program: the whole of its `main`.
+///
+/// One after the other, unless `--test-threads` says otherwise: most of them measure something.
+pub fn run(cases: impl IntoIterator<Item = Case>) -> ExitCode {
+    let cases: Vec<Case> = cases.into_iter().collect();
+    match env::var(STAGE).as_deref() {
+        Err(_) => run_trials(cases),
+        Ok("enter") => enter(),
+        Ok("init") => init(),
+        Ok("inside") => inside(&cases),
+        Ok(other) => panic!("{STAGE}={other}: set by this program only"),
+    }
+}
+
+fn run_trials(cases: Vec<Case>) -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(1);
+    let shows = arguments.nocapture;
+    let trials = cases
+        .into_iter()
+        .map(|case| Trial::ignorable_test(case.name, move || try_case(&case, shows)))
+        .collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+fn try_case(case: &Case, shows: bool) -> Result<Completion, Failed> {
+    let missing = match isolation() {
+        Isolation::Forbidden(reason) => Some(reason.clone()),
+        isolation => case.needs.iter().find_map(|need| need.missing(isolation)),
+    };
+    match missing {
+        Some(reason) if env::var_os(STRICT).is_some() => {
+            Err(format!("{STRICT} is set, and {reason}").into())
+        }
+        Some(reason) => Ok(Completion::ignored_with(reason)),
+        None => run_isolated(case.name, isolation(), shows)
+            .map_err(Failed::from)
+            .and_then(|(status, output)| verdict(case, status, &output))
+            .map(|()| Completion::Completed),
+    }
+}
+
+impl Need {
+    /// Why it is not there.
+    fn missing(self, isolation: &Isolation) -> Option<String> {
+        let program = |name| programs::find(name).is_none().then(|| format!("no program {name}"));
+        match self {
+            Self::Nft => program("nft"),
+            Self::Conntrack => program("conntrack"),
+            Self::Curl => program("curl"),
+            Self::Ipcluster => programs::build_ipcluster().err(),
+            Self::Pids => (!matches!(isolation, Isolation::Whole))
+                .then(|| "no pid namespace: /proc cannot be mounted here".to_owned()),
+        }
+    }
+}
+
+fn verdict(case: &Case, status: ExitStatus, output: &str) -> Result<(), Failed> {
+    if status.success() {
+        return Ok(());
+    }
+    let alarm = 128 + Signal::SIGALRM as i32;
+    let how = match status.code() {
+        Some(code) if code == alarm => format!("took longer than {:?}", case.limit),
+        _ => status.to_string(),
+    };
+    Err(format!("{how}\n{output}").into())
+}
+
+/// How far cases can be kept apart on this system.
+#[derive(Debug)]
+enum Isolation {
+    /// User, network, mount and pid namespaces.
+    Whole,
+    /// No pid namespace.
+    WithoutPids,
+    /// None, and why.
+    Forbidden(String),
+}
+
+fn isolation() -> &'static Isolation {
+    static ISOLATION: OnceLock<Isolation> = OnceLock::new();
+    ISOLATION.get_or_init(|| match run_isolated(PROBE, &Isolation::Whole, false) {
+        Ok((status, _)) if status.success() => Isolation::Whole,
+        Ok((status, _)) if status.code() == Some(NO_PROC.into()) => Isolation::WithoutPids,
+        Ok((_, output)) => Isolation::Forbidden(output.trim().to_owned()),
+        Err(error) => Isolation::Forbidden(error.to_string()),
+    })
+}
+
+/// Runs this program again as the first stage, and returns how it ended and what it printed.
+fn run_isolated(
+    case: &str,
+    isolation: &Isolation,
+    shows: bool,
+) -> io::Result<(ExitStatus, String)> {
+    let mut command = stage("enter")?;
+    command.env(CASE, case).stdin(Stdio::null());
+    if let Isolation::Whole = isolation {
+        command.env(PIDS, "1");
+    }
+    if shows {
+        return command.status().map(|status| (status, String::new()));
+    }
+    // A file and not a pipe: whoever inherits it cannot keep us waiting for its end.
+    let output = Scratch::new(case)?;
+    let file = File::create(&output.0)?;
+    let status = command.stdout(file.try_clone()?).stderr(file).status()?;
+    Ok((status, String::from_utf8_lossy(&fs::read(&output.0)?).into_owned()))
+}
+
+/// A file name that is removed at the end.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(case: &str) -> io::Result<Self> {
+        let name = format!("netns-tests-{}-{case}.log", std::process::id());
+        Ok(Self(env::temp_dir().join(name)))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Nothing else depends on it.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+fn stage(name: &str) -> io::Result<Command> {
+    let mut command = Command::new(env::current_exe()?);
+    command.env(STAGE, name);
+    Ok(command)
+}
+
+/// Makes the namespaces and waits for what runs in them. Has one thread, as that needs.
+fn enter() -> ExitCode {
+    if let Err(error) = enter_user_namespace() {
+        eprintln!("{error}");
+        return ExitCode::from(FORBIDDEN);
+    }
+    let next = match env::var_os(PIDS) {
+        Some(_) => match unshare(CloneFlags::CLONE_NEWPID) {
+            Ok(()) => "init",
+            Err(_) => return ExitCode::from(NO_PROC),
+        },
+        None => "inside",
+    };
+    let status = stage(next).and_then(|mut command| command.status());
+    exit_like(&status.expect("this program runs again"))
+}
+
+/// Process 1 of the pid namespace: reaps every orphan, and ends, and so ends all others, when the
+/// case does.
+fn init() -> ExitCode {
+    die_with_parent();
+    let none: Option<&str> = None;
+    let flags = nix::mount::MsFlags::MS_NOSUID | nix::mount::MsFlags::MS_NODEV;
+    if nix::mount::mount(Some("proc"), Path::new("/proc"), Some("proc"), flags, none).is_err() {
+        return ExitCode::from(NO_PROC);
+    }
+    let inside = stage("inside").and_then(|mut command| command.spawn());
+    let inside = inside.expect("this program runs again").id();
+    loop {
+        // Every child is ours to reap here: that is what process 1 is for.
+        match waitpid(None, None) {
+            Ok(WaitStatus::Exited(pid, code)) if is(pid, inside) => {
+                return ExitCode::from(u8::try_from(code).unwrap_or(1));
+            }
+            Ok(WaitStatus::Signaled(pid, signal, _)) if is(pid, inside) => {
+                return ExitCode::from(128 + u8::try_from(signal as i32).unwrap_or(0));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn is(pid: nix::unistd::Pid, id: u32) -> bool {
+    u32::try_from(pid.as_raw()) == Ok(id)
+}
+
+fn inside(cases: &[Case]) -> ExitCode {
+    die_with_parent();
+    let name = env::var(CASE).unwrap_or_default();
+    if name == PROBE {
+        return ExitCode::SUCCESS;
+    }
+    let case = cases.iter().find(|case| case.name == name).expect("a case of this program");
+    // Whatever hangs, SIGALRM ends this process; pid 1 then ends, and all else with it.
+    nix::unistd::alarm::set(u32::try_from(case.limit.as_secs()).unwrap_or(u32::MAX));
+    let lab = Lab::new(case.name);
+    (case.body)(&lab);
+    ExitCode::SUCCESS
+}
+
+fn die_with_parent() {
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).expect("SIGKILL is a signal");
+}
+
+fn exit_like(status: &ExitStatus) -> ExitCode {
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+    ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+}

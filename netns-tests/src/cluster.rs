@@ -1,0 +1,206 @@
+//! A cluster under test: the program `ipcluster` in the server's namespace.
+
+use std::ffi::OsString;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde::Deserialize;
+
+use super::{Lab, Process, greeter, ipcluster, wait_until};
+
+/// A running `ipcluster run`, and the other verbs for it. Its test
+/// [needs](crate::Need::Ipcluster) the program.
+///
+/// When this value goes the master is killed; the workers end with the test's pid namespace.
+#[derive(Debug)]
+pub struct Cluster<'a> {
+    lab: &'a Lab,
+    name: String,
+    arguments: Vec<OsString>,
+    environment: Vec<(String, String)>,
+    master: Option<Process>,
+}
+
+/// What `ipcluster status --json` says, as far as tests look at it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Status {
+    /// The cluster's name.
+    pub name: String,
+    /// The generation in force.
+    pub generation: u64,
+    /// Live and other workers.
+    pub workers: Vec<WorkerStatus>,
+}
+
+/// A worker in a [`Status`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct WorkerStatus {
+    /// Its seat.
+    pub seat: u16,
+    /// How many slots its seat has.
+    pub slots: u32,
+    /// Its process, where it has one.
+    pub pid: Option<u32>,
+    /// `starting`, `live`, `retired` or `dying`.
+    pub state: String,
+    /// Its generation.
+    pub generation: u64,
+}
+
+impl Status {
+    /// The live workers, by seat.
+    pub fn live(&self) -> Vec<&WorkerStatus> {
+        let mut live: Vec<_> =
+            self.workers.iter().filter(|worker| worker.state == "live").collect();
+        live.sort_by_key(|worker| worker.seat);
+        live
+    }
+}
+
+impl<'a> Cluster<'a> {
+    /// A cluster of greeters on the server's addresses, port 80, that is still to be started:
+    /// `run --name t --listen 10.9.0.1:80 --listen [fd09::1]:80 --workers N -- greeter`.
+    pub fn new(lab: &'a Lab, workers: u16) -> Self {
+        let mut cluster = Self {
+            lab,
+            name: "t".to_owned(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            master: None,
+        };
+        for target in Lab::targets(80) {
+            cluster = cluster.argument("--listen").argument(target.to_string());
+        }
+        cluster.argument("--workers").argument(workers.to_string())
+    }
+
+    /// Adds an argument of `run`, before the command.
+    pub fn argument(mut self, argument: impl Into<OsString>) -> Self {
+        self.arguments.push(argument.into());
+        self
+    }
+
+    /// Sets a variable in the environment of the master, and so of greeters, such as
+    /// `GREETER_DELAY_MS`.
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Starts it with greeters, and waits until `workers` of them are live.
+    pub fn start(mut self, workers: usize) -> Self {
+        self.start_master(&[greeter().into()]);
+        self.wait_for_live(workers);
+        self
+    }
+
+    /// Starts a master with this worker command, and does not wait. Also after
+    /// [`kill_master`](Self::kill_master): the next one.
+    pub fn start_master(&mut self, worker: &[OsString]) {
+        let mut command = self.command("run");
+        command.args(["--name", &self.name]).args(&self.arguments).arg("--").args(worker);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        self.master = Some(self.lab.start("master", command));
+    }
+
+    /// Waits until the status has `workers` live ones.
+    ///
+    /// # Panics
+    /// After 30 s, or when the master ends, with what it printed.
+    pub fn wait_for_live(&mut self, workers: usize) -> Status {
+        self.wait_for(&format!("{workers} live workers"), |status| status.live().len() == workers)
+    }
+
+    /// Waits until `condition` holds for the status, and returns that.
+    ///
+    /// # Panics
+    /// After 30 s, or when the master ends, with what it printed.
+    pub fn wait_for(&mut self, what: &str, condition: impl Fn(&Status) -> bool) -> Status {
+        let mut last = Status::default();
+        wait_until(what, Duration::from_secs(30), || {
+            if let Some(master) = &mut self.master {
+                assert!(master.is_running(), "the master ended:\n{}", master.output());
+            }
+            self.try_status().is_some_and(|status| {
+                let holds = condition(&status);
+                last = status;
+                holds
+            })
+        });
+        last
+    }
+
+    /// Its status, or none while no master answers.
+    pub fn try_status(&self) -> Option<Status> {
+        let output = self.verb("status", &["--json"]);
+        output.status.success().then(|| {
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
+                panic!("status --json: {error}\n{}", String::from_utf8_lossy(&output.stdout))
+            })
+        })
+    }
+
+    /// Its status.
+    ///
+    /// # Panics
+    /// Where no master answers.
+    pub fn status(&self) -> Status {
+        self.try_status().unwrap_or_else(|| panic!("no status; the master:\n{}", self.log()))
+    }
+
+    /// Reloads, which must succeed.
+    pub fn reload(&self) {
+        self.succeed("reload", &[]);
+    }
+
+    /// Runs a verb that must succeed, and returns what it printed.
+    pub fn succeed(&self, verb: &str, arguments: &[&str]) -> String {
+        let output = self.verb(verb, arguments);
+        assert!(
+            output.status.success(),
+            "{verb} {arguments:?}: {}\n{}\nthe master:\n{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr),
+            self.log(),
+        );
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Runs `ipcluster VERB NAME ARGUMENTS...` in the server's namespace.
+    pub fn verb(&self, verb: &str, arguments: &[&str]) -> Output {
+        let mut command = self.command(verb);
+        command.arg(&self.name).args(arguments);
+        let output = self.lab.server().run_in(|| command.output());
+        output.expect("the namespace can be entered").expect("ipcluster can be run")
+    }
+
+    fn command(&self, verb: &str) -> Command {
+        let mut command = Command::new(ipcluster());
+        command.arg(verb).env("XDG_RUNTIME_DIR", self.lab.directory());
+        command
+    }
+
+    /// The master's process.
+    ///
+    /// # Panics
+    /// While none was started, or it was killed.
+    pub fn master(&mut self) -> &mut Process {
+        self.master.as_mut().expect("a master was started")
+    }
+
+    /// Ends the master by SIGKILL, and waits until it is gone.
+    pub fn kill_master(&mut self) {
+        if let Some(mut master) = self.master.take() {
+            master.signal(Signal::SIGKILL);
+            master.wait(Duration::from_secs(5));
+        }
+    }
+
+    /// What the master has printed.
+    pub fn log(&self) -> String {
+        self.master.as_ref().map_or_else(String::new, Process::output)
+    }
+}

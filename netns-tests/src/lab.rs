@@ -1,0 +1,121 @@
+//! What a case works with.
+
+use std::cell::Cell;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use ipcluster::lab::{Load, Namespace, Network, mount_tmpfs};
+
+use super::{Process, Witness, greeter, wait_until};
+
+/// A case's own network, runtime directory and witnesses.
+#[derive(Debug)]
+pub struct Lab {
+    name: &'static str,
+    network: Network,
+    directory: PathBuf,
+    logs: Cell<u32>,
+}
+
+impl Lab {
+    /// Made for a case, in its namespaces.
+    pub(crate) fn new(name: &'static str) -> Self {
+        // Hides the host's /run, for control sockets in /run/ipcluster and in XDG_RUNTIME_DIR.
+        mount_tmpfs(Path::new("/run")).expect("a mount namespace of our own");
+        let directory = PathBuf::from("/run/lab");
+        std::fs::create_dir(&directory).expect("an empty file system");
+        let network = Network::new().expect("a network of our own");
+        Self { name, network, directory, logs: Cell::new(0) }
+    }
+
+    /// The name of the case.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// The server's and the client's namespaces.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// Where the balancer and its workers belong.
+    pub fn server(&self) -> &Namespace {
+        self.network.server()
+    }
+
+    /// Where clients connect from.
+    pub fn client(&self) -> &Namespace {
+        self.network.client()
+    }
+
+    /// A directory that only this case sees: its `XDG_RUNTIME_DIR`, and the place for its files.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// What stock tools say about the server's namespace.
+    pub fn witness(&self) -> Witness<'_> {
+        Witness::new(self.server())
+    }
+
+    /// The server's address of each family, with `port`.
+    pub fn targets(port: u16) -> [SocketAddr; 2] {
+        [Network::server_v4(port), Network::server_v6(port)]
+    }
+
+    /// `count` client addresses, half of them of each family.
+    pub fn clients(count: u16) -> Vec<IpAddr> {
+        let v6 = count / 2;
+        Network::clients_v4(count - v6).chain(Network::clients_v6(v6)).collect()
+    }
+
+    /// A load on both addresses of the server from `clients` addresses, to be refined.
+    pub fn load(port: u16, clients: u16) -> Load {
+        Load::to(Self::targets(port)).from(Self::clients(clients))
+    }
+
+    /// Starts `command` in the server's namespace. What it prints goes to a file named after
+    /// `name`, in [`Lab::directory`].
+    pub fn start(&self, name: &str, mut command: Command) -> Process {
+        self.logs.set(self.logs.get() + 1);
+        let log = self.directory.join(format!("{name}-{}.log", self.logs.get()));
+        command.env("XDG_RUNTIME_DIR", &self.directory);
+        Process::start(self.server(), command, &log)
+    }
+
+    /// Starts a greeter on `port` that says it sits in `seat`, and waits until it listens.
+    ///
+    /// # Panics
+    /// Where it does not listen within 5 s.
+    pub fn greeter(&self, port: u16, seat: u16) -> Process {
+        let mut command = Command::new(greeter());
+        command.env("PORT", port.to_string()).env("IPCLUSTER_SEAT", seat.to_string());
+        let mut process = self.start("greeter", command);
+        wait_until("the greeter to listen", Duration::from_secs(5), || {
+            assert!(process.is_running(), "the greeter ended:\n{}", process.output());
+            self.is_listened_to(port)
+        });
+        process
+    }
+
+    /// Whether a socket of the server's namespace listens on `port`. Connects nowhere.
+    pub fn is_listened_to(&self, port: u16) -> bool {
+        // Columns: number, local address:port, remote address:port, state (0A: TCP_LISTEN).
+        let listens = |table: &str| {
+            table.lines().skip(1).any(|line| {
+                let mut columns = line.split_ascii_whitespace().skip(1);
+                let is_port =
+                    columns.next().is_some_and(|local| local.ends_with(&format!(":{port:04X}")));
+                is_port && columns.nth(1) == Some("0A")
+            })
+        };
+        let read = |file| std::fs::read_to_string(file).unwrap_or_default();
+        self.server()
+            .run_in(|| ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"].map(read))
+            .expect("the server's namespace can be entered")
+            .iter()
+            .any(|table| listens(table))
+    }
+}

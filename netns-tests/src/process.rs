@@ -1,0 +1,96 @@
+//! Processes of a test, and waiting.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ipcluster::lab::Namespace;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// Looks every millisecond whether `condition` holds.
+///
+/// # Panics
+/// After `limit`, with `what` was waited for.
+pub fn wait_until(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !condition() {
+        assert!(began.elapsed() < limit, "waited {limit:?} for {what}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A process that a test started. It is killed when this value goes.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts `command` in `namespace`; what it prints goes to the file `log`.
+    ///
+    /// # Panics
+    /// Where it cannot be started.
+    pub fn start(namespace: &Namespace, mut command: Command, log: &Path) -> Self {
+        let file = fs::File::create(log).expect("the log can be made");
+        let copy = file.try_clone().expect("a descriptor can be copied");
+        command.stdin(Stdio::null()).stdout(copy).stderr(file);
+        let child = namespace.run_in(|| command.spawn()).expect("the namespace can be entered");
+        let child = child.unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        Self { child, log: log.to_owned() }
+    }
+
+    /// Its process number.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Panics
+    /// Where it has been waited for already.
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).expect("a process number");
+        kill(Pid::from_raw(pid), signal)
+            .unwrap_or_else(|errno| panic!("{signal} to {pid}: {errno}"));
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("our own child").is_none()
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// After `limit`, with what it printed.
+    pub fn wait(&mut self, limit: Duration) -> ExitStatus {
+        let began = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("our own child") {
+                return status;
+            }
+            assert!(began.elapsed() < limit, "still runs after {limit:?}:\n{}", self.output());
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// What it has printed so far.
+    pub fn output(&self) -> String {
+        fs::read(&self.log).map_or_else(
+            |error| format!("({}: {error})", self.log.display()),
+            |bytes| String::from_utf8_lossy(&bytes).into_owned(),
+        )
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may be gone already; the wait only fails where it was waited for.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
