@@ -1,5 +1,6 @@
 //! Kernel-level sticky load balancing for one Linux host.
 
+pub mod control;
 pub mod netlink;
 pub mod nft;
 pub mod plan;
