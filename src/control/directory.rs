@@ -314,7 +314,8 @@ mod tests {
         let both = set(&[("XDG_RUNTIME_DIR", "/a"), ("IPCLUSTER_RUNTIME_DIR", "/b")]);
         assert_eq!(path(choose(true, both)), Path::new("/b"));
         assert_eq!(path(choose(false, both)), Path::new("/b"));
-        for unusable in [set(&[]), set(&[("XDG_RUNTIME_DIR", "")]), set(&[("XDG_RUNTIME_DIR", "x")])]
+        for unusable in
+            [set(&[]), set(&[("XDG_RUNTIME_DIR", "")]), set(&[("XDG_RUNTIME_DIR", "x")])]
         {
             assert!(matches!(choose(false, unusable), Err(ControlError::NoRuntimeDir)));
         }
@@ -335,8 +336,7 @@ mod tests {
         let (_base, dir) = directory();
         let first = dir.lock(&name("web")).unwrap();
         let refused = dir.lock(&name("web")).unwrap_err();
-        let expected =
-            format!("a master of cluster web runs already (pid {})", std::process::id());
+        let expected = format!("a master of cluster web runs already (pid {})", std::process::id());
         assert_eq!(refused.to_string(), expected);
         assert_eq!(dir.running().unwrap(), [name("web")]);
         let _other = dir.lock(&name("api")).unwrap();

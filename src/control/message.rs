@@ -307,7 +307,8 @@ fn cut(text: &str, limit: usize) -> String {
     if text.len() <= limit {
         return text.to_owned();
     }
-    format!("{}...", &text[..text.floor_char_boundary(limit)])
+    let end = text.char_indices().map(|(at, _)| at).take_while(|at| *at <= limit).last();
+    format!("{}...", &text[..end.unwrap_or(0)])
 }
 
 #[cfg(test)]

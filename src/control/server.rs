@@ -446,7 +446,8 @@ mod tests {
         let mut world = World::new(Limits::default());
         let _master = world.answer_all();
         let mut peer = Raw::connect(&world.socket()).await;
-        for line in ["null", "[]", "1", "\"x\"", "{", "{\"v\":9}", "{\"v\":1,\"command\":\"halt\"}"] {
+        for line in ["null", "[]", "1", "\"x\"", "{", "{\"v\":9}", "{\"v\":1,\"command\":\"halt\"}"]
+        {
             peer.send(format!("{line}\n").as_bytes()).await;
             assert_eq!(peer.error().await, Command::parse(line).unwrap_err().to_string());
         }
