@@ -112,7 +112,7 @@ Example:
 /// A cluster by its name, or the only one.
 #[derive(Debug, Args)]
 pub(crate) struct ClusterArgs {
-    /// The cluster [default: the only one]
+    /// The cluster [default: the only one that there is]
     pub(crate) name: Option<ClusterName>,
 }
 
@@ -357,20 +357,20 @@ mod tests {
     #[test]
     fn numbers_out_of_range_reach_the_check_which_names_the_flag() {
         for (line, expected) in [
-            ("--workers -1", "--workers: `workers`: -1: expected 1 to 1024"),
-            ("--workers 0", "--workers: `workers`: 0: expected 1 to 1024"),
-            ("--slots -5", "--slots: `slots`: -5: expected 1 to 65536"),
+            ("--workers -1", "--workers: -1: expected 1 to 1024"),
+            ("--workers 0", "--workers: 0: expected 1 to 1024"),
+            ("--slots -5", "--slots: -5: expected 1 to 65536"),
             (
                 "--workers 1 --weights -1",
-                "--weights: `weights`: weight -1 of seat 0: expected a finite number, 0 or more",
+                "--weights: weight -1 of seat 0: expected a finite number, 0 or more",
             ),
             (
                 "--workers 1 --weights NaN",
-                "--weights: `weights`: weight NaN of seat 0: expected a finite number, 0 or more",
+                "--weights: weight NaN of seat 0: expected a finite number, 0 or more",
             ),
             (
                 "--workers 1 --weights 1e999",
-                "--weights: `weights`: weight inf of seat 0: expected a finite number, 0 or more",
+                "--weights: weight inf of seat 0: expected a finite number, 0 or more",
             ),
         ] {
             let line = format!("run --listen 0.0.0.0:80 {line} -- x");

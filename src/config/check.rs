@@ -334,26 +334,26 @@ mod tests {
     fn values_out_of_range_are_refused_with_what_is_allowed() {
         let text = |text: &str| flag(text.to_owned());
         let cases = [
-            (Settings { workers: flag(0), ..least() }, "`workers`: 0: expected 1 to 1024"),
-            (Settings { workers: flag(-1), ..least() }, "`workers`: -1: expected 1 to 1024"),
-            (Settings { workers: flag(1025), ..least() }, "`workers`: 1025: expected 1 to 1024"),
-            (Settings { slots: flag(-1), ..least() }, "`slots`: -1: expected 1 to 65536"),
-            (Settings { slots: flag(0), ..least() }, "`slots`: 0 slots: expected 1 to 65536"),
+            (Settings { workers: flag(0), ..least() }, "0: expected 1 to 1024"),
+            (Settings { workers: flag(-1), ..least() }, "-1: expected 1 to 1024"),
+            (Settings { workers: flag(1025), ..least() }, "1025: expected 1 to 1024"),
+            (Settings { slots: flag(-1), ..least() }, "-1: expected 1 to 65536"),
+            (Settings { slots: flag(0), ..least() }, "0 slots: expected 1 to 65536"),
             (
                 Settings { slots: flag(3), ..least() },
-                "`slots`: 3 slots for 4 workers: expected at least one slot for each worker",
+                "3 slots for 4 workers: expected at least one slot for each worker",
             ),
             (
                 Settings { partition: text("range"), ..least() },
-                "`partition`: \"range\": expected hash or mask",
+                "\"range\": expected hash or mask",
             ),
             (
                 Settings { partition: text("mask"), workers: flag(3), ..least() },
-                "`workers`: 3 workers with the mask partition: expected a power of two, 1 to 1024, or the hash partition",
+                "3 workers with the mask partition: expected a power of two, 1 to 1024, or the hash partition",
             ),
             (
                 Settings { partition: text("mask"), slots: flag(4), ..least() },
-                "`slots`: the mask partition has one slot for each worker: remove it, or use the hash partition",
+                "the mask partition has one slot for each worker: remove it, or use the hash partition",
             ),
             (
                 Settings {
@@ -361,56 +361,56 @@ mod tests {
                     weights: flag(vec![1.0, 1.0, 2.0, 1.0]),
                     ..least()
                 },
-                "`weights`: weights with the mask partition: each worker has exactly one slot; use the hash partition",
+                "weights with the mask partition: each worker has exactly one slot; use the hash partition",
             ),
             (
                 Settings { weights: flag(vec![1.0]), ..least() },
-                "`weights`: 1 for 4 workers: expected one for each worker",
+                "1 for 4 workers: expected one for each worker",
             ),
             (
                 Settings { weights: flag(vec![1.0, f64::NAN, 1.0, 1.0]), ..least() },
-                "`weights`: weight NaN of seat 1: expected a finite number, 0 or more",
+                "weight NaN of seat 1: expected a finite number, 0 or more",
             ),
             (
                 Settings { weights: flag(vec![0.0; 4]), ..least() },
-                "`weights`: all weights are 0: expected at least one above it",
+                "all weights are 0: expected at least one above it",
             ),
             (
                 Settings { worker_ports: text("50-100"), ..least() },
-                "`worker_ports`: 50-100 contains the public port 80: expected a range without it",
+                "50-100 contains the public port 80: expected a range without it",
             ),
             (
                 Settings { worker_ports: text("20000-20010"), ..least() },
-                "`worker_ports`: 20000-20010 has 11 ports: expected at least 12, for 4 workers with 1 public ports each in 3 generations",
+                "20000-20010 has 11 ports: expected at least 12, for 4 workers with 1 public ports each in 3 generations",
             ),
             (
                 Settings { ready: text("notify"), ..least() },
-                "`ready`: \"notify\": not supported yet: expected tcp",
+                "\"notify\": not supported yet: expected tcp",
             ),
             (
                 Settings { ready_timeout: text("0"), ..least() },
-                "`timeouts.ready`: 0: expected more than 0",
+                "0: expected more than 0",
             ),
             (
                 Settings { drain_timeout: text("1e999"), ..least() },
-                "`timeouts.drain`: \"1e999\": expected a whole number with ms, s, min or h, such as 30s, or 0",
+                "\"1e999\": expected a whole number with ms, s, min or h, such as 30s, or 0",
             ),
             (
                 Settings { command: flag(vec![String::new()]), ..least() },
-                "`command`: the program is empty",
+                "the program is empty",
             ),
             (
                 Settings { command: flag(vec!["a\0b".to_owned()]), ..least() },
-                "`command`: an argument contains a NUL, which no program can get",
+                "an argument contains a NUL, which no program can get",
             ),
             (
                 Settings { command: flag(vec!["x".repeat(MAX_ARGUMENT)]), ..least() },
-                "`command`: an argument is longer than 131071 bytes, the most that the kernel passes on",
+                "an argument is longer than 131071 bytes, the most that the kernel passes on",
             ),
             (
                 Settings { name: text(&"x".repeat(65)), ..least() },
                 &format!(
-                    "`name`: cluster name {:?}: expected 1 to 64 of a-z A-Z 0-9 _ -, beginning with a letter or digit",
+                    "cluster name {:?}: expected 1 to 64 of a-z A-Z 0-9 _ -, beginning with a letter or digit",
                     "x".repeat(64)
                 ),
             ),

@@ -33,7 +33,7 @@ pub enum ConfigError {
         key: String,
     },
     /// A value of another type.
-    #[error("{origin}: `{key}`: expected {expected}, found {found}")]
+    #[error("{}: expected {expected}, found {found}", origin.of(key))]
     WrongType {
         /// Where it stands.
         origin: Origin,
@@ -45,7 +45,7 @@ pub enum ConfigError {
         found: &'static str,
     },
     /// A value that is out of range, malformed, or contradicts another.
-    #[error("{origin}: `{key}`: {reason}")]
+    #[error("{}: {reason}", origin.of(key))]
     Value {
         /// Where it stands.
         origin: Origin,
@@ -55,7 +55,7 @@ pub enum ConfigError {
         reason: String,
     },
     /// A value that cannot be planned.
-    #[error("{origin}: `{key}`: {source}")]
+    #[error("{}: {source}", origin.of(key))]
     Plan {
         /// Where it stands.
         origin: Origin,

@@ -44,6 +44,17 @@ pub enum Origin {
     Default,
 }
 
+impl Origin {
+    /// The origin of the value of a key, for messages. A flag says by itself which key it is.
+    pub(super) fn of(&self, key: &str) -> String {
+        match self {
+            Self::Flag { flag } => (*flag).to_owned(),
+            Self::Default => format!("`{key}`, by default"),
+            Self::File { .. } | Self::Command { .. } => format!("{self}: `{key}`"),
+        }
+    }
+}
+
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
