@@ -1,0 +1,383 @@
+//! Verbs, flags and their help.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use ipcluster::config::{Given, Settings};
+use ipcluster::plan::ClusterName;
+
+/// Sticky load balancing in the kernel for the worker processes of one host.
+///
+/// Clients of a public port are spread over worker processes by nftables rules, by their address
+/// alone. A reload starts new workers beside the old ones and moves all new connections over at
+/// once; established ones stay where they are.
+#[derive(Debug, Parser)]
+#[command(name = "ipcluster", version, max_term_width = 100, after_help = AFTER_HELP)]
+pub(crate) struct Arguments {
+    /// Where control sockets and locks are [default: $IPCLUSTER_RUNTIME_DIR, else /run/ipcluster
+    /// for root, else $XDG_RUNTIME_DIR/ipcluster]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) runtime_dir: Option<PathBuf>,
+
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  ipcluster demo                                        see it work, without root
+  ipcluster check                                       see whether it can work here
+  ipcluster run --listen 0.0.0.0:80 -- node server.js   one worker a CPU, each gets its PORT
+  ipcluster reload                                      new workers, no connection lost
+  ipcluster stop                                        drain, end the workers, remove the rules
+
+Where NAME may be left out, the only cluster that runs is meant.
+Exit codes: 0 done; 1 failed (stderr says why, and what to do next); 2 wrong usage.";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Start a cluster, or take over one whose master is gone; stays in the foreground
+    ///
+    /// SIGTERM and SIGINT end the master alone: the workers and the rules serve on, and the next
+    /// `run` of the same name takes them over. SIGHUP reloads. `ipcluster stop` ends all.
+    #[command(after_help = RUN_HELP)]
+    Run(RunArgs),
+    /// Start a new generation and move all new connections to it
+    ///
+    /// Returns when new connections go to the new workers, or says why not: then the old ones serve
+    /// on. Established connections stay with the old workers, which end when those have ended.
+    Reload(ClusterArgs),
+    /// Show the workers by seat
+    #[command(after_help = STATUS_HELP)]
+    Status(StatusArgs),
+    /// Change the number of workers, with the least movement of clients
+    Scale(ScaleArgs),
+    /// Drain and end all workers, remove the rules, end the master
+    Stop(StopArgs),
+    /// Print the rules that `run` would install, in nft syntax; touches nothing, needs no privilege
+    #[command(after_help = PLAN_HELP)]
+    Plan(RunArgs),
+    /// Say which slot, seat, worker and port a client address reaches, and why
+    Explain(ExplainArgs),
+    /// Say what this machine supports and lacks; exit code 1 if `run` would fail
+    Check,
+    /// Remove the rules of a cluster whose master is gone
+    ///
+    /// Refused while a master runs: `ipcluster stop` is for that. Workers that still run are not
+    /// ended. Connections that the rules carry are reset.
+    Flush(ClusterArgs),
+    /// Show the whole thing in a network namespace of its own, without root, in half a minute
+    Demo,
+    /// Print the completion script of a shell
+    #[command(after_help = COMPLETIONS_HELP)]
+    Completions(CompletionsArgs),
+    /// The small HTTP server that `demo` starts as its workers
+    #[command(hide = true)]
+    DemoWorker,
+}
+
+const RUN_HELP: &str = "\
+Workers get PORT (the port to listen on, on all addresses), IPCLUSTER_PORT_<public> for each public
+port, IPCLUSTER_SEAT, IPCLUSTER_WORKERS, IPCLUSTER_GENERATION, IPCLUSTER_NAME and IPCLUSTER_SOCKET.
+Of the other variables they get PATH, HOME, USER, LOGNAME, SHELL, TERM, TZ, LANG, LANGUAGE, LC_*,
+TMPDIR, and those of --env.
+
+Examples:
+  ipcluster run --listen 0.0.0.0:80 --workers 4 -- node server.js
+  ipcluster run --name api --listen 10.9.0.1:80 --listen [::]:80 --env 'NODE_*' -- node server.js
+  ipcluster run -c web.toml --workers 8
+
+The file holds the same settings as the flags (name, listen, workers, command, partition, slots,
+weights, worker_ports, ready, env, [timeouts] ready, drain, die, [spawn] stagger, backoff). Flags
+win. Exit codes: 0 ended; 1 failed; 2 wrong usage.";
+
+const PLAN_HELP: &str = "\
+Example:
+  ipcluster plan --listen 0.0.0.0:80 --workers 4 -- node server.js | nft --check -f -";
+
+const STATUS_HELP: &str = "\
+States: starting (gets no connections yet), live (gets those of its seat), retired (finishes those
+that it has), dying (was asked to end).
+
+--json prints one object: schema (1), name, pid (of the master), generation, listeners, partition,
+slots, and workers: a list of seat, slots, pid (null before it is spawned), state, generation, ports
+(public port: worker port), uptime (seconds), connections (null if not counted). Fields may be added
+within a schema.";
+
+const COMPLETIONS_HELP: &str = "\
+Example:
+  ipcluster completions bash > /usr/share/bash-completion/completions/ipcluster";
+
+/// A cluster by its name, or the only one.
+#[derive(Debug, Args)]
+pub(crate) struct ClusterArgs {
+    /// The cluster [default: the only one that there is]
+    pub(crate) name: Option<ClusterName>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(allow_missing_positional = true)]
+pub(crate) struct ScaleArgs {
+    /// The cluster [default: the only one that runs]
+    pub(crate) name: Option<ClusterName>,
+    /// How many workers there shall be, 1 to 1024
+    #[arg(value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) workers: u16,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StopArgs {
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+    /// Do not wait for connections to end
+    #[arg(long)]
+    pub(crate) now: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(allow_missing_positional = true)]
+pub(crate) struct ExplainArgs {
+    /// The cluster [default: the only one that runs]
+    pub(crate) name: Option<ClusterName>,
+    /// The client's IPv4 or IPv6 address
+    pub(crate) address: IpAddr,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    /// The shell
+    pub(crate) shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// Read settings from a TOML file; flags win
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Name of the cluster, of its table in the kernel and of its control socket [default: main]
+    #[arg(long)]
+    name: Option<String>,
+    /// Address and port that clients connect to; repeat for more [0.0.0.0 and [::]: all addresses]
+    #[arg(long, value_name = "ADDR:PORT[/tcp]")]
+    listen: Option<Vec<String>>,
+    /// How many workers, 1 to 1024 [default: as many as CPUs]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    workers: Option<i64>,
+    /// How clients are spread: hash, or mask (low bits of the address; N a power of two) [default:
+    /// hash]
+    #[arg(long, value_name = "hash|mask")]
+    partition: Option<String>,
+    /// Into how many slots the hash spreads clients; fixed for the life of the cluster [default:
+    /// 1024]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    slots: Option<i64>,
+    /// Share of each worker, relative to the others [default: all the same]
+    #[arg(long, value_name = "W,W,...", value_delimiter = ',', allow_negative_numbers = true)]
+    weights: Option<Vec<f64>>,
+    /// Ports that workers get, enough for three generations [default: 20000-29999]
+    #[arg(long, value_name = "FIRST-LAST")]
+    worker_ports: Option<String>,
+    /// How a worker shows that it is ready: tcp (it listens) [default: tcp]
+    #[arg(long, value_name = "tcp")]
+    ready: Option<String>,
+    /// Variable that workers get too: KEY or PREFIX* passes yours on, KEY=VALUE sets it; repeat for
+    /// more
+    #[arg(long, value_name = "KEY[=VALUE]")]
+    env: Option<Vec<String>>,
+    /// How long a worker may take until it is ready [default: 30s]
+    #[arg(long, value_name = "TIME")]
+    ready_timeout: Option<String>,
+    /// How long a retired worker may finish its connections; 0: as long as it takes [default: 0]
+    #[arg(long, value_name = "TIME")]
+    drain_timeout: Option<String>,
+    /// How long a worker may take to end before it is killed [default: 5s]
+    #[arg(long, value_name = "TIME")]
+    die_timeout: Option<String>,
+    /// Pause between the starts of two workers [default: 100ms]
+    #[arg(long, value_name = "TIME")]
+    spawn_stagger: Option<String>,
+    /// Wait before a worker that died is replaced: the first time, and at most [default: 1s..30s]
+    #[arg(long, value_name = "FIRST..MOST")]
+    spawn_backoff: Option<String>,
+    /// What each worker runs
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Option<Vec<String>>,
+}
+
+impl RunArgs {
+    /// What the flags say.
+    pub(crate) fn into_settings(self) -> Settings {
+        let one = |flag, value: Option<String>| value.map(|value| Given::by_flag(flag, value));
+        let number = |flag, value: Option<i64>| value.map(|value| Given::by_flag(flag, value));
+        let each = |flag, values: Option<Vec<String>>| {
+            let given = |value| Given::by_flag(flag, value);
+            values.map(|values| values.into_iter().map(given).collect())
+        };
+        Settings {
+            name: one("--name", self.name),
+            listen: each("--listen", self.listen),
+            workers: number("--workers", self.workers),
+            command: self.command.map(|command| Given::by_flag("command line", command)),
+            partition: one("--partition", self.partition),
+            slots: number("--slots", self.slots),
+            weights: self.weights.map(|weights| Given::by_flag("--weights", weights)),
+            worker_ports: one("--worker-ports", self.worker_ports),
+            ready: one("--ready", self.ready),
+            env: each("--env", self.env),
+            ready_timeout: one("--ready-timeout", self.ready_timeout),
+            drain_timeout: one("--drain-timeout", self.drain_timeout),
+            die_timeout: one("--die-timeout", self.die_timeout),
+            spawn_stagger: one("--spawn-stagger", self.spawn_stagger),
+            spawn_backoff: one("--spawn-backoff", self.spawn_backoff),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+    use clap::error::ErrorKind;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Verb, clap::Error> {
+        let words = std::iter::once("ipcluster").chain(line.split_whitespace());
+        Arguments::try_parse_from(words).map(|arguments| arguments.verb)
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_name_may_stand_before_the_last_argument() {
+        for (line, expected_name, expected_workers) in [
+            ("scale 5", None, 5),
+            ("scale web 1024", Some("web"), 1024),
+            ("scale 7 8", Some("7"), 8),
+        ] {
+            let Ok(Verb::Scale(ScaleArgs { name, workers })) = parse(line) else {
+                panic!("{line}")
+            };
+            assert_eq!(name.as_ref().map(ClusterName::as_str), expected_name, "{line}");
+            assert_eq!(workers, expected_workers);
+        }
+        let Ok(Verb::Explain(explain)) = parse("explain web 2001:db8::1") else { panic!() };
+        assert_eq!(explain.name.unwrap().as_str(), "web");
+        let Ok(Verb::Explain(explain)) = parse("explain 10.0.0.1") else { panic!() };
+        assert!(explain.name.is_none() && explain.address.is_ipv4());
+    }
+
+    #[test]
+    fn every_verb_is_known() {
+        for line in [
+            "reload",
+            "reload web",
+            "status",
+            "status web --json",
+            "stop",
+            "stop --now web",
+            "check",
+            "flush",
+            "flush web",
+            "demo",
+            "demo-worker",
+            "completions bash",
+            "run --listen 0.0.0.0:80 -- x",
+            "plan -c web.toml",
+            "status --runtime-dir /tmp/x",
+        ] {
+            parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+    }
+
+    #[test]
+    fn wrong_usage_is_exit_code_2() {
+        for line in [
+            "",
+            "start",
+            "scale",
+            "scale 0",
+            "scale 1025",
+            "scale -1",
+            "scale web x",
+            "explain",
+            "explain 10.0.0",
+            "reload a/b",
+            "reload a b",
+            "run --workers many",
+            "run --weights 1,x",
+            "run --color",
+            "status --jsno",
+            "completions tcl",
+            "run server.js",
+        ] {
+            let error = parse(line).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line}: {error}");
+        }
+        assert_eq!(parse("--help").unwrap_err().kind(), ErrorKind::DisplayHelp);
+    }
+
+    #[test]
+    fn every_setting_has_a_flag() {
+        let line = "run --name web --listen 0.0.0.0:80 --listen [::]:443 --workers 2 \
+            --partition hash --slots 2048 --weights 1,2.5 --worker-ports 30000-30999 --ready tcp \
+            --env NODE_* --env A=b --ready-timeout 10s --drain-timeout 1h --die-timeout 0 \
+            --spawn-stagger 0 --spawn-backoff 10ms..2min -- node server.js --workers 9";
+        let Ok(Verb::Run(run)) = parse(line) else { panic!() };
+        let file = r#"
+            name = "web"
+            listen = ["0.0.0.0:80", "[::]:443"]
+            workers = 2
+            command = ["node", "server.js", "--workers", "9"]
+            partition = "hash"
+            slots = 2048
+            weights = [1, 2.5]
+            worker_ports = "30000-30999"
+            ready = "tcp"
+            env = ["NODE_*", "A=b"]
+            timeouts = { ready = "10s", drain = "1h", die = "0" }
+            spawn = { stagger = "0", backoff = "10ms..2min" }
+        "#;
+        let file = Settings::from_toml(file, "web.toml").unwrap().check(9);
+        assert_eq!(run.into_settings().check(9), file);
+    }
+
+    #[test]
+    fn numbers_out_of_range_reach_the_check_which_names_the_flag() {
+        for (line, expected) in [
+            ("--workers -1", "--workers: -1: expected 1 to 1024"),
+            ("--workers 0", "--workers: 0: expected 1 to 1024"),
+            ("--slots -5", "--slots: -5: expected 1 to 65536"),
+            (
+                "--workers 1 --weights -1",
+                "--weights: weight -1 of seat 0: expected a finite number, 0 or more",
+            ),
+            (
+                "--workers 1 --weights NaN",
+                "--weights: weight NaN of seat 0: expected a finite number, 0 or more",
+            ),
+            (
+                "--workers 1 --weights 1e999",
+                "--weights: weight inf of seat 0: expected a finite number, 0 or more",
+            ),
+        ] {
+            let line = format!("run --listen 0.0.0.0:80 {line} -- x");
+            let Ok(Verb::Run(run)) = parse(&line) else { panic!("{line}") };
+            let error = run.into_settings().check(4).unwrap_err();
+            assert_eq!(error.to_string(), expected);
+            assert!(error.is_usage());
+        }
+    }
+}

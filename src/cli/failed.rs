@@ -1,0 +1,75 @@
+//! How a verb fails: one line of reason, one line of advice, an exit code.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use ipcluster::config::ConfigError;
+use ipcluster::control::ControlError;
+
+/// Why a verb did not do what it was to do.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Failed {
+    message: String,
+    hint: Option<String>,
+    code: u8,
+}
+
+impl Failed {
+    /// A failure, exit code 1.
+    pub(crate) fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), hint: None, code: 1 }
+    }
+
+    /// The same with what to do next.
+    pub(crate) fn hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
+    }
+
+    /// Tells the user, and gives the exit code.
+    pub(crate) fn report(self) -> ExitCode {
+        // Without stderr only the exit code is left.
+        let _ = std::io::stderr().write_all(self.text().as_bytes());
+        ExitCode::from(self.code)
+    }
+
+    fn text(&self) -> String {
+        let hint = self.hint.iter().map(|hint| format!("hint: {}\n", one_line(hint)));
+        std::iter::once(format!("error: {}\n", one_line(&self.message))).chain(hint).collect()
+    }
+}
+
+impl From<ControlError> for Failed {
+    fn from(error: ControlError) -> Self {
+        Self { message: error.to_string(), hint: error.hint(), code: 1 }
+    }
+}
+
+impl From<ConfigError> for Failed {
+    fn from(error: ConfigError) -> Self {
+        let hint = "`ipcluster run --help` describes the settings".to_owned();
+        let code = if error.is_usage() { 2 } else { 1 };
+        Self { message: error.to_string(), hint: Some(hint), code }
+    }
+}
+
+/// The text without what would break the line or steer the terminal: some of it comes from workers
+/// and files.
+pub(super) fn one_line(text: &str) -> String {
+    let visible = |c: char| match c {
+        c if c.is_control() => c.escape_default().to_string(),
+        c => c.to_string(),
+    };
+    text.trim_end().chars().map(visible).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_one_line_and_its_hint_another() {
+        let failed = Failed::new("a\nb\u{1b}[31m é\n").hint("c\rd");
+        assert_eq!(failed.text(), "error: a\\nb\\u{1b}[31m é\nhint: c\\rd\n");
+        assert_eq!(Failed::new("a").text(), "error: a\n");
+    }
+}

@@ -1,0 +1,16 @@
+//! Standard output, which carries the answer and nothing else.
+
+use std::io::{ErrorKind, Write};
+
+use super::Failed;
+
+/// Prints the answer. A reader that has seen enough (`| head`) is no failure.
+pub(super) fn answer(text: &str) -> Result<(), Failed> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(Failed::new(format!("cannot write the answer: {error}")))
+        }
+        _ => Ok(()),
+    }
+}

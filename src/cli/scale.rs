@@ -1,0 +1,17 @@
+//! `ipcluster scale`
+
+use ipcluster::control::{Answer, Command, ControlDir};
+
+use super::args::ScaleArgs;
+use super::{Failed, ask, output};
+
+pub(super) fn run(directory: &ControlDir, args: ScaleArgs) -> Result<(), Failed> {
+    let command = Command::Scale { workers: args.workers };
+    match ask::ask(directory, args.name.as_ref(), command)? {
+        Answer::Scaled(done) => output::answer(&format!(
+            "{} workers: {} of {} slots moved\n",
+            done.workers, done.moved_slots, done.slots
+        )),
+        _ => Err(ask::mismatch("scale")),
+    }
+}

@@ -1,0 +1,465 @@
+//! From settings to a configuration: every value by itself, then together.
+
+use std::time::Duration;
+
+use super::{
+    Config, ConfigError, Environment, Given, Origin, PortRange, Readiness, Settings, Spawn,
+    Timeouts, WorkerCommand, parse,
+};
+use crate::plan::{Assignment, Listener, Listeners, MAX_SEATS, Partition, PlanError, Weights};
+
+impl Settings {
+    /// Makes the configuration of a machine with so many CPUs (the default for `workers`).
+    ///
+    /// # Errors
+    /// A [`ConfigError`] for the first value at fault, in the order of the table in
+    /// [`crate::config`].
+    pub fn check(self, cpus: usize) -> Result<Config, ConfigError> {
+        let name = or_default(self.name, Config::DEFAULT_NAME.to_owned());
+        let name = name.value.parse().map_err(plan_error(&name.origin, "name"))?;
+        let listeners = listeners(self.listen)?;
+        let workers = workers(self.workers, cpus)?;
+        let command = command(self.command)?;
+        let partition_kind = or_default(self.partition, "hash".to_owned());
+        let partition = partition(&partition_kind, self.slots.as_ref(), &workers)?;
+        let shares = or_default(self.weights, Vec::new());
+        let weights = weights(&shares, workers.value)?;
+        Assignment::new(&partition, &weights, None).map_err(|source| {
+            let key = partition_error_key(&source);
+            let origin = match key {
+                "weights" => shares.origin.clone(),
+                "slots" => self.slots.map_or(Origin::Default, |slots| slots.origin),
+                _ => workers.origin.clone(),
+            };
+            ConfigError::Plan { origin, key, source }
+        })?;
+        let range = or_default(self.worker_ports, "20000-29999".to_owned());
+        let worker_ports = range.value.parse().map_err(|reason: &str| {
+            value_error(&range.origin, "worker_ports", format!("{}: {reason}", quote(&range.value)))
+        })?;
+        check_worker_ports(worker_ports, &range.origin, workers.value, &listeners)?;
+        Ok(Config {
+            name,
+            listeners,
+            workers: workers.value,
+            command,
+            partition,
+            weights,
+            worker_ports,
+            ready: readiness(or_default(self.ready, "tcp".to_owned()))?,
+            env: environment(self.env.unwrap_or_default())?,
+            timeouts: Timeouts {
+                ready: nonzero(self.ready_timeout, "30s", "timeouts.ready")?,
+                drain: Some(time(self.drain_timeout, "0", "timeouts.drain")?)
+                    .filter(|limit| !limit.is_zero()),
+                die: time(self.die_timeout, "5s", "timeouts.die")?,
+            },
+            spawn: Spawn {
+                stagger: time(self.spawn_stagger, "100ms", "spawn.stagger")?,
+                backoff: text_value(
+                    self.spawn_backoff,
+                    "1s..30s",
+                    "spawn.backoff",
+                    parse::backoff,
+                )?,
+            },
+            shares: shares.value,
+        })
+    }
+}
+
+fn listeners(given: Option<Vec<Given<String>>>) -> Result<Listeners, ConfigError> {
+    let given = given.filter(|given| !given.is_empty()).ok_or(ConfigError::Missing {
+        key: "listen",
+        how: "give at least one, such as --listen 0.0.0.0:80, or listen = [\"0.0.0.0:80\"] in the file",
+    })?;
+    let read = |text: &Given<String>| -> Result<Listener, ConfigError> {
+        text.value.parse().map_err(plan_error(&text.origin, "listen"))
+    };
+    let all = given.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+    Listeners::new(all.clone()).map_err(|source| {
+        // Of a listener that is given twice the second one is at fault.
+        let culprit = match &source {
+            PlanError::DuplicateListener { listener } => all.iter().rposition(|l| l == listener),
+            _ => None,
+        };
+        plan_error(&given[culprit.unwrap_or(0)].origin, "listen")(source)
+    })
+}
+
+fn workers(given: Option<Given<i64>>, cpus: usize) -> Result<Given<u16>, ConfigError> {
+    let Some(Given { value, origin }) = given else {
+        let cpus = u16::try_from(cpus).unwrap_or(MAX_SEATS).clamp(1, MAX_SEATS);
+        return Ok(Given { value: cpus, origin: Origin::Default });
+    };
+    match u16::try_from(value).ok().filter(|workers| (1..=MAX_SEATS).contains(workers)) {
+        Some(value) => Ok(Given { value, origin }),
+        None => Err(value_error(&origin, "workers", format!("{value}: expected 1 to {MAX_SEATS}"))),
+    }
+}
+
+/// The longest argument that execve(2) takes, its NUL included: `MAX_ARG_STRLEN`, 32 pages.
+const MAX_ARGUMENT: usize = 32 * 4096;
+
+fn command(given: Option<Given<Vec<String>>>) -> Result<WorkerCommand, ConfigError> {
+    let missing = ConfigError::Missing {
+        key: "command",
+        how: "give what each worker runs, after --, or command = [\"program\", ...] in the file",
+    };
+    let Given { value, origin } = given.ok_or(missing.clone())?;
+    let refused = |reason: &str| Err(value_error(&origin, "command", reason.to_owned()));
+    if value.iter().any(|part| part.contains('\0')) {
+        return refused("an argument contains a NUL, which no program can get");
+    }
+    if value.iter().any(|part| part.len() >= MAX_ARGUMENT) {
+        return refused(
+            "an argument is longer than 131071 bytes, the most that the kernel passes on",
+        );
+    }
+    let mut parts = value.into_iter();
+    match parts.next() {
+        None => Err(missing),
+        Some(program) if program.is_empty() => refused("the program is empty"),
+        Some(program) => Ok(WorkerCommand { program, arguments: parts.collect() }),
+    }
+}
+
+fn partition(
+    kind: &Given<String>,
+    slots: Option<&Given<i64>>,
+    workers: &Given<u16>,
+) -> Result<Partition, ConfigError> {
+    match (kind.value.as_str(), slots) {
+        ("hash", None) => {
+            Partition::hash(Partition::DEFAULT_SLOTS).map_err(plan_error(&Origin::Default, "slots"))
+        }
+        ("hash", Some(Given { value, origin })) => match u32::try_from(*value) {
+            Ok(slots) => Partition::hash(slots).map_err(plan_error(origin, "slots")),
+            Err(_) => Err(value_error(
+                origin,
+                "slots",
+                format!("{value}: expected 1 to {}", Partition::MAX_SLOTS),
+            )),
+        },
+        ("mask", None) => Partition::mask(u32::from(workers.value))
+            .map_err(plan_error(&workers.origin, "workers")),
+        ("mask", Some(slots)) => Err(value_error(
+            &slots.origin,
+            "slots",
+            "the mask partition has one slot for each worker: remove it, or use the hash partition"
+                .to_owned(),
+        )),
+        (other, _) => Err(value_error(
+            &kind.origin,
+            "partition",
+            format!("{}: expected hash or mask", quote(other)),
+        )),
+    }
+}
+
+fn weights(shares: &Given<Vec<f64>>, workers: u16) -> Result<Weights, ConfigError> {
+    let workers = usize::from(workers);
+    let weights = match shares.value.len() {
+        0 => Weights::equal(workers),
+        count if count == workers => Weights::new(&shares.value),
+        count => {
+            let reason = format!("{count} for {workers} workers: expected one for each worker");
+            return Err(value_error(&shares.origin, "weights", reason));
+        }
+    };
+    weights.map_err(plan_error(&shares.origin, "weights"))
+}
+
+/// The key whose value makes it impossible to assign the slots.
+pub(super) fn partition_error_key(error: &PlanError) -> &'static str {
+    match error {
+        PlanError::MaskWeights | PlanError::Weight { .. } | PlanError::WeightsAllZero => "weights",
+        PlanError::FewerSlotsThanWorkers { .. } | PlanError::SlotCount { .. } => "slots",
+        _ => "workers",
+    }
+}
+
+/// Checks that no worker port is public, and that there are enough of them.
+pub(super) fn check_worker_ports(
+    range: PortRange,
+    origin: &Origin,
+    workers: u16,
+    listeners: &Listeners,
+) -> Result<(), ConfigError> {
+    let public = listeners.public_ports();
+    if let Some(port) = public.iter().find(|port| range.contains(**port)) {
+        let reason =
+            format!("{range} contains the public port {port}: expected a range without it");
+        return Err(value_error(origin, "worker_ports", reason));
+    }
+    let needed = PortRange::needed(workers, public.len());
+    if range.count() < needed {
+        let reason = format!(
+            "{range} has {} ports: expected at least {needed}, for {workers} workers with {} public ports each in {} generations",
+            range.count(),
+            public.len(),
+            PortRange::GENERATIONS,
+        );
+        return Err(value_error(origin, "worker_ports", reason));
+    }
+    Ok(())
+}
+
+fn readiness(given: Given<String>) -> Result<Readiness, ConfigError> {
+    let refused = |reason: &str| {
+        Err(value_error(&given.origin, "ready", format!("{}: {reason}", quote(&given.value))))
+    };
+    match given.value.as_str() {
+        "tcp" => Ok(Readiness::Tcp),
+        "notify" | "protocol" => refused("not supported yet: expected tcp"),
+        path if path.starts_with("http:") => refused("not supported yet: expected tcp"),
+        _ => refused("expected tcp"),
+    }
+}
+
+fn environment(entries: Vec<Given<String>>) -> Result<Environment, ConfigError> {
+    let mut environment = Environment::default();
+    for Given { value, origin } in entries {
+        environment.add(&value).map_err(|reason| {
+            // Not the value: it may be a secret.
+            let key = value.split('=').next().unwrap_or_default();
+            value_error(&origin, "env", format!("{} {reason}", quote(key)))
+        })?;
+    }
+    Ok(environment)
+}
+
+fn time(
+    given: Option<Given<String>>,
+    default: &str,
+    key: &'static str,
+) -> Result<Duration, ConfigError> {
+    text_value(given, default, key, parse::duration)
+}
+
+fn nonzero(
+    given: Option<Given<String>>,
+    default: &str,
+    key: &'static str,
+) -> Result<Duration, ConfigError> {
+    text_value(given, default, key, |text| match parse::duration(text)? {
+        Duration::ZERO => Err("0: expected more than 0".to_owned()),
+        time => Ok(time),
+    })
+}
+
+fn text_value<T>(
+    given: Option<Given<String>>,
+    default: &str,
+    key: &'static str,
+    read: impl FnOnce(&str) -> Result<T, String>,
+) -> Result<T, ConfigError> {
+    let given = or_default(given, default.to_owned());
+    read(&given.value).map_err(|reason| value_error(&given.origin, key, reason))
+}
+
+fn or_default<T>(given: Option<Given<T>>, default: T) -> Given<T> {
+    given.unwrap_or(Given { value: default, origin: Origin::Default })
+}
+
+fn plan_error(origin: &Origin, key: &'static str) -> impl FnOnce(PlanError) -> ConfigError {
+    let origin = origin.clone();
+    move |source| ConfigError::Plan { origin, key, source }
+}
+
+fn value_error(origin: &Origin, key: &'static str, reason: String) -> ConfigError {
+    ConfigError::Value { origin: origin.clone(), key, reason }
+}
+
+/// A value of the user's, escaped and cut to what a message can show.
+fn quote(text: &str) -> String {
+    format!("{:?}", text.chars().take(80).collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The settings of `--listen 0.0.0.0:80 -- server`.
+    fn least() -> Settings {
+        Settings {
+            listen: Some(vec![Given::by_flag("--listen", "0.0.0.0:80".to_owned())]),
+            command: Some(Given::by_flag("--", vec!["server".to_owned()])),
+            ..Settings::default()
+        }
+    }
+
+    fn flag<T>(value: T) -> Option<Given<T>> {
+        Some(Given::by_flag("--flag", value))
+    }
+
+    fn fault(settings: Settings) -> String {
+        settings.check(4).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_is_not_given_has_its_documented_default() {
+        let config = least().check(6).unwrap();
+        assert_eq!((config.name.as_str(), config.workers), ("main", 6));
+        assert_eq!(config.partition, Partition::hash(1024).unwrap());
+        assert_eq!(config.weights, Weights::equal(6).unwrap());
+        assert_eq!(config.worker_ports.to_string(), "20000-29999");
+        assert_eq!(config.ready, Readiness::Tcp);
+        assert_eq!(config.timeouts.ready, Duration::from_secs(30));
+        assert_eq!(config.timeouts.drain, None);
+        assert_eq!(config.timeouts.die, Duration::from_secs(5));
+        assert_eq!(config.spawn.stagger, Duration::from_millis(100));
+        assert_eq!(config.spawn.backoff.most, Duration::from_secs(30));
+        assert_eq!(config.command.program, "server");
+    }
+
+    #[test]
+    fn the_number_of_cpus_is_a_number_of_workers() {
+        for (cpus, workers) in [(0, 1), (1, 1), (5000, 1024), (1_000_000, 1024)] {
+            assert_eq!(least().check(cpus).unwrap().workers, workers);
+        }
+    }
+
+    #[test]
+    fn what_has_to_be_given_is_asked_for() {
+        let nothing = Settings { listen: None, ..least() };
+        assert!(fault(nothing).starts_with("`listen` is missing: give at least one"));
+        let empty = Settings { listen: Some(Vec::new()), ..least() };
+        assert!(fault(empty).starts_with("`listen` is missing"));
+        let idle = Settings { command: flag(Vec::new()), ..least() };
+        assert!(fault(idle).starts_with("`command` is missing"));
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused_with_what_is_allowed() {
+        let text = |text: &str| flag(text.to_owned());
+        let cases = [
+            (Settings { workers: flag(0), ..least() }, "0: expected 1 to 1024"),
+            (Settings { workers: flag(-1), ..least() }, "-1: expected 1 to 1024"),
+            (Settings { workers: flag(1025), ..least() }, "1025: expected 1 to 1024"),
+            (Settings { slots: flag(-1), ..least() }, "-1: expected 1 to 65536"),
+            (Settings { slots: flag(0), ..least() }, "0 slots: expected 1 to 65536"),
+            (
+                Settings { slots: flag(3), ..least() },
+                "3 slots for 4 workers: expected at least one slot for each worker",
+            ),
+            (
+                Settings { partition: text("range"), ..least() },
+                "\"range\": expected hash or mask",
+            ),
+            (
+                Settings { partition: text("mask"), workers: flag(3), ..least() },
+                "3 workers with the mask partition: expected a power of two, 1 to 1024, or the hash partition",
+            ),
+            (
+                Settings { partition: text("mask"), slots: flag(4), ..least() },
+                "the mask partition has one slot for each worker: remove it, or use the hash partition",
+            ),
+            (
+                Settings {
+                    partition: text("mask"),
+                    weights: flag(vec![1.0, 1.0, 2.0, 1.0]),
+                    ..least()
+                },
+                "weights with the mask partition: each worker has exactly one slot; use the hash partition",
+            ),
+            (
+                Settings { weights: flag(vec![1.0]), ..least() },
+                "1 for 4 workers: expected one for each worker",
+            ),
+            (
+                Settings { weights: flag(vec![1.0, f64::NAN, 1.0, 1.0]), ..least() },
+                "weight NaN of seat 1: expected a finite number, 0 or more",
+            ),
+            (
+                Settings { weights: flag(vec![0.0; 4]), ..least() },
+                "all weights are 0: expected at least one above it",
+            ),
+            (
+                Settings { worker_ports: text("50-100"), ..least() },
+                "50-100 contains the public port 80: expected a range without it",
+            ),
+            (
+                Settings { worker_ports: text("20000-20010"), ..least() },
+                "20000-20010 has 11 ports: expected at least 12, for 4 workers with 1 public ports each in 3 generations",
+            ),
+            (
+                Settings { ready: text("notify"), ..least() },
+                "\"notify\": not supported yet: expected tcp",
+            ),
+            (
+                Settings { ready_timeout: text("0"), ..least() },
+                "0: expected more than 0",
+            ),
+            (
+                Settings { drain_timeout: text("1e999"), ..least() },
+                "\"1e999\": expected a whole number with ms, s, min or h, such as 30s, or 0",
+            ),
+            (
+                Settings { command: flag(vec![String::new()]), ..least() },
+                "the program is empty",
+            ),
+            (
+                Settings { command: flag(vec!["a\0b".to_owned()]), ..least() },
+                "an argument contains a NUL, which no program can get",
+            ),
+            (
+                Settings { command: flag(vec!["x".repeat(MAX_ARGUMENT)]), ..least() },
+                "an argument is longer than 131071 bytes, the most that the kernel passes on",
+            ),
+            (
+                Settings { name: text(&"x".repeat(65)), ..least() },
+                &format!(
+                    "cluster name {:?}: expected 1 to 64 of a-z A-Z 0-9 _ -, beginning with a letter or digit",
+                    "x".repeat(64)
+                ),
+            ),
+        ];
+        for (settings, expected) in cases {
+            let error = settings.check(4).unwrap_err();
+            let (origin, reason) = error.to_string().split_once(": ").map(own).unwrap();
+            assert_eq!(reason, expected);
+            assert_eq!(error.is_usage(), origin == "--flag", "{origin}");
+        }
+    }
+
+    fn own((a, b): (&str, &str)) -> (String, String) {
+        (a.to_owned(), b.to_owned())
+    }
+
+    #[test]
+    fn a_secret_is_not_repeated_in_the_error() {
+        let env = vec![Given::by_flag("--env", "PORT=hunter2".to_owned())];
+        let message = fault(Settings { env: Some(env), ..least() });
+        assert!(message.contains("\"PORT\" is set by ipcluster"), "{message}");
+        assert!(!message.contains("hunter2"));
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let file = Settings { workers: flag(7), slots: flag(2048), ..least() };
+        let merged = Settings { workers: flag(2), ..Settings::default() }.over(file);
+        let config = merged.check(4).unwrap();
+        assert_eq!((config.workers, config.partition.slots()), (2, 2048));
+    }
+
+    #[test]
+    fn scaling_keeps_the_configuration_free_of_contradictions() {
+        let weights = flag(vec![1.0, 2.0]);
+        let config = Settings { workers: flag(2), weights, ..least() }.check(4).unwrap();
+        let three = config.scaled(3).unwrap();
+        assert_eq!((three.workers, &three.weights), (3, &Weights::new(&[1.0, 2.0, 1.0]).unwrap()));
+        assert_eq!(three.scaled(2).unwrap(), config);
+
+        let mask = flag("mask".to_owned());
+        let mask = Settings { partition: mask, ..least() }.check(4).unwrap();
+        assert_eq!(mask.scaled(8).unwrap().partition, Partition::mask(8).unwrap());
+        assert!(mask.scaled(5).unwrap_err().to_string().starts_with("scale: `workers`: 5 workers"));
+        assert!(mask.scaled(0).is_err() && config.scaled(0).is_err());
+
+        let ports = flag("20000-20011".to_owned());
+        let tight = Settings { worker_ports: ports, ..least() }.check(4).unwrap();
+        let refused = tight.scaled(5).unwrap_err().to_string();
+        assert!(refused.contains("expected at least 15, for 5 workers"), "{refused}");
+    }
+}

@@ -1,0 +1,120 @@
+//! The checked configuration of one cluster.
+
+use std::time::Duration;
+
+use super::check::{check_worker_ports, partition_error_key};
+use super::{ConfigError, Environment, Origin, PortRange};
+use crate::plan::{Assignment, ClusterName, Listeners, Partition, PlanError, Weights};
+
+/// The configuration of one cluster, free of contradictions. Made by
+/// [`Settings::check`](super::Settings::check); the keys are described in [`crate::config`].
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Config {
+    /// The name of the cluster.
+    pub name: ClusterName,
+    /// The public addresses.
+    pub listeners: Listeners,
+    /// The number of workers, 1 to 1024.
+    pub workers: u16,
+    /// What each worker runs.
+    pub command: WorkerCommand,
+    /// How client addresses fall into slots.
+    pub partition: Partition,
+    /// The shares of the workers.
+    pub weights: Weights,
+    /// The ports that workers get: none of them public, and enough for
+    /// [`PortRange::GENERATIONS`] generations.
+    pub worker_ports: PortRange,
+    /// How it is known that a worker is ready.
+    pub ready: Readiness,
+    /// The environment of the workers.
+    pub env: Environment,
+    /// How long the steps of a worker's life may take.
+    pub timeouts: Timeouts,
+    /// The pace at which workers are started.
+    pub spawn: Spawn,
+    /// The shares as given; empty if none were.
+    pub(super) shares: Vec<f64>,
+}
+
+impl Config {
+    /// The name of a cluster that is given none.
+    pub const DEFAULT_NAME: &'static str = "main";
+
+    /// The same cluster with another number of workers: new ones have the share 1.
+    ///
+    /// # Errors
+    /// [`ConfigError::Plan`] if the number is out of range or does not fit the partition;
+    /// [`ConfigError::Value`] if the worker ports do not suffice.
+    pub fn scaled(&self, workers: u16) -> Result<Self, ConfigError> {
+        const ORIGIN: Origin = Origin::Command { command: "scale" };
+        let fault = |source: PlanError| ConfigError::Plan {
+            origin: ORIGIN,
+            key: partition_error_key(&source),
+            source,
+        };
+        let mut shares = self.shares.clone();
+        if !shares.is_empty() {
+            shares.resize(usize::from(workers), 1.0);
+        }
+        let weights = match shares.as_slice() {
+            [] => Weights::equal(usize::from(workers)),
+            shares => Weights::new(shares),
+        };
+        let weights = weights.map_err(fault)?;
+        let partition = match self.partition {
+            Partition::Mask { .. } => Partition::mask(u32::from(workers)).map_err(fault)?,
+            hash @ Partition::Hash { .. } => hash,
+        };
+        Assignment::new(&partition, &weights, None).map_err(fault)?;
+        check_worker_ports(self.worker_ports, &ORIGIN, workers, &self.listeners)?;
+        Ok(Self { workers, partition, weights, shares, ..self.clone() })
+    }
+}
+
+/// What a worker runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkerCommand {
+    /// The program: a path, or a name that is looked for in `PATH`.
+    pub program: String,
+    /// Its arguments.
+    pub arguments: Vec<String>,
+}
+
+/// How it is known that a worker is ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Readiness {
+    /// Sockets of its own listen on all its worker ports.
+    Tcp,
+}
+
+/// How long the steps of a worker's life may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// From spawn to ready, above 0.
+    pub ready: Duration,
+    /// For the connections of a retired worker to end; none is no limit.
+    pub drain: Option<Duration>,
+    /// From SIGTERM to SIGKILL; 0 is at once.
+    pub die: Duration,
+}
+
+/// The pace at which workers are started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spawn {
+    /// The pause between two spawns; 0 is none.
+    pub stagger: Duration,
+    /// The wait before a worker that died is replaced.
+    pub backoff: Backoff,
+}
+
+/// A wait that doubles with each failure in a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backoff {
+    /// The first wait, above 0.
+    pub first: Duration,
+    /// The longest wait, at least the first.
+    pub most: Duration,
+}

@@ -1,0 +1,134 @@
+//! Which environment variables workers get.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+
+/// The part of a worker's environment that the user chooses.
+///
+/// A worker never gets the whole environment of the master, which may hold secrets. It gets
+///
+/// 1. those of [`Self::PASSED`] that the master has: what programs need to find programs, a home,
+///    a language and a time zone;
+/// 2. for each entry `KEY` of `env` the master's value, if it has one, and for `PREFIX*` those of
+///    all variables that begin so;
+/// 3. for each entry `KEY=VALUE` that value;
+/// 4. what the master says of the worker (`PORT`, `IPCLUSTER_*`), which no entry can set.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Environment {
+    passed: Vec<String>,
+    set: BTreeMap<String, String>,
+}
+
+impl Environment {
+    /// The variables that every worker gets if the master has them; `*` stands for any end.
+    pub const PASSED: [&'static str; 11] = [
+        "PATH", "HOME", "USER", "LOGNAME", "SHELL", "TERM", "TZ", "LANG", "LANGUAGE", "LC_*",
+        "TMPDIR",
+    ];
+
+    /// Adds an entry, `KEY`, `PREFIX*` or `KEY=VALUE`.
+    ///
+    /// # Errors
+    /// What is wrong with it: a name that is empty, given twice, or set by ipcluster itself, or a
+    /// NUL.
+    pub(super) fn add(&mut self, entry: &str) -> Result<(), &'static str> {
+        if entry.contains('\0') {
+            return Err("contains a NUL, which no environment can hold");
+        }
+        let (key, value) = match entry.split_once('=') {
+            Some((key, value)) => (key, Some(value)),
+            None => (entry, None),
+        };
+        if key.trim_end_matches('*').is_empty() {
+            return Err("expected KEY, PREFIX* or KEY=VALUE");
+        }
+        if is_ours(key) {
+            return Err("is set by ipcluster for each worker; choose another name");
+        }
+        if self.set.contains_key(key) || self.passed.iter().any(|passed| passed == key) {
+            return Err("is given twice");
+        }
+        match value {
+            Some(value) => {
+                self.set.insert(key.to_owned(), value.to_owned());
+            }
+            None => self.passed.push(key.to_owned()),
+        }
+        Ok(())
+    }
+
+    /// The variables, given those of the master. In the order of their names.
+    pub fn resolve(
+        &self,
+        ours: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> BTreeMap<OsString, OsString> {
+        let patterns = || Self::PASSED.into_iter().chain(self.passed.iter().map(String::as_str));
+        let is_passed = |name: &OsString| patterns().any(|pattern| matches(pattern, name));
+        let is_free = |name: &OsString| name.to_str().is_none_or(|name| !is_ours(name));
+        let passed = ours.into_iter().filter(|(name, _)| is_passed(name) && is_free(name));
+        let set = self.set.iter().map(|(name, value)| (name.into(), value.into()));
+        passed.chain(set).collect()
+    }
+}
+
+fn matches(pattern: &str, name: &OsString) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(prefix) => name.as_bytes().starts_with(prefix.as_bytes()),
+        None => name == pattern,
+    }
+}
+
+/// Whether the master itself says this to workers, now or in a later version.
+fn is_ours(name: &str) -> bool {
+    matches!(name, "PORT" | "NOTIFY_SOCKET" | "WATCHDOG_USEC" | "WATCHDOG_PID")
+        || ["IPCLUSTER_", "LISTEN_"].iter().any(|prefix| name.starts_with(prefix))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment(entries: &[&str]) -> Environment {
+        let mut environment = Environment::default();
+        for entry in entries {
+            environment.add(entry).unwrap();
+        }
+        environment
+    }
+
+    fn resolved(entries: &[&str]) -> Vec<String> {
+        let ours = [
+            ("PATH", "/bin"),
+            ("LC_ALL", "C"),
+            ("SECRET", "x"),
+            ("NODE_ENV", "production"),
+            ("NODE_OPTIONS", "-y"),
+            ("IPCLUSTER_SEAT", "7"),
+        ];
+        let ours = ours.map(|(name, value)| (name.into(), value.into()));
+        let variables = environment(entries).resolve(ours);
+        let text = |(name, value): (OsString, OsString)| {
+            format!("{}={}", name.to_str().unwrap(), value.to_str().unwrap())
+        };
+        variables.into_iter().map(text).collect()
+    }
+
+    #[test]
+    fn workers_get_what_is_chosen_and_no_more() {
+        assert_eq!(resolved(&[]), ["LC_ALL=C", "PATH=/bin"]);
+        assert_eq!(
+            resolved(&["NODE_*", "MISSING", "A=b=c", "EMPTY=", "PATH=/x", "I*"]),
+            ["A=b=c", "EMPTY=", "LC_ALL=C", "NODE_ENV=production", "NODE_OPTIONS=-y", "PATH=/x"]
+        );
+    }
+
+    #[test]
+    fn entries_that_cannot_be_are_refused() {
+        for entry in ["", "=x", "*", "A\0=b", "PORT=1", "IPCLUSTER_SEAT", "LISTEN_FDS=3"] {
+            assert!(Environment::default().add(entry).is_err(), "{entry:?}");
+        }
+        assert_eq!(environment(&["A=1"]).add("A"), Err("is given twice"));
+        assert_eq!(environment(&["A"]).add("A=1"), Err("is given twice"));
+    }
+}

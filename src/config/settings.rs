@@ -1,0 +1,113 @@
+//! Values as they were given, not checked yet.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// A value and where it comes from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Given<T> {
+    /// The value.
+    pub value: T,
+    /// Where it comes from.
+    pub origin: Origin,
+}
+
+impl<T> Given<T> {
+    /// A value of a flag.
+    pub fn by_flag(flag: &'static str, value: T) -> Self {
+        Self { value, origin: Origin::Flag { flag } }
+    }
+}
+
+/// Where a value comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Origin {
+    /// A flag of the command line.
+    Flag {
+        /// The flag with its dashes.
+        flag: &'static str,
+    },
+    /// A configuration file.
+    File {
+        /// The path as the user gave it.
+        path: Arc<str>,
+        /// The line, from 1.
+        line: usize,
+    },
+    /// A command on the control socket.
+    Command {
+        /// The command.
+        command: &'static str,
+    },
+    /// Nobody gave it.
+    Default,
+}
+
+impl Origin {
+    /// The origin of the value of a key, for messages. A flag says by itself which key it is.
+    pub(super) fn of(&self, key: &str) -> String {
+        match self {
+            Self::Flag { flag } => (*flag).to_owned(),
+            Self::Default => format!("`{key}`, by default"),
+            Self::File { .. } | Self::Command { .. } => format!("{self}: `{key}`"),
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag { flag } => f.write_str(flag),
+            Self::Command { command } => f.write_str(command),
+            Self::File { path, line } => write!(f, "{path}, line {line}"),
+            Self::Default => f.write_str("default"),
+        }
+    }
+}
+
+/// What a file or a command line says; what it does not say is none or empty. The fields are the
+/// keys of [`crate::config`].
+#[derive(Debug, Clone, Default, PartialEq)]
+#[expect(missing_docs, reason = "the keys are documented in one table")]
+pub struct Settings {
+    pub name: Option<Given<String>>,
+    pub listen: Option<Vec<Given<String>>>,
+    pub workers: Option<Given<i64>>,
+    pub command: Option<Given<Vec<String>>>,
+    pub partition: Option<Given<String>>,
+    pub slots: Option<Given<i64>>,
+    pub weights: Option<Given<Vec<f64>>>,
+    pub worker_ports: Option<Given<String>>,
+    pub ready: Option<Given<String>>,
+    pub env: Option<Vec<Given<String>>>,
+    pub ready_timeout: Option<Given<String>>,
+    pub drain_timeout: Option<Given<String>>,
+    pub die_timeout: Option<Given<String>>,
+    pub spawn_stagger: Option<Given<String>>,
+    pub spawn_backoff: Option<Given<String>>,
+}
+
+impl Settings {
+    /// These settings, and those of `under` where these say nothing.
+    #[must_use]
+    pub fn over(self, under: Self) -> Self {
+        Self {
+            name: self.name.or(under.name),
+            listen: self.listen.or(under.listen),
+            workers: self.workers.or(under.workers),
+            command: self.command.or(under.command),
+            partition: self.partition.or(under.partition),
+            slots: self.slots.or(under.slots),
+            weights: self.weights.or(under.weights),
+            worker_ports: self.worker_ports.or(under.worker_ports),
+            ready: self.ready.or(under.ready),
+            env: self.env.or(under.env),
+            ready_timeout: self.ready_timeout.or(under.ready_timeout),
+            drain_timeout: self.drain_timeout.or(under.drain_timeout),
+            die_timeout: self.die_timeout.or(under.die_timeout),
+            spawn_stagger: self.spawn_stagger.or(under.spawn_stagger),
+            spawn_backoff: self.spawn_backoff.or(under.spawn_backoff),
+        }
+    }
+}

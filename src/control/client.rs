@@ -1,0 +1,156 @@
+//! An operator's end of the control socket.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+use super::directory::io_error;
+use super::{Answer, Command, ControlDir, ControlError, LineDecoder, Reply};
+use crate::plan::ClusterName;
+
+/// A connection to the master of one cluster.
+#[derive(Debug)]
+pub struct Client {
+    name: ClusterName,
+    stream: UnixStream,
+    decoder: LineDecoder,
+}
+
+impl Client {
+    /// Connects to the master of cluster `name`, or of the only cluster that runs.
+    ///
+    /// # Errors
+    /// [`ControlError::NoMaster`] where none of that name runs; without a name
+    /// [`ControlError::NoneRuns`] and [`ControlError::SeveralRun`];
+    /// [`ControlError::ForeignMaster`] if the socket is served by a user who is neither root nor
+    /// ours; [`ControlError::Io`].
+    pub async fn connect(
+        directory: &ControlDir,
+        name: Option<&ClusterName>,
+    ) -> Result<Self, ControlError> {
+        let name = match name {
+            Some(name) => name.clone(),
+            None => the_only(directory)?,
+        };
+        let path = directory.socket(&name);
+        let stream = UnixStream::connect(&path).await.map_err(|error| match error.kind() {
+            // Refused: the socket is there and nobody listens, which a killed master leaves.
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                let directory = directory.path().to_owned();
+                ControlError::NoMaster { name: name.clone(), directory }
+            }
+            _ => io_error("connect to", &path)(error),
+        })?;
+        check_peer(&stream, &path)?;
+        Ok(Self { name, stream, decoder: LineDecoder::default() })
+    }
+
+    /// The cluster.
+    pub fn name(&self) -> &ClusterName {
+        &self.name
+    }
+
+    /// Sends a command and waits for its answer, however long it takes; `status` and `explain`,
+    /// which take no time, for at most [`Self::PATIENCE`]. `progress` gets what the master says
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// [`ControlError::Failed`] if the master says so; [`ControlError::Disconnected`] if it ends
+    /// first; [`ControlError::NoAnswer`]; [`ControlError::Message`] if it sends something else;
+    /// [`ControlError::Io`].
+    pub async fn ask(
+        &mut self,
+        command: Command,
+        progress: impl FnMut(&str),
+    ) -> Result<Answer, ControlError> {
+        match command {
+            Command::Status | Command::Explain { .. } => {
+                let answer = timeout(Self::PATIENCE, self.exchange(command, progress)).await;
+                answer.unwrap_or_else(|_elapsed| {
+                    Err(ControlError::NoAnswer { name: self.name.clone(), waited: Self::PATIENCE })
+                })
+            }
+            Command::Reload | Command::Scale { .. } | Command::Stop { .. } => {
+                self.exchange(command, progress).await
+            }
+        }
+    }
+
+    /// How long a master may take for an answer that needs no work.
+    pub const PATIENCE: Duration = Duration::from_secs(5);
+
+    async fn exchange(
+        &mut self,
+        command: Command,
+        mut progress: impl FnMut(&str),
+    ) -> Result<Answer, ControlError> {
+        let request = format!("{}\n", command.emit());
+        match self.stream.write_all(request.as_bytes()).await {
+            // It may have turned us away, and said why.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            written => written.map_err(|error| self.broken(error))?,
+        }
+        let mut workers = Vec::new();
+        loop {
+            match self.read_reply().await? {
+                Reply::Progress(text) => progress(&text),
+                Reply::Workers(some) => workers.extend(some),
+                Reply::Done(Answer::Status(mut status)) => {
+                    workers.append(&mut status.workers);
+                    status.workers = workers;
+                    return Ok(Answer::Status(status));
+                }
+                Reply::Done(answer) => return Ok(answer),
+                Reply::Failed(failure) => return Err(ControlError::Failed(failure)),
+            }
+        }
+    }
+
+    async fn read_reply(&mut self) -> Result<Reply, ControlError> {
+        let garbled = |source| ControlError::Message { name: self.name.clone(), source };
+        let mut bytes = [0; 16 * 1024];
+        loop {
+            if let Some(line) = self.decoder.line().map_err(garbled)? {
+                return Reply::parse(&line).map_err(garbled);
+            }
+            match self.stream.read(&mut bytes).await {
+                Ok(0) => return Err(ControlError::Disconnected { name: self.name.clone() }),
+                Ok(count) => self.decoder.feed(&bytes[..count]),
+                Err(error) => return Err(self.broken(error)),
+            }
+        }
+    }
+
+    fn broken(&self, error: io::Error) -> ControlError {
+        match error.kind() {
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
+                ControlError::Disconnected { name: self.name.clone() }
+            }
+            _ => io_error("talk to the master of", Path::new(self.name.as_str()))(error),
+        }
+    }
+}
+
+fn the_only(directory: &ControlDir) -> Result<ClusterName, ControlError> {
+    let mut names = directory.running()?;
+    match names.len() {
+        0 => Err(ControlError::NoneRuns { directory: directory.path().to_owned() }),
+        1 => Ok(names.remove(0)),
+        _ => Err(ControlError::SeveralRun { names }),
+    }
+}
+
+/// Refuses a master of another user, unless we are root, who may command all.
+fn check_peer(stream: &UnixStream, path: &Path) -> Result<(), ControlError> {
+    let peer = stream.peer_cred().map_err(io_error("ask who serves", path))?.uid();
+    let ours = nix::unistd::geteuid();
+    if peer == 0 || ours.is_root() || peer == ours.as_raw() {
+        Ok(())
+    } else {
+        Err(ControlError::ForeignMaster { path: path.to_owned(), uid: peer })
+    }
+}

@@ -1,0 +1,51 @@
+//! The control socket: what operators say to a running master, and what it answers.
+//!
+//! # How it works
+//!
+//! A master of cluster `web` listens on `web.sock` in its runtime directory ([`ControlDir`]), and
+//! holds a lock on `web.lock` beside it for as long as it lives: the lock, not the socket, says
+//! whether a master runs. Both ways go lines of JSON, each at most [`MAX_LINE`] bytes:
+//!
+//! ```text
+//! > {"v":1,"command":"reload"}
+//! < {"progress":"generation 2: 3 of 4 workers are ready"}
+//! < {"ok":{"reloaded":{"generation":2,"workers":4,"swap_seconds":0.000121}}}
+//! > {"v":1,"command":"scale","workers":0}
+//! < {"error":{"message":"scale: workers: expected a number from 1 to 1024","hint":null}}
+//! ```
+//!
+//! | command | fields | answer under `ok` |
+//! |---|---|---|
+//! | `reload` | | `reloaded`: [`Reloaded`] |
+//! | `status` | | `status`: [`Status`] |
+//! | `scale` | `workers`: 1 to 1024 | `scaled`: [`Scaled`] |
+//! | `stop` | `now`: true or false (the default) | `stopped`: [`Stopped`] |
+//! | `explain` | `address`: an IP address as text | `explained`: [`Explanation`] |
+//!
+//! Each request is answered by any number of `progress` lines and then exactly one line `ok` or
+//! `error`. A cluster can have more workers than a line can hold: lines `{"workers":[...]}` come
+//! before the `ok` of a `status`, whose own list is then empty ([`Client`] puts them together).
+//! A line that is no request is answered with an `error` that says why, and the next one is read; a
+//! line that is too long ends the connection, as do five seconds without a complete line.
+//!
+//! Who may command is what the kernel says of the peer (`SO_PEERCRED`, unix(7)): the user of the
+//! master, and root. The directory is 0700 and the socket 0600, so that nobody else gets that far.
+//!
+//! [`Command`], [`Reply`] and [`LineDecoder`] are pure; [`Server`] and [`Client`] wait with tokio.
+
+mod client;
+mod codec;
+mod directory;
+mod error;
+mod message;
+mod server;
+mod status;
+mod wire;
+
+pub use client::Client;
+pub use codec::{LineDecoder, MAX_LINE};
+pub use directory::{ControlDir, Lock};
+pub use error::{ControlError, MessageError};
+pub use message::{Answer, Command, Failure, Reloaded, Reply, Scaled, Stopped, VERSION};
+pub use server::{Limits, Request, Responder, Server};
+pub use status::{Explanation, PartitionKind, SCHEMA, Status, WorkerState, WorkerStatus};

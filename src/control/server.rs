@@ -1,0 +1,579 @@
+//! The master's end of the control socket.
+
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::directory::io_error;
+use super::{Answer, Command, ControlError, Failure, LineDecoder, Lock, MessageError, Reply};
+
+/// What a peer may take of the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections at a time; further ones are answered with an error at once.
+    pub connections: usize,
+    /// Time for each complete line from a peer, and for the peer to take each reply.
+    pub patience: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { connections: 64, patience: Duration::from_secs(5) }
+    }
+}
+
+/// A control socket that listens: peers can connect, and are served by [`Self::serve`].
+#[derive(Debug)]
+pub struct Server {
+    listener: std::os::unix::net::UnixListener,
+    lock: Lock,
+    limits: Limits,
+    socket_file: SocketFile,
+}
+
+impl Server {
+    /// Listens on the socket of the cluster whose lock this is.
+    ///
+    /// # Errors
+    /// [`ControlError::NotOurs`] if something else than a socket of ours is in its place, which
+    /// then stays; [`ControlError::Io`].
+    pub fn bind(lock: Lock, limits: Limits) -> Result<Self, ControlError> {
+        let listener = lock.bind()?;
+        let found = std::fs::symlink_metadata(lock.socket());
+        let found = found.map_err(io_error("examine", lock.socket()))?;
+        let socket_file = SocketFile { device: found.dev(), inode: found.ino() };
+        Ok(Self { listener, lock, limits, socket_file })
+    }
+
+    /// Accepts peers and hands their commands to `requests`, until its receiver is gone. Removes
+    /// the socket and releases the lock when it returns or is dropped.
+    ///
+    /// # Errors
+    /// [`ControlError::Io`] if the socket cannot be registered with the runtime.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with IO and time.
+    pub async fn serve(self, requests: mpsc::Sender<Request>) -> Result<(), ControlError> {
+        let Self { listener, lock, limits, socket_file } = self;
+        let listener = UnixListener::from_std(listener);
+        let listener = listener.map_err(io_error("listen on", lock.socket()))?;
+        let _removal = Removal { lock, socket_file };
+        let mut peers = JoinSet::new();
+        loop {
+            tokio::select! {
+                () = requests.closed() => return Ok(()),
+                Some(_) = peers.join_next() => {}
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) if peers.len() < limits.connections => {
+                        peers.spawn(attend(stream, limits, requests.clone()));
+                    }
+                    Ok((stream, _)) => turn_away(&stream, limits),
+                    Err(error) => {
+                        // Most likely out of descriptors, in which case the same error would come
+                        // again at once.
+                        tracing::warn!(%error, "cannot accept on the control socket");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+            }
+        }
+    }
+}
+
+/// How long nobody is accepted after an error of accept(2).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A command of an operator, and where its answer goes.
+#[derive(Debug)]
+pub struct Request {
+    /// The command.
+    pub command: Command,
+    /// Where the answer goes.
+    pub responder: Responder,
+}
+
+/// Answers one [`Request`]. Nothing in it waits or fails: a peer that is slow misses some of the
+/// progress, and one that is gone misses all. Dropped without an answer, it tells the peer that
+/// there will be none.
+#[derive(Debug)]
+pub struct Responder {
+    progress: mpsc::Sender<String>,
+    outcome: oneshot::Sender<Result<Answer, Failure>>,
+}
+
+impl Responder {
+    /// Says in one line how far it is.
+    pub fn progress(&self, text: impl Into<String>) {
+        // Full: the peer is slow. Closed: it is gone.
+        let _ = self.progress.try_send(text.into());
+    }
+
+    /// Gives the answer, or the reason why there is none.
+    pub fn finish(self, outcome: Result<Answer, Failure>) {
+        // The peer is gone.
+        let _ = self.outcome.send(outcome);
+    }
+}
+
+/// Progress that waits for a slow peer, in lines.
+const PROGRESS_QUEUE: usize = 64;
+
+/// The file of a bound socket, apart from any that may take its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct SocketFile {
+    device: u64,
+    inode: u64,
+}
+
+/// Removes the socket on drop, unless another file has taken its place, and then lets the lock go.
+struct Removal {
+    lock: Lock,
+    socket_file: SocketFile,
+}
+
+impl Drop for Removal {
+    fn drop(&mut self) {
+        let path = self.lock.socket();
+        let is_ours = std::fs::symlink_metadata(path).is_ok_and(|found| {
+            self.socket_file == SocketFile { device: found.dev(), inode: found.ino() }
+        });
+        if is_ours && let Err(error) = std::fs::remove_file(path) {
+            tracing::warn!(path = %path.display(), %error, "cannot remove the control socket");
+        }
+    }
+}
+
+/// Serves one peer until it goes away or is dropped.
+async fn attend(stream: UnixStream, limits: Limits, requests: mpsc::Sender<Request>) {
+    match stream.peer_cred() {
+        Ok(peer) if may_command(peer.uid()) => {
+            let mut peer = Peer { stream, limits, decoder: LineDecoder::default() };
+            match peer.converse(&requests).await {
+                Ok(()) => tracing::debug!("control peer is done"),
+                Err(error) => tracing::debug!(%error, "control peer dropped"),
+            }
+        }
+        Ok(peer) => tracing::warn!(uid = peer.uid(), "control peer of another user refused"),
+        Err(error) => tracing::warn!(%error, "control peer of unknown user refused"),
+    }
+}
+
+fn may_command(uid: u32) -> bool {
+    uid == 0 || uid == nix::unistd::geteuid().as_raw()
+}
+
+/// Answers a peer beyond the limit. An error reply fits into the empty send buffer of a new
+/// connection, so that this does not wait.
+fn turn_away(stream: &UnixStream, limits: Limits) {
+    let message = format!("{} control connections already", limits.connections);
+    let failure = Failure::new(message).hint("try again when one of them has its answer");
+    for line in Reply::Failed(failure).emit() {
+        if let Err(error) = stream.try_write(format!("{line}\n").as_bytes()) {
+            tracing::debug!(%error, "control peer beyond the limit not told");
+        }
+    }
+}
+
+struct Peer {
+    stream: UnixStream,
+    limits: Limits,
+    decoder: LineDecoder,
+}
+
+impl Peer {
+    async fn converse(&mut self, requests: &mpsc::Sender<Request>) -> io::Result<()> {
+        loop {
+            match self.read_line().await? {
+                Incoming::Line(line) => match Command::parse(&line) {
+                    Ok(command) => self.carry_out(command, requests).await?,
+                    Err(error) => self.refuse(error.into()).await?,
+                },
+                Incoming::Garbled(error @ MessageError::TooLong) => {
+                    return self.refuse(error.into()).await;
+                }
+                Incoming::Garbled(error) => self.refuse(error.into()).await?,
+                Incoming::Silence => {
+                    let seconds = self.limits.patience.as_secs_f64();
+                    let failure = Failure::new(format!("no complete line within {seconds} s"));
+                    return self.refuse(failure).await;
+                }
+                Incoming::End => return Ok(()),
+            }
+        }
+    }
+
+    async fn read_line(&mut self) -> io::Result<Incoming> {
+        let deadline = Instant::now() + self.limits.patience;
+        let mut bytes = [0; 4096];
+        loop {
+            match self.decoder.line() {
+                Ok(Some(line)) => return Ok(Incoming::Line(line)),
+                Ok(None) => {}
+                Err(error) => return Ok(Incoming::Garbled(error)),
+            }
+            match timeout_at(deadline, self.stream.read(&mut bytes)).await {
+                Ok(Ok(0)) => return Ok(Incoming::End),
+                Ok(Ok(count)) => self.decoder.feed(&bytes[..count]),
+                Ok(Err(error)) => return Err(error),
+                Err(_elapsed) => return Ok(Incoming::Silence),
+            }
+        }
+    }
+
+    /// Hands a command to the master and passes on what it says. A peer that ends its half of the
+    /// connection still gets its answer.
+    async fn carry_out(
+        &mut self,
+        command: Command,
+        requests: &mpsc::Sender<Request>,
+    ) -> io::Result<()> {
+        let (progress, mut steps) = mpsc::channel(PROGRESS_QUEUE);
+        let (outcome, answer) = oneshot::channel();
+        let responder = Responder { progress, outcome };
+        if requests.send(Request { command, responder }).await.is_err() {
+            return self.refuse(Failure::new("the master is ending")).await;
+        }
+        // Ends when the responder is finished or dropped; all progress comes before the answer.
+        while let Some(step) = steps.recv().await {
+            self.write(Reply::Progress(step)).await?;
+        }
+        match answer.await {
+            Ok(Ok(answer)) => self.write(Reply::Done(answer)).await,
+            Ok(Err(failure)) => self.refuse(failure).await,
+            Err(_dropped) => self.refuse(Failure::new("the master gave no answer")).await,
+        }
+    }
+
+    async fn refuse(&mut self, failure: Failure) -> io::Result<()> {
+        self.write(Reply::Failed(failure)).await
+    }
+
+    async fn write(&mut self, reply: Reply) -> io::Result<()> {
+        for mut line in reply.emit() {
+            line.push('\n');
+            timeout(self.limits.patience, self.stream.write_all(line.as_bytes())).await??;
+        }
+        Ok(())
+    }
+}
+
+/// What a peer did next.
+enum Incoming {
+    Line(String),
+    Garbled(MessageError),
+    Silence,
+    End,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+    use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+    use tokio::task::JoinHandle;
+
+    use super::super::{
+        Client, ControlDir, MAX_LINE, Reloaded, Scaled, Status, WorkerState, WorkerStatus,
+    };
+    use super::*;
+    use crate::plan::{ClusterName, Generation, Seat};
+
+    /// A server of cluster `web` in a directory of its own.
+    struct World {
+        directory: ControlDir,
+        requests: mpsc::Receiver<Request>,
+        server: JoinHandle<Result<(), ControlError>>,
+        _base: tempfile::TempDir,
+    }
+
+    impl World {
+        fn new(limits: Limits) -> Self {
+            let base = tempfile::tempdir().unwrap();
+            let directory = ControlDir::new(base.path().join("ipcluster"));
+            let lock = directory.lock(&name("web")).unwrap();
+            let (sender, requests) = mpsc::channel(16);
+            let server = tokio::spawn(Server::bind(lock, limits).unwrap().serve(sender));
+            Self { directory, requests, server, _base: base }
+        }
+
+        fn socket(&self) -> PathBuf {
+            self.directory.socket(&name("web"))
+        }
+
+        /// Answers every command at once: reload with a step of progress, scale with a failure.
+        fn answer_all(&mut self) -> JoinHandle<()> {
+            let mut requests = std::mem::replace(&mut self.requests, mpsc::channel(1).1);
+            tokio::spawn(async move {
+                while let Some(Request { command, responder }) = requests.recv().await {
+                    match command {
+                        Command::Reload => {
+                            responder.progress("starting");
+                            responder.finish(Ok(reloaded()));
+                        }
+                        Command::Status => responder.finish(Ok(Answer::Status(status()))),
+                        Command::Scale { .. } => {
+                            responder.finish(Err(Failure::new("no").hint("later")));
+                        }
+                        _ => drop(responder),
+                    }
+                }
+            })
+        }
+
+        async fn client(&self) -> Client {
+            Client::connect(&self.directory, None).await.unwrap()
+        }
+    }
+
+    /// A peer that writes and reads by hand.
+    struct Raw {
+        input: Lines<BufReader<OwnedReadHalf>>,
+        output: OwnedWriteHalf,
+    }
+
+    impl Raw {
+        async fn connect(path: &Path) -> Self {
+            let (input, output) = UnixStream::connect(path).await.unwrap().into_split();
+            Self { input: BufReader::new(input).lines(), output }
+        }
+
+        async fn send(&mut self, bytes: &[u8]) {
+            self.output.write_all(bytes).await.unwrap();
+        }
+
+        /// The message of the next line, which has to be an error.
+        async fn error(&mut self) -> String {
+            match Reply::parse(&self.input.next_line().await.unwrap().unwrap()).unwrap() {
+                Reply::Failed(failure) => failure.message,
+                other => panic!("{other:?}"),
+            }
+        }
+
+        /// Whether the server has closed the connection. One that it closes with data unread
+        /// resets it.
+        async fn is_closed(&mut self) -> bool {
+            !matches!(self.input.next_line().await, Ok(Some(_)))
+        }
+    }
+
+    fn name(text: &str) -> ClusterName {
+        text.parse().unwrap()
+    }
+
+    fn reloaded() -> Answer {
+        Answer::Reloaded(Reloaded { generation: Generation(2), workers: 4, swap_seconds: 0.0001 })
+    }
+
+    /// A status that does not fit into one line.
+    fn status() -> Status {
+        let worker = |seat| WorkerStatus {
+            seat: Seat(seat),
+            slots: 1,
+            pid: None,
+            state: WorkerState::Starting,
+            generation: Generation(1),
+            ports: std::collections::BTreeMap::new(),
+            uptime: 0.0,
+            connections: None,
+        };
+        Status {
+            schema: super::super::SCHEMA,
+            name: name("web"),
+            pid: 1,
+            generation: Generation(1),
+            listeners: vec!["[::]:80".parse().unwrap()],
+            partition: super::super::PartitionKind::Mask,
+            slots: 1024,
+            workers: (0..1024).map(worker).collect(),
+        }
+    }
+
+    #[tokio::test]
+    async fn commands_are_answered_one_after_the_other() {
+        let mut world = World::new(Limits::default());
+        let _master = world.answer_all();
+        let mut client = world.client().await;
+        let mut steps = Vec::new();
+        let answer = client.ask(Command::Reload, |step| steps.push(step.to_owned())).await;
+        assert_eq!(answer.unwrap(), reloaded());
+        assert_eq!(steps, ["starting"]);
+        let answer = client.ask(Command::Status, |_| {}).await.unwrap();
+        assert!(answer == Answer::Status(status()));
+        let refused = client.ask(Command::Scale { workers: 3 }, |_| {}).await.unwrap_err();
+        assert_eq!((refused.to_string(), refused.hint()), ("no".into(), Some("later".into())));
+        let dropped = client.ask(Command::Stop { now: false }, |_| {}).await.unwrap_err();
+        assert_eq!(dropped.to_string(), "the master gave no answer");
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_ends_its_half_gets_its_answer() {
+        let mut world = World::new(Limits::default());
+        let _master = world.answer_all();
+        let mut peer = Raw::connect(&world.socket()).await;
+        peer.send(b"{\"v\":1,\"command\":\"reload\"}\n").await;
+        peer.output.shutdown().await.unwrap();
+        let mut lines = Vec::new();
+        while let Some(line) = peer.input.next_line().await.unwrap() {
+            lines.push(Reply::parse(&line).unwrap());
+        }
+        assert_eq!(lines, [Reply::Progress("starting".into()), Reply::Done(reloaded())]);
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_is_gone_does_not_matter() {
+        let mut world = World::new(Limits::default());
+        let mut peer = Raw::connect(&world.socket()).await;
+        peer.send(b"{\"v\":1,\"command\":\"reload\"}\n").await;
+        let request = world.requests.recv().await.unwrap();
+        drop(peer);
+        for _ in 0..1000 {
+            request.responder.progress("still at it");
+        }
+        request.responder.finish(Ok(reloaded()));
+        let _master = world.answer_all();
+        world.client().await.ask(Command::Reload, |_| {}).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn lines_that_are_no_request_are_answered_and_the_next_one_is_read() {
+        let mut world = World::new(Limits::default());
+        let _master = world.answer_all();
+        let mut peer = Raw::connect(&world.socket()).await;
+        for line in ["null", "[]", "1", "\"x\"", "{", "{\"v\":9}", "{\"v\":1,\"command\":\"halt\"}"]
+        {
+            peer.send(format!("{line}\n").as_bytes()).await;
+            assert_eq!(peer.error().await, Command::parse(line).unwrap_err().to_string());
+        }
+        peer.send(b"\xff\n").await;
+        assert_eq!(peer.error().await, "line is not UTF-8 from byte 0 on");
+        peer.send("{\"v\":1,\"command\":\"é".as_bytes().split_last().unwrap().1).await;
+        tokio::task::yield_now().await;
+        peer.send(b"\xa9\"}\n").await;
+        assert!(peer.error().await.starts_with("unknown command \"é\""));
+        peer.send(b"{\"v\":1,\"command\":\"scale\",\"workers\":5}\n").await;
+        assert_eq!(peer.error().await, "no");
+    }
+
+    #[tokio::test]
+    async fn an_endless_line_is_cut_off() {
+        let world = World::new(Limits::default());
+        let mut peer = Raw::connect(&world.socket()).await;
+        peer.send(&vec![b'x'; MAX_LINE + 1]).await;
+        assert_eq!(peer.error().await, "line of more than 65536 bytes");
+        assert!(peer.is_closed().await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn slow_and_silent_peers_are_dropped_after_five_seconds_and_disturb_nobody() {
+        let mut world = World::new(Limits::default());
+        let _master = world.answer_all();
+        let mut silent = Raw::connect(&world.socket()).await;
+        let mut slow = Raw::connect(&world.socket()).await;
+        let begin = Instant::now();
+        for _ in 0..4 {
+            slow.send(b"{").await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            world.client().await.ask(Command::Reload, |_| {}).await.unwrap();
+        }
+        for mut peer in [silent.error().await, slow.error().await].into_iter().zip([silent, slow]) {
+            assert_eq!(peer.0, "no complete line within 5 s");
+            assert!(peer.1.is_closed().await);
+        }
+        assert_eq!(begin.elapsed().as_secs(), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_waits_for_its_answer_is_not_dropped() {
+        let mut world = World::new(Limits::default());
+        let mut client = world.client().await;
+        let asked = tokio::spawn(async move { client.ask(Command::Reload, |_| {}).await });
+        let request = world.requests.recv().await.unwrap();
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        request.responder.finish(Ok(reloaded()));
+        assert_eq!(asked.await.unwrap().unwrap(), reloaded());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_status_that_does_not_come_is_not_waited_for() {
+        let mut world = World::new(Limits::default());
+        let mut client = world.client().await;
+        let asked = tokio::spawn(async move { client.ask(Command::Status, |_| {}).await });
+        let _unanswered = world.requests.recv().await.unwrap();
+        assert!(matches!(asked.await.unwrap(), Err(ControlError::NoAnswer { .. })));
+    }
+
+    #[tokio::test]
+    async fn peers_beyond_the_limit_are_turned_away() {
+        let mut world = World::new(Limits { connections: 1, ..Limits::default() });
+        let mut client = world.client().await;
+        let asked = tokio::spawn(async move { client.ask(Command::Reload, |_| {}).await });
+        let request = world.requests.recv().await.unwrap();
+        let refused = world.client().await.ask(Command::Status, |_| {}).await.unwrap_err();
+        assert_eq!(refused.to_string(), "1 control connections already");
+        request.responder.finish(Ok(reloaded()));
+        asked.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_socket_goes_with_the_server() {
+        let world = World::new(Limits::default());
+        let (directory, socket) = (world.directory.clone(), world.socket());
+        assert!(socket.exists());
+        drop(world.requests);
+        world.server.await.unwrap().unwrap();
+        assert!(!socket.exists());
+        assert!(directory.running().unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_file_that_took_the_place_of_the_socket_stays() {
+        let world = World::new(Limits::default());
+        let socket = world.socket();
+        std::fs::remove_file(&socket).unwrap();
+        std::fs::write(&socket, "data").unwrap();
+        drop(world.requests);
+        world.server.await.unwrap().unwrap();
+        assert_eq!(std::fs::read_to_string(&socket).unwrap(), "data");
+    }
+
+    #[tokio::test]
+    async fn who_names_no_cluster_reaches_the_only_one() {
+        let world = World::new(Limits::default());
+        assert_eq!(world.client().await.name(), &name("web"));
+        let other = world.directory.lock(&name("api")).unwrap();
+        let several = Client::connect(&world.directory, None).await.unwrap_err();
+        assert_eq!(several.to_string(), "several clusters run: api, web");
+        drop(other);
+        let missing = Client::connect(&world.directory, Some(&name("api"))).await.unwrap_err();
+        assert!(matches!(missing, ControlError::NoMaster { .. }));
+        assert!(missing.hint().unwrap().contains("ipcluster flush api"));
+        let nowhere = ControlDir::new("/nonexistent/ipcluster");
+        let none = Client::connect(&nowhere, None).await.unwrap_err();
+        assert!(matches!(none, ControlError::NoneRuns { .. }));
+    }
+
+    #[tokio::test]
+    async fn the_socket_of_a_killed_master_counts_as_none() {
+        let base = tempfile::tempdir().unwrap();
+        let directory = ControlDir::new(base.path().join("ipcluster"));
+        let lock = directory.lock(&name("web")).unwrap();
+        drop(lock.bind().unwrap());
+        drop(lock);
+        let refused = Client::connect(&directory, Some(&name("web"))).await.unwrap_err();
+        assert!(matches!(refused, ControlError::NoMaster { .. }), "{refused}");
+    }
+
+    #[test]
+    fn scaled_is_part_of_the_protocol() {
+        let answer = Answer::Scaled(Scaled { workers: 5, moved_slots: 205, slots: 1024 });
+        let line = &Reply::Done(answer).emit()[0];
+        assert_eq!(line, r#"{"ok":{"scaled":{"workers":5,"moved_slots":205,"slots":1024}}}"#);
+    }
+}

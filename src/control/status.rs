@@ -1,0 +1,156 @@
+//! What `status` and `explain` answer. The schema is part of the interface: see [`SCHEMA`].
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::wire;
+use crate::plan::{ClusterName, Generation, Listener, Partition, Port, Seat, Slot};
+
+/// The version of the JSON of [`Status`] and [`Explanation`]. Fields may be added within a version;
+/// one that goes, or changes its meaning, makes the next.
+pub const SCHEMA: u32 = 1;
+
+/// A cluster as its master sees it, and as `ipcluster status --json` prints it:
+///
+/// ```json
+/// {
+///   "schema": 1, "name": "web", "pid": 4100, "generation": 3,
+///   "listeners": ["0.0.0.0:80/tcp"], "partition": "hash", "slots": 1024,
+///   "workers": [
+///     {"seat": 0, "slots": 512, "pid": 4242, "state": "live", "generation": 3,
+///      "ports": {"80": 20004}, "uptime": 73.5, "connections": 12}
+///   ]
+/// }
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// The name of the cluster.
+    #[serde(with = "wire::text")]
+    pub name: ClusterName,
+    /// The process id of the master.
+    pub pid: u32,
+    /// The generation in force.
+    #[serde(with = "wire::GenerationNumber")]
+    pub generation: Generation,
+    /// The public addresses, in the order of the configuration.
+    #[serde(with = "wire::texts")]
+    pub listeners: Vec<Listener>,
+    /// How client addresses fall into slots.
+    pub partition: PartitionKind,
+    /// The number of slots of the cluster.
+    pub slots: u32,
+    /// All workers by seat, also those of older generations that have not ended yet.
+    pub workers: Vec<WorkerStatus>,
+}
+
+/// One worker of a [`Status`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// The seat that it holds, is to hold, or held.
+    #[serde(with = "wire::SeatNumber")]
+    pub seat: Seat,
+    /// The slots that belong to its seat while it is live; 0 for any other worker.
+    pub slots: u32,
+    /// Its process id; none while it waits to be spawned (the back-off after a crash).
+    pub pid: Option<u32>,
+    /// Where in its life it stands.
+    pub state: WorkerState,
+    /// The generation that it was started for.
+    #[serde(with = "wire::GenerationNumber")]
+    pub generation: Generation,
+    /// Its worker port for each public port.
+    #[serde(with = "wire::ports")]
+    pub ports: BTreeMap<Port, Port>,
+    /// Seconds since its process was started, finite; 0 while it has none.
+    pub uptime: f64,
+    /// Established connections to its worker ports; none if that could not be counted.
+    pub connections: Option<u32>,
+}
+
+/// Where in its life a worker stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum WorkerState {
+    /// Spawned, or about to be; gets no connections yet.
+    Starting,
+    /// Gets the new connections of its seat.
+    Live,
+    /// Finishes the connections that it has, and gets no new ones.
+    Retired,
+    /// Was asked or signalled to end, and has not yet.
+    Dying,
+}
+
+impl fmt::Display for WorkerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Starting => "starting",
+            Self::Live => "live",
+            Self::Retired => "retired",
+            Self::Dying => "dying",
+        })
+    }
+}
+
+/// How client addresses fall into slots, without the numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PartitionKind {
+    /// [`Partition::Hash`].
+    Hash,
+    /// [`Partition::Mask`].
+    Mask,
+}
+
+impl From<&Partition> for PartitionKind {
+    fn from(partition: &Partition) -> Self {
+        match partition {
+            Partition::Hash { .. } => Self::Hash,
+            Partition::Mask { .. } => Self::Mask,
+        }
+    }
+}
+
+impl fmt::Display for PartitionKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Hash => "hash",
+            Self::Mask => "mask",
+        })
+    }
+}
+
+/// Where new connections of one client address go, and why.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// The client's address.
+    pub address: IpAddr,
+    /// The slot that it falls into.
+    #[serde(with = "wire::SlotNumber")]
+    pub slot: Slot,
+    /// The seat that the slot is assigned to.
+    #[serde(with = "wire::SeatNumber")]
+    pub home: Seat,
+    /// The seat whose worker gets its new connections: the home seat, or another while that one is
+    /// vacant.
+    #[serde(with = "wire::SeatNumber")]
+    pub seat: Seat,
+    /// The process id of that worker; none where no master runs that knows it.
+    pub pid: Option<u32>,
+    /// The generation of that worker.
+    #[serde(with = "wire::GenerationNumber")]
+    pub generation: Generation,
+    /// The worker port that each public port leads to.
+    #[serde(with = "wire::ports")]
+    pub ports: BTreeMap<Port, Port>,
+    /// The steps from the address to the worker, in words, one sentence each.
+    pub why: Vec<String>,
+}
