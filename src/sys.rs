@@ -25,7 +25,7 @@ pub(crate) fn set_capped_acknowledgements(socket: &NlSocket) -> io::Result<()> {
             libc::SOL_NETLINK,
             libc::NETLINK_CAP_ACK,
             (&raw const on).cast(),
-            size_of_val(&on) as libc::socklen_t,
+            libc::socklen_t::try_from(size_of_val(&on)).expect("4"),
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }

@@ -14,12 +14,20 @@ pub(super) fn ask(
     name: Option<&ClusterName>,
     command: Command,
 ) -> Result<Answer, Failed> {
+    Ok(try_ask(directory, name, command)??)
+}
+
+/// The same for those who have something to do about a refusal.
+pub(super) fn try_ask(
+    directory: &ControlDir,
+    name: Option<&ClusterName>,
+    command: Command,
+) -> Result<Result<Answer, ControlError>, Failed> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failed::new(format!("cannot wait for IO: {error}")))?;
-    let answer: Result<Answer, ControlError> = runtime.block_on(async {
+    Ok(runtime.block_on(async {
         Client::connect(directory, name).await?.ask(command, show_progress).await
-    });
-    Ok(answer?)
+    }))
 }
 
 fn show_progress(step: &str) {

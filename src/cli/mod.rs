@@ -2,11 +2,18 @@
 
 mod args;
 mod ask;
+mod check;
 mod completions;
 mod configure;
+mod demo;
+mod explain;
 mod failed;
+mod flush;
+mod log;
 mod output;
+mod plan;
 mod reload;
+mod run;
 mod scale;
 mod status;
 mod stop;
@@ -14,8 +21,13 @@ mod stop;
 pub(crate) use args::Arguments;
 pub(crate) use failed::Failed;
 
+use std::error::Error;
+use std::iter::successors;
+
 use args::Verb;
 use ipcluster::control::ControlDir;
+use ipcluster::master::MasterError;
+use ipcluster::nft::NftError;
 
 /// Does what the command line says.
 pub(crate) fn carry_out(arguments: Arguments) -> Result<(), Failed> {
@@ -29,16 +41,24 @@ pub(crate) fn carry_out(arguments: Arguments) -> Result<(), Failed> {
         Verb::Scale(scale) => scale::run(&directory()?, scale),
         Verb::Stop(stop) => stop::run(&directory()?, stop),
         Verb::Completions(completions) => completions::run(completions),
-        Verb::Plan(run) => {
-            // The sketch of where `run`, `plan` and the like begin.
-            let config = configure::config(run)?;
-            Err(Failed::new(format!("cluster {}: not part of this build", config.name)))
-        }
-        Verb::Run(_)
-        | Verb::Explain(_)
-        | Verb::Check
-        | Verb::Flush(_)
-        | Verb::Demo
-        | Verb::DemoWorker => Err(Failed::new("not part of this build")),
+        Verb::Run(run) => run::run(directory()?, run),
+        Verb::Plan(run) => plan::run(run),
+        Verb::Explain(explain) => explain::run(&directory()?, explain),
+        Verb::Check => check::run(),
+        Verb::Flush(cluster) => flush::run(&directory()?, cluster),
+        Verb::Demo => demo::run(),
+        Verb::DemoWorker => demo::worker(),
+    }
+}
+
+/// An error and what caused it, in one line.
+fn causes(error: &dyn Error) -> String {
+    let causes = successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+impl From<NftError> for Failed {
+    fn from(error: NftError) -> Self {
+        MasterError::from(error).into()
     }
 }

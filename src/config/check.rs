@@ -33,7 +33,7 @@ impl Settings {
             };
             ConfigError::Plan { origin, key, source }
         })?;
-        let range = or_default(self.worker_ports, "20000-29999".to_owned());
+        let range = or_default(self.worker_ports, PortRange::default().to_string());
         let worker_ports = range.value.parse().map_err(|reason: &str| {
             value_error(&range.origin, "worker_ports", format!("{}: {reason}", quote(&range.value)))
         })?;
@@ -343,10 +343,7 @@ mod tests {
                 Settings { slots: flag(3), ..least() },
                 "3 slots for 4 workers: expected at least one slot for each worker",
             ),
-            (
-                Settings { partition: text("range"), ..least() },
-                "\"range\": expected hash or mask",
-            ),
+            (Settings { partition: text("range"), ..least() }, "\"range\": expected hash or mask"),
             (
                 Settings { partition: text("mask"), workers: flag(3), ..least() },
                 "3 workers with the mask partition: expected a power of two, 1 to 1024, or the hash partition",
@@ -387,18 +384,12 @@ mod tests {
                 Settings { ready: text("notify"), ..least() },
                 "\"notify\": not supported yet: expected tcp",
             ),
-            (
-                Settings { ready_timeout: text("0"), ..least() },
-                "0: expected more than 0",
-            ),
+            (Settings { ready_timeout: text("0"), ..least() }, "0: expected more than 0"),
             (
                 Settings { drain_timeout: text("1e999"), ..least() },
                 "\"1e999\": expected a whole number with ms, s, min or h, such as 30s, or 0",
             ),
-            (
-                Settings { command: flag(vec![String::new()]), ..least() },
-                "the program is empty",
-            ),
+            (Settings { command: flag(vec![String::new()]), ..least() }, "the program is empty"),
             (
                 Settings { command: flag(vec!["a\0b".to_owned()]), ..least() },
                 "an argument contains a NUL, which no program can get",

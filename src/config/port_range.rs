@@ -53,6 +53,14 @@ impl PortRange {
     }
 }
 
+impl Default for PortRange {
+    /// 20000-29999: below the ports that Linux gives to outgoing connections.
+    fn default() -> Self {
+        let port = |number| Port::new(number).expect("not 0");
+        Self { first: port(20_000), last: port(29_999) }
+    }
+}
+
 impl fmt::Display for PortRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.first, self.last)

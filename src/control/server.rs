@@ -98,6 +98,31 @@ pub struct Request {
     pub responder: Responder,
 }
 
+impl Request {
+    /// A request, and where its answer arrives.
+    pub(crate) fn new(command: Command) -> (Self, Replies) {
+        let (progress, steps) = mpsc::channel(PROGRESS_QUEUE);
+        let (outcome, answer) = oneshot::channel();
+        let request = Self { command, responder: Responder { progress, outcome } };
+        (request, Replies { progress: steps, answer })
+    }
+}
+
+/// What arrives of a [`Responder`].
+#[derive(Debug)]
+pub(crate) struct Replies {
+    /// Ends when the responder is finished or dropped: all progress comes before the answer.
+    progress: mpsc::Receiver<String>,
+    answer: oneshot::Receiver<Result<Answer, Failure>>,
+}
+
+impl Replies {
+    /// Waits for the answer; `None` if there will be none.
+    pub(crate) async fn outcome(self) -> Option<Result<Answer, Failure>> {
+        self.answer.await.ok()
+    }
+}
+
 /// Answers one [`Request`]. Nothing in it waits or fails: a peer that is slow misses some of the
 /// progress, and one that is gone misses all. Dropped without an answer, it tells the peer that
 /// there will be none.
@@ -233,20 +258,17 @@ impl Peer {
         command: Command,
         requests: &mpsc::Sender<Request>,
     ) -> io::Result<()> {
-        let (progress, mut steps) = mpsc::channel(PROGRESS_QUEUE);
-        let (outcome, answer) = oneshot::channel();
-        let responder = Responder { progress, outcome };
-        if requests.send(Request { command, responder }).await.is_err() {
+        let (request, mut replies) = Request::new(command);
+        if requests.send(request).await.is_err() {
             return self.refuse(Failure::new("the master is ending")).await;
         }
-        // Ends when the responder is finished or dropped; all progress comes before the answer.
-        while let Some(step) = steps.recv().await {
+        while let Some(step) = replies.progress.recv().await {
             self.write(Reply::Progress(step)).await?;
         }
-        match answer.await {
-            Ok(Ok(answer)) => self.write(Reply::Done(answer)).await,
-            Ok(Err(failure)) => self.refuse(failure).await,
-            Err(_dropped) => self.refuse(Failure::new("the master gave no answer")).await,
+        match replies.outcome().await {
+            Some(Ok(answer)) => self.write(Reply::Done(answer)).await,
+            Some(Err(failure)) => self.refuse(failure).await,
+            None => self.refuse(Failure::new("the master gave no answer")).await,
         }
     }
 

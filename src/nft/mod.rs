@@ -17,6 +17,7 @@
 //! as ours by its comment, never by its name alone.
 
 mod batch;
+mod conntrack;
 mod dump;
 mod element;
 mod error;
@@ -27,5 +28,6 @@ mod rule;
 mod userdata;
 
 pub use batch::Batch;
+pub use conntrack::{Conntrack, ConntrackError, Entries};
 pub use error::{Fault, NftError, NotUnderstood};
 pub use firewall::{Applied, Firewall};

@@ -1,0 +1,216 @@
+//! From a plan to its acknowledgement by the kernel, against the raw floor: the same bytes, encoded
+//! beforehand, sent and acknowledged over a bare socket. Both in one run and in turn, so that the
+//! ratio holds when the machine's speed drifts. Runs in a network namespace of its own, without root.
+//!
+//! `cargo bench --bench swap`; with `-- --peers` also against `nft -f` of the whole set and one
+//! `iptables` call for each rule, where these programs are installed.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use ipcluster::lab;
+use ipcluster::nft::{Batch, Firewall};
+use ipcluster::plan::{
+    Generation, Listeners, Occupant, Partition, Plan, Port, Seat, Slot, Weights,
+};
+use ipcluster::ruleset::{Transaction, lower};
+use neli::consts::socket::{Msg, NlFamily};
+use neli::socket::NlSocket;
+use neli::utils::Groups;
+
+/// How long each row is measured for.
+const BUDGET: Duration = Duration::from_millis(1500);
+
+fn main() {
+    // `cargo test --benches` and `cargo bench --no-run` come here without `--bench`.
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let is_bench = arguments.iter().any(|argument| argument == "--bench");
+    let budget = if is_bench { BUDGET } else { Duration::ZERO };
+    if let Err(error) = lab::enter_user_namespace() {
+        println!("skipped: {error}");
+        return;
+    }
+    println!("{:<44} {:>9} {:>9} {:>7}", "change", "floor us", "ours us", "ratio");
+    for (workers, slots) in [(4, 1024), (8, 8), (8, 1024), (64, 1024), (256, 1024)] {
+        for change in changes(workers, slots) {
+            print_row(&measure(&change, budget));
+        }
+    }
+    if arguments.iter().any(|argument| argument == "--peers") {
+        compare_with_programs(budget);
+    }
+}
+
+/// A change of what is in force, and back.
+struct Change {
+    name: String,
+    from: Plan,
+    to: Plan,
+}
+
+fn changes(workers: u16, slots: u32) -> Vec<Change> {
+    let name = |what: &str| format!("{what}, {workers} workers, {slots} slots");
+    let whole = whole(workers, slots);
+    let mut reloaded = whole.clone();
+    reloaded.set_generation(Generation(2));
+    occupy(&mut reloaded, 0..workers, 30_000, Generation(2));
+    let mut replaced = whole.clone();
+    occupy(&mut replaced, 0..1, 30_000, Generation(1));
+    let mut lost = whole.clone();
+    lost.vacate(Seat(0)).expect("a seat of the plan");
+    let mut changes = vec![
+        Change { name: name("reload"), from: whole.clone(), to: reloaded },
+        Change { name: name("replace one"), from: whole.clone(), to: replaced },
+        Change { name: name("lose one"), from: whole.clone(), to: lost },
+    ];
+    if slots > u32::from(workers) {
+        let weights = Weights::equal(usize::from(workers) + 1).expect("at most 1024");
+        let mut scaled = whole.rescaled(&weights).expect("more slots than workers");
+        occupy(&mut scaled, workers..workers + 1, 20_000, Generation(1));
+        changes.push(Change { name: name("scale up by one"), from: whole, to: scaled });
+    }
+    changes
+}
+
+/// A plan of two public ports with a worker in every seat.
+fn whole(workers: u16, slots: u32) -> Plan {
+    let listeners = ["10.9.0.1:80", "10.9.0.1:443"];
+    let listeners = listeners.iter().map(|text| text.parse().expect("a listener")).collect();
+    let mut plan = Plan::new(
+        "bench".parse().expect("a name"),
+        Listeners::new(listeners).expect("two listeners"),
+        Partition::hash(slots).expect("a number of slots"),
+        &Weights::equal(usize::from(workers)).expect("a number of workers"),
+        None,
+    )
+    .expect("a plan");
+    occupy(&mut plan, 0..workers, 20_000, Generation(1));
+    plan
+}
+
+fn occupy(plan: &mut Plan, seats: std::ops::Range<u16>, first: u16, generation: Generation) {
+    let occupant = |seat: u16| {
+        let ports = [first + 2 * seat, first + 2 * seat + 1].map(|p| Port::new(p).expect("a port"));
+        (Seat(seat), Occupant { generation, ports: ports.as_slice().into() })
+    };
+    plan.occupy_all(seats.map(occupant)).expect("ports of nobody else");
+}
+
+struct Row {
+    name: String,
+    floor: Duration,
+    ours: Duration,
+}
+
+fn print_row(row: &Row) {
+    let (floor, ours) = (row.floor.as_secs_f64() * 1e6, row.ours.as_secs_f64() * 1e6);
+    println!("{:<44} {floor:>9.1} {ours:>9.1} {:>6.2}x", row.name, ours / floor);
+}
+
+/// The medians of the change by us and by the floor, taken in turn from the same state.
+fn measure(change: &Change, budget: Duration) -> Row {
+    let mut firewall = Firewall::open(change.from.name()).expect("a netlink socket");
+    firewall.apply(&change.from).expect("the first plan");
+    let mut raw = Raw::open();
+    let there = Transaction::between(&change.from, &change.to).expect("the same cluster");
+    let there = Batch::encode(&there, None);
+    let (mut ours, mut floor) = (vec![], vec![]);
+    let begin = Instant::now();
+    while begin.elapsed() < budget || ours.len() < 3 {
+        let start = Instant::now();
+        firewall.apply(&change.to).expect("the plan");
+        ours.push(start.elapsed());
+        firewall.apply(&change.from).expect("the plan before");
+
+        let start = Instant::now();
+        raw.send(there.datagram());
+        floor.push(start.elapsed());
+        firewall.read(Some(change.to.listeners())).expect("what the floor put there");
+        firewall.apply(&change.from).expect("the plan before");
+    }
+    firewall.remove().expect("removal");
+    Row { name: change.name.clone(), floor: median(floor), ours: median(ours) }
+}
+
+fn median(mut durations: Vec<Duration>) -> Duration {
+    durations.sort();
+    durations[durations.len() / 2]
+}
+
+/// A bare netlink socket.
+struct Raw {
+    socket: NlSocket,
+    reply: Vec<u8>,
+}
+
+impl Raw {
+    fn open() -> Self {
+        let socket = NlSocket::connect(NlFamily::Netfilter, None, Groups::empty());
+        Self { socket: socket.expect("a netlink socket"), reply: vec![0; 65_536] }
+    }
+
+    /// Sends a batch and reads the acknowledgement of its end.
+    fn send(&mut self, datagram: &[u8]) {
+        self.socket.send(datagram, Msg::empty()).expect("sent");
+        let (length, _) = self.socket.recv(&mut self.reply, Msg::empty()).expect("a reply");
+        assert_eq!(self.reply[4..6], 2u16.to_ne_bytes(), "NLMSG_ERROR, of {length} bytes");
+        assert_eq!(self.reply[16..20], [0; 4], "an acknowledgement");
+    }
+}
+
+/// The same work by programs: 8 workers, 8 slots, 2 ports.
+fn compare_with_programs(budget: Duration) {
+    let change = &changes(8, 8)[0];
+    let ours = measure(change, budget).ours;
+    println!(
+        "\n{:<44} {:>9} {:>9} {:>7}",
+        "reload of 8 workers by a program", "its us", "ours us", "ratio"
+    );
+    let table = lower(&change.to).to_string();
+    let replace = format!("table inet ipcluster_bench\ndelete table inet ipcluster_bench\n{table}");
+    compare("nft -f of the whole set", ours, budget, || run("nft", &["-f", "-"], &replace));
+    for program in ["iptables-nft", "iptables-legacy"] {
+        let name = format!("one {program} call for each rule");
+        compare(&name, ours, budget, || iptables_rules(program, &change.to));
+    }
+}
+
+fn compare(name: &str, ours: Duration, budget: Duration, work: impl Fn() -> bool) {
+    let mut times = vec![];
+    let begin = Instant::now();
+    while begin.elapsed() < budget || times.len() < 3 {
+        let start = Instant::now();
+        if !work() {
+            println!("{name:<44} skipped: not installed, or not usable here");
+            return;
+        }
+        times.push(start.elapsed());
+    }
+    let (its, ours) = (median(times).as_secs_f64() * 1e6, ours.as_secs_f64() * 1e6);
+    println!("{name:<44} {its:>9.1} {ours:>9.1} {:>6.0}x", its / ours);
+}
+
+/// What the older system ran for the 8 workers and 2 ports, less its sudo.
+fn iptables_rules(program: &str, plan: &Plan) -> bool {
+    (0..8).all(|slot| {
+        let seat = plan.assignment().seat_of(Slot(slot));
+        let occupant = plan.occupant(seat).expect("every seat is held");
+        let ports = plan.listeners().public_ports().iter().zip(occupant.ports.iter());
+        ports.into_iter().all(|(public, worker)| {
+            let mut arguments = "-t nat -I PREROUTING -p tcp -d 10.9.0.1 -j REDIRECT".to_owned();
+            write!(arguments, " -s 0.0.0.{slot}/0.0.0.7 --dport {public} --to-ports {worker}")
+                .expect("writing to a string");
+            run(program, &arguments.split(' ').collect::<Vec<_>>(), "")
+        })
+    })
+}
+
+fn run(program: &str, arguments: &[&str], input: &str) -> bool {
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    let Ok(mut child) = command.spawn() else { return false };
+    let fed = child.stdin.take().is_none_or(|mut stdin| stdin.write_all(input.as_bytes()).is_ok());
+    child.wait().is_ok_and(|status| status.success() && fed)
+}

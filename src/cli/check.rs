@@ -1,0 +1,195 @@
+//! `ipcluster check`: what this machine supports and lacks.
+
+use std::fmt;
+use std::fs;
+
+use ipcluster::config::PortRange;
+use ipcluster::control::ControlDir;
+use ipcluster::lab;
+use ipcluster::nft::Firewall;
+use ipcluster::plan::{Generation, Listeners, Occupant, Partition, Plan, Port, Seat, Weights};
+use ipcluster::process::{PidFd, has_cap_net_admin};
+use nix::sys::utsname::uname;
+
+use super::{Failed, causes, output};
+
+/// The first kernel with nat chains in `inet` tables.
+const OLDEST_KERNEL: (u32, u32) = (5, 2);
+
+/// What one look has found.
+enum Finding {
+    Good(String),
+    /// `run` works, but something about it deserves attention.
+    Warning(String),
+    /// `run` would fail.
+    Bad(String),
+}
+
+use Finding::{Bad, Good, Warning};
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Good(text) => write!(f, "ok       {text}"),
+            Warning(text) => write!(f, "warning  {text}"),
+            Bad(text) => write!(f, "missing  {text}"),
+        }
+    }
+}
+
+/// Looks at everything that `run` needs, and prints a line for each.
+pub(super) fn run() -> Result<(), Failed> {
+    let mut findings = vec![kernel(), capability(), pidfd(), runtime_directory()];
+    findings.push(worker_ports());
+    findings.push(connection_tracking());
+    // Last: it moves this process into a network namespace of its own.
+    findings.push(rules());
+    let lines: Vec<String> = findings.iter().map(|finding| format!("{finding}\n")).collect();
+    output::answer(&lines.concat())?;
+    let lacks = findings.iter().filter(|finding| matches!(finding, Bad(_))).count();
+    match lacks {
+        0 => Ok(()),
+        lacks => Err(Failed::new(format!("`ipcluster run` would fail here: {lacks} missing"))),
+    }
+}
+
+fn kernel() -> Finding {
+    let release = match uname() {
+        Ok(name) => name.release().to_string_lossy().into_owned(),
+        Err(errno) => return Warning(format!("kernel: unknown ({errno})")),
+    };
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) if (major, minor) < OLDEST_KERNEL => {
+            let (major, minor) = OLDEST_KERNEL;
+            Bad(format!("kernel {release}: needs {major}.{minor} or newer (nat in inet tables)"))
+        }
+        _ => Good(format!("kernel {release}")),
+    }
+}
+
+fn capability() -> Finding {
+    match has_cap_net_admin() {
+        Ok(true) => Good("CAP_NET_ADMIN: rules can be changed".to_owned()),
+        Ok(false) => Bad(
+            "CAP_NET_ADMIN: run it as root, or `setcap cap_net_admin+ep` the program; `ipcluster demo` needs neither"
+                .to_owned(),
+        ),
+        Err(error) => Warning(format!("CAP_NET_ADMIN: {}", causes(&error))),
+    }
+}
+
+fn pidfd() -> Finding {
+    match PidFd::open(std::process::id()) {
+        Ok(_) => Good("pidfds: workers can be watched".to_owned()),
+        Err(error) => Bad(format!("pidfds: {}", causes(&error))),
+    }
+}
+
+fn runtime_directory() -> Finding {
+    match ControlDir::locate() {
+        Ok(directory) => Good(format!("control sockets in {}", directory.path().display())),
+        Err(error) => {
+            let hint = error.hint().unwrap_or_default();
+            Bad(format!("control sockets: {error}; {hint}"))
+        }
+    }
+}
+
+/// Ports that the kernel may give to outgoing connections are not free when a worker needs them.
+fn worker_ports() -> Finding {
+    let default = PortRange::default();
+    let Ok(ephemeral) = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range") else {
+        return Warning("worker ports: ip_local_port_range cannot be read".to_owned());
+    };
+    let mut numbers = ephemeral.split_whitespace().filter_map(|text| text.parse::<u16>().ok());
+    let (Some(low), Some(high)) = (numbers.next(), numbers.next()) else {
+        return Warning("worker ports: ip_local_port_range is not understood".to_owned());
+    };
+    let reserved = fs::read_to_string("/proc/sys/net/ipv4/ip_local_reserved_ports");
+    let reserved = reserved.unwrap_or_default();
+    let (first, last) = (default.first().number(), default.last().number());
+    if last < low || high < first || covers(reserved.trim(), first, last) {
+        return Good(format!("worker ports {default}: apart from those of outgoing connections"));
+    }
+    Warning(format!(
+        "worker ports {default}: outgoing connections use {low}-{high} as well; \
+         `sysctl -w net.ipv4.ip_local_reserved_ports={default}` keeps them apart"
+    ))
+}
+
+/// Whether one range of a list such as `8080,20000-29999` holds all ports from `first` to `last`.
+fn covers(list: &str, first: u16, last: u16) -> bool {
+    list.split(',').any(|item| {
+        let (from, to) = item.split_once('-').unwrap_or((item, item));
+        let number = |text: &str| text.trim().parse::<u16>().ok();
+        matches!((number(from), number(to)), (Some(from), Some(to)) if from <= first && last <= to)
+    })
+}
+
+fn connection_tracking() -> Finding {
+    let number = |name: &str| -> Option<u64> {
+        let path = format!("/proc/sys/net/netfilter/{name}");
+        fs::read_to_string(path).ok()?.trim().parse().ok()
+    };
+    match (number("nf_conntrack_count"), number("nf_conntrack_max")) {
+        (Some(count), Some(most)) => {
+            Good(format!("connection tracking: {count} entries of at most {most}"))
+        }
+        // The module is loaded with the first rule that needs it.
+        _ => Good("connection tracking: not in use yet".to_owned()),
+    }
+}
+
+/// Puts rules of every kind into a namespace made for it, and reads them back.
+fn rules() -> Finding {
+    match lab::enter_user_namespace() {
+        Ok(_) => {}
+        Err(error) => {
+            return Warning(format!(
+                "rules: not tried, since there is no namespace to try them in: {error}"
+            ));
+        }
+    }
+    match try_rules() {
+        Ok(()) => {
+            Good("rules: nat, jhash, fib and redirect work (tried in a namespace)".to_owned())
+        }
+        Err(reason) => Bad(format!(
+            "rules: {reason} (needs the kernel's nf_tables, nft_nat, nft_redir, nft_hash, nft_fib_inet)"
+        )),
+    }
+}
+
+fn try_rules() -> Result<(), String> {
+    let text = |error: &dyn std::error::Error| causes(error);
+    let listeners = ["10.9.0.1:80", "0.0.0.0:81", "[fd09::1]:80", "[::]:81"];
+    let listeners = listeners.iter().map(|listener| listener.parse()).collect::<Result<_, _>>();
+    let plan = || {
+        let partition = Partition::hash(8)?;
+        let name = "check".parse()?;
+        let weights = Weights::equal(2)?;
+        let mut plan = Plan::new(name, Listeners::new(listeners?)?, partition, &weights, None)?;
+        let ports = [20_000, 20_001].into_iter().filter_map(Port::new).collect();
+        plan.occupy(Seat(0), Occupant { generation: Generation::FIRST, ports })?;
+        Ok(plan)
+    };
+    let plan: Plan = plan().map_err(|error: ipcluster::plan::PlanError| text(&error))?;
+    let mut firewall = Firewall::open(plan.name()).map_err(|error| text(&error))?;
+    firewall.apply(&plan).map_err(|error| text(&error))?;
+    firewall.verify().map_err(|error| text(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reserved_ports_count_only_if_one_range_holds_all() {
+        assert!(covers("20000-29999", 20_000, 29_999));
+        assert!(covers("80,19999-30000,31000", 20_000, 29_999));
+        assert!(!covers("20001-29999", 20_000, 29_999));
+        assert!(!covers("", 20_000, 29_999));
+        assert!(!covers("x-y", 20_000, 29_999));
+    }
+}

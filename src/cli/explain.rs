@@ -1,0 +1,49 @@
+//! `ipcluster explain`: which worker a client reaches, and why.
+
+use std::fmt::Write as _;
+
+use ipcluster::control::{Answer, Command, ControlDir, ControlError, Explanation};
+use ipcluster::master;
+use ipcluster::nft::Firewall;
+use ipcluster::plan::ClusterName;
+
+use super::args::ExplainArgs;
+use super::{Failed, ask, output};
+
+/// Asks the master; where none runs, reads the rules.
+pub(super) fn run(directory: &ControlDir, args: ExplainArgs) -> Result<(), Failed> {
+    let ExplainArgs { name, address } = args;
+    let command = Command::Explain { address };
+    let explanation = match ask::try_ask(directory, name.as_ref(), command)? {
+        Ok(Answer::Explained(explanation)) => explanation,
+        Ok(_) => return Err(ask::mismatch("explain")),
+        Err(ControlError::NoMaster { name, .. }) => from_kernel(&name, address)?,
+        Err(error) => return Err(error.into()),
+    };
+    output::answer(&text(&explanation))
+}
+
+fn from_kernel(name: &ClusterName, address: std::net::IpAddr) -> Result<Explanation, Failed> {
+    let plan = Firewall::open(name)?.read(None)?;
+    let Some(plan) = plan else {
+        return Err(Failed::new(format!("cluster {name}: no master runs, and there are no rules"))
+            .hint("`ipcluster status` tells which clusters run"));
+    };
+    master::explain(&plan, address, |_| None)
+        .map_err(|failure| Failed::new(failure.message).hint(failure.hint.unwrap_or_default()))
+}
+
+fn text(explanation: &Explanation) -> String {
+    let Explanation { address, slot, seat, pid, generation, ports, why, .. } = explanation;
+    let pid = pid.map_or("unknown (no master runs)".to_owned(), |pid| pid.to_string());
+    let mut text = format!(
+        "client      {address}\nslot        {slot}\nseat        {seat}\nworker      pid {pid}, generation {generation}\n"
+    );
+    for (public, worker) in ports {
+        let _ = writeln!(text, "port {public:<6} -> {worker}");
+    }
+    for reason in why {
+        let _ = writeln!(text, "because     {reason}");
+    }
+    text
+}

@@ -1,0 +1,84 @@
+//! `ipcluster run`: the master in the foreground.
+
+use ipcluster::config::Config;
+use ipcluster::control::ControlDir;
+use ipcluster::master::{Ended, Handle, Master, MasterError};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::Failed;
+use super::args::RunArgs;
+use super::configure;
+
+/// Runs a master until it is stopped, or told by a signal to leave.
+pub(super) fn run(directory: ControlDir, args: RunArgs) -> Result<(), Failed> {
+    let config = configure::config(args)?;
+    super::log::to_stderr();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failed::new(format!("cannot wait for IO: {error}")))?;
+    runtime.block_on(manage(directory, config))
+}
+
+async fn manage(directory: ControlDir, config: Config) -> Result<(), Failed> {
+    let name = config.name.clone();
+    let master = Master::builder(config).control(directory).print_output().start()?;
+    let signals = Signals::new()
+        .map_err(|error| Failed::new(format!("cannot listen for signals: {error}")))?;
+    let obeyed = tokio::spawn(signals.obey(master.handle()));
+    let ended = master.run().await;
+    obeyed.abort();
+    match ended? {
+        Ended::Left => tracing::info!(
+            "left: workers and rules of cluster {name} serve on; the next `run` takes them over, \
+             `ipcluster flush {name}` removes the rules"
+        ),
+        _ => tracing::info!("cluster {name} is stopped"),
+    }
+    Ok(())
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// SIGTERM and SIGINT: the master leaves. SIGHUP: reload.
+    async fn obey(mut self, master: Handle) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => master.leave().await,
+                _ = self.interrupt.recv() => master.leave().await,
+                _ = self.hangup.recv() => {
+                    tokio::spawn(reload(master.clone()));
+                }
+            }
+        }
+    }
+}
+
+async fn reload(master: Handle) {
+    match master.reload().await {
+        Ok(reloaded) => tracing::info!("reload: generation {} is in force", reloaded.generation),
+        Err(failure) => tracing::error!("reload failed: {}", failure.message),
+    }
+}
+
+impl From<MasterError> for Failed {
+    fn from(error: MasterError) -> Self {
+        let hint = error.hint();
+        let failed = Self::new(super::causes(&error));
+        match hint {
+            Some(hint) => failed.hint(hint),
+            None => failed,
+        }
+    }
+}

@@ -1,0 +1,52 @@
+use crate::control::ControlError;
+use crate::nft::NftError;
+use crate::plan::PlanError;
+use crate::process::ProcessError;
+
+/// Why a master could not start, or could not go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MasterError {
+    /// The rules.
+    #[error(transparent)]
+    Rules(#[from] NftError),
+    /// The control socket or the lock: most often another master of that name.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// Processes and their sockets.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    /// The configuration makes up no plan.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The thread that starts workers could not be made.
+    #[error("cannot start a thread: {source}")]
+    Thread {
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+impl MasterError {
+    /// What to do about it, in one line.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Rules(NftError::Privilege) => Some(
+                "run it as root, or give the program the capability: setcap cap_net_admin+ep PROGRAM"
+                    .to_owned(),
+            ),
+            Self::Rules(NftError::ForeignTable { .. }) => {
+                Some("choose another --name, or remove that table".to_owned())
+            }
+            Self::Rules(NftError::NotUnderstood { .. }) => Some(
+                "it was made by another version, or changed by hand; `ipcluster flush NAME` removes it"
+                    .to_owned(),
+            ),
+            Self::Rules(NftError::Netlink { .. }) => {
+                Some("`ipcluster check` says what this machine lacks".to_owned())
+            }
+            Self::Control(error) => error.hint(),
+            _ => None,
+        }
+    }
+}

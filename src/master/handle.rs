@@ -1,0 +1,93 @@
+//! Talking to a master from the program that runs it.
+
+use std::net::IpAddr;
+
+use tokio::sync::mpsc;
+
+use crate::control::{Answer, Command, Explanation, Failure, Reloaded, Request, Scaled, Status};
+
+/// What somebody wants of the loop.
+pub(super) enum Order {
+    /// Something that gets an answer.
+    Request(Request),
+    /// The end of the master, and of nothing else.
+    Leave,
+}
+
+/// A way to talk to a running [`Master`](super::Master). Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    pub(super) orders: mpsc::Sender<Order>,
+}
+
+impl Handle {
+    /// Starts a new generation of workers and, when all are ready, sends new connections to it.
+    ///
+    /// # Errors
+    /// Why the old generation is still in force.
+    pub async fn reload(&self) -> Result<Reloaded, Failure> {
+        match self.ask(Command::Reload).await? {
+            Answer::Reloaded(reloaded) => Ok(reloaded),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Changes the number of workers, 1 to 1024, with the least movement of clients.
+    ///
+    /// # Errors
+    /// Why the number is what it was.
+    pub async fn scale(&self, workers: u16) -> Result<Scaled, Failure> {
+        match self.ask(Command::Scale { workers }).await? {
+            Answer::Scaled(scaled) => Ok(scaled),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Ends everything: refuses new connections, lets the workers finish those that they have
+    /// (unless `now`), ends them, removes the rules, and ends the master.
+    ///
+    /// # Errors
+    /// Why not everything could be ended.
+    pub async fn stop(&self, now: bool) -> Result<(), Failure> {
+        self.ask(Command::Stop { now }).await.map(|_| ())
+    }
+
+    /// The state of the cluster.
+    ///
+    /// # Errors
+    /// The master is ending.
+    pub async fn status(&self) -> Result<Status, Failure> {
+        match self.ask(Command::Status).await? {
+            Answer::Status(status) => Ok(status),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Which worker gets the new connections of a client, and why.
+    ///
+    /// # Errors
+    /// No worker is live, or the master is ending.
+    pub async fn explain(&self, address: IpAddr) -> Result<Explanation, Failure> {
+        match self.ask(Command::Explain { address }).await? {
+            Answer::Explained(explanation) => Ok(explanation),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Ends the master alone: workers and rules stay and serve on.
+    pub async fn leave(&self) {
+        // A master that is gone has left.
+        let _ = self.orders.send(Order::Leave).await;
+    }
+
+    async fn ask(&self, command: Command) -> Result<Answer, Failure> {
+        let (request, replies) = Request::new(command);
+        let ended = || Failure::new("the master has ended");
+        self.orders.send(Order::Request(request)).await.map_err(|_| ended())?;
+        replies.outcome().await.unwrap_or_else(|| Err(ended()))
+    }
+}
+
+fn unexpected(answer: &Answer) -> Failure {
+    Failure::new(format!("the master answered something else: {answer:?}"))
+}

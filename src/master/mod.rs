@@ -1,0 +1,35 @@
+//! The manager of one cluster: workers, rules and operators, tied together.
+//!
+//! # How it works
+//!
+//! One loop ([`Master::run`]) turns what happens into events for the
+//! [`Supervisor`](crate::supervisor::Supervisor), and what that wants done into system calls. It
+//! decides nothing itself.
+//!
+//! | what happens | how the loop knows |
+//! |---|---|
+//! | a worker exits | its pidfd; before anything else, so that its clients are steered away at once |
+//! | a worker listens | while one is starting, its sockets are looked for every 10 ms (sock_diag) |
+//! | a retired worker's connections end | they are counted every 100 ms (sock_diag, conntrack) |
+//! | an operator asks | the control socket, or a [`Handle`] |
+//! | time passes | the supervisor's deadline |
+//!
+//! Nothing in it waits: workers are started by a thread of their own, and what they print goes to
+//! another; a transaction takes the kernel's own time, micro- to milliseconds.
+//!
+//! Starting up is recovering: whatever an earlier master left in the kernel is what this one begins
+//! with. Workers are not tied to the master's life. When it leaves, they and the rules serve on.
+
+mod error;
+mod handle;
+mod output;
+mod processes;
+mod report;
+mod run;
+mod spawner;
+mod takeover;
+
+pub use error::MasterError;
+pub use handle::Handle;
+pub use report::explain;
+pub use run::{Builder, Ended, Master};

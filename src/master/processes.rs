@@ -1,0 +1,272 @@
+//! The processes of the workers, by worker.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::output::Printer;
+use super::spawner::Started;
+use crate::nft::Conntrack;
+use crate::plan::{Listeners, Port, Seat};
+use crate::process::{self, Child, Delivery, ListenTable, OutputReader, ProcessError, Reach};
+use crate::supervisor::{Exit, Moment, Sockets, WorkerId};
+
+/// A worker's process, from its start until its exit was noticed.
+pub(super) struct Running {
+    pub(super) seat: Seat,
+    child: Child,
+    output: OutputReader,
+    ports: Arc<[Port]>,
+    /// It was said that it listens on a loopback address alone.
+    warned: bool,
+}
+
+/// A worker whose first process has ended, while others of its group may live on.
+struct Remains {
+    child: Child,
+    /// When they are killed.
+    kill_at: Moment,
+}
+
+/// All processes of ours.
+pub(super) struct Processes {
+    running: BTreeMap<WorkerId, Running>,
+    remains: BTreeMap<WorkerId, Remains>,
+    sockets: process::Sockets,
+    printer: Option<Printer>,
+}
+
+impl Processes {
+    pub(super) fn new(printer: Option<Printer>) -> Result<Self, ProcessError> {
+        Ok(Self {
+            running: BTreeMap::new(),
+            remains: BTreeMap::new(),
+            sockets: process::Sockets::open()?,
+            printer,
+        })
+    }
+
+    /// Takes a worker in. Returns what waits for its exit.
+    pub(super) fn insert(
+        &mut self,
+        worker: WorkerId,
+        seat: Seat,
+        started: Started,
+    ) -> impl Future<Output = Result<(), ProcessError>> + Send + use<> {
+        let Started { child, output, ports } = started;
+        let exited = child.exited();
+        self.running.insert(worker, Running { seat, child, output, ports, warned: false });
+        exited
+    }
+
+    /// How a worker has ended and what it printed last; `None` if it runs, or is none of ours.
+    pub(super) fn take_exit(
+        &mut self,
+        worker: WorkerId,
+        kill_at: Moment,
+    ) -> Option<(Exit, Vec<String>)> {
+        let exit = match self.running.get(&worker)?.child.exit() {
+            Ok(Some(process::Exit::Code(code))) => Exit::Code(code),
+            Ok(Some(process::Exit::Signal(signal))) => Exit::Signal(signal),
+            Ok(None) => return None,
+            Err(error) => {
+                tracing::error!(%worker, %error, "cannot tell how a worker ended");
+                Exit::Code(255)
+            }
+        };
+        let Running { seat, child, mut output, .. } = self.running.remove(&worker)?;
+        match &mut self.printer {
+            Some(printer) => printer.pass_on_rest(seat, &mut output),
+            None => drop(output.finish()),
+        }
+        let last_lines = output.last_lines().map(str::to_owned).collect();
+        self.remains.insert(worker, Remains { child, kill_at });
+        Some((exit, last_lines))
+    }
+
+    /// Signals the process group of a worker.
+    pub(super) fn signal(&self, worker: WorkerId, signal: Signal) {
+        let Some(running) = self.running.get(&worker) else { return };
+        report_delivery(worker, signal, running.child.signal_group(signal));
+    }
+
+    /// Looks after the process groups of which the first process has ended: asks the others to end,
+    /// kills them when their time is over, and reaps. Returns the workers of which nothing is left.
+    pub(super) fn bury(&mut self, now: Moment) -> Vec<WorkerId> {
+        let mut gone = vec![];
+        for (worker, Remains { child, kill_at }) in std::mem::take(&mut self.remains) {
+            let others = child.others().unwrap_or_else(|error| {
+                tracing::warn!(%worker, %error, "cannot look for the other processes of a worker");
+                1
+            });
+            if others == 0 {
+                match child.reap() {
+                    Ok(_) => {}
+                    Err(unreaped) => {
+                        tracing::error!(%worker, error = ?unreaped.error, "cannot reap a worker");
+                    }
+                }
+                gone.push(worker);
+                continue;
+            }
+            let signal = if now >= kill_at { Signal::SIGKILL } else { Signal::SIGTERM };
+            report_delivery(worker, signal, child.signal_group(signal));
+            self.remains.insert(worker, Remains { child, kill_at });
+        }
+        gone
+    }
+
+    /// Whether there is anything for [`Self::bury`].
+    pub(super) fn has_remains(&self) -> bool {
+        !self.remains.is_empty()
+    }
+
+    /// Whether any worker runs.
+    pub(super) fn is_running(&self) -> bool {
+        !self.running.is_empty()
+    }
+
+    /// Passes on what workers have printed.
+    pub(super) fn pass_on_output(&mut self) {
+        for running in self.running.values_mut() {
+            match &mut self.printer {
+                Some(printer) => printer.pass_on(running.seat, &mut running.output),
+                None => drop(running.output.poll(usize::MAX)),
+            }
+        }
+    }
+
+    /// Those of `candidates` that listen on all their ports, where clients of all `listeners` reach
+    /// them.
+    pub(super) fn ready(
+        &mut self,
+        candidates: &[WorkerId],
+        listeners: &Listeners,
+    ) -> Result<Vec<WorkerId>, ProcessError> {
+        let ports = candidates.iter().filter_map(|worker| self.running.get(worker));
+        let ports: BTreeSet<u16> =
+            ports.flat_map(|running| running.ports.iter()).map(|port| port.number()).collect();
+        let (Some(first), Some(last)) = (ports.first(), ports.last()) else { return Ok(vec![]) };
+        let mut table = ListenTable::read(&mut self.sockets, *first..=*last)?;
+        let mut ready = vec![];
+        for worker in candidates {
+            let Some(running) = self.running.get_mut(worker) else { continue };
+            if running.is_reached(&mut table, listeners)? {
+                ready.push(*worker);
+            }
+        }
+        Ok(ready)
+    }
+
+    /// Counts the sockets on the ports of workers.
+    pub(super) fn count(
+        &mut self,
+        workers: &[WorkerId],
+    ) -> Result<BTreeMap<WorkerId, Sockets>, ProcessError> {
+        let of = |worker: &WorkerId| Some((*worker, self.running.get(worker)?.ports.clone()));
+        let workers: Vec<(WorkerId, Arc<[Port]>)> = workers.iter().filter_map(of).collect();
+        let ports: BTreeSet<u16> =
+            workers.iter().flat_map(|(_, ports)| ports.iter()).map(|port| port.number()).collect();
+        let (Some(first), Some(last)) = (ports.first(), ports.last()) else {
+            return Ok(BTreeMap::new());
+        };
+        let mut queued: BTreeMap<u16, u32> = BTreeMap::new();
+        for socket in self.sockets.listeners(*first..=*last)? {
+            *queued.entry(socket.port).or_default() += socket.queued;
+        }
+        let connections = self.sockets.connection_counts(&ports)?;
+        let count = |ports: &[Port]| {
+            ports.iter().fold(Sockets::default(), |sum, port| {
+                let number = port.number();
+                let of_port = connections.get(&number).copied().unwrap_or_default();
+                Sockets {
+                    queued: sum.queued + queued.get(&number).copied().unwrap_or(0),
+                    half_open: sum.half_open + of_port.half_open,
+                    established: sum.established + of_port.established,
+                }
+            })
+        };
+        Ok(workers.iter().map(|(worker, ports)| (*worker, count(ports))).collect())
+    }
+
+    /// Adds to the counts of workers that seem to have no connection the handshakes that conntrack
+    /// alone knows of: the client will repeat its SYN, and conntrack will send it to the old port.
+    pub(super) fn add_remembered_handshakes(&self, counts: &mut BTreeMap<WorkerId, Sockets>) {
+        let idle = |sockets: &Sockets| sockets.all_accepted() && sockets.established == 0;
+        let mut ports = BTreeSet::new();
+        for (worker, _) in counts.iter().filter(|(_, sockets)| idle(sockets)) {
+            let running = self.running.get(worker);
+            ports.extend(running.iter().flat_map(|r| r.ports.iter()).map(|port| port.number()));
+        }
+        if ports.is_empty() {
+            return;
+        }
+        match Conntrack::open().and_then(|mut conntrack| conntrack.entries(&ports)) {
+            Ok(found) => {
+                for (worker, sockets) in counts {
+                    let Some(running) = self.running.get(worker) else { continue };
+                    let numbers = running.ports.iter().map(|port| port.number());
+                    let handshakes =
+                        numbers.filter_map(|port| found.get(&port)).map(|e| e.half_open);
+                    sockets.half_open += handshakes.sum::<u32>();
+                }
+            }
+            Err(error) => tracing::warn!(%error, "cannot see which handshakes conntrack remembers"),
+        }
+    }
+}
+
+impl Running {
+    fn is_reached(
+        &mut self,
+        table: &mut ListenTable,
+        listeners: &Listeners,
+    ) -> Result<bool, ProcessError> {
+        let numbers: Vec<u16> = self.ports.iter().map(|port| port.number()).collect();
+        let reach = table.listening_ports(self.child.pid(), &numbers)?;
+        let public = listeners.public_ports().iter().zip(&numbers);
+        for (public, number) in public {
+            let reached: Reach = reach.get(number).copied().unwrap_or_default();
+            let (ipv4, ipv6) = families_of(listeners, *public);
+            if (ipv4 && !reached.ipv4) || (ipv6 && !reached.ipv6) {
+                self.warn_of(*number, reach.get(number).copied(), ipv6);
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Says once why a worker that listens is not ready all the same.
+    fn warn_of(&mut self, port: u16, reach: Option<Reach>, needs_ipv6: bool) {
+        let Some(reach) = reach.filter(|_| !self.warned) else { return };
+        let seat = self.seat;
+        let any = if needs_ipv6 { "[::]" } else { "0.0.0.0" };
+        if reach.loopback_only() {
+            tracing::warn!(%seat, port, "the worker listens on loopback only: it must listen on {any}");
+        } else {
+            tracing::warn!(%seat, port, "the worker does not listen for all families: it must listen on {any}");
+        }
+        self.warned = true;
+    }
+}
+
+/// The families of the listeners on a public port: IPv4, IPv6.
+fn families_of(listeners: &Listeners, public: Port) -> (bool, bool) {
+    let on_port = || listeners.iter().filter(move |listener| listener.port() == public);
+    (on_port().any(|l| l.address().is_ipv4()), on_port().any(|l| l.address().is_ipv6()))
+}
+
+fn report_delivery(worker: WorkerId, signal: Signal, result: Result<Delivery, ProcessError>) {
+    match result {
+        Ok(_) => {}
+        Err(error) => tracing::error!(%worker, %signal, %error, "cannot signal a worker"),
+    }
+}
+
+/// How often the loop looks after what has no event of its own.
+pub(super) const READINESS_INTERVAL: Duration = Duration::from_millis(10);
+pub(super) const DRAIN_INTERVAL: Duration = Duration::from_millis(100);
+pub(super) const OUTPUT_INTERVAL: Duration = Duration::from_millis(50);
+pub(super) const BURIAL_INTERVAL: Duration = Duration::from_millis(100);

@@ -1,0 +1,130 @@
+//! What the master tells operators: status, explanations, refusals.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use crate::control::{Explanation, Failure, SCHEMA, Status, WorkerState, WorkerStatus};
+use crate::plan::{Listeners, Plan, Port, Route};
+use crate::supervisor::{self, Moment, Refusal, Sockets, Supervisor, Worker, WorkerId};
+
+/// The state of a cluster. `counts` are the sockets of its workers, as far as known.
+pub(super) fn status(
+    supervisor: &Supervisor,
+    counts: &BTreeMap<WorkerId, Sockets>,
+    now: Moment,
+) -> Status {
+    let plan = supervisor.plan();
+    let slots = plan.assignment().slots_by_seat(plan.seats().len());
+    let worker_status = |worker: &Worker| WorkerStatus {
+        seat: worker.seat,
+        slots: match worker.state() {
+            supervisor::WorkerState::Live => slots.get(worker.seat.index()).copied().unwrap_or(0),
+            _ => 0,
+        },
+        pid: worker.pid,
+        state: match worker.state() {
+            supervisor::WorkerState::Starting => WorkerState::Starting,
+            supervisor::WorkerState::Live => WorkerState::Live,
+            supervisor::WorkerState::Retired => WorkerState::Retired,
+            supervisor::WorkerState::Dying => WorkerState::Dying,
+        },
+        generation: worker.generation,
+        ports: worker.ports.iter().flat_map(|ports| by_public(plan.listeners(), ports)).collect(),
+        uptime: now.since(worker.started).as_secs_f64(),
+        connections: counts.get(&worker.id).map(|sockets| sockets.established),
+    };
+    let mut workers: Vec<&Worker> = supervisor.workers().collect();
+    workers.sort_by_key(|worker| (worker.seat, worker.generation, worker.id));
+    Status {
+        schema: SCHEMA,
+        name: plan.name().clone(),
+        pid: std::process::id(),
+        generation: supervisor.generation(),
+        listeners: plan.listeners().iter().copied().collect(),
+        partition: plan.partition().into(),
+        slots: plan.partition().slots(),
+        workers: workers.into_iter().map(worker_status).collect(),
+    }
+}
+
+fn by_public(listeners: &Listeners, ports: &[Port]) -> BTreeMap<Port, Port> {
+    listeners.public_ports().iter().copied().zip(ports.iter().copied()).collect()
+}
+
+/// Where new connections of a client go. `pid_of` knows the processes of live workers.
+///
+/// # Errors
+/// No seat has a worker.
+pub fn explain(
+    plan: &Plan,
+    address: IpAddr,
+    pid_of: impl Fn(&Route<'_>) -> Option<u32>,
+) -> Result<Explanation, Failure> {
+    let Some(route) = plan.worker_for(address) else {
+        let message = format!("{address}: no seat has a worker, so its connections are dropped");
+        return Err(Failure::new(message).hint("they succeed once a worker is ready"));
+    };
+    Ok(Explanation {
+        schema: SCHEMA,
+        address,
+        slot: route.slot,
+        home: route.home,
+        seat: route.seat,
+        pid: pid_of(&route),
+        generation: route.occupant.generation,
+        ports: by_public(plan.listeners(), &route.occupant.ports),
+        why: why(plan, address, &route),
+    })
+}
+
+fn why(plan: &Plan, address: IpAddr, route: &Route<'_>) -> Vec<String> {
+    use crate::plan::Partition;
+    let of = match address {
+        IpAddr::V4(_) => "the address".to_owned(),
+        IpAddr::V6(v6) => {
+            let network = std::net::Ipv6Addr::from(u128::from(v6) >> 64 << 64);
+            format!("its network {network}/64")
+        }
+    };
+    let slot = route.slot;
+    let mut steps = vec![match plan.partition() {
+        Partition::Hash { slots, seed } => {
+            format!("jhash of {of} with seed {seed:#x}, scaled to {slots} slots, is slot {slot}")
+        }
+        Partition::Mask { slots } => {
+            format!("the low bits of {of}, as a number below {slots}, are slot {slot}")
+        }
+    }];
+    steps.push(format!("slot {slot} is assigned to seat {}", route.home));
+    if route.seat != route.home {
+        let survivors = plan.survivors().count();
+        steps.push(format!(
+            "seat {} is vacant, so its clients spread over the {survivors} others by a second hash: seat {}",
+            route.home, route.seat
+        ));
+    }
+    if !plan.is_admitting() {
+        steps.push("but the cluster is being stopped and admits no new connections".to_owned());
+    }
+    steps
+}
+
+/// A refusal in the words of the control socket: the reason in a line, and what to do next.
+pub(super) fn failure(refusal: &Refusal) -> Failure {
+    let text = refusal.to_string();
+    let mut lines = text.lines();
+    let failure = Failure::new(lines.next().unwrap_or_default());
+    let last_lines: Vec<&str> = lines.map(str::trim).collect();
+    match refusal {
+        Refusal::Worker(_) if last_lines.is_empty() => {
+            failure.hint("the old workers serve on; it printed nothing")
+        }
+        Refusal::Worker(_) => failure
+            .hint(format!("the old workers serve on; it printed: {}", last_lines.join(" | "))),
+        Refusal::Commit { .. } => {
+            failure.hint("the old workers serve on; the log of the master says more")
+        }
+        Refusal::Starting => failure.hint("`ipcluster status` tells when workers are live"),
+        _ => failure,
+    }
+}

@@ -1,0 +1,163 @@
+//! The thread that starts workers: looking for free ports and `fork` take time, which the loop does
+//! not have.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::sync::{Arc, mpsc};
+use std::thread;
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::nft::Conntrack;
+use crate::plan::{Generation, Port, Seat};
+use crate::process::{
+    Child, ListenTable, Output, OutputReader, PortPool, ProcessError, Sockets, Spawn,
+};
+use crate::supervisor::WorkerId;
+
+/// What is the same for every worker.
+#[derive(Debug, Clone)]
+pub(super) struct Template {
+    pub(super) program: OsString,
+    pub(super) arguments: Vec<OsString>,
+    /// Variables that do not depend on the worker.
+    pub(super) environment: BTreeMap<OsString, OsString>,
+    /// Each worker gets a worker port for each.
+    pub(super) public_ports: Vec<Port>,
+}
+
+/// A worker to be started.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Order {
+    pub(super) worker: WorkerId,
+    pub(super) seat: Seat,
+    pub(super) generation: Generation,
+    /// How many workers the cluster is to have.
+    pub(super) workers: usize,
+}
+
+/// A worker that was started.
+pub(super) struct Started {
+    pub(super) child: Child,
+    pub(super) output: OutputReader,
+    pub(super) ports: Arc<[Port]>,
+}
+
+/// What came of an order.
+pub(super) struct Outcome {
+    pub(super) worker: WorkerId,
+    pub(super) result: Result<Started, ProcessError>,
+}
+
+enum Message {
+    Start(Order),
+    /// The worker's processes are gone, and its ports are free as far as it is concerned.
+    Release(WorkerId),
+}
+
+/// The loop's end of the thread, which ends when this is dropped.
+pub(super) struct Spawner {
+    messages: mpsc::Sender<Message>,
+}
+
+impl Spawner {
+    /// Makes the thread. Outcomes go to `outcomes`, in the order of the orders.
+    pub(super) fn new(
+        template: Template,
+        pool: PortPool,
+        outcomes: UnboundedSender<Outcome>,
+    ) -> Result<Self, std::io::Error> {
+        let (messages, inbox) = mpsc::channel();
+        let mut work = Work { template, pool, held: BTreeMap::new() };
+        thread::Builder::new().name("spawner".to_owned()).spawn(move || {
+            for message in inbox {
+                match message {
+                    Message::Release(worker) => {
+                        work.held.remove(&worker);
+                    }
+                    Message::Start(order) => {
+                        let result = work.start(order);
+                        let outcome = Outcome { worker: order.worker, result };
+                        if outcomes.send(outcome).is_err() {
+                            return;
+                        }
+                    }
+                }
+            }
+        })?;
+        Ok(Self { messages })
+    }
+
+    pub(super) fn start(&self, order: Order) {
+        self.send(Message::Start(order));
+    }
+
+    pub(super) fn release(&self, worker: WorkerId) {
+        self.send(Message::Release(worker));
+    }
+
+    fn send(&self, message: Message) {
+        if self.messages.send(message).is_err() {
+            // The thread ends only by a panic, which it has reported.
+            tracing::error!("the thread that starts workers is gone: no worker can be started");
+        }
+    }
+}
+
+struct Work {
+    template: Template,
+    pool: PortPool,
+    /// The ports of every worker that was started and not released.
+    held: BTreeMap<WorkerId, Arc<[Port]>>,
+}
+
+impl Work {
+    fn start(&mut self, order: Order) -> Result<Started, ProcessError> {
+        let taken = self.taken_ports()?;
+        let numbers = self.pool.allocate(self.template.public_ports.len(), &taken)?;
+        let ports: Arc<[Port]> = numbers.into_iter().filter_map(Port::new).collect();
+        let label = format!("seat {}", order.seat);
+        let output = Output::create(label)?;
+        let spawn = Spawn {
+            program: self.template.program.clone(),
+            args: self.template.arguments.clone(),
+            env: self.environment(order, &ports),
+            directory: None,
+        };
+        let child = spawn.start(&output)?;
+        self.held.insert(order.worker, Arc::clone(&ports));
+        Ok(Started { child, output: output.into_reader(), ports })
+    }
+
+    /// Ports that a worker of ours has, that anything listens on, or that some connection of an
+    /// earlier worker may still come to: conntrack remembers where it sent a client, and would send
+    /// its next packets to whoever has the port then.
+    fn taken_ports(&self) -> Result<BTreeSet<u16>, ProcessError> {
+        let range = self.pool.range();
+        let mut taken: BTreeSet<u16> =
+            self.held.values().flat_map(|ports| ports.iter()).map(|port| port.number()).collect();
+        taken.extend(ListenTable::read(&mut Sockets::open()?, range.clone())?.ports());
+        match Conntrack::open().and_then(|mut conntrack| conntrack.ports_in_use(range)) {
+            Ok(remembered) => taken.extend(remembered),
+            Err(error) => tracing::warn!(%error, "cannot see which ports conntrack remembers"),
+        }
+        Ok(taken)
+    }
+
+    fn environment(&self, order: Order, ports: &[Port]) -> BTreeMap<OsString, OsString> {
+        let mut environment = self.template.environment.clone();
+        let mut set = |name: String, value: String| {
+            environment.insert(name.into(), value.into());
+        };
+        if let Some(first) = ports.first() {
+            set("PORT".to_owned(), first.to_string());
+        }
+        for (public, worker) in self.template.public_ports.iter().zip(ports) {
+            set(format!("IPCLUSTER_PORT_{public}"), worker.to_string());
+        }
+        set("IPCLUSTER_SEAT".to_owned(), order.seat.to_string());
+        set("IPCLUSTER_WORKERS".to_owned(), order.workers.to_string());
+        set("IPCLUSTER_GENERATION".to_owned(), order.generation.to_string());
+        environment
+    }
+}
