@@ -1,6 +1,6 @@
 //! Everything that the kernel should hold for one cluster.
 
-use std::collections::BTreeMap;
+use std::mem::replace;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -144,20 +144,18 @@ impl Plan {
         &mut self,
         occupants: impl IntoIterator<Item = (Seat, Occupant)>,
     ) -> Result<(), PlanError> {
-        let mut given = BTreeMap::new();
-        for (seat, occupant) in occupants {
-            self.check_seat(seat)?;
-            if given.insert(seat, occupant).is_some() {
-                return Err(PlanError::SeatGivenTwice { seat });
-            }
-        }
-        self.check_generations(&given)?;
         let mut next = self.clone();
         let seats = Arc::make_mut(&mut next.seats);
-        for (seat, occupant) in given {
+        let mut is_given = vec![false; seats.len()];
+        for (seat, occupant) in occupants {
+            self.check_seat(seat)?;
+            if replace(&mut is_given[seat.index()], true) {
+                return Err(PlanError::SeatGivenTwice { seat });
+            }
             seats[seat.index()] = Some(occupant);
         }
         next.check_all_ports()?;
+        self.check_generations(&next)?;
         *self = next;
         Ok(())
     }
@@ -290,17 +288,18 @@ impl Plan {
         PlanError::PortTaken { port, seat, other: holder.map_or(seat, |(other, _)| other) }
     }
 
-    /// That none of the workers `given` has a port of one of another generation that is in a seat
-    /// now.
-    fn check_generations(&self, given: &BTreeMap<Seat, Occupant>) -> Result<(), PlanError> {
-        let claimed: PortSet =
-            given.values().flat_map(|occupant| &*occupant.ports).copied().collect();
-        for (other, held) in self.occupants() {
-            for &port in held.ports.iter().filter(|port| claimed.contains(**port)) {
-                let overlapping = given.iter().find(|(_, occupant)| {
-                    occupant.generation != held.generation && occupant.ports.contains(&port)
-                });
-                if let Some((&seat, _)) = overlapping {
+    /// That no worker of the `next` plan has a port that one of another generation has now.
+    fn check_generations(&self, next: &Self) -> Result<(), PlanError> {
+        let held: PortSet = self.occupants().flat_map(|(_, held)| &*held.ports).copied().collect();
+        for (seat, occupant) in next.occupants() {
+            if self.occupant(seat) == Some(occupant) {
+                continue;
+            }
+            for &port in occupant.ports.iter().filter(|port| held.contains(**port)) {
+                let holder = self.occupants().find(|(_, held)| held.ports.contains(&port));
+                if let Some((other, held)) = holder
+                    && held.generation != occupant.generation
+                {
                     return Err(PlanError::PortTaken { port, seat, other });
                 }
             }
