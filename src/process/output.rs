@@ -25,7 +25,8 @@ const KEPT_OF_BACKLOG: u64 = 64 * 1024;
 const CHUNK: usize = 64 * 1024;
 
 /// The unit in which the kernel knows holes; larger pages only make for more zero bytes to read.
-const PAGE: u64 = 4096;
+const PAGE_LEN: usize = 4096;
+const PAGE: u64 = PAGE_LEN as u64;
 
 /// Lines kept for [`OutputReader::last_lines`], and their bytes.
 const LAST_LINES: usize = 20;
@@ -227,7 +228,7 @@ impl OutputReader {
         } else if data < page {
             data
         } else {
-            let mut behind = [0; PAGE as usize];
+            let mut behind = [0; PAGE_LEN];
             let length = self.read_at(page, &mut behind[..distance(page, known)])?;
             let found = behind[..length].iter().position(|byte| *byte != 0);
             found.map_or(known, |index| page + index as u64)
