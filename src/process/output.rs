@@ -25,7 +25,8 @@ const KEPT_OF_BACKLOG: u64 = 64 * 1024;
 const CHUNK: usize = 64 * 1024;
 
 /// The unit in which the kernel knows holes; larger pages only make for more zero bytes to read.
-const PAGE: u64 = 4096;
+const PAGE_LEN: usize = 4096;
+const PAGE: u64 = PAGE_LEN as u64;
 
 /// Lines kept for [`OutputReader::last_lines`], and their bytes.
 const LAST_LINES: usize = 20;
@@ -227,7 +228,7 @@ impl OutputReader {
         } else if data < page {
             data
         } else {
-            let mut behind = [0; PAGE as usize];
+            let mut behind = [0; PAGE_LEN];
             let length = self.read_at(page, &mut behind[..distance(page, known)])?;
             let found = behind[..length].iter().position(|byte| *byte != 0);
             found.map_or(known, |index| page + index as u64)
@@ -253,12 +254,15 @@ impl OutputReader {
         }
     }
 
-    /// Gives read bytes back to the kernel, which also marks them as read.
+    /// Gives read bytes back to the kernel, which also marks them as read. The kernel clears a page
+    /// that is released in part, and frees it only when all of it is released at once: so begin
+    /// with the page in which `start` is.
     fn release(&mut self, start: u64, end: u64) {
         if self.releases && start < end {
+            let page = start - start % PAGE;
             let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
             // Refused (EPERM) for a file that the worker has sealed. Then it is read on as is.
-            self.releases = rustix::fs::fallocate(&self.file, flags, start, end - start).is_ok();
+            self.releases = rustix::fs::fallocate(&self.file, flags, page, end - page).is_ok();
         }
     }
 
@@ -361,6 +365,11 @@ mod tests {
         for _ in 0..50 {
             worker.write_all(&[b"0123456789abcde\n".repeat(4096)].concat()).unwrap();
             assert_eq!(reader.poll(1 << 20).unwrap().len(), 4096);
+        }
+        assert!(pages(&reader) <= 1, "{} pages", pages(&reader));
+        for _ in 0..1000 {
+            worker.write_all(b"a line that is shorter than a page\n").unwrap();
+            assert_eq!(reader.poll(1 << 20).unwrap().len(), 1);
         }
         assert!(pages(&reader) <= 1, "{} pages", pages(&reader));
     }
