@@ -40,3 +40,50 @@ pub(super) fn mismatch(command: &str) -> Failed {
     Failed::new(format!("the master answered {command} with something else"))
         .hint("it may be of another release than this program")
 }
+
+#[cfg(test)]
+mod tests {
+    use ipcluster::control::{Failure, Limits, Server, Stopped};
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    /// A master in a thread of its own, which stops when it is told to and refuses all else.
+    fn master(directory: &ControlDir) -> std::thread::JoinHandle<()> {
+        let lock = directory.lock(&"web".parse().unwrap()).unwrap();
+        let server = Server::bind(lock, Limits::default()).unwrap();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.unwrap().block_on(async {
+                let (sender, mut requests) = mpsc::channel(1);
+                let serving = tokio::spawn(server.serve(sender));
+                while let Some(request) = requests.recv().await {
+                    if request.command == (Command::Stop { now: true }) {
+                        requests.close();
+                        let answer = Answer::Stopped(Stopped { workers: 4 });
+                        request.responder.finish(Ok(answer));
+                    } else {
+                        let failure = Failure::new("worker of seat 3 exited").hint("see its log");
+                        request.responder.finish(Err(failure));
+                    }
+                }
+                serving.await.unwrap().unwrap();
+            });
+        })
+    }
+
+    #[test]
+    fn answers_and_failures_of_the_master_come_through() {
+        let base = tempfile::tempdir().unwrap();
+        let directory = ControlDir::new(base.path().join("ipcluster"));
+        let master = master(&directory);
+        let failed = ask(&directory, None, Command::Reload).unwrap_err();
+        assert_eq!(failed, Failed::new("worker of seat 3 exited").hint("see its log"));
+        let stopped = ask(&directory, None, Command::Stop { now: true });
+        assert_eq!(stopped, Ok(Answer::Stopped(Stopped { workers: 4 })));
+        master.join().unwrap();
+        let gone = ask(&directory, None, Command::Status).unwrap_err();
+        let directory = directory.path().to_owned();
+        assert_eq!(gone, Failed::from(ControlError::NoneRuns { directory }));
+    }
+}

@@ -13,8 +13,10 @@ use super::args::RunArgs;
 pub(super) fn config(args: RunArgs) -> Result<Config, Failed> {
     let file = match &args.config {
         Some(path) => {
-            let text = read(path)
-                .map_err(|error| Failed::new(format!("cannot read {}: {error}", path.display())))?;
+            let text = read(path).map_err(|error| {
+                Failed::new(format!("cannot read {}: {error}", path.display()))
+                    .hint("--config names a TOML file; flags alone do without one")
+            })?;
             Settings::from_toml(&text, &path.to_string_lossy())?
         }
         None => Settings::default(),

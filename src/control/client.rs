@@ -1,7 +1,7 @@
 //! An operator's end of the control socket.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -16,6 +16,7 @@ use crate::plan::ClusterName;
 #[derive(Debug)]
 pub struct Client {
     name: ClusterName,
+    socket: PathBuf,
     stream: UnixStream,
     decoder: LineDecoder,
 }
@@ -46,7 +47,7 @@ impl Client {
             _ => io_error("connect to", &path)(error),
         })?;
         check_peer(&stream, &path)?;
-        Ok(Self { name, stream, decoder: LineDecoder::default() })
+        Ok(Self { name, socket: path, stream, decoder: LineDecoder::default() })
     }
 
     /// The cluster.
@@ -130,7 +131,7 @@ impl Client {
             io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
                 ControlError::Disconnected { name: self.name.clone() }
             }
-            _ => io_error("talk to the master of", Path::new(self.name.as_str()))(error),
+            _ => io_error("talk over", &self.socket)(error),
         }
     }
 }

@@ -16,6 +16,10 @@ use super::ControlError;
 use crate::plan::ClusterName;
 
 /// The runtime directory: it holds `NAME.sock` and `NAME.lock` of each cluster of one user.
+///
+/// It has to belong to that user and be closed to others (0700), which is what a master makes it.
+/// Where systemd makes it (`RuntimeDirectory=ipcluster`), the unit needs
+/// `RuntimeDirectoryMode=0700`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ControlDir {
     path: PathBuf,
@@ -137,7 +141,7 @@ pub struct Lock {
     name: ClusterName,
     socket: PathBuf,
     /// Closing it releases the lock.
-    #[expect(dead_code, reason = "held, not used")]
+    #[cfg_attr(not(test), expect(dead_code, reason = "held, not used"))]
     file: File,
 }
 
@@ -332,6 +336,17 @@ mod tests {
     }
 
     #[test]
+    fn no_worker_inherits_lock_or_socket() {
+        let (_base, dir) = directory();
+        let lock = dir.lock(&name("web")).unwrap();
+        let listener = lock.bind().unwrap();
+        for descriptor in [lock.file.as_fd(), listener.as_fd()] {
+            let flags = fcntl(descriptor, FcntlArg::F_GETFD).unwrap();
+            assert_ne!(flags & libc::FD_CLOEXEC, 0);
+        }
+    }
+
+    #[test]
     fn a_second_master_is_refused_until_the_first_is_gone() {
         let (_base, dir) = directory();
         let first = dir.lock(&name("web")).unwrap();
@@ -380,6 +395,7 @@ mod tests {
         drop(dir.lock(&name("other")).unwrap());
         let (precious, lock) = (base.path().join("precious"), dir.path().join("web.lock"));
         fs::write(&precious, "data").unwrap();
+        fs::set_permissions(&precious, Permissions::from_mode(0o600)).unwrap();
         symlink(&precious, &lock).unwrap();
         assert!(matches!(dir.lock(&name("web")), Err(ControlError::NotOurs { .. })));
         assert_eq!(fs::read_to_string(&precious).unwrap(), "data");

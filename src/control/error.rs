@@ -209,10 +209,15 @@ impl ControlError {
                 Some("the master may be of another release than this program".to_owned())
             }
             Self::Failed(failure) => failure.hint.clone(),
-            Self::Io { action: "create", .. } => {
-                Some("choose a directory that you may write to with --runtime-dir".to_owned())
-            }
-            Self::ForeignMaster { .. } | Self::Io { .. } => None,
+            Self::Io { source, .. } => match source.kind() {
+                io::ErrorKind::PermissionDenied
+                | io::ErrorKind::ReadOnlyFilesystem
+                | io::ErrorKind::NotFound => {
+                    Some("choose a directory that you may use with --runtime-dir".to_owned())
+                }
+                _ => None,
+            },
+            Self::ForeignMaster { .. } => None,
         }
     }
 }

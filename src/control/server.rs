@@ -51,8 +51,9 @@ impl Server {
         Ok(Self { listener, lock, limits, socket_file })
     }
 
-    /// Accepts peers and hands their commands to `requests`, until its receiver is gone. Removes
-    /// the socket and releases the lock when it returns or is dropped.
+    /// Accepts peers and hands their commands to `requests`, until its receiver is closed or gone;
+    /// then lets those peers that wait for an answer have it. Removes the socket and releases the
+    /// lock when it returns or is dropped.
     ///
     /// # Errors
     /// [`ControlError::Io`] if the socket cannot be registered with the runtime.
@@ -67,7 +68,7 @@ impl Server {
         let mut peers = JoinSet::new();
         loop {
             tokio::select! {
-                () = requests.closed() => return Ok(()),
+                () = requests.closed() => break,
                 Some(_) = peers.join_next() => {}
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _)) if peers.len() < limits.connections => {
@@ -83,6 +84,12 @@ impl Server {
                 },
             }
         }
+        // Bounded: the master may keep a responder for ever.
+        let last_answers = async { while peers.join_next().await.is_some() {} };
+        if timeout(limits.patience, last_answers).await.is_err() {
+            tracing::debug!("control peers without an answer at the end");
+        }
+        Ok(())
     }
 }
 
@@ -177,7 +184,7 @@ impl Drop for Removal {
 /// Serves one peer until it goes away or is dropped.
 async fn attend(stream: UnixStream, limits: Limits, requests: mpsc::Sender<Request>) {
     match stream.peer_cred() {
-        Ok(peer) if may_command(peer.uid()) => {
+        Ok(peer) if may_command(peer.uid(), nix::unistd::geteuid().as_raw()) => {
             let mut peer = Peer { stream, limits, decoder: LineDecoder::default() };
             match peer.converse(&requests).await {
                 Ok(()) => tracing::debug!("control peer is done"),
@@ -189,8 +196,8 @@ async fn attend(stream: UnixStream, limits: Limits, requests: mpsc::Sender<Reque
     }
 }
 
-fn may_command(uid: u32) -> bool {
-    uid == 0 || uid == nix::unistd::geteuid().as_raw()
+fn may_command(peer: u32, ours: u32) -> bool {
+    peer == 0 || peer == ours
 }
 
 /// Answers a peer beyond the limit. An error reply fits into the empty send buffer of a new
@@ -214,7 +221,11 @@ struct Peer {
 impl Peer {
     async fn converse(&mut self, requests: &mpsc::Sender<Request>) -> io::Result<()> {
         loop {
-            match self.read_line().await? {
+            let incoming = tokio::select! {
+                () = requests.closed() => return Ok(()),
+                incoming = self.read_line() => incoming?,
+            };
+            match incoming {
                 Incoming::Line(line) => match Command::parse(&line) {
                     Ok(command) => self.carry_out(command, requests).await?,
                     Err(error) => self.refuse(error.into()).await?,
@@ -554,6 +565,34 @@ mod tests {
         assert!(directory.running().unwrap().is_empty());
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_an_answer_gets_it_when_the_server_ends() {
+        let mut world = World::new(Limits::default());
+        let mut client = world.client().await;
+        let _idle = world.client().await;
+        let asked = tokio::spawn(async move { client.ask(Command::Reload, |_| {}).await });
+        let request = world.requests.recv().await.unwrap();
+        let begin = Instant::now();
+        drop(world.requests);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(!world.server.is_finished());
+        request.responder.finish(Ok(reloaded()));
+        assert_eq!(asked.await.unwrap().unwrap(), reloaded());
+        world.server.await.unwrap().unwrap();
+        assert_eq!(begin.elapsed().as_secs(), 1, "an idle peer was waited for");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_never_comes_does_not_keep_the_server() {
+        let mut world = World::new(Limits::default());
+        let mut client = world.client().await;
+        let asked = tokio::spawn(async move { client.ask(Command::Reload, |_| {}).await });
+        let _kept = world.requests.recv().await.unwrap();
+        drop(world.requests);
+        world.server.await.unwrap().unwrap();
+        assert!(matches!(asked.await.unwrap(), Err(ControlError::Disconnected { .. })));
+    }
+
     #[tokio::test]
     async fn a_file_that_took_the_place_of_the_socket_stays() {
         let world = World::new(Limits::default());
@@ -590,6 +629,12 @@ mod tests {
         drop(lock);
         let refused = Client::connect(&directory, Some(&name("web"))).await.unwrap_err();
         assert!(matches!(refused, ControlError::NoMaster { .. }), "{refused}");
+    }
+
+    #[test]
+    fn root_and_the_user_of_the_master_may_command() {
+        assert!(may_command(0, 1000) && may_command(1000, 1000) && may_command(0, 0));
+        assert!(!may_command(1001, 1000) && !may_command(1000, 0));
     }
 
     #[test]
