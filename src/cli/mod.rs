@@ -53,7 +53,7 @@ pub(crate) fn carry_out(arguments: Arguments) -> Result<(), Failed> {
 
 /// An error and what caused it, in one line.
 fn causes(error: &dyn Error) -> String {
-    let causes = successors(error.source(), |cause| cause.source());
+    let causes = successors(error.source(), |cause| (*cause).source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 

@@ -30,7 +30,6 @@ mod ports;
 mod sockets;
 mod spawn;
 mod stat;
-mod sys;
 
 pub use child::{Child, Unreaped};
 pub use credentials::{effective_uid, has_cap_net_admin};

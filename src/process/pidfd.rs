@@ -8,7 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, WaitIdStatus};
 
 use super::error::{Operation, ProcessError, errno_from, errno_of};
-use super::sys;
+use crate::sys;
 
 /// A process, by a descriptor that stands for it and for no other, ever: a signal sent through it
 /// cannot reach a stranger that was given the same pid later (`pidfd_open(2)`, since Linux 5.3).

@@ -14,7 +14,7 @@ use super::child::Child;
 use super::error::{Operation, ProcessError, errno_from, errno_of};
 use super::output::Output;
 use super::pidfd::PidFd;
-use super::sys::{self, Step};
+use crate::sys::{self, Step};
 
 /// A program to be started as a worker: all that it gets from us.
 ///
