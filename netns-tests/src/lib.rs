@@ -42,3 +42,5 @@ pub use lab::Lab;
 pub use process::{Process, wait_until};
 pub use programs::{greeter, ipcluster};
 pub use witness::Witness;
+#[cfg(feature = "rustables")]
+pub use witness::{SeenChain, SeenTable};

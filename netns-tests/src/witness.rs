@@ -84,3 +84,67 @@ impl<'a> Witness<'a> {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 }
+
+/// A table as rustables reads it.
+#[cfg(feature = "rustables")]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeenTable {
+    /// Its name.
+    pub name: String,
+    /// Its flags: `NFT_TABLE_F_*`.
+    pub flags: u32,
+    /// Its chains, in the kernel's order.
+    pub chains: Vec<SeenChain>,
+}
+
+/// A chain as rustables reads it.
+#[cfg(feature = "rustables")]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeenChain {
+    /// Its name.
+    pub name: String,
+    /// Whether it has a hook.
+    pub is_base: bool,
+    /// How many rules it has, and how many expressions each; the error where rustables 0.9 cannot
+    /// read them, as with a lookup of concatenated keys.
+    pub rules: Result<Vec<usize>, String>,
+}
+
+#[cfg(feature = "rustables")]
+impl Witness<'_> {
+    /// All tables, as a library reads them that has nothing in common with ours.
+    ///
+    /// # Panics
+    /// Where it cannot read a table or a chain.
+    pub fn tables(&self) -> Vec<SeenTable> {
+        let read = || {
+            let tables = rustables::list_tables().expect("rustables lists tables");
+            tables.iter().map(seen_table).collect()
+        };
+        self.namespace.run_in(read).expect("the namespace can be entered")
+    }
+}
+
+#[cfg(feature = "rustables")]
+fn seen_table(table: &rustables::Table) -> SeenTable {
+    let chains = rustables::list_chains_for_table(table).expect("rustables lists chains");
+    SeenTable {
+        name: table.get_name().cloned().unwrap_or_default(),
+        flags: table.get_flags().copied().unwrap_or_default(),
+        chains: chains.iter().map(seen_chain).collect(),
+    }
+}
+
+#[cfg(feature = "rustables")]
+fn seen_chain(chain: &rustables::Chain) -> SeenChain {
+    let expressions = |rule: &rustables::Rule| {
+        rule.get_expressions().map_or(0, |expressions| expressions.iter().count())
+    };
+    SeenChain {
+        name: chain.get_name().cloned().unwrap_or_default(),
+        is_base: chain.get_hook().is_some(),
+        rules: rustables::list_rules_for_chain(chain)
+            .map(|rules| rules.iter().map(expressions).collect())
+            .map_err(|error| error.to_string()),
+    }
+}

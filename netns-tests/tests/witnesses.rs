@@ -19,6 +19,8 @@ fn main() -> ExitCode {
         Case::new("conntrack_lists_connections", conntrack_lists_connections)
             .needs(Need::Nft)
             .needs(Need::Conntrack),
+        #[cfg(feature = "rustables")]
+        Case::new("rustables_reads_tables_chains_and_rules", rustables_reads).needs(Need::Nft),
     ])
 }
 
@@ -41,4 +43,16 @@ fn conntrack_lists_connections(lab: &Lab) {
     assert_eq!(report.answered(), 4, "{report}");
     let entries = lab.witness().conntrack(&["-p", "tcp", "--orig-port-dst", "8080"]);
     assert!(entries.contains("src=10.8.0.1 dst=10.9.0.1"), "{entries}");
+}
+
+#[cfg(feature = "rustables")]
+fn rustables_reads(lab: &Lab) {
+    use netns_tests::{SeenChain, SeenTable};
+
+    assert_eq!(lab.witness().tables(), []);
+    lab.witness().load(TABLE);
+    // ct load, bitwise, cmp, immediate (verdict)
+    let chain = SeenChain { name: "pass".to_owned(), is_base: true, rules: Ok(vec![4]) };
+    let table = SeenTable { name: "witness".to_owned(), flags: 0, chains: vec![chain] };
+    assert_eq!(lab.witness().tables(), [table]);
 }

@@ -115,7 +115,7 @@ impl RouteSocket {
     pub(super) fn add_route(&self, prefix: Prefix, gateway: IpAddr) -> Result<(), LabError> {
         let operation = format!("route {}/{} via {gateway}", prefix.address, prefix.length);
         let mut message = route_to(prefix);
-        message.header.table = nix::libc::RT_TABLE_MAIN;
+        message.header.table = libc::RT_TABLE_MAIN;
         message.header.scope = RouteScope::Universe;
         message.header.kind = RouteType::Unicast;
         message.attributes.push(RouteAttribute::Gateway(gateway.into()));
@@ -127,7 +127,7 @@ impl RouteSocket {
     pub(super) fn add_local_prefix(&self, prefix: Prefix) -> Result<(), LabError> {
         let operation = format!("make {}/{} local", prefix.address, prefix.length);
         let mut message = route_to(prefix);
-        message.header.table = nix::libc::RT_TABLE_LOCAL;
+        message.header.table = libc::RT_TABLE_LOCAL;
         message.header.scope = RouteScope::Host;
         message.header.kind = RouteType::Local;
         let lo = index("lo").map_err(|source| refused(&operation, source))?;

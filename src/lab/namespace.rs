@@ -92,7 +92,7 @@ fn forbidden(step: &'static str, source: io::Error) -> LabError {
     let is = |file: &str, value: &str| {
         fs::read_to_string(file).is_ok_and(|content| content.trim() == value)
     };
-    let advice = if source.raw_os_error() == Some(nix::libc::ENOSPC)
+    let advice = if source.raw_os_error() == Some(libc::ENOSPC)
         || is("/proc/sys/user/max_user_namespaces", "0")
     {
         "as root: sysctl -w user.max_user_namespaces=15000, or run this as root"

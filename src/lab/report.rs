@@ -337,11 +337,11 @@ mod tests {
     #[test]
     fn percentiles_are_nearest_ranks() {
         let answers: Vec<_> = (1..=100).map(|latency| (0, 0, latency)).collect();
-        let report = report(&answers);
+        let hundred = report(&answers);
         for (share, micros) in [(0.0, 1), (0.5, 50), (0.99, 99), (1.0, 100), (7.0, 100)] {
-            assert_eq!(report.latency(share), Duration::from_micros(micros), "{share}");
+            assert_eq!(hundred.latency(share), Duration::from_micros(micros), "{share}");
         }
-        assert_eq!(super::tests::report(&[]).latency(0.5), Duration::ZERO);
+        assert_eq!(report(&[]).latency(0.5), Duration::ZERO);
     }
 
     #[test]
