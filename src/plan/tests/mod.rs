@@ -1,5 +1,4 @@
 //! Properties of planning, and its bad input. What the helpers make is valid; `unwrap` is for that.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 mod assignment;
 mod bad_input;
