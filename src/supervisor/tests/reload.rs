@@ -22,7 +22,7 @@ fn all_new_workers_ready_then_one_swap_then_the_old_ones_retire() {
     assert_eq!(bench.in_force(), [3, 4]);
     assert_eq!(bench.replies, [Ok(Done::Reloaded { generation: Generation(2) })]);
     assert_eq!(bench.state(1), Some(WorkerState::Retired));
-    assert_eq!(bench.take_terminated(), []);
+    assert_eq!(bench.take_terminated(), NOBODY);
     assert_eq!(bench.take_spawned(), []);
 }
 
@@ -34,9 +34,9 @@ fn a_retired_worker_ends_after_its_last_connection() {
     bench.counts(1, &[IDLE, IDLE, IDLE]);
     bench.commit_done();
     bench.counts(1, &[IDLE]);
-    assert_eq!(bench.take_terminated(), [], "reports from before the swap do not count");
+    assert_eq!(bench.take_terminated(), NOBODY, "reports from before the swap do not count");
     bench.counts(1, &[SERVING]);
-    assert_eq!(bench.take_terminated(), []);
+    assert_eq!(bench.take_terminated(), NOBODY);
     bench.counts(1, &[IDLE]);
     assert_eq!(bench.take_terminated(), [1]);
     bench.dies(1, Exit::Signal(15));
@@ -57,7 +57,7 @@ fn a_drain_limit_ends_retired_workers() {
     bench.commit_done();
     bench.counts(1, &[SERVING, SERVING]);
     bench.pass(60 * SECOND - MILLISECOND);
-    assert_eq!(bench.take_terminated(), []);
+    assert_eq!(bench.take_terminated(), NOBODY);
     bench.pass(MILLISECOND);
     assert_eq!(bench.take_terminated(), [1]);
     bench.pass(5 * SECOND);
@@ -185,7 +185,7 @@ fn a_new_worker_that_dies_during_the_swap_fails_the_reload_only_if_the_swap_fail
         bench.ready(4);
         bench.dies(4, Exit::Code(1));
         assert_eq!(bench.replies, []);
-        assert_eq!(bench.take_terminated(), [], "3 may be in force any moment");
+        assert_eq!(bench.take_terminated(), NOBODY, "3 may be in force any moment");
         if swap_succeeds {
             bench.commit_done();
             assert!(bench.last_reply().is_ok());

@@ -41,7 +41,7 @@ fn a_worker_that_is_not_ready_in_time_is_ended_killed_and_replaced() {
     bench.event(Event::Start);
     bench.spawn(1);
     bench.pass(30 * SECOND - MILLISECOND);
-    assert_eq!(bench.take_terminated(), []);
+    assert_eq!(bench.take_terminated(), NOBODY);
     bench.pass(MILLISECOND);
     assert_eq!(bench.take_terminated(), [1]);
     bench.event(Event::Ready { worker: WorkerId(1) });

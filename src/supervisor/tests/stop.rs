@@ -26,7 +26,7 @@ fn a_stop_closes_drains_and_removes_in_this_order() {
 fn a_stop_at_once_waits_for_the_closed_plan_alone() {
     let mut bench = Bench::live(2);
     bench.request(Request::Stop { now: true });
-    assert_eq!(bench.take_terminated(), []);
+    assert_eq!(bench.take_terminated(), NOBODY);
     bench.commit_done();
     assert_eq!(bench.take_terminated(), [1, 2]);
     bench.pass(5 * SECOND);
@@ -78,7 +78,7 @@ fn a_stop_while_the_swap_is_on_its_way_drains_both_generations() {
     bench.request(Request::Reload);
     bench.ready(2);
     bench.request(Request::Stop { now: false });
-    assert_eq!(bench.take_terminated(), [], "2 may be in force any moment");
+    assert_eq!(bench.take_terminated(), NOBODY, "2 may be in force any moment");
     bench.commit_done();
     bench.commit_done();
     assert_eq!(bench.state(1), Some(WorkerState::Retired));
@@ -91,7 +91,7 @@ fn a_kernel_that_refuses_the_closed_plan_does_not_keep_the_workers() {
     bench.request(Request::Stop { now: true });
     for _ in 0..2 {
         bench.commit_fails();
-        assert_eq!(bench.take_terminated(), []);
+        assert_eq!(bench.take_terminated(), NOBODY);
         bench.pass(SECOND);
     }
     bench.commit_fails();
