@@ -61,6 +61,10 @@ impl World {
             assert!(process.ready && !process.signalled, "seat {seat} goes to {process:?}");
             assert_eq!(process.left_at, None, "a retired worker gets new connections again");
         }
+        if plan.survivors().count() == 0 {
+            let serves = self.occupants().any(|occupant| self.worker_with(occupant).is_some());
+            assert!(!serves, "the last workers that serve taken out of force");
+        }
         if self.occupants().any(|occupant| self.is_foreign(occupant)) {
             assert_eq!(plan.survivors().count(), plan.seats().len(), "taken over too early");
         }

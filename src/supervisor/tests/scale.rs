@@ -55,6 +55,16 @@ fn scaling_down_ends_the_replacement_of_a_dead_worker_in_an_upper_seat() {
 }
 
 #[test]
+fn scaling_down_does_not_retire_the_only_workers_that_serve() {
+    let mut bench = Bench::live(3);
+    bench.dies(1, Exit::Code(1));
+    bench.commit_done();
+    bench.request(Request::Scale { workers: 1 });
+    assert_eq!(bench.replies, [Err(Refusal::NobodyLeft)]);
+    assert_eq!((bench.in_force(), &bench.commit), (vec![0, 2, 3], &None));
+}
+
+#[test]
 fn a_worker_that_dies_while_the_cluster_grows_is_replaced_afterwards() {
     let mut bench = Bench::live(2);
     bench.request(Request::Scale { workers: 3 });
