@@ -23,7 +23,7 @@ use super::Request;
 use world::World;
 
 /// Histories of one run, unless the environment says otherwise.
-const HISTORIES: u64 = 2_000;
+const HISTORIES: u64 = 1_500;
 
 #[test]
 fn every_history_keeps_the_invariants() {
