@@ -239,3 +239,19 @@ fn the_last_generation_cannot_be_reloaded() {
     bench.request(Request::Reload);
     assert_eq!(bench.last_reply(), &Err(Refusal::LastGeneration(Generation(u64::MAX))));
 }
+
+#[test]
+fn a_new_worker_that_dies_between_two_tries_does_not_take_the_others_along() {
+    let mut bench = reloading();
+    bench.ready(3);
+    bench.ready(4);
+    bench.dies(1, Exit::Code(1));
+    bench.dies(2, Exit::Code(1));
+    bench.commit_fails();
+    bench.dies(4, Exit::Code(1));
+    assert_eq!(bench.replies, [], "there is nobody to fall back to");
+    bench.pass(SECOND);
+    bench.commit_done();
+    assert_eq!(bench.in_force(), [3, 0]);
+    assert_eq!(bench.replies, [Ok(Done::Reloaded { generation: Generation(2) })]);
+}
