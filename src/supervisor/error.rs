@@ -26,6 +26,9 @@ pub enum Refusal {
     /// The generation in force has the highest number that there is.
     #[error("generation {0} is the last that can be numbered")]
     LastGeneration(Generation),
+    /// The seats that would stay have no worker that serves, while others do.
+    #[error("no worker would be left to serve: those of the seats that stay are not ready")]
+    NobodyLeft,
     /// A new worker failed before it was put into force. The others were ended.
     #[error("{0}")]
     Worker(WorkerFailure),

@@ -95,14 +95,27 @@ impl Supervisor {
     /// Begins the swap when all new workers are ready; or, when none of the old ones can serve any
     /// more, as soon as one of the new ones can.
     pub(super) fn advance_rollout(&mut self) {
-        let Some(rollout) = self.rollout.as_ref().filter(|rollout| rollout.is_preparing()) else {
-            return;
-        };
+        let Some(rollout) = &self.rollout else { return };
         let (ready, needed) = self.newcomers(rollout);
-        if ready == needed || (ready > 0 && !self.old_ones_serve()) {
+        let must_hurry = ready > 0 && !self.old_ones_serve();
+        if rollout.is_preparing() && (ready == needed || must_hurry) {
             let stage = RolloutStage::Swapping { commit_failures: 0, failure: None };
             self.set_rollout_stage(stage);
         }
+        if self.would_serve_nobody() {
+            self.give_up_rollout(Refusal::NobodyLeft);
+        }
+    }
+
+    /// Whether the swap, if it is not on its way already, takes the last workers that serve out of
+    /// force: fewer seats, and all that stay are vacant just now.
+    fn would_serve_nobody(&self) -> bool {
+        let swap = self.rollout.as_ref().filter(|rollout| rollout.is_swapping());
+        swap.is_some_and(|rollout| {
+            self.lineup_of(&rollout.to).occupied() == 0
+                && self.old_ones_serve()
+                && !self.rollout_is_submitted()
+        })
     }
 
     pub(super) fn report_rollout_progress(&mut self, id: WorkerId) {

@@ -1,8 +1,8 @@
 //! Which workers are missing, and when they are started.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::aim::Aim;
 use super::backoff::Retry;
 use super::{Action, Moment, Notice, Supervisor, Worker, WorkerId};
 use crate::plan::{Generation, Seat};
@@ -36,7 +36,7 @@ impl Supervisor {
         } else {
             retry.failed(&self.settings.backoff, now)
         };
-        if self.places_to_fill().contains(&(worker.seat, worker.generation)) {
+        if self.aim_to_fill().is_some_and(|aim| aim.includes(worker)) {
             self.actions.push(Action::Notice(Notice::Respawn { seat: worker.seat, delay }));
         }
     }
@@ -51,26 +51,25 @@ impl Supervisor {
 
     /// The places that have no worker, nor one that may become it, in the order of the seats.
     fn missing(&self) -> Vec<(Seat, Generation)> {
-        let mut places = self.places_to_fill();
-        if !places.is_empty() {
-            for worker in self.workers.values().filter(|worker| worker.is_promising()) {
-                places.remove(&(worker.seat, worker.generation));
+        let Some(aim) = self.aim_to_fill() else { return Vec::new() };
+        let mut filled = vec![false; aim.weights.seats()];
+        for worker in self.workers.values() {
+            if worker.is_promising() && aim.includes(worker) {
+                filled[worker.seat.index()] = true;
             }
         }
-        places.into_iter().collect()
+        let vacant = aim.seats().filter(|seat| !filled[seat.index()]);
+        vacant.map(|seat| (seat, aim.generation)).collect()
     }
 
-    /// The places that shall have a worker. During a reload the old generation gets none: it is
-    /// about to go.
-    fn places_to_fill(&self) -> BTreeSet<(Seat, Generation)> {
-        if self.is_stopping() {
-            return BTreeSet::new();
+    /// The aim whose places shall have a worker. During a reload the old generation gets none: it
+    /// is about to go.
+    fn aim_to_fill(&self) -> Option<&Aim> {
+        match &self.rollout {
+            _ if self.is_stopping() => None,
+            Some(rollout) if rollout.is_preparing() => Some(&rollout.to),
+            _ => Some(self.aim_in_effect()),
         }
-        let aim = match &self.rollout {
-            Some(rollout) if rollout.is_preparing() => &rollout.to,
-            _ => self.aim_in_effect(),
-        };
-        aim.seats().map(|seat| (seat, aim.generation)).collect()
     }
 
     /// The back-off of a seat holds for the generation that failed, not for one that was just

@@ -1,12 +1,12 @@
 //! What must hold, whatever happens.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::process::Process;
 use super::world::World;
 use crate::plan::{Occupant, Plan};
-use crate::supervisor::{Action, Done, Refusal, Request, RequestId, WorkerId, WorkerState};
+use crate::supervisor::{Action, Done, Refusal, Request, RequestId, Worker, WorkerId, WorkerState};
 
 /// After so many failed commits a stop ends workers that are still in force.
 const CLOSE_TRIES: u32 = 3;
@@ -45,6 +45,10 @@ impl World {
     fn check_commit(&self, plan: &Plan) {
         assert!(self.outstanding.is_none(), "two commits outstanding");
         assert_ne!(*plan, self.plan, "a commit that changes nothing");
+        if self.commit_failures > 0 {
+            let pause = self.now.since(self.commit_failed_at);
+            assert!(pause >= Duration::from_millis(100), "tried again after {pause:?}");
+        }
         if !plan.is_admitting() {
             assert!(self.stop.is_some(), "closed without a stop");
             return;
@@ -56,6 +60,13 @@ impl World {
             let process = &self.processes[&id];
             assert!(process.ready && !process.signalled, "seat {seat} goes to {process:?}");
             assert_eq!(process.left_at, None, "a retired worker gets new connections again");
+        }
+        if plan.survivors().count() == 0 {
+            let serves = self.occupants().any(|occupant| self.worker_with(occupant).is_some());
+            assert!(!serves, "the last workers that serve taken out of force");
+        }
+        if self.occupants().any(|occupant| self.is_foreign(occupant)) {
+            assert_eq!(plan.survivors().count(), plan.seats().len(), "taken over too early");
         }
     }
 
@@ -158,15 +169,15 @@ impl World {
     }
 
     fn check_one_worker_a_place(&self) {
-        let mut places = BTreeMap::new();
-        for worker in self.supervisor.workers() {
-            if let WorkerState::Starting | WorkerState::Live = worker.state()
-                && !self.processes.get(&worker.id).is_some_and(|process| process.unfit)
-            {
-                let place = (worker.seat, worker.generation);
-                let other = places.insert(place, worker.id);
-                assert_eq!(other, None, "two workers for {place:?}");
-            }
+        let has_place = |worker: &&Worker| {
+            matches!(worker.state(), WorkerState::Starting | WorkerState::Live)
+                && self.processes.get(&worker.id).is_some_and(|process| !process.unfit)
+        };
+        let mut places: Vec<_> = Vec::new();
+        for worker in self.supervisor.workers().filter(has_place) {
+            let place = (worker.seat, worker.generation);
+            assert!(!places.contains(&place), "two workers for {place:?}");
+            places.push(place);
         }
     }
 

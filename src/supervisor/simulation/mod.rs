@@ -16,13 +16,14 @@ mod process;
 mod random;
 mod world;
 
+use std::num::NonZero;
 use std::time::Duration;
 
 use super::Request;
 use world::World;
 
 /// Histories of one run, unless the environment says otherwise.
-const HISTORIES: u64 = 3_000;
+const HISTORIES: u64 = 1_500;
 
 #[test]
 fn every_history_keeps_the_invariants() {
@@ -34,9 +35,13 @@ fn every_history_keeps_the_invariants() {
         return;
     }
     let histories = number_from_environment("IPCLUSTER_SIM_HISTORIES").unwrap_or(HISTORIES);
-    for seed in 0..histories {
-        live_through(&mut World::new(seed));
-    }
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+    std::thread::scope(|scope| {
+        for first in 0..threads as u64 {
+            let seeds = (first..histories).step_by(threads);
+            scope.spawn(|| seeds.for_each(|seed| live_through(&mut World::new(seed))));
+        }
+    });
 }
 
 /// Trouble, then calm, then the end.

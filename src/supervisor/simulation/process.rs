@@ -34,7 +34,8 @@ pub(super) struct Process {
 }
 
 impl Process {
-    pub(super) fn new(seat: Seat) -> Self {
+    pub(super) fn new(seat: Seat, random: &mut Random) -> Self {
+        let mut few = |limit| u32::try_from(random.below(limit)).expect("small");
         Self {
             seat,
             ports: Arc::new([]),
@@ -47,7 +48,7 @@ impl Process {
             left_at: None,
             polled: false,
             quiet_reports: 0,
-            sockets: Sockets { queued: 3, half_open: 2, established: 12 },
+            sockets: Sockets { queued: few(3), half_open: few(3), established: few(10) },
         }
     }
 

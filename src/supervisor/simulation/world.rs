@@ -27,8 +27,9 @@ pub(super) struct World {
     /// What is in force.
     pub(super) plan: Plan,
     pub(super) outstanding: Option<Plan>,
-    /// Failed commits since the last that succeeded.
+    /// Failed commits since the last that succeeded, and when the last of them was known.
     pub(super) commit_failures: u32,
+    pub(super) commit_failed_at: Moment,
     pub(super) requests: BTreeMap<RequestId, Asked>,
     pub(super) stop: Option<StopSeen>,
     pub(super) removed: bool,
@@ -97,6 +98,7 @@ impl World {
             plan,
             outstanding: None,
             commit_failures: 0,
+            commit_failed_at: Moment::START,
             requests: BTreeMap::new(),
             stop: None,
             removed: false,
@@ -114,17 +116,20 @@ impl World {
     pub(super) fn plan_requests(&mut self, count: u64, span: Duration) {
         let limit = u64::try_from(span.as_millis()).expect("short");
         for _ in 0..count {
-            let request = match self.random.below(20) {
-                0..9 => Request::Reload,
-                9..19 => {
-                    let workers = u16::try_from(self.random.below(9)).expect("small");
-                    Request::Scale { workers }
-                }
-                _ => Request::Stop { now: self.random.percent(50) },
-            };
             let delay = self.random.millis(0..limit);
-            self.schedule(delay, Happening::Ask(request));
+            self.plan_request(delay);
         }
+    }
+
+    fn plan_request(&mut self, delay: Duration) {
+        let request = match self.random.below(20) {
+            0..9 => Request::Reload,
+            9..18 => {
+                Request::Scale { workers: u16::try_from(self.random.below(9)).expect("small") }
+            }
+            _ => Request::Stop { now: self.random.percent(50) },
+        };
+        self.schedule(delay, Happening::Ask(request));
     }
 
     pub(super) fn ask(&mut self, request: Request) {
@@ -276,6 +281,7 @@ impl World {
         self.outstanding = None;
         if failed {
             self.commit_failures += 1;
+            self.commit_failed_at = self.now;
             if let Some(stop) = &mut self.stop {
                 stop.commit_failures += 1;
             }
@@ -330,7 +336,7 @@ impl World {
     fn act(&mut self, action: Action) {
         match action {
             Action::Spawn { worker, seat, .. } => {
-                self.processes.insert(worker, Process::new(seat));
+                self.processes.insert(worker, Process::new(seat, &mut self.random));
                 let delay = self.random.millis(0..30);
                 self.schedule(delay, Happening::SpawnDone(worker));
             }
@@ -339,6 +345,9 @@ impl World {
                 let fails = self.goes_wrong(30);
                 let delay = self.random.millis(0..30);
                 self.schedule(delay, Happening::CommitDone { fails });
+                if self.goes_wrong(5) {
+                    self.plan_request(delay);
+                }
             }
             Action::Terminate { worker } => self.signal(worker, Exit::Signal(15)),
             Action::Kill { worker } => self.signal(worker, Exit::Signal(9)),

@@ -1,0 +1,200 @@
+//! One behaviour at a time, each told step by step.
+
+mod death;
+mod reload;
+mod scale;
+mod start;
+mod stop;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::*;
+use crate::plan::{Generation, Listeners, Occupant, Partition, Plan, Port, Seat, Weights};
+
+/// A supervisor whose spawns succeed at once; everything else is up to the test.
+struct Bench {
+    supervisor: Supervisor,
+    now: Moment,
+    /// The outstanding commit.
+    commit: Option<Plan>,
+    spawned: Vec<(WorkerId, Seat, Generation)>,
+    terminated: Vec<WorkerId>,
+    killed: Vec<WorkerId>,
+    replies: Vec<Result<Done, Refusal>>,
+    removed: bool,
+    finished: bool,
+    next_port: u16,
+}
+
+impl Bench {
+    fn new(settings: Settings, in_force: Plan, start: Start) -> Self {
+        Self {
+            supervisor: Supervisor::new(settings, in_force, start).expect("a plan"),
+            now: Moment::START,
+            commit: None,
+            spawned: Vec::new(),
+            terminated: Vec::new(),
+            killed: Vec::new(),
+            replies: Vec::new(),
+            removed: false,
+            finished: false,
+            next_port: 20_000,
+        }
+    }
+
+    /// So many workers, started and live, each with a port and in the seat of its number, less 1.
+    fn live(workers: u16) -> Self {
+        let mut bench = Self::new(settings(workers), vacant(workers), Start::Fresh);
+        bench.event(Event::Start);
+        for worker in 1..=u64::from(workers) {
+            bench.ready(worker);
+        }
+        bench.commit_all();
+        bench
+    }
+
+    fn event(&mut self, event: Event) {
+        for action in self.supervisor.step(event, self.now) {
+            match action {
+                Action::Spawn { worker, seat, generation } => {
+                    self.spawned.push((worker, seat, generation));
+                }
+                Action::Commit(plan) => assert!(self.commit.replace(plan).is_none()),
+                Action::Terminate { worker } => self.terminated.push(worker),
+                Action::Kill { worker } => self.killed.push(worker),
+                Action::Reply { outcome, .. } => self.replies.push(outcome),
+                Action::Remove => self.removed = true,
+                Action::Finish => self.finished = true,
+                Action::Progress { .. } | Action::Notice(_) => {}
+            }
+        }
+    }
+
+    /// Answers the spawn of a worker, which gets the next port.
+    fn spawn(&mut self, worker: u64) {
+        self.next_port += 1;
+        self.spawn_with(worker, self.next_port);
+    }
+
+    fn spawn_with(&mut self, worker: u64, port: u16) {
+        let ports: Arc<[Port]> = Port::new(port).into_iter().collect();
+        self.event(Event::Spawned { worker: WorkerId(worker), pid: 100, ports });
+    }
+
+    fn ready(&mut self, worker: u64) {
+        self.spawn(worker);
+        self.event(Event::Ready { worker: WorkerId(worker) });
+    }
+
+    fn dies(&mut self, worker: u64, exit: Exit) {
+        let last_lines = vec!["out of cheese".to_owned()];
+        self.event(Event::Exited { worker: WorkerId(worker), exit, last_lines });
+    }
+
+    fn commit_done(&mut self) -> Plan {
+        let plan = self.commit.take().expect("a commit is outstanding");
+        self.event(Event::Committed);
+        plan
+    }
+
+    fn commit_fails(&mut self) {
+        self.commit.take().expect("a commit is outstanding");
+        self.event(Event::CommitFailed { reason: "ENOMEM".to_owned() });
+    }
+
+    fn commit_all(&mut self) {
+        while self.commit.is_some() {
+            self.commit_done();
+        }
+    }
+
+    fn request(&mut self, request: Request) {
+        self.event(Event::Request(RequestId(0), request));
+    }
+
+    /// Sockets of a worker, as often as given.
+    fn counts(&mut self, worker: u64, reports: &[Sockets]) {
+        for &sockets in reports {
+            self.event(Event::Connections { worker: WorkerId(worker), sockets });
+        }
+    }
+
+    /// Time passes, with a tick at each deadline.
+    fn pass(&mut self, span: Duration) {
+        let end = self.now.after(span);
+        while let Some(at) = self.supervisor.deadline().filter(|at| *at <= end) {
+            self.now = at;
+            self.event(Event::Tick);
+        }
+        self.now = end;
+    }
+
+    /// The workers spawned since the last call, with their seats and generations.
+    fn take_spawned(&mut self) -> Vec<(u64, u16, u64)> {
+        self.spawned.drain(..).map(|(id, seat, generation)| (id.0, seat.0, generation.0)).collect()
+    }
+
+    fn take_terminated(&mut self) -> Vec<u64> {
+        self.terminated.drain(..).map(|id| id.0).collect()
+    }
+
+    fn state(&self, worker: u64) -> Option<WorkerState> {
+        let found = self.supervisor.workers().find(|w| w.id == WorkerId(worker));
+        found.map(Worker::state)
+    }
+
+    /// The workers in force, by seat; 0 for a vacant one.
+    fn in_force(&self) -> Vec<u64> {
+        self.holders(self.supervisor.plan())
+    }
+
+    fn holders(&self, plan: &Plan) -> Vec<u64> {
+        let holder = |occupant: &Occupant| {
+            let mut workers = self.supervisor.workers();
+            workers.find(|w| w.ports.as_ref() == Some(&occupant.ports)).map_or(u64::MAX, |w| w.id.0)
+        };
+        plan.seats().map(|(_, occupant)| occupant.map_or(0, holder)).collect()
+    }
+
+    fn last_reply(&self) -> &Result<Done, Refusal> {
+        self.replies.last().expect("a reply")
+    }
+}
+
+const NOBODY: [u64; 0] = [];
+const SECOND: Duration = Duration::from_secs(1);
+const MILLISECOND: Duration = Duration::from_millis(1);
+const IDLE: Sockets = Sockets { queued: 0, half_open: 0, established: 0 };
+const SERVING: Sockets = Sockets { established: 1, ..IDLE };
+
+fn settings(workers: u16) -> Settings {
+    Settings { weights: equal(workers), stagger: Duration::ZERO, ..Settings::default() }
+}
+
+fn equal(workers: u16) -> Weights {
+    Weights::equal(usize::from(workers)).expect("in range")
+}
+
+fn vacant(workers: u16) -> Plan {
+    let listeners = Listeners::new(vec!["0.0.0.0:80".parse().expect("a listener")]);
+    let partition = Partition::hash(64).expect("in range");
+    let name = "web".parse().expect("a name");
+    Plan::new(name, listeners.expect("one"), partition, &equal(workers), None).expect("a plan")
+}
+
+#[test]
+fn events_of_strangers_and_answers_to_nothing_are_passed_over() {
+    let mut bench = Bench::live(2);
+    let worker = WorkerId(99);
+    for event in [
+        Event::Ready { worker },
+        Event::Exited { worker, exit: Exit::Code(0), last_lines: vec![] },
+        Event::SpawnFailed { worker, reason: String::new() },
+        Event::Connections { worker, sockets: IDLE },
+        Event::Committed,
+        Event::CommitFailed { reason: String::new() },
+    ] {
+        assert_eq!(bench.supervisor.step(event.clone(), bench.now), [], "{event:?}");
+    }
+}
