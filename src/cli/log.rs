@@ -1,5 +1,7 @@
 //! The log of the master, on stderr.
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -10,7 +12,8 @@ pub(super) fn to_stderr() {
         .with_default_directive(LevelFilter::INFO.into())
         .with_env_var("IPCLUSTER_LOG")
         .from_env_lossy();
+    let colours = std::io::stderr().is_terminal();
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A second call would be no harm.
-    let _ = log.with_target(false).try_init();
+    let _ = log.with_ansi(colours).with_target(false).try_init();
 }
