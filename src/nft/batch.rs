@@ -18,7 +18,9 @@ const BATCH_END: u16 = 17;
 /// `NFNL_BATCH_GENID` (include/uapi/linux/netfilter/nfnetlink.h).
 const NFNL_BATCH_GENID: u16 = 1;
 
-/// `NFT_MSG_NEWSETELEM`.
+/// `NFT_MSG_NEWRULE`, `NFT_MSG_DELRULE`, `NFT_MSG_NEWSETELEM`.
+const NEW_RULE: u16 = 6;
+const DELETE_RULE: u16 = 8;
 const NEW_SET_ELEMENT: u16 = 12;
 
 /// `NLM_F_EXCL`, `NLM_F_CREATE`, `NLM_F_APPEND`.
@@ -139,7 +141,10 @@ impl Batch {
                 self.put(index, CREATE, &message::add_chain(table, *chain));
             }
             Operation::FlushChain(chain) => {
-                self.put(index, 0, &message::flush_chain(table, *chain))
+                self.begin(kind(DELETE_RULE), 0, Some(index));
+                self.datagram.extend(INET_HEADER);
+                message::put_flush_chain(&mut self.datagram, table, *chain);
+                self.close();
             }
             Operation::DeleteChain(chain) => {
                 self.put(index, 0, &message::delete_chain(table, *chain));
@@ -155,7 +160,7 @@ impl Batch {
             Operation::DeleteSet(set) => self.put(index, 0, &message::delete_set(table, *set)),
             Operation::AddRule(chain, rule) => {
                 let mut map_id = 0;
-                if let Rule::Redirect { ports, .. } = rule {
+                if let Rule::RedirectByMap { ports, .. } = rule {
                     map_id = self.take_set_id();
                     self.put(index, CREATE, &message::add_port_map(table, ports.len(), map_id));
                     let target = Target { table: table.as_str(), set: rule::ANONYMOUS, id: map_id };
@@ -163,8 +168,10 @@ impl Batch {
                         element::emit_ports(datagram, target, ports, begin);
                     });
                 }
-                let rule = message::add_rule(table, *chain, rule, map_id);
-                self.put(index, CREATE | APPEND, &rule);
+                self.begin(kind(NEW_RULE), CREATE | APPEND, Some(index));
+                self.datagram.extend(INET_HEADER);
+                message::put_rule(&mut self.datagram, table, *chain, rule, map_id);
+                self.close();
             }
         }
     }

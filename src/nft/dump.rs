@@ -9,6 +9,7 @@ use netlink_packet_netfilter::nftables::{
 };
 use nix::errno::Errno;
 
+use super::attribute::put_string;
 use super::batch::{INET_HEADER, kind};
 use super::element::{self, Element};
 use super::error::NotUnderstood;
@@ -243,7 +244,7 @@ fn chain_of(message: &RuleMessage) -> Option<&str> {
 fn body(names: &[(u16, &str)]) -> Vec<u8> {
     let mut body = INET_HEADER.to_vec();
     for (kind, name) in names {
-        element::put_string(&mut body, *kind, name);
+        put_string(&mut body, *kind, name);
     }
     body
 }

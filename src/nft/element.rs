@@ -1,9 +1,9 @@
-//! Elements of sets and maps, in bulk: written by hand, since 1,024 of them as typed attributes of
-//! netlink-packet-netfilter take a third of the time that the kernel then needs.
+//! Elements of sets and maps, in bulk.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use crate::netlink::{Attributes, align};
+use super::attribute::{begin, end, nest, put, put_data, put_string, put_u32};
+use crate::netlink::Attributes;
 use crate::plan::{Port, Protocol, Seat};
 use crate::ruleset::{ChainName, Elements, low_v4, low_v6};
 
@@ -19,9 +19,6 @@ const NFTA_DATA_VALUE: u16 = 1;
 const NFTA_DATA_VERDICT: u16 = 2;
 const NFTA_VERDICT_CODE: u16 = 1;
 const NFTA_VERDICT_CHAIN: u16 = 2;
-
-/// `NLA_F_NESTED`.
-const NESTED: u16 = 1 << 15;
 
 /// `NFT_GOTO`.
 const GOTO: i32 = -4;
@@ -144,7 +141,7 @@ impl<F: FnMut(&mut Vec<u8>)> Lists<'_, F> {
         (self.message)(self.buffer);
         put_string(self.buffer, NFTA_SET_ELEM_LIST_TABLE, self.target.table);
         put_string(self.buffer, NFTA_SET_ELEM_LIST_SET, self.target.set);
-        put(self.buffer, NFTA_SET_ELEM_LIST_SET_ID, &self.target.id.to_be_bytes());
+        put_u32(self.buffer, NFTA_SET_ELEM_LIST_SET_ID, self.target.id);
         self.open = Some(begin(self.buffer, NFTA_SET_ELEM_LIST_ELEMENTS));
     }
 
@@ -153,48 +150,6 @@ impl<F: FnMut(&mut Vec<u8>)> Lists<'_, F> {
             end(self.buffer, start);
         }
     }
-}
-
-fn put_data(buffer: &mut Vec<u8>, kind: u16, value: &[u8]) {
-    nest(buffer, kind, |buffer| put(buffer, NFTA_DATA_VALUE, value));
-}
-
-pub(super) fn put_string(buffer: &mut Vec<u8>, kind: u16, text: &str) {
-    let start = begin_plain(buffer, kind);
-    buffer.extend_from_slice(text.as_bytes());
-    buffer.push(0);
-    end(buffer, start);
-}
-
-fn put(buffer: &mut Vec<u8>, kind: u16, value: &[u8]) {
-    let start = begin_plain(buffer, kind);
-    buffer.extend_from_slice(value);
-    end(buffer, start);
-}
-
-fn nest(buffer: &mut Vec<u8>, kind: u16, contents: impl FnOnce(&mut Vec<u8>)) {
-    let start = begin(buffer, kind);
-    contents(buffer);
-    end(buffer, start);
-}
-
-fn begin(buffer: &mut Vec<u8>, kind: u16) -> usize {
-    begin_plain(buffer, kind | NESTED)
-}
-
-fn begin_plain(buffer: &mut Vec<u8>, kind: u16) -> usize {
-    let start = buffer.len();
-    let [low, high] = kind.to_ne_bytes();
-    buffer.extend_from_slice(&[0, 0, low, high]);
-    start
-}
-
-/// Writes an attribute's length and pads it.
-fn end(buffer: &mut Vec<u8>, start: usize) {
-    let length = buffer.len() - start;
-    let wire = u16::try_from(length).expect("a list ends at LIST_LIMIT, all else is short");
-    buffer[start..start + 2].copy_from_slice(&wire.to_ne_bytes());
-    buffer.resize(start + align(length), 0);
 }
 
 /// One element as the kernel lists it.

@@ -1,7 +1,8 @@
 //! The expressions of a rule, the virtual machine's instructions, as far as our rules use them.
 //!
-//! netlink-packet-netfilter has types for some; `hash`, `redir`, `fib` and `counter` go through its
-//! `Expressions::Other`. Names of attributes are those of include/uapi/linux/netfilter/nf_tables.h.
+//! They are read by netlink-packet-netfilter, which keeps `hash`, `redir`, `fib` and `counter` as
+//! `Expressions::Other`, and written by hand (see [`super::attribute`]). Names of attributes are
+//! those of include/uapi/linux/netfilter/nf_tables.h.
 
 use netlink_packet_core::{DefaultNla, Nla};
 use netlink_packet_netfilter::nftables::{
@@ -9,6 +10,54 @@ use netlink_packet_netfilter::nftables::{
     Lookup, Meta, MetaKey, Operator, Payload, Register as WireRegister, Verdict as WireVerdict,
     VerdictAttribute,
 };
+
+use super::attribute::{nest, put_data, put_string, put_u32};
+use crate::plan::Port;
+
+const NFTA_LIST_ELEM: u16 = 1;
+const NFTA_EXPR_NAME: u16 = 1;
+const NFTA_EXPR_DATA: u16 = 2;
+
+const NFTA_META_DREG: u16 = 1;
+const NFTA_META_KEY: u16 = 2;
+
+const NFTA_CMP_SREG: u16 = 1;
+const NFTA_CMP_OP: u16 = 2;
+const NFTA_CMP_DATA: u16 = 3;
+/// `NFT_CMP_EQ`.
+const EQUAL: u32 = 0;
+
+const NFTA_PAYLOAD_DREG: u16 = 1;
+const NFTA_PAYLOAD_BASE: u16 = 2;
+const NFTA_PAYLOAD_OFFSET: u16 = 3;
+const NFTA_PAYLOAD_LEN: u16 = 4;
+
+const NFTA_BITWISE_SREG: u16 = 1;
+const NFTA_BITWISE_DREG: u16 = 2;
+const NFTA_BITWISE_LEN: u16 = 3;
+const NFTA_BITWISE_MASK: u16 = 4;
+const NFTA_BITWISE_XOR: u16 = 5;
+const NFTA_BITWISE_OP: u16 = 6;
+/// `NFT_BITWISE_BOOL`: the operation that kernels before 5.6 knew, and did not name.
+const BITWISE_BOOL: u32 = 0;
+
+const NFTA_LOOKUP_SET: u16 = 1;
+const NFTA_LOOKUP_SREG: u16 = 2;
+const NFTA_LOOKUP_DREG: u16 = 3;
+const NFTA_LOOKUP_SET_ID: u16 = 4;
+
+const NFTA_IMMEDIATE_DREG: u16 = 1;
+const NFTA_IMMEDIATE_DATA: u16 = 2;
+
+const NFTA_DATA_VERDICT: u16 = 2;
+const NFTA_VERDICT_CODE: u16 = 1;
+const NFTA_VERDICT_CHAIN: u16 = 2;
+/// `NFT_GOTO`.
+const GOTO: i32 = -4;
+/// `NF_DROP`.
+const DROP: u32 = 0;
+/// `NFT_REG_VERDICT`.
+const VERDICT_REGISTER: u32 = 0;
 
 const NFTA_HASH_SREG: u16 = 1;
 const NFTA_HASH_DREG: u16 = 2;
@@ -33,12 +82,6 @@ const ADDRESS_TYPE: u32 = 3;
 /// `NFTA_FIB_F_DADDR`.
 const DESTINATION: u32 = 1 << 1;
 
-/// `NFT_BITWISE_BOOL`: the operation that kernels before 5.6 knew, and did not name.
-const BITWISE_BOOL: u32 = 0;
-
-/// `NF_DROP`.
-const DROP: u32 = 0;
-
 /// A data register, as the number (0 to 15) of its first 32 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Register(pub(super) u32);
@@ -58,10 +101,6 @@ impl Register {
         }
     }
 
-    fn wire(self) -> WireRegister {
-        WireRegister::from(self.number())
-    }
-
     fn from_wire(register: WireRegister) -> Option<Self> {
         Self::from_number(register.into())
     }
@@ -70,8 +109,10 @@ impl Register {
 /// The header that a payload expression counts from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Header {
-    Network,
-    Transport,
+    /// `NFT_PAYLOAD_NETWORK_HEADER`.
+    Network = 1,
+    /// `NFT_PAYLOAD_TRANSPORT_HEADER`.
+    Transport = 2,
 }
 
 /// What becomes of the result of a lookup.
@@ -85,6 +126,35 @@ pub(super) enum Found {
     Load(Register),
 }
 
+/// Up to 16 bytes, as many as an address has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Bytes {
+    bytes: [u8; Self::MAX_LEN],
+    length: usize,
+}
+
+impl Bytes {
+    const MAX_LEN: usize = 16;
+
+    /// These bytes; `None` for more than 16.
+    pub(super) fn new(from: &[u8]) -> Option<Self> {
+        let mut bytes = [0; Self::MAX_LEN];
+        bytes.get_mut(..from.len())?.copy_from_slice(from);
+        Some(Self { bytes, length: from.len() })
+    }
+
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
+impl<const LEN: usize> From<[u8; LEN]> for Bytes {
+    fn from(bytes: [u8; LEN]) -> Self {
+        const { assert!(LEN <= Self::MAX_LEN, "longer than an address") };
+        Self::new(&bytes).expect("checked at compile time")
+    }
+}
+
 /// One expression.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Expression {
@@ -94,7 +164,7 @@ pub(super) enum Expression {
     },
     Equal {
         register: Register,
-        value: Vec<u8>,
+        value: Bytes,
     },
     LoadPayload {
         header: Header,
@@ -104,7 +174,7 @@ pub(super) enum Expression {
     },
     And {
         register: Register,
-        mask: Vec<u8>,
+        mask: Bytes,
     },
     Hash {
         from: Register,
@@ -125,6 +195,10 @@ pub(super) enum Expression {
         to: Register,
     },
     Counter,
+    LoadPort {
+        port: Port,
+        to: Register,
+    },
     Redirect {
         port: Register,
     },
@@ -135,78 +209,95 @@ pub(super) enum Expression {
 }
 
 impl Expression {
-    /// As an element of `NFTA_RULE_EXPRESSIONS`.
-    pub(super) fn emit(self) -> ListAttribute<ExpressionAttribute> {
-        let expressions = match self {
+    /// Writes it as an element of `NFTA_RULE_EXPRESSIONS`.
+    pub(super) fn emit(&self, buffer: &mut Vec<u8>) {
+        nest(buffer, NFTA_LIST_ELEM, |buffer| {
+            put_string(buffer, NFTA_EXPR_NAME, self.name());
+            nest(buffer, NFTA_EXPR_DATA, |buffer| self.emit_data(buffer));
+        });
+    }
+
+    /// The name by which the kernel knows it.
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::LoadMeta { .. } => "meta",
+            Self::Equal { .. } => "cmp",
+            Self::LoadPayload { .. } => "payload",
+            Self::And { .. } => "bitwise",
+            Self::Hash { .. } => "hash",
+            Self::Lookup { .. } => "lookup",
+            Self::LoadAddressType { .. } => "fib",
+            Self::Counter => "counter",
+            Self::LoadPort { .. } | Self::Goto { .. } | Self::Drop => "immediate",
+            Self::Redirect { .. } => "redir",
+        }
+    }
+
+    fn emit_data(&self, buffer: &mut Vec<u8>) {
+        match self {
             Self::LoadMeta { key, to } => {
-                Expressions::Meta(vec![Meta::Key(key), Meta::DestinationRegister(to.wire())])
+                put_u32(buffer, NFTA_META_KEY, (*key).into());
+                put_u32(buffer, NFTA_META_DREG, to.number());
             }
-            Self::Equal { register, value } => Expressions::Cmp(vec![
-                Cmp::SourceRegister(register.wire()),
-                Cmp::Op(Operator::Equal),
-                Cmp::Data(DataAttribute::Value(value)),
-            ]),
-            Self::LoadPayload { header, offset, length, to } => Expressions::Payload(vec![
-                Payload::DestinationRegister(to.wire()),
-                Payload::Base(match header {
-                    Header::Network => 1,
-                    Header::Transport => 2,
-                }),
-                Payload::Offset(offset),
-                Payload::Len(length),
-            ]),
-            Self::And { register, mask } => Expressions::Bitwise(vec![
-                Bitwise::SourceRegister(register.wire()),
-                Bitwise::DestinationRegister(register.wire()),
-                Bitwise::Length(u32::try_from(mask.len()).expect("an address is 16 bytes at most")),
-                Bitwise::Op(BITWISE_BOOL),
-                Bitwise::Xor(DataAttribute::Value(vec![0; mask.len()])),
-                Bitwise::Mask(DataAttribute::Value(mask)),
-            ]),
+            Self::Equal { register, value } => {
+                put_u32(buffer, NFTA_CMP_SREG, register.number());
+                put_u32(buffer, NFTA_CMP_OP, EQUAL);
+                put_data(buffer, NFTA_CMP_DATA, value.as_bytes());
+            }
+            Self::LoadPayload { header, offset, length, to } => {
+                put_u32(buffer, NFTA_PAYLOAD_DREG, to.number());
+                put_u32(buffer, NFTA_PAYLOAD_BASE, *header as u32);
+                put_u32(buffer, NFTA_PAYLOAD_OFFSET, *offset);
+                put_u32(buffer, NFTA_PAYLOAD_LEN, *length);
+            }
+            Self::And { register, mask } => {
+                let mask = mask.as_bytes();
+                let length = u32::try_from(mask.len()).expect("an address is 16 bytes at most");
+                put_u32(buffer, NFTA_BITWISE_SREG, register.number());
+                put_u32(buffer, NFTA_BITWISE_DREG, register.number());
+                put_u32(buffer, NFTA_BITWISE_LEN, length);
+                put_u32(buffer, NFTA_BITWISE_OP, BITWISE_BOOL);
+                put_data(buffer, NFTA_BITWISE_MASK, mask);
+                put_data(buffer, NFTA_BITWISE_XOR, &[0; Bytes::MAX_LEN][..mask.len()]);
+            }
+            Self::Hash { from, to, length, modulus, seed } => {
+                put_u32(buffer, NFTA_HASH_SREG, from.number());
+                put_u32(buffer, NFTA_HASH_DREG, to.number());
+                put_u32(buffer, NFTA_HASH_LEN, *length);
+                put_u32(buffer, NFTA_HASH_MODULUS, *modulus);
+                put_u32(buffer, NFTA_HASH_SEED, *seed);
+                put_u32(buffer, NFTA_HASH_OFFSET, 0);
+                put_u32(buffer, NFTA_HASH_TYPE, NFT_HASH_JENKINS);
+            }
             Self::Lookup { key, set, id, found } => {
-                let mut lookup = vec![Lookup::Set(set), Lookup::SourceRegister(key.wire())];
+                put_string(buffer, NFTA_LOOKUP_SET, set);
+                put_u32(buffer, NFTA_LOOKUP_SREG, key.number());
                 match found {
                     Found::Continue => {}
-                    Found::Verdict => {
-                        lookup.push(Lookup::DestinationRegister(WireRegister::Verdict));
-                    }
-                    Found::Load(to) => lookup.push(Lookup::DestinationRegister(to.wire())),
+                    Found::Verdict => put_u32(buffer, NFTA_LOOKUP_DREG, VERDICT_REGISTER),
+                    Found::Load(to) => put_u32(buffer, NFTA_LOOKUP_DREG, to.number()),
                 }
-                lookup.extend(id.map(Lookup::SetId));
-                Expressions::Lookup(lookup)
+                if let Some(id) = id {
+                    put_u32(buffer, NFTA_LOOKUP_SET_ID, *id);
+                }
             }
-            Self::Hash { from, to, length, modulus, seed } => other(
-                "hash",
-                &[
-                    (NFTA_HASH_SREG, from.number()),
-                    (NFTA_HASH_DREG, to.number()),
-                    (NFTA_HASH_LEN, length),
-                    (NFTA_HASH_MODULUS, modulus),
-                    (NFTA_HASH_SEED, seed),
-                    (NFTA_HASH_OFFSET, 0),
-                    (NFTA_HASH_TYPE, NFT_HASH_JENKINS),
-                ],
-            ),
-            Self::LoadAddressType { to } => other(
-                "fib",
-                &[
-                    (NFTA_FIB_DREG, to.number()),
-                    (NFTA_FIB_RESULT, ADDRESS_TYPE),
-                    (NFTA_FIB_FLAGS, DESTINATION),
-                ],
-            ),
-            Self::Counter => other("counter", &[]),
-            Self::Redirect { port } => other(
-                "redir",
-                &[(NFTA_REDIR_REG_PROTO_MIN, port.number()), (NFTA_REDIR_FLAGS, PORT_SPECIFIED)],
-            ),
-            Self::Goto { chain } => verdict(vec![
-                VerdictAttribute::Code(WireVerdict::Goto),
-                VerdictAttribute::Chain(chain),
-            ]),
-            Self::Drop => verdict(vec![VerdictAttribute::Code(WireVerdict::Other(DROP))]),
-        };
-        expressions.into()
+            Self::LoadAddressType { to } => {
+                put_u32(buffer, NFTA_FIB_DREG, to.number());
+                put_u32(buffer, NFTA_FIB_RESULT, ADDRESS_TYPE);
+                put_u32(buffer, NFTA_FIB_FLAGS, DESTINATION);
+            }
+            Self::Counter => {}
+            Self::LoadPort { port, to } => {
+                put_u32(buffer, NFTA_IMMEDIATE_DREG, to.number());
+                put_data(buffer, NFTA_IMMEDIATE_DATA, &port.number().to_be_bytes());
+            }
+            Self::Redirect { port } => {
+                put_u32(buffer, NFTA_REDIR_REG_PROTO_MIN, port.number());
+                put_u32(buffer, NFTA_REDIR_FLAGS, PORT_SPECIFIED);
+            }
+            Self::Goto { chain } => emit_verdict(buffer, GOTO.cast_unsigned(), Some(chain)),
+            Self::Drop => emit_verdict(buffer, DROP, None),
+        }
     }
 
     /// Reads an element of `NFTA_RULE_EXPRESSIONS`; `None` for what no rule of ours has.
@@ -224,7 +315,7 @@ impl Expression {
             Some(Expressions::Payload(payload)) => parse_payload(payload),
             Some(Expressions::Bitwise(bitwise)) => parse_and(bitwise),
             Some(Expressions::Lookup(lookup)) => parse_lookup(lookup),
-            Some(Expressions::Immediate(immediate)) => parse_verdict(immediate),
+            Some(Expressions::Immediate(immediate)) => parse_immediate(immediate),
             Some(Expressions::Other { expression_type, attributes }) => {
                 parse_other(expression_type, attributes)
             }
@@ -233,20 +324,16 @@ impl Expression {
     }
 }
 
-fn verdict(attributes: Vec<VerdictAttribute>) -> Expressions {
-    Expressions::Immediate(vec![
-        Immediate::DestinationRegister(WireRegister::Verdict),
-        Immediate::Data(DataAttribute::Verdict(attributes)),
-    ])
-}
-
-/// An expression whose attributes are all 32-bit numbers in network order.
-fn other(name: &str, attributes: &[(u16, u32)]) -> Expressions {
-    let attribute = |(kind, value): &(u16, u32)| DefaultNla::new(*kind, value.to_be_bytes().into());
-    Expressions::Other {
-        expression_type: name.to_owned(),
-        attributes: attributes.iter().map(attribute).collect(),
-    }
+fn emit_verdict(buffer: &mut Vec<u8>, code: u32, chain: Option<&str>) {
+    put_u32(buffer, NFTA_IMMEDIATE_DREG, VERDICT_REGISTER);
+    nest(buffer, NFTA_IMMEDIATE_DATA, |buffer| {
+        nest(buffer, NFTA_DATA_VERDICT, |buffer| {
+            put_u32(buffer, NFTA_VERDICT_CODE, code);
+            if let Some(chain) = chain {
+                put_string(buffer, NFTA_VERDICT_CHAIN, chain);
+            }
+        });
+    });
 }
 
 fn parse_meta(attributes: &[Meta]) -> Option<Expression> {
@@ -267,7 +354,7 @@ fn parse_equal(attributes: &[Cmp]) -> Option<Expression> {
         match attribute {
             Cmp::SourceRegister(source) => register = Register::from_wire(*source),
             Cmp::Op(Operator::Equal) => {}
-            Cmp::Data(DataAttribute::Value(bytes)) => value = Some(bytes.clone()),
+            Cmp::Data(DataAttribute::Value(bytes)) => value = Bytes::new(bytes),
             _ => return None,
         }
     }
@@ -295,7 +382,7 @@ fn parse_and(attributes: &[Bitwise]) -> Option<Expression> {
         match attribute {
             Bitwise::SourceRegister(register) => from = Register::from_wire(*register),
             Bitwise::DestinationRegister(register) => to = Register::from_wire(*register),
-            Bitwise::Mask(DataAttribute::Value(bytes)) => and = Some(bytes.clone()),
+            Bitwise::Mask(DataAttribute::Value(bytes)) => and = Bytes::new(bytes),
             Bitwise::Xor(DataAttribute::Value(bytes)) => xor = Some(bytes),
             Bitwise::Length(_) | Bitwise::Op(BITWISE_BOOL) => {}
             _ => return None,
@@ -322,12 +409,28 @@ fn parse_lookup(attributes: &[Lookup]) -> Option<Expression> {
     Some(Expression::Lookup { key: key?, set: set?, id: None, found })
 }
 
-fn parse_verdict(attributes: &[Immediate]) -> Option<Expression> {
-    let verdict = attributes.iter().find_map(|attribute| match attribute {
-        Immediate::Data(DataAttribute::Verdict(verdict)) => Some(verdict),
+fn parse_immediate(attributes: &[Immediate]) -> Option<Expression> {
+    let (mut register, mut data) = (None, None);
+    for attribute in attributes {
+        match attribute {
+            Immediate::DestinationRegister(to) => register = Some(*to),
+            Immediate::Data(value) => data = Some(value),
+            _ => return None,
+        }
+    }
+    match data? {
+        DataAttribute::Verdict(verdict) => parse_verdict(verdict),
+        DataAttribute::Value(value) => {
+            let number = u16::from_be_bytes(value.as_slice().try_into().ok()?);
+            let to = Register::from_wire(register?)?;
+            Some(Expression::LoadPort { port: Port::new(number)?, to })
+        }
         _ => None,
-    })?;
-    match verdict.as_slice() {
+    }
+}
+
+fn parse_verdict(verdict: &[VerdictAttribute]) -> Option<Expression> {
+    match verdict {
         [VerdictAttribute::Code(WireVerdict::Goto), VerdictAttribute::Chain(chain)] => {
             Some(Expression::Goto { chain: chain.clone() })
         }

@@ -1,12 +1,11 @@
 //! Messages for tables, chains, sets and rules.
 
 use netlink_packet_netfilter::nftables::{
-    ChainAttribute, ChainMessage, Hook, HookNumber, InetHookNumber, NfTablesMessage, RuleAttribute,
-    RuleMessage, SetAttribute, SetDescription, SetFlags, SetMessage, TableAttribute, TableFlags,
-    TableMessage,
+    ChainAttribute, ChainMessage, Hook, HookNumber, InetHookNumber, NfTablesMessage, SetAttribute,
+    SetDescription, SetFlags, SetMessage, TableAttribute, TableFlags, TableMessage,
 };
 
-use super::expression::Expression;
+use super::attribute::{nest, put, put_display, put_string};
 use super::rule;
 use super::userdata::{self, ByteOrder};
 use crate::ruleset::{ChainName, Elements, Rule, Set, SetName, TableName};
@@ -65,31 +64,39 @@ pub(super) fn delete_chain(table: &TableName, name: ChainName) -> NfTablesMessag
     NfTablesMessage::DeleteChain(ChainMessage { attributes: chain(table, name) })
 }
 
-/// Removes all rules of a chain.
-pub(super) fn flush_chain(table: &TableName, name: ChainName) -> NfTablesMessage {
-    let attributes = vec![
-        RuleAttribute::Table(table.as_str().to_owned()),
-        RuleAttribute::Chain(name.to_string()),
-    ];
-    NfTablesMessage::DeleteRule(RuleMessage { attributes })
+/// `NFTA_RULE_*`.
+const NFTA_RULE_TABLE: u16 = 1;
+const NFTA_RULE_CHAIN: u16 = 2;
+const NFTA_RULE_EXPRESSIONS: u16 = 4;
+const NFTA_RULE_USERDATA: u16 = 7;
+
+/// Writes the body of the message that removes all rules of a chain.
+pub(super) fn put_flush_chain(buffer: &mut Vec<u8>, table: &TableName, name: ChainName) {
+    put_chain(buffer, table, name);
 }
 
-pub(super) fn add_rule(
+fn put_chain(buffer: &mut Vec<u8>, table: &TableName, chain: ChainName) {
+    put_string(buffer, NFTA_RULE_TABLE, table.as_str());
+    put_display(buffer, NFTA_RULE_CHAIN, chain);
+}
+
+/// Writes the body of the message that adds a rule at the end of a chain.
+pub(super) fn put_rule(
+    buffer: &mut Vec<u8>,
     table: &TableName,
     chain: ChainName,
     rule: &Rule,
     map_id: u32,
-) -> NfTablesMessage {
-    let expressions = rule::emit(rule, map_id);
-    let mut attributes = vec![
-        RuleAttribute::Table(table.as_str().to_owned()),
-        RuleAttribute::Chain(chain.to_string()),
-        RuleAttribute::Expressions(expressions.into_iter().map(Expression::emit).collect()),
-    ];
+) {
+    put_chain(buffer, table, chain);
+    nest(buffer, NFTA_RULE_EXPRESSIONS, |buffer| {
+        for expression in rule::emit(rule, map_id) {
+            expression.emit(buffer);
+        }
+    });
     if let Some(comment) = rule.comment() {
-        attributes.push(RuleAttribute::UserData(userdata::comment(&comment)));
+        put(buffer, NFTA_RULE_USERDATA, &userdata::comment(&comment));
     }
-    NfTablesMessage::NewRule(RuleMessage { attributes })
 }
 
 fn set(table: &TableName, name: &str) -> Vec<SetAttribute> {

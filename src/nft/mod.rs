@@ -16,6 +16,7 @@
 //! when a new master starts. Rules are recognized by every one of their expressions; a table is known
 //! as ours by its comment, never by its name alone.
 
+mod attribute;
 mod batch;
 mod conntrack;
 mod dump;

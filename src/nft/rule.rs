@@ -26,14 +26,15 @@ pub(super) const ANONYMOUS: &str = "__map%d";
 pub(super) const ANONYMOUS_PREFIX: &str = "__map";
 
 /// The expressions of a rule. `map_id` names the anonymous map that the same transaction makes for
-/// a [`Rule::Redirect`].
+/// a [`Rule::RedirectByMap`].
 pub(super) fn emit(rule: &Rule, map_id: u32) -> Vec<Expression> {
     match rule {
         Rule::Dispatch { family } => emit_dispatch(*family),
         Rule::DispatchWildcard { family } => emit_wildcard(*family),
         Rule::Hash { family, modulus, seed, map, .. } => emit_hash(*family, *modulus, *seed, *map),
         Rule::Mask { family, slots } => emit_mask(*family, *slots),
-        Rule::Redirect { .. } => emit_redirect(map_id),
+        Rule::Redirect { public, worker, .. } => emit_redirect(*public, *worker),
+        Rule::RedirectByMap { .. } => emit_redirect_by_map(map_id),
         Rule::Drop { .. } => vec![Expression::Counter, Expression::Drop],
     }
 }
@@ -41,7 +42,7 @@ pub(super) fn emit(rule: &Rule, map_id: u32) -> Vec<Expression> {
 fn is_family(family: Family) -> [Expression; 2] {
     [
         Expression::LoadMeta { key: MetaKey::Nfproto, to: FIRST },
-        Expression::Equal { register: FIRST, value: vec![nfproto(family)] },
+        Expression::Equal { register: FIRST, value: [nfproto(family)].into() },
     ]
 }
 
@@ -96,7 +97,7 @@ fn emit_wildcard(family: Family) -> Vec<Expression> {
     rule.extend(load_service(FIRST));
     rule.push(is_in(SetName::Wildcards(family)));
     rule.push(Expression::LoadAddressType { to: FIRST });
-    rule.push(Expression::Equal { register: FIRST, value: LOCAL.to_ne_bytes().to_vec() });
+    rule.push(Expression::Equal { register: FIRST, value: LOCAL.to_ne_bytes().into() });
     rule.push(goto_balance());
     rule
 }
@@ -117,8 +118,8 @@ fn emit_hash(family: Family, modulus: u32, seed: u32, map: SetName) -> Vec<Expre
 
 fn emit_mask(family: Family, slots: u32) -> Vec<Expression> {
     let (offset, mask) = match family {
-        Family::V4 => (12, low_v4(slots - 1).octets().to_vec()),
-        Family::V6 => (8, low_v6(slots - 1).octets().to_vec()),
+        Family::V4 => (12, low_v4(slots - 1).octets().into()),
+        Family::V6 => (8, low_v6(slots - 1).octets().into()),
     };
     let length = match family {
         Family::V4 => 4,
@@ -131,7 +132,19 @@ fn emit_mask(family: Family, slots: u32) -> Vec<Expression> {
     rule
 }
 
-fn emit_redirect(map_id: u32) -> Vec<Expression> {
+fn emit_redirect(public: Port, worker: Port) -> Vec<Expression> {
+    vec![
+        Expression::LoadMeta { key: MetaKey::L4Proto, to: FIRST },
+        Expression::Equal { register: FIRST, value: [TCP].into() },
+        Expression::LoadPayload { header: Header::Transport, offset: 2, length: 2, to: FIRST },
+        Expression::Equal { register: FIRST, value: public.number().to_be_bytes().into() },
+        Expression::Counter,
+        Expression::LoadPort { port: worker, to: FIRST },
+        Expression::Redirect { port: FIRST },
+    ]
+}
+
+fn emit_redirect_by_map(map_id: u32) -> Vec<Expression> {
     redirect_through(ANONYMOUS.to_owned(), Some(map_id)).to_vec()
 }
 
@@ -139,7 +152,7 @@ fn redirect_through(map: String, id: Option<u32>) -> [Expression; 6] {
     let found = Found::Load(FIRST);
     [
         Expression::LoadMeta { key: MetaKey::L4Proto, to: FIRST },
-        Expression::Equal { register: FIRST, value: vec![TCP] },
+        Expression::Equal { register: FIRST, value: [TCP].into() },
         Expression::Counter,
         Expression::LoadPayload { header: Header::Transport, offset: 2, length: 2, to: FIRST },
         Expression::Lookup { key: FIRST, set: map, id, found },
@@ -156,7 +169,9 @@ pub(super) fn parse(
 ) -> Option<Rule> {
     let rule = candidate(expressions, generation, ports_of)?;
     let expected = match &rule {
-        Rule::Redirect { .. } => redirect_through(anonymous_map_of(expressions)?, None).to_vec(),
+        Rule::RedirectByMap { .. } => {
+            redirect_through(anonymous_map_of(expressions)?, None).to_vec()
+        }
         rule => emit(rule, 0),
     };
     (expected == expressions).then_some(rule)
@@ -177,16 +192,27 @@ fn candidate(
     };
     match expressions {
         [Expression::Counter, Expression::Drop] => Some(Rule::Drop { generation: generation? }),
+        [
+            ..,
+            Expression::Equal { value, .. },
+            Expression::Counter,
+            Expression::LoadPort { port, .. },
+            Expression::Redirect { .. },
+        ] => {
+            let public = u16::from_be_bytes(value.as_bytes().try_into().ok()?);
+            let (public, worker) = (Port::new(public)?, *port);
+            Some(Rule::Redirect { public, worker, generation: generation? })
+        }
         [.., Expression::Redirect { .. }] => {
             let ports = ports_of(&anonymous_map_of(expressions)?)?;
-            Some(Rule::Redirect { ports, generation: generation? })
+            Some(Rule::RedirectByMap { ports, generation: generation? })
         }
         [.., Expression::Hash { modulus, seed, .. }, Expression::Lookup { .. }] => {
             let (modulus, seed) = (*modulus, *seed);
             Some(Rule::Hash { family: family()?, modulus, seed, map: set()?, generation })
         }
         [.., Expression::And { mask, .. }, Expression::Lookup { .. }] => {
-            Some(Rule::Mask { family: family()?, slots: slots_of_mask(mask)? })
+            Some(Rule::Mask { family: family()?, slots: slots_of_mask(mask.as_bytes())? })
         }
         [.., Expression::Goto { .. }] => match set()? {
             SetName::Listeners(family) => Some(Rule::Dispatch { family }),
@@ -203,7 +229,7 @@ fn family_of(expressions: &[Expression]) -> Option<Family> {
             Expression::LoadMeta { key: MetaKey::Nfproto, .. },
             Expression::Equal { value, .. },
             ..,
-        ] => Family::ALL.into_iter().find(|family| *value == [nfproto(*family)]),
+        ] => Family::ALL.into_iter().find(|family| value.as_bytes() == [nfproto(*family)]),
         _ => None,
     }
 }

@@ -245,8 +245,17 @@ pub enum Rule {
         /// The number of slots, a power of two.
         slots: u32,
     },
-    /// `meta l4proto tcp counter redirect to :th dport map { 80 : 20000 }`
+    /// `tcp dport 80 counter redirect to :20000`
     Redirect {
+        /// The public port.
+        public: Port,
+        /// The worker port.
+        worker: Port,
+        /// The worker's generation, kept as a comment.
+        generation: Generation,
+    },
+    /// `meta l4proto tcp counter redirect to :th dport map { 80 : 20000, ... }`
+    RedirectByMap {
         /// Public port -> worker port, in the order of the public ports.
         ports: Vec<(Port, Port)>,
         /// The worker's generation, kept as a comment.
@@ -270,7 +279,9 @@ impl Rule {
         match self {
             Self::Dispatch { .. } | Self::DispatchWildcard { .. } | Self::Mask { .. } => None,
             Self::Hash { generation, .. } => *generation,
-            Self::Redirect { generation, .. } | Self::Drop { generation } => Some(*generation),
+            Self::Redirect { generation, .. }
+            | Self::RedirectByMap { generation, .. }
+            | Self::Drop { generation } => Some(*generation),
         }
     }
 

@@ -1,12 +1,12 @@
 //! From the objects that the kernel holds back to the plan that they were lowered from.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::lower::lower;
 use super::object::{Chain, ChainName, Elements, Rule, Ruleset, Set, SetName, TableName};
 use crate::plan::{
-    Assignment, Generation, Listener, Listeners, Occupant, Partition, Plan, PlanError, Seat,
+    Assignment, Generation, Listener, Listeners, Occupant, Partition, Plan, PlanError, Port, Seat,
 };
 
 /// Why a table is none that this version lowers a plan to. It was made by another version, or
@@ -115,18 +115,30 @@ fn occupants_of(
         if usize::from(number) != seats.len() {
             return Err(shape("the chain of a seat"));
         }
-        seats.push(match rules.as_slice() {
-            [Rule::Redirect { ports, generation }] => {
-                let worker_port = |public| {
-                    let (_, worker) = ports.iter().find(|(port, _)| port == public)?;
-                    Some(*worker)
-                };
-                let ports = listeners.public_ports().iter().map(worker_port).collect::<Option<_>>();
-                let ports = ports.ok_or(shape("the worker port for some public port"))?;
-                Some(Occupant { generation: *generation, ports })
-            }
-            _ => None,
-        });
+        seats.push(occupant_of(rules, listeners)?);
     }
     Ok(seats)
+}
+
+/// The worker that the rules of a seat lead to; `None` for a vacant seat.
+fn occupant_of(rules: &[Rule], listeners: &Listeners) -> Result<Option<Occupant>, RaiseError> {
+    let mut ports: BTreeMap<Port, Port> = BTreeMap::new();
+    let mut worker_generation = None;
+    for rule in rules {
+        match rule {
+            Rule::Redirect { public, worker, generation } => {
+                ports.insert(*public, *worker);
+                worker_generation = Some(*generation);
+            }
+            Rule::RedirectByMap { ports: all, generation } => {
+                ports.extend(all.iter().copied());
+                worker_generation = Some(*generation);
+            }
+            _ => {}
+        }
+    }
+    let Some(generation) = worker_generation else { return Ok(None) };
+    let in_order = listeners.public_ports().iter().map(|public| ports.get(public).copied());
+    let ports = in_order.collect::<Option<_>>().ok_or(shape("a worker port of a seat"))?;
+    Ok(Some(Occupant { generation, ports }))
 }

@@ -139,7 +139,10 @@ impl Display for Rule {
             Self::Mask { family: Family::V6, slots } => {
                 write!(f, "ip6 saddr & {} vmap @slots6", low_v6(slots - 1))?;
             }
-            Self::Redirect { ports, .. } => {
+            Self::Redirect { public, worker, .. } => {
+                write!(f, "tcp dport {public} counter redirect to :{worker}")?;
+            }
+            Self::RedirectByMap { ports, .. } => {
                 f.write_str("meta l4proto tcp counter redirect to :th dport map { ")?;
                 for (index, (public, worker)) in ports.iter().enumerate() {
                     let comma = if index == 0 { "" } else { ", " };
