@@ -18,9 +18,11 @@ const BATCH_END: u16 = 17;
 /// `NFNL_BATCH_GENID` (include/uapi/linux/netfilter/nfnetlink.h).
 const NFNL_BATCH_GENID: u16 = 1;
 
-/// `NFT_MSG_NEWRULE`, `NFT_MSG_DELRULE`, `NFT_MSG_NEWSETELEM`.
+/// `NFT_MSG_NEWRULE`, `NFT_MSG_DELRULE`, `NFT_MSG_NEWSET`, `NFT_MSG_DELSET`, `NFT_MSG_NEWSETELEM`.
 const NEW_RULE: u16 = 6;
 const DELETE_RULE: u16 = 8;
+const NEW_SET: u16 = 9;
+const DELETE_SET: u16 = 11;
 const NEW_SET_ELEMENT: u16 = 12;
 
 /// `NLM_F_EXCL`, `NLM_F_CREATE`, `NLM_F_APPEND`.
@@ -140,38 +142,40 @@ impl Batch {
             Operation::AddChain(chain) => {
                 self.put(index, CREATE, &message::add_chain(table, *chain));
             }
-            Operation::FlushChain(chain) => {
-                self.begin(kind(DELETE_RULE), 0, Some(index));
-                self.datagram.extend(INET_HEADER);
-                message::put_flush_chain(&mut self.datagram, table, *chain);
-                self.close();
-            }
+            Operation::FlushChain(chain) => self.put_with(index, DELETE_RULE, 0, |datagram| {
+                message::put_flush_chain(datagram, table, *chain);
+            }),
             Operation::DeleteChain(chain) => {
                 self.put(index, 0, &message::delete_chain(table, *chain));
             }
             Operation::AddSet(set) => {
                 let id = self.take_set_id();
-                self.put(index, CREATE, &message::add_set(table, set, id));
+                self.put_with(index, NEW_SET, CREATE, |datagram| {
+                    message::put_set(datagram, table, set, id);
+                });
                 let target = Target { table: table.as_str(), set: set.name.as_str(), id };
                 self.put_elements(index, |datagram, begin| {
                     element::emit(datagram, target, &set.elements, begin);
                 });
             }
-            Operation::DeleteSet(set) => self.put(index, 0, &message::delete_set(table, *set)),
+            Operation::DeleteSet(set) => self.put_with(index, DELETE_SET, 0, |datagram| {
+                message::put_delete_set(datagram, table, *set);
+            }),
             Operation::AddRule(chain, rule) => {
                 let mut map_id = 0;
                 if let Rule::RedirectByMap { ports, .. } = rule {
                     map_id = self.take_set_id();
-                    self.put(index, CREATE, &message::add_port_map(table, ports.len(), map_id));
+                    self.put_with(index, NEW_SET, CREATE, |datagram| {
+                        message::put_port_map(datagram, table, ports.len(), map_id);
+                    });
                     let target = Target { table: table.as_str(), set: rule::ANONYMOUS, id: map_id };
                     self.put_elements(index, |datagram, begin| {
                         element::emit_ports(datagram, target, ports, begin);
                     });
                 }
-                self.begin(kind(NEW_RULE), CREATE | APPEND, Some(index));
-                self.datagram.extend(INET_HEADER);
-                message::put_rule(&mut self.datagram, table, *chain, rule, map_id);
-                self.close();
+                self.put_with(index, NEW_RULE, CREATE | APPEND, |datagram| {
+                    message::put_rule(datagram, table, *chain, rule, map_id);
+                });
             }
         }
     }
@@ -188,6 +192,20 @@ impl Batch {
         let start = self.datagram.len();
         self.datagram.resize(start + message.buffer_len(), 0);
         message.emit(&mut self.datagram[start..]);
+        self.close();
+    }
+
+    /// Puts a message whose body `write` writes.
+    fn put_with(
+        &mut self,
+        operation: usize,
+        message: u16,
+        flags: u16,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
+        self.begin(kind(message), flags, Some(operation));
+        self.datagram.extend(INET_HEADER);
+        write(&mut self.datagram);
         self.close();
     }
 

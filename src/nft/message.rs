@@ -1,11 +1,12 @@
-//! Messages for tables, chains, sets and rules.
+//! Messages for tables, chains, sets and rules. Those that a transaction may have many of are written
+//! by hand (see [`super::attribute`]).
 
 use netlink_packet_netfilter::nftables::{
-    ChainAttribute, ChainMessage, Hook, HookNumber, InetHookNumber, NfTablesMessage, SetAttribute,
-    SetDescription, SetFlags, SetMessage, TableAttribute, TableFlags, TableMessage,
+    ChainAttribute, ChainMessage, Hook, HookNumber, InetHookNumber, NfTablesMessage,
+    TableAttribute, TableFlags, TableMessage,
 };
 
-use super::attribute::{nest, put, put_display, put_string};
+use super::attribute::{nest, put, put_display, put_string, put_u32};
 use super::rule;
 use super::userdata::{self, ByteOrder};
 use crate::ruleset::{ChainName, Elements, Rule, Set, SetName, TableName};
@@ -99,78 +100,111 @@ pub(super) fn put_rule(
     }
 }
 
-fn set(table: &TableName, name: &str) -> Vec<SetAttribute> {
-    vec![SetAttribute::Table(table.as_str().to_owned()), SetAttribute::Name(name.to_owned())]
+/// `NFTA_SET_*`.
+const NFTA_SET_TABLE: u16 = 1;
+const NFTA_SET_NAME: u16 = 2;
+const NFTA_SET_FLAGS: u16 = 3;
+const NFTA_SET_KEY_TYPE: u16 = 4;
+const NFTA_SET_KEY_LEN: u16 = 5;
+const NFTA_SET_DATA_TYPE: u16 = 6;
+const NFTA_SET_DATA_LEN: u16 = 7;
+const NFTA_SET_DESC: u16 = 9;
+const NFTA_SET_ID: u16 = 10;
+const NFTA_SET_USERDATA: u16 = 13;
+const NFTA_SET_DESC_SIZE: u16 = 1;
+
+/// `NFT_SET_ANONYMOUS`, `NFT_SET_CONSTANT`, `NFT_SET_MAP`.
+const ANONYMOUS: u32 = 0x1;
+const CONSTANT: u32 = 0x2;
+const MAP: u32 = 0x8;
+
+/// What a set or map is made of.
+struct Definition<'a> {
+    name: &'a str,
+    flags: u32,
+    /// Type and length in bytes.
+    key: (u32, u32),
+    /// Type and length in bytes, of a map.
+    data: Option<(u32, u32)>,
+    size: usize,
+    user_data: Vec<u8>,
 }
 
-pub(super) fn add_set(table: &TableName, of: &Set, id: u32) -> NfTablesMessage {
-    let is_map = SetFlags::Map;
-    let (flags, key_type, key_len, user_data) = match &of.elements {
-        Elements::Listeners4(_) => (
-            SetFlags::empty(),
-            (TYPE_IPV4_ADDRESS << (2 * TYPE_BITS)) | TYPE_PROTOCOL_SERVICE,
-            12,
-            userdata::set(ByteOrder::Invalid),
-        ),
-        Elements::Listeners6(_) => (
-            SetFlags::empty(),
-            (TYPE_IPV6_ADDRESS << (2 * TYPE_BITS)) | TYPE_PROTOCOL_SERVICE,
-            24,
-            userdata::set(ByteOrder::Invalid),
-        ),
-        Elements::Services(_) => {
-            (SetFlags::empty(), TYPE_PROTOCOL_SERVICE, 8, userdata::set(ByteOrder::Invalid))
+/// Writes the body of the message that makes a set or map. `id` names it in this transaction.
+pub(super) fn put_set(buffer: &mut Vec<u8>, table: &TableName, of: &Set, id: u32) {
+    let address = |kind| (kind << (2 * TYPE_BITS)) | TYPE_PROTOCOL_SERVICE;
+    let (key, user_data) = match &of.elements {
+        Elements::Listeners4(_) => {
+            ((address(TYPE_IPV4_ADDRESS), 12), userdata::set(ByteOrder::Invalid))
         }
+        Elements::Listeners6(_) => {
+            ((address(TYPE_IPV6_ADDRESS), 24), userdata::set(ByteOrder::Invalid))
+        }
+        Elements::Services(_) => ((TYPE_PROTOCOL_SERVICE, 8), userdata::set(ByteOrder::Invalid)),
         Elements::Seats(seats) => {
             let modulus = u32::try_from(seats.len()).expect("at most Partition::MAX_SLOTS");
-            (is_map, TYPE_INTEGER, 4, userdata::numbered_map(modulus))
+            ((TYPE_INTEGER, 4), userdata::numbered_map(modulus))
         }
         Elements::MaskedSeats4(_) => {
-            (is_map, TYPE_IPV4_ADDRESS, 4, userdata::map(ByteOrder::Big, ByteOrder::Invalid))
+            ((TYPE_IPV4_ADDRESS, 4), userdata::map(ByteOrder::Big, ByteOrder::Invalid))
         }
         Elements::MaskedSeats6(_) => {
-            (is_map, TYPE_IPV6_ADDRESS, 16, userdata::map(ByteOrder::Big, ByteOrder::Invalid))
+            ((TYPE_IPV6_ADDRESS, 16), userdata::map(ByteOrder::Big, ByteOrder::Invalid))
         }
     };
-    let mut attributes = set(table, of.name.as_str());
-    attributes.extend([
-        SetAttribute::Flags(flags),
-        SetAttribute::KeyType(key_type),
-        SetAttribute::KeyLen(key_len),
-        SetAttribute::Id(id),
-        size_of(of.elements.len()),
-        SetAttribute::UserData(user_data),
-    ]);
-    if flags.contains(SetFlags::Map) {
-        attributes.extend([SetAttribute::DataType(TYPE_VERDICT), SetAttribute::DataLen(0)]);
+    let is_map = match &of.elements {
+        Elements::Listeners4(_) | Elements::Listeners6(_) | Elements::Services(_) => false,
+        Elements::Seats(_) | Elements::MaskedSeats4(_) | Elements::MaskedSeats6(_) => true,
+    };
+    let definition = Definition {
+        name: of.name.as_str(),
+        flags: if is_map { MAP } else { 0 },
+        key,
+        data: is_map.then_some((TYPE_VERDICT, 0)),
+        size: of.elements.len(),
+        user_data,
+    };
+    definition.put(buffer, table, id);
+}
+
+/// Writes the body of the message that makes the anonymous map of a redirect, from public to worker
+/// ports.
+pub(super) fn put_port_map(buffer: &mut Vec<u8>, table: &TableName, ports: usize, id: u32) {
+    let definition = Definition {
+        name: rule::ANONYMOUS,
+        flags: ANONYMOUS | CONSTANT | MAP,
+        key: (TYPE_SERVICE, 2),
+        data: Some((TYPE_SERVICE, 2)),
+        size: ports,
+        user_data: userdata::map(ByteOrder::Big, ByteOrder::Big),
+    };
+    definition.put(buffer, table, id);
+}
+
+/// Writes the body of the message that removes a set.
+pub(super) fn put_delete_set(buffer: &mut Vec<u8>, table: &TableName, name: SetName) {
+    put_string(buffer, NFTA_SET_TABLE, table.as_str());
+    put_string(buffer, NFTA_SET_NAME, name.as_str());
+}
+
+impl Definition<'_> {
+    fn put(&self, buffer: &mut Vec<u8>, table: &TableName, id: u32) {
+        put_string(buffer, NFTA_SET_TABLE, table.as_str());
+        put_string(buffer, NFTA_SET_NAME, self.name);
+        put_u32(buffer, NFTA_SET_FLAGS, self.flags);
+        let (key_type, key_len) = self.key;
+        put_u32(buffer, NFTA_SET_KEY_TYPE, key_type);
+        put_u32(buffer, NFTA_SET_KEY_LEN, key_len);
+        if let Some((data_type, data_len)) = self.data {
+            put_u32(buffer, NFTA_SET_DATA_TYPE, data_type);
+            put_u32(buffer, NFTA_SET_DATA_LEN, data_len);
+        }
+        put_u32(buffer, NFTA_SET_ID, id);
+        // Knowing how many elements there will ever be, the kernel takes a hash table of fixed
+        // size: lookups are faster than in a resizable one, and a dump cannot see an element twice
+        // because the table is just then being resized.
+        let size = u32::try_from(self.size).expect("at most Partition::MAX_SLOTS");
+        nest(buffer, NFTA_SET_DESC, |buffer| put_u32(buffer, NFTA_SET_DESC_SIZE, size));
+        put(buffer, NFTA_SET_USERDATA, &self.user_data);
     }
-    NfTablesMessage::NewSet(SetMessage { attributes })
-}
-
-/// The number of elements that a set will ever have. Knowing it, the kernel takes a hash table of
-/// fixed size: lookups are faster than in a resizable one, and a dump cannot see an element twice
-/// because the table is just then being resized.
-fn size_of(elements: usize) -> SetAttribute {
-    let size = u32::try_from(elements).expect("at most Partition::MAX_SLOTS");
-    SetAttribute::Description(vec![SetDescription::Size(size)])
-}
-
-/// The anonymous map from public to worker ports of a redirect.
-pub(super) fn add_port_map(table: &TableName, ports: usize, id: u32) -> NfTablesMessage {
-    let mut attributes = set(table, rule::ANONYMOUS);
-    attributes.extend([
-        SetAttribute::Flags(SetFlags::Anonymous | SetFlags::Constant | SetFlags::Map),
-        SetAttribute::KeyType(TYPE_SERVICE),
-        SetAttribute::KeyLen(2),
-        SetAttribute::DataType(TYPE_SERVICE),
-        SetAttribute::DataLen(2),
-        SetAttribute::Id(id),
-        size_of(ports),
-        SetAttribute::UserData(userdata::map(ByteOrder::Big, ByteOrder::Big)),
-    ]);
-    NfTablesMessage::NewSet(SetMessage { attributes })
-}
-
-pub(super) fn delete_set(table: &TableName, name: SetName) -> NfTablesMessage {
-    NfTablesMessage::DeleteSet(SetMessage { attributes: set(table, name.as_str()) })
 }
