@@ -10,7 +10,7 @@
 //! |---|---|
 //! | a worker exits | its pidfd; before anything else, so that its clients are steered away at once |
 //! | a worker listens | while one is starting, its sockets are looked for every 10 ms (sock_diag) |
-//! | a retired worker's connections end | they are counted every 100 ms (sock_diag, conntrack) |
+//! | a retired worker's connections end | they are counted every 100 ms (sock_diag, conntrack), beside the loop |
 //! | an operator asks | the control socket, or a [`Handle`] |
 //! | time passes | the supervisor's deadline |
 //!
@@ -20,6 +20,7 @@
 //! Starting up is recovering: whatever an earlier master left in the kernel is what this one begins
 //! with. Workers are not tied to the master's life. When it leaves, they and the rules serve on.
 
+mod counting;
 mod error;
 mod handle;
 mod output;

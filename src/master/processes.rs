@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use super::counting::{PortsByWorker, count_sockets};
 use super::output::Printer;
 use super::spawner::Started;
-use crate::nft::Conntrack;
 use crate::plan::{Listeners, Port, Seat};
 use crate::process::{self, Child, Delivery, ListenTable, OutputReader, ProcessError, Reach};
 use crate::supervisor::{Exit, Moment, Sockets, WorkerId};
@@ -160,61 +160,19 @@ impl Processes {
         Ok(ready)
     }
 
+    /// The worker ports of those of `workers` that run.
+    pub(super) fn ports_of(&self, workers: &[WorkerId]) -> PortsByWorker {
+        let of = |worker: &WorkerId| Some((*worker, Arc::clone(&self.running.get(worker)?.ports)));
+        workers.iter().filter_map(of).collect()
+    }
+
     /// Counts the sockets on the ports of workers.
     pub(super) fn count(
         &mut self,
         workers: &[WorkerId],
     ) -> Result<BTreeMap<WorkerId, Sockets>, ProcessError> {
-        let of = |worker: &WorkerId| Some((*worker, self.running.get(worker)?.ports.clone()));
-        let workers: Vec<(WorkerId, Arc<[Port]>)> = workers.iter().filter_map(of).collect();
-        let ports: BTreeSet<u16> =
-            workers.iter().flat_map(|(_, ports)| ports.iter()).map(|port| port.number()).collect();
-        let (Some(first), Some(last)) = (ports.first(), ports.last()) else {
-            return Ok(BTreeMap::new());
-        };
-        let mut queued: BTreeMap<u16, u32> = BTreeMap::new();
-        for socket in self.sockets.listeners(*first..=*last)? {
-            *queued.entry(socket.port).or_default() += socket.queued;
-        }
-        let connections = self.sockets.connection_counts(&ports)?;
-        let count = |ports: &[Port]| {
-            ports.iter().fold(Sockets::default(), |sum, port| {
-                let number = port.number();
-                let of_port = connections.get(&number).copied().unwrap_or_default();
-                Sockets {
-                    queued: sum.queued + queued.get(&number).copied().unwrap_or(0),
-                    half_open: sum.half_open + of_port.half_open,
-                    established: sum.established + of_port.established,
-                }
-            })
-        };
-        Ok(workers.iter().map(|(worker, ports)| (*worker, count(ports))).collect())
-    }
-
-    /// Adds to the counts of workers that seem to have no connection the handshakes that conntrack
-    /// alone knows of: the client will repeat its SYN, and conntrack will send it to the old port.
-    pub(super) fn add_remembered_handshakes(&self, counts: &mut BTreeMap<WorkerId, Sockets>) {
-        let idle = |sockets: &Sockets| sockets.all_accepted() && sockets.established == 0;
-        let mut ports = BTreeSet::new();
-        for (worker, _) in counts.iter().filter(|(_, sockets)| idle(sockets)) {
-            let running = self.running.get(worker);
-            ports.extend(running.iter().flat_map(|r| r.ports.iter()).map(|port| port.number()));
-        }
-        if ports.is_empty() {
-            return;
-        }
-        match Conntrack::open().and_then(|mut conntrack| conntrack.entries(&ports)) {
-            Ok(found) => {
-                for (worker, sockets) in counts {
-                    let Some(running) = self.running.get(worker) else { continue };
-                    let numbers = running.ports.iter().map(|port| port.number());
-                    let handshakes =
-                        numbers.filter_map(|port| found.get(&port)).map(|e| e.half_open);
-                    sockets.half_open += handshakes.sum::<u32>();
-                }
-            }
-            Err(error) => tracing::warn!(%error, "cannot see which handshakes conntrack remembers"),
-        }
+        let ports = self.ports_of(workers);
+        count_sockets(&mut self.sockets, &ports)
     }
 }
 

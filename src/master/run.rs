@@ -10,6 +10,7 @@ use nix::sys::signal::Signal;
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until};
 
+use super::counting::count_all;
 use super::error::MasterError;
 use super::handle::{Handle, Order};
 use super::output::Printer;
@@ -26,7 +27,7 @@ use crate::control::{
 };
 use crate::nft::Firewall;
 use crate::plan::{Plan, Route, Seat};
-use crate::process::{ListenTable, PortPool, Sockets};
+use crate::process::{ListenTable, PortPool, ProcessError, Sockets};
 use crate::supervisor::{
     self, Action, Backoff, Done, Event, Moment, Notice, Refusal, RequestId, Settings, Start,
     Supervisor, WorkerId, WorkerState,
@@ -97,6 +98,7 @@ impl Builder {
         let printer = printer.map_err(|source| MasterError::Thread { source })?;
         let (orders, inbox) = mpsc::channel(REQUEST_QUEUE);
         let (exits_sender, exits) = mpsc::unbounded_channel();
+        let (counts_sender, counts) = mpsc::unbounded_channel();
         Ok(Master {
             server: lock.map(|lock| Server::bind(lock, Limits::default())).transpose()?,
             world: World {
@@ -104,6 +106,7 @@ impl Builder {
                 processes: Processes::new(printer)?,
                 spawner,
                 exits_sender,
+                counts_sender,
                 pending: BTreeMap::new(),
                 notices: broadcast::channel(NOTICE_QUEUE).0,
                 last_swap: Duration::ZERO,
@@ -116,6 +119,8 @@ impl Builder {
             inbox,
             started,
             exits,
+            counts,
+            is_counting: false,
             next_request: 0,
             finished: false,
         })
@@ -175,6 +180,8 @@ pub struct Master {
     inbox: mpsc::Receiver<Order>,
     started: mpsc::UnboundedReceiver<Outcome>,
     exits: mpsc::UnboundedReceiver<WorkerId>,
+    counts: mpsc::UnboundedReceiver<Counts>,
+    is_counting: bool,
     next_request: u64,
     finished: bool,
 }
@@ -229,6 +236,7 @@ impl Master {
                 biased;
                 Some(worker) = self.exits.recv() => self.exited(worker),
                 Some(outcome) = self.started.recv() => self.spawned(outcome),
+                Some(counts) = self.counts.recv() => self.counted(counts),
                 () = self.world.until(deadline) => self.dispatch(Event::Tick),
                 Some(request) = control.recv() => self.asked(request),
                 Some(order) = self.inbox.recv() => match order {
@@ -315,11 +323,24 @@ impl Master {
         }
     }
 
+    /// Begins a count of the connections of retired workers, unless one is under way.
     fn count_connections(&mut self) {
+        if std::mem::replace(&mut self.is_counting, true) {
+            return;
+        }
         let retired = self.ids(|state| state == WorkerState::Retired);
-        match self.world.processes.count(&retired) {
-            Ok(mut counts) => {
-                self.world.processes.add_remembered_handshakes(&mut counts);
+        let ports = self.world.processes.ports_of(&retired);
+        let counts = self.world.counts_sender.clone();
+        tokio::task::spawn_blocking(move || {
+            // The loop has ended.
+            let _ = counts.send(count_all(&ports));
+        });
+    }
+
+    fn counted(&mut self, counts: Counts) {
+        self.is_counting = false;
+        match counts {
+            Ok(counts) => {
                 for (worker, sockets) in counts {
                     self.dispatch(Event::Connections { worker, sockets });
                 }
@@ -383,6 +404,9 @@ impl Master {
     }
 }
 
+/// The sockets of workers, as far as they could be counted.
+type Counts = Result<BTreeMap<WorkerId, supervisor::Sockets>, ProcessError>;
+
 type ServerTask = tokio::task::JoinHandle<Result<(), control::ControlError>>;
 
 /// Lets the server pass on the last answers, and ends it.
@@ -415,6 +439,7 @@ struct World {
     processes: Processes,
     spawner: Spawner,
     exits_sender: mpsc::UnboundedSender<WorkerId>,
+    counts_sender: mpsc::UnboundedSender<Counts>,
     pending: BTreeMap<RequestId, Pending>,
     notices: broadcast::Sender<Notice>,
     /// How long the last transaction took.
