@@ -127,7 +127,8 @@ impl Builder {
     }
 }
 
-/// If workers of an earlier master have died since, their clients go to the others at once.
+/// If workers of an earlier master have died since, their clients go to the others at once; and if
+/// it died while it stopped the cluster, its listeners open again.
 fn repair(
     firewall: &mut Firewall,
     in_force: Option<&Plan>,
@@ -135,7 +136,9 @@ fn repair(
 ) -> Result<(), MasterError> {
     if beginning.start == Start::Takeover && in_force.is_some_and(|plan| *plan != beginning.plan) {
         firewall.apply(&beginning.plan)?;
-        tracing::warn!("workers of an earlier master are gone: their clients go to the others");
+        tracing::warn!(
+            "repaired what an earlier master left: only workers that listen are in force"
+        );
     }
     Ok(())
 }
