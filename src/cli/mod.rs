@@ -41,7 +41,7 @@ pub(crate) fn carry_out(arguments: Arguments) -> Result<(), Failed> {
         Verb::Scale(scale) => scale::run(&directory()?, scale),
         Verb::Stop(stop) => stop::run(&directory()?, stop),
         Verb::Completions(completions) => completions::run(completions),
-        Verb::Run(run) => run::run(directory()?, run),
+        Verb::Run(run) => run::run(directory, run),
         Verb::Plan(run) => plan::run(run),
         Verb::Explain(explain) => explain::run(&directory()?, explain),
         Verb::Check => check::run(),

@@ -1,17 +1,27 @@
 //! `ipcluster run`: the master in the foreground.
 
 use ipcluster::config::Config;
-use ipcluster::control::ControlDir;
+use ipcluster::control::{ControlDir, ControlError};
 use ipcluster::master::{Ended, Handle, Master, MasterError};
+use ipcluster::nft::NftError;
+use ipcluster::process::has_cap_net_admin;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Failed;
 use super::args::RunArgs;
 use super::configure;
 
-/// Runs a master until it is stopped, or told by a signal to leave.
-pub(super) fn run(directory: ControlDir, args: RunArgs) -> Result<(), Failed> {
+/// Runs a master until it is stopped, or told by a signal to leave. What is wrong with the command
+/// line is said first, then that the privilege is missing: the rest needs it.
+pub(super) fn run(
+    directory: impl FnOnce() -> Result<ControlDir, ControlError>,
+    args: RunArgs,
+) -> Result<(), Failed> {
     let config = configure::config(args)?;
+    if !has_cap_net_admin().map_err(MasterError::from)? {
+        return Err(NftError::Privilege.into());
+    }
+    let directory = directory()?;
     super::log::to_stderr();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failed::new(format!("cannot wait for IO: {error}")))?;

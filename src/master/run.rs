@@ -26,7 +26,7 @@ use crate::control::{
     Stopped,
 };
 use crate::nft::Firewall;
-use crate::plan::{Plan, Route, Seat};
+use crate::plan::{Plan, Port, Route, Seat};
 use crate::process::{ListenTable, PortPool, ProcessError, Sockets};
 use crate::supervisor::{
     self, Action, Backoff, Done, Event, Moment, Notice, Refusal, RequestId, Settings, Start,
@@ -85,6 +85,9 @@ impl Builder {
         let listening = ListenTable::read(&mut Sockets::open()?, first..=last)?.ports();
         let beginning = begin(&config, in_force.clone(), &listening)?;
         repair(&mut firewall, in_force.as_ref(), &beginning)?;
+        if beginning.start == Start::Takeover {
+            announce_takeover(&beginning.plan);
+        }
         let supervisor = Supervisor::new(settings(&config), beginning.plan, beginning.start)?;
 
         let public = config.listeners.public_ports();
@@ -141,6 +144,19 @@ fn repair(
         );
     }
     Ok(())
+}
+
+/// Says what becomes of the workers of an earlier master, which this one does not manage.
+fn announce_takeover(plan: &Plan) {
+    let occupants = plan.seats().filter_map(|(_, occupant)| occupant);
+    let ports: Vec<String> =
+        occupants.flat_map(|occupant| occupant.ports.iter()).map(Port::to_string).collect();
+    tracing::warn!(
+        generation = %plan.generation(),
+        ports = ports.join(","),
+        "workers of an earlier master serve until the new ones are ready; then they finish their \
+         connections, and run on until somebody ends them"
+    );
 }
 
 fn settings(config: &Config) -> Settings {
