@@ -1,0 +1,233 @@
+//! The network, the master in it, and the load on it.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use ipcluster::config::{Config, Given, Settings};
+use ipcluster::control::{self, WorkerState};
+use ipcluster::lab::{Load, Network, Pace, RunningLoad};
+use ipcluster::master::{Ended, Handle, Master, MasterError};
+use ipcluster::nft::Firewall;
+use ipcluster::plan::{Plan, Seat};
+use ipcluster::process::PidFd;
+use ipcluster::supervisor::Notice;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::broadcast::{self, error::RecvError};
+
+use super::super::Failed;
+use super::judge::Stopped;
+
+/// The load that runs.
+pub(super) type Hands = RunningLoad;
+
+pub(super) const PUBLIC_PORT: u16 = 80;
+
+/// How long anything may take before the demo gives up, however busy the machine is.
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// From one look at the counters to the next.
+pub(super) const LOOK: Duration = Duration::from_millis(20);
+
+/// How long a client waits for its answer: a slow machine is not a lost connection.
+const CLIENT_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A master that manages workers in a network of its own.
+pub(super) struct Stage {
+    network: Network,
+    config: Config,
+    pub(super) master: Handle,
+    notices: Receiver<(Instant, Notice)>,
+    thread: JoinHandle<Result<Ended, MasterError>>,
+    runtime: Runtime,
+}
+
+impl Stage {
+    /// Builds the network, and starts a master; returns when all its workers serve.
+    pub(super) fn build(workers: u16) -> Result<Self, Failed> {
+        let network = Network::new()?;
+        let config = config(workers)?;
+        let (ready, started) = mpsc::channel();
+        let (events, notices) = mpsc::channel();
+        let of_master = config.clone();
+        let thread = network.server().spawn("master", move || manage(of_master, &ready, events))?;
+        let Ok(master) = started.recv() else {
+            return Err(match thread.join() {
+                Ok(Err(error)) => error.into(),
+                _ => Failed::new("the master ended before it began"),
+            });
+        };
+        let runtime = current_thread().map_err(cannot_wait)?;
+        let stage = Self { network, config, master, notices, thread, runtime };
+        let all = usize::from(workers);
+        stage.wait_for(
+            "the workers to get ready",
+            |notice| matches!(notice, Notice::InForce { occupied, .. } if *occupied == all),
+            || Ok(()),
+        )?;
+        // What the demo leaves in the connection tracking table is gone after seconds, not minutes:
+        // that of a small machine would be full. Older kernels let no namespace choose; they have
+        // larger tables.
+        let key = "net.netfilter.nf_conntrack_tcp_timeout_time_wait";
+        let _ = stage.network.server().set_sysctl(key, "5");
+        Ok(stage)
+    }
+
+    /// Starts connections from all the clients in turn.
+    pub(super) fn start_load(&self, clients: &[IpAddr], rate: f64) -> Result<Hands, Failed> {
+        Ok(Load::to([Network::server_v4(PUBLIC_PORT), Network::server_v6(PUBLIC_PORT)])
+            .from(clients.iter().copied())
+            .pace(Pace::Rate(rate))
+            .time_out(CLIENT_PATIENCE)
+            .start(self.network.client())?)
+    }
+
+    /// Waits for an answer of the master.
+    pub(super) fn ask<T>(
+        &self,
+        question: impl Future<Output = Result<T, control::Failure>>,
+    ) -> Result<T, Failed> {
+        let answer = self.runtime.block_on(question);
+        answer.map_err(|failure| match failure.hint {
+            Some(hint) => Failed::new(failure.message).hint(hint),
+            None => Failed::new(failure.message),
+        })
+    }
+
+    /// The plan in the kernel, read back from it.
+    pub(super) fn plan_in_force(&self) -> Result<Plan, Failed> {
+        self.read_kernel()?.ok_or_else(|| Failed::new("the kernel holds no rules of the cluster"))
+    }
+
+    fn read_kernel(&self) -> Result<Option<Plan>, Failed> {
+        let Config { name, listeners, .. } = &self.config;
+        let read = || Firewall::open(name)?.read(Some(listeners));
+        Ok(self.network.server().run_in(read)??)
+    }
+
+    /// The process of each seat's live worker.
+    pub(super) fn live_workers(&self) -> Result<BTreeMap<Seat, u32>, Failed> {
+        let status = self.ask(self.master.status())?;
+        let live = status.workers.iter().filter(|worker| worker.state == WorkerState::Live);
+        Ok(live.filter_map(|worker| Some((worker.seat, worker.pid?))).collect())
+    }
+
+    /// The live workers, each by a descriptor that stands for no other process.
+    pub(super) fn processes(&self) -> Result<Vec<PidFd>, Failed> {
+        let workers = self.live_workers()?;
+        let opened = workers.values().map(|pid| PidFd::open(*pid));
+        opened.collect::<Result<_, _>>().map_err(|error| Failed::new(error.to_string()))
+    }
+
+    /// From now on only what is still to happen counts.
+    pub(super) fn forget_notices(&self) {
+        while self.notices.try_recv().is_ok() {}
+    }
+
+    /// Waits for a notice of the master, and says when it came.
+    pub(super) fn wait_for(
+        &self,
+        what: &str,
+        is_it: impl Fn(&Notice) -> bool,
+        meanwhile: impl Fn() -> Result<(), Failed>,
+    ) -> Result<Instant, Failed> {
+        let give_up = Instant::now() + PATIENCE;
+        let mut trouble = None;
+        while Instant::now() < give_up {
+            match self.notices.recv_timeout(LOOK) {
+                Ok((at, notice)) if is_it(&notice) => return Ok(at),
+                Ok((_, notice @ (Notice::Failed { .. } | Notice::CommitFailed { .. }))) => {
+                    trouble = Some(notice.to_string());
+                }
+                Ok(_) => {}
+                Err(RecvTimeoutError::Timeout) => meanwhile()?,
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        let failed = Failed::new(format!("waited in vain for {what}"));
+        Err(match trouble {
+            Some(trouble) => failed.hint(trouble),
+            None => failed,
+        })
+    }
+
+    /// Ends the cluster, and looks what is left of it.
+    pub(super) fn stop(self, processes: &[PidFd]) -> Result<Stopped, Failed> {
+        let began = Instant::now();
+        self.ask(self.master.stop(false))?;
+        let rules_left = self.read_kernel()?.is_some();
+        let ended = self.thread.join().map_err(|_| Failed::new("the master panicked"))??;
+        let took = began.elapsed();
+        let is_left = |process: &&PidFd| !process.has_exited().is_ok_and(|exited| exited);
+        Ok(Stopped {
+            took,
+            rules_left,
+            master_stopped: ended == Ended::Stopped,
+            processes: processes.len(),
+            processes_left: processes.iter().filter(is_left).count(),
+        })
+    }
+}
+
+/// The configuration that `ipcluster run --listen 0.0.0.0:80 --listen [::]:80` would have.
+fn config(workers: u16) -> Result<Config, Failed> {
+    let flag = |value: &str| Given::by_flag("demo", value.to_owned());
+    let settings = Settings {
+        name: Some(flag("demo")),
+        listen: Some(vec![
+            flag(&format!("0.0.0.0:{PUBLIC_PORT}")),
+            flag(&format!("[::]:{PUBLIC_PORT}")),
+        ]),
+        workers: Some(Given::by_flag("demo", workers.into())),
+        // By this name it is found even where this user may not walk the path to it.
+        command: Some(Given::by_flag(
+            "demo",
+            vec!["/proc/self/exe".to_owned(), "demo-worker".to_owned()],
+        )),
+        spawn_stagger: Some(flag("0")),
+        // Long enough for the others to be seen serving the clients of a dead worker.
+        spawn_backoff: Some(flag("800ms..5s")),
+        ..Settings::default()
+    };
+    Ok(settings.check(1)?)
+}
+
+/// The thread of the master.
+fn manage(
+    config: Config,
+    ready: &Sender<Handle>,
+    events: Sender<(Instant, Notice)>,
+) -> Result<Ended, MasterError> {
+    let runtime = current_thread().map_err(|source| MasterError::Thread { source })?;
+    runtime.block_on(async {
+        let master = Master::builder(config).start()?;
+        tokio::spawn(pass_on(master.subscribe(), events));
+        // Nobody waits for it any more.
+        let _ = ready.send(master.handle());
+        master.run().await
+    })
+}
+
+async fn pass_on(mut notices: broadcast::Receiver<Notice>, events: Sender<(Instant, Notice)>) {
+    loop {
+        match notices.recv().await {
+            Ok(notice) => {
+                if events.send((Instant::now(), notice)).is_err() {
+                    return;
+                }
+            }
+            Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => return,
+        }
+    }
+}
+
+fn current_thread() -> std::io::Result<Runtime> {
+    Builder::new_current_thread().enable_all().build()
+}
+
+fn cannot_wait(error: std::io::Error) -> Failed {
+    Failed::new(format!("cannot wait for IO: {error}"))
+}
