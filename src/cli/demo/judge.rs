@@ -86,11 +86,12 @@ impl Reloads {
     pub(super) fn lines(&self) -> Vec<String> {
         let swaps: Vec<String> = self.swaps.iter().map(|swap| millis(*swap)).collect();
         vec![
-            format!("all connections moved to the new workers in one transaction of, in ms:"),
+            "each one transaction that moved all new connections to new workers; in ms:".to_owned(),
             format!("  {}", swaps.join("  ")),
             format!(
-                "{} connections reached an old worker after a swap; clients kept their seats",
-                self.stale
+                "connections that reached an old worker after a swap: {}; clients that changed \
+                 seat: {}",
+                self.stale, self.changed_seat
             ),
         ]
     }
@@ -112,6 +113,9 @@ pub(super) struct Killed {
     pub(super) seat: Seat,
     pub(super) clients_of_seat: usize,
     pub(super) silent: usize,
+    /// From the kill to the first connection of its clients that another worker answered.
+    pub(super) first_steered_after: Option<Duration>,
+    /// From the kill until the master had read the new rules back.
     pub(super) steered_after: Duration,
     pub(super) replaced_after: Duration,
     /// Connections in flight on the worker, or on their way to it until the rules had changed.
@@ -131,19 +135,25 @@ impl Killed {
         let (connections, others) = self.served_by_others;
         vec![
             format!(
-                "SIGKILL in seat {seat}: its {clients_of_seat} clients steered away after {} ms; \
-                 {lost} of the {exposed} connections",
+                "SIGKILL for seat {seat}: the first of its {clients_of_seat} clients reached another \
+                 worker after {} ms",
+                self.first_steered_after.map_or("-".to_owned(), millis),
+            ),
+            format!(
+                "connections to it in flight or begun until the rules were read back ({} ms): \
+                 {exposed}, lost: {lost}; others lost: {}",
                 millis(self.steered_after),
+                self.losses.count
             ),
             format!(
-                "  in flight on it lost, no other; {others} others answered {connections} until it \
-                 was replaced after {} ms",
-                millis(self.replaced_after),
+                "{others} others answered {connections} of its connections, until a new worker had \
+                 its seat after {:.1} s",
+                self.replaced_after.as_secs_f64(),
             ),
             format!(
-                "clients of the other workers that changed worker: {}; its own are all back in \
-                 seat {seat}",
-                self.bystanders_changed
+                "clients of other workers that changed worker: {}; its own that did not come \
+                 back: {}",
+                self.bystanders_changed, self.not_back
             ),
         ]
     }
@@ -194,10 +204,7 @@ impl Scaled {
                 percent(1.0, self.to.into()),
                 self.to,
             ),
-            format!(
-                "clients that moved from one old worker to another: {}",
-                self.moved_between_old
-            ),
+            format!("clients that moved between old workers: {}", self.moved_between_old),
         ]
     }
 
@@ -311,6 +318,7 @@ mod tests {
             seat: Seat(1),
             clients_of_seat: 2000,
             silent: 0,
+            first_steered_after: Some(Duration::from_micros(900)),
             steered_after: Duration::from_millis(1),
             replaced_after: Duration::from_millis(800),
             exposed: 4,

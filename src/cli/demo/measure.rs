@@ -121,6 +121,20 @@ impl Window {
         answered.chain(failed).filter(open).count()
     }
 
+    /// When the first connection of the seat's clients began, after the kill, that another worker
+    /// answered: by then the rules had changed.
+    pub(super) fn first_steered(
+        &self,
+        plan: &Plan,
+        seat: Seat,
+        killed: Instant,
+    ) -> Option<Instant> {
+        let steered = self.since(killed).filter(|answer| {
+            seat_of(plan, answer.client) == Some(seat) && answer.by.seat != seat.0
+        });
+        steered.map(began_answer).min()
+    }
+
     /// Connections of the seat's clients, begun while it was vacant, that others answered, and how
     /// many others.
     pub(super) fn served_by_others(
@@ -197,4 +211,131 @@ fn on_seat(plan: &Plan, answer: &Answered) -> bool {
 
 fn clients<'a>(answers: impl Iterator<Item = &'a Answered>) -> usize {
     answers.map(|answer| answer.client).collect::<BTreeSet<_>>().len()
+}
+
+#[cfg(test)]
+mod tests {
+    use ipcluster::lab::{FailureKind, Identity, Network};
+    use ipcluster::plan::{Listener, Listeners, Occupant, Partition, Port, Weights};
+
+    use super::*;
+
+    /// Four clients behind two workers: even addresses at seat 0, odd ones at seat 1.
+    fn plan(generation: u64) -> Plan {
+        let listener = Listener::tcp("0.0.0.0".parse().unwrap(), Port::new(80).unwrap()).unwrap();
+        let mut plan = Plan::new(
+            "demo".parse().unwrap(),
+            Listeners::new(vec![listener]).unwrap(),
+            Partition::mask(2).unwrap(),
+            &Weights::equal(2).unwrap(),
+            None,
+        )
+        .unwrap();
+        for seat in [Seat(0), Seat(1)] {
+            let ports = [Port::new(20000 + seat.0).unwrap()].into();
+            plan.occupy(seat, Occupant { generation: Generation(generation), ports }).unwrap();
+        }
+        plan
+    }
+
+    struct World(Instant, Window);
+
+    impl World {
+        fn new() -> Self {
+            Self(Instant::now(), Window { answers: vec![], failures: vec![], failed: 0 })
+        }
+
+        fn at(&self, millis: u64) -> Instant {
+            self.0 + Duration::from_millis(millis)
+        }
+
+        /// A connection of 10.8.0.`client`, from one millisecond to another.
+        fn answer(mut self, client: u8, (from, to): (u64, u64), by: (u32, u16, u64)) -> Self {
+            let (pid, seat, generation) = by;
+            self.1.answers.push(Answered {
+                client: address(client),
+                target: Network::server_v4(80),
+                by: Identity { pid, seat, generation },
+                latency: Duration::from_millis(to - from),
+                at: self.at(to),
+            });
+            self
+        }
+
+        fn failure(mut self, client: u8, (from, to): (u64, u64)) -> Self {
+            self.1.failures.push(Failure {
+                source: (address(client), 5000).into(),
+                target: Network::server_v4(80),
+                kind: FailureKind::Refused,
+                after: Duration::from_millis(to - from),
+                at: self.at(to),
+            });
+            self.1.failed += 1;
+            self
+        }
+    }
+
+    fn address(client: u8) -> IpAddr {
+        IpAddr::from([10, 8, 0, client])
+    }
+
+    #[test]
+    fn a_seat_or_a_generation_that_was_not_predicted_is_seen() {
+        let World(_, window) = World::new()
+            .answer(0, (0, 1), (100, 0, 1))
+            .answer(1, (0, 1), (101, 1, 1))
+            .answer(2, (0, 1), (101, 1, 1))
+            .answer(3, (0, 1), (103, 1, 2));
+        assert_eq!(window.mispredicted(&plan(1)), 2);
+        assert_eq!(window.off_seat(&plan(1)), 1);
+        assert_eq!(window.moved_between_old(&plan(1), 2), 1);
+        assert_eq!(window.moved_between_old(&plan(1), 1), 0);
+        assert_eq!(window.shares(2), [0.25, 0.75]);
+        assert_eq!(window.shares(3)[0], 0.0);
+    }
+
+    #[test]
+    fn a_client_is_silent_unless_a_connection_begun_in_time_was_answered() {
+        let world = World::new().answer(0, (0, 9), (100, 0, 1)).answer(1, (5, 6), (101, 1, 1));
+        let clients = [address(0), address(1), address(2)];
+        assert_eq!(world.1.silent(&clients, world.at(0)), 1);
+        assert_eq!(world.1.silent(&clients, world.at(1)), 2);
+    }
+
+    #[test]
+    fn only_a_connection_begun_after_a_swap_can_be_stale() {
+        let world = World::new().answer(0, (9, 20), (100, 0, 1)).answer(0, (10, 20), (100, 0, 1));
+        let in_force = [(world.at(10), Generation(2)), (world.at(15), Generation(3))];
+        assert_eq!(world.1.stale(&in_force), 1);
+        assert_eq!(world.1.idle(&in_force), 2);
+    }
+
+    #[test]
+    fn a_kill_is_seen_by_those_in_flight_by_strangers_and_by_those_who_do_not_come_back() {
+        let world = World::new()
+            .answer(0, (0, 5), (100, 0, 1)) // of the other seat, before the kill
+            .answer(1, (8, 9), (101, 1, 1)) // over before the kill
+            .failure(1, (8, 11)) // in flight
+            .failure(3, (12, 13)) // begun before the rules changed
+            .failure(0, (12, 13)) // of the other seat
+            .failure(1, (16, 17)) // begun afterwards
+            .answer(1, (15, 18), (100, 0, 1)) // served by the other
+            .answer(2, (15, 18), (999, 0, 1)) // a bystander with another process
+            .answer(1, (30, 31), (201, 1, 1)) // back
+            .answer(3, (30, 31), (100, 0, 1)); // not back
+        let (killed, steered, replaced) = (world.at(10), world.at(14), world.at(25));
+        let (window, plan) = (&world.1, plan(1));
+        let hit = |client| seat_of(&plan, client) == Some(Seat(1));
+        let excused = |failure: &Failure| hit(failure.source.ip()) && began(failure) < steered;
+        assert_eq!(window.exposed(killed, steered, hit), 2);
+        assert_eq!(window.count_failures(excused), 2);
+        let losses = window.losses(excused);
+        assert_eq!(losses.count, 2);
+        assert!(losses.first.unwrap().starts_with("10.8.0.0:5000"));
+        assert_eq!(window.first_steered(&plan, Seat(1), killed), Some(world.at(15)));
+        assert_eq!(window.served_by_others(&plan, Seat(1), steered, replaced), (1, 1));
+        let workers = BTreeMap::from([(Seat(0), 100), (Seat(1), 101)]);
+        assert_eq!(window.bystanders_changed(&plan, Seat(1), killed, &workers), 1);
+        assert_eq!(window.not_back(&plan, Seat(1), replaced, 101), 1);
+    }
 }

@@ -71,7 +71,7 @@ impl Stage {
         // that of a small machine would be full. Older kernels let no namespace choose; they have
         // larger tables.
         let key = "net.netfilter.nf_conntrack_tcp_timeout_time_wait";
-        let _ = stage.network.server().set_sysctl(key, "5");
+        let _ = stage.network.server().set_sysctl(key, "3");
         Ok(stage)
     }
 
