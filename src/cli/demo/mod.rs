@@ -24,14 +24,14 @@ use table::Table;
 
 const WORKERS: u16 = 4;
 const RELOADS: usize = 10;
-const CLIENTS_V4: u16 = 4000;
-const CLIENTS_V6: u16 = 2000;
+const CLIENTS_V4: u16 = 3500;
+const CLIENTS_V6: u16 = 1500;
 
-/// Connections a second: a third of what a core can do, so that a busy machine keeps up.
-const RATE: f64 = 3000.0;
+/// Connections a second: a quarter of what one core can do, so that a busy machine keeps up.
+const RATE: f64 = 2500.0;
 
 /// Connections from one reload to the next.
-const BETWEEN_RELOADS: u64 = 500;
+const BETWEEN_RELOADS: u64 = 300;
 
 /// The seat whose worker is killed.
 const VICTIM: Seat = Seat(1);
