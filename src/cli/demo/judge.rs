@@ -58,8 +58,9 @@ impl Steady {
         fault(&mut faults, self.changed_worker, "clients changed worker with nothing happening");
         fault(&mut faults, self.mispredicted, "clients were answered by a worker not predicted");
         for share in [self.least_share, self.most_share] {
-            // Not a number is uneven, too.
-            if !((share / self.fair_share - 1.0).abs() <= UNEVEN) {
+            // Not a number is not even.
+            let is_even = (share / self.fair_share - 1.0).abs() <= UNEVEN;
+            if !is_even {
                 faults.push(format!(
                     "a worker has {:.1} % of the connections, where {:.1} % are fair",
                     share * 100.0,
