@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::sync::{Arc, mpsc};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -68,13 +69,17 @@ impl Spawner {
         outcomes: UnboundedSender<Outcome>,
     ) -> Result<Self, std::io::Error> {
         let (messages, inbox) = mpsc::channel();
-        let mut work = Work { template, pool, held: BTreeMap::new() };
+        let mut work = Work {
+            template,
+            pool,
+            held: BTreeMap::new(),
+            released: BTreeSet::new(),
+            remembered: None,
+        };
         thread::Builder::new().name("spawner".to_owned()).spawn(move || {
             for message in inbox {
                 match message {
-                    Message::Release(worker) => {
-                        work.held.remove(&worker);
-                    }
+                    Message::Release(worker) => work.release(worker),
                     Message::Start(order) => {
                         let result = work.start(order);
                         let outcome = Outcome { worker: order.worker, result };
@@ -109,9 +114,22 @@ struct Work {
     pool: PortPool,
     /// The ports of every worker that was started and not released.
     held: BTreeMap<WorkerId, Arc<[Port]>>,
+    /// The ports that were released since conntrack was read.
+    released: BTreeSet<u16>,
+    /// The ports that conntrack pointed at when it was read, and when that was.
+    remembered: Option<(Instant, BTreeSet<u16>)>,
 }
 
+/// How long what conntrack said is not asked for again. A port that it points at now was pointed at
+/// then, or has had a worker of ours since; so an old answer can only keep a port too long.
+const CONNTRACK_AGE: Duration = Duration::from_secs(10);
+
 impl Work {
+    fn release(&mut self, worker: WorkerId) {
+        let ports = self.held.remove(&worker);
+        self.released.extend(ports.iter().flat_map(|ports| ports.iter()).map(|it| it.number()));
+    }
+
     fn start(&mut self, order: Order) -> Result<Started, ProcessError> {
         let taken = self.taken_ports()?;
         let numbers = self.pool.allocate(self.template.public_ports.len(), &taken)?;
@@ -132,16 +150,31 @@ impl Work {
     /// Ports that a worker of ours has, that anything listens on, or that some connection of an
     /// earlier worker may still come to: conntrack remembers where it sent a client, and would send
     /// its next packets to whoever has the port then.
-    fn taken_ports(&self) -> Result<BTreeSet<u16>, ProcessError> {
+    fn taken_ports(&mut self) -> Result<BTreeSet<u16>, ProcessError> {
         let range = self.pool.range();
         let mut taken: BTreeSet<u16> =
             self.held.values().flat_map(|ports| ports.iter()).map(|port| port.number()).collect();
-        taken.extend(ListenTable::read(&mut Sockets::open()?, range.clone())?.ports());
+        taken.extend(ListenTable::read(&mut Sockets::open()?, range)?.ports());
+        self.refresh_remembered();
+        taken.extend(&self.released);
+        taken.extend(self.remembered.iter().flat_map(|(_, ports)| ports));
+        Ok(taken)
+    }
+
+    /// Reads conntrack, unless that was done a moment ago: the kernel walks all of its table, which
+    /// takes tens of milliseconds, and a reload starts many workers.
+    fn refresh_remembered(&mut self) {
+        if self.remembered.as_ref().is_some_and(|(read, _)| read.elapsed() < CONNTRACK_AGE) {
+            return;
+        }
+        let range = self.pool.range();
         match Conntrack::open().and_then(|mut conntrack| conntrack.ports_in_use(range)) {
-            Ok(remembered) => taken.extend(remembered),
+            Ok(ports) => {
+                self.remembered = Some((Instant::now(), ports));
+                self.released.clear();
+            }
             Err(error) => tracing::warn!(%error, "cannot see which ports conntrack remembers"),
         }
-        Ok(taken)
     }
 
     fn environment(&self, order: Order, ports: &[Port]) -> BTreeMap<OsString, OsString> {
