@@ -1,0 +1,275 @@
+//! What the kernel holds is the plan: as we read it back, as nft lists it, and as rustables does.
+
+mod plans;
+
+use std::collections::BTreeSet;
+use std::process::{Command, ExitCode};
+
+use ipcluster::lab::Namespace;
+use ipcluster::plan::{Generation, Partition, Plan, Seat, Weights};
+use ipcluster::ruleset::lower;
+use netns_tests::{Case, Lab, Need, Witness, ipcluster, run};
+use plans::{firewall, full, occupy, vacant};
+use serde_json::Value;
+
+const ONE: &[&str] = &["10.9.0.1:80"];
+const MIXED: &[&str] =
+    &["10.9.0.1:443", "10.9.0.1:80", "[fd09::1]:80", "0.0.0.0:8080", "[::]:8080", "[::]:443"];
+const WILDCARDS: &[&str] = &["0.0.0.0:80", "[::]:80"];
+
+fn main() -> ExitCode {
+    let nft = |name, body| Case::new(name, body).needs(Need::Nft);
+    run([
+        nft("hash_of_one_listener", |lab| all_states(lab, ONE, hash(), 4)),
+        nft("hash_of_mixed_listeners", |lab| all_states(lab, MIXED, hash(), 5)),
+        nft("hash_of_wildcards", |lab| all_states(lab, WILDCARDS, hash(), 3)),
+        nft("mask_of_one_listener", |lab| all_states(lab, ONE, mask(4), 4)),
+        nft("mask_of_mixed_listeners", |lab| all_states(lab, MIXED, mask(8), 8)),
+        nft("mask_of_wildcards", |lab| all_states(lab, WILDCARDS, mask(4), 4)),
+        nft("one_worker", one_worker),
+        nft("many_workers_on_many_slots", many_workers),
+        nft("a_changed_table_is_seen_as_another", a_changed_table_is_another),
+        nft("the_plan_that_is_printed_loads", the_printed_plan_loads).needs(Need::Ipcluster),
+        #[cfg(feature = "rustables")]
+        nft("rustables_sees_the_same", rustables_sees_the_same),
+    ])
+}
+
+fn hash() -> Partition {
+    Partition::hash(Partition::DEFAULT_SLOTS).unwrap()
+}
+
+fn mask(slots: u32) -> Partition {
+    Partition::mask(slots).unwrap()
+}
+
+/// What becomes of a cluster of `seats` (three at least), from its first worker on.
+fn life(listeners: &[&str], partition: Partition, seats: u16) -> Vec<(&'static str, Plan)> {
+    let mut states = vec![];
+    let mut plan = vacant(listeners, partition, seats.into());
+    let mut add = |what, plan: &Plan| states.push((what, plan.clone()));
+    add("before the first worker", &plan);
+    occupy(&mut plan, 0, 20000, 1);
+    add("the first worker only", &plan);
+    for seat in 1..seats {
+        occupy(&mut plan, seat, 20000, 1);
+    }
+    add("whole", &plan);
+    plan.vacate(Seat(1)).unwrap();
+    add("one worker dead", &plan);
+    plan.vacate(Seat(0)).unwrap();
+    add("two workers dead", &plan);
+    for seat in 2..seats {
+        plan.vacate(Seat(seat)).unwrap();
+    }
+    add("all workers dead", &plan);
+    for seat in 0..seats {
+        occupy(&mut plan, seat, 21000, 1);
+    }
+    add("all replaced", &plan);
+    occupy(&mut plan, 2, 22000, 1);
+    add("one replaced", &plan);
+    for seat in 0..seats {
+        occupy(&mut plan, seat, 23000, 2);
+    }
+    plan.set_generation(Generation(2));
+    add("reloaded", &plan);
+    let more = match partition {
+        Partition::Mask { .. } => 2 * seats,
+        Partition::Hash { .. } => seats + 3,
+    };
+    let mut scaled = plan.rescaled(&Weights::equal(more.into()).unwrap()).unwrap();
+    for seat in seats..more {
+        occupy(&mut scaled, seat, 23000, 2);
+    }
+    add("scaled up", &scaled);
+    let mut plan = scaled.rescaled(&Weights::equal(seats.into()).unwrap()).unwrap();
+    add("scaled down", &plan);
+    plan.set_admitting(false);
+    add("closed", &plan);
+    plan.vacate(Seat(0)).unwrap();
+    add("closed, and one worker dead", &plan);
+    plan.set_admitting(true);
+    add("open again", &plan);
+    states
+}
+
+fn all_states(lab: &Lab, listeners: &[&str], partition: Partition, seats: u16) {
+    let states = life(listeners, partition, seats);
+    let mut firewall = firewall(lab.server(), &states[0].1);
+    assert_eq!(firewall.read(None).unwrap(), None);
+    for (what, plan) in &states {
+        firewall.apply(plan).unwrap_or_else(|error| panic!("{what}: {error}"));
+        firewall.verify().unwrap_or_else(|error| panic!("{what}: {error}"));
+        check(lab, what, plan);
+    }
+    assert!(firewall.remove().unwrap());
+    assert_eq!(lab.witness().ruleset(), "");
+    assert!(!firewall.remove().unwrap(), "there is none left");
+}
+
+/// That the server's namespace holds this plan and nothing else, whoever looks.
+fn check(lab: &Lab, what: &str, plan: &Plan) {
+    let read = firewall(lab.server(), plan).read(Some(plan.listeners())).unwrap();
+    assert_eq!(read.as_ref(), Some(plan), "{what}");
+
+    let listing = list(lab.witness());
+    let other = Namespace::new().unwrap();
+    Witness::new(&other).load(&listing);
+    assert_eq!(list(Witness::new(&other)), listing, "{what}: listed, loaded and listed again");
+
+    let text = lower(plan).to_string();
+    let by_nft = Namespace::new().unwrap();
+    assert_eq!(Witness::new(&by_nft).check(&text), Ok(()), "{what}:\n{text}");
+    Witness::new(&by_nft).load(&text);
+    assert_eq!(objects(&by_nft), objects(lab.server()), "{what}: by nft, and by us");
+    let read = firewall(&by_nft, plan).read_ruleset().unwrap();
+    assert_eq!(read, Some(lower(plan)), "{what}: nft loaded our text, and we read that");
+}
+
+/// The listing, without counters.
+fn list(witness: Witness<'_>) -> String {
+    witness.nft(&["--stateless", "list", "ruleset"], "")
+}
+
+/// The objects of a namespace as nft sees them, in an order that does not depend on how they were
+/// made: elements by key. Rules keep their order within a chain.
+fn objects(namespace: &Namespace) -> BTreeSet<String> {
+    let text = Witness::new(namespace).nft(&["--json", "--stateless", "list", "ruleset"], "");
+    let listing: Value = serde_json::from_str(&text).unwrap();
+    let mut rules = 0;
+    let objects = listing["nftables"].as_array().expect("a list of objects");
+    let objects = objects.iter().filter(|object| object.get("metainfo").is_none());
+    objects
+        .map(|object| {
+            let mut object = object.clone();
+            for kind in ["table", "chain", "set", "map", "rule"] {
+                let Some(fields) = object.get_mut(kind).and_then(Value::as_object_mut) else {
+                    continue;
+                };
+                fields.remove("handle");
+                if let Some(elements) = fields.get_mut("elem").and_then(Value::as_array_mut) {
+                    elements.sort_by_key(Value::to_string);
+                }
+                if kind == "rule" {
+                    // Chains may be listed in another order; their rules may not.
+                    rules += 1;
+                }
+            }
+            object.to_string()
+        })
+        .collect()
+}
+
+fn one_worker(lab: &Lab) {
+    for partition in [hash(), mask(1), Partition::hash(1).unwrap()] {
+        let mut plan = vacant(MIXED, partition, 1);
+        let mut firewall = firewall(lab.server(), &plan);
+        firewall.apply(&plan).unwrap();
+        check(lab, "one seat, vacant", &plan);
+        occupy(&mut plan, 0, 20000, 1);
+        firewall.apply(&plan).unwrap();
+        check(lab, "one seat", &plan);
+        firewall.remove().unwrap();
+    }
+}
+
+fn many_workers(lab: &Lab) {
+    let mut plan = full(MIXED, Partition::hash(16_384).unwrap(), 128);
+    let mut firewall = firewall(lab.server(), &plan);
+    firewall.apply(&plan).unwrap();
+    check(lab, "128 seats on 16,384 slots", &plan);
+    let applied = {
+        plan.vacate(Seat(77)).unwrap();
+        firewall.apply(&plan).unwrap()
+    };
+    assert!(applied.bytes < 32_768, "a death does not send the map of slots: {applied:?}");
+    check(lab, "one of 128 dead", &plan);
+}
+
+/// The comparison of [`check`] is one: it tells rulesets apart that differ in one place.
+fn a_changed_table_is_another(lab: &Lab) {
+    let plan = full(MIXED, hash(), 4);
+    firewall(lab.server(), &plan).apply(&plan).unwrap();
+    let ours = objects(lab.server());
+    let text = lower(&plan).to_string();
+    for (from, to) in [
+        ("seed 0x1bc15735", "seed 0x1bc15736"),
+        ("0 : goto seat_", "0 : goto seat_1 comment \"x\", 2000 : goto seat_"),
+        ("80 : 20001", "80 : 20002"),
+        ("generation 1", "generation 2"),
+        ("10.9.0.1 . tcp . 443", "10.9.0.2 . tcp . 443"),
+        ("fib daddr type local", "fib daddr type unicast"),
+        ("meta l4proto tcp counter", "meta l4proto udp counter"),
+        ("priority dstnat", "priority -99"),
+    ] {
+        assert!(text.contains(from), "{from} is in\n{text}");
+        let changed = text.replacen(from, to, 1);
+        let namespace = Namespace::new().unwrap();
+        // A key beyond the size of the map has to be refused in place of being loaded.
+        if Witness::new(&namespace).check(&changed).is_err() {
+            continue;
+        }
+        Witness::new(&namespace).load(&changed);
+        assert_ne!(objects(&namespace), ours, "{from} -> {to}");
+        let read = firewall(&namespace, &plan).read(Some(plan.listeners()));
+        assert!(!matches!(&read, Ok(Some(read)) if *read == plan), "{from} -> {to}: {read:?}");
+    }
+}
+
+fn the_printed_plan_loads(lab: &Lab) {
+    for options in [
+        &["--listen", "10.9.0.1:80", "--workers", "4"][..],
+        &["--listen", "10.9.0.1:80", "--listen", "[fd09::1]:443", "--workers", "7"],
+        &["--listen", "[::]:80", "--workers", "8", "--partition", "mask"],
+    ] {
+        let mut command = Command::new(ipcluster());
+        command.args(["plan", "--name", "t"]).args(options).args(["--", "/bin/true"]);
+        let output = lab.server().run_in(|| command.output()).unwrap().unwrap();
+        let (text, errors) = (
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        );
+        assert!(output.status.success(), "{options:?}: {errors}");
+        assert!(text.starts_with("table inet ipcluster_t {"), "{options:?}:\n{text}");
+        assert_eq!(lab.witness().check(&text), Ok(()), "{options:?}:\n{text}");
+        assert_eq!(lab.witness().ruleset(), "", "it only prints");
+        let namespace = Namespace::new().unwrap();
+        Witness::new(&namespace).load(&text);
+        let name = "t".parse().unwrap();
+        let read = namespace.run_in(|| ipcluster::nft::Firewall::open(&name)).unwrap();
+        let read = read.unwrap().read(None).unwrap().expect("a table of ours");
+        assert_eq!(lower(&read).to_string(), text, "{options:?}");
+    }
+}
+
+#[cfg(feature = "rustables")]
+fn rustables_sees_the_same(lab: &Lab) {
+    for partition in [hash(), mask(8)] {
+        for (what, plan) in life(MIXED, partition, 8) {
+            let mut firewall = firewall(lab.server(), &plan);
+            firewall.apply(&plan).unwrap();
+            let ruleset = lower(&plan);
+            let tables = lab.witness().tables();
+            let [table] = tables.as_slice() else { panic!("{what}: {tables:?}") };
+            assert_eq!(table.name, ruleset.table.as_str(), "{what}");
+            assert_eq!(table.flags, 0, "{what}");
+            let names: BTreeSet<_> = table.chains.iter().map(|chain| chain.name.clone()).collect();
+            let expected: BTreeSet<_> =
+                ruleset.chains.iter().map(|chain| chain.name.to_string()).collect();
+            assert_eq!(names, expected, "{what}");
+            assert_eq!(table.chains.len(), expected.len(), "{what}: none twice");
+            for chain in &ruleset.chains {
+                let name = chain.name.to_string();
+                let seen = table.chains.iter().find(|seen| seen.name == name).unwrap();
+                assert_eq!(seen.is_base, name == "prerouting", "{what}: {name}");
+                match &seen.rules {
+                    Ok(rules) => assert_eq!(rules.len(), chain.rules.len(), "{what}: {name}"),
+                    // The lookups of concatenated keys, which it cannot read.
+                    Err(error) => assert_eq!(name, "prerouting", "{what}: {error}"),
+                }
+            }
+            firewall.remove().unwrap();
+        }
+    }
+}
