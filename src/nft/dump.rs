@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use netlink_packet_core::ParseableParametrized;
 use netlink_packet_netfilter::nftables::{
     ChainAttribute, GenAttribute, NfTablesMessage, RuleAttribute, RuleMessage, SetAttribute,
-    TableAttribute,
+    TableAttribute, TableFlags,
 };
 use nix::errno::Errno;
 
@@ -14,7 +14,7 @@ use super::batch::{INET_HEADER, kind};
 use super::element::{self, Element};
 use super::error::NotUnderstood;
 use super::expression::Expression;
-use super::{rule, userdata};
+use super::{message, rule, sound, userdata};
 use crate::netlink::{Error, Socket};
 use crate::plan::Port;
 use crate::ruleset::{Chain, ChainName, Rule, Ruleset, Set, SetName, TableName};
@@ -98,15 +98,27 @@ fn is_ours(attributes: &[TableAttribute]) -> bool {
     })
 }
 
+/// Such as `dormant`: then the kernel keeps the table and does nothing by it.
+fn has_flags(attributes: &[TableAttribute]) -> bool {
+    attributes.iter().any(|attribute| match attribute {
+        TableAttribute::Flags(flags) => *flags != TableFlags::empty(),
+        _ => false,
+    })
+}
+
 fn read_once(socket: &mut Socket, table: &TableName) -> Result<Found, Error> {
     let in_table = body(&[(TABLE, table.as_str())]);
     let header = socket.ask(kind(GET_TABLE), &in_table, |kind, body| match parse(kind, body)? {
-        NfTablesMessage::NewTable(message) => Ok(is_ours(&message.attributes)),
+        NfTablesMessage::NewTable(message) => Ok(message.attributes),
         _ => Err(Error::Malformed { what: "table" }),
     });
     match header {
-        Ok(true) => {}
-        Ok(false) => return Ok(Found::Foreign),
+        Ok(attributes) if !is_ours(&attributes) => return Ok(Found::Foreign),
+        Ok(attributes) if has_flags(&attributes) => {
+            let object = "a flag of the table".to_owned();
+            return Ok(Found::Unknown(NotUnderstood::Object { object }));
+        }
+        Ok(_) => {}
         Err(error) if error.errno() == Some(Errno::ENOENT) => return Ok(Found::Nothing),
         Err(error) => return Err(error),
     }
@@ -123,24 +135,33 @@ fn read_once(socket: &mut Socket, table: &TableName) -> Result<Found, Error> {
 
 /// What the kernel lists, before it is known to be ours.
 struct Raw {
-    chains: Vec<String>,
+    chains: Vec<RawChain>,
     sets: BTreeMap<String, Option<Vec<Element>>>,
     rules: Vec<RuleMessage>,
 }
 
-fn read_chains(socket: &mut Socket, table: &TableName) -> Result<Vec<String>, Error> {
+struct RawChain {
+    name: String,
+    /// What makes it a base chain, in an order of the kernel's own.
+    hook: Vec<ChainAttribute>,
+}
+
+fn read_chains(socket: &mut Socket, table: &TableName) -> Result<Vec<RawChain>, Error> {
     socket.dump(kind(GET_CHAIN), 0, &body(&[(TABLE, table.as_str())]), |kind, body| {
         let NfTablesMessage::NewChain(message) = parse(kind, body)? else { return Ok(None) };
-        let (mut name, mut is_here) = (None, false);
+        let (mut name, mut hook, mut is_here) = (None, vec![], false);
         for attribute in message.attributes {
             match attribute {
                 ChainAttribute::Name(value) => name = Some(value),
                 // Kernels before 6.3 give the chains of all tables.
                 ChainAttribute::Table(value) => is_here = value == table.as_str(),
+                ChainAttribute::Type(_) | ChainAttribute::Policy(_) | ChainAttribute::Hook(_) => {
+                    hook.push(attribute);
+                }
                 _ => {}
             }
         }
-        Ok(name.filter(|_| is_here))
+        Ok(name.filter(|_| is_here).map(|name| RawChain { name, hook }))
     })
 }
 
@@ -181,8 +202,8 @@ impl Raw {
     /// The ruleset; else the name of the first object that is not as we write it.
     fn understand(&self, table: &TableName) -> Result<Ruleset, String> {
         let mut chains = BTreeMap::new();
-        for name in &self.chains {
-            let name = ChainName::parse(name).ok_or_else(|| format!("chain {name}"))?;
+        for chain in &self.chains {
+            let name = chain.understand().ok_or_else(|| format!("chain {}", chain.name))?;
             chains.insert(name, vec![]);
         }
         for message in &self.rules {
@@ -233,6 +254,16 @@ impl Raw {
     }
 }
 
+impl RawChain {
+    fn understand(&self) -> Option<ChainName> {
+        let name = ChainName::parse(&self.name)?;
+        let expected = message::hook(name);
+        let is_same = self.hook.len() == expected.len()
+            && expected.iter().all(|attribute| self.hook.contains(attribute));
+        is_same.then_some(name)
+    }
+}
+
 fn chain_of(message: &RuleMessage) -> Option<&str> {
     message.attributes.iter().find_map(|attribute| match attribute {
         RuleAttribute::Chain(name) => Some(name.as_str()),
@@ -249,13 +280,13 @@ fn body(names: &[(u16, &str)]) -> Vec<u8> {
     body
 }
 
-fn parse(kind: u16, body: &[u8]) -> Result<NfTablesMessage, Error> {
+pub(super) fn parse(kind: u16, body: &[u8]) -> Result<NfTablesMessage, Error> {
     let malformed = Error::Malformed { what: "nf_tables message" };
     let [_, message] = kind.to_be_bytes();
     match body.get(INET_HEADER.len()..) {
-        Some(attributes) => {
+        Some(attributes) if sound::is_sound(message, attributes) => {
             NfTablesMessage::parse_with_param(attributes, message).map_err(|_| malformed)
         }
-        None => Err(malformed),
+        _ => Err(malformed),
     }
 }

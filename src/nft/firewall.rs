@@ -5,7 +5,8 @@ use nix::errno::Errno;
 use super::batch::Batch;
 use super::dump::{self, Found};
 use super::error::{Fault, NftError};
-use crate::netlink::{Acknowledgement, ERROR, Error, Messages, NlFamily, Socket};
+use super::replies::{Outcome, Replies};
+use crate::netlink::{Error, NlFamily, Socket};
 use crate::plan::{ClusterName, Listeners, Plan};
 use crate::ruleset::{Ruleset, TableName, Transaction, lower, raise};
 
@@ -28,14 +29,6 @@ pub struct Applied {
     pub bytes: usize,
 }
 
-/// What the kernel answered to a batch.
-enum Outcome {
-    Committed,
-    Refused(Vec<Fault>),
-    /// Replies were lost.
-    Unknown,
-}
-
 impl Firewall {
     /// Opens a netlink socket for the table of a cluster. Reads and changes nothing.
     ///
@@ -55,10 +48,10 @@ impl Firewall {
     /// [`NftError::Privilege`]; [`NftError::ForeignTable`]; [`NftError::NotUnderstood`];
     /// [`NftError::Netlink`].
     pub fn read(&mut self, expected: Option<&Listeners>) -> Result<Option<Plan>, NftError> {
-        let Some(ruleset) = self.read_ruleset()? else {
-            self.in_force = None;
-            return Ok(None);
-        };
+        // If it cannot be read or understood, nothing is known of it: the next plan is then put in
+        // force whole.
+        self.in_force = None;
+        let Some(ruleset) = self.read_ruleset()? else { return Ok(None) };
         let plan =
             raise(&ruleset, expected).map_err(|reason| self.not_understood(reason.into()))?;
         self.in_force = Some(plan.clone());
@@ -167,6 +160,21 @@ impl Firewall {
         }
     }
 
+    /// Carries out a transaction as it is, for tests of what the kernel says to it. What is in force
+    /// counts as unknown then.
+    ///
+    /// # Errors
+    /// Those of [`Self::apply`].
+    #[doc(hidden)]
+    pub fn carry_out_as_it_is(&mut self, transaction: &Transaction) -> Result<(), NftError> {
+        self.in_force = None;
+        match self.send(&mut Batch::encode(transaction, None), transaction)? {
+            Outcome::Committed => Ok(()),
+            Outcome::Refused(faults) => Err(self.refused(faults)),
+            Outcome::Unknown => Err(netlink_error(&self.table, "change it", Error::RepliesLost)),
+        }
+    }
+
     fn make_anew(&mut self, plan: &Plan) -> Result<Applied, NftError> {
         let transaction = match self.read_ruleset() {
             Ok(None) => Transaction::create(plan),
@@ -233,38 +241,16 @@ impl Firewall {
     }
 }
 
-/// Reads the replies to a batch: an error of any member, even behind an acknowledgement, means that
-/// nothing was applied; else the acknowledgement of the end means that all was.
 fn collect(
     socket: &mut Socket,
     batch: &Batch,
     transaction: &Transaction,
 ) -> Result<Outcome, Error> {
-    let mut faults = vec![];
-    let mut ended = false;
+    let mut replies = Replies::to(batch, transaction);
     while let Some(datagram) = socket.receive()? {
-        for message in Messages::new(datagram) {
-            let message = message?;
-            let Some(place) = batch.message_at(message.sequence) else { continue };
-            if message.kind != ERROR {
-                continue;
-            }
-            let Acknowledgement { error, offset, text, .. } = Acknowledgement::parse(&message)?;
-            match error {
-                Some(errno) => {
-                    let operation = batch.operation_of(place);
-                    let operation = operation.and_then(|at| transaction.operations.get(at));
-                    faults.push(Fault { operation: operation.cloned(), errno, offset, text });
-                }
-                None => ended |= place == batch.end(),
-            }
-        }
+        replies.read(datagram)?;
     }
-    Ok(match (faults.is_empty(), ended) {
-        (false, _) => Outcome::Refused(faults),
-        (true, true) => Outcome::Committed,
-        (true, false) => Outcome::Unknown,
-    })
+    Ok(replies.outcome())
 }
 
 fn netlink_error(table: &TableName, intent: &'static str, source: Error) -> NftError {

@@ -50,15 +50,23 @@ fn chain(table: &TableName, name: ChainName) -> Vec<ChainAttribute> {
 
 pub(super) fn add_chain(table: &TableName, name: ChainName) -> NfTablesMessage {
     let mut attributes = chain(table, name);
-    if name == ChainName::Prerouting {
-        attributes.push(ChainAttribute::Type("nat".to_owned()));
-        attributes.push(ChainAttribute::Policy(POLICY_ACCEPT));
-        attributes.push(ChainAttribute::Hook(vec![
+    attributes.extend(hook(name));
+    NfTablesMessage::NewChain(ChainMessage { attributes })
+}
+
+/// What makes a chain a base chain; nothing for one that is none.
+pub(super) fn hook(name: ChainName) -> Vec<ChainAttribute> {
+    if name != ChainName::Prerouting {
+        return vec![];
+    }
+    vec![
+        ChainAttribute::Type("nat".to_owned()),
+        ChainAttribute::Policy(POLICY_ACCEPT),
+        ChainAttribute::Hook(vec![
             Hook::Number(HookNumber::Inet(InetHookNumber::PreRouting)),
             Hook::Priority(PRIORITY_DSTNAT.cast_unsigned()),
-        ]));
-    }
-    NfTablesMessage::NewChain(ChainMessage { attributes })
+        ]),
+    ]
 }
 
 pub(super) fn delete_chain(table: &TableName, name: ChainName) -> NfTablesMessage {

@@ -25,7 +25,11 @@ mod error;
 mod expression;
 mod firewall;
 mod message;
+mod replies;
 mod rule;
+mod sound;
+#[cfg(test)]
+mod tests;
 mod userdata;
 
 pub use batch::Batch;

@@ -7,6 +7,8 @@
 mod lower;
 mod object;
 mod raise;
+#[cfg(test)]
+mod tests;
 mod text;
 mod transition;
 

@@ -1,0 +1,59 @@
+//! What the replies to a batch say of it.
+
+use super::batch::Batch;
+use super::error::Fault;
+use crate::netlink::{Acknowledgement, ERROR, Error, Messages};
+use crate::ruleset::Transaction;
+
+/// What the kernel answered to a batch.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Committed,
+    Refused(Vec<Fault>),
+    /// Replies were lost.
+    Unknown,
+}
+
+/// The replies to a batch: an error of any member, even behind an acknowledgement, means that
+/// nothing was applied; else the acknowledgement of the end means that all was.
+#[derive(Debug)]
+pub(super) struct Replies<'a> {
+    batch: &'a Batch,
+    transaction: &'a Transaction,
+    faults: Vec<Fault>,
+    ended: bool,
+}
+
+impl<'a> Replies<'a> {
+    pub(super) fn to(batch: &'a Batch, transaction: &'a Transaction) -> Self {
+        Self { batch, transaction, faults: vec![], ended: false }
+    }
+
+    pub(super) fn read(&mut self, datagram: &[u8]) -> Result<(), Error> {
+        for message in Messages::new(datagram) {
+            let message = message?;
+            let Some(place) = self.batch.message_at(message.sequence) else { continue };
+            if message.kind != ERROR {
+                continue;
+            }
+            let Acknowledgement { error, offset, text, .. } = Acknowledgement::parse(&message)?;
+            match error {
+                Some(errno) => {
+                    let operation = self.batch.operation_of(place);
+                    let operation = operation.and_then(|at| self.transaction.operations.get(at));
+                    self.faults.push(Fault { operation: operation.cloned(), errno, offset, text });
+                }
+                None => self.ended |= place == self.batch.end(),
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn outcome(self) -> Outcome {
+        match (self.faults.is_empty(), self.ended) {
+            (false, _) => Outcome::Refused(self.faults),
+            (true, true) => Outcome::Committed,
+            (true, false) => Outcome::Unknown,
+        }
+    }
+}

@@ -1,0 +1,99 @@
+use super::super::batch::Batch;
+use crate::netlink::Messages;
+use crate::plan::{Generation, Listeners, Occupant, Partition, Plan, Seat, Weights};
+use crate::ruleset::{Operation, Rule, Transaction};
+
+/// Kinds: `NFNL_MSG_BATCH_BEGIN`, `NFNL_MSG_BATCH_END`.
+const BEGIN: u16 = 16;
+const END: u16 = 17;
+/// `NLM_F_REQUEST`, `NLM_F_ACK`.
+const REQUEST: u16 = 1;
+const ACK: u16 = 4;
+
+fn plan(seats: u16, slots: u32) -> Plan {
+    let all = ["10.9.0.1:80", "[fd09::1]:443", "0.0.0.0:81"];
+    let listeners = Listeners::new(all.map(super::parsed).to_vec()).unwrap();
+    let weights = Weights::equal(seats.into()).unwrap();
+    let partition = Partition::hash(slots).unwrap();
+    let mut plan = Plan::new(super::parsed("web"), listeners, partition, &weights, None).unwrap();
+    let occupants = (0..seats).map(|seat| {
+        let ports = (0..3).map(|index| super::port(20000 + 3 * seat + index)).collect();
+        (Seat(seat), Occupant { generation: Generation(1), ports })
+    });
+    plan.occupy_all(occupants).unwrap();
+    plan
+}
+
+/// The kernel reads the datagram a message at a time: each has to begin where the one before it
+/// ended, and its number has to lead back to its operation.
+#[test]
+fn every_message_leads_back_to_its_operation() {
+    for (seats, slots) in [(1, 2), (4, 1024), (128, 65_536)] {
+        let transaction = Transaction::create(&plan(seats, slots));
+        let mut batch = Batch::encode(&transaction, None);
+        for first in [1, u32::MAX - 3] {
+            batch.number_from(first);
+            let messages: Vec<_> =
+                Messages::new(batch.datagram()).map(|message| message.unwrap()).collect();
+            assert_eq!(messages.len(), batch.messages());
+            let mut operations = vec![];
+            for (place, message) in messages.iter().enumerate() {
+                assert_eq!(batch.message_at(message.sequence), Some(place));
+                operations.extend(batch.operation_of(place));
+                let is_end = place == batch.end();
+                let kind = if place == 0 { Some(BEGIN) } else { is_end.then_some(END) };
+                assert_eq!(kind.is_none(), batch.operation_of(place).is_some());
+                assert_eq!(kind.unwrap_or(message.kind), message.kind);
+                assert_eq!(message.flags & ACK != 0, is_end, "the end alone is acknowledged");
+                assert_eq!(message.flags & REQUEST, REQUEST);
+            }
+            assert!(operations.is_sorted(), "in the order of the operations");
+            operations.dedup();
+            let all: Vec<usize> = (0..transaction.operations.len()).collect();
+            assert_eq!(operations, all, "none is left out");
+            assert_eq!(batch.message_at(first.wrapping_sub(1)), None);
+            let behind = u32::try_from(messages.len()).unwrap();
+            assert_eq!(batch.message_at(first.wrapping_add(behind)), None);
+        }
+    }
+}
+
+/// The number of a set in its transaction is how a rule finds a map that has no name yet.
+#[test]
+fn every_redirect_has_a_map_and_elements_of_its_own() {
+    let transaction = Transaction::create(&plan(4, 64));
+    let redirects = transaction.operations.iter();
+    let redirects = redirects
+        .filter(|operation| matches!(operation, Operation::AddRule(_, Rule::Redirect { .. })));
+    let batch = Batch::encode(&transaction, None);
+    let of = |index: usize| {
+        (0..batch.messages()).filter(|place| batch.operation_of(*place) == Some(index)).count()
+    };
+    let mut count = 0;
+    for redirect in redirects {
+        let index = transaction.operations.iter().position(|operation| operation == redirect);
+        assert_eq!(of(index.unwrap()), 3, "the map, its elements, the rule");
+        count += 1;
+    }
+    assert_eq!(count, 4);
+}
+
+#[test]
+fn the_begin_names_the_generation_id_that_it_depends_on() {
+    let transaction = Transaction::remove(Transaction::create(&plan(1, 2)).table);
+    let without = Batch::encode(&transaction, None);
+    let with = Batch::encode(&transaction, Some(0x0102_0304));
+    let begin = |batch: &Batch| {
+        let message = Messages::new(batch.datagram()).next().unwrap().unwrap();
+        message.body.to_vec()
+    };
+    // struct nfgenmsg: AF_UNSPEC, version 0, NFNL_SUBSYS_NFTABLES in network order.
+    assert_eq!(begin(&without), [0, 0, 0, 10]);
+    let [low, high] = 8u16.to_ne_bytes();
+    let [kind_low, kind_high] = 1u16.to_ne_bytes();
+    assert_eq!(
+        begin(&with),
+        [0, 0, 0, 10, low, high, kind_low, kind_high, 1, 2, 3, 4],
+        "NFNL_BATCH_GENID"
+    );
+}

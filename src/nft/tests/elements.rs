@@ -1,0 +1,217 @@
+use proptest::prelude::*;
+
+use super::super::element::{
+    self, Element, Target, Value, collect, collect_ports, emit, emit_ports,
+};
+use super::{captured, parsed, port};
+use crate::netlink::Attributes;
+use crate::plan::{Partition, Port, Protocol, Seat};
+use crate::ruleset::{Elements, Family, SetName};
+
+const TARGET: Target<'static> = Target { table: "ipcluster_web", set: "slots", id: 3 };
+
+const ALL_NAMES: [SetName; 8] = [
+    SetName::Listeners(Family::V4),
+    SetName::Listeners(Family::V6),
+    SetName::Wildcards(Family::V4),
+    SetName::Wildcards(Family::V6),
+    SetName::Slots,
+    SetName::MaskedSlots(Family::V4),
+    SetName::MaskedSlots(Family::V6),
+    SetName::Survivors,
+];
+
+/// The bodies of the messages that add these elements.
+fn bodies(write: impl FnOnce(&mut Vec<u8>, &mut dyn FnMut(&mut Vec<u8>))) -> Vec<Vec<u8>> {
+    let (mut buffer, mut starts) = (vec![], vec![]);
+    write(&mut buffer, &mut |buffer| starts.push(buffer.len()));
+    starts.push(buffer.len());
+    starts.windows(2).map(|ends| buffer[ends[0]..ends[1]].to_vec()).collect()
+}
+
+fn bodies_of(elements: &Elements) -> Vec<Vec<u8>> {
+    bodies(|buffer, message| emit(buffer, TARGET, elements, message))
+}
+
+fn read(bodies: &[Vec<u8>]) -> Vec<Element> {
+    bodies.iter().flat_map(|body| element::parse(body).expect("elements of ours")).collect()
+}
+
+fn any_elements() -> impl Strategy<Value = (SetName, Elements)> {
+    let seats = || prop::collection::vec((0..1024u16).prop_map(Seat), 1..3000);
+    let service = || (1..=u16::MAX).prop_map(|number| (Protocol::Tcp, port(number)));
+    let services = || prop::collection::btree_set(service(), 1..50);
+    let [v4, v6] = Family::ALL;
+    prop_oneof![
+        seats().prop_map(|seats| (SetName::Slots, Elements::Seats(seats))),
+        seats().prop_map(|seats| (SetName::Survivors, Elements::Seats(seats))),
+        seats().prop_map(move |of| (SetName::MaskedSlots(v4), Elements::MaskedSeats4(of))),
+        seats().prop_map(move |of| (SetName::MaskedSlots(v6), Elements::MaskedSeats6(of))),
+        services().prop_map(move |of| {
+            (SetName::Wildcards(v4), Elements::Services(of.into_iter().collect()))
+        }),
+        services().prop_map(move |of| {
+            (SetName::Wildcards(v6), Elements::Services(of.into_iter().collect()))
+        }),
+        prop::collection::btree_set((any::<u32>(), service()), 1..50).prop_map(move |of| {
+            let of = of.into_iter().map(|(bits, (proto, port))| (bits.into(), proto, port));
+            (SetName::Listeners(v4), Elements::Listeners4(of.collect()))
+        }),
+        prop::collection::btree_set((any::<u128>(), service()), 1..50).prop_map(move |of| {
+            let of = of.into_iter().map(|(bits, (proto, port))| (bits.into(), proto, port));
+            (SetName::Listeners(v6), Elements::Listeners6(of.collect()))
+        }),
+    ]
+}
+
+fn any_element() -> impl Strategy<Value = Element> {
+    let value = prop_oneof![
+        prop::collection::vec(any::<u8>(), 0..5).prop_map(Value::Bytes),
+        "seat_[0-9]{1,6}|balance|.{0,5}".prop_map(Value::Goto),
+    ];
+    (prop::collection::vec(any::<u8>(), 0..30), prop::option::of(value))
+        .prop_map(|(key, value)| Element { key, value })
+}
+
+proptest! {
+    #[test]
+    fn elements_read_back_in_whatever_order_they_come(
+        (name, elements) in any_elements(),
+        turn in any::<prop::sample::Index>(),
+    ) {
+        let mut listed = read(&bodies_of(&elements));
+        let places = listed.len();
+        listed.rotate_left(turn.index(places));
+        listed.reverse();
+        prop_assert_eq!(collect(name, &listed), Some(elements));
+    }
+
+    #[test]
+    fn a_map_with_a_key_missing_or_twice_is_none_of_ours(
+        seats in prop::collection::vec((0..9u16).prop_map(Seat), 2..50),
+        place in any::<prop::sample::Index>(),
+    ) {
+        let mut listed = read(&bodies_of(&Elements::Seats(seats)));
+        let places = listed.len() - 1;
+        let place = place.index(places);
+        listed[place].key = listed[places].key.clone();
+        prop_assert_eq!(collect(SetName::Slots, &listed), None, "one key twice");
+        listed.remove(place);
+        prop_assert_eq!(collect(SetName::Slots, &listed), None, "a gap");
+    }
+
+    #[test]
+    fn ports_read_back(ports in prop::collection::btree_map(1..=u16::MAX, 1..=u16::MAX, 1..20)) {
+        let ports: Vec<(Port, Port)> =
+            ports.into_iter().map(|(from, to)| (port(from), port(to))).collect();
+        let mut listed =
+            read(&bodies(|buffer, message| emit_ports(buffer, TARGET, &ports, message)));
+        listed.reverse();
+        prop_assert_eq!(collect_ports(&listed), Some(ports));
+    }
+
+    #[test]
+    fn bytes_that_nobody_meant_do_not_panic(
+        body in prop::collection::vec(any::<u8>(), 0..300),
+        elements in prop::collection::vec(any_element(), 0..20),
+    ) {
+        let mut elements = elements;
+        elements.extend(element::parse(&body).unwrap_or_default());
+        for name in ALL_NAMES {
+            let _ = collect(name, &elements);
+        }
+        let _ = collect_ports(&elements);
+    }
+
+    #[test]
+    fn a_body_that_is_cut_or_changed_does_not_panic(
+        (name, elements) in any_elements(),
+        end in any::<prop::sample::Index>(),
+        flipped in any::<prop::sample::Index>(),
+        byte in any::<u8>(),
+    ) {
+        let mut body = bodies_of(&elements).swap_remove(0);
+        *flipped.get_mut(&mut body) = byte;
+        for body in [&body[..], &body[..end.index(body.len())]] {
+            if let Some(read) = element::parse(body) {
+                let _ = collect(name, &read);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_most_slots_take_several_messages_and_read_back() {
+    let count = u16::try_from(Partition::MAX_SLOTS / 64).unwrap();
+    let seats: Vec<Seat> =
+        (0..Partition::MAX_SLOTS).map(|slot| Seat((slot % u32::from(count)) as u16)).collect();
+    for (name, elements) in [
+        (SetName::Slots, Elements::Seats(seats.clone())),
+        (SetName::MaskedSlots(Family::V4), Elements::MaskedSeats4(seats.clone())),
+        (SetName::MaskedSlots(Family::V6), Elements::MaskedSeats6(seats)),
+    ] {
+        let bodies = bodies_of(&elements);
+        assert!(bodies.len() > 40, "{name}: {} messages", bodies.len());
+        for body in &bodies {
+            // Table, set, its number and the list, of which none may be longer than 65,535 bytes:
+            // whatever followed one that was cut would not be read as these.
+            let kinds: Vec<u16> = Attributes::new(body).map(|(kind, _)| kind).collect();
+            assert_eq!(kinds, [1, 2, 4, 3], "{name}");
+            assert!(body.len() < 65_536 + 64, "{name}");
+        }
+        assert_eq!(collect(name, &read(&bodies)), Some(elements), "{name}");
+    }
+}
+
+/// nft itself writes these bytes for these elements.
+#[test]
+#[cfg(target_endian = "little")]
+fn elements_are_those_of_nft() {
+    let captured = captured("elements");
+    let service = (Protocol::Tcp, port(80));
+    let seats = vec![Seat(0), Seat(1)];
+    let mut ports = [20000, 20001].into_iter();
+    let mut compared = 0;
+    for (name, bytes) in captured {
+        let elements = match SetName::parse(name) {
+            Some(SetName::Listeners(Family::V4)) => {
+                Elements::Listeners4(vec![(parsed("10.9.0.1"), service.0, service.1)])
+            }
+            Some(SetName::Listeners(Family::V6)) => {
+                Elements::Listeners6(vec![(parsed("fd09::1"), service.0, service.1)])
+            }
+            Some(SetName::MaskedSlots(Family::V4)) => Elements::MaskedSeats4(seats.clone()),
+            Some(SetName::MaskedSlots(Family::V6)) => Elements::MaskedSeats6(seats.clone()),
+            Some(other) => panic!("{other} was not captured"),
+            None => {
+                let ports = [(port(80), port(ports.next().unwrap()))];
+                let ours = bodies(|buffer, message| emit_ports(buffer, TARGET, &ports, message));
+                assert_eq!(list_of(&ours[0]), sorted(&bytes), "{name}");
+                compared += 1;
+                continue;
+            }
+        };
+        assert_eq!(list_of(&bodies_of(&elements)[0]), sorted(&bytes), "{name}");
+        compared += 1;
+    }
+    assert_eq!(compared, 6);
+}
+
+/// Elements, each as its attributes in the order of their numbers.
+type Sorted = Vec<Vec<(u16, Vec<u8>)>>;
+
+fn list_of(body: &[u8]) -> Sorted {
+    let (_, list) = Attributes::new(body).find(|(kind, _)| *kind == 3).expect("the list");
+    sorted(list)
+}
+
+fn sorted(list: &[u8]) -> Sorted {
+    let elements = Attributes::new(list).map(|(_, element)| {
+        let attributes = Attributes::new(element);
+        let mut attributes: Vec<_> =
+            attributes.map(|(kind, value)| (kind, value.to_vec())).collect();
+        attributes.sort();
+        attributes
+    });
+    elements.collect()
+}

@@ -1,0 +1,209 @@
+use netlink_packet_core::{Emitable, ParseableParametrized};
+use netlink_packet_netfilter::nftables::{NfTablesMessage, RuleAttribute, RuleMessage};
+use proptest::prelude::*;
+
+use super::super::batch::{INET_HEADER, kind};
+use super::super::expression::Expression;
+use super::super::{dump, message, rule};
+use super::{captured, port};
+use crate::netlink::Attributes;
+use crate::plan::{Generation, Partition, Port, Seat};
+use crate::ruleset::{ChainName, Family, Rule, SetName, TableName};
+
+/// `NFT_MSG_NEWRULE`, `NFTA_RULE_EXPRESSIONS`.
+const NEW_RULE: u8 = 6;
+const EXPRESSIONS: u16 = 4;
+
+fn any_rule() -> impl Strategy<Value = Rule> {
+    let family = || prop::sample::select(Family::ALL.to_vec());
+    let generation = || (1..u64::MAX).prop_map(Generation);
+    let map = prop::sample::select(vec![SetName::Slots, SetName::Survivors]);
+    prop_oneof![
+        family().prop_map(|family| Rule::Dispatch { family }),
+        family().prop_map(|family| Rule::DispatchWildcard { family }),
+        (family(), 1..=Partition::MAX_SLOTS, any::<u32>(), map, prop::option::of(generation()))
+            .prop_map(|(family, modulus, seed, map, generation)| Rule::Hash {
+                family,
+                modulus,
+                seed,
+                map,
+                generation
+            }),
+        (family(), 0..=10u32).prop_map(|(family, power)| Rule::Mask { family, slots: 1 << power }),
+        (any_ports(), generation())
+            .prop_map(|(ports, generation)| Rule::Redirect { ports, generation }),
+        generation().prop_map(|generation| Rule::Drop { generation }),
+    ]
+}
+
+fn any_ports() -> impl Strategy<Value = Vec<(Port, Port)>> {
+    let pairs = prop::collection::btree_map(1..=u16::MAX, 1..=u16::MAX, 1..8);
+    pairs.prop_map(|pairs| pairs.into_iter().map(|(from, to)| (port(from), port(to))).collect())
+}
+
+/// The expressions of a rule as the kernel lists them: through the wire, with the kernel's name in
+/// place of the number that the transaction knew an anonymous map by.
+fn listed(of: &Rule) -> Vec<Expression> {
+    let named = rule::emit(of, 7).into_iter().map(|expression| match expression {
+        Expression::Lookup { key, id: Some(7), found, set } => {
+            assert_eq!(set, rule::ANONYMOUS);
+            Expression::Lookup { key, set: "__map3".to_owned(), id: None, found }
+        }
+        other => other,
+    });
+    let list = named.map(Expression::emit).collect();
+    let message = RuleMessage { attributes: vec![RuleAttribute::Expressions(list)] };
+    let message = NfTablesMessage::NewRule(message);
+    let mut wire = vec![0; message.buffer_len()];
+    message.emit(&mut wire);
+    let NfTablesMessage::NewRule(read) =
+        NfTablesMessage::parse_with_param(&wire[..], NEW_RULE).unwrap()
+    else {
+        panic!("a rule")
+    };
+    let [RuleAttribute::Expressions(list)] = &read.attributes[..] else { panic!("{read:?}") };
+    list.iter().map(|element| Expression::parse(element).expect("one of ours")).collect()
+}
+
+fn read_back(expressions: &[Expression], of: &Rule) -> Option<Rule> {
+    rule::parse(expressions, of.generation(), |map| match of {
+        Rule::Redirect { ports, .. } if map == "__map3" => Some(ports.clone()),
+        _ => None,
+    })
+}
+
+proptest! {
+    #[test]
+    fn every_rule_reads_back(of in any_rule()) {
+        prop_assert_eq!(read_back(&listed(&of), &of), Some(of));
+    }
+
+    #[test]
+    fn a_rule_with_an_expression_less_or_more_is_none_of_ours(
+        of in any_rule(),
+        place in any::<prop::sample::Index>(),
+        other in any_rule(),
+        other_place in any::<prop::sample::Index>(),
+    ) {
+        let expressions = listed(&of);
+        let place = place.index(expressions.len());
+        let mut fewer = expressions.clone();
+        fewer.remove(place);
+        prop_assert_eq!(read_back(&fewer, &of), None);
+
+        let mut more = expressions.clone();
+        more.insert(place, other_place.get(&listed(&other)).clone());
+        prop_assert_eq!(read_back(&more, &of), None);
+
+        let mut changed = expressions.clone();
+        changed[place] = other_place.get(&listed(&other)).clone();
+        if changed != expressions {
+            prop_assert_ne!(read_back(&changed, &of), Some(of));
+        }
+    }
+
+    #[test]
+    fn a_message_that_is_cut_or_changed_does_not_panic(
+        of in any_rule(),
+        end in any::<prop::sample::Index>(),
+        flipped in any::<prop::sample::Index>(),
+        byte in any::<u8>(),
+    ) {
+        let table = TableName::of(&"web".parse().unwrap());
+        let message = message::add_rule(&table, ChainName::Seat(Seat(1)), &of, 1);
+        let mut wire = vec![0; message.buffer_len()];
+        message.emit(&mut wire);
+        look_at(&wire[..end.index(wire.len())]);
+        *flipped.get_mut(&mut wire) = byte;
+        look_at(&wire);
+        look_at(&wire[..end.index(wire.len())]);
+    }
+
+    #[test]
+    fn bytes_that_nobody_meant_do_not_panic(wire in prop::collection::vec(any::<u8>(), 0..400)) {
+        look_at(&wire);
+    }
+}
+
+/// Reads all that there is, as far as it can be read.
+fn look_at(wire: &[u8]) {
+    let body = [&INET_HEADER[..], wire].concat();
+    for message in [0, 3, NEW_RULE, 9, 12, 15] {
+        let Ok(message) = dump::parse(kind(message.into()), &body) else { continue };
+        let NfTablesMessage::NewRule(message) = message else { continue };
+        for attribute in &message.attributes {
+            if let RuleAttribute::Expressions(list) = attribute {
+                let list: Vec<_> = list.iter().filter_map(Expression::parse).collect();
+                let _ = rule::parse(&list, Some(Generation(1)), |_| Some(vec![]));
+            }
+        }
+    }
+}
+
+/// nft itself writes these expressions for the text of these rules: so it can list them.
+#[test]
+#[cfg(target_endian = "little")]
+fn expressions_are_those_of_nft() {
+    let captured = captured("rule");
+    assert_eq!(captured.len(), 13);
+    let rules = captured_rules();
+    for (text, bytes) in captured {
+        let rule = rules.iter().find(|rule| rule.to_string() == text);
+        let rule = rule.unwrap_or_else(|| panic!("no rule prints as {text}"));
+        let table = TableName::of(&"w".parse().unwrap());
+        let message = message::add_rule(&table, ChainName::Balance, rule, 6);
+        let mut wire = vec![0; message.buffer_len()];
+        message.emit(&mut wire);
+        let (_, ours) = Attributes::new(&wire).find(|(kind, _)| *kind == EXPRESSIONS).unwrap();
+        assert_eq!(expressions(ours), expressions(&bytes), "{text}");
+    }
+}
+
+/// Each expression as its name and its attributes, in the order of their numbers.
+fn expressions(list: &[u8]) -> Vec<(String, Vec<(u16, Vec<u8>)>)> {
+    /// `NFTA_EXPR_NAME`, `NFTA_EXPR_DATA`, `NFTA_LOOKUP_SET_ID`.
+    const NAME: u16 = 1;
+    const DATA: u16 = 2;
+    const SET_ID: u16 = 4;
+    let list = Attributes::new(list).map(|(_, expression)| {
+        let (mut name, mut data) = (String::new(), vec![]);
+        for (kind, value) in Attributes::new(expression) {
+            match kind {
+                NAME => name = String::from_utf8(value.to_vec()).unwrap(),
+                DATA => {
+                    let attributes = Attributes::new(value);
+                    data = attributes.map(|(kind, value)| (kind, value.to_vec())).collect();
+                }
+                other => panic!("an expression has no attribute {other}"),
+            }
+        }
+        // nft numbers every set of the transaction; we those that have no name yet.
+        data.retain(|(kind, _)| (name.as_str(), *kind) != ("lookup\0", SET_ID));
+        data.sort();
+        (name, data)
+    });
+    list.collect()
+}
+
+fn captured_rules() -> Vec<Rule> {
+    let mut rules = vec![];
+    for family in Family::ALL {
+        rules.push(Rule::Dispatch { family });
+        rules.push(Rule::DispatchWildcard { family });
+        let (modulus, seed) = (1024, Partition::DEFAULT_SEED);
+        let map = SetName::Slots;
+        rules.push(Rule::Hash { family, modulus, seed, map, generation: None });
+        rules.push(Rule::Mask { family, slots: 2 });
+    }
+    for ports in [
+        &[(80, 20000), (81, 20002), (443, 20001)][..],
+        &[(80, 20003), (81, 20005), (443, 20004)],
+        &[(80, 20000)],
+        &[(80, 20001)],
+    ] {
+        let ports = ports.iter().map(|(from, to)| (port(*from), port(*to))).collect();
+        rules.push(Rule::Redirect { ports, generation: Generation(1) });
+    }
+    rules.push(Rule::Drop { generation: Generation(3) });
+    rules
+}

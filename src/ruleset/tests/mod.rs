@@ -1,0 +1,139 @@
+//! Properties of lowering, raising and of the transactions between plans.
+
+mod model;
+mod raising;
+mod transitions;
+
+use proptest::prelude::*;
+
+use crate::plan::{Generation, Listeners, Occupant, Partition, Plan, Port, Seat, Weights};
+
+const MIXES: [&[&str]; 4] = [
+    &["10.9.0.1:80"],
+    &["[fd09::1]:443", "10.9.0.1:443", "10.9.0.1:80"],
+    &["0.0.0.0:80", "[::]:80"],
+    &["[::]:80", "10.9.0.2:81", "10.9.0.1:81"],
+];
+
+fn vacant(listeners: &[&str], partition: Partition, seats: u16) -> Plan {
+    let listeners = listeners.iter().map(|text| text.parse().unwrap()).collect();
+    let listeners = Listeners::new(listeners).unwrap();
+    let weights = Weights::equal(seats.into()).unwrap();
+    Plan::new("web".parse().unwrap(), listeners, partition, &weights, None).unwrap()
+}
+
+/// Seats with a worker of generation 1 each.
+fn full(listeners: &[&str], partition: Partition, seats: u16) -> Plan {
+    let mut plan = vacant(listeners, partition, seats);
+    for seat in 0..seats {
+        occupy(&mut plan, Seat(seat), 20000 + 10 * seat, Generation(1));
+    }
+    plan
+}
+
+fn occupy(plan: &mut Plan, seat: Seat, first: u16, generation: Generation) {
+    let count = u16::try_from(plan.listeners().public_ports().len()).unwrap();
+    let ports = (first..first + count).map(|port| Port::new(port).unwrap()).collect();
+    plan.occupy(seat, Occupant { generation, ports }).unwrap();
+}
+
+/// Something that happens to a cluster. Numbers of seats are taken modulo their count.
+#[derive(Debug, Clone, Copy)]
+enum Event {
+    Occupy(u16),
+    Vacate(u16),
+    Fill,
+    Clear,
+    Reload,
+    Rescale(u16),
+    Admit(bool),
+}
+
+fn any_event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        4 => any::<u16>().prop_map(Event::Occupy),
+        4 => any::<u16>().prop_map(Event::Vacate),
+        2 => Just(Event::Fill),
+        1 => Just(Event::Clear),
+        2 => Just(Event::Reload),
+        2 => (0..5u16).prop_map(Event::Rescale),
+        1 => any::<bool>().prop_map(Event::Admit),
+    ]
+}
+
+/// A cluster and all that happens to it; each worker has ports that none had before.
+struct History {
+    plan: Plan,
+    next_port: u16,
+}
+
+impl History {
+    fn happens(&mut self, event: Event) {
+        let seats = u16::try_from(self.plan.seats().len()).unwrap();
+        let generation = self.plan.generation();
+        match event {
+            Event::Occupy(seat) => self.occupy(Seat(seat % seats), generation),
+            Event::Vacate(seat) => drop(self.plan.vacate(Seat(seat % seats)).unwrap()),
+            Event::Fill => {
+                for seat in (0..seats).map(Seat) {
+                    if self.plan.occupant(seat).is_none() {
+                        self.occupy(seat, generation);
+                    }
+                }
+            }
+            Event::Clear => {
+                for seat in (0..seats).map(Seat) {
+                    self.plan.vacate(seat).unwrap();
+                }
+            }
+            Event::Reload => {
+                let next = Generation(generation.0 + 1);
+                for seat in (0..seats).map(Seat) {
+                    self.occupy(seat, next);
+                }
+                self.plan.set_generation(next);
+            }
+            Event::Rescale(power) => {
+                let count = match self.plan.partition() {
+                    Partition::Mask { .. } => 1 << power,
+                    Partition::Hash { .. } => 3 * usize::from(power) + 1,
+                };
+                self.plan = self.plan.rescaled(&Weights::equal(count).unwrap()).unwrap();
+            }
+            Event::Admit(open) => self.plan.set_admitting(open),
+        }
+    }
+
+    fn occupy(&mut self, seat: Seat, generation: Generation) {
+        occupy(&mut self.plan, seat, self.next_port, generation);
+        self.next_port += 2;
+    }
+}
+
+fn any_start() -> impl Strategy<Value = Plan> {
+    let partition = prop_oneof![
+        (0..5u32).prop_map(|power| (Partition::mask(1 << power).unwrap(), 1 << power)),
+        (40..200u32, 1..16u16).prop_map(|(slots, seats)| (Partition::hash(slots).unwrap(), seats)),
+    ];
+    (prop::sample::select(MIXES.to_vec()), partition)
+        .prop_map(|(listeners, (partition, seats))| vacant(listeners, partition, seats))
+}
+
+/// Two plans of one cluster: the second is what became of the first, or has nothing to do with it.
+fn any_pair() -> impl Strategy<Value = (Plan, Plan)> {
+    let events = || prop::collection::vec(any_event(), 0..8);
+    (any_start(), events(), events(), prop::option::weighted(0.1, any_start())).prop_map(
+        |(start, before, after, other)| {
+            let mut history = History { plan: start, next_port: 20000 };
+            before.into_iter().for_each(|event| history.happens(event));
+            let from = history.plan.clone();
+            history.plan = other.unwrap_or(history.plan);
+            after.into_iter().for_each(|event| history.happens(event));
+            (from, history.plan)
+        },
+    )
+}
+
+fn any_plan() -> impl Strategy<Value = Plan> {
+    any_pair().prop_map(|(plan, _)| plan)
+}

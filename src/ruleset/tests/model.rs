@@ -1,0 +1,180 @@
+//! A table as the kernel keeps it, and what it refuses: the whole of a transaction.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use nix::errno::Errno;
+
+use super::super::{
+    Chain, ChainName, Elements, Operation, Rule, Ruleset, Set, SetName, TableName, Transaction,
+};
+
+/// The kernel's tables of one name. Stricter than the kernel in two things: what exists cannot be
+/// added once more, and a chain must be empty to be deleted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Kernel {
+    table: Option<Table>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Table {
+    sets: BTreeMap<SetName, Elements>,
+    chains: BTreeMap<ChainName, Vec<Rule>>,
+}
+
+impl Kernel {
+    /// A kernel that holds this ruleset.
+    pub(super) fn holding(ruleset: &Ruleset) -> Self {
+        let sets = ruleset.sets.iter().map(|set| (set.name, set.elements.clone())).collect();
+        let chains = ruleset.chains.iter().map(|chain| (chain.name, chain.rules.clone())).collect();
+        Self { table: Some(Table { sets, chains }) }
+    }
+
+    pub(super) fn ruleset(&self, name: &TableName) -> Option<Ruleset> {
+        let table = self.table.as_ref()?;
+        let sets = table.sets.iter();
+        let chains = table.chains.iter();
+        Some(Ruleset {
+            table: name.clone(),
+            sets: sets.map(|(name, of)| Set { name: *name, elements: of.clone() }).collect(),
+            chains: chains.map(|(name, of)| Chain { name: *name, rules: of.clone() }).collect(),
+        })
+    }
+
+    /// All or nothing; else the operation at fault.
+    pub(super) fn carry_out(
+        &mut self,
+        transaction: &Transaction,
+    ) -> Result<(), (Operation, Errno)> {
+        let mut next = self.clone();
+        for operation in &transaction.operations {
+            next.step(operation).map_err(|errno| (operation.clone(), errno))?;
+        }
+        if let (Some(table), Some(last)) = (&next.table, transaction.operations.last()) {
+            table.check_for_loops().map_err(|errno| (last.clone(), errno))?;
+        }
+        *self = next;
+        Ok(())
+    }
+
+    fn step(&mut self, operation: &Operation) -> Result<(), Errno> {
+        match operation {
+            Operation::AddTable if self.table.is_some() => return Err(Errno::EEXIST),
+            Operation::AddTable => self.table = Some(Table::default()),
+            Operation::DeleteTable => drop(self.table.take().ok_or(Errno::ENOENT)?),
+            other => self.table.as_mut().ok_or(Errno::ENOENT)?.step(other)?,
+        }
+        Ok(())
+    }
+}
+
+impl Table {
+    fn step(&mut self, operation: &Operation) -> Result<(), Errno> {
+        match operation {
+            Operation::AddTable | Operation::DeleteTable => unreachable!("done by the caller"),
+            Operation::AddChain(name) => {
+                if self.chains.insert(*name, vec![]).is_some() {
+                    return Err(Errno::EEXIST);
+                }
+            }
+            Operation::FlushChain(name) => {
+                self.chains.get_mut(name).ok_or(Errno::ENOENT)?.clear();
+            }
+            Operation::DeleteChain(name) => {
+                let rules = self.chains.get(name).ok_or(Errno::ENOENT)?;
+                if !rules.is_empty() || self.goes_to(*name) {
+                    return Err(Errno::EBUSY);
+                }
+                self.chains.remove(name);
+            }
+            Operation::AddSet(set) => {
+                let chains = chains_in(&set.elements);
+                if !chains.iter().all(|chain| self.chains.contains_key(chain)) {
+                    return Err(Errno::ENOENT);
+                }
+                if self.sets.insert(set.name, set.elements.clone()).is_some() {
+                    return Err(Errno::EEXIST);
+                }
+            }
+            Operation::DeleteSet(name) => {
+                if self.rules().any(|rule| sets_in(rule) == Some(*name)) {
+                    return Err(Errno::EBUSY);
+                }
+                self.sets.remove(name).ok_or(Errno::ENOENT)?;
+            }
+            Operation::AddRule(chain, rule) => {
+                let has_set = sets_in(rule).is_none_or(|set| self.sets.contains_key(&set));
+                let has_chain = goto_in(rule).is_none_or(|chain| self.chains.contains_key(&chain));
+                if !has_set || !has_chain {
+                    return Err(Errno::ENOENT);
+                }
+                self.chains.get_mut(chain).ok_or(Errno::ENOENT)?.push(rule.clone());
+            }
+        }
+        Ok(())
+    }
+
+    fn rules(&self) -> impl Iterator<Item = &Rule> {
+        self.chains.values().flatten()
+    }
+
+    fn goes_to(&self, chain: ChainName) -> bool {
+        self.rules().any(|rule| goto_in(rule) == Some(chain))
+            || self.sets.values().any(|elements| chains_in(elements).contains(&chain))
+    }
+
+    /// `nft_chain_validate`: `ELOOP` for chains that can come back to themselves.
+    fn check_for_loops(&self) -> Result<(), Errno> {
+        // Chains form no cycle exactly if they can be taken away one by one, each when no other
+        // that is left goes to it.
+        let mut left: BTreeSet<ChainName> = self.chains.keys().copied().collect();
+        while !left.is_empty() {
+            let targets: BTreeSet<_> =
+                left.iter().flat_map(|chain| self.targets_of(*chain)).collect();
+            let free: Vec<_> = left.difference(&targets).copied().collect();
+            if free.is_empty() {
+                return Err(Errno::ELOOP);
+            }
+            for chain in free {
+                left.remove(&chain);
+            }
+        }
+        Ok(())
+    }
+
+    fn targets_of(&self, chain: ChainName) -> BTreeSet<ChainName> {
+        let rules = self.chains.get(&chain).into_iter().flatten();
+        rules
+            .flat_map(|rule| {
+                let of_set = sets_in(rule).and_then(|set| self.sets.get(&set)).map(chains_in);
+                of_set.unwrap_or_default().into_iter().chain(goto_in(rule))
+            })
+            .collect()
+    }
+}
+
+/// The set or map that a rule looks something up in.
+pub(super) fn sets_in(rule: &Rule) -> Option<SetName> {
+    match rule {
+        Rule::Dispatch { family } => Some(SetName::Listeners(*family)),
+        Rule::DispatchWildcard { family } => Some(SetName::Wildcards(*family)),
+        Rule::Hash { map, .. } => Some(*map),
+        Rule::Mask { family, .. } => Some(SetName::MaskedSlots(*family)),
+        Rule::Redirect { .. } | Rule::Drop { .. } => None,
+    }
+}
+
+fn goto_in(rule: &Rule) -> Option<ChainName> {
+    match rule {
+        Rule::Dispatch { .. } | Rule::DispatchWildcard { .. } => Some(ChainName::Balance),
+        _ => None,
+    }
+}
+
+fn chains_in(elements: &Elements) -> BTreeSet<ChainName> {
+    match elements {
+        Elements::Seats(seats) | Elements::MaskedSeats4(seats) | Elements::MaskedSeats6(seats) => {
+            seats.iter().copied().map(ChainName::Seat).collect()
+        }
+        Elements::Listeners4(_) | Elements::Listeners6(_) | Elements::Services(_) => [].into(),
+    }
+}

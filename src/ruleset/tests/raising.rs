@@ -1,0 +1,114 @@
+use proptest::prelude::*;
+
+use super::super::{Elements, Rule, Ruleset, lower, raise};
+use super::any_plan;
+use crate::plan::{Generation, Port, Seat};
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn a_lowered_plan_is_raised_again(plan in any_plan()) {
+        let mut plan = plan;
+        if plan.survivors().count() == plan.seats().len() {
+            // With no seat vacant its workers alone tell the generation.
+            let generations = plan.seats().filter_map(|(_, held)| Some(held?.generation));
+            let generation = generations.max().unwrap();
+            plan.set_generation(generation);
+        }
+        let ruleset = lower(&plan);
+        prop_assert_eq!(raise(&ruleset, Some(plan.listeners())), Ok(plan.clone()));
+        // Without them the listeners come in an order of their own, and it is the same ruleset.
+        let raised = raise(&ruleset, None).unwrap();
+        prop_assert_eq!(lower(&raised), ruleset);
+    }
+
+    #[test]
+    fn a_change_of_one_object_is_another_plan_or_none(
+        plan in any_plan(),
+        place in any::<prop::sample::Index>(),
+    ) {
+        let ruleset = lower(&plan);
+        let changes = changes(&ruleset);
+        let (what, changed) = place.get(&changes);
+        prop_assert_ne!(changed, &ruleset, "{}", what);
+        match raise(changed, Some(plan.listeners())) {
+            Err(_) => {}
+            Ok(other) => prop_assert_eq!(&lower(&other), changed, "{}", what),
+        }
+    }
+}
+
+/// The ruleset with one thing changed, in each place where that can be.
+fn changes(ruleset: &Ruleset) -> Vec<(String, Ruleset)> {
+    let mut all = vec![];
+    let mut change = |what: String, edit: &mut dyn FnMut(&mut Ruleset)| {
+        let mut changed = ruleset.clone();
+        edit(&mut changed);
+        all.push((what, changed));
+    };
+    for (index, chain) in ruleset.chains.iter().enumerate() {
+        let name = chain.name;
+        change(format!("no chain {name}"), &mut |all| drop(all.chains.remove(index)));
+        change(format!("chain {name} twice"), &mut |all| {
+            let copy = all.chains[index].clone();
+            all.chains.push(copy);
+        });
+        change(format!("a rule too many in {name}"), &mut |all| {
+            let rule = Rule::Drop { generation: Generation(1) };
+            all.chains[index].rules.push(rule);
+        });
+        for place in 0..chain.rules.len() {
+            change(format!("rule {place} of {name} gone"), &mut |all| {
+                all.chains[index].rules.remove(place);
+            });
+            change(format!("rule {place} of {name} another"), &mut |all| {
+                another(&mut all.chains[index].rules[place]);
+            });
+        }
+    }
+    for (index, set) in ruleset.sets.iter().enumerate() {
+        let name = set.name;
+        change(format!("no set {name}"), &mut |all| drop(all.sets.remove(index)));
+        change(format!("one fewer in set {name}"), &mut |all| {
+            pop(&mut all.sets[index].elements);
+        });
+        change(format!("another in set {name}"), &mut |all| match &mut all.sets[index].elements {
+            Elements::Seats(of) | Elements::MaskedSeats4(of) | Elements::MaskedSeats6(of) => {
+                of[0] = Seat(of[0].0 + 1);
+            }
+            Elements::Listeners4(of) => of[0].2 = Port::new(9).unwrap(),
+            Elements::Listeners6(of) => of[0].2 = Port::new(9).unwrap(),
+            Elements::Services(of) => of[0].1 = Port::new(9).unwrap(),
+        });
+    }
+    all
+}
+
+fn another(rule: &mut Rule) {
+    let next = match rule.clone() {
+        Rule::Dispatch { family } => Rule::DispatchWildcard { family },
+        Rule::DispatchWildcard { family } => Rule::Dispatch { family },
+        Rule::Hash { family, modulus, seed, map, generation } => {
+            Rule::Hash { family, modulus, seed: seed ^ 1, map, generation }
+        }
+        Rule::Mask { family, slots } => Rule::Mask { family, slots: 2 * slots },
+        Rule::Redirect { mut ports, generation } => {
+            ports[0].1 = Port::new(9).unwrap();
+            Rule::Redirect { ports, generation }
+        }
+        Rule::Drop { generation } => Rule::Drop { generation: Generation(generation.0 + 1) },
+    };
+    *rule = next;
+}
+
+fn pop(elements: &mut Elements) {
+    match elements {
+        Elements::Listeners4(of) => drop(of.pop()),
+        Elements::Listeners6(of) => drop(of.pop()),
+        Elements::Services(of) => drop(of.pop()),
+        Elements::Seats(of) | Elements::MaskedSeats4(of) | Elements::MaskedSeats6(of) => {
+            drop(of.pop());
+        }
+    }
+}
