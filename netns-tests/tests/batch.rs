@@ -6,6 +6,7 @@ mod plans;
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -14,11 +15,13 @@ use ipcluster::lab::Namespace;
 use ipcluster::netlink::Error;
 use ipcluster::nft::{Fault, Firewall, NftError};
 use ipcluster::plan::{Generation, Partition, Plan, Seat, Weights};
-use ipcluster::ruleset::{ChainName, Operation, Rule, SetName, TableName, Transaction, lower};
+use ipcluster::ruleset::{
+    ChainName, Elements, Family, Operation, Rule, Set, SetName, TableName, Transaction,
+};
 use netns_tests::{Case, Lab, Need, run};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::socket::{MsgFlags, send, setsockopt, sockopt};
+use nix::sys::socket::{MsgFlags, getsockopt, send, setsockopt, sockopt};
 use plans::{firewall, full, occupy, vacant};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
         nft("a_foreign_table_is_left_alone", a_foreign_table),
         nft("what_is_not_understood_is_named", what_is_not_understood),
         Case::new("a_transaction_too_long_for_the_socket_changes_nothing", too_long),
+        nft("a_send_buffer_made_small_changes_nothing", a_small_send_buffer),
         nft("lost_replies_do_not_hide_the_outcome", lost_replies),
         nft("a_read_is_never_of_two_plans", a_read_is_of_one_plan),
         nft("the_set_of_an_older_run_is_gone_after_the_first_commit", an_older_run),
@@ -76,14 +80,15 @@ fn a_refusal(lab: &Lab) {
     let mut firewall = in_force(lab, &plan);
     let before = listing(lab);
     let rule = Rule::Drop { generation: Generation(1) };
-    let lookup = Rule::Mask { family: ipcluster::ruleset::Family::V4, slots: 8 };
-    let slots = lower(&plan).sets.into_iter().find(|set| set.name == SetName::Slots).unwrap();
-    let missing_seats = ipcluster::ruleset::Set {
-        name: SetName::Survivors,
-        elements: ipcluster::ruleset::Elements::Seats(vec![Seat(0), Seat(9)]),
-    };
+    let lookup = Rule::Mask { family: Family::V4, slots: 8 };
+    let map = |name, seats| Set { name, elements: Elements::Seats(seats) };
+    // The kernel would add these to those that are there, if it were not told that it is to be new.
+    let slots = map(SetName::Slots, vec![Seat(0); 3]);
+    let missing_seats = map(SetName::Survivors, vec![Seat(0), Seat(9)]);
     for (fault, errno) in [
         (Operation::AddTable, Errno::EEXIST),
+        (Operation::AddChain(seat(1)), Errno::EEXIST),
+        (Operation::AddChain(ChainName::Prerouting), Errno::EEXIST),
         (Operation::DeleteChain(seat(1)), Errno::EBUSY),
         (Operation::DeleteChain(ChainName::Balance), Errno::EBUSY),
         (Operation::DeleteChain(seat(7)), Errno::ENOENT),
@@ -102,11 +107,17 @@ fn a_refusal(lab: &Lab) {
             Operation::AddRule(seat(100), rule.clone()),
         ];
         let transaction = Transaction { table: TableName::of(plan.name()), operations };
-        let error = firewall.carry_out_as_it_is(&transaction).unwrap_err();
+        let Err(error) = firewall.carry_out_as_it_is(&transaction) else {
+            panic!("{fault:?} was carried out")
+        };
         let text = error.to_string();
         let faults = faults(Err(error));
         assert_eq!(faults.len(), 1, "{text}");
-        assert_eq!((faults[0].operation.as_ref(), faults[0].errno), (Some(&fault), errno), "{text}");
+        assert_eq!(
+            (faults[0].operation.as_ref(), faults[0].errno),
+            (Some(&fault), errno),
+            "{text}"
+        );
         assert!(text.contains(TABLE) && text.contains(errno.desc()), "{text}");
         if let Operation::DeleteChain(chain) = fault {
             assert!(text.contains(&format!("delete chain {chain}")), "{text}");
@@ -244,40 +255,87 @@ fn too_long(_: &Lab) {
     // Where the capability is one of a user namespace only, the kernel lets nobody go beyond
     // net.core.wmem_max. This process has one thread here, as leaving a user namespace needs.
     unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET).expect("one more user namespace");
-    let mut huge = vacant(LISTENERS, Partition::hash(65_536).unwrap(), 1024);
-    for seat in 0..1024 {
-        occupy(&mut huge, seat, 20000, 1);
-    }
     let here = Namespace::current().unwrap();
     let mut plan = whole(4);
     let mut firewall = firewall(&here, &plan);
     firewall.apply(&plan).unwrap();
-    let error = firewall.apply(&huge).unwrap_err();
-    let NftError::Netlink { source: Error::TooLong { length, limit }, .. } = error else {
+
+    let limit = largest_send_buffer();
+    let operations = vec![Operation::FlushChain(seat(0)); limit / 32];
+    let transaction = Transaction { table: TableName::of(plan.name()), operations };
+    let error = firewall.carry_out_as_it_is(&transaction).unwrap_err();
+    let NftError::Netlink { source: Error::TooLong { length, limit: told }, .. } = error else {
         panic!("{error:?}")
     };
-    assert!(length > 1_000_000 && limit < length, "{length}, {limit}");
-    firewall.verify().expect("what was in force still is");
+    assert!(length > told && told < limit && told > limit / 2, "{length}, {told}, {limit}");
+    assert_eq!(firewall.read(Some(plan.listeners())).unwrap().as_ref(), Some(&plan));
+
+    // The largest plan there can be: in force, or what was in force still is.
+    let mut huge = vacant(LISTENERS, Partition::hash(Partition::MAX_SLOTS).unwrap(), 1024);
+    for seat in 0..1024 {
+        occupy(&mut huge, seat, 20000, 1);
+    }
+    match firewall.apply(&huge) {
+        Ok(applied) => {
+            assert!(applied.bytes < limit, "{applied:?}, {limit}");
+            assert_eq!(firewall.read(Some(huge.listeners())).unwrap().as_ref(), Some(&huge));
+            plan = huge;
+        }
+        Err(NftError::Netlink { source: Error::TooLong { length, .. }, .. }) => {
+            assert!(length + 32 > limit, "{length}, {limit}");
+            firewall.verify().expect("what was in force still is");
+        }
+        Err(error) => panic!("{error}"),
+    }
     // And the socket is as good as before.
     plan.vacate(Seat(1)).unwrap();
     firewall.apply(&plan).unwrap();
     firewall.verify().unwrap();
 }
 
+/// How far a send buffer can be made to grow here.
+fn largest_send_buffer() -> usize {
+    let (socket, _other) = UnixStream::pair().unwrap();
+    setsockopt(&socket, sockopt::SndBuf, &(1 << 29)).unwrap();
+    getsockopt(&socket, sockopt::SndBuf).unwrap()
+}
+
+/// The kernel refuses the datagram itself (`EMSGSIZE`), since somebody made the buffer small behind
+/// our back.
+fn a_small_send_buffer(lab: &Lab) {
+    let plan = whole(4);
+    let (mut firewall, socket) = descriptor_of(|| firewall(lab.server(), &plan));
+    firewall.apply(&plan).unwrap();
+    let before = listing(lab);
+    setsockopt(&socket, sockopt::SndBuf, &1).unwrap();
+    let more = plan.rescaled(&Weights::equal(9).unwrap()).unwrap();
+    let error = firewall.apply(&more).unwrap_err();
+    let errno = match &error {
+        NftError::Netlink { source, .. } => source.errno(),
+        other => panic!("{other}"),
+    };
+    assert_eq!(errno, Some(Errno::EMSGSIZE), "{error}");
+    assert_eq!(listing(lab), before);
+    firewall.verify().unwrap();
+    // What fits is done.
+    let mut next = plan;
+    occupy(&mut next, 1, 21000, 1);
+    firewall.apply(&next).unwrap();
+    firewall.verify().unwrap();
+}
+
 /// A copy of the descriptor of the netlink socket that `open` opens.
 fn descriptor_of<T>(open: impl FnOnce() -> T) -> (T, OwnedFd) {
-    let descriptors = || -> BTreeSet<i32> {
-        let names = fs::read_dir("/proc/self/fd").unwrap().map(|entry| entry.unwrap().file_name());
-        names.map(|name| name.to_str().unwrap().parse().unwrap()).collect()
+    let sockets = || -> BTreeSet<i32> {
+        let entries = fs::read_dir("/proc/self/fd").unwrap().map(|entry| entry.unwrap());
+        let is_socket =
+            |path| fs::read_link(path).is_ok_and(|to| to.to_string_lossy().starts_with("socket:"));
+        let sockets = entries.filter(|entry| is_socket(entry.path()));
+        sockets.map(|entry| entry.file_name().to_str().unwrap().parse().unwrap()).collect()
     };
-    let is_socket = |number: &i32| {
-        let target = fs::read_link(format!("/proc/self/fd/{number}"));
-        target.is_ok_and(|target| target.to_string_lossy().starts_with("socket:"))
-    };
-    let before = descriptors();
+    let before = sockets();
     let opened = open();
-    let after = descriptors();
-    let new: Vec<i32> = after.difference(&before).copied().filter(is_socket).collect();
+    let new: Vec<i32> = sockets().difference(&before).copied().collect();
     let [number] = new[..] else { panic!("one new socket, not {new:?}") };
     let ourselves = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
     (opened, pidfd_getfd(ourselves, number, PidfdGetfdFlags::empty()).unwrap())
@@ -288,9 +346,10 @@ fn drops(lab: &Lab, socket: &OwnedFd) -> u64 {
     let inode = nix::sys::stat::fstat(socket).unwrap().st_ino.to_string();
     let read = || fs::read_to_string("/proc/thread-self/net/netlink").unwrap();
     let table = lab.server().run_in(read).unwrap();
-    let line = table.lines().find(|line| line.ends_with(&inode)).expect("our socket");
     // sk, Eth, Pid, Groups, Rmem, Wmem, Dump, Locks, Drops, Inode
-    line.split_ascii_whitespace().nth(8).unwrap().parse().unwrap()
+    let mut lines = table.lines().map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
+    let columns = lines.find(|columns| columns[9] == inode).expect("our socket");
+    columns[8].parse().unwrap()
 }
 
 /// Fills the receive queue of a socket with answers to questions that nobody asked for.

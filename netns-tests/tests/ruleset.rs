@@ -2,7 +2,7 @@
 
 mod plans;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Command, ExitCode};
 
 use ipcluster::lab::Namespace;
@@ -133,11 +133,11 @@ fn list(witness: Witness<'_>) -> String {
 }
 
 /// The objects of a namespace as nft sees them, in an order that does not depend on how they were
-/// made: elements by key. Rules keep their order within a chain.
+/// made: elements by key, rules by their place in their chain.
 fn objects(namespace: &Namespace) -> BTreeSet<String> {
+    let mut rules_of: BTreeMap<String, u64> = BTreeMap::new();
     let text = Witness::new(namespace).nft(&["--json", "--stateless", "list", "ruleset"], "");
     let listing: Value = serde_json::from_str(&text).unwrap();
-    let mut rules = 0;
     let objects = listing["nftables"].as_array().expect("a list of objects");
     let objects = objects.iter().filter(|object| object.get("metainfo").is_none());
     objects
@@ -152,8 +152,9 @@ fn objects(namespace: &Namespace) -> BTreeSet<String> {
                     elements.sort_by_key(Value::to_string);
                 }
                 if kind == "rule" {
-                    // Chains may be listed in another order; their rules may not.
-                    rules += 1;
+                    let place = rules_of.entry(fields["chain"].to_string()).or_default();
+                    fields.insert("place".to_owned(), (*place).into());
+                    *place += 1;
                 }
             }
             object.to_string()
@@ -195,25 +196,23 @@ fn a_changed_table_is_another(lab: &Lab) {
     let text = lower(&plan).to_string();
     for (from, to) in [
         ("seed 0x1bc15735", "seed 0x1bc15736"),
-        ("0 : goto seat_", "0 : goto seat_1 comment \"x\", 2000 : goto seat_"),
         ("80 : 20001", "80 : 20002"),
         ("generation 1", "generation 2"),
         ("10.9.0.1 . tcp . 443", "10.9.0.2 . tcp . 443"),
         ("fib daddr type local", "fib daddr type unicast"),
         ("meta l4proto tcp counter", "meta l4proto udp counter"),
         ("priority dstnat", "priority -99"),
+        ("policy accept", "policy drop"),
+        ("hook prerouting priority dstnat", "hook output priority -100"),
+        ("\tcomment \"ipcluster", "\tflags dormant\n\tcomment \"ipcluster"),
     ] {
         assert!(text.contains(from), "{from} is in\n{text}");
         let changed = text.replacen(from, to, 1);
         let namespace = Namespace::new().unwrap();
-        // A key beyond the size of the map has to be refused in place of being loaded.
-        if Witness::new(&namespace).check(&changed).is_err() {
-            continue;
-        }
         Witness::new(&namespace).load(&changed);
         assert_ne!(objects(&namespace), ours, "{from} -> {to}");
         let read = firewall(&namespace, &plan).read(Some(plan.listeners()));
-        assert!(!matches!(&read, Ok(Some(read)) if *read == plan), "{from} -> {to}: {read:?}");
+        assert!(!matches!(&read, Ok(Some(read)) if *read == plan), "{from} -> {to}: the same");
     }
 }
 

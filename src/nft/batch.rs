@@ -140,7 +140,7 @@ impl Batch {
             }
             Operation::DeleteTable => self.put(index, 0, &message::delete_table(table)),
             Operation::AddChain(chain) => {
-                self.put(index, CREATE, &message::add_chain(table, *chain));
+                self.put(index, CREATE | EXCLUSIVE, &message::add_chain(table, *chain));
             }
             Operation::FlushChain(chain) => self.put_with(index, DELETE_RULE, 0, |datagram| {
                 message::put_flush_chain(datagram, table, *chain);
@@ -150,7 +150,8 @@ impl Batch {
             }
             Operation::AddSet(set) => {
                 let id = self.take_set_id();
-                self.put_with(index, NEW_SET, CREATE, |datagram| {
+                // Else the kernel would add to what a set of that name holds.
+                self.put_with(index, NEW_SET, CREATE | EXCLUSIVE, |datagram| {
                     message::put_set(datagram, table, set, id);
                 });
                 let target = Target { table: table.as_str(), set: set.name.as_str(), id };

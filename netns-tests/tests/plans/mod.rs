@@ -5,7 +5,7 @@ use ipcluster::nft::Firewall;
 use ipcluster::plan::{Generation, Listeners, Occupant, Partition, Plan, Port, Seat, Weights};
 
 /// The cluster "t" on these listeners, all seats vacant.
-pub fn vacant(listeners: &[&str], partition: Partition, seats: usize) -> Plan {
+pub(crate) fn vacant(listeners: &[&str], partition: Partition, seats: usize) -> Plan {
     let listeners = listeners.iter().map(|text| text.parse().unwrap()).collect();
     let weights = Weights::equal(seats).unwrap();
     let listeners = Listeners::new(listeners).unwrap();
@@ -13,7 +13,7 @@ pub fn vacant(listeners: &[&str], partition: Partition, seats: usize) -> Plan {
 }
 
 /// The same with a worker of generation 1 in every seat.
-pub fn full(listeners: &[&str], partition: Partition, seats: u16) -> Plan {
+pub(crate) fn full(listeners: &[&str], partition: Partition, seats: u16) -> Plan {
     let mut plan = vacant(listeners, partition, seats.into());
     for seat in 0..seats {
         occupy(&mut plan, seat, 20000, 1);
@@ -22,7 +22,7 @@ pub fn full(listeners: &[&str], partition: Partition, seats: u16) -> Plan {
 }
 
 /// Puts a worker into a seat, on ports that only this seat has among those from `base` on.
-pub fn occupy(plan: &mut Plan, seat: u16, base: u16, generation: u64) {
+pub(crate) fn occupy(plan: &mut Plan, seat: u16, base: u16, generation: u64) {
     let count = u16::try_from(plan.listeners().public_ports().len()).unwrap();
     let first = base + seat * count;
     let ports = (first..first + count).map(|port| Port::new(port).unwrap()).collect();
@@ -31,6 +31,6 @@ pub fn occupy(plan: &mut Plan, seat: u16, base: u16, generation: u64) {
 }
 
 /// A firewall for the plan's cluster in a namespace.
-pub fn firewall(namespace: &Namespace, plan: &Plan) -> Firewall {
+pub(crate) fn firewall(namespace: &Namespace, plan: &Plan) -> Firewall {
     namespace.run_in(|| Firewall::open(plan.name())).unwrap().unwrap()
 }

@@ -8,8 +8,8 @@ use super::super::{
     Chain, ChainName, Elements, Operation, Rule, Ruleset, Set, SetName, TableName, Transaction,
 };
 
-/// The kernel's tables of one name. Stricter than the kernel in two things: what exists cannot be
-/// added once more, and a chain must be empty to be deleted.
+/// The kernel's table of one name. Stricter than the kernel in one thing: a chain must be empty to
+/// be deleted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Kernel {
     table: Option<Table>,

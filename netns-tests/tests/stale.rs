@@ -1,0 +1,67 @@
+//! What a run leaves behind that ended without its say, the next one puts right.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use ipcluster::lab::{FailureKind, Pace};
+use netns_tests::{Case, Cluster, Lab, Need, greeter, run, wait_until};
+
+fn main() -> ExitCode {
+    run([Case::new("the_next_run_replaces_the_rules_of_a_dead_one", the_next_run)
+        .needs(Need::Ipcluster)
+        .needs(Need::Nft)
+        .needs(Need::Pids)])
+}
+
+fn the_next_run(lab: &Lab) {
+    let mut cluster = Cluster::new(lab, 4).start(4);
+    let workers = cluster.status().live().iter().map(|worker| worker.pid.unwrap()).collect();
+    let old = rules(lab);
+    cluster.kill_master();
+    kill(workers);
+    wait_until("the workers' ports to be closed", Duration::from_secs(5), || {
+        worker_ports(&old).iter().all(|port| !lab.is_listened_to(*port))
+    });
+    assert_eq!(rules(lab), old, "the rules stay");
+
+    // The control: as long as the rules of the dead run are there, every connection is lost.
+    let load = |connections| {
+        let load = Lab::load(80, 40).pace(Pace::Concurrency(8)).connections(connections);
+        load.start(lab.client()).unwrap().wait()
+    };
+    assert_eq!(load(40).failures_by_kind(), [(FailureKind::Refused, 40)].into());
+
+    let command: [OsString; 1] = [greeter().into()];
+    cluster.start_master(&command);
+    let status = cluster.wait_for_live(4);
+    let new = rules(lab);
+    let ports = worker_ports(&new);
+    assert_eq!(ports.len(), 4, "{new}");
+    assert!(ports.iter().all(|port| lab.is_listened_to(*port)), "{new}");
+    assert_ne!(new, old);
+    let generations = new.matches("comment \"generation ").count();
+    let current = new.matches(&format!("comment \"generation {}\"", status.generation)).count();
+    assert_eq!((generations, current), (4, 4), "one generation only:\n{new}");
+    let report = load(400);
+    assert_eq!((report.answered(), report.failed()), (400, 0), "{report}");
+}
+
+fn rules(lab: &Lab) -> String {
+    lab.witness().nft(&["--stateless", "list", "table", "inet", "ipcluster_t"], "")
+}
+
+/// The ports that the rules redirect to.
+fn worker_ports(rules: &str) -> Vec<u16> {
+    let maps = rules.lines().filter_map(|line| line.split_once("redirect to")?.1.split_once('{'));
+    let pairs = maps.filter_map(|(_, map)| map.split_once('}')?.0.split_once(':'));
+    pairs.map(|(_, port)| port.trim().parse().unwrap()).collect()
+}
+
+fn kill(pids: Vec<u32>) {
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+    for pid in pids {
+        kill(Pid::from_raw(pid.try_into().unwrap()), Signal::SIGKILL).unwrap();
+    }
+}
