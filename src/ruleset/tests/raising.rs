@@ -104,11 +104,11 @@ fn another(rule: &mut Rule) {
 
 fn pop(elements: &mut Elements) {
     match elements {
-        Elements::Listeners4(of) => drop(of.pop()),
-        Elements::Listeners6(of) => drop(of.pop()),
-        Elements::Services(of) => drop(of.pop()),
+        Elements::Listeners4(of) => of.truncate(of.len() - 1),
+        Elements::Listeners6(of) => of.truncate(of.len() - 1),
+        Elements::Services(of) => of.truncate(of.len() - 1),
         Elements::Seats(of) | Elements::MaskedSeats4(of) | Elements::MaskedSeats6(of) => {
-            drop(of.pop());
+            of.truncate(of.len() - 1);
         }
     }
 }
