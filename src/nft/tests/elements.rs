@@ -5,7 +5,7 @@ use super::super::element::{
 };
 use super::{captured, parsed, port};
 use crate::netlink::Attributes;
-use crate::plan::{Partition, Port, Protocol, Seat};
+use crate::plan::{MAX_SEATS, Partition, Port, Protocol, Seat};
 use crate::ruleset::{Elements, Family, SetName};
 
 const TARGET: Target<'static> = Target { table: "ipcluster_web", set: "slots", id: 3 };
@@ -142,9 +142,8 @@ proptest! {
 
 #[test]
 fn the_most_slots_take_several_messages_and_read_back() {
-    let count = u16::try_from(Partition::MAX_SLOTS / 64).unwrap();
-    let seats: Vec<Seat> =
-        (0..Partition::MAX_SLOTS).map(|slot| Seat((slot % u32::from(count)) as u16)).collect();
+    const MOST: usize = Partition::MAX_SLOTS as usize;
+    let seats: Vec<Seat> = (0..MAX_SEATS).map(Seat).cycle().take(MOST).collect();
     for (name, elements) in [
         (SetName::Slots, Elements::Seats(seats.clone())),
         (SetName::MaskedSlots(Family::V4), Elements::MaskedSeats4(seats.clone())),

@@ -159,8 +159,11 @@ fn expressions_are_those_of_nft() {
     }
 }
 
+/// Attributes by their numbers.
+type Sorted = Vec<(u16, Vec<u8>)>;
+
 /// Each expression as its name and its attributes, in the order of their numbers.
-fn expressions(list: &[u8]) -> Vec<(String, Vec<(u16, Vec<u8>)>)> {
+fn expressions(list: &[u8]) -> Vec<(String, Sorted)> {
     /// `NFTA_EXPR_NAME`, `NFTA_EXPR_DATA`, `NFTA_LOOKUP_SET_ID`.
     const NAME: u16 = 1;
     const DATA: u16 = 2;
