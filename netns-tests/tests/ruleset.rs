@@ -15,6 +15,9 @@ use serde_json::Value;
 const ONE: &[&str] = &["10.9.0.1:80"];
 const MIXED: &[&str] =
     &["10.9.0.1:443", "10.9.0.1:80", "[fd09::1]:80", "0.0.0.0:8080", "[::]:8080", "[::]:443"];
+/// More public ports than seats have a rule for each.
+const MANY: &[&str] =
+    &["10.9.0.1:81", "10.9.0.1:82", "10.9.0.1:83", "10.9.0.1:84", "[fd09::1]:85", "[::]:86"];
 const WILDCARDS: &[&str] = &["0.0.0.0:80", "[::]:80"];
 
 fn main() -> ExitCode {
@@ -26,6 +29,7 @@ fn main() -> ExitCode {
         nft("mask_of_one_listener", |lab| all_states(lab, ONE, mask(4), 4)),
         nft("mask_of_mixed_listeners", |lab| all_states(lab, MIXED, mask(8), 8)),
         nft("mask_of_wildcards", |lab| all_states(lab, WILDCARDS, mask(4), 4)),
+        nft("hash_of_many_ports", |lab| all_states(lab, MANY, hash(), 4)),
         nft("one_worker", one_worker),
         nft("many_workers_on_many_slots", many_workers),
         nft("a_changed_table_is_seen_as_another", a_changed_table_is_another),
@@ -196,11 +200,11 @@ fn a_changed_table_is_another(lab: &Lab) {
     let text = lower(&plan).to_string();
     for (from, to) in [
         ("seed 0x1bc15735", "seed 0x1bc15736"),
-        ("80 : 20001", "80 : 20002"),
+        ("redirect to :20001", "redirect to :20002"),
         ("generation 1", "generation 2"),
         ("10.9.0.1 . tcp . 443", "10.9.0.2 . tcp . 443"),
         ("fib daddr type local", "fib daddr type unicast"),
-        ("meta l4proto tcp counter", "meta l4proto udp counter"),
+        ("tcp dport 8080 counter", "udp dport 8080 counter"),
         ("priority dstnat", "priority -99"),
         ("policy accept", "policy drop"),
         ("hook prerouting priority dstnat", "hook output priority -100"),

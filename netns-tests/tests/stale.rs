@@ -53,9 +53,9 @@ fn rules(lab: &Lab) -> String {
 
 /// The ports that the rules redirect to.
 fn worker_ports(rules: &str) -> Vec<u16> {
-    let maps = rules.lines().filter_map(|line| line.split_once("redirect to")?.1.split_once('{'));
-    let pairs = maps.filter_map(|(_, map)| map.split_once('}')?.0.split_once(':'));
-    pairs.map(|(_, port)| port.trim().parse().unwrap()).collect()
+    let ports =
+        rules.lines().filter_map(|line| line.split_once("redirect to :")?.1.split_once(' '));
+    ports.map(|(port, _)| port.parse().unwrap()).collect()
 }
 
 fn kill(pids: Vec<u32>) {

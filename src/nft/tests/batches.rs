@@ -11,13 +11,13 @@ const REQUEST: u16 = 1;
 const ACK: u16 = 4;
 
 fn plan(seats: u16, slots: u32) -> Plan {
-    let all = ["10.9.0.1:80", "[fd09::1]:443", "0.0.0.0:81"];
+    let all = ["10.9.0.1:80", "[fd09::1]:443", "0.0.0.0:81", "0.0.0.0:82", "0.0.0.0:83"];
     let listeners = Listeners::new(all.map(super::parsed).to_vec()).unwrap();
     let weights = Weights::equal(seats.into()).unwrap();
     let partition = Partition::hash(slots).unwrap();
     let mut plan = Plan::new(super::parsed("web"), listeners, partition, &weights, None).unwrap();
     let occupants = (0..seats).map(|seat| {
-        let ports = (0..3).map(|index| super::port(20000 + 3 * seat + index)).collect();
+        let ports = (0..5).map(|index| super::port(20000 + 5 * seat + index)).collect();
         (Seat(seat), Occupant { generation: Generation(1), ports })
     });
     plan.occupy_all(occupants).unwrap();
@@ -64,7 +64,7 @@ fn every_redirect_has_a_map_and_elements_of_its_own() {
     let transaction = Transaction::create(&plan(4, 64));
     let redirects = transaction.operations.iter();
     let redirects = redirects
-        .filter(|operation| matches!(operation, Operation::AddRule(_, Rule::Redirect { .. })));
+        .filter(|operation| matches!(operation, Operation::AddRule(_, Rule::RedirectByMap { .. })));
     let batch = Batch::encode(&transaction, None);
     let of = |index: usize| {
         (0..batch.messages()).filter(|place| batch.operation_of(*place) == Some(index)).count()

@@ -1,7 +1,8 @@
-use netlink_packet_core::{Emitable, ParseableParametrized};
-use netlink_packet_netfilter::nftables::{NfTablesMessage, RuleAttribute, RuleMessage};
+use netlink_packet_core::ParseableParametrized;
+use netlink_packet_netfilter::nftables::{NfTablesMessage, RuleAttribute};
 use proptest::prelude::*;
 
+use super::super::attribute::nest;
 use super::super::batch::{INET_HEADER, kind};
 use super::super::expression::Expression;
 use super::super::{dump, message, rule};
@@ -31,7 +32,10 @@ fn any_rule() -> impl Strategy<Value = Rule> {
             }),
         (family(), 0..=10u32).prop_map(|(family, power)| Rule::Mask { family, slots: 1 << power }),
         (any_ports(), generation())
-            .prop_map(|(ports, generation)| Rule::Redirect { ports, generation }),
+            .prop_map(|(ports, generation)| Rule::RedirectByMap { ports, generation }),
+        (1..=u16::MAX, 1..=u16::MAX, generation()).prop_map(|(public, worker, generation)| {
+            Rule::Redirect { public: port(public), worker: port(worker), generation }
+        }),
         generation().prop_map(|generation| Rule::Drop { generation }),
     ]
 }
@@ -51,11 +55,10 @@ fn listed(of: &Rule) -> Vec<Expression> {
         }
         other => other,
     });
-    let list = named.map(Expression::emit).collect();
-    let message = RuleMessage { attributes: vec![RuleAttribute::Expressions(list)] };
-    let message = NfTablesMessage::NewRule(message);
-    let mut wire = vec![0; message.buffer_len()];
-    message.emit(&mut wire);
+    let mut wire = vec![];
+    nest(&mut wire, EXPRESSIONS, |wire| {
+        named.for_each(|expression| expression.emit(wire));
+    });
     let NfTablesMessage::NewRule(read) =
         NfTablesMessage::parse_with_param(&wire[..], NEW_RULE).unwrap()
     else {
@@ -67,7 +70,7 @@ fn listed(of: &Rule) -> Vec<Expression> {
 
 fn read_back(expressions: &[Expression], of: &Rule) -> Option<Rule> {
     rule::parse(expressions, of.generation(), |map| match of {
-        Rule::Redirect { ports, .. } if map == "__map3" => Some(ports.clone()),
+        Rule::RedirectByMap { ports, .. } if map == "__map3" => Some(ports.clone()),
         _ => None,
     })
 }
@@ -110,9 +113,8 @@ proptest! {
         byte in any::<u8>(),
     ) {
         let table = TableName::of(&"web".parse().unwrap());
-        let message = message::add_rule(&table, ChainName::Seat(Seat(1)), &of, 1);
-        let mut wire = vec![0; message.buffer_len()];
-        message.emit(&mut wire);
+        let mut wire = vec![];
+        message::put_rule(&mut wire, &table, ChainName::Seat(Seat(1)), &of, 1);
         look_at(&wire[..end.index(wire.len())]);
         *flipped.get_mut(&mut wire) = byte;
         look_at(&wire);
@@ -145,15 +147,14 @@ fn look_at(wire: &[u8]) {
 #[cfg(target_endian = "little")]
 fn expressions_are_those_of_nft() {
     let captured = captured("rule");
-    assert_eq!(captured.len(), 13);
+    assert_eq!(captured.len(), 14);
     let rules = captured_rules();
     for (text, bytes) in captured {
         let rule = rules.iter().find(|rule| rule.to_string() == text);
         let rule = rule.unwrap_or_else(|| panic!("no rule prints as {text}"));
         let table = TableName::of(&"w".parse().unwrap());
-        let message = message::add_rule(&table, ChainName::Balance, rule, 6);
-        let mut wire = vec![0; message.buffer_len()];
-        message.emit(&mut wire);
+        let mut wire = vec![];
+        message::put_rule(&mut wire, &table, ChainName::Balance, rule, 6);
         let (_, ours) = Attributes::new(&wire).find(|(kind, _)| *kind == EXPRESSIONS).unwrap();
         assert_eq!(expressions(ours), expressions(&bytes), "{text}");
     }
@@ -205,8 +206,9 @@ fn captured_rules() -> Vec<Rule> {
         &[(80, 20001)],
     ] {
         let ports = ports.iter().map(|(from, to)| (port(*from), port(*to))).collect();
-        rules.push(Rule::Redirect { ports, generation: Generation(1) });
+        rules.push(Rule::RedirectByMap { ports, generation: Generation(1) });
     }
+    rules.push(Rule::Redirect { public: port(80), worker: port(20000), generation: Generation(1) });
     rules.push(Rule::Drop { generation: Generation(3) });
     rules
 }

@@ -8,11 +8,13 @@ use proptest::prelude::*;
 
 use crate::plan::{Generation, Listeners, Occupant, Partition, Plan, Port, Seat, Weights};
 
-const MIXES: [&[&str]; 4] = [
+const MIXES: [&[&str]; 5] = [
     &["10.9.0.1:80"],
     &["[fd09::1]:443", "10.9.0.1:443", "10.9.0.1:80"],
     &["0.0.0.0:80", "[::]:80"],
     &["[::]:80", "10.9.0.2:81", "10.9.0.1:81"],
+    // So many ports that each seat has one rule with a map.
+    &["10.9.0.1:85", "10.9.0.1:84", "10.9.0.1:83", "10.9.0.1:82", "[fd09::1]:81"],
 ];
 
 fn vacant(listeners: &[&str], partition: Partition, seats: u16) -> Plan {
@@ -106,7 +108,7 @@ impl History {
 
     fn occupy(&mut self, seat: Seat, generation: Generation) {
         occupy(&mut self.plan, seat, self.next_port, generation);
-        self.next_port += 2;
+        self.next_port += 5;
     }
 }
 

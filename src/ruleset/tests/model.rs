@@ -159,7 +159,7 @@ pub(super) fn sets_in(rule: &Rule) -> Option<SetName> {
         Rule::DispatchWildcard { family } => Some(SetName::Wildcards(*family)),
         Rule::Hash { map, .. } => Some(*map),
         Rule::Mask { family, .. } => Some(SetName::MaskedSlots(*family)),
-        Rule::Redirect { .. } | Rule::Drop { .. } => None,
+        Rule::Redirect { .. } | Rule::RedirectByMap { .. } | Rule::Drop { .. } => None,
     }
 }
 

@@ -93,9 +93,12 @@ fn another(rule: &mut Rule) {
             Rule::Hash { family, modulus, seed: seed ^ 1, map, generation }
         }
         Rule::Mask { family, slots } => Rule::Mask { family, slots: 2 * slots },
-        Rule::Redirect { mut ports, generation } => {
+        Rule::Redirect { public, generation, .. } => {
+            Rule::Redirect { public, worker: Port::new(9).unwrap(), generation }
+        }
+        Rule::RedirectByMap { mut ports, generation } => {
             ports[0].1 = Port::new(9).unwrap();
-            Rule::Redirect { ports, generation }
+            Rule::RedirectByMap { ports, generation }
         }
         Rule::Drop { generation } => Rule::Drop { generation: Generation(generation.0 + 1) },
     };

@@ -97,7 +97,7 @@ fn whole(seats: u16) -> Plan {
 
 #[test]
 fn a_replaced_worker_costs_two_operations_however_many_there_are() {
-    let from = whole(64);
+    let from = full(&["10.9.0.1:80", "[fd09::1]:80"], Partition::hash(1024).unwrap(), 64);
     let mut to = from.clone();
     occupy(&mut to, Seat(7), 30000, Generation(1));
     let chain = ChainName::Seat(Seat(7));
