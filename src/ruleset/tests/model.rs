@@ -2,11 +2,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nix::errno::Errno;
-
 use super::super::{
     Chain, ChainName, Elements, Operation, Rule, Ruleset, Set, SetName, TableName, Transaction,
 };
+
+/// Why the kernel refuses an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// `EEXIST`
+    Exists,
+    /// `ENOENT`
+    Missing,
+    /// `EBUSY`
+    Busy,
+    /// `ELOOP`
+    Loop,
+}
 
 /// The kernel's table of one name. Stricter than the kernel in one thing: a chain must be empty to
 /// be deleted.
@@ -44,70 +55,70 @@ impl Kernel {
     pub(super) fn carry_out(
         &mut self,
         transaction: &Transaction,
-    ) -> Result<(), (Operation, Errno)> {
+    ) -> Result<(), (Operation, Refusal)> {
         let mut next = self.clone();
         for operation in &transaction.operations {
-            next.step(operation).map_err(|errno| (operation.clone(), errno))?;
+            next.step(operation).map_err(|refusal| (operation.clone(), refusal))?;
         }
         if let (Some(table), Some(last)) = (&next.table, transaction.operations.last()) {
-            table.check_for_loops().map_err(|errno| (last.clone(), errno))?;
+            table.check_for_loops().map_err(|refusal| (last.clone(), refusal))?;
         }
         *self = next;
         Ok(())
     }
 
-    fn step(&mut self, operation: &Operation) -> Result<(), Errno> {
+    fn step(&mut self, operation: &Operation) -> Result<(), Refusal> {
         match operation {
-            Operation::AddTable if self.table.is_some() => return Err(Errno::EEXIST),
+            Operation::AddTable if self.table.is_some() => return Err(Refusal::Exists),
             Operation::AddTable => self.table = Some(Table::default()),
-            Operation::DeleteTable => drop(self.table.take().ok_or(Errno::ENOENT)?),
-            other => self.table.as_mut().ok_or(Errno::ENOENT)?.step(other)?,
+            Operation::DeleteTable => drop(self.table.take().ok_or(Refusal::Missing)?),
+            other => self.table.as_mut().ok_or(Refusal::Missing)?.step(other)?,
         }
         Ok(())
     }
 }
 
 impl Table {
-    fn step(&mut self, operation: &Operation) -> Result<(), Errno> {
+    fn step(&mut self, operation: &Operation) -> Result<(), Refusal> {
         match operation {
             Operation::AddTable | Operation::DeleteTable => unreachable!("done by the caller"),
             Operation::AddChain(name) => {
                 if self.chains.insert(*name, vec![]).is_some() {
-                    return Err(Errno::EEXIST);
+                    return Err(Refusal::Exists);
                 }
             }
             Operation::FlushChain(name) => {
-                self.chains.get_mut(name).ok_or(Errno::ENOENT)?.clear();
+                self.chains.get_mut(name).ok_or(Refusal::Missing)?.clear();
             }
             Operation::DeleteChain(name) => {
-                let rules = self.chains.get(name).ok_or(Errno::ENOENT)?;
+                let rules = self.chains.get(name).ok_or(Refusal::Missing)?;
                 if !rules.is_empty() || self.goes_to(*name) {
-                    return Err(Errno::EBUSY);
+                    return Err(Refusal::Busy);
                 }
                 self.chains.remove(name);
             }
             Operation::AddSet(set) => {
                 let chains = chains_in(&set.elements);
                 if !chains.iter().all(|chain| self.chains.contains_key(chain)) {
-                    return Err(Errno::ENOENT);
+                    return Err(Refusal::Missing);
                 }
                 if self.sets.insert(set.name, set.elements.clone()).is_some() {
-                    return Err(Errno::EEXIST);
+                    return Err(Refusal::Exists);
                 }
             }
             Operation::DeleteSet(name) => {
                 if self.rules().any(|rule| sets_in(rule) == Some(*name)) {
-                    return Err(Errno::EBUSY);
+                    return Err(Refusal::Busy);
                 }
-                self.sets.remove(name).ok_or(Errno::ENOENT)?;
+                self.sets.remove(name).ok_or(Refusal::Missing)?;
             }
             Operation::AddRule(chain, rule) => {
                 let has_set = sets_in(rule).is_none_or(|set| self.sets.contains_key(&set));
                 let has_chain = goto_in(rule).is_none_or(|chain| self.chains.contains_key(&chain));
                 if !has_set || !has_chain {
-                    return Err(Errno::ENOENT);
+                    return Err(Refusal::Missing);
                 }
-                self.chains.get_mut(chain).ok_or(Errno::ENOENT)?.push(rule.clone());
+                self.chains.get_mut(chain).ok_or(Refusal::Missing)?.push(rule.clone());
             }
         }
         Ok(())
@@ -123,7 +134,7 @@ impl Table {
     }
 
     /// `nft_chain_validate`: `ELOOP` for chains that can come back to themselves.
-    fn check_for_loops(&self) -> Result<(), Errno> {
+    fn check_for_loops(&self) -> Result<(), Refusal> {
         // Chains form no cycle exactly if they can be taken away one by one, each when no other
         // that is left goes to it.
         let mut left: BTreeSet<ChainName> = self.chains.keys().copied().collect();
@@ -132,7 +143,7 @@ impl Table {
                 left.iter().flat_map(|chain| self.targets_of(*chain)).collect();
             let free: Vec<_> = left.difference(&targets).copied().collect();
             if free.is_empty() {
-                return Err(Errno::ELOOP);
+                return Err(Refusal::Loop);
             }
             for chain in free {
                 left.remove(&chain);

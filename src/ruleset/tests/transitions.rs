@@ -1,10 +1,9 @@
 use std::collections::BTreeSet;
 
-use nix::errno::Errno;
 use proptest::prelude::*;
 
 use super::super::{ChainName, Operation, Rule, Ruleset, SetName, Transaction, lower};
-use super::model::{Kernel, sets_in};
+use super::model::{Kernel, Refusal, sets_in};
 use super::{any_pair, full, occupy};
 use crate::plan::{Generation, Partition, Plan, Seat, Weights};
 
@@ -40,8 +39,8 @@ proptest! {
         let mut kernel = Kernel::default();
         kernel.carry_out(&Transaction::create(&from)).unwrap();
         prop_assert_eq!(&kernel, &Kernel::holding(&lower(&from)));
-        let (_, errno) = kernel.carry_out(&Transaction::create(&to)).unwrap_err();
-        prop_assert_eq!(errno, Errno::EEXIST);
+        let (_, refusal) = kernel.carry_out(&Transaction::create(&to)).unwrap_err();
+        prop_assert_eq!(refusal, Refusal::Exists);
         kernel.carry_out(&Transaction::replace(&to)).unwrap();
         prop_assert_eq!(&kernel, &Kernel::holding(&lower(&to)));
         kernel.carry_out(&Transaction::remove(lower(&to).table)).unwrap();
@@ -134,20 +133,20 @@ fn the_order_of_operations_matters_to_the_model() {
     let transaction = Transaction::between(&from, &to).unwrap();
     let kernel = Kernel::holding(&lower(&from));
 
-    let (chains_first, errno) =
+    let (chains_first, refusal) =
         refused(&kernel, &transaction, |operation| !matches!(operation, Operation::DeleteChain(_)));
     assert!(matches!(chains_first, Operation::DeleteChain(_)), "{chains_first:?}");
-    assert_eq!(errno, Errno::EBUSY);
+    assert_eq!(refusal, Refusal::Busy);
 
-    let (sets_first, errno) =
+    let (sets_first, refusal) =
         refused(&kernel, &transaction, |operation| !matches!(operation, Operation::DeleteSet(_)));
-    assert_eq!((sets_first, errno), (Operation::DeleteSet(SetName::Slots), Errno::EBUSY));
+    assert_eq!((sets_first, refusal), (Operation::DeleteSet(SetName::Slots), Refusal::Busy));
 
-    let (rules_first, errno) = refused(&kernel, &Transaction::create(&to), |operation| {
+    let (rules_first, refusal) = refused(&kernel, &Transaction::create(&to), |operation| {
         !matches!(operation, Operation::AddTable | Operation::AddRule(..))
     });
     assert!(matches!(rules_first, Operation::AddRule(..)), "{rules_first:?}");
-    assert_eq!(errno, Errno::ENOENT);
+    assert_eq!(refusal, Refusal::Missing);
 }
 
 /// What the model says to a transaction in which those that are not `late` come first.
@@ -155,7 +154,7 @@ fn refused(
     kernel: &Kernel,
     transaction: &Transaction,
     late: impl Fn(&Operation) -> bool,
-) -> (Operation, Errno) {
+) -> (Operation, Refusal) {
     let mut reordered = transaction.clone();
     reordered.operations.sort_by_key(|operation| late(operation));
     let mut kernel = match reordered.operations.first() {
