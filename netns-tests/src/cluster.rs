@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Command, Output};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde::Deserialize;
 
-use super::{Lab, Process, greeter, ipcluster, wait_until};
+use super::{Lab, Process, greeter, ipcluster};
 
 /// A running `ipcluster run`, and the other verbs for it. Its test
 /// [needs](crate::Need::Ipcluster) the program.
@@ -23,6 +25,9 @@ pub struct Cluster<'a> {
     environment: Vec<(String, String)>,
     master: Option<Process>,
 }
+
+/// How long a status is waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What `ipcluster status --json` says, as far as tests look at it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -80,6 +85,11 @@ impl<'a> Cluster<'a> {
     /// A cluster of greeters on the server's addresses, port 80, that is still to be started:
     /// `run --name t --listen 10.9.0.1:80 --listen [fd09::1]:80 --workers N -- greeter`.
     pub fn new(lab: &'a Lab, workers: u16) -> Self {
+        Self::on(lab, Lab::targets(80), workers)
+    }
+
+    /// The same on other addresses.
+    pub fn on(lab: &'a Lab, listeners: impl IntoIterator<Item = SocketAddr>, workers: u16) -> Self {
         let mut cluster = Self {
             lab,
             name: "t".to_owned(),
@@ -87,7 +97,7 @@ impl<'a> Cluster<'a> {
             environment: Vec::new(),
             master: None,
         };
-        for target in Lab::targets(80) {
+        for target in listeners {
             cluster = cluster.argument("--listen").argument(target.to_string());
         }
         let passed = cluster.argument("--env").argument("GREETER_*");
@@ -165,18 +175,23 @@ impl<'a> Cluster<'a> {
     /// # Panics
     /// After 30 s, or when the master ends, with what it printed.
     pub fn wait_for(&mut self, what: &str, condition: impl Fn(&Status) -> bool) -> Status {
-        let mut last = Status::default();
-        wait_until(what, Duration::from_secs(30), || {
+        let began = Instant::now();
+        let mut last = None;
+        loop {
             if let Some(master) = &mut self.master {
                 assert!(master.is_running(), "the master ended:\n{}", master.output());
             }
-            self.try_status().is_some_and(|status| {
-                let holds = condition(&status);
-                last = status;
-                holds
-            })
-        });
-        last
+            last = self.try_status().or(last);
+            match last.take_if(|status| condition(status)) {
+                Some(status) => return status,
+                None if began.elapsed() < PATIENCE => thread::sleep(Duration::from_millis(1)),
+                None => break,
+            }
+        }
+        panic!(
+            "waited {PATIENCE:?} for {what}\nlast status: {last:#?}\nthe master:\n{}",
+            self.log()
+        );
     }
 
     /// Waits until it has `workers` live workers and no others.

@@ -41,6 +41,16 @@ pub fn is_alive(pid: u32) -> bool {
     })
 }
 
+/// How long the first thread of a process has been ready to run while others had the processors: what
+/// a busy machine adds to whatever the process does. `None` where that is not known, or it was
+/// reaped.
+pub fn waited_for_processor(pid: u32) -> Option<Duration> {
+    // Time on a processor and time waiting for one, in nanoseconds
+    // (Documentation/scheduler/sched-stats.rst).
+    let stat = fs::read_to_string(format!("/proc/{pid}/schedstat")).ok()?;
+    stat.split_ascii_whitespace().nth(1)?.parse().ok().map(Duration::from_nanos)
+}
+
 /// A process that a test started. It is killed when this value goes.
 #[derive(Debug)]
 pub struct Process {

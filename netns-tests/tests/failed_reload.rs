@@ -191,7 +191,7 @@ fn backs_off(lab: &Lab) {
 
 /// F17.
 fn slow_start(lab: &Lab) {
-    let mut cluster =
+    let cluster =
         Cluster::new(lab, 2).argument("--ready-timeout").argument("5s").start_adjustable(2);
     cluster.set_greeters("GREETER_DELAY_MS=3000");
     let began = Instant::now();

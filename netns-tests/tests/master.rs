@@ -21,7 +21,7 @@ fn main() -> ExitCode {
 
 /// F7.
 fn killed(lab: &Lab) {
-    without_a_master(lab, Cluster::kill_master);
+    without_a_master(lab, |cluster| cluster.kill_master());
 }
 
 fn terminated(lab: &Lab) {
