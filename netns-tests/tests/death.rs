@@ -59,7 +59,7 @@ fn kill_under(lab: &Lab, rate: f64) -> f64 {
     let homes = homes(&report.between(report.began(), kills[0].at));
     let costs: Vec<Cost> = kills.iter().map(|kill| Cost::of(kill, &report, &homes)).collect();
     for (kill, cost) in kills.iter().zip(&costs) {
-        println!("seat {}: {cost}; {:.1?} without a processor", kill.seat, kill.waited);
+        println!("seat {}: {cost}", kill.seat);
     }
     let lost: usize = costs.iter().map(|cost| cost.lost).sum();
     assert_eq!(lost as u64, report.failed(), "nothing is lost but by a death: {report}");
@@ -70,9 +70,9 @@ fn kill_under(lab: &Lab, rate: f64) -> f64 {
 
     let worst = costs.iter().map(|cost| cost.lost).max().unwrap();
     let raw = costs.iter().map(|cost| cost.steered).max().unwrap();
-    let net = kills.iter().zip(&costs).map(|(kill, cost)| cost.steered.saturating_sub(kill.waited));
-    // Of 20 the 99th percentile, by the nearest rank, is the last.
-    let p99 = net.max().unwrap();
+    // On a busy machine others have the processors: that is not what is tested. Of 20 the 99th
+    // percentile, by the nearest rank, is the last.
+    let p99 = costs.iter().map(|cost| cost.steered - cost.waited).max().unwrap();
     println!(
         "{KILLS} kills at {rate:.0}/s: {lost} lost in all, {worst} at most by one; steered away \
          within {raw:.1?}, of which {p99:.1?} are ours",
@@ -80,7 +80,7 @@ fn kill_under(lab: &Lab, rate: f64) -> f64 {
     assert!(p99 <= STEERED_WITHIN, "clients still reached a dead worker after {p99:?}");
     for (kill, cost) in kills.iter().zip(&costs) {
         let of_seat = rate / f64::from(SEATS);
-        let most = LOST_AT_MOST * rate / AT_RATE + of_seat * kill.waited.as_secs_f64();
+        let most = LOST_AT_MOST * rate / AT_RATE + of_seat * cost.waited.as_secs_f64();
         assert!(cost.lost as f64 <= most.ceil(), "seat {}: {cost}, {most:.1} allowed", kill.seat);
         assert!(cost.lost <= cost.in_flight, "seat {}: {cost}", kill.seat);
         assert!(cost.helped > 0, "seat {}: nobody took its clients in", kill.seat);
@@ -117,11 +117,19 @@ fn homes(report: &Report) -> BTreeMap<IpAddr, u16> {
 struct Kill {
     seat: u16,
     at: Instant,
-    /// How long the worker, which has to end, and the master, which has to steer, then waited for a
-    /// processor.
-    waited: Duration,
+    /// For how long since the kill the worker, which has to end, and the master, which has to steer,
+    /// had waited for a processor, by the time since the kill.
+    waits: Vec<(Duration, Duration)>,
     /// When its replacement was seen to be live.
     replaced: Instant,
+}
+
+impl Kill {
+    /// How much of this time since the kill those who had to act had no processor.
+    fn waited_within(&self, time: Duration) -> Duration {
+        let after = self.waits.iter().find(|(since, _)| *since >= time).or(self.waits.last());
+        after.map_or(Duration::ZERO, |(_, waited)| *waited).min(time)
+    }
 }
 
 /// Kills the worker in a seat, and waits until the next one is live.
@@ -131,15 +139,17 @@ fn kill(cluster: &mut Cluster<'_>, load: &RunningLoad, seat: u16) -> Kill {
     let waits = || [master, pid].map(|pid| waited_for_processor(pid).unwrap_or_default());
     let before = waits();
     let mut after = before;
+    let mut waits_by_time = Vec::new();
     let at = Instant::now();
     signal(pid, Signal::SIGKILL);
-    // An ended worker can be asked until it is reaped.
-    while at.elapsed() < 4 * STEERED_WITHIN {
-        let now = waits();
-        after = [0, 1].map(|index| after[index].max(now[index]));
+    while at.elapsed() < 20 * STEERED_WITHIN {
         thread::sleep(Duration::from_millis(1));
+        let now = waits();
+        // Of a worker that was reaped nothing more is known.
+        after = [0, 1].map(|index| after[index].max(now[index]));
+        let waited = [0, 1].map(|index| after[index] - before[index]);
+        waits_by_time.push((at.elapsed(), waited.iter().sum()));
     }
-    let waited = [0, 1].map(|index| after[index].saturating_sub(before[index])).iter().sum();
     // Asking for the status takes the processor from those who are measured.
     wait_for_answers(load, 500);
     let live = |status: &Status| status.pids().get(&seat).is_some_and(|it| *it != pid);
@@ -147,7 +157,7 @@ fn kill(cluster: &mut Cluster<'_>, load: &RunningLoad, seat: u16) -> Kill {
     let replaced = Instant::now();
     // The clients of the seat are answered by its new worker before the next one dies.
     wait_for_answers(load, 500);
-    Kill { seat, at, waited, replaced }
+    Kill { seat, at, waits: waits_by_time, replaced }
 }
 
 /// What a death has cost.
@@ -158,6 +168,8 @@ struct Cost {
     in_flight: usize,
     /// From the kill to the beginning of the last connection that still reached the dead worker.
     steered: Duration,
+    /// For how much of that time the worker or the master waited for a processor.
+    waited: Duration,
     /// From the kill to the first answer that another worker gave to a client of the seat.
     first_help: Option<Duration>,
     /// How many answers other workers gave to its clients.
@@ -170,8 +182,12 @@ impl Cost {
     fn of(kill: &Kill, report: &Report, homes: &BTreeMap<IpAddr, u16>) -> Self {
         let part = report.between(kill.at, kill.replaced);
         let began = |failure: &Failure| failure.at - failure.after;
-        let steered =
-            part.failures().iter().map(|it| began(it).saturating_duration_since(kill.at)).max();
+        let steered = part
+            .failures()
+            .iter()
+            .map(|it| began(it).saturating_duration_since(kill.at))
+            .max()
+            .unwrap_or_default();
         let is_ours = |client: &IpAddr| homes[client] == kill.seat;
         assert!(
             part.failures().iter().all(|failure| is_ours(&failure.source.ip())),
@@ -179,7 +195,8 @@ impl Cost {
         );
         let strangers = || part.answers().filter(|it| it.by.seat != homes[&it.client]);
         let helpers: Vec<_> = strangers().filter(|it| is_ours(&it.client)).collect();
-        let in_flight = |began: Instant| began <= kill.at + STEERED_WITHIN + kill.waited;
+        let waited = kill.waited_within(steered);
+        let in_flight = |began: Instant| began <= kill.at + STEERED_WITHIN + waited;
         let after = report.between(kill.at, report.began() + report.elapsed());
         let answered = after.answers().filter(|it| is_ours(&it.client));
         let answered = answered.filter(|it| in_flight(it.at - it.latency)).count();
@@ -187,7 +204,8 @@ impl Cost {
         Self {
             lost: part.failures().len(),
             in_flight: answered + failed,
-            steered: steered.unwrap_or_default(),
+            steered,
+            waited,
             first_help: helpers.first().map(|it| it.at.saturating_duration_since(kill.at)),
             helped: helpers.len(),
             strayed: strangers().map(|it| it.client).filter(|client| !is_ours(client)).collect(),
@@ -197,9 +215,12 @@ impl Cost {
 
 impl std::fmt::Display for Cost {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { lost, in_flight, steered, first_help, helped, .. } = self;
+        let Self { lost, in_flight, steered, waited, first_help, helped, .. } = self;
         write!(f, "{lost} lost of {in_flight} in flight; the last one began {steered:.1?} after ")?;
-        write!(f, "the kill; first helped after {first_help:.1?}, {helped} times")
+        write!(
+            f,
+            "the kill, of which {waited:.1?} without a processor; first helped after {first_help:.1?}, {helped} times"
+        )
     }
 }
 
