@@ -41,6 +41,10 @@ pub enum Need {
     Curl,
     /// The program `ipcluster`, freshly built.
     Ipcluster,
+    /// The program `python3`.
+    Python,
+    /// The program `node`.
+    Node,
     /// A pid namespace, in which the numbers of processes begin at 1.
     Pids,
 }
@@ -52,17 +56,25 @@ pub struct Case {
     body: fn(&Lab),
     needs: Vec<Need>,
     limit: Duration,
+    on_request: bool,
 }
 
 impl Case {
     /// A test that fails by panicking. It may take two minutes.
     pub fn new(name: &'static str, body: fn(&Lab)) -> Self {
-        Self { name, body, needs: Vec::new(), limit: Duration::from_secs(120) }
+        Self { name, body, needs: Vec::new(), limit: Duration::from_secs(120), on_request: false }
     }
 
     /// Adds something that it cannot do without.
     pub fn needs(mut self, need: Need) -> Self {
         self.needs.push(need);
+        self
+    }
+
+    /// Has it run only with `--include-ignored` or `--ignored`: it takes long, or means something in
+    /// a release build alone.
+    pub fn on_request(mut self) -> Self {
+        self.on_request = true;
         self
     }
 
@@ -93,7 +105,11 @@ fn run_trials(cases: Vec<Case>) -> ExitCode {
     let shows = arguments.nocapture;
     let trials = cases
         .into_iter()
-        .map(|case| Trial::ignorable_test(case.name, move || try_case(&case, shows)))
+        .map(|case| {
+            let on_request = case.on_request;
+            Trial::ignorable_test(case.name, move || try_case(&case, shows))
+                .with_ignored_flag(on_request)
+        })
         .collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
@@ -123,6 +139,8 @@ impl Need {
             Self::Nft => program("nft"),
             Self::Conntrack => program("conntrack"),
             Self::Curl => program("curl"),
+            Self::Python => program("python3"),
+            Self::Node => program("node"),
             Self::Ipcluster => programs::build_ipcluster().err(),
             Self::Pids => (!matches!(isolation, Isolation::Whole))
                 .then(|| "no pid namespace: /proc cannot be mounted here".to_owned()),

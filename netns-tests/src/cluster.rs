@@ -1,13 +1,17 @@
 //! A cluster under test: the program `ipcluster` in the server's namespace.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::{Command, Output};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde::Deserialize;
 
-use super::{Lab, Process, greeter, ipcluster, wait_until};
+use super::{Lab, Process, greeter, ipcluster};
 
 /// A running `ipcluster run`, and the other verbs for it. Its test
 /// [needs](crate::Need::Ipcluster) the program.
@@ -21,6 +25,9 @@ pub struct Cluster<'a> {
     environment: Vec<(String, String)>,
     master: Option<Process>,
 }
+
+/// How long a status is waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What `ipcluster status --json` says, as far as tests look at it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -48,6 +55,10 @@ pub struct WorkerStatus {
     pub state: String,
     /// Its generation.
     pub generation: u64,
+    /// Its worker port for each public port.
+    pub ports: BTreeMap<String, u16>,
+    /// How many connections it has, if that is known.
+    pub connections: Option<u32>,
 }
 
 impl Status {
@@ -58,12 +69,27 @@ impl Status {
         live.sort_by_key(|worker| worker.seat);
         live
     }
+
+    /// The process of the live worker in each seat.
+    pub fn pids(&self) -> BTreeMap<u16, u32> {
+        self.live().iter().filter_map(|worker| Some((worker.seat, worker.pid?))).collect()
+    }
+
+    /// Whether all its workers are live, and there are so many.
+    pub fn is_settled(&self, workers: usize) -> bool {
+        self.workers.len() == workers && self.live().len() == workers
+    }
 }
 
 impl<'a> Cluster<'a> {
     /// A cluster of greeters on the server's addresses, port 80, that is still to be started:
     /// `run --name t --listen 10.9.0.1:80 --listen [fd09::1]:80 --workers N -- greeter`.
     pub fn new(lab: &'a Lab, workers: u16) -> Self {
+        Self::on(lab, Lab::targets(80), workers)
+    }
+
+    /// The same on other addresses.
+    pub fn on(lab: &'a Lab, listeners: impl IntoIterator<Item = SocketAddr>, workers: u16) -> Self {
         let mut cluster = Self {
             lab,
             name: "t".to_owned(),
@@ -71,10 +97,11 @@ impl<'a> Cluster<'a> {
             environment: Vec::new(),
             master: None,
         };
-        for target in Lab::targets(80) {
+        for target in listeners {
             cluster = cluster.argument("--listen").argument(target.to_string());
         }
-        cluster.argument("--workers").argument(workers.to_string())
+        let passed = cluster.argument("--env").argument("GREETER_*");
+        passed.argument("--workers").argument(workers.to_string())
     }
 
     /// Adds an argument of `run`, before the command.
@@ -83,18 +110,47 @@ impl<'a> Cluster<'a> {
         self
     }
 
-    /// Sets a variable in the environment of the master, and so of greeters, such as
-    /// `GREETER_DELAY_MS`.
+    /// Sets a variable in the environment of the master, which passes those that begin with
+    /// `GREETER_` on to its workers.
     pub fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
     /// Starts it with greeters, and waits until `workers` of them are live.
-    pub fn start(mut self, workers: usize) -> Self {
-        self.start_master(&[greeter().into()]);
+    pub fn start(self, workers: usize) -> Self {
+        self.start_with(&[greeter().into()], workers)
+    }
+
+    /// Starts it with this worker command, and waits until `workers` of them are live.
+    pub fn start_with(mut self, worker: &[OsString], workers: usize) -> Self {
+        self.start_master(worker);
         self.wait_for_live(workers);
         self
+    }
+
+    /// Starts it with greeters whose environment can be changed later, by
+    /// [`set_greeters`](Self::set_greeters), and waits until `workers` of them are live.
+    pub fn start_adjustable(self, workers: usize) -> Self {
+        self.set_greeters("");
+        let script = "set -a; . \"$0\"; exec \"$1\"";
+        let settings = self.greeter_settings();
+        let command = ["sh".into(), "-c".into(), script.into(), settings.into(), greeter().into()];
+        self.start_with(&command, workers)
+    }
+
+    /// What greeters of an [adjustable](Self::start_adjustable) cluster that start from now on do
+    /// first: shell commands, of which the variables are theirs.
+    pub fn set_greeters(&self, script: &str) {
+        // In one step: a worker that starts just now reads the old one or the new one.
+        let file = self.greeter_settings();
+        let new = file.with_extension("new");
+        std::fs::write(&new, script).expect("the case's directory can be written to");
+        std::fs::rename(new, file).expect("a file of ours can be renamed");
+    }
+
+    fn greeter_settings(&self) -> PathBuf {
+        self.lab.directory().join("greeters.sh")
     }
 
     /// Starts a master with this worker command, and does not wait. Also after
@@ -119,18 +175,30 @@ impl<'a> Cluster<'a> {
     /// # Panics
     /// After 30 s, or when the master ends, with what it printed.
     pub fn wait_for(&mut self, what: &str, condition: impl Fn(&Status) -> bool) -> Status {
-        let mut last = Status::default();
-        wait_until(what, Duration::from_secs(30), || {
+        let began = Instant::now();
+        let mut last = None;
+        loop {
             if let Some(master) = &mut self.master {
                 assert!(master.is_running(), "the master ended:\n{}", master.output());
             }
-            self.try_status().is_some_and(|status| {
-                let holds = condition(&status);
-                last = status;
-                holds
-            })
-        });
-        last
+            last = self.try_status().or(last);
+            match last.take_if(|status| condition(status)) {
+                Some(status) => return status,
+                None if began.elapsed() < PATIENCE => thread::sleep(Duration::from_millis(1)),
+                None => break,
+            }
+        }
+        panic!(
+            "waited {PATIENCE:?} for {what}\nlast status: {last:#?}\nthe master:\n{}",
+            self.log()
+        );
+    }
+
+    /// Waits until it has `workers` live workers and no others.
+    pub fn wait_until_settled(&mut self, workers: usize) -> Status {
+        self.wait_for(&format!("{workers} live workers and no others"), |status| {
+            status.is_settled(workers)
+        })
     }
 
     /// Its status, or none while no master answers.
@@ -169,6 +237,21 @@ impl<'a> Cluster<'a> {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
+    /// Runs a verb that must fail with exit code 1, and returns what it printed on stderr.
+    pub fn fail(&self, verb: &str, arguments: &[&str]) -> String {
+        let output = self.verb(verb, arguments);
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{verb} {arguments:?}: {stderr}");
+        stderr
+    }
+
+    /// Starts `ipcluster VERB NAME ARGUMENTS...`, and does not wait for it.
+    pub fn begin(&self, verb: &str, arguments: &[&str]) -> Process {
+        let mut command = self.command(verb);
+        command.arg(&self.name).args(arguments);
+        self.lab.start(verb, command)
+    }
+
     /// Runs `ipcluster VERB NAME ARGUMENTS...` in the server's namespace.
     pub fn verb(&self, verb: &str, arguments: &[&str]) -> Output {
         let mut command = self.command(verb);
@@ -197,6 +280,18 @@ impl<'a> Cluster<'a> {
             master.signal(Signal::SIGKILL);
             master.wait(Duration::from_secs(5));
         }
+    }
+
+    /// Ends the master by SIGTERM: workers and rules stay. Returns what it printed.
+    ///
+    /// # Panics
+    /// Where it does not end within 5 s, with exit code 0.
+    pub fn terminate_master(&mut self) -> String {
+        let mut master = self.master.take().expect("a master was started");
+        master.signal(Signal::SIGTERM);
+        let status = master.wait(Duration::from_secs(5));
+        assert!(status.success(), "{status}\n{}", master.output());
+        master.output()
     }
 
     /// What the master has printed.

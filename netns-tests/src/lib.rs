@@ -39,7 +39,7 @@ mod witness;
 pub use case::{Case, Need, run};
 pub use cluster::{Cluster, Status, WorkerStatus};
 pub use lab::Lab;
-pub use process::{Process, wait_until};
+pub use process::{Process, is_alive, signal, wait_until, waited_for_processor};
 pub use programs::{greeter, ipcluster};
 pub use witness::Witness;
 #[cfg(feature = "rustables")]

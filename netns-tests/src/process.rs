@@ -22,6 +22,35 @@ pub fn wait_until(what: &str, limit: Duration, mut condition: impl FnMut() -> bo
     }
 }
 
+/// Sends a signal to a process of a case, such as a worker: the numbers are those of its own pid
+/// namespace.
+///
+/// # Panics
+/// Where there is no such process.
+pub fn signal(pid: u32, signal: Signal) {
+    let pid = i32::try_from(pid).expect("a process number");
+    assert!(pid > 1, "process {pid} is none of the case's");
+    kill(Pid::from_raw(pid), signal).unwrap_or_else(|errno| panic!("{signal} to {pid}: {errno}"));
+}
+
+/// Whether the process is there and has not ended: a zombie has.
+pub fn is_alive(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+        // The state stands behind the name, which is in parentheses and may hold others.
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+    })
+}
+
+/// How long the first thread of a process has been ready to run while others had the processors: what
+/// a busy machine adds to whatever the process does. `None` where that is not known, or it was
+/// reaped.
+pub fn waited_for_processor(pid: u32) -> Option<Duration> {
+    // Time on a processor and time waiting for one, in nanoseconds
+    // (Documentation/scheduler/sched-stats.rst).
+    let stat = fs::read_to_string(format!("/proc/{pid}/schedstat")).ok()?;
+    stat.split_ascii_whitespace().nth(1)?.parse().ok().map(Duration::from_nanos)
+}
+
 /// A process that a test started. It is killed when this value goes.
 #[derive(Debug)]
 pub struct Process {
@@ -53,9 +82,7 @@ impl Process {
     /// # Panics
     /// Where it has been waited for already.
     pub fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.child.id()).expect("a process number");
-        kill(Pid::from_raw(pid), signal)
-            .unwrap_or_else(|errno| panic!("{signal} to {pid}: {errno}"));
+        super::signal(self.child.id(), signal);
     }
 
     /// Whether it still runs.

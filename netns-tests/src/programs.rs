@@ -19,11 +19,15 @@ pub fn greeter() -> PathBuf {
     beside_us("greeter")
 }
 
-/// The program `ipcluster`, in the profile of this test. It is there, and up to date, in a case
+/// The program `ipcluster`: the one that the variable `IPCLUSTER_BIN` names, such as one of another
+/// profile; otherwise that in the profile of this test, which is there, and up to date, in a case
 /// that [needs](crate::Need::Ipcluster) it.
 pub fn ipcluster() -> PathBuf {
-    beside_us("ipcluster")
+    env::var_os(GIVEN).map_or_else(|| beside_us("ipcluster"), PathBuf::from)
 }
+
+/// Names the program to be tested in place of the one that cargo builds here.
+const GIVEN: &str = "IPCLUSTER_BIN";
 
 /// Builds `ipcluster`, once. Cargo sets `CARGO_BIN_EXE_*` only within one package, and builds the
 /// binaries of other packages for a test only by accident: one that is left from before would be
@@ -34,6 +38,10 @@ pub(crate) fn build_ipcluster() -> Result<(), String> {
 }
 
 fn try_build() -> Result<(), String> {
+    if let Some(given) = env::var_os(GIVEN) {
+        let is_there = Path::new(&given).is_file();
+        return is_there.then_some(()).ok_or(format!("{GIVEN}: no file {}", given.display()));
+    }
     let directory = target_directory();
     let profile = match directory.file_name().and_then(|name| name.to_str()) {
         Some("debug") | None => "dev",

@@ -131,11 +131,15 @@ impl Processes {
     /// Passes on what workers have printed.
     pub(super) fn pass_on_output(&mut self) {
         for running in self.running.values_mut() {
-            match &mut self.printer {
-                Some(printer) => printer.pass_on(running.seat, &mut running.output),
-                None => drop(running.output.poll(usize::MAX)),
-            }
+            running.pass_on(self.printer.as_mut());
         }
+    }
+
+    /// What a worker that runs has printed last, the oldest line first.
+    pub(super) fn last_lines(&mut self, worker: WorkerId) -> Option<Vec<String>> {
+        let running = self.running.get_mut(&worker)?;
+        running.pass_on(self.printer.as_mut());
+        Some(running.output.last_lines().map(str::to_owned).collect())
     }
 
     /// Those of `candidates` that listen on all their ports, where clients of all `listeners` reach
@@ -177,6 +181,13 @@ impl Processes {
 }
 
 impl Running {
+    fn pass_on(&mut self, printer: Option<&mut Printer>) {
+        match printer {
+            Some(printer) => printer.pass_on(self.seat, &mut self.output),
+            None => drop(self.output.poll(usize::MAX)),
+        }
+    }
+
     fn is_reached(
         &mut self,
         table: &mut ListenTable,

@@ -30,7 +30,7 @@ use crate::plan::{Plan, Port, Route, Seat};
 use crate::process::{ListenTable, PortPool, ProcessError, Sockets};
 use crate::supervisor::{
     self, Action, Backoff, Done, Event, Moment, Notice, Refusal, RequestId, Settings, Start,
-    Supervisor, WorkerId, WorkerState,
+    Supervisor, WorkerFailure, WorkerId, WorkerState,
 };
 
 /// Requests that wait for the loop before further ones wait for their turn.
@@ -507,13 +507,23 @@ impl World {
             Action::Terminate { worker } => self.processes.signal(worker, Signal::SIGTERM),
             Action::Kill { worker } => self.processes.signal(worker, Signal::SIGKILL),
             Action::Remove => self.remove(),
-            Action::Reply { request, outcome } => self.reply(request, outcome),
+            Action::Reply { request, mut outcome } => {
+                if let Err(Refusal::Worker(failure)) = &mut outcome {
+                    self.add_last_lines(failure);
+                }
+                self.reply(request, outcome);
+            }
             Action::Progress { request, step } => {
                 if let Some(pending) = self.pending.get(&request) {
                     pending.responder.progress(step.to_string());
                 }
             }
-            Action::Notice(notice) => self.announce(notice),
+            Action::Notice(mut notice) => {
+                if let Notice::Failed(failure) = &mut notice {
+                    self.add_last_lines(failure);
+                }
+                self.announce(notice);
+            }
             Action::Finish => {}
         }
         None
@@ -545,6 +555,14 @@ impl World {
         }
     }
 
+    /// Says what a worker has printed that failed although it runs: the supervisor is told it of
+    /// those alone that have exited.
+    fn add_last_lines(&mut self, failure: &mut WorkerFailure) {
+        if let Some(last_lines) = self.processes.last_lines(failure.worker) {
+            failure.last_lines = last_lines;
+        }
+    }
+
     fn reply(&mut self, request: RequestId, outcome: Result<Done, Refusal>) {
         let Some(Pending { responder, workers }) = self.pending.remove(&request) else {
             tracing::error!(?request, "an answer to nobody's request");
@@ -572,7 +590,7 @@ impl World {
 
     fn announce(&mut self, notice: Notice) {
         match &notice {
-            Notice::Failed { .. } | Notice::Died { .. } | Notice::Killed { .. } => {
+            Notice::Failed(_) | Notice::Died { .. } | Notice::Killed { .. } => {
                 tracing::warn!("{notice}");
             }
             Notice::CommitFailed { .. } => tracing::error!("{notice}"),

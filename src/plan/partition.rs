@@ -19,9 +19,6 @@ pub enum Partition {
         slots: u32,
     },
     /// The kernel's jhash of the address, scaled to the number of slots. Made by [`Self::hash`].
-    ///
-    /// The kernel refuses a hash onto one slot (`ERANGE` for a modulus below 2, `nft_jhash_init` of
-    /// net/netfilter/nft_hash.c): with one there is nothing to look up.
     #[non_exhaustive]
     Hash {
         /// The number of slots.

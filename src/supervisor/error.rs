@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::Exit;
+use super::{Exit, WorkerId};
 use crate::plan::{Generation, PlanError, Seat};
 
 /// Why a request was refused, or given up. What was in force stays in force; only for
@@ -63,13 +63,16 @@ impl fmt::Display for Rollout {
 /// A worker that failed before it was in force.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WorkerFailure {
+    /// The worker.
+    pub worker: WorkerId,
     /// Its seat.
     pub seat: Seat,
     /// Its generation.
     pub generation: Generation,
     /// What happened.
     pub cause: FailureCause,
-    /// What it printed last, oldest line first; empty if nothing is known.
+    /// What it printed last, oldest line first; empty if nothing is known. The supervisor knows it
+    /// of a worker that has exited.
     pub last_lines: Vec<String>,
 }
 

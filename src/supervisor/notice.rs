@@ -22,12 +22,7 @@ pub enum Notice {
         took: Duration,
     },
     /// A worker failed before it was in force.
-    Failed {
-        /// The worker.
-        worker: WorkerId,
-        /// How.
-        failure: WorkerFailure,
-    },
+    Failed(WorkerFailure),
     /// A live worker died. Its clients go to the others.
     Died {
         /// The worker.
@@ -142,7 +137,7 @@ impl fmt::Display for Notice {
             Self::Ready { seat, generation, took, .. } => {
                 write!(f, "seat {seat}: worker of generation {generation} ready after {took:.1?}")
             }
-            Self::Failed { failure, .. } => failure.fmt(f),
+            Self::Failed(failure) => failure.fmt(f),
             Self::Died { seat, generation, exit, lived, last_lines, .. } => {
                 write!(f, "seat {seat}: live worker of generation {generation} {exit}")?;
                 write!(f, ", {lived:.1?} after it was ready")?;

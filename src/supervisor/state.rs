@@ -217,9 +217,8 @@ impl Supervisor {
         now: Moment,
     ) {
         let (seat, generation) = (worker.seat, worker.generation);
-        let failure = WorkerFailure { seat, generation, cause, last_lines };
-        let notice = Notice::Failed { worker: worker.id, failure: failure.clone() };
-        self.actions.push(Action::Notice(notice));
+        let failure = WorkerFailure { worker: worker.id, seat, generation, cause, last_lines };
+        self.actions.push(Action::Notice(Notice::Failed(failure.clone())));
         if !self.fail_rollout_of(worker, failure) {
             self.schedule_respawn(worker, now);
         }

@@ -361,10 +361,13 @@ mod tests {
         Losses { count: 1, first: Some("10.8.0.1:5 -> 10.9.0.1:80: refused".to_owned()) }
     }
 
+    /// What is done to good figures, and what the fault that it makes says.
+    type Change<T> = (fn(&mut T), &'static str);
+
     /// The figures without a change have no fault; each change makes exactly the fault that
     /// contains its text.
     #[track_caller]
-    fn check<T>(good: fn() -> T, faults: fn(&T) -> Vec<String>, changes: &[(fn(&mut T), &str)]) {
+    fn check<T>(good: fn() -> T, faults: fn(&T) -> Vec<String>, changes: &[Change<T>]) {
         assert_eq!(faults(&good()), Vec::<String>::new());
         for (change, expected) in changes {
             let mut figures = good();
