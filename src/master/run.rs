@@ -390,6 +390,7 @@ impl Master {
             Command::Explain { address } => responder.finish(self.explain(address)),
             Command::Reload => self.request(supervisor::Request::Reload, responder),
             Command::Scale { workers } => match self.config.scaled(workers) {
+                // Before that, so that new workers are told the number that there will be.
                 Ok(_) => self.request(supervisor::Request::Scale { workers }, responder),
                 Err(error) => responder.finish(Err(Failure::new(error.to_string()))),
             },

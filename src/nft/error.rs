@@ -54,6 +54,14 @@ pub enum NftError {
         /// The first object that differs.
         object: String,
     },
+    /// Other programs change rules faster than what is there can be read and acted upon.
+    #[error("table inet {table}: other programs changed rules during each of {attempts} attempts")]
+    Overtaken {
+        /// The table.
+        table: TableName,
+        /// How often it was tried.
+        attempts: u32,
+    },
     /// The plan is of another cluster.
     #[error(transparent)]
     Plan(#[from] PlanError),

@@ -20,6 +20,9 @@ pub struct Firewall {
     in_force: Option<Plan>,
 }
 
+/// How often something is tried that depends on what was read just before.
+const ATTEMPTS: u32 = 5;
+
 /// A transaction that was carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Applied {
@@ -86,7 +89,7 @@ impl Firewall {
             Some(in_force) => Transaction::between(in_force, plan)?,
             None => Transaction::create(plan),
         };
-        match self.carry_out(&transaction, plan) {
+        match self.carry_out(&transaction, plan, None) {
             Err(NftError::Refused { .. }) if !self.holds_what_we_think() => self.make_anew(plan),
             result => result,
         }
@@ -115,24 +118,26 @@ impl Firewall {
     /// # Errors
     /// Those of [`Self::apply`].
     pub fn remove(&mut self) -> Result<bool, NftError> {
-        match self.read_ruleset() {
-            Ok(None) => return Ok(false),
-            Ok(Some(_)) | Err(NftError::NotUnderstood { .. }) => {}
-            Err(error) => return Err(error),
-        }
-        let mut batch = Batch::encode(&Transaction::remove(self.table.clone()), None);
-        match self.send(&mut batch, &Transaction::remove(self.table.clone()))? {
-            Outcome::Committed => {}
-            Outcome::Refused(faults) if faults.iter().all(|f| f.errno == Errno::ENOENT) => {}
-            Outcome::Refused(faults) => return Err(self.refused(faults)),
-            Outcome::Unknown => {
-                if self.read_ruleset()?.is_some() {
-                    return Err(netlink_error(&self.table, "remove it", Error::RepliesLost));
+        let transaction = Transaction::remove(self.table.clone());
+        let removed = self.unless_overtaken(|firewall, generation_id| {
+            match firewall.read_ruleset() {
+                Ok(None) => return Ok(Some(false)),
+                Ok(Some(_)) | Err(NftError::NotUnderstood { .. }) => {}
+                Err(error) => return Err(error),
+            }
+            let mut batch = Batch::encode(&transaction, Some(generation_id));
+            match firewall.send(&mut batch, &transaction)? {
+                Outcome::Committed => Ok(Some(true)),
+                Outcome::Refused(faults) if is_overtaken(&faults) => Ok(None),
+                Outcome::Refused(faults) => Err(firewall.refused(faults)),
+                Outcome::Unknown if firewall.read_ruleset()?.is_none() => Ok(Some(true)),
+                Outcome::Unknown => {
+                    Err(netlink_error(&firewall.table, "remove it", Error::RepliesLost))
                 }
             }
-        }
+        })?;
         self.in_force = None;
-        Ok(true)
+        Ok(removed)
     }
 
     /// The clusters that have a table in this network namespace.
@@ -175,13 +180,35 @@ impl Firewall {
         }
     }
 
+    /// Puts a plan in force whatever the table holds, if it is ours.
     fn make_anew(&mut self, plan: &Plan) -> Result<Applied, NftError> {
-        let transaction = match self.read_ruleset() {
-            Ok(None) => Transaction::create(plan),
-            Ok(Some(_)) | Err(NftError::NotUnderstood { .. }) => Transaction::replace(plan),
-            Err(error) => return Err(error),
-        };
-        self.carry_out(&transaction, plan)
+        self.unless_overtaken(|firewall, generation_id| {
+            let transaction = match firewall.read_ruleset() {
+                Ok(None) => Transaction::create(plan),
+                Ok(Some(_)) | Err(NftError::NotUnderstood { .. }) => Transaction::replace(plan),
+                Err(error) => return Err(error),
+            };
+            match firewall.carry_out(&transaction, plan, Some(generation_id)) {
+                Err(NftError::Refused { faults, .. }) if is_overtaken(&faults) => Ok(None),
+                result => result.map(Some),
+            }
+        })
+    }
+
+    /// Does what follows from reading the table, at the generation of the kernel's rules at which it
+    /// was read; again, if somebody else's transaction came between (`None`).
+    fn unless_overtaken<T>(
+        &mut self,
+        mut work: impl FnMut(&mut Self, u32) -> Result<Option<T>, NftError>,
+    ) -> Result<T, NftError> {
+        for _ in 0..ATTEMPTS {
+            let generation_id = dump::generation_id(&mut self.socket)
+                .map_err(|source| netlink_error(&self.table, "read it", source))?;
+            if let Some(result) = work(self, generation_id)? {
+                return Ok(result);
+            }
+        }
+        Err(NftError::Overtaken { table: self.table.clone(), attempts: ATTEMPTS })
     }
 
     fn holds_what_we_think(&mut self) -> bool {
@@ -189,12 +216,19 @@ impl Firewall {
         self.read_ruleset().is_ok_and(|found| found == expected)
     }
 
-    fn carry_out(&mut self, transaction: &Transaction, plan: &Plan) -> Result<Applied, NftError> {
+    /// Carries out a transaction that ends in `plan`; with a generation id only if nothing in the
+    /// network namespace has changed since.
+    fn carry_out(
+        &mut self,
+        transaction: &Transaction,
+        plan: &Plan,
+        generation_id: Option<u32>,
+    ) -> Result<Applied, NftError> {
         if transaction.is_empty() {
             self.in_force = Some(plan.clone());
             return Ok(Applied { operations: 0, bytes: 0 });
         }
-        let mut batch = Batch::encode(transaction, None);
+        let mut batch = Batch::encode(transaction, generation_id);
         let applied =
             Applied { operations: transaction.operations.len(), bytes: batch.datagram().len() };
         match self.send(&mut batch, transaction)? {
@@ -241,6 +275,12 @@ impl Firewall {
     }
 }
 
+/// Whether a transaction was refused because another one came before it.
+fn is_overtaken(faults: &[Fault]) -> bool {
+    faults.iter().any(|fault| fault.errno == Errno::ERESTART)
+}
+
+/// Reads all replies to a batch.
 fn collect(
     socket: &mut Socket,
     batch: &Batch,
