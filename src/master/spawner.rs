@@ -131,9 +131,7 @@ impl Work {
     }
 
     fn start(&mut self, order: Order) -> Result<Started, ProcessError> {
-        let taken = self.taken_ports()?;
-        let numbers = self.pool.allocate(self.template.public_ports.len(), &taken)?;
-        let ports: Arc<[Port]> = numbers.into_iter().filter_map(Port::new).collect();
+        let ports: Arc<[Port]> = self.allocate()?.into_iter().filter_map(Port::new).collect();
         let label = format!("seat {}", order.seat);
         let output = Output::create(label)?;
         let spawn = Spawn {
@@ -147,24 +145,39 @@ impl Work {
         Ok(Started { child, output: output.into_reader(), ports })
     }
 
+    /// A worker port for each public port.
+    fn allocate(&mut self) -> Result<Vec<u16>, ProcessError> {
+        let count = self.template.public_ports.len();
+        self.refresh_remembered(CONNTRACK_AGE);
+        let taken = self.taken_ports()?;
+        match self.pool.allocate(count, &taken) {
+            Err(ProcessError::PortsExhausted { .. }) => {
+                // It may be that an old answer alone keeps those that are needed.
+                self.refresh_remembered(Duration::ZERO);
+                let taken = self.taken_ports()?;
+                self.pool.allocate(count, &taken)
+            }
+            result => result,
+        }
+    }
+
     /// Ports that a worker of ours has, that anything listens on, or that some connection of an
     /// earlier worker may still come to: conntrack remembers where it sent a client, and would send
     /// its next packets to whoever has the port then.
-    fn taken_ports(&mut self) -> Result<BTreeSet<u16>, ProcessError> {
+    fn taken_ports(&self) -> Result<BTreeSet<u16>, ProcessError> {
         let range = self.pool.range();
         let mut taken: BTreeSet<u16> =
             self.held.values().flat_map(|ports| ports.iter()).map(|port| port.number()).collect();
         taken.extend(ListenTable::read(&mut Sockets::open()?, range)?.ports());
-        self.refresh_remembered();
         taken.extend(&self.released);
         taken.extend(self.remembered.iter().flat_map(|(_, ports)| ports));
         Ok(taken)
     }
 
-    /// Reads conntrack, unless that was done a moment ago: the kernel walks all of its table, which
-    /// takes tens of milliseconds, and a reload starts many workers.
-    fn refresh_remembered(&mut self) {
-        if self.remembered.as_ref().is_some_and(|(read, _)| read.elapsed() < CONNTRACK_AGE) {
+    /// Reads conntrack, unless what is known is younger than `age`: the kernel walks all of its
+    /// table, which takes tens of milliseconds, and a reload starts many workers.
+    fn refresh_remembered(&mut self, age: Duration) {
+        if self.remembered.as_ref().is_some_and(|(read, _)| read.elapsed() < age) {
             return;
         }
         let range = self.pool.range();
