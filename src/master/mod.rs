@@ -20,6 +20,8 @@
 //! Starting up is recovering: whatever an earlier master left in the kernel is what this one begins
 //! with. Workers are not tied to the master's life. When it leaves, they and the rules serve on.
 
+mod actions;
+mod builder;
 mod counting;
 mod error;
 mod handle;
@@ -30,7 +32,8 @@ mod run;
 mod spawner;
 mod takeover;
 
+pub use builder::Builder;
 pub use error::MasterError;
 pub use handle::Handle;
 pub use report::explain;
-pub use run::{Builder, Ended, Master};
+pub use run::{Ended, Master};

@@ -1,0 +1,215 @@
+//! What the loop acts on, and how: everything but decisions.
+
+use std::collections::BTreeMap;
+use std::future;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use tokio::sync::{broadcast, mpsc};
+use tokio::time::sleep_until;
+
+use super::processes::Processes;
+use super::report;
+use super::spawner::{self, Spawner};
+use crate::control::{Answer, Reloaded, Responder, Scaled, Stopped};
+use crate::nft::Firewall;
+use crate::plan::{Plan, Seat};
+use crate::process::ProcessError;
+use crate::supervisor::{
+    self, Action, Done, Event, Moment, Notice, Refusal, Request, RequestId, WorkerFailure, WorkerId,
+};
+
+/// The sockets of workers, as far as they could be counted.
+pub(super) type Counts = Result<BTreeMap<WorkerId, supervisor::Sockets>, ProcessError>;
+
+/// An answer that is owed.
+pub(super) struct Pending {
+    responder: Responder,
+    /// How many workers there were when it was asked for.
+    workers: usize,
+    /// How many there were to be.
+    wanted: usize,
+}
+
+/// What the loop acts on: everything but decisions.
+pub(super) struct World {
+    pub(super) firewall: Firewall,
+    pub(super) processes: Processes,
+    pub(super) spawner: Spawner,
+    pub(super) exits_sender: mpsc::UnboundedSender<WorkerId>,
+    pub(super) counts_sender: mpsc::UnboundedSender<Counts>,
+    pub(super) pending: BTreeMap<RequestId, Pending>,
+    pub(super) notices: broadcast::Sender<Notice>,
+    /// How long the last transaction took.
+    pub(super) last_swap: Duration,
+    /// How many workers the cluster is to have, as they are told.
+    pub(super) workers_wanted: usize,
+    pub(super) next_request: u64,
+    pub(super) begin: Instant,
+}
+
+impl World {
+    pub(super) fn now(&self) -> Moment {
+        Moment(self.begin.elapsed())
+    }
+
+    /// Waits for a moment; for ever, if there is none.
+    pub(super) fn until(&self, deadline: Option<Moment>) -> impl Future<Output = ()> + use<> {
+        let at = deadline.and_then(|Moment(since)| self.begin.checked_add(since));
+        async move {
+            match at {
+                Some(at) => sleep_until(at.into()).await,
+                None => future::pending().await,
+            }
+        }
+    }
+
+    /// Sees to it that the loop hears of a worker's exit.
+    pub(super) fn watch(&mut self, worker: WorkerId, seat: Seat, started: spawner::Started) {
+        let exited = self.processes.insert(worker, seat, started);
+        let exits = self.exits_sender.clone();
+        tokio::spawn(async move {
+            if let Err(error) = exited.await {
+                tracing::error!(%worker, %error, "cannot wait for the end of a worker");
+            }
+            // The loop has ended.
+            let _ = exits.send(worker);
+        });
+    }
+
+    /// Keeps what a request is to be answered by.
+    pub(super) fn owe_answer(
+        &mut self,
+        request: Request,
+        responder: Responder,
+        workers: usize,
+    ) -> RequestId {
+        let id = RequestId(self.next_request);
+        self.next_request += 1;
+        self.pending.insert(id, Pending { responder, workers, wanted: self.workers_wanted });
+        if let Request::Scale { workers } = request {
+            self.workers_wanted = usize::from(workers);
+        }
+        id
+    }
+
+    /// Carries out an action. Returns the event that answers it at once, if one does.
+    pub(super) fn act(&mut self, action: Action) -> Option<Event> {
+        match action {
+            Action::Spawn { worker, seat, generation } => {
+                let workers = self.workers_wanted;
+                self.spawner.start(spawner::Order { worker, seat, generation, workers });
+            }
+            Action::Commit(plan) => return Some(self.commit(&plan)),
+            Action::Terminate { worker } => self.processes.signal(worker, Signal::SIGTERM),
+            Action::Kill { worker } => self.processes.signal(worker, Signal::SIGKILL),
+            Action::Remove => self.remove(),
+            Action::Reply { request, mut outcome } => {
+                if let Err(Refusal::Worker(failure)) = &mut outcome {
+                    self.add_last_lines(failure);
+                }
+                self.reply(request, outcome);
+            }
+            Action::Progress { request, step } => {
+                if let Some(pending) = self.pending.get(&request) {
+                    pending.responder.progress(step.to_string());
+                }
+            }
+            Action::Notice(mut notice) => {
+                if let Notice::Failed(failure) = &mut notice {
+                    self.add_last_lines(failure);
+                }
+                self.announce(notice);
+            }
+            Action::Finish => {}
+        }
+        None
+    }
+
+    /// Puts a plan in force and looks whether the kernel holds it then.
+    fn commit(&mut self, plan: &Plan) -> Event {
+        let begin = Instant::now();
+        let result = self.firewall.apply(plan);
+        self.last_swap = begin.elapsed();
+        match result.and_then(|_| self.firewall.verify()) {
+            Ok(()) => {
+                tracing::debug!(generation = %plan.generation(), took = ?self.last_swap, "committed");
+                Event::Committed
+            }
+            Err(error) => {
+                // What the next try changes is then counted from what is there.
+                if let Err(error) = self.firewall.read(Some(plan.listeners())) {
+                    tracing::warn!(%error, "cannot read what is in force");
+                }
+                Event::CommitFailed { reason: error.to_string() }
+            }
+        }
+    }
+
+    fn remove(&mut self) {
+        if let Err(error) = self.firewall.remove() {
+            tracing::error!(%error, "cannot remove the rules: `ipcluster flush` does");
+        }
+    }
+
+    /// Says what a worker has printed that failed although it runs: the supervisor is told it of
+    /// those alone that have exited.
+    fn add_last_lines(&mut self, failure: &mut WorkerFailure) {
+        if let Some(last_lines) = self.processes.last_lines(failure.worker) {
+            failure.last_lines = last_lines;
+        }
+    }
+
+    fn reply(&mut self, request: RequestId, outcome: Result<Done, Refusal>) {
+        let Some(Pending { responder, workers, wanted }) = self.pending.remove(&request) else {
+            tracing::error!(?request, "an answer to nobody's request");
+            return;
+        };
+        if outcome.is_err() {
+            self.workers_wanted = wanted;
+        }
+        let seats = self.workers_wanted;
+        responder.finish(match outcome {
+            Ok(Done::Reloaded { generation }) => Ok(Answer::Reloaded(Reloaded {
+                generation,
+                workers: saturating(seats),
+                swap_seconds: self.last_swap.as_secs_f64(),
+            })),
+            Ok(Done::Scaled { workers, moved, slots }) => {
+                let (moved_slots, slots) = (saturating(moved), saturating(slots));
+                Ok(Answer::Scaled(Scaled { workers, moved_slots, slots }))
+            }
+            Ok(Done::Stopped) => Ok(Answer::Stopped(Stopped { workers: saturating(workers) })),
+            Err(refusal) => Err(report::failure(&refusal)),
+        });
+    }
+
+    fn announce(&mut self, notice: Notice) {
+        match &notice {
+            Notice::Failed(_) | Notice::Died { .. } | Notice::Killed { .. } => {
+                tracing::warn!("{notice}");
+            }
+            Notice::CommitFailed { .. } => tracing::error!("{notice}"),
+            _ => tracing::info!("{notice}"),
+        }
+        // Nobody listens.
+        let _ = self.notices.send(notice);
+    }
+}
+
+/// A count that is far below the limit of its type.
+fn saturating<T: TryFrom<usize> + Bounded>(count: usize) -> T {
+    T::try_from(count).unwrap_or(T::MAX)
+}
+
+trait Bounded {
+    const MAX: Self;
+}
+
+impl Bounded for u16 {
+    const MAX: Self = Self::MAX;
+}
+
+impl Bounded for u32 {
+    const MAX: Self = Self::MAX;
+}

@@ -1,0 +1,182 @@
+//! Making a master: what it needs before its loop can run.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{broadcast, mpsc};
+
+use super::actions::World;
+use super::error::MasterError;
+use super::output::Printer;
+use super::processes::Processes;
+use super::run::Master;
+use super::spawner::{Spawner, Template};
+use super::takeover::{Beginning, begin};
+use crate::config::Config;
+use crate::control::{ControlDir, Limits, Lock, Server};
+use crate::nft::Firewall;
+use crate::plan::{Plan, Port};
+use crate::process::{ListenTable, PortPool, Sockets};
+use crate::supervisor::{Backoff, Settings, Start, Supervisor};
+
+/// Requests that wait for the loop before further ones wait for their turn.
+pub(super) const REQUEST_QUEUE: usize = 64;
+
+/// Notices that a slow subscriber may be behind before it misses some.
+const NOTICE_QUEUE: usize = 1024;
+
+/// Makes a [`Master`].
+#[derive(Debug, Clone)]
+pub struct Builder {
+    config: Config,
+    control: Option<ControlDir>,
+    environment: Vec<(OsString, OsString)>,
+    print_output: bool,
+}
+
+impl Builder {
+    pub(super) fn new(config: Config) -> Self {
+        let environment = std::env::vars_os().collect();
+        Self { config, control: None, environment, print_output: false }
+    }
+
+    /// Lets operators command the master over a socket in this directory, and lets no second master
+    /// of this name start there.
+    #[must_use]
+    pub fn control(self, directory: ControlDir) -> Self {
+        Self { control: Some(directory), ..self }
+    }
+
+    /// The variables of which workers get those that the configuration chooses; by default those of
+    /// this process.
+    #[must_use]
+    pub fn environment(self, variables: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
+        Self { environment: variables.into_iter().collect(), ..self }
+    }
+
+    /// Prints what workers print on standard output, each line with the seat before it.
+    #[must_use]
+    pub fn print_output(self) -> Self {
+        Self { print_output: true, ..self }
+    }
+
+    /// Takes the lock, reads what is in force and listens on the control socket. Starts no worker
+    /// and changes no rule yet: that is [`Master::run`].
+    ///
+    /// # Errors
+    /// [`MasterError`]: without the privilege, or beside another master, at once.
+    pub fn start(self) -> Result<Master, MasterError> {
+        let Self { config, control, environment, print_output } = self;
+        let lock = control.as_ref().map(|directory| directory.lock(&config.name)).transpose()?;
+        let mut firewall = Firewall::open(&config.name)?;
+        firewall.probe()?;
+        let in_force = firewall.read(Some(&config.listeners))?;
+        let first = config.worker_ports.first().number();
+        let last = config.worker_ports.last().number();
+        let listening = ListenTable::read(&mut Sockets::open()?, first..=last)?.ports();
+        let beginning = begin(&config, in_force.clone(), &listening)?;
+        repair(&mut firewall, in_force.as_ref(), &beginning)?;
+        if beginning.start == Start::Takeover {
+            announce_takeover(&beginning.plan);
+        }
+        let supervisor = Supervisor::new(settings(&config), beginning.plan, beginning.start)?;
+
+        let public = config.listeners.public_ports();
+        let reserved = public.iter().map(|port| port.number()).collect();
+        let pool = PortPool::new(first..=last, reserved)?;
+        let (outcomes, started) = mpsc::unbounded_channel();
+        let template = template(&config, lock.as_ref(), environment);
+        let spawner = Spawner::new(template, pool, outcomes)
+            .map_err(|source| MasterError::Thread { source })?;
+        let printer = print_output.then(Printer::new).transpose();
+        let printer = printer.map_err(|source| MasterError::Thread { source })?;
+        let (orders, inbox) = mpsc::channel(REQUEST_QUEUE);
+        let (exits_sender, exits) = mpsc::unbounded_channel();
+        let (counts_sender, counts) = mpsc::unbounded_channel();
+        Ok(Master {
+            server: lock.map(|lock| Server::bind(lock, Limits::default())).transpose()?,
+            world: World {
+                firewall,
+                processes: Processes::new(printer)?,
+                spawner,
+                exits_sender,
+                counts_sender,
+                pending: BTreeMap::new(),
+                next_request: 0,
+                notices: broadcast::channel(NOTICE_QUEUE).0,
+                last_swap: Duration::ZERO,
+                workers_wanted: usize::from(config.workers),
+                begin: Instant::now(),
+            },
+            config,
+            supervisor,
+            orders,
+            inbox,
+            started,
+            exits,
+            counts,
+            is_counting: false,
+            finished: false,
+        })
+    }
+}
+
+/// If workers of an earlier master have died since, their clients go to the others at once; and if
+/// it died while it stopped the cluster, its listeners open again.
+fn repair(
+    firewall: &mut Firewall,
+    in_force: Option<&Plan>,
+    beginning: &Beginning,
+) -> Result<(), MasterError> {
+    if beginning.start == Start::Takeover && in_force.is_some_and(|plan| *plan != beginning.plan) {
+        firewall.apply(&beginning.plan)?;
+        tracing::warn!(
+            "repaired what an earlier master left: only workers that listen are in force"
+        );
+    }
+    Ok(())
+}
+
+/// Says what becomes of the workers of an earlier master, which this one does not manage.
+fn announce_takeover(plan: &Plan) {
+    let occupants = plan.seats().filter_map(|(_, occupant)| occupant);
+    let ports: Vec<String> =
+        occupants.flat_map(|occupant| occupant.ports.iter()).map(Port::to_string).collect();
+    tracing::warn!(
+        generation = %plan.generation(),
+        ports = ports.join(","),
+        "workers of an earlier master serve until the new ones are ready; then they finish their \
+         connections, and run on until somebody ends them"
+    );
+}
+
+fn settings(config: &Config) -> Settings {
+    Settings {
+        weights: config.weights.clone(),
+        ready: config.timeouts.ready,
+        drain: config.timeouts.drain,
+        die: config.timeouts.die,
+        stagger: config.spawn.stagger,
+        backoff: Backoff { min: config.spawn.backoff.first, max: config.spawn.backoff.most },
+        ..Settings::default()
+    }
+}
+
+fn template(
+    config: &Config,
+    lock: Option<&Lock>,
+    environment: Vec<(OsString, OsString)>,
+) -> Template {
+    let mut environment = config.env.resolve(environment);
+    environment.insert("IPCLUSTER_NAME".into(), config.name.as_str().into());
+    if let Some(lock) = lock {
+        environment.insert("IPCLUSTER_SOCKET".into(), lock.socket().into());
+    }
+    Template {
+        program: config.command.program.clone().into(),
+        arguments: config.command.arguments.iter().map(OsString::from).collect(),
+        environment,
+        public_ports: config.listeners.public_ports().to_vec(),
+    }
+}
