@@ -32,14 +32,15 @@ pub(super) fn count_sockets(
                 queued: sum.queued + queued.get(&number).copied().unwrap_or(0),
                 half_open: sum.half_open + of_port.half_open,
                 established: sum.established + of_port.established,
+                remembered: 0,
             }
         })
     };
     Ok(workers.iter().map(|(worker, ports)| (*worker, count(ports))).collect())
 }
 
-/// The same, and for workers that seem to have no connection the handshakes that conntrack alone
-/// knows of: the client will repeat its SYN, and conntrack will send it to the old port. Reading
+/// The same, and for workers that seem to have no connection those that conntrack alone knows of:
+/// the client will send its SYN or its data again, and conntrack will send it to the old port. Reading
 /// conntrack takes the kernel tens of milliseconds, a second where it is full: not for the loop.
 pub(super) fn count_all(
     workers: &PortsByWorker,
@@ -59,11 +60,13 @@ pub(super) fn count_all(
                 else {
                     continue;
                 };
-                let of_worker = numbers([ports]).filter_map(|number| entries.get(&number));
-                sockets.half_open += of_worker.map(|entries| entries.half_open).sum::<u32>();
+                for of_port in numbers([ports]).filter_map(|number| entries.get(&number)) {
+                    sockets.half_open += of_port.half_open;
+                    sockets.remembered += of_port.established;
+                }
             }
         }
-        Err(error) => tracing::warn!(%error, "cannot see which handshakes conntrack remembers"),
+        Err(error) => tracing::warn!(%error, "cannot see what conntrack remembers"),
     }
     Ok(counts)
 }

@@ -133,10 +133,11 @@ impl std::fmt::Debug for Conntrack {
 pub struct Entries {
     /// The handshake has begun and is not over: `SYN_SENT`, `SYN_RECV`, `SYN_SENT2`.
     pub half_open: u32,
-    /// From the end of the handshake to the acknowledgement of the last FIN: `ESTABLISHED`,
-    /// `FIN_WAIT`, `CLOSE_WAIT`, `LAST_ACK`. A connection whose ends have vanished stays here for
-    /// `nf_conntrack_tcp_timeout_established` (5 days).
-    pub open: u32,
+    /// The handshake is over as far as conntrack saw: `ESTABLISHED`. A connection whose ends have
+    /// vanished stays here for `nf_conntrack_tcp_timeout_established` (5 days).
+    pub established: u32,
+    /// From the first FIN to the acknowledgement of the last: `FIN_WAIT`, `CLOSE_WAIT`, `LAST_ACK`.
+    pub closing: u32,
     /// Ended by FIN from both sides: `TIME_WAIT` (120 s). A new handshake from the same client port
     /// makes a new entry.
     pub time_wait: u32,
@@ -150,7 +151,8 @@ impl Entries {
         // enum tcp_conntrack (include/uapi/linux/netfilter/nf_conntrack_tcp.h).
         match state {
             1 | 2 | 9 => self.half_open += 1,
-            3..=6 => self.open += 1,
+            3 => self.established += 1,
+            4..=6 => self.closing += 1,
             7 => self.time_wait += 1,
             // NONE (0) does not occur in a confirmed entry.
             _ => self.closed += 1,

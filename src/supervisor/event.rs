@@ -133,6 +133,11 @@ pub struct Sockets {
     pub half_open: u32,
     /// Accepted connections that have not ended.
     pub established: u32,
+    /// Connections of which the worker has no socket, but which conntrack holds for established.
+    /// They are not counted while there are others. Most are of clients whose handshake the kernel
+    /// answered by SYN cookie and whose last packet of it a full accept queue then dropped: they send
+    /// again, and are served, as long as the worker listens.
+    pub remembered: u32,
 }
 
 impl Sockets {

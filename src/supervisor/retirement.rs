@@ -12,6 +12,10 @@ use super::{Moment, Settings, Sockets};
 /// Reports in a row without a waiting connection that prove that there is none.
 const QUIET_REPORTS: u8 = 2;
 
+/// For how long after a worker's retirement connections count that conntrack alone knows of. Clients
+/// send again after 1, 3, 7, 15, 31 seconds; what conntrack holds longer has most likely vanished.
+const COME_BACK: Duration = Duration::from_secs(60);
+
 /// The retirement of one worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Retirement {
@@ -19,11 +23,14 @@ pub(super) struct Retirement {
     /// Reports in a row in which all connections were accepted; not counted beyond
     /// [`QUIET_REPORTS`].
     quiet: u8,
+    /// Whether there were so many ever. After that none of those who were steered to it before its
+    /// retirement waits, and only such come that conntrack remembers.
+    is_settled: bool,
 }
 
 impl Retirement {
     pub(super) fn new(now: Moment) -> Self {
-        Self { since: now, quiet: 0 }
+        Self { since: now, quiet: 0, is_settled: false }
     }
 
     pub(super) fn since(&self) -> Moment {
@@ -31,21 +38,23 @@ impl Retirement {
     }
 
     /// Takes note of a report. Returns whether the worker has nothing left to do.
-    pub(super) fn report(&mut self, sockets: Sockets) -> bool {
-        if !self.is_settled() {
-            self.quiet = if sockets.all_accepted() { self.quiet + 1 } else { 0 };
-        }
-        self.is_settled() && sockets.all_accepted() && sockets.established == 0
+    pub(super) fn report(&mut self, sockets: Sockets, now: Moment) -> bool {
+        let quiet = self.quiet.saturating_add(1).min(QUIET_REPORTS);
+        self.quiet = if sockets.all_accepted() { quiet } else { 0 };
+        self.is_settled |= self.quiet == QUIET_REPORTS;
+        let is_idle = self.quiet == QUIET_REPORTS && sockets.established == 0;
+        is_idle && !(sockets.remembered > 0 && self.may_come_back(now))
+    }
+
+    /// Whether clients that the worker has no socket for may still send again.
+    fn may_come_back(&self, now: Moment) -> bool {
+        now.since(self.since) < COME_BACK
     }
 
     /// When the worker must end whatever connections it has; `None`: never.
     pub(super) fn deadline(&self, settings: &Settings) -> Option<Moment> {
-        let grace = if self.is_settled() { Duration::ZERO } else { settings.settle };
+        let grace = if self.is_settled { Duration::ZERO } else { settings.settle };
         settings.drain.map(|drain| self.since.after(drain.saturating_add(grace)))
-    }
-
-    fn is_settled(&self) -> bool {
-        self.quiet >= QUIET_REPORTS
     }
 }
 
@@ -53,14 +62,14 @@ impl Retirement {
 mod tests {
     use super::*;
 
-    const IDLE: Sockets = Sockets { queued: 0, half_open: 0, established: 0 };
+    const IDLE: Sockets = Sockets { queued: 0, half_open: 0, established: 0, remembered: 0 };
     const QUEUED: Sockets = Sockets { queued: 1, ..IDLE };
     const HALF_OPEN: Sockets = Sockets { half_open: 1, ..IDLE };
     const SERVING: Sockets = Sockets { established: 1, ..IDLE };
 
     fn second_of_last(reports: &[Sockets]) -> Option<usize> {
         let mut retirement = Retirement::new(Moment::START);
-        reports.iter().position(|report| retirement.report(*report))
+        reports.iter().position(|report| retirement.report(*report, Moment::START))
     }
 
     #[test]
@@ -73,7 +82,8 @@ mod tests {
             (&[SERVING, IDLE], Some(1)),
             (&[IDLE], None),
             (&[QUEUED, QUEUED, IDLE], None),
-            (&[SERVING, SERVING, QUEUED, IDLE], Some(3)),
+            (&[SERVING, SERVING, QUEUED, IDLE], None),
+            (&[SERVING, SERVING, QUEUED, IDLE, IDLE], Some(4)),
         ] {
             assert_eq!(second_of_last(reports), end, "{reports:?}");
         }
@@ -85,9 +95,21 @@ mod tests {
         let settings = Settings { drain: Some(Duration::from_secs(10)), ..Settings::default() };
         let mut retirement = Retirement::new(seconds(100));
         assert_eq!(retirement.deadline(&settings), Some(seconds(115)));
-        retirement.report(SERVING);
-        retirement.report(SERVING);
+        retirement.report(SERVING, seconds(101));
+        retirement.report(SERVING, seconds(101));
         assert_eq!(retirement.deadline(&settings), Some(seconds(110)));
+    }
+
+    #[test]
+    fn connections_that_conntrack_alone_knows_of_count_for_a_minute() {
+        let remembered = Sockets { remembered: 1, ..IDLE };
+        let at = |seconds| Moment(Duration::from_secs(seconds));
+        let mut retirement = Retirement::new(at(100));
+        assert!(!retirement.report(remembered, at(101)));
+        assert!(!retirement.report(remembered, at(102)));
+        assert!(retirement.clone().report(IDLE, at(103)));
+        assert!(!retirement.report(remembered, at(159)));
+        assert!(retirement.report(remembered, at(160)));
     }
 
     #[test]

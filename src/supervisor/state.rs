@@ -172,7 +172,7 @@ impl Supervisor {
     fn counted(&mut self, id: WorkerId, sockets: Sockets, now: Moment) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if let Stage::Retired(retirement) = &mut worker.stage
-            && retirement.report(sockets)
+            && retirement.report(sockets, now)
         {
             self.end(id, Why::Drained, now);
         }

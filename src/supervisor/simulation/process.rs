@@ -48,13 +48,18 @@ impl Process {
             left_at: None,
             polled: false,
             quiet_reports: 0,
-            sockets: Sockets { queued: few(3), half_open: few(3), established: few(10) },
+            sockets: Sockets {
+                queued: few(3),
+                half_open: few(3),
+                established: few(10),
+                remembered: few(2),
+            },
         }
     }
 
     /// Time passes: the queue empties, connections end.
     pub(super) fn work(&mut self, random: &mut Random) -> Sockets {
-        let Sockets { queued, half_open, established } = &mut self.sockets;
+        let Sockets { queued, half_open, established, remembered } = &mut self.sockets;
         if *half_open > 0 && random.percent(60) {
             *half_open -= 1;
             *queued += 1;
@@ -62,6 +67,10 @@ impl Process {
         if *queued > 0 && random.percent(60) {
             *queued -= 1;
             *established += 1;
+        }
+        if *remembered > 0 && random.percent(50) {
+            *remembered -= 1;
+            *half_open += 1;
         }
         if *established > 0 && random.percent(50) {
             *established -= 1;
@@ -73,6 +82,6 @@ impl Process {
 
     /// Whether the safe order allows to ask it to end, but for limits and stops.
     pub(super) fn is_drained(&self) -> bool {
-        self.quiet_reports >= 2 && self.sockets.established == 0
+        self.quiet_reports >= 2 && self.sockets.established == 0 && self.sockets.remembered == 0
     }
 }
