@@ -122,16 +122,21 @@ fn measure(change: &Change, budget: Duration) -> Row {
         let start = Instant::now();
         firewall.apply(&change.to).expect("the plan");
         ours.push(start.elapsed());
-        firewall.apply(&change.from).expect("the plan before");
+        go_back(&mut firewall, change);
 
         let start = Instant::now();
         raw.send(there.datagram());
         floor.push(start.elapsed());
-        firewall.read(Some(change.to.listeners())).expect("what the floor put there");
-        firewall.apply(&change.from).expect("the plan before");
+        go_back(&mut firewall, change);
     }
     firewall.remove().expect("removal");
     Row { name: change.name.clone(), floor: median(floor), ours: median(ours) }
+}
+
+/// Puts the first plan in force again, from whatever is: the same work before each measurement.
+fn go_back(firewall: &mut Firewall, change: &Change) {
+    firewall.read(Some(change.to.listeners())).expect("what was put there");
+    firewall.apply(&change.from).expect("the plan before");
 }
 
 fn median(mut durations: Vec<Duration>) -> Duration {

@@ -5,9 +5,6 @@ use std::net::IpAddr;
 use super::object::{Chain, ChainName, Elements, Family, Rule, Ruleset, Set, SetName, TableName};
 use crate::plan::{Generation, Listener, Partition, Plan, Port, Seat};
 
-/// Up to so many public ports each seat has a rule for each.
-pub(super) const MOST_REDIRECT_RULES: usize = 4;
-
 /// All objects of a plan.
 pub fn lower(plan: &Plan) -> Ruleset {
     let mut sets = listener_sets(plan);
@@ -128,20 +125,19 @@ pub(super) fn seat_rules(plan: &Plan, seat: Seat) -> Vec<Rule> {
         let public = plan.listeners().public_ports().iter().copied();
         let mut ports: Vec<_> = public.zip(occupant.ports.iter().copied()).collect();
         ports.sort();
-        return redirect_rules(ports, occupant.generation);
+        return vec![redirect_rule(ports, occupant.generation)];
     }
     vacant_rules(plan, plan.survivors().count())
 }
 
-/// A rule for each public port; or, if there are more than a packet should be tried against one by
-/// one, a single rule with a map. Rules are what the kernel changes faster: it names and finds
-/// anonymous maps by walking over all others, which makes 256 of them in one transaction quadratic.
-fn redirect_rules(ports: Vec<(Port, Port)>, generation: Generation) -> Vec<Rule> {
-    if ports.len() > MOST_REDIRECT_RULES {
-        return vec![Rule::RedirectByMap { ports, generation }];
+/// The rule of a seat with a worker: plain for one public port, else with a map. (A rule for each port
+/// would be made faster than a map for hundreds of seats, since the kernel names and finds anonymous
+/// maps by walking over all others; but for up to a hundred maps are faster.)
+fn redirect_rule(ports: Vec<(Port, Port)>, generation: Generation) -> Rule {
+    match *ports.as_slice() {
+        [(public, worker)] => Rule::Redirect { public, worker, generation },
+        _ => Rule::RedirectByMap { ports, generation },
     }
-    let rule = |(public, worker)| Rule::Redirect { public, worker, generation };
-    ports.into_iter().map(rule).collect()
 }
 
 /// The rules of a vacant seat beside this many survivors.

@@ -245,7 +245,7 @@ pub enum Rule {
         /// The number of slots, a power of two.
         slots: u32,
     },
-    /// `tcp dport 80 counter redirect to :20000`
+    /// `tcp dport 80 counter redirect to :20000`: for a single public port.
     Redirect {
         /// The public port.
         public: Port,
@@ -254,7 +254,7 @@ pub enum Rule {
         /// The worker's generation, kept as a comment.
         generation: Generation,
     },
-    /// `meta l4proto tcp counter redirect to :th dport map { 80 : 20000, ... }`
+    /// `meta l4proto tcp counter redirect to :th dport map { 80 : 20000, ... }`: for several.
     RedirectByMap {
         /// Public port -> worker port, in the order of the public ports.
         ports: Vec<(Port, Port)>,

@@ -122,22 +122,15 @@ fn occupants_of(
 
 /// The worker that the rules of a seat lead to; `None` for a vacant seat.
 fn occupant_of(rules: &[Rule], listeners: &Listeners) -> Result<Option<Occupant>, RaiseError> {
-    let mut ports: BTreeMap<Port, Port> = BTreeMap::new();
-    let mut worker_generation = None;
-    for rule in rules {
-        match rule {
-            Rule::Redirect { public, worker, generation } => {
-                ports.insert(*public, *worker);
-                worker_generation = Some(*generation);
-            }
-            Rule::RedirectByMap { ports: all, generation } => {
-                ports.extend(all.iter().copied());
-                worker_generation = Some(*generation);
-            }
-            _ => {}
+    let (ports, generation) = match rules {
+        [Rule::Redirect { public, worker, generation }] => {
+            (BTreeMap::from([(*public, *worker)]), *generation)
         }
-    }
-    let Some(generation) = worker_generation else { return Ok(None) };
+        [Rule::RedirectByMap { ports, generation }] => {
+            (ports.iter().copied().collect::<BTreeMap<Port, Port>>(), *generation)
+        }
+        _ => return Ok(None),
+    };
     let in_order = listeners.public_ports().iter().map(|public| ports.get(public).copied());
     let ports = in_order.collect::<Option<_>>().ok_or(shape("a worker port of a seat"))?;
     Ok(Some(Occupant { generation, ports }))
