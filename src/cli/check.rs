@@ -13,8 +13,8 @@ use nix::sys::utsname::uname;
 
 use super::{Failed, causes, output};
 
-/// The first kernel with nat chains in `inet` tables.
-const OLDEST_KERNEL: (u32, u32) = (5, 2);
+/// The first kernel with nat chains in `inet` tables (5.2), `pidfd_open` (5.3) and `waitid` of a pidfd.
+const OLDEST_KERNEL: (u32, u32) = (5, 4);
 
 /// What one look has found.
 enum Finding {
@@ -62,7 +62,9 @@ fn kernel() -> Finding {
     match (numbers.next(), numbers.next()) {
         (Some(Ok(major)), Some(Ok(minor))) if (major, minor) < OLDEST_KERNEL => {
             let (major, minor) = OLDEST_KERNEL;
-            Bad(format!("kernel {release}: needs {major}.{minor} or newer (nat in inet tables)"))
+            Bad(format!(
+                "kernel {release}: needs {major}.{minor} or newer (nat in inet tables, pidfds)"
+            ))
         }
         _ => Good(format!("kernel {release}")),
     }

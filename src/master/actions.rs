@@ -12,7 +12,7 @@ use super::processes::Processes;
 use super::report;
 use super::spawner::{self, Spawner};
 use crate::control::{Answer, Reloaded, Responder, Scaled, Stopped};
-use crate::nft::Firewall;
+use crate::nft::{Firewall, NftError};
 use crate::plan::{Plan, Seat};
 use crate::process::ProcessError;
 use crate::supervisor::{
@@ -126,23 +126,35 @@ impl World {
         None
     }
 
-    /// Puts a plan in force and looks whether the kernel holds it then.
+    /// Puts a plan in force and looks whether the kernel holds it then. Once the kernel has
+    /// acknowledged it, it is in force, whatever comes of the look.
     fn commit(&mut self, plan: &Plan) -> Event {
         let begin = Instant::now();
         let result = self.firewall.apply(plan);
         self.last_swap = begin.elapsed();
-        match result.and_then(|_| self.firewall.verify()) {
-            Ok(()) => {
-                tracing::debug!(generation = %plan.generation(), took = ?self.last_swap, "committed");
-                Event::Committed
+        if let Err(error) = result {
+            // What the next try changes is then counted from what is there.
+            if let Err(error) = self.firewall.read(Some(plan.listeners())) {
+                tracing::warn!(%error, "cannot read what is in force");
             }
-            Err(error) => {
-                // What the next try changes is then counted from what is there.
-                if let Err(error) = self.firewall.read(Some(plan.listeners())) {
-                    tracing::warn!(%error, "cannot read what is in force");
+            return Event::CommitFailed { reason: error.to_string() };
+        }
+        tracing::debug!(generation = %plan.generation(), took = ?self.last_swap, "committed");
+        self.verify(plan);
+        Event::Committed
+    }
+
+    /// Makes the table anew if somebody has changed it since it was put there.
+    fn verify(&mut self, plan: &Plan) {
+        match self.firewall.verify() {
+            Ok(()) => {}
+            Err(error @ (NftError::Differs { .. } | NftError::NotUnderstood { .. })) => {
+                tracing::error!(%error, "somebody else changes our rules: they are made anew");
+                if let Err(error) = self.firewall.restore(plan) {
+                    tracing::error!(%error, "cannot make the rules anew");
                 }
-                Event::CommitFailed { reason: error.to_string() }
             }
+            Err(error) => tracing::warn!(%error, "cannot read back what was put in force"),
         }
     }
 

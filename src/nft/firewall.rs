@@ -90,7 +90,7 @@ impl Firewall {
             None => Transaction::create(plan),
         };
         match self.carry_out(&transaction, plan, None) {
-            Err(NftError::Refused { .. }) if !self.holds_what_we_think() => self.make_anew(plan),
+            Err(NftError::Refused { .. }) if !self.holds_what_we_think() => self.restore(plan),
             result => result,
         }
     }
@@ -180,8 +180,12 @@ impl Firewall {
         }
     }
 
-    /// Puts a plan in force whatever the table holds, if it is ours.
-    fn make_anew(&mut self, plan: &Plan) -> Result<Applied, NftError> {
+    /// Puts a plan in force whatever the table holds, if it is ours: all of it in one transaction, in
+    /// which what was there goes. Established connections live on.
+    ///
+    /// # Errors
+    /// Those of [`Self::apply`], and [`NftError::Overtaken`].
+    pub fn restore(&mut self, plan: &Plan) -> Result<Applied, NftError> {
         self.unless_overtaken(|firewall, generation_id| {
             let transaction = match firewall.read_ruleset() {
                 Ok(None) => Transaction::create(plan),
