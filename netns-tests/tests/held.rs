@@ -11,6 +11,7 @@ fn main() -> ExitCode {
     let case = |name, body| Case::new(name, body).needs(Need::Ipcluster);
     run([
         case("held_connections_outlive_swaps_scaling_and_deaths", outlive),
+        case("held_connections_outlive_the_repair_of_the_rules", repair).needs(Need::Nft),
         case("control_without_the_rules_they_are_reset", control).needs(Need::Nft),
     ])
 }
@@ -62,6 +63,23 @@ fn outlive(lab: &Lab) {
     assert_eq!(connections as usize, held.len());
     drop(held);
     cluster.wait_until_settled(5);
+}
+
+/// What somebody else has changed is found by the look after the next swap, and the table is made
+/// anew in one transaction.
+fn repair(lab: &Lab) {
+    let cluster = Cluster::new(lab, 4).start(4);
+    let mut held = hold(lab);
+    let seat = ["chain", "inet", "ipcluster_t", "seat_0"];
+    let rules = || lab.witness().nft(&[&["-s", "list"], &seat[..]].concat(), "");
+    let before = rules();
+    lab.witness().nft(&[&["flush"], &seat[..]].concat(), "");
+    assert_ne!(rules(), before);
+    echo(&mut held, "with a rule missing");
+    cluster.succeed("scale", &["5"]);
+    assert_eq!(rules(), before);
+    assert!(cluster.log().contains("somebody else changes our rules"), "{}", cluster.log());
+    echo(&mut held, "after the repair");
 }
 
 fn control(lab: &Lab) {
