@@ -32,7 +32,7 @@ const KILLS: usize = 20;
 const STEERED_WITHIN: Duration = Duration::from_millis(5);
 
 /// "Done when" of issue 2: connections that one death may cost, at so many a second.
-const LOST_AT_MOST: f64 = 25.0;
+const LOST_AT_MOST: usize = 25;
 const AT_RATE: f64 = 10_000.0;
 
 fn killed(lab: &Lab) {
@@ -79,9 +79,9 @@ fn kill_under(lab: &Lab, rate: f64) -> f64 {
     );
     assert!(p99 <= STEERED_WITHIN, "clients still reached a dead worker after {p99:?}");
     for (kill, cost) in kills.iter().zip(&costs) {
-        let of_seat = rate / f64::from(SEATS);
-        let most = LOST_AT_MOST * rate / AT_RATE + of_seat * cost.waited.as_secs_f64();
-        assert!(cost.lost as f64 <= most.ceil(), "seat {}: {cost}, {most:.1} allowed", kill.seat);
+        // The first bound is that of the full rate. The second is the real one: at a lower rate a busy
+        // machine has a larger share of a second's connections in flight, and all of those may go.
+        assert!(cost.lost <= LOST_AT_MOST, "seat {}: {cost}", kill.seat);
         assert!(cost.lost <= cost.in_flight, "seat {}: {cost}", kill.seat);
         assert!(cost.helped > 0, "seat {}: nobody took its clients in", kill.seat);
         assert!(cost.strayed.is_empty(), "seat {}: others moved: {:?}", kill.seat, cost.strayed);
