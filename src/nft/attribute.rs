@@ -1,7 +1,6 @@
 //! Attributes (`struct nlattr`) written straight into a buffer: for what a transaction has hundreds
 //! of. The types of netlink-packet-netfilter count the length of every attribute anew at each level
-//! of nesting: a rule takes them 11 us, of which the kernel then makes a rule in 5 (see
-//! `cargo bench --bench swap`).
+//! of nesting: with them `cargo bench --bench swap` was up to 1.7 times its floor.
 
 use std::fmt::Display;
 use std::io::Write as _;
