@@ -71,7 +71,8 @@ fn threads_are_refused(_: &Lab) {
     let (_stop, stopped) = std::sync::mpsc::channel::<()>();
     let _other = std::thread::spawn(move || stopped.recv());
     match enter_user_namespace() {
-        Err(LabError::ManyThreads { threads: 2 }) => {}
+        // The kernel may still count a thread that was joined a moment ago.
+        Err(LabError::ManyThreads { threads: 2.. }) => {}
         other => panic!("{other:?}"),
     }
 }

@@ -200,11 +200,11 @@ fn a_changed_table_is_another(lab: &Lab) {
     let text = lower(&plan).to_string();
     for (from, to) in [
         ("seed 0x1bc15735", "seed 0x1bc15736"),
-        ("redirect to :20001", "redirect to :20002"),
+        ("80 : 20001", "80 : 29999"),
         ("generation 1", "generation 2"),
         ("10.9.0.1 . tcp . 443", "10.9.0.2 . tcp . 443"),
         ("fib daddr type local", "fib daddr type unicast"),
-        ("tcp dport 8080 counter", "udp dport 8080 counter"),
+        ("meta l4proto tcp counter", "meta l4proto udp counter"),
         ("priority dstnat", "priority -99"),
         ("policy accept", "policy drop"),
         ("hook prerouting priority dstnat", "hook output priority -100"),
