@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use ipcluster::plan::{
     Assignment, ClusterName, Generation, Listener, Listeners, Occupant, Partition, Plan, PlanError,
-    Port, Seat, Weights,
+    Port, PortRange, Protocol, Seat, Weights,
 };
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
@@ -19,6 +19,8 @@ struct Desired {
     weights: WeightsInput,
     generation: u8,
     admitting: bool,
+    local_clients: bool,
+    guard: Option<(u16, u16)>,
     occupants: Vec<(u16, OccupantInput)>,
     vacated: Vec<u16>,
 }
@@ -26,7 +28,7 @@ struct Desired {
 #[derive(Arbitrary, Debug)]
 enum ListenerInput {
     Text(String),
-    Parts(IpAddr, u16),
+    Parts(bool, IpAddr, u16),
     Usual(u8),
 }
 
@@ -103,6 +105,14 @@ fn plan(desired: &Desired, previous: &Assignment) -> Result<Plan, PlanError> {
     }
     plan.set_generation(Generation(desired.generation.into()));
     plan.set_admitting(desired.admitting);
+    plan.set_local_clients(desired.local_clients);
+    let guard = desired.guard.and_then(|(first, last)| range(first, last));
+    let untouched = plan.clone();
+    if plan.set_guard(guard).is_err() {
+        assert_eq!(plan, untouched, "an error left something behind");
+        let guarded = |port: &Port| guard.is_some_and(|range| range.contains(*port));
+        assert!(plan.listeners().public_ports().iter().any(guarded), "refused without a reason");
+    }
     Ok(plan)
 }
 
@@ -113,11 +123,16 @@ fn listener(input: &ListenerInput) -> Result<Listener, PlanError> {
             assert_eq!(listener.to_string().parse(), Ok(listener), "printed and parsed again");
             Ok(listener)
         }
-        ListenerInput::Parts(address, port) => {
-            Listener::tcp(*address, Port::new(*port).unwrap_or(port_80()))
+        ListenerInput::Parts(is_udp, address, port) => {
+            let protocol = if *is_udp { Protocol::Udp } else { Protocol::Tcp };
+            Listener::new(protocol, *address, Port::new(*port).unwrap_or(port_80()))
         }
         ListenerInput::Usual(last) => Listener::tcp([10, 9, 0, *last].into(), port_80()),
     }
+}
+
+fn range(first: u16, last: u16) -> Option<PortRange> {
+    PortRange::new(Port::new(first)?, Port::new(last)?)
 }
 
 fn port_80() -> Port {

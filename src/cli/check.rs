@@ -3,11 +3,12 @@
 use std::fmt;
 use std::fs;
 
-use ipcluster::config::PortRange;
 use ipcluster::control::ControlDir;
 use ipcluster::lab;
 use ipcluster::nft::Firewall;
-use ipcluster::plan::{Generation, Listeners, Occupant, Partition, Plan, Port, Seat, Weights};
+use ipcluster::plan::{
+    Generation, Listeners, Occupant, Partition, Plan, Port, PortRange, Seat, Weights,
+};
 use ipcluster::process::{PidFd, has_cap_net_admin};
 use nix::sys::utsname::uname;
 

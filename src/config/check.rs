@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use super::{
-    Config, ConfigError, Environment, Given, Origin, PortRange, Readiness, Settings, Spawn,
-    Timeouts, WorkerCommand, parse,
+    Config, ConfigError, Environment, Given, Origin, Readiness, Settings, Spawn, Timeouts,
+    WorkerCommand, parse,
 };
-use crate::plan::{Assignment, Listener, Listeners, MAX_SEATS, Partition, PlanError, Weights};
+use crate::plan::{
+    Assignment, Listener, Listeners, MAX_SEATS, Partition, PlanError, PortRange, Weights,
+};
 
 impl Settings {
     /// Makes the configuration of a machine with so many CPUs (the default for `workers`).

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::check::{check_worker_ports, partition_error_key};
-use super::{ConfigError, Environment, Origin, PortRange};
-use crate::plan::{Assignment, ClusterName, Listeners, Partition, PlanError, Weights};
+use super::{ConfigError, Environment, Origin};
+use crate::plan::{Assignment, ClusterName, Listeners, Partition, PlanError, PortRange, Weights};
 
 /// The configuration of one cluster, free of contradictions. Made by
 /// [`Settings::check`](super::Settings::check); the keys are described in [`crate::config`].

@@ -34,11 +34,9 @@ mod error;
 #[cfg(feature = "cli")]
 mod file;
 mod parse;
-mod port_range;
 mod settings;
 
 pub use config::{Backoff, Config, Readiness, Spawn, Timeouts, WorkerCommand};
 pub use environment::Environment;
 pub use error::ConfigError;
-pub use port_range::PortRange;
 pub use settings::{Given, Origin, Settings};

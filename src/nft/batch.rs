@@ -4,7 +4,7 @@ use netlink_packet_core::Emitable;
 use netlink_packet_netfilter::nftables::NfTablesMessage;
 
 use super::element::{self, Target};
-use super::{message, rule};
+use super::{counter, message, rule};
 use crate::netlink::{ACK, REQUEST, close_message, put_header};
 use crate::ruleset::{Operation, Rule, Transaction};
 
@@ -18,12 +18,15 @@ const BATCH_END: u16 = 17;
 /// `NFNL_BATCH_GENID` (include/uapi/linux/netfilter/nfnetlink.h).
 const NFNL_BATCH_GENID: u16 = 1;
 
-/// `NFT_MSG_NEWRULE`, `NFT_MSG_DELRULE`, `NFT_MSG_NEWSET`, `NFT_MSG_DELSET`, `NFT_MSG_NEWSETELEM`.
+/// `NFT_MSG_NEWRULE`, `NFT_MSG_DELRULE`, `NFT_MSG_NEWSET`, `NFT_MSG_DELSET`, `NFT_MSG_NEWSETELEM`,
+/// `NFT_MSG_NEWOBJ`, `NFT_MSG_DELOBJ`.
 const NEW_RULE: u16 = 6;
 const DELETE_RULE: u16 = 8;
 const NEW_SET: u16 = 9;
 const DELETE_SET: u16 = 11;
 const NEW_SET_ELEMENT: u16 = 12;
+const NEW_OBJECT: u16 = 18;
+const DELETE_OBJECT: u16 = 20;
 
 /// `NLM_F_EXCL`, `NLM_F_CREATE`, `NLM_F_APPEND`.
 const EXCLUSIVE: u16 = 0x200;
@@ -139,6 +142,16 @@ impl Batch {
                 self.put(index, CREATE | EXCLUSIVE, &message::add_table(table));
             }
             Operation::DeleteTable => self.put(index, 0, &message::delete_table(table)),
+            Operation::AddCounter(counter, tally) => {
+                self.put_with(index, NEW_OBJECT, CREATE | EXCLUSIVE, |datagram| {
+                    counter::put_new(datagram, table, *counter, *tally);
+                });
+            }
+            Operation::DeleteCounter(counter) => {
+                self.put_with(index, DELETE_OBJECT, 0, |datagram| {
+                    counter::put_delete(datagram, table, *counter);
+                });
+            }
             Operation::AddChain(chain) => {
                 self.put(index, CREATE | EXCLUSIVE, &message::add_chain(table, *chain));
             }

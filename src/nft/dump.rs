@@ -1,6 +1,6 @@
 //! Reading a table back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use netlink_packet_core::ParseableParametrized;
 use netlink_packet_netfilter::nftables::{
@@ -11,13 +11,16 @@ use nix::errno::Errno;
 
 use super::attribute::put_string;
 use super::batch::{INET_HEADER, kind};
+use super::counter::Object;
 use super::element::{self, Element};
 use super::error::NotUnderstood;
 use super::expression::Expression;
 use super::{message, rule, sound, userdata};
 use crate::netlink::{Error, Socket};
-use crate::plan::Port;
-use crate::ruleset::{Chain, ChainName, Rule, Ruleset, Set, SetName, TableName};
+use crate::plan::{Port, Seat};
+use crate::ruleset::{
+    Chain, ChainName, CounterName, Rule, Ruleset, Set, SetName, TableName, Tally,
+};
 
 /// `NFT_MSG_GET*`.
 const GET_TABLE: u16 = 1;
@@ -26,9 +29,10 @@ const GET_RULE: u16 = 7;
 const GET_SET: u16 = 10;
 const GET_SET_ELEMENT: u16 = 13;
 const GET_GENERATION: u16 = 16;
+const GET_OBJECT: u16 = 19;
 
-/// `NFTA_TABLE_NAME`, `NFTA_RULE_TABLE`, `NFTA_SET_TABLE`, `NFTA_SET_ELEM_LIST_TABLE`: the table
-/// has the same number in all.
+/// `NFTA_TABLE_NAME`, `NFTA_RULE_TABLE`, `NFTA_SET_TABLE`, `NFTA_SET_ELEM_LIST_TABLE`,
+/// `NFTA_OBJ_TABLE`: the table has the same number in all.
 const TABLE: u16 = 1;
 /// `NFTA_SET_ELEM_LIST_SET`.
 const SET: u16 = 2;
@@ -124,6 +128,7 @@ fn read_once(socket: &mut Socket, table: &TableName) -> Result<Found, Error> {
     }
     let raw = Raw {
         chains: read_chains(socket, table)?,
+        objects: read_objects(socket, table)?,
         sets: read_sets(socket, table)?,
         rules: read_rules(socket, table)?,
     };
@@ -136,6 +141,7 @@ fn read_once(socket: &mut Socket, table: &TableName) -> Result<Found, Error> {
 /// What the kernel lists, before it is known to be ours.
 struct Raw {
     chains: Vec<RawChain>,
+    objects: Vec<Option<Object>>,
     sets: BTreeMap<String, Option<Vec<Element>>>,
     rules: Vec<RuleMessage>,
 }
@@ -162,6 +168,26 @@ fn read_chains(socket: &mut Socket, table: &TableName) -> Result<Vec<RawChain>, 
             }
         }
         Ok(name.filter(|_| is_here).map(|name| RawChain { name, hook }))
+    })
+}
+
+/// What the counters of a table have counted. Reading changes nothing (`NFT_MSG_GETOBJ_RESET` would
+/// set them to 0), and takes no look at anything else in the table.
+pub(super) fn tallies(
+    socket: &mut Socket,
+    table: &TableName,
+) -> Result<BTreeMap<Seat, Tally>, Error> {
+    let objects = read_objects(socket, table)?;
+    let counters = objects.iter().flatten().filter_map(Object::counter);
+    Ok(counters.map(|(CounterName(seat), tally)| (seat, tally)).collect())
+}
+
+/// The objects of a table; `None` for one that cannot be read.
+fn read_objects(socket: &mut Socket, table: &TableName) -> Result<Vec<Option<Object>>, Error> {
+    socket.dump(kind(GET_OBJECT), 0, &body(&[(TABLE, table.as_str())]), |_, body| {
+        let object = body.get(INET_HEADER.len()..).and_then(Object::parse);
+        let is_elsewhere = object.as_ref().is_some_and(|it| it.table != table.as_str());
+        Ok((!is_elsewhere).then_some(object))
     })
 }
 
@@ -215,6 +241,13 @@ impl Raw {
                 _ => return Err(format!("a rule of chain {chain}")),
             }
         }
+        let mut counters = BTreeSet::new();
+        for object in &self.objects {
+            let counter = object.as_ref().and_then(Object::counter);
+            let name = || object.as_ref().map_or("without a name", |it| it.name.as_str());
+            let (counter, _) = counter.ok_or_else(|| format!("object {}", name()))?;
+            counters.insert(counter);
+        }
         let mut sets = BTreeMap::new();
         for (name, elements) in &self.sets {
             if name.starts_with(rule::ANONYMOUS_PREFIX) {
@@ -227,6 +260,7 @@ impl Raw {
         }
         Ok(Ruleset {
             table: table.clone(),
+            counters: counters.into_iter().collect(),
             sets: sets.into_iter().map(|(name, elements)| Set { name, elements }).collect(),
             chains: chains.into_iter().map(|(name, rules)| Chain { name, rules }).collect(),
         })

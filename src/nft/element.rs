@@ -88,11 +88,8 @@ pub(super) fn emit_ports(
 
 /// A protocol and a port as parts of a key of several: each is padded to 32 bits.
 fn service_key(protocol: Protocol, port: Port) -> [u8; 8] {
-    let protocol = match protocol {
-        Protocol::Tcp => 6,
-    };
     let [high, low] = port.number().to_be_bytes();
-    [protocol, 0, 0, 0, high, low, 0, 0]
+    [protocol.number(), 0, 0, 0, high, low, 0, 0]
 }
 
 /// Lists of elements, each in a message of its own and below the limit.
@@ -243,8 +240,8 @@ pub(super) fn collect_ports(elements: &[Element]) -> Option<Vec<(Port, Port)>> {
 
 fn parse_service(key: &[u8]) -> Option<(Protocol, Port)> {
     match key {
-        [6, 0, 0, 0, high, low, 0, 0] => {
-            Some((Protocol::Tcp, Port::new(u16::from_be_bytes([*high, *low]))?))
+        [protocol, 0, 0, 0, high, low, 0, 0] => {
+            Some((Protocol::from_number(*protocol)?, Port::new(u16::from_be_bytes([*high, *low]))?))
         }
         _ => None,
     }

@@ -128,6 +128,8 @@ impl fmt::Display for Described<'_> {
         match self.0 {
             Operation::AddTable => f.write_str("add the table"),
             Operation::DeleteTable => f.write_str("delete the table"),
+            Operation::AddCounter(counter, _) => write!(f, "add counter {counter}"),
+            Operation::DeleteCounter(counter) => write!(f, "delete counter {counter}"),
             Operation::AddChain(chain) => write!(f, "add chain {chain}"),
             Operation::FlushChain(chain) => write!(f, "flush chain {chain}"),
             Operation::DeleteChain(chain) => write!(f, "delete chain {chain}"),

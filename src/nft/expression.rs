@@ -12,6 +12,7 @@ use netlink_packet_netfilter::nftables::{
 };
 
 use super::attribute::{nest, put_data, put_string, put_u32};
+use super::counter::OBJECT_COUNTER;
 use crate::plan::Port;
 
 const NFTA_LIST_ELEM: u16 = 1;
@@ -24,8 +25,6 @@ const NFTA_META_KEY: u16 = 2;
 const NFTA_CMP_SREG: u16 = 1;
 const NFTA_CMP_OP: u16 = 2;
 const NFTA_CMP_DATA: u16 = 3;
-/// `NFT_CMP_EQ`.
-const EQUAL: u32 = 0;
 
 const NFTA_PAYLOAD_DREG: u16 = 1;
 const NFTA_PAYLOAD_BASE: u16 = 2;
@@ -67,6 +66,9 @@ const NFTA_HASH_SEED: u16 = 5;
 const NFTA_HASH_OFFSET: u16 = 6;
 const NFTA_HASH_TYPE: u16 = 7;
 const NFT_HASH_JENKINS: u32 = 0;
+
+const NFTA_OBJREF_IMM_TYPE: u16 = 1;
+const NFTA_OBJREF_IMM_NAME: u16 = 2;
 
 const NFTA_REDIR_REG_PROTO_MIN: u16 = 1;
 const NFTA_REDIR_REG_PROTO_MAX: u16 = 2;
@@ -113,6 +115,28 @@ pub(super) enum Header {
     Network = 1,
     /// `NFT_PAYLOAD_TRANSPORT_HEADER`.
     Transport = 2,
+}
+
+/// How a register has to stand to a value for the rule to go on, compared as `memcmp` does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Relation {
+    Equal,
+    NotEqual,
+    AtLeast,
+    AtMost,
+}
+
+impl Relation {
+    const ALL: [Self; 4] = [Self::Equal, Self::NotEqual, Self::AtLeast, Self::AtMost];
+
+    const fn operator(self) -> Operator {
+        match self {
+            Self::Equal => Operator::Equal,
+            Self::NotEqual => Operator::NotEqual,
+            Self::AtLeast => Operator::GreatherThanEqual,
+            Self::AtMost => Operator::LessThanEqual,
+        }
+    }
 }
 
 /// What becomes of the result of a lookup.
@@ -162,8 +186,9 @@ pub(super) enum Expression {
         key: MetaKey,
         to: Register,
     },
-    Equal {
+    Compare {
         register: Register,
+        relation: Relation,
         value: Bytes,
     },
     LoadPayload {
@@ -195,6 +220,10 @@ pub(super) enum Expression {
         to: Register,
     },
     Counter,
+    /// Counts in a counter that is an object of the table.
+    CountIn {
+        counter: String,
+    },
     LoadPort {
         port: Port,
         to: Register,
@@ -221,13 +250,14 @@ impl Expression {
     const fn name(&self) -> &'static str {
         match self {
             Self::LoadMeta { .. } => "meta",
-            Self::Equal { .. } => "cmp",
+            Self::Compare { .. } => "cmp",
             Self::LoadPayload { .. } => "payload",
             Self::And { .. } => "bitwise",
             Self::Hash { .. } => "hash",
             Self::Lookup { .. } => "lookup",
             Self::LoadAddressType { .. } => "fib",
             Self::Counter => "counter",
+            Self::CountIn { .. } => "objref",
             Self::LoadPort { .. } | Self::Goto { .. } | Self::Drop => "immediate",
             Self::Redirect { .. } => "redir",
         }
@@ -239,9 +269,9 @@ impl Expression {
                 put_u32(buffer, NFTA_META_KEY, (*key).into());
                 put_u32(buffer, NFTA_META_DREG, to.number());
             }
-            Self::Equal { register, value } => {
+            Self::Compare { register, relation, value } => {
                 put_u32(buffer, NFTA_CMP_SREG, register.number());
-                put_u32(buffer, NFTA_CMP_OP, EQUAL);
+                put_u32(buffer, NFTA_CMP_OP, relation.operator().into());
                 put_data(buffer, NFTA_CMP_DATA, value.as_bytes());
             }
             Self::LoadPayload { header, offset, length, to } => {
@@ -287,6 +317,10 @@ impl Expression {
                 put_u32(buffer, NFTA_FIB_FLAGS, DESTINATION);
             }
             Self::Counter => {}
+            Self::CountIn { counter } => {
+                put_u32(buffer, NFTA_OBJREF_IMM_TYPE, OBJECT_COUNTER);
+                put_string(buffer, NFTA_OBJREF_IMM_NAME, counter);
+            }
             Self::LoadPort { port, to } => {
                 put_u32(buffer, NFTA_IMMEDIATE_DREG, to.number());
                 put_data(buffer, NFTA_IMMEDIATE_DATA, &port.number().to_be_bytes());
@@ -311,7 +345,7 @@ impl Expression {
             // The kernel leaves out the data of an expression that has none.
             None => None,
             Some(Expressions::Meta(meta)) => parse_meta(meta),
-            Some(Expressions::Cmp(cmp)) => parse_equal(cmp),
+            Some(Expressions::Cmp(cmp)) => parse_compare(cmp),
             Some(Expressions::Payload(payload)) => parse_payload(payload),
             Some(Expressions::Bitwise(bitwise)) => parse_and(bitwise),
             Some(Expressions::Lookup(lookup)) => parse_lookup(lookup),
@@ -348,17 +382,19 @@ fn parse_meta(attributes: &[Meta]) -> Option<Expression> {
     Some(Expression::LoadMeta { key: key?, to: to? })
 }
 
-fn parse_equal(attributes: &[Cmp]) -> Option<Expression> {
-    let (mut register, mut value) = (None, None);
+fn parse_compare(attributes: &[Cmp]) -> Option<Expression> {
+    let (mut register, mut relation, mut value) = (None, None, None);
     for attribute in attributes {
         match attribute {
             Cmp::SourceRegister(source) => register = Register::from_wire(*source),
-            Cmp::Op(Operator::Equal) => {}
+            Cmp::Op(operator) => {
+                relation = Relation::ALL.into_iter().find(|it| it.operator() == *operator);
+            }
             Cmp::Data(DataAttribute::Value(bytes)) => value = Bytes::new(bytes),
             _ => return None,
         }
     }
-    Some(Expression::Equal { register: register?, value: value? })
+    Some(Expression::Compare { register: register?, relation: relation?, value: value? })
 }
 
 fn parse_payload(attributes: &[Payload]) -> Option<Expression> {
@@ -444,6 +480,10 @@ fn parse_other(name: &str, attributes: &[DefaultNla]) -> Option<Expression> {
     let register = |kind| Register::from_number(number(kind)?);
     match name {
         "counter" => Some(Expression::Counter),
+        "objref" if number(NFTA_OBJREF_IMM_TYPE)? == OBJECT_COUNTER => {
+            let counter = text_of(attributes, NFTA_OBJREF_IMM_NAME)?;
+            Some(Expression::CountIn { counter })
+        }
         "hash"
             if number(NFTA_HASH_OFFSET).unwrap_or(0) == 0
                 && number(NFTA_HASH_TYPE)? == NFT_HASH_JENKINS =>
@@ -471,6 +511,13 @@ fn parse_other(name: &str, attributes: &[DefaultNla]) -> Option<Expression> {
         }
         _ => None,
     }
+}
+
+fn text_of(attributes: &[DefaultNla], kind: u16) -> Option<String> {
+    let attribute = attributes.iter().find(|attribute| attribute.kind() == kind)?;
+    let mut bytes = vec![0; attribute.value_len()];
+    attribute.emit_value(&mut bytes);
+    String::from_utf8(bytes.strip_suffix(&[0])?.to_vec()).ok()
 }
 
 fn number_of(attributes: &[DefaultNla], kind: u16) -> Option<u32> {

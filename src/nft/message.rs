@@ -9,10 +9,7 @@ use netlink_packet_netfilter::nftables::{
 use super::attribute::{nest, put, put_display, put_string, put_u32};
 use super::rule;
 use super::userdata::{self, ByteOrder};
-use crate::ruleset::{ChainName, Elements, Rule, Set, SetName, TableName};
-
-/// `NF_IP_PRI_NAT_DST`, which nft calls `dstnat`.
-pub(super) const PRIORITY_DSTNAT: i32 = -100;
+use crate::ruleset::{self, ChainName, Elements, Rule, Set, SetName, TableName};
 
 /// `NF_ACCEPT`.
 const POLICY_ACCEPT: u32 = 1;
@@ -56,15 +53,17 @@ pub(super) fn add_chain(table: &TableName, name: ChainName) -> NfTablesMessage {
 
 /// What makes a chain a base chain; nothing for one that is none.
 pub(super) fn hook(name: ChainName) -> Vec<ChainAttribute> {
-    if name != ChainName::Prerouting {
-        return vec![];
-    }
+    let Some(base) = name.base() else { return vec![] };
+    let hook = match base.hook {
+        ruleset::Hook::Prerouting => InetHookNumber::PreRouting,
+        ruleset::Hook::Output => InetHookNumber::LocalOut,
+    };
     vec![
-        ChainAttribute::Type("nat".to_owned()),
+        ChainAttribute::Type(base.kind.to_owned()),
         ChainAttribute::Policy(POLICY_ACCEPT),
         ChainAttribute::Hook(vec![
-            Hook::Number(HookNumber::Inet(InetHookNumber::PreRouting)),
-            Hook::Priority(PRIORITY_DSTNAT.cast_unsigned()),
+            Hook::Number(HookNumber::Inet(hook)),
+            Hook::Priority(base.priority.cast_unsigned()),
         ]),
     ]
 }

@@ -19,6 +19,7 @@
 mod attribute;
 mod batch;
 mod conntrack;
+mod counter;
 mod dump;
 mod element;
 mod error;

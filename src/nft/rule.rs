@@ -5,15 +5,16 @@
 
 use netlink_packet_netfilter::nftables::MetaKey;
 
-use super::expression::{Expression, Found, Header, Register};
-use crate::plan::{Generation, Port};
-use crate::ruleset::{ChainName, Family, Rule, SetName, low_v4, low_v6};
+use super::expression::{Bytes, Expression, Found, Header, Register, Relation};
+use crate::plan::{Generation, Port, PortRange, Protocol};
+use crate::ruleset::{ChainName, CounterName, Family, Rule, SetName, low_v4, low_v6};
 
-/// `IPPROTO_TCP`.
-const TCP: u8 = 6;
-
-/// `RTN_LOCAL` (include/uapi/linux/rtnetlink.h).
+/// `RTN_UNICAST`, `RTN_LOCAL` (include/uapi/linux/rtnetlink.h).
+const UNICAST: u32 = 1;
 const LOCAL: u32 = 2;
+
+/// `LOOPBACK_IFINDEX` (include/net/flow.h): that of `lo` in every network namespace.
+const LOOPBACK: u32 = 1;
 
 /// The register that a rule begins with; keys of several parts go on in those after it.
 const FIRST: Register = Register(0);
@@ -33,17 +34,23 @@ pub(super) fn emit(rule: &Rule, map_id: u32) -> Vec<Expression> {
         Rule::DispatchWildcard { family } => emit_wildcard(*family),
         Rule::Hash { family, modulus, seed, map, .. } => emit_hash(*family, *modulus, *seed, *map),
         Rule::Mask { family, slots } => emit_mask(*family, *slots),
-        Rule::Redirect { public, worker, .. } => emit_redirect(*public, *worker),
-        Rule::RedirectByMap { .. } => emit_redirect_by_map(map_id),
+        Rule::Redirect { protocol, counter, public, worker, .. } => {
+            emit_redirect(*protocol, *counter, *public, *worker)
+        }
+        Rule::RedirectByMap { protocol, counter, .. } => {
+            redirect_through(*protocol, *counter, ANONYMOUS.to_owned(), Some(map_id)).to_vec()
+        }
         Rule::Drop { .. } => vec![Expression::Counter, Expression::Drop],
+        Rule::Guard { protocol, ports } => emit_guard(*protocol, *ports),
     }
 }
 
 fn is_family(family: Family) -> [Expression; 2] {
-    [
-        Expression::LoadMeta { key: MetaKey::Nfproto, to: FIRST },
-        Expression::Equal { register: FIRST, value: [nfproto(family)].into() },
-    ]
+    [Expression::LoadMeta { key: MetaKey::Nfproto, to: FIRST }, is_equal([nfproto(family)].into())]
+}
+
+fn is_equal(value: Bytes) -> Expression {
+    Expression::Compare { register: FIRST, relation: Relation::Equal, value }
 }
 
 /// `NFPROTO_IPV4`, `NFPROTO_IPV6`.
@@ -97,7 +104,7 @@ fn emit_wildcard(family: Family) -> Vec<Expression> {
     rule.extend(load_service(FIRST));
     rule.push(is_in(SetName::Wildcards(family)));
     rule.push(Expression::LoadAddressType { to: FIRST });
-    rule.push(Expression::Equal { register: FIRST, value: LOCAL.to_ne_bytes().into() });
+    rule.push(is_equal(LOCAL.to_ne_bytes().into()));
     rule.push(goto_balance());
     rule
 }
@@ -132,31 +139,66 @@ fn emit_mask(family: Family, slots: u32) -> Vec<Expression> {
     rule
 }
 
-fn emit_redirect(public: Port, worker: Port) -> Vec<Expression> {
-    vec![
+fn is_protocol(protocol: Protocol) -> [Expression; 2] {
+    [
         Expression::LoadMeta { key: MetaKey::L4Proto, to: FIRST },
-        Expression::Equal { register: FIRST, value: [TCP].into() },
-        Expression::LoadPayload { header: Header::Transport, offset: 2, length: 2, to: FIRST },
-        Expression::Equal { register: FIRST, value: public.number().to_be_bytes().into() },
-        Expression::Counter,
+        is_equal([protocol.number()].into()),
+    ]
+}
+
+/// The destination port: at the same place in tcp and udp.
+const LOAD_PORT: Expression =
+    Expression::LoadPayload { header: Header::Transport, offset: 2, length: 2, to: FIRST };
+
+fn emit_redirect(
+    protocol: Protocol,
+    counter: CounterName,
+    public: Port,
+    worker: Port,
+) -> Vec<Expression> {
+    let [load_protocol, is_protocol] = is_protocol(protocol);
+    vec![
+        load_protocol,
+        is_protocol,
+        LOAD_PORT,
+        is_equal(public.number().to_be_bytes().into()),
+        Expression::CountIn { counter: counter.to_string() },
         Expression::LoadPort { port: worker, to: FIRST },
         Expression::Redirect { port: FIRST },
     ]
 }
 
-fn emit_redirect_by_map(map_id: u32) -> Vec<Expression> {
-    redirect_through(ANONYMOUS.to_owned(), Some(map_id)).to_vec()
+fn redirect_through(
+    protocol: Protocol,
+    counter: CounterName,
+    map: String,
+    id: Option<u32>,
+) -> [Expression; 6] {
+    let [load_protocol, is_protocol] = is_protocol(protocol);
+    [
+        load_protocol,
+        is_protocol,
+        Expression::CountIn { counter: counter.to_string() },
+        LOAD_PORT,
+        Expression::Lookup { key: FIRST, set: map, id, found: Found::Load(FIRST) },
+        Expression::Redirect { port: FIRST },
+    ]
 }
 
-fn redirect_through(map: String, id: Option<u32>) -> [Expression; 6] {
-    let found = Found::Load(FIRST);
-    [
-        Expression::LoadMeta { key: MetaKey::L4Proto, to: FIRST },
-        Expression::Equal { register: FIRST, value: [TCP].into() },
-        Expression::Counter,
-        Expression::LoadPayload { header: Header::Transport, offset: 2, length: 2, to: FIRST },
-        Expression::Lookup { key: FIRST, set: map, id, found },
-        Expression::Redirect { port: FIRST },
+fn emit_guard(protocol: Protocol, ports: PortRange) -> Vec<Expression> {
+    let compare = |relation, value| Expression::Compare { register: FIRST, relation, value };
+    let [load_protocol, is_protocol] = is_protocol(protocol);
+    vec![
+        Expression::LoadMeta { key: MetaKey::Iif, to: FIRST },
+        compare(Relation::NotEqual, LOOPBACK.to_ne_bytes().into()),
+        load_protocol,
+        is_protocol,
+        LOAD_PORT,
+        compare(Relation::AtLeast, ports.first().number().to_be_bytes().into()),
+        compare(Relation::AtMost, ports.last().number().to_be_bytes().into()),
+        Expression::LoadAddressType { to: FIRST },
+        compare(Relation::NotEqual, UNICAST.to_ne_bytes().into()),
+        Expression::Drop,
     ]
 }
 
@@ -169,8 +211,9 @@ pub(super) fn parse(
 ) -> Option<Rule> {
     let rule = candidate(expressions, generation, ports_of)?;
     let expected = match &rule {
-        Rule::RedirectByMap { .. } => {
-            redirect_through(anonymous_map_of(expressions)?, None).to_vec()
+        Rule::RedirectByMap { protocol, counter, .. } => {
+            let map = anonymous_map_of(expressions)?;
+            redirect_through(*protocol, *counter, map, None).to_vec()
         }
         rule => emit(rule, 0),
     };
@@ -193,19 +236,45 @@ fn candidate(
     match expressions {
         [Expression::Counter, Expression::Drop] => Some(Rule::Drop { generation: generation? }),
         [
-            ..,
-            Expression::Equal { value, .. },
-            Expression::Counter,
-            Expression::LoadPort { port, .. },
+            _,
+            Expression::Compare { value: protocol, .. },
+            _,
+            Expression::Compare { value: public, .. },
+            Expression::CountIn { counter },
+            Expression::LoadPort { port: worker, .. },
             Expression::Redirect { .. },
+        ] => Some(Rule::Redirect {
+            protocol: protocol_of(protocol)?,
+            counter: CounterName::parse(counter)?,
+            public: port_of(public)?,
+            worker: *worker,
+            generation: generation?,
+        }),
+        [
+            _,
+            Expression::Compare { value: protocol, .. },
+            Expression::CountIn { counter },
+            ..,
+            Expression::Redirect { .. },
+        ] => Some(Rule::RedirectByMap {
+            protocol: protocol_of(protocol)?,
+            counter: CounterName::parse(counter)?,
+            ports: ports_of(&anonymous_map_of(expressions)?)?,
+            generation: generation?,
+        }),
+        [
+            _,
+            _,
+            _,
+            Expression::Compare { value: protocol, .. },
+            _,
+            Expression::Compare { value: first, .. },
+            Expression::Compare { value: last, .. },
+            ..,
+            Expression::Drop,
         ] => {
-            let public = u16::from_be_bytes(value.as_bytes().try_into().ok()?);
-            let (public, worker) = (Port::new(public)?, *port);
-            Some(Rule::Redirect { public, worker, generation: generation? })
-        }
-        [.., Expression::Redirect { .. }] => {
-            let ports = ports_of(&anonymous_map_of(expressions)?)?;
-            Some(Rule::RedirectByMap { ports, generation: generation? })
+            let ports = PortRange::new(port_of(first)?, port_of(last)?)?;
+            Some(Rule::Guard { protocol: protocol_of(protocol)?, ports })
         }
         [.., Expression::Hash { modulus, seed, .. }, Expression::Lookup { .. }] => {
             let (modulus, seed) = (*modulus, *seed);
@@ -227,11 +296,22 @@ fn family_of(expressions: &[Expression]) -> Option<Family> {
     match expressions {
         [
             Expression::LoadMeta { key: MetaKey::Nfproto, .. },
-            Expression::Equal { value, .. },
+            Expression::Compare { value, .. },
             ..,
         ] => Family::ALL.into_iter().find(|family| value.as_bytes() == [nfproto(*family)]),
         _ => None,
     }
+}
+
+fn protocol_of(value: &Bytes) -> Option<Protocol> {
+    match value.as_bytes() {
+        [number] => Protocol::from_number(*number),
+        _ => None,
+    }
+}
+
+fn port_of(value: &Bytes) -> Option<Port> {
+    Port::new(u16::from_be_bytes(value.as_bytes().try_into().ok()?))
 }
 
 fn anonymous_map_of(expressions: &[Expression]) -> Option<String> {

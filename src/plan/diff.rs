@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::assignment::check_seat_count;
 use super::{
-    Assignment, ClusterName, Generation, Listeners, Occupant, Partition, Plan, PlanError, Seat,
+    Assignment, ClusterName, Generation, Listeners, Occupant, Partition, Plan, PlanError,
+    PortRange, Seat,
 };
 
 /// What changes from one plan of a cluster to another; empty between equal plans.
@@ -24,6 +25,10 @@ pub struct Difference {
     pub seat_count: Option<usize>,
     /// Whether new connections are balanced, if that changes.
     pub admitting: Option<bool>,
+    /// The new guard, if it is another; `Some(None)` takes it away.
+    pub guard: Option<Option<PortRange>>,
+    /// Whether connections of this host are balanced, if that changes.
+    pub local_clients: Option<bool>,
     /// The seats whose worker is another, with the new one; `None` for those that became vacant.
     pub seats: BTreeMap<Seat, Option<Occupant>>,
 }
@@ -38,6 +43,8 @@ impl Difference {
             assignment: None,
             seat_count: None,
             admitting: None,
+            guard: None,
+            local_clients: None,
             seats: BTreeMap::new(),
         }
     }
@@ -55,6 +62,8 @@ impl Difference {
             && self.assignment.is_none()
             && self.seat_count.is_none()
             && self.admitting.is_none()
+            && self.guard.is_none()
+            && self.local_clients.is_none()
     }
 
     /// Whether nothing changes but that workers leave their seats.
@@ -89,6 +98,9 @@ impl Plan {
             assignment: (!assignment_is_same).then(|| Arc::clone(&target.assignment)),
             seat_count: (self.seats.len() != target.seats.len()).then_some(target.seats.len()),
             admitting: (self.admitting != target.admitting).then_some(target.admitting),
+            guard: (self.guard != target.guard).then_some(target.guard),
+            local_clients: (self.local_clients != target.local_clients)
+                .then_some(target.local_clients),
             seats,
         })
     }
@@ -130,6 +142,12 @@ impl Plan {
         }
         if let Some(admitting) = difference.admitting {
             next.admitting = admitting;
+        }
+        if let Some(guard) = difference.guard {
+            next.guard = guard;
+        }
+        if let Some(local_clients) = difference.local_clients {
+            next.local_clients = local_clients;
         }
         if let Some(count) = difference.seat_count {
             check_seat_count(count)?;

@@ -1,6 +1,6 @@
 use std::net::IpAddr;
 
-use super::{ClusterName, Listener, Port, Seat};
+use super::{ClusterName, Listener, Port, PortRange, Seat};
 
 /// Why something cannot be planned. Each names the value at fault and what is allowed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -147,6 +147,16 @@ pub enum PlanError {
         /// Who has it; the same seat if an earlier generation's worker there does, or if the
         /// port is given twice.
         other: Seat,
+    },
+    /// A public port among the ports that other hosts cannot reach.
+    #[error(
+        "public port {port} is among the worker ports {range}, which other hosts cannot reach: choose one of them otherwise"
+    )]
+    PublicPortGuarded {
+        /// The port.
+        port: Port,
+        /// The guarded ports.
+        range: PortRange,
     },
     /// Two plans of different clusters.
     #[error("a plan of cluster {theirs} where one of cluster {ours} belongs")]

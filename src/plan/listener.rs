@@ -1,6 +1,6 @@
 //! Public addresses that clients connect to.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
@@ -13,12 +13,33 @@ use super::{PlanError, Port};
 pub enum Protocol {
     /// TCP, `IPPROTO_TCP`.
     Tcp,
+    /// UDP, `IPPROTO_UDP`.
+    Udp,
+}
+
+impl Protocol {
+    /// All protocols that a listener can have.
+    pub const ALL: [Self; 2] = [Self::Tcp, Self::Udp];
+
+    /// The number that it has in an IP header.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+        }
+    }
+
+    /// The protocol of this number in an IP header; `None` for one that no listener can have.
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|protocol| protocol.number() == number)
+    }
 }
 
 impl fmt::Display for Protocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp => f.write_str("tcp"),
+            Self::Udp => f.write_str("udp"),
         }
     }
 }
@@ -35,16 +56,33 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// A TCP listener.
+    /// A listener.
     ///
     /// # Errors
     /// [`PlanError::ListenerAddress`] for addresses that no client of another host can connect
     /// to: multicast, loopback, IPv4 broadcast and IPv4-mapped IPv6 addresses.
-    pub fn tcp(address: IpAddr, port: Port) -> Result<Self, PlanError> {
+    pub fn new(protocol: Protocol, address: IpAddr, port: Port) -> Result<Self, PlanError> {
         match unreachable_because(address) {
             Some(reason) => Err(PlanError::ListenerAddress { address, reason }),
-            None => Ok(Self { address, port, protocol: Protocol::Tcp }),
+            None => Ok(Self { address, port, protocol }),
         }
+    }
+
+    /// A TCP listener.
+    ///
+    /// # Errors
+    /// Those of [`Self::new`].
+    pub fn tcp(address: IpAddr, port: Port) -> Result<Self, PlanError> {
+        Self::new(Protocol::Tcp, address, port)
+    }
+
+    /// A UDP listener. A connection is what conntrack takes for one: packets between the same two
+    /// addresses and ports, without a pause longer than its time-outs.
+    ///
+    /// # Errors
+    /// Those of [`Self::new`].
+    pub fn udp(address: IpAddr, port: Port) -> Result<Self, PlanError> {
+        Self::new(Protocol::Udp, address, port)
     }
 
     /// The address; unspecified means every local address of its family.
@@ -94,17 +132,16 @@ impl fmt::Display for Listener {
 impl FromStr for Listener {
     type Err = PlanError;
 
-    /// Parses `ADDR:PORT` or `ADDR:PORT/tcp`; an IPv6 address stands in brackets, without a zone:
+    /// Parses `ADDR:PORT` (TCP), `ADDR:PORT/tcp` or `ADDR:PORT/udp`; an IPv6 address stands in brackets, without a zone:
     /// a rule matches the address on every interface.
     fn from_str(text: &str) -> Result<Self, PlanError> {
         let refused =
             |reason| PlanError::ListenerText { text: text.chars().take(80).collect(), reason };
         let (socket, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
-        match protocol {
-            "tcp" => {}
-            "udp" => return Err(refused("udp listeners are not supported yet")),
-            _ => return Err(refused("the protocol after the slash is tcp")),
-        }
+        let protocol = Protocol::ALL
+            .into_iter()
+            .find(|known| known.to_string() == protocol)
+            .ok_or_else(|| refused("the protocol after the slash is tcp or udp"))?;
         if socket.contains('%') {
             return Err(refused("an address with a zone (%); write it without"));
         }
@@ -113,7 +150,7 @@ impl FromStr for Listener {
             .map_err(|_| refused("expected ADDR:PORT, such as 0.0.0.0:80 or [::]:443"))?;
         let port =
             Port::new(socket.port()).ok_or_else(|| refused("port 0; ports are 1 to 65535"))?;
-        Self::tcp(socket.ip(), port)
+        Self::new(protocol, socket.ip(), port)
     }
 }
 
@@ -122,6 +159,18 @@ impl FromStr for Listener {
 pub struct Listeners {
     all: Vec<Listener>,
     public_ports: Vec<Port>,
+    tcp: Vec<Service>,
+    udp: Vec<Service>,
+}
+
+/// A public port as the listeners of one protocol have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Service {
+    /// The public port.
+    pub port: Port,
+    /// Its place among [`Listeners::public_ports`], and so that of the worker port for it among
+    /// those of a worker.
+    pub place: usize,
 }
 
 impl Listeners {
@@ -142,16 +191,24 @@ impl Listeners {
         }
         let mut seen = BTreeSet::new();
         let mut public_ports: Vec<Port> = Vec::new();
-        let mut seen_ports = BTreeSet::new();
+        let mut places = BTreeMap::new();
+        let mut services = BTreeSet::new();
         for listener in &all {
             if !seen.insert(*listener) {
                 return Err(PlanError::DuplicateListener { listener: *listener });
             }
-            if seen_ports.insert(listener.port) {
-                public_ports.push(listener.port);
-            }
+            let Listener { port, protocol, .. } = *listener;
+            let place = *places.entry(port).or_insert_with(|| {
+                public_ports.push(port);
+                public_ports.len() - 1
+            });
+            services.insert((protocol, Service { port, place }));
         }
-        Ok(Self { all, public_ports })
+        let of = |wanted| {
+            let services = services.iter().filter(move |(protocol, _)| *protocol == wanted);
+            services.map(|(_, service)| *service).collect()
+        };
+        Ok(Self { tcp: of(Protocol::Tcp), udp: of(Protocol::Udp), all, public_ports })
     }
 
     /// All listeners, in the order given.
@@ -160,8 +217,16 @@ impl Listeners {
     }
 
     /// The distinct public ports, each in the place where it first occurs. A worker has one worker
-    /// port for each: two listeners that differ in their address alone share it.
+    /// port for each: listeners that differ in their address or protocol alone share it.
     pub fn public_ports(&self) -> &[Port] {
         &self.public_ports
+    }
+
+    /// The distinct public ports of the listeners of one protocol, in the order of their numbers.
+    pub fn services(&self, protocol: Protocol) -> &[Service] {
+        match protocol {
+            Protocol::Tcp => &self.tcp,
+            Protocol::Udp => &self.udp,
+        }
     }
 }

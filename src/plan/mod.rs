@@ -47,6 +47,7 @@ mod listener;
 mod partition;
 #[expect(clippy::module_inception, reason = "the room is named after its main type")]
 mod plan;
+mod port_range;
 mod ports;
 #[cfg(test)]
 mod tests;
@@ -55,9 +56,10 @@ pub use assignment::{Assignment, Weights};
 pub use diff::Difference;
 pub use error::PlanError;
 pub use id::{ClusterName, Generation, Port, Seat, Slot};
-pub use listener::{Listener, Listeners, Protocol};
+pub use listener::{Listener, Listeners, Protocol, Service};
 pub use partition::Partition;
 pub use plan::{Occupant, Plan, Route};
+pub use port_range::PortRange;
 
 /// The most seats, and so live workers, of one cluster.
 pub const MAX_SEATS: u16 = 1024;

@@ -8,7 +8,8 @@ use super::assignment::check_seat_count;
 use super::partition::hashed;
 use super::ports::PortSet;
 use super::{
-    Assignment, ClusterName, Generation, Listeners, Partition, PlanError, Port, Seat, Slot, Weights,
+    Assignment, ClusterName, Generation, Listeners, Partition, PlanError, Port, PortRange, Seat,
+    Slot, Weights,
 };
 
 /// A live worker as the rules see it: its generation, and one worker port for each public port.
@@ -32,6 +33,8 @@ pub struct Plan {
     pub(super) assignment: Arc<Assignment>,
     pub(super) seats: Arc<Vec<Option<Occupant>>>,
     pub(super) admitting: bool,
+    pub(super) guard: Option<PortRange>,
+    pub(super) local_clients: bool,
 }
 
 /// Where a client's new connections go.
@@ -49,7 +52,8 @@ pub struct Route<'a> {
 }
 
 impl Plan {
-    /// A plan with all seats vacant, in its first generation.
+    /// A plan with all seats vacant, in its first generation, without a guard and without clients of
+    /// this host.
     ///
     /// # Errors
     /// Those of [`Assignment::new`].
@@ -68,10 +72,13 @@ impl Plan {
             assignment: Arc::new(Assignment::new(&partition, weights, previous)?),
             seats: Arc::new(vec![None; weights.seats()]),
             admitting: true,
+            guard: None,
+            local_clients: false,
         })
     }
 
-    /// The plan that objects read from the kernel make up.
+    /// The plan that objects read from the kernel make up, without a guard and without clients of
+    /// this host.
     ///
     /// # Errors
     /// [`PlanError::WorkerCount`] unless there are 1 to 1024 `seats`;
@@ -93,6 +100,8 @@ impl Plan {
             assignment: Arc::new(assignment),
             seats: Arc::new(seats),
             admitting: true,
+            guard: None,
+            local_clients: false,
         };
         plan.check_slots()?;
         plan.check_all_ports()?;
@@ -187,6 +196,34 @@ impl Plan {
         self.admitting
     }
 
+    /// Guards these ports: packets from other hosts to them are dropped, so that workers are
+    /// reached through listeners alone. With `None` any host can reach any worker by its own port.
+    ///
+    /// # Errors
+    /// [`PlanError::PublicPortGuarded`] if a listener's port is among them: its packets would be
+    /// dropped before they are redirected.
+    pub fn set_guard(&mut self, ports: Option<PortRange>) -> Result<(), PlanError> {
+        check_guard(ports, &self.listeners)?;
+        self.guard = ports;
+        Ok(())
+    }
+
+    /// The ports that other hosts cannot reach.
+    pub fn guard(&self) -> Option<PortRange> {
+        self.guard
+    }
+
+    /// Whether connections that start on this host are balanced as well. All that go to one address
+    /// of this host come from that same address, and so reach the same worker.
+    pub fn set_local_clients(&mut self, local_clients: bool) {
+        self.local_clients = local_clients;
+    }
+
+    /// Whether connections that start on this host are balanced as well.
+    pub fn has_local_clients(&self) -> bool {
+        self.local_clients
+    }
+
     /// The name of the cluster.
     pub fn name(&self) -> &ClusterName {
         &self.name
@@ -263,6 +300,7 @@ impl Plan {
 
     /// That every worker has one port for each public port, and that no port has two purposes.
     pub(super) fn check_all_ports(&self) -> Result<(), PlanError> {
+        check_guard(self.guard, &self.listeners)?;
         let public = self.listeners.public_ports();
         let mut taken: PortSet = public.iter().copied().collect();
         for (seat, occupant) in self.occupants() {
@@ -309,5 +347,13 @@ impl Plan {
 
     fn occupants(&self) -> impl Iterator<Item = (Seat, &Occupant)> {
         self.seats().filter_map(|(seat, occupant)| Some((seat, occupant?)))
+    }
+}
+
+fn check_guard(guard: Option<PortRange>, listeners: &Listeners) -> Result<(), PlanError> {
+    let Some(range) = guard else { return Ok(()) };
+    match listeners.public_ports().iter().find(|port| range.contains(**port)) {
+        Some(port) => Err(PlanError::PublicPortGuarded { port: *port, range }),
+        None => Ok(()),
     }
 }

@@ -2,8 +2,10 @@
 
 use std::net::IpAddr;
 
-use super::object::{Chain, ChainName, Elements, Family, Rule, Ruleset, Set, SetName, TableName};
-use crate::plan::{Generation, Listener, Partition, Plan, Port, Seat};
+use super::object::{
+    Chain, ChainName, CounterName, Elements, Family, Rule, Ruleset, Set, SetName, TableName,
+};
+use crate::plan::{Listener, Occupant, Partition, Plan, Protocol, Seat};
 
 /// All objects of a plan.
 pub fn lower(plan: &Plan) -> Ruleset {
@@ -16,7 +18,14 @@ pub fn lower(plan: &Plan) -> Ruleset {
         .collect();
     chains.push(Chain { name: ChainName::Balance, rules: balance_rules(plan) });
     chains.push(Chain { name: ChainName::Prerouting, rules: dispatch_rules(plan) });
-    Ruleset { table: TableName::of(plan.name()), sets, chains }
+    if plan.has_local_clients() {
+        chains.push(Chain { name: ChainName::Output, rules: dispatch_rules(plan) });
+    }
+    if plan.guard().is_some() {
+        chains.push(Chain { name: ChainName::Guard, rules: guard_rules(plan) });
+    }
+    let counters = plan.seats().map(|(seat, _)| CounterName(seat)).collect();
+    Ruleset { table: TableName::of(plan.name()), counters, sets, chains }
 }
 
 /// The families in which the plan has listeners.
@@ -108,6 +117,12 @@ pub(super) fn dispatch_rules(plan: &Plan) -> Vec<Rule> {
         .collect()
 }
 
+/// The rules that drop what other hosts send to worker ports.
+pub(super) fn guard_rules(plan: &Plan) -> Vec<Rule> {
+    let Some(ports) = plan.guard() else { return vec![] };
+    Protocol::ALL.into_iter().map(|protocol| Rule::Guard { protocol, ports }).collect()
+}
+
 /// The rules that send a connection to the chain of its seat.
 pub(super) fn balance_rules(plan: &Plan) -> Vec<Rule> {
     let rule = |family| match *plan.partition() {
@@ -122,22 +137,33 @@ pub(super) fn balance_rules(plan: &Plan) -> Vec<Rule> {
 /// The rules of a seat: to its worker, or to the survivors, or nowhere.
 pub(super) fn seat_rules(plan: &Plan, seat: Seat) -> Vec<Rule> {
     if let Some(occupant) = plan.occupant(seat) {
-        let public = plan.listeners().public_ports().iter().copied();
-        let mut ports: Vec<_> = public.zip(occupant.ports.iter().copied()).collect();
-        ports.sort();
-        return vec![redirect_rule(ports, occupant.generation)];
+        return redirect_rules(plan, seat, occupant);
     }
     vacant_rules(plan, plan.survivors().count())
 }
 
-/// The rule of a seat with a worker: plain for one public port, else with a map. A rule for each of
-/// two ports was slower to reload for 8 and 64 seats and faster for 256, since the kernel names and
-/// finds anonymous maps by walking over all others.
-fn redirect_rule(ports: Vec<(Port, Port)>, generation: Generation) -> Rule {
-    match *ports.as_slice() {
-        [(public, worker)] => Rule::Redirect { public, worker, generation },
-        _ => Rule::RedirectByMap { ports, generation },
-    }
+/// The rules of a seat with a worker: one for each protocol, plain where that has a single public
+/// port, else with a map. A rule for each of two ports was slower to reload for 8 and 64 seats and
+/// faster for 256, since the kernel names and finds anonymous maps by walking over all others.
+///
+/// One rule for both protocols would need, beside its map, an anonymous set of them: nft takes a
+/// redirect to ports only behind a match of the transport protocols that it can see in the rule.
+fn redirect_rules(plan: &Plan, seat: Seat, occupant: &Occupant) -> Vec<Rule> {
+    let counter = CounterName(seat);
+    let generation = occupant.generation;
+    let rule = |protocol| match plan.listeners().services(protocol) {
+        [] => None,
+        [only] => {
+            let (public, worker) = (only.port, occupant.ports[only.place]);
+            Some(Rule::Redirect { protocol, counter, public, worker, generation })
+        }
+        several => {
+            let ports = several.iter();
+            let ports = ports.map(|it| (it.port, occupant.ports[it.place])).collect();
+            Some(Rule::RedirectByMap { protocol, counter, ports, generation })
+        }
+    };
+    Protocol::ALL.into_iter().filter_map(rule).collect()
 }
 
 /// The rules of a vacant seat beside this many survivors.

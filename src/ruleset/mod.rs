@@ -13,7 +13,10 @@ mod text;
 mod transition;
 
 pub use lower::lower;
-pub use object::{Chain, ChainName, Elements, Family, Rule, Ruleset, Set, SetName, TableName};
+pub use object::{
+    Base, Chain, ChainName, CounterName, Elements, Family, Hook, Rule, Ruleset, Set, SetName,
+    TableName, Tally,
+};
 pub use raise::{RaiseError, raise};
 pub(crate) use text::{low_v4, low_v6};
 pub use transition::{Operation, Transaction};

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use crate::plan::{ClusterName, Generation, Port, Protocol, Seat};
+use crate::plan::{ClusterName, Generation, Port, PortRange, Protocol, Seat};
 
 /// Everything in the table of one cluster, in one order: sets and chains by name, elements by key.
 /// So two rulesets are equal exactly if the kernel does the same by them.
@@ -11,6 +11,8 @@ use crate::plan::{ClusterName, Generation, Port, Protocol, Seat};
 pub struct Ruleset {
     /// The table, family `inet`.
     pub table: TableName,
+    /// Its counters, one for each seat, in order. What they have counted is no part of the ruleset.
+    pub counters: Vec<CounterName>,
     /// Its sets and maps, in the order of [`SetName`].
     pub sets: Vec<Set>,
     /// Its chains, in the order of [`ChainName`].
@@ -55,6 +57,36 @@ impl fmt::Display for TableName {
     }
 }
 
+/// The name of the counter of a seat, `seat_0`: as that of its chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CounterName(pub Seat);
+
+impl CounterName {
+    /// Reads a name back; `None` for the name of no counter of ours.
+    pub fn parse(name: &str) -> Option<Self> {
+        match ChainName::parse(name)? {
+            ChainName::Seat(seat) => Some(Self(seat)),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for CounterName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        ChainName::Seat(self.0).fmt(f)
+    }
+}
+
+/// What the counter of a seat has counted. A nat chain sees the first packet of a connection alone,
+/// so its packets are connections.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Connections.
+    pub connections: u64,
+    /// The bytes of their first packets, from the IP header on.
+    pub bytes: u64,
+}
+
 /// The address family that a rule or a set is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
@@ -76,20 +108,68 @@ pub enum ChainName {
     Seat(Seat),
     /// Sends a connection to the chain of its seat.
     Balance,
-    /// The base chain: picks the connections to our listeners.
+    /// The base chain for clients on other hosts: picks the connections to our listeners.
     Prerouting,
+    /// The base chain for clients on this host, where they are balanced as well.
+    Output,
+    /// The base chain that keeps other hosts away from worker ports.
+    Guard,
 }
+
+/// What makes a chain a base chain: where the kernel enters it. Its policy is to accept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Base {
+    /// The type, in nft's words.
+    pub kind: &'static str,
+    /// Where packets enter it.
+    pub hook: Hook,
+    /// Chains of lower priority come before it.
+    pub priority: i32,
+}
+
+/// Where packets enter a base chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hook {
+    /// `NF_INET_PRE_ROUTING`: they have come in.
+    Prerouting,
+    /// `NF_INET_LOCAL_OUT`: a process of this host has sent them.
+    Output,
+}
+
+/// `NF_IP_PRI_RAW`: before connection tracking. `NF_IP_PRI_NAT_DST`.
+const PRIORITY_RAW: i32 = -300;
+const PRIORITY_DSTNAT: i32 = -100;
 
 impl ChainName {
     /// Reads a name back; `None` for the name of no chain of ours.
     pub fn parse(name: &str) -> Option<Self> {
         match name {
             "prerouting" => Some(Self::Prerouting),
+            "output" => Some(Self::Output),
+            "guard" => Some(Self::Guard),
             "balance" => Some(Self::Balance),
             _ => {
                 let digits = name.strip_prefix("seat_")?;
                 let seat = Seat(digits.parse().ok()?);
                 (seat.0.to_string() == digits).then_some(Self::Seat(seat))
+            }
+        }
+    }
+
+    /// Where the kernel enters it; `None` for one that is reached by `goto` alone.
+    pub const fn base(self) -> Option<Base> {
+        match self {
+            Self::Seat(_) | Self::Balance => None,
+            Self::Prerouting => {
+                Some(Base { kind: "nat", hook: Hook::Prerouting, priority: PRIORITY_DSTNAT })
+            }
+            Self::Output => {
+                Some(Base { kind: "nat", hook: Hook::Output, priority: PRIORITY_DSTNAT })
+            }
+            // Before its translation, so that a redirected packet still has its public port; and
+            // before connection tracking, so that what is dropped leaves no entry.
+            Self::Guard => {
+                Some(Base { kind: "filter", hook: Hook::Prerouting, priority: PRIORITY_RAW })
             }
         }
     }
@@ -99,6 +179,8 @@ impl fmt::Display for ChainName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Prerouting => f.write_str("prerouting"),
+            Self::Output => f.write_str("output"),
+            Self::Guard => f.write_str("guard"),
             Self::Balance => f.write_str("balance"),
             Self::Seat(seat) => write!(f, "seat_{seat}"),
         }
@@ -205,8 +287,7 @@ impl Elements {
 /// A chain and its rules.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chain {
-    /// Its name. [`ChainName::Prerouting`] is a base chain: `type nat hook prerouting priority
-    /// dstnat; policy accept`. The others are reached by `goto` alone.
+    /// Its name, which says whether it is a base chain ([`ChainName::base`]).
     pub name: ChainName,
     /// Its rules, in order.
     pub rules: Vec<Rule>,
@@ -245,8 +326,13 @@ pub enum Rule {
         /// The number of slots, a power of two.
         slots: u32,
     },
-    /// `tcp dport 80 counter redirect to :20000`: for a single public port.
+    /// `tcp dport 80 counter name "seat_0" redirect to :20000`: for a protocol with a single public
+    /// port.
     Redirect {
+        /// The protocol.
+        protocol: Protocol,
+        /// The counter.
+        counter: CounterName,
         /// The public port.
         public: Port,
         /// The worker port.
@@ -254,8 +340,13 @@ pub enum Rule {
         /// The worker's generation, kept as a comment.
         generation: Generation,
     },
-    /// `meta l4proto tcp counter redirect to :th dport map { 80 : 20000, ... }`: for several.
+    /// `meta l4proto tcp counter name "seat_0" redirect to :th dport map { 80 : 20000, ... }`: for
+    /// one with several.
     RedirectByMap {
+        /// The protocol.
+        protocol: Protocol,
+        /// The counter.
+        counter: CounterName,
         /// Public port -> worker port, in the order of the public ports.
         ports: Vec<(Port, Port)>,
         /// The worker's generation, kept as a comment.
@@ -265,6 +356,15 @@ pub enum Rule {
     Drop {
         /// The generation, kept as a comment.
         generation: Generation,
+    },
+    /// `iif != "lo" tcp dport 20000-29999 fib daddr type != unicast drop`. An address of type
+    /// unicast is another host's: what this host forwards is none of our business. Broadcast and
+    /// multicast would reach a worker's udp socket, as what is sent to a local address does.
+    Guard {
+        /// The protocol.
+        protocol: Protocol,
+        /// The ports.
+        ports: PortRange,
     },
 }
 
@@ -277,7 +377,10 @@ impl Rule {
     /// The generation that the rule carries as a comment.
     pub fn generation(&self) -> Option<Generation> {
         match self {
-            Self::Dispatch { .. } | Self::DispatchWildcard { .. } | Self::Mask { .. } => None,
+            Self::Dispatch { .. }
+            | Self::DispatchWildcard { .. }
+            | Self::Mask { .. }
+            | Self::Guard { .. } => None,
             Self::Hash { generation, .. } => *generation,
             Self::Redirect { generation, .. }
             | Self::RedirectByMap { generation, .. }

@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use super::lower::lower;
 use super::object::{Chain, ChainName, Elements, Rule, Ruleset, Set, SetName, TableName};
 use crate::plan::{
-    Assignment, Generation, Listener, Listeners, Occupant, Partition, Plan, PlanError, Port, Seat,
+    Assignment, Generation, Listener, Listeners, Occupant, Partition, Plan, PlanError, Port,
+    PortRange, Seat,
 };
 
 /// Why a table is none that this version lowers a plan to. It was made by another version, or
@@ -44,6 +45,8 @@ pub fn raise(ruleset: &Ruleset, expected: Option<&Listeners>) -> Result<Plan, Ra
     let mut plan = Plan::from_parts(name, generation, listeners, partition, assignment, seats)?;
     let prerouting = rules_of(ruleset, ChainName::Prerouting).ok_or(shape("chain prerouting"))?;
     plan.set_admitting(!prerouting.is_empty());
+    plan.set_local_clients(rules_of(ruleset, ChainName::Output).is_some());
+    plan.set_guard(guard_of(ruleset)?)?;
     if lower(&plan) == *ruleset { Ok(plan) } else { Err(RaiseError::Surplus) }
 }
 
@@ -58,22 +61,25 @@ fn rules_of(ruleset: &Ruleset, name: ChainName) -> Option<&[Rule]> {
 
 fn listeners_of(ruleset: &Ruleset, expected: Option<&Listeners>) -> Result<Listeners, RaiseError> {
     let mut all = vec![];
-    let mut add =
-        |address: IpAddr, port| Listener::tcp(address, port).map(|listener| all.push(listener));
+    let mut add = |protocol, address: IpAddr, port| {
+        Listener::new(protocol, address, port).map(|it| all.push(it))
+    };
     for Set { name, elements } in &ruleset.sets {
         match elements {
             Elements::Listeners4(of) => {
-                of.iter().try_for_each(|(address, _, port)| add((*address).into(), *port))?;
+                of.iter()
+                    .try_for_each(|(to, protocol, port)| add(*protocol, (*to).into(), *port))?;
             }
             Elements::Listeners6(of) => {
-                of.iter().try_for_each(|(address, _, port)| add((*address).into(), *port))?;
+                of.iter()
+                    .try_for_each(|(to, protocol, port)| add(*protocol, (*to).into(), *port))?;
             }
             Elements::Services(of) => {
                 let any: IpAddr = match name {
                     SetName::Wildcards(super::Family::V6) => std::net::Ipv6Addr::UNSPECIFIED.into(),
                     _ => std::net::Ipv4Addr::UNSPECIFIED.into(),
                 };
-                of.iter().try_for_each(|(_, port)| add(any, *port))?;
+                of.iter().try_for_each(|(protocol, port)| add(*protocol, any, *port))?;
             }
             Elements::Seats(_) | Elements::MaskedSeats4(_) | Elements::MaskedSeats6(_) => {}
         }
@@ -122,16 +128,31 @@ fn occupants_of(
 
 /// The worker that the rules of a seat lead to; `None` for a vacant seat.
 fn occupant_of(rules: &[Rule], listeners: &Listeners) -> Result<Option<Occupant>, RaiseError> {
-    let (ports, generation) = match rules {
-        [Rule::Redirect { public, worker, generation }] => {
-            (BTreeMap::from([(*public, *worker)]), *generation)
+    let mut by_public: BTreeMap<Port, Port> = BTreeMap::new();
+    let mut of_worker = None;
+    for rule in rules {
+        match rule {
+            Rule::Redirect { public, worker, generation, .. } => {
+                by_public.insert(*public, *worker);
+                of_worker = Some(*generation);
+            }
+            Rule::RedirectByMap { ports, generation, .. } => {
+                by_public.extend(ports.iter().copied());
+                of_worker = Some(*generation);
+            }
+            _ => {}
         }
-        [Rule::RedirectByMap { ports, generation }] => {
-            (ports.iter().copied().collect::<BTreeMap<Port, Port>>(), *generation)
-        }
-        _ => return Ok(None),
-    };
-    let in_order = listeners.public_ports().iter().map(|public| ports.get(public).copied());
+    }
+    let Some(generation) = of_worker else { return Ok(None) };
+    let in_order = listeners.public_ports().iter().map(|public| by_public.get(public).copied());
     let ports = in_order.collect::<Option<_>>().ok_or(shape("a worker port of a seat"))?;
     Ok(Some(Occupant { generation, ports }))
+}
+
+fn guard_of(ruleset: &Ruleset) -> Result<Option<PortRange>, RaiseError> {
+    match rules_of(ruleset, ChainName::Guard) {
+        None => Ok(None),
+        Some([Rule::Guard { ports, .. }, ..]) => Ok(Some(*ports)),
+        Some(_) => Err(shape("chain guard")),
+    }
 }

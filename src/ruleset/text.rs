@@ -3,7 +3,9 @@
 use std::fmt::{self, Display};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::object::{Chain, ChainName, Elements, Family, Rule, Ruleset, Set, TableName};
+use super::object::{
+    Base, Chain, ChainName, Elements, Family, Hook, Rule, Ruleset, Set, TableName,
+};
 
 /// The ruleset in nft syntax: `nft -f` of it makes the same table, and `nft list` then prints the
 /// same (counters and line breaks apart).
@@ -11,6 +13,9 @@ impl Display for Ruleset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "table inet {} {{", self.table)?;
         writeln!(f, "\tcomment \"{}\"", TableName::COMMENT)?;
+        for counter in &self.counters {
+            write!(f, "\n\tcounter {counter} {{\n\t\tpackets 0 bytes 0\n\t}}\n")?;
+        }
         for set in &self.sets {
             write!(f, "\n{set}")?;
         }
@@ -97,13 +102,36 @@ pub(crate) fn low_v6(bits: u32) -> Ipv6Addr {
 impl Display for Chain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "\tchain {} {{", self.name)?;
-        if self.name == ChainName::Prerouting {
-            writeln!(f, "\t\ttype nat hook prerouting priority dstnat; policy accept;")?;
+        if let Some(base) = self.name.base() {
+            writeln!(f, "\t\t{base}")?;
         }
         for rule in &self.rules {
             writeln!(f, "\t\t{rule}")?;
         }
         f.write_str("\t}\n")
+    }
+}
+
+impl Display for Base {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, hook, priority } = self;
+        write!(f, "type {kind} hook {hook} priority ")?;
+        // nft has names for some, each at the hooks where it makes sense.
+        match (hook, priority) {
+            (Hook::Prerouting, -100) => f.write_str("dstnat")?,
+            (_, -300) => f.write_str("raw")?,
+            _ => write!(f, "{priority}")?,
+        }
+        f.write_str("; policy accept;")
+    }
+}
+
+impl Display for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Prerouting => f.write_str("prerouting"),
+            Self::Output => f.write_str("output"),
+        }
     }
 }
 
@@ -139,11 +167,13 @@ impl Display for Rule {
             Self::Mask { family: Family::V6, slots } => {
                 write!(f, "ip6 saddr & {} vmap @slots6", low_v6(slots - 1))?;
             }
-            Self::Redirect { public, worker, .. } => {
-                write!(f, "tcp dport {public} counter redirect to :{worker}")?;
+            Self::Redirect { protocol, counter, public, worker, .. } => {
+                write!(f, "{protocol} dport {public} counter name \"{counter}\" ")?;
+                write!(f, "redirect to :{worker}")?;
             }
-            Self::RedirectByMap { ports, .. } => {
-                f.write_str("meta l4proto tcp counter redirect to :th dport map { ")?;
+            Self::RedirectByMap { protocol, counter, ports, .. } => {
+                write!(f, "meta l4proto {protocol} counter name \"{counter}\" ")?;
+                f.write_str("redirect to :th dport map { ")?;
                 for (index, (public, worker)) in ports.iter().enumerate() {
                     let comma = if index == 0 { "" } else { ", " };
                     write!(f, "{comma}{public} : {worker}")?;
@@ -151,6 +181,10 @@ impl Display for Rule {
                 f.write_str(" }")?;
             }
             Self::Drop { .. } => f.write_str("counter drop")?,
+            Self::Guard { protocol, ports } => {
+                write!(f, "iif != \"lo\" {protocol} dport {ports} ")?;
+                f.write_str("fib daddr type != unicast drop")?;
+            }
         }
         match self.comment() {
             Some(comment) => write!(f, " comment \"{comment}\""),

@@ -1,10 +1,12 @@
 //! From what is in force to what should be, in one transaction.
 
+use std::collections::BTreeMap;
+
 use super::lower::{
-    balance_rules, dispatch_rules, families, lower, seat_rules, slot_maps, survivors,
+    balance_rules, dispatch_rules, families, guard_rules, lower, seat_rules, slot_maps, survivors,
     survivors_map, vacant_rules,
 };
-use super::object::{Chain, ChainName, Rule, Set, SetName, TableName};
+use super::object::{Chain, ChainName, CounterName, Rule, Set, SetName, TableName, Tally};
 use crate::plan::{Difference, Partition, Plan, PlanError, Seat};
 
 /// One member of a transaction: a verb and an object of the table.
@@ -14,6 +16,10 @@ pub enum Operation {
     AddTable,
     /// Remove the table and everything in it.
     DeleteTable,
+    /// Make a counter that begins with what it is given here.
+    AddCounter(CounterName, Tally),
+    /// Remove a counter, which no rule may use.
+    DeleteCounter(CounterName),
     /// Make a chain, without rules.
     AddChain(ChainName),
     /// Remove all rules of a chain.
@@ -74,6 +80,21 @@ impl Transaction {
         Ok(Self { table: TableName::of(target.name()), operations: change.operations() })
     }
 
+    /// Lets the counters that it makes go on from these values.
+    pub fn seed(&mut self, tallies: &BTreeMap<Seat, Tally>) {
+        for operation in &mut self.operations {
+            if let Operation::AddCounter(CounterName(seat), begin) = operation {
+                *begin = tallies.get(seat).copied().unwrap_or_default();
+            }
+        }
+    }
+
+    /// Whether it makes the table, and so all counters, anew.
+    pub fn makes_table(&self) -> bool {
+        // It comes first, or behind the removal of the one that was there.
+        self.operations.iter().take(2).any(|operation| *operation == Operation::AddTable)
+    }
+
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
         self.operations.is_empty()
@@ -82,6 +103,8 @@ impl Transaction {
 
 fn fill(operations: &mut Vec<Operation>, plan: &Plan) {
     let ruleset = lower(plan);
+    let counters = ruleset.counters.into_iter();
+    operations.extend(counters.map(|name| Operation::AddCounter(name, Tally::default())));
     operations.extend(ruleset.chains.iter().map(|chain| Operation::AddChain(chain.name)));
     operations.extend(ruleset.sets.into_iter().map(Operation::AddSet));
     for Chain { name, rules } in ruleset.chains {
@@ -107,7 +130,18 @@ struct Change<'a> {
     slots_change: bool,
     survivors_before: Option<Vec<Seat>>,
     survivors_change: bool,
-    admission_changes: bool,
+    dispatch_changes: bool,
+    guard_changes: bool,
+    local_clients_change: bool,
+}
+
+/// What becomes of a base chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Made,
+    /// It gets other rules.
+    Remade,
+    Removed,
 }
 
 impl<'a> Change<'a> {
@@ -134,7 +168,9 @@ impl<'a> Change<'a> {
             slots_change: difference.assignment.is_some() || difference.seat_count.is_some(),
             survivors_before,
             survivors_change,
-            admission_changes: difference.admitting.is_some(),
+            dispatch_changes: difference.admitting.is_some(),
+            guard_changes: difference.guard.is_some(),
+            local_clients_change: difference.local_clients.is_some(),
         }
     }
 
@@ -152,26 +188,62 @@ impl<'a> Change<'a> {
         seat.index() >= self.in_force.seats().len()
     }
 
-    fn gone(&self) -> impl Iterator<Item = ChainName> {
+    fn gone(&self) -> impl Iterator<Item = Seat> {
         let kept = self.target.seats().len();
-        self.in_force.seats().skip(kept).map(|(seat, _)| ChainName::Seat(seat))
+        self.in_force.seats().skip(kept).map(|(seat, _)| seat)
+    }
+
+    /// What becomes of the base chains, apart from those of which nothing changes.
+    fn base_chains(&self) -> impl Iterator<Item = (ChainName, Fate)> {
+        let output_stays = self.in_force.has_local_clients() && self.target.has_local_clients();
+        [
+            (ChainName::Prerouting, self.dispatch_changes.then_some(Fate::Remade)),
+            (
+                ChainName::Output,
+                match self.local_clients_change {
+                    true if self.target.has_local_clients() => Some(Fate::Made),
+                    true => Some(Fate::Removed),
+                    false => (self.dispatch_changes && output_stays).then_some(Fate::Remade),
+                },
+            ),
+            (
+                ChainName::Guard,
+                match (self.in_force.guard(), self.target.guard()) {
+                    _ if !self.guard_changes => None,
+                    (None, _) => Some(Fate::Made),
+                    (Some(_), None) => Some(Fate::Removed),
+                    (Some(_), Some(_)) => Some(Fate::Remade),
+                },
+            ),
+        ]
+        .into_iter()
+        .filter_map(|(chain, fate)| Some((chain, fate?)))
     }
 
     fn add_chains(&self, operations: &mut Vec<Operation>) {
-        let new = self.seats.iter().filter(|seat| self.is_new(**seat));
-        operations.extend(new.map(|seat| Operation::AddChain(ChainName::Seat(*seat))));
+        for &seat in self.seats.iter().filter(|seat| self.is_new(**seat)) {
+            operations.push(Operation::AddCounter(CounterName(seat), Tally::default()));
+            operations.push(Operation::AddChain(ChainName::Seat(seat)));
+        }
+        for (chain, fate) in self.base_chains() {
+            if fate == Fate::Made {
+                operations.push(Operation::AddChain(chain));
+            }
+        }
     }
 
     fn flush_chains(&self, operations: &mut Vec<Operation>) {
-        if self.admission_changes {
-            operations.push(Operation::FlushChain(ChainName::Prerouting));
+        for (chain, fate) in self.base_chains() {
+            if fate != Fate::Made {
+                operations.push(Operation::FlushChain(chain));
+            }
         }
         if self.slots_change {
             operations.push(Operation::FlushChain(ChainName::Balance));
         }
         let old = self.seats.iter().filter(|seat| !self.is_new(**seat));
         operations.extend(old.map(|seat| Operation::FlushChain(ChainName::Seat(*seat))));
-        operations.extend(self.gone().map(Operation::FlushChain));
+        operations.extend(self.gone().map(|seat| Operation::FlushChain(ChainName::Seat(seat))));
     }
 
     fn remake_maps(&self, operations: &mut Vec<Operation>) {
@@ -209,13 +281,26 @@ impl<'a> Change<'a> {
         if self.slots_change {
             operations.extend(balance_rules(self.target).into_iter().map(add(ChainName::Balance)));
         }
-        if self.admission_changes {
-            let rules = dispatch_rules(self.target);
-            operations.extend(rules.into_iter().map(add(ChainName::Prerouting)));
+        for (chain, fate) in self.base_chains() {
+            if fate != Fate::Removed {
+                let rules = match chain {
+                    ChainName::Guard => guard_rules(self.target),
+                    _ => dispatch_rules(self.target),
+                };
+                operations.extend(rules.into_iter().map(add(chain)));
+            }
         }
     }
 
     fn delete_chains(&self, operations: &mut Vec<Operation>) {
-        operations.extend(self.gone().map(Operation::DeleteChain));
+        for (chain, fate) in self.base_chains() {
+            if fate == Fate::Removed {
+                operations.push(Operation::DeleteChain(chain));
+            }
+        }
+        for seat in self.gone() {
+            operations.push(Operation::DeleteChain(ChainName::Seat(seat)));
+            operations.push(Operation::DeleteCounter(CounterName(seat)));
+        }
     }
 }

@@ -39,7 +39,8 @@ fn read(bodies: &[Vec<u8>]) -> Vec<Element> {
 
 fn any_elements() -> impl Strategy<Value = (SetName, Elements)> {
     let seats = || prop::collection::vec((0..1024u16).prop_map(Seat), 1..3000);
-    let service = || (1..=u16::MAX).prop_map(|number| (Protocol::Tcp, port(number)));
+    let protocol = || prop::sample::select(Protocol::ALL.to_vec());
+    let service = || (protocol(), (1..=u16::MAX).prop_map(port));
     let services = || prop::collection::btree_set(service(), 1..50);
     let [v4, v6] = Family::ALL;
     prop_oneof![

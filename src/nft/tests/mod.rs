@@ -1,6 +1,7 @@
 //! The wire format: there and back, against nft's own, and against bytes that nobody meant.
 
 mod batches;
+mod counters;
 mod elements;
 mod outcomes;
 mod rules;
@@ -9,7 +10,7 @@ use std::str::FromStr;
 
 /// What nft 1.0.6 sent for tables in our syntax, on a little-endian machine: `ipcluster plan ... |
 /// strace -e trace=sendmsg -e write=all nft -f -`. A line of what it is, a line of bytes: of a rule
-/// `NFTA_RULE_EXPRESSIONS`, of the elements of a set `NFTA_SET_ELEM_LIST_ELEMENTS`.
+/// `NFTA_RULE_EXPRESSIONS`, of the elements of a set `NFTA_SET_ELEM_LIST_ELEMENTS`, of a counter all.
 const CAPTURED: &str = include_str!("captured.txt");
 
 fn captured(what: &str) -> Vec<(&'static str, Vec<u8>)> {

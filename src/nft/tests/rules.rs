@@ -4,12 +4,13 @@ use proptest::prelude::*;
 
 use super::super::attribute::nest;
 use super::super::batch::{INET_HEADER, kind};
+use super::super::counter::Object;
 use super::super::expression::Expression;
 use super::super::{dump, message, rule};
 use super::{captured, port};
 use crate::netlink::Attributes;
-use crate::plan::{Generation, Partition, Port, Seat};
-use crate::ruleset::{ChainName, Family, Rule, SetName, TableName};
+use crate::plan::{Generation, Partition, Port, PortRange, Protocol, Seat};
+use crate::ruleset::{ChainName, CounterName, Family, Rule, SetName, TableName};
 
 /// `NFT_MSG_NEWRULE`, `NFTA_RULE_EXPRESSIONS`.
 const NEW_RULE: u8 = 6;
@@ -31,13 +32,41 @@ fn any_rule() -> impl Strategy<Value = Rule> {
                 generation
             }),
         (family(), 0..=10u32).prop_map(|(family, power)| Rule::Mask { family, slots: 1 << power }),
-        (any_ports(), generation())
-            .prop_map(|(ports, generation)| Rule::RedirectByMap { ports, generation }),
-        (1..=u16::MAX, 1..=u16::MAX, generation()).prop_map(|(public, worker, generation)| {
-            Rule::Redirect { public: port(public), worker: port(worker), generation }
+        (any_protocol(), any_counter(), any_ports(), generation()).prop_map(
+            |(protocol, counter, ports, generation)| Rule::RedirectByMap {
+                protocol,
+                counter,
+                ports,
+                generation
+            }
+        ),
+        (any_protocol(), any_counter(), any_port(), any_port(), generation()).prop_map(
+            |(protocol, counter, public, worker, generation)| Rule::Redirect {
+                protocol,
+                counter,
+                public,
+                worker,
+                generation
+            }
+        ),
+        (any_protocol(), any_port(), any_port()).prop_map(|(protocol, one, other)| {
+            let ports = PortRange::new(one.min(other), one.max(other)).unwrap();
+            Rule::Guard { protocol, ports }
         }),
         generation().prop_map(|generation| Rule::Drop { generation }),
     ]
+}
+
+fn any_protocol() -> impl Strategy<Value = Protocol> {
+    prop::sample::select(Protocol::ALL.to_vec())
+}
+
+fn any_counter() -> impl Strategy<Value = CounterName> {
+    any::<u16>().prop_map(|seat| CounterName(Seat(seat)))
+}
+
+fn any_port() -> impl Strategy<Value = Port> {
+    (1..=u16::MAX).prop_map(port)
 }
 
 fn any_ports() -> impl Strategy<Value = Vec<(Port, Port)>> {
@@ -130,7 +159,8 @@ proptest! {
 /// Reads all that there is, as far as it can be read.
 fn look_at(wire: &[u8]) {
     let body = [&INET_HEADER[..], wire].concat();
-    for message in [0, 3, NEW_RULE, 9, 12, 15] {
+    let _ = Object::parse(wire).as_ref().and_then(Object::counter);
+    for message in [0, 3, NEW_RULE, 9, 12, 15, 18] {
         let Ok(message) = dump::parse(kind(message.into()), &body) else { continue };
         let NfTablesMessage::NewRule(message) = message else { continue };
         for attribute in &message.attributes {
@@ -147,7 +177,7 @@ fn look_at(wire: &[u8]) {
 #[cfg(target_endian = "little")]
 fn expressions_are_those_of_nft() {
     let captured = captured("rule");
-    assert_eq!(captured.len(), 14);
+    assert_eq!(captured.len(), 15);
     let rules = captured_rules();
     for (text, bytes) in captured {
         let rule = rules.iter().find(|rule| rule.to_string() == text);
@@ -169,6 +199,8 @@ fn expressions(list: &[u8]) -> Vec<(String, Sorted)> {
     const NAME: u16 = 1;
     const DATA: u16 = 2;
     const SET_ID: u16 = 4;
+    /// `NFTA_OBJREF_IMM_NAME`.
+    const OBJECT_NAME: u16 = 2;
     let list = Attributes::new(list).map(|(_, expression)| {
         let (mut name, mut data) = (String::new(), vec![]);
         for (kind, value) in Attributes::new(expression) {
@@ -183,6 +215,12 @@ fn expressions(list: &[u8]) -> Vec<(String, Sorted)> {
         }
         // nft numbers every set of the transaction; we those that have no name yet.
         data.retain(|(kind, _)| (name.as_str(), *kind) != ("lookup\0", SET_ID));
+        // nft ends this one text without a zero byte; the kernel takes both.
+        for (kind, value) in &mut data {
+            if (name.as_str(), *kind) == ("objref\0", OBJECT_NAME) && value.last() == Some(&0) {
+                value.pop();
+            }
+        }
         data.sort();
         (name, data)
     });
@@ -199,16 +237,25 @@ fn captured_rules() -> Vec<Rule> {
         rules.push(Rule::Hash { family, modulus, seed, map, generation: None });
         rules.push(Rule::Mask { family, slots: 2 });
     }
-    for ports in [
-        &[(80, 20000), (81, 20002), (443, 20001)][..],
-        &[(80, 20003), (81, 20005), (443, 20004)],
-        &[(80, 20000)],
-        &[(80, 20001)],
+    let generation = Generation(1);
+    let counters = [0, 1].map(|seat| CounterName(Seat(seat)));
+    for (protocol, counter, ports) in [
+        (Protocol::Tcp, counters[0], [(80, 20000), (81, 20002), (443, 20001)]),
+        (Protocol::Udp, counters[1], [(80, 20003), (81, 20005), (443, 20004)]),
     ] {
         let ports = ports.iter().map(|(from, to)| (port(*from), port(*to))).collect();
-        rules.push(Rule::RedirectByMap { ports, generation: Generation(1) });
+        rules.push(Rule::RedirectByMap { protocol, counter, ports, generation });
     }
-    rules.push(Rule::Redirect { public: port(80), worker: port(20000), generation: Generation(1) });
+    for (protocol, counter, public) in
+        [(Protocol::Tcp, counters[0], 80), (Protocol::Udp, counters[1], 53)]
+    {
+        let (public, worker) = (port(public), port(20000));
+        rules.push(Rule::Redirect { protocol, counter, public, worker, generation });
+    }
+    for protocol in Protocol::ALL {
+        let ports = PortRange::new(port(20000), port(29999)).unwrap();
+        rules.push(Rule::Guard { protocol, ports });
+    }
     rules.push(Rule::Drop { generation: Generation(3) });
     rules
 }

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::super::{
     Assignment, ClusterName, Generation, Listener, Listeners, Occupant, Partition, Plan, PlanError,
-    Port, Seat, Weights,
+    Port, PortRange, Seat, Weights,
 };
 use super::{full_plan, listeners, occupant, ports, vacant_plan};
 
@@ -119,6 +119,24 @@ fn the_same_port_twice_in_one_worker() {
     );
 }
 
+/// The guard would drop what clients send before it is redirected.
+#[test]
+fn a_public_port_that_is_guarded() {
+    let range: PortRange = "80-90".parse().unwrap();
+    let refused = PlanError::PublicPortGuarded { port: Port::new(80).unwrap(), range };
+    let mut plan = full_plan(2);
+    assert_eq!(plan.set_guard(Some(range)), Err(refused.clone()));
+    assert!(refused.to_string().contains("80 is among the worker ports 80-90"), "{refused}");
+    assert_eq!(plan, full_plan(2));
+    plan.set_guard("81-90".parse().ok()).unwrap();
+    let mut difference = plan.difference(&plan).unwrap();
+    difference.listeners = Some(listeners(&["0.0.0.0:85"]).into());
+    let (port, range) = (Port::new(85).unwrap(), "81-90".parse().unwrap());
+    let before = plan.clone();
+    assert_eq!(plan.apply(&difference), Err(PlanError::PublicPortGuarded { port, range }));
+    assert_eq!(plan, before);
+}
+
 /// The workers of the old generation still listen while they drain.
 #[test]
 fn overlap_between_generations() {
@@ -219,7 +237,7 @@ fn addresses_of_listeners() {
     for wildcard in ["0.0.0.0:80", "[::]:80"] {
         assert!(wildcard.parse::<Listener>().unwrap().is_wildcard());
     }
-    for unicast in ["10.9.0.1:65535/tcp", "[2001:db8::1]:1/tcp", "[fe80::1]:80/tcp"] {
+    for unicast in ["10.9.0.1:65535/tcp", "[2001:db8::1]:1/udp", "[fe80::1]:80/tcp"] {
         let listener: Listener = unicast.parse().unwrap();
         assert!(!listener.is_wildcard());
         assert_eq!(listener.to_string(), unicast, "parsed and printed again");
@@ -244,7 +262,7 @@ fn texts_of_listeners() {
         ("localhost:80", "ADDR:PORT"),
         ("[fe80::1%2]:80", "zone"),
         ("[fe80::1%eth0]:80", "zone"),
-        ("10.0.0.1:80/udp", "not supported yet"),
+        ("10.0.0.1:80/sctp", "tcp or udp"),
         ("10.0.0.1:80/", "protocol"),
         ("10.0.0.1:80/TCP", "protocol"),
         ("10.0.0.1:80/tcp/tcp", "protocol"),

@@ -80,6 +80,8 @@ fn rebuilt(plan: &Plan) -> Plan {
     )
     .unwrap();
     copy.set_admitting(plan.is_admitting());
+    copy.set_local_clients(plan.has_local_clients());
+    copy.set_guard(plan.guard()).unwrap();
     copy
 }
 

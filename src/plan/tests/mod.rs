@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use proptest::prelude::*;
 
-use super::{Generation, Listeners, Occupant, Partition, Plan, Port, Seat, Weights};
+use super::{Generation, Listeners, Occupant, Partition, Plan, Port, PortRange, Seat, Weights};
 
 fn listeners(texts: &[&str]) -> Listeners {
     Listeners::new(texts.iter().map(|text| text.parse().unwrap()).collect()).unwrap()
@@ -65,9 +65,16 @@ fn any_plan() -> impl Strategy<Value = Plan> {
         &["0.0.0.0:80"][..],
         &["[::]:80", "10.9.0.1:443"][..],
         &["10.9.0.1:80", "10.9.0.2:80"][..],
+        &["0.0.0.0:53/udp", "0.0.0.0:80", "[::]:80/udp"][..],
     ]);
-    (partition, public, 1..=40usize, any::<bool>(), 1..5u64).prop_flat_map(
-        |(partition, public, seats, admitting, generation)| {
+    let guard = prop::option::of((20_000..30_000u16, 20_000..30_000u16));
+    let guard = guard.prop_map(|ends| {
+        let (one, other) = ends?;
+        PortRange::new(Port::new(one.min(other))?, Port::new(one.max(other))?)
+    });
+    let flags = (any::<bool>(), any::<bool>(), guard);
+    (partition, public, 1..=40usize, flags, 1..5u64).prop_flat_map(
+        |(partition, public, seats, (admitting, local_clients, guard), generation)| {
             let seats = match partition {
                 Partition::Mask { slots } => slots as usize,
                 Partition::Hash { .. } => seats,
@@ -86,6 +93,8 @@ fn any_plan() -> impl Strategy<Value = Plan> {
                 let mut plan = Plan::new(name, public.clone(), partition, &weights, None).unwrap();
                 plan.occupy_all(occupants(&held, &taken, needed)).unwrap();
                 plan.set_admitting(admitting);
+                plan.set_local_clients(local_clients);
+                plan.set_guard(guard).unwrap();
                 plan.set_generation(Generation(generation));
                 plan
             })

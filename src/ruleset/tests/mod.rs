@@ -6,15 +6,21 @@ mod transitions;
 
 use proptest::prelude::*;
 
-use crate::plan::{Generation, Listeners, Occupant, Partition, Plan, Port, Seat, Weights};
+use crate::plan::{
+    Generation, Listeners, Occupant, Partition, Plan, Port, PortRange, Seat, Weights,
+};
 
-const MIXES: [&[&str]; 5] = [
+const MIXES: [&[&str]; 8] = [
     &["10.9.0.1:80"],
     &["[fd09::1]:443", "10.9.0.1:443", "10.9.0.1:80"],
     &["0.0.0.0:80", "[::]:80"],
     &["[::]:80", "10.9.0.2:81", "10.9.0.1:81"],
     // So many ports that each seat has one rule with a map.
     &["10.9.0.1:85", "10.9.0.1:84", "10.9.0.1:83", "10.9.0.1:82", "[fd09::1]:81"],
+    &["0.0.0.0:53/udp"],
+    // A port in both protocols, and one in each alone.
+    &["0.0.0.0:443/udp", "0.0.0.0:443", "[::]:80", "[fd09::1]:53/udp"],
+    &["10.9.0.1:443", "10.9.0.1:443/udp"],
 ];
 
 fn vacant(listeners: &[&str], partition: Partition, seats: u16) -> Plan {
@@ -49,6 +55,8 @@ enum Event {
     Reload,
     Rescale(u16),
     Admit(bool),
+    Guard(Option<u16>),
+    LocalClients(bool),
 }
 
 fn any_event() -> impl Strategy<Value = Event> {
@@ -60,6 +68,8 @@ fn any_event() -> impl Strategy<Value = Event> {
         2 => Just(Event::Reload),
         2 => (0..5u16).prop_map(Event::Rescale),
         1 => any::<bool>().prop_map(Event::Admit),
+        1 => prop::option::of(20_000..30_000u16).prop_map(Event::Guard),
+        1 => any::<bool>().prop_map(Event::LocalClients),
     ]
 }
 
@@ -103,6 +113,12 @@ impl History {
                 self.plan = self.plan.rescaled(&Weights::equal(count).unwrap()).unwrap();
             }
             Event::Admit(open) => self.plan.set_admitting(open),
+            Event::Guard(last) => {
+                let first = Port::new(20_000).unwrap();
+                let range = last.and_then(|last| PortRange::new(first, Port::new(last)?));
+                self.plan.set_guard(range).unwrap();
+            }
+            Event::LocalClients(balanced) => self.plan.set_local_clients(balanced),
         }
     }
 

@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::{
-    Chain, ChainName, Elements, Operation, Rule, Ruleset, Set, SetName, TableName, Transaction,
+    Chain, ChainName, CounterName, Elements, Operation, Rule, Ruleset, Set, SetName, TableName,
+    Tally, Transaction,
 };
+use crate::plan::Seat;
 
 /// Why the kernel refuses an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,16 +30,18 @@ pub(super) struct Kernel {
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Table {
+    counters: BTreeMap<CounterName, Tally>,
     sets: BTreeMap<SetName, Elements>,
     chains: BTreeMap<ChainName, Vec<Rule>>,
 }
 
 impl Kernel {
-    /// A kernel that holds this ruleset.
+    /// A kernel that holds this ruleset, and has counted nothing yet.
     pub(super) fn holding(ruleset: &Ruleset) -> Self {
+        let counters = ruleset.counters.iter().map(|name| (*name, Tally::default())).collect();
         let sets = ruleset.sets.iter().map(|set| (set.name, set.elements.clone())).collect();
         let chains = ruleset.chains.iter().map(|chain| (chain.name, chain.rules.clone())).collect();
-        Self { table: Some(Table { sets, chains }) }
+        Self { table: Some(Table { counters, sets, chains }) }
     }
 
     pub(super) fn ruleset(&self, name: &TableName) -> Option<Ruleset> {
@@ -46,9 +50,23 @@ impl Kernel {
         let chains = table.chains.iter();
         Some(Ruleset {
             table: name.clone(),
+            counters: table.counters.keys().copied().collect(),
             sets: sets.map(|(name, of)| Set { name: *name, elements: of.clone() }).collect(),
             chains: chains.map(|(name, of)| Chain { name: *name, rules: of.clone() }).collect(),
         })
+    }
+
+    /// A connection to the worker in each seat.
+    pub(super) fn count(&mut self) {
+        for tally in self.table.iter_mut().flat_map(|table| table.counters.values_mut()) {
+            tally.connections += 1;
+            tally.bytes += 60;
+        }
+    }
+
+    pub(super) fn tallies(&self) -> BTreeMap<Seat, Tally> {
+        let counters = self.table.iter().flat_map(|table| &table.counters);
+        counters.map(|(name, tally)| (name.0, *tally)).collect()
     }
 
     /// All or nothing; else the operation at fault.
@@ -82,6 +100,17 @@ impl Table {
     fn step(&mut self, operation: &Operation) -> Result<(), Refusal> {
         match operation {
             Operation::AddTable | Operation::DeleteTable => unreachable!("done by the caller"),
+            Operation::AddCounter(name, tally) => {
+                if self.counters.insert(*name, *tally).is_some() {
+                    return Err(Refusal::Exists);
+                }
+            }
+            Operation::DeleteCounter(name) => {
+                if self.rules().any(|rule| counter_in(rule) == Some(*name)) {
+                    return Err(Refusal::Busy);
+                }
+                self.counters.remove(name).ok_or(Refusal::Missing)?;
+            }
             Operation::AddChain(name) => {
                 if self.chains.insert(*name, vec![]).is_some() {
                     return Err(Refusal::Exists);
@@ -115,7 +144,9 @@ impl Table {
             Operation::AddRule(chain, rule) => {
                 let has_set = sets_in(rule).is_none_or(|set| self.sets.contains_key(&set));
                 let has_chain = goto_in(rule).is_none_or(|chain| self.chains.contains_key(&chain));
-                if !has_set || !has_chain {
+                let has_counter =
+                    counter_in(rule).is_none_or(|counter| self.counters.contains_key(&counter));
+                if !has_set || !has_chain || !has_counter {
                     return Err(Refusal::Missing);
                 }
                 self.chains.get_mut(chain).ok_or(Refusal::Missing)?.push(rule.clone());
@@ -170,7 +201,18 @@ pub(super) fn sets_in(rule: &Rule) -> Option<SetName> {
         Rule::DispatchWildcard { family } => Some(SetName::Wildcards(*family)),
         Rule::Hash { map, .. } => Some(*map),
         Rule::Mask { family, .. } => Some(SetName::MaskedSlots(*family)),
-        Rule::Redirect { .. } | Rule::RedirectByMap { .. } | Rule::Drop { .. } => None,
+        Rule::Redirect { .. }
+        | Rule::RedirectByMap { .. }
+        | Rule::Drop { .. }
+        | Rule::Guard { .. } => None,
+    }
+}
+
+/// The counter that a rule counts in.
+fn counter_in(rule: &Rule) -> Option<CounterName> {
+    match rule {
+        Rule::Redirect { counter, .. } | Rule::RedirectByMap { counter, .. } => Some(*counter),
+        _ => None,
     }
 }
 

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::super::{Elements, Rule, Ruleset, lower, raise};
 use super::any_plan;
-use crate::plan::{Generation, Port, Seat};
+use crate::plan::{Generation, Port, PortRange, Protocol, Seat};
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
@@ -67,6 +67,37 @@ fn changes(ruleset: &Ruleset) -> Vec<(String, Ruleset)> {
             });
         }
     }
+    for (index, name) in ruleset.counters.iter().enumerate() {
+        change(format!("no counter {name}"), &mut |all| {
+            all.counters.remove(index);
+        });
+        change(format!("another counter than {name}"), &mut |all| {
+            all.counters[index].0.0 += 1;
+        });
+    }
+    for (index, chain) in ruleset.chains.iter().enumerate() {
+        for place in 0..chain.rules.len() {
+            let (Rule::Redirect { protocol, .. }
+            | Rule::RedirectByMap { protocol, .. }
+            | Rule::Guard { protocol, .. }) = chain.rules[place]
+            else {
+                continue;
+            };
+            let other = match protocol {
+                Protocol::Tcp => Protocol::Udp,
+                Protocol::Udp => Protocol::Tcp,
+            };
+            change(format!("rule {place} of {} of {other}", chain.name), &mut |all| {
+                let (Rule::Redirect { protocol, .. }
+                | Rule::RedirectByMap { protocol, .. }
+                | Rule::Guard { protocol, .. }) = &mut all.chains[index].rules[place]
+                else {
+                    panic!("the same rule")
+                };
+                *protocol = other;
+            });
+        }
+    }
     for (index, set) in ruleset.sets.iter().enumerate() {
         let name = set.name;
         change(format!("no set {name}"), &mut |all| drop(all.sets.remove(index)));
@@ -93,12 +124,17 @@ fn another(rule: &mut Rule) {
             Rule::Hash { family, modulus, seed: seed ^ 1, map, generation }
         }
         Rule::Mask { family, slots } => Rule::Mask { family, slots: 2 * slots },
-        Rule::Redirect { public, generation, .. } => {
-            Rule::Redirect { public, worker: Port::new(9).unwrap(), generation }
+        Rule::Redirect { protocol, counter, public, generation, .. } => {
+            let worker = Port::new(9).unwrap();
+            Rule::Redirect { protocol, counter, public, worker, generation }
         }
-        Rule::RedirectByMap { mut ports, generation } => {
+        Rule::RedirectByMap { protocol, counter, mut ports, generation } => {
             ports[0].1 = Port::new(9).unwrap();
-            Rule::RedirectByMap { ports, generation }
+            Rule::RedirectByMap { protocol, counter, ports, generation }
+        }
+        Rule::Guard { protocol, ports } => {
+            let last = Port::new(ports.last().number() + 1).unwrap();
+            Rule::Guard { protocol, ports: PortRange::new(ports.first(), last).unwrap() }
         }
         Rule::Drop { generation } => Rule::Drop { generation: Generation(generation.0 + 1) },
     };

@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
-use super::super::{ChainName, Operation, Rule, Ruleset, SetName, Transaction, lower};
+use super::super::{ChainName, CounterName, Operation, Rule, Ruleset, SetName, Transaction, lower};
 use super::model::{Kernel, Refusal, sets_in};
 use super::{any_pair, full, occupy};
 use crate::plan::{Generation, Partition, Plan, Seat, Weights};
@@ -26,7 +26,27 @@ proptest! {
         }
         let (before, after) = (lower(&from), lower(&to));
         prop_assert_eq!(mentioned_sets(&transaction), changed_sets(&before, &after));
+        let counters = |ruleset: &Ruleset| ruleset.counters.iter().copied().collect::<BTreeSet<_>>();
+        let changed_counters = &counters(&before) ^ &counters(&after);
+        prop_assert_eq!(mentioned_counters(&transaction), changed_counters);
         prop_assert_eq!(mentioned_chains(&transaction), changed_chains(&before, &after));
+    }
+
+    /// Unless the whole table is made anew: then it is up to who carries it out to say what they
+    /// go on from.
+    #[test]
+    fn counters_of_seats_that_stay_go_on((from, to) in any_pair()) {
+        let mut transaction = Transaction::between(&from, &to).unwrap();
+        let mut kernel = Kernel::holding(&lower(&from));
+        kernel.count();
+        let before = kernel.tallies();
+        if transaction.makes_table() {
+            transaction.seed(&before);
+        }
+        kernel.carry_out(&transaction).unwrap();
+        for (seat, tally) in kernel.tallies() {
+            prop_assert_eq!(tally, before.get(&seat).copied().unwrap_or_default());
+        }
     }
 
     #[test]
@@ -57,6 +77,14 @@ fn mentioned_chains(transaction: &Transaction) -> BTreeSet<ChainName> {
         _ => None,
     });
     chains.collect()
+}
+
+fn mentioned_counters(transaction: &Transaction) -> BTreeSet<CounterName> {
+    let counters = transaction.operations.iter().filter_map(|operation| match operation {
+        Operation::AddCounter(name, _) | Operation::DeleteCounter(name) => Some(*name),
+        _ => None,
+    });
+    counters.collect()
 }
 
 fn mentioned_sets(transaction: &Transaction) -> BTreeSet<SetName> {
@@ -117,6 +145,36 @@ fn a_death_touches_the_chain_of_the_dead_and_the_survivors_alone() {
     assert_eq!(mentioned_sets(&transaction), [SetName::Survivors].into());
 }
 
+/// A worker of a cluster with everything on: a flush and a rule for each protocol.
+#[test]
+fn a_reload_with_everything_on_touches_the_chains_of_the_seats_alone() {
+    let listeners = ["10.9.0.1:80", "[fd09::1]:80", "10.9.0.1:443/udp", "[fd09::1]:443/udp"];
+    let mut from = full(&listeners, Partition::hash(1024).unwrap(), 8);
+    from.set_guard(Some("20000-29999".parse().unwrap())).unwrap();
+    from.set_local_clients(true);
+    let mut to = from.clone();
+    for seat in (0..8).map(Seat) {
+        occupy(&mut to, seat, 21000 + 10 * seat.0, Generation(2));
+    }
+    let operations = Transaction::between(&from, &to).unwrap().operations;
+    assert_eq!(operations.len(), 8 * 3, "{operations:?}");
+}
+
+#[test]
+fn turning_on_the_guard_or_local_clients_touches_their_chains_alone() {
+    let from = whole(8);
+    let mut to = from.clone();
+    to.set_guard(Some("20000-29999".parse().unwrap())).unwrap();
+    to.set_local_clients(true);
+    let there = Transaction::between(&from, &to).unwrap();
+    assert_eq!(mentioned_chains(&there), [ChainName::Guard, ChainName::Output].into());
+    let back = Transaction::between(&to, &from).unwrap();
+    assert_eq!(mentioned_chains(&back), [ChainName::Guard, ChainName::Output].into());
+    to.set_guard(Some("20000-20999".parse().unwrap())).unwrap();
+    let other = Transaction::between(&from, &to).unwrap();
+    assert_ne!(other, there);
+}
+
 #[test]
 fn other_listeners_make_the_table_anew() {
     let from = whole(4);
@@ -136,6 +194,12 @@ fn the_order_of_operations_matters_to_the_model() {
     let (chains_first, refusal) =
         refused(&kernel, &transaction, |operation| !matches!(operation, Operation::DeleteChain(_)));
     assert!(matches!(chains_first, Operation::DeleteChain(_)), "{chains_first:?}");
+    assert_eq!(refusal, Refusal::Busy);
+
+    let (counters_first, refusal) = refused(&kernel, &transaction, |operation| {
+        !matches!(operation, Operation::DeleteCounter(_))
+    });
+    assert!(matches!(counters_first, Operation::DeleteCounter(_)), "{counters_first:?}");
     assert_eq!(refusal, Refusal::Busy);
 
     let (sets_first, refusal) =

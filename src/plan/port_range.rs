@@ -1,19 +1,19 @@
-//! The ports that workers get.
+//! A range of ports.
 
 use std::fmt;
 use std::str::FromStr;
 
-use crate::plan::Port;
+use super::Port;
 
 /// A range of ports, both ends included, in text `FIRST-LAST`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PortRange {
     first: Port,
     last: Port,
 }
 
 impl PortRange {
-    /// How many generations of workers a range has to hold at a time: the live one, the one that a
+    /// How many generations of workers a range of worker ports has to hold at a time: the live one, the one that a
     /// reload starts, and one that drains, or whose ports still have entries in conntrack.
     pub const GENERATIONS: usize = 3;
 
