@@ -2,6 +2,7 @@
 
 use std::io;
 use std::num::Wrapping;
+use std::os::fd::OwnedFd;
 
 use neli::consts::socket::{Msg, NlFamily};
 use neli::socket::NlSocket;
@@ -40,9 +41,18 @@ pub(crate) struct Socket {
 impl Socket {
     /// Opens a socket of this family.
     pub(crate) fn open(family: NlFamily) -> Result<Self, Error> {
+        Self::open_in(family, Groups::empty())
+    }
+
+    /// Opens a socket of this family that is also sent what the kernel tells a multicast group.
+    /// Most families want `CAP_NET_ADMIN` in the network namespace for that (`EPERM`).
+    pub(crate) fn subscribe(family: NlFamily, group: u32) -> Result<Self, Error> {
+        Self::open_in(family, Groups::new_groups(&[group]))
+    }
+
+    fn open_in(family: NlFamily, groups: Groups) -> Result<Self, Error> {
         let failed = |operation| move |source: io::Error| Error::Socket { operation, source };
-        let inner =
-            NlSocket::connect(family, None, Groups::empty()).map_err(failed(Operation::Open))?;
+        let inner = NlSocket::connect(family, None, groups).map_err(failed(Operation::Open))?;
         inner.enable_ext_ack(true).map_err(failed(Operation::SetOption))?;
         sys::set_capped_acknowledgements(&inner).map_err(failed(Operation::SetOption))?;
         // Connected to the kernel (port 0), a socket refuses datagrams of other processes:
@@ -57,6 +67,20 @@ impl Socket {
             receive_buffer: 0,
             received: vec![0; RECEIVE_LEN],
         })
+    }
+
+    /// The number by which the kernel knows this socket among those of its family in the network
+    /// namespace (`nl_pid`). Not a process id, and the same in every copy of the descriptor.
+    pub(crate) fn port(&self) -> Result<u32, Error> {
+        let address = rustix::net::getsockname(sys::descriptor_of(&self.inner))
+            .and_then(SocketAddrNetlink::try_from)
+            .map_err(|errno| Error::Socket { operation: Operation::Open, source: errno.into() })?;
+        Ok(address.pid())
+    }
+
+    /// A copy of the descriptor, for somebody who waits until there is something to receive.
+    pub(crate) fn copy_descriptor(&self) -> io::Result<OwnedFd> {
+        sys::descriptor_of(&self.inner).try_clone_to_owned()
     }
 
     /// A sequence number that no request of this socket had before (in 2^32).

@@ -31,8 +31,10 @@ mod sound;
 #[cfg(test)]
 mod tests;
 mod userdata;
+mod watch;
 
 pub use batch::Batch;
 pub use conntrack::{Conntrack, ConntrackError, Entries};
 pub use error::{Fault, NftError, NotUnderstood};
 pub use firewall::{Applied, Firewall};
+pub use watch::{Change, Commit, Reading, Watch, Writer};
