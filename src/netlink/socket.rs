@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 use rustix::net::RecvFlags;
 use rustix::net::netlink::SocketAddrNetlink;
+use tokio::io::unix::AsyncFd;
 
 use super::frame::{self, Acknowledgement, Message, Messages};
 use super::{Error, Operation};
@@ -78,9 +79,10 @@ impl Socket {
         Ok(address.pid())
     }
 
-    /// A copy of the descriptor, for somebody who waits until there is something to receive.
-    pub(crate) fn copy_descriptor(&self) -> io::Result<OwnedFd> {
-        sys::descriptor_of(&self.inner).try_clone_to_owned()
+    /// Has the tokio runtime of the caller tell, through a copy of the descriptor, when there is
+    /// something to receive.
+    pub(crate) fn readable(&self) -> io::Result<AsyncFd<OwnedFd>> {
+        sys::watch_readable(sys::descriptor_of(&self.inner).try_clone_to_owned()?)
     }
 
     /// A sequence number that no request of this socket had before (in 2^32).

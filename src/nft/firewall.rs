@@ -76,6 +76,11 @@ impl Firewall {
         }
     }
 
+    /// The table of the cluster.
+    pub fn table(&self) -> &TableName {
+        &self.table
+    }
+
     /// The netlink port of the socket that this value changes rules by: how its own commits are
     /// told from those of others (see [`Commit::port`](super::Commit::port)).
     ///

@@ -21,7 +21,6 @@ use super::error::NftError;
 use super::firewall::netlink_error;
 use crate::netlink::{Attributes, Error, Message, Messages, NlFamily, Socket};
 use crate::ruleset::TableName;
-use crate::sys;
 
 /// `NFNLGRP_NFTABLES` (include/uapi/linux/netfilter/nfnetlink.h).
 const GROUP: u32 = 7;
@@ -122,7 +121,7 @@ impl Watch {
     /// # Errors
     /// Those of dup(2) and epoll_ctl(2).
     pub fn readable(&self) -> io::Result<AsyncFd<OwnedFd>> {
-        sys::watch_readable(self.socket.copy_descriptor()?)
+        self.socket.readable()
     }
 
     /// Reads what there is, without waiting; of a storm, a part.
