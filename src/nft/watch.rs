@@ -237,8 +237,8 @@ fn find(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
     Attributes::new(attributes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
 }
 
-/// The longest name that is kept: `TASK_COMM_LEN`, with its end.
-const NAME_LEN: usize = 16;
+/// The longest name that there is: `TASK_COMM_LEN` without its end.
+const NAME_LEN: usize = 15;
 
 fn printable(name: &[u8]) -> String {
     let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
