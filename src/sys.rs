@@ -136,11 +136,13 @@ pub(crate) fn signal_group(leader: BorrowedFd<'_>, signal: Signal) -> Result<(),
     Errno::result(result).map(drop)
 }
 
-/// Has the tokio runtime of the caller wait for a descriptor to become readable.
+/// Has the tokio runtime of the caller wait for a descriptor to become readable, or to have an error
+/// (a netlink socket that lost something, `EPOLLERR`).
 pub(crate) fn watch_readable(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` is open until it is dropped, always has the same number, and is moved
     // into the `AsyncFd`, which drops it last. It gives no mutable access to it.
-    unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }.map_err(Into::into)
+    unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE | Interest::ERROR) }
+        .map_err(Into::into)
 }
 
 /// Sets `SIGCHLD` to its default if it is ignored, which a program inherits from its starter: the

@@ -5,7 +5,7 @@ use std::fs;
 
 use ipcluster::control::ControlDir;
 use ipcluster::lab;
-use ipcluster::nft::Firewall;
+use ipcluster::nft::{Firewall, ForeignNat, ForeignRules, NftError};
 use ipcluster::plan::{
     Generation, Listeners, Occupant, Partition, Plan, Port, PortRange, Seat, Weights,
 };
@@ -43,6 +43,7 @@ pub(super) fn run() -> Result<(), Failed> {
     let mut findings = vec![kernel(), capability(), pidfd(), runtime_directory()];
     findings.push(worker_ports());
     findings.push(connection_tracking());
+    findings.extend(foreign_rules());
     // Last: it moves this process into a network namespace of its own.
     findings.push(rules());
     let lines: Vec<String> = findings.iter().map(|finding| format!("{finding}\n")).collect();
@@ -142,6 +143,57 @@ fn connection_tracking() -> Finding {
         // The module is loaded with the first rule that needs it.
         _ => Good("connection tracking: not in use yet".to_owned()),
     }
+}
+
+/// Looks for nat rules of others that decide before ours: on connections to the listeners of the
+/// clusters that there are; without any, on those to any listener.
+fn foreign_rules() -> Vec<Finding> {
+    let mut findings = match find_foreign() {
+        Ok(found) if found.is_empty() => {
+            vec![Good("nat rules of others: none that decide before ours".to_owned())]
+        }
+        Ok(found) => {
+            found.iter().map(|rule| Warning(format!("decides before ours: {rule}"))).collect()
+        }
+        Err(NftError::Privilege) => {
+            vec![Warning("nat rules of others: not looked at without CAP_NET_ADMIN".to_owned())]
+        }
+        Err(error) => vec![Warning(format!("nat rules of others: {}", causes(&error)))],
+    };
+    // The tables of iptables-legacy in this namespace; nf_tables does not list what they hold.
+    let legacy = ["/proc/net/ip_tables_names", "/proc/net/ip6_tables_names"];
+    for path in legacy {
+        // Absent without that module: then there are none.
+        let names = fs::read_to_string(path).unwrap_or_default();
+        if names.lines().any(|name| name == "nat") {
+            findings.push(Warning(format!(
+                "nat rules of others: {path} lists nat, so rules of iptables-legacy may decide before \
+                 ours; `iptables-legacy -t nat -S` shows them"
+            )));
+        }
+    }
+    findings
+}
+
+fn find_foreign() -> Result<Vec<ForeignNat>, NftError> {
+    let mut rules = ForeignRules::open()?;
+    let mut listeners = Vec::new();
+    for cluster in Firewall::clusters()? {
+        match Firewall::open(&cluster)?.read(None) {
+            Ok(plan) => listeners.extend(plan.map(|plan| plan.listeners().clone())),
+            // Its own verbs say what is wrong with it.
+            Err(NftError::NotUnderstood { .. } | NftError::ForeignTable { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    if listeners.is_empty() {
+        return rules.find(None, false);
+    }
+    let mut found = Vec::new();
+    for listeners in &listeners {
+        found.extend(rules.find(Some(listeners), false)?);
+    }
+    Ok(found)
 }
 
 /// Puts rules of every kind into a namespace made for it, and reads them back.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use ipcluster::control::{Answer, Command, ControlDir, Status, WorkerStatus};
+use ipcluster::control::{Answer, Command, ControlDir, ForeignChain, Status, WorkerStatus};
 
 use super::args::StatusArgs;
 use super::{Failed, ask, output};
@@ -39,6 +39,33 @@ fn table(status: &Status) -> String {
 }
 
 fn head(status: &Status) -> String {
+    let mut head = facts(status);
+    if status.repairs > 0 {
+        let by = match &status.last_writer {
+            Some(writer) => {
+                format!(", the last after changes by {} (pid {})", writer.name, writer.pid)
+            }
+            None => String::new(),
+        };
+        head.push_str(&format!("repairs    {}{by}\n", status.repairs));
+    }
+    for foreign in &status.foreign_chains {
+        head.push_str(&format!("foreign    {}\n", foreign_chain(foreign)));
+    }
+    head
+}
+
+fn foreign_chain(foreign: &ForeignChain) -> String {
+    let ForeignChain { family, table, chain, hook, priority, rule_chain, handle, .. } = foreign;
+    let verb = if foreign.certain { "maps" } else { "may map" };
+    format!(
+        "table {family} {table}, chain {chain} ({hook}, priority {priority}): rule {handle} of chain \
+         {rule_chain} {verb} connections to {} before us",
+        foreign.listener
+    )
+}
+
+fn facts(status: &Status) -> String {
     let listeners: Vec<String> = status.listeners.iter().map(ToString::to_string).collect();
     format!(
         "cluster    {}\ngeneration {}\nmaster     {}\nlisteners  {}\npartition  {}, {} slots\n",
@@ -114,6 +141,7 @@ fn aligned(rows: &[[String; 8]]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ipcluster::control::RuleWriter;
 
     /// A status as it comes over the socket.
     fn status() -> Status {
@@ -150,6 +178,30 @@ SEAT  SLOTS  STATE     GENERATION   PID  CONNECTIONS    UPTIME  PORTS
    1      0  starting           3     -            -         -  80:20006 443:20007
 ";
         assert_eq!(table(&status()), expected);
+    }
+
+    #[test]
+    fn what_others_do_to_rules_stands_in_the_head() {
+        let mut status = status();
+        status.repairs = 2;
+        status.last_writer = Some(RuleWriter { pid: 77, name: "nft".to_owned() });
+        status.foreign_chains = vec![ForeignChain {
+            family: "ip".to_owned(),
+            table: "nat".to_owned(),
+            chain: "PREROUTING".to_owned(),
+            hook: "prerouting".to_owned(),
+            priority: -150,
+            rule_chain: "DOCKER".to_owned(),
+            handle: 9,
+            listener: "0.0.0.0:80".parse().unwrap(),
+            certain: false,
+        }];
+        let expected = "\
+repairs    2, the last after changes by nft (pid 77)
+foreign    table ip nat, chain PREROUTING (prerouting, priority -150): rule 9 of chain DOCKER may map \
+connections to 0.0.0.0:80/tcp before us
+";
+        assert_eq!(head(&status), facts(&status) + expected);
     }
 
     #[test]

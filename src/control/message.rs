@@ -388,6 +388,7 @@ mod tests {
         let expected = json!({ "ok": { "status": {
             "schema": 1, "name": "web", "pid": 4100, "generation": 3,
             "listeners": ["0.0.0.0:80/tcp"], "partition": "hash", "slots": 1024,
+            "repairs": 0, "last_writer": null, "foreign_chains": [],
             "workers": [{
                 "seat": 0, "slots": 512, "pid": 4242, "state": "live", "generation": 3,
                 "ports": {"80": 20000}, "uptime": 73.5, "connections": 12,
@@ -455,6 +456,9 @@ mod tests {
             listeners: vec!["0.0.0.0:80".parse().unwrap()],
             partition: PartitionKind::Hash,
             slots: 1024,
+            repairs: 0,
+            last_writer: None,
+            foreign_chains: Vec::new(),
             workers: (0..workers)
                 .map(|seat| WorkerStatus {
                     seat: Seat(seat),

@@ -48,4 +48,6 @@ pub use directory::{ControlDir, Lock};
 pub use error::{ControlError, MessageError};
 pub use message::{Answer, Command, Failure, Reloaded, Reply, Scaled, Stopped, VERSION};
 pub use server::{Limits, Request, Responder, Server};
-pub use status::{Explanation, PartitionKind, SCHEMA, Status, WorkerState, WorkerStatus};
+pub use status::{
+    Explanation, ForeignChain, PartitionKind, RuleWriter, SCHEMA, Status, WorkerState, WorkerStatus,
+};

@@ -424,6 +424,9 @@ mod tests {
             listeners: vec!["[::]:80".parse().unwrap()],
             partition: super::super::PartitionKind::Mask,
             slots: 1024,
+            repairs: 0,
+            last_writer: None,
+            foreign_chains: Vec::new(),
             workers: (0..1024).map(worker).collect(),
         }
     }

@@ -19,6 +19,12 @@ pub const SCHEMA: u32 = 1;
 /// {
 ///   "schema": 1, "name": "web", "pid": 4100, "generation": 3,
 ///   "listeners": ["0.0.0.0:80/tcp"], "partition": "hash", "slots": 1024,
+///   "repairs": 1, "last_writer": {"pid": 977, "name": "nft"},
+///   "foreign_chains": [
+///     {"family": "ip", "table": "nat", "chain": "PREROUTING", "hook": "prerouting",
+///      "priority": -150, "rule_chain": "PREROUTING", "handle": 7,
+///      "listener": "0.0.0.0:80/tcp", "certain": true}
+///   ],
 ///   "workers": [
 ///     {"seat": 0, "slots": 512, "pid": 4242, "state": "live", "generation": 3,
 ///      "ports": {"80": 20004}, "uptime": 73.5, "connections": 12}
@@ -44,8 +50,59 @@ pub struct Status {
     pub partition: PartitionKind,
     /// The number of slots of the cluster.
     pub slots: u32,
+    /// How often this master has made the rules anew because somebody else had changed them.
+    #[serde(default)]
+    pub repairs: u64,
+    /// Who made the last of these repairs necessary; none if there was none, or nobody knows.
+    #[serde(default)]
+    pub last_writer: Option<RuleWriter>,
+    /// Rules of others that map connections to our listeners before ours do, at most
+    /// [`ForeignChain::MOST`].
+    #[serde(default)]
+    pub foreign_chains: Vec<ForeignChain>,
     /// All workers by seat, also those of older generations that have not ended yet.
     pub workers: Vec<WorkerStatus>,
+}
+
+/// A process that changed the rules of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleWriter {
+    /// Its number in the initial pid namespace.
+    pub pid: u32,
+    /// Its name, printable.
+    pub name: String,
+}
+
+/// A rule of somebody else that decides before those of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForeignChain {
+    /// The family of its table: `ip`, `ip6` or `inet`.
+    pub family: String,
+    /// Its table. Names are printable, and cut after [`Self::NAME_LEN`] characters.
+    pub table: String,
+    /// The base chain that leads to it.
+    pub chain: String,
+    /// The hook of the base chain: `prerouting` or `output`.
+    pub hook: String,
+    /// The priority of the base chain; ours have -100, and lower ones come first.
+    pub priority: i32,
+    /// The chain that it stands in.
+    pub rule_chain: String,
+    /// Its handle, as `nft -a list` shows it.
+    pub handle: u64,
+    /// The listener whose connections it maps, or may map.
+    #[serde(with = "wire::text")]
+    pub listener: Listener,
+    /// Whether it maps all of them; else some, or possibly some.
+    pub certain: bool,
+}
+
+impl ForeignChain {
+    /// The most of them in a [`Status`], which is to fit into a line.
+    pub const MOST: usize = 16;
+
+    /// The most characters of a name.
+    pub const NAME_LEN: usize = 64;
 }
 
 /// One worker of a [`Status`].

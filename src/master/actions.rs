@@ -1,6 +1,7 @@
 //! What the loop acts on, and how: everything but decisions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::error::Error;
 use std::future;
 use std::time::{Duration, Instant};
 
@@ -11,12 +12,14 @@ use tokio::time::sleep_until;
 use super::processes::Processes;
 use super::report;
 use super::spawner::{self, Spawner};
+use super::watching::Watching;
 use crate::control::{Answer, Reloaded, Responder, Scaled, Stopped};
 use crate::nft::{Firewall, NftError};
 use crate::plan::{Plan, Seat};
 use crate::process::ProcessError;
 use crate::supervisor::{
-    self, Action, Done, Event, Moment, Notice, Refusal, Request, RequestId, WorkerFailure, WorkerId,
+    self, Action, Done, Event, Finding, Moment, Notice, Refusal, Request, RequestId, WorkerFailure,
+    WorkerId,
 };
 
 /// The sockets of workers, as far as they could be counted.
@@ -34,6 +37,7 @@ pub(super) struct Pending {
 /// What the loop acts on: everything but decisions.
 pub(super) struct World {
     pub(super) firewall: Firewall,
+    pub(super) watching: Watching,
     pub(super) processes: Processes,
     pub(super) spawner: Spawner,
     pub(super) exits_sender: mpsc::UnboundedSender<WorkerId>,
@@ -93,14 +97,16 @@ impl World {
         id
     }
 
-    /// Carries out an action. Returns the event that answers it at once, if one does.
-    pub(super) fn act(&mut self, action: Action) -> Option<Event> {
+    /// Carries out an action. Returns the events that answer it at once, if any do.
+    pub(super) fn act(&mut self, action: Action) -> VecDeque<Event> {
         match action {
             Action::Spawn { worker, seat, generation } => {
                 let workers = self.workers_wanted;
                 self.spawner.start(spawner::Order { worker, seat, generation, workers });
             }
-            Action::Commit(plan) => return Some(self.commit(&plan)),
+            Action::Commit(plan) => return [self.commit(&plan)].into(),
+            Action::Verify => return self.verify(),
+            Action::Restore(plan) => return [self.restore(&plan)].into(),
             Action::Terminate { worker } => self.processes.signal(worker, Signal::SIGTERM),
             Action::Kill { worker } => self.processes.signal(worker, Signal::SIGKILL),
             Action::Remove => self.remove(),
@@ -123,11 +129,10 @@ impl World {
             }
             Action::Finish => {}
         }
-        None
+        VecDeque::new()
     }
 
-    /// Puts a plan in force and looks whether the kernel holds it then. Once the kernel has
-    /// acknowledged it, it is in force, whatever comes of the look.
+    /// Puts a plan in force. Once the kernel has acknowledged it, it is.
     fn commit(&mut self, plan: &Plan) -> Event {
         let begin = Instant::now();
         let result = self.firewall.apply(plan);
@@ -140,21 +145,36 @@ impl World {
             return Event::CommitFailed { reason: error.to_string() };
         }
         tracing::debug!(generation = %plan.generation(), took = ?self.last_swap, "committed");
-        self.verify(plan);
         Event::Committed
     }
 
-    /// Makes the table anew if somebody has changed it since it was put there.
-    fn verify(&mut self, plan: &Plan) {
-        match self.firewall.verify() {
-            Ok(()) => {}
-            Err(error @ (NftError::Differs { .. } | NftError::NotUnderstood { .. })) => {
-                tracing::error!(%error, "somebody else changes our rules: they are made anew");
-                if let Err(error) = self.firewall.restore(plan) {
-                    tracing::error!(%error, "cannot make the rules anew");
-                }
+    /// Looks at the table. What was told of other people's commits comes first: it names who made the
+    /// difference that the look may show.
+    fn verify(&mut self) -> VecDeque<Event> {
+        let mut events = match self.read_changes() {
+            Ok((events, _)) => events,
+            Err(error) => {
+                tracing::warn!(%error, "cannot hear who changes rules");
+                VecDeque::new()
             }
-            Err(error) => tracing::warn!(%error, "cannot read back what was put in force"),
+        };
+        events.push_back(Event::Verified(match self.firewall.verify() {
+            Ok(()) => Finding::Same,
+            Err(NftError::Differs { object, .. }) => {
+                Finding::Differs { what: format!("{object} differs") }
+            }
+            Err(NftError::NotUnderstood { reason, .. }) => {
+                Finding::Differs { what: reason.to_string() }
+            }
+            Err(error) => Finding::Unreadable { reason: causes(&error) },
+        }));
+        events
+    }
+
+    fn restore(&mut self, plan: &Plan) -> Event {
+        match self.firewall.restore(plan) {
+            Ok(_) => Event::Restored,
+            Err(error) => Event::RestoreFailed { reason: causes(&error) },
         }
     }
 
@@ -196,17 +216,35 @@ impl World {
         });
     }
 
-    fn announce(&mut self, notice: Notice) {
+    pub(super) fn announce(&mut self, notice: Notice) {
         match &notice {
-            Notice::Failed(_) | Notice::Died { .. } | Notice::Killed { .. } => {
+            Notice::Failed(_)
+            | Notice::Died { .. }
+            | Notice::Killed { .. }
+            | Notice::ForeignNatFound { .. } => {
                 tracing::warn!("{notice}");
             }
-            Notice::CommitFailed { .. } => tracing::error!("{notice}"),
+            Notice::Repaired { held_back, .. } if held_back.is_zero() => {
+                tracing::warn!("{notice}");
+            }
+            Notice::CommitFailed { .. } | Notice::Repaired { .. } | Notice::RepairFailed { .. } => {
+                tracing::error!("{notice}")
+            }
             _ => tracing::info!("{notice}"),
         }
         // Nobody listens.
         let _ = self.notices.send(notice);
     }
+}
+
+/// An error with what it came of, in one line.
+pub(super) fn causes(error: &dyn Error) -> String {
+    let (mut text, mut cause) = (error.to_string(), error.source());
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }
 
 /// A count that is far below the limit of its type.

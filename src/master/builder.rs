@@ -13,9 +13,10 @@ use super::processes::Processes;
 use super::run::Master;
 use super::spawner::{Spawner, Template};
 use super::takeover::{Beginning, begin};
+use super::watching::Watching;
 use crate::config::Config;
 use crate::control::{ControlDir, Limits, Lock, Server};
-use crate::nft::Firewall;
+use crate::nft::{Firewall, NftError};
 use crate::plan::{Plan, Port};
 use crate::process::{ListenTable, PortPool, Sockets};
 use crate::supervisor::{Backoff, Settings, Start, Supervisor};
@@ -71,6 +72,9 @@ impl Builder {
         let lock = control.as_ref().map(|directory| directory.lock(&config.name)).transpose()?;
         let mut firewall = Firewall::open(&config.name)?;
         firewall.probe()?;
+        // Before anything is read: what others change from then on is heard of.
+        let watching = Watching::open()?;
+        refuse_overlap(&config)?;
         let in_force = firewall.read(Some(&config.listeners))?;
         let first = config.worker_ports.first().number();
         let last = config.worker_ports.last().number();
@@ -98,6 +102,7 @@ impl Builder {
             server: lock.map(|lock| Server::bind(lock, Limits::default())).transpose()?,
             world: World {
                 firewall,
+                watching,
                 processes: Processes::new(printer)?,
                 spawner,
                 exits_sender,
@@ -120,6 +125,26 @@ impl Builder {
             finished: false,
         })
     }
+}
+
+/// Refuses listeners for whose connections another cluster has rules. Of two masters that start at
+/// the same moment each may miss the other.
+fn refuse_overlap(config: &Config) -> Result<(), MasterError> {
+    for cluster in Firewall::clusters()?.into_iter().filter(|name| *name != config.name) {
+        let theirs = match Firewall::open(&cluster)?.read(None) {
+            Ok(Some(plan)) => plan,
+            Ok(None) => continue,
+            Err(error @ (NftError::NotUnderstood { .. } | NftError::ForeignTable { .. })) => {
+                tracing::warn!(%error, "cannot tell whether listeners of {cluster} overlap ours");
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if let Some((ours, theirs)) = config.listeners.overlap(theirs.listeners()) {
+            return Err(MasterError::Overlap { ours, cluster, theirs });
+        }
+    }
+    Ok(())
 }
 
 /// If workers of an earlier master have died since, their clients go to the others at once; and if

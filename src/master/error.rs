@@ -1,6 +1,6 @@
 use crate::control::ControlError;
 use crate::nft::NftError;
-use crate::plan::PlanError;
+use crate::plan::{ClusterName, Listener, PlanError};
 use crate::process::ProcessError;
 
 /// Why a master could not start, or could not go on.
@@ -19,6 +19,22 @@ pub enum MasterError {
     /// The configuration makes up no plan.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// Another cluster on this host has a listener for the same connections.
+    #[error("listener {ours} overlaps {theirs} of cluster {cluster}")]
+    Overlap {
+        /// The listener of this cluster.
+        ours: Listener,
+        /// The other cluster.
+        cluster: ClusterName,
+        /// Its listener.
+        theirs: Listener,
+    },
+    /// The runtime cannot wait for changes of rules.
+    #[error("cannot wait for changes of rules: {source}")]
+    Watch {
+        /// Why.
+        source: std::io::Error,
+    },
     /// The thread that starts workers could not be made.
     #[error("cannot start a thread: {source}")]
     Thread {
@@ -45,6 +61,10 @@ impl MasterError {
             Self::Rules(NftError::Netlink { .. }) => {
                 Some("`ipcluster check` says what this machine lacks".to_owned())
             }
+            Self::Overlap { cluster, .. } => Some(format!(
+                "choose another address or port, or end that cluster: `ipcluster stop {cluster}`; \
+                 `ipcluster flush {cluster}` if its master is gone"
+            )),
             Self::Control(error) => error.hint(),
             _ => None,
         }

@@ -12,6 +12,7 @@
 //! | a worker listens | while one is starting, its sockets are looked for every 10 ms (sock_diag) |
 //! | a retired worker's connections end | they are counted every 100 ms (sock_diag, conntrack), beside the loop |
 //! | an operator asks | the control socket, or a [`Handle`] |
+//! | others change our rules | the kernel tells of every commit (multicast) |
 //! | time passes | the supervisor's deadline |
 //!
 //! Nothing in it waits: workers are started by a thread of their own, and what they print goes to
@@ -31,6 +32,7 @@ mod report;
 mod run;
 mod spawner;
 mod takeover;
+mod watching;
 
 pub use builder::Builder;
 pub use error::MasterError;

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use crate::control::{Explanation, Failure, SCHEMA, Status, WorkerState, WorkerStatus};
+use crate::control::{
+    Explanation, Failure, ForeignChain, RuleWriter, SCHEMA, Status, WorkerState, WorkerStatus,
+};
 use crate::plan::{Listeners, Plan, Port, Route};
 use crate::supervisor::{self, Moment, Refusal, Sockets, Supervisor, Worker, WorkerId};
 
@@ -11,6 +13,7 @@ use crate::supervisor::{self, Moment, Refusal, Sockets, Supervisor, Worker, Work
 pub(super) fn status(
     supervisor: &Supervisor,
     counts: &BTreeMap<WorkerId, Sockets>,
+    foreign_chains: Vec<ForeignChain>,
     now: Moment,
 ) -> Status {
     let plan = supervisor.plan();
@@ -43,6 +46,13 @@ pub(super) fn status(
         listeners: plan.listeners().iter().copied().collect(),
         partition: plan.partition().into(),
         slots: plan.partition().slots(),
+        repairs: supervisor.repairs().total,
+        last_writer: supervisor
+            .repairs()
+            .last_writer
+            .as_ref()
+            .map(|writer| RuleWriter { pid: writer.pid, name: writer.name.clone() }),
+        foreign_chains,
         workers: workers.into_iter().map(worker_status).collect(),
     }
 }

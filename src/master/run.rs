@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use tokio::io::Interest;
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
@@ -77,6 +78,9 @@ impl Master {
         let mut drain = every(DRAIN_INTERVAL);
         let mut output = every(OUTPUT_INTERVAL);
         let mut burial = every(BURIAL_INTERVAL);
+        let changes = self.world.watching.watch.readable();
+        let changes = changes.map_err(|source| MasterError::Watch { source })?;
+        let (looked, mut looks) = mpsc::unbounded_channel();
         self.dispatch(Event::Start);
         while !self.finished {
             let deadline = self.supervisor.deadline();
@@ -97,6 +101,16 @@ impl Master {
                 _ = output.tick(), if self.world.processes.is_running() => {
                     self.world.processes.pass_on_output();
                 }
+                () = self.world.until(self.world.foreign_look_at()) => {
+                    self.world.look_for_foreign(&self.config.listeners, looked.clone());
+                }
+                Some(look) = looks.recv() => self.world.looked_for_foreign(look),
+                // Last: a storm of other people's commits keeps nothing else waiting.
+                ready = changes.ready(Interest::READABLE | Interest::ERROR) => match ready {
+                    Ok(mut ready) if self.hear_of_changes() => ready.clear_ready(),
+                    Ok(_) => {}
+                    Err(source) => return Err(MasterError::Watch { source }),
+                },
             }
         }
         self.bury_all().await;
@@ -122,6 +136,16 @@ impl Master {
     fn ids(&self, wanted: impl Fn(WorkerState) -> bool) -> Vec<WorkerId> {
         let workers = self.supervisor.workers().filter(|worker| wanted(worker.state()));
         workers.map(|worker| worker.id).collect()
+    }
+
+    /// Takes in what others have changed; returns whether that was all.
+    fn hear_of_changes(&mut self) -> bool {
+        let (events, is_drained) = self.world.read_changes().unwrap_or_else(|error| {
+            tracing::error!(%error, "cannot hear who changes rules");
+            (VecDeque::from([Event::NotificationsLost]), true)
+        });
+        events.into_iter().for_each(|event| self.dispatch(event));
+        is_drained
     }
 
     /// Takes an event in and does what follows, and what follows from that.
@@ -246,7 +270,8 @@ impl Master {
             tracing::warn!(%error, "cannot count connections");
             BTreeMap::new()
         });
-        report::status(&self.supervisor, &counts, self.world.now())
+        let foreign = self.world.watching.foreign_chains();
+        report::status(&self.supervisor, &counts, foreign, self.world.now())
     }
 }
 

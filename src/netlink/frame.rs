@@ -35,6 +35,8 @@ pub(crate) struct Message<'a> {
     pub(crate) kind: u16,
     pub(crate) flags: u16,
     pub(crate) sequence: u32,
+    /// The port (`nlmsg_pid`) of the socket whose request this is about; 0 for none.
+    pub(crate) port: u32,
     pub(crate) body: &'a [u8],
 }
 
@@ -75,6 +77,7 @@ fn split_message(datagram: &[u8]) -> Option<(Message<'_>, &[u8])> {
         kind: u16_at(datagram, 4)?,
         flags: u16_at(datagram, 6)?,
         sequence: u32_at(datagram, 8)?,
+        port: u32_at(datagram, 12)?,
         body: datagram.get(HEADER_LEN..length)?,
     };
     let end = align(length).min(datagram.len());

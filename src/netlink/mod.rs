@@ -9,7 +9,9 @@ use std::io;
 
 use nix::errno::Errno;
 
-pub(crate) use frame::{ACK, Acknowledgement, Attributes, ERROR, Messages, REQUEST, align};
+pub(crate) use frame::{
+    ACK, Acknowledgement, Attributes, ERROR, Message, Messages, REQUEST, align,
+};
 pub(crate) use neli::consts::socket::NlFamily;
 pub(crate) use socket::{Socket, close_message, put_header};
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::num::Wrapping;
+use std::os::fd::OwnedFd;
 
 use neli::consts::socket::{Msg, NlFamily};
 use neli::socket::NlSocket;
@@ -10,6 +11,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 use rustix::net::RecvFlags;
 use rustix::net::netlink::SocketAddrNetlink;
+use tokio::io::unix::AsyncFd;
 
 use super::frame::{self, Acknowledgement, Message, Messages};
 use super::{Error, Operation};
@@ -40,9 +42,18 @@ pub(crate) struct Socket {
 impl Socket {
     /// Opens a socket of this family.
     pub(crate) fn open(family: NlFamily) -> Result<Self, Error> {
+        Self::open_in(family, Groups::empty())
+    }
+
+    /// Opens a socket of this family that is also sent what the kernel tells a multicast group.
+    /// Most families want `CAP_NET_ADMIN` in the network namespace for that (`EPERM`).
+    pub(crate) fn subscribe(family: NlFamily, group: u32) -> Result<Self, Error> {
+        Self::open_in(family, Groups::new_groups(&[group]))
+    }
+
+    fn open_in(family: NlFamily, groups: Groups) -> Result<Self, Error> {
         let failed = |operation| move |source: io::Error| Error::Socket { operation, source };
-        let inner =
-            NlSocket::connect(family, None, Groups::empty()).map_err(failed(Operation::Open))?;
+        let inner = NlSocket::connect(family, None, groups).map_err(failed(Operation::Open))?;
         inner.enable_ext_ack(true).map_err(failed(Operation::SetOption))?;
         sys::set_capped_acknowledgements(&inner).map_err(failed(Operation::SetOption))?;
         // Connected to the kernel (port 0), a socket refuses datagrams of other processes:
@@ -57,6 +68,21 @@ impl Socket {
             receive_buffer: 0,
             received: vec![0; RECEIVE_LEN],
         })
+    }
+
+    /// The number by which the kernel knows this socket among those of its family in the network
+    /// namespace (`nl_pid`). Not a process id, and the same in every copy of the descriptor.
+    pub(crate) fn port(&self) -> Result<u32, Error> {
+        let address = rustix::net::getsockname(sys::descriptor_of(&self.inner))
+            .and_then(SocketAddrNetlink::try_from)
+            .map_err(|errno| Error::Socket { operation: Operation::Open, source: errno.into() })?;
+        Ok(address.pid())
+    }
+
+    /// Has the tokio runtime of the caller tell, through a copy of the descriptor, when there is
+    /// something to receive.
+    pub(crate) fn readable(&self) -> io::Result<AsyncFd<OwnedFd>> {
+        sys::watch_readable(sys::descriptor_of(&self.inner).try_clone_to_owned()?)
     }
 
     /// A sequence number that no request of this socket had before (in 2^32).

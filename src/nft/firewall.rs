@@ -93,6 +93,21 @@ impl Firewall {
         Ok(tallies)
     }
 
+    /// The table of the cluster.
+    pub fn table(&self) -> &TableName {
+        &self.table
+    }
+
+    /// The netlink port of the socket that this value changes rules by: how its own commits are
+    /// told from those of others (see [`Commit::port`](super::Commit::port)).
+    ///
+    /// # Errors
+    /// [`NftError::Netlink`].
+    pub fn port(&self) -> Result<u32, NftError> {
+        let port = self.socket.port();
+        port.map_err(|source| netlink_error(&self.table, "name the socket for it", source))
+    }
+
     /// Puts a plan in force, in one transaction that changes only what differs.
     ///
     /// If the kernel no longer holds what we put there, the table is made anew, whole, from the
@@ -331,7 +346,7 @@ fn collect(
     Ok(replies.outcome())
 }
 
-fn netlink_error(table: &TableName, intent: &'static str, source: Error) -> NftError {
+pub(super) fn netlink_error(table: &TableName, intent: &'static str, source: Error) -> NftError {
     match source.errno() {
         Some(Errno::EPERM | Errno::EACCES) => NftError::Privilege,
         _ => NftError::Netlink { table: table.clone(), intent, source },

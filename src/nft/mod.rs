@@ -25,6 +25,7 @@ mod element;
 mod error;
 mod expression;
 mod firewall;
+mod foreign;
 mod message;
 mod replies;
 mod rule;
@@ -32,8 +33,11 @@ mod sound;
 #[cfg(test)]
 mod tests;
 mod userdata;
+mod watch;
 
 pub use batch::Batch;
 pub use conntrack::{Conntrack, ConntrackError, Entries};
 pub use error::{Fault, NftError, NotUnderstood};
 pub use firewall::{Applied, Firewall};
+pub use foreign::{Certainty, ForeignNat, ForeignRules, NatHook, TableFamily};
+pub use watch::{Change, Commit, Reading, Watch, Writer};

@@ -100,6 +100,15 @@ impl Listener {
         self.protocol
     }
 
+    /// Whether one connection can be for both: the same protocol and port, and the same address, or
+    /// one family of which either has every address.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let same_address = self.address == other.address
+            || self.address.is_ipv4() == other.address.is_ipv4()
+                && (self.is_wildcard() || other.is_wildcard());
+        self.protocol == other.protocol && self.port == other.port && same_address
+    }
+
     /// Whether it stands for every address of its family on this host.
     pub fn is_wildcard(&self) -> bool {
         self.address.is_unspecified()
@@ -209,6 +218,14 @@ impl Listeners {
             services.map(|(_, service)| *service).collect()
         };
         Ok(Self { tcp: of(Protocol::Tcp), udp: of(Protocol::Udp), all, public_ports })
+    }
+
+    /// The first of these listeners that [overlaps](Listener::overlaps) one of `others`, with that.
+    pub fn overlap(&self, others: &Self) -> Option<(Listener, Listener)> {
+        self.all.iter().find_map(|ours| {
+            let theirs = others.all.iter().find(|theirs| ours.overlaps(theirs))?;
+            Some((*ours, *theirs))
+        })
     }
 
     /// All listeners, in the order given.

@@ -13,6 +13,7 @@ mod text;
 mod transition;
 
 pub use lower::lower;
+pub(crate) use object::PRIORITY_DSTNAT;
 pub use object::{
     Base, Chain, ChainName, CounterName, Elements, Family, Hook, Rule, Ruleset, Set, SetName,
     TableName, Tally,

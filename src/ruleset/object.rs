@@ -138,7 +138,7 @@ pub enum Hook {
 
 /// `NF_IP_PRI_RAW`: before connection tracking. `NF_IP_PRI_NAT_DST`.
 const PRIORITY_RAW: i32 = -300;
-const PRIORITY_DSTNAT: i32 = -100;
+pub(crate) const PRIORITY_DSTNAT: i32 = -100;
 
 impl ChainName {
     /// Reads a name back; `None` for the name of no chain of ours.

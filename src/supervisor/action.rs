@@ -22,6 +22,14 @@ pub enum Action {
     /// [`Event::Committed`](super::Event::Committed) or
     /// [`Event::CommitFailed`](super::Event::CommitFailed).
     Commit(Plan),
+    /// Look whether the kernel holds the plan in force, nothing less and nothing more. Answered by
+    /// [`Event::Verified`](super::Event::Verified).
+    Verify,
+    /// Make the table anew, whole, from the plan in force. Answered by
+    /// [`Event::Restored`](super::Event::Restored) or
+    /// [`Event::RestoreFailed`](super::Event::RestoreFailed). While a [`Self::Verify`] or this is
+    /// outstanding there is no [`Self::Commit`], and the other way round.
+    Restore(Plan),
     /// Send SIGTERM to the worker's process group.
     Terminate {
         /// The worker.

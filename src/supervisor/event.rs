@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::WorkerId;
+use super::{Finding, WorkerId, Writer};
 use crate::plan::Port;
 
 /// Something that has happened. Events of workers that the supervisor no longer knows are
@@ -57,6 +57,22 @@ pub enum Event {
     Committed,
     /// The outstanding [`Action::Commit`](super::Action::Commit) changed nothing.
     CommitFailed {
+        /// The error, for display.
+        reason: String,
+    },
+    /// Somebody else has changed something in our table.
+    TableTouched {
+        /// Who it was; `None` if the kernel does not tell.
+        writer: Option<Writer>,
+    },
+    /// Changes of rules went unnoticed: any may have been one of our table.
+    NotificationsLost,
+    /// What the outstanding [`Action::Verify`](super::Action::Verify) has shown.
+    Verified(Finding),
+    /// The outstanding [`Action::Restore`](super::Action::Restore) is carried out.
+    Restored,
+    /// The outstanding [`Action::Restore`](super::Action::Restore) changed nothing.
+    RestoreFailed {
         /// The error, for display.
         reason: String,
     },

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::aim::{Aim, Draft};
 use super::backoff::Retry;
+use super::repair::Repair;
 use super::{Backoff, Moment, Start, Worker};
 use crate::plan::Plan;
 
@@ -18,6 +19,7 @@ pub(super) struct Kernel {
     pub(super) has_rules: bool,
     outstanding: Option<Draft>,
     retry: Retry,
+    pub(super) repair: Repair,
 }
 
 impl Kernel {
@@ -27,10 +29,16 @@ impl Kernel {
             has_rules: start == Start::Takeover,
             outstanding: None,
             retry: Retry::default(),
+            repair: Repair::default(),
         }
     }
 
+    /// Whether anything is outstanding: a commit, or a look at the table, or its repair.
     pub(super) fn is_busy(&self) -> bool {
+        self.is_committing() || self.repair.is_busy()
+    }
+
+    pub(super) fn is_committing(&self) -> bool {
         self.outstanding.is_some()
     }
 
@@ -63,6 +71,7 @@ impl Kernel {
     /// The outstanding commit is in force; returns what was in force before.
     pub(super) fn committed(&mut self) -> Option<Draft> {
         let draft = self.outstanding.take()?;
+        self.repair.suspect();
         Some(self.replace(draft))
     }
 

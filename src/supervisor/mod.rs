@@ -23,7 +23,9 @@
 //!    outstanding, that plan is committed;
 //! 4. a worker that was in force and is not named any more is retired; one that will never be
 //!    named is ended; one that the plan in force names is left alone;
-//! 5. a place that has no worker gets one, when its back-off and the stagger allow it.
+//! 5. if the table in the kernel may have been changed, by whomever, it is looked at, and made anew
+//!    where it differs from the plan in force (`repair.rs` tells how often);
+//! 6. a place that has no worker gets one, when its back-off and the stagger allow it.
 //!
 //! So no order of events is special. The death of a worker while a commit that names it is on its
 //! way is the same as any: after the answer the plan in force names a dead worker, the plan of
@@ -70,6 +72,7 @@ mod kernel;
 mod life;
 mod moment;
 mod notice;
+mod repair;
 mod retirement;
 mod rollout;
 mod settings;
@@ -88,6 +91,7 @@ pub use error::{FailureCause, Refusal, Rollout, WorkerFailure};
 pub use event::{Event, Exit, Request, RequestId, Sockets, Start};
 pub use moment::Moment;
 pub use notice::{Notice, Why};
+pub use repair::{Finding, Repairs, Writer};
 pub use settings::Settings;
 pub use state::Supervisor;
 pub use worker::{Worker, WorkerId, WorkerState};

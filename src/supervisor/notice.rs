@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{Exit, WorkerFailure, WorkerId};
+use super::{Exit, WorkerFailure, WorkerId, Writer};
 use crate::plan::{Generation, Seat};
 
 /// Something worth a line in the log. Its `Display` is that line, without the time.
@@ -94,6 +94,39 @@ pub enum Notice {
         /// Seats in all.
         seats: usize,
     },
+    /// Somebody else had changed our rules; they are as they should be again.
+    Repaired {
+        /// How they differed, for display.
+        what: String,
+        /// Who it was, if that is known.
+        writer: Option<Writer>,
+        /// How often this master has repaired them.
+        total: u64,
+        /// For how long the next repair is held back, since there were so many; zero: not at all.
+        held_back: Duration,
+    },
+    /// Our rules could not be looked at, or not be repaired.
+    RepairFailed {
+        /// The error, for display.
+        reason: String,
+        /// Until the next try.
+        retry_in: Duration,
+    },
+    /// After repairs that had to be held back, nobody has changed our rules for a while.
+    LeftAlone {
+        /// For how long.
+        quiet: Duration,
+    },
+    /// A rule of somebody else maps connections to a listener of ours before ours do.
+    ForeignNatFound {
+        /// The rule, for display.
+        rule: String,
+    },
+    /// Such a rule is gone, or does so no more.
+    ForeignNatGone {
+        /// The rule, for display.
+        rule: String,
+    },
     /// The kernel did not take a plan.
     CommitFailed {
         /// The error, for display.
@@ -163,6 +196,37 @@ impl fmt::Display for Notice {
             }
             Self::InForce { generation, occupied, seats } => {
                 write!(f, "generation {generation} in force, {occupied} of {seats} seats occupied")
+            }
+            Self::ForeignNatFound { rule } => {
+                write!(f, "decides before our rules: {rule}")
+            }
+            Self::ForeignNatGone { rule } => {
+                write!(f, "no longer decides before our rules: {rule}")
+            }
+            Self::Repaired { what, writer, total, held_back } => {
+                f.write_str("our rules were changed by ")?;
+                match writer {
+                    Some(writer) => write!(f, "{writer}")?,
+                    None => f.write_str("somebody else")?,
+                }
+                write!(f, " and made anew ({what}; repair {total} of this master)")?;
+                if held_back.is_zero() {
+                    return Ok(());
+                }
+                write!(
+                    f,
+                    ": it happens again and again, so the next repair is not before {held_back:?} \
+                     from now, and clients may be refused until then: stop whatever changes them"
+                )
+            }
+            Self::RepairFailed { reason, retry_in } => {
+                write!(f, "cannot see to our rules: {reason}; again in {retry_in:?}")
+            }
+            Self::LeftAlone { quiet } => {
+                write!(
+                    f,
+                    "nobody has changed our rules for {quiet:?}: repairs are made at once again"
+                )
             }
             Self::CommitFailed { reason, retry_in } => {
                 write!(f, "the kernel did not take the plan: {reason}; again in {retry_in:?}")

@@ -86,7 +86,8 @@ impl Supervisor {
     /// When [`Event::Tick`] is wanted, if nothing else happens before; `None`: not at all.
     pub fn deadline(&self) -> Option<Moment> {
         let workers = self.workers.values().filter_map(|worker| self.worker_deadline(worker));
-        workers.chain(self.commit_deadline()).chain(self.spawn_deadline()).min()
+        let kernel = self.commit_deadline().into_iter().chain(self.repair_deadline());
+        workers.chain(kernel).chain(self.spawn_deadline()).min()
     }
 
     /// The plan in force, as far as is known: the last that was committed.
@@ -131,10 +132,15 @@ impl Supervisor {
                 }
             }
             Event::CommitFailed { reason } => {
-                if self.kernel.is_busy() {
+                if self.kernel.is_committing() {
                     self.commit_failed(reason, now);
                 }
             }
+            Event::TableTouched { writer } => self.touched(writer),
+            Event::NotificationsLost => self.touched(None),
+            Event::Verified(finding) => self.verified(finding, now),
+            Event::Restored => self.restored(now),
+            Event::RestoreFailed { reason } => self.restore_failed(reason, now),
             Event::Request(id, request) => self.request(id, request),
         }
     }
@@ -147,6 +153,7 @@ impl Supervisor {
         self.commit_changes(now);
         self.advance_stop(now);
         self.release_workers(now);
+        self.look_after_rules(now);
         self.spawn_missing(now);
         self.finish_stop();
     }

@@ -245,6 +245,31 @@ fn addresses_of_listeners() {
 }
 
 #[test]
+fn listeners_that_overlap() {
+    for (one, other, overlap) in [
+        ("10.9.0.1:80", "10.9.0.1:80", true),
+        ("10.9.0.1:80", "10.9.0.2:80", false),
+        ("10.9.0.1:80", "10.9.0.1:81", false),
+        ("10.9.0.1:80", "0.0.0.0:80", true),
+        ("0.0.0.0:80", "0.0.0.0:80", true),
+        ("0.0.0.0:80", "0.0.0.0:443", false),
+        ("0.0.0.0:80", "[::]:80", false),
+        ("[::]:80", "10.9.0.1:80", false),
+        ("[::]:80", "[fd09::1]:80", true),
+        ("[fd09::1]:80", "[fd09::2]:80", false),
+    ] {
+        let [a, b]: [Listener; 2] = [one.parse().unwrap(), other.parse().unwrap()];
+        assert_eq!((a.overlaps(&b), b.overlaps(&a)), (overlap, overlap), "{one} and {other}");
+    }
+    let ours = listeners(&["10.9.0.1:80", "[::]:443"]);
+    let theirs = listeners(&["0.0.0.0:443", "[fd09::1]:443"]);
+    let text = |(a, b): (Listener, Listener)| (a.to_string(), b.to_string());
+    let expected = ("[::]:443/tcp".to_owned(), "[fd09::1]:443/tcp".to_owned());
+    assert_eq!(ours.overlap(&theirs).map(text), Some(expected));
+    assert_eq!(ours.overlap(&listeners(&["0.0.0.0:443"])), None);
+}
+
+#[test]
 fn texts_of_listeners() {
     for (text, hint) in [
         ("", "ADDR:PORT"),

@@ -21,6 +21,12 @@ impl World {
                 assert!(self.stop.is_none(), "a spawn while stopping");
             }
             Action::Commit(plan) => self.check_commit(plan),
+            Action::Verify => self.check_alone(),
+            Action::Restore(plan) => {
+                self.check_alone();
+                assert!(self.is_damaged, "a repair of what nobody has changed");
+                assert_eq!(*plan, self.plan, "another plan than that in force restored");
+            }
             Action::Terminate { worker } => self.check_end(*worker),
             Action::Kill { worker } => {
                 let process = self.processes.get(worker);
@@ -42,8 +48,14 @@ impl World {
         }
     }
 
+    /// One thing at a time is done to the table.
+    fn check_alone(&self) {
+        assert!(self.outstanding.is_none(), "a commit is outstanding");
+        assert!(!self.is_looking, "a look or a repair is outstanding");
+    }
+
     fn check_commit(&self, plan: &Plan) {
-        assert!(self.outstanding.is_none(), "two commits outstanding");
+        self.check_alone();
         assert_ne!(*plan, self.plan, "a commit that changes nothing");
         if self.commit_failures > 0 {
             let pause = self.now.since(self.commit_failed_at);
@@ -126,7 +138,7 @@ impl World {
         }
         self.check_no_new_connections_to_retired();
         self.check_one_worker_a_place();
-        if self.outstanding.is_none() {
+        if self.outstanding.is_none() && !self.is_looking {
             assert_eq!(*self.supervisor.plan(), self.plan, "a wrong idea of the plan in force");
             if self.commit_failures == 0 && self.stop.is_none() {
                 self.check_targets();
@@ -185,6 +197,7 @@ impl World {
     pub(super) fn check_rest(&self) {
         assert!(self.requests.values().all(|asked| asked.answered), "requests without an answer");
         assert_eq!(self.supervisor.deadline(), None, "still something to do");
+        assert!(!self.is_damaged, "damage that was not repaired");
         assert_eq!(self.processes.len(), self.plan.seats().len(), "processes and seats differ");
         for (seat, occupant) in self.plan.seats() {
             let worker = occupant.and_then(|occupant| self.worker_with(occupant));

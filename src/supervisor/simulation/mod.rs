@@ -2,7 +2,7 @@
 //!
 //! A [`World`] holds a supervisor, a clock that jumps from one happening to the next, processes
 //! that boot slowly, never, or die, and a kernel that takes plans late or not at all. Operators
-//! reload, scale and stop at any moment. `checks` says what must hold after every step.
+//! reload, scale and stop, and strangers damage the table, at any moment. `checks` says what must hold after every step.
 //!
 //! The same seed makes the same history:
 //!
@@ -49,6 +49,8 @@ fn live_through(world: &mut World) {
     let troubled = Duration::from_secs(60);
     world.start();
     world.plan_requests(6, troubled);
+    let damages = world.random.below(8);
+    world.plan_damage(damages, troubled);
     world.run(troubled);
     world.trouble = 0;
     world.run(Duration::from_secs(300));

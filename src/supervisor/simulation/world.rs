@@ -7,8 +7,8 @@ use super::process::Process;
 use super::random::Random;
 use crate::plan::{Generation, Listeners, Occupant, Partition, Plan, Port, Seat, Weights};
 use crate::supervisor::{
-    Action, Backoff, Event, Exit, Moment, Request, RequestId, Settings, Start, Supervisor,
-    WorkerId, WorkerState,
+    Action, Backoff, Event, Exit, Finding, Moment, Request, RequestId, Settings, Start, Supervisor,
+    WorkerId, WorkerState, Writer,
 };
 
 /// Everything outside a supervisor, and what was seen of it so far.
@@ -27,6 +27,10 @@ pub(super) struct World {
     /// What is in force.
     pub(super) plan: Plan,
     pub(super) outstanding: Option<Plan>,
+    /// Somebody else has changed the table, and it has not been made anew since.
+    pub(super) is_damaged: bool,
+    /// A look at the table, or its repair, is outstanding.
+    pub(super) is_looking: bool,
     /// Failed commits since the last that succeeded, and when the last of them was known.
     pub(super) commit_failures: u32,
     pub(super) commit_failed_at: Moment,
@@ -63,6 +67,10 @@ enum Happening {
     DeathIsSeen(WorkerId, Exit),
     CommitDone { fails: bool },
     CommitAnswer { failed: bool },
+    Damage,
+    DamageIsSeen { lost: bool },
+    LookDone,
+    RestoreDone { fails: bool },
     Poll(WorkerId),
     Ask(Request),
 }
@@ -97,6 +105,8 @@ impl World {
             next_port: 20_000,
             plan,
             outstanding: None,
+            is_damaged: false,
+            is_looking: false,
             commit_failures: 0,
             commit_failed_at: Moment::START,
             requests: BTreeMap::new(),
@@ -118,6 +128,15 @@ impl World {
         for _ in 0..count {
             let delay = self.random.millis(0..limit);
             self.plan_request(delay);
+        }
+    }
+
+    /// Has others damage the table `count` times in the next `span`.
+    pub(super) fn plan_damage(&mut self, count: u64, span: Duration) {
+        let limit = u64::try_from(span.as_millis()).expect("short");
+        for _ in 0..count {
+            let delay = self.random.millis(0..limit);
+            self.schedule(delay, Happening::Damage);
         }
     }
 
@@ -187,6 +206,16 @@ impl World {
                 self.deliver(Event::Exited { worker, exit, last_lines });
             }
             Happening::CommitDone { fails } => self.commit_done(fails),
+            Happening::Damage => self.damage(),
+            Happening::DamageIsSeen { lost: true } => {
+                self.deliver(Event::NotificationsLost);
+            }
+            Happening::DamageIsSeen { lost: false } => {
+                let writer = Some(Writer { pid: 99, name: "nft".to_owned() });
+                self.deliver(Event::TableTouched { writer });
+            }
+            Happening::LookDone => self.look_done(),
+            Happening::RestoreDone { fails } => self.restore_done(fails),
             Happening::CommitAnswer { failed } => self.commit_answer(failed),
             Happening::Poll(id) => self.poll(id),
             Happening::Ask(request) => self.make_request(request),
@@ -256,6 +285,37 @@ impl World {
         }
         let delay = self.random.millis(0..10);
         self.schedule(delay, Happening::CommitAnswer { failed: fails });
+    }
+
+    /// Somebody deletes something in our table, whatever else is under way.
+    fn damage(&mut self) {
+        if !self.removed {
+            self.is_damaged = true;
+            let delay = self.random.millis(0..20);
+            let lost = self.random.percent(20);
+            self.schedule(delay, Happening::DamageIsSeen { lost });
+        }
+    }
+
+    fn look_done(&mut self) {
+        self.is_looking = false;
+        let fails = self.goes_wrong(10);
+        let finding = match self.is_damaged {
+            _ if fails => Finding::Unreadable { reason: "interrupted".to_owned() },
+            true => Finding::Differs { what: "chain seat_0".to_owned() },
+            false => Finding::Same,
+        };
+        self.deliver(Event::Verified(finding));
+    }
+
+    fn restore_done(&mut self, fails: bool) {
+        self.is_looking = false;
+        if fails {
+            self.deliver(Event::RestoreFailed { reason: "ENOMEM".to_owned() });
+        } else {
+            self.is_damaged = false;
+            self.deliver(Event::Restored);
+        }
     }
 
     fn note_named_workers(&mut self) {
@@ -348,6 +408,17 @@ impl World {
                 if self.goes_wrong(5) {
                     self.plan_request(delay);
                 }
+            }
+            Action::Verify => {
+                self.is_looking = true;
+                let delay = self.random.millis(0..10);
+                self.schedule(delay, Happening::LookDone);
+            }
+            Action::Restore(_) => {
+                self.is_looking = true;
+                let fails = self.goes_wrong(30);
+                let delay = self.random.millis(0..10);
+                self.schedule(delay, Happening::RestoreDone { fails });
             }
             Action::Terminate { worker } => self.signal(worker, Exit::Signal(15)),
             Action::Kill { worker } => self.signal(worker, Exit::Signal(9)),

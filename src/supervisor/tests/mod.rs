@@ -2,6 +2,7 @@
 
 mod death;
 mod reload;
+mod repair;
 mod scale;
 mod start;
 mod stop;
@@ -24,6 +25,13 @@ struct Bench {
     replies: Vec<Result<Done, Refusal>>,
     removed: bool,
     finished: bool,
+    /// Looks at the table; each is answered at once.
+    looks: u32,
+    /// What a look shows.
+    finding: Finding,
+    /// The outstanding repair.
+    restore: Option<Plan>,
+    notices: Vec<Notice>,
     next_port: u16,
 }
 
@@ -39,6 +47,10 @@ impl Bench {
             replies: Vec::new(),
             removed: false,
             finished: false,
+            looks: 0,
+            finding: Finding::Same,
+            restore: None,
+            notices: Vec::new(),
             next_port: 20_000,
         }
     }
@@ -55,6 +67,14 @@ impl Bench {
     }
 
     fn event(&mut self, event: Event) {
+        let looks = self.looks;
+        self.step(event);
+        if self.looks > looks {
+            self.event(Event::Verified(self.finding.clone()));
+        }
+    }
+
+    fn step(&mut self, event: Event) {
         for action in self.supervisor.step(event, self.now) {
             match action {
                 Action::Spawn { worker, seat, generation } => {
@@ -66,7 +86,10 @@ impl Bench {
                 Action::Reply { outcome, .. } => self.replies.push(outcome),
                 Action::Remove => self.removed = true,
                 Action::Finish => self.finished = true,
-                Action::Progress { .. } | Action::Notice(_) => {}
+                Action::Verify => self.looks += 1,
+                Action::Restore(plan) => assert!(self.restore.replace(plan).is_none()),
+                Action::Notice(notice) => self.notices.push(notice),
+                Action::Progress { .. } => {}
             }
         }
     }
@@ -194,6 +217,9 @@ fn events_of_strangers_and_answers_to_nothing_are_passed_over() {
         Event::Connections { worker, sockets: IDLE },
         Event::Committed,
         Event::CommitFailed { reason: String::new() },
+        Event::Verified(Finding::Differs { what: String::new() }),
+        Event::Restored,
+        Event::RestoreFailed { reason: String::new() },
     ] {
         assert_eq!(bench.supervisor.step(event.clone(), bench.now), [], "{event:?}");
     }

@@ -1,0 +1,239 @@
+//! Whether the kernel still holds the plan in force, and what is done when it does not.
+//!
+//! Whoever has touched the table, and our own commits too, only make it *suspect*. A suspect table is
+//! looked at; if it differs from the plan in force, all of it is made anew in one transaction.
+//! Neither happens while a commit is outstanding, nor a commit while either is: the plan in force is
+//! then what the kernel should hold, and no other.
+//!
+//! A look is cheap and a mistake is repaired at once. Somebody who changes the table again and again
+//! is another matter: two programs that undo each other's work keep a processor and the lock of all
+//! rules busy, and help nobody. So:
+//!
+//! | | |
+//! |---|---|
+//! | two looks | 20 ms apart at least |
+//! | repairs | at once, up to 5 within 10 s |
+//! | further ones | 1, 2, 4, 8, 16, then 30 s after the one before, each with an error in the log |
+//! | back to normal | 60 s after the last repair |
+//! | a look or a repair that fails | again after 100 ms, 200 ms and so on up to 5 s |
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::time::Duration;
+
+use super::backoff::Retry;
+use super::state::Phase;
+use super::{Action, Backoff, Moment, Notice, Supervisor};
+
+/// The least time between two looks: a burst of small changes costs few.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// So many repairs within [`WINDOW`] are not held back.
+const BURST: usize = 5;
+const WINDOW: Duration = Duration::from_secs(10);
+
+/// The delays between repairs after those.
+const FIGHT: Backoff = Backoff { min: Duration::from_secs(1), max: Duration::from_secs(30) };
+
+/// So long after the last repair the fight is over. Longer than its longest delay: else a table that
+/// is changed all the time would look as if it were left alone.
+const QUIET: Duration = Duration::from_secs(60);
+
+/// The delays after a look or a repair that failed.
+const RETRY: Backoff = Backoff { min: Duration::from_millis(100), max: Duration::from_secs(5) };
+
+/// A process that changed our rules.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Writer {
+    /// Its number in the initial pid namespace.
+    pub pid: u32,
+    /// Its name, printable.
+    pub name: String,
+}
+
+impl fmt::Display for Writer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (pid {})", self.name, self.pid)
+    }
+}
+
+/// What a look at the table has shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finding {
+    /// It holds the plan in force.
+    Same,
+    /// It does not.
+    Differs {
+        /// How it differs, for display.
+        what: String,
+    },
+    /// It could not be read.
+    Unreadable {
+        /// The error, for display.
+        reason: String,
+    },
+}
+
+/// The repairs of a master so far.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Repairs {
+    /// How often the table was made anew.
+    pub total: u64,
+    /// Who made the last of them necessary, if that is known.
+    pub last_writer: Option<Writer>,
+}
+
+/// What is known of the table as against the plan in force.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Repair {
+    /// Somebody, or a commit of ours, has touched the table since it was last looked at.
+    is_suspect: bool,
+    /// Who touched it last, since the last repair.
+    writer: Option<Writer>,
+    outstanding: Option<Outstanding>,
+    /// No look before this.
+    next_look: Moment,
+    /// When the latest repairs were made, at most [`BURST`] of them.
+    latest: VecDeque<Moment>,
+    /// Repairs that were held back, in a row.
+    held_back: u32,
+    retry: Retry,
+    pub(super) repairs: Repairs,
+}
+
+/// What the master was asked to do and has not answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Outstanding {
+    Look,
+    Restore { what: String },
+}
+
+impl Repair {
+    pub(super) fn is_busy(&self) -> bool {
+        self.outstanding.is_some()
+    }
+
+    pub(super) fn suspect(&mut self) {
+        self.is_suspect = true;
+    }
+
+    fn look_at(&self) -> Moment {
+        self.next_look.max(self.retry.not_before)
+    }
+
+    /// When the fight is over, if there is one and nothing else happens.
+    fn quiet_at(&self) -> Option<Moment> {
+        let last = self.latest.back().filter(|_| self.held_back > 0)?;
+        Some(last.after(QUIET))
+    }
+
+    /// Counts a repair; returns for how long the next one is held back.
+    fn count(&mut self, now: Moment) -> Duration {
+        self.repairs.total += 1;
+        self.latest.push_back(now);
+        if self.latest.len() > BURST {
+            self.latest.pop_front();
+        }
+        let is_burst = self.latest.len() == BURST
+            && self.latest.front().is_some_and(|first| now.since(*first) < WINDOW);
+        if !is_burst && self.held_back == 0 {
+            return Duration::ZERO;
+        }
+        self.held_back = self.held_back.saturating_add(1);
+        let delay = FIGHT.delay(self.held_back);
+        self.next_look = now.after(delay);
+        delay
+    }
+}
+
+impl Supervisor {
+    /// The repairs so far.
+    pub fn repairs(&self) -> &Repairs {
+        &self.kernel.repair.repairs
+    }
+
+    pub(super) fn touched(&mut self, writer: Option<Writer>) {
+        let repair = &mut self.kernel.repair;
+        repair.suspect();
+        if writer.is_some() {
+            repair.writer = writer;
+        }
+    }
+
+    /// Looks at the table, if it is suspect and may be looked at now.
+    pub(super) fn look_after_rules(&mut self, now: Moment) {
+        self.end_fight(now);
+        if self.look_deadline().is_none_or(|at| at > now) {
+            return;
+        }
+        let repair = &mut self.kernel.repair;
+        repair.is_suspect = false;
+        repair.next_look = now.after(LOOK_INTERVAL);
+        repair.outstanding = Some(Outstanding::Look);
+        self.actions.push(Action::Verify);
+    }
+
+    pub(super) fn repair_deadline(&self) -> Option<Moment> {
+        if let Phase::Finished = self.phase {
+            return None;
+        }
+        self.look_deadline().into_iter().chain(self.kernel.repair.quiet_at()).min()
+    }
+
+    fn look_deadline(&self) -> Option<Moment> {
+        let is_wanted = self.kernel.repair.is_suspect
+            && self.kernel.has_rules
+            && !self.kernel.is_busy()
+            && !matches!(self.phase, Phase::Finished);
+        is_wanted.then(|| self.kernel.repair.look_at())
+    }
+
+    pub(super) fn verified(&mut self, finding: Finding, now: Moment) {
+        if self.kernel.repair.outstanding != Some(Outstanding::Look) {
+            return;
+        }
+        self.kernel.repair.outstanding = None;
+        match finding {
+            Finding::Same => self.kernel.repair.retry = Retry::default(),
+            Finding::Differs { what } => {
+                self.kernel.repair.outstanding = Some(Outstanding::Restore { what });
+                self.actions.push(Action::Restore(self.plan().clone()));
+            }
+            Finding::Unreadable { reason } => self.repair_failed(reason, now),
+        }
+    }
+
+    pub(super) fn restored(&mut self, now: Moment) {
+        let repair = &mut self.kernel.repair;
+        let Some(Outstanding::Restore { what }) = repair.outstanding.take() else { return };
+        repair.retry = Retry::default();
+        let writer = repair.writer.take();
+        let held_back = repair.count(now);
+        repair.repairs.last_writer.clone_from(&writer);
+        let total = repair.repairs.total;
+        self.actions.push(Action::Notice(Notice::Repaired { what, writer, total, held_back }));
+    }
+
+    pub(super) fn restore_failed(&mut self, reason: String, now: Moment) {
+        if let Some(Outstanding::Restore { .. }) = self.kernel.repair.outstanding {
+            self.kernel.repair.outstanding = None;
+            self.repair_failed(reason, now);
+        }
+    }
+
+    fn repair_failed(&mut self, reason: String, now: Moment) {
+        let repair = &mut self.kernel.repair;
+        repair.suspect();
+        let retry_in = repair.retry.failed(&RETRY, now);
+        self.actions.push(Action::Notice(Notice::RepairFailed { reason, retry_in }));
+    }
+
+    fn end_fight(&mut self, now: Moment) {
+        let repair = &mut self.kernel.repair;
+        if repair.quiet_at().is_some_and(|at| at <= now) {
+            repair.held_back = 0;
+            repair.latest.clear();
+            self.actions.push(Action::Notice(Notice::LeftAlone { quiet: QUIET }));
+        }
+    }
+}
