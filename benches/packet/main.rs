@@ -19,7 +19,8 @@ use std::time::{Duration, Instant};
 
 use ipcluster::lab::{self, Entered, Network};
 use ipcluster::plan::{
-    Generation, Listener, Listeners, Occupant, Partition, Plan, Port, Seat, Weights,
+    Generation, Listener, Listeners, Occupant, Partition, Plan, Port, PortRange, Protocol, Seat,
+    Weights,
 };
 
 use frames::Frame;
@@ -64,7 +65,7 @@ fn main() {
     }
     if !rules::is_nft_installed() {
         println!("left out: rules by hand, since the program nft is not installed");
-        cases.retain(|case| case.rules != Rules::ByHand);
+        cases.retain(|case| !case.rules.need_nft());
     }
     let mut frames = Frames::default();
     let tracks: Vec<Track> = cases.into_iter().map(|case| Track::new(case, &mut frames)).collect();
@@ -82,40 +83,65 @@ struct Case {
     name: String,
     rules: Rules,
     plan: Plan,
+    /// The case by hand that it is compared with, too.
+    by_hand: Option<String>,
 }
 
 /// The case that all others are compared with.
 const REFERENCE: &str = "2 slots, 2 workers";
 
 fn cases() -> Vec<Case> {
+    const USUAL: &str = "1,024 slots, 8 workers";
     let one = ["10.9.0.1:80".to_owned()];
-    let v6 = ["[fd09::1]:80".to_owned()];
     let addresses: Vec<_> = (1..=64).map(|number| format!("10.9.1.{number}:80")).collect();
     let ports: Vec<_> = (80..144).map(|port| format!("10.9.0.1:{port}")).collect();
+    let both = ["10.9.0.1:80/tcp".to_owned(), "10.9.0.1:80/udp".to_owned()];
+    let without = |name: &str, rules| Case {
+        name: name.to_owned(),
+        rules,
+        plan: plan(&one, 1, 1),
+        by_hand: None,
+    };
     let mut cases = vec![
-        Case { name: "no rules".into(), rules: Rules::None, plan: plan(&one, 1, 1) },
-        Case {
-            name: "an empty nat chain".into(),
-            rules: Rules::EmptyChain,
-            plan: plan(&one, 1, 1),
-        },
-        Case { name: "a constant redirect".into(), rules: Rules::ByHand, plan: plan(&one, 1, 1) },
+        without("no rules", Rules::None),
+        without("an empty nat chain", Rules::EmptyChain),
+        without("the same, and connection tracking", Rules::Tracking),
+        without("a constant redirect", Rules::ByHand),
     ];
     let mut add = |name: &str, plan: Plan| {
-        cases.push(Case { name: name.to_owned(), rules: Rules::Ours, plan: plan.clone() });
-        cases.push(Case { name: format!("{name}, by hand"), rules: Rules::ByHand, plan });
+        let by_hand = format!("{name}, by hand");
+        let twin =
+            Case { name: by_hand.clone(), rules: Rules::ByHand, plan: plan.clone(), by_hand: None };
+        cases.push(Case {
+            name: name.to_owned(),
+            rules: Rules::Ours,
+            plan,
+            by_hand: Some(by_hand),
+        });
+        cases.push(twin);
     };
     add(REFERENCE, plan(&one, 2, 2));
     add("64 slots, 8 workers", plan(&one, 64, 8));
-    add("1,024 slots, 8 workers", plan(&one, 1024, 8));
+    add(USUAL, plan(&one, 1024, 8));
     add("8,192 slots, 8 workers", plan(&one, 8192, 8));
     add("65,536 slots, 8 workers", plan(&one, 65_536, 8));
     add("1,024 slots, 1,024 workers", plan(&one, 1024, 1024));
     add("65,536 slots, 1,024 workers", plan(&one, 65_536, 1024));
-    add("1,024 slots, 8 workers, 64 addresses", plan(&addresses, 1024, 8));
-    add("1,024 slots, 8 workers, 64 ports", plan(&ports, 1024, 8));
-    add("1,024 slots, 8 workers, wildcard", plan(&["0.0.0.0:80".to_owned()], 1024, 8));
-    add("1,024 slots, 8 workers, IPv6", plan(&v6, 1024, 8));
+    add(&format!("{USUAL}, 64 addresses"), plan(&addresses, 1024, 8));
+    add(&format!("{USUAL}, 64 ports"), plan(&ports, 1024, 8));
+    add(&format!("{USUAL}, wildcard"), plan(&["0.0.0.0:80".to_owned()], 1024, 8));
+    add(&format!("{USUAL}, IPv6"), plan(&["[fd09::1]:80".to_owned()], 1024, 8));
+    add(&format!("{USUAL}, tcp and udp"), plan(&both, 1024, 8));
+    let mut guarded = plan(&one, 1024, 8);
+    let range = [20_000, 29_999].map(|port| Port::new(port).expect("a port"));
+    let range = PortRange::new(range[0], range[1]).expect("a range");
+    guarded.set_guard(Some(range)).expect("no public port in it");
+    cases.push(Case {
+        name: format!("{USUAL}, guarded"),
+        rules: Rules::Ours,
+        plan: guarded,
+        by_hand: Some(format!("{USUAL}, by hand")),
+    });
     cases
 }
 
@@ -180,7 +206,8 @@ impl Frames {
             true => Network::server_v4(listener.port().number()),
             false => SocketAddr::new(listener.address(), listener.port().number()),
         };
-        let targets: Vec<SocketAddr> = plan.listeners().iter().map(target).collect();
+        let tcp = plan.listeners().iter().filter(|listener| listener.protocol() == Protocol::Tcp);
+        let targets: Vec<SocketAddr> = tcp.map(target).collect();
         let build = || match targets[0].is_ipv6() {
             true => frames::build(Network::clients_v6(u16::MAX), &targets).into(),
             false => frames::build(Network::clients_v4(u16::MAX), &targets).into(),
@@ -236,7 +263,7 @@ fn print_table(tracks: &[Track], times: &[Vec<f64>]) {
             "{name:<46} {median:>8.0} {:>15} {:>12} {:>10}",
             format!("{low:.0} - {high:.0}"),
             ratio(index, REFERENCE),
-            ratio(index, &format!("{name}, by hand"))
+            ratio(index, track.case.by_hand.as_deref().unwrap_or_default())
         );
     }
 }

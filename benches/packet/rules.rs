@@ -27,6 +27,8 @@ pub(crate) enum Rules {
     None,
     /// A nat chain without a rule.
     EmptyChain,
+    /// The same, and connection tracking on for another rule: what it costs that nat needs it.
+    Tracking,
     /// The layout of this crate.
     Ours,
     /// What somebody who knows nft would write for these listeners and workers and nothing else: as
@@ -40,6 +42,11 @@ impl Rules {
         matches!(self, Self::Ours | Self::ByHand)
     }
 
+    /// Whether they are written in nft's language.
+    pub(crate) fn need_nft(self) -> bool {
+        matches!(self, Self::Tracking | Self::ByHand)
+    }
+
     /// Puts the rules in force in the network namespace of this thread.
     pub(crate) fn load(self, plan: &Plan) {
         match self {
@@ -49,9 +56,8 @@ impl Rules {
                 let mut firewall = Firewall::open(plan.name()).expect("a netlink socket");
                 firewall.apply(plan).expect("the plan in force");
             }
-            Self::ByHand => {
-                assert!(nft(&["-f", "-"], &by_hand(plan)), "nft refused {}", by_hand(plan));
-            }
+            Self::Tracking => load_text(TRACKING),
+            Self::ByHand => load_text(&by_hand(plan)),
         }
     }
 }
@@ -71,6 +77,18 @@ pub(crate) fn remove_sink() {
 /// Whether the program nft is there.
 pub(crate) fn is_nft_installed() -> bool {
     nft(&["--version"], "")
+}
+
+/// The kernel tracks connections from the first rule on that asks for them, reached or not; an empty
+/// nat chain asks for none.
+const TRACKING: &str = "table ip tracking {
+    chain unused { ct state new accept; }
+    chain prerouting { type nat hook prerouting priority dstnat; policy accept; }
+}
+";
+
+fn load_text(text: &str) {
+    assert!(nft(&["-f", "-"], text), "nft refused {text}");
 }
 
 const SINK: &str = "sink";
@@ -154,6 +172,11 @@ fn by_hand(plan: &Plan) -> String {
         [one] => {
             let (address, port) = (one.address(), one.port());
             format!("{family} daddr {address} tcp dport {port} {}", redirect(plan, 0, is_v6))
+        }
+        [one, other] if one.protocol() != other.protocol() => {
+            let (address, port) = (one.address(), one.port());
+            let to = redirect(plan, 0, is_v6);
+            format!("{family} daddr {address} meta l4proto {{ tcp, udp }} th dport {port} {to}")
         }
         _ if public.len() == 1 => {
             let addresses = comma_separated(listeners.iter().map(|l| l.address().to_string()));
