@@ -81,7 +81,7 @@ impl Lane {
     /// Takes the sink away and looks where each of the packets goes: panics unless it is where the
     /// plan says. Leaves entries in conntrack, so this comes after all measurements. Returns the
     /// number of ports that packets went to.
-    pub(crate) fn verify(&self, frames: &[Frame]) -> usize {
+    pub(crate) fn verify(&self, name: &str, frames: &[Frame]) -> usize {
         let is_v6 = is_v6(&self.plan);
         let receiver = self.network.server().run_in(|| {
             rules::remove_sink();
@@ -102,7 +102,7 @@ impl Lane {
         }
         for frame in frames {
             let (from, port) = (frame.from, received[&frame.from.ip()]);
-            assert_eq!(port, self.port_for(frame), "{:?}: port of {from}", self.rules);
+            assert_eq!(port, self.port_for(frame), "{name}: the port that {from} reaches");
         }
         received.values().collect::<BTreeSet<_>>().len()
     }

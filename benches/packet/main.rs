@@ -72,7 +72,7 @@ fn main() {
     let rounds = measure(&tracks, if is_bench { BUDGET } else { Duration::ZERO });
     for track in &tracks {
         let frames = &track.frames[..if is_bench { VERIFIED } else { BATCH }];
-        let ports = track.lane.verify(frames);
+        let ports = track.lane.verify(&track.case.name, frames);
         assert!(!is_bench || ports == track.lane.ports(), "{}: {ports} ports", track.case.name);
     }
     print_table(&tracks, &rounds);
