@@ -30,8 +30,8 @@ use rules::Rules;
 /// How long all cases together are measured for.
 const BUDGET: Duration = Duration::from_secs(60);
 
-/// Packets in one measurement: short enough that most are over before the scheduler looks, long
-/// enough that what the case before left in the caches does not count.
+/// Packets in one measurement: few enough that it mostly ends before another process gets the
+/// processor. It begins with what other cases left in the caches, as on a host that has other work.
 const BATCH: usize = 256;
 
 /// How often a batch is sent again because another process came in between.
@@ -254,11 +254,12 @@ fn print_table(tracks: &[Track], times: &[Vec<f64>]) {
     let ratio = |index: usize, name: &str| {
         let Some(other) = place(name).filter(|other| *other != index) else { return "-".into() };
         let ratios = times[index].iter().zip(&times[other]).map(|(its, others)| its / others);
-        format!("{:.3}x", quantile(ratios.collect(), 0.5))
+        format!("{:.3}x", quartile(ratios.collect(), 2))
     };
     for (index, track) in tracks.iter().enumerate() {
         let name = &track.case.name;
-        let [low, median, high] = [0.25, 0.5, 0.75].map(|q| quantile(times[index].clone(), q));
+        let [low, median, high] =
+            [1, 2, 3].map(|quarters| quartile(times[index].clone(), quarters));
         println!(
             "{name:<46} {median:>8.0} {:>15} {:>12} {:>10}",
             format!("{low:.0} - {high:.0}"),
@@ -268,7 +269,8 @@ fn print_table(tracks: &[Track], times: &[Vec<f64>]) {
     }
 }
 
-fn quantile(mut values: Vec<f64>, q: f64) -> f64 {
+/// The value below which so many quarters of all lie; 2 gives the median.
+fn quartile(mut values: Vec<f64>, quarters: usize) -> f64 {
     values.sort_by(f64::total_cmp);
-    values[((values.len() - 1) as f64 * q).round() as usize]
+    values[(values.len() - 1) * quarters / 4]
 }
