@@ -2,10 +2,10 @@
 //! beforehand, sent and acknowledged over a bare socket. Both in one run and in turn, so that the
 //! ratio holds when the machine's speed drifts. Runs in a network namespace of its own, without root.
 //!
-//! `cargo bench --bench swap`; with `-- --peers` also against `nft -f` of the whole set and one
-//! `iptables` call for each rule, where these programs are installed.
+//! `cargo bench --bench swap`; with `-- --peers` also against `nft -f` of the whole set and against
+//! what the older system does, where these programs are installed: one `iptables` call for each new
+//! rule that goes in, then one for each old rule that comes out.
 
-use std::fmt::Write as _;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -165,7 +165,7 @@ impl Raw {
     }
 }
 
-/// The same work by programs: 8 workers, 8 slots, 2 ports.
+/// The same reload by programs: 8 workers, 8 slots, 2 ports.
 fn compare_with_programs(budget: Duration) {
     let change = &changes(8, 8)[0];
     let ours = measure(change, budget).ours;
@@ -177,12 +177,18 @@ fn compare_with_programs(budget: Duration) {
     let replace = format!("table inet ipcluster_bench\ndelete table inet ipcluster_bench\n{table}");
     compare("nft -f of the whole set", ours, budget, || run("nft", &["-f", "-"], &replace));
     for program in ["iptables-nft", "iptables-legacy"] {
-        let name = format!("one {program} call for each rule");
-        compare(&name, ours, budget, || iptables_rules(program, &change.to));
+        let (mut old, mut new) = (iptables_rules(&change.from), iptables_rules(&change.to));
+        let name = format!("{program}, {} x -I then {} x -D", new.len(), old.len());
+        let is_in_force = iptables(program, "-I", &old);
+        compare(&name, ours, budget, || {
+            let is_done = iptables(program, "-I", &new) && iptables(program, "-D", &old);
+            std::mem::swap(&mut old, &mut new);
+            is_in_force && is_done
+        });
     }
 }
 
-fn compare(name: &str, ours: Duration, budget: Duration, work: impl Fn() -> bool) {
+fn compare(name: &str, ours: Duration, budget: Duration, mut work: impl FnMut() -> bool) {
     let mut times = vec![];
     let begin = Instant::now();
     while begin.elapsed() < budget || times.len() < 3 {
@@ -197,18 +203,29 @@ fn compare(name: &str, ours: Duration, budget: Duration, work: impl Fn() -> bool
     println!("{name:<44} {its:>9.1} {ours:>9.1} {:>6.0}x", its / ours);
 }
 
-/// What the older system ran for the 8 workers and 2 ports, less its sudo.
-fn iptables_rules(program: &str, plan: &Plan) -> bool {
-    (0..8).all(|slot| {
-        let seat = plan.assignment().seat_of(Slot(slot));
-        let occupant = plan.occupant(seat).expect("every seat is held");
-        let ports = plan.listeners().public_ports().iter().zip(occupant.ports.iter());
-        ports.into_iter().all(|(public, worker)| {
-            let mut arguments = "-t nat -I PREROUTING -p tcp -d 10.9.0.1 -j REDIRECT".to_owned();
-            write!(arguments, " -s 0.0.0.{slot}/0.0.0.7 --dport {public} --to-ports {worker}")
-                .expect("writing to a string");
-            run(program, &arguments.split(' ').collect::<Vec<_>>(), "")
+/// The older system's rules for a plan of 8 slots: one for each slot and port.
+fn iptables_rules(plan: &Plan) -> Vec<String> {
+    let of_slot = |slot| {
+        let occupant = plan.occupant(plan.assignment().seat_of(Slot(slot)));
+        let workers = &occupant.expect("every seat is held").ports;
+        let ports = plan.listeners().public_ports().iter().zip(workers);
+        ports.map(move |(public, worker)| {
+            format!(
+                "PREROUTING -p tcp -s 0.0.0.{slot}/0.0.0.7 -d 10.9.0.1 --dport {public} \
+                 -j REDIRECT --to-ports {worker}"
+            )
         })
+    };
+    (0..8).flat_map(of_slot).collect()
+}
+
+/// One call for each rule, as the older system did it, less its sudo. `-D` finds a rule by the same
+/// words. (There it looked for the old rules in what `iptables -L` prints, which it can no longer
+/// read, and deleted none.)
+fn iptables(program: &str, verb: &str, rules: &[String]) -> bool {
+    rules.iter().all(|rule| {
+        let arguments: Vec<&str> = ["-t", "nat", verb].into_iter().chain(rule.split(' ')).collect();
+        run(program, &arguments, "")
     })
 }
 

@@ -117,6 +117,11 @@ impl<'a> Cluster<'a> {
         self
     }
 
+    /// Has the greeters speak first, as [`Lab::lean_load`] needs it.
+    pub fn speaking_first(self) -> Self {
+        self.environment("GREETER_SPEAK", "first")
+    }
+
     /// Starts it with greeters, and waits until `workers` of them are live.
     pub fn start(self, workers: usize) -> Self {
         self.start_with(&[greeter().into()], workers)

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use ipcluster::lab::{Load, Namespace, Network, mount_tmpfs};
+use ipcluster::lab::{Ask, Close, Load, Namespace, Network, mount_tmpfs};
 
 use super::{Process, Witness, greeter, wait_until};
 
@@ -76,6 +76,13 @@ impl Lab {
         Load::to(Self::targets(port)).from(Self::clients(clients))
     }
 
+    /// The same with as little work as one connection can be, so that a small machine makes many of
+    /// them: clients ask for nothing and close by reset. Needs workers that
+    /// [speak first](crate::Cluster::speaking_first).
+    pub fn lean_load(port: u16, clients: u16) -> Load {
+        Self::load(port, clients).ask(Ask::Nothing).close(Close::Reset)
+    }
+
     /// Starts `command` in the server's namespace. What it prints goes to a file named after
     /// `name`, in [`Lab::directory`].
     pub fn start(&self, name: &str, mut command: Command) -> Process {
@@ -90,8 +97,19 @@ impl Lab {
     /// # Panics
     /// Where it does not listen within 5 s.
     pub fn greeter(&self, port: u16, seat: u16) -> Process {
+        self.greeter_for(Ask::Http, port, seat)
+    }
+
+    /// The same for clients that ask in this way.
+    ///
+    /// # Panics
+    /// Where it does not listen within 5 s.
+    pub fn greeter_for(&self, ask: Ask, port: u16, seat: u16) -> Process {
         let mut command = Command::new(greeter());
         command.env("PORT", port.to_string()).env("IPCLUSTER_SEAT", seat.to_string());
+        if ask == Ask::Nothing {
+            command.env("GREETER_SPEAK", "first");
+        }
         let mut process = self.start("greeter", command);
         wait_until("the greeter to listen", Duration::from_secs(5), || {
             assert!(process.is_running(), "the greeter ended:\n{}", process.output());

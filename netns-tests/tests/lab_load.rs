@@ -1,9 +1,10 @@
 //! The load generator sees what goes wrong, and is fast enough for what it has to show.
 
+use std::net::SocketAddr;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
-use ipcluster::lab::{Close, FailureKind, Held, LabError, Load, Network, Pace};
+use ipcluster::lab::{Ask, Close, FailureKind, Held, LabError, Load, Network, Pace};
 use netns_tests::{Case, Lab, greeter, run, wait_until};
 use nix::sys::signal::Signal;
 
@@ -12,6 +13,7 @@ fn main() -> ExitCode {
         Case::new("nobody_listens_refused", nobody_listens),
         Case::new("a_listener_that_closes_with_a_queue_resets", a_queue_is_reset),
         Case::new("nobody_accepts_answer_times_out", nobody_accepts),
+        Case::new("nobody_is_there_connect_times_out", nobody_is_there),
         Case::new("a_killed_greeter_is_seen_and_timed", a_killed_greeter),
         Case::new("a_change_of_worker_is_counted", a_change_of_worker),
         Case::new("reset_close_leaves_no_time_wait", reset_close),
@@ -22,19 +24,30 @@ fn main() -> ExitCode {
     ])
 }
 
+/// What goes wrong is seen in the same way however clients ask.
+const ASKS: [Ask; 2] = [Ask::Http, Ask::Nothing];
+
 fn nobody_listens(lab: &Lab) {
-    let report = Lab::load(81, 10).connections(100).start(lab.client()).unwrap().wait();
-    assert_eq!(report.failures_by_kind(), [(FailureKind::Refused, 100)].into());
-    let first = report.failures()[0];
-    assert!(first.source.port() >= 1024, "the port is known: {first}");
-    assert_eq!(first.target, Network::server_v4(81));
+    for ask in ASKS {
+        let load = Lab::load(81, 10).ask(ask).connections(100);
+        let report = load.start(lab.client()).unwrap().wait();
+        assert_eq!(report.failures_by_kind(), [(FailureKind::Refused, 100)].into(), "{ask:?}");
+        let first = report.failures()[0];
+        assert!(first.source.port() >= 1024, "the port is known: {first}");
+        assert_eq!(first.target, Network::server_v4(81));
+    }
 }
 
 fn a_queue_is_reset(lab: &Lab) {
+    ASKS.iter().for_each(|ask| a_queue_is_reset_for(*ask, lab));
+}
+
+fn a_queue_is_reset_for(ask: Ask, lab: &Lab) {
     let target = Network::server_v4(82);
     let listener = lab.server().run_in(|| std::net::TcpListener::bind(target)).unwrap().unwrap();
     let load = Load::to([target])
         .from(Network::clients_v4(10))
+        .ask(ask)
         .pace(Pace::Concurrency(10))
         .connections(10)
         .start(lab.client())
@@ -55,20 +68,38 @@ fn a_queue_is_reset(lab: &Lab) {
 fn nobody_accepts(lab: &Lab) {
     let target = Network::server_v4(83);
     let _listener = lab.server().run_in(|| std::net::TcpListener::bind(target)).unwrap().unwrap();
-    let report = Load::to([target])
-        .from(Network::clients_v4(1))
-        .connections(3)
-        .time_out(Duration::from_millis(200))
-        .start(lab.client())
-        .unwrap()
-        .wait();
-    assert_eq!(report.failures_by_kind(), [(FailureKind::AnswerTimedOut, 3)].into());
-    assert!(report.failures()[0].after >= Duration::from_millis(200));
+    all_time_out(lab, target, FailureKind::AnswerTimedOut);
+}
+
+fn nobody_is_there(lab: &Lab) {
+    // An address of the cable that nobody has: its neighbour is asked for, for three seconds.
+    let target = "10.9.0.77:80".parse().unwrap();
+    all_time_out(lab, target, FailureKind::ConnectTimedOut);
+}
+
+fn all_time_out(lab: &Lab, target: SocketAddr, kind: FailureKind) {
+    for ask in ASKS {
+        let report = Load::to([target])
+            .from(Network::clients_v4(1))
+            .ask(ask)
+            .connections(3)
+            .time_out(Duration::from_millis(200))
+            .start(lab.client())
+            .unwrap()
+            .wait();
+        assert_eq!(report.failures_by_kind(), [(kind, 3)].into(), "{ask:?}");
+        assert!(report.failures()[0].after >= Duration::from_millis(200));
+    }
 }
 
 fn a_killed_greeter(lab: &Lab) {
-    let mut greeter = lab.greeter(8080, 0);
-    let load = Lab::load(8080, 100).pace(Pace::Rate(2000.0)).start(lab.client()).unwrap();
+    ASKS.iter().for_each(|ask| a_killed_greeter_is_seen(*ask, lab));
+}
+
+fn a_killed_greeter_is_seen(ask: Ask, lab: &Lab) {
+    let mut greeter = lab.greeter_for(ask, 8080, 0);
+    let load = Lab::load(8080, 100).ask(ask).pace(Pace::Rate(2000.0));
+    let load = load.start(lab.client()).unwrap();
     wait_until("answers", Duration::from_secs(5), || load.counters().answered > 500);
     let killed = Instant::now();
     greeter.signal(Signal::SIGKILL);
@@ -79,6 +110,7 @@ fn a_killed_greeter(lab: &Lab) {
     let before = report.between(report.began(), killed);
     assert_eq!(before.failed(), 0);
     assert!(before.answered() > 500);
+    assert!(before.answers().all(|answer| answer.by.pid == greeter.pid()));
 }
 
 fn a_change_of_worker(lab: &Lab) {
@@ -127,9 +159,15 @@ fn sockets_not_established() -> usize {
 }
 
 fn ten_thousand_a_second(lab: &Lab) {
-    let _greeter = lab.greeter(8080, 0);
+    keeps_a_rate(lab, Ask::Http, Lab::load(8080, 4000));
+    keeps_a_rate(lab, Ask::Nothing, Lab::lean_load(8081, 4000));
+}
+
+fn keeps_a_rate(lab: &Lab, ask: Ask, load: Load) {
+    let port = if ask == Ask::Http { 8080 } else { 8081 };
+    let _greeter = lab.greeter_for(ask, port, 0);
     let run = |pace| {
-        Lab::load(8080, 4000)
+        load.clone()
             .pace(pace)
             .for_at_most(Duration::from_secs(2))
             .start(lab.client())
@@ -137,13 +175,13 @@ fn ten_thousand_a_second(lab: &Lab) {
             .wait()
     };
     let limit = run(Pace::Concurrency(64));
-    println!("closed loop: {limit}");
+    println!("{ask:?}, closed loop: {limit}");
     assert_eq!(limit.failed(), 0, "{limit}");
     // A load by rate keeps its rate wherever the machine can do it at all: the debug build on a
     // busy machine must not fail for being slow.
     let rate = (limit.rate() * 0.6).min(10_000.0);
     let report = run(Pace::Rate(rate));
-    println!("open loop: {report}");
+    println!("{ask:?}, open loop: {report}");
     assert_eq!(report.failed(), 0, "{report}");
     assert!(report.rate() > rate * 0.9, "asked for {rate:.0}/s: {report}");
 }

@@ -12,12 +12,12 @@ use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno as Error;
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, connect, getsockname, recv,
-    send, socket_with, sockopt as option,
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, connect, getpeername,
+    getsockname, recv, send, socket_with, sockopt as option,
 };
 
 use super::answer::{self, Answer};
-use super::load::{Close, Counters, Load, Pace};
+use super::load::{Ask, Close, Counters, Load, Pace};
 use super::report::Answer as Entry;
 use super::{Failure, FailureKind, Identity, LabError, Report};
 
@@ -83,7 +83,8 @@ struct Connection {
     client: u32,
     target: u16,
     began: Instant,
-    is_asked: bool,
+    /// What is still to be sent.
+    request: &'static [u8],
     answer: Vec<u8>,
 }
 
@@ -235,13 +236,18 @@ impl Engine {
     fn admit(&mut self, socket: OwnedFd, client: usize, target: usize, began: Instant) {
         self.serial = self.serial.wrapping_add(1);
         let serial = self.serial;
+        // What is not waited for wakes nobody.
+        let (request, flags) = match self.load.ask {
+            Ask::Http => (REQUEST, EventFlags::IN | EventFlags::OUT | EventFlags::ET),
+            Ask::Nothing => (&[][..], EventFlags::IN | EventFlags::ET),
+        };
         let connection = Connection {
             socket,
             serial,
             client: client as u32,
             target: target as u16,
             began,
-            is_asked: false,
+            request,
             answer: Vec::new(),
         };
         let place = self.free.pop().unwrap_or_else(|| {
@@ -249,15 +255,15 @@ impl Engine {
             (self.connections.len() - 1) as u32
         });
         let data = EventData::new_u64(u64::from(serial) << 32 | u64::from(place));
-        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::ET;
         let added = epoll::add(&self.epoll, &connection.socket, data, flags);
         self.connections[place as usize] = Some(connection);
         self.open += 1;
         self.max_open = self.max_open.max(self.open);
         self.oldest.push_back((place, serial));
         match added {
-            // Over a veth pair the handshake is often over already.
-            Ok(()) => self.advance(place, serial),
+            // Over a veth pair the handshake is often over already, the answer hardly ever.
+            Ok(()) if self.load.ask == Ask::Http => self.advance(place, serial),
+            Ok(()) => {}
             Err(errno) => self.finish(place, Progress::Failed(kind_of(errno))),
         }
     }
@@ -297,9 +303,10 @@ impl Engine {
                 if connection.began.elapsed() < self.load.time_out {
                     return;
                 }
-                let kind = match connection.is_asked {
-                    true => FailureKind::AnswerTimedOut,
-                    false => FailureKind::ConnectTimedOut,
+                let kind = match getpeername(&connection.socket) {
+                    Ok(_) => FailureKind::AnswerTimedOut,
+                    // ENOTCONN: the handshake goes on.
+                    Err(_) => FailureKind::ConnectTimedOut,
                 };
                 self.finish(place, Progress::Failed(kind));
             }
@@ -388,10 +395,10 @@ impl Engine {
 
 impl Connection {
     fn advance(&mut self) -> Progress {
-        if !self.is_asked {
-            match send(&self.socket, REQUEST, SendFlags::NOSIGNAL) {
+        if !self.request.is_empty() {
+            match send(&self.socket, self.request, SendFlags::NOSIGNAL) {
                 // A new socket has room for all of it.
-                Ok(_) => self.is_asked = true,
+                Ok(_) => self.request = &[],
                 Err(Error::AGAIN | Error::INPROGRESS | Error::NOTCONN) => return Progress::Open,
                 Err(errno) => return Progress::Failed(kind_of(errno)),
             }

@@ -13,6 +13,7 @@
 //! | `GREETER_DELAY_MS` | how long it takes to boot, before it listens |
 //! | `GREETER_EXIT` | the status with which it exits when it has booted, in place of listening |
 //! | `GREETER_LISTEN=never` | it boots, lives on, and never listens |
+//! | `GREETER_SPEAK=first` | it says its line to everyone at once, without HTTP, and closes: for a [`Load`](super::Load) that asks for [`Nothing`](super::Ask::Nothing) |
 //!
 //! On SIGTERM it accepts what has been queued, stops listening, serves the connections it has to
 //! their end, and exits.
@@ -61,6 +62,7 @@ struct Settings {
     delay: Duration,
     exit: Option<u8>,
     listens: bool,
+    speaks_first: bool,
 }
 
 impl Settings {
@@ -85,6 +87,7 @@ impl Settings {
             delay: Duration::from_millis(variable("GREETER_DELAY_MS")?.unwrap_or(0)),
             exit: variable("GREETER_EXIT")?,
             listens: env::var_os("GREETER_LISTEN").is_none_or(|value| value != "never"),
+            speaks_first: env::var_os("GREETER_SPEAK").is_some_and(|value| value == "first"),
         })
     }
 
@@ -170,6 +173,7 @@ struct Greeter {
     connections: BTreeMap<u64, Connection>,
     next: u64,
     response: Vec<u8>,
+    speaks_first: bool,
 }
 
 #[derive(Debug)]
@@ -192,11 +196,14 @@ impl Greeter {
             listeners.push(listener);
         }
         let body = format!("{}\n", settings.identity);
-        let response = format!(
-            "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\
-             Connection: close\r\n\r\n{body}",
-            body.len()
-        );
+        let response = match settings.speaks_first {
+            true => body,
+            false => format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\
+                 Connection: close\r\n\r\n{body}",
+                body.len()
+            ),
+        };
         Ok(Self {
             epoll,
             terminated,
@@ -204,6 +211,7 @@ impl Greeter {
             connections: BTreeMap::new(),
             next: 0,
             response: response.into_bytes(),
+            speaks_first: settings.speaks_first,
         })
     }
 
@@ -257,6 +265,12 @@ impl Greeter {
     }
 
     fn admit(&mut self, socket: OwnedFd) -> io::Result<()> {
+        if self.speaks_first {
+            // With MORE the line waits for the close, so that one segment carries it and the FIN.
+            // It fails only where the client is gone.
+            let _ = send(&socket, &self.response, SendFlags::NOSIGNAL | SendFlags::MORE);
+            return Ok(());
+        }
         let mut connection = Connection { socket, received: Vec::new(), is_held: false };
         // The request has often come by the time of the accept.
         if connection.advance(&self.response) {

@@ -11,14 +11,15 @@ use super::{LabError, Namespace, Report};
 
 /// Many short connections from many client addresses.
 ///
-/// Each binds to the next client address, connects to the next target of its family, sends
-/// `GET / HTTP/1.1`, reads the answer of a worker (see [`Identity`](super::Identity)) and closes.
-/// Clients take turns, so each connects equally often.
+/// Each binds to the next client address, connects to the next target of its family, asks (see
+/// [`Ask`]), reads the answer of a worker (see [`Identity`](super::Identity)) and closes. Clients
+/// take turns, so each connects equally often.
 #[derive(Debug, Clone)]
 pub struct Load {
     pub(super) targets: Vec<SocketAddr>,
     pub(super) clients: Vec<IpAddr>,
     pub(super) pace: Pace,
+    pub(super) ask: Ask,
     pub(super) close: Close,
     pub(super) time_out: Duration,
     pub(super) connections: Option<u64>,
@@ -36,6 +37,17 @@ pub enum Pace {
     Concurrency(usize),
 }
 
+/// How a client gets its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ask {
+    /// It sends `GET / HTTP/1.1`: any server that answers with an identity will do.
+    Http,
+    /// It sends nothing: the worker speaks first and closes, as a [`greeter`](super::greeter) with
+    /// `GREETER_SPEAK=first` does. Both sides have less to do for such a connection, so a small
+    /// machine reaches a higher rate; a lost one is seen as with HTTP.
+    Nothing,
+}
+
 /// How a client ends a connection that was answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Close {
@@ -49,13 +61,14 @@ pub enum Close {
 impl Load {
     /// A load on these public addresses. A client connects to those of its own family, in turn.
     ///
-    /// Until told otherwise: no clients, 1,000 connections a second without end, time-out 2 s,
-    /// normal close, at most 10,000 connections open.
+    /// Until told otherwise: no clients, 1,000 connections a second without end, HTTP, time-out
+    /// 2 s, normal close, at most 10,000 connections open.
     pub fn to(targets: impl IntoIterator<Item = SocketAddr>) -> Self {
         Self {
             targets: targets.into_iter().collect(),
             clients: Vec::new(),
             pace: Pace::Rate(1000.0),
+            ask: Ask::Http,
             close: Close::Normal,
             time_out: Duration::from_secs(2),
             connections: None,
@@ -73,6 +86,12 @@ impl Load {
     /// Sets when connections begin.
     pub fn pace(mut self, pace: Pace) -> Self {
         self.pace = pace;
+        self
+    }
+
+    /// Sets how clients ask.
+    pub fn ask(mut self, ask: Ask) -> Self {
+        self.ask = ask;
         self
     }
 

@@ -54,7 +54,7 @@ mod report;
 pub use error::LabError;
 pub use held::Held;
 pub use identity::{Identity, ParseIdentityError};
-pub use load::{Close, Counters, Load, Pace, RunningLoad};
+pub use load::{Ask, Close, Counters, Load, Pace, RunningLoad};
 pub use namespace::{Entered, Namespace, enter_user_namespace, mount_tmpfs};
 pub use network::Network;
 pub use report::{Answered, Failure, FailureKind, Report};
