@@ -60,6 +60,9 @@ fn kill_under(cluster: Cluster<'_>, lab: &Lab, load: Load) -> f64 {
     let costs: Vec<Cost> = kills.iter().map(|kill| Cost::of(kill, &report, &homes)).collect();
     for (kill, cost) in kills.iter().zip(&costs) {
         println!("seat {}: {cost}", kill.seat);
+        for failure in &cost.late {
+            println!("  began {:.1?} after the kill: {failure}", began(failure) - kill.at);
+        }
     }
     let lost: usize = costs.iter().map(|cost| cost.lost).sum();
     assert_eq!(lost as u64, report.failed(), "nothing is lost but by a death: {report}");
@@ -158,14 +161,26 @@ fn kill(cluster: &mut Cluster<'_>, load: &RunningLoad, seat: u16) -> Kill {
     let live = |status: &Status| status.pids().get(&seat).is_some_and(|it| *it != pid);
     cluster.wait_for("a replacement", live);
     let replaced = Instant::now();
-    // The clients of the seat are answered by its new worker before the next one dies.
-    wait_for_answers(load, 500);
+    // The clients of the seat are answered by its new worker, and those that helpers have taken in
+    // are done, before one of these is the next to die.
+    let open = load.counters().started;
+    wait_until("the open connections", Duration::from_secs(60), || {
+        let counters = load.counters();
+        counters.answered + counters.failed >= open + 500
+    });
     Kill { seat, at, waits: waits_by_time, replaced }
+}
+
+/// When a connection that failed had begun.
+fn began(failure: &Failure) -> Instant {
+    failure.at - failure.after
 }
 
 /// What a death has cost.
 struct Cost {
     lost: usize,
+    /// Those of them that began later than [`STEERED_WITHIN`].
+    late: Vec<Failure>,
     /// Connections to the seat that were open at the kill, or began within [`STEERED_WITHIN`] and
     /// the time for which no processor was free.
     in_flight: usize,
@@ -184,7 +199,6 @@ struct Cost {
 impl Cost {
     fn of(kill: &Kill, report: &Report, homes: &BTreeMap<IpAddr, u16>) -> Self {
         let part = report.between(kill.at, kill.replaced);
-        let began = |failure: &Failure| failure.at - failure.after;
         let steered = part
             .failures()
             .iter()
@@ -204,8 +218,10 @@ impl Cost {
         let answered = after.answers().filter(|it| is_ours(&it.client));
         let answered = answered.filter(|it| in_flight(it.at - it.latency)).count();
         let failed = part.failures().iter().filter(|it| in_flight(began(it))).count();
+        let is_late = |failure: &&Failure| began(failure) > kill.at + STEERED_WITHIN;
         Self {
             lost: part.failures().len(),
+            late: part.failures().iter().filter(is_late).copied().collect(),
             in_flight: answered + failed,
             steered,
             waited,
