@@ -208,7 +208,7 @@ fn iptables_rules(plan: &Plan) -> Vec<String> {
     let of_slot = |slot| {
         let occupant = plan.occupant(plan.assignment().seat_of(Slot(slot)));
         let workers = &occupant.expect("every seat is held").ports;
-        let ports = plan.listeners().public_ports().iter().zip(workers);
+        let ports = plan.listeners().public_ports().iter().zip(workers.iter());
         ports.map(move |(public, worker)| {
             format!(
                 "PREROUTING -p tcp -s 0.0.0.{slot}/0.0.0.7 -d 10.9.0.1 --dport {public} \
