@@ -438,6 +438,8 @@ mod tests {
             pid: None,
             generation: Generation(1),
             ports: ports(1024),
+            tcp_ports: ports(1024),
+            udp_ports: ports(1024),
             why: vec![text.clone(); 100],
         });
         for reply in [Reply::Failed(failed), Reply::Progress(text), Reply::Done(explained)] {
@@ -469,6 +471,7 @@ mod tests {
                     ports: ports(public_ports),
                     uptime: 73.5,
                     connections: Some(12),
+                    connections_total: Some(u64::MAX),
                 })
                 .collect(),
         }

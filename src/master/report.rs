@@ -6,13 +6,16 @@ use std::net::IpAddr;
 use crate::control::{
     Explanation, Failure, ForeignChain, RuleWriter, SCHEMA, Status, WorkerState, WorkerStatus,
 };
-use crate::plan::{Listeners, Plan, Port, Route};
+use crate::plan::{Listeners, Plan, Port, Protocol, Route, Seat};
+use crate::ruleset::Tally;
 use crate::supervisor::{self, Moment, Refusal, Sockets, Supervisor, Worker, WorkerId};
 
-/// The state of a cluster. `counts` are the sockets of its workers, as far as known.
+/// The state of a cluster. `counts` are the sockets of its workers, and `tallies` what the counters of
+/// its seats say, as far as known.
 pub(super) fn status(
     supervisor: &Supervisor,
     counts: &BTreeMap<WorkerId, Sockets>,
+    tallies: &BTreeMap<Seat, Tally>,
     foreign_chains: Vec<ForeignChain>,
     now: Moment,
 ) -> Status {
@@ -35,6 +38,10 @@ pub(super) fn status(
         ports: worker.ports.iter().flat_map(|ports| by_public(plan.listeners(), ports)).collect(),
         uptime: now.since(worker.started).as_secs_f64(),
         connections: counts.get(&worker.id).map(|sockets| sockets.established),
+        connections_total: match worker.state() {
+            supervisor::WorkerState::Live => tallies.get(&worker.seat).map(|it| it.connections),
+            _ => None,
+        },
     };
     let mut workers: Vec<&Worker> = supervisor.workers().collect();
     workers.sort_by_key(|worker| (worker.seat, worker.generation, worker.id));
@@ -61,6 +68,11 @@ fn by_public(listeners: &Listeners, ports: &[Port]) -> BTreeMap<Port, Port> {
     listeners.public_ports().iter().copied().zip(ports.iter().copied()).collect()
 }
 
+fn by_service(listeners: &Listeners, protocol: Protocol, ports: &[Port]) -> BTreeMap<Port, Port> {
+    let services = listeners.services(protocol).iter();
+    services.filter_map(|it| Some((it.port, *ports.get(it.place)?))).collect()
+}
+
 /// Where new connections of a client go. `pid_of` knows the processes of live workers.
 ///
 /// # Errors
@@ -83,6 +95,8 @@ pub fn explain(
         pid: pid_of(&route),
         generation: route.occupant.generation,
         ports: by_public(plan.listeners(), &route.occupant.ports),
+        tcp_ports: by_service(plan.listeners(), Protocol::Tcp, &route.occupant.ports),
+        udp_ports: by_service(plan.listeners(), Protocol::Udp, &route.occupant.ports),
         why: why(plan, address, &route),
     })
 }
