@@ -278,7 +278,15 @@ fn the_printed_plan_loads(lab: &Lab) {
         &["--listen", "10.9.0.1:80", "--workers", "4"][..],
         &["--listen", "10.9.0.1:80", "--listen", "[fd09::1]:443", "--workers", "7"],
         &["--listen", "[::]:80", "--workers", "8", "--partition", "mask"],
-        &["--listen", "10.9.0.1:80", "--listen", "[::]:53/udp", "--workers", "2", "--local-clients"],
+        &[
+            "--listen",
+            "10.9.0.1:80",
+            "--listen",
+            "[::]:53/udp",
+            "--workers",
+            "2",
+            "--local-clients",
+        ],
     ] {
         let mut command = Command::new(ipcluster());
         command.args(["plan", "--name", "t"]).args(options).args(["--", "/bin/true"]);

@@ -41,7 +41,7 @@ fn text(explanation: &Explanation) -> String {
     );
     for (public, worker) in &explanation.ports {
         let spoken = [("tcp", &explanation.tcp_ports), ("udp", &explanation.udp_ports)];
-        let spoken = spoken.iter().filter(|(_, ports)| ports.contains_key(public));
+        let spoken = spoken.iter().filter(|(_, ports)| ports.contains(public));
         let spoken: Vec<&str> = spoken.map(|(protocol, _)| *protocol).collect();
         let spoken = spoken.join(",");
         let _ = writeln!(text, "{:<11} {public} -> {worker}", format!("port {spoken}").trim_end());

@@ -378,7 +378,7 @@ mod tests {
             ),
             (
                 Settings { worker_ports: text("50-100"), ..least() },
-                "50-100 contains the public port 80: expected a range without it",
+                "50-100 contains the public port 80, which other hosts could not reach then: expected a range without it",
             ),
             (
                 Settings { worker_ports: text("20000-20010"), ..least() },

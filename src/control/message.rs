@@ -392,6 +392,7 @@ mod tests {
             "workers": [{
                 "seat": 0, "slots": 512, "pid": 4242, "state": "live", "generation": 3,
                 "ports": {"80": 20000}, "uptime": 73.5, "connections": 12,
+                "connections_total": u64::MAX,
             }],
         }}});
         let reply = Reply::Done(Answer::Status(status(1, 1)));
@@ -438,8 +439,8 @@ mod tests {
             pid: None,
             generation: Generation(1),
             ports: ports(1024),
-            tcp_ports: ports(1024),
-            udp_ports: ports(1024),
+            tcp_ports: ports(1024).into_keys().collect(),
+            udp_ports: ports(1024).into_keys().collect(),
             why: vec![text.clone(); 100],
         });
         for reply in [Reply::Failed(failed), Reply::Progress(text), Reply::Done(explained)] {

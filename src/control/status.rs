@@ -1,6 +1,6 @@
 //! What `status` and `explain` answer. The schema is part of the interface: see [`SCHEMA`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -213,12 +213,12 @@ pub struct Explanation {
     /// The worker port that each public port leads to.
     #[serde(with = "wire::ports")]
     pub ports: BTreeMap<Port, Port>,
-    /// Those of them that have a TCP listener.
-    #[serde(default, with = "wire::ports")]
-    pub tcp_ports: BTreeMap<Port, Port>,
-    /// Those of them that have a UDP listener.
-    #[serde(default, with = "wire::ports")]
-    pub udp_ports: BTreeMap<Port, Port>,
+    /// Those public ports that have a TCP listener.
+    #[serde(default, with = "wire::port_list")]
+    pub tcp_ports: BTreeSet<Port>,
+    /// Those public ports that have a UDP listener.
+    #[serde(default, with = "wire::port_list")]
+    pub udp_ports: BTreeSet<Port>,
     /// The steps from the address to the worker, in words, one sentence each.
     pub why: Vec<String>,
 }

@@ -13,6 +13,7 @@
 //! | `GREETER_DELAY_MS` | how long it takes to boot, before it listens |
 //! | `GREETER_EXIT` | the status with which it exits when it has booted, in place of listening |
 //! | `GREETER_LISTEN=never` | it boots, lives on, and never listens |
+//! | `GREETER_UDP=yes` | it answers datagrams to its ports as well, each with the line alone |
 //!
 //! On SIGTERM it accepts what has been queued, stops listening, serves the connections it has to
 //! their end, and exits.
@@ -37,6 +38,7 @@ use rustix::net::{
 };
 
 use super::Identity;
+use super::datagram::Receiver;
 
 /// Runs the worker of this module until SIGTERM. It is the whole of a program: call it in `main`,
 /// while the process has one thread.
@@ -61,6 +63,7 @@ struct Settings {
     delay: Duration,
     exit: Option<u8>,
     listens: bool,
+    answers_datagrams: bool,
 }
 
 impl Settings {
@@ -85,6 +88,7 @@ impl Settings {
             delay: Duration::from_millis(variable("GREETER_DELAY_MS")?.unwrap_or(0)),
             exit: variable("GREETER_EXIT")?,
             listens: env::var_os("GREETER_LISTEN").is_none_or(|value| value != "never"),
+            answers_datagrams: env::var_os("GREETER_UDP").is_some_and(|value| value == "yes"),
         })
     }
 
@@ -162,14 +166,17 @@ const MAX_LENGTH: usize = 8192;
 
 const SIGNAL: u64 = u64::MAX;
 const FIRST_LISTENER: u64 = u64::MAX - 65_536;
+const FIRST_RECEIVER: u64 = FIRST_LISTENER - 65_536;
 
 struct Greeter {
     epoll: OwnedFd,
     terminated: SignalFd,
     listeners: Vec<OwnedFd>,
+    receivers: Vec<Receiver>,
     connections: BTreeMap<u64, Connection>,
     next: u64,
     response: Vec<u8>,
+    line: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -191,6 +198,13 @@ impl Greeter {
             epoll::add(&epoll, &listener, EventData::new_u64(number), EventFlags::IN)?;
             listeners.push(listener);
         }
+        let mut receivers = Vec::new();
+        let with_datagrams = settings.ports.iter().filter(|_| settings.answers_datagrams);
+        for (number, &port) in (FIRST_RECEIVER..).zip(with_datagrams) {
+            let receiver = Receiver::bind(port)?;
+            epoll::add(&epoll, &receiver, EventData::new_u64(number), EventFlags::IN)?;
+            receivers.push(receiver);
+        }
         let body = format!("{}\n", settings.identity);
         let response = format!(
             "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\
@@ -201,9 +215,11 @@ impl Greeter {
             epoll,
             terminated,
             listeners,
+            receivers,
             connections: BTreeMap::new(),
             next: 0,
             response: response.into_bytes(),
+            line: body.into_bytes(),
         })
     }
 
@@ -222,6 +238,12 @@ impl Greeter {
                     number @ FIRST_LISTENER.. => {
                         let index = usize::try_from(number - FIRST_LISTENER).unwrap_or(usize::MAX);
                         self.accept(index, ACCEPTED_AT_ONCE)?;
+                    }
+                    number @ FIRST_RECEIVER.. => {
+                        let index = usize::try_from(number - FIRST_RECEIVER).unwrap_or(usize::MAX);
+                        if let Some(receiver) = self.receivers.get(index) {
+                            receiver.answer(&self.line)?;
+                        }
                     }
                     number => self.serve(number),
                 }

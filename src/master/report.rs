@@ -68,11 +68,6 @@ fn by_public(listeners: &Listeners, ports: &[Port]) -> BTreeMap<Port, Port> {
     listeners.public_ports().iter().copied().zip(ports.iter().copied()).collect()
 }
 
-fn by_service(listeners: &Listeners, protocol: Protocol, ports: &[Port]) -> BTreeMap<Port, Port> {
-    let services = listeners.services(protocol).iter();
-    services.filter_map(|it| Some((it.port, *ports.get(it.place)?))).collect()
-}
-
 /// Where new connections of a client go. `pid_of` knows the processes of live workers.
 ///
 /// # Errors
@@ -86,6 +81,8 @@ pub fn explain(
         let message = format!("{address}: no seat has a worker, so its connections are dropped");
         return Err(Failure::new(message).hint("they succeed once a worker is ready"));
     };
+    let services = |protocol| plan.listeners().services(protocol).iter();
+    let ports_of = |protocol| services(protocol).map(|service| service.port).collect();
     Ok(Explanation {
         schema: SCHEMA,
         address,
@@ -95,8 +92,8 @@ pub fn explain(
         pid: pid_of(&route),
         generation: route.occupant.generation,
         ports: by_public(plan.listeners(), &route.occupant.ports),
-        tcp_ports: by_service(plan.listeners(), Protocol::Tcp, &route.occupant.ports),
-        udp_ports: by_service(plan.listeners(), Protocol::Udp, &route.occupant.ports),
+        tcp_ports: ports_of(Protocol::Tcp),
+        udp_ports: ports_of(Protocol::Udp),
         why: why(plan, address, &route),
     })
 }
