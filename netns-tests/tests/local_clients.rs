@@ -92,13 +92,13 @@ fn control(lab: &Lab) {
 
 /// Nobody else's connections notice.
 fn turned_on_and_off(lab: &Lab) {
-    let mut cluster = cluster(lab).start(4);
+    let mut now = cluster(lab).start(4);
     let load = Lab::load(80, 1000).start(lab.client()).unwrap();
     for (on, refused) in [("true", false), ("false", true), ("true", false)] {
-        cluster.terminate_master();
-        cluster = cluster.argument(format!("--local-clients={on}"));
-        cluster.start_master(&[greeter().into()]);
-        cluster.wait_for_live(4);
+        now.terminate_master();
+        now = cluster(lab).argument(format!("--local-clients={on}"));
+        now.start_master(&[greeter().into()]);
+        now.wait_for_live(4);
         assert_eq!(is_refused(lab), refused, "--local-clients={on}");
     }
     let report = load.stop();
