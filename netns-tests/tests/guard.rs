@@ -16,6 +16,7 @@ fn main() -> ExitCode {
         case("worker_ports_are_closed_to_others_and_open_to_this_host", closed),
         case("a_port_scan_finds_nothing_and_without_the_guard_all_workers", port_scan),
         case("packets_for_other_hosts_pass", forwarded),
+        case("a_listener_that_another_clusters_guard_would_close_is_refused", refused),
     ])
 }
 
@@ -168,6 +169,32 @@ fn without_guard(lab: &Lab, cluster: &mut Cluster<'_>) {
     };
     lab.server().run_in(without).unwrap().unwrap();
     assert!(!lab.witness().ruleset().contains("chain guard"));
+}
+
+/// Either cluster's listener, whichever comes first.
+fn refused(lab: &Lab) {
+    let (_cluster, _) = start(lab);
+    for (listen, worker_ports, expected) in [
+        (
+            "10.9.0.1:25000",
+            "40000-40999",
+            "public port 25000 of cluster u is among the worker ports 20000-29999 of cluster t",
+        ),
+        (
+            "10.9.0.1:8080",
+            "50-999",
+            "public port 80 of cluster t is among the worker ports 50-999 of cluster u",
+        ),
+    ] {
+        let mut command = std::process::Command::new(netns_tests::ipcluster());
+        command.env("XDG_RUNTIME_DIR", lab.directory());
+        command.args(["run", "--name", "u", "--workers", "1", "--listen", listen]);
+        command.args(["--worker-ports", worker_ports, "--", "/bin/true"]);
+        let output = lab.server().run_in(|| command.output()).unwrap().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains(expected), "{stderr}");
+    }
 }
 
 /// The server as a router: connections to the same ports of a host behind it are not ours to drop.

@@ -17,7 +17,7 @@ use super::watching::Watching;
 use crate::config::Config;
 use crate::control::{ControlDir, Limits, Lock, Server};
 use crate::nft::{Firewall, NftError};
-use crate::plan::{Plan, Port, Protocol};
+use crate::plan::{ClusterName, Listeners, Plan, Port, PortRange, Protocol};
 use crate::process::{ListenTable, PortPool, Sockets};
 use crate::supervisor::{Backoff, Settings, Start, Supervisor};
 
@@ -145,8 +145,29 @@ fn refuse_overlap(config: &Config) -> Result<(), MasterError> {
         if let Some((ours, theirs)) = config.listeners.overlap(theirs.listeners()) {
             return Err(MasterError::Overlap { ours, cluster, theirs });
         }
+        refuse_guarded(&config.listeners, &config.name, theirs.guard(), &cluster)?;
+        refuse_guarded(theirs.listeners(), &cluster, Some(config.worker_ports), &config.name)?;
     }
     Ok(())
+}
+
+/// Refuses a public port that the guard of another cluster would drop the packets for.
+fn refuse_guarded(
+    listeners: &Listeners,
+    public_of: &ClusterName,
+    guard: Option<PortRange>,
+    guarded_by: &ClusterName,
+) -> Result<(), MasterError> {
+    let Some(range) = guard else { return Ok(()) };
+    match listeners.public_ports().iter().find(|port| range.contains(**port)) {
+        Some(port) => Err(MasterError::Guarded {
+            port: *port,
+            public_of: public_of.clone(),
+            range,
+            guarded_by: guarded_by.clone(),
+        }),
+        None => Ok(()),
+    }
 }
 
 /// The ports on which something listens; of the worker ports of a plan those on which something does
