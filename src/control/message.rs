@@ -162,7 +162,7 @@ impl Reply {
                 for step in &mut explanation.why {
                     *step = cut(step, 500);
                 }
-                explanation.why.truncate(16);
+                explanation.why.truncate(12);
                 vec![Self::Done(Answer::Explained(explanation)).line()]
             }
             Self::Done(answer) => vec![Self::Done(answer).line()],
