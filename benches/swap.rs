@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use ipcluster::lab;
 use ipcluster::nft::{Batch, Firewall};
 use ipcluster::plan::{
-    Generation, Listeners, Occupant, Partition, Plan, Port, Seat, Slot, Weights,
+    Generation, Listeners, Occupant, Partition, Plan, Port, PortRange, Seat, Slot, Weights,
 };
 use ipcluster::ruleset::{Transaction, lower};
 use neli::consts::socket::{Msg, NlFamily};
@@ -38,6 +38,7 @@ fn main() {
             print_row(&measure(&change, budget));
         }
     }
+    print_row(&measure(&reload_with_everything_on(), budget));
     if arguments.iter().any(|argument| argument == "--peers") {
         compare_with_programs(budget);
     }
@@ -74,13 +75,29 @@ fn changes(workers: u16, slots: u32) -> Vec<Change> {
     changes
 }
 
+/// Four listeners: IPv4 and IPv6, tcp and udp; with the guard and clients of this host.
+fn reload_with_everything_on() -> Change {
+    let listeners = ["10.9.0.1:80", "[fd09::1]:80", "10.9.0.1:443/udp", "[fd09::1]:443/udp"];
+    let mut from = whole_on(&listeners, 8, 1024);
+    from.set_guard(Some(PortRange::default())).expect("no public port");
+    from.set_local_clients(true);
+    let mut to = from.clone();
+    to.set_generation(Generation(2));
+    occupy(&mut to, 0..8, 30_000, Generation(2));
+    let name = "reload, 8 workers, 1024 slots, everything on".to_owned();
+    Change { name, from, to }
+}
+
 /// A plan of two public ports with a worker in every seat.
 fn whole(workers: u16, slots: u32) -> Plan {
-    let listeners = ["10.9.0.1:80", "10.9.0.1:443"];
+    whole_on(&["10.9.0.1:80", "10.9.0.1:443"], workers, slots)
+}
+
+fn whole_on(listeners: &[&str], workers: u16, slots: u32) -> Plan {
     let listeners = listeners.iter().map(|text| text.parse().expect("a listener")).collect();
     let mut plan = Plan::new(
         "bench".parse().expect("a name"),
-        Listeners::new(listeners).expect("two listeners"),
+        Listeners::new(listeners).expect("some listeners"),
         Partition::hash(slots).expect("a number of slots"),
         &Weights::equal(usize::from(workers)).expect("a number of workers"),
         None,

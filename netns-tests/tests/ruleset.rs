@@ -20,6 +20,11 @@ const MANY: &[&str] =
     &["10.9.0.1:81", "10.9.0.1:82", "10.9.0.1:83", "10.9.0.1:84", "[fd09::1]:85", "[::]:86"];
 const WILDCARDS: &[&str] = &["0.0.0.0:80", "[::]:80"];
 
+/// Two ports of each protocol, one of them in both; and one of each.
+const BOTH: &[&str] = &["10.9.0.1:80", "0.0.0.0:443", "[::]:443/udp", "10.9.0.1:53/udp"];
+const ONE_OF_EACH: &[&str] = &["10.9.0.1:80", "[fd09::1]:80", "0.0.0.0:53/udp", "[::]:53/udp"];
+const UDP: &[&str] = &["10.9.0.1:53/udp"];
+
 fn main() -> ExitCode {
     let nft = |name, body| Case::new(name, body).needs(Need::Nft);
     run([
@@ -30,7 +35,11 @@ fn main() -> ExitCode {
         nft("mask_of_mixed_listeners", |lab| all_states(lab, MIXED, mask(8), 8)),
         nft("mask_of_wildcards", |lab| all_states(lab, WILDCARDS, mask(4), 4)),
         nft("hash_of_many_ports", |lab| all_states(lab, MANY, hash(), 4)),
+        nft("hash_of_udp", |lab| all_states(lab, UDP, hash(), 3)),
+        nft("hash_of_both_protocols", |lab| all_states(lab, BOTH, hash(), 4)),
+        nft("mask_of_one_port_of_each", |lab| all_states(lab, ONE_OF_EACH, mask(4), 4)),
         nft("one_worker", one_worker),
+        nft("changes_of_the_guard_and_local_clients", changes_of_base_chains),
         nft("many_workers_on_many_slots", many_workers),
         nft("a_changed_table_is_seen_as_another", a_changed_table_is_another),
         nft("the_plan_that_is_printed_loads", the_printed_plan_loads).needs(Need::Ipcluster),
@@ -95,7 +104,39 @@ fn life(listeners: &[&str], partition: Partition, seats: u16) -> Vec<(&'static s
     add("closed, and one worker dead", &plan);
     plan.set_admitting(true);
     add("open again", &plan);
+    plan.set_guard(Some("20000-29999".parse().unwrap())).unwrap();
+    add("guarded", &plan);
+    plan.set_local_clients(true);
+    add("with local clients", &plan);
+    occupy(&mut plan, 0, 24000, 2);
+    add("whole, with everything on", &plan);
+    plan.set_admitting(false);
+    add("closed, with everything on", &plan);
     states
+}
+
+/// On and off, alone and together, one from the other.
+fn changes_of_base_chains(lab: &Lab) {
+    let mut plan = full(BOTH, hash(), 3);
+    let mut firewall = firewall(lab.server(), &plan);
+    for (guard, local_clients, admitting) in [
+        (None, false, true),
+        (Some("20000-20099"), true, true),
+        (Some("20000-29999"), true, false),
+        (None, true, true),
+        (None, false, false),
+        (Some("20001-20001"), false, true),
+        (Some("20001-20001"), true, true),
+        (Some("20001-20001"), false, true),
+        (None, false, true),
+    ] {
+        plan.set_guard(guard.map(|range| range.parse().unwrap())).unwrap();
+        plan.set_local_clients(local_clients);
+        plan.set_admitting(admitting);
+        let what = format!("guard {guard:?}, local clients {local_clients}, open {admitting}");
+        firewall.apply(&plan).unwrap_or_else(|error| panic!("{what}: {error}"));
+        check(lab, &what, &plan);
+    }
 }
 
 fn all_states(lab: &Lab, listeners: &[&str], partition: Partition, seats: u16) {
@@ -147,7 +188,7 @@ fn objects(namespace: &Namespace) -> BTreeSet<String> {
     objects
         .map(|object| {
             let mut object = object.clone();
-            for kind in ["table", "chain", "set", "map", "rule"] {
+            for kind in ["table", "chain", "counter", "set", "map", "rule"] {
                 let Some(fields) = object.get_mut(kind).and_then(Value::as_object_mut) else {
                     continue;
                 };
@@ -194,17 +235,29 @@ fn many_workers(lab: &Lab) {
 
 /// The comparison of [`check`] is one: it tells rulesets apart that differ in one place.
 fn a_changed_table_is_another(lab: &Lab) {
-    let plan = full(MIXED, hash(), 4);
+    let mut plan = full(BOTH, hash(), 4);
+    plan.set_guard(Some("20000-29999".parse().unwrap())).unwrap();
+    plan.set_local_clients(true);
     firewall(lab.server(), &plan).apply(&plan).unwrap();
     let ours = objects(lab.server());
     let text = lower(&plan).to_string();
     for (from, to) in [
         ("seed 0x1bc15735", "seed 0x1bc15736"),
-        ("80 : 20001", "80 : 29999"),
+        ("80 : 20000", "80 : 29999"),
         ("generation 1", "generation 2"),
-        ("10.9.0.1 . tcp . 443", "10.9.0.2 . tcp . 443"),
+        ("10.9.0.1 . tcp . 80", "10.9.0.2 . tcp . 80"),
+        ("10.9.0.1 . udp . 53", "10.9.0.1 . tcp . 53"),
         ("fib daddr type local", "fib daddr type unicast"),
-        ("meta l4proto tcp counter", "meta l4proto udp counter"),
+        ("meta l4proto tcp counter name", "meta l4proto udp counter name"),
+        ("tcp counter name \"seat_0\"", "tcp counter name \"seat_1\""),
+        ("tcp counter name \"seat_0\"", "tcp counter"),
+        ("counter seat_0 {", "counter hits { }\n\tcounter seat_0 {"),
+        ("iif != \"lo\" tcp", "iif \"lo\" tcp"),
+        ("iif != \"lo\" tcp", "tcp"),
+        ("udp dport 20000-29999", "udp dport 20000-29998"),
+        ("fib daddr type != unicast drop", "fib daddr type != unicast accept"),
+        ("priority raw", "priority mangle"),
+        ("hook output priority -100", "hook output priority -99"),
         ("priority dstnat", "priority -99"),
         ("policy accept", "policy drop"),
         ("hook prerouting priority dstnat", "hook output priority -100"),
@@ -225,6 +278,15 @@ fn the_printed_plan_loads(lab: &Lab) {
         &["--listen", "10.9.0.1:80", "--workers", "4"][..],
         &["--listen", "10.9.0.1:80", "--listen", "[fd09::1]:443", "--workers", "7"],
         &["--listen", "[::]:80", "--workers", "8", "--partition", "mask"],
+        &[
+            "--listen",
+            "10.9.0.1:80",
+            "--listen",
+            "[::]:53/udp",
+            "--workers",
+            "2",
+            "--local-clients",
+        ],
     ] {
         let mut command = Command::new(ipcluster());
         command.args(["plan", "--name", "t"]).args(options).args(["--", "/bin/true"]);
@@ -248,8 +310,8 @@ fn the_printed_plan_loads(lab: &Lab) {
 
 #[cfg(feature = "rustables")]
 fn rustables_sees_the_same(lab: &Lab) {
-    for partition in [hash(), mask(8)] {
-        for (what, plan) in life(MIXED, partition, 8) {
+    for (listeners, partition) in [(MIXED, hash()), (MIXED, mask(8)), (BOTH, hash())] {
+        for (what, plan) in life(listeners, partition, 8) {
             let mut firewall = firewall(lab.server(), &plan);
             firewall.apply(&plan).unwrap();
             let ruleset = lower(&plan);
@@ -265,11 +327,13 @@ fn rustables_sees_the_same(lab: &Lab) {
             for chain in &ruleset.chains {
                 let name = chain.name.to_string();
                 let seen = table.chains.iter().find(|seen| seen.name == name).unwrap();
-                assert_eq!(seen.is_base, name == "prerouting", "{what}: {name}");
+                assert_eq!(seen.is_base, chain.name.base().is_some(), "{what}: {name}");
                 match &seen.rules {
                     Ok(rules) => assert_eq!(rules.len(), chain.rules.len(), "{what}: {name}"),
                     // The lookups of concatenated keys, which it cannot read.
-                    Err(error) => assert_eq!(name, "prerouting", "{what}: {error}"),
+                    Err(error) => {
+                        assert!(["prerouting", "output"].contains(&&name[..]), "{what}: {error}");
+                    }
                 }
             }
             firewall.remove().unwrap();

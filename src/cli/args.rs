@@ -93,7 +93,8 @@ const RUN_HELP: &str = "\
 Workers get PORT (the port to listen on, on all addresses), IPCLUSTER_PORT_<public> for each public
 port, IPCLUSTER_SEAT, IPCLUSTER_WORKERS, IPCLUSTER_GENERATION, IPCLUSTER_NAME and IPCLUSTER_SOCKET.
 Of the other variables they get PATH, HOME, USER, LOGNAME, SHELL, TERM, TZ, LANG, LANGUAGE, LC_*,
-TMPDIR, and those of --env. A worker is ready when it listens on its ports; on SIGTERM it should
+TMPDIR, and those of --env. A worker is ready when it listens on its ports, or is bound to those of
+udp listeners; on SIGTERM it should
 finish its connections and exit.
 
 TIME is a whole number with ms, s, min or h.
@@ -104,7 +105,7 @@ Examples:
   ipcluster run -c web.toml --workers 8
 
 The file holds the same settings as the flags (name, listen, workers, command, partition, slots,
-weights, worker_ports, ready, env, [timeouts] ready, drain, die, [spawn] stagger, backoff). Flags
+weights, worker_ports, local_clients, ready, env, [timeouts] ready, drain, die, [spawn] stagger, backoff). Flags
 win.
 
 Exit codes: 0 stopped, or left by a signal; 1 failed; 2 wrong usage.";
@@ -119,8 +120,9 @@ that it has), dying (was asked to end).
 
 --json prints one object: schema (1), name, pid (of the master), generation, listeners, partition,
 slots, and workers: a list of seat, slots, pid (null before it is spawned), state, generation, ports
-(public port: worker port), uptime (seconds), connections (null if not counted). Fields may be added
-within a schema.";
+(public port: worker port), uptime (seconds), connections (established ones; null if not counted) and
+connections_total (of a live worker: all that its seat was ever given, whoever held it; else null).
+Fields may be added within a schema.";
 
 const COMPLETIONS_HELP: &str = "\
 Example:
@@ -185,7 +187,7 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     name: Option<String>,
     /// Address and port that clients connect to; repeat for more [0.0.0.0 and [::]: all addresses]
-    #[arg(long, value_name = "ADDR:PORT[/tcp]")]
+    #[arg(long, value_name = "ADDR:PORT[/tcp|/udp]")]
     listen: Option<Vec<String>>,
     /// How many workers, 1 to 1024 [default: as many as CPUs]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
@@ -201,9 +203,14 @@ pub(crate) struct RunArgs {
     /// Share of each worker, relative to the others [default: all the same]
     #[arg(long, value_name = "W,W,...", value_delimiter = ',', allow_negative_numbers = true)]
     weights: Option<Vec<f64>>,
-    /// Ports that workers get, enough for three generations [default: 20000-29999]
+    /// Ports that workers get, enough for three generations; other hosts cannot reach them but
+    /// through a listener [default: 20000-29999]
     #[arg(long, value_name = "FIRST-LAST")]
     worker_ports: Option<String>,
+    /// Balance connections that start on this host as well
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    local_clients: Option<bool>,
     /// How a worker shows that it is ready: tcp (it listens) [default: tcp]
     #[arg(long, value_name = "tcp")]
     ready: Option<String>,
@@ -249,6 +256,7 @@ impl RunArgs {
             slots: number("--slots", self.slots),
             weights: self.weights.map(|weights| Given::by_flag("--weights", weights)),
             worker_ports: one("--worker-ports", self.worker_ports),
+            local_clients: self.local_clients.map(|on| Given::by_flag("--local-clients", on)),
             ready: one("--ready", self.ready),
             env: each("--env", self.env),
             ready_timeout: one("--ready-timeout", self.ready_timeout),
@@ -349,7 +357,8 @@ mod tests {
     #[test]
     fn every_setting_has_a_flag() {
         let line = "run --name web --listen 0.0.0.0:80 --listen [::]:443 --workers 2 \
-            --partition hash --slots 2048 --weights 1,2.5 --worker-ports 30000-30999 --ready tcp \
+            --partition hash --slots 2048 --weights 1,2.5 --worker-ports 30000-30999 \
+            --local-clients --ready tcp \
             --env NODE_* --env A=b --ready-timeout 10s --drain-timeout 1h --die-timeout 0 \
             --spawn-stagger 0 --spawn-backoff 10ms..2min -- node server.js --workers 9";
         let Ok(Verb::Run(run)) = parse(line) else { panic!() };
@@ -362,6 +371,7 @@ mod tests {
             slots = 2048
             weights = [1, 2.5]
             worker_ports = "30000-30999"
+            local_clients = true
             ready = "tcp"
             env = ["NODE_*", "A=b"]
             timeouts = { ready = "10s", drain = "1h", die = "0" }

@@ -207,18 +207,18 @@ fn rules() -> Finding {
         }
     }
     match try_rules() {
-        Ok(()) => {
-            Good("rules: nat, jhash, fib and redirect work (tried in a namespace)".to_owned())
-        }
+        Ok(()) => Good(
+            "rules: nat, jhash, fib, counters and redirect work (tried in a namespace)".to_owned(),
+        ),
         Err(reason) => Bad(format!(
-            "rules: {reason} (needs the kernel's nf_tables, nft_nat, nft_redir, nft_hash, nft_fib_inet)"
+            "rules: {reason} (needs the kernel's nf_tables, nft_nat, nft_redir, nft_hash, nft_fib_inet, nft_objref)"
         )),
     }
 }
 
 fn try_rules() -> Result<(), String> {
     let text = |error: &dyn std::error::Error| causes(error);
-    let listeners = ["10.9.0.1:80", "0.0.0.0:81", "[fd09::1]:80", "[::]:81"];
+    let listeners = ["10.9.0.1:80", "0.0.0.0:81/udp", "[fd09::1]:80/udp", "[::]:81"];
     let listeners = listeners.iter().map(|listener| listener.parse()).collect::<Result<_, _>>();
     let plan = || {
         let partition = Partition::hash(8)?;
@@ -227,6 +227,8 @@ fn try_rules() -> Result<(), String> {
         let mut plan = Plan::new(name, Listeners::new(listeners?)?, partition, &weights, None)?;
         let ports = [20_000, 20_001].into_iter().filter_map(Port::new).collect();
         plan.occupy(Seat(0), Occupant { generation: Generation::FIRST, ports })?;
+        plan.set_guard(Some(PortRange::default()))?;
+        plan.set_local_clients(true);
         Ok(plan)
     };
     let plan: Plan = plan().map_err(|error: ipcluster::plan::PlanError| text(&error))?;

@@ -34,13 +34,17 @@ fn from_kernel(name: &ClusterName, address: std::net::IpAddr) -> Result<Explanat
 }
 
 fn text(explanation: &Explanation) -> String {
-    let Explanation { address, slot, seat, pid, generation, ports, why, .. } = explanation;
+    let Explanation { address, slot, seat, pid, generation, why, .. } = explanation;
     let pid = pid.map_or("unknown (no master runs)".to_owned(), |pid| pid.to_string());
     let mut text = format!(
         "client      {address}\nslot        {slot}\nseat        {seat}\nworker      pid {pid}, generation {generation}\n"
     );
-    for (public, worker) in ports {
-        let _ = writeln!(text, "port {public:<6} -> {worker}");
+    for (public, worker) in &explanation.ports {
+        let spoken = [("tcp", &explanation.tcp_ports), ("udp", &explanation.udp_ports)];
+        let spoken = spoken.iter().filter(|(_, ports)| ports.contains(public));
+        let spoken: Vec<&str> = spoken.map(|(protocol, _)| *protocol).collect();
+        let spoken = spoken.join(",");
+        let _ = writeln!(text, "{:<11} {public} -> {worker}", format!("port {spoken}").trim_end());
     }
     for reason in why {
         let _ = writeln!(text, "because     {reason}");

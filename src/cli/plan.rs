@@ -24,5 +24,7 @@ fn planned(config: &Config) -> Result<Plan, PlanError> {
         (seat, Occupant { generation: Generation::FIRST, ports: ports.into() })
     });
     plan.occupy_all(occupants)?;
+    plan.set_guard(Some(config.worker_ports))?;
+    plan.set_local_clients(config.local_clients);
     Ok(plan)
 }

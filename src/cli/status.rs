@@ -21,11 +21,11 @@ fn json(status: &Status) -> Result<String, Failed> {
     text.map(|text| text + "\n").map_err(|error| Failed::new(format!("status as JSON: {error}")))
 }
 
-const HEADER: [&str; 8] =
-    ["SEAT", "SLOTS", "STATE", "GENERATION", "PID", "CONNECTIONS", "UPTIME", "PORTS"];
+const HEADER: [&str; 9] =
+    ["SEAT", "SLOTS", "STATE", "GENERATION", "PID", "CONNECTIONS", "TOTAL", "UPTIME", "PORTS"];
 
 /// The columns that hold numbers, and so align to the right.
-const NUMBERS: [bool; 8] = [true, true, false, true, true, true, true, false];
+const NUMBERS: [bool; 9] = [true, true, false, true, true, true, true, true, false];
 
 /// The status as text: a head about the cluster, then one line a worker, by seat.
 fn table(status: &Status) -> String {
@@ -34,7 +34,7 @@ fn table(status: &Status) -> String {
         let newest_first = std::cmp::Reverse(worker.generation);
         (worker.seat, newest_first, worker.state, worker.pid)
     });
-    let rows: Vec<[String; 8]> = workers.into_iter().map(row).collect();
+    let rows: Vec<[String; 9]> = workers.into_iter().map(row).collect();
     head(status) + "\n" + &aligned(&rows)
 }
 
@@ -78,15 +78,16 @@ fn facts(status: &Status) -> String {
     )
 }
 
-fn row(worker: &WorkerStatus) -> [String; 8] {
-    let or_dash = |number: Option<u32>| number.map_or("-".to_owned(), |number| number.to_string());
+fn row(worker: &WorkerStatus) -> [String; 9] {
+    let or_dash = |number: Option<u64>| number.map_or("-".to_owned(), |number| number.to_string());
     [
         worker.seat.to_string(),
         worker.slots.to_string(),
         worker.state.to_string(),
         worker.generation.to_string(),
-        or_dash(worker.pid),
-        or_dash(worker.connections),
+        or_dash(worker.pid.map(u64::from)),
+        or_dash(worker.connections.map(u64::from)),
+        or_dash(worker.connections_total),
         worker.pid.map_or("-".to_owned(), |_| uptime(worker.uptime)),
         ports(worker),
     ]
@@ -117,8 +118,8 @@ fn uptime(seconds: f64) -> String {
     }
 }
 
-fn aligned(rows: &[[String; 8]]) -> String {
-    let widths: [usize; 8] = std::array::from_fn(|column| {
+fn aligned(rows: &[[String; 9]]) -> String {
+    let widths: [usize; 9] = std::array::from_fn(|column| {
         rows.iter().map(|row| row[column].len()).fold(HEADER[column].len(), usize::max)
     });
     let mut text = String::new();
@@ -156,7 +157,7 @@ mod tests {
                      "ports": {"80": 20000, "443": 20001}, "uptime": 90061.7, "connections": 1},
                     {"seat": 0, "slots": 512, "pid": 4242, "state": "live", "generation": 3,
                      "ports": {"1": 1, "2": 2, "3": 3, "4": 4, "5": 5, "6": 6}, "uptime": 73.5,
-                     "connections": 120}
+                     "connections": 120, "connections_total": 48151}
                 ]
             }"#,
         )
@@ -172,10 +173,10 @@ master     4100
 listeners  0.0.0.0:80/tcp [::]:443/tcp
 partition  hash, 1024 slots
 
-SEAT  SLOTS  STATE     GENERATION   PID  CONNECTIONS    UPTIME  PORTS
-   0    512  live               3  4242          120  1min 13s  1:1 2:2 3:3 4:4 +2
-   0      0  retired            2   999            1    1d 01h  80:20000 443:20001
-   1      0  starting           3     -            -         -  80:20006 443:20007
+SEAT  SLOTS  STATE     GENERATION   PID  CONNECTIONS  TOTAL    UPTIME  PORTS
+   0    512  live               3  4242          120  48151  1min 13s  1:1 2:2 3:3 4:4 +2
+   0      0  retired            2   999            1      -    1d 01h  80:20000 443:20001
+   1      0  starting           3     -            -      -         -  80:20006 443:20007
 ";
         assert_eq!(table(&status()), expected);
     }

@@ -48,6 +48,7 @@ impl Settings {
             partition,
             weights,
             worker_ports,
+            local_clients: or_default(self.local_clients, false).value,
             ready: readiness(or_default(self.ready, "tcp".to_owned()))?,
             env: environment(self.env.unwrap_or_default())?,
             timeouts: Timeouts {
@@ -190,8 +191,9 @@ pub(super) fn check_worker_ports(
 ) -> Result<(), ConfigError> {
     let public = listeners.public_ports();
     if let Some(port) = public.iter().find(|port| range.contains(**port)) {
-        let reason =
-            format!("{range} contains the public port {port}: expected a range without it");
+        let reason = format!(
+            "{range} contains the public port {port}, which other hosts could not reach then: expected a range without it"
+        );
         return Err(value_error(origin, "worker_ports", reason));
     }
     let needed = PortRange::needed(workers, public.len());
@@ -376,7 +378,7 @@ mod tests {
             ),
             (
                 Settings { worker_ports: text("50-100"), ..least() },
-                "50-100 contains the public port 80: expected a range without it",
+                "50-100 contains the public port 80, which other hosts could not reach then: expected a range without it",
             ),
             (
                 Settings { worker_ports: text("20000-20010"), ..least() },

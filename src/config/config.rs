@@ -23,9 +23,12 @@ pub struct Config {
     pub partition: Partition,
     /// The shares of the workers.
     pub weights: Weights,
-    /// The ports that workers get: none of them public, and enough for
+    /// The ports that workers get, and that other hosts cannot reach: none of them public, and enough
+    /// for
     /// [`PortRange::GENERATIONS`] generations.
     pub worker_ports: PortRange,
+    /// Whether connections that start on this host are balanced as well.
+    pub local_clients: bool,
     /// How it is known that a worker is ready.
     pub ready: Readiness,
     /// The environment of the workers.
@@ -86,7 +89,8 @@ pub struct WorkerCommand {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Readiness {
-    /// Sockets of its own listen on all its worker ports.
+    /// Sockets of its own listen on the worker ports of tcp listeners, and are bound to those of udp
+    /// listeners.
     Tcp,
 }
 

@@ -29,7 +29,7 @@ impl Settings {
     }
 }
 
-const KEYS: [&str; 10] = [
+const KEYS: [&str; 11] = [
     "name",
     "listen",
     "workers",
@@ -38,6 +38,7 @@ const KEYS: [&str; 10] = [
     "slots",
     "weights",
     "worker_ports",
+    "local_clients",
     "ready",
     "env",
 ];
@@ -45,8 +46,8 @@ const TIMEOUTS: [&str; 3] = ["ready", "drain", "die"];
 const SPAWN: [&str; 2] = ["stagger", "backoff"];
 
 /// Keys and tables that a later version will know.
-const LATER: [&str; 8] =
-    ["socket_activation", "engine", "local_clients", "user", "group", "retire", "memory", "http"];
+const LATER: [&str; 7] =
+    ["socket_activation", "engine", "user", "group", "retire", "memory", "http"];
 
 struct File<'a> {
     text: &'a str,
@@ -72,6 +73,7 @@ impl File<'_> {
             "slots" => settings.slots = Some(self.integer("slots", value)?),
             "weights" => settings.weights = Some(self.weights(value)?),
             "worker_ports" => settings.worker_ports = Some(self.text("worker_ports", value)?),
+            "local_clients" => settings.local_clients = Some(self.truth("local_clients", value)?),
             "ready" => settings.ready = Some(self.text("ready", value)?),
             "env" => settings.env = Some(self.texts("env", value)?),
             "timeouts" => {
@@ -166,6 +168,10 @@ impl File<'_> {
             value: parts.into_iter().map(|part| part.value).collect(),
             origin: value_origin,
         })
+    }
+
+    fn truth(&self, key: &'static str, value: &Value<'_>) -> Result<Given<bool>, ConfigError> {
+        self.given(key, "true or false", value.get_ref().as_bool(), value)
     }
 
     fn weights(&self, value: &Value<'_>) -> Result<Given<Vec<f64>>, ConfigError> {
@@ -273,6 +279,7 @@ mod tests {
             slots = 2_048
             weights = [1, 2.5]
             worker_ports = "30000-30999"
+            local_clients = true
             ready = "tcp"
             env = ["NODE_*", "A=b"]
             [timeouts]
@@ -293,6 +300,7 @@ mod tests {
             slots: flag(2048),
             weights: flag(vec![1.0, 2.5]),
             worker_ports: flag("30000-30999".to_owned()),
+            local_clients: flag(true),
             ready: flag("tcp".to_owned()),
             env: Some(["NODE_*", "A=b"].map(|entry| given(entry.to_owned())).into()),
             ready_timeout: flag("10s".to_owned()),
@@ -317,7 +325,7 @@ mod tests {
         let cases = [
             (
                 "\nwrokers = 4",
-                "web.toml, line 2: unknown key `wrokers`: expected one of name, listen, workers, command, partition, slots, weights, worker_ports, ready, env, the tables timeouts and spawn",
+                "web.toml, line 2: unknown key `wrokers`: expected one of name, listen, workers, command, partition, slots, weights, worker_ports, local_clients, ready, env, the tables timeouts and spawn",
             ),
             (
                 "[timeouts]\n\"a\\nb\" = 1",
@@ -346,6 +354,10 @@ mod tests {
             (
                 "weights = [1,\n true]",
                 "web.toml, line 2: `weights`: expected a list of numbers, found a truth value",
+            ),
+            (
+                "local_clients = 1",
+                "web.toml, line 1: `local_clients`: expected true or false, found a whole number",
             ),
             (
                 "timeouts = 4",

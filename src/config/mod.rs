@@ -9,13 +9,14 @@
 //! | key | flag | values | default |
 //! |---|---|---|---|
 //! | `name` | `--name` | 1 to 64 of `a-z A-Z 0-9 _ -` | `main` |
-//! | `listen` | `--listen`, repeated | `ADDR:PORT[/tcp]` | none: required |
+//! | `listen` | `--listen`, repeated | `ADDR:PORT[/tcp]`, `ADDR:PORT/udp` | none: required |
 //! | `workers` | `--workers` | 1 to 1024 | CPUs |
 //! | `command` | after `--` | program and arguments | none: required |
 //! | `partition` | `--partition` | `hash`, `mask` | `hash` |
 //! | `slots` | `--slots` | workers to 65536, `hash` only | 1024 |
 //! | `weights` | `--weights 1,2,...` | one number, 0 or more, for each worker | all the same |
-//! | `worker_ports` | `--worker-ports` | `FIRST-LAST` | `20000-29999` |
+//! | `worker_ports` | `--worker-ports` | `FIRST-LAST`, closed to other hosts | `20000-29999` |
+//! | `local_clients` | `--local-clients` | `true`, `false` | `false` |
 //! | `ready` | `--ready` | `tcp` | `tcp` |
 //! | `env` | `--env`, repeated | `KEY`, `PREFIX*`, `KEY=VALUE`: see [`Environment`] | none |
 //! | `timeouts.ready` | `--ready-timeout` | a time above 0 | `30s` |

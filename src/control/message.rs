@@ -162,7 +162,7 @@ impl Reply {
                 for step in &mut explanation.why {
                     *step = cut(step, 500);
                 }
-                explanation.why.truncate(16);
+                explanation.why.truncate(12);
                 vec![Self::Done(Answer::Explained(explanation)).line()]
             }
             Self::Done(answer) => vec![Self::Done(answer).line()],
@@ -392,6 +392,7 @@ mod tests {
             "workers": [{
                 "seat": 0, "slots": 512, "pid": 4242, "state": "live", "generation": 3,
                 "ports": {"80": 20000}, "uptime": 73.5, "connections": 12,
+                "connections_total": u64::MAX,
             }],
         }}});
         let reply = Reply::Done(Answer::Status(status(1, 1)));
@@ -438,6 +439,8 @@ mod tests {
             pid: None,
             generation: Generation(1),
             ports: ports(1024),
+            tcp_ports: ports(1024).into_keys().collect(),
+            udp_ports: ports(1024).into_keys().collect(),
             why: vec![text.clone(); 100],
         });
         for reply in [Reply::Failed(failed), Reply::Progress(text), Reply::Done(explained)] {
@@ -469,6 +472,7 @@ mod tests {
                     ports: ports(public_ports),
                     uptime: 73.5,
                     connections: Some(12),
+                    connections_total: Some(u64::MAX),
                 })
                 .collect(),
         }

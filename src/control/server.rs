@@ -415,6 +415,7 @@ mod tests {
             ports: std::collections::BTreeMap::new(),
             uptime: 0.0,
             connections: None,
+            connections_total: None,
         };
         Status {
             schema: super::super::SCHEMA,

@@ -1,6 +1,6 @@
 //! What `status` and `explain` answer. The schema is part of the interface: see [`SCHEMA`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -27,7 +27,7 @@ pub const SCHEMA: u32 = 1;
 ///   ],
 ///   "workers": [
 ///     {"seat": 0, "slots": 512, "pid": 4242, "state": "live", "generation": 3,
-///      "ports": {"80": 20004}, "uptime": 73.5, "connections": 12}
+///      "ports": {"80": 20004}, "uptime": 73.5, "connections": 12, "connections_total": 48151}
 ///   ]
 /// }
 /// ```
@@ -127,6 +127,11 @@ pub struct WorkerStatus {
     pub uptime: f64,
     /// Established connections to its worker ports; none if that could not be counted.
     pub connections: Option<u32>,
+    /// How many connections the rules have led to its seat while it is live: since the cluster was
+    /// first put in force, whichever worker held the seat, or since it was scaled to have the seat.
+    /// None for any other worker, and if it could not be read.
+    #[serde(default)]
+    pub connections_total: Option<u64>,
 }
 
 /// Where in its life a worker stands.
@@ -208,6 +213,12 @@ pub struct Explanation {
     /// The worker port that each public port leads to.
     #[serde(with = "wire::ports")]
     pub ports: BTreeMap<Port, Port>,
+    /// Those public ports that have a TCP listener.
+    #[serde(default, with = "wire::port_list")]
+    pub tcp_ports: BTreeSet<Port>,
+    /// Those public ports that have a UDP listener.
+    #[serde(default, with = "wire::port_list")]
+    pub udp_ports: BTreeSet<Port>,
     /// The steps from the address to the worker, in words, one sentence each.
     pub why: Vec<String>,
 }

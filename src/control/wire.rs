@@ -1,6 +1,6 @@
 //! How the identifiers of `plan` stand in JSON: numbers as numbers, the rest as their text.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::str::FromStr;
 
@@ -83,5 +83,24 @@ pub(super) mod ports {
         let port = |number| Port::new(number).ok_or_else(|| D::Error::custom("port 0"));
         let object = BTreeMap::<u16, u16>::deserialize(deserializer)?;
         object.into_iter().map(|(public, worker)| Ok((port(public)?, port(worker)?))).collect()
+    }
+}
+
+/// Ports, as a list of numbers: `[53,443]`.
+pub(super) mod port_list {
+    use super::*;
+
+    pub(in super::super) fn serialize<S: Serializer>(
+        ports: &BTreeSet<Port>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(ports.iter().map(|port| port.number()))
+    }
+
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<BTreeSet<Port>, D::Error> {
+        let port = |number| Port::new(number).ok_or_else(|| D::Error::custom("port 0"));
+        Vec::<u16>::deserialize(deserializer)?.into_iter().map(port).collect()
     }
 }

@@ -14,6 +14,7 @@
 //! | `GREETER_EXIT` | the status with which it exits when it has booted, in place of listening |
 //! | `GREETER_LISTEN=never` | it boots, lives on, and never listens |
 //! | `GREETER_SPEAK=first` | it says its line to everyone at once, without HTTP, and closes: for a [`Load`](super::Load) that asks for [`Nothing`](super::Ask::Nothing) |
+//! | `GREETER_UDP=yes` | it answers datagrams to its ports as well, each with the line alone |
 //!
 //! On SIGTERM it accepts what has been queued, stops listening, serves the connections it has to
 //! their end, and exits.
@@ -38,6 +39,7 @@ use rustix::net::{
 };
 
 use super::Identity;
+use super::datagram::Receiver;
 
 /// Runs the worker of this module until SIGTERM. It is the whole of a program: call it in `main`,
 /// while the process has one thread.
@@ -63,6 +65,7 @@ struct Settings {
     exit: Option<u8>,
     listens: bool,
     speaks_first: bool,
+    answers_datagrams: bool,
 }
 
 impl Settings {
@@ -88,6 +91,7 @@ impl Settings {
             exit: variable("GREETER_EXIT")?,
             listens: env::var_os("GREETER_LISTEN").is_none_or(|value| value != "never"),
             speaks_first: env::var_os("GREETER_SPEAK").is_some_and(|value| value == "first"),
+            answers_datagrams: env::var_os("GREETER_UDP").is_some_and(|value| value == "yes"),
         })
     }
 
@@ -165,15 +169,18 @@ const MAX_LENGTH: usize = 8192;
 
 const SIGNAL: u64 = u64::MAX;
 const FIRST_LISTENER: u64 = u64::MAX - 65_536;
+const FIRST_RECEIVER: u64 = FIRST_LISTENER - 65_536;
 
 struct Greeter {
     epoll: OwnedFd,
     terminated: SignalFd,
     listeners: Vec<OwnedFd>,
+    receivers: Vec<Receiver>,
     connections: BTreeMap<u64, Connection>,
     next: u64,
     response: Vec<u8>,
     speaks_first: bool,
+    line: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -195,9 +202,16 @@ impl Greeter {
             epoll::add(&epoll, &listener, EventData::new_u64(number), EventFlags::IN)?;
             listeners.push(listener);
         }
+        let mut receivers = Vec::new();
+        let with_datagrams = settings.ports.iter().filter(|_| settings.answers_datagrams);
+        for (number, &port) in (FIRST_RECEIVER..).zip(with_datagrams) {
+            let receiver = Receiver::bind(port)?;
+            epoll::add(&epoll, &receiver, EventData::new_u64(number), EventFlags::IN)?;
+            receivers.push(receiver);
+        }
         let body = format!("{}\n", settings.identity);
         let response = match settings.speaks_first {
-            true => body,
+            true => body.clone(),
             false => format!(
                 "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\
                  Connection: close\r\n\r\n{body}",
@@ -208,10 +222,12 @@ impl Greeter {
             epoll,
             terminated,
             listeners,
+            receivers,
             connections: BTreeMap::new(),
             next: 0,
             response: response.into_bytes(),
             speaks_first: settings.speaks_first,
+            line: body.into_bytes(),
         })
     }
 
@@ -230,6 +246,12 @@ impl Greeter {
                     number @ FIRST_LISTENER.. => {
                         let index = usize::try_from(number - FIRST_LISTENER).unwrap_or(usize::MAX);
                         self.accept(index, ACCEPTED_AT_ONCE)?;
+                    }
+                    number @ FIRST_RECEIVER.. => {
+                        let index = usize::try_from(number - FIRST_RECEIVER).unwrap_or(usize::MAX);
+                        if let Some(receiver) = self.receivers.get(index) {
+                            receiver.answer(&self.line)?;
+                        }
                     }
                     number => self.serve(number),
                 }

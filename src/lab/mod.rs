@@ -18,7 +18,7 @@
 //! Every address of the client's two prefixes is local to the client namespace by one route of type
 //! `local` ("AnyIP"), so a [`Load`] connects from thousands of addresses without configuring one of
 //! them. Each connection ends as an [`Answered`], which says *which* worker answered, or as a
-//! [`Failure`]; a [`Report`] gathers them. The worker that says who it is stands in [`greeter`].
+//! [`Failure`]; a [`Report`] gathers them. A [`Flow`] does the same by UDP, once. The worker that says who it is stands in [`greeter`].
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -40,6 +40,7 @@
 //! ```
 
 mod answer;
+mod datagram;
 mod engine;
 mod error;
 pub mod greeter;
@@ -51,6 +52,7 @@ mod namespace;
 mod network;
 mod report;
 
+pub use datagram::Flow;
 pub use error::LabError;
 pub use held::Held;
 pub use identity::{Identity, ParseIdentityError};

@@ -1,6 +1,6 @@
 //! Making a master: what it needs before its loop can run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use tokio::sync::{broadcast, mpsc};
 use super::actions::World;
 use super::error::MasterError;
 use super::output::Printer;
-use super::processes::Processes;
+use super::processes::{Processes, transport, transports};
 use super::run::Master;
 use super::spawner::{Spawner, Template};
 use super::takeover::{Beginning, begin};
@@ -17,7 +17,7 @@ use super::watching::Watching;
 use crate::config::Config;
 use crate::control::{ControlDir, Limits, Lock, Server};
 use crate::nft::{Firewall, NftError};
-use crate::plan::{Plan, Port};
+use crate::plan::{ClusterName, Listeners, Plan, Port, PortRange, Protocol};
 use crate::process::{ListenTable, PortPool, Sockets};
 use crate::supervisor::{Backoff, Settings, Start, Supervisor};
 
@@ -78,7 +78,9 @@ impl Builder {
         let in_force = firewall.read(Some(&config.listeners))?;
         let first = config.worker_ports.first().number();
         let last = config.worker_ports.last().number();
-        let listening = ListenTable::read(&mut Sockets::open()?, first..=last)?.ports();
+        let spoken = transports(&config.listeners);
+        let table = ListenTable::read(&mut Sockets::open()?, &spoken, first..=last)?;
+        let listening = served(in_force.as_ref(), &table);
         let beginning = begin(&config, in_force.clone(), &listening)?;
         repair(&mut firewall, in_force.as_ref(), &beginning)?;
         if beginning.start == Start::Takeover {
@@ -143,8 +145,48 @@ fn refuse_overlap(config: &Config) -> Result<(), MasterError> {
         if let Some((ours, theirs)) = config.listeners.overlap(theirs.listeners()) {
             return Err(MasterError::Overlap { ours, cluster, theirs });
         }
+        refuse_guarded(&config.listeners, &config.name, theirs.guard(), &cluster)?;
+        refuse_guarded(theirs.listeners(), &cluster, Some(config.worker_ports), &config.name)?;
     }
     Ok(())
+}
+
+/// Refuses a public port that the guard of another cluster would drop the packets for.
+fn refuse_guarded(
+    listeners: &Listeners,
+    public_of: &ClusterName,
+    guard: Option<PortRange>,
+    guarded_by: &ClusterName,
+) -> Result<(), MasterError> {
+    let Some(range) = guard else { return Ok(()) };
+    match listeners.public_ports().iter().find(|port| range.contains(**port)) {
+        Some(port) => Err(MasterError::Guarded {
+            port: *port,
+            public_of: public_of.clone(),
+            range,
+            guarded_by: guarded_by.clone(),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// The ports on which something listens; of the worker ports of a plan those on which something does
+/// by every protocol of the listeners that lead there.
+fn served(in_force: Option<&Plan>, table: &ListenTable) -> BTreeSet<u16> {
+    let mut served = table.ports();
+    let Some(plan) = in_force else { return served };
+    for protocol in Protocol::ALL {
+        let listened_on = table.ports_of(transport(protocol));
+        for occupant in plan.seats().filter_map(|(_, occupant)| occupant) {
+            for service in plan.listeners().services(protocol) {
+                let port = occupant.ports[service.place].number();
+                if !listened_on.contains(&port) {
+                    served.remove(&port);
+                }
+            }
+        }
+    }
+    served
 }
 
 /// If workers of an earlier master have died since, their clients go to the others at once; and if
@@ -157,7 +199,8 @@ fn repair(
     if beginning.start == Start::Takeover && in_force.is_some_and(|plan| *plan != beginning.plan) {
         firewall.apply(&beginning.plan)?;
         tracing::warn!(
-            "repaired what an earlier master left: only workers that listen are in force"
+            "changed what an earlier master left: only workers that listen are in force, with the \
+             settings of now"
         );
     }
     Ok(())
@@ -203,5 +246,6 @@ fn template(
         arguments: config.command.arguments.iter().map(OsString::from).collect(),
         environment,
         public_ports: config.listeners.public_ports().to_vec(),
+        transports: transports(&config.listeners),
     }
 }

@@ -1,6 +1,6 @@
 use crate::control::ControlError;
 use crate::nft::NftError;
-use crate::plan::{ClusterName, Listener, PlanError};
+use crate::plan::{ClusterName, Listener, PlanError, Port, PortRange};
 use crate::process::ProcessError;
 
 /// Why a master could not start, or could not go on.
@@ -28,6 +28,20 @@ pub enum MasterError {
         cluster: ClusterName,
         /// Its listener.
         theirs: Listener,
+    },
+    /// A public port among the worker ports of another cluster, whose guard drops what comes for it.
+    #[error(
+        "public port {port} of cluster {public_of} is among the worker ports {range} of cluster {guarded_by}, which other hosts cannot reach"
+    )]
+    Guarded {
+        /// The port.
+        port: Port,
+        /// The cluster with a listener on it.
+        public_of: ClusterName,
+        /// The worker ports.
+        range: PortRange,
+        /// The cluster that they belong to.
+        guarded_by: ClusterName,
     },
     /// The runtime cannot wait for changes of rules.
     #[error("cannot wait for changes of rules: {source}")]
@@ -65,6 +79,9 @@ impl MasterError {
                 "choose another address or port, or end that cluster: `ipcluster stop {cluster}`; \
                  `ipcluster flush {cluster}` if its master is gone"
             )),
+            Self::Guarded { .. } => Some(
+                "give this cluster other --worker-ports, or another --listen port".to_owned(),
+            ),
             Self::Control(error) => error.hint(),
             _ => None,
         }

@@ -9,8 +9,10 @@ use nix::sys::signal::Signal;
 use super::counting::{PortsByWorker, count_sockets};
 use super::output::Printer;
 use super::spawner::Started;
-use crate::plan::{Listeners, Port, Seat};
-use crate::process::{self, Child, Delivery, ListenTable, OutputReader, ProcessError, Reach};
+use crate::plan::{Listener, Listeners, Port, Protocol, Seat};
+use crate::process::{
+    self, Child, Delivery, ListenTable, OutputReader, ProcessError, Reach, Transport,
+};
 use crate::supervisor::{Exit, Moment, Sockets, WorkerId};
 
 /// A worker's process, from its start until its exit was noticed.
@@ -153,7 +155,8 @@ impl Processes {
         let ports: BTreeSet<u16> =
             ports.flat_map(|running| running.ports.iter()).map(|port| port.number()).collect();
         let (Some(first), Some(last)) = (ports.first(), ports.last()) else { return Ok(vec![]) };
-        let mut table = ListenTable::read(&mut self.sockets, *first..=*last)?;
+        let transports = transports(listeners);
+        let mut table = ListenTable::read(&mut self.sockets, &transports, *first..=*last)?;
         let mut ready = vec![];
         for worker in candidates {
             let Some(running) = self.running.get_mut(worker) else { continue };
@@ -193,15 +196,21 @@ impl Running {
         table: &mut ListenTable,
         listeners: &Listeners,
     ) -> Result<bool, ProcessError> {
-        let numbers: Vec<u16> = self.ports.iter().map(|port| port.number()).collect();
-        let reach = table.listening_ports(self.child.pid(), &numbers)?;
-        let public = listeners.public_ports().iter().zip(&numbers);
-        for (public, number) in public {
-            let reached: Reach = reach.get(number).copied().unwrap_or_default();
-            let (ipv4, ipv6) = families_of(listeners, *public);
-            if (ipv4 && !reached.ipv4) || (ipv6 && !reached.ipv6) {
-                self.warn_of(*number, reach.get(number).copied(), ipv6);
-                return Ok(false);
+        for protocol in Protocol::ALL {
+            let services = listeners.services(protocol).iter();
+            let services: Vec<(Port, u16)> = services
+                .filter_map(|it| Some((it.port, self.ports.get(it.place)?.number())))
+                .collect();
+            let numbers: Vec<u16> = services.iter().map(|(_, number)| *number).collect();
+            let transport = transport(protocol);
+            let reach = table.listening_ports(self.child.pid(), transport, &numbers)?;
+            for (public, number) in services {
+                let reached: Reach = reach.get(&number).copied().unwrap_or_default();
+                let (ipv4, ipv6) = families_of(listeners, protocol, public);
+                if (ipv4 && !reached.ipv4) || (ipv6 && !reached.ipv6) {
+                    self.warn_of(number, reach.get(&number).copied(), ipv6);
+                    return Ok(false);
+                }
             }
         }
         Ok(true)
@@ -221,9 +230,23 @@ impl Running {
     }
 }
 
+/// What workers of these listeners have to speak.
+pub(super) fn transports(listeners: &Listeners) -> Vec<Transport> {
+    let spoken = Protocol::ALL.into_iter().filter(|it| !listeners.services(*it).is_empty());
+    spoken.map(transport).collect()
+}
+
+pub(super) const fn transport(protocol: Protocol) -> Transport {
+    match protocol {
+        Protocol::Tcp => Transport::Tcp,
+        Protocol::Udp => Transport::Udp,
+    }
+}
+
 /// The families of the listeners on a public port: IPv4, IPv6.
-fn families_of(listeners: &Listeners, public: Port) -> (bool, bool) {
-    let on_port = || listeners.iter().filter(move |listener| listener.port() == public);
+fn families_of(listeners: &Listeners, protocol: Protocol, public: Port) -> (bool, bool) {
+    let is_on = move |it: &&Listener| it.port() == public && it.protocol() == protocol;
+    let on_port = || listeners.iter().filter(is_on);
     (on_port().any(|l| l.address().is_ipv4()), on_port().any(|l| l.address().is_ipv6()))
 }
 

@@ -6,13 +6,16 @@ use std::net::IpAddr;
 use crate::control::{
     Explanation, Failure, ForeignChain, RuleWriter, SCHEMA, Status, WorkerState, WorkerStatus,
 };
-use crate::plan::{Listeners, Plan, Port, Route};
+use crate::plan::{Listeners, Plan, Port, Protocol, Route, Seat};
+use crate::ruleset::Tally;
 use crate::supervisor::{self, Moment, Refusal, Sockets, Supervisor, Worker, WorkerId};
 
-/// The state of a cluster. `counts` are the sockets of its workers, as far as known.
+/// The state of a cluster. `counts` are the sockets of its workers, and `tallies` what the counters of
+/// its seats say, as far as known.
 pub(super) fn status(
     supervisor: &Supervisor,
     counts: &BTreeMap<WorkerId, Sockets>,
+    tallies: &BTreeMap<Seat, Tally>,
     foreign_chains: Vec<ForeignChain>,
     now: Moment,
 ) -> Status {
@@ -35,6 +38,10 @@ pub(super) fn status(
         ports: worker.ports.iter().flat_map(|ports| by_public(plan.listeners(), ports)).collect(),
         uptime: now.since(worker.started).as_secs_f64(),
         connections: counts.get(&worker.id).map(|sockets| sockets.established),
+        connections_total: match worker.state() {
+            supervisor::WorkerState::Live => tallies.get(&worker.seat).map(|it| it.connections),
+            _ => None,
+        },
     };
     let mut workers: Vec<&Worker> = supervisor.workers().collect();
     workers.sort_by_key(|worker| (worker.seat, worker.generation, worker.id));
@@ -74,6 +81,8 @@ pub fn explain(
         let message = format!("{address}: no seat has a worker, so its connections are dropped");
         return Err(Failure::new(message).hint("they succeed once a worker is ready"));
     };
+    let services = |protocol| plan.listeners().services(protocol).iter();
+    let ports_of = |protocol| services(protocol).map(|service| service.port).collect();
     Ok(Explanation {
         schema: SCHEMA,
         address,
@@ -83,6 +92,8 @@ pub fn explain(
         pid: pid_of(&route),
         generation: route.occupant.generation,
         ports: by_public(plan.listeners(), &route.occupant.ports),
+        tcp_ports: ports_of(Protocol::Tcp),
+        udp_ports: ports_of(Protocol::Udp),
         why: why(plan, address, &route),
     })
 }

@@ -270,8 +270,12 @@ impl Master {
             tracing::warn!(%error, "cannot count connections");
             BTreeMap::new()
         });
+        let tallies = self.world.firewall.tallies().unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot read how many connections each seat has had");
+            BTreeMap::new()
+        });
         let foreign = self.world.watching.foreign_chains();
-        report::status(&self.supervisor, &counts, foreign, self.world.now())
+        report::status(&self.supervisor, &counts, &tallies, foreign, self.world.now())
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::nft::Conntrack;
 use crate::plan::{Generation, Port, Seat};
 use crate::process::{
-    Child, ListenTable, Output, OutputReader, PortPool, ProcessError, Sockets, Spawn,
+    Child, ListenTable, Output, OutputReader, PortPool, ProcessError, Sockets, Spawn, Transport,
 };
 use crate::supervisor::WorkerId;
 
@@ -25,6 +25,8 @@ pub(super) struct Template {
     pub(super) environment: BTreeMap<OsString, OsString>,
     /// Each worker gets a worker port for each.
     pub(super) public_ports: Vec<Port>,
+    /// What it speaks there.
+    pub(super) transports: Vec<Transport>,
 }
 
 /// A worker to be started.
@@ -168,7 +170,8 @@ impl Work {
         let range = self.pool.range();
         let mut taken: BTreeSet<u16> =
             self.held.values().flat_map(|ports| ports.iter()).map(|port| port.number()).collect();
-        taken.extend(ListenTable::read(&mut Sockets::open()?, range)?.ports());
+        let transports = &self.template.transports;
+        taken.extend(ListenTable::read(&mut Sockets::open()?, transports, range)?.ports());
         taken.extend(&self.released);
         taken.extend(self.remembered.iter().flat_map(|(_, ports)| ports));
         Ok(taken)

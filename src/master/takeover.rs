@@ -25,7 +25,10 @@ pub(super) fn begin(
 ) -> Result<Beginning, PlanError> {
     let empty = || {
         let (name, listeners) = (config.name.clone(), config.listeners.clone());
-        Plan::new(name, listeners, config.partition, &config.weights, None)
+        let mut plan = Plan::new(name, listeners, config.partition, &config.weights, None)?;
+        plan.set_guard(Some(config.worker_ports))?;
+        plan.set_local_clients(config.local_clients);
+        Ok::<_, PlanError>(plan)
     };
     let Some(mut plan) = in_force else {
         return Ok(Beginning { plan: empty()?, start: Start::Fresh });
@@ -47,6 +50,8 @@ pub(super) fn begin(
     for seat in dead {
         plan.vacate(seat)?;
     }
+    plan.set_guard(Some(config.worker_ports))?;
+    plan.set_local_clients(config.local_clients);
     // A stop that its master did not survive is not gone on with.
     plan.set_admitting(true);
     if plan.survivors().next().is_none() {
@@ -128,6 +133,19 @@ mod tests {
         assert_eq!(beginning.plan.generation(), Generation(8));
         assert_eq!(beginning.plan.assignment(), left(&config).assignment());
         assert!(beginning.plan.is_admitting());
+    }
+
+    #[test]
+    fn the_guard_and_local_clients_are_as_configured_now() {
+        let before = config("0.0.0.0:80", "hash", 4);
+        let mut now = before.clone();
+        now.local_clients = true;
+        now.worker_ports = "20000-20999".parse().unwrap();
+        let listening = (20_000..20_004).collect();
+        let beginning = begin(&now, Some(left(&before)), &listening).unwrap();
+        assert_eq!(beginning.start, Start::Takeover);
+        assert_eq!(beginning.plan.guard(), Some(now.worker_ports));
+        assert!(beginning.plan.has_local_clients());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The face of the room: what is in force, and one transaction to change it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use nix::errno::Errno;
@@ -121,7 +122,6 @@ impl Firewall {
             Some(in_force) => Transaction::between(in_force, plan)?,
             None => Transaction::create(plan),
         };
-        let transaction = self.seeded(transaction);
         match self.carry_out(&transaction, plan, None) {
             Err(NftError::Refused { .. }) if !self.holds_what_we_think() => self.restore(plan),
             result => result,
@@ -227,7 +227,6 @@ impl Firewall {
                 Ok(Some(_)) | Err(NftError::NotUnderstood { .. }) => Transaction::replace(plan),
                 Err(error) => return Err(error),
             };
-            let transaction = firewall.seeded(transaction);
             match firewall.carry_out(&transaction, plan, Some(generation_id)) {
                 Err(NftError::Refused { faults, .. }) if is_overtaken(&faults) => Ok(None),
                 result => result.map(Some),
@@ -251,16 +250,18 @@ impl Firewall {
         Err(NftError::Overtaken { table: self.table.clone(), attempts: ATTEMPTS })
     }
 
-    /// The transaction; if it makes the table anew, with counters that go on from what they are.
-    fn seeded(&mut self, mut transaction: Transaction) -> Transaction {
-        if transaction.makes_table() {
-            // Without them the rules are worth no less.
-            if let Err(error) = self.tallies() {
-                tracing::warn!(%error, "counters of connections may go back to earlier values");
-            }
-            transaction.seed(&self.tallies);
+    /// A transaction that makes the table anew, with counters that go on from what they are.
+    fn seeded<'t>(&mut self, transaction: &'t Transaction) -> Cow<'t, Transaction> {
+        if !transaction.makes_table() {
+            return Cow::Borrowed(transaction);
         }
-        transaction
+        // Without them the rules are worth no less.
+        if let Err(error) = self.tallies() {
+            tracing::warn!(%error, "counters of connections may go back to earlier values");
+        }
+        let mut transaction = transaction.clone();
+        transaction.seed(&self.tallies);
+        Cow::Owned(transaction)
     }
 
     fn holds_what_we_think(&mut self) -> bool {
@@ -280,6 +281,7 @@ impl Firewall {
             self.in_force = Some(plan.clone());
             return Ok(Applied { operations: 0, bytes: 0 });
         }
+        let transaction = &*self.seeded(transaction);
         let mut batch = Batch::encode(transaction, generation_id);
         let applied =
             Applied { operations: transaction.operations.len(), bytes: batch.datagram().len() };

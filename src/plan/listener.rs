@@ -141,8 +141,8 @@ impl fmt::Display for Listener {
 impl FromStr for Listener {
     type Err = PlanError;
 
-    /// Parses `ADDR:PORT` (TCP), `ADDR:PORT/tcp` or `ADDR:PORT/udp`; an IPv6 address stands in brackets, without a zone:
-    /// a rule matches the address on every interface.
+    /// Parses `ADDR:PORT` (TCP), `ADDR:PORT/tcp` or `ADDR:PORT/udp`; an IPv6 address stands in
+    /// brackets, without a zone: a rule matches the address on every interface.
     fn from_str(text: &str) -> Result<Self, PlanError> {
         let refused =
             |reason| PlanError::ListenerText { text: text.chars().take(80).collect(), reason };

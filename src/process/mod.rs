@@ -36,7 +36,7 @@ pub use credentials::{effective_uid, has_cap_net_admin};
 pub use error::{Operation, ProcessError};
 pub use identity::{BootId, InvalidBootId, ProcessId};
 pub use output::{Output, OutputReader, Printed};
-pub use owner::{ListenTable, Reach};
+pub use owner::{ListenTable, Reach, Transport};
 pub use pidfd::{Delivery, Exit, PidFd};
 pub use ports::PortPool;
 pub use sockets::{Connections, ListenSocket, Sockets};

@@ -10,38 +10,61 @@ use super::pidfd::failed;
 use super::sockets::{ListenSocket, Sockets};
 use super::stat;
 
-/// The listening sockets of one moment, and whose they are.
+/// What a socket that clients reach speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Transport {
+    /// A TCP socket, which listens.
+    Tcp,
+    /// A UDP socket, which is bound and not connected.
+    Udp,
+}
+
+/// The sockets of one moment that clients reach, and whose they are.
 ///
 /// Made for being asked about many workers: the sockets are listed once, the descriptors of a
 /// worker's leader are read only if something listens on one of its ports, and the processes of
 /// the host are listed, once for all workers, only if the leader is not the one that does.
 #[derive(Debug)]
 pub struct ListenTable {
-    sockets: Vec<ListenSocket>,
+    sockets: Vec<(Transport, ListenSocket)>,
     /// The pids of each session; `None` as long as nobody needed them.
     sessions: Option<HashMap<u32, Vec<u32>>>,
 }
 
 impl ListenTable {
-    /// Lists the sockets that listen on these ports.
+    /// Lists the sockets of these transports on these ports.
     ///
     /// # Errors
     /// [`ProcessError::Sockets`].
-    pub fn read(sockets: &mut Sockets, ports: RangeInclusive<u16>) -> Result<Self, ProcessError> {
-        Ok(Self { sockets: sockets.listeners(ports)?, sessions: None })
+    pub fn read(
+        sockets: &mut Sockets,
+        transports: &[Transport],
+        ports: RangeInclusive<u16>,
+    ) -> Result<Self, ProcessError> {
+        let mut found = vec![];
+        for transport in transports {
+            let of_transport = match transport {
+                Transport::Tcp => sockets.listeners(ports.clone())?,
+                Transport::Udp => sockets.receivers(ports.clone())?,
+            };
+            found.extend(of_transport.into_iter().map(|socket| (*transport, socket)));
+        }
+        Ok(Self { sockets: found, sessions: None })
     }
 
-    /// All the sockets.
-    pub fn sockets(&self) -> &[ListenSocket] {
-        &self.sockets
-    }
-
-    /// The ports that something listens on.
+    /// The ports that something listens on, by whatever transport.
     pub fn ports(&self) -> BTreeSet<u16> {
-        self.sockets.iter().map(|socket| socket.port).collect()
+        self.sockets.iter().map(|(_, socket)| socket.port).collect()
     }
 
-    /// Those of `ports` on which a process of this worker listens, and who reaches it there.
+    /// The ports that something listens on by this transport.
+    pub fn ports_of(&self, transport: Transport) -> BTreeSet<u16> {
+        let of_transport = self.sockets.iter().filter(|(of, _)| *of == transport);
+        of_transport.map(|(_, socket)| socket.port).collect()
+    }
+
+    /// Those of `ports` on which a process of this worker listens by this transport, and who reaches
+    /// it there.
     /// `leader` is the pid of the worker's first process, which is the number of its session: all
     /// processes in that session belong to the worker. It must not have been waited for.
     ///
@@ -51,9 +74,11 @@ impl ListenTable {
     pub fn listening_ports(
         &mut self,
         leader: u32,
+        transport: Transport,
         ports: &[u16],
     ) -> Result<BTreeMap<u16, Reach>, ProcessError> {
-        let mut search = Search::new(&self.sockets, ports);
+        let of_transport = self.sockets.iter().filter(|(of, _)| *of == transport);
+        let mut search = Search::new(of_transport.map(|(_, socket)| socket), ports);
         if !search.is_over() {
             search.take_those_of(leader)?;
         }
@@ -120,9 +145,8 @@ struct Search {
 }
 
 impl Search {
-    fn new(sockets: &[ListenSocket], ports: &[u16]) -> Self {
+    fn new<'a>(sockets: impl Iterator<Item = &'a ListenSocket>, ports: &[u16]) -> Self {
         let candidates = sockets
-            .iter()
             .filter(|socket| ports.contains(&socket.port))
             .map(|socket| (socket.inode, (socket.port, Reach::of(socket))))
             .collect();

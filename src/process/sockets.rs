@@ -4,8 +4,8 @@ use std::ops::RangeInclusive;
 
 use netlink_packet_core::{Emitable, Parseable};
 use netlink_packet_sock_diag::constants::{
-    AF_INET, AF_INET6, INET_DIAG_SKV6ONLY, IPPROTO_TCP, SOCK_DIAG_BY_FAMILY, TCP_CLOSE_WAIT,
-    TCP_ESTABLISHED, TCP_SYN_RECV,
+    AF_INET, AF_INET6, INET_DIAG_SKV6ONLY, IPPROTO_TCP, IPPROTO_UDP, SOCK_DIAG_BY_FAMILY,
+    TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_SYN_RECV,
 };
 use netlink_packet_sock_diag::inet::{
     ExtensionFlags, InetRequest, InetResponseHeader, SocketId, StateFlags,
@@ -52,18 +52,20 @@ impl Sockets {
         &mut self,
         ports: RangeInclusive<u16>,
     ) -> Result<Vec<ListenSocket>, ProcessError> {
-        let found = self.dump(StateFlags::LISTEN, &ports, |header, attributes| ListenSocket {
-            address: header.socket_id.source_address,
-            port: header.socket_id.source_port,
-            ipv6_only: attributes
-                .into_iter()
-                .any(|(kind, value)| kind == INET_DIAG_SKV6ONLY && value.first() == Some(&1)),
-            inode: header.inode,
-            uid: header.uid,
-            queued: header.recv_queue,
-            backlog: header.send_queue,
-        })?;
-        Ok(found)
+        self.dump(IPPROTO_TCP, StateFlags::LISTEN, &ports, ListenSocket::read)
+    }
+
+    /// The UDP sockets that are bound to these ports and not connected, which the kernel reports as
+    /// `CLOSE`: they get the packets of every client that no connected socket is for. `queued` and
+    /// `backlog` are bytes of theirs.
+    ///
+    /// # Errors
+    /// [`ProcessError::Sockets`]; `ENOENT` if the kernel has no `udp_diag`.
+    pub fn receivers(
+        &mut self,
+        ports: RangeInclusive<u16>,
+    ) -> Result<Vec<ListenSocket>, ProcessError> {
+        self.dump(IPPROTO_UDP, StateFlags::CLOSE, &ports, ListenSocket::read)
     }
 
     /// The connections of each of these local ports. Walks the table of all connections of the
@@ -84,7 +86,7 @@ impl Sockets {
             | StateFlags::CLOSE_WAIT
             | StateFlags::FIN_WAIT1
             | StateFlags::FIN_WAIT2;
-        let found = self.dump(states, &(*first..=*last), |header, _| {
+        let found = self.dump(IPPROTO_TCP, states, &(*first..=*last), |header, _| {
             (header.socket_id.source_port, Phase::of(&header))
         })?;
         for (port, phase) in found {
@@ -101,6 +103,7 @@ impl Sockets {
     /// All sockets in these states on these local ports, of both families.
     fn dump<T>(
         &mut self,
+        protocol: u8,
         states: StateFlags,
         ports: &RangeInclusive<u16>,
         read: impl Fn(InetResponseHeader, Attributes<'_>) -> T,
@@ -109,7 +112,7 @@ impl Sockets {
         for (family, any) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
             let request = InetRequest {
                 family,
-                protocol: IPPROTO_TCP,
+                protocol,
                 extensions: ExtensionFlags::empty(),
                 states: states.clone(),
                 socket_id: any,
@@ -139,7 +142,7 @@ impl std::fmt::Debug for Sockets {
     }
 }
 
-/// A listening TCP socket.
+/// A listening TCP socket, or an unconnected UDP socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenSocket {
     /// The local address; unspecified for all of the host.
@@ -156,6 +159,22 @@ pub struct ListenSocket {
     pub queued: u32,
     /// How many may wait (the argument of `listen(2)`, at most `net.core.somaxconn`).
     pub backlog: u32,
+}
+
+impl ListenSocket {
+    fn read(header: InetResponseHeader, attributes: Attributes<'_>) -> Self {
+        let mut attributes = attributes;
+        Self {
+            address: header.socket_id.source_address,
+            port: header.socket_id.source_port,
+            ipv6_only: attributes
+                .any(|(kind, value)| kind == INET_DIAG_SKV6ONLY && value.first() == Some(&1)),
+            inode: header.inode,
+            uid: header.uid,
+            queued: header.recv_queue,
+            backlog: header.send_queue,
+        }
+    }
 }
 
 /// How many connections a local port has.

@@ -445,7 +445,7 @@ mod listening {
     }
 
     fn table() -> ListenTable {
-        ListenTable::read(&mut Sockets::open().unwrap(), 1..=65_535).unwrap()
+        ListenTable::read(&mut Sockets::open().unwrap(), &[Transport::Tcp], 1..=65_535).unwrap()
     }
 
     #[test]
@@ -454,9 +454,12 @@ mod listening {
             start(&this_program("listening::listening_worker", "listening worker"));
         let mut table = table();
         let leader = worker.child().pid();
-        assert_eq!(table.listening_ports(leader, &ports).unwrap(), expected(&ports));
-        assert_eq!(table.listening_ports(leader, &ports[..1]).unwrap().len(), 1);
-        assert_eq!(table.listening_ports(leader, &[]).unwrap().len(), 0);
+        assert_eq!(
+            table.listening_ports(leader, Transport::Tcp, &ports).unwrap(),
+            expected(&ports)
+        );
+        assert_eq!(table.listening_ports(leader, Transport::Tcp, &ports[..1]).unwrap().len(), 1);
+        assert_eq!(table.listening_ports(leader, Transport::Tcp, &[]).unwrap().len(), 0);
         assert!(expected(&ports)[&ports[0]].loopback_only());
         assert!(table.ports().is_superset(&ports.iter().copied().collect()));
     }
@@ -470,7 +473,10 @@ mod listening {
         tree.env.extend(inner.env);
         let (worker, ports) = start(&tree);
         let leader = worker.child().pid();
-        assert_eq!(table().listening_ports(leader, &ports).unwrap(), expected(&ports));
+        assert_eq!(
+            table().listening_ports(leader, Transport::Tcp, &ports).unwrap(),
+            expected(&ports)
+        );
     }
 
     /// F18: something listens, but it is not the worker.
@@ -481,7 +487,12 @@ mod listening {
         let worker = Worker::shell("exec sleep 1000");
         let mut table = table();
         assert!(table.ports().contains(&port));
-        assert!(table.listening_ports(worker.child().pid(), &[port]).unwrap().is_empty());
+        assert!(
+            table
+                .listening_ports(worker.child().pid(), Transport::Tcp, &[port])
+                .unwrap()
+                .is_empty()
+        );
         drop(listener);
         assert!(!self::table().ports().contains(&port));
     }
