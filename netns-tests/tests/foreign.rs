@@ -148,10 +148,9 @@ fn reported(lab: &Lab) {
     assert_eq!(foreign.listener, "10.9.0.1:80/tcp");
     let text = cluster.succeed("status", &[]);
     assert!(text.contains("foreign    table ip other, chain pre"), "{text}");
-    let check = lab.server().run_in(|| {
-        let mut command = std::process::Command::new(netns_tests::ipcluster());
-        command.arg("check").env("XDG_RUNTIME_DIR", lab.directory()).output()
-    });
+    let mut command = std::process::Command::new(netns_tests::ipcluster());
+    command.arg("check").env("XDG_RUNTIME_DIR", lab.directory());
+    let check = lab.server().run_in(|| command.output());
     let check = String::from_utf8(check.unwrap().unwrap().stdout).unwrap();
     assert!(check.contains("warning  decides before ours: table ip other, chain pre"), "{check}");
 
