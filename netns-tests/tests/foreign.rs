@@ -28,10 +28,10 @@ fn find(lab: &Lab, listeners: &[&str], local_clients: bool) -> Vec<ForeignNat> {
 /// Rules, as nft writes them to the kernel, before a listener on 10.9.0.1:80.
 const RULES: &[(&str, Option<Certainty>)] = &[
     ("tcp dport 80 redirect to :9", Some(Certainty::Certain)),
-    ("tcp dport 80 dnat ip to 10.9.0.7:80", Some(Certainty::Certain)),
+    ("tcp dport 80 dnat ip to 10.9.0.7", Some(Certainty::Certain)),
     ("ip daddr 10.9.0.1 tcp dport 80 counter log redirect to :9", Some(Certainty::Certain)),
-    ("ip daddr 10.9.0.0/24 redirect", Some(Certainty::Certain)),
-    ("redirect", Some(Certainty::Certain)),
+    ("ip daddr 10.9.0.0/24 meta l4proto tcp redirect to :9", Some(Certainty::Certain)),
+    ("meta l4proto tcp redirect to :9", Some(Certainty::Certain)),
     ("tcp dport { 80, 443 } redirect to :9", Some(Certainty::Certain)),
     ("tcp dport { 1-79, 90-100 } redirect to :9", None),
     ("tcp dport { 1-80, 90-100 } redirect to :9", Some(Certainty::Certain)),
@@ -44,7 +44,7 @@ const RULES: &[(&str, Option<Certainty>)] = &[
     ("ip daddr 10.9.0.2 tcp dport 80 redirect to :9", None),
     ("ip daddr . tcp dport { 10.9.0.1 . 80 } redirect to :9", Some(Certainty::Certain)),
     ("ip daddr . tcp dport { 10.9.0.2 . 80, 10.9.0.1 . 81 } redirect to :9", None),
-    ("meta nfproto ipv6 redirect to :9", None),
+    ("meta nfproto ipv6 tcp dport 80 redirect to :9", None),
     ("iifname \"eth0\" tcp dport 80 redirect to :9", Some(Certainty::Possible)),
     ("ip saddr 10.8.0.0/16 tcp dport 80 redirect to :9", Some(Certainty::Possible)),
     ("limit rate 1/second tcp dport 80 redirect to :9", Some(Certainty::Possible)),
@@ -66,7 +66,7 @@ fn load(lab: &Lab, family: &str, hook: &str, priority: i32, rule: &str) {
         "flush ruleset
          table {family} other {{
              set ports {{ type inet_service; flags interval; elements = {{ 22, 80-90 }} }}
-             chain mapping {{ counter; redirect to :9; }}
+             chain mapping {{ counter; meta l4proto tcp redirect to :9; }}
              chain base {{ type nat hook {hook} priority {priority}; {rule}; }}
          }}"
     ));
@@ -95,7 +95,13 @@ fn kinds(lab: &Lab) {
     assert_eq!(found[0].certainty, Certainty::Certain, "a wildcard is of local addresses alone");
 
     // The rule in question is the one that nft shows under that handle.
-    load(lab, "inet", "prerouting", -150, "tcp dport 81 redirect to :9; tcp dport 80 redirect to :7");
+    load(
+        lab,
+        "inet",
+        "prerouting",
+        -150,
+        "tcp dport 81 redirect to :9; tcp dport 80 redirect to :7",
+    );
     let found = find(lab, &["10.9.0.1:80"], false);
     let listing = lab.witness().nft(&["-a", "list", "ruleset"], "");
     let line = listing.lines().find(|line| line.contains("redirect to :7")).unwrap();
@@ -111,7 +117,7 @@ fn witness_of_the_kernel(lab: &Lab) {
              delete table inet other
              table inet other {{
                  set ports {{ type inet_service; flags interval; elements = {{ 22, 80-90 }} }}
-                 chain mapping {{ counter; redirect to :9; }}
+                 chain mapping {{ counter; meta l4proto tcp redirect to :9; }}
                  chain base {{ type nat hook prerouting priority -150; {rule}; }}
              }}"
         );
@@ -133,11 +139,15 @@ fn reported(lab: &Lab) {
     let mut cluster = Cluster::new(lab, 1).start(1);
     // The first look is over.
     lab.witness().load(
-        "table ip other { chain pre { type nat hook prerouting priority -150; tcp dport 8080 redirect; } }",
+        "table ip other { chain pre { type nat hook prerouting priority -150; tcp dport 8080 redirect to :9; }; }",
     );
-    lab.witness().nft(&["add", "rule", "ip", "other", "pre", "tcp", "dport", "80", "redirect"], "");
+    lab.witness().nft(
+        &["add", "rule", "ip", "other", "pre", "tcp", "dport", "80", "redirect", "to", ":9"],
+        "",
+    );
     let committed = Instant::now();
-    let said = "decides before our rules: table ip other, chain pre (nat prerouting, priority -150)";
+    let said =
+        "decides before our rules: table ip other, chain pre (nat prerouting, priority -150)";
     wait_until("the report", Duration::from_secs(5), || cluster.log().contains(said));
     let took = committed.elapsed();
     assert!(took < Duration::from_secs(1), "{took:?}");

@@ -126,7 +126,8 @@ fn fighter(lab: &Lab) {
     let repairs = cluster.status().repairs;
     // Five at once, then after 1, 3 and 7 s.
     assert!((6..=9).contains(&repairs), "{repairs} repairs:\n{log}");
-    let loud = log.lines().filter(|line| line.contains("ERROR") && line.contains("again and again"));
+    let loud =
+        log.lines().filter(|line| line.contains("ERROR") && line.contains("again and again"));
     assert!(loud.clone().count() >= 2, "{log}");
     assert!(loud.clone().all(|line| line.contains("changed by nft (pid ")), "{log}");
     let last = cluster.wait_for("the last repair", |_| listing(lab) == before);
@@ -138,7 +139,7 @@ fn lost(lab: &Lab) {
     let mut cluster = Cluster::new(lab, 4).start(4);
     let before = listing(lab);
     cluster.master().signal(Signal::SIGSTOP);
-    lab.witness().load("table ip filler { set s { type mark; } }");
+    lab.witness().load("table ip filler { set s { type mark; }; }");
     for round in 0..4_u32 {
         let numbers = round * 40_000..(round + 1) * 40_000;
         let all: Vec<String> = numbers.map(|number| number.to_string()).collect();

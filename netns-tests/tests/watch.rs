@@ -51,9 +51,11 @@ fn writers(lab: &Lab) {
     let mut watch = watch(lab);
     let ours = TableName::of(&"t".parse().unwrap());
     let nft = |command: &str| lab.witness().nft(&["-f", "-"], command);
-    nft("add table ip one; add table inet two; add chain inet two chain");
+    nft("add table ip one; add table inet two; add chain inet two c");
     nft("add table inet ipcluster_t");
-    nft("add table ip ipcluster_t; add set ip ipcluster_t s { type ipv4_addr; elements = { 1.2.3.4 } }");
+    nft(
+        "add table ip ipcluster_t; add set ip ipcluster_t s { type ipv4_addr; elements = { 1.2.3.4 }; }",
+    );
     nft("delete table inet ipcluster_t; add table inet two");
     let changes = read(&mut watch, 4);
     let commits: Vec<&Commit> = changes.iter().map(commit).collect();
@@ -100,7 +102,7 @@ fn lost(lab: &Lab) {
         let all: Vec<String> = (from..from + 40_000).map(|number| number.to_string()).collect();
         format!("add element ip t s {{ {} }}", all.join(", "))
     };
-    lab.witness().load("table ip t { set s { type mark; } }");
+    lab.witness().load("table ip t { set s { type mark; }; }");
     for round in 0..3 {
         lab.witness().load(&elements(round * 40_000));
     }

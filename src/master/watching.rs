@@ -110,11 +110,7 @@ impl World {
     }
 
     /// Looks for foreign rules, beside the loop: others may have very many.
-    pub(super) fn look_for_foreign(
-        &mut self,
-        plan: &Plan,
-        looked: mpsc::UnboundedSender<Look>,
-    ) {
+    pub(super) fn look_for_foreign(&mut self, plan: &Plan, looked: mpsc::UnboundedSender<Look>) {
         let Some(mut rules) = self.watching.rules.take() else { return };
         self.watching.others_changed = false;
         let (began, listeners) = (self.now(), plan.listeners().clone());
