@@ -26,9 +26,6 @@ use crate::ruleset::{PRIORITY_DSTNAT, TableName};
 use packet::Packet;
 use rule::{Element, Rule, Set, number, text};
 
-/// `NF_IP_PRI_NAT_DST`: the priority of our nat chains (see `ChainName::base`).
-const PRIORITY_DSTNAT: i32 = -100;
-
 /// `NFT_MSG_GET*`.
 const GET_CHAIN: u16 = 4;
 const GET_RULE: u16 = 7;
