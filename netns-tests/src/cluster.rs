@@ -37,8 +37,44 @@ pub struct Status {
     pub name: String,
     /// The generation in force.
     pub generation: u64,
+    /// How often the rules were made anew.
+    pub repairs: u64,
+    /// Who made the last repair necessary.
+    pub last_writer: Option<RuleWriter>,
+    /// Rules of others that decide before ours.
+    pub foreign_chains: Vec<ForeignChain>,
     /// Live and other workers.
     pub workers: Vec<WorkerStatus>,
+}
+
+/// A process that changed rules, in a [`Status`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct RuleWriter {
+    /// Its number in the initial pid namespace.
+    pub pid: u32,
+    /// Its name.
+    pub name: String,
+}
+
+/// A rule of somebody else, in a [`Status`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct ForeignChain {
+    /// The family of its table.
+    pub family: String,
+    /// Its table.
+    pub table: String,
+    /// Its base chain.
+    pub chain: String,
+    /// The priority of that.
+    pub priority: i32,
+    /// Its handle.
+    pub handle: u64,
+    /// The listener whose connections it maps.
+    pub listener: String,
+    /// Whether it maps all of them.
+    pub certain: bool,
 }
 
 /// A worker in a [`Status`].

@@ -37,7 +37,7 @@ mod programs;
 mod witness;
 
 pub use case::{Case, Need, run};
-pub use cluster::{Cluster, Status, WorkerStatus};
+pub use cluster::{Cluster, ForeignChain, RuleWriter, Status, WorkerStatus};
 pub use lab::Lab;
 pub use process::{Process, is_alive, signal, wait_until, waited_for_processor};
 pub use programs::{greeter, ipcluster};

@@ -65,21 +65,25 @@ fn outlive(lab: &Lab) {
     cluster.wait_until_settled(5);
 }
 
-/// What somebody else has changed is found by the look after the next swap, and the table is made
-/// anew in one transaction.
+/// What somebody else has changed is heard of, and the table is made anew in one transaction.
 fn repair(lab: &Lab) {
-    let cluster = Cluster::new(lab, 4).start(4);
+    let mut cluster = Cluster::new(lab, 4).start(4);
     let mut held = hold(lab);
     let seat = ["chain", "inet", "ipcluster_t", "seat_0"];
     let rules = || lab.witness().nft(&[&["-s", "list"], &seat[..]].concat(), "");
     let before = rules();
+    // While the master sleeps, the damage is there to be seen.
+    cluster.master().signal(Signal::SIGSTOP);
     lab.witness().nft(&[&["flush"], &seat[..]].concat(), "");
     assert_ne!(rules(), before);
     echo(&mut held, "with a rule missing");
-    cluster.succeed("scale", &["5"]);
+    cluster.master().signal(Signal::SIGCONT);
+    cluster.wait_for("the repair", |status| status.repairs == 1);
     assert_eq!(rules(), before);
-    assert!(cluster.log().contains("somebody else changes our rules"), "{}", cluster.log());
+    assert!(cluster.log().contains("our rules were changed by nft"), "{}", cluster.log());
     echo(&mut held, "after the repair");
+    cluster.succeed("scale", &["5"]);
+    echo(&mut held, "after a scale");
 }
 
 fn control(lab: &Lab) {

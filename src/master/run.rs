@@ -102,7 +102,7 @@ impl Master {
                     self.world.processes.pass_on_output();
                 }
                 () = self.world.until(self.world.foreign_look_at()) => {
-                    self.world.look_for_foreign(&self.config.listeners, looked.clone());
+                    self.world.look_for_foreign(self.supervisor.plan(), looked.clone());
                 }
                 Some(look) = looks.recv() => self.world.looked_for_foreign(look),
                 // Last: a storm of other people's commits keeps nothing else waiting.

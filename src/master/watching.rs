@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::actions::{World, causes};
 use crate::control::ForeignChain;
 use crate::nft::{Certainty, Change, ForeignNat, ForeignRules, NftError, Watch};
-use crate::plan::Listeners;
+use crate::plan::Plan;
 use crate::supervisor::{Event, Moment, Notice, Writer};
 
 /// The least time between the end of a look for foreign rules and the next one.
@@ -110,16 +110,13 @@ impl World {
     }
 
     /// Looks for foreign rules, beside the loop: others may have very many.
-    pub(super) fn look_for_foreign(
-        &mut self,
-        listeners: &Listeners,
-        looked: mpsc::UnboundedSender<Look>,
-    ) {
+    pub(super) fn look_for_foreign(&mut self, plan: &Plan, looked: mpsc::UnboundedSender<Look>) {
         let Some(mut rules) = self.watching.rules.take() else { return };
         self.watching.others_changed = false;
-        let (began, listeners) = (self.now(), listeners.clone());
+        let (began, listeners) = (self.now(), plan.listeners().clone());
+        let local_clients = plan.has_local_clients();
         tokio::task::spawn_blocking(move || {
-            let found = rules.find(Some(&listeners), false);
+            let found = rules.find(Some(&listeners), local_clients);
             // The loop has ended.
             let _ = looked.send(Look { rules, began, found });
         });

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::TableFamily;
 use super::rule::{Element, Loaded, LookupResult, Operator, Rule, Set, Step, Verdict};
-use crate::plan::{Listener, Protocol};
+use crate::plan::Listener;
 
 /// `NFPROTO_IPV4`, `NFPROTO_IPV6`.
 const IPV4: u8 = 2;
@@ -45,7 +45,7 @@ impl Packet {
         };
         Self {
             family,
-            protocol: Some(protocol_number(listener.protocol())),
+            protocol: Some(listener.protocol().number()),
             destination: (!listener.is_wildcard()).then_some(octets),
             port: Some(listener.port().number().to_be_bytes()),
             is_local: listener.is_wildcard(),
@@ -98,13 +98,6 @@ impl Packet {
             Loaded::DestinationType if self.is_local => LOCAL.to_ne_bytes().get(place).copied(),
             Loaded::DestinationType | Loaded::Other => None,
         }
-    }
-}
-
-fn protocol_number(protocol: Protocol) -> u8 {
-    match protocol {
-        Protocol::Tcp => 6,
-        Protocol::Udp => 17,
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! A [`World`] holds a supervisor, a clock that jumps from one happening to the next, processes
 //! that boot slowly, never, or die, and a kernel that takes plans late or not at all. Operators
-//! reload, scale and stop, and strangers damage the table, at any moment. `checks` says what must hold after every step.
+//! reload, scale and stop, and strangers damage the table, at any moment. `checks` says what must
+//! hold after every step.
 //!
 //! The same seed makes the same history:
 //!
