@@ -29,7 +29,7 @@ impl Settings {
     }
 }
 
-const KEYS: [&str; 10] = [
+const KEYS: [&str; 11] = [
     "name",
     "listen",
     "workers",
@@ -39,6 +39,7 @@ const KEYS: [&str; 10] = [
     "weights",
     "worker_ports",
     "ready",
+    "ownership",
     "env",
 ];
 const TIMEOUTS: [&str; 3] = ["ready", "drain", "die"];
@@ -73,6 +74,7 @@ impl File<'_> {
             "weights" => settings.weights = Some(self.weights(value)?),
             "worker_ports" => settings.worker_ports = Some(self.text("worker_ports", value)?),
             "ready" => settings.ready = Some(self.text("ready", value)?),
+            "ownership" => settings.ownership = Some(self.text("ownership", value)?),
             "env" => settings.env = Some(self.texts("env", value)?),
             "timeouts" => {
                 for (key, value) in self.table("timeouts", value)? {
@@ -274,6 +276,7 @@ mod tests {
             weights = [1, 2.5]
             worker_ports = "30000-30999"
             ready = "tcp"
+            ownership = "shared"
             env = ["NODE_*", "A=b"]
             [timeouts]
             ready = "10s"
@@ -294,6 +297,7 @@ mod tests {
             weights: flag(vec![1.0, 2.5]),
             worker_ports: flag("30000-30999".to_owned()),
             ready: flag("tcp".to_owned()),
+            ownership: flag("shared".to_owned()),
             env: Some(["NODE_*", "A=b"].map(|entry| given(entry.to_owned())).into()),
             ready_timeout: flag("10s".to_owned()),
             drain_timeout: flag("1h".to_owned()),
@@ -317,7 +321,7 @@ mod tests {
         let cases = [
             (
                 "\nwrokers = 4",
-                "web.toml, line 2: unknown key `wrokers`: expected one of name, listen, workers, command, partition, slots, weights, worker_ports, ready, env, the tables timeouts and spawn",
+                "web.toml, line 2: unknown key `wrokers`: expected one of name, listen, workers, command, partition, slots, weights, worker_ports, ready, ownership, env, the tables timeouts and spawn",
             ),
             (
                 "[timeouts]\n\"a\\nb\" = 1",

@@ -17,6 +17,7 @@
 //! | `weights` | `--weights 1,2,...` | one number, 0 or more, for each worker | all the same |
 //! | `worker_ports` | `--worker-ports` | `FIRST-LAST` | `20000-29999` |
 //! | `ready` | `--ready` | `tcp` | `tcp` |
+//! | `ownership` | `--ownership` | `auto`, `owned`, `shared`: see [`Ownership`] | `auto` |
 //! | `env` | `--env`, repeated | `KEY`, `PREFIX*`, `KEY=VALUE`: see [`Environment`] | none |
 //! | `timeouts.ready` | `--ready-timeout` | a time above 0 | `30s` |
 //! | `timeouts.drain` | `--drain-timeout` | a time, `0`: no limit | `0` |
@@ -36,7 +37,7 @@ mod file;
 mod parse;
 mod settings;
 
-pub use config::{Backoff, Config, Readiness, Spawn, Timeouts, WorkerCommand};
+pub use config::{Backoff, Config, Ownership, Readiness, Spawn, Timeouts, WorkerCommand};
 pub use environment::Environment;
 pub use error::ConfigError;
 pub use settings::{Given, Origin, Settings};
