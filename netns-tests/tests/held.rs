@@ -68,7 +68,8 @@ fn outlive(lab: &Lab) {
 /// What somebody else has changed is found by the look after the next swap, and the table is made
 /// anew in one transaction.
 fn repair(lab: &Lab) {
-    let cluster = Cluster::new(lab, 4).start(4);
+    let shared = Cluster::new(lab, 4).argument("--ownership").argument("shared");
+    let cluster = shared.start(4);
     let mut held = hold(lab);
     let seat = ["chain", "inet", "ipcluster_t", "seat_0"];
     let rules = || lab.witness().nft(&[&["-s", "list"], &seat[..]].concat(), "");

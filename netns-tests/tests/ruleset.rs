@@ -9,7 +9,7 @@ use ipcluster::lab::Namespace;
 use ipcluster::plan::{Generation, Partition, Plan, Seat, Weights};
 use ipcluster::ruleset::lower;
 use netns_tests::{Case, Lab, Need, Witness, ipcluster, run};
-use plans::{firewall, full, occupy, vacant};
+use plans::{firewall, full, occupy, shared, vacant};
 use serde_json::Value;
 
 const ONE: &[&str] = &["10.9.0.1:80"];
@@ -100,7 +100,7 @@ fn life(listeners: &[&str], partition: Partition, seats: u16) -> Vec<(&'static s
 
 fn all_states(lab: &Lab, listeners: &[&str], partition: Partition, seats: u16) {
     let states = life(listeners, partition, seats);
-    let mut firewall = firewall(lab.server(), &states[0].1);
+    let mut firewall = shared(lab.server(), &states[0].1);
     assert_eq!(firewall.read(None).unwrap(), None);
     for (what, plan) in &states {
         firewall.apply(plan).unwrap_or_else(|error| panic!("{what}: {error}"));
@@ -131,16 +131,17 @@ fn check(lab: &Lab, what: &str, plan: &Plan) {
     assert_eq!(read, Some(lower(plan)), "{what}: nft loaded our text, and we read that");
 }
 
-/// The listing, without counters.
+/// The listing of our table, without counters.
 fn list(witness: Witness<'_>) -> String {
-    witness.nft(&["--stateless", "list", "ruleset"], "")
+    witness.nft(&["--stateless", "list", "table", "inet", "ipcluster_t"], "")
 }
 
 /// The objects of a namespace as nft sees them, in an order that does not depend on how they were
 /// made: elements by key, rules by their place in their chain.
 fn objects(namespace: &Namespace) -> BTreeSet<String> {
     let mut rules_of: BTreeMap<String, u64> = BTreeMap::new();
-    let text = Witness::new(namespace).nft(&["--json", "--stateless", "list", "ruleset"], "");
+    let text = Witness::new(namespace)
+        .nft(&["--json", "--stateless", "list", "table", "inet", "ipcluster_t"], "");
     let listing: Value = serde_json::from_str(&text).unwrap();
     let objects = listing["nftables"].as_array().expect("a list of objects");
     let objects = objects.iter().filter(|object| object.get("metainfo").is_none());
@@ -169,7 +170,7 @@ fn objects(namespace: &Namespace) -> BTreeSet<String> {
 fn one_worker(lab: &Lab) {
     for partition in [hash(), mask(1), Partition::hash(1).unwrap()] {
         let mut plan = vacant(MIXED, partition, 1);
-        let mut firewall = firewall(lab.server(), &plan);
+        let mut firewall = shared(lab.server(), &plan);
         firewall.apply(&plan).unwrap();
         check(lab, "one seat, vacant", &plan);
         occupy(&mut plan, 0, 20000, 1);
@@ -181,7 +182,7 @@ fn one_worker(lab: &Lab) {
 
 fn many_workers(lab: &Lab) {
     let mut plan = full(MIXED, Partition::hash(16_384).unwrap(), 128);
-    let mut firewall = firewall(lab.server(), &plan);
+    let mut firewall = shared(lab.server(), &plan);
     firewall.apply(&plan).unwrap();
     check(lab, "128 seats on 16,384 slots", &plan);
     let applied = {
@@ -195,7 +196,7 @@ fn many_workers(lab: &Lab) {
 /// The comparison of [`check`] is one: it tells rulesets apart that differ in one place.
 fn a_changed_table_is_another(lab: &Lab) {
     let plan = full(MIXED, hash(), 4);
-    firewall(lab.server(), &plan).apply(&plan).unwrap();
+    shared(lab.server(), &plan).apply(&plan).unwrap();
     let ours = objects(lab.server());
     let text = lower(&plan).to_string();
     for (from, to) in [
@@ -256,7 +257,7 @@ fn rustables_sees_the_same(lab: &Lab) {
             let tables = lab.witness().tables();
             let [table] = tables.as_slice() else { panic!("{what}: {tables:?}") };
             assert_eq!(table.name, ruleset.table.as_str(), "{what}");
-            assert_eq!(table.flags, 0, "{what}");
+            assert_eq!(table.flags, 0x6, "{what}: owner, persist");
             let names: BTreeSet<_> = table.chains.iter().map(|chain| chain.name.clone()).collect();
             let expected: BTreeSet<_> =
                 ruleset.chains.iter().map(|chain| chain.name.to_string()).collect();

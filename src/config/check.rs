@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    Config, ConfigError, Environment, Given, Origin, Ownership, Readiness, Settings, Spawn, Timeouts,
-    WorkerCommand, parse,
+    Config, ConfigError, Environment, Given, Origin, Ownership, Readiness, Settings, Spawn,
+    Timeouts, WorkerCommand, parse,
 };
 use crate::plan::{
     Assignment, Listener, Listeners, MAX_SEATS, Partition, PlanError, PortRange, Weights,

@@ -9,8 +9,8 @@ use neli::socket::NlSocket;
 use neli::utils::Groups;
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
-use rustix::net::{AddressFamily, RecvFlags};
 use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::{AddressFamily, RecvFlags};
 use tokio::io::unix::AsyncFd;
 
 use super::frame::{self, Acknowledgement, Message, Messages};

@@ -216,9 +216,11 @@ impl Batch {
             Operation::AddChain(chain) => {
                 self.put(Some(index), CREATE | EXCLUSIVE, &message::add_chain(table, *chain));
             }
-            Operation::FlushChain(chain) => self.put_with(Some(index), DELETE_RULE, 0, |datagram| {
-                message::put_flush_chain(datagram, table, *chain);
-            }),
+            Operation::FlushChain(chain) => {
+                self.put_with(Some(index), DELETE_RULE, 0, |datagram| {
+                    message::put_flush_chain(datagram, table, *chain);
+                })
+            }
             Operation::DeleteChain(chain) => {
                 self.put(Some(index), 0, &message::delete_chain(table, *chain));
             }

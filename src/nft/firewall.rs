@@ -70,10 +70,7 @@ impl Firewall {
     /// # Errors
     /// [`NftError::Netlink`] with [`Error::NotThatSocket`] if it is anything but a netfilter netlink
     /// socket of this network namespace; [`NftError::Privilege`].
-    pub fn from_descriptor(
-        cluster: &ClusterName,
-        descriptor: OwnedFd,
-    ) -> Result<Self, NftError> {
+    pub fn from_descriptor(cluster: &ClusterName, descriptor: OwnedFd) -> Result<Self, NftError> {
         let table = TableName::of(cluster);
         let socket = Socket::from_descriptor(NlFamily::Netfilter, descriptor)
             .map_err(|source| netlink_error(&table, "take over the socket of its owner", source))?;
@@ -434,7 +431,8 @@ impl Firewall {
         if self.keeps {
             return Ok(());
         }
-        let failed = |table: &TableName, source| netlink_error(table, "keep its connections", source);
+        let failed =
+            |table: &TableName, source| netlink_error(table, "keep its connections", source);
         let keeper = keeper::name(&self.table);
         let tenure = dump::tenure(&mut self.socket, &keeper);
         let tenure = tenure.map_err(|source| failed(&self.table, source))?;

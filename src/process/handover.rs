@@ -133,7 +133,8 @@ mod tests {
     #[test]
     fn as_many_as_the_kernel_takes_come_in_order() {
         let (left, right) = UnixDatagram::pair().unwrap();
-        let files: Vec<_> = (0..MAX_DESCRIPTORS).map(|_| File::open("/dev/null").unwrap()).collect();
+        let files: Vec<_> =
+            (0..MAX_DESCRIPTORS).map(|_| File::open("/dev/null").unwrap()).collect();
         let borrowed: Vec<_> = files.iter().map(AsFd::as_fd).collect();
         send_descriptors(&left, b"x", &borrowed).unwrap();
         let (_, descriptors) = receive_descriptors(&right, &mut [0; 8]).unwrap();
