@@ -9,7 +9,7 @@ use ipcluster::lab::Namespace;
 use ipcluster::plan::{Generation, Partition, Plan, Seat, Weights};
 use ipcluster::ruleset::lower;
 use netns_tests::{Case, Lab, Need, Witness, ipcluster, run};
-use plans::{firewall, full, occupy, shared, vacant};
+use plans::{full, occupy, shared as firewall, vacant};
 use serde_json::Value;
 
 const ONE: &[&str] = &["10.9.0.1:80"];
@@ -100,7 +100,7 @@ fn life(listeners: &[&str], partition: Partition, seats: u16) -> Vec<(&'static s
 
 fn all_states(lab: &Lab, listeners: &[&str], partition: Partition, seats: u16) {
     let states = life(listeners, partition, seats);
-    let mut firewall = shared(lab.server(), &states[0].1);
+    let mut firewall = firewall(lab.server(), &states[0].1);
     assert_eq!(firewall.read(None).unwrap(), None);
     for (what, plan) in &states {
         firewall.apply(plan).unwrap_or_else(|error| panic!("{what}: {error}"));
@@ -170,7 +170,7 @@ fn objects(namespace: &Namespace) -> BTreeSet<String> {
 fn one_worker(lab: &Lab) {
     for partition in [hash(), mask(1), Partition::hash(1).unwrap()] {
         let mut plan = vacant(MIXED, partition, 1);
-        let mut firewall = shared(lab.server(), &plan);
+        let mut firewall = firewall(lab.server(), &plan);
         firewall.apply(&plan).unwrap();
         check(lab, "one seat, vacant", &plan);
         occupy(&mut plan, 0, 20000, 1);
@@ -182,7 +182,7 @@ fn one_worker(lab: &Lab) {
 
 fn many_workers(lab: &Lab) {
     let mut plan = full(MIXED, Partition::hash(16_384).unwrap(), 128);
-    let mut firewall = shared(lab.server(), &plan);
+    let mut firewall = firewall(lab.server(), &plan);
     firewall.apply(&plan).unwrap();
     check(lab, "128 seats on 16,384 slots", &plan);
     let applied = {
@@ -196,7 +196,7 @@ fn many_workers(lab: &Lab) {
 /// The comparison of [`check`] is one: it tells rulesets apart that differ in one place.
 fn a_changed_table_is_another(lab: &Lab) {
     let plan = full(MIXED, hash(), 4);
-    shared(lab.server(), &plan).apply(&plan).unwrap();
+    firewall(lab.server(), &plan).apply(&plan).unwrap();
     let ours = objects(lab.server());
     let text = lower(&plan).to_string();
     for (from, to) in [
@@ -251,7 +251,7 @@ fn the_printed_plan_loads(lab: &Lab) {
 fn rustables_sees_the_same(lab: &Lab) {
     for partition in [hash(), mask(8)] {
         for (what, plan) in life(MIXED, partition, 8) {
-            let mut firewall = firewall(lab.server(), &plan);
+            let mut firewall = plans::firewall(lab.server(), &plan);
             firewall.apply(&plan).unwrap();
             let ruleset = lower(&plan);
             let tables = lab.witness().tables();
