@@ -148,7 +148,7 @@ fn objects(namespace: &Namespace) -> BTreeSet<String> {
     objects
         .map(|object| {
             let mut object = object.clone();
-            for kind in ["table", "chain", "set", "map", "rule"] {
+            for kind in ["table", "chain", "counter", "set", "map", "rule"] {
                 let Some(fields) = object.get_mut(kind).and_then(Value::as_object_mut) else {
                     continue;
                 };
