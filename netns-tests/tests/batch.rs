@@ -22,7 +22,7 @@ use netns_tests::{Case, Lab, Need, run};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{MsgFlags, getsockopt, send, setsockopt, sockopt};
-use plans::{firewall, full, occupy, vacant};
+use plans::{firewall, full, occupy, shared, vacant};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 
 const LISTENERS: &[&str] = &["10.9.0.1:80", "[fd09::1]:80", "10.9.0.1:443"];
@@ -57,15 +57,16 @@ fn seat(number: u16) -> ChainName {
     ChainName::Seat(Seat(number))
 }
 
-/// A namespace in which this plan is in force.
+/// A namespace in which this plan is in force, in a table that others can change.
 fn in_force(lab: &Lab, plan: &Plan) -> Firewall {
-    let mut firewall = firewall(lab.server(), plan);
+    let mut firewall = shared(lab.server(), plan);
     firewall.apply(plan).unwrap();
     firewall
 }
 
+/// Our table, without counters.
 fn listing(lab: &Lab) -> String {
-    lab.witness().nft(&["--stateless", "list", "ruleset"], "")
+    lab.witness().nft(&["--stateless", "list", "table", "inet", TABLE], "")
 }
 
 fn faults(result: Result<(), NftError>) -> Vec<Fault> {
@@ -192,9 +193,9 @@ fn a_changed_table(lab: &Lab) {
         firewall.apply(&plan).unwrap_or_else(|error| panic!("{change}: {error}"));
         firewall.verify().unwrap_or_else(|error| panic!("{change}: {error}"));
         let clean = Namespace::new().unwrap();
-        plans::firewall(&clean, &plan).apply(&plan).unwrap();
+        shared(&clean, &plan).apply(&plan).unwrap();
         let witness = netns_tests::Witness::new(&clean);
-        let expected = witness.nft(&["--stateless", "list", "ruleset"], "");
+        let expected = witness.nft(&["--stateless", "list", "table", "inet", TABLE], "");
         assert_eq!(listing(lab), expected, "{change}: nothing is left of it");
         firewall.remove().unwrap();
     }
@@ -223,19 +224,23 @@ fn a_foreign_table(lab: &Lab) {
     let plan = whole(4);
     for table in [
         "table inet ipcluster_t {\n\tchain x {\n\t\ttcp dport 1 accept\n\t}\n}\n",
-        "table inet ipcluster_t {\n\tcomment \"ipcluster schema 2\"\n}\n",
+        "table inet ipcluster_t {\n\tcomment \"ipcluster schema x\"\n}\n",
+        "table inet ipcluster_t {\n\tcomment \"ipcluster schema 02\"\n}\n",
         "table inet ipcluster_t {\n}\n",
     ] {
         lab.witness().load(table);
         let before = listing(lab);
-        let mut firewall = firewall(lab.server(), &plan);
-        let foreign = |error| matches!(error, NftError::ForeignTable { .. });
-        assert!(foreign(firewall.read(None).unwrap_err()));
-        assert!(foreign(firewall.apply(&plan).unwrap_err()));
-        assert!(foreign(firewall.remove().unwrap_err()));
-        assert!(foreign(firewall.verify().unwrap_err()));
-        assert_eq!(lab.server().run_in(Firewall::clusters).unwrap().unwrap(), []);
-        assert_eq!(listing(lab), before);
+        for mut firewall in [firewall(lab.server(), &plan), shared(lab.server(), &plan)] {
+            let foreign = |error| matches!(error, NftError::ForeignTable { .. });
+            assert!(foreign(firewall.read(None).unwrap_err()));
+            assert!(foreign(firewall.adopt().unwrap_err()));
+            assert!(foreign(firewall.apply(&plan).unwrap_err()));
+            assert!(foreign(firewall.restore(&plan).unwrap_err()));
+            assert!(foreign(firewall.remove().unwrap_err()));
+            assert!(foreign(firewall.verify().unwrap_err()));
+            assert_eq!(lab.server().run_in(Firewall::clusters).unwrap().unwrap(), []);
+            assert_eq!(listing(lab), before);
+        }
         lab.witness().nft(&["delete", "table", "inet", TABLE], "");
     }
     // Also one that takes the place of ours while we think that ours is there.

@@ -67,7 +67,7 @@ fn outlive(lab: &Lab) {
 
 /// What somebody else has changed is heard of, and the table is made anew in one transaction.
 fn repair(lab: &Lab) {
-    let mut cluster = Cluster::new(lab, 4).start(4);
+    let mut cluster = Cluster::new(lab, 4).argument("--ownership").argument("shared").start(4);
     let mut held = hold(lab);
     let seat = ["chain", "inet", "ipcluster_t", "seat_0"];
     let rules = || lab.witness().nft(&[&["-s", "list"], &seat[..]].concat(), "");

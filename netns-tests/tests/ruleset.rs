@@ -9,7 +9,7 @@ use ipcluster::lab::Namespace;
 use ipcluster::plan::{Generation, Partition, Plan, Seat, Weights};
 use ipcluster::ruleset::lower;
 use netns_tests::{Case, Lab, Need, Witness, ipcluster, run};
-use plans::{firewall, full, occupy, vacant};
+use plans::{full, occupy, shared, vacant};
 use serde_json::Value;
 
 const ONE: &[&str] = &["10.9.0.1:80"];
@@ -118,7 +118,7 @@ fn life(listeners: &[&str], partition: Partition, seats: u16) -> Vec<(&'static s
 /// On and off, alone and together, one from the other.
 fn changes_of_base_chains(lab: &Lab) {
     let mut plan = full(BOTH, hash(), 3);
-    let mut firewall = firewall(lab.server(), &plan);
+    let mut firewall = shared(lab.server(), &plan);
     for (guard, local_clients, admitting) in [
         (None, false, true),
         (Some("20000-20099"), true, true),
@@ -141,7 +141,7 @@ fn changes_of_base_chains(lab: &Lab) {
 
 fn all_states(lab: &Lab, listeners: &[&str], partition: Partition, seats: u16) {
     let states = life(listeners, partition, seats);
-    let mut firewall = firewall(lab.server(), &states[0].1);
+    let mut firewall = shared(lab.server(), &states[0].1);
     assert_eq!(firewall.read(None).unwrap(), None);
     for (what, plan) in &states {
         firewall.apply(plan).unwrap_or_else(|error| panic!("{what}: {error}"));
@@ -155,7 +155,7 @@ fn all_states(lab: &Lab, listeners: &[&str], partition: Partition, seats: u16) {
 
 /// That the server's namespace holds this plan and nothing else, whoever looks.
 fn check(lab: &Lab, what: &str, plan: &Plan) {
-    let read = firewall(lab.server(), plan).read(Some(plan.listeners())).unwrap();
+    let read = shared(lab.server(), plan).read(Some(plan.listeners())).unwrap();
     assert_eq!(read.as_ref(), Some(plan), "{what}");
 
     let listing = list(lab.witness());
@@ -168,20 +168,21 @@ fn check(lab: &Lab, what: &str, plan: &Plan) {
     assert_eq!(Witness::new(&by_nft).check(&text), Ok(()), "{what}:\n{text}");
     Witness::new(&by_nft).load(&text);
     assert_eq!(objects(&by_nft), objects(lab.server()), "{what}: by nft, and by us");
-    let read = firewall(&by_nft, plan).read_ruleset().unwrap();
+    let read = shared(&by_nft, plan).read_ruleset().unwrap();
     assert_eq!(read, Some(lower(plan)), "{what}: nft loaded our text, and we read that");
 }
 
-/// The listing, without counters.
+/// The listing of our table, without counters.
 fn list(witness: Witness<'_>) -> String {
-    witness.nft(&["--stateless", "list", "ruleset"], "")
+    witness.nft(&["--stateless", "list", "table", "inet", "ipcluster_t"], "")
 }
 
 /// The objects of a namespace as nft sees them, in an order that does not depend on how they were
 /// made: elements by key, rules by their place in their chain.
 fn objects(namespace: &Namespace) -> BTreeSet<String> {
     let mut rules_of: BTreeMap<String, u64> = BTreeMap::new();
-    let text = Witness::new(namespace).nft(&["--json", "--stateless", "list", "ruleset"], "");
+    let text = Witness::new(namespace)
+        .nft(&["--json", "--stateless", "list", "table", "inet", "ipcluster_t"], "");
     let listing: Value = serde_json::from_str(&text).unwrap();
     let objects = listing["nftables"].as_array().expect("a list of objects");
     let objects = objects.iter().filter(|object| object.get("metainfo").is_none());
@@ -210,7 +211,7 @@ fn objects(namespace: &Namespace) -> BTreeSet<String> {
 fn one_worker(lab: &Lab) {
     for partition in [hash(), mask(1), Partition::hash(1).unwrap()] {
         let mut plan = vacant(MIXED, partition, 1);
-        let mut firewall = firewall(lab.server(), &plan);
+        let mut firewall = shared(lab.server(), &plan);
         firewall.apply(&plan).unwrap();
         check(lab, "one seat, vacant", &plan);
         occupy(&mut plan, 0, 20000, 1);
@@ -222,7 +223,7 @@ fn one_worker(lab: &Lab) {
 
 fn many_workers(lab: &Lab) {
     let mut plan = full(MIXED, Partition::hash(16_384).unwrap(), 128);
-    let mut firewall = firewall(lab.server(), &plan);
+    let mut firewall = shared(lab.server(), &plan);
     firewall.apply(&plan).unwrap();
     check(lab, "128 seats on 16,384 slots", &plan);
     let applied = {
@@ -238,7 +239,7 @@ fn a_changed_table_is_another(lab: &Lab) {
     let mut plan = full(BOTH, hash(), 4);
     plan.set_guard(Some("20000-29999".parse().unwrap())).unwrap();
     plan.set_local_clients(true);
-    firewall(lab.server(), &plan).apply(&plan).unwrap();
+    shared(lab.server(), &plan).apply(&plan).unwrap();
     let ours = objects(lab.server());
     let text = lower(&plan).to_string();
     for (from, to) in [
@@ -268,7 +269,7 @@ fn a_changed_table_is_another(lab: &Lab) {
         let namespace = Namespace::new().unwrap();
         Witness::new(&namespace).load(&changed);
         assert_ne!(objects(&namespace), ours, "{from} -> {to}");
-        let read = firewall(&namespace, &plan).read(Some(plan.listeners()));
+        let read = shared(&namespace, &plan).read(Some(plan.listeners()));
         assert!(!matches!(&read, Ok(Some(read)) if *read == plan), "{from} -> {to}: the same");
     }
 }
@@ -312,13 +313,13 @@ fn the_printed_plan_loads(lab: &Lab) {
 fn rustables_sees_the_same(lab: &Lab) {
     for (listeners, partition) in [(MIXED, hash()), (MIXED, mask(8)), (BOTH, hash())] {
         for (what, plan) in life(listeners, partition, 8) {
-            let mut firewall = firewall(lab.server(), &plan);
+            let mut firewall = shared(lab.server(), &plan);
             firewall.apply(&plan).unwrap();
             let ruleset = lower(&plan);
             let tables = lab.witness().tables();
             let [table] = tables.as_slice() else { panic!("{what}: {tables:?}") };
             assert_eq!(table.name, ruleset.table.as_str(), "{what}");
-            assert_eq!(table.flags, 0, "{what}");
+            assert_eq!(table.flags, 0x6, "{what}: owner, persist");
             let names: BTreeSet<_> = table.chains.iter().map(|chain| chain.name.clone()).collect();
             let expected: BTreeSet<_> =
                 ruleset.chains.iter().map(|chain| chain.name.to_string()).collect();

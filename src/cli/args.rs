@@ -105,8 +105,8 @@ Examples:
   ipcluster run -c web.toml --workers 8
 
 The file holds the same settings as the flags (name, listen, workers, command, partition, slots,
-weights, worker_ports, local_clients, ready, env, [timeouts] ready, drain, die, [spawn] stagger, backoff). Flags
-win.
+weights, worker_ports, local_clients, ready, ownership, env, [timeouts] ready, drain, die, [spawn]
+stagger, backoff). Flags win.
 
 Exit codes: 0 stopped, or left by a signal; 1 failed; 2 wrong usage.";
 
@@ -214,6 +214,10 @@ pub(crate) struct RunArgs {
     /// How a worker shows that it is ready: tcp (it listens) [default: tcp]
     #[arg(long, value_name = "tcp")]
     ready: Option<String>,
+    /// Whether other programs can change the rules: auto (not if the kernel can prevent it: Linux
+    /// 6.9), owned (not), shared (they can) [default: auto]
+    #[arg(long, value_name = "auto|owned|shared")]
+    ownership: Option<String>,
     /// Variable that workers get too: KEY or PREFIX* passes yours on, KEY=VALUE sets it; repeat for
     /// more
     #[arg(long, value_name = "KEY[=VALUE]")]
@@ -258,6 +262,7 @@ impl RunArgs {
             worker_ports: one("--worker-ports", self.worker_ports),
             local_clients: self.local_clients.map(|on| Given::by_flag("--local-clients", on)),
             ready: one("--ready", self.ready),
+            ownership: one("--ownership", self.ownership),
             env: each("--env", self.env),
             ready_timeout: one("--ready-timeout", self.ready_timeout),
             drain_timeout: one("--drain-timeout", self.drain_timeout),

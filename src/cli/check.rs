@@ -5,7 +5,7 @@ use std::fs;
 
 use ipcluster::control::ControlDir;
 use ipcluster::lab;
-use ipcluster::nft::{Firewall, ForeignNat, ForeignRules, NftError};
+use ipcluster::nft::{Firewall, ForeignNat, ForeignRules, NftError, Protection};
 use ipcluster::plan::{
     Generation, Listeners, Occupant, Partition, Plan, Port, PortRange, Seat, Weights,
 };
@@ -182,7 +182,11 @@ fn find_foreign() -> Result<Vec<ForeignNat>, NftError> {
         match Firewall::open(&cluster)?.read(None) {
             Ok(plan) => listeners.extend(plan.map(|plan| plan.listeners().clone())),
             // Its own verbs say what is wrong with it.
-            Err(NftError::NotUnderstood { .. } | NftError::ForeignTable { .. }) => {}
+            Err(
+                NftError::NotUnderstood { .. }
+                | NftError::ForeignTable { .. }
+                | NftError::Schema { .. },
+            ) => {}
             Err(error) => return Err(error),
         }
     }
@@ -207,16 +211,27 @@ fn rules() -> Finding {
         }
     }
     match try_rules() {
-        Ok(()) => Good(
-            "rules: nat, jhash, fib, counters and redirect work (tried in a namespace)".to_owned(),
+        Ok(Protection::Owned) => Good(
+            "rules: nat, jhash, fib, counters and redirect work, and nobody else can change them (tried in a namespace)"
+                .to_owned(),
         ),
+        Ok(protection) => {
+            let connections = match protection {
+                Protection::Kept => "established connections live on",
+                _ => "established connections are reset",
+            };
+            Warning(format!(
+                "rules: they work, but this kernel cannot keep others from changing them (Linux 6.9 can): \
+                 after `nft flush ruleset` {connections}"
+            ))
+        }
         Err(reason) => Bad(format!(
             "rules: {reason} (needs the kernel's nf_tables, nft_nat, nft_redir, nft_hash, nft_fib_inet, nft_objref)"
         )),
     }
 }
 
-fn try_rules() -> Result<(), String> {
+fn try_rules() -> Result<Protection, String> {
     let text = |error: &dyn std::error::Error| causes(error);
     let listeners = ["10.9.0.1:80", "0.0.0.0:81/udp", "[fd09::1]:80/udp", "[::]:81"];
     let listeners = listeners.iter().map(|listener| listener.parse()).collect::<Result<_, _>>();
@@ -234,7 +249,8 @@ fn try_rules() -> Result<(), String> {
     let plan: Plan = plan().map_err(|error: ipcluster::plan::PlanError| text(&error))?;
     let mut firewall = Firewall::open(plan.name()).map_err(|error| text(&error))?;
     firewall.apply(&plan).map_err(|error| text(&error))?;
-    firewall.verify().map_err(|error| text(&error))
+    firewall.verify().map_err(|error| text(&error))?;
+    firewall.protection().map_err(|error| text(&error))
 }
 
 #[cfg(test)]

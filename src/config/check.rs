@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    Config, ConfigError, Environment, Given, Origin, Readiness, Settings, Spawn, Timeouts,
-    WorkerCommand, parse,
+    Config, ConfigError, Environment, Given, Origin, Ownership, Readiness, Settings, Spawn,
+    Timeouts, WorkerCommand, parse,
 };
 use crate::plan::{
     Assignment, Listener, Listeners, MAX_SEATS, Partition, PlanError, PortRange, Weights,
@@ -50,6 +50,7 @@ impl Settings {
             worker_ports,
             local_clients: or_default(self.local_clients, false).value,
             ready: readiness(or_default(self.ready, "tcp".to_owned()))?,
+            ownership: ownership(or_default(self.ownership, "auto".to_owned()))?,
             env: environment(self.env.unwrap_or_default())?,
             timeouts: Timeouts {
                 ready: nonzero(self.ready_timeout, "30s", "timeouts.ready")?,
@@ -218,6 +219,19 @@ fn readiness(given: Given<String>) -> Result<Readiness, ConfigError> {
         "notify" | "protocol" => refused("not supported yet: expected tcp"),
         path if path.starts_with("http:") => refused("not supported yet: expected tcp"),
         _ => refused("expected tcp"),
+    }
+}
+
+fn ownership(given: Given<String>) -> Result<Ownership, ConfigError> {
+    match given.value.as_str() {
+        "auto" => Ok(Ownership::Auto),
+        "owned" => Ok(Ownership::Owned),
+        "shared" => Ok(Ownership::Shared),
+        other => Err(value_error(
+            &given.origin,
+            "ownership",
+            format!("{}: expected auto, owned or shared", quote(other)),
+        )),
     }
 }
 

@@ -31,6 +31,8 @@ pub struct Config {
     pub local_clients: bool,
     /// How it is known that a worker is ready.
     pub ready: Readiness,
+    /// Whether other programs can change the rules.
+    pub ownership: Ownership,
     /// The environment of the workers.
     pub env: Environment,
     /// How long the steps of a worker's life may take.
@@ -92,6 +94,20 @@ pub enum Readiness {
     /// Sockets of its own listen on the worker ports of tcp listeners, and are bound to those of udp
     /// listeners.
     Tcp,
+}
+
+/// Whether other programs that may change rules can change ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Ownership {
+    /// Not if the kernel can prevent it, else they can.
+    #[default]
+    Auto,
+    /// They cannot while a master runs, nor does `nft flush ruleset` touch them then. Needs Linux
+    /// 6.9.
+    Owned,
+    /// They can. `nft flush ruleset` removes the rules; established connections live on (since
+    /// Linux 5.12).
+    Shared,
 }
 
 /// How long the steps of a worker's life may take.

@@ -29,7 +29,7 @@ impl Settings {
     }
 }
 
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 12] = [
     "name",
     "listen",
     "workers",
@@ -40,6 +40,7 @@ const KEYS: [&str; 11] = [
     "worker_ports",
     "local_clients",
     "ready",
+    "ownership",
     "env",
 ];
 const TIMEOUTS: [&str; 3] = ["ready", "drain", "die"];
@@ -75,6 +76,7 @@ impl File<'_> {
             "worker_ports" => settings.worker_ports = Some(self.text("worker_ports", value)?),
             "local_clients" => settings.local_clients = Some(self.truth("local_clients", value)?),
             "ready" => settings.ready = Some(self.text("ready", value)?),
+            "ownership" => settings.ownership = Some(self.text("ownership", value)?),
             "env" => settings.env = Some(self.texts("env", value)?),
             "timeouts" => {
                 for (key, value) in self.table("timeouts", value)? {
@@ -281,6 +283,7 @@ mod tests {
             worker_ports = "30000-30999"
             local_clients = true
             ready = "tcp"
+            ownership = "shared"
             env = ["NODE_*", "A=b"]
             [timeouts]
             ready = "10s"
@@ -302,6 +305,7 @@ mod tests {
             worker_ports: flag("30000-30999".to_owned()),
             local_clients: flag(true),
             ready: flag("tcp".to_owned()),
+            ownership: flag("shared".to_owned()),
             env: Some(["NODE_*", "A=b"].map(|entry| given(entry.to_owned())).into()),
             ready_timeout: flag("10s".to_owned()),
             drain_timeout: flag("1h".to_owned()),
@@ -325,7 +329,7 @@ mod tests {
         let cases = [
             (
                 "\nwrokers = 4",
-                "web.toml, line 2: unknown key `wrokers`: expected one of name, listen, workers, command, partition, slots, weights, worker_ports, local_clients, ready, env, the tables timeouts and spawn",
+                "web.toml, line 2: unknown key `wrokers`: expected one of name, listen, workers, command, partition, slots, weights, worker_ports, local_clients, ready, ownership, env, the tables timeouts and spawn",
             ),
             (
                 "[timeouts]\n\"a\\nb\" = 1",

@@ -18,6 +18,7 @@
 //! | `worker_ports` | `--worker-ports` | `FIRST-LAST`, closed to other hosts | `20000-29999` |
 //! | `local_clients` | `--local-clients` | `true`, `false` | `false` |
 //! | `ready` | `--ready` | `tcp` | `tcp` |
+//! | `ownership` | `--ownership` | `auto`, `owned`, `shared`: see [`Ownership`] | `auto` |
 //! | `env` | `--env`, repeated | `KEY`, `PREFIX*`, `KEY=VALUE`: see [`Environment`] | none |
 //! | `timeouts.ready` | `--ready-timeout` | a time above 0 | `30s` |
 //! | `timeouts.drain` | `--drain-timeout` | a time, `0`: no limit | `0` |
@@ -37,7 +38,7 @@ mod file;
 mod parse;
 mod settings;
 
-pub use config::{Backoff, Config, Readiness, Spawn, Timeouts, WorkerCommand};
+pub use config::{Backoff, Config, Ownership, Readiness, Spawn, Timeouts, WorkerCommand};
 pub use environment::Environment;
 pub use error::ConfigError;
 pub use settings::{Given, Origin, Settings};

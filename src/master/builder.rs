@@ -8,6 +8,7 @@ use tokio::sync::{broadcast, mpsc};
 
 use super::actions::World;
 use super::error::MasterError;
+use super::hold;
 use super::output::Printer;
 use super::processes::{Processes, transport, transports};
 use super::run::Master;
@@ -70,12 +71,12 @@ impl Builder {
     pub fn start(self) -> Result<Master, MasterError> {
         let Self { config, control, environment, print_output } = self;
         let lock = control.as_ref().map(|directory| directory.lock(&config.name)).transpose()?;
-        let mut firewall = Firewall::open(&config.name)?;
-        firewall.probe()?;
+        let mut firewall = hold::open(&config)?;
         // Before anything is read: what others change from then on is heard of.
         let watching = Watching::open()?;
         refuse_overlap(&config)?;
-        let in_force = firewall.read(Some(&config.listeners))?;
+        let in_force = hold::in_force(&mut firewall, &config.listeners)?;
+        hold::adopt(&mut firewall)?;
         let first = config.worker_ports.first().number();
         let last = config.worker_ports.last().number();
         let spoken = transports(&config.listeners);
@@ -136,7 +137,11 @@ fn refuse_overlap(config: &Config) -> Result<(), MasterError> {
         let theirs = match Firewall::open(&cluster)?.read(None) {
             Ok(Some(plan)) => plan,
             Ok(None) => continue,
-            Err(error @ (NftError::NotUnderstood { .. } | NftError::ForeignTable { .. })) => {
+            Err(
+                error @ (NftError::NotUnderstood { .. }
+                | NftError::ForeignTable { .. }
+                | NftError::Schema { .. }),
+            ) => {
                 tracing::warn!(%error, "cannot tell whether listeners of {cluster} overlap ours");
                 continue;
             }

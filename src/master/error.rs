@@ -68,6 +68,19 @@ impl MasterError {
             Self::Rules(NftError::ForeignTable { .. }) => {
                 Some("choose another --name, or remove that table".to_owned())
             }
+            Self::Rules(NftError::OwnedByOther { .. }) => Some(
+                "another master of this cluster runs, perhaps in another runtime directory, or a \
+                 program still holds its netlink socket: end it; `nft list ruleset` names it, \
+                 `ss --family=netlink --processes` gives its pid"
+                    .to_owned(),
+            ),
+            Self::Rules(NftError::Schema { .. }) => Some(
+                "use that version of ipcluster, also to stop the cluster or to flush its rules"
+                    .to_owned(),
+            ),
+            Self::Rules(NftError::NoOwnership { .. }) => {
+                Some("use --ownership auto or shared".to_owned())
+            }
             Self::Rules(NftError::NotUnderstood { .. }) => Some(
                 "it was made by another version, or changed by hand; `ipcluster flush NAME` removes it"
                     .to_owned(),

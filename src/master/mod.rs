@@ -26,6 +26,7 @@ mod builder;
 mod counting;
 mod error;
 mod handle;
+mod hold;
 mod output;
 mod processes;
 mod report;

@@ -52,6 +52,12 @@ pub enum Error {
         /// How often it was tried.
         attempts: u32,
     },
+    /// A descriptor that was handed over is not that of a socket that could be used.
+    #[error("netlink: the descriptor is that of {what}")]
+    NotThatSocket {
+        /// What it is instead.
+        what: &'static str,
+    },
     /// A reply that does not have the form that it must have.
     #[error("netlink: malformed {what}")]
     Malformed {
@@ -79,6 +85,8 @@ pub enum Operation {
     Open,
     /// `setsockopt(2)` of extended or capped acknowledgements.
     SetOption,
+    /// `getsockopt(2)`, `getsockname(2)` or `ioctl(2)` that ask what a socket is.
+    Inspect,
     /// `setsockopt(2)` of a buffer size, with the option's name.
     SetBuffer(&'static str),
     /// `send(2)`.
@@ -92,6 +100,7 @@ impl fmt::Display for Operation {
         match self {
             Self::Open => f.write_str("cannot open a socket"),
             Self::SetOption => f.write_str("cannot turn on extended acknowledgements"),
+            Self::Inspect => f.write_str("cannot see what a socket is"),
             Self::SetBuffer(option) => write!(f, "cannot set {option}"),
             Self::Send => f.write_str("cannot send"),
             Self::Receive => f.write_str("cannot receive"),

@@ -2,15 +2,15 @@
 
 use std::io;
 use std::num::Wrapping;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use neli::consts::socket::{Msg, NlFamily};
 use neli::socket::NlSocket;
 use neli::utils::Groups;
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
-use rustix::net::RecvFlags;
 use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::{AddressFamily, RecvFlags};
 use tokio::io::unix::AsyncFd;
 
 use super::frame::{self, Acknowledgement, Message, Messages};
@@ -52,8 +52,46 @@ impl Socket {
     }
 
     fn open_in(family: NlFamily, groups: Groups) -> Result<Self, Error> {
+        let inner = NlSocket::connect(family, None, groups)
+            .map_err(|source| Error::Socket { operation: Operation::Open, source })?;
+        Self::prepare(inner)
+    }
+
+    /// Takes over a socket of this family that another process has opened in this network
+    /// namespace. Replies to the requests of that one are thrown away.
+    ///
+    /// # Errors
+    /// [`Error::NotThatSocket`] if it is of another kind or of another network namespace;
+    /// [`Error::Socket`].
+    pub(crate) fn from_descriptor(family: NlFamily, descriptor: OwnedFd) -> Result<Self, Error> {
+        let unlike = |what| Error::NotThatSocket { what };
+        let inspected = |errno: rustix::io::Errno| Error::Socket {
+            operation: Operation::Inspect,
+            source: errno.into(),
+        };
+        let domain = match rustix::net::sockopt::socket_domain(&descriptor) {
+            Err(rustix::io::Errno::NOTSOCK) => return Err(unlike("no socket")),
+            domain => domain.map_err(inspected)?,
+        };
+        if domain != AddressFamily::NETLINK {
+            return Err(unlike("no netlink socket"));
+        }
+        let protocol = rustix::net::sockopt::socket_protocol(&descriptor).map_err(inspected)?;
+        let protocol = protocol.map_or(0, |protocol| protocol.as_raw().get());
+        if i64::from(protocol) != i64::from(libc::c_int::from(family)) {
+            return Err(unlike("a netlink socket of another family"));
+        }
+        let own = Self::open(family)?;
+        if namespace_id(&descriptor)? != namespace_id(own.as_fd())? {
+            return Err(unlike("a socket of another network namespace"));
+        }
+        let mut socket = Self::prepare(sys::netlink_socket(descriptor))?;
+        socket.discard_replies();
+        Ok(socket)
+    }
+
+    fn prepare(inner: NlSocket) -> Result<Self, Error> {
         let failed = |operation| move |source: io::Error| Error::Socket { operation, source };
-        let inner = NlSocket::connect(family, None, groups).map_err(failed(Operation::Open))?;
         inner.enable_ext_ack(true).map_err(failed(Operation::SetOption))?;
         sys::set_capped_acknowledgements(&inner).map_err(failed(Operation::SetOption))?;
         // Connected to the kernel (port 0), a socket refuses datagrams of other processes:
@@ -83,6 +121,11 @@ impl Socket {
     /// something to receive.
     pub(crate) fn readable(&self) -> io::Result<AsyncFd<OwnedFd>> {
         sys::watch_readable(sys::descriptor_of(&self.inner).try_clone_to_owned()?)
+    }
+
+    /// Its descriptor.
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        sys::descriptor_of(&self.inner)
     }
 
     /// A sequence number that no request of this socket had before (in 2^32).
@@ -262,6 +305,14 @@ impl Socket {
     pub(crate) fn discard_replies(&mut self) {
         while matches!(self.receive(), Ok(Some(_)) | Err(Error::RepliesLost)) {}
     }
+}
+
+/// What tells one network namespace from another: device and inode of its file.
+fn namespace_id(socket: impl AsFd) -> Result<(u64, u64), Error> {
+    let failed = |source| Error::Socket { operation: Operation::Inspect, source };
+    let namespace = sys::network_namespace_of(socket.as_fd()).map_err(failed)?;
+    let stat = rustix::fs::fstat(&namespace).map_err(|errno| failed(errno.into()))?;
+    Ok((stat.st_dev, stat.st_ino))
 }
 
 /// A datagram of one request.

@@ -1,9 +1,10 @@
 //! A transaction as the one datagram that carries it.
 
 use netlink_packet_core::Emitable;
-use netlink_packet_netfilter::nftables::NfTablesMessage;
+use netlink_packet_netfilter::nftables::{NfTablesMessage, TableFlags};
 
 use super::element::{self, Target};
+use super::ownership::{OWNED, Tenancy};
 use super::{counter, message, rule};
 use crate::netlink::{ACK, REQUEST, close_message, put_header};
 use crate::ruleset::{Operation, Rule, Transaction};
@@ -20,7 +21,7 @@ const NFNL_BATCH_GENID: u16 = 1;
 
 /// `NFT_MSG_NEWRULE`, `NFT_MSG_DELRULE`, `NFT_MSG_NEWSET`, `NFT_MSG_DELSET`, `NFT_MSG_NEWSETELEM`,
 /// `NFT_MSG_NEWOBJ`, `NFT_MSG_DELOBJ`.
-const NEW_RULE: u16 = 6;
+pub(super) const NEW_RULE: u16 = 6;
 const DELETE_RULE: u16 = 8;
 const NEW_SET: u16 = 9;
 const DELETE_SET: u16 = 11;
@@ -30,8 +31,8 @@ const DELETE_OBJECT: u16 = 20;
 
 /// `NLM_F_EXCL`, `NLM_F_CREATE`, `NLM_F_APPEND`.
 const EXCLUSIVE: u16 = 0x200;
-const CREATE: u16 = 0x400;
-const APPEND: u16 = 0x800;
+pub(super) const CREATE: u16 = 0x400;
+pub(super) const APPEND: u16 = 0x800;
 
 /// `AF_UNSPEC`, `NFPROTO_INET`.
 const UNSPECIFIED: u8 = 0;
@@ -62,25 +63,84 @@ pub struct Batch {
     /// For each message the operation that it is part of.
     operations: Vec<Option<usize>>,
     next_set_id: u32,
+    /// The flags of a table that it makes.
+    table_flags: TableFlags,
+}
+
+/// A message that is part of no plan.
+#[derive(Debug, Clone)]
+pub(super) struct Member {
+    /// `NFT_MSG_*`.
+    pub(super) message: u16,
+    /// `NLM_F_*`, without `NLM_F_REQUEST`.
+    pub(super) flags: u16,
+    /// The attributes.
+    pub(super) body: Vec<u8>,
 }
 
 impl Batch {
     /// Encodes a transaction. With a `generation_id` the kernel carries it out only if nothing in
     /// the network namespace has changed since that was read, and else gives `ERESTART`.
     pub fn encode(transaction: &Transaction, generation_id: Option<u32>) -> Self {
-        let mut batch = Self {
-            datagram: Vec::with_capacity(64 + 600 * transaction.operations.len()),
-            first_sequence: 0,
-            starts: Vec::with_capacity(2 + 3 * transaction.operations.len()),
-            operations: Vec::with_capacity(2 + 3 * transaction.operations.len()),
-            next_set_id: 1,
-        };
+        Self::encode_as(transaction, generation_id, Tenancy::None)
+    }
+
+    /// The same, with what it makes of the ownership of the table.
+    pub(super) fn encode_as(
+        transaction: &Transaction,
+        generation_id: Option<u32>,
+        tenancy: Tenancy,
+    ) -> Self {
+        let mut batch = Self::with_room_for(transaction.operations.len());
         batch.put_begin(generation_id);
+        if tenancy != Tenancy::None {
+            batch.table_flags = OWNED;
+        }
+        if tenancy == Tenancy::Take {
+            let take = message::take_table(&transaction.table, OWNED);
+            batch.put(None, 0, &take);
+        }
         for (index, operation) in transaction.operations.iter().enumerate() {
             batch.put_operation(transaction, index, operation);
         }
         batch.put_end();
         batch
+    }
+
+    /// Encodes messages that are part of no plan.
+    pub(super) fn of(members: &[Member]) -> Self {
+        let mut batch = Self::with_room_for(members.len());
+        batch.put_begin(None);
+        for member in members {
+            batch.put_with(None, member.message, member.flags, |datagram| {
+                datagram.extend_from_slice(&member.body);
+            });
+        }
+        batch.put_end();
+        batch
+    }
+
+    /// Asks whether the kernel would do this: without its end a batch is checked, answered and
+    /// undone, and nobody hears of it (`nfnetlink_rcv_batch`, net/netfilter/nfnetlink.c). The
+    /// acknowledgement of the message stands for that of the end.
+    pub(super) fn dry_run(member: &Member) -> Self {
+        let mut batch = Self::with_room_for(1);
+        batch.put_begin(None);
+        batch.put_with(None, member.message, member.flags | ACK, |datagram| {
+            datagram.extend_from_slice(&member.body);
+        });
+        batch
+    }
+
+    fn with_room_for(operations: usize) -> Self {
+        Self {
+            datagram: Vec::with_capacity(64 + 600 * operations),
+            first_sequence: 0,
+            starts: Vec::with_capacity(2 + 3 * operations),
+            operations: Vec::with_capacity(2 + 3 * operations),
+            next_set_id: 1,
+            table_flags: TableFlags::empty(),
+        }
     }
 
     /// The bytes to be sent, for benches and tests.
@@ -113,7 +173,7 @@ impl Batch {
         *self.operations.get(message)?
     }
 
-    /// The place of the end.
+    /// The place of the last message: the one that asks for an acknowledgement.
     pub(super) fn end(&self) -> usize {
         self.messages() - 1
     }
@@ -139,32 +199,35 @@ impl Batch {
         let table = &transaction.table;
         match operation {
             Operation::AddTable => {
-                self.put(index, CREATE | EXCLUSIVE, &message::add_table(table));
+                let add = message::add_table(table, self.table_flags);
+                self.put(Some(index), CREATE | EXCLUSIVE, &add);
             }
-            Operation::DeleteTable => self.put(index, 0, &message::delete_table(table)),
+            Operation::DeleteTable => self.put(Some(index), 0, &message::delete_table(table)),
             Operation::AddCounter(counter, tally) => {
-                self.put_with(index, NEW_OBJECT, CREATE | EXCLUSIVE, |datagram| {
+                self.put_with(Some(index), NEW_OBJECT, CREATE | EXCLUSIVE, |datagram| {
                     counter::put_new(datagram, table, *counter, *tally);
                 });
             }
             Operation::DeleteCounter(counter) => {
-                self.put_with(index, DELETE_OBJECT, 0, |datagram| {
+                self.put_with(Some(index), DELETE_OBJECT, 0, |datagram| {
                     counter::put_delete(datagram, table, *counter);
                 });
             }
             Operation::AddChain(chain) => {
-                self.put(index, CREATE | EXCLUSIVE, &message::add_chain(table, *chain));
+                self.put(Some(index), CREATE | EXCLUSIVE, &message::add_chain(table, *chain));
             }
-            Operation::FlushChain(chain) => self.put_with(index, DELETE_RULE, 0, |datagram| {
-                message::put_flush_chain(datagram, table, *chain);
-            }),
+            Operation::FlushChain(chain) => {
+                self.put_with(Some(index), DELETE_RULE, 0, |datagram| {
+                    message::put_flush_chain(datagram, table, *chain);
+                })
+            }
             Operation::DeleteChain(chain) => {
-                self.put(index, 0, &message::delete_chain(table, *chain));
+                self.put(Some(index), 0, &message::delete_chain(table, *chain));
             }
             Operation::AddSet(set) => {
                 let id = self.take_set_id();
                 // Else the kernel would add to what a set of that name holds.
-                self.put_with(index, NEW_SET, CREATE | EXCLUSIVE, |datagram| {
+                self.put_with(Some(index), NEW_SET, CREATE | EXCLUSIVE, |datagram| {
                     message::put_set(datagram, table, set, id);
                 });
                 let target = Target { table: table.as_str(), set: set.name.as_str(), id };
@@ -172,14 +235,14 @@ impl Batch {
                     element::emit(datagram, target, &set.elements, begin);
                 });
             }
-            Operation::DeleteSet(set) => self.put_with(index, DELETE_SET, 0, |datagram| {
+            Operation::DeleteSet(set) => self.put_with(Some(index), DELETE_SET, 0, |datagram| {
                 message::put_delete_set(datagram, table, *set);
             }),
             Operation::AddRule(chain, rule) => {
                 let mut map_id = 0;
                 if let Rule::RedirectByMap { ports, .. } = rule {
                     map_id = self.take_set_id();
-                    self.put_with(index, NEW_SET, CREATE, |datagram| {
+                    self.put_with(Some(index), NEW_SET, CREATE, |datagram| {
                         message::put_port_map(datagram, table, ports.len(), map_id);
                     });
                     let target = Target { table: table.as_str(), set: rule::ANONYMOUS, id: map_id };
@@ -187,7 +250,7 @@ impl Batch {
                         element::emit_ports(datagram, target, ports, begin);
                     });
                 }
-                self.put_with(index, NEW_RULE, CREATE | APPEND, |datagram| {
+                self.put_with(Some(index), NEW_RULE, CREATE | APPEND, |datagram| {
                     message::put_rule(datagram, table, *chain, rule, map_id);
                 });
             }
@@ -200,8 +263,8 @@ impl Batch {
         id
     }
 
-    fn put(&mut self, operation: usize, flags: u16, message: &NfTablesMessage) {
-        self.begin(kind(u8::from(message.message_type()).into()), flags, Some(operation));
+    fn put(&mut self, operation: Option<usize>, flags: u16, message: &NfTablesMessage) {
+        self.begin(kind(u8::from(message.message_type()).into()), flags, operation);
         self.datagram.extend(INET_HEADER);
         let start = self.datagram.len();
         self.datagram.resize(start + message.buffer_len(), 0);
@@ -212,12 +275,12 @@ impl Batch {
     /// Puts a message whose body `write` writes.
     fn put_with(
         &mut self,
-        operation: usize,
+        operation: Option<usize>,
         message: u16,
         flags: u16,
         write: impl FnOnce(&mut Vec<u8>),
     ) {
-        self.begin(kind(message), flags, Some(operation));
+        self.begin(kind(message), flags, operation);
         self.datagram.extend(INET_HEADER);
         write(&mut self.datagram);
         self.close();

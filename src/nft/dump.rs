@@ -15,6 +15,7 @@ use super::counter::Object;
 use super::element::{self, Element};
 use super::error::NotUnderstood;
 use super::expression::Expression;
+use super::ownership::{OWNER, PERSIST};
 use super::{message, rule, sound, userdata};
 use crate::netlink::{Error, Socket};
 use crate::plan::{Port, Seat};
@@ -46,8 +47,26 @@ pub(super) enum Found {
     Nothing,
     /// Somebody else's table.
     Foreign,
-    Ours(Ruleset),
-    Unknown(NotUnderstood),
+    /// A table of another version of ours.
+    OtherSchema {
+        found: u32,
+        tenure: Tenure,
+    },
+    Ours {
+        contents: Result<Ruleset, NotUnderstood>,
+        tenure: Tenure,
+    },
+}
+
+/// Whose a table is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tenure {
+    /// Nobody's: anybody may change it, and it cannot get an owner that it would outlive.
+    Shared,
+    /// Nobody's since its owner has ended: anybody may change it, or become its owner.
+    Orphaned,
+    /// That of the netlink socket with this port id.
+    OwnedBy(u32),
 }
 
 /// Reads a table whole. The kernel is asked several times; if anything in its rules has changed
@@ -80,11 +99,16 @@ pub(super) fn generation_id(socket: &mut Socket) -> Result<u32, Error> {
     })
 }
 
-/// The names of all `inet` tables that carry our mark.
+/// Whose a table of this name is; `None` if there is none.
+pub(super) fn tenure(socket: &mut Socket, table: &str) -> Result<Option<Tenure>, Error> {
+    Ok(header(socket, table)?.map(|attributes| tenure_of(&attributes)))
+}
+
+/// The names of all `inet` tables that carry our mark, of whatever schema.
 pub(super) fn our_tables(socket: &mut Socket) -> Result<Vec<String>, Error> {
     socket.dump(kind(GET_TABLE), 0, &body(&[]), |kind, body| {
         let NfTablesMessage::NewTable(message) = parse(kind, body)? else { return Ok(None) };
-        Ok(is_ours(&message.attributes).then(|| name_of(&message.attributes)).flatten())
+        Ok(schema_of(&message.attributes).and_then(|_| name_of(&message.attributes)))
     })
 }
 
@@ -95,36 +119,60 @@ fn name_of(attributes: &[TableAttribute]) -> Option<String> {
     })
 }
 
-fn is_ours(attributes: &[TableAttribute]) -> bool {
-    attributes.iter().any(|attribute| match attribute {
-        TableAttribute::UserData(data) => userdata::parse_comment(data) == Some(TableName::COMMENT),
-        _ => false,
+/// The schema that the mark of a table of ours tells.
+fn schema_of(attributes: &[TableAttribute]) -> Option<u32> {
+    attributes.iter().find_map(|attribute| match attribute {
+        TableAttribute::UserData(data) => TableName::schema(userdata::parse_comment(data)?),
+        _ => None,
     })
 }
 
-/// Such as `dormant`: then the kernel keeps the table and does nothing by it.
-fn has_flags(attributes: &[TableAttribute]) -> bool {
-    attributes.iter().any(|attribute| match attribute {
-        TableAttribute::Flags(flags) => *flags != TableFlags::empty(),
-        _ => false,
-    })
+fn flags_of(attributes: &[TableAttribute]) -> TableFlags {
+    let flags = attributes.iter().find_map(|attribute| match attribute {
+        TableAttribute::Flags(flags) => Some(*flags),
+        _ => None,
+    });
+    flags.unwrap_or_default()
 }
 
-fn read_once(socket: &mut Socket, table: &TableName) -> Result<Found, Error> {
-    let in_table = body(&[(TABLE, table.as_str())]);
+fn tenure_of(attributes: &[TableAttribute]) -> Tenure {
+    let owner = attributes.iter().find_map(|attribute| match attribute {
+        TableAttribute::Owner(port_id) => Some(*port_id),
+        _ => None,
+    });
+    match owner {
+        Some(port_id) => Tenure::OwnedBy(port_id),
+        None if flags_of(attributes).bits() & PERSIST != 0 => Tenure::Orphaned,
+        None => Tenure::Shared,
+    }
+}
+
+/// The attributes of a table; `None` if there is none of this name.
+fn header(socket: &mut Socket, table: &str) -> Result<Option<Vec<TableAttribute>>, Error> {
+    let in_table = body(&[(TABLE, table)]);
     let header = socket.ask(kind(GET_TABLE), &in_table, |kind, body| match parse(kind, body)? {
         NfTablesMessage::NewTable(message) => Ok(message.attributes),
         _ => Err(Error::Malformed { what: "table" }),
     });
     match header {
-        Ok(attributes) if !is_ours(&attributes) => return Ok(Found::Foreign),
-        Ok(attributes) if has_flags(&attributes) => {
-            let object = "a flag of the table".to_owned();
-            return Ok(Found::Unknown(NotUnderstood::Object { object }));
-        }
-        Ok(_) => {}
-        Err(error) if error.errno() == Some(Errno::ENOENT) => return Ok(Found::Nothing),
-        Err(error) => return Err(error),
+        Ok(attributes) => Ok(Some(attributes)),
+        Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn read_once(socket: &mut Socket, table: &TableName) -> Result<Found, Error> {
+    let Some(attributes) = header(socket, table.as_str())? else { return Ok(Found::Nothing) };
+    let tenure = tenure_of(&attributes);
+    match schema_of(&attributes) {
+        None => return Ok(Found::Foreign),
+        Some(TableName::SCHEMA) => {}
+        Some(found) => return Ok(Found::OtherSchema { found, tenure }),
+    }
+    // Such as `dormant`: then the kernel keeps the table and does nothing by it.
+    if flags_of(&attributes).bits() & !(OWNER | PERSIST) != 0 {
+        let object = "a flag of the table".to_owned();
+        return Ok(Found::Ours { contents: Err(NotUnderstood::Object { object }), tenure });
     }
     let raw = Raw {
         chains: read_chains(socket, table)?,
@@ -132,10 +180,8 @@ fn read_once(socket: &mut Socket, table: &TableName) -> Result<Found, Error> {
         sets: read_sets(socket, table)?,
         rules: read_rules(socket, table)?,
     };
-    Ok(match raw.understand(table) {
-        Ok(ruleset) => Found::Ours(ruleset),
-        Err(object) => Found::Unknown(NotUnderstood::Object { object }),
-    })
+    let contents = raw.understand(table).map_err(|object| NotUnderstood::Object { object });
+    Ok(Found::Ours { contents, tenure })
 }
 
 /// What the kernel lists, before it is known to be ours.

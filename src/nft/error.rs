@@ -38,6 +38,37 @@ pub enum NftError {
         /// The table.
         table: TableName,
     },
+    /// The table is ours, but another version of ipcluster made it, whose layout this one does not
+    /// know. It was left alone. Tables of older schemas that this version
+    /// [migrates](Self::can_be_replaced) are refused by reading alone.
+    #[error("table inet {table} is of schema {found}; this version of ipcluster has schema {ours}")]
+    Schema {
+        /// The table.
+        table: TableName,
+        /// Its schema.
+        found: u32,
+        /// That of this version, [`TableName::SCHEMA`].
+        ours: u32,
+    },
+    /// The table belongs to another netlink socket, which is still open somewhere
+    /// (`NFT_TABLE_F_OWNER`): that of a master that runs, or of a process that has inherited it.
+    #[error(
+        "table inet {table} belongs to another process that runs: netlink port id {owner}, {}",
+        PortId(*.owner)
+    )]
+    OwnedByOther {
+        /// The table.
+        table: TableName,
+        /// The netlink port id of its owner's socket (`NFTA_TABLE_OWNER`): the pid of the process
+        /// that opened it, if that was its first socket for netfilter; else a number above 2^31.
+        owner: u32,
+    },
+    /// The kernel has no tables that belong to somebody and outlive him: they came with Linux 6.9.
+    #[error("the kernel cannot protect tables: {errno} (NFT_TABLE_F_PERSIST needs Linux 6.9)")]
+    NoOwnership {
+        /// What it said to the flags.
+        errno: Errno,
+    },
     /// The table is ours, but this version does not understand it, or somebody has changed it.
     #[error("table inet {table} is not understood: {reason}")]
     NotUnderstood {
@@ -65,6 +96,39 @@ pub enum NftError {
     /// The plan is of another cluster.
     #[error(transparent)]
     Plan(#[from] PlanError),
+}
+
+impl NftError {
+    /// Whether the table is one of ours, whose contents this version cannot read, and that
+    /// [`Firewall::restore`](super::Firewall::restore) replaces whole all the same: of an older
+    /// schema, or changed by somebody.
+    pub fn can_be_replaced(&self) -> bool {
+        match self {
+            Self::Schema { found, .. } => is_older_schema(*found),
+            Self::NotUnderstood { .. } => true,
+            _ => false,
+        }
+    }
+}
+
+/// Whether a table of this schema may be removed or replaced whole by this version: no table of ours
+/// needs more than that to be gone.
+pub(super) fn is_older_schema(found: u32) -> bool {
+    (1..TableName::SCHEMA).contains(&found)
+}
+
+/// What a netlink port id says of the process that opened the socket.
+struct PortId(u32);
+
+impl fmt::Display for PortId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match i32::try_from(self.0) {
+            // netlink_autobind(): the first socket of a process gets its pid, further ones numbers
+            // that are negative as an i32.
+            Ok(_) => f.write_str("the pid of the process that opened the socket"),
+            Err(_) => f.write_str("not the first netfilter socket of its process"),
+        }
+    }
 }
 
 /// What about a table is not understood.

@@ -2,12 +2,15 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 
 use super::batch::Batch;
-use super::dump::{self, Found};
-use super::error::{Fault, NftError};
+use super::dump::{self, Found, Tenure};
+use super::error::{Fault, NftError, NotUnderstood, is_older_schema};
+use super::keeper;
+use super::ownership::{OWNER, Ownership, PERSIST, Protection, Tenancy, trial};
 use super::replies::{Outcome, Replies};
 use crate::netlink::{Error, NlFamily, Socket};
 use crate::plan::{ClusterName, Listeners, Plan, Seat};
@@ -16,6 +19,10 @@ use crate::ruleset::{Ruleset, TableName, Tally, Transaction, lower, raise};
 /// The rules of one cluster in the kernel.
 ///
 /// Calls do not wait for anything but the kernel's own work on the request.
+///
+/// By default the table belongs to its socket as soon as it has changed it ([`Ownership::Auto`]), and
+/// for as long as any copy of the descriptor is open: of [`as_fd`](AsFd::as_fd), or of a process
+/// that it was sent to, which goes on with [`from_descriptor`](Self::from_descriptor).
 pub struct Firewall {
     socket: Socket,
     table: TableName,
@@ -23,6 +30,13 @@ pub struct Firewall {
     in_force: Option<Plan>,
     /// What the counters of its seats had counted when they were last read.
     tallies: BTreeMap<Seat, Tally>,
+    ownership: Ownership,
+    /// What comes of `ownership` on this kernel, once that is known.
+    protection: Option<Protection>,
+    /// Whether the table belongs to our socket, so that nobody else can have changed it.
+    owns: bool,
+    /// Whether the table that keeps connections alive is there.
+    keeps: bool,
 }
 
 /// How often something is tried that depends on what was read just before.
@@ -31,9 +45,10 @@ const ATTEMPTS: u32 = 5;
 /// A transaction that was carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Applied {
-    /// How many operations it had; 0 if there was nothing to change, and nothing was sent.
+    /// How many operations it had; 0 if there was nothing to change.
     pub operations: usize,
-    /// The length of the datagram, in bytes.
+    /// The length of the datagram, in bytes; 0 if nothing was sent. Without an operation it made us
+    /// the owner of the table, and changed nothing else.
     pub bytes: usize,
 }
 
@@ -46,15 +61,131 @@ impl Firewall {
         let table = TableName::of(cluster);
         let socket = Socket::open(NlFamily::Netfilter)
             .map_err(|source| netlink_error(&table, "open a socket for it", source))?;
-        Ok(Self { socket, table, in_force: None, tallies: BTreeMap::new() })
+        Ok(Self::on(socket, table))
+    }
+
+    /// Goes on with the netlink socket of another `Firewall` of this cluster, most often one of
+    /// another process, and with it as the owner of the table: at no moment is it nobody's. That one
+    /// should change nothing any more. What is in force is to be [read](Self::read).
+    ///
+    /// # Errors
+    /// [`NftError::Netlink`] with [`Error::NotThatSocket`] if it is anything but a netfilter netlink
+    /// socket of this network namespace; [`NftError::Privilege`].
+    pub fn from_descriptor(cluster: &ClusterName, descriptor: OwnedFd) -> Result<Self, NftError> {
+        let table = TableName::of(cluster);
+        let socket = Socket::from_descriptor(NlFamily::Netfilter, descriptor)
+            .map_err(|source| netlink_error(&table, "take over the socket of its owner", source))?;
+        let mut firewall = Self::on(socket, table);
+        firewall.look()?;
+        Ok(firewall)
+    }
+
+    fn on(socket: Socket, table: TableName) -> Self {
+        let (ownership, protection) = (Ownership::default(), None);
+        Self {
+            socket,
+            table,
+            in_force: None,
+            tallies: BTreeMap::new(),
+            ownership,
+            protection,
+            owns: false,
+            keeps: false,
+        }
+    }
+
+    /// The same with another kind of ownership.
+    #[must_use]
+    pub fn with_ownership(self, ownership: Ownership) -> Self {
+        Self { ownership, protection: None, ..self }
+    }
+
+    /// How the table is, or will be, protected from other programs. The kernel is asked by having
+    /// it check a table with these flags that is never made; its version says little of what a
+    /// distribution has built.
+    ///
+    /// # Errors
+    /// [`NftError::NoOwnership`] if it is to be [owned](Ownership::Owned) and cannot;
+    /// [`NftError::Privilege`], [`NftError::Netlink`].
+    pub fn protection(&mut self) -> Result<Protection, NftError> {
+        if let Some(known) = self.protection {
+            return Ok(known);
+        }
+        let owned = match self.ownership {
+            Ownership::Shared => None,
+            Ownership::Auto | Ownership::Owned => Some(self.try_table_flags(OWNER | PERSIST)?),
+        };
+        let protection = match (owned, self.ownership) {
+            (Some(Ok(())), _) => Protection::Owned,
+            (Some(Err(errno)), Ownership::Owned) => return Err(NftError::NoOwnership { errno }),
+            _ if self.try_table_flags(OWNER)?.is_ok() => Protection::Kept,
+            _ => Protection::None,
+        };
+        self.protection = Some(protection);
+        Ok(protection)
+    }
+
+    /// Whether the kernel makes tables with these flags (`NFT_TABLE_F_*`), or what it says to them:
+    /// `EOPNOTSUPP`, before Linux 5.12 `EINVAL`. None is made.
+    ///
+    /// # Errors
+    /// [`NftError::Privilege`], [`NftError::Netlink`].
+    #[doc(hidden)]
+    pub fn try_table_flags(&mut self, flags: u32) -> Result<Result<(), Errno>, NftError> {
+        match self.send(&mut Batch::dry_run(&trial(flags)), &self.nothing())? {
+            Outcome::Committed => Ok(Ok(())),
+            Outcome::Refused(faults) => {
+                let errno = faults.first().map(|fault| fault.errno);
+                match errno.filter(|errno| matches!(errno, Errno::EOPNOTSUPP | Errno::EINVAL)) {
+                    Some(errno) => Ok(Err(errno)),
+                    None => Err(self.refused(faults)),
+                }
+            }
+            Outcome::Unknown => {
+                let intent = "find out how it can be protected";
+                Err(netlink_error(&self.table, intent, Error::RepliesLost))
+            }
+        }
+    }
+
+    /// Becomes the owner of the table that is there, if it can have one, and changes nothing else.
+    /// Returns whether it is ours now. A table that is not, since it was made without an owner or by
+    /// another schema, becomes ours when it is [replaced](Self::restore).
+    ///
+    /// # Errors
+    /// [`NftError::OwnedByOther`]; [`NftError::ForeignTable`]; [`NftError::Schema`] of a newer one;
+    /// [`NftError::NoOwnership`]; [`NftError::Privilege`]; [`NftError::Netlink`].
+    pub fn adopt(&mut self) -> Result<bool, NftError> {
+        let protection = self.protection()?;
+        let tenure = match self.look()? {
+            Found::Ours { tenure, .. } => tenure,
+            Found::OtherSchema { found, tenure } if is_older_schema(found) => tenure,
+            Found::OtherSchema { found, .. } => return Err(self.other_schema(found)),
+            Found::Foreign => return Err(self.foreign()),
+            Found::Nothing => return Ok(false),
+        };
+        match tenure {
+            Tenure::OwnedBy(owner) if !self.owns => Err(self.owned_by_other(owner)),
+            Tenure::Orphaned if protection == Protection::Owned => {
+                let nothing = self.nothing();
+                let mut batch = Batch::encode_as(&nothing, None, Tenancy::Take);
+                match self.send(&mut batch, &nothing)? {
+                    Outcome::Committed => self.owns = true,
+                    Outcome::Refused(faults) => return Err(self.refused(faults)),
+                    Outcome::Unknown => drop(self.look()?),
+                }
+                Ok(self.owns)
+            }
+            _ => Ok(self.owns),
+        }
     }
 
     /// Reads what is in force: what an earlier master left, or nothing. If the listeners are those
-    /// `expected`, they come in that order.
+    /// `expected`, they come in that order. Whose the table is makes no difference.
     ///
     /// # Errors
-    /// [`NftError::Privilege`]; [`NftError::ForeignTable`]; [`NftError::NotUnderstood`];
-    /// [`NftError::Netlink`].
+    /// [`NftError::Privilege`]; [`NftError::ForeignTable`]; [`NftError::Schema`];
+    /// [`NftError::NotUnderstood`]; [`NftError::Netlink`].
     pub fn read(&mut self, expected: Option<&Listeners>) -> Result<Option<Plan>, NftError> {
         // If it cannot be read or understood, nothing is known of it: the next plan is then put in
         // force whole.
@@ -71,13 +202,12 @@ impl Firewall {
     /// # Errors
     /// Those of [`Self::read`].
     pub fn read_ruleset(&mut self) -> Result<Option<Ruleset>, NftError> {
-        let found = dump::read(&mut self.socket, &self.table)
-            .map_err(|source| netlink_error(&self.table, "read it", source))?;
-        match found {
+        match self.look()? {
             Found::Nothing => Ok(None),
-            Found::Ours(ruleset) => Ok(Some(ruleset)),
-            Found::Foreign => Err(NftError::ForeignTable { table: self.table.clone() }),
-            Found::Unknown(reason) => Err(self.not_understood(reason)),
+            Found::Ours { contents: Ok(ruleset), .. } => Ok(Some(ruleset)),
+            Found::Ours { contents: Err(reason), .. } => Err(self.not_understood(reason)),
+            Found::OtherSchema { found, .. } => Err(self.other_schema(found)),
+            Found::Foreign => Err(self.foreign()),
         }
     }
 
@@ -109,40 +239,59 @@ impl Firewall {
         port.map_err(|source| netlink_error(&self.table, "name the socket for it", source))
     }
 
+    /// Reads the table, and learns whether it is ours.
+    fn look(&mut self) -> Result<Found, NftError> {
+        let failed = |source| netlink_error(&self.table, "read it", source);
+        let found = dump::read(&mut self.socket, &self.table).map_err(failed)?;
+        let port_id = self.socket.port().map_err(failed)?;
+        self.owns = match &found {
+            Found::Ours { tenure, .. } | Found::OtherSchema { tenure, .. } => {
+                *tenure == Tenure::OwnedBy(port_id)
+            }
+            Found::Nothing | Found::Foreign => false,
+        };
+        Ok(found)
+    }
+
     /// Puts a plan in force, in one transaction that changes only what differs.
     ///
     /// If the kernel no longer holds what we put there, the table is made anew, whole, from the
-    /// plan.
+    /// plan. If it is to be ours and is not yet, it is taken in the same transaction.
     ///
     /// # Errors
     /// [`NftError::Privilege`]; [`NftError::Refused`] with the objects at fault;
-    /// [`NftError::ForeignTable`]; [`NftError::Netlink`]. In every case what was in force still is.
+    /// [`NftError::ForeignTable`]; [`NftError::OwnedByOther`]; [`NftError::Schema`] of a newer one;
+    /// [`NftError::NoOwnership`]; [`NftError::Netlink`]. In every case what was in force still is.
     pub fn apply(&mut self, plan: &Plan) -> Result<Applied, NftError> {
+        match self.protection()? {
+            Protection::Owned if !self.owns => return self.take(plan),
+            Protection::Kept => self.keep_connections()?,
+            Protection::Owned | Protection::None => {}
+        }
         let transaction = match &self.in_force {
             Some(in_force) => Transaction::between(in_force, plan)?,
             None => Transaction::create(plan),
         };
-        match self.carry_out(&transaction, plan, None) {
+        match self.carry_out(&transaction, plan, None, Tenancy::Make) {
             Err(NftError::Refused { .. }) if !self.holds_what_we_think() => self.restore(plan),
             result => result,
         }
     }
 
-    /// Compares what the kernel holds with what [`Self::apply`] put there last.
+    /// Compares what the kernel holds, and whose it is, with what [`Self::apply`] put there last.
     ///
     /// # Errors
     /// [`NftError::Differs`] with the first object that does, and those of [`Self::read`].
     pub fn verify(&mut self) -> Result<(), NftError> {
         let expected = self.in_force.as_ref().map(lower);
+        let owned = self.owns;
         let found = self.read_ruleset()?;
-        if found == expected {
-            return Ok(());
-        }
-        let table = self.table.clone();
-        Err(NftError::Differs {
-            table,
-            object: first_difference(expected.as_ref(), found.as_ref()),
-        })
+        let object = match found == expected {
+            false => first_difference(expected.as_ref(), found.as_ref()),
+            true if owned && !self.owns => "its owner".to_owned(),
+            true => return Ok(()),
+        };
+        Err(NftError::Differs { table: self.table.clone(), object })
     }
 
     /// Removes the table, whatever is in it, if it carries our mark. Returns whether there was one.
@@ -151,11 +300,19 @@ impl Firewall {
     /// # Errors
     /// Those of [`Self::apply`].
     pub fn remove(&mut self) -> Result<bool, NftError> {
+        let removed = self.remove_table()?;
+        (self.in_force, self.owns) = (None, false);
+        self.keep_no_longer()?;
+        Ok(removed)
+    }
+
+    fn remove_table(&mut self) -> Result<bool, NftError> {
         let transaction = Transaction::remove(self.table.clone());
-        let removed = self.unless_overtaken(|firewall, generation_id| {
+        self.unless_overtaken(|firewall, generation_id| {
             match firewall.read_ruleset() {
                 Ok(None) => return Ok(Some(false)),
-                Ok(Some(_)) | Err(NftError::NotUnderstood { .. }) => {}
+                Ok(Some(_)) => {}
+                Err(error) if error.can_be_replaced() => {}
                 Err(error) => return Err(error),
             }
             let mut batch = Batch::encode(&transaction, Some(generation_id));
@@ -168,12 +325,10 @@ impl Firewall {
                     Err(netlink_error(&firewall.table, "remove it", Error::RepliesLost))
                 }
             }
-        })?;
-        self.in_force = None;
-        Ok(removed)
+        })
     }
 
-    /// The clusters that have a table in this network namespace.
+    /// The clusters that have a table in this network namespace, of whatever schema and owner.
     ///
     /// # Errors
     /// [`NftError::Privilege`], [`NftError::Netlink`].
@@ -186,14 +341,14 @@ impl Firewall {
     }
 
     /// Whether this process may change rules at all, asked of the kernel by a transaction without
-    /// members.
+    /// members; and whether the table can be protected as it is to be.
     ///
     /// # Errors
-    /// [`NftError::Privilege`], [`NftError::Netlink`].
+    /// [`NftError::Privilege`], [`NftError::NoOwnership`], [`NftError::Netlink`].
     pub fn probe(&mut self) -> Result<(), NftError> {
-        let nothing = Transaction { table: self.table.clone(), operations: vec![] };
+        let nothing = self.nothing();
         match self.send(&mut Batch::encode(&nothing, None), &nothing)? {
-            Outcome::Committed | Outcome::Unknown => Ok(()),
+            Outcome::Committed | Outcome::Unknown => self.protection().map(drop),
             Outcome::Refused(faults) => Err(self.refused(faults)),
         }
     }
@@ -221,17 +376,98 @@ impl Firewall {
     /// # Errors
     /// Those of [`Self::apply`], and [`NftError::Overtaken`].
     pub fn restore(&mut self, plan: &Plan) -> Result<Applied, NftError> {
+        if self.protection()? == Protection::Kept {
+            self.keep_connections()?;
+        }
         self.unless_overtaken(|firewall, generation_id| {
             let transaction = match firewall.read_ruleset() {
                 Ok(None) => Transaction::create(plan),
-                Ok(Some(_)) | Err(NftError::NotUnderstood { .. }) => Transaction::replace(plan),
+                Ok(Some(_)) => Transaction::replace(plan),
+                Err(error) if error.can_be_replaced() => Transaction::replace(plan),
                 Err(error) => return Err(error),
             };
-            match firewall.carry_out(&transaction, plan, Some(generation_id)) {
-                Err(NftError::Refused { faults, .. }) if is_overtaken(&faults) => Ok(None),
-                result => result.map(Some),
-            }
+            firewall.carry_out_at(generation_id, &transaction, plan, Tenancy::Make)
         })
+    }
+
+    /// Puts a plan in force in a table that is not ours yet, and makes it ours: an orphan is taken
+    /// and changed in one transaction. One that was made without an owner cannot get one later that
+    /// it would outlive, so that it is replaced; established connections live on, since a nat base
+    /// chain stands throughout.
+    fn take(&mut self, plan: &Plan) -> Result<Applied, NftError> {
+        self.unless_overtaken(|firewall, generation_id| {
+            let (transaction, tenancy) = match firewall.look()? {
+                Found::Nothing => (Transaction::create(plan), Tenancy::Make),
+                Found::Foreign => return Err(firewall.foreign()),
+                Found::OtherSchema { found, .. } if !is_older_schema(found) => {
+                    return Err(firewall.other_schema(found));
+                }
+                Found::Ours { tenure: Tenure::OwnedBy(owner), .. }
+                | Found::OtherSchema { tenure: Tenure::OwnedBy(owner), .. }
+                    if !firewall.owns =>
+                {
+                    return Err(firewall.owned_by_other(owner));
+                }
+                Found::Ours { tenure, contents: Ok(ruleset) } if tenure != Tenure::Shared => {
+                    // What a plan is made of in the order of its own listeners can be compared.
+                    match raise(&ruleset, Some(plan.listeners())) {
+                        Ok(there) => (Transaction::between(&there, plan)?, Tenancy::Take),
+                        Err(_) => (Transaction::replace(plan), Tenancy::Make),
+                    }
+                }
+                Found::Ours { .. } | Found::OtherSchema { .. } => {
+                    (Transaction::replace(plan), Tenancy::Make)
+                }
+            };
+            firewall.carry_out_at(generation_id, &transaction, plan, tenancy)
+        })
+    }
+
+    /// Makes the table that keeps established connections alive while ours is gone, unless it is
+    /// there.
+    fn keep_connections(&mut self) -> Result<(), NftError> {
+        if self.keeps {
+            return Ok(());
+        }
+        let failed =
+            |table: &TableName, source| netlink_error(table, "keep its connections", source);
+        let keeper = keeper::name(&self.table);
+        let tenure = dump::tenure(&mut self.socket, &keeper);
+        let tenure = tenure.map_err(|source| failed(&self.table, source))?;
+        let port_id = self.socket.port().map_err(|source| failed(&self.table, source))?;
+        match tenure {
+            Some(Tenure::OwnedBy(owner)) if owner == port_id => {}
+            Some(Tenure::OwnedBy(owner)) => return Err(self.owned_by_other(owner)),
+            other => {
+                let mut batch = Batch::of(&keeper::make(&self.table, other.is_some()));
+                match self.send(&mut batch, &self.nothing())? {
+                    Outcome::Committed => {}
+                    Outcome::Refused(faults) => return Err(self.refused(faults)),
+                    Outcome::Unknown => return Err(failed(&self.table, Error::RepliesLost)),
+                }
+            }
+        }
+        self.keeps = true;
+        Ok(())
+    }
+
+    /// Removes the table that keeps established connections alive, if it is ours.
+    fn keep_no_longer(&mut self) -> Result<(), NftError> {
+        if !std::mem::take(&mut self.keeps) {
+            return Ok(());
+        }
+        match self.send(&mut Batch::of(&keeper::remove(&self.table)), &self.nothing())? {
+            Outcome::Committed => Ok(()),
+            Outcome::Refused(faults) => Err(self.refused(faults)),
+            Outcome::Unknown => {
+                Err(netlink_error(&self.table, "let go of its connections", Error::RepliesLost))
+            }
+        }
+    }
+
+    /// A transaction on our table that does nothing.
+    fn nothing(&self) -> Transaction {
+        Transaction { table: self.table.clone(), operations: vec![] }
     }
 
     /// Does what follows from reading the table, at the generation of the kernel's rules at which it
@@ -269,26 +505,45 @@ impl Firewall {
         self.read_ruleset().is_ok_and(|found| found == expected)
     }
 
+    /// Carries out a transaction that ends in `plan` if nothing in the network namespace has changed
+    /// since this generation id; else does nothing (`None`).
+    fn carry_out_at(
+        &mut self,
+        generation_id: u32,
+        transaction: &Transaction,
+        plan: &Plan,
+        tenancy: Tenancy,
+    ) -> Result<Option<Applied>, NftError> {
+        match self.carry_out(transaction, plan, Some(generation_id), tenancy) {
+            Err(NftError::Refused { faults, .. }) if is_overtaken(&faults) => Ok(None),
+            result => result.map(Some),
+        }
+    }
+
     /// Carries out a transaction that ends in `plan`; with a generation id only if nothing in the
-    /// network namespace has changed since.
+    /// network namespace has changed since. A table that it makes is ours if it is to be.
     fn carry_out(
         &mut self,
         transaction: &Transaction,
         plan: &Plan,
         generation_id: Option<u32>,
+        tenancy: Tenancy,
     ) -> Result<Applied, NftError> {
-        if transaction.is_empty() {
+        if transaction.is_empty() && tenancy != Tenancy::Take {
             self.in_force = Some(plan.clone());
             return Ok(Applied { operations: 0, bytes: 0 });
         }
         let transaction = &*self.seeded(transaction);
-        let mut batch = Batch::encode(transaction, generation_id);
+        let owned = self.protection == Some(Protection::Owned);
+        let tenancy = if owned { tenancy } else { Tenancy::None };
+        let mut batch = Batch::encode_as(transaction, generation_id, tenancy);
         let applied =
             Applied { operations: transaction.operations.len(), bytes: batch.datagram().len() };
         match self.send(&mut batch, transaction)? {
-            Outcome::Committed => {}
+            Outcome::Committed => self.owns = owned,
             Outcome::Refused(faults) => return Err(self.refused(faults)),
-            Outcome::Unknown if self.read_ruleset()?.as_ref() == Some(&lower(plan)) => {}
+            Outcome::Unknown
+                if self.read_ruleset()?.as_ref() == Some(&lower(plan)) && self.owns == owned => {}
             Outcome::Unknown => {
                 return Err(netlink_error(&self.table, "change it", Error::RepliesLost));
             }
@@ -318,15 +573,45 @@ impl Firewall {
         }
     }
 
-    fn refused(&self, faults: Vec<Fault>) -> NftError {
-        if faults.iter().any(|fault| fault.errno == Errno::EPERM) {
-            return NftError::Privilege;
+    /// What it means that the kernel has refused something. `EPERM` is said both to those without
+    /// the capability and to those who are not the owner: whose the table is tells which.
+    fn refused(&mut self, faults: Vec<Fault>) -> NftError {
+        if !faults.iter().any(|fault| fault.errno == Errno::EPERM) {
+            return NftError::Refused { table: self.table.clone(), faults };
         }
-        NftError::Refused { table: self.table.clone(), faults }
+        match dump::tenure(&mut self.socket, self.table.as_str()) {
+            Ok(Some(Tenure::OwnedBy(owner))) if self.socket.port().ok() != Some(owner) => {
+                self.owned_by_other(owner)
+            }
+            // Without the capability the kernel answers no question about tables either.
+            Err(error) if error.errno() == Some(Errno::EPERM) => NftError::Privilege,
+            // The owner has gone meanwhile, or a batch as a whole was refused.
+            _ if faults.iter().any(|fault| fault.operation.is_none()) => NftError::Privilege,
+            _ => NftError::Refused { table: self.table.clone(), faults },
+        }
     }
 
-    fn not_understood(&self, reason: super::error::NotUnderstood) -> NftError {
+    fn not_understood(&self, reason: NotUnderstood) -> NftError {
         NftError::NotUnderstood { table: self.table.clone(), reason }
+    }
+
+    fn foreign(&self) -> NftError {
+        NftError::ForeignTable { table: self.table.clone() }
+    }
+
+    fn other_schema(&self, found: u32) -> NftError {
+        NftError::Schema { table: self.table.clone(), found, ours: TableName::SCHEMA }
+    }
+
+    fn owned_by_other(&self, owner: u32) -> NftError {
+        NftError::OwnedByOther { table: self.table.clone(), owner }
+    }
+}
+
+/// The netlink socket, to be sent to another process: see [`Firewall::from_descriptor`].
+impl AsFd for Firewall {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

@@ -30,10 +30,17 @@ pub(super) fn table(name: &TableName) -> Vec<TableAttribute> {
     vec![TableAttribute::Name(name.as_str().to_owned())]
 }
 
-pub(super) fn add_table(name: &TableName) -> NfTablesMessage {
+pub(super) fn add_table(name: &TableName, flags: TableFlags) -> NfTablesMessage {
     let mut attributes = table(name);
-    attributes.push(TableAttribute::Flags(TableFlags::empty()));
+    attributes.push(TableAttribute::Flags(flags));
     attributes.push(TableAttribute::UserData(userdata::comment(TableName::COMMENT)));
+    NfTablesMessage::NewTable(TableMessage { attributes })
+}
+
+/// Makes the sender the owner of a table that has none; without effect if it is already.
+pub(super) fn take_table(name: &TableName, flags: TableFlags) -> NfTablesMessage {
+    let mut attributes = table(name);
+    attributes.push(TableAttribute::Flags(flags));
     NfTablesMessage::NewTable(TableMessage { attributes })
 }
 
@@ -72,10 +79,19 @@ pub(super) fn delete_chain(table: &TableName, name: ChainName) -> NfTablesMessag
     NfTablesMessage::DeleteChain(ChainMessage { attributes: chain(table, name) })
 }
 
+/// `NFT_MSG_NEWTABLE`, `NFT_MSG_DELTABLE`, `NFT_MSG_NEWCHAIN`.
+pub(super) const NEW_TABLE: u16 = 0;
+pub(super) const DELETE_TABLE: u16 = 2;
+pub(super) const NEW_CHAIN: u16 = 3;
+
+/// `NFTA_TABLE_*`.
+pub(super) const NFTA_TABLE_NAME: u16 = 1;
+pub(super) const NFTA_TABLE_FLAGS: u16 = 2;
+
 /// `NFTA_RULE_*`.
-const NFTA_RULE_TABLE: u16 = 1;
-const NFTA_RULE_CHAIN: u16 = 2;
-const NFTA_RULE_EXPRESSIONS: u16 = 4;
+pub(super) const NFTA_RULE_TABLE: u16 = 1;
+pub(super) const NFTA_RULE_CHAIN: u16 = 2;
+pub(super) const NFTA_RULE_EXPRESSIONS: u16 = 4;
 const NFTA_RULE_USERDATA: u16 = 7;
 
 /// Writes the body of the message that removes all rules of a chain.

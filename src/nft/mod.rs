@@ -11,6 +11,11 @@
 //! are in the receive queue. If the acknowledgement is not among them (the queue was full, `ENOBUFS`),
 //! nothing is known of the outcome, and the table is read back to see which it was.
 //!
+//! Since Linux 6.9 the table belongs to the socket of its [`Firewall`] ([`Ownership`]): nobody else
+//! can change it. It outlives the socket, and the next master takes it in the same batch as its first
+//! change. Where the kernel cannot do that, or is not to, the table is everybody's, and a small second
+//! one keeps established connections alive while somebody has flushed it.
+//!
 //! Reading back gives the same objects that lowering gives, in the same order: one comparison tells
 //! whether the kernel holds the plan, and [`raise`](crate::ruleset::raise) makes the plan from them
 //! when a new master starts. Rules are recognized by every one of their expressions; a table is known
@@ -26,7 +31,9 @@ mod error;
 mod expression;
 mod firewall;
 mod foreign;
+mod keeper;
 mod message;
+mod ownership;
 mod replies;
 mod rule;
 mod sound;
@@ -40,4 +47,5 @@ pub use conntrack::{Conntrack, ConntrackError, Entries};
 pub use error::{Fault, NftError, NotUnderstood};
 pub use firewall::{Applied, Firewall};
 pub use foreign::{Certainty, ForeignNat, ForeignRules, NatHook, TableFamily};
+pub use ownership::{Ownership, Protection};
 pub use watch::{Change, Commit, Reading, Watch, Writer};

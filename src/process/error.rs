@@ -173,6 +173,10 @@ pub enum Operation {
     ReadMemfd,
     /// `fallocate(2)` with `FALLOC_FL_PUNCH_HOLE`.
     ReleaseMemfd,
+    /// `sendmsg(2)` with `SCM_RIGHTS`.
+    SendDescriptors,
+    /// `recvmsg(2)` with `SCM_RIGHTS`.
+    ReceiveDescriptors,
 }
 
 impl fmt::Display for Operation {
@@ -193,6 +197,8 @@ impl fmt::Display for Operation {
             Self::ReopenMemfd => "cannot open the memfd",
             Self::ReadMemfd => "cannot read the memfd",
             Self::ReleaseMemfd => "cannot release read pages",
+            Self::SendDescriptors => "cannot send descriptors",
+            Self::ReceiveDescriptors => "cannot receive descriptors",
         })
     }
 }

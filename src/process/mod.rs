@@ -16,11 +16,14 @@
 //! [`ListenTable`] of one moment says on which of its ports a worker's own processes listen, and
 //! who reaches them there.
 //!
+//! [`send_descriptors`] and [`receive_descriptors`] pass open files on to another process.
+//!
 //! This room stands on `netlink` alone: it knows no cluster, seat or generation.
 
 mod child;
 mod credentials;
 mod error;
+mod handover;
 mod identity;
 mod lines;
 mod output;
@@ -34,6 +37,7 @@ mod stat;
 pub use child::{Child, Unreaped};
 pub use credentials::{effective_uid, has_cap_net_admin};
 pub use error::{Operation, ProcessError};
+pub use handover::{MAX_DESCRIPTORS, receive_descriptors, send_descriptors};
 pub use identity::{BootId, InvalidBootId, ProcessId};
 pub use output::{Output, OutputReader, Printed};
 pub use owner::{ListenTable, Reach, Transport};

@@ -27,8 +27,22 @@ impl TableName {
     /// What every table name of ours begins with.
     pub const PREFIX: &str = "ipcluster_";
 
-    /// The comment of every table of ours: by it, not by its name, a table is known as ours.
-    pub const COMMENT: &str = "ipcluster schema 1";
+    /// The version of what a table of ours holds and how: a master reads and changes only tables of
+    /// its own. It goes up with every change of the layout that an older version would misread.
+    ///
+    /// 1: tcp alone, a counter in each redirect. 2: tcp and udp, a guard, a named counter a seat.
+    pub const SCHEMA: u32 = 2;
+
+    /// The comment of every table of ours: by it, not by its name, a table is known as ours. Ends
+    /// with [`Self::SCHEMA`].
+    pub const COMMENT: &str = "ipcluster schema 2";
+
+    /// The schema of a table with this comment; `None` for the comment of no table of ours.
+    pub fn schema(comment: &str) -> Option<u32> {
+        let digits = comment.strip_prefix("ipcluster schema ")?;
+        let schema: u32 = digits.parse().ok()?;
+        (schema.to_string() == digits).then_some(schema)
+    }
 
     /// The table of a cluster.
     pub fn of(cluster: &ClusterName) -> Self {

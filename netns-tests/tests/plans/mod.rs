@@ -1,7 +1,7 @@
 //! Plans for the tests of the rules.
 
 use ipcluster::lab::Namespace;
-use ipcluster::nft::Firewall;
+use ipcluster::nft::{Firewall, Ownership};
 use ipcluster::plan::{Generation, Listeners, Occupant, Partition, Plan, Port, Seat, Weights};
 
 /// The cluster "t" on these listeners, all seats vacant.
@@ -30,7 +30,14 @@ pub(crate) fn occupy(plan: &mut Plan, seat: u16, base: u16, generation: u64) {
     plan.occupy(Seat(seat), Occupant { generation, ports }).unwrap();
 }
 
-/// A firewall for the plan's cluster in a namespace.
+/// A firewall for the plan's cluster in a namespace, whose table others can change and nft can list
+/// and load.
+#[allow(dead_code, reason = "each test file uses some of these")]
+pub(crate) fn shared(namespace: &Namespace, plan: &Plan) -> Firewall {
+    firewall(namespace, plan).with_ownership(Ownership::Shared)
+}
+
+/// A firewall for the plan's cluster in a namespace. Its table is its own.
 pub(crate) fn firewall(namespace: &Namespace, plan: &Plan) -> Firewall {
     namespace.run_in(|| Firewall::open(plan.name())).unwrap().unwrap()
 }
