@@ -34,6 +34,12 @@ const CHANGES: [&str; 7] = [
     "add table inet ipcluster_t { flags dormant; }",
 ];
 
+/// A cluster whose table everybody can change.
+fn shared(lab: &Lab, workers: u16) -> Cluster<'_> {
+    let cluster = Cluster::new(lab, workers).argument("--ownership").argument("shared");
+    cluster.start(workers.into())
+}
+
 /// What nft lists of our table, without counts; nothing if there is none.
 fn listing(lab: &Lab) -> String {
     let output = lab.witness().run("nft", &["-s", "list", "table", "inet", TABLE], "");
@@ -46,7 +52,7 @@ fn change(lab: &Lab, what: &str) {
 }
 
 fn repaired(lab: &Lab) {
-    let mut cluster = Cluster::new(lab, 4).start(4);
+    let mut cluster = shared(lab, 4);
     let before = listing(lab);
     for (number, what) in (1..).zip(CHANGES) {
         // Apart enough for none to count as a fight: five within ten seconds would.
@@ -75,7 +81,7 @@ fn repaired(lab: &Lab) {
 
 /// New connections fail while there are no rules; then they do no more.
 fn under_load(lab: &Lab) {
-    let cluster = Cluster::new(lab, 4).start(4);
+    let cluster = shared(lab, 4);
     let before = listing(lab);
     for what in &CHANGES[..4] {
         change(lab, what);
@@ -88,7 +94,7 @@ fn under_load(lab: &Lab) {
 
 /// Reloads and scales while somebody damages the table: each comes into force whole.
 fn swaps(lab: &Lab) {
-    let mut cluster = Cluster::new(lab, 4).start(4);
+    let mut cluster = shared(lab, 4);
     for (round, workers) in ["5", "3", "4"].into_iter().enumerate() {
         let mut reload = cluster.begin("reload", &[]);
         change(lab, CHANGES[round]);
@@ -106,7 +112,7 @@ fn swaps(lab: &Lab) {
 }
 
 fn fighter(lab: &Lab) {
-    let mut cluster = Cluster::new(lab, 2).start(2);
+    let mut cluster = shared(lab, 2);
     let before = listing(lab);
     let fights = AtomicBool::new(true);
     thread::scope(|scope| {
@@ -136,7 +142,7 @@ fn fighter(lab: &Lab) {
 
 /// While the master sleeps, more is told than fits its buffer; the damage comes last, and is lost.
 fn lost(lab: &Lab) {
-    let mut cluster = Cluster::new(lab, 4).start(4);
+    let mut cluster = shared(lab, 4);
     let before = listing(lab);
     cluster.master().signal(Signal::SIGSTOP);
     lab.witness().load("table ip filler { set s { type mark; }; }");
@@ -192,7 +198,7 @@ fn processor_time(pid: u32) -> Duration {
 }
 
 fn storm(lab: &Lab) {
-    let mut cluster = Cluster::new(lab, 4).start(4);
+    let mut cluster = shared(lab, 4);
     let before = listing(lab);
     let pid = cluster.master().pid();
     let storm = Storm::begin(lab);
