@@ -90,11 +90,19 @@ impl Lab {
     /// # Panics
     /// Where it does not listen within 5 s.
     pub fn greeter(&self, port: u16, seat: u16) -> Process {
-        let mut command = Command::new(greeter());
+        self.worker(&greeter(), port, seat)
+    }
+
+    /// The same with another program that listens on `PORT`.
+    ///
+    /// # Panics
+    /// Where it does not listen within 5 s.
+    pub fn worker(&self, program: &Path, port: u16, seat: u16) -> Process {
+        let mut command = Command::new(program);
         command.env("PORT", port.to_string()).env("IPCLUSTER_SEAT", seat.to_string());
-        let mut process = self.start("greeter", command);
-        wait_until("the greeter to listen", Duration::from_secs(5), || {
-            assert!(process.is_running(), "the greeter ended:\n{}", process.output());
+        let mut process = self.start("worker", command);
+        wait_until("the worker to listen", Duration::from_secs(5), || {
+            assert!(process.is_running(), "the worker ended:\n{}", process.output());
             self.is_listened_to(port)
         });
         process
