@@ -54,8 +54,8 @@ fn released(lab: &Lab) {
 fn control(lab: &Lab) {
     let report = swap_again_and_again(lab, &resetter(), Port::Drained);
     assert!(report.failed() > 100, "few connections came back to an old port: {report}");
-    let kinds: BTreeSet<FailureKind> = report.failures_by_kind().into_keys().collect();
-    assert_eq!(kinds, [FailureKind::Refused].into(), "{report}");
+    let refused = report.failures_by_kind().get(&FailureKind::Refused).copied();
+    assert!(refused > Some(report.failed() * 9 / 10), "{report}");
 }
 
 /// What is seen to before an old worker closes its port.
@@ -97,8 +97,11 @@ fn swap_again_and_again(lab: &Lab, program: &Path, condition: Port) -> Report {
         let ports = BTreeSet::from([old]);
         for _ in 0..2 {
             wait_until("nobody to need the old port", Duration::from_secs(20), || {
-                let released = condition == Port::Drained
-                    || conntrack.release(&ports).unwrap()[&old].bound == 0;
+                let released = condition == Port::Drained || {
+                    let entries = conntrack.release(&ports).unwrap()[&old];
+                    // A SYN that was dropped here will be sent here again.
+                    entries.bound == 0 && entries.half_open == 0
+                };
                 let queued = sockets.listeners(old..=old).unwrap().iter().any(|it| it.queued > 0);
                 let connections = sockets.connection_counts(&ports).unwrap()[&old];
                 released && !queued && connections == Connections::default()

@@ -459,6 +459,7 @@ mod tests {
             repairs: 0,
             last_writer: None,
             foreign_chains: Vec::new(),
+            conntrack: None,
             workers: (0..workers)
                 .map(|seat| WorkerStatus {
                     seat: Seat(seat),
@@ -469,6 +470,8 @@ mod tests {
                     ports: ports(public_ports),
                     uptime: 73.5,
                     connections: Some(12),
+                    queued: None,
+                    half_open: None,
                 })
                 .collect(),
         }

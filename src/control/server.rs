@@ -415,6 +415,8 @@ mod tests {
             ports: std::collections::BTreeMap::new(),
             uptime: 0.0,
             connections: None,
+            queued: None,
+            half_open: None,
         };
         Status {
             schema: super::super::SCHEMA,
@@ -427,6 +429,7 @@ mod tests {
             repairs: 0,
             last_writer: None,
             foreign_chains: Vec::new(),
+            conntrack: None,
             workers: (0..1024).map(worker).collect(),
         }
     }

@@ -9,6 +9,7 @@ use nix::sys::signal::Signal;
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::sleep_until;
 
+use super::counting::Counted;
 use super::processes::Processes;
 use super::report;
 use super::spawner::{self, Spawner};
@@ -18,12 +19,12 @@ use crate::nft::{Firewall, NftError};
 use crate::plan::{Plan, Seat};
 use crate::process::ProcessError;
 use crate::supervisor::{
-    self, Action, Done, Event, Finding, Moment, Notice, Refusal, Request, RequestId, WorkerFailure,
+    Action, Done, Event, Finding, Moment, Notice, Refusal, Request, RequestId, WorkerFailure,
     WorkerId,
 };
 
-/// The sockets of workers, as far as they could be counted.
-pub(super) type Counts = Result<BTreeMap<WorkerId, supervisor::Sockets>, ProcessError>;
+/// What workers that are retired or gone have left, if that could be counted.
+pub(super) type Counts = Result<Counted, ProcessError>;
 
 /// An answer that is owed.
 pub(super) struct Pending {

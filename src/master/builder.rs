@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::{broadcast, mpsc};
 
 use super::actions::World;
+use super::draining::Draining;
 use super::error::MasterError;
+use super::fullness::Fullness;
 use super::output::Printer;
 use super::processes::Processes;
 use super::run::Master;
@@ -121,7 +123,8 @@ impl Builder {
             started,
             exits,
             counts,
-            is_counting: false,
+            draining: Draining::default(),
+            fullness: Fullness::default(),
             finished: false,
         })
     }

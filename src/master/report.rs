@@ -4,15 +4,19 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::control::{
-    Explanation, Failure, ForeignChain, RuleWriter, SCHEMA, Status, WorkerState, WorkerStatus,
+    ConntrackFill, Explanation, Failure, ForeignChain, RuleWriter, SCHEMA, Status, WorkerState,
+    WorkerStatus,
 };
+use crate::nft::Fill;
 use crate::plan::{Listeners, Plan, Port, Route};
 use crate::supervisor::{self, Moment, Refusal, Sockets, Supervisor, Worker, WorkerId};
 
-/// The state of a cluster. `counts` are the sockets of its workers, as far as known.
+/// The state of a cluster. `counts` are the sockets of its workers and `fill` is how full conntrack
+/// is, as far as known.
 pub(super) fn status(
     supervisor: &Supervisor,
     counts: &BTreeMap<WorkerId, Sockets>,
+    fill: Option<Fill>,
     foreign_chains: Vec<ForeignChain>,
     now: Moment,
 ) -> Status {
@@ -35,6 +39,8 @@ pub(super) fn status(
         ports: worker.ports.iter().flat_map(|ports| by_public(plan.listeners(), ports)).collect(),
         uptime: now.since(worker.started).as_secs_f64(),
         connections: counts.get(&worker.id).map(|sockets| sockets.established),
+        queued: counts.get(&worker.id).map(|sockets| sockets.queued),
+        half_open: counts.get(&worker.id).map(|sockets| sockets.half_open),
     };
     let mut workers: Vec<&Worker> = supervisor.workers().collect();
     workers.sort_by_key(|worker| (worker.seat, worker.generation, worker.id));
@@ -53,6 +59,7 @@ pub(super) fn status(
             .as_ref()
             .map(|writer| RuleWriter { pid: writer.pid, name: writer.name.clone() }),
         foreign_chains,
+        conntrack: fill.map(|Fill { entries, limit }| ConntrackFill { entries, limit }),
         workers: workers.into_iter().map(worker_status).collect(),
     }
 }

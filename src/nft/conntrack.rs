@@ -263,8 +263,13 @@ impl Fill {
 
     /// Whether more than 80 % of the table are in use.
     pub fn is_nearly_full(self) -> bool {
-        let percent = u64::from(self.entries) * 100;
-        self.limit > 0 && percent > u64::from(self.limit) * u64::from(Self::NEARLY_FULL)
+        self.is_above(Self::NEARLY_FULL)
+    }
+
+    /// Whether more than so many percent of the table are in use.
+    pub fn is_above(self, percent: u32) -> bool {
+        let used = u64::from(self.entries) * 100;
+        self.limit > 0 && used > u64::from(self.limit) * u64::from(percent)
     }
 
     fn parse(attributes: &[u8]) -> Option<Self> {

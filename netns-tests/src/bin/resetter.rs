@@ -8,16 +8,19 @@ use std::net::{Ipv6Addr, TcpListener, TcpStream};
 
 use ipcluster::lab::Identity;
 use nix::libc;
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{Backlog, listen, setsockopt, sockopt};
 
 fn main() -> io::Result<()> {
     let seat = number("IPCLUSTER_SEAT").unwrap_or(0);
     let generation = number("IPCLUSTER_GENERATION").unwrap_or(0);
     let port = number("PORT").ok_or(io::Error::other("PORT is no port"))?;
     let identity = Identity { pid: std::process::id(), seat, generation };
-    let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 40\r\n\r\n{:<39}\n", identity.to_string());
+    let answer =
+        format!("HTTP/1.1 200 OK\r\nContent-Length: 40\r\n\r\n{:<39}\n", identity.to_string());
     // Takes IPv4 connections as well (net.ipv6.bindv6only is 0 in a new namespace).
-    for client in TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))?.incoming() {
+    let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))?;
+    listen(&listener, Backlog::MAXALLOWABLE)?;
+    for client in listener.incoming() {
         // What goes wrong with one client is seen by that client.
         let _ = client.and_then(|client| serve(client, answer.as_bytes()));
     }
