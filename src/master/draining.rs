@@ -15,9 +15,9 @@ const QUIET_LOOKS: u8 = 2;
 /// given away as long as it says nothing, but it may be that it never will.
 const MOST_LOOKS: u8 = 100;
 
-/// How many times as long as a look takes there is none: about a tenth of one processor, however
-/// much conntrack holds.
-const PAUSE: u32 = 9;
+/// How many times as long as a look takes there is none: looks take a fifth of one processor at
+/// most, however much conntrack holds.
+const PAUSE: u32 = 4;
 
 /// The looks at workers that are retired or gone.
 #[derive(Debug, Default)]
@@ -106,7 +106,7 @@ impl Draining {
     }
 }
 
-/// No pause comes of a machine that slept.
+/// What a look counts for at most: no long pause comes of a machine that slept.
 const LONGEST: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
@@ -157,13 +157,13 @@ mod tests {
     }
 
     #[test]
-    fn looks_take_a_tenth_of_the_time() {
+    fn looks_take_a_fifth_of_the_time() {
         let (mut draining, begin) = (gone(), Instant::now());
         let at = |milliseconds| begin + Duration::from_millis(milliseconds);
         assert!(draining.begin(BTreeMap::new(), BTreeSet::new(), begin).is_some());
         assert!(draining.begin(BTreeMap::new(), BTreeSet::new(), at(50)).is_none(), "under way");
         draining.end(None, at(100));
-        assert!(!look(&mut draining, at(999), None));
-        assert!(look(&mut draining, at(1000), None));
+        assert!(!look(&mut draining, at(499), None));
+        assert!(look(&mut draining, at(500), None));
     }
 }
