@@ -9,7 +9,6 @@ use nix::sys::signal::Signal;
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::sleep_until;
 
-use super::counting::Counted;
 use super::processes::Processes;
 use super::report;
 use super::spawner::{self, Spawner};
@@ -19,12 +18,12 @@ use crate::nft::{Firewall, NftError};
 use crate::plan::{Plan, Seat};
 use crate::process::ProcessError;
 use crate::supervisor::{
-    Action, Done, Event, Finding, Moment, Notice, Refusal, Request, RequestId, WorkerFailure,
+    self, Action, Done, Event, Finding, Moment, Notice, Refusal, Request, RequestId, WorkerFailure,
     WorkerId,
 };
 
-/// What workers that are retired or gone have left, if that could be counted.
-pub(super) type Counts = Result<Counted, ProcessError>;
+/// The sockets of retired workers, if they could be counted.
+pub(super) type Counts = Result<BTreeMap<WorkerId, supervisor::Sockets>, ProcessError>;
 
 /// An answer that is owed.
 pub(super) struct Pending {

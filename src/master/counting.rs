@@ -46,18 +46,8 @@ pub(super) struct Wanted {
     pub(super) retired: PortsByWorker,
     /// Those of them that are settled: they have let all clients go.
     pub(super) settled: BTreeSet<WorkerId>,
-    /// Workers whose process has ended, with nobody behind their ports.
-    pub(super) gone: PortsByWorker,
-}
-
-/// What there was.
-#[derive(Debug, Default)]
-pub(super) struct Counted {
-    /// Of the retired workers.
-    pub(super) sockets: BTreeMap<WorkerId, Sockets>,
-    /// How many clients conntrack led to the ports of each worker that is gone; all have been let
-    /// go. Empty if conntrack could not be read.
-    pub(super) gone: BTreeMap<WorkerId, u32>,
+    /// Ports of workers whose process has ended, with nobody behind them.
+    pub(super) gone: Vec<Arc<[Port]>>,
 }
 
 /// Counts the sockets of retired workers, and what conntrack alone knows of:
@@ -68,23 +58,23 @@ pub(super) struct Counted {
 ///
 /// Reading conntrack takes the kernel tens of milliseconds, a second where it is full: not for the
 /// loop. A worker that is settled and has connections costs nothing of it.
-pub(super) fn count_all(wanted: &Wanted) -> Result<Counted, ProcessError> {
+pub(super) fn count_all(wanted: &Wanted) -> Result<BTreeMap<WorkerId, Sockets>, ProcessError> {
     let mut sockets = count_sockets(&mut process::Sockets::open()?, &wanted.retired)?;
     let is_idle = |sockets: &Sockets| sockets.all_accepted() && sockets.established == 0;
     let retired = || wanted.retired.iter();
     let looked_at = |worker: &WorkerId| {
         !wanted.settled.contains(worker) || sockets.get(worker).is_some_and(is_idle)
     };
-    let with_ports = retired().filter(|(worker, _)| looked_at(worker)).chain(&wanted.gone);
-    let ports: BTreeSet<u16> = numbers(with_ports.map(|(_, ports)| ports)).collect();
+    let unsure = retired().filter(|(worker, _)| looked_at(worker)).map(|(_, ports)| ports);
+    let ports: BTreeSet<u16> = numbers(unsure.chain(&wanted.gone)).collect();
     if ports.is_empty() {
-        return Ok(Counted { sockets, gone: BTreeMap::new() });
+        return Ok(sockets);
     }
     let entries = match Conntrack::open().and_then(|mut conntrack| conntrack.release(&ports)) {
         Ok(entries) => entries,
         Err(error) => {
             tracing::warn!(%error, "cannot see what conntrack remembers");
-            return Ok(Counted { sockets, gone: BTreeMap::new() });
+            return Ok(sockets);
         }
     };
     let of = |ports| numbers([ports]).filter_map(|number| entries.get(&number));
@@ -99,9 +89,7 @@ pub(super) fn count_all(wanted: &Wanted) -> Result<Counted, ProcessError> {
             }
         }
     }
-    let bound = |ports| of(ports).map(|entries| entries.bound).sum();
-    let gone = wanted.gone.iter().map(|(worker, ports)| (*worker, bound(ports))).collect();
-    Ok(Counted { sockets, gone })
+    Ok(sockets)
 }
 
 fn numbers<'a>(ports: impl IntoIterator<Item = &'a Arc<[Port]>>) -> impl Iterator<Item = u16> {

@@ -174,6 +174,7 @@ impl Master {
             self.dispatch(Event::Exited { worker, exit, last_lines });
             for (worker, ports) in ports {
                 self.draining.insert(worker, ports);
+                self.count_connections();
             }
         }
     }
@@ -226,11 +227,14 @@ impl Master {
     }
 
     fn counted(&mut self, counts: Counts) {
-        self.draining.end(counts.as_ref().ok(), Instant::now());
+        self.draining.end(Instant::now());
         self.release_ports();
+        if self.draining.has_gone() {
+            self.count_connections();
+        }
         match counts {
             Ok(counts) => {
-                for (worker, sockets) in counts.sockets {
+                for (worker, sockets) in counts {
                     self.dispatch(Event::Connections { worker, sockets });
                 }
             }
