@@ -154,12 +154,8 @@ impl Conntrack {
                 Transport::Tcp { .. } => {}
             }
         })?;
-        match &mut self.netlink {
-            Some(netlink) => {
-                changes.send(netlink).map_err(|source| ConntrackError::Change { source })?;
-            }
-            // Nothing was listed.
-            None => {}
+        if let Some(netlink) = &mut self.netlink {
+            changes.send(netlink).map_err(|source| ConntrackError::Change { source })?;
         }
         Ok(counts)
     }
