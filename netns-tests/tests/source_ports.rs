@@ -50,8 +50,8 @@ const RELOADS: u64 = 10;
 fn load(lab: &Lab) -> Load {
     let limit = || std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40199");
     lab.client().run_in(limit).unwrap().expect("a namespace of our own");
-    // Half of the ports at a time, of each family, so that they do not run out.
-    Lab::load(80, 2).close(Close::Reset).pace(Pace::Rate(2500.0)).max_open(200)
+    // Fewer than there are ports for one family, so that they do not run out.
+    Lab::load(80, 2).close(Close::Reset).pace(Pace::Rate(2500.0)).max_open(150)
 }
 
 fn released(lab: &Lab, worker: &Path) {
