@@ -106,13 +106,30 @@ impl Lab {
     /// Where it does not listen within 5 s.
     pub fn greeter_for(&self, ask: Ask, port: u16, seat: u16) -> Process {
         let mut command = Command::new(greeter());
-        command.env("PORT", port.to_string()).env("IPCLUSTER_SEAT", seat.to_string());
         if ask == Ask::Nothing {
             command.env("GREETER_SPEAK", "first");
         }
-        let mut process = self.start("greeter", command);
-        wait_until("the greeter to listen", Duration::from_secs(5), || {
-            assert!(process.is_running(), "the greeter ended:\n{}", process.output());
+        self.start_worker(command, port, seat)
+    }
+
+    /// The same with another program that listens on `PORT`.
+    ///
+    /// # Panics
+    /// Where it does not listen within 5 s.
+    pub fn worker(&self, program: &Path, port: u16, seat: u16) -> Process {
+        self.start_worker(Command::new(program), port, seat)
+    }
+
+    fn start_worker(&self, mut command: Command, port: u16, seat: u16) -> Process {
+        command.env("PORT", port.to_string()).env("IPCLUSTER_SEAT", seat.to_string());
+        let mut process = self.start("worker", command);
+        wait_until("the worker to listen", Duration::from_secs(5), || {
+            assert!(
+                process.is_running(),
+                "the worker ended:
+{}",
+                process.output()
+            );
             self.is_listened_to(port)
         });
         process

@@ -19,6 +19,11 @@ pub fn greeter() -> PathBuf {
     beside_us("greeter")
 }
 
+/// A worker that ends every connection by a reset, as a program.
+pub fn resetter() -> PathBuf {
+    beside_us("resetter")
+}
+
 /// The program `ipcluster`: the one that the variable `IPCLUSTER_BIN` names, such as one of another
 /// profile; otherwise that in the profile of this test, which is there, and up to date, in a case
 /// that [needs](crate::Need::Ipcluster) it.

@@ -5,7 +5,7 @@ use std::fs;
 
 use ipcluster::control::ControlDir;
 use ipcluster::lab;
-use ipcluster::nft::{Firewall, ForeignNat, ForeignRules, NftError, Protection};
+use ipcluster::nft::{Conntrack, Fill, Firewall, ForeignNat, ForeignRules, NftError, Protection};
 use ipcluster::plan::{
     Generation, Listeners, Occupant, Partition, Plan, Port, PortRange, Seat, Weights,
 };
@@ -132,17 +132,30 @@ fn covers(list: &str, first: u16, last: u16) -> bool {
 }
 
 fn connection_tracking() -> Finding {
-    let number = |name: &str| -> Option<u64> {
+    // Over netlink, as `status` does, which takes the capability; else from the files.
+    let filled = Conntrack::open().and_then(|mut conntrack| conntrack.fill());
+    let filled = filled.ok().flatten().or_else(fill_of_files);
+    let Some(fill) = filled else {
+        // The module is loaded with the first rule that needs it.
+        return Good("connection tracking: not in use yet".to_owned());
+    };
+    let Fill { entries, limit } = fill;
+    match fill.is_nearly_full() {
+        true => Warning(format!(
+            "connection tracking: nearly full, {entries} entries of at most {limit}; beyond that the \
+             kernel drops new connections: raise net.netfilter.nf_conntrack_max"
+        )),
+        false => Good(format!("connection tracking: {entries} entries of at most {limit}")),
+    }
+}
+
+fn fill_of_files() -> Option<Fill> {
+    let number = |name: &str| -> Option<u32> {
         let path = format!("/proc/sys/net/netfilter/{name}");
         fs::read_to_string(path).ok()?.trim().parse().ok()
     };
-    match (number("nf_conntrack_count"), number("nf_conntrack_max")) {
-        (Some(count), Some(most)) => {
-            Good(format!("connection tracking: {count} entries of at most {most}"))
-        }
-        // The module is loaded with the first rule that needs it.
-        _ => Good("connection tracking: not in use yet".to_owned()),
-    }
+    let (entries, limit) = (number("nf_conntrack_count")?, number("nf_conntrack_max")?);
+    Some(Fill { entries, limit })
 }
 
 /// Looks for nat rules of others that decide before ours: on connections to the listeners of the

@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
-use ipcluster::control::{Answer, Command, ControlDir, ForeignChain, Status, WorkerStatus};
+use ipcluster::control::{
+    Answer, Command, ConntrackFill, ControlDir, ForeignChain, Status, WorkerStatus,
+};
 
 use super::args::StatusArgs;
 use super::{Failed, ask, output};
@@ -21,11 +23,25 @@ fn json(status: &Status) -> Result<String, Failed> {
     text.map(|text| text + "\n").map_err(|error| Failed::new(format!("status as JSON: {error}")))
 }
 
-const HEADER: [&str; 9] =
-    ["SEAT", "SLOTS", "STATE", "GENERATION", "PID", "CONNECTIONS", "TOTAL", "UPTIME", "PORTS"];
+const COLUMNS: usize = 11;
+
+const HEADER: [&str; COLUMNS] = [
+    "SEAT",
+    "SLOTS",
+    "STATE",
+    "GENERATION",
+    "PID",
+    "CONNECTIONS",
+    "QUEUED",
+    "HALF-OPEN",
+    "TOTAL",
+    "UPTIME",
+    "PORTS",
+];
 
 /// The columns that hold numbers, and so align to the right.
-const NUMBERS: [bool; 9] = [true, true, false, true, true, true, true, true, false];
+const NUMBERS: [bool; COLUMNS] =
+    [true, true, false, true, true, true, true, true, true, true, false];
 
 /// The status as text: a head about the cluster, then one line a worker, by seat.
 fn table(status: &Status) -> String {
@@ -34,7 +50,7 @@ fn table(status: &Status) -> String {
         let newest_first = std::cmp::Reverse(worker.generation);
         (worker.seat, newest_first, worker.state, worker.pid)
     });
-    let rows: Vec<[String; 9]> = workers.into_iter().map(row).collect();
+    let rows: Vec<[String; COLUMNS]> = workers.into_iter().map(row).collect();
     head(status) + "\n" + &aligned(&rows)
 }
 
@@ -68,17 +84,31 @@ fn foreign_chain(foreign: &ForeignChain) -> String {
 fn facts(status: &Status) -> String {
     let listeners: Vec<String> = status.listeners.iter().map(ToString::to_string).collect();
     format!(
-        "cluster    {}\ngeneration {}\nmaster     {}\nlisteners  {}\npartition  {}, {} slots\n",
+        "cluster    {}\ngeneration {}\nmaster     {}\nlisteners  {}\npartition  {}, {} slots\n{}",
         status.name,
         status.generation,
         status.pid,
         listeners.join(" "),
         status.partition,
         status.slots,
+        status.conntrack.map(conntrack).unwrap_or_default(),
     )
 }
 
-fn row(worker: &WorkerStatus) -> [String; 9] {
+fn conntrack(fill: ConntrackFill) -> String {
+    let ConntrackFill { entries, limit } = fill;
+    let percent = fill.percent();
+    let warning = match fill.is_nearly_full() {
+        true => ": nearly full, raise net.netfilter.nf_conntrack_max",
+        false => "",
+    };
+    match limit {
+        0 => format!("conntrack  {entries} entries\n"),
+        _ => format!("conntrack  {entries} of {limit} entries, {percent} %{warning}\n"),
+    }
+}
+
+fn row(worker: &WorkerStatus) -> [String; COLUMNS] {
     let or_dash = |number: Option<u64>| number.map_or("-".to_owned(), |number| number.to_string());
     [
         worker.seat.to_string(),
@@ -87,6 +117,8 @@ fn row(worker: &WorkerStatus) -> [String; 9] {
         worker.generation.to_string(),
         or_dash(worker.pid.map(u64::from)),
         or_dash(worker.connections.map(u64::from)),
+        or_dash(worker.queued.map(u64::from)),
+        or_dash(worker.half_open.map(u64::from)),
         or_dash(worker.connections_total),
         worker.pid.map_or("-".to_owned(), |_| uptime(worker.uptime)),
         ports(worker),
@@ -118,8 +150,8 @@ fn uptime(seconds: f64) -> String {
     }
 }
 
-fn aligned(rows: &[[String; 9]]) -> String {
-    let widths: [usize; 9] = std::array::from_fn(|column| {
+fn aligned(rows: &[[String; COLUMNS]]) -> String {
+    let widths: [usize; COLUMNS] = std::array::from_fn(|column| {
         rows.iter().map(|row| row[column].len()).fold(HEADER[column].len(), usize::max)
     });
     let mut text = String::new();
@@ -150,6 +182,7 @@ mod tests {
             r#"{
                 "schema": 1, "name": "web", "pid": 4100, "generation": 3,
                 "listeners": ["0.0.0.0:80/tcp", "[::]:443/tcp"], "partition": "hash", "slots": 1024,
+                "conntrack": {"entries": 900, "limit": 1000},
                 "workers": [
                     {"seat": 1, "slots": 0, "pid": null, "state": "starting", "generation": 3,
                      "ports": {"80": 20006, "443": 20007}, "uptime": 0, "connections": null},
@@ -157,7 +190,7 @@ mod tests {
                      "ports": {"80": 20000, "443": 20001}, "uptime": 90061.7, "connections": 1},
                     {"seat": 0, "slots": 512, "pid": 4242, "state": "live", "generation": 3,
                      "ports": {"1": 1, "2": 2, "3": 3, "4": 4, "5": 5, "6": 6}, "uptime": 73.5,
-                     "connections": 120, "connections_total": 48151}
+                     "connections": 120, "queued": 3, "half_open": 1, "connections_total": 48151}
                 ]
             }"#,
         )
@@ -172,11 +205,12 @@ generation 3
 master     4100
 listeners  0.0.0.0:80/tcp [::]:443/tcp
 partition  hash, 1024 slots
+conntrack  900 of 1000 entries, 90 %: nearly full, raise net.netfilter.nf_conntrack_max
 
-SEAT  SLOTS  STATE     GENERATION   PID  CONNECTIONS  TOTAL    UPTIME  PORTS
-   0    512  live               3  4242          120  48151  1min 13s  1:1 2:2 3:3 4:4 +2
-   0      0  retired            2   999            1      -    1d 01h  80:20000 443:20001
-   1      0  starting           3     -            -      -         -  80:20006 443:20007
+SEAT  SLOTS  STATE     GENERATION   PID  CONNECTIONS  QUEUED  HALF-OPEN  TOTAL    UPTIME  PORTS
+   0    512  live               3  4242          120       3          1  48151  1min 13s  1:1 2:2 3:3 4:4 +2
+   0      0  retired            2   999            1       -          -      -    1d 01h  80:20000 443:20001
+   1      0  starting           3     -            -       -          -      -         -  80:20006 443:20007
 ";
         assert_eq!(table(&status()), expected);
     }

@@ -317,7 +317,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::{LineDecoder, MAX_LINE, PartitionKind, SCHEMA, WorkerState};
+    use super::super::{ConntrackFill, LineDecoder, MAX_LINE, PartitionKind, SCHEMA, WorkerState};
     use super::*;
     use crate::plan::{Port, Seat, Slot};
 
@@ -389,10 +389,12 @@ mod tests {
             "schema": 1, "name": "web", "pid": 4100, "generation": 3,
             "listeners": ["0.0.0.0:80/tcp"], "partition": "hash", "slots": 1024,
             "repairs": 0, "last_writer": null, "foreign_chains": [],
+            "conntrack": {"entries": 1804, "limit": 262_144},
             "workers": [{
                 "seat": 0, "slots": 512, "pid": 4242, "state": "live", "generation": 3,
                 "ports": {"80": 20000}, "uptime": 73.5, "connections": 12,
                 "connections_total": u64::MAX,
+                "queued": 3, "half_open": 1,
             }],
         }}});
         let reply = Reply::Done(Answer::Status(status(1, 1)));
@@ -462,6 +464,7 @@ mod tests {
             repairs: 0,
             last_writer: None,
             foreign_chains: Vec::new(),
+            conntrack: Some(ConntrackFill { entries: 1804, limit: 262_144 }),
             workers: (0..workers)
                 .map(|seat| WorkerStatus {
                     seat: Seat(seat),
@@ -473,6 +476,8 @@ mod tests {
                     uptime: 73.5,
                     connections: Some(12),
                     connections_total: Some(u64::MAX),
+                    queued: Some(3),
+                    half_open: Some(1),
                 })
                 .collect(),
         }

@@ -49,5 +49,6 @@ pub use error::{ControlError, MessageError};
 pub use message::{Answer, Command, Failure, Reloaded, Reply, Scaled, Stopped, VERSION};
 pub use server::{Limits, Request, Responder, Server};
 pub use status::{
-    Explanation, ForeignChain, PartitionKind, RuleWriter, SCHEMA, Status, WorkerState, WorkerStatus,
+    ConntrackFill, Explanation, ForeignChain, PartitionKind, RuleWriter, SCHEMA, Status,
+    WorkerState, WorkerStatus,
 };

@@ -416,6 +416,8 @@ mod tests {
             uptime: 0.0,
             connections: None,
             connections_total: None,
+            queued: None,
+            half_open: None,
         };
         Status {
             schema: super::super::SCHEMA,
@@ -428,6 +430,7 @@ mod tests {
             repairs: 0,
             last_writer: None,
             foreign_chains: Vec::new(),
+            conntrack: None,
             workers: (0..1024).map(worker).collect(),
         }
     }

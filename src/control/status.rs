@@ -25,9 +25,11 @@ pub const SCHEMA: u32 = 1;
 ///      "priority": -150, "rule_chain": "PREROUTING", "handle": 7,
 ///      "listener": "0.0.0.0:80/tcp", "certain": true}
 ///   ],
+///   "conntrack": {"entries": 1804, "limit": 262144},
 ///   "workers": [
 ///     {"seat": 0, "slots": 512, "pid": 4242, "state": "live", "generation": 3,
-///      "ports": {"80": 20004}, "uptime": 73.5, "connections": 12, "connections_total": 48151}
+///      "ports": {"80": 20004}, "uptime": 73.5, "connections": 12, "queued": 0, "half_open": 0,
+///      "connections_total": 48151}
 ///   ]
 /// }
 /// ```
@@ -60,6 +62,9 @@ pub struct Status {
     /// [`ForeignChain::MOST`].
     #[serde(default)]
     pub foreign_chains: Vec<ForeignChain>,
+    /// How full the kernel's connection tracking table is; none if that is not known.
+    #[serde(default)]
+    pub conntrack: Option<ConntrackFill>,
     /// All workers by seat, also those of older generations that have not ended yet.
     pub workers: Vec<WorkerStatus>,
 }
@@ -125,13 +130,41 @@ pub struct WorkerStatus {
     pub ports: BTreeMap<Port, Port>,
     /// Seconds since its process was started, finite; 0 while it has none.
     pub uptime: f64,
-    /// Established connections to its worker ports; none if that could not be counted.
+    /// Established connections to its worker ports, of both families, those that wait to be
+    /// accepted among them; none if that could not be counted.
     pub connections: Option<u32>,
+    /// Connections that wait in its accept queues; none if that could not be counted.
+    #[serde(default)]
+    pub queued: Option<u32>,
+    /// Handshakes to its worker ports under way; none if that could not be counted.
+    #[serde(default)]
+    pub half_open: Option<u32>,
     /// How many connections the rules have led to its seat while it is live: since the cluster was
     /// first put in force, whichever worker held the seat, or since it was scaled to have the seat.
     /// None for any other worker, and if it could not be read.
     #[serde(default)]
     pub connections_total: Option<u64>,
+}
+
+/// How full the kernel's connection tracking table is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConntrackFill {
+    /// Tracked connections in the network namespace of the master, of all programs.
+    pub entries: u32,
+    /// The most that there may be (`net.netfilter.nf_conntrack_max`); 0 for any number.
+    pub limit: u32,
+}
+
+impl ConntrackFill {
+    /// How much of it is in use, in percent of the limit; 0 without a limit.
+    pub fn percent(self) -> u64 {
+        (u64::from(self.entries) * 100).checked_div(u64::from(self.limit)).unwrap_or(0)
+    }
+
+    /// Whether more than 80 % of it are in use. At the limit the kernel drops new connections.
+    pub fn is_nearly_full(self) -> bool {
+        u64::from(self.entries) * 100 > u64::from(self.limit) * 80 && self.limit > 0
+    }
 }
 
 /// Where in its life a worker stands.

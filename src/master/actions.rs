@@ -22,7 +22,7 @@ use crate::supervisor::{
     WorkerId,
 };
 
-/// The sockets of workers, as far as they could be counted.
+/// The sockets of retired workers, if they could be counted.
 pub(super) type Counts = Result<BTreeMap<WorkerId, supervisor::Sockets>, ProcessError>;
 
 /// An answer that is owed.

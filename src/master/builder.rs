@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::{broadcast, mpsc};
 
 use super::actions::World;
+use super::draining::Draining;
 use super::error::MasterError;
+use super::fullness::Fullness;
 use super::hold;
 use super::output::Printer;
 use super::processes::{Processes, transport, transports};
@@ -124,7 +126,8 @@ impl Builder {
             started,
             exits,
             counts,
-            is_counting: false,
+            draining: Draining::default(),
+            fullness: Fullness::default(),
             finished: false,
         })
     }

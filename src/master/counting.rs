@@ -32,43 +32,64 @@ pub(super) fn count_sockets(
                 queued: sum.queued + queued.get(&number).copied().unwrap_or(0),
                 half_open: sum.half_open + of_port.half_open,
                 established: sum.established + of_port.established,
-                remembered: 0,
+                ..Sockets::default()
             }
         })
     };
     Ok(workers.iter().map(|(worker, ports)| (*worker, count(ports))).collect())
 }
 
-/// The same, and for workers that seem to have no connection those that conntrack alone knows of:
-/// the client will send its SYN or its data again, and conntrack will send it to the old port. Reading
-/// conntrack takes the kernel tens of milliseconds, a second where it is full: not for the loop.
-pub(super) fn count_all(
-    workers: &PortsByWorker,
-) -> Result<BTreeMap<WorkerId, Sockets>, ProcessError> {
-    let mut counts = count_sockets(&mut process::Sockets::open()?, workers)?;
+/// What is to be counted, and let go.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Wanted {
+    /// Retired workers.
+    pub(super) retired: PortsByWorker,
+    /// Those of them that are settled: they have let all clients go.
+    pub(super) settled: BTreeSet<WorkerId>,
+    /// Ports of workers whose process has ended, with nobody behind them.
+    pub(super) gone: Vec<Arc<[Port]>>,
+}
+
+/// Counts the sockets of retired workers, and what conntrack alone knows of:
+/// * of those that are gone or not settled, the entries that lead new handshakes to them, which are
+///   released;
+/// * of those that seem to have no connection, the connections of which a client will send its SYN or
+///   its data again.
+///
+/// Reading conntrack takes the kernel tens of milliseconds, a second where it is full: not for the
+/// loop. A worker that is settled and has connections costs nothing of it.
+pub(super) fn count_all(wanted: &Wanted) -> Result<BTreeMap<WorkerId, Sockets>, ProcessError> {
+    let mut sockets = count_sockets(&mut process::Sockets::open()?, &wanted.retired)?;
     let is_idle = |sockets: &Sockets| sockets.all_accepted() && sockets.established == 0;
-    let idle: Vec<WorkerId> =
-        counts.iter().filter(|(_, sockets)| is_idle(sockets)).map(|(worker, _)| *worker).collect();
-    let ports: BTreeSet<u16> = numbers(idle.iter().filter_map(|it| workers.get(it))).collect();
+    let retired = || wanted.retired.iter();
+    let looked_at = |worker: &WorkerId| {
+        !wanted.settled.contains(worker) || sockets.get(worker).is_some_and(is_idle)
+    };
+    let unsure = retired().filter(|(worker, _)| looked_at(worker)).map(|(_, ports)| ports);
+    let ports: BTreeSet<u16> = numbers(unsure.chain(&wanted.gone)).collect();
     if ports.is_empty() {
-        return Ok(counts);
+        return Ok(sockets);
     }
-    match Conntrack::open().and_then(|mut conntrack| conntrack.entries(&ports)) {
-        Ok(entries) => {
-            for worker in idle {
-                let (Some(sockets), Some(ports)) = (counts.get_mut(&worker), workers.get(&worker))
-                else {
-                    continue;
-                };
-                for of_port in numbers([ports]).filter_map(|number| entries.get(&number)) {
-                    sockets.half_open += of_port.half_open;
-                    sockets.remembered += of_port.established;
-                }
+    let entries = match Conntrack::open().and_then(|mut conntrack| conntrack.release(&ports)) {
+        Ok(entries) => entries,
+        Err(error) => {
+            tracing::warn!(%error, "cannot see what conntrack remembers");
+            return Ok(sockets);
+        }
+    };
+    let of = |ports| numbers([ports]).filter_map(|number| entries.get(&number));
+    for (worker, ports) in retired() {
+        let Some(sockets) = sockets.get_mut(worker) else { continue };
+        let is_idle = is_idle(sockets);
+        for entries in of(ports) {
+            sockets.bound += entries.bound;
+            if is_idle {
+                sockets.half_open += entries.half_open;
+                sockets.remembered += entries.established;
             }
         }
-        Err(error) => tracing::warn!(%error, "cannot see what conntrack remembers"),
     }
-    Ok(counts)
+    Ok(sockets)
 }
 
 fn numbers<'a>(ports: impl IntoIterator<Item = &'a Arc<[Port]>>) -> impl Iterator<Item = u16> {

@@ -24,7 +24,9 @@
 mod actions;
 mod builder;
 mod counting;
+mod draining;
 mod error;
+mod fullness;
 mod handle;
 mod hold;
 mod output;

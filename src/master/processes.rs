@@ -261,4 +261,5 @@ fn report_delivery(worker: WorkerId, signal: Signal, result: Result<Delivery, Pr
 pub(super) const READINESS_INTERVAL: Duration = Duration::from_millis(10);
 pub(super) const DRAIN_INTERVAL: Duration = Duration::from_millis(100);
 pub(super) const OUTPUT_INTERVAL: Duration = Duration::from_millis(50);
+pub(super) const FULLNESS_INTERVAL: Duration = Duration::from_secs(5);
 pub(super) const BURIAL_INTERVAL: Duration = Duration::from_millis(100);

@@ -4,18 +4,21 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::control::{
-    Explanation, Failure, ForeignChain, RuleWriter, SCHEMA, Status, WorkerState, WorkerStatus,
+    ConntrackFill, Explanation, Failure, ForeignChain, RuleWriter, SCHEMA, Status, WorkerState,
+    WorkerStatus,
 };
+use crate::nft::Fill;
 use crate::plan::{Listeners, Plan, Port, Protocol, Route, Seat};
 use crate::ruleset::Tally;
 use crate::supervisor::{self, Moment, Refusal, Sockets, Supervisor, Worker, WorkerId};
 
-/// The state of a cluster. `counts` are the sockets of its workers, and `tallies` what the counters of
-/// its seats say, as far as known.
+/// The state of a cluster. `counts` are the sockets of its workers, `tallies` what the counters of its
+/// seats say, and `fill` is how full conntrack is, as far as known.
 pub(super) fn status(
     supervisor: &Supervisor,
     counts: &BTreeMap<WorkerId, Sockets>,
     tallies: &BTreeMap<Seat, Tally>,
+    fill: Option<Fill>,
     foreign_chains: Vec<ForeignChain>,
     now: Moment,
 ) -> Status {
@@ -38,6 +41,8 @@ pub(super) fn status(
         ports: worker.ports.iter().flat_map(|ports| by_public(plan.listeners(), ports)).collect(),
         uptime: now.since(worker.started).as_secs_f64(),
         connections: counts.get(&worker.id).map(|sockets| sockets.established),
+        queued: counts.get(&worker.id).map(|sockets| sockets.queued),
+        half_open: counts.get(&worker.id).map(|sockets| sockets.half_open),
         connections_total: match worker.state() {
             supervisor::WorkerState::Live => tallies.get(&worker.seat).map(|it| it.connections),
             _ => None,
@@ -60,6 +65,7 @@ pub(super) fn status(
             .as_ref()
             .map(|writer| RuleWriter { pid: writer.pid, name: writer.name.clone() }),
         foreign_chains,
+        conntrack: fill.map(|Fill { entries, limit }| ConntrackFill { entries, limit }),
         workers: workers.into_iter().map(worker_status).collect(),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::Interest;
 use tokio::sync::{broadcast, mpsc};
@@ -11,9 +11,13 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use super::actions::{Counts, World};
 use super::builder::{Builder, REQUEST_QUEUE};
 use super::counting::count_all;
+use super::draining::Draining;
 use super::error::MasterError;
+use super::fullness::Fullness;
 use super::handle::{Handle, Order};
-use super::processes::{BURIAL_INTERVAL, DRAIN_INTERVAL, OUTPUT_INTERVAL, READINESS_INTERVAL};
+use super::processes::{
+    BURIAL_INTERVAL, DRAIN_INTERVAL, FULLNESS_INTERVAL, OUTPUT_INTERVAL, READINESS_INTERVAL,
+};
 use super::report;
 use super::spawner::Outcome;
 use crate::config::Config;
@@ -32,7 +36,8 @@ pub struct Master {
     pub(super) started: mpsc::UnboundedReceiver<Outcome>,
     pub(super) exits: mpsc::UnboundedReceiver<WorkerId>,
     pub(super) counts: mpsc::UnboundedReceiver<Counts>,
-    pub(super) is_counting: bool,
+    pub(super) draining: Draining,
+    pub(super) fullness: Fullness,
     pub(super) finished: bool,
 }
 
@@ -81,6 +86,7 @@ impl Master {
         let changes = self.world.watching.watch.readable();
         let changes = changes.map_err(|source| MasterError::Watch { source })?;
         let (looked, mut looks) = mpsc::unbounded_channel();
+        let mut fullness = every(FULLNESS_INTERVAL);
         self.dispatch(Event::Start);
         while !self.finished {
             let deadline = self.supervisor.deadline();
@@ -96,8 +102,9 @@ impl Master {
                     Order::Leave => return self.leave(server).await,
                 },
                 _ = readiness.tick(), if self.is_any(WorkerState::Starting) => self.look_for_ready(),
-                _ = drain.tick(), if self.is_any(WorkerState::Retired) => self.count_connections(),
+                _ = drain.tick(), if self.drains() => self.count_connections(),
                 _ = burial.tick(), if self.world.processes.has_remains() => self.bury(),
+                _ = fullness.tick() => self.fullness.look(),
                 _ = output.tick(), if self.world.processes.is_running() => {
                     self.world.processes.pass_on_output();
                 }
@@ -161,9 +168,14 @@ impl Master {
 
     fn exited(&mut self, worker: WorkerId) {
         let kill_at = self.world.now().after(self.config.timeouts.die);
+        let ports = self.world.processes.ports_of(&[worker]);
         // Clients are steered away first; who else of its group is left is looked for later.
         if let Some((exit, last_lines)) = self.world.processes.take_exit(worker, kill_at) {
             self.dispatch(Event::Exited { worker, exit, last_lines });
+            for (worker, ports) in ports {
+                self.draining.insert(worker, ports);
+                self.count_connections();
+            }
         }
     }
 
@@ -195,22 +207,31 @@ impl Master {
         }
     }
 
-    /// Begins a count of the connections of retired workers, unless one is under way.
+    /// Whether there is anything to be counted or let go.
+    fn drains(&self) -> bool {
+        self.is_any(WorkerState::Retired) || self.draining.has_gone()
+    }
+
+    /// Begins a count of what workers that are retired or gone have left, if it is time for one.
     fn count_connections(&mut self) {
-        if std::mem::replace(&mut self.is_counting, true) {
-            return;
-        }
         let retired = self.ids(|state| state == WorkerState::Retired);
-        let ports = self.world.processes.ports_of(&retired);
+        let retired = self.world.processes.ports_of(&retired);
+        let settled = self.supervisor.workers().filter(|worker| worker.is_settled());
+        let settled = settled.map(|worker| worker.id).collect();
+        let Some(wanted) = self.draining.begin(retired, settled, Instant::now()) else { return };
         let counts = self.world.counts_sender.clone();
         tokio::task::spawn_blocking(move || {
             // The loop has ended.
-            let _ = counts.send(count_all(&ports));
+            let _ = counts.send(count_all(&wanted));
         });
     }
 
     fn counted(&mut self, counts: Counts) {
-        self.is_counting = false;
+        self.draining.end(Instant::now());
+        self.release_ports();
+        if self.draining.has_gone() {
+            self.count_connections();
+        }
         match counts {
             Ok(counts) => {
                 for (worker, sockets) in counts {
@@ -223,6 +244,13 @@ impl Master {
 
     fn bury(&mut self) {
         for worker in self.world.processes.bury(self.world.now()) {
+            self.draining.buried(worker);
+        }
+        self.release_ports();
+    }
+
+    fn release_ports(&mut self) {
+        for worker in self.draining.take_free() {
             self.world.spawner.release(worker);
         }
     }
@@ -275,7 +303,11 @@ impl Master {
             BTreeMap::new()
         });
         let foreign = self.world.watching.foreign_chains();
-        report::status(&self.supervisor, &counts, &tallies, foreign, self.world.now())
+        let fill = Fullness::read().unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot see how full connection tracking is");
+            None
+        });
+        report::status(&self.supervisor, &counts, &tallies, fill, foreign, self.world.now())
     }
 }
 

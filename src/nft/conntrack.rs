@@ -4,6 +4,9 @@
 //! connection to its worker port, whatever the rules say by then, until the entry times out: so a
 //! port is in use as long as an entry points at it, with or without a worker behind it.
 
+mod change;
+mod entry;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -12,31 +15,26 @@ use nix::errno::Errno;
 
 use crate::netlink::{self, Attributes, NlFamily, Socket};
 
+use change::Changes;
+use entry::{CTA_STATUS, DESTINATION_TRANSLATED, Entry, TcpState, Transport};
+
 /// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET`.
 const GET: u16 = 1 << 8 | 1;
 
 /// `struct nfgenmsg` of a request for both families: `AF_UNSPEC`, `NFNETLINK_V0`, no resource.
 const ANY_FAMILY: [u8; 4] = [0; 4];
 
-// enum ctattr_type and those nested in it (include/uapi/linux/netfilter/nfnetlink_conntrack.h).
-const CTA_TUPLE_REPLY: u16 = 2;
-const CTA_STATUS: u16 = 3;
-const CTA_PROTOINFO: u16 = 4;
-const CTA_TUPLE_PROTO: u16 = 2;
-const CTA_PROTO_NUM: u16 = 1;
-const CTA_PROTO_SRC_PORT: u16 = 2;
-const CTA_PROTOINFO_TCP: u16 = 1;
-const CTA_PROTOINFO_TCP_STATE: u16 = 1;
+/// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET_STATS`.
+const GET_STATS: u16 = 1 << 8 | 5;
 
-/// `IPS_DST_NAT`: the destination was translated.
-const DESTINATION_TRANSLATED: u32 = 1 << 5;
-
-const IPPROTO_TCP: u8 = 6;
+// enum ctattr_stats_global (include/uapi/linux/netfilter/nfnetlink_conntrack.h).
+const CTA_STATS_GLOBAL_ENTRIES: u16 = 1;
+const CTA_STATS_GLOBAL_MAX_ENTRIES: u16 = 2;
 
 /// Present in a network namespace if the kernel tracks connections at all.
 const TRACKING: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
 
-/// Why the table could not be read.
+/// Why the table could not be read or changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConntrackError {
@@ -48,6 +46,12 @@ pub enum ConntrackError {
     /// The request failed.
     #[error("cannot list the tracked connections: {source}")]
     Netlink {
+        /// Why.
+        source: netlink::Error,
+    },
+    /// An entry could not be changed or deleted.
+    #[error("cannot release the tracked connections of old worker ports: {source}")]
+    Change {
         /// Why.
         source: netlink::Error,
     },
@@ -75,8 +79,8 @@ impl Conntrack {
         }
     }
 
-    /// The ports in `range` that TCP connections are sent to by translation of their destination.
-    /// A kernel that tracks no connections has none.
+    /// The ports in `range` that connections and flows are sent to by translation of their
+    /// destination. A kernel that tracks no connections has none.
     ///
     /// # Errors
     /// [`ConntrackError`].
@@ -84,8 +88,13 @@ impl Conntrack {
         &mut self,
         range: RangeInclusive<u16>,
     ) -> Result<BTreeSet<u16>, ConntrackError> {
-        let found = self.dump(|entry| range.contains(&entry.port).then_some(entry.port))?;
-        Ok(found.into_iter().collect())
+        let mut found = BTreeSet::new();
+        self.dump(|entry| {
+            if range.contains(&entry.port) {
+                found.insert(entry.port);
+            }
+        })?;
+        Ok(found)
     }
 
     /// How many TCP connections are sent to each of these ports by translation of their
@@ -97,28 +106,99 @@ impl Conntrack {
         &mut self,
         ports: &BTreeSet<u16>,
     ) -> Result<BTreeMap<u16, Entries>, ConntrackError> {
-        let mut counts: BTreeMap<u16, Entries> =
-            ports.iter().map(|port| (*port, Entries::default())).collect();
-        for entry in self.dump(|entry| ports.contains(&entry.port).then_some(entry))? {
+        let mut counts = none_yet(ports);
+        self.dump(|entry| {
             if let Some(count) = counts.get_mut(&entry.port) {
-                count.add(entry.state);
+                count.add(entry.transport);
             }
+        })?;
+        Ok(counts)
+    }
+
+    /// Lets the clients of these ports go, to which no rule leads any more: what a client begins
+    /// anew goes where the rules send it then. Nothing that is established is touched. Returns what
+    /// there was, as [`Self::entries`] does.
+    ///
+    /// Without this, a client that uses a source port again within seconds can come back. Conntrack
+    /// makes a new entry for a SYN that meets one in `CLOSE` only if a FIN was seen on that
+    /// connection, or if the last packet was the client's reset. If the reset crossed a packet of the
+    /// server, it passes the SYN by the old entry, to the old port; once nobody listens there, the
+    /// refusal renews the entry, and the client is refused until it has waited for 10 s
+    /// (`nf_conntrack_tcp_packet`, net/netfilter/nf_conntrack_proto_tcp.c, Linux 2.6.22 to 6.18).
+    ///
+    /// So the flag by which the kernel remembers a FIN (`IP_CT_TCP_FLAG_CLOSE_INIT`) is set in every
+    /// TCP entry of the ports. It has no other effect, and none before the connection has ended, so
+    /// it does not matter what becomes of the entry meanwhile. To delete entries in `CLOSE` would
+    /// not do: they may be those of a handshake by the time of the deletion, and its packets are
+    /// not translated any more then. UDP has no such state: its entries are deleted, and
+    /// the next datagram of a flow goes by the rules.
+    ///
+    /// An entry that is made while the kernel lists them can be missed, and so can one whose first
+    /// packet was on its way while the rules changed. So do this again until [`Entries::bound`] was
+    /// 0 twice, and keep the ports open as long.
+    ///
+    /// # Errors
+    /// [`ConntrackError`].
+    pub fn release(
+        &mut self,
+        ports: &BTreeSet<u16>,
+    ) -> Result<BTreeMap<u16, Entries>, ConntrackError> {
+        let mut counts = none_yet(ports);
+        let mut changes = Changes::default();
+        self.dump(|entry| {
+            let Some(count) = counts.get_mut(&entry.port) else { return };
+            count.add(entry.transport);
+            match entry.transport {
+                Transport::Udp => changes.delete(&entry.key),
+                transport if is_bound(transport) => changes.release(&entry.key),
+                Transport::Tcp { .. } => {}
+            }
+        })?;
+        if let Some(netlink) = &mut self.netlink {
+            changes.send(netlink).map_err(|source| ConntrackError::Change { source })?;
         }
         Ok(counts)
     }
 
-    fn dump<T>(
-        &mut self,
-        mut keep: impl FnMut(Entry) -> Option<T>,
-    ) -> Result<Vec<T>, ConntrackError> {
-        let Some(netlink) = &mut self.netlink else { return Ok(Vec::new()) };
-        let result = netlink.dump(GET, 0, &request(), |_, body| {
-            let attributes = body
-                .get(ANY_FAMILY.len()..)
-                .ok_or(netlink::Error::Malformed { what: "conntrack entry" })?;
-            Ok(Entry::parse(attributes).and_then(&mut keep))
+    /// How full the table is; `None` where the kernel tracks no connections.
+    ///
+    /// # Errors
+    /// [`ConntrackError`].
+    pub fn fill(&mut self) -> Result<Option<Fill>, ConntrackError> {
+        let Some(netlink) = &mut self.netlink else { return Ok(None) };
+        let result = netlink.ask(GET_STATS, &ANY_FAMILY, |_, body| {
+            let malformed = netlink::Error::Malformed { what: "conntrack statistics" };
+            body.get(ANY_FAMILY.len()..).and_then(Fill::parse).ok_or(malformed)
         });
-        result.or_else(|error| none_if_untracked(error).map(|()| Vec::new()))
+        result.map(Some).or_else(|error| none_if_untracked(error).map(|()| None))
+    }
+
+    /// Has `take` look at every entry with a translated destination.
+    fn dump(&mut self, mut take: impl FnMut(Entry<'_>)) -> Result<(), ConntrackError> {
+        let Some(netlink) = &mut self.netlink else { return Ok(()) };
+        let result = netlink.dump(GET, 0, &request(), |_, body| {
+            let malformed = netlink::Error::Malformed { what: "conntrack entry" };
+            let (header, attributes) = body.split_at_checked(ANY_FAMILY.len()).ok_or(malformed)?;
+            if let Some(entry) = Entry::parse(header[0], attributes) {
+                take(entry);
+            }
+            Ok(None::<()>)
+        });
+        result.map(drop).or_else(none_if_untracked)
+    }
+}
+
+fn none_yet(ports: &BTreeSet<u16>) -> BTreeMap<u16, Entries> {
+    ports.iter().map(|port| (*port, Entries::default())).collect()
+}
+
+/// Whether the client's next handshake or datagram can go by this entry, although the rules lead
+/// elsewhere.
+fn is_bound(transport: Transport) -> bool {
+    match transport {
+        Transport::Udp => true,
+        Transport::Tcp { state: TcpState::TimeWait, .. } => false,
+        Transport::Tcp { is_released, .. } => !is_released,
     }
 }
 
@@ -128,7 +208,7 @@ impl std::fmt::Debug for Conntrack {
     }
 }
 
-/// Tracked TCP connections to one port.
+/// Tracked connections and flows to one port. All but [`Self::bound`] count TCP alone.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Entries {
     /// The handshake has begun and is not over: `SYN_SENT`, `SYN_RECV`, `SYN_SENT2`.
@@ -142,67 +222,65 @@ pub struct Entries {
     /// makes a new entry.
     pub time_wait: u32,
     /// Ended by a reset: `CLOSE` (10 s). A new handshake from the same client port can be sent on
-    /// to this port nevertheless.
+    /// to this port nevertheless, unless it was [released](Conntrack::release).
     pub closed: u32,
+    /// Those of all the above, and UDP flows, by which what the client begins next can come to this
+    /// port although the rules lead elsewhere.
+    pub bound: u32,
 }
 
 impl Entries {
-    fn add(&mut self, state: u8) {
-        // enum tcp_conntrack (include/uapi/linux/netfilter/nf_conntrack_tcp.h).
-        match state {
-            1 | 2 | 9 => self.half_open += 1,
-            3 => self.established += 1,
-            4..=6 => self.closing += 1,
-            7 => self.time_wait += 1,
-            // NONE (0) does not occur in a confirmed entry.
-            _ => self.closed += 1,
+    fn add(&mut self, transport: Transport) {
+        self.bound += u32::from(is_bound(transport));
+        match transport {
+            Transport::Udp => {}
+            Transport::Tcp { state: TcpState::HalfOpen, .. } => self.half_open += 1,
+            Transport::Tcp { state: TcpState::Established, .. } => self.established += 1,
+            Transport::Tcp { state: TcpState::Closing, .. } => self.closing += 1,
+            Transport::Tcp { state: TcpState::TimeWait, .. } => self.time_wait += 1,
+            Transport::Tcp { state: TcpState::Closed, .. } => self.closed += 1,
         }
     }
 }
 
-/// What is needed of an entry: of a TCP connection with a translated destination.
+/// How full the table is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Entry {
-    /// Where the connection's packets go: whence the replies come.
-    port: u16,
-    state: u8,
+pub struct Fill {
+    /// Entries of this network namespace.
+    pub entries: u32,
+    /// How many there may be: `net.netfilter.nf_conntrack_max`; 0 for any number. Beyond it the
+    /// kernel drops the first packets of new connections.
+    pub limit: u32,
 }
 
-impl Entry {
-    /// Reads the attributes of an entry; `None` if it is of another kind, or cut. Allocates
-    /// nothing: there can be 262,144 of them.
+impl Fill {
+    /// Percent of the limit from which on the table counts as [nearly full](Self::is_nearly_full).
+    pub const NEARLY_FULL: u32 = 80;
+
+    /// Whether more than 80 % of the table are in use.
+    pub fn is_nearly_full(self) -> bool {
+        self.is_above(Self::NEARLY_FULL)
+    }
+
+    /// Whether more than so many percent of the table are in use.
+    pub fn is_above(self, percent: u32) -> bool {
+        let used = u64::from(self.entries) * 100;
+        self.limit > 0 && used > u64::from(self.limit) * u64::from(percent)
+    }
+
     fn parse(attributes: &[u8]) -> Option<Self> {
-        let (mut port, mut state, mut status) = (None, None, 0);
+        let (mut entries, mut limit) = (None, None);
         for (kind, value) in Attributes::new(attributes) {
+            let number = || value.try_into().ok().map(u32::from_be_bytes);
             match kind {
-                CTA_TUPLE_REPLY => port = Some(tcp_source(nested(value, CTA_TUPLE_PROTO)?)?),
-                CTA_STATUS => status = u32::from_be_bytes(value.try_into().ok()?),
-                CTA_PROTOINFO => state = tcp_state(value),
+                CTA_STATS_GLOBAL_ENTRIES => entries = number(),
+                CTA_STATS_GLOBAL_MAX_ENTRIES => limit = number(),
                 _ => {}
             }
         }
-        let translated = status & DESTINATION_TRANSLATED != 0;
-        // An entry without a state is one that is about to be removed.
-        (translated).then_some(Self { port: port?, state: state.unwrap_or(TCP_CONNTRACK_CLOSE) })
+        // The limit is told since Linux 4.18.
+        Some(Self { entries: entries?, limit: limit? })
     }
-}
-
-const TCP_CONNTRACK_CLOSE: u8 = 8;
-
-/// The source port of a tuple's `CTA_TUPLE_PROTO`, if it is of TCP.
-fn tcp_source(protocol: &[u8]) -> Option<u16> {
-    if nested(protocol, CTA_PROTO_NUM)? != [IPPROTO_TCP] {
-        return None;
-    }
-    Some(u16::from_be_bytes(nested(protocol, CTA_PROTO_SRC_PORT)?.try_into().ok()?))
-}
-
-fn tcp_state(protocol_info: &[u8]) -> Option<u8> {
-    nested(nested(protocol_info, CTA_PROTOINFO_TCP)?, CTA_PROTOINFO_TCP_STATE)?.first().copied()
-}
-
-fn nested(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
-    Attributes::new(attributes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
 }
 
 /// Asks for entries with a translated destination. Kernels that know no such filter give all.

@@ -43,7 +43,7 @@ mod userdata;
 mod watch;
 
 pub use batch::Batch;
-pub use conntrack::{Conntrack, ConntrackError, Entries};
+pub use conntrack::{Conntrack, ConntrackError, Entries, Fill};
 pub use error::{Fault, NftError, NotUnderstood};
 pub use firewall::{Applied, Firewall};
 pub use foreign::{Certainty, ForeignNat, ForeignRules, NatHook, TableFamily};

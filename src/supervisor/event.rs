@@ -154,6 +154,10 @@ pub struct Sockets {
     /// answered by SYN cookie and whose last packet of it a full accept queue then dropped: they send
     /// again, and are served, as long as the worker listens.
     pub remembered: u32,
+    /// Connections of the worker, ended or not, and UDP flows, by which conntrack would have sent
+    /// here what the client begins next when it was looked at; they have been released since. Looked
+    /// for until the worker [is settled](super::Worker::is_settled).
+    pub bound: u32,
 }
 
 impl Sockets {

@@ -3,7 +3,8 @@
 //! No plan in force names it, but packets that were steered before may still be on their way
 //! through its accept queue. So the count of established connections means nothing before the
 //! queue is empty and no handshake is half open, seen twice in a row: a connection that passes from
-//! one counter to the next between two reads of one report is not missed by both reports.
+//! one counter to the next between two reads of one report is not missed by both reports. Nor may
+//! conntrack hold an entry that leads a client's next handshake here ([`Sockets::bound`]).
 
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ pub(super) struct Retirement {
     /// [`QUIET_REPORTS`].
     quiet: u8,
     /// Whether there were so many ever. After that none of those who were steered to it before its
-    /// retirement waits, and only such come that conntrack remembers.
+    /// retirement waits, and only such come that conntrack remembers as established.
     is_settled: bool,
 }
 
@@ -37,10 +38,16 @@ impl Retirement {
         self.since
     }
 
+    pub(super) fn is_settled(&self) -> bool {
+        self.is_settled
+    }
+
     /// Takes note of a report. Returns whether the worker has nothing left to do.
     pub(super) fn report(&mut self, sockets: Sockets, now: Moment) -> bool {
         let quiet = self.quiet.saturating_add(1).min(QUIET_REPORTS);
-        self.quiet = if sockets.all_accepted() { quiet } else { 0 };
+        // A kernel that does not release its entries must not keep a worker for ever.
+        let is_bound = sockets.bound > 0 && self.may_come_back(now);
+        self.quiet = if sockets.all_accepted() && !is_bound { quiet } else { 0 };
         self.is_settled |= self.quiet == QUIET_REPORTS;
         let is_idle = self.quiet == QUIET_REPORTS && sockets.established == 0;
         is_idle && !(sockets.remembered > 0 && self.may_come_back(now))
@@ -62,9 +69,11 @@ impl Retirement {
 mod tests {
     use super::*;
 
-    const IDLE: Sockets = Sockets { queued: 0, half_open: 0, established: 0, remembered: 0 };
+    const IDLE: Sockets =
+        Sockets { queued: 0, half_open: 0, established: 0, remembered: 0, bound: 0 };
     const QUEUED: Sockets = Sockets { queued: 1, ..IDLE };
     const HALF_OPEN: Sockets = Sockets { half_open: 1, ..IDLE };
+    const BOUND: Sockets = Sockets { bound: 1, ..IDLE };
     const SERVING: Sockets = Sockets { established: 1, ..IDLE };
 
     fn second_of_last(reports: &[Sockets]) -> Option<usize> {
@@ -78,6 +87,7 @@ mod tests {
             (&[IDLE, IDLE][..], Some(1)),
             (&[IDLE, QUEUED, IDLE, IDLE], Some(3)),
             (&[IDLE, HALF_OPEN, IDLE, IDLE], Some(3)),
+            (&[BOUND, IDLE, BOUND, IDLE, IDLE], Some(4)),
             (&[SERVING, SERVING, SERVING, IDLE], Some(3)),
             (&[SERVING, IDLE], Some(1)),
             (&[IDLE], None),
@@ -110,6 +120,17 @@ mod tests {
         assert!(retirement.clone().report(IDLE, at(103)));
         assert!(!retirement.report(remembered, at(159)));
         assert!(retirement.report(remembered, at(160)));
+    }
+
+    #[test]
+    fn entries_that_cannot_be_released_are_waited_for_no_longer_than_a_minute() {
+        let at = |seconds| Moment(Duration::from_secs(seconds));
+        let mut retirement = Retirement::new(at(100));
+        assert!(!retirement.report(BOUND, at(158)));
+        assert!(!retirement.report(BOUND, at(159)));
+        assert!(!retirement.is_settled());
+        assert!(!retirement.report(BOUND, at(160)));
+        assert!(retirement.report(BOUND, at(161)));
     }
 
     #[test]

@@ -122,6 +122,13 @@ impl Worker {
         }
     }
 
+    /// Whether it is retired, and everything that was ever sent to it has come: its accept queue is
+    /// empty, no handshake is half open, and conntrack leads nobody else here. It may have
+    /// connections still.
+    pub fn is_settled(&self) -> bool {
+        matches!(&self.stage, Stage::Retired(retirement) if retirement.is_settled())
+    }
+
     /// Whether the plan may name it.
     pub(super) fn can_serve(&self) -> bool {
         matches!(self.stage, Stage::Ready { .. } | Stage::Live { .. }) && !self.unfit

@@ -13,6 +13,7 @@ pub(crate) fn vacant(listeners: &[&str], partition: Partition, seats: usize) -> 
 }
 
 /// The same with a worker of generation 1 in every seat.
+#[allow(dead_code, reason = "not every test that takes this in uses all of it")]
 pub(crate) fn full(listeners: &[&str], partition: Partition, seats: u16) -> Plan {
     let mut plan = vacant(listeners, partition, seats.into());
     for seat in 0..seats {

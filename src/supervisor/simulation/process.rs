@@ -53,13 +53,14 @@ impl Process {
                 half_open: few(3),
                 established: few(10),
                 remembered: few(2),
+                bound: few(3),
             },
         }
     }
 
     /// Time passes: the queue empties, connections end.
     pub(super) fn work(&mut self, random: &mut Random) -> Sockets {
-        let Sockets { queued, half_open, established, remembered } = &mut self.sockets;
+        let Sockets { queued, half_open, established, remembered, bound } = &mut self.sockets;
         if *half_open > 0 && random.percent(60) {
             *half_open -= 1;
             *queued += 1;
@@ -75,8 +76,10 @@ impl Process {
         if *established > 0 && random.percent(50) {
             *established -= 1;
         }
-        self.quiet_reports =
-            if *queued == 0 && *half_open == 0 { self.quiet_reports + 1 } else { 0 };
+        // Released by the look before; now and then one more is found.
+        *bound = u32::from(self.quiet_reports == 0 && random.percent(30));
+        let is_quiet = *queued == 0 && *half_open == 0 && *bound == 0;
+        self.quiet_reports = if is_quiet { self.quiet_reports + 1 } else { 0 };
         self.sockets
     }
 
