@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use ipcluster::nft::{Change, Commit, Firewall, Watch};
-use ipcluster::plan::{Partition, Plan, Seat};
+use ipcluster::plan::{Listeners, Partition, Plan, Seat, Weights};
 use ipcluster::ruleset::TableName;
 use netns_tests::{Case, Lab, Need, run, wait_until};
 use plans::full;
@@ -72,28 +72,39 @@ fn writers(lab: &Lab) {
     assert!(watch.read().unwrap().is_drained);
 }
 
+/// All seats of another cluster, vacant.
+fn vacant_of(name: &str) -> Plan {
+    let listeners = Listeners::new(vec!["10.9.0.1:81".parse().unwrap()]).unwrap();
+    let partition = Partition::hash(1024).unwrap();
+    let weights = Weights::equal(4).unwrap();
+    Plan::new(name.parse().unwrap(), listeners, partition, &weights, None).unwrap()
+}
+
 fn own_commits(lab: &Lab) {
     let mut watch = watch(lab);
     let mut plan = plan();
-    let mut firewall = plans::firewall(lab.server(), &plan);
+    let mut firewall = plans::shared(lab.server(), &plan);
     firewall.apply(&plan).unwrap();
     plan.vacate(Seat(1)).unwrap();
     firewall.apply(&plan).unwrap();
     lab.witness().nft(&["delete", "element", "inet", "ipcluster_t", "slots", "{ 5 }"], "");
     // Another socket of this process.
-    let other = lab.server().run_in(|| Firewall::open(plan.name())).unwrap().unwrap();
-    let mut other = other;
-    other.restore(&plan).unwrap();
-    let changes = read(&mut watch, 4);
+    let mut other = lab.server().run_in(|| Firewall::open(&"u".parse().unwrap())).unwrap().unwrap();
+    other.apply(&vacant_of("u")).unwrap();
+    let changes = read(&mut watch, 5);
+    let [keeper, create, vacate, theirs, another] = [0, 1, 2, 3, 4].map(|it| commit(&changes[it]));
     let table = firewall.table();
+    for ours in [create, vacate, theirs] {
+        assert!(ours.touches(table) && !ours.touches_others(table), "{ours:?}");
+    }
+    assert!(!keeper.touches(table), "the table that keeps connections alive: {keeper:?}");
+    assert!(another.touches(other.table()) && !another.touches(table), "{another:?}");
     let port = firewall.port().unwrap();
-    assert!(changes.iter().all(|change| commit(change).touches(table)));
-    assert!(!changes.iter().any(|change| commit(change).touches_others(table)));
-    let own: Vec<bool> = changes.iter().map(|change| commit(change).port == port).collect();
-    assert_eq!(own, [true, true, false, false]);
-    assert_eq!(commit(&changes[3]).port, other.port().unwrap());
-    let this = commit(&changes[0]).writer.as_ref().unwrap();
-    assert_eq!(this.pid, commit(&changes[3]).writer.as_ref().unwrap().pid, "the same process");
+    let own = [keeper, create, vacate, theirs, another].map(|commit| commit.port == port);
+    assert_eq!(own, [true, true, true, false, false]);
+    assert_eq!(another.port, other.port().unwrap());
+    let pid = |commit: &Commit| commit.writer.as_ref().unwrap().pid;
+    assert_eq!(pid(create), pid(another), "the same process");
 }
 
 fn lost(lab: &Lab) {
