@@ -89,9 +89,19 @@ impl Case {
 ///
 /// One after the other, unless `--test-threads` says otherwise: most of them measure something.
 pub fn run(cases: impl IntoIterator<Item = Case>) -> ExitCode {
+    run_at_once(1, cases)
+}
+
+/// The same for cases that measure no time and no rate: two at once, unless `--test-threads` says
+/// otherwise. Each has its own namespaces, and much of what they do is to wait.
+pub fn run_together(cases: impl IntoIterator<Item = Case>) -> ExitCode {
+    run_at_once(2, cases)
+}
+
+fn run_at_once(most: usize, cases: impl IntoIterator<Item = Case>) -> ExitCode {
     let cases: Vec<Case> = cases.into_iter().collect();
     match env::var(STAGE).as_deref() {
-        Err(_) => run_trials(cases),
+        Err(_) => run_trials(most, cases),
         Ok("enter") => enter(),
         Ok("init") => init(),
         Ok("inside") => inside(&cases),
@@ -99,9 +109,9 @@ pub fn run(cases: impl IntoIterator<Item = Case>) -> ExitCode {
     }
 }
 
-fn run_trials(cases: Vec<Case>) -> ExitCode {
+fn run_trials(at_once: usize, cases: Vec<Case>) -> ExitCode {
     let mut arguments = Arguments::from_args();
-    arguments.test_threads.get_or_insert(1);
+    arguments.test_threads.get_or_insert(at_once);
     let shows = arguments.nocapture;
     let trials = cases
         .into_iter()

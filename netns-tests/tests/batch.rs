@@ -18,7 +18,7 @@ use ipcluster::plan::{Generation, Partition, Plan, Seat, Weights};
 use ipcluster::ruleset::{
     ChainName, Elements, Family, Operation, Rule, Set, SetName, TableName, Transaction,
 };
-use netns_tests::{Case, Lab, Need, run};
+use netns_tests::{Case, Lab, Need, run_together};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{MsgFlags, getsockopt, send, setsockopt, sockopt};
@@ -30,7 +30,7 @@ const TABLE: &str = "ipcluster_t";
 
 fn main() -> ExitCode {
     let nft = |name, body| Case::new(name, body).needs(Need::Nft);
-    run([
+    run_together([
         nft("a_refusal_names_the_operation_and_changes_nothing", a_refusal),
         nft("several_refusals_come_in_order", several_refusals),
         nft("a_table_that_was_deleted_is_made_anew", a_deleted_table),

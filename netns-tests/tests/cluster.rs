@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use ipcluster::lab::FailureKind::{AnswerTimedOut, Garbled, Reset, Truncated};
 use ipcluster::lab::{Held, Network, Pace, Report};
-use netns_tests::{Case, Cluster, Lab, Need, greeter, is_alive, run, wait_until};
+use netns_tests::{Case, Cluster, Lab, Need, greeter, is_alive, run_together, wait_until};
 use serde_json::Value;
 
 fn main() -> ExitCode {
     let case = |name, body| Case::new(name, body).needs(Need::Ipcluster);
-    run([
+    run_together([
         case("status_says_what_runs", status),
         case("explain_names_the_worker_that_answers", explain),
         case("scaling_moves_the_clients_that_it_says_and_no_other", scale),

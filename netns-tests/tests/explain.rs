@@ -10,7 +10,7 @@ use std::time::Duration;
 use ipcluster::lab::{Identity, Load, Network, Pace, Report};
 use ipcluster::nft::Firewall;
 use ipcluster::plan::{Partition, Plan, Seat, Weights};
-use netns_tests::{Case, Cluster, Lab, Need, Process, greeter, run, wait_until};
+use netns_tests::{Case, Cluster, Lab, Need, Process, greeter, run_together, wait_until};
 use plans::{firewall, full, occupy};
 
 const LISTENERS: &[&str] = &["10.9.0.1:80", "10.9.0.1:443", "[fd09::1]:80", "[fd09::1]:443"];
@@ -19,7 +19,7 @@ const LISTENERS: &[&str] = &["10.9.0.1:80", "10.9.0.1:443", "[fd09::1]:80", "[fd
 const CLIENTS: u16 = 2000;
 
 fn main() -> ExitCode {
-    run([
+    run_together([
         Case::new("hash_prediction_is_reality", |lab| prediction_is_reality(lab, hash(), 5, 8)),
         Case::new("mask_prediction_is_reality", |lab| prediction_is_reality(lab, mask(4), 4, 8)),
         Case::new("a_prediction_by_another_plan_is_wrong", another_plan_is_wrong),

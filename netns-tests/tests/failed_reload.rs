@@ -6,12 +6,12 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use ipcluster::lab::{Pace, RunningLoad};
-use netns_tests::{Case, Cluster, Lab, Need, greeter, is_alive, run, signal, wait_until};
+use netns_tests::{Case, Cluster, Lab, Need, greeter, is_alive, run_together, signal, wait_until};
 use nix::sys::signal::Signal;
 
 fn main() -> ExitCode {
     let case = |name, body| Case::new(name, body).needs(Need::Ipcluster);
-    run([
+    run_together([
         case("new_workers_that_exit_fail_the_reload", exits),
         case("new_workers_that_are_killed_fail_the_reload", killed),
         case("new_workers_that_never_listen_fail_the_reload", never_listens),

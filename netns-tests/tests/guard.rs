@@ -8,11 +8,11 @@ use std::thread;
 use std::time::Duration;
 
 use ipcluster::lab::{Flow, Held, Namespace, Network};
-use netns_tests::{Case, Cluster, Lab, Need, run};
+use netns_tests::{Case, Cluster, Lab, Need, run_together};
 
 fn main() -> ExitCode {
     let case = |name, body| Case::new(name, body).needs(Need::Ipcluster).needs(Need::Nft);
-    run([
+    run_together([
         case("worker_ports_are_closed_to_others_and_open_to_this_host", closed),
         case("a_port_scan_finds_nothing_and_without_the_guard_all_workers", port_scan),
         case("packets_for_other_hosts_pass", forwarded),

@@ -4,12 +4,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use ipcluster::lab::{Held, Network, Pace, RunningLoad};
-use netns_tests::{Case, Cluster, Lab, Need, greeter, is_alive, run, signal, wait_until};
+use netns_tests::{Case, Cluster, Lab, Need, greeter, is_alive, run_together, signal, wait_until};
 use nix::sys::signal::Signal;
 
 fn main() -> ExitCode {
     let case = |name, body| Case::new(name, body).needs(Need::Ipcluster);
-    run([
+    run_together([
         case("a_killed_master_is_missed_by_nobody", killed),
         case("a_terminated_master_is_missed_by_nobody", terminated),
         case("control_workers_that_go_with_the_master_lose_connections", control),

@@ -9,7 +9,7 @@ use ipcluster::lab::{Held, Network};
 use ipcluster::nft::{Applied, Firewall, NftError, Ownership, Protection};
 use ipcluster::plan::{Partition, Plan, Seat, Weights};
 use ipcluster::ruleset::lower;
-use netns_tests::{Case, Lab, Need, Process, Witness, run};
+use netns_tests::{Case, Lab, Need, Process, Witness, run_together};
 use nix::errno::Errno;
 use plans::{firewall, full, occupy, shared};
 
@@ -18,7 +18,7 @@ const TABLE: &str = "ipcluster_t";
 
 fn main() -> ExitCode {
     let nft = |name, body| Case::new(name, body).needs(Need::Nft);
-    run([
+    run_together([
         nft("nobody_else_changes_an_owned_table", protected),
         nft("a_table_outlives_its_owner_and_is_adopted_as_it_is", adopted),
         nft("an_orphan_is_adopted_and_changed_in_one_transaction", adopted_and_changed),

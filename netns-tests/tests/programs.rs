@@ -7,12 +7,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use ipcluster::lab::{Load, Network, Pace};
-use netns_tests::{Case, Cluster, Lab, Need, greeter, is_alive, run, signal, wait_until};
+use netns_tests::{Case, Cluster, Lab, Need, greeter, is_alive, run_together, signal, wait_until};
 use nix::sys::signal::Signal;
 
 fn main() -> ExitCode {
     let case = |name, body| Case::new(name, body).needs(Need::Ipcluster);
-    run([
+    run_together([
         case("a_python_server_is_a_worker", python).needs(Need::Python),
         case("a_node_server_is_a_worker", node).needs(Need::Node),
         case("a_tree_of_processes_is_a_worker", tree),

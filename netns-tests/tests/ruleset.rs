@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode};
 use ipcluster::lab::Namespace;
 use ipcluster::plan::{Generation, Partition, Plan, Seat, Weights};
 use ipcluster::ruleset::lower;
-use netns_tests::{Case, Lab, Need, Witness, ipcluster, run};
+use netns_tests::{Case, Lab, Need, Witness, ipcluster, run_together};
 use plans::{full, occupy, shared, vacant};
 use serde_json::Value;
 
@@ -27,7 +27,7 @@ const UDP: &[&str] = &["10.9.0.1:53/udp"];
 
 fn main() -> ExitCode {
     let nft = |name, body| Case::new(name, body).needs(Need::Nft);
-    run([
+    run_together([
         nft("hash_of_one_listener", |lab| all_states(lab, ONE, hash(), 4)),
         nft("hash_of_mixed_listeners", |lab| all_states(lab, MIXED, hash(), 5)),
         nft("hash_of_wildcards", |lab| all_states(lab, WILDCARDS, hash(), 3)),
@@ -313,7 +313,8 @@ fn the_printed_plan_loads(lab: &Lab) {
 fn rustables_sees_the_same(lab: &Lab) {
     for (listeners, partition) in [(MIXED, hash()), (MIXED, mask(8)), (BOTH, hash())] {
         for (what, plan) in life(listeners, partition, 8) {
-            let mut firewall = shared(lab.server(), &plan);
+            // In a namespace that holds one table: ours.
+            let mut firewall = plans::firewall(lab.server(), &plan);
             firewall.apply(&plan).unwrap();
             let ruleset = lower(&plan);
             let tables = lab.witness().tables();
