@@ -1,10 +1,6 @@
 //! `ipcluster status`
 
-use std::fmt::Write;
-
-use ipcluster::control::{
-    Answer, Command, ConntrackFill, ControlDir, ForeignChain, Status, WorkerStatus,
-};
+use ipcluster::control::{Answer, Command, ControlDir, Status};
 
 use super::args::StatusArgs;
 use super::{Failed, ask, output};
@@ -12,7 +8,7 @@ use super::{Failed, ask, output};
 pub(super) fn run(directory: &ControlDir, args: StatusArgs) -> Result<(), Failed> {
     match ask::ask(directory, args.cluster.name.as_ref(), Command::Status)? {
         Answer::Status(status) if args.json => output::answer(&json(&status)?),
-        Answer::Status(status) => output::answer(&table(&status)),
+        Answer::Status(status) => output::answer(&status.table()),
         _ => Err(ask::mismatch("status")),
     }
 }
@@ -23,158 +19,9 @@ fn json(status: &Status) -> Result<String, Failed> {
     text.map(|text| text + "\n").map_err(|error| Failed::new(format!("status as JSON: {error}")))
 }
 
-const COLUMNS: usize = 11;
-
-const HEADER: [&str; COLUMNS] = [
-    "SEAT",
-    "SLOTS",
-    "STATE",
-    "GENERATION",
-    "PID",
-    "CONNECTIONS",
-    "QUEUED",
-    "HALF-OPEN",
-    "TOTAL",
-    "UPTIME",
-    "PORTS",
-];
-
-/// The columns that hold numbers, and so align to the right.
-const NUMBERS: [bool; COLUMNS] =
-    [true, true, false, true, true, true, true, true, true, true, false];
-
-/// The status as text: a head about the cluster, then one line a worker, by seat.
-fn table(status: &Status) -> String {
-    let mut workers: Vec<&WorkerStatus> = status.workers.iter().collect();
-    workers.sort_by_key(|worker| {
-        let newest_first = std::cmp::Reverse(worker.generation);
-        (worker.seat, newest_first, worker.state, worker.pid)
-    });
-    let rows: Vec<[String; COLUMNS]> = workers.into_iter().map(row).collect();
-    head(status) + "\n" + &aligned(&rows)
-}
-
-fn head(status: &Status) -> String {
-    let mut head = facts(status);
-    if status.repairs > 0 {
-        let by = match &status.last_writer {
-            Some(writer) => {
-                format!(", the last after changes by {} (pid {})", writer.name, writer.pid)
-            }
-            None => String::new(),
-        };
-        head.push_str(&format!("repairs    {}{by}\n", status.repairs));
-    }
-    for foreign in &status.foreign_chains {
-        head.push_str(&format!("foreign    {}\n", foreign_chain(foreign)));
-    }
-    head
-}
-
-fn foreign_chain(foreign: &ForeignChain) -> String {
-    let ForeignChain { family, table, chain, hook, priority, rule_chain, handle, .. } = foreign;
-    let verb = if foreign.certain { "maps" } else { "may map" };
-    format!(
-        "table {family} {table}, chain {chain} ({hook}, priority {priority}): rule {handle} of chain \
-         {rule_chain} {verb} connections to {} before us",
-        foreign.listener
-    )
-}
-
-fn facts(status: &Status) -> String {
-    let listeners: Vec<String> = status.listeners.iter().map(ToString::to_string).collect();
-    format!(
-        "cluster    {}\ngeneration {}\nmaster     {}\nlisteners  {}\npartition  {}, {} slots\n{}",
-        status.name,
-        status.generation,
-        status.pid,
-        listeners.join(" "),
-        status.partition,
-        status.slots,
-        status.conntrack.map(conntrack).unwrap_or_default(),
-    )
-}
-
-fn conntrack(fill: ConntrackFill) -> String {
-    let ConntrackFill { entries, limit } = fill;
-    let percent = fill.percent();
-    let warning = match fill.is_nearly_full() {
-        true => ": nearly full, raise net.netfilter.nf_conntrack_max",
-        false => "",
-    };
-    match limit {
-        0 => format!("conntrack  {entries} entries\n"),
-        _ => format!("conntrack  {entries} of {limit} entries, {percent} %{warning}\n"),
-    }
-}
-
-fn row(worker: &WorkerStatus) -> [String; COLUMNS] {
-    let or_dash = |number: Option<u64>| number.map_or("-".to_owned(), |number| number.to_string());
-    [
-        worker.seat.to_string(),
-        worker.slots.to_string(),
-        worker.state.to_string(),
-        worker.generation.to_string(),
-        or_dash(worker.pid.map(u64::from)),
-        or_dash(worker.connections.map(u64::from)),
-        or_dash(worker.queued.map(u64::from)),
-        or_dash(worker.half_open.map(u64::from)),
-        or_dash(worker.connections_total),
-        worker.pid.map_or("-".to_owned(), |_| uptime(worker.uptime)),
-        ports(worker),
-    ]
-}
-
-/// How many ports of a worker are shown; `--json` has them all.
-const SHOWN_PORTS: usize = 4;
-
-fn ports(worker: &WorkerStatus) -> String {
-    let shown = worker.ports.iter().take(SHOWN_PORTS);
-    let mut texts: Vec<String> = shown.map(|(public, port)| format!("{public}:{port}")).collect();
-    if worker.ports.len() > SHOWN_PORTS {
-        texts.push(format!("+{}", worker.ports.len() - SHOWN_PORTS));
-    }
-    texts.join(" ")
-}
-
-/// Seconds in at most two units.
-fn uptime(seconds: f64) -> String {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates")]
-    let seconds = seconds as u64;
-    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
-    match (days, hours, minutes) {
-        (0, 0, 0) => format!("{seconds}s"),
-        (0, 0, _) => format!("{minutes}min {:02}s", seconds % 60),
-        (0, _, _) => format!("{hours}h {:02}min", minutes % 60),
-        _ => format!("{days}d {:02}h", hours % 24),
-    }
-}
-
-fn aligned(rows: &[[String; COLUMNS]]) -> String {
-    let widths: [usize; COLUMNS] = std::array::from_fn(|column| {
-        rows.iter().map(|row| row[column].len()).fold(HEADER[column].len(), usize::max)
-    });
-    let mut text = String::new();
-    let header = HEADER.map(str::to_owned);
-    for row in std::iter::once(&header).chain(rows) {
-        let mut line = String::new();
-        for ((cell, width), is_number) in row.iter().zip(widths).zip(NUMBERS) {
-            let written = match is_number {
-                true => write!(line, "{cell:>width$}  "),
-                false => write!(line, "{cell:<width$}  "),
-            };
-            written.expect("writing to a String does not fail");
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ipcluster::control::RuleWriter;
 
     /// A status as it comes over the socket.
     fn status() -> Status {
@@ -198,69 +45,10 @@ mod tests {
     }
 
     #[test]
-    fn the_table_is_aligned_and_in_the_order_of_the_seats() {
-        let expected = "\
-cluster    web
-generation 3
-master     4100
-listeners  0.0.0.0:80/tcp [::]:443/tcp
-partition  hash, 1024 slots
-conntrack  900 of 1000 entries, 90 %: nearly full, raise net.netfilter.nf_conntrack_max
-
-SEAT  SLOTS  STATE     GENERATION   PID  CONNECTIONS  QUEUED  HALF-OPEN  TOTAL    UPTIME  PORTS
-   0    512  live               3  4242          120       3          1  48151  1min 13s  1:1 2:2 3:3 4:4 +2
-   0      0  retired            2   999            1       -          -      -    1d 01h  80:20000 443:20001
-   1      0  starting           3     -            -       -          -      -         -  80:20006 443:20007
-";
-        assert_eq!(table(&status()), expected);
-    }
-
-    #[test]
-    fn what_others_do_to_rules_stands_in_the_head() {
-        let mut status = status();
-        status.repairs = 2;
-        status.last_writer = Some(RuleWriter { pid: 77, name: "nft".to_owned() });
-        status.foreign_chains = vec![ForeignChain {
-            family: "ip".to_owned(),
-            table: "nat".to_owned(),
-            chain: "PREROUTING".to_owned(),
-            hook: "prerouting".to_owned(),
-            priority: -150,
-            rule_chain: "DOCKER".to_owned(),
-            handle: 9,
-            listener: "0.0.0.0:80".parse().unwrap(),
-            certain: false,
-        }];
-        let expected = "\
-repairs    2, the last after changes by nft (pid 77)
-foreign    table ip nat, chain PREROUTING (prerouting, priority -150): rule 9 of chain DOCKER may map \
-connections to 0.0.0.0:80/tcp before us
-";
-        assert_eq!(head(&status), facts(&status) + expected);
-    }
-
-    #[test]
     fn the_json_is_that_of_the_socket() {
         let text = json(&status()).unwrap();
         assert_eq!(serde_json::from_str::<Status>(&text).unwrap(), status());
         assert!(text.starts_with("{\n  \"schema\": 1,\n  \"name\": \"web\",\n"));
         assert!(text.ends_with("}\n"));
-    }
-
-    #[test]
-    fn uptimes_have_two_units_at_most() {
-        for (seconds, text) in [
-            (0.9, "0s"),
-            (59.9, "59s"),
-            (60.0, "1min 00s"),
-            (3599.0, "59min 59s"),
-            (3600.0, "1h 00min"),
-            (86_399.0, "23h 59min"),
-            (86_400.0, "1d 00h"),
-            (f64::INFINITY, "213503982334601d 07h"),
-            (-1.0, "0s"),
-        ] {
-            assert_eq!(uptime(seconds), text);
-        }
     }
 }

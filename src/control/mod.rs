@@ -40,6 +40,7 @@ mod error;
 mod message;
 mod server;
 mod status;
+mod table;
 mod wire;
 
 pub use client::Client;
