@@ -15,7 +15,7 @@
 //! master                              the loop: events in, actions out
 //! nft                                 the rules in the kernel
 //! supervisor   ruleset   config   worker
-//! plan         process   control      lab
+//! plan         process   control      lab   http
 //!              netlink
 //! ```
 //!
@@ -27,6 +27,7 @@
 //! * [`control`]: the operators' socket. [`config`]: text and flags to a checked configuration.
 //! * [`master`]: the whole manager, to be embedded; `ipcluster run` is little more than it.
 //! * [`worker`]: what a Rust worker is told by its environment.
+//! * `http` (feature `http`): metrics, a health check and a status page, of what `control` knows.
 //! * `lab` (feature `lab`): virtual networks and a load generator, for demos, tests and benches.
 //!
 //! The kernel is the state file: a new master reads back what is in force and begins with that.
@@ -38,6 +39,8 @@
 
 pub mod config;
 pub mod control;
+#[cfg(feature = "http")]
+pub mod http;
 #[cfg(feature = "lab")]
 pub mod lab;
 pub mod master;

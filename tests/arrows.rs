@@ -17,6 +17,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("supervisor", &["plan"]),
     ("config", &["plan"]),
     ("control", &["plan"]),
+    ("http", &["control", "plan"]), // plan: the ids in the status
     ("process", &["netlink", "sys"]),
     ("lab", &["netlink", "process"]),
     ("nft", &["netlink", "ruleset", "plan"]),
@@ -33,6 +34,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "control",
             "config",
             "worker",
+            "http",
         ],
     ),
     (
@@ -47,6 +49,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "control",
             "config",
             "worker",
+            "http",
             "master",
             "lab",
         ],
@@ -62,6 +65,11 @@ const PURE: &[&str] = &[
     "control/codec",
     "control/compat",
     "control/wire",
+    "control/table",
+    "control/figures",
+    "http/exposition",
+    "http/metrics",
+    "http/answer",
 ];
 
 /// What pure code does not name: as a path or as the beginning of one.
@@ -384,6 +392,7 @@ fn a_broken_arrow_is_found() {
         ("control/server.rs", "use crate::master::Master;"),
         ("process/spawn.rs", "use crate::plan::Port;"),
         ("netlink/socket.rs", "use crate::plan::Port;"),
+        ("http/server.rs", "use crate::master::Handle;"),
         ("nft/batch.rs", "use crate::process::Pid;"),
         ("master/run.rs", "use crate::cli::Args;"),
         ("attic/mod.rs", ""),

@@ -102,11 +102,11 @@ TIME is a whole number with ms, s, min or h.
 Examples:
   ipcluster run --listen 0.0.0.0:80 --workers 4 -- node server.js
   ipcluster run --name api --listen 10.9.0.1:80 --listen [::]:80 --env 'NODE_*' -- node server.js
-  ipcluster run -c web.toml --workers 8
+  ipcluster run -c web.toml --workers 8 --http-listen 127.0.0.1:9180
 
 The file holds the same settings as the flags (name, listen, workers, command, partition, slots,
 weights, worker_ports, local_clients, ready, ownership, env, [timeouts] ready, drain, die, [spawn]
-stagger, backoff). Flags win.
+stagger, backoff, [http] listen). Flags win.
 
 Exit codes: 0 stopped, or left by a signal; 1 failed; 2 wrong usage.";
 
@@ -237,6 +237,10 @@ pub(crate) struct RunArgs {
     /// Wait before a worker that died is replaced: the first time, and at most [default: 1s..30s]
     #[arg(long, value_name = "FIRST..MOST")]
     spawn_backoff: Option<String>,
+    /// Address and port for /metrics (Prometheus), /healthz and / (status), without a password
+    /// [default: none]
+    #[arg(long, value_name = "ADDR:PORT")]
+    http_listen: Option<String>,
     /// What each worker runs
     #[arg(last = true, value_name = "COMMAND")]
     command: Option<Vec<String>>,
@@ -269,6 +273,7 @@ impl RunArgs {
             die_timeout: one("--die-timeout", self.die_timeout),
             spawn_stagger: one("--spawn-stagger", self.spawn_stagger),
             spawn_backoff: one("--spawn-backoff", self.spawn_backoff),
+            http_listen: one("--http-listen", self.http_listen),
         }
     }
 }
@@ -365,7 +370,7 @@ mod tests {
             --partition hash --slots 2048 --weights 1,2.5 --worker-ports 30000-30999 \
             --local-clients --ready tcp \
             --env NODE_* --env A=b --ready-timeout 10s --drain-timeout 1h --die-timeout 0 \
-            --spawn-stagger 0 --spawn-backoff 10ms..2min -- node server.js --workers 9";
+            --spawn-stagger 0 --spawn-backoff 10ms..2min --http-listen 127.0.0.1:9180 -- node server.js --workers 9";
         let Ok(Verb::Run(run)) = parse(line) else { panic!() };
         let file = r#"
             name = "web"
@@ -381,6 +386,7 @@ mod tests {
             env = ["NODE_*", "A=b"]
             timeouts = { ready = "10s", drain = "1h", die = "0" }
             spawn = { stagger = "0", backoff = "10ms..2min" }
+            http = { listen = "127.0.0.1:9180" }
         "#;
         let file = Settings::from_toml(file, "web.toml").unwrap().check(9);
         assert_eq!(run.into_settings().check(9), file);

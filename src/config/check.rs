@@ -1,13 +1,14 @@
 //! From settings to a configuration: every value by itself, then together.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{
-    Config, ConfigError, Environment, Given, Origin, Ownership, Readiness, Settings, Spawn,
+    Config, ConfigError, Environment, Given, Http, Origin, Ownership, Readiness, Settings, Spawn,
     Timeouts, WorkerCommand, parse,
 };
 use crate::plan::{
-    Assignment, Listener, Listeners, MAX_SEATS, Partition, PlanError, PortRange, Weights,
+    Assignment, Listener, Listeners, MAX_SEATS, Partition, PlanError, Port, PortRange, Weights,
 };
 
 impl Settings {
@@ -40,6 +41,7 @@ impl Settings {
             value_error(&range.origin, "worker_ports", format!("{}: {reason}", quote(&range.value)))
         })?;
         check_worker_ports(worker_ports, &range.origin, workers.value, &listeners)?;
+        let http = http(self.http_listen, &listeners, worker_ports)?;
         Ok(Config {
             name,
             listeners,
@@ -67,6 +69,7 @@ impl Settings {
                     parse::backoff,
                 )?,
             },
+            http,
             shares: shares.value,
         })
     }
@@ -210,6 +213,39 @@ pub(super) fn check_worker_ports(
     Ok(())
 }
 
+/// Whether this build has the server.
+const HAS_HTTP: bool = cfg!(feature = "http");
+
+fn http(
+    given: Option<Given<String>>,
+    listeners: &Listeners,
+    worker_ports: PortRange,
+) -> Result<Http, ConfigError> {
+    let Some(given) = given.filter(|given| !given.value.is_empty()) else {
+        return Ok(Http::default());
+    };
+    let refused = |reason: &str| Err(value_error(&given.origin, "http.listen", reason.to_owned()));
+    let Ok(address) = given.value.parse::<SocketAddr>() else {
+        let text = quote(&given.value);
+        return refused(&format!("{text}: expected ADDR:PORT, such as 127.0.0.1:9180"));
+    };
+    let port = address.port();
+    let is_port = |other: &Port| other.number() == port;
+    match Port::new(port) {
+        None => refused(&format!("{address}: expected a port from 1 to 65535")),
+        Some(_) if listeners.public_ports().iter().any(is_port) => {
+            refused(&format!("port {port} is a public port of the cluster: expected another"))
+        }
+        Some(port) if worker_ports.contains(port) => refused(&format!(
+            "port {port} is among the worker ports {worker_ports}: expected another"
+        )),
+        Some(_) if !HAS_HTTP => {
+            refused("this build has no HTTP server: it needs the feature `http`")
+        }
+        Some(_) => Ok(Http { listen: Some(address) }),
+    }
+}
+
 fn readiness(given: Given<String>) -> Result<Readiness, ConfigError> {
     let refused = |reason: &str| {
         Err(value_error(&given.origin, "ready", format!("{}: {reason}", quote(&given.value))))
@@ -329,6 +365,17 @@ mod tests {
         assert_eq!(config.spawn.stagger, Duration::from_millis(100));
         assert_eq!(config.spawn.backoff.most, Duration::from_secs(30));
         assert_eq!(config.command.program, "server");
+        assert_eq!(config.http.listen, None);
+    }
+
+    #[test]
+    #[cfg(feature = "http")]
+    fn http_listens_where_it_is_told_to_and_an_empty_text_turns_it_off() {
+        for (text, expected) in [("127.0.0.1:9180", true), ("[::]:1", true), ("", false)] {
+            let config = Settings { http_listen: flag(text.to_owned()), ..least() }.check(4);
+            let address = config.unwrap().http.listen.map(|address| address.to_string());
+            assert_eq!(address, expected.then(|| text.to_owned()));
+        }
     }
 
     #[test]
@@ -401,6 +448,22 @@ mod tests {
             (
                 Settings { ready: text("notify"), ..least() },
                 "\"notify\": not supported yet: expected tcp",
+            ),
+            (
+                Settings { http_listen: text("localhost:9180"), ..least() },
+                "\"localhost:9180\": expected ADDR:PORT, such as 127.0.0.1:9180",
+            ),
+            (
+                Settings { http_listen: text("127.0.0.1:0"), ..least() },
+                "127.0.0.1:0: expected a port from 1 to 65535",
+            ),
+            (
+                Settings { http_listen: text("127.0.0.1:80"), ..least() },
+                "port 80 is a public port of the cluster: expected another",
+            ),
+            (
+                Settings { http_listen: text("[::1]:29999"), ..least() },
+                "port 29999 is among the worker ports 20000-29999: expected another",
             ),
             (Settings { ready_timeout: text("0"), ..least() }, "0: expected more than 0"),
             (

@@ -1,5 +1,6 @@
 //! The checked configuration of one cluster.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::check::{check_worker_ports, partition_error_key};
@@ -39,6 +40,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// The pace at which workers are started.
     pub spawn: Spawn,
+    /// The HTTP server.
+    pub http: Http,
     /// The shares as given; empty if none were.
     pub(super) shares: Vec<f64>,
 }
@@ -128,6 +131,13 @@ pub struct Spawn {
     pub stagger: Duration,
     /// The wait before a worker that died is replaced.
     pub backoff: Backoff,
+}
+
+/// The HTTP server: metrics, a health check and a status page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Http {
+    /// Where it listens, on a port that is neither public nor a worker's; none is nowhere.
+    pub listen: Option<SocketAddr>,
 }
 
 /// A wait that doubles with each failure in a row.

@@ -45,10 +45,10 @@ const KEYS: [&str; 12] = [
 ];
 const TIMEOUTS: [&str; 3] = ["ready", "drain", "die"];
 const SPAWN: [&str; 2] = ["stagger", "backoff"];
+const HTTP: [&str; 1] = ["listen"];
 
 /// Keys and tables that a later version will know.
-const LATER: [&str; 7] =
-    ["socket_activation", "engine", "user", "group", "retire", "memory", "http"];
+const LATER: [&str; 6] = ["socket_activation", "engine", "user", "group", "retire", "memory"];
 
 struct File<'a> {
     text: &'a str,
@@ -88,8 +88,16 @@ impl File<'_> {
                     self.read_spawn(settings, key, value)?;
                 }
             }
+            "http" => {
+                for (key, value) in self.table("http", value)? {
+                    match key.get_ref().as_ref() {
+                        "listen" => settings.http_listen = Some(self.text("http.listen", value)?),
+                        _ => return Err(self.unknown("http.", key, &HTTP, "")),
+                    }
+                }
+            }
             later if LATER.contains(&later) => return Err(self.not_yet("", key)),
-            _ => return Err(self.unknown("", key, &KEYS, ", the tables timeouts and spawn")),
+            _ => return Err(self.unknown("", key, &KEYS, ", the tables timeouts, spawn and http")),
         }
         Ok(())
     }
@@ -292,6 +300,8 @@ mod tests {
             [spawn]
             stagger = "0"
             backoff = "10ms..2min"
+            [http]
+            listen = "127.0.0.1:9180"
         "#;
         let config = Settings::from_toml(text, "web.toml").unwrap().check(9).unwrap();
         let flags = Settings {
@@ -312,6 +322,7 @@ mod tests {
             die_timeout: flag("0".to_owned()),
             spawn_stagger: flag("0".to_owned()),
             spawn_backoff: flag("10ms..2min".to_owned()),
+            http_listen: flag("127.0.0.1:9180".to_owned()),
         };
         assert_eq!(config, flags.check(9).unwrap());
     }
@@ -329,7 +340,7 @@ mod tests {
         let cases = [
             (
                 "\nwrokers = 4",
-                "web.toml, line 2: unknown key `wrokers`: expected one of name, listen, workers, command, partition, slots, weights, worker_ports, local_clients, ready, ownership, env, the tables timeouts and spawn",
+                "web.toml, line 2: unknown key `wrokers`: expected one of name, listen, workers, command, partition, slots, weights, worker_ports, local_clients, ready, ownership, env, the tables timeouts, spawn and http",
             ),
             (
                 "[timeouts]\n\"a\\nb\" = 1",
@@ -338,6 +349,11 @@ mod tests {
             (
                 "spawn.pause = 1",
                 "web.toml, line 1: unknown key `spawn.pause`: expected one of stagger, backoff",
+            ),
+            ("http.port = 1", "web.toml, line 1: unknown key `http.port`: expected one of listen"),
+            (
+                "http = { listen = 9180 }",
+                "web.toml, line 1: `http.listen`: expected a text in quotes, found a whole number",
             ),
             (
                 "workers = \"4\"",

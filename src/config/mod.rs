@@ -25,6 +25,7 @@
 //! | `timeouts.die` | `--die-timeout` | a time, `0`: killed at once | `5s` |
 //! | `spawn.stagger` | `--spawn-stagger` | a time, `0`: no pause | `100ms` |
 //! | `spawn.backoff` | `--spawn-backoff` | `FIRST..MOST`, times above 0 | `1s..30s` |
+//! | `http.listen` | `--http-listen` | `ADDR:PORT`, no port of the cluster; empty: off | off |
 //!
 //! A time is a whole number with `ms`, `s`, `min` or `h`, at most a year; 0 needs no unit.
 
@@ -38,7 +39,7 @@ mod file;
 mod parse;
 mod settings;
 
-pub use config::{Backoff, Config, Ownership, Readiness, Spawn, Timeouts, WorkerCommand};
+pub use config::{Backoff, Config, Http, Ownership, Readiness, Spawn, Timeouts, WorkerCommand};
 pub use environment::Environment;
 pub use error::ConfigError;
 pub use settings::{Given, Origin, Settings};

@@ -88,6 +88,7 @@ pub struct Settings {
     pub die_timeout: Option<Given<String>>,
     pub spawn_stagger: Option<Given<String>>,
     pub spawn_backoff: Option<Given<String>>,
+    pub http_listen: Option<Given<String>>,
 }
 
 impl Settings {
@@ -112,6 +113,7 @@ impl Settings {
             die_timeout: self.die_timeout.or(under.die_timeout),
             spawn_stagger: self.spawn_stagger.or(under.spawn_stagger),
             spawn_backoff: self.spawn_backoff.or(under.spawn_backoff),
+            http_listen: self.http_listen.or(under.http_listen),
         }
     }
 }

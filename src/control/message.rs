@@ -317,7 +317,10 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::{ConntrackFill, LineDecoder, MAX_LINE, PartitionKind, SCHEMA, WorkerState};
+    use super::super::{
+        ConntrackFill, LineDecoder, MAX_LINE, PartitionKind, Restarts, SCHEMA, SwapTimes,
+        WorkerState,
+    };
     use super::*;
     use crate::plan::{Port, Seat, Slot};
 
@@ -389,7 +392,9 @@ mod tests {
             "schema": 1, "name": "web", "pid": 4100, "generation": 3,
             "listeners": ["0.0.0.0:80/tcp"], "partition": "hash", "slots": 1024,
             "repairs": 0, "last_writer": null, "foreign_chains": [],
-            "conntrack": {"entries": 1804, "limit": 262_144},
+            "conntrack": {"entries": 1804, "limit": 262_144}, "serving": u32::MAX,
+            "swaps": {"count": u64::MAX, "seconds": 0.25, "buckets": [u64::MAX; 13]},
+            "restarts": {"died": u64::MAX, "exited": 0, "not_ready": 0, "spawn": 0, "unfit": 0},
             "workers": [{
                 "seat": 0, "slots": 512, "pid": 4242, "state": "live", "generation": 3,
                 "ports": {"80": 20000}, "uptime": 73.5, "connections": 12,
@@ -465,6 +470,13 @@ mod tests {
             last_writer: None,
             foreign_chains: Vec::new(),
             conntrack: Some(ConntrackFill { entries: 1804, limit: 262_144 }),
+            serving: u32::MAX,
+            swaps: SwapTimes {
+                count: u64::MAX,
+                seconds: 0.25,
+                buckets: [u64::MAX; SwapTimes::BOUNDS.len()],
+            },
+            restarts: Restarts { died: u64::MAX, ..Restarts::default() },
             workers: (0..workers)
                 .map(|seat| WorkerStatus {
                     seat: Seat(seat),

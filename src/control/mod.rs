@@ -37,6 +37,7 @@ mod client;
 mod codec;
 mod directory;
 mod error;
+mod figures;
 mod message;
 mod server;
 mod status;
@@ -47,6 +48,7 @@ pub use client::Client;
 pub use codec::{LineDecoder, MAX_LINE};
 pub use directory::{ControlDir, Lock};
 pub use error::{ControlError, MessageError};
+pub use figures::{Restarts, SwapTimes};
 pub use message::{Answer, Command, Failure, Reloaded, Reply, Scaled, Stopped, VERSION};
 pub use server::{Limits, Request, Responder, Server};
 pub use status::{

@@ -431,6 +431,9 @@ mod tests {
             last_writer: None,
             foreign_chains: Vec::new(),
             conntrack: None,
+            serving: 0,
+            swaps: crate::control::SwapTimes::default(),
+            restarts: crate::control::Restarts::default(),
             workers: (0..1024).map(worker).collect(),
         }
     }

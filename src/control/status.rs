@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::wire;
+use super::{Restarts, SwapTimes, wire};
 use crate::plan::{ClusterName, Generation, Listener, Partition, Port, Seat, Slot};
 
 /// The version of the JSON of [`Status`] and [`Explanation`]. Fields may be added within a version;
@@ -25,7 +25,9 @@ pub const SCHEMA: u32 = 1;
 ///      "priority": -150, "rule_chain": "PREROUTING", "handle": 7,
 ///      "listener": "0.0.0.0:80/tcp", "certain": true}
 ///   ],
-///   "conntrack": {"entries": 1804, "limit": 262144},
+///   "conntrack": {"entries": 1804, "limit": 262144}, "serving": 2,
+///   "swaps": {"count": 2, "seconds": 0.000412, "buckets": [0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]},
+///   "restarts": {"died": 1, "exited": 0, "not_ready": 0, "spawn": 0, "unfit": 0},
 ///   "workers": [
 ///     {"seat": 0, "slots": 512, "pid": 4242, "state": "live", "generation": 3,
 ///      "ports": {"80": 20004}, "uptime": 73.5, "connections": 12, "queued": 0, "half_open": 0,
@@ -65,6 +67,16 @@ pub struct Status {
     /// How full the kernel's connection tracking table is; none if that is not known.
     #[serde(default)]
     pub conntrack: Option<ConntrackFill>,
+    /// Seats whose worker the rules lead new connections to, also workers of an earlier master; 0
+    /// while no new connection is served.
+    #[serde(default)]
+    pub serving: u32,
+    /// How long the transactions of this master took.
+    #[serde(default)]
+    pub swaps: SwapTimes,
+    /// How often this master has replaced a worker that was lost.
+    #[serde(default)]
+    pub restarts: Restarts,
     /// All workers by seat, also those of older generations that have not ended yet.
     pub workers: Vec<WorkerStatus>,
 }

@@ -9,6 +9,7 @@ use nix::sys::signal::Signal;
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::sleep_until;
 
+use super::figures::Figures;
 use super::processes::Processes;
 use super::report;
 use super::spawner::{self, Spawner};
@@ -46,6 +47,8 @@ pub(super) struct World {
     pub(super) notices: broadcast::Sender<Notice>,
     /// How long the last transaction took.
     pub(super) last_swap: Duration,
+    /// What it counts over its life.
+    pub(super) figures: Figures,
     /// How many workers the cluster is to have, as they are told.
     pub(super) workers_wanted: usize,
     pub(super) next_request: u64,
@@ -144,6 +147,7 @@ impl World {
             }
             return Event::CommitFailed { reason: error.to_string() };
         }
+        self.figures.swaps.observe(self.last_swap);
         tracing::debug!(generation = %plan.generation(), took = ?self.last_swap, "committed");
         Event::Committed
     }
@@ -217,6 +221,7 @@ impl World {
     }
 
     pub(super) fn announce(&mut self, notice: Notice) {
+        self.figures.note(&notice);
         match &notice {
             Notice::Failed(_)
             | Notice::Died { .. }

@@ -9,6 +9,7 @@ use tokio::sync::{broadcast, mpsc};
 use super::actions::World;
 use super::draining::Draining;
 use super::error::MasterError;
+use super::figures::Figures;
 use super::fullness::Fullness;
 use super::hold;
 use super::output::Printer;
@@ -65,14 +66,24 @@ impl Builder {
         Self { print_output: true, ..self }
     }
 
-    /// Takes the lock, reads what is in force and listens on the control socket. Starts no worker
+    /// Takes the lock, reads what is in force and listens on the control socket, and for HTTP. Starts no worker
     /// and changes no rule yet: that is [`Master::run`].
     ///
     /// # Errors
     /// [`MasterError`]: without the privilege, or beside another master, at once.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with IO, if the configuration has `http.listen`.
     pub fn start(self) -> Result<Master, MasterError> {
         let Self { config, control, environment, print_output } = self;
         let lock = control.as_ref().map(|directory| directory.lock(&config.name)).transpose()?;
+        #[cfg(feature = "http")]
+        let http = config
+            .http
+            .listen
+            .map(|address| crate::http::Server::bind(address, crate::http::Limits::default()));
+        #[cfg(feature = "http")]
+        let http = http.transpose()?;
         let mut firewall = hold::open(&config)?;
         // Before anything is read: what others change from then on is heard of.
         let watching = Watching::open()?;
@@ -105,6 +116,8 @@ impl Builder {
         let (counts_sender, counts) = mpsc::unbounded_channel();
         Ok(Master {
             server: lock.map(|lock| Server::bind(lock, Limits::default())).transpose()?,
+            #[cfg(feature = "http")]
+            http,
             world: World {
                 firewall,
                 watching,
@@ -116,6 +129,7 @@ impl Builder {
                 next_request: 0,
                 notices: broadcast::channel(NOTICE_QUEUE).0,
                 last_swap: Duration::ZERO,
+                figures: Figures::default(),
                 workers_wanted: usize::from(config.workers),
                 begin: Instant::now(),
             },

@@ -13,6 +13,10 @@ pub enum MasterError {
     /// The control socket or the lock: most often another master of that name.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// The HTTP server.
+    #[cfg(feature = "http")]
+    #[error(transparent)]
+    Http(#[from] crate::http::HttpError),
     /// Processes and their sockets.
     #[error(transparent)]
     Process(#[from] ProcessError),
@@ -96,6 +100,8 @@ impl MasterError {
                 "give this cluster other --worker-ports, or another --listen port".to_owned(),
             ),
             Self::Control(error) => error.hint(),
+            #[cfg(feature = "http")]
+            Self::Http(error) => Some(error.hint()),
             _ => None,
         }
     }

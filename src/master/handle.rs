@@ -88,6 +88,13 @@ impl Handle {
     }
 }
 
+#[cfg(feature = "http")]
+impl crate::http::Source for Handle {
+    async fn status(&self) -> Result<Status, Failure> {
+        Self::status(self).await
+    }
+}
+
 fn unexpected(answer: &Answer) -> Failure {
     Failure::new(format!("the master answered something else: {answer:?}"))
 }

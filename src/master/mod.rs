@@ -26,6 +26,7 @@ mod builder;
 mod counting;
 mod draining;
 mod error;
+mod figures;
 mod fullness;
 mod handle;
 mod hold;

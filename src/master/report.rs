@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use super::figures::Figures;
 use crate::control::{
     ConntrackFill, Explanation, Failure, ForeignChain, RuleWriter, SCHEMA, Status, WorkerState,
     WorkerStatus,
@@ -13,12 +14,13 @@ use crate::ruleset::Tally;
 use crate::supervisor::{self, Moment, Refusal, Sockets, Supervisor, Worker, WorkerId};
 
 /// The state of a cluster. `counts` are the sockets of its workers, `tallies` what the counters of its
-/// seats say, and `fill` is how full conntrack is, as far as known.
+/// seats say, and `fill` is how full conntrack is, as far as known; `figures` are the master's own.
 pub(super) fn status(
     supervisor: &Supervisor,
     counts: &BTreeMap<WorkerId, Sockets>,
     tallies: &BTreeMap<Seat, Tally>,
     fill: Option<Fill>,
+    figures: &Figures,
     foreign_chains: Vec<ForeignChain>,
     now: Moment,
 ) -> Status {
@@ -66,7 +68,19 @@ pub(super) fn status(
             .map(|writer| RuleWriter { pid: writer.pid, name: writer.name.clone() }),
         foreign_chains,
         conntrack: fill.map(|Fill { entries, limit }| ConntrackFill { entries, limit }),
+        serving: serving(plan),
+        swaps: figures.swaps,
+        restarts: figures.restarts,
         workers: workers.into_iter().map(worker_status).collect(),
+    }
+}
+
+/// The seats that new connections reach.
+fn serving(plan: &Plan) -> u32 {
+    let occupied = plan.seats().filter(|(_, occupant)| occupant.is_some()).count();
+    match plan.is_admitting() {
+        true => u32::try_from(occupied).expect("at most MAX_SEATS seats"),
+        false => 0,
     }
 }
 

@@ -31,6 +31,8 @@ pub struct Master {
     pub(super) supervisor: Supervisor,
     pub(super) world: World,
     pub(super) server: Option<Server>,
+    #[cfg(feature = "http")]
+    pub(super) http: Option<crate::http::Server>,
     pub(super) orders: mpsc::Sender<Order>,
     pub(super) inbox: mpsc::Receiver<Order>,
     pub(super) started: mpsc::UnboundedReceiver<Outcome>,
@@ -79,6 +81,13 @@ impl Master {
         let (requests, mut control) = mpsc::channel(REQUEST_QUEUE);
         // Held for as long as this runs: dropped, it would take the socket away.
         let server = self.server.take().map(|server| tokio::spawn(server.serve(requests.clone())));
+        // Ends with this function, and with it every connection.
+        #[cfg(feature = "http")]
+        let mut pages = tokio::task::JoinSet::new();
+        #[cfg(feature = "http")]
+        if let Some(server) = self.http.take() {
+            pages.spawn(server.serve(self.handle()));
+        }
         let mut readiness = every(READINESS_INTERVAL);
         let mut drain = every(DRAIN_INTERVAL);
         let mut output = every(OUTPUT_INTERVAL);
@@ -307,7 +316,16 @@ impl Master {
             tracing::warn!(%error, "cannot see how full connection tracking is");
             None
         });
-        report::status(&self.supervisor, &counts, &tallies, fill, foreign, self.world.now())
+        let figures = &self.world.figures;
+        report::status(
+            &self.supervisor,
+            &counts,
+            &tallies,
+            fill,
+            figures,
+            foreign,
+            self.world.now(),
+        )
     }
 }
 

@@ -1,0 +1,55 @@
+//! What monitoring asks over HTTP/1.1: `[http] listen`.
+//!
+//! | path | what it is |
+//! |---|---|
+//! | `/metrics` | [`metrics`], for Prometheus |
+//! | `/healthz` | 200 while new connections are served, else 503: for a load balancer before this host |
+//! | `/` | the table of `ipcluster status`, as text |
+//!
+//! GET and HEAD alone; nothing here changes anything. There is no password and no TLS: listen on
+//! loopback or on an address that only monitoring reaches.
+//!
+//! # Health
+//!
+//! One worker in force is enough for 200: while a seat has none, its clients spread over the others, so
+//! all clients are served, and a load balancer that took the host away would make it worse. It is 503
+//! before the first workers are ready, when all have died, and from the beginning of
+//! `ipcluster stop`, while established connections still end. Workers of an earlier master count until
+//! the new ones replace them, or their place; that one of them dies is not noticed. No answer at all is
+//! a master that does not run, during which workers and rules serve on. How many of the workers are
+//! live is for an alert, not for a health check: count the series of `ipcluster_worker_connections`
+//! with `state="live"`.
+//!
+//! # Metrics
+//!
+//! | name | labels | what it is |
+//! |---|---|---|
+//! | `ipcluster_generation` | | the generation in force |
+//! | `ipcluster_connections_total` | `seat` | connections that the rules led to a seat that has a live worker |
+//! | `ipcluster_worker_connections` | `seat`, `pid`, `state` | established connections of a worker process |
+//! | `ipcluster_worker_restarts_total` | `reason` | workers that were lost and replaced: `died` (a live one), `exited` or `not_ready` or `unfit` (before it was in force), `spawn` (could not be started) |
+//! | `ipcluster_swap_seconds` | | histogram: from a plan to its acknowledgement by the kernel |
+//! | `ipcluster_rules_repaired_total` | | repairs of rules that others had changed |
+//! | `ipcluster_conntrack_entries` | | connections that the kernel tracks, of all programs |
+//! | `ipcluster_conntrack_limit` | | the most that it does; `+Inf` without a limit |
+//!
+//! The kernel counts connections by seat, in a counter that neither a reload nor a new master sets back:
+//! it goes on, across generations, until the seat or the cluster goes. What the master counts
+//! (restarts, swaps, repairs) begins at 0 with each master. What could not be read has no sample.
+//!
+//! # How it works
+//!
+//! The server shares the master's thread, so nothing in it may take long. It asks its [`Source`] for the
+//! [`Status`](crate::control::Status), one request at a time and at most every 100 ms however many
+//! ask; makes one answer a connection; serves at most 64 connections, 10 seconds each ([`Limits`]); and
+//! never reads a body. Clients that are slow wait for each other, and the master for none of them.
+
+mod answer;
+mod error;
+mod exposition;
+mod metrics;
+mod server;
+
+pub use error::HttpError;
+pub use metrics::metrics;
+pub use server::{Limits, Server, Source};

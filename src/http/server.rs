@@ -1,0 +1,160 @@
+//! Waiting for clients: never long, and never for many at a time.
+
+use std::convert::Infallible;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::HttpError;
+use super::answer::{Page, unavailable};
+use crate::control::{Failure, Status};
+
+/// Where a [`Server`] learns the state of the cluster.
+pub trait Source: Send + Sync + 'static {
+    /// The state of the cluster, or why it is not known. Asked for by one at a time.
+    fn status(&self) -> impl Future<Output = Result<Status, Failure>> + Send;
+}
+
+/// What clients may take of a [`Server`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections at a time, above 0; further ones wait in the kernel until one of these has ended.
+    pub connections: usize,
+    /// Time for a client to send its request, its head at least.
+    pub header: Duration,
+    /// Time for a connection in all, with the time that the answer takes to be made and to be read.
+    pub connection: Duration,
+    /// How old an answer of the [`Source`] may be, so that many requests cost it no more than few.
+    pub age: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 64,
+            header: Duration::from_secs(5),
+            connection: Duration::from_secs(10),
+            age: Duration::from_millis(100),
+        }
+    }
+}
+
+/// An HTTP server that listens: clients can connect, and are served by [`Self::serve`].
+#[derive(Debug)]
+pub struct Server {
+    listener: tokio::net::TcpListener,
+    limits: Limits,
+}
+
+impl Server {
+    /// Listens on an address.
+    ///
+    /// # Errors
+    /// [`HttpError::Listen`].
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with IO.
+    pub fn bind(address: SocketAddr, limits: Limits) -> Result<Self, HttpError> {
+        let listen = || {
+            let listener = TcpListener::bind(address)?;
+            listener.set_nonblocking(true)?;
+            tokio::net::TcpListener::from_std(listener)
+        };
+        let listener = listen().map_err(|source| HttpError::Listen { address, source })?;
+        Ok(Self { listener, limits })
+    }
+
+    /// Answers requests until it is dropped, which ends all connections.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with IO and time.
+    pub async fn serve(self, source: impl Source) -> Infallible {
+        let Self { listener, limits } = self;
+        let states = Arc::new(States { source, limits, last: Mutex::new(None) });
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                Some(_) = connections.join_next() => {}
+                accepted = listener.accept(), if connections.len() < limits.connections => {
+                    match accepted {
+                        Ok((stream, _)) => {
+                            connections.spawn(attend(stream, Arc::clone(&states)));
+                        }
+                        Err(error) => {
+                            // Most likely out of descriptors, in which case the same error would
+                            // come again at once.
+                            tracing::warn!(%error, "cannot accept an HTTP client");
+                            sleep(ACCEPT_PAUSE).await;
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// How long nobody is accepted after an error of accept(2).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves one request. One only, so that idle clients keep no place.
+async fn attend<S: Source>(stream: TcpStream, states: Arc<States<S>>) {
+    let limits = states.limits;
+    let answer = service_fn(move |request: Request<Incoming>| {
+        let states = Arc::clone(&states);
+        async move { Ok::<_, Infallible>(states.answer(&request).await) }
+    });
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(limits.header).keep_alive(false);
+    let connection = http.serve_connection(TokioIo::new(stream), answer);
+    match timeout(limits.connection, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "an HTTP client"),
+        Err(_) => tracing::debug!("an HTTP client takes too long"),
+    }
+}
+
+/// The states that the source has told.
+struct States<S> {
+    source: S,
+    limits: Limits,
+    /// The last one, and when it was asked for. Locked while the next one is asked for.
+    last: Mutex<Option<(Instant, Arc<Status>)>>,
+}
+
+impl<S: Source> States<S> {
+    async fn answer(&self, request: &Request<Incoming>) -> Response<String> {
+        match Page::of(request.method(), request.uri().path()) {
+            Ok(page) => match self.now().await {
+                Ok(status) => page.show(&status),
+                Err(failure) => unavailable(&failure),
+            },
+            Err(refusal) => refusal,
+        }
+    }
+
+    async fn now(&self) -> Result<Arc<Status>, Failure> {
+        let mut last = self.last.lock().await;
+        if let Some((asked, status)) = &*last
+            && asked.elapsed() < self.limits.age
+        {
+            return Ok(Arc::clone(status));
+        }
+        let asked = Instant::now();
+        let status = Arc::new(self.source.status().await?);
+        *last = Some((asked, Arc::clone(&status)));
+        Ok(status)
+    }
+}
+
+#[cfg(test)]
+mod tests;
