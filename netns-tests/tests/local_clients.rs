@@ -27,12 +27,15 @@ fn cluster(lab: &Lab) -> Cluster<'_> {
     cluster
 }
 
+/// The server's address of one family, with a port.
+type Target = fn(u16) -> SocketAddr;
+
 /// Addresses of the server itself: those of 127.0.0.0/8 are there without being configured.
-fn sources() -> Vec<(IpAddr, fn(u16) -> SocketAddr)> {
+fn sources() -> Vec<(IpAddr, Target)> {
     let loopback = (1..=200u8).map(|last| IpAddr::from([127, 0, 0, last]));
     let v4 = loopback.chain([Network::server_v4(0).ip()]);
-    let v4 = v4.map(|from| (from, Network::server_v4 as fn(u16) -> SocketAddr));
-    let v6: fn(u16) -> SocketAddr = Network::server_v6;
+    let v4 = v4.map(|from| (from, Network::server_v4 as Target));
+    let v6: Target = Network::server_v6;
     v4.chain([(Network::server_v6(0).ip(), v6), ("::1".parse().unwrap(), v6)]).collect()
 }
 

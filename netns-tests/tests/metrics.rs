@@ -8,12 +8,12 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use ipcluster::lab::Pace;
-use netns_tests::{Case, Cluster, Lab, Need, greeter, run, signal, wait_until};
+use netns_tests::{Case, Cluster, Lab, Need, greeter, run_together, signal, wait_until};
 use nix::sys::signal::Signal;
 
 fn main() -> ExitCode {
     let case = |name, body| Case::new(name, body).needs(Need::Ipcluster);
-    run([
+    run_together([
         case("metrics_follow_the_load_reloads_and_deaths", metrics),
         case("metrics_count_repairs", repairs).needs(Need::Nft),
         case("health_is_503_while_nobody_is_served", health),

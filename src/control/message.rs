@@ -186,7 +186,7 @@ pub enum Answer {
     /// To [`Command::Reload`].
     Reloaded(Reloaded),
     /// To [`Command::Status`].
-    Status(Status),
+    Status(Box<Status>),
     /// To [`Command::Scale`].
     Scaled(Scaled),
     /// To [`Command::Stop`].
@@ -393,7 +393,7 @@ mod tests {
             "listeners": ["0.0.0.0:80/tcp"], "partition": "hash", "slots": 1024,
             "repairs": 0, "last_writer": null, "foreign_chains": [],
             "conntrack": {"entries": 1804, "limit": 262_144}, "serving": u32::MAX,
-            "swaps": {"count": u64::MAX, "seconds": 0.25, "buckets": [u64::MAX; 13]},
+            "swaps": {"count": u64::MAX, "seconds": 0.25, "buckets": vec![u64::MAX; 13]},
             "restarts": {"died": u64::MAX, "exited": 0, "not_ready": 0, "spawn": 0, "unfit": 0},
             "workers": [{
                 "seat": 0, "slots": 512, "pid": 4242, "state": "live", "generation": 3,
@@ -402,7 +402,7 @@ mod tests {
                 "queued": 3, "half_open": 1,
             }],
         }}});
-        let reply = Reply::Done(Answer::Status(status(1, 1)));
+        let reply = Reply::Done(Answer::Status(Box::new(status(1, 1))));
         assert_eq!(serde_json::to_value(&reply).unwrap(), expected);
         assert_eq!(serde_json::from_value::<Reply>(expected).unwrap(), reply);
     }
@@ -415,7 +415,7 @@ mod tests {
     }
 
     fn check_lines_of(full: Status) {
-        let lines = Reply::Done(Answer::Status(full.clone())).emit();
+        let lines = Reply::Done(Answer::Status(Box::new(full.clone()))).emit();
         let mut workers = Vec::new();
         let mut decoder = LineDecoder::default();
         for line in lines {
@@ -425,7 +425,7 @@ mod tests {
             match Reply::parse(&decoder.line().unwrap().unwrap()).unwrap() {
                 Reply::Workers(some) => workers.extend(some),
                 Reply::Done(Answer::Status(last)) => {
-                    assert!(last == Status { workers: Vec::new(), ..full.clone() });
+                    assert!(*last == Status { workers: Vec::new(), ..full.clone() });
                 }
                 other => panic!("{other:?}"),
             }

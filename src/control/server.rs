@@ -350,7 +350,7 @@ mod tests {
                             responder.progress("starting");
                             responder.finish(Ok(reloaded()));
                         }
-                        Command::Status => responder.finish(Ok(Answer::Status(status()))),
+                        Command::Status => responder.finish(Ok(Answer::Status(Box::new(status())))),
                         Command::Scale { .. } => {
                             responder.finish(Err(Failure::new("no").hint("later")));
                         }
@@ -448,7 +448,7 @@ mod tests {
         assert_eq!(answer.unwrap(), reloaded());
         assert_eq!(steps, ["starting"]);
         let answer = client.ask(Command::Status, |_| {}).await.unwrap();
-        assert!(answer == Answer::Status(status()));
+        assert!(answer == Answer::Status(Box::new(status())));
         let refused = client.ask(Command::Scale { workers: 3 }, |_| {}).await.unwrap_err();
         assert_eq!((refused.to_string(), refused.hint()), ("no".into(), Some("later".into())));
         let dropped = client.ask(Command::Stop { now: false }, |_| {}).await.unwrap_err();

@@ -15,24 +15,18 @@ pub(super) enum Page {
 }
 
 impl Page {
-    /// The page, or the answer that says why there is none.
-    pub(super) fn of(method: &Method, path: &str) -> Result<Self, Response<String>> {
+    /// The page that a request is for.
+    pub(super) fn of(method: &Method, path: &str) -> Result<Self, Wrong> {
         let page = match path {
             "/metrics" => Self::Metrics,
             "/healthz" => Self::Health,
             "/" => Self::Status,
-            _ => {
-                let pages = "not found: there are /metrics, /healthz and /\n";
-                return Err(text(StatusCode::NOT_FOUND, pages.to_owned()));
-            }
+            _ => return Err(Wrong::Path),
         };
-        if *method != Method::GET && *method != Method::HEAD {
-            let refusal = "method not allowed: only GET and HEAD are\n".to_owned();
-            let mut refusal = text(StatusCode::METHOD_NOT_ALLOWED, refusal);
-            refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-            return Err(refusal);
+        match *method {
+            Method::GET | Method::HEAD => Ok(page),
+            _ => Err(Wrong::Method),
         }
-        Ok(page)
     }
 
     /// The page of a cluster in this state.
@@ -50,6 +44,31 @@ impl Page {
             ),
             Self::Health => text(StatusCode::OK, "ok\n".to_owned()),
             Self::Status => text(StatusCode::OK, status.table()),
+        }
+    }
+}
+
+/// Why a request is for no page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wrong {
+    Path,
+    Method,
+}
+
+impl Wrong {
+    /// The answer that says so.
+    pub(super) fn show(self) -> Response<String> {
+        match self {
+            Self::Path => {
+                let pages = "not found: there are /metrics, /healthz and /\n";
+                text(StatusCode::NOT_FOUND, pages.to_owned())
+            }
+            Self::Method => {
+                let methods = "method not allowed: only GET and HEAD are\n";
+                let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, methods.to_owned());
+                answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+                answer
+            }
         }
     }
 }

@@ -138,7 +138,7 @@ impl<S: Source> States<S> {
                 Ok(status) => page.show(&status),
                 Err(failure) => unavailable(&failure),
             },
-            Err(refusal) => refusal,
+            Err(wrong) => wrong.show(),
         }
     }
 

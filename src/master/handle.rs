@@ -58,7 +58,7 @@ impl Handle {
     /// The master is ending.
     pub async fn status(&self) -> Result<Status, Failure> {
         match self.ask(Command::Status).await? {
-            Answer::Status(status) => Ok(status),
+            Answer::Status(status) => Ok(*status),
             other => Err(unexpected(&other)),
         }
     }

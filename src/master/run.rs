@@ -276,7 +276,7 @@ impl Master {
     fn asked(&mut self, request: control::Request) {
         let control::Request { command, responder } = request;
         match command {
-            Command::Status => responder.finish(Ok(Answer::Status(self.status()))),
+            Command::Status => responder.finish(Ok(Answer::Status(Box::new(self.status())))),
             Command::Explain { address } => responder.finish(self.explain(address)),
             Command::Reload => self.request(supervisor::Request::Reload, responder),
             Command::Scale { workers } => match self.config.scaled(workers) {
