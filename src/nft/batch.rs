@@ -5,9 +5,9 @@ use netlink_packet_netfilter::nftables::{NfTablesMessage, TableFlags};
 
 use super::element::{self, Target};
 use super::ownership::{OWNED, Tenancy};
-use super::{counter, message, rule};
+use super::{counter, message};
 use crate::netlink::{ACK, REQUEST, close_message, put_header};
-use crate::ruleset::{Operation, Rule, Transaction};
+use crate::ruleset::{Operation, Transaction};
 
 /// `NFNL_SUBSYS_NFTABLES`: the upper byte of a message's kind, and what `BATCH_BEGIN` names.
 const SUBSYSTEM: u16 = 10;
@@ -230,7 +230,7 @@ impl Batch {
                 self.put_with(Some(index), NEW_SET, CREATE | EXCLUSIVE, |datagram| {
                     message::put_set(datagram, table, set, id);
                 });
-                let target = Target { table: table.as_str(), set: set.name.as_str(), id };
+                let target = Target { table: table.as_str(), set: set.name, id };
                 self.put_elements(index, |datagram, begin| {
                     element::emit(datagram, target, &set.elements, begin);
                 });
@@ -239,19 +239,8 @@ impl Batch {
                 message::put_delete_set(datagram, table, *set);
             }),
             Operation::AddRule(chain, rule) => {
-                let mut map_id = 0;
-                if let Rule::RedirectByMap { ports, .. } = rule {
-                    map_id = self.take_set_id();
-                    self.put_with(Some(index), NEW_SET, CREATE, |datagram| {
-                        message::put_port_map(datagram, table, ports.len(), map_id);
-                    });
-                    let target = Target { table: table.as_str(), set: rule::ANONYMOUS, id: map_id };
-                    self.put_elements(index, |datagram, begin| {
-                        element::emit_ports(datagram, target, ports, begin);
-                    });
-                }
                 self.put_with(Some(index), NEW_RULE, CREATE | APPEND, |datagram| {
-                    message::put_rule(datagram, table, *chain, rule, map_id);
+                    message::put_rule(datagram, table, *chain, rule);
                 });
             }
         }

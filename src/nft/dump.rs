@@ -18,9 +18,9 @@ use super::expression::Expression;
 use super::ownership::{OWNER, PERSIST};
 use super::{message, rule, sound, userdata};
 use crate::netlink::{Error, Socket};
-use crate::plan::{Port, Seat};
+use crate::plan::Seat;
 use crate::ruleset::{
-    Chain, ChainName, CounterName, Rule, Ruleset, Set, SetName, TableName, Tally,
+    Chain, ChainName, CounterName, Note, Rule, Ruleset, Set, SetName, TableName, Tally,
 };
 
 /// `NFT_MSG_GET*`.
@@ -280,7 +280,7 @@ impl Raw {
         }
         for message in &self.rules {
             let chain = chain_of(message).unwrap_or_default();
-            let rule = self.understand_rule(message);
+            let rule = understand_rule(message);
             let rules = ChainName::parse(chain).and_then(|name| chains.get_mut(&name));
             match (rules, rule) {
                 (Some(rules), Some(rule)) => rules.push(rule),
@@ -296,9 +296,6 @@ impl Raw {
         }
         let mut sets = BTreeMap::new();
         for (name, elements) in &self.sets {
-            if name.starts_with(rule::ANONYMOUS_PREFIX) {
-                continue;
-            }
             let set = SetName::parse(name)
                 .and_then(|set| Some((set, element::collect(set, elements.as_deref()?)?)));
             let (set, elements) = set.ok_or_else(|| format!("set {name}"))?;
@@ -311,27 +308,6 @@ impl Raw {
             chains: chains.into_iter().map(|(name, rules)| Chain { name, rules }).collect(),
         })
     }
-
-    fn understand_rule(&self, message: &RuleMessage) -> Option<Rule> {
-        let mut expressions = vec![];
-        let mut generation = None;
-        for attribute in &message.attributes {
-            match attribute {
-                RuleAttribute::Expressions(list) => {
-                    expressions = list.iter().map(Expression::parse).collect::<Option<_>>()?;
-                }
-                RuleAttribute::UserData(data) => {
-                    generation = Some(Rule::parse_comment(userdata::parse_comment(data)?)?);
-                }
-                _ => {}
-            }
-        }
-        rule::parse(&expressions, generation, |map| self.ports_of(map))
-    }
-
-    fn ports_of(&self, map: &str) -> Option<Vec<(Port, Port)>> {
-        element::collect_ports(self.sets.get(map)?.as_ref()?)
-    }
 }
 
 impl RawChain {
@@ -342,6 +318,23 @@ impl RawChain {
             && expected.iter().all(|attribute| self.hook.contains(attribute));
         is_same.then_some(name)
     }
+}
+
+fn understand_rule(message: &RuleMessage) -> Option<Rule> {
+    let mut expressions = vec![];
+    let mut note = None;
+    for attribute in &message.attributes {
+        match attribute {
+            RuleAttribute::Expressions(list) => {
+                expressions = list.iter().map(Expression::parse).collect::<Option<_>>()?;
+            }
+            RuleAttribute::UserData(data) => {
+                note = Some(Note::parse(userdata::parse_comment(data)?)?);
+            }
+            _ => {}
+        }
+    }
+    rule::parse(&expressions, note)
 }
 
 fn chain_of(message: &RuleMessage) -> Option<&str> {

@@ -2,10 +2,10 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::attribute::{begin, end, nest, put, put_data, put_string, put_u32};
+use super::attribute::{begin, end, nest, put, put_data, put_display, put_string, put_u32};
 use crate::netlink::Attributes;
 use crate::plan::{Port, Protocol, Seat};
-use crate::ruleset::{ChainName, Elements, low_v4, low_v6};
+use crate::ruleset::{ChainName, Elements, SetName, low_v4, low_v6};
 
 /// `NFTA_SET_ELEM_LIST_*`.
 const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
@@ -30,7 +30,7 @@ const LIST_LIMIT: usize = 60_000;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Target<'a> {
     pub(super) table: &'a str,
-    pub(super) set: &'a str,
+    pub(super) set: SetName,
     pub(super) id: u32,
 }
 
@@ -64,24 +64,14 @@ pub(super) fn emit(
         }
         Elements::MaskedSeats4(seats) => lists.add_seats(seats, |key| low_v4(key).octets()),
         Elements::MaskedSeats6(seats) => lists.add_seats(seats, |key| low_v6(key).octets()),
-    }
-    lists.close();
-}
-
-/// Writes the message that adds ports to the map of a redirect.
-pub(super) fn emit_ports(
-    buffer: &mut Vec<u8>,
-    target: Target<'_>,
-    ports: &[(Port, Port)],
-    message: impl FnMut(&mut Vec<u8>),
-) {
-    let mut lists = Lists { buffer, target, message, open: None };
-    for (public, worker) in ports {
-        let worker = worker.number().to_be_bytes();
-        lists.add(|buffer| {
-            put_data(buffer, NFTA_SET_ELEM_KEY, &public.number().to_be_bytes());
-            put_data(buffer, NFTA_SET_ELEM_DATA, &worker);
-        });
+        Elements::Ports(all) => {
+            for (public, worker) in all {
+                lists.add(|buffer| {
+                    put_data(buffer, NFTA_SET_ELEM_KEY, &public.number().to_be_bytes());
+                    put_data(buffer, NFTA_SET_ELEM_DATA, &worker.number().to_be_bytes());
+                });
+            }
+        }
     }
     lists.close();
 }
@@ -137,7 +127,7 @@ impl<F: FnMut(&mut Vec<u8>)> Lists<'_, F> {
     fn open_list(&mut self) {
         (self.message)(self.buffer);
         put_string(self.buffer, NFTA_SET_ELEM_LIST_TABLE, self.target.table);
-        put_string(self.buffer, NFTA_SET_ELEM_LIST_SET, self.target.set);
+        put_display(self.buffer, NFTA_SET_ELEM_LIST_SET, self.target.set);
         put_u32(self.buffer, NFTA_SET_ELEM_LIST_SET_ID, self.target.id);
         self.open = Some(begin(self.buffer, NFTA_SET_ELEM_LIST_ELEMENTS));
     }
@@ -194,8 +184,8 @@ fn find(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
 
 /// Elements of one of our sets, of which the kernel gives them in any order; `None` if they are not
 /// what such a set holds.
-pub(super) fn collect(name: crate::ruleset::SetName, elements: &[Element]) -> Option<Elements> {
-    use crate::ruleset::{Family, SetName};
+pub(super) fn collect(name: SetName, elements: &[Element]) -> Option<Elements> {
+    use crate::ruleset::Family;
     match name {
         SetName::Listeners(Family::V4) => {
             Some(Elements::Listeners4(sorted(elements.iter().map(|element| {
@@ -214,23 +204,24 @@ pub(super) fn collect(name: crate::ruleset::SetName, elements: &[Element]) -> Op
         SetName::Wildcards(_) => Some(Elements::Services(sorted(
             elements.iter().map(|element| parse_service(&element.key)),
         )?)),
-        SetName::Slots | SetName::Survivors => {
+        SetName::Slots(_) | SetName::Survivors(_) => {
             seats_in_order(elements, |key| Some(u32::from_ne_bytes(key.try_into().ok()?)))
                 .map(Elements::Seats)
         }
-        SetName::MaskedSlots(Family::V4) => {
+        SetName::MaskedSlots(Family::V4, _) => {
             seats_in_order(elements, |key| Some(u32::from_be_bytes(key.try_into().ok()?)))
                 .map(Elements::MaskedSeats4)
         }
-        SetName::MaskedSlots(Family::V6) => seats_in_order(elements, |key| {
+        SetName::MaskedSlots(Family::V6, _) => seats_in_order(elements, |key| {
             u32::try_from(u128::from_be_bytes(key.try_into().ok()?) >> 64).ok()
         })
         .map(Elements::MaskedSeats6),
+        SetName::Ports(..) => collect_ports(elements).map(Elements::Ports),
     }
 }
 
 /// The ports of a redirect's map, in the order of the public ports.
-pub(super) fn collect_ports(elements: &[Element]) -> Option<Vec<(Port, Port)>> {
+fn collect_ports(elements: &[Element]) -> Option<Vec<(Port, Port)>> {
     let port = |bytes: &[u8]| Port::new(u16::from_be_bytes(bytes.get(..2)?.try_into().ok()?));
     sorted(elements.iter().map(|element| match &element.value {
         Some(Value::Bytes(value)) => Some((port(&element.key)?, port(value)?)),

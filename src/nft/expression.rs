@@ -43,7 +43,6 @@ const BITWISE_BOOL: u32 = 0;
 const NFTA_LOOKUP_SET: u16 = 1;
 const NFTA_LOOKUP_SREG: u16 = 2;
 const NFTA_LOOKUP_DREG: u16 = 3;
-const NFTA_LOOKUP_SET_ID: u16 = 4;
 
 const NFTA_IMMEDIATE_DREG: u16 = 1;
 const NFTA_IMMEDIATE_DATA: u16 = 2;
@@ -208,11 +207,9 @@ pub(super) enum Expression {
         modulus: u32,
         seed: u32,
     },
-    /// `id` names a set that the same transaction makes.
     Lookup {
         key: Register,
         set: String,
-        id: Option<u32>,
         found: Found,
     },
     /// The type of the destination address in the routing table.
@@ -299,16 +296,13 @@ impl Expression {
                 put_u32(buffer, NFTA_HASH_OFFSET, 0);
                 put_u32(buffer, NFTA_HASH_TYPE, NFT_HASH_JENKINS);
             }
-            Self::Lookup { key, set, id, found } => {
+            Self::Lookup { key, set, found } => {
                 put_string(buffer, NFTA_LOOKUP_SET, set);
                 put_u32(buffer, NFTA_LOOKUP_SREG, key.number());
                 match found {
                     Found::Continue => {}
                     Found::Verdict => put_u32(buffer, NFTA_LOOKUP_DREG, VERDICT_REGISTER),
                     Found::Load(to) => put_u32(buffer, NFTA_LOOKUP_DREG, to.number()),
-                }
-                if let Some(id) = id {
-                    put_u32(buffer, NFTA_LOOKUP_SET_ID, *id);
                 }
             }
             Self::LoadAddressType { to } => {
@@ -442,7 +436,7 @@ fn parse_lookup(attributes: &[Lookup]) -> Option<Expression> {
             _ => return None,
         }
     }
-    Some(Expression::Lookup { key: key?, set: set?, id: None, found })
+    Some(Expression::Lookup { key: key?, set: set?, found })
 }
 
 fn parse_immediate(attributes: &[Immediate]) -> Option<Expression> {

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
 use nix::errno::Errno;
 
@@ -14,7 +15,7 @@ use super::ownership::{OWNER, Ownership, PERSIST, Protection, Tenancy, trial};
 use super::replies::{Outcome, Replies};
 use crate::netlink::{Error, NlFamily, Socket};
 use crate::plan::{ClusterName, Listeners, Plan, Seat};
-use crate::ruleset::{Ruleset, TableName, Tally, Transaction, lower, raise};
+use crate::ruleset::{Ruleset, Stale, TableName, Tally, Transaction, Transition, lower, raise};
 
 /// The rules of one cluster in the kernel.
 ///
@@ -28,6 +29,8 @@ pub struct Firewall {
     table: TableName,
     /// What the kernel holds, as far as we know.
     in_force: Option<Plan>,
+    /// What it holds beside that, left by earlier plans.
+    stale: Stale,
     /// What the counters of its seats had counted when they were last read.
     tallies: BTreeMap<Seat, Tally>,
     ownership: Ownership,
@@ -86,6 +89,7 @@ impl Firewall {
             socket,
             table,
             in_force: None,
+            stale: Stale::default(),
             tallies: BTreeMap::new(),
             ownership,
             protection,
@@ -189,15 +193,16 @@ impl Firewall {
     pub fn read(&mut self, expected: Option<&Listeners>) -> Result<Option<Plan>, NftError> {
         // If it cannot be read or understood, nothing is known of it: the next plan is then put in
         // force whole.
-        self.in_force = None;
+        (self.in_force, self.stale) = (None, Stale::default());
         let Some(ruleset) = self.read_ruleset()? else { return Ok(None) };
         let plan =
             raise(&ruleset, expected).map_err(|reason| self.not_understood(reason.into()))?;
+        self.stale = stale_beside(&plan, &ruleset);
         self.in_force = Some(plan.clone());
         Ok(Some(plan))
     }
 
-    /// Reads the objects that are in force.
+    /// Reads the objects that are in force, and what earlier plans have left of theirs.
     ///
     /// # Errors
     /// Those of [`Self::read`].
@@ -218,8 +223,9 @@ impl Firewall {
     /// # Errors
     /// [`NftError::Privilege`], [`NftError::Netlink`].
     pub fn tallies(&mut self) -> Result<BTreeMap<Seat, Tally>, NftError> {
-        let tallies = dump::tallies(&mut self.socket, &self.table)
+        let mut tallies = dump::tallies(&mut self.socket, &self.table)
             .map_err(|source| netlink_error(&self.table, "read its counters", source))?;
+        tallies.retain(|seat, _| self.stale.seats().all(|stale| stale != *seat));
         self.tallies.extend(&tallies);
         Ok(tallies)
     }
@@ -268,30 +274,78 @@ impl Firewall {
             Protection::Kept => self.keep_connections()?,
             Protection::Owned | Protection::None => {}
         }
-        let transaction = match &self.in_force {
-            Some(in_force) => Transaction::between(in_force, plan)?,
-            None => Transaction::create(plan),
+        let transition = match &self.in_force {
+            Some(in_force) => Transition::between(in_force, &self.stale, plan, Instant::now())?,
+            None => Transaction::create(plan).into(),
         };
-        match self.carry_out(&transaction, plan, None, Tenancy::Make) {
+        match self.carry_out(&transition, plan, None, Tenancy::Make) {
             Err(NftError::Refused { .. }) if !self.holds_what_we_think() => self.restore(plan),
             result => result,
         }
     }
 
-    /// Compares what the kernel holds, and whose it is, with what [`Self::apply`] put there last.
+    /// Removes what earlier plans have left in the table, as far as no packet can be on its way
+    /// through the rules that led to it. Without effect while nothing is in force that we know of,
+    /// or the table is to be ours and is not yet. [`Self::apply`] does the same by the way.
+    ///
+    /// # Errors
+    /// Those of [`Self::apply`]. What is in force is as it was.
+    pub fn tidy(&mut self) -> Result<Applied, NftError> {
+        let nothing = Applied { operations: 0, bytes: 0 };
+        let may = self.owns || self.protection()? != Protection::Owned;
+        let Some(plan) = self.in_force.clone().filter(|_| may) else { return Ok(nothing) };
+        let tidy = |firewall: &mut Self| {
+            let table = firewall.table.clone();
+            let transition = Transition::tidy(table, &firewall.stale, Instant::now());
+            firewall.carry_out(&transition, &plan, None, Tenancy::Make)
+        };
+        match tidy(self) {
+            // Somebody has been here before us.
+            Err(NftError::Refused { .. }) if self.holds_what_we_think() => tidy(self),
+            result => result,
+        }
+    }
+
+    /// When there is something for [`Self::tidy`] to do; `None` while nothing is left of earlier
+    /// plans.
+    pub fn tidy_at(&self) -> Option<Instant> {
+        self.stale.due_at()
+    }
+
+    /// What earlier plans have left in the table, as far as we know.
+    pub fn stale(&self) -> &Stale {
+        &self.stale
+    }
+
+    /// Compares what the kernel holds, and whose it is, with what [`Self::apply`] put there last. What
+    /// earlier plans have left there makes no difference.
     ///
     /// # Errors
     /// [`NftError::Differs`] with the first object that does, and those of [`Self::read`].
     pub fn verify(&mut self) -> Result<(), NftError> {
-        let expected = self.in_force.as_ref().map(lower);
         let owned = self.owns;
         let found = self.read_ruleset()?;
-        let object = match found == expected {
-            false => first_difference(expected.as_ref(), found.as_ref()),
+        let object = match self.find_stale(found.as_ref()) {
+            false => first_difference(self.in_force.as_ref().map(lower).as_ref(), found.as_ref()),
             true if owned && !self.owns => "its owner".to_owned(),
             true => return Ok(()),
         };
         Err(NftError::Differs { table: self.table.clone(), object })
+    }
+
+    /// Whether what was read is what is in force, and what earlier plans have left: which is known
+    /// from then on.
+    fn find_stale(&mut self, found: Option<&Ruleset>) -> bool {
+        let stale = match (&self.in_force, found) {
+            (None, None) => Stale::default(),
+            (Some(plan), Some(found)) => match Stale::beside(&lower(plan), found, Instant::now()) {
+                Some(stale) => stale.aged_as(&self.stale),
+                None => return false,
+            },
+            _ => return false,
+        };
+        self.stale = stale;
+        true
     }
 
     /// Removes the table, whatever is in it, if it carries our mark. Returns whether there was one.
@@ -301,7 +355,7 @@ impl Firewall {
     /// Those of [`Self::apply`].
     pub fn remove(&mut self) -> Result<bool, NftError> {
         let removed = self.remove_table()?;
-        (self.in_force, self.owns) = (None, false);
+        (self.in_force, self.stale, self.owns) = (None, Stale::default(), false);
         self.keep_no_longer()?;
         Ok(removed)
     }
@@ -360,7 +414,7 @@ impl Firewall {
     /// Those of [`Self::apply`].
     #[doc(hidden)]
     pub fn carry_out_as_it_is(&mut self, transaction: &Transaction) -> Result<(), NftError> {
-        self.in_force = None;
+        (self.in_force, self.stale) = (None, Stale::default());
         match self.send(&mut Batch::encode(transaction, None), transaction)? {
             Outcome::Committed => Ok(()),
             Outcome::Refused(faults) => Err(self.refused(faults)),
@@ -386,7 +440,7 @@ impl Firewall {
                 Err(error) if error.can_be_replaced() => Transaction::replace(plan),
                 Err(error) => return Err(error),
             };
-            firewall.carry_out_at(generation_id, &transaction, plan, Tenancy::Make)
+            firewall.carry_out_at(generation_id, &transaction.into(), plan, Tenancy::Make)
         })
     }
 
@@ -396,8 +450,8 @@ impl Firewall {
     /// chain stands throughout.
     fn take(&mut self, plan: &Plan) -> Result<Applied, NftError> {
         self.unless_overtaken(|firewall, generation_id| {
-            let (transaction, tenancy) = match firewall.look()? {
-                Found::Nothing => (Transaction::create(plan), Tenancy::Make),
+            let (transition, tenancy) = match firewall.look()? {
+                Found::Nothing => (Transaction::create(plan).into(), Tenancy::Make),
                 Found::Foreign => return Err(firewall.foreign()),
                 Found::OtherSchema { found, .. } if !is_older_schema(found) => {
                     return Err(firewall.other_schema(found));
@@ -411,15 +465,19 @@ impl Firewall {
                 Found::Ours { tenure, contents: Ok(ruleset) } if tenure != Tenure::Shared => {
                     // What a plan is made of in the order of its own listeners can be compared.
                     match raise(&ruleset, Some(plan.listeners())) {
-                        Ok(there) => (Transaction::between(&there, plan)?, Tenancy::Take),
-                        Err(_) => (Transaction::replace(plan), Tenancy::Make),
+                        Ok(there) => {
+                            let stale = stale_beside(&there, &ruleset).aged_as(&firewall.stale);
+                            let now = Instant::now();
+                            (Transition::between(&there, &stale, plan, now)?, Tenancy::Take)
+                        }
+                        Err(_) => (Transaction::replace(plan).into(), Tenancy::Make),
                     }
                 }
                 Found::Ours { .. } | Found::OtherSchema { .. } => {
-                    (Transaction::replace(plan), Tenancy::Make)
+                    (Transaction::replace(plan).into(), Tenancy::Make)
                 }
             };
-            firewall.carry_out_at(generation_id, &transaction, plan, tenancy)
+            firewall.carry_out_at(generation_id, &transition, plan, tenancy)
         })
     }
 
@@ -501,8 +559,14 @@ impl Firewall {
     }
 
     fn holds_what_we_think(&mut self) -> bool {
-        let expected = self.in_force.as_ref().map(lower);
-        self.read_ruleset().is_ok_and(|found| found == expected)
+        self.read_ruleset().is_ok_and(|found| self.find_stale(found.as_ref()))
+    }
+
+    /// Whether the table holds a plan, beside it what is stale, and nothing else.
+    fn holds(&mut self, plan: &Plan, stale: &Stale) -> Result<bool, NftError> {
+        let Some(found) = self.read_ruleset()? else { return Ok(false) };
+        let beside = Stale::beside(&lower(plan), &found, Instant::now());
+        Ok(beside.is_some_and(|found| found.aged_as(stale) == *stale))
     }
 
     /// Carries out a transaction that ends in `plan` if nothing in the network namespace has changed
@@ -510,11 +574,11 @@ impl Firewall {
     fn carry_out_at(
         &mut self,
         generation_id: u32,
-        transaction: &Transaction,
+        transition: &Transition,
         plan: &Plan,
         tenancy: Tenancy,
     ) -> Result<Option<Applied>, NftError> {
-        match self.carry_out(transaction, plan, Some(generation_id), tenancy) {
+        match self.carry_out(transition, plan, Some(generation_id), tenancy) {
             Err(NftError::Refused { faults, .. }) if is_overtaken(&faults) => Ok(None),
             result => result.map(Some),
         }
@@ -524,13 +588,14 @@ impl Firewall {
     /// network namespace has changed since. A table that it makes is ours if it is to be.
     fn carry_out(
         &mut self,
-        transaction: &Transaction,
+        transition: &Transition,
         plan: &Plan,
         generation_id: Option<u32>,
         tenancy: Tenancy,
     ) -> Result<Applied, NftError> {
+        let Transition { transaction, stale } = transition;
         if transaction.is_empty() && tenancy != Tenancy::Take {
-            self.in_force = Some(plan.clone());
+            (self.in_force, self.stale) = (Some(plan.clone()), stale.clone());
             return Ok(Applied { operations: 0, bytes: 0 });
         }
         let transaction = &*self.seeded(transaction);
@@ -542,14 +607,13 @@ impl Firewall {
         match self.send(&mut batch, transaction)? {
             Outcome::Committed => self.owns = owned,
             Outcome::Refused(faults) => return Err(self.refused(faults)),
-            Outcome::Unknown
-                if self.read_ruleset()?.as_ref() == Some(&lower(plan)) && self.owns == owned => {}
+            Outcome::Unknown if self.holds(plan, stale)? && self.owns == owned => {}
             Outcome::Unknown => {
                 return Err(netlink_error(&self.table, "change it", Error::RepliesLost));
             }
         }
         self.tallies.retain(|seat, _| seat.index() < plan.seats().len());
-        self.in_force = Some(plan.clone());
+        (self.in_force, self.stale) = (Some(plan.clone()), stale.clone());
         Ok(applied)
     }
 
@@ -613,6 +677,11 @@ impl AsFd for Firewall {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+/// What a ruleset holds beside the plan that it was raised to.
+fn stale_beside(plan: &Plan, ruleset: &Ruleset) -> Stale {
+    Stale::beside(&lower(plan), ruleset, Instant::now()).unwrap_or_default()
 }
 
 /// Whether a transaction was refused because another one came before it.

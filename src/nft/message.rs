@@ -105,21 +105,15 @@ fn put_chain(buffer: &mut Vec<u8>, table: &TableName, chain: ChainName) {
 }
 
 /// Writes the body of the message that adds a rule at the end of a chain.
-pub(super) fn put_rule(
-    buffer: &mut Vec<u8>,
-    table: &TableName,
-    chain: ChainName,
-    rule: &Rule,
-    map_id: u32,
-) {
+pub(super) fn put_rule(buffer: &mut Vec<u8>, table: &TableName, chain: ChainName, rule: &Rule) {
     put_chain(buffer, table, chain);
     nest(buffer, NFTA_RULE_EXPRESSIONS, |buffer| {
-        for expression in rule::emit(rule, map_id) {
+        for expression in rule::emit(rule) {
             expression.emit(buffer);
         }
     });
-    if let Some(comment) = rule.comment() {
-        put(buffer, NFTA_RULE_USERDATA, &userdata::comment(&comment));
+    if let Some(note) = rule.note() {
+        put(buffer, NFTA_RULE_USERDATA, &userdata::comment(&note.to_string()));
     }
 }
 
@@ -136,14 +130,12 @@ const NFTA_SET_ID: u16 = 10;
 const NFTA_SET_USERDATA: u16 = 13;
 const NFTA_SET_DESC_SIZE: u16 = 1;
 
-/// `NFT_SET_ANONYMOUS`, `NFT_SET_CONSTANT`, `NFT_SET_MAP`.
-const ANONYMOUS: u32 = 0x1;
-const CONSTANT: u32 = 0x2;
+/// `NFT_SET_MAP`.
 const MAP: u32 = 0x8;
 
 /// What a set or map is made of.
-struct Definition<'a> {
-    name: &'a str,
+struct Definition {
+    name: SetName,
     flags: u32,
     /// Type and length in bytes.
     key: (u32, u32),
@@ -174,32 +166,22 @@ pub(super) fn put_set(buffer: &mut Vec<u8>, table: &TableName, of: &Set, id: u32
         Elements::MaskedSeats6(_) => {
             ((TYPE_IPV6_ADDRESS, 16), userdata::map(ByteOrder::Big, ByteOrder::Invalid))
         }
+        Elements::Ports(_) => ((TYPE_SERVICE, 2), userdata::map(ByteOrder::Big, ByteOrder::Big)),
     };
-    let is_map = match &of.elements {
-        Elements::Listeners4(_) | Elements::Listeners6(_) | Elements::Services(_) => false,
-        Elements::Seats(_) | Elements::MaskedSeats4(_) | Elements::MaskedSeats6(_) => true,
+    let data = match &of.elements {
+        Elements::Listeners4(_) | Elements::Listeners6(_) | Elements::Services(_) => None,
+        Elements::Seats(_) | Elements::MaskedSeats4(_) | Elements::MaskedSeats6(_) => {
+            Some((TYPE_VERDICT, 0))
+        }
+        Elements::Ports(_) => Some((TYPE_SERVICE, 2)),
     };
     let definition = Definition {
-        name: of.name.as_str(),
-        flags: if is_map { MAP } else { 0 },
+        name: of.name,
+        flags: if data.is_some() { MAP } else { 0 },
         key,
-        data: is_map.then_some((TYPE_VERDICT, 0)),
+        data,
         size: of.elements.len(),
         user_data,
-    };
-    definition.put(buffer, table, id);
-}
-
-/// Writes the body of the message that makes the anonymous map of a redirect, from public to worker
-/// ports.
-pub(super) fn put_port_map(buffer: &mut Vec<u8>, table: &TableName, ports: usize, id: u32) {
-    let definition = Definition {
-        name: rule::ANONYMOUS,
-        flags: ANONYMOUS | CONSTANT | MAP,
-        key: (TYPE_SERVICE, 2),
-        data: Some((TYPE_SERVICE, 2)),
-        size: ports,
-        user_data: userdata::map(ByteOrder::Big, ByteOrder::Big),
     };
     definition.put(buffer, table, id);
 }
@@ -207,13 +189,13 @@ pub(super) fn put_port_map(buffer: &mut Vec<u8>, table: &TableName, ports: usize
 /// Writes the body of the message that removes a set.
 pub(super) fn put_delete_set(buffer: &mut Vec<u8>, table: &TableName, name: SetName) {
     put_string(buffer, NFTA_SET_TABLE, table.as_str());
-    put_string(buffer, NFTA_SET_NAME, name.as_str());
+    put_display(buffer, NFTA_SET_NAME, name);
 }
 
-impl Definition<'_> {
+impl Definition {
     fn put(&self, buffer: &mut Vec<u8>, table: &TableName, id: u32) {
         put_string(buffer, NFTA_SET_TABLE, table.as_str());
-        put_string(buffer, NFTA_SET_NAME, self.name);
+        put_display(buffer, NFTA_SET_NAME, self.name);
         put_u32(buffer, NFTA_SET_FLAGS, self.flags);
         let (key_type, key_len) = self.key;
         put_u32(buffer, NFTA_SET_KEY_TYPE, key_type);

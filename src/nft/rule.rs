@@ -6,8 +6,8 @@
 use netlink_packet_netfilter::nftables::MetaKey;
 
 use super::expression::{Bytes, Expression, Found, Header, Register, Relation};
-use crate::plan::{Generation, Port, PortRange, Protocol};
-use crate::ruleset::{ChainName, CounterName, Family, Rule, SetName, low_v4, low_v6};
+use crate::plan::{Port, PortRange, Protocol};
+use crate::ruleset::{ChainName, CounterName, Family, Note, Rule, SetName, low_v4, low_v6};
 
 /// `RTN_UNICAST`, `RTN_LOCAL` (include/uapi/linux/rtnetlink.h).
 const UNICAST: u32 = 1;
@@ -19,26 +19,18 @@ const LOOPBACK: u32 = 1;
 /// The register that a rule begins with; keys of several parts go on in those after it.
 const FIRST: Register = Register(0);
 
-/// The name under which a transaction makes an anonymous map; the kernel puts a number in place of
-/// `%d`.
-pub(super) const ANONYMOUS: &str = "__map%d";
-
-/// What an anonymous map's name begins with.
-pub(super) const ANONYMOUS_PREFIX: &str = "__map";
-
-/// The expressions of a rule. `map_id` names the anonymous map that the same transaction makes for
-/// a [`Rule::RedirectByMap`].
-pub(super) fn emit(rule: &Rule, map_id: u32) -> Vec<Expression> {
+/// The expressions of a rule.
+pub(super) fn emit(rule: &Rule) -> Vec<Expression> {
     match rule {
         Rule::Dispatch { family } => emit_dispatch(*family),
         Rule::DispatchWildcard { family } => emit_wildcard(*family),
         Rule::Hash { family, modulus, seed, map, .. } => emit_hash(*family, *modulus, *seed, *map),
-        Rule::Mask { family, slots } => emit_mask(*family, *slots),
+        Rule::Mask { family, slots, map } => emit_mask(*family, *slots, *map),
         Rule::Redirect { protocol, counter, public, worker, .. } => {
             emit_redirect(*protocol, *counter, *public, *worker)
         }
-        Rule::RedirectByMap { protocol, counter, .. } => {
-            redirect_through(*protocol, *counter, ANONYMOUS.to_owned(), Some(map_id)).to_vec()
+        Rule::RedirectByMap { protocol, counter, map, .. } => {
+            emit_redirect_by_map(*protocol, *counter, *map)
         }
         Rule::Drop { .. } => vec![Expression::Counter, Expression::Drop],
         Rule::Guard { protocol, ports } => emit_guard(*protocol, *ports),
@@ -75,11 +67,11 @@ fn load_service(to: Register) -> [Expression; 2] {
 }
 
 fn is_in(set: SetName) -> Expression {
-    Expression::Lookup { key: FIRST, set: set.to_string(), id: None, found: Found::Continue }
+    Expression::Lookup { key: FIRST, set: set.to_string(), found: Found::Continue }
 }
 
 fn goto_verdict_of(map: SetName) -> Expression {
-    Expression::Lookup { key: FIRST, set: map.to_string(), id: None, found: Found::Verdict }
+    Expression::Lookup { key: FIRST, set: map.to_string(), found: Found::Verdict }
 }
 
 fn goto_balance() -> Expression {
@@ -123,7 +115,7 @@ fn emit_hash(family: Family, modulus: u32, seed: u32, map: SetName) -> Vec<Expre
     rule
 }
 
-fn emit_mask(family: Family, slots: u32) -> Vec<Expression> {
+fn emit_mask(family: Family, slots: u32, map: SetName) -> Vec<Expression> {
     let (offset, mask) = match family {
         Family::V4 => (12, low_v4(slots - 1).octets().into()),
         Family::V6 => (8, low_v6(slots - 1).octets().into()),
@@ -135,7 +127,7 @@ fn emit_mask(family: Family, slots: u32) -> Vec<Expression> {
     let mut rule = is_family(family).to_vec();
     rule.push(Expression::LoadPayload { header: Header::Network, offset, length, to: FIRST });
     rule.push(Expression::And { register: FIRST, mask });
-    rule.push(goto_verdict_of(SetName::MaskedSlots(family)));
+    rule.push(goto_verdict_of(map));
     rule
 }
 
@@ -168,19 +160,14 @@ fn emit_redirect(
     ]
 }
 
-fn redirect_through(
-    protocol: Protocol,
-    counter: CounterName,
-    map: String,
-    id: Option<u32>,
-) -> [Expression; 6] {
+fn emit_redirect_by_map(protocol: Protocol, counter: CounterName, map: SetName) -> Vec<Expression> {
     let [load_protocol, is_protocol] = is_protocol(protocol);
-    [
+    vec![
         load_protocol,
         is_protocol,
         Expression::CountIn { counter: counter.to_string() },
         LOAD_PORT,
-        Expression::Lookup { key: FIRST, set: map, id, found: Found::Load(FIRST) },
+        Expression::Lookup { key: FIRST, set: map.to_string(), found: Found::Load(FIRST) },
         Expression::Redirect { port: FIRST },
     ]
 }
@@ -202,30 +189,18 @@ fn emit_guard(protocol: Protocol, ports: PortRange) -> Vec<Expression> {
     ]
 }
 
-/// Reads a rule back; `None` for one that is not ours. `ports_of` gives the contents of an
-/// anonymous map by its name.
-pub(super) fn parse(
-    expressions: &[Expression],
-    generation: Option<Generation>,
-    ports_of: impl Fn(&str) -> Option<Vec<(Port, Port)>>,
-) -> Option<Rule> {
-    let rule = candidate(expressions, generation, ports_of)?;
-    let expected = match &rule {
-        Rule::RedirectByMap { protocol, counter, .. } => {
-            let map = anonymous_map_of(expressions)?;
-            redirect_through(*protocol, *counter, map, None).to_vec()
-        }
-        rule => emit(rule, 0),
-    };
-    (expected == expressions).then_some(rule)
+/// Reads a rule back; `None` for one that is not ours.
+pub(super) fn parse(expressions: &[Expression], note: Option<Note>) -> Option<Rule> {
+    let rule = candidate(expressions, note)?;
+    (emit(&rule) == expressions && rule.note() == note).then_some(rule)
 }
 
 /// The one rule of ours that these expressions can be, by those of them that carry its contents.
-fn candidate(
-    expressions: &[Expression],
-    generation: Option<Generation>,
-    ports_of: impl Fn(&str) -> Option<Vec<(Port, Port)>>,
-) -> Option<Rule> {
+fn candidate(expressions: &[Expression], note: Option<Note>) -> Option<Rule> {
+    let generation = match note {
+        Some(Note::Generation(generation)) => Some(generation),
+        _ => None,
+    };
     let family = || family_of(expressions);
     let set = || {
         expressions.iter().find_map(|expression| match expression {
@@ -259,7 +234,7 @@ fn candidate(
         ] => Some(Rule::RedirectByMap {
             protocol: protocol_of(protocol)?,
             counter: CounterName::parse(counter)?,
-            ports: ports_of(&anonymous_map_of(expressions)?)?,
+            map: set()?,
             generation: generation?,
         }),
         [
@@ -278,10 +253,11 @@ fn candidate(
         }
         [.., Expression::Hash { modulus, seed, .. }, Expression::Lookup { .. }] => {
             let (modulus, seed) = (*modulus, *seed);
-            Some(Rule::Hash { family: family()?, modulus, seed, map: set()?, generation })
+            Some(Rule::Hash { family: family()?, modulus, seed, map: set()?, note: note? })
         }
         [.., Expression::And { mask, .. }, Expression::Lookup { .. }] => {
-            Some(Rule::Mask { family: family()?, slots: slots_of_mask(mask.as_bytes())? })
+            let slots = slots_of_mask(mask.as_bytes())?;
+            Some(Rule::Mask { family: family()?, slots, map: set()? })
         }
         [.., Expression::Goto { .. }] => match set()? {
             SetName::Listeners(family) => Some(Rule::Dispatch { family }),
@@ -312,13 +288,6 @@ fn protocol_of(value: &Bytes) -> Option<Protocol> {
 
 fn port_of(value: &Bytes) -> Option<Port> {
     Port::new(u16::from_be_bytes(value.as_bytes().try_into().ok()?))
-}
-
-fn anonymous_map_of(expressions: &[Expression]) -> Option<String> {
-    expressions.iter().find_map(|expression| match expression {
-        Expression::Lookup { set, .. } if set.starts_with(ANONYMOUS_PREFIX) => Some(set.clone()),
-        _ => None,
-    })
 }
 
 /// The number of slots whose low bits a mask keeps.

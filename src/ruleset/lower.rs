@@ -3,20 +3,27 @@
 use std::net::IpAddr;
 
 use super::object::{
-    Chain, ChainName, CounterName, Elements, Family, Rule, Ruleset, Set, SetName, TableName,
+    Chain, ChainName, CounterName, Elements, Family, Note, Rule, Ruleset, Set, SetName, TableName,
 };
 use crate::plan::{Listener, Occupant, Partition, Plan, Protocol, Seat};
 
 /// All objects of a plan.
 pub fn lower(plan: &Plan) -> Ruleset {
     let mut sets = listener_sets(plan);
-    sets.extend(slot_maps(plan));
-    sets.extend(survivors_map(plan));
+    let slots = slot_maps(plan);
+    let balance = balance_rules(plan, &slots);
+    sets.extend(slots);
+    let survivors = survivors_map(plan);
+    sets.extend(survivors.clone());
+    sets.extend(plan.seats().flat_map(|(seat, _)| port_maps(plan, seat)));
     let mut chains: Vec<Chain> = plan
         .seats()
-        .map(|(seat, _)| Chain { name: ChainName::Seat(seat), rules: seat_rules(plan, seat) })
+        .map(|(seat, _)| Chain {
+            name: ChainName::Seat(seat),
+            rules: seat_rules(plan, seat, survivors.as_ref()),
+        })
         .collect();
-    chains.push(Chain { name: ChainName::Balance, rules: balance_rules(plan) });
+    chains.push(Chain { name: ChainName::Balance, rules: balance });
     chains.push(Chain { name: ChainName::Prerouting, rules: dispatch_rules(plan) });
     if plan.has_local_clients() {
         chains.push(Chain { name: ChainName::Output, rules: dispatch_rules(plan) });
@@ -73,16 +80,14 @@ fn listener_sets(plan: &Plan) -> Vec<Set> {
 pub(super) fn slot_maps(plan: &Plan) -> Vec<Set> {
     let table = || plan.assignment().table().to_vec();
     match plan.partition() {
-        Partition::Hash { .. } => {
-            vec![Set { name: SetName::Slots, elements: Elements::Seats(table()) }]
-        }
+        Partition::Hash { .. } => vec![Set::map(SetName::Slots, Elements::Seats(table()))],
         Partition::Mask { .. } => families(plan)
-            .map(|family| Set {
-                name: SetName::MaskedSlots(family),
-                elements: match family {
+            .map(|family| {
+                let elements = match family {
                     Family::V4 => Elements::MaskedSeats4(table()),
                     Family::V6 => Elements::MaskedSeats6(table()),
-                },
+                };
+                Set::map(|digest| SetName::MaskedSlots(family, digest), elements)
             })
             .collect(),
     }
@@ -90,8 +95,23 @@ pub(super) fn slot_maps(plan: &Plan) -> Vec<Set> {
 
 /// The map over which the clients of vacant seats spread: none while no seat is vacant, or all.
 pub(super) fn survivors_map(plan: &Plan) -> Option<Set> {
-    let survivors = survivors(plan)?;
-    Some(Set { name: SetName::Survivors, elements: Elements::Seats(survivors) })
+    Some(Set::map(SetName::Survivors, Elements::Seats(survivors(plan)?)))
+}
+
+/// The maps from public to worker ports of a seat with a worker: one for each protocol that has
+/// several public ports.
+pub(super) fn port_maps(plan: &Plan, seat: Seat) -> impl Iterator<Item = Set> {
+    Protocol::ALL.into_iter().filter_map(move |protocol| port_map(plan, seat, protocol))
+}
+
+fn port_map(plan: &Plan, seat: Seat, protocol: Protocol) -> Option<Set> {
+    let occupant = plan.occupant(seat)?;
+    let services = plan.listeners().services(protocol);
+    if services.len() < 2 {
+        return None;
+    }
+    let ports = services.iter().map(|it| (it.port, occupant.ports[it.place])).collect();
+    Some(Set::map(|digest| SetName::Ports(seat, protocol, digest), Elements::Ports(ports)))
 }
 
 /// The seats over which the clients of vacant seats spread: none while no seat is vacant, or all.
@@ -124,27 +144,34 @@ pub(super) fn guard_rules(plan: &Plan) -> Vec<Rule> {
 }
 
 /// The rules that send a connection to the chain of its seat.
-pub(super) fn balance_rules(plan: &Plan) -> Vec<Rule> {
-    let rule = |family| match *plan.partition() {
-        Partition::Hash { slots, seed } => {
-            Rule::Hash { family, modulus: slots, seed, map: SetName::Slots, generation: None }
+///
+/// `maps` are its [`slot_maps`].
+pub(super) fn balance_rules(plan: &Plan, maps: &[Set]) -> Vec<Rule> {
+    let note = Note::Seats(u16::try_from(plan.seats().len()).expect("at most MAX_SEATS"));
+    match *plan.partition() {
+        Partition::Hash { slots: modulus, seed } => {
+            let map = maps[0].name;
+            families(plan).map(|family| Rule::Hash { family, modulus, seed, map, note }).collect()
         }
-        Partition::Mask { slots } => Rule::Mask { family, slots },
-    };
-    families(plan).map(rule).collect()
+        Partition::Mask { slots } => {
+            let of_family = families(plan).zip(maps);
+            of_family.map(|(family, map)| Rule::Mask { family, slots, map: map.name }).collect()
+        }
+    }
 }
 
 /// The rules of a seat: to its worker, or to the survivors, or nowhere.
-pub(super) fn seat_rules(plan: &Plan, seat: Seat) -> Vec<Rule> {
+///
+/// `survivors` is the plan's [`survivors_map`].
+pub(super) fn seat_rules(plan: &Plan, seat: Seat, survivors: Option<&Set>) -> Vec<Rule> {
     if let Some(occupant) = plan.occupant(seat) {
         return redirect_rules(plan, seat, occupant);
     }
-    vacant_rules(plan, plan.survivors().count())
+    vacant_rules(plan, survivors)
 }
 
 /// The rules of a seat with a worker: one for each protocol, plain where that has a single public
-/// port, else with a map. A rule for each of two ports was slower to reload for 8 and 64 seats and
-/// faster for 256, since the kernel names and finds anonymous maps by walking over all others.
+/// port, else with a map, so that the cost of a connection does not grow with the listeners.
 ///
 /// One rule for both protocols would need, beside its map, an anonymous set of them: nft takes a
 /// redirect to ports only behind a match of the transport protocols that it can see in the rule.
@@ -157,24 +184,22 @@ fn redirect_rules(plan: &Plan, seat: Seat, occupant: &Occupant) -> Vec<Rule> {
             let (public, worker) = (only.port, occupant.ports[only.place]);
             Some(Rule::Redirect { protocol, counter, public, worker, generation })
         }
-        several => {
-            let ports = several.iter();
-            let ports = ports.map(|it| (it.port, occupant.ports[it.place])).collect();
-            Some(Rule::RedirectByMap { protocol, counter, ports, generation })
+        _ => {
+            let map = port_map(plan, seat, protocol)?.name;
+            Some(Rule::RedirectByMap { protocol, counter, map, generation })
         }
     };
     Protocol::ALL.into_iter().filter_map(rule).collect()
 }
 
-/// The rules of a vacant seat beside this many survivors.
-pub(super) fn vacant_rules(plan: &Plan, survivors: usize) -> Vec<Rule> {
+/// The rules of a vacant seat.
+///
+/// `survivors` is its [`survivors_map`].
+pub(super) fn vacant_rules(plan: &Plan, survivors: Option<&Set>) -> Vec<Rule> {
     let generation = plan.generation();
-    if survivors == 0 {
-        return vec![Rule::Drop { generation }];
-    }
-    let modulus = u32::try_from(survivors).expect("at most MAX_SEATS");
+    let Some(survivors) = survivors else { return vec![Rule::Drop { generation }] };
+    let modulus = u32::try_from(survivors.elements.len()).expect("at most MAX_SEATS");
     let seed = plan.partition().spread_seed();
-    let map = SetName::Survivors;
-    let rule = |family| Rule::Hash { family, modulus, seed, map, generation: Some(generation) };
-    families(plan).map(rule).collect()
+    let (map, note) = (survivors.name, Note::Generation(generation));
+    families(plan).map(|family| Rule::Hash { family, modulus, seed, map, note }).collect()
 }

@@ -7,6 +7,7 @@
 mod lower;
 mod object;
 mod raise;
+mod stale;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -15,9 +16,10 @@ mod transition;
 pub use lower::lower;
 pub(crate) use object::PRIORITY_DSTNAT;
 pub use object::{
-    Base, Chain, ChainName, CounterName, Elements, Family, Hook, Rule, Ruleset, Set, SetName,
-    TableName, Tally,
+    Base, Chain, ChainName, CounterName, Digest, Elements, Family, Hook, Note, Rule, Ruleset, Set,
+    SetName, TableName, Tally,
 };
 pub use raise::{RaiseError, raise};
+pub use stale::Stale;
 pub(crate) use text::{low_v4, low_v6};
-pub use transition::{Operation, Transaction};
+pub use transition::{Operation, Transaction, Transition};

@@ -201,66 +201,181 @@ impl fmt::Display for ChainName {
     }
 }
 
-/// The name of a set or map.
+/// The name of a set or map. That of a map ends with a digest of what it holds: another content has
+/// another name, so that no map ever changes, and what is the same in two plans is one map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SetName {
-    /// Addresses, protocols and ports of the listeners of this family.
+    /// Addresses, protocols and ports of the listeners of this family: `listeners4`.
     Listeners(Family),
-    /// Protocols and ports of the wildcard listeners of this family.
+    /// Protocols and ports of the wildcard listeners of this family: `wildcards4`.
     Wildcards(Family),
-    /// The hash partition: slot -> seat.
-    Slots,
-    /// The mask partition: the low bits of the address -> seat.
-    MaskedSlots(Family),
-    /// The seats over which the clients of vacant seats spread.
-    Survivors,
+    /// The hash partition: slot -> seat: `slots_9c1e07aa`.
+    Slots(Digest),
+    /// The mask partition: the low bits of the address -> seat: `slots4_9c1e07aa`.
+    MaskedSlots(Family, Digest),
+    /// The seats over which the clients of vacant seats spread: `survivors_9c1e07aa`.
+    Survivors(Digest),
+    /// Public port -> worker port, of a seat and a protocol: `seat_0_tcp_9c1e07aa`.
+    Ports(Seat, Protocol, Digest),
 }
 
 impl SetName {
-    const ALL: [Self; 8] = [
-        Self::Listeners(Family::V4),
-        Self::Listeners(Family::V6),
-        Self::Wildcards(Family::V4),
-        Self::Wildcards(Family::V6),
-        Self::Slots,
-        Self::MaskedSlots(Family::V4),
-        Self::MaskedSlots(Family::V6),
-        Self::Survivors,
-    ];
-
-    /// The name as text.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Listeners(Family::V4) => "listeners4",
-            Self::Listeners(Family::V6) => "listeners6",
-            Self::Wildcards(Family::V4) => "wildcards4",
-            Self::Wildcards(Family::V6) => "wildcards6",
-            Self::Slots => "slots",
-            Self::MaskedSlots(Family::V4) => "slots4",
-            Self::MaskedSlots(Family::V6) => "slots6",
-            Self::Survivors => "survivors",
+    /// Reads a name back; `None` for the name of no set of ours.
+    pub fn parse(name: &str) -> Option<Self> {
+        match name {
+            "listeners4" => return Some(Self::Listeners(Family::V4)),
+            "listeners6" => return Some(Self::Listeners(Family::V6)),
+            "wildcards4" => return Some(Self::Wildcards(Family::V4)),
+            "wildcards6" => return Some(Self::Wildcards(Family::V6)),
+            _ => {}
+        }
+        let (what, digest) = name.rsplit_once('_')?;
+        let digest = Digest::parse(digest)?;
+        match what {
+            "slots" => Some(Self::Slots(digest)),
+            "slots4" => Some(Self::MaskedSlots(Family::V4, digest)),
+            "slots6" => Some(Self::MaskedSlots(Family::V6, digest)),
+            "survivors" => Some(Self::Survivors(digest)),
+            _ => {
+                let (chain, protocol) = what.rsplit_once('_')?;
+                let ChainName::Seat(seat) = ChainName::parse(chain)? else { return None };
+                let protocol = Protocol::ALL.into_iter().find(|it| it.to_string() == protocol)?;
+                Some(Self::Ports(seat, protocol, digest))
+            }
         }
     }
 
-    /// Reads a name back; `None` for the name of no set of ours.
-    pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|set| set.as_str() == name)
+    /// The digest of what a map of this name holds; `None` for the sets of listeners.
+    pub const fn digest(self) -> Option<Digest> {
+        match self {
+            Self::Listeners(_) | Self::Wildcards(_) => None,
+            Self::Slots(digest)
+            | Self::MaskedSlots(_, digest)
+            | Self::Survivors(digest)
+            | Self::Ports(_, _, digest) => Some(digest),
+        }
     }
 }
 
 impl fmt::Display for SetName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        match self {
+            Self::Listeners(Family::V4) => f.write_str("listeners4"),
+            Self::Listeners(Family::V6) => f.write_str("listeners6"),
+            Self::Wildcards(Family::V4) => f.write_str("wildcards4"),
+            Self::Wildcards(Family::V6) => f.write_str("wildcards6"),
+            Self::Slots(digest) => write!(f, "slots_{digest}"),
+            Self::MaskedSlots(Family::V4, digest) => write!(f, "slots4_{digest}"),
+            Self::MaskedSlots(Family::V6, digest) => write!(f, "slots6_{digest}"),
+            Self::Survivors(digest) => write!(f, "survivors_{digest}"),
+            Self::Ports(seat, protocol, digest) => {
+                write!(f, "{}_{protocol}_{digest}", ChainName::Seat(*seat))
+            }
+        }
     }
 }
 
-/// A set, or a map to verdicts.
+/// A digest of what a map holds: its kind, how much, and every element. The same in all versions,
+/// on all machines. In text 8 hexadecimal digits.
+///
+/// It tells contents apart and protects from nothing. Two in 2^32 have the same: where both would
+/// have to be in one table, the table is made anew ([`Transition::between`](super::Transition)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Digest(pub u32);
+
+impl Digest {
+    /// Of these elements.
+    pub fn of(elements: &Elements) -> Self {
+        let pair = |one: u16, other: u16| u64::from(one) << 16 | u64::from(other);
+        let service =
+            |protocol: Protocol, port: Port| pair(protocol.number().into(), port.number());
+        let mut mix = Mix::new(elements.len() as u64);
+        match elements {
+            Elements::Listeners4(all) => {
+                for (address, protocol, port) in all {
+                    mix.add(address.to_bits().into());
+                    mix.add(service(*protocol, *port));
+                }
+            }
+            Elements::Listeners6(all) => {
+                for (address, protocol, port) in all {
+                    for half in address.octets().as_chunks::<8>().0 {
+                        mix.add(u64::from_be_bytes(*half));
+                    }
+                    mix.add(service(*protocol, *port));
+                }
+            }
+            Elements::Services(all) => {
+                all.iter().for_each(|(protocol, port)| mix.add(service(*protocol, *port)));
+            }
+            Elements::Seats(seats)
+            | Elements::MaskedSeats4(seats)
+            | Elements::MaskedSeats6(seats) => {
+                seats.iter().for_each(|seat| mix.add(seat.0.into()));
+            }
+            Elements::Ports(all) => {
+                all.iter().for_each(|(from, to)| mix.add(pair(from.number(), to.number())));
+            }
+        }
+        mix.finish()
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let digest = Self(u32::from_str_radix(text, 16).ok()?);
+        (digest.to_string() == text).then_some(digest)
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}", self.0)
+    }
+}
+
+/// FNV-1a over words in place of bytes, and the last step of MurmurHash3, which spreads the upper
+/// bits over all.
+struct Mix(u64);
+
+impl Mix {
+    fn new(first: u64) -> Self {
+        let mut mix = Self(0xcbf2_9ce4_8422_2325);
+        mix.add(first);
+        mix
+    }
+
+    fn add(&mut self, word: u64) {
+        self.0 = (self.0 ^ word).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+
+    fn finish(self) -> Digest {
+        let mut mixed = self.0;
+        mixed = (mixed ^ mixed >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
+        mixed = (mixed ^ mixed >> 33).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+        mixed ^= mixed >> 33;
+        let [.., a, b, c, d] = mixed.to_be_bytes();
+        Digest(u32::from_be_bytes([a, b, c, d]))
+    }
+}
+
+/// A set or a map.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Set {
     /// Its name.
     pub name: SetName,
     /// What it holds.
     pub elements: Elements,
+}
+
+impl Set {
+    /// A map with these elements, whose name ends with the digest of them.
+    pub fn map(name: impl FnOnce(Digest) -> SetName, elements: Elements) -> Self {
+        Self { name: name(Digest::of(&elements)), elements }
+    }
+
+    /// Whether its name tells what it holds.
+    pub fn is_named_after_contents(&self) -> bool {
+        self.name.digest() == Some(Digest::of(&self.elements))
+    }
 }
 
 /// What a set or map holds.
@@ -279,6 +394,8 @@ pub enum Elements {
     MaskedSeats4(Vec<Seat>),
     /// `ipv6_addr : verdict`: the place in the list, as the low bits of a /64, is the key.
     MaskedSeats6(Vec<Seat>),
+    /// `inet_service : inet_service`: public port -> worker port, in the order of the public ports.
+    Ports(Vec<(Port, Port)>),
 }
 
 impl Elements {
@@ -289,6 +406,7 @@ impl Elements {
             Self::Listeners6(all) => all.len(),
             Self::Services(all) => all.len(),
             Self::Seats(all) | Self::MaskedSeats4(all) | Self::MaskedSeats6(all) => all.len(),
+            Self::Ports(all) => all.len(),
         }
     }
 
@@ -320,7 +438,7 @@ pub enum Rule {
         /// The family of the listeners.
         family: Family,
     },
-    /// `jhash ip saddr mod 1024 seed 0x1 vmap @slots`, and the same over the /64 for IPv6.
+    /// `jhash ip saddr mod 1024 seed 0x1 vmap @slots_9c1e07aa`, and the same over the /64 for IPv6.
     Hash {
         /// The family of the clients.
         family: Family,
@@ -330,15 +448,17 @@ pub enum Rule {
         seed: u32,
         /// The map.
         map: SetName,
-        /// The generation, kept as a comment: on the rules of vacant seats alone.
-        generation: Option<Generation>,
+        /// Kept as a comment.
+        note: Note,
     },
-    /// `ip saddr & 0.0.0.7 vmap @slots4`, and the same over the /64 for IPv6.
+    /// `ip saddr & 0.0.0.7 vmap @slots4_9c1e07aa`, and the same over the /64 for IPv6.
     Mask {
         /// The family of the clients.
         family: Family,
         /// The number of slots, a power of two.
         slots: u32,
+        /// The map.
+        map: SetName,
     },
     /// `tcp dport 80 counter name "seat_0" redirect to :20000`: for a protocol with a single public
     /// port.
@@ -354,15 +474,15 @@ pub enum Rule {
         /// The worker's generation, kept as a comment.
         generation: Generation,
     },
-    /// `meta l4proto tcp counter name "seat_0" redirect to :th dport map { 80 : 20000, ... }`: for
+    /// `meta l4proto tcp counter name "seat_0" redirect to :th dport map @seat_0_tcp_9c1e07aa`: for
     /// one with several.
     RedirectByMap {
         /// The protocol.
         protocol: Protocol,
         /// The counter.
         counter: CounterName,
-        /// Public port -> worker port, in the order of the public ports.
-        ports: Vec<(Port, Port)>,
+        /// The map from public to worker ports.
+        map: SetName,
         /// The worker's generation, kept as a comment.
         generation: Generation,
     },
@@ -382,30 +502,56 @@ pub enum Rule {
     },
 }
 
+/// What a rule carries as a comment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Note {
+    /// `generation 1`
+    Generation(Generation),
+    /// `4 seats`: how many the cluster has. The map of slots does not tell: a seat of weight 0 has
+    /// none, and seats that are just scaled away are still in the table.
+    Seats(u16),
+}
+
+impl Note {
+    /// Reads it back; `None` for a comment that is none of ours.
+    pub fn parse(comment: &str) -> Option<Self> {
+        let note = match comment.strip_prefix("generation ") {
+            Some(number) => Self::Generation(Generation(number.parse().ok()?)),
+            None => Self::Seats(comment.strip_suffix(" seats")?.parse().ok()?),
+        };
+        (note.to_string() == comment).then_some(note)
+    }
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Generation(generation) => write!(f, "generation {generation}"),
+            Self::Seats(count) => write!(f, "{count} seats"),
+        }
+    }
+}
+
 impl Rule {
     /// The comment that the rule carries.
-    pub fn comment(&self) -> Option<String> {
-        self.generation().map(|generation| format!("{}{generation}", Self::GENERATION))
-    }
-
-    /// The generation that the rule carries as a comment.
-    pub fn generation(&self) -> Option<Generation> {
+    pub fn note(&self) -> Option<Note> {
         match self {
             Self::Dispatch { .. }
             | Self::DispatchWildcard { .. }
             | Self::Mask { .. }
             | Self::Guard { .. } => None,
-            Self::Hash { generation, .. } => *generation,
+            Self::Hash { note, .. } => Some(*note),
             Self::Redirect { generation, .. }
             | Self::RedirectByMap { generation, .. }
-            | Self::Drop { generation } => Some(*generation),
+            | Self::Drop { generation } => Some(Note::Generation(*generation)),
         }
     }
 
-    /// Reads the generation back from a comment.
-    pub fn parse_comment(comment: &str) -> Option<Generation> {
-        comment.strip_prefix(Self::GENERATION)?.parse().ok().map(Generation)
+    /// The generation that the rule carries as a comment.
+    pub fn generation(&self) -> Option<Generation> {
+        match self.note()? {
+            Note::Generation(generation) => Some(generation),
+            Note::Seats(_) => None,
+        }
     }
-
-    const GENERATION: &str = "generation ";
 }

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::lower::lower;
-use super::object::{Chain, ChainName, Elements, Rule, Ruleset, Set, SetName, TableName};
+use super::object::{Chain, ChainName, Elements, Note, Rule, Ruleset, Set, SetName, TableName};
+use super::stale::surplus;
 use crate::plan::{
     Assignment, Generation, Listener, Listeners, Occupant, Partition, Plan, PlanError, Port,
     PortRange, Seat,
@@ -33,21 +34,29 @@ pub enum RaiseError {
 /// as `expected`, then that is their order.
 ///
 /// # Errors
-/// [`RaiseError`] unless lowering the plan gives exactly this ruleset again.
+/// [`RaiseError`] unless lowering the plan gives exactly this ruleset again, apart from what an
+/// earlier plan has left in it ([`Stale`](super::Stale)).
 pub fn raise(ruleset: &Ruleset, expected: Option<&Listeners>) -> Result<Plan, RaiseError> {
     let name = TableName::cluster(ruleset.table.as_str()).ok_or(shape("the table's name"))?;
     let listeners = listeners_of(ruleset, expected)?;
     let partition = partition_of(ruleset)?;
     let assignment = assignment_of(ruleset)?;
     let seats = occupants_of(ruleset, &listeners)?;
-    let generations = ruleset.chains.iter().flat_map(|chain| &chain.rules);
+    let chains = ruleset.chains.iter().filter(|chain| match chain.name {
+        ChainName::Seat(seat) => seat.index() < seats.len(),
+        _ => true,
+    });
+    let generations = chains.flat_map(|chain| &chain.rules);
     let generation = generations.filter_map(Rule::generation).max().unwrap_or(Generation::FIRST);
     let mut plan = Plan::from_parts(name, generation, listeners, partition, assignment, seats)?;
     let prerouting = rules_of(ruleset, ChainName::Prerouting).ok_or(shape("chain prerouting"))?;
     plan.set_admitting(!prerouting.is_empty());
     plan.set_local_clients(rules_of(ruleset, ChainName::Output).is_some());
     plan.set_guard(guard_of(ruleset)?)?;
-    if lower(&plan) == *ruleset { Ok(plan) } else { Err(RaiseError::Surplus) }
+    match surplus(&lower(&plan), ruleset) {
+        Some(_) => Ok(plan),
+        None => Err(RaiseError::Surplus),
+    }
 }
 
 const fn shape(what: &'static str) -> RaiseError {
@@ -81,7 +90,10 @@ fn listeners_of(ruleset: &Ruleset, expected: Option<&Listeners>) -> Result<Liste
                 };
                 of.iter().try_for_each(|(protocol, port)| add(*protocol, any, *port))?;
             }
-            Elements::Seats(_) | Elements::MaskedSeats4(_) | Elements::MaskedSeats6(_) => {}
+            Elements::Seats(_)
+            | Elements::MaskedSeats4(_)
+            | Elements::MaskedSeats6(_)
+            | Elements::Ports(_) => {}
         }
     }
     let set_of = |listeners: &mut dyn Iterator<Item = Listener>| listeners.collect::<BTreeSet<_>>();
@@ -102,32 +114,55 @@ fn partition_of(ruleset: &Ruleset) -> Result<Partition, RaiseError> {
     }
 }
 
+/// By the map that the rules use: others may be left from earlier plans.
 fn assignment_of(ruleset: &Ruleset) -> Result<Assignment, RaiseError> {
-    let table = ruleset.sets.iter().find_map(|set| match (&set.name, &set.elements) {
-        (SetName::Slots, Elements::Seats(seats))
-        | (_, Elements::MaskedSeats4(seats) | Elements::MaskedSeats6(seats)) => Some(seats.clone()),
-        _ => None,
-    });
-    Ok(Assignment::from_table(table.ok_or(shape("the map of slots"))?))
+    let map = match rules_of(ruleset, ChainName::Balance) {
+        Some([Rule::Hash { map, .. } | Rule::Mask { map, .. }, ..]) => *map,
+        _ => return Err(shape("chain balance")),
+    };
+    match elements_of(ruleset, map) {
+        Some(
+            Elements::Seats(seats) | Elements::MaskedSeats4(seats) | Elements::MaskedSeats6(seats),
+        ) => Ok(Assignment::from_table(seats.clone())),
+        _ => Err(shape("the map of slots")),
+    }
+}
+
+fn elements_of(ruleset: &Ruleset, name: SetName) -> Option<&Elements> {
+    ruleset.sets.iter().find(|set| set.name == name).map(|set| &set.elements)
 }
 
 fn occupants_of(
     ruleset: &Ruleset,
     listeners: &Listeners,
 ) -> Result<Vec<Option<Occupant>>, RaiseError> {
+    let count = match rules_of(ruleset, ChainName::Balance) {
+        Some([Rule::Hash { note: Note::Seats(count), .. }, ..]) => usize::from(*count),
+        Some([Rule::Mask { slots, .. }, ..]) => *slots as usize,
+        _ => return Err(shape("chain balance")),
+    };
+    let maps: BTreeMap<SetName, &Elements> =
+        ruleset.sets.iter().map(|set| (set.name, &set.elements)).collect();
     let mut seats = vec![];
     for Chain { name, rules } in &ruleset.chains {
         let ChainName::Seat(Seat(number)) = *name else { continue };
+        if seats.len() == count {
+            break;
+        }
         if usize::from(number) != seats.len() {
             return Err(shape("the chain of a seat"));
         }
-        seats.push(occupant_of(rules, listeners)?);
+        seats.push(occupant_of(rules, &maps, listeners)?);
     }
-    Ok(seats)
+    if seats.len() == count { Ok(seats) } else { Err(shape("the chain of a seat")) }
 }
 
 /// The worker that the rules of a seat lead to; `None` for a vacant seat.
-fn occupant_of(rules: &[Rule], listeners: &Listeners) -> Result<Option<Occupant>, RaiseError> {
+fn occupant_of(
+    rules: &[Rule],
+    maps: &BTreeMap<SetName, &Elements>,
+    listeners: &Listeners,
+) -> Result<Option<Occupant>, RaiseError> {
     let mut by_public: BTreeMap<Port, Port> = BTreeMap::new();
     let mut of_worker = None;
     for rule in rules {
@@ -136,7 +171,10 @@ fn occupant_of(rules: &[Rule], listeners: &Listeners) -> Result<Option<Occupant>
                 by_public.insert(*public, *worker);
                 of_worker = Some(*generation);
             }
-            Rule::RedirectByMap { ports, generation, .. } => {
+            Rule::RedirectByMap { map, generation, .. } => {
+                let Some(Elements::Ports(ports)) = maps.get(map) else {
+                    return Err(shape("the map of a seat"));
+                };
                 by_public.extend(ports.iter().copied());
                 of_worker = Some(*generation);
             }

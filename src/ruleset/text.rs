@@ -37,6 +37,7 @@ impl Display for Set {
             }
             Elements::MaskedSeats4(_) => ("map", "type ipv4_addr : verdict".into()),
             Elements::MaskedSeats6(_) => ("map", "type ipv6_addr : verdict".into()),
+            Elements::Ports(_) => ("map", "type inet_service : inet_service".into()),
         };
         writeln!(f, "\t{keyword} {} {{", self.name)?;
         writeln!(f, "\t\t{kind}")?;
@@ -72,6 +73,7 @@ impl Display for Elements {
                 f,
                 (0u32..).zip(seats).map(|(key, seat)| format!("{} : {}", low_v6(key), go(*seat))),
             ),
+            Self::Ports(all) => list(f, all.iter().map(|(from, to)| format!("{from} : {to}"))),
         }
     }
 }
@@ -161,24 +163,19 @@ impl Display for Rule {
                     "meta nfproto ipv6 jhash @nh,64,64 mod {modulus} seed {seed:#x} vmap @{map}"
                 )?;
             }
-            Self::Mask { family: Family::V4, slots } => {
-                write!(f, "ip saddr & {} vmap @slots4", low_v4(slots - 1))?;
+            Self::Mask { family: Family::V4, slots, map } => {
+                write!(f, "ip saddr & {} vmap @{map}", low_v4(slots - 1))?;
             }
-            Self::Mask { family: Family::V6, slots } => {
-                write!(f, "ip6 saddr & {} vmap @slots6", low_v6(slots - 1))?;
+            Self::Mask { family: Family::V6, slots, map } => {
+                write!(f, "ip6 saddr & {} vmap @{map}", low_v6(slots - 1))?;
             }
             Self::Redirect { protocol, counter, public, worker, .. } => {
                 write!(f, "{protocol} dport {public} counter name \"{counter}\" ")?;
                 write!(f, "redirect to :{worker}")?;
             }
-            Self::RedirectByMap { protocol, counter, ports, .. } => {
+            Self::RedirectByMap { protocol, counter, map, .. } => {
                 write!(f, "meta l4proto {protocol} counter name \"{counter}\" ")?;
-                f.write_str("redirect to :th dport map { ")?;
-                for (index, (public, worker)) in ports.iter().enumerate() {
-                    let comma = if index == 0 { "" } else { ", " };
-                    write!(f, "{comma}{public} : {worker}")?;
-                }
-                f.write_str(" }")?;
+                write!(f, "redirect to :th dport map @{map}")?;
             }
             Self::Drop { .. } => f.write_str("counter drop")?,
             Self::Guard { protocol, ports } => {
@@ -186,8 +183,8 @@ impl Display for Rule {
                 f.write_str("fib daddr type != unicast drop")?;
             }
         }
-        match self.comment() {
-            Some(comment) => write!(f, " comment \"{comment}\""),
+        match self.note() {
+            Some(note) => write!(f, " comment \"{note}\""),
             None => Ok(()),
         }
     }

@@ -1,12 +1,14 @@
 //! From what is in force to what should be, in one transaction.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use super::lower::{
-    balance_rules, dispatch_rules, families, guard_rules, lower, seat_rules, slot_maps, survivors,
-    survivors_map, vacant_rules,
+    balance_rules, dispatch_rules, guard_rules, lower, port_maps, seat_rules, slot_maps, survivors,
+    survivors_map,
 };
 use super::object::{Chain, ChainName, CounterName, Rule, Set, SetName, TableName, Tally};
+use super::stale::Stale;
 use crate::plan::{Difference, Partition, Plan, PlanError, Seat};
 
 /// One member of a transaction: a verb and an object of the table.
@@ -54,6 +56,8 @@ impl Transaction {
 
     /// Makes the table anew: whatever was in it goes in the same transaction in which the new
     /// contents come, so that a nat base chain stands throughout and established connections live.
+    /// New ones whose first packet is on its way through the old rules just then may be refused
+    /// ([`Stale`]).
     pub fn replace(plan: &Plan) -> Self {
         let mut operations = vec![Operation::DeleteTable, Operation::AddTable];
         fill(&mut operations, plan);
@@ -63,21 +67,6 @@ impl Transaction {
     /// Removes the table.
     pub fn remove(table: TableName) -> Self {
         Self { table, operations: vec![Operation::DeleteTable] }
-    }
-
-    /// Changes what is in force into what should be, touching nothing else: a seat whose worker
-    /// stays is not mentioned. No map or set is changed in place, since before Linux 6.17 a lookup
-    /// could miss during such a commit; it is removed and made again under its name.
-    ///
-    /// # Errors
-    /// [`PlanError::OtherCluster`] if the plans are of different clusters.
-    pub fn between(in_force: &Plan, target: &Plan) -> Result<Self, PlanError> {
-        let difference = in_force.difference(target)?;
-        if difference.listeners.is_some() || partition_is_another(in_force, target) {
-            return Ok(Self::replace(target));
-        }
-        let change = Change::new(in_force, target, &difference);
-        Ok(Self { table: TableName::of(target.name()), operations: change.operations() })
     }
 
     /// Lets the counters that it makes go on from these values.
@@ -99,6 +88,71 @@ impl Transaction {
     pub fn is_empty(&self) -> bool {
         self.operations.is_empty()
     }
+}
+
+/// A transaction and what it leaves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transition {
+    /// What to do.
+    pub transaction: Transaction,
+    /// What is in the table then beside what the plan wants.
+    pub stale: Stale,
+}
+
+impl Transition {
+    /// Changes what is in force into what should be, touching nothing else: a seat whose worker
+    /// stays is not mentioned. No map is changed, and nothing that the rules in force lead to is
+    /// removed: it becomes stale. What of `stale` the target wants again is used again, and the rest
+    /// is removed when its [grace](Stale::GRACE) is over.
+    ///
+    /// # Errors
+    /// [`PlanError::OtherCluster`] if the plans are of different clusters.
+    pub fn between(
+        in_force: &Plan,
+        stale: &Stale,
+        target: &Plan,
+        now: Instant,
+    ) -> Result<Self, PlanError> {
+        let difference = in_force.difference(target)?;
+        let change = match difference.listeners {
+            None if !partition_is_another(in_force, target) => {
+                Change::new(in_force, stale, target, &difference)
+            }
+            _ => None,
+        };
+        let Some(change) = change else {
+            return Ok(Transaction::replace(target).into());
+        };
+        Ok(change.transition(stale.clone(), now))
+    }
+
+    /// Removes what has been stale for long enough, and changes nothing else.
+    pub fn tidy(table: TableName, stale: &Stale, now: Instant) -> Self {
+        let mut stale = stale.clone();
+        let mut operations = vec![];
+        let due = stale.take_due(now);
+        flush_seats(&mut operations, due.seats());
+        remove(&mut operations, &due);
+        Self { transaction: Transaction { table, operations }, stale }
+    }
+}
+
+/// A transaction that makes the table, and so leaves nothing of earlier plans.
+impl From<Transaction> for Transition {
+    fn from(transaction: Transaction) -> Self {
+        Self { transaction, stale: Stale::default() }
+    }
+}
+
+fn flush_seats(operations: &mut Vec<Operation>, seats: impl Iterator<Item = Seat>) {
+    operations.extend(seats.map(|seat| Operation::FlushChain(ChainName::Seat(seat))));
+}
+
+/// Removes what is stale, seats whose chains have been flushed.
+fn remove(operations: &mut Vec<Operation>, due: &Stale) {
+    operations.extend(due.maps().map(Operation::DeleteSet));
+    operations.extend(due.seats().map(|seat| Operation::DeleteChain(ChainName::Seat(seat))));
+    operations.extend(due.seats().map(|seat| Operation::DeleteCounter(CounterName(seat))));
 }
 
 fn fill(operations: &mut Vec<Operation>, plan: &Plan) {
@@ -128,8 +182,11 @@ struct Change<'a> {
     /// The seats whose chains get other rules, in order.
     seats: Vec<Seat>,
     slots_change: bool,
-    survivors_before: Option<Vec<Seat>>,
-    survivors_change: bool,
+    /// The maps from slots to seats, if they change or the number of seats does.
+    slots: Vec<Set>,
+    /// The map over which the clients of vacant seats spread.
+    survivors: Option<Set>,
+    maps: Maps,
     dispatch_changes: bool,
     guard_changes: bool,
     local_clients_change: bool,
@@ -144,51 +201,126 @@ enum Fate {
     Removed,
 }
 
+/// What becomes of maps.
+#[derive(Default)]
+struct Maps {
+    /// Those that the target has and the table lacks.
+    made: Vec<Set>,
+    /// Those that were stale and are wanted again.
+    revived: Vec<SetName>,
+    /// Those that the target has no more.
+    left: Vec<Set>,
+}
+
+impl Maps {
+    /// `None` if two that differ have one name.
+    fn new(before: Vec<Set>, after: &[&Set], stale: &Stale) -> Option<Self> {
+        let mut left: BTreeMap<SetName, Set> =
+            before.into_iter().map(|map| (map.name, map)).collect();
+        let mut maps = Self::default();
+        for map in after {
+            match (left.remove(&map.name), stale.maps.get(&map.name)) {
+                (Some(same), _) if same.elements == map.elements => {}
+                (None, Some((elements, _))) if *elements == map.elements => {
+                    maps.revived.push(map.name);
+                }
+                (None, None) => maps.made.push((*map).clone()),
+                _ => return None,
+            }
+        }
+        maps.left = left.into_values().collect();
+        // One that has the name of a stale one is not the same.
+        let is_known = |map: &Set| stale.maps.contains_key(&map.name);
+        (!maps.left.iter().any(is_known)).then_some(maps)
+    }
+}
+
 impl<'a> Change<'a> {
-    fn new(in_force: &'a Plan, target: &'a Plan, difference: &Difference) -> Self {
-        let survivors_before = survivors(in_force);
-        let survivors_change = survivors_before != survivors(target);
+    /// `None` if the table has to be made anew.
+    fn new(
+        in_force: &'a Plan,
+        stale: &Stale,
+        target: &'a Plan,
+        difference: &Difference,
+    ) -> Option<Self> {
+        let survivors_change = survivors(in_force) != survivors(target);
         let vacant_rules_change = survivors_change
             || difference.generation.is_some()
             || in_force.survivors().count() != target.survivors().count();
-        let seats = target
-            .seats()
-            .filter(|(seat, occupant)| {
-                let is_new = seat.index() >= in_force.seats().len();
-                is_new
-                    || difference.seats.contains_key(seat)
-                    || (occupant.is_none() && vacant_rules_change)
-            })
-            .map(|(seat, _)| seat)
-            .collect();
-        Self {
+        let is_changed = |seat: Seat| {
+            let is_new = seat.index() >= in_force.seats().len();
+            let is_vacant = target.occupant(seat).is_none();
+            is_new || difference.seats.contains_key(&seat) || (is_vacant && vacant_rules_change)
+        };
+        let seats: Vec<Seat> =
+            target.seats().map(|(seat, _)| seat).filter(|seat| is_changed(*seat)).collect();
+        let slots_change = difference.assignment.is_some() || difference.seat_count.is_some();
+        let (mut before, mut slots) = (vec![], vec![]);
+        if slots_change {
+            before.extend(slot_maps(in_force));
+            slots.extend(slot_maps(target));
+        }
+        let survivors = survivors_map(target);
+        if survivors_change {
+            before.extend(survivors_map(in_force));
+        }
+        let gone = in_force.seats().skip(target.seats().len()).map(|(seat, _)| seat);
+        let old = seats.iter().copied().filter(|seat| seat.index() < in_force.seats().len());
+        before.extend(old.chain(gone).flat_map(|seat| port_maps(in_force, seat)));
+        let ports: Vec<Set> = seats.iter().flat_map(|seat| port_maps(target, *seat)).collect();
+        let new_survivors = survivors.iter().filter(|_| survivors_change);
+        let after: Vec<&Set> = slots.iter().chain(new_survivors).chain(&ports).collect();
+        let maps = Maps::new(before, &after, stale)?;
+        Some(Self {
             in_force,
             target,
             seats,
-            slots_change: difference.assignment.is_some() || difference.seat_count.is_some(),
-            survivors_before,
-            survivors_change,
+            slots_change,
+            slots,
+            survivors,
+            maps,
             dispatch_changes: difference.admitting.is_some(),
             guard_changes: difference.guard.is_some(),
             local_clients_change: difference.local_clients.is_some(),
-        }
+        })
     }
 
-    fn operations(&self) -> Vec<Operation> {
-        let mut operations = Vec::with_capacity(4 * self.seats.len() + 16);
-        self.add_chains(&mut operations);
+    fn transition(self, mut stale: Stale, now: Instant) -> Transition {
+        for name in &self.maps.revived {
+            stale.maps.remove(name);
+        }
+        let revived: Vec<Seat> =
+            self.made().filter(|seat| stale.seats.remove(seat).is_some()).collect();
+        let due = stale.take_due(now);
+
+        let mut operations = Vec::with_capacity(5 * self.seats.len() + 16);
+        // Their rules may use maps that are due.
+        flush_seats(&mut operations, revived.iter().copied().chain(due.seats()));
+        remove(&mut operations, &due);
+        self.add_chains(&mut operations, &revived);
         self.flush_chains(&mut operations);
-        self.remake_maps(&mut operations);
+        operations.extend(self.maps.made.iter().cloned().map(Operation::AddSet));
         self.add_rules(&mut operations);
         self.delete_chains(&mut operations);
-        operations
+
+        stale.seats.extend(self.gone().map(|seat| (seat, now)));
+        let left = self.maps.left.into_iter().map(|map| (map.name, (map.elements, now)));
+        stale.maps.extend(left);
+        let table = TableName::of(self.target.name());
+        Transition { transaction: Transaction { table, operations }, stale }
     }
 
     fn is_new(&self, seat: Seat) -> bool {
         seat.index() >= self.in_force.seats().len()
     }
 
-    fn gone(&self) -> impl Iterator<Item = Seat> {
+    /// The seats that come with the target.
+    fn made(&self) -> impl Iterator<Item = Seat> {
+        self.seats.iter().copied().filter(|seat| self.is_new(*seat))
+    }
+
+    /// The seats that the target has no more.
+    fn gone(&self) -> impl Iterator<Item = Seat> + use<'a> {
         let kept = self.target.seats().len();
         self.in_force.seats().skip(kept).map(|(seat, _)| seat)
     }
@@ -220,8 +352,8 @@ impl<'a> Change<'a> {
         .filter_map(|(chain, fate)| Some((chain, fate?)))
     }
 
-    fn add_chains(&self, operations: &mut Vec<Operation>) {
-        for &seat in self.seats.iter().filter(|seat| self.is_new(**seat)) {
+    fn add_chains(&self, operations: &mut Vec<Operation>, revived: &[Seat]) {
+        for seat in self.made().filter(|seat| !revived.contains(seat)) {
             operations.push(Operation::AddCounter(CounterName(seat), Tally::default()));
             operations.push(Operation::AddChain(ChainName::Seat(seat)));
         }
@@ -241,45 +373,18 @@ impl<'a> Change<'a> {
         if self.slots_change {
             operations.push(Operation::FlushChain(ChainName::Balance));
         }
-        let old = self.seats.iter().filter(|seat| !self.is_new(**seat));
-        operations.extend(old.map(|seat| Operation::FlushChain(ChainName::Seat(*seat))));
-        operations.extend(self.gone().map(|seat| Operation::FlushChain(ChainName::Seat(seat))));
-    }
-
-    fn remake_maps(&self, operations: &mut Vec<Operation>) {
-        if self.slots_change {
-            let old: Vec<SetName> = match self.in_force.partition() {
-                Partition::Hash { .. } => vec![SetName::Slots],
-                Partition::Mask { .. } => {
-                    families(self.in_force).map(SetName::MaskedSlots).collect()
-                }
-            };
-            operations.extend(old.into_iter().map(Operation::DeleteSet));
-        }
-        if self.survivors_change && self.survivors_before.is_some() {
-            operations.push(Operation::DeleteSet(SetName::Survivors));
-        }
-        if self.slots_change {
-            operations.extend(slot_maps(self.target).into_iter().map(Operation::AddSet));
-        }
-        if self.survivors_change {
-            operations.extend(survivors_map(self.target).map(Operation::AddSet));
-        }
+        flush_seats(operations, self.seats.iter().copied().filter(|seat| !self.is_new(*seat)));
     }
 
     fn add_rules(&self, operations: &mut Vec<Operation>) {
-        let survivors = self.target.survivors().count();
-        for &seat in &self.seats {
-            let rules = match self.target.occupant(seat) {
-                Some(_) => seat_rules(self.target, seat),
-                None => vacant_rules(self.target, survivors),
-            };
-            let chain = ChainName::Seat(seat);
-            operations.extend(rules.into_iter().map(|rule| Operation::AddRule(chain, rule)));
-        }
         let add = |chain| move |rule| Operation::AddRule(chain, rule);
+        for &seat in &self.seats {
+            let rules = seat_rules(self.target, seat, self.survivors.as_ref());
+            operations.extend(rules.into_iter().map(add(ChainName::Seat(seat))));
+        }
         if self.slots_change {
-            operations.extend(balance_rules(self.target).into_iter().map(add(ChainName::Balance)));
+            let rules = balance_rules(self.target, &self.slots);
+            operations.extend(rules.into_iter().map(add(ChainName::Balance)));
         }
         for (chain, fate) in self.base_chains() {
             if fate != Fate::Removed {
@@ -297,10 +402,6 @@ impl<'a> Change<'a> {
             if fate == Fate::Removed {
                 operations.push(Operation::DeleteChain(chain));
             }
-        }
-        for seat in self.gone() {
-            operations.push(Operation::DeleteChain(ChainName::Seat(seat)));
-            operations.push(Operation::DeleteCounter(CounterName(seat)));
         }
     }
 }

@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use super::super::batch::Batch;
 use crate::netlink::Messages;
 use crate::plan::{Generation, Listeners, Occupant, Partition, Plan, Seat, Weights};
@@ -58,22 +60,29 @@ fn every_message_leads_back_to_its_operation() {
     }
 }
 
-/// The number of a set in its transaction is how a rule finds a map that has no name yet.
+/// The number of a set in its transaction is how the kernel finds it for its elements.
 #[test]
-fn every_redirect_has_a_map_and_elements_of_its_own() {
+fn every_redirect_by_a_map_has_one_of_its_own() {
     let transaction = Transaction::create(&plan(4, 64));
-    let redirects = transaction.operations.iter();
-    let redirects = redirects
-        .filter(|operation| matches!(operation, Operation::AddRule(_, Rule::RedirectByMap { .. })));
     let batch = Batch::encode(&transaction, None);
     let of = |index: usize| {
         (0..batch.messages()).filter(|place| batch.operation_of(*place) == Some(index)).count()
     };
+    let mut made = BTreeSet::new();
     let mut count = 0;
-    for redirect in redirects {
-        let index = transaction.operations.iter().position(|operation| operation == redirect);
-        assert_eq!(of(index.unwrap()), 3, "the map, its elements, the rule");
-        count += 1;
+    for (index, operation) in transaction.operations.iter().enumerate() {
+        match operation {
+            Operation::AddSet(set) => {
+                assert_eq!(of(index), 2, "the set, its elements");
+                made.insert(set.name);
+            }
+            Operation::AddRule(_, Rule::RedirectByMap { map, .. }) => {
+                assert_eq!(of(index), 1, "the rule");
+                assert!(made.remove(map), "made before, for it alone");
+                count += 1;
+            }
+            _ => {}
+        }
     }
     assert_eq!(count, 4);
 }

@@ -10,33 +10,46 @@ use super::super::{dump, message, rule};
 use super::{captured, port};
 use crate::netlink::Attributes;
 use crate::plan::{Generation, Partition, Port, PortRange, Protocol, Seat};
-use crate::ruleset::{ChainName, CounterName, Family, Rule, SetName, TableName};
+use crate::ruleset::{ChainName, CounterName, Digest, Family, Note, Rule, SetName, TableName};
 
 /// `NFT_MSG_NEWRULE`, `NFTA_RULE_EXPRESSIONS`.
 const NEW_RULE: u8 = 6;
 const EXPRESSIONS: u16 = 4;
 
+/// That in the names of the maps that were captured.
+const DIGEST: Digest = Digest(0x9c1e_07aa);
+
 fn any_rule() -> impl Strategy<Value = Rule> {
     let family = || prop::sample::select(Family::ALL.to_vec());
     let generation = || (1..u64::MAX).prop_map(Generation);
-    let map = prop::sample::select(vec![SetName::Slots, SetName::Survivors]);
+    let digest = || any::<u32>().prop_map(Digest);
+    let map = || {
+        prop_oneof![
+            digest().prop_map(SetName::Slots),
+            digest().prop_map(SetName::Survivors),
+            (family(), digest()).prop_map(|(family, digest)| SetName::MaskedSlots(family, digest)),
+            (any::<u16>(), any_protocol(), digest())
+                .prop_map(|(seat, protocol, digest)| SetName::Ports(Seat(seat), protocol, digest)),
+        ]
+    };
+    let note =
+        prop_oneof![generation().prop_map(Note::Generation), any::<u16>().prop_map(Note::Seats),];
     prop_oneof![
         family().prop_map(|family| Rule::Dispatch { family }),
         family().prop_map(|family| Rule::DispatchWildcard { family }),
-        (family(), 1..=Partition::MAX_SLOTS, any::<u32>(), map, prop::option::of(generation()))
-            .prop_map(|(family, modulus, seed, map, generation)| Rule::Hash {
-                family,
-                modulus,
-                seed,
-                map,
-                generation
-            }),
-        (family(), 0..=10u32).prop_map(|(family, power)| Rule::Mask { family, slots: 1 << power }),
-        (any_protocol(), any_counter(), any_ports(), generation()).prop_map(
-            |(protocol, counter, ports, generation)| Rule::RedirectByMap {
+        (family(), 1..=Partition::MAX_SLOTS, any::<u32>(), map(), note).prop_map(
+            |(family, modulus, seed, map, note)| Rule::Hash { family, modulus, seed, map, note }
+        ),
+        (family(), 0..=10u32, map()).prop_map(|(family, power, map)| Rule::Mask {
+            family,
+            slots: 1 << power,
+            map
+        }),
+        (any_protocol(), any_counter(), map(), generation()).prop_map(
+            |(protocol, counter, map, generation)| Rule::RedirectByMap {
                 protocol,
                 counter,
-                ports,
+                map,
                 generation
             }
         ),
@@ -69,24 +82,11 @@ fn any_port() -> impl Strategy<Value = Port> {
     (1..=u16::MAX).prop_map(port)
 }
 
-fn any_ports() -> impl Strategy<Value = Vec<(Port, Port)>> {
-    let pairs = prop::collection::btree_map(1..=u16::MAX, 1..=u16::MAX, 1..8);
-    pairs.prop_map(|pairs| pairs.into_iter().map(|(from, to)| (port(from), port(to))).collect())
-}
-
-/// The expressions of a rule as the kernel lists them: through the wire, with the kernel's name in
-/// place of the number that the transaction knew an anonymous map by.
+/// The expressions of a rule as the kernel lists them: through the wire.
 fn listed(of: &Rule) -> Vec<Expression> {
-    let named = rule::emit(of, 7).into_iter().map(|expression| match expression {
-        Expression::Lookup { key, id: Some(7), found, set } => {
-            assert_eq!(set, rule::ANONYMOUS);
-            Expression::Lookup { key, set: "__map3".to_owned(), id: None, found }
-        }
-        other => other,
-    });
     let mut wire = vec![];
     nest(&mut wire, EXPRESSIONS, |wire| {
-        named.for_each(|expression| expression.emit(wire));
+        rule::emit(of).into_iter().for_each(|expression| expression.emit(wire));
     });
     let NfTablesMessage::NewRule(read) =
         NfTablesMessage::parse_with_param(&wire[..], NEW_RULE).unwrap()
@@ -98,10 +98,7 @@ fn listed(of: &Rule) -> Vec<Expression> {
 }
 
 fn read_back(expressions: &[Expression], of: &Rule) -> Option<Rule> {
-    rule::parse(expressions, of.generation(), |map| match of {
-        Rule::RedirectByMap { ports, .. } if map == "__map3" => Some(ports.clone()),
-        _ => None,
-    })
+    rule::parse(expressions, of.note())
 }
 
 proptest! {
@@ -143,7 +140,7 @@ proptest! {
     ) {
         let table = TableName::of(&"web".parse().unwrap());
         let mut wire = vec![];
-        message::put_rule(&mut wire, &table, ChainName::Seat(Seat(1)), &of, 1);
+        message::put_rule(&mut wire, &table, ChainName::Seat(Seat(1)), &of);
         look_at(&wire[..end.index(wire.len())]);
         *flipped.get_mut(&mut wire) = byte;
         look_at(&wire);
@@ -166,7 +163,7 @@ fn look_at(wire: &[u8]) {
         for attribute in &message.attributes {
             if let RuleAttribute::Expressions(list) = attribute {
                 let list: Vec<_> = list.iter().filter_map(Expression::parse).collect();
-                let _ = rule::parse(&list, Some(Generation(1)), |_| Some(vec![]));
+                let _ = rule::parse(&list, Some(Note::Generation(Generation(1))));
             }
         }
     }
@@ -184,7 +181,7 @@ fn expressions_are_those_of_nft() {
         let rule = rule.unwrap_or_else(|| panic!("no rule prints as {text}"));
         let table = TableName::of(&"w".parse().unwrap());
         let mut wire = vec![];
-        message::put_rule(&mut wire, &table, ChainName::Balance, rule, 6);
+        message::put_rule(&mut wire, &table, ChainName::Balance, rule);
         let (_, ours) = Attributes::new(&wire).find(|(kind, _)| *kind == EXPRESSIONS).unwrap();
         assert_eq!(expressions(ours), expressions(&bytes), "{text}");
     }
@@ -213,7 +210,7 @@ fn expressions(list: &[u8]) -> Vec<(String, Sorted)> {
                 other => panic!("an expression has no attribute {other}"),
             }
         }
-        // nft numbers every set of the transaction; we those that have no name yet.
+        // nft numbers every set of the transaction.
         data.retain(|(kind, _)| (name.as_str(), *kind) != ("lookup\0", SET_ID));
         // nft ends this one text without a zero byte; the kernel takes both.
         for (kind, value) in &mut data {
@@ -233,18 +230,16 @@ fn captured_rules() -> Vec<Rule> {
         rules.push(Rule::Dispatch { family });
         rules.push(Rule::DispatchWildcard { family });
         let (modulus, seed) = (1024, Partition::DEFAULT_SEED);
-        let map = SetName::Slots;
-        rules.push(Rule::Hash { family, modulus, seed, map, generation: None });
-        rules.push(Rule::Mask { family, slots: 2 });
+        let (map, note) = (SetName::Slots(DIGEST), Note::Seats(2));
+        rules.push(Rule::Hash { family, modulus, seed, map, note });
+        let map = SetName::MaskedSlots(family, DIGEST);
+        rules.push(Rule::Mask { family, slots: 2, map });
     }
     let generation = Generation(1);
     let counters = [0, 1].map(|seat| CounterName(Seat(seat)));
-    for (protocol, counter, ports) in [
-        (Protocol::Tcp, counters[0], [(80, 20000), (81, 20002), (443, 20001)]),
-        (Protocol::Udp, counters[1], [(80, 20003), (81, 20005), (443, 20004)]),
-    ] {
-        let ports = ports.iter().map(|(from, to)| (port(*from), port(*to))).collect();
-        rules.push(Rule::RedirectByMap { protocol, counter, ports, generation });
+    for (protocol, seat) in Protocol::ALL.into_iter().zip([Seat(0), Seat(1)]) {
+        let (counter, map) = (CounterName(seat), SetName::Ports(seat, protocol, DIGEST));
+        rules.push(Rule::RedirectByMap { protocol, counter, map, generation });
     }
     for (protocol, counter, public) in
         [(Protocol::Tcp, counters[0], 80), (Protocol::Udp, counters[1], 53)]

@@ -155,3 +155,17 @@ fn any_pair() -> impl Strategy<Value = (Plan, Plan)> {
 fn any_plan() -> impl Strategy<Value = Plan> {
     any_pair().prop_map(|(plan, _)| plan)
 }
+
+/// What becomes of a cluster, plan after plan.
+fn any_history() -> impl Strategy<Value = Vec<Plan>> {
+    let steps = prop::collection::vec(prop::collection::vec(any_event(), 0..3), 1..12);
+    (any_start(), steps).prop_map(|(start, steps)| {
+        let mut history = History { plan: start, next_port: 20000 };
+        let mut plans = vec![history.plan.clone()];
+        for events in steps {
+            events.into_iter().for_each(|event| history.happens(event));
+            plans.push(history.plan.clone());
+        }
+        plans
+    })
+}

@@ -195,16 +195,13 @@ impl Table {
 }
 
 /// The set or map that a rule looks something up in.
-pub(super) fn sets_in(rule: &Rule) -> Option<SetName> {
+fn sets_in(rule: &Rule) -> Option<SetName> {
     match rule {
         Rule::Dispatch { family } => Some(SetName::Listeners(*family)),
         Rule::DispatchWildcard { family } => Some(SetName::Wildcards(*family)),
         Rule::Hash { map, .. } => Some(*map),
-        Rule::Mask { family, .. } => Some(SetName::MaskedSlots(*family)),
-        Rule::Redirect { .. }
-        | Rule::RedirectByMap { .. }
-        | Rule::Drop { .. }
-        | Rule::Guard { .. } => None,
+        Rule::Mask { map, .. } | Rule::RedirectByMap { map, .. } => Some(*map),
+        Rule::Redirect { .. } | Rule::Drop { .. } | Rule::Guard { .. } => None,
     }
 }
 
@@ -228,6 +225,9 @@ fn chains_in(elements: &Elements) -> BTreeSet<ChainName> {
         Elements::Seats(seats) | Elements::MaskedSeats4(seats) | Elements::MaskedSeats6(seats) => {
             seats.iter().copied().map(ChainName::Seat).collect()
         }
-        Elements::Listeners4(_) | Elements::Listeners6(_) | Elements::Services(_) => [].into(),
+        Elements::Listeners4(_)
+        | Elements::Listeners6(_)
+        | Elements::Services(_)
+        | Elements::Ports(_) => [].into(),
     }
 }

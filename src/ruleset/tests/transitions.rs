@@ -1,10 +1,14 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
-use super::super::{ChainName, CounterName, Operation, Rule, Ruleset, SetName, Transaction, lower};
-use super::model::{Kernel, Refusal, sets_in};
-use super::{any_pair, full, occupy};
+use super::super::{
+    Chain, ChainName, CounterName, Elements, Operation, Ruleset, Set, SetName, Stale, Transaction,
+    Transition, lower,
+};
+use super::model::{Kernel, Refusal};
+use super::{any_history, any_pair, full, occupy};
 use crate::plan::{Generation, Partition, Plan, Seat, Weights};
 
 proptest! {
@@ -12,23 +16,103 @@ proptest! {
 
     #[test]
     fn between_any_two_plans_the_kernel_ends_with_the_second((from, to) in any_pair()) {
-        let transaction = Transaction::between(&from, &to).unwrap();
+        let now = Instant::now();
+        let Transition { transaction, stale } = between(&from, &to, now);
         let mut kernel = Kernel::holding(&lower(&from));
         kernel.carry_out(&transaction).map_err(|fault| TestCaseError::fail(format!("{fault:?}")))?;
+        let held = kernel.ruleset(&transaction.table).unwrap();
+        prop_assert_eq!(Stale::beside(&lower(&to), &held, now), Some(stale.clone()));
+
+        let tidy = Transition::tidy(transaction.table.clone(), &stale, now + Stale::GRACE);
+        prop_assert!(tidy.stale.is_empty());
+        kernel.carry_out(&tidy.transaction).unwrap();
         prop_assert_eq!(kernel.ruleset(&transaction.table), Some(lower(&to)));
+    }
+
+    /// A packet may still be on its way through the rules that the transaction replaces.
+    #[test]
+    fn nothing_that_the_rules_before_lead_to_is_removed_or_changed((from, to) in any_pair()) {
+        let transaction = between(&from, &to, Instant::now()).transaction;
+        if transaction.makes_table() {
+            return Ok(());
+        }
+        let before = lower(&from);
+        let mut kernel = Kernel::holding(&before);
+        kernel.carry_out(&transaction).unwrap();
+        let after = kernel.ruleset(&transaction.table).unwrap();
+        for set in &before.sets {
+            prop_assert!(after.sets.contains(set), "{}", set.name);
+        }
+        let is_seat = |chain: &&Chain| matches!(chain.name, ChainName::Seat(_));
+        for chain in before.chains.iter().filter(is_seat) {
+            let kept = after.chains.iter().find(|it| it.name == chain.name);
+            prop_assert!(kept.is_some_and(|it| !it.rules.is_empty()), "{}", chain.name);
+        }
+        for counter in &before.counters {
+            prop_assert!(after.counters.contains(counter), "{}", counter);
+        }
+    }
+
+    /// Plan after plan, each some time after the one before: the kernel takes every transaction,
+    /// nothing goes before its time, and in the end all has gone.
+    #[test]
+    fn what_is_stale_is_removed_in_time_and_not_before(
+        plans in any_history(),
+        pauses in prop::collection::vec(0..1500u64, 12),
+    ) {
+        let mut now = Instant::now();
+        let mut kernel = Kernel::holding(&lower(&plans[0]));
+        let mut stale = Stale::default();
+        // When the rules in force last led to it.
+        let mut used: BTreeMap<SetName, Instant> = BTreeMap::new();
+        for (step, pause) in plans.windows(2).zip(&pauses) {
+            for set in &lower(&step[0]).sets {
+                used.insert(set.name, now);
+            }
+            now += Duration::from_millis(*pause);
+            let names = |kernel: &Kernel| kernel.ruleset(&lower(&step[0]).table).unwrap().sets;
+            let before = names(&kernel);
+            for set in &lower(&step[0]).sets {
+                used.insert(set.name, now);
+            }
+            let next = Transition::between(&step[0], &stale, &step[1], now).unwrap();
+            kernel
+                .carry_out(&next.transaction)
+                .map_err(|fault| TestCaseError::fail(format!("{fault:?}")))?;
+            stale = next.stale;
+            let held = kernel.ruleset(&next.transaction.table).unwrap();
+            let found = Stale::beside(&lower(&step[1]), &held, now).map(|it| it.aged_as(&stale));
+            prop_assert_eq!(found.as_ref(), Some(&stale));
+            if next.transaction.makes_table() {
+                used.clear();
+                continue;
+            }
+            for gone in before.iter().filter(|set| !held.sets.contains(set)) {
+                prop_assert!(now - used[&gone.name] >= Stale::GRACE, "{} is gone", gone.name);
+            }
+        }
+        let last = plans.last().unwrap();
+        let table = lower(last).table;
+        let tidy = Transition::tidy(table.clone(), &stale, now + Stale::GRACE);
+        kernel
+            .carry_out(&tidy.transaction)
+            .map_err(|fault| TestCaseError::fail(format!("{fault:?}")))?;
+        prop_assert_eq!(kernel.ruleset(&table), Some(lower(last)));
     }
 
     #[test]
     fn nothing_that_stays_as_it_is_is_mentioned((from, to) in any_pair()) {
-        let transaction = Transaction::between(&from, &to).unwrap();
-        if transaction.operations.contains(&Operation::DeleteTable) {
+        let transaction = between(&from, &to, Instant::now()).transaction;
+        if transaction.makes_table() {
             return Ok(());
         }
         let (before, after) = (lower(&from), lower(&to));
-        prop_assert_eq!(mentioned_sets(&transaction), changed_sets(&before, &after));
+        let names = |sets: &[Set]| sets.iter().map(|set| set.name).collect::<BTreeSet<_>>();
+        let made = &names(&after.sets) - &names(&before.sets);
+        prop_assert_eq!(mentioned_sets(&transaction), made);
         let counters = |ruleset: &Ruleset| ruleset.counters.iter().copied().collect::<BTreeSet<_>>();
-        let changed_counters = &counters(&before) ^ &counters(&after);
-        prop_assert_eq!(mentioned_counters(&transaction), changed_counters);
+        let made = &counters(&after) - &counters(&before);
+        prop_assert_eq!(mentioned_counters(&transaction), made);
         prop_assert_eq!(mentioned_chains(&transaction), changed_chains(&before, &after));
     }
 
@@ -36,7 +120,7 @@ proptest! {
     /// go on from.
     #[test]
     fn counters_of_seats_that_stay_go_on((from, to) in any_pair()) {
-        let mut transaction = Transaction::between(&from, &to).unwrap();
+        let mut transaction = between(&from, &to, Instant::now()).transaction;
         let mut kernel = Kernel::holding(&lower(&from));
         kernel.count();
         let before = kernel.tallies();
@@ -51,7 +135,9 @@ proptest! {
 
     #[test]
     fn from_a_plan_to_itself_there_is_nothing_to_do((plan, _) in any_pair()) {
-        prop_assert!(Transaction::between(&plan, &plan).unwrap().is_empty());
+        let now = Instant::now();
+        let Transition { transaction, stale } = between(&plan, &plan, now);
+        prop_assert!(transaction.is_empty() && stale.is_empty());
     }
 
     #[test]
@@ -96,26 +182,20 @@ fn mentioned_sets(transaction: &Transaction) -> BTreeSet<SetName> {
     sets.collect()
 }
 
-fn changed_sets(before: &Ruleset, after: &Ruleset) -> BTreeSet<SetName> {
-    let only = |a: &Ruleset, b: &Ruleset| {
-        let sets = a.sets.iter().filter(|set| !b.sets.contains(set));
-        sets.map(|set| set.name).collect::<BTreeSet<_>>()
-    };
-    &only(before, after) | &only(after, before)
-}
-
-/// The chains that differ, and those that look up in a set that does: it is made anew, and cannot
-/// be removed under a rule.
+/// The chains that differ, apart from those of seats that are no more: these stay for a while.
 fn changed_chains(before: &Ruleset, after: &Ruleset) -> BTreeSet<ChainName> {
-    let changed = changed_sets(before, after);
-    let uses_changed =
-        |rules: &[Rule]| rules.iter().filter_map(sets_in).any(|set| changed.contains(&set));
     let only = |a: &Ruleset, b: &Ruleset| {
-        let chains = a.chains.iter();
-        let chains = chains.filter(|chain| !b.chains.contains(chain) || uses_changed(&chain.rules));
+        let chains = a.chains.iter().filter(|chain| !b.chains.contains(chain));
         chains.map(|chain| chain.name).collect::<BTreeSet<_>>()
     };
-    &only(before, after) | &only(after, before)
+    let seats: BTreeSet<ChainName> = after.chains.iter().map(|chain| chain.name).collect();
+    let stays = |chain: &ChainName| !matches!(chain, ChainName::Seat(_)) || seats.contains(chain);
+    let changed = &only(before, after) | &only(after, before);
+    changed.into_iter().filter(stays).collect()
+}
+
+fn between(from: &Plan, to: &Plan, now: Instant) -> Transition {
+    Transition::between(from, &Stale::default(), to, now).unwrap()
 }
 
 fn whole(seats: u16) -> Plan {
@@ -130,7 +210,7 @@ fn a_replaced_worker_costs_two_operations_however_many_there_are() {
     let chain = ChainName::Seat(Seat(7));
     let [rule] = &lower(&to).chains[7].rules[..] else { panic!("one rule") };
     assert_eq!(
-        Transaction::between(&from, &to).unwrap().operations,
+        between(&from, &to, Instant::now()).transaction.operations,
         [Operation::FlushChain(chain), Operation::AddRule(chain, rule.clone())]
     );
 }
@@ -140,9 +220,11 @@ fn a_death_touches_the_chain_of_the_dead_and_the_survivors_alone() {
     let from = whole(64);
     let mut to = from.clone();
     to.vacate(Seat(7)).unwrap();
-    let transaction = Transaction::between(&from, &to).unwrap();
+    let transaction = between(&from, &to, Instant::now()).transaction;
     assert_eq!(mentioned_chains(&transaction), [ChainName::Seat(Seat(7))].into());
-    assert_eq!(mentioned_sets(&transaction), [SetName::Survivors].into());
+    let made = mentioned_sets(&transaction);
+    assert!(made.iter().all(|set| matches!(set, SetName::Survivors(_))), "{made:?}");
+    assert_eq!(made.len(), 1);
 }
 
 /// A worker of a cluster with everything on: a flush and a rule for each protocol.
@@ -156,7 +238,7 @@ fn a_reload_with_everything_on_touches_the_chains_of_the_seats_alone() {
     for seat in (0..8).map(Seat) {
         occupy(&mut to, seat, 21000 + 10 * seat.0, Generation(2));
     }
-    let operations = Transaction::between(&from, &to).unwrap().operations;
+    let operations = between(&from, &to, Instant::now()).transaction.operations;
     assert_eq!(operations.len(), 8 * 3, "{operations:?}");
 }
 
@@ -166,12 +248,12 @@ fn turning_on_the_guard_or_local_clients_touches_their_chains_alone() {
     let mut to = from.clone();
     to.set_guard(Some("20000-29999".parse().unwrap())).unwrap();
     to.set_local_clients(true);
-    let there = Transaction::between(&from, &to).unwrap();
+    let there = between(&from, &to, Instant::now()).transaction;
     assert_eq!(mentioned_chains(&there), [ChainName::Guard, ChainName::Output].into());
-    let back = Transaction::between(&to, &from).unwrap();
+    let back = between(&to, &from, Instant::now()).transaction;
     assert_eq!(mentioned_chains(&back), [ChainName::Guard, ChainName::Output].into());
     to.set_guard(Some("20000-20999".parse().unwrap())).unwrap();
-    let other = Transaction::between(&from, &to).unwrap();
+    let other = between(&from, &to, Instant::now()).transaction;
     assert_ne!(other, there);
 }
 
@@ -179,7 +261,7 @@ fn turning_on_the_guard_or_local_clients_touches_their_chains_alone() {
 fn other_listeners_make_the_table_anew() {
     let from = whole(4);
     let to = full(&["10.9.0.1:81"], Partition::hash(1024).unwrap(), 4);
-    let operations = Transaction::between(&from, &to).unwrap().operations;
+    let operations = between(&from, &to, Instant::now()).transaction.operations;
     assert_eq!(operations[..2], [Operation::DeleteTable, Operation::AddTable]);
 }
 
@@ -188,23 +270,31 @@ fn other_listeners_make_the_table_anew() {
 fn the_order_of_operations_matters_to_the_model() {
     let from = whole(8);
     let to = from.rescaled(&Weights::equal(5).unwrap()).unwrap();
-    let transaction = Transaction::between(&from, &to).unwrap();
+    let now = Instant::now();
+    let transition = between(&from, &to, now);
     let kernel = Kernel::holding(&lower(&from));
 
-    let (chains_first, refusal) =
-        refused(&kernel, &transaction, |operation| !matches!(operation, Operation::DeleteChain(_)));
+    let removed = Transition::tidy(lower(&to).table, &transition.stale, now + Stale::GRACE);
+    let mut with_stale = kernel.clone();
+    with_stale.carry_out(&transition.transaction).unwrap();
+
+    let (chains_first, refusal) = refused(&with_stale, &removed.transaction, |operation| {
+        !matches!(operation, Operation::DeleteChain(_))
+    });
     assert!(matches!(chains_first, Operation::DeleteChain(_)), "{chains_first:?}");
     assert_eq!(refusal, Refusal::Busy);
 
-    let (counters_first, refusal) = refused(&kernel, &transaction, |operation| {
+    let (counters_first, refusal) = refused(&with_stale, &removed.transaction, |operation| {
         !matches!(operation, Operation::DeleteCounter(_))
     });
     assert!(matches!(counters_first, Operation::DeleteCounter(_)), "{counters_first:?}");
     assert_eq!(refusal, Refusal::Busy);
 
-    let (sets_first, refusal) =
-        refused(&kernel, &transaction, |operation| !matches!(operation, Operation::DeleteSet(_)));
-    assert_eq!((sets_first, refusal), (Operation::DeleteSet(SetName::Slots), Refusal::Busy));
+    // What is in use cannot be removed.
+    let slots = lower(&from).sets.into_iter().find(|set| matches!(set.name, SetName::Slots(_)));
+    let slots = Operation::DeleteSet(slots.unwrap().name);
+    let in_use = Transaction { table: lower(&from).table, operations: vec![slots.clone()] };
+    assert_eq!(kernel.clone().carry_out(&in_use), Err((slots, Refusal::Busy)));
 
     let (rules_first, refusal) = refused(&kernel, &Transaction::create(&to), |operation| {
         !matches!(operation, Operation::AddTable | Operation::AddRule(..))
@@ -229,4 +319,42 @@ fn refused(
     let fault = kernel.carry_out(&reordered).unwrap_err();
     assert_eq!(kernel, before, "all or nothing");
     fault
+}
+
+fn stale_maps(stale: &Stale) -> Vec<String> {
+    stale.maps().map(|name| name.to_string()).collect()
+}
+
+/// There and back at once: each time what the other left is used again.
+#[test]
+fn what_is_stale_is_used_again() {
+    let now = Instant::now();
+    let five = whole(5);
+    let four = five.rescaled(&Weights::equal(4).unwrap()).unwrap();
+    let there = between(&five, &four, now);
+    assert_eq!(there.stale.seats().collect::<Vec<_>>(), [Seat(4)]);
+    let later = now + Duration::from_millis(1);
+    let back = Transition::between(&four, &there.stale, &five, later).unwrap();
+    let made = |operation: &Operation| {
+        matches!(operation, Operation::AddSet(_) | Operation::AddChain(_) | Operation::DeleteSet(_))
+    };
+    assert!(!back.transaction.operations.iter().any(made), "{:?}", back.transaction.operations);
+    assert_eq!(back.stale.seats().count(), 0);
+    assert_eq!(back.stale.maps().count(), 1, "that of four: {:?}", stale_maps(&back.stale));
+    assert_eq!(back.stale.due_at(), Some(later + Stale::GRACE));
+}
+
+/// Two maps with one name: no other way is safe.
+#[test]
+fn a_map_that_has_the_name_of_another_makes_the_table_anew() {
+    let now = Instant::now();
+    let five = whole(5);
+    let four = five.rescaled(&Weights::equal(4).unwrap()).unwrap();
+    let mut stale = between(&five, &four, now).stale;
+    for (elements, _) in stale.maps.values_mut() {
+        *elements = Elements::Seats(vec![Seat(0)]);
+    }
+    let back = Transition::between(&four, &stale, &five, now).unwrap();
+    assert!(back.transaction.makes_table());
+    assert!(back.stale.is_empty());
 }
