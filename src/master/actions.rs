@@ -53,7 +53,13 @@ pub(super) struct World {
     pub(super) workers_wanted: usize,
     pub(super) next_request: u64,
     pub(super) begin: Instant,
+    /// Not before this does the table get tidied again.
+    pub(super) next_tidy: Instant,
 }
+
+/// The least time from tidying the table to the next time, and from when that has failed.
+const TIDY_INTERVAL: Duration = Duration::from_millis(200);
+const TIDY_PATIENCE: Duration = Duration::from_secs(10);
 
 impl World {
     pub(super) fn now(&self) -> Moment {
@@ -69,6 +75,30 @@ impl World {
                 None => future::pending().await,
             }
         }
+    }
+
+    /// Waits until the table is to be tidied; for ever, if there is nothing to tidy.
+    pub(super) fn until_tidy(&self) -> impl Future<Output = ()> + use<> {
+        let at = self.firewall.tidy_at().map(|at| at.max(self.next_tidy));
+        async move {
+            match at {
+                Some(at) => sleep_until(at.into()).await,
+                None => future::pending().await,
+            }
+        }
+    }
+
+    /// Removes what earlier plans have left in the table.
+    pub(super) fn tidy(&mut self) {
+        let pause = match self.firewall.tidy(Instant::now()) {
+            Ok(_) => TIDY_INTERVAL,
+            // Nothing leads to it, so that nothing depends on it: the next transaction tries too.
+            Err(error) => {
+                tracing::warn!(error = causes(&error), "cannot remove what earlier plans left");
+                TIDY_PATIENCE
+            }
+        };
+        self.next_tidy = Instant::now() + pause;
     }
 
     /// Sees to it that the loop hears of a worker's exit.

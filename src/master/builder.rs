@@ -132,6 +132,7 @@ impl Builder {
                 figures: Figures::default(),
                 workers_wanted: usize::from(config.workers),
                 begin: Instant::now(),
+                next_tidy: Instant::now(),
             },
             config,
             supervisor,

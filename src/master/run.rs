@@ -117,6 +117,7 @@ impl Master {
                 _ = output.tick(), if self.world.processes.is_running() => {
                     self.world.processes.pass_on_output();
                 }
+                () = self.world.until_tidy() => self.world.tidy(),
                 () = self.world.until(self.world.foreign_look_at()) => {
                     self.world.look_for_foreign(self.supervisor.plan(), looked.clone());
                 }

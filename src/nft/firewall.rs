@@ -284,19 +284,19 @@ impl Firewall {
         }
     }
 
-    /// Removes what earlier plans have left in the table, as far as no packet can be on its way
-    /// through the rules that led to it. Without effect while nothing is in force that we know of,
+    /// Removes what earlier plans have left in the table, as far as at `now` no packet can be on its
+    /// way through the rules that led to it ([`Stale::GRACE`]). Without effect while nothing is in force that we know of,
     /// or the table is to be ours and is not yet. [`Self::apply`] does the same by the way.
     ///
     /// # Errors
     /// Those of [`Self::apply`]. What is in force is as it was.
-    pub fn tidy(&mut self) -> Result<Applied, NftError> {
+    pub fn tidy(&mut self, now: Instant) -> Result<Applied, NftError> {
         let nothing = Applied { operations: 0, bytes: 0 };
         let may = self.owns || self.protection()? != Protection::Owned;
         let Some(plan) = self.in_force.clone().filter(|_| may) else { return Ok(nothing) };
         let tidy = |firewall: &mut Self| {
             let table = firewall.table.clone();
-            let transition = Transition::tidy(table, &firewall.stale, Instant::now());
+            let transition = Transition::tidy(table, &firewall.stale, now);
             firewall.carry_out(&transition, &plan, None, Tenancy::Make)
         };
         match tidy(self) {
