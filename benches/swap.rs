@@ -15,7 +15,7 @@ use ipcluster::nft::{Batch, Firewall};
 use ipcluster::plan::{
     Generation, Listeners, Occupant, Partition, Plan, Port, PortRange, Seat, Slot, Weights,
 };
-use ipcluster::ruleset::{Transaction, lower};
+use ipcluster::ruleset::{Stale, Transition, lower};
 use neli::consts::socket::{Msg, NlFamily};
 use neli::socket::NlSocket;
 use neli::utils::Groups;
@@ -131,8 +131,8 @@ fn measure(change: &Change, budget: Duration) -> Row {
     let mut firewall = Firewall::open(change.from.name()).expect("a netlink socket");
     firewall.apply(&change.from).expect("the first plan");
     let mut raw = Raw::open();
-    let there = Transaction::between(&change.from, &change.to).expect("the same cluster");
-    let there = Batch::encode(&there, None);
+    let there = Transition::between(&change.from, &Stale::default(), &change.to, Instant::now());
+    let there = Batch::encode(&there.expect("the same cluster").transaction, None);
     let (mut ours, mut floor) = (vec![], vec![]);
     let begin = Instant::now();
     while begin.elapsed() < budget || ours.len() < 3 {
@@ -150,10 +150,10 @@ fn measure(change: &Change, budget: Duration) -> Row {
     Row { name: change.name.clone(), floor: median(floor), ours: median(ours) }
 }
 
-/// Puts the first plan in force again, from whatever is: the same work before each measurement.
+/// Puts the first plan in force again, from whatever is, and nothing else: the same work before
+/// each measurement. (To apply it would be to find stale what the next change makes.)
 fn go_back(firewall: &mut Firewall, change: &Change) {
-    firewall.read(Some(change.to.listeners())).expect("what was put there");
-    firewall.apply(&change.from).expect("the plan before");
+    firewall.restore(&change.from).expect("the plan before");
 }
 
 fn median(mut durations: Vec<Duration>) -> Duration {

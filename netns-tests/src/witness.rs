@@ -42,6 +42,16 @@ impl<'a> Witness<'a> {
         }
     }
 
+    /// A command of nft for our table, with the name that the map of slots has in place of ` slots `.
+    pub fn naming_slots(&self, command: &str) -> String {
+        let maps = self.nft(&["-t", "list", "maps"], "");
+        let mut names = maps.split_whitespace().filter(|word| word.starts_with("slots_"));
+        match names.next() {
+            Some(name) => command.replace(" slots ", &format!(" {name} ")),
+            None => command.to_owned(),
+        }
+    }
+
     /// Runs nft with these arguments and this input, and returns what it printed.
     pub fn nft(&self, arguments: &[&str], input: &str) -> String {
         self.succeed("nft", arguments, input)

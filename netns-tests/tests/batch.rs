@@ -16,7 +16,8 @@ use ipcluster::netlink::Error;
 use ipcluster::nft::{Fault, Firewall, NftError};
 use ipcluster::plan::{Generation, Partition, Plan, Seat, Weights};
 use ipcluster::ruleset::{
-    ChainName, Elements, Family, Operation, Rule, Set, SetName, TableName, Transaction,
+    ChainName, Digest, Elements, Family, Operation, Rule, Set, SetName, TableName, Transaction,
+    lower,
 };
 use netns_tests::{Case, Lab, Need, run_together};
 use nix::errno::Errno;
@@ -81,11 +82,16 @@ fn a_refusal(lab: &Lab) {
     let mut firewall = in_force(lab, &plan);
     let before = listing(lab);
     let rule = Rule::Drop { generation: Generation(1) };
-    let lookup = Rule::Mask { family: Family::V4, slots: 8 };
+    let masked = SetName::MaskedSlots(Family::V4, Digest(0));
+    let lookup = Rule::Mask { family: Family::V4, slots: 8, map: masked };
     let map = |name, seats| Set { name, elements: Elements::Seats(seats) };
+    let there =
+        lower(&plan).sets.iter().map(|set| set.name).find(|name| matches!(name, SetName::Slots(_)));
+    let there = there.unwrap();
+    let survivors = SetName::Survivors(Digest(0));
     // The kernel would add these to those that are there, if it were not told that it is to be new.
-    let slots = map(SetName::Slots, vec![Seat(0); 3]);
-    let missing_seats = map(SetName::Survivors, vec![Seat(0), Seat(9)]);
+    let slots = map(there, vec![Seat(0); 3]);
+    let missing_seats = map(survivors, vec![Seat(0), Seat(9)]);
     for (fault, errno) in [
         (Operation::AddTable, Errno::EEXIST),
         (Operation::AddChain(seat(1)), Errno::EEXIST),
@@ -94,8 +100,8 @@ fn a_refusal(lab: &Lab) {
         (Operation::DeleteChain(ChainName::Balance), Errno::EBUSY),
         (Operation::DeleteChain(seat(7)), Errno::ENOENT),
         (Operation::FlushChain(seat(7)), Errno::ENOENT),
-        (Operation::DeleteSet(SetName::Slots), Errno::EBUSY),
-        (Operation::DeleteSet(SetName::Survivors), Errno::ENOENT),
+        (Operation::DeleteSet(there), Errno::EBUSY),
+        (Operation::DeleteSet(survivors), Errno::ENOENT),
         (Operation::AddSet(slots), Errno::EEXIST),
         (Operation::AddSet(missing_seats), Errno::ENOENT),
         (Operation::AddRule(seat(7), rule.clone()), Errno::ENOENT),
@@ -179,7 +185,7 @@ fn a_changed_table(lab: &Lab) {
     for (change, _) in CHANGES {
         let mut plan = whole(4);
         let mut firewall = in_force(lab, &plan);
-        lab.witness().nft(&["-f", "-"], change);
+        lab.witness().load(&lab.witness().naming_slots(change));
         let changed = listing(lab);
         let noticed = firewall.verify().unwrap_err();
         assert!(
@@ -205,7 +211,7 @@ fn what_is_not_understood(lab: &Lab) {
     for (change, object) in CHANGES {
         let plan = whole(4);
         drop(in_force(lab, &plan));
-        lab.witness().nft(&["-f", "-"], change);
+        lab.witness().load(&lab.witness().naming_slots(change));
         let changed = listing(lab);
         let mut second = firewall(lab.server(), &plan);
         let error = second.read(Some(plan.listeners())).unwrap_err();

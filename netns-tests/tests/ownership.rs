@@ -64,7 +64,8 @@ fn is_owned(lab: &Lab) -> bool {
 
 /// Whether nft is refused with `EPERM`.
 fn is_forbidden(lab: &Lab, command: &str) -> bool {
-    let output = lab.witness().run("nft", &["-f", "-"], command);
+    let command = lab.witness().naming_slots(command);
+    let output = lab.witness().run("nft", &["-f", "-"], &command);
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() || stderr.contains("Operation not permitted"), "{stderr}");
     !output.status.success()

@@ -48,7 +48,7 @@ fn listing(lab: &Lab) -> String {
 
 fn change(lab: &Lab, what: &str) {
     // An error only if there is nothing to change.
-    lab.witness().run("nft", &["-f", "-"], what);
+    lab.witness().run("nft", &["-f", "-"], &lab.witness().naming_slots(what));
 }
 
 fn repaired(lab: &Lab) {

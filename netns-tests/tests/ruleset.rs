@@ -4,10 +4,12 @@ mod plans;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Command, ExitCode};
+use std::time::Instant;
 
 use ipcluster::lab::Namespace;
+use ipcluster::nft::Firewall;
 use ipcluster::plan::{Generation, Partition, Plan, Seat, Weights};
-use ipcluster::ruleset::lower;
+use ipcluster::ruleset::{Stale, lower};
 use netns_tests::{Case, Lab, Need, Witness, ipcluster, run_together};
 use plans::{full, occupy, shared, vacant};
 use serde_json::Value;
@@ -135,6 +137,7 @@ fn changes_of_base_chains(lab: &Lab) {
         plan.set_admitting(admitting);
         let what = format!("guard {guard:?}, local clients {local_clients}, open {admitting}");
         firewall.apply(&plan).unwrap_or_else(|error| panic!("{what}: {error}"));
+        tidy(&mut firewall);
         check(lab, &what, &plan);
     }
 }
@@ -146,11 +149,20 @@ fn all_states(lab: &Lab, listeners: &[&str], partition: Partition, seats: u16) {
     for (what, plan) in &states {
         firewall.apply(plan).unwrap_or_else(|error| panic!("{what}: {error}"));
         firewall.verify().unwrap_or_else(|error| panic!("{what}: {error}"));
+        let beside = shared(lab.server(), plan).read(Some(plan.listeners())).unwrap();
+        assert_eq!(beside.as_ref(), Some(plan), "{what}: beside what is stale");
+        tidy(&mut firewall);
         check(lab, what, plan);
     }
     assert!(firewall.remove().unwrap());
     assert_eq!(lab.witness().ruleset(), "");
     assert!(!firewall.remove().unwrap(), "there is none left");
+}
+
+/// Removes what earlier plans left, as if their time were over.
+fn tidy(firewall: &mut Firewall) {
+    firewall.tidy(Instant::now() + Stale::GRACE).unwrap();
+    assert!(firewall.stale().is_empty());
 }
 
 /// That the server's namespace holds this plan and nothing else, whoever looks.
@@ -216,6 +228,7 @@ fn one_worker(lab: &Lab) {
         check(lab, "one seat, vacant", &plan);
         occupy(&mut plan, 0, 20000, 1);
         firewall.apply(&plan).unwrap();
+        tidy(&mut firewall);
         check(lab, "one seat", &plan);
         firewall.remove().unwrap();
     }
@@ -231,6 +244,7 @@ fn many_workers(lab: &Lab) {
         firewall.apply(&plan).unwrap()
     };
     assert!(applied.bytes < 32_768, "a death does not send the map of slots: {applied:?}");
+    tidy(&mut firewall);
     check(lab, "one of 128 dead", &plan);
 }
 
@@ -316,6 +330,7 @@ fn rustables_sees_the_same(lab: &Lab) {
             // In a namespace that holds one table: ours.
             let mut firewall = plans::firewall(lab.server(), &plan);
             firewall.apply(&plan).unwrap();
+            tidy(&mut firewall);
             let ruleset = lower(&plan);
             let tables = lab.witness().tables();
             let [table] = tables.as_slice() else { panic!("{what}: {tables:?}") };

@@ -87,7 +87,8 @@ fn own_commits(lab: &Lab) {
     firewall.apply(&plan).unwrap();
     plan.vacate(Seat(1)).unwrap();
     firewall.apply(&plan).unwrap();
-    lab.witness().nft(&["delete", "element", "inet", "ipcluster_t", "slots", "{ 5 }"], "");
+    let change = lab.witness().naming_slots("delete element inet ipcluster_t slots { 5 }");
+    lab.witness().load(&change);
     // Another socket of this process.
     let mut other = lab.server().run_in(|| Firewall::open(&"u".parse().unwrap())).unwrap().unwrap();
     other.apply(&vacant_of("u")).unwrap();
