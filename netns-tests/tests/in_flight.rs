@@ -1,6 +1,7 @@
 //! Packets that are on their way through the rules while a transaction replaces these: none is
 //! lost. Each case has a control, in which the same transaction removes what it replaces at once.
 
+#[allow(dead_code, reason = "this file uses some of these")]
 mod plans;
 
 use std::process::{Command, ExitCode};

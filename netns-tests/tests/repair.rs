@@ -34,10 +34,14 @@ const CHANGES: [&str; 7] = [
     "add table inet ipcluster_t { flags dormant; }",
 ];
 
-/// A cluster whose table everybody can change.
+/// A cluster whose table everybody can change, and holds what is in force alone.
 fn shared(lab: &Lab, workers: u16) -> Cluster<'_> {
     let cluster = Cluster::new(lab, workers).argument("--ownership").argument("shared");
-    cluster.start(workers.into())
+    let cluster = cluster.start(workers.into());
+    wait_until("what the start left to be gone", Duration::from_secs(5), || {
+        !listing(lab).contains("survivors_")
+    });
+    cluster
 }
 
 /// What nft lists of our table, without counts; nothing if there is none.

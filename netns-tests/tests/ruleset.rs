@@ -317,7 +317,7 @@ fn the_printed_plan_loads(lab: &Lab) {
         let namespace = Namespace::new().unwrap();
         Witness::new(&namespace).load(&text);
         let name = "t".parse().unwrap();
-        let read = namespace.run_in(|| ipcluster::nft::Firewall::open(&name)).unwrap();
+        let read = namespace.run_in(|| Firewall::open(&name)).unwrap();
         let read = read.unwrap().read(None).unwrap().expect("a table of ours");
         assert_eq!(lower(&read).to_string(), text, "{options:?}");
     }
