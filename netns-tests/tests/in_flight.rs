@@ -160,7 +160,7 @@ fn change(firewall: &mut Firewall, to: &Plan) -> bool {
 }
 
 fn change_at_once(firewall: &mut Firewall, from: &Plan, to: &Plan) -> bool {
-    let now = Instant::now();
+    let now = Duration::ZERO;
     let Transition { mut transaction, stale } =
         Transition::between(from, &Stale::default(), to, now).unwrap();
     let table = transaction.table.clone();

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
@@ -31,6 +31,8 @@ pub struct Firewall {
     in_force: Option<Plan>,
     /// What it holds beside that, left by earlier plans.
     stale: Stale,
+    /// From when on its times count.
+    begin: Instant,
     /// What the counters of its seats had counted when they were last read.
     tallies: BTreeMap<Seat, Tally>,
     ownership: Ownership,
@@ -90,6 +92,7 @@ impl Firewall {
             table,
             in_force: None,
             stale: Stale::default(),
+            begin: Instant::now(),
             tallies: BTreeMap::new(),
             ownership,
             protection,
@@ -197,7 +200,7 @@ impl Firewall {
         let Some(ruleset) = self.read_ruleset()? else { return Ok(None) };
         let plan =
             raise(&ruleset, expected).map_err(|reason| self.not_understood(reason.into()))?;
-        self.stale = stale_beside(&plan, &ruleset);
+        self.stale = stale_beside(&plan, &ruleset, self.begin.elapsed());
         self.in_force = Some(plan.clone());
         Ok(Some(plan))
     }
@@ -275,7 +278,9 @@ impl Firewall {
             Protection::Owned | Protection::None => {}
         }
         let transition = match &self.in_force {
-            Some(in_force) => Transition::between(in_force, &self.stale, plan, Instant::now())?,
+            Some(in_force) => {
+                Transition::between(in_force, &self.stale, plan, self.begin.elapsed())?
+            }
             None => Transaction::create(plan).into(),
         };
         match self.carry_out(&transition, plan, None, Tenancy::Make) {
@@ -296,7 +301,8 @@ impl Firewall {
         let Some(plan) = self.in_force.clone().filter(|_| may) else { return Ok(nothing) };
         let tidy = |firewall: &mut Self| {
             let table = firewall.table.clone();
-            let transition = Transition::tidy(table, &firewall.stale, now);
+            let transition =
+                Transition::tidy(table, &firewall.stale, now.duration_since(firewall.begin));
             firewall.carry_out(&transition, &plan, None, Tenancy::Make)
         };
         match tidy(self) {
@@ -309,7 +315,7 @@ impl Firewall {
     /// When there is something for [`Self::tidy`] to do; `None` while nothing is left of earlier
     /// plans.
     pub fn tidy_at(&self) -> Option<Instant> {
-        self.stale.due_at()
+        Some(self.begin + self.stale.due_at()?)
     }
 
     /// What earlier plans have left in the table, as far as we know.
@@ -338,10 +344,12 @@ impl Firewall {
     fn find_stale(&mut self, found: Option<&Ruleset>) -> bool {
         let stale = match (&self.in_force, found) {
             (None, None) => Stale::default(),
-            (Some(plan), Some(found)) => match Stale::beside(&lower(plan), found, Instant::now()) {
-                Some(stale) => stale.aged_as(&self.stale),
-                None => return false,
-            },
+            (Some(plan), Some(found)) => {
+                match Stale::beside(&lower(plan), found, self.begin.elapsed()) {
+                    Some(stale) => stale.aged_as(&self.stale),
+                    None => return false,
+                }
+            }
             _ => return false,
         };
         self.stale = stale;
@@ -466,8 +474,9 @@ impl Firewall {
                     // What a plan is made of in the order of its own listeners can be compared.
                     match raise(&ruleset, Some(plan.listeners())) {
                         Ok(there) => {
-                            let stale = stale_beside(&there, &ruleset).aged_as(&firewall.stale);
-                            let now = Instant::now();
+                            let now = firewall.begin.elapsed();
+                            let stale = stale_beside(&there, &ruleset, now);
+                            let stale = stale.aged_as(&firewall.stale);
                             (Transition::between(&there, &stale, plan, now)?, Tenancy::Take)
                         }
                         Err(_) => (Transaction::replace(plan).into(), Tenancy::Make),
@@ -565,7 +574,7 @@ impl Firewall {
     /// Whether the table holds a plan, beside it what is stale, and nothing else.
     fn holds(&mut self, plan: &Plan, stale: &Stale) -> Result<bool, NftError> {
         let Some(found) = self.read_ruleset()? else { return Ok(false) };
-        let beside = Stale::beside(&lower(plan), &found, Instant::now());
+        let beside = Stale::beside(&lower(plan), &found, self.begin.elapsed());
         Ok(beside.is_some_and(|found| found.aged_as(stale) == *stale))
     }
 
@@ -680,8 +689,8 @@ impl AsFd for Firewall {
 }
 
 /// What a ruleset holds beside the plan that it was raised to.
-fn stale_beside(plan: &Plan, ruleset: &Ruleset) -> Stale {
-    Stale::beside(&lower(plan), ruleset, Instant::now()).unwrap_or_default()
+fn stale_beside(plan: &Plan, ruleset: &Ruleset, now: Duration) -> Stale {
+    Stale::beside(&lower(plan), ruleset, now).unwrap_or_default()
 }
 
 /// Whether a transaction was refused because another one came before it.

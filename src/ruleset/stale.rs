@@ -11,20 +11,20 @@
 
 use std::collections::BTreeMap;
 use std::mem;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::object::{Chain, ChainName, CounterName, Elements, Ruleset, Set, SetName};
 use crate::plan::Seat;
 
 /// The maps, and the chains and counters of seats, that earlier plans have left; each with the time
-/// since when nothing leads to it.
+/// since when nothing leads to it: on a clock that only goes forward, from any beginning.
 ///
 /// What refers to another is never stale later than that: so what is removed by age is removed with
 /// all that refers to it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stale {
-    pub(super) maps: BTreeMap<SetName, (Elements, Instant)>,
-    pub(super) seats: BTreeMap<Seat, Instant>,
+    pub(super) maps: BTreeMap<SetName, (Elements, Duration)>,
+    pub(super) seats: BTreeMap<Seat, Duration>,
 }
 
 impl Stale {
@@ -34,7 +34,7 @@ impl Stale {
 
     /// What a table holds beside what is `wanted` of it; `None` if it lacks something, or if what
     /// it has beside that is not what a plan of ours leaves.
-    pub fn beside(wanted: &Ruleset, found: &Ruleset, now: Instant) -> Option<Self> {
+    pub fn beside(wanted: &Ruleset, found: &Ruleset, now: Duration) -> Option<Self> {
         let Surplus { maps, seats } = surplus(wanted, found)?;
         let maps = maps.into_iter().map(|set| (set.name, (set.elements.clone(), now)));
         Some(Self { maps: maps.collect(), seats: seats.into_iter().map(|it| (it, now)).collect() })
@@ -56,7 +56,7 @@ impl Stale {
     }
 
     /// When the first of it may be removed; `None` if there is nothing.
-    pub fn due_at(&self) -> Option<Instant> {
+    pub fn due_at(&self) -> Option<Duration> {
         let since = self.maps.values().map(|(_, since)| since).chain(self.seats.values()).min()?;
         Some(*since + Self::GRACE)
     }
@@ -74,8 +74,8 @@ impl Stale {
     }
 
     /// Takes out what may be removed.
-    pub(super) fn take_due(&mut self, now: Instant) -> Self {
-        let is_due = |since: Instant| now.saturating_duration_since(since) >= Self::GRACE;
+    pub(super) fn take_due(&mut self, now: Duration) -> Self {
+        let is_due = |since: Duration| now.saturating_sub(since) >= Self::GRACE;
         let (maps, left) =
             mem::take(&mut self.maps).into_iter().partition(|(_, (_, since))| is_due(*since));
         self.maps = left;

@@ -1,7 +1,7 @@
 //! From what is in force to what should be, in one transaction.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::Duration;
 
 use super::lower::{
     balance_rules, dispatch_rules, guard_rules, lower, port_maps, seat_rules, slot_maps, survivors,
@@ -111,7 +111,7 @@ impl Transition {
         in_force: &Plan,
         stale: &Stale,
         target: &Plan,
-        now: Instant,
+        now: Duration,
     ) -> Result<Self, PlanError> {
         let difference = in_force.difference(target)?;
         let change = match difference.listeners {
@@ -127,7 +127,7 @@ impl Transition {
     }
 
     /// Removes what has been stale for long enough, and changes nothing else.
-    pub fn tidy(table: TableName, stale: &Stale, now: Instant) -> Self {
+    pub fn tidy(table: TableName, stale: &Stale, now: Duration) -> Self {
         let mut stale = stale.clone();
         let mut operations = vec![];
         let due = stale.take_due(now);
@@ -285,7 +285,7 @@ impl<'a> Change<'a> {
         })
     }
 
-    fn transition(self, mut stale: Stale, now: Instant) -> Transition {
+    fn transition(self, mut stale: Stale, now: Duration) -> Transition {
         for name in &self.maps.revived {
             stale.maps.remove(name);
         }
