@@ -11,8 +11,9 @@ use super::batch::Batch;
 use super::dump::{self, Found, Tenure};
 use super::error::{Fault, NftError, NotUnderstood, is_older_schema};
 use super::keeper;
+use super::kernel::Kernel;
 use super::ownership::{OWNER, Ownership, PERSIST, Protection, Tenancy, trial};
-use super::replies::{Outcome, Replies};
+use super::replies::Outcome;
 use crate::netlink::{Error, NlFamily, Socket};
 use crate::plan::{ClusterName, Listeners, Plan, Seat};
 use crate::ruleset::{Ruleset, Stale, TableName, Tally, Transaction, Transition, lower, raise};
@@ -25,7 +26,7 @@ use crate::ruleset::{Ruleset, Stale, TableName, Tally, Transaction, Transition, 
 /// for as long as any copy of the descriptor is open: of [`as_fd`](AsFd::as_fd), or of a process
 /// that it was sent to, which goes on with [`from_descriptor`](Self::from_descriptor).
 pub struct Firewall {
-    socket: Socket,
+    kernel: Box<dyn Kernel>,
     table: TableName,
     /// What the kernel holds, as far as we know.
     in_force: Option<Plan>,
@@ -66,7 +67,7 @@ impl Firewall {
         let table = TableName::of(cluster);
         let socket = Socket::open(NlFamily::Netfilter)
             .map_err(|source| netlink_error(&table, "open a socket for it", source))?;
-        Ok(Self::on(socket, table))
+        Ok(Self::on(Box::new(socket), table))
     }
 
     /// Goes on with the netlink socket of another `Firewall` of this cluster, most often one of
@@ -80,15 +81,20 @@ impl Firewall {
         let table = TableName::of(cluster);
         let socket = Socket::from_descriptor(NlFamily::Netfilter, descriptor)
             .map_err(|source| netlink_error(&table, "take over the socket of its owner", source))?;
-        let mut firewall = Self::on(socket, table);
+        Self::taken_over(Box::new(socket), table)
+    }
+
+    /// Goes on with a socket that may be the owner of the table.
+    pub(super) fn taken_over(kernel: Box<dyn Kernel>, table: TableName) -> Result<Self, NftError> {
+        let mut firewall = Self::on(kernel, table);
         firewall.look()?;
         Ok(firewall)
     }
 
-    fn on(socket: Socket, table: TableName) -> Self {
+    pub(super) fn on(kernel: Box<dyn Kernel>, table: TableName) -> Self {
         let (ownership, protection) = (Ownership::default(), None);
         Self {
-            socket,
+            kernel,
             table,
             in_force: None,
             stale: Stale::default(),
@@ -226,7 +232,9 @@ impl Firewall {
     /// # Errors
     /// [`NftError::Privilege`], [`NftError::Netlink`].
     pub fn tallies(&mut self) -> Result<BTreeMap<Seat, Tally>, NftError> {
-        let mut tallies = dump::tallies(&mut self.socket, &self.table)
+        let mut tallies = self
+            .kernel
+            .tallies(&self.table)
             .map_err(|source| netlink_error(&self.table, "read its counters", source))?;
         tallies.retain(|seat, _| self.stale.seats().all(|stale| stale != *seat));
         self.tallies.extend(&tallies);
@@ -244,15 +252,15 @@ impl Firewall {
     /// # Errors
     /// [`NftError::Netlink`].
     pub fn port(&self) -> Result<u32, NftError> {
-        let port = self.socket.port();
+        let port = self.kernel.port();
         port.map_err(|source| netlink_error(&self.table, "name the socket for it", source))
     }
 
     /// Reads the table, and learns whether it is ours.
     fn look(&mut self) -> Result<Found, NftError> {
         let failed = |source| netlink_error(&self.table, "read it", source);
-        let found = dump::read(&mut self.socket, &self.table).map_err(failed)?;
-        let port_id = self.socket.port().map_err(failed)?;
+        let found = self.kernel.read(&self.table).map_err(failed)?;
+        let port_id = self.kernel.port().map_err(failed)?;
         self.owns = match &found {
             Found::Ours { tenure, .. } | Found::OtherSchema { tenure, .. } => {
                 *tenure == Tenure::OwnedBy(port_id)
@@ -499,9 +507,9 @@ impl Firewall {
         let failed =
             |table: &TableName, source| netlink_error(table, "keep its connections", source);
         let keeper = keeper::name(&self.table);
-        let tenure = dump::tenure(&mut self.socket, &keeper);
+        let tenure = self.kernel.tenure(&keeper);
         let tenure = tenure.map_err(|source| failed(&self.table, source))?;
-        let port_id = self.socket.port().map_err(|source| failed(&self.table, source))?;
+        let port_id = self.kernel.port().map_err(|source| failed(&self.table, source))?;
         match tenure {
             Some(Tenure::OwnedBy(owner)) if owner == port_id => {}
             Some(Tenure::OwnedBy(owner)) => return Err(self.owned_by_other(owner)),
@@ -544,7 +552,8 @@ impl Firewall {
         mut work: impl FnMut(&mut Self, u32) -> Result<Option<T>, NftError>,
     ) -> Result<T, NftError> {
         for _ in 0..ATTEMPTS {
-            let generation_id = dump::generation_id(&mut self.socket)
+            let generation_id = self.kernel
+                .generation_id()
                 .map_err(|source| netlink_error(&self.table, "read it", source))?;
             if let Some(result) = work(self, generation_id)? {
                 return Ok(result);
@@ -626,24 +635,10 @@ impl Firewall {
         Ok(applied)
     }
 
-    /// Sends a batch and reads the replies. The kernel has worked on it when `send` returns, so all
-    /// replies that there will be are there.
+    /// Has a batch carried out.
     fn send(&mut self, batch: &mut Batch, transaction: &Transaction) -> Result<Outcome, NftError> {
-        let failed = |table: &TableName, source| netlink_error(table, "change it", source);
-        let count = u32::try_from(batch.messages()).unwrap_or(u32::MAX);
-        batch.number_from(self.socket.take_sequences(count));
-        self.socket
-            .reserve_send(batch.datagram().len())
-            .and_then(|()| self.socket.reserve_receive(batch.messages()))
-            .and_then(|()| self.socket.send(batch.datagram()))
-            .map_err(|source| failed(&self.table, source))?;
-        match collect(&mut self.socket, batch, transaction) {
-            Err(Error::RepliesLost) => {
-                self.socket.discard_replies();
-                Ok(Outcome::Unknown)
-            }
-            result => result.map_err(|source| failed(&self.table, source)),
-        }
+        let outcome = self.kernel.transact(batch, transaction);
+        outcome.map_err(|source| netlink_error(&self.table, "change it", source))
     }
 
     /// What it means that the kernel has refused something. `EPERM` is said both to those without
@@ -652,8 +647,8 @@ impl Firewall {
         if !faults.iter().any(|fault| fault.errno == Errno::EPERM) {
             return NftError::Refused { table: self.table.clone(), faults };
         }
-        match dump::tenure(&mut self.socket, self.table.as_str()) {
-            Ok(Some(Tenure::OwnedBy(owner))) if self.socket.port().ok() != Some(owner) => {
+        match self.kernel.tenure(self.table.as_str()) {
+            Ok(Some(Tenure::OwnedBy(owner))) if self.kernel.port().ok() != Some(owner) => {
                 self.owned_by_other(owner)
             }
             // Without the capability the kernel answers no question about tables either.
@@ -684,7 +679,7 @@ impl Firewall {
 /// The netlink socket, to be sent to another process: see [`Firewall::from_descriptor`].
 impl AsFd for Firewall {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.kernel.as_fd()
     }
 }
 
@@ -696,19 +691,6 @@ fn stale_beside(plan: &Plan, ruleset: &Ruleset, now: Duration) -> Stale {
 /// Whether a transaction was refused because another one came before it.
 fn is_overtaken(faults: &[Fault]) -> bool {
     faults.iter().any(|fault| fault.errno == Errno::ERESTART)
-}
-
-/// Reads all replies to a batch.
-fn collect(
-    socket: &mut Socket,
-    batch: &Batch,
-    transaction: &Transaction,
-) -> Result<Outcome, Error> {
-    let mut replies = Replies::to(batch, transaction);
-    while let Some(datagram) = socket.receive()? {
-        replies.read(datagram)?;
-    }
-    Ok(replies.outcome())
 }
 
 pub(super) fn netlink_error(table: &TableName, intent: &'static str, source: Error) -> NftError {

@@ -6,6 +6,7 @@
 //! without the maps that these use ([`Stale`]).
 
 mod lower;
+mod model;
 mod object;
 mod raise;
 mod stale;
@@ -15,6 +16,7 @@ mod text;
 mod transition;
 
 pub use lower::lower;
+pub(crate) use model::{Refusal, Table};
 pub(crate) use object::PRIORITY_DSTNAT;
 pub use object::{
     Base, Chain, ChainName, CounterName, Digest, Elements, Family, Hook, Note, Rule, Ruleset, Set,

@@ -1,6 +1,6 @@
 //! Properties of lowering, raising and of the transactions between plans.
 
-mod model;
+mod kernel;
 mod raising;
 mod transitions;
 

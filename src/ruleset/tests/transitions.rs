@@ -3,11 +3,12 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::super::model::Refusal;
 use super::super::{
     Chain, ChainName, CounterName, Elements, Operation, Ruleset, Set, SetName, Stale, Transaction,
     Transition, lower,
 };
-use super::model::{Kernel, Refusal};
+use super::kernel::Kernel;
 use super::{any_history, any_pair, full, occupy};
 use crate::plan::{Generation, Partition, Plan, Seat, Weights};
 

@@ -1,109 +1,86 @@
-//! A table as the kernel keeps it, and what it refuses: the whole of a transaction.
+//! A table as the kernel keeps it, and what it refuses: what transactions are tested against without
+//! a kernel. `netns-tests/tests/conformance.rs` compares it with the real one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::{
-    Chain, ChainName, CounterName, Elements, Operation, Rule, Ruleset, Set, SetName, TableName,
-    Tally, Transaction,
+use super::object::{
+    Chain, ChainName, CounterName, Elements, Rule, Ruleset, Set, SetName, TableName, Tally,
 };
+use super::transition::Operation;
 use crate::plan::Seat;
 
 /// Why the kernel refuses an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub(crate) enum Refusal {
     /// `EEXIST`
     Exists,
     /// `ENOENT`
     Missing,
     /// `EBUSY`
     Busy,
-    /// `ELOOP`
+    /// `EMLINK`
     Loop,
 }
 
-/// The kernel's table of one name. Stricter than the kernel in one thing: a chain must be empty to
-/// be deleted.
+/// A table of ours.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Kernel {
-    table: Option<Table>,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Table {
+pub(crate) struct Table {
     counters: BTreeMap<CounterName, Tally>,
     sets: BTreeMap<SetName, Elements>,
     chains: BTreeMap<ChainName, Vec<Rule>>,
 }
 
-impl Kernel {
-    /// A kernel that holds this ruleset, and has counted nothing yet.
+impl Table {
+    /// A table that holds this ruleset, and has counted nothing yet.
+    #[cfg(test)]
     pub(super) fn holding(ruleset: &Ruleset) -> Self {
         let counters = ruleset.counters.iter().map(|name| (*name, Tally::default())).collect();
         let sets = ruleset.sets.iter().map(|set| (set.name, set.elements.clone())).collect();
         let chains = ruleset.chains.iter().map(|chain| (chain.name, chain.rules.clone())).collect();
-        Self { table: Some(Table { counters, sets, chains }) }
+        Self { counters, sets, chains }
     }
 
-    pub(super) fn ruleset(&self, name: &TableName) -> Option<Ruleset> {
-        let table = self.table.as_ref()?;
-        let sets = table.sets.iter();
-        let chains = table.chains.iter();
-        Some(Ruleset {
+    /// What is in it.
+    pub(crate) fn ruleset(&self, name: &TableName) -> Ruleset {
+        let sets = self.sets.iter();
+        let chains = self.chains.iter();
+        Ruleset {
             table: name.clone(),
-            counters: table.counters.keys().copied().collect(),
+            counters: self.counters.keys().copied().collect(),
             sets: sets.map(|(name, of)| Set { name: *name, elements: of.clone() }).collect(),
             chains: chains.map(|(name, of)| Chain { name: *name, rules: of.clone() }).collect(),
-        })
+        }
     }
 
-    /// A connection to the worker in each seat.
-    pub(super) fn count(&mut self) {
-        for tally in self.table.iter_mut().flat_map(|table| table.counters.values_mut()) {
+    /// What its counters have counted.
+    pub(crate) fn tallies(&self) -> BTreeMap<Seat, Tally> {
+        self.counters.iter().map(|(name, tally)| (name.0, *tally)).collect()
+    }
+
+    /// A connection to the worker in this seat.
+    pub(crate) fn count(&mut self, seat: Seat, bytes: u64) {
+        if let Some(tally) = self.counters.get_mut(&CounterName(seat)) {
             tally.connections += 1;
-            tally.bytes += 60;
+            tally.bytes += bytes;
         }
     }
 
-    pub(super) fn tallies(&self) -> BTreeMap<Seat, Tally> {
-        let counters = self.table.iter().flat_map(|table| &table.counters);
-        counters.map(|(name, tally)| (name.0, *tally)).collect()
+    /// Whether there is such a chain, without rules.
+    pub(crate) fn is_empty_chain(&self, chain: ChainName) -> bool {
+        self.chains.get(&chain).is_some_and(Vec::is_empty)
     }
 
-    /// All or nothing; else the operation at fault.
-    pub(super) fn carry_out(
-        &mut self,
-        transaction: &Transaction,
-    ) -> Result<(), (Operation, Refusal)> {
-        let mut next = self.clone();
-        for operation in &transaction.operations {
-            next.step(operation).map_err(|refusal| (operation.clone(), refusal))?;
-        }
-        if let (Some(table), Some(last)) = (&next.table, transaction.operations.last()) {
-            table.check_for_loops().map_err(|refusal| (last.clone(), refusal))?;
-        }
-        *self = next;
-        Ok(())
-    }
-
-    fn step(&mut self, operation: &Operation) -> Result<(), Refusal> {
+    /// Carries out an operation in it, any but those that make and delete the table. What a refused
+    /// one has done up to then stays, as the kernel goes on with what follows, to report all faults,
+    /// before it undoes everything.
+    pub(crate) fn step(&mut self, operation: &Operation) -> Result<(), Refusal> {
         match operation {
-            Operation::AddTable if self.table.is_some() => return Err(Refusal::Exists),
-            Operation::AddTable => self.table = Some(Table::default()),
-            Operation::DeleteTable => drop(self.table.take().ok_or(Refusal::Missing)?),
-            other => self.table.as_mut().ok_or(Refusal::Missing)?.step(other)?,
-        }
-        Ok(())
-    }
-}
-
-impl Table {
-    fn step(&mut self, operation: &Operation) -> Result<(), Refusal> {
-        match operation {
-            Operation::AddTable | Operation::DeleteTable => unreachable!("done by the caller"),
+            Operation::AddTable | Operation::DeleteTable => {}
             Operation::AddCounter(name, tally) => {
-                if self.counters.insert(*name, *tally).is_some() {
+                if self.counters.contains_key(name) {
                     return Err(Refusal::Exists);
                 }
+                self.counters.insert(*name, *tally);
             }
             Operation::DeleteCounter(name) => {
                 if self.rules().any(|rule| counter_in(rule) == Some(*name)) {
@@ -112,27 +89,30 @@ impl Table {
                 self.counters.remove(name).ok_or(Refusal::Missing)?;
             }
             Operation::AddChain(name) => {
-                if self.chains.insert(*name, vec![]).is_some() {
+                if self.chains.contains_key(name) {
                     return Err(Refusal::Exists);
                 }
+                self.chains.insert(*name, vec![]);
             }
             Operation::FlushChain(name) => {
                 self.chains.get_mut(name).ok_or(Refusal::Missing)?.clear();
             }
             Operation::DeleteChain(name) => {
-                let rules = self.chains.get(name).ok_or(Refusal::Missing)?;
-                if !rules.is_empty() || self.goes_to(*name) {
+                // Its rules go with it (`nf_tables_delchain`).
+                self.chains.get_mut(name).ok_or(Refusal::Missing)?.clear();
+                if self.goes_to(*name) {
                     return Err(Refusal::Busy);
                 }
                 self.chains.remove(name);
             }
             Operation::AddSet(set) => {
+                if self.sets.contains_key(&set.name) {
+                    return Err(Refusal::Exists);
+                }
+                self.sets.insert(set.name, set.elements.clone());
                 let chains = chains_in(&set.elements);
                 if !chains.iter().all(|chain| self.chains.contains_key(chain)) {
                     return Err(Refusal::Missing);
-                }
-                if self.sets.insert(set.name, set.elements.clone()).is_some() {
-                    return Err(Refusal::Exists);
                 }
             }
             Operation::DeleteSet(name) => {
@@ -164,23 +144,32 @@ impl Table {
             || self.sets.values().any(|elements| chains_in(elements).contains(&chain))
     }
 
-    /// `nft_chain_validate`: `ELOOP` for chains that can come back to themselves.
-    fn check_for_loops(&self) -> Result<(), Refusal> {
-        // Chains form no cycle exactly if they can be taken away one by one, each when no other
-        // that is left goes to it.
-        let mut left: BTreeSet<ChainName> = self.chains.keys().copied().collect();
-        while !left.is_empty() {
-            let targets: BTreeSet<_> =
-                left.iter().flat_map(|chain| self.targets_of(*chain)).collect();
-            let free: Vec<_> = left.difference(&targets).copied().collect();
-            if free.is_empty() {
-                return Err(Refusal::Loop);
-            }
-            for chain in free {
-                left.remove(&chain);
-            }
+    /// `nft_table_validate`: whether a packet could go round in circles. Chains that no base chain
+    /// leads to are not looked at.
+    pub(crate) fn has_loop(&self) -> bool {
+        let bases = self.chains.keys().copied().filter(|chain| chain.base().is_some());
+        let mut done = BTreeSet::new();
+        bases.into_iter().any(|base| self.comes_back(base, &mut vec![], &mut done))
+    }
+
+    fn comes_back(
+        &self,
+        chain: ChainName,
+        path: &mut Vec<ChainName>,
+        done: &mut BTreeSet<ChainName>,
+    ) -> bool {
+        if path.contains(&chain) {
+            return true;
         }
-        Ok(())
+        if done.contains(&chain) {
+            return false;
+        }
+        path.push(chain);
+        let targets = self.targets_of(chain);
+        let comes_back = targets.into_iter().any(|target| self.comes_back(target, path, done));
+        path.pop();
+        done.insert(chain);
+        comes_back
     }
 
     fn targets_of(&self, chain: ChainName) -> BTreeSet<ChainName> {

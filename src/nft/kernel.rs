@@ -1,0 +1,100 @@
+//! What the rules of a cluster need of the kernel: the seam between the logic of
+//! [`Firewall`](super::Firewall) and netlink, at which the [`Fake`](super::Fake) takes its place.
+
+use std::collections::BTreeMap;
+use std::os::fd::BorrowedFd;
+
+use super::batch::Batch;
+use super::dump::{self, Found, Tenure};
+use super::replies::{Outcome, Replies};
+use crate::netlink::{Error, Socket};
+use crate::plan::Seat;
+use crate::ruleset::{TableName, Tally, Transaction};
+
+/// The nf_tables of a network namespace, through one socket of its own.
+pub(super) trait Kernel: Send + Sync {
+    /// Has a batch carried out, all of it or nothing. The transaction is what it was encoded from.
+    fn transact(
+        &mut self,
+        batch: &mut Batch,
+        transaction: &Transaction,
+    ) -> Result<Outcome, Error>;
+
+    /// What there is under the name of a table of ours.
+    fn read(&mut self, table: &TableName) -> Result<Found, Error>;
+
+    /// Whose a table of this name is; `None` if there is none.
+    fn tenure(&mut self, table: &str) -> Result<Option<Tenure>, Error>;
+
+    /// The number of the last transaction in the network namespace.
+    fn generation_id(&mut self) -> Result<u32, Error>;
+
+    /// What the counters of a table have counted.
+    fn tallies(&mut self, table: &TableName) -> Result<BTreeMap<Seat, Tally>, Error>;
+
+    /// The netlink port of the socket, by which it owns tables.
+    fn port(&self) -> Result<u32, Error>;
+
+    /// The descriptor of the socket: who has a copy of it can go on as it.
+    fn as_fd(&self) -> BorrowedFd<'_>;
+}
+
+/// Over netlink, a batch has been worked on when it is sent: all replies that there will be are
+/// there.
+impl Kernel for Socket {
+    fn transact(
+        &mut self,
+        batch: &mut Batch,
+        transaction: &Transaction,
+    ) -> Result<Outcome, Error> {
+        let count = u32::try_from(batch.messages()).unwrap_or(u32::MAX);
+        batch.number_from(self.take_sequences(count));
+        self.reserve_send(batch.datagram().len())?;
+        self.reserve_receive(batch.messages())?;
+        self.send(batch.datagram())?;
+        match collect(self, batch, transaction) {
+            Err(Error::RepliesLost) => {
+                self.discard_replies();
+                Ok(Outcome::Unknown)
+            }
+            result => result,
+        }
+    }
+
+    fn read(&mut self, table: &TableName) -> Result<Found, Error> {
+        dump::read(self, table)
+    }
+
+    fn tenure(&mut self, table: &str) -> Result<Option<Tenure>, Error> {
+        dump::tenure(self, table)
+    }
+
+    fn generation_id(&mut self) -> Result<u32, Error> {
+        dump::generation_id(self)
+    }
+
+    fn tallies(&mut self, table: &TableName) -> Result<BTreeMap<Seat, Tally>, Error> {
+        dump::tallies(self, table)
+    }
+
+    fn port(&self) -> Result<u32, Error> {
+        Self::port(self)
+    }
+
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        Self::as_fd(self)
+    }
+}
+
+/// Reads all replies to a batch.
+fn collect(
+    socket: &mut Socket,
+    batch: &Batch,
+    transaction: &Transaction,
+) -> Result<Outcome, Error> {
+    let mut replies = Replies::to(batch, transaction);
+    while let Some(datagram) = socket.receive()? {
+        replies.read(datagram)?;
+    }
+    Ok(replies.outcome())
+}
