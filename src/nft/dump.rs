@@ -60,7 +60,7 @@ pub(super) enum Found {
 
 /// Whose a table is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Tenure {
+pub enum Tenure {
     /// Nobody's: anybody may change it, and it cannot get an owner that it would outlive.
     Shared,
     /// Nobody's since its owner has ended: anybody may change it, or become its owner.

@@ -256,6 +256,26 @@ impl Firewall {
         port.map_err(|source| netlink_error(&self.table, "name the socket for it", source))
     }
 
+    /// Whose the table is, for tests; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`NftError::Privilege`], [`NftError::Netlink`].
+    #[doc(hidden)]
+    pub fn tenure(&mut self) -> Result<Option<Tenure>, NftError> {
+        let tenure = self.kernel.tenure(self.table.as_str());
+        tenure.map_err(|source| netlink_error(&self.table, "read it", source))
+    }
+
+    /// The number of the last transaction in the network namespace, for tests.
+    ///
+    /// # Errors
+    /// [`NftError::Privilege`], [`NftError::Netlink`].
+    #[doc(hidden)]
+    pub fn generation_id(&mut self) -> Result<u32, NftError> {
+        let id = self.kernel.generation_id();
+        id.map_err(|source| netlink_error(&self.table, "read it", source))
+    }
+
     /// Reads the table, and learns whether it is ours.
     fn look(&mut self) -> Result<Found, NftError> {
         let failed = |source| netlink_error(&self.table, "read it", source);
@@ -552,9 +572,7 @@ impl Firewall {
         mut work: impl FnMut(&mut Self, u32) -> Result<Option<T>, NftError>,
     ) -> Result<T, NftError> {
         for _ in 0..ATTEMPTS {
-            let generation_id = self.kernel
-                .generation_id()
-                .map_err(|source| netlink_error(&self.table, "read it", source))?;
+            let generation_id = self.generation_id()?;
             if let Some(result) = work(self, generation_id)? {
                 return Ok(result);
             }

@@ -46,6 +46,8 @@ mod watch;
 
 pub use batch::Batch;
 pub use conntrack::{Conntrack, ConntrackError, Entries, Fill};
+#[doc(hidden)]
+pub use dump::Tenure;
 pub use error::{Fault, NftError, NotUnderstood};
 pub use fake::{Disturbance, Fake, Injection};
 pub use firewall::{Applied, Firewall};

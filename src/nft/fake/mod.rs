@@ -70,7 +70,7 @@ pub enum Injection {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Disturbance {
-    /// A change of a table that is no cluster's.
+    /// Makes a table anew that is no cluster's, `other`.
     Elsewhere,
     /// `nft flush ruleset`: removes every table without an owner.
     FlushRuleset,

@@ -169,8 +169,16 @@ impl Namespace {
     pub(super) fn disturb(&mut self, disturbance: &Disturbance) -> Result<(), Errno> {
         self.release();
         match disturbance {
-            Disturbance::Elsewhere => {}
-            Disturbance::FlushRuleset => self.tables.retain(|_, table| table.owner.is_some()),
+            Disturbance::Elsewhere => {
+                self.tables.insert("other".to_owned(), Held::new(0, STRANGER));
+            }
+            Disturbance::FlushRuleset => {
+                let before = self.tables.len();
+                self.tables.retain(|_, table| table.owner.is_some());
+                if self.tables.len() == before {
+                    return Ok(());
+                }
+            }
             Disturbance::Change(transaction) => {
                 let batch = Batch::encode(transaction, None);
                 let messages: Vec<_> = Messages::new(batch.datagram()).flatten().collect();
