@@ -505,7 +505,15 @@ impl Firewall {
                             let now = firewall.begin.elapsed();
                             let stale = stale_beside(&there, &ruleset, now);
                             let stale = stale.aged_as(&firewall.stale);
-                            (Transition::between(&there, &stale, plan, now)?, Tenancy::Take)
+                            let transition = Transition::between(&there, &stale, plan, now)?;
+                            let adds_base = transition.transaction.adds_base_chain();
+                            if tenure == Tenure::Orphaned && adds_base {
+                                // The kernel adds none to a table that changes its owner in the
+                                // same transaction (`nf_tables_addchain`: EINVAL).
+                                firewall.adopt()?;
+                                return Ok(None);
+                            }
+                            (transition, Tenancy::Take)
                         }
                         Err(_) => (Transaction::replace(plan).into(), Tenancy::Make),
                     }

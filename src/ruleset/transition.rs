@@ -84,6 +84,12 @@ impl Transaction {
         self.operations.iter().take(2).any(|operation| *operation == Operation::AddTable)
     }
 
+    /// Whether packets enter at a chain that it adds.
+    pub(crate) fn adds_base_chain(&self) -> bool {
+        let mut operations = self.operations.iter();
+        operations.any(|it| matches!(it, Operation::AddChain(chain) if chain.base().is_some()))
+    }
+
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
         self.operations.is_empty()

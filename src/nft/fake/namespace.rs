@@ -63,6 +63,8 @@ struct Attempt {
     tables: BTreeMap<String, Held>,
     sender: u32,
     known_flags: u32,
+    /// The tables that have got another owner in it.
+    taken: BTreeSet<String>,
     /// How many of its messages had anything to do.
     changes: usize,
     /// Whether each rule and each map is looked at as it comes (`NFT_VALIDATE_DO`).
@@ -148,7 +150,8 @@ impl Namespace {
 
     fn attempt(&self, sender: u32, validates: bool) -> Attempt {
         let (tables, known_flags) = (self.tables.clone(), self.known_flags);
-        Attempt { tables, sender, known_flags, changes: 0, validates }
+        let taken = BTreeSet::new();
+        Attempt { tables, sender, known_flags, taken, changes: 0, validates }
     }
 
     /// Lets go of the tables of sockets that are closed (`nft_rcv_nl_event`). Their deletion is no
@@ -329,7 +332,12 @@ impl Attempt {
                 }
                 match held {
                     Some(_) if message.flags & EXCLUSIVE != 0 => return Err(Errno::EEXIST),
-                    Some(held) => self.changes += usize::from(held.update(flags, self.sender)?),
+                    Some(held) => {
+                        if held.update(flags, self.sender)? {
+                            self.changes += 1;
+                            self.taken.insert(name.into_owned());
+                        }
+                    }
                     None => {
                         let comment = attribute(message, NFTA_TABLE_USERDATA);
                         let schema =
@@ -343,11 +351,17 @@ impl Attempt {
             (_, None) => return Err(Errno::ENOENT),
             (DELETE_TABLE, Some(_)) => {
                 self.tables.remove(&*name);
+                self.taken.remove(&*name);
                 self.changes += 1;
             }
             (_, Some(held)) => {
                 // Chains and rules of the table that keeps connections are not looked at.
                 let Some(operation) = operation else { return Ok(()) };
+                let is_base = matches!(operation, Operation::AddChain(it) if it.base().is_some());
+                if is_base && self.taken.contains(&*name) {
+                    // `__NFT_TABLE_F_UPDATE` in `nf_tables_addchain`.
+                    return Err(Errno::EINVAL);
+                }
                 let is_idle = matches!(operation, Operation::FlushChain(chain)
                     if held.contents.is_empty_chain(*chain));
                 held.contents.step(operation).map_err(errno_of)?;
