@@ -14,11 +14,7 @@ use crate::ruleset::{TableName, Tally, Transaction};
 /// The nf_tables of a network namespace, through one socket of its own.
 pub(super) trait Kernel: Send + Sync {
     /// Has a batch carried out, all of it or nothing. The transaction is what it was encoded from.
-    fn transact(
-        &mut self,
-        batch: &mut Batch,
-        transaction: &Transaction,
-    ) -> Result<Outcome, Error>;
+    fn transact(&mut self, batch: &mut Batch, transaction: &Transaction) -> Result<Outcome, Error>;
 
     /// What there is under the name of a table of ours.
     fn read(&mut self, table: &TableName) -> Result<Found, Error>;
@@ -42,11 +38,7 @@ pub(super) trait Kernel: Send + Sync {
 /// Over netlink, a batch has been worked on when it is sent: all replies that there will be are
 /// there.
 impl Kernel for Socket {
-    fn transact(
-        &mut self,
-        batch: &mut Batch,
-        transaction: &Transaction,
-    ) -> Result<Outcome, Error> {
+    fn transact(&mut self, batch: &mut Batch, transaction: &Transaction) -> Result<Outcome, Error> {
         let count = u32::try_from(batch.messages()).unwrap_or(u32::MAX);
         batch.number_from(self.take_sequences(count));
         self.reserve_send(batch.datagram().len())?;

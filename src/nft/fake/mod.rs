@@ -211,11 +211,7 @@ struct Socket {
 }
 
 impl Kernel for Socket {
-    fn transact(
-        &mut self,
-        batch: &mut Batch,
-        transaction: &Transaction,
-    ) -> Result<Outcome, Error> {
+    fn transact(&mut self, batch: &mut Batch, transaction: &Transaction) -> Result<Outcome, Error> {
         lock(&self.namespace).transact(self.port, batch, transaction)
     }
 

@@ -3,6 +3,7 @@
 mod batches;
 mod counters;
 mod elements;
+mod logic;
 mod outcomes;
 mod rules;
 
