@@ -87,10 +87,10 @@ impl History {
     fn disturbance(&mut self) -> Disturbance {
         let name = self.plan.name().clone();
         match self.random.below(8) {
-            0..=1 => Disturbance::Elsewhere,
-            2..=3 => Disturbance::FlushRuleset,
-            4..=5 => Disturbance::Spoil(name),
-            6 => Disturbance::Usurp(name),
+            0 => Disturbance::Elsewhere,
+            1..=2 => Disturbance::FlushRuleset,
+            3..=4 => Disturbance::Spoil(name),
+            5..=6 => Disturbance::Usurp(name),
             _ => Disturbance::Schema(name, [1, 9][self.random.below(2)]),
         }
     }
