@@ -23,6 +23,7 @@
 
 mod attribute;
 mod batch;
+mod bytes;
 mod conntrack;
 mod counter;
 mod dump;
@@ -45,6 +46,8 @@ mod userdata;
 mod watch;
 
 pub use batch::Batch;
+#[doc(hidden)]
+pub use bytes::read_bytes;
 pub use conntrack::{Conntrack, ConntrackError, Entries, Fill};
 #[doc(hidden)]
 pub use dump::Tenure;

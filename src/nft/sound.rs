@@ -6,9 +6,12 @@
 
 use crate::netlink::Attributes;
 
-/// `NFT_MSG_NEWRULE`, `NFT_MSG_NEWSET`.
+/// `NFT_MSG_NEWTABLE`, `NFT_MSG_NEWCHAIN`, `NFT_MSG_NEWRULE`, `NFT_MSG_NEWSET`, `NFT_MSG_NEWGEN`.
+const NEW_TABLE: u8 = 0;
+const NEW_CHAIN: u8 = 3;
 const NEW_RULE: u8 = 6;
 const NEW_SET: u8 = 9;
+const NEW_GENERATION: u8 = 15;
 
 /// `NFTA_RULE_EXPRESSIONS`, `NFTA_SET_EXPR`, `NFTA_SET_EXPRESSIONS`.
 const RULE_EXPRESSIONS: u16 = 4;
@@ -34,7 +37,9 @@ pub(super) fn is_sound(kind: u8, attributes: &[u8]) -> bool {
             SET_EXPRESSIONS => is_sound_list(value),
             _ => true,
         }),
-        _ => true,
+        NEW_TABLE | NEW_CHAIN | NEW_GENERATION => true,
+        // We ask for no others by it, and the elements of sets have such attributes too.
+        _ => false,
     }
 }
 

@@ -247,6 +247,12 @@ fn printable(name: &[u8]) -> String {
     name.iter().take(NAME_LEN).flat_map(|byte| byte.escape_ascii()).map(char::from).collect()
 }
 
+/// Reads a datagram that may be anything.
+pub(super) fn read_bytes(datagram: &[u8]) {
+    // What is not understood counts as lost.
+    let _ = Unfinished::default().take_in(datagram, &mut vec![]);
+}
+
 fn failed(source: Error) -> NftError {
     netlink_error(&TableName::any(), "watch for changes of it", source)
 }

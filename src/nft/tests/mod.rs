@@ -1,5 +1,6 @@
 //! The wire format: there and back, against nft's own, and against bytes that nobody meant.
 
+mod bad_input;
 mod batches;
 mod counters;
 mod elements;
