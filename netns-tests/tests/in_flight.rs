@@ -197,7 +197,7 @@ fn reloaded(plan: &Plan, number: u16) -> Plan {
 
 /// Up and down: each time another number of seats, from which another map of slots follows.
 fn scaled(plan: &Plan, number: u16) -> Plan {
-    let seats = if number % 2 == 0 { SEATS } else { SEATS + 1 + number / 2 % 40 };
+    let seats = if number.is_multiple_of(2) { SEATS } else { SEATS + 1 + number / 2 % 40 };
     placed(plan.rescaled(&Weights::equal(seats.into()).unwrap()).unwrap(), 0)
 }
 
