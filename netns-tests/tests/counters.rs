@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use ipcluster::lab::{Flow, Network, Pace};
-use netns_tests::{Case, Cluster, Lab, Need, greeter, run};
+use netns_tests::{Case, Cluster, Lab, Need, greeter, run, wait_until};
 
 fn main() -> ExitCode {
     let case = |name, body| Case::new(name, body).needs(Need::Ipcluster).needs(Need::Nft);
@@ -81,6 +82,9 @@ fn counted(lab: &Lab) {
     made.remove(&4);
     cluster.wait_for_live(4);
     assert_eq!(totals(&cluster), made, "a seat that is gone is counted no longer");
+    wait_until("the seat to be gone from the kernel", Duration::from_secs(5), || {
+        by_nft(lab) == made
+    });
     cluster.succeed("scale", &["5"]);
     made.insert(4, 0);
     assert_eq!(totals(&cluster), made, "and begins anew");

@@ -48,6 +48,9 @@ fn under_load(lab: &Lab) {
     let mut cluster = Cluster::new(lab, 4).argument("--ownership").argument("owned").start(4);
     let mut held = hold(lab);
     let load = Lab::load(80, CLIENTS).pace(Pace::Rate(2500.0)).start(lab.client()).unwrap();
+    wait_until("what the start left to be gone", Duration::from_secs(5), || {
+        !rules(lab).contains("survivors_")
+    });
     let before = rules(lab);
     for round in 1..=FLUSHES {
         answers(&load, round * CONNECTIONS / FLUSHES);

@@ -152,8 +152,9 @@ pub struct WorkerStatus {
     #[serde(default)]
     pub half_open: Option<u32>,
     /// How many connections the rules have led to its seat while it is live: since the cluster was
-    /// first put in force, whichever worker held the seat, or since it was scaled to have the seat.
-    /// None for any other worker, and if it could not be read.
+    /// first put in force, whichever worker held the seat, or since it was scaled to have the seat;
+    /// a seat that is scaled away and back within about a second goes on counting. None for any other
+    /// worker, and if it could not be read.
     #[serde(default)]
     pub connections_total: Option<u64>,
 }
