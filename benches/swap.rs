@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ipcluster::lab;
-use ipcluster::nft::{Batch, Firewall};
+use ipcluster::nft::{Batch, Firewall, Ownership};
 use ipcluster::plan::{
     Generation, Listeners, Occupant, Partition, Plan, Port, PortRange, Seat, Slot, Weights,
 };
@@ -128,7 +128,10 @@ fn print_row(row: &Row) {
 
 /// The medians of the change by us and by the floor, taken in turn from the same state.
 fn measure(change: &Change, budget: Duration) -> Row {
-    let mut firewall = Firewall::open(change.from.name()).expect("a netlink socket");
+    // The bare socket is to change the table, too.
+    let mut firewall = Firewall::open(change.from.name())
+        .expect("a netlink socket")
+        .with_ownership(Ownership::Shared);
     firewall.apply(&change.from).expect("the first plan");
     let mut raw = Raw::open();
     let there = Transition::between(&change.from, &Stale::default(), &change.to, Duration::ZERO);

@@ -63,10 +63,19 @@ impl<'a> Witness<'a> {
         self.succeed("conntrack", &arguments, "")
     }
 
+    /// A command of a program that is found where a Debian user's `PATH` does not look, too; to be
+    /// started in a namespace.
+    ///
+    /// # Panics
+    /// Where there is no such program: see [`Need`](crate::Need).
+    pub fn command(program: &str) -> Command {
+        let path = programs::find(program).unwrap_or_else(|| panic!("no program {program}"));
+        Command::new(path)
+    }
+
     /// Runs any program in the namespace.
     pub fn run(&self, program: &str, arguments: &[&str], input: &str) -> Output {
-        let path = programs::find(program).unwrap_or_else(|| panic!("no program {program}"));
-        let mut command = Command::new(path);
+        let mut command = Self::command(program);
         command.args(arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let output = self.namespace.run_in(|| {

@@ -36,8 +36,8 @@ const LISTENERS: &[&str] = &["10.9.0.1:80", "10.9.0.1:443", "[fd09::1]:80", "[fd
 
 /// How long one run of transactions is, and how many there are at most until the control has lost
 /// something.
-const RUN: Duration = Duration::from_secs(10);
-const RUNS: usize = 10;
+const RUN: Duration = Duration::from_secs(5);
+const RUNS: usize = 20;
 
 /// How often transactions come to rest for as long as stale maps stay.
 const PAUSE_EVERY: Duration = Duration::from_secs(2);

@@ -1,12 +1,12 @@
 //! Others change our table while the master runs (F5, F24), in the mode without ownership.
 
 use std::io::Write;
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Child, ExitCode, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use netns_tests::{Case, Cluster, Lab, Need, run, wait_until};
+use netns_tests::{Case, Cluster, Lab, Need, Witness, run, wait_until};
 use nix::sys::signal::Signal;
 
 fn main() -> ExitCode {
@@ -150,8 +150,9 @@ fn lost(lab: &Lab) {
     let before = listing(lab);
     cluster.master().signal(Signal::SIGSTOP);
     lab.witness().load("table ip filler { set s { type mark; }; }");
-    for round in 0..4_u32 {
-        let numbers = round * 40_000..(round + 1) * 40_000;
+    // So many in one transaction as nft can send without root (net.core.wmem_max).
+    for round in 0..40_u32 {
+        let numbers = round * 4_000..(round + 1) * 4_000;
         let all: Vec<String> = numbers.map(|number| number.to_string()).collect();
         lab.witness().load(&format!("add element ip filler s {{ {} }}", all.join(", ")));
     }
@@ -173,7 +174,7 @@ struct Storm {
 
 impl Storm {
     fn begin(lab: &Lab) -> Self {
-        let mut command = Command::new("nft");
+        let mut command = Witness::command("nft");
         command.arg("-i").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         let nft = lab.server().run_in(|| command.spawn()).unwrap();
         let mut nft = nft.expect("nft can be run");

@@ -111,12 +111,12 @@ fn own_commits(lab: &Lab) {
 fn lost(lab: &Lab) {
     let mut watch = watch(lab);
     let elements = |from: u32| {
-        let all: Vec<String> = (from..from + 40_000).map(|number| number.to_string()).collect();
+        let all: Vec<String> = (from..from + 4_000).map(|number| number.to_string()).collect();
         format!("add element ip t s {{ {} }}", all.join(", "))
     };
     lab.witness().load("table ip t { set s { type mark; }; }");
-    for round in 0..3 {
-        lab.witness().load(&elements(round * 40_000));
+    for round in 0..30 {
+        lab.witness().load(&elements(round * 4_000));
     }
     lab.witness().load("add table ip more");
     let mut changes = Vec::new();
