@@ -94,11 +94,13 @@ impl Master {
         let mut burial = every(BURIAL_INTERVAL);
         let changes = self.world.watching.watch.readable();
         let changes = changes.map_err(|source| MasterError::Watch { source })?;
+        let mut hear_at = None;
         let (looked, mut looks) = mpsc::unbounded_channel();
         let mut fullness = every(FULLNESS_INTERVAL);
         self.dispatch(Event::Start);
         while !self.finished {
             let deadline = self.supervisor.deadline();
+            let rested = rest_until(hear_at);
             tokio::select! {
                 biased;
                 Some(worker) = self.exits.recv() => self.exited(worker),
@@ -122,12 +124,19 @@ impl Master {
                     self.world.look_for_foreign(self.supervisor.plan(), looked.clone());
                 }
                 Some(look) = looks.recv() => self.world.looked_for_foreign(look),
-                // Last: a storm of other people's commits keeps nothing else waiting.
-                ready = changes.ready(Interest::READABLE | Interest::ERROR) => match ready {
-                    Ok(mut ready) if self.hear_of_changes() => ready.clear_ready(),
-                    Ok(_) => {}
-                    Err(source) => return Err(MasterError::Watch { source }),
-                },
+                // Last, and with rests: a storm of other people's commits keeps nothing else waiting,
+                // and takes a part of a processor only.
+                ready = async {
+                    rested.await;
+                    changes.ready(Interest::READABLE | Interest::ERROR).await
+                } => {
+                    let mut ready = ready.map_err(|source| MasterError::Watch { source })?;
+                    let began = Instant::now();
+                    if self.hear_of_changes() {
+                        ready.clear_ready();
+                    }
+                    hear_at = began.checked_add(began.elapsed() * HEARING_SHARE + HEARING_REST);
+                }
             }
         }
         self.bury_all().await;
@@ -327,6 +336,18 @@ impl Master {
             foreign,
             self.world.now(),
         )
+    }
+}
+
+/// Changes that others make are read for one part in so many of the time, and not again before this
+/// rest: a hundredth of the time in which our rules are to be repaired.
+const HEARING_SHARE: u32 = 5;
+const HEARING_REST: Duration = Duration::from_millis(2);
+
+/// Waits for a time, unless it is over or there is none.
+async fn rest_until(at: Option<Instant>) {
+    if let Some(at) = at.filter(|at| *at > Instant::now()) {
+        tokio::time::sleep_until(at.into()).await;
     }
 }
 
