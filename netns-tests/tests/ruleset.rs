@@ -236,10 +236,10 @@ fn one_worker(lab: &Lab) {
 
 fn many_workers(lab: &Lab) {
     // So many as nft can load without root (net.core.wmem_max).
-    let mut plan = full(MIXED, Partition::hash(4_096).unwrap(), 128);
+    let mut plan = full(MIXED, Partition::hash(2_048).unwrap(), 128);
     let mut firewall = shared(lab.server(), &plan);
     firewall.apply(&plan).unwrap();
-    check(lab, "128 seats on 4,096 slots", &plan);
+    check(lab, "128 seats on 2,048 slots", &plan);
     let applied = {
         plan.vacate(Seat(77)).unwrap();
         firewall.apply(&plan).unwrap()
