@@ -119,9 +119,11 @@ States: starting (gets no connections yet), live (gets those of its seat), retir
 that it has), dying (was asked to end).
 
 --json prints one object: schema (1), name, pid (of the master), generation, listeners, partition,
-slots, and workers: a list of seat, slots, pid (null before it is spawned), state, generation, ports
-(public port: worker port), uptime (seconds), connections (established ones; null if not counted) and
-connections_total (of a live worker: all that its seat was ever given, whoever held it; else null).
+slots, repairs (of rules that others had changed) and last_writer (who made the last one necessary),
+foreign_chains (rules of others that decide before ours), conntrack (entries, limit; 0: none), serving
+(seats that get connections), swaps (a histogram), restarts (by reason), and workers: a list of seat, slots, pid (null before it is spawned), state, generation, ports
+(public port: worker port), uptime (seconds), connections (established ones; null if not counted),
+queued (not accepted yet), half_open (handshakes under way), and connections_total (of a live worker: all that its seat was ever given, whoever held it; else null).
 Fields may be added within a schema.";
 
 const COMPLETIONS_HELP: &str = "\

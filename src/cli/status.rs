@@ -28,17 +28,7 @@ mod tests {
         serde_json::from_str(
             r#"{
                 "schema": 1, "name": "web", "pid": 4100, "generation": 3,
-                "listeners": ["0.0.0.0:80/tcp", "[::]:443/tcp"], "partition": "hash", "slots": 1024,
-                "conntrack": {"entries": 900, "limit": 1000},
-                "workers": [
-                    {"seat": 1, "slots": 0, "pid": null, "state": "starting", "generation": 3,
-                     "ports": {"80": 20006, "443": 20007}, "uptime": 0, "connections": null},
-                    {"seat": 0, "slots": 0, "pid": 999, "state": "retired", "generation": 2,
-                     "ports": {"80": 20000, "443": 20001}, "uptime": 90061.7, "connections": 1},
-                    {"seat": 0, "slots": 512, "pid": 4242, "state": "live", "generation": 3,
-                     "ports": {"1": 1, "2": 2, "3": 3, "4": 4, "5": 5, "6": 6}, "uptime": 73.5,
-                     "connections": 120, "queued": 3, "half_open": 1, "connections_total": 48151}
-                ]
+                "listeners": ["0.0.0.0:80/tcp"], "partition": "hash", "slots": 1024, "workers": []
             }"#,
         )
         .unwrap()

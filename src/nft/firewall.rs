@@ -318,8 +318,9 @@ impl Firewall {
     }
 
     /// Removes what earlier plans have left in the table, as far as at `now` no packet can be on its
-    /// way through the rules that led to it ([`Stale::GRACE`]). Without effect while nothing is in force that we know of,
-    /// or the table is to be ours and is not yet. [`Self::apply`] does the same by the way.
+    /// way through the rules that led to it ([`Stale::GRACE`]). Without effect while nothing is in
+    /// force that we know of, or the table is to be ours and is not yet. [`Self::apply`] does the
+    /// same by the way.
     ///
     /// # Errors
     /// Those of [`Self::apply`]. What is in force is as it was.
