@@ -52,7 +52,7 @@ pub enum Need {
 /// One test: a name, what it needs and what it does.
 #[derive(Debug, Clone)]
 pub struct Case {
-    name: &'static str,
+    name: String,
     body: fn(&Lab),
     needs: Vec<Need>,
     limit: Duration,
@@ -62,7 +62,18 @@ pub struct Case {
 impl Case {
     /// A test that fails by panicking. It may take two minutes.
     pub fn new(name: &'static str, body: fn(&Lab)) -> Self {
-        Self { name, body, needs: Vec::new(), limit: Duration::from_secs(120), on_request: false }
+        Self {
+            name: name.to_owned(),
+            body,
+            needs: Vec::new(),
+            limit: Duration::from_secs(120),
+            on_request: false,
+        }
+    }
+
+    /// The same case with its topic before its name.
+    pub fn in_topic(self, topic: &str) -> Self {
+        Self { name: format!("{topic}::{}", self.name), ..self }
     }
 
     /// Adds something that it cannot do without.
@@ -85,6 +96,16 @@ impl Case {
     }
 }
 
+/// The cases of these topics, each a module with a function `cases`.
+#[macro_export]
+macro_rules! topics {
+    ($($topic:ident),* $(,)?) => {
+        [$(($topic::cases(), stringify!($topic))),*]
+            .into_iter()
+            .flat_map(|(cases, topic)| cases.into_iter().map(move |case| case.in_topic(topic)))
+    };
+}
+
 /// Runs the cases as `cargo test` expects of a test program: the whole of its `main`.
 ///
 /// One after the other, unless `--test-threads` says otherwise: most of them measure something.
@@ -92,10 +113,10 @@ pub fn run(cases: impl IntoIterator<Item = Case>) -> ExitCode {
     run_at_once(1, cases)
 }
 
-/// The same for cases that measure no time and no rate: two at once, unless `--test-threads` says
+/// The same for cases that measure no time and no rate: three at once, unless `--test-threads` says
 /// otherwise. Each has its own namespaces, and much of what they do is to wait.
 pub fn run_together(cases: impl IntoIterator<Item = Case>) -> ExitCode {
-    run_at_once(2, cases)
+    run_at_once(3, cases)
 }
 
 fn run_at_once(most: usize, cases: impl IntoIterator<Item = Case>) -> ExitCode {
@@ -117,7 +138,7 @@ fn run_trials(at_once: usize, cases: Vec<Case>) -> ExitCode {
         .into_iter()
         .map(|case| {
             let on_request = case.on_request;
-            Trial::ignorable_test(case.name, move || try_case(&case, shows))
+            Trial::ignorable_test(case.name.clone(), move || try_case(&case, shows))
                 .with_ignored_flag(on_request)
         })
         .collect();
@@ -134,7 +155,7 @@ fn try_case(case: &Case, shows: bool) -> Result<Completion, Failed> {
             Err(format!("{STRICT} is set, and {reason}").into())
         }
         Some(reason) => Ok(Completion::ignored_with(reason)),
-        None => run_isolated(case.name, isolation(), shows)
+        None => run_isolated(&case.name, isolation(), shows)
             .map_err(Failed::from)
             .and_then(|(status, output)| verdict(case, status, &output))
             .map(|()| Completion::Completed),
@@ -217,7 +238,7 @@ struct Scratch(PathBuf);
 
 impl Scratch {
     fn new(case: &str) -> io::Result<Self> {
-        let name = format!("netns-tests-{}-{case}.log", std::process::id());
+        let name = format!("netns-tests-{}-{}.log", std::process::id(), case.replace("::", "-"));
         Ok(Self(env::temp_dir().join(name)))
     }
 }
@@ -290,7 +311,7 @@ fn inside(cases: &[Case]) -> ExitCode {
     let case = cases.iter().find(|case| case.name == name).expect("a case of this program");
     // Whatever hangs, SIGALRM ends this process; pid 1 then ends, and all else with it.
     nix::unistd::alarm::set(u32::try_from(case.limit.as_secs()).unwrap_or(u32::MAX));
-    let lab = Lab::new(case.name);
+    let lab = Lab::new(&case.name);
     (case.body)(&lab);
     ExitCode::SUCCESS
 }

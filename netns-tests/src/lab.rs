@@ -13,7 +13,7 @@ use super::{Process, Witness, greeter, wait_until};
 /// A case's own network, runtime directory and witnesses.
 #[derive(Debug)]
 pub struct Lab {
-    name: &'static str,
+    name: String,
     network: Network,
     directory: PathBuf,
     logs: Cell<u32>,
@@ -21,18 +21,18 @@ pub struct Lab {
 
 impl Lab {
     /// Made for a case, in its namespaces.
-    pub(crate) fn new(name: &'static str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         // Hides the host's /run, for control sockets in /run/ipcluster and in XDG_RUNTIME_DIR.
         mount_tmpfs(Path::new("/run")).expect("a mount namespace of our own");
         let directory = PathBuf::from("/run/lab");
         std::fs::create_dir(&directory).expect("an empty file system");
         let network = Network::new().expect("a network of our own");
-        Self { name, network, directory, logs: Cell::new(0) }
+        Self { name: name.to_owned(), network, directory, logs: Cell::new(0) }
     }
 
     /// The name of the case.
-    pub fn name(&self) -> &'static str {
-        self.name
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// The server's and the client's namespaces.

@@ -2,8 +2,10 @@
 //!
 //! # How it works
 //!
-//! Each file in `tests/` is a program without Rust's own harness: its `main` hands its [`Case`]s to
-//! [`run`]. Every case runs in a process of its own, in a user, network, mount and pid namespace of
+//! There are two programs without Rust's own harness: `tests/together/`, whose cases measure no time
+//! and no rate and run several at once ([`run_together`]), and `tests/alone/`, whose cases do and run
+//! one after the other ([`run`]). A file in them is a topic: it has a function `cases`, and a case is
+//! called `topic::case`. Every case runs in a process of its own, in a user, network, mount and pid namespace of
 //! its own, so it works without root, touches nothing of the host, and leaves nothing behind: when
 //! it ends, however it ends, the kernel ends every process that it started.
 //!
@@ -18,10 +20,10 @@
 //! `NETNS_TESTS_STRICT=1`, which `netns-tests/run` sets, it fails instead.
 //!
 //! ```no_run
-//! use netns_tests::{Case, Lab, Need, run};
+//! use netns_tests::{Case, Lab, Need};
 //!
-//! fn main() -> std::process::ExitCode {
-//!     run([Case::new("no_table_at_first", no_table_at_first).needs(Need::Nft)])
+//! pub(crate) fn cases() -> Vec<Case> {
+//!     vec![Case::new("no_table_at_first", no_table_at_first).needs(Need::Nft)]
 //! }
 //!
 //! fn no_table_at_first(lab: &Lab) {
@@ -32,6 +34,7 @@
 mod case;
 mod cluster;
 mod lab;
+pub mod plans;
 mod process;
 mod programs;
 mod witness;

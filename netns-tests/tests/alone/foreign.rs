@@ -1,0 +1,170 @@
+//! Nat chains of others that decide before ours (N18, F6).
+
+use std::time::{Duration, Instant};
+
+use ipcluster::nft::{Certainty, ForeignNat, ForeignRules};
+use ipcluster::plan::{Listener, Listeners};
+use netns_tests::{Case, Cluster, Lab, Need, wait_until};
+
+pub(crate) fn cases() -> Vec<Case> {
+    let nft = |name, body| Case::new(name, body).needs(Need::Nft);
+    vec![
+        nft("rules_of_every_kind_are_judged_right", kinds),
+        nft("what_is_found_is_what_happens", witness_of_the_kernel).needs(Need::Ipcluster),
+        nft("a_foreign_chain_is_reported_within_a_second", reported).needs(Need::Ipcluster),
+    ]
+}
+
+fn find(lab: &Lab, listeners: &[&str], local_clients: bool) -> Vec<ForeignNat> {
+    let all: Vec<Listener> = listeners.iter().map(|one| one.parse().unwrap()).collect();
+    let listeners = Listeners::new(all).unwrap();
+    let found = lab.server().run_in(|| {
+        ForeignRules::open().and_then(|mut rules| rules.find(Some(&listeners), local_clients))
+    });
+    found.unwrap().unwrap()
+}
+
+/// Rules, as nft writes them to the kernel, before a listener on 10.9.0.1:80.
+const RULES: &[(&str, Option<Certainty>)] = &[
+    ("tcp dport 80 redirect to :9", Some(Certainty::Certain)),
+    ("tcp dport 80 dnat ip to 10.9.0.7", Some(Certainty::Certain)),
+    ("ip daddr 10.9.0.1 tcp dport 80 counter log redirect to :9", Some(Certainty::Certain)),
+    ("ip daddr 10.9.0.0/24 meta l4proto tcp redirect to :9", Some(Certainty::Certain)),
+    ("meta l4proto tcp redirect to :9", Some(Certainty::Certain)),
+    ("tcp dport { 80, 443 } redirect to :9", Some(Certainty::Certain)),
+    ("tcp dport { 1-79, 90-100 } redirect to :9", None),
+    ("tcp dport { 1-80, 90-100 } redirect to :9", Some(Certainty::Certain)),
+    ("tcp dport 1-1023 redirect to :9", Some(Certainty::Certain)),
+    ("tcp dport != 1-1023 redirect to :9", None),
+    ("tcp dport != 81 redirect to :9", Some(Certainty::Certain)),
+    ("tcp dport 8080 redirect to :9", None),
+    ("tcp dport { 8080, 443 } redirect to :9", None),
+    ("udp dport 80 redirect to :9", None),
+    ("ip daddr 10.9.0.2 tcp dport 80 redirect to :9", None),
+    ("ip daddr . tcp dport { 10.9.0.1 . 80 } redirect to :9", Some(Certainty::Certain)),
+    ("ip daddr . tcp dport { 10.9.0.2 . 80, 10.9.0.1 . 81 } redirect to :9", None),
+    ("meta nfproto ipv6 tcp dport 80 redirect to :9", None),
+    ("iifname \"eth0\" tcp dport 80 redirect to :9", Some(Certainty::Possible)),
+    ("ip saddr 10.8.0.0/16 tcp dport 80 redirect to :9", Some(Certainty::Possible)),
+    ("limit rate 1/second tcp dport 80 redirect to :9", Some(Certainty::Possible)),
+    ("fib daddr type local tcp dport 80 redirect to :9", Some(Certainty::Possible)),
+    ("tcp dport 80 redirect to :tcp dport map { 80 : 9 }", Some(Certainty::Certain)),
+    ("tcp dport 80 accept", None),
+    ("tcp dport 80 drop", None),
+    ("tcp dport 80 jump mapping", Some(Certainty::Certain)),
+    ("tcp dport 81 jump mapping", None),
+    ("tcp dport vmap { 80 : goto mapping, 443 : drop }", Some(Certainty::Certain)),
+    ("tcp dport vmap { 81 : goto mapping, 80 : accept }", None),
+    ("jhash ip saddr mod 2 vmap { 0 : goto mapping, 1 : accept }", Some(Certainty::Possible)),
+    ("tcp dport @ports redirect to :9", Some(Certainty::Certain)),
+    ("tcp dport != @ports redirect to :9", None),
+];
+
+fn load(lab: &Lab, family: &str, hook: &str, priority: i32, rule: &str) {
+    lab.witness().load(&format!(
+        "flush ruleset
+         table {family} other {{
+             set ports {{ type inet_service; flags interval; elements = {{ 22, 80-90 }} }}
+             chain mapping {{ counter; meta l4proto tcp redirect to :9; }}
+             chain base {{ type nat hook {hook} priority {priority}; {rule}; }}
+         }}"
+    ));
+}
+
+fn kinds(lab: &Lab) {
+    for (rule, expected) in RULES {
+        load(lab, "inet", "prerouting", -150, rule);
+        let found = find(lab, &["10.9.0.1:80"], false);
+        let certainty: Vec<Certainty> = found.iter().map(|one| one.certainty).collect();
+        assert_eq!(certainty, expected.iter().copied().collect::<Vec<_>>(), "{rule}: {found:?}");
+    }
+    let rule = "tcp dport 80 redirect to :9";
+    load(lab, "inet", "prerouting", -99, rule);
+    assert_eq!(find(lab, &["10.9.0.1:80"], true), [], "ours come first");
+    load(lab, "inet", "prerouting", -100, rule);
+    assert_eq!(find(lab, &["10.9.0.1:80"], false)[0].certainty, Certainty::Possible);
+    load(lab, "inet", "output", -150, rule);
+    assert_eq!(find(lab, &["10.9.0.1:80"], false), [], "clients on this host are not balanced");
+    assert_eq!(find(lab, &["10.9.0.1:80"], true).len(), 1);
+    load(lab, "ip6", "prerouting", -150, rule);
+    assert_eq!(find(lab, &["10.9.0.1:80"], false), []);
+    assert_eq!(find(lab, &["[fd09::1]:80"], false).len(), 1);
+    load(lab, "ip", "prerouting", -150, "fib daddr type local tcp dport 80 redirect to :9");
+    let found = find(lab, &["0.0.0.0:80"], false);
+    assert_eq!(found[0].certainty, Certainty::Certain, "a wildcard is of local addresses alone");
+
+    // The rule in question is the one that nft shows under that handle.
+    load(
+        lab,
+        "inet",
+        "prerouting",
+        -150,
+        "tcp dport 81 redirect to :9; tcp dport 80 redirect to :7",
+    );
+    let found = find(lab, &["10.9.0.1:80"], false);
+    let listing = lab.witness().nft(&["-a", "list", "ruleset"], "");
+    let line = listing.lines().find(|line| line.contains("redirect to :7")).unwrap();
+    assert!(line.ends_with(&format!("# handle {}", found[0].handle)), "{line}: {found:?}");
+}
+
+/// Whoever is said to decide for certain does, and whoever is not reported does not.
+fn witness_of_the_kernel(lab: &Lab) {
+    let _cluster = Cluster::on(lab, ["10.9.0.1:80".parse().unwrap()], 1).start(1);
+    for (rule, expected) in RULES.iter().filter(|(rule, _)| !rule.contains("drop")) {
+        let table = format!(
+            "add table inet other
+             delete table inet other
+             table inet other {{
+                 set ports {{ type inet_service; flags interval; elements = {{ 22, 80-90 }} }}
+                 chain mapping {{ counter; meta l4proto tcp redirect to :9; }}
+                 chain base {{ type nat hook prerouting priority -150; {rule}; }}
+             }}"
+        );
+        lab.witness().load(&table);
+        let load = ipcluster::lab::Load::to(["10.9.0.1:80".parse().unwrap()])
+            .from(Lab::clients(2).into_iter().filter(std::net::IpAddr::is_ipv4))
+            .time_out(Duration::from_millis(300))
+            .connections(1);
+        let reached = load.start(lab.client()).unwrap().wait().failed() == 0;
+        match expected {
+            Some(Certainty::Certain) => assert!(!reached, "{rule}: it did not decide"),
+            None => assert!(reached, "{rule}: it decided"),
+            Some(Certainty::Possible) => {}
+        }
+    }
+}
+
+fn reported(lab: &Lab) {
+    let mut cluster = Cluster::new(lab, 1).start(1);
+    // The first look is over.
+    lab.witness().load(
+        "table ip other { chain pre { type nat hook prerouting priority -150; tcp dport 8080 redirect to :9; }; }",
+    );
+    lab.witness().nft(
+        &["add", "rule", "ip", "other", "pre", "tcp", "dport", "80", "redirect", "to", ":9"],
+        "",
+    );
+    let committed = Instant::now();
+    let said =
+        "decides before our rules: table ip other, chain pre (nat prerouting, priority -150)";
+    wait_until("the report", Duration::from_secs(5), || cluster.log().contains(said));
+    let took = committed.elapsed();
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    let status = cluster.wait_for("it in the status", |status| !status.foreign_chains.is_empty());
+    let [foreign] = &status.foreign_chains[..] else { panic!("{status:?}") };
+    assert_eq!((&*foreign.family, &*foreign.table, &*foreign.chain), ("ip", "other", "pre"));
+    assert_eq!((foreign.priority, foreign.certain), (-150, true));
+    assert_eq!(foreign.listener, "10.9.0.1:80/tcp");
+    let text = cluster.succeed("status", &[]);
+    assert!(text.contains("foreign    table ip other, chain pre"), "{text}");
+    let mut command = std::process::Command::new(netns_tests::ipcluster());
+    command.arg("check").env("XDG_RUNTIME_DIR", lab.directory());
+    let check = lab.server().run_in(|| command.output());
+    let check = String::from_utf8(check.unwrap().unwrap().stdout).unwrap();
+    assert!(check.contains("warning  decides before ours: table ip other, chain pre"), "{check}");
+
+    lab.witness().nft(&["delete", "table", "ip", "other"], "");
+    cluster.wait_for("it to go", |status| status.foreign_chains.is_empty());
+    assert!(cluster.log().contains("no longer decides before our rules: table ip other"));
+    assert_eq!(cluster.status().repairs, 0, "our own table was left alone");
+}

@@ -1,0 +1,18 @@
+//! Cases that measure a time or a rate, or load all processors: one after the other.
+
+use std::process::ExitCode;
+
+use netns_tests::{run, topics};
+
+mod death;
+mod flush;
+mod foreign;
+mod in_flight;
+mod lab_load;
+mod reload;
+mod repair;
+mod source_ports;
+
+fn main() -> ExitCode {
+    run(topics![death, flush, foreign, in_flight, lab_load, reload, repair, source_ports])
+}

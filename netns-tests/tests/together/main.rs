@@ -1,0 +1,73 @@
+//! Cases that measure no time and no rate: several at once.
+
+use std::process::ExitCode;
+
+use netns_tests::{run_together, topics};
+
+mod batch;
+mod cluster;
+mod conformance;
+mod conntrack;
+mod counters;
+mod descriptors;
+mod explain;
+mod failed_reload;
+mod guard;
+mod handover;
+mod held;
+mod history;
+mod killed;
+mod lab_addresses;
+mod lab_greeter;
+mod lab_namespaces;
+mod local_clients;
+mod master;
+mod metrics;
+mod overlap;
+mod ownership;
+mod ports;
+mod privilege;
+mod programs;
+mod ruleset;
+mod stale;
+mod udp;
+mod watch;
+mod witnesses;
+
+fn main() -> ExitCode {
+    // Cases start this program again to play another part.
+    killed::play_victim();
+    if let Some(code) = handover::play_old_master() {
+        return code;
+    }
+    run_together(topics![
+        batch,
+        cluster,
+        conformance,
+        conntrack,
+        counters,
+        descriptors,
+        explain,
+        failed_reload,
+        guard,
+        handover,
+        held,
+        killed,
+        lab_addresses,
+        lab_greeter,
+        lab_namespaces,
+        local_clients,
+        master,
+        metrics,
+        overlap,
+        ownership,
+        ports,
+        privilege,
+        programs,
+        ruleset,
+        stale,
+        udp,
+        watch,
+        witnesses
+    ])
+}

@@ -1,0 +1,173 @@
+//! Workers and rules serve on without a master, and the next one takes over.
+
+use std::time::Duration;
+
+use ipcluster::lab::{Held, Network, Pace, RunningLoad};
+use netns_tests::{Case, Cluster, Lab, Need, greeter, is_alive, signal, wait_until};
+use nix::sys::signal::Signal;
+
+pub(crate) fn cases() -> Vec<Case> {
+    let case = |name, body| Case::new(name, body).needs(Need::Ipcluster);
+    vec![
+        case("a_killed_master_is_missed_by_nobody", killed),
+        case("a_terminated_master_is_missed_by_nobody", terminated),
+        case("control_workers_that_go_with_the_master_lose_connections", control),
+        case("workers_print_without_a_master", printing),
+        case("workers_that_died_without_a_master_get_no_clients_of_the_next", died_meanwhile),
+        case("another_number_of_workers_keeps_the_seats_that_stay", rescaled),
+    ]
+}
+
+/// F7.
+fn killed(lab: &Lab) {
+    without_a_master(lab, |cluster| cluster.kill_master());
+}
+
+fn terminated(lab: &Lab) {
+    without_a_master(lab, |cluster| {
+        let log = cluster.terminate_master();
+        assert!(log.contains("serve on"), "{log}");
+    });
+}
+
+fn without_a_master(lab: &Lab, end: impl Fn(&mut Cluster<'_>)) {
+    let mut cluster = Cluster::new(lab, 4).start(4);
+    let mut held = Held::open(lab.client(), client(), Network::server_v4(80)).unwrap();
+    let load = Lab::load(80, 1000).pace(Pace::Rate(1000.0)).start(lab.client()).unwrap();
+    answers(&load, 1000);
+    for round in 1..=5 {
+        let before = cluster.status();
+        assert_eq!(before.generation, round);
+        end(&mut cluster);
+        assert!(cluster.try_status().is_none());
+        // Each client connects once more, with nobody there but the kernel and the workers.
+        answers(&load, load.counters().answered + 1000);
+        assert!(before.pids().values().all(|pid| is_alive(*pid)), "the workers are untouched");
+        held.echo("without a master").unwrap();
+
+        cluster.start_master(&[greeter().into()]);
+        let after = cluster.wait_for("the next master's workers", |status| {
+            status.generation == round + 1 && status.live().len() == 4
+        });
+        let slots = |status: &netns_tests::Status| -> Vec<u32> {
+            status.live().iter().map(|worker| worker.slots).collect()
+        };
+        assert_eq!(slots(&after), slots(&before));
+        assert!(after.pids().values().all(|pid| !before.pids().values().any(|old| old == pid)));
+        answers(&load, load.counters().answered + 1000);
+        assert_eq!(load.counters().failed, 0, "round {round}: {}", load.report());
+        held.echo("with the next master").unwrap();
+    }
+    let report = load.stop();
+    println!("{report}");
+    assert_eq!(report.failed(), 0, "{report}");
+    assert!(report.changed_seat().is_empty(), "the assignment is what it was");
+    assert_eq!(report.changed_worker().len(), 1000);
+}
+
+/// What tying the workers to the master's life would cost.
+fn control(lab: &Lab) {
+    let mut cluster = Cluster::new(lab, 4).start(4);
+    let load = Lab::load(80, 1000).pace(Pace::Rate(1000.0)).start(lab.client()).unwrap();
+    answers(&load, 1000);
+    assert_eq!(load.counters().failed, 0, "{}", load.report());
+    let workers = cluster.status().pids();
+    cluster.kill_master();
+    for pid in workers.values() {
+        signal(*pid, Signal::SIGKILL);
+    }
+    cluster.start_master(&[greeter().into()]);
+    cluster.wait_for_live(4);
+    answers(&load, load.counters().answered + 1000);
+    let report = load.stop();
+    println!("{report}");
+    assert!(report.failed() > 20, "{report}");
+}
+
+fn answers(load: &RunningLoad, count: u64) {
+    wait_until("answers", Duration::from_secs(20), || load.counters().answered >= count);
+}
+
+fn client() -> std::net::IpAddr {
+    Network::clients_v4(1).next().unwrap()
+}
+
+/// What a worker prints while nobody reads neither blocks it nor kills it by SIGPIPE: a pipe would
+/// be full after 64 KiB.
+fn printing(lab: &Lab) {
+    let log = lab.directory().join("printed");
+    let script = format!(
+        "trap '' PIPE
+         i=0
+         while :; do
+             i=$((i + 1))
+             echo \"line $i of what a worker prints, which is {} long\" || echo failed >> {log}
+             echo $i > {log}.count
+             sleep 0.001
+         done & exec \"$0\"",
+        "very ".repeat(100),
+        log = log.display(),
+    );
+    let command = ["sh".into(), "-c".into(), script.into(), greeter().into()];
+    let mut cluster = Cluster::new(lab, 1).start_with(&command, 1);
+    let count = || -> u64 {
+        let text = std::fs::read_to_string(format!("{}.count", log.display())).unwrap_or_default();
+        text.trim().parse().unwrap_or(0)
+    };
+    wait_until("the master to pass lines on", Duration::from_secs(5), || {
+        cluster.log().contains("seat 0 | line 1 of what")
+    });
+    cluster.kill_master();
+    let before = count();
+    // More than four pipes full.
+    wait_until("500 lines without a master", Duration::from_secs(60), || count() > before + 500);
+    assert!(!log.exists(), "no write failed");
+    let report = Lab::load(80, 10).connections(10).start(lab.client()).unwrap().wait();
+    assert_eq!(report.failed(), 0, "{report}");
+}
+
+fn died_meanwhile(lab: &Lab) {
+    let mut cluster = Cluster::new(lab, 4).environment("GREETER_DELAY_MS", "1000").start(4);
+    let dead = cluster.status().pids()[&1];
+    cluster.kill_master();
+    signal(dead, Signal::SIGKILL);
+    wait_until("its end", Duration::from_secs(5), || !is_alive(dead));
+    let load = || Lab::load(80, 400).pace(Pace::Rate(500.0));
+    let report = load().connections(400).start(lab.client()).unwrap().wait();
+    assert!(report.failed() > 50, "nobody is there to steer its clients away: {report}");
+
+    cluster.start_master(&[greeter().into()]);
+    wait_until("the next master", Duration::from_secs(5), || cluster.try_status().is_some());
+    // Long before its own workers are ready.
+    let report = load().connections(300).start(lab.client()).unwrap().wait();
+    assert_eq!(report.failed(), 0, "{report}");
+    assert!(
+        report.workers().keys().all(|by| by.generation == 1),
+        "the old ones answered: {report}"
+    );
+    cluster.wait_for("generation 2", |status| status.generation == 2 && status.live().len() == 4);
+}
+
+fn rescaled(lab: &Lab) {
+    let seats = || {
+        let load = Lab::load(80, 1000).pace(Pace::Concurrency(16)).connections(1000);
+        let report = load.start(lab.client()).unwrap().wait();
+        assert_eq!(report.failed(), 0, "{report}");
+        report.last_by_client()
+    };
+    let mut cluster = Cluster::new(lab, 4).start(4);
+    let before = seats();
+    cluster.terminate_master();
+    drop(cluster);
+    let mut cluster = Cluster::new(lab, 5);
+    cluster.start_master(&[greeter().into()]);
+    cluster.wait_for("generation 2", |status| status.generation == 2 && status.live().len() == 5);
+    let after = seats();
+    let moved = after.iter().filter(|(client, by)| before[*client].seat != by.seat);
+    let mut count = 0;
+    for (client, by) in moved {
+        assert_eq!(by.seat, 4, "{client} moved between two seats that stay");
+        count += 1;
+    }
+    assert!((150..250).contains(&count), "a fifth of 1000 clients moves: {count}");
+}

@@ -1,0 +1,215 @@
+//! What monitoring sees over HTTP: true figures, a health that follows the workers, and no way to
+//! hold the master up.
+
+use std::collections::BTreeMap;
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use ipcluster::lab::Pace;
+use netns_tests::{Case, Cluster, Lab, Need, greeter, signal, wait_until};
+use nix::sys::signal::Signal;
+
+pub(crate) fn cases() -> Vec<Case> {
+    let case = |name, body| Case::new(name, body).needs(Need::Ipcluster);
+    vec![
+        case("metrics_follow_the_load_reloads_and_deaths", metrics),
+        case("metrics_count_repairs", repairs).needs(Need::Nft),
+        case("health_is_503_while_nobody_is_served", health),
+        case("health_is_503_while_the_cluster_stops", stopping),
+        case("slow_clients_hold_no_reload_up", slow),
+        case("an_address_that_is_taken_is_an_error_at_the_start", taken),
+    ]
+}
+
+const ADDRESS: &str = "127.0.0.1:9180";
+
+fn watched(lab: &Lab, workers: u16) -> Cluster<'_> {
+    Cluster::new(lab, workers).argument("--http-listen").argument(ADDRESS)
+}
+
+fn connect(lab: &Lab) -> TcpStream {
+    let connected = lab.server().run_in(|| TcpStream::connect(ADDRESS)).unwrap();
+    let stream = connected.expect("the server listens");
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    stream
+}
+
+/// The status and the body of a page.
+fn get(lab: &Lab, path: &str) -> (u16, String) {
+    let mut stream = connect(lab);
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: t\r\n\r\n").as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
+/// All samples by series, once each.
+fn samples(lab: &Lab) -> BTreeMap<String, f64> {
+    let (status, body) = get(lab, "/metrics");
+    assert_eq!(status, 200, "{body}");
+    let mut samples = BTreeMap::new();
+    for line in body.lines().filter(|line| !line.starts_with('#')) {
+        let (series, value) = line.rsplit_once(' ').unwrap();
+        let before = samples.insert(series.to_owned(), value.parse().unwrap());
+        assert_eq!(before, None, "{series} is there twice");
+    }
+    samples
+}
+
+/// Waits until a sample has this value: what is told may be 100 ms old.
+fn wait_for(lab: &Lab, series: &str, value: f64) -> BTreeMap<String, f64> {
+    let mut last = BTreeMap::new();
+    wait_until(&format!("{series} {value}"), Duration::from_secs(30), || {
+        last = samples(lab);
+        last.get(series) == Some(&value)
+    });
+    last
+}
+
+fn sum_of(samples: &BTreeMap<String, f64>, name: &str) -> f64 {
+    samples.iter().filter(|(series, _)| series.starts_with(name)).map(|(_, value)| value).sum()
+}
+
+fn metrics(lab: &Lab) {
+    let cluster = watched(lab, 3).start(3);
+    let before = wait_for(lab, "ipcluster_generation", 1.0);
+    assert_eq!(sum_of(&before, "ipcluster_connections_total{"), 0.0);
+    assert_eq!(sum_of(&before, "ipcluster_worker_restarts_total{"), 0.0);
+    let swaps = before["ipcluster_swap_seconds_count"];
+    assert!(swaps >= 1.0 && before["ipcluster_swap_seconds_sum"] > 0.0);
+
+    let load = || {
+        let load = Lab::load(80, 300).pace(Pace::Concurrency(16)).connections(600);
+        let report = load.start(lab.client()).unwrap().wait();
+        assert_eq!((report.answered(), report.failed()), (600, 0), "{report}");
+        report
+    };
+    let mut by_seat: BTreeMap<u16, u32> = BTreeMap::new();
+    load().answers().for_each(|answer| *by_seat.entry(answer.by.seat).or_default() += 1);
+    let loaded = lab_sum(lab, 600.0);
+    for (seat, made) in by_seat {
+        let series = format!("ipcluster_connections_total{{seat=\"{seat}\"}}");
+        assert_eq!(loaded[&series], f64::from(made), "{series}");
+    }
+    assert!(loaded["ipcluster_conntrack_entries"] >= 300.0);
+    assert!(loaded["ipcluster_conntrack_limit"] >= loaded["ipcluster_conntrack_entries"]);
+
+    cluster.reload();
+    let reloaded = wait_for(lab, "ipcluster_generation", 2.0);
+    assert_eq!(reloaded["ipcluster_swap_seconds_count"], swaps + 1.0);
+    assert_eq!(reloaded["ipcluster_swap_seconds_bucket{le=\"+Inf\"}"], swaps + 1.0);
+    load();
+    lab_sum(lab, 1200.0); // of both generations
+
+    let pid = cluster.status().pids()[&1];
+    signal(pid, Signal::SIGKILL);
+    let died = wait_for(lab, "ipcluster_worker_restarts_total{reason=\"died\"}", 1.0);
+    assert_eq!(sum_of(&died, "ipcluster_worker_restarts_total{"), 1.0, "and for no other reason");
+    assert_eq!(died["ipcluster_rules_repaired_total"], 0.0);
+    let live = |series: &&String| {
+        series.starts_with("ipcluster_worker_connections{seat=\"1\"")
+            && series.contains(&format!("pid=\"{pid}\""))
+    };
+    assert_eq!(died.keys().find(live), None, "a worker that is gone");
+    let (status, page) = get(lab, "/");
+    assert!(status == 200 && page.contains("cluster    t\ngeneration 2\n"), "{page}");
+}
+
+/// Waits until so many connections are counted over all seats.
+fn lab_sum(lab: &Lab, total: f64) -> BTreeMap<String, f64> {
+    let mut last = BTreeMap::new();
+    wait_until(&format!("{total} connections"), Duration::from_secs(10), || {
+        last = samples(lab);
+        sum_of(&last, "ipcluster_connections_total{") == total
+    });
+    last
+}
+
+fn repairs(lab: &Lab) {
+    let _cluster = watched(lab, 2).argument("--ownership").argument("shared").start(2);
+    assert_eq!(samples(lab)["ipcluster_rules_repaired_total"], 0.0);
+    lab.witness().load("delete table inet ipcluster_t");
+    wait_for(lab, "ipcluster_rules_repaired_total", 1.0);
+}
+
+fn health(lab: &Lab) {
+    // The pause before a worker that died early is replaced.
+    let mut cluster = watched(lab, 2).argument("--spawn-backoff").argument("1s..1s").start(2);
+    let becomes = |status: u16| {
+        wait_until(&format!("health {status}"), Duration::from_secs(30), || {
+            get(lab, "/healthz").0 == status
+        });
+    };
+    becomes(200);
+    let pids = cluster.status().pids();
+    signal(pids[&0], Signal::SIGKILL);
+    cluster.wait_for("one live worker", |status| !status.pids().values().any(|it| *it == pids[&0]));
+    assert_eq!(get(lab, "/healthz").0, 200, "the other one serves all");
+    cluster.wait_until_settled(2);
+
+    cluster.status().pids().values().for_each(|pid| signal(*pid, Signal::SIGKILL));
+    becomes(503);
+    becomes(200);
+    cluster.wait_for_live(2);
+
+    // Those of an earlier master serve, so they count before the new ones are ready.
+    cluster.terminate_master();
+    let late = ["sh", "-c", "sleep 3; exec \"$0\""].map(Into::into);
+    cluster.start_master(&[late.as_slice(), &[greeter().into()]].concat());
+    cluster.wait_for("the next master", |status| status.live().is_empty());
+    assert_eq!(get(lab, "/healthz"), (200, "ok\n".to_owned()));
+    cluster.wait_for_live(2);
+}
+
+fn stopping(lab: &Lab) {
+    let mut cluster = watched(lab, 2).start(2);
+    let held = lab.client().run_in(|| TcpStream::connect(Lab::targets(80)[0])).unwrap().unwrap();
+    cluster.wait_for("the connection", |status| {
+        status.workers.iter().filter_map(|worker| worker.connections).sum::<u32>() == 1
+    });
+    let mut stop = cluster.begin("stop", &[]);
+    wait_until("health 503", Duration::from_secs(10), || get(lab, "/healthz").0 == 503);
+    assert!(stop.is_running(), "{}", stop.output());
+    drop(held);
+    assert!(stop.wait(Duration::from_secs(20)).success(), "{}", stop.output());
+}
+
+fn slow(lab: &Lab) {
+    let cluster = watched(lab, 2).start(2);
+    // Many more than it serves: some say nothing, some half of it, some do not read.
+    let clients: Vec<TcpStream> = (0..100)
+        .map(|number| {
+            let mut stream = connect(lab);
+            let request = ["", "GET /metr", "GET /metrics HTTP/1.1\r\nHost: t\r\n\r\n"];
+            stream.write_all(request[number % 3].as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    let began = Instant::now();
+    cluster.reload();
+    assert!(began.elapsed() < Duration::from_secs(5), "a reload took {:?}", began.elapsed());
+    assert_eq!(cluster.status().generation, 2);
+    let waiting = clients.iter().find(|stream| {
+        stream.set_nonblocking(true).unwrap();
+        let peeked = stream.peek(&mut [0]);
+        peeked.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+    });
+    assert!(waiting.is_some(), "they were all served: nobody was slow");
+    // It comes to their turn, all the same.
+    assert_eq!(get(lab, "/healthz").0, 200);
+}
+
+fn taken(lab: &Lab) {
+    let bind = || std::net::TcpListener::bind(ADDRESS);
+    let _taken = lab.server().run_in(bind).unwrap().unwrap();
+    let mut cluster = watched(lab, 2);
+    cluster.start_master(&[greeter().into()]);
+    let status = cluster.master().wait(Duration::from_secs(10));
+    let said = cluster.log();
+    assert_eq!(status.code(), Some(1), "{said}");
+    let expected = format!("http.listen: cannot listen on {ADDRESS}: Address already in use");
+    assert!(said.contains(&expected), "{said}");
+    assert!(said.contains("choose another --http-listen"), "{said}");
+}

@@ -1,0 +1,168 @@
+//! Clients by UDP: each stays with its worker, and that is the one that the plan names.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+use ipcluster::lab::{Flow, Identity, Network};
+use ipcluster::nft::Firewall;
+use netns_tests::{Case, Cluster, Lab, Need};
+use serde_json::Value;
+
+/// Clients of each family.
+const CLIENTS: u16 = 1500;
+
+pub(crate) fn cases() -> Vec<Case> {
+    let case = |name, body| Case::new(name, body).needs(Need::Ipcluster);
+    vec![
+        case("prediction_is_reality", |lab| prediction_is_reality(lab, "hash", 5)),
+        case("prediction_by_mask_is_reality", |lab| prediction_is_reality(lab, "mask", 4)),
+        case("one_port_in_both_protocols_is_one_workers", both_protocols),
+        case("new_flows_go_to_the_new_generation", reload),
+        case("wildcards_take_every_address_of_the_host", wildcards),
+        case("a_worker_without_a_udp_socket_is_not_ready", not_ready),
+    ]
+}
+
+/// Greeters that answer datagrams on these listeners.
+fn cluster<'a>(lab: &'a Lab, listeners: &[&str], workers: u16) -> Cluster<'a> {
+    let mut cluster = Cluster::on(lab, [], workers).environment("GREETER_UDP", "yes");
+    for listener in listeners {
+        cluster = cluster.argument("--listen").argument(*listener);
+    }
+    cluster
+}
+
+const DNS: &[&str] = &["10.9.0.1:53/udp", "[fd09::1]:53/udp"];
+
+fn target(client: IpAddr, port: u16) -> SocketAddr {
+    if client.is_ipv4() { Network::server_v4(port) } else { Network::server_v6(port) }
+}
+
+fn clients(count: u16) -> impl Iterator<Item = IpAddr> {
+    Network::clients_v4(count).chain(Network::clients_v6(count))
+}
+
+fn ask(lab: &Lab, client: IpAddr, port: u16) -> Identity {
+    let flow = Flow::open(lab.client(), client, target(client, port)).unwrap();
+    flow.ask().unwrap_or_else(|error| panic!("{client} to port {port}: {error}"))
+}
+
+/// Who answers each client. Each asks twice, from another port.
+fn answers(lab: &Lab) -> BTreeMap<IpAddr, Identity> {
+    let both = clients(CLIENTS).map(|client| {
+        let first = ask(lab, client, 53);
+        assert_eq!(ask(lab, client, 53), first, "{client} is not sticky");
+        (client, first)
+    });
+    both.collect()
+}
+
+fn check_against_the_plan(lab: &Lab, answers: &BTreeMap<IpAddr, Identity>) {
+    let name = "t".parse().unwrap();
+    let plan = lab.server().run_in(|| Firewall::open(&name).unwrap().read(None)).unwrap();
+    let plan = plan.unwrap().expect("a cluster");
+    for (client, by) in answers {
+        let route = plan.worker_for(*client).expect("a live worker");
+        assert_eq!(
+            (by.seat, by.generation),
+            (route.seat.0, route.occupant.generation.0),
+            "{client}"
+        );
+    }
+    for is_ipv4 in [true, false] {
+        let of_family = answers.iter().filter(|(client, _)| client.is_ipv4() == is_ipv4);
+        let seats: BTreeSet<u16> = of_family.map(|(_, by)| by.seat).collect();
+        assert_eq!(seats.len(), plan.seats().len(), "every worker has clients of each family");
+    }
+}
+
+fn prediction_is_reality(lab: &Lab, partition: &str, workers: u16) {
+    let cluster = cluster(lab, DNS, workers).argument("--partition").argument(partition);
+    let cluster = cluster.start(workers.into());
+    let before = answers(lab);
+    check_against_the_plan(lab, &before);
+    cluster.reload();
+    let after = answers(lab);
+    check_against_the_plan(lab, &after);
+    for (client, by) in &after {
+        assert_eq!((by.seat, by.generation), (before[client].seat, 2), "{client}");
+    }
+    for (client, by) in after.iter().step_by(211) {
+        let text = cluster.succeed("explain", &[&client.to_string()]);
+        assert!(text.contains(&format!("seat        {}\n", by.seat)), "{client}:\n{text}");
+        assert!(text.contains("port udp    53 -> "), "{text}");
+    }
+}
+
+/// A port in both protocols, another in each: all of a client's connections are one worker's.
+fn both_protocols(lab: &Lab) {
+    let listeners = [
+        "10.9.0.1:443",
+        "10.9.0.1:443/udp",
+        "[fd09::1]:443",
+        "[fd09::1]:443/udp",
+        "10.9.0.1:80",
+        "[fd09::1]:80",
+        "10.9.0.1:53/udp",
+        "[fd09::1]:53/udp",
+    ];
+    let cluster = cluster(lab, &listeners, 4).start(4);
+    let status: Value = serde_json::from_str(&cluster.succeed("status", &["--json"])).unwrap();
+    let ports = status["workers"][0]["ports"].as_object().unwrap();
+    assert_eq!(ports.keys().collect::<Vec<_>>(), ["443", "53", "80"], "one for each number");
+    let by_tcp = |port| {
+        let load = Lab::load(port, 400).connections(400).start(lab.client()).unwrap();
+        let report = load.wait();
+        assert_eq!((report.answered(), report.failed()), (400, 0), "{report}");
+        report.last_by_client()
+    };
+    let (at_443, at_80) = (by_tcp(443), by_tcp(80));
+    for (client, by) in &at_443 {
+        assert_eq!(at_80[client], *by, "{client}");
+        assert_eq!(ask(lab, *client, 443), *by, "{client} by udp");
+        assert_eq!(ask(lab, *client, 53), *by, "{client} by udp");
+    }
+    let text = cluster.succeed("explain", &["10.8.0.1"]);
+    for (protocols, port) in [("tcp,udp", 443), ("tcp", 80), ("udp", 53)] {
+        let line = format!("port {protocols}");
+        let line = format!("{line:<11} {port} -> ");
+        assert!(text.contains(&line), "no {line:?} in\n{text}");
+    }
+    // A protocol that a port has no listener of leads nowhere.
+    for port in [80, 22] {
+        let flow = Flow::open(lab.client(), "10.8.0.1".parse().unwrap(), Network::server_v4(port));
+        let error = flow.unwrap().ask().unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "port {port}");
+    }
+}
+
+/// From the same seats.
+fn reload(lab: &Lab) {
+    let cluster = cluster(lab, DNS, 4).start(4);
+    let before: Vec<_> = clients(100).map(|client| (client, ask(lab, client, 53))).collect();
+    cluster.reload();
+    for (client, before) in before {
+        let now = ask(lab, client, 53);
+        assert_eq!((now.seat, now.generation), (before.seat, 2), "{client}");
+    }
+}
+
+fn wildcards(lab: &Lab) {
+    let _cluster = cluster(lab, &["0.0.0.0:53/udp", "[::]:53/udp"], 3).start(3);
+    check_against_the_plan(lab, &answers(lab));
+}
+
+/// It listens by TCP on the same port, which is not what was asked for.
+fn not_ready(lab: &Lab) {
+    let mut cluster = Cluster::on(lab, [], 1).argument("--listen").argument("10.9.0.1:53/udp");
+    cluster.start_master(&[netns_tests::greeter().into()]);
+    let status = cluster.wait_for("a worker that listens", |status| {
+        status.workers.first().is_some_and(|worker| {
+            worker.ports.get("53").is_some_and(|port| lab.is_listened_to(*port))
+        })
+    });
+    // Its readiness is looked at every 10 ms; ten statuses take longer than that.
+    for _ in 0..10 {
+        assert_eq!(cluster.status().live().len(), 0, "{status:?}");
+    }
+}
