@@ -4,16 +4,25 @@ use std::sync::Arc;
 
 use super::random::Random;
 use crate::plan::{Port, Seat};
-use crate::supervisor::{Moment, Sockets};
+use crate::supervisor::{Moment, Sockets, WorkerId};
+
+/// Names a process; no two in a history have the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Pid(pub(super) u32);
 
 /// A process, and what the world remembers of it to judge the supervisor by.
 #[derive(Debug)]
 pub(super) struct Process {
+    /// Whom the master in office takes it for; `None`: it is one of an earlier master that this one
+    /// does not manage.
+    pub(super) worker: Option<WorkerId>,
     pub(super) seat: Seat,
     /// Empty until it is spawned.
     pub(super) ports: Arc<[Port]>,
     /// The plan cannot take its ports.
     pub(super) unfit: bool,
+    /// Its sockets listen.
+    pub(super) listens: bool,
     /// The supervisor was told that it listens.
     pub(super) ready: bool,
     /// It got SIGTERM or SIGKILL.
@@ -28,18 +37,20 @@ pub(super) struct Process {
     pub(super) left_at: Option<Moment>,
     /// A poll of its sockets is on the agenda.
     pub(super) polled: bool,
-    /// Successive reports without waiting connections.
+    /// Successive reports, that the supervisor got, without waiting connections.
     pub(super) quiet_reports: u32,
     pub(super) sockets: Sockets,
 }
 
 impl Process {
-    pub(super) fn new(seat: Seat, random: &mut Random) -> Self {
+    pub(super) fn new(worker: Option<WorkerId>, seat: Seat, random: &mut Random) -> Self {
         let mut few = |limit| u32::try_from(random.below(limit)).expect("small");
         Self {
+            worker,
             seat,
             ports: Arc::new([]),
             unfit: false,
+            listens: false,
             ready: false,
             signalled: false,
             stubborn: false,
@@ -56,6 +67,11 @@ impl Process {
                 bound: few(3),
             },
         }
+    }
+
+    /// Whether it runs, as far as anybody can know.
+    pub(super) fn is_alive(&self) -> bool {
+        !self.dead
     }
 
     /// Time passes: the queue empties, connections end.
