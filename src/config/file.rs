@@ -43,7 +43,7 @@ const KEYS: [&str; 12] = [
     "ownership",
     "env",
 ];
-const TIMEOUTS: [&str; 3] = ["ready", "drain", "die"];
+const TIMEOUTS: [&str; 4] = ["ready", "drain", "rollback", "die"];
 const SPAWN: [&str; 2] = ["stagger", "backoff"];
 const HTTP: [&str; 1] = ["listen"];
 
@@ -111,6 +111,9 @@ impl File<'_> {
         match key.get_ref().as_ref() {
             "ready" => settings.ready_timeout = Some(self.time("timeouts.ready", value)?),
             "drain" => settings.drain_timeout = Some(self.time("timeouts.drain", value)?),
+            "rollback" => {
+                settings.rollback_timeout = Some(self.time("timeouts.rollback", value)?);
+            }
             "die" => settings.die_timeout = Some(self.time("timeouts.die", value)?),
             "ping" | "watchdog" => return Err(self.not_yet("timeouts.", key)),
             _ => return Err(self.unknown("timeouts.", key, &TIMEOUTS, "")),
@@ -296,6 +299,7 @@ mod tests {
             [timeouts]
             ready = "10s"
             drain = "1h"
+            rollback = "10min"
             die = "0"
             [spawn]
             stagger = "0"
@@ -319,6 +323,7 @@ mod tests {
             env: Some(["NODE_*", "A=b"].map(|entry| given(entry.to_owned())).into()),
             ready_timeout: flag("10s".to_owned()),
             drain_timeout: flag("1h".to_owned()),
+            rollback_timeout: flag("10min".to_owned()),
             die_timeout: flag("0".to_owned()),
             spawn_stagger: flag("0".to_owned()),
             spawn_backoff: flag("10ms..2min".to_owned()),
@@ -344,7 +349,7 @@ mod tests {
             ),
             (
                 "[timeouts]\n\"a\\nb\" = 1",
-                "web.toml, line 2: unknown key `timeouts.a\\nb`: expected one of ready, drain, die",
+                "web.toml, line 2: unknown key `timeouts.a\\nb`: expected one of ready, drain, rollback, die",
             ),
             (
                 "spawn.pause = 1",

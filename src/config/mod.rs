@@ -22,6 +22,7 @@
 //! | `env` | `--env`, repeated | `KEY`, `PREFIX*`, `KEY=VALUE`: see [`Environment`] | none |
 //! | `timeouts.ready` | `--ready-timeout` | a time above 0 | `30s` |
 //! | `timeouts.drain` | `--drain-timeout` | a time, `0`: no limit | `0` |
+//! | `timeouts.rollback` | `--rollback-timeout` | a time, at most `timeouts.drain` if that is a limit; `0`: not longer than they drain | `0` |
 //! | `timeouts.die` | `--die-timeout` | a time, `0`: killed at once | `5s` |
 //! | `spawn.stagger` | `--spawn-stagger` | a time, `0`: no pause | `100ms` |
 //! | `spawn.backoff` | `--spawn-backoff` | `FIRST..MOST`, times above 0 | `1s..30s` |

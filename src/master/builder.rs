@@ -247,6 +247,7 @@ fn settings(config: &Config) -> Settings {
         weights: config.weights.clone(),
         ready: config.timeouts.ready,
         drain: config.timeouts.drain,
+        rollback: config.timeouts.rollback,
         die: config.timeouts.die,
         stagger: config.spawn.stagger,
         backoff: Backoff { min: config.spawn.backoff.first, max: config.spawn.backoff.most },

@@ -23,7 +23,7 @@ use super::spawner::Outcome;
 use crate::config::Config;
 use crate::control::{self, Answer, Command, Failure, Responder, Server};
 use crate::plan::Route;
-use crate::supervisor::{self, Action, Event, Notice, Supervisor, WorkerId, WorkerState};
+use crate::supervisor::{self, Action, Event, Notice, Supervisor, Worker, WorkerId, WorkerState};
 
 /// The process manager of one cluster, with its rules. See [`crate::master`].
 pub struct Master {
@@ -112,7 +112,7 @@ impl Master {
                     Order::Request(request) => self.asked(request),
                     Order::Leave => return self.leave(server).await,
                 },
-                _ = readiness.tick(), if self.is_any(WorkerState::Starting) => self.look_for_ready(),
+                _ = readiness.tick(), if self.awaits_ready() => self.look_for_ready(),
                 _ = drain.tick(), if self.drains() => self.count_connections(),
                 _ = burial.tick(), if self.world.processes.has_remains() => self.bury(),
                 _ = fullness.tick() => self.fullness.look(),
@@ -153,6 +153,10 @@ impl Master {
             let _ = server.await;
         }
         Ok(Ended::Left)
+    }
+
+    fn awaits_ready(&self) -> bool {
+        self.supervisor.workers().any(Worker::awaits_ready)
     }
 
     fn is_any(&self, state: WorkerState) -> bool {
@@ -215,7 +219,8 @@ impl Master {
     }
 
     fn look_for_ready(&mut self) {
-        let starting = self.ids(|state| state == WorkerState::Starting);
+        let awaited = self.supervisor.workers().filter(|worker| worker.awaits_ready());
+        let starting: Vec<WorkerId> = awaited.map(|worker| worker.id).collect();
         match self.world.processes.ready(&starting, &self.config.listeners) {
             Ok(ready) => {
                 for worker in ready {
@@ -289,6 +294,11 @@ impl Master {
             Command::Status => responder.finish(Ok(Answer::Status(Box::new(self.status())))),
             Command::Explain { address } => responder.finish(self.explain(address)),
             Command::Reload => self.request(supervisor::Request::Reload, responder),
+            Command::Canary { share } => {
+                self.request(supervisor::Request::Canary { share }, responder);
+            }
+            Command::Promote => self.request(supervisor::Request::Promote, responder),
+            Command::Rollback => self.request(supervisor::Request::Rollback, responder),
             Command::Scale { workers } => match self.config.scaled(workers) {
                 Ok(_) => self.request(supervisor::Request::Scale { workers }, responder),
                 Err(error) => responder.finish(Err(Failure::new(error.to_string()))),

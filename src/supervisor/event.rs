@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::{Finding, WorkerId, Writer};
-use crate::plan::Port;
+use crate::plan::{Port, Share};
 
 /// Something that has happened. Events of workers that the supervisor no longer knows are
 /// passed over.
@@ -89,6 +89,17 @@ pub struct RequestId(pub u64);
 pub enum Request {
     /// A new generation of workers.
     Reload,
+    /// A new generation of workers for a part of the clients, until [`Self::Promote`] or
+    /// [`Self::Rollback`].
+    Canary {
+        /// The part.
+        share: Share,
+    },
+    /// The generation on trial for all clients.
+    Promote,
+    /// The end of the generation on trial; or, where there is none, back to the generation before the
+    /// last reload.
+    Rollback,
     /// Another number of workers, 1 to 1024, all of the same weight.
     Scale {
         /// The number.

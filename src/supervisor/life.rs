@@ -11,6 +11,7 @@ impl Supervisor {
             match &self.workers[&id].stage {
                 Stage::Starting => self.time_out(id, now),
                 Stage::Retired(_) => self.end(id, Why::DrainLimit, now),
+                Stage::Recalled(_) => self.recall_timed_out(id, now),
                 Stage::Dying { .. } => self.kill(id),
                 Stage::Ready { .. } | Stage::Live { .. } => {}
             }
@@ -29,6 +30,7 @@ impl Supervisor {
             Stage::Starting => Some(worker.started.after(self.settings.ready)),
             Stage::Ready { .. } | Stage::Live { .. } => None,
             Stage::Retired(retirement) => retirement.deadline(&self.settings),
+            Stage::Recalled(recall) => recall.deadline(),
             Stage::Dying { ending: Ending::Asked { kill_at }, .. } => Some(*kill_at),
             Stage::Dying { .. } => None,
         }
@@ -48,6 +50,7 @@ impl Supervisor {
             let worker = &self.workers[&id];
             match worker.stage {
                 Stage::Live { .. } => self.retire(id, now),
+                Stage::Recalled(_) if !self.wants(worker) => self.retire_again(id),
                 Stage::Starting | Stage::Ready { .. } if !self.wants(worker) => {
                     self.end(id, Why::Unwanted, now);
                 }

@@ -64,6 +64,7 @@
 mod action;
 mod aim;
 mod backoff;
+mod canary;
 mod commit;
 mod desired;
 mod error;
@@ -74,6 +75,7 @@ mod moment;
 mod notice;
 mod repair;
 mod retirement;
+mod rollback;
 mod rollout;
 mod settings;
 #[cfg(test)]
@@ -87,6 +89,7 @@ mod worker;
 
 pub use action::{Action, Done, Progress};
 pub use backoff::Backoff;
+pub use canary::Trial;
 pub use error::{FailureCause, Refusal, Rollout, WorkerFailure};
 pub use event::{Event, Exit, Request, RequestId, Sockets, Start};
 pub use moment::Moment;

@@ -20,6 +20,9 @@ pub struct Settings {
     /// still wait in its accept queue; a worker that hangs never empties it. Default 5 s. Without
     /// a drain limit it is of no effect.
     pub settle: Duration,
+    /// For how long after a reload the workers of the generation before are kept although they have
+    /// nothing left to do, so that a rollback finds them. Zero, the default: not at all.
+    pub rollback: Duration,
     /// From SIGTERM to SIGKILL. Default 5 s.
     pub die: Duration,
     /// A worker that was ready for at least so long is replaced without delay when it dies; one
@@ -40,6 +43,7 @@ impl Default for Settings {
             ready: Duration::from_secs(30),
             drain: None,
             settle: Duration::from_secs(5),
+            rollback: Duration::ZERO,
             die: Duration::from_secs(5),
             steady: Duration::from_secs(10),
             backoff: Backoff { min: Duration::from_secs(1), max: Duration::from_secs(30) },

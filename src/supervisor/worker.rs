@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::rollback::Recall;
 use super::{Moment, Notice, Retirement};
 use crate::plan::{Generation, Occupant, Port, Seat};
 
@@ -74,6 +75,8 @@ pub(super) enum Stage {
     Live { ready: Moment, since: Moment },
     /// No plan in force names it any more.
     Retired(Retirement),
+    /// It was retired, and is to serve again.
+    Recalled(Recall),
     /// It is to end.
     Dying { since: Moment, ending: Ending },
 }
@@ -108,7 +111,7 @@ impl Worker {
         match self.stage {
             Stage::Starting | Stage::Ready { .. } => WorkerState::Starting,
             Stage::Live { .. } => WorkerState::Live,
-            Stage::Retired(_) => WorkerState::Retired,
+            Stage::Retired(_) | Stage::Recalled(_) => WorkerState::Retired,
             Stage::Dying { .. } => WorkerState::Dying,
         }
     }
@@ -119,6 +122,7 @@ impl Worker {
             Stage::Starting | Stage::Ready { .. } => self.started,
             Stage::Live { since, .. } | Stage::Dying { since, .. } => *since,
             Stage::Retired(retirement) => retirement.since(),
+            Stage::Recalled(recall) => recall.retirement.since(),
         }
     }
 
@@ -129,14 +133,29 @@ impl Worker {
         matches!(&self.stage, Stage::Retired(retirement) if retirement.is_settled())
     }
 
+    /// Whether the supervisor waits for [`Event::Ready`](super::Event::Ready) of it: it starts, or it
+    /// is retired and a rollback has it serve again, if its ports still listen.
+    pub fn awaits_ready(&self) -> bool {
+        match &self.stage {
+            Stage::Starting => true,
+            Stage::Recalled(recall) => recall.ready.is_none(),
+            _ => false,
+        }
+    }
+
     /// Whether the plan may name it.
     pub(super) fn can_serve(&self) -> bool {
-        matches!(self.stage, Stage::Ready { .. } | Stage::Live { .. }) && !self.unfit
+        let listens = match &self.stage {
+            Stage::Ready { .. } | Stage::Live { .. } => true,
+            Stage::Recalled(recall) => recall.ready.is_some(),
+            _ => false,
+        };
+        listens && !self.unfit
     }
 
     /// Whether it serves, or may come to serve.
     pub(super) fn is_promising(&self) -> bool {
-        matches!(self.stage, Stage::Starting) || self.can_serve()
+        self.awaits_ready() || self.can_serve()
     }
 
     /// How long it has been ready; zero if it is not.

@@ -9,9 +9,10 @@
 //! | `checks` | | the safe order of a worker's end; nobody is named that is dead, not ready or retired; every client reaches somebody; one worker a place; when all is calm each seat has its worker, and nothing is left to do |
 //! | `lives` | spawns that fail or take long, slow starts, deaths, deafness to SIGTERM; looks at sockets that fail, deaths that are seen late | |
 //! | `kernel` | commits and repairs that fail, once or for long; damage by others; notifications that are lost | one thing at a time is done to the table; no try without a pause; no repair of what is whole, none left out |
-//! | `operators` | reloads, scales and stops at any moment | each is answered once, and the answer is true |
+//! | `operators` | reloads, scales, canaries, rollbacks and stops at any moment | each is answered once, and the answer is true |
 //! | `time` | the clock jumps, by up to ten hours | |
 //! | `crash` | masters are killed at any moment, also in the middle of a commit; others take over | |
+//! | `canary` | workers that close their sockets when they are retired; looks at those that a rollback recalls | a generation on trial has its share, no other client moves, and after it every slot is where it was; nobody serves again that does not listen |
 //!
 //! A history is at most [`EVENTS`] events of trouble, then calm, in which everything must come to
 //! rest, then a stop. The same seed makes the same history:
@@ -36,12 +37,14 @@
 //!   What a master hears or answers goes through `schedule_for_master`: nothing comes of it when
 //!   that master is dead by then.
 //! * `act` carries out the actions that are this topic's own, `check_action` judges them before.
+//! * `follow` puts on the agenda what the state of the supervisor calls for, such as looks.
 //! * `check_state` holds after every event, `check_rest` after a long calm.
 //!
 //! What it remembers of a process is a field of [`Process`](process::Process), what it remembers of the
 //! world a `State` of its own and a field of [`World`]. A new invariant gets a new fault in
 //! `sabotage`.
 
+mod canary;
 mod checks;
 mod crash;
 mod kernel;

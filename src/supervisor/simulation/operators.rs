@@ -57,8 +57,14 @@ impl World {
     /// Has an operator ask for something, soon.
     pub(super) fn ask_something_in(&mut self, delay: Duration) {
         let request = match self.random.below(20) {
-            0..9 => Request::Reload,
-            9..18 => {
+            0..5 => Request::Reload,
+            5..8 => {
+                let share = self.random.choose(&["10%", "25%", "50%", "90%", "0.01%"]);
+                Request::Canary { share: share.parse().expect("a share") }
+            }
+            8..10 => Request::Promote,
+            10..14 => Request::Rollback,
+            14..19 => {
                 Request::Scale { workers: u16::try_from(self.random.below(9)).expect("small") }
             }
             _ => Request::Stop { now: self.random.percent(50) },
@@ -103,7 +109,20 @@ fn check_reply(world: &World, request: RequestId, outcome: Result<&Done, &Refusa
         (_, Err(Refusal::Stopping)) => assert!(world.operators.stop.is_some()),
         (Request::Reload, Ok(Done::Reloaded { generation: done })) => {
             assert_eq!(*done, generation, "another generation is in force");
-            assert_eq!(generation, asked.generation.next());
+            assert!(generation > asked.generation, "an old number for a new generation");
+        }
+        (Request::Canary { share }, Ok(Done::Canary { generation: done, slots, of, .. })) => {
+            assert_eq!(*done, generation, "another generation is on trial");
+            assert!(generation > asked.generation, "an old number for a new generation");
+            let wanted = share.of(u32::try_from(*of).expect("small"));
+            assert_eq!(*slots, wanted as usize, "another share than was asked for");
+        }
+        (Request::Promote, Ok(Done::Reloaded { generation: done })) => {
+            assert_eq!((*done, asked.generation), (generation, generation));
+        }
+        (Request::Rollback, Ok(Done::RolledBack { generation: done })) => {
+            assert_eq!(*done, generation, "another generation is in force");
+            assert!(generation < asked.generation, "not back");
         }
         (Request::Scale { workers }, Ok(Done::Scaled { workers: done, .. })) => {
             assert_eq!(workers, *done);
@@ -111,8 +130,9 @@ fn check_reply(world: &World, request: RequestId, outcome: Result<&Done, &Refusa
             assert_eq!(generation, asked.generation);
         }
         (Request::Stop { .. }, Ok(Done::Stopped)) => assert_eq!(world.managed().count(), 0),
-        (Request::Reload | Request::Scale { .. }, Err(Refusal::Busy(_) | Refusal::Starting)) => {}
-        (Request::Reload | Request::Scale { .. }, Err(_)) => {
+        (Request::Stop { .. }, Err(_)) => panic!("a stop refused: {outcome:?}"),
+        (_, Err(Refusal::Busy(_) | Refusal::Starting)) => {}
+        (_, Err(_)) => {
             assert_eq!(generation, asked.generation, "failed, and yet in force");
         }
         (request, outcome) => panic!("{request:?} answered with {outcome:?}"),

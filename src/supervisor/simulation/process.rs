@@ -35,6 +35,12 @@ pub(super) struct Process {
     pub(super) was_named: bool,
     /// When the first plan came into force that sends no new connections to it any more.
     pub(super) left_at: Option<Moment>,
+    /// It closes its sockets when it is retired.
+    pub(super) closes: bool,
+    /// The supervisor was told, after its retirement, that it listens.
+    pub(super) ready_again: bool,
+    /// A look whether it still listens is on the agenda.
+    pub(super) looked_at: bool,
     /// A poll of its sockets is on the agenda.
     pub(super) polled: bool,
     /// Successive reports, that the supervisor got, without waiting connections.
@@ -57,6 +63,9 @@ impl Process {
             dead: false,
             was_named: false,
             left_at: None,
+            closes: false,
+            ready_again: false,
+            looked_at: false,
             polled: false,
             quiet_reports: 0,
             sockets: Sockets {

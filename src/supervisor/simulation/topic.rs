@@ -16,6 +16,8 @@ pub(super) struct Topic {
     pub(super) check_action: fn(&World, &Action),
     /// Carries out those actions that are this topic's; passes over all others.
     pub(super) act: fn(&mut World, &Action),
+    /// After every event: puts on the agenda what the state of the supervisor calls for.
+    pub(super) follow: fn(&mut World),
     /// Asserts what holds after every event.
     pub(super) check_state: fn(&World),
     /// Asserts what holds when nothing has gone wrong for long.
@@ -30,6 +32,7 @@ impl Topic {
         taken_over: |_| {},
         check_action: |_, _| {},
         act: |_, _| {},
+        follow: |_| {},
         check_state: |_| {},
         check_rest: |_| {},
     };
@@ -43,4 +46,5 @@ pub(super) const TOPICS: &[Topic] = &[
     super::operators::TOPIC,
     super::time::TOPIC,
     super::crash::TOPIC,
+    super::canary::TOPIC,
 ];

@@ -7,7 +7,7 @@ use super::process::{Pid, Process};
 use super::random::Random;
 use super::sabotage::Sabotage;
 use super::topic::TOPICS;
-use super::{crash, kernel, operators, time};
+use super::{canary, crash, kernel, operators, time};
 use crate::plan::{Generation, Listeners, Occupant, Partition, Plan, Port, Seat, Weights};
 use crate::supervisor::{
     Action, Backoff, Event, Moment, Settings, Start, Supervisor, Worker, WorkerId, WorkerState,
@@ -40,6 +40,7 @@ pub(super) struct World {
     pub(super) operators: operators::State,
     pub(super) time: time::State,
     pub(super) crash: crash::State,
+    pub(super) canary: canary::State,
     pub(super) sabotage: Option<Sabotage>,
     /// Every event and action, if somebody wants to read them.
     pub(super) journal: Option<Vec<String>>,
@@ -58,6 +59,7 @@ impl World {
             ready: Duration::from_secs(5),
             drain: random.choose(&[None, Some(Duration::from_secs(3))]),
             settle: Duration::from_secs(2),
+            rollback: random.choose(&[Duration::ZERO, Duration::from_secs(2)]),
             die: Duration::from_secs(2),
             steady: Duration::from_secs(10),
             backoff: Backoff { min: Duration::from_secs(1), max: Duration::from_secs(30) },
@@ -86,6 +88,7 @@ impl World {
             operators: operators::State::default(),
             time: time::State::default(),
             crash: crash::State::default(),
+            canary: canary::State::default(),
             sabotage: None,
             journal: None,
         };
@@ -199,6 +202,7 @@ impl World {
         }
         TOPICS.iter().for_each(|topic| (topic.check_state)(self));
         self.schedule_polls();
+        TOPICS.iter().for_each(|topic| (topic.follow)(self));
         count
     }
 

@@ -1,8 +1,10 @@
 //! One behaviour at a time, each told step by step.
 
+mod canary;
 mod death;
 mod reload;
 mod repair;
+mod rollback;
 mod scale;
 mod start;
 mod stop;
