@@ -23,7 +23,7 @@ use super::spawner::Outcome;
 use crate::config::Config;
 use crate::control::{self, Answer, Command, Failure, Responder, Server};
 use crate::plan::Route;
-use crate::supervisor::{self, Action, Event, Notice, Supervisor, Worker, WorkerId, WorkerState};
+use crate::supervisor::{self, Action, Event, Notice, Supervisor, WorkerId, WorkerState};
 
 /// The process manager of one cluster, with its rules. See [`crate::master`].
 pub struct Master {
@@ -112,7 +112,7 @@ impl Master {
                     Order::Request(request) => self.asked(request),
                     Order::Leave => return self.leave(server).await,
                 },
-                _ = readiness.tick(), if self.awaits_ready() => self.look_for_ready(),
+                _ = readiness.tick(), if self.is_any(WorkerState::Starting) => self.look_for_ready(),
                 _ = drain.tick(), if self.drains() => self.count_connections(),
                 _ = burial.tick(), if self.world.processes.has_remains() => self.bury(),
                 _ = fullness.tick() => self.fullness.look(),
@@ -153,10 +153,6 @@ impl Master {
             let _ = server.await;
         }
         Ok(Ended::Left)
-    }
-
-    fn awaits_ready(&self) -> bool {
-        self.supervisor.workers().any(Worker::awaits_ready)
     }
 
     fn is_any(&self, state: WorkerState) -> bool {
@@ -219,8 +215,7 @@ impl Master {
     }
 
     fn look_for_ready(&mut self) {
-        let awaited = self.supervisor.workers().filter(|worker| worker.awaits_ready());
-        let starting: Vec<WorkerId> = awaited.map(|worker| worker.id).collect();
+        let starting = self.ids(|state| state == WorkerState::Starting);
         match self.world.processes.ready(&starting, &self.config.listeners) {
             Ok(ready) => {
                 for worker in ready {

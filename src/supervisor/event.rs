@@ -31,7 +31,8 @@ pub enum Event {
         /// The error, for display.
         reason: String,
     },
-    /// The worker's own process listens on all its worker ports.
+    /// The worker's own process listens on all its worker ports. The master looks again and again, for
+    /// each worker in state [`Starting`](super::WorkerState::Starting).
     Ready {
         /// The worker.
         worker: WorkerId,

@@ -50,7 +50,7 @@ impl Supervisor {
             let worker = &self.workers[&id];
             match worker.stage {
                 Stage::Live { .. } => self.retire(id, now),
-                Stage::Recalled(_) if !self.wants(worker) => self.retire_again(id),
+                Stage::Recalled(_) if !self.wants(worker) => self.retire_again(id, now),
                 Stage::Starting | Stage::Ready { .. } if !self.wants(worker) => {
                     self.end(id, Why::Unwanted, now);
                 }

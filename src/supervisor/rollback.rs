@@ -20,7 +20,9 @@ use std::time::Duration;
 
 use super::aim::Aim;
 use super::worker::Stage;
-use super::{FailureCause, Moment, Refusal, RequestId, Retirement, Rollout, Supervisor, WorkerId};
+use super::{
+    FailureCause, Moment, Refusal, RequestId, Retirement, Rollout, Supervisor, Why, WorkerId,
+};
 use crate::plan::Seat;
 
 /// For so long a retired worker is looked at until its sockets must have been seen to listen.
@@ -91,18 +93,20 @@ impl Supervisor {
         }
     }
 
-    /// A retired worker does not serve again after all.
-    pub(super) fn retire_again(&mut self, id: WorkerId) {
+    /// A retired worker does not serve again after all. Its time to drain has gone on meanwhile.
+    pub(super) fn retire_again(&mut self, id: WorkerId, now: Moment) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        if let Stage::Recalled(recall) = &worker.stage {
-            worker.stage = Stage::Retired(recall.retirement.clone());
+        let Stage::Recalled(recall) = &worker.stage else { return };
+        worker.stage = Stage::Retired(recall.retirement.clone());
+        if self.worker_deadline(&self.workers[&id]).is_some_and(|at| at <= now) {
+            self.end(id, Why::DrainLimit, now);
         }
     }
 
     /// The sockets of a retired worker were not seen to listen any more.
     pub(super) fn recall_timed_out(&mut self, id: WorkerId, now: Moment) {
         let worker = self.workers[&id].clone();
-        self.retire_again(id);
+        self.retire_again(id, now);
         let cause = FailureCause::NotReady { limit: LOOK };
         self.failed(&worker, cause, Vec::new(), now);
     }

@@ -43,7 +43,8 @@ pub struct Worker {
 /// Where a worker is in its life, in the words of DESIGN and of `status`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum WorkerState {
-    /// It is not in force yet: being spawned, getting ready, or waiting for others of its reload.
+    /// It is not in force yet: being spawned, getting ready, or waiting for others of its reload; or it
+    /// was retired, and a rollback has it serve again if its ports still listen.
     Starting,
     /// It gets new connections.
     Live,
@@ -109,9 +110,9 @@ impl Worker {
     /// Where it is in its life.
     pub fn state(&self) -> WorkerState {
         match self.stage {
-            Stage::Starting | Stage::Ready { .. } => WorkerState::Starting,
+            Stage::Starting | Stage::Ready { .. } | Stage::Recalled(_) => WorkerState::Starting,
             Stage::Live { .. } => WorkerState::Live,
-            Stage::Retired(_) | Stage::Recalled(_) => WorkerState::Retired,
+            Stage::Retired(_) => WorkerState::Retired,
             Stage::Dying { .. } => WorkerState::Dying,
         }
     }
@@ -133,9 +134,8 @@ impl Worker {
         matches!(&self.stage, Stage::Retired(retirement) if retirement.is_settled())
     }
 
-    /// Whether the supervisor waits for [`Event::Ready`](super::Event::Ready) of it: it starts, or it
-    /// is retired and a rollback has it serve again, if its ports still listen.
-    pub fn awaits_ready(&self) -> bool {
+    /// Whether [`Event::Ready`](super::Event::Ready) of it is waited for.
+    pub(super) fn awaits_ready(&self) -> bool {
         match &self.stage {
             Stage::Starting => true,
             Stage::Recalled(recall) => recall.ready.is_none(),

@@ -4,7 +4,8 @@ use super::process::Pid;
 use super::topic::Topic;
 use super::world::World;
 use crate::plan::{Assignment, Plan};
-use crate::supervisor::{Action, Done, Event, Worker, WorkerState};
+use crate::supervisor::worker::Stage;
+use crate::supervisor::{Action, Done, Event, Worker};
 
 pub(super) const TOPIC: Topic =
     Topic { born, taken_over, check_action, act, follow, ..Topic::NONE };
@@ -53,7 +54,7 @@ fn act(world: &mut World, action: &Action) {
 
 /// The master looks again and again whether the retired workers that a rollback wants still listen.
 fn follow(world: &mut World) {
-    let is_recalled = |it: &&Worker| it.awaits_ready() && it.state() == WorkerState::Retired;
+    let is_recalled = |it: &&Worker| matches!(it.stage, Stage::Recalled(_)) && it.awaits_ready();
     let recalled = world.workers().filter(is_recalled);
     let pids: Vec<Pid> = recalled.filter_map(|worker| world.pid_of(worker.id)).collect();
     for pid in pids {

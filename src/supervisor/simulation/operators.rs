@@ -16,6 +16,8 @@ pub(super) const TOPIC: Topic =
 pub(super) struct State {
     pub(super) requests: BTreeMap<RequestId, Asked>,
     pub(super) stop: Option<StopSeen>,
+    /// The highest number of a generation that a request was told of.
+    highest: Option<Generation>,
 }
 
 /// A request and its answer.
@@ -48,8 +50,11 @@ fn taken_over(world: &mut World) {
 }
 
 fn act(world: &mut World, action: &Action) {
-    if let Action::Reply { request, .. } = action {
+    if let Action::Reply { request, outcome } = action {
         world.operators.requests.get_mut(request).expect("a known request").answered = true;
+        if let Ok(Done::Reloaded { generation } | Done::Canary { generation, .. }) = outcome {
+            world.operators.highest = world.operators.highest.max(Some(*generation));
+        }
     }
 }
 
@@ -105,15 +110,16 @@ fn check_reply(world: &World, request: RequestId, outcome: Result<&Done, &Refusa
     let asked = world.operators.requests.get(&request).expect("a request that was made");
     assert!(!asked.answered, "{request:?} answered twice");
     let generation = world.plan.generation();
+    let is_new = world.operators.highest.is_none_or(|highest| generation > highest);
     match (asked.request, outcome) {
         (_, Err(Refusal::Stopping)) => assert!(world.operators.stop.is_some()),
         (Request::Reload, Ok(Done::Reloaded { generation: done })) => {
             assert_eq!(*done, generation, "another generation is in force");
-            assert!(generation > asked.generation, "an old number for a new generation");
+            assert!(generation > asked.generation && is_new, "an old number for a new generation");
         }
         (Request::Canary { share }, Ok(Done::Canary { generation: done, slots, of, .. })) => {
             assert_eq!(*done, generation, "another generation is on trial");
-            assert!(generation > asked.generation, "an old number for a new generation");
+            assert!(generation > asked.generation && is_new, "an old number for a new generation");
             let wanted = share.of(u32::try_from(*of).expect("small"));
             assert_eq!(*slots, wanted as usize, "another share than was asked for");
         }

@@ -5,7 +5,7 @@
 //! code that is released knows nothing of it.
 
 use super::world::World;
-use crate::plan::Seat;
+use crate::plan::{Generation, Seat, Weights};
 use crate::supervisor::state::Phase;
 use crate::supervisor::worker::Stage;
 use crate::supervisor::{
@@ -55,6 +55,14 @@ pub(super) enum Fault {
     SaysDoneTooEarly,
     /// The rules go before the workers.
     RemovesTooEarly,
+    /// A trial begins with slots moved that it does not get.
+    MovesOthersForATrial,
+    /// What slots were lent for a trial by whom is not remembered.
+    ForgetsWhoLent,
+    /// Retired workers serve again without a look whether they listen.
+    RecallsBlindly,
+    /// The number of a generation that was given up is used again.
+    ReusesANumber,
 }
 
 /// All faults, each with words of the invariant that tells of it.
@@ -79,6 +87,10 @@ pub(super) const FAULTS: &[(Fault, &str)] = &[
     (Fault::RepliesTwice, "answered twice"),
     (Fault::SaysDoneTooEarly, "another generation is in force"),
     (Fault::RemovesTooEarly, "the rules removed before the workers"),
+    (Fault::MovesOthersForATrial, "a client moves that does not get the canary"),
+    (Fault::ForgetsWhoLent, "a lent slot went back to another seat"),
+    (Fault::RecallsBlindly, "a retired worker gets new connections again"),
+    (Fault::ReusesANumber, "an old number for a new generation"),
 ];
 
 /// A fault, and what it remembers.
@@ -195,6 +207,26 @@ impl Sabotage {
                 actions.extend(reply.cloned());
             }
             Fault::SaysDoneTooEarly => say_done(world, supervisor, actions),
+            Fault::MovesOthersForATrial => {
+                for action in actions {
+                    if let Action::Commit(plan) = action
+                        && plan.seats().len() > world.plan.seats().len()
+                        && let Ok(even) = Weights::equal(plan.seats().len())
+                        && let Ok(shuffled) = plan.rescaled(&even)
+                    {
+                        *plan = shuffled;
+                    }
+                }
+            }
+            Fault::ForgetsWhoLent => supervisor.home = None,
+            Fault::RecallsBlindly => {
+                let is_recalled = |it: &&Worker| matches!(it.stage, Stage::Recalled(_));
+                let recalled = supervisor.workers().filter(is_recalled).map(|it| it.id);
+                for worker in recalled.collect::<Vec<_>>() {
+                    actions.extend(supervisor.step(Event::Ready { worker }, world.now));
+                }
+            }
+            Fault::ReusesANumber => supervisor.last_generation = Generation::FIRST,
             Fault::RemovesTooEarly => {
                 let is_stopping = supervisor.is_stopping();
                 if is_stopping && wants(actions, |it| matches!(it, Action::Terminate { .. })) {
