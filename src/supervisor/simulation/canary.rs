@@ -5,7 +5,7 @@ use super::topic::Topic;
 use super::world::World;
 use crate::plan::{Assignment, Plan};
 use crate::supervisor::worker::Stage;
-use crate::supervisor::{Action, Done, Event, Worker};
+use crate::supervisor::{Action, Done, Event, Request, Worker};
 
 pub(super) const TOPIC: Topic =
     Topic { born, taken_over, check_action, act, follow, ..Topic::NONE };
@@ -44,11 +44,23 @@ fn act(world: &mut World, action: &Action) {
         }
         Action::Reply { outcome: Ok(Done::Canary { .. }), .. } => {
             world.canary.home = world.canary.before.clone();
+            let request = world.random.choose(&[Request::Promote, Request::Rollback]);
+            ask_perhaps(world, request);
         }
-        Action::Reply { outcome: Ok(Done::Reloaded { .. } | Done::RolledBack { .. }), .. } => {
+        Action::Reply { outcome: Ok(Done::Reloaded { .. }), .. } => {
             world.canary.home = None;
+            ask_perhaps(world, Request::Rollback);
         }
+        Action::Reply { outcome: Ok(Done::RolledBack { .. }), .. } => world.canary.home = None,
         _ => {}
+    }
+}
+
+/// Operators do so within seconds, or never.
+fn ask_perhaps(world: &mut World, request: Request) {
+    if world.trouble > 0 && world.random.percent(40) {
+        let delay = world.random.millis(0..3_000);
+        world.schedule(delay, move |world| world.ask(request));
     }
 }
 

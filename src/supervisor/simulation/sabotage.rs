@@ -57,7 +57,7 @@ pub(super) enum Fault {
     RemovesTooEarly,
     /// A trial begins with slots moved that it does not get.
     MovesOthersForATrial,
-    /// What slots were lent for a trial by whom is not remembered.
+    /// What slots were lent for a trial by whom is remembered wrongly.
     ForgetsWhoLent,
     /// Retired workers serve again without a look whether they listen.
     RecallsBlindly,
@@ -209,16 +209,23 @@ impl Sabotage {
             Fault::SaysDoneTooEarly => say_done(world, supervisor, actions),
             Fault::MovesOthersForATrial => {
                 for action in actions {
-                    if let Action::Commit(plan) = action
-                        && plan.seats().len() > world.plan.seats().len()
-                        && let Ok(even) = Weights::equal(plan.seats().len())
-                        && let Ok(shuffled) = plan.rescaled(&even)
+                    let Action::Commit(plan) = action else { continue };
+                    let even = Weights::equal(plan.seats().len()).expect("as many as there are");
+                    if plan.seats().len() > world.plan.seats().len()
+                        && let Ok(moved) = plan.rescaled(&even)
                     {
-                        *plan = shuffled;
+                        *plan = moved;
                     }
                 }
             }
-            Fault::ForgetsWhoLent => supervisor.home = None,
+            Fault::ForgetsWhoLent => {
+                if let Some(home) = &mut supervisor.home {
+                    let mut weights = vec![1.0; home.seats().len()];
+                    weights[0] = 2.0;
+                    let weights = Weights::new(&weights).expect("as many as there are");
+                    *home = home.rescaled(&weights).expect("as many slots as before");
+                }
+            }
             Fault::RecallsBlindly => {
                 let is_recalled = |it: &&Worker| matches!(it.stage, Stage::Recalled(_));
                 let recalled = supervisor.workers().filter(is_recalled).map(|it| it.id);
