@@ -16,7 +16,7 @@
 //! Neither can the cluster be reloaded or scaled.
 
 use super::aim::{Aim, Canary};
-use super::{Done, Refusal, RequestId, Rollout, Supervisor};
+use super::{Action, Done, Notice, Refusal, RequestId, Rollout, Supervisor};
 use crate::plan::{Generation, Plan, PlanError, Seat, Share, Weights};
 
 /// A generation on trial, as [`Supervisor::canary`] tells of it.
@@ -86,6 +86,14 @@ impl Supervisor {
         let Canary { generation, seats, slots } = canary;
         let of = self.plan().assignment().slots();
         Done::Canary { generation, workers: seats, slots, of }
+    }
+
+    /// Says that one has come into force.
+    pub(super) fn announce_canary(&mut self) {
+        if let Some(Canary { generation, seats: workers, slots }) = self.aim.canary {
+            let of = self.plan().assignment().slots();
+            self.actions.push(Action::Notice(Notice::OnTrial { generation, workers, slots, of }));
+        }
     }
 }
 

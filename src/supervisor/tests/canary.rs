@@ -34,6 +34,8 @@ fn a_canary_gets_its_share_and_nobody_else_moves() {
     let bench = trying();
     let done = Done::Canary { generation: Generation(2), workers: 1, slots: 6, of: 64 };
     assert_eq!(bench.replies, [Ok(done)]);
+    let notice = Notice::OnTrial { generation: Generation(2), workers: 1, slots: 6, of: 64 };
+    assert!(bench.notices.contains(&notice));
     assert_eq!(bench.in_force(), [1, 2, 3]);
     let after = seats_of_slots(&bench);
     assert_eq!(after.iter().filter(|seat| **seat == 2).count(), 6);
