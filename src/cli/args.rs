@@ -114,7 +114,8 @@ Exit codes: 0 all that it shows is as promised; 1 it is not, or the system forbi
 
 const RUN_HELP: &str = "\
 Workers get PORT (the port to listen on, on all addresses), IPCLUSTER_PORT_<public> for each public
-port, IPCLUSTER_SEAT, IPCLUSTER_WORKERS, IPCLUSTER_GENERATION, IPCLUSTER_NAME and IPCLUSTER_SOCKET.
+port, IPCLUSTER_SEAT (from 0), IPCLUSTER_WORKERS (always above the seat: those of a reload --share
+have seats beyond --workers), IPCLUSTER_GENERATION, IPCLUSTER_NAME and IPCLUSTER_SOCKET.
 Of the other variables they get PATH, HOME, USER, LOGNAME, SHELL, TERM, TZ, LANG, LANGUAGE, LC_*,
 TMPDIR, and those of --env. A worker is ready when it listens on its ports, or is bound to those of
 udp listeners; on SIGTERM it should
@@ -359,6 +360,12 @@ mod tests {
         for line in [
             "reload",
             "reload web",
+            "reload --share 10%",
+            "reload web --share 0.5%",
+            "promote",
+            "promote web",
+            "rollback",
+            "rollback web",
             "status",
             "status web --json",
             "stop",
@@ -391,6 +398,12 @@ mod tests {
             "explain 10.0.0",
             "reload a/b",
             "reload a b",
+            "reload --share",
+            "reload --share 10",
+            "reload --share 0%",
+            "reload --share 100%",
+            "promote a b",
+            "rollback --share 10%",
             "run --workers many",
             "run --weights 1,x",
             "run --color",

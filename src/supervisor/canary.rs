@@ -16,8 +16,8 @@
 //! Neither can the cluster be reloaded or scaled.
 
 use super::aim::{Aim, Canary};
-use super::{Done, Refusal, RequestId, Rollout, Supervisor};
-use crate::plan::{Generation, Seat, Share};
+use super::{Action, Done, Notice, Refusal, RequestId, Rollout, Supervisor};
+use crate::plan::{Generation, Plan, PlanError, Seat, Share, Weights};
 
 /// A generation on trial, as [`Supervisor::canary`] tells of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,5 +86,54 @@ impl Supervisor {
         let Canary { generation, seats, slots } = canary;
         let of = self.plan().assignment().slots();
         Done::Canary { generation, workers: seats, slots, of }
+    }
+
+    /// Says that one has come into force.
+    pub(super) fn announce_canary(&mut self) {
+        if let Some(Canary { generation, seats: workers, slots }) = self.aim.canary {
+            let of = self.plan().assignment().slots();
+            self.actions.push(Action::Notice(Notice::OnTrial { generation, workers, slots, of }));
+        }
+    }
+}
+
+impl Aim {
+    /// What a plan stands for that an earlier master has left: the weights that are `wanted`, if those
+    /// make it, else such as make the shares that there are; and the canary, which shows in that the
+    /// seats before it have workers of an older generation than the plan.
+    ///
+    /// A seat between the two that is vacant just then is one of the canary, unless the number of
+    /// seats that is wanted says otherwise.
+    ///
+    /// # Errors
+    /// Those of [`Weights::new`] and [`Plan::rescaled`]: none, with a plan that was in force.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for masters that adopt workers"))]
+    pub(super) fn found_in(plan: &Plan, wanted: &Weights) -> Result<Self, PlanError> {
+        let older: Vec<(usize, Generation)> = plan
+            .seats()
+            .filter_map(|(seat, occupant)| Some((seat.index(), occupant?.generation)))
+            .filter(|(_, generation)| *generation < plan.generation())
+            .collect();
+        let all = plan.seats().len();
+        let slots = plan.assignment().slots_by_seat(all);
+        let share_of = |seats: &[u32]| seats.iter().map(|slots| f64::from(*slots)).collect();
+        let shares: Vec<f64> = share_of(&slots);
+        let Some(&(last, generation)) = older.last().filter(|(last, _)| last + 1 < all) else {
+            let made =
+                wanted.seats() == all && plan.rescaled(wanted)?.assignment() == plan.assignment();
+            let weights = if made { wanted.clone() } else { Weights::new(&shares)? };
+            return Ok(Self::all(plan.generation(), weights));
+        };
+        let is_vacant = |index: usize| plan.seats().nth(index).is_some_and(|(_, it)| it.is_none());
+        let is_wanted =
+            (last + 1..all).contains(&wanted.seats()) && (last + 1..wanted.seats()).all(is_vacant);
+        let weights = match is_wanted {
+            true => wanted.clone(),
+            false => Weights::new(&shares[..=last])?,
+        };
+        let first = weights.seats();
+        let slots = slots[first..].iter().map(|slots| *slots as usize).sum();
+        let canary = Canary { generation: plan.generation(), seats: all - first, slots };
+        Ok(Self { generation, weights, canary: Some(canary) })
     }
 }

@@ -35,7 +35,7 @@
 //! # What should be
 //!
 //! An *aim* is a generation and the weights of the seats: one worker of that generation in each
-//! seat. The *lineup* of an aim is the workers of it that can serve now; it makes the plan. A
+//! seat; and perhaps a *canary*: another generation in more seats, on trial (`canary.rs`). The *lineup* of an aim is the workers of it that can serve now; it makes the plan. A
 //! cluster has one aim, and while it is reloaded or scaled a second one: the workers that only the
 //! second includes are started beside the others, and when all are ready the plan follows the
 //! second aim, in one commit. Only when that is in force is the first aim dropped. Up to then,
@@ -47,6 +47,9 @@
 //! | [`Start::Takeover`] | when all workers are ready; until then the plan of the earlier master is not touched. A worker that fails is tried again, with back-off |
 //! | reload, scale up | when all new workers are ready. If one fails first, or the commit fails three times in a row, all are ended, and what is in force stays |
 //! | scale down | at once |
+//! | reload of a share | when the workers of the canary are ready; those in force stay as they are |
+//! | promotion | as a reload, whose workers take the place of the canary's too |
+//! | rollback | of a canary: at once. Of a reload: when all retired workers of the generation before were seen to listen still (`rollback.rs`) |
 //! | a death | at once: the seat is vacant until its next worker is ready |
 //!
 //! If during a reload the last of the old workers dies, the plan goes over to those of the new

@@ -94,6 +94,17 @@ pub enum Notice {
         /// Seats in all.
         seats: usize,
     },
+    /// A part of the clients gets a new generation, on trial.
+    OnTrial {
+        /// Its generation.
+        generation: Generation,
+        /// How many workers it has.
+        workers: usize,
+        /// How many slots go to it.
+        slots: usize,
+        /// How many slots there are.
+        of: usize,
+    },
     /// Somebody else had changed our rules; they are as they should be again.
     Repaired {
         /// How they differed, for display.
@@ -197,6 +208,10 @@ impl fmt::Display for Notice {
             Self::InForce { generation, occupied, seats } => {
                 write!(f, "generation {generation} in force, {occupied} of {seats} seats occupied")
             }
+            Self::OnTrial { generation, workers, slots, of } => write!(
+                f,
+                "generation {generation} on trial, {workers} workers on {slots} of {of} slots"
+            ),
             Self::ForeignNatFound { rule } => {
                 write!(f, "decides before our rules: {rule}")
             }

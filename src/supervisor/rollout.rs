@@ -215,6 +215,7 @@ impl Supervisor {
         self.last_generation = self.last_generation.max(rollout.to.newest());
         self.respawns.retain(|seat, _| rollout.to.has(*seat, self.aim.generation));
         self.aim = rollout.to;
+        self.announce_canary();
         self.reply(rollout.request, Ok(done));
     }
 

@@ -67,7 +67,7 @@ use sabotage::{FAULTS, Sabotage};
 use world::World;
 
 /// Histories of one run, unless the environment says otherwise.
-const HISTORIES: u64 = 1_500;
+const HISTORIES: u64 = 1_000;
 
 /// So many events of trouble has a history at most.
 const EVENTS: u64 = 1_000;

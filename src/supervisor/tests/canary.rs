@@ -1,5 +1,6 @@
 use super::*;
 use crate::plan::{PlanError, Share, Slot};
+use crate::supervisor::aim::Aim;
 
 fn share(text: &str) -> Request {
     Request::Canary { share: text.parse::<Share>().expect("a share") }
@@ -33,6 +34,8 @@ fn a_canary_gets_its_share_and_nobody_else_moves() {
     let bench = trying();
     let done = Done::Canary { generation: Generation(2), workers: 1, slots: 6, of: 64 };
     assert_eq!(bench.replies, [Ok(done)]);
+    let notice = Notice::OnTrial { generation: Generation(2), workers: 1, slots: 6, of: 64 };
+    assert!(bench.notices.contains(&notice));
     assert_eq!(bench.in_force(), [1, 2, 3]);
     let after = seats_of_slots(&bench);
     assert_eq!(after.iter().filter(|seat| **seat == 2).count(), 6);
@@ -198,4 +201,40 @@ fn a_stop_ends_a_canary_with_all_others() {
     bench.request(Request::Stop { now: true });
     bench.commit_done();
     assert_eq!(bench.take_terminated(), [1, 2, 3]);
+}
+
+/// The aim of the cluster, as the next master finds it in the plan.
+fn found(bench: &Bench, wanted: u16) -> Aim {
+    Aim::found_in(bench.supervisor.plan(), &equal(wanted)).expect("a plan that was in force")
+}
+
+#[test]
+fn a_plan_tells_of_its_canary() {
+    let mut bench = trying();
+    assert_eq!(found(&bench, 2), bench.supervisor.aim);
+    for other in [1, 3, 64] {
+        let aim = found(&bench, other);
+        assert_eq!((aim.generation, aim.canary), (Generation(1), bench.supervisor.aim.canary));
+        assert_eq!(aim.weights.seats(), 2);
+    }
+    bench.dies(2, Exit::Code(1));
+    bench.commit_done();
+    assert_eq!(found(&bench, 2), bench.supervisor.aim, "a vacant seat beside the canary");
+    bench.dies(3, Exit::Code(1));
+    bench.commit_done();
+    assert_eq!(found(&bench, 2), bench.supervisor.aim, "a vacant canary");
+    bench.request(Request::Rollback);
+    bench.commit_done();
+    assert_eq!(found(&bench, 2), bench.supervisor.aim);
+    assert_eq!(found(&bench, 2).canary, None);
+}
+
+#[test]
+fn a_plan_without_a_canary_tells_its_shares() {
+    let bench = Bench::live(3);
+    assert_eq!(found(&bench, 3), bench.supervisor.aim);
+    let aim = found(&bench, 5);
+    assert_eq!((aim.generation, aim.canary), (Generation(1), None));
+    let again = bench.supervisor.plan().rescaled(&aim.weights).expect("as many slots");
+    assert_eq!(again.assignment(), bench.supervisor.plan().assignment());
 }
