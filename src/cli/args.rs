@@ -40,7 +40,8 @@ pub(crate) enum Verb {
     /// Start a cluster, or take over one whose master is gone; stays in the foreground
     ///
     /// SIGTERM and SIGINT end the master alone: the workers and the rules serve on, and the next
-    /// `run` of the same name takes them over. SIGHUP reloads. `ipcluster stop` ends all.
+    /// `run` of the same name takes them over. SIGHUP reloads, SIGUSR1 is `ipcluster clear-retired`.
+    /// `ipcluster stop` ends all.
     #[command(after_help = RUN_HELP)]
     Run(RunArgs),
     /// Start a new generation and move all new connections to it
@@ -65,6 +66,17 @@ pub(crate) enum Verb {
     /// them still run and listen. They end with their last connection, so give --rollback-timeout to
     /// `run` to keep them for some time.
     Rollback(ClusterArgs),
+    /// Replace one live worker: start another in its seat, and when that is ready let the old one
+    /// finish its connections
+    ///
+    /// Returns when new connections go to the successor, or says why not: then the old one serves on.
+    /// A successor that fails is tried again, until its seat is given up (--spawn-give-up of `run`).
+    Retire(RetireArgs),
+    /// End all workers that are retired now, one after the other, without waiting for their
+    /// connections
+    ///
+    /// Returns when they are gone. SIGUSR1 to the master does the same.
+    ClearRetired(ClusterArgs),
     /// Show the workers by seat
     #[command(after_help = STATUS_HELP)]
     Status(StatusArgs),
@@ -121,7 +133,7 @@ TMPDIR, and those of --env. A worker is ready when it listens on its ports, or i
 udp listeners; on SIGTERM it should
 finish its connections and exit.
 
-TIME is a whole number with ms, s, min or h.
+TIME is a whole number with ms, s, min or h; MEMORY one with B, KiB, MiB, GiB or TiB.
 
 Examples:
   ipcluster run --listen 0.0.0.0:80 --workers 4 -- node server.js
@@ -130,7 +142,8 @@ Examples:
 
 The file holds the same settings as the flags (name, listen, workers, command, partition, slots,
 weights, worker_ports, local_clients, ready, ownership, env, [timeouts] ready, drain, rollback, die, [spawn]
-stagger, backoff, [http] listen). Flags win.
+stagger, backoff, give_up, [retire] rss, rate, window, renice, max_age, lag, [memory] total, low, high,
+order, [http] listen). Flags win.
 
 Exit codes: 0 stopped, or left by a signal; 1 failed; 2 wrong usage.";
 
@@ -139,14 +152,17 @@ Example:
   ipcluster plan --listen 0.0.0.0:80 --workers 4 -- node server.js | nft --check -f -";
 
 const STATUS_HELP: &str = "\
-States: starting (gets no connections yet), live (gets those of its seat), retired (finishes those
+States: starting (gets no connections yet), live (gets those of its seat), leaving (live, until its
+successor is ready), retired (finishes those
 that it has), dying (was asked to end).
 
 --json prints one object: schema (1), name, pid (of the master), generation, listeners, partition,
 slots, repairs (of rules that others had changed) and last_writer (who made the last one necessary),
 foreign_chains (rules of others that decide before ours), conntrack (entries, limit; 0: none), serving
 (seats that get connections), trial (of a generation: generation, first_seat, seats, slots; or null),
-swaps (a histogram), restarts (by reason), and workers: a list of seat, slots, pid (null before it is spawned), state, generation, ports
+swaps (a histogram), restarts (by reason), retirements (of live workers, by cause), given_up (seats that get no worker for
+now), and workers: a list of seat, slots, pid (null before it is spawned), state, leaving (why it is
+replaced, or null), generation, ports
 (public port: worker port), uptime (seconds), connections (established ones; null if not counted),
 queued (not accepted yet), half_open (handshakes under way), and connections_total (of a live worker: all that its seat was ever given, whoever held it; else null).
 Fields may be added within a schema.";
@@ -169,6 +185,29 @@ pub(crate) struct ReloadArgs {
     /// Try the new generation on this part of the clients, above 0% and below 100%
     #[arg(long, value_name = "PERCENT%")]
     pub(crate) share: Option<Share>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReloadArgs {
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+    /// Then end all retired workers, one after the other, without waiting for their connections, and
+    /// return when they are gone
+    #[arg(long, conflicts_with = "share")]
+    pub(crate) clear_retired: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(allow_missing_positional = true)]
+pub(crate) struct RetireArgs {
+    /// The cluster [default: the only one that runs]
+    pub(crate) name: Option<ClusterName>,
+    /// The worker: a number up to 1023 is its seat, a larger one its pid
+    #[arg(value_name = "SEAT|PID", value_parser = clap::value_parser!(u32).range(0..))]
+    pub(crate) worker: u32,
+    /// The number is a pid, however small
+    #[arg(long)]
+    pub(crate) pid: bool,
 }
 
 #[derive(Debug, Args)]
@@ -277,6 +316,48 @@ pub(crate) struct RunArgs {
     /// Wait before a worker that died is replaced: the first time, and at most [default: 1s..30s]
     #[arg(long, value_name = "FIRST..MOST")]
     spawn_backoff: Option<String>,
+    /// Start no more workers for a seat that has lost so many in so short a time, for as long again or
+    /// until a reload, scale or retire; 0: never [default: 5 in 60s]
+    #[arg(long, value_name = "NUMBER in TIME")]
+    spawn_give_up: Option<String>,
+    /// Replace a worker that has more resident memory; 0: none [default: 0]
+    #[arg(long, value_name = "MEMORY")]
+    retire_rss: Option<String>,
+    /// Replace at most so many workers within --retire-window, but for those that `ipcluster retire`
+    /// names [default: 10]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    retire_rate: Option<i64>,
+    /// See --retire-rate; 0: any number [default: 2min]
+    #[arg(long, value_name = "TIME")]
+    retire_window: Option<String>,
+    /// Nice value of retired workers, 0 to 19; 0: as it was [default: 1]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    retire_renice: Option<i64>,
+    /// Replace a worker that was started so long ago, one after the other; 0: none [default: 0]
+    #[arg(long, value_name = "TIME")]
+    retire_max_age: Option<String>,
+    /// Replace a worker that reports its event loop so late; 0: none [default: 150ms]
+    #[arg(long, value_name = "TIME")]
+    retire_lag: Option<String>,
+    /// Memory of the master and all workers above a part of which retired workers end; 0: any
+    /// [default: 0]
+    #[arg(long, value_name = "MEMORY")]
+    memory_total: Option<String>,
+    /// The part of --memory-total above which retired workers are asked to end [default: 0.80]
+    #[arg(long, value_name = "PART", allow_negative_numbers = true)]
+    memory_low: Option<f64>,
+    /// The part of --memory-total above which retired workers are killed [default: 0.95]
+    #[arg(long, value_name = "PART", allow_negative_numbers = true)]
+    memory_high: Option<f64>,
+    /// Which retired worker ends first: connections (the one with the fewest), age (the oldest),
+    /// memory (the largest) [default: connections]
+    #[arg(long, value_name = "connections|age|memory")]
+    memory_order: Option<String>,
+    /// End the workers of an earlier master, without waiting for their connections, when the new ones
+    /// are in force [default: $IPC_START_KILLOLD is TRUE]
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    kill_old: Option<bool>,
     /// Address and port for /metrics (Prometheus), /healthz and / (status), without a password
     /// [default: none]
     #[arg(long, value_name = "ADDR:PORT")]
@@ -314,7 +395,19 @@ impl RunArgs {
             die_timeout: one("--die-timeout", self.die_timeout),
             spawn_stagger: one("--spawn-stagger", self.spawn_stagger),
             spawn_backoff: one("--spawn-backoff", self.spawn_backoff),
+            spawn_give_up: one("--spawn-give-up", self.spawn_give_up),
             http_listen: one("--http-listen", self.http_listen),
+            retire_rss: one("--retire-rss", self.retire_rss),
+            retire_rate: number("--retire-rate", self.retire_rate),
+            retire_window: one("--retire-window", self.retire_window),
+            retire_renice: number("--retire-renice", self.retire_renice),
+            retire_max_age: one("--retire-max-age", self.retire_max_age),
+            retire_lag: one("--retire-lag", self.retire_lag),
+            memory_total: one("--memory-total", self.memory_total),
+            memory_low: self.memory_low.map(|part| Given::by_flag("--memory-low", part)),
+            memory_high: self.memory_high.map(|part| Given::by_flag("--memory-high", part)),
+            memory_order: one("--memory-order", self.memory_order),
+            kill_old: self.kill_old.map(|on| Given::by_flag("--kill-old", on)),
         }
     }
 }
@@ -327,7 +420,9 @@ mod tests {
     use super::*;
 
     fn parse(line: &str) -> Result<Verb, clap::Error> {
-        let words = std::iter::once("ipcluster").chain(line.split_whitespace());
+        // A no-break space is one within a word.
+        let words = std::iter::once("ipcluster").chain(line.split_ascii_whitespace());
+        let words = words.map(|word| word.replace('\u{a0}', " "));
         Arguments::try_parse_from(words).map(|arguments| arguments.verb)
     }
 
@@ -349,6 +444,15 @@ mod tests {
             assert_eq!(name.as_ref().map(ClusterName::as_str), expected_name, "{line}");
             assert_eq!(workers, expected_workers);
         }
+        for (line, expected_name, worker) in [
+            ("retire 5", None, 5),
+            ("retire web 70000", Some("web"), 70000),
+            ("retire --pid 7 8", Some("7"), 8),
+        ] {
+            let Ok(Verb::Retire(args)) = parse(line) else { panic!("{line}") };
+            assert_eq!(args.name.as_ref().map(ClusterName::as_str), expected_name, "{line}");
+            assert_eq!((args.worker, args.pid), (worker, line.contains("--pid")));
+        }
         let Ok(Verb::Explain(explain)) = parse("explain web 2001:db8::1") else { panic!() };
         assert_eq!(explain.name.unwrap().as_str(), "web");
         let Ok(Verb::Explain(explain)) = parse("explain 10.0.0.1") else { panic!() };
@@ -366,6 +470,9 @@ mod tests {
             "promote web",
             "rollback",
             "rollback web",
+            "reload web --clear-retired",
+            "clear-retired",
+            "clear-retired web",
             "status",
             "status web --json",
             "stop",
@@ -404,6 +511,12 @@ mod tests {
             "reload --share 100%",
             "promote a b",
             "rollback --share 10%",
+            "retire",
+            "retire x",
+            "retire -1",
+            "retire web 4294967296",
+            "clear-retired a b",
+            "run --memory-low x",
             "run --workers many",
             "run --weights 1,x",
             "run --color",
@@ -423,6 +536,9 @@ mod tests {
             --partition hash --slots 2048 --weights 1,2.5 --worker-ports 30000-30999 \
             --local-clients --ready tcp \
             --env NODE_* --env A=b --ready-timeout 10s --drain-timeout 1h --rollback-timeout 10min --die-timeout 0 \
+            --retire-rss 448MiB --retire-rate 5 --retire-window 1min --retire-renice 19 \
+            --retire-max-age 24h --retire-lag 0 --memory-total 512MiB --memory-low 0.5 \
+            --memory-high 1 --memory-order memory --spawn-give-up 3\u{a0}in\u{a0}1min \
             --spawn-stagger 0 --spawn-backoff 10ms..2min --http-listen 127.0.0.1:9180 -- node server.js --workers 9";
         let Ok(Verb::Run(run)) = parse(line) else { panic!() };
         let file = r#"
@@ -438,7 +554,9 @@ mod tests {
             ready = "tcp"
             env = ["NODE_*", "A=b"]
             timeouts = { ready = "10s", drain = "1h", rollback = "10min", die = "0" }
-            spawn = { stagger = "0", backoff = "10ms..2min" }
+            spawn = { stagger = "0", backoff = "10ms..2min", give_up = "3 in 1min" }
+            retire = { rss = "448MiB", rate = 5, window = "1min", renice = 19, max_age = "24h", lag = "0" }
+            memory = { total = "512MiB", low = 0.5, high = 1, order = "memory" }
             http = { listen = "127.0.0.1:9180" }
         "#;
         let file = Settings::from_toml(file, "web.toml").unwrap().check(9);

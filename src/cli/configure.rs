@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use ipcluster::config::{Config, Settings};
+use ipcluster::config::{Config, Given, Settings};
 
 use super::Failed;
 use super::args::RunArgs;
@@ -22,7 +22,15 @@ pub(super) fn config(args: RunArgs) -> Result<Config, Failed> {
         None => Settings::default(),
     };
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    Ok(args.into_settings().over(file).check(cpus)?)
+    Ok(args.into_settings().over(inherited()).over(file).check(cpus)?)
+}
+
+/// What the older system took from the environment of its master.
+fn inherited() -> Settings {
+    const KILL_OLD: &str = "IPC_START_KILLOLD";
+    let is_set = std::env::var_os(KILL_OLD).is_some_and(|value| value == "TRUE");
+    let kill_old = is_set.then(|| Given::by_flag(KILL_OLD, true));
+    Settings { kill_old, ..Settings::default() }
 }
 
 /// Far more than any configuration, and little enough to hold: the path may be a device.

@@ -3,6 +3,7 @@
 mod args;
 mod ask;
 mod check;
+mod clear_retired;
 mod completions;
 mod configure;
 mod demo;
@@ -15,6 +16,7 @@ mod plan;
 mod promote;
 mod reload;
 mod rollback;
+mod retire;
 mod run;
 mod scale;
 mod status;
@@ -41,6 +43,8 @@ pub(crate) fn carry_out(arguments: Arguments) -> Result<(), Failed> {
         Verb::Reload(reload) => reload::run(&directory()?, reload),
         Verb::Promote(cluster) => promote::run(&directory()?, cluster),
         Verb::Rollback(cluster) => rollback::run(&directory()?, cluster),
+        Verb::Retire(retire) => retire::run(&directory()?, retire),
+        Verb::ClearRetired(cluster) => clear_retired::run(&directory()?, cluster),
         Verb::Status(status) => status::run(&directory()?, status),
         Verb::Scale(scale) => scale::run(&directory()?, scale),
         Verb::Stop(stop) => stop::run(&directory()?, stop),

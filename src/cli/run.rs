@@ -50,6 +50,7 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    user1: Signal,
 }
 
 impl Signals {
@@ -58,10 +59,11 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
+            user1: signal(SignalKind::user_defined1())?,
         })
     }
 
-    /// SIGTERM and SIGINT: the master leaves. SIGHUP: reload.
+    /// SIGTERM and SIGINT: the master leaves. SIGHUP: reload. SIGUSR1: clear-retired.
     async fn obey(mut self, master: Handle) {
         loop {
             tokio::select! {
@@ -69,6 +71,9 @@ impl Signals {
                 _ = self.interrupt.recv() => master.leave().await,
                 _ = self.hangup.recv() => {
                     tokio::spawn(reload(master.clone()));
+                }
+                _ = self.user1.recv() => {
+                    tokio::spawn(clear_retired(master.clone()));
                 }
             }
         }
@@ -79,6 +84,13 @@ async fn reload(master: Handle) {
     match master.reload().await {
         Ok(reloaded) => tracing::info!("reload: generation {} is in force", reloaded.generation),
         Err(failure) => tracing::error!("reload failed: {}", failure.message),
+    }
+}
+
+async fn clear_retired(master: Handle) {
+    match master.clear_retired().await {
+        Ok(cleared) => tracing::info!("{} retired workers have ended", cleared.workers),
+        Err(failure) => tracing::error!("clear-retired failed: {}", failure.message),
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{
     Config, ConfigError, Environment, Given, Http, Origin, Ownership, Readiness, Settings, Spawn,
-    Timeouts, WorkerCommand, parse,
+    Timeouts, WorkerCommand, parse, policy,
 };
 use crate::plan::{
     Assignment, Listener, Listeners, MAX_SEATS, Partition, PlanError, Port, PortRange, Weights,
@@ -71,8 +71,24 @@ impl Settings {
                     "spawn.backoff",
                     parse::backoff,
                 )?,
+                give_up: policy::give_up(self.spawn_give_up)?,
             },
             http,
+            retire: policy::retire(policy::RetireGiven {
+                rss: self.retire_rss,
+                rate: self.retire_rate,
+                window: self.retire_window,
+                renice: self.retire_renice,
+                max_age: self.retire_max_age,
+                lag: self.retire_lag,
+            })?,
+            memory: policy::memory(policy::MemoryGiven {
+                total: self.memory_total,
+                low: self.memory_low,
+                high: self.memory_high,
+                order: self.memory_order,
+            })?,
+            kill_old: or_default(self.kill_old, false).value,
             shares: shares.value,
         })
     }
@@ -286,7 +302,7 @@ fn environment(entries: Vec<Given<String>>) -> Result<Environment, ConfigError> 
     Ok(environment)
 }
 
-fn time(
+pub(super) fn time(
     given: Option<Given<String>>,
     default: &str,
     key: &'static str,
@@ -315,7 +331,7 @@ fn nonzero(
     })
 }
 
-fn text_value<T>(
+pub(super) fn text_value<T>(
     given: Option<Given<String>>,
     default: &str,
     key: &'static str,
@@ -325,7 +341,7 @@ fn text_value<T>(
     read(&given.value).map_err(|reason| value_error(&given.origin, key, reason))
 }
 
-fn or_default<T>(given: Option<Given<T>>, default: T) -> Given<T> {
+pub(super) fn or_default<T>(given: Option<Given<T>>, default: T) -> Given<T> {
     given.unwrap_or(Given { value: default, origin: Origin::Default })
 }
 
@@ -334,12 +350,12 @@ fn plan_error(origin: &Origin, key: &'static str) -> impl FnOnce(PlanError) -> C
     move |source| ConfigError::Plan { origin, key, source }
 }
 
-fn value_error(origin: &Origin, key: &'static str, reason: String) -> ConfigError {
+pub(super) fn value_error(origin: &Origin, key: &'static str, reason: String) -> ConfigError {
     ConfigError::Value { origin: origin.clone(), key, reason }
 }
 
 /// A value of the user's, escaped and cut to what a message can show.
-fn quote(text: &str) -> String {
+pub(super) fn quote(text: &str) -> String {
     format!("{:?}", text.chars().take(80).collect::<String>())
 }
 

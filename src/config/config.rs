@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::check::{check_worker_ports, partition_error_key};
-use super::{ConfigError, Environment, Origin};
+use super::{ConfigError, Environment, GiveUp, Memory, Origin, Retire};
 use crate::plan::{Assignment, ClusterName, Listeners, Partition, PlanError, PortRange, Weights};
 
 /// The configuration of one cluster, free of contradictions. Made by
@@ -42,6 +42,13 @@ pub struct Config {
     pub spawn: Spawn,
     /// The HTTP server.
     pub http: Http,
+    /// When live workers are replaced.
+    pub retire: Retire,
+    /// How much memory the cluster may have.
+    pub memory: Memory,
+    /// Whether the workers of an earlier master are ended, without waiting for their connections,
+    /// when the first ones of this master are in force.
+    pub kill_old: bool,
     /// The shares as given; empty if none were.
     pub(super) shares: Vec<f64>,
 }
@@ -134,6 +141,8 @@ pub struct Spawn {
     pub stagger: Duration,
     /// The wait before a worker that died is replaced.
     pub backoff: Backoff,
+    /// When no more workers are started for a seat; none: never.
+    pub give_up: Option<GiveUp>,
 }
 
 /// The HTTP server: metrics, a health check and a status page.

@@ -44,11 +44,13 @@ const KEYS: [&str; 12] = [
     "env",
 ];
 const TIMEOUTS: [&str; 4] = ["ready", "drain", "rollback", "die"];
-const SPAWN: [&str; 2] = ["stagger", "backoff"];
+const SPAWN: [&str; 3] = ["stagger", "backoff", "give_up"];
+const RETIRE: [&str; 6] = ["rss", "rate", "window", "renice", "max_age", "lag"];
+const MEMORY: [&str; 4] = ["total", "low", "high", "order"];
 const HTTP: [&str; 1] = ["listen"];
 
 /// Keys and tables that a later version will know.
-const LATER: [&str; 6] = ["socket_activation", "engine", "user", "group", "retire", "memory"];
+const LATER: [&str; 4] = ["socket_activation", "engine", "user", "group"];
 
 struct File<'a> {
     text: &'a str,
@@ -88,6 +90,16 @@ impl File<'_> {
                     self.read_spawn(settings, key, value)?;
                 }
             }
+            "retire" => {
+                for (key, value) in self.table("retire", value)? {
+                    self.read_retire(settings, key, value)?;
+                }
+            }
+            "memory" => {
+                for (key, value) in self.table("memory", value)? {
+                    self.read_memory(settings, key, value)?;
+                }
+            }
             "http" => {
                 for (key, value) in self.table("http", value)? {
                     match key.get_ref().as_ref() {
@@ -97,7 +109,10 @@ impl File<'_> {
                 }
             }
             later if LATER.contains(&later) => return Err(self.not_yet("", key)),
-            _ => return Err(self.unknown("", key, &KEYS, ", the tables timeouts, spawn and http")),
+            _ => {
+                let tables = ", the tables timeouts, spawn, retire, memory and http";
+                return Err(self.unknown("", key, &KEYS, tables));
+            }
         }
         Ok(())
     }
@@ -135,10 +150,58 @@ impl File<'_> {
                 settings.spawn_backoff =
                     Some(self.given("spawn.backoff", expected, text, value)?);
             }
-            "give_up" => return Err(self.not_yet("spawn.", key)),
+            "give_up" => settings.spawn_give_up = Some(self.text("spawn.give_up", value)?),
             _ => return Err(self.unknown("spawn.", key, &SPAWN, "")),
         }
         Ok(())
+    }
+
+    fn read_retire(
+        &self,
+        settings: &mut Settings,
+        key: &Key<'_>,
+        value: &Value<'_>,
+    ) -> Result<(), ConfigError> {
+        match key.get_ref().as_ref() {
+            "rss" => settings.retire_rss = Some(self.size("retire.rss", value)?),
+            "rate" => settings.retire_rate = Some(self.integer("retire.rate", value)?),
+            "window" => settings.retire_window = Some(self.time("retire.window", value)?),
+            "renice" => settings.retire_renice = Some(self.integer("retire.renice", value)?),
+            "max_age" => settings.retire_max_age = Some(self.time("retire.max_age", value)?),
+            "lag" => settings.retire_lag = Some(self.time("retire.lag", value)?),
+            _ => return Err(self.unknown("retire.", key, &RETIRE, "")),
+        }
+        Ok(())
+    }
+
+    fn read_memory(
+        &self,
+        settings: &mut Settings,
+        key: &Key<'_>,
+        value: &Value<'_>,
+    ) -> Result<(), ConfigError> {
+        match key.get_ref().as_ref() {
+            "total" => settings.memory_total = Some(self.size("memory.total", value)?),
+            "low" => settings.memory_low = Some(self.number("memory.low", value)?),
+            "high" => settings.memory_high = Some(self.number("memory.high", value)?),
+            "order" => settings.memory_order = Some(self.text("memory.order", value)?),
+            _ => return Err(self.unknown("memory.", key, &MEMORY, "")),
+        }
+        Ok(())
+    }
+
+    fn size(&self, key: &'static str, value: &Value<'_>) -> Result<Given<String>, ConfigError> {
+        let text = value.get_ref().as_str().map(str::to_owned);
+        self.given(key, "an amount of memory in quotes, such as \"448MiB\" or \"0\"", text, value)
+    }
+
+    fn number(&self, key: &'static str, value: &Value<'_>) -> Result<Given<f64>, ConfigError> {
+        let number = match value.get_ref() {
+            DeValue::Integer(number) if number.radix() == 10 => number.as_str().parse().ok(),
+            DeValue::Float(number) => number.as_str().parse().ok(),
+            _ => None,
+        };
+        self.given(key, "a number", number, value)
     }
 
     fn text(&self, key: &'static str, value: &Value<'_>) -> Result<Given<String>, ConfigError> {
@@ -304,6 +367,19 @@ mod tests {
             [spawn]
             stagger = "0"
             backoff = "10ms..2min"
+            give_up = "3 in 1min"
+            [retire]
+            rss = "448MiB"
+            rate = 5
+            window = "1min"
+            renice = 19
+            max_age = "24h"
+            lag = "0"
+            [memory]
+            total = "512MiB"
+            low = 0.5
+            high = 1
+            order = "memory"
             [http]
             listen = "127.0.0.1:9180"
         "#;
@@ -327,6 +403,18 @@ mod tests {
             die_timeout: flag("0".to_owned()),
             spawn_stagger: flag("0".to_owned()),
             spawn_backoff: flag("10ms..2min".to_owned()),
+            spawn_give_up: flag("3 in 1min".to_owned()),
+            retire_rss: flag("448MiB".to_owned()),
+            retire_rate: flag(5),
+            retire_window: flag("1min".to_owned()),
+            retire_renice: flag(19),
+            retire_max_age: flag("24h".to_owned()),
+            retire_lag: flag("0".to_owned()),
+            memory_total: flag("512MiB".to_owned()),
+            memory_low: flag(0.5),
+            memory_high: flag(1.0),
+            memory_order: flag("memory".to_owned()),
+            kill_old: None,
             http_listen: flag("127.0.0.1:9180".to_owned()),
         };
         assert_eq!(config, flags.check(9).unwrap());
@@ -345,7 +433,7 @@ mod tests {
         let cases = [
             (
                 "\nwrokers = 4",
-                "web.toml, line 2: unknown key `wrokers`: expected one of name, listen, workers, command, partition, slots, weights, worker_ports, local_clients, ready, ownership, env, the tables timeouts, spawn and http",
+                "web.toml, line 2: unknown key `wrokers`: expected one of name, listen, workers, command, partition, slots, weights, worker_ports, local_clients, ready, ownership, env, the tables timeouts, spawn, retire, memory and http",
             ),
             (
                 "[timeouts]\n\"a\\nb\" = 1",
@@ -353,7 +441,7 @@ mod tests {
             ),
             (
                 "spawn.pause = 1",
-                "web.toml, line 1: unknown key `spawn.pause`: expected one of stagger, backoff",
+                "web.toml, line 1: unknown key `spawn.pause`: expected one of stagger, backoff, give_up",
             ),
             ("http.port = 1", "web.toml, line 1: unknown key `http.port`: expected one of listen"),
             (
@@ -396,10 +484,25 @@ mod tests {
                 "# x\nengine = \"tproxy\"",
                 "web.toml, line 2: `engine` is not supported yet: remove it",
             ),
-            ("[retire]\nrss = \"0\"", "web.toml, line 1: `retire` is not supported yet: remove it"),
+            (
+                "[retire]\nrss = 448",
+                "web.toml, line 2: `retire.rss`: expected an amount of memory in quotes, such as \"448MiB\" or \"0\", found a whole number",
+            ),
+            (
+                "[retire]\nrsss = \"0\"",
+                "web.toml, line 2: unknown key `retire.rsss`: expected one of rss, rate, window, renice, max_age, lag",
+            ),
+            (
+                "[memory]\nlow = \"0.8\"",
+                "web.toml, line 2: `memory.low`: expected a number, found a text",
+            ),
+            (
+                "memory.max = 1",
+                "web.toml, line 1: unknown key `memory.max`: expected one of total, low, high, order",
+            ),
             (
                 "[spawn]\ngive_up = 5",
-                "web.toml, line 2: `spawn.give_up` is not supported yet: remove it",
+                "web.toml, line 2: `spawn.give_up`: expected a text in quotes, found a whole number",
             ),
             (
                 "[timeouts]\nping = \"10s\"",
@@ -442,6 +545,11 @@ mod tests {
                 "weights = [1, 1, 1, -1]",
                 "web.toml, line 3: `weights`: weight -1 of seat 3: expected a finite number, 0 or more",
             ),
+            (
+                "[memory]\nlow = 0.9\nhigh = 0.8",
+                "web.toml, line 4: `memory.low`: memory.low is 0.9 and memory.high is 0.8: expected memory.low up to memory.high",
+            ),
+            ("retire.rate = 0", "web.toml, line 3: `retire.rate`: 0: expected 1 to 1024"),
             ("env = [\n\"A\",\n\"A=1\"]", "web.toml, line 5: `env`: \"A\" is given twice"),
         ] {
             assert_eq!(fault(&format!("{least}{line}")), expected, "{line}");

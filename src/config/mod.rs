@@ -26,8 +26,21 @@
 //! | `timeouts.die` | `--die-timeout` | a time, `0`: killed at once | `5s` |
 //! | `spawn.stagger` | `--spawn-stagger` | a time, `0`: no pause | `100ms` |
 //! | `spawn.backoff` | `--spawn-backoff` | `FIRST..MOST`, times above 0 | `1s..30s` |
+//! | `spawn.give_up` | `--spawn-give-up` | `NUMBER in TIME`, `0`: never | `5 in 60s` |
+//! | `retire.rss` | `--retire-rss` | an amount of memory, `0`: off | `0` |
+//! | `retire.rate` | `--retire-rate` | 1 to 1024 | 10 |
+//! | `retire.window` | `--retire-window` | a time, `0`: any number | `2min` |
+//! | `retire.renice` | `--retire-renice` | 0 to 19 | 1 |
+//! | `retire.max_age` | `--retire-max-age` | a time, `0`: off | `0` |
+//! | `retire.lag` | `--retire-lag` | a time, `0`: off | `150ms` |
+//! | `memory.total` | `--memory-total` | an amount of memory, `0`: off | `0` |
+//! | `memory.low` | `--memory-low` | a part of it, above 0, up to `memory.high` | 0.80 |
+//! | `memory.high` | `--memory-high` | a part of it, up to 1 | 0.95 |
+//! | `memory.order` | `--memory-order` | `connections`, `age`, `memory`: see [`KillOrder`] | `connections` |
+//! | none | `--kill-old` | `true`, `false` | `false` |
 //! | `http.listen` | `--http-listen` | `ADDR:PORT`, no port of the cluster; empty: off | off |
 //!
+//! An amount of memory is a whole number with `B`, `KiB`, `MiB`, `GiB` or `TiB`; 0 needs no unit.
 //! A time is a whole number with `ms`, `s`, `min` or `h`, at most a year; 0 needs no unit.
 
 mod check;
@@ -38,9 +51,11 @@ mod error;
 #[cfg(feature = "cli")]
 mod file;
 mod parse;
+mod policy;
 mod settings;
 
 pub use config::{Backoff, Config, Http, Ownership, Readiness, Spawn, Timeouts, WorkerCommand};
 pub use environment::Environment;
 pub use error::ConfigError;
+pub use policy::{GiveUp, KillOrder, Marks, Memory, Retire};
 pub use settings::{Given, Origin, Settings};

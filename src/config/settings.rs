@@ -89,7 +89,19 @@ pub struct Settings {
     pub die_timeout: Option<Given<String>>,
     pub spawn_stagger: Option<Given<String>>,
     pub spawn_backoff: Option<Given<String>>,
+    pub spawn_give_up: Option<Given<String>>,
     pub http_listen: Option<Given<String>>,
+    pub retire_rss: Option<Given<String>>,
+    pub retire_rate: Option<Given<i64>>,
+    pub retire_window: Option<Given<String>>,
+    pub retire_renice: Option<Given<i64>>,
+    pub retire_max_age: Option<Given<String>>,
+    pub retire_lag: Option<Given<String>>,
+    pub memory_total: Option<Given<String>>,
+    pub memory_low: Option<Given<f64>>,
+    pub memory_high: Option<Given<f64>>,
+    pub memory_order: Option<Given<String>>,
+    pub kill_old: Option<Given<bool>>,
 }
 
 impl Settings {
@@ -115,7 +127,19 @@ impl Settings {
             die_timeout: self.die_timeout.or(under.die_timeout),
             spawn_stagger: self.spawn_stagger.or(under.spawn_stagger),
             spawn_backoff: self.spawn_backoff.or(under.spawn_backoff),
+            spawn_give_up: self.spawn_give_up.or(under.spawn_give_up),
             http_listen: self.http_listen.or(under.http_listen),
+            retire_rss: self.retire_rss.or(under.retire_rss),
+            retire_rate: self.retire_rate.or(under.retire_rate),
+            retire_window: self.retire_window.or(under.retire_window),
+            retire_renice: self.retire_renice.or(under.retire_renice),
+            retire_max_age: self.retire_max_age.or(under.retire_max_age),
+            retire_lag: self.retire_lag.or(under.retire_lag),
+            memory_total: self.memory_total.or(under.memory_total),
+            memory_low: self.memory_low.or(under.memory_low),
+            memory_high: self.memory_high.or(under.memory_high),
+            memory_order: self.memory_order.or(under.memory_order),
+            kill_old: self.kill_old.or(under.kill_old),
         }
     }
 }

@@ -79,6 +79,9 @@ impl Client {
             | Command::Canary { .. }
             | Command::Promote
             | Command::Rollback
+            | Command::Restart
+            | Command::Retire { .. }
+            | Command::ClearRetired
             | Command::Scale { .. }
             | Command::Stop { .. } => self.exchange(command, progress).await,
         }

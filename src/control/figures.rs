@@ -83,6 +83,56 @@ pub struct Restarts {
     pub unfit: u64,
 }
 
+/// How often a live worker was replaced, or is being replaced, by why.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Retirements {
+    /// [`LeavingCause::Requested`].
+    pub requested: u64,
+    /// [`LeavingCause::Silent`].
+    pub silent: u64,
+    /// [`LeavingCause::Asked`].
+    pub asked: u64,
+    /// [`LeavingCause::Memory`].
+    pub memory: u64,
+    /// [`LeavingCause::Lag`].
+    pub lag: u64,
+    /// [`LeavingCause::Age`].
+    pub age: u64,
+}
+
+impl Retirements {
+    /// The number of one cause.
+    pub fn of(&mut self, cause: LeavingCause) -> &mut u64 {
+        match cause {
+            LeavingCause::Requested => &mut self.requested,
+            LeavingCause::Silent => &mut self.silent,
+            LeavingCause::Asked => &mut self.asked,
+            LeavingCause::Memory => &mut self.memory,
+            LeavingCause::Lag => &mut self.lag,
+            LeavingCause::Age => &mut self.age,
+        }
+    }
+}
+
+/// Why a live worker is replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LeavingCause {
+    /// An operator wants it.
+    Requested,
+    /// It does not answer.
+    Silent,
+    /// It wants it itself.
+    Asked,
+    /// It has too much memory.
+    Memory,
+    /// Its event loop is too late.
+    Lag,
+    /// It has run for long enough.
+    Age,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

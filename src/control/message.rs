@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{Explanation, MessageError, Status, WorkerStatus, wire};
-use crate::plan::{Generation, MAX_SEATS, Share};
+use crate::plan::{Generation, MAX_SEATS, Share, Seat};
 
 /// The version of the protocol, the `v` of each request.
 pub const VERSION: u32 = 1;
@@ -26,6 +26,15 @@ pub enum Command {
     Promote,
     /// End the trial of a generation; or, where there is none, go back to the generation before.
     Rollback,
+    /// Put a new generation into force, and then end all retired workers.
+    Restart,
+    /// Put another worker in the place of a live one.
+    Retire {
+        /// Which.
+        target: RetireTarget,
+    },
+    /// End all workers that are retired now.
+    ClearRetired,
     /// Say how things stand.
     Status,
     /// Change the number of workers.
@@ -43,6 +52,36 @@ pub enum Command {
         /// The client's address.
         address: IpAddr,
     },
+}
+
+/// Which live worker is to be retired.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RetireTarget {
+    /// The one in this seat.
+    Seat(Seat),
+    /// The one whose process has this number.
+    Pid(u32),
+}
+
+impl RetireTarget {
+    /// Takes `seat` or `pid`, one of them, out of `fields`.
+    fn from_fields(fields: &mut Map<String, Value>) -> Result<Self, MessageError> {
+        let number = |value: &Value| value.as_u64();
+        match (fields.remove("seat"), fields.remove("pid")) {
+            (Some(seat), None) => {
+                let seat = number(&seat).and_then(|seat| u16::try_from(seat).ok());
+                let seat = seat.filter(|seat| *seat < MAX_SEATS);
+                let expected = "a number from 0 to 1023";
+                seat.map(|seat| Self::Seat(Seat(seat))).ok_or(wrong("retire", "seat", expected))
+            }
+            (None, Some(pid)) => {
+                let pid = number(&pid).and_then(|pid| u32::try_from(pid).ok());
+                let pid = pid.filter(|pid| *pid > 0);
+                pid.map(Self::Pid).ok_or(wrong("retire", "pid", "a number above 0"))
+            }
+            _ => Err(wrong("retire", "seat", "either `seat` or `pid`, one of them")),
+        }
+    }
 }
 
 impl Command {
@@ -83,6 +122,11 @@ impl Command {
             },
             Some("promote") => Ok(Self::Promote),
             Some("rollback") => Ok(Self::Rollback),
+            Some("restart") => Ok(Self::Restart),
+            Some("retire") => {
+                RetireTarget::from_fields(fields).map(|target| Self::Retire { target })
+            }
+            Some("clear-retired") => Ok(Self::ClearRetired),
             Some("status") => Ok(Self::Status),
             Some("scale") => {
                 let workers = fields.remove("workers").as_ref().and_then(Value::as_u64);
@@ -112,8 +156,10 @@ impl Command {
     pub fn emit(&self) -> String {
         let mut request = json!({ "v": VERSION, "command": self.name() });
         match self {
-            Self::Reload | Self::Promote | Self::Rollback | Self::Status => {}
+            Self::Reload | Self::Promote | Self::Rollback | Self::Restart | Self::ClearRetired | Self::Status => {}
             Self::Canary { share } => request["share"] = json!(share.to_string()),
+            Self::Retire { target: RetireTarget::Seat(seat) } => request["seat"] = json!(seat.0),
+            Self::Retire { target: RetireTarget::Pid(pid) } => request["pid"] = json!(pid),
             Self::Scale { workers } => request["workers"] = json!(workers),
             Self::Stop { now } => request["now"] = json!(now),
             Self::Explain { address } => request["address"] = json!(address),
@@ -127,6 +173,9 @@ impl Command {
             Self::Reload | Self::Canary { .. } => "reload",
             Self::Promote => "promote",
             Self::Rollback => "rollback",
+            Self::Restart => "restart",
+            Self::Retire { .. } => "retire",
+            Self::ClearRetired => "clear-retired",
             Self::Status => "status",
             Self::Scale { .. } => "scale",
             Self::Stop { .. } => "stop",
@@ -209,6 +258,12 @@ pub enum Answer {
     OnTrial(OnTrial),
     /// To [`Command::Rollback`].
     RolledBack(RolledBack),
+    /// To [`Command::Restart`].
+    Restarted(Restarted),
+    /// To [`Command::Retire`].
+    Retired(Retired),
+    /// To [`Command::ClearRetired`].
+    Cleared(Cleared),
     /// To [`Command::Status`].
     Status(Box<Status>),
     /// To [`Command::Scale`].
@@ -257,6 +312,37 @@ pub struct RolledBack {
     pub workers: u16,
     /// Seconds from sending the transaction to its acknowledgement.
     pub swap_seconds: f64,
+}
+
+/// New connections go to a new generation, and the workers before it are gone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restarted {
+    /// The generation that is in force now.
+    #[serde(with = "wire::GenerationNumber")]
+    pub generation: Generation,
+    /// How many workers it has.
+    pub workers: u16,
+    /// How many retired workers were ended.
+    pub ended: u32,
+}
+
+/// New connections of one worker go to its successor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retired {
+    /// The seat of both.
+    #[serde(with = "wire::SeatNumber")]
+    pub seat: Seat,
+    /// The process id of the one that is retired.
+    pub pid: Option<u32>,
+    /// The process id of its successor; none if the seat has no worker just now, or is gone.
+    pub successor: Option<u32>,
+}
+
+/// The workers that were retired have ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cleared {
+    /// How many there were.
+    pub workers: u32,
 }
 
 /// The cluster has another number of workers.
@@ -317,7 +403,7 @@ fn in_lines(workers: Vec<WorkerStatus>) -> Vec<String> {
     let mut lines = Vec::new();
     let (mut part, mut length) = (Vec::new(), 0);
     for worker in workers {
-        length += 256 + 14 * worker.ports.len();
+        length += 288 + 14 * worker.ports.len();
         part.push(worker);
         if length >= WORKERS_LIMIT {
             lines.push(Reply::Workers(std::mem::take(&mut part)).line());
@@ -370,11 +456,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::{
-        ConntrackFill, LineDecoder, MAX_LINE, PartitionKind, Restarts, SCHEMA, SwapTimes,
-        WorkerState,
+        ConntrackFill, LeavingCause, LineDecoder, MAX_LINE, PartitionKind, Restarts, Retirements,
+        SCHEMA, SwapTimes, WorkerState,
     };
     use super::*;
-    use crate::plan::{Port, Seat, Slot};
+    use crate::plan::{Port, Slot};
 
     #[test]
     fn every_command_is_read_as_it_was_written() {
@@ -383,6 +469,10 @@ mod tests {
             Command::Canary { share: "0.5%".parse().unwrap() },
             Command::Promote,
             Command::Rollback,
+            Command::Restart,
+            Command::Retire { target: RetireTarget::Seat(Seat(1023)) },
+            Command::Retire { target: RetireTarget::Pid(u32::MAX) },
+            Command::ClearRetired,
             Command::Status,
             Command::Scale { workers: 1024 },
             Command::Stop { now: true },
@@ -409,11 +499,11 @@ mod tests {
             (r#"{"v":1}"#, r#"request without a "command""#),
             (
                 r#"{"v":1,"command":"re\u001bload"}"#,
-                r#"unknown command "re\u001bload": expected reload, promote, rollback, status, scale, stop or explain"#,
+                r#"unknown command "re\u001bload": expected reload, promote, rollback, restart, retire, clear-retired, status, scale, stop or explain"#,
             ),
             (
                 r#"{"v":1,"command":7}"#,
-                "unknown command 7: expected reload, promote, rollback, status, scale, stop or explain",
+                "unknown command 7: expected reload, promote, rollback, restart, retire, clear-retired, status, scale, stop or explain",
             ),
             (r#"{"v":1,"command":"reload","share":10}"#, SHARE),
             (r#"{"v":1,"command":"reload","share":"100%"}"#, SHARE),
@@ -424,6 +514,26 @@ mod tests {
             (r#"{"v":1,"command":"scale","workers":1025}"#, SCALE),
             (r#"{"v":1,"command":"scale","workers":1e3}"#, SCALE),
             (r#"{"v":1,"command":"scale","workers":"4"}"#, SCALE),
+            (r#"{"v":1,"command":"retire"}"#, TARGET),
+            (r#"{"v":1,"command":"retire","seat":1,"pid":1}"#, TARGET),
+            (
+                r#"{"v":1,"command":"retire","seat":1024}"#,
+                "retire: seat: expected a number from 0 to 1023",
+            ),
+            (
+                r#"{"v":1,"command":"retire","seat":"1"}"#,
+                "retire: seat: expected a number from 0 to 1023",
+            ),
+            (r#"{"v":1,"command":"retire","pid":0}"#, "retire: pid: expected a number above 0"),
+            (r#"{"v":1,"command":"retire","pid":-1}"#, "retire: pid: expected a number above 0"),
+            (
+                r#"{"v":1,"command":"retire","pid":4294967296}"#,
+                "retire: pid: expected a number above 0",
+            ),
+            (
+                r#"{"v":1,"command":"clear-retired","seat":1}"#,
+                r#"clear-retired: unknown field "seat""#,
+            ),
             (r#"{"v":1,"command":"stop","now":1}"#, "stop: now: expected true or false"),
             (r#"{"v":1,"command":"stop","nwo":true}"#, r#"stop: unknown field "nwo""#),
             (
@@ -437,6 +547,7 @@ mod tests {
     }
 
     const SHARE: &str = "reload: share: expected percent above 0% and below 100% as text";
+    const TARGET: &str = "retire: seat: expected either `seat` or `pid`, one of them";
     const SCALE: &str = "scale: workers: expected a number from 1 to 1024";
 
     #[test]
@@ -454,8 +565,13 @@ mod tests {
             "conntrack": {"entries": 1804, "limit": 262_144}, "serving": u32::MAX, "trial": null,
             "swaps": {"count": u64::MAX, "seconds": 0.25, "buckets": vec![u64::MAX; 13]},
             "restarts": {"died": u64::MAX, "exited": 0, "not_ready": 0, "spawn": 0, "unfit": 0},
+            "retirements": {
+                "requested": 0, "silent": 0, "asked": 0, "memory": u64::MAX, "lag": 0, "age": 0
+            },
+            "given_up": [7],
             "workers": [{
-                "seat": 0, "slots": 512, "pid": 4242, "state": "live", "generation": 3,
+                "seat": 0, "slots": 512, "pid": 4242, "state": "live", "leaving": "memory",
+                "generation": 3,
                 "ports": {"80": 20000}, "uptime": 73.5, "connections": 12,
                 "connections_total": u64::MAX,
                 "queued": 3, "half_open": 1,
@@ -537,12 +653,15 @@ mod tests {
                 buckets: [u64::MAX; SwapTimes::BOUNDS.len()],
             },
             restarts: Restarts { died: u64::MAX, ..Restarts::default() },
+            retirements: Retirements { memory: u64::MAX, ..Retirements::default() },
+            given_up: vec![7],
             workers: (0..workers)
                 .map(|seat| WorkerStatus {
                     seat: Seat(seat),
                     slots: 512,
                     pid: Some(4242),
                     state: WorkerState::Live,
+                    leaving: Some(LeavingCause::Memory),
                     generation: Generation(3),
                     ports: ports(public_ports),
                     uptime: 73.5,
@@ -569,8 +688,8 @@ mod tests {
 
         #[test]
         fn any_fields_give_a_command_or_an_error(
-            name in "(reload|promote|rollback|status|scale|stop|explain)",
-            field in "(workers|now|address|share|[a-z]{1,4})",
+            name in "(reload|promote|rollback|restart|retire|clear-retired|status|scale|stop|explain)",
+            field in "(workers|now|address|share|seat|pid|[a-z]{1,4})",
             value in r#"(null|true|-?[0-9]{1,30}|1e999|\[\]|\{\}|"[0-9.:]{0,12}")"#,
         ) {
             let line = format!(r#"{{"v":1,"command":"{name}","{field}":{value}}}"#);

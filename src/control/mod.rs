@@ -20,6 +20,9 @@
 //! | `reload` | `share`: percent as text, `"10%"` | `on_trial`: [`OnTrial`] |
 //! | `promote` | | `reloaded`: [`Reloaded`] |
 //! | `rollback` | | `rolled_back`: [`RolledBack`] |
+//! | `restart` | | `restarted`: [`Restarted`] |
+//! | `retire` | `seat`: 0 to 1023, or `pid` | `retired`: [`Retired`] |
+//! | `clear-retired` | | `cleared`: [`Cleared`] |
 //! | `status` | | `status`: [`Status`] |
 //! | `scale` | `workers`: 1 to 1024 | `scaled`: [`Scaled`] |
 //! | `stop` | `now`: true or false (the default) | `stopped`: [`Stopped`] |
@@ -51,9 +54,10 @@ pub use client::Client;
 pub use codec::{LineDecoder, MAX_LINE};
 pub use directory::{ControlDir, Lock};
 pub use error::{ControlError, MessageError};
-pub use figures::{Restarts, SwapTimes};
+pub use figures::{LeavingCause, Restarts, Retirements, SwapTimes};
 pub use message::{
-    Answer, Command, Failure, OnTrial, Reloaded, Reply, RolledBack, Scaled, Stopped, VERSION,
+    Answer, Cleared, Command, Failure, OnTrial, Reloaded, Reply, RolledBack, Restarted, RetireTarget, Retired, Scaled,
+    Stopped, VERSION,
 };
 pub use server::{Limits, Request, Responder, Server};
 pub use status::{

@@ -411,6 +411,7 @@ mod tests {
             slots: 1,
             pid: None,
             state: WorkerState::Starting,
+            leaving: None,
             generation: Generation(1),
             ports: std::collections::BTreeMap::new(),
             uptime: 0.0,
@@ -435,6 +436,8 @@ mod tests {
             serving: 0,
             swaps: crate::control::SwapTimes::default(),
             restarts: crate::control::Restarts::default(),
+            retirements: crate::control::Retirements::default(),
+            given_up: Vec::new(),
             workers: (0..1024).map(worker).collect(),
         }
     }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Restarts, SwapTimes, wire};
+use super::{LeavingCause, Restarts, Retirements, SwapTimes, wire};
 use crate::plan::{ClusterName, Generation, Listener, Partition, Port, Seat, Slot};
 
 /// The version of the JSON of [`Status`] and [`Explanation`]. Fields may be added within a version;
@@ -28,8 +28,10 @@ pub const SCHEMA: u32 = 1;
 ///   "conntrack": {"entries": 1804, "limit": 262144}, "serving": 2, "trial": null,
 ///   "swaps": {"count": 2, "seconds": 0.000412, "buckets": [0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]},
 ///   "restarts": {"died": 1, "exited": 0, "not_ready": 0, "spawn": 0, "unfit": 0},
+///   "retirements": {"requested": 0, "silent": 0, "asked": 0, "memory": 1, "lag": 0, "age": 0},
+///   "given_up": [],
 ///   "workers": [
-///     {"seat": 0, "slots": 512, "pid": 4242, "state": "live", "generation": 3,
+///     {"seat": 0, "slots": 512, "pid": 4242, "state": "live", "leaving": null, "generation": 3,
 ///      "ports": {"80": 20004}, "uptime": 73.5, "connections": 12, "queued": 0, "half_open": 0,
 ///      "connections_total": 48151}
 ///   ]
@@ -80,6 +82,12 @@ pub struct Status {
     /// How often this master has replaced a worker that was lost.
     #[serde(default)]
     pub restarts: Restarts,
+    /// How often this master has replaced a live worker.
+    #[serde(default)]
+    pub retirements: Retirements,
+    /// The seats that get no worker for now, since they lost too many of late.
+    #[serde(default)]
+    pub given_up: Vec<u16>,
     /// All workers by seat, also those of older generations that have not ended yet.
     pub workers: Vec<WorkerStatus>,
 }
@@ -152,6 +160,10 @@ pub struct WorkerStatus {
     pub pid: Option<u32>,
     /// Where in its life it stands.
     pub state: WorkerState,
+    /// Why it is to retire, as soon as its successor is ready; none: it is not. One that has retired
+    /// keeps it.
+    #[serde(default)]
+    pub leaving: Option<LeavingCause>,
     /// The generation that it was started for.
     #[serde(with = "wire::GenerationNumber")]
     pub generation: Generation,

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{ConntrackFill, ForeignChain, Status, Trial, WorkerStatus};
+use super::{ConntrackFill, ForeignChain, Status, Trial, WorkerState, WorkerStatus};
 
 impl Status {
     /// The status as text, as `ipcluster status` prints it: a head about the cluster, then one line a
@@ -48,6 +48,13 @@ fn head(status: &Status) -> String {
             None => String::new(),
         };
         head.push_str(&format!("repairs    {}{by}\n", status.repairs));
+    }
+    if !status.given_up.is_empty() {
+        let seats: Vec<String> = status.given_up.iter().map(u16::to_string).collect();
+        head.push_str(&format!(
+            "given up   seats {}: lost too many workers of late\n",
+            seats.join(", ")
+        ));
     }
     for foreign in &status.foreign_chains {
         head.push_str(&format!("foreign    {}\n", foreign_chain(foreign)));
@@ -111,7 +118,10 @@ fn row(worker: &WorkerStatus) -> [String; COLUMNS] {
     [
         worker.seat.to_string(),
         worker.slots.to_string(),
-        worker.state.to_string(),
+        match (worker.state, worker.leaving) {
+            (WorkerState::Live, Some(_)) => "leaving".to_owned(),
+            (state, _) => state.to_string(),
+        },
         worker.generation.to_string(),
         or_dash(worker.pid.map(u64::from)),
         or_dash(worker.connections.map(u64::from)),
@@ -254,6 +264,20 @@ connections to 0.0.0.0:80/tcp before us
             status.trial = trial;
             assert_eq!(head(&status), facts(&status) + expected);
         }
+    }
+
+    #[test]
+    fn seats_that_are_given_up_and_workers_that_leave_are_told_of() {
+        let mut status = status();
+        status.given_up = vec![1, 3];
+        let expected = "given up   seats 1, 3: lost too many workers of late\n";
+        assert_eq!(head(&status), facts(&status) + expected);
+        for worker in &mut status.workers {
+            worker.leaving = Some(crate::control::LeavingCause::Lag);
+        }
+        let states: Vec<String> =
+            status.workers.iter().map(|worker| row(worker)[2].clone()).collect();
+        assert_eq!(states, ["starting", "retired", "leaving"]);
     }
 
     #[test]

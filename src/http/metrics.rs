@@ -15,6 +15,7 @@ pub fn metrics(status: &Status) -> String {
     connections_total(&mut text, status);
     worker_connections(&mut text, status);
     restarts(&mut text, status);
+    retirements(&mut text, status);
     swaps(&mut text, status);
     text.metric(
         "ipcluster_rules_repaired_total",
@@ -72,6 +73,31 @@ fn restarts(text: &mut Exposition, status: &Status) {
     }
 }
 
+fn retirements(text: &mut Exposition, status: &Status) {
+    let mut samples = text.metric(
+        "ipcluster_worker_retirements_total",
+        Kind::Counter,
+        "Live workers that this master replaced, or is replacing, by why.",
+    );
+    let retirements = status.retirements;
+    for (cause, count) in [
+        ("requested", retirements.requested),
+        ("silent", retirements.silent),
+        ("asked", retirements.asked),
+        ("memory", retirements.memory),
+        ("lag", retirements.lag),
+        ("age", retirements.age),
+    ] {
+        samples.add(&[("cause", &cause)], count);
+    }
+    text.metric(
+        "ipcluster_seats_given_up",
+        Kind::Gauge,
+        "Seats that get no worker for now, since they lost too many of late.",
+    )
+    .add(&[], status.given_up.len());
+}
+
 fn swaps(text: &mut Exposition, status: &Status) {
     let mut samples = text.metric(
         "ipcluster_swap_seconds",
@@ -121,7 +147,7 @@ mod tests {
                 "schema": 1, "name": "web", "pid": 4100, "generation": 3,
                 "listeners": ["0.0.0.0:80/tcp"], "partition": "hash", "slots": 1024, "repairs": 2,
                 "conntrack": {"entries": 900, "limit": 1000},
-                "restarts": {"died": 4},
+                "restarts": {"died": 4}, "retirements": {"lag": 3}, "given_up": [5, 6],
                 "workers": [
                     {"seat": 10, "slots": 512, "pid": 77, "state": "live", "generation": 3,
                      "ports": {}, "uptime": 1, "connections": 7, "connections_total": 10},
@@ -163,6 +189,17 @@ ipcluster_worker_restarts_total{reason="exited"} 0
 ipcluster_worker_restarts_total{reason="not_ready"} 0
 ipcluster_worker_restarts_total{reason="spawn"} 0
 ipcluster_worker_restarts_total{reason="unfit"} 0
+# HELP ipcluster_worker_retirements_total Live workers that this master replaced, or is replacing, by why.
+# TYPE ipcluster_worker_retirements_total counter
+ipcluster_worker_retirements_total{cause="requested"} 0
+ipcluster_worker_retirements_total{cause="silent"} 0
+ipcluster_worker_retirements_total{cause="asked"} 0
+ipcluster_worker_retirements_total{cause="memory"} 0
+ipcluster_worker_retirements_total{cause="lag"} 3
+ipcluster_worker_retirements_total{cause="age"} 0
+# HELP ipcluster_seats_given_up Seats that get no worker for now, since they lost too many of late.
+# TYPE ipcluster_seats_given_up gauge
+ipcluster_seats_given_up 2
 # HELP ipcluster_swap_seconds Time from a plan until the kernel has acknowledged it, of this master.
 # TYPE ipcluster_swap_seconds histogram
 ipcluster_swap_seconds_bucket{le="0.0001"} 0

@@ -28,6 +28,8 @@
 //! | `ipcluster_connections_total` | `seat` | connections that the rules led to a seat that has a live worker |
 //! | `ipcluster_worker_connections` | `seat`, `pid`, `state` | established connections of a worker process |
 //! | `ipcluster_worker_restarts_total` | `reason` | workers that were lost and replaced: `died` (a live one), `exited` or `not_ready` or `unfit` (before it was in force), `spawn` (could not be started) |
+//! | `ipcluster_worker_retirements_total` | `cause` | live workers that were replaced, or are being: `requested` (by an operator), `silent`, `asked` (by the worker), `memory`, `lag`, `age` |
+//! | `ipcluster_seats_given_up` | | seats that get no worker for now, since they lost too many of late |
 //! | `ipcluster_swap_seconds` | | histogram: from a plan to its acknowledgement by the kernel |
 //! | `ipcluster_rules_repaired_total` | | repairs of rules that others had changed |
 //! | `ipcluster_conntrack_entries` | | connections that the kernel tracks, of all programs |
@@ -35,7 +37,7 @@
 //!
 //! The kernel counts connections by seat, in a counter that neither a reload nor a new master sets back:
 //! it goes on, across generations, until the seat or the cluster goes. What the master counts
-//! (restarts, swaps, repairs) begins at 0 with each master. What could not be read has no sample.
+//! (restarts, retirements, swaps, repairs) begins at 0 with each master. What could not be read has no sample.
 //!
 //! # How it works
 //!

@@ -14,7 +14,7 @@ use super::processes::Processes;
 use super::report;
 use super::spawner::{self, Spawner};
 use super::watching::Watching;
-use crate::control::{Answer, OnTrial, Reloaded, Responder, RolledBack, Scaled, Stopped};
+use crate::control::{Answer, OnTrial, Cleared, Reloaded, Responder, RolledBack, Restarted, Retired, Scaled, Stopped};
 use crate::nft::{Firewall, NftError};
 use crate::plan::{Plan, Seat};
 use crate::process::ProcessError;
@@ -143,6 +143,9 @@ impl World {
             Action::Restore(plan) => return [self.restore(&plan)].into(),
             Action::Terminate { worker } => self.processes.signal(worker, Signal::SIGTERM),
             Action::Kill { worker } => self.processes.signal(worker, Signal::SIGKILL),
+            Action::Renice { worker, nice } => self.processes.renice(worker, nice),
+            // What measures memory is asked for it.
+            Action::MeasureShared { .. } => {}
             Action::Remove => self.remove(),
             Action::Reply { request, mut outcome } => {
                 if let Err(Refusal::Worker(failure)) = &mut outcome {
@@ -258,6 +261,17 @@ impl World {
                 let (moved_slots, slots) = (saturating(moved), saturating(slots));
                 Ok(Answer::Scaled(Scaled { workers, moved_slots, slots }))
             }
+            Ok(Done::Retired { seat, pid, successor }) => {
+                Ok(Answer::Retired(Retired { seat, pid, successor }))
+            }
+            Ok(Done::Cleared { ended }) => {
+                Ok(Answer::Cleared(Cleared { workers: saturating(ended) }))
+            }
+            Ok(Done::Restarted { generation, ended }) => Ok(Answer::Restarted(Restarted {
+                generation,
+                workers: saturating(seats),
+                ended: saturating(ended),
+            })),
             Ok(Done::Stopped) => Ok(Answer::Stopped(Stopped { workers: saturating(workers) })),
             Err(refusal) => Err(report::failure(&refusal)),
         });
@@ -269,15 +283,20 @@ impl World {
             Notice::Failed(_)
             | Notice::Died { .. }
             | Notice::Killed { .. }
+            | Notice::RetirementsHeldBack { .. }
+            | Notice::LowWatermark { .. }
+            | Notice::HighWatermark { .. }
             | Notice::ForeignNatFound { .. } => {
                 tracing::warn!("{notice}");
             }
             Notice::Repaired { held_back, .. } if held_back.is_zero() => {
                 tracing::warn!("{notice}");
             }
-            Notice::CommitFailed { .. } | Notice::Repaired { .. } | Notice::RepairFailed { .. } => {
-                tracing::error!("{notice}")
-            }
+            Notice::CommitFailed { .. }
+            | Notice::Repaired { .. }
+            | Notice::RepairFailed { .. }
+            | Notice::GivenUp { .. }
+            | Notice::MemoryShort { .. } => tracing::error!("{notice}"),
             _ => tracing::info!("{notice}"),
         }
         // Nobody listens.

@@ -18,12 +18,14 @@ use super::run::Master;
 use super::spawner::{Spawner, Template};
 use super::takeover::{Beginning, begin};
 use super::watching::Watching;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::control::{ControlDir, Limits, Lock, Server};
 use crate::nft::{Firewall, NftError};
 use crate::plan::{ClusterName, Listeners, Plan, Port, PortRange, Protocol};
 use crate::process::{ListenTable, PortPool, Sockets};
-use crate::supervisor::{Backoff, Settings, Start, Supervisor};
+use crate::supervisor::{
+    Backoff, GiveUp, KillOrder, Marks, Memory, Retire, Settings, Start, Supervisor,
+};
 
 /// Requests that wait for the loop before further ones wait for their turn.
 pub(super) const REQUEST_QUEUE: usize = 64;
@@ -251,6 +253,24 @@ fn settings(config: &Config) -> Settings {
         die: config.timeouts.die,
         stagger: config.spawn.stagger,
         backoff: Backoff { min: config.spawn.backoff.first, max: config.spawn.backoff.most },
+        give_up: config.spawn.give_up.map(|it| GiveUp { failures: it.failures, window: it.window }),
+        retire: Retire {
+            rss: config.retire.rss,
+            lag: config.retire.lag,
+            max_age: config.retire.max_age,
+            rate: config.retire.rate,
+            window: config.retire.window,
+            renice: config.retire.renice,
+        },
+        memory: Memory {
+            marks: config.memory.marks.map(|it| Marks { low: it.low, high: it.high }),
+            order: match config.memory.order {
+                config::KillOrder::Connections => KillOrder::Connections,
+                config::KillOrder::Age => KillOrder::Age,
+                config::KillOrder::Memory => KillOrder::Memory,
+            },
+        },
+        kill_old: config.kill_old,
         ..Settings::default()
     }
 }

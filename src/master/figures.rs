@@ -1,6 +1,7 @@
 //! What a master counts over its life, beside what the kernel and the supervisor count.
 
-use crate::control::{Restarts, SwapTimes};
+use super::report;
+use crate::control::{Restarts, Retirements, SwapTimes};
 use crate::plan::Seat;
 use crate::supervisor::{FailureCause, Notice};
 
@@ -11,6 +12,8 @@ pub(super) struct Figures {
     pub(super) swaps: SwapTimes,
     /// Workers that were replaced because they were lost.
     pub(super) restarts: Restarts,
+    /// Live workers that were, or are being, replaced by others, by cause.
+    pub(super) retirements: Retirements,
     /// The last worker that was lost: its seat, and what had become of it.
     lost: Option<(Seat, Loss)>,
 }
@@ -36,9 +39,12 @@ impl Figures {
                     FailureCause::NotReady { .. } => Loss::NotReady,
                     FailureCause::Spawn { .. } => Loss::Spawn,
                     FailureCause::Unfit(_) => Loss::Unfit,
+                    FailureCause::Silent { .. } => Loss::NotReady,
+                    FailureCause::Died { .. } => Loss::Died,
                 };
                 self.lost = Some((failure.seat, loss));
             }
+            Notice::Leaving { cause, .. } => *self.retirements.of(report::cause(*cause)) += 1,
             Notice::Respawn { seat, .. } => {
                 if let Some((_, loss)) = self.lost.take_if(|(lost, _)| lost == seat) {
                     *self.count(loss) += 1;

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use tokio::sync::mpsc;
 
 use crate::control::{
-    Answer, Command, Explanation, Failure, OnTrial, Reloaded, Request, RolledBack, Scaled, Status,
+    Answer, Cleared, Command, Explanation, Failure, OnTrial, Reloaded, Request, RolledBack, Restarted, RetireTarget,
+    Retired, Scaled, Status,
 };
 use crate::plan::Share;
 
@@ -78,6 +79,41 @@ impl Handle {
     pub async fn scale(&self, workers: u16) -> Result<Scaled, Failure> {
         match self.ask(Command::Scale { workers }).await? {
             Answer::Scaled(scaled) => Ok(scaled),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Starts a new generation of workers, sends new connections to it when all are ready, and then
+    /// ends all retired workers, one after the other, without waiting for their connections.
+    ///
+    /// # Errors
+    /// Why the old generation is still in force, or why not all retired workers were ended.
+    pub async fn restart(&self) -> Result<Restarted, Failure> {
+        match self.ask(Command::Restart).await? {
+            Answer::Restarted(restarted) => Ok(restarted),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Replaces one live worker by another in its seat. When that is ready the old one retires.
+    ///
+    /// # Errors
+    /// Why the old one still serves.
+    pub async fn retire(&self, target: RetireTarget) -> Result<Retired, Failure> {
+        match self.ask(Command::Retire { target }).await? {
+            Answer::Retired(retired) => Ok(retired),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Ends all workers that are retired now, one after the other, without waiting for their
+    /// connections.
+    ///
+    /// # Errors
+    /// The cluster is being stopped.
+    pub async fn clear_retired(&self) -> Result<Cleared, Failure> {
+        match self.ask(Command::ClearRetired).await? {
+            Answer::Cleared(cleared) => Ok(cleared),
             other => Err(unexpected(&other)),
         }
     }

@@ -94,6 +94,14 @@ impl Processes {
         report_delivery(worker, signal, running.child.signal_group(signal));
     }
 
+    /// Gives the process group of a worker a nice value.
+    pub(super) fn renice(&self, worker: WorkerId, nice: i32) {
+        let Some(running) = self.running.get(&worker) else { return };
+        if let Err(error) = running.child.renice_group(nice) {
+            tracing::warn!(%worker, nice, %error, "cannot let a retired worker give way to others");
+        }
+    }
+
     /// Looks after the process groups of which the first process has ended: asks the others to end,
     /// kills them when their time is over, and reaps. Returns the workers of which nothing is left.
     pub(super) fn bury(&mut self, now: Moment) -> Vec<WorkerId> {

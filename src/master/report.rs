@@ -5,13 +5,13 @@ use std::net::IpAddr;
 
 use super::figures::Figures;
 use crate::control::{
-    ConntrackFill, Explanation, Failure, ForeignChain, RuleWriter, SCHEMA, Status, Trial,
+    ConntrackFill, Explanation, Failure, ForeignChain, LeavingCause, RuleWriter, SCHEMA, Status, Trial,
     WorkerState, WorkerStatus,
 };
 use crate::nft::Fill;
 use crate::plan::{Listeners, Plan, Port, Protocol, Route, Seat};
 use crate::ruleset::Tally;
-use crate::supervisor::{self, Moment, Refusal, Sockets, Supervisor, Worker, WorkerId};
+use crate::supervisor::{self, Cause, Moment, Refusal, Sockets, Supervisor, Worker, WorkerId};
 
 /// The state of a cluster. `counts` are the sockets of its workers, `tallies` what the counters of its
 /// seats say, and `fill` is how full conntrack is, as far as known; `figures` are the master's own.
@@ -39,6 +39,7 @@ pub(super) fn status(
             supervisor::WorkerState::Retired => WorkerState::Retired,
             supervisor::WorkerState::Dying => WorkerState::Dying,
         },
+        leaving: worker.leaving.map(cause),
         generation: worker.generation,
         ports: worker.ports.iter().flat_map(|ports| by_public(plan.listeners(), ports)).collect(),
         uptime: now.since(worker.started).as_secs_f64(),
@@ -72,6 +73,8 @@ pub(super) fn status(
         trial: supervisor.canary().map(trial),
         swaps: figures.swaps,
         restarts: figures.restarts,
+        retirements: figures.retirements,
+        given_up: supervisor.given_up(now).map(|seat| seat.0).collect(),
         workers: workers.into_iter().map(worker_status).collect(),
     }
 }
@@ -83,6 +86,18 @@ fn trial(of: supervisor::Trial) -> Trial {
         first_seat: of.first_seat,
         seats: count(of.seats),
         slots: count(of.slots),
+    }
+}
+
+/// A cause in the word of the control socket.
+pub(super) fn cause(cause: Cause) -> LeavingCause {
+    match cause {
+        Cause::Requested => LeavingCause::Requested,
+        Cause::Silent => LeavingCause::Silent,
+        Cause::Asked => LeavingCause::Asked,
+        Cause::Memory { .. } => LeavingCause::Memory,
+        Cause::Lag { .. } => LeavingCause::Lag,
+        Cause::Age => LeavingCause::Age,
     }
 }
 
@@ -185,6 +200,14 @@ pub(super) fn failure(refusal: &Refusal) -> Failure {
         Refusal::Gone { .. } => failure.hint(
             "reload with the old program in place; [timeouts] rollback keeps such workers for a time",
         ),
+        Refusal::NoSuchSeat { .. }
+        | Refusal::Vacant { .. }
+        | Refusal::NoSuchWorker { .. }
+        | Refusal::NotLive { .. } => {
+            failure.hint("`ipcluster status` lists the workers with their seats and pids")
+        }
+        Refusal::Leaving { .. } => failure.hint("`ipcluster status` tells when it is retired"),
+        Refusal::Died { .. } => failure.hint("its seat gets another worker in any case"),
         Refusal::Starting => failure.hint("`ipcluster status` tells when workers are live"),
         _ => failure,
     }

@@ -21,9 +21,9 @@ use super::processes::{
 use super::report;
 use super::spawner::Outcome;
 use crate::config::Config;
-use crate::control::{self, Answer, Command, Failure, Responder, Server};
+use crate::control::{self, Answer, Command, Failure, Responder, RetireTarget, Server};
 use crate::plan::Route;
-use crate::supervisor::{self, Action, Event, Notice, Supervisor, WorkerId, WorkerState};
+use crate::supervisor::{self, Action, Event, Notice, Supervisor, Target, WorkerId, WorkerState};
 
 /// The process manager of one cluster, with its rules. See [`crate::master`].
 pub struct Master {
@@ -294,6 +294,17 @@ impl Master {
             }
             Command::Promote => self.request(supervisor::Request::Promote, responder),
             Command::Rollback => self.request(supervisor::Request::Rollback, responder),
+            Command::Restart => self.request(supervisor::Request::Restart, responder),
+            Command::Retire { target } => {
+                let target = match target {
+                    RetireTarget::Seat(seat) => Target::Seat(seat),
+                    RetireTarget::Pid(pid) => Target::Pid(pid),
+                };
+                self.request(supervisor::Request::Retire { target }, responder);
+            }
+            Command::ClearRetired => {
+                self.request(supervisor::Request::ClearRetired, responder);
+            }
             Command::Scale { workers } => match self.config.scaled(workers) {
                 Ok(_) => self.request(supervisor::Request::Scale { workers }, responder),
                 Err(error) => responder.finish(Err(Failure::new(error.to_string()))),

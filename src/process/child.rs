@@ -5,7 +5,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-use super::error::{Operation, ProcessError};
+use super::error::{Operation, ProcessError, errno_from};
 use super::pidfd::{Delivery, Exit, PidFd, failed};
 use super::stat::{self, Stat};
 
@@ -82,6 +82,25 @@ impl Child {
             Ok(()) => Ok(Delivery::Sent),
             Err(Errno::ESRCH) => Ok(Delivery::Gone),
             Err(errno) => Err(failed(self.pid(), Operation::SignalGroup, errno)),
+        }
+    }
+
+    /// Gives all processes of its group, with all their threads, a nice value: -20, first served, to
+    /// 19. For a single process the kernel would change but the one thread that has its number
+    /// (setpriority(2), "C library/kernel differences"). A process can be given a lower value than it
+    /// has with `CAP_SYS_NICE` alone, or within its `RLIMIT_NICE`.
+    ///
+    /// # Errors
+    /// `EPERM` or `EACCES` if one of them could not be changed; the others are.
+    pub fn renice_group(&self, nice: i32) -> Result<Delivery, ProcessError> {
+        let failed = |errno| failed(self.pid(), Operation::Renice, errno);
+        // The number is the group's own for as long as the leader was not waited for, which this type
+        // stands for.
+        let group = rustix::process::Pid::from_raw(self.pid().cast_signed());
+        match rustix::process::setpriority_pgrp(group, nice).map_err(errno_from) {
+            Ok(()) => Ok(Delivery::Sent),
+            Err(Errno::ESRCH) => Ok(Delivery::Gone),
+            Err(errno) => Err(failed(errno)),
         }
     }
 

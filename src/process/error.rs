@@ -149,6 +149,8 @@ pub enum Operation {
     Signal,
     /// `pidfd_send_signal(2)` with `PIDFD_SIGNAL_PROCESS_GROUP`, or `killpg(3)`.
     SignalGroup,
+    /// `setpriority(2)` with `PRIO_PGRP`.
+    Renice,
     /// Waiting for the pidfd to become readable.
     AwaitExit,
     /// `waitid(2)`.
@@ -185,6 +187,7 @@ impl fmt::Display for Operation {
             Self::OpenPidfd => "cannot open a pidfd",
             Self::Signal => "cannot signal it",
             Self::SignalGroup => "cannot signal its group",
+            Self::Renice => "cannot change the nice value of its group",
             Self::AwaitExit => "cannot wait for its pidfd",
             Self::Wait => "cannot wait for its end",
             Self::NewSession => "cannot make a session",

@@ -1,8 +1,9 @@
 //! What the supervisor wants done, and what it answers to requests.
 
 use std::fmt;
+use std::time::Duration;
 
-use super::{Notice, Refusal, RequestId, WorkerId};
+use super::{Notice, Refusal, RequestId, WorkerFailure, WorkerId};
 use crate::plan::{Generation, Plan, Seat};
 
 /// Something that the master is to do, in the order given. None waits for the one before.
@@ -39,6 +40,21 @@ pub enum Action {
     Kill {
         /// The worker.
         worker: WorkerId,
+    },
+    /// Give all processes of the worker's group this nice value, 1 to 19, since it has retired: those
+    /// that serve new clients come first. Not answered; if it fails, nothing is lost.
+    Renice {
+        /// The worker.
+        worker: WorkerId,
+        /// The nice value.
+        nice: i32,
+    },
+    /// Measure the proportional memory of the master and of these workers: a decision depends on it.
+    /// At most one is outstanding; answered by
+    /// [`Event::MeasuredShared`](super::Event::MeasuredShared).
+    MeasureShared {
+        /// The workers: all that run.
+        workers: Vec<WorkerId>,
     },
     /// Delete the rules: no worker is left. Deleting what was never there is no error.
     Remove,
@@ -95,6 +111,27 @@ pub enum Done {
         /// How many slots there are.
         slots: usize,
     },
+    /// The worker gets no new connections any more, its successor does.
+    Retired {
+        /// The seat.
+        seat: Seat,
+        /// The process id of the worker.
+        pid: Option<u32>,
+        /// That of its successor; none if the seat has none just now, or is gone.
+        successor: Option<u32>,
+    },
+    /// The workers that were retired are gone.
+    Cleared {
+        /// How many there were.
+        ended: usize,
+    },
+    /// New connections go to workers of this generation, and those before it are gone.
+    Restarted {
+        /// The generation in force.
+        generation: Generation,
+        /// How many were retired, and are gone.
+        ended: usize,
+    },
     /// No worker is left, and no rule.
     Stopped,
 }
@@ -112,13 +149,18 @@ impl fmt::Display for Done {
             Self::Scaled { workers, moved, slots } => {
                 write!(f, "{workers} workers; {moved} of {slots} slots moved")
             }
+            Self::Retired { seat, .. } => write!(f, "the worker of seat {seat} is retired"),
+            Self::Cleared { ended } => write!(f, "{ended} retired workers have ended"),
+            Self::Restarted { generation, ended } => {
+                write!(f, "generation {generation} is in force, {ended} retired workers have ended")
+            }
             Self::Stopped => f.write_str("stopped"),
         }
     }
 }
 
 /// A step on the way to the end of a request.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Progress {
     /// One more of the new workers is ready.
     WorkerReady {
@@ -136,6 +178,30 @@ pub enum Progress {
         /// How often it has failed.
         failures: u32,
     },
+    /// The successor of a worker that leaves is ready.
+    SuccessorReady {
+        /// Its seat.
+        seat: Seat,
+    },
+    /// The successor of a worker that leaves failed; the old one serves on.
+    SuccessorFailed {
+        /// How.
+        failure: WorkerFailure,
+        /// The delay before the next one.
+        delay: Duration,
+    },
+    /// The reload that begins a restart is done.
+    Swapped {
+        /// The generation in force.
+        generation: Generation,
+    },
+    /// Retired workers are ended.
+    Clearing {
+        /// How many of them are left.
+        left: usize,
+        /// How many there were.
+        of: usize,
+    },
     /// New connections are refused; workers finish those that they have.
     Draining {
         /// How many workers are left.
@@ -152,6 +218,14 @@ impl fmt::Display for Progress {
             Self::CommitFailed { reason, failures } => {
                 write!(f, "the kernel did not take the plan (try {failures}): {reason}")
             }
+            Self::SuccessorReady { seat } => write!(f, "seat {seat}: the successor is ready"),
+            Self::SuccessorFailed { failure, delay } => {
+                write!(f, "{failure}; the old one serves on, and another is started in {delay:?}")
+            }
+            Self::Swapped { generation } => {
+                write!(f, "generation {generation} is in force; now the retired workers are ended")
+            }
+            Self::Clearing { left, of } => write!(f, "{left} of {of} retired workers are left"),
             Self::Draining { workers } => write!(f, "{workers} workers are left to drain"),
         }
     }

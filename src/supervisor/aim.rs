@@ -83,12 +83,17 @@ pub(super) struct Lineup {
 }
 
 impl Lineup {
-    /// All workers that can serve, in the seats of `aim`.
+    /// All workers that can serve, in the seats of `aim`; `workers` come by age, the oldest first.
     pub(super) fn of<'a>(aim: &Aim, workers: impl Iterator<Item = &'a Worker>) -> Self {
         let mut holders = vec![None; aim.seat_count()];
         for worker in workers.filter(|worker| worker.can_serve() && aim.includes(worker)) {
-            holders[worker.seat.index()] = Some(worker.id);
+            let holder: &mut Option<&Worker> = &mut holders[worker.seat.index()];
+            // One that leaves holds its seat until its successor is ready, the youngest if all leave.
+            if holder.is_none_or(|holder| holder.leaving.is_some() || worker.leaving.is_none()) {
+                *holder = Some(worker);
+            }
         }
+        let holders = holders.into_iter().map(|holder| Some(holder?.id)).collect();
         Self { aim: aim.clone(), holders }
     }
 

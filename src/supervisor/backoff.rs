@@ -1,8 +1,9 @@
-//! Growing delays after repeated failures.
+//! Growing delays after repeated failures, and when to rest.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::Moment;
+use super::{GiveUp, Moment};
 
 /// Delays that double with each failure in a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,9 +46,132 @@ impl Retry {
     }
 }
 
+/// When a seat may have its next worker, after those that it has lost.
+///
+/// A seat that lost too many rests for the length of the window that they were counted in: it must
+/// not stay vacant for ever because of something that has passed since (a full disk, a database that
+/// was away), and nobody may be there to see it. The rest keeps what was promised: never more spawns
+/// in any window than the limit. What an operator asks for ends it, since that may well be the cure.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Respawn {
+    retry: Retry,
+    /// When the last workers were lost, oldest first; no more than [`GiveUp::failures`].
+    losses: VecDeque<Moment>,
+    /// Until when it rests.
+    rests_until: Option<Moment>,
+}
+
+/// What follows when a worker is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// The next worker, after this delay.
+    After(Duration),
+    /// None for this long.
+    Rest(Duration),
+}
+
+impl Respawn {
+    /// A worker of the seat is lost. One that had run steadily is replaced without delay, but it is
+    /// counted: a seat whose workers live for a few seconds each is in a crash loop, too.
+    pub(super) fn lost(
+        &mut self,
+        was_steady: bool,
+        backoff: &Backoff,
+        give_up: Option<GiveUp>,
+        now: Moment,
+    ) -> Next {
+        let delay = if was_steady {
+            self.retry = Retry { failures: 0, not_before: now };
+            Duration::ZERO
+        } else {
+            self.retry.failed(backoff, now)
+        };
+        self.rests_until = None;
+        let Some(give_up) = give_up else { return Next::After(delay) };
+        let most = usize::try_from(give_up.failures.max(1)).unwrap_or(usize::MAX);
+        self.losses.push_back(now);
+        while self.losses.len() > most {
+            self.losses.pop_front();
+        }
+        let first = self.losses.front().filter(|_| self.losses.len() == most);
+        if first.is_some_and(|first| now.since(*first) < give_up.window) {
+            let rest = give_up.window.max(delay);
+            self.rests_until = Some(now.after(rest));
+            return Next::Rest(rest);
+        }
+        Next::After(delay)
+    }
+
+    /// No worker before this.
+    pub(super) fn not_before(&self) -> Moment {
+        self.retry.not_before.max(self.rests_until.unwrap_or_default())
+    }
+
+    /// Whether it rests.
+    pub(super) fn rests(&self, now: Moment) -> bool {
+        self.rests_until.is_some_and(|until| now < until)
+    }
+
+    /// Somebody wants to see it tried again.
+    pub(super) fn forgive(&mut self) {
+        if self.rests_until.take().is_some() {
+            self.retry = Retry::default();
+        }
+        self.losses.clear();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const GIVE_UP: Option<GiveUp> = Some(GiveUp { failures: 3, window: Duration::from_secs(60) });
+    const BACKOFF: Backoff = Backoff { min: SECOND, max: Duration::from_secs(30) };
+
+    fn at(second: u64) -> Moment {
+        Moment(Duration::from_secs(second))
+    }
+
+    /// What follows upon losses at these seconds.
+    fn follows(respawn: &mut Respawn, was_steady: bool, seconds: &[u64]) -> Vec<Next> {
+        let lose = |second: &u64| respawn.lost(was_steady, &BACKOFF, GIVE_UP, at(*second));
+        seconds.iter().map(lose).collect()
+    }
+
+    #[test]
+    fn the_third_loss_within_a_minute_is_followed_by_a_rest_of_a_minute() {
+        let mut respawn = Respawn::default();
+        let next = follows(&mut respawn, false, &[0, 30, 59]);
+        assert_eq!(next, [Next::After(SECOND), Next::After(2 * SECOND), Next::Rest(60 * SECOND)]);
+        assert!(respawn.rests(at(118)) && !respawn.rests(at(119)));
+        assert_eq!(respawn.not_before(), at(119));
+        assert_eq!(follows(&mut respawn, false, &[119]), [Next::After(8 * SECOND)], "one try");
+        assert!(!respawn.rests(at(119)));
+    }
+
+    #[test]
+    fn losses_that_lie_apart_are_followed_by_delays_alone() {
+        let next = follows(&mut Respawn::default(), false, &[0, 30, 60, 90]);
+        assert!(next.iter().all(|next| matches!(next, Next::After(_))), "{next:?}");
+    }
+
+    #[test]
+    fn steady_workers_count_without_delay() {
+        let next = follows(&mut Respawn::default(), true, &[0, 20, 40]);
+        assert_eq!(
+            next,
+            [Next::After(Duration::ZERO), Next::After(Duration::ZERO), Next::Rest(60 * SECOND)]
+        );
+    }
+
+    #[test]
+    fn a_request_ends_the_rest_and_the_count() {
+        let mut respawn = Respawn::default();
+        follows(&mut respawn, false, &[0, 1, 2]);
+        respawn.forgive();
+        assert_eq!((respawn.rests(at(2)), respawn.not_before()), (false, Moment::START));
+        assert_eq!(follows(&mut respawn, false, &[3, 4]).last(), Some(&Next::After(2 * SECOND)));
+    }
 
     const SECOND: Duration = Duration::from_secs(1);
 

@@ -4,7 +4,7 @@ use super::aim::Draft;
 use super::desired::Unplannable;
 use super::state::Phase;
 use super::worker::Stage;
-use super::{Action, FailureCause, Moment, Notice, Supervisor};
+use super::{Action, FailureCause, Moment, Notice, Start, Supervisor};
 
 impl Supervisor {
     /// Submits the plan that should be in force, if another one is.
@@ -41,6 +41,7 @@ impl Supervisor {
                 worker.stage = Stage::Live { ready, since: now };
             }
         }
+        let took_over = matches!(self.phase, Phase::Starting(Start::Takeover));
         if let Phase::Starting(_) = self.phase {
             self.phase = Phase::Serving;
         }
@@ -50,6 +51,9 @@ impl Supervisor {
         };
         let generation = self.generation();
         self.actions.push(Action::Notice(Notice::InForce { generation, occupied, seats }));
+        if took_over {
+            self.took_over();
+        }
         self.end_rollout_in_force(before);
     }
 

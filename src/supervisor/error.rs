@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{Exit, WorkerId};
+use super::{Cause, Exit, WorkerId, WorkerState};
 use crate::plan::{Generation, PlanError, Seat};
 
 /// Why a request was refused, or given up. What was in force stays in force; only for
@@ -53,6 +53,48 @@ pub enum Refusal {
     /// The seats that would stay have no worker that serves, while others do.
     #[error("no worker would be left to serve: those of the seats that stay are not ready")]
     NobodyLeft,
+    /// The cluster has no such seat.
+    #[error("there is no seat {seat}: the cluster has seats 0 to {}", seats.saturating_sub(1))]
+    NoSuchSeat {
+        /// The seat.
+        seat: Seat,
+        /// How many there are.
+        seats: usize,
+    },
+    /// No live worker holds the seat: there is nothing to retire.
+    #[error("seat {seat} has no live worker")]
+    Vacant {
+        /// The seat.
+        seat: Seat,
+    },
+    /// No worker has this process.
+    #[error("no worker of this cluster has pid {pid}")]
+    NoSuchWorker {
+        /// The number.
+        pid: u32,
+    },
+    /// The worker gets no new connections anyway.
+    #[error("the worker, of seat {seat}, is {state}: only a live one can be retired")]
+    NotLive {
+        /// Its seat.
+        seat: Seat,
+        /// Where it is in its life.
+        state: WorkerState,
+    },
+    /// The worker is being replaced already.
+    #[error("the worker of seat {seat} is being replaced already: {cause}")]
+    Leaving {
+        /// Its seat.
+        seat: Seat,
+        /// Why.
+        cause: Cause,
+    },
+    /// The worker that was to be replaced died first. Its seat gets another one in any case.
+    #[error("the worker of seat {seat} died before its successor was ready")]
+    Died {
+        /// Its seat.
+        seat: Seat,
+    },
     /// A new worker failed before it was put into force. The others were ended.
     #[error("{0}")]
     Worker(WorkerFailure),
@@ -105,7 +147,7 @@ impl fmt::Display for Rollout {
     }
 }
 
-/// A worker that failed before it was in force.
+/// A worker that failed before it was in force, or, where that is said, afterwards.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WorkerFailure {
     /// The worker.
@@ -147,6 +189,18 @@ pub enum FailureCause {
         /// The time that it had.
         limit: Duration,
     },
+    /// It was ready, but did not answer any more.
+    Silent {
+        /// For how long that was borne.
+        limit: Duration,
+    },
+    /// It was live, and its process ended.
+    Died {
+        /// How.
+        exit: Exit,
+        /// How long it had been ready.
+        lived: Duration,
+    },
     /// Its ports cannot stand in the plan.
     Unfit(PlanError),
 }
@@ -159,6 +213,10 @@ impl fmt::Display for FailureCause {
             Self::NotReady { limit } => {
                 write!(f, "did not listen on all its ports within {limit:?}")
             }
+            Self::Silent { limit } => {
+                write!(f, "did not answer any more for {limit:?}, before it was in force")
+            }
+            Self::Died { exit, lived } => write!(f, "{exit}, {lived:.1?} after it was ready"),
             Self::Unfit(error) => write!(f, "cannot be put into force: {error}"),
         }
     }

@@ -1,10 +1,12 @@
 //! What happens in the world, as the master tells it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Finding, WorkerId, Writer};
-use crate::plan::{Port, Share};
+use crate::plan::{Port, Seat, Share};
 
 /// Something that has happened. Events of workers that the supervisor no longer knows are
 /// passed over.
@@ -54,6 +56,34 @@ pub enum Event {
         /// What there was.
         sockets: Sockets,
     },
+    /// One look at the resident memory of the master and of every worker that runs.
+    Measured(Footprint),
+    /// The outstanding [`Action::MeasureShared`](super::Action::MeasureShared) is carried out: the
+    /// proportional set sizes.
+    MeasuredShared(Footprint),
+    /// The worker does not answer: its ping, its probe or its watchdog is over its limit. Once is
+    /// enough; it holds until [`Self::Answered`].
+    Silent {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// The worker answers again.
+    Answered {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// The worker has measured how late its event loop runs, or has found that it is on time.
+    Lagging {
+        /// The worker.
+        worker: WorkerId,
+        /// How late, smoothed by the worker. It holds until the next of these events.
+        lag: Duration,
+    },
+    /// The worker itself asks for its retirement.
+    RetireAsked {
+        /// The worker.
+        worker: WorkerId,
+    },
     /// The outstanding [`Action::Commit`](super::Action::Commit) is in force.
     Committed,
     /// The outstanding [`Action::Commit`](super::Action::Commit) changed nothing.
@@ -101,6 +131,18 @@ pub enum Request {
     /// The end of the generation on trial; or, where there is none, back to the generation before the
     /// last reload.
     Rollback,
+    /// The same, and then the end of all retired workers, as by [`Self::ClearRetired`]. Answered
+    /// when they are gone.
+    Restart,
+    /// Another worker in the place of this live one, which then retires. Answered when its successor
+    /// serves.
+    Retire {
+        /// Which.
+        target: Target,
+    },
+    /// The end of all workers that are retired now, one after the other. Answered when they are
+    /// gone.
+    ClearRetired,
     /// Another number of workers, 1 to 1024, all of the same weight.
     Scale {
         /// The number.
@@ -111,6 +153,44 @@ pub enum Request {
         /// Do not wait for established connections. Also hurries a stop that is under way.
         now: bool,
     },
+}
+
+/// Which live worker is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Target {
+    /// The one in this seat.
+    Seat(Seat),
+    /// The one whose first process has this number.
+    Pid(u32),
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Seat(seat) => write!(f, "seat {seat}"),
+            Self::Pid(pid) => write!(f, "pid {pid}"),
+        }
+    }
+}
+
+/// Memory at one moment, in bytes.
+///
+/// Either all resident set sizes, which count a page that is shared once for each process that has
+/// it, or all proportional ones, which share such a page out among them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Footprint {
+    /// That of the master.
+    pub master: u64,
+    /// That of each worker, summed up over its processes. A worker that could not be measured is
+    /// left out: what it had is then not known, which is not the same as 0.
+    pub workers: BTreeMap<WorkerId, u64>,
+}
+
+impl Footprint {
+    /// All of it together.
+    pub fn total(&self) -> u64 {
+        self.workers.values().fold(self.master, |sum, bytes| sum.saturating_add(*bytes))
+    }
 }
 
 /// How a process ended.

@@ -68,6 +68,7 @@ impl Supervisor {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.stage = Stage::Retired(Retirement::new(now));
         self.actions.push(Action::Notice(worker.retired_notice()));
+        self.note_retirement(id, now);
     }
 
     /// Asks a worker to end. One that may not have been spawned yet is asked when it has.
@@ -90,7 +91,7 @@ impl Supervisor {
         }
     }
 
-    fn kill(&mut self, id: WorkerId) {
+    pub(super) fn kill(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if let Stage::Dying { ending, .. } = &mut worker.stage {
             *ending = Ending::Killed;

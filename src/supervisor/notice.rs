@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{Exit, WorkerFailure, WorkerId, Writer};
+use super::{Cause, Exit, WorkerFailure, WorkerId, Writer};
 use crate::plan::{Generation, Seat};
 
 /// Something worth a line in the log. Its `Display` is that line, without the time.
@@ -44,6 +44,66 @@ pub enum Notice {
         seat: Seat,
         /// The delay; zero: at once.
         delay: Duration,
+    },
+    /// The seat lost too many workers, this one last, and gets none for a while.
+    GivenUp {
+        /// The last that was lost.
+        failure: WorkerFailure,
+        /// For how long, unless an operator reloads, scales or retires before.
+        rest: Duration,
+    },
+    /// A live worker is to be replaced. It serves until its successor is ready.
+    Leaving {
+        /// The worker.
+        worker: WorkerId,
+        /// Its seat.
+        seat: Seat,
+        /// Its generation.
+        generation: Generation,
+        /// Why.
+        cause: Cause,
+    },
+    /// More live workers are to be replaced than may be at a time. They serve on.
+    RetirementsHeldBack {
+        /// How many.
+        workers: usize,
+        /// So many may be replaced.
+        rate: u32,
+        /// Within this time.
+        window: Duration,
+    },
+    /// The cluster has more memory than the low mark allows. Retired workers are asked to end.
+    LowWatermark {
+        /// Proportional memory of the master and all workers, in bytes.
+        used: u64,
+        /// The mark, in bytes.
+        low: u64,
+        /// Who is asked to end, in this order, as things are; nobody if none is retired.
+        ending: Vec<MemoryOf>,
+    },
+    /// The cluster has more memory than the high mark allows. Retired workers are killed.
+    HighWatermark {
+        /// Proportional memory of the master and all workers, in bytes.
+        used: u64,
+        /// The mark, in bytes.
+        high: u64,
+        /// Who is killed, in this order, as things are; nobody if none is retired.
+        ending: Vec<MemoryOf>,
+    },
+    /// The cluster has more memory than the high mark allows, and no retired worker is left that
+    /// could be killed. Live ones are left alone: somebody has to act.
+    MemoryShort {
+        /// Proportional memory of the master and all workers that were not killed, in bytes.
+        used: u64,
+        /// The mark, in bytes.
+        high: u64,
+    },
+    /// The memory of the cluster is clearly below the low mark again.
+    MemoryRecovered {
+        /// Memory of the master and all workers, in bytes.
+        used: u64,
+        /// The mark, in bytes.
+        low: u64,
     },
     /// A worker gets no new connections any more.
     Retired {
@@ -147,6 +207,54 @@ pub enum Notice {
     },
 }
 
+/// What a worker has of the memory of the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryOf {
+    /// The worker.
+    pub worker: WorkerId,
+    /// Its seat.
+    pub seat: Seat,
+    /// Its generation.
+    pub generation: Generation,
+    /// Its proportional memory, in bytes: about what its end frees.
+    pub bytes: u64,
+}
+
+/// An amount of memory, for display.
+pub(super) struct Mebibytes(pub(super) u64);
+
+impl fmt::Display for Mebibytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const MEBIBYTE: u64 = 1 << 20;
+        let (whole, rest) = (self.0 / MEBIBYTE, self.0 % MEBIBYTE);
+        write!(f, "{whole}.{} MiB", rest * 10 / MEBIBYTE)
+    }
+}
+
+/// Who is ended for want of memory, and what that frees.
+struct Ending<'a>(&'a [MemoryOf], &'static str);
+
+impl fmt::Display for Ending<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(ending, verb) = self;
+        if ending.is_empty() {
+            return write!(f, "no worker is retired that could be {verb}");
+        }
+        let freed = ending.iter().fold(0_u64, |sum, it| sum.saturating_add(it.bytes));
+        write!(f, "{} to be {verb}, which frees {}:", ending.len(), Mebibytes(freed))?;
+        for MemoryOf { seat, generation, bytes, .. } in ending.iter().take(SHOWN) {
+            write!(f, " seat {seat} generation {generation} ({})", Mebibytes(*bytes))?;
+        }
+        if ending.len() > SHOWN {
+            f.write_str(" and more")?;
+        }
+        Ok(())
+    }
+}
+
+/// How many workers a line names.
+const SHOWN: usize = 8;
+
 /// Why a worker is asked to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Why {
@@ -159,6 +267,14 @@ pub enum Why {
     Drained,
     /// It was retired, and its time to drain is over.
     DrainLimit,
+    /// It was retired, and did not answer.
+    Silent,
+    /// It was retired, and the cluster has more memory than the low mark allows.
+    LowMemory,
+    /// It was retired, and the cluster has more memory than the high mark allows.
+    HighMemory,
+    /// It was retired, and somebody wants the retired workers gone.
+    Cleared,
     /// The cluster stops without waiting for connections.
     StopNow,
 }
@@ -170,6 +286,10 @@ impl fmt::Display for Why {
             Self::Unwanted => "it is not wanted any more",
             Self::Drained => "its last connection has ended",
             Self::DrainLimit => "its time to drain is over",
+            Self::Silent => "it does not answer",
+            Self::LowMemory => "the cluster is above its low memory mark",
+            Self::HighMemory => "the cluster is above its high memory mark",
+            Self::Cleared => "all retired workers are to end",
             Self::StopNow => "the cluster stops at once",
         })
     }
@@ -192,6 +312,46 @@ impl fmt::Display for Notice {
             }
             Self::Respawn { seat, delay } => {
                 write!(f, "seat {seat}: a new worker is started in {delay:?}")
+            }
+            Self::GivenUp { failure, rest } => {
+                write!(
+                    f,
+                    "seat {}: given up for {rest:?}, or until a reload, scale or retire: it lost \
+                     too many workers; the last: {failure}",
+                    failure.seat
+                )
+            }
+            Self::Leaving { seat, generation, cause, .. } => {
+                write!(f, "seat {seat}: worker of generation {generation} is replaced: {cause}")
+            }
+            Self::RetirementsHeldBack { workers, rate, window } => {
+                write!(
+                    f,
+                    "{workers} live workers have to wait for their replacement: at most {rate} are \
+                     replaced in {window:?}"
+                )
+            }
+            Self::LowWatermark { used, low, ending } => {
+                let (used, low) = (Mebibytes(*used), Mebibytes(*low));
+                write!(f, "memory: {used}, above the low mark of {low}: ")?;
+                Ending(ending, "asked to end").fmt(f)
+            }
+            Self::HighWatermark { used, high, ending } => {
+                let (used, high) = (Mebibytes(*used), Mebibytes(*high));
+                write!(f, "memory: {used}, above the high mark of {high}: ")?;
+                Ending(ending, "killed").fmt(f)
+            }
+            Self::MemoryShort { used, high } => {
+                let (used, high) = (Mebibytes(*used), Mebibytes(*high));
+                write!(
+                    f,
+                    "memory: {used}, above the high mark of {high}, and all workers are live: they \
+                     are left alone; run fewer, or smaller ones, or raise memory.total"
+                )
+            }
+            Self::MemoryRecovered { used, low } => {
+                let (used, low) = (Mebibytes(*used), Mebibytes(*low));
+                write!(f, "memory: {used}, below the low mark of {low} again")
             }
             Self::Retired { seat, generation, .. } => {
                 write!(f, "seat {seat}: worker of generation {generation} retired")

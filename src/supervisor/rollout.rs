@@ -6,6 +6,7 @@
 //! was, so that giving up is dropping the rollout: its workers are wanted by nobody then.
 
 use super::aim::{Aim, Draft};
+use super::backoff::Respawn;
 use super::state::Phase;
 use super::{
     Done, Progress, Refusal, RequestId, Rollout, Supervisor, Worker, WorkerFailure, WorkerId,
@@ -98,6 +99,7 @@ impl Supervisor {
 
     pub(super) fn begin_rollout(&mut self, kind: Rollout, request: RequestId, to: Aim) {
         self.rollout = Some(RolloutState { kind, request, to, stage: RolloutStage::Preparing });
+        self.respawns.values_mut().for_each(Respawn::forgive);
     }
 
     /// Begins the swap when all new workers are ready; or, when none of the old ones can serve any
@@ -216,7 +218,7 @@ impl Supervisor {
         self.respawns.retain(|seat, _| rollout.to.has(*seat, self.aim.generation));
         self.aim = rollout.to;
         self.announce_canary();
-        self.reply(rollout.request, Ok(done));
+        self.rollout_done(rollout.request, done);
     }
 
     pub(super) fn give_up_rollout(&mut self, refusal: Refusal) {

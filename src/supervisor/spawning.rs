@@ -1,10 +1,8 @@
 //! Which workers are missing, and when they are started.
 
-use std::time::Duration;
-
 use super::aim::Aim;
-use super::backoff::Retry;
-use super::{Action, Moment, Notice, Supervisor, Worker, WorkerId};
+use super::backoff::{Next, Respawn};
+use super::{Action, Moment, Notice, Supervisor, Worker, WorkerFailure, WorkerId};
 use crate::plan::{Generation, Seat};
 
 impl Supervisor {
@@ -27,18 +25,56 @@ impl Supervisor {
         Some(due.max(self.next_spawn))
     }
 
-    /// A worker is lost. The next one for its seat follows without delay if it had run steadily.
-    pub(super) fn schedule_respawn(&mut self, worker: &Worker, now: Moment) {
-        let retry = self.respawns.entry(worker.seat).or_default();
-        let delay = if worker.ready_for(now) >= self.settings.steady {
-            *retry = Retry { failures: 0, not_before: now };
-            Duration::ZERO
-        } else {
-            retry.failed(&self.settings.backoff, now)
-        };
-        if self.aim_to_fill().is_some_and(|aim| aim.includes(worker)) {
-            self.actions.push(Action::Notice(Notice::Respawn { seat: worker.seat, delay }));
+    /// A worker is lost, and no rollout with it. The next one for its seat follows without delay if
+    /// it had run steadily, and not for a while if the seat has lost too many of late.
+    pub(super) fn schedule_respawn(
+        &mut self,
+        worker: &Worker,
+        failure: WorkerFailure,
+        now: Moment,
+    ) {
+        let seat = worker.seat;
+        let is_filled = self.aim_to_fill().is_some_and(|aim| aim.includes(worker));
+        if worker.leaving.is_some() {
+            // Its successor was to come anyway, if it is not there, and may have failed before:
+            // whenever it was to come.
+            if is_filled && !self.has_successor(worker) {
+                let delay = self.not_before(seat, worker.generation).since(now);
+                self.actions.push(Action::Notice(Notice::Respawn { seat, delay }));
+            }
+            return;
         }
+        let was_steady = worker.ready_for(now) >= self.settings.steady;
+        let (backoff, give_up) = (&self.settings.backoff, self.settings.give_up);
+        let next = self.respawns.entry(seat).or_default().lost(was_steady, backoff, give_up, now);
+        if !is_filled {
+            return;
+        }
+        match next {
+            Next::After(delay) => {
+                self.report_failed_successor(&failure, delay);
+                self.actions.push(Action::Notice(Notice::Respawn { seat, delay }));
+            }
+            Next::Rest(rest) => {
+                self.refuse_successor(&failure);
+                self.actions.push(Action::Notice(Notice::GivenUp { failure, rest }));
+            }
+        }
+    }
+
+    /// The seats that get no worker for now, since they lost too many of late.
+    pub fn given_up(&self, now: Moment) -> impl Iterator<Item = Seat> {
+        let seats = self.aim_in_effect().weights.seats();
+        let rest =
+            move |(seat, respawn): &(&Seat, &Respawn)| seat.index() < seats && respawn.rests(now);
+        self.respawns.iter().filter(rest).map(|(seat, _)| *seat)
+    }
+
+    fn has_successor(&self, worker: &Worker) -> bool {
+        let same_place = |it: &Worker| {
+            it.seat == worker.seat && it.generation == worker.generation && it.leaving.is_none()
+        };
+        self.workers.values().any(|it| it.is_promising() && same_place(it))
     }
 
     fn spawn(&mut self, seat: Seat, generation: Generation, now: Moment) {
@@ -49,12 +85,13 @@ impl Supervisor {
         self.actions.push(Action::Spawn { worker, seat, generation });
     }
 
-    /// The places that have no worker, nor one that may become it, in the order of the seats.
+    /// The places that have no worker, nor one that may become it, in the order of the seats. The
+    /// place of one that leaves is one of them.
     fn missing(&self) -> Vec<(Seat, Generation)> {
         let Some(aim) = self.aim_to_fill() else { return Vec::new() };
         let mut filled = vec![false; aim.seat_count()];
         for worker in self.workers.values() {
-            if worker.is_promising() && aim.includes(worker) {
+            if worker.is_promising() && worker.leaving.is_none() && aim.includes(worker) {
                 filled[worker.seat.index()] = true;
             }
         }
@@ -63,7 +100,7 @@ impl Supervisor {
 
     /// The aim whose places shall have a worker. During a reload the old generation gets none: it
     /// is about to go.
-    fn aim_to_fill(&self) -> Option<&Aim> {
+    pub(super) fn aim_to_fill(&self) -> Option<&Aim> {
         match &self.rollout {
             _ if self.is_stopping() => None,
             Some(rollout) if rollout.is_preparing() => Some(&rollout.to),
@@ -75,7 +112,7 @@ impl Supervisor {
     /// asked for.
     fn not_before(&self, seat: Seat, generation: Generation) -> Moment {
         match self.respawns.get(&seat) {
-            Some(retry) if self.aim_in_effect().has(seat, generation) => retry.not_before,
+            Some(respawn) if self.aim_in_effect().has(seat, generation) => respawn.not_before(),
             _ => Moment::START,
         }
     }

@@ -3,8 +3,12 @@
 use std::collections::BTreeMap;
 
 use super::aim::{Aim, Lineup};
-use super::backoff::Retry;
+use super::backoff::Respawn;
+use super::budget::Budget;
+use super::clearing::Clearing;
 use super::kernel::Kernel;
+use super::pressure::Pressure;
+use super::replacement::Retiring;
 use super::rollout::RolloutState;
 use super::stop::Stop;
 use super::worker::Stage;
@@ -32,9 +36,20 @@ pub struct Supervisor {
     pub(super) workers: BTreeMap<WorkerId, Worker>,
     pub(super) last_worker: WorkerId,
     /// Failures by seat, and when each may have its next worker.
-    pub(super) respawns: BTreeMap<Seat, Retry>,
+    pub(super) respawns: BTreeMap<Seat, Respawn>,
     /// No spawn before this, so that they stay apart by [`Settings::stagger`].
     pub(super) next_spawn: Moment,
+    /// No retired worker that could go on is ended before this, likewise.
+    pub(super) next_end: Moment,
+    pub(super) budget: Budget,
+    /// It was told that the budget holds retirements back.
+    pub(super) is_held_back: bool,
+    /// The workers that operators want replaced.
+    pub(super) retiring: Vec<Retiring>,
+    /// The reload after which the retired workers are to be ended.
+    pub(super) restarting: Option<RequestId>,
+    pub(super) clearings: Vec<Clearing>,
+    pub(super) pressure: Pressure,
     pub(super) kernel: Kernel,
     /// What this step wants done.
     pub(super) actions: Vec<Action>,
@@ -79,6 +94,13 @@ impl Supervisor {
             last_worker: WorkerId(0),
             respawns: BTreeMap::new(),
             next_spawn: Moment::START,
+            next_end: Moment::START,
+            budget: Budget::default(),
+            is_held_back: false,
+            retiring: Vec::new(),
+            restarting: None,
+            clearings: Vec::new(),
+            pressure: Pressure::default(),
             kernel: Kernel::new(in_force, start),
             actions: Vec::new(),
         })
@@ -96,7 +118,13 @@ impl Supervisor {
     pub fn deadline(&self) -> Option<Moment> {
         let workers = self.workers.values().filter_map(|worker| self.worker_deadline(worker));
         let kernel = self.commit_deadline().into_iter().chain(self.repair_deadline());
-        workers.chain(kernel).chain(self.spawn_deadline()).min()
+        let policy = [
+            self.leave_deadline(),
+            self.silence_deadline(),
+            self.clear_deadline(),
+            self.relief_deadline(),
+        ];
+        workers.chain(kernel).chain(self.spawn_deadline()).chain(policy.into_iter().flatten()).min()
     }
 
     /// The plan in force, as far as is known: the last that was committed.
@@ -136,6 +164,12 @@ impl Supervisor {
                 self.exited(worker, exit, last_lines, now);
             }
             Event::Connections { worker, sockets } => self.counted(worker, sockets, now),
+            Event::Measured(footprint) => self.measured(&footprint, now),
+            Event::MeasuredShared(footprint) => self.measured_shared(footprint, now),
+            Event::Silent { worker } => self.fell_silent(worker, now),
+            Event::Answered { worker } => self.answered(worker),
+            Event::Lagging { worker, lag } => self.lags(worker, lag),
+            Event::RetireAsked { worker } => self.retire_asked(worker),
             Event::Committed => {
                 if let Some(before) = self.kernel.committed() {
                     self.came_into_force(&before, now);
@@ -159,10 +193,15 @@ impl Supervisor {
     /// state alone, not at what led to it.
     fn reconcile(&mut self, now: Moment) {
         self.act_on_deadlines(now);
+        self.act_on_silence(now);
         self.advance_rollout();
+        self.let_leave(now);
         self.commit_changes(now);
         self.advance_stop(now);
         self.release_workers(now);
+        self.answer_retirements();
+        self.advance_clearings(now);
+        self.relieve(now);
         self.look_after_rules(now);
         self.spawn_missing(now);
         self.finish_stop();
@@ -175,6 +214,9 @@ impl Supervisor {
             Request::Canary { share } => self.begin_canary(id, share),
             Request::Promote => self.promote(id),
             Request::Rollback => self.roll_back(id, now),
+            Request::Restart => self.restart(id),
+            Request::Retire { target } => self.request_retirement(id, target),
+            Request::ClearRetired => self.clear_retired(id),
             Request::Scale { workers } => self.scale(id, workers),
         }
     }
@@ -193,10 +235,14 @@ impl Supervisor {
             _ => return,
         }
         self.report_rollout_progress(id);
+        self.report_successor(id);
     }
 
     fn counted(&mut self, id: WorkerId, sockets: Sockets, now: Moment) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
+        let Sockets { queued, half_open, established, .. } = sockets;
+        worker.facts.connections =
+            Some(queued.saturating_add(half_open).saturating_add(established));
         if let Stage::Retired(retirement) = &mut worker.stage
             && retirement.report(sockets, now)
             && !self.is_kept(id, now)
@@ -230,9 +276,13 @@ impl Supervisor {
     fn died(&mut self, worker: &Worker, exit: Exit, last_lines: Vec<String>, now: Moment) {
         let (seat, generation) = (worker.seat, worker.generation);
         let lived = worker.ready_for(now);
-        let died = Notice::Died { worker: worker.id, seat, generation, exit, lived, last_lines };
+        let cause = FailureCause::Died { exit, lived };
+        let id = worker.id;
+        let failure =
+            WorkerFailure { worker: id, seat, generation, cause, last_lines: last_lines.clone() };
+        let died = Notice::Died { worker: id, seat, generation, exit, lived, last_lines };
         self.actions.push(Action::Notice(died));
-        self.schedule_respawn(worker, now);
+        self.schedule_respawn(worker, failure, now);
     }
 
     /// A worker that was never in force fails.
@@ -246,8 +296,8 @@ impl Supervisor {
         let (seat, generation) = (worker.seat, worker.generation);
         let failure = WorkerFailure { worker: worker.id, seat, generation, cause, last_lines };
         self.actions.push(Action::Notice(Notice::Failed(failure.clone())));
-        if !self.fail_rollout_of(worker, failure) {
-            self.schedule_respawn(worker, now);
+        if !self.fail_rollout_of(worker, failure.clone()) {
+            self.schedule_respawn(worker, failure, now);
         }
     }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::rollback::Recall;
-use super::{Moment, Notice, Retirement};
+use super::replacement::Facts;
+use super::{Cause, Moment, Notice, Retirement};
 use crate::plan::{Generation, Occupant, Port, Seat};
 
 /// Names a worker; no two in the life of one master have the same.
@@ -35,6 +36,12 @@ pub struct Worker {
     pub pid: Option<u32>,
     /// When its spawn was decided.
     pub started: Moment,
+    /// Why it is to retire as soon as its successor is ready; `None`: it is not. Of a live worker;
+    /// one that is retired or dying keeps it.
+    pub leaving: Option<Cause>,
+    /// Its resident memory in bytes when it was last measured; `None` if it never was.
+    pub rss: Option<u64>,
+    pub(super) facts: Facts,
     pub(super) stage: Stage,
     /// Its ports cannot stand in the plan: it is never to be named again.
     pub(super) unfit: bool,
@@ -102,6 +109,9 @@ impl Worker {
             ports: None,
             pid: None,
             started: now,
+            leaving: None,
+            rss: None,
+            facts: Facts::default(),
             stage: Stage::Starting,
             unfit: false,
         }
@@ -141,6 +151,11 @@ impl Worker {
             Stage::Recalled(recall) => recall.ready.is_none(),
             _ => false,
         }
+    }
+
+    /// Whether it gets new connections, or just did.
+    pub(super) fn is_live(&self) -> bool {
+        matches!(self.stage, Stage::Live { .. })
     }
 
     /// Whether the plan may name it.

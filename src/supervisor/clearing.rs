@@ -1,0 +1,183 @@
+//! The end of retired workers at somebody's wish: clear-retired, the second half of a restart, and
+//! the workers of an earlier master.
+//!
+//! They are ended one after the other, at least [`Settings::stagger`](super::Settings::stagger)
+//! apart, the oldest first. None is asked to end while clients still wait in its accept queue: they
+//! would be reset. That wait is short, and limited by
+//! [`Settings::settle`](super::Settings::settle): a worker that hangs never empties its queue.
+
+use std::collections::BTreeSet;
+
+use super::worker::Stage;
+use super::{
+    Action, Done, Moment, Progress, Refusal, RequestId, Supervisor, Why, Worker, WorkerId,
+};
+
+/// A wish to see retired workers ended.
+#[derive(Debug, Clone)]
+pub(super) struct Clearing {
+    wish: Wish,
+    /// Those that are to go; `None`: all seats have to be occupied first.
+    workers: Option<BTreeSet<WorkerId>>,
+    /// How many of them were left when that was told last.
+    left: usize,
+}
+
+/// Whose wish it is.
+#[derive(Debug, Clone, Copy)]
+enum Wish {
+    /// An operator's.
+    Clear(RequestId),
+    /// An operator's, after a reload.
+    Restart(RequestId),
+    /// That of the settings: the workers of an earlier master, all at once.
+    KillOld,
+}
+
+impl Wish {
+    fn request(self) -> Option<RequestId> {
+        match self {
+            Self::Clear(request) | Self::Restart(request) => Some(request),
+            Self::KillOld => None,
+        }
+    }
+}
+
+impl Supervisor {
+    pub(super) fn clear_retired(&mut self, request: RequestId) {
+        if self.is_stopping() {
+            return self.reply(request, Err(Refusal::Stopping));
+        }
+        let workers: BTreeSet<WorkerId> = self.retired().map(|worker| worker.id).collect();
+        let left = workers.len();
+        let clearing = Clearing { wish: Wish::Clear(request), workers: Some(workers), left };
+        self.clearings.push(clearing);
+    }
+
+    /// A reload whose answer waits until the workers that it has retired are gone.
+    pub(super) fn restart(&mut self, request: RequestId) {
+        self.restarting = Some(request);
+        self.reload(request);
+    }
+
+    /// A reload or scale is done.
+    pub(super) fn rollout_done(&mut self, request: RequestId, done: Done) {
+        if self.restarting.take_if(|restarting| *restarting == request).is_none() {
+            return self.reply(request, Ok(done));
+        }
+        let generation = self.aim.generation;
+        self.progress(request, Progress::Swapped { generation });
+        let wish = Wish::Restart(request);
+        self.clearings.push(Clearing { wish, workers: None, left: 0 });
+    }
+
+    /// The first plan of this master is in force, in place of that of an earlier one.
+    pub(super) fn took_over(&mut self) {
+        if self.settings.kill_old {
+            self.clearings.push(Clearing { wish: Wish::KillOld, workers: None, left: 0 });
+        }
+    }
+
+    /// Ends the next of those that are to go, and answers where none is left.
+    pub(super) fn advance_clearings(&mut self, now: Moment) {
+        if self.is_stopping() {
+            return self.give_up_clearings();
+        }
+        self.begin_clearings();
+        while let Some((id, is_patient)) = self.next_cleared(now) {
+            self.end(id, Why::Cleared, now);
+            if is_patient {
+                self.next_end = now.after(self.settings.stagger);
+            }
+        }
+        let mut clearings = std::mem::take(&mut self.clearings);
+        clearings.retain_mut(|clearing| !self.report_cleared(clearing));
+        self.clearings = clearings;
+    }
+
+    /// When [`Self::advance_clearings`] has something to do.
+    pub(super) fn clear_deadline(&self) -> Option<Moment> {
+        self.to_clear().map(|(worker, is_patient)| self.clear_at(worker, is_patient)).min()
+    }
+
+    /// When a retired worker may be ended that could go on: not before all who were sent to it have
+    /// been accepted, or most likely never will be.
+    pub(super) fn may_end_at(&self, worker: &Worker) -> Moment {
+        match worker.is_settled() {
+            true => Moment::START,
+            false => worker.since().after(self.settings.settle),
+        }
+    }
+
+    pub(super) fn retired(&self) -> impl Iterator<Item = &Worker> {
+        self.workers.values().filter(|worker| matches!(worker.stage, Stage::Retired(_)))
+    }
+
+    fn begin_clearings(&mut self) {
+        let in_force = self.kernel.in_force.lineup.as_ref();
+        if self.kernel.is_committing() || !in_force.is_some_and(super::aim::Lineup::is_full) {
+            return;
+        }
+        let retired: BTreeSet<WorkerId> = self.retired().map(|worker| worker.id).collect();
+        for clearing in self.clearings.iter_mut().filter(|it| it.workers.is_none()) {
+            clearing.left = retired.len();
+            clearing.workers = Some(retired.clone());
+        }
+    }
+
+    /// The retired workers that are to go, oldest first, and whether they go one after the other.
+    fn to_clear(&self) -> impl Iterator<Item = (&Worker, bool)> {
+        self.retired().filter_map(|worker| {
+            let is_among = |clearing: &&Clearing| {
+                clearing.workers.as_ref().is_some_and(|workers| workers.contains(&worker.id))
+            };
+            let mut wishes = self.clearings.iter().filter(is_among).map(|clearing| clearing.wish);
+            let first = wishes.next()?;
+            let is_hurried = |wish| matches!(wish, Wish::KillOld);
+            Some((worker, !is_hurried(first) && !wishes.any(is_hurried)))
+        })
+    }
+
+    fn clear_at(&self, worker: &Worker, is_patient: bool) -> Moment {
+        match is_patient {
+            true => self.next_end.max(self.may_end_at(worker)),
+            false => self.may_end_at(worker),
+        }
+    }
+
+    fn next_cleared(&self, now: Moment) -> Option<(WorkerId, bool)> {
+        let is_due =
+            |(worker, is_patient): &(&Worker, bool)| self.clear_at(worker, *is_patient) <= now;
+        self.to_clear().find(is_due).map(|(worker, is_patient)| (worker.id, is_patient))
+    }
+
+    /// Tells how many are left, if that has changed. Returns whether the wish is fulfilled.
+    fn report_cleared(&mut self, clearing: &mut Clearing) -> bool {
+        let Some(workers) = &clearing.workers else { return false };
+        let left = workers.iter().filter(|id| self.workers.contains_key(id)).count();
+        let of = workers.len();
+        let is_news = std::mem::replace(&mut clearing.left, left) != left;
+        match clearing.wish.request() {
+            Some(request) if left == 0 => {
+                let done = match clearing.wish {
+                    Wish::Restart(_) => {
+                        Done::Restarted { generation: self.generation(), ended: of }
+                    }
+                    Wish::Clear(_) | Wish::KillOld => Done::Cleared { ended: of },
+                };
+                self.reply(request, Ok(done));
+            }
+            Some(request) if is_news => self.progress(request, Progress::Clearing { left, of }),
+            _ => {}
+        }
+        left == 0
+    }
+
+    fn give_up_clearings(&mut self) {
+        for clearing in std::mem::take(&mut self.clearings) {
+            if let Some(request) = clearing.wish.request() {
+                self.actions.push(Action::Reply { request, outcome: Err(Refusal::Stopping) });
+            }
+        }
+    }
+}

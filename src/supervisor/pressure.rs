@@ -1,0 +1,278 @@
+//! How much memory the cluster has, and which retired workers end because of it. A live worker never
+//! does.
+//!
+//! # How it works
+//!
+//! The master looks at resident memory every second or so, which costs it microseconds a worker, but
+//! counts a page once for each process that has it. That sum is never too small. So as long as it is
+//! below the low mark nothing else is asked for; where it is above, the proportional memory is
+//! measured ([`Action::MeasureShared`]), up to milliseconds for a large process, and that alone
+//! decides:
+//!
+//! * above the low mark retired workers are asked to end, one after the other in the order of
+//!   [`KillOrder`], until what those have that stay is not above the mark;
+//! * above the high mark they are killed in that order, those first that were asked already, until
+//!   what those have that are not killed is not above that mark.
+//!
+//! While memory is short each look is followed by another one at the proportional memory. If that
+//! has shown that there is enough, the next is made when the resident memory has grown by what was
+//! free, or after [`RECHECK`]: pages that processes share become their own when they are written to,
+//! which the resident memory does not show.
+
+use std::cmp::Reverse;
+use std::time::Duration;
+
+use super::worker::{Ending, Stage};
+use super::{
+    Action, Footprint, KillOrder, Marks, MemoryOf, Moment, Notice, Supervisor, Why, Worker,
+    WorkerId,
+};
+
+/// After so long the proportional memory is measured again although it was not too much.
+const RECHECK: Duration = Duration::from_secs(10);
+
+/// After so long a measurement that was asked for is not waited for any more.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The part of the low mark that memory has to fall below it before a crossing is told of again.
+const HYSTERESIS: u64 = 20;
+
+/// What is known of the memory of the cluster.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Pressure {
+    /// When the proportional memory was asked for; `None`: it is not.
+    asked: Option<Moment>,
+    /// The last look at the proportional memory, unless it is certain since that there is enough.
+    look: Option<Look>,
+    /// The highest mark whose crossing was told of.
+    told: Level,
+    /// It was told that nothing is left to be ended.
+    told_short: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Look {
+    at: Moment,
+    shared: Footprint,
+    /// All resident memory then.
+    resident: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+enum Level {
+    #[default]
+    Enough,
+    Low,
+    High,
+}
+
+/// One step against the want of memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Ask(WorkerId),
+    Kill(WorkerId),
+}
+
+impl Supervisor {
+    /// Takes in how much resident memory there is.
+    pub(super) fn measured(&mut self, footprint: &Footprint, now: Moment) {
+        self.take_resident(footprint);
+        let Some(marks) = self.settings.memory.marks else { return };
+        let resident = footprint.total();
+        if resident <= marks.low {
+            self.pressure.look = None;
+            self.fell_to(resident, marks);
+        } else if self.wants_shared(resident, marks, now) {
+            self.pressure.asked = Some(now);
+            let runs = |worker: &&Worker| worker.pid.is_some();
+            let workers = self.workers.values().filter(runs).map(|worker| worker.id).collect();
+            self.actions.push(Action::MeasureShared { workers });
+        }
+    }
+
+    fn wants_shared(&self, resident: u64, marks: Marks, now: Moment) -> bool {
+        if self.pressure.asked.is_some_and(|asked| now.since(asked) < PATIENCE) {
+            return false;
+        }
+        self.pressure.look.as_ref().is_none_or(|look| {
+            let free = marks.low.saturating_sub(look.shared.total());
+            resident.saturating_sub(look.resident) >= free || now.since(look.at) >= RECHECK
+        })
+    }
+
+    /// Takes in how much proportional memory there is. What could not be measured counts with its
+    /// resident size.
+    pub(super) fn measured_shared(&mut self, mut shared: Footprint, now: Moment) {
+        let Some(marks) = self.settings.memory.marks else { return };
+        if self.pressure.asked.take().is_none() {
+            return;
+        }
+        let resident = self.workers.values().filter_map(|worker| Some((worker.id, worker.rss?)));
+        let resident = Footprint { master: shared.master, workers: resident.collect() };
+        for (id, bytes) in &resident.workers {
+            shared.workers.entry(*id).or_insert(*bytes);
+        }
+        let used = shared.total();
+        self.pressure.look = Some(Look { at: now, shared, resident: resident.total() });
+        self.fell_to(used, marks);
+        self.tell_crossing(used, marks);
+    }
+
+    /// Takes the next step against the want of memory, if one is due.
+    pub(super) fn relieve(&mut self, now: Moment) {
+        while self.next_end <= now {
+            match self.next_step(now) {
+                Some(Step::Ask(id)) => self.end(id, Why::LowMemory, now),
+                Some(Step::Kill(id)) => self.kill_for_memory(id, now),
+                None => break,
+            }
+            self.next_end = now.after(self.settings.stagger);
+        }
+        self.tell_if_short();
+    }
+
+    /// When [`Self::relieve`] has something to do.
+    pub(super) fn relief_deadline(&self) -> Option<Moment> {
+        let marks = self.settings.memory.marks?;
+        let first = match self.bytes(|worker| !is_killed(worker))? > marks.high {
+            true => self.killable().next().map(|_| Moment::START)?,
+            false if self.bytes(|worker| !is_dying(worker))? > marks.low => {
+                self.retired().map(|worker| self.may_end_at(worker)).min()?
+            }
+            false => return None,
+        };
+        Some(first.max(self.next_end))
+    }
+
+    fn next_step(&self, now: Moment) -> Option<Step> {
+        let marks = self.settings.memory.marks?;
+        let first = |worker: Option<&Worker>| worker.map(|worker| worker.id);
+        if self.bytes(|worker| !is_killed(worker))? > marks.high {
+            return first(self.killable().min_by_key(|worker| self.rank(worker))).map(Step::Kill);
+        }
+        if self.bytes(|worker| !is_dying(worker))? > marks.low {
+            let may_end = |worker: &&Worker| self.may_end_at(worker) <= now;
+            let retired = self.retired().filter(may_end);
+            return first(retired.min_by_key(|worker| self.rank(worker))).map(Step::Ask);
+        }
+        None
+    }
+
+    /// What the master has, and those of the workers that are still there and meant; `None` if that
+    /// is not known.
+    fn bytes(&self, is_meant: impl Fn(&Worker) -> bool) -> Option<u64> {
+        let look = self.pressure.look.as_ref()?;
+        let of = |(id, bytes): (&WorkerId, &u64)| {
+            self.workers.get(id).filter(|worker| is_meant(worker)).map(|_| *bytes)
+        };
+        let workers = look.shared.workers.iter().filter_map(of);
+        Some(workers.fold(look.shared.master, u64::saturating_add))
+    }
+
+    fn bytes_of(&self, worker: &Worker) -> u64 {
+        let look = self.pressure.look.as_ref();
+        look.and_then(|look| look.shared.workers.get(&worker.id)).copied().unwrap_or(0)
+    }
+
+    /// Those that may be killed: retired ones, and those that were asked to end and have not.
+    fn killable(&self) -> impl Iterator<Item = &Worker> {
+        self.workers.values().filter(|worker| match worker.stage {
+            Stage::Retired(_) => true,
+            Stage::Dying { ending: Ending::Asked { .. }, .. } => !self.kernel.names(worker),
+            _ => false,
+        })
+    }
+
+    /// The lower, the sooner it is ended.
+    fn rank(&self, worker: &Worker) -> impl Ord + use<> {
+        let connections = worker.facts.connections.map_or(u64::MAX, u64::from);
+        let memory = Reverse(self.bytes_of(worker));
+        let by_order = match self.settings.memory.order {
+            KillOrder::Connections => (connections, memory, 0),
+            KillOrder::Age => (0, Reverse(0), 0),
+            KillOrder::Memory => (0, memory, connections),
+        };
+        let answers = worker.facts.silent_since.is_none();
+        (answers, !is_dying(worker), by_order, worker.started, worker.id)
+    }
+
+    fn kill_for_memory(&mut self, id: WorkerId, now: Moment) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        if let Stage::Retired(_) = worker.stage {
+            let (seat, generation) = (worker.seat, worker.generation);
+            worker.stage = Stage::Dying { since: now, ending: Ending::Asked { kill_at: now } };
+            let notice = Notice::Ending { worker: id, seat, generation, why: Why::HighMemory };
+            self.actions.push(Action::Notice(notice));
+        }
+        self.kill(id);
+    }
+
+    /// Memory is this much now: tells if the want is over, and forgets what was told of it.
+    fn fell_to(&mut self, used: u64, marks: Marks) {
+        if used <= marks.low && self.pressure.told == Level::High {
+            self.pressure.told = Level::Low;
+            self.pressure.told_short = false;
+        }
+        if used <= marks.low - marks.low / HYSTERESIS && self.pressure.told == Level::Low {
+            self.pressure.told = Level::Enough;
+            let notice = Notice::MemoryRecovered { used, low: marks.low };
+            self.actions.push(Action::Notice(notice));
+        }
+    }
+
+    /// Tells once that a mark is crossed, and who goes because of it as things are.
+    fn tell_crossing(&mut self, used: u64, marks: Marks) {
+        let level = match used {
+            _ if used > marks.high => Level::High,
+            _ if used > marks.low => Level::Low,
+            _ => Level::Enough,
+        };
+        if level <= self.pressure.told {
+            return;
+        }
+        self.pressure.told = level;
+        let (left, mark, mut candidates): (_, _, Vec<&Worker>) = match level {
+            Level::High => {
+                (self.bytes(|worker| !is_killed(worker)), marks.high, self.killable().collect())
+            }
+            _ => (self.bytes(|worker| !is_dying(worker)), marks.low, self.retired().collect()),
+        };
+        candidates.sort_by_key(|worker| self.rank(worker));
+        let mut left = left.unwrap_or(used);
+        let mut ending = Vec::new();
+        for worker in candidates {
+            if left <= mark {
+                break;
+            }
+            let bytes = self.bytes_of(worker);
+            left = left.saturating_sub(bytes);
+            let (id, seat, generation) = (worker.id, worker.seat, worker.generation);
+            ending.push(MemoryOf { worker: id, seat, generation, bytes });
+        }
+        let notice = match level {
+            Level::High => Notice::HighWatermark { used, high: marks.high, ending },
+            _ => Notice::LowWatermark { used, low: marks.low, ending },
+        };
+        self.actions.push(Action::Notice(notice));
+    }
+
+    /// Tells once that there is too much memory in use, and nobody left to be ended for it.
+    fn tell_if_short(&mut self) {
+        let Some(marks) = self.settings.memory.marks else { return };
+        let used = self.bytes(|worker| !is_killed(worker));
+        if let Some(used) = used.filter(|used| *used > marks.high)
+            && self.killable().next().is_none()
+            && !std::mem::replace(&mut self.pressure.told_short, true)
+        {
+            self.actions.push(Action::Notice(Notice::MemoryShort { used, high: marks.high }));
+        }
+    }
+}
+
+fn is_dying(worker: &Worker) -> bool {
+    matches!(worker.stage, Stage::Dying { .. })
+}
+
+fn is_killed(worker: &Worker) -> bool {
+    matches!(worker.stage, Stage::Dying { ending: Ending::Killed, .. })
+}

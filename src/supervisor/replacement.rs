@@ -1,0 +1,359 @@
+//! Live workers that are to be replaced: who, when, and what becomes of it.
+//!
+//! Replacement comes first, then retirement. A worker that is to go is *leaving*
+//! ([`Worker::leaving`]): it stays in force, and its place counts as free for another worker. When
+//! that one is ready the lineup names it in place of the one that leaves, in one commit, and the old
+//! one is retired like any that no plan names any more. If the successor fails it is started again,
+//! with back-off, and the old one serves on. A worker leaves once: what has made it leave is not
+//! looked at again.
+//!
+//! # During a reload
+//!
+//! No worker of the old generation begins to leave while a new one is prepared: the generation gets
+//! no more workers, since it is about to go as a whole, and a place in the budget would be taken for
+//! nothing. Whoever left already just waits for the swap, which retires it. If the reload fails, its
+//! successor is started then; and the causes of the others, which are facts that last, are looked at
+//! again.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::budget::Limit;
+use super::notice::Mebibytes;
+use super::state::Phase;
+use super::worker::Stage;
+use super::{
+    Action, Done, FailureCause, Footprint, Moment, Notice, Progress, Refusal, RequestId,
+    Supervisor, Target, Why, Worker, WorkerFailure, WorkerId,
+};
+use crate::plan::Seat;
+
+/// Why a live worker is replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// An operator wants it.
+    Requested,
+    /// It does not answer.
+    Silent,
+    /// It wants it itself.
+    Asked,
+    /// It has too much memory.
+    Memory {
+        /// Its resident memory, in bytes.
+        rss: u64,
+    },
+    /// Its event loop is too late.
+    Lag {
+        /// How late.
+        lag: Duration,
+    },
+    /// It has run for long enough.
+    Age,
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Requested => f.write_str("an operator wants it"),
+            Self::Silent => f.write_str("it does not answer"),
+            Self::Asked => f.write_str("it asks for it"),
+            Self::Memory { rss } => write!(f, "it has {} of memory", Mebibytes(*rss)),
+            Self::Lag { lag } => write!(f, "its event loop is {lag:.0?} late"),
+            Self::Age => f.write_str("it has run for long enough"),
+        }
+    }
+}
+
+/// What was heard of a worker, and bears on whether it stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Facts {
+    /// It wants to be retired.
+    asked: bool,
+    /// What it said last of its lag.
+    lag: Option<Duration>,
+    /// It has not answered since.
+    pub(super) silent_since: Option<Moment>,
+    /// What it had to do when that was last counted: connections, handshakes among them.
+    pub(super) connections: Option<u32>,
+}
+
+/// A request for the retirement of one worker, until it is answered.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Retiring {
+    request: RequestId,
+    worker: WorkerId,
+    seat: Seat,
+}
+
+/// The order in which the budget is given out: who serves its clients worst comes first.
+fn urgency(cause: &Cause) -> u8 {
+    match cause {
+        Cause::Requested => 0,
+        Cause::Silent => 1,
+        Cause::Asked => 2,
+        Cause::Memory { .. } => 3,
+        Cause::Lag { .. } => 4,
+        Cause::Age => 5,
+    }
+}
+
+impl Supervisor {
+    pub(super) fn take_resident(&mut self, footprint: &Footprint) {
+        for (id, bytes) in &footprint.workers {
+            if let Some(worker) = self.workers.get_mut(id) {
+                worker.rss = Some(*bytes);
+            }
+        }
+    }
+
+    pub(super) fn fell_silent(&mut self, id: WorkerId, now: Moment) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.facts.silent_since.get_or_insert(now);
+        }
+    }
+
+    pub(super) fn answered(&mut self, id: WorkerId) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.facts.silent_since = None;
+        }
+    }
+
+    pub(super) fn lags(&mut self, id: WorkerId, lag: Duration) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.facts.lag = Some(lag);
+        }
+    }
+
+    pub(super) fn retire_asked(&mut self, id: WorkerId) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.facts.asked = true;
+        }
+    }
+
+    /// An operator wants a worker replaced. That is not held back, but it is counted.
+    pub(super) fn request_retirement(&mut self, request: RequestId, target: Target) {
+        match self.check_retirement(target) {
+            Ok((worker, seat)) => {
+                self.retiring.push(Retiring { request, worker, seat });
+                if let Some(respawn) = self.respawns.get_mut(&seat) {
+                    respawn.forgive();
+                }
+                self.leave(worker, Cause::Requested);
+            }
+            Err(refusal) => self.reply(request, Err(refusal)),
+        }
+    }
+
+    fn check_retirement(&self, target: Target) -> Result<(WorkerId, Seat), Refusal> {
+        self.check_idle()?;
+        let is_meant = |worker: &&Worker| match target {
+            Target::Seat(seat) => worker.seat == seat && worker.is_live(),
+            Target::Pid(pid) => worker.pid == Some(pid),
+        };
+        let seats = self.aim.weights.seats();
+        let worker = self.workers.values().find(is_meant).ok_or(match target {
+            Target::Seat(seat) if seat.index() >= seats => Refusal::NoSuchSeat { seat, seats },
+            Target::Seat(seat) => Refusal::Vacant { seat },
+            Target::Pid(pid) => Refusal::NoSuchWorker { pid },
+        })?;
+        match worker.leaving {
+            _ if !worker.is_live() => {
+                Err(Refusal::NotLive { seat: worker.seat, state: worker.state() })
+            }
+            Some(cause) => Err(Refusal::Leaving { seat: worker.seat, cause }),
+            None => Ok((worker.id, worker.seat)),
+        }
+    }
+
+    /// Has those leave that have a cause to, as far as the budget goes.
+    pub(super) fn let_leave(&mut self, now: Moment) {
+        loop {
+            let due = self.causes().filter(|(at, ..)| *at <= now);
+            let first = due.min_by_key(|(_, cause, worker)| (urgency(cause), worker.id));
+            let Some((_, cause, worker)) = first else {
+                self.is_held_back = false;
+                return;
+            };
+            let id = worker.id;
+            if self.budget_free_at().is_none_or(|at| now < at) {
+                return self.report_held_back(now);
+            }
+            self.is_held_back = false;
+            self.leave(id, cause);
+        }
+    }
+
+    /// When [`Self::let_leave`] has something to do.
+    pub(super) fn leave_deadline(&self) -> Option<Moment> {
+        let first = self.causes().map(|(at, ..)| at).min()?;
+        Some(first.max(self.budget_free_at()?))
+    }
+
+    fn leave(&mut self, id: WorkerId, cause: Cause) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        worker.leaving = Some(cause);
+        let (seat, generation) = (worker.seat, worker.generation);
+        let notice = Notice::Leaving { worker: id, seat, generation, cause };
+        self.actions.push(Action::Notice(notice));
+    }
+
+    /// The workers that have a cause to leave, or will have one by the passage of time alone.
+    fn causes(&self) -> impl Iterator<Item = (Moment, Cause, &Worker)> {
+        let is_serving = matches!(self.phase, Phase::Serving);
+        let aim = self.aim_to_fill().filter(|_| is_serving);
+        let stays = move |worker: &&Worker| {
+            let has_place = aim.is_some_and(|aim| aim.includes(worker));
+            has_place && worker.is_live() && worker.leaving.is_none()
+        };
+        // One after the other: those that were started together must not go together.
+        let is_aged = |other: &Worker| other.is_live() && other.leaving == Some(Cause::Age);
+        let max_age = self.settings.retire.max_age;
+        let max_age = max_age.filter(|_| !self.workers.values().any(is_aged));
+        self.workers.values().filter(stays).filter_map(move |worker| {
+            let (at, cause) = self.cause_of(worker, max_age)?;
+            Some((at, cause, worker))
+        })
+    }
+
+    /// The cause that the worker has had for longest or will have first, and since or from when; what
+    /// was said or measured counts from the beginning.
+    fn cause_of(&self, worker: &Worker, max_age: Option<Duration>) -> Option<(Moment, Cause)> {
+        let Facts { asked, lag, silent_since, .. } = worker.facts;
+        let retire = &self.settings.retire;
+        let asked = asked.then_some((Moment::START, Cause::Asked));
+        let memory = worker.rss.filter(|rss| retire.rss.is_some_and(|limit| *rss > limit));
+        let memory = memory.map(|rss| (Moment::START, Cause::Memory { rss }));
+        let lag = lag.filter(|lag| retire.lag.is_some_and(|limit| *lag >= limit));
+        let lag = lag.map(|lag| (Moment::START, Cause::Lag { lag }));
+        let silent = silent_since.zip(self.settings.silence);
+        let silent = silent.map(|(since, limit)| (since.after(limit), Cause::Silent));
+        let age = max_age.map(|age| (worker.started.after(age), Cause::Age));
+        [asked, memory, lag, silent, age].into_iter().flatten().min_by_key(|(at, _)| *at)
+    }
+
+    fn budget_free_at(&self) -> Option<Moment> {
+        let leaves = |worker: &&Worker| worker.is_live() && worker.leaving.is_some();
+        let under_way = self.workers.values().filter(leaves).count();
+        self.budget.free_at(self.limit(), under_way)
+    }
+
+    fn limit(&self) -> Limit {
+        Limit { rate: self.settings.retire.rate, window: self.settings.retire.window }
+    }
+
+    /// Says once that the budget is used up.
+    fn report_held_back(&mut self, now: Moment) {
+        if !std::mem::replace(&mut self.is_held_back, true) {
+            let workers = self.causes().filter(|(at, ..)| *at <= now).count();
+            let rate = self.settings.retire.rate;
+            let window = self.settings.retire.window;
+            let notice = Notice::RetirementsHeldBack { workers, rate, window };
+            self.actions.push(Action::Notice(notice));
+        }
+    }
+
+    /// A live worker was just retired.
+    pub(super) fn note_retirement(&mut self, id: WorkerId, now: Moment) {
+        let nice = self.settings.retire.renice;
+        if nice != 0 {
+            self.actions.push(Action::Renice { worker: id, nice });
+        }
+        if self.workers.get(&id).is_some_and(|worker| worker.leaving.is_some()) {
+            self.budget.spend(self.limit(), now);
+        }
+    }
+
+    /// Ends those that have been silent for too long, and that serve no new clients: the others are
+    /// replaced first.
+    pub(super) fn act_on_silence(&mut self, now: Moment) {
+        let is_due = |worker: &&Worker| self.silence_over(worker).is_some_and(|at| at <= now);
+        let due: Vec<WorkerId> = self.workers.values().filter(is_due).map(|w| w.id).collect();
+        for id in due {
+            let worker = self.workers[&id].clone();
+            self.end(id, Why::Silent, now);
+            if let (Stage::Ready { .. }, Some(limit)) = (&worker.stage, self.settings.silence) {
+                // It hung before its first client came: a reload that brings it in fails.
+                self.failed(&worker, FailureCause::Silent { limit }, Vec::new(), now);
+            }
+        }
+    }
+
+    pub(super) fn silence_deadline(&self) -> Option<Moment> {
+        self.workers.values().filter_map(|worker| self.silence_over(worker)).min()
+    }
+
+    fn silence_over(&self, worker: &Worker) -> Option<Moment> {
+        let over = worker.facts.silent_since?.after(self.settings.silence?);
+        let is_ended = match worker.stage {
+            Stage::Retired(_) => true,
+            Stage::Ready { .. } => !self.kernel.names(worker),
+            Stage::Starting | Stage::Live { .. } | Stage::Dying { .. } => false,
+        };
+        is_ended.then_some(over)
+    }
+
+    /// Answers the requests whose worker has retired, or is gone.
+    pub(super) fn answer_retirements(&mut self) {
+        for retiring in std::mem::take(&mut self.retiring) {
+            let Retiring { request, worker: id, seat } = retiring;
+            match self.workers.get(&id) {
+                _ if self.is_stopping() => self.reply(request, Err(Refusal::Stopping)),
+                Some(worker) if worker.is_live() => self.retiring.push(retiring),
+                Some(worker) => {
+                    let pid = worker.pid;
+                    let names = |worker: &&Worker| {
+                        worker.seat == seat && self.kernel.in_force.names(worker)
+                    };
+                    let successor = self.workers.values().find(names).and_then(|it| it.pid);
+                    self.reply(request, Ok(Done::Retired { seat, pid, successor }));
+                }
+                None => self.reply(request, Err(Refusal::Died { seat })),
+            }
+        }
+    }
+
+    /// Tells those who wait for a successor that there is one.
+    pub(super) fn report_successor(&mut self, id: WorkerId) {
+        if let Some((request, seat)) = self.wait_for(id) {
+            self.progress(request, Progress::SuccessorReady { seat });
+        }
+    }
+
+    /// Tells those who wait for a successor that it has failed, and when there is another.
+    pub(super) fn report_failed_successor(&mut self, failure: &WorkerFailure, delay: Duration) {
+        let waits = |retiring: &&Retiring| retiring.seat == failure.seat;
+        if let Some(Retiring { request, .. }) = self.retiring.iter().find(waits).copied() {
+            let step = Progress::SuccessorFailed { failure: failure.clone(), delay };
+            self.progress(request, step);
+        }
+    }
+
+    /// A seat gets no more workers for a while. Who asked for another in it is told so, and the one
+    /// that it has stays, as if nothing had been asked for. A worker with a cause of its own goes on
+    /// leaving.
+    pub(super) fn refuse_successor(&mut self, failure: &WorkerFailure) {
+        let seat = failure.seat;
+        let in_seat: Vec<Retiring> =
+            self.retiring.extract_if(.., |retiring| retiring.seat == seat).collect();
+        for Retiring { request, worker, .. } in in_seat {
+            if let Some(worker) = self.workers.get_mut(&worker) {
+                worker.leaving = None;
+            }
+            self.reply(request, Err(Refusal::Worker(failure.clone())));
+        }
+    }
+
+    /// The request that waits for this worker to be ready.
+    fn wait_for(&self, id: WorkerId) -> Option<(RequestId, Seat)> {
+        let worker = self.workers.get(&id)?;
+        let same_place = |retiring: &&Retiring| {
+            let old = self.workers.get(&retiring.worker);
+            retiring.worker != id
+                && old.is_some_and(|old| {
+                    old.seat == worker.seat && old.generation == worker.generation
+                })
+        };
+        let retiring = self.retiring.iter().find(same_place)?;
+        Some((retiring.request, retiring.seat))
+    }
+}
