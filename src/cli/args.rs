@@ -185,12 +185,6 @@ pub(crate) struct ReloadArgs {
     /// Try the new generation on this part of the clients, above 0% and below 100%
     #[arg(long, value_name = "PERCENT%")]
     pub(crate) share: Option<Share>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ReloadArgs {
-    #[command(flatten)]
-    pub(crate) cluster: ClusterArgs,
     /// Then end all retired workers, one after the other, without waiting for their connections, and
     /// return when they are gone
     #[arg(long, conflicts_with = "share")]

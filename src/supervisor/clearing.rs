@@ -56,7 +56,9 @@ impl Supervisor {
 
     /// A reload whose answer waits until the workers that it has retired are gone.
     pub(super) fn restart(&mut self, request: RequestId) {
-        self.restarting = Some(request);
+        if self.check_idle().is_ok() {
+            self.restarting = Some(request);
+        }
         self.reload(request);
     }
 
@@ -109,8 +111,11 @@ impl Supervisor {
         }
     }
 
+    /// The retired workers that no client is sent to any more. Of a stop that could not close the plan
+    /// there are others.
     pub(super) fn retired(&self) -> impl Iterator<Item = &Worker> {
-        self.workers.values().filter(|worker| matches!(worker.stage, Stage::Retired(_)))
+        let is_retired = |worker: &&Worker| matches!(worker.stage, Stage::Retired(_));
+        self.workers.values().filter(is_retired).filter(|worker| !self.kernel.names(worker))
     }
 
     fn begin_clearings(&mut self) {

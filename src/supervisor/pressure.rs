@@ -176,11 +176,13 @@ impl Supervisor {
 
     /// Those that may be killed: retired ones, and those that were asked to end and have not.
     fn killable(&self) -> impl Iterator<Item = &Worker> {
-        self.workers.values().filter(|worker| match worker.stage {
-            Stage::Retired(_) => true,
-            Stage::Dying { ending: Ending::Asked { .. }, .. } => !self.kernel.names(worker),
-            _ => false,
-        })
+        let may_be_killed = |worker: &&Worker| {
+            matches!(
+                worker.stage,
+                Stage::Retired(_) | Stage::Dying { ending: Ending::Asked { .. }, .. }
+            )
+        };
+        self.workers.values().filter(may_be_killed).filter(|worker| !self.kernel.names(worker))
     }
 
     /// The lower, the sooner it is ended.

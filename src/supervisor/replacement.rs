@@ -106,13 +106,13 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn fell_silent(&mut self, id: WorkerId, now: Moment) {
+    pub(super) fn note_silence(&mut self, id: WorkerId, now: Moment) {
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.facts.silent_since.get_or_insert(now);
         }
     }
 
-    pub(super) fn answered(&mut self, id: WorkerId) {
+    pub(super) fn note_answer(&mut self, id: WorkerId) {
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.facts.silent_since = None;
         }
@@ -263,19 +263,29 @@ impl Supervisor {
         }
     }
 
-    /// Ends those that have been silent for too long, and that serve no new clients: the others are
-    /// replaced first.
-    pub(super) fn act_on_silence(&mut self, now: Moment) {
-        let is_due = |worker: &&Worker| self.silence_over(worker).is_some_and(|at| at <= now);
-        let due: Vec<WorkerId> = self.workers.values().filter(is_due).map(|w| w.id).collect();
-        for id in due {
+    /// Ends those that have hung before their first client came; a reload that brings one in fails.
+    pub(super) fn fail_silent(&mut self, now: Moment) {
+        for id in self.silent_too_long(now) {
             let worker = self.workers[&id].clone();
-            self.end(id, Why::Silent, now);
             if let (Stage::Ready { .. }, Some(limit)) = (&worker.stage, self.settings.silence) {
-                // It hung before its first client came: a reload that brings it in fails.
+                self.end(id, Why::Silent, now);
                 self.failed(&worker, FailureCause::Silent { limit }, Vec::new(), now);
             }
         }
+    }
+
+    /// Ends the retired ones that have been silent for too long.
+    pub(super) fn end_silent(&mut self, now: Moment) {
+        for id in self.silent_too_long(now) {
+            if let Stage::Retired(_) = self.workers[&id].stage {
+                self.end(id, Why::Silent, now);
+            }
+        }
+    }
+
+    fn silent_too_long(&self, now: Moment) -> Vec<WorkerId> {
+        let is_due = |worker: &&Worker| self.silence_over(worker).is_some_and(|at| at <= now);
+        self.workers.values().filter(is_due).map(|worker| worker.id).collect()
     }
 
     pub(super) fn silence_deadline(&self) -> Option<Moment> {

@@ -166,8 +166,8 @@ impl Supervisor {
             Event::Connections { worker, sockets } => self.counted(worker, sockets, now),
             Event::Measured(footprint) => self.measured(&footprint, now),
             Event::MeasuredShared(footprint) => self.measured_shared(footprint, now),
-            Event::Silent { worker } => self.fell_silent(worker, now),
-            Event::Answered { worker } => self.answered(worker),
+            Event::Silent { worker } => self.note_silence(worker, now),
+            Event::Answered { worker } => self.note_answer(worker),
             Event::Lagging { worker, lag } => self.lags(worker, lag),
             Event::RetireAsked { worker } => self.retire_asked(worker),
             Event::Committed => {
@@ -193,13 +193,14 @@ impl Supervisor {
     /// state alone, not at what led to it.
     fn reconcile(&mut self, now: Moment) {
         self.act_on_deadlines(now);
-        self.act_on_silence(now);
+        self.fail_silent(now);
         self.advance_rollout();
-        self.let_leave(now);
         self.commit_changes(now);
         self.advance_stop(now);
         self.release_workers(now);
         self.answer_retirements();
+        self.end_silent(now);
+        self.let_leave(now);
         self.advance_clearings(now);
         self.relieve(now);
         self.look_after_rules(now);

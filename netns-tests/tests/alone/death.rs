@@ -97,6 +97,8 @@ fn slow_cluster(lab: &Lab) -> Cluster<'_> {
         // How long a replacement is put off is another test's; here it would take minutes.
         .argument("--spawn-backoff")
         .argument("10ms..10ms")
+        .argument("--spawn-give-up")
+        .argument("0")
 }
 
 fn wait_for_answers(load: &RunningLoad, more: u64) {

@@ -161,6 +161,9 @@ fn backs_off(lab: &Lab) {
     let mut cluster = Cluster::new(lab, 2)
         .argument("--spawn-backoff")
         .argument("200ms..800ms")
+        // When a seat is given up is another case's.
+        .argument("--spawn-give-up")
+        .argument("0")
         .start_adjustable(2);
     // A script of its own, so that each start is noted, also of workers that do nothing else.
     let starts = lab.directory().join("starts");

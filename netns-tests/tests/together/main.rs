@@ -29,6 +29,7 @@ mod ownership;
 mod ports;
 mod privilege;
 mod programs;
+mod retire;
 mod ruleset;
 mod stale;
 mod udp;
@@ -66,6 +67,7 @@ fn main() -> ExitCode {
         ports,
         privilege,
         programs,
+        retire,
         ruleset,
         stale,
         udp,

@@ -33,7 +33,9 @@ fn check_action(world: &World, action: &Action) {
         Action::Terminate { worker } => check_end(world, *worker),
         Action::Kill { worker } => {
             let process = world.process_of(*worker);
-            assert!(process.is_none_or(|p| p.signalled), "{worker} killed without warning");
+            let is_warned = process.is_none_or(|process| process.signalled);
+            let may_go = world.policy.killable.contains(worker);
+            assert!(is_warned || may_go, "{worker} killed without warning");
         }
         Action::Remove => {
             assert_eq!(world.managed().count(), 0, "the rules removed before the workers");
@@ -75,6 +77,9 @@ fn check_end(world: &World, worker: WorkerId) {
     assert!(!names(&world.plan, process), "{worker} terminated while in force");
     if let Some(next) = &world.kernel.outstanding {
         assert!(!names(next, process), "{worker} terminated while coming into force");
+    }
+    if world.policy.excused.contains(&worker) {
+        return;
     }
     let at_once = world.operators.stop.as_ref().is_some_and(|stop| stop.at_once);
     if let Some(left_at) = process.left_at.filter(|_| process.was_named && !at_once) {
@@ -141,6 +146,8 @@ fn check_one_worker_a_place(world: &World) {
         matches!(worker.state(), WorkerState::Starting | WorkerState::Live)
             && world.process_of(worker.id).is_some_and(|process| !process.unfit)
     };
+    // One that leaves has a successor beside it.
+    let has_place = |worker: &&Worker| has_place(worker) && worker.leaving.is_none();
     let mut places: Vec<_> = Vec::new();
     for worker in world.workers().filter(has_place) {
         let place = (worker.seat, worker.generation);
@@ -180,7 +187,7 @@ impl World {
     }
 }
 
-fn gave_up_closing(world: &World) -> bool {
+pub(super) fn gave_up_closing(world: &World) -> bool {
     world.operators.stop.as_ref().is_some_and(|stop| stop.commit_failures >= CLOSE_TRIES)
 }
 

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::process::{Pid, Process};
 use super::topic::Topic;
 use super::world::World;
 use crate::plan::Generation;
-use crate::supervisor::{Action, Done, Event, Refusal, Request, RequestId};
+use crate::supervisor::{Action, Done, Event, Moment, Refusal, Request, RequestId};
 
 pub(super) const TOPIC: Topic =
     Topic { begin, taken_over, check_action, act, check_rest, ..Topic::NONE };
@@ -18,6 +19,8 @@ pub(super) struct State {
     pub(super) stop: Option<StopSeen>,
     /// The highest number of a generation that a request was told of.
     highest: Option<Generation>,
+    /// When somebody last asked for a reload, scale, retirement or restart.
+    pub(super) last_change: Option<Moment>,
 }
 
 /// A request and its answer.
@@ -84,6 +87,9 @@ impl World {
         let id = RequestId(self.operators.requests.len() as u64);
         let generation = self.plan.generation();
         self.operators.requests.insert(id, Asked { request, generation, answered: false });
+        if !matches!(request, Request::Stop { .. } | Request::ClearRetired) {
+            self.operators.last_change = Some(self.now);
+        }
         if let Request::Stop { now } = request {
             self.operators.stop.get_or_insert_default().at_once |= now;
         }
@@ -134,6 +140,25 @@ fn check_reply(world: &World, request: RequestId, outcome: Result<&Done, &Refusa
             assert_eq!(workers, *done);
             assert_eq!(world.plan.seats().len(), usize::from(workers));
             assert_eq!(generation, asked.generation);
+        }
+        (Request::Restart, Ok(Done::Restarted { generation: done, .. })) => {
+            assert_eq!(*done, generation, "another generation is in force");
+            assert!(generation > asked.generation);
+        }
+        (
+            Request::Restart,
+            Err(Refusal::Busy(_) | Refusal::Starting | Refusal::Worker(_) | Refusal::Commit { .. }),
+        ) => {}
+        (Request::ClearRetired, Ok(Done::Cleared { .. })) => {}
+        (Request::Retire { .. }, Ok(Done::Retired { pid, .. })) => {
+            let pid = Pid(pid.expect("it has run"));
+            let has_left = |process: &Process| process.left_at.is_some();
+            assert!(world.processes.get(&pid).is_none_or(has_left), "{pid:?} is not retired");
+        }
+        (Request::Retire { .. }, Err(refusal)) => {
+            let is_change =
+                matches!(refusal, Refusal::NobodyLeft | Refusal::Plan(_) | Refusal::Commit { .. });
+            assert!(!is_change, "{refusal}");
         }
         (Request::Stop { .. }, Ok(Done::Stopped)) => assert_eq!(world.managed().count(), 0),
         (Request::Stop { .. }, Err(_)) => panic!("a stop refused: {outcome:?}"),

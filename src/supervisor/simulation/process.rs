@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::policy::Burden;
 use super::random::Random;
 use crate::plan::{Port, Seat};
 use crate::supervisor::{Moment, Sockets, WorkerId};
@@ -45,11 +46,17 @@ pub(super) struct Process {
     pub(super) polled: bool,
     /// Successive reports, that the supervisor got, without waiting connections.
     pub(super) quiet_reports: u32,
+    /// There were two of them in a row.
+    pub(super) was_quiet: bool,
+    /// Its sockets were ever counted.
+    pub(super) was_counted: bool,
     pub(super) sockets: Sockets,
+    pub(super) burden: Burden,
 }
 
 impl Process {
     pub(super) fn new(worker: Option<WorkerId>, seat: Seat, random: &mut Random) -> Self {
+        let burden = Burden::new(random);
         let mut few = |limit| u32::try_from(random.below(limit)).expect("small");
         Self {
             worker,
@@ -68,6 +75,9 @@ impl Process {
             looked_at: false,
             polled: false,
             quiet_reports: 0,
+            was_quiet: false,
+            was_counted: false,
+            burden,
             sockets: Sockets {
                 queued: few(3),
                 half_open: few(3),
@@ -105,6 +115,8 @@ impl Process {
         *bound = u32::from(self.quiet_reports == 0 && random.percent(30));
         let is_quiet = *queued == 0 && *half_open == 0 && *bound == 0;
         self.quiet_reports = if is_quiet { self.quiet_reports + 1 } else { 0 };
+        self.was_quiet |= self.quiet_reports >= 2;
+        self.was_counted = true;
         self.sockets
     }
 

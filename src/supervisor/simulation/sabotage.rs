@@ -4,12 +4,16 @@
 //! does: an action is left out, added or altered, or the supervisor's memory is tampered with. So the
 //! code that is released knows nothing of it.
 
+use std::time::Duration;
+
 use super::world::World;
 use crate::plan::{Generation, Seat, Weights};
+use crate::supervisor::budget::Budget;
 use crate::supervisor::state::Phase;
 use crate::supervisor::worker::Stage;
 use crate::supervisor::{
-    Action, Done, Event, Notice, Request, Start, Supervisor, Why, Worker, WorkerId, WorkerState,
+    Action, Done, Event, KillOrder, Notice, Request, Start, Supervisor, Why, Worker, WorkerId,
+    WorkerState,
 };
 
 /// A supervisor's fault.
@@ -63,6 +67,18 @@ pub(super) enum Fault {
     RecallsBlindly,
     /// The number of a generation that was given up is used again.
     ReusesANumber,
+    /// A worker that leaves is taken out of force before its successor is ready.
+    RetiresFirst,
+    /// Retirements are not counted.
+    ForgetsTheBudget,
+    /// Losses of a seat are not counted.
+    NeverGivesUp,
+    /// Live workers are killed for want of memory.
+    KillsTheLiveForMemory,
+    /// Retired workers are ended for want of memory in another order than the set one.
+    EndsOutOfOrder,
+    /// A retired worker is ended for want of memory although clients wait in its queue.
+    EndsTheUnsettled,
 }
 
 /// All faults, each with words of the invariant that tells of it.
@@ -91,6 +107,12 @@ pub(super) const FAULTS: &[(Fault, &str)] = &[
     (Fault::ForgetsWhoLent, "a lent slot went back to another seat"),
     (Fault::RecallsBlindly, "a retired worker gets new connections again"),
     (Fault::ReusesANumber, "an old number for a new generation"),
+    (Fault::RetiresFirst, "vacated although its worker lives"),
+    (Fault::ForgetsTheBudget, "beyond the budget"),
+    (Fault::NeverGivesUp, "lost workers replaced, and one more"),
+    (Fault::KillsTheLiveForMemory, "is live, and ended"),
+    (Fault::EndsOutOfOrder, "out of order"),
+    (Fault::EndsTheUnsettled, "ended while clients wait for it"),
 ];
 
 /// A fault, and what it remembers.
@@ -234,6 +256,30 @@ impl Sabotage {
                 }
             }
             Fault::ReusesANumber => supervisor.last_generation = Generation::FIRST,
+            Fault::RetiresFirst => {
+                let leaves = |it: &&mut Worker| it.leaving.is_some() && it.is_live();
+                supervisor.workers.values_mut().filter(leaves).for_each(|it| it.unfit = true);
+            }
+            Fault::ForgetsTheBudget => supervisor.budget = Budget::default(),
+            Fault::NeverGivesUp => supervisor.settings.give_up = None,
+            Fault::KillsTheLiveForMemory => {
+                let is_want =
+                    |it: &Action| matches!(it, Action::Notice(Notice::MemoryShort { .. }));
+                if let Some(worker) =
+                    of_state(WorkerState::Live).filter(|_| wants(actions, is_want))
+                {
+                    let (seat, generation) = (Seat(0), supervisor.generation());
+                    let why = Why::HighMemory;
+                    actions.push(Action::Notice(Notice::Ending { worker, seat, generation, why }));
+                }
+            }
+            Fault::EndsOutOfOrder => {
+                supervisor.settings.memory.order = match world.settings.memory.order {
+                    KillOrder::Connections => KillOrder::Age,
+                    KillOrder::Age | KillOrder::Memory => KillOrder::Connections,
+                };
+            }
+            Fault::EndsTheUnsettled => supervisor.settings.settle = Duration::ZERO,
             Fault::RemovesTooEarly => {
                 let is_stopping = supervisor.is_stopping();
                 if is_stopping && wants(actions, |it| matches!(it, Action::Terminate { .. })) {

@@ -44,6 +44,7 @@ pub(super) const TOPICS: &[Topic] = &[
     super::lives::TOPIC,
     super::kernel::TOPIC,
     super::operators::TOPIC,
+    super::policy::TOPIC,
     super::time::TOPIC,
     super::crash::TOPIC,
     super::canary::TOPIC,

@@ -7,7 +7,7 @@ use super::process::{Pid, Process};
 use super::random::Random;
 use super::sabotage::Sabotage;
 use super::topic::TOPICS;
-use super::{canary, crash, kernel, operators, time};
+use super::{canary, crash, kernel, operators, policy, time};
 use crate::plan::{Generation, Listeners, Occupant, Partition, Plan, Port, Seat, Weights};
 use crate::supervisor::{
     Action, Backoff, Event, Moment, Settings, Start, Supervisor, Worker, WorkerId, WorkerState,
@@ -38,6 +38,7 @@ pub(super) struct World {
     pub(super) events: u64,
     pub(super) kernel: kernel::State,
     pub(super) operators: operators::State,
+    pub(super) policy: policy::State,
     pub(super) time: time::State,
     pub(super) crash: crash::State,
     pub(super) canary: canary::State,
@@ -64,6 +65,7 @@ impl World {
             steady: Duration::from_secs(10),
             backoff: Backoff { min: Duration::from_secs(1), max: Duration::from_secs(30) },
             stagger: random.choose(&[Duration::ZERO, Duration::from_millis(100)]),
+            ..policy::settings(&mut random)
         };
         let start = random.choose(&[Start::Fresh, Start::Fresh, Start::Takeover]);
         let plan = initial_plan(&mut random, mask, start, &settings.weights);
@@ -86,6 +88,7 @@ impl World {
             events: 0,
             kernel: kernel::State::default(),
             operators: operators::State::default(),
+            policy: policy::State::default(),
             time: time::State::default(),
             crash: crash::State::default(),
             canary: canary::State::default(),

@@ -1,10 +1,14 @@
 //! One behaviour at a time, each told step by step.
 
 mod canary;
+mod clearing;
 mod death;
+mod give_up;
+mod memory;
 mod reload;
 mod repair;
 mod rollback;
+mod retire;
 mod scale;
 mod start;
 mod stop;
@@ -34,6 +38,10 @@ struct Bench {
     /// The outstanding repair.
     restore: Option<Plan>,
     notices: Vec<Notice>,
+    reniced: Vec<(u64, i32)>,
+    /// Whose proportional memory was asked for, each time.
+    measures: Vec<Vec<WorkerId>>,
+    steps: Vec<Progress>,
     next_port: u16,
 }
 
@@ -53,6 +61,9 @@ impl Bench {
             finding: Finding::Same,
             restore: None,
             notices: Vec::new(),
+            reniced: Vec::new(),
+            measures: Vec::new(),
+            steps: Vec::new(),
             next_port: 20_000,
         }
     }
@@ -91,7 +102,9 @@ impl Bench {
                 Action::Verify => self.looks += 1,
                 Action::Restore(plan) => assert!(self.restore.replace(plan).is_none()),
                 Action::Notice(notice) => self.notices.push(notice),
-                Action::Progress { .. } => {}
+                Action::Renice { worker, nice } => self.reniced.push((worker.0, nice)),
+                Action::MeasureShared { workers } => self.measures.push(workers),
+                Action::Progress { step, .. } => self.steps.push(step),
             }
         }
     }
@@ -194,7 +207,8 @@ const IDLE: Sockets = Sockets { queued: 0, half_open: 0, established: 0, remembe
 const SERVING: Sockets = Sockets { established: 1, ..IDLE };
 
 fn settings(workers: u16) -> Settings {
-    Settings { weights: equal(workers), stagger: Duration::ZERO, ..Settings::default() }
+    let (stagger, give_up) = (Duration::ZERO, None);
+    Settings { weights: equal(workers), stagger, give_up, ..Settings::default() }
 }
 
 fn equal(workers: u16) -> Weights {

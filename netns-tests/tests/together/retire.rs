@@ -1,0 +1,224 @@
+//! Replacing one worker, and ending those that are retired: `retire`, `clear-retired`, SIGUSR1,
+//! `reload --clear-retired`; and seats that lose too many (F16).
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use ipcluster::lab::{Held, Network, Pace, RunningLoad};
+use netns_tests::{Case, Cluster, Lab, Need, Status, is_alive, signal, wait_until};
+use nix::sys::signal::Signal;
+
+pub(crate) fn cases() -> Vec<Case> {
+    let case = |name, body| Case::new(name, body).needs(Need::Ipcluster);
+    vec![
+        case("retiring_workers_under_load_loses_nothing", retire),
+        case("control_workers_that_end_without_a_successor_lose_connections", control),
+        case("what_cannot_be_retired_is_refused", refusals),
+        case("sigusr1_and_clear_retired_end_the_retired_workers_alone", clear),
+        case("a_restart_ends_the_old_workers_when_the_new_ones_serve", restart),
+        case("a_crash_loop_is_given_up_and_tried_again_later", crash_loop),
+        case("a_generation_that_crashes_when_it_is_ready_is_not_put_in_force", crash_in_reload),
+    ]
+}
+
+const CLIENTS: u16 = 500;
+
+fn load(lab: &Lab) -> RunningLoad {
+    let load = Lab::load(80, CLIENTS).pace(Pace::Rate(1000.0)).start(lab.client()).unwrap();
+    answers(&load, 500);
+    load
+}
+
+fn answers(load: &RunningLoad, more: u64) {
+    let goal = load.counters().answered + more;
+    wait_until("answers", Duration::from_secs(20), || load.counters().answered >= goal);
+}
+
+/// A connection of each of 20 clients.
+fn hold(lab: &Lab) -> Vec<Held> {
+    let target = Network::server_v4(80);
+    Network::clients_v4(20).map(|from| Held::open(lab.client(), from, target).unwrap()).collect()
+}
+
+fn echo(held: &mut [Held]) {
+    held.iter_mut().for_each(|connection| connection.echo("still there").unwrap());
+}
+
+fn pids_of(status: &Status, state: &str) -> BTreeSet<u32> {
+    let of_state = status.workers.iter().filter(|worker| worker.state == state);
+    of_state.filter_map(|worker| worker.pid).collect()
+}
+
+/// The nice value of a process (proc_pid_stat(5), field 19).
+fn nice(pid: u32) -> i32 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let after_name = stat.rsplit_once(") ").unwrap().1;
+    after_name.split(' ').nth(16).unwrap().parse().unwrap()
+}
+
+fn retire(lab: &Lab) {
+    let mut cluster = Cluster::new(lab, 2).argument("--retire-renice").argument("5").start(2);
+    let mut held = hold(lab);
+    let load = load(lab);
+    let first = cluster.status();
+    for round in 0..6_u16 {
+        let seat = round % 2;
+        let before = cluster.status().pids();
+        let (worker, arguments) = match round {
+            0..3 => (seat.to_string(), vec![]),
+            _ => (before[&seat].to_string(), vec!["--pid"]),
+        };
+        let arguments: Vec<&str> = arguments.into_iter().chain([worker.as_str()]).collect();
+        let answer = cluster.succeed("retire", &arguments);
+        let after = cluster.status();
+        let (old, new) = (before[&seat], after.pids()[&seat]);
+        assert_eq!(answer, format!("seat {seat}: pid {old} is retired, pid {new} serves\n"));
+        assert_ne!(old, new);
+        assert_eq!(after.pids()[&(1 - seat)], before[&(1 - seat)], "the other one stays");
+        assert_eq!(after.generation, first.generation);
+        answers(&load, 200);
+    }
+    let status = cluster.status();
+    let retired = pids_of(&status, "retired");
+    assert!(retired.is_superset(&first.pids().into_values().collect()), "they are held");
+    for pid in retired {
+        assert_eq!(nice(pid), 5);
+    }
+    assert!(status.pids().values().all(|pid| nice(*pid) == 0));
+    echo(&mut held);
+    let report = load.stop();
+    assert_eq!(report.failed(), 0, "{report}");
+    assert!(report.changed_seat().is_empty());
+    assert_eq!(report.changed_worker().len(), usize::from(CLIENTS), "all had several workers");
+    drop(held);
+    cluster.wait_until_settled(2);
+}
+
+/// What `retire` is for.
+fn control(lab: &Lab) {
+    let cluster = Cluster::new(lab, 2).environment("GREETER_DELAY_MS", "300").start(2);
+    let load = load(lab);
+    assert_eq!(load.counters().failed, 0, "the load is sound: {}", load.report());
+    for pid in cluster.status().pids().values() {
+        signal(*pid, Signal::SIGTERM);
+    }
+    answers(&load, 500);
+    let report = load.stop();
+    assert!(report.failed() > 0, "{report}");
+}
+
+fn refusals(lab: &Lab) {
+    let cluster = Cluster::new(lab, 2).environment("GREETER_DELAY_MS", "1500").start(2);
+    for (worker, reason) in [
+        ("7", "there is no seat 7: the cluster has seats 0 to 1"),
+        ("1023", "there is no seat 1023"),
+        ("999999", "no worker of this cluster has pid 999999"),
+    ] {
+        let error = cluster.fail("retire", &[worker]);
+        assert!(error.contains(reason), "{error}");
+        assert!(error.contains("hint: `ipcluster status` lists the workers"), "{error}");
+    }
+    let mut first = cluster.begin("retire", &["1"]);
+    wait_until("the first to be taken up", Duration::from_secs(5), || {
+        cluster.status().workers.len() > 2
+    });
+    let error = cluster.fail("retire", &["1"]);
+    assert!(error.contains("is being replaced already: an operator wants it"), "{error}");
+    assert!(first.wait(Duration::from_secs(10)).success(), "{}", first.output());
+    assert!(first.output().contains("seat 1: the successor is ready"), "{}", first.output());
+}
+
+fn clear(lab: &Lab) {
+    let mut cluster = Cluster::new(lab, 2).start(2);
+    for way in ["SIGUSR1", "clear-retired"] {
+        let held = hold(lab);
+        cluster.reload();
+        let retired =
+            cluster.wait_for("two retired workers", |status| pids_of(status, "retired").len() == 2);
+        let (old, live) = (pids_of(&retired, "retired"), retired.pids());
+        if way == "SIGUSR1" {
+            cluster.master().signal(Signal::SIGUSR1);
+        } else {
+            let answer = cluster.succeed("clear-retired", &[]);
+            assert_eq!(answer, "2 retired workers have ended\n");
+            assert!(!old.iter().any(|pid| is_alive(*pid)));
+        }
+        let status = cluster.wait_until_settled(2);
+        assert_eq!(status.pids(), live, "live ones are left alone");
+        drop(held);
+    }
+    let log = cluster.log();
+    assert!(log.contains("asked to end: all retired workers are to end"), "{log}");
+    assert_eq!(cluster.succeed("clear-retired", &[]), "0 retired workers have ended\n");
+}
+
+fn restart(lab: &Lab) {
+    let mut cluster = Cluster::new(lab, 2).start(2);
+    let _held = hold(lab);
+    let load = load(lab);
+    let old = cluster.status().pids();
+    let answer = cluster.succeed("reload", &["--clear-retired"]);
+    assert_eq!(answer, "generation 2 is in force: 2 workers; 2 retired workers have ended\n");
+    assert!(!old.values().any(|pid| is_alive(*pid)));
+    answers(&load, 300);
+    // The greeter finishes what it has, and no new connection was sent to it.
+    let report = load.stop();
+    assert_eq!(report.failed(), 0, "{report}");
+    cluster.wait_until_settled(2);
+}
+
+/// F16, with a shorter window.
+fn crash_loop(lab: &Lab) {
+    let mut cluster = Cluster::new(lab, 2)
+        .argument("--spawn-backoff")
+        .argument("50ms..50ms")
+        .argument("--spawn-give-up")
+        .argument("3 in 4s")
+        .start_adjustable(2);
+    let starts = lab.directory().join("starts");
+    // It listens, is put in force, and dies.
+    cluster.set_greeters(&format!(
+        "date +%s.%N >> {}; (sleep 0.3; kill -KILL $$) & :",
+        starts.display()
+    ));
+    let times = || -> Vec<f64> {
+        let text = std::fs::read_to_string(&starts).unwrap_or_default();
+        text.lines().filter_map(|line| line.parse().ok()).collect()
+    };
+    let steady = cluster.status().pids()[&0];
+    signal(cluster.status().pids()[&1], Signal::SIGKILL);
+    wait_until("the seat to be given up", Duration::from_secs(10), || {
+        cluster.log().contains("seat 1: given up for 4s")
+    });
+    let given_up = times().len();
+    assert_eq!(given_up, 2, "the death was the first of three losses");
+    assert!(cluster.succeed("status", &[]).contains("given up   seats 1: lost too many"));
+    let report = Lab::load(80, 100).connections(200).start(lab.client()).unwrap().wait();
+    assert_eq!(report.failed(), 0, "the other one serves all: {report}");
+    wait_until("it to be tried again", Duration::from_secs(10), || times().len() > given_up);
+    let times = times();
+    let rest = times[given_up] - times[given_up - 1];
+    assert!(rest >= 4.0, "started again after {rest:.3} s: {times:?}");
+    // And an operator can have it tried at once.
+    cluster.set_greeters("");
+    cluster.reload();
+    let status = cluster.wait_until_settled(2);
+    assert!(!status.pids().values().any(|pid| *pid == steady));
+}
+
+/// F16: the old generation keeps serving.
+fn crash_in_reload(lab: &Lab) {
+    let mut cluster = Cluster::new(lab, 2).start_adjustable(2);
+    let before = cluster.status();
+    let load = load(lab);
+    cluster.set_greeters(
+        "if [ $IPCLUSTER_SEAT = 0 ]; then (sleep 0.5; kill -KILL $$) & else GREETER_DELAY_MS=3000; fi",
+    );
+    let error = cluster.fail("reload", &[]);
+    assert!(error.contains("was ended by SIGKILL before it was in force"), "{error}");
+    answers(&load, 200);
+    let report = load.stop();
+    assert_eq!(report.failed(), 0, "{report}");
+    let after = cluster.wait_until_settled(2);
+    assert_eq!((after.pids(), after.generation), (before.pids(), before.generation));
+}

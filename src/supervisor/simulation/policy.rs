@@ -1,0 +1,420 @@
+//! Workers that grow, lag, hang and ask for their retirement; memory that runs short; operators who
+//! retire and clear; and seats that lose too many.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::checks::{gave_up_closing, names};
+use super::process::{Pid, Process};
+use super::random::Random;
+use super::topic::Topic;
+use super::world::World;
+use crate::plan::{Generation, Plan, Seat};
+use crate::supervisor::{
+    Action, Cause, Event, Footprint, GiveUp, KillOrder, Marks, Memory, Moment, Notice, Request,
+    Retire, Settings, Target, Why, Worker, WorkerId, WorkerState,
+};
+
+pub(super) const TOPIC: Topic =
+    Topic { begin, born, taken_over, check_action, act, check_state, ..Topic::NONE };
+
+/// The master has as much itself.
+const MASTER: u64 = 50;
+
+/// The settings of one history.
+pub(super) fn settings(random: &mut Random) -> Settings {
+    let seconds = Duration::from_secs;
+    let marks = Marks { low: 300 + random.below(400), high: 800 + random.below(300) };
+    Settings {
+        give_up: random.choose(&[
+            None,
+            Some(GiveUp { failures: 2, window: seconds(20) }),
+            Some(GiveUp { failures: 5, window: seconds(60) }),
+        ]),
+        silence: random.choose(&[None, Some(seconds(2))]),
+        retire: Retire {
+            rss: random.choose(&[None, Some(250)]),
+            lag: random.choose(&[None, Some(Duration::from_millis(150))]),
+            max_age: random.choose(&[None, None, Some(seconds(25))]),
+            rate: random.choose(&[1, 2, 4]),
+            window: random.choose(&[seconds(0), seconds(5), seconds(20)]),
+            renice: 1,
+        },
+        memory: Memory {
+            marks: Some(marks).filter(|_| random.percent(60)),
+            order: random.choose(&[KillOrder::Connections, KillOrder::Age, KillOrder::Memory]),
+        },
+        kill_old: random.percent(20),
+        ..Settings::default()
+    }
+}
+
+/// What a process costs and how it is, and what of that was told.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Burden {
+    resident: u64,
+    /// The part of it that it shares, in percent.
+    shared: u64,
+    grows: bool,
+    silent: bool,
+}
+
+impl Burden {
+    pub(super) fn new(random: &mut Random) -> Self {
+        let resident = 60 + random.below(60);
+        Self { resident, shared: random.below(60), grows: false, silent: false }
+    }
+
+    fn proportional(&self) -> u64 {
+        self.resident - self.resident * self.shared / 100
+    }
+}
+
+/// What the world remembers to judge by. All of it is the office's: it ends with the master.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    /// The last resident memory that was told of each worker.
+    resident: BTreeMap<WorkerId, u64>,
+    /// The last proportional memory that was told.
+    shared: Footprint,
+    /// Those who were to be replaced, and are not retired yet as far as was told.
+    leaving: BTreeSet<WorkerId>,
+    /// When those of them that are retired were.
+    retirements: Vec<Moment>,
+    /// When the last worker was ended that could have gone on.
+    last_end: Option<Moment>,
+    /// Those that may be signalled although they have not drained.
+    pub(super) excused: BTreeSet<WorkerId>,
+    /// Those that may be killed without a warning.
+    pub(super) killable: BTreeSet<WorkerId>,
+    /// Places whose worker was lost, and not replaced yet.
+    lost: BTreeSet<(Seat, Generation)>,
+    /// When lost workers of a seat were replaced.
+    respawns: BTreeMap<Seat, Vec<Moment>>,
+}
+
+fn begin(world: &mut World) {
+    let looks = world.settings.memory.marks.is_some() || world.settings.retire.rss.is_some();
+    if looks {
+        world.schedule(Duration::from_secs(1), look);
+    }
+    for _ in 0..world.random.below(6) {
+        let at = world.some_time();
+        let seat = Seat(u16::try_from(world.random.below(8)).expect("small"));
+        let pid = 100 + u32::try_from(world.random.below(30)).expect("small");
+        let request = world.random.choose(&[
+            Request::Retire { target: Target::Seat(seat) },
+            Request::Retire { target: Target::Seat(seat) },
+            Request::Retire { target: Target::Pid(pid) },
+            Request::ClearRetired,
+            Request::Restart,
+        ]);
+        world.schedule(at, move |world| world.ask(request));
+    }
+}
+
+fn born(world: &mut World, pid: Pid) {
+    let grows = world.goes_wrong(30);
+    if let Some(process) = world.processes.get_mut(&pid) {
+        process.burden.grows = grows;
+    }
+    if world.goes_wrong(15) {
+        let at = world.some_time();
+        world.schedule(at, move |world| hang(world, pid));
+    }
+    if world.goes_wrong(15) {
+        let at = world.some_time();
+        for _ in 0..=world.random.below(2) {
+            world.schedule_for_master(at, move |world| {
+                world.tell_of(pid, |worker| Event::RetireAsked { worker });
+            });
+        }
+    }
+    if world.goes_wrong(30) {
+        let at = world.some_time();
+        let lag = world.random.millis(0..300);
+        world.schedule_for_master(at, move |world| {
+            world.tell_of(pid, |worker| Event::Lagging { worker, lag });
+        });
+    }
+}
+
+/// It does not answer any more, for a while or for ever.
+fn hang(world: &mut World, pid: Pid) {
+    if world.trouble == 0 {
+        return;
+    }
+    if let Some(process) = world.processes.get_mut(&pid).filter(|process| process.is_alive()) {
+        process.burden.silent = true;
+        world.tell_of(pid, |worker| Event::Silent { worker });
+        if world.random.percent(50) {
+            let span = world.random.millis(100..6_000);
+            world.schedule(span, move |world| answer(world, pid));
+        }
+    }
+}
+
+fn answer(world: &mut World, pid: Pid) {
+    if let Some(process) = world.processes.get_mut(&pid) {
+        process.burden.silent = false;
+        world.tell_of(pid, |worker| Event::Answered { worker });
+    }
+}
+
+fn taken_over(world: &mut World) {
+    world.policy = State::default();
+}
+
+/// The master looks at resident memory.
+fn look(world: &mut World) {
+    let pause = if world.trouble > 0 { 1 } else { 10 };
+    world.schedule(Duration::from_secs(pause), look);
+    let pids: Vec<Pid> = world.processes.keys().copied().collect();
+    for pid in pids {
+        let growth = world.random.below(80);
+        let is_growing = world.trouble > 0;
+        if let Some(process) = world.processes.get_mut(&pid)
+            && process.burden.grows
+            && is_growing
+        {
+            process.burden.resident += growth;
+        }
+    }
+    let footprint = footprint(world, |burden| burden.resident);
+    world.policy.resident.extend(footprint.workers.clone());
+    world.deliver(Event::Measured(footprint));
+}
+
+fn look_closely(world: &mut World) {
+    let shared = footprint(world, Burden::proportional);
+    world.policy.shared = shared.clone();
+    for (id, resident) in &world.policy.resident {
+        if world.process_of(*id).is_some() {
+            world.policy.shared.workers.entry(*id).or_insert(*resident);
+        }
+    }
+    world.deliver(Event::MeasuredShared(shared));
+}
+
+/// What a look shows: some that run cannot be looked at.
+fn footprint(world: &mut World, of: impl Fn(&Burden) -> u64) -> Footprint {
+    let mut footprint = Footprint { master: MASTER, ..Footprint::default() };
+    let pids: Vec<Pid> = world.processes.keys().copied().collect();
+    for pid in pids {
+        let fails = world.goes_wrong(10);
+        let process = &world.processes[&pid];
+        let runs = process.is_alive() && !process.ports.is_empty();
+        if let Some(worker) = process.worker.filter(|_| runs && !fails) {
+            footprint.workers.insert(worker, of(&process.burden));
+        }
+    }
+    footprint
+}
+
+fn act(world: &mut World, action: &Action) {
+    let now = world.now;
+    match action {
+        Action::MeasureShared { .. } => {
+            let mut delay = world.random.millis(1..50);
+            if world.goes_wrong(10) {
+                delay = world.random.millis(50..15_000);
+            }
+            world.schedule_for_master(delay, look_closely);
+        }
+        Action::Spawn { seat, generation, .. } => {
+            if world.policy.lost.remove(&(*seat, *generation)) {
+                world.policy.respawns.entry(*seat).or_default().push(now);
+            }
+        }
+        Action::Notice(notice) => remember(&mut world.policy, notice, now),
+        _ => {}
+    }
+}
+
+fn remember(state: &mut State, notice: &Notice, now: Moment) {
+    match notice {
+        Notice::Leaving { worker, .. } => {
+            state.leaving.insert(*worker);
+        }
+        Notice::Retired { worker, .. } => {
+            if state.leaving.remove(worker) {
+                state.retirements.push(now);
+            }
+        }
+        Notice::Died { worker, seat, generation, .. } => {
+            if !state.leaving.remove(worker) {
+                state.lost.insert((*seat, *generation));
+            }
+        }
+        Notice::Failed(failure) => {
+            state.lost.insert((failure.seat, failure.generation));
+        }
+        Notice::Ending { worker, why, .. } => match why {
+            Why::LowMemory | Why::Cleared => {
+                state.excused.insert(*worker);
+                state.last_end = Some(now);
+            }
+            Why::Silent => {
+                state.excused.insert(*worker);
+            }
+            Why::HighMemory => {
+                state.killable.insert(*worker);
+            }
+            _ => {}
+        },
+        _ => {}
+    }
+}
+
+fn check_action(world: &World, action: &Action) {
+    match action {
+        Action::Commit(plan) => check_replacement(world, plan),
+        Action::Spawn { seat, generation, .. } => check_respawn(world, *seat, *generation),
+        Action::Renice { worker, nice } => {
+            assert_eq!(*nice, world.settings.retire.renice);
+            let left = world.process_of(*worker).is_none_or(|process| process.left_at.is_some());
+            assert!(left || gave_up_closing(world), "{worker} reniced while in force");
+        }
+        Action::Notice(Notice::Leaving { cause, .. }) => check_budget(world, *cause),
+        Action::Notice(Notice::Ending { worker, why, .. }) => check_ending(world, *worker, *why),
+        _ => {}
+    }
+}
+
+/// Replacement first: who is taken out of force while it runs has a successor there.
+fn check_replacement(world: &World, plan: &Plan) {
+    if !plan.is_admitting() {
+        return;
+    }
+    for (seat, occupant) in world.plan.seats() {
+        let process = occupant.and_then(|it| world.pid_with(it)).map(|pid| &world.processes[&pid]);
+        let serves = |process: &&Process| process.worker.is_some() && !process.signalled;
+        if process.filter(serves).is_some() && seat.index() < plan.seats().len() {
+            assert!(plan.occupant(seat).is_some(), "seat {seat} vacated although its worker lives");
+        }
+    }
+}
+
+/// At most so many replacements at a time.
+fn check_budget(world: &World, cause: Cause) {
+    let Retire { rate, window, .. } = world.settings.retire;
+    if cause == Cause::Requested || window.is_zero() {
+        return;
+    }
+    let state = &world.policy;
+    let leaves = |worker: &&Worker| worker.leaving.is_some() && worker.state() == WorkerState::Live;
+    let is_recent = |at: &&Moment| world.now.since(**at) < window;
+    let recent = state.retirements.iter().filter(is_recent).count();
+    let under_way = world.workers().filter(leaves).count();
+    let limit = usize::try_from(rate).expect("small");
+    assert!(recent + under_way <= limit, "{recent} + {under_way} retirements, beyond the budget");
+}
+
+/// A seat that loses its workers gets no more than so many in their place.
+fn check_respawn(world: &World, seat: Seat, generation: Generation) {
+    let (Some(give_up), true) =
+        (world.settings.give_up, world.policy.lost.contains(&(seat, generation)))
+    else {
+        return;
+    };
+    let asked = world.operators.last_change.unwrap_or_default();
+    let counts = |at: &&Moment| world.now.since(**at) < give_up.window && **at > asked;
+    let respawns = world.policy.respawns.get(&seat).into_iter().flatten().filter(counts).count();
+    let limit = usize::try_from(give_up.failures).expect("small");
+    assert!(respawns < limit, "seat {seat}: {respawns} lost workers replaced, and one more");
+}
+
+fn check_ending(world: &World, id: WorkerId, why: Why) {
+    let Some(process) = world.process_of(id) else { return };
+    match why {
+        Why::LowMemory | Why::Cleared | Why::HighMemory => {
+            assert!(process.left_at.is_some(), "{id} is live, and ended: {why}");
+        }
+        _ => return,
+    }
+    let settle = world.settings.settle;
+    let waited = process.left_at.map_or(Duration::ZERO, |left_at| world.now.since(left_at));
+    let is_settled = process.was_quiet || waited >= settle;
+    if let Why::LowMemory | Why::Cleared = why {
+        assert!(is_settled, "{id} ended while clients wait for it");
+    }
+    if let Why::LowMemory | Why::HighMemory = why {
+        check_memory(world, why);
+        check_order(world, process, id);
+    }
+    if !world.settings.kill_old
+        && let Some(last_end) = world.policy.last_end
+    {
+        let pause = world.now.since(last_end);
+        assert!(pause >= world.settings.stagger, "{id} ended {pause:?} after another");
+    }
+}
+
+/// There is too much memory, without those that are on their way out.
+fn check_memory(world: &World, why: Why) {
+    let Some(marks) = world.settings.memory.marks else { panic!("{why} without marks") };
+    let is_left = |id: &WorkerId| world.process_of(*id).is_some_and(|process| !process.signalled);
+    let of = &world.policy.shared.workers;
+    let left = of.iter().filter(|(id, _)| is_left(id)).map(|(_, bytes)| *bytes);
+    let left = MASTER + left.sum::<u64>();
+    match why {
+        Why::LowMemory => assert!(left > marks.low, "{left}: enough memory for the low mark"),
+        _ => assert!(MASTER + of.values().sum::<u64>() > marks.high, "enough for the high mark"),
+    }
+}
+
+/// Nobody who is left would have had to go before.
+fn check_order(world: &World, process: &Process, id: WorkerId) {
+    let may_end = |worker: &&Worker| {
+        let waited = world.now.since(worker.since());
+        worker.is_settled() || waited >= world.settings.settle
+    };
+    let retired = world.workers().filter(|worker| worker.state() == WorkerState::Retired);
+    let started = world.workers().find(|worker| worker.id == id).map(|worker| worker.started);
+    let rank = rank(world, process, id, started.unwrap_or_default());
+    for other in retired.filter(may_end) {
+        let process_of_it = world.process_of(other.id);
+        // Of a stop that could not close the plan there are retired ones in force.
+        let Some(its_process) = process_of_it.filter(|it| !names(&world.plan, it)) else {
+            continue;
+        };
+        let its_rank = self::rank(world, its_process, other.id, other.started);
+        assert!(rank <= its_rank, "{id} ended before {}, out of order", other.id);
+    }
+}
+
+fn rank(
+    world: &World,
+    process: &Process,
+    id: WorkerId,
+    started: Moment,
+) -> (bool, [u64; 2], Moment, WorkerId) {
+    let Process { sockets, was_counted, .. } = process;
+    let connections = u64::from(sockets.queued + sockets.half_open + sockets.established);
+    let connections = if *was_counted { connections } else { u64::MAX };
+    let small = u64::MAX - world.policy.shared.workers.get(&id).copied().unwrap_or(0);
+    let by_order = match world.settings.memory.order {
+        KillOrder::Connections => [connections, small],
+        KillOrder::Age => [0, 0],
+        KillOrder::Memory => [small, connections],
+    };
+    (!process.burden.silent, by_order, started, id)
+}
+
+fn check_state(world: &World) {
+    // A worker that is not live leaves nothing, and none asks twice.
+    for worker in world.workers().filter(|worker| worker.leaving.is_some()) {
+        assert_ne!(worker.state(), WorkerState::Starting, "{} leaves before it came", worker.id);
+    }
+}
+
+impl World {
+    /// Nothing goes wrong any more, and nobody grows old.
+    pub(super) fn calm_down(&mut self) {
+        self.trouble = 0;
+        self.settings.retire.max_age = None;
+        if let Some(supervisor) = &mut self.supervisor {
+            supervisor.settings.retire.max_age = None;
+        }
+    }
+}

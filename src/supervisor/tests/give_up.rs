@@ -1,0 +1,121 @@
+//! Seats that lose too many workers.
+
+use super::*;
+
+const GIVE_UP: GiveUp = GiveUp { failures: 5, window: Duration::from_secs(60) };
+
+fn live(workers: u16) -> Bench {
+    let settings = Settings { give_up: Some(GIVE_UP), ..settings(workers) };
+    let mut bench = Bench::new(settings, vacant(workers), Start::Fresh);
+    bench.event(Event::Start);
+    for worker in 1..=u64::from(workers) {
+        bench.ready(worker);
+    }
+    bench.commit_all();
+    bench.take_spawned();
+    bench
+}
+
+/// The worker of seat 0, and each after it, dies as soon as it is live; returns when each was
+/// spawned.
+fn crash_loop(bench: &mut Bench, first: u64, span: Duration) -> Vec<u64> {
+    let end = bench.now.after(span);
+    bench.dies(first, Exit::Code(1));
+    bench.commit_all();
+    let mut spawned = Vec::new();
+    loop {
+        for (worker, seat, _) in bench.take_spawned() {
+            assert_eq!(seat, 0);
+            spawned.push(bench.now.0.as_secs());
+            bench.ready(worker);
+            bench.commit_all();
+            bench.dies(worker, Exit::Code(1));
+            bench.commit_all();
+        }
+        let Some(at) = bench.supervisor.deadline().filter(|at| *at <= end) else { break };
+        bench.now = at;
+        bench.event(Event::Tick);
+    }
+    bench.now = end;
+    spawned
+}
+
+fn given_up(bench: &Bench) -> Vec<u16> {
+    bench.supervisor.given_up(bench.now).map(|seat| seat.0).collect()
+}
+
+#[test]
+fn a_crash_loop_costs_five_spawns_in_a_minute_and_the_seat_is_tried_again_later() {
+    let mut bench = live(2);
+    let spawned = crash_loop(&mut bench, 1, 300 * SECOND);
+    assert_eq!(spawned, [1, 3, 7, 15, 75, 105, 135, 165, 195, 225, 255, 285]);
+    for window in spawned.windows(6) {
+        assert!(window[5] - window[0] >= 60, "{window:?}");
+    }
+    assert_eq!(bench.in_force(), [0, 2], "the others serve on");
+}
+
+#[test]
+fn a_seat_that_is_given_up_is_told_of_with_its_last_failure() {
+    let mut bench = live(2);
+    crash_loop(&mut bench, 1, 20 * SECOND);
+    let told = bench.notices.iter().filter_map(|notice| match notice {
+        Notice::GivenUp { failure, rest } => Some((failure.clone(), *rest)),
+        _ => None,
+    });
+    let [(failure, rest)] = &told.collect::<Vec<_>>()[..] else { panic!("told once") };
+    assert_eq!((failure.seat, *rest), (Seat(0), 60 * SECOND));
+    assert_eq!(failure.last_lines, ["out of cheese"]);
+    assert_eq!(given_up(&bench), [0]);
+    bench.pass(60 * SECOND);
+    assert_eq!(given_up(&bench), [0_u16; 0]);
+}
+
+#[test]
+fn a_reload_a_scale_and_a_retirement_end_the_rest() {
+    for request in [Request::Scale { workers: 3 }, Request::Scale { workers: 1 }, Request::Reload] {
+        let mut bench = live(2);
+        crash_loop(&mut bench, 1, 20 * SECOND);
+        bench.request(request);
+        bench.commit_all();
+        assert_eq!(given_up(&bench), [0_u16; 0], "{request:?}");
+        let refused = matches!(bench.replies.last(), Some(Err(Refusal::NobodyLeft)));
+        let spawned = bench.take_spawned();
+        assert!(refused || spawned.iter().any(|(_, seat, _)| *seat == 0), "{request:?}");
+    }
+}
+
+#[test]
+fn a_retirement_whose_successors_fail_ends_with_the_last_failure_and_the_old_one_stays() {
+    let mut bench = live(2);
+    bench.pass(20 * SECOND);
+    bench.request(Request::Retire { target: Target::Seat(Seat(0)) });
+    for delay in [1, 2, 4, 8, 0] {
+        let [(worker, 0, 1)] = bench.take_spawned()[..] else { panic!("a successor") };
+        bench.spawn(worker);
+        bench.dies(worker, Exit::Code(3));
+        bench.pass(delay * SECOND);
+    }
+    let Err(Refusal::Worker(failure)) = bench.last_reply() else { panic!("{:?}", bench.replies) };
+    assert_eq!(failure.cause, FailureCause::Exit(Exit::Code(3)));
+    assert_eq!((bench.in_force(), bench.state(1)), (vec![1, 2], Some(WorkerState::Live)));
+    bench.pass(600 * SECOND);
+    assert_eq!(bench.take_spawned(), [], "nobody asks for a successor any more");
+    bench.request(Request::Retire { target: Target::Seat(Seat(0)) });
+    assert_eq!(bench.take_spawned(), [(8, 0, 1)], "but one may");
+}
+
+#[test]
+fn a_worker_with_a_cause_of_its_own_goes_on_leaving_when_the_rest_is_over() {
+    let mut bench = live(2);
+    bench.event(Event::RetireAsked { worker: WorkerId(1) });
+    for delay in [1, 2, 4, 8, 60] {
+        let [(worker, 0, 1)] = bench.take_spawned()[..] else { panic!("a successor") };
+        bench.event(Event::SpawnFailed { worker: WorkerId(worker), reason: "EAGAIN".into() });
+        bench.pass(delay * SECOND - MILLISECOND);
+        assert_eq!(bench.take_spawned(), [], "before {delay} s");
+        bench.pass(MILLISECOND);
+    }
+    assert_eq!(bench.take_spawned(), [(8, 0, 1)]);
+    assert_eq!(bench.in_force(), [1, 2]);
+}
