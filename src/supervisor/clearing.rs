@@ -115,7 +115,12 @@ impl Supervisor {
     /// there are others.
     pub(super) fn retired(&self) -> impl Iterator<Item = &Worker> {
         let is_retired = |worker: &&Worker| matches!(worker.stage, Stage::Retired(_));
-        self.workers.values().filter(is_retired).filter(|worker| !self.kernel.names(worker))
+        self.workers.values().filter(is_retired).filter(|worker| !self.is_reached(worker))
+    }
+
+    /// Whether the rules send clients to the worker, or may any moment.
+    pub(super) fn is_reached(&self, worker: &Worker) -> bool {
+        self.kernel.is_open() && self.kernel.names(worker)
     }
 
     fn begin_clearings(&mut self) {

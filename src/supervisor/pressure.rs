@@ -182,7 +182,7 @@ impl Supervisor {
                 Stage::Retired(_) | Stage::Dying { ending: Ending::Asked { .. }, .. }
             )
         };
-        self.workers.values().filter(may_be_killed).filter(|worker| !self.kernel.names(worker))
+        self.workers.values().filter(may_be_killed).filter(|worker| !self.is_reached(worker))
     }
 
     /// The lower, the sooner it is ended.
