@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use ipcluster::config::{Given, Settings};
+use ipcluster::control::RetireTarget;
 use ipcluster::plan::{ClusterName, Share};
 
 /// Sticky load balancing in the kernel for the worker processes of one host.
@@ -196,12 +197,9 @@ pub(crate) struct ReloadArgs {
 pub(crate) struct RetireArgs {
     /// The cluster [default: the only one that runs]
     pub(crate) name: Option<ClusterName>,
-    /// The worker: a number up to 1023 is its seat, a larger one its pid
-    #[arg(value_name = "SEAT|PID", value_parser = clap::value_parser!(u32).range(0..))]
-    pub(crate) worker: u32,
-    /// The number is a pid, however small
-    #[arg(long)]
-    pub(crate) pid: bool,
+    /// The worker: a number up to 1023 is its seat, a larger one its pid; pid:N is a pid however small
+    #[arg(value_name = "SEAT|PID", value_parser = super::retire::target)]
+    pub(crate) target: RetireTarget,
 }
 
 #[derive(Debug, Args)]
@@ -410,6 +408,7 @@ impl RunArgs {
 mod tests {
     use clap::CommandFactory;
     use clap::error::ErrorKind;
+    use ipcluster::plan::Seat;
 
     use super::*;
 
@@ -438,14 +437,16 @@ mod tests {
             assert_eq!(name.as_ref().map(ClusterName::as_str), expected_name, "{line}");
             assert_eq!(workers, expected_workers);
         }
-        for (line, expected_name, worker) in [
-            ("retire 5", None, 5),
-            ("retire web 70000", Some("web"), 70000),
-            ("retire --pid 7 8", Some("7"), 8),
+        for (line, expected_name, expected) in [
+            ("retire 5", None, RetireTarget::Seat(Seat(5))),
+            ("retire web 70000", Some("web"), RetireTarget::Pid(70_000)),
+            ("retire 7 pid:8", Some("7"), RetireTarget::Pid(8)),
         ] {
-            let Ok(Verb::Retire(args)) = parse(line) else { panic!("{line}") };
-            assert_eq!(args.name.as_ref().map(ClusterName::as_str), expected_name, "{line}");
-            assert_eq!((args.worker, args.pid), (worker, line.contains("--pid")));
+            let Ok(Verb::Retire(RetireArgs { name, target })) = parse(line) else {
+                panic!("{line}")
+            };
+            assert_eq!(name.as_ref().map(ClusterName::as_str), expected_name, "{line}");
+            assert_eq!(target, expected);
         }
         let Ok(Verb::Explain(explain)) = parse("explain web 2001:db8::1") else { panic!() };
         assert_eq!(explain.name.unwrap().as_str(), "web");
@@ -509,6 +510,8 @@ mod tests {
             "retire x",
             "retire -1",
             "retire web 4294967296",
+            "retire pid:0",
+            "retire pid:x",
             "clear-retired a b",
             "run --memory-low x",
             "run --workers many",

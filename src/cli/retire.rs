@@ -7,8 +7,8 @@ use super::args::RetireArgs;
 use super::{Failed, ask, output};
 
 pub(super) fn run(directory: &ControlDir, args: RetireArgs) -> Result<(), Failed> {
-    let target = target(args.worker, args.pid);
-    match ask::ask(directory, args.name.as_ref(), Command::Retire { target })? {
+    let command = Command::Retire { target: args.target };
+    match ask::ask(directory, args.name.as_ref(), command)? {
         Answer::Retired(done) => {
             let pid = |pid: Option<u32>| pid.map_or("none".to_owned(), |pid| pid.to_string());
             let (seat, old, new) = (done.seat, pid(done.pid), pid(done.successor));
@@ -18,12 +18,19 @@ pub(super) fn run(directory: &ControlDir, args: RetireArgs) -> Result<(), Failed
     }
 }
 
-/// What a number means. There are never more seats than [`MAX_SEATS`], and pids as small are rare
-/// outside of containers.
-fn target(number: u32, is_pid: bool) -> RetireTarget {
+/// Reads which worker is meant. There are never more seats than [`MAX_SEATS`], and pids as small are
+/// rare outside of containers.
+pub(super) fn target(text: &str) -> Result<RetireTarget, String> {
+    let expected = || "expected a seat, a pid, or pid:N".to_owned();
+    let (number, is_pid) = match text.strip_prefix("pid:") {
+        Some(number) => (number, true),
+        None => (text, false),
+    };
+    let number: u32 = number.parse().map_err(|_| expected())?;
     match u16::try_from(number) {
-        Ok(seat) if seat < MAX_SEATS && !is_pid => RetireTarget::Seat(Seat(seat)),
-        _ => RetireTarget::Pid(number),
+        Ok(seat) if seat < MAX_SEATS && !is_pid => Ok(RetireTarget::Seat(Seat(seat))),
+        Ok(0) => Err(expected()),
+        _ => Ok(RetireTarget::Pid(number)),
     }
 }
 
@@ -33,14 +40,17 @@ mod tests {
 
     #[test]
     fn a_small_number_is_a_seat_unless_it_is_said_to_be_a_pid() {
-        for (number, is_pid, expected) in [
-            (0, false, RetireTarget::Seat(Seat(0))),
-            (1023, false, RetireTarget::Seat(Seat(1023))),
-            (1024, false, RetireTarget::Pid(1024)),
-            (70_000, false, RetireTarget::Pid(70_000)),
-            (7, true, RetireTarget::Pid(7)),
+        for (text, expected) in [
+            ("0", RetireTarget::Seat(Seat(0))),
+            ("1023", RetireTarget::Seat(Seat(1023))),
+            ("1024", RetireTarget::Pid(1024)),
+            ("70000", RetireTarget::Pid(70_000)),
+            ("pid:7", RetireTarget::Pid(7)),
         ] {
-            assert_eq!(target(number, is_pid), expected);
+            assert_eq!(target(text), Ok(expected));
+        }
+        for text in ["", "x", "-1", "pid:", "pid:0", "pid:-1", "4294967296", "1.0"] {
+            assert!(target(text).is_err(), "{text}");
         }
     }
 }

@@ -41,7 +41,9 @@ fn hold(lab: &Lab) -> Vec<Held> {
 }
 
 fn echo(held: &mut [Held]) {
-    held.iter_mut().for_each(|connection| connection.echo("still there").unwrap());
+    for connection in held {
+        connection.echo("still there").unwrap();
+    }
 }
 
 fn pids_of(status: &Status, state: &str) -> BTreeSet<u32> {
@@ -64,12 +66,11 @@ fn retire(lab: &Lab) {
     for round in 0..6_u16 {
         let seat = round % 2;
         let before = cluster.status().pids();
-        let (worker, arguments) = match round {
-            0..3 => (seat.to_string(), vec![]),
-            _ => (before[&seat].to_string(), vec!["--pid"]),
+        let worker = match round {
+            0..3 => seat.to_string(),
+            _ => format!("pid:{}", before[&seat]),
         };
-        let arguments: Vec<&str> = arguments.into_iter().chain([worker.as_str()]).collect();
-        let answer = cluster.succeed("retire", &arguments);
+        let answer = cluster.succeed("retire", &[&worker]);
         let after = cluster.status();
         let (old, new) = (before[&seat], after.pids()[&seat]);
         assert_eq!(answer, format!("seat {seat}: pid {old} is retired, pid {new} serves\n"));
