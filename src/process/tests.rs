@@ -557,3 +557,23 @@ mod listening {
         assert_eq!(found(first + 1..=last - 1), inner);
     }
 }
+
+/// The nice value of a process (proc_pid_stat(5), field 19).
+fn nice(pid: u32) -> i32 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let after_name = stat.rsplit_once(") ").unwrap().1;
+    after_name.split(' ').nth(16).unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_whole_group_is_given_a_nice_value() {
+    let mut worker = Worker::shell("sleep 100 & echo $!; wait");
+    let other: u32 = worker.await_lines(1)[0].parse().unwrap();
+    let before = nice(std::process::id());
+    assert_eq!(worker.child().renice_group(19).unwrap(), Delivery::Sent);
+    assert_eq!([nice(worker.child().pid()), nice(other)], [19, 19]);
+    assert_eq!(nice(std::process::id()), before, "and nobody else's");
+    worker.child().signal_group(Signal::SIGKILL).unwrap();
+    worker.await_exit();
+    assert_eq!(worker.child().renice_group(19).unwrap(), Delivery::Sent, "a zombie has one, too");
+}

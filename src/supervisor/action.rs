@@ -220,7 +220,11 @@ impl fmt::Display for Progress {
             }
             Self::SuccessorReady { seat } => write!(f, "seat {seat}: the successor is ready"),
             Self::SuccessorFailed { failure, delay } => {
-                write!(f, "{failure}; the old one serves on, and another is started in {delay:?}")
+                write!(
+                    f,
+                    "the successor failed; the old one serves on, and another is started in \
+                     {delay:?}: {failure}"
+                )
             }
             Self::Swapped { generation } => {
                 write!(f, "generation {generation} is in force; now the retired workers are ended")

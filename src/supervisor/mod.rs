@@ -23,9 +23,14 @@
 //!    outstanding, that plan is committed;
 //! 4. a worker that was in force and is not named any more is retired; one that will never be
 //!    named is ended; one that the plan in force names is left alone;
-//! 5. if the table in the kernel may have been changed, by whomever, it is looked at, and made anew
+//! 5. a live worker that has a cause to be replaced begins to leave, if the budget allows it
+//!    (`replacement.rs`, `budget.rs`);
+//! 6. retired workers that somebody wants gone (`clearing.rs`), or that memory is too short for
+//!    (`pressure.rs`), are ended, one after the other;
+//! 7. if the table in the kernel may have been changed, by whomever, it is looked at, and made anew
 //!    where it differs from the plan in force (`repair.rs` tells how often);
-//! 6. a place that has no worker gets one, when its back-off and the stagger allow it.
+//! 8. a place that has no worker, or one that leaves, gets one, when its back-off and the stagger
+//!    allow it and it was not given up (`spawning.rs`, `backoff.rs`).
 //!
 //! So no order of events is special. The death of a worker while a commit that names it is on its
 //! way is the same as any: after the answer the plan in force names a dead worker, the plan of
@@ -63,6 +68,17 @@
 //! a plan that does not name it is in force, and asked to end only when all connections that were
 //! sent to it have been accepted and have ended, or its drain limit is over. A stop first closes
 //! the plan to new connections and then retires all workers in the same way.
+//!
+//! What ends a retired worker before its connections have ended, and what of it clients see:
+//!
+//! | | |
+//! |---|---|
+//! | its drain limit; a wish of an operator; the low memory mark | it is asked to end, which is to finish what it has; not before its accept queue is empty, or [`Settings::settle`] is over |
+//! | it has not answered for too long | it is asked to end, whatever is in its queue: it would serve none of that |
+//! | the high memory mark | it is killed: its connections are reset |
+//!
+//! Nothing of this ever ends a live worker. One that is too large, too old, too slow or silent, or that
+//! asks for it, is replaced first ([`Cause`]).
 
 mod action;
 mod aim;

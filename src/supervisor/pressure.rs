@@ -104,9 +104,8 @@ impl Supervisor {
     /// resident size.
     pub(super) fn measured_shared(&mut self, mut shared: Footprint, now: Moment) {
         let Some(marks) = self.settings.memory.marks else { return };
-        if self.pressure.asked.take().is_none() {
-            return;
-        }
+        // One that comes too late is as good as any.
+        self.pressure.asked = None;
         let resident = self.workers.values().filter_map(|worker| Some((worker.id, worker.rss?)));
         let resident = Footprint { master: shared.master, workers: resident.collect() };
         for (id, bytes) in &resident.workers {

@@ -88,7 +88,7 @@ pub(super) struct State {
     /// Those that may be killed without a warning.
     pub(super) killable: BTreeSet<WorkerId>,
     /// Places whose worker was lost, and not replaced yet.
-    lost: BTreeSet<(Seat, Generation)>,
+    lost: BTreeMap<(Seat, Generation), Moment>,
     /// When lost workers of a seat were replaced.
     respawns: BTreeMap<Seat, Vec<Moment>>,
 }
@@ -222,7 +222,8 @@ fn act(world: &mut World, action: &Action) {
             world.schedule_for_master(delay, look_closely);
         }
         Action::Spawn { seat, generation, .. } => {
-            if world.policy.lost.remove(&(*seat, *generation)) {
+            let lost_at = world.policy.lost.remove(&(*seat, *generation));
+            if lost_at.is_some_and(|at| at > world.operators.last_change.unwrap_or_default()) {
                 world.policy.respawns.entry(*seat).or_default().push(now);
             }
         }
@@ -243,11 +244,11 @@ fn remember(state: &mut State, notice: &Notice, now: Moment) {
         }
         Notice::Died { worker, seat, generation, .. } => {
             if !state.leaving.remove(worker) {
-                state.lost.insert((*seat, *generation));
+                state.lost.insert((*seat, *generation), now);
             }
         }
         Notice::Failed(failure) => {
-            state.lost.insert((failure.seat, failure.generation));
+            state.lost.insert((failure.seat, failure.generation), now);
         }
         Notice::Ending { worker, why, .. } => match why {
             Why::LowMemory | Why::Cleared => {
@@ -312,12 +313,12 @@ fn check_budget(world: &World, cause: Cause) {
 
 /// A seat that loses its workers gets no more than so many in their place.
 fn check_respawn(world: &World, seat: Seat, generation: Generation) {
-    let (Some(give_up), true) =
-        (world.settings.give_up, world.policy.lost.contains(&(seat, generation)))
+    let asked = world.operators.last_change.unwrap_or_default();
+    let lost_at = world.policy.lost.get(&(seat, generation));
+    let (Some(give_up), Some(_)) = (world.settings.give_up, lost_at.filter(|at| **at > asked))
     else {
         return;
     };
-    let asked = world.operators.last_change.unwrap_or_default();
     let counts = |at: &&Moment| world.now.since(**at) < give_up.window && **at > asked;
     let respawns = world.policy.respawns.get(&seat).into_iter().flatten().filter(counts).count();
     let limit = usize::try_from(give_up.failures).expect("small");
