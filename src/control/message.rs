@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{Explanation, MessageError, Status, WorkerStatus, wire};
-use crate::plan::{Generation, MAX_SEATS, Share, Seat};
+use crate::plan::{Generation, MAX_SEATS, Seat, Share};
 
 /// The version of the protocol, the `v` of each request.
 pub const VERSION: u32 = 1;
@@ -156,7 +156,12 @@ impl Command {
     pub fn emit(&self) -> String {
         let mut request = json!({ "v": VERSION, "command": self.name() });
         match self {
-            Self::Reload | Self::Promote | Self::Rollback | Self::Restart | Self::ClearRetired | Self::Status => {}
+            Self::Reload
+            | Self::Promote
+            | Self::Rollback
+            | Self::Restart
+            | Self::ClearRetired
+            | Self::Status => {}
             Self::Canary { share } => request["share"] = json!(share.to_string()),
             Self::Retire { target: RetireTarget::Seat(seat) } => request["seat"] = json!(seat.0),
             Self::Retire { target: RetireTarget::Pid(pid) } => request["pid"] = json!(pid),

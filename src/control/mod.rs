@@ -56,8 +56,8 @@ pub use directory::{ControlDir, Lock};
 pub use error::{ControlError, MessageError};
 pub use figures::{LeavingCause, Restarts, Retirements, SwapTimes};
 pub use message::{
-    Answer, Cleared, Command, Failure, OnTrial, Reloaded, Reply, RolledBack, Restarted, RetireTarget, Retired, Scaled,
-    Stopped, VERSION,
+    Answer, Cleared, Command, Failure, OnTrial, Reloaded, Reply, Restarted, RetireTarget, Retired,
+    RolledBack, Scaled, Stopped, VERSION,
 };
 pub use server::{Limits, Request, Responder, Server};
 pub use status::{

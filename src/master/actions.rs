@@ -14,7 +14,9 @@ use super::processes::Processes;
 use super::report;
 use super::spawner::{self, Spawner};
 use super::watching::Watching;
-use crate::control::{Answer, OnTrial, Cleared, Reloaded, Responder, RolledBack, Restarted, Retired, Scaled, Stopped};
+use crate::control::{
+    Answer, Cleared, OnTrial, Reloaded, Responder, Restarted, Retired, RolledBack, Scaled, Stopped,
+};
 use crate::nft::{Firewall, NftError};
 use crate::plan::{Plan, Seat};
 use crate::process::ProcessError;

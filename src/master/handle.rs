@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use tokio::sync::mpsc;
 
 use crate::control::{
-    Answer, Cleared, Command, Explanation, Failure, OnTrial, Reloaded, Request, RolledBack, Restarted, RetireTarget,
-    Retired, Scaled, Status,
+    Answer, Cleared, Command, Explanation, Failure, OnTrial, Reloaded, Request, Restarted,
+    RetireTarget, Retired, RolledBack, Scaled, Status,
 };
 use crate::plan::Share;
 

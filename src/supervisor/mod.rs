@@ -83,8 +83,8 @@
 mod action;
 mod aim;
 mod backoff;
-mod canary;
 mod budget;
+mod canary;
 mod clearing;
 mod commit;
 mod desired;

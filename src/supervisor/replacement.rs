@@ -297,7 +297,10 @@ impl Supervisor {
         let is_ended = match worker.stage {
             Stage::Retired(_) => true,
             Stage::Ready { .. } => !self.kernel.names(worker),
-            Stage::Starting | Stage::Live { .. } | Stage::Dying { .. } => false,
+            // A recall has a limit of its own.
+            Stage::Starting | Stage::Live { .. } | Stage::Recalled(_) | Stage::Dying { .. } => {
+                false
+            }
         };
         is_ended.then_some(over)
     }

@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::rollback::Recall;
 use super::replacement::Facts;
+use super::rollback::Recall;
 use super::{Cause, Moment, Notice, Retirement};
 use crate::plan::{Generation, Occupant, Port, Seat};
 
