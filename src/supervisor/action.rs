@@ -127,7 +127,7 @@ pub enum Done {
     },
     /// New connections go to workers of this generation, and those before it are gone.
     Restarted {
-        /// The generation in force.
+        /// The generation that the reload put in force.
         generation: Generation,
         /// How many were retired, and are gone.
         ended: usize,

@@ -12,6 +12,7 @@ use super::worker::Stage;
 use super::{
     Action, Done, Moment, Progress, Refusal, RequestId, Supervisor, Why, Worker, WorkerId,
 };
+use crate::plan::Generation;
 
 /// A wish to see retired workers ended.
 #[derive(Debug, Clone)]
@@ -28,8 +29,8 @@ pub(super) struct Clearing {
 enum Wish {
     /// An operator's.
     Clear(RequestId),
-    /// An operator's, after a reload.
-    Restart(RequestId),
+    /// An operator's, after a reload to this generation.
+    Restart(RequestId, Generation),
     /// That of the settings: the workers of an earlier master, all at once.
     KillOld,
 }
@@ -37,7 +38,7 @@ enum Wish {
 impl Wish {
     fn request(self) -> Option<RequestId> {
         match self {
-            Self::Clear(request) | Self::Restart(request) => Some(request),
+            Self::Clear(request) | Self::Restart(request, _) => Some(request),
             Self::KillOld => None,
         }
     }
@@ -69,7 +70,7 @@ impl Supervisor {
         }
         let generation = self.aim.generation;
         self.progress(request, Progress::Swapped { generation });
-        let wish = Wish::Restart(request);
+        let wish = Wish::Restart(request, generation);
         self.clearings.push(Clearing { wish, workers: None, left: 0 });
     }
 
@@ -170,9 +171,7 @@ impl Supervisor {
         match clearing.wish.request() {
             Some(request) if left == 0 => {
                 let done = match clearing.wish {
-                    Wish::Restart(_) => {
-                        Done::Restarted { generation: self.generation(), ended: of }
-                    }
+                    Wish::Restart(_, generation) => Done::Restarted { generation, ended: of },
                     Wish::Clear(_) | Wish::KillOld => Done::Cleared { ended: of },
                 };
                 self.reply(request, Ok(done));

@@ -150,7 +150,7 @@ impl Supervisor {
             Target::Seat(seat) => worker.seat == seat && worker.is_live(),
             Target::Pid(pid) => worker.pid == Some(pid),
         };
-        let seats = self.aim.weights.seats();
+        let seats = self.aim.seat_count();
         let worker = self.workers.values().find(is_meant).ok_or(match target {
             Target::Seat(seat) if seat.index() >= seats => Refusal::NoSuchSeat { seat, seats },
             Target::Seat(seat) => Refusal::Vacant { seat },

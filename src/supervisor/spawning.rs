@@ -64,7 +64,7 @@ impl Supervisor {
 
     /// The seats that get no worker for now, since they lost too many of late.
     pub fn given_up(&self, now: Moment) -> impl Iterator<Item = Seat> {
-        let seats = self.aim_in_effect().weights.seats();
+        let seats = self.aim_in_effect().seat_count();
         let rest =
             move |(seat, respawn): &(&Seat, &Respawn)| seat.index() < seats && respawn.rests(now);
         self.respawns.iter().filter(rest).map(|(seat, _)| *seat)

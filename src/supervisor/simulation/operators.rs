@@ -141,9 +141,9 @@ fn check_reply(world: &World, request: RequestId, outcome: Result<&Done, &Refusa
             assert_eq!(world.plan.seats().len(), usize::from(workers));
             assert_eq!(generation, asked.generation);
         }
+        // Until the old workers are gone there may be another reload, or the way back.
         (Request::Restart, Ok(Done::Restarted { generation: done, .. })) => {
-            assert_eq!(*done, generation, "another generation is in force");
-            assert!(generation > asked.generation);
+            assert!(*done > asked.generation, "no new generation");
         }
         (
             Request::Restart,

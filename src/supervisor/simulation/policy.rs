@@ -78,7 +78,7 @@ pub(super) struct State {
     /// The last proportional memory that was told.
     shared: Footprint,
     /// Those who were to be replaced, and are not retired yet as far as was told.
-    leaving: BTreeSet<WorkerId>,
+    pub(super) leaving: BTreeSet<WorkerId>,
     /// When those of them that are retired were.
     retirements: Vec<Moment>,
     /// When the last worker was ended that could have gone on.

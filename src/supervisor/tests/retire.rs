@@ -370,3 +370,18 @@ fn successors_are_started_as_far_apart_as_all_workers() {
     bench.pass(100 * MILLISECOND);
     assert_eq!(bench.take_spawned(), [(6, 2, 1)]);
 }
+
+#[test]
+fn when_a_successor_dies_on_its_way_into_force_the_old_one_takes_the_seat_back() {
+    let mut bench = live_with(settings(2));
+    asks(&mut bench, 1);
+    bench.ready(3);
+    bench.dies(3, Exit::Code(1));
+    bench.commit_done();
+    assert_eq!(bench.state(1), Some(WorkerState::Live), "it was not told to retire");
+    bench.commit_done();
+    assert_eq!(bench.in_force(), [1, 2]);
+    bench.take_spawned();
+    bench.pass(SECOND);
+    assert_eq!(bench.take_spawned(), [(4, 0, 1)]);
+}
