@@ -16,6 +16,8 @@
 //! [`ListenTable`] of one moment says on which of its ports a worker's own processes listen, and
 //! who reaches them there.
 //!
+//! [`MemoryWatch`] tells how much memory workers take, each with the processes that it has started.
+//!
 //! [`send_descriptors`] and [`receive_descriptors`] pass open files on to another process.
 //!
 //! This room stands on `netlink` alone: it knows no cluster, seat or generation.
@@ -26,6 +28,7 @@ mod error;
 mod handover;
 mod identity;
 mod lines;
+mod memory;
 mod output;
 mod owner;
 mod pidfd;
@@ -39,6 +42,7 @@ pub use credentials::{effective_uid, has_cap_net_admin};
 pub use error::{Operation, ProcessError};
 pub use handover::{MAX_DESCRIPTORS, receive_descriptors, send_descriptors};
 pub use identity::{BootId, InvalidBootId, ProcessId};
+pub use memory::{Bytes, MemoryWatch, Size};
 pub use output::{Output, OutputReader, Printed};
 pub use owner::{ListenTable, Reach, Transport};
 pub use pidfd::{Delivery, Exit, PidFd};
