@@ -57,6 +57,8 @@ const PASS_SHARE: u32 = 500;
 #[derive(Debug)]
 pub struct MemoryWatch<K> {
     trees: BTreeMap<K, Tree>,
+    /// This process.
+    own: Option<Member>,
     next_pass: Instant,
     groups: Option<Groups>,
     /// How many descriptors may be kept open.
@@ -89,6 +91,7 @@ impl<K: Ord + Copy> MemoryWatch<K> {
         let keep = usize::try_from(limit / 4).unwrap_or(usize::MAX);
         Self {
             trees: BTreeMap::new(),
+            own: None,
             next_pass: Instant::now(),
             groups: Groups::find(),
             keep,
@@ -145,7 +148,36 @@ impl<K: Ord + Copy> MemoryWatch<K> {
         workers.iter().map(|key| (*key, size(key))).collect()
     }
 
-    /// How many processes are watched.
+    /// The resident size of this process alone, without what it has started.
+    ///
+    /// # Errors
+    /// Those of [`Size`].
+    pub fn own(&mut self) -> Size {
+        match self.own_member()? {
+            Some(member) => member.resident(),
+            None => Ok(None),
+        }
+    }
+
+    /// The proportional size of this process alone.
+    ///
+    /// # Errors
+    /// Those of [`Size`].
+    pub fn own_proportional(&mut self) -> Size {
+        match self.own_member()? {
+            Some(member) => member.proportional(),
+            None => Ok(None),
+        }
+    }
+
+    fn own_member(&mut self) -> Result<Option<&Member>, ProcessError> {
+        if self.own.is_none() {
+            self.own = Member::open(std::process::id(), true)?;
+        }
+        Ok(self.own.as_ref())
+    }
+
+    /// How many processes of workers are watched.
     pub fn processes(&self) -> usize {
         self.trees.values().map(|tree| 1 + tree.others.len()).sum()
     }

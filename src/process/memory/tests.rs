@@ -122,3 +122,12 @@ fn who_is_not_named_any_more_is_not_watched() {
     assert!(watch.look(&[]).is_empty());
     assert_eq!(watch.processes(), 0);
 }
+
+#[test]
+fn this_process_is_measured_without_what_it_has_started() {
+    let mut watch = MemoryWatch::<u32>::new();
+    let resident = watch.own().unwrap().unwrap();
+    let proportional = watch.own_proportional().unwrap().unwrap();
+    assert!(proportional.0 > 0 && resident.0 > 0);
+    assert_eq!(watch.processes(), 0);
+}
