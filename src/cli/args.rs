@@ -81,6 +81,9 @@ pub(crate) enum Verb {
     /// Show the workers by seat
     #[command(after_help = STATUS_HELP)]
     Status(StatusArgs),
+    /// Print what happens, one JSON object a line, until the master ends
+    #[command(after_help = EVENTS_HELP)]
+    Events(ClusterArgs),
     /// Change the number of workers, with the least movement of clients
     Scale(ScaleArgs),
     /// Drain and end all workers, remove the rules, end the master
@@ -165,8 +168,18 @@ swaps (a histogram), restarts (by reason), retirements (of live workers, by caus
 now), and workers: a list of seat, slots, pid (null before it is spawned), state, leaving (why it is
 replaced, or null), generation, ports
 (public port: worker port), uptime (seconds), connections (established ones; null if not counted),
-queued (not accepted yet), half_open (handshakes under way), and connections_total (of a live worker: all that its seat was ever given, whoever held it; else null).
+queued (not accepted yet), half_open (handshakes under way), connections_total (of a live worker: all
+that its seat was ever given, whoever held it; else null), and memory (resident bytes, with the
+processes that it has started; null if not known).
 Fields may be added within a schema.";
+
+const EVENTS_HELP: &str = "\
+Each line has event (its name), time (seconds since 1970), and what is known: mostly worker (a number),
+seat and generation. The first one is `subscribed`; every second there is `stats`, with the memory of
+all workers. Who reads too slowly gets `missed` with a count, and after five seconds the end.
+
+Example:
+  ipcluster events web | jq --unbuffered 'select(.event != \"stats\")'";
 
 const COMPLETIONS_HELP: &str = "\
 Example:
@@ -470,6 +483,8 @@ mod tests {
             "clear-retired web",
             "status",
             "status web --json",
+            "events",
+            "events web",
             "stop",
             "stop --now web",
             "check",

@@ -9,9 +9,11 @@ use tokio::sync::{broadcast, mpsc};
 use super::actions::World;
 use super::draining::Draining;
 use super::error::MasterError;
+use super::events::Subscribers;
 use super::figures::Figures;
 use super::fullness::Fullness;
 use super::hold;
+use super::memory::Monitor;
 use super::output::Printer;
 use super::processes::{Processes, transport, transports};
 use super::run::Master;
@@ -130,6 +132,8 @@ impl Builder {
                 pending: BTreeMap::new(),
                 next_request: 0,
                 notices: broadcast::channel(NOTICE_QUEUE).0,
+                subscribers: Subscribers::default(),
+                memory: Monitor::new(),
                 last_swap: Duration::ZERO,
                 figures: Figures::default(),
                 workers_wanted: usize::from(config.workers),

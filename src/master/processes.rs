@@ -133,6 +133,17 @@ impl Processes {
         !self.remains.is_empty()
     }
 
+    /// All workers that run, each with the pid of its first process, which is kept until
+    /// [`Self::take_exit`].
+    pub(super) fn pids(&self) -> Vec<(WorkerId, u32)> {
+        self.running.iter().map(|(worker, running)| (*worker, running.child.pid())).collect()
+    }
+
+    /// Whether this worker runs.
+    pub(super) fn runs(&self, worker: WorkerId) -> bool {
+        self.running.contains_key(&worker)
+    }
+
     /// Whether any worker runs.
     pub(super) fn is_running(&self) -> bool {
         !self.running.is_empty()

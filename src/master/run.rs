@@ -15,6 +15,7 @@ use super::draining::Draining;
 use super::error::MasterError;
 use super::fullness::Fullness;
 use super::handle::{Handle, Order};
+use super::memory::{Look, MEMORY_INTERVAL};
 use super::processes::{
     BURIAL_INTERVAL, DRAIN_INTERVAL, FULLNESS_INTERVAL, OUTPUT_INTERVAL, READINESS_INTERVAL,
 };
@@ -97,6 +98,8 @@ impl Master {
         let mut hear_at = None;
         let (looked, mut looks) = mpsc::unbounded_channel();
         let mut fullness = every(FULLNESS_INTERVAL);
+        let mut memory = every(MEMORY_INTERVAL);
+        let mut sizes = self.world.memory.open();
         self.dispatch(Event::Start);
         while !self.finished {
             let deadline = self.supervisor.deadline();
@@ -116,6 +119,8 @@ impl Master {
                 _ = drain.tick(), if self.drains() => self.count_connections(),
                 _ = burial.tick(), if self.world.processes.has_remains() => self.bury(),
                 _ = fullness.tick() => self.fullness.look(),
+                _ = memory.tick(), if self.world.processes.is_running() => self.world.look_at_memory(),
+                Some(look) = sizes.recv() => self.looked_at_memory(look),
                 _ = output.tick(), if self.world.processes.is_running() => {
                     self.world.processes.pass_on_output();
                 }
@@ -140,6 +145,8 @@ impl Master {
             }
         }
         self.bury_all().await;
+        // Those who listen are told that nothing follows.
+        self.world.notices = broadcast::channel(1).0;
         drop(control);
         close(server, requests).await;
         Ok(Ended::Stopped)
@@ -261,6 +268,18 @@ impl Master {
         }
     }
 
+    fn looked_at_memory(&mut self, look: Look) {
+        let Some(event) = self.world.looked_at_memory(look) else { return };
+        let master = match &event {
+            Event::Measured(footprint) => Some(footprint.master),
+            _ => None,
+        };
+        self.dispatch(event);
+        if let Some(master) = master.filter(|_| self.world.notices.receiver_count() > 0) {
+            self.world.announce(Notice::Stats(self.supervisor.stats(master)));
+        }
+    }
+
     fn bury(&mut self) {
         for worker in self.world.processes.bury(self.world.now()) {
             self.draining.buried(worker);
@@ -310,6 +329,11 @@ impl Master {
                 Err(error) => responder.finish(Err(Failure::new(error.to_string()))),
             },
             Command::Stop { now } => self.request(supervisor::Request::Stop { now }, responder),
+            Command::Events => {
+                let (name, generation) = (&self.config.name, self.supervisor.generation());
+                let World { subscribers, notices, .. } = &self.world;
+                subscribers.add(name, generation, notices, responder);
+            }
         }
     }
 

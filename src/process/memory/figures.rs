@@ -4,7 +4,6 @@
 //! that is too small.
 
 use std::ffi::OsString;
-use std::fmt;
 use std::iter::Sum;
 use std::ops::Add;
 use std::os::unix::ffi::OsStringExt;
@@ -32,19 +31,6 @@ impl Add for Bytes {
 impl Sum for Bytes {
     fn sum<I: Iterator<Item = Self>>(amounts: I) -> Self {
         amounts.fold(Self(0), Add::add)
-    }
-}
-
-/// In the largest unit of which there is one whole: `812 B`, `3.5 MiB`.
-impl fmt::Display for Bytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const UNITS: [(u32, &str); 4] = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
-        let Some((shift, unit)) = UNITS.into_iter().find(|(shift, _)| self.0 >> shift > 0) else {
-            return write!(f, "{} B", self.0);
-        };
-        // In tenths, rounded down: a figure just below a mark must not be shown as the mark.
-        let tenths = u128::from(self.0) * 10 >> shift;
-        write!(f, "{}.{} {unit}", tenths / 10, tenths % 10)
     }
 }
 
@@ -282,20 +268,6 @@ Locked:                0 kB
         assert_eq!(cgroup2_mount(MOUNTINFO), Some(expected));
         assert_eq!(cgroup2_mount(b"22 1 253:0 / / rw - ext4 /dev/vda rw\n"), None);
         assert_eq!(unescaped(b"a\\134b\\0"), PathBuf::from("a\\b\\0"));
-    }
-
-    #[test]
-    fn amounts_are_shown_in_their_largest_unit() {
-        for (bytes, text) in [
-            (0, "0 B"),
-            (1023, "1023 B"),
-            (1024, "1.0 KiB"),
-            ((512 << 20) - 1, "511.9 MiB"),
-            (3 << 30 | 1 << 29, "3.5 GiB"),
-            (u64::MAX, "16777215.9 TiB"),
-        ] {
-            assert_eq!(Bytes(bytes).to_string(), text);
-        }
     }
 
     proptest! {

@@ -193,8 +193,8 @@ mod tests {
             let member = Member::open(std::process::id(), keep).unwrap().unwrap();
             let resident = member.resident().unwrap().unwrap();
             let proportional = member.proportional().unwrap().unwrap();
-            assert!(resident.0 > held.len() as u64 / 2, "{resident}");
-            assert!(proportional.0 > held.len() as u64 / 2, "{proportional}");
+            assert!(resident.0 > held.len() as u64 / 2, "{resident:?}");
+            assert!(proportional.0 > held.len() as u64 / 2, "{proportional:?}");
         }
     }
 
