@@ -147,7 +147,7 @@ Examples:
 The file holds the same settings as the flags (name, listen, workers, command, partition, slots,
 weights, worker_ports, local_clients, ready, ownership, env, [timeouts] ready, drain, rollback, die, [spawn]
 stagger, backoff, give_up, [retire] rss, rate, window, renice, max_age, lag, [memory] total, low, high,
-order, [http] listen). Flags win.
+order, [output] to, [http] listen). Flags win.
 
 Exit codes: 0 stopped, or left by a signal; 1 failed; 2 wrong usage.";
 
@@ -363,6 +363,11 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true,
           default_missing_value = "true")]
     kill_old: Option<bool>,
+    /// Where what workers print goes: stdout (of this program, with the seat before each line),
+    /// journal (of systemd), or file:/DIRECTORY (a file for each seat and generation) [default:
+    /// stdout]
+    #[arg(long, alias = "output-to", value_name = "stdout|journal|file:/DIR")]
+    output: Option<String>,
     /// Address and port for /metrics (Prometheus), /healthz and / (status), without a password
     /// [default: none]
     #[arg(long, value_name = "ADDR:PORT")]
@@ -401,6 +406,7 @@ impl RunArgs {
             spawn_stagger: one("--spawn-stagger", self.spawn_stagger),
             spawn_backoff: one("--spawn-backoff", self.spawn_backoff),
             spawn_give_up: one("--spawn-give-up", self.spawn_give_up),
+            output_to: one("--output", self.output),
             http_listen: one("--http-listen", self.http_listen),
             retire_rss: one("--retire-rss", self.retire_rss),
             retire_rate: number("--retire-rate", self.retire_rate),

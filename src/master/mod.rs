@@ -32,6 +32,8 @@ mod figures;
 mod fullness;
 mod handle;
 mod hold;
+mod journal;
+mod logs;
 mod memory;
 mod output;
 mod processes;

@@ -17,7 +17,8 @@ use super::fullness::Fullness;
 use super::handle::{Handle, Order};
 use super::memory::{Look, MEMORY_INTERVAL};
 use super::processes::{
-    BURIAL_INTERVAL, DRAIN_INTERVAL, FULLNESS_INTERVAL, OUTPUT_INTERVAL, READINESS_INTERVAL,
+    BURIAL_INTERVAL, DRAIN_INTERVAL, FULLNESS_INTERVAL, OUTPUT_INTERVAL, OUTPUT_PATIENCE,
+    READINESS_INTERVAL,
 };
 use super::report;
 use super::spawner::Outcome;
@@ -145,6 +146,7 @@ impl Master {
             }
         }
         self.bury_all().await;
+        self.world.processes.finish_output(OUTPUT_PATIENCE);
         // Those who listen are told that nothing follows.
         self.world.notices = broadcast::channel(1).0;
         drop(control);
@@ -154,6 +156,7 @@ impl Master {
 
     async fn leave(mut self, server: Option<ServerTask>) -> Result<Ended, MasterError> {
         self.world.processes.pass_on_output();
+        self.world.processes.finish_output(OUTPUT_PATIENCE);
         if let Some(server) = server {
             // Peers that wait for an answer see the connection end.
             server.abort();

@@ -10,7 +10,7 @@
 //! more of them; [`Child::reap`] then ends the right to signal, which the types enforce.
 //!
 //! What a worker prints goes to an [`Output`], a file in memory rather than a pipe, so that it
-//! keeps on serving when the master ends.
+//! keeps on serving when the master ends; or to a file on disk.
 //!
 //! [`Sockets`] asks the kernel which TCP sockets listen and how many connections ports have. A
 //! [`ListenTable`] of one moment says on which of its ports a worker's own processes listen, and
@@ -28,6 +28,7 @@ mod error;
 mod handover;
 mod identity;
 mod lines;
+mod log_file;
 mod memory;
 mod output;
 mod owner;
