@@ -66,7 +66,9 @@ impl Master {
         Handle { orders: self.orders.clone() }
     }
 
-    /// What happens from now on: workers that get ready, die, retire; plans that come into force.
+    /// What happens from now on: workers that get ready, die, retire; plans that come into force; and,
+    /// while anybody is subscribed, the memory of all workers every second ([`Notice::Stats`]). Who is
+    /// more than 1,024 notices behind misses the oldest, and is told how many.
     pub fn subscribe(&self) -> broadcast::Receiver<Notice> {
         self.world.notices.subscribe()
     }
