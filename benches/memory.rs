@@ -1,7 +1,7 @@
 //! What it costs to watch the memory of 256 workers once a second, as a share of one core, against
-//! doing the same by hand: every file opened anew, and all of `/proc` read for each worker that may have
-//! started others. Both in one run and in turn, by the processor time of this thread, so that the
-//! ratio holds when the machine is busy.
+//! doing the same by hand: every file opened anew, and all of `/proc` read for each worker that may
+//! have started others. Both in one run and in turn, by the processor time of this thread, so that
+//! the ratio holds when the machine is busy.
 //!
 //! `cargo bench --bench memory`. Needs no privilege; starts up to 1,024 processes that sleep.
 

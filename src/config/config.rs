@@ -152,9 +152,9 @@ pub struct Spawn {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum WorkerOutput {
-    /// To the standard output of the master, each line with the seat before it. Until it is read there
-    /// it waits in memory, which belongs to the worker; of one that is more than 16 MiB ahead the older lines are skipped,
-    /// and it is said how much that was.
+    /// To the standard output of the master, each line with the seat before it. Until it is read
+    /// there it waits in memory, which belongs to the worker; of one that is more than 16 MiB ahead
+    /// the older lines are skipped, and it is said how much that was.
     #[default]
     Stdout,
     /// To the journal of systemd, each line as an entry with the fields `MESSAGE`, `PRIORITY` (6, or
@@ -162,9 +162,9 @@ pub enum WorkerOutput {
     /// `SYSLOG_PID`, `IPCLUSTER_NAME`, `IPCLUSTER_SEAT` and `IPCLUSTER_GENERATION`. It waits as for
     /// [`Self::Stdout`], also while the journal is away.
     Journal,
-    /// To files in this directory, which exists: `NAME.seat-K.generation-G.log`, written by the worker
-    /// itself, at the end. Old ones are removed by nobody: that is for logrotate (`copytruncate`) and
-    /// the like.
+    /// To files in this directory, which exists: `NAME.seat-K.generation-G.log`, written by the
+    /// worker itself, at the end. Old ones are removed by nobody: that is for logrotate
+    /// (`copytruncate`) and the like.
     Directory(PathBuf),
 }
 

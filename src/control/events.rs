@@ -7,17 +7,17 @@ use super::message::cut;
 
 /// Something that happens to a cluster, as a subscriber is told of it.
 ///
-/// `{"v":1,"command":"events"}` is answered by a line `{"event":{...}}` for each event from then on, and
-/// by `{"ok":"events_over"}` when the master ends. `ipcluster events` prints what is in the braces, one
-/// object a line:
+/// `{"v":1,"command":"events"}` is answered by a line `{"event":{...}}` for each event from then
+/// on, and by `{"ok":"events_over"}` when the master ends. `ipcluster events` prints what is in the
+/// braces, one object a line:
 ///
 /// ```json
 /// {"event":"died","time":1795372800.125,"worker":3,"seat":1,"generation":2,"exit":null,"signal":9,"lived":73.5,"last_lines":["out of memory"]}
 /// ```
 ///
-/// Every event has `event`, its name, and `time`, in seconds since 1970 by the clock of the host, which
-/// may jump: the order is that of the lines. Times and spans are in seconds, memory is in bytes. Fields
-/// may be added, and so may events; texts are cut to 4 KiB.
+/// Every event has `event`, its name, and `time`, in seconds since 1970 by the clock of the host,
+/// which may jump: the order is that of the lines. Times and spans are in seconds, memory is in
+/// bytes. Fields may be added, and so may events; texts are cut to 4 KiB.
 ///
 /// | event | fields | what has happened |
 /// |---|---|---|
@@ -49,8 +49,8 @@ use super::message::cut;
 /// | `memory_recovered` | `used`, `mark` | it is clearly below its low mark again |
 /// | `stats` | `master`, `workers`, `more` | a look at the memory of the master and of all workers, every second. Each worker has `worker`, `seat`, `generation`, `pid`, `state` and `memory` (null if not known), by seat. Of a large cluster they come in several such events, of which all but the last have `more` |
 ///
-/// `worker` numbers the workers of one master; `exit` is the status with which a process exited, and
-/// `signal` the signal that ended it: one of them is null.
+/// `worker` numbers the workers of one master; `exit` is the status with which a process exited,
+/// and `signal` the signal that ended it: one of them is null.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EventLine {
     /// Its name.
@@ -78,8 +78,8 @@ impl EventLine {
         Self { event: event.to_owned(), time: 0.0, fields: Map::new() }
     }
 
-    /// The same with a field more. What does not fit into a line is cut: of a text the end, of a list
-    /// of texts all but the last ones.
+    /// The same with a field more. What does not fit into a line is cut: of a text the end, of a
+    /// list of texts all but the last ones.
     #[must_use]
     pub(crate) fn with(mut self, field: &str, value: impl Into<Value>) -> Self {
         let value = match value.into() {

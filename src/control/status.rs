@@ -188,7 +188,8 @@ pub struct WorkerStatus {
     #[serde(default)]
     pub connections_total: Option<u64>,
     /// Its resident memory in bytes, with all processes that it has started, when it was last looked
-    /// at: a second ago at most. A page that several of them share counts in each. None if that is not known.
+    /// at: a second ago at most. A page that several of them share counts in each. None if that is
+    /// not known.
     #[serde(default)]
     pub memory: Option<u64>,
 }

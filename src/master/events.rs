@@ -29,9 +29,9 @@ impl Default for Subscribers {
 }
 
 impl Subscribers {
-    /// Tells a peer of everything that goes to `notices` from now on, until the sender is dropped. Done
-    /// by a task of its own, which alone waits while the peer is slow: what it has not taken when the
-    /// queue of notices is full it misses, and is told how much that was.
+    /// Tells a peer of everything that goes to `notices` from now on, until the sender is dropped.
+    /// Done by a task of its own, which alone waits while the peer is slow: what it has not taken
+    /// when the queue of notices is full it misses, and is told how much that was.
     pub(super) fn add(
         &self,
         name: &ClusterName,
@@ -186,7 +186,8 @@ fn with_cause(event: EventLine, cause: Cause) -> EventLine {
     event.with("cause", name).with("memory", memory).with("lag", late)
 }
 
-/// A mark of the memory of the whole cluster is passed: who ends for it, and what comes back of that.
+/// A mark of the memory of the whole cluster is passed: who ends for it, and what comes back of
+/// that.
 fn watermark(name: &str, used: u64, mark: u64, ending: &[MemoryOf]) -> EventLine {
     let freed = ending.iter().fold(0_u64, |sum, it| sum.saturating_add(it.bytes));
     let named = |it: &MemoryOf| {

@@ -31,11 +31,12 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// That of the host. `identifier` is what `journalctl -t` and the lines of it show; `cluster` is the
-    /// name of the cluster.
+    /// That of the host. `identifier` is what `journalctl -t` and the lines of it show; `cluster`
+    /// is the name of the cluster.
     ///
     /// # Errors
-    /// No descriptor is left. Whether the journal is there is seen later: it may be started anew, too.
+    /// No descriptor is left. Whether the journal is there is seen later: it may be started anew,
+    /// too.
     pub(super) fn open(identifier: &str, cluster: &str) -> io::Result<Self> {
         Self::at(SOCKET.into(), identifier, cluster)
     }
@@ -47,8 +48,8 @@ impl Journal {
         Ok(Self { socket: UnixDatagram::unbound()?, path, common, is_away: false })
     }
 
-    /// Writes one line. Waits while the journal is busy, or away: the lines after it wait too, in the
-    /// memory of the worker, of which they keep the last 16 MiB.
+    /// Writes one line. Waits while the journal is busy, or away: the lines after it wait too, in
+    /// the memory of the worker, of which they keep the last 16 MiB.
     pub(super) fn write(&mut self, origin: &Origin, line: &str) {
         let entry = self.entry(origin, line);
         let mut pause = FIRST_PAUSE;

@@ -20,8 +20,8 @@ impl Logs {
     /// In this directory.
     ///
     /// # Errors
-    /// [`ProcessError::Output`]: it is not there, no directory, or closed to us. Found out now, and not
-    /// by every worker.
+    /// [`ProcessError::Output`]: it is not there, no directory, or closed to us. Found out now, and
+    /// not by every worker.
     pub(super) fn open(directory: &Path, name: &ClusterName) -> Result<Self, ProcessError> {
         let failed = |errno| ProcessError::Output {
             label: directory.display().to_string(),

@@ -1,7 +1,7 @@
 //! How much memory the workers take: looked at every second, beside the loop.
 //!
-//! A look reads one small file for each process and takes far less than a millisecond, but every few
-//! seconds it also goes through `/proc`, which on a host with many processes takes tens of
+//! A look reads one small file for each process and takes far less than a millisecond, but every
+//! few seconds it also goes through `/proc`, which on a host with many processes takes tens of
 //! milliseconds; and proportional sizes take the kernel a walk over all pages. The loop has no time
 //! for either.
 
@@ -13,8 +13,8 @@ use tokio::sync::mpsc;
 use crate::process::{Bytes, MemoryWatch, Size};
 use crate::supervisor::{Footprint, WorkerId};
 
-/// From one look to the next. Fixed, as the answer to a worker that grows fast must not depend on the
-/// configuration: what a worker grows by in a second is what a mark is exceeded by.
+/// From one look to the next. Fixed, as the answer to a worker that grows fast must not depend on
+/// the configuration: what a worker grows by in a second is what a mark is exceeded by.
 pub(super) const MEMORY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Watches the memory of the workers, and of this process.
@@ -75,8 +75,8 @@ impl Monitor {
         arrive
     }
 
-    /// Begins a look at the resident sizes of `workers`, all that run, each with the pid of its first
-    /// process; unless one is under way.
+    /// Begins a look at the resident sizes of `workers`, all that run, each with the pid of its
+    /// first process; unless one is under way.
     pub(super) fn look(&mut self, workers: Vec<(WorkerId, u32)>) {
         self.begin(Kind::Resident, move |watch| (watch.own(), watch.look(&workers)));
     }
@@ -144,7 +144,8 @@ impl Monitor {
         Some(measured)
     }
 
-    /// A size, if it is known. Says once of a worker that it is not; `worker` is none for this process.
+    /// A size, if it is known. Says once of a worker that it is not; `worker` is none for this
+    /// process.
     fn known_or_said(&mut self, worker: Option<WorkerId>, size: Size) -> Option<Bytes> {
         match (size, worker) {
             (Ok(size), _) => size,

@@ -1,11 +1,11 @@
 //! What workers print, on its way to whoever reads it.
 //!
-//! It waits in the memory of each worker ([`crate::process::Output`]) until there is room for more on
-//! the way: a reader who is slow or does not read, a journal that is busy or away, hold up nobody. Of
-//! each worker one part is on the way at a time, and of all together no more is read at one look than the
-//! loop has time for, shared out among them: one that floods its output comes no faster than that, and the
-//! lines of the others do not wait behind its own. If it is more than 16 MiB ahead, what is older is
-//! skipped, and it is said how much that was.
+//! It waits in the memory of each worker ([`crate::process::Output`]) until there is room for more
+//! on the way: a reader who is slow or does not read, a journal that is busy or away, hold up
+//! nobody. Of each worker one part is on the way at a time, and of all together no more is read at
+//! one look than the loop has time for, shared out among them: one that floods its output comes no
+//! faster than that, and the lines of the others do not wait behind its own. If it is more than 16
+//! MiB ahead, what is older is skipped, and it is said how much that was.
 
 use std::io::{self, Write as _};
 use std::sync::Arc;
@@ -94,8 +94,8 @@ impl Printer {
         Ok(Self { parts, finished })
     }
 
-    /// Passes on what a worker has printed since the last time, at most so many bytes; nothing as long
-    /// as that of the last time is on its way. Returns how much was read.
+    /// Passes on what a worker has printed since the last time, at most so many bytes; nothing as
+    /// long as that of the last time is on its way. Returns how much was read.
     fn pass_on(
         &mut self,
         origin: Origin,

@@ -10,15 +10,16 @@ use super::output::{LAST_BYTES, Output, OutputReader};
 
 impl Output {
     /// Opens a file on disk at its end, or makes it (mode 0640, less what the umask takes), for the
-    /// worker to write to: nobody stands between the two, so nothing is lost whoever ends, and nobody is
-    /// held up by what others write. Its name does not lead further: it is no symbolic link.
+    /// worker to write to: nobody stands between the two, so nothing is lost whoever ends, and
+    /// nobody is held up by what others write. Its name does not lead further: it is no symbolic
+    /// link.
     ///
     /// It has to be there for as long as the worker runs. Renaming or truncating it (logrotate's
     /// `copytruncate`) is harmless: it is written at its end only (`O_APPEND`).
     ///
     /// # Errors
-    /// [`ProcessError::Output`], which names the file: `ELOOP` if it is a symbolic link, `EINVAL` if it
-    /// is something else than a file, and those of open(2).
+    /// [`ProcessError::Output`], which names the file: `ELOOP` if it is a symbolic link, `EINVAL`
+    /// if it is something else than a file, and those of open(2).
     pub fn append_to(path: &Path) -> Result<Self, ProcessError> {
         let label = path.display().to_string();
         let failed = |errno| ProcessError::Output {
@@ -26,8 +27,8 @@ impl Output {
             operation: Operation::OpenLog,
             errno,
         };
-        // Read for the last lines. Neither a pipe nor a terminal that somebody has put there is waited
-        // for, or becomes ours.
+        // Read for the last lines. Neither a pipe nor a terminal that somebody has put there is
+        // waited for, or becomes ours.
         let flags = OFlags::RDWR
             | OFlags::APPEND
             | OFlags::CREATE
@@ -48,8 +49,8 @@ impl Output {
 }
 
 impl OutputReader {
-    /// Brings [`Self::last_lines`] up to date where the worker writes to a file on disk, of which nothing
-    /// is read else; does nothing where it does not.
+    /// Brings [`Self::last_lines`] up to date where the worker writes to a file on disk, of which
+    /// nothing is read else; does nothing where it does not.
     ///
     /// # Errors
     /// The file cannot be read.

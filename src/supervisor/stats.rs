@@ -28,7 +28,8 @@ pub struct WorkerStats {
     pub pid: Option<u32>,
     /// Where it is in its life.
     pub state: WorkerState,
-    /// Its resident memory with all processes that it has started, in bytes; none if it is not known.
+    /// Its resident memory with all processes that it has started, in bytes; none if it is not
+    /// known.
     pub memory: Option<u64>,
 }
 

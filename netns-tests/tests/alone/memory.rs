@@ -1,5 +1,5 @@
-//! Memory of real workers: one that grows is replaced in time (F29); where all that there is belongs to
-//! live ones, that is said and nobody is killed (F30).
+//! Memory of real workers: one that grows is replaced in time (F29); where all that there is
+//! belongs to live ones, that is said and nobody is killed (F30).
 
 use std::fs;
 use std::time::{Duration, Instant};

@@ -64,15 +64,15 @@ pub(super) fn counter(bytes: &[u8]) -> Option<Bytes> {
     number(bytes.strip_suffix(b"\n")?).map(Bytes)
 }
 
-/// File pages that nobody has used for a while, of a `memory.stat`: what the kernel takes away first,
-/// and without harm.
+/// File pages that nobody has used for a while, of a `memory.stat`: what the kernel takes away
+/// first, and without harm.
 pub(super) fn inactive_file(stat: &[u8]) -> Option<Bytes> {
     number(labelled(stat, b"inactive_file ")?).map(Bytes)
 }
 
 /// The cgroup of a process in the hierarchy of version 2, below the root of the reader's cgroup
-/// namespace, of a `/proc/PID/cgroup` (cgroups(7)): `Some(None)` where there is no such hierarchy, or
-/// the cgroup was removed, or lies outside of the namespace.
+/// namespace, of a `/proc/PID/cgroup` (cgroups(7)): `Some(None)` where there is no such hierarchy,
+/// or the cgroup was removed, or lies outside of the namespace.
 pub(super) fn cgroup_path(cgroup: &[u8]) -> Option<Option<PathBuf>> {
     // Cut lines would name another cgroup.
     if !cgroup.ends_with(b"\n") {
@@ -101,7 +101,8 @@ pub(super) struct CgroupMount {
     pub(super) point: PathBuf,
 }
 
-/// The first mount of the hierarchy of version 2 in a `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
+/// The first mount of the hierarchy of version 2 in a `/proc/self/mountinfo`
+/// (proc_pid_mountinfo(5)).
 pub(super) fn cgroup2_mount(mountinfo: &[u8]) -> Option<CgroupMount> {
     mountinfo.split(|byte| *byte == b'\n').find_map(|line| {
         let mut fields = line.split(|byte| *byte == b' ');
@@ -113,7 +114,8 @@ pub(super) fn cgroup2_mount(mountinfo: &[u8]) -> Option<CgroupMount> {
     })
 }
 
-/// A path of mountinfo, in which spaces, tabs, newlines and backslashes are `\` and three octal digits.
+/// A path of mountinfo, in which spaces, tabs, newlines and backslashes are `\` and three octal
+/// digits.
 fn unescaped(path: &[u8]) -> PathBuf {
     let mut bytes = Vec::with_capacity(path.len());
     let mut rest = path;

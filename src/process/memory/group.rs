@@ -19,17 +19,17 @@ pub(super) struct Groups {
 }
 
 impl Groups {
-    /// `None` where there is no hierarchy of version 2 with the controller `memory`, or it cannot be
-    /// seen: then there are no figures of cgroups.
+    /// `None` where there is no hierarchy of version 2 with the controller `memory`, or it cannot
+    /// be seen: then there are no figures of cgroups.
     pub(super) fn find() -> Option<Self> {
         let mount = figures::cgroup2_mount(&fs::read("/proc/self/mountinfo").ok()?)?;
         let ours = figures::cgroup_path(&fs::read("/proc/self/cgroup").ok()?)??;
         Some(Self { mount, ours })
     }
 
-    /// The cgroup at this path, if it is that of one worker alone: another than ours, with no process
-    /// in it or below it that is not one of `members`. `is_member` is asked about those that have
-    /// come since the members were looked for.
+    /// The cgroup at this path, if it is that of one worker alone: another than ours, with no
+    /// process in it or below it that is not one of `members`. `is_member` is asked about those
+    /// that have come since the members were looked for.
     pub(super) fn own(
         &self,
         path: &Path,
@@ -85,8 +85,8 @@ impl Group {
         Some(Self { directory, current, inactive })
     }
 
-    /// What it is charged for, less inactive file pages as of the last time when those were asked for.
-    /// `None` if it is gone or cannot be read: the processes are then measured one by one.
+    /// What it is charged for, less inactive file pages as of the last time when those were asked
+    /// for. `None` if it is gone or cannot be read: the processes are then measured one by one.
     pub(super) fn size(&self) -> Option<Bytes> {
         let mut buffer = [0; 32];
         let length =

@@ -6,29 +6,30 @@
 //! | proportional | `/proc/PID/smaps_rollup`, when asked for | up to a millisecond for each GiB |
 //! | of a cgroup | `memory.current` less `inactive_file` of `memory.stat` | about a microsecond a worker |
 //!
-//! The resident set counts a page that n processes share n times, once in each; the proportional set
-//! counts the n-th part in each. So a sum of resident sets is never too small, and is too large where
-//! workers were forked from one another or share large mappings. Where that decides something, ask for
-//! the proportional ones. The kernel counts the resident set by processor since Linux 6.2, and may tell it
-//! as of some dozens of pages for each processor ago (`percpu_counter`, lib/percpu_counter.c): a mark
-//! nearer than that to the usual size of a worker is of no use.
+//! The resident set counts a page that n processes share n times, once in each; the proportional
+//! set counts the n-th part in each. So a sum of resident sets is never too small, and is too large
+//! where workers were forked from one another or share large mappings. Where that decides
+//! something, ask for the proportional ones. The kernel counts the resident set by processor since
+//! Linux 6.2, and may tell it as of some dozens of pages for each processor ago (`percpu_counter`,
+//! lib/percpu_counter.c): a mark nearer than that to the usual size of a worker is of no use.
 //!
-//! **Trees.** A worker may be a tree of processes: those of its session, of its process group, and the
-//! descendants of these counts together with it, whatever sessions they made, as long as their parents live. Who belongs
-//! to whom is found in one pass over `/proc` for all workers, which takes about 10 us for each process
-//! of the host. So it is made every 5 s, and on hosts with very many processes so rarely that it takes
-//! no more than 0.2 % of the time. **A process that a worker starts is counted from the next pass on**;
-//! one that ends is not counted any more at once.
+//! **Trees.** A worker may be a tree of processes: those of its session, of its process group, and
+//! the descendants of these counts together with it, whatever sessions they made, as long as their
+//! parents live. Who belongs to whom is found in one pass over `/proc` for all workers, which takes
+//! about 10 us for each process of the host. So it is made every 5 s, and on hosts with very many
+//! processes so rarely that it takes no more than 0.2 % of the time. **A process that a worker
+//! starts is counted from the next pass on**; one that ends is not counted any more at once.
 //!
-//! **Cgroups.** Where the hierarchy of version 2 has the controller `memory`, and a worker sits in a
-//! cgroup that holds all of its tree and no process of anybody else (as with `systemd-run --scope`),
-//! the figures of the cgroup are those of the worker, of either kind: each page is charged once, and
-//! what is in no process is in it too (sockets, tmpfs, the kernel's own). File pages that nobody has used for a while are taken
-//! off, since the kernel takes them away first. Whether it is so is seen at each pass, and how many such
-//! pages there are; when the proportional size is asked for, also then.
+//! **Cgroups.** Where the hierarchy of version 2 has the controller `memory`, and a worker sits in
+//! a cgroup that holds all of its tree and no process of anybody else (as with `systemd-run
+//! --scope`), the figures of the cgroup are those of the worker, of either kind: each page is
+//! charged once, and what is in no process is in it too (sockets, tmpfs, the kernel's own). File
+//! pages that nobody has used for a while are taken off, since the kernel takes them away first.
+//! Whether it is so is seen at each pass, and how many such pages there are; when the proportional
+//! size is asked for, also then.
 //!
-//! **Unknown is not zero.** A process that is gone has no size (`None`), a zombie neither; what cannot be
-//! read or understood is an error. A tree of which a part is unknown is unknown.
+//! **Unknown is not zero.** A process that is gone has no size (`None`), a zombie neither; what
+//! cannot be read or understood is an error. A tree of which a part is unknown is unknown.
 
 mod figures;
 mod group;
@@ -99,15 +100,15 @@ impl<K: Ord + Copy> MemoryWatch<K> {
         }
     }
 
-    /// Looks at these workers, each named by its key and the pid of its first process, and gives the
-    /// resident size of each, in their order. Others are not watched any more.
+    /// Looks at these workers, each named by its key and the pid of its first process, and gives
+    /// the resident size of each, in their order. Others are not watched any more.
     ///
     /// A pid has to be that of its worker from before the first look that names it until after that
-    /// look: hold its [`Child`](super::Child), or see afterwards that its pidfd has not ended. After
-    /// that it cannot be mistaken for another.
+    /// look: hold its [`Child`](super::Child), or see afterwards that its pidfd has not ended.
+    /// After that it cannot be mistaken for another.
     ///
-    /// Most looks take about a microsecond for each process. One that is due for a pass over `/proc`
-    /// takes as long as that.
+    /// Most looks take about a microsecond for each process. One that is due for a pass over
+    /// `/proc` takes as long as that.
     pub fn look(&mut self, workers: &[(K, u32)]) -> Vec<(K, Size)> {
         let wanted: BTreeSet<K> = workers.iter().map(|(key, _)| *key).collect();
         self.trees.retain(|key, _| wanted.contains(key));
@@ -140,8 +141,8 @@ impl<K: Ord + Copy> MemoryWatch<K> {
         workers.iter().map(|(key, _)| (*key, size(key))).collect()
     }
 
-    /// The proportional sizes of some of the workers that the last look named, in their order; `None`
-    /// also for those that it did not name. Makes a pass over `/proc` first.
+    /// The proportional sizes of some of the workers that the last look named, in their order;
+    /// `None` also for those that it did not name. Makes a pass over `/proc` first.
     pub fn proportional(&mut self, workers: &[K]) -> Vec<(K, Size)> {
         self.pass();
         let mut size = |key| self.trees.get_mut(key).map_or(Ok(None), Tree::proportional);
@@ -188,7 +189,8 @@ impl<K: Ord + Copy> MemoryWatch<K> {
         Ok(member)
     }
 
-    /// Finds the processes of all trees. What it cannot find out stays as it was until the next pass.
+    /// Finds the processes of all trees. What it cannot find out stays as it was until the next
+    /// pass.
     fn pass(&mut self) {
         let begin = Instant::now();
         match stat::processes() {
@@ -246,8 +248,8 @@ impl<K: Ord + Copy> Default for MemoryWatch<K> {
     }
 }
 
-/// How soon after a worker was first seen its processes are looked for: one that starts others does so
-/// early, and many workers start one after the other.
+/// How soon after a worker was first seen its processes are looked for: one that starts others does
+/// so early, and many workers start one after the other.
 const FIRST_PASS: Duration = Duration::from_secs(2);
 
 impl Tree {
@@ -322,9 +324,9 @@ impl Tree {
 /// To whom processes belong, in the order of their starts, without the leaders: to the leader whose
 /// session or group they are in, else to whom their parent belongs.
 fn sorted<K: Copy>(mut processes: Vec<Stat>, leaders: &BTreeMap<u32, K>) -> Vec<(K, Stat)> {
-    // A child starts after its parent; in the same tick mostly with a higher pid, and where the pids
-    // have wrapped around in just that tick, the next pass finds it no better: its parent then has
-    // most likely put it into its session.
+    // A child starts after its parent; in the same tick mostly with a higher pid, and where the
+    // pids have wrapped around in just that tick, the next pass finds it no better: its parent then
+    // has most likely put it into its session.
     processes.sort_by_key(|stat| (stat.start_ticks, stat.pid));
     let mut owners: BTreeMap<u32, K> = leaders.clone();
     let mut found = Vec::new();
