@@ -152,7 +152,7 @@ fn amount(bytes: u64) -> String {
     const UNITS: [(u32, &str); 4] = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
     match UNITS.into_iter().find(|(shift, _)| bytes >> shift > 0) {
         Some((shift, unit)) => {
-            let tenths = u128::from(bytes) * 10 >> shift;
+            let tenths = (u128::from(bytes) * 10) >> shift;
             format!("{}.{} {unit}", tenths / 10, tenths % 10)
         }
         None => format!("{bytes} B"),
@@ -302,7 +302,7 @@ connections to 0.0.0.0:80/tcp before us
             (1023, "1023 B"),
             (1024, "1.0 KiB"),
             ((512 << 20) - 1, "511.9 MiB"),
-            (3 << 30 | 1 << 29, "3.5 GiB"),
+            (7 << 29, "3.5 GiB"),
             (u64::MAX, "16777215.9 TiB"),
         ] {
             assert_eq!(amount(bytes), text);
