@@ -207,7 +207,8 @@ Locked:                0 kB
 
     #[test]
     fn every_cut_is_nothing_or_the_same() {
-        let whole: [(&[u8], fn(&[u8]) -> Option<Bytes>); 5] = [
+        type Read = fn(&[u8]) -> Option<Bytes>;
+        let whole: [(&[u8], Read); 5] = [
             (STATM, |it| resident_pages(it)?.map(Bytes)),
             (ROLLUP, proportional),
             (b"1048576\n", counter),
