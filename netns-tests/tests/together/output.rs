@@ -99,7 +99,7 @@ fn receive(journal: &UnixDatagram) -> BTreeMap<String, String> {
 fn flood(lab: &Lab) {
     // Enough to be printed for longer than the round takes, and no more than a file holds that is
     // read again and again.
-    let script = "if [ $IPCLUSTER_SEAT = 0 ]; then yes 'no pause' | head -c 12000000 & fi; \
+    let script = "if [ $IPCLUSTER_SEAT = 0 ]; then yes 'no pause' | head -c 4000000 & fi; \
                   while sleep 0.1; do echo quiet $((count += 1)); done &";
     let mut cluster = Cluster::new(lab, 2).start_with(&worker(script), 2);
     let quiet = |cluster: &Cluster<'_>| {
