@@ -97,6 +97,8 @@ pub struct WorkerStatus {
     pub connections: Option<u32>,
     /// How many its seat has had, if it is live.
     pub connections_total: Option<u64>,
+    /// Its resident memory in bytes, if that is known.
+    pub memory: Option<u64>,
 }
 
 impl Status {

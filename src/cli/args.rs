@@ -81,6 +81,9 @@ pub(crate) enum Verb {
     /// Show the workers by seat
     #[command(after_help = STATUS_HELP)]
     Status(StatusArgs),
+    /// Print what happens, one JSON object a line, until the master ends
+    #[command(after_help = EVENTS_HELP)]
+    Events(ClusterArgs),
     /// Change the number of workers, with the least movement of clients
     Scale(ScaleArgs),
     /// Drain and end all workers, remove the rules, end the master
@@ -144,7 +147,7 @@ Examples:
 The file holds the same settings as the flags (name, listen, workers, command, partition, slots,
 weights, worker_ports, local_clients, ready, ownership, env, [timeouts] ready, drain, rollback, die, [spawn]
 stagger, backoff, give_up, [retire] rss, rate, window, renice, max_age, lag, [memory] total, low, high,
-order, [http] listen). Flags win.
+order, [output] to, [http] listen). Flags win.
 
 Exit codes: 0 stopped, or left by a signal; 1 failed; 2 wrong usage.";
 
@@ -165,8 +168,18 @@ swaps (a histogram), restarts (by reason), retirements (of live workers, by caus
 now), and workers: a list of seat, slots, pid (null before it is spawned), state, leaving (why it is
 replaced, or null), generation, ports
 (public port: worker port), uptime (seconds), connections (established ones; null if not counted),
-queued (not accepted yet), half_open (handshakes under way), and connections_total (of a live worker: all that its seat was ever given, whoever held it; else null).
+queued (not accepted yet), half_open (handshakes under way), connections_total (of a live worker: all
+that its seat was ever given, whoever held it; else null), and memory (resident bytes, with the
+processes that it has started; null if not known).
 Fields may be added within a schema.";
+
+const EVENTS_HELP: &str = "\
+Each line has event (its name), time (seconds since 1970), and what is known: mostly worker (a number),
+seat and generation. The first one is `subscribed`; every second there is `stats`, with the memory of
+all workers. Who reads too slowly gets `missed` with a count, and after five seconds the end.
+
+Example:
+  ipcluster events web | jq --unbuffered 'select(.event != \"stats\")'";
 
 const COMPLETIONS_HELP: &str = "\
 Example:
@@ -350,6 +363,11 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true,
           default_missing_value = "true")]
     kill_old: Option<bool>,
+    /// Where what workers print goes: stdout (of this program, with the seat before each line),
+    /// journal (of systemd), or file:/DIRECTORY (a file for each seat and generation) [default:
+    /// stdout]
+    #[arg(long, alias = "output-to", value_name = "stdout|journal|file:/DIR")]
+    output: Option<String>,
     /// Address and port for /metrics (Prometheus), /healthz and / (status), without a password
     /// [default: none]
     #[arg(long, value_name = "ADDR:PORT")]
@@ -388,6 +406,7 @@ impl RunArgs {
             spawn_stagger: one("--spawn-stagger", self.spawn_stagger),
             spawn_backoff: one("--spawn-backoff", self.spawn_backoff),
             spawn_give_up: one("--spawn-give-up", self.spawn_give_up),
+            output_to: one("--output", self.output),
             http_listen: one("--http-listen", self.http_listen),
             retire_rss: one("--retire-rss", self.retire_rss),
             retire_rate: number("--retire-rate", self.retire_rate),
@@ -470,6 +489,8 @@ mod tests {
             "clear-retired web",
             "status",
             "status web --json",
+            "events",
+            "events web",
             "stop",
             "stop --now web",
             "check",

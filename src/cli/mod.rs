@@ -7,6 +7,7 @@ mod clear_retired;
 mod completions;
 mod configure;
 mod demo;
+mod events;
 mod explain;
 mod failed;
 mod flush;
@@ -46,6 +47,7 @@ pub(crate) fn carry_out(arguments: Arguments) -> Result<(), Failed> {
         Verb::Retire(retire) => retire::run(&directory()?, retire),
         Verb::ClearRetired(cluster) => clear_retired::run(&directory()?, cluster),
         Verb::Status(status) => status::run(&directory()?, status),
+        Verb::Events(cluster) => events::run(&directory()?, cluster),
         Verb::Scale(scale) => scale::run(&directory()?, scale),
         Verb::Stop(stop) => stop::run(&directory()?, stop),
         Verb::Completions(completions) => completions::run(completions),

@@ -89,6 +89,7 @@ impl Settings {
                 order: self.memory_order,
             })?,
             kill_old: or_default(self.kill_old, false).value,
+            output: text_value(self.output_to, "stdout", "output.to", parse::output)?,
             shares: shares.value,
         })
     }

@@ -1,6 +1,7 @@
 //! The checked configuration of one cluster.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::check::{check_worker_ports, partition_error_key};
@@ -40,6 +41,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// The pace at which workers are started.
     pub spawn: Spawn,
+    /// Where what workers print goes.
+    pub output: WorkerOutput,
     /// The HTTP server.
     pub http: Http,
     /// When live workers are replaced.
@@ -143,6 +146,26 @@ pub struct Spawn {
     pub backoff: Backoff,
     /// When no more workers are started for a seat; none: never.
     pub give_up: Option<GiveUp>,
+}
+
+/// Where the standard output and error of workers go.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum WorkerOutput {
+    /// To the standard output of the master, each line with the seat before it. Until it is read
+    /// there it waits in memory, which belongs to the worker; of one that is more than 16 MiB ahead
+    /// the older lines are skipped, and it is said how much that was.
+    #[default]
+    Stdout,
+    /// To the journal of systemd, each line as an entry with the fields `MESSAGE`, `PRIORITY` (6, or
+    /// what a prefix such as `<3>` says: sd-daemon(3)), `SYSLOG_IDENTIFIER` (the program),
+    /// `SYSLOG_PID`, `IPCLUSTER_NAME`, `IPCLUSTER_SEAT` and `IPCLUSTER_GENERATION`. It waits as for
+    /// [`Self::Stdout`], also while the journal is away.
+    Journal,
+    /// To files in this directory, which exists: `NAME.seat-K.generation-G.log`, written by the
+    /// worker itself, at the end. Old ones are removed by nobody: that is for logrotate
+    /// (`copytruncate`) and the like.
+    Directory(PathBuf),
 }
 
 /// The HTTP server: metrics, a health check and a status page.

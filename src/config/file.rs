@@ -47,6 +47,7 @@ const TIMEOUTS: [&str; 4] = ["ready", "drain", "rollback", "die"];
 const SPAWN: [&str; 3] = ["stagger", "backoff", "give_up"];
 const RETIRE: [&str; 6] = ["rss", "rate", "window", "renice", "max_age", "lag"];
 const MEMORY: [&str; 4] = ["total", "low", "high", "order"];
+const OUTPUT: [&str; 1] = ["to"];
 const HTTP: [&str; 1] = ["listen"];
 
 /// Keys and tables that a later version will know.
@@ -100,6 +101,14 @@ impl File<'_> {
                     self.read_memory(settings, key, value)?;
                 }
             }
+            "output" => {
+                for (key, value) in self.table("output", value)? {
+                    match key.get_ref().as_ref() {
+                        "to" => settings.output_to = Some(self.text("output.to", value)?),
+                        _ => return Err(self.unknown("output.", key, &OUTPUT, "")),
+                    }
+                }
+            }
             "http" => {
                 for (key, value) in self.table("http", value)? {
                     match key.get_ref().as_ref() {
@@ -110,7 +119,7 @@ impl File<'_> {
             }
             later if LATER.contains(&later) => return Err(self.not_yet("", key)),
             _ => {
-                let tables = ", the tables timeouts, spawn, retire, memory and http";
+                let tables = ", the tables timeouts, spawn, retire, memory, output and http";
                 return Err(self.unknown("", key, &KEYS, tables));
             }
         }
@@ -380,6 +389,8 @@ mod tests {
             low = 0.5
             high = 1
             order = "memory"
+            [output]
+            to = "file:/var/log/web"
             [http]
             listen = "127.0.0.1:9180"
         "#;
@@ -415,6 +426,7 @@ mod tests {
             memory_high: flag(1.0),
             memory_order: flag("memory".to_owned()),
             kill_old: None,
+            output_to: flag("file:/var/log/web".to_owned()),
             http_listen: flag("127.0.0.1:9180".to_owned()),
         };
         assert_eq!(config, flags.check(9).unwrap());
@@ -433,7 +445,7 @@ mod tests {
         let cases = [
             (
                 "\nwrokers = 4",
-                "web.toml, line 2: unknown key `wrokers`: expected one of name, listen, workers, command, partition, slots, weights, worker_ports, local_clients, ready, ownership, env, the tables timeouts, spawn, retire, memory and http",
+                "web.toml, line 2: unknown key `wrokers`: expected one of name, listen, workers, command, partition, slots, weights, worker_ports, local_clients, ready, ownership, env, the tables timeouts, spawn, retire, memory, output and http",
             ),
             (
                 "[timeouts]\n\"a\\nb\" = 1",
@@ -443,6 +455,7 @@ mod tests {
                 "spawn.pause = 1",
                 "web.toml, line 1: unknown key `spawn.pause`: expected one of stagger, backoff, give_up",
             ),
+            ("output.file = 1", "web.toml, line 1: unknown key `output.file`: expected one of to"),
             ("http.port = 1", "web.toml, line 1: unknown key `http.port`: expected one of listen"),
             (
                 "http = { listen = 9180 }",

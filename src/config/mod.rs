@@ -38,6 +38,7 @@
 //! | `memory.high` | `--memory-high` | a part of it, up to 1 | 0.95 |
 //! | `memory.order` | `--memory-order` | `connections`, `age`, `memory`: see [`KillOrder`] | `connections` |
 //! | none | `--kill-old` | `true`, `false` | `false` |
+//! | `output.to` | `--output` | `stdout`, `journal`, `file:/DIRECTORY`: see [`WorkerOutput`] | `stdout` |
 //! | `http.listen` | `--http-listen` | `ADDR:PORT`, no port of the cluster; empty: off | off |
 //!
 //! An amount of memory is a whole number with `B`, `KiB`, `MiB`, `GiB` or `TiB`; 0 needs no unit.
@@ -54,7 +55,9 @@ mod parse;
 mod policy;
 mod settings;
 
-pub use config::{Backoff, Config, Http, Ownership, Readiness, Spawn, Timeouts, WorkerCommand};
+pub use config::{
+    Backoff, Config, Http, Ownership, Readiness, Spawn, Timeouts, WorkerCommand, WorkerOutput,
+};
 pub use environment::Environment;
 pub use error::ConfigError;
 pub use policy::{GiveUp, KillOrder, Marks, Memory, Retire};

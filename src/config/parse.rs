@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Backoff, GiveUp};
+use super::check::quote;
+use super::{Backoff, GiveUp, WorkerOutput};
 
 /// The longest time that can be set: long enough for all, and far from where adding it to an
 /// instant overflows.
@@ -45,6 +46,23 @@ pub(super) fn backoff(text: &str) -> Result<Backoff, String> {
         return Err("expected FIRST..MOST with FIRST above 0 and up to MOST".to_owned());
     }
     Ok(Backoff { first, most })
+}
+
+/// Reads where the output of workers goes.
+pub(super) fn output(text: &str) -> Result<WorkerOutput, String> {
+    let refused = |reason: &str| Err(format!("{}: {reason}", quote(text)));
+    match text {
+        "stdout" => Ok(WorkerOutput::Stdout),
+        "journal" => Ok(WorkerOutput::Journal),
+        _ => match text.strip_prefix("file:") {
+            Some(path) if path.contains('\0') => refused("contains a NUL, which no path can hold"),
+            Some(path) if path.starts_with('/') => Ok(WorkerOutput::Directory(path.into())),
+            Some(_) => {
+                refused("expected a directory that begins with /, such as file:/var/log/web")
+            }
+            None => refused("expected stdout, journal or file:/DIRECTORY"),
+        },
+    }
 }
 
 /// The most memory that can be set: more than any machine has, and small enough for a `f64`.
@@ -121,6 +139,19 @@ mod tests {
         assert_eq!(backoff("1s..30s"), Ok(expected));
         for text in ["1s", "1s..", "..1s", "30s..1s", "0..1s", "1s...2s", "1s..2s..3s"] {
             assert!(backoff(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn output_goes_to_one_of_three_places() {
+        assert_eq!(output("stdout"), Ok(WorkerOutput::Stdout));
+        assert_eq!(output("journal"), Ok(WorkerOutput::Journal));
+        assert_eq!(output("file:/a b"), Ok(WorkerOutput::Directory("/a b".into())));
+        for text in ["", "stderr", "file:", "file:log", "/var/log", "file:/a\0b", "STDOUT"] {
+            assert!(
+                output(text).unwrap_err().contains("expected") || text.contains('\0'),
+                "{text}"
+            );
         }
     }
 

@@ -9,7 +9,7 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::directory::io_error;
-use super::{Answer, Command, ControlDir, ControlError, LineDecoder, Reply};
+use super::{Answer, Command, ControlDir, ControlError, EventLine, LineDecoder, Reply};
 use crate::plan::ClusterName;
 
 /// A connection to the master of one cluster.
@@ -83,28 +83,51 @@ impl Client {
             | Command::Retire { .. }
             | Command::ClearRetired
             | Command::Scale { .. }
-            | Command::Stop { .. } => self.exchange(command, progress).await,
+            | Command::Stop { .. }
+            | Command::Events => self.exchange(command, progress).await,
         }
     }
 
     /// How long a master may take for an answer that needs no work.
     pub const PATIENCE: Duration = Duration::from_secs(5);
 
+    /// Asks for events, and gives each to `happened` until that returns `false` or the master ends,
+    /// be it by a crash.
+    ///
+    /// # Errors
+    /// [`ControlError::Failed`] if the master refuses, since there are too many subscribers;
+    /// [`ControlError::Message`]; [`ControlError::Io`].
+    pub async fn events(
+        &mut self,
+        mut happened: impl FnMut(EventLine) -> bool,
+    ) -> Result<(), ControlError> {
+        self.send(Command::Events).await?;
+        loop {
+            match self.read_reply().await {
+                Ok(Reply::Event(event)) => {
+                    if !happened(event) {
+                        return Ok(());
+                    }
+                }
+                Ok(Reply::Progress(_) | Reply::Workers(_)) => {}
+                Ok(Reply::Done(_)) | Err(ControlError::Disconnected { .. }) => return Ok(()),
+                Ok(Reply::Failed(failure)) => return Err(ControlError::Failed(failure)),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     async fn exchange(
         &mut self,
         command: Command,
         mut progress: impl FnMut(&str),
     ) -> Result<Answer, ControlError> {
-        let request = format!("{}\n", command.emit());
-        match self.stream.write_all(request.as_bytes()).await {
-            // It may have turned us away, and said why.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-            written => written.map_err(|error| self.broken(error))?,
-        }
+        self.send(command).await?;
         let mut workers = Vec::new();
         loop {
             match self.read_reply().await? {
                 Reply::Progress(text) => progress(&text),
+                Reply::Event(_) => {}
                 Reply::Workers(some) => workers.extend(some),
                 Reply::Done(Answer::Status(mut status)) => {
                     workers.append(&mut status.workers);
@@ -114,6 +137,15 @@ impl Client {
                 Reply::Done(answer) => return Ok(answer),
                 Reply::Failed(failure) => return Err(ControlError::Failed(failure)),
             }
+        }
+    }
+
+    async fn send(&mut self, command: Command) -> Result<(), ControlError> {
+        let request = format!("{}\n", command.emit());
+        match self.stream.write_all(request.as_bytes()).await {
+            // It may have turned us away, and said why.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            written => written.map_err(|error| self.broken(error)),
         }
     }
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{Explanation, MessageError, Status, WorkerStatus, wire};
+use super::{EventLine, Explanation, MessageError, Status, WorkerStatus, wire};
 use crate::plan::{Generation, MAX_SEATS, Seat, Share};
 
 /// The version of the protocol, the `v` of each request.
@@ -52,6 +52,8 @@ pub enum Command {
         /// The client's address.
         address: IpAddr,
     },
+    /// Say what happens, as it happens, until the master ends.
+    Events,
 }
 
 /// Which live worker is to be retired.
@@ -128,6 +130,7 @@ impl Command {
             }
             Some("clear-retired") => Ok(Self::ClearRetired),
             Some("status") => Ok(Self::Status),
+            Some("events") => Ok(Self::Events),
             Some("scale") => {
                 let workers = fields.remove("workers").as_ref().and_then(Value::as_u64);
                 let workers = workers.and_then(|number| u16::try_from(number).ok());
@@ -161,7 +164,8 @@ impl Command {
             | Self::Rollback
             | Self::Restart
             | Self::ClearRetired
-            | Self::Status => {}
+            | Self::Status
+            | Self::Events => {}
             Self::Canary { share } => request["share"] = json!(share.to_string()),
             Self::Retire { target: RetireTarget::Seat(seat) } => request["seat"] = json!(seat.0),
             Self::Retire { target: RetireTarget::Pid(pid) } => request["pid"] = json!(pid),
@@ -185,6 +189,7 @@ impl Command {
             Self::Scale { .. } => "scale",
             Self::Stop { .. } => "stop",
             Self::Explain { .. } => "explain",
+            Self::Events => "events",
         }
     }
 }
@@ -198,6 +203,8 @@ pub enum Reply {
     Progress(String),
     /// Some of the workers of the [`Status`] that follows.
     Workers(Vec<WorkerStatus>),
+    /// Something has happened; more follows.
+    Event(EventLine),
     /// Done: nothing follows.
     #[serde(rename = "ok")]
     Done(Answer),
@@ -227,6 +234,7 @@ impl Reply {
         match self {
             Self::Progress(text) => vec![Self::Progress(cut(&text, TEXT_LIMIT)).line()],
             Self::Workers(workers) => in_lines(workers),
+            Self::Event(event) => vec![Self::Event(event).line()],
             Self::Done(Answer::Status(mut status)) => {
                 let mut lines = in_lines(std::mem::take(&mut status.workers));
                 lines.push(Self::Done(Answer::Status(status)).line());
@@ -277,6 +285,8 @@ pub enum Answer {
     Stopped(Stopped),
     /// To [`Command::Explain`].
     Explained(Explanation),
+    /// To [`Command::Events`], after the last event: the master ends.
+    EventsOver,
 }
 
 /// New connections go to a new generation.
@@ -446,7 +456,7 @@ fn shorten(value: &Value) -> String {
 }
 
 /// The first `limit` bytes of a text, less where that would cut a character.
-fn cut(text: &str, limit: usize) -> String {
+pub(super) fn cut(text: &str, limit: usize) -> String {
     if text.len() <= limit {
         return text.to_owned();
     }
@@ -482,6 +492,7 @@ mod tests {
             Command::Scale { workers: 1024 },
             Command::Stop { now: true },
             Command::Explain { address: "2001:db8::1".parse().unwrap() },
+            Command::Events,
         ];
         for command in commands {
             assert_eq!(Command::parse(&command.emit()), Ok(command));
@@ -578,7 +589,7 @@ mod tests {
                 "seat": 0, "slots": 512, "pid": 4242, "state": "live", "leaving": "memory",
                 "generation": 3,
                 "ports": {"80": 20000}, "uptime": 73.5, "connections": 12,
-                "connections_total": u64::MAX,
+                "connections_total": u64::MAX, "memory": u64::MAX,
                 "queued": 3, "half_open": 1,
             }],
         }}});
@@ -672,6 +683,7 @@ mod tests {
                     uptime: 73.5,
                     connections: Some(12),
                     connections_total: Some(u64::MAX),
+                    memory: Some(u64::MAX),
                     queued: Some(3),
                     half_open: Some(1),
                 })

@@ -27,6 +27,7 @@
 //! | `scale` | `workers`: 1 to 1024 | `scaled`: [`Scaled`] |
 //! | `stop` | `now`: true or false (the default) | `stopped`: [`Stopped`] |
 //! | `explain` | `address`: an IP address as text | `explained`: [`Explanation`] |
+//! | `events` | | lines `{"event":{...}}` ([`EventLine`]) until the master ends, then `events_over` |
 //!
 //! Each request is answered by any number of `progress` lines and then exactly one line `ok` or
 //! `error`. A cluster can have more workers than a line can hold: lines `{"workers":[...]}` come
@@ -43,6 +44,7 @@ mod client;
 mod codec;
 mod directory;
 mod error;
+mod events;
 mod figures;
 mod message;
 mod server;
@@ -54,11 +56,15 @@ pub use client::Client;
 pub use codec::{LineDecoder, MAX_LINE};
 pub use directory::{ControlDir, Lock};
 pub use error::{ControlError, MessageError};
+pub use events::EventLine;
+pub(crate) use events::STATS_LIMIT;
 pub use figures::{LeavingCause, Restarts, Retirements, SwapTimes};
 pub use message::{
     Answer, Cleared, Command, Failure, OnTrial, Reloaded, Reply, Restarted, RetireTarget, Retired,
     RolledBack, Scaled, Stopped, VERSION,
 };
+#[cfg(test)]
+pub(crate) use server::Replies;
 pub use server::{Limits, Request, Responder, Server};
 pub use status::{
     ConntrackFill, Explanation, ForeignChain, PartitionKind, RuleWriter, SCHEMA, Status, Trial,

@@ -11,7 +11,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::directory::io_error;
-use super::{Answer, Command, ControlError, Failure, LineDecoder, Lock, MessageError, Reply};
+use super::{
+    Answer, Command, ControlError, EventLine, Failure, LineDecoder, Lock, MessageError, Reply,
+};
 
 /// What a peer may take of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,23 +121,28 @@ impl Request {
 #[derive(Debug)]
 pub(crate) struct Replies {
     /// Ends when the responder is finished or dropped: all progress comes before the answer.
-    progress: mpsc::Receiver<String>,
+    progress: mpsc::Receiver<Reply>,
     answer: oneshot::Receiver<Result<Answer, Failure>>,
 }
 
 impl Replies {
+    /// Waits for what comes before the answer; `None` when the answer comes, or none will.
+    pub(crate) async fn step(&mut self) -> Option<Reply> {
+        self.progress.recv().await
+    }
+
     /// Waits for the answer; `None` if there will be none.
     pub(crate) async fn outcome(self) -> Option<Result<Answer, Failure>> {
         self.answer.await.ok()
     }
 }
 
-/// Answers one [`Request`]. Nothing in it waits or fails: a peer that is slow misses some of the
+/// Answers one [`Request`]. But for [`Self::event`] nothing in it waits or fails: a peer that is slow misses some of the
 /// progress, and one that is gone misses all. Dropped without an answer, it tells the peer that
 /// there will be none.
 #[derive(Debug)]
 pub struct Responder {
-    progress: mpsc::Sender<String>,
+    progress: mpsc::Sender<Reply>,
     outcome: oneshot::Sender<Result<Answer, Failure>>,
 }
 
@@ -143,7 +150,13 @@ impl Responder {
     /// Says in one line how far it is.
     pub fn progress(&self, text: impl Into<String>) {
         // Full: the peer is slow. Closed: it is gone.
-        let _ = self.progress.try_send(text.into());
+        let _ = self.progress.try_send(Reply::Progress(text.into()));
+    }
+
+    /// Tells of an event. Waits while the peer is slow; `false` if it is gone, or too slow to be waited
+    /// for any longer.
+    pub async fn event(&self, event: EventLine) -> bool {
+        self.progress.send(Reply::Event(event)).await.is_ok()
     }
 
     /// Gives the answer, or the reason why there is none.
@@ -273,8 +286,8 @@ impl Peer {
         if requests.send(request).await.is_err() {
             return self.refuse(Failure::new("the master is ending")).await;
         }
-        while let Some(step) = replies.progress.recv().await {
-            self.write(Reply::Progress(step)).await?;
+        while let Some(step) = replies.step().await {
+            self.write(step).await?;
         }
         match replies.outcome().await {
             Some(Ok(answer)) => self.write(Reply::Done(answer)).await,
@@ -417,6 +430,7 @@ mod tests {
             uptime: 0.0,
             connections: None,
             connections_total: None,
+            memory: None,
             queued: None,
             half_open: None,
         };
@@ -534,6 +548,54 @@ mod tests {
             assert!(peer.1.is_closed().await);
         }
         assert_eq!(begin.elapsed().as_secs(), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_subscriber_that_does_not_read_is_dropped_after_five_seconds_and_disturbs_nobody() {
+        let mut world = World::new(Limits::default());
+        let mut silent = Raw::connect(&world.socket()).await;
+        silent.send(b"{\"v\":1,\"command\":\"events\"}\n").await;
+        let Request { command, responder } = world.requests.recv().await.unwrap();
+        assert_eq!(command, Command::Events);
+        let _master = world.answer_all();
+        let begin = Instant::now();
+        let told = tokio::spawn(async move {
+            let event = EventLine::new("commit_failed").with("reason", "x".repeat(4000));
+            while responder.event(event.clone()).await {}
+        });
+        while !told.is_finished() {
+            world.client().await.ask(Command::Reload, |_| {}).await.unwrap();
+            assert!(begin.elapsed() < Duration::from_secs(7), "a peer that reads nothing is kept");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert!(begin.elapsed() >= Duration::from_secs(5));
+        drop(silent);
+    }
+
+    #[tokio::test]
+    async fn events_reach_the_client_until_the_master_ends() {
+        let mut world = World::new(Limits::default());
+        let mut client = world.client().await;
+        let listening = tokio::spawn(async move {
+            let mut seen = Vec::new();
+            let over = client.events(|event| {
+                seen.push(event.fields["seat"].as_u64().unwrap());
+                true
+            });
+            over.await.map(|()| seen)
+        });
+        let request = world.requests.recv().await.unwrap();
+        for seat in 0..100 {
+            assert!(request.responder.event(EventLine::new("respawn").with("seat", seat)).await);
+        }
+        request.responder.finish(Ok(Answer::EventsOver));
+        assert_eq!(listening.await.unwrap().unwrap(), (0..100).collect::<Vec<u64>>());
+        // One that is killed says nothing more.
+        let mut client = world.client().await;
+        let listening = tokio::spawn(async move { client.events(|_| true).await });
+        let _request = world.requests.recv().await.unwrap();
+        world.server.abort();
+        assert_eq!(listening.await.unwrap().map_err(|it| it.to_string()), Ok(()));
     }
 
     #[tokio::test(start_paused = true)]

@@ -33,7 +33,7 @@ pub const SCHEMA: u32 = 1;
 ///   "workers": [
 ///     {"seat": 0, "slots": 512, "pid": 4242, "state": "live", "leaving": null, "generation": 3,
 ///      "ports": {"80": 20004}, "uptime": 73.5, "connections": 12, "queued": 0, "half_open": 0,
-///      "connections_total": 48151}
+///      "connections_total": 48151, "memory": 73400320}
 ///   ]
 /// }
 /// ```
@@ -187,6 +187,11 @@ pub struct WorkerStatus {
     /// worker, and if it could not be read.
     #[serde(default)]
     pub connections_total: Option<u64>,
+    /// Its resident memory in bytes, with all processes that it has started, when it was last looked
+    /// at: a second ago at most. A page that several of them share counts in each. None if that is
+    /// not known.
+    #[serde(default)]
+    pub memory: Option<u64>,
 }
 
 /// How full the kernel's connection tracking table is.

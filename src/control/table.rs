@@ -18,7 +18,7 @@ impl Status {
     }
 }
 
-const COLUMNS: usize = 11;
+const COLUMNS: usize = 12;
 
 const HEADER: [&str; COLUMNS] = [
     "SEAT",
@@ -30,13 +30,14 @@ const HEADER: [&str; COLUMNS] = [
     "QUEUED",
     "HALF-OPEN",
     "TOTAL",
+    "MEMORY",
     "UPTIME",
     "PORTS",
 ];
 
 /// The columns that hold numbers, and so align to the right.
 const NUMBERS: [bool; COLUMNS] =
-    [true, true, false, true, true, true, true, true, true, true, false];
+    [true, true, false, true, true, true, true, true, true, true, true, false];
 
 fn head(status: &Status) -> String {
     let mut head = facts(status);
@@ -128,6 +129,7 @@ fn row(worker: &WorkerStatus) -> [String; COLUMNS] {
         or_dash(worker.queued.map(u64::from)),
         or_dash(worker.half_open.map(u64::from)),
         or_dash(worker.connections_total),
+        worker.memory.map_or("-".to_owned(), amount),
         worker.pid.map_or("-".to_owned(), |_| uptime(worker.uptime)),
         ports(worker),
     ]
@@ -143,6 +145,18 @@ fn ports(worker: &WorkerStatus) -> String {
         texts.push(format!("+{}", worker.ports.len() - SHOWN_PORTS));
     }
     texts.join(" ")
+}
+
+/// Bytes in the largest unit of which there is one whole, in tenths, rounded down.
+fn amount(bytes: u64) -> String {
+    const UNITS: [(u32, &str); 4] = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
+    match UNITS.into_iter().find(|(shift, _)| bytes >> shift > 0) {
+        Some((shift, unit)) => {
+            let tenths = (u128::from(bytes) * 10) >> shift;
+            format!("{}.{} {unit}", tenths / 10, tenths % 10)
+        }
+        None => format!("{bytes} B"),
+    }
 }
 
 /// Seconds in at most two units.
@@ -199,7 +213,8 @@ mod tests {
                      "ports": {"80": 20000, "443": 20001}, "uptime": 90061.7, "connections": 1},
                     {"seat": 0, "slots": 512, "pid": 4242, "state": "live", "generation": 3,
                      "ports": {"1": 1, "2": 2, "3": 3, "4": 4, "5": 5, "6": 6}, "uptime": 73.5,
-                     "connections": 120, "queued": 3, "half_open": 1, "connections_total": 48151}
+                     "connections": 120, "queued": 3, "half_open": 1, "connections_total": 48151,
+                     "memory": 73400320}
                 ]
             }"#,
         )
@@ -216,10 +231,10 @@ listeners  0.0.0.0:80/tcp [::]:443/tcp
 partition  hash, 1024 slots
 conntrack  900 of 1000 entries, 90 %: nearly full, raise net.netfilter.nf_conntrack_max
 
-SEAT  SLOTS  STATE     GENERATION   PID  CONNECTIONS  QUEUED  HALF-OPEN  TOTAL    UPTIME  PORTS
-   0    512  live               3  4242          120       3          1  48151  1min 13s  1:1 2:2 3:3 4:4 +2
-   0      0  retired            2   999            1       -          -      -    1d 01h  80:20000 443:20001
-   1      0  starting           3     -            -       -          -      -         -  80:20006 443:20007
+SEAT  SLOTS  STATE     GENERATION   PID  CONNECTIONS  QUEUED  HALF-OPEN  TOTAL    MEMORY    UPTIME  PORTS
+   0    512  live               3  4242          120       3          1  48151  70.0 MiB  1min 13s  1:1 2:2 3:3 4:4 +2
+   0      0  retired            2   999            1       -          -      -         -    1d 01h  80:20000 443:20001
+   1      0  starting           3     -            -       -          -      -         -         -  80:20006 443:20007
 ";
         assert_eq!(status().table(), expected);
     }
@@ -278,6 +293,20 @@ connections to 0.0.0.0:80/tcp before us
         let states: Vec<String> =
             status.workers.iter().map(|worker| row(worker)[2].clone()).collect();
         assert_eq!(states, ["starting", "retired", "leaving"]);
+    }
+
+    #[test]
+    fn amounts_are_shown_in_their_largest_unit() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            ((512 << 20) - 1, "511.9 MiB"),
+            (7 << 29, "3.5 GiB"),
+            (u64::MAX, "16777215.9 TiB"),
+        ] {
+            assert_eq!(amount(bytes), text);
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub fn metrics(status: &Status) -> String {
         .add(&[], status.generation);
     connections_total(&mut text, status);
     worker_connections(&mut text, status);
+    worker_memory(&mut text, status);
     restarts(&mut text, status);
     retirements(&mut text, status);
     swaps(&mut text, status);
@@ -52,6 +53,18 @@ fn worker_connections(text: &mut Exposition, status: &Status) {
     });
     for ((seat, pid), (state, connections)) in counted.collect::<BTreeMap<_, _>>() {
         samples.add(&[("seat", &seat), ("pid", &pid), ("state", &state)], connections);
+    }
+}
+
+fn worker_memory(text: &mut Exposition, status: &Status) {
+    let mut samples = text.metric(
+        "ipcluster_worker_rss_bytes",
+        Kind::Gauge,
+        "Resident memory of a worker, with all processes that it has started.",
+    );
+    let measured = status.workers.iter().filter_map(|it| Some(((it.seat, it.pid?), it.memory?)));
+    for ((seat, pid), memory) in measured.collect::<BTreeMap<_, _>>() {
+        samples.add(&[("seat", &seat), ("pid", &pid)], memory);
     }
 }
 
@@ -156,7 +169,8 @@ mod tests {
                     {"seat": 2, "slots": 0, "pid": 999, "state": "retired", "generation": 2,
                      "ports": {}, "uptime": 9.5, "connections": 1},
                     {"seat": 2, "slots": 512, "pid": 4242, "state": "live", "generation": 3,
-                     "ports": {}, "uptime": 3.5, "connections": 120, "connections_total": 48151},
+                     "ports": {}, "uptime": 3.5, "connections": 120, "connections_total": 48151,
+                     "memory": 73400320},
                     {"seat": 3, "slots": 0, "pid": 5, "state": "dying", "generation": 2,
                      "ports": {}, "uptime": 3.5, "connections": null}
                 ]
@@ -182,6 +196,9 @@ ipcluster_connections_total{seat="10"} 10
 ipcluster_worker_connections{seat="2",pid="999",state="retired"} 1
 ipcluster_worker_connections{seat="2",pid="4242",state="live"} 120
 ipcluster_worker_connections{seat="10",pid="77",state="live"} 7
+# HELP ipcluster_worker_rss_bytes Resident memory of a worker, with all processes that it has started.
+# TYPE ipcluster_worker_rss_bytes gauge
+ipcluster_worker_rss_bytes{seat="2",pid="4242"} 73400320
 # HELP ipcluster_worker_restarts_total Workers that this master replaced because they were lost, by what had become of them.
 # TYPE ipcluster_worker_restarts_total counter
 ipcluster_worker_restarts_total{reason="died"} 4

@@ -14,6 +14,8 @@
 //! | `GREETER_EXIT` | the status with which it exits when it has booted, in place of listening |
 //! | `GREETER_LISTEN=never` | it boots, lives on, and never listens |
 //! | `GREETER_SPEAK=first` | it says its line to everyone at once, without HTTP, and closes: for a [`Load`](super::Load) that asks for [`Nothing`](super::Ask::Nothing) |
+//! | `GREETER_HOLD_MIB` | so much memory is used from the start |
+//! | `GREETER_LEAK_MIB` | so much more memory is used each second, without end |
 //! | `GREETER_UDP=yes` | it answers datagrams to its ports as well, each with the line alone |
 //!
 //! On SIGTERM it accepts what has been queued, stops listening, serves the connections it has to
@@ -46,6 +48,7 @@ use super::datagram::Receiver;
 pub fn main() -> ExitCode {
     let outcome = Settings::from_env().and_then(|settings| {
         let terminated = block_sigterm()?;
+        hold_memory(variable("GREETER_HOLD_MIB")?, variable("GREETER_LEAK_MIB")?);
         match settings.boot(&terminated)? {
             Some(status) => Ok(status),
             None => Greeter::new(&settings, terminated)?.run().map(|()| ExitCode::SUCCESS),
@@ -126,6 +129,22 @@ fn parse<T: FromStr>(name: &str, value: &str) -> io::Result<T> {
 
 fn invalid(message: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, message)
+}
+
+/// Uses memory that is never given back: some MiB at once, some each second.
+fn hold_memory(hold: Option<usize>, leak: Option<u32>) {
+    const MIB: usize = 1 << 20;
+    // Other bytes than zero: those would be one page of the kernel's until they are written.
+    let take = |mebibytes: usize| vec![1u8; mebibytes * MIB].leak();
+    take(hold.unwrap_or(0));
+    if let Some(rate) = leak.filter(|rate| *rate > 0) {
+        std::thread::spawn(move || {
+            loop {
+                take(1);
+                std::thread::sleep(Duration::from_secs(1) / rate);
+            }
+        });
+    }
 }
 
 /// From now on SIGTERM makes the returned descriptor readable, and does nothing else.

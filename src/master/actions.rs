@@ -9,7 +9,9 @@ use nix::sys::signal::Signal;
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::sleep_until;
 
+use super::events::Subscribers;
 use super::figures::Figures;
+use super::memory::{Look, Measured, Monitor};
 use super::processes::Processes;
 use super::report;
 use super::spawner::{self, Spawner};
@@ -47,6 +49,8 @@ pub(super) struct World {
     pub(super) counts_sender: mpsc::UnboundedSender<Counts>,
     pub(super) pending: BTreeMap<RequestId, Pending>,
     pub(super) notices: broadcast::Sender<Notice>,
+    pub(super) subscribers: Subscribers,
+    pub(super) memory: Monitor,
     /// How long the last transaction took.
     pub(super) last_swap: Duration,
     /// What it counts over its life.
@@ -146,8 +150,7 @@ impl World {
             Action::Terminate { worker } => self.processes.signal(worker, Signal::SIGTERM),
             Action::Kill { worker } => self.processes.signal(worker, Signal::SIGKILL),
             Action::Renice { worker, nice } => self.processes.renice(worker, nice),
-            // What measures memory is asked for it.
-            Action::MeasureShared { .. } => {}
+            Action::MeasureShared { workers } => self.memory.ask(workers),
             Action::Remove => self.remove(),
             Action::Reply { request, mut outcome } => {
                 if let Err(Refusal::Worker(failure)) = &mut outcome {
@@ -209,6 +212,20 @@ impl World {
             Err(error) => Finding::Unreadable { reason: causes(&error) },
         }));
         events
+    }
+
+    /// Begins a look at the memory of all workers that run.
+    pub(super) fn look_at_memory(&mut self) {
+        self.memory.look(self.processes.pids());
+    }
+
+    /// What a look at the memory of workers has shown.
+    pub(super) fn looked_at_memory(&mut self, look: Look) -> Option<Event> {
+        let processes = &self.processes;
+        Some(match self.memory.take_in(look, |worker| processes.runs(worker))? {
+            Measured::Resident(footprint) => Event::Measured(footprint),
+            Measured::Proportional(footprint) => Event::MeasuredShared(footprint),
+        })
     }
 
     fn restore(&mut self, plan: &Plan) -> Event {
@@ -299,6 +316,7 @@ impl World {
             | Notice::RepairFailed { .. }
             | Notice::GivenUp { .. }
             | Notice::MemoryShort { .. } => tracing::error!("{notice}"),
+            Notice::Stats(_) => tracing::trace!("{notice}"),
             _ => tracing::info!("{notice}"),
         }
         // Nobody listens.

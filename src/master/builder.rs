@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{broadcast, mpsc};
@@ -9,16 +10,20 @@ use tokio::sync::{broadcast, mpsc};
 use super::actions::World;
 use super::draining::Draining;
 use super::error::MasterError;
+use super::events::Subscribers;
 use super::figures::Figures;
 use super::fullness::Fullness;
 use super::hold;
-use super::output::Printer;
+use super::journal::Journal;
+use super::logs::Logs;
+use super::memory::Monitor;
+use super::output::{Destination, Printer};
 use super::processes::{Processes, transport, transports};
 use super::run::Master;
 use super::spawner::{Spawner, Template};
 use super::takeover::{Beginning, begin};
 use super::watching::Watching;
-use crate::config::{self, Config};
+use crate::config::{self, Config, WorkerOutput};
 use crate::control::{ControlDir, Limits, Lock, Server};
 use crate::nft::{Firewall, NftError};
 use crate::plan::{ClusterName, Listeners, Plan, Port, PortRange, Protocol};
@@ -62,7 +67,8 @@ impl Builder {
         Self { environment: variables.into_iter().collect(), ..self }
     }
 
-    /// Prints what workers print on standard output, each line with the seat before it.
+    /// Prints what workers print on standard output, each line with the seat before it, unless the
+    /// configuration sends it elsewhere (`output.to`).
     #[must_use]
     pub fn print_output(self) -> Self {
         Self { print_output: true, ..self }
@@ -108,11 +114,14 @@ impl Builder {
         let reserved = public.iter().map(|port| port.number()).collect();
         let pool = PortPool::new(first..=last, reserved)?;
         let (outcomes, started) = mpsc::unbounded_channel();
-        let template = template(&config, lock.as_ref(), environment);
+        let logs = match &config.output {
+            WorkerOutput::Directory(directory) => Some(Logs::open(directory, &config.name)?),
+            WorkerOutput::Stdout | WorkerOutput::Journal => None,
+        };
+        let template = Template { logs, ..template(&config, lock.as_ref(), environment) };
         let spawner = Spawner::new(template, pool, outcomes)
             .map_err(|source| MasterError::Thread { source })?;
-        let printer = print_output.then(Printer::new).transpose();
-        let printer = printer.map_err(|source| MasterError::Thread { source })?;
+        let printer = printer(&config, print_output)?;
         let (orders, inbox) = mpsc::channel(REQUEST_QUEUE);
         let (exits_sender, exits) = mpsc::unbounded_channel();
         let (counts_sender, counts) = mpsc::unbounded_channel();
@@ -130,6 +139,8 @@ impl Builder {
                 pending: BTreeMap::new(),
                 next_request: 0,
                 notices: broadcast::channel(NOTICE_QUEUE).0,
+                subscribers: Subscribers::default(),
+                memory: Monitor::new(),
                 last_swap: Duration::ZERO,
                 figures: Figures::default(),
                 workers_wanted: usize::from(config.workers),
@@ -291,5 +302,22 @@ fn template(
         environment,
         public_ports: config.listeners.public_ports().to_vec(),
         transports: transports(&config.listeners),
+        logs: None,
     }
+}
+
+/// What passes on the output of workers, if anything does.
+fn printer(config: &Config, print_output: bool) -> Result<Option<Printer>, MasterError> {
+    let destination = match &config.output {
+        WorkerOutput::Stdout => print_output.then_some(Destination::Stdout),
+        WorkerOutput::Journal => {
+            let program = Path::new(&config.command.program).file_name();
+            let identifier = program.map_or_else(Default::default, |name| name.to_string_lossy());
+            let journal = Journal::open(&identifier, config.name.as_str());
+            Some(Destination::Journal(journal.map_err(|source| MasterError::Journal { source })?))
+        }
+        WorkerOutput::Directory(_) => None,
+    };
+    let printer = destination.map(Printer::new).transpose();
+    printer.map_err(|source| MasterError::Thread { source })
 }

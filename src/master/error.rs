@@ -53,6 +53,12 @@ pub enum MasterError {
         /// Why.
         source: std::io::Error,
     },
+    /// There is no socket to write to the journal with.
+    #[error("cannot write to the journal: {source}")]
+    Journal {
+        /// Why.
+        source: std::io::Error,
+    },
     /// The thread that starts workers could not be made.
     #[error("cannot start a thread: {source}")]
     Thread {

@@ -12,6 +12,7 @@
 //! | a worker listens | while one is starting, its sockets are looked for every 10 ms (sock_diag) |
 //! | a retired worker's connections end | they are counted every 100 ms (sock_diag, conntrack), beside the loop |
 //! | an operator asks | the control socket, or a [`Handle`] |
+//! | a worker's memory grows | it is looked at every second, beside the loop (statm; smaps_rollup when asked for) |
 //! | others change our rules | the kernel tells of every commit (multicast) |
 //! | time passes | the supervisor's deadline |
 //!
@@ -26,10 +27,14 @@ mod builder;
 mod counting;
 mod draining;
 mod error;
+mod events;
 mod figures;
 mod fullness;
 mod handle;
 mod hold;
+mod journal;
+mod logs;
+mod memory;
 mod output;
 mod processes;
 mod report;

@@ -7,9 +7,9 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use super::counting::{PortsByWorker, count_sockets};
-use super::output::Printer;
+use super::output::{Flow, Look, Origin, Printer};
 use super::spawner::Started;
-use crate::plan::{Listener, Listeners, Port, Protocol, Seat};
+use crate::plan::{Generation, Listener, Listeners, Port, Protocol, Seat};
 use crate::process::{
     self, Child, Delivery, ListenTable, OutputReader, ProcessError, Reach, Transport,
 };
@@ -18,8 +18,10 @@ use crate::supervisor::{Exit, Moment, Sockets, WorkerId};
 /// A worker's process, from its start until its exit was noticed.
 pub(super) struct Running {
     pub(super) seat: Seat,
+    generation: Generation,
     child: Child,
     output: OutputReader,
+    flow: Flow,
     ports: Arc<[Port]>,
     /// It was said that it listens on a loopback address alone.
     warned: bool,
@@ -57,9 +59,11 @@ impl Processes {
         seat: Seat,
         started: Started,
     ) -> impl Future<Output = Result<(), ProcessError>> + Send + use<> {
-        let Started { child, output, ports } = started;
+        let Started { child, generation, output, ports } = started;
         let exited = child.exited();
-        self.running.insert(worker, Running { seat, child, output, ports, warned: false });
+        let flow = Flow::default();
+        let running = Running { seat, generation, child, output, flow, ports, warned: false };
+        self.running.insert(worker, running);
         exited
     }
 
@@ -78,9 +82,11 @@ impl Processes {
                 Exit::Code(255)
             }
         };
-        let Running { seat, child, mut output, .. } = self.running.remove(&worker)?;
+        let running = self.running.remove(&worker)?;
+        let origin = running.origin();
+        let Running { child, mut output, flow, .. } = running;
         match &mut self.printer {
-            Some(printer) => printer.pass_on_rest(seat, &mut output),
+            Some(printer) => printer.pass_on_rest(origin, &flow, &mut output),
             None => drop(output.finish()),
         }
         let last_lines = output.last_lines().map(str::to_owned).collect();
@@ -133,6 +139,17 @@ impl Processes {
         !self.remains.is_empty()
     }
 
+    /// All workers that run, each with the pid of its first process, which is kept until
+    /// [`Self::take_exit`].
+    pub(super) fn pids(&self) -> Vec<(WorkerId, u32)> {
+        self.running.iter().map(|(worker, running)| (*worker, running.child.pid())).collect()
+    }
+
+    /// Whether this worker runs.
+    pub(super) fn runs(&self, worker: WorkerId) -> bool {
+        self.running.contains_key(&worker)
+    }
+
     /// Whether any worker runs.
     pub(super) fn is_running(&self) -> bool {
         !self.running.is_empty()
@@ -140,15 +157,26 @@ impl Processes {
 
     /// Passes on what workers have printed.
     pub(super) fn pass_on_output(&mut self) {
+        let mut look = Look::new(self.running.len());
         for running in self.running.values_mut() {
-            running.pass_on(self.printer.as_mut());
+            running.pass_on(&mut look, self.printer.as_mut());
+        }
+    }
+
+    /// Waits until what was passed on has been written, but no longer than this.
+    pub(super) fn finish_output(&mut self, patience: Duration) {
+        if let Some(printer) = self.printer.take() {
+            printer.finish(patience);
         }
     }
 
     /// What a worker that runs has printed last, the oldest line first.
     pub(super) fn last_lines(&mut self, worker: WorkerId) -> Option<Vec<String>> {
         let running = self.running.get_mut(&worker)?;
-        running.pass_on(self.printer.as_mut());
+        running.pass_on(&mut Look::new(1), self.printer.as_mut());
+        if let Err(error) = running.output.read_last_lines() {
+            tracing::warn!(%worker, %error, "cannot read what a worker printed last");
+        }
         Some(running.output.last_lines().map(str::to_owned).collect())
     }
 
@@ -192,11 +220,12 @@ impl Processes {
 }
 
 impl Running {
-    fn pass_on(&mut self, printer: Option<&mut Printer>) {
-        match printer {
-            Some(printer) => printer.pass_on(self.seat, &mut self.output),
-            None => drop(self.output.poll(usize::MAX)),
-        }
+    fn pass_on(&mut self, look: &mut Look, printer: Option<&mut Printer>) {
+        look.pass_on(printer, self.origin(), &self.flow, &mut self.output);
+    }
+
+    fn origin(&self) -> Origin {
+        Origin { seat: self.seat, generation: self.generation, pid: self.child.pid() }
     }
 
     fn is_reached(
@@ -269,5 +298,7 @@ fn report_delivery(worker: WorkerId, signal: Signal, result: Result<Delivery, Pr
 pub(super) const READINESS_INTERVAL: Duration = Duration::from_millis(10);
 pub(super) const DRAIN_INTERVAL: Duration = Duration::from_millis(100);
 pub(super) const OUTPUT_INTERVAL: Duration = Duration::from_millis(50);
+/// How long the end of the master waits for who reads what workers printed.
+pub(super) const OUTPUT_PATIENCE: Duration = Duration::from_secs(1);
 pub(super) const FULLNESS_INTERVAL: Duration = Duration::from_secs(5);
 pub(super) const BURIAL_INTERVAL: Duration = Duration::from_millis(100);

@@ -50,6 +50,7 @@ pub(super) fn status(
             supervisor::WorkerState::Live => tallies.get(&worker.seat).map(|it| it.connections),
             _ => None,
         },
+        memory: worker.rss,
     };
     let mut workers: Vec<&Worker> = supervisor.workers().collect();
     workers.sort_by_key(|worker| (worker.seat, worker.generation, worker.id));

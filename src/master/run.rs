@@ -15,8 +15,10 @@ use super::draining::Draining;
 use super::error::MasterError;
 use super::fullness::Fullness;
 use super::handle::{Handle, Order};
+use super::memory::{Look, MEMORY_INTERVAL};
 use super::processes::{
-    BURIAL_INTERVAL, DRAIN_INTERVAL, FULLNESS_INTERVAL, OUTPUT_INTERVAL, READINESS_INTERVAL,
+    BURIAL_INTERVAL, DRAIN_INTERVAL, FULLNESS_INTERVAL, OUTPUT_INTERVAL, OUTPUT_PATIENCE,
+    READINESS_INTERVAL,
 };
 use super::report;
 use super::spawner::Outcome;
@@ -64,7 +66,9 @@ impl Master {
         Handle { orders: self.orders.clone() }
     }
 
-    /// What happens from now on: workers that get ready, die, retire; plans that come into force.
+    /// What happens from now on: workers that get ready, die, retire; plans that come into force; and,
+    /// while anybody is subscribed, the memory of all workers every second ([`Notice::Stats`]). Who is
+    /// more than 1,024 notices behind misses the oldest, and is told how many.
     pub fn subscribe(&self) -> broadcast::Receiver<Notice> {
         self.world.notices.subscribe()
     }
@@ -97,6 +101,8 @@ impl Master {
         let mut hear_at = None;
         let (looked, mut looks) = mpsc::unbounded_channel();
         let mut fullness = every(FULLNESS_INTERVAL);
+        let mut memory = every(MEMORY_INTERVAL);
+        let mut sizes = self.world.memory.open();
         self.dispatch(Event::Start);
         while !self.finished {
             let deadline = self.supervisor.deadline();
@@ -116,6 +122,8 @@ impl Master {
                 _ = drain.tick(), if self.drains() => self.count_connections(),
                 _ = burial.tick(), if self.world.processes.has_remains() => self.bury(),
                 _ = fullness.tick() => self.fullness.look(),
+                _ = memory.tick(), if self.world.processes.is_running() => self.world.look_at_memory(),
+                Some(look) = sizes.recv() => self.looked_at_memory(look),
                 _ = output.tick(), if self.world.processes.is_running() => {
                     self.world.processes.pass_on_output();
                 }
@@ -140,6 +148,9 @@ impl Master {
             }
         }
         self.bury_all().await;
+        self.world.processes.finish_output(OUTPUT_PATIENCE);
+        // Those who listen are told that nothing follows.
+        self.world.notices = broadcast::channel(1).0;
         drop(control);
         close(server, requests).await;
         Ok(Ended::Stopped)
@@ -147,6 +158,7 @@ impl Master {
 
     async fn leave(mut self, server: Option<ServerTask>) -> Result<Ended, MasterError> {
         self.world.processes.pass_on_output();
+        self.world.processes.finish_output(OUTPUT_PATIENCE);
         if let Some(server) = server {
             // Peers that wait for an answer see the connection end.
             server.abort();
@@ -261,6 +273,18 @@ impl Master {
         }
     }
 
+    fn looked_at_memory(&mut self, look: Look) {
+        let Some(event) = self.world.looked_at_memory(look) else { return };
+        let master = match &event {
+            Event::Measured(footprint) => Some(footprint.master),
+            _ => None,
+        };
+        self.dispatch(event);
+        if let Some(master) = master.filter(|_| self.world.notices.receiver_count() > 0) {
+            self.world.announce(Notice::Stats(self.supervisor.stats(master)));
+        }
+    }
+
     fn bury(&mut self) {
         for worker in self.world.processes.bury(self.world.now()) {
             self.draining.buried(worker);
@@ -310,6 +334,11 @@ impl Master {
                 Err(error) => responder.finish(Err(Failure::new(error.to_string()))),
             },
             Command::Stop { now } => self.request(supervisor::Request::Stop { now }, responder),
+            Command::Events => {
+                let (name, generation) = (&self.config.name, self.supervisor.generation());
+                let World { subscribers, notices, .. } = &self.world;
+                subscribers.add(name, generation, notices, responder);
+            }
         }
     }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::logs::Logs;
 use crate::nft::Conntrack;
 use crate::plan::{Generation, Port, Seat};
 use crate::process::{
@@ -27,6 +28,8 @@ pub(super) struct Template {
     pub(super) public_ports: Vec<Port>,
     /// What it speaks there.
     pub(super) transports: Vec<Transport>,
+    /// Files for what it prints; none for memory.
+    pub(super) logs: Option<Logs>,
 }
 
 /// A worker to be started.
@@ -42,6 +45,7 @@ pub(super) struct Order {
 /// A worker that was started.
 pub(super) struct Started {
     pub(super) child: Child,
+    pub(super) generation: Generation,
     pub(super) output: OutputReader,
     pub(super) ports: Arc<[Port]>,
 }
@@ -135,7 +139,10 @@ impl Work {
     fn start(&mut self, order: Order) -> Result<Started, ProcessError> {
         let ports: Arc<[Port]> = self.allocate()?.into_iter().filter_map(Port::new).collect();
         let label = format!("seat {}", order.seat);
-        let output = Output::create(label)?;
+        let output = match &self.template.logs {
+            Some(logs) => Output::append_to(&logs.file(order.seat, order.generation))?,
+            None => Output::create(label)?,
+        };
         let spawn = Spawn {
             program: self.template.program.clone(),
             args: self.template.arguments.clone(),
@@ -144,7 +151,8 @@ impl Work {
         };
         let child = spawn.start(&output)?;
         self.held.insert(order.worker, Arc::clone(&ports));
-        Ok(Started { child, output: output.into_reader(), ports })
+        let (generation, output) = (order.generation, output.into_reader());
+        Ok(Started { child, generation, output, ports })
     }
 
     /// A worker port for each public port.

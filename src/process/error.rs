@@ -169,6 +169,8 @@ pub enum Operation {
     Descriptor,
     /// `memfd_create(2)`.
     CreateMemfd,
+    /// Opening a file on disk for a worker's output.
+    OpenLog,
     /// Opening a memfd of another process through `/proc`.
     ReopenMemfd,
     /// `fstat(2)`, `lseek(2)` or `pread(2)` of a memfd.
@@ -197,6 +199,7 @@ impl fmt::Display for Operation {
             Self::ListProcesses => "cannot list the processes in /proc",
             Self::Descriptor => "cannot make a descriptor",
             Self::CreateMemfd => "cannot create a memfd",
+            Self::OpenLog => "cannot open the log",
             Self::ReopenMemfd => "cannot open the memfd",
             Self::ReadMemfd => "cannot read the memfd",
             Self::ReleaseMemfd => "cannot release read pages",

@@ -10,11 +10,13 @@
 //! more of them; [`Child::reap`] then ends the right to signal, which the types enforce.
 //!
 //! What a worker prints goes to an [`Output`], a file in memory rather than a pipe, so that it
-//! keeps on serving when the master ends.
+//! keeps on serving when the master ends; or to a file on disk.
 //!
 //! [`Sockets`] asks the kernel which TCP sockets listen and how many connections ports have. A
 //! [`ListenTable`] of one moment says on which of its ports a worker's own processes listen, and
 //! who reaches them there.
+//!
+//! [`MemoryWatch`] tells how much memory workers take, each with the processes that it has started.
 //!
 //! [`send_descriptors`] and [`receive_descriptors`] pass open files on to another process.
 //!
@@ -26,6 +28,8 @@ mod error;
 mod handover;
 mod identity;
 mod lines;
+mod log_file;
+mod memory;
 mod output;
 mod owner;
 mod pidfd;
@@ -39,6 +43,7 @@ pub use credentials::{effective_uid, has_cap_net_admin};
 pub use error::{Operation, ProcessError};
 pub use handover::{MAX_DESCRIPTORS, receive_descriptors, send_descriptors};
 pub use identity::{BootId, InvalidBootId, ProcessId};
+pub use memory::{Bytes, MemoryWatch, Size};
 pub use output::{Output, OutputReader, Printed};
 pub use owner::{ListenTable, Reach, Transport};
 pub use pidfd::{Delivery, Exit, PidFd};

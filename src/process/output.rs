@@ -30,9 +30,10 @@ const PAGE: u64 = PAGE_LEN as u64;
 
 /// Lines kept for [`OutputReader::last_lines`], and their bytes.
 const LAST_LINES: usize = 20;
-const LAST_BYTES: usize = 16 * 1024;
+pub(super) const LAST_BYTES: usize = 16 * 1024;
 
-/// Where a worker's standard output and error go: a file in memory (`memfd_create(2)`).
+/// Where a worker's standard output and error go: a file in memory (`memfd_create(2)`), or one on disk
+/// ([`Self::append_to`]).
 ///
 /// Not a pipe: a pipe whose reader has ended kills its writer by `SIGPIPE`, and one that is not
 /// read blocks it when 64 KiB are full; but workers go on serving while no master runs. A write to
@@ -42,8 +43,10 @@ const LAST_BYTES: usize = 16 * 1024;
 /// the file grows with what is printed, in the memory of the worker's control group.
 #[derive(Debug)]
 pub struct Output {
-    file: OwnedFd,
-    label: String,
+    pub(super) file: OwnedFd,
+    pub(super) label: String,
+    /// The length of a file on disk when it was opened; none for one in memory.
+    pub(super) log_begin: Option<u64>,
 }
 
 impl Output {
@@ -56,7 +59,7 @@ impl Output {
         let label = label.into();
         let file = create_memfd(&memfd_name(&label));
         match file {
-            Ok(file) => Ok(Self { file, label }),
+            Ok(file) => Ok(Self { file, label, log_begin: None }),
             Err(errno) => {
                 Err(ProcessError::Output { label, operation: Operation::CreateMemfd, errno })
             }
@@ -64,13 +67,14 @@ impl Output {
     }
 
     /// A descriptor for a child to write to.
-    pub(super) fn writer(&self) -> Result<OwnedFd, Errno> {
+    pub(crate) fn writer(&self) -> Result<OwnedFd, Errno> {
         self.file.try_clone().map_err(|error| errno_of(&error))
     }
 
     /// The reading end, once the worker was started. The file lives as long as anyone has it open.
     pub fn into_reader(self) -> OutputReader {
-        OutputReader::new(self.file, self.label)
+        let log_begin = self.log_begin;
+        OutputReader { log_begin, ..OutputReader::new(self.file, self.label) }
     }
 }
 
@@ -101,7 +105,10 @@ pub struct OutputReader {
     offset: u64,
     /// Whether holes can be punched. A worker can seal its file against that.
     releases: bool,
-    splitter: LineSplitter,
+    /// The file is one on disk, and had so many bytes when it was opened: it is read for its last lines
+    /// alone.
+    pub(super) log_begin: Option<u64>,
+    pub(super) splitter: LineSplitter,
     last: VecDeque<String>,
     last_bytes: usize,
 }
@@ -144,6 +151,7 @@ impl OutputReader {
             label,
             offset: 0,
             releases: true,
+            log_begin: None,
             splitter: LineSplitter::default(),
             last: VecDeque::new(),
             last_bytes: 0,
@@ -151,13 +159,16 @@ impl OutputReader {
     }
 
     /// Gives the lines that were completed since the last look, from at most `max_bytes` of
-    /// output (and 4 KiB). Never waits. More than 16 MiB behind, it skips to the last 64 KiB.
+    /// output (and 4 KiB). Never waits. More than 16 MiB behind, it skips to the last 64 KiB. Of a file
+    /// on disk it gives nothing.
     ///
     /// # Errors
     /// The file cannot be read.
     pub fn poll(&mut self, max_bytes: usize) -> Result<Vec<Printed>, ProcessError> {
         let mut printed = Vec::new();
-        self.poll_into(max_bytes, &mut printed)?;
+        if self.log_begin.is_none() {
+            self.poll_into(max_bytes, &mut printed)?;
+        }
         Ok(printed)
     }
 
@@ -168,6 +179,9 @@ impl OutputReader {
     /// The file cannot be read.
     pub fn finish(&mut self) -> Result<Vec<Printed>, ProcessError> {
         let mut printed = Vec::new();
+        if self.log_begin.is_some() {
+            return self.read_last_lines().map(|()| printed);
+        }
         // The first look may find that it has to go back, or skip; the second then gets the rest.
         for _ in 0..2 {
             let bytes = usize::try_from(BACKLOG).unwrap_or(usize::MAX);
@@ -266,7 +280,12 @@ impl OutputReader {
         }
     }
 
-    fn keep(&mut self, line: &str) {
+    pub(super) fn forget_lines(&mut self) {
+        self.last.clear();
+        self.last_bytes = 0;
+    }
+
+    pub(super) fn keep(&mut self, line: &str) {
         self.last.push_back(line.to_owned());
         self.last_bytes += line.len();
         while self.last.len() > LAST_LINES || self.last_bytes > LAST_BYTES && self.last.len() > 1 {
@@ -275,13 +294,13 @@ impl OutputReader {
         }
     }
 
-    fn size(&self) -> Result<u64, ProcessError> {
+    pub(super) fn size(&self) -> Result<u64, ProcessError> {
         let stat = rustix::fs::fstat(&self.file)
             .map_err(|errno| self.failed(Operation::ReadMemfd, errno_from(errno)))?;
         Ok(u64::try_from(stat.st_size).unwrap_or(0))
     }
 
-    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, ProcessError> {
+    pub(super) fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, ProcessError> {
         if buffer.is_empty() {
             return Ok(0);
         }

@@ -45,7 +45,7 @@ impl Stat {
     }
 
     /// Reads the one line of the file; `None` if it is cut or is something else.
-    fn parse(bytes: &[u8]) -> Option<Self> {
+    pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
         // The parser of procfs takes it for granted that a number and a space stand before the
         // name, and a space and something after it, and panics otherwise.
         let open = bytes.iter().position(|byte| *byte == b'(')?;

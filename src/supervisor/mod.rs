@@ -105,6 +105,7 @@ mod settings;
 mod simulation;
 mod spawning;
 mod state;
+mod stats;
 mod stop;
 #[cfg(test)]
 mod tests;
@@ -121,6 +122,7 @@ pub use repair::{Finding, Repairs, Writer};
 pub use replacement::Cause;
 pub use settings::{GiveUp, KillOrder, Marks, Memory, Retire, Settings};
 pub use state::Supervisor;
+pub use stats::{Stats, WorkerStats};
 pub use worker::{Worker, WorkerId, WorkerState};
 
 use retirement::Retirement;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{Cause, Exit, WorkerFailure, WorkerId, Writer};
+use super::{Cause, Exit, Stats, WorkerFailure, WorkerId, Writer};
 use crate::plan::{Generation, Seat};
 
 /// Something worth a line in the log. Its `Display` is that line, without the time.
@@ -205,6 +205,9 @@ pub enum Notice {
         /// Until the next try.
         retry_in: Duration,
     },
+    /// The memory of the cluster was looked at, as every second. Not for the log; made only while
+    /// somebody listens.
+    Stats(Stats),
 }
 
 /// What a worker has of the memory of the cluster.
@@ -406,6 +409,7 @@ impl fmt::Display for Notice {
             Self::CommitFailed { reason, retry_in } => {
                 write!(f, "the kernel did not take the plan: {reason}; again in {retry_in:?}")
             }
+            Self::Stats(stats) => stats.fmt(f),
         }
     }
 }

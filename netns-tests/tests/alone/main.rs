@@ -9,10 +9,11 @@ mod flush;
 mod foreign;
 mod in_flight;
 mod lab_load;
+mod memory;
 mod reload;
 mod repair;
 mod source_ports;
 
 fn main() -> ExitCode {
-    run(topics![death, flush, foreign, in_flight, lab_load, reload, repair, source_ports])
+    run(topics![death, flush, foreign, in_flight, lab_load, memory, reload, repair, source_ports])
 }

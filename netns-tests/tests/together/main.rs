@@ -11,6 +11,7 @@ mod conformance;
 mod conntrack;
 mod counters;
 mod descriptors;
+mod events;
 mod explain;
 mod failed_reload;
 mod guard;
@@ -24,6 +25,7 @@ mod lab_namespaces;
 mod local_clients;
 mod master;
 mod metrics;
+mod output;
 mod overlap;
 mod ownership;
 mod ports;
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         conntrack,
         counters,
         descriptors,
+        events,
         explain,
         failed_reload,
         guard,
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         local_clients,
         master,
         metrics,
+        output,
         overlap,
         ownership,
         ports,

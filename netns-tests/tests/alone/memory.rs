@@ -1,0 +1,107 @@
+//! Memory of real workers: one that grows is replaced in time (F29); where all that there is
+//! belongs to live ones, that is said and nobody is killed (F30).
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use ipcluster::lab::Pace;
+use netns_tests::{Case, Cluster, Lab, Need, Process, is_alive, wait_until};
+use serde_json::Value;
+
+pub(crate) fn cases() -> Vec<Case> {
+    let case = |name, body| Case::new(name, body).needs(Need::Ipcluster);
+    vec![
+        case("a_worker_that_leaks_is_replaced_within_two_seconds_of_its_mark", leaking),
+        case("above_the_high_mark_live_workers_are_left_alone_and_somebody_is_told", all_live),
+    ]
+}
+
+/// What F29 and F30 ask for.
+const WITHIN: Duration = Duration::from_secs(2);
+
+const MIB: u64 = 1 << 20;
+
+/// F29.
+fn leaking(lab: &Lab) {
+    const MARK: u64 = 100 * MIB;
+    let cluster = Cluster::new(lab, 2).argument("--retire-rss").argument("100MiB");
+    let mut cluster = cluster.start_adjustable(2);
+    let load = Lab::load(80, 200).pace(Pace::Rate(200.0)).start(lab.client()).unwrap();
+    // The one that comes next in seat 0 leaks, and the one after that does not.
+    cluster.set_greeters("[ $IPCLUSTER_SEAT = 0 ] && GREETER_LEAK_MIB=50");
+    cluster.succeed("retire", &["0"]);
+    cluster.set_greeters("");
+    let events = cluster.begin("events", &[]);
+    let leaking = cluster.status().pids()[&0];
+    wait_until("a worker above the mark", Duration::from_secs(20), || resident(leaking) > MARK);
+    let above = Instant::now();
+    let after = cluster.wait_for("another worker in its place", |status| {
+        status.pids().get(&0).is_some_and(|pid| *pid != leaking)
+    });
+    let took = above.elapsed();
+    println!("replaced {took:.2?} after it was above the mark");
+    assert!(took < WITHIN, "replaced after {took:?}");
+    assert_eq!(after.generation, 1);
+    let retire = next_event(&events, "retire");
+    assert_eq!((&retire["cause"], &retire["seat"]), (&"memory".into(), &0.into()));
+    let told = retire["memory"].as_u64().unwrap();
+    assert!((MARK..MARK + 150 * MIB).contains(&told), "{told}");
+    wait_until("the end of the one that leaks", Duration::from_secs(20), || !is_alive(leaking));
+    let report = load.stop();
+    println!("{report}");
+    assert_eq!(report.failed(), 0, "{report}");
+}
+
+/// F30.
+fn all_live(lab: &Lab) {
+    let cluster = Cluster::new(lab, 2).argument("--memory-total").argument("100MiB");
+    let cluster = cluster.environment("GREETER_HOLD_MIB", "60").start(2);
+    let live = Instant::now();
+    let before = cluster.status();
+    let events = cluster.begin("events", &[]);
+    // Whoever came too late for the event itself finds it in the log.
+    wait_until("somebody to be told", WITHIN, || cluster.log().contains("all workers are live"));
+    println!("told {:.2?} after all were live", live.elapsed());
+    let looks = |events: &Process| all_events(events, "stats").len();
+    wait_until("three more looks at the memory", Duration::from_secs(20), || looks(&events) > 3);
+    let after = cluster.status();
+    assert_eq!(after.pids(), before.pids(), "no live worker is killed");
+    assert_eq!(after.live().len(), 2);
+    let stats = next_event(&events, "stats");
+    for worker in stats["workers"].as_array().unwrap() {
+        let memory = worker["memory"].as_u64().unwrap();
+        assert!((60 * MIB..120 * MIB).contains(&memory), "{worker}");
+    }
+    for worker in after.live() {
+        let shown = worker.memory.expect("it was looked at");
+        let pid = worker.pid.unwrap();
+        assert_eq!(shown, resident(pid), "of a worker that rests");
+    }
+}
+
+/// What the kernel says of one process, in bytes.
+fn resident(pid: u32) -> u64 {
+    let Ok(statm) = fs::read_to_string(format!("/proc/{pid}/statm")) else { return 0 };
+    let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());
+    pages.expect("a number of pages") * 4096
+}
+
+/// The events of a name that `ipcluster events` has printed so far.
+fn all_events(events: &Process, name: &str) -> Vec<Value> {
+    let output = events.output();
+    // The last line may not be whole yet.
+    let lines = output.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+    let parse =
+        |line| serde_json::from_str::<Value>(line).unwrap_or_else(|it| panic!("{it}: {line}"));
+    lines.map(parse).filter(|event| event["event"] == name).collect()
+}
+
+/// The first event of a name.
+fn next_event(events: &Process, name: &str) -> Value {
+    let mut found = Vec::new();
+    wait_until(name, Duration::from_secs(10), || {
+        found = all_events(events, name);
+        !found.is_empty()
+    });
+    found.remove(0)
+}

@@ -1,0 +1,61 @@
+//! How a cluster stands at one moment, for those who draw curves.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::{Supervisor, Worker, WorkerId, WorkerState};
+use crate::plan::{Generation, Seat};
+
+/// The workers and their memory, at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stats {
+    /// The resident memory of the master, in bytes.
+    pub master: u64,
+    /// All workers by seat, and by age in each.
+    pub workers: Arc<[WorkerStats]>,
+}
+
+/// One worker of a [`Stats`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WorkerStats {
+    /// The worker.
+    pub worker: WorkerId,
+    /// Its seat.
+    pub seat: Seat,
+    /// Its generation.
+    pub generation: Generation,
+    /// Its process id; none until its process runs.
+    pub pid: Option<u32>,
+    /// Where it is in its life.
+    pub state: WorkerState,
+    /// Its resident memory with all processes that it has started, in bytes; none if it is not
+    /// known.
+    pub memory: Option<u64>,
+}
+
+impl Supervisor {
+    /// The workers as they are now, with what is known of their memory. `master` is that of the
+    /// master, in bytes.
+    pub fn stats(&self, master: u64) -> Stats {
+        let of = |worker: &Worker| WorkerStats {
+            worker: worker.id,
+            seat: worker.seat,
+            generation: worker.generation,
+            pid: worker.pid,
+            state: worker.state(),
+            memory: worker.rss,
+        };
+        let mut workers: Vec<WorkerStats> = self.workers().map(of).collect();
+        workers.sort_by_key(|worker| (worker.seat, worker.worker));
+        Stats { master, workers: workers.into() }
+    }
+}
+
+impl fmt::Display for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let total =
+            self.workers.iter().filter_map(|worker| worker.memory).fold(0, u64::saturating_add);
+        let count = self.workers.len();
+        write!(f, "{count} workers take {total} bytes of memory, the master {}", self.master)
+    }
+}
