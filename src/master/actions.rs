@@ -256,13 +256,19 @@ impl World {
             Notice::Failed(_)
             | Notice::Died { .. }
             | Notice::Killed { .. }
+            | Notice::Unproven { .. }
+            | Notice::Unresponsive { .. }
+            | Notice::Stops { .. }
             | Notice::ForeignNatFound { .. } => {
                 tracing::warn!("{notice}");
             }
             Notice::Repaired { held_back, .. } if held_back.is_zero() => {
                 tracing::warn!("{notice}");
             }
-            Notice::CommitFailed { .. } | Notice::Repaired { .. } | Notice::RepairFailed { .. } => {
+            Notice::CommitFailed { .. }
+            | Notice::Repaired { .. }
+            | Notice::RepairFailed { .. }
+            | Notice::NobodyAnswers { .. } => {
                 tracing::error!("{notice}")
             }
             _ => tracing::info!("{notice}"),

@@ -16,6 +16,8 @@
 //! [`ListenTable`] of one moment says on which of its ports a worker's own processes listen, and
 //! who reaches them there.
 //!
+//! What workers say of themselves comes through a [`NotifySocket`].
+//!
 //! [`send_descriptors`] and [`receive_descriptors`] pass open files on to another process.
 //!
 //! This room stands on `netlink` alone: it knows no cluster, seat or generation.
@@ -26,6 +28,7 @@ mod error;
 mod handover;
 mod identity;
 mod lines;
+mod notify;
 mod output;
 mod owner;
 mod pidfd;
@@ -33,18 +36,21 @@ mod ports;
 mod sockets;
 mod spawn;
 mod stat;
+mod stopped;
 
 pub use child::{Child, Unreaped};
 pub use credentials::{effective_uid, has_cap_net_admin};
 pub use error::{Operation, ProcessError};
 pub use handover::{MAX_DESCRIPTORS, receive_descriptors, send_descriptors};
 pub use identity::{BootId, InvalidBootId, ProcessId};
+pub use notify::{Message, NotifySocket, Received, Sender, Word, parse as parse_notification};
 pub use output::{Output, OutputReader, Printed};
 pub use owner::{ListenTable, Reach, Transport};
 pub use pidfd::{Delivery, Exit, PidFd};
 pub use ports::PortPool;
-pub use sockets::{Connections, ListenSocket, Sockets};
+pub use sockets::{Connections, ListenSocket, Sockets, Waiting};
 pub use spawn::Spawn;
+pub use stopped::is_stopped;
 
 #[cfg(test)]
 mod tests;

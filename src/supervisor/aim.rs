@@ -34,10 +34,13 @@ pub(super) struct Lineup {
 }
 
 impl Lineup {
-    /// All workers that can serve, in the seats of `aim`.
-    pub(super) fn of<'a>(aim: &Aim, workers: impl Iterator<Item = &'a Worker>) -> Self {
+    /// All workers that can serve, in the seats of `aim`; where none can, those that are able to but
+    /// for their health (see `health.rs`).
+    pub(super) fn of<'a>(aim: &Aim, workers: impl Iterator<Item = &'a Worker> + Clone) -> Self {
+        let able = workers.filter(|worker| worker.is_able() && aim.includes(worker));
+        let any_serves = able.clone().any(Worker::can_serve);
         let mut holders = vec![None; aim.weights.seats()];
-        for worker in workers.filter(|worker| worker.can_serve() && aim.includes(worker)) {
+        for worker in able.filter(|worker| worker.can_serve() || !any_serves) {
             holders[worker.seat.index()] = Some(worker.id);
         }
         Self { aim: aim.clone(), holders }
@@ -45,6 +48,12 @@ impl Lineup {
 
     pub(super) fn names(&self, worker: &Worker) -> bool {
         self.holders.get(worker.seat.index()) == Some(&Some(worker.id))
+    }
+
+    /// Whether somebody else holds the worker's place.
+    fn seats_another(&self, worker: &Worker) -> bool {
+        let holder = self.holders.get(worker.seat.index()).copied().flatten();
+        self.aim.includes(worker) && holder.is_some_and(|holder| holder != worker.id)
     }
 
     pub(super) fn occupied(&self) -> usize {
@@ -68,5 +77,9 @@ pub(super) struct Draft {
 impl Draft {
     pub(super) fn names(&self, worker: &Worker) -> bool {
         self.lineup.as_ref().is_some_and(|lineup| lineup.names(worker))
+    }
+
+    pub(super) fn seats_another(&self, worker: &Worker) -> bool {
+        self.lineup.as_ref().is_some_and(|lineup| lineup.seats_another(worker))
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{Exit, WorkerId};
+use super::{Exit, Lack, Silence, WorkerId};
 use crate::plan::{Generation, PlanError, Seat};
 
 /// Why a request was refused, or given up. What was in force stays in force; only for
@@ -102,6 +102,17 @@ pub enum FailureCause {
         /// The time that it had.
         limit: Duration,
     },
+    /// Something else than [`Self::NotReady`] was missing until its time was over.
+    Lacks {
+        /// The time that it had.
+        limit: Duration,
+        /// What it was.
+        lack: Lack,
+    },
+    /// It was ready, and fell silent before it was in force.
+    Unresponsive(Silence),
+    /// It said that it stops before it was in force.
+    Stops,
     /// Its ports cannot stand in the plan.
     Unfit(PlanError),
 }
@@ -114,6 +125,9 @@ impl fmt::Display for FailureCause {
             Self::NotReady { limit } => {
                 write!(f, "did not listen on all its ports within {limit:?}")
             }
+            Self::Lacks { limit, lack } => write!(f, "{lack} within {limit:?}"),
+            Self::Unresponsive(cause) => write!(f, "did not answer any more: {cause}"),
+            Self::Stops => f.write_str("said that it stops before it was in force"),
             Self::Unfit(error) => write!(f, "cannot be put into force: {error}"),
         }
     }

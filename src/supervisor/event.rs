@@ -2,8 +2,9 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::{Finding, WorkerId, Writer};
+use super::{Finding, Lack, Silence, WorkerId, Writer};
 use crate::plan::Port;
 
 /// Something that has happened. Events of workers that the supervisor no longer knows are
@@ -31,10 +32,41 @@ pub enum Event {
         /// The error, for display.
         reason: String,
     },
-    /// The worker's own process listens on all its worker ports.
+    /// The worker's own process listens on all its worker ports, and what else readiness asks for.
     Ready {
         /// The worker.
         worker: WorkerId,
+    },
+    /// What a worker that is starting lacks to be ready has changed.
+    Lacks {
+        /// The worker.
+        worker: WorkerId,
+        /// What it lacks now.
+        lack: Lack,
+    },
+    /// A worker that was ready does not answer any more.
+    Silent {
+        /// The worker.
+        worker: WorkerId,
+        /// How that is known.
+        cause: Silence,
+    },
+    /// A worker that was [`Self::Silent`] answers again.
+    Answered {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// A worker says that it stops, by itself or because it was asked to (`STOPPING=1`).
+    Stops {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// A worker asks for more time to start or to end (`EXTEND_TIMEOUT_USEC`).
+    AskedForTime {
+        /// The worker.
+        worker: WorkerId,
+        /// How much, from now on.
+        span: Duration,
     },
     /// The worker's first process is gone and has been reaped.
     Exited {

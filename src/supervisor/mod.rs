@@ -54,6 +54,11 @@
 //! on it does not go back as long as one of them serves. While all seats are vacant the kernel
 //! drops connection attempts, and clients try again.
 //!
+//! # Health
+//!
+//! Whether a worker answers is known beside its stage (`health.rs`). One that does not is left out of
+//! the lineup as long as another answers, keeps its seat, and comes back when it answers again.
+//!
 //! # The end of a worker
 //!
 //! `Starting`, `Live`, `Retired`, `Dying`, gone: see [`WorkerState`]. A worker is retired only when
@@ -68,6 +73,7 @@ mod commit;
 mod desired;
 mod error;
 mod event;
+mod health;
 mod kernel;
 mod life;
 mod moment;
@@ -88,6 +94,7 @@ mod worker;
 pub use action::{Action, Done, Progress};
 pub use backoff::Backoff;
 pub use error::{FailureCause, Refusal, Rollout, WorkerFailure};
+pub use health::{Lack, Silence};
 pub use event::{Event, Exit, Request, RequestId, Sockets, Start};
 pub use moment::Moment;
 pub use notice::{Notice, Why};

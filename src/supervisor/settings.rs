@@ -20,6 +20,10 @@ pub struct Settings {
     /// still wait in its accept queue; a worker that hangs never empties it. Default 5 s. Without
     /// a drain limit it is of no effect.
     pub settle: Duration,
+    /// After how much silence the master counts a worker as silent. A worker that falls silent
+    /// before it was ever in force is given up after as much again, if its time to get ready is over.
+    /// Default 10 s.
+    pub ping: Duration,
     /// From SIGTERM to SIGKILL. Default 5 s.
     pub die: Duration,
     /// A worker that was ready for at least so long is replaced without delay when it dies; one
@@ -40,6 +44,7 @@ impl Default for Settings {
             ready: Duration::from_secs(30),
             drain: None,
             settle: Duration::from_secs(5),
+            ping: Duration::from_secs(10),
             die: Duration::from_secs(5),
             steady: Duration::from_secs(10),
             backoff: Backoff { min: Duration::from_secs(1), max: Duration::from_secs(30) },

@@ -85,7 +85,9 @@ impl Supervisor {
 
     /// When [`Event::Tick`] is wanted, if nothing else happens before; `None`: not at all.
     pub fn deadline(&self) -> Option<Moment> {
-        let workers = self.workers.values().filter_map(|worker| self.worker_deadline(worker));
+        let workers = self.workers.values().flat_map(|worker| {
+            [self.worker_deadline(worker), self.health_deadline(worker)].into_iter().flatten()
+        });
         let kernel = self.commit_deadline().into_iter().chain(self.repair_deadline());
         workers.chain(kernel).chain(self.spawn_deadline()).min()
     }
@@ -122,6 +124,11 @@ impl Supervisor {
             }
             Event::SpawnFailed { worker, reason } => self.spawn_failed(worker, reason, now),
             Event::Ready { worker } => self.ready(worker, now),
+            Event::Lacks { worker, lack } => self.lacks(worker, lack, now),
+            Event::Silent { worker, cause } => self.fell_silent(worker, cause, now),
+            Event::Answered { worker } => self.answered(worker, now),
+            Event::Stops { worker } => self.says_it_stops(worker, now),
+            Event::AskedForTime { worker, span } => self.asked_for_time(worker, span, now),
             Event::Exited { worker, exit, last_lines } => {
                 self.exited(worker, exit, last_lines, now);
             }
@@ -149,6 +156,7 @@ impl Supervisor {
     /// state alone, not at what led to it.
     fn reconcile(&mut self, now: Moment) {
         self.act_on_deadlines(now);
+        self.act_on_health(now);
         self.advance_rollout();
         self.commit_changes(now);
         self.advance_stop(now);
@@ -172,6 +180,7 @@ impl Supervisor {
             return;
         }
         worker.stage = Stage::Ready { ready: now };
+        worker.health.forget_extension();
         self.actions.push(Action::Notice(worker.ready_notice(now)));
         self.report_rollout_progress(id);
     }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::health::Health;
 use super::{Moment, Notice, Retirement};
 use crate::plan::{Generation, Occupant, Port, Seat};
 
@@ -37,6 +38,7 @@ pub struct Worker {
     pub(super) stage: Stage,
     /// Its ports cannot stand in the plan: it is never to be named again.
     pub(super) unfit: bool,
+    pub(super) health: Health,
 }
 
 /// Where a worker is in its life, in the words of DESIGN and of `status`.
@@ -100,6 +102,7 @@ impl Worker {
             started: now,
             stage: Stage::Starting,
             unfit: false,
+            health: Health::default(),
         }
     }
 
@@ -129,14 +132,20 @@ impl Worker {
         matches!(&self.stage, Stage::Retired(retirement) if retirement.is_settled())
     }
 
-    /// Whether the plan may name it.
+    /// Whether the plan may name it, and should: it answers.
     pub(super) fn can_serve(&self) -> bool {
+        self.is_able() && self.health.is_well()
+    }
+
+    /// Whether the plan may name it where nobody answers.
+    pub(super) fn is_able(&self) -> bool {
         matches!(self.stage, Stage::Ready { .. } | Stage::Live { .. }) && !self.unfit
     }
 
-    /// Whether it serves, or may come to serve.
+    /// Whether it serves, or may come to serve (again).
     pub(super) fn is_promising(&self) -> bool {
-        matches!(self.stage, Stage::Starting) || self.can_serve()
+        let is_able = matches!(self.stage, Stage::Starting) || self.is_able();
+        is_able && !self.health.is_stopping()
     }
 
     /// How long it has been ready; zero if it is not.

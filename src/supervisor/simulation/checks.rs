@@ -73,6 +73,7 @@ impl World {
             assert!(process.ready && !process.signalled, "seat {seat} goes to {process:?}");
             assert_eq!(process.left_at, None, "a retired worker gets new connections again");
         }
+        self.check_silent_left_out(plan);
         if plan.survivors().count() == 0 {
             let serves = self.occupants().any(|occupant| self.worker_with(occupant).is_some());
             assert!(!serves, "the last workers that serve taken out of force");
@@ -80,6 +81,29 @@ impl World {
         if self.occupants().any(|occupant| self.is_foreign(occupant)) {
             assert_eq!(plan.survivors().count(), plan.seats().len(), "taken over too early");
         }
+    }
+
+    /// A worker that does not answer gets no clients where another does.
+    fn check_silent_left_out(&self, plan: &Plan) {
+        let occupants = plan.seats().filter_map(|(_, occupant)| occupant);
+        let named: Vec<WorkerId> = occupants.filter_map(|it| self.worker_with(it)).collect();
+        let is_unwell = |id: &&WorkerId| self.processes[id].silent || self.processes[id].stops;
+        if let Some(unwell) = named.iter().find(is_unwell) {
+            let well = self.well_in(plan).next();
+            assert_eq!(well, None, "{unwell} gets clients, although it is silent");
+        }
+    }
+
+    /// The workers that are sure to answer, of those that have a place in the plan.
+    fn well_in(&self, plan: &Plan) -> impl Iterator<Item = WorkerId> {
+        let (generation, seats) = (plan.generation(), plan.seats().len());
+        let has_place = move |worker: &&Worker| {
+            let is_its_state =
+                matches!(worker.state(), WorkerState::Starting | WorkerState::Live);
+            is_its_state && worker.generation == generation && worker.seat.index() < seats
+        };
+        let is_well = |id: &WorkerId| self.processes.get(id).is_some_and(|p| p.is_well(self.now));
+        self.supervisor.workers().filter(has_place).map(|worker| worker.id).filter(is_well)
     }
 
     /// The safe order: only after no new connections come, all were accepted, and have ended.
@@ -157,6 +181,10 @@ impl World {
             assert_eq!(self.state_of(id), Some(WorkerState::Live), "in force, but not live");
             assert!(self.processes[&id].ready, "in force, but not ready");
         }
+        let named: Vec<WorkerId> = self.occupants().filter_map(|o| self.worker_with(o)).collect();
+        if let Some(id) = self.well_in(&self.plan).find(|id| !named.contains(id)) {
+            panic!("{id} answers, and has not come back");
+        }
         let can_serve = |p: &Process| p.ready && !p.signalled && !p.unfit && p.left_at.is_none();
         if self.processes.values().any(can_serve) {
             for last in 0..16 {
@@ -183,7 +211,7 @@ impl World {
     fn check_one_worker_a_place(&self) {
         let has_place = |worker: &&Worker| {
             matches!(worker.state(), WorkerState::Starting | WorkerState::Live)
-                && self.processes.get(&worker.id).is_some_and(|process| !process.unfit)
+                && self.processes.get(&worker.id).is_some_and(|p| !p.unfit && !p.stops)
         };
         let mut places: Vec<_> = Vec::new();
         for worker in self.supervisor.workers().filter(has_place) {

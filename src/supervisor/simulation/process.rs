@@ -1,10 +1,14 @@
 //! A simulated worker process.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::random::Random;
 use crate::plan::{Port, Seat};
 use crate::supervisor::{Moment, Sockets};
+
+/// The longest time from the answer of a worker to its return.
+const LONGEST_RETURN: Duration = Duration::from_secs(60);
 
 /// A process, and what the world remembers of it to judge the supervisor by.
 #[derive(Debug)]
@@ -16,6 +20,12 @@ pub(super) struct Process {
     pub(super) unfit: bool,
     /// The supervisor was told that it listens.
     pub(super) ready: bool,
+    /// The supervisor was told that it does not answer, and not that it does again.
+    pub(super) silent: bool,
+    /// When the supervisor was told that it answers again.
+    pub(super) answered_at: Option<Moment>,
+    /// It has said that it stops.
+    pub(super) stops: bool,
     /// It got SIGTERM or SIGKILL.
     pub(super) signalled: bool,
     /// SIGTERM does nothing to it.
@@ -24,7 +34,7 @@ pub(super) struct Process {
     pub(super) dead: bool,
     /// A plan that names it was in force.
     pub(super) was_named: bool,
-    /// When the first plan came into force that sends no new connections to it any more.
+    /// When it was retired: a plan had come into force before that sends nothing to it any more.
     pub(super) left_at: Option<Moment>,
     /// A poll of its sockets is on the agenda.
     pub(super) polled: bool,
@@ -41,6 +51,9 @@ impl Process {
             ports: Arc::new([]),
             unfit: false,
             ready: false,
+            silent: false,
+            answered_at: None,
+            stops: false,
             signalled: false,
             stubborn: false,
             dead: false,
@@ -81,6 +94,13 @@ impl Process {
         let is_quiet = *queued == 0 && *half_open == 0 && *bound == 0;
         self.quiet_reports = if is_quiet { self.quiet_reports + 1 } else { 0 };
         self.sockets
+    }
+
+    /// Whether it is sure to stand in a plan that has a place for it: it answers, and has long enough to
+    /// come back however often it fell silent.
+    pub(super) fn is_well(&self, now: Moment) -> bool {
+        let is_back = self.answered_at.is_none_or(|at| now.since(at) > LONGEST_RETURN);
+        self.ready && is_back && !(self.silent || self.stops || self.signalled || self.unfit)
     }
 
     /// Whether the safe order allows to ask it to end, but for limits and stops.

@@ -7,8 +7,8 @@ use super::process::Process;
 use super::random::Random;
 use crate::plan::{Generation, Listeners, Occupant, Partition, Plan, Port, Seat, Weights};
 use crate::supervisor::{
-    Action, Backoff, Event, Exit, Finding, Moment, Request, RequestId, Settings, Start, Supervisor,
-    WorkerId, WorkerState, Writer,
+    Action, Backoff, Event, Exit, Finding, Lack, Moment, Request, RequestId, Settings, Silence,
+    Start, Supervisor, WorkerId, WorkerState, Writer,
 };
 
 /// Everything outside a supervisor, and what was seen of it so far.
@@ -64,6 +64,11 @@ enum Happening {
     SpawnDone(WorkerId),
     Listens(WorkerId),
     Dies(WorkerId, Exit),
+    Hangs(WorkerId),
+    Recovers(WorkerId),
+    SaysItStops(WorkerId),
+    Asks(WorkerId),
+    Lacks(WorkerId, Lack),
     DeathIsSeen(WorkerId, Exit),
     CommitDone { fails: bool },
     CommitAnswer { failed: bool },
@@ -85,6 +90,7 @@ impl World {
             ready: Duration::from_secs(5),
             drain: random.choose(&[None, Some(Duration::from_secs(3))]),
             settle: Duration::from_secs(2),
+            ping: Duration::from_secs(3),
             die: Duration::from_secs(2),
             steady: Duration::from_secs(10),
             backoff: Backoff { min: Duration::from_secs(1), max: Duration::from_secs(30) },
@@ -200,6 +206,16 @@ impl World {
             Happening::SpawnDone(id) => self.spawn_done(id),
             Happening::Listens(id) => self.listens(id),
             Happening::Dies(id, exit) => self.dies(id, exit),
+            Happening::Hangs(id) => self.hangs(id),
+            Happening::Recovers(id) => self.recovers(id),
+            Happening::SaysItStops(id) => self.says_it_stops(id),
+            Happening::Asks(worker) => {
+                let span = self.random.millis(0..5_000);
+                self.deliver(Event::AskedForTime { worker, span });
+            }
+            Happening::Lacks(worker, lack) => {
+                self.deliver(Event::Lacks { worker, lack });
+            }
             Happening::DeathIsSeen(worker, exit) => {
                 self.processes.remove(&worker);
                 let last_lines = vec!["bye".to_owned()];
@@ -260,6 +276,58 @@ impl World {
         } else if self.goes_wrong(60) {
             let late = self.random.millis(0..60_000);
             self.schedule(late, Happening::Dies(worker, Exit::Signal(11)));
+        }
+        for happening in [Happening::Asks(worker), Happening::Lacks(worker, Lack::Proof)] {
+            if self.goes_wrong(20) {
+                let when = self.random.millis(0..3_000);
+                self.schedule(when, happening);
+            }
+        }
+        if self.goes_wrong(50) {
+            let when = self.random.millis(0..30_000);
+            self.schedule(when, Happening::Hangs(worker));
+        }
+        if self.goes_wrong(10) {
+            let when = self.random.millis(0..30_000);
+            self.schedule(when, Happening::SaysItStops(worker));
+        }
+    }
+
+    /// A worker falls silent, for a moment or for long, perhaps again and again.
+    fn hangs(&mut self, worker: WorkerId) {
+        let Some(process) = self.processes.get_mut(&worker) else { return };
+        // The master looks at those alone that are ready; what it has seen may come late.
+        if process.ready && !process.dead {
+            process.silent = true;
+            self.deliver(Event::Silent { worker, cause: Silence::Stopped });
+        }
+        let end = if self.goes_wrong(50) { 2_000 } else { 25_000 };
+        let delay = self.random.millis(0..end);
+        self.schedule(delay, Happening::Recovers(worker));
+    }
+
+    fn recovers(&mut self, worker: WorkerId) {
+        let now = self.now;
+        let Some(process) = self.processes.get_mut(&worker) else { return };
+        if process.silent && !process.dead {
+            process.silent = false;
+            process.answered_at = Some(now);
+            self.deliver(Event::Answered { worker });
+        }
+        if self.goes_wrong(60) {
+            let pause = self.random.millis(0..8_000);
+            self.schedule(pause, Happening::Hangs(worker));
+        }
+    }
+
+    fn says_it_stops(&mut self, worker: WorkerId) {
+        if self.is_alive(worker) {
+            if self.stop.is_none() {
+                self.processes.get_mut(&worker).expect("it is alive").stops = true;
+            }
+            self.deliver(Event::Stops { worker });
+            let delay = self.random.millis(0..5_000);
+            self.schedule(delay, Happening::Dies(worker, Exit::Code(0)));
         }
     }
 
@@ -327,7 +395,16 @@ impl World {
             if named.contains(id) {
                 process.was_named = true;
                 process.left_at = None;
-            } else if process.was_named {
+            }
+        }
+    }
+
+    /// Since when a worker drains. One that was left out of the plan because it is silent does not.
+    fn note_retired_workers(&mut self) {
+        for worker in self.supervisor.workers() {
+            if worker.state() == WorkerState::Retired
+                && let Some(process) = self.processes.get_mut(&worker.id)
+            {
                 process.left_at.get_or_insert(self.now);
             }
         }
@@ -377,6 +454,7 @@ impl World {
         self.note(|now| format!("{:>9.3?}  {event:?}", now.0));
         let actions = self.supervisor.step(event, self.now);
         let count = actions.len();
+        self.note_retired_workers();
         for action in actions {
             self.note(|_| format!("               -> {}", brief(&action)));
             self.check_action(&action);

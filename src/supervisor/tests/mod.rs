@@ -1,6 +1,7 @@
 //! One behaviour at a time, each told step by step.
 
 mod death;
+mod health;
 mod reload;
 mod repair;
 mod scale;
