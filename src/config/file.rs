@@ -43,7 +43,7 @@ const KEYS: [&str; 12] = [
     "ownership",
     "env",
 ];
-const TIMEOUTS: [&str; 3] = ["ready", "drain", "die"];
+const TIMEOUTS: [&str; 5] = ["ready", "drain", "die", "ping", "watchdog"];
 const SPAWN: [&str; 2] = ["stagger", "backoff"];
 const HTTP: [&str; 1] = ["listen"];
 
@@ -112,7 +112,8 @@ impl File<'_> {
             "ready" => settings.ready_timeout = Some(self.time("timeouts.ready", value)?),
             "drain" => settings.drain_timeout = Some(self.time("timeouts.drain", value)?),
             "die" => settings.die_timeout = Some(self.time("timeouts.die", value)?),
-            "ping" | "watchdog" => return Err(self.not_yet("timeouts.", key)),
+            "ping" => settings.ping_timeout = Some(self.time("timeouts.ping", value)?),
+            "watchdog" => settings.watchdog_timeout = Some(self.time("timeouts.watchdog", value)?),
             _ => return Err(self.unknown("timeouts.", key, &TIMEOUTS, "")),
         }
         Ok(())
@@ -297,6 +298,8 @@ mod tests {
             ready = "10s"
             drain = "1h"
             die = "0"
+            ping = "2s"
+            watchdog = "500ms"
             [spawn]
             stagger = "0"
             backoff = "10ms..2min"
@@ -320,6 +323,8 @@ mod tests {
             ready_timeout: flag("10s".to_owned()),
             drain_timeout: flag("1h".to_owned()),
             die_timeout: flag("0".to_owned()),
+            ping_timeout: flag("2s".to_owned()),
+            watchdog_timeout: flag("500ms".to_owned()),
             spawn_stagger: flag("0".to_owned()),
             spawn_backoff: flag("10ms..2min".to_owned()),
             http_listen: flag("127.0.0.1:9180".to_owned()),
@@ -344,7 +349,7 @@ mod tests {
             ),
             (
                 "[timeouts]\n\"a\\nb\" = 1",
-                "web.toml, line 2: unknown key `timeouts.a\\nb`: expected one of ready, drain, die",
+                "web.toml, line 2: unknown key `timeouts.a\\nb`: expected one of ready, drain, die, ping, watchdog",
             ),
             (
                 "spawn.pause = 1",
@@ -395,10 +400,6 @@ mod tests {
             (
                 "[spawn]\ngive_up = 5",
                 "web.toml, line 2: `spawn.give_up` is not supported yet: remove it",
-            ),
-            (
-                "[timeouts]\nping = \"10s\"",
-                "web.toml, line 2: `timeouts.ping` is not supported yet: remove it",
             ),
         ];
         for (text, expected) in cases {

@@ -484,6 +484,8 @@ mod tests {
                     pid: Some(4242),
                     state: WorkerState::Live,
                     generation: Generation(3),
+                    health: WorkerHealth::Silent,
+                    text: Some("\u{fffd}".repeat(200)),
                     ports: ports(public_ports),
                     uptime: 73.5,
                     connections: Some(12),

@@ -53,5 +53,5 @@ pub use message::{Answer, Command, Failure, Reloaded, Reply, Scaled, Stopped, VE
 pub use server::{Limits, Request, Responder, Server};
 pub use status::{
     ConntrackFill, Explanation, ForeignChain, PartitionKind, RuleWriter, SCHEMA, Status,
-    WorkerState, WorkerStatus,
+    WorkerHealth, WorkerState, WorkerStatus,
 };

@@ -412,6 +412,8 @@ mod tests {
             pid: None,
             state: WorkerState::Starting,
             generation: Generation(1),
+            health: super::super::WorkerHealth::Ok,
+            text: None,
             ports: std::collections::BTreeMap::new(),
             uptime: 0.0,
             connections: None,

@@ -30,7 +30,7 @@ pub const SCHEMA: u32 = 1;
 ///   "restarts": {"died": 1, "exited": 0, "not_ready": 0, "spawn": 0, "unfit": 0},
 ///   "workers": [
 ///     {"seat": 0, "slots": 512, "pid": 4242, "state": "live", "generation": 3,
-///      "ports": {"80": 20004}, "uptime": 73.5, "connections": 12, "queued": 0, "half_open": 0,
+///      "health": "ok", "text": null, "ports": {"80": 20004}, "uptime": 73.5, "connections": 12, "queued": 0, "half_open": 0,
 ///      "connections_total": 48151}
 ///   ]
 /// }
@@ -137,6 +137,13 @@ pub struct WorkerStatus {
     /// The generation that it was started for.
     #[serde(with = "wire::GenerationNumber")]
     pub generation: Generation,
+    /// Whether it answers.
+    #[serde(default)]
+    pub health: WorkerHealth,
+    /// What it says that it does (`STATUS=` of sd_notify), printable, at most 200 characters; none if
+    /// it has said nothing.
+    #[serde(default)]
+    pub text: Option<String>,
     /// Its worker port for each public port.
     #[serde(with = "wire::ports")]
     pub ports: BTreeMap<Port, Port>,
@@ -157,6 +164,18 @@ pub struct WorkerStatus {
     /// worker, and if it could not be read.
     #[serde(default)]
     pub connections_total: Option<u64>,
+}
+
+/// Whether a worker answers, as far as is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum WorkerHealth {
+    /// It does, or nobody has asked.
+    #[default]
+    Ok,
+    /// It does not, and gets no clients while others do.
+    Silent,
 }
 
 /// How full the kernel's connection tracking table is.

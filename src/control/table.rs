@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{ConntrackFill, ForeignChain, Status, WorkerStatus};
+use super::{ConntrackFill, ForeignChain, Status, WorkerHealth, WorkerStatus};
 
 impl Status {
     /// The status as text, as `ipcluster status` prints it: a head about the cluster, then one line a
@@ -97,7 +97,7 @@ fn row(worker: &WorkerStatus) -> [String; COLUMNS] {
     [
         worker.seat.to_string(),
         worker.slots.to_string(),
-        worker.state.to_string(),
+        state(worker),
         worker.generation.to_string(),
         or_dash(worker.pid.map(u64::from)),
         or_dash(worker.connections.map(u64::from)),
@@ -107,6 +107,14 @@ fn row(worker: &WorkerStatus) -> [String; COLUMNS] {
         worker.pid.map_or("-".to_owned(), |_| uptime(worker.uptime)),
         ports(worker),
     ]
+}
+
+/// The state, marked where the worker does not answer.
+fn state(worker: &WorkerStatus) -> String {
+    match worker.health {
+        WorkerHealth::Silent => format!("{}, silent", worker.state),
+        _ => worker.state.to_string(),
+    }
 }
 
 /// How many ports of a worker are shown; `--json` has them all.

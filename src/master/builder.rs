@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{broadcast, mpsc};
@@ -17,12 +18,13 @@ use super::processes::{Processes, transport, transports};
 use super::run::Master;
 use super::spawner::{Spawner, Template};
 use super::takeover::{Beginning, begin};
+use super::vigil::Vigil;
 use super::watching::Watching;
 use crate::config::Config;
 use crate::control::{ControlDir, Limits, Lock, Server};
 use crate::nft::{Firewall, NftError};
 use crate::plan::{ClusterName, Listeners, Plan, Port, PortRange, Protocol};
-use crate::process::{ListenTable, PortPool, Sockets};
+use crate::process::{ListenTable, NotifySocket, PortPool, Sockets};
 use crate::supervisor::{Backoff, Settings, Start, Supervisor};
 
 /// Requests that wait for the loop before further ones wait for their turn.
@@ -106,7 +108,9 @@ impl Builder {
         let reserved = public.iter().map(|port| port.number()).collect();
         let pool = PortPool::new(first..=last, reserved)?;
         let (outcomes, started) = mpsc::unbounded_channel();
+        let notify = lock.as_ref().map(|lock| NotifySocket::bind(&notify_path(lock))).transpose()?;
         let template = template(&config, lock.as_ref(), environment);
+        let vigil = Vigil::new(&config, notify)?;
         let spawner = Spawner::new(template, pool, outcomes)
             .map_err(|source| MasterError::Thread { source })?;
         let printer = print_output.then(Printer::new).transpose();
@@ -143,9 +147,15 @@ impl Builder {
             counts,
             draining: Draining::default(),
             fullness: Fullness::default(),
+            vigil,
             finished: false,
         })
     }
+}
+
+/// Where workers say what they are doing: beside the control socket, with a name of the same length.
+fn notify_path(lock: &Lock) -> PathBuf {
+    lock.socket().with_extension("note")
 }
 
 /// Refuses listeners for whose connections another cluster has rules. Of two masters that start at
@@ -248,6 +258,7 @@ fn settings(config: &Config) -> Settings {
         ready: config.timeouts.ready,
         drain: config.timeouts.drain,
         die: config.timeouts.die,
+        ping: config.timeouts.ping.unwrap_or(Settings::default().ping),
         stagger: config.spawn.stagger,
         backoff: Backoff { min: config.spawn.backoff.first, max: config.spawn.backoff.most },
         ..Settings::default()
@@ -263,6 +274,15 @@ fn template(
     environment.insert("IPCLUSTER_NAME".into(), config.name.as_str().into());
     if let Some(lock) = lock {
         environment.insert("IPCLUSTER_SOCKET".into(), lock.socket().into());
+        // sd_notify(3) takes absolute paths alone.
+        let path = notify_path(lock);
+        let path = std::path::absolute(&path).unwrap_or(path);
+        environment.insert("NOTIFY_SOCKET".into(), path.into());
+        // Without WATCHDOG_PID it is for whichever process of the worker asks (sd_watchdog_enabled(3)).
+        if let Some(watchdog) = config.timeouts.watchdog {
+            let microseconds = watchdog.as_micros().to_string();
+            environment.insert("WATCHDOG_USEC".into(), microseconds.into());
+        }
     }
     Template {
         program: config.command.program.clone().into(),

@@ -10,6 +10,8 @@
 //! |---|---|
 //! | a worker exits | its pidfd; before anything else, so that its clients are steered away at once |
 //! | a worker listens | while one is starting, its sockets are looked for every 10 ms (sock_diag) |
+//! | a worker is silent, or answers again | it is watched: `health.rs` says by what |
+//! | a worker says something of itself | the socket of `NOTIFY_SOCKET`, which is read a part at a time |
 //! | a retired worker's connections end | they are counted every 100 ms (sock_diag, conntrack), beside the loop |
 //! | an operator asks | the control socket, or a [`Handle`] |
 //! | others change our rules | the kernel tells of every commit (multicast) |
@@ -29,13 +31,17 @@ mod error;
 mod figures;
 mod fullness;
 mod handle;
+mod health;
 mod hold;
 mod output;
+#[cfg(feature = "http")]
+mod probe;
 mod processes;
 mod report;
 mod run;
 mod spawner;
 mod takeover;
+mod vigil;
 mod watching;
 
 pub use builder::Builder;

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use super::figures::Figures;
 use crate::control::{
-    ConntrackFill, Explanation, Failure, ForeignChain, RuleWriter, SCHEMA, Status, WorkerState,
-    WorkerStatus,
+    ConntrackFill, Explanation, Failure, ForeignChain, RuleWriter, SCHEMA, Status, WorkerHealth,
+    WorkerState, WorkerStatus,
 };
 use crate::nft::Fill;
 use crate::plan::{Listeners, Plan, Port, Protocol, Route, Seat};
@@ -40,6 +40,8 @@ pub(super) fn status(
             supervisor::WorkerState::Dying => WorkerState::Dying,
         },
         generation: worker.generation,
+        health: if worker.answers() { WorkerHealth::Ok } else { WorkerHealth::Silent },
+        text: None,
         ports: worker.ports.iter().flat_map(|ports| by_public(plan.listeners(), ports)).collect(),
         uptime: now.since(worker.started).as_secs_f64(),
         connections: counts.get(&worker.id).map(|sockets| sockets.established),

@@ -8,7 +8,7 @@
 
 use std::fs::{self, Permissions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -203,6 +203,14 @@ impl NotifySocket {
         Ok(Received::Message(Message { sender, words, descriptors: datagram.descriptors }))
     }
 
+    /// Removes it from its directory.
+    ///
+    /// # Errors
+    /// [`ProcessError::NotifySocket`].
+    pub fn remove(self) -> Result<(), ProcessError> {
+        fs::remove_file(&self.path).map_err(|error| notify_error(&self.path, errno_of(&error)))
+    }
+
     /// Has a tokio runtime wait for messages.
     ///
     /// # Errors
@@ -212,12 +220,6 @@ impl NotifySocket {
     /// Outside a tokio runtime with IO.
     pub fn readable(&self) -> io::Result<AsyncFd<OwnedFd>> {
         sys::watch_readable(self.socket.as_fd().try_clone_to_owned()?)
-    }
-}
-
-impl AsRawFd for NotifySocket {
-    fn as_raw_fd(&self) -> RawFd {
-        self.socket.as_raw_fd()
     }
 }
 
