@@ -198,8 +198,7 @@ pub(crate) fn receive_datagram(
     #[repr(C, align(8))]
     struct Control([u8; 256]);
     let mut control = Control([0; 256]);
-    let mut vector =
-        libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    let mut vector = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     // SAFETY: `struct msghdr` is plain data, for which all zero is valid: no name, no flags.
     let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
     header.msg_iov = &raw mut vector;
@@ -209,9 +208,8 @@ pub(crate) fn receive_datagram(
     let length = loop {
         // SAFETY: the header points at `vector`, which describes `buffer`, and at `control`, with
         // their true lengths; all outlive the call, and nothing else uses them meanwhile.
-        let result = unsafe {
-            libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC)
-        };
+        let result =
+            unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC) };
         match Errno::result(result) {
             Err(Errno::EINTR) => {}
             result => break usize::try_from(result?).unwrap_or(0),

@@ -62,12 +62,7 @@ impl Settings {
                     .filter(|limit| !limit.is_zero()),
                 die: time(self.die_timeout, "5s", "timeouts.die")?,
                 ping: limit(self.ping_timeout, "10s", "timeouts.ping", LEAST_PING)?,
-                watchdog: limit(
-                    self.watchdog_timeout,
-                    "0",
-                    "timeouts.watchdog",
-                    LEAST_WATCHDOG,
-                )?,
+                watchdog: limit(self.watchdog_timeout, "0", "timeouts.watchdog", LEAST_WATCHDOG)?,
             },
             spawn: Spawn {
                 stagger: time(self.spawn_stagger, "100ms", "spawn.stagger")?,
@@ -375,7 +370,7 @@ mod tests {
         assert_eq!(config.partition, Partition::hash(1024).unwrap());
         assert_eq!(config.weights, Weights::equal(6).unwrap());
         assert_eq!(config.worker_ports.to_string(), "20000-29999");
-        assert_eq!(config.ready, Readiness::Tcp);
+        assert_eq!(config.ready, super::super::Readiness::Tcp);
         assert_eq!(config.timeouts.ready, Duration::from_secs(30));
         assert_eq!(config.timeouts.drain, None);
         assert_eq!(config.timeouts.die, Duration::from_secs(5));
@@ -466,7 +461,7 @@ mod tests {
             ),
             (
                 Settings { ready: text("protocol"), ..least() },
-                "\"protocol\": not supported yet: expected tcp",
+                "\"protocol\": not supported yet: expected tcp, notify or http:/PATH",
             ),
             (
                 Settings { http_listen: text("localhost:9180"), ..least() },

@@ -108,7 +108,8 @@ impl Builder {
         let reserved = public.iter().map(|port| port.number()).collect();
         let pool = PortPool::new(first..=last, reserved)?;
         let (outcomes, started) = mpsc::unbounded_channel();
-        let notify = lock.as_ref().map(|lock| NotifySocket::bind(&notify_path(lock))).transpose()?;
+        let notify =
+            lock.as_ref().map(|lock| NotifySocket::bind(&notify_path(lock))).transpose()?;
         let template = template(&config, lock.as_ref(), environment);
         let vigil = Vigil::new(&config, notify)?;
         let spawner = Spawner::new(template, pool, outcomes)

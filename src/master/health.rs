@@ -366,7 +366,9 @@ impl Health {
         };
         let due = self.workers.iter().filter(|(_, vitals)| is_due(vitals));
         let mut due: Vec<(Moment, WorkerId, SocketAddr)> = due
-            .filter_map(|(worker, vitals)| Some((vitals.probe.not_before, *worker, vitals.address?)))
+            .filter_map(|(worker, vitals)| {
+                Some((vitals.probe.not_before, *worker, vitals.address?))
+            })
             .collect();
         due.sort();
         due.into_iter().map(|(_, worker, address)| (worker, address)).collect()
@@ -398,12 +400,6 @@ impl Health {
         let pause = self.probe_pause();
         let Some(vitals) = self.workers.get_mut(&worker) else { return Vec::new() };
         let Some(began) = vitals.probe.under_way.take() else { return Vec::new() };
-        // A worker that starts is asked soon again: it is waited for.
-        let pause = match vitals.stage {
-            Stage::Starting => pause.min(START_PAUSE),
-            _ => pause,
-        };
-        vitals.probe.not_before = now.after(pause);
         match probed {
             Probed::Fine => {
                 vitals.probe.is_fine = true;
@@ -416,6 +412,14 @@ impl Health {
             Probed::Unknown => {}
         }
         let ready = self.judge_start(worker, now);
+        if let Some(vitals) = self.workers.get_mut(&worker) {
+            // A worker that starts is asked soon again: it is waited for.
+            let pause = match vitals.stage {
+                Stage::Starting => pause.min(START_PAUSE),
+                _ => pause,
+            };
+            vitals.probe.not_before = now.after(pause);
+        }
         ready.into_iter().chain(self.judge(worker, now)).collect()
     }
 
@@ -509,7 +513,12 @@ impl Queue {
         let has_accepted = waiting.accepted.difference(&before.accepted).next().is_some();
         let is_one_left = before.queued.intersection(&waiting.queued).next().is_some();
         if has_accepted || !is_one_left {
-            *self = Self { length: self.length, since: Some(at), witness: Some(waiting), is_stuck: false };
+            *self = Self {
+                length: self.length,
+                since: Some(at),
+                witness: Some(waiting),
+                is_stuck: false,
+            };
         } else {
             self.is_stuck = at.since(since) >= ping;
         }

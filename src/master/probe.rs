@@ -75,8 +75,7 @@ async fn ask(
     path: &str,
 ) -> Result<StatusCode, Box<dyn std::error::Error + Send + Sync>> {
     let mut http = http1::Builder::new();
-    let (mut sender, connection) =
-        http.max_buf_size(HEAD).handshake(TokioIo::new(stream)).await?;
+    let (mut sender, connection) = http.max_buf_size(HEAD).handshake(TokioIo::new(stream)).await?;
     let request = Request::builder()
         .method(Method::GET)
         .uri(path)

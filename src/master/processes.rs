@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::health::Seen;
 use super::counting::{PortsByWorker, count_sockets};
+use super::health::Seen;
 use super::output::Printer;
 use super::spawner::Started;
 use crate::plan::{Listener, Listeners, Port, Protocol, Seat};
@@ -66,7 +66,8 @@ impl Processes {
     ) -> impl Future<Output = Result<(), ProcessError>> + Send + use<> {
         let Started { child, output, ports } = started;
         let exited = child.exited();
-        self.running.insert(worker, Running { seat, child, output, ports, warned: false, own: None });
+        self.running
+            .insert(worker, Running { seat, child, output, ports, warned: false, own: None });
         exited
     }
 

@@ -56,14 +56,8 @@ pub(super) struct Vigil {
 
 /// What comes of work beside the loop.
 pub(super) enum Report {
-    Probed {
-        worker: WorkerId,
-        probed: Probed,
-    },
-    Witnessed {
-        began: Moment,
-        found: Result<BTreeMap<u16, Waiting>, ProcessError>,
-    },
+    Probed { worker: WorkerId, probed: Probed },
+    Witnessed { began: Moment, found: Result<BTreeMap<u16, Waiting>, ProcessError> },
 }
 
 impl Vigil {

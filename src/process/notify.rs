@@ -92,7 +92,8 @@ fn microseconds(value: &[u8]) -> Option<Duration> {
 /// what changes the direction of text are replaced, and the rest is cut.
 fn printable(value: &[u8]) -> String {
     let is_safe = |c: char| {
-        !(c.is_control() || matches!(c, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'))
+        !(c.is_control()
+            || matches!(c, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'))
     };
     let text = String::from_utf8_lossy(value);
     text.chars().take(LONGEST_TEXT).map(|c| if is_safe(c) { c } else { '\u{fffd}' }).collect()
@@ -198,8 +199,7 @@ impl NotifySocket {
             Err(errno) => return Err(notify_error(&self.path, errno)),
         };
         let sender = Sender::of(datagram.pid, datagram.pidfd.as_ref());
-        let words =
-            if datagram.is_cut { Vec::new() } else { parse(&buffer[..datagram.length]) };
+        let words = if datagram.is_cut { Vec::new() } else { parse(&buffer[..datagram.length]) };
         Ok(Received::Message(Message { sender, words, descriptors: datagram.descriptors }))
     }
 
@@ -276,10 +276,26 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_passed_over() {
         for line in [
-            "", "=", "READY", "READY=", "READY=2", "READY=1 ", " READY=1", "ready=1", "READY=1\r",
-            "WATCHDOG=0", "WATCHDOG_USEC=", "WATCHDOG_USEC=-1", "WATCHDOG_USEC=1.5",
-            "WATCHDOG_USEC=+1", "EXTEND_TIMEOUT_USEC=99999999999999999999999", "ERRNO=0",
-            "ERRNO=99999999999", "FDSTORE=0", "READY=1\0", "STOPPING=yes",
+            "",
+            "=",
+            "READY",
+            "READY=",
+            "READY=2",
+            "READY=1 ",
+            " READY=1",
+            "ready=1",
+            "READY=1\r",
+            "WATCHDOG=0",
+            "WATCHDOG_USEC=",
+            "WATCHDOG_USEC=-1",
+            "WATCHDOG_USEC=1.5",
+            "WATCHDOG_USEC=+1",
+            "EXTEND_TIMEOUT_USEC=99999999999999999999999",
+            "ERRNO=0",
+            "ERRNO=99999999999",
+            "FDSTORE=0",
+            "READY=1\0",
+            "STOPPING=yes",
         ] {
             assert_eq!(parse(line.as_bytes()), [], "{line:?}");
         }
@@ -290,7 +306,10 @@ mod tests {
         let long = format!("STATUS={}", "é".repeat(500));
         assert_eq!(parse(long.as_bytes()), [Word::Status("é".repeat(200))]);
         let wild = b"STATUS=\x1b[2Ja\x00\xff\x7f\xe2\x80\xaeb";
-        assert_eq!(parse(wild), [Word::Status("\u{fffd}[2Ja\u{fffd}\u{fffd}\u{fffd}\u{fffd}b".to_owned())]);
+        assert_eq!(
+            parse(wild),
+            [Word::Status("\u{fffd}[2Ja\u{fffd}\u{fffd}\u{fffd}\u{fffd}b".to_owned())]
+        );
     }
 
     proptest! {

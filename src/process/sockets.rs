@@ -105,7 +105,10 @@ impl Sockets {
     ///
     /// # Errors
     /// [`ProcessError::Sockets`].
-    pub fn waiting(&mut self, ports: &BTreeSet<u16>) -> Result<BTreeMap<u16, Waiting>, ProcessError> {
+    pub fn waiting(
+        &mut self,
+        ports: &BTreeSet<u16>,
+    ) -> Result<BTreeMap<u16, Waiting>, ProcessError> {
         let mut found: BTreeMap<u16, Waiting> =
             ports.iter().map(|port| (*port, Waiting::default())).collect();
         let (Some(first), Some(last)) = (ports.first(), ports.last()) else { return Ok(found) };

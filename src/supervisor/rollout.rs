@@ -207,9 +207,8 @@ impl Supervisor {
 
     /// Whether giving up leaves clients no worse off: an old worker serves, or no new one would.
     fn can_fall_back(&self) -> bool {
-        let is_no_worse = |rollout: &RolloutState| {
-            self.standing(&self.aim) >= self.standing(&rollout.to)
-        };
+        let is_no_worse =
+            |rollout: &RolloutState| self.standing(&self.aim) >= self.standing(&rollout.to);
         self.rollout.as_ref().is_none_or(is_no_worse)
     }
 

@@ -14,6 +14,7 @@ mod explain;
 mod failed_reload;
 mod guard;
 mod handover;
+mod health;
 mod held;
 mod history;
 mod killed;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         failed_reload,
         guard,
         handover,
+        health,
         held,
         killed,
         lab_addresses,

@@ -98,8 +98,7 @@ impl World {
     fn well_in(&self, plan: &Plan) -> impl Iterator<Item = WorkerId> {
         let (generation, seats) = (plan.generation(), plan.seats().len());
         let has_place = move |worker: &&Worker| {
-            let is_its_state =
-                matches!(worker.state(), WorkerState::Starting | WorkerState::Live);
+            let is_its_state = matches!(worker.state(), WorkerState::Starting | WorkerState::Live);
             is_its_state && worker.generation == generation && worker.seat.index() < seats
         };
         let is_well = |id: &WorkerId| self.processes.get(id).is_some_and(|p| p.is_well(self.now));

@@ -237,9 +237,7 @@ fn a_new_worker_that_stops_fails_its_reload() {
     bench.request(Request::Reload);
     bench.ready(3);
     bench.stops(3);
-    let failed = |reply: &Result<Done, Refusal>| {
-        matches!(reply, Err(Refusal::Worker(failure)) if failure.cause == FailureCause::Stops)
-    };
+    let failed = |reply: &Result<Done, Refusal>| matches!(reply, Err(Refusal::Worker(failure)) if failure.cause == FailureCause::Stops);
     assert!(failed(bench.last_reply()));
     bench.request(Request::Reload);
     bench.spawn(5);
@@ -298,5 +296,7 @@ fn one_that_claims_to_be_ready_and_does_not_listen_is_reported_once() {
     lacks(&mut bench, Lack::Proof);
     bench.pass(30 * SECOND);
     assert_eq!(reported(&bench), 1);
-    assert!(bench.last_reply().as_ref().unwrap_err().to_string().contains("said that it was ready"));
+    assert!(
+        bench.last_reply().as_ref().unwrap_err().to_string().contains("said that it was ready")
+    );
 }
