@@ -97,6 +97,11 @@ TMPDIR, and those of --env. A worker is ready when it listens on its ports, or i
 udp listeners; on SIGTERM it should
 finish its connections and exit.
 
+A worker that is stopped, does not listen any more, accepts nobody for the ping timeout while others
+wait, or does not answer what --ready http:/PATH or --watchdog-timeout ask of it, gets no new clients
+until it answers again, as long as others do. On NOTIFY_SOCKET (sd_notify) it can say READY=1,
+STOPPING=1, STATUS=, WATCHDOG=1 and EXTEND_TIMEOUT_USEC=.
+
 TIME is a whole number with ms, s, min or h.
 
 Examples:

@@ -50,6 +50,10 @@ pub(super) struct Seen {
 
 /// How a probe went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(
+    not(any(feature = "http", test)),
+    expect(dead_code, reason = "without the feature none is made")
+)]
 pub(super) enum Probed {
     /// Status 200.
     Fine,
@@ -220,8 +224,11 @@ impl Health {
         }
     }
 
-    fn drop_unclaimed(&mut self, now: Moment) {
+    /// Drops the messages that no worker has claimed in time; returns whether there were any.
+    pub(super) fn drop_unclaimed(&mut self, now: Moment) -> bool {
+        let before = self.unclaimed.len();
         self.unclaimed.retain(|it| now.since(it.at) < UNCLAIMED_SPAN);
+        self.unclaimed.len() < before
     }
 
     /// The workers that are ready and not leaving.

@@ -159,6 +159,9 @@ impl Master {
         for worker in self.ids(|state| matches!(state, WorkerState::Retired | WorkerState::Dying)) {
             self.vigil.health.leaves(worker);
         }
+        if self.vigil.health.drop_unclaimed(self.world.now()) {
+            self.warn_of_stranger();
+        }
         self.look_at_kernel();
         self.begin_witness();
         self.begin_probes();
@@ -294,20 +297,17 @@ impl Master {
                 self.act_on_words(worker, said);
             }
             Some((session, None)) => {
+                let pid = message.sender.pid;
+                tracing::debug!(pid, session, "a word on NOTIFY_SOCKET of no worker known yet");
                 self.vigil.health.unclaimed(session, words, self.world.now());
-                self.warn_of_stranger(&message);
             }
-            None => self.warn_of_stranger(&message),
+            None => self.warn_of_stranger(),
         }
     }
 
-    fn warn_of_stranger(&mut self, message: &Message) {
-        let pid = message.sender.pid;
-        if std::mem::replace(&mut self.vigil.has_warned, true) {
-            tracing::debug!(pid, "a process that is no worker's writes to NOTIFY_SOCKET");
-        } else {
+    fn warn_of_stranger(&mut self) {
+        if !std::mem::replace(&mut self.vigil.has_warned, true) {
             tracing::warn!(
-                pid,
                 "a process that is no worker's writes to NOTIFY_SOCKET, or had ended when it was \
                  read: it is passed over, and so are further ones without a word"
             );
