@@ -173,7 +173,7 @@ impl Processes {
         for worker in workers {
             let Some(running) = self.running.get_mut(worker) else { continue };
             let mut seen = running.look(&mut table, &by_port, listeners)?;
-            seen.stopped = whether_stopped && process::is_stopped(running.child.pid())?;
+            seen.stopped = whether_stopped && process::is_stopped(running.child.pidfd())?;
             all.insert(*worker, seen);
         }
         Ok(all)
