@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use ipcluster::config::{Given, Settings};
-use ipcluster::plan::ClusterName;
+use ipcluster::plan::{ClusterName, Share};
 
 /// Sticky load balancing in the kernel for the worker processes of one host.
 ///
@@ -47,7 +47,24 @@ pub(crate) enum Verb {
     ///
     /// Returns when new connections go to the new workers, or says why not: then the old ones serve
     /// on. Established connections stay with the old workers, which end when those have ended.
-    Reload(ClusterArgs),
+    ///
+    /// With --share the new generation is on trial: workers beside the old ones get a part of the
+    /// clients, chosen by their address, and nobody else notices. `promote` or `rollback` ends that.
+    #[command(after_help = RELOAD_HELP)]
+    Reload(ReloadArgs),
+    /// Put the generation on trial into force for all clients
+    ///
+    /// It gets a worker in every seat, and when all are ready all new connections go to those, or it
+    /// says why not: then it stays on trial. Those of the old generation, and those that were on trial,
+    /// finish their connections.
+    Promote(ClusterArgs),
+    /// End the trial of a generation, or go back to the one before the last reload
+    ///
+    /// On trial: its clients go back to the workers that they had. After a reload or promote: new
+    /// connections go back to the workers of the generation before, without a start, as long as all of
+    /// them still run and listen. They end with their last connection, so give --rollback-timeout to
+    /// `run` to keep them for some time.
+    Rollback(ClusterArgs),
     /// Show the workers by seat
     #[command(after_help = STATUS_HELP)]
     Status(StatusArgs),
@@ -82,6 +99,12 @@ pub(crate) enum Verb {
     DemoWorker,
 }
 
+const RELOAD_HELP: &str = "\
+Examples:
+  ipcluster reload                    all clients get the new generation
+  ipcluster reload --share 10%        one of ten clients does: 102 of 1,024 slots
+  ipcluster reload web --share 0.5%   of the cluster web";
+
 const DEMO_HELP: &str = "\
 Columns: connections that ended in the phase; those that failed; clients that another worker than
 before answered (in a reload: another seat); half and 99 % of the answers came within p50 and p99.
@@ -110,8 +133,8 @@ Examples:
   ipcluster run -c web.toml --workers 8 --http-listen 127.0.0.1:9180
 
 The file holds the same settings as the flags (name, listen, workers, command, partition, slots,
-weights, worker_ports, local_clients, ready, ownership, env, [timeouts] ready, drain, die, ping,
-watchdog, [spawn] stagger, backoff, [http] listen). Flags win.
+weights, worker_ports, local_clients, ready, ownership, env, [timeouts] ready, drain, rollback, die,
+ping, watchdog, [spawn] stagger, backoff, [http] listen). Flags win.
 
 Exit codes: 0 stopped, or left by a signal; 1 failed; 2 wrong usage.";
 
@@ -126,8 +149,10 @@ that it has), dying (was asked to end).
 --json prints one object: schema (1), name, pid (of the master), generation, listeners, partition,
 slots, repairs (of rules that others had changed) and last_writer (who made the last one necessary),
 foreign_chains (rules of others that decide before ours), conntrack (entries, limit; 0: none), serving
-(seats that get connections), swaps (a histogram), restarts (by reason), and workers: a list of seat, slots, pid (null before it is spawned), state, generation, health (ok, silent), text (what it says
-of itself: STATUS= of sd_notify; else null), ports (public port: worker port), uptime (seconds), connections (established ones; null if not counted),
+(seats that get connections), trial (of a generation: generation, first_seat, seats, slots; or null),
+swaps (a histogram), restarts (by reason), and workers: a list of seat, slots, pid (null before it is spawned), state, generation,
+health (ok, silent), text (what it says of itself: STATUS= of sd_notify; else null), ports
+(public port: worker port), uptime (seconds), connections (established ones; null if not counted),
 queued (not accepted yet), half_open (handshakes under way), and connections_total (of a live worker: all that its seat was ever given, whoever held it; else null).
 Fields may be added within a schema.";
 
@@ -140,6 +165,15 @@ Example:
 pub(crate) struct ClusterArgs {
     /// The cluster [default: the only one that there is]
     pub(crate) name: Option<ClusterName>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReloadArgs {
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+    /// Try the new generation on this part of the clients, above 0% and below 100%
+    #[arg(long, value_name = "PERCENT%")]
+    pub(crate) share: Option<Share>,
 }
 
 #[derive(Debug, Args)]
@@ -236,6 +270,10 @@ pub(crate) struct RunArgs {
     /// How long a retired worker may finish its connections; 0: as long as it takes [default: 0]
     #[arg(long, value_name = "TIME")]
     drain_timeout: Option<String>,
+    /// How long after a reload the workers of the generation before are kept although their
+    /// connections have ended, so that `rollback` finds them; at most --drain-timeout [default: 0]
+    #[arg(long, value_name = "TIME")]
+    rollback_timeout: Option<String>,
     /// How long a worker may take to end before it is killed [default: 5s]
     #[arg(long, value_name = "TIME")]
     die_timeout: Option<String>,
@@ -285,6 +323,7 @@ impl RunArgs {
             env: each("--env", self.env),
             ready_timeout: one("--ready-timeout", self.ready_timeout),
             drain_timeout: one("--drain-timeout", self.drain_timeout),
+            rollback_timeout: one("--rollback-timeout", self.rollback_timeout),
             die_timeout: one("--die-timeout", self.die_timeout),
             ping_timeout: one("--ping-timeout", self.ping_timeout),
             watchdog_timeout: one("--watchdog-timeout", self.watchdog_timeout),
@@ -386,7 +425,7 @@ mod tests {
         let line = "run --name web --listen 0.0.0.0:80 --listen [::]:443 --workers 2 \
             --partition hash --slots 2048 --weights 1,2.5 --worker-ports 30000-30999 \
             --local-clients --ready tcp \
-            --env NODE_* --env A=b --ready-timeout 10s --drain-timeout 1h --die-timeout 0 \
+            --env NODE_* --env A=b --ready-timeout 10s --drain-timeout 1h --rollback-timeout 10min --die-timeout 0 \
             --spawn-stagger 0 --spawn-backoff 10ms..2min --http-listen 127.0.0.1:9180 -- node server.js --workers 9";
         let Ok(Verb::Run(run)) = parse(line) else { panic!() };
         let file = r#"
@@ -401,7 +440,7 @@ mod tests {
             local_clients = true
             ready = "tcp"
             env = ["NODE_*", "A=b"]
-            timeouts = { ready = "10s", drain = "1h", die = "0" }
+            timeouts = { ready = "10s", drain = "1h", rollback = "10min", die = "0" }
             spawn = { stagger = "0", backoff = "10ms..2min" }
             http = { listen = "127.0.0.1:9180" }
         "#;

@@ -12,7 +12,9 @@ mod flush;
 mod log;
 mod output;
 mod plan;
+mod promote;
 mod reload;
+mod rollback;
 mod run;
 mod scale;
 mod status;
@@ -36,7 +38,9 @@ pub(crate) fn carry_out(arguments: Arguments) -> Result<(), Failed> {
         None => ControlDir::locate(),
     };
     match arguments.verb {
-        Verb::Reload(cluster) => reload::run(&directory()?, cluster),
+        Verb::Reload(reload) => reload::run(&directory()?, reload),
+        Verb::Promote(cluster) => promote::run(&directory()?, cluster),
+        Verb::Rollback(cluster) => rollback::run(&directory()?, cluster),
         Verb::Status(status) => status::run(&directory()?, status),
         Verb::Scale(scale) => scale::run(&directory()?, scale),
         Verb::Stop(stop) => stop::run(&directory()?, stop),

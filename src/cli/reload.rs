@@ -1,18 +1,35 @@
 //! `ipcluster reload`
 
-use ipcluster::control::{Answer, Command, ControlDir};
+use ipcluster::control::{Answer, Command, ControlDir, Reloaded};
 
-use super::args::ClusterArgs;
+use super::args::ReloadArgs;
 use super::{Failed, ask, output};
 
-pub(super) fn run(directory: &ControlDir, cluster: ClusterArgs) -> Result<(), Failed> {
-    match ask::ask(directory, cluster.name.as_ref(), Command::Reload)? {
-        Answer::Reloaded(done) => output::answer(&format!(
-            "generation {} is in force: {} workers, swapped in {:.0} us\n",
+pub(super) fn run(directory: &ControlDir, args: ReloadArgs) -> Result<(), Failed> {
+    let command = match args.share {
+        None => Command::Reload,
+        Some(share) => Command::Canary { share },
+    };
+    match ask::ask(directory, args.cluster.name.as_ref(), command)? {
+        Answer::Reloaded(done) => output::answer(&in_force(&done)),
+        Answer::OnTrial(done) => output::answer(&format!(
+            "generation {} is on trial: {} of {} slots, {} workers, swapped in {:.0} us\n",
             done.generation,
+            done.trial_slots,
+            done.slots,
             done.workers,
             done.swap_seconds * 1e6
         )),
         _ => Err(ask::mismatch("reload")),
     }
+}
+
+/// That a generation is in force for all clients.
+pub(super) fn in_force(done: &Reloaded) -> String {
+    format!(
+        "generation {} is in force: {} workers, swapped in {:.0} us\n",
+        done.generation,
+        done.workers,
+        done.swap_seconds * 1e6
+    )
 }

@@ -44,6 +44,9 @@ impl Settings {
         check_worker_ports(worker_ports, &range.origin, workers.value, &listeners)?;
         let http = http(self.http_listen, &listeners, worker_ports)?;
         let ready = readiness(or_default(self.ready, "tcp".to_owned()), &listeners)?;
+        let drain =
+            Some(time(self.drain_timeout, "0", "timeouts.drain")?).filter(|limit| !limit.is_zero());
+        let rollback = kept(self.rollback_timeout, drain)?;
         Ok(Config {
             name,
             listeners,
@@ -58,8 +61,8 @@ impl Settings {
             env: environment(self.env.unwrap_or_default())?,
             timeouts: Timeouts {
                 ready: nonzero(self.ready_timeout, "30s", "timeouts.ready")?,
-                drain: Some(time(self.drain_timeout, "0", "timeouts.drain")?)
-                    .filter(|limit| !limit.is_zero()),
+                drain,
+                rollback,
                 die: time(self.die_timeout, "5s", "timeouts.die")?,
                 ping: limit(self.ping_timeout, "10s", "timeouts.ping", LEAST_PING)?,
                 watchdog: limit(self.watchdog_timeout, "0", "timeouts.watchdog", LEAST_WATCHDOG)?,
@@ -303,6 +306,16 @@ fn time(
     text_value(given, default, key, parse::duration)
 }
 
+/// For how long workers are kept for a rollback: not for longer than they may drain.
+fn kept(given: Option<Given<String>>, drain: Option<Duration>) -> Result<Duration, ConfigError> {
+    text_value(given, "0", "timeouts.rollback", |text| match parse::duration(text)? {
+        time if drain.is_some_and(|limit| time > limit) => Err(format!(
+            "{text}: expected at most timeouts.drain, at which retired workers end whatever they do"
+        )),
+        time => Ok(time),
+    })
+}
+
 fn nonzero(
     given: Option<Given<String>>,
     default: &str,
@@ -364,6 +377,23 @@ mod tests {
     }
 
     #[test]
+    fn workers_are_not_kept_for_a_rollback_longer_than_they_may_drain() {
+        let check = |drain: &str, rollback: &str| {
+            let settings = Settings {
+                drain_timeout: Some(Given::by_flag("--drain-timeout", drain.to_owned())),
+                rollback_timeout: Some(Given::by_flag("--rollback-timeout", rollback.to_owned())),
+                ..least()
+            };
+            settings.check(4).map(|config| config.timeouts.rollback)
+        };
+        assert_eq!(check("0", "1h"), Ok(Duration::from_secs(3600)));
+        assert_eq!(check("10s", "10s"), Ok(Duration::from_secs(10)));
+        let expected = "--rollback-timeout: 11s: expected at most timeouts.drain, at which retired \
+            workers end whatever they do";
+        assert_eq!(check("10s", "11s").unwrap_err().to_string(), expected);
+    }
+
+    #[test]
     fn what_is_not_given_has_its_documented_default() {
         let config = least().check(6).unwrap();
         assert_eq!((config.name.as_str(), config.workers), ("main", 6));
@@ -373,6 +403,7 @@ mod tests {
         assert_eq!(config.ready, super::super::Readiness::Tcp);
         assert_eq!(config.timeouts.ready, Duration::from_secs(30));
         assert_eq!(config.timeouts.drain, None);
+        assert_eq!(config.timeouts.rollback, Duration::ZERO);
         assert_eq!(config.timeouts.die, Duration::from_secs(5));
         assert_eq!(config.timeouts.ping, Some(Duration::from_secs(10)));
         assert_eq!(config.timeouts.watchdog, None);

@@ -111,6 +111,9 @@ pub struct Timeouts {
     pub ready: Duration,
     /// For the connections of a retired worker to end; none is no limit.
     pub drain: Option<Duration>,
+    /// For how long after a reload the workers of the generation before are kept although their
+    /// connections have ended, so that a rollback finds them; 0 is not at all.
+    pub rollback: Duration,
     /// From SIGTERM to SIGKILL; 0 is at once.
     pub die: Duration,
     /// After how much silence a worker gets no clients while others answer, at least 1 s; none is

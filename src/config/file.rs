@@ -43,7 +43,7 @@ const KEYS: [&str; 12] = [
     "ownership",
     "env",
 ];
-const TIMEOUTS: [&str; 5] = ["ready", "drain", "die", "ping", "watchdog"];
+const TIMEOUTS: [&str; 6] = ["ready", "drain", "rollback", "die", "ping", "watchdog"];
 const SPAWN: [&str; 2] = ["stagger", "backoff"];
 const HTTP: [&str; 1] = ["listen"];
 
@@ -111,6 +111,9 @@ impl File<'_> {
         match key.get_ref().as_ref() {
             "ready" => settings.ready_timeout = Some(self.time("timeouts.ready", value)?),
             "drain" => settings.drain_timeout = Some(self.time("timeouts.drain", value)?),
+            "rollback" => {
+                settings.rollback_timeout = Some(self.time("timeouts.rollback", value)?);
+            }
             "die" => settings.die_timeout = Some(self.time("timeouts.die", value)?),
             "ping" => settings.ping_timeout = Some(self.time("timeouts.ping", value)?),
             "watchdog" => settings.watchdog_timeout = Some(self.time("timeouts.watchdog", value)?),
@@ -297,6 +300,7 @@ mod tests {
             [timeouts]
             ready = "10s"
             drain = "1h"
+            rollback = "10min"
             die = "0"
             ping = "2s"
             watchdog = "500ms"
@@ -322,6 +326,7 @@ mod tests {
             env: Some(["NODE_*", "A=b"].map(|entry| given(entry.to_owned())).into()),
             ready_timeout: flag("10s".to_owned()),
             drain_timeout: flag("1h".to_owned()),
+            rollback_timeout: flag("10min".to_owned()),
             die_timeout: flag("0".to_owned()),
             ping_timeout: flag("2s".to_owned()),
             watchdog_timeout: flag("500ms".to_owned()),
@@ -349,7 +354,7 @@ mod tests {
             ),
             (
                 "[timeouts]\n\"a\\nb\" = 1",
-                "web.toml, line 2: unknown key `timeouts.a\\nb`: expected one of ready, drain, die, ping, watchdog",
+                "web.toml, line 2: unknown key `timeouts.a\\nb`: expected one of ready, drain, rollback, die, ping, watchdog",
             ),
             (
                 "spawn.pause = 1",

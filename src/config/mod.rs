@@ -22,6 +22,7 @@
 //! | `env` | `--env`, repeated | `KEY`, `PREFIX*`, `KEY=VALUE`: see [`Environment`] | none |
 //! | `timeouts.ready` | `--ready-timeout` | a time above 0 | `30s` |
 //! | `timeouts.drain` | `--drain-timeout` | a time, `0`: no limit | `0` |
+//! | `timeouts.rollback` | `--rollback-timeout` | a time, at most `timeouts.drain` if that is a limit; `0`: not longer than they drain | `0` |
 //! | `timeouts.die` | `--die-timeout` | a time, `0`: killed at once | `5s` |
 //! | `timeouts.ping` | `--ping-timeout` | a time from `1s`, `0`: silent workers are not looked for | `10s` |
 //! | `timeouts.watchdog` | `--watchdog-timeout` | a time from `100ms`, `0`: workers need not say `WATCHDOG=1` | `0` |

@@ -75,9 +75,12 @@ impl Client {
                     Err(ControlError::NoAnswer { name: self.name.clone(), waited: Self::PATIENCE })
                 })
             }
-            Command::Reload | Command::Scale { .. } | Command::Stop { .. } => {
-                self.exchange(command, progress).await
-            }
+            Command::Reload
+            | Command::Canary { .. }
+            | Command::Promote
+            | Command::Rollback
+            | Command::Scale { .. }
+            | Command::Stop { .. } => self.exchange(command, progress).await,
         }
     }
 

@@ -40,7 +40,9 @@ pub enum MessageError {
     #[error("request without a \"command\"")]
     NoCommand,
     /// A command that does not exist.
-    #[error("unknown command {name}: expected reload, status, scale, stop or explain")]
+    #[error(
+        "unknown command {name}: expected reload, promote, rollback, status, scale, stop or explain"
+    )]
     UnknownCommand {
         /// The command as given.
         name: String,

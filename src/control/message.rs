@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{Explanation, MessageError, Status, WorkerStatus, wire};
-use crate::plan::{Generation, MAX_SEATS};
+use crate::plan::{Generation, MAX_SEATS, Share};
 
 /// The version of the protocol, the `v` of each request.
 pub const VERSION: u32 = 1;
@@ -17,6 +17,15 @@ pub const VERSION: u32 = 1;
 pub enum Command {
     /// Put a new generation into force.
     Reload,
+    /// Put a new generation into force for a part of the clients.
+    Canary {
+        /// The part.
+        share: Share,
+    },
+    /// Put the generation on trial into force for all clients.
+    Promote,
+    /// End the trial of a generation; or, where there is none, go back to the generation before.
+    Rollback,
     /// Say how things stand.
     Status,
     /// Change the number of workers.
@@ -65,7 +74,15 @@ impl Command {
     /// Takes the fields of the command out of `fields`.
     fn from_fields(name: &Value, fields: &mut Map<String, Value>) -> Result<Self, MessageError> {
         match name.as_str() {
-            Some("reload") => Ok(Self::Reload),
+            Some("reload") => match fields.remove("share") {
+                None => Ok(Self::Reload),
+                Some(share) => match share.as_str().map(str::parse) {
+                    Some(Ok(share)) => Ok(Self::Canary { share }),
+                    _ => Err(wrong("reload", "share", "percent above 0% and below 100% as text")),
+                },
+            },
+            Some("promote") => Ok(Self::Promote),
+            Some("rollback") => Ok(Self::Rollback),
             Some("status") => Ok(Self::Status),
             Some("scale") => {
                 let workers = fields.remove("workers").as_ref().and_then(Value::as_u64);
@@ -95,7 +112,8 @@ impl Command {
     pub fn emit(&self) -> String {
         let mut request = json!({ "v": VERSION, "command": self.name() });
         match self {
-            Self::Reload | Self::Status => {}
+            Self::Reload | Self::Promote | Self::Rollback | Self::Status => {}
+            Self::Canary { share } => request["share"] = json!(share.to_string()),
             Self::Scale { workers } => request["workers"] = json!(workers),
             Self::Stop { now } => request["now"] = json!(now),
             Self::Explain { address } => request["address"] = json!(address),
@@ -106,7 +124,9 @@ impl Command {
     /// The word for it in the protocol and on the command line.
     pub fn name(&self) -> &'static str {
         match self {
-            Self::Reload => "reload",
+            Self::Reload | Self::Canary { .. } => "reload",
+            Self::Promote => "promote",
+            Self::Rollback => "rollback",
             Self::Status => "status",
             Self::Scale { .. } => "scale",
             Self::Stop { .. } => "stop",
@@ -183,8 +203,12 @@ impl Reply {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Answer {
-    /// To [`Command::Reload`].
+    /// To [`Command::Reload`] and [`Command::Promote`].
     Reloaded(Reloaded),
+    /// To [`Command::Canary`].
+    OnTrial(OnTrial),
+    /// To [`Command::Rollback`].
+    RolledBack(RolledBack),
     /// To [`Command::Status`].
     Status(Box<Status>),
     /// To [`Command::Scale`].
@@ -198,6 +222,34 @@ pub enum Answer {
 /// New connections go to a new generation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Reloaded {
+    /// The generation that is in force now.
+    #[serde(with = "wire::GenerationNumber")]
+    pub generation: Generation,
+    /// How many workers it has.
+    pub workers: u16,
+    /// Seconds from sending the transaction to its acknowledgement.
+    pub swap_seconds: f64,
+}
+
+/// A part of the clients goes to a new generation, on trial.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OnTrial {
+    /// The new generation.
+    #[serde(with = "wire::GenerationNumber")]
+    pub generation: Generation,
+    /// How many workers it has.
+    pub workers: u32,
+    /// How many slots go to it.
+    pub trial_slots: u32,
+    /// How many slots the cluster has.
+    pub slots: u32,
+    /// Seconds from sending the transaction to its acknowledgement.
+    pub swap_seconds: f64,
+}
+
+/// New connections go to an earlier generation again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RolledBack {
     /// The generation that is in force now.
     #[serde(with = "wire::GenerationNumber")]
     pub generation: Generation,
@@ -330,6 +382,9 @@ mod tests {
     fn every_command_is_read_as_it_was_written() {
         let commands = [
             Command::Reload,
+            Command::Canary { share: "0.5%".parse().unwrap() },
+            Command::Promote,
+            Command::Rollback,
             Command::Status,
             Command::Scale { workers: 1024 },
             Command::Stop { now: true },
@@ -356,12 +411,15 @@ mod tests {
             (r#"{"v":1}"#, r#"request without a "command""#),
             (
                 r#"{"v":1,"command":"re\u001bload"}"#,
-                r#"unknown command "re\u001bload": expected reload, status, scale, stop or explain"#,
+                r#"unknown command "re\u001bload": expected reload, promote, rollback, status, scale, stop or explain"#,
             ),
             (
                 r#"{"v":1,"command":7}"#,
-                "unknown command 7: expected reload, status, scale, stop or explain",
+                "unknown command 7: expected reload, promote, rollback, status, scale, stop or explain",
             ),
+            (r#"{"v":1,"command":"reload","share":10}"#, SHARE),
+            (r#"{"v":1,"command":"reload","share":"100%"}"#, SHARE),
+            (r#"{"v":1,"command":"promote","share":"10%"}"#, r#"promote: unknown field "share""#),
             (r#"{"v":1,"command":"scale"}"#, SCALE),
             (r#"{"v":1,"command":"scale","workers":0}"#, SCALE),
             (r#"{"v":1,"command":"scale","workers":-1}"#, SCALE),
@@ -380,6 +438,7 @@ mod tests {
         }
     }
 
+    const SHARE: &str = "reload: share: expected percent above 0% and below 100% as text";
     const SCALE: &str = "scale: workers: expected a number from 1 to 1024";
 
     #[test]
@@ -394,7 +453,7 @@ mod tests {
             "schema": 1, "name": "web", "pid": 4100, "generation": 3,
             "listeners": ["0.0.0.0:80/tcp"], "partition": "hash", "slots": 1024,
             "repairs": 0, "last_writer": null, "foreign_chains": [],
-            "conntrack": {"entries": 1804, "limit": 262_144}, "serving": u32::MAX,
+            "conntrack": {"entries": 1804, "limit": 262_144}, "serving": u32::MAX, "trial": null,
             "swaps": {"count": u64::MAX, "seconds": 0.25, "buckets": vec![u64::MAX; 13]},
             "restarts": {"died": u64::MAX, "exited": 0, "not_ready": 0, "spawn": 0, "unfit": 0},
             "workers": [{
@@ -478,6 +537,7 @@ mod tests {
             repairs: 0,
             last_writer: None,
             foreign_chains: Vec::new(),
+            trial: None,
             conntrack: Some(ConntrackFill { entries: 1804, limit: 262_144 }),
             serving: u32::MAX,
             swaps: SwapTimes {
@@ -520,8 +580,8 @@ mod tests {
 
         #[test]
         fn any_fields_give_a_command_or_an_error(
-            name in "(reload|status|scale|stop|explain)",
-            field in "(workers|now|address|[a-z]{1,4})",
+            name in "(reload|promote|rollback|status|scale|stop|explain)",
+            field in "(workers|now|address|share|[a-z]{1,4})",
             value in r#"(null|true|-?[0-9]{1,30}|1e999|\[\]|\{\}|"[0-9.:]{0,12}")"#,
         ) {
             let line = format!(r#"{{"v":1,"command":"{name}","{field}":{value}}}"#);

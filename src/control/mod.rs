@@ -17,6 +17,9 @@
 //! | command | fields | answer under `ok` |
 //! |---|---|---|
 //! | `reload` | | `reloaded`: [`Reloaded`] |
+//! | `reload` | `share`: percent as text, `"10%"` | `on_trial`: [`OnTrial`] |
+//! | `promote` | | `reloaded`: [`Reloaded`] |
+//! | `rollback` | | `rolled_back`: [`RolledBack`] |
 //! | `status` | | `status`: [`Status`] |
 //! | `scale` | `workers`: 1 to 1024 | `scaled`: [`Scaled`] |
 //! | `stop` | `now`: true or false (the default) | `stopped`: [`Stopped`] |
@@ -49,9 +52,11 @@ pub use codec::{LineDecoder, MAX_LINE};
 pub use directory::{ControlDir, Lock};
 pub use error::{ControlError, MessageError};
 pub use figures::{Restarts, SwapTimes};
-pub use message::{Answer, Command, Failure, Reloaded, Reply, Scaled, Stopped, VERSION};
+pub use message::{
+    Answer, Command, Failure, OnTrial, Reloaded, Reply, RolledBack, Scaled, Stopped, VERSION,
+};
 pub use server::{Limits, Request, Responder, Server};
 pub use status::{
-    ConntrackFill, Explanation, ForeignChain, PartitionKind, RuleWriter, SCHEMA, Status,
+    ConntrackFill, Explanation, ForeignChain, PartitionKind, RuleWriter, SCHEMA, Status, Trial,
     WorkerHealth, WorkerState, WorkerStatus,
 };

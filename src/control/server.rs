@@ -433,6 +433,7 @@ mod tests {
             last_writer: None,
             foreign_chains: Vec::new(),
             conntrack: None,
+            trial: None,
             serving: 0,
             swaps: crate::control::SwapTimes::default(),
             restarts: crate::control::Restarts::default(),

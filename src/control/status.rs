@@ -25,7 +25,7 @@ pub const SCHEMA: u32 = 1;
 ///      "priority": -150, "rule_chain": "PREROUTING", "handle": 7,
 ///      "listener": "0.0.0.0:80/tcp", "certain": true}
 ///   ],
-///   "conntrack": {"entries": 1804, "limit": 262144}, "serving": 2,
+///   "conntrack": {"entries": 1804, "limit": 262144}, "serving": 2, "trial": null,
 ///   "swaps": {"count": 2, "seconds": 0.000412, "buckets": [0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]},
 ///   "restarts": {"died": 1, "exited": 0, "not_ready": 0, "spawn": 0, "unfit": 0},
 ///   "workers": [
@@ -44,7 +44,7 @@ pub struct Status {
     pub name: ClusterName,
     /// The process id of the master.
     pub pid: u32,
-    /// The generation in force.
+    /// The generation in force; while another is on trial, the one that all other clients get.
     #[serde(with = "wire::GenerationNumber")]
     pub generation: Generation,
     /// The public addresses, in the order of the configuration.
@@ -71,6 +71,9 @@ pub struct Status {
     /// while no new connection is served.
     #[serde(default)]
     pub serving: u32,
+    /// The generation on trial; none while there is none.
+    #[serde(default)]
+    pub trial: Option<Trial>,
     /// How long the transactions of this master took.
     #[serde(default)]
     pub swaps: SwapTimes,
@@ -79,6 +82,21 @@ pub struct Status {
     pub restarts: Restarts,
     /// All workers by seat, also those of older generations that have not ended yet.
     pub workers: Vec<WorkerStatus>,
+}
+
+/// A generation that some of the clients get, until it is promoted or rolled back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trial {
+    /// Its number.
+    #[serde(with = "wire::GenerationNumber")]
+    pub generation: Generation,
+    /// The first of its seats; all from there on are its.
+    #[serde(with = "wire::SeatNumber")]
+    pub first_seat: Seat,
+    /// How many seats it has.
+    pub seats: u32,
+    /// How many of the slots it has.
+    pub slots: u32,
 }
 
 /// A process that changed the rules of a cluster.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{ConntrackFill, ForeignChain, Status, WorkerHealth, WorkerStatus};
+use super::{ConntrackFill, ForeignChain, Status, Trial, WorkerHealth, WorkerStatus};
 
 impl Status {
     /// The status as text, as `ipcluster status` prints it: a head about the cluster, then one line a
@@ -52,7 +52,21 @@ fn head(status: &Status) -> String {
     for foreign in &status.foreign_chains {
         head.push_str(&format!("foreign    {}\n", foreign_chain(foreign)));
     }
+    if let Some(trial) = &status.trial {
+        head.push_str(&format!("trial      {}\n", on_trial(trial, status.slots)));
+    }
     head
+}
+
+fn on_trial(trial: &Trial, slots: u32) -> String {
+    let Trial { generation, first_seat, seats, slots: given } = *trial;
+    let percent = f64::from(given) * 100.0 / f64::from(slots.max(1));
+    let last = u32::from(first_seat.0) + seats.saturating_sub(1);
+    let seats = match seats {
+        1 => format!("seat {first_seat}"),
+        _ => format!("seats {first_seat} to {last}"),
+    };
+    format!("generation {generation} on {given} of {slots} slots ({percent:.1} %): {seats}")
 }
 
 fn foreign_chain(foreign: &ForeignChain) -> String {
@@ -167,6 +181,7 @@ fn aligned(rows: &[[String; COLUMNS]]) -> String {
 mod tests {
     use super::*;
     use crate::control::RuleWriter;
+    use crate::plan::{Generation, Seat};
 
     /// A status as it comes over the socket.
     fn status() -> Status {
@@ -229,6 +244,24 @@ foreign    table ip nat, chain PREROUTING (prerouting, priority -150): rule 9 of
 connections to 0.0.0.0:80/tcp before us
 ";
         assert_eq!(head(&status), facts(&status) + expected);
+    }
+
+    #[test]
+    fn a_generation_on_trial_stands_in_the_head() {
+        let mut status = status();
+        let trial = |first, seats, slots| {
+            Some(Trial { generation: Generation(4), first_seat: Seat(first), seats, slots })
+        };
+        for (trial, expected) in [
+            (trial(4, 1, 102), "trial      generation 4 on 102 of 1024 slots (10.0 %): seat 4\n"),
+            (
+                trial(4, 2, 512),
+                "trial      generation 4 on 512 of 1024 slots (50.0 %): seats 4 to 5\n",
+            ),
+        ] {
+            status.trial = trial;
+            assert_eq!(head(&status), facts(&status) + expected);
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::processes::Processes;
 use super::report;
 use super::spawner::{self, Spawner};
 use super::watching::Watching;
-use crate::control::{Answer, Reloaded, Responder, Scaled, Stopped};
+use crate::control::{Answer, OnTrial, Reloaded, Responder, RolledBack, Scaled, Stopped};
 use crate::nft::{Firewall, NftError};
 use crate::plan::{Plan, Seat};
 use crate::process::ProcessError;
@@ -134,7 +134,8 @@ impl World {
     pub(super) fn act(&mut self, action: Action) -> VecDeque<Event> {
         match action {
             Action::Spawn { worker, seat, generation } => {
-                let workers = self.workers_wanted;
+                // A canary has seats beyond those: no worker is told a seat that there cannot be.
+                let workers = self.workers_wanted.max(seat.index() + 1);
                 self.spawner.start(spawner::Order { worker, seat, generation, workers });
             }
             Action::Commit(plan) => return [self.commit(&plan)].into(),
@@ -237,6 +238,18 @@ impl World {
         let seats = self.workers_wanted;
         responder.finish(match outcome {
             Ok(Done::Reloaded { generation }) => Ok(Answer::Reloaded(Reloaded {
+                generation,
+                workers: saturating(seats),
+                swap_seconds: self.last_swap.as_secs_f64(),
+            })),
+            Ok(Done::Canary { generation, workers, slots, of }) => Ok(Answer::OnTrial(OnTrial {
+                generation,
+                workers: saturating(workers),
+                trial_slots: saturating(slots),
+                slots: saturating(of),
+                swap_seconds: self.last_swap.as_secs_f64(),
+            })),
+            Ok(Done::RolledBack { generation }) => Ok(Answer::RolledBack(RolledBack {
                 generation,
                 workers: saturating(seats),
                 swap_seconds: self.last_swap.as_secs_f64(),

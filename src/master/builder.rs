@@ -258,6 +258,7 @@ fn settings(config: &Config) -> Settings {
         weights: config.weights.clone(),
         ready: config.timeouts.ready,
         drain: config.timeouts.drain,
+        rollback: config.timeouts.rollback,
         die: config.timeouts.die,
         ping: config.timeouts.ping.unwrap_or(Settings::default().ping),
         stagger: config.spawn.stagger,

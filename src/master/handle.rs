@@ -4,7 +4,10 @@ use std::net::IpAddr;
 
 use tokio::sync::mpsc;
 
-use crate::control::{Answer, Command, Explanation, Failure, Reloaded, Request, Scaled, Status};
+use crate::control::{
+    Answer, Command, Explanation, Failure, OnTrial, Reloaded, Request, RolledBack, Scaled, Status,
+};
+use crate::plan::Share;
 
 /// What somebody wants of the loop.
 pub(super) enum Order {
@@ -28,6 +31,42 @@ impl Handle {
     pub async fn reload(&self) -> Result<Reloaded, Failure> {
         match self.ask(Command::Reload).await? {
             Answer::Reloaded(reloaded) => Ok(reloaded),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Starts a new generation of workers for a part of the clients, and when they are ready sends the
+    /// new connections of those to it. [`Self::promote`] or [`Self::roll_back`] ends that.
+    ///
+    /// # Errors
+    /// Why all clients get what they got before.
+    pub async fn reload_share(&self, share: Share) -> Result<OnTrial, Failure> {
+        match self.ask(Command::Canary { share }).await? {
+            Answer::OnTrial(trial) => Ok(trial),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Starts as many workers of the generation on trial as there are seats and, when all are ready,
+    /// sends all new connections to them.
+    ///
+    /// # Errors
+    /// Why it is on trial still, or that there is none.
+    pub async fn promote(&self) -> Result<Reloaded, Failure> {
+        match self.ask(Command::Promote).await? {
+            Answer::Reloaded(reloaded) => Ok(reloaded),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Ends the trial of a generation; or, where there is none, sends new connections back to the
+    /// workers that served before the last reload, if all of them still run and listen.
+    ///
+    /// # Errors
+    /// Why everything stays as it is.
+    pub async fn roll_back(&self) -> Result<RolledBack, Failure> {
+        match self.ask(Command::Rollback).await? {
+            Answer::RolledBack(rolled_back) => Ok(rolled_back),
             other => Err(unexpected(&other)),
         }
     }

@@ -265,6 +265,13 @@ impl Health {
         now: Moment,
     ) -> Option<Event> {
         let vitals = self.workers.get_mut(&worker)?;
+        if vitals.stage == Stage::Leaving {
+            // A rollback wants it back.
+            vitals.stage = Stage::Starting;
+            (vitals.stopped, vitals.deaf) = (0, 0);
+            vitals.queues.clear();
+            (vitals.probe.is_fine, vitals.probe.failing) = (false, None);
+        }
         (vitals.listens, vitals.address) = (listens, address);
         self.judge_start(worker, now)
     }
@@ -566,6 +573,7 @@ mod tests {
         Timeouts {
             ready: SECOND,
             drain: None,
+            rollback: Duration::ZERO,
             die: SECOND,
             ping: limit(ping),
             watchdog: limit(watchdog),

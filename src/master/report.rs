@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use super::figures::Figures;
 use crate::control::{
-    ConntrackFill, Explanation, Failure, ForeignChain, RuleWriter, SCHEMA, Status, WorkerHealth,
-    WorkerState, WorkerStatus,
+    ConntrackFill, Explanation, Failure, ForeignChain, RuleWriter, SCHEMA, Status, Trial,
+    WorkerHealth, WorkerState, WorkerStatus,
 };
 use crate::nft::Fill;
 use crate::plan::{Listeners, Plan, Port, Protocol, Route, Seat};
@@ -71,9 +71,20 @@ pub(super) fn status(
         foreign_chains,
         conntrack: fill.map(|Fill { entries, limit }| ConntrackFill { entries, limit }),
         serving: serving(plan),
+        trial: supervisor.canary().map(trial),
         swaps: figures.swaps,
         restarts: figures.restarts,
         workers: workers.into_iter().map(worker_status).collect(),
+    }
+}
+
+fn trial(of: supervisor::Trial) -> Trial {
+    let count = |count| u32::try_from(count).expect("at most as many as slots, which are 32 bits");
+    Trial {
+        generation: of.generation,
+        first_seat: of.first_seat,
+        seats: count(of.seats),
+        slots: count(of.slots),
     }
 }
 
@@ -146,6 +157,12 @@ fn why(plan: &Plan, address: IpAddr, route: &Route<'_>) -> Vec<String> {
             route.home, route.seat
         ));
     }
+    if let Some(all_others) = plan.seats().filter_map(|(_, it)| it).map(|it| it.generation).min()
+        && all_others < route.occupant.generation
+    {
+        let generation = route.occupant.generation;
+        steps.push(format!("which is one of those of generation {generation}, on trial"));
+    }
     if !plan.is_admitting() {
         steps.push("but the cluster is being stopped and admits no new connections".to_owned());
     }
@@ -167,6 +184,9 @@ pub(super) fn failure(refusal: &Refusal) -> Failure {
         Refusal::Commit { .. } => {
             failure.hint("the old workers serve on; the log of the master says more")
         }
+        Refusal::Gone { .. } => failure.hint(
+            "reload with the old program in place; [timeouts] rollback keeps such workers for a time",
+        ),
         Refusal::Starting => failure.hint("`ipcluster status` tells when workers are live"),
         _ => failure,
     }

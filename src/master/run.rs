@@ -298,6 +298,11 @@ impl Master {
             Command::Status => responder.finish(Ok(Answer::Status(Box::new(self.status())))),
             Command::Explain { address } => responder.finish(self.explain(address)),
             Command::Reload => self.request(supervisor::Request::Reload, responder),
+            Command::Canary { share } => {
+                self.request(supervisor::Request::Canary { share }, responder);
+            }
+            Command::Promote => self.request(supervisor::Request::Promote, responder),
+            Command::Rollback => self.request(supervisor::Request::Rollback, responder),
             Command::Scale { workers } => match self.config.scaled(workers) {
                 Ok(_) => self.request(supervisor::Request::Scale { workers }, responder),
                 Err(error) => responder.finish(Err(Failure::new(error.to_string()))),

@@ -78,14 +78,15 @@ impl Kernel for Socket {
     }
 }
 
-/// Reads all replies to a batch.
+/// Reads the replies to a batch, up to the one that nothing follows.
 fn collect(
     socket: &mut Socket,
     batch: &Batch,
     transaction: &Transaction,
 ) -> Result<Outcome, Error> {
     let mut replies = Replies::to(batch, transaction);
-    while let Some(datagram) = socket.receive()? {
+    while !replies.is_complete() {
+        let Some(datagram) = socket.receive()? else { break };
         replies.read(datagram)?;
     }
     Ok(replies.outcome())

@@ -49,6 +49,12 @@ impl<'a> Replies<'a> {
         Ok(())
     }
 
+    /// Whether nothing follows. The end is acknowledged only when the batch is committed, behind all
+    /// else that there is to say (`nfnetlink_rcv_batch`, net/netfilter/nfnetlink.c).
+    pub(super) fn is_complete(&self) -> bool {
+        self.ended
+    }
+
     pub(super) fn outcome(self) -> Outcome {
         match (self.faults.is_empty(), self.ended) {
             (false, _) => Outcome::Refused(self.faults),

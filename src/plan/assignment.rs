@@ -110,6 +110,20 @@ impl Assignment {
         Ok(Self { seats: table })
     }
 
+    /// The same with `extra` more seats than `seats`, which get `lent` slots, as many each: every
+    /// other seat lends a part as large as its part of the table, its last slots. No other slot moves.
+    pub(super) fn lending(&self, seats: usize, extra: usize, lent: usize) -> Self {
+        let mut table = self.seats.clone();
+        let mut held = release_gone(&mut table, seats);
+        let by_held = Weights { scaled: held.iter().map(|slots| *slots as u64).collect() };
+        let mut quotas = quotas(table.len() - lent, &by_held, &held);
+        quotas.extend((0..extra).map(|nth| lent / extra + usize::from(nth < lent % extra)));
+        held.resize(seats + extra, 0);
+        release_surplus(&mut table, &mut held, &quotas);
+        fill_gaps(&mut table, &held, &quotas);
+        Self { seats: table }
+    }
+
     /// The assignment that a table read from the kernel holds.
     pub fn from_table(seats: Vec<Seat>) -> Self {
         Self { seats }

@@ -72,6 +72,18 @@ pub enum PlanError {
         "weights with the mask partition: each worker has exactly one slot; use the hash partition"
     )]
     MaskWeights,
+    /// A part of the clients for some workers only, with a mask partition.
+    #[error(
+        "a part of the clients with the mask partition: each worker has exactly one slot; use the \
+         hash partition, or reload all workers"
+    )]
+    MaskShare,
+    /// A share that is none.
+    #[error("share {text:?}: expected percent above 0% and below 100%, such as 10% or 0.5%")]
+    Share {
+        /// The text as given, cut to 32 characters.
+        text: String,
+    },
     /// A number of slots out of range.
     #[error("{slots} slots: expected 1 to 65536")]
     SlotCount {

@@ -49,6 +49,7 @@ mod partition;
 mod plan;
 mod port_range;
 mod ports;
+mod share;
 #[cfg(test)]
 mod tests;
 
@@ -60,6 +61,7 @@ pub use listener::{Listener, Listeners, Protocol, Service};
 pub use partition::Partition;
 pub use plan::{Occupant, Plan, Route};
 pub use port_range::PortRange;
+pub use share::Share;
 
 /// The most seats, and so live workers, of one cluster.
 pub const MAX_SEATS: u16 = 1024;

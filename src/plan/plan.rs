@@ -130,6 +130,42 @@ impl Plan {
         Ok(plan)
     }
 
+    /// The same cluster with `extra` more seats, vacant, that get `lent` slots together, as many each.
+    /// Every other seat lends a part as large as its part of all slots, and no other slot moves.
+    ///
+    /// # Errors
+    /// [`PlanError::MaskShare`]; [`PlanError::WorkerCount`] if there would be more than 1024 seats, or
+    /// none is to be added; [`PlanError::FewerSlotsThanWorkers`] if there would be fewer slots than
+    /// seats, if fewer are lent than seats are added, or if none would stay.
+    pub fn lending(&self, extra: usize, lent: usize) -> Result<Self, PlanError> {
+        if let Partition::Mask { .. } = self.partition {
+            return Err(PlanError::MaskShare);
+        }
+        check_seat_count(extra)?;
+        let (seats, slots) = (self.seats.len(), self.assignment.slots());
+        check_seat_count(seats + extra)?;
+        if slots < seats + extra || lent < extra || lent >= slots {
+            return Err(PlanError::FewerSlotsThanWorkers { slots, workers: seats + extra });
+        }
+        let mut plan = self.clone();
+        plan.assignment = Arc::new(self.assignment.lending(seats, extra, lent));
+        Arc::make_mut(&mut plan.seats).resize(seats + extra, None);
+        Ok(plan)
+    }
+
+    /// The same cluster, in which every slot has the seat that it has in `home`: what was
+    /// [lent](Self::lending) goes back. Workers in seats that `home` has not are gone.
+    ///
+    /// # Errors
+    /// [`PlanError::AssignmentSize`] if `home` has another number of slots.
+    pub fn returned(&self, home: &Self) -> Result<Self, PlanError> {
+        let mut plan = self.clone();
+        plan.assignment = Arc::clone(&home.assignment);
+        Arc::make_mut(&mut plan.seats).resize(home.seats.len(), None);
+        plan.check_slots()?;
+        Ok(plan)
+    }
+
     /// Puts a worker into a seat, in place of whoever held it.
     ///
     /// # Errors

@@ -11,18 +11,21 @@ use crate::plan::{Listener, Occupant, Partition, Plan, Protocol, Seat};
 pub fn lower(plan: &Plan) -> Ruleset {
     let mut sets = listener_sets(plan);
     let slots = slot_maps(plan);
-    let balance = balance_rules(plan, &slots);
+    let balance = balance_rules(plan, slots.iter().map(|map| map.name));
     sets.extend(slots);
     let survivors = survivors_map(plan);
-    sets.extend(survivors.clone());
-    sets.extend(plan.seats().flat_map(|(seat, _)| port_maps(plan, seat)));
+    let survivors_name = survivors.as_ref().map(|map| map.name);
+    sets.extend(survivors);
+    let ports: Vec<Set> = plan.seats().flat_map(|(seat, _)| port_maps(plan, seat)).collect();
+    let mut port_names = ports.iter().map(|map| map.name);
     let mut chains: Vec<Chain> = plan
         .seats()
         .map(|(seat, _)| Chain {
             name: ChainName::Seat(seat),
-            rules: seat_rules(plan, seat, survivors.as_ref()),
+            rules: seat_rules(plan, seat, survivors_name, &mut port_names),
         })
         .collect();
+    sets.extend(ports);
     chains.push(Chain { name: ChainName::Balance, rules: balance });
     chains.push(Chain { name: ChainName::Prerouting, rules: dispatch_rules(plan) });
     if plan.has_local_clients() {
@@ -145,29 +148,39 @@ pub(super) fn guard_rules(plan: &Plan) -> Vec<Rule> {
 
 /// The rules that send a connection to the chain of its seat.
 ///
-/// `maps` are its [`slot_maps`].
-pub(super) fn balance_rules(plan: &Plan, maps: &[Set]) -> Vec<Rule> {
+/// `maps` are the names of its [`slot_maps`].
+pub(super) fn balance_rules(plan: &Plan, maps: impl Iterator<Item = SetName>) -> Vec<Rule> {
     let note = Note::Seats(u16::try_from(plan.seats().len()).expect("at most MAX_SEATS"));
     match *plan.partition() {
         Partition::Hash { slots: modulus, seed } => {
-            let map = maps[0].name;
-            families(plan).map(|family| Rule::Hash { family, modulus, seed, map, note }).collect()
+            let rule = |map| {
+                let of_family = move |family| Rule::Hash { family, modulus, seed, map, note };
+                families(plan).map(of_family)
+            };
+            // One for both families.
+            maps.flat_map(rule).collect()
         }
         Partition::Mask { slots } => {
             let of_family = families(plan).zip(maps);
-            of_family.map(|(family, map)| Rule::Mask { family, slots, map: map.name }).collect()
+            of_family.map(|(family, map)| Rule::Mask { family, slots, map }).collect()
         }
     }
 }
 
 /// The rules of a seat: to its worker, or to the survivors, or nowhere.
 ///
-/// `survivors` is the plan's [`survivors_map`].
-pub(super) fn seat_rules(plan: &Plan, seat: Seat, survivors: Option<&Set>) -> Vec<Rule> {
-    if let Some(occupant) = plan.occupant(seat) {
-        return redirect_rules(plan, seat, occupant);
+/// `survivors` is the name of the plan's [`survivors_map`], and what comes next of `ports` are those
+/// of its [`port_maps`], if the seat has any.
+pub(super) fn seat_rules(
+    plan: &Plan,
+    seat: Seat,
+    survivors: Option<SetName>,
+    ports: &mut impl Iterator<Item = SetName>,
+) -> Vec<Rule> {
+    match plan.occupant(seat) {
+        Some(occupant) => redirect_rules(plan, seat, occupant, ports),
+        None => vacant_rules(plan, survivors),
     }
-    vacant_rules(plan, survivors)
 }
 
 /// The rules of a seat with a worker: one for each protocol, plain where that has a single public
@@ -175,7 +188,12 @@ pub(super) fn seat_rules(plan: &Plan, seat: Seat, survivors: Option<&Set>) -> Ve
 ///
 /// One rule for both protocols would need, beside its map, an anonymous set of them: nft takes a
 /// redirect to ports only behind a match of the transport protocols that it can see in the rule.
-fn redirect_rules(plan: &Plan, seat: Seat, occupant: &Occupant) -> Vec<Rule> {
+fn redirect_rules(
+    plan: &Plan,
+    seat: Seat,
+    occupant: &Occupant,
+    ports: &mut impl Iterator<Item = SetName>,
+) -> Vec<Rule> {
     let counter = CounterName(seat);
     let generation = occupant.generation;
     let rule = |protocol| match plan.listeners().services(protocol) {
@@ -185,7 +203,7 @@ fn redirect_rules(plan: &Plan, seat: Seat, occupant: &Occupant) -> Vec<Rule> {
             Some(Rule::Redirect { protocol, counter, public, worker, generation })
         }
         _ => {
-            let map = port_map(plan, seat, protocol)?.name;
+            let map = ports.next()?;
             Some(Rule::RedirectByMap { protocol, counter, map, generation })
         }
     };
@@ -194,12 +212,11 @@ fn redirect_rules(plan: &Plan, seat: Seat, occupant: &Occupant) -> Vec<Rule> {
 
 /// The rules of a vacant seat.
 ///
-/// `survivors` is its [`survivors_map`].
-pub(super) fn vacant_rules(plan: &Plan, survivors: Option<&Set>) -> Vec<Rule> {
+fn vacant_rules(plan: &Plan, survivors: Option<SetName>) -> Vec<Rule> {
     let generation = plan.generation();
-    let Some(survivors) = survivors else { return vec![Rule::Drop { generation }] };
-    let modulus = u32::try_from(survivors.elements.len()).expect("at most MAX_SEATS");
+    let Some(map) = survivors else { return vec![Rule::Drop { generation }] };
+    let modulus = u32::try_from(plan.survivors().count()).expect("at most MAX_SEATS");
     let seed = plan.partition().spread_seed();
-    let (map, note) = (survivors.name, Note::Generation(generation));
+    let note = Note::Generation(generation);
     families(plan).map(|family| Rule::Hash { family, modulus, seed, map, note }).collect()
 }

@@ -75,6 +75,9 @@ impl Stale {
 
     /// Takes out what may be removed.
     pub(super) fn take_due(&mut self, now: Duration) -> Self {
+        if self.due_at().is_none_or(|due| now < due) {
+            return Self::default();
+        }
         let is_due = |since: Duration| now.saturating_sub(since) >= Self::GRACE;
         let (maps, left) =
             mem::take(&mut self.maps).into_iter().partition(|(_, (_, since))| is_due(*since));

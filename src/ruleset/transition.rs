@@ -188,10 +188,12 @@ struct Change<'a> {
     /// The seats whose chains get other rules, in order.
     seats: Vec<Seat>,
     slots_change: bool,
-    /// The maps from slots to seats, if they change or the number of seats does.
-    slots: Vec<Set>,
+    /// The names of the maps from slots to seats, if they change or the number of seats does.
+    slots: Vec<SetName>,
     /// The map over which the clients of vacant seats spread.
-    survivors: Option<Set>,
+    survivors: Option<SetName>,
+    /// The maps of ports of `seats`, in that order.
+    ports: Vec<SetName>,
     maps: Maps,
     dispatch_changes: bool,
     guard_changes: bool,
@@ -220,21 +222,25 @@ struct Maps {
 
 impl Maps {
     /// `None` if two that differ have one name.
-    fn new(before: Vec<Set>, after: &[&Set], stale: &Stale) -> Option<Self> {
-        let mut left: BTreeMap<SetName, Set> =
-            before.into_iter().map(|map| (map.name, map)).collect();
-        let mut maps = Self::default();
+    fn new(before: Vec<Set>, after: Vec<Set>, stale: &Stale) -> Option<Self> {
+        let mut maps = Self { left: before, ..Self::default() };
+        maps.left.sort_unstable_by_key(|map| map.name);
+        let mut stays = vec![false; maps.left.len()];
         for map in after {
-            match (left.remove(&map.name), stale.maps.get(&map.name)) {
-                (Some(same), _) if same.elements == map.elements => {}
+            let before = maps.left.binary_search_by_key(&map.name, |map| map.name).ok();
+            match (before, stale.maps.get(&map.name)) {
+                (Some(place), _) if maps.left[place].elements == map.elements => {
+                    stays[place] = true;
+                }
                 (None, Some((elements, _))) if *elements == map.elements => {
                     maps.revived.push(map.name);
                 }
-                (None, None) => maps.made.push((*map).clone()),
+                (None, None) => maps.made.push(map),
                 _ => return None,
             }
         }
-        maps.left = left.into_values().collect();
+        let mut stays = stays.into_iter();
+        maps.left.retain(|_| stays.next() == Some(false));
         // One that has the name of a stale one is not the same.
         let is_known = |map: &Set| stale.maps.contains_key(&map.name);
         (!maps.left.iter().any(is_known)).then_some(maps)
@@ -261,22 +267,26 @@ impl<'a> Change<'a> {
         let seats: Vec<Seat> =
             target.seats().map(|(seat, _)| seat).filter(|seat| is_changed(*seat)).collect();
         let slots_change = difference.assignment.is_some() || difference.seat_count.is_some();
-        let (mut before, mut slots) = (vec![], vec![]);
+        let name = |map: &Set| map.name;
+        let (mut before, mut after) = (vec![], vec![]);
         if slots_change {
             before.extend(slot_maps(in_force));
-            slots.extend(slot_maps(target));
+            after.extend(slot_maps(target));
         }
-        let survivors = survivors_map(target);
+        let slots = after.iter().map(name).collect();
+        let survivors_map_of_target = survivors_map(target);
+        let survivors = survivors_map_of_target.as_ref().map(name);
         if survivors_change {
             before.extend(survivors_map(in_force));
+            after.extend(survivors_map_of_target);
         }
         let gone = in_force.seats().skip(target.seats().len()).map(|(seat, _)| seat);
         let old = seats.iter().copied().filter(|seat| seat.index() < in_force.seats().len());
         before.extend(old.chain(gone).flat_map(|seat| port_maps(in_force, seat)));
-        let ports: Vec<Set> = seats.iter().flat_map(|seat| port_maps(target, *seat)).collect();
-        let new_survivors = survivors.iter().filter(|_| survivors_change);
-        let after: Vec<&Set> = slots.iter().chain(new_survivors).chain(&ports).collect();
-        let maps = Maps::new(before, &after, stale)?;
+        let others = after.len();
+        after.extend(seats.iter().flat_map(|seat| port_maps(target, *seat)));
+        let ports = after[others..].iter().map(name).collect();
+        let maps = Maps::new(before, after, stale)?;
         Some(Self {
             in_force,
             target,
@@ -284,6 +294,7 @@ impl<'a> Change<'a> {
             slots_change,
             slots,
             survivors,
+            ports,
             maps,
             dispatch_changes: difference.admitting.is_some(),
             guard_changes: difference.guard.is_some(),
@@ -291,7 +302,7 @@ impl<'a> Change<'a> {
         })
     }
 
-    fn transition(self, mut stale: Stale, now: Duration) -> Transition {
+    fn transition(mut self, mut stale: Stale, now: Duration) -> Transition {
         for name in &self.maps.revived {
             stale.maps.remove(name);
         }
@@ -305,7 +316,7 @@ impl<'a> Change<'a> {
         remove(&mut operations, &due);
         self.add_chains(&mut operations, &revived);
         self.flush_chains(&mut operations);
-        operations.extend(self.maps.made.iter().cloned().map(Operation::AddSet));
+        operations.extend(std::mem::take(&mut self.maps.made).into_iter().map(Operation::AddSet));
         self.add_rules(&mut operations);
         self.delete_chains(&mut operations);
 
@@ -384,12 +395,13 @@ impl<'a> Change<'a> {
 
     fn add_rules(&self, operations: &mut Vec<Operation>) {
         let add = |chain| move |rule| Operation::AddRule(chain, rule);
+        let mut ports = self.ports.iter().copied();
         for &seat in &self.seats {
-            let rules = seat_rules(self.target, seat, self.survivors.as_ref());
+            let rules = seat_rules(self.target, seat, self.survivors, &mut ports);
             operations.extend(rules.into_iter().map(add(ChainName::Seat(seat))));
         }
         if self.slots_change {
-            let rules = balance_rules(self.target, &self.slots);
+            let rules = balance_rules(self.target, self.slots.iter().copied());
             operations.extend(rules.into_iter().map(add(ChainName::Balance)));
         }
         for (chain, fate) in self.base_chains() {

@@ -70,6 +70,22 @@ pub enum Done {
         /// The generation in force.
         generation: Generation,
     },
+    /// A part of the clients gets workers of this generation, the others those that they had.
+    Canary {
+        /// The generation on trial.
+        generation: Generation,
+        /// How many workers it has.
+        workers: usize,
+        /// How many slots go to it.
+        slots: usize,
+        /// How many slots there are.
+        of: usize,
+    },
+    /// New connections go to workers of this generation again.
+    RolledBack {
+        /// The generation in force.
+        generation: Generation,
+    },
     /// The cluster has so many workers.
     Scaled {
         /// The number of seats in force.
@@ -87,6 +103,12 @@ impl fmt::Display for Done {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Reloaded { generation } => write!(f, "generation {generation} is in force"),
+            Self::Canary { generation, slots, of, .. } => {
+                write!(f, "generation {generation} is on trial on {slots} of {of} slots")
+            }
+            Self::RolledBack { generation } => {
+                write!(f, "generation {generation} is in force again")
+            }
             Self::Scaled { workers, moved, slots } => {
                 write!(f, "{workers} workers; {moved} of {slots} slots moved")
             }

@@ -1,18 +1,61 @@
-//! Which workers a cluster wants, and which of those it has stand in the plan.
+//! What the cluster wants, and which of those it has stand in the plan.
 
 use super::{Worker, WorkerId};
 use crate::plan::{Generation, MAX_SEATS, Plan, Seat, Weights};
 
-/// The workers that a cluster wants: one of this generation in each seat.
+/// The workers that a cluster wants: one of this generation in each seat, and those of a canary.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Aim {
     pub(super) generation: Generation,
+    /// The seats without those of a canary.
     pub(super) weights: Weights,
+    pub(super) canary: Option<Canary>,
+}
+
+/// A generation on trial: workers in seats of their own, after all others, with a part of the slots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Canary {
+    pub(super) generation: Generation,
+    pub(super) seats: usize,
+    pub(super) slots: usize,
 }
 
 impl Aim {
+    /// All workers of one generation.
+    pub(super) fn all(generation: Generation, weights: Weights) -> Self {
+        Self { generation, weights, canary: None }
+    }
+
+    /// The same without its canary.
+    pub(super) fn without_canary(&self) -> Self {
+        Self::all(self.generation, self.weights.clone())
+    }
+
+    /// The number of its plan: that of its newest generation.
+    pub(super) fn newest(&self) -> Generation {
+        self.canary.map_or(self.generation, |canary| canary.generation)
+    }
+
+    pub(super) fn seat_count(&self) -> usize {
+        self.weights.seats() + self.canary.map_or(0, |canary| canary.seats)
+    }
+
     pub(super) fn seats(&self) -> impl DoubleEndedIterator<Item = Seat> + use<> {
-        (0..MAX_SEATS).map(Seat).take(self.weights.seats())
+        (0..MAX_SEATS).map(Seat).take(self.seat_count())
+    }
+
+    /// The generation that is wanted in a seat; `None` if there is no such seat.
+    pub(super) fn generation_in(&self, seat: Seat) -> Option<Generation> {
+        match seat.index() {
+            index if index < self.weights.seats() => Some(self.generation),
+            index if index < self.seat_count() => Some(self.newest()),
+            _ => None,
+        }
+    }
+
+    /// The places, each with the generation that is wanted in it.
+    pub(super) fn places(&self) -> impl Iterator<Item = (Seat, Generation)> {
+        self.seats().filter_map(|seat| Some((seat, self.generation_in(seat)?)))
     }
 
     /// Whether the worker holds, or is to hold, one of the seats.
@@ -21,7 +64,13 @@ impl Aim {
     }
 
     pub(super) fn has(&self, seat: Seat, generation: Generation) -> bool {
-        generation == self.generation && seat.index() < self.weights.seats()
+        self.generation_in(seat) == Some(generation)
+    }
+
+    /// Whether the slots are shared out alike.
+    pub(super) fn has_shape_of(&self, other: &Self) -> bool {
+        let shape = |aim: &Self| aim.canary.map(|canary| (canary.seats, canary.slots));
+        self.weights == other.weights && shape(self) == shape(other)
     }
 }
 
@@ -39,7 +88,7 @@ impl Lineup {
     pub(super) fn of<'a>(aim: &Aim, workers: impl Iterator<Item = &'a Worker> + Clone) -> Self {
         let able = workers.filter(|worker| worker.is_able() && aim.includes(worker));
         let any_serves = able.clone().any(Worker::can_serve);
-        let mut holders = vec![None; aim.weights.seats()];
+        let mut holders = vec![None; aim.seat_count()];
         for worker in able.filter(|worker| worker.can_serve() || !any_serves) {
             holders[worker.seat.index()] = Some(worker.id);
         }
@@ -81,5 +130,9 @@ impl Draft {
 
     pub(super) fn seats_another(&self, worker: &Worker) -> bool {
         self.lineup.as_ref().is_some_and(|lineup| lineup.seats_another(worker))
+    }
+
+    pub(super) fn aim(&self) -> Option<&Aim> {
+        self.lineup.as_ref().map(|lineup| &lineup.aim)
     }
 }

@@ -32,7 +32,12 @@ impl Supervisor {
     pub(super) fn came_into_force(&mut self, before: &Draft, now: Moment) {
         let Self { kernel, workers, .. } = self;
         for worker in workers.values_mut().filter(|worker| kernel.in_force.names(worker)) {
-            if let Stage::Ready { ready } = worker.stage {
+            let ready = match &worker.stage {
+                Stage::Ready { ready } => Some(*ready),
+                Stage::Recalled(recall) => recall.ready,
+                _ => None,
+            };
+            if let Some(ready) = ready {
                 worker.stage = Stage::Live { ready, since: now };
             }
         }

@@ -79,7 +79,7 @@ impl Supervisor {
         for seat in lineup.aim.seats() {
             plan.vacate(seat).map_err(Unplannable::Plan)?;
         }
-        plan.set_generation(lineup.aim.generation);
+        plan.set_generation(lineup.aim.newest());
         let empty = plan.clone();
         match plan.occupy_all(self.occupants(lineup).map(|(_, seat, occupant)| (seat, occupant))) {
             Ok(()) => Ok(plan),
@@ -89,10 +89,17 @@ impl Supervisor {
 
     /// A plan with the slots shared out as `aim` wants.
     fn shape_for(&self, aim: &Aim) -> Result<Plan, PlanError> {
-        let in_force = &self.kernel.in_force;
-        match &in_force.lineup {
-            Some(lineup) if lineup.aim.weights == aim.weights => Ok(in_force.plan.clone()),
-            _ => in_force.plan.rescaled(&aim.weights),
+        let plan = &self.kernel.in_force.plan;
+        match (self.kernel.in_force.aim(), &aim.canary) {
+            (Some(in_force), _) if in_force.has_shape_of(aim) => Ok(plan.clone()),
+            (Some(in_force), Some(canary)) if in_force.weights == aim.weights => {
+                plan.lending(canary.seats, canary.slots)
+            }
+            (Some(Aim { canary: Some(_), .. }), None) => match &self.home {
+                Some(home) => plan.returned(home),
+                None => plan.rescaled(&aim.weights),
+            },
+            _ => plan.rescaled(&aim.weights),
         }
     }
 

@@ -20,6 +20,30 @@ pub enum Refusal {
     /// Another reload or scale has not ended.
     #[error("a {0} is under way; try again when it has ended")]
     Busy(Rollout),
+    /// A canary is in force: it is to be promoted or rolled back first.
+    #[error(
+        "generation {generation} is on trial: `ipcluster promote` or `ipcluster rollback` ends that"
+    )]
+    Canary {
+        /// Its generation.
+        generation: Generation,
+    },
+    /// No canary is in force.
+    #[error("no generation is on trial: `ipcluster reload --share` begins that")]
+    NoCanary,
+    /// No reload of this master is the last thing that was done to the cluster.
+    #[error(
+        "there is nothing to go back to: nothing was reloaded since the start, a scale or a rollback"
+    )]
+    NothingBefore,
+    /// Of the generation to go back to some workers have ended.
+    #[error("generation {generation} cannot serve again: its workers of {} have ended", seats_text(.seats))]
+    Gone {
+        /// The generation.
+        generation: Generation,
+        /// The seats of the workers that have ended.
+        seats: Vec<Seat>,
+    },
     /// There can be no such plan.
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -42,11 +66,29 @@ pub enum Refusal {
     },
 }
 
+/// Some of the seats by number, and how many in all.
+fn seats_text(seats: &[Seat]) -> String {
+    const SHOWN: usize = 8;
+    let numbers: Vec<String> = seats.iter().take(SHOWN).map(ToString::to_string).collect();
+    let more = match seats.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let noun = if seats.len() == 1 { "seat" } else { "seats" };
+    format!("{noun} {}{more}", numbers.join(", "))
+}
+
 /// What brings in new workers and then changes the plan at one stroke.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Rollout {
     /// A new generation.
     Reload,
+    /// A new generation for a part of the clients.
+    Canary,
+    /// That generation for all of them.
+    Promote,
+    /// Workers of the generation before.
+    Rollback,
     /// Another number of workers.
     Scale,
 }
@@ -55,6 +97,9 @@ impl fmt::Display for Rollout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Reload => "reload",
+            Self::Canary => "reload of a share",
+            Self::Promote => "promotion",
+            Self::Rollback => "rollback",
             Self::Scale => "scale",
         })
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Finding, Lack, Silence, WorkerId, Writer};
-use crate::plan::Port;
+use crate::plan::{Port, Share};
 
 /// Something that has happened. Events of workers that the supervisor no longer knows are
 /// passed over.
@@ -32,7 +32,8 @@ pub enum Event {
         /// The error, for display.
         reason: String,
     },
-    /// The worker's own process listens on all its worker ports, and what else readiness asks for.
+    /// The worker's own process listens on all its worker ports, and what else readiness asks for. The
+    /// master looks again and again, for each worker in state [`Starting`](super::WorkerState::Starting).
     Ready {
         /// The worker.
         worker: WorkerId,
@@ -121,6 +122,17 @@ pub struct RequestId(pub u64);
 pub enum Request {
     /// A new generation of workers.
     Reload,
+    /// A new generation of workers for a part of the clients, until [`Self::Promote`] or
+    /// [`Self::Rollback`].
+    Canary {
+        /// The part.
+        share: Share,
+    },
+    /// The generation on trial for all clients.
+    Promote,
+    /// The end of the generation on trial; or, where there is none, back to the generation before the
+    /// last reload.
+    Rollback,
     /// Another number of workers, 1 to 1024, all of the same weight.
     Scale {
         /// The number.

@@ -196,13 +196,15 @@ impl Worker {
         let health = &self.health;
         match (&self.stage, health.lapse) {
             (Stage::Starting, _) => health.doubt_at,
-            (Stage::Ready { .. } | Stage::Live { .. }, Some(Lapse { back_at: Some(at), .. })) => {
-                Some(at)
-            }
+            (_, Some(Lapse { back_at: Some(at), .. })) if self.is_able() => Some(at),
             (Stage::Ready { .. }, Some(lapse)) => {
                 // Nobody waits for it longer than for one that never got ready.
                 let ready_by = self.started.after(settings.ready);
                 Some(ready_by.max(lapse.since.after(settings.ping)))
+            }
+            (Stage::Recalled(recall), Some(lapse)) => {
+                let listens = recall.ready?;
+                Some(listens.max(lapse.since).after(settings.ping))
             }
             _ => None,
         }
@@ -213,7 +215,8 @@ impl Supervisor {
     /// When the health of a worker asks for a decision.
     pub(super) fn health_deadline(&self, worker: &Worker) -> Option<Moment> {
         // Not while clients may reach it: it is on its way into force.
-        let is_given_up = matches!(worker.stage, Stage::Ready { .. }) && !worker.is_coming_back();
+        let is_new = matches!(worker.stage, Stage::Ready { .. } | Stage::Recalled(_));
+        let is_given_up = is_new && !worker.is_coming_back();
         let deadline = worker.health_deadline(&self.settings);
         deadline.filter(|_| !(is_given_up && self.kernel.names(worker)))
     }
@@ -227,7 +230,9 @@ impl Supervisor {
             match (&worker.stage, worker.health.lapse) {
                 (Stage::Starting, _) => self.doubt(id),
                 (_, Some(Lapse { back_at: Some(_), .. })) => self.come_back(id, now),
-                (Stage::Ready { .. }, Some(lapse)) => self.give_up_silent(id, lapse.cause, now),
+                (Stage::Ready { .. } | Stage::Recalled(_), Some(lapse)) => {
+                    self.give_up_silent(id, lapse.cause, now);
+                }
                 _ => {}
             }
         }
@@ -282,7 +287,10 @@ impl Supervisor {
     /// A worker that was ready, and silent before it was ever in force.
     fn give_up_silent(&mut self, id: WorkerId, cause: Silence, now: Moment) {
         let worker = self.workers[&id].clone();
-        self.end(id, Why::Unresponsive, now);
+        match worker.stage {
+            Stage::Recalled(_) => self.retire_again(id, now),
+            _ => self.end(id, Why::Unresponsive, now),
+        }
         self.failed(&worker, FailureCause::Unresponsive(cause), Vec::new(), now);
     }
 
@@ -297,7 +305,9 @@ impl Supervisor {
         let worker = worker.clone();
         match worker.stage {
             // One that is ready may be on its way into force: it is ended once it is not.
-            Stage::Ready { .. } => self.failed(&worker, FailureCause::Stops, Vec::new(), now),
+            Stage::Ready { .. } | Stage::Recalled(_) => {
+                self.failed(&worker, FailureCause::Stops, Vec::new(), now);
+            }
             Stage::Starting => {
                 self.end(id, Why::Stops, now);
                 self.failed(&worker, FailureCause::Stops, Vec::new(), now);

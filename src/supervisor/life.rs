@@ -13,6 +13,7 @@ impl Supervisor {
             match &self.workers[&id].stage {
                 Stage::Starting => self.time_out(id, now),
                 Stage::Retired(_) => self.end(id, Why::DrainLimit, now),
+                Stage::Recalled(_) => self.recall_timed_out(id, now),
                 Stage::Dying { .. } => self.kill(id),
                 Stage::Ready { .. } | Stage::Live { .. } => {}
             }
@@ -38,6 +39,7 @@ impl Supervisor {
             }
             Stage::Ready { .. } | Stage::Live { .. } => None,
             Stage::Retired(retirement) => retirement.deadline(&self.settings),
+            Stage::Recalled(recall) => recall.deadline(),
             Stage::Dying { ending: Ending::Asked { kill_at }, .. } => Some(*kill_at),
             Stage::Dying { .. } => None,
         }
@@ -58,6 +60,7 @@ impl Supervisor {
             match worker.stage {
                 Stage::Live { .. } if self.wants(worker) && self.is_set_aside(worker) => {}
                 Stage::Live { .. } => self.retire(id, now),
+                Stage::Recalled(_) if !self.wants(worker) => self.retire_again(id, now),
                 Stage::Starting | Stage::Ready { .. } if !self.wants(worker) => {
                     self.end(id, Why::Unwanted, now);
                 }

@@ -69,6 +69,7 @@
 mod action;
 mod aim;
 mod backoff;
+mod canary;
 mod commit;
 mod desired;
 mod error;
@@ -80,6 +81,7 @@ mod moment;
 mod notice;
 mod repair;
 mod retirement;
+mod rollback;
 mod rollout;
 mod settings;
 #[cfg(test)]
@@ -93,6 +95,7 @@ mod worker;
 
 pub use action::{Action, Done, Progress};
 pub use backoff::Backoff;
+pub use canary::Trial;
 pub use error::{FailureCause, Refusal, Rollout, WorkerFailure};
 pub use event::{Event, Exit, Request, RequestId, Sockets, Start};
 pub use health::{Lack, Silence};

@@ -1,6 +1,6 @@
-//! Reload and scale: new workers beside the old ones, then one swap.
+//! Reload, scale, canary, rollback: workers beside those in force, then one swap.
 //!
-//! Both are a change of [`Aim`]. The workers that only the new aim includes are started; when all
+//! Each is a change of [`Aim`]. The workers that only the new aim includes are started; when all
 //! are ready the plan follows the new aim, in one commit; when that is in force the new aim is the
 //! aim, and the workers that it does not include retire. Until then the old aim stays what it
 //! was, so that giving up is dropping the rollout: its workers are wanted by nobody then.
@@ -10,12 +10,12 @@ use super::state::Phase;
 use super::{
     Done, Progress, Refusal, RequestId, Rollout, Supervisor, Worker, WorkerFailure, WorkerId,
 };
-use crate::plan::{Seat, Weights};
+use crate::plan::{Generation, Seat, Weights};
 
 /// After so many failed commits in a row a rollout is given up.
 const COMMIT_TRIES: u32 = 3;
 
-/// The reload or scale under way.
+/// The reload, or whatever else, under way.
 #[derive(Debug, Clone)]
 pub(super) struct RolloutState {
     kind: Rollout,
@@ -49,16 +49,23 @@ impl RolloutState {
 
 impl Supervisor {
     pub(super) fn reload(&mut self, request: RequestId) {
-        let next = self.aim.generation.next();
-        let to = Aim { generation: next, weights: self.aim.weights.clone() };
-        let outcome = match self.check_idle() {
-            Ok(()) if next == self.aim.generation => Err(Refusal::LastGeneration(next)),
-            checked => checked,
-        };
-        match outcome {
-            Ok(()) => self.begin_rollout(Rollout::Reload, request, to),
+        match self.reload_aim() {
+            Ok(to) => self.begin_rollout(Rollout::Reload, request, to),
             Err(refusal) => self.reply(request, Err(refusal)),
         }
+    }
+
+    fn reload_aim(&self) -> Result<Aim, Refusal> {
+        self.check_idle()?;
+        self.check_no_canary()?;
+        Ok(Aim::all(self.next_generation()?, self.aim.weights.clone()))
+    }
+
+    /// A number that no generation in force has had.
+    pub(super) fn next_generation(&self) -> Result<Generation, Refusal> {
+        let last = self.last_generation.max(self.aim.newest());
+        let next = last.next();
+        if next == last { Err(Refusal::LastGeneration(last)) } else { Ok(next) }
     }
 
     pub(super) fn scale(&mut self, request: RequestId, workers: u16) {
@@ -74,12 +81,13 @@ impl Supervisor {
 
     fn check_scale(&self, workers: u16) -> Result<Aim, Refusal> {
         self.check_idle()?;
+        self.check_no_canary()?;
         let weights = Weights::equal(usize::from(workers))?;
         self.plan().rescaled(&weights)?;
-        Ok(Aim { generation: self.aim.generation, weights })
+        Ok(Aim::all(self.aim.generation, weights))
     }
 
-    fn check_idle(&self) -> Result<(), Refusal> {
+    pub(super) fn check_idle(&self) -> Result<(), Refusal> {
         match (&self.phase, &self.rollout) {
             (Phase::Starting(_), _) => Err(Refusal::Starting),
             (Phase::Stopping(_) | Phase::Finished, _) => Err(Refusal::Stopping),
@@ -88,7 +96,7 @@ impl Supervisor {
         }
     }
 
-    fn begin_rollout(&mut self, kind: Rollout, request: RequestId, to: Aim) {
+    pub(super) fn begin_rollout(&mut self, kind: Rollout, request: RequestId, to: Aim) {
         self.rollout = Some(RolloutState { kind, request, to, stage: RolloutStage::Preparing });
     }
 
@@ -182,18 +190,29 @@ impl Supervisor {
     /// If the plan in force follows the new aim, the rollout is done.
     pub(super) fn end_rollout_in_force(&mut self, before: &Draft) {
         let in_force = &self.kernel.in_force;
-        let aim = in_force.lineup.as_ref().map(|lineup| &lineup.aim);
+        let aim = in_force.aim();
         let Some(rollout) = self.rollout.take_if(|rollout| Some(&rollout.to) == aim) else {
             return;
         };
-        let done = match rollout.kind {
-            Rollout::Reload => Done::Reloaded { generation: rollout.to.generation },
-            Rollout::Scale => Done::Scaled {
+        let generation = rollout.to.generation;
+        let done = match (rollout.kind, rollout.to.canary) {
+            (_, Some(canary)) => self.canary_done(canary),
+            (Rollout::Rollback, None) => Done::RolledBack { generation },
+            (Rollout::Scale, None) => Done::Scaled {
                 workers: u16::try_from(rollout.to.weights.seats()).unwrap_or(u16::MAX),
                 moved: in_force.plan.assignment().moved_to(before.plan.assignment()),
                 slots: in_force.plan.assignment().slots(),
             },
+            (Rollout::Reload | Rollout::Promote | Rollout::Canary, None) => {
+                Done::Reloaded { generation }
+            }
         };
+        self.home = rollout.to.canary.map(|_| before.plan.clone());
+        self.before = match rollout.kind {
+            Rollout::Reload | Rollout::Promote => Some(self.aim.without_canary()),
+            Rollout::Canary | Rollout::Rollback | Rollout::Scale => None,
+        };
+        self.last_generation = self.last_generation.max(rollout.to.newest());
         self.respawns.retain(|seat, _| rollout.to.has(*seat, self.aim.generation));
         self.aim = rollout.to;
         self.reply(rollout.request, Ok(done));
@@ -215,9 +234,9 @@ impl Supervisor {
     /// How many of the workers that the rollout brings in are ready, and how many it brings in.
     fn newcomers(&self, rollout: &RolloutState) -> (usize, usize) {
         let is_ready = |worker: &&Worker| worker.can_serve() && self.is_newcomer(worker);
-        let is_new = |seat: &Seat| !self.aim.has(*seat, rollout.to.generation);
+        let is_new = |(seat, generation): &(Seat, Generation)| !self.aim.has(*seat, *generation);
         let ready = self.workers.values().filter(is_ready).count();
-        (ready, rollout.to.seats().filter(is_new).count())
+        (ready, rollout.to.places().filter(is_new).count())
     }
 
     fn is_newcomer(&self, worker: &Worker) -> bool {

@@ -24,6 +24,9 @@ pub struct Settings {
     /// before it was ever in force is given up after as much again, if its time to get ready is over.
     /// Default 10 s.
     pub ping: Duration,
+    /// For how long after a reload the workers of the generation before are kept although they have
+    /// nothing left to do, so that a rollback finds them. Zero, the default: not at all.
+    pub rollback: Duration,
     /// From SIGTERM to SIGKILL. Default 5 s.
     pub die: Duration,
     /// A worker that was ready for at least so long is replaced without delay when it dies; one
@@ -45,6 +48,7 @@ impl Default for Settings {
             drain: None,
             settle: Duration::from_secs(5),
             ping: Duration::from_secs(10),
+            rollback: Duration::ZERO,
             die: Duration::from_secs(5),
             steady: Duration::from_secs(10),
             backoff: Backoff { min: Duration::from_secs(1), max: Duration::from_secs(30) },

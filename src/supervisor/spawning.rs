@@ -52,14 +52,13 @@ impl Supervisor {
     /// The places that have no worker, nor one that may become it, in the order of the seats.
     fn missing(&self) -> Vec<(Seat, Generation)> {
         let Some(aim) = self.aim_to_fill() else { return Vec::new() };
-        let mut filled = vec![false; aim.weights.seats()];
+        let mut filled = vec![false; aim.seat_count()];
         for worker in self.workers.values() {
             if worker.is_promising() && aim.includes(worker) {
                 filled[worker.seat.index()] = true;
             }
         }
-        let vacant = aim.seats().filter(|seat| !filled[seat.index()]);
-        vacant.map(|seat| (seat, aim.generation)).collect()
+        aim.places().filter(|(seat, _)| !filled[seat.index()]).collect()
     }
 
     /// The aim whose places shall have a worker. During a reload the old generation gets none: it

@@ -21,6 +21,12 @@ pub struct Supervisor {
     pub(super) phase: Phase,
     /// The workers that the cluster wants, as long as no rollout has ended.
     pub(super) aim: Aim,
+    /// What the cluster wanted before the last reload or promotion: a rollback goes back to it.
+    pub(super) before: Option<Aim>,
+    /// The plan that was in force before the canary.
+    pub(super) home: Option<Plan>,
+    /// The highest number of a generation that was ever in force, as far as this master knows.
+    pub(super) last_generation: Generation,
     /// The reload or scale under way.
     pub(super) rollout: Option<RolloutState>,
     pub(super) workers: BTreeMap<WorkerId, Worker>,
@@ -62,7 +68,10 @@ impl Supervisor {
             Start::Takeover => in_force.generation().next(),
         };
         Ok(Self {
-            aim: Aim { generation, weights: settings.weights.clone() },
+            aim: Aim::all(generation, settings.weights.clone()),
+            before: None,
+            home: None,
+            last_generation: in_force.generation(),
             settings,
             phase: Phase::Starting(start),
             rollout: None,
@@ -97,9 +106,10 @@ impl Supervisor {
         &self.kernel.in_force.plan
     }
 
-    /// The generation in force.
+    /// The generation in force; while a canary is, the one that all other clients get.
     pub fn generation(&self) -> Generation {
-        self.plan().generation()
+        let aim = self.kernel.in_force.aim();
+        aim.map_or(self.plan().generation(), |aim| aim.generation)
     }
 
     /// All workers, by age.
@@ -148,7 +158,7 @@ impl Supervisor {
             Event::Verified(finding) => self.verified(finding, now),
             Event::Restored => self.restored(now),
             Event::RestoreFailed { reason } => self.restore_failed(reason, now),
-            Event::Request(id, request) => self.request(id, request),
+            Event::Request(id, request) => self.request(id, request, now),
         }
     }
 
@@ -166,22 +176,31 @@ impl Supervisor {
         self.finish_stop();
     }
 
-    fn request(&mut self, id: RequestId, request: Request) {
+    fn request(&mut self, id: RequestId, request: Request, now: Moment) {
         match request {
-            Request::Stop { now } => self.stop(id, now),
+            Request::Stop { now: at_once } => self.stop(id, at_once),
             Request::Reload => self.reload(id),
+            Request::Canary { share } => self.begin_canary(id, share),
+            Request::Promote => self.promote(id),
+            Request::Rollback => self.roll_back(id, now),
             Request::Scale { workers } => self.scale(id, workers),
         }
     }
 
     fn ready(&mut self, id: WorkerId, now: Moment) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        if !matches!(worker.stage, Stage::Starting) || worker.ports.is_none() {
+        if worker.ports.is_none() {
             return;
         }
-        worker.stage = Stage::Ready { ready: now };
-        worker.health.forget_extension();
-        self.actions.push(Action::Notice(worker.ready_notice(now)));
+        match &mut worker.stage {
+            Stage::Starting => {
+                worker.stage = Stage::Ready { ready: now };
+                worker.health.forget_extension();
+                self.actions.push(Action::Notice(worker.ready_notice(now)));
+            }
+            Stage::Recalled(recall) if recall.ready.is_none() => recall.ready = Some(now),
+            _ => return,
+        }
         self.report_rollout_progress(id);
     }
 
@@ -189,6 +208,7 @@ impl Supervisor {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if let Stage::Retired(retirement) = &mut worker.stage
             && retirement.report(sockets, now)
+            && !self.is_kept(id, now)
         {
             self.end(id, Why::Drained, now);
         }

@@ -51,7 +51,7 @@ impl Supervisor {
         let ids: Vec<WorkerId> = self.workers.keys().copied().collect();
         for id in ids {
             match self.workers[&id].stage {
-                Stage::Live { .. } | Stage::Retired(_) if at_once => {
+                Stage::Live { .. } | Stage::Retired(_) | Stage::Recalled(_) if at_once => {
                     self.end(id, Why::StopNow, now);
                 }
                 Stage::Live { .. } => self.retire(id, now),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::health::Health;
+use super::rollback::Recall;
 use super::{Moment, Notice, Retirement};
 use crate::plan::{Generation, Occupant, Port, Seat};
 
@@ -44,7 +45,8 @@ pub struct Worker {
 /// Where a worker is in its life, in the words of DESIGN and of `status`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum WorkerState {
-    /// It is not in force yet: being spawned, getting ready, or waiting for others of its reload.
+    /// It is not in force yet: being spawned, getting ready, or waiting for others of its reload; or it
+    /// was retired, and a rollback has it serve again if its ports still listen.
     Starting,
     /// It gets new connections.
     Live,
@@ -76,6 +78,8 @@ pub(super) enum Stage {
     Live { ready: Moment, since: Moment },
     /// No plan in force names it any more.
     Retired(Retirement),
+    /// It was retired, and is to serve again.
+    Recalled(Recall),
     /// It is to end.
     Dying { since: Moment, ending: Ending },
 }
@@ -109,7 +113,7 @@ impl Worker {
     /// Where it is in its life.
     pub fn state(&self) -> WorkerState {
         match self.stage {
-            Stage::Starting | Stage::Ready { .. } => WorkerState::Starting,
+            Stage::Starting | Stage::Ready { .. } | Stage::Recalled(_) => WorkerState::Starting,
             Stage::Live { .. } => WorkerState::Live,
             Stage::Retired(_) => WorkerState::Retired,
             Stage::Dying { .. } => WorkerState::Dying,
@@ -122,6 +126,7 @@ impl Worker {
             Stage::Starting | Stage::Ready { .. } => self.started,
             Stage::Live { since, .. } | Stage::Dying { since, .. } => *since,
             Stage::Retired(retirement) => retirement.since(),
+            Stage::Recalled(recall) => recall.retirement.since(),
         }
     }
 
@@ -132,6 +137,15 @@ impl Worker {
         matches!(&self.stage, Stage::Retired(retirement) if retirement.is_settled())
     }
 
+    /// Whether [`Event::Ready`](super::Event::Ready) of it is waited for.
+    pub(super) fn awaits_ready(&self) -> bool {
+        match &self.stage {
+            Stage::Starting => true,
+            Stage::Recalled(recall) => recall.ready.is_none(),
+            _ => false,
+        }
+    }
+
     /// Whether the plan may name it, and should: it answers.
     pub(super) fn can_serve(&self) -> bool {
         self.is_able() && self.health.is_well()
@@ -139,13 +153,17 @@ impl Worker {
 
     /// Whether the plan may name it where nobody answers.
     pub(super) fn is_able(&self) -> bool {
-        matches!(self.stage, Stage::Ready { .. } | Stage::Live { .. }) && !self.unfit
+        let listens = match &self.stage {
+            Stage::Ready { .. } | Stage::Live { .. } => true,
+            Stage::Recalled(recall) => recall.ready.is_some(),
+            _ => false,
+        };
+        listens && !self.unfit
     }
 
     /// Whether it serves, or may come to serve (again).
     pub(super) fn is_promising(&self) -> bool {
-        let is_able = matches!(self.stage, Stage::Starting) || self.is_able();
-        is_able && !self.health.is_stopping()
+        (self.awaits_ready() || self.is_able()) && !self.health.is_stopping()
     }
 
     /// How long it has been ready; zero if it is not.

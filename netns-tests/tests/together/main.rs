@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use netns_tests::{run_together, topics};
 
 mod batch;
+mod canary;
 mod cluster;
 mod conformance;
 mod conntrack;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
     }
     run_together(topics![
         batch,
+        canary,
         cluster,
         conformance,
         conntrack,

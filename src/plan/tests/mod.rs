@@ -4,6 +4,7 @@ mod assignment;
 mod bad_input;
 mod difference;
 mod hash;
+mod lending;
 mod routes;
 
 use std::collections::BTreeSet;

@@ -1,30 +1,84 @@
 //! Random histories in a simulated world.
 //!
 //! A [`World`] holds a supervisor, a clock that jumps from one happening to the next, processes
-//! that boot slowly, never, or die, and a kernel that takes plans late or not at all. Operators
-//! reload, scale and stop, and strangers damage the table, at any moment. `checks` says what must
-//! hold after every step.
+//! and the table in the kernel. What goes wrong, and what must hold in spite of it, is a list of
+//! [topics](topic::TOPICS):
 //!
-//! The same seed makes the same history:
+//! | file | what happens | what must hold |
+//! |---|---|---|
+//! | `checks` | | the safe order of a worker's end; nobody is named that is dead, not ready or retired; every client reaches somebody; one worker a place; when all is calm each seat has its worker, and nothing is left to do |
+//! | `lives` | spawns that fail or take long, slow starts, deaths, deafness to SIGTERM; looks at sockets that fail, deaths that are seen late | |
+//! | `kernel` | commits and repairs that fail, once or for long; damage by others; notifications that are lost | one thing at a time is done to the table; no try without a pause; no repair of what is whole, none left out |
+//! | `operators` | reloads, scales, canaries, rollbacks and stops at any moment | each is answered once, and the answer is true |
+//! | `time` | the clock jumps, by up to ten hours | |
+//! | `crash` | masters are killed at any moment, also in the middle of a commit; others take over | |
+//! | `canary` | workers that close their sockets when they are retired; looks at those that a rollback recalls | a generation on trial has its share, no other client moves, and after it every slot is where it was; nobody serves again that does not listen |
+//! | `health` | workers that fall silent, for a moment or long, again and again; that say that they stop, ask for time, or claim to be ready | nobody is named that is silent while another answers; whoever answers for long is named; a cluster is never vacant because of health (`checks`) |
+//!
+//! A history is at most [`EVENTS`] events of trouble, then calm, in which everything must come to
+//! rest, then a stop. The same seed makes the same history:
 //!
 //! ```text
-//! IPCLUSTER_SIM_HISTORIES=100000 cargo test --release --lib supervisor::simulation
-//! IPCLUSTER_SIM_SEED=4711 cargo test --lib supervisor::simulation -- --nocapture
+//! cargo test --lib supervisor::simulation                                         the fast set
+//! IPCLUSTER_SIM_HISTORIES=100000 cargo test --release --lib supervisor::simulation  the long one
+//! IPCLUSTER_SIM_SEED=4711 cargo test --lib supervisor::simulation -- --nocapture   one, told in full
 //! ```
+//!
+//! `sabotage` has supervisors with one fault each, and a test that the histories find every one.
+//!
+//! # To add a topic
+//!
+//! A file of its own with `pub(super) const TOPIC: Topic = Topic { ..., ..Topic::NONE }`, and a line
+//! in [`TOPICS`](topic::TOPICS). What it does is told by the fields of [`Topic`](topic::Topic):
+//!
+//! * `begin` puts on the agenda what will happen: `let at = world.some_time(); world.schedule(at,
+//!   |world| ...)`; `born` does it for a process that was just started. Ask `world.goes_wrong(chance)`
+//!   before anything bad: in calm it says no.
+//! * What happens is told by `world.tell_of(pid, |worker| Event::...)`, or `world.deliver(event)`.
+//!   What a master hears or answers goes through `schedule_for_master`: nothing comes of it when
+//!   that master is dead by then.
+//! * `act` carries out the actions that are this topic's own, `check_action` judges them before.
+//! * `follow` puts on the agenda what the state of the supervisor calls for, such as looks.
+//! * `check_state` holds after every event, `check_rest` after a long calm.
+//!
+//! What it remembers of a process is a field of [`Process`](process::Process), what it remembers of the
+//! world a `State` of its own and a field of [`World`]. A new invariant gets a new fault in
+//! `sabotage`.
 
+mod canary;
 mod checks;
+mod crash;
+mod health;
+mod kernel;
+mod lives;
+mod operators;
 mod process;
 mod random;
+mod sabotage;
+mod time;
+mod topic;
 mod world;
 
+use std::any::Any;
 use std::num::NonZero;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use super::Request;
+use sabotage::{FAULTS, Sabotage};
 use world::World;
 
 /// Histories of one run, unless the environment says otherwise.
 const HISTORIES: u64 = 1_500;
+
+/// So many events of trouble has a history at most.
+const EVENTS: u64 = 1_000;
+
+/// In so much time what goes wrong does, unless the clock jumps.
+const TROUBLED: Duration = Duration::from_secs(60);
+
+/// Within so many histories a fault of the supervisor is found.
+const FOUND_WITHIN: u64 = 100;
 
 #[test]
 fn every_history_keeps_the_invariants() {
@@ -45,24 +99,39 @@ fn every_history_keeps_the_invariants() {
     });
 }
 
+#[test]
+fn every_fault_of_a_supervisor_is_found() {
+    for &(fault, invariant) in FAULTS {
+        let found = (0..FOUND_WITHIN).find(|seed| {
+            let mut world = World::new(*seed);
+            world.sabotage = Some(Sabotage::new(fault));
+            let outcome = catch_unwind(AssertUnwindSafe(|| live_through(&mut world)));
+            outcome.is_err_and(|panic| words_of(&*panic).contains(invariant))
+        });
+        let seed = found.unwrap_or_else(|| panic!("{fault:?}: no history finds {invariant:?}"));
+        println!("{fault:?}: history {seed} finds {invariant:?}");
+    }
+}
+
 /// Trouble, then calm, then the end.
 fn live_through(world: &mut World) {
-    let troubled = Duration::from_secs(60);
     world.start();
-    world.plan_requests(6, troubled);
-    let damages = world.random.below(8);
-    world.plan_damage(damages, troubled);
-    world.run(troubled);
+    world.run(TROUBLED, EVENTS);
     world.trouble = 0;
-    world.run(Duration::from_secs(300));
-    if world.stop.is_none() {
+    world.run(Duration::from_secs(400), 20_000);
+    if world.operators.stop.is_none() {
         world.check_rest();
         let now = world.random.percent(30);
         world.ask(Request::Stop { now });
-        world.run(Duration::from_secs(60));
+        world.run(Duration::from_secs(60), 20_000);
     }
     world.check_end_of_all();
-    assert!(world.steps < 20_000, "{} steps: a busy loop", world.steps);
+    assert!(world.events < 20_000, "{} events: a busy loop", world.events);
+}
+
+fn words_of(panic: &(dyn Any + Send)) -> &str {
+    let owned = || panic.downcast_ref::<String>().map(String::as_str);
+    owned().or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or_default()
 }
 
 fn number_from_environment(name: &str) -> Option<u64> {

@@ -1,23 +1,28 @@
 //! A simulated worker process.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::random::Random;
 use crate::plan::{Port, Seat};
-use crate::supervisor::{Moment, Sockets};
+use crate::supervisor::{Moment, Sockets, WorkerId};
 
-/// The longest time from the answer of a worker to its return.
-const LONGEST_RETURN: Duration = Duration::from_secs(60);
+/// Names a process; no two in a history have the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Pid(pub(super) u32);
 
 /// A process, and what the world remembers of it to judge the supervisor by.
 #[derive(Debug)]
 pub(super) struct Process {
+    /// Whom the master in office takes it for; `None`: it is one of an earlier master that this one
+    /// does not manage.
+    pub(super) worker: Option<WorkerId>,
     pub(super) seat: Seat,
     /// Empty until it is spawned.
     pub(super) ports: Arc<[Port]>,
     /// The plan cannot take its ports.
     pub(super) unfit: bool,
+    /// Its sockets listen.
+    pub(super) listens: bool,
     /// The supervisor was told that it listens.
     pub(super) ready: bool,
     /// The supervisor was told that it does not answer, and not that it does again.
@@ -34,22 +39,30 @@ pub(super) struct Process {
     pub(super) dead: bool,
     /// A plan that names it was in force.
     pub(super) was_named: bool,
-    /// When it was retired: a plan had come into force before that sends nothing to it any more.
+    /// When the first plan came into force that sends no new connections to it any more.
     pub(super) left_at: Option<Moment>,
+    /// It closes its sockets when it is retired.
+    pub(super) closes: bool,
+    /// The supervisor was told, after its retirement, that it listens.
+    pub(super) ready_again: bool,
+    /// A look whether it still listens is on the agenda.
+    pub(super) looked_at: bool,
     /// A poll of its sockets is on the agenda.
     pub(super) polled: bool,
-    /// Successive reports without waiting connections.
+    /// Successive reports, that the supervisor got, without waiting connections.
     pub(super) quiet_reports: u32,
     pub(super) sockets: Sockets,
 }
 
 impl Process {
-    pub(super) fn new(seat: Seat, random: &mut Random) -> Self {
+    pub(super) fn new(worker: Option<WorkerId>, seat: Seat, random: &mut Random) -> Self {
         let mut few = |limit| u32::try_from(random.below(limit)).expect("small");
         Self {
+            worker,
             seat,
             ports: Arc::new([]),
             unfit: false,
+            listens: false,
             ready: false,
             silent: false,
             answered_at: None,
@@ -59,6 +72,9 @@ impl Process {
             dead: false,
             was_named: false,
             left_at: None,
+            closes: false,
+            ready_again: false,
+            looked_at: false,
             polled: false,
             quiet_reports: 0,
             sockets: Sockets {
@@ -69,6 +85,11 @@ impl Process {
                 bound: few(3),
             },
         }
+    }
+
+    /// Whether it runs, as far as anybody can know.
+    pub(super) fn is_alive(&self) -> bool {
+        !self.dead
     }
 
     /// Time passes: the queue empties, connections end.
@@ -94,13 +115,6 @@ impl Process {
         let is_quiet = *queued == 0 && *half_open == 0 && *bound == 0;
         self.quiet_reports = if is_quiet { self.quiet_reports + 1 } else { 0 };
         self.sockets
-    }
-
-    /// Whether it is sure to stand in a plan that has a place for it: it answers, and has long enough to
-    /// come back however often it fell silent.
-    pub(super) fn is_well(&self, now: Moment) -> bool {
-        let is_back = self.answered_at.is_none_or(|at| now.since(at) > LONGEST_RETURN);
-        self.ready && is_back && !(self.silent || self.stops || self.signalled || self.unfit)
     }
 
     /// Whether the safe order allows to ask it to end, but for limits and stops.

@@ -1,14 +1,16 @@
-//! The world around a supervisor: a clock, processes, a kernel, operators; and its faults.
+//! The world around a supervisor: a clock, an agenda, processes and the table in the kernel.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::process::Process;
+use super::process::{Pid, Process};
 use super::random::Random;
+use super::sabotage::Sabotage;
+use super::topic::TOPICS;
+use super::{canary, crash, kernel, operators, time};
 use crate::plan::{Generation, Listeners, Occupant, Partition, Plan, Port, Seat, Weights};
 use crate::supervisor::{
-    Action, Backoff, Event, Exit, Finding, Lack, Moment, Request, RequestId, Settings, Silence,
-    Start, Supervisor, WorkerId, WorkerState, Writer,
+    Action, Backoff, Event, Moment, Settings, Start, Supervisor, Worker, WorkerId, WorkerState,
 };
 
 /// Everything outside a supervisor, and what was seen of it so far.
@@ -17,68 +19,35 @@ pub(super) struct World {
     pub(super) random: Random,
     pub(super) now: Moment,
     pub(super) settings: Settings,
-    pub(super) supervisor: Supervisor,
+    /// The master in office; `None` between a crash and the next master.
+    pub(super) supervisor: Option<Supervisor>,
+    /// How many masters there were before this one.
+    pub(super) reign: u32,
     /// How likely things go wrong, 0 to 100.
     pub(super) trouble: u64,
     agenda: BTreeMap<(Moment, u64), Happening>,
     scheduled: u64,
-    pub(super) processes: BTreeMap<WorkerId, Process>,
-    next_port: u16,
+    pub(super) processes: BTreeMap<Pid, Process>,
+    next_pid: u32,
+    pub(super) next_port: u16,
     /// What is in force.
     pub(super) plan: Plan,
-    pub(super) outstanding: Option<Plan>,
-    /// Somebody else has changed the table, and it has not been made anew since.
-    pub(super) is_damaged: bool,
-    /// A look at the table, or its repair, is outstanding.
-    pub(super) is_looking: bool,
-    /// Failed commits since the last that succeeded, and when the last of them was known.
-    pub(super) commit_failures: u32,
-    pub(super) commit_failed_at: Moment,
-    pub(super) requests: BTreeMap<RequestId, Asked>,
-    pub(super) stop: Option<StopSeen>,
     pub(super) removed: bool,
     pub(super) finished: bool,
-    pub(super) steps: u64,
+    /// Events that were told to a supervisor.
+    pub(super) events: u64,
+    pub(super) kernel: kernel::State,
+    pub(super) operators: operators::State,
+    pub(super) time: time::State,
+    pub(super) crash: crash::State,
+    pub(super) canary: canary::State,
+    pub(super) sabotage: Option<Sabotage>,
     /// Every event and action, if somebody wants to read them.
     pub(super) journal: Option<Vec<String>>,
 }
 
-/// A request and its answer.
-pub(super) struct Asked {
-    pub(super) request: Request,
-    /// The generation in force when it was made.
-    pub(super) generation: Generation,
-    pub(super) answered: bool,
-}
-
-/// A stop that was asked for.
-#[derive(Default)]
-pub(super) struct StopSeen {
-    pub(super) at_once: bool,
-    /// Commits that failed since.
-    pub(super) commit_failures: u32,
-}
-
-#[derive(Debug)]
-enum Happening {
-    SpawnDone(WorkerId),
-    Listens(WorkerId),
-    Dies(WorkerId, Exit),
-    Hangs(WorkerId),
-    Recovers(WorkerId),
-    SaysItStops(WorkerId),
-    Asks(WorkerId),
-    Lacks(WorkerId, Lack),
-    DeathIsSeen(WorkerId, Exit),
-    CommitDone { fails: bool },
-    CommitAnswer { failed: bool },
-    Damage,
-    DamageIsSeen { lost: bool },
-    LookDone,
-    RestoreDone { fails: bool },
-    Poll(WorkerId),
-    Ask(Request),
-}
+/// What happens at a moment of the agenda.
+type Happening = Box<dyn FnOnce(&mut World)>;
 
 impl World {
     pub(super) fn new(seed: u64) -> Self {
@@ -91,6 +60,7 @@ impl World {
             drain: random.choose(&[None, Some(Duration::from_secs(3))]),
             settle: Duration::from_secs(2),
             ping: Duration::from_secs(3),
+            rollback: random.choose(&[Duration::ZERO, Duration::from_secs(2)]),
             die: Duration::from_secs(2),
             steady: Duration::from_secs(10),
             backoff: Backoff { min: Duration::from_secs(1), max: Duration::from_secs(30) },
@@ -98,439 +68,249 @@ impl World {
         };
         let start = random.choose(&[Start::Fresh, Start::Fresh, Start::Takeover]);
         let plan = initial_plan(&mut random, mask, start, &settings.weights);
-        Self {
+        let mut world = Self {
             seed,
             now: Moment::START,
-            supervisor: Supervisor::new(settings.clone(), plan.clone(), start).expect("a plan"),
+            supervisor: Supervisor::new(settings.clone(), plan.clone(), start).ok(),
+            reign: 0,
             settings,
             trouble: random.choose(&[0, 10, 40, 100]),
             random,
             agenda: BTreeMap::new(),
             scheduled: 0,
             processes: BTreeMap::new(),
+            next_pid: 100,
             next_port: 20_000,
             plan,
-            outstanding: None,
-            is_damaged: false,
-            is_looking: false,
-            commit_failures: 0,
-            commit_failed_at: Moment::START,
-            requests: BTreeMap::new(),
-            stop: None,
             removed: false,
             finished: false,
-            steps: 0,
+            events: 0,
+            kernel: kernel::State::default(),
+            operators: operators::State::default(),
+            time: time::State::default(),
+            crash: crash::State::default(),
+            canary: canary::State::default(),
+            sabotage: None,
             journal: None,
+        };
+        if start == Start::Takeover {
+            world.people();
         }
+        world
+    }
+
+    /// Fills the seats with workers of a master before the first one.
+    fn people(&mut self) {
+        self.plan.set_generation(Generation(7));
+        let seats: Vec<Seat> = self.plan.seats().map(|(seat, _)| seat).collect();
+        for seat in seats {
+            let generation = self.plan.generation();
+            let pid = self.add_process(None, seat);
+            let ports = Port::new(10_000 + seat.0).into_iter().collect();
+            let process = self.processes.get_mut(&pid).expect("just added");
+            (process.ports, process.listens, process.was_named) = (ports, true, true);
+            let occupant = Occupant { generation, ports: process.ports.clone() };
+            self.plan.occupy(seat, occupant).expect("free ports");
+        }
+        let (settings, plan) = (self.settings.clone(), self.plan.clone());
+        self.supervisor = Supervisor::new(settings, plan, Start::Takeover).ok();
     }
 
     pub(super) fn start(&mut self) {
+        assert!(self.supervisor.is_some(), "a plan");
+        TOPICS.iter().for_each(|topic| (topic.begin)(self));
         self.deliver(Event::Start);
     }
 
-    /// Puts requests on the agenda of the next `span`.
-    pub(super) fn plan_requests(&mut self, count: u64, span: Duration) {
-        let limit = u64::try_from(span.as_millis()).expect("short");
-        for _ in 0..count {
-            let delay = self.random.millis(0..limit);
-            self.plan_request(delay);
-        }
-    }
-
-    /// Has others damage the table `count` times in the next `span`.
-    pub(super) fn plan_damage(&mut self, count: u64, span: Duration) {
-        let limit = u64::try_from(span.as_millis()).expect("short");
-        for _ in 0..count {
-            let delay = self.random.millis(0..limit);
-            self.schedule(delay, Happening::Damage);
-        }
-    }
-
-    fn plan_request(&mut self, delay: Duration) {
-        let request = match self.random.below(20) {
-            0..9 => Request::Reload,
-            9..18 => {
-                Request::Scale { workers: u16::try_from(self.random.below(9)).expect("small") }
-            }
-            _ => Request::Stop { now: self.random.percent(50) },
-        };
-        self.schedule(delay, Happening::Ask(request));
-    }
-
-    pub(super) fn ask(&mut self, request: Request) {
-        self.happen(Happening::Ask(request));
-    }
-
-    /// Lets `span` pass.
-    pub(super) fn run(&mut self, span: Duration) {
+    /// Lets time pass until `span` is over or `events` have been told.
+    pub(super) fn run(&mut self, span: Duration, events: u64) {
         let end = self.now.after(span);
-        while !self.finished {
+        let last = self.events.saturating_add(events);
+        while !self.finished && self.events < last {
             let next = self.agenda.keys().next().map(|(at, _)| *at);
-            let tick = self.supervisor.deadline();
+            let tick = self.supervisor.as_ref().and_then(Supervisor::deadline);
             let Some(at) = [next, tick].into_iter().flatten().min().filter(|at| *at <= end) else {
-                break;
+                self.now = self.now.max(end);
+                return;
             };
-            self.now = at;
+            // The clock may have jumped over moments of the agenda: they come late then.
+            self.now = self.now.max(at);
             if tick == Some(at) {
                 let actions = self.deliver(Event::Tick);
                 assert!(actions > 0, "a tick at the deadline was of no use");
             } else {
                 let (_, happening) = self.agenda.pop_first().expect("there is a next one");
-                self.happen(happening);
+                happening(self);
             }
         }
-        self.now = self.now.max(end);
     }
 
-    pub(super) fn is_alive(&self, id: WorkerId) -> bool {
-        self.processes.get(&id).is_some_and(|process| !process.dead)
-    }
-
-    /// The worker with these ports; `None` if it is one of an earlier master, or forgotten.
-    pub(super) fn worker_with(&self, occupant: &Occupant) -> Option<WorkerId> {
-        let has = |process: &Process| process.ports == occupant.ports;
-        self.processes.iter().find(|(_, process)| has(process)).map(|(id, _)| *id)
-    }
-
-    pub(super) fn state_of(&self, id: WorkerId) -> Option<WorkerState> {
-        self.supervisor.workers().find(|worker| worker.id == id).map(|worker| worker.state())
-    }
-
-    fn schedule(&mut self, delay: Duration, happening: Happening) {
+    /// Puts something on the agenda.
+    pub(super) fn schedule(
+        &mut self,
+        delay: Duration,
+        happening: impl FnOnce(&mut Self) + 'static,
+    ) {
         self.scheduled += 1;
-        self.agenda.insert((self.now.after(delay), self.scheduled), happening);
+        let at = self.now.after(delay);
+        self.agenda.insert((at, self.scheduled), Box::new(happening));
     }
 
-    fn happen(&mut self, happening: Happening) {
-        match happening {
-            Happening::SpawnDone(id) => self.spawn_done(id),
-            Happening::Listens(id) => self.listens(id),
-            Happening::Dies(id, exit) => self.dies(id, exit),
-            Happening::Hangs(id) => self.hangs(id),
-            Happening::Recovers(id) => self.recovers(id),
-            Happening::SaysItStops(id) => self.says_it_stops(id),
-            Happening::Asks(worker) => {
-                let span = self.random.millis(0..5_000);
-                self.deliver(Event::AskedForTime { worker, span });
+    /// Puts something on the agenda that a master does or hears: nothing comes of it if that master
+    /// is gone by then.
+    pub(super) fn schedule_for_master(
+        &mut self,
+        delay: Duration,
+        happening: impl FnOnce(&mut Self) + 'static,
+    ) {
+        let reign = self.reign;
+        self.schedule(delay, move |world| {
+            if world.reign == reign && world.supervisor.is_some() {
+                happening(world);
             }
-            Happening::Lacks(worker, lack) => {
-                self.deliver(Event::Lacks { worker, lack });
-            }
-            Happening::DeathIsSeen(worker, exit) => {
-                self.processes.remove(&worker);
-                let last_lines = vec!["bye".to_owned()];
-                self.deliver(Event::Exited { worker, exit, last_lines });
-            }
-            Happening::CommitDone { fails } => self.commit_done(fails),
-            Happening::Damage => self.damage(),
-            Happening::DamageIsSeen { lost: true } => {
-                self.deliver(Event::NotificationsLost);
-            }
-            Happening::DamageIsSeen { lost: false } => {
-                let writer = Some(Writer { pid: 99, name: "nft".to_owned() });
-                self.deliver(Event::TableTouched { writer });
-            }
-            Happening::LookDone => self.look_done(),
-            Happening::RestoreDone { fails } => self.restore_done(fails),
-            Happening::CommitAnswer { failed } => self.commit_answer(failed),
-            Happening::Poll(id) => self.poll(id),
-            Happening::Ask(request) => self.make_request(request),
-        }
+        });
     }
 
-    fn goes_wrong(&mut self, chance: u64) -> bool {
+    /// A moment from now to the end of the time in which things go wrong.
+    pub(super) fn some_time(&mut self) -> Duration {
+        let limit = u64::try_from(super::TROUBLED.as_millis()).expect("short");
+        self.random.millis(0..limit)
+    }
+
+    /// Whether something goes wrong that does so `chance` times of a hundred where there is most
+    /// trouble.
+    pub(super) fn goes_wrong(&mut self, chance: u64) -> bool {
         let trouble = self.trouble;
         self.random.percent(trouble) && self.random.percent(chance)
     }
 
-    fn spawn_done(&mut self, worker: WorkerId) {
-        if self.goes_wrong(10) {
-            self.processes.remove(&worker);
-            self.deliver(Event::SpawnFailed { worker, reason: "fork: EAGAIN".to_owned() });
-            return;
+    /// Tells the supervisor and does what it wants. Returns how many actions that were.
+    pub(super) fn deliver(&mut self, event: Event) -> usize {
+        let Some(mut supervisor) = self.supervisor.take() else { return 0 };
+        self.events += 1;
+        self.note(|now| format!("{:>9.3?}  {event:?}", now.0));
+        let mut actions = supervisor.step(event, self.now);
+        if let Some(mut sabotage) = self.sabotage.take() {
+            sabotage.spoil(self, &mut supervisor, &mut actions);
+            self.sabotage = Some(sabotage);
         }
-        let (port, unfit) = if self.goes_wrong(4) { (80, true) } else { (self.next_port, false) };
-        self.next_port += 1;
-        let stubborn = self.goes_wrong(20);
-        let ports = Port::new(port).into_iter().collect();
-        let process = self.processes.get_mut(&worker).expect("it was asked for");
-        (process.ports, process.unfit, process.stubborn) = (ports, unfit, stubborn);
-        let ports = process.ports.clone();
-        let pid = u32::try_from(worker.0).expect("small");
-        self.plan_life(worker);
-        self.deliver(Event::Spawned { worker, pid, ports });
+        self.supervisor = Some(supervisor);
+        let count = actions.len();
+        for action in actions {
+            self.note(|_| format!("               -> {}", brief(&action)));
+            TOPICS.iter().for_each(|topic| (topic.check_action)(self, &action));
+            TOPICS.iter().for_each(|topic| (topic.act)(self, &action));
+        }
+        TOPICS.iter().for_each(|topic| (topic.check_state)(self));
+        self.schedule_polls();
+        TOPICS.iter().for_each(|topic| (topic.follow)(self));
+        count
     }
 
-    /// When the process will listen and when it will die, if ever.
-    fn plan_life(&mut self, worker: WorkerId) {
-        let mut boot = self.random.millis(5..800);
-        if self.goes_wrong(20) {
-            boot = self.random.millis(800..8_000);
-        }
-        if !self.goes_wrong(10) {
-            self.schedule(boot, Happening::Listens(worker));
-        }
-        if self.goes_wrong(10) {
-            let early = self.random.millis(0..1_000);
-            self.schedule(early, Happening::Dies(worker, Exit::Code(1)));
-        } else if self.goes_wrong(60) {
-            let late = self.random.millis(0..60_000);
-            self.schedule(late, Happening::Dies(worker, Exit::Signal(11)));
-        }
-        for happening in [Happening::Asks(worker), Happening::Lacks(worker, Lack::Proof)] {
-            if self.goes_wrong(20) {
-                let when = self.random.millis(0..3_000);
-                self.schedule(when, happening);
-            }
-        }
-        if self.goes_wrong(50) {
-            let when = self.random.millis(0..30_000);
-            self.schedule(when, Happening::Hangs(worker));
-        }
-        if self.goes_wrong(10) {
-            let when = self.random.millis(0..30_000);
-            self.schedule(when, Happening::SaysItStops(worker));
+    /// Tells the supervisor something of a process, if it knows it.
+    pub(super) fn tell_of(&mut self, pid: Pid, event: impl FnOnce(WorkerId) -> Event) {
+        if let Some(worker) = self.processes.get(&pid).and_then(|process| process.worker) {
+            self.deliver(event(worker));
         }
     }
 
-    /// A worker falls silent, for a moment or for long, perhaps again and again.
-    fn hangs(&mut self, worker: WorkerId) {
-        let Some(process) = self.processes.get_mut(&worker) else { return };
-        // The master looks at those alone that are ready; what it has seen may come late.
-        if process.ready && !process.dead {
-            process.silent = true;
-            self.deliver(Event::Silent { worker, cause: Silence::Stopped });
-        }
-        let end = if self.goes_wrong(50) { 2_000 } else { 25_000 };
-        let delay = self.random.millis(0..end);
-        self.schedule(delay, Happening::Recovers(worker));
-    }
-
-    fn recovers(&mut self, worker: WorkerId) {
-        let now = self.now;
-        let Some(process) = self.processes.get_mut(&worker) else { return };
-        if process.silent && !process.dead {
-            process.silent = false;
-            process.answered_at = Some(now);
-            self.deliver(Event::Answered { worker });
-        }
-        if self.goes_wrong(60) {
-            let pause = self.random.millis(0..8_000);
-            self.schedule(pause, Happening::Hangs(worker));
+    pub(super) fn note(&mut self, line: impl FnOnce(Moment) -> String) {
+        if let Some(journal) = &mut self.journal {
+            journal.push(line(self.now));
         }
     }
 
-    fn says_it_stops(&mut self, worker: WorkerId) {
-        if self.is_alive(worker) {
-            if self.stop.is_none() {
-                self.processes.get_mut(&worker).expect("it is alive").stops = true;
-            }
-            self.deliver(Event::Stops { worker });
-            let delay = self.random.millis(0..5_000);
-            self.schedule(delay, Happening::Dies(worker, Exit::Code(0)));
-        }
+    /// The workers that the master in office knows.
+    pub(super) fn workers(&self) -> impl Iterator<Item = &Worker> {
+        self.supervisor.iter().flat_map(Supervisor::workers)
     }
 
-    fn listens(&mut self, worker: WorkerId) {
-        if self.is_alive(worker) {
-            self.processes.get_mut(&worker).expect("it is alive").ready = true;
-            self.deliver(Event::Ready { worker });
-        }
+    pub(super) fn state_of(&self, pid: Pid) -> Option<WorkerState> {
+        let id = self.processes.get(&pid)?.worker?;
+        self.workers().find(|worker| worker.id == id).map(Worker::state)
     }
 
-    fn dies(&mut self, worker: WorkerId, exit: Exit) {
-        if let Some(process) = self.processes.get_mut(&worker).filter(|process| !process.dead) {
-            process.dead = true;
-            let delay = self.random.millis(0..20);
-            self.schedule(delay, Happening::DeathIsSeen(worker, exit));
-        }
+    /// The processes that the master in office manages.
+    pub(super) fn managed(&self) -> impl Iterator<Item = &Process> {
+        self.processes.values().filter(|process| process.worker.is_some())
     }
 
-    fn commit_done(&mut self, fails: bool) {
-        if !fails {
-            self.plan = self.outstanding.clone().expect("a commit is outstanding");
-            self.note_named_workers();
-        }
-        let delay = self.random.millis(0..10);
-        self.schedule(delay, Happening::CommitAnswer { failed: fails });
+    pub(super) fn pid_of(&self, worker: WorkerId) -> Option<Pid> {
+        self.processes.iter().find(|(_, it)| it.worker == Some(worker)).map(|(pid, _)| *pid)
     }
 
-    /// Somebody deletes something in our table, whatever else is under way.
-    fn damage(&mut self) {
-        if !self.removed {
-            self.is_damaged = true;
-            let delay = self.random.millis(0..20);
-            let lost = self.random.percent(20);
-            self.schedule(delay, Happening::DamageIsSeen { lost });
-        }
+    pub(super) fn process_of(&self, worker: WorkerId) -> Option<&Process> {
+        self.processes.values().find(|process| process.worker == Some(worker))
     }
 
-    fn look_done(&mut self) {
-        self.is_looking = false;
-        let fails = self.goes_wrong(10);
-        let finding = match self.is_damaged {
-            _ if fails => Finding::Unreadable { reason: "interrupted".to_owned() },
-            true => Finding::Differs { what: "chain seat_0".to_owned() },
-            false => Finding::Same,
-        };
-        self.deliver(Event::Verified(finding));
+    /// The process with these ports; `None` if its end has been seen.
+    pub(super) fn pid_with(&self, occupant: &Occupant) -> Option<Pid> {
+        let has = |process: &Process| process.ports == occupant.ports;
+        self.processes.iter().find(|(_, process)| has(process)).map(|(pid, _)| *pid)
     }
 
-    fn restore_done(&mut self, fails: bool) {
-        self.is_looking = false;
-        if fails {
-            self.deliver(Event::RestoreFailed { reason: "ENOMEM".to_owned() });
-        } else {
-            self.is_damaged = false;
-            self.deliver(Event::Restored);
-        }
-    }
-
-    fn note_named_workers(&mut self) {
-        let named: Vec<WorkerId> = match self.plan.is_admitting() {
-            true => self.occupants().filter_map(|o| self.worker_with(o)).collect(),
-            false => Vec::new(),
-        };
-        for (id, process) in &mut self.processes {
-            if named.contains(id) {
-                process.was_named = true;
-                process.left_at = None;
-            }
-        }
-    }
-
-    /// Since when a worker drains. One that was left out of the plan because it is silent does not.
-    fn note_retired_workers(&mut self) {
-        for worker in self.supervisor.workers() {
-            if worker.state() == WorkerState::Retired
-                && let Some(process) = self.processes.get_mut(&worker.id)
-            {
-                process.left_at.get_or_insert(self.now);
-            }
-        }
+    /// Whether it is a worker of an earlier master.
+    pub(super) fn is_foreign(&self, occupant: &Occupant) -> bool {
+        let holder = self.pid_with(occupant).map(|pid| &self.processes[&pid]);
+        holder.is_some_and(|process| process.worker.is_none())
     }
 
     pub(super) fn occupants(&self) -> impl Iterator<Item = &Occupant> {
         self.plan.seats().filter_map(|(_, occupant)| occupant)
     }
 
-    fn commit_answer(&mut self, failed: bool) {
-        self.outstanding = None;
-        if failed {
-            self.commit_failures += 1;
-            self.commit_failed_at = self.now;
-            if let Some(stop) = &mut self.stop {
-                stop.commit_failures += 1;
-            }
-            self.deliver(Event::CommitFailed { reason: "ENOMEM".to_owned() });
-        } else {
-            self.commit_failures = 0;
-            self.deliver(Event::Committed);
-        }
+    pub(super) fn add_process(&mut self, worker: Option<WorkerId>, seat: Seat) -> Pid {
+        let pid = Pid(self.next_pid);
+        self.next_pid += 1;
+        let process = Process::new(worker, seat, &mut self.random);
+        self.processes.insert(pid, process);
+        pid
     }
 
-    fn poll(&mut self, worker: WorkerId) {
-        let Some(process) = self.processes.get_mut(&worker) else { return };
-        process.polled = false;
-        if !process.dead {
-            let sockets = process.work(&mut self.random);
-            self.deliver(Event::Connections { worker, sockets });
-        }
-    }
-
-    fn make_request(&mut self, request: Request) {
-        let id = RequestId(self.requests.len() as u64);
-        let generation = self.plan.generation();
-        self.requests.insert(id, Asked { request, generation, answered: false });
-        if let Request::Stop { now } = request {
-            self.stop.get_or_insert_default().at_once |= now;
-        }
-        self.deliver(Event::Request(id, request));
-    }
-
-    /// Tells the supervisor and does what it wants. Returns how many actions that were.
-    fn deliver(&mut self, event: Event) -> usize {
-        self.steps += 1;
-        self.note(|now| format!("{:>9.3?}  {event:?}", now.0));
-        let actions = self.supervisor.step(event, self.now);
-        let count = actions.len();
-        self.note_retired_workers();
-        for action in actions {
-            self.note(|_| format!("               -> {}", brief(&action)));
-            self.check_action(&action);
-            self.act(action);
-        }
-        self.check_state();
-        self.schedule_polls();
-        count
-    }
-
-    fn note(&mut self, line: impl FnOnce(Moment) -> String) {
-        if let Some(journal) = &mut self.journal {
-            journal.push(line(self.now));
-        }
-    }
-
-    fn act(&mut self, action: Action) {
-        match action {
-            Action::Spawn { worker, seat, .. } => {
-                self.processes.insert(worker, Process::new(seat, &mut self.random));
-                let delay = self.random.millis(0..30);
-                self.schedule(delay, Happening::SpawnDone(worker));
+    /// Another plan is in force.
+    pub(super) fn put_in_force(&mut self, plan: Plan) {
+        self.plan = plan;
+        let named: Vec<Pid> = match self.plan.is_admitting() {
+            true => self.occupants().filter_map(|o| self.pid_with(o)).collect(),
+            false => Vec::new(),
+        };
+        for (pid, process) in &mut self.processes {
+            if named.contains(pid) {
+                process.was_named = true;
+                process.left_at = None;
+                process.quiet_reports = 0;
+            } else if process.was_named && !process.may_be_aside(self.now) {
+                process.left_at.get_or_insert(self.now);
             }
-            Action::Commit(plan) => {
-                self.outstanding = Some(plan);
-                let fails = self.goes_wrong(30);
-                let delay = self.random.millis(0..30);
-                self.schedule(delay, Happening::CommitDone { fails });
-                if self.goes_wrong(5) {
-                    self.plan_request(delay);
-                }
-            }
-            Action::Verify => {
-                self.is_looking = true;
-                let delay = self.random.millis(0..10);
-                self.schedule(delay, Happening::LookDone);
-            }
-            Action::Restore(_) => {
-                self.is_looking = true;
-                let fails = self.goes_wrong(30);
-                let delay = self.random.millis(0..10);
-                self.schedule(delay, Happening::RestoreDone { fails });
-            }
-            Action::Terminate { worker } => self.signal(worker, Exit::Signal(15)),
-            Action::Kill { worker } => self.signal(worker, Exit::Signal(9)),
-            Action::Reply { request, .. } => {
-                self.requests.get_mut(&request).expect("a known request").answered = true;
-            }
-            Action::Remove => self.removed = true,
-            Action::Finish => self.finished = true,
-            Action::Progress { .. } | Action::Notice(_) => {}
-        }
-    }
-
-    fn signal(&mut self, worker: WorkerId, exit: Exit) {
-        let Some(process) = self.processes.get_mut(&worker) else { return };
-        process.signalled = true;
-        if exit == Exit::Signal(9) || !process.stubborn {
-            let delay = self.random.millis(0..1_500);
-            self.schedule(delay, Happening::Dies(worker, exit));
         }
     }
 
     fn schedule_polls(&mut self) {
-        let retired: Vec<WorkerId> = self
-            .supervisor
+        let retired: Vec<Pid> = self
             .workers()
             .filter(|worker| worker.state() == WorkerState::Retired)
-            .map(|worker| worker.id)
+            .filter_map(|worker| self.pid_of(worker.id))
             .collect();
-        for id in retired {
+        for pid in retired {
             let delay = self.random.millis(50..300);
-            if let Some(process) = self.processes.get_mut(&id).filter(|process| !process.polled) {
+            if let Some(process) = self.processes.get_mut(&pid).filter(|process| !process.polled) {
                 process.polled = true;
-                self.schedule(delay, Happening::Poll(id));
+                self.schedule(delay, move |world| world.poll(pid));
             }
+        }
+    }
+
+    fn poll(&mut self, pid: Pid) {
+        if self.goes_wrong(25) {
+            let delay = self.random.millis(50..3_000);
+            self.schedule(delay, move |world| world.poll(pid));
+            return;
+        }
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        process.polled = false;
+        if process.is_alive() {
+            let sockets = process.work(&mut self.random);
+            self.tell_of(pid, |worker| Event::Connections { worker, sockets });
         }
     }
 }
@@ -538,7 +318,7 @@ impl World {
 impl Drop for World {
     /// Tells how to see a failed history again.
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if std::thread::panicking() && self.sabotage.is_none() {
             println!("{}", self.journal.iter().flatten().cloned().collect::<Vec<_>>().join("\n"));
             println!("this was history {}: see it with IPCLUSTER_SIM_SEED={0}", self.seed);
         }
@@ -556,22 +336,14 @@ fn initial_plan(random: &mut Random, mask: bool, start: Start, weights: &Weights
         true => Partition::mask(u32::try_from(before).expect("small")),
         false => Partition::hash(random.choose(&[8, 16, 37])),
     };
-    let mut plan = Plan::new(
+    Plan::new(
         "sim".parse().expect("a name"),
         listeners.expect("listeners"),
         partition.expect("a partition"),
         &Weights::equal(before).expect("in range"),
         None,
     )
-    .expect("a plan");
-    if start == Start::Takeover {
-        plan.set_generation(Generation(7));
-        for seat in (0..u16::try_from(before).expect("small")).map(Seat) {
-            let ports = Port::new(10_000 + seat.0).into_iter().collect();
-            plan.occupy(seat, Occupant { generation: Generation(7), ports }).expect("free ports");
-        }
-    }
-    plan
+    .expect("a plan")
 }
 
 fn brief(action: &Action) -> String {

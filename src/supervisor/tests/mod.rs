@@ -1,9 +1,11 @@
 //! One behaviour at a time, each told step by step.
 
+mod canary;
 mod death;
 mod health;
 mod reload;
 mod repair;
+mod rollback;
 mod scale;
 mod start;
 mod stop;

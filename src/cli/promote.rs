@@ -1,0 +1,13 @@
+//! `ipcluster promote`
+
+use ipcluster::control::{Answer, Command, ControlDir};
+
+use super::args::ClusterArgs;
+use super::{Failed, ask, output, reload};
+
+pub(super) fn run(directory: &ControlDir, cluster: ClusterArgs) -> Result<(), Failed> {
+    match ask::ask(directory, cluster.name.as_ref(), Command::Promote)? {
+        Answer::Reloaded(done) => output::answer(&reload::in_force(&done)),
+        _ => Err(ask::mismatch("promote")),
+    }
+}

@@ -1,0 +1,90 @@
+//! A new generation on trial: some clients get it, and the operator decides what becomes of it.
+//!
+//! Its workers take seats of their own after the others, and those get so many slots as the share
+//! comes to. Each other seat lends a part as large as its part of all slots, so that no client moves
+//! but those that get the new generation, and all workers of the old one stay as they are.
+//!
+//! | | |
+//! |---|---|
+//! | `promote` | the new generation gets a worker in every seat; when all are ready, one swap puts them in force, and takes both the old generation and the canary out |
+//! | `rollback` | the seats of the canary are dropped, in one commit: the slots that were lent go back to the seats that they came from, whose workers never stopped serving |
+//!
+//! Until then the canary is part of what the cluster wants: a worker that dies, of either generation,
+//! is replaced by another in the same seat and of the same generation (though from the command as it
+//! is then: if the program has been replaced, that is the new one). While a seat is vacant its clients
+//! spread over all workers that serve, whichever generation they are of: to be served comes first.
+//! Neither can the cluster be reloaded or scaled.
+
+use super::aim::{Aim, Canary};
+use super::{Done, Refusal, RequestId, Rollout, Supervisor};
+use crate::plan::{Generation, Seat, Share};
+
+/// A generation on trial, as [`Supervisor::canary`] tells of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Trial {
+    /// Its generation.
+    pub generation: Generation,
+    /// The first of its seats: all from there on are its.
+    pub first_seat: Seat,
+    /// How many seats it has.
+    pub seats: usize,
+    /// How many slots it has.
+    pub slots: usize,
+}
+
+impl Supervisor {
+    /// The generation on trial, if one is in force.
+    pub fn canary(&self) -> Option<Trial> {
+        let aim = self.kernel.in_force.aim()?;
+        let Canary { generation, seats, slots } = aim.canary?;
+        let first_seat = Seat(u16::try_from(aim.weights.seats()).ok()?);
+        Some(Trial { generation, first_seat, seats, slots })
+    }
+
+    pub(super) fn begin_canary(&mut self, request: RequestId, share: Share) {
+        match self.canary_aim(share) {
+            Ok(to) => self.begin_rollout(Rollout::Canary, request, to),
+            Err(refusal) => self.reply(request, Err(refusal)),
+        }
+    }
+
+    fn canary_aim(&self, share: Share) -> Result<Aim, Refusal> {
+        self.check_idle()?;
+        self.check_no_canary()?;
+        let generation = self.next_generation()?;
+        let all = self.plan().partition().slots();
+        let slots = share.of(all) as usize;
+        let seats = share.workers_of(self.aim.weights.seats()).min(slots);
+        self.plan().lending(seats, slots)?;
+        let canary = Some(Canary { generation, seats, slots });
+        Ok(Aim { canary, ..self.aim.clone() })
+    }
+
+    pub(super) fn promote(&mut self, request: RequestId) {
+        match self.promoted_aim() {
+            Ok(to) => self.begin_rollout(Rollout::Promote, request, to),
+            Err(refusal) => self.reply(request, Err(refusal)),
+        }
+    }
+
+    fn promoted_aim(&self) -> Result<Aim, Refusal> {
+        self.check_idle()?;
+        let canary = self.aim.canary.ok_or(Refusal::NoCanary)?;
+        Ok(Aim::all(canary.generation, self.aim.weights.clone()))
+    }
+
+    /// What the operator asks for that there is a canary in the way of.
+    pub(super) fn check_no_canary(&self) -> Result<(), Refusal> {
+        match self.aim.canary {
+            Some(Canary { generation, .. }) => Err(Refusal::Canary { generation }),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn canary_done(&self, canary: Canary) -> Done {
+        let Canary { generation, seats, slots } = canary;
+        let of = self.plan().assignment().slots();
+        Done::Canary { generation, workers: seats, slots, of }
+    }
+}

@@ -1,0 +1,124 @@
+//! Back to what was before the last change of generation.
+//!
+//! While a canary is in force that is its end: see `canary.rs`. After a reload, or a promotion, the
+//! workers of the generation before are retired, but as long as they run and still listen they can
+//! serve again. So a rollback starts nothing: the plan names them again, in one commit, and those of
+//! the newer generation retire in turn.
+//!
+//! * Every seat needs one: of those that were lost there are no others to be had, since the command
+//!   starts the new program by now. A retired worker ends when its connections have ended, unless
+//!   [`Settings::rollback`](super::Settings::rollback) says that those of the generation before are to
+//!   be kept for some time after a reload.
+//! * A worker may have closed its sockets when it was told that it is retired. So the master looks
+//!   whether they still listen, as it does for a worker that starts; if not, within [`LOOK`], all stays
+//!   as it is.
+//! * The plan has the number of the generation that it goes back to, and the number of the one that was
+//!   given up is not used again by this master.
+//! * It goes back one step, once: what was rolled back is not there to be returned to.
+
+use std::time::Duration;
+
+use super::aim::Aim;
+use super::worker::Stage;
+use super::{
+    FailureCause, Moment, Refusal, RequestId, Retirement, Rollout, Supervisor, Why, Worker,
+    WorkerId,
+};
+use crate::plan::Seat;
+
+/// For so long a retired worker is looked at until its sockets must have been seen to listen.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// A retired worker that is to serve again.
+#[derive(Debug, Clone)]
+pub(super) struct Recall {
+    /// What becomes of it if nothing comes of the rollback.
+    pub(super) retirement: Retirement,
+    /// When it was seen that it listens.
+    pub(super) ready: Option<Moment>,
+    /// When that must have been seen.
+    by: Moment,
+}
+
+impl Recall {
+    pub(super) fn deadline(&self) -> Option<Moment> {
+        self.ready.is_none().then_some(self.by)
+    }
+}
+
+impl Supervisor {
+    pub(super) fn roll_back(&mut self, request: RequestId, now: Moment) {
+        match self.rollback_aim() {
+            Ok((to, recalled)) => {
+                recalled.into_iter().for_each(|id| self.recall(id, now));
+                self.begin_rollout(Rollout::Rollback, request, to);
+            }
+            Err(refusal) => self.reply(request, Err(refusal)),
+        }
+    }
+
+    /// What to go back to, and the retired workers that it needs.
+    fn rollback_aim(&self) -> Result<(Aim, Vec<WorkerId>), Refusal> {
+        self.check_idle()?;
+        if self.aim.canary.is_some() {
+            return Ok((self.aim.without_canary(), Vec::new()));
+        }
+        let before = self.before.clone().ok_or(Refusal::NothingBefore)?;
+        let (mut there, mut gone) = (Vec::new(), Vec::new());
+        for seat in before.seats() {
+            match self.retired_in(seat, &before) {
+                Some(id) => there.push(id),
+                None => gone.push(seat),
+            }
+        }
+        if gone.is_empty() {
+            return Ok((before, there));
+        }
+        Err(Refusal::Gone { generation: before.generation, seats: gone })
+    }
+
+    /// The worker that an aim wants in a seat, if it is retired and nothing worse. Of several the one
+    /// that served last.
+    fn retired_in(&self, seat: Seat, aim: &Aim) -> Option<WorkerId> {
+        let of_aim = self.workers.values().filter(|it| it.seat == seat && aim.includes(it));
+        let is_fit = |it: &&Worker| !it.unfit && !it.health.is_stopping();
+        let retired = of_aim.filter(|it| matches!(it.stage, Stage::Retired(_))).filter(is_fit);
+        retired.map(|worker| worker.id).next_back()
+    }
+
+    fn recall(&mut self, id: WorkerId, now: Moment) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        if let Stage::Retired(retirement) = &worker.stage {
+            let retirement = retirement.clone();
+            let recall = Recall { retirement, ready: None, by: now.after(LOOK) };
+            worker.stage = Stage::Recalled(recall);
+        }
+    }
+
+    /// A retired worker does not serve again after all. Its time to drain has gone on meanwhile.
+    pub(super) fn retire_again(&mut self, id: WorkerId, now: Moment) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let Stage::Recalled(recall) = &worker.stage else { return };
+        worker.stage = Stage::Retired(recall.retirement.clone());
+        if self.worker_deadline(&self.workers[&id]).is_some_and(|at| at <= now) {
+            self.end(id, Why::DrainLimit, now);
+        }
+    }
+
+    /// The sockets of a retired worker were not seen to listen any more.
+    pub(super) fn recall_timed_out(&mut self, id: WorkerId, now: Moment) {
+        let worker = self.workers[&id].clone();
+        self.retire_again(id, now);
+        let cause = FailureCause::NotReady { limit: LOOK };
+        self.failed(&worker, cause, Vec::new(), now);
+    }
+
+    /// Whether a retired worker that has nothing left to do is kept, since there may be a rollback.
+    pub(super) fn is_kept(&self, id: WorkerId, now: Moment) -> bool {
+        let Some(worker) = self.workers.get(&id).filter(|_| !self.is_stopping()) else {
+            return false;
+        };
+        let may_return = self.before.as_ref().is_some_and(|before| before.includes(worker));
+        may_return && now.since(worker.since()) < self.settings.rollback
+    }
+}

@@ -1,0 +1,140 @@
+//! Generations on trial, and ways back: what becomes of clients, and of retired workers.
+
+use super::process::Pid;
+use super::topic::Topic;
+use super::world::World;
+use crate::plan::{Assignment, Plan};
+use crate::supervisor::worker::Stage;
+use crate::supervisor::{Action, Done, Event, Request, Worker};
+
+pub(super) const TOPIC: Topic =
+    Topic { born, taken_over, check_action, act, follow, ..Topic::NONE };
+
+/// What the world remembers of a trial.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    /// What there was before the one in force.
+    home: Option<Home>,
+    /// What there was before the commit that is outstanding.
+    before: Option<Home>,
+}
+
+impl State {
+    /// Whether a generation is on trial.
+    pub(super) fn is_trial(&self) -> bool {
+        self.home.is_some()
+    }
+}
+
+/// How the slots are shared out without a trial.
+#[derive(Debug, Clone)]
+struct Home {
+    seats: usize,
+    assignment: Assignment,
+}
+
+fn born(world: &mut World, pid: Pid) {
+    let closes = world.goes_wrong(20);
+    world.processes.get_mut(&pid).expect("it was just started").closes = closes;
+}
+
+/// The next master does not know that there is a trial: it replaces all workers.
+fn taken_over(world: &mut World) {
+    world.canary = State::default();
+}
+
+fn act(world: &mut World, action: &Action) {
+    match action {
+        Action::Commit(_) => {
+            let (seats, assignment) = (world.plan.seats().len(), world.plan.assignment().clone());
+            world.canary.before = Some(Home { seats, assignment });
+        }
+        Action::Reply { outcome: Ok(Done::Canary { .. }), .. } => {
+            world.canary.home = world.canary.before.clone();
+            let request = world.random.choose(&[Request::Promote, Request::Rollback]);
+            ask_perhaps(world, request);
+        }
+        Action::Reply { outcome: Ok(Done::Reloaded { .. }), .. } => {
+            world.canary.home = None;
+            ask_perhaps(world, Request::Rollback);
+        }
+        Action::Reply { outcome: Ok(Done::RolledBack { .. }), .. } => world.canary.home = None,
+        _ => {}
+    }
+}
+
+/// Operators do so within seconds, or never.
+fn ask_perhaps(world: &mut World, request: Request) {
+    if world.trouble > 0 && world.random.percent(40) {
+        let delay = world.random.millis(0..3_000);
+        world.schedule(delay, move |world| world.ask(request));
+    }
+}
+
+/// The master looks again and again whether the retired workers that a rollback wants still listen.
+fn follow(world: &mut World) {
+    let is_recalled = |it: &&Worker| matches!(it.stage, Stage::Recalled(_)) && it.awaits_ready();
+    let recalled = world.workers().filter(is_recalled);
+    let pids: Vec<Pid> = recalled.filter_map(|worker| world.pid_of(worker.id)).collect();
+    for pid in pids {
+        let process = world.processes.get_mut(&pid).expect("it is there");
+        if std::mem::replace(&mut process.looked_at, true) {
+            continue;
+        }
+        let delay = world.random.millis(0..30);
+        world.schedule_for_master(delay, move |world| look(world, pid));
+    }
+}
+
+fn look(world: &mut World, pid: Pid) {
+    let Some(process) = world.processes.get_mut(&pid) else { return };
+    process.looked_at = false;
+    if process.is_alive() && process.listens && !process.closes {
+        process.ready_again = true;
+        world.tell_of(pid, |worker| Event::Ready { worker });
+    }
+}
+
+fn check_action(world: &World, action: &Action) {
+    let Action::Commit(plan) = action else { return };
+    if !plan.is_admitting() {
+        return;
+    }
+    let (now, next) = (world.plan.assignment(), plan.assignment());
+    let (seats, next_seats) = (world.plan.seats().len(), plan.seats().len());
+    let is_takeover = world.occupants().any(|occupant| world.is_foreign(occupant));
+    let begins = next_seats > seats && plan.generation() > world.plan.generation();
+    match &world.canary.home {
+        None if begins && !is_takeover => {
+            let mut both = now.table().iter().zip(next.table());
+            let stays = both.all(|(now, next)| now == next || next.index() >= seats);
+            assert!(stays, "a client moves that does not get the canary");
+            check_generations(plan, seats);
+        }
+        Some(home) if next_seats < seats => {
+            assert_eq!(next, &home.assignment, "a lent slot went back to another seat");
+            check_generations(plan, next_seats);
+        }
+        Some(home) => {
+            assert_eq!(next, now, "clients move during a trial");
+            check_generations(plan, home.seats);
+        }
+        None => check_generations(plan, next_seats),
+    }
+}
+
+/// All of one generation in the first `seats` seats, and of the plan's in those after them.
+fn check_generations(plan: &Plan, seats: usize) {
+    let (first, last): (Vec<_>, Vec<_>) = plan
+        .seats()
+        .filter_map(|(seat, occupant)| Some((seat, occupant?.generation)))
+        .partition(|(seat, _)| seat.index() < seats);
+    let has_trial = plan.seats().len() > seats;
+    let of_first = match has_trial {
+        true => first.first().map_or(plan.generation(), |(_, generation)| *generation),
+        false => plan.generation(),
+    };
+    let is_right = first.iter().all(|(_, generation)| *generation == of_first)
+        && last.iter().all(|(_, generation)| *generation == plan.generation());
+    assert!(is_right, "a mixed plan: {first:?} {last:?}");
+}

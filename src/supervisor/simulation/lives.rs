@@ -1,0 +1,115 @@
+//! Processes: spawns that fail, slow starts, deaths, and those that will not die.
+
+use super::process::Pid;
+use super::topic::Topic;
+use super::world::World;
+use crate::plan::Port;
+use crate::supervisor::{Action, Event, Exit};
+
+pub(super) const TOPIC: Topic = Topic { born, act, ..Topic::NONE };
+
+fn act(world: &mut World, action: &Action) {
+    match *action {
+        Action::Spawn { worker, seat, .. } => {
+            let pid = world.add_process(Some(worker), seat);
+            let mut delay = world.random.millis(0..30);
+            if world.goes_wrong(5) {
+                delay = world.random.millis(30..10_000);
+            }
+            world.schedule_for_master(delay, move |world| spawned(world, pid));
+        }
+        Action::Terminate { worker } => signal(world, world.pid_of(worker), Exit::Signal(15)),
+        Action::Kill { worker } => signal(world, world.pid_of(worker), Exit::Signal(9)),
+        _ => {}
+    }
+}
+
+fn spawned(world: &mut World, pid: Pid) {
+    if world.goes_wrong(10) {
+        let process = world.processes.remove(&pid).expect("it was asked for");
+        if let Some(worker) = process.worker {
+            world.deliver(Event::SpawnFailed { worker, reason: "fork: EAGAIN".to_owned() });
+        }
+        return;
+    }
+    let (port, unfit) = if world.goes_wrong(4) { (80, true) } else { (world.next_port, false) };
+    world.next_port += 1;
+    let stubborn = world.goes_wrong(20);
+    let ports = Port::new(port).into_iter().collect();
+    let process = world.processes.get_mut(&pid).expect("it was asked for");
+    (process.ports, process.unfit, process.stubborn) = (ports, unfit, stubborn);
+    let ports = process.ports.clone();
+    super::topic::TOPICS.iter().for_each(|topic| (topic.born)(world, pid));
+    world.tell_of(pid, |worker| Event::Spawned { worker, pid: pid.0, ports });
+}
+
+/// When the process will listen and when it will die, if ever.
+fn born(world: &mut World, pid: Pid) {
+    let mut boot = world.random.millis(5..800);
+    if world.goes_wrong(20) {
+        boot = world.random.millis(800..8_000);
+    }
+    if !world.goes_wrong(10) {
+        world.schedule(boot, move |world| listens(world, pid));
+    }
+    if world.goes_wrong(10) {
+        let early = world.random.millis(0..1_000);
+        world.schedule(early, move |world| world.die(pid, Exit::Code(1)));
+    } else if world.goes_wrong(60) {
+        let late = world.some_time();
+        world.schedule(late, move |world| world.die(pid, Exit::Signal(11)));
+    }
+}
+
+/// The master sees it at its next look, or at the one after: a look may fail.
+fn listens(world: &mut World, pid: Pid) {
+    let Some(process) = world.processes.get_mut(&pid).filter(|process| process.is_alive()) else {
+        return;
+    };
+    process.listens = true;
+    let mut delay = world.random.millis(0..10);
+    while world.goes_wrong(20) {
+        delay += world.random.millis(10..1_000);
+    }
+    world.schedule_for_master(delay, move |world| {
+        if let Some(process) = world.processes.get_mut(&pid).filter(|process| process.is_alive()) {
+            process.ready = true;
+            world.tell_of(pid, |worker| Event::Ready { worker });
+        }
+    });
+}
+
+fn signal(world: &mut World, pid: Option<Pid>, exit: Exit) {
+    let Some((pid, process)) = pid.and_then(|pid| Some((pid, world.processes.get_mut(&pid)?)))
+    else {
+        return;
+    };
+    process.signalled = true;
+    if exit == Exit::Signal(9) || !process.stubborn {
+        let delay = world.random.millis(0..1_500);
+        world.schedule(delay, move |world| world.die(pid, exit));
+    }
+}
+
+impl World {
+    /// A process ends, and the master sees it soon.
+    pub(super) fn die(&mut self, pid: Pid, exit: Exit) {
+        let Some(process) = self.processes.get_mut(&pid).filter(|process| process.is_alive())
+        else {
+            return;
+        };
+        process.dead = true;
+        let mut delay = self.random.millis(0..20);
+        if self.goes_wrong(5) {
+            delay = self.random.millis(20..2_000);
+        }
+        self.schedule_for_master(delay, move |world| {
+            let Some(worker) = world.processes.get(&pid).and_then(|process| process.worker) else {
+                return;
+            };
+            world.processes.remove(&pid);
+            let last_lines = vec!["bye".to_owned()];
+            world.deliver(Event::Exited { worker, exit, last_lines });
+        });
+    }
+}

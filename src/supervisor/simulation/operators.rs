@@ -1,0 +1,151 @@
+//! Those who ask: reloads, scales and stops at any moment, and the answers that they get.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::topic::Topic;
+use super::world::World;
+use crate::plan::Generation;
+use crate::supervisor::{Action, Done, Event, Refusal, Request, RequestId};
+
+pub(super) const TOPIC: Topic =
+    Topic { begin, taken_over, check_action, act, check_rest, ..Topic::NONE };
+
+/// What was asked.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) requests: BTreeMap<RequestId, Asked>,
+    pub(super) stop: Option<StopSeen>,
+    /// The highest number of a generation that a request was told of.
+    highest: Option<Generation>,
+}
+
+/// A request and its answer.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) request: Request,
+    /// The generation in force when it was made.
+    pub(super) generation: Generation,
+    pub(super) answered: bool,
+}
+
+/// A stop that was asked for.
+#[derive(Debug, Default)]
+pub(super) struct StopSeen {
+    pub(super) at_once: bool,
+    /// Commits that failed since.
+    pub(super) commit_failures: u32,
+}
+
+fn begin(world: &mut World) {
+    for _ in 0..6 {
+        let at = world.some_time();
+        world.ask_something_in(at);
+    }
+}
+
+/// Those who wait for an answer see that the master is gone. A stop is not gone on with.
+fn taken_over(world: &mut World) {
+    world.operators = State::default();
+}
+
+fn act(world: &mut World, action: &Action) {
+    if let Action::Reply { request, outcome } = action {
+        world.operators.requests.get_mut(request).expect("a known request").answered = true;
+        if let Ok(Done::Reloaded { generation } | Done::Canary { generation, .. }) = outcome {
+            world.operators.highest = world.operators.highest.max(Some(*generation));
+        }
+    }
+}
+
+impl World {
+    /// Has an operator ask for something, soon.
+    pub(super) fn ask_something_in(&mut self, delay: Duration) {
+        let request = match self.random.below(20) {
+            0..5 => Request::Reload,
+            5..8 => {
+                let share = self.random.choose(&["10%", "25%", "50%", "90%", "0.01%"]);
+                Request::Canary { share: share.parse().expect("a share") }
+            }
+            8..10 => Request::Promote,
+            10..14 => Request::Rollback,
+            14..19 => {
+                Request::Scale { workers: u16::try_from(self.random.below(9)).expect("small") }
+            }
+            _ => Request::Stop { now: self.random.percent(50) },
+        };
+        self.schedule(delay, move |world| world.ask(request));
+    }
+
+    pub(super) fn ask(&mut self, request: Request) {
+        if self.supervisor.is_none() {
+            return;
+        }
+        let id = RequestId(self.operators.requests.len() as u64);
+        let generation = self.plan.generation();
+        self.operators.requests.insert(id, Asked { request, generation, answered: false });
+        if let Request::Stop { now } = request {
+            self.operators.stop.get_or_insert_default().at_once |= now;
+        }
+        self.deliver(Event::Request(id, request));
+    }
+}
+
+fn check_action(world: &World, action: &Action) {
+    let requests = &world.operators.requests;
+    match action {
+        Action::Reply { request, outcome } => check_reply(world, *request, outcome.as_ref()),
+        Action::Progress { request, .. } => {
+            assert!(!requests[request].answered, "progress after the answer");
+        }
+        Action::Finish => {
+            let open = requests.values().filter(|asked| !asked.answered).count();
+            assert_eq!(open, 0, "requests without an answer");
+        }
+        _ => {}
+    }
+}
+
+fn check_reply(world: &World, request: RequestId, outcome: Result<&Done, &Refusal>) {
+    let asked = world.operators.requests.get(&request).expect("a request that was made");
+    assert!(!asked.answered, "{request:?} answered twice");
+    let generation = world.plan.generation();
+    let is_new = world.operators.highest.is_none_or(|highest| generation > highest);
+    match (asked.request, outcome) {
+        (_, Err(Refusal::Stopping)) => assert!(world.operators.stop.is_some()),
+        (Request::Reload, Ok(Done::Reloaded { generation: done })) => {
+            assert_eq!(*done, generation, "another generation is in force");
+            assert!(generation > asked.generation && is_new, "an old number for a new generation");
+        }
+        (Request::Canary { share }, Ok(Done::Canary { generation: done, slots, of, .. })) => {
+            assert_eq!(*done, generation, "another generation is on trial");
+            assert!(generation > asked.generation && is_new, "an old number for a new generation");
+            let wanted = share.of(u32::try_from(*of).expect("small"));
+            assert_eq!(*slots, wanted as usize, "another share than was asked for");
+        }
+        (Request::Promote, Ok(Done::Reloaded { generation: done })) => {
+            assert_eq!((*done, asked.generation), (generation, generation));
+        }
+        (Request::Rollback, Ok(Done::RolledBack { generation: done })) => {
+            assert_eq!(*done, generation, "another generation is in force");
+            assert!(generation < asked.generation, "not back");
+        }
+        (Request::Scale { workers }, Ok(Done::Scaled { workers: done, .. })) => {
+            assert_eq!(workers, *done);
+            assert_eq!(world.plan.seats().len(), usize::from(workers));
+            assert_eq!(generation, asked.generation);
+        }
+        (Request::Stop { .. }, Ok(Done::Stopped)) => assert_eq!(world.managed().count(), 0),
+        (Request::Stop { .. }, Err(_)) => panic!("a stop refused: {outcome:?}"),
+        (_, Err(Refusal::Busy(_) | Refusal::Starting)) => {}
+        (_, Err(_)) => {
+            assert_eq!(generation, asked.generation, "failed, and yet in force");
+        }
+        (request, outcome) => panic!("{request:?} answered with {outcome:?}"),
+    }
+}
+
+fn check_rest(world: &World) {
+    let open = world.operators.requests.values().filter(|asked| !asked.answered);
+    assert_eq!(open.count(), 0, "requests without an answer");
+}

@@ -1,0 +1,271 @@
+//! Supervisors with one fault each, to see that the histories find it.
+//!
+//! A fault is made from outside, between what the supervisor wants and what the world checks and
+//! does: an action is left out, added or altered, or the supervisor's memory is tampered with. So the
+//! code that is released knows nothing of it.
+
+use super::world::World;
+use crate::plan::{Generation, Seat, Weights};
+use crate::supervisor::state::Phase;
+use crate::supervisor::worker::Stage;
+use crate::supervisor::{
+    Action, Done, Event, Notice, Request, Start, Supervisor, Why, Worker, WorkerId, WorkerState,
+};
+
+/// A supervisor's fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// A worker that is in force is asked to end as soon as its successor is committed.
+    TerminatesInForce,
+    /// Workers count as retired before the commit that takes them out is answered.
+    RetiresBeforeTheCommit,
+    /// A retired worker is asked to end before its connections have ended.
+    EndsUndrained,
+    /// No commit follows a death.
+    KeepsNamingTheDead,
+    /// A worker counts as ready as soon as it runs.
+    NamesTheUnready,
+    /// One seat of a new generation keeps its old worker.
+    MixesGenerations,
+    /// A takeover does not wait for all workers.
+    TakesOverTooEarly,
+    /// A worker that is missing is never started.
+    ForgetsToSpawn,
+    /// A process is started twice.
+    SpawnsTwice,
+    /// A worker is started although all is to end.
+    SpawnsWhileStopping,
+    /// SIGKILL in place of SIGTERM.
+    KillsWithoutWarning,
+    /// No SIGKILL for those that pass over SIGTERM.
+    NeverKills,
+    /// A commit before the one before is answered.
+    CommitsTwice,
+    /// A commit that failed is tried again without a pause.
+    RetriesAtOnce,
+    /// Damage of the table is not looked for.
+    NeverLooks,
+    /// The table is made anew without a look.
+    RestoresBlindly,
+    /// A request gets no answer.
+    LosesAReply,
+    /// A request gets two.
+    RepliesTwice,
+    /// A reload is said to be done when it is not.
+    SaysDoneTooEarly,
+    /// The rules go before the workers.
+    RemovesTooEarly,
+    /// A trial begins with slots moved that it does not get.
+    MovesOthersForATrial,
+    /// What slots were lent for a trial by whom is remembered wrongly.
+    ForgetsWhoLent,
+    /// Retired workers serve again without a look whether they listen.
+    RecallsBlindly,
+    /// The number of a generation that was given up is used again.
+    ReusesANumber,
+}
+
+/// All faults, each with words of the invariant that tells of it.
+pub(super) const FAULTS: &[(Fault, &str)] = &[
+    (Fault::TerminatesInForce, "terminated while in force"),
+    (Fault::RetiresBeforeTheCommit, "gets connections"),
+    (Fault::EndsUndrained, "not drained"),
+    (Fault::KeepsNamingTheDead, "a worker in force that was seen to die"),
+    (Fault::NamesTheUnready, "goes to"),
+    (Fault::MixesGenerations, "a mixed plan"),
+    (Fault::TakesOverTooEarly, "taken over too early"),
+    (Fault::ForgetsToSpawn, "a worker that is not live is left"),
+    (Fault::SpawnsTwice, "is used twice"),
+    (Fault::SpawnsWhileStopping, "a spawn while stopping"),
+    (Fault::KillsWithoutWarning, "killed without warning"),
+    (Fault::NeverKills, "the stop has not ended"),
+    (Fault::CommitsTwice, "a commit is outstanding"),
+    (Fault::RetriesAtOnce, "tried again after"),
+    (Fault::NeverLooks, "damage that was not repaired"),
+    (Fault::RestoresBlindly, "a repair of what nobody has changed"),
+    (Fault::LosesAReply, "requests without an answer"),
+    (Fault::RepliesTwice, "answered twice"),
+    (Fault::SaysDoneTooEarly, "another generation is in force"),
+    (Fault::RemovesTooEarly, "the rules removed before the workers"),
+    (Fault::MovesOthersForATrial, "a client moves that does not get the canary"),
+    (Fault::ForgetsWhoLent, "a lent slot went back to another seat"),
+    (Fault::RecallsBlindly, "a retired worker gets new connections again"),
+    (Fault::ReusesANumber, "an old number for a new generation"),
+];
+
+/// A fault, and what it remembers.
+#[derive(Debug)]
+pub(super) struct Sabotage {
+    fault: Fault,
+    /// What was committed last.
+    last_commit: Option<Action>,
+}
+
+impl Sabotage {
+    pub(super) fn new(fault: Fault) -> Self {
+        Self { fault, last_commit: None }
+    }
+
+    /// Makes the fault in what `supervisor` has just wanted.
+    pub(super) fn spoil(
+        &mut self,
+        world: &World,
+        supervisor: &mut Supervisor,
+        actions: &mut Vec<Action>,
+    ) {
+        let commits = actions.iter().any(|action| matches!(action, Action::Commit(_)));
+        let of_state = |state| supervisor.workers().find(|w| w.state() == state).map(|w| w.id);
+        let wants = |actions: &[Action], is_it: fn(&Action) -> bool| actions.iter().any(is_it);
+        match self.fault {
+            Fault::TerminatesInForce => {
+                if let Some(worker) = of_state(WorkerState::Live).filter(|_| commits) {
+                    actions.push(Action::Terminate { worker });
+                }
+            }
+            Fault::RetiresBeforeTheCommit => {
+                if let Some(worker) = of_state(WorkerState::Live).filter(|_| commits) {
+                    supervisor.retire(worker, world.now);
+                    supervisor.actions.clear();
+                }
+            }
+            Fault::EndsUndrained => {
+                if let Some(worker) = of_state(WorkerState::Retired) {
+                    supervisor.end(worker, Why::Drained, world.now);
+                    actions.append(&mut supervisor.actions);
+                }
+            }
+            Fault::KeepsNamingTheDead => {
+                if wants(actions, |action| matches!(action, Action::Notice(Notice::Died { .. }))) {
+                    actions.retain(|action| !matches!(action, Action::Commit(_)));
+                }
+            }
+            Fault::NamesTheUnready => {
+                let runs = |it: &&Worker| it.ports.is_some() && matches!(it.stage, Stage::Starting);
+                let starting: Vec<_> = supervisor.workers().filter(runs).map(|it| it.id).collect();
+                for worker in starting {
+                    actions.extend(supervisor.step(Event::Ready { worker }, world.now));
+                }
+            }
+            Fault::MixesGenerations => mix_generations(world, actions),
+            Fault::TakesOverTooEarly => {
+                let is_waiting = matches!(supervisor.phase, Phase::Starting(Start::Takeover));
+                if is_waiting && supervisor.workers().any(Worker::can_serve) {
+                    supervisor.phase = Phase::Serving;
+                    actions.extend(supervisor.step(Event::Tick, world.now));
+                }
+            }
+            Fault::ForgetsToSpawn => {
+                let is_respawn = |id: WorkerId| id.0 > 6;
+                actions.retain(
+                    |action| !matches!(action, Action::Spawn { worker, .. } if is_respawn(*worker)),
+                );
+            }
+            Fault::SpawnsTwice => {
+                let spawn = actions.iter().find(|action| matches!(action, Action::Spawn { .. }));
+                actions.extend(spawn.cloned());
+            }
+            Fault::SpawnsWhileStopping => {
+                if wants(actions, |action| matches!(action, Action::Terminate { .. })) {
+                    let (worker, generation) = (WorkerId(1_000_000), supervisor.generation());
+                    actions.push(Action::Spawn { worker, seat: Seat(0), generation });
+                }
+            }
+            Fault::KillsWithoutWarning => {
+                for action in actions {
+                    if let Action::Terminate { worker } = *action {
+                        *action = Action::Kill { worker };
+                    }
+                }
+            }
+            Fault::NeverKills => actions.retain(|action| !matches!(action, Action::Kill { .. })),
+            Fault::CommitsTwice => {
+                let commit = actions.iter().find(|action| matches!(action, Action::Commit(_)));
+                actions.extend(commit.cloned());
+            }
+            Fault::RetriesAtOnce => {
+                let commit = actions.iter().find(|action| matches!(action, Action::Commit(_)));
+                self.last_commit = commit.cloned().or(self.last_commit.take());
+                let failed =
+                    |action: &Action| matches!(action, Action::Notice(Notice::CommitFailed { .. }));
+                if wants(actions, failed) {
+                    actions.extend(self.last_commit.clone());
+                }
+            }
+            Fault::NeverLooks => actions.retain(|action| *action != Action::Verify),
+            Fault::RestoresBlindly => {
+                for action in actions {
+                    if *action == Action::Verify {
+                        *action = Action::Restore(world.plan.clone());
+                    }
+                }
+            }
+            Fault::LosesAReply => {
+                actions.retain(|action| !matches!(action, Action::Reply { outcome: Ok(_), .. }));
+            }
+            Fault::RepliesTwice => {
+                let reply = actions.iter().find(|action| matches!(action, Action::Reply { .. }));
+                actions.extend(reply.cloned());
+            }
+            Fault::SaysDoneTooEarly => say_done(world, supervisor, actions),
+            Fault::MovesOthersForATrial => {
+                for action in actions {
+                    let Action::Commit(plan) = action else { continue };
+                    let even = Weights::equal(plan.seats().len()).expect("as many as there are");
+                    if plan.seats().len() > world.plan.seats().len()
+                        && let Ok(moved) = plan.rescaled(&even)
+                    {
+                        *plan = moved;
+                    }
+                }
+            }
+            Fault::ForgetsWhoLent => {
+                if let Some(home) = &mut supervisor.home {
+                    let mut weights = vec![1.0; home.seats().len()];
+                    weights[0] = 2.0;
+                    let weights = Weights::new(&weights).expect("as many as there are");
+                    *home = home.rescaled(&weights).expect("as many slots as before");
+                }
+            }
+            Fault::RecallsBlindly => {
+                let is_recalled = |it: &&Worker| matches!(it.stage, Stage::Recalled(_));
+                let recalled = supervisor.workers().filter(is_recalled).map(|it| it.id);
+                for worker in recalled.collect::<Vec<_>>() {
+                    actions.extend(supervisor.step(Event::Ready { worker }, world.now));
+                }
+            }
+            Fault::ReusesANumber => supervisor.last_generation = Generation::FIRST,
+            Fault::RemovesTooEarly => {
+                let is_stopping = supervisor.is_stopping();
+                if is_stopping && wants(actions, |it| matches!(it, Action::Terminate { .. })) {
+                    actions.push(Action::Remove);
+                }
+            }
+        }
+    }
+}
+
+fn mix_generations(world: &World, actions: &mut [Action]) {
+    for action in actions {
+        let Action::Commit(plan) = action else { continue };
+        for (seat, occupant) in world.plan.seats() {
+            if let Some(occupant) = occupant
+                && occupant.generation != plan.generation()
+                && plan.vacate(seat).is_ok()
+                && plan.occupy(seat, occupant.clone()).is_ok()
+            {
+                break;
+            }
+        }
+    }
+}
+
+fn say_done(world: &World, supervisor: &Supervisor, actions: &mut Vec<Action>) {
+    let is_swap = |action: &Action| matches!(action, Action::Commit(plan) if plan.generation() != world.plan.generation());
+    let requests = &world.operators.requests;
+    let open =
+        requests.iter().find(|(_, asked)| !asked.answered && asked.request == Request::Reload);
+    if let (Some((&request, _)), true) = (open, actions.iter().any(is_swap)) {
+        let generation = supervisor.generation().next();
+        actions.push(Action::Reply { request, outcome: Ok(Done::Reloaded { generation }) });
+    }
+}
