@@ -6,10 +6,12 @@
 
 use super::world::World;
 use crate::plan::{Generation, Seat, Weights};
+use crate::supervisor::health::Health;
 use crate::supervisor::state::Phase;
 use crate::supervisor::worker::Stage;
 use crate::supervisor::{
-    Action, Done, Event, Notice, Request, Start, Supervisor, Why, Worker, WorkerId, WorkerState,
+    Action, Done, Event, Notice, Request, Silence, Start, Supervisor, Why, Worker, WorkerId,
+    WorkerState,
 };
 
 /// A supervisor's fault.
@@ -63,6 +65,10 @@ pub(super) enum Fault {
     RecallsBlindly,
     /// The number of a generation that was given up is used again.
     ReusesANumber,
+    /// That a worker is silent is forgotten.
+    ForgetsSilence,
+    /// A worker that answers again does not come back.
+    NeverTakesBack,
 }
 
 /// All faults, each with words of the invariant that tells of it.
@@ -91,6 +97,8 @@ pub(super) const FAULTS: &[(Fault, &str)] = &[
     (Fault::ForgetsWhoLent, "a lent slot went back to another seat"),
     (Fault::RecallsBlindly, "a retired worker gets new connections again"),
     (Fault::ReusesANumber, "an old number for a new generation"),
+    (Fault::ForgetsSilence, "a silent worker gets clients"),
+    (Fault::NeverTakesBack, "has no worker of ours"),
 ];
 
 /// A fault, and what it remembers.
@@ -231,6 +239,21 @@ impl Sabotage {
                 let recalled = supervisor.workers().filter(is_recalled).map(|it| it.id);
                 for worker in recalled.collect::<Vec<_>>() {
                     actions.extend(supervisor.step(Event::Ready { worker }, world.now));
+                }
+            }
+            Fault::ForgetsSilence => {
+                for worker in supervisor.workers.values_mut() {
+                    worker.health = Health::default();
+                }
+            }
+            Fault::NeverTakesBack => {
+                let back = actions.iter().find_map(|action| match action {
+                    Action::Notice(Notice::Responsive { worker, .. }) => Some(*worker),
+                    _ => None,
+                });
+                if let Some(worker) = back {
+                    supervisor.fell_silent(worker, Silence::Stopped, world.now);
+                    supervisor.actions.clear();
                 }
             }
             Fault::ReusesANumber => supervisor.last_generation = Generation::FIRST,
