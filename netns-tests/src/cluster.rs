@@ -91,6 +91,10 @@ pub struct WorkerStatus {
     pub state: String,
     /// Its generation.
     pub generation: u64,
+    /// `ok` or `silent`.
+    pub health: String,
+    /// What it says that it does.
+    pub text: Option<String>,
     /// Its worker port for each public port.
     pub ports: BTreeMap<String, u16>,
     /// How many connections it has, if that is known.
@@ -108,6 +112,11 @@ impl Status {
             self.workers.iter().filter(|worker| worker.state == "live").collect();
         live.sort_by_key(|worker| worker.seat);
         live
+    }
+
+    /// The health of the live worker in each seat.
+    pub fn health(&self) -> Vec<&str> {
+        self.live().iter().map(|worker| worker.health.as_str()).collect()
     }
 
     /// The process of the live worker in each seat.

@@ -131,11 +131,16 @@ Exit codes: 0 all that it shows is as promised; 1 it is not, or the system forbi
 const RUN_HELP: &str = "\
 Workers get PORT (the port to listen on, on all addresses), IPCLUSTER_PORT_<public> for each public
 port, IPCLUSTER_SEAT (from 0), IPCLUSTER_WORKERS (always above the seat: those of a reload --share
-have seats beyond --workers), IPCLUSTER_GENERATION, IPCLUSTER_NAME and IPCLUSTER_SOCKET.
+have seats beyond --workers), IPCLUSTER_GENERATION, IPCLUSTER_NAME, IPCLUSTER_SOCKET and NOTIFY_SOCKET.
 Of the other variables they get PATH, HOME, USER, LOGNAME, SHELL, TERM, TZ, LANG, LANGUAGE, LC_*,
 TMPDIR, and those of --env. A worker is ready when it listens on its ports, or is bound to those of
 udp listeners; on SIGTERM it should
 finish its connections and exit.
+
+A worker that is stopped, does not listen any more, accepts nobody for the ping timeout while others
+wait, or does not answer what --ready http:/PATH or --watchdog-timeout ask of it, gets no new clients
+until it answers again, as long as others do. On NOTIFY_SOCKET (sd_notify) it can say READY=1,
+STOPPING=1, STATUS=, WATCHDOG=1 and EXTEND_TIMEOUT_USEC=.
 
 TIME is a whole number with ms, s, min or h; MEMORY one with B, KiB, MiB, GiB or TiB.
 
@@ -145,8 +150,8 @@ Examples:
   ipcluster run -c web.toml --workers 8 --http-listen 127.0.0.1:9180
 
 The file holds the same settings as the flags (name, listen, workers, command, partition, slots,
-weights, worker_ports, local_clients, ready, ownership, env, [timeouts] ready, drain, rollback, die, [spawn]
-stagger, backoff, give_up, [retire] rss, rate, window, renice, max_age, lag, [memory] total, low, high,
+weights, worker_ports, local_clients, ready, ownership, env, [timeouts] ready, drain, rollback, die,
+ping, watchdog, [spawn] stagger, backoff, give_up, [retire] rss, rate, window, renice, max_age, lag, [memory] total, low, high,
 order, [output] to, [http] listen). Flags win.
 
 Exit codes: 0 stopped, or left by a signal; 1 failed; 2 wrong usage.";
@@ -166,7 +171,8 @@ foreign_chains (rules of others that decide before ours), conntrack (entries, li
 (seats that get connections), trial (of a generation: generation, first_seat, seats, slots; or null),
 swaps (a histogram), restarts (by reason), retirements (of live workers, by cause), given_up (seats that get no worker for
 now), and workers: a list of seat, slots, pid (null before it is spawned), state, leaving (why it is
-replaced, or null), generation, ports
+replaced, or null), generation,
+health (ok, silent), text (what it says of itself: STATUS= of sd_notify; else null), ports
 (public port: worker port), uptime (seconds), connections (established ones; null if not counted),
 queued (not accepted yet), half_open (handshakes under way), connections_total (of a live worker: all
 that its seat was ever given, whoever held it; else null), and memory (resident bytes, with the
@@ -291,8 +297,9 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true,
           default_missing_value = "true")]
     local_clients: Option<bool>,
-    /// How a worker shows that it is ready: tcp (it listens) [default: tcp]
-    #[arg(long, value_name = "tcp")]
+    /// How a worker shows that it is ready: tcp (it listens), notify (and says READY=1, as
+    /// sd_notify does), http:/PATH (and answers with status 200 there) [default: tcp]
+    #[arg(long, value_name = "tcp|notify|http:/PATH")]
     ready: Option<String>,
     /// Whether other programs can change the rules: auto (not if the kernel can prevent it: Linux
     /// 6.9), owned (not), shared (they can) [default: auto]
@@ -315,6 +322,13 @@ pub(crate) struct RunArgs {
     /// How long a worker may take to end before it is killed [default: 5s]
     #[arg(long, value_name = "TIME")]
     die_timeout: Option<String>,
+    /// After how much silence a worker gets no clients until it answers again; from 1s, 0: never
+    /// [default: 10s]
+    #[arg(long, value_name = "TIME")]
+    ping_timeout: Option<String>,
+    /// How often a worker has to say WATCHDOG=1; from 100ms, 0: never [default: 0]
+    #[arg(long, value_name = "TIME")]
+    watchdog_timeout: Option<String>,
     /// Pause between the starts of two workers [default: 100ms]
     #[arg(long, value_name = "TIME")]
     spawn_stagger: Option<String>,
@@ -403,6 +417,8 @@ impl RunArgs {
             drain_timeout: one("--drain-timeout", self.drain_timeout),
             rollback_timeout: one("--rollback-timeout", self.rollback_timeout),
             die_timeout: one("--die-timeout", self.die_timeout),
+            ping_timeout: one("--ping-timeout", self.ping_timeout),
+            watchdog_timeout: one("--watchdog-timeout", self.watchdog_timeout),
             spawn_stagger: one("--spawn-stagger", self.spawn_stagger),
             spawn_backoff: one("--spawn-backoff", self.spawn_backoff),
             spawn_give_up: one("--spawn-give-up", self.spawn_give_up),

@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::readiness::readiness;
 use super::{
-    Config, ConfigError, Environment, Given, Http, Origin, Ownership, Readiness, Settings, Spawn,
-    Timeouts, WorkerCommand, parse, policy,
+    Config, ConfigError, Environment, Given, Http, Origin, Ownership, Settings, Spawn, Timeouts,
+    WorkerCommand, parse, policy,
 };
 use crate::plan::{
     Assignment, Listener, Listeners, MAX_SEATS, Partition, PlanError, Port, PortRange, Weights,
@@ -42,6 +43,7 @@ impl Settings {
         })?;
         check_worker_ports(worker_ports, &range.origin, workers.value, &listeners)?;
         let http = http(self.http_listen, &listeners, worker_ports)?;
+        let ready = readiness(or_default(self.ready, "tcp".to_owned()), &listeners)?;
         let drain =
             Some(time(self.drain_timeout, "0", "timeouts.drain")?).filter(|limit| !limit.is_zero());
         let rollback = kept(self.rollback_timeout, drain)?;
@@ -54,7 +56,7 @@ impl Settings {
             weights,
             worker_ports,
             local_clients: or_default(self.local_clients, false).value,
-            ready: readiness(or_default(self.ready, "tcp".to_owned()))?,
+            ready,
             ownership: ownership(or_default(self.ownership, "auto".to_owned()))?,
             env: environment(self.env.unwrap_or_default())?,
             timeouts: Timeouts {
@@ -62,6 +64,8 @@ impl Settings {
                 drain,
                 rollback,
                 die: time(self.die_timeout, "5s", "timeouts.die")?,
+                ping: limit(self.ping_timeout, "10s", "timeouts.ping", LEAST_PING)?,
+                watchdog: limit(self.watchdog_timeout, "0", "timeouts.watchdog", LEAST_WATCHDOG)?,
             },
             spawn: Spawn {
                 stagger: time(self.spawn_stagger, "100ms", "spawn.stagger")?,
@@ -94,6 +98,12 @@ impl Settings {
         })
     }
 }
+
+/// The least `timeouts.ping`: workers are looked at a few times within it.
+const LEAST_PING: (Duration, &str) = (Duration::from_secs(1), "1s");
+
+/// The least `timeouts.watchdog`: it is looked at ten times a second.
+const LEAST_WATCHDOG: (Duration, &str) = (Duration::from_millis(100), "100ms");
 
 fn listeners(given: Option<Vec<Given<String>>>) -> Result<Listeners, ConfigError> {
     let given = given.filter(|given| !given.is_empty()).ok_or(ConfigError::Missing {
@@ -266,16 +276,18 @@ fn http(
     }
 }
 
-fn readiness(given: Given<String>) -> Result<Readiness, ConfigError> {
-    let refused = |reason: &str| {
-        Err(value_error(&given.origin, "ready", format!("{}: {reason}", quote(&given.value))))
-    };
-    match given.value.as_str() {
-        "tcp" => Ok(Readiness::Tcp),
-        "notify" | "protocol" => refused("not supported yet: expected tcp"),
-        path if path.starts_with("http:") => refused("not supported yet: expected tcp"),
-        _ => refused("expected tcp"),
-    }
+/// A time that is 0, for never, or at least so long.
+fn limit(
+    given: Option<Given<String>>,
+    default: &str,
+    key: &'static str,
+    (least, shown): (Duration, &str),
+) -> Result<Option<Duration>, ConfigError> {
+    text_value(given, default, key, |text| match parse::duration(text)? {
+        Duration::ZERO => Ok(None),
+        time if time < least => Err(format!("{text}: expected 0 or at least {shown}")),
+        time => Ok(Some(time)),
+    })
 }
 
 fn ownership(given: Given<String>) -> Result<Ownership, ConfigError> {
@@ -405,11 +417,13 @@ mod tests {
         assert_eq!(config.partition, Partition::hash(1024).unwrap());
         assert_eq!(config.weights, Weights::equal(6).unwrap());
         assert_eq!(config.worker_ports.to_string(), "20000-29999");
-        assert_eq!(config.ready, Readiness::Tcp);
+        assert_eq!(config.ready, super::super::Readiness::Tcp);
         assert_eq!(config.timeouts.ready, Duration::from_secs(30));
         assert_eq!(config.timeouts.drain, None);
         assert_eq!(config.timeouts.rollback, Duration::ZERO);
         assert_eq!(config.timeouts.die, Duration::from_secs(5));
+        assert_eq!(config.timeouts.ping, Some(Duration::from_secs(10)));
+        assert_eq!(config.timeouts.watchdog, None);
         assert_eq!(config.spawn.stagger, Duration::from_millis(100));
         assert_eq!(config.spawn.backoff.most, Duration::from_secs(30));
         assert_eq!(config.command.program, "server");
@@ -494,8 +508,8 @@ mod tests {
                 "20000-20010 has 11 ports: expected at least 12, for 4 workers with 1 public ports each in 3 generations",
             ),
             (
-                Settings { ready: text("notify"), ..least() },
-                "\"notify\": not supported yet: expected tcp",
+                Settings { ready: text("protocol"), ..least() },
+                "\"protocol\": not supported yet: expected tcp, notify or http:/PATH",
             ),
             (
                 Settings { http_listen: text("localhost:9180"), ..least() },
@@ -514,6 +528,14 @@ mod tests {
                 "port 29999 is among the worker ports 20000-29999: expected another",
             ),
             (Settings { ready_timeout: text("0"), ..least() }, "0: expected more than 0"),
+            (
+                Settings { ping_timeout: text("999ms"), ..least() },
+                "999ms: expected 0 or at least 1s",
+            ),
+            (
+                Settings { watchdog_timeout: text("10ms"), ..least() },
+                "10ms: expected 0 or at least 100ms",
+            ),
             (
                 Settings { drain_timeout: text("1e999"), ..least() },
                 "\"1e999\": expected a whole number with ms, s, min or h, such as 30s, or 0",

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::check::{check_worker_ports, partition_error_key};
-use super::{ConfigError, Environment, GiveUp, Memory, Origin, Retire};
+use super::{ConfigError, Environment, GiveUp, Memory, Origin, Readiness, Retire};
 use crate::plan::{Assignment, ClusterName, Listeners, Partition, PlanError, PortRange, Weights};
 
 /// The configuration of one cluster, free of contradictions. Made by
@@ -100,15 +100,6 @@ pub struct WorkerCommand {
     pub arguments: Vec<String>,
 }
 
-/// How it is known that a worker is ready.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Readiness {
-    /// Sockets of its own listen on the worker ports of tcp listeners, and are bound to those of udp
-    /// listeners.
-    Tcp,
-}
-
 /// Whether other programs that may change rules can change ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Ownership {
@@ -135,6 +126,11 @@ pub struct Timeouts {
     pub rollback: Duration,
     /// From SIGTERM to SIGKILL; 0 is at once.
     pub die: Duration,
+    /// After how much silence a worker gets no clients while others answer, at least 1 s; none is
+    /// that silent workers are not looked for.
+    pub ping: Option<Duration>,
+    /// How often a worker has to say `WATCHDOG=1`, at least 100 ms; none is never.
+    pub watchdog: Option<Duration>,
 }
 
 /// The pace at which workers are started.

@@ -43,7 +43,7 @@ const KEYS: [&str; 12] = [
     "ownership",
     "env",
 ];
-const TIMEOUTS: [&str; 4] = ["ready", "drain", "rollback", "die"];
+const TIMEOUTS: [&str; 6] = ["ready", "drain", "rollback", "die", "ping", "watchdog"];
 const SPAWN: [&str; 3] = ["stagger", "backoff", "give_up"];
 const RETIRE: [&str; 6] = ["rss", "rate", "window", "renice", "max_age", "lag"];
 const MEMORY: [&str; 4] = ["total", "low", "high", "order"];
@@ -139,7 +139,8 @@ impl File<'_> {
                 settings.rollback_timeout = Some(self.time("timeouts.rollback", value)?);
             }
             "die" => settings.die_timeout = Some(self.time("timeouts.die", value)?),
-            "ping" | "watchdog" => return Err(self.not_yet("timeouts.", key)),
+            "ping" => settings.ping_timeout = Some(self.time("timeouts.ping", value)?),
+            "watchdog" => settings.watchdog_timeout = Some(self.time("timeouts.watchdog", value)?),
             _ => return Err(self.unknown("timeouts.", key, &TIMEOUTS, "")),
         }
         Ok(())
@@ -373,6 +374,8 @@ mod tests {
             drain = "1h"
             rollback = "10min"
             die = "0"
+            ping = "2s"
+            watchdog = "500ms"
             [spawn]
             stagger = "0"
             backoff = "10ms..2min"
@@ -412,6 +415,8 @@ mod tests {
             drain_timeout: flag("1h".to_owned()),
             rollback_timeout: flag("10min".to_owned()),
             die_timeout: flag("0".to_owned()),
+            ping_timeout: flag("2s".to_owned()),
+            watchdog_timeout: flag("500ms".to_owned()),
             spawn_stagger: flag("0".to_owned()),
             spawn_backoff: flag("10ms..2min".to_owned()),
             spawn_give_up: flag("3 in 1min".to_owned()),
@@ -449,7 +454,7 @@ mod tests {
             ),
             (
                 "[timeouts]\n\"a\\nb\" = 1",
-                "web.toml, line 2: unknown key `timeouts.a\\nb`: expected one of ready, drain, rollback, die",
+                "web.toml, line 2: unknown key `timeouts.a\\nb`: expected one of ready, drain, rollback, die, ping, watchdog",
             ),
             (
                 "spawn.pause = 1",
@@ -516,10 +521,6 @@ mod tests {
             (
                 "[spawn]\ngive_up = 5",
                 "web.toml, line 2: `spawn.give_up`: expected a text in quotes, found a whole number",
-            ),
-            (
-                "[timeouts]\nping = \"10s\"",
-                "web.toml, line 2: `timeouts.ping` is not supported yet: remove it",
             ),
         ];
         for (text, expected) in cases {

@@ -17,13 +17,15 @@
 //! | `weights` | `--weights 1,2,...` | one number, 0 or more, for each worker | all the same |
 //! | `worker_ports` | `--worker-ports` | `FIRST-LAST`, closed to other hosts | `20000-29999` |
 //! | `local_clients` | `--local-clients` | `true`, `false` | `false` |
-//! | `ready` | `--ready` | `tcp` | `tcp` |
+//! | `ready` | `--ready` | `tcp`, `notify`, `http:/PATH`: see [`Readiness`] | `tcp` |
 //! | `ownership` | `--ownership` | `auto`, `owned`, `shared`: see [`Ownership`] | `auto` |
 //! | `env` | `--env`, repeated | `KEY`, `PREFIX*`, `KEY=VALUE`: see [`Environment`] | none |
 //! | `timeouts.ready` | `--ready-timeout` | a time above 0 | `30s` |
 //! | `timeouts.drain` | `--drain-timeout` | a time, `0`: no limit | `0` |
 //! | `timeouts.rollback` | `--rollback-timeout` | a time, at most `timeouts.drain` if that is a limit; `0`: not longer than they drain | `0` |
 //! | `timeouts.die` | `--die-timeout` | a time, `0`: killed at once | `5s` |
+//! | `timeouts.ping` | `--ping-timeout` | a time from `1s`, `0`: silent workers are not looked for | `10s` |
+//! | `timeouts.watchdog` | `--watchdog-timeout` | a time from `100ms`, `0`: workers need not say `WATCHDOG=1` | `0` |
 //! | `spawn.stagger` | `--spawn-stagger` | a time, `0`: no pause | `100ms` |
 //! | `spawn.backoff` | `--spawn-backoff` | `FIRST..MOST`, times above 0 | `1s..30s` |
 //! | `spawn.give_up` | `--spawn-give-up` | `NUMBER in TIME`, `0`: never | `5 in 60s` |
@@ -53,12 +55,12 @@ mod error;
 mod file;
 mod parse;
 mod policy;
+mod readiness;
 mod settings;
 
-pub use config::{
-    Backoff, Config, Http, Ownership, Readiness, Spawn, Timeouts, WorkerCommand, WorkerOutput,
-};
+pub use config::{Backoff, Config, Http, Ownership, Spawn, Timeouts, WorkerCommand, WorkerOutput};
 pub use environment::Environment;
 pub use error::ConfigError;
 pub use policy::{GiveUp, KillOrder, Marks, Memory, Retire};
+pub use readiness::{ProbePath, Readiness};
 pub use settings::{Given, Origin, Settings};

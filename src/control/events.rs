@@ -24,6 +24,11 @@ use super::message::cut;
 /// | `subscribed` | `name`, `pid`, `generation` | the first of all: what follows is complete, but for `missed` |
 /// | `missed` | `count` | the subscriber was slow: so many events went by that it is not told |
 /// | `ready` | `worker`, `seat`, `generation`, `took` | a worker can serve, this long after its start |
+/// | `unproven` | `worker`, `seat`, `generation` | a worker says that it is ready, but does not listen on all its ports |
+/// | `ping_timeout` | `worker`, `seat`, `generation`, `cause` | a worker does not answer any more: its clients go to others that do |
+/// | `responsive` | `worker`, `seat`, `generation`, `silent` | it answers again, after so long, and gets its clients back |
+/// | `nobody_answers` | `workers` | the last worker that answered does not any more: all keep their clients |
+/// | `stops` | `worker`, `seat`, `generation` | a live worker says that it stops: it is replaced |
 /// | `failed` | `worker`, `seat`, `generation`, `reason`, `last_lines` | a worker ended, or did not get ready, before it was in force |
 /// | `died` | `worker`, `seat`, `generation`, `exit`, `signal`, `lived`, `last_lines` | a live worker is gone, this long after it was ready |
 /// | `respawn` | `seat`, `delay` | the seat gets another worker after this delay |

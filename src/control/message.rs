@@ -418,7 +418,9 @@ fn in_lines(workers: Vec<WorkerStatus>) -> Vec<String> {
     let mut lines = Vec::new();
     let (mut part, mut length) = (Vec::new(), 0);
     for worker in workers {
-        length += 288 + 14 * worker.ports.len();
+        // JSON doubles what it has to escape of a printable text: quotes and backslashes.
+        let text = worker.text.as_ref().map_or(0, |text| 2 * text.len());
+        length += 288 + text + 14 * worker.ports.len();
         part.push(worker);
         if length >= WORKERS_LIMIT {
             lines.push(Reply::Workers(std::mem::take(&mut part)).line());
@@ -472,7 +474,7 @@ mod tests {
 
     use super::super::{
         ConntrackFill, LeavingCause, LineDecoder, MAX_LINE, PartitionKind, Restarts, Retirements,
-        SCHEMA, SwapTimes, WorkerState,
+        SCHEMA, SwapTimes, WorkerHealth, WorkerState,
     };
     use super::*;
     use crate::plan::{Port, Slot};
@@ -590,7 +592,7 @@ mod tests {
                 "generation": 3,
                 "ports": {"80": 20000}, "uptime": 73.5, "connections": 12,
                 "connections_total": u64::MAX, "memory": u64::MAX,
-                "queued": 3, "half_open": 1,
+                "queued": 3, "half_open": 1, "health": "silent", "text": null,
             }],
         }}});
         let reply = Reply::Done(Answer::Status(Box::new(status(1, 1))));
@@ -602,6 +604,13 @@ mod tests {
     fn the_largest_status_fits_into_lines_and_is_complete() {
         for (workers, public_ports) in [(2048, 1), (24, 1024)] {
             check_lines_of(status(workers, public_ports));
+            for letter in ["\u{fffd}", "\""] {
+                let mut wordy = status(workers, public_ports);
+                for worker in &mut wordy.workers {
+                    worker.text = Some(letter.repeat(200));
+                }
+                check_lines_of(wordy);
+            }
         }
     }
 
@@ -679,6 +688,8 @@ mod tests {
                     state: WorkerState::Live,
                     leaving: Some(LeavingCause::Memory),
                     generation: Generation(3),
+                    health: WorkerHealth::Silent,
+                    text: None,
                     ports: ports(public_ports),
                     uptime: 73.5,
                     connections: Some(12),

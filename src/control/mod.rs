@@ -68,5 +68,5 @@ pub(crate) use server::Replies;
 pub use server::{Limits, Request, Responder, Server};
 pub use status::{
     ConntrackFill, Explanation, ForeignChain, PartitionKind, RuleWriter, SCHEMA, Status, Trial,
-    WorkerState, WorkerStatus,
+    WorkerHealth, WorkerState, WorkerStatus,
 };

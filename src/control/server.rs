@@ -426,6 +426,8 @@ mod tests {
             state: WorkerState::Starting,
             leaving: None,
             generation: Generation(1),
+            health: super::super::WorkerHealth::Ok,
+            text: None,
             ports: std::collections::BTreeMap::new(),
             uptime: 0.0,
             connections: None,

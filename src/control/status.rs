@@ -32,7 +32,7 @@ pub const SCHEMA: u32 = 1;
 ///   "given_up": [],
 ///   "workers": [
 ///     {"seat": 0, "slots": 512, "pid": 4242, "state": "live", "leaving": null, "generation": 3,
-///      "ports": {"80": 20004}, "uptime": 73.5, "connections": 12, "queued": 0, "half_open": 0,
+///      "health": "ok", "text": null, "ports": {"80": 20004}, "uptime": 73.5, "connections": 12, "queued": 0, "half_open": 0,
 ///      "connections_total": 48151, "memory": 73400320}
 ///   ]
 /// }
@@ -167,6 +167,13 @@ pub struct WorkerStatus {
     /// The generation that it was started for.
     #[serde(with = "wire::GenerationNumber")]
     pub generation: Generation,
+    /// Whether it answers.
+    #[serde(default)]
+    pub health: WorkerHealth,
+    /// What it says that it does (`STATUS=` of sd_notify), printable, at most 200 characters; none if
+    /// it has said nothing.
+    #[serde(default)]
+    pub text: Option<String>,
     /// Its worker port for each public port.
     #[serde(with = "wire::ports")]
     pub ports: BTreeMap<Port, Port>,
@@ -192,6 +199,18 @@ pub struct WorkerStatus {
     /// not known.
     #[serde(default)]
     pub memory: Option<u64>,
+}
+
+/// Whether a worker answers, as far as is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum WorkerHealth {
+    /// It does, or nobody has asked.
+    #[default]
+    Ok,
+    /// It does not, and gets no clients while others do.
+    Silent,
 }
 
 /// How full the kernel's connection tracking table is.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{ConntrackFill, ForeignChain, Status, Trial, WorkerState, WorkerStatus};
+use super::{ConntrackFill, ForeignChain, Status, Trial, WorkerHealth, WorkerState, WorkerStatus};
 
 impl Status {
     /// The status as text, as `ipcluster status` prints it: a head about the cluster, then one line a
@@ -119,10 +119,7 @@ fn row(worker: &WorkerStatus) -> [String; COLUMNS] {
     [
         worker.seat.to_string(),
         worker.slots.to_string(),
-        match (worker.state, worker.leaving) {
-            (WorkerState::Live, Some(_)) => "leaving".to_owned(),
-            (state, _) => state.to_string(),
-        },
+        state(worker),
         worker.generation.to_string(),
         or_dash(worker.pid.map(u64::from)),
         or_dash(worker.connections.map(u64::from)),
@@ -133,6 +130,18 @@ fn row(worker: &WorkerStatus) -> [String; COLUMNS] {
         worker.pid.map_or("-".to_owned(), |_| uptime(worker.uptime)),
         ports(worker),
     ]
+}
+
+/// The state, marked where the worker does not answer.
+fn state(worker: &WorkerStatus) -> String {
+    let state = match (worker.state, worker.leaving) {
+        (WorkerState::Live, Some(_)) => "leaving".to_owned(),
+        (state, _) => state.to_string(),
+    };
+    match worker.health {
+        WorkerHealth::Silent => format!("{state}, silent"),
+        _ => state,
+    }
 }
 
 /// How many ports of a worker are shown; `--json` has them all.

@@ -305,6 +305,9 @@ impl World {
             | Notice::RetirementsHeldBack { .. }
             | Notice::LowWatermark { .. }
             | Notice::HighWatermark { .. }
+            | Notice::Unproven { .. }
+            | Notice::Unresponsive { .. }
+            | Notice::Stops { .. }
             | Notice::ForeignNatFound { .. } => {
                 tracing::warn!("{notice}");
             }
@@ -315,7 +318,8 @@ impl World {
             | Notice::Repaired { .. }
             | Notice::RepairFailed { .. }
             | Notice::GivenUp { .. }
-            | Notice::MemoryShort { .. } => tracing::error!("{notice}"),
+            | Notice::MemoryShort { .. }
+            | Notice::NobodyAnswers { .. } => tracing::error!("{notice}"),
             Notice::Stats(_) => tracing::trace!("{notice}"),
             _ => tracing::info!("{notice}"),
         }

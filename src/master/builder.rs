@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::Path;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{broadcast, mpsc};
@@ -22,12 +23,13 @@ use super::processes::{Processes, transport, transports};
 use super::run::Master;
 use super::spawner::{Spawner, Template};
 use super::takeover::{Beginning, begin};
+use super::vigil::Vigil;
 use super::watching::Watching;
 use crate::config::{self, Config, WorkerOutput};
 use crate::control::{ControlDir, Limits, Lock, Server};
 use crate::nft::{Firewall, NftError};
 use crate::plan::{ClusterName, Listeners, Plan, Port, PortRange, Protocol};
-use crate::process::{ListenTable, PortPool, Sockets};
+use crate::process::{ListenTable, NotifySocket, PortPool, Sockets};
 use crate::supervisor::{
     Backoff, GiveUp, KillOrder, Marks, Memory, Retire, Settings, Start, Supervisor,
 };
@@ -118,7 +120,10 @@ impl Builder {
             WorkerOutput::Directory(directory) => Some(Logs::open(directory, &config.name)?),
             WorkerOutput::Stdout | WorkerOutput::Journal => None,
         };
+        let notify =
+            lock.as_ref().map(|lock| NotifySocket::bind(&notify_path(lock))).transpose()?;
         let template = Template { logs, ..template(&config, lock.as_ref(), environment) };
+        let vigil = Vigil::new(&config, notify)?;
         let spawner = Spawner::new(template, pool, outcomes)
             .map_err(|source| MasterError::Thread { source })?;
         let printer = printer(&config, print_output)?;
@@ -156,9 +161,15 @@ impl Builder {
             counts,
             draining: Draining::default(),
             fullness: Fullness::default(),
+            vigil,
             finished: false,
         })
     }
+}
+
+/// Where workers say what they are doing: beside the control socket, with a name of the same length.
+fn notify_path(lock: &Lock) -> PathBuf {
+    lock.socket().with_extension("note")
 }
 
 /// Refuses listeners for whose connections another cluster has rules. Of two masters that start at
@@ -262,6 +273,7 @@ fn settings(config: &Config) -> Settings {
         drain: config.timeouts.drain,
         rollback: config.timeouts.rollback,
         die: config.timeouts.die,
+        ping: config.timeouts.ping.unwrap_or(Settings::default().ping),
         stagger: config.spawn.stagger,
         backoff: Backoff { min: config.spawn.backoff.first, max: config.spawn.backoff.most },
         give_up: config.spawn.give_up.map(|it| GiveUp { failures: it.failures, window: it.window }),
@@ -295,6 +307,15 @@ fn template(
     environment.insert("IPCLUSTER_NAME".into(), config.name.as_str().into());
     if let Some(lock) = lock {
         environment.insert("IPCLUSTER_SOCKET".into(), lock.socket().into());
+        // sd_notify(3) takes absolute paths alone.
+        let path = notify_path(lock);
+        let path = std::path::absolute(&path).unwrap_or(path);
+        environment.insert("NOTIFY_SOCKET".into(), path.into());
+        // Without WATCHDOG_PID it is for whichever process of the worker asks (sd_watchdog_enabled(3)).
+        if let Some(watchdog) = config.timeouts.watchdog {
+            let microseconds = watchdog.as_micros().to_string();
+            environment.insert("WATCHDOG_USEC".into(), microseconds.into());
+        }
     }
     Template {
         program: config.command.program.clone().into(),

@@ -59,6 +59,15 @@ pub enum MasterError {
         /// Why.
         source: std::io::Error,
     },
+    /// The runtime cannot wait for what workers say.
+    #[error("cannot wait for what workers say: {source}")]
+    Notify {
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Workers are to say that they are ready, and have no socket to say it on.
+    #[error("`ready`: notify needs a control directory, in which the socket for it is made")]
+    NoNotifySocket,
     /// The thread that starts workers could not be made.
     #[error("cannot start a thread: {source}")]
     Thread {

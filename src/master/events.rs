@@ -87,6 +87,17 @@ fn lines(notice: &Notice) -> Vec<EventLine> {
         Notice::Ready { worker, seat, generation, took } => {
             of("ready", *worker, *seat, *generation).with("took", seconds(*took))
         }
+        Notice::Unproven { worker, seat, generation } => {
+            of("unproven", *worker, *seat, *generation)
+        }
+        Notice::Unresponsive { worker, seat, generation, cause } => {
+            of("ping_timeout", *worker, *seat, *generation).with("cause", cause.to_string())
+        }
+        Notice::Responsive { worker, seat, generation, silent } => {
+            of("responsive", *worker, *seat, *generation).with("silent", seconds(*silent))
+        }
+        Notice::NobodyAnswers { workers } => event("nobody_answers").with("workers", *workers),
+        Notice::Stops { worker, seat, generation } => of("stops", *worker, *seat, *generation),
         Notice::Failed(failure) => of("failed", failure.worker, failure.seat, failure.generation)
             .with("reason", failure.cause.to_string())
             .with("last_lines", failure.last_lines.clone()),

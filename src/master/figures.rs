@@ -36,10 +36,12 @@ impl Figures {
             Notice::Failed(failure) => {
                 let loss = match failure.cause {
                     FailureCause::Exit(_) => Loss::Exited,
-                    FailureCause::NotReady { .. } => Loss::NotReady,
+                    FailureCause::NotReady { .. }
+                    | FailureCause::Lacks { .. }
+                    | FailureCause::Unresponsive(_) => Loss::NotReady,
+                    FailureCause::Stops => Loss::Exited,
                     FailureCause::Spawn { .. } => Loss::Spawn,
                     FailureCause::Unfit(_) => Loss::Unfit,
-                    FailureCause::Silent { .. } => Loss::NotReady,
                     FailureCause::Died { .. } => Loss::Died,
                 };
                 self.lost = Some((failure.seat, loss));

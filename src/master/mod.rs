@@ -10,6 +10,8 @@
 //! |---|---|
 //! | a worker exits | its pidfd; before anything else, so that its clients are steered away at once |
 //! | a worker listens | while one is starting, its sockets are looked for every 10 ms (sock_diag) |
+//! | a worker is silent, or answers again | it is watched: `health.rs` says by what |
+//! | a worker says something of itself | the socket of `NOTIFY_SOCKET`, which is read a part at a time |
 //! | a retired worker's connections end | they are counted every 100 ms (sock_diag, conntrack), beside the loop |
 //! | an operator asks | the control socket, or a [`Handle`] |
 //! | a worker's memory grows | it is looked at every second, beside the loop (statm; smaps_rollup when asked for) |
@@ -31,16 +33,20 @@ mod events;
 mod figures;
 mod fullness;
 mod handle;
+mod health;
 mod hold;
 mod journal;
 mod logs;
 mod memory;
 mod output;
+#[cfg(feature = "http")]
+mod probe;
 mod processes;
 mod report;
 mod run;
 mod spawner;
 mod takeover;
+mod vigil;
 mod watching;
 
 pub use builder::Builder;

@@ -1,17 +1,19 @@
 //! The processes of the workers, by worker.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
 use super::counting::{PortsByWorker, count_sockets};
+use super::health::Seen;
 use super::output::{Flow, Look, Origin, Printer};
 use super::spawner::Started;
 use crate::plan::{Generation, Listener, Listeners, Port, Protocol, Seat};
 use crate::process::{
-    self, Child, Delivery, ListenTable, OutputReader, ProcessError, Reach, Transport,
+    self, Child, Delivery, ListenSocket, ListenTable, OutputReader, ProcessError, Reach, Transport,
 };
 use crate::supervisor::{Exit, Moment, Sockets, WorkerId};
 
@@ -25,7 +27,12 @@ pub(super) struct Running {
     ports: Arc<[Port]>,
     /// It was said that it listens on a loopback address alone.
     warned: bool,
+    /// The inodes of the sockets on its tcp ports when they were last seen to be its own.
+    own: Option<BTreeSet<u32>>,
 }
+
+/// The tcp sockets that listen, by port.
+type SocketsByPort = BTreeMap<u16, Vec<ListenSocket>>;
 
 /// A worker whose first process has ended, while others of its group may live on.
 struct Remains {
@@ -62,7 +69,8 @@ impl Processes {
         let Started { child, generation, output, ports } = started;
         let exited = child.exited();
         let flow = Flow::default();
-        let running = Running { seat, generation, child, output, flow, ports, warned: false };
+        let running =
+            Running { seat, generation, child, output, flow, ports, warned: false, own: None };
         self.running.insert(worker, running);
         exited
     }
@@ -180,27 +188,37 @@ impl Processes {
         Some(running.output.last_lines().map(str::to_owned).collect())
     }
 
-    /// Those of `candidates` that listen on all their ports, where clients of all `listeners` reach
-    /// them.
-    pub(super) fn ready(
+    /// What the kernel says of workers: whether they listen on all their ports, where clients of all
+    /// `listeners` reach them, and what waits there; and whether they are stopped, if that is asked.
+    pub(super) fn look(
         &mut self,
-        candidates: &[WorkerId],
+        workers: &[WorkerId],
         listeners: &Listeners,
-    ) -> Result<Vec<WorkerId>, ProcessError> {
-        let ports = candidates.iter().filter_map(|worker| self.running.get(worker));
+        whether_stopped: bool,
+    ) -> Result<BTreeMap<WorkerId, Seen>, ProcessError> {
+        let ports = workers.iter().filter_map(|worker| self.running.get(worker));
         let ports: BTreeSet<u16> =
             ports.flat_map(|running| running.ports.iter()).map(|port| port.number()).collect();
-        let (Some(first), Some(last)) = (ports.first(), ports.last()) else { return Ok(vec![]) };
+        let (Some(first), Some(last)) = (ports.first(), ports.last()) else {
+            return Ok(BTreeMap::new());
+        };
         let transports = transports(listeners);
         let mut table = ListenTable::read(&mut self.sockets, &transports, *first..=*last)?;
-        let mut ready = vec![];
-        for worker in candidates {
+        let by_port = by_port(&table);
+        let mut all = BTreeMap::new();
+        for worker in workers {
             let Some(running) = self.running.get_mut(worker) else { continue };
-            if running.is_reached(&mut table, listeners)? {
-                ready.push(*worker);
-            }
+            let mut seen = running.look(&mut table, &by_port, listeners)?;
+            seen.stopped = whether_stopped && process::is_stopped(running.child.pidfd())?;
+            all.insert(*worker, seen);
         }
-        Ok(ready)
+        Ok(all)
+    }
+
+    /// The worker whose first process has made this session.
+    pub(super) fn worker_of(&self, session: u32) -> Option<WorkerId> {
+        let mut running = self.running.iter();
+        running.find(|(_, running)| running.child.pid() == session).map(|(worker, _)| *worker)
     }
 
     /// The worker ports of those of `workers` that run.
@@ -226,6 +244,32 @@ impl Running {
 
     fn origin(&self) -> Origin {
         Origin { seat: self.seat, generation: self.generation, pid: self.child.pid() }
+    }
+
+    /// The sockets on its ports are asked for their owner when they are others than before: an owner
+    /// is found by reading all descriptors of its processes.
+    fn look(
+        &mut self,
+        table: &mut ListenTable,
+        by_port: &SocketsByPort,
+        listeners: &Listeners,
+    ) -> Result<Seen, ProcessError> {
+        let services = listeners.services(Protocol::Tcp).iter();
+        let ports: Vec<u16> =
+            services.filter_map(|it| Some(self.ports.get(it.place)?.number())).collect();
+        let sockets_on = |port: &u16| by_port.get(port).map_or(&[][..], Vec::as_slice);
+        let inodes: BTreeSet<u32> =
+            ports.iter().flat_map(sockets_on).map(|socket| socket.inode).collect();
+        if self.own.as_ref() != Some(&inodes) {
+            self.own = self.is_reached(table, listeners)?.then_some(inodes);
+        }
+        let queued = |port: &u16| sockets_on(port).iter().map(|socket| socket.queued).sum();
+        Ok(Seen {
+            stopped: false,
+            listens: self.own.is_some(),
+            queues: ports.iter().map(|port| (*port, queued(port))).collect(),
+            address: ports.first().and_then(|port| local_address(sockets_on(port))),
+        })
     }
 
     fn is_reached(
@@ -265,6 +309,28 @@ impl Running {
         }
         self.warned = true;
     }
+}
+
+fn by_port(table: &ListenTable) -> SocketsByPort {
+    let mut by_port = SocketsByPort::new();
+    for socket in table.tcp_sockets() {
+        by_port.entry(socket.port).or_default().push(socket.clone());
+    }
+    by_port
+}
+
+/// Where this host itself reaches one of these sockets: the guard lets in what comes over loopback.
+fn local_address(sockets: &[ListenSocket]) -> Option<SocketAddr> {
+    let local = |socket: &ListenSocket| {
+        let address = match socket.address {
+            IpAddr::V4(v4) if v4.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(v6) if v6.is_unspecified() && socket.ipv6_only => Ipv6Addr::LOCALHOST.into(),
+            IpAddr::V6(v6) if v6.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+            address => address,
+        };
+        SocketAddr::new(address, socket.port)
+    };
+    sockets.iter().map(local).min()
 }
 
 /// What workers of these listeners have to speak.

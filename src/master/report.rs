@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::figures::Figures;
 use crate::control::{
     ConntrackFill, Explanation, Failure, ForeignChain, LeavingCause, RuleWriter, SCHEMA, Status,
-    Trial, WorkerState, WorkerStatus,
+    Trial, WorkerHealth, WorkerState, WorkerStatus,
 };
 use crate::nft::Fill;
 use crate::plan::{Listeners, Plan, Port, Protocol, Route, Seat};
@@ -41,6 +41,8 @@ pub(super) fn status(
         },
         leaving: worker.leaving.map(cause),
         generation: worker.generation,
+        health: if worker.answers() { WorkerHealth::Ok } else { WorkerHealth::Silent },
+        text: None,
         ports: worker.ports.iter().flat_map(|ports| by_public(plan.listeners(), ports)).collect(),
         uptime: now.since(worker.started).as_secs_f64(),
         connections: counts.get(&worker.id).map(|sockets| sockets.established),

@@ -22,6 +22,7 @@ use super::processes::{
 };
 use super::report;
 use super::spawner::Outcome;
+use super::vigil::{VIGIL_INTERVAL, Vigil, heard};
 use crate::config::Config;
 use crate::control::{self, Answer, Command, Failure, Responder, RetireTarget, Server};
 use crate::plan::Route;
@@ -42,6 +43,7 @@ pub struct Master {
     pub(super) counts: mpsc::UnboundedReceiver<Counts>,
     pub(super) draining: Draining,
     pub(super) fullness: Fullness,
+    pub(super) vigil: Vigil,
     pub(super) finished: bool,
 }
 
@@ -93,6 +95,8 @@ impl Master {
             pages.spawn(server.serve(self.handle()));
         }
         let mut readiness = every(READINESS_INTERVAL);
+        let mut vigil = every(VIGIL_INTERVAL);
+        let words = self.vigil.listen()?;
         let mut drain = every(DRAIN_INTERVAL);
         let mut output = every(OUTPUT_INTERVAL);
         let mut burial = every(BURIAL_INTERVAL);
@@ -107,18 +111,27 @@ impl Master {
         while !self.finished {
             let deadline = self.supervisor.deadline();
             let rested = rest_until(hear_at);
+            let listened = heard(words.as_ref(), self.vigil.hear_at());
             tokio::select! {
                 biased;
                 Some(worker) = self.exits.recv() => self.exited(worker),
                 Some(outcome) = self.started.recv() => self.spawned(outcome),
                 Some(counts) = self.counts.recv() => self.counted(counts),
+                Some(report) = self.vigil.reports.recv() => self.take_report(report),
                 () = self.world.until(deadline) => self.dispatch(Event::Tick),
+                ready = listened => {
+                    let mut ready = ready.map_err(|source| MasterError::Notify { source })?;
+                    if self.hear_workers() {
+                        ready.clear_ready();
+                    }
+                }
                 Some(request) = control.recv() => self.asked(request),
                 Some(order) = self.inbox.recv() => match order {
                     Order::Request(request) => self.asked(request),
                     Order::Leave => return self.leave(server).await,
                 },
                 _ = readiness.tick(), if self.is_any(WorkerState::Starting) => self.look_for_ready(),
+                _ = vigil.tick(), if self.world.processes.is_running() => self.keep_vigil(),
                 _ = drain.tick(), if self.drains() => self.count_connections(),
                 _ = burial.tick(), if self.world.processes.has_remains() => self.bury(),
                 _ = fullness.tick() => self.fullness.look(),
@@ -151,6 +164,7 @@ impl Master {
         self.world.processes.finish_output(OUTPUT_PATIENCE);
         // Those who listen are told that nothing follows.
         self.world.notices = broadcast::channel(1).0;
+        self.vigil.end();
         drop(control);
         close(server, requests).await;
         Ok(Ended::Stopped)
@@ -171,7 +185,7 @@ impl Master {
         self.supervisor.workers().any(|worker| worker.state() == state)
     }
 
-    fn ids(&self, wanted: impl Fn(WorkerState) -> bool) -> Vec<WorkerId> {
+    pub(super) fn ids(&self, wanted: impl Fn(WorkerState) -> bool) -> Vec<WorkerId> {
         let workers = self.supervisor.workers().filter(|worker| wanted(worker.state()));
         workers.map(|worker| worker.id).collect()
     }
@@ -187,8 +201,13 @@ impl Master {
     }
 
     /// Takes an event in and does what follows, and what follows from that.
-    fn dispatch(&mut self, event: Event) {
-        let mut events = VecDeque::from([event]);
+    pub(super) fn dispatch(&mut self, event: Event) {
+        self.dispatch_all([event].into());
+    }
+
+    /// The same for several that were known at once: what follows from them is one change of the rules,
+    /// or few.
+    pub(super) fn dispatch_all(&mut self, mut events: VecDeque<Event>) {
         while let Some(event) = events.pop_front() {
             for action in self.supervisor.step(event, self.world.now()) {
                 self.finished |= action == Action::Finish;
@@ -203,6 +222,7 @@ impl Master {
         // Clients are steered away first; who else of its group is left is looked for later.
         if let Some((exit, last_lines)) = self.world.processes.take_exit(worker, kill_at) {
             self.dispatch(Event::Exited { worker, exit, last_lines });
+            self.end_watch(worker);
             for (worker, ports) in ports {
                 self.draining.insert(worker, ports);
                 self.count_connections();
@@ -221,20 +241,9 @@ impl Master {
                 let (pid, ports) = (started.child.pid(), started.ports.clone());
                 self.world.watch(worker, seat, started);
                 self.dispatch(Event::Spawned { worker, pid, ports });
+                self.begin_watch(worker, pid);
             }
             (Ok(_), None) => tracing::error!(%worker, "a worker was started that nobody knows"),
-        }
-    }
-
-    fn look_for_ready(&mut self) {
-        let starting = self.ids(|state| state == WorkerState::Starting);
-        match self.world.processes.ready(&starting, &self.config.listeners) {
-            Ok(ready) => {
-                for worker in ready {
-                    self.dispatch(Event::Ready { worker });
-                }
-            }
-            Err(error) => tracing::warn!(%error, "cannot see which workers listen"),
         }
     }
 
@@ -372,7 +381,7 @@ impl Master {
             None
         });
         let figures = &self.world.figures;
-        report::status(
+        let mut status = report::status(
             &self.supervisor,
             &counts,
             &tallies,
@@ -380,7 +389,11 @@ impl Master {
             figures,
             foreign,
             self.world.now(),
-        )
+        );
+        let by_pid = |worker: &supervisor::Worker| Some((worker.pid?, worker.id));
+        let pids = self.supervisor.workers().filter_map(by_pid).collect();
+        self.vigil.add_texts(&mut status, &pids);
+        status
     }
 }
 
@@ -390,7 +403,7 @@ const HEARING_SHARE: u32 = 5;
 const HEARING_REST: Duration = Duration::from_millis(2);
 
 /// Waits for a time, unless it is over or there is none.
-async fn rest_until(at: Option<Instant>) {
+pub(super) async fn rest_until(at: Option<Instant>) {
     if let Some(at) = at.filter(|at| *at > Instant::now()) {
         tokio::time::sleep_until(at.into()).await;
     }

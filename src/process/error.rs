@@ -92,6 +92,18 @@ pub enum ProcessError {
         /// Why.
         errno: Errno,
     },
+    /// The socket that workers write to could not be made or read.
+    #[error(
+        "the socket of NOTIFY_SOCKET, {}: {errno}{}",
+        path.display(),
+        if *errno == Errno::EEXIST { ": something that is no socket of this user is in its place" } else { "" }
+    )]
+    NotifySocket {
+        /// Where it is, or was to be.
+        path: PathBuf,
+        /// Why.
+        errno: Errno,
+    },
     /// The kernel did not say which sockets there are.
     #[error("cannot list the TCP sockets: {source}")]
     Sockets {
@@ -132,7 +144,8 @@ impl ProcessError {
             | Self::Exec { errno, .. }
             | Self::Process { errno, .. }
             | Self::Host { errno, .. }
-            | Self::Output { errno, .. } => Some(*errno),
+            | Self::Output { errno, .. }
+            | Self::NotifySocket { errno, .. } => Some(*errno),
             Self::Sockets { source } => source.errno(),
             _ => None,
         }

@@ -18,6 +18,8 @@
 //!
 //! [`MemoryWatch`] tells how much memory workers take, each with the processes that it has started.
 //!
+//! What workers say of themselves comes through a [`NotifySocket`].
+//!
 //! [`send_descriptors`] and [`receive_descriptors`] pass open files on to another process.
 //!
 //! This room stands on `netlink` alone: it knows no cluster, seat or generation.
@@ -30,6 +32,7 @@ mod identity;
 mod lines;
 mod log_file;
 mod memory;
+mod notify;
 mod output;
 mod owner;
 mod pidfd;
@@ -37,6 +40,7 @@ mod ports;
 mod sockets;
 mod spawn;
 mod stat;
+mod stopped;
 
 pub use child::{Child, Unreaped};
 pub use credentials::{effective_uid, has_cap_net_admin};
@@ -44,12 +48,14 @@ pub use error::{Operation, ProcessError};
 pub use handover::{MAX_DESCRIPTORS, receive_descriptors, send_descriptors};
 pub use identity::{BootId, InvalidBootId, ProcessId};
 pub use memory::{Bytes, MemoryWatch, Size};
+pub use notify::{Message, NotifySocket, Received, Sender, Word, parse as parse_notification};
 pub use output::{Output, OutputReader, Printed};
 pub use owner::{ListenTable, Reach, Transport};
 pub use pidfd::{Delivery, Exit, PidFd};
 pub use ports::PortPool;
-pub use sockets::{Connections, ListenSocket, Sockets};
+pub use sockets::{Connections, ListenSocket, Sockets, Waiting};
 pub use spawn::Spawn;
+pub use stopped::is_stopped;
 
 #[cfg(test)]
 mod tests;

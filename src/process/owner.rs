@@ -52,6 +52,11 @@ impl ListenTable {
         Ok(Self { sockets: found, sessions: None })
     }
 
+    /// The TCP sockets that listen.
+    pub fn tcp_sockets(&self) -> impl Iterator<Item = &ListenSocket> {
+        self.sockets.iter().filter(|(of, _)| *of == Transport::Tcp).map(|(_, socket)| socket)
+    }
+
     /// The ports that something listens on, by whatever transport.
     pub fn ports(&self) -> BTreeSet<u16> {
         self.sockets.iter().map(|(_, socket)| socket.port).collect()

@@ -100,6 +100,32 @@ impl Sockets {
         Ok(counts)
     }
 
+    /// The connections of these local ports, by whether they wait to be accepted. Costs what
+    /// [`Self::connection_counts`] does.
+    ///
+    /// # Errors
+    /// [`ProcessError::Sockets`].
+    pub fn waiting(
+        &mut self,
+        ports: &BTreeSet<u16>,
+    ) -> Result<BTreeMap<u16, Waiting>, ProcessError> {
+        let mut found: BTreeMap<u16, Waiting> =
+            ports.iter().map(|port| (*port, Waiting::default())).collect();
+        let (Some(first), Some(last)) = (ports.first(), ports.last()) else { return Ok(found) };
+        let states = StateFlags::ESTABLISHED | StateFlags::CLOSE_WAIT;
+        let sockets = self.dump(IPPROTO_TCP, states, &(*first..=*last), |header, _| {
+            let cookie = u64::from_ne_bytes(header.socket_id.cookie);
+            (header.socket_id.source_port, cookie, header.inode)
+        })?;
+        for (port, cookie, inode) in sockets {
+            let Some(waiting) = found.get_mut(&port) else { continue };
+            // Not accepted yet: no file, so no inode.
+            let set = if inode == 0 { &mut waiting.queued } else { &mut waiting.accepted };
+            set.insert(cookie);
+        }
+        Ok(found)
+    }
+
     /// All sockets in these states on these local ports, of both families.
     fn dump<T>(
         &mut self,
@@ -175,6 +201,17 @@ impl ListenSocket {
             backlog: header.send_queue,
         }
     }
+}
+
+/// The connections of a local port, each by its cookie, which no other socket has in this boot
+/// (`sock_gen_cookie`, net/core/sock_diag.c).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// Those that wait to be accepted. One that its client has reset is not among them, although it
+    /// has its place in the queue.
+    pub queued: BTreeSet<u64>,
+    /// Those that were accepted, and that neither side has closed.
+    pub accepted: BTreeSet<u64>,
 }
 
 /// How many connections a local port has.

@@ -20,6 +20,8 @@ pub(super) struct Stat {
     pub(super) start_ticks: u64,
     /// Ended, and not yet waited for: a zombie is dead, not small.
     pub(super) ended: bool,
+    /// Stopped by a signal; not by a debugger, which is state `t`.
+    pub(super) stopped: bool,
 }
 
 impl Stat {
@@ -64,6 +66,7 @@ impl Stat {
             session: u32::try_from(stat.session).ok()?,
             start_ticks: stat.starttime,
             ended: matches!(stat.state, 'Z' | 'X' | 'x'),
+            stopped: stat.state == 'T',
         })
     }
 }

@@ -83,10 +83,13 @@ pub(super) struct Lineup {
 }
 
 impl Lineup {
-    /// All workers that can serve, in the seats of `aim`; `workers` come by age, the oldest first.
-    pub(super) fn of<'a>(aim: &Aim, workers: impl Iterator<Item = &'a Worker>) -> Self {
+    /// All workers that can serve, in the seats of `aim`; where none can, those that are able to but
+    /// for their health (see `health.rs`). `workers` come by age, the oldest first.
+    pub(super) fn of<'a>(aim: &Aim, workers: impl Iterator<Item = &'a Worker> + Clone) -> Self {
+        let able = workers.filter(|worker| worker.is_able() && aim.includes(worker));
+        let any_serves = able.clone().any(Worker::can_serve);
         let mut holders = vec![None; aim.seat_count()];
-        for worker in workers.filter(|worker| worker.can_serve() && aim.includes(worker)) {
+        for worker in able.filter(|worker| worker.can_serve() || !any_serves) {
             let holder: &mut Option<&Worker> = &mut holders[worker.seat.index()];
             // One that leaves holds its seat until its successor is ready, the youngest if all leave.
             if holder.is_none_or(|holder| holder.leaving.is_some() || worker.leaving.is_none()) {
@@ -99,6 +102,12 @@ impl Lineup {
 
     pub(super) fn names(&self, worker: &Worker) -> bool {
         self.holders.get(worker.seat.index()) == Some(&Some(worker.id))
+    }
+
+    /// Whether somebody else holds the worker's place.
+    fn seats_another(&self, worker: &Worker) -> bool {
+        let holder = self.holders.get(worker.seat.index()).copied().flatten();
+        self.aim.includes(worker) && holder.is_some_and(|holder| holder != worker.id)
     }
 
     pub(super) fn occupied(&self) -> usize {
@@ -122,6 +131,10 @@ pub(super) struct Draft {
 impl Draft {
     pub(super) fn names(&self, worker: &Worker) -> bool {
         self.lineup.as_ref().is_some_and(|lineup| lineup.names(worker))
+    }
+
+    pub(super) fn seats_another(&self, worker: &Worker) -> bool {
+        self.lineup.as_ref().is_some_and(|lineup| lineup.seats_another(worker))
     }
 
     pub(super) fn aim(&self) -> Option<&Aim> {

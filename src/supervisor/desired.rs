@@ -1,6 +1,7 @@
 //! The plan that should be in force.
 
 use super::aim::{Aim, Draft, Lineup};
+use super::health::Standing;
 use super::state::Phase;
 use super::worker::Stage;
 use super::{Start, Supervisor, WorkerId};
@@ -52,7 +53,10 @@ impl Supervisor {
         let lineup = self.lineup_of(self.aim_in_effect());
         let is_time = match self.phase {
             Phase::Starting(Start::Fresh) => lineup.occupied() > 0,
-            Phase::Starting(Start::Takeover) => lineup.is_full(),
+            // Those of the earlier master are not replaced by workers that do not answer.
+            Phase::Starting(Start::Takeover) => {
+                lineup.is_full() && self.standing(&lineup.aim) == Standing::Serves
+            }
             Phase::Serving => true,
             Phase::Stopping(_) | Phase::Finished => false,
         };

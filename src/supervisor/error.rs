@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{Cause, Exit, WorkerId, WorkerState};
+use super::{Cause, Exit, Lack, Silence, WorkerId, WorkerState};
 use crate::plan::{Generation, PlanError, Seat};
 
 /// Why a request was refused, or given up. What was in force stays in force; only for
@@ -189,11 +189,6 @@ pub enum FailureCause {
         /// The time that it had.
         limit: Duration,
     },
-    /// It was ready, but did not answer any more.
-    Silent {
-        /// For how long that was borne.
-        limit: Duration,
-    },
     /// It was live, and its process ended.
     Died {
         /// How.
@@ -201,6 +196,17 @@ pub enum FailureCause {
         /// How long it had been ready.
         lived: Duration,
     },
+    /// Something else than [`Self::NotReady`] was missing until its time was over.
+    Lacks {
+        /// The time that it had.
+        limit: Duration,
+        /// What it was.
+        lack: Lack,
+    },
+    /// It was ready, and fell silent before it was in force.
+    Unresponsive(Silence),
+    /// It said that it stops before it was in force.
+    Stops,
     /// Its ports cannot stand in the plan.
     Unfit(PlanError),
 }
@@ -213,10 +219,10 @@ impl fmt::Display for FailureCause {
             Self::NotReady { limit } => {
                 write!(f, "did not listen on all its ports within {limit:?}")
             }
-            Self::Silent { limit } => {
-                write!(f, "did not answer any more for {limit:?}, before it was in force")
-            }
             Self::Died { exit, lived } => write!(f, "{exit}, {lived:.1?} after it was ready"),
+            Self::Lacks { limit, lack } => write!(f, "{lack} within {limit:?}"),
+            Self::Unresponsive(cause) => write!(f, "did not answer any more: {cause}"),
+            Self::Stops => f.write_str("said that it stops before it was in force"),
             Self::Unfit(error) => write!(f, "cannot be put into force: {error}"),
         }
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Finding, WorkerId, Writer};
+use super::{Finding, Lack, Silence, WorkerId, Writer};
 use crate::plan::{Port, Seat, Share};
 
 /// Something that has happened. Events of workers that the supervisor no longer knows are
@@ -33,11 +33,42 @@ pub enum Event {
         /// The error, for display.
         reason: String,
     },
-    /// The worker's own process listens on all its worker ports. The master looks again and again, for
-    /// each worker in state [`Starting`](super::WorkerState::Starting).
+    /// The worker's own process listens on all its worker ports, and what else readiness asks for. The
+    /// master looks again and again, for each worker in state [`Starting`](super::WorkerState::Starting).
     Ready {
         /// The worker.
         worker: WorkerId,
+    },
+    /// What a worker that is starting lacks to be ready has changed.
+    Lacks {
+        /// The worker.
+        worker: WorkerId,
+        /// What it lacks now.
+        lack: Lack,
+    },
+    /// A worker that was ready does not answer any more.
+    Silent {
+        /// The worker.
+        worker: WorkerId,
+        /// How that is known.
+        cause: Silence,
+    },
+    /// A worker that was [`Self::Silent`] answers again.
+    Answered {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// A worker says that it stops, by itself or because it was asked to (`STOPPING=1`).
+    Stops {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// A worker asks for more time to start or to end (`EXTEND_TIMEOUT_USEC`).
+    AskedForTime {
+        /// The worker.
+        worker: WorkerId,
+        /// How much, from now on.
+        span: Duration,
     },
     /// The worker's first process is gone and has been reaped.
     Exited {
@@ -61,17 +92,6 @@ pub enum Event {
     /// The outstanding [`Action::MeasureShared`](super::Action::MeasureShared) is carried out: the
     /// proportional set sizes.
     MeasuredShared(Footprint),
-    /// The worker does not answer: its ping, its probe or its watchdog is over its limit. Once is
-    /// enough; it holds until [`Self::Answered`].
-    Silent {
-        /// The worker.
-        worker: WorkerId,
-    },
-    /// The worker answers again.
-    Answered {
-        /// The worker.
-        worker: WorkerId,
-    },
     /// The worker has measured how late its event loop runs, or has found that it is on time.
     Lagging {
         /// The worker.

@@ -49,6 +49,12 @@ impl Kernel {
             || self.outstanding.as_ref().is_some_and(|draft| draft.names(worker))
     }
 
+    /// Whether the plan in force, or one that may be any moment, names another worker in this one's seat.
+    pub(super) fn seat_is_anothers(&self, worker: &Worker) -> bool {
+        let drafts = [Some(&self.in_force), self.outstanding.as_ref()];
+        drafts.into_iter().flatten().any(|draft| draft.seats_another(worker))
+    }
+
     /// Whether clients are let in.
     pub(super) fn is_open(&self) -> bool {
         self.has_rules && self.in_force.plan.is_admitting()

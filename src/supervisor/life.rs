@@ -1,7 +1,9 @@
 //! What becomes of each worker: timed out, retired, ended, killed.
 
 use super::worker::{Ending, Stage};
-use super::{Action, FailureCause, Moment, Notice, Retirement, Supervisor, Why, Worker, WorkerId};
+use super::{
+    Action, FailureCause, Lack, Moment, Notice, Retirement, Supervisor, Why, Worker, WorkerId,
+};
 
 impl Supervisor {
     pub(super) fn act_on_deadlines(&mut self, now: Moment) {
@@ -21,13 +23,20 @@ impl Supervisor {
     pub(super) fn time_out(&mut self, id: WorkerId, now: Moment) {
         let worker = self.workers[&id].clone();
         self.end(id, Why::NotReady, now);
-        let cause = FailureCause::NotReady { limit: self.settings.ready };
+        let limit = worker.health.extend(worker.started.after(self.settings.ready));
+        let limit = limit.since(worker.started);
+        let cause = match worker.health.lack() {
+            Lack::Ports => FailureCause::NotReady { limit },
+            lack => FailureCause::Lacks { limit, lack },
+        };
         self.failed(&worker, cause, Vec::new(), now);
     }
 
     pub(super) fn worker_deadline(&self, worker: &Worker) -> Option<Moment> {
         match &worker.stage {
-            Stage::Starting => Some(worker.started.after(self.settings.ready)),
+            Stage::Starting => {
+                Some(worker.health.extend(worker.started.after(self.settings.ready)))
+            }
             Stage::Ready { .. } | Stage::Live { .. } => None,
             Stage::Retired(retirement) => retirement.deadline(&self.settings),
             Stage::Recalled(recall) => recall.deadline(),
@@ -49,6 +58,7 @@ impl Supervisor {
         for id in unnamed {
             let worker = &self.workers[&id];
             match worker.stage {
+                Stage::Live { .. } if self.wants(worker) && self.is_set_aside(worker) => {}
                 Stage::Live { .. } => self.retire(id, now),
                 Stage::Recalled(_) if !self.wants(worker) => self.retire_again(id, now),
                 Stage::Starting | Stage::Ready { .. } if !self.wants(worker) => {
@@ -61,7 +71,8 @@ impl Supervisor {
 
     fn wants(&self, worker: &Worker) -> bool {
         let in_rollout = || self.rollout.as_ref().is_some_and(|r| r.to.includes(worker));
-        !worker.unfit && !self.is_stopping() && (self.aim.includes(worker) || in_rollout())
+        let is_fit = !worker.unfit && !worker.health.is_stopping();
+        is_fit && !self.is_stopping() && (self.aim.includes(worker) || in_rollout())
     }
 
     pub(super) fn retire(&mut self, id: WorkerId, now: Moment) {

@@ -62,6 +62,11 @@
 //! on it does not go back as long as one of them serves. While all seats are vacant the kernel
 //! drops connection attempts, and clients try again.
 //!
+//! # Health
+//!
+//! Whether a worker answers is known beside its stage (`health.rs`). One that does not is left out of
+//! the lineup as long as another answers, keeps its seat, and comes back when it answers again.
+//!
 //! # The end of a worker
 //!
 //! `Starting`, `Live`, `Retired`, `Dying`, gone: see [`WorkerState`]. A worker is retired only when
@@ -90,6 +95,7 @@ mod commit;
 mod desired;
 mod error;
 mod event;
+mod health;
 mod kernel;
 mod life;
 mod moment;
@@ -116,6 +122,7 @@ pub use backoff::Backoff;
 pub use canary::Trial;
 pub use error::{FailureCause, Refusal, Rollout, WorkerFailure};
 pub use event::{Event, Exit, Footprint, Request, RequestId, Sockets, Start, Target};
+pub use health::{Lack, Silence};
 pub use moment::Moment;
 pub use notice::{MemoryOf, Notice, Why};
 pub use repair::{Finding, Repairs, Writer};

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{Cause, Exit, Stats, WorkerFailure, WorkerId, Writer};
+use super::{Cause, Exit, Silence, Stats, WorkerFailure, WorkerId, Writer};
 use crate::plan::{Generation, Seat};
 
 /// Something worth a line in the log. Its `Display` is that line, without the time.
@@ -20,6 +20,51 @@ pub enum Notice {
         generation: Generation,
         /// From its spawn until now.
         took: Duration,
+    },
+    /// A worker says that it is ready, and does not listen on all its ports: nobody is steered to it.
+    Unproven {
+        /// The worker.
+        worker: WorkerId,
+        /// Its seat.
+        seat: Seat,
+        /// Its generation.
+        generation: Generation,
+    },
+    /// A worker does not answer any more. Its clients go to others that do, if there are any.
+    Unresponsive {
+        /// The worker.
+        worker: WorkerId,
+        /// Its seat.
+        seat: Seat,
+        /// Its generation.
+        generation: Generation,
+        /// How that is known.
+        cause: Silence,
+    },
+    /// A worker that was silent answers, and gets its clients again.
+    Responsive {
+        /// The worker.
+        worker: WorkerId,
+        /// Its seat.
+        seat: Seat,
+        /// Its generation.
+        generation: Generation,
+        /// For how long it has got none.
+        silent: Duration,
+    },
+    /// The last worker that answered does not any more: all stay in force, since none is better.
+    NobodyAnswers {
+        /// How many there are.
+        workers: usize,
+    },
+    /// A live worker says that it stops. Its seat gets another one.
+    Stops {
+        /// The worker.
+        worker: WorkerId,
+        /// Its seat.
+        seat: Seat,
+        /// Its generation.
+        generation: Generation,
     },
     /// A worker failed before it was in force.
     Failed(WorkerFailure),
@@ -263,6 +308,10 @@ const SHOWN: usize = 8;
 pub enum Why {
     /// It did not get ready in time.
     NotReady,
+    /// It was ready, and fell silent before it was in force.
+    Unresponsive,
+    /// It said that it stops before it was in force.
+    Stops,
     /// Its place is not wanted any more: the reload or scale that it was for failed, the seat
     /// is gone, its ports are unfit, or the cluster stops.
     Unwanted,
@@ -286,6 +335,8 @@ impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NotReady => "it did not get ready in time",
+            Self::Unresponsive => "it does not answer",
+            Self::Stops => "it says that it stops",
             Self::Unwanted => "it is not wanted any more",
             Self::Drained => "its last connection has ended",
             Self::DrainLimit => "its time to drain is over",
@@ -304,6 +355,29 @@ impl fmt::Display for Notice {
             Self::Ready { seat, generation, took, .. } => {
                 write!(f, "seat {seat}: worker of generation {generation} ready after {took:.1?}")
             }
+            Self::Unproven { seat, generation, .. } => write!(
+                f,
+                "seat {seat}: worker of generation {generation} says that it is ready, but does not \
+                 listen on all its ports: it gets no clients"
+            ),
+            Self::Unresponsive { seat, generation, cause, .. } => write!(
+                f,
+                "seat {seat}: worker of generation {generation} does not answer ({cause}): its \
+                 clients go to others"
+            ),
+            Self::Responsive { seat, generation, silent, .. } => write!(
+                f,
+                "seat {seat}: worker of generation {generation} answers again, after {silent:.1?}"
+            ),
+            Self::NobodyAnswers { workers } => write!(
+                f,
+                "none of {workers} workers answers: they all keep their clients, since nobody else \
+                 could serve them"
+            ),
+            Self::Stops { seat, generation, .. } => write!(
+                f,
+                "seat {seat}: worker of generation {generation} says that it stops: it is replaced"
+            ),
             Self::Failed(failure) => failure.fmt(f),
             Self::Died { seat, generation, exit, lived, last_lines, .. } => {
                 write!(f, "seat {seat}: live worker of generation {generation} {exit}")?;

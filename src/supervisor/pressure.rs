@@ -193,7 +193,7 @@ impl Supervisor {
             KillOrder::Age => (0, Reverse(0), 0),
             KillOrder::Memory => (0, memory, connections),
         };
-        let answers = worker.facts.silent_since.is_none();
+        let answers = worker.answers();
         (answers, !is_dying(worker), by_order, worker.started, worker.id)
     }
 

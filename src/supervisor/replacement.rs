@@ -23,7 +23,7 @@ use super::notice::Mebibytes;
 use super::state::Phase;
 use super::worker::Stage;
 use super::{
-    Action, Done, FailureCause, Footprint, Moment, Notice, Progress, Refusal, RequestId,
+    Action, Done, Footprint, Moment, Notice, Progress, Refusal, RequestId,
     Supervisor, Target, Why, Worker, WorkerFailure, WorkerId,
 };
 use crate::plan::Seat;
@@ -71,8 +71,6 @@ pub(super) struct Facts {
     asked: bool,
     /// What it said last of its lag.
     lag: Option<Duration>,
-    /// It has not answered since.
-    pub(super) silent_since: Option<Moment>,
     /// What it had to do when that was last counted: connections, handshakes among them.
     pub(super) connections: Option<u32>,
 }
@@ -103,18 +101,6 @@ impl Supervisor {
             if let Some(worker) = self.workers.get_mut(id) {
                 worker.rss = Some(*bytes);
             }
-        }
-    }
-
-    pub(super) fn note_silence(&mut self, id: WorkerId, now: Moment) {
-        if let Some(worker) = self.workers.get_mut(&id) {
-            worker.facts.silent_since.get_or_insert(now);
-        }
-    }
-
-    pub(super) fn note_answer(&mut self, id: WorkerId) {
-        if let Some(worker) = self.workers.get_mut(&id) {
-            worker.facts.silent_since = None;
         }
     }
 
@@ -218,15 +204,15 @@ impl Supervisor {
     /// The cause that the worker has had for longest or will have first, and since or from when; what
     /// was said or measured counts from the beginning.
     fn cause_of(&self, worker: &Worker, max_age: Option<Duration>) -> Option<(Moment, Cause)> {
-        let Facts { asked, lag, silent_since, .. } = worker.facts;
+        let Facts { asked, lag, .. } = worker.facts;
         let retire = &self.settings.retire;
         let asked = asked.then_some((Moment::START, Cause::Asked));
         let memory = worker.rss.filter(|rss| retire.rss.is_some_and(|limit| *rss > limit));
         let memory = memory.map(|rss| (Moment::START, Cause::Memory { rss }));
         let lag = lag.filter(|lag| retire.lag.is_some_and(|limit| *lag >= limit));
         let lag = lag.map(|lag| (Moment::START, Cause::Lag { lag }));
-        let silent = silent_since.zip(self.settings.silence);
-        let silent = silent.map(|(since, limit)| (since.after(limit), Cause::Silent));
+        let silent = worker.silent_since();
+        let silent = silent.map(|since| (since.after(self.settings.ping), Cause::Silent));
         let age = max_age.map(|age| (worker.started.after(age), Cause::Age));
         [asked, memory, lag, silent, age].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
@@ -263,17 +249,6 @@ impl Supervisor {
         }
     }
 
-    /// Ends those that have hung before their first client came; a reload that brings one in fails.
-    pub(super) fn fail_silent(&mut self, now: Moment) {
-        for id in self.silent_too_long(now) {
-            let worker = self.workers[&id].clone();
-            if let (Stage::Ready { .. }, Some(limit)) = (&worker.stage, self.settings.silence) {
-                self.end(id, Why::Silent, now);
-                self.failed(&worker, FailureCause::Silent { limit }, Vec::new(), now);
-            }
-        }
-    }
-
     /// Ends the retired ones that have been silent for too long.
     pub(super) fn end_silent(&mut self, now: Moment) {
         for id in self.silent_too_long(now) {
@@ -293,16 +268,8 @@ impl Supervisor {
     }
 
     fn silence_over(&self, worker: &Worker) -> Option<Moment> {
-        let over = worker.facts.silent_since?.after(self.settings.silence?);
-        let is_ended = match worker.stage {
-            Stage::Retired(_) => true,
-            Stage::Ready { .. } => !self.kernel.names(worker),
-            // A recall has a limit of its own.
-            Stage::Starting | Stage::Live { .. } | Stage::Recalled(_) | Stage::Dying { .. } => {
-                false
-            }
-        };
-        is_ended.then_some(over)
+        let over = worker.silent_since()?.after(self.settings.ping);
+        matches!(worker.stage, Stage::Retired(_)).then_some(over)
     }
 
     /// Answers the requests whose worker has retired, or is gone.

@@ -21,7 +21,8 @@ use std::time::Duration;
 use super::aim::Aim;
 use super::worker::Stage;
 use super::{
-    FailureCause, Moment, Refusal, RequestId, Retirement, Rollout, Supervisor, Why, WorkerId,
+    FailureCause, Moment, Refusal, RequestId, Retirement, Rollout, Supervisor, Why, Worker,
+    WorkerId,
 };
 use crate::plan::Seat;
 
@@ -80,7 +81,8 @@ impl Supervisor {
     /// that served last.
     fn retired_in(&self, seat: Seat, aim: &Aim) -> Option<WorkerId> {
         let of_aim = self.workers.values().filter(|it| it.seat == seat && aim.includes(it));
-        let retired = of_aim.filter(|it| matches!(it.stage, Stage::Retired(_)) && !it.unfit);
+        let is_fit = |it: &&Worker| !it.unfit && !it.health.is_stopping();
+        let retired = of_aim.filter(|it| matches!(it.stage, Stage::Retired(_))).filter(is_fit);
         retired.map(|worker| worker.id).next_back()
     }
 

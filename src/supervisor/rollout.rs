@@ -103,11 +103,12 @@ impl Supervisor {
     }
 
     /// Begins the swap when all new workers are ready; or, when none of the old ones can serve any
-    /// more, as soon as one of the new ones can.
+    /// more, as soon as one of the new ones can. A silent new worker counts for as much as a silent old
+    /// one: only where there is nobody else.
     pub(super) fn advance_rollout(&mut self) {
         let Some(rollout) = &self.rollout else { return };
         let (ready, needed) = self.newcomers(rollout);
-        let must_hurry = ready > 0 && !self.old_ones_serve();
+        let must_hurry = self.standing(&rollout.to) > self.standing(&self.aim);
         if rollout.is_preparing() && (ready == needed || must_hurry) {
             let stage = RolloutStage::Swapping { commit_failures: 0, failure: None };
             self.set_rollout_stage(stage);
@@ -118,13 +119,12 @@ impl Supervisor {
     }
 
     /// Whether the swap, if it is not on its way already, takes the last workers that serve out of
-    /// force: fewer seats, and all that stay are vacant just now.
+    /// force: fewer seats, and all that stay are vacant just now, or do not answer while others do.
     fn would_serve_nobody(&self) -> bool {
         let swap = self.rollout.as_ref().filter(|rollout| rollout.is_swapping());
         swap.is_some_and(|rollout| {
-            self.lineup_of(&rollout.to).occupied() == 0
-                && self.old_ones_serve()
-                && !self.rollout_is_submitted()
+            let is_worse = self.standing(&rollout.to) < self.standing(&self.aim);
+            is_worse && !self.rollout_is_submitted()
         })
     }
 
@@ -229,12 +229,9 @@ impl Supervisor {
 
     /// Whether giving up leaves clients no worse off: an old worker serves, or no new one would.
     fn can_fall_back(&self) -> bool {
-        let new_ones_serve = || self.rollout.as_ref().is_some_and(|r| self.newcomers(r).0 > 0);
-        self.old_ones_serve() || !new_ones_serve()
-    }
-
-    fn old_ones_serve(&self) -> bool {
-        self.workers.values().any(|worker| worker.can_serve() && self.aim.includes(worker))
+        let is_no_worse =
+            |rollout: &RolloutState| self.standing(&self.aim) >= self.standing(&rollout.to);
+        self.rollout.as_ref().is_none_or(is_no_worse)
     }
 
     /// How many of the workers that the rollout brings in are ready, and how many it brings in.

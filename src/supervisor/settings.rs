@@ -20,6 +20,10 @@ pub struct Settings {
     /// still wait in its accept queue; a worker that hangs never empties it. Default 5 s. Without
     /// a drain limit it is of no effect.
     pub settle: Duration,
+    /// After how much silence the master counts a worker as silent. After as much again a live one is
+    /// replaced, a retired one ended, and one that was never in force given up if its time to get
+    /// ready is over. Default 10 s.
+    pub ping: Duration,
     /// For how long after a reload the workers of the generation before are kept although they have
     /// nothing left to do, so that a rollback finds them. Zero, the default: not at all.
     pub rollback: Duration,
@@ -36,9 +40,6 @@ pub struct Settings {
     pub stagger: Duration,
     /// When no more workers are started for a seat; `None`: never. Default 5 failures in 60 s.
     pub give_up: Option<GiveUp>,
-    /// For how long a worker may have been silent ([`Event::Silent`](super::Event::Silent)) before
-    /// it is replaced, or ended if it is retired; `None`: for ever. Default 10 s.
-    pub silence: Option<Duration>,
     /// When live workers are replaced.
     pub retire: Retire,
     /// How much memory the cluster may have.
@@ -129,13 +130,13 @@ impl Default for Settings {
             ready: Duration::from_secs(30),
             drain: None,
             settle: Duration::from_secs(5),
+            ping: Duration::from_secs(10),
             rollback: Duration::ZERO,
             die: Duration::from_secs(5),
             steady: Duration::from_secs(10),
             backoff: Backoff { min: Duration::from_secs(1), max: Duration::from_secs(30) },
             stagger: Duration::from_millis(100),
             give_up: Some(GiveUp { failures: 5, window: Duration::from_secs(60) }),
-            silence: Some(Duration::from_secs(10)),
             retire: Retire::default(),
             memory: Memory::default(),
             kill_old: false,

@@ -116,7 +116,9 @@ impl Supervisor {
 
     /// When [`Event::Tick`] is wanted, if nothing else happens before; `None`: not at all.
     pub fn deadline(&self) -> Option<Moment> {
-        let workers = self.workers.values().filter_map(|worker| self.worker_deadline(worker));
+        let workers = self.workers.values().flat_map(|worker| {
+            [self.worker_deadline(worker), self.health_deadline(worker)].into_iter().flatten()
+        });
         let kernel = self.commit_deadline().into_iter().chain(self.repair_deadline());
         let policy = [
             self.leave_deadline(),
@@ -160,14 +162,17 @@ impl Supervisor {
             }
             Event::SpawnFailed { worker, reason } => self.spawn_failed(worker, reason, now),
             Event::Ready { worker } => self.ready(worker, now),
+            Event::Lacks { worker, lack } => self.lacks(worker, lack, now),
+            Event::Silent { worker, cause } => self.fell_silent(worker, cause, now),
+            Event::Answered { worker } => self.answered(worker, now),
+            Event::Stops { worker } => self.says_it_stops(worker, now),
+            Event::AskedForTime { worker, span } => self.asked_for_time(worker, span, now),
             Event::Exited { worker, exit, last_lines } => {
                 self.exited(worker, exit, last_lines, now);
             }
             Event::Connections { worker, sockets } => self.counted(worker, sockets, now),
             Event::Measured(footprint) => self.measured(&footprint, now),
             Event::MeasuredShared(footprint) => self.measured_shared(footprint, now),
-            Event::Silent { worker } => self.note_silence(worker, now),
-            Event::Answered { worker } => self.note_answer(worker),
             Event::Lagging { worker, lag } => self.lags(worker, lag),
             Event::RetireAsked { worker } => self.retire_asked(worker),
             Event::Committed => {
@@ -193,7 +198,7 @@ impl Supervisor {
     /// state alone, not at what led to it.
     fn reconcile(&mut self, now: Moment) {
         self.act_on_deadlines(now);
-        self.fail_silent(now);
+        self.act_on_health(now);
         self.advance_rollout();
         self.commit_changes(now);
         self.advance_stop(now);
@@ -230,6 +235,7 @@ impl Supervisor {
         match &mut worker.stage {
             Stage::Starting => {
                 worker.stage = Stage::Ready { ready: now };
+                worker.health.forget_extension();
                 self.actions.push(Action::Notice(worker.ready_notice(now)));
             }
             Stage::Recalled(recall) if recall.ready.is_none() => recall.ready = Some(now),

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::health::Health;
 use super::replacement::Facts;
 use super::rollback::Recall;
 use super::{Cause, Moment, Notice, Retirement};
@@ -45,6 +46,7 @@ pub struct Worker {
     pub(super) stage: Stage,
     /// Its ports cannot stand in the plan: it is never to be named again.
     pub(super) unfit: bool,
+    pub(super) health: Health,
 }
 
 /// Where a worker is in its life, in the words of DESIGN and of `status`.
@@ -114,6 +116,7 @@ impl Worker {
             facts: Facts::default(),
             stage: Stage::Starting,
             unfit: false,
+            health: Health::default(),
         }
     }
 
@@ -158,8 +161,13 @@ impl Worker {
         matches!(self.stage, Stage::Live { .. })
     }
 
-    /// Whether the plan may name it.
+    /// Whether the plan may name it, and should: it answers.
     pub(super) fn can_serve(&self) -> bool {
+        self.is_able() && self.health.is_well()
+    }
+
+    /// Whether the plan may name it where nobody answers.
+    pub(super) fn is_able(&self) -> bool {
         let listens = match &self.stage {
             Stage::Ready { .. } | Stage::Live { .. } => true,
             Stage::Recalled(recall) => recall.ready.is_some(),
@@ -168,9 +176,9 @@ impl Worker {
         listens && !self.unfit
     }
 
-    /// Whether it serves, or may come to serve.
+    /// Whether it serves, or may come to serve (again).
     pub(super) fn is_promising(&self) -> bool {
-        self.awaits_ready() || self.can_serve()
+        (self.awaits_ready() || self.is_able()) && !self.health.is_stopping()
     }
 
     /// How long it has been ready; zero if it is not.

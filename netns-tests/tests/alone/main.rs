@@ -7,6 +7,7 @@ use netns_tests::{run, topics};
 mod death;
 mod flush;
 mod foreign;
+mod health;
 mod in_flight;
 mod lab_load;
 mod memory;
@@ -15,5 +16,16 @@ mod repair;
 mod source_ports;
 
 fn main() -> ExitCode {
-    run(topics![death, flush, foreign, in_flight, lab_load, memory, reload, repair, source_ports])
+    run(topics![
+        death,
+        flush,
+        foreign,
+        health,
+        in_flight,
+        lab_load,
+        memory,
+        reload,
+        repair,
+        source_ports
+    ])
 }

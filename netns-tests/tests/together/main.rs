@@ -16,6 +16,7 @@ mod explain;
 mod failed_reload;
 mod guard;
 mod handover;
+mod health;
 mod held;
 mod history;
 mod killed;
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         failed_reload,
         guard,
         handover,
+        health,
         held,
         killed,
         lab_addresses,

@@ -32,6 +32,11 @@ fn notices() -> Vec<Notice> {
     let ending = vec![of(60), of(40)];
     vec![
         Notice::Ready { worker, seat, generation, took: SPAN },
+        Notice::Unproven { worker, seat, generation },
+        Notice::Unresponsive { worker, seat, generation, cause: Silence::Stopped },
+        Notice::Responsive { worker, seat, generation, silent: SPAN },
+        Notice::NobodyAnswers { workers: 4 },
+        Notice::Stops { worker, seat, generation },
         Notice::Failed(failure.clone()),
         Notice::Died { worker, seat, generation, exit, lived: SPAN, last_lines },
         Notice::GivenUp { failure: failure.clone(), rest: SPAN },
@@ -102,10 +107,11 @@ fn every_event_of_the_older_system_has_its_own() {
 }
 
 /// The events of the older system with what they told.
-const OLDER: [(&str, &[&str]); 6] = [
+const OLDER: [(&str, &[&str]); 7] = [
     ("all_bands_ready", &["seats"]),
     ("retire", &["worker", "seat", "cause"]),
     ("unresponsive", &["worker", "seat"]),
+    ("ping_timeout", &["worker", "seat"]),
     ("stats", &["master", "workers"]),
     ("low_watermark_breached", &["used", "mark", "workers", "freed"]),
     ("high_watermark_breached", &["used", "mark", "workers", "freed"]),

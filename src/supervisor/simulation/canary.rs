@@ -19,6 +19,13 @@ pub(super) struct State {
     before: Option<Home>,
 }
 
+impl State {
+    /// Whether a generation is on trial.
+    pub(super) fn is_trial(&self) -> bool {
+        self.home.is_some()
+    }
+}
+
 /// How the slots are shared out without a trial.
 #[derive(Debug, Clone)]
 struct Home {

@@ -146,7 +146,7 @@ fn check_no_new_connections_to_retired(world: &World) {
 fn check_one_worker_a_place(world: &World) {
     let has_place = |worker: &&Worker| {
         matches!(worker.state(), WorkerState::Starting | WorkerState::Live)
-            && world.process_of(worker.id).is_some_and(|process| !process.unfit)
+            && world.process_of(worker.id).is_some_and(|it| !it.unfit && !it.stops)
     };
     // One that leaves has a successor beside it.
     let has_place = |worker: &&Worker| has_place(worker) && worker.leaving.is_none();

@@ -31,7 +31,7 @@ pub(super) fn settings(random: &mut Random) -> Settings {
             Some(GiveUp { failures: 2, window: seconds(20) }),
             Some(GiveUp { failures: 5, window: seconds(60) }),
         ]),
-        silence: random.choose(&[None, Some(seconds(2))]),
+        ping: seconds(random.choose(&[2, 10])),
         retire: Retire {
             rss: random.choose(&[None, Some(250)]),
             lag: random.choose(&[None, Some(Duration::from_millis(150))]),
@@ -56,13 +56,12 @@ pub(super) struct Burden {
     /// The part of it that it shares, in percent.
     shared: u64,
     grows: bool,
-    silent: bool,
 }
 
 impl Burden {
     pub(super) fn new(random: &mut Random) -> Self {
         let resident = 60 + random.below(60);
-        Self { resident, shared: random.below(60), grows: false, silent: false }
+        Self { resident, shared: random.below(60), grows: false }
     }
 
     fn proportional(&self) -> u64 {
@@ -120,10 +119,6 @@ fn born(world: &mut World, pid: Pid) {
     }
     if world.goes_wrong(15) {
         let at = world.some_time();
-        world.schedule(at, move |world| hang(world, pid));
-    }
-    if world.goes_wrong(15) {
-        let at = world.some_time();
         for _ in 0..=world.random.below(2) {
             world.schedule_for_master(at, move |world| {
                 world.tell_of(pid, |worker| Event::RetireAsked { worker });
@@ -136,28 +131,6 @@ fn born(world: &mut World, pid: Pid) {
         world.schedule_for_master(at, move |world| {
             world.tell_of(pid, |worker| Event::Lagging { worker, lag });
         });
-    }
-}
-
-/// It does not answer any more, for a while or for ever.
-fn hang(world: &mut World, pid: Pid) {
-    if world.trouble == 0 {
-        return;
-    }
-    if let Some(process) = world.processes.get_mut(&pid).filter(|process| process.is_alive()) {
-        process.burden.silent = true;
-        world.tell_of(pid, |worker| Event::Silent { worker });
-        if world.random.percent(50) {
-            let span = world.random.millis(100..6_000);
-            world.schedule(span, move |world| answer(world, pid));
-        }
-    }
-}
-
-fn answer(world: &mut World, pid: Pid) {
-    if let Some(process) = world.processes.get_mut(&pid) {
-        process.burden.silent = false;
-        world.tell_of(pid, |worker| Event::Answered { worker });
     }
 }
 
@@ -399,7 +372,7 @@ fn rank(
         KillOrder::Age => [0, 0],
         KillOrder::Memory => [small, connections],
     };
-    (!process.burden.silent, by_order, started, id)
+    (!process.silent, by_order, started, id)
 }
 
 fn check_state(world: &World) {

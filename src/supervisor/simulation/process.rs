@@ -26,6 +26,12 @@ pub(super) struct Process {
     pub(super) listens: bool,
     /// The supervisor was told that it listens.
     pub(super) ready: bool,
+    /// The supervisor was told that it does not answer, and not that it does again.
+    pub(super) silent: bool,
+    /// When the supervisor was told that it answers again.
+    pub(super) answered_at: Option<Moment>,
+    /// It has said that it stops.
+    pub(super) stops: bool,
     /// It got SIGTERM or SIGKILL.
     pub(super) signalled: bool,
     /// SIGTERM does nothing to it.
@@ -65,6 +71,9 @@ impl Process {
             unfit: false,
             listens: false,
             ready: false,
+            silent: false,
+            answered_at: None,
+            stops: false,
             signalled: false,
             stubborn: false,
             dead: false,

@@ -9,11 +9,12 @@ use std::time::Duration;
 use super::world::World;
 use crate::plan::{Generation, Seat, Weights};
 use crate::supervisor::budget::Budget;
+use crate::supervisor::health::Health;
 use crate::supervisor::state::Phase;
 use crate::supervisor::worker::Stage;
 use crate::supervisor::{
-    Action, Done, Event, KillOrder, Notice, Request, Start, Supervisor, Why, Worker, WorkerId,
-    WorkerState,
+    Action, Done, Event, KillOrder, Notice, Request, Silence, Start, Supervisor, Why, Worker,
+    WorkerId, WorkerState,
 };
 
 /// A supervisor's fault.
@@ -79,6 +80,10 @@ pub(super) enum Fault {
     EndsOutOfOrder,
     /// A retired worker is ended for want of memory although clients wait in its queue.
     EndsTheUnsettled,
+    /// That a worker is silent is forgotten.
+    ForgetsSilence,
+    /// A worker that answers again does not come back.
+    NeverTakesBack,
 }
 
 /// All faults, each with words of the invariant that tells of it.
@@ -113,6 +118,8 @@ pub(super) const FAULTS: &[(Fault, &str)] = &[
     (Fault::KillsTheLiveForMemory, "is live, and ended"),
     (Fault::EndsOutOfOrder, "out of order"),
     (Fault::EndsTheUnsettled, "ended while clients wait for it"),
+    (Fault::ForgetsSilence, "a silent worker gets clients"),
+    (Fault::NeverTakesBack, "has no worker of ours"),
 ];
 
 /// A fault, and what it remembers.
@@ -253,6 +260,21 @@ impl Sabotage {
                 let recalled = supervisor.workers().filter(is_recalled).map(|it| it.id);
                 for worker in recalled.collect::<Vec<_>>() {
                     actions.extend(supervisor.step(Event::Ready { worker }, world.now));
+                }
+            }
+            Fault::ForgetsSilence => {
+                for worker in supervisor.workers.values_mut() {
+                    worker.health = Health::default();
+                }
+            }
+            Fault::NeverTakesBack => {
+                let back = actions.iter().find_map(|action| match action {
+                    Action::Notice(Notice::Responsive { worker, .. }) => Some(*worker),
+                    _ => None,
+                });
+                if let Some(worker) = back {
+                    supervisor.fell_silent(worker, Silence::Stopped, world.now);
+                    supervisor.actions.clear();
                 }
             }
             Fault::ReusesANumber => supervisor.last_generation = Generation::FIRST,

@@ -48,4 +48,5 @@ pub(super) const TOPICS: &[Topic] = &[
     super::time::TOPIC,
     super::crash::TOPIC,
     super::canary::TOPIC,
+    super::health::TOPIC,
 ];

@@ -60,6 +60,7 @@ impl World {
             ready: Duration::from_secs(5),
             drain: random.choose(&[None, Some(Duration::from_secs(3))]),
             settle: Duration::from_secs(2),
+            ping: Duration::from_secs(3),
             rollback: random.choose(&[Duration::ZERO, Duration::from_secs(2)]),
             die: Duration::from_secs(2),
             steady: Duration::from_secs(10),
@@ -281,7 +282,7 @@ impl World {
                 process.was_named = true;
                 process.left_at = None;
                 process.quiet_reports = 0;
-            } else if process.was_named {
+            } else if process.was_named && !process.may_be_aside(self.now) {
                 process.left_at.get_or_insert(self.now);
             }
         }

@@ -99,7 +99,7 @@ fn those_that_do_not_answer_go_first_and_those_whose_connections_nobody_knows_la
     let mut bench = reloaded(KillOrder::Connections);
     bench.supervisor.settings.settle = Duration::ZERO;
     serve(&mut bench, &[(1, 1), (2, 9)]);
-    bench.event(Event::Silent { worker: WorkerId(2) });
+    bench.event(Event::Silent { worker: WorkerId(2), cause: Silence::Stopped });
     measured(&mut bench, &[(1, 200), (2, 200), (3, 200), (4, 950)]);
     assert_eq!(bench.take_terminated(), [2, 1, 3]);
 }

@@ -4,6 +4,7 @@ mod canary;
 mod clearing;
 mod death;
 mod give_up;
+mod health;
 mod memory;
 mod reload;
 mod repair;

@@ -100,8 +100,8 @@ fn a_worker_that_lags_too_much_is_replaced() {
 #[test]
 fn a_live_worker_that_stays_silent_is_replaced_and_a_retired_one_is_ended() {
     let mut bench = live_with(settings(2));
-    bench.event(Event::Silent { worker: WorkerId(1) });
-    bench.event(Event::Silent { worker: WorkerId(2) });
+    bench.event(Event::Silent { worker: WorkerId(1), cause: Silence::Stopped });
+    bench.event(Event::Silent { worker: WorkerId(2), cause: Silence::Stopped });
     bench.pass(9 * SECOND);
     bench.event(Event::Answered { worker: WorkerId(2) });
     bench.pass(SECOND - MILLISECOND);
@@ -119,25 +119,11 @@ fn a_retired_worker_that_falls_silent_has_as_long() {
     asks(&mut bench, 1);
     bench.ready(2);
     bench.commit_done();
-    bench.event(Event::Silent { worker: WorkerId(1) });
+    bench.event(Event::Silent { worker: WorkerId(1), cause: Silence::Stopped });
     bench.pass(10 * SECOND - MILLISECOND);
     assert_eq!(bench.take_terminated(), NOBODY);
     bench.pass(MILLISECOND);
     assert_eq!(bench.take_terminated(), [1]);
-}
-
-#[test]
-fn a_new_worker_that_hangs_before_the_swap_fails_its_reload() {
-    let mut bench = live_with(settings(2));
-    bench.request(Request::Reload);
-    bench.take_spawned();
-    bench.ready(3);
-    bench.spawn(4);
-    bench.event(Event::Silent { worker: WorkerId(3) });
-    bench.pass(10 * SECOND);
-    assert!(matches!(bench.last_reply(), Err(Refusal::Worker(failure)) if failure.worker.0 == 3));
-    assert_eq!(bench.take_terminated(), [3, 4]);
-    assert_eq!((bench.in_force(), &bench.commit), (vec![1, 2], &None));
 }
 
 #[test]
@@ -204,7 +190,7 @@ fn the_worst_off_come_first() {
     asks(&mut bench, 1);
     bench.event(Event::Lagging { worker: WorkerId(2), lag: SECOND });
     measured(&mut bench, &[(3, 200)]);
-    bench.event(Event::Silent { worker: WorkerId(4) });
+    bench.event(Event::Silent { worker: WorkerId(4), cause: Silence::Stopped });
     bench.take_spawned();
     let mut order = Vec::new();
     let mut next = 5;

@@ -1,0 +1,440 @@
+//! What workers say of themselves: the socket of `NOTIFY_SOCKET`, as sd_notify(3) writes to it.
+//!
+//! One datagram is a few lines `KEY=VALUE`. Nobody is believed by what is in it: the kernel tells who
+//! sent it (`SCM_CREDENTIALS`, and since Linux 6.5 `SCM_PIDFD`), and what [`Sender::session`] says is
+//! the session of that very process, which is that of one worker. A process that has ended before its
+//! message was read has none, and its message counts for nobody; `systemd-notify` waits until it was
+//! read (`BARRIER=1`).
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use tokio::io::unix::AsyncFd;
+
+use super::error::{ProcessError, errno_of};
+use super::stat::Stat;
+use crate::sys;
+
+/// The longest message that is read, in bytes; longer ones are dropped whole. systemd's own limit
+/// (`NOTIFY_BUFFER_MAX`, src/core/manager.c) is the size of a pipe's guaranteed write, too.
+const LONGEST: usize = 4096;
+
+/// The most characters of a `STATUS=` that are kept.
+const LONGEST_TEXT: usize = 200;
+
+/// What one line of a message says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Word {
+    /// `READY=1`: it has started.
+    Ready,
+    /// `STOPPING=1`: it begins to end.
+    Stopping,
+    /// `WATCHDOG=1`: it is alive.
+    Alive,
+    /// `WATCHDOG=trigger`: it is to be treated as if it were not.
+    Trigger,
+    /// `WATCHDOG_USEC=`: how often it will say that it is alive, at least.
+    WatchdogInterval(Duration),
+    /// `EXTEND_TIMEOUT_USEC=`: it needs so much longer for what it does now.
+    MoreTime(Duration),
+    /// `STATUS=`: what it does, for people: printable, and at most 200 characters.
+    Status(String),
+    /// `ERRNO=`: what went wrong, as a positive number.
+    Errno(i32),
+    /// `MAINPID=`, `FDSTORE=1` and `FDSTOREREMOVE=1`: what only a service manager grants. Who the
+    /// worker is follows from what the master has started.
+    Refused(&'static str),
+}
+
+/// Reads a message. Lines of other keys, and with values that make no sense, are passed over; of a
+/// key that comes twice both count, in their order.
+pub fn parse(message: &[u8]) -> Vec<Word> {
+    message.split(|byte| *byte == b'\n').filter_map(word).collect()
+}
+
+fn word(line: &[u8]) -> Option<Word> {
+    let at = line.iter().position(|byte| *byte == b'=')?;
+    let (key, value) = (&line[..at], &line[at + 1..]);
+    Some(match (key, value) {
+        (b"READY", b"1") => Word::Ready,
+        (b"STOPPING", b"1") => Word::Stopping,
+        (b"WATCHDOG", b"1") => Word::Alive,
+        (b"WATCHDOG", b"trigger") => Word::Trigger,
+        (b"WATCHDOG_USEC", _) => Word::WatchdogInterval(microseconds(value)?),
+        (b"EXTEND_TIMEOUT_USEC", _) => Word::MoreTime(microseconds(value)?),
+        (b"STATUS", _) => Word::Status(printable(value)),
+        (b"ERRNO", _) => Word::Errno(number(value)?.try_into().ok().filter(|errno| *errno > 0)?),
+        (b"MAINPID", _) => Word::Refused("MAINPID"),
+        (b"FDSTORE", b"1") => Word::Refused("FDSTORE"),
+        (b"FDSTOREREMOVE", b"1") => Word::Refused("FDSTOREREMOVE"),
+        _ => return None,
+    })
+}
+
+/// A number of decimal digits alone, within 64 bits.
+fn number(value: &[u8]) -> Option<u64> {
+    let is_number = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(value).ok().filter(|_| is_number)?.parse().ok()
+}
+
+fn microseconds(value: &[u8]) -> Option<Duration> {
+    number(value).map(Duration::from_micros)
+}
+
+/// Text that can stand in a log or on a terminal: control characters, bytes that are no UTF-8 and
+/// what changes the direction of text are replaced, and the rest is cut.
+fn printable(value: &[u8]) -> String {
+    let is_safe = |c: char| {
+        !(c.is_control()
+            || matches!(c, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'))
+    };
+    let text = String::from_utf8_lossy(value);
+    text.chars().take(LONGEST_TEXT).map(|c| if is_safe(c) { c } else { '\u{fffd}' }).collect()
+}
+
+/// A message, with what came along.
+#[derive(Debug)]
+pub struct Message {
+    /// Who sent it.
+    pub sender: Sender,
+    /// What it says. Empty if it was too long.
+    pub words: Vec<Word>,
+    /// Descriptors that came along. They are closed with this: one who waits for that (`BARRIER=1`)
+    /// then knows that all that it has said before was taken in.
+    descriptors: Vec<OwnedFd>,
+}
+
+impl Message {
+    /// How many descriptors came along.
+    pub fn descriptors(&self) -> usize {
+        self.descriptors.len()
+    }
+}
+
+/// Who sent a message, as the kernel says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sender {
+    /// Its number, for display; 0 for a process of another pid namespace.
+    pub pid: u32,
+    /// Its session when the message was read: the pid of the process that made it, which for a
+    /// worker is its first process. `None` if it had ended by then.
+    pub session: Option<u32>,
+}
+
+impl Sender {
+    fn of(pid: u32, pidfd: Option<&OwnedFd>) -> Self {
+        // A process that was started under the same number since has another pidfd: if the sender
+        // lives after its session was read, the number was its own all the time.
+        let stat = Stat::read(pid).ok().flatten().filter(|stat| !stat.ended);
+        let session = stat.filter(|_| pidfd.is_none_or(lives)).map(|stat| stat.session);
+        Self { pid, session }
+    }
+}
+
+/// Whether the process behind a pidfd has not ended: a pidfd is readable once it has.
+fn lives(pidfd: &OwnedFd) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut descriptors = [PollFd::new(pidfd, PollFlags::IN)];
+    matches!(poll(&mut descriptors, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(0))
+}
+
+/// The socket that workers write to.
+///
+/// It has a path, below a directory of the master's user: an abstract name could be taken by anybody
+/// while no master runs. Workers outlive their master, so the path does not depend on it; the next one
+/// puts a new socket in its place. What is written while none runs is refused (`ECONNREFUSED`).
+#[derive(Debug)]
+pub struct NotifySocket {
+    path: PathBuf,
+    socket: UnixDatagram,
+}
+
+/// What [`NotifySocket::receive`] finds.
+#[derive(Debug)]
+pub enum Received {
+    /// A message.
+    Message(Message),
+    /// Nothing (any more).
+    Nothing,
+}
+
+impl NotifySocket {
+    /// Listens at `path`, in place of a socket that an earlier master left there. Only this user can
+    /// write to it.
+    ///
+    /// # Errors
+    /// [`ProcessError::NotifySocket`]: the path is too long, taken by something that is no socket of this
+    /// user, or cannot be made.
+    pub fn bind(path: &Path) -> Result<Self, ProcessError> {
+        let failed = |error: io::Error| notify_error(path, errno_of(&error));
+        remove_stale(path)?;
+        let socket = UnixDatagram::bind(path).map_err(failed)?;
+        fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(failed)?;
+        socket.set_nonblocking(true).map_err(failed)?;
+        sys::ask_for_senders(socket.as_fd()).map_err(|errno| notify_error(path, errno))?;
+        Ok(Self { path: path.to_owned(), socket })
+    }
+
+    /// Its path: what workers get as `NOTIFY_SOCKET`.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The next message that waits.
+    ///
+    /// # Errors
+    /// [`ProcessError::NotifySocket`]. The next one can be read all the same.
+    pub fn receive(&self) -> Result<Received, ProcessError> {
+        let mut buffer = [0; LONGEST];
+        let datagram = match sys::receive_datagram(self.socket.as_fd(), &mut buffer) {
+            Ok(datagram) => datagram,
+            Err(Errno::EAGAIN) => return Ok(Received::Nothing),
+            Err(errno) => return Err(notify_error(&self.path, errno)),
+        };
+        let sender = Sender::of(datagram.pid, datagram.pidfd.as_ref());
+        let words = if datagram.is_cut { Vec::new() } else { parse(&buffer[..datagram.length]) };
+        Ok(Received::Message(Message { sender, words, descriptors: datagram.descriptors }))
+    }
+
+    /// Removes it from its directory.
+    ///
+    /// # Errors
+    /// [`ProcessError::NotifySocket`].
+    pub fn remove(self) -> Result<(), ProcessError> {
+        fs::remove_file(&self.path).map_err(|error| notify_error(&self.path, errno_of(&error)))
+    }
+
+    /// Has a tokio runtime wait for messages.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with IO.
+    pub fn readable(&self) -> io::Result<AsyncFd<OwnedFd>> {
+        sys::watch_readable(self.socket.as_fd().try_clone_to_owned()?)
+    }
+}
+
+/// Removes a socket of this user, and nothing else.
+fn remove_stale(path: &Path) -> Result<(), ProcessError> {
+    let found = match fs::symlink_metadata(path) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(notify_error(path, errno_of(&error))),
+    };
+    let is_ours = found.uid() == rustix::process::geteuid().as_raw();
+    if !found.file_type().is_socket() || !is_ours {
+        return Err(notify_error(path, Errno::EEXIST));
+    }
+    fs::remove_file(path).map_err(|error| notify_error(path, errno_of(&error)))
+}
+
+fn notify_error(path: &Path, errno: Errno) -> ProcessError {
+    ProcessError::NotifySocket { path: path.to_owned(), errno }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{IoSlice, Read};
+    use std::os::fd::BorrowedFd;
+
+    use proptest::prelude::*;
+
+    use super::super::send_descriptors;
+    use super::*;
+
+    #[test]
+    fn each_line_is_a_word() {
+        let message = b"READY=1\nSTATUS=up \xe2\x82\xac\nWATCHDOG=1\nX_MINE=2\nERRNO=2\n\
+                        WATCHDOG_USEC=1500000\nEXTEND_TIMEOUT_USEC=10000000\nSTOPPING=1\n\
+                        WATCHDOG=trigger\nMAINPID=1\nFDSTORE=1\nBARRIER=1";
+        assert_eq!(
+            parse(message),
+            [
+                Word::Ready,
+                Word::Status("up €".to_owned()),
+                Word::Alive,
+                Word::Errno(2),
+                Word::WatchdogInterval(Duration::from_millis(1500)),
+                Word::MoreTime(Duration::from_secs(10)),
+                Word::Stopping,
+                Word::Trigger,
+                Word::Refused("MAINPID"),
+                Word::Refused("FDSTORE"),
+            ]
+        );
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_passed_over() {
+        for line in [
+            "",
+            "=",
+            "READY",
+            "READY=",
+            "READY=2",
+            "READY=1 ",
+            " READY=1",
+            "ready=1",
+            "READY=1\r",
+            "WATCHDOG=0",
+            "WATCHDOG_USEC=",
+            "WATCHDOG_USEC=-1",
+            "WATCHDOG_USEC=1.5",
+            "WATCHDOG_USEC=+1",
+            "EXTEND_TIMEOUT_USEC=99999999999999999999999",
+            "ERRNO=0",
+            "ERRNO=99999999999",
+            "FDSTORE=0",
+            "READY=1\0",
+            "STOPPING=yes",
+        ] {
+            assert_eq!(parse(line.as_bytes()), [], "{line:?}");
+        }
+    }
+
+    #[test]
+    fn a_status_is_cut_and_can_be_printed() {
+        let long = format!("STATUS={}", "é".repeat(500));
+        assert_eq!(parse(long.as_bytes()), [Word::Status("é".repeat(200))]);
+        let wild = b"STATUS=\x1b[2Ja\x00\xff\x7f\xe2\x80\xaeb";
+        assert_eq!(
+            parse(wild),
+            [Word::Status("\u{fffd}[2Ja\u{fffd}\u{fffd}\u{fffd}\u{fffd}b".to_owned())]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            for word in parse(&bytes) {
+                if let Word::Status(text) = word {
+                    prop_assert!(text.chars().count() <= 200 && !text.contains(char::is_control));
+                }
+            }
+        }
+    }
+
+    fn bound() -> (tempfile::TempDir, NotifySocket) {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = NotifySocket::bind(&directory.path().join("notify")).unwrap();
+        (directory, socket)
+    }
+
+    fn receive(socket: &NotifySocket) -> Message {
+        match socket.receive().unwrap() {
+            Received::Message(message) => message,
+            Received::Nothing => panic!("a message was sent"),
+        }
+    }
+
+    fn send(socket: &NotifySocket, message: &[u8], descriptors: &[BorrowedFd<'_>]) {
+        let sender = UnixDatagram::unbound().unwrap();
+        sender.connect(socket.path()).unwrap();
+        send_descriptors(&sender, message, descriptors).unwrap();
+    }
+
+    #[test]
+    fn the_kernel_says_who_sent_a_message() {
+        let (_directory, socket) = bound();
+        assert!(matches!(socket.receive().unwrap(), Received::Nothing));
+        send(&socket, b"READY=1", &[]);
+        let message = receive(&socket);
+        let own = Stat::read(std::process::id()).unwrap().unwrap();
+        assert_eq!(message.sender, Sender { pid: own.pid, session: Some(own.session) });
+        assert_eq!(message.words, [Word::Ready]);
+        assert!(matches!(socket.receive().unwrap(), Received::Nothing));
+    }
+
+    #[test]
+    fn a_sender_that_has_ended_has_no_session() {
+        let (_directory, socket) = bound();
+        let script = "import os, socket\n\
+                      s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
+                      s.sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])";
+        let mut command = std::process::Command::new("python3");
+        let command = command.args(["-c", script]).env("NOTIFY_SOCKET", socket.path());
+        assert!(command.status().unwrap().success());
+        let message = receive(&socket);
+        assert_eq!((message.sender.session, message.words), (None, vec![Word::Ready]));
+    }
+
+    #[test]
+    fn descriptors_are_closed_with_their_message() {
+        let (_directory, socket) = bound();
+        let (mut reader, writer) = io::pipe().unwrap();
+        send(&socket, b"BARRIER=1", &[writer.as_fd()]);
+        drop(writer);
+        let message = receive(&socket);
+        assert_eq!((message.descriptors(), message.words.len()), (1, 0));
+        drop(message);
+        // Ends only if nobody has the other end.
+        assert_eq!(reader.read(&mut [0]).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_message_that_is_too_long_says_nothing_and_the_next_is_read() {
+        let (_directory, socket) = bound();
+        let (mut reader, writer) = io::pipe().unwrap();
+        let long = [b"READY=1\nSTATUS=".as_slice(), &[b'x'; LONGEST]].concat();
+        send(&socket, &long, &[writer.as_fd()]);
+        drop(writer);
+        send(&socket, b"STOPPING=1", &[]);
+        assert_eq!(receive(&socket).words, []);
+        assert_eq!(receive(&socket).words, [Word::Stopping]);
+        assert_eq!(reader.read(&mut [0]).unwrap(), 0, "its descriptor is closed");
+    }
+
+    #[test]
+    fn more_descriptors_than_fit_are_closed_and_the_words_count() {
+        let (_directory, socket) = bound();
+        let (mut reader, writer) = io::pipe().unwrap();
+        send(&socket, b"WATCHDOG=1", &vec![writer.as_fd(); 200]);
+        drop(writer);
+        let message = receive(&socket);
+        assert_eq!(message.words, [Word::Alive]);
+        drop(message);
+        assert_eq!(reader.read(&mut [0]).unwrap(), 0);
+    }
+
+    #[test]
+    fn an_empty_message_is_one() {
+        let (_directory, socket) = bound();
+        let sender = UnixDatagram::unbound().unwrap();
+        sender.connect(socket.path()).unwrap();
+        rustix::net::sendmsg(
+            &sender,
+            &[IoSlice::new(b"")],
+            &mut rustix::net::SendAncillaryBuffer::default(),
+            rustix::net::SendFlags::empty(),
+        )
+        .unwrap();
+        assert_eq!(receive(&socket).words, []);
+    }
+
+    #[test]
+    fn only_a_socket_of_an_earlier_master_is_replaced() {
+        let (directory, socket) = bound();
+        let path = socket.path().to_owned();
+        drop(socket);
+        let mode = |path: &Path| fs::symlink_metadata(path).unwrap().mode() & 0o777;
+        assert_eq!(mode(NotifySocket::bind(&path).unwrap().path()), 0o600);
+        let file = directory.path().join("file");
+        fs::write(&file, "").unwrap();
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        for taken in [&file, &link] {
+            let error = NotifySocket::bind(taken).unwrap_err();
+            assert_eq!(error.errno(), Some(Errno::EEXIST));
+            assert!(taken.symlink_metadata().is_ok(), "untouched");
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! Workers that fall silent and answer again, and those that say something of themselves.
+
+use std::time::Duration;
+
+use super::process::{Pid, Process};
+use super::topic::Topic;
+use super::world::World;
+use crate::plan::Plan;
+use crate::supervisor::{Action, Event, Exit, Lack, Moment, Silence, WorkerState};
+
+pub(super) const TOPIC: Topic =
+    Topic { born, taken_over, check_action, follow, check_state, ..Topic::NONE };
+
+/// The longest time from the answer of a worker to its return.
+const LONGEST_RETURN: Duration = Duration::from_secs(60);
+
+fn born(world: &mut World, pid: Pid) {
+    if world.goes_wrong(20) {
+        let (when, span) = (world.random.millis(0..3_000), world.random.millis(0..5_000));
+        world.schedule_for_master(when, move |world| {
+            world.tell_of(pid, |worker| Event::AskedForTime { worker, span });
+        });
+    }
+    if world.goes_wrong(20) {
+        let when = world.random.millis(0..3_000);
+        world.schedule_for_master(when, move |world| {
+            world.tell_of(pid, |worker| Event::Lacks { worker, lack: Lack::Proof });
+        });
+    }
+    if world.goes_wrong(50) {
+        let when = world.random.millis(0..30_000);
+        world.schedule(when, move |world| hang(world, pid));
+    }
+    if world.goes_wrong(10) {
+        let when = world.random.millis(0..30_000);
+        world.schedule(when, move |world| say_that_it_stops(world, pid));
+    }
+}
+
+/// A worker falls silent, for a moment or for long.
+fn hang(world: &mut World, pid: Pid) {
+    // The master looks at those alone that are ready.
+    let is_watched = |it: &&mut Process| it.ready && it.is_alive() && it.worker.is_some();
+    if world.supervisor.is_some()
+        && let Some(process) = world.processes.get_mut(&pid).filter(is_watched)
+    {
+        process.silent = true;
+        world.tell_of(pid, |worker| Event::Silent { worker, cause: Silence::Stopped });
+    }
+    let longest = if world.goes_wrong(50) { 2_000 } else { 25_000 };
+    let delay = world.random.millis(0..longest);
+    world.schedule(delay, move |world| recover(world, pid));
+}
+
+/// It answers again, and perhaps not for long.
+fn recover(world: &mut World, pid: Pid) {
+    let now = world.now;
+    let is_silent = |it: &&mut Process| it.silent && it.is_alive();
+    if let Some(process) = world.processes.get_mut(&pid).filter(is_silent) {
+        (process.silent, process.answered_at) = (false, Some(now));
+        world.tell_of(pid, |worker| Event::Answered { worker });
+    }
+    if world.goes_wrong(60) {
+        let pause = world.random.millis(0..8_000);
+        world.schedule(pause, move |world| hang(world, pid));
+    }
+}
+
+fn say_that_it_stops(world: &mut World, pid: Pid) {
+    let counts = world.operators.stop.is_none() && world.supervisor.is_some();
+    let Some(process) = world.processes.get_mut(&pid).filter(|process| process.is_alive()) else {
+        return;
+    };
+    process.stops |= counts && process.worker.is_some();
+    world.tell_of(pid, |worker| Event::Stops { worker });
+    let delay = world.random.millis(0..5_000);
+    world.schedule(delay, move |world| world.die(pid, Exit::Code(0)));
+}
+
+/// The next master does not know what the one before was told.
+fn taken_over(world: &mut World) {
+    for process in world.processes.values_mut() {
+        (process.silent, process.answered_at, process.stops) = (false, None, false);
+    }
+}
+
+/// A worker that was left out because it was silent drains from its retirement on, not before.
+fn follow(world: &mut World) {
+    let is_retired = |pid: &Pid| world.state_of(*pid) == Some(WorkerState::Retired);
+    let retired: Vec<Pid> = world.processes.keys().copied().filter(is_retired).collect();
+    for pid in retired {
+        if let Some(process) = world.processes.get_mut(&pid).filter(|it| it.was_named) {
+            process.left_at.get_or_insert(world.now);
+        }
+    }
+}
+
+fn check_action(world: &World, action: &Action) {
+    let Action::Commit(plan) = action else { return };
+    if !plan.is_admitting() {
+        return;
+    }
+    let occupants = plan.seats().filter_map(|(_, occupant)| occupant);
+    let named = occupants.filter_map(|occupant| world.processes.get(&world.pid_with(occupant)?));
+    let is_unwell = |it: &&Process| it.worker.is_some() && (it.silent || it.stops);
+    if let Some(unwell) = named.into_iter().find(is_unwell) {
+        let well = well_in(world, plan).next();
+        assert_eq!(well, None, "a silent worker gets clients while another answers: {unwell:?}");
+    }
+}
+
+/// Whenever no commit is on its way, and none has failed.
+fn check_state(world: &World) {
+    let is_busy = world.kernel.outstanding.is_some() || world.kernel.is_looking;
+    if world.finished || is_busy || world.kernel.failures > 0 || world.operators.stop.is_some() {
+        return;
+    }
+    let named: Vec<Pid> = world.occupants().filter_map(|it| world.pid_with(it)).collect();
+    if let Some(pid) = well_in(world, &world.plan).find(|pid| !named.contains(pid)) {
+        panic!("a worker that answers has not come back: {:?}", world.processes[&pid]);
+    }
+}
+
+/// The workers that are sure to answer, of those that have a place in the plan. Not during a trial,
+/// of which a plan does not tell who has which place.
+fn well_in(world: &World, plan: &Plan) -> impl Iterator<Item = Pid> {
+    let (generation, seats) = (plan.generation(), plan.seats().len());
+    let is_trial = world.canary.is_trial();
+    let workers = world.workers().filter(move |worker| {
+        let is_its_state = matches!(worker.state(), WorkerState::Starting | WorkerState::Live);
+        let has_place = worker.generation == generation && worker.seat.index() < seats;
+        is_its_state && has_place && !is_trial
+    });
+    let pids = workers.filter_map(|worker| world.pid_of(worker.id));
+    pids.filter(|pid| world.processes[pid].is_well(world.now))
+}
+
+impl Process {
+    /// Whether it is sure to stand in a plan that has a place for it: it answers, and has long enough
+    /// to come back however often it fell silent.
+    fn is_well(&self, now: Moment) -> bool {
+        let is_ill = self.silent || self.stops || self.signalled || self.unfit;
+        self.ready && !is_ill && !self.was_ill(now)
+    }
+
+    fn was_ill(&self, now: Moment) -> bool {
+        self.answered_at.is_some_and(|at| now.since(at) <= LONGEST_RETURN)
+    }
+
+    /// Whether a plan may have left it out because of its silence alone.
+    pub(super) fn may_be_aside(&self, now: Moment) -> bool {
+        self.worker.is_some() && (self.silent || self.was_ill(now))
+    }
+}
