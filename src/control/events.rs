@@ -42,6 +42,7 @@ use super::message::cut;
 /// | `ended` | `worker`, `seat`, `generation`, `exit`, `signal` | a worker that was retired or asked to end is gone |
 /// | `swapped` | `generation`, `occupied`, `seats` | another plan is in force, with a worker in so many of its seats |
 /// | `all_bands_ready` | `generation`, `seats` | with that, every seat has a worker |
+/// | `on_trial` | `generation`, `workers`, `slots`, `of` | a new generation with so many workers gets so many of the slots, on trial |
 /// | `commit_failed` | `reason`, `retry_in` | the kernel did not take a plan |
 /// | `repaired` | `what`, `writer`, `total`, `held_back` | somebody else (`pid`, `name`; null if not known) had changed our rules; they are as they should be. The next repair is held back for so long |
 /// | `repair_failed` | `reason`, `retry_in` | our rules could not be looked at or repaired |

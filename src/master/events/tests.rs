@@ -54,6 +54,7 @@ fn notices() -> Vec<Notice> {
         Notice::Killed { worker, seat, generation },
         Notice::Ended { worker, seat, generation, exit: Exit::Code(0) },
         Notice::InForce { generation, occupied: 4, seats: 4 },
+        Notice::OnTrial { generation, workers: 4, slots: 102, of: 1024 },
         Notice::Repaired { what: "gone".to_owned(), writer, total: 7, held_back: SPAN },
         Notice::RepairFailed { reason: reason.clone(), retry_in: SPAN },
         Notice::LeftAlone { quiet: SPAN },
