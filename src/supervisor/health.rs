@@ -20,7 +20,8 @@ use super::aim::Aim;
 use super::state::Phase;
 use super::worker::{Ending, Stage};
 use super::{
-    Action, Backoff, FailureCause, Moment, Notice, Settings, Supervisor, Why, Worker, WorkerFailure, WorkerId,
+    Action, Backoff, FailureCause, Moment, Notice, Settings, Supervisor, Why, Worker,
+    WorkerFailure, WorkerId,
 };
 
 /// The delay from the answer of a worker to its return, by how often it fell silent in a row, less

@@ -23,8 +23,8 @@ use super::notice::Mebibytes;
 use super::state::Phase;
 use super::worker::Stage;
 use super::{
-    Action, Done, Footprint, Moment, Notice, Progress, Refusal, RequestId,
-    Supervisor, Target, Why, Worker, WorkerFailure, WorkerId,
+    Action, Done, Footprint, Moment, Notice, Progress, Refusal, RequestId, Supervisor, Target, Why,
+    Worker, WorkerFailure, WorkerId,
 };
 use crate::plan::Seat;
 

@@ -4,7 +4,7 @@ use tokio::sync::broadcast;
 
 use super::*;
 use crate::control::{Command, Reply, Request};
-use crate::supervisor::{FailureCause, WorkerFailure, WorkerState, Writer};
+use crate::supervisor::{FailureCause, Silence, WorkerFailure, WorkerState, Writer};
 
 const WORKER: WorkerId = WorkerId(3);
 const SEAT: Seat = Seat(1);
