@@ -145,6 +145,11 @@ fn lines(notice: &Notice) -> Vec<EventLine> {
         Notice::InForce { generation, occupied, seats } => {
             return in_force(*generation, *occupied, *seats);
         }
+        Notice::OnTrial { generation, workers, slots, of } => event("on_trial")
+            .with("generation", generation.0)
+            .with("workers", *workers)
+            .with("slots", *slots)
+            .with("of", *of),
         Notice::Repaired { what, writer, total, held_back } => event("repaired")
             .with("what", what.as_str())
             .with("writer", writer.as_ref().map(|it| json!({ "pid": it.pid, "name": it.name })))
