@@ -56,6 +56,8 @@ pub(super) struct Process {
     pub(super) was_quiet: bool,
     /// Its sockets were ever counted.
     pub(super) was_counted: bool,
+    /// It was retired so long ago that clients of which conntrack alone knows are waited for no more.
+    pub(super) is_late: bool,
     pub(super) sockets: Sockets,
     pub(super) burden: Burden,
 }
@@ -87,6 +89,7 @@ impl Process {
             was_quiet: false,
             was_counted: false,
             burden,
+            is_late: false,
             sockets: Sockets {
                 queued: few(3),
                 half_open: few(3),
@@ -122,7 +125,7 @@ impl Process {
         }
         // Released by the look before; now and then one more is found.
         *bound = u32::from(self.quiet_reports == 0 && random.percent(30));
-        let is_quiet = *queued == 0 && *half_open == 0 && *bound == 0;
+        let is_quiet = *queued == 0 && *half_open == 0 && (*bound == 0 || self.is_late);
         self.quiet_reports = if is_quiet { self.quiet_reports + 1 } else { 0 };
         self.was_quiet |= self.quiet_reports >= 2;
         self.was_counted = true;
@@ -131,6 +134,7 @@ impl Process {
 
     /// Whether the safe order allows to ask it to end, but for limits and stops.
     pub(super) fn is_drained(&self) -> bool {
-        self.quiet_reports >= 2 && self.sockets.established == 0 && self.sockets.remembered == 0
+        let is_quiet = self.quiet_reports >= 2 && self.sockets.established == 0;
+        is_quiet && (self.sockets.remembered == 0 || self.is_late)
     }
 }

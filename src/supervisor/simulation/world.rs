@@ -47,6 +47,9 @@ pub(super) struct World {
     pub(super) journal: Option<Vec<String>>,
 }
 
+/// How long after a worker's retirement those clients count: `retirement.rs` tells why.
+const COME_BACK: Duration = Duration::from_secs(60);
+
 /// What happens at a moment of the agenda.
 type Happening = Box<dyn FnOnce(&mut World)>;
 
@@ -311,6 +314,8 @@ impl World {
         }
         let Some(process) = self.processes.get_mut(&pid) else { return };
         process.polled = false;
+        let now = self.now;
+        process.is_late = process.left_at.is_some_and(|at| now.since(at) >= COME_BACK);
         if process.is_alive() {
             let sockets = process.work(&mut self.random);
             self.tell_of(pid, |worker| Event::Connections { worker, sockets });
