@@ -9,7 +9,7 @@ use ipcluster::nft::Firewall;
 use ipcluster::plan::{Generation, Partition, Plan, Seat, Weights};
 use ipcluster::ruleset::{Stale, lower};
 use netns_tests::plans::{full, occupy, shared, vacant};
-use netns_tests::{Case, Lab, Need, Witness, ipcluster, plans};
+use netns_tests::{Case, Lab, Need, Witness, ipcluster};
 use serde_json::Value;
 
 const ONE: &[&str] = &["10.9.0.1:80"];
@@ -327,7 +327,7 @@ fn rustables_sees_the_same(lab: &Lab) {
     for (listeners, partition) in [(MIXED, hash()), (MIXED, mask(8)), (BOTH, hash())] {
         for (what, plan) in life(listeners, partition, 8) {
             // In a namespace that holds one table: ours.
-            let mut firewall = plans::firewall(lab.server(), &plan);
+            let mut firewall = netns_tests::plans::firewall(lab.server(), &plan);
             firewall.apply(&plan).unwrap();
             tidy(&mut firewall);
             let ruleset = lower(&plan);
