@@ -29,7 +29,7 @@ impl Settings {
     }
 }
 
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 14] = [
     "name",
     "listen",
     "workers",
@@ -41,6 +41,8 @@ const KEYS: [&str; 12] = [
     "local_clients",
     "ready",
     "ownership",
+    "user",
+    "group",
     "env",
 ];
 const TIMEOUTS: [&str; 4] = ["ready", "drain", "rollback", "die"];
@@ -48,7 +50,7 @@ const SPAWN: [&str; 2] = ["stagger", "backoff"];
 const HTTP: [&str; 1] = ["listen"];
 
 /// Keys and tables that a later version will know.
-const LATER: [&str; 6] = ["socket_activation", "engine", "user", "group", "retire", "memory"];
+const LATER: [&str; 4] = ["socket_activation", "engine", "retire", "memory"];
 
 struct File<'a> {
     text: &'a str,
@@ -77,6 +79,8 @@ impl File<'_> {
             "local_clients" => settings.local_clients = Some(self.truth("local_clients", value)?),
             "ready" => settings.ready = Some(self.text("ready", value)?),
             "ownership" => settings.ownership = Some(self.text("ownership", value)?),
+            "user" => settings.user = Some(self.text("user", value)?),
+            "group" => settings.group = Some(self.text("group", value)?),
             "env" => settings.env = Some(self.texts("env", value)?),
             "timeouts" => {
                 for (key, value) in self.table("timeouts", value)? {
@@ -295,6 +299,8 @@ mod tests {
             local_clients = true
             ready = "tcp"
             ownership = "shared"
+            user = "www-data"
+            group = "33"
             env = ["NODE_*", "A=b"]
             [timeouts]
             ready = "10s"
@@ -320,6 +326,8 @@ mod tests {
             local_clients: flag(true),
             ready: flag("tcp".to_owned()),
             ownership: flag("shared".to_owned()),
+            user: flag("www-data".to_owned()),
+            group: flag("33".to_owned()),
             env: Some(["NODE_*", "A=b"].map(|entry| given(entry.to_owned())).into()),
             ready_timeout: flag("10s".to_owned()),
             drain_timeout: flag("1h".to_owned()),
@@ -345,7 +353,7 @@ mod tests {
         let cases = [
             (
                 "\nwrokers = 4",
-                "web.toml, line 2: unknown key `wrokers`: expected one of name, listen, workers, command, partition, slots, weights, worker_ports, local_clients, ready, ownership, env, the tables timeouts, spawn and http",
+                "web.toml, line 2: unknown key `wrokers`: expected one of name, listen, workers, command, partition, slots, weights, worker_ports, local_clients, ready, ownership, user, group, env, the tables timeouts, spawn and http",
             ),
             (
                 "[timeouts]\n\"a\\nb\" = 1",
@@ -441,6 +449,14 @@ mod tests {
             (
                 "weights = [1, 1, 1, -1]",
                 "web.toml, line 3: `weights`: weight -1 of seat 3: expected a finite number, 0 or more",
+            ),
+            (
+                "user = \"a\\nb\"",
+                "web.toml, line 3: `user`: \"a\\nb\": expected the name or number of a user",
+            ),
+            (
+                "group = \"a:b\"",
+                "web.toml, line 3: `group`: \"a:b\": expected the name or number of a group",
             ),
             ("env = [\n\"A\",\n\"A=1\"]", "web.toml, line 5: `env`: \"A\" is given twice"),
         ] {

@@ -22,7 +22,7 @@ use crate::config::Config;
 use crate::control::{ControlDir, Limits, Lock, Server};
 use crate::nft::{Firewall, NftError};
 use crate::plan::{ClusterName, Listeners, Plan, Port, PortRange, Protocol};
-use crate::process::{ListenTable, PortPool, Sockets};
+use crate::process::{Account, ListenTable, PortPool, Sockets};
 use crate::supervisor::{Backoff, Settings, Start, Supervisor};
 
 /// Requests that wait for the loop before further ones wait for their turn.
@@ -38,12 +38,13 @@ pub struct Builder {
     control: Option<ControlDir>,
     environment: Vec<(OsString, OsString)>,
     print_output: bool,
+    descriptor_limit: Option<u64>,
 }
 
 impl Builder {
     pub(super) fn new(config: Config) -> Self {
         let environment = std::env::vars_os().collect();
-        Self { config, control: None, environment, print_output: false }
+        Self { config, control: None, environment, print_output: false, descriptor_limit: None }
     }
 
     /// Lets operators command the master over a socket in this directory, and lets no second master
@@ -58,6 +59,13 @@ impl Builder {
     #[must_use]
     pub fn environment(self, variables: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
         Self { environment: variables.into_iter().collect(), ..self }
+    }
+
+    /// Gives workers this soft limit of open files, for a program that has raised its own by
+    /// [`raise_descriptor_limit`](crate::process::raise_descriptor_limit).
+    #[must_use]
+    pub fn worker_descriptor_limit(self, limit: u64) -> Self {
+        Self { descriptor_limit: Some(limit), ..self }
     }
 
     /// Prints what workers print on standard output, each line with the seat before it.
@@ -75,7 +83,9 @@ impl Builder {
     /// # Panics
     /// Outside a tokio runtime with IO, if the configuration has `http.listen`.
     pub fn start(self) -> Result<Master, MasterError> {
-        let Self { config, control, environment, print_output } = self;
+        let Self { config, control, environment, print_output, descriptor_limit } = self;
+        let account = Account::look_up(config.user.as_deref(), config.group.as_deref())?;
+        account.as_ref().map_or(Ok(()), Account::check)?;
         let lock = control.as_ref().map(|directory| directory.lock(&config.name)).transpose()?;
         #[cfg(feature = "http")]
         let http = config
@@ -106,7 +116,8 @@ impl Builder {
         let reserved = public.iter().map(|port| port.number()).collect();
         let pool = PortPool::new(first..=last, reserved)?;
         let (outcomes, started) = mpsc::unbounded_channel();
-        let template = template(&config, lock.as_ref(), environment);
+        let mut template = template(&config, lock.as_ref(), environment, account);
+        template.descriptor_limit = descriptor_limit;
         let spawner = Spawner::new(template, pool, outcomes)
             .map_err(|source| MasterError::Thread { source })?;
         let printer = print_output.then(Printer::new).transpose();
@@ -258,8 +269,14 @@ fn settings(config: &Config) -> Settings {
 fn template(
     config: &Config,
     lock: Option<&Lock>,
-    environment: Vec<(OsString, OsString)>,
+    mut environment: Vec<(OsString, OsString)>,
+    account: Option<Account>,
 ) -> Template {
+    if let Some(account) = account.as_ref().filter(|_| config.user.is_some()) {
+        // Those of this process say who it runs as.
+        environment.retain(|(name, _)| Account::VARIABLES.iter().all(|it| name != it));
+        environment.extend(account.variables());
+    }
     let mut environment = config.env.resolve(environment);
     environment.insert("IPCLUSTER_NAME".into(), config.name.as_str().into());
     if let Some(lock) = lock {
@@ -269,6 +286,8 @@ fn template(
         program: config.command.program.clone().into(),
         arguments: config.command.arguments.iter().map(OsString::from).collect(),
         environment,
+        account,
+        descriptor_limit: None,
         public_ports: config.listeners.public_ports().to_vec(),
         transports: transports(&config.listeners),
     }

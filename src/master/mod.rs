@@ -18,6 +18,10 @@
 //! Nothing in it waits: workers are started by a thread of their own, and what they print goes to
 //! another; a transaction takes the kernel's own time, micro- to milliseconds.
 //!
+//! It needs `CAP_NET_ADMIN`, and more only where [`needed_capabilities`] says so. A program of which
+//! it is the whole purpose gives up the rest
+//! ([`keep_only_capabilities`](crate::process::keep_only_capabilities)), as `ipcluster run` does.
+//!
 //! Starting up is recovering: whatever an earlier master left in the kernel is what this one begins
 //! with. Workers are not tied to the master's life. When it leaves, they and the rules serve on.
 
@@ -31,6 +35,7 @@ mod fullness;
 mod handle;
 mod hold;
 mod output;
+mod privilege;
 mod processes;
 mod report;
 mod run;
@@ -41,5 +46,6 @@ mod watching;
 pub use builder::Builder;
 pub use error::MasterError;
 pub use handle::Handle;
+pub use privilege::needed_capabilities;
 pub use report::explain;
 pub use run::{Ended, Master};

@@ -86,7 +86,7 @@ fn shell(script: &str) -> Spawn {
         program: "/bin/sh".into(),
         args: vec!["-c".into(), script.into()],
         env: BTreeMap::from([("PATH".into(), "/usr/bin:/bin".into())]),
-        directory: None,
+        ..Spawn::default()
     }
 }
 
@@ -97,7 +97,7 @@ fn this_program(test: &str, role: &str) -> Spawn {
         program: std::env::current_exe().unwrap().into(),
         args: ["--exact", &test, "--nocapture", "--test-threads=1"].map(OsString::from).into(),
         env: BTreeMap::from([("IPCLUSTER_TEST_ROLE".into(), role.into())]),
-        directory: None,
+        ..Spawn::default()
     }
 }
 
@@ -116,6 +116,8 @@ fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         std::thread::yield_now();
     }
 }
+
+mod privilege;
 
 mod spawning {
     use super::*;
