@@ -4,7 +4,9 @@ use ipcluster::config::Config;
 use ipcluster::control::{ControlDir, ControlError};
 use ipcluster::master::{Ended, Handle, Master, MasterError, needed_capabilities};
 use ipcluster::nft::NftError;
-use ipcluster::process::{has_cap_net_admin, keep_only_capabilities, raise_descriptor_limit};
+use ipcluster::process::{
+    ServiceManager, has_cap_net_admin, keep_only_capabilities, raise_descriptor_limit,
+};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Failed;
@@ -34,8 +36,15 @@ pub(super) fn run(
 
 async fn manage(directory: ControlDir, config: Config, limit: u64) -> Result<(), Failed> {
     let name = config.name.clone();
-    let builder = Master::builder(config).control(directory).print_output();
-    let master = builder.worker_descriptor_limit(limit).start()?;
+    let mut builder = Master::builder(config).control(directory).print_output();
+    builder = builder.worker_descriptor_limit(limit);
+    match ServiceManager::from_environment(|name| std::env::var_os(name)) {
+        Ok(Some(manager)) => builder = builder.service_manager(manager),
+        Ok(None) => {}
+        // It says itself when it has waited long enough.
+        Err(error) => tracing::warn!(%error, "the service manager is told nothing"),
+    }
+    let master = builder.start()?;
     let signals = Signals::new()
         .map_err(|error| Failed::new(format!("cannot listen for signals: {error}")))?;
     let obeyed = tokio::spawn(signals.obey(master.handle()));

@@ -277,10 +277,7 @@ fn ownership(given: Given<String>) -> Result<Ownership, ConfigError> {
 }
 
 /// A name or number of a user or group. Only the master can look it up; this is what none can be.
-fn account(
-    given: Option<Given<String>>,
-    key: &'static str,
-) -> Result<Option<String>, ConfigError> {
+fn account(given: Option<Given<String>>, key: &'static str) -> Result<Option<String>, ConfigError> {
     let Some(given) = given.filter(|given| !given.value.is_empty()) else { return Ok(None) };
     let is_odd = |c: char| c.is_control() || c.is_whitespace() || matches!(c, ':' | '/' | ',');
     // As long as the longest that the kernel and the C library take (LOGIN_NAME_MAX).

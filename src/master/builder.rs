@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::{broadcast, mpsc};
 
 use super::actions::World;
+use super::beside::Beside;
+use super::complaint::Complaint;
 use super::draining::Draining;
 use super::error::MasterError;
 use super::figures::Figures;
@@ -15,6 +17,7 @@ use super::hold;
 use super::output::Printer;
 use super::processes::{Processes, transport, transports};
 use super::run::Master;
+use super::service::Service;
 use super::spawner::{Spawner, Template};
 use super::takeover::{Beginning, begin};
 use super::watching::Watching;
@@ -22,7 +25,7 @@ use crate::config::Config;
 use crate::control::{ControlDir, Limits, Lock, Server};
 use crate::nft::{Firewall, NftError};
 use crate::plan::{ClusterName, Listeners, Plan, Port, PortRange, Protocol};
-use crate::process::{Account, ListenTable, PortPool, Sockets};
+use crate::process::{Account, ListenTable, PortPool, ServiceManager, Sockets, effective_uid};
 use crate::supervisor::{Backoff, Settings, Start, Supervisor};
 
 /// Requests that wait for the loop before further ones wait for their turn.
@@ -32,19 +35,27 @@ pub(super) const REQUEST_QUEUE: usize = 64;
 const NOTICE_QUEUE: usize = 1024;
 
 /// Makes a [`Master`].
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Builder {
     config: Config,
     control: Option<ControlDir>,
     environment: Vec<(OsString, OsString)>,
     print_output: bool,
     descriptor_limit: Option<u64>,
+    service_manager: Option<ServiceManager>,
 }
 
 impl Builder {
     pub(super) fn new(config: Config) -> Self {
         let environment = std::env::vars_os().collect();
-        Self { config, control: None, environment, print_output: false, descriptor_limit: None }
+        Self {
+            config,
+            control: None,
+            environment,
+            print_output: false,
+            descriptor_limit: None,
+            service_manager: None,
+        }
     }
 
     /// Lets operators command the master over a socket in this directory, and lets no second master
@@ -68,6 +79,15 @@ impl Builder {
         Self { descriptor_limit: Some(limit), ..self }
     }
 
+    /// Tells a service manager how the master gets on: `READY=1` when the first worker serves, by
+    /// rules that are in force, or an earlier master's do; `RELOADING=1` and again `READY=1` around
+    /// each reload, `STOPPING=1`, `STATUS=`, and `WATCHDOG=1` twice within each of its limits, from
+    /// the loop.
+    #[must_use]
+    pub fn service_manager(self, manager: ServiceManager) -> Self {
+        Self { service_manager: Some(manager), ..self }
+    }
+
     /// Prints what workers print on standard output, each line with the seat before it.
     #[must_use]
     pub fn print_output(self) -> Self {
@@ -83,9 +103,17 @@ impl Builder {
     /// # Panics
     /// Outside a tokio runtime with IO, if the configuration has `http.listen`.
     pub fn start(self) -> Result<Master, MasterError> {
-        let Self { config, control, environment, print_output, descriptor_limit } = self;
+        let Self { config, control, environment, print_output, .. } = self;
+        let Self { descriptor_limit, service_manager, .. } = self;
         let account = Account::look_up(config.user.as_deref(), config.group.as_deref())?;
-        account.as_ref().map_or(Ok(()), Account::check)?;
+        match &account {
+            Some(account) => account.check()?,
+            None if effective_uid() == 0 => tracing::warn!(
+                "workers run as root: without its capabilities, but they own what root owns; `user` \
+                 has them run as somebody else (`user = \"root\"` if it is meant so)"
+            ),
+            None => {}
+        }
         let lock = control.as_ref().map(|directory| directory.lock(&config.name)).transpose()?;
         #[cfg(feature = "http")]
         let http = config
@@ -132,6 +160,10 @@ impl Builder {
             world: World {
                 firewall,
                 watching,
+                counting: beside("counter")?,
+                looking: beside("looker")?,
+                service: Service::new(service_manager),
+                uncounted: Complaint::default(),
                 processes: Processes::new(printer)?,
                 spawner,
                 exits_sender,
@@ -157,6 +189,10 @@ impl Builder {
             finished: false,
         })
     }
+}
+
+fn beside(name: &'static str) -> Result<Beside, MasterError> {
+    Beside::new(name).map_err(|source| MasterError::Thread { source })
 }
 
 /// Refuses listeners for whose connections another cluster has rules. Of two masters that start at

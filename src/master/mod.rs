@@ -15,8 +15,8 @@
 //! | others change our rules | the kernel tells of every commit (multicast) |
 //! | time passes | the supervisor's deadline |
 //!
-//! Nothing in it waits: workers are started by a thread of their own, and what they print goes to
-//! another; a transaction takes the kernel's own time, micro- to milliseconds.
+//! Nothing in it waits: workers are started by a thread of their own, what they print goes to
+//! another, and long looks have theirs, all made at the start; a transaction takes the kernel's own time, micro- to milliseconds.
 //!
 //! It needs `CAP_NET_ADMIN`, and more only where [`needed_capabilities`] says so. A program of which
 //! it is the whole purpose gives up the rest
@@ -26,7 +26,9 @@
 //! with. Workers are not tied to the master's life. When it leaves, they and the rules serve on.
 
 mod actions;
+mod beside;
 mod builder;
+mod complaint;
 mod counting;
 mod draining;
 mod error;
@@ -39,6 +41,7 @@ mod privilege;
 mod processes;
 mod report;
 mod run;
+mod service;
 mod spawner;
 mod takeover;
 mod watching;

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use super::complaint::Complaint;
 use super::counting::{PortsByWorker, count_sockets};
 use super::output::Printer;
 use super::spawner::Started;
@@ -21,7 +22,7 @@ pub(super) struct Running {
     child: Child,
     output: OutputReader,
     ports: Arc<[Port]>,
-    /// It was said that it listens on a loopback address alone.
+    /// It was said why it is not ready although it may listen.
     warned: bool,
 }
 
@@ -38,6 +39,7 @@ pub(super) struct Processes {
     remains: BTreeMap<WorkerId, Remains>,
     sockets: process::Sockets,
     printer: Option<Printer>,
+    unseen: Complaint,
 }
 
 impl Processes {
@@ -47,6 +49,7 @@ impl Processes {
             remains: BTreeMap::new(),
             sockets: process::Sockets::open()?,
             printer,
+            unseen: Complaint::default(),
         })
     }
 
@@ -100,7 +103,9 @@ impl Processes {
         let mut gone = vec![];
         for (worker, Remains { child, kill_at }) in std::mem::take(&mut self.remains) {
             let others = child.others().unwrap_or_else(|error| {
-                tracing::warn!(%worker, %error, "cannot look for the other processes of a worker");
+                if self.unseen.is_due(Instant::now()) {
+                    tracing::warn!(%worker, %error, "cannot look for the other processes of a worker");
+                }
                 1
             });
             if others == 0 {
@@ -160,8 +165,11 @@ impl Processes {
         let mut ready = vec![];
         for worker in candidates {
             let Some(running) = self.running.get_mut(worker) else { continue };
-            if running.is_reached(&mut table, listeners)? {
-                ready.push(*worker);
+            match running.is_reached(&mut table, listeners) {
+                Ok(true) => ready.push(*worker),
+                Ok(false) => {}
+                // The others have nothing to do with it.
+                Err(error) => running.complain(&error),
             }
         }
         Ok(ready)
@@ -214,6 +222,14 @@ impl Running {
             }
         }
         Ok(true)
+    }
+
+    /// Says once that it cannot be seen where the worker listens.
+    fn complain(&mut self, error: &ProcessError) {
+        if !std::mem::replace(&mut self.warned, true) {
+            let seat = self.seat;
+            tracing::warn!(%seat, %error, "cannot see where the worker listens: it is not ready");
+        }
     }
 
     /// Says once why a worker that listens is not ready all the same.

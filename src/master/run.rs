@@ -92,6 +92,7 @@ impl Master {
         let mut drain = every(DRAIN_INTERVAL);
         let mut output = every(OUTPUT_INTERVAL);
         let mut burial = every(BURIAL_INTERVAL);
+        let mut service = every(self.world.service.interval());
         let changes = self.world.watching.watch.readable();
         let changes = changes.map_err(|source| MasterError::Watch { source })?;
         let mut hear_at = None;
@@ -115,6 +116,9 @@ impl Master {
                 _ = readiness.tick(), if self.is_any(WorkerState::Starting) => self.look_for_ready(),
                 _ = drain.tick(), if self.drains() => self.count_connections(),
                 _ = burial.tick(), if self.world.processes.has_remains() => self.bury(),
+                _ = service.tick(), if self.world.service.has_manager() => {
+                    self.world.service.tick();
+                }
                 _ = fullness.tick() => self.fullness.look(),
                 _ = output.tick(), if self.world.processes.is_running() => {
                     self.world.processes.pass_on_output();
@@ -146,6 +150,7 @@ impl Master {
     }
 
     async fn leave(mut self, server: Option<ServerTask>) -> Result<Ended, MasterError> {
+        self.world.service.leaving();
         self.world.processes.pass_on_output();
         if let Some(server) = server {
             // Peers that wait for an answer see the connection end.
@@ -183,6 +188,7 @@ impl Master {
                 events.extend(self.world.act(action));
             }
         }
+        self.world.service.observe(&self.supervisor);
     }
 
     fn exited(&mut self, worker: WorkerId) {
@@ -239,7 +245,7 @@ impl Master {
         let settled = settled.map(|worker| worker.id).collect();
         let Some(wanted) = self.draining.begin(retired, settled, Instant::now()) else { return };
         let counts = self.world.counts_sender.clone();
-        tokio::task::spawn_blocking(move || {
+        self.world.counting.run(move || {
             // The loop has ended.
             let _ = counts.send(count_all(&wanted));
         });
@@ -257,7 +263,10 @@ impl Master {
                     self.dispatch(Event::Connections { worker, sockets });
                 }
             }
-            Err(error) => tracing::warn!(%error, "cannot count connections of retired workers"),
+            Err(error) if self.world.uncounted.is_due(Instant::now()) => {
+                tracing::warn!(%error, "cannot count connections of retired workers");
+            }
+            Err(_) => {}
         }
     }
 
@@ -305,6 +314,9 @@ impl Master {
     fn request(&mut self, request: supervisor::Request, responder: Responder) {
         let workers = self.supervisor.workers().count();
         let id = self.world.owe_answer(request, responder, workers);
+        if request == supervisor::Request::Reload {
+            self.world.service.reload_began(id);
+        }
         self.dispatch(Event::Request(id, request));
     }
 

@@ -12,7 +12,8 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::nft::Conntrack;
 use crate::plan::{Generation, Port, Seat};
 use crate::process::{
-    Account, Child, ListenTable, Output, OutputReader, PortPool, ProcessError, Sockets, Spawn, Transport,
+    Account, Child, ListenTable, Output, OutputReader, PortPool, ProcessError, Sockets, Spawn,
+    Transport,
 };
 use crate::supervisor::WorkerId;
 

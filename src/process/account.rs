@@ -37,10 +37,7 @@ impl Account {
     ///
     /// # Errors
     /// [`ProcessError::Account`] names the key at fault.
-    pub fn look_up(
-        user: Option<&str>,
-        group: Option<&str>,
-    ) -> Result<Option<Self>, ProcessError> {
+    pub fn look_up(user: Option<&str>, group: Option<&str>) -> Result<Option<Self>, ProcessError> {
         let gid = group.map(find_group).transpose()?;
         let Some(user) = user else {
             let uid = geteuid().as_raw();
@@ -98,7 +95,11 @@ impl Account {
     pub fn variables(&self) -> Vec<(OsString, OsString)> {
         let Some(login) = &self.login else { return Vec::new() };
         let values = [&login.name, &login.name, &login.home, &login.shell];
-        Self::VARIABLES.into_iter().zip(values).map(|(name, it)| (name.into(), it.clone())).collect()
+        Self::VARIABLES
+            .into_iter()
+            .zip(values)
+            .map(|(name, it)| (name.into(), it.clone()))
+            .collect()
     }
 
     /// Checks that this process may start others as this account: that its user namespace has the
@@ -146,9 +147,7 @@ fn find_user(text: &str) -> Result<(u32, Option<User>), ProcessError> {
     let lookup = |errno: Errno| fault(AccountFault::Lookup(errno));
     match number(text).map_err(fault)? {
         // A number means that number, whatever else is called so.
-        Some(uid) => {
-            Ok((uid, User::from_uid(nix::unistd::Uid::from_raw(uid)).map_err(lookup)?))
-        }
+        Some(uid) => Ok((uid, User::from_uid(nix::unistd::Uid::from_raw(uid)).map_err(lookup)?)),
         None => {
             let user = User::from_name(text).map_err(lookup)?;
             let user = user.ok_or(fault(AccountFault::Unknown))?;

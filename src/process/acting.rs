@@ -1,4 +1,5 @@
-//! Looking at a process in the name of its user.
+//! Doing something in the name of another user or group: looking at a worker's process, and making
+//! files that a worker may use.
 //!
 //! The kernel shows the descriptors and the memory maps of a process to the user whom it runs as, if
 //! the caller has every capability that it has; to others only with `CAP_SYS_PTRACE`
@@ -14,6 +15,8 @@ use std::os::unix::fs::MetadataExt;
 use rustix::process::{Gid, Uid, getegid, geteuid};
 use rustix::thread::{set_thread_res_gid, set_thread_res_uid};
 
+use super::error::{Operation, ProcessError, errno_from};
+
 /// Runs `work` with the effective user and group of the process with this pid, on this thread: no
 /// other thread sees anything of it. `work` must not wait, and can do nothing that needs a
 /// capability.
@@ -23,6 +26,40 @@ use rustix::thread::{set_thread_res_gid, set_thread_res_uid};
 pub(crate) fn as_owner_of<T>(pid: u32, work: impl FnOnce() -> T) -> T {
     let _acting = Acting::for_owner_of(pid);
     work()
+}
+
+/// Runs `work` with this effective group, on this thread: files that it makes are that group's. So a
+/// socket for workers who run as an [`Account`](super::Account) needs no `CAP_CHOWN`: made in this way
+/// with mode 0660, below directories that they may enter, it is for them and us alone.
+///
+/// # Errors
+/// [`ProcessError::Host`], `EPERM` without `CAP_SETGID`: nothing was done.
+pub fn in_group<T>(gid: u32, work: impl FnOnce() -> T) -> Result<T, ProcessError> {
+    let failed = |errno| ProcessError::Host { operation: Operation::SetGroups, errno };
+    if gid == u32::MAX {
+        return Err(failed(nix::errno::Errno::EINVAL));
+    }
+    let before = getegid();
+    set_thread_res_gid(None, Some(Gid::from_raw(gid)), Some(before))
+        .map_err(|errno| failed(errno_from(errno)))?;
+    let _in_group = InGroup { before };
+    Ok(work())
+}
+
+/// Goes back to the group that the thread had when it is dropped.
+struct InGroup {
+    before: Gid,
+}
+
+impl Drop for InGroup {
+    fn drop(&mut self) {
+        restore_group(self.before);
+    }
+}
+
+fn restore_group(gid: Gid) {
+    // Going on as somebody else would be worse than to end.
+    set_thread_res_gid(None, Some(gid), None).expect("a thread may go back to its saved group");
 }
 
 /// Goes back to what the thread was when it is dropped.
@@ -49,15 +86,10 @@ impl Acting {
         match set_thread_res_uid(None, Some(uid), Some(before.uid)) {
             Ok(()) => Some(before),
             Err(_) => {
-                before.restore_group();
+                restore_group(before.gid);
                 None
             }
         }
-    }
-
-    fn restore_group(&self) {
-        set_thread_res_gid(None, Some(self.gid), None)
-            .expect("a thread may go back to its saved group");
     }
 }
 
@@ -66,7 +98,7 @@ impl Drop for Acting {
         // Going on as somebody else would be worse than to end.
         set_thread_res_uid(None, Some(self.uid), None)
             .expect("a thread may go back to its saved user");
-        self.restore_group();
+        restore_group(self.gid);
     }
 }
 
@@ -76,6 +108,24 @@ mod tests {
 
     fn ids() -> (u32, u32) {
         (geteuid().as_raw(), getegid().as_raw())
+    }
+
+    #[test]
+    fn files_made_in_a_group_are_of_that_group() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("file");
+        let before = ids();
+        match in_group(54_322, || fs::write(&file, "")) {
+            Ok(written) => {
+                written.unwrap();
+                let found = fs::metadata(&file).unwrap();
+                assert_eq!((found.uid(), found.gid()), (before.0, 54_322));
+            }
+            // Not with the privilege for it: then it was not begun.
+            Err(_) => assert!(!file.exists()),
+        }
+        assert_eq!(ids(), before);
+        assert!(in_group(u32::MAX, || panic!("nothing is done")).is_err());
     }
 
     #[test]

@@ -1,3 +1,4 @@
+use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -114,6 +115,14 @@ pub enum ProcessError {
         /// How many there are.
         threads: usize,
     },
+    /// The service manager that `NOTIFY_SOCKET` names cannot be told anything.
+    #[error("NOTIFY_SOCKET={}: {errno}", address.display())]
+    NotifySocket {
+        /// What it says.
+        address: OsString,
+        /// `EAFNOSUPPORT`: neither an absolute path nor `@` and a name.
+        errno: Errno,
+    },
     /// A range of worker ports that is empty or holds port 0.
     #[error("worker ports {first}-{last}: expected two ports from 1 to 65535, the lower one first")]
     PortRange {
@@ -149,6 +158,7 @@ impl ProcessError {
             | Self::Process { errno, .. }
             | Self::Host { errno, .. }
             | Self::Output { errno, .. }
+            | Self::NotifySocket { errno, .. }
             | Self::Account { fault: AccountFault::Lookup(errno), .. } => Some(*errno),
             Self::Sockets { source } => source.errno(),
             _ => None,

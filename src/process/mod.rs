@@ -38,11 +38,13 @@ mod output;
 mod owner;
 mod pidfd;
 mod ports;
+mod service_manager;
 mod sockets;
 mod spawn;
 mod stat;
 
 pub use account::Account;
+pub use acting::in_group;
 pub use capabilities::{Capabilities, keep_only_capabilities};
 pub use child::{Child, Unreaped};
 pub use credentials::{effective_uid, has_cap_net_admin};
@@ -54,6 +56,7 @@ pub use output::{Output, OutputReader, Printed};
 pub use owner::{ListenTable, Reach, Transport};
 pub use pidfd::{Delivery, Exit, PidFd};
 pub use ports::PortPool;
+pub use service_manager::ServiceManager;
 pub use sockets::{Connections, ListenSocket, Sockets};
 pub use spawn::Spawn;
 
