@@ -6,6 +6,7 @@ use netns_tests::{run_together, topics};
 
 mod batch;
 mod canary;
+mod clock;
 mod cluster;
 mod conformance;
 mod conntrack;
@@ -30,7 +31,10 @@ mod ports;
 mod privilege;
 mod programs;
 mod ruleset;
+mod scarcity;
+mod service;
 mod stale;
+mod strangers;
 mod udp;
 mod watch;
 mod witnesses;
@@ -44,6 +48,7 @@ fn main() -> ExitCode {
     run_together(topics![
         batch,
         canary,
+        clock,
         cluster,
         conformance,
         conntrack,
@@ -67,7 +72,10 @@ fn main() -> ExitCode {
         privilege,
         programs,
         ruleset,
+        scarcity,
+        service,
         stale,
+        strangers,
         udp,
         watch,
         witnesses
