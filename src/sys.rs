@@ -12,6 +12,12 @@ use std::sync::Arc;
 use neli::socket::NlSocket;
 use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use rustix::process::{Gid, Resource, Rlimit, Uid, getrlimit, setrlimit};
+use rustix::thread::{
+    CapabilitiesSecureBits, CapabilitySet, CapabilitySets, capabilities_secure_bits,
+    remove_capability_from_bounding_set, set_capabilities, set_capabilities_secure_bits,
+    set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -23,13 +29,26 @@ pub(crate) enum Step {
     Fork,
     NewSession,
     ResetSignals,
+    SetLimits,
+    SetGroups,
+    SetUser,
+    DropCapabilities,
     Directory,
     Exec,
 }
 
 impl Step {
-    const ALL: [Self; 5] =
-        [Self::Fork, Self::NewSession, Self::ResetSignals, Self::Directory, Self::Exec];
+    const ALL: [Self; 9] = [
+        Self::Fork,
+        Self::NewSession,
+        Self::ResetSignals,
+        Self::SetLimits,
+        Self::SetGroups,
+        Self::SetUser,
+        Self::DropCapabilities,
+        Self::Directory,
+        Self::Exec,
+    ];
 
     /// The step that the child has reached. `progress` is the eventfd given to [`prepare_child`].
     pub(crate) fn reached(progress: &OwnedFd) -> Self {
@@ -46,13 +65,30 @@ impl Step {
     }
 }
 
+/// What a new process becomes before it is the program.
+#[derive(Debug, Default)]
+pub(crate) struct Setup {
+    /// Its working directory; that of this process without.
+    pub(crate) directory: Option<CString>,
+    /// Whom it runs as; as this process does without.
+    pub(crate) ids: Option<Ids>,
+    /// Its soft limit of open files, at most the hard one; that of this process without.
+    pub(crate) descriptor_limit: Option<u64>,
+}
+
+/// The numbers of a user.
+#[derive(Debug, Clone)]
+pub(crate) struct Ids {
+    pub(crate) uid: Uid,
+    pub(crate) gid: Gid,
+    /// The supplementary groups.
+    pub(crate) groups: Vec<Gid>,
+}
+
 /// Has the child of `command` start in a session of its own, with default signal dispositions, an
-/// empty signal mask, no descriptor but 0 to 2 kept over exec, and in `directory` if given.
-pub(crate) fn prepare_child(
-    command: &mut Command,
-    directory: Option<CString>,
-    progress: Arc<OwnedFd>,
-) {
+/// empty signal mask, no descriptor but 0 to 2 kept over exec, without any capability or a way to
+/// get one, and as `setup` says.
+pub(crate) fn prepare_child(command: &mut Command, setup: Setup, progress: Arc<OwnedFd>) {
     let hook = move || {
         begin_step(progress.as_fd())?;
         nix::unistd::setsid()?;
@@ -60,18 +96,86 @@ pub(crate) fn prepare_child(
         reset_signals()?;
         keep_standard_descriptors_only();
         begin_step(progress.as_fd())?;
-        if let Some(directory) = &directory {
+        setup.set_limits()?;
+        close_ways_to_capabilities();
+        setup.set_ids(progress.as_fd())?;
+        begin_step(progress.as_fd())?;
+        drop_capabilities()?;
+        // As the user, whom the directory has to let in.
+        begin_step(progress.as_fd())?;
+        if let Some(directory) = &setup.directory {
             nix::unistd::chdir(directory.as_c_str())?;
         }
         begin_step(progress.as_fd())
     };
     // SAFETY: between fork and exec of a process with threads, only async-signal-safe functions
     // may run, and no lock of another thread may be waited for. The hook makes bare system calls
-    // (write, setsid, rt_sigaction, rt_sigprocmask, close_range, chdir), through wrappers that
-    // neither allocate nor lock: the directory is a C string already, the errors are made from
-    // an errno, which takes no memory. What it captures was allocated before the fork, and is
-    // only read.
+    // (write, setsid, rt_sigaction, rt_sigprocmask, close_range, prlimit64, prctl, setgroups,
+    // setresgid, setresuid, capset, chdir), through wrappers that neither allocate nor lock: those
+    // that set ids are the kernel's own, for this thread, not the C library's, which would have all
+    // threads of the process follow and takes a lock for that. The directory is a C string already,
+    // the errors are made from an errno, which takes no memory. What the hook captures was
+    // allocated before the fork, and is only read.
     unsafe { command.pre_exec(hook) };
+}
+
+impl Setup {
+    fn set_limits(&self) -> io::Result<()> {
+        let Some(wanted) = self.descriptor_limit else { return Ok(()) };
+        let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+        let current = Some(maximum.map_or(wanted, |maximum| wanted.min(maximum)));
+        setrlimit(Resource::Nofile, Rlimit { current, maximum })?;
+        Ok(())
+    }
+
+    /// Groups first: without the user's privilege they cannot be set any more.
+    fn set_ids(&self, progress: BorrowedFd<'_>) -> io::Result<()> {
+        begin_step(progress)?;
+        if let Some(ids) = &self.ids {
+            set_thread_groups(&ids.groups)?;
+            set_thread_res_gid(ids.gid, ids.gid, ids.gid)?;
+        }
+        begin_step(progress)?;
+        if let Some(ids) = &self.ids {
+            set_thread_res_uid(ids.uid, ids.uid, ids.uid)?;
+        }
+        Ok(())
+    }
+}
+
+/// Sees to it that no program which this thread becomes gets a capability, as far as the thread's
+/// `CAP_SETPCAP` reaches: empties its bounding set, and has the kernel make nothing of user 0
+/// (`SECBIT_NOROOT`) nor of ambient capabilities, for ever. Takes none away. Without `CAP_SETPCAP`
+/// it does nothing, and `no_new_privs` has to be enough, as it is: see [`drop_capabilities`].
+pub(crate) fn close_ways_to_capabilities() {
+    for number in 0..u64::BITS {
+        // EINVAL: this kernel has none of that number, nor a higher one. EPERM: see above.
+        if remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(1 << number))
+            .is_err()
+        {
+            break;
+        }
+    }
+    let bits = CapabilitiesSecureBits::NO_ROOT
+        | CapabilitiesSecureBits::NO_ROOT_LOCKED
+        | CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE
+        | CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE_LOCKED;
+    if let Ok(before) = capabilities_secure_bits() {
+        // EPERM: see above.
+        let _ = set_capabilities_secure_bits(before | bits);
+    }
+}
+
+/// Takes all capabilities from this thread, and sets `no_new_privs`: the program that it becomes,
+/// and whatever that starts, get none either, not even as user 0. For user 0 the kernel adds the
+/// bounding set at exec, and then takes away again what was not permitted before if
+/// `no_new_privs` is set (`cap_bprm_creds_from_file`, security/commoncap.c, Linux 6.12).
+fn drop_capabilities() -> io::Result<()> {
+    let none = CapabilitySet::empty();
+    // The kernel takes from the ambient set what is not permitted and inheritable (capset(2)).
+    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
+    set_no_new_privs(true)?;
+    Ok(())
 }
 
 fn begin_step(progress: BorrowedFd<'_>) -> io::Result<()> {
@@ -138,9 +242,10 @@ pub(crate) fn signal_group(leader: BorrowedFd<'_>, signal: Signal) -> Result<(),
 
 /// Has the tokio runtime of the caller wait for a descriptor to become readable, or to have an error
 /// (a netlink socket that lost something, `EPOLLERR`).
-pub(crate) fn watch_readable(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: an `OwnedFd` is open until it is dropped, always has the same number, and is moved
-    // into the `AsyncFd`, which drops it last. It gives no mutable access to it.
+pub(crate) fn watch_readable<T: SteadyFd>(descriptor: T) -> io::Result<AsyncFd<T>> {
+    // SAFETY: an `OwnedFd` is open until it, or the last `Arc` of it, is dropped, and always has
+    // the same number. What holds it is moved into the `AsyncFd`, which drops it last and gives no
+    // mutable access to it. `SteadyFd` admits nothing else.
     unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE | Interest::ERROR) }
         .map_err(Into::into)
 }
@@ -268,6 +373,12 @@ pub(crate) fn receive_datagram(
     }
     Ok(datagram)
 }
+
+/// What stays open and keeps its number for as long as it is held.
+pub(crate) trait SteadyFd: AsRawFd {}
+
+impl SteadyFd for OwnedFd {}
+impl SteadyFd for Arc<OwnedFd> {}
 
 /// Sets `SIGCHLD` to its default if it is ignored, which a program inherits from its starter: the
 /// kernel would then throw away the exit status of children at once, and free their pids.

@@ -47,6 +47,10 @@ pub enum Need {
     Node,
     /// A pid namespace, in which the numbers of processes begin at 1.
     Pids,
+    /// Users besides root, whom processes can be started as: `nobody`, 65534, and others.
+    OtherUsers,
+    /// The library libfaketime.
+    Faketime,
 }
 
 /// One test: a name, what it needs and what it does.
@@ -173,6 +177,21 @@ impl Need {
             Self::Python => program("python3"),
             Self::Node => program("node"),
             Self::Ipcluster => programs::build_ipcluster().err(),
+            Self::OtherUsers => {
+                // As root the case stays in the user namespace that this runs in; any other user is
+                // the only one of a new one.
+                let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+                let all = |line: &str| {
+                    let mut fields = line.split_ascii_whitespace();
+                    let count = fields.nth(2).and_then(|count| count.parse::<u32>().ok());
+                    line.trim_start().starts_with("0 ") && count.is_some_and(|it| it > 65_534)
+                };
+                (!nix::unistd::geteuid().is_root() || !map.lines().any(all))
+                    .then(|| "no users but one".to_owned())
+            }
+            Self::Faketime => {
+                programs::libfaketime().is_none().then(|| "no libfaketime".to_owned())
+            }
             Self::Pids => (!matches!(isolation, Isolation::Whole))
                 .then(|| "no pid namespace: /proc cannot be mounted here".to_owned()),
         }

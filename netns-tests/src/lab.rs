@@ -55,6 +55,14 @@ impl Lab {
         &self.directory
     }
 
+    /// A copy of a program where every user may run it: a build directory may be closed to others.
+    pub fn for_everyone(&self, program: &Path) -> PathBuf {
+        let name = program.file_name().expect("a program has a name");
+        let copy = self.directory.join(name);
+        std::fs::copy(program, &copy).expect("a program can be read, and the directory written to");
+        copy
+    }
+
     /// What stock tools say about the server's namespace.
     pub fn witness(&self) -> Witness<'_> {
         Witness::new(self.server())

@@ -24,6 +24,15 @@ pub fn resetter() -> PathBuf {
     beside_us("resetter")
 }
 
+/// The library that gives a program another wall clock (Debian: libfaketime), or the one that the
+/// variable `LIBFAKETIME` names.
+pub fn libfaketime() -> Option<PathBuf> {
+    let given = env::var_os("LIBFAKETIME").map(PathBuf::from);
+    let directories = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+    let installed = directories.map(|entry| entry.path().join("faketime/libfaketimeMT.so.1"));
+    given.into_iter().chain(installed).find(|file| file.is_file())
+}
+
 /// The program `ipcluster`: the one that the variable `IPCLUSTER_BIN` names, such as one of another
 /// profile; otherwise that in the profile of this test, which is there, and up to date, in a case
 /// that [needs](crate::Need::Ipcluster) it.

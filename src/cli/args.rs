@@ -150,7 +150,7 @@ Examples:
   ipcluster run -c web.toml --workers 8 --http-listen 127.0.0.1:9180
 
 The file holds the same settings as the flags (name, listen, workers, command, partition, slots,
-weights, worker_ports, local_clients, ready, ownership, env, [timeouts] ready, drain, rollback, die,
+weights, worker_ports, local_clients, ready, ownership, user, group, env, [timeouts] ready, drain, rollback, die,
 ping, watchdog, [spawn] stagger, backoff, give_up, [retire] rss, rate, window, renice, max_age, lag, [memory] total, low, high,
 order, [output] to, [http] listen). Flags win.
 
@@ -305,6 +305,12 @@ pub(crate) struct RunArgs {
     /// 6.9), owned (not), shared (they can) [default: auto]
     #[arg(long, value_name = "auto|owned|shared")]
     ownership: Option<String>,
+    /// User that workers run as, by name or number [default: the master's, without its privilege]
+    #[arg(long, value_name = "USER")]
+    user: Option<String>,
+    /// Group that workers run as, by name or number [default: that of the user]
+    #[arg(long, value_name = "GROUP")]
+    group: Option<String>,
     /// Variable that workers get too: KEY or PREFIX* passes yours on, KEY=VALUE sets it; repeat for
     /// more
     #[arg(long, value_name = "KEY[=VALUE]")]
@@ -412,6 +418,8 @@ impl RunArgs {
             local_clients: self.local_clients.map(|on| Given::by_flag("--local-clients", on)),
             ready: one("--ready", self.ready),
             ownership: one("--ownership", self.ownership),
+            user: one("--user", self.user),
+            group: one("--group", self.group),
             env: each("--env", self.env),
             ready_timeout: one("--ready-timeout", self.ready_timeout),
             drain_timeout: one("--drain-timeout", self.drain_timeout),
@@ -568,7 +576,7 @@ mod tests {
     fn every_setting_has_a_flag() {
         let line = "run --name web --listen 0.0.0.0:80 --listen [::]:443 --workers 2 \
             --partition hash --slots 2048 --weights 1,2.5 --worker-ports 30000-30999 \
-            --local-clients --ready tcp \
+            --local-clients --ready tcp --user www-data --group 33 \
             --env NODE_* --env A=b --ready-timeout 10s --drain-timeout 1h --rollback-timeout 10min --die-timeout 0 \
             --retire-rss 448MiB --retire-rate 5 --retire-window 1min --retire-renice 19 \
             --retire-max-age 24h --retire-lag 0 --memory-total 512MiB --memory-low 0.5 \
@@ -586,6 +594,8 @@ mod tests {
             worker_ports = "30000-30999"
             local_clients = true
             ready = "tcp"
+            user = "www-data"
+            group = "33"
             env = ["NODE_*", "A=b"]
             timeouts = { ready = "10s", drain = "1h", rollback = "10min", die = "0" }
             spawn = { stagger = "0", backoff = "10ms..2min", give_up = "3 in 1min" }

@@ -2,9 +2,11 @@
 
 use ipcluster::config::Config;
 use ipcluster::control::{ControlDir, ControlError};
-use ipcluster::master::{Ended, Handle, Master, MasterError};
+use ipcluster::master::{Ended, Handle, Master, MasterError, needed_capabilities};
 use ipcluster::nft::NftError;
-use ipcluster::process::has_cap_net_admin;
+use ipcluster::process::{
+    ServiceManager, has_cap_net_admin, keep_only_capabilities, raise_descriptor_limit,
+};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Failed;
@@ -23,14 +25,26 @@ pub(super) fn run(
     }
     let directory = directory()?;
     super::log::to_stderr();
+    // Before there is a second thread.
+    let kept = keep_only_capabilities(needed_capabilities(&config)).map_err(MasterError::from)?;
+    tracing::debug!("keeps {kept}");
+    let limit = raise_descriptor_limit().map_err(MasterError::from)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failed::new(format!("cannot wait for IO: {error}")))?;
-    runtime.block_on(manage(directory, config))
+    runtime.block_on(manage(directory, config, limit))
 }
 
-async fn manage(directory: ControlDir, config: Config) -> Result<(), Failed> {
+async fn manage(directory: ControlDir, config: Config, limit: u64) -> Result<(), Failed> {
     let name = config.name.clone();
-    let master = Master::builder(config).control(directory).print_output().start()?;
+    let mut builder = Master::builder(config).control(directory).print_output();
+    builder = builder.worker_descriptor_limit(limit);
+    match ServiceManager::from_environment(|name| std::env::var_os(name)) {
+        Ok(Some(manager)) => builder = builder.service_manager(manager),
+        Ok(None) => {}
+        // It says itself when it has waited long enough.
+        Err(error) => tracing::warn!(%error, "the service manager is told nothing"),
+    }
+    let master = builder.start()?;
     let signals = Signals::new()
         .map_err(|error| Failed::new(format!("cannot listen for signals: {error}")))?;
     let obeyed = tokio::spawn(signals.obey(master.handle()));

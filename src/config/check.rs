@@ -58,6 +58,8 @@ impl Settings {
             local_clients: or_default(self.local_clients, false).value,
             ready,
             ownership: ownership(or_default(self.ownership, "auto".to_owned()))?,
+            user: account(self.user, "user")?,
+            group: account(self.group, "group")?,
             env: environment(self.env.unwrap_or_default())?,
             timeouts: Timeouts {
                 ready: nonzero(self.ready_timeout, "30s", "timeouts.ready")?,
@@ -301,6 +303,19 @@ fn ownership(given: Given<String>) -> Result<Ownership, ConfigError> {
             format!("{}: expected auto, owned or shared", quote(other)),
         )),
     }
+}
+
+/// A name or number of a user or group. Only the master can look it up; this is what none can be.
+fn account(given: Option<Given<String>>, key: &'static str) -> Result<Option<String>, ConfigError> {
+    let Some(given) = given.filter(|given| !given.value.is_empty()) else { return Ok(None) };
+    let is_odd = |c: char| c.is_control() || c.is_whitespace() || matches!(c, ':' | '/' | ',');
+    // As long as the longest that the kernel and the C library take (LOGIN_NAME_MAX).
+    if given.value.contains(is_odd) || given.value.len() > 255 {
+        let text = quote(&given.value);
+        let reason = format!("{text}: expected the name or number of a {key}");
+        return Err(value_error(&given.origin, key, reason));
+    }
+    Ok(Some(given.value))
 }
 
 fn environment(entries: Vec<Given<String>>) -> Result<Environment, ConfigError> {

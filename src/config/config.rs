@@ -35,6 +35,10 @@ pub struct Config {
     pub ready: Readiness,
     /// Whether other programs can change the rules.
     pub ownership: Ownership,
+    /// Whom workers run as, by name or number; none is the user of the master.
+    pub user: Option<String>,
+    /// Their primary group, by name or number; none is that of `user`.
+    pub group: Option<String>,
     /// The environment of the workers.
     pub env: Environment,
     /// How long the steps of a worker's life may take.

@@ -29,7 +29,7 @@ impl Settings {
     }
 }
 
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 14] = [
     "name",
     "listen",
     "workers",
@@ -41,6 +41,8 @@ const KEYS: [&str; 12] = [
     "local_clients",
     "ready",
     "ownership",
+    "user",
+    "group",
     "env",
 ];
 const TIMEOUTS: [&str; 6] = ["ready", "drain", "rollback", "die", "ping", "watchdog"];
@@ -51,7 +53,7 @@ const OUTPUT: [&str; 1] = ["to"];
 const HTTP: [&str; 1] = ["listen"];
 
 /// Keys and tables that a later version will know.
-const LATER: [&str; 4] = ["socket_activation", "engine", "user", "group"];
+const LATER: [&str; 2] = ["socket_activation", "engine"];
 
 struct File<'a> {
     text: &'a str,
@@ -80,6 +82,8 @@ impl File<'_> {
             "local_clients" => settings.local_clients = Some(self.truth("local_clients", value)?),
             "ready" => settings.ready = Some(self.text("ready", value)?),
             "ownership" => settings.ownership = Some(self.text("ownership", value)?),
+            "user" => settings.user = Some(self.text("user", value)?),
+            "group" => settings.group = Some(self.text("group", value)?),
             "env" => settings.env = Some(self.texts("env", value)?),
             "timeouts" => {
                 for (key, value) in self.table("timeouts", value)? {
@@ -368,6 +372,8 @@ mod tests {
             local_clients = true
             ready = "tcp"
             ownership = "shared"
+            user = "www-data"
+            group = "33"
             env = ["NODE_*", "A=b"]
             [timeouts]
             ready = "10s"
@@ -410,6 +416,8 @@ mod tests {
             local_clients: flag(true),
             ready: flag("tcp".to_owned()),
             ownership: flag("shared".to_owned()),
+            user: flag("www-data".to_owned()),
+            group: flag("33".to_owned()),
             env: Some(["NODE_*", "A=b"].map(|entry| given(entry.to_owned())).into()),
             ready_timeout: flag("10s".to_owned()),
             drain_timeout: flag("1h".to_owned()),
@@ -450,7 +458,7 @@ mod tests {
         let cases = [
             (
                 "\nwrokers = 4",
-                "web.toml, line 2: unknown key `wrokers`: expected one of name, listen, workers, command, partition, slots, weights, worker_ports, local_clients, ready, ownership, env, the tables timeouts, spawn, retire, memory, output and http",
+                "web.toml, line 2: unknown key `wrokers`: expected one of name, listen, workers, command, partition, slots, weights, worker_ports, local_clients, ready, ownership, user, group, env, the tables timeouts, spawn, retire, memory, output and http",
             ),
             (
                 "[timeouts]\n\"a\\nb\" = 1",
@@ -564,6 +572,14 @@ mod tests {
                 "web.toml, line 4: `memory.low`: memory.low is 0.9 and memory.high is 0.8: expected memory.low up to memory.high",
             ),
             ("retire.rate = 0", "web.toml, line 3: `retire.rate`: 0: expected 1 to 1024"),
+            (
+                "user = \"a\\nb\"",
+                "web.toml, line 3: `user`: \"a\\nb\": expected the name or number of a user",
+            ),
+            (
+                "group = \"a:b\"",
+                "web.toml, line 3: `group`: \"a:b\": expected the name or number of a group",
+            ),
             ("env = [\n\"A\",\n\"A=1\"]", "web.toml, line 5: `env`: \"A\" is given twice"),
         ] {
             assert_eq!(fault(&format!("{least}{line}")), expected, "{line}");

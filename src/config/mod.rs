@@ -19,6 +19,8 @@
 //! | `local_clients` | `--local-clients` | `true`, `false` | `false` |
 //! | `ready` | `--ready` | `tcp`, `notify`, `http:/PATH`: see [`Readiness`] | `tcp` |
 //! | `ownership` | `--ownership` | `auto`, `owned`, `shared`: see [`Ownership`] | `auto` |
+//! | `user` | `--user` | a user's name or number: see below; empty: the master's | the master's |
+//! | `group` | `--group` | a group's name or number; empty: that of `user` | that of `user` |
 //! | `env` | `--env`, repeated | `KEY`, `PREFIX*`, `KEY=VALUE`: see [`Environment`] | none |
 //! | `timeouts.ready` | `--ready-timeout` | a time above 0 | `30s` |
 //! | `timeouts.drain` | `--drain-timeout` | a time, `0`: no limit | `0` |
@@ -44,6 +46,12 @@
 //! | `http.listen` | `--http-listen` | `ADDR:PORT`, no port of the cluster; empty: off | off |
 //!
 //! An amount of memory is a whole number with `B`, `KiB`, `MiB`, `GiB` or `TiB`; 0 needs no unit.
+//! Workers have no capability, whoever they run as. With `user` they have that user's groups and its
+//! `USER`, `LOGNAME`, `HOME` and `SHELL`, and cannot reach what is the master's. Without it a worker of
+//! a root master is root without privilege: it may not look past file permissions nor signal others,
+//! but it owns what root owns. `user` and `group` take a master with `CAP_SETUID`, `CAP_SETGID` and
+//! `CAP_KILL`.
+//!
 //! A time is a whole number with `ms`, `s`, `min` or `h`, at most a year; 0 needs no unit.
 
 mod check;

@@ -7,13 +7,16 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use tokio::sync::{broadcast, mpsc};
-use tokio::time::sleep_until;
+use tokio::time::{sleep, sleep_until};
 
+use super::beside::Beside;
+use super::complaint::Complaint;
 use super::events::Subscribers;
 use super::figures::Figures;
 use super::memory::{Look, Measured, Monitor};
-use super::processes::Processes;
+use super::processes::{BURIAL_INTERVAL, Processes};
 use super::report;
+use super::service::Service;
 use super::spawner::{self, Spawner};
 use super::watching::Watching;
 use crate::control::{
@@ -43,6 +46,12 @@ pub(super) struct Pending {
 pub(super) struct World {
     pub(super) firewall: Firewall,
     pub(super) watching: Watching,
+    /// Counts connections.
+    pub(super) counting: Beside,
+    /// Looks for rules of others.
+    pub(super) looking: Beside,
+    pub(super) service: Service,
+    pub(super) uncounted: Complaint,
     pub(super) processes: Processes,
     pub(super) spawner: Spawner,
     pub(super) exits_sender: mpsc::UnboundedSender<WorkerId>,
@@ -109,11 +118,15 @@ impl World {
 
     /// Sees to it that the loop hears of a worker's exit.
     pub(super) fn watch(&mut self, worker: WorkerId, seat: Seat, started: spawner::Started) {
+        let pidfd = started.child.pidfd().clone();
         let exited = self.processes.insert(worker, seat, started);
         let exits = self.exits_sender.clone();
         tokio::spawn(async move {
             if let Err(error) = exited.await {
-                tracing::error!(%worker, %error, "cannot wait for the end of a worker");
+                tracing::error!(%worker, %error, "cannot wait for the end of a worker: looked for");
+                while !matches!(pidfd.has_exited(), Ok(true)) {
+                    sleep(BURIAL_INTERVAL).await;
+                }
             }
             // The loop has ended.
             let _ = exits.send(worker);
@@ -257,6 +270,8 @@ impl World {
         if outcome.is_err() {
             self.workers_wanted = wanted;
         }
+        let failure = outcome.as_ref().err().map(ToString::to_string);
+        self.service.answered(request, failure.as_deref());
         let seats = self.workers_wanted;
         responder.finish(match outcome {
             Ok(Done::Reloaded { generation }) => Ok(Answer::Reloaded(Reloaded {

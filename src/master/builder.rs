@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::{broadcast, mpsc};
 
 use super::actions::World;
+use super::beside::Beside;
+use super::complaint::Complaint;
 use super::draining::Draining;
 use super::error::MasterError;
 use super::events::Subscribers;
@@ -21,6 +23,7 @@ use super::memory::Monitor;
 use super::output::{Destination, Printer};
 use super::processes::{Processes, transport, transports};
 use super::run::Master;
+use super::service::Service;
 use super::spawner::{Spawner, Template};
 use super::takeover::{Beginning, begin};
 use super::vigil::Vigil;
@@ -29,7 +32,9 @@ use crate::config::{self, Config, WorkerOutput};
 use crate::control::{ControlDir, Limits, Lock, Server};
 use crate::nft::{Firewall, NftError};
 use crate::plan::{ClusterName, Listeners, Plan, Port, PortRange, Protocol};
-use crate::process::{ListenTable, NotifySocket, PortPool, Sockets};
+use crate::process::{
+    Account, ListenTable, NotifySocket, PortPool, ServiceManager, Sockets, effective_uid,
+};
 use crate::supervisor::{
     Backoff, GiveUp, KillOrder, Marks, Memory, Retire, Settings, Start, Supervisor,
 };
@@ -41,18 +46,27 @@ pub(super) const REQUEST_QUEUE: usize = 64;
 const NOTICE_QUEUE: usize = 1024;
 
 /// Makes a [`Master`].
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Builder {
     config: Config,
     control: Option<ControlDir>,
     environment: Vec<(OsString, OsString)>,
     print_output: bool,
+    descriptor_limit: Option<u64>,
+    service_manager: Option<ServiceManager>,
 }
 
 impl Builder {
     pub(super) fn new(config: Config) -> Self {
         let environment = std::env::vars_os().collect();
-        Self { config, control: None, environment, print_output: false }
+        Self {
+            config,
+            control: None,
+            environment,
+            print_output: false,
+            descriptor_limit: None,
+            service_manager: None,
+        }
     }
 
     /// Lets operators command the master over a socket in this directory, and lets no second master
@@ -67,6 +81,22 @@ impl Builder {
     #[must_use]
     pub fn environment(self, variables: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
         Self { environment: variables.into_iter().collect(), ..self }
+    }
+
+    /// Gives workers this soft limit of open files, for a program that has raised its own by
+    /// [`raise_descriptor_limit`](crate::process::raise_descriptor_limit).
+    #[must_use]
+    pub fn worker_descriptor_limit(self, limit: u64) -> Self {
+        Self { descriptor_limit: Some(limit), ..self }
+    }
+
+    /// Tells a service manager how the master gets on: `READY=1` when the first worker serves, by
+    /// rules that are in force, or an earlier master's do; `RELOADING=1` and again `READY=1` around
+    /// each reload, `STOPPING=1`, `STATUS=`, and `WATCHDOG=1` twice within each of its limits, from
+    /// the loop.
+    #[must_use]
+    pub fn service_manager(self, manager: ServiceManager) -> Self {
+        Self { service_manager: Some(manager), ..self }
     }
 
     /// Prints what workers print on standard output, each line with the seat before it, unless the
@@ -85,7 +115,17 @@ impl Builder {
     /// # Panics
     /// Outside a tokio runtime with IO, if the configuration has `http.listen`.
     pub fn start(self) -> Result<Master, MasterError> {
-        let Self { config, control, environment, print_output } = self;
+        let Self { config, control, environment, print_output, .. } = self;
+        let Self { descriptor_limit, service_manager, .. } = self;
+        let account = Account::look_up(config.user.as_deref(), config.group.as_deref())?;
+        match &account {
+            Some(account) => account.check()?,
+            None if effective_uid() == 0 => tracing::warn!(
+                "workers run as root: without its capabilities, but they own what root owns; `user` \
+                 has them run as somebody else (`user = \"root\"` if it is meant so)"
+            ),
+            None => {}
+        }
         let lock = control.as_ref().map(|directory| directory.lock(&config.name)).transpose()?;
         #[cfg(feature = "http")]
         let http = config
@@ -122,8 +162,10 @@ impl Builder {
         };
         let notify =
             lock.as_ref().map(|lock| NotifySocket::bind(&notify_path(lock))).transpose()?;
-        let template = Template { logs, ..template(&config, lock.as_ref(), environment) };
+        let mut template =
+            Template { logs, ..template(&config, lock.as_ref(), environment, account) };
         let vigil = Vigil::new(&config, notify)?;
+        template.descriptor_limit = descriptor_limit;
         let spawner = Spawner::new(template, pool, outcomes)
             .map_err(|source| MasterError::Thread { source })?;
         let printer = printer(&config, print_output)?;
@@ -137,6 +179,10 @@ impl Builder {
             world: World {
                 firewall,
                 watching,
+                counting: beside("counter")?,
+                looking: beside("looker")?,
+                service: Service::new(service_manager),
+                uncounted: Complaint::default(),
                 processes: Processes::new(printer)?,
                 spawner,
                 exits_sender,
@@ -170,6 +216,10 @@ impl Builder {
 /// Where workers say what they are doing: beside the control socket, with a name of the same length.
 fn notify_path(lock: &Lock) -> PathBuf {
     lock.socket().with_extension("note")
+}
+
+fn beside(name: &'static str) -> Result<Beside, MasterError> {
+    Beside::new(name).map_err(|source| MasterError::Thread { source })
 }
 
 /// Refuses listeners for whose connections another cluster has rules. Of two masters that start at
@@ -301,8 +351,14 @@ fn settings(config: &Config) -> Settings {
 fn template(
     config: &Config,
     lock: Option<&Lock>,
-    environment: Vec<(OsString, OsString)>,
+    mut environment: Vec<(OsString, OsString)>,
+    account: Option<Account>,
 ) -> Template {
+    if let Some(account) = account.as_ref().filter(|_| config.user.is_some()) {
+        // Those of this process say who it runs as.
+        environment.retain(|(name, _)| Account::VARIABLES.iter().all(|it| name != it));
+        environment.extend(account.variables());
+    }
     let mut environment = config.env.resolve(environment);
     environment.insert("IPCLUSTER_NAME".into(), config.name.as_str().into());
     if let Some(lock) = lock {
@@ -321,6 +377,8 @@ fn template(
         program: config.command.program.clone().into(),
         arguments: config.command.arguments.iter().map(OsString::from).collect(),
         environment,
+        account,
+        descriptor_limit: None,
         public_ports: config.listeners.public_ports().to_vec(),
         transports: transports(&config.listeners),
         logs: None,

@@ -18,14 +18,20 @@
 //! | others change our rules | the kernel tells of every commit (multicast) |
 //! | time passes | the supervisor's deadline |
 //!
-//! Nothing in it waits: workers are started by a thread of their own, and what they print goes to
-//! another; a transaction takes the kernel's own time, micro- to milliseconds.
+//! Nothing in it waits: workers are started by a thread of their own, what they print goes to
+//! another, and long looks have theirs, all made at the start; a transaction takes the kernel's own time, micro- to milliseconds.
+//!
+//! It needs `CAP_NET_ADMIN`, and more only where [`needed_capabilities`] says so. A program of which
+//! it is the whole purpose gives up the rest
+//! ([`keep_only_capabilities`](crate::process::keep_only_capabilities)), as `ipcluster run` does.
 //!
 //! Starting up is recovering: whatever an earlier master left in the kernel is what this one begins
 //! with. Workers are not tied to the master's life. When it leaves, they and the rules serve on.
 
 mod actions;
+mod beside;
 mod builder;
+mod complaint;
 mod counting;
 mod draining;
 mod error;
@@ -39,11 +45,13 @@ mod journal;
 mod logs;
 mod memory;
 mod output;
+mod privilege;
 #[cfg(feature = "http")]
 mod probe;
 mod processes;
 mod report;
 mod run;
+mod service;
 mod spawner;
 mod takeover;
 mod vigil;
@@ -52,5 +60,6 @@ mod watching;
 pub use builder::Builder;
 pub use error::MasterError;
 pub use handle::Handle;
+pub use privilege::needed_capabilities;
 pub use report::explain;
 pub use run::{Ended, Master};

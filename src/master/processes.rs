@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use super::complaint::Complaint;
 use super::counting::{PortsByWorker, count_sockets};
 use super::health::Seen;
 use super::output::{Flow, Look, Origin, Printer};
@@ -25,7 +26,7 @@ pub(super) struct Running {
     output: OutputReader,
     flow: Flow,
     ports: Arc<[Port]>,
-    /// It was said that it listens on a loopback address alone.
+    /// It was said why it is not ready although it may listen.
     warned: bool,
     /// The inodes of the sockets on its tcp ports when they were last seen to be its own.
     own: Option<BTreeSet<u32>>,
@@ -47,6 +48,7 @@ pub(super) struct Processes {
     remains: BTreeMap<WorkerId, Remains>,
     sockets: process::Sockets,
     printer: Option<Printer>,
+    unseen: Complaint,
 }
 
 impl Processes {
@@ -56,6 +58,7 @@ impl Processes {
             remains: BTreeMap::new(),
             sockets: process::Sockets::open()?,
             printer,
+            unseen: Complaint::default(),
         })
     }
 
@@ -122,7 +125,9 @@ impl Processes {
         let mut gone = vec![];
         for (worker, Remains { child, kill_at }) in std::mem::take(&mut self.remains) {
             let others = child.others().unwrap_or_else(|error| {
-                tracing::warn!(%worker, %error, "cannot look for the other processes of a worker");
+                if self.unseen.is_due(Instant::now()) {
+                    tracing::warn!(%worker, %error, "cannot look for the other processes of a worker");
+                }
                 1
             });
             if others == 0 {
@@ -208,9 +213,15 @@ impl Processes {
         let mut all = BTreeMap::new();
         for worker in workers {
             let Some(running) = self.running.get_mut(worker) else { continue };
-            let mut seen = running.look(&mut table, &by_port, listeners)?;
-            seen.stopped = whether_stopped && process::is_stopped(running.child.pidfd())?;
-            all.insert(*worker, seen);
+            let seen = running.look(&mut table, &by_port, listeners).and_then(|mut seen| {
+                seen.stopped = whether_stopped && process::is_stopped(running.child.pidfd())?;
+                Ok(seen)
+            });
+            match seen {
+                Ok(seen) => drop(all.insert(*worker, seen)),
+                // The others have nothing to do with it.
+                Err(error) => running.complain(&error),
+            }
         }
         Ok(all)
     }
@@ -295,6 +306,14 @@ impl Running {
             }
         }
         Ok(true)
+    }
+
+    /// Says once that it cannot be seen where the worker listens.
+    fn complain(&mut self, error: &ProcessError) {
+        if !std::mem::replace(&mut self.warned, true) {
+            let seat = self.seat;
+            tracing::warn!(%seat, %error, "cannot see where the worker listens: it is not ready");
+        }
     }
 
     /// Says once why a worker that listens is not ready all the same.

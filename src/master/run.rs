@@ -100,6 +100,7 @@ impl Master {
         let mut drain = every(DRAIN_INTERVAL);
         let mut output = every(OUTPUT_INTERVAL);
         let mut burial = every(BURIAL_INTERVAL);
+        let mut service = every(self.world.service.interval());
         let changes = self.world.watching.watch.readable();
         let changes = changes.map_err(|source| MasterError::Watch { source })?;
         let mut hear_at = None;
@@ -134,6 +135,9 @@ impl Master {
                 _ = vigil.tick(), if self.world.processes.is_running() => self.keep_vigil(),
                 _ = drain.tick(), if self.drains() => self.count_connections(),
                 _ = burial.tick(), if self.world.processes.has_remains() => self.bury(),
+                _ = service.tick(), if self.world.service.has_manager() => {
+                    self.world.service.tick();
+                }
                 _ = fullness.tick() => self.fullness.look(),
                 _ = memory.tick(), if self.world.processes.is_running() => self.world.look_at_memory(),
                 Some(look) = sizes.recv() => self.looked_at_memory(look),
@@ -171,6 +175,7 @@ impl Master {
     }
 
     async fn leave(mut self, server: Option<ServerTask>) -> Result<Ended, MasterError> {
+        self.world.service.leaving();
         self.world.processes.pass_on_output();
         self.world.processes.finish_output(OUTPUT_PATIENCE);
         if let Some(server) = server {
@@ -214,6 +219,7 @@ impl Master {
                 events.extend(self.world.act(action));
             }
         }
+        self.world.service.observe(&self.supervisor);
     }
 
     fn exited(&mut self, worker: WorkerId) {
@@ -260,7 +266,7 @@ impl Master {
         let settled = settled.map(|worker| worker.id).collect();
         let Some(wanted) = self.draining.begin(retired, settled, Instant::now()) else { return };
         let counts = self.world.counts_sender.clone();
-        tokio::task::spawn_blocking(move || {
+        self.world.counting.run(move || {
             // The loop has ended.
             let _ = counts.send(count_all(&wanted));
         });
@@ -278,7 +284,10 @@ impl Master {
                     self.dispatch(Event::Connections { worker, sockets });
                 }
             }
-            Err(error) => tracing::warn!(%error, "cannot count connections of retired workers"),
+            Err(error) if self.world.uncounted.is_due(Instant::now()) => {
+                tracing::warn!(%error, "cannot count connections of retired workers");
+            }
+            Err(_) => {}
         }
     }
 
@@ -354,6 +363,9 @@ impl Master {
     fn request(&mut self, request: supervisor::Request, responder: Responder) {
         let workers = self.supervisor.workers().count();
         let id = self.world.owe_answer(request, responder, workers);
+        if request == supervisor::Request::Reload {
+            self.world.service.reload_began(id);
+        }
         self.dispatch(Event::Request(id, request));
     }
 

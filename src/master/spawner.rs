@@ -13,7 +13,8 @@ use super::logs::Logs;
 use crate::nft::Conntrack;
 use crate::plan::{Generation, Port, Seat};
 use crate::process::{
-    Child, ListenTable, Output, OutputReader, PortPool, ProcessError, Sockets, Spawn, Transport,
+    Account, Child, ListenTable, Output, OutputReader, PortPool, ProcessError, Sockets, Spawn,
+    Transport,
 };
 use crate::supervisor::WorkerId;
 
@@ -24,6 +25,10 @@ pub(super) struct Template {
     pub(super) arguments: Vec<OsString>,
     /// Variables that do not depend on the worker.
     pub(super) environment: BTreeMap<OsString, OsString>,
+    /// Whom it runs as.
+    pub(super) account: Option<Account>,
+    /// Its soft limit of open files.
+    pub(super) descriptor_limit: Option<u64>,
     /// Each worker gets a worker port for each.
     pub(super) public_ports: Vec<Port>,
     /// What it speaks there.
@@ -148,6 +153,8 @@ impl Work {
             args: self.template.arguments.clone(),
             env: self.environment(order, &ports),
             directory: None,
+            account: self.template.account.clone(),
+            descriptor_limit: self.template.descriptor_limit,
         };
         let child = spawn.start(&output)?;
         self.held.insert(order.worker, Arc::clone(&ports));

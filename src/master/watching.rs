@@ -115,7 +115,7 @@ impl World {
         self.watching.others_changed = false;
         let (began, listeners) = (self.now(), plan.listeners().clone());
         let local_clients = plan.has_local_clients();
-        tokio::task::spawn_blocking(move || {
+        self.looking.run(move || {
             let found = rules.find(Some(&listeners), local_clients);
             // The loop has ended.
             let _ = looked.send(Look { rules, began, found });

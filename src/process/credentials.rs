@@ -1,12 +1,5 @@
-use std::fs;
-
-use nix::errno::Errno;
-use procfs::FromBufRead;
-
-use super::error::{Operation, ProcessError, errno_of};
-
-/// `CAP_NET_ADMIN` (include/uapi/linux/capability.h).
-const CAP_NET_ADMIN: u32 = 12;
+use super::capabilities::Capabilities;
+use super::error::ProcessError;
 
 /// The effective user id of this process.
 pub fn effective_uid() -> u32 {
@@ -19,18 +12,15 @@ pub fn effective_uid() -> u32 {
 /// to that one.
 ///
 /// # Errors
-/// `/proc` cannot be read or not understood.
+/// The kernel does not tell.
 pub fn has_cap_net_admin() -> Result<bool, ProcessError> {
-    const FILE: &str = "/proc/thread-self/status";
-    let failed = |errno| ProcessError::Host { operation: Operation::Read(FILE), errno };
-    let bytes = fs::read(FILE).map_err(|error| failed(errno_of(&error)))?;
-    let status = procfs::process::Status::from_buf_read(bytes.as_slice())
-        .map_err(|_| failed(Errno::EBADMSG))?;
-    Ok(status.capeff & (1 << CAP_NET_ADMIN) != 0)
+    Ok(Capabilities::effective()?.has(Capabilities::NET_ADMIN))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -1,3 +1,4 @@
+use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -110,6 +111,30 @@ pub enum ProcessError {
         /// Why.
         source: netlink::Error,
     },
+    /// `user` or `group` names nobody that workers could run as.
+    #[error("`{key}`: {value:?}: {fault}")]
+    Account {
+        /// Which of the two.
+        key: &'static str,
+        /// What it says, or the number that it stands for.
+        value: String,
+        /// What is wrong with it.
+        fault: AccountFault,
+    },
+    /// A process with several threads was to give up capabilities, which each thread has of its own.
+    #[error("cannot drop capabilities: {threads} threads run, expected one")]
+    ManyThreads {
+        /// How many there are.
+        threads: usize,
+    },
+    /// The service manager that `NOTIFY_SOCKET` names cannot be told anything.
+    #[error("NOTIFY_SOCKET={}: {errno}", address.display())]
+    ServiceManager {
+        /// What the variable says.
+        address: OsString,
+        /// `EAFNOSUPPORT`: neither an absolute path nor `@` and a name.
+        errno: Errno,
+    },
     /// A range of worker ports that is empty or holds port 0.
     #[error("worker ports {first}-{last}: expected two ports from 1 to 65535, the lower one first")]
     PortRange {
@@ -145,11 +170,42 @@ impl ProcessError {
             | Self::Process { errno, .. }
             | Self::Host { errno, .. }
             | Self::Output { errno, .. }
-            | Self::NotifySocket { errno, .. } => Some(*errno),
+            | Self::NotifySocket { errno, .. }
+            | Self::ServiceManager { errno, .. }
+            | Self::Account { fault: AccountFault::Lookup(errno), .. } => Some(*errno),
             Self::Sockets { source } => source.errno(),
             _ => None,
         }
     }
+}
+
+/// Why workers cannot run as a user or group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AccountFault {
+    /// A name that the system does not know.
+    #[error("there is none of that name: expected a name that `getent` finds, or a number")]
+    Unknown,
+    /// A number that no user or group can have.
+    #[error("expected a number from 0 to 4294967294")]
+    Reserved,
+    /// A user by a number that has no name, and so no group.
+    #[error("this user has no entry in the user database, so no group: give `group` as well")]
+    NoGroup,
+    /// The system's user database could not be asked.
+    #[error("cannot look it up: {0}")]
+    Lookup(Errno),
+    /// The user namespace of this process does not have it.
+    #[error(
+        "the user namespace that this runs in does not have it: expected one that /proc/self/uid_map and gid_map list (a container has to map it)"
+    )]
+    NotMapped,
+    /// `/proc/self/setgroups` says `deny`.
+    #[error("this user namespace does not let groups be set (/proc/self/setgroups: deny)")]
+    GroupsDenied,
+    /// A capability is missing.
+    #[error("needs {0}: run it as root, or remove the key to run workers as the same user")]
+    NeedsCapability(&'static str),
 }
 
 /// What was tried, as part of a message.
@@ -172,6 +228,16 @@ pub enum Operation {
     NewSession,
     /// Setting signals back to their defaults.
     ResetSignals,
+    /// `setrlimit(2)`.
+    SetLimits,
+    /// `setgroups(2)` or `setresgid(2)`.
+    SetGroups,
+    /// `setresuid(2)`.
+    SetUser,
+    /// `capset(2)`, or `PR_SET_NO_NEW_PRIVS`.
+    DropCapabilities,
+    /// `capget(2)`.
+    ReadCapabilities,
     /// Reading a file below `/proc`, with its name.
     Read(&'static str),
     /// Reading the descriptors in `/proc/PID/fd`.
@@ -207,6 +273,11 @@ impl fmt::Display for Operation {
             Self::Wait => "cannot wait for its end",
             Self::NewSession => "cannot make a session",
             Self::ResetSignals => "cannot reset the signals",
+            Self::SetLimits => "cannot set the limit of open files",
+            Self::SetGroups => "cannot change to the groups of `user` and `group`",
+            Self::SetUser => "cannot change to `user`",
+            Self::DropCapabilities => "cannot drop the capabilities",
+            Self::ReadCapabilities => "cannot read the capabilities",
             Self::Read(file) => return write!(f, "cannot read {file}"),
             Self::ListDescriptors => "cannot list its descriptors",
             Self::ListProcesses => "cannot list the processes in /proc",

@@ -9,6 +9,10 @@
 //! zombie of its leader, and with it the group's number, is kept until [`Child::others`] finds no
 //! more of them; [`Child::reap`] then ends the right to signal, which the types enforce.
 //!
+//! A worker has no capability, and gets none. It runs as an [`Account`], or as the user of this
+//! process; what the kernel lets only that user see of it, this process looks at in its name.
+//! [`keep_only_capabilities`] is for a program that is to have no more privilege than it needs.
+//!
 //! What a worker prints goes to an [`Output`], a file in memory rather than a pipe, so that it
 //! keeps on serving when the master ends; or to a file on disk.
 //!
@@ -24,11 +28,15 @@
 //!
 //! This room stands on `netlink` alone: it knows no cluster, seat or generation.
 
+mod account;
+mod acting;
+mod capabilities;
 mod child;
 mod credentials;
 mod error;
 mod handover;
 mod identity;
+mod limits;
 mod lines;
 mod log_file;
 mod memory;
@@ -37,22 +45,28 @@ mod output;
 mod owner;
 mod pidfd;
 mod ports;
+mod service_manager;
 mod sockets;
 mod spawn;
 mod stat;
 mod stopped;
 
+pub use account::Account;
+pub use acting::in_group;
+pub use capabilities::{Capabilities, keep_only_capabilities};
 pub use child::{Child, Unreaped};
 pub use credentials::{effective_uid, has_cap_net_admin};
-pub use error::{Operation, ProcessError};
+pub use error::{AccountFault, Operation, ProcessError};
 pub use handover::{MAX_DESCRIPTORS, receive_descriptors, send_descriptors};
 pub use identity::{BootId, InvalidBootId, ProcessId};
+pub use limits::raise_descriptor_limit;
 pub use memory::{Bytes, MemoryWatch, Size};
 pub use notify::{Message, NotifySocket, Received, Sender, Word, parse as parse_notification};
 pub use output::{Output, OutputReader, Printed};
 pub use owner::{ListenTable, Reach, Transport};
 pub use pidfd::{Delivery, Exit, PidFd};
 pub use ports::PortPool;
+pub use service_manager::ServiceManager;
 pub use sockets::{Connections, ListenSocket, Sockets, Waiting};
 pub use spawn::Spawn;
 pub use stopped::is_stopped;

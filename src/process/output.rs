@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use nix::errno::Errno;
 use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SeekFrom};
 
+use super::acting::as_owner_of;
 use super::error::{Operation, ProcessError, errno_from, errno_of};
 use super::lines::LineSplitter;
 
@@ -121,6 +122,10 @@ impl OutputReader {
     /// `/proc/PID/fd` cannot be read: the process has ended, or is not ours to inspect.
     pub fn reopen(pid: u32, label: impl Into<String>) -> Result<Option<Self>, ProcessError> {
         let label = label.into();
+        as_owner_of(pid, || Self::reopen_as_owner(pid, label))
+    }
+
+    fn reopen_as_owner(pid: u32, label: String) -> Result<Option<Self>, ProcessError> {
         let expected = format!("/memfd:{NAME_PREFIX}");
         for number in [1, 2] {
             let path = format!("/proc/{pid}/fd/{number}");

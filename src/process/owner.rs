@@ -5,6 +5,8 @@ use std::ops::RangeInclusive;
 
 use nix::errno::Errno;
 
+use super::acting::as_owner_of;
+use super::credentials::effective_uid;
 use super::error::{Operation, ProcessError, errno_of};
 use super::pidfd::failed;
 use super::sockets::{ListenSocket, Sockets};
@@ -73,9 +75,14 @@ impl ListenTable {
     /// `leader` is the pid of the worker's first process, which is the number of its session: all
     /// processes in that session belong to the worker. It must not have been waited for.
     ///
+    /// A socket counts if one of those processes has it open, and its user is that process's, or
+    /// ours: one that we made and passed on.
+    ///
     /// # Errors
     /// A process of the worker may not be inspected (`EACCES`: it runs as another user, and this
-    /// process lacks `CAP_SYS_PTRACE`), unless all was found without it.
+    /// process lacks `CAP_SETUID` and `CAP_SETGID` to look at it as that one; it has capabilities
+    /// that we lack; or it cannot be dumped, which is root's to inspect), unless all was found
+    /// without it.
     pub fn listening_ports(
         &mut self,
         leader: u32,
@@ -144,7 +151,7 @@ impl Reach {
 
 /// The sockets on a worker's ports that are not known to be the worker's yet, and what is known.
 struct Search {
-    candidates: HashMap<u32, (u16, Reach)>,
+    candidates: HashMap<u32, Candidate>,
     reach: BTreeMap<u16, Reach>,
     refused: Option<ProcessError>,
 }
@@ -153,7 +160,7 @@ impl Search {
     fn new<'a>(sockets: impl Iterator<Item = &'a ListenSocket>, ports: &[u16]) -> Self {
         let candidates = sockets
             .filter(|socket| ports.contains(&socket.port))
-            .map(|socket| (socket.inode, (socket.port, Reach::of(socket))))
+            .map(|socket| (socket.inode, Candidate::of(socket)))
             .collect();
         Self { candidates, reach: BTreeMap::new(), refused: None }
     }
@@ -164,9 +171,13 @@ impl Search {
 
     fn take_those_of(&mut self, pid: u32) -> Result<(), ProcessError> {
         match socket_inodes(pid) {
-            Ok(inodes) => {
+            Ok((uid, inodes)) => {
                 for inode in inodes {
-                    if let Some((port, reach)) = self.candidates.remove(&inode) {
+                    let is_theirs = |it: &&Candidate| [uid, effective_uid()].contains(&it.uid);
+                    if self.candidates.get(&inode).filter(is_theirs).is_none() {
+                        continue;
+                    }
+                    if let Some(Candidate { port, reach, .. }) = self.candidates.remove(&inode) {
                         self.reach.entry(port).or_default().add(reach);
                     }
                 }
@@ -189,6 +200,19 @@ impl Search {
     }
 }
 
+/// A socket on a worker's port.
+struct Candidate {
+    port: u16,
+    reach: Reach,
+    uid: u32,
+}
+
+impl Candidate {
+    fn of(socket: &ListenSocket) -> Self {
+        Self { port: socket.port, reach: Reach::of(socket), uid: socket.uid }
+    }
+}
+
 fn processes_by_session() -> Result<HashMap<u32, Vec<u32>>, ProcessError> {
     let mut sessions: HashMap<u32, Vec<u32>> = HashMap::new();
     for process in stat::processes()?.iter().filter(|process| !process.ended) {
@@ -197,8 +221,13 @@ fn processes_by_session() -> Result<HashMap<u32, Vec<u32>>, ProcessError> {
     Ok(sessions)
 }
 
-/// The inodes of the sockets that a process has open; none for a process that has ended.
-fn socket_inodes(pid: u32) -> Result<Vec<u32>, ProcessError> {
+/// The effective user of a process, and the inodes of the sockets that it has open; none for a
+/// process that has ended.
+fn socket_inodes(pid: u32) -> Result<(u32, Vec<u32>), ProcessError> {
+    as_owner_of(pid, || Ok((effective_uid(), read_socket_inodes(pid)?)))
+}
+
+fn read_socket_inodes(pid: u32) -> Result<Vec<u32>, ProcessError> {
     let mut inodes = Vec::new();
     let gone = |errno| matches!(errno, Errno::ENOENT | Errno::ESRCH);
     let directory = match fs::read_dir(format!("/proc/{pid}/fd")) {

@@ -1,6 +1,7 @@
 use std::fmt;
 use std::future::Future;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
@@ -12,9 +13,11 @@ use crate::sys;
 
 /// A process, by a descriptor that stands for it and for no other, ever: a signal sent through it
 /// cannot reach a stranger that was given the same pid later (`pidfd_open(2)`, since Linux 5.3).
-#[derive(Debug)]
+///
+/// Clones share one descriptor.
+#[derive(Debug, Clone)]
 pub struct PidFd {
-    descriptor: OwnedFd,
+    descriptor: Arc<OwnedFd>,
     pid: u32,
 }
 
@@ -31,7 +34,7 @@ impl PidFd {
         let number = number.ok_or_else(|| failed(Errno::EINVAL))?;
         let descriptor = rustix::process::pidfd_open(number, PidfdFlags::empty())
             .map_err(|errno| failed(errno_from(errno)))?;
-        Ok(Self { descriptor, pid })
+        Ok(Self { descriptor: Arc::new(descriptor), pid })
     }
 
     /// The process's number, for messages and for `/proc`.
@@ -46,7 +49,7 @@ impl PidFd {
     pub fn signal(&self, signal: Signal) -> Result<Delivery, ProcessError> {
         let number = rustix::process::Signal::from_named_raw(signal as i32)
             .ok_or_else(|| failed(self.pid, Operation::Signal, Errno::EINVAL))?;
-        let result = rustix::process::pidfd_send_signal(&self.descriptor, number);
+        let result = rustix::process::pidfd_send_signal(&*self.descriptor, number);
         self.delivery(Operation::Signal, result.map_err(errno_from))
     }
 
@@ -65,7 +68,7 @@ impl PidFd {
     /// # Errors
     /// Only if the kernel has no memory.
     pub fn has_exited(&self) -> Result<bool, ProcessError> {
-        let mut descriptors = [PollFd::new(&self.descriptor, PollFlags::IN)];
+        let mut descriptors = [PollFd::new(&*self.descriptor, PollFlags::IN)];
         loop {
             match rustix::event::poll(&mut descriptors, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
                 Ok(ready) => return Ok(ready > 0),
@@ -77,19 +80,24 @@ impl PidFd {
         }
     }
 
-    /// Waits for the end of the process, within a tokio runtime. The future borrows nothing.
+    /// Waits for the end of the process, within a tokio runtime. The future borrows nothing. The
+    /// first one at a time takes no descriptor; each one beside it takes one.
     ///
     /// # Errors
     /// No descriptor or no memory is left.
     pub fn exited(&self) -> impl Future<Output = Result<(), ProcessError>> + Send + use<> {
-        let pid = self.pid;
-        // A number of its own, so that more than one can be in the runtime's epoll at a time.
-        let descriptor = self.descriptor.try_clone();
+        let (pid, descriptor) = (self.pid, Arc::clone(&self.descriptor));
         async move {
             let failed = |error| failed(pid, Operation::AwaitExit, errno_of(&error));
-            let descriptor = descriptor.map_err(failed)?;
-            let descriptor = sys::watch_readable(descriptor).map_err(failed)?;
-            descriptor.readable().await.map_err(failed)?.retain_ready();
+            let watched = match sys::watch_readable(Arc::clone(&descriptor)) {
+                // An epoll takes a number once.
+                Err(error) if errno_of(&error) == Errno::EEXIST => {
+                    let copy = descriptor.try_clone().map_err(failed)?;
+                    sys::watch_readable(Arc::new(copy))
+                }
+                watched => watched,
+            };
+            watched.map_err(failed)?.readable().await.map_err(failed)?.retain_ready();
             Ok(())
         }
     }

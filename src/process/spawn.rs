@@ -10,6 +10,7 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use rustix::event::EventfdFlags;
 
+use super::account::Account;
 use super::child::Child;
 use super::error::{Operation, ProcessError, errno_from, errno_of};
 use super::output::Output;
@@ -21,7 +22,13 @@ use crate::sys::{self, Step};
 /// It runs in a session and process group of its own, so that it can be signalled together with
 /// the processes that it starts, and no terminal signals reach it. Standard input is `/dev/null`,
 /// standard output and error are the given [`Output`]; it gets no other descriptor. All signals
-/// have their default dispositions and none is blocked. Resource limits are those of this process.
+/// have their default dispositions and none is blocked.
+///
+/// It has no capability and gets none by whatever it runs (`no_new_privs`; where this process has
+/// `CAP_SETPCAP`, also an empty bounding set and `SECBIT_NOROOT`), not even as root: such a worker
+/// is stopped by file permissions as anybody is. What it inherits are resource limits, the file
+/// mode mask, `oom_score_adj` and the nice value: who starts this process chooses those. It gets no
+/// signal when this process ends (`PR_SET_PDEATHSIG`): workers outlive their master.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Spawn {
     /// The program. Without a `/` it is looked for in `PATH` of `env`, or in `/bin` and `/usr/bin`
@@ -33,6 +40,11 @@ pub struct Spawn {
     pub env: BTreeMap<OsString, OsString>,
     /// Its working directory; `None` for that of this process.
     pub directory: Option<PathBuf>,
+    /// Whom it runs as; `None` for the user, group and supplementary groups of this process.
+    pub account: Option<Account>,
+    /// Its soft limit of open files (`RLIMIT_NOFILE`), at most the hard one; `None` for that of
+    /// this process, which may have raised its own: programs that use `select(2)` fail above 1,024.
+    pub descriptor_limit: Option<u64>,
 }
 
 impl Spawn {
@@ -41,7 +53,7 @@ impl Spawn {
     /// # Errors
     /// [`ProcessError::Fork`] if there is no process to be had, which may be different later;
     /// [`ProcessError::Exec`] and [`ProcessError::Directory`] name what cannot be run or entered;
-    /// [`ProcessError::ZeroByte`].
+    /// [`ProcessError::Prepare`]; [`ProcessError::ZeroByte`].
     pub fn start(&self, output: &Output) -> Result<Child, ProcessError> {
         self.check()?;
         sys::keep_exit_statuses()
@@ -58,9 +70,15 @@ impl Spawn {
         let directory = self.directory.as_ref().map(|directory| {
             CString::new(directory.as_os_str().as_bytes()).expect("checked to hold no zero byte")
         });
-        sys::prepare_child(&mut command, directory, Arc::clone(&progress));
+        let ids = self.account.as_ref().and_then(Account::to_become);
+        let setup = sys::Setup { directory, ids, descriptor_limit: self.descriptor_limit };
+        sys::prepare_child(&mut command, setup, Arc::clone(&progress));
+        // Keeps a number free for the pidfd: a child without one would have to be ended again.
+        let reserved = progress.try_clone();
+        let reserved = reserved.map_err(|error| self.fork_error(errno_of(&error)))?;
         // The standard library's own handle is not used: it knows the child by its number alone.
         let pid = command.spawn().map_err(|error| self.spawn_error(&error, &progress))?.id();
+        drop(reserved);
         let pidfd = PidFd::open(pid).inspect_err(|_| kill_and_reap(pid))?;
         Ok(Child::new(pidfd))
     }
@@ -96,11 +114,18 @@ impl Spawn {
             Step::Fork => self.fork_error(errno),
             Step::NewSession => self.prepare_error(Operation::NewSession, errno),
             Step::ResetSignals => self.prepare_error(Operation::ResetSignals, errno),
+            Step::SetLimits => self.prepare_error(Operation::SetLimits, errno),
+            Step::SetGroups => self.prepare_error(Operation::SetGroups, errno),
+            Step::SetUser => self.prepare_error(Operation::SetUser, errno),
+            Step::DropCapabilities => self.prepare_error(Operation::DropCapabilities, errno),
             Step::Directory => ProcessError::Directory {
                 program: self.program(),
                 directory: self.directory.clone().unwrap_or_default(),
                 errno,
             },
+            // The user has more processes than its RLIMIT_NPROC, which the kernel looks at now that
+            // the ids have changed (`do_execveat_common`).
+            Step::Exec if errno == Errno::EAGAIN => self.fork_error(errno),
             Step::Exec => ProcessError::Exec { program: self.program(), errno },
         }
     }
@@ -118,11 +143,12 @@ impl Spawn {
     }
 }
 
-/// Ends a child for which no pidfd is to be had (no descriptors left): without one it could not be
-/// watched. Its number is its own, since it was not waited for.
+/// Ends a child for which no pidfd is to be had (no descriptors left: another thread took the one
+/// that was kept for it): without one it could not be watched. Its number, and that of the group
+/// that it leads, are its own, since it was not waited for.
 fn kill_and_reap(pid: u32) {
     let pid = nix::unistd::Pid::from_raw(pid.cast_signed());
-    if nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).is_ok() {
+    if nix::sys::signal::killpg(pid, nix::sys::signal::Signal::SIGKILL).is_ok() {
         let _ = nix::sys::wait::waitpid(pid, None);
     }
 }

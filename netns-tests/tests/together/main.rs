@@ -6,6 +6,7 @@ use netns_tests::{run_together, topics};
 
 mod batch;
 mod canary;
+mod clock;
 mod cluster;
 mod conformance;
 mod conntrack;
@@ -34,7 +35,10 @@ mod privilege;
 mod programs;
 mod retire;
 mod ruleset;
+mod scarcity;
+mod service;
 mod stale;
+mod strangers;
 mod udp;
 mod watch;
 mod witnesses;
@@ -48,6 +52,7 @@ fn main() -> ExitCode {
     run_together(topics![
         batch,
         canary,
+        clock,
         cluster,
         conformance,
         conntrack,
@@ -75,7 +80,10 @@ fn main() -> ExitCode {
         programs,
         retire,
         ruleset,
+        scarcity,
+        service,
         stale,
+        strangers,
         udp,
         watch,
         witnesses
