@@ -50,7 +50,7 @@ mod tests {
             program: "sh".into(),
             args: ["-c", script].map(Into::into).into(),
             env: BTreeMap::new(),
-            directory: None,
+            ..Spawn::default()
         };
         spawn.start(&Output::create("stopped").unwrap()).unwrap()
     }

@@ -246,8 +246,11 @@ fn check_action(world: &World, action: &Action) {
         Action::Spawn { seat, generation, .. } => check_respawn(world, *seat, *generation),
         Action::Renice { worker, nice } => {
             assert_eq!(*nice, world.settings.retire.renice);
-            let left = world.process_of(*worker).is_none_or(|process| process.left_at.is_some());
-            assert!(left || gave_up_closing(world), "{worker} reniced while in force");
+            let is_out = |process: &Process| {
+                process.left_at.is_some() || process.stops || process.may_be_aside(world.now)
+            };
+            let is_out = world.process_of(*worker).is_none_or(is_out);
+            assert!(is_out || gave_up_closing(world), "{worker} reniced while in force");
         }
         Action::Notice(Notice::Leaving { cause, .. }) => check_budget(world, *cause),
         Action::Notice(Notice::Ending { worker, why, .. }) => check_ending(world, *worker, *why),
@@ -262,7 +265,10 @@ fn check_replacement(world: &World, plan: &Plan) {
     }
     for (seat, occupant) in world.plan.seats() {
         let process = occupant.and_then(|it| world.pid_with(it)).map(|pid| &world.processes[&pid]);
-        let serves = |process: &&Process| process.worker.is_some() && !process.signalled;
+        let serves = |process: &&Process| {
+            let may_be_aside = process.stops || process.may_be_aside(world.now);
+            process.worker.is_some() && !process.signalled && !may_be_aside
+        };
         if process.filter(serves).is_some() && seat.index() < plan.seats().len() {
             assert!(plan.occupant(seat).is_some(), "seat {seat} vacated although its worker lives");
         }

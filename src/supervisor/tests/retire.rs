@@ -191,6 +191,7 @@ fn the_worst_off_come_first() {
     bench.event(Event::Lagging { worker: WorkerId(2), lag: SECOND });
     measured(&mut bench, &[(3, 200)]);
     bench.event(Event::Silent { worker: WorkerId(4), cause: Silence::Stopped });
+    bench.commit_all();
     bench.take_spawned();
     let mut order = Vec::new();
     let mut next = 5;
