@@ -28,6 +28,7 @@ pub(super) fn settings(random: &mut Random) -> Settings {
     Settings {
         give_up: random.choose(&[
             None,
+            Some(GiveUp { failures: 1, window: seconds(10) }),
             Some(GiveUp { failures: 2, window: seconds(20) }),
             Some(GiveUp { failures: 5, window: seconds(60) }),
         ]),
