@@ -239,12 +239,14 @@ fn remember(state: &mut State, notice: &Notice, now: Moment) {
             state.leaving.insert(*worker);
         }
         Notice::Retired { worker, .. } => {
-            if state.leaving.remove(worker) {
+            let was_leaving = state.leaving.remove(worker);
+            if was_leaving {
                 state.retirements.push(now);
             }
         }
         Notice::Died { worker, seat, generation, .. } => {
-            if !state.leaving.remove(worker) {
+            let was_leaving = state.leaving.remove(worker);
+            if !was_leaving {
                 state.lost.insert((*seat, *generation), now);
             }
         }
