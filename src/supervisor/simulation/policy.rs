@@ -228,7 +228,14 @@ fn act(world: &mut World, action: &Action) {
                 world.policy.respawns.entry(*seat).or_default().push(now);
             }
         }
-        Action::Notice(notice) => remember(&mut world.policy, notice, now),
+        Action::Notice(notice) => {
+            // Those for whom a successor was refused in the end do not leave any more.
+            let stays =
+                |id: &WorkerId| world.workers().any(|it| it.id == *id && it.leaving.is_none());
+            let stay: Vec<WorkerId> = world.policy.leaving.iter().copied().filter(stays).collect();
+            world.policy.leaving.retain(|id| !stay.contains(id));
+            remember(&mut world.policy, notice, now);
+        }
         _ => {}
     }
 }
