@@ -165,7 +165,9 @@ impl Supervisor {
     /// Tells how many are left, if that has changed. Returns whether the wish is fulfilled.
     fn report_cleared(&mut self, clearing: &mut Clearing) -> bool {
         let Some(workers) = &clearing.workers else { return false };
-        let left = workers.iter().filter(|id| self.workers.contains_key(id)).count();
+        // One that a rollback has put into force again is not meant any more.
+        let is_left = |id: &&WorkerId| self.workers.get(id).is_some_and(|it| !it.is_live());
+        let left = workers.iter().filter(is_left).count();
         let of = workers.len();
         let is_news = std::mem::replace(&mut clearing.left, left) != left;
         match clearing.wish.request() {

@@ -75,6 +75,15 @@ pub(super) struct Facts {
     pub(super) connections: Option<u32>,
 }
 
+impl Worker {
+    /// It serves again: why it left is over, and it may leave again for what is true then.
+    pub(super) fn stay(&mut self) {
+        self.leaving = None;
+        self.facts.asked = false;
+        self.facts.lag = None;
+    }
+}
+
 /// A request for the retirement of one worker, until it is answered.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Retiring {

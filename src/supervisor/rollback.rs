@@ -92,6 +92,7 @@ impl Supervisor {
             let retirement = retirement.clone();
             let recall = Recall { retirement, ready: None, by: now.after(LOOK) };
             worker.stage = Stage::Recalled(recall);
+            worker.stay();
         }
     }
 

@@ -28,6 +28,7 @@ pub(super) fn settings(random: &mut Random) -> Settings {
     Settings {
         give_up: random.choose(&[
             None,
+            Some(GiveUp { failures: 1, window: seconds(10) }),
             Some(GiveUp { failures: 2, window: seconds(20) }),
             Some(GiveUp { failures: 5, window: seconds(60) }),
         ]),
@@ -200,7 +201,14 @@ fn act(world: &mut World, action: &Action) {
                 world.policy.respawns.entry(*seat).or_default().push(now);
             }
         }
-        Action::Notice(notice) => remember(&mut world.policy, notice, now),
+        Action::Notice(notice) => {
+            // Those for whom a successor was refused in the end do not leave any more.
+            let stays =
+                |id: &WorkerId| world.workers().any(|it| it.id == *id && it.leaving.is_none());
+            let stay: Vec<WorkerId> = world.policy.leaving.iter().copied().filter(stays).collect();
+            world.policy.leaving.retain(|id| !stay.contains(id));
+            remember(&mut world.policy, notice, now);
+        }
         _ => {}
     }
 }
@@ -211,12 +219,14 @@ fn remember(state: &mut State, notice: &Notice, now: Moment) {
             state.leaving.insert(*worker);
         }
         Notice::Retired { worker, .. } => {
-            if state.leaving.remove(worker) {
+            let was_leaving = state.leaving.remove(worker);
+            if was_leaving {
                 state.retirements.push(now);
             }
         }
         Notice::Died { worker, seat, generation, .. } => {
-            if !state.leaving.remove(worker) {
+            let was_leaving = state.leaving.remove(worker);
+            if !was_leaving {
                 state.lost.insert((*seat, *generation), now);
             }
         }

@@ -151,3 +151,19 @@ fn with_kill_old_nobody_ends_before_all_seats_are_occupied() {
     bench.commit_done();
     assert_eq!(bench.take_terminated(), [1, 2]);
 }
+
+#[test]
+fn a_worker_that_a_rollback_puts_into_force_again_is_not_waited_for() {
+    let mut bench = Bench::live(1);
+    bench.request(Request::Reload);
+    bench.ready(2);
+    bench.commit_done();
+    bench.event(Event::RetireAsked { worker: WorkerId(1) });
+    bench.request(Request::ClearRetired);
+    bench.request(Request::Rollback);
+    bench.event(Event::Ready { worker: WorkerId(1) });
+    bench.commit_done();
+    assert_eq!(bench.in_force(), [1]);
+    assert!(bench.replies.contains(&Ok(Done::Cleared { ended: 1 })), "{:?}", bench.replies);
+    assert_eq!(bench.take_spawned().last(), Some(&(2, 0, 2)), "it stays, whatever it asked for");
+}

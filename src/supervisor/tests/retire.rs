@@ -194,13 +194,11 @@ fn the_worst_off_come_first() {
     bench.commit_all();
     bench.take_spawned();
     let mut order = Vec::new();
-    let mut next = 5;
-    for _ in 0..3 {
+    for next in 5..8 {
         bench.ready(next);
         bench.commit_done();
         bench.pass(100 * SECOND);
         order.extend(bench.take_spawned().into_iter().map(|(_, seat, _)| seat));
-        next += 1;
     }
     assert_eq!(order, [3, 2, 1], "silent, memory, lag");
 }
