@@ -318,7 +318,9 @@ fn check_ending(world: &World, id: WorkerId, why: Why) {
     let Some(process) = world.process_of(id) else { return };
     match why {
         Why::LowMemory | Why::Cleared | Why::HighMemory => {
-            assert!(process.left_at.is_some(), "{id} is live, and ended: {why}");
+            let is_aside = process.stops || process.may_be_aside(world.now);
+            let is_out = process.left_at.is_some() || is_aside;
+            assert!(is_out, "{id} is live, and ended: {why}");
         }
         _ => return,
     }
