@@ -6,7 +6,7 @@ use super::process::{Pid, Process};
 use super::topic::Topic;
 use super::world::World;
 use crate::plan::Plan;
-use crate::supervisor::{Action, Event, Exit, Lack, Moment, Silence, WorkerState};
+use crate::supervisor::{Action, Cause, Event, Exit, Lack, Moment, Notice, Silence, WorkerState};
 
 pub(super) const TOPIC: Topic =
     Topic { born, taken_over, check_action, follow, check_state, ..Topic::NONE };
@@ -96,7 +96,17 @@ fn follow(world: &mut World) {
 }
 
 fn check_action(world: &World, action: &Action) {
-    let Action::Commit(plan) = action else { return };
+    match action {
+        Action::Commit(plan) => check_commit(world, plan),
+        Action::Notice(Notice::Leaving { worker, cause: Cause::Silent, .. }) => {
+            let answers = world.process_of(*worker).is_some_and(|process| !process.silent);
+            assert!(!answers, "{worker} is replaced for its silence, and answers");
+        }
+        _ => {}
+    }
+}
+
+fn check_commit(world: &World, plan: &Plan) {
     if !plan.is_admitting() {
         return;
     }

@@ -119,7 +119,7 @@ pub(super) const FAULTS: &[(Fault, &str)] = &[
     (Fault::EndsOutOfOrder, "out of order"),
     (Fault::EndsTheUnsettled, "ended while clients wait for it"),
     (Fault::ForgetsSilence, "a silent worker gets clients"),
-    (Fault::NeverTakesBack, "has no worker of ours"),
+    (Fault::NeverTakesBack, "is replaced for its silence"),
 ];
 
 /// A fault, and what it remembers.
