@@ -16,6 +16,10 @@
 //! [`ListenTable`] of one moment says on which of its ports a worker's own processes listen, and
 //! who reaches them there.
 //!
+//! A [`HeldSocket`] is a listening socket that a master opens and keeps, and that workers are
+//! [started with](Spawn::start_with): as long as the master has it, no connection that waits in its
+//! queue is lost with the worker. [`passed_sockets`] is the worker's side.
+//!
 //! [`send_descriptors`] and [`receive_descriptors`] pass open files on to another process.
 //!
 //! This room stands on `netlink` alone: it knows no cluster, seat or generation.
@@ -26,8 +30,10 @@ mod error;
 mod handover;
 mod identity;
 mod lines;
+mod listening;
 mod output;
 mod owner;
+mod passing;
 mod pidfd;
 mod ports;
 mod sockets;
@@ -39,8 +45,10 @@ pub use credentials::{effective_uid, has_cap_net_admin};
 pub use error::{Operation, ProcessError};
 pub use handover::{MAX_DESCRIPTORS, receive_descriptors, send_descriptors};
 pub use identity::{BootId, InvalidBootId, ProcessId};
+pub use listening::{Endpoint, FIRST_PASSED, HeldSocket, passed_sockets, somaxconn};
 pub use output::{Output, OutputReader, Printed};
 pub use owner::{ListenTable, Reach, Transport};
+pub use passing::Passed;
 pub use pidfd::{Delivery, Exit, PidFd};
 pub use ports::PortPool;
 pub use sockets::{Connections, ListenSocket, Sockets};

@@ -13,6 +13,7 @@ use rustix::event::EventfdFlags;
 use super::child::Child;
 use super::error::{Operation, ProcessError, errno_from, errno_of};
 use super::output::Output;
+use super::passing::{self, Passed};
 use super::pidfd::PidFd;
 use crate::sys::{self, Step};
 
@@ -20,7 +21,8 @@ use crate::sys::{self, Step};
 ///
 /// It runs in a session and process group of its own, so that it can be signalled together with
 /// the processes that it starts, and no terminal signals reach it. Standard input is `/dev/null`,
-/// standard output and error are the given [`Output`]; it gets no other descriptor. All signals
+/// standard output and error are the given [`Output`]; it gets no other descriptor but sockets that it is
+/// [started with](Self::start_with). All signals
 /// have their default dispositions and none is blocked. Resource limits are those of this process.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Spawn {
@@ -43,6 +45,20 @@ impl Spawn {
     /// [`ProcessError::Exec`] and [`ProcessError::Directory`] name what cannot be run or entered;
     /// [`ProcessError::ZeroByte`].
     pub fn start(&self, output: &Output) -> Result<Child, ProcessError> {
+        self.start_with(&[], output)
+    }
+
+    /// The same with sockets of ours, as its descriptors from 3 on, in this order, blocking. Only
+    /// then `LISTEN_FDS`, `LISTEN_PID` and `LISTEN_FDNAMES` say so (sd_listen_fds(3)), in place of
+    /// what `env` has under such names.
+    ///
+    /// # Errors
+    /// Those of [`Self::start`].
+    pub fn start_with(
+        &self,
+        passed: &[Passed<'_>],
+        output: &Output,
+    ) -> Result<Child, ProcessError> {
         self.check()?;
         sys::keep_exit_statuses()
             .map_err(|errno| self.prepare_error(Operation::ResetSignals, errno))?;
@@ -59,8 +75,22 @@ impl Spawn {
             CString::new(directory.as_os_str().as_bytes()).expect("checked to hold no zero byte")
         });
         sys::prepare_child(&mut command, directory, Arc::clone(&progress));
+        let report = match passed {
+            [] => None,
+            _ => Some(
+                passing::pass(&mut command, &self.program, &self.args, &self.env, passed)
+                    .map_err(|errno| self.fork_error(errno))?,
+            ),
+        };
         // The standard library's own handle is not used: it knows the child by its number alone.
         let pid = command.spawn().map_err(|error| self.spawn_error(&error, &progress))?.id();
+        drop(command);
+        if let Some(report) = report {
+            report.wait().map_err(|errno| {
+                kill_and_reap(pid);
+                ProcessError::Exec { program: self.program(), errno }
+            })?;
+        }
         let pidfd = PidFd::open(pid).inspect_err(|_| kill_and_reap(pid))?;
         Ok(Child::new(pidfd))
     }
@@ -118,8 +148,8 @@ impl Spawn {
     }
 }
 
-/// Ends a child for which no pidfd is to be had (no descriptors left): without one it could not be
-/// watched. Its number is its own, since it was not waited for.
+/// Ends a child that did not become the program, or for which no pidfd is to be had (no descriptors
+/// left): without one it could not be watched. Its number is its own, since it was not waited for.
 fn kill_and_reap(pid: u32) {
     let pid = nix::unistd::Pid::from_raw(pid.cast_signed());
     if nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).is_ok() {
