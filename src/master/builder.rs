@@ -12,6 +12,7 @@ use super::error::MasterError;
 use super::figures::Figures;
 use super::fullness::Fullness;
 use super::hold;
+use super::listening::{Held, Openings};
 use super::output::Printer;
 use super::processes::{Processes, transport, transports};
 use super::run::Master;
@@ -107,6 +108,9 @@ impl Builder {
         let pool = PortPool::new(first..=last, reserved)?;
         let (outcomes, started) = mpsc::unbounded_channel();
         let template = template(&config, lock.as_ref(), environment);
+        if let Some(openings) = &template.openings {
+            openings.check_backlog()?;
+        }
         let spawner = Spawner::new(template, pool, outcomes)
             .map_err(|source| MasterError::Thread { source })?;
         let printer = print_output.then(Printer::new).transpose();
@@ -123,6 +127,7 @@ impl Builder {
                 watching,
                 processes: Processes::new(printer)?,
                 spawner,
+                held: Held::default(),
                 exits_sender,
                 counts_sender,
                 pending: BTreeMap::new(),
@@ -251,6 +256,7 @@ fn settings(config: &Config) -> Settings {
         die: config.timeouts.die,
         stagger: config.spawn.stagger,
         backoff: Backoff { min: config.spawn.backoff.first, max: config.spawn.backoff.most },
+        holds_sockets: config.socket_activation,
         ..Settings::default()
     }
 }
@@ -271,5 +277,8 @@ fn template(
         environment,
         public_ports: config.listeners.public_ports().to_vec(),
         transports: transports(&config.listeners),
+        openings: config
+            .socket_activation
+            .then(|| Openings::of(&config.listeners, config.backlog).into()),
     }
 }

@@ -18,6 +18,9 @@
 //! Nothing in it waits: workers are started by a thread of their own, and what they print goes to
 //! another; a transaction takes the kernel's own time, micro- to milliseconds.
 //!
+//! Where the cluster wants it, the listening sockets of workers are opened here and kept, so that the
+//! connections in their queues outlive a worker (`listening.rs`).
+//!
 //! Starting up is recovering: whatever an earlier master left in the kernel is what this one begins
 //! with. Workers are not tied to the master's life. When it leaves, they and the rules serve on.
 
@@ -30,6 +33,7 @@ mod figures;
 mod fullness;
 mod handle;
 mod hold;
+mod listening;
 mod output;
 mod processes;
 mod report;

@@ -93,7 +93,11 @@ impl Lineup {
     }
 
     pub(super) fn names(&self, worker: &Worker) -> bool {
-        self.holders.get(worker.seat.index()) == Some(&Some(worker.id))
+        self.has(worker.seat, worker.id)
+    }
+
+    pub(super) fn has(&self, seat: Seat, worker: WorkerId) -> bool {
+        self.holders.get(seat.index()) == Some(&Some(worker))
     }
 
     pub(super) fn occupied(&self) -> usize {

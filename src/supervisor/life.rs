@@ -22,6 +22,9 @@ impl Supervisor {
         let worker = self.workers[&id].clone();
         self.end(id, Why::NotReady, now);
         let cause = FailureCause::NotReady { limit: self.settings.ready };
+        if worker.is_finisher {
+            return self.finisher_failed(&worker, cause, Vec::new());
+        }
         self.failed(&worker, cause, Vec::new(), now);
     }
 
@@ -60,6 +63,9 @@ impl Supervisor {
     }
 
     fn wants(&self, worker: &Worker) -> bool {
+        if worker.is_finisher {
+            return !self.stops_at_once();
+        }
         let in_rollout = || self.rollout.as_ref().is_some_and(|r| r.to.includes(worker));
         !worker.unfit && !self.is_stopping() && (self.aim.includes(worker) || in_rollout())
     }

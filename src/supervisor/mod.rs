@@ -25,7 +25,9 @@
 //!    named is ended; one that the plan in force names is left alone;
 //! 5. if the table in the kernel may have been changed, by whomever, it is looked at, and made anew
 //!    where it differs from the plan in force (`repair.rs` tells how often);
-//! 6. a place that has no worker gets one, when its back-off and the stagger allow it.
+//! 6. a place that has no worker gets one, when its back-off and the stagger allow it;
+//! 7. listening sockets that the master holds and whose worker has ended are handed on, or closed when
+//!    nobody waits in their queue (`estate.rs`).
 //!
 //! So no order of events is special. The death of a worker while a commit that names it is on its
 //! way is the same as any: after the answer the plan in force names a dead worker, the plan of
@@ -71,6 +73,7 @@ mod canary;
 mod commit;
 mod desired;
 mod error;
+mod estate;
 mod event;
 mod kernel;
 mod life;

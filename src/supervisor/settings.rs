@@ -33,6 +33,9 @@ pub struct Settings {
     pub backoff: Backoff,
     /// The least time between two spawns; zero: all at once. Default 100 ms.
     pub stagger: Duration,
+    /// Whether the master opens the listening sockets of workers, and keeps them when those end.
+    /// Default: no, workers do.
+    pub holds_sockets: bool,
 }
 
 impl Default for Settings {
@@ -48,6 +51,7 @@ impl Default for Settings {
             steady: Duration::from_secs(10),
             backoff: Backoff { min: Duration::from_secs(1), max: Duration::from_secs(30) },
             stagger: Duration::from_millis(100),
+            holds_sockets: false,
         }
     }
 }

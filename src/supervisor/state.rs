@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::aim::{Aim, Lineup};
 use super::backoff::Retry;
+use super::estate::Estate;
 use super::kernel::Kernel;
 use super::rollout::RolloutState;
 use super::stop::Stop;
@@ -30,6 +31,8 @@ pub struct Supervisor {
     /// The reload or scale under way.
     pub(super) rollout: Option<RolloutState>,
     pub(super) workers: BTreeMap<WorkerId, Worker>,
+    /// Listening sockets without a worker, by the one that has left them.
+    pub(super) estates: BTreeMap<WorkerId, Estate>,
     pub(super) last_worker: WorkerId,
     /// Failures by seat, and when each may have its next worker.
     pub(super) respawns: BTreeMap<Seat, Retry>,
@@ -76,6 +79,7 @@ impl Supervisor {
             phase: Phase::Starting(start),
             rollout: None,
             workers: BTreeMap::new(),
+            estates: BTreeMap::new(),
             last_worker: WorkerId(0),
             respawns: BTreeMap::new(),
             next_spawn: Moment::START,
@@ -96,7 +100,7 @@ impl Supervisor {
     pub fn deadline(&self) -> Option<Moment> {
         let workers = self.workers.values().filter_map(|worker| self.worker_deadline(worker));
         let kernel = self.commit_deadline().into_iter().chain(self.repair_deadline());
-        workers.chain(kernel).chain(self.spawn_deadline()).min()
+        workers.chain(kernel).chain(self.spawn_deadline()).chain(self.estate_deadline()).min()
     }
 
     /// The plan in force, as far as is known: the last that was committed.
@@ -127,6 +131,7 @@ impl Supervisor {
                 if let Some(worker) = self.workers.get_mut(&id) {
                     worker.pid = Some(pid);
                     worker.ports = Some(ports);
+                    worker.holds_sockets = self.settings.holds_sockets;
                     self.terminate_if_spawned(id, now);
                 }
             }
@@ -165,6 +170,7 @@ impl Supervisor {
         self.release_workers(now);
         self.look_after_rules(now);
         self.spawn_missing(now);
+        self.look_after_estates(now);
         self.finish_stop();
     }
 
@@ -185,6 +191,10 @@ impl Supervisor {
             return;
         }
         match &mut worker.stage {
+            Stage::Starting if worker.is_finisher => {
+                self.actions.push(Action::Notice(worker.ready_notice(now)));
+                return self.retire(id, now);
+            }
             Stage::Starting => {
                 worker.stage = Stage::Ready { ready: now };
                 self.actions.push(Action::Notice(worker.ready_notice(now)));
@@ -196,7 +206,9 @@ impl Supervisor {
     }
 
     fn counted(&mut self, id: WorkerId, sockets: Sockets, now: Moment) {
-        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return self.estate_counted(id, sockets, now);
+        };
         if let Stage::Retired(retirement) = &mut worker.stage
             && retirement.report(sockets, now)
             && !self.is_kept(id, now)
@@ -206,15 +218,18 @@ impl Supervisor {
     }
 
     fn spawn_failed(&mut self, id: WorkerId, reason: String, now: Moment) {
-        if let Some(worker) = self.workers.remove(&id)
-            && worker.is_promising()
-        {
+        let Some(worker) = self.workers.remove(&id) else { return };
+        self.leave_estate(&worker, now);
+        if worker.is_finisher {
+            self.finisher_failed(&worker, FailureCause::Spawn { reason }, Vec::new());
+        } else if worker.is_promising() {
             self.failed(&worker, FailureCause::Spawn { reason }, Vec::new(), now);
         }
     }
 
     fn exited(&mut self, id: WorkerId, exit: Exit, last_lines: Vec<String>, now: Moment) {
         let Some(worker) = self.workers.remove(&id) else { return };
+        self.leave_estate(&worker, now);
         if !worker.is_promising() || self.is_stopping() {
             let (seat, generation) = (worker.seat, worker.generation);
             self.actions.push(Action::Notice(Notice::Ended { worker: id, seat, generation, exit }));

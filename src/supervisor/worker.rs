@@ -38,6 +38,13 @@ pub struct Worker {
     pub(super) stage: Stage,
     /// Its ports cannot stand in the plan: it is never to be named again.
     pub(super) unfit: bool,
+    /// The master has listening sockets for it: those that it was spawned with, or is to be.
+    pub(super) holds_sockets: bool,
+    /// It is there for connections that wait in sockets which another worker has left; no plan is to
+    /// name it. See [`estate`](super::estate).
+    pub(super) is_finisher: bool,
+    /// How many finishers in a row its sockets have had, itself included.
+    pub(super) finishers: u32,
 }
 
 /// Where a worker is in its life, in the words of DESIGN and of `status`.
@@ -104,6 +111,9 @@ impl Worker {
             started: now,
             stage: Stage::Starting,
             unfit: false,
+            holds_sockets: false,
+            is_finisher: false,
+            finishers: 0,
         }
     }
 
@@ -155,7 +165,7 @@ impl Worker {
 
     /// Whether it serves, or may come to serve.
     pub(super) fn is_promising(&self) -> bool {
-        self.awaits_ready() || self.can_serve()
+        !self.is_finisher && (self.awaits_ready() || self.can_serve())
     }
 
     /// How long it has been ready; zero if it is not.

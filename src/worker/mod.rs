@@ -10,15 +10,37 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! Where the master opens the listening sockets and keeps them (`socket_activation`), the worker takes
+//! them in place of opening its own:
+//!
+//! ```no_run
+//! use std::net::TcpListener;
+//! use std::os::fd::OwnedFd;
+//!
+//! use ipcluster::plan::Protocol;
+//! use ipcluster::worker::Worker;
+//!
+//! let worker = Worker::from_env()?;
+//! for listener in worker.listeners()? {
+//!     if listener.protocol == Protocol::Tcp {
+//!         let socket = TcpListener::from(OwnedFd::from(listener));
+//!         // ... accept from it ...
+//!     }
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! Bind to the wildcard address: the kernel redirects to the address that the client came in by,
 //! which a worker that listens on loopback alone refuses.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use crate::plan::{ClusterName, Generation, MAX_SEATS, Port, Seat};
+use crate::plan::{ClusterName, Generation, MAX_SEATS, Port, Protocol, Seat};
+use crate::process::{HeldSocket, ProcessError, passed_sockets};
 
 /// This process as a worker: what its master says of it in the environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,14 +121,59 @@ impl Worker {
         &self.ports
     }
 
+    /// The listening sockets that the master has opened for this worker, blocking, and closed on
+    /// exec; none if it is to open its own, on [`Self::ports`]. They are more than one for a public
+    /// port if tcp and udp listeners share it. Each call gives copies. The master has each socket,
+    /// too: closing all copies refuses nobody, but leaves who waits to the next worker.
+    ///
+    /// # Errors
+    /// [`WorkerError::Sockets`], [`WorkerError::Invalid`].
+    pub fn listeners(&self) -> Result<Vec<PassedListener>, WorkerError> {
+        let sockets = passed_sockets().map_err(|source| WorkerError::Sockets { source })?;
+        let listener = |(name, socket): (String, HeldSocket)| match named(&name) {
+            Some((public, protocol)) => Ok(PassedListener { public, protocol, socket }),
+            None => Err(invalid("LISTEN_FDNAMES", &name.into(), "names such as 80/tcp")),
+        };
+        sockets.into_iter().map(listener).collect()
+    }
+
     /// The control socket of the master.
     pub fn socket(&self) -> &Path {
         &self.socket
     }
 }
 
+/// A listening TCP socket, or a bound UDP socket, that the master has opened for this worker.
+#[derive(Debug)]
+pub struct PassedListener {
+    /// The public port whose connections come here.
+    pub public: Port,
+    /// What it speaks.
+    pub protocol: Protocol,
+    socket: HeldSocket,
+}
+
+impl AsFd for PassedListener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl From<PassedListener> for OwnedFd {
+    fn from(listener: PassedListener) -> Self {
+        listener.socket.into()
+    }
+}
+
+/// The public port and protocol that a name such as `80/tcp` stands for.
+fn named(name: &str) -> Option<(Port, Protocol)> {
+    let (port, protocol) = name.split_once('/')?;
+    let protocol = Protocol::ALL.into_iter().find(|it| it.to_string() == protocol)?;
+    Some((number(&port.into()).and_then(as_port)?, protocol))
+}
+
 /// Why this process is no worker.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WorkerError {
     /// A variable that is not set.
@@ -124,6 +191,12 @@ pub enum WorkerError {
         value: String,
         /// What is allowed.
         expected: &'static str,
+    },
+    /// The sockets that the master has opened cannot be taken.
+    #[error("cannot take the sockets of LISTEN_FDS: {source}")]
+    Sockets {
+        /// Why.
+        source: ProcessError,
     },
 }
 
@@ -235,6 +308,22 @@ mod tests {
         let ports = worker.ports().iter().map(|(public, port)| (public.number(), port.number()));
         assert_eq!(ports.collect::<Vec<_>>(), [(80, 20004), (443, 20005)]);
         assert_eq!(worker.socket(), Path::new("/run/ipcluster/web.sock"));
+    }
+
+    #[test]
+    fn sockets_are_named_by_public_port_and_protocol() {
+        let of = |name| named(name).map(|(port, protocol)| (port.number(), protocol));
+        assert_eq!(of("80/tcp"), Some((80, Protocol::Tcp)));
+        assert_eq!(of("443/udp"), Some((443, Protocol::Udp)));
+        for name in ["", "80", "tcp", "80/", "/tcp", "0/tcp", "80/sctp", "80/tcp/", "unknown"] {
+            assert_eq!(of(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_process_without_passed_sockets_has_none() {
+        let worker = Worker::from_variables(GOOD.map(|(name, value)| (name.into(), value.into())));
+        assert_eq!(worker.unwrap().listeners().unwrap().len(), 0);
     }
 
     #[test]
