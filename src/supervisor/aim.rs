@@ -93,11 +93,7 @@ impl Lineup {
     }
 
     pub(super) fn names(&self, worker: &Worker) -> bool {
-        self.has(worker.seat, worker.id)
-    }
-
-    pub(super) fn has(&self, seat: Seat, worker: WorkerId) -> bool {
-        self.holders.get(seat.index()) == Some(&Some(worker))
+        self.holders.get(worker.seat.index()) == Some(&Some(worker.id))
     }
 
     pub(super) fn occupied(&self) -> usize {

@@ -6,7 +6,8 @@
 //!
 //! 1. The next worker for the same place, seat and generation, inherits it: it gets the same sockets,
 //!    and with them the same worker ports. While one is to come, the estate waits. The rules lead new
-//!    clients to other workers meanwhile, so that they need not wait, too.
+//!    clients to other workers meanwhile, so that they need not wait, too; but if no other worker can
+//!    serve, the rules stay as they are, and clients wait in the queue.
 //! 2. If none is to come, because the worker was retired or its place is not wanted any more, the
 //!    estate is wound up as a worker is that retires: its sockets are closed once nothing leads there
 //!    and nobody waits, by the same count ([`Retirement`]).
@@ -18,11 +19,13 @@
 //!
 //! A stop at once closes all of them; another stop waits for them for [`Settings::settle`] at most.
 
+use std::sync::Arc;
+
 use super::{
     Action, FailureCause, Moment, Notice, Retirement, Settings, Sockets, Supervisor, Worker,
     WorkerFailure, WorkerId,
 };
-use crate::plan::{Generation, Seat};
+use crate::plan::{Generation, Port, Seat};
 
 /// So many finishers are started for one estate.
 const FINISHERS: u32 = 3;
@@ -32,6 +35,8 @@ const FINISHERS: u32 = 3;
 pub(super) struct Estate {
     seat: Seat,
     generation: Generation,
+    /// None if no process has ever had the sockets, so that no plan can name them.
+    ports: Option<Arc<[Port]>>,
     since: Moment,
     /// The plan could take the ports.
     is_fit: bool,
@@ -49,6 +54,7 @@ impl Estate {
         Self {
             seat: worker.seat,
             generation: worker.generation,
+            ports: worker.ports.clone(),
             since: now,
             is_fit: !worker.unfit,
             finishers: worker.finishers,
@@ -72,7 +78,7 @@ impl Supervisor {
     /// The workers that have ended and whose listening sockets are to be counted, as those of retired
     /// workers are, by [`Event::Connections`](super::Event::Connections).
     pub fn estates(&self) -> impl Iterator<Item = WorkerId> {
-        self.unclaimed().into_iter().filter(|id| !self.leads_to(*id))
+        self.unclaimed().into_iter()
     }
 
     /// Of a worker that was just removed.
@@ -129,7 +135,7 @@ impl Supervisor {
         deadlines.min()
     }
 
-    /// The estates that no worker is to inherit.
+    /// The estates that no worker is to inherit, and to which the rules do not lead any more.
     fn unclaimed(&self) -> Vec<WorkerId> {
         if self.estates.is_empty() {
             return Vec::new();
@@ -140,14 +146,14 @@ impl Supervisor {
             claim.filter(|_| estate.is_fit).map(|index| vacant.swap_remove(index)).is_some()
         };
         let unclaimed = self.estates.iter().filter(|(_, estate)| !is_claimed(estate));
-        unclaimed.map(|(id, _)| *id).collect()
+        unclaimed.map(|(id, _)| *id).filter(|id| !self.leads_to(*id)).collect()
     }
 
     /// Whether new connections may come to the sockets that this worker has left.
     fn leads_to(&self, id: WorkerId) -> bool {
         let is_closed = || self.is_stopping() && self.is_closed();
-        let named = |estate: &Estate| self.kernel.names_in(estate.seat, id);
-        self.estates.get(&id).is_some_and(named) && !is_closed()
+        let ports = self.estates.get(&id).and_then(|estate| estate.ports.as_ref());
+        ports.is_some_and(|ports| self.kernel.leads_to(ports)) && !is_closed()
     }
 
     fn start_finisher(&mut self, from: WorkerId, now: Moment) {
@@ -162,8 +168,8 @@ impl Supervisor {
     }
 
     fn hand_on(&mut self, from: WorkerId, to: &mut Worker) {
-        self.estates.remove(&from);
-        to.holds_sockets = true;
+        to.ports = self.estates.remove(&from).and_then(|estate| estate.ports);
+        (to.holds_sockets, to.is_heir) = (true, true);
         self.actions.push(Action::Bequeath { from, to: to.id });
     }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::aim::{Aim, Draft};
 use super::backoff::Retry;
 use super::repair::Repair;
-use super::{Backoff, Moment, Start, Worker, WorkerId};
-use crate::plan::{Plan, Seat};
+use super::{Backoff, Moment, Start, Worker};
+use crate::plan::{Plan, Port};
 
 /// The delays between tries to put a plan into force.
 const RETRY: Backoff = Backoff { min: Duration::from_millis(100), max: Duration::from_secs(5) };
@@ -49,10 +49,13 @@ impl Kernel {
             || self.outstanding.as_ref().is_some_and(|draft| draft.names(worker))
     }
 
-    /// The same of a worker that is not known any more, by its seat.
-    pub(super) fn names_in(&self, seat: Seat, worker: WorkerId) -> bool {
-        let names = |draft: &Draft| draft.lineup.as_ref().is_some_and(|it| it.has(seat, worker));
-        names(&self.in_force) || self.outstanding.as_ref().is_some_and(names)
+    /// The same of whoever listens on these worker ports.
+    pub(super) fn leads_to(&self, ports: &[Port]) -> bool {
+        let leads_there = |draft: &Draft| {
+            let mut occupants = draft.plan.seats().filter_map(|(_, occupant)| occupant);
+            occupants.any(|occupant| *occupant.ports == *ports)
+        };
+        leads_there(&self.in_force) || self.outstanding.as_ref().is_some_and(leads_there)
     }
 
     /// Whether clients are let in.

@@ -46,7 +46,7 @@ impl Supervisor {
         let unnamed: Vec<WorkerId> = self
             .workers
             .values()
-            .filter(|worker| !self.kernel.names(worker))
+            .filter(|worker| !self.kernel.names(worker) && !self.serves_as_heir(worker))
             .map(|worker| worker.id)
             .collect();
         for id in unnamed {
@@ -54,12 +54,23 @@ impl Supervisor {
             match worker.stage {
                 Stage::Live { .. } => self.retire(id, now),
                 Stage::Recalled(_) if !self.wants(worker) => self.retire_again(id, now),
+                // It may have had connections before.
+                Stage::Ready { .. } if worker.is_heir && !worker.unfit && !self.wants(worker) => {
+                    self.retire(id, now);
+                }
                 Stage::Starting | Stage::Ready { .. } if !self.wants(worker) => {
                     self.end(id, Why::Unwanted, now);
                 }
                 _ => {}
             }
         }
+    }
+
+    /// Whether the plan in force leads to sockets that a worker which is ready has inherited.
+    fn serves_as_heir(&self, worker: &Worker) -> bool {
+        let ports = worker.ports.as_ref().filter(|_| worker.is_heir);
+        matches!(worker.stage, Stage::Ready { .. })
+            && ports.is_some_and(|ports| self.kernel.leads_to(ports))
     }
 
     fn wants(&self, worker: &Worker) -> bool {

@@ -57,7 +57,8 @@
 //! If during a reload the last of the old workers dies, the plan goes over to those of the new
 //! ones that are ready, without waiting for the others: some worker is better than none. From then
 //! on it does not go back as long as one of them serves. While all seats are vacant the kernel
-//! drops connection attempts, and clients try again.
+//! drops connection attempts, and clients try again; unless the master holds the listening sockets:
+//! then the last plan stays in force, and clients wait in the queues.
 //!
 //! # The end of a worker
 //!

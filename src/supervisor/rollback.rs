@@ -117,6 +117,6 @@ impl Supervisor {
             return false;
         };
         let may_return = self.before.as_ref().is_some_and(|before| before.includes(worker));
-        may_return && now.since(worker.since()) < self.settings.rollback
+        may_return && !worker.is_finisher && now.since(worker.since()) < self.settings.rollback
     }
 }

@@ -40,6 +40,8 @@ pub struct Worker {
     pub(super) unfit: bool,
     /// The master has listening sockets for it: those that it was spawned with, or is to be.
     pub(super) holds_sockets: bool,
+    /// These are of an earlier worker, whom plans have named.
+    pub(super) is_heir: bool,
     /// It is there for connections that wait in sockets which another worker has left; no plan is to
     /// name it. See [`estate`](super::estate).
     pub(super) is_finisher: bool,
@@ -112,6 +114,7 @@ impl Worker {
             stage: Stage::Starting,
             unfit: false,
             holds_sockets: false,
+            is_heir: false,
             is_finisher: false,
             finishers: 0,
         }

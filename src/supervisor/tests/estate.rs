@@ -57,6 +57,33 @@ fn a_successor_that_is_there_before_the_rules_have_moved_needs_no_commit() {
 }
 
 #[test]
+fn clients_wait_in_the_queues_where_no_other_worker_can_serve_them() {
+    let mut bench = holding(2);
+    bench.dies(1, Exit::Code(1));
+    bench.commit_done();
+    bench.dies(2, Exit::Code(1));
+    assert_eq!(bench.commit, None);
+    assert_eq!(bench.supervisor.plan().survivors().count(), 1);
+    bench.pass(SECOND);
+    assert_eq!(bench.take_bequeathed(), [(1, 3), (2, 4)]);
+    bench.spawn_with(3, 20_001);
+    bench.spawn_with(4, 20_002);
+    // Its socket is in force still.
+    bench.dies(4, Exit::Code(1));
+    bench.counts(4, &[IDLE, IDLE]);
+    assert_eq!(bench.take_closed(), NOBODY);
+    bench.event(Event::Ready { worker: WorkerId(3) });
+    bench.commit_done();
+    assert_eq!(bench.in_force(), [3, 0]);
+    bench.pass(2 * SECOND);
+    assert_eq!(bench.take_bequeathed(), [(4, 5)]);
+    bench.spawn_with(5, 20_002);
+    bench.event(Event::Ready { worker: WorkerId(5) });
+    bench.commit_done();
+    assert_eq!(bench.in_force(), [3, 5]);
+}
+
+#[test]
 fn what_a_successor_that_fails_had_inherited_goes_to_the_next_one() {
     let mut bench = holding(2);
     bench.dies(1, Exit::Code(1));
