@@ -45,6 +45,8 @@ pub enum Need {
     Python,
     /// The program `node`.
     Node,
+    /// The program `gunicorn`.
+    Gunicorn,
     /// A pid namespace, in which the numbers of processes begin at 1.
     Pids,
 }
@@ -172,6 +174,7 @@ impl Need {
             Self::Curl => program("curl"),
             Self::Python => program("python3"),
             Self::Node => program("node"),
+            Self::Gunicorn => program("gunicorn"),
             Self::Ipcluster => programs::build_ipcluster().err(),
             Self::Pids => (!matches!(isolation, Isolation::Whole))
                 .then(|| "no pid namespace: /proc cannot be mounted here".to_owned()),

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use netns_tests::{run, topics};
 
+mod activation;
 mod death;
 mod flush;
 mod foreign;
@@ -14,5 +15,15 @@ mod repair;
 mod source_ports;
 
 fn main() -> ExitCode {
-    run(topics![death, flush, foreign, in_flight, lab_load, reload, repair, source_ports])
+    run(topics![
+        activation,
+        death,
+        flush,
+        foreign,
+        in_flight,
+        lab_load,
+        reload,
+        repair,
+        source_ports
+    ])
 }

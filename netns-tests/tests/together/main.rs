@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use netns_tests::{run_together, topics};
 
+mod activation;
 mod batch;
 mod canary;
 mod cluster;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         return code;
     }
     run_together(topics![
+        activation,
         batch,
         canary,
         cluster,

@@ -46,6 +46,10 @@ pub(super) struct Process {
     /// Successive reports, that the supervisor got, without waiting connections.
     pub(super) quiet_reports: u32,
     pub(super) sockets: Sockets,
+    /// It has inherited its sockets.
+    pub(super) is_heir: bool,
+    /// How many finishers in a row its sockets have had.
+    pub(super) finishers: u32,
 }
 
 impl Process {
@@ -68,6 +72,8 @@ impl Process {
             looked_at: false,
             polled: false,
             quiet_reports: 0,
+            is_heir: false,
+            finishers: 0,
             sockets: Sockets {
                 queued: few(3),
                 half_open: few(3),
@@ -81,6 +87,12 @@ impl Process {
     /// Whether it runs, as far as anybody can know.
     pub(super) fn is_alive(&self) -> bool {
         !self.dead
+    }
+
+    /// Whether clients that are led to its sockets are its own: those of sockets that it has inherited
+    /// wait until it is ready, whatever becomes of it before.
+    pub(super) fn takes_clients(&self) -> bool {
+        self.ready || !self.is_heir
     }
 
     /// Time passes: the queue empties, connections end.

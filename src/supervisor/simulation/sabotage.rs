@@ -63,6 +63,10 @@ pub(super) enum Fault {
     RecallsBlindly,
     /// The number of a generation that was given up is used again.
     ReusesANumber,
+    /// The sockets that a worker has left are closed whoever waits there.
+    ClosesTheQueue,
+    /// They are never closed.
+    KeepsSockets,
 }
 
 /// All faults, each with words of the invariant that tells of it.
@@ -91,6 +95,8 @@ pub(super) const FAULTS: &[(Fault, &str)] = &[
     (Fault::ForgetsWhoLent, "a lent slot went back to another seat"),
     (Fault::RecallsBlindly, "a retired worker gets new connections again"),
     (Fault::ReusesANumber, "an old number for a new generation"),
+    (Fault::ClosesTheQueue, "closed on those who wait"),
+    (Fault::KeepsSockets, "sockets without a worker are left"),
 ];
 
 /// A fault, and what it remembers.
@@ -205,6 +211,13 @@ impl Sabotage {
             Fault::RepliesTwice => {
                 let reply = actions.iter().find(|action| matches!(action, Action::Reply { .. }));
                 actions.extend(reply.cloned());
+            }
+            Fault::ClosesTheQueue => {
+                let left: Vec<WorkerId> = supervisor.estates().collect();
+                actions.extend(left.into_iter().map(|worker| Action::CloseSockets { worker }));
+            }
+            Fault::KeepsSockets => {
+                actions.retain(|action| !matches!(action, Action::CloseSockets { .. }));
             }
             Fault::SaysDoneTooEarly => say_done(world, supervisor, actions),
             Fault::MovesOthersForATrial => {
