@@ -88,7 +88,7 @@ impl Spawn {
         if let Some(report) = report {
             report.wait().map_err(|errno| {
                 kill_and_reap(pid);
-                ProcessError::Exec { program: self.program(), errno }
+                self.spawn_error(&io::Error::from(errno), &progress)
             })?;
         }
         let pidfd = PidFd::open(pid).inspect_err(|_| kill_and_reap(pid))?;
