@@ -276,7 +276,14 @@ fn invalid(variable: &str, value: &OsString, expected: &'static str) -> WorkerEr
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::time::Duration;
+
+    use nix::sys::signal::Signal;
+
     use super::*;
+    use crate::process::{Endpoint, Output, Passed, Spawn, Transport};
 
     const GOOD: [(&str, &str); 8] = [
         ("PORT", "20004"),
@@ -318,6 +325,41 @@ mod tests {
         for name in ["", "80", "tcp", "80/", "/tcp", "0/tcp", "80/sctp", "80/tcp/", "unknown"] {
             assert_eq!(of(name), None, "{name}");
         }
+    }
+
+    #[test]
+    fn a_worker_takes_the_sockets_that_it_was_started_with() {
+        const TEST: &str = "worker::tests::a_worker_takes_the_sockets_that_it_was_started_with";
+        if std::env::var_os("IPCLUSTER_TEST_ROLE").is_some() {
+            let listeners = Worker::from_env().unwrap().listeners().unwrap();
+            let [listener] = <[PassedListener; 1]>::try_from(listeners).unwrap();
+            assert_eq!((listener.public.number(), listener.protocol), (80, Protocol::Tcp));
+            let listener = TcpListener::from(OwnedFd::from(listener));
+            listener.accept().unwrap().0.write_all(b"accepted").unwrap();
+            return;
+        }
+        let endpoint = Endpoint { transport: Transport::Tcp, ipv4: true, ipv6: false };
+        // Another test can take the port meanwhile.
+        let free = || TcpListener::bind(("0.0.0.0", 0)).unwrap().local_addr().unwrap().port();
+        let open = |_| HeldSocket::open(free(), endpoint, 16).ok();
+        let socket = (0..100).find_map(open).unwrap();
+        let mut client = TcpStream::connect(("127.0.0.1", socket.port())).unwrap();
+        let role = ("IPCLUSTER_TEST_ROLE", "worker");
+        let spawn = Spawn {
+            program: std::env::current_exe().unwrap().into(),
+            args: ["--exact", TEST].map(OsString::from).into(),
+            env: GOOD.into_iter().chain([role]).map(|(k, v)| (k.into(), v.into())).collect(),
+            ..Spawn::default()
+        };
+        let passed = [Passed { name: "80/tcp", socket: socket.as_fd() }];
+        let output = Output::create("test worker").unwrap();
+        let child = spawn.start_with(&passed, &output).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let mut answer = String::new();
+        let result = client.read_to_string(&mut answer);
+        child.signal_group(Signal::SIGKILL).unwrap();
+        result.unwrap();
+        assert_eq!(answer, "accepted");
     }
 
     #[test]
