@@ -80,7 +80,8 @@ impl Supervisor {
     /// that served last.
     fn retired_in(&self, seat: Seat, aim: &Aim) -> Option<WorkerId> {
         let of_aim = self.workers.values().filter(|it| it.seat == seat && aim.includes(it));
-        let retired = of_aim.filter(|it| matches!(it.stage, Stage::Retired(_)) && !it.unfit && !it.is_finisher);
+        let retired = of_aim
+            .filter(|it| matches!(it.stage, Stage::Retired(_)) && !it.unfit && !it.is_finisher);
         retired.map(|worker| worker.id).next_back()
     }
 
