@@ -178,6 +178,140 @@ fn drop_capabilities() -> io::Result<()> {
     Ok(())
 }
 
+/// What a new process becomes, made before the fork: nothing can be allocated after it.
+pub(crate) struct Image {
+    /// The program, looked for in the `PATH` of `environment` if it has no `/`, and its arguments.
+    pub(crate) arguments: Vec<CString>,
+    /// All variables (`NAME=value`) but `LISTEN_PID`.
+    pub(crate) environment: Vec<CString>,
+    /// What becomes its descriptors from 3 on. Their own numbers are above those.
+    pub(crate) descriptors: Vec<OwnedFd>,
+}
+
+/// How many bytes a child reports an errno by.
+pub(crate) const ERRNO_LEN: usize = size_of::<i32>();
+
+/// Has the child of `command` become the program of `image` with its descriptors, and with its own
+/// pid in `LISTEN_PID`. Must be the last hook of the command: the child runs the program from it, or
+/// writes the errno ([`ERRNO_LEN`] bytes) to `report`, whose number must be above those of the
+/// descriptors, and ends. At success `report` is closed.
+///
+/// The standard library would run the program after this hook, with an environment that was made
+/// before the fork, in which nobody can know the pid.
+pub(crate) fn become_with_descriptors(command: &mut Command, image: Image, report: OwnedFd) {
+    let Image { arguments, environment, descriptors } = image;
+    let arguments = CStrings::new(0, arguments);
+    let mut environment = CStrings::new(1, environment);
+    let mut pid_entry = PidEntry::new();
+    let hook = move || -> io::Result<()> {
+        let errno = match place(&descriptors) {
+            Ok(()) => {
+                environment.pointers[0] = pid_entry.fill(std::process::id());
+                run(&arguments, &environment)
+            }
+            Err(errno) => errno,
+        };
+        // The pipe of the standard library may be closed by now.
+        let _ = rustix::io::write(&report, &(errno as i32).to_ne_bytes());
+        // SAFETY: ends the process at once: no destructor and no exit handler of the parent runs.
+        unsafe { libc::_exit(127) }
+    };
+    // SAFETY: as in `prepare_child`: the hook makes system calls (dup3, getpid, execve, write, exit)
+    // and writes to memory that it owns, which is the child's own copy; nothing allocates or locks.
+    // execvp is what the standard library itself calls here.
+    unsafe { command.pre_exec(hook) };
+}
+
+/// Copies descriptors to the numbers from 3 on, open over exec.
+fn place(descriptors: &[OwnedFd]) -> Result<(), Errno> {
+    for (number, descriptor) in (3..).zip(descriptors) {
+        // SAFETY: the call touches no memory. What was open under the number is closed: it is of a
+        // child that is about to run another program, whose own descriptors these are; the sources
+        // and the report have numbers above.
+        let result = unsafe { libc::dup3(descriptor.as_raw_fd(), number, 0) };
+        Errno::result(result)?;
+    }
+    Ok(())
+}
+
+/// Runs the program; returns why it cannot be.
+fn run(arguments: &CStrings, environment: &CStrings) -> Errno {
+    unsafe extern "C" {
+        /// environ(7). execvp(3) takes from it both the variables and the `PATH` to look in.
+        static mut environ: *const *const libc::c_char;
+    }
+    // SAFETY: this is the child of a fork, with one thread, so nobody else reads or writes `environ`
+    // at this time. Both arrays end with a null pointer, and point to strings that live on: they are
+    // borrowed.
+    unsafe {
+        (&raw mut environ).write(environment.pointers.as_ptr());
+        libc::execvp(arguments.pointers[0], arguments.pointers.as_ptr());
+    }
+    Errno::last()
+}
+
+/// Strings and what execve(2) takes of them: an array of pointers, the last one null.
+struct CStrings {
+    /// Keeps what the pointers point to.
+    _strings: Vec<CString>,
+    pointers: Vec<*const libc::c_char>,
+}
+
+impl CStrings {
+    /// With so many free places before the strings, each to be filled before the array is used: a
+    /// null pointer would end it.
+    fn new(free: usize, strings: Vec<CString>) -> Self {
+        let mut pointers = vec![std::ptr::null(); free];
+        pointers.extend(strings.iter().map(|string| string.as_ptr()));
+        pointers.push(std::ptr::null());
+        Self { _strings: strings, pointers }
+    }
+}
+
+// SAFETY: the pointers are to the heap memory of strings that the value owns and never changes, or
+// to that of a `PidEntry`, which is set after the fork alone; so they may go and be read anywhere.
+unsafe impl Send for CStrings {}
+// SAFETY: as above.
+unsafe impl Sync for CStrings {}
+
+/// `LISTEN_PID=` with room for any pid.
+struct PidEntry(Box<[u8; 32]>);
+
+impl PidEntry {
+    const NAME: &'static [u8] = b"LISTEN_PID=";
+
+    fn new() -> Self {
+        let mut bytes = Box::new([0; 32]);
+        bytes[..Self::NAME.len()].copy_from_slice(Self::NAME);
+        Self(bytes)
+    }
+
+    /// Writes the number, without allocating, and returns where the entry is.
+    fn fill(&mut self, pid: u32) -> *const libc::c_char {
+        let digits = pid.checked_ilog10().map_or(1, |log| log as usize + 1);
+        let mut rest = pid;
+        for place in (0..digits).rev() {
+            self.0[Self::NAME.len() + place] = b"0123456789"[(rest % 10) as usize];
+            rest /= 10;
+        }
+        self.0.as_ptr().cast()
+    }
+}
+
+/// A copy of a descriptor that this process was started with, closed on exec, as the original is from
+/// now on.
+pub(crate) fn inherited_descriptor(number: i32) -> Result<OwnedFd, Errno> {
+    // SAFETY: the call touches no memory; a number that is not open is an error (EBADF).
+    let result = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+    Errno::result(result)?;
+    // SAFETY: as above.
+    let copy = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };
+    let copy = Errno::result(copy)?;
+    // SAFETY: the call succeeded, so this is a new descriptor, which nothing else knows of. The
+    // original stays whose it is.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}
+
 fn begin_step(progress: BorrowedFd<'_>) -> io::Result<()> {
     rustix::io::write(progress, &1u64.to_ne_bytes())?;
     Ok(())

@@ -21,7 +21,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("process", &["netlink", "sys"]),
     ("lab", &["netlink", "process"]),
     ("nft", &["netlink", "ruleset", "plan"]),
-    ("worker", &["control", "plan"]), // plan: the ids in control's messages
+    ("worker", &["control", "plan", "process"]), // plan: the ids in control's messages
     (
         "master",
         &[

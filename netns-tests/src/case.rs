@@ -45,6 +45,8 @@ pub enum Need {
     Python,
     /// The program `node`.
     Node,
+    /// The program `gunicorn`.
+    Gunicorn,
     /// A pid namespace, in which the numbers of processes begin at 1.
     Pids,
     /// Users besides root, whom processes can be started as: `nobody`, 65534, and others.
@@ -176,6 +178,7 @@ impl Need {
             Self::Curl => program("curl"),
             Self::Python => program("python3"),
             Self::Node => program("node"),
+            Self::Gunicorn => program("gunicorn"),
             Self::Ipcluster => programs::build_ipcluster().err(),
             Self::OtherUsers => {
                 // As root the case stays in the user namespace that this runs in; any other user is

@@ -99,6 +99,8 @@ pub struct WorkerStatus {
     pub ports: BTreeMap<String, u16>,
     /// How many connections it has, if that is known.
     pub connections: Option<u32>,
+    /// How many wait to be accepted, if that is known.
+    pub queued: Option<u32>,
     /// How many its seat has had, if it is live.
     pub connections_total: Option<u64>,
     /// Its resident memory in bytes, if that is known.

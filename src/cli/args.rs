@@ -142,6 +142,10 @@ wait, or does not answer what --ready http:/PATH or --watchdog-timeout ask of it
 until it answers again, as long as others do. On NOTIFY_SOCKET (sd_notify) it can say READY=1,
 STOPPING=1, STATUS=, WATCHDOG=1 and EXTEND_TIMEOUT_USEC=.
 
+With --socket-activation they get their sockets as well: LISTEN_FDS of them, from descriptor 3 on,
+LISTEN_FDNAMES (80/tcp:443/tcp:443/udp) and LISTEN_PID. A worker that takes them is ready as soon as its
+program runs: connections wait until it accepts.
+
 TIME is a whole number with ms, s, min or h; MEMORY one with B, KiB, MiB, GiB or TiB.
 
 Examples:
@@ -150,7 +154,7 @@ Examples:
   ipcluster run -c web.toml --workers 8 --http-listen 127.0.0.1:9180
 
 The file holds the same settings as the flags (name, listen, workers, command, partition, slots,
-weights, worker_ports, local_clients, ready, ownership, user, group, env, [timeouts] ready, drain, rollback, die,
+weights, worker_ports, socket_activation, backlog, local_clients, ready, ownership, user, group, env, [timeouts] ready, drain, rollback, die,
 ping, watchdog, [spawn] stagger, backoff, give_up, [retire] rss, rate, window, renice, max_age, lag, [memory] total, low, high,
 order, [output] to, [http] listen). Flags win.
 
@@ -293,6 +297,15 @@ pub(crate) struct RunArgs {
     /// through a listener [default: 20000-29999]
     #[arg(long, value_name = "FIRST-LAST")]
     worker_ports: Option<String>,
+    /// Open the listening sockets of workers and keep them, so that connections that wait outlive a
+    /// worker; workers take them by LISTEN_FDS, as under systemd
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    socket_activation: Option<bool>,
+    /// How many connections wait in each of these sockets, at most net.core.somaxconn [default:
+    /// 4096]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    backlog: Option<i64>,
     /// Balance connections that start on this host as well
     #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true,
           default_missing_value = "true")]
@@ -415,6 +428,10 @@ impl RunArgs {
             slots: number("--slots", self.slots),
             weights: self.weights.map(|weights| Given::by_flag("--weights", weights)),
             worker_ports: one("--worker-ports", self.worker_ports),
+            socket_activation: self
+                .socket_activation
+                .map(|on| Given::by_flag("--socket-activation", on)),
+            backlog: number("--backlog", self.backlog),
             local_clients: self.local_clients.map(|on| Given::by_flag("--local-clients", on)),
             ready: one("--ready", self.ready),
             ownership: one("--ownership", self.ownership),
@@ -576,7 +593,7 @@ mod tests {
     fn every_setting_has_a_flag() {
         let line = "run --name web --listen 0.0.0.0:80 --listen [::]:443 --workers 2 \
             --partition hash --slots 2048 --weights 1,2.5 --worker-ports 30000-30999 \
-            --local-clients --ready tcp --user www-data --group 33 \
+            --socket-activation --backlog 1024 --local-clients --ready tcp --user www-data --group 33 \
             --env NODE_* --env A=b --ready-timeout 10s --drain-timeout 1h --rollback-timeout 10min --die-timeout 0 \
             --retire-rss 448MiB --retire-rate 5 --retire-window 1min --retire-renice 19 \
             --retire-max-age 24h --retire-lag 0 --memory-total 512MiB --memory-low 0.5 \
@@ -592,6 +609,8 @@ mod tests {
             slots = 2048
             weights = [1, 2.5]
             worker_ports = "30000-30999"
+            socket_activation = true
+            backlog = 1024
             local_clients = true
             ready = "tcp"
             user = "www-data"
@@ -613,6 +632,11 @@ mod tests {
             ("--workers -1", "--workers: -1: expected 1 to 1024"),
             ("--workers 0", "--workers: 0: expected 1 to 1024"),
             ("--slots -5", "--slots: -5: expected 1 to 65536"),
+            ("--socket-activation --backlog -1", "--backlog: -1: expected 1 to 65535"),
+            (
+                "--backlog 5",
+                "--backlog: it is for sockets that the master opens: set socket_activation = true (--socket-activation), or remove it",
+            ),
             (
                 "--workers 1 --weights -1",
                 "--weights: weight -1 of seat 0: expected a finite number, 0 or more",

@@ -42,6 +42,8 @@ impl Settings {
             value_error(&range.origin, "worker_ports", format!("{}: {reason}", quote(&range.value)))
         })?;
         check_worker_ports(worker_ports, &range.origin, workers.value, &listeners)?;
+        let socket_activation = or_default(self.socket_activation, false).value;
+        let backlog = backlog(self.backlog, socket_activation)?;
         let http = http(self.http_listen, &listeners, worker_ports)?;
         let ready = readiness(or_default(self.ready, "tcp".to_owned()), &listeners)?;
         let drain =
@@ -55,6 +57,8 @@ impl Settings {
             partition,
             weights,
             worker_ports,
+            socket_activation,
+            backlog,
             local_clients: or_default(self.local_clients, false).value,
             ready,
             ownership: ownership(or_default(self.ownership, "auto".to_owned()))?,
@@ -243,6 +247,23 @@ pub(super) fn check_worker_ports(
         return Err(value_error(origin, "worker_ports", reason));
     }
     Ok(())
+}
+
+/// The longest queue that can be asked for: far more than a worker can have waiting for it.
+const MOST_BACKLOG: u32 = 65_535;
+
+fn backlog(given: Option<Given<i64>>, socket_activation: bool) -> Result<u32, ConfigError> {
+    let Some(Given { value, origin }) = given else { return Ok(Config::DEFAULT_BACKLOG) };
+    let refused = |reason| Err(value_error(&origin, "backlog", reason));
+    match u32::try_from(value).ok().filter(|value| (1..=MOST_BACKLOG).contains(value)) {
+        None => refused(format!("{value}: expected 1 to {MOST_BACKLOG}")),
+        Some(_) if !socket_activation => refused(
+            "it is for sockets that the master opens: set socket_activation = true \
+             (--socket-activation), or remove it"
+                .to_owned(),
+        ),
+        Some(value) => Ok(value),
+    }
 }
 
 /// Whether this build has the server.

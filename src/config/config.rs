@@ -29,6 +29,14 @@ pub struct Config {
     /// for
     /// [`PortRange::GENERATIONS`] generations.
     pub worker_ports: PortRange,
+    /// Whether the master opens the listening sockets of workers and keeps them, so that they outlive
+    /// a worker. Workers take them by `LISTEN_FDS` (sd_listen_fds(3)). Nobody can tell from outside
+    /// when such a worker accepts: with [`Readiness::Tcp`] it counts as ready as soon as its program
+    /// runs and has them, and clients wait in the queue until it is.
+    pub socket_activation: bool,
+    /// How many connections wait in the queue of each such socket at most, 1 to 65535; the kernel
+    /// lets no more than `net.core.somaxconn` wait.
+    pub backlog: u32,
     /// Whether connections that start on this host are balanced as well.
     pub local_clients: bool,
     /// How it is known that a worker is ready.
@@ -63,6 +71,9 @@ pub struct Config {
 impl Config {
     /// The name of a cluster that is given none.
     pub const DEFAULT_NAME: &'static str = "main";
+
+    /// How many connections wait in a queue of the master's, where nothing else was asked for.
+    pub const DEFAULT_BACKLOG: u32 = 4096;
 
     /// The same cluster with another number of workers: new ones have the share 1.
     ///

@@ -29,7 +29,7 @@ impl Settings {
     }
 }
 
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 16] = [
     "name",
     "listen",
     "workers",
@@ -38,6 +38,8 @@ const KEYS: [&str; 14] = [
     "slots",
     "weights",
     "worker_ports",
+    "socket_activation",
+    "backlog",
     "local_clients",
     "ready",
     "ownership",
@@ -53,7 +55,7 @@ const OUTPUT: [&str; 1] = ["to"];
 const HTTP: [&str; 1] = ["listen"];
 
 /// Keys and tables that a later version will know.
-const LATER: [&str; 2] = ["socket_activation", "engine"];
+const LATER: [&str; 1] = ["engine"];
 
 struct File<'a> {
     text: &'a str,
@@ -79,6 +81,10 @@ impl File<'_> {
             "slots" => settings.slots = Some(self.integer("slots", value)?),
             "weights" => settings.weights = Some(self.weights(value)?),
             "worker_ports" => settings.worker_ports = Some(self.text("worker_ports", value)?),
+            "socket_activation" => {
+                settings.socket_activation = Some(self.truth("socket_activation", value)?);
+            }
+            "backlog" => settings.backlog = Some(self.integer("backlog", value)?),
             "local_clients" => settings.local_clients = Some(self.truth("local_clients", value)?),
             "ready" => settings.ready = Some(self.text("ready", value)?),
             "ownership" => settings.ownership = Some(self.text("ownership", value)?),
@@ -369,6 +375,8 @@ mod tests {
             slots = 2_048
             weights = [1, 2.5]
             worker_ports = "30000-30999"
+            socket_activation = true
+            backlog = 1024
             local_clients = true
             ready = "tcp"
             ownership = "shared"
@@ -413,6 +421,8 @@ mod tests {
             slots: flag(2048),
             weights: flag(vec![1.0, 2.5]),
             worker_ports: flag("30000-30999".to_owned()),
+            socket_activation: flag(true),
+            backlog: flag(1024),
             local_clients: flag(true),
             ready: flag("tcp".to_owned()),
             ownership: flag("shared".to_owned()),
@@ -458,7 +468,7 @@ mod tests {
         let cases = [
             (
                 "\nwrokers = 4",
-                "web.toml, line 2: unknown key `wrokers`: expected one of name, listen, workers, command, partition, slots, weights, worker_ports, local_clients, ready, ownership, user, group, env, the tables timeouts, spawn, retire, memory, output and http",
+                "web.toml, line 2: unknown key `wrokers`: expected one of name, listen, workers, command, partition, slots, weights, worker_ports, socket_activation, backlog, local_clients, ready, ownership, user, group, env, the tables timeouts, spawn, retire, memory, output and http",
             ),
             (
                 "[timeouts]\n\"a\\nb\" = 1",

@@ -16,6 +16,8 @@
 //! | `slots` | `--slots` | workers to 65536, `hash` only | 1024 |
 //! | `weights` | `--weights 1,2,...` | one number, 0 or more, for each worker | all the same |
 //! | `worker_ports` | `--worker-ports` | `FIRST-LAST`, closed to other hosts | `20000-29999` |
+//! | `socket_activation` | `--socket-activation` | `true`: the master opens the workers' listening sockets and keeps them, workers take them by `LISTEN_FDS`; `false` | `false` |
+//! | `backlog` | `--backlog` | 1 to 65535, with `socket_activation` only: how many connections wait in one of those sockets, at most `net.core.somaxconn` | 4096 |
 //! | `local_clients` | `--local-clients` | `true`, `false` | `false` |
 //! | `ready` | `--ready` | `tcp`, `notify`, `http:/PATH`: see [`Readiness`] | `tcp` |
 //! | `ownership` | `--ownership` | `auto`, `owned`, `shared`: see [`Ownership`] | `auto` |

@@ -42,6 +42,8 @@ use super::message::cut;
 /// | `ended` | `worker`, `seat`, `generation`, `exit`, `signal` | a worker that was retired or asked to end is gone |
 /// | `swapped` | `generation`, `occupied`, `seats` | another plan is in force, with a worker in so many of its seats |
 /// | `all_bands_ready` | `generation`, `seats` | with that, every seat has a worker |
+/// | `finishing` | `seat`, `generation`, `connections` | so many connections wait in the sockets of a worker that has ended: a process is started to accept them |
+/// | `queue_lost` | `seat`, `generation`, `connections` | nobody could be started for them: they are reset |
 /// | `on_trial` | `generation`, `workers`, `slots`, `of` | a new generation with so many workers gets so many of the slots, on trial |
 /// | `commit_failed` | `reason`, `retry_in` | the kernel did not take a plan |
 /// | `repaired` | `what`, `writer`, `total`, `held_back` | somebody else (`pid`, `name`; null if not known) had changed our rules; they are as they should be. The next repair is held back for so long |

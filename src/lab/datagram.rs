@@ -26,8 +26,13 @@ impl Receiver {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let socket = socket_with(AddressFamily::INET6, SocketType::DGRAM, flags, None)?;
         rustix::net::sockopt::set_ipv6_v6only(&socket, false)?;
-        setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
         bind(&socket, &SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)))?;
+        Self::new(socket)
+    }
+
+    /// On a socket of IPv6 that is bound and does not block.
+    pub(super) fn new(socket: OwnedFd) -> io::Result<Self> {
+        setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
         Ok(Self { socket })
     }
 

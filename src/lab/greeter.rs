@@ -9,6 +9,7 @@
 //! | variable | meaning |
 //! |---|---|
 //! | `PORT`, `IPCLUSTER_PORT_<public>` | the ports to listen on, on every address of both families |
+//! | `LISTEN_FDS`, `LISTEN_PID` | it was given its sockets, and opens none (sd_listen_fds(3)) |
 //! | `IPCLUSTER_SEAT`, `IPCLUSTER_GENERATION` | who it says it is; 0 where missing |
 //! | `GREETER_DELAY_MS` | how long it takes to boot, before it listens |
 //! | `GREETER_EXIT` | the status with which it exits when it has booted, in place of listening |
@@ -42,6 +43,7 @@ use rustix::net::{
 
 use super::Identity;
 use super::datagram::Receiver;
+use crate::process::{Transport, passed_sockets};
 
 /// Runs the worker of this module until SIGTERM. It is the whole of a program: call it in `main`,
 /// while the process has one thread.
@@ -96,6 +98,31 @@ impl Settings {
             speaks_first: env::var_os("GREETER_SPEAK").is_some_and(|value| value == "first"),
             answers_datagrams: env::var_os("GREETER_UDP").is_some_and(|value| value == "yes"),
         })
+    }
+
+    /// The sockets that it was given, or else those that it opens.
+    fn sockets(&self) -> io::Result<(Vec<OwnedFd>, Vec<Receiver>)> {
+        let (mut listeners, mut receivers) = (Vec::new(), Vec::new());
+        for (_, socket) in passed_sockets().map_err(io::Error::other)? {
+            let transport = socket.transport();
+            let socket = OwnedFd::from(socket);
+            rustix::io::ioctl_fionbio(&socket, true)?;
+            match transport {
+                Transport::Tcp => listeners.push(socket),
+                Transport::Udp => receivers.push(Receiver::new(socket)?),
+            }
+        }
+        if listeners.is_empty() && receivers.is_empty() {
+            for &port in &self.ports {
+                listeners.push(listen_on(port).map_err(|error| {
+                    io::Error::new(error.kind(), format!("cannot listen on port {port}: {error}"))
+                })?);
+            }
+            for &port in self.ports.iter().filter(|_| self.answers_datagrams) {
+                receivers.push(Receiver::bind(port)?);
+            }
+        }
+        Ok((listeners, receivers))
     }
 
     /// Takes the time to boot, and says with what status to exit where it should not go on.
@@ -213,20 +240,12 @@ impl Greeter {
     fn new(settings: &Settings, terminated: SignalFd) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &terminated, EventData::new_u64(SIGNAL), EventFlags::IN)?;
-        let mut listeners = Vec::new();
-        for (number, &port) in (FIRST_LISTENER..).zip(&settings.ports) {
-            let listener = listen_on(port).map_err(|error| {
-                io::Error::new(error.kind(), format!("cannot listen on port {port}: {error}"))
-            })?;
-            epoll::add(&epoll, &listener, EventData::new_u64(number), EventFlags::IN)?;
-            listeners.push(listener);
+        let (listeners, receivers) = settings.sockets()?;
+        for (number, listener) in (FIRST_LISTENER..).zip(&listeners) {
+            epoll::add(&epoll, listener, EventData::new_u64(number), EventFlags::IN)?;
         }
-        let mut receivers = Vec::new();
-        let with_datagrams = settings.ports.iter().filter(|_| settings.answers_datagrams);
-        for (number, &port) in (FIRST_RECEIVER..).zip(with_datagrams) {
-            let receiver = Receiver::bind(port)?;
-            epoll::add(&epoll, &receiver, EventData::new_u64(number), EventFlags::IN)?;
-            receivers.push(receiver);
+        for (number, receiver) in (FIRST_RECEIVER..).zip(&receivers) {
+            epoll::add(&epoll, receiver, EventData::new_u64(number), EventFlags::IN)?;
         }
         let body = format!("{}\n", settings.identity);
         let response = match settings.speaks_first {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::error::Error;
 use std::future;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -13,6 +14,7 @@ use super::beside::Beside;
 use super::complaint::Complaint;
 use super::events::Subscribers;
 use super::figures::Figures;
+use super::listening::Held;
 use super::memory::{Look, Measured, Monitor};
 use super::processes::{BURIAL_INTERVAL, Processes};
 use super::report;
@@ -54,6 +56,7 @@ pub(super) struct World {
     pub(super) uncounted: Complaint,
     pub(super) processes: Processes,
     pub(super) spawner: Spawner,
+    pub(super) held: Held,
     pub(super) exits_sender: mpsc::UnboundedSender<WorkerId>,
     pub(super) counts_sender: mpsc::UnboundedSender<Counts>,
     pub(super) pending: BTreeMap<RequestId, Pending>,
@@ -119,6 +122,9 @@ impl World {
     /// Sees to it that the loop hears of a worker's exit.
     pub(super) fn watch(&mut self, worker: WorkerId, seat: Seat, started: spawner::Started) {
         let pidfd = started.child.pidfd().clone();
+        if let Some(sockets) = &started.sockets {
+            self.held.insert(worker, Arc::clone(sockets));
+        }
         let exited = self.processes.insert(worker, seat, started);
         let exits = self.exits_sender.clone();
         tokio::spawn(async move {
@@ -155,7 +161,14 @@ impl World {
             Action::Spawn { worker, seat, generation } => {
                 // A canary has seats beyond those: no worker is told a seat that there cannot be.
                 let workers = self.workers_wanted.max(seat.index() + 1);
-                self.spawner.start(spawner::Order { worker, seat, generation, workers });
+                let inherited = self.held.of(worker);
+                let order = spawner::Order { worker, seat, generation, workers, inherited };
+                self.spawner.start(order);
+            }
+            Action::Bequeath { from, to } => self.held.bequeath(from, to),
+            Action::CloseSockets { worker } => {
+                self.held.close(worker);
+                self.spawner.release(worker);
             }
             Action::Commit(plan) => return [self.commit(&plan)].into(),
             Action::Verify => return self.verify(),
@@ -323,13 +336,15 @@ impl World {
             | Notice::Unproven { .. }
             | Notice::Unresponsive { .. }
             | Notice::Stops { .. }
+            | Notice::Finishing { .. }
             | Notice::ForeignNatFound { .. } => {
                 tracing::warn!("{notice}");
             }
             Notice::Repaired { held_back, .. } if held_back.is_zero() => {
                 tracing::warn!("{notice}");
             }
-            Notice::CommitFailed { .. }
+            Notice::QueueLost { .. }
+            | Notice::CommitFailed { .. }
             | Notice::Repaired { .. }
             | Notice::RepairFailed { .. }
             | Notice::GivenUp { .. }

@@ -18,6 +18,7 @@ use super::figures::Figures;
 use super::fullness::Fullness;
 use super::hold;
 use super::journal::Journal;
+use super::listening::{Held, Openings};
 use super::logs::Logs;
 use super::memory::Monitor;
 use super::output::{Destination, Printer};
@@ -166,6 +167,9 @@ impl Builder {
             Template { logs, ..template(&config, lock.as_ref(), environment, account) };
         let vigil = Vigil::new(&config, notify)?;
         template.descriptor_limit = descriptor_limit;
+        if let Some(openings) = &template.openings {
+            openings.check_backlog()?;
+        }
         let spawner = Spawner::new(template, pool, outcomes)
             .map_err(|source| MasterError::Thread { source })?;
         let printer = printer(&config, print_output)?;
@@ -185,6 +189,7 @@ impl Builder {
                 uncounted: Complaint::default(),
                 processes: Processes::new(printer)?,
                 spawner,
+                held: Held::default(),
                 exits_sender,
                 counts_sender,
                 pending: BTreeMap::new(),
@@ -344,6 +349,7 @@ fn settings(config: &Config) -> Settings {
             },
         },
         kill_old: config.kill_old,
+        holds_sockets: config.socket_activation,
         ..Settings::default()
     }
 }
@@ -382,6 +388,9 @@ fn template(
         public_ports: config.listeners.public_ports().to_vec(),
         transports: transports(&config.listeners),
         logs: None,
+        openings: config
+            .socket_activation
+            .then(|| Openings::of(&config.listeners, config.backlog).into()),
     }
 }
 

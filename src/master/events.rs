@@ -156,6 +156,14 @@ fn lines(notice: &Notice) -> Vec<EventLine> {
         Notice::InForce { generation, occupied, seats } => {
             return in_force(*generation, *occupied, *seats);
         }
+        Notice::Finishing { seat, generation, connections } => event("finishing")
+            .with("seat", seat.0)
+            .with("generation", generation.0)
+            .with("connections", *connections),
+        Notice::QueueLost { seat, generation, connections } => event("queue_lost")
+            .with("seat", seat.0)
+            .with("generation", generation.0)
+            .with("connections", *connections),
         Notice::OnTrial { generation, workers, slots, of } => event("on_trial")
             .with("generation", generation.0)
             .with("workers", *workers)

@@ -25,6 +25,9 @@
 //! it is the whole purpose gives up the rest
 //! ([`keep_only_capabilities`](crate::process::keep_only_capabilities)), as `ipcluster run` does.
 //!
+//! Where the cluster wants it, the listening sockets of workers are opened here and kept, so that the
+//! connections in their queues outlive a worker (`listening.rs`).
+//!
 //! Starting up is recovering: whatever an earlier master left in the kernel is what this one begins
 //! with. Workers are not tied to the master's life. When it leaves, they and the rules serve on.
 
@@ -42,6 +45,7 @@ mod handle;
 mod health;
 mod hold;
 mod journal;
+mod listening;
 mod logs;
 mod memory;
 mod output;

@@ -69,7 +69,7 @@ impl Processes {
         seat: Seat,
         started: Started,
     ) -> impl Future<Output = Result<(), ProcessError>> + Send + use<> {
-        let Started { child, generation, output, ports } = started;
+        let Started { child, generation, output, ports, .. } = started;
         let exited = child.exited();
         let flow = Flow::default();
         let running =
@@ -366,7 +366,7 @@ pub(super) const fn transport(protocol: Protocol) -> Transport {
 }
 
 /// The families of the listeners on a public port: IPv4, IPv6.
-fn families_of(listeners: &Listeners, protocol: Protocol, public: Port) -> (bool, bool) {
+pub(super) fn families_of(listeners: &Listeners, protocol: Protocol, public: Port) -> (bool, bool) {
     let is_on = move |it: &&Listener| it.port() == public && it.protocol() == protocol;
     let on_port = || listeners.iter().filter(is_on);
     (on_port().any(|l| l.address().is_ipv4()), on_port().any(|l| l.address().is_ipv6()))

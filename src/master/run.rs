@@ -255,13 +255,16 @@ impl Master {
 
     /// Whether there is anything to be counted or let go.
     fn drains(&self) -> bool {
-        self.is_any(WorkerState::Retired) || self.draining.has_gone()
+        self.is_any(WorkerState::Retired)
+            || self.draining.has_gone()
+            || self.supervisor.estates().next().is_some()
     }
 
     /// Begins a count of what workers that are retired or gone have left, if it is time for one.
     fn count_connections(&mut self) {
         let retired = self.ids(|state| state == WorkerState::Retired);
-        let retired = self.world.processes.ports_of(&retired);
+        let mut retired = self.world.processes.ports_of(&retired);
+        retired.extend(self.world.held.ports_of(self.supervisor.estates()));
         let settled = self.supervisor.workers().filter(|worker| worker.is_settled());
         let settled = settled.map(|worker| worker.id).collect();
         let Some(wanted) = self.draining.begin(retired, settled, Instant::now()) else { return };
@@ -312,7 +315,10 @@ impl Master {
 
     fn release_ports(&mut self) {
         for worker in self.draining.take_free() {
-            self.world.spawner.release(worker);
+            // Ports whose sockets are held are free when those are closed.
+            if !self.world.held.has(worker) {
+                self.world.spawner.release(worker);
+            }
         }
     }
 

@@ -7,8 +7,10 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::listening::{Openings, SeatSockets};
 use super::logs::Logs;
 use crate::nft::Conntrack;
 use crate::plan::{Generation, Port, Seat};
@@ -35,16 +37,20 @@ pub(super) struct Template {
     pub(super) transports: Vec<Transport>,
     /// Files for what it prints; none for memory.
     pub(super) logs: Option<Logs>,
+    /// The sockets that are opened for it, if it does not open its own.
+    pub(super) openings: Option<Arc<Openings>>,
 }
 
 /// A worker to be started.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Order {
     pub(super) worker: WorkerId,
     pub(super) seat: Seat,
     pub(super) generation: Generation,
     /// How many workers the cluster is to have.
     pub(super) workers: usize,
+    /// The sockets that an earlier worker has left for it.
+    pub(super) inherited: Option<Arc<SeatSockets>>,
 }
 
 /// A worker that was started.
@@ -53,6 +59,8 @@ pub(super) struct Started {
     pub(super) generation: Generation,
     pub(super) output: OutputReader,
     pub(super) ports: Arc<[Port]>,
+    /// What it was started with.
+    pub(super) sockets: Option<Arc<SeatSockets>>,
 }
 
 /// What came of an order.
@@ -92,8 +100,8 @@ impl Spawner {
                 match message {
                     Message::Release(worker) => work.release(worker),
                     Message::Start(order) => {
-                        let result = work.start(order);
-                        let outcome = Outcome { worker: order.worker, result };
+                        let worker = order.worker;
+                        let outcome = Outcome { worker, result: work.start(order) };
                         if outcomes.send(outcome).is_err() {
                             return;
                         }
@@ -142,7 +150,18 @@ impl Work {
     }
 
     fn start(&mut self, order: Order) -> Result<Started, ProcessError> {
-        let ports: Arc<[Port]> = self.allocate()?.into_iter().filter_map(Port::new).collect();
+        let sockets = match (&order.inherited, &self.template.openings) {
+            (Some(inherited), _) => Some(Arc::clone(inherited)),
+            (None, Some(openings)) => {
+                let openings = Arc::clone(openings);
+                Some(Arc::new(self.open(&openings)?))
+            }
+            (None, None) => None,
+        };
+        let ports = match &sockets {
+            Some(sockets) => Arc::clone(sockets.ports()),
+            None => self.allocate(&BTreeSet::new())?.into_iter().filter_map(Port::new).collect(),
+        };
         let label = format!("seat {}", order.seat);
         let output = match &self.template.logs {
             Some(logs) => Output::append_to(&logs.file(order.seat, order.generation))?,
@@ -151,27 +170,42 @@ impl Work {
         let spawn = Spawn {
             program: self.template.program.clone(),
             args: self.template.arguments.clone(),
-            env: self.environment(order, &ports),
+            env: self.environment(&order, &ports),
             directory: None,
             account: self.template.account.clone(),
             descriptor_limit: self.template.descriptor_limit,
         };
-        let child = spawn.start(&output)?;
+        let passed = sockets.as_ref().map(|sockets| sockets.to_pass()).unwrap_or_default();
+        let child = spawn.start_with(&passed, &output)?;
         self.held.insert(order.worker, Arc::clone(&ports));
         let (generation, output) = (order.generation, output.into_reader());
-        Ok(Started { child, generation, output, ports })
+        Ok(Started { child, generation, output, ports, sockets })
     }
 
-    /// A worker port for each public port.
-    fn allocate(&mut self) -> Result<Vec<u16>, ProcessError> {
+    /// Opens sockets on worker ports that nobody has: one on which nothing listens can be somebody's
+    /// all the same, such as that of an outgoing connection.
+    fn open(&mut self, openings: &Openings) -> Result<SeatSockets, ProcessError> {
+        let mut busy = BTreeSet::new();
+        loop {
+            match openings.open(self.allocate(&busy)?) {
+                Err(ProcessError::Listen { port, errno: Errno::EADDRINUSE, .. }) => {
+                    busy.insert(port);
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// A worker port for each public port, none of them `busy`.
+    fn allocate(&mut self, busy: &BTreeSet<u16>) -> Result<Vec<u16>, ProcessError> {
         let count = self.template.public_ports.len();
         self.refresh_remembered(CONNTRACK_AGE);
-        let taken = self.taken_ports()?;
+        let taken = &self.taken_ports()? | busy;
         match self.pool.allocate(count, &taken) {
             Err(ProcessError::PortsExhausted { .. }) => {
                 // It may be that an old answer alone keeps those that are needed.
                 self.refresh_remembered(Duration::ZERO);
-                let taken = self.taken_ports()?;
+                let taken = &self.taken_ports()? | busy;
                 self.pool.allocate(count, &taken)
             }
             result => result,
@@ -208,7 +242,7 @@ impl Work {
         }
     }
 
-    fn environment(&self, order: Order, ports: &[Port]) -> BTreeMap<OsString, OsString> {
+    fn environment(&self, order: &Order, ports: &[Port]) -> BTreeMap<OsString, OsString> {
         let mut environment = self.template.environment.clone();
         let mut set = |name: String, value: String| {
             environment.insert(name.into(), value.into());

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use nix::errno::Errno;
 
+use super::owner::Transport;
 use crate::netlink;
 
 /// Why something about a process, its output or its sockets could not be done.
@@ -105,6 +106,24 @@ pub enum ProcessError {
         /// Why.
         errno: Errno,
     },
+    /// A listening socket could not be opened.
+    #[error("worker port {port}/{transport}: {operation}: {errno}")]
+    Listen {
+        /// The port.
+        port: u16,
+        /// What it was to speak.
+        transport: Transport,
+        /// What was tried.
+        operation: Operation,
+        /// Why.
+        errno: Errno,
+    },
+    /// A variable that announces passed descriptors makes no sense.
+    #[error("LISTEN_FDS is {value:?}: expected how many sockets were passed")]
+    Passed {
+        /// Its value.
+        value: String,
+    },
     /// The kernel did not say which sockets there are.
     #[error("cannot list the TCP sockets: {source}")]
     Sockets {
@@ -169,6 +188,7 @@ impl ProcessError {
             | Self::Exec { errno, .. }
             | Self::Process { errno, .. }
             | Self::Host { errno, .. }
+            | Self::Listen { errno, .. }
             | Self::Output { errno, .. }
             | Self::NotifySocket { errno, .. }
             | Self::ServiceManager { errno, .. }
@@ -260,6 +280,16 @@ pub enum Operation {
     SendDescriptors,
     /// `recvmsg(2)` with `SCM_RIGHTS`.
     ReceiveDescriptors,
+    /// `socket(2)` and the options that belong before `bind(2)`.
+    OpenSocket,
+    /// `bind(2)`.
+    Bind,
+    /// `listen(2)`.
+    Listen,
+    /// Finding out what a passed descriptor is.
+    InspectSocket,
+    /// `pidfd_getfd(2)`.
+    CopyDescriptor,
 }
 
 impl fmt::Display for Operation {
@@ -289,6 +319,11 @@ impl fmt::Display for Operation {
             Self::ReleaseMemfd => "cannot release read pages",
             Self::SendDescriptors => "cannot send descriptors",
             Self::ReceiveDescriptors => "cannot receive descriptors",
+            Self::OpenSocket => "cannot open a socket",
+            Self::Bind => "cannot bind to it",
+            Self::Listen => "cannot listen",
+            Self::InspectSocket => "this is no listening socket",
+            Self::CopyDescriptor => "cannot copy a descriptor",
         })
     }
 }

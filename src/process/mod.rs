@@ -24,6 +24,10 @@
 //!
 //! What workers say of themselves comes through a [`NotifySocket`].
 //!
+//! A [`HeldSocket`] is a listening socket that a master opens and keeps, and that workers are
+//! [started with](Spawn::start_with): as long as the master has it, no connection that waits in its
+//! queue is lost with the worker. [`passed_sockets`] is the worker's side.
+//!
 //! [`send_descriptors`] and [`receive_descriptors`] pass open files on to another process.
 //!
 //! This room stands on `netlink` alone: it knows no cluster, seat or generation.
@@ -38,11 +42,13 @@ mod handover;
 mod identity;
 mod limits;
 mod lines;
+mod listening;
 mod log_file;
 mod memory;
 mod notify;
 mod output;
 mod owner;
+mod passing;
 mod pidfd;
 mod ports;
 mod service_manager;
@@ -60,10 +66,12 @@ pub use error::{AccountFault, Operation, ProcessError};
 pub use handover::{MAX_DESCRIPTORS, receive_descriptors, send_descriptors};
 pub use identity::{BootId, InvalidBootId, ProcessId};
 pub use limits::raise_descriptor_limit;
+pub use listening::{Endpoint, FIRST_PASSED, HeldSocket, passed_sockets, somaxconn};
 pub use memory::{Bytes, MemoryWatch, Size};
 pub use notify::{Message, NotifySocket, Received, Sender, Word, parse as parse_notification};
 pub use output::{Output, OutputReader, Printed};
 pub use owner::{ListenTable, Reach, Transport};
+pub use passing::Passed;
 pub use pidfd::{Delivery, Exit, PidFd};
 pub use ports::PortPool;
 pub use service_manager::ServiceManager;

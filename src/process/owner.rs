@@ -1,4 +1,5 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
 use std::fs;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -19,6 +20,15 @@ pub enum Transport {
     Tcp,
     /// A UDP socket, which is bound and not connected.
     Udp,
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
 }
 
 /// The sockets of one moment that clients reach, and whose they are.

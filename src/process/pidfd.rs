@@ -6,7 +6,7 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, WaitIdStatus};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, WaitId, WaitIdOptions, WaitIdStatus};
 
 use super::error::{Operation, ProcessError, errno_from, errno_of};
 use crate::sys;
@@ -100,6 +100,12 @@ impl PidFd {
             watched.map_err(failed)?.readable().await.map_err(failed)?.retain_ready();
             Ok(())
         }
+    }
+
+    /// A copy of one of its descriptors (`pidfd_getfd(2)`, since Linux 5.6), closed on exec.
+    pub(super) fn duplicate(&self, number: i32) -> Result<OwnedFd, Errno> {
+        let flags = PidfdGetfdFlags::empty();
+        rustix::process::pidfd_getfd(&self.descriptor, number, flags).map_err(errno_from)
     }
 
     /// How the process ended, which leaves it a zombie; `None` while it runs.

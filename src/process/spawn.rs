@@ -14,6 +14,7 @@ use super::account::Account;
 use super::child::Child;
 use super::error::{Operation, ProcessError, errno_from, errno_of};
 use super::output::Output;
+use super::passing::{self, Passed};
 use super::pidfd::PidFd;
 use crate::sys::{self, Step};
 
@@ -21,7 +22,8 @@ use crate::sys::{self, Step};
 ///
 /// It runs in a session and process group of its own, so that it can be signalled together with
 /// the processes that it starts, and no terminal signals reach it. Standard input is `/dev/null`,
-/// standard output and error are the given [`Output`]; it gets no other descriptor. All signals
+/// standard output and error are the given [`Output`]; it gets no other descriptor but sockets that it is
+/// [started with](Self::start_with). All signals
 /// have their default dispositions and none is blocked.
 ///
 /// It has no capability and gets none by whatever it runs (`no_new_privs`; where this process has
@@ -55,6 +57,20 @@ impl Spawn {
     /// [`ProcessError::Exec`] and [`ProcessError::Directory`] name what cannot be run or entered;
     /// [`ProcessError::Prepare`]; [`ProcessError::ZeroByte`].
     pub fn start(&self, output: &Output) -> Result<Child, ProcessError> {
+        self.start_with(&[], output)
+    }
+
+    /// The same with sockets of ours, as its descriptors from 3 on, in this order, blocking. Only
+    /// then `LISTEN_FDS`, `LISTEN_PID` and `LISTEN_FDNAMES` say so (sd_listen_fds(3)), in place of
+    /// what `env` has under such names.
+    ///
+    /// # Errors
+    /// Those of [`Self::start`].
+    pub fn start_with(
+        &self,
+        passed: &[Passed<'_>],
+        output: &Output,
+    ) -> Result<Child, ProcessError> {
         self.check()?;
         sys::keep_exit_statuses()
             .map_err(|errno| self.prepare_error(Operation::ResetSignals, errno))?;
@@ -76,9 +92,23 @@ impl Spawn {
         // Keeps a number free for the pidfd: a child without one would have to be ended again.
         let reserved = progress.try_clone();
         let reserved = reserved.map_err(|error| self.fork_error(errno_of(&error)))?;
+        let report = match passed {
+            [] => None,
+            _ => Some(
+                passing::pass(&mut command, &self.program, &self.args, &self.env, passed)
+                    .map_err(|errno| self.fork_error(errno))?,
+            ),
+        };
         // The standard library's own handle is not used: it knows the child by its number alone.
         let pid = command.spawn().map_err(|error| self.spawn_error(&error, &progress))?.id();
         drop(reserved);
+        drop(command);
+        if let Some(report) = report {
+            report.wait().map_err(|errno| {
+                kill_and_reap(pid);
+                self.spawn_error(&io::Error::from(errno), &progress)
+            })?;
+        }
         let pidfd = PidFd::open(pid).inspect_err(|_| kill_and_reap(pid))?;
         Ok(Child::new(pidfd))
     }
@@ -143,7 +173,8 @@ impl Spawn {
     }
 }
 
-/// Ends a child for which no pidfd is to be had (no descriptors left: another thread took the one
+/// Ends a child that did not become the program, or for which no pidfd is to be had (no descriptors
+/// left: another thread took the one
 /// that was kept for it): without one it could not be watched. Its number, and that of the group
 /// that it leads, are its own, since it was not waited for.
 fn kill_and_reap(pid: u32) {

@@ -581,3 +581,162 @@ fn a_whole_group_is_given_a_nice_value() {
     worker.await_exit();
     assert_eq!(worker.child().renice_group(19).unwrap(), Delivery::Sent, "a zombie has one, too");
 }
+
+mod passing {
+    use std::io::Write;
+    use std::os::fd::OwnedFd;
+
+    use rustix::fs::OFlags;
+
+    use super::*;
+
+    const TCP: Endpoint = Endpoint { transport: Transport::Tcp, ipv4: true, ipv6: false };
+
+    /// A socket on some port of the loopback interface and all others.
+    fn held() -> HeldSocket {
+        let is_free = |port: &u16| TcpListener::bind(("0.0.0.0", *port)).is_ok();
+        let open = |port| HeldSocket::open(port, TCP, 16).ok();
+        (10_000..20_000).filter(is_free).find_map(open).unwrap()
+    }
+
+    fn start_with(spawn: &Spawn, sockets: &[&HeldSocket]) -> Result<Worker, ProcessError> {
+        let output = Output::create("test worker").unwrap();
+        let names = ["80/tcp", "443/tcp"].iter().cycle();
+        let passed: Vec<Passed<'_>> = names
+            .zip(sockets)
+            .map(|(name, socket)| Passed { name, socket: socket.as_fd() })
+            .collect();
+        let child = spawn.start_with(&passed, &output)?;
+        Ok(Worker { child: Some(child), reader: output.into_reader(), lines: vec![] })
+    }
+
+    #[test]
+    fn a_program_gets_sockets_from_3_on_and_is_told_so() {
+        let sockets = [held(), held()];
+        let script = "echo $LISTEN_FDS $LISTEN_FDNAMES $(($LISTEN_PID - $$)) \"$PATH\" [$OTHER]
+            exec ls /proc/self/fd";
+        let mut spawn = shell(script);
+        // What an earlier process was told does not count.
+        spawn.env.insert("LISTEN_PID".into(), "1".into());
+        spawn.env.insert("LISTEN_OTHER".into(), "1".into());
+        spawn.env.insert("OTHER".into(), "a b".into());
+        let worker = start_with(&spawn, &[&sockets[0], &sockets[1]]).unwrap();
+        let lines = worker.all_lines();
+        // 5: the directory that ls reads.
+        assert_eq!(lines.join(" "), "2 80/tcp:443/tcp 0 /usr/bin:/bin [a b] 0 1 2 3 4 5");
+    }
+
+    #[test]
+    fn without_sockets_nothing_is_said_of_any() {
+        let worker = start_with(&shell("env; exec ls /proc/self/fd"), &[]).unwrap();
+        let text = worker.all_lines().join(" ");
+        assert!(!text.contains("LISTEN_") && text.ends_with(" 0 1 2 3"), "{text}");
+    }
+
+    #[test]
+    fn sockets_are_blocking_whatever_an_earlier_worker_made_of_them() {
+        let socket = held();
+        rustix::fs::fcntl_setfl(&socket, OFlags::RDWR | OFlags::NONBLOCK).unwrap();
+        let worker = start_with(&shell("grep flags /proc/self/fdinfo/3"), &[&socket]).unwrap();
+        assert_eq!(worker.all_lines(), ["flags:\t02"]);
+    }
+
+    #[test]
+    fn many_sockets_replace_whatever_has_their_numbers() {
+        // More than this process is likely to have descriptors: that of the standard library's pipe
+        // is among the numbers.
+        let sockets: Vec<HeldSocket> = (0..200).map(|_| held()).collect();
+        let sockets: Vec<&HeldSocket> = sockets.iter().collect();
+        let script = "for n in $(seq 3 202); do readlink /proc/self/fd/$n; done | sort -u | wc -l";
+        let worker = start_with(&shell(script), &sockets).unwrap();
+        assert_eq!(worker.all_lines(), ["200"]);
+    }
+
+    #[test]
+    fn what_cannot_be_run_is_an_error_and_leaves_nothing() {
+        let socket = held();
+        let many: Vec<&HeldSocket> = std::iter::repeat_n(&socket, 200).collect();
+        for sockets in [&many[..1], &many] {
+            for (program, errno) in [("/no/such", Errno::ENOENT), ("/dev/null", Errno::EACCES)] {
+                let spawn = Spawn { program: program.into(), ..shell("") };
+                let error = start_with(&spawn, sockets).err().unwrap();
+                assert!(matches!(error, ProcessError::Exec { .. }), "{error}");
+                assert_eq!(error.errno(), Some(errno));
+            }
+            let spawn = Spawn { directory: Some("/no/such".into()), ..shell("") };
+            let error = start_with(&spawn, sockets).err().unwrap();
+            assert!(matches!(error, ProcessError::Directory { .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn programs_are_found_in_the_path_of_their_environment() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("worker-of-this-test");
+        std::fs::write(&file, "echo no interpreter line\n").unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&file, mode).unwrap();
+        let mut spawn = shell("");
+        (spawn.program, spawn.args) = ("worker-of-this-test".into(), vec![]);
+        let error = start_with(&spawn, &[&held()]).err().unwrap();
+        assert_eq!(error.errno(), Some(Errno::ENOENT));
+        spawn.env.insert("PATH".into(), directory.path().into());
+        let worker = start_with(&spawn, &[&held()]).unwrap();
+        assert_eq!(worker.all_lines(), ["no interpreter line"], "as execvp does");
+    }
+
+    #[test]
+    fn what_waits_in_the_queue_outlives_the_worker() {
+        let socket = held();
+        let mut worker = start_with(&shell("echo; exec sleep 1000"), &[&socket]).unwrap();
+        worker.await_lines(1);
+        let mut client = TcpStream::connect(("127.0.0.1", socket.port())).unwrap();
+        worker.child().signal(Signal::SIGKILL).unwrap();
+        drop(worker);
+        let successor = TcpListener::from(OwnedFd::from(socket));
+        successor.accept().unwrap().0.write_all(b"successor").unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        assert_eq!(answer, "successor");
+    }
+
+    #[test]
+    fn a_running_worker_gives_its_sockets_back() {
+        let socket = held();
+        let port = socket.port();
+        let mut worker = start_with(&shell("echo; exec sleep 1000"), &[&socket]).unwrap();
+        worker.await_lines(1);
+        drop(socket);
+        let pidfd = worker.child().pidfd();
+        assert!(HeldSocket::of_process(pidfd, 1..=port - 1).unwrap().is_empty());
+        let mut found = HeldSocket::of_process(pidfd, port..=port).unwrap();
+        let socket = found.pop().unwrap();
+        assert_eq!((socket.port(), found.len()), (port, 0));
+        let flags = rustix::io::fcntl_getfd(&socket).unwrap();
+        assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
+        drop(worker);
+        TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let gone = PidFd::open(std::process::id()).unwrap();
+        assert!(HeldSocket::of_process(&gone, port..=port).unwrap().len() == 1, "of this process");
+    }
+
+    #[test]
+    fn a_program_takes_what_it_was_started_with() {
+        const TEST: &str = "passing::a_program_takes_what_it_was_started_with";
+        if role().is_some() {
+            let sockets = passed_sockets().unwrap();
+            let described: Vec<String> = sockets
+                .iter()
+                .map(|(name, socket)| format!("{name}={}/{}", socket.port(), socket.transport()))
+                .collect();
+            println!("got {}", described.join(" "));
+            return;
+        }
+        let sockets = [held(), held()];
+        let worker = start_with(&this_program(TEST, "worker"), &[&sockets[0], &sockets[1]]);
+        let lines = worker.unwrap().all_lines();
+        let got = lines.iter().find_map(|line| line.split_once("got ")).unwrap().1;
+        let [first, second] = sockets.map(|socket| socket.port());
+        assert_eq!(got, format!("80/tcp={first}/tcp 443/tcp={second}/tcp"));
+    }
+}

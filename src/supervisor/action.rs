@@ -19,6 +19,19 @@ pub enum Action {
         /// Its generation.
         generation: Generation,
     },
+    /// Give the listening sockets that one worker has left to another, whose [`Self::Spawn`] follows:
+    /// its process gets these and no new ones.
+    Bequeath {
+        /// The worker that has ended.
+        from: WorkerId,
+        /// The worker to be spawned.
+        to: WorkerId,
+    },
+    /// Close the listening sockets that a worker has left; its worker ports are free then.
+    CloseSockets {
+        /// The worker, which has ended.
+        worker: WorkerId,
+    },
     /// Put a plan into force. At most one is outstanding; answered by
     /// [`Event::Committed`](super::Event::Committed) or
     /// [`Event::CommitFailed`](super::Event::CommitFailed).

@@ -57,10 +57,18 @@ impl Supervisor {
             Phase::Starting(Start::Takeover) => {
                 lineup.is_full() && self.standing(&lineup.aim) == Standing::Serves
             }
-            Phase::Serving => true,
+            Phase::Serving => lineup.occupied() > 0 || !self.clients_may_wait(&lineup),
             Phase::Stopping(_) | Phase::Finished => false,
         };
         is_time.then_some(lineup)
+    }
+
+    /// Whether the plan in force, none of whose workers can serve, leads to sockets that the next ones
+    /// get: clients wait there, in place of trying again and again.
+    fn clients_may_wait(&self, vacant: &Lineup) -> bool {
+        let in_force = self.kernel.in_force.lineup.as_ref();
+        let has_sockets = |it: &Lineup| it.aim == vacant.aim && it.occupied() > 0;
+        self.settings.holds_sockets && in_force.is_some_and(has_sockets)
     }
 
     /// The plan in force, but closed to new connections; `None` if it is closed already.

@@ -80,7 +80,8 @@ pub enum Event {
         last_lines: Vec<String>,
     },
     /// The sockets of a retired worker were counted. The master does so again and again, for each
-    /// worker in state [`Retired`](super::WorkerState::Retired).
+    /// worker in state [`Retired`](super::WorkerState::Retired), and for the sockets of
+    /// [`estates`](super::Supervisor::estates).
     Connections {
         /// The worker.
         worker: WorkerId,

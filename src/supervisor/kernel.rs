@@ -6,7 +6,7 @@ use super::aim::{Aim, Draft};
 use super::backoff::Retry;
 use super::repair::Repair;
 use super::{Backoff, Moment, Start, Worker};
-use crate::plan::Plan;
+use crate::plan::{Plan, Port};
 
 /// The delays between tries to put a plan into force.
 const RETRY: Backoff = Backoff { min: Duration::from_millis(100), max: Duration::from_secs(5) };
@@ -53,6 +53,15 @@ impl Kernel {
     pub(super) fn seat_is_anothers(&self, worker: &Worker) -> bool {
         let drafts = [Some(&self.in_force), self.outstanding.as_ref()];
         drafts.into_iter().flatten().any(|draft| draft.seats_another(worker))
+    }
+
+    /// The same of whoever listens on these worker ports.
+    pub(super) fn leads_to(&self, ports: &[Port]) -> bool {
+        let leads_there = |draft: &Draft| {
+            let mut occupants = draft.plan.seats().filter_map(|(_, occupant)| occupant);
+            occupants.any(|occupant| *occupant.ports == *ports)
+        };
+        leads_there(&self.in_force) || self.outstanding.as_ref().is_some_and(leads_there)
     }
 
     /// Whether clients are let in.

@@ -29,6 +29,9 @@ impl Supervisor {
             Lack::Ports => FailureCause::NotReady { limit },
             lack => FailureCause::Lacks { limit, lack },
         };
+        if worker.is_finisher {
+            return self.finisher_failed(&worker, cause, Vec::new());
+        }
         self.failed(&worker, cause, Vec::new(), now);
     }
 
@@ -52,7 +55,7 @@ impl Supervisor {
         let unnamed: Vec<WorkerId> = self
             .workers
             .values()
-            .filter(|worker| !self.kernel.names(worker))
+            .filter(|worker| !self.kernel.names(worker) && !self.serves_as_heir(worker))
             .map(|worker| worker.id)
             .collect();
         for id in unnamed {
@@ -61,6 +64,10 @@ impl Supervisor {
                 Stage::Live { .. } if self.wants(worker) && self.is_set_aside(worker) => {}
                 Stage::Live { .. } => self.retire(id, now),
                 Stage::Recalled(_) if !self.wants(worker) => self.retire_again(id, now),
+                // It may have had connections before.
+                Stage::Ready { .. } if worker.is_heir && !worker.unfit && !self.wants(worker) => {
+                    self.retire(id, now);
+                }
                 Stage::Starting | Stage::Ready { .. } if !self.wants(worker) => {
                     self.end(id, Why::Unwanted, now);
                 }
@@ -69,7 +76,17 @@ impl Supervisor {
         }
     }
 
+    /// Whether the plan in force leads to sockets that a worker which is ready has inherited.
+    fn serves_as_heir(&self, worker: &Worker) -> bool {
+        let ports = worker.ports.as_ref().filter(|_| worker.is_heir);
+        matches!(worker.stage, Stage::Ready { .. })
+            && ports.is_some_and(|ports| self.kernel.leads_to(ports))
+    }
+
     fn wants(&self, worker: &Worker) -> bool {
+        if worker.is_finisher {
+            return !self.stops_at_once();
+        }
         let in_rollout = || self.rollout.as_ref().is_some_and(|r| r.to.includes(worker));
         let is_fit = !worker.unfit && !worker.health.is_stopping();
         is_fit && !self.is_stopping() && (self.aim.includes(worker) || in_rollout())

@@ -30,7 +30,9 @@
 //! 7. if the table in the kernel may have been changed, by whomever, it is looked at, and made anew
 //!    where it differs from the plan in force (`repair.rs` tells how often);
 //! 8. a place that has no worker, or one that leaves, gets one, when its back-off and the stagger
-//!    allow it and it was not given up (`spawning.rs`, `backoff.rs`).
+//!    allow it and it was not given up (`spawning.rs`, `backoff.rs`);
+//! 9. listening sockets that the master holds and whose worker has ended are handed on, or closed when
+//!    nobody waits in their queue (`estate.rs`).
 //!
 //! So no order of events is special. The death of a worker while a commit that names it is on its
 //! way is the same as any: after the answer the plan in force names a dead worker, the plan of
@@ -60,7 +62,8 @@
 //! If during a reload the last of the old workers dies, the plan goes over to those of the new
 //! ones that are ready, without waiting for the others: some worker is better than none. From then
 //! on it does not go back as long as one of them serves. While all seats are vacant the kernel
-//! drops connection attempts, and clients try again.
+//! drops connection attempts, and clients try again; unless the master holds the listening sockets:
+//! then the last plan stays in force, and clients wait in the queues.
 //!
 //! # Health
 //!
@@ -94,6 +97,7 @@ mod clearing;
 mod commit;
 mod desired;
 mod error;
+mod estate;
 mod event;
 mod health;
 mod kernel;

@@ -190,6 +190,25 @@ pub enum Notice {
         /// How it ended.
         exit: Exit,
     },
+    /// Connections wait in the queue that a worker has left, and no other is to come in its place: a
+    /// process is started for them.
+    Finishing {
+        /// The seat of the worker.
+        seat: Seat,
+        /// Its generation.
+        generation: Generation,
+        /// How many wait.
+        connections: u32,
+    },
+    /// Nobody could be found for the connections in the queue that a worker has left: they were reset.
+    QueueLost {
+        /// The seat of the worker.
+        seat: Seat,
+        /// Its generation.
+        generation: Generation,
+        /// How many waited.
+        connections: u32,
+    },
     /// Another plan is in force.
     InForce {
         /// Its generation.
@@ -441,6 +460,17 @@ impl fmt::Display for Notice {
             }
             Self::Ended { seat, generation, exit, .. } => {
                 write!(f, "seat {seat}: worker of generation {generation} {exit}")
+            }
+            Self::Finishing { seat, generation, connections } => {
+                write!(
+                    f,
+                    "seat {seat}: {connections} connections wait for a worker of generation "
+                )?;
+                write!(f, "{generation} that has ended: a process is started to accept them")
+            }
+            Self::QueueLost { seat, generation, connections } => {
+                write!(f, "seat {seat}: {connections} connections that waited for a worker of ")?;
+                write!(f, "generation {generation} are reset: nobody could be started for them")
             }
             Self::InForce { generation, occupied, seats } => {
                 write!(f, "generation {generation} in force, {occupied} of {seats} seats occupied")

@@ -81,7 +81,7 @@ impl Supervisor {
     /// that served last.
     fn retired_in(&self, seat: Seat, aim: &Aim) -> Option<WorkerId> {
         let of_aim = self.workers.values().filter(|it| it.seat == seat && aim.includes(it));
-        let is_fit = |it: &&Worker| !it.unfit && !it.health.is_stopping();
+        let is_fit = |it: &&Worker| !it.unfit && !it.is_finisher && !it.health.is_stopping();
         let retired = of_aim.filter(|it| matches!(it.stage, Stage::Retired(_))).filter(is_fit);
         retired.map(|worker| worker.id).next_back()
     }
@@ -120,6 +120,6 @@ impl Supervisor {
             return false;
         };
         let may_return = self.before.as_ref().is_some_and(|before| before.includes(worker));
-        may_return && now.since(worker.since()) < self.settings.rollback
+        may_return && !worker.is_finisher && now.since(worker.since()) < self.settings.rollback
     }
 }

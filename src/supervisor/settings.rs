@@ -47,6 +47,9 @@ pub struct Settings {
     /// Whether the workers of an earlier master are ended, without waiting for their connections,
     /// once the first plan of this one is in force with all seats occupied. Default: not.
     pub kill_old: bool,
+    /// Whether the master opens the listening sockets of workers, and keeps them when those end.
+    /// Default: no, workers do.
+    pub holds_sockets: bool,
 }
 
 /// How many failures of one seat are too many.
@@ -140,6 +143,7 @@ impl Default for Settings {
             retire: Retire::default(),
             memory: Memory::default(),
             kill_old: false,
+            holds_sockets: false,
         }
     }
 }

@@ -78,16 +78,26 @@ impl Supervisor {
     }
 
     fn spawn(&mut self, seat: Seat, generation: Generation, now: Moment) {
+        let mut worker = self.new_worker(seat, generation, now);
+        self.inherit(&mut worker);
+        self.begin(worker, now);
+    }
+
+    pub(super) fn new_worker(&mut self, seat: Seat, generation: Generation, now: Moment) -> Worker {
         self.last_worker = WorkerId(self.last_worker.0 + 1);
-        let worker = self.last_worker;
-        self.workers.insert(worker, Worker::new(worker, seat, generation, now));
+        Worker::new(self.last_worker, seat, generation, now)
+    }
+
+    pub(super) fn begin(&mut self, worker: Worker, now: Moment) {
+        let Worker { id, seat, generation, .. } = worker;
+        self.workers.insert(id, worker);
         self.next_spawn = now.after(self.settings.stagger);
-        self.actions.push(Action::Spawn { worker, seat, generation });
+        self.actions.push(Action::Spawn { worker: id, seat, generation });
     }
 
     /// The places that have no worker, nor one that may become it, in the order of the seats. The
     /// place of one that leaves is one of them.
-    fn missing(&self) -> Vec<(Seat, Generation)> {
+    pub(super) fn missing(&self) -> Vec<(Seat, Generation)> {
         let Some(aim) = self.aim_to_fill() else { return Vec::new() };
         let mut filled = vec![false; aim.seat_count()];
         for worker in self.workers.values() {

@@ -6,6 +6,7 @@ use super::aim::{Aim, Lineup};
 use super::backoff::Respawn;
 use super::budget::Budget;
 use super::clearing::Clearing;
+use super::estate::Estate;
 use super::kernel::Kernel;
 use super::pressure::Pressure;
 use super::replacement::Retiring;
@@ -34,6 +35,8 @@ pub struct Supervisor {
     /// The reload or scale under way.
     pub(super) rollout: Option<RolloutState>,
     pub(super) workers: BTreeMap<WorkerId, Worker>,
+    /// Listening sockets without a worker, by the one that has left them.
+    pub(super) estates: BTreeMap<WorkerId, Estate>,
     pub(super) last_worker: WorkerId,
     /// Failures by seat, and when each may have its next worker.
     pub(super) respawns: BTreeMap<Seat, Respawn>,
@@ -91,6 +94,7 @@ impl Supervisor {
             phase: Phase::Starting(start),
             rollout: None,
             workers: BTreeMap::new(),
+            estates: BTreeMap::new(),
             last_worker: WorkerId(0),
             respawns: BTreeMap::new(),
             next_spawn: Moment::START,
@@ -126,7 +130,12 @@ impl Supervisor {
             self.clear_deadline(),
             self.relief_deadline(),
         ];
-        workers.chain(kernel).chain(self.spawn_deadline()).chain(policy.into_iter().flatten()).min()
+        workers
+            .chain(kernel)
+            .chain(self.spawn_deadline())
+            .chain(policy.into_iter().flatten())
+            .chain(self.estate_deadline())
+            .min()
     }
 
     /// The plan in force, as far as is known: the last that was committed.
@@ -157,6 +166,7 @@ impl Supervisor {
                 if let Some(worker) = self.workers.get_mut(&id) {
                     worker.pid = Some(pid);
                     worker.ports = Some(ports);
+                    worker.holds_sockets = self.settings.holds_sockets;
                     self.terminate_if_spawned(id, now);
                 }
             }
@@ -210,6 +220,7 @@ impl Supervisor {
         self.relieve(now);
         self.look_after_rules(now);
         self.spawn_missing(now);
+        self.look_after_estates(now);
         self.finish_stop();
     }
 
@@ -233,6 +244,10 @@ impl Supervisor {
             return;
         }
         match &mut worker.stage {
+            Stage::Starting if worker.is_finisher => {
+                self.actions.push(Action::Notice(worker.ready_notice(now)));
+                return self.retire(id, now);
+            }
             Stage::Starting => {
                 worker.stage = Stage::Ready { ready: now };
                 worker.health.forget_extension();
@@ -246,7 +261,9 @@ impl Supervisor {
     }
 
     fn counted(&mut self, id: WorkerId, sockets: Sockets, now: Moment) {
-        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return self.estate_counted(id, sockets, now);
+        };
         let Sockets { queued, half_open, established, .. } = sockets;
         worker.facts.connections =
             Some(queued.saturating_add(half_open).saturating_add(established));
@@ -259,15 +276,18 @@ impl Supervisor {
     }
 
     fn spawn_failed(&mut self, id: WorkerId, reason: String, now: Moment) {
-        if let Some(worker) = self.workers.remove(&id)
-            && worker.is_promising()
-        {
+        let Some(worker) = self.workers.remove(&id) else { return };
+        self.leave_estate(&worker, now);
+        if worker.is_finisher {
+            self.finisher_failed(&worker, FailureCause::Spawn { reason }, Vec::new());
+        } else if worker.is_promising() {
             self.failed(&worker, FailureCause::Spawn { reason }, Vec::new(), now);
         }
     }
 
     fn exited(&mut self, id: WorkerId, exit: Exit, last_lines: Vec<String>, now: Moment) {
         let Some(worker) = self.workers.remove(&id) else { return };
+        self.leave_estate(&worker, now);
         if !worker.is_promising() || self.is_stopping() {
             let (seat, generation) = (worker.seat, worker.generation);
             self.actions.push(Action::Notice(Notice::Ended { worker: id, seat, generation, exit }));

@@ -80,7 +80,7 @@ impl Supervisor {
 
     /// When no worker is left: removes the rules and ends.
     pub(super) fn finish_stop(&mut self) {
-        if !self.workers.is_empty() || !self.is_closed() {
+        if !self.workers.is_empty() || !self.estates.is_empty() || !self.is_closed() {
             return;
         }
         let Phase::Stopping(stop) = &mut self.phase else { return };
@@ -93,8 +93,13 @@ impl Supervisor {
         self.actions.push(Action::Finish);
     }
 
+    /// Whether everything is to end without waiting for connections.
+    pub(super) fn stops_at_once(&self) -> bool {
+        matches!(&self.phase, Phase::Stopping(stop) if stop.at_once)
+    }
+
     /// Whether no plan in force, nor one on its way there, lets clients in.
-    fn is_closed(&self) -> bool {
+    pub(super) fn is_closed(&self) -> bool {
         !self.kernel.is_busy() && !self.is_outdated()
     }
 }

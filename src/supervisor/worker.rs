@@ -47,6 +47,15 @@ pub struct Worker {
     /// Its ports cannot stand in the plan: it is never to be named again.
     pub(super) unfit: bool,
     pub(super) health: Health,
+    /// The master has listening sockets for it: those that it was spawned with, or is to be.
+    pub(super) holds_sockets: bool,
+    /// These are of an earlier worker, whom plans have named.
+    pub(super) is_heir: bool,
+    /// It is there for connections that wait in sockets which another worker has left; no plan is to
+    /// name it. See [`estate`](super::estate).
+    pub(super) is_finisher: bool,
+    /// How many finishers in a row its sockets have had, itself included.
+    pub(super) finishers: u32,
 }
 
 /// Where a worker is in its life, in the words of DESIGN and of `status`.
@@ -117,6 +126,10 @@ impl Worker {
             stage: Stage::Starting,
             unfit: false,
             health: Health::default(),
+            holds_sockets: false,
+            is_heir: false,
+            is_finisher: false,
+            finishers: 0,
         }
     }
 
@@ -178,7 +191,8 @@ impl Worker {
 
     /// Whether it serves, or may come to serve (again).
     pub(super) fn is_promising(&self) -> bool {
-        (self.awaits_ready() || self.is_able()) && !self.health.is_stopping()
+        let is_wanted = !self.is_finisher && !self.health.is_stopping();
+        is_wanted && (self.awaits_ready() || self.is_able())
     }
 
     /// How long it has been ready; zero if it is not.

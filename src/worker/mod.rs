@@ -10,15 +10,37 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! Where the master opens the listening sockets and keeps them (`socket_activation`), the worker takes
+//! them in place of opening its own:
+//!
+//! ```no_run
+//! use std::net::TcpListener;
+//! use std::os::fd::OwnedFd;
+//!
+//! use ipcluster::plan::Protocol;
+//! use ipcluster::worker::Worker;
+//!
+//! let worker = Worker::from_env()?;
+//! for listener in worker.listeners()? {
+//!     if listener.protocol == Protocol::Tcp {
+//!         let socket = TcpListener::from(OwnedFd::from(listener));
+//!         // ... accept from it ...
+//!     }
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! Bind to the wildcard address: the kernel redirects to the address that the client came in by,
 //! which a worker that listens on loopback alone refuses.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use crate::plan::{ClusterName, Generation, MAX_SEATS, Port, Seat};
+use crate::plan::{ClusterName, Generation, MAX_SEATS, Port, Protocol, Seat};
+use crate::process::{HeldSocket, ProcessError, passed_sockets};
 
 /// This process as a worker: what its master says of it in the environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,14 +121,59 @@ impl Worker {
         &self.ports
     }
 
+    /// The listening sockets that the master has opened for this worker, blocking, and closed on
+    /// exec; none if it is to open its own, on [`Self::ports`]. They are more than one for a public
+    /// port if tcp and udp listeners share it. Each call gives copies. The master has each socket,
+    /// too: closing all copies refuses nobody, but leaves who waits to the next worker.
+    ///
+    /// # Errors
+    /// [`WorkerError::Sockets`], [`WorkerError::Invalid`].
+    pub fn listeners(&self) -> Result<Vec<PassedListener>, WorkerError> {
+        let sockets = passed_sockets().map_err(|source| WorkerError::Sockets { source })?;
+        let listener = |(name, socket): (String, HeldSocket)| match named(&name) {
+            Some((public, protocol)) => Ok(PassedListener { public, protocol, socket }),
+            None => Err(invalid("LISTEN_FDNAMES", &name.into(), "names such as 80/tcp")),
+        };
+        sockets.into_iter().map(listener).collect()
+    }
+
     /// The control socket of the master.
     pub fn socket(&self) -> &Path {
         &self.socket
     }
 }
 
+/// A listening TCP socket, or a bound UDP socket, that the master has opened for this worker.
+#[derive(Debug)]
+pub struct PassedListener {
+    /// The public port whose connections come here.
+    pub public: Port,
+    /// What it speaks.
+    pub protocol: Protocol,
+    socket: HeldSocket,
+}
+
+impl AsFd for PassedListener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl From<PassedListener> for OwnedFd {
+    fn from(listener: PassedListener) -> Self {
+        listener.socket.into()
+    }
+}
+
+/// The public port and protocol that a name such as `80/tcp` stands for.
+fn named(name: &str) -> Option<(Port, Protocol)> {
+    let (port, protocol) = name.split_once('/')?;
+    let protocol = Protocol::ALL.into_iter().find(|it| it.to_string() == protocol)?;
+    Some((number(&port.into()).and_then(as_port)?, protocol))
+}
+
 /// Why this process is no worker.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WorkerError {
     /// A variable that is not set.
@@ -124,6 +191,12 @@ pub enum WorkerError {
         value: String,
         /// What is allowed.
         expected: &'static str,
+    },
+    /// The sockets that the master has opened cannot be taken.
+    #[error("cannot take the sockets of LISTEN_FDS: {source}")]
+    Sockets {
+        /// Why.
+        source: ProcessError,
     },
 }
 
@@ -203,7 +276,14 @@ fn invalid(variable: &str, value: &OsString, expected: &'static str) -> WorkerEr
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::time::Duration;
+
+    use nix::sys::signal::Signal;
+
     use super::*;
+    use crate::process::{Endpoint, Output, Passed, Spawn, Transport};
 
     const GOOD: [(&str, &str); 8] = [
         ("PORT", "20004"),
@@ -235,6 +315,57 @@ mod tests {
         let ports = worker.ports().iter().map(|(public, port)| (public.number(), port.number()));
         assert_eq!(ports.collect::<Vec<_>>(), [(80, 20004), (443, 20005)]);
         assert_eq!(worker.socket(), Path::new("/run/ipcluster/web.sock"));
+    }
+
+    #[test]
+    fn sockets_are_named_by_public_port_and_protocol() {
+        let of = |name| named(name).map(|(port, protocol)| (port.number(), protocol));
+        assert_eq!(of("80/tcp"), Some((80, Protocol::Tcp)));
+        assert_eq!(of("443/udp"), Some((443, Protocol::Udp)));
+        for name in ["", "80", "tcp", "80/", "/tcp", "0/tcp", "80/sctp", "80/tcp/", "unknown"] {
+            assert_eq!(of(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_worker_takes_the_sockets_that_it_was_started_with() {
+        const TEST: &str = "worker::tests::a_worker_takes_the_sockets_that_it_was_started_with";
+        if std::env::var_os("IPCLUSTER_TEST_ROLE").is_some() {
+            let listeners = Worker::from_env().unwrap().listeners().unwrap();
+            let [listener] = <[PassedListener; 1]>::try_from(listeners).unwrap();
+            assert_eq!((listener.public.number(), listener.protocol), (80, Protocol::Tcp));
+            let listener = TcpListener::from(OwnedFd::from(listener));
+            listener.accept().unwrap().0.write_all(b"accepted").unwrap();
+            return;
+        }
+        let endpoint = Endpoint { transport: Transport::Tcp, ipv4: true, ipv6: false };
+        // Another test can take the port meanwhile.
+        let free = || TcpListener::bind(("0.0.0.0", 0)).unwrap().local_addr().unwrap().port();
+        let open = |_| HeldSocket::open(free(), endpoint, 16).ok();
+        let socket = (0..100).find_map(open).unwrap();
+        let mut client = TcpStream::connect(("127.0.0.1", socket.port())).unwrap();
+        let role = ("IPCLUSTER_TEST_ROLE", "worker");
+        let spawn = Spawn {
+            program: std::env::current_exe().unwrap().into(),
+            args: ["--exact", TEST].map(OsString::from).into(),
+            env: GOOD.into_iter().chain([role]).map(|(k, v)| (k.into(), v.into())).collect(),
+            ..Spawn::default()
+        };
+        let passed = [Passed { name: "80/tcp", socket: socket.as_fd() }];
+        let output = Output::create("test worker").unwrap();
+        let child = spawn.start_with(&passed, &output).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let mut answer = String::new();
+        let result = client.read_to_string(&mut answer);
+        child.signal_group(Signal::SIGKILL).unwrap();
+        result.unwrap();
+        assert_eq!(answer, "accepted");
+    }
+
+    #[test]
+    fn a_process_without_passed_sockets_has_none() {
+        let worker = Worker::from_variables(GOOD.map(|(name, value)| (name.into(), value.into())));
+        assert_eq!(worker.unwrap().listeners().unwrap().len(), 0);
     }
 
     #[test]

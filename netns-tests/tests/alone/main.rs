@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use netns_tests::{run, topics};
 
+mod activation;
 mod death;
 mod flush;
 mod foreign;
@@ -17,6 +18,7 @@ mod source_ports;
 
 fn main() -> ExitCode {
     run(topics![
+        activation,
         death,
         flush,
         foreign,

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use netns_tests::{run_together, topics};
 
+mod activation;
 mod batch;
 mod canary;
 mod clock;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         return code;
     }
     run_together(topics![
+        activation,
         batch,
         canary,
         clock,

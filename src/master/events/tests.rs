@@ -32,6 +32,8 @@ fn notices() -> Vec<Notice> {
     let ending = vec![of(60), of(40)];
     vec![
         Notice::Ready { worker, seat, generation, took: SPAN },
+        Notice::Finishing { seat, generation, connections: 3 },
+        Notice::QueueLost { seat, generation, connections: 3 },
         Notice::Unproven { worker, seat, generation },
         Notice::Unresponsive { worker, seat, generation, cause: Silence::Stopped },
         Notice::Responsive { worker, seat, generation, silent: SPAN },

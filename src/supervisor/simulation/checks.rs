@@ -27,7 +27,7 @@ fn check_action(world: &World, action: &Action) {
     match action {
         Action::Spawn { worker, .. } => {
             assert!(world.pid_of(*worker).is_none(), "{worker} is used twice");
-            assert!(!is_stopping, "a spawn while stopping");
+            assert!(!is_stopping || world.serves_who_waits(*worker), "a spawn while stopping");
         }
         Action::Commit(plan) => check_commit(world, plan),
         Action::Terminate { worker } => check_end(world, *worker),
@@ -57,11 +57,14 @@ fn check_commit(world: &World, plan: &Plan) {
         assert!(process.ready && !process.signalled, "seat {seat} goes to {process:?}");
         // Whose successor died before anybody was told of it goes on.
         let is_leaving = process.worker.is_some_and(|id| world.policy.leaving.contains(&id));
-        let may_serve = process.left_at.is_none() || process.ready_again || is_leaving;
+        // An heir that got ready while its sockets were just taken out of force comes in now.
+        let is_new = process.is_heir && world.state_of(pid) == Some(WorkerState::Starting);
+        let may_serve = process.left_at.is_none() || process.ready_again || is_leaving || is_new;
         assert!(may_serve, "a retired worker gets new connections again");
     }
     if plan.survivors().count() == 0 {
-        let serves = world.occupants().any(|occupant| world.pid_with(occupant).is_some());
+        let takes_clients = |pid| world.processes[&pid].takes_clients();
+        let serves = world.occupants().any(|it| world.pid_with(it).is_some_and(takes_clients));
         assert!(!serves, "the last workers that serve taken out of force");
     }
     if world.occupants().any(|occupant| world.is_foreign(occupant)) {
@@ -112,15 +115,21 @@ fn check_state(world: &World) {
 /// Whenever no commit is on its way, and none has failed: every worker in force runs, as far
 /// as can be known, and if any worker can serve then every client reaches one.
 fn check_targets(world: &World) {
+    let can_serve = |p: &Process| p.ready && !p.signalled && !p.unfit && p.left_at.is_none();
     for occupant in world.occupants() {
         if world.is_foreign(occupant) {
             continue;
         }
-        let pid = world.pid_with(occupant).expect("a worker in force that was seen to die");
+        let pid = world.pid_with(occupant).filter(|pid| world.processes[pid].takes_clients());
+        let Some(pid) = pid else {
+            let nobody_serves = !world.managed().any(can_serve);
+            let clients_wait = world.settings.holds_sockets && nobody_serves;
+            assert!(clients_wait, "a worker in force that was seen to die");
+            continue;
+        };
         assert_eq!(world.state_of(pid), Some(WorkerState::Live), "in force, but not live");
         assert!(world.processes[&pid].ready, "in force, but not ready");
     }
-    let can_serve = |p: &Process| p.ready && !p.signalled && !p.unfit && p.left_at.is_none();
     if world.managed().any(can_serve) {
         for last in 0..16 {
             let client = IpAddr::from([10, 8, 1, last]);
@@ -147,6 +156,7 @@ fn check_one_worker_a_place(world: &World) {
     let has_place = |worker: &&Worker| {
         matches!(worker.state(), WorkerState::Starting | WorkerState::Live)
             && world.process_of(worker.id).is_some_and(|it| !it.unfit && !it.stops)
+            && !worker.is_finisher
     };
     // One that leaves has a successor beside it.
     let has_place = |worker: &&Worker| has_place(worker) && worker.leaving.is_none();
@@ -196,5 +206,6 @@ pub(super) fn gave_up_closing(world: &World) -> bool {
 /// Whether the plan sends new connections to the process.
 pub(super) fn names(plan: &Plan, process: &Process) -> bool {
     let mut occupants = plan.seats().filter_map(|(_, occupant)| occupant);
-    plan.is_admitting() && occupants.any(|occupant| occupant.ports == process.ports)
+    let is_named = occupants.any(|occupant| occupant.ports == process.ports);
+    plan.is_admitting() && is_named && process.takes_clients()
 }

@@ -28,16 +28,20 @@ fn spawned(world: &mut World, pid: Pid) {
     if world.goes_wrong(10) {
         let process = world.processes.remove(&pid).expect("it was asked for");
         if let Some(worker) = process.worker {
+            world.give_back_inheritance(worker);
             world.deliver(Event::SpawnFailed { worker, reason: "fork: EAGAIN".to_owned() });
         }
         return;
     }
-    let (port, unfit) = if world.goes_wrong(4) { (80, true) } else { (world.next_port, false) };
-    world.next_port += 1;
     let stubborn = world.goes_wrong(20);
-    let ports = Port::new(port).into_iter().collect();
+    if !world.take_inheritance(pid) {
+        let (port, unfit) = if world.goes_wrong(4) { (80, true) } else { (world.next_port, false) };
+        world.next_port += 1;
+        let process = world.processes.get_mut(&pid).expect("it was asked for");
+        (process.ports, process.unfit) = (Port::new(port).into_iter().collect(), unfit);
+    }
     let process = world.processes.get_mut(&pid).expect("it was asked for");
-    (process.ports, process.unfit, process.stubborn) = (ports, unfit, stubborn);
+    process.stubborn = stubborn;
     let ports = process.ports.clone();
     super::topic::TOPICS.iter().for_each(|topic| (topic.born)(world, pid));
     world.tell_of(pid, |worker| Event::Spawned { worker, pid: pid.0, ports });
@@ -74,6 +78,7 @@ fn listens(world: &mut World, pid: Pid) {
     world.schedule_for_master(delay, move |world| {
         if let Some(process) = world.processes.get_mut(&pid).filter(|process| process.is_alive()) {
             process.ready = true;
+            world.heir_is_ready(pid);
             world.tell_of(pid, |worker| Event::Ready { worker });
         }
     });
@@ -107,7 +112,9 @@ impl World {
             let Some(worker) = world.processes.get(&pid).and_then(|process| process.worker) else {
                 return;
             };
-            world.processes.remove(&pid);
+            if let Some(process) = world.processes.remove(&pid) {
+                world.keep_sockets(worker, &process);
+            }
             let last_lines = vec!["bye".to_owned()];
             world.deliver(Event::Exited { worker, exit, last_lines });
         });

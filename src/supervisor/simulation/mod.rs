@@ -11,6 +11,7 @@
 //! | `kernel` | commits and repairs that fail, once or for long; damage by others; notifications that are lost | one thing at a time is done to the table; no try without a pause; no repair of what is whole, none left out |
 //! | `operators` | reloads, scales, canaries, rollbacks and stops at any moment | each is answered once, and the answer is true |
 //! | `policy` | workers that grow, lag, hang and want to go; too little memory; looks at it that fail or come late; operators who retire and clear | replacement comes first; the budget; no live worker ends for want of memory, and those that do go in order; no seat gets more workers than it may lose |
+//! | `held` | listening sockets outlive their workers | they are handed on or closed, never on those who wait, and none is left over |
 //! | `time` | the clock jumps, by up to ten hours | |
 //! | `crash` | masters are killed at any moment, also in the middle of a commit; others take over | |
 //! | `canary` | workers that close their sockets when they are retired; looks at those that a rollback recalls | a generation on trial has its share, no other client moves, and after it every slot is where it was; nobody serves again that does not listen |
@@ -50,6 +51,7 @@ mod canary;
 mod checks;
 mod crash;
 mod health;
+mod held;
 mod kernel;
 mod lives;
 mod operators;

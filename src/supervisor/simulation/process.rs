@@ -60,6 +60,10 @@ pub(super) struct Process {
     pub(super) is_late: bool,
     pub(super) sockets: Sockets,
     pub(super) burden: Burden,
+    /// It has inherited its sockets.
+    pub(super) is_heir: bool,
+    /// How many finishers in a row its sockets have had.
+    pub(super) finishers: u32,
 }
 
 impl Process {
@@ -90,6 +94,8 @@ impl Process {
             was_counted: false,
             burden,
             is_late: false,
+            is_heir: false,
+            finishers: 0,
             sockets: Sockets {
                 queued: few(3),
                 half_open: few(3),
@@ -103,6 +109,12 @@ impl Process {
     /// Whether it runs, as far as anybody can know.
     pub(super) fn is_alive(&self) -> bool {
         !self.dead
+    }
+
+    /// Whether clients that are led to its sockets are its own: those of sockets that it has inherited
+    /// wait until it is ready, whatever becomes of it before.
+    pub(super) fn takes_clients(&self) -> bool {
+        self.ready || !self.is_heir
     }
 
     /// Time passes: the queue empties, connections end.

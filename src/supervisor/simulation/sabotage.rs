@@ -84,6 +84,10 @@ pub(super) enum Fault {
     ForgetsSilence,
     /// A worker that answers again does not come back.
     NeverTakesBack,
+    /// The sockets that a worker has left are closed whoever waits there.
+    ClosesTheQueue,
+    /// They are never closed.
+    KeepsSockets,
 }
 
 /// All faults, each with words of the invariant that tells of it.
@@ -120,6 +124,8 @@ pub(super) const FAULTS: &[(Fault, &str)] = &[
     (Fault::EndsTheUnsettled, "ended while clients wait for it"),
     (Fault::ForgetsSilence, "a silent worker gets clients"),
     (Fault::NeverTakesBack, "is replaced for its silence"),
+    (Fault::ClosesTheQueue, "closed on those who wait"),
+    (Fault::KeepsSockets, "sockets without a worker are left"),
 ];
 
 /// A fault, and what it remembers.
@@ -234,6 +240,13 @@ impl Sabotage {
             Fault::RepliesTwice => {
                 let reply = actions.iter().find(|action| matches!(action, Action::Reply { .. }));
                 actions.extend(reply.cloned());
+            }
+            Fault::ClosesTheQueue => {
+                let left: Vec<WorkerId> = supervisor.estates().collect();
+                actions.extend(left.into_iter().map(|worker| Action::CloseSockets { worker }));
+            }
+            Fault::KeepsSockets => {
+                actions.retain(|action| !matches!(action, Action::CloseSockets { .. }));
             }
             Fault::SaysDoneTooEarly => say_done(world, supervisor, actions),
             Fault::MovesOthersForATrial => {

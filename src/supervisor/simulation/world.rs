@@ -7,7 +7,7 @@ use super::process::{Pid, Process};
 use super::random::Random;
 use super::sabotage::Sabotage;
 use super::topic::TOPICS;
-use super::{canary, crash, kernel, operators, policy, time};
+use super::{canary, crash, held, kernel, operators, policy, time};
 use crate::plan::{Generation, Listeners, Occupant, Partition, Plan, Port, Seat, Weights};
 use crate::supervisor::{
     Action, Backoff, Event, Moment, Settings, Start, Supervisor, Worker, WorkerId, WorkerState,
@@ -42,6 +42,7 @@ pub(super) struct World {
     pub(super) time: time::State,
     pub(super) crash: crash::State,
     pub(super) canary: canary::State,
+    pub(super) held: held::State,
     pub(super) sabotage: Option<Sabotage>,
     /// Every event and action, if somebody wants to read them.
     pub(super) journal: Option<Vec<String>>,
@@ -69,6 +70,7 @@ impl World {
             steady: Duration::from_secs(10),
             backoff: Backoff { min: Duration::from_secs(1), max: Duration::from_secs(30) },
             stagger: random.choose(&[Duration::ZERO, Duration::from_millis(100)]),
+            holds_sockets: random.percent(50),
             ..policy::settings(&mut random)
         };
         let start = random.choose(&[Start::Fresh, Start::Fresh, Start::Takeover]);
@@ -96,6 +98,7 @@ impl World {
             time: time::State::default(),
             crash: crash::State::default(),
             canary: canary::State::default(),
+            held: held::State::default(),
             sabotage: None,
             journal: None,
         };
@@ -276,12 +279,17 @@ impl World {
     /// Another plan is in force.
     pub(super) fn put_in_force(&mut self, plan: Plan) {
         self.plan = plan;
+        self.note_named();
+    }
+
+    /// Takes note of whom the plan in force names.
+    pub(super) fn note_named(&mut self) {
         let named: Vec<Pid> = match self.plan.is_admitting() {
             true => self.occupants().filter_map(|o| self.pid_with(o)).collect(),
             false => Vec::new(),
         };
         for (pid, process) in &mut self.processes {
-            if named.contains(pid) {
+            if named.contains(pid) && process.takes_clients() {
                 process.was_named = true;
                 process.left_at = None;
                 process.quiet_reports = 0;
@@ -292,6 +300,7 @@ impl World {
     }
 
     fn schedule_polls(&mut self) {
+        self.schedule_polls_of_left();
         let retired: Vec<Pid> = self
             .workers()
             .filter(|worker| worker.state() == WorkerState::Retired)

@@ -3,6 +3,7 @@
 mod canary;
 mod clearing;
 mod death;
+mod estate;
 mod give_up;
 mod health;
 mod memory;
@@ -29,6 +30,8 @@ struct Bench {
     spawned: Vec<(WorkerId, Seat, Generation)>,
     terminated: Vec<WorkerId>,
     killed: Vec<WorkerId>,
+    bequeathed: Vec<(WorkerId, WorkerId)>,
+    closed: Vec<WorkerId>,
     replies: Vec<Result<Done, Refusal>>,
     removed: bool,
     finished: bool,
@@ -55,6 +58,8 @@ impl Bench {
             spawned: Vec::new(),
             terminated: Vec::new(),
             killed: Vec::new(),
+            bequeathed: Vec::new(),
+            closed: Vec::new(),
             replies: Vec::new(),
             removed: false,
             finished: false,
@@ -71,7 +76,12 @@ impl Bench {
 
     /// So many workers, started and live, each with a port and in the seat of its number, less 1.
     fn live(workers: u16) -> Self {
-        let mut bench = Self::new(settings(workers), vacant(workers), Start::Fresh);
+        Self::live_with(settings(workers), workers)
+    }
+
+    /// The same with other settings.
+    fn live_with(settings: Settings, workers: u16) -> Self {
+        let mut bench = Self::new(settings, vacant(workers), Start::Fresh);
         bench.event(Event::Start);
         for worker in 1..=u64::from(workers) {
             bench.ready(worker);
@@ -97,6 +107,8 @@ impl Bench {
                 Action::Commit(plan) => assert!(self.commit.replace(plan).is_none()),
                 Action::Terminate { worker } => self.terminated.push(worker),
                 Action::Kill { worker } => self.killed.push(worker),
+                Action::Bequeath { from, to } => self.bequeathed.push((from, to)),
+                Action::CloseSockets { worker } => self.closed.push(worker),
                 Action::Reply { outcome, .. } => self.replies.push(outcome),
                 Action::Remove => self.removed = true,
                 Action::Finish => self.finished = true,

@@ -1,0 +1,206 @@
+//! The listening sockets that the master opens for its workers, where the cluster wants it, and that
+//! it keeps when they end.
+//!
+//! A worker has one for each public port and protocol, on its own worker port. It is started with
+//! them (`LISTEN_FDS`), and the master has each as well: so nobody else can take the port, and the
+//! connections in the queue outlive the worker. Which worker gets them after it, and when they are
+//! closed, the supervisor decides (`supervisor/estate.rs`).
+
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use super::counting::PortsByWorker;
+use super::processes::{families_of, transport};
+use crate::plan::{Listeners, Port, Protocol};
+use crate::process::{self, Endpoint, HeldSocket, Passed, ProcessError};
+use crate::supervisor::WorkerId;
+
+/// What is opened for every worker, and how it is called in `LISTEN_FDNAMES`: `80/tcp`, as in
+/// `--listen`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Openings {
+    openings: Vec<Opening>,
+    backlog: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Opening {
+    name: String,
+    /// Which of a worker's ports it is on.
+    place: usize,
+    endpoint: Endpoint,
+}
+
+impl Openings {
+    /// In the order of the public ports, of each tcp before udp.
+    pub(super) fn of(listeners: &Listeners, backlog: u32) -> Self {
+        let mut openings = vec![];
+        for (place, public) in listeners.public_ports().iter().enumerate() {
+            for protocol in Protocol::ALL {
+                let (ipv4, ipv6) = families_of(listeners, protocol, *public);
+                if ipv4 || ipv6 {
+                    let endpoint = Endpoint { transport: transport(protocol), ipv4, ipv6 };
+                    openings.push(Opening {
+                        name: format!("{public}/{protocol}"),
+                        place,
+                        endpoint,
+                    });
+                }
+            }
+        }
+        Self { openings, backlog }
+    }
+
+    /// Warns where the kernel lets fewer connections wait than were asked for.
+    pub(super) fn check_backlog(&self) -> Result<(), ProcessError> {
+        let limit = process::somaxconn()?;
+        if self.backlog > limit {
+            let wanted = self.backlog;
+            tracing::warn!(
+                wanted,
+                limit,
+                "fewer connections than `backlog` can wait in a queue: raise net.core.somaxconn"
+            );
+        }
+        Ok(())
+    }
+
+    /// Opens the sockets of one worker. If one cannot be opened, none is.
+    pub(super) fn open(&self, ports: Vec<u16>) -> Result<SeatSockets, ProcessError> {
+        let open = |it: &Opening| {
+            let port = ports.get(it.place).copied().unwrap_or_default();
+            Ok((it.name.clone(), HeldSocket::open(port, it.endpoint, self.backlog)?))
+        };
+        let sockets = self.openings.iter().map(open).collect::<Result<_, ProcessError>>()?;
+        Ok(SeatSockets { sockets, ports: ports.into_iter().filter_map(Port::new).collect() })
+    }
+}
+
+/// The sockets of one worker.
+#[derive(Debug)]
+pub(super) struct SeatSockets {
+    sockets: Vec<(String, HeldSocket)>,
+    ports: Arc<[Port]>,
+}
+
+impl SeatSockets {
+    /// The worker ports, one for each public port.
+    pub(super) fn ports(&self) -> &Arc<[Port]> {
+        &self.ports
+    }
+
+    /// What a worker is started with.
+    pub(super) fn to_pass(&self) -> Vec<Passed<'_>> {
+        let sockets = self.sockets.iter();
+        sockets.map(|(name, socket)| Passed { name, socket: socket.as_fd() }).collect()
+    }
+}
+
+/// All sockets that the master holds, by the worker that has them, or had them last.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    by_worker: BTreeMap<WorkerId, Arc<SeatSockets>>,
+}
+
+impl Held {
+    pub(super) fn insert(&mut self, worker: WorkerId, sockets: Arc<SeatSockets>) {
+        self.by_worker.insert(worker, sockets);
+    }
+
+    /// Gives what one worker has left to another.
+    pub(super) fn bequeath(&mut self, from: WorkerId, to: WorkerId) {
+        match self.by_worker.remove(&from) {
+            Some(sockets) => self.insert(to, sockets),
+            None => tracing::error!(%from, %to, "a worker is to get sockets that nobody has left"),
+        }
+    }
+
+    /// Closes what a worker has left.
+    pub(super) fn close(&mut self, worker: WorkerId) {
+        self.by_worker.remove(&worker);
+    }
+
+    pub(super) fn of(&self, worker: WorkerId) -> Option<Arc<SeatSockets>> {
+        self.by_worker.get(&worker).cloned()
+    }
+
+    pub(super) fn has(&self, worker: WorkerId) -> bool {
+        self.by_worker.contains_key(&worker)
+    }
+
+    /// The worker ports of those of `workers` that have, or have left, any.
+    pub(super) fn ports_of(&self, workers: impl Iterator<Item = WorkerId>) -> PortsByWorker {
+        let of = |worker| Some((worker, Arc::clone(self.by_worker.get(&worker)?.ports())));
+        workers.filter_map(of).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use nix::errno::Errno;
+
+    use super::*;
+    use crate::process::Transport;
+
+    fn listeners(all: &[&str]) -> Listeners {
+        Listeners::new(all.iter().map(|text| text.parse().unwrap()).collect()).unwrap()
+    }
+
+    #[test]
+    fn there_is_one_socket_for_each_public_port_and_protocol_for_the_families_of_its_listeners() {
+        let listeners = listeners(&[
+            "0.0.0.0:443",
+            "[fd00::1]:443/udp",
+            "10.0.0.1:80",
+            "[::]:80",
+            "10.0.0.2:80",
+        ]);
+        let openings = Openings::of(&listeners, 7).openings;
+        let described: Vec<_> = openings
+            .iter()
+            .map(|it| (it.name.as_str(), it.place, it.endpoint.ipv4, it.endpoint.ipv6))
+            .collect();
+        let expected =
+            [("443/tcp", 0, true, false), ("443/udp", 0, false, true), ("80/tcp", 1, true, true)];
+        assert_eq!(described, expected);
+        assert_eq!(openings[1].endpoint.transport, Transport::Udp);
+    }
+
+    #[test]
+    fn a_port_that_somebody_has_is_named() {
+        let taken = TcpListener::bind(("0.0.0.0", 0)).unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let openings = Openings::of(&listeners(&["0.0.0.0:80"]), 16);
+        let error = openings.open(vec![port]).unwrap_err();
+        let is_it = |of| of == port;
+        assert!(
+            matches!(error, ProcessError::Listen { port, errno: Errno::EADDRINUSE, .. } if is_it(port)),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn sockets_go_from_worker_to_worker_until_they_are_closed() {
+        let free = || TcpListener::bind(("0.0.0.0", 0)).unwrap().local_addr().unwrap().port();
+        let openings = Openings::of(&listeners(&["0.0.0.0:80"]), 16);
+        // Another test can take the port meanwhile.
+        let sockets = (0..100).find_map(|_| openings.open(vec![free()]).ok()).unwrap();
+        let port = sockets.ports()[0];
+        let (first, second) = (WorkerId(1), WorkerId(2));
+        let mut held = Held::default();
+        held.insert(first, Arc::new(sockets));
+        held.bequeath(first, second);
+        assert!(!held.has(first) && held.has(second));
+        assert_eq!(held.of(second).unwrap().to_pass()[0].name, "80/tcp");
+        let ports = held.ports_of([first, second].into_iter());
+        assert_eq!(ports.keys().collect::<Vec<_>>(), [&second]);
+        assert_eq!(*ports[&second], [port]);
+        TcpListener::bind(("0.0.0.0", port.number())).unwrap_err();
+        held.close(second);
+        assert!(held.of(second).is_none());
+        TcpListener::bind(("0.0.0.0", port.number())).unwrap();
+    }
+}

@@ -1,0 +1,350 @@
+//! Listening sockets that one process opens and another accepts from.
+
+use std::ffi::OsString;
+use std::fs;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, listen, sockopt};
+
+use super::error::{Operation, ProcessError, errno_from, errno_of};
+use super::owner::Transport;
+use super::pidfd::PidFd;
+use crate::sys;
+
+/// The number of the first descriptor that is passed on (`SD_LISTEN_FDS_START`, sd_listen_fds(3)).
+pub const FIRST_PASSED: u16 = 3;
+
+/// Whom a listening socket is for, and what it speaks. At least one family is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Endpoint {
+    /// What it speaks.
+    pub transport: Transport,
+    /// Clients with IPv4 addresses reach it.
+    pub ipv4: bool,
+    /// Clients with IPv6 addresses do.
+    pub ipv6: bool,
+}
+
+/// A listening TCP socket, or a bound UDP socket, in the hands of this process: as long as it has
+/// it, the port belongs to nobody else, and the connections in its queue wait for whoever accepts
+/// next. It is closed on exec, so that none but those whom it is [passed](super::Passed) to get it.
+#[derive(Debug)]
+pub struct HeldSocket {
+    descriptor: OwnedFd,
+    transport: Transport,
+    port: u16,
+}
+
+impl HeldSocket {
+    /// Opens a socket on all addresses of the families that are wanted, by one descriptor. Of TCP
+    /// at most `backlog` connections wait in its queue, or `net.core.somaxconn` of them if that is
+    /// less.
+    ///
+    /// What belongs before bind(2), as `IP_TRANSPARENT` for a socket that accepts what is for other
+    /// addresses, has its place in here.
+    ///
+    /// # Errors
+    /// [`ProcessError::Listen`]: `EADDRINUSE` if the port is somebody else's, `EAFNOSUPPORT` for
+    /// IPv6 clients without IPv6 in the kernel.
+    pub fn open(port: u16, endpoint: Endpoint, backlog: u32) -> Result<Self, ProcessError> {
+        let Endpoint { transport, ipv4, ipv6 } = endpoint;
+        let failed = |operation| {
+            move |errno| ProcessError::Listen {
+                port,
+                transport,
+                operation,
+                errno: errno_from(errno),
+            }
+        };
+        let (family, address) = match ipv6 {
+            true => (AddressFamily::INET6, SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))),
+            false => (AddressFamily::INET, SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))),
+        };
+        let kind = match transport {
+            Transport::Tcp => SocketType::STREAM,
+            Transport::Udp => SocketType::DGRAM,
+        };
+        let descriptor = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None)
+            .map_err(failed(Operation::OpenSocket))?;
+        let set = |result: rustix::io::Result<()>| result.map_err(failed(Operation::OpenSocket));
+        if ipv6 {
+            // Whatever net.ipv6.bindv6only says.
+            set(sockopt::set_ipv6_v6only(&descriptor, !ipv4))?;
+        }
+        // Of TCP: connections of an earlier worker that are in TIME_WAIT do not keep the port; a
+        // socket that listens does, whoever sets this (inet_csk_bind_conflict,
+        // net/ipv4/inet_connection_sock.c). Of UDP it would let others take the port from us.
+        if transport == Transport::Tcp {
+            set(sockopt::set_socket_reuseaddr(&descriptor, true))?;
+        }
+        bind(&descriptor, &address).map_err(failed(Operation::Bind))?;
+        if transport == Transport::Tcp {
+            let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
+            listen(&descriptor, backlog).map_err(failed(Operation::Listen))?;
+        }
+        Ok(Self { descriptor, transport, port })
+    }
+
+    /// Takes in a socket that another process has opened.
+    ///
+    /// # Errors
+    /// [`ProcessError::Host`] with `ENOTSOCK`, or `EINVAL` for a socket that neither listens nor is
+    /// a bound UDP socket of the Internet.
+    pub fn adopt(descriptor: OwnedFd) -> Result<Self, ProcessError> {
+        let failed = |errno| ProcessError::Host { operation: Operation::InspectSocket, errno };
+        let inspected = inspect(&descriptor).map_err(|errno| failed(errno_from(errno)))?;
+        let (transport, port) = inspected.ok_or_else(|| failed(Errno::EINVAL))?;
+        Ok(Self { descriptor, transport, port })
+    }
+
+    /// The listening sockets on these ports, and the bound UDP sockets, that another process has
+    /// open: copies, for whoever holds them from now on (`pidfd_getfd(2)`, since Linux 5.6). They
+    /// may be in other processes as well.
+    ///
+    /// # Errors
+    /// [`ProcessError::Process`] with `EPERM` or `EACCES` where this process may not trace the
+    /// other (another user's, without `CAP_SYS_PTRACE`), `ESRCH` if it has ended.
+    pub fn of_process(
+        process: &PidFd,
+        ports: RangeInclusive<u16>,
+    ) -> Result<Vec<Self>, ProcessError> {
+        let failed =
+            |operation, errno| ProcessError::Process { pid: process.pid(), operation, errno };
+        let numbers = descriptors_of(process.pid())
+            .map_err(|errno| failed(Operation::ListDescriptors, errno))?;
+        let mut found: Vec<Self> = vec![];
+        for number in numbers {
+            // The pidfd stands for the one process, whose pid this was if it lives yet.
+            let descriptor = match process.duplicate(number) {
+                Ok(descriptor) => descriptor,
+                Err(Errno::EBADF) => continue,
+                Err(errno) => return Err(failed(Operation::CopyDescriptor, errno)),
+            };
+            // Most descriptors are no sockets, or other ones.
+            let Ok(socket) = Self::adopt(descriptor) else { continue };
+            if ports.contains(&socket.port) {
+                found.push(socket);
+            }
+        }
+        Ok(found)
+    }
+
+    /// What it speaks.
+    pub fn transport(&self) -> Transport {
+        self.transport
+    }
+
+    /// The port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+impl AsFd for HeldSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+}
+
+impl From<HeldSocket> for OwnedFd {
+    fn from(socket: HeldSocket) -> Self {
+        socket.descriptor
+    }
+}
+
+/// What a socket of the Internet that clients reach speaks, and its port; `None` for others.
+fn inspect(descriptor: &OwnedFd) -> rustix::io::Result<Option<(Transport, u16)>> {
+    let transport = match sockopt::socket_type(descriptor)? {
+        SocketType::STREAM if sockopt::socket_acceptconn(descriptor)? => Transport::Tcp,
+        SocketType::DGRAM => Transport::Udp,
+        _ => return Ok(None),
+    };
+    let address = SocketAddr::try_from(getsockname(descriptor)?);
+    Ok(address.ok().filter(|it| it.port() != 0).map(|it| (transport, it.port())))
+}
+
+/// The numbers of the sockets among the descriptors of a process.
+fn descriptors_of(pid: u32) -> Result<Vec<i32>, Errno> {
+    let gone = |errno| matches!(errno, Errno::ENOENT);
+    let mut numbers = vec![];
+    let entries =
+        fs::read_dir(format!("/proc/{pid}/fd")).map_err(|error| match errno_of(&error) {
+            Errno::ENOENT => Errno::ESRCH,
+            errno => errno,
+        })?;
+    for entry in entries {
+        let entry = entry.map_err(|error| errno_of(&error))?;
+        match fs::read_link(entry.path()) {
+            Ok(target) if target.to_str().is_some_and(|text| text.starts_with("socket:")) => {
+                numbers
+                    .extend(entry.file_name().to_str().and_then(|text| text.parse::<i32>().ok()));
+            }
+            Ok(_) => {}
+            Err(error) if gone(errno_of(&error)) => {}
+            Err(error) => return Err(errno_of(&error)),
+        }
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// How many connections the kernel lets wait in the queue of one listening socket at most, in the
+/// network namespace of this thread (`net.core.somaxconn`).
+///
+/// # Errors
+/// [`ProcessError::Host`].
+pub fn somaxconn() -> Result<u32, ProcessError> {
+    const FILE: &str = "net.core.somaxconn";
+    let failed = |errno| ProcessError::Host { operation: Operation::Read(FILE), errno };
+    // Not /proc/sys/net: /proc/self/net is that of the process, and of /proc/sys the same holds.
+    let text = fs::read_to_string("/proc/sys/net/core/somaxconn")
+        .map_err(|error| failed(errno_of(&error)))?;
+    text.trim().parse().map_err(|_| failed(Errno::EINVAL))
+}
+
+/// The sockets that this process was started with, each with its name, in the order of their
+/// numbers (`LISTEN_FDS`, `LISTEN_PID`, `LISTEN_FDNAMES`, as sd_listen_fds_with_names(3) has them).
+/// None if they were meant for another process, or there are none. Each call gives copies, which
+/// are closed on exec, and so are the originals from now on.
+///
+/// # Errors
+/// [`ProcessError::Passed`] for a number of descriptors that is none; those of
+/// [`HeldSocket::adopt`] for descriptors that are not listening sockets.
+pub fn passed_sockets() -> Result<Vec<(String, HeldSocket)>, ProcessError> {
+    let variable = |name: &str| std::env::var_os(name);
+    let Some((count, names)) = announced(variable, std::process::id())? else { return Ok(vec![]) };
+    let numbers = FIRST_PASSED..FIRST_PASSED.saturating_add(count);
+    let socket = |(number, name)| {
+        let descriptor = sys::inherited_descriptor(i32::from(number))
+            .map_err(|errno| ProcessError::Host { operation: Operation::InspectSocket, errno })?;
+        Ok((name, HeldSocket::adopt(descriptor)?))
+    };
+    numbers.zip(names).map(socket).collect()
+}
+
+/// How many descriptors the variables announce to this process, and their names.
+fn announced(
+    variable: impl Fn(&str) -> Option<OsString>,
+    pid: u32,
+) -> Result<Option<(u16, Vec<String>)>, ProcessError> {
+    let text = |name| variable(name).map(|value| value.to_string_lossy().into_owned());
+    let is_ours = text("LISTEN_PID").is_some_and(|value| value == pid.to_string());
+    let Some(value) = text("LISTEN_FDS").filter(|_| is_ours) else { return Ok(None) };
+    // No process has more descriptors than that (`sysctl fs.nr_open` aside), and no worker of ours
+    // more ports.
+    let count = value.parse::<u16>().ok().filter(|count| *count <= u16::MAX - FIRST_PASSED);
+    let count = count.ok_or(ProcessError::Passed { value })?;
+    let names = text("LISTEN_FDNAMES").unwrap_or_default();
+    let names: Vec<String> = names.split(':').map(str::to_owned).collect();
+    if names.len() == usize::from(count) {
+        return Ok(Some((count, names)));
+    }
+    // As sd_listen_fds_with_names(3) does.
+    Ok(Some((count, vec!["unknown".to_owned(); usize::from(count)])))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::io::Read;
+    use std::net::{TcpListener, TcpStream, UdpSocket};
+
+    use super::*;
+
+    /// A port that nobody has, most likely.
+    fn free_port() -> u16 {
+        TcpListener::bind(("0.0.0.0", 0)).unwrap().local_addr().unwrap().port()
+    }
+
+    const TCP: Endpoint = Endpoint { transport: Transport::Tcp, ipv4: true, ipv6: false };
+    const UDP: Endpoint = Endpoint { transport: Transport::Udp, ipv4: true, ipv6: false };
+
+    fn open(endpoint: Endpoint) -> HeldSocket {
+        // Another test can take the port meanwhile.
+        (0..100).find_map(|_| HeldSocket::open(free_port(), endpoint, 16).ok()).unwrap()
+    }
+
+    fn errno<T: std::fmt::Debug>(result: Result<T, ProcessError>) -> Option<Errno> {
+        result.unwrap_err().errno()
+    }
+
+    #[test]
+    fn nobody_takes_a_port_that_is_held() {
+        for endpoint in [TCP, UDP] {
+            let held = open(endpoint);
+            let error = HeldSocket::open(held.port(), endpoint, 16).unwrap_err();
+            assert_eq!(error.errno(), Some(Errno::EADDRINUSE), "{error}");
+            let expected = format!("worker port {}/{}: ", held.port(), held.transport());
+            assert!(error.to_string().starts_with(&expected), "{error}");
+            let stolen = match endpoint.transport {
+                Transport::Tcp => TcpListener::bind(("127.0.0.1", held.port())).map(drop),
+                Transport::Udp => UdpSocket::bind(("127.0.0.1", held.port())).map(drop),
+            };
+            assert_eq!(errno_of(&stolen.unwrap_err()), Errno::EADDRINUSE);
+        }
+    }
+
+    #[test]
+    fn a_port_whose_connections_linger_is_opened_again() {
+        let held = open(TCP);
+        let port = held.port();
+        let listener = TcpListener::from(OwnedFd::from(held));
+        let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        // The side that closes first is the one in TIME_WAIT.
+        drop(listener.accept().unwrap());
+        assert_eq!(client.read(&mut [0]).unwrap(), 0);
+        drop((client, listener));
+        HeldSocket::open(port, TCP, 16).unwrap();
+    }
+
+    #[test]
+    fn the_families_that_are_wanted_are_reached_and_no_other() {
+        for (ipv4, ipv6) in [(true, false), (true, true), (false, true)] {
+            let held = open(Endpoint { transport: Transport::Tcp, ipv4, ipv6 });
+            assert_eq!(TcpStream::connect(("127.0.0.1", held.port())).is_ok(), ipv4);
+            assert_eq!(TcpStream::connect(("::1", held.port())).is_ok(), ipv6);
+        }
+    }
+
+    #[test]
+    fn only_sockets_that_clients_reach_are_taken_in() {
+        for endpoint in [TCP, UDP] {
+            let held = open(endpoint);
+            let (port, transport) = (held.port(), held.transport());
+            let adopted = HeldSocket::adopt(held.into()).unwrap();
+            assert_eq!((adopted.port(), adopted.transport()), (port, transport));
+        }
+        let file = fs::File::open("/dev/null").unwrap();
+        assert_eq!(errno(HeldSocket::adopt(file.into())), Some(Errno::ENOTSOCK));
+        let held = open(TCP);
+        let connected = TcpStream::connect(("127.0.0.1", held.port())).unwrap();
+        let (pair, _) = std::os::unix::net::UnixDatagram::pair().unwrap();
+        for other in [OwnedFd::from(connected), OwnedFd::from(pair)] {
+            assert_eq!(errno(HeldSocket::adopt(other)), Some(Errno::EINVAL));
+        }
+    }
+
+    #[test]
+    fn what_is_announced_to_another_process_or_to_none_is_not_ours() {
+        let of = |pairs: &[(&str, &str)]| {
+            let pairs: BTreeMap<String, OsString> =
+                pairs.iter().map(|(k, v)| ((*k).to_owned(), v.into())).collect();
+            announced(|name| pairs.get(name).cloned(), 7)
+        };
+        let names = |names: &[&str]| names.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>();
+        assert_eq!(of(&[]).unwrap(), None);
+        assert_eq!(of(&[("LISTEN_FDS", "2")]).unwrap(), None);
+        assert_eq!(of(&[("LISTEN_FDS", "2"), ("LISTEN_PID", "8")]).unwrap(), None);
+        let two = of(&[("LISTEN_FDS", "2"), ("LISTEN_PID", "7"), ("LISTEN_FDNAMES", "80/tcp:x")]);
+        assert_eq!(two.unwrap(), Some((2, names(&["80/tcp", "x"]))));
+        let unnamed = of(&[("LISTEN_FDS", "2"), ("LISTEN_PID", "7"), ("LISTEN_FDNAMES", "x")]);
+        assert_eq!(unnamed.unwrap(), Some((2, names(&["unknown", "unknown"]))));
+        for value in ["", "-1", "65535", "2x"] {
+            let error = of(&[("LISTEN_FDS", value), ("LISTEN_PID", "7")]).unwrap_err();
+            assert!(error.to_string().contains(&format!("LISTEN_FDS is {value:?}")), "{error}");
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! Listening sockets that outlive their processes, where the master holds them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::checks::gave_up_closing;
+use super::process::{Pid, Process};
+use super::topic::Topic;
+use super::world::World;
+use crate::plan::{Port, Seat};
+use crate::supervisor::{Action, Event, Moment, Sockets, Supervisor, WorkerId};
+
+pub(super) const TOPIC: Topic =
+    Topic { taken_over, check_action, act, check_state, check_rest, ..Topic::NONE };
+
+/// After so many finishers who waits may be reset.
+const FINISHERS: u32 = 3;
+
+/// What the master in office holds without a process.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    /// By the worker that has left it.
+    left: BTreeMap<WorkerId, Held>,
+    /// By the worker that is to get it.
+    promised: BTreeMap<WorkerId, Held>,
+}
+
+/// The sockets of a process that has ended.
+#[derive(Debug, Clone)]
+struct Held {
+    seat: Seat,
+    ports: Arc<[Port]>,
+    unfit: bool,
+    /// Since when.
+    since: Moment,
+    half_open: u32,
+    /// Connections that wait to be accepted.
+    queued: u32,
+    /// A poll of them is on the agenda.
+    polled: bool,
+    /// Successive reports of nobody.
+    quiet_reports: u32,
+    /// Finishers in a row that have had them.
+    finishers: u32,
+}
+
+/// A master that is killed leaves none but to its workers.
+fn taken_over(world: &mut World) {
+    world.held = State::default();
+}
+
+fn check_action(world: &World, action: &Action) {
+    match action {
+        Action::Bequeath { from, to } => {
+            assert!(world.held.left.contains_key(from), "sockets that nobody has left");
+            assert!(world.pid_of(*to).is_none(), "{to} has sockets of its own");
+        }
+        Action::CloseSockets { worker } => check_close(world, *worker),
+        _ => {}
+    }
+}
+
+/// Nobody is reset who could be served.
+fn check_close(world: &World, worker: WorkerId) {
+    let held = world.held.left.get(&worker).expect("sockets that somebody has left");
+    if gave_up_closing(world) {
+        return;
+    }
+    let mut occupants = world.occupants();
+    let is_named = occupants.any(|occupant| occupant.ports == held.ports);
+    assert!(!(is_named && world.plan.is_admitting()), "closed while connections come");
+    let is_over =
+        world.operators.stop.as_ref().is_some_and(|stop| {
+            stop.at_once || world.now >= held.since.after(world.settings.settle)
+        });
+    let is_empty = held.queued == 0 && held.half_open == 0 && held.quiet_reports >= 2;
+    let is_allowed = is_empty || is_over || held.finishers >= FINISHERS;
+    assert!(is_allowed, "closed on those who wait: {held:?}");
+}
+
+fn act(world: &mut World, action: &Action) {
+    match *action {
+        Action::Bequeath { from, to } => {
+            if let Some(held) = world.held.left.remove(&from) {
+                world.held.promised.insert(to, held);
+            }
+        }
+        Action::CloseSockets { worker } => drop(world.held.left.remove(&worker)),
+        _ => {}
+    }
+}
+
+fn check_state(world: &World) {
+    let counted = world.supervisor.iter().flat_map(Supervisor::estates);
+    let are_left = counted.into_iter().all(|worker| world.held.left.contains_key(&worker));
+    assert!(are_left, "sockets are to be counted that nobody has left");
+}
+
+fn check_rest(world: &World) {
+    let State { left, promised } = &world.held;
+    assert!(left.is_empty() && promised.is_empty(), "sockets without a worker are left");
+}
+
+impl World {
+    /// The master keeps the sockets of a process that has ended.
+    pub(super) fn keep_sockets(&mut self, worker: WorkerId, process: &Process) {
+        if !self.settings.holds_sockets || process.ports.is_empty() {
+            return;
+        }
+        let held = Held {
+            seat: process.seat,
+            ports: process.ports.clone(),
+            unfit: process.unfit,
+            since: self.now,
+            half_open: process.sockets.half_open,
+            queued: process.sockets.queued,
+            polled: false,
+            quiet_reports: 0,
+            finishers: process.finishers,
+        };
+        self.held.left.insert(worker, held);
+    }
+
+    /// The process of an heir begins with what it inherits. Returns whether it is one.
+    pub(super) fn take_inheritance(&mut self, pid: Pid) -> bool {
+        let worker = self.processes.get(&pid).and_then(|process| process.worker);
+        let Some(held) = worker.and_then(|id| self.held.promised.remove(&id)) else { return false };
+        let finishers = self.finishers_after(worker, held.finishers);
+        let process = self.processes.get_mut(&pid).expect("it was asked for");
+        assert_eq!(process.seat, held.seat, "sockets of another seat");
+        (process.ports, process.unfit, process.is_heir) = (held.ports, held.unfit, true);
+        process.sockets.queued += held.queued;
+        process.sockets.half_open += held.half_open;
+        process.finishers = finishers;
+        true
+    }
+
+    /// What an heir was to get that could not be started stays where it is.
+    pub(super) fn give_back_inheritance(&mut self, worker: WorkerId) {
+        if let Some(mut held) = self.held.promised.remove(&worker) {
+            held.finishers = self.finishers_after(Some(worker), held.finishers);
+            (held.since, held.quiet_reports, held.polled) = (self.now, 0, false);
+            self.held.left.insert(worker, held);
+        }
+    }
+
+    /// A process is ready: a finisher is retired from then on, and another heir may be in force by
+    /// the sockets that it has inherited.
+    pub(super) fn heir_is_ready(&mut self, pid: Pid) {
+        let worker = self.processes.get(&pid).and_then(|process| process.worker);
+        let is_finisher = worker.is_some_and(|worker| self.is_finisher(worker));
+        let Some(process) = self.processes.get_mut(&pid).filter(|process| process.is_heir) else {
+            return;
+        };
+        // What it takes on after it was asked to end is its own affair.
+        process.ready &= !process.signalled;
+        if is_finisher {
+            (process.was_named, process.left_at) = (true, Some(self.now));
+        } else {
+            self.note_named();
+        }
+    }
+
+    pub(super) fn is_finisher(&self, worker: WorkerId) -> bool {
+        self.workers().any(|known| known.id == worker && known.is_finisher)
+    }
+
+    /// Whether a worker is started although all is to end, for those who wait.
+    pub(super) fn serves_who_waits(&self, worker: WorkerId) -> bool {
+        let at_once = self.operators.stop.as_ref().is_some_and(|stop| stop.at_once);
+        self.held.promised.contains_key(&worker) && !at_once
+    }
+
+    pub(super) fn schedule_polls_of_left(&mut self) {
+        let estates: Vec<WorkerId> = self.supervisor.iter().flat_map(Supervisor::estates).collect();
+        for worker in estates {
+            let delay = self.random.millis(50..300);
+            if let Some(held) = self.held.left.get_mut(&worker).filter(|held| !held.polled) {
+                held.polled = true;
+                self.schedule_for_master(delay, move |world| world.poll_left(worker));
+            }
+        }
+    }
+
+    /// Nobody accepts; handshakes are completed all the same.
+    fn poll_left(&mut self, worker: WorkerId) {
+        let Some(held) = self.held.left.get_mut(&worker) else { return };
+        held.polled = false;
+        if held.half_open > 0 {
+            held.half_open -= 1;
+            held.queued += u32::from(self.random.percent(50));
+        }
+        let is_quiet = held.queued == 0 && held.half_open == 0;
+        held.quiet_reports = if is_quiet { held.quiet_reports + 1 } else { 0 };
+        let Held { queued, half_open, .. } = *held;
+        let sockets = Sockets { queued, half_open, established: queued, ..Sockets::default() };
+        self.deliver(Event::Connections { worker, sockets });
+    }
+
+    fn finishers_after(&self, worker: Option<WorkerId>, before: u32) -> u32 {
+        let is_finisher = worker.is_some_and(|worker| self.is_finisher(worker));
+        if is_finisher { before + 1 } else { 0 }
+    }
+}
