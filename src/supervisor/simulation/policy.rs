@@ -91,6 +91,8 @@ pub(super) struct State {
     lost: BTreeMap<(Seat, Generation), Moment>,
     /// When lost workers of a seat were replaced.
     respawns: BTreeMap<Seat, Vec<Moment>>,
+    /// Those that only empty the queue of a worker that is gone.
+    finishers: BTreeSet<WorkerId>,
 }
 
 fn begin(world: &mut World) {
@@ -195,6 +197,9 @@ fn act(world: &mut World, action: &Action) {
             }
             world.schedule_for_master(delay, look_closely);
         }
+        Action::Spawn { worker, .. } if world.is_finisher(*worker) => {
+            world.policy.finishers.insert(*worker);
+        }
         Action::Spawn { seat, generation, .. } => {
             let lost_at = world.policy.lost.remove(&(*seat, *generation));
             if lost_at.is_some_and(|at| at > world.operators.last_change.unwrap_or_default()) {
@@ -230,7 +235,7 @@ fn remember(state: &mut State, notice: &Notice, now: Moment) {
                 state.lost.insert((*seat, *generation), now);
             }
         }
-        Notice::Failed(failure) => {
+        Notice::Failed(failure) if !state.finishers.contains(&failure.worker) => {
             state.lost.insert((failure.seat, failure.generation), now);
         }
         Notice::Ending { worker, why, .. } => match why {
@@ -253,7 +258,10 @@ fn remember(state: &mut State, notice: &Notice, now: Moment) {
 fn check_action(world: &World, action: &Action) {
     match action {
         Action::Commit(plan) => check_replacement(world, plan),
-        Action::Spawn { seat, generation, .. } => check_respawn(world, *seat, *generation),
+        // One that only empties a queue is no successor, and has a limit of its own (`held.rs`).
+        Action::Spawn { worker, seat, generation } if !world.is_finisher(*worker) => {
+            check_respawn(world, *seat, *generation);
+        }
         Action::Renice { worker, nice } => {
             assert_eq!(*nice, world.settings.retire.renice);
             let is_out = |process: &Process| {
