@@ -282,7 +282,10 @@ fn check_replacement(world: &World, plan: &Plan) {
         return;
     }
     for (seat, occupant) in world.plan.seats() {
-        let process = occupant.and_then(|it| world.pid_with(it)).map(|pid| &world.processes[&pid]);
+        // An heir that starts has the ports of the one that is gone.
+        let pid = occupant.and_then(|it| world.pid_with(it));
+        let live = pid.filter(|pid| world.state_of(*pid) == Some(WorkerState::Live));
+        let process = live.map(|pid| &world.processes[&pid]);
         let serves = |process: &&Process| {
             let may_be_aside = process.stops || process.may_be_aside(world.now);
             process.worker.is_some() && !process.signalled && !may_be_aside
