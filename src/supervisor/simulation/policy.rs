@@ -264,11 +264,17 @@ fn check_action(world: &World, action: &Action) {
         }
         Action::Renice { worker, nice } => {
             assert_eq!(*nice, world.settings.retire.renice);
+            // An heir is retired although no plan has named it: clients may have come by its sockets.
             let is_out = |process: &Process| {
-                process.left_at.is_some() || process.stops || process.may_be_aside(world.now)
+                let may_be_aside = process.stops || process.may_be_aside(world.now);
+                process.left_at.is_some() || may_be_aside || process.is_heir
             };
             let is_out = world.process_of(*worker).is_none_or(is_out);
-            assert!(is_out || gave_up_closing(world), "{worker} reniced while in force");
+            let process = world.process_of(*worker);
+            assert!(
+                is_out || gave_up_closing(world),
+                "{worker} reniced while in force: {process:?}"
+            );
         }
         Action::Notice(Notice::Leaving { cause, .. }) => check_budget(world, *cause),
         Action::Notice(Notice::Ending { worker, why, .. }) => check_ending(world, *worker, *why),
