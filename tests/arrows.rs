@@ -64,6 +64,7 @@ const PURE: &[&str] = &[
     "control/message",
     "control/codec",
     "control/compat",
+    "control/peer",
     "control/wire",
     "control/table",
     "control/figures",

@@ -120,6 +120,11 @@ TMPDIR, and those of --env. A worker is ready when it listens on its ports, or i
 udp listeners; on SIGTERM it should
 finish its connections and exit.
 
+With --ready protocol it is ready when it has said, over the control socket, on which ports it listens,
+as workers of the older ipcluster do. It then gets __ZWORKER__, __ZWORKER__BAND__,
+__ZWORKER__NUM_WORKERS__ and <seat>:<workers> as its last argument, too, and --socket names the path
+where it looks for its master. See docs/moving.md.
+
 TIME is a whole number with ms, s, min or h.
 
 Examples:
@@ -128,7 +133,7 @@ Examples:
   ipcluster run -c web.toml --workers 8 --http-listen 127.0.0.1:9180
 
 The file holds the same settings as the flags (name, listen, workers, command, partition, slots,
-weights, worker_ports, local_clients, ready, ownership, env, [timeouts] ready, drain, rollback, die, [spawn]
+weights, worker_ports, local_clients, ready, ownership, env, socket, [timeouts] ready, drain, rollback, die, ping, [spawn]
 stagger, backoff, [http] listen). Flags win.
 
 Exit codes: 0 stopped, or left by a signal; 1 failed; 2 wrong usage.";
@@ -246,9 +251,13 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true,
           default_missing_value = "true")]
     local_clients: Option<bool>,
-    /// How a worker shows that it is ready: tcp (it listens) [default: tcp]
-    #[arg(long, value_name = "tcp")]
+    /// How a worker shows that it is ready: tcp (it listens), protocol (it says on which ports, over
+    /// the control socket, as workers of the older system do) [default: tcp]
+    #[arg(long, value_name = "tcp|protocol")]
     ready: Option<String>,
+    /// Control socket for workers alone, at this absolute path [default: the operators' one]
+    #[arg(long, value_name = "PATH")]
+    socket: Option<String>,
     /// Whether other programs can change the rules: auto (not if the kernel can prevent it: Linux
     /// 6.9), owned (not), shared (they can) [default: auto]
     #[arg(long, value_name = "auto|owned|shared")]
@@ -270,6 +279,9 @@ pub(crate) struct RunArgs {
     /// How long a worker may take to end before it is killed [default: 5s]
     #[arg(long, value_name = "TIME")]
     die_timeout: Option<String>,
+    /// How long a worker that has joined over the control socket may say nothing [default: 10s]
+    #[arg(long, value_name = "TIME")]
+    ping_timeout: Option<String>,
     /// Pause between the starts of two workers [default: 100ms]
     #[arg(long, value_name = "TIME")]
     spawn_stagger: Option<String>,
@@ -307,10 +319,12 @@ impl RunArgs {
             ready: one("--ready", self.ready),
             ownership: one("--ownership", self.ownership),
             env: each("--env", self.env),
+            socket: one("--socket", self.socket),
             ready_timeout: one("--ready-timeout", self.ready_timeout),
             drain_timeout: one("--drain-timeout", self.drain_timeout),
             rollback_timeout: one("--rollback-timeout", self.rollback_timeout),
             die_timeout: one("--die-timeout", self.die_timeout),
+            ping_timeout: one("--ping-timeout", self.ping_timeout),
             spawn_stagger: one("--spawn-stagger", self.spawn_stagger),
             spawn_backoff: one("--spawn-backoff", self.spawn_backoff),
             http_listen: one("--http-listen", self.http_listen),
@@ -410,6 +424,7 @@ mod tests {
             --partition hash --slots 2048 --weights 1,2.5 --worker-ports 30000-30999 \
             --local-clients --ready tcp \
             --env NODE_* --env A=b --ready-timeout 10s --drain-timeout 1h --rollback-timeout 10min --die-timeout 0 \
+            --ping-timeout 3s --socket /tmp/s \
             --spawn-stagger 0 --spawn-backoff 10ms..2min --http-listen 127.0.0.1:9180 -- node server.js --workers 9";
         let Ok(Verb::Run(run)) = parse(line) else { panic!() };
         let file = r#"
@@ -424,7 +439,8 @@ mod tests {
             local_clients = true
             ready = "tcp"
             env = ["NODE_*", "A=b"]
-            timeouts = { ready = "10s", drain = "1h", rollback = "10min", die = "0" }
+            socket = "/tmp/s"
+            timeouts = { ready = "10s", drain = "1h", rollback = "10min", die = "0", ping = "3s" }
             spawn = { stagger = "0", backoff = "10ms..2min" }
             http = { listen = "127.0.0.1:9180" }
         "#;

@@ -1,6 +1,7 @@
 //! From settings to a configuration: every value by itself, then together.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{
@@ -62,6 +63,7 @@ impl Settings {
                 drain,
                 rollback,
                 die: time(self.die_timeout, "5s", "timeouts.die")?,
+                ping: nonzero(self.ping_timeout, "10s", "timeouts.ping")?,
             },
             spawn: Spawn {
                 stagger: time(self.spawn_stagger, "100ms", "spawn.stagger")?,
@@ -72,6 +74,7 @@ impl Settings {
                     parse::backoff,
                 )?,
             },
+            socket: socket(self.socket)?,
             http,
             shares: shares.value,
         })
@@ -255,9 +258,30 @@ fn readiness(given: Given<String>) -> Result<Readiness, ConfigError> {
     };
     match given.value.as_str() {
         "tcp" => Ok(Readiness::Tcp),
-        "notify" | "protocol" => refused("not supported yet: expected tcp"),
-        path if path.starts_with("http:") => refused("not supported yet: expected tcp"),
-        _ => refused("expected tcp"),
+        "protocol" => Ok(Readiness::Protocol),
+        "notify" => refused("not supported yet: expected tcp or protocol"),
+        path if path.starts_with("http:") => refused("not supported yet: expected tcp or protocol"),
+        _ => refused("expected tcp or protocol"),
+    }
+}
+
+/// The longest path of a Unix socket, in bytes: `sun_path` has 108 (unix(7)), one of them for the NUL.
+const MAX_SOCKET_PATH: usize = 107;
+
+fn socket(given: Option<Given<String>>) -> Result<Option<PathBuf>, ConfigError> {
+    let Some(given) = given.filter(|given| !given.value.is_empty()) else { return Ok(None) };
+    let refused = |reason: &str| {
+        Err(value_error(&given.origin, "socket", format!("{}: {reason}", quote(&given.value))))
+    };
+    let path = PathBuf::from(&given.value);
+    match &given.value {
+        value if value.contains('\0') => refused("no path contains a NUL"),
+        value if value.len() > MAX_SOCKET_PATH => {
+            refused("expected at most 107 bytes, which fit into the address of a Unix socket")
+        }
+        _ if !path.is_absolute() => refused("expected an absolute path"),
+        _ if path.file_name().is_none() => refused("expected the path of a file"),
+        _ => Ok(Some(path)),
     }
 }
 
@@ -400,6 +424,18 @@ mod tests {
     }
 
     #[test]
+    fn a_socket_of_the_workers_fits_into_an_address() {
+        let socket = |length: usize| {
+            let path = format!("/tmp/{}", "s".repeat(length - 5));
+            Settings { socket: flag(path), ..least() }.check(4)
+        };
+        assert_eq!(socket(107).unwrap().socket.unwrap().as_os_str().len(), 107);
+        assert!(socket(108).unwrap_err().to_string().contains("expected at most 107 bytes"));
+        let off = Settings { socket: flag(String::new()), ..least() }.check(4).unwrap();
+        assert_eq!((off.socket, least().check(4).unwrap().socket), (None, None));
+    }
+
+    #[test]
     #[cfg(feature = "http")]
     fn http_listens_where_it_is_told_to_and_an_empty_text_turns_it_off() {
         for (text, expected) in [("127.0.0.1:9180", true), ("[::]:1", true), ("", false)] {
@@ -478,8 +514,18 @@ mod tests {
             ),
             (
                 Settings { ready: text("notify"), ..least() },
-                "\"notify\": not supported yet: expected tcp",
+                "\"notify\": not supported yet: expected tcp or protocol",
             ),
+            (
+                Settings { socket: text("host.zsocket"), ..least() },
+                "\"host.zsocket\": expected an absolute path",
+            ),
+            (Settings { socket: text("/a\0b"), ..least() }, "\"/a\\0b\": no path contains a NUL"),
+            (
+                Settings { socket: text("/tmp/.."), ..least() },
+                "\"/tmp/..\": expected the path of a file",
+            ),
+            (Settings { ping_timeout: text("0"), ..least() }, "0: expected more than 0"),
             (
                 Settings { http_listen: text("localhost:9180"), ..least() },
                 "\"localhost:9180\": expected ADDR:PORT, such as 127.0.0.1:9180",

@@ -1,6 +1,7 @@
 //! The checked configuration of one cluster.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::check::{check_worker_ports, partition_error_key};
@@ -40,6 +41,9 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// The pace at which workers are started.
     pub spawn: Spawn,
+    /// Where workers find a control socket of their own, in place of the operators'; none is
+    /// wherever they may.
+    pub socket: Option<PathBuf>,
     /// The HTTP server.
     pub http: Http,
     /// The shares as given; empty if none were.
@@ -97,6 +101,9 @@ pub enum Readiness {
     /// Sockets of its own listen on the worker ports of tcp listeners, and are bound to those of udp
     /// listeners.
     Tcp,
+    /// The same, on ports that it picks itself and reports over the control socket, as workers of the
+    /// older system do. Those get what they expect in their environment and arguments.
+    Protocol,
 }
 
 /// Whether other programs that may change rules can change ours.
@@ -125,6 +132,8 @@ pub struct Timeouts {
     pub rollback: Duration,
     /// From SIGTERM to SIGKILL; 0 is at once.
     pub die: Duration,
+    /// How long a worker that has joined over the control socket may say nothing, above 0.
+    pub ping: Duration,
 }
 
 /// The pace at which workers are started.

@@ -29,7 +29,7 @@ impl Settings {
     }
 }
 
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 13] = [
     "name",
     "listen",
     "workers",
@@ -42,8 +42,9 @@ const KEYS: [&str; 12] = [
     "ready",
     "ownership",
     "env",
+    "socket",
 ];
-const TIMEOUTS: [&str; 4] = ["ready", "drain", "rollback", "die"];
+const TIMEOUTS: [&str; 5] = ["ready", "drain", "rollback", "die", "ping"];
 const SPAWN: [&str; 2] = ["stagger", "backoff"];
 const HTTP: [&str; 1] = ["listen"];
 
@@ -77,6 +78,7 @@ impl File<'_> {
             "local_clients" => settings.local_clients = Some(self.truth("local_clients", value)?),
             "ready" => settings.ready = Some(self.text("ready", value)?),
             "ownership" => settings.ownership = Some(self.text("ownership", value)?),
+            "socket" => settings.socket = Some(self.text("socket", value)?),
             "env" => settings.env = Some(self.texts("env", value)?),
             "timeouts" => {
                 for (key, value) in self.table("timeouts", value)? {
@@ -115,7 +117,8 @@ impl File<'_> {
                 settings.rollback_timeout = Some(self.time("timeouts.rollback", value)?);
             }
             "die" => settings.die_timeout = Some(self.time("timeouts.die", value)?),
-            "ping" | "watchdog" => return Err(self.not_yet("timeouts.", key)),
+            "ping" => settings.ping_timeout = Some(self.time("timeouts.ping", value)?),
+            "watchdog" => return Err(self.not_yet("timeouts.", key)),
             _ => return Err(self.unknown("timeouts.", key, &TIMEOUTS, "")),
         }
         Ok(())
@@ -296,11 +299,13 @@ mod tests {
             ready = "tcp"
             ownership = "shared"
             env = ["NODE_*", "A=b"]
+            socket = "/tmp/host.zsocket"
             [timeouts]
             ready = "10s"
             drain = "1h"
             rollback = "10min"
             die = "0"
+            ping = "3s"
             [spawn]
             stagger = "0"
             backoff = "10ms..2min"
@@ -325,6 +330,8 @@ mod tests {
             drain_timeout: flag("1h".to_owned()),
             rollback_timeout: flag("10min".to_owned()),
             die_timeout: flag("0".to_owned()),
+            ping_timeout: flag("3s".to_owned()),
+            socket: flag("/tmp/host.zsocket".to_owned()),
             spawn_stagger: flag("0".to_owned()),
             spawn_backoff: flag("10ms..2min".to_owned()),
             http_listen: flag("127.0.0.1:9180".to_owned()),
@@ -345,11 +352,11 @@ mod tests {
         let cases = [
             (
                 "\nwrokers = 4",
-                "web.toml, line 2: unknown key `wrokers`: expected one of name, listen, workers, command, partition, slots, weights, worker_ports, local_clients, ready, ownership, env, the tables timeouts, spawn and http",
+                "web.toml, line 2: unknown key `wrokers`: expected one of name, listen, workers, command, partition, slots, weights, worker_ports, local_clients, ready, ownership, env, socket, the tables timeouts, spawn and http",
             ),
             (
                 "[timeouts]\n\"a\\nb\" = 1",
-                "web.toml, line 2: unknown key `timeouts.a\\nb`: expected one of ready, drain, rollback, die",
+                "web.toml, line 2: unknown key `timeouts.a\\nb`: expected one of ready, drain, rollback, die, ping",
             ),
             (
                 "spawn.pause = 1",
@@ -402,8 +409,8 @@ mod tests {
                 "web.toml, line 2: `spawn.give_up` is not supported yet: remove it",
             ),
             (
-                "[timeouts]\nping = \"10s\"",
-                "web.toml, line 2: `timeouts.ping` is not supported yet: remove it",
+                "[timeouts]\nwatchdog = \"10s\"",
+                "web.toml, line 2: `timeouts.watchdog` is not supported yet: remove it",
             ),
         ];
         for (text, expected) in cases {

@@ -17,13 +17,15 @@
 //! | `weights` | `--weights 1,2,...` | one number, 0 or more, for each worker | all the same |
 //! | `worker_ports` | `--worker-ports` | `FIRST-LAST`, closed to other hosts | `20000-29999` |
 //! | `local_clients` | `--local-clients` | `true`, `false` | `false` |
-//! | `ready` | `--ready` | `tcp` | `tcp` |
+//! | `ready` | `--ready` | `tcp`; `protocol`: see [`Readiness`] | `tcp` |
+//! | `socket` | `--socket` | an absolute path for a socket of the workers' own; empty: none | none |
 //! | `ownership` | `--ownership` | `auto`, `owned`, `shared`: see [`Ownership`] | `auto` |
 //! | `env` | `--env`, repeated | `KEY`, `PREFIX*`, `KEY=VALUE`: see [`Environment`] | none |
 //! | `timeouts.ready` | `--ready-timeout` | a time above 0 | `30s` |
 //! | `timeouts.drain` | `--drain-timeout` | a time, `0`: no limit | `0` |
 //! | `timeouts.rollback` | `--rollback-timeout` | a time, at most `timeouts.drain` if that is a limit; `0`: not longer than they drain | `0` |
 //! | `timeouts.die` | `--die-timeout` | a time, `0`: killed at once | `5s` |
+//! | `timeouts.ping` | `--ping-timeout` | a time above 0 | `10s` |
 //! | `spawn.stagger` | `--spawn-stagger` | a time, `0`: no pause | `100ms` |
 //! | `spawn.backoff` | `--spawn-backoff` | `FIRST..MOST`, times above 0 | `1s..30s` |
 //! | `http.listen` | `--http-listen` | `ADDR:PORT`, no port of the cluster; empty: off | off |

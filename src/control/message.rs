@@ -330,15 +330,19 @@ fn in_lines(workers: Vec<WorkerStatus>) -> Vec<String> {
     lines
 }
 
-fn wrong(command: &'static str, field: &'static str, expected: &'static str) -> MessageError {
+pub(super) fn wrong(
+    command: &'static str,
+    field: &'static str,
+    expected: &'static str,
+) -> MessageError {
     MessageError::Field { command, field, expected }
 }
 
-fn not_json(error: serde_json::Error) -> MessageError {
+pub(super) fn not_json(error: serde_json::Error) -> MessageError {
     MessageError::NotJson { reason: cut(&error.to_string(), 200) }
 }
 
-fn kind(value: &Value) -> &'static str {
+pub(super) fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "a truth value",
@@ -350,12 +354,12 @@ fn kind(value: &Value) -> &'static str {
 }
 
 /// A value of the peer's as JSON, which has no control characters, cut to what a message can show.
-fn shorten(value: &Value) -> String {
+pub(super) fn shorten(value: &Value) -> String {
     cut(&value.to_string(), 64)
 }
 
 /// The first `limit` bytes of a text, less where that would cut a character.
-fn cut(text: &str, limit: usize) -> String {
+pub(super) fn cut(text: &str, limit: usize) -> String {
     if text.len() <= limit {
         return text.to_owned();
     }

@@ -10,11 +10,14 @@ use tokio::sync::{broadcast, mpsc};
 use tokio::time::sleep_until;
 
 use super::figures::Figures;
+use super::peers::Peers;
 use super::processes::Processes;
 use super::report;
 use super::spawner::{self, Spawner};
 use super::watching::Watching;
-use crate::control::{Answer, OnTrial, Reloaded, Responder, RolledBack, Scaled, Stopped};
+use crate::control::{
+    Answer, OnTrial, Reloaded, Responder, RolledBack, Scaled, Stopped, WorkerOrder,
+};
 use crate::nft::{Firewall, NftError};
 use crate::plan::{Plan, Seat};
 use crate::process::ProcessError;
@@ -40,6 +43,7 @@ pub(super) struct World {
     pub(super) firewall: Firewall,
     pub(super) watching: Watching,
     pub(super) processes: Processes,
+    pub(super) peers: Peers,
     pub(super) spawner: Spawner,
     pub(super) exits_sender: mpsc::UnboundedSender<WorkerId>,
     pub(super) counts_sender: mpsc::UnboundedSender<Counts>,
@@ -141,6 +145,14 @@ impl World {
             Action::Commit(plan) => return [self.commit(&plan)].into(),
             Action::Verify => return self.verify(),
             Action::Restore(plan) => return [self.restore(&plan)].into(),
+            Action::TellRetire { worker } => {
+                self.peers.order(worker, WorkerOrder::Retire, "another worker has its place");
+            }
+            Action::TellDie { worker } => {
+                if !self.peers.order(worker, WorkerOrder::Die, "it has drained, or has to end") {
+                    return [Event::Deaf { worker }].into();
+                }
+            }
             Action::Terminate { worker } => self.processes.signal(worker, Signal::SIGTERM),
             Action::Kill { worker } => self.processes.signal(worker, Signal::SIGKILL),
             Action::Remove => self.remove(),

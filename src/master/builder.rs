@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
+use std::ops::RangeInclusive;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{broadcast, mpsc};
@@ -13,13 +15,14 @@ use super::figures::Figures;
 use super::fullness::Fullness;
 use super::hold;
 use super::output::Printer;
+use super::peers::{Peers, workers_socket};
 use super::processes::{Processes, transport, transports};
 use super::run::Master;
 use super::spawner::{Spawner, Template};
 use super::takeover::{Beginning, begin};
 use super::watching::Watching;
-use crate::config::Config;
-use crate::control::{ControlDir, Limits, Lock, Server};
+use crate::config::{Config, Readiness};
+use crate::control::{ControlDir, Limits, Lock, Server, WorkersSocket};
 use crate::nft::{Firewall, NftError};
 use crate::plan::{ClusterName, Listeners, Plan, Port, PortRange, Protocol};
 use crate::process::{ListenTable, PortPool, Sockets};
@@ -27,6 +30,9 @@ use crate::supervisor::{Backoff, Settings, Start, Supervisor};
 
 /// Requests that wait for the loop before further ones wait for their turn.
 pub(super) const REQUEST_QUEUE: usize = 64;
+
+/// What comes from workers and waits for the loop, before their connections wait.
+const WORKER_QUEUE: usize = 256;
 
 /// Notices that a slow subscriber may be behind before it misses some.
 const NOTICE_QUEUE: usize = 1024;
@@ -93,7 +99,8 @@ impl Builder {
         let first = config.worker_ports.first().number();
         let last = config.worker_ports.last().number();
         let spoken = transports(&config.listeners);
-        let table = ListenTable::read(&mut Sockets::open()?, &spoken, first..=last)?;
+        let looked_at = range_of(in_force.as_ref(), first..=last);
+        let table = ListenTable::read(&mut Sockets::open()?, &spoken, looked_at)?;
         let listening = served(in_force.as_ref(), &table);
         let beginning = begin(&config, in_force.clone(), &listening)?;
         repair(&mut firewall, in_force.as_ref(), &beginning)?;
@@ -106,7 +113,13 @@ impl Builder {
         let reserved = public.iter().map(|port| port.number()).collect();
         let pool = PortPool::new(first..=last, reserved)?;
         let (outcomes, started) = mpsc::unbounded_channel();
-        let template = template(&config, lock.as_ref(), environment);
+        // Workers run as this process does.
+        let user = None;
+        let workers_socket = control.as_ref().map(|it| workers_socket(&config, it, user));
+        let workers_socket = workers_socket.transpose()?.flatten();
+        let socket = workers_socket.as_ref().map(WorkersSocket::path);
+        let socket = socket.or(lock.as_ref().map(Lock::socket));
+        let template = template(&config, socket, environment);
         let spawner = Spawner::new(template, pool, outcomes)
             .map_err(|source| MasterError::Thread { source })?;
         let printer = print_output.then(Printer::new).transpose();
@@ -114,14 +127,19 @@ impl Builder {
         let (orders, inbox) = mpsc::channel(REQUEST_QUEUE);
         let (exits_sender, exits) = mpsc::unbounded_channel();
         let (counts_sender, counts) = mpsc::unbounded_channel();
+        let (worker_sender, worker_events) = mpsc::channel(WORKER_QUEUE);
+        let mut limits = Limits::default();
+        limits.worker.ping = Some(config.timeouts.ping);
+        let server = lock.map(|lock| Server::bind(lock, limits)).transpose()?;
         Ok(Master {
-            server: lock.map(|lock| Server::bind(lock, Limits::default())).transpose()?,
+            server: server.map(|server| server.with_workers(worker_sender, workers_socket)),
             #[cfg(feature = "http")]
             http,
             world: World {
                 firewall,
                 watching,
                 processes: Processes::new(printer)?,
+                peers: Peers::default(),
                 spawner,
                 exits_sender,
                 counts_sender,
@@ -141,6 +159,7 @@ impl Builder {
             started,
             exits,
             counts,
+            worker_events,
             draining: Draining::default(),
             fullness: Fullness::default(),
             finished: false,
@@ -255,20 +274,29 @@ fn settings(config: &Config) -> Settings {
     }
 }
 
+/// The range of `ports`, and of those that the workers in force have: a worker that picks its own may
+/// have any.
+fn range_of(in_force: Option<&Plan>, ports: RangeInclusive<u16>) -> RangeInclusive<u16> {
+    let occupants = in_force.into_iter().flat_map(Plan::seats).filter_map(|(_, occupant)| occupant);
+    let numbers = occupants.flat_map(|occupant| occupant.ports.iter()).map(|port| port.number());
+    numbers.fold(ports, |range, number| *range.start().min(&number)..=*range.end().max(&number))
+}
+
 fn template(
     config: &Config,
-    lock: Option<&Lock>,
+    socket: Option<&Path>,
     environment: Vec<(OsString, OsString)>,
 ) -> Template {
     let mut environment = config.env.resolve(environment);
     environment.insert("IPCLUSTER_NAME".into(), config.name.as_str().into());
-    if let Some(lock) = lock {
-        environment.insert("IPCLUSTER_SOCKET".into(), lock.socket().into());
+    if let Some(socket) = socket {
+        environment.insert("IPCLUSTER_SOCKET".into(), socket.into());
     }
     Template {
         program: config.command.program.clone().into(),
         arguments: config.command.arguments.iter().map(OsString::from).collect(),
         environment,
+        speaks_protocol: config.ready == Readiness::Protocol,
         public_ports: config.listeners.public_ports().to_vec(),
         transports: transports(&config.listeners),
     }

@@ -11,6 +11,7 @@
 //! | a worker exits | its pidfd; before anything else, so that its clients are steered away at once |
 //! | a worker listens | while one is starting, its sockets are looked for every 10 ms (sock_diag) |
 //! | a retired worker's connections end | they are counted every 100 ms (sock_diag, conntrack), beside the loop |
+//! | a worker speaks | the control socket, or one of the workers' own |
 //! | an operator asks | the control socket, or a [`Handle`] |
 //! | others change our rules | the kernel tells of every commit (multicast) |
 //! | time passes | the supervisor's deadline |
@@ -31,6 +32,7 @@ mod fullness;
 mod handle;
 mod hold;
 mod output;
+mod peers;
 mod processes;
 mod report;
 mod run;

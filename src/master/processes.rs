@@ -144,6 +144,44 @@ impl Processes {
         Some(running.output.last_lines().map(str::to_owned).collect())
     }
 
+    /// The worker whose first process is this one, as long as that runs.
+    pub(super) fn led_by(&self, leader: u32) -> Option<WorkerId> {
+        let mut running = self.running.iter();
+        running.find(|(_, running)| running.child.pid() == leader).map(|(worker, _)| *worker)
+    }
+
+    /// Gives a worker the ports that it has told.
+    pub(super) fn set_ports(&mut self, worker: WorkerId, ports: Arc<[Port]>) {
+        if let Some(running) = self.running.get_mut(&worker) {
+            running.ports = ports;
+        }
+    }
+
+    /// The first of these ports, in the order of the public ports, on which no socket of the worker
+    /// listens by every protocol that it is for.
+    pub(super) fn not_listening(
+        &mut self,
+        worker: WorkerId,
+        ports: &[Port],
+        listeners: &Listeners,
+    ) -> Result<Option<Port>, ProcessError> {
+        let Some(running) = self.running.get(&worker) else { return Ok(ports.first().copied()) };
+        let numbers = || ports.iter().map(|port| port.number());
+        let (Some(first), Some(last)) = (numbers().min(), numbers().max()) else { return Ok(None) };
+        let mut table = ListenTable::read(&mut self.sockets, &transports(listeners), first..=last)?;
+        for protocol in Protocol::ALL {
+            let services = listeners.services(protocol).iter();
+            let wanted: Vec<Port> = services.map(|service| ports[service.place]).collect();
+            let numbers: Vec<u16> = wanted.iter().map(|port| port.number()).collect();
+            let found =
+                table.listening_ports(running.child.pid(), transport(protocol), &numbers)?;
+            if let Some(port) = wanted.iter().find(|port| !found.contains_key(&port.number())) {
+                return Ok(Some(*port));
+            }
+        }
+        Ok(None)
+    }
+
     /// Those of `candidates` that listen on all their ports, where clients of all `listeners` reach
     /// them.
     pub(super) fn ready(
@@ -160,7 +198,8 @@ impl Processes {
         let mut ready = vec![];
         for worker in candidates {
             let Some(running) = self.running.get_mut(worker) else { continue };
-            if running.is_reached(&mut table, listeners)? {
+            let knows_ports = !running.ports.is_empty();
+            if knows_ports && running.is_reached(&mut table, listeners)? {
                 ready.push(*worker);
             }
         }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::Interest;
@@ -20,8 +21,8 @@ use super::processes::{
 };
 use super::report;
 use super::spawner::Outcome;
-use crate::config::Config;
-use crate::control::{self, Answer, Command, Failure, Responder, Server};
+use crate::config::{Config, Readiness};
+use crate::control::{self, Answer, Command, Failure, Responder, Server, WorkerEvent};
 use crate::plan::Route;
 use crate::supervisor::{self, Action, Event, Notice, Supervisor, WorkerId, WorkerState};
 
@@ -38,6 +39,7 @@ pub struct Master {
     pub(super) started: mpsc::UnboundedReceiver<Outcome>,
     pub(super) exits: mpsc::UnboundedReceiver<WorkerId>,
     pub(super) counts: mpsc::UnboundedReceiver<Counts>,
+    pub(super) worker_events: mpsc::Receiver<WorkerEvent>,
     pub(super) draining: Draining,
     pub(super) fullness: Fullness,
     pub(super) finished: bool,
@@ -100,6 +102,7 @@ impl Master {
         self.dispatch(Event::Start);
         while !self.finished {
             let deadline = self.supervisor.deadline();
+            let parted = self.parted_deadline();
             let rested = rest_until(hear_at);
             tokio::select! {
                 biased;
@@ -108,6 +111,8 @@ impl Master {
                 Some(counts) = self.counts.recv() => self.counted(counts),
                 () = self.world.until(deadline) => self.dispatch(Event::Tick),
                 Some(request) = control.recv() => self.asked(request),
+                Some(event) = self.worker_events.recv() => self.hear_of_worker(event),
+                () = self.world.until(parted) => self.miss_parted(),
                 Some(order) = self.inbox.recv() => match order {
                     Order::Request(request) => self.asked(request),
                     Order::Leave => return self.leave(server).await,
@@ -141,6 +146,7 @@ impl Master {
         }
         self.bury_all().await;
         drop(control);
+        self.worker_events.close();
         close(server, requests).await;
         Ok(Ended::Stopped)
     }
@@ -175,7 +181,7 @@ impl Master {
     }
 
     /// Takes an event in and does what follows, and what follows from that.
-    fn dispatch(&mut self, event: Event) {
+    pub(super) fn dispatch(&mut self, event: Event) {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
             for action in self.supervisor.step(event, self.world.now()) {
@@ -190,6 +196,7 @@ impl Master {
         let ports = self.world.processes.ports_of(&[worker]);
         // Clients are steered away first; who else of its group is left is looked for later.
         if let Some((exit, last_lines)) = self.world.processes.take_exit(worker, kill_at) {
+            self.world.peers.forget(worker);
             self.dispatch(Event::Exited { worker, exit, last_lines });
             for (worker, ports) in ports {
                 self.draining.insert(worker, ports);
@@ -205,7 +212,11 @@ impl Master {
             (Err(error), _) => {
                 self.dispatch(Event::SpawnFailed { worker, reason: error.to_string() });
             }
-            (Ok(started), Some(seat)) => {
+            (Ok(mut started), Some(seat)) => {
+                if self.config.ready == Readiness::Protocol {
+                    // It may take those that it was offered, or others: it will tell.
+                    started.ports = Arc::new([]);
+                }
                 let (pid, ports) = (started.child.pid(), started.ports.clone());
                 self.world.watch(worker, seat, started);
                 self.dispatch(Event::Spawned { worker, pid, ports });

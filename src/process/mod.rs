@@ -16,6 +16,9 @@
 //! [`ListenTable`] of one moment says on which of its ports a worker's own processes listen, and
 //! who reaches them there.
 //!
+//! [`peer_process`] says who is at the other end of a Unix socket, and [`session_of`] to which worker
+//! that process belongs.
+//!
 //! [`send_descriptors`] and [`receive_descriptors`] pass open files on to another process.
 //!
 //! This room stands on `netlink` alone: it knows no cluster, seat or generation.
@@ -28,6 +31,7 @@ mod identity;
 mod lines;
 mod output;
 mod owner;
+mod peer;
 mod pidfd;
 mod ports;
 mod sockets;
@@ -41,6 +45,7 @@ pub use handover::{MAX_DESCRIPTORS, receive_descriptors, send_descriptors};
 pub use identity::{BootId, InvalidBootId, ProcessId};
 pub use output::{Output, OutputReader, Printed};
 pub use owner::{ListenTable, Reach, Transport};
+pub use peer::{peer_process, session_of};
 pub use pidfd::{Delivery, Exit, PidFd};
 pub use ports::PortPool;
 pub use sockets::{Connections, ListenSocket, Sockets};

@@ -126,10 +126,19 @@ impl Supervisor {
             Event::Spawned { worker: id, pid, ports } => {
                 if let Some(worker) = self.workers.get_mut(&id) {
                     worker.pid = Some(pid);
-                    worker.ports = Some(ports);
+                    worker.ports = Some(ports).filter(|ports| !ports.is_empty());
                     self.terminate_if_spawned(id, now);
                 }
             }
+            Event::PortsReported { worker, ports } => self.ports_reported(worker, ports),
+            Event::Joined { worker, knows_retired } => self.joined(worker, knows_retired),
+            Event::Parted { worker } => self.parted(worker),
+            Event::Deaf { worker } => self.deaf(worker, now),
+            // What a worker says of itself is for the rules of health and of replacement.
+            Event::Silent { .. }
+            | Event::Answered { .. }
+            | Event::Lagging { .. }
+            | Event::RetireAsked { .. } => {}
             Event::SpawnFailed { worker, reason } => self.spawn_failed(worker, reason, now),
             Event::Ready { worker } => self.ready(worker, now),
             Event::Exited { worker, exit, last_lines } => {
@@ -163,6 +172,7 @@ impl Supervisor {
         self.commit_changes(now);
         self.advance_stop(now);
         self.release_workers(now);
+        self.tell_retired(now);
         self.look_after_rules(now);
         self.spawn_missing(now);
         self.finish_stop();
@@ -197,11 +207,13 @@ impl Supervisor {
 
     fn counted(&mut self, id: WorkerId, sockets: Sockets, now: Moment) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        if let Stage::Retired(retirement) = &mut worker.stage
-            && retirement.report(sockets, now)
-            && !self.is_kept(id, now)
-        {
-            self.end(id, Why::Drained, now);
+        if let Stage::Retired(retirement) = &mut worker.stage {
+            let is_drained = retirement.report(sockets, now);
+            // Also where it has nothing left to finish: it is told to retire before it is told to end.
+            self.tell_retired(now);
+            if is_drained && !self.is_kept(id, now) {
+                self.end(id, Why::Drained, now);
+            }
         }
     }
 

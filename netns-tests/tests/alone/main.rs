@@ -7,6 +7,7 @@ use netns_tests::{run, topics};
 mod death;
 mod flush;
 mod foreign;
+mod hostile;
 mod in_flight;
 mod lab_load;
 mod reload;
@@ -14,5 +15,5 @@ mod repair;
 mod source_ports;
 
 fn main() -> ExitCode {
-    run(topics![death, flush, foreign, in_flight, lab_load, reload, repair, source_ports])
+    run(topics![death, flush, foreign, hostile, in_flight, lab_load, reload, repair, source_ports])
 }

@@ -24,6 +24,7 @@ mod lab_namespaces;
 mod local_clients;
 mod master;
 mod metrics;
+mod older;
 mod overlap;
 mod ownership;
 mod ports;
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
         local_clients,
         master,
         metrics,
+        older,
         overlap,
         ownership,
         ports,

@@ -13,6 +13,7 @@
 //! | `time` | the clock jumps, by up to ten hours | |
 //! | `crash` | masters are killed at any moment, also in the middle of a commit; others take over | |
 //! | `canary` | workers that close their sockets when they are retired; looks at those that a rollback recalls | a generation on trial has its share, no other client moves, and after it every slot is where it was; nobody serves again that does not listen |
+//! | `peers` | workers that pick their ports, that join and part, say things, and pass over what they are told | nobody is told to retire while clients may wait, or twice; who is told to end is out of force and drained |
 //!
 //! A history is at most [`EVENTS`] events of trouble, then calm, in which everything must come to
 //! rest, then a stop. The same seed makes the same history:
@@ -50,6 +51,7 @@ mod crash;
 mod kernel;
 mod lives;
 mod operators;
+mod peers;
 mod process;
 mod random;
 mod sabotage;

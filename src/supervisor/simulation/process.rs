@@ -27,6 +27,14 @@ pub(super) struct Process {
     pub(super) ready: bool,
     /// It got SIGTERM or SIGKILL.
     pub(super) signalled: bool,
+    /// It was told to end.
+    pub(super) told: bool,
+    /// It picks its ports itself, and has not told them.
+    pub(super) keeps_ports: bool,
+    /// It is connected to the control socket.
+    pub(super) has_joined: bool,
+    /// It was told that it is retired.
+    pub(super) knows_retired: bool,
     /// SIGTERM does nothing to it.
     pub(super) stubborn: bool,
     /// It does not run any more; the supervisor may not know yet.
@@ -45,6 +53,8 @@ pub(super) struct Process {
     pub(super) polled: bool,
     /// Successive reports, that the supervisor got, without waiting connections.
     pub(super) quiet_reports: u32,
+    /// There were two of them in a row, ever.
+    pub(super) was_quiet: bool,
     pub(super) sockets: Sockets,
 }
 
@@ -59,6 +69,10 @@ impl Process {
             listens: false,
             ready: false,
             signalled: false,
+            told: false,
+            keeps_ports: false,
+            has_joined: false,
+            knows_retired: false,
             stubborn: false,
             dead: false,
             was_named: false,
@@ -68,6 +82,7 @@ impl Process {
             looked_at: false,
             polled: false,
             quiet_reports: 0,
+            was_quiet: false,
             sockets: Sockets {
                 queued: few(3),
                 half_open: few(3),
@@ -105,6 +120,7 @@ impl Process {
         *bound = u32::from(self.quiet_reports == 0 && random.percent(30));
         let is_quiet = *queued == 0 && *half_open == 0 && *bound == 0;
         self.quiet_reports = if is_quiet { self.quiet_reports + 1 } else { 0 };
+        self.was_quiet |= self.quiet_reports >= 2;
         self.sockets
     }
 

@@ -47,4 +47,5 @@ pub(super) const TOPICS: &[Topic] = &[
     super::time::TOPIC,
     super::crash::TOPIC,
     super::canary::TOPIC,
+    super::peers::TOPIC,
 ];
