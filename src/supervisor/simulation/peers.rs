@@ -24,6 +24,8 @@ fn begin(world: &mut World) {
     world.peers.picks_ports = world.random.percent(30);
 }
 
+type Happening = fn(&mut World, Pid);
+
 /// When it will tell its ports, join, say something, and part, if ever.
 fn born(world: &mut World, pid: Pid) {
     if world.peers.picks_ports {
@@ -31,8 +33,7 @@ fn born(world: &mut World, pid: Pid) {
         let delay = world.random.millis(0..800);
         world.schedule_for_master(delay, move |world| report_ports(world, pid));
     }
-    let happenings: [(u64, fn(&mut World, Pid)); 4] =
-        [(60, join), (30, say), (20, part), (20, join)];
+    let happenings: [(u64, Happening); 4] = [(60, join), (30, say), (20, part), (20, join)];
     for (chance, happening) in happenings {
         if world.random.percent(chance) {
             let delay = world.random.millis(0..20_000);
