@@ -29,7 +29,7 @@ impl Settings {
     }
 }
 
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 15] = [
     "name",
     "listen",
     "workers",
@@ -44,6 +44,7 @@ const KEYS: [&str; 14] = [
     "user",
     "group",
     "env",
+    "socket",
 ];
 const TIMEOUTS: [&str; 6] = ["ready", "drain", "rollback", "die", "ping", "watchdog"];
 const SPAWN: [&str; 3] = ["stagger", "backoff", "give_up"];
@@ -84,6 +85,7 @@ impl File<'_> {
             "ownership" => settings.ownership = Some(self.text("ownership", value)?),
             "user" => settings.user = Some(self.text("user", value)?),
             "group" => settings.group = Some(self.text("group", value)?),
+            "socket" => settings.socket = Some(self.text("socket", value)?),
             "env" => settings.env = Some(self.texts("env", value)?),
             "timeouts" => {
                 for (key, value) in self.table("timeouts", value)? {
@@ -375,6 +377,7 @@ mod tests {
             user = "www-data"
             group = "33"
             env = ["NODE_*", "A=b"]
+            socket = "/tmp/host.zsocket"
             [timeouts]
             ready = "10s"
             drain = "1h"
@@ -425,6 +428,7 @@ mod tests {
             die_timeout: flag("0".to_owned()),
             ping_timeout: flag("2s".to_owned()),
             watchdog_timeout: flag("500ms".to_owned()),
+            socket: flag("/tmp/host.zsocket".to_owned()),
             spawn_stagger: flag("0".to_owned()),
             spawn_backoff: flag("10ms..2min".to_owned()),
             spawn_give_up: flag("3 in 1min".to_owned()),
@@ -458,7 +462,7 @@ mod tests {
         let cases = [
             (
                 "\nwrokers = 4",
-                "web.toml, line 2: unknown key `wrokers`: expected one of name, listen, workers, command, partition, slots, weights, worker_ports, local_clients, ready, ownership, user, group, env, the tables timeouts, spawn, retire, memory, output and http",
+                "web.toml, line 2: unknown key `wrokers`: expected one of name, listen, workers, command, partition, slots, weights, worker_ports, local_clients, ready, ownership, user, group, env, socket, the tables timeouts, spawn, retire, memory, output and http",
             ),
             (
                 "[timeouts]\n\"a\\nb\" = 1",
@@ -524,7 +528,7 @@ mod tests {
             ),
             (
                 "memory.max = 1",
-                "web.toml, line 1: unknown key `memory.max`: expected one of total, low, high, order",
+                "web.toml, line 1: unknown key `memory.maxwatchdog`: expected one of total, low, high, order",
             ),
             (
                 "[spawn]\ngive_up = 5",

@@ -17,7 +17,8 @@
 //! | `weights` | `--weights 1,2,...` | one number, 0 or more, for each worker | all the same |
 //! | `worker_ports` | `--worker-ports` | `FIRST-LAST`, closed to other hosts | `20000-29999` |
 //! | `local_clients` | `--local-clients` | `true`, `false` | `false` |
-//! | `ready` | `--ready` | `tcp`, `notify`, `http:/PATH`: see [`Readiness`] | `tcp` |
+//! | `ready` | `--ready` | `tcp`, `notify`, `http:/PATH`, `protocol`: see [`Readiness`] | `tcp` |
+//! | `socket` | `--socket` | an absolute path for a socket of the workers' own; empty: none | none |
 //! | `ownership` | `--ownership` | `auto`, `owned`, `shared`: see [`Ownership`] | `auto` |
 //! | `user` | `--user` | a user's name or number: see below; empty: the master's | the master's |
 //! | `group` | `--group` | a group's name or number; empty: that of `user` | that of `user` |

@@ -260,6 +260,8 @@ pub enum Operation {
     SendDescriptors,
     /// `recvmsg(2)` with `SCM_RIGHTS`.
     ReceiveDescriptors,
+    /// `getsockopt(2)` with `SO_PEERPIDFD` or `SO_PEERCRED`.
+    AskPeer,
 }
 
 impl fmt::Display for Operation {
@@ -289,6 +291,7 @@ impl fmt::Display for Operation {
             Self::ReleaseMemfd => "cannot release read pages",
             Self::SendDescriptors => "cannot send descriptors",
             Self::ReceiveDescriptors => "cannot receive descriptors",
+            Self::AskPeer => "cannot tell who has connected",
         })
     }
 }

@@ -24,6 +24,9 @@
 //!
 //! What workers say of themselves comes through a [`NotifySocket`].
 //!
+//! [`peer_process`] says who is at the other end of a Unix socket, and [`session_of`] to which worker
+//! that process belongs.
+//!
 //! [`send_descriptors`] and [`receive_descriptors`] pass open files on to another process.
 //!
 //! This room stands on `netlink` alone: it knows no cluster, seat or generation.
@@ -43,6 +46,7 @@ mod memory;
 mod notify;
 mod output;
 mod owner;
+mod peer;
 mod pidfd;
 mod ports;
 mod service_manager;
@@ -64,6 +68,7 @@ pub use memory::{Bytes, MemoryWatch, Size};
 pub use notify::{Message, NotifySocket, Received, Sender, Word, parse as parse_notification};
 pub use output::{Output, OutputReader, Printed};
 pub use owner::{ListenTable, Reach, Transport};
+pub use peer::{peer_process, session_of};
 pub use pidfd::{Delivery, Exit, PidFd};
 pub use ports::PortPool;
 pub use service_manager::ServiceManager;

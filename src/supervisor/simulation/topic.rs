@@ -49,4 +49,5 @@ pub(super) const TOPICS: &[Topic] = &[
     super::crash::TOPIC,
     super::canary::TOPIC,
     super::health::TOPIC,
+    super::peers::TOPIC,
 ];

@@ -6,6 +6,7 @@ mod death;
 mod give_up;
 mod health;
 mod memory;
+mod peers;
 mod reload;
 mod repair;
 mod retire;
@@ -29,6 +30,8 @@ struct Bench {
     spawned: Vec<(WorkerId, Seat, Generation)>,
     terminated: Vec<WorkerId>,
     killed: Vec<WorkerId>,
+    told_to_retire: Vec<u64>,
+    told_to_die: Vec<u64>,
     replies: Vec<Result<Done, Refusal>>,
     removed: bool,
     finished: bool,
@@ -55,6 +58,8 @@ impl Bench {
             spawned: Vec::new(),
             terminated: Vec::new(),
             killed: Vec::new(),
+            told_to_retire: Vec::new(),
+            told_to_die: Vec::new(),
             replies: Vec::new(),
             removed: false,
             finished: false,
@@ -95,6 +100,8 @@ impl Bench {
                     self.spawned.push((worker, seat, generation));
                 }
                 Action::Commit(plan) => assert!(self.commit.replace(plan).is_none()),
+                Action::TellRetire { worker } => self.told_to_retire.push(worker.0),
+                Action::TellDie { worker } => self.told_to_die.push(worker.0),
                 Action::Terminate { worker } => self.terminated.push(worker),
                 Action::Kill { worker } => self.killed.push(worker),
                 Action::Reply { outcome, .. } => self.replies.push(outcome),
@@ -232,6 +239,10 @@ fn events_of_strangers_and_answers_to_nothing_are_passed_over() {
         Event::Exited { worker, exit: Exit::Code(0), last_lines: vec![] },
         Event::SpawnFailed { worker, reason: String::new() },
         Event::Connections { worker, sockets: IDLE },
+        Event::PortsReported { worker, ports: Arc::new([]) },
+        Event::Joined { worker, knows_retired: false },
+        Event::Parted { worker },
+        Event::Deaf { worker },
         Event::Committed,
         Event::CommitFailed { reason: String::new() },
         Event::Verified(Finding::Differs { what: String::new() }),
