@@ -528,7 +528,7 @@ mod tests {
             ),
             (
                 "memory.max = 1",
-                "web.toml, line 1: unknown key `memory.maxwatchdog`: expected one of total, low, high, order",
+                "web.toml, line 1: unknown key `memory.max`: expected one of total, low, high, order",
             ),
             (
                 "[spawn]\ngive_up = 5",

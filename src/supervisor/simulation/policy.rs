@@ -256,9 +256,8 @@ fn check_action(world: &World, action: &Action) {
         Action::Spawn { seat, generation, .. } => check_respawn(world, *seat, *generation),
         Action::Renice { worker, nice } => {
             assert_eq!(*nice, world.settings.retire.renice);
-            let is_out = |process: &Process| {
-                process.left_at.is_some() || process.stops || process.may_be_aside(world.now)
-            };
+            let is_out =
+                |process: &Process| process.left_at.is_some() || process.may_be_aside(world.now);
             let is_out = world.process_of(*worker).is_none_or(is_out);
             assert!(is_out || gave_up_closing(world), "{worker} reniced while in force");
         }
@@ -276,7 +275,7 @@ fn check_replacement(world: &World, plan: &Plan) {
     for (seat, occupant) in world.plan.seats() {
         let process = occupant.and_then(|it| world.pid_with(it)).map(|pid| &world.processes[&pid]);
         let serves = |process: &&Process| {
-            let may_be_aside = process.stops || process.may_be_aside(world.now);
+            let may_be_aside = process.may_be_aside(world.now);
             process.worker.is_some() && !process.signalled && !may_be_aside
         };
         if process.filter(serves).is_some() && seat.index() < plan.seats().len() {
@@ -318,7 +317,7 @@ fn check_ending(world: &World, id: WorkerId, why: Why) {
     let Some(process) = world.process_of(id) else { return };
     match why {
         Why::LowMemory | Why::Cleared | Why::HighMemory => {
-            let is_aside = process.stops || process.may_be_aside(world.now);
+            let is_aside = process.may_be_aside(world.now);
             let is_out = process.left_at.is_some() || is_aside;
             assert!(is_out, "{id} is live, and ended: {why}");
         }
