@@ -24,9 +24,9 @@
 //! * [`supervisor`] (pure): every decision of the process manager, as `step(event, now) -> actions`.
 //! * [`nft`]: those objects in the kernel, in one batch; reading them back; conntrack.
 //! * [`process`]: processes, pidfds, their output and their sockets.
-//! * [`control`]: the operators' socket. [`config`]: text and flags to a checked configuration.
+//! * [`control`]: the socket of operators and workers. [`config`]: text and flags to a checked configuration.
 //! * [`master`]: the whole manager, to be embedded; `ipcluster run` is little more than it.
-//! * [`worker`]: what a Rust worker is told by its environment.
+//! * [`worker`]: what a Rust worker links to be told by its master, and to tell.
 //! * `http` (feature `http`): metrics, a health check and a status page, of what `control` knows.
 //! * `lab` (feature `lab`): virtual networks and a load generator, for demos, tests and benches.
 //!

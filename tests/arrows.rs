@@ -65,6 +65,7 @@ const PURE: &[&str] = &[
     "control/codec",
     "control/compat",
     "control/events",
+    "control/peer",
     "control/wire",
     "control/table",
     "control/figures",

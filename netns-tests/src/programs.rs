@@ -33,6 +33,11 @@ pub fn libfaketime() -> Option<PathBuf> {
     given.into_iter().chain(installed).find(|file| file.is_file())
 }
 
+/// The example of a worker that joins, as a program.
+pub fn member() -> PathBuf {
+    beside_us("member")
+}
+
 /// The program `ipcluster`: the one that the variable `IPCLUSTER_BIN` names, such as one of another
 /// profile; otherwise that in the profile of this test, which is there, and up to date, in a case
 /// that [needs](crate::Need::Ipcluster) it.

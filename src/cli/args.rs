@@ -146,6 +146,11 @@ With --socket-activation they get their sockets as well: LISTEN_FDS of them, fro
 LISTEN_FDNAMES (80/tcp:443/tcp:443/udp) and LISTEN_PID. A worker that takes them is ready as soon as its
 program runs: connections wait until it accepts.
 
+With --ready protocol it is ready when it has said, over the control socket, on which ports it listens,
+as workers of the older ipcluster do. It then gets __ZWORKER__, __ZWORKER__BAND__,
+__ZWORKER__NUM_WORKERS__ and <seat>:<workers> as its last argument, too, and --socket names the path
+where it looks for its master. See docs/moving.md.
+
 TIME is a whole number with ms, s, min or h; MEMORY one with B, KiB, MiB, GiB or TiB.
 
 Examples:
@@ -154,7 +159,7 @@ Examples:
   ipcluster run -c web.toml --workers 8 --http-listen 127.0.0.1:9180
 
 The file holds the same settings as the flags (name, listen, workers, command, partition, slots,
-weights, worker_ports, socket_activation, backlog, local_clients, ready, ownership, user, group, env, [timeouts] ready, drain, rollback, die,
+weights, worker_ports, socket_activation, backlog, local_clients, ready, ownership, user, group, env, socket, [timeouts] ready, drain, rollback, die,
 ping, watchdog, [spawn] stagger, backoff, give_up, [retire] rss, rate, window, renice, max_age, lag, [memory] total, low, high,
 order, [output] to, [http] listen). Flags win.
 
@@ -311,9 +316,13 @@ pub(crate) struct RunArgs {
           default_missing_value = "true")]
     local_clients: Option<bool>,
     /// How a worker shows that it is ready: tcp (it listens), notify (and says READY=1, as
-    /// sd_notify does), http:/PATH (and answers with status 200 there) [default: tcp]
-    #[arg(long, value_name = "tcp|notify|http:/PATH")]
+    /// sd_notify does), http:/PATH (and answers with status 200 there), protocol (it listens where
+    /// it says over the control socket, as workers of the older system do) [default: tcp]
+    #[arg(long, value_name = "tcp|notify|http:/PATH|protocol")]
     ready: Option<String>,
+    /// Control socket for workers alone, at this absolute path [default: the operators' one]
+    #[arg(long, value_name = "PATH")]
+    socket: Option<String>,
     /// Whether other programs can change the rules: auto (not if the kernel can prevent it: Linux
     /// 6.9), owned (not), shared (they can) [default: auto]
     #[arg(long, value_name = "auto|owned|shared")]
@@ -438,6 +447,7 @@ impl RunArgs {
             user: one("--user", self.user),
             group: one("--group", self.group),
             env: each("--env", self.env),
+            socket: one("--socket", self.socket),
             ready_timeout: one("--ready-timeout", self.ready_timeout),
             drain_timeout: one("--drain-timeout", self.drain_timeout),
             rollback_timeout: one("--rollback-timeout", self.rollback_timeout),
@@ -598,6 +608,7 @@ mod tests {
             --retire-rss 448MiB --retire-rate 5 --retire-window 1min --retire-renice 19 \
             --retire-max-age 24h --retire-lag 0 --memory-total 512MiB --memory-low 0.5 \
             --memory-high 1 --memory-order memory --spawn-give-up 3\u{a0}in\u{a0}1min \
+            --ping-timeout 3s --socket /tmp/s \
             --spawn-stagger 0 --spawn-backoff 10ms..2min --http-listen 127.0.0.1:9180 -- node server.js --workers 9";
         let Ok(Verb::Run(run)) = parse(line) else { panic!() };
         let file = r#"
@@ -616,7 +627,8 @@ mod tests {
             user = "www-data"
             group = "33"
             env = ["NODE_*", "A=b"]
-            timeouts = { ready = "10s", drain = "1h", rollback = "10min", die = "0" }
+            socket = "/tmp/s"
+            timeouts = { ready = "10s", drain = "1h", rollback = "10min", die = "0", ping = "3s" }
             spawn = { stagger = "0", backoff = "10ms..2min", give_up = "3 in 1min" }
             retire = { rss = "448MiB", rate = 5, window = "1min", renice = 19, max_age = "24h", lag = "0" }
             memory = { total = "512MiB", low = 0.5, high = 1, order = "memory" }

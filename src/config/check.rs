@@ -1,6 +1,7 @@
 //! From settings to a configuration: every value by itself, then together.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::readiness::readiness;
@@ -83,6 +84,7 @@ impl Settings {
                 )?,
                 give_up: policy::give_up(self.spawn_give_up)?,
             },
+            socket: socket(self.socket)?,
             http,
             retire: policy::retire(policy::RetireGiven {
                 rss: self.retire_rss,
@@ -313,6 +315,26 @@ fn limit(
     })
 }
 
+/// The longest path of a Unix socket, in bytes: `sun_path` has 108 (unix(7)), one of them for the NUL.
+const MAX_SOCKET_PATH: usize = 107;
+
+fn socket(given: Option<Given<String>>) -> Result<Option<PathBuf>, ConfigError> {
+    let Some(given) = given.filter(|given| !given.value.is_empty()) else { return Ok(None) };
+    let refused = |reason: &str| {
+        Err(value_error(&given.origin, "socket", format!("{}: {reason}", quote(&given.value))))
+    };
+    let path = PathBuf::from(&given.value);
+    match &given.value {
+        value if value.contains('\0') => refused("no path contains a NUL"),
+        value if value.len() > MAX_SOCKET_PATH => {
+            refused("expected at most 107 bytes, which fit into the address of a Unix socket")
+        }
+        _ if !path.is_absolute() => refused("expected an absolute path"),
+        _ if path.file_name().is_none() => refused("expected the path of a file"),
+        _ => Ok(Some(path)),
+    }
+}
+
 fn ownership(given: Given<String>) -> Result<Ownership, ConfigError> {
     match given.value.as_str() {
         "auto" => Ok(Ownership::Auto),
@@ -467,6 +489,18 @@ mod tests {
     }
 
     #[test]
+    fn a_socket_of_the_workers_fits_into_an_address() {
+        let socket = |length: usize| {
+            let path = format!("/tmp/{}", "s".repeat(length - 5));
+            Settings { socket: flag(path), ..least() }.check(4)
+        };
+        assert_eq!(socket(107).unwrap().socket.unwrap().as_os_str().len(), 107);
+        assert!(socket(108).unwrap_err().to_string().contains("expected at most 107 bytes"));
+        let off = Settings { socket: flag(String::new()), ..least() }.check(4).unwrap();
+        assert_eq!((off.socket, least().check(4).unwrap().socket), (None, None));
+    }
+
+    #[test]
     #[cfg(feature = "http")]
     fn http_listens_where_it_is_told_to_and_an_empty_text_turns_it_off() {
         for (text, expected) in [("127.0.0.1:9180", true), ("[::]:1", true), ("", false)] {
@@ -544,8 +578,13 @@ mod tests {
                 "20000-20010 has 11 ports: expected at least 12, for 4 workers with 1 public ports each in 3 generations",
             ),
             (
-                Settings { ready: text("protocol"), ..least() },
-                "\"protocol\": not supported yet: expected tcp, notify or http:/PATH",
+                Settings { socket: text("host.zsocket"), ..least() },
+                "\"host.zsocket\": expected an absolute path",
+            ),
+            (Settings { socket: text("/a\0b"), ..least() }, "\"/a\\0b\": no path contains a NUL"),
+            (
+                Settings { socket: text("/tmp/.."), ..least() },
+                "\"/tmp/..\": expected the path of a file",
             ),
             (
                 Settings { http_listen: text("localhost:9180"), ..least() },

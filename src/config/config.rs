@@ -55,6 +55,9 @@ pub struct Config {
     pub spawn: Spawn,
     /// Where what workers print goes.
     pub output: WorkerOutput,
+    /// Where workers find a control socket of their own, in place of the operators'; none is
+    /// wherever they may.
+    pub socket: Option<PathBuf>,
     /// The HTTP server.
     pub http: Http,
     /// When live workers are replaced.

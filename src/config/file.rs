@@ -29,7 +29,7 @@ impl Settings {
     }
 }
 
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 17] = [
     "name",
     "listen",
     "workers",
@@ -46,6 +46,7 @@ const KEYS: [&str; 16] = [
     "user",
     "group",
     "env",
+    "socket",
 ];
 const TIMEOUTS: [&str; 6] = ["ready", "drain", "rollback", "die", "ping", "watchdog"];
 const SPAWN: [&str; 3] = ["stagger", "backoff", "give_up"];
@@ -90,6 +91,7 @@ impl File<'_> {
             "ownership" => settings.ownership = Some(self.text("ownership", value)?),
             "user" => settings.user = Some(self.text("user", value)?),
             "group" => settings.group = Some(self.text("group", value)?),
+            "socket" => settings.socket = Some(self.text("socket", value)?),
             "env" => settings.env = Some(self.texts("env", value)?),
             "timeouts" => {
                 for (key, value) in self.table("timeouts", value)? {
@@ -383,6 +385,7 @@ mod tests {
             user = "www-data"
             group = "33"
             env = ["NODE_*", "A=b"]
+            socket = "/tmp/host.zsocket"
             [timeouts]
             ready = "10s"
             drain = "1h"
@@ -435,6 +438,7 @@ mod tests {
             die_timeout: flag("0".to_owned()),
             ping_timeout: flag("2s".to_owned()),
             watchdog_timeout: flag("500ms".to_owned()),
+            socket: flag("/tmp/host.zsocket".to_owned()),
             spawn_stagger: flag("0".to_owned()),
             spawn_backoff: flag("10ms..2min".to_owned()),
             spawn_give_up: flag("3 in 1min".to_owned()),
@@ -468,7 +472,7 @@ mod tests {
         let cases = [
             (
                 "\nwrokers = 4",
-                "web.toml, line 2: unknown key `wrokers`: expected one of name, listen, workers, command, partition, slots, weights, worker_ports, socket_activation, backlog, local_clients, ready, ownership, user, group, env, the tables timeouts, spawn, retire, memory, output and http",
+                "web.toml, line 2: unknown key `wrokers`: expected one of name, listen, workers, command, partition, slots, weights, worker_ports, socket_activation, backlog, local_clients, ready, ownership, user, group, env, socket, the tables timeouts, spawn, retire, memory, output and http",
             ),
             (
                 "[timeouts]\n\"a\\nb\" = 1",

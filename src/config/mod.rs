@@ -19,7 +19,8 @@
 //! | `socket_activation` | `--socket-activation` | `true`: the master opens the workers' listening sockets and keeps them, workers take them by `LISTEN_FDS`; `false` | `false` |
 //! | `backlog` | `--backlog` | 1 to 65535, with `socket_activation` only: how many connections wait in one of those sockets, at most `net.core.somaxconn` | 4096 |
 //! | `local_clients` | `--local-clients` | `true`, `false` | `false` |
-//! | `ready` | `--ready` | `tcp`, `notify`, `http:/PATH`: see [`Readiness`] | `tcp` |
+//! | `ready` | `--ready` | `tcp`, `notify`, `http:/PATH`, `protocol`: see [`Readiness`] | `tcp` |
+//! | `socket` | `--socket` | an absolute path for a socket of the workers' own; empty: none | none |
 //! | `ownership` | `--ownership` | `auto`, `owned`, `shared`: see [`Ownership`] | `auto` |
 //! | `user` | `--user` | a user's name or number: see below; empty: the master's | the master's |
 //! | `group` | `--group` | a group's name or number; empty: that of `user` | that of `user` |

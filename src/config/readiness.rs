@@ -19,6 +19,10 @@ pub enum Readiness {
     /// A GET of this path, on the worker port of the first tcp listener, was answered with status 200
     /// in time. While the worker is live it is asked again and again.
     Http(ProbePath),
+    /// The worker has told over the control socket on which ports it listens, as workers of the older
+    /// system do: it may pick them itself. It gets what such workers expect in their environment and
+    /// arguments.
+    Protocol,
 }
 
 /// The path, and query, of a request: `/`, and then up to 1,023 printable characters of ASCII but for
@@ -54,14 +58,14 @@ pub(super) fn readiness(
     given: Given<String>,
     listeners: &Listeners,
 ) -> Result<Readiness, ConfigError> {
-    const EXPECTED: &str = "expected tcp, notify or http:/PATH";
+    const EXPECTED: &str = "expected tcp, notify, http:/PATH or protocol";
     let refused = |reason: &str| {
         Err(value_error(&given.origin, "ready", format!("{}: {reason}", quote(&given.value))))
     };
     let path = match (given.value.as_str(), given.value.strip_prefix("http:")) {
         ("tcp", _) => return Ok(Readiness::Tcp),
         ("notify", _) => return Ok(Readiness::Notify),
-        ("protocol", _) => return refused("not supported yet: expected tcp, notify or http:/PATH"),
+        ("protocol", _) => return Ok(Readiness::Protocol),
         (_, Some(path)) => path,
         (_, None) => return refused(EXPECTED),
     };
@@ -73,7 +77,7 @@ pub(super) fn readiness(
             refused("this build cannot ask over HTTP: it needs the feature `http`")
         }
         Some(_) if listeners.services(Protocol::Tcp).is_empty() => {
-            refused("HTTP needs a tcp listener: expected tcp or notify")
+            refused("HTTP needs a tcp listener: expected tcp, notify or protocol")
         }
         Some(path) => Ok(Readiness::Http(path)),
     }
@@ -95,9 +99,10 @@ mod tests {
         let tcp = "0.0.0.0:80";
         assert_eq!(read("tcp", tcp), Ok(Readiness::Tcp));
         assert_eq!(read("notify", tcp), Ok(Readiness::Notify));
+        assert_eq!(read("protocol", tcp), Ok(Readiness::Protocol));
         for text in ["", "TCP", "udp", "http", "notify ", "https:/x"] {
             let error = read(text, tcp).unwrap_err();
-            assert!(error.contains("expected tcp, notify or http:/PATH"), "{error}");
+            assert!(error.contains("expected tcp, notify, http:/PATH or protocol"), "{error}");
         }
     }
 

@@ -68,6 +68,12 @@ impl LineDecoder {
         Err(MessageError::TooLong)
     }
 
+    /// Whether bytes are kept that [`Self::line`] has not given yet: after it gave `None`, those of a
+    /// line whose end has not come.
+    pub fn is_amid_line(&self) -> bool {
+        !self.buffer.is_empty()
+    }
+
     fn find_end(&mut self) -> Option<usize> {
         let is_end = |byte: &u8| matches!(byte, b'\n' | b'\r');
         let found = self.buffer[self.scanned..].iter().position(is_end);

@@ -272,7 +272,7 @@ fn read_pid(file: &File) -> Option<u32> {
     text.trim_end().parse().ok()
 }
 
-fn not_ours(path: &Path, reason: &'static str) -> ControlError {
+pub(super) fn not_ours(path: &Path, reason: &'static str) -> ControlError {
     ControlError::NotOurs { path: path.to_owned(), reason }
 }
 

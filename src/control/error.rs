@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{Failure, MAX_LINE, VERSION};
-use crate::plan::ClusterName;
+use crate::plan::{ClusterName, Port};
 
 /// Why a line from a peer is no message. Text of the peer is cut and escaped.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -64,6 +64,38 @@ pub enum MessageError {
         command: &'static str,
         /// The field as given.
         field: String,
+    },
+    /// A message of a worker, or to one, of a kind that there is not.
+    #[error("message of kind {found}: expected {expected}")]
+    Kind {
+        /// The kind as given, or "none".
+        found: String,
+        /// What is allowed.
+        expected: &'static str,
+    },
+    /// A worker reports ports that it cannot serve the cluster on.
+    #[error("portmap: {port} {reason}")]
+    Portmap {
+        /// The port at fault.
+        port: Port,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A message for which it is too early or too late.
+    #[error("{message}: not {when}")]
+    State {
+        /// The kind of the message.
+        message: &'static str,
+        /// The state of the connection.
+        when: &'static str,
+    },
+    /// A message in the name of another process than the one that sent it.
+    #[error("pid: {claimed} is not the process that says so, which is {actual}")]
+    OtherProcess {
+        /// The pid in the message.
+        claimed: u32,
+        /// The pid that the kernel says.
+        actual: u32,
     },
     /// A reply that is none of the known ones.
     #[error("reply that this version does not know: {reason}")]

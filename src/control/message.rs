@@ -433,15 +433,19 @@ fn in_lines(workers: Vec<WorkerStatus>) -> Vec<String> {
     lines
 }
 
-fn wrong(command: &'static str, field: &'static str, expected: &'static str) -> MessageError {
+pub(super) fn wrong(
+    command: &'static str,
+    field: &'static str,
+    expected: &'static str,
+) -> MessageError {
     MessageError::Field { command, field, expected }
 }
 
-fn not_json(error: serde_json::Error) -> MessageError {
+pub(super) fn not_json(error: serde_json::Error) -> MessageError {
     MessageError::NotJson { reason: cut(&error.to_string(), 200) }
 }
 
-fn kind(value: &Value) -> &'static str {
+pub(super) fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "a truth value",
@@ -453,7 +457,7 @@ fn kind(value: &Value) -> &'static str {
 }
 
 /// A value of the peer's as JSON, which has no control characters, cut to what a message can show.
-fn shorten(value: &Value) -> String {
+pub(super) fn shorten(value: &Value) -> String {
     cut(&value.to_string(), 64)
 }
 

@@ -1,4 +1,4 @@
-//! The control socket: what operators say to a running master, and what it answers.
+//! The control socket: what operators and workers say to a running master, and what it answers.
 //!
 //! # How it works
 //!
@@ -35,33 +35,56 @@
 //! A line that is no request is answered with an `error` that says why, and the next one is read; a
 //! line that is too long ends the connection, as do five seconds without a complete line.
 //!
+//! A connection whose first line has a `__type` is a worker's: those speak the older system's protocol
+//! (`compat.rs`, and `peer.rs` for what is answered when), also over a socket of their own
+//! ([`WorkersSocket`]).
+//!
 //! Who may command is what the kernel says of the peer (`SO_PEERCRED`, unix(7)): the user of the
 //! master, and root. The directory is 0700 and the socket 0600, so that nobody else gets that far.
 //!
-//! [`Command`], [`Reply`] and [`LineDecoder`] are pure; [`Server`] and [`Client`] wait with tokio.
+//! A worker is a process that the kernel says is one, whatever its messages say.
+//!
+//! # Nobody is held up by a peer
+//!
+//! A user may have so many connections at a time, and a process fewer ([`Limits`]); more are answered
+//! and closed. What is said faster than an operator or a worker ever would waits in the peer's own
+//! socket. Descriptors sent along are closed by the kernel, since nothing here asks for them.
+//!
+//! [`Command`], [`Reply`], [`LineDecoder`], [`FromWorker`], [`ToWorker`] and [`Peer`] are pure;
+//! [`Server`] and [`Client`] wait with tokio.
 
 mod client;
 mod codec;
+mod compat;
+mod crowd;
 mod directory;
 mod error;
 mod events;
 mod figures;
+mod link;
 mod message;
+mod peer;
 mod server;
 mod status;
 mod table;
 mod wire;
+mod workers_socket;
 
 pub use client::Client;
 pub use codec::{LineDecoder, MAX_LINE};
+pub use compat::{FromWorker, ToWorker, WorkerFacts, WorkerOrder, worker_ports};
 pub use directory::{ControlDir, Lock};
 pub use error::{ControlError, MessageError};
 pub use events::EventLine;
 pub(crate) use events::STATS_LIMIT;
 pub use figures::{LeavingCause, Restarts, Retirements, SwapTimes};
+pub use link::{Arrival, WorkerEvent, WorkerLink};
 pub use message::{
     Answer, Cleared, Command, Failure, OnTrial, Reloaded, Reply, Restarted, RetireTarget, Retired,
     RolledBack, Scaled, Stopped, VERSION,
+};
+pub use peer::{
+    LINE_INTERVAL, LINES_AT_ONCE, Peer, PeerEffect, PeerEnd, PeerLimits, PeerNews, UNREAD_LIMIT,
 };
 #[cfg(test)]
 pub(crate) use server::Replies;
@@ -70,3 +93,4 @@ pub use status::{
     ConntrackFill, Explanation, ForeignChain, PartitionKind, RuleWriter, SCHEMA, Status, Trial,
     WorkerHealth, WorkerState, WorkerStatus,
 };
+pub use workers_socket::WorkersSocket;

@@ -1,7 +1,6 @@
 //! The master's end of the control socket.
 
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -10,23 +9,39 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::compat::is_worker_line;
+use super::crowd::{Crowd, Place};
 use super::directory::io_error;
+use super::link::{self, WorkerEvent};
+use super::peer::Budget;
+use super::workers_socket::{SocketFile, WorkersSocket};
 use super::{
-    Answer, Command, ControlError, EventLine, Failure, LineDecoder, Lock, MessageError, Reply,
+    Answer, Command, ControlError, EventLine, Failure, LineDecoder, Lock, MessageError, Peer,
+    PeerLimits, Reply,
 };
 
 /// What a peer may take of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections at a time; further ones are answered with an error at once.
+    /// Connections of one user at a time, those of workers that have joined not counted; further
+    /// ones are answered with an error at once.
     pub connections: usize,
+    /// The same of one process.
+    pub connections_of_process: usize,
     /// Time for each complete line from a peer, and for the peer to take each reply.
     pub patience: Duration,
+    /// What workers may take beyond that.
+    pub worker: PeerLimits,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 64, patience: Duration::from_secs(5) }
+        Self {
+            connections: 64,
+            connections_of_process: 16,
+            patience: Duration::from_secs(5),
+            worker: PeerLimits::default(),
+        }
     }
 }
 
@@ -37,6 +52,8 @@ pub struct Server {
     lock: Lock,
     limits: Limits,
     socket_file: SocketFile,
+    workers: Option<WorkersSocket>,
+    events: Option<mpsc::Sender<WorkerEvent>>,
 }
 
 impl Server {
@@ -47,10 +64,18 @@ impl Server {
     /// then stays; [`ControlError::Io`].
     pub fn bind(lock: Lock, limits: Limits) -> Result<Self, ControlError> {
         let listener = lock.bind()?;
-        let found = std::fs::symlink_metadata(lock.socket());
-        let found = found.map_err(io_error("examine", lock.socket()))?;
-        let socket_file = SocketFile { device: found.dev(), inode: found.ino() };
-        Ok(Self { listener, lock, limits, socket_file })
+        let socket_file = SocketFile::of(lock.socket())?;
+        Ok(Self { listener, lock, limits, socket_file, workers: None, events: None })
+    }
+
+    /// Lets workers join, here and on a socket of their own. Without this they are refused.
+    #[must_use]
+    pub fn with_workers(
+        self,
+        events: mpsc::Sender<WorkerEvent>,
+        socket: Option<WorkersSocket>,
+    ) -> Self {
+        Self { events: Some(events), workers: socket, ..self }
     }
 
     /// Accepts peers and hands their commands to `requests`, until its receiver is closed or gone;
@@ -63,20 +88,32 @@ impl Server {
     /// # Panics
     /// Outside a tokio runtime with IO and time.
     pub async fn serve(self, requests: mpsc::Sender<Request>) -> Result<(), ControlError> {
-        let Self { listener, lock, limits, socket_file } = self;
+        let Self { listener, lock, limits, socket_file, workers, events } = self;
         let listener = UnixListener::from_std(listener);
         let listener = listener.map_err(io_error("listen on", lock.socket()))?;
-        let _removal = Removal { lock, socket_file };
+        let worker_user = workers.as_ref().and_then(|socket| socket.user);
+        let (workers, _workers_file) = match workers {
+            Some(WorkersSocket { listener, file, .. }) => {
+                let listener = UnixListener::from_std(listener);
+                (Some(listener.map_err(io_error("listen on", &file.path))?), Some(file))
+            }
+            None => (None, None),
+        };
+        let _removal = Removal { _socket: socket_file, _lock: lock };
+        let door = Door { limits, crowd: Crowd::default(), worker_user, requests, events };
         let mut peers = JoinSet::new();
         loop {
             tokio::select! {
-                () = requests.closed() => break,
+                () = door.requests.closed() => break,
                 Some(_) = peers.join_next() => {}
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) if peers.len() < limits.connections => {
-                        peers.spawn(attend(stream, limits, requests.clone()));
+                (accepted, is_control) = accept(&listener, workers.as_ref()) => match accepted {
+                    Ok(stream) => {
+                        if let Some(attendance) = door.let_in(stream, is_control) {
+                            peers.spawn(attendance);
+                        }
+                        // However many wait to be let in: the others have their turn after each.
+                        tokio::task::yield_now().await;
                     }
-                    Ok((stream, _)) => turn_away(&stream, limits),
                     Err(error) => {
                         // Most likely out of descriptors, in which case the same error would come
                         // again at once.
@@ -169,43 +206,78 @@ impl Responder {
 /// Progress that waits for a slow peer, in lines.
 const PROGRESS_QUEUE: usize = 64;
 
-/// The file of a bound socket, apart from any that may take its place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct SocketFile {
-    device: u64,
-    inode: u64,
-}
-
 /// Removes the socket on drop, unless another file has taken its place, and then lets the lock go.
 struct Removal {
-    lock: Lock,
-    socket_file: SocketFile,
+    _socket: SocketFile,
+    _lock: Lock,
 }
 
-impl Drop for Removal {
-    fn drop(&mut self) {
-        let path = self.lock.socket();
-        let is_ours = std::fs::symlink_metadata(path).is_ok_and(|found| {
-            self.socket_file == SocketFile { device: found.dev(), inode: found.ino() }
-        });
-        if is_ours && let Err(error) = std::fs::remove_file(path) {
-            tracing::warn!(path = %path.display(), %error, "cannot remove the control socket");
+/// The next connection, and whether it came by the control socket.
+async fn accept(
+    control: &UnixListener,
+    workers: Option<&UnixListener>,
+) -> (io::Result<UnixStream>, bool) {
+    let by_workers = async {
+        match workers {
+            Some(listener) => listener.accept().await,
+            None => std::future::pending().await,
         }
-    }
+    };
+    let (accepted, is_control) = tokio::select! {
+        accepted = control.accept() => (accepted, true),
+        accepted = by_workers => (accepted, false),
+    };
+    (accepted.map(|(stream, _)| stream), is_control)
 }
 
-/// Serves one peer until it goes away or is dropped.
-async fn attend(stream: UnixStream, limits: Limits, requests: mpsc::Sender<Request>) {
-    match stream.peer_cred() {
-        Ok(peer) if may_command(peer.uid(), nix::unistd::geteuid().as_raw()) => {
-            let mut peer = Peer { stream, limits, decoder: LineDecoder::default() };
-            match peer.converse(&requests).await {
-                Ok(()) => tracing::debug!("control peer is done"),
-                Err(error) => tracing::debug!(%error, "control peer dropped"),
+/// Who is let in, and what for.
+struct Door {
+    limits: Limits,
+    crowd: Crowd,
+    worker_user: Option<u32>,
+    requests: mpsc::Sender<Request>,
+    events: Option<mpsc::Sender<WorkerEvent>>,
+}
+
+impl Door {
+    /// What serves a connection until it ends or is dropped; `None` if it is turned away.
+    fn let_in(
+        &self,
+        stream: UnixStream,
+        is_control: bool,
+    ) -> Option<impl Future<Output = ()> + Send + use<>> {
+        let peer = match stream.peer_cred() {
+            Ok(peer) => peer,
+            Err(error) => {
+                tracing::warn!(%error, "control peer of unknown user refused");
+                return None;
+            }
+        };
+        let is_ours = may_command(peer.uid(), nix::unistd::geteuid().as_raw());
+        if !is_ours && self.worker_user != Some(peer.uid()) {
+            tracing::warn!(uid = peer.uid(), "control peer of another user refused");
+            return None;
+        }
+        let pid = peer.pid().unwrap_or(0);
+        let Limits { connections, connections_of_process, .. } = self.limits;
+        match self.crowd.enter(peer.uid(), pid, connections, connections_of_process) {
+            Ok(place) => {
+                let operator = Operator {
+                    stream,
+                    limits: self.limits,
+                    decoder: LineDecoder::default(),
+                    may_command: is_ours && is_control,
+                    pid: u32::try_from(pid).unwrap_or(0),
+                    begin: Instant::now(),
+                    budget: Budget { lines: LINES_AT_ONCE, since: Duration::ZERO },
+                };
+                Some(operator.attend(self.requests.clone(), self.events.clone(), place))
+            }
+            Err(most) => {
+                turn_away(&stream, most);
+                None
             }
         }
-        Ok(peer) => tracing::warn!(uid = peer.uid(), "control peer of another user refused"),
-        Err(error) => tracing::warn!(%error, "control peer of unknown user refused"),
     }
 }
 
@@ -215,9 +287,9 @@ fn may_command(peer: u32, ours: u32) -> bool {
 
 /// Answers a peer beyond the limit. An error reply fits into the empty send buffer of a new
 /// connection, so that this does not wait.
-fn turn_away(stream: &UnixStream, limits: Limits) {
-    let message = format!("{} control connections already", limits.connections);
-    let failure = Failure::new(message).hint("try again when one of them has its answer");
+fn turn_away(stream: &UnixStream, most: usize) {
+    let failure = Failure::new(format!("{most} control connections already"))
+        .hint("try again when one of them has its answer");
     for line in Reply::Failed(failure).emit() {
         if let Err(error) = stream.try_write(format!("{line}\n").as_bytes()) {
             tracing::debug!(%error, "control peer beyond the limit not told");
@@ -225,35 +297,84 @@ fn turn_away(stream: &UnixStream, limits: Limits) {
     }
 }
 
-struct Peer {
+/// A connection, of an operator until its first line says otherwise.
+struct Operator {
     stream: UnixStream,
     limits: Limits,
     decoder: LineDecoder,
+    /// Its user may, and it came by the control socket.
+    may_command: bool,
+    /// The process that connected.
+    pid: u32,
+    begin: Instant,
+    budget: Budget,
 }
 
-impl Peer {
-    async fn converse(&mut self, requests: &mpsc::Sender<Request>) -> io::Result<()> {
+impl Operator {
+    async fn attend(
+        mut self,
+        requests: mpsc::Sender<Request>,
+        events: Option<mpsc::Sender<WorkerEvent>>,
+        place: Place,
+    ) {
+        match self.converse(&requests).await {
+            Ok(None) => tracing::debug!("control peer is done"),
+            Ok(Some(line)) => match events {
+                Some(events) => self.become_worker(line, events, place).await,
+                None => tracing::debug!("worker refused: this server has none"),
+            },
+            Err(error) => tracing::debug!(%error, "control peer dropped"),
+        }
+    }
+
+    async fn become_worker(self, line: String, events: mpsc::Sender<WorkerEvent>, place: Place) {
+        let limits = PeerLimits { patience: self.limits.patience, ..self.limits.worker };
+        let peer = Peer::resume(self.pid, limits, self.decoder, self.begin.elapsed());
+        link::attend(self.stream, peer, &line, self.begin, events, place).await;
+    }
+
+    /// Answers requests to the end of the connection, or to the first line if that is a worker's.
+    async fn converse(&mut self, requests: &mpsc::Sender<Request>) -> io::Result<Option<String>> {
+        let mut is_first = true;
         loop {
             let incoming = tokio::select! {
-                () = requests.closed() => return Ok(()),
+                () = requests.closed() => return Ok(None),
                 incoming = self.read_line() => incoming?,
             };
             match incoming {
+                Incoming::Line(line) if is_first && is_worker_line(&line) => return Ok(Some(line)),
+                Incoming::Line(_) if !self.may_command => {
+                    let failure = Failure::new("this socket is for workers")
+                        .hint("operators use the one in the runtime directory");
+                    return self.refuse(failure).await.map(|()| None);
+                }
                 Incoming::Line(line) => match Command::parse(&line) {
                     Ok(command) => self.carry_out(command, requests).await?,
                     Err(error) => self.refuse(error.into()).await?,
                 },
                 Incoming::Garbled(error @ MessageError::TooLong) => {
-                    return self.refuse(error.into()).await;
+                    return self.refuse(error.into()).await.map(|()| None);
                 }
                 Incoming::Garbled(error) => self.refuse(error.into()).await?,
                 Incoming::Silence => {
                     let seconds = self.limits.patience.as_secs_f64();
                     let failure = Failure::new(format!("no complete line within {seconds} s"));
-                    return self.refuse(failure).await;
+                    return self.refuse(failure).await.map(|()| None);
                 }
-                Incoming::End => return Ok(()),
+                Incoming::End => return Ok(None),
             }
+            is_first = false;
+            self.pace().await;
+        }
+    }
+
+    /// Rests after many lines, so that whoever sends them without a pause takes little of our time.
+    async fn pace(&mut self) {
+        self.budget.lines = self.budget.lines.saturating_sub(1);
+        self.budget.refill(self.begin.elapsed());
+        if self.budget.lines == 0 {
+            tokio::time::sleep_until(self.begin + self.budget.next()).await;
+            self.budget.refill(self.begin.elapsed());
         }
     }
 
@@ -309,6 +430,10 @@ impl Peer {
     }
 }
 
+/// Lines that an operator may send at once, and more beyond that at the pace of
+/// [`LINE_INTERVAL`](super::peer::LINE_INTERVAL).
+const LINES_AT_ONCE: u32 = super::peer::LINES_AT_ONCE;
+
 /// What a peer did next.
 enum Incoming {
     Line(String),
@@ -326,7 +451,8 @@ mod tests {
     use tokio::task::JoinHandle;
 
     use super::super::{
-        Client, ControlDir, MAX_LINE, Reloaded, Scaled, Status, WorkerState, WorkerStatus,
+        Arrival, Client, ControlDir, MAX_LINE, PeerNews, Reloaded, Scaled, Status, WorkerOrder,
+        WorkerState, WorkerStatus,
     };
     use super::*;
     use crate::plan::{ClusterName, Generation, Seat};
@@ -707,6 +833,225 @@ mod tests {
         drop(lock);
         let refused = Client::connect(&directory, Some(&name("web"))).await.unwrap_err();
         assert!(matches!(refused, ControlError::NoMaster { .. }), "{refused}");
+    }
+
+    /// A world whose server lets workers join, what comes of them, and the socket of their own.
+    fn with_workers() -> (World, mpsc::Receiver<WorkerEvent>, PathBuf) {
+        let base = tempfile::tempdir().unwrap();
+        let directory = ControlDir::new(base.path().join("ipcluster"));
+        let lock = directory.lock(&name("web")).unwrap();
+        let (sender, requests) = mpsc::channel(16);
+        let (events, happened) = mpsc::channel(16);
+        let path = base.path().join("host.zsocket");
+        let socket = WorkersSocket::bind(&path, None).unwrap();
+        let server = Server::bind(lock, Limits::default()).unwrap();
+        let server = tokio::spawn(server.with_workers(events, Some(socket)).serve(sender));
+        (World { directory, requests, server, _base: base }, happened, path)
+    }
+
+    fn info() -> Vec<u8> {
+        let pid = std::process::id();
+        format!(
+            "{{\"__type\":\"info\",\"__messageID\":1,\"pid\":{pid},\"mem\":{{\"rss\":1}},\"portmap\":{{\"80\":34305}},\"band\":0}}\n"
+        )
+        .into_bytes()
+    }
+
+    async fn arrival(events: &mut mpsc::Receiver<WorkerEvent>) -> Arrival {
+        match events.recv().await {
+            Some(WorkerEvent::Arrived(arrival)) => arrival,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn line(peer: &mut Raw) -> String {
+        peer.input.next_line().await.unwrap().unwrap()
+    }
+
+    const OK: &str = r#"{"__messageID":1,"__status":"ok","__type":"response"}"#;
+
+    #[tokio::test]
+    async fn a_worker_joins_by_either_socket_gets_orders_and_is_missed_when_it_goes() {
+        let (world, mut events, path) = with_workers();
+        for (token, path) in [(7, &path), (8, &world.socket())] {
+            let mut worker = Raw::connect(path).await;
+            worker.send(&info()).await;
+            let arrived = arrival(&mut events).await;
+            assert_eq!((arrived.facts.pid, arrived.facts.seat), (std::process::id(), Seat(0)));
+            let link = arrived.accept(token);
+            assert_eq!(line(&mut worker).await, OK);
+            link.order(WorkerOrder::Retire, "a reload");
+            assert!(line(&mut worker).await.contains(r#""__cmd":"retire""#));
+            worker.send(b"{\"__type\":\"response\",\"__messageID\":1,\"__status\":\"no\"}\n").await;
+            let Some(WorkerEvent::News { token: of, news }) = events.recv().await else { panic!() };
+            assert_eq!((of, news), (token, PeerNews::Unanswered(WorkerOrder::Retire)));
+            assert!(!link.is_gone());
+            drop(worker);
+            assert!(link.is_gone(), "known before the end is told");
+            assert!(
+                matches!(events.recv().await, Some(WorkerEvent::Left { token: of }) if of == token)
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_is_refused_is_told_why_and_so_is_one_that_nobody_waits_for() {
+        let (_world, mut events, path) = with_workers();
+        for drops in [false, true] {
+            let mut worker = Raw::connect(&path).await;
+            worker.send(&info()).await;
+            let arrived = arrival(&mut events).await;
+            match drops {
+                false => arrived.refuse("no worker of mine"),
+                true => drop(arrived),
+            }
+            let answer = line(&mut worker).await;
+            let reason = if drops { "the master is ending" } else { "no worker of mine" };
+            assert!(answer.contains("error") && answer.contains(reason), "{answer}");
+            assert!(worker.is_closed().await);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_goes_before_it_knows_that_it_has_joined_is_missed_too() {
+        let (_world, mut events, path) = with_workers();
+        let mut worker = Raw::connect(&path).await;
+        worker.send(&info()).await;
+        let arrived = arrival(&mut events).await;
+        drop(worker);
+        let link = arrived.accept(3);
+        assert!(link.is_gone());
+        assert!(matches!(events.recv().await, Some(WorkerEvent::Left { token: 3 })));
+    }
+
+    #[tokio::test]
+    async fn a_worker_whose_link_is_let_go_is_closed() {
+        let (_world, mut events, path) = with_workers();
+        let mut worker = Raw::connect(&path).await;
+        worker.send(&info()).await;
+        drop(arrival(&mut events).await.accept(1));
+        assert_eq!(line(&mut worker).await, OK);
+        assert!(worker.is_closed().await);
+    }
+
+    #[tokio::test]
+    async fn no_operator_commands_by_the_socket_of_the_workers() {
+        let (world, _events, path) = with_workers();
+        let mut peer = Raw::connect(&path).await;
+        peer.send(b"{\"v\":1,\"command\":\"stop\"}\n").await;
+        assert_eq!(peer.error().await, "this socket is for workers");
+        assert!(peer.is_closed().await);
+        assert!(world.requests.is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_operator_does_not_turn_into_a_worker_nor_the_other_way_round() {
+        let (mut world, mut events, path) = with_workers();
+        let _master = world.answer_all();
+        let mut operator = Raw::connect(&world.socket()).await;
+        operator.send(b"{\"v\":1,\"command\":\"scale\",\"workers\":5}\n").await;
+        assert_eq!(operator.error().await, "no");
+        operator.send(&info()).await;
+        assert_eq!(operator.error().await, "protocol version none: this master speaks version 1");
+        let mut worker = Raw::connect(&path).await;
+        worker.send(&info()).await;
+        let _link = arrival(&mut events).await.accept(1);
+        assert_eq!(line(&mut worker).await, OK);
+        worker.send(b"{\"v\":1,\"command\":\"stop\"}\n").await;
+        assert!(line(&mut worker).await.contains("error"));
+        assert!(worker.is_closed().await);
+    }
+
+    #[tokio::test]
+    async fn descriptors_that_are_sent_along_are_closed() {
+        use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+        use std::io::{IoSlice, Read};
+        use std::mem::MaybeUninit;
+        use std::os::fd::AsFd;
+
+        let (world, mut events, path) = with_workers();
+        for (path, bytes) in [(&path, info()), (&world.socket(), b"{}\n".to_vec())] {
+            let worker = std::os::unix::net::UnixStream::connect(path).unwrap();
+            let (reader, writer) = rustix::pipe::pipe().unwrap();
+            let descriptors = [writer.as_fd()];
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut rights = SendAncillaryBuffer::new(&mut space);
+            assert!(rights.push(SendAncillaryMessage::ScmRights(&descriptors)));
+            let sent = sendmsg(&worker, &[IoSlice::new(&bytes)], &mut rights, SendFlags::empty());
+            assert_eq!(sent, Ok(bytes.len()));
+            drop(writer);
+            // Read by the server when it has made something of it.
+            let _link = match path == &world.socket() {
+                false => Some(arrival(&mut events).await.accept(1)),
+                true => {
+                    let mut answer = [0; 1];
+                    worker.set_nonblocking(true).unwrap();
+                    let worker = UnixStream::from_std(worker.try_clone().unwrap()).unwrap();
+                    worker.readable().await.unwrap();
+                    worker.try_read(&mut answer).unwrap();
+                    None
+                }
+            };
+            // Ends only if nobody has the other end: not this process either, in which the server is.
+            rustix::io::ioctl_fionbio(&reader, true).unwrap();
+            let end = std::fs::File::from(reader).read(&mut [0]);
+            assert_eq!(end.unwrap(), 0, "the descriptor is open still");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_worker_is_dropped_after_five_seconds_and_disturbs_nobody() {
+        let (mut world, mut events, path) = with_workers();
+        let _master = world.answer_all();
+        let mut slow = Raw::connect(&path).await;
+        let begin = Instant::now();
+        for byte in info().iter().take(5) {
+            slow.send(&[*byte]).await;
+            world.client().await.ask(Command::Reload, |_| {}).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        assert_eq!(slow.error().await, "no complete line within 5 s");
+        assert_eq!(begin.elapsed().as_secs(), 5);
+        let mut worker = Raw::connect(&path).await;
+        worker.send(&info()).await;
+        let _link = arrival(&mut events).await.accept(1);
+        assert_eq!(line(&mut worker).await, OK);
+        worker.send(b"{").await;
+        tokio::task::yield_now().await;
+        let begin = Instant::now();
+        let end = line(&mut worker).await;
+        assert!(end.contains("no complete line within 5 s"), "{end}");
+        assert!(begin.elapsed().as_secs() <= 5);
+    }
+
+    #[tokio::test]
+    async fn a_process_with_many_connections_takes_none_of_a_worker_that_has_joined() {
+        let (_world, mut events, path) = with_workers();
+        let mut worker = Raw::connect(&path).await;
+        worker.send(&info()).await;
+        let _link = arrival(&mut events).await.accept(1);
+        assert_eq!(line(&mut worker).await, OK);
+        let mut crowd = Vec::new();
+        for _ in 0..Limits::default().connections_of_process {
+            crowd.push(Raw::connect(&path).await);
+        }
+        let mut more = Raw::connect(&path).await;
+        assert_eq!(more.error().await, "16 control connections already");
+        worker.send(b"{\"__type\":\"request\",\"__request\":\"retire\",\"__messageID\":2}\n").await;
+        assert!(line(&mut worker).await.contains(r#""__messageID":2,"__status":"ok""#));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_sends_lines_without_a_pause_is_read_with_pauses() {
+        let (world, _events, _path) = with_workers();
+        let mut flood = Raw::connect(&world.socket()).await;
+        flood.send(&b"{}\n".repeat(264)).await;
+        let begin = Instant::now();
+        for _ in 0..264 {
+            flood.error().await;
+        }
+        let least = crate::control::LINE_INTERVAL * 199;
+        assert!(begin.elapsed() >= least, "{:?}", begin.elapsed());
     }
 
     #[test]

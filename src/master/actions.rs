@@ -16,6 +16,7 @@ use super::events::Subscribers;
 use super::figures::Figures;
 use super::listening::Held;
 use super::memory::{Look, Measured, Monitor};
+use super::peers::Peers;
 use super::processes::{BURIAL_INTERVAL, Processes};
 use super::report;
 use super::service::Service;
@@ -23,6 +24,7 @@ use super::spawner::{self, Spawner};
 use super::watching::Watching;
 use crate::control::{
     Answer, Cleared, OnTrial, Reloaded, Responder, Restarted, Retired, RolledBack, Scaled, Stopped,
+    WorkerOrder,
 };
 use crate::nft::{Firewall, NftError};
 use crate::plan::{Plan, Seat};
@@ -55,6 +57,7 @@ pub(super) struct World {
     pub(super) service: Service,
     pub(super) uncounted: Complaint,
     pub(super) processes: Processes,
+    pub(super) peers: Peers,
     pub(super) spawner: Spawner,
     pub(super) held: Held,
     pub(super) exits_sender: mpsc::UnboundedSender<WorkerId>,
@@ -173,6 +176,14 @@ impl World {
             Action::Commit(plan) => return [self.commit(&plan)].into(),
             Action::Verify => return self.verify(),
             Action::Restore(plan) => return [self.restore(&plan)].into(),
+            Action::TellRetire { worker } => {
+                self.peers.order(worker, WorkerOrder::Retire, "another worker has its place");
+            }
+            Action::TellDie { worker } => {
+                if !self.peers.order(worker, WorkerOrder::Die, "it has drained, or has to end") {
+                    return [Event::Deaf { worker }].into();
+                }
+            }
             Action::Terminate { worker } => self.processes.signal(worker, Signal::SIGTERM),
             Action::Kill { worker } => self.processes.signal(worker, Signal::SIGKILL),
             Action::Renice { worker, nice } => self.processes.renice(worker, nice),

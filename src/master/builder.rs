@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
+use std::ops::RangeInclusive;
 use std::path::Path;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{broadcast, mpsc};
@@ -20,8 +20,10 @@ use super::hold;
 use super::journal::Journal;
 use super::listening::{Held, Openings};
 use super::logs::Logs;
+use super::meeting::MeetingPoint;
 use super::memory::Monitor;
 use super::output::{Destination, Printer};
+use super::peers::Peers;
 use super::processes::{Processes, transport, transports};
 use super::run::Master;
 use super::service::Service;
@@ -29,19 +31,20 @@ use super::spawner::{Spawner, Template};
 use super::takeover::{Beginning, begin};
 use super::vigil::Vigil;
 use super::watching::Watching;
-use crate::config::{self, Config, WorkerOutput};
-use crate::control::{ControlDir, Limits, Lock, Server};
+use crate::config::{self, Config, Readiness, WorkerOutput};
+use crate::control::{ControlDir, Limits, Server};
 use crate::nft::{Firewall, NftError};
 use crate::plan::{ClusterName, Listeners, Plan, Port, PortRange, Protocol};
-use crate::process::{
-    Account, ListenTable, NotifySocket, PortPool, ServiceManager, Sockets, effective_uid,
-};
+use crate::process::{Account, ListenTable, PortPool, ServiceManager, Sockets, effective_uid};
 use crate::supervisor::{
     Backoff, GiveUp, KillOrder, Marks, Memory, Retire, Settings, Start, Supervisor,
 };
 
 /// Requests that wait for the loop before further ones wait for their turn.
 pub(super) const REQUEST_QUEUE: usize = 64;
+
+/// What comes from workers and waits for the loop, before their connections wait.
+const WORKER_QUEUE: usize = 256;
 
 /// Notices that a slow subscriber may be behind before it misses some.
 const NOTICE_QUEUE: usize = 1024;
@@ -144,7 +147,8 @@ impl Builder {
         let first = config.worker_ports.first().number();
         let last = config.worker_ports.last().number();
         let spoken = transports(&config.listeners);
-        let table = ListenTable::read(&mut Sockets::open()?, &spoken, first..=last)?;
+        let looked_at = range_of(in_force.as_ref(), first..=last);
+        let table = ListenTable::read(&mut Sockets::open()?, &spoken, looked_at)?;
         let listening = served(in_force.as_ref(), &table);
         let beginning = begin(&config, in_force.clone(), &listening)?;
         repair(&mut firewall, in_force.as_ref(), &beginning)?;
@@ -161,10 +165,16 @@ impl Builder {
             WorkerOutput::Directory(directory) => Some(Logs::open(directory, &config.name)?),
             WorkerOutput::Stdout | WorkerOutput::Journal => None,
         };
-        let notify =
-            lock.as_ref().map(|lock| NotifySocket::bind(&notify_path(lock))).transpose()?;
-        let mut template =
-            Template { logs, ..template(&config, lock.as_ref(), environment, account) };
+        let meeting = control.as_ref().zip(lock.as_ref());
+        let meeting = meeting.map(|(control, lock)| {
+            MeetingPoint::open(&config, control, lock.socket(), account.as_ref())
+        });
+        let MeetingPoint { socket, workers_socket, notify } =
+            meeting.transpose()?.unwrap_or_default();
+        let notify_path = notify.as_ref().map(|it| it.path().to_owned());
+        let template =
+            template(&config, socket.as_deref(), notify_path.as_deref(), environment, account);
+        let mut template = Template { logs, ..template };
         let vigil = Vigil::new(&config, notify)?;
         template.descriptor_limit = descriptor_limit;
         if let Some(openings) = &template.openings {
@@ -176,8 +186,12 @@ impl Builder {
         let (orders, inbox) = mpsc::channel(REQUEST_QUEUE);
         let (exits_sender, exits) = mpsc::unbounded_channel();
         let (counts_sender, counts) = mpsc::unbounded_channel();
+        let (worker_sender, worker_events) = mpsc::channel(WORKER_QUEUE);
+        let mut limits = Limits::default();
+        limits.worker.ping = config.timeouts.ping;
+        let server = lock.map(|lock| Server::bind(lock, limits)).transpose()?;
         Ok(Master {
-            server: lock.map(|lock| Server::bind(lock, Limits::default())).transpose()?,
+            server: server.map(|server| server.with_workers(worker_sender, workers_socket)),
             #[cfg(feature = "http")]
             http,
             world: World {
@@ -188,6 +202,7 @@ impl Builder {
                 service: Service::new(service_manager),
                 uncounted: Complaint::default(),
                 processes: Processes::new(printer)?,
+                peers: Peers::default(),
                 spawner,
                 held: Held::default(),
                 exits_sender,
@@ -210,17 +225,13 @@ impl Builder {
             started,
             exits,
             counts,
+            worker_events,
             draining: Draining::default(),
             fullness: Fullness::default(),
             vigil,
             finished: false,
         })
     }
-}
-
-/// Where workers say what they are doing: beside the control socket, with a name of the same length.
-fn notify_path(lock: &Lock) -> PathBuf {
-    lock.socket().with_extension("note")
 }
 
 fn beside(name: &'static str) -> Result<Beside, MasterError> {
@@ -354,9 +365,18 @@ fn settings(config: &Config) -> Settings {
     }
 }
 
+/// The range of `ports`, and of those that the workers in force have: a worker that picks its own may
+/// have any.
+fn range_of(in_force: Option<&Plan>, ports: RangeInclusive<u16>) -> RangeInclusive<u16> {
+    let occupants = in_force.into_iter().flat_map(Plan::seats).filter_map(|(_, occupant)| occupant);
+    let numbers = occupants.flat_map(|occupant| occupant.ports.iter()).map(|port| port.number());
+    numbers.fold(ports, |range, number| *range.start().min(&number)..=*range.end().max(&number))
+}
+
 fn template(
     config: &Config,
-    lock: Option<&Lock>,
+    socket: Option<&Path>,
+    notify: Option<&Path>,
     mut environment: Vec<(OsString, OsString)>,
     account: Option<Account>,
 ) -> Template {
@@ -367,11 +387,12 @@ fn template(
     }
     let mut environment = config.env.resolve(environment);
     environment.insert("IPCLUSTER_NAME".into(), config.name.as_str().into());
-    if let Some(lock) = lock {
-        environment.insert("IPCLUSTER_SOCKET".into(), lock.socket().into());
+    if let Some(socket) = socket {
+        environment.insert("IPCLUSTER_SOCKET".into(), socket.into());
+    }
+    if let Some(path) = notify {
         // sd_notify(3) takes absolute paths alone.
-        let path = notify_path(lock);
-        let path = std::path::absolute(&path).unwrap_or(path);
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         environment.insert("NOTIFY_SOCKET".into(), path.into());
         // Without WATCHDOG_PID it is for whichever process of the worker asks (sd_watchdog_enabled(3)).
         if let Some(watchdog) = config.timeouts.watchdog {
@@ -385,6 +406,7 @@ fn template(
         environment,
         account,
         descriptor_limit: None,
+        speaks_protocol: config.ready == Readiness::Protocol,
         public_ports: config.listeners.public_ports().to_vec(),
         transports: transports(&config.listeners),
         logs: None,

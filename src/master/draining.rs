@@ -55,6 +55,11 @@ impl Draining {
         self.gone.values().any(|gone| gone.look == Look::Wanted)
     }
 
+    /// Whether the port was one of a worker that is gone, and may not be another's yet.
+    pub(super) fn holds(&self, port: Port) -> bool {
+        self.gone.values().any(|gone| gone.ports.contains(&port))
+    }
+
     /// Begins a look, unless one is under way or was not long ago.
     pub(super) fn begin(
         &mut self,

@@ -10,6 +10,7 @@
 //! | its accept queue | connections wait, and none was accepted for `timeouts.ping` | the same; a dump of connections only while a queue does not get shorter |
 //! | `WATCHDOG=1` | not said for `timeouts.watchdog`, or for what the worker itself has said | nothing |
 //! | the probe | no answer with status 200 for `timeouts.ping` (`ready = "http:/path"`) | a connection four times within `timeouts.ping` |
+//! | the control socket | nothing said there for `timeouts.ping`, also when asked, by a worker that has joined | a message within `timeouts.ping` |
 //!
 //! The first three need no help of the worker, and are on unless `timeouts.ping` is 0. They find a
 //! worker that hangs only while somebody waits for it: one with an empty queue may be busy or idle, and
@@ -100,6 +101,8 @@ struct Vitals {
     queues: BTreeMap<u16, Queue>,
     watchdog: Watchdog,
     probe: Probe,
+    /// It has joined over the control socket, and does not answer there.
+    mute: bool,
     /// What the supervisor was told.
     told: Option<Silence>,
     text: Option<String>,
@@ -201,6 +204,7 @@ impl Health {
             queues: BTreeMap::new(),
             watchdog: Watchdog { limit: self.watchdog, fed: now, triggered: false },
             probe: Probe::default(),
+            mute: false,
             told: None,
             text: None,
             refused: BTreeSet::new(),
@@ -437,6 +441,12 @@ impl Health {
         ready.into_iter().chain(self.judge(worker, now)).collect()
     }
 
+    /// Takes in whether a worker that has joined over the control socket answers there.
+    pub(super) fn pinged(&mut self, worker: WorkerId, answers: bool, now: Moment) -> Option<Event> {
+        self.workers.get_mut(&worker)?.mute = !answers;
+        self.judge(worker, now)
+    }
+
     /// What the supervisor does not know yet of workers that fell silent or answer again.
     pub(super) fn news(&mut self, now: Moment) -> Vec<Event> {
         let workers: Vec<WorkerId> = self.workers.keys().copied().collect();
@@ -482,6 +492,9 @@ impl Vitals {
             }
             if self.probe.failing.is_some_and(|since| now.since(since) >= patience) {
                 return Some(Silence::Probe { limit });
+            }
+            if self.mute {
+                return Some(Silence::Ping { limit });
             }
         }
         match self.watchdog.limit {

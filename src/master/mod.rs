@@ -13,6 +13,7 @@
 //! | a worker is silent, or answers again | it is watched: `health.rs` says by what |
 //! | a worker says something of itself | the socket of `NOTIFY_SOCKET`, which is read a part at a time |
 //! | a retired worker's connections end | they are counted every 100 ms (sock_diag, conntrack), beside the loop |
+//! | a worker speaks | the control socket, or one of the workers' own |
 //! | an operator asks | the control socket, or a [`Handle`] |
 //! | a worker's memory grows | it is looked at every second, beside the loop (statm; smaps_rollup when asked for) |
 //! | others change our rules | the kernel tells of every commit (multicast) |
@@ -47,8 +48,10 @@ mod hold;
 mod journal;
 mod listening;
 mod logs;
+mod meeting;
 mod memory;
 mod output;
+mod peers;
 mod privilege;
 #[cfg(feature = "http")]
 mod probe;

@@ -193,6 +193,38 @@ impl Processes {
         Some(running.output.last_lines().map(str::to_owned).collect())
     }
 
+    /// Gives a worker the ports that it has told.
+    pub(super) fn set_ports(&mut self, worker: WorkerId, ports: Arc<[Port]>) {
+        if let Some(running) = self.running.get_mut(&worker) {
+            running.ports = ports;
+        }
+    }
+
+    /// The first of these ports, in the order of the public ports, on which no socket of the worker
+    /// listens by every protocol that it is for.
+    pub(super) fn not_listening(
+        &mut self,
+        worker: WorkerId,
+        ports: &[Port],
+        listeners: &Listeners,
+    ) -> Result<Option<Port>, ProcessError> {
+        let Some(running) = self.running.get(&worker) else { return Ok(ports.first().copied()) };
+        let numbers = || ports.iter().map(|port| port.number());
+        let (Some(first), Some(last)) = (numbers().min(), numbers().max()) else { return Ok(None) };
+        let mut table = ListenTable::read(&mut self.sockets, &transports(listeners), first..=last)?;
+        for protocol in Protocol::ALL {
+            let services = listeners.services(protocol).iter();
+            let wanted: Vec<Port> = services.map(|service| ports[service.place]).collect();
+            let numbers: Vec<u16> = wanted.iter().map(|port| port.number()).collect();
+            let found =
+                table.listening_ports(running.child.pid(), transport(protocol), &numbers)?;
+            if let Some(port) = wanted.iter().find(|port| !found.contains_key(&port.number())) {
+                return Ok(Some(*port));
+            }
+        }
+        Ok(None)
+    }
+
     /// What the kernel says of workers: whether they listen on all their ports, where clients of all
     /// `listeners` reach them, and what waits there; and whether they are stopped, if that is asked.
     pub(super) fn look(
@@ -213,6 +245,10 @@ impl Processes {
         let mut all = BTreeMap::new();
         for worker in workers {
             let Some(running) = self.running.get_mut(worker) else { continue };
+            if running.ports.is_empty() {
+                // It has not told them yet.
+                continue;
+            }
             let seen = running.look(&mut table, &by_port, listeners).and_then(|mut seen| {
                 seen.stopped = whether_stopped && process::is_stopped(running.child.pidfd())?;
                 Ok(seen)

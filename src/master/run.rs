@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::Interest;
@@ -23,8 +24,10 @@ use super::processes::{
 use super::report;
 use super::spawner::Outcome;
 use super::vigil::{VIGIL_INTERVAL, Vigil, heard};
-use crate::config::Config;
-use crate::control::{self, Answer, Command, Failure, Responder, RetireTarget, Server};
+use crate::config::{Config, Readiness};
+use crate::control::{
+    self, Answer, Command, Failure, Responder, RetireTarget, Server, WorkerEvent,
+};
 use crate::plan::Route;
 use crate::supervisor::{self, Action, Event, Notice, Supervisor, Target, WorkerId, WorkerState};
 
@@ -41,6 +44,7 @@ pub struct Master {
     pub(super) started: mpsc::UnboundedReceiver<Outcome>,
     pub(super) exits: mpsc::UnboundedReceiver<WorkerId>,
     pub(super) counts: mpsc::UnboundedReceiver<Counts>,
+    pub(super) worker_events: mpsc::Receiver<WorkerEvent>,
     pub(super) draining: Draining,
     pub(super) fullness: Fullness,
     pub(super) vigil: Vigil,
@@ -111,6 +115,7 @@ impl Master {
         self.dispatch(Event::Start);
         while !self.finished {
             let deadline = self.supervisor.deadline();
+            let parted = self.parted_deadline();
             let rested = rest_until(hear_at);
             let listened = heard(words.as_ref(), self.vigil.hear_at());
             tokio::select! {
@@ -127,6 +132,8 @@ impl Master {
                     }
                 }
                 Some(request) = control.recv() => self.asked(request),
+                Some(event) = self.worker_events.recv() => self.hear_of_worker(event),
+                () = self.world.until(parted) => self.miss_parted(),
                 Some(order) = self.inbox.recv() => match order {
                     Order::Request(request) => self.asked(request),
                     Order::Leave => return self.leave(server).await,
@@ -170,6 +177,7 @@ impl Master {
         self.world.notices = broadcast::channel(1).0;
         self.vigil.end();
         drop(control);
+        self.worker_events.close();
         close(server, requests).await;
         Ok(Ended::Stopped)
     }
@@ -227,6 +235,7 @@ impl Master {
         let ports = self.world.processes.ports_of(&[worker]);
         // Clients are steered away first; who else of its group is left is looked for later.
         if let Some((exit, last_lines)) = self.world.processes.take_exit(worker, kill_at) {
+            self.world.peers.forget(worker);
             self.dispatch(Event::Exited { worker, exit, last_lines });
             self.end_watch(worker);
             for (worker, ports) in ports {
@@ -243,7 +252,11 @@ impl Master {
             (Err(error), _) => {
                 self.dispatch(Event::SpawnFailed { worker, reason: error.to_string() });
             }
-            (Ok(started), Some(seat)) => {
+            (Ok(mut started), Some(seat)) => {
+                if self.config.ready == Readiness::Protocol {
+                    // It may take those that it was offered, or others: it will tell.
+                    started.ports = Arc::new([]);
+                }
                 let (pid, ports) = (started.child.pid(), started.ports.clone());
                 self.world.watch(worker, seat, started);
                 self.dispatch(Event::Spawned { worker, pid, ports });

@@ -31,6 +31,8 @@ pub(super) struct Template {
     pub(super) account: Option<Account>,
     /// Its soft limit of open files.
     pub(super) descriptor_limit: Option<u64>,
+    /// It gets what workers of the older system get, too.
+    pub(super) speaks_protocol: bool,
     /// Each worker gets a worker port for each.
     pub(super) public_ports: Vec<Port>,
     /// What it speaks there.
@@ -169,7 +171,7 @@ impl Work {
         };
         let spawn = Spawn {
             program: self.template.program.clone(),
-            args: self.template.arguments.clone(),
+            args: self.arguments(&order),
             env: self.environment(&order, &ports),
             directory: None,
             account: self.template.account.clone(),
@@ -242,6 +244,14 @@ impl Work {
         }
     }
 
+    fn arguments(&self, order: &Order) -> Vec<OsString> {
+        let mut arguments = self.template.arguments.clone();
+        if self.template.speaks_protocol {
+            arguments.push(format!("{}:{}", order.seat, order.workers).into());
+        }
+        arguments
+    }
+
     fn environment(&self, order: &Order, ports: &[Port]) -> BTreeMap<OsString, OsString> {
         let mut environment = self.template.environment.clone();
         let mut set = |name: String, value: String| {
@@ -256,6 +266,11 @@ impl Work {
         set("IPCLUSTER_SEAT".to_owned(), order.seat.to_string());
         set("IPCLUSTER_WORKERS".to_owned(), order.workers.to_string());
         set("IPCLUSTER_GENERATION".to_owned(), order.generation.to_string());
+        if self.template.speaks_protocol {
+            set("__ZWORKER__".to_owned(), "TRUE".to_owned());
+            set("__ZWORKER__BAND__".to_owned(), order.seat.to_string());
+            set("__ZWORKER__NUM_WORKERS__".to_owned(), order.workers.to_string());
+        }
         environment
     }
 }

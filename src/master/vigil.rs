@@ -305,6 +305,12 @@ impl Master {
         }
     }
 
+    /// Whether a worker that has joined over the control socket answers there.
+    pub(super) fn heard_on_link(&mut self, worker: WorkerId, answers: bool) {
+        let event = self.vigil.health.pinged(worker, answers, self.world.now());
+        self.dispatch_all(event.into_iter().collect());
+    }
+
     fn warn_of_stranger(&mut self) {
         if !std::mem::replace(&mut self.vigil.has_warned, true) {
             tracing::warn!(

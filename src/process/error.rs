@@ -290,6 +290,8 @@ pub enum Operation {
     InspectSocket,
     /// `pidfd_getfd(2)`.
     CopyDescriptor,
+    /// `getsockopt(2)` with `SO_PEERPIDFD` or `SO_PEERCRED`.
+    AskPeer,
 }
 
 impl fmt::Display for Operation {
@@ -324,6 +326,7 @@ impl fmt::Display for Operation {
             Self::Listen => "cannot listen",
             Self::InspectSocket => "this is no listening socket",
             Self::CopyDescriptor => "cannot copy a descriptor",
+            Self::AskPeer => "cannot tell who has connected",
         })
     }
 }

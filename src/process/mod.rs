@@ -28,6 +28,9 @@
 //! [started with](Spawn::start_with): as long as the master has it, no connection that waits in its
 //! queue is lost with the worker. [`passed_sockets`] is the worker's side.
 //!
+//! [`peer_process`] says who is at the other end of a Unix socket, and [`session_of`] to which worker
+//! that process belongs.
+//!
 //! [`send_descriptors`] and [`receive_descriptors`] pass open files on to another process.
 //!
 //! This room stands on `netlink` alone: it knows no cluster, seat or generation.
@@ -49,6 +52,7 @@ mod notify;
 mod output;
 mod owner;
 mod passing;
+mod peer;
 mod pidfd;
 mod ports;
 mod service_manager;
@@ -72,6 +76,7 @@ pub use notify::{Message, NotifySocket, Received, Sender, Word, parse as parse_n
 pub use output::{Output, OutputReader, Printed};
 pub use owner::{ListenTable, Reach, Transport};
 pub use passing::Passed;
+pub use peer::{peer_process, session_of};
 pub use pidfd::{Delivery, Exit, PidFd};
 pub use ports::PortPool;
 pub use service_manager::ServiceManager;

@@ -173,10 +173,23 @@ impl NotifySocket {
     /// [`ProcessError::NotifySocket`]: the path is too long, taken by something that is no socket of this
     /// user, or cannot be made.
     pub fn bind(path: &Path) -> Result<Self, ProcessError> {
+        Self::bind_with_mode(path, 0o600)
+    }
+
+    /// The same for this user and the group that the socket is made with: that of a directory with
+    /// the setgid bit, or else of the thread (see [`in_group`](super::in_group)).
+    ///
+    /// # Errors
+    /// As [`Self::bind`].
+    pub fn bind_for_group(path: &Path) -> Result<Self, ProcessError> {
+        Self::bind_with_mode(path, 0o660)
+    }
+
+    fn bind_with_mode(path: &Path, mode: u32) -> Result<Self, ProcessError> {
         let failed = |error: io::Error| notify_error(path, errno_of(&error));
         remove_stale(path)?;
         let socket = UnixDatagram::bind(path).map_err(failed)?;
-        fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(failed)?;
+        fs::set_permissions(path, Permissions::from_mode(mode)).map_err(failed)?;
         socket.set_nonblocking(true).map_err(failed)?;
         sys::ask_for_senders(socket.as_fd()).map_err(|errno| notify_error(path, errno))?;
         Ok(Self { path: path.to_owned(), socket })

@@ -37,6 +37,11 @@ impl PidFd {
         Ok(Self { descriptor: Arc::new(descriptor), pid })
     }
 
+    /// A pidfd that came by another way, and the number of its process.
+    pub(super) fn from_descriptor(descriptor: OwnedFd, pid: u32) -> Self {
+        Self { descriptor: Arc::new(descriptor), pid }
+    }
+
     /// The process's number, for messages and for `/proc`.
     pub fn pid(&self) -> u32 {
         self.pid

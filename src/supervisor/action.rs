@@ -44,6 +44,18 @@ pub enum Action {
     /// [`Event::RestoreFailed`](super::Event::RestoreFailed). While a [`Self::Verify`] or this is
     /// outstanding there is no [`Self::Commit`], and the other way round.
     Restore(Plan),
+    /// Tell a worker that has [joined](super::Event::Joined) that no new connections will come, and
+    /// that it is to finish those that it has.
+    TellRetire {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// Tell a worker that has [joined](super::Event::Joined) to end. Answered by
+    /// [`Event::Deaf`](super::Event::Deaf) if it does not answer or will not; else by its exit.
+    TellDie {
+        /// The worker.
+        worker: WorkerId,
+    },
     /// Send SIGTERM to the worker's process group.
     Terminate {
         /// The worker.

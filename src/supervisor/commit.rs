@@ -39,6 +39,7 @@ impl Supervisor {
             };
             if let Some(ready) = ready {
                 worker.stage = Stage::Live { ready, since: now };
+                worker.speech.serves_again();
             }
         }
         let took_over = matches!(self.phase, Phase::Starting(Start::Takeover));

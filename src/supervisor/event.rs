@@ -23,8 +23,36 @@ pub enum Event {
         /// Its process id, for display alone.
         pid: u32,
         /// The worker ports it was given, in the order of
+        /// [`Listeners::public_ports`](crate::plan::Listeners::public_ports). Empty for one that
+        /// picks them itself: [`Self::PortsReported`] follows.
+        ports: Arc<[Port]>,
+    },
+    /// A worker that picks its ports itself has told them, and sockets of its own listen there. It
+    /// keeps them for as long as it lives.
+    PortsReported {
+        /// The worker.
+        worker: WorkerId,
+        /// Its worker ports, in the order of
         /// [`Listeners::public_ports`](crate::plan::Listeners::public_ports).
         ports: Arc<[Port]>,
+    },
+    /// A worker has connected to the control socket, and can be told things.
+    Joined {
+        /// The worker.
+        worker: WorkerId,
+        /// It knows already that it is retired: an earlier connection has told it.
+        knows_retired: bool,
+    },
+    /// The connection of a worker that had joined has ended. It may come back.
+    Parted {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// A worker did not answer what it was told to do ([`Action::TellDie`](super::Action::TellDie)),
+    /// or will not do it.
+    Deaf {
+        /// The worker.
+        worker: WorkerId,
     },
     /// An [`Action::Spawn`](super::Action::Spawn) failed: there is no process.
     SpawnFailed {

@@ -63,6 +63,12 @@ pub enum Silence {
         /// The limit that is over.
         limit: Duration,
     },
+    /// It has joined over the control socket, and has said nothing there for so long, also when asked;
+    /// or its connection has ended so long ago.
+    Ping {
+        /// The limit that is over.
+        limit: Duration,
+    },
 }
 
 impl fmt::Display for Silence {
@@ -76,6 +82,7 @@ impl fmt::Display for Silence {
             Self::Watchdog { limit } => write!(f, "no WATCHDOG=1 for {limit:?}"),
             Self::Trigger => f.write_str("it said WATCHDOG=trigger"),
             Self::Probe { limit } => write!(f, "no answer with status 200 for {limit:?}"),
+            Self::Ping { limit } => write!(f, "no word on the control socket for {limit:?}"),
         }
     }
 }

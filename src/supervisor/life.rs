@@ -14,6 +14,7 @@ impl Supervisor {
                 Stage::Starting => self.time_out(id, now),
                 Stage::Retired(_) => self.end(id, Why::DrainLimit, now),
                 Stage::Recalled(_) => self.recall_timed_out(id, now),
+                Stage::Dying { ending: Ending::Told { .. }, .. } => self.terminate(id, now),
                 Stage::Dying { .. } => self.kill(id),
                 Stage::Ready { .. } | Stage::Live { .. } => {}
             }
@@ -43,6 +44,7 @@ impl Supervisor {
             Stage::Ready { .. } | Stage::Live { .. } => None,
             Stage::Retired(retirement) => retirement.deadline(&self.settings),
             Stage::Recalled(recall) => recall.deadline(),
+            Stage::Dying { ending: Ending::Told { terminate_at }, .. } => Some(*terminate_at),
             Stage::Dying { ending: Ending::Asked { kill_at }, .. } => Some(*kill_at),
             Stage::Dying { .. } => None,
         }
@@ -109,11 +111,24 @@ impl Supervisor {
         self.terminate_if_spawned(id, now);
     }
 
+    /// Tells it to end, where it can be told, or has a signal say so.
     pub(super) fn terminate_if_spawned(&mut self, id: WorkerId, now: Moment) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if let Stage::Dying { ending: ending @ Ending::Unspawned, .. } = &mut worker.stage
             && worker.pid.is_some()
         {
+            if worker.speech.has_joined() && !self.settings.die.is_zero() {
+                *ending = Ending::Told { terminate_at: now.after(self.settings.die) };
+                self.actions.push(Action::TellDie { worker: id });
+            } else {
+                self.terminate(id, now);
+            }
+        }
+    }
+
+    pub(super) fn terminate(&mut self, id: WorkerId, now: Moment) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        if let Stage::Dying { ending, .. } = &mut worker.stage {
             *ending = Ending::Asked { kill_at: now.after(self.settings.die) };
             self.actions.push(Action::Terminate { worker: id });
         }

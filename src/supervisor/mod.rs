@@ -74,7 +74,9 @@
 //!
 //! `Starting`, `Live`, `Retired`, `Dying`, gone: see [`WorkerState`]. A worker is retired only when
 //! a plan that does not name it is in force, and asked to end only when all connections that were
-//! sent to it have been accepted and have ended, or its drain limit is over. A stop first closes
+//! sent to it have been accepted and have ended, or its drain limit is over. One that has joined by
+//! the control socket is told both: to retire, when nobody waits in its accept queue any more, and
+//! to end, before a signal says so. A stop first closes
 //! the plan to new connections and then retires all workers in the same way.
 //!
 //! What ends a retired worker before its connections have ended, and what of it clients see:
@@ -104,6 +106,7 @@ mod kernel;
 mod life;
 mod moment;
 mod notice;
+mod peers;
 mod pressure;
 mod repair;
 mod replacement;

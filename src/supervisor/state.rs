@@ -165,11 +165,15 @@ impl Supervisor {
             Event::Spawned { worker: id, pid, ports } => {
                 if let Some(worker) = self.workers.get_mut(&id) {
                     worker.pid = Some(pid);
-                    worker.ports = Some(ports);
+                    worker.ports = Some(ports).filter(|ports| !ports.is_empty());
                     worker.holds_sockets = self.settings.holds_sockets;
                     self.terminate_if_spawned(id, now);
                 }
             }
+            Event::PortsReported { worker, ports } => self.ports_reported(worker, ports),
+            Event::Joined { worker, knows_retired } => self.joined(worker, knows_retired),
+            Event::Parted { worker } => self.parted(worker),
+            Event::Deaf { worker } => self.deaf(worker, now),
             Event::SpawnFailed { worker, reason } => self.spawn_failed(worker, reason, now),
             Event::Ready { worker } => self.ready(worker, now),
             Event::Lacks { worker, lack } => self.lacks(worker, lack, now),
@@ -218,6 +222,7 @@ impl Supervisor {
         self.let_leave(now);
         self.advance_clearings(now);
         self.relieve(now);
+        self.tell_retired(now);
         self.look_after_rules(now);
         self.spawn_missing(now);
         self.look_after_estates(now);
@@ -267,11 +272,13 @@ impl Supervisor {
         let Sockets { queued, half_open, established, .. } = sockets;
         worker.facts.connections =
             Some(queued.saturating_add(half_open).saturating_add(established));
-        if let Stage::Retired(retirement) = &mut worker.stage
-            && retirement.report(sockets, now)
-            && !self.is_kept(id, now)
-        {
-            self.end(id, Why::Drained, now);
+        if let Stage::Retired(retirement) = &mut worker.stage {
+            let is_drained = retirement.report(sockets, now);
+            // Also where it has nothing left to finish: it is told to retire before it is told to end.
+            self.tell_retired(now);
+            if is_drained && !self.is_kept(id, now) {
+                self.end(id, Why::Drained, now);
+            }
         }
     }
 

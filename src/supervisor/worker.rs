@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::health::Health;
+use super::peers::Speech;
 use super::replacement::Facts;
 use super::rollback::Recall;
 use super::{Cause, Moment, Notice, Retirement};
@@ -31,7 +32,7 @@ pub struct Worker {
     pub generation: Generation,
     /// Its worker ports, in the order of
     /// [`Listeners::public_ports`](crate::plan::Listeners::public_ports); `None` until its
-    /// process runs.
+    /// process runs, and if it picks them itself until it has told them.
     pub ports: Option<Arc<[Port]>>,
     /// Its process id, for display alone; `None` until its process runs.
     pub pid: Option<u32>,
@@ -56,6 +57,8 @@ pub struct Worker {
     pub(super) is_finisher: bool,
     /// How many finishers in a row its sockets have had, itself included.
     pub(super) finishers: u32,
+    /// Whether it can be told things, and what it was told.
+    pub(super) speech: Speech,
 }
 
 /// Where a worker is in its life, in the words of DESIGN and of `status`.
@@ -105,6 +108,8 @@ pub(super) enum Stage {
 pub(super) enum Ending {
     /// Whether it was spawned at all is not known yet.
     Unspawned,
+    /// It was told to end; SIGTERM follows.
+    Told { terminate_at: Moment },
     /// SIGTERM was sent; SIGKILL follows.
     Asked { kill_at: Moment },
     /// SIGKILL was sent.
@@ -130,6 +135,7 @@ impl Worker {
             is_heir: false,
             is_finisher: false,
             finishers: 0,
+            speech: Speech::default(),
         }
     }
 
@@ -203,7 +209,7 @@ impl Worker {
         }
     }
 
-    /// How the plan names it; `None` until its process runs.
+    /// How the plan names it; `None` until its ports are known.
     pub(super) fn occupant(&self) -> Option<Occupant> {
         Some(Occupant { generation: self.generation, ports: Arc::clone(self.ports.as_ref()?) })
     }

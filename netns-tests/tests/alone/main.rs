@@ -9,6 +9,7 @@ mod death;
 mod flush;
 mod foreign;
 mod health;
+mod hostile;
 mod in_flight;
 mod lab_load;
 mod memory;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
         flush,
         foreign,
         health,
+        hostile,
         in_flight,
         lab_load,
         memory,

@@ -28,6 +28,7 @@ mod lab_namespaces;
 mod local_clients;
 mod master;
 mod metrics;
+mod older;
 mod output;
 mod overlap;
 mod ownership;
@@ -75,6 +76,7 @@ fn main() -> ExitCode {
         master,
         metrics,
         output,
+        older,
         overlap,
         ownership,
         ports,

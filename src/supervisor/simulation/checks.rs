@@ -30,6 +30,12 @@ fn check_action(world: &World, action: &Action) {
             assert!(!is_stopping || world.serves_who_waits(*worker), "a spawn while stopping");
         }
         Action::Commit(plan) => check_commit(world, plan),
+        Action::TellDie { worker } => check_end(world, *worker),
+        // Of one that was told to end it was checked then.
+        Action::Terminate { worker } if world.process_of(*worker).is_some_and(|it| it.told) => {
+            let is_first = world.process_of(*worker).is_some_and(|it| !it.signalled);
+            assert!(is_first, "{worker} terminated twice");
+        }
         Action::Terminate { worker } => check_end(world, *worker),
         Action::Kill { worker } => {
             let process = world.process_of(*worker);
@@ -54,7 +60,8 @@ fn check_commit(world: &World, plan: &Plan) {
         let Some(occupant) = occupant else { continue };
         let pid = world.pid_with(occupant).expect("a worker that has not been seen to die");
         let process = &world.processes[&pid];
-        assert!(process.ready && !process.signalled, "seat {seat} goes to {process:?}");
+        let is_fine = process.ready && !process.signalled && !process.told;
+        assert!(is_fine, "seat {seat} goes to {process:?}");
         // Whose successor died before anybody was told of it goes on.
         let is_leaving = process.worker.is_some_and(|id| world.policy.leaving.contains(&id));
         // An heir that got ready while its sockets were just taken out of force comes in now.
@@ -130,6 +137,8 @@ fn check_targets(world: &World) {
         assert_eq!(world.state_of(pid), Some(WorkerState::Live), "in force, but not live");
         assert!(world.processes[&pid].ready, "in force, but not ready");
     }
+    let is_ending = |p: &Process| p.signalled || p.told;
+    let can_serve = |p: &Process| p.ready && !is_ending(p) && !p.unfit && p.left_at.is_none();
     if world.managed().any(can_serve) {
         for last in 0..16 {
             let client = IpAddr::from([10, 8, 1, last]);

@@ -84,7 +84,7 @@ fn taken_over(world: &mut World) {
     }
 }
 
-/// A worker that was left out because it was silent drains from its retirement on, not before.
+/// A worker that was left out because of its health drains from its retirement on, not before.
 fn follow(world: &mut World) {
     let is_retired = |pid: &Pid| world.state_of(*pid) == Some(WorkerState::Retired);
     let retired: Vec<Pid> = world.processes.keys().copied().filter(is_retired).collect();
@@ -157,8 +157,9 @@ impl Process {
         self.answered_at.is_some_and(|at| now.since(at) <= LONGEST_RETURN)
     }
 
-    /// Whether a plan may have left it out because of its silence alone.
+    /// Whether a plan may have left it out because it does not answer or stops: it is retired later, if
+    /// ever, and until then it serves again if nobody else is left.
     pub(super) fn may_be_aside(&self, now: Moment) -> bool {
-        self.worker.is_some() && (self.silent || self.was_ill(now))
+        self.worker.is_some() && (self.silent || self.stops || self.was_ill(now))
     }
 }

@@ -42,8 +42,8 @@ fn spawned(world: &mut World, pid: Pid) {
     }
     let process = world.processes.get_mut(&pid).expect("it was asked for");
     process.stubborn = stubborn;
-    let ports = process.ports.clone();
     super::topic::TOPICS.iter().for_each(|topic| (topic.born)(world, pid));
+    let ports = super::peers::ports_at_spawn(world, pid);
     world.tell_of(pid, |worker| Event::Spawned { worker, pid: pid.0, ports });
 }
 
@@ -76,6 +76,8 @@ fn listens(world: &mut World, pid: Pid) {
         delay += world.random.millis(10..1_000);
     }
     world.schedule_for_master(delay, move |world| {
+        // Where it listens it has to say before.
+        super::peers::report_ports(world, pid);
         if let Some(process) = world.processes.get_mut(&pid).filter(|process| process.is_alive()) {
             process.ready = true;
             world.heir_is_ready(pid);

@@ -152,9 +152,8 @@ fn check_reply(world: &World, request: RequestId, outcome: Result<&Done, &Refusa
         (Request::ClearRetired, Ok(Done::Cleared { .. })) => {}
         (Request::Retire { .. }, Ok(Done::Retired { pid, .. })) => {
             let pid = Pid(pid.expect("it has run"));
-            let has_left = |process: &Process| {
-                process.left_at.is_some() || process.stops || process.may_be_aside(world.now)
-            };
+            let has_left =
+                |process: &Process| process.left_at.is_some() || process.may_be_aside(world.now);
             assert!(world.processes.get(&pid).is_none_or(has_left), "{pid:?} is not retired");
         }
         (Request::Retire { .. }, Err(refusal)) => {

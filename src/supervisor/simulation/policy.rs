@@ -266,7 +266,7 @@ fn check_action(world: &World, action: &Action) {
             assert_eq!(*nice, world.settings.retire.renice);
             // An heir is retired although no plan has named it: clients may have come by its sockets.
             let is_out = |process: &Process| {
-                let may_be_aside = process.stops || process.may_be_aside(world.now);
+                let may_be_aside = process.may_be_aside(world.now);
                 process.left_at.is_some() || may_be_aside || process.is_heir
             };
             let is_out = world.process_of(*worker).is_none_or(is_out);
@@ -293,7 +293,7 @@ fn check_replacement(world: &World, plan: &Plan) {
         let live = pid.filter(|pid| world.state_of(*pid) == Some(WorkerState::Live));
         let process = live.map(|pid| &world.processes[&pid]);
         let serves = |process: &&Process| {
-            let may_be_aside = process.stops || process.may_be_aside(world.now);
+            let may_be_aside = process.may_be_aside(world.now);
             process.worker.is_some() && !process.signalled && !may_be_aside
         };
         if process.filter(serves).is_some() && seat.index() < plan.seats().len() {
@@ -335,7 +335,7 @@ fn check_ending(world: &World, id: WorkerId, why: Why) {
     let Some(process) = world.process_of(id) else { return };
     match why {
         Why::LowMemory | Why::Cleared | Why::HighMemory => {
-            let is_aside = process.stops || process.may_be_aside(world.now);
+            let is_aside = process.may_be_aside(world.now);
             let is_out = process.left_at.is_some() || is_aside;
             assert!(is_out, "{id} is live, and ended: {why}");
         }

@@ -34,6 +34,14 @@ pub(super) struct Process {
     pub(super) stops: bool,
     /// It got SIGTERM or SIGKILL.
     pub(super) signalled: bool,
+    /// It was told to end.
+    pub(super) told: bool,
+    /// It picks its ports itself, and has not told them.
+    pub(super) keeps_ports: bool,
+    /// It is connected to the control socket.
+    pub(super) has_joined: bool,
+    /// It was told that it is retired.
+    pub(super) knows_retired: bool,
     /// SIGTERM does nothing to it.
     pub(super) stubborn: bool,
     /// It does not run any more; the supervisor may not know yet.
@@ -81,6 +89,10 @@ impl Process {
             answered_at: None,
             stops: false,
             signalled: false,
+            told: false,
+            keeps_ports: false,
+            has_joined: false,
+            knows_retired: false,
             stubborn: false,
             dead: false,
             was_named: false,

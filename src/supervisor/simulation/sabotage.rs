@@ -66,6 +66,8 @@ pub(super) enum Fault {
     ForgetsWhoLent,
     /// Retired workers serve again without a look whether they listen.
     RecallsBlindly,
+    /// A worker is told that it is retired while clients wait in its queue.
+    TellsToRetireTooEarly,
     /// The number of a generation that was given up is used again.
     ReusesANumber,
     /// A worker that leaves is taken out of force before its successor is ready.
@@ -115,6 +117,7 @@ pub(super) const FAULTS: &[(Fault, &str)] = &[
     (Fault::MovesOthersForATrial, "a client moves that does not get the canary"),
     (Fault::ForgetsWhoLent, "a lent slot went back to another seat"),
     (Fault::RecallsBlindly, "a retired worker gets new connections again"),
+    (Fault::TellsToRetireTooEarly, "told to retire"),
     (Fault::ReusesANumber, "an old number for a new generation"),
     (Fault::RetiresFirst, "vacated although its worker lives"),
     (Fault::ForgetsTheBudget, "beyond the budget"),
@@ -289,6 +292,12 @@ impl Sabotage {
                     supervisor.fell_silent(worker, Silence::Stopped, world.now);
                     supervisor.actions.clear();
                 }
+            }
+            Fault::TellsToRetireTooEarly => {
+                let is_it =
+                    |it: &&Worker| it.speech.has_joined() && matches!(it.stage, Stage::Retired(_));
+                let worker = supervisor.workers().find(is_it).map(|it| it.id);
+                actions.extend(worker.map(|worker| Action::TellRetire { worker }));
             }
             Fault::ReusesANumber => supervisor.last_generation = Generation::FIRST,
             Fault::RetiresFirst => {

@@ -7,7 +7,7 @@ use super::process::{Pid, Process};
 use super::random::Random;
 use super::sabotage::Sabotage;
 use super::topic::TOPICS;
-use super::{canary, crash, held, kernel, operators, policy, time};
+use super::{canary, crash, held, kernel, operators, peers, policy, time};
 use crate::plan::{Generation, Listeners, Occupant, Partition, Plan, Port, Seat, Weights};
 use crate::supervisor::{
     Action, Backoff, Event, Moment, Settings, Start, Supervisor, Worker, WorkerId, WorkerState,
@@ -43,6 +43,7 @@ pub(super) struct World {
     pub(super) crash: crash::State,
     pub(super) canary: canary::State,
     pub(super) held: held::State,
+    pub(super) peers: peers::State,
     pub(super) sabotage: Option<Sabotage>,
     /// Every event and action, if somebody wants to read them.
     pub(super) journal: Option<Vec<String>>,
@@ -99,6 +100,7 @@ impl World {
             crash: crash::State::default(),
             canary: canary::State::default(),
             held: held::State::default(),
+            peers: peers::State::default(),
             sabotage: None,
             journal: None,
         };
@@ -293,6 +295,7 @@ impl World {
                 process.was_named = true;
                 process.left_at = None;
                 process.quiet_reports = 0;
+                (process.was_quiet, process.knows_retired) = (false, false);
             } else if process.was_named && !process.may_be_aside(self.now) {
                 process.left_at.get_or_insert(self.now);
             }

@@ -7,6 +7,7 @@ mod estate;
 mod give_up;
 mod health;
 mod memory;
+mod peers;
 mod reload;
 mod repair;
 mod retire;
@@ -32,6 +33,8 @@ struct Bench {
     killed: Vec<WorkerId>,
     bequeathed: Vec<(WorkerId, WorkerId)>,
     closed: Vec<WorkerId>,
+    told_to_retire: Vec<u64>,
+    told_to_die: Vec<u64>,
     replies: Vec<Result<Done, Refusal>>,
     removed: bool,
     finished: bool,
@@ -60,6 +63,8 @@ impl Bench {
             killed: Vec::new(),
             bequeathed: Vec::new(),
             closed: Vec::new(),
+            told_to_retire: Vec::new(),
+            told_to_die: Vec::new(),
             replies: Vec::new(),
             removed: false,
             finished: false,
@@ -105,6 +110,8 @@ impl Bench {
                     self.spawned.push((worker, seat, generation));
                 }
                 Action::Commit(plan) => assert!(self.commit.replace(plan).is_none()),
+                Action::TellRetire { worker } => self.told_to_retire.push(worker.0),
+                Action::TellDie { worker } => self.told_to_die.push(worker.0),
                 Action::Terminate { worker } => self.terminated.push(worker),
                 Action::Kill { worker } => self.killed.push(worker),
                 Action::Bequeath { from, to } => self.bequeathed.push((from, to)),
@@ -244,6 +251,10 @@ fn events_of_strangers_and_answers_to_nothing_are_passed_over() {
         Event::Exited { worker, exit: Exit::Code(0), last_lines: vec![] },
         Event::SpawnFailed { worker, reason: String::new() },
         Event::Connections { worker, sockets: IDLE },
+        Event::PortsReported { worker, ports: Arc::new([]) },
+        Event::Joined { worker, knows_retired: false },
+        Event::Parted { worker },
+        Event::Deaf { worker },
         Event::Committed,
         Event::CommitFailed { reason: String::new() },
         Event::Verified(Finding::Differs { what: String::new() }),

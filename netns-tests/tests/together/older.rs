@@ -1,0 +1,282 @@
+//! Workers of the older system join our master as they are, and what says that it is one gets nothing.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use ipcluster::lab::{Held, Load, Network, Pace};
+use netns_tests::{Case, Cluster, Lab, Need, member, signal, wait_until};
+use nix::sys::signal::Signal;
+
+pub(crate) fn cases() -> Vec<Case> {
+    let older = |name, body| Case::new(name, body).needs(Need::Ipcluster).needs(Need::Node);
+    vec![
+        older("they_join_serve_and_are_told_to_retire_and_to_die", reload),
+        older("they_ask_for_their_retirement_and_are_missed_when_they_hang", asks_and_hangs),
+        older("they_reconnect_and_a_master_that_does_not_know_them_says_so", restart),
+        older("one_that_does_not_answer_an_order_gets_a_signal", deaf),
+        older("what_a_worker_says_of_itself_has_to_be_so", liars),
+        older("one_worker_has_one_seat", twice),
+        Case::new("who_is_no_worker_gets_nothing", strangers).needs(Need::Ipcluster),
+        Case::new("a_worker_in_rust_joins_and_is_told", sdk).needs(Need::Ipcluster),
+        Case::new("a_socket_that_is_not_ours_is_refused_and_stays", sockets).needs(Need::Ipcluster),
+    ]
+}
+
+const SECONDS: Duration = Duration::from_secs(10);
+
+/// Where workers of the older system look for their master.
+fn socket(lab: &Lab) -> PathBuf {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    lab.directory().join(format!("{}.zsocket", host.trim()))
+}
+
+fn command() -> [std::ffi::OsString; 2] {
+    let worker = Path::new(env!("CARGO_MANIFEST_DIR")).join("workers/older.js");
+    ["node".into(), worker.into()]
+}
+
+fn older(lab: &Lab, workers: u16) -> Cluster<'_> {
+    Cluster::on(lab, [Network::server_v4(80)], workers)
+        .environment("TMPDIR", lab.directory().to_str().unwrap())
+        .argument("--ready=protocol")
+        .argument("--env=OLDER_*")
+        .argument("--socket")
+        .argument(socket(lab))
+}
+
+fn wait_for_log(cluster: &Cluster<'_>, text: &str) {
+    let begin = Instant::now();
+    while !cluster.log().contains(text) {
+        assert!(begin.elapsed() < SECONDS, "no {text:?} in\n{}", cluster.log());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn reload(lab: &Lab) {
+    let mut cluster = older(lab, 2).start_with(&command(), 2);
+    let before = cluster.status();
+    for worker in before.live() {
+        let port = worker.ports["80"];
+        assert!(!(20_000..30_000).contains(&port), "it picks its port itself: {port}");
+    }
+    assert!(cluster.log().contains("outside of worker_ports"), "{}", cluster.log());
+    let client = Network::clients_v4(1).next().unwrap();
+    let mut held = Held::open(lab.client(), client, Network::server_v4(80)).unwrap();
+    let load = Load::to([Network::server_v4(80)])
+        .from(Network::clients_v4(200))
+        .pace(Pace::Rate(200.0))
+        .start(lab.client())
+        .unwrap();
+    let answers = |more: u64| {
+        let goal = load.counters().answered + more;
+        wait_until("answers", 2 * SECONDS, || load.counters().answered >= goal);
+    };
+    answers(200);
+    cluster.reload();
+    answers(200);
+    let seat = held.by().seat;
+    wait_for_log(&cluster, &format!("seat {seat} | order retire\n"));
+    held.echo("served on by a retired worker").unwrap();
+    assert!(!cluster.log().contains(&format!("seat {seat} | order die\n")), "{}", cluster.log());
+    drop(held);
+    cluster.wait_until_settled(2);
+    let report = load.stop();
+    assert_eq!(report.failed(), 0, "{report}");
+    assert_eq!(report.changed_worker().len(), 200);
+    let log = cluster.log();
+    for seat in 0..2 {
+        let told = |order: &str| log.matches(&format!("seat {seat} | order {order}\n")).count();
+        assert_eq!((told("retire"), told("die")), (1, 1), "seat {seat}\n{log}");
+        assert_eq!(log.matches(&format!("seat {seat} | joined\n")).count(), 2);
+    }
+    assert!(!log.contains("SIGTERM"), "an order was enough:\n{log}");
+    cluster.succeed("stop", &[]);
+    assert!(cluster.master().wait(SECONDS).success());
+    assert!(!socket(lab).exists(), "the socket goes with its master");
+}
+
+fn asks_and_hangs(lab: &Lab) {
+    let cluster = older(lab, 2).argument("--ping-timeout=1s").start_with(&command(), 2);
+    let pids = cluster.status().pids();
+    signal(pids[&0], Signal::SIGUSR1);
+    wait_for_log(&cluster, "seat 0 | answer ok\n");
+    wait_for_log(&cluster, "a worker asks for its retirement");
+    signal(pids[&1], Signal::SIGSTOP);
+    let begin = Instant::now();
+    wait_for_log(&cluster, "a worker does not answer");
+    let took = begin.elapsed();
+    assert!(took < Duration::from_secs(3), "seen after {took:?}");
+    signal(pids[&1], Signal::SIGCONT);
+    wait_for_log(&cluster, "a worker answers again");
+    wait_for_log(&cluster, "seat 1 | order info\n");
+}
+
+fn restart(lab: &Lab) {
+    let mut cluster = older(lab, 2).start_with(&command(), 2);
+    let load = Load::to([Network::server_v4(80)])
+        .from(Network::clients_v4(100))
+        .pace(Pace::Rate(200.0))
+        .start(lab.client())
+        .unwrap();
+    let answers = |more: u64| {
+        let goal = load.counters().answered + more;
+        wait_until("answers", 2 * SECONDS, || load.counters().answered >= goal);
+    };
+    answers(100);
+    let before = cluster.status();
+    cluster.kill_master();
+    assert!(socket(lab).symlink_metadata().unwrap().file_type().is_socket());
+    answers(100);
+    cluster.start_master(&command());
+    let after = cluster.wait_for("workers of the next master", |status| {
+        status.generation > before.generation && status.live().len() == 2
+    });
+    answers(100);
+    wait_for_log(&cluster, "is no process of a worker of this master");
+    for (pid, old) in after.pids().values().zip(before.pids().values()) {
+        assert_ne!(pid, old);
+    }
+    let report = load.stop();
+    assert_eq!(report.failed(), 0, "{report}");
+}
+
+fn deaf(lab: &Lab) {
+    let mut cluster = older(lab, 1).environment("OLDER_DEAF", "die").start_with(&command(), 1);
+    let begin = Instant::now();
+    cluster.succeed("stop", &[]);
+    assert!(cluster.master().wait(SECONDS).success());
+    let log = cluster.log();
+    assert!(log.contains("seat 0 | order die\n") && log.contains("seat 0 | SIGTERM\n"), "{log}");
+    assert!(log.contains("did not answer an order"), "{log}");
+    assert!(begin.elapsed() < Duration::from_secs(4), "not before the time to die was over");
+}
+
+fn liars(lab: &Lab) {
+    // Somebody else's port.
+    let other = lab.greeter(2222, 0);
+    for (fields, refusal) in [
+        (r#"{"portmap":{"80":2222}}"#, "no socket of this worker listens on 2222"),
+        (r#"{"portmap":{"80":80}}"#, "80 is a public port of this cluster"),
+        (r#"{"portmap":{"81":2222}}"#, "81 is no public port of this cluster"),
+        (r#"{"band":1}"#, "band: 1, but this worker holds seat 0"),
+        (r#"{"pid":1}"#, "pid: 1 is not the process that says so"),
+        (r#"{"pid":"1"}"#, "pid: expected a process id"),
+        (r#"{"mem":{"rss":-5}}"#, "mem: expected an object"),
+        (r#"{"__type":"ping"}"#, "ping: not before info"),
+    ] {
+        let mut cluster =
+            older(lab, 1).environment("OLDER_FIELDS", fields).argument("--ready-timeout=30s");
+        cluster.start_master(&command());
+        wait_for_log(&cluster, refusal);
+        let status = cluster.status();
+        assert!(status.live().is_empty(), "{fields}: {status:#?}");
+        cluster.succeed("stop", &["--now"]);
+        assert!(cluster.master().wait(SECONDS).success());
+    }
+    drop(other);
+}
+
+fn twice(lab: &Lab) {
+    let cluster = older(lab, 1).environment("OLDER_TWICE", "yes").start_with(&command(), 1);
+    wait_for_log(&cluster, "seat 0 | second: error this worker is connected already\n");
+    let log = cluster.log();
+    assert!(!log.contains("parted"), "the first connection is left alone:\n{log}");
+}
+
+/// A connection by hand.
+struct Raw(BufReader<UnixStream>);
+
+impl Raw {
+    fn connect(path: &Path) -> Self {
+        let stream = UnixStream::connect(path).unwrap();
+        stream.set_read_timeout(Some(SECONDS)).unwrap();
+        Self(BufReader::new(stream))
+    }
+
+    fn send(&mut self, bytes: &[u8]) {
+        self.0.get_mut().write_all(bytes).unwrap();
+    }
+
+    /// What comes until the end of the connection.
+    fn rest(mut self) -> String {
+        let mut all = Vec::new();
+        // A connection that is closed with something unread is reset.
+        while !matches!(self.0.read_until(b'\n', &mut all), Ok(0) | Err(_)) {}
+        String::from_utf8_lossy(&all).into_owned()
+    }
+}
+
+fn strangers(lab: &Lab) {
+    let path = socket(lab);
+    let cluster = Cluster::new(lab, 2).argument("--socket").argument(&path).start(2);
+    let control = PathBuf::from("/run/ipcluster/t.sock");
+    let port = cluster.status().live()[0].ports["80"];
+    let info = format!(
+        "{{\"__type\":\"info\",\"__messageID\":3,\"pid\":{},\"mem\":{{\"rss\":1}},\
+         \"portmap\":{{\"80\":{port}}},\"band\":0}}\n",
+        std::process::id()
+    );
+    for path in [&path, &control] {
+        // The very ports and seat of a worker, from a process that is none.
+        let mut stranger = Raw::connect(path);
+        stranger.send(info.as_bytes());
+        let answer = stranger.rest();
+        assert!(answer.contains("\"__messageID\":3") && answer.contains("\"error\""), "{answer}");
+        assert!(answer.contains("is no process of a worker of this master"), "{answer}");
+    }
+    for line in ["null", "[]", "1", "\"x\"", "{\"v\":1,\"command\":\"stop\"}", "{\"__type\":1}"] {
+        let mut stranger = Raw::connect(&path);
+        stranger.send(format!("{line}\n").as_bytes());
+        assert!(stranger.rest().contains("error"), "{line}");
+    }
+    let mut endless = Raw::connect(&path);
+    endless.send(&[b'x'; 65_537]);
+    assert!(endless.rest().contains("line of more than 65536 bytes"));
+    let mut slow = Raw::connect(&path);
+    slow.send(b"{");
+    let begin = Instant::now();
+    assert!(slow.rest().contains("no complete line within 5 s"));
+    assert!(begin.elapsed() < Duration::from_secs(7));
+    assert_eq!(cluster.status().live().len(), 2);
+    assert_eq!(cluster.status().generation, 1);
+}
+
+fn sdk(lab: &Lab) {
+    let mut cluster = Cluster::new(lab, 2).start_with(&[member().into()], 2);
+    cluster.reload();
+    cluster.wait_until_settled(2);
+    let log = cluster.log();
+    for seat in 0..2 {
+        let retired = format!("seat {seat} | retired: 0 connections left\n");
+        assert!(log.contains(&retired), "no {retired:?} in\n{log}");
+        let ended = format!("seat {seat}: worker of generation 1 exited with status 0");
+        assert!(log.contains(&ended), "no {ended:?} in\n{log}");
+    }
+}
+
+fn sockets(lab: &Lab) {
+    let (path, precious) = (socket(lab), lab.directory().join("precious"));
+    let refused = |reason: &str| {
+        let mut cluster = Cluster::new(lab, 1).argument("--socket").argument(&path);
+        cluster.start_master(&[netns_tests::greeter().into()]);
+        let status = cluster.master().wait(SECONDS);
+        assert_eq!(status.code(), Some(1), "{}", cluster.log());
+        assert!(cluster.log().contains(reason), "{reason}:\n{}", cluster.log());
+    };
+    std::fs::write(&path, "data").unwrap();
+    refused("expected a socket or nothing");
+    std::fs::rename(&path, &precious).unwrap();
+    std::os::unix::fs::symlink(&precious, &path).unwrap();
+    refused("expected a socket or nothing");
+    assert_eq!(std::fs::read_to_string(&precious).unwrap(), "data");
+    assert!(path.symlink_metadata().unwrap().is_symlink());
+    std::fs::remove_file(&path).unwrap();
+    let served = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    refused("another process listens on it");
+    drop(served);
+    let cluster = Cluster::new(lab, 1).argument("--socket").argument(&path).start(1);
+    assert_eq!(cluster.status().live().len(), 1);
+}

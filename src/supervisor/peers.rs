@@ -1,0 +1,80 @@
+//! Workers that have joined by the control socket: what they tell, and what they are told.
+
+use std::sync::Arc;
+
+use super::worker::{Ending, Stage};
+use super::{Action, Moment, Supervisor, Worker, WorkerId};
+use crate::plan::Port;
+
+/// Whether a worker can be told things, and what it was told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Speech {
+    has_joined: bool,
+    /// It knows that it is retired.
+    knows_retired: bool,
+}
+
+impl Speech {
+    pub(super) fn has_joined(self) -> bool {
+        self.has_joined
+    }
+
+    fn is_to_be_told(self) -> bool {
+        self.has_joined && !self.knows_retired
+    }
+
+    /// It serves again, and what it was told holds no more.
+    pub(super) fn serves_again(&mut self) {
+        self.knows_retired = false;
+    }
+}
+
+impl Supervisor {
+    /// The ports of a worker are what it told first: they may be in force already.
+    pub(super) fn ports_reported(&mut self, id: WorkerId, ports: Arc<[Port]>) {
+        if let Some(worker) = self.workers.get_mut(&id)
+            && matches!(worker.stage, Stage::Starting)
+            && worker.ports.is_none()
+            && !ports.is_empty()
+        {
+            worker.ports = Some(ports);
+        }
+    }
+
+    pub(super) fn joined(&mut self, id: WorkerId, knows_retired: bool) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.speech = Speech { has_joined: true, knows_retired };
+        }
+    }
+
+    pub(super) fn parted(&mut self, id: WorkerId) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.speech.has_joined = false;
+        }
+    }
+
+    /// A worker that does not do what it is told gets a signal at once.
+    pub(super) fn deaf(&mut self, id: WorkerId, now: Moment) {
+        let is_told = self.workers.get(&id).is_some_and(|worker| {
+            matches!(worker.stage, Stage::Dying { ending: Ending::Told { .. }, .. })
+        });
+        if is_told {
+            self.terminate(id, now);
+        }
+    }
+
+    /// Tells workers that they are retired: not before those who were sent to them have been
+    /// accepted, since a worker may stop to listen then; nor while a rollback may call them back.
+    pub(super) fn tell_retired(&mut self, now: Moment) {
+        let is_to_be_told = |worker: &&Worker| worker.is_settled() && worker.speech.is_to_be_told();
+        let settled = self.workers.values().filter(is_to_be_told).map(|worker| worker.id);
+        for id in settled.collect::<Vec<_>>() {
+            if !self.is_kept(id, now)
+                && let Some(worker) = self.workers.get_mut(&id)
+            {
+                worker.speech.knows_retired = true;
+                self.actions.push(Action::TellRetire { worker: id });
+            }
+        }
+    }
+}
