@@ -29,6 +29,7 @@ let socket = null;
 let attempts = 0;
 let messageID = 0;
 let retired = null;
+let mute = false;
 
 const say = (text) => fs.writeSync(1, `${text}\n`);
 
@@ -48,7 +49,7 @@ function facts() {
     return { ...all, ...replaced };
 }
 
-const send = (message) => socket && socket.write(`${JSON.stringify(message)}\n`);
+const send = (message) => socket && !mute && socket.write(`${JSON.stringify(message)}\n`);
 
 function request(kind, reason) {
     messageID += 1;
@@ -121,6 +122,12 @@ function second() {
 
 process.on('SIGUSR1', () => request('retire', 'SIGUSR1'));
 process.on('SIGUSR2', () => process.exit(0));
+// It neither says nor reads anything until the next one, and goes on to serve.
+process.on('SIGHUP', () => {
+    mute = !mute;
+    if (mute) socket.pause();
+    else socket.resume();
+});
 process.on('SIGTERM', () => {
     say('SIGTERM');
     process.exit(0);

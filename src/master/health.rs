@@ -625,6 +625,20 @@ mod tests {
     }
 
     #[test]
+    fn one_that_is_mute_is_silent_until_nothing_else_is_wrong_either() {
+        let mut health = live(Readiness::Tcp, 10, 5);
+        let silence = silent(Silence::Ping { limit: 10 * SECOND });
+        assert_eq!(health.pinged(WORKER, false, at(1_000)), silence);
+        assert_eq!(health.pinged(WORKER, false, at(1_001)), None, "said once");
+        assert_eq!(health.pinged(WORKER, true, at(60_000)), None, "its watchdog is over as well");
+        let fed = health.said(WORKER, vec![Word::Alive], at(60_001)).events;
+        assert_eq!(fed, Vec::from_iter(answered()));
+        let mut health = live(Readiness::Tcp, 10, 5);
+        health.leaves(WORKER);
+        assert_eq!(health.pinged(WORKER, false, at(1_000)), None, "it gets no clients");
+    }
+
+    #[test]
     fn a_worker_is_ready_when_it_listens_and_does_what_else_is_asked() {
         let ready = Some(Event::Ready { worker: WORKER });
         let lacks = |lack| Some(Event::Lacks { worker: WORKER, lack });

@@ -1,7 +1,7 @@
 //! Workers of the older system join our master as they are, and what says that it is one gets nothing.
 
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -21,6 +21,9 @@ pub(crate) fn cases() -> Vec<Case> {
         older("one_worker_has_one_seat", twice),
         Case::new("who_is_no_worker_gets_nothing", strangers).needs(Need::Ipcluster),
         Case::new("a_worker_in_rust_joins_and_is_told", sdk).needs(Need::Ipcluster),
+        Case::new("a_worker_of_another_user_joins_and_is_told", sdk_of_another_user)
+            .needs(Need::Ipcluster)
+            .needs(Need::OtherUsers),
         Case::new("a_socket_that_is_not_ours_is_refused_and_stays", sockets).needs(Need::Ipcluster),
     ]
 }
@@ -99,18 +102,21 @@ fn reload(lab: &Lab) {
 }
 
 fn asks_and_hangs(lab: &Lab) {
-    let cluster = older(lab, 2).argument("--ping-timeout=1s").start_with(&command(), 2);
+    let cluster = older(lab, 2).argument("--ping-timeout=3s").start_with(&command(), 2);
     let pids = cluster.status().pids();
     signal(pids[&0], Signal::SIGUSR1);
     wait_for_log(&cluster, "seat 0 | answer ok\n");
     wait_for_log(&cluster, "a worker asks for its retirement");
-    signal(pids[&1], Signal::SIGSTOP);
+    signal(pids[&1], Signal::SIGHUP);
     let begin = Instant::now();
-    wait_for_log(&cluster, "a worker does not answer");
+    wait_for_log(
+        &cluster,
+        "seat 1: worker of generation 1 does not answer (no word on the control",
+    );
     let took = begin.elapsed();
-    assert!(took < Duration::from_secs(3), "seen after {took:?}");
-    signal(pids[&1], Signal::SIGCONT);
-    wait_for_log(&cluster, "a worker answers again");
+    assert!(took < Duration::from_secs(6), "seen after {took:?}");
+    signal(pids[&1], Signal::SIGHUP);
+    wait_for_log(&cluster, "seat 1: worker of generation 1 answers again, after ");
     wait_for_log(&cluster, "seat 1 | order info\n");
 }
 
@@ -245,7 +251,30 @@ fn strangers(lab: &Lab) {
 }
 
 fn sdk(lab: &Lab) {
-    let mut cluster = Cluster::new(lab, 2).start_with(&[member().into()], 2);
+    join_and_be_told(Cluster::new(lab, 2).start_with(&[member().into()], 2));
+}
+
+/// Who may not enter the directory of the control socket.
+fn sdk_of_another_user(lab: &Lab) {
+    let cluster = Cluster::new(lab, 2).argument("--user=54321").argument("--group=54322");
+    let worker = lab.for_everyone(&member());
+    let cluster = cluster.start_with(&[worker.into()], 2);
+    for pid in cluster.status().pids().values() {
+        let environment = std::fs::read_to_string(format!("/proc/{pid}/environ")).unwrap();
+        let of = |name: &str| {
+            let line = environment.split('\0').find_map(|it| it.strip_prefix(name));
+            PathBuf::from(line.and_then(|it| it.strip_prefix('=')).expect("it is set"))
+        };
+        for path in [of("NOTIFY_SOCKET"), of("IPCLUSTER_SOCKET")] {
+            assert!(path.starts_with("/run/ipcluster-workers"), "{}", path.display());
+            let found = path.symlink_metadata().unwrap();
+            assert_eq!((found.uid(), found.gid(), found.mode() & 0o777), (0, 54_322, 0o660));
+        }
+    }
+    join_and_be_told(cluster);
+}
+
+fn join_and_be_told(mut cluster: Cluster<'_>) {
     cluster.reload();
     cluster.wait_until_settled(2);
     let log = cluster.log();
