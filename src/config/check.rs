@@ -43,10 +43,16 @@ impl Settings {
             value_error(&range.origin, "worker_ports", format!("{}: {reason}", quote(&range.value)))
         })?;
         check_worker_ports(worker_ports, &range.origin, workers.value, &listeners)?;
-        let socket_activation = or_default(self.socket_activation, false).value;
+        let activation = or_default(self.socket_activation, false);
+        let socket_activation = activation.value;
         let backlog = backlog(self.backlog, socket_activation)?;
         let http = http(self.http_listen, &listeners, worker_ports)?;
         let ready = readiness(or_default(self.ready, "tcp".to_owned()), &listeners)?;
+        if socket_activation && ready == super::Readiness::Protocol {
+            let reason = "true: workers with ready = \"protocol\" open their sockets themselves: \
+                          choose one of both";
+            return Err(value_error(&activation.origin, "socket_activation", reason.to_owned()));
+        }
         let drain =
             Some(time(self.drain_timeout, "0", "timeouts.drain")?).filter(|limit| !limit.is_zero());
         let rollback = kept(self.rollback_timeout, drain)?;

@@ -232,7 +232,8 @@ impl Supervisor {
         let is_new = matches!(worker.stage, Stage::Ready { .. } | Stage::Recalled(_));
         let is_given_up = is_new && !worker.is_coming_back();
         let deadline = worker.health_deadline(&self.settings);
-        deadline.filter(|_| !(is_given_up && self.kernel.names(worker)))
+        let may_get_clients = self.kernel.names(worker) || self.serves_as_heir(worker);
+        deadline.filter(|_| !(is_given_up && may_get_clients))
     }
 
     pub(super) fn act_on_health(&mut self, now: Moment) {

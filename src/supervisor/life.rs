@@ -79,7 +79,7 @@ impl Supervisor {
     }
 
     /// Whether the plan in force leads to sockets that a worker which is ready has inherited.
-    fn serves_as_heir(&self, worker: &Worker) -> bool {
+    pub(super) fn serves_as_heir(&self, worker: &Worker) -> bool {
         let ports = worker.ports.as_ref().filter(|_| worker.is_heir);
         matches!(worker.stage, Stage::Ready { .. })
             && ports.is_some_and(|ports| self.kernel.leads_to(ports))

@@ -21,7 +21,8 @@ pub(super) struct State {
 }
 
 fn begin(world: &mut World) {
-    world.peers.picks_ports = world.random.percent(30);
+    // Who picks its ports opens its sockets itself.
+    world.peers.picks_ports = world.random.percent(30) && !world.settings.holds_sockets;
 }
 
 type Happening = fn(&mut World, Pid);
