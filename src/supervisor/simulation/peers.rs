@@ -108,7 +108,8 @@ fn check_action(world: &World, action: &Action) {
 fn check_told_to_retire(world: &World, worker: WorkerId) {
     let Some(process) = world.process_of(worker) else { return };
     assert!(process.has_joined && !process.knows_retired, "{worker} told to retire");
-    let is_out = process.left_at.is_some() || gave_up_closing(world);
+    // One that has inherited its sockets may be retired before any plan names it.
+    let is_out = process.left_at.is_some() || process.is_heir || gave_up_closing(world);
     assert!(is_out, "{worker} told to retire while in force");
     // After a minute the entries of conntrack do not count any more.
     let is_late = process.left_at.is_some_and(|at| world.now >= at.after(Duration::from_secs(60)));
