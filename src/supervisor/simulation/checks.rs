@@ -122,7 +122,8 @@ fn check_state(world: &World) {
 /// Whenever no commit is on its way, and none has failed: every worker in force runs, as far
 /// as can be known, and if any worker can serve then every client reaches one.
 fn check_targets(world: &World) {
-    let can_serve = |p: &Process| p.ready && !p.signalled && !p.unfit && p.left_at.is_none();
+    let is_ending = |p: &Process| p.signalled || p.told;
+    let can_serve = |p: &Process| p.ready && !is_ending(p) && !p.unfit && p.left_at.is_none();
     for occupant in world.occupants() {
         if world.is_foreign(occupant) {
             continue;
@@ -137,8 +138,6 @@ fn check_targets(world: &World) {
         assert_eq!(world.state_of(pid), Some(WorkerState::Live), "in force, but not live");
         assert!(world.processes[&pid].ready, "in force, but not ready");
     }
-    let is_ending = |p: &Process| p.signalled || p.told;
-    let can_serve = |p: &Process| p.ready && !is_ending(p) && !p.unfit && p.left_at.is_none();
     if world.managed().any(can_serve) {
         for last in 0..16 {
             let client = IpAddr::from([10, 8, 1, last]);
