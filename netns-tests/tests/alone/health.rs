@@ -36,7 +36,8 @@ fn began(failure: &Failure) -> Instant {
 
 /// F14.
 fn stopped(lab: &Lab) {
-    let mut cluster = Cluster::new(lab, 4).argument("--ping-timeout").argument("2s").start(4);
+    // That it is stopped is seen long before. After as much again it would be replaced.
+    let mut cluster = Cluster::new(lab, 4).argument("--ping-timeout").argument("20s").start(4);
     let load = start(lab);
     answers(&load, 400);
     let before = cluster.status().pids();

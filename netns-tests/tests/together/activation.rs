@@ -37,14 +37,19 @@ const SEATS: u16 = 2;
 const CLIENTS: u16 = 200;
 
 fn cluster(lab: &Lab, workers: u16) -> Cluster<'_> {
-    // How long a replacement is put off is another test's.
+    // How long a replacement is put off, and when a seat is given up, are other tests'.
     let cluster = Cluster::new(lab, workers).argument("--spawn-backoff").argument("10ms..10ms");
-    cluster.argument("--spawn-stagger").argument("0").argument("--socket-activation")
+    cluster
+        .argument("--spawn-stagger")
+        .argument("0")
+        .argument("--spawn-give-up")
+        .argument("0")
+        .argument("--socket-activation")
 }
 
 fn without_activation(lab: &Lab, workers: u16) -> Cluster<'_> {
     let cluster = Cluster::new(lab, workers).argument("--spawn-backoff").argument("10ms..10ms");
-    cluster.argument("--spawn-stagger").argument("0")
+    cluster.argument("--spawn-stagger").argument("0").argument("--spawn-give-up").argument("0")
 }
 
 fn worker_in(status: &Status, seat: u16) -> WorkerStatus {
