@@ -40,7 +40,9 @@ pub(crate) enum Verb {
     /// Start a cluster, or take over one whose master is gone; stays in the foreground
     ///
     /// SIGTERM and SIGINT end the master alone: the workers and the rules serve on, and the next
-    /// `run` of the same name takes them over. SIGHUP reloads. `ipcluster stop` ends all.
+    /// `run` of the same name adopts them: the same processes, and no rule changes. If it is given
+    /// another command, environment or number of workers, those come into force without a connection
+    /// lost. SIGHUP reloads. `ipcluster stop` ends all.
     #[command(after_help = RUN_HELP)]
     Run(RunArgs),
     /// Start a new generation and move all new connections to it
@@ -129,7 +131,7 @@ Examples:
   ipcluster run -c web.toml --workers 8 --http-listen 127.0.0.1:9180
 
 The file holds the same settings as the flags (name, listen, workers, command, partition, slots,
-weights, worker_ports, local_clients, ready, ownership, env, [timeouts] ready, drain, rollback, die, [spawn]
+weights, worker_ports, local_clients, ready, ownership, on_exit, env, [timeouts] ready, drain, rollback, die, [spawn]
 stagger, backoff, [http] listen). Flags win.
 
 Exit codes: 0 stopped, or left by a signal; 1 failed; 2 wrong usage.";
@@ -144,9 +146,11 @@ that it has), dying (was asked to end).
 
 --json prints one object: schema (1), name, pid (of the master), generation, listeners, partition,
 slots, repairs (of rules that others had changed) and last_writer (who made the last one necessary),
-foreign_chains (rules of others that decide before ours), conntrack (entries, limit; 0: none), serving
+foreign_chains (rules of others that decide before ours), orphans (pid, seat, generation, reason: of
+processes that seem to be workers of an earlier master, but cannot be proven to be), conntrack (entries, limit; 0: none), serving
 (seats that get connections), trial (of a generation: generation, first_seat, seats, slots; or null),
-swaps (a histogram), restarts (by reason), and workers: a list of seat, slots, pid (null before it is spawned), state, generation, ports
+swaps (a histogram), restarts (by reason), and workers: a list of seat, slots, pid (null before it is spawned), adopted (an earlier
+master has started it), state, generation, ports
 (public port: worker port), uptime (seconds), connections (established ones; null if not counted),
 queued (not accepted yet), half_open (handshakes under way), and connections_total (of a live worker: all that its seat was ever given, whoever held it; else null).
 Fields may be added within a schema.";
@@ -219,6 +223,10 @@ pub(crate) struct RunArgs {
     /// Read settings from a TOML file; flags win
     #[arg(short, long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+    /// Take over from the master of this name if one runs, such as one of another version: it hands
+    /// over its rules, workers and sockets, and ends
+    #[arg(long)]
+    pub(crate) replace: bool,
     /// Name of the cluster, of its table in the kernel and of its control socket [default: main]
     #[arg(long)]
     name: Option<String>,
@@ -254,6 +262,11 @@ pub(crate) struct RunArgs {
     /// 6.9), owned (not), shared (they can) [default: auto]
     #[arg(long, value_name = "auto|owned|shared")]
     ownership: Option<String>,
+    /// What becomes of the workers when SIGTERM or SIGINT ends the master: leave (they serve on, and
+    /// the next master adopts them), drain (they finish their connections and end, and the rules go;
+    /// at once with a second signal) [default: leave]
+    #[arg(long, value_name = "leave|drain")]
+    on_exit: Option<String>,
     /// Variable that workers get too: KEY or PREFIX* passes yours on, KEY=VALUE sets it; repeat for
     /// more
     #[arg(long, value_name = "KEY[=VALUE]")]
@@ -307,6 +320,7 @@ impl RunArgs {
             local_clients: self.local_clients.map(|on| Given::by_flag("--local-clients", on)),
             ready: one("--ready", self.ready),
             ownership: one("--ownership", self.ownership),
+            on_exit: one("--on-exit", self.on_exit),
             env: each("--env", self.env),
             ready_timeout: one("--ready-timeout", self.ready_timeout),
             drain_timeout: one("--drain-timeout", self.drain_timeout),
@@ -421,7 +435,7 @@ mod tests {
     fn every_setting_has_a_flag() {
         let line = "run --name web --listen 0.0.0.0:80 --listen [::]:443 --workers 2 \
             --partition hash --slots 2048 --weights 1,2.5 --worker-ports 30000-30999 \
-            --local-clients --ready tcp \
+            --local-clients --ready tcp --on-exit drain \
             --env NODE_* --env A=b --ready-timeout 10s --drain-timeout 1h --rollback-timeout 10min --die-timeout 0 \
             --spawn-stagger 0 --spawn-backoff 10ms..2min --http-listen 127.0.0.1:9180 -- node server.js --workers 9";
         let Ok(Verb::Run(run)) = parse(line) else { panic!() };
@@ -436,6 +450,7 @@ mod tests {
             worker_ports = "30000-30999"
             local_clients = true
             ready = "tcp"
+            on_exit = "drain"
             env = ["NODE_*", "A=b"]
             timeouts = { ready = "10s", drain = "1h", rollback = "10min", die = "0" }
             spawn = { stagger = "0", backoff = "10ms..2min" }

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{
-    Config, ConfigError, Environment, Given, Http, Origin, Ownership, Readiness, Settings, Spawn,
-    Timeouts, WorkerCommand, parse,
+    Config, ConfigError, Environment, Given, Http, OnExit, Origin, Ownership, Readiness, Settings,
+    Spawn, Timeouts, WorkerCommand, parse,
 };
 use crate::plan::{
     Assignment, Listener, Listeners, MAX_SEATS, Partition, PlanError, Port, PortRange, Weights,
@@ -56,6 +56,7 @@ impl Settings {
             local_clients: or_default(self.local_clients, false).value,
             ready: readiness(or_default(self.ready, "tcp".to_owned()))?,
             ownership: ownership(or_default(self.ownership, "auto".to_owned()))?,
+            on_exit: on_exit(or_default(self.on_exit, "leave".to_owned()))?,
             env: environment(self.env.unwrap_or_default())?,
             timeouts: Timeouts {
                 ready: nonzero(self.ready_timeout, "30s", "timeouts.ready")?,
@@ -270,6 +271,18 @@ fn ownership(given: Given<String>) -> Result<Ownership, ConfigError> {
             &given.origin,
             "ownership",
             format!("{}: expected auto, owned or shared", quote(other)),
+        )),
+    }
+}
+
+fn on_exit(given: Given<String>) -> Result<OnExit, ConfigError> {
+    match given.value.as_str() {
+        "leave" => Ok(OnExit::Leave),
+        "drain" => Ok(OnExit::Drain),
+        other => Err(value_error(
+            &given.origin,
+            "on_exit",
+            format!("{}: expected leave or drain", quote(other)),
         )),
     }
 }

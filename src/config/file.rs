@@ -29,7 +29,7 @@ impl Settings {
     }
 }
 
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 13] = [
     "name",
     "listen",
     "workers",
@@ -41,6 +41,7 @@ const KEYS: [&str; 12] = [
     "local_clients",
     "ready",
     "ownership",
+    "on_exit",
     "env",
 ];
 const TIMEOUTS: [&str; 4] = ["ready", "drain", "rollback", "die"];
@@ -77,6 +78,7 @@ impl File<'_> {
             "local_clients" => settings.local_clients = Some(self.truth("local_clients", value)?),
             "ready" => settings.ready = Some(self.text("ready", value)?),
             "ownership" => settings.ownership = Some(self.text("ownership", value)?),
+            "on_exit" => settings.on_exit = Some(self.text("on_exit", value)?),
             "env" => settings.env = Some(self.texts("env", value)?),
             "timeouts" => {
                 for (key, value) in self.table("timeouts", value)? {
@@ -295,6 +297,7 @@ mod tests {
             local_clients = true
             ready = "tcp"
             ownership = "shared"
+            on_exit = "drain"
             env = ["NODE_*", "A=b"]
             [timeouts]
             ready = "10s"
@@ -320,6 +323,7 @@ mod tests {
             local_clients: flag(true),
             ready: flag("tcp".to_owned()),
             ownership: flag("shared".to_owned()),
+            on_exit: flag("drain".to_owned()),
             env: Some(["NODE_*", "A=b"].map(|entry| given(entry.to_owned())).into()),
             ready_timeout: flag("10s".to_owned()),
             drain_timeout: flag("1h".to_owned()),
@@ -345,7 +349,7 @@ mod tests {
         let cases = [
             (
                 "\nwrokers = 4",
-                "web.toml, line 2: unknown key `wrokers`: expected one of name, listen, workers, command, partition, slots, weights, worker_ports, local_clients, ready, ownership, env, the tables timeouts, spawn and http",
+                "web.toml, line 2: unknown key `wrokers`: expected one of name, listen, workers, command, partition, slots, weights, worker_ports, local_clients, ready, ownership, on_exit, env, the tables timeouts, spawn and http",
             ),
             (
                 "[timeouts]\n\"a\\nb\" = 1",

@@ -19,6 +19,7 @@
 //! | `local_clients` | `--local-clients` | `true`, `false` | `false` |
 //! | `ready` | `--ready` | `tcp` | `tcp` |
 //! | `ownership` | `--ownership` | `auto`, `owned`, `shared`: see [`Ownership`] | `auto` |
+//! | `on_exit` | `--on-exit` | `leave`, `drain`: see [`OnExit`] | `leave` |
 //! | `env` | `--env`, repeated | `KEY`, `PREFIX*`, `KEY=VALUE`: see [`Environment`] | none |
 //! | `timeouts.ready` | `--ready-timeout` | a time above 0 | `30s` |
 //! | `timeouts.drain` | `--drain-timeout` | a time, `0`: no limit | `0` |
@@ -40,7 +41,9 @@ mod file;
 mod parse;
 mod settings;
 
-pub use config::{Backoff, Config, Http, Ownership, Readiness, Spawn, Timeouts, WorkerCommand};
+pub use config::{
+    Backoff, Config, Http, OnExit, Ownership, Readiness, Spawn, Timeouts, WorkerCommand,
+};
 pub use environment::Environment;
 pub use error::ConfigError;
 pub use settings::{Given, Origin, Settings};

@@ -23,6 +23,8 @@
 //! | `status` | | `status`: [`Status`] |
 //! | `scale` | `workers`: 1 to 1024 | `scaled`: [`Scaled`] |
 //! | `stop` | `now`: true or false (the default) | `stopped`: [`Stopped`] |
+//! | `end_orphans` | | `orphans_ended`: [`OrphansEnded`] |
+//! | `takeover` | `format`: [`HANDOVER_FORMAT`] | none: the connection becomes that of a [`Handover`] |
 //! | `explain` | `address`: an IP address as text | `explained`: [`Explanation`] |
 //!
 //! Each request is answered by any number of `progress` lines and then exactly one line `ok` or
@@ -45,18 +47,24 @@ mod message;
 mod server;
 mod status;
 mod table;
+mod takeover;
 mod wire;
 
-pub use client::Client;
+pub use client::{Client, connect_to_master};
 pub use codec::{LineDecoder, MAX_LINE};
 pub use directory::{ControlDir, Lock};
 pub use error::{ControlError, MessageError};
 pub use figures::{Restarts, SwapTimes};
 pub use message::{
-    Answer, Command, Failure, OnTrial, Reloaded, Reply, RolledBack, Scaled, Stopped, VERSION,
+    Answer, Command, Failure, OnTrial, OrphansEnded, Reloaded, Reply, RolledBack, Scaled, Stopped,
+    VERSION,
 };
-pub use server::{Limits, Request, Responder, Server};
+pub use server::{Gate, Limits, Request, Responder, Server};
 pub use status::{
-    ConntrackFill, Explanation, ForeignChain, PartitionKind, RuleWriter, SCHEMA, Status, Trial,
-    WorkerState, WorkerStatus,
+    ConntrackFill, Explanation, ForeignChain, Orphan, PartitionKind, RuleWriter, SCHEMA, Status,
+    Trial, WorkerState, WorkerStatus,
+};
+pub use takeover::{
+    HANDOVER_FORMAT, HandedDescriptor, HandedKind, HandedRespawn, HandedStage, HandedWorker,
+    Handover, Offer, Word,
 };

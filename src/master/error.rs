@@ -47,9 +47,23 @@ pub enum MasterError {
         /// The cluster that they belong to.
         guarded_by: ClusterName,
     },
+    /// The master that runs goes on: it did not hand over.
+    #[error("the master of cluster {name} does not hand over: {reason}")]
+    NotHandedOver {
+        /// The cluster.
+        name: ClusterName,
+        /// Why, for display.
+        reason: String,
+    },
     /// The runtime cannot wait for changes of rules.
     #[error("cannot wait for changes of rules: {source}")]
     Watch {
+        /// Why.
+        source: std::io::Error,
+    },
+    /// No descriptor is left.
+    #[error("cannot copy a descriptor: {source}")]
+    Descriptor {
         /// Why.
         source: std::io::Error,
     },
@@ -99,6 +113,9 @@ impl MasterError {
             Self::Guarded { .. } => Some(
                 "give this cluster other --worker-ports, or another --listen port".to_owned(),
             ),
+            Self::NotHandedOver { name, .. } => Some(format!(
+                "it serves on: `ipcluster status {name}`; end it by SIGTERM or SIGKILL, and `ipcluster run` takes over what it leaves"
+            )),
             Self::Control(error) => error.hint(),
             #[cfg(feature = "http")]
             Self::Http(error) => Some(error.hint()),

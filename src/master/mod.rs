@@ -19,9 +19,12 @@
 //! another; a transaction takes the kernel's own time, micro- to milliseconds.
 //!
 //! Starting up is recovering: whatever an earlier master left in the kernel is what this one begins
-//! with. Workers are not tied to the master's life. When it leaves, they and the rules serve on.
+//! with, and its workers are adopted: the same processes, and not one rule changed. Workers are not
+//! tied to the master's life. When it leaves, they and the rules serve on.
 
 mod actions;
+mod adoption;
+mod bequest;
 mod builder;
 mod counting;
 mod draining;
@@ -29,12 +32,16 @@ mod error;
 mod figures;
 mod fullness;
 mod handle;
+mod heritage;
 mod hold;
+mod mark;
+mod orphans;
 mod output;
 mod processes;
 mod report;
 mod run;
 mod spawner;
+mod succession;
 mod takeover;
 mod watching;
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::figures::Figures;
 use crate::control::{
-    ConntrackFill, Explanation, Failure, ForeignChain, RuleWriter, SCHEMA, Status, Trial,
+    ConntrackFill, Explanation, Failure, ForeignChain, Orphan, RuleWriter, SCHEMA, Status, Trial,
     WorkerState, WorkerStatus,
 };
 use crate::nft::Fill;
@@ -22,6 +22,7 @@ pub(super) fn status(
     fill: Option<Fill>,
     figures: &Figures,
     foreign_chains: Vec<ForeignChain>,
+    orphans: Vec<Orphan>,
     now: Moment,
 ) -> Status {
     let plan = supervisor.plan();
@@ -33,6 +34,7 @@ pub(super) fn status(
             _ => 0,
         },
         pid: worker.pid,
+        adopted: worker.adopted,
         state: match worker.state() {
             supervisor::WorkerState::Starting => WorkerState::Starting,
             supervisor::WorkerState::Live => WorkerState::Live,
@@ -67,6 +69,7 @@ pub(super) fn status(
             .as_ref()
             .map(|writer| RuleWriter { pid: writer.pid, name: writer.name.clone() }),
         foreign_chains,
+        orphans,
         conntrack: fill.map(|Fill { entries, limit }| ConntrackFill { entries, limit }),
         serving: serving(plan),
         trial: supervisor.canary().map(trial),

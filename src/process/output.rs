@@ -10,7 +10,7 @@ use super::error::{Operation, ProcessError, errno_from, errno_of};
 use super::lines::LineSplitter;
 
 /// What the kernel calls our files in `/proc/PID/fd`, before the label.
-const NAME_PREFIX: &str = "ipcluster:";
+pub(super) const NAME_PREFIX: &str = "ipcluster:";
 
 /// The longest name that `memfd_create(2)` takes, in bytes.
 const NAME_LEN: usize = 249;
@@ -136,6 +136,12 @@ impl OutputReader {
             }
         }
         Ok(None)
+    }
+
+    /// The output of a worker that another master has read, by the descriptor of the file. `label`
+    /// says whose output it is.
+    pub fn from_descriptor(file: OwnedFd, label: impl Into<String>) -> Self {
+        Self::new(file, label.into())
     }
 
     fn new(file: OwnedFd, label: String) -> Self {
@@ -291,6 +297,13 @@ impl OutputReader {
 
     fn failed(&self, operation: Operation, errno: Errno) -> ProcessError {
         ProcessError::Output { label: self.label.clone(), operation, errno }
+    }
+}
+
+/// The file, to be handed over.
+impl AsFd for OutputReader {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.file.as_fd()
     }
 }
 

@@ -193,7 +193,7 @@ fn processes_by_session() -> Result<HashMap<u32, Vec<u32>>, ProcessError> {
 }
 
 /// The inodes of the sockets that a process has open; none for a process that has ended.
-fn socket_inodes(pid: u32) -> Result<Vec<u32>, ProcessError> {
+pub(super) fn socket_inodes(pid: u32) -> Result<Vec<u32>, ProcessError> {
     let mut inodes = Vec::new();
     let gone = |errno| matches!(errno, Errno::ENOENT | Errno::ESRCH);
     let directory = match fs::read_dir(format!("/proc/{pid}/fd")) {

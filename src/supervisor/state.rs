@@ -175,6 +175,7 @@ impl Supervisor {
             Request::Canary { share } => self.begin_canary(id, share),
             Request::Promote => self.promote(id),
             Request::Rollback => self.roll_back(id, now),
+            Request::Configure { renew } => self.configure(id, renew),
             Request::Scale { workers } => self.scale(id, workers),
         }
     }

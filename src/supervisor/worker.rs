@@ -33,8 +33,10 @@ pub struct Worker {
     pub ports: Option<Arc<[Port]>>,
     /// Its process id, for display alone; `None` until its process runs.
     pub pid: Option<u32>,
-    /// When its spawn was decided.
+    /// When its spawn was decided; of an adopted one, when its process began.
     pub started: Moment,
+    /// An earlier master has started it.
+    pub adopted: bool,
     pub(super) stage: Stage,
     /// Its ports cannot stand in the plan: it is never to be named again.
     pub(super) unfit: bool,
@@ -102,6 +104,7 @@ impl Worker {
             ports: None,
             pid: None,
             started: now,
+            adopted: false,
             stage: Stage::Starting,
             unfit: false,
         }

@@ -31,6 +31,7 @@ mod privilege;
 mod programs;
 mod ruleset;
 mod stale;
+mod succession;
 mod udp;
 mod watch;
 mod witnesses;
@@ -68,6 +69,7 @@ fn main() -> ExitCode {
         programs,
         ruleset,
         stale,
+        succession,
         udp,
         watch,
         witnesses

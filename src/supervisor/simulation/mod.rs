@@ -11,7 +11,7 @@
 //! | `kernel` | commits and repairs that fail, once or for long; damage by others; notifications that are lost | one thing at a time is done to the table; no try without a pause; no repair of what is whole, none left out |
 //! | `operators` | reloads, scales, canaries, rollbacks and stops at any moment | each is answered once, and the answer is true |
 //! | `time` | the clock jumps, by up to ten hours | |
-//! | `crash` | masters are killed at any moment, also in the middle of a commit; others take over | |
+//! | `crash` | masters are killed at any moment, also in the middle of a commit; others adopt what they leave | if all workers in force are alive nothing changes; no worker in force is ended by it |
 //! | `canary` | workers that close their sockets when they are retired; looks at those that a rollback recalls | a generation on trial has its share, no other client moves, and after it every slot is where it was; nobody serves again that does not listen |
 //!
 //! A history is at most [`EVENTS`] events of trouble, then calm, in which everything must come to
