@@ -33,6 +33,11 @@ pub fn libfaketime() -> Option<PathBuf> {
     given.into_iter().chain(installed).find(|file| file.is_file())
 }
 
+/// A master that ends or stops at a given step of a takeover, as a program.
+pub fn successor() -> PathBuf {
+    beside_us("successor")
+}
+
 /// The program `ipcluster`: the one that the variable `IPCLUSTER_BIN` names, such as one of another
 /// profile; otherwise that in the profile of this test, which is there, and up to date, in a case
 /// that [needs](crate::Need::Ipcluster) it.

@@ -29,7 +29,7 @@ impl Settings {
     }
 }
 
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 15] = [
     "name",
     "listen",
     "workers",
@@ -43,6 +43,7 @@ const KEYS: [&str; 14] = [
     "ownership",
     "user",
     "group",
+    "on_exit",
     "env",
 ];
 const TIMEOUTS: [&str; 6] = ["ready", "drain", "rollback", "die", "ping", "watchdog"];
@@ -84,6 +85,7 @@ impl File<'_> {
             "ownership" => settings.ownership = Some(self.text("ownership", value)?),
             "user" => settings.user = Some(self.text("user", value)?),
             "group" => settings.group = Some(self.text("group", value)?),
+            "on_exit" => settings.on_exit = Some(self.text("on_exit", value)?),
             "env" => settings.env = Some(self.texts("env", value)?),
             "timeouts" => {
                 for (key, value) in self.table("timeouts", value)? {
@@ -374,6 +376,7 @@ mod tests {
             ownership = "shared"
             user = "www-data"
             group = "33"
+            on_exit = "drain"
             env = ["NODE_*", "A=b"]
             [timeouts]
             ready = "10s"
@@ -418,6 +421,7 @@ mod tests {
             ownership: flag("shared".to_owned()),
             user: flag("www-data".to_owned()),
             group: flag("33".to_owned()),
+            on_exit: flag("drain".to_owned()),
             env: Some(["NODE_*", "A=b"].map(|entry| given(entry.to_owned())).into()),
             ready_timeout: flag("10s".to_owned()),
             drain_timeout: flag("1h".to_owned()),
@@ -458,7 +462,7 @@ mod tests {
         let cases = [
             (
                 "\nwrokers = 4",
-                "web.toml, line 2: unknown key `wrokers`: expected one of name, listen, workers, command, partition, slots, weights, worker_ports, local_clients, ready, ownership, user, group, env, the tables timeouts, spawn, retire, memory, output and http",
+                "web.toml, line 2: unknown key `wrokers`: expected one of name, listen, workers, command, partition, slots, weights, worker_ports, local_clients, ready, ownership, user, group, on_exit, env, the tables timeouts, spawn, retire, memory, output and http",
             ),
             (
                 "[timeouts]\n\"a\\nb\" = 1",

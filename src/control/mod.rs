@@ -26,6 +26,8 @@
 //! | `status` | | `status`: [`Status`] |
 //! | `scale` | `workers`: 1 to 1024 | `scaled`: [`Scaled`] |
 //! | `stop` | `now`: true or false (the default) | `stopped`: [`Stopped`] |
+//! | `end_orphans` | | `orphans_ended`: [`OrphansEnded`] |
+//! | `takeover` | `format`: [`HANDOVER_FORMAT`] | none: the connection becomes that of a [`Handover`] |
 //! | `explain` | `address`: an IP address as text | `explained`: [`Explanation`] |
 //! | `events` | | lines `{"event":{...}}` ([`EventLine`]) until the master ends, then `events_over` |
 //!
@@ -50,9 +52,10 @@ mod message;
 mod server;
 mod status;
 mod table;
+mod takeover;
 mod wire;
 
-pub use client::Client;
+pub use client::{Client, connect_to_master};
 pub use codec::{LineDecoder, MAX_LINE};
 pub use directory::{ControlDir, Lock};
 pub use error::{ControlError, MessageError};
@@ -60,13 +63,17 @@ pub use events::EventLine;
 pub(crate) use events::STATS_LIMIT;
 pub use figures::{LeavingCause, Restarts, Retirements, SwapTimes};
 pub use message::{
-    Answer, Cleared, Command, Failure, OnTrial, Reloaded, Reply, Restarted, RetireTarget, Retired,
-    RolledBack, Scaled, Stopped, VERSION,
+    Answer, Cleared, Command, Failure, OnTrial, OrphansEnded, Reloaded, Reply, Restarted,
+    RetireTarget, Retired, RolledBack, Scaled, Stopped, VERSION,
 };
 #[cfg(test)]
 pub(crate) use server::Replies;
-pub use server::{Limits, Request, Responder, Server};
+pub use server::{Gate, Limits, Request, Responder, Server};
 pub use status::{
-    ConntrackFill, Explanation, ForeignChain, PartitionKind, RuleWriter, SCHEMA, Status, Trial,
-    WorkerHealth, WorkerState, WorkerStatus,
+    ConntrackFill, Explanation, ForeignChain, Orphan, PartitionKind, RuleWriter, SCHEMA, Status,
+    Trial, WorkerHealth, WorkerState, WorkerStatus,
+};
+pub use takeover::{
+    HANDOVER_FORMAT, HandedDescriptor, HandedKind, HandedRespawn, HandedStage, HandedWorker,
+    Handover, Offer, Word,
 };

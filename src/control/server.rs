@@ -1,12 +1,13 @@
 //! The master's end of the control socket.
 
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -37,9 +38,87 @@ pub struct Server {
     lock: Lock,
     limits: Limits,
     socket_file: SocketFile,
+    gate: Gate,
+}
+
+/// Whether a server accepts peers. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Gate {
+    sender: watch::Sender<Mode>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Open,
+    Closed,
+    HandedOver,
+}
+
+impl Gate {
+    /// Lets peers that come from now on wait in the kernel, or accepts them again.
+    pub fn set_open(&self, open: bool) {
+        self.sender.send_replace(if open { Mode::Open } else { Mode::Closed });
+    }
+
+    /// Ends the server. The socket and its path stay for whom they were handed over to.
+    pub fn hand_over(&self) {
+        self.sender.send_replace(Mode::HandedOver);
+    }
 }
 
 impl Server {
+    /// Goes on with a control socket that an earlier master listened on, and has handed over with the
+    /// lock. Peers that have connected meanwhile wait in it.
+    ///
+    /// # Errors
+    /// [`ControlError::NotOurs`] if it is no Unix socket with that path; [`ControlError::Io`].
+    pub fn handed_over(
+        lock: Lock,
+        descriptor: OwnedFd,
+        limits: Limits,
+    ) -> Result<Self, ControlError> {
+        let path = lock.socket();
+        let listener = std::os::unix::net::UnixListener::from(descriptor);
+        let address = listener.local_addr().map_err(io_error("examine", path))?;
+        if address.as_pathname() != Some(path) {
+            let reason = "is not the socket that was handed over";
+            return Err(ControlError::NotOurs { path: path.to_owned(), reason });
+        }
+        listener.set_nonblocking(true).map_err(io_error("prepare", path))?;
+        // Peers are told who has called listen(2) last: that is this process from now on.
+        rustix::net::listen(&listener, BACKLOG)
+            .map_err(|errno| io_error("listen on", path)(errno.into()))?;
+        lock.sign()?;
+        Self::on(listener, lock, limits)
+    }
+
+    fn on(
+        listener: std::os::unix::net::UnixListener,
+        lock: Lock,
+        limits: Limits,
+    ) -> Result<Self, ControlError> {
+        let found = std::fs::symlink_metadata(lock.socket());
+        let found = found.map_err(io_error("examine", lock.socket()))?;
+        let socket_file = SocketFile { device: found.dev(), inode: found.ino() };
+        let gate = Gate { sender: watch::channel(Mode::Open).0 };
+        Ok(Self { listener, lock, limits, socket_file, gate })
+    }
+
+    /// Whether it accepts peers.
+    pub fn gate(&self) -> Gate {
+        self.gate.clone()
+    }
+
+    /// Copies of the descriptors of the lock and of the socket, to be handed over.
+    ///
+    /// # Errors
+    /// [`ControlError::Io`]: no descriptor is left.
+    pub fn descriptors(&self) -> Result<(OwnedFd, OwnedFd), ControlError> {
+        let socket = self.listener.as_fd().try_clone_to_owned();
+        let socket = socket.map_err(io_error("copy the descriptor of", self.lock.socket()))?;
+        Ok((self.lock.descriptor()?, socket))
+    }
+
     /// Listens on the socket of the cluster whose lock this is.
     ///
     /// # Errors
@@ -47,10 +126,7 @@ impl Server {
     /// then stays; [`ControlError::Io`].
     pub fn bind(lock: Lock, limits: Limits) -> Result<Self, ControlError> {
         let listener = lock.bind()?;
-        let found = std::fs::symlink_metadata(lock.socket());
-        let found = found.map_err(io_error("examine", lock.socket()))?;
-        let socket_file = SocketFile { device: found.dev(), inode: found.ino() };
-        Ok(Self { listener, lock, limits, socket_file })
+        Self::on(listener, lock, limits)
     }
 
     /// Accepts peers and hands their commands to `requests`, until its receiver is closed or gone;
@@ -63,16 +139,26 @@ impl Server {
     /// # Panics
     /// Outside a tokio runtime with IO and time.
     pub async fn serve(self, requests: mpsc::Sender<Request>) -> Result<(), ControlError> {
-        let Self { listener, lock, limits, socket_file } = self;
+        let Self { listener, lock, limits, socket_file, gate } = self;
+        let mut mode = gate.sender.subscribe();
         let listener = UnixListener::from_std(listener);
         let listener = listener.map_err(io_error("listen on", lock.socket()))?;
-        let _removal = Removal { lock, socket_file };
+        let mut removal = Removal { lock, socket_file: Some(socket_file) };
         let mut peers = JoinSet::new();
         loop {
+            let is_open = match *mode.borrow_and_update() {
+                Mode::Open => true,
+                Mode::Closed => false,
+                Mode::HandedOver => {
+                    removal.socket_file = None;
+                    return Ok(());
+                }
+            };
             tokio::select! {
                 () = requests.closed() => break,
+                Ok(()) = mode.changed() => {}
                 Some(_) = peers.join_next() => {}
-                accepted = listener.accept() => match accepted {
+                accepted = listener.accept(), if is_open => match accepted {
                     Ok((stream, _)) if peers.len() < limits.connections => {
                         peers.spawn(attend(stream, limits, requests.clone()));
                     }
@@ -95,6 +181,9 @@ impl Server {
     }
 }
 
+/// Peers that wait to be accepted, as the standard library has it; at most `net.core.somaxconn`.
+const BACKLOG: i32 = 128;
+
 /// How long nobody is accepted after an error of accept(2).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -105,6 +194,9 @@ pub struct Request {
     pub command: Command,
     /// Where the answer goes.
     pub responder: Responder,
+    /// The connection itself, of a [`Command::Takeover`]: it is no longer read or written by the
+    /// server. It is non-blocking.
+    pub stream: Option<std::os::unix::net::UnixStream>,
 }
 
 impl Request {
@@ -112,7 +204,7 @@ impl Request {
     pub(crate) fn new(command: Command) -> (Self, Replies) {
         let (progress, steps) = mpsc::channel(PROGRESS_QUEUE);
         let (outcome, answer) = oneshot::channel();
-        let request = Self { command, responder: Responder { progress, outcome } };
+        let request = Self { command, responder: Responder { progress, outcome }, stream: None };
         (request, Replies { progress: steps, answer })
     }
 }
@@ -176,17 +268,18 @@ struct SocketFile {
     inode: u64,
 }
 
-/// Removes the socket on drop, unless another file has taken its place, and then lets the lock go.
+/// Removes the socket on drop, unless another file has taken its place or it was handed over, and
+/// then lets the lock go.
 struct Removal {
     lock: Lock,
-    socket_file: SocketFile,
+    socket_file: Option<SocketFile>,
 }
 
 impl Drop for Removal {
     fn drop(&mut self) {
         let path = self.lock.socket();
         let is_ours = std::fs::symlink_metadata(path).is_ok_and(|found| {
-            self.socket_file == SocketFile { device: found.dev(), inode: found.ino() }
+            self.socket_file == Some(SocketFile { device: found.dev(), inode: found.ino() })
         });
         if is_ours && let Err(error) = std::fs::remove_file(path) {
             tracing::warn!(path = %path.display(), %error, "cannot remove the control socket");
@@ -200,12 +293,25 @@ async fn attend(stream: UnixStream, limits: Limits, requests: mpsc::Sender<Reque
         Ok(peer) if may_command(peer.uid(), nix::unistd::geteuid().as_raw()) => {
             let mut peer = Peer { stream, limits, decoder: LineDecoder::default() };
             match peer.converse(&requests).await {
-                Ok(()) => tracing::debug!("control peer is done"),
+                Ok(None) => tracing::debug!("control peer is done"),
+                Ok(Some(takeover)) => give_away(peer.stream, takeover, &requests).await,
                 Err(error) => tracing::debug!(%error, "control peer dropped"),
             }
         }
         Ok(peer) => tracing::warn!(uid = peer.uid(), "control peer of another user refused"),
         Err(error) => tracing::warn!(%error, "control peer of unknown user refused"),
+    }
+}
+
+/// Gives the connection to the master, which talks to the next one over it.
+async fn give_away(stream: UnixStream, command: Command, requests: &mpsc::Sender<Request>) {
+    match stream.into_std() {
+        Ok(stream) => {
+            let (request, _) = Request::new(command);
+            // The master is ending: the peer sees the end of the connection.
+            let _ = requests.send(Request { stream: Some(stream), ..request }).await;
+        }
+        Err(error) => tracing::warn!(%error, "cannot give a connection to the master"),
     }
 }
 
@@ -232,27 +338,29 @@ struct Peer {
 }
 
 impl Peer {
-    async fn converse(&mut self, requests: &mpsc::Sender<Request>) -> io::Result<()> {
+    /// Returns the command with which the peer wants the connection for something else.
+    async fn converse(&mut self, requests: &mpsc::Sender<Request>) -> io::Result<Option<Command>> {
         loop {
             let incoming = tokio::select! {
-                () = requests.closed() => return Ok(()),
+                () = requests.closed() => return Ok(None),
                 incoming = self.read_line() => incoming?,
             };
             match incoming {
                 Incoming::Line(line) => match Command::parse(&line) {
+                    Ok(takeover @ Command::Takeover { .. }) => return Ok(Some(takeover)),
                     Ok(command) => self.carry_out(command, requests).await?,
                     Err(error) => self.refuse(error.into()).await?,
                 },
                 Incoming::Garbled(error @ MessageError::TooLong) => {
-                    return self.refuse(error.into()).await;
+                    return self.refuse(error.into()).await.map(|()| None);
                 }
                 Incoming::Garbled(error) => self.refuse(error.into()).await?,
                 Incoming::Silence => {
                     let seconds = self.limits.patience.as_secs_f64();
                     let failure = Failure::new(format!("no complete line within {seconds} s"));
-                    return self.refuse(failure).await;
+                    return self.refuse(failure).await.map(|()| None);
                 }
-                Incoming::End => return Ok(()),
+                Incoming::End => return Ok(None),
             }
         }
     }
@@ -357,7 +465,7 @@ mod tests {
         fn answer_all(&mut self) -> JoinHandle<()> {
             let mut requests = std::mem::replace(&mut self.requests, mpsc::channel(1).1);
             tokio::spawn(async move {
-                while let Some(Request { command, responder }) = requests.recv().await {
+                while let Some(Request { command, responder, .. }) = requests.recv().await {
                     match command {
                         Command::Reload => {
                             responder.progress("starting");
@@ -423,6 +531,7 @@ mod tests {
             seat: Seat(seat),
             slots: 1,
             pid: None,
+            adopted: false,
             state: WorkerState::Starting,
             leaving: None,
             generation: Generation(1),
@@ -447,6 +556,7 @@ mod tests {
             repairs: 0,
             last_writer: None,
             foreign_chains: Vec::new(),
+            orphans: Vec::new(),
             conntrack: None,
             trial: None,
             serving: 0,
@@ -557,7 +667,7 @@ mod tests {
         let mut world = World::new(Limits::default());
         let mut silent = Raw::connect(&world.socket()).await;
         silent.send(b"{\"v\":1,\"command\":\"events\"}\n").await;
-        let Request { command, responder } = world.requests.recv().await.unwrap();
+        let Request { command, responder, .. } = world.requests.recv().await.unwrap();
         assert_eq!(command, Command::Events);
         let _master = world.answer_all();
         let begin = Instant::now();

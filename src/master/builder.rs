@@ -1,14 +1,19 @@
 //! Making a master: what it needs before its loop can run.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
+#[cfg(feature = "http")]
+use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{broadcast, mpsc};
 
 use super::actions::World;
+use super::bequest::Estate;
 use super::beside::Beside;
 use super::complaint::Complaint;
 use super::draining::Draining;
@@ -16,27 +21,28 @@ use super::error::MasterError;
 use super::events::Subscribers;
 use super::figures::Figures;
 use super::fullness::Fullness;
+use super::heritage::{Handed, Heir, Heritage};
 use super::hold;
 use super::journal::Journal;
 use super::logs::Logs;
+use super::mark::Mark;
 use super::memory::Monitor;
 use super::output::{Destination, Printer};
-use super::processes::{Processes, transport, transports};
+use super::processes::{Processes, transports};
 use super::run::Master;
 use super::service::Service;
 use super::spawner::{Spawner, Template};
-use super::takeover::{Beginning, begin};
+use super::succession::{Predecessor, Steps};
+use super::takeover::Beginning;
 use super::vigil::Vigil;
 use super::watching::Watching;
 use crate::config::{self, Config, WorkerOutput};
-use crate::control::{ControlDir, Limits, Lock, Server};
+use crate::control::{ControlDir, HandedKind, Handover, Limits, Lock, Server};
 use crate::nft::{Firewall, NftError};
-use crate::plan::{ClusterName, Listeners, Plan, Port, PortRange, Protocol};
-use crate::process::{
-    Account, ListenTable, NotifySocket, PortPool, ServiceManager, Sockets, effective_uid,
-};
+use crate::plan::{ClusterName, Listeners, Plan, PortRange};
+use crate::process::{Account, NotifySocket, PortPool, ServiceManager, effective_uid};
 use crate::supervisor::{
-    Backoff, GiveUp, KillOrder, Marks, Memory, Retire, Settings, Start, Supervisor,
+    Backoff, GiveUp, Inheritance, KillOrder, Marks, Memory, Retire, Settings, Supervisor,
 };
 
 /// Requests that wait for the loop before further ones wait for their turn.
@@ -54,11 +60,14 @@ pub struct Builder {
     print_output: bool,
     descriptor_limit: Option<u64>,
     service_manager: Option<ServiceManager>,
+    replace: bool,
+    steps: Steps,
 }
 
 impl Builder {
     pub(super) fn new(config: Config) -> Self {
         let environment = std::env::vars_os().collect();
+        let steps = Steps::default();
         Self {
             config,
             control: None,
@@ -66,6 +75,8 @@ impl Builder {
             print_output: false,
             descriptor_limit: None,
             service_manager: None,
+            replace: false,
+            steps,
         }
     }
 
@@ -106,6 +117,21 @@ impl Builder {
         Self { print_output: true, ..self }
     }
 
+    /// Takes over from a master of this name in the same control directory, if one runs: its rules, its
+    /// workers, its sockets. At every moment one of the two is the master, also if either is killed.
+    /// Without it, [`Self::start`] fails where one runs.
+    #[must_use]
+    pub fn replace(self) -> Self {
+        Self { replace: true, ..self }
+    }
+
+    /// For tests: `observer` is told each step of a takeover, in either part, as it is reached.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn observe(self, observer: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        Self { steps: Steps(Some(Arc::new(observer))), ..self }
+    }
+
     /// Takes the lock, reads what is in force and listens on the control socket, and for HTTP. Starts no worker
     /// and changes no rule yet: that is [`Master::run`].
     ///
@@ -116,7 +142,7 @@ impl Builder {
     /// Outside a tokio runtime with IO, if the configuration has `http.listen`.
     pub fn start(self) -> Result<Master, MasterError> {
         let Self { config, control, environment, print_output, .. } = self;
-        let Self { descriptor_limit, service_manager, .. } = self;
+        let Self { descriptor_limit, service_manager, replace, steps, .. } = self;
         let account = Account::look_up(config.user.as_deref(), config.group.as_deref())?;
         match &account {
             Some(account) => account.check()?,
@@ -126,54 +152,94 @@ impl Builder {
             ),
             None => {}
         }
-        let lock = control.as_ref().map(|directory| directory.lock(&config.name)).transpose()?;
+        let mut predecessor = match &control {
+            Some(directory) if replace => Predecessor::meet(directory, &config.name, &steps)?,
+            _ => None,
+        };
+        let (lock, socket) = hold::lock(&config, control.as_ref(), predecessor.as_mut())?;
         #[cfg(feature = "http")]
-        let http = config
-            .http
-            .listen
-            .map(|address| crate::http::Server::bind(address, crate::http::Limits::default()));
-        #[cfg(feature = "http")]
-        let http = http.transpose()?;
-        let mut firewall = hold::open(&config)?;
+        let http = listen_http(&config, predecessor.as_mut())?;
+        let handed =
+            predecessor.as_mut().map(|it| it.take_needed(HandedKind::Rules)).transpose()?;
+        let mut firewall = hold::open(&config, handed)?;
         // Before anything is read: what others change from then on is heard of.
         let watching = Watching::open()?;
         refuse_overlap(&config)?;
         let in_force = hold::in_force(&mut firewall, &config.listeners)?;
-        hold::adopt(&mut firewall)?;
-        let first = config.worker_ports.first().number();
-        let last = config.worker_ports.last().number();
-        let spoken = transports(&config.listeners);
-        let table = ListenTable::read(&mut Sockets::open()?, &spoken, first..=last)?;
-        let listening = served(in_force.as_ref(), &table);
-        let beginning = begin(&config, in_force.clone(), &listening)?;
-        repair(&mut firewall, in_force.as_ref(), &beginning)?;
-        if beginning.start == Start::Takeover {
-            announce_takeover(&beginning.plan);
+        if predecessor.is_none() {
+            hold::adopt(&mut firewall)?;
         }
-        let supervisor = Supervisor::new(settings(&config), beginning.plan, beginning.start)?;
-
-        let public = config.listeners.public_ports();
-        let reserved = public.iter().map(|port| port.number()).collect();
-        let pool = PortPool::new(first..=last, reserved)?;
-        let (outcomes, started) = mpsc::unbounded_channel();
         let logs = match &config.output {
             WorkerOutput::Directory(directory) => Some(Logs::open(directory, &config.name)?),
             WorkerOutput::Stdout | WorkerOutput::Journal => None,
         };
-        let notify =
-            lock.as_ref().map(|lock| NotifySocket::bind(&notify_path(lock))).transpose()?;
         let mut template =
             Template { logs, ..template(&config, lock.as_ref(), environment, account) };
-        let vigil = Vigil::new(&config, notify)?;
         template.descriptor_limit = descriptor_limit;
+        let handed = predecessor.as_mut().map(Handed::by).unwrap_or_default();
+        let account = template.account.as_ref();
+        let heritage = Heritage::find(&config, in_force.as_ref(), template.mark, account, handed)?;
+        let wish = heritage.wish(template.mark);
+        let Heritage { beginning, workers, orphans, respawns, oldest } = heritage;
+        let begin = Instant::now().checked_sub(oldest).unwrap_or_else(Instant::now);
+        let Beginning { plan, holds } = beginning.clone();
+        let adopted = workers.iter().map(|worker| worker.adopted.clone()).collect();
+        let inheritance = Inheritance { plan, holds, workers: adopted, respawns };
+        let supervisor = Supervisor::adopt(settings(&config), inheritance)?;
+
+        let public = config.listeners.public_ports();
+        let reserved = public.iter().map(|port| port.number()).collect();
+        let (first, last) = (config.worker_ports.first(), config.worker_ports.last());
+        let pool = PortPool::new(first.number()..=last.number(), reserved)?;
+        let (outcomes, started) = mpsc::unbounded_channel();
         let spawner = Spawner::new(template, pool, outcomes)
             .map_err(|source| MasterError::Thread { source })?;
         let printer = printer(&config, print_output)?;
         let (orders, inbox) = mpsc::channel(REQUEST_QUEUE);
         let (exits_sender, exits) = mpsc::unbounded_channel();
         let (counts_sender, counts) = mpsc::unbounded_channel();
+        let mut heirs = Vec::new();
+        for Heir { adopted, started, .. } in workers {
+            spawner.hold(adopted.worker, Arc::clone(&started.ports));
+            heirs.push((adopted.worker, adopted.seat, started));
+        }
+        let workers_wanted = match supervisor.is_as_configured() || wish.is_some() {
+            true => usize::from(config.workers),
+            false => supervisor.plan().seats().len(),
+        };
+        let processes = Processes::new(printer)?;
+        // Up to here nothing was changed. From here on this process is the master.
+        let notify = predecessor.as_mut().and_then(|it| it.take(HandedKind::Notify, ""));
+        let service_manager =
+            service_manager.or_else(|| manager_of(&predecessor.as_ref()?.handover));
+        if let Some(predecessor) = predecessor {
+            predecessor.relieve()?;
+            hold::adopt(&mut firewall)?;
+        }
+        // Not earlier: it is the path that workers of the earlier master write to.
+        let notify = lock.as_ref().map(|lock| match notify {
+            Some(socket) => Ok(NotifySocket::handed_over(notify_path(lock), socket)),
+            None => NotifySocket::bind(&notify_path(lock)),
+        });
+        let vigil = Vigil::new(&config, notify.transpose()?)?;
+        repair(&mut firewall, in_force.as_ref(), &beginning)?;
+        let server = lock.map(|lock| serve(lock, socket)).transpose()?;
+        #[cfg(feature = "http")]
+        let http_socket = http.as_ref().map(|http| http.as_fd().try_clone_to_owned()).transpose();
+        #[cfg(feature = "http")]
+        let http_socket = http_socket.map_err(|source| MasterError::Descriptor { source })?;
+        #[cfg(not(feature = "http"))]
+        let http_socket = None;
+        let estate = server.as_ref().map(|server| {
+            let (lock, control) = server.descriptors()?;
+            Ok::<_, MasterError>(Estate { lock, control, http: http_socket, steps: steps.clone() })
+        });
+        let estate = estate.transpose()?;
+        steps.reach("next: serves");
         Ok(Master {
-            server: lock.map(|lock| Server::bind(lock, Limits::default())).transpose()?,
+            gate: server.as_ref().map(Server::gate),
+            estate,
+            server,
             #[cfg(feature = "http")]
             http,
             world: World {
@@ -183,7 +249,7 @@ impl Builder {
                 looking: beside("looker")?,
                 service: Service::new(service_manager),
                 uncounted: Complaint::default(),
-                processes: Processes::new(printer)?,
+                processes,
                 spawner,
                 exits_sender,
                 counts_sender,
@@ -194,12 +260,16 @@ impl Builder {
                 memory: Monitor::new(),
                 last_swap: Duration::ZERO,
                 figures: Figures::default(),
-                workers_wanted: usize::from(config.workers),
-                begin: Instant::now(),
+                workers_wanted,
+                workers_configured: usize::from(config.workers),
+                orphans,
+                begin,
                 next_tidy: Instant::now(),
             },
             config,
             supervisor,
+            heirs,
+            wish,
             orders,
             inbox,
             started,
@@ -218,8 +288,43 @@ fn notify_path(lock: &Lock) -> PathBuf {
     lock.socket().with_extension("note")
 }
 
+/// The service manager of the earlier master, which this one goes on to tell: it watches the service on
+/// whichever process that is.
+fn manager_of(handover: &Handover) -> Option<ServiceManager> {
+    match ServiceManager::at(handover.manager.as_ref()?.into()) {
+        Ok(manager) => Some(manager.with_watchdog(handover.watchdog.map(Duration::from_micros))),
+        Err(error) => {
+            tracing::warn!(%error, "the service manager is told nothing");
+            None
+        }
+    }
+}
+
 fn beside(name: &'static str) -> Result<Beside, MasterError> {
     Beside::new(name).map_err(|source| MasterError::Thread { source })
+}
+
+/// Listens on the control socket, on that of the earlier master where it was handed over.
+fn serve(lock: Lock, socket: Option<OwnedFd>) -> Result<Server, MasterError> {
+    Ok(match socket {
+        Some(socket) => Server::handed_over(lock, socket, Limits::default())?,
+        None => Server::bind(lock, Limits::default())?,
+    })
+}
+
+#[cfg(feature = "http")]
+fn listen_http(
+    config: &Config,
+    predecessor: Option<&mut Predecessor>,
+) -> Result<Option<crate::http::Server>, MasterError> {
+    use crate::http::{Limits, Server};
+    let Some(address) = config.http.listen else { return Ok(None) };
+    let handed = predecessor.and_then(|it| it.take(HandedKind::Http, ""));
+    let handed = handed.map(|socket| Server::handed_over(socket, address, Limits::default()));
+    Ok(Some(match handed.transpose()?.flatten() {
+        Some(server) => server,
+        None => Server::bind(address, Limits::default())?,
+    }))
 }
 
 /// Refuses listeners for whose connections another cluster has rules. Of two masters that start at
@@ -267,33 +372,15 @@ fn refuse_guarded(
     }
 }
 
-/// The ports on which something listens; of the worker ports of a plan those on which something does
-/// by every protocol of the listeners that lead there.
-fn served(in_force: Option<&Plan>, table: &ListenTable) -> BTreeSet<u16> {
-    let mut served = table.ports();
-    let Some(plan) = in_force else { return served };
-    for protocol in Protocol::ALL {
-        let listened_on = table.ports_of(transport(protocol));
-        for occupant in plan.seats().filter_map(|(_, occupant)| occupant) {
-            for service in plan.listeners().services(protocol) {
-                let port = occupant.ports[service.place].number();
-                if !listened_on.contains(&port) {
-                    served.remove(&port);
-                }
-            }
-        }
-    }
-    served
-}
-
-/// If workers of an earlier master have died since, their clients go to the others at once; and if
-/// it died while it stopped the cluster, its listeners open again.
+/// If workers of an earlier master have died since, their clients go to the others at once; if it
+/// died while it stopped the cluster, its listeners open again; and if somebody has removed the rules,
+/// they come back.
 fn repair(
     firewall: &mut Firewall,
     in_force: Option<&Plan>,
     beginning: &Beginning,
 ) -> Result<(), MasterError> {
-    if beginning.start == Start::Takeover && in_force.is_some_and(|plan| *plan != beginning.plan) {
+    if beginning.holds && in_force != Some(&beginning.plan) {
         firewall.apply(&beginning.plan)?;
         tracing::warn!(
             "changed what an earlier master left: only workers that listen are in force, with the \
@@ -301,19 +388,6 @@ fn repair(
         );
     }
     Ok(())
-}
-
-/// Says what becomes of the workers of an earlier master, which this one does not manage.
-fn announce_takeover(plan: &Plan) {
-    let occupants = plan.seats().filter_map(|(_, occupant)| occupant);
-    let ports: Vec<String> =
-        occupants.flat_map(|occupant| occupant.ports.iter()).map(Port::to_string).collect();
-    tracing::warn!(
-        generation = %plan.generation(),
-        ports = ports.join(","),
-        "workers of an earlier master serve until the new ones are ready; then they finish their \
-         connections, and run on until somebody ends them"
-    );
 }
 
 fn settings(config: &Config) -> Settings {
@@ -360,6 +434,9 @@ fn template(
         environment.extend(account.variables());
     }
     let mut environment = config.env.resolve(environment);
+    // Not known where it was removed: then it is the same for every master that is started there.
+    let directory = std::env::current_dir().unwrap_or_default();
+    let mark = Mark::of(config, &directory, &environment);
     environment.insert("IPCLUSTER_NAME".into(), config.name.as_str().into());
     if let Some(lock) = lock {
         environment.insert("IPCLUSTER_SOCKET".into(), lock.socket().into());
@@ -374,6 +451,8 @@ fn template(
         }
     }
     Template {
+        name: config.name.clone(),
+        mark,
         program: config.command.program.clone().into(),
         arguments: config.command.arguments.iter().map(OsString::from).collect(),
         environment,

@@ -26,9 +26,12 @@
 //! ([`keep_only_capabilities`](crate::process::keep_only_capabilities)), as `ipcluster run` does.
 //!
 //! Starting up is recovering: whatever an earlier master left in the kernel is what this one begins
-//! with. Workers are not tied to the master's life. When it leaves, they and the rules serve on.
+//! with, and its workers are adopted: the same processes, and not one rule changed. Workers are not
+//! tied to the master's life. When it leaves, they and the rules serve on.
 
 mod actions;
+mod adoption;
+mod bequest;
 mod beside;
 mod builder;
 mod complaint;
@@ -40,10 +43,13 @@ mod figures;
 mod fullness;
 mod handle;
 mod health;
+mod heritage;
 mod hold;
 mod journal;
 mod logs;
+mod mark;
 mod memory;
+mod orphans;
 mod output;
 mod privilege;
 #[cfg(feature = "http")]
@@ -53,6 +59,7 @@ mod report;
 mod run;
 mod service;
 mod spawner;
+mod succession;
 mod takeover;
 mod vigil;
 mod watching;

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::logs::Logs;
+use super::mark::{Label, Mark};
 use crate::nft::Conntrack;
-use crate::plan::{Generation, Port, Seat};
+use crate::plan::{ClusterName, Generation, Port, Seat};
 use crate::process::{
     Account, Child, ListenTable, Output, OutputReader, PortPool, ProcessError, Sockets, Spawn,
     Transport,
@@ -21,6 +22,9 @@ use crate::supervisor::WorkerId;
 /// What is the same for every worker.
 #[derive(Debug, Clone)]
 pub(super) struct Template {
+    pub(super) name: ClusterName,
+    /// What the next master knows the configuration by.
+    pub(super) mark: Mark,
     pub(super) program: OsString,
     pub(super) arguments: Vec<OsString>,
     /// Variables that do not depend on the worker.
@@ -63,6 +67,8 @@ pub(super) struct Outcome {
 
 enum Message {
     Start(Order),
+    /// A worker of an earlier master has these ports.
+    Hold(WorkerId, Arc<[Port]>),
     /// The worker's processes are gone, and its ports are free as far as it is concerned.
     Release(WorkerId),
 }
@@ -91,6 +97,7 @@ impl Spawner {
             for message in inbox {
                 match message {
                     Message::Release(worker) => work.release(worker),
+                    Message::Hold(worker, ports) => drop(work.held.insert(worker, ports)),
                     Message::Start(order) => {
                         let result = work.start(order);
                         let outcome = Outcome { worker: order.worker, result };
@@ -106,6 +113,10 @@ impl Spawner {
 
     pub(super) fn start(&self, order: Order) {
         self.send(Message::Start(order));
+    }
+
+    pub(super) fn hold(&self, worker: WorkerId, ports: Arc<[Port]>) {
+        self.send(Message::Hold(worker, ports));
     }
 
     pub(super) fn release(&self, worker: WorkerId) {
@@ -143,10 +154,12 @@ impl Work {
 
     fn start(&mut self, order: Order) -> Result<Started, ProcessError> {
         let ports: Arc<[Port]> = self.allocate()?.into_iter().filter_map(Port::new).collect();
-        let label = format!("seat {}", order.seat);
+        let Template { name, mark, .. } = &self.template;
+        let (name, mark) = (name.clone(), *mark);
+        let label = Label { name, generation: order.generation, seat: order.seat, mark };
         let output = match &self.template.logs {
             Some(logs) => Output::append_to(&logs.file(order.seat, order.generation))?,
-            None => Output::create(label)?,
+            None => Output::create(label.to_string())?,
         };
         let spawn = Spawn {
             program: self.template.program.clone(),
@@ -222,6 +235,7 @@ impl Work {
         set("IPCLUSTER_SEAT".to_owned(), order.seat.to_string());
         set("IPCLUSTER_WORKERS".to_owned(), order.workers.to_string());
         set("IPCLUSTER_GENERATION".to_owned(), order.generation.to_string());
+        set("IPCLUSTER_CONFIG".to_owned(), self.template.mark.to_string());
         environment
     }
 }

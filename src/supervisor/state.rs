@@ -223,6 +223,7 @@ impl Supervisor {
             Request::Restart => self.restart(id),
             Request::Retire { target } => self.request_retirement(id, target),
             Request::ClearRetired => self.clear_retired(id),
+            Request::Configure { renew } => self.configure(id, renew),
             Request::Scale { workers } => self.scale(id, workers),
         }
     }

@@ -39,6 +39,7 @@ mod scarcity;
 mod service;
 mod stale;
 mod strangers;
+mod succession;
 mod udp;
 mod watch;
 mod witnesses;
@@ -84,6 +85,7 @@ fn main() -> ExitCode {
         service,
         stale,
         strangers,
+        succession,
         udp,
         watch,
         witnesses

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::policy::Burden;
 use super::random::Random;
-use crate::plan::{Port, Seat};
+use crate::plan::{Generation, Port, Seat};
 use crate::supervisor::{Moment, Sockets, WorkerId};
 
 /// Names a process; no two in a history have the same.
@@ -18,6 +18,8 @@ pub(super) struct Process {
     /// does not manage.
     pub(super) worker: Option<WorkerId>,
     pub(super) seat: Seat,
+    /// The generation that it was started for; that of the first plan for those that were there.
+    pub(super) generation: Generation,
     /// Empty until it is spawned.
     pub(super) ports: Arc<[Port]>,
     /// The plan cannot take its ports.
@@ -69,6 +71,7 @@ impl Process {
         Self {
             worker,
             seat,
+            generation: Generation(7),
             ports: Arc::new([]),
             unfit: false,
             listens: false,
