@@ -189,14 +189,20 @@ impl PortHolders {
         Ok(Self { sockets: sockets.local(ports)?, processes })
     }
 
-    /// The ports on which a process of the session with this number has a socket.
+    /// The ports on which a process of the session with this number has a socket, as far as it may be
+    /// inspected.
     ///
     /// # Errors
-    /// A process of the session may not be inspected.
+    /// `/proc` cannot be read.
     pub fn ports_of(&self, session: u32) -> Result<BTreeSet<u16>, ProcessError> {
         let mut ports = BTreeSet::new();
         for (pid, _) in self.processes.iter().filter(|(_, of)| *of == session) {
-            let (_, inodes) = socket_inodes(*pid)?;
+            let inodes = match socket_inodes(*pid) {
+                Ok((_, inodes)) => inodes,
+                // One that has more privilege than we proves nothing, and is no reason not to begin.
+                Err(error) if error.errno() == Some(Errno::EACCES) => continue,
+                Err(error) => return Err(error),
+            };
             let inodes: HashSet<u32> = inodes.into_iter().collect();
             let held = self.sockets.iter().filter(|socket| inodes.contains(&socket.inode));
             ports.extend(held.map(|socket| socket.port));
@@ -204,10 +210,11 @@ impl PortHolders {
         Ok(ports)
     }
 
-    /// Whether a process of the session with this number has a socket on one of these ports.
+    /// Whether a process of the session with this number has a socket on one of these ports, as far as
+    /// it may be inspected.
     ///
     /// # Errors
-    /// A process of the session may not be inspected.
+    /// `/proc` cannot be read.
     pub fn holds(&self, session: u32, ports: &[u16]) -> Result<bool, ProcessError> {
         let held = self.ports_of(session)?;
         Ok(ports.iter().any(|port| held.contains(port)))

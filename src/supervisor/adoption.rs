@@ -106,6 +106,8 @@ impl Supervisor {
             supervisor.kernel.in_force.lineup = Some(supervisor.lineup_of(&supervisor.aim));
             // Who knows what was done to it while nobody looked.
             supervisor.kernel.repair.suspect();
+            // Those of its workers that it had retired already.
+            supervisor.took_over();
         } else {
             // The new workers are of the generation of the plan, in which none has served yet.
             supervisor.aim.generation = supervisor.generation();
@@ -182,7 +184,10 @@ impl Supervisor {
         };
         let kind = if renew { Rollout::Reload } else { Rollout::Scale };
         match checked() {
-            Ok(generation) => self.begin_rollout(kind, request, Aim::all(generation, weights)),
+            Ok(generation) => {
+                self.configuring = Some(request);
+                self.begin_rollout(kind, request, Aim::all(generation, weights));
+            }
             Err(refusal) => self.reply(request, Err(refusal)),
         }
     }

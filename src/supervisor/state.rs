@@ -48,6 +48,8 @@ pub struct Supervisor {
     pub(super) retiring: Vec<Retiring>,
     /// The reload after which the retired workers are to be ended.
     pub(super) restarting: Option<RequestId>,
+    /// What brings in the settings in place of those of an earlier master.
+    pub(super) configuring: Option<RequestId>,
     pub(super) clearings: Vec<Clearing>,
     pub(super) pressure: Pressure,
     pub(super) kernel: Kernel,
@@ -99,6 +101,7 @@ impl Supervisor {
             is_held_back: false,
             retiring: Vec::new(),
             restarting: None,
+            configuring: None,
             clearings: Vec::new(),
             pressure: Pressure::default(),
             kernel: Kernel::new(in_force, start),

@@ -165,6 +165,23 @@ fn other_weights_come_in_by_request_and_with_them_other_workers_if_they_are_to()
 }
 
 #[test]
+fn with_kill_old_retired_ones_end_at_once_and_those_in_force_when_they_are_replaced() {
+    let kill_old = Settings { kill_old: true, ..settings(2) };
+    let mut workers = in_force(&[0, 1]);
+    let retired = Part::Retired { since: Moment(SECOND) };
+    workers.push(Adopted { generation: Generation(3), ..adopted(2, retired) });
+    let mut bench = bench(kill_old, inherit(left(2, &[0, 1]), workers));
+    assert_eq!(bench.take_terminated(), [12]);
+    bench.request(Request::Configure { renew: true });
+    bench.ready(13);
+    bench.ready(14);
+    bench.commit_done();
+    bench.pass(60 * SECOND);
+    assert_eq!(bench.take_terminated(), [10, 11]);
+    assert_eq!(bench.in_force(), [13, 14]);
+}
+
+#[test]
 fn what_new_workers_cannot_come_up_to_leaves_the_adopted_ones_in_force() {
     let mut bench = bench(settings(2), inherit(left(2, &[0, 1]), in_force(&[0, 1])));
     bench.request(Request::Configure { renew: true });
