@@ -318,7 +318,10 @@ fn orphaned(lab: &Lab) {
     // As a process that a worker has started in a session of its own.
     let environment = std::fs::read(format!("/proc/{worker}/environ")).unwrap();
     let mut command = Command::new("setsid");
-    command.args(["--fork", "sh", "-c", "echo $$ > /run/lab/pid; exec sleep 600"]);
+    // Without capabilities, as all that workers start: with more than the master keeps it could not
+    // even be seen.
+    command.args(["--fork", "setpriv", "--bounding-set=-all", "--inh-caps=-all"]);
+    command.args(["sh", "-c", "echo $$ > /run/lab/pid; exec sleep 600"]);
     for variable in environment.split(|byte| *byte == 0) {
         let text = String::from_utf8_lossy(variable);
         if let Some((name, value)) = text.split_once('=') {
