@@ -240,11 +240,10 @@ impl Offer {
 /// The line of which this is the first byte, up to its end, as a message.
 fn refusal(first: u8, stream: &mut impl Read) -> io::Result<String> {
     let mut line = vec![first];
-    for byte in stream.take(4096).bytes() {
-        match byte? {
-            b'\n' => break,
-            byte => line.push(byte),
-        }
+    let mut byte = [0];
+    // Byte by byte: it is the last thing that is said, and short.
+    while line.len() < 4096 && stream.read(&mut byte)? == 1 && byte != *b"\n" {
+        line.extend(byte);
     }
     let text = String::from_utf8_lossy(&line).into_owned();
     Ok(match super::Reply::parse(&text) {

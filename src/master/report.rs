@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use super::figures::Figures;
 use crate::control::{
-    ConntrackFill, Explanation, Failure, ForeignChain, LeavingCause, Orphan, RuleWriter, SCHEMA,
-    Status, Trial, WorkerHealth, WorkerState, WorkerStatus,
+    ConntrackFill, Explanation, Failure, ForeignChain, LeavingCause, RuleWriter, SCHEMA, Status,
+    Trial, WorkerHealth, WorkerState, WorkerStatus,
 };
 use crate::nft::Fill;
 use crate::plan::{Listeners, Plan, Port, Protocol, Route, Seat};
@@ -22,7 +22,6 @@ pub(super) fn status(
     fill: Option<Fill>,
     figures: &Figures,
     foreign_chains: Vec<ForeignChain>,
-    orphans: Vec<Orphan>,
     now: Moment,
 ) -> Status {
     let plan = supervisor.plan();
@@ -73,7 +72,7 @@ pub(super) fn status(
             .as_ref()
             .map(|writer| RuleWriter { pid: writer.pid, name: writer.name.clone() }),
         foreign_chains,
-        orphans,
+        orphans: Vec::new(),
         conntrack: fill.map(|Fill { entries, limit }| ConntrackFill { entries, limit }),
         serving: serving(plan),
         trial: supervisor.canary().map(trial),

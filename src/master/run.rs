@@ -478,9 +478,9 @@ impl Master {
             fill,
             figures,
             foreign,
-            orphans,
             self.world.now(),
         );
+        status.orphans = orphans;
         let by_pid = |worker: &supervisor::Worker| Some((worker.pid?, worker.id));
         let pids = self.supervisor.workers().filter_map(by_pid).collect();
         self.vigil.add_texts(&mut status, &pids);

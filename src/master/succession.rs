@@ -213,7 +213,10 @@ fn receive_all(
 
 /// Tells a test which step of a takeover is reached, for it to end or stop this process there.
 #[derive(Clone, Default)]
-pub(super) struct Steps(pub(super) Option<Arc<dyn Fn(&str) + Send + Sync>>);
+pub(super) struct Steps(pub(super) Option<Arc<Observer>>);
+
+/// Is told a step.
+type Observer = dyn Fn(&str) + Send + Sync;
 
 impl Steps {
     pub(super) fn reach(&self, step: &str) {
