@@ -218,6 +218,20 @@ impl<'a> Cluster<'a> {
         self.master = Some(self.lab.start("master", command));
     }
 
+    /// Starts a master that takes over from the one that runs, and returns that one.
+    ///
+    /// # Panics
+    /// While none was started.
+    pub fn replace_master(&mut self, worker: &[OsString]) -> Process {
+        let old = self.master.take().expect("a master was started");
+        let mut command = self.command("run");
+        command.arg("--replace").args(["--name", &self.name]).args(&self.arguments);
+        command.arg("--").args(worker);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        self.master = Some(self.lab.start("master", command));
+        old
+    }
+
     /// Waits until the status has `workers` live ones.
     ///
     /// # Panics

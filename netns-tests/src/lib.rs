@@ -43,7 +43,7 @@ pub use case::{Case, Need, run, run_together};
 pub use cluster::{Cluster, ForeignChain, RuleWriter, Status, WorkerStatus};
 pub use lab::Lab;
 pub use process::{Process, is_alive, signal, wait_until, waited_for_processor};
-pub use programs::{greeter, ipcluster, libfaketime, member, resetter};
+pub use programs::{greeter, ipcluster, libfaketime, member, resetter, successor};
 pub use witness::Witness;
 #[cfg(feature = "rustables")]
 pub use witness::{SeenChain, SeenTable};

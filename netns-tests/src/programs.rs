@@ -38,6 +38,11 @@ pub fn member() -> PathBuf {
     beside_us("member")
 }
 
+/// A master that ends or stops at a given step of a takeover, as a program.
+pub fn successor() -> PathBuf {
+    beside_us("successor")
+}
+
 /// The program `ipcluster`: the one that the variable `IPCLUSTER_BIN` names, such as one of another
 /// profile; otherwise that in the profile of this test, which is there, and up to date, in a case
 /// that [needs](crate::Need::Ipcluster) it.

@@ -41,7 +41,9 @@ pub(crate) enum Verb {
     /// Start a cluster, or take over one whose master is gone; stays in the foreground
     ///
     /// SIGTERM and SIGINT end the master alone: the workers and the rules serve on, and the next
-    /// `run` of the same name takes them over. SIGHUP reloads, SIGUSR1 is `ipcluster clear-retired`.
+    /// `run` of the same name adopts them: the same processes, and no rule changes. If it is given
+    /// another command, environment or number of workers, those come into force without a connection
+    /// lost. SIGHUP reloads, SIGUSR1 is `ipcluster clear-retired`.
     /// `ipcluster stop` ends all.
     #[command(after_help = RUN_HELP)]
     Run(RunArgs),
@@ -159,7 +161,7 @@ Examples:
   ipcluster run -c web.toml --workers 8 --http-listen 127.0.0.1:9180
 
 The file holds the same settings as the flags (name, listen, workers, command, partition, slots,
-weights, worker_ports, socket_activation, backlog, local_clients, ready, ownership, user, group, env, socket, [timeouts] ready, drain, rollback, die,
+weights, worker_ports, socket_activation, backlog, local_clients, ready, ownership, user, group, on_exit, env, socket, [timeouts] ready, drain, rollback, die,
 ping, watchdog, [spawn] stagger, backoff, give_up, [retire] rss, rate, window, renice, max_age, lag, [memory] total, low, high,
 order, [output] to, [http] listen). Flags win.
 
@@ -176,10 +178,12 @@ that it has), dying (was asked to end).
 
 --json prints one object: schema (1), name, pid (of the master), generation, listeners, partition,
 slots, repairs (of rules that others had changed) and last_writer (who made the last one necessary),
-foreign_chains (rules of others that decide before ours), conntrack (entries, limit; 0: none), serving
+foreign_chains (rules of others that decide before ours), orphans (pid, seat, generation, reason: of
+processes that seem to be workers of an earlier master, but cannot be proven to be), conntrack (entries, limit; 0: none), serving
 (seats that get connections), trial (of a generation: generation, first_seat, seats, slots; or null),
 swaps (a histogram), restarts (by reason), retirements (of live workers, by cause), given_up (seats that get no worker for
-now), and workers: a list of seat, slots, pid (null before it is spawned), state, leaving (why it is
+now), and workers: a list of seat, slots, pid (null before it is spawned), adopted (an earlier
+master has started it), state, leaving (why it is
 replaced, or null), generation,
 health (ok, silent), text (what it says of itself: STATUS= of sd_notify; else null), ports
 (public port: worker port), uptime (seconds), connections (established ones; null if not counted),
@@ -278,6 +282,10 @@ pub(crate) struct RunArgs {
     /// Read settings from a TOML file; flags win
     #[arg(short, long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+    /// Take over from the master of this name if one runs, such as one of another version: it hands
+    /// over its rules, workers and sockets, and ends
+    #[arg(long)]
+    pub(crate) replace: bool,
     /// Name of the cluster, of its table in the kernel and of its control socket [default: main]
     #[arg(long)]
     name: Option<String>,
@@ -333,6 +341,11 @@ pub(crate) struct RunArgs {
     /// Group that workers run as, by name or number [default: that of the user]
     #[arg(long, value_name = "GROUP")]
     group: Option<String>,
+    /// What becomes of the workers when SIGTERM or SIGINT ends the master: leave (they serve on, and
+    /// the next master adopts them), drain (they finish their connections and end, and the rules go;
+    /// at once with a second signal) [default: leave]
+    #[arg(long, value_name = "leave|drain")]
+    on_exit: Option<String>,
     /// Variable that workers get too: KEY or PREFIX* passes yours on, KEY=VALUE sets it; repeat for
     /// more
     #[arg(long, value_name = "KEY[=VALUE]")]
@@ -446,6 +459,7 @@ impl RunArgs {
             ownership: one("--ownership", self.ownership),
             user: one("--user", self.user),
             group: one("--group", self.group),
+            on_exit: one("--on-exit", self.on_exit),
             env: each("--env", self.env),
             socket: one("--socket", self.socket),
             ready_timeout: one("--ready-timeout", self.ready_timeout),
@@ -603,7 +617,7 @@ mod tests {
     fn every_setting_has_a_flag() {
         let line = "run --name web --listen 0.0.0.0:80 --listen [::]:443 --workers 2 \
             --partition hash --slots 2048 --weights 1,2.5 --worker-ports 30000-30999 \
-            --socket-activation --backlog 1024 --local-clients --ready tcp --user www-data --group 33 \
+            --socket-activation --backlog 1024 --local-clients --ready tcp --user www-data --group 33 --on-exit drain \
             --env NODE_* --env A=b --ready-timeout 10s --drain-timeout 1h --rollback-timeout 10min --die-timeout 0 \
             --retire-rss 448MiB --retire-rate 5 --retire-window 1min --retire-renice 19 \
             --retire-max-age 24h --retire-lag 0 --memory-total 512MiB --memory-low 0.5 \
@@ -626,6 +640,7 @@ mod tests {
             ready = "tcp"
             user = "www-data"
             group = "33"
+            on_exit = "drain"
             env = ["NODE_*", "A=b"]
             socket = "/tmp/s"
             timeouts = { ready = "10s", drain = "1h", rollback = "10min", die = "0", ping = "3s" }

@@ -1,6 +1,6 @@
 //! `ipcluster run`: the master in the foreground.
 
-use ipcluster::config::Config;
+use ipcluster::config::{Config, OnExit};
 use ipcluster::control::{ControlDir, ControlError};
 use ipcluster::master::{Ended, Handle, Master, MasterError, needed_capabilities};
 use ipcluster::nft::NftError;
@@ -19,6 +19,7 @@ pub(super) fn run(
     directory: impl FnOnce() -> Result<ControlDir, ControlError>,
     args: RunArgs,
 ) -> Result<(), Failed> {
+    let replace = args.replace;
     let config = configure::config(args)?;
     if !has_cap_net_admin().map_err(MasterError::from)? {
         return Err(NftError::Privilege.into());
@@ -31,11 +32,16 @@ pub(super) fn run(
     let limit = raise_descriptor_limit().map_err(MasterError::from)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failed::new(format!("cannot wait for IO: {error}")))?;
-    runtime.block_on(manage(directory, config, limit))
+    runtime.block_on(manage(directory, config, limit, replace))
 }
 
-async fn manage(directory: ControlDir, config: Config, limit: u64) -> Result<(), Failed> {
-    let name = config.name.clone();
+async fn manage(
+    directory: ControlDir,
+    config: Config,
+    limit: u64,
+    replace: bool,
+) -> Result<(), Failed> {
+    let (name, on_exit) = (config.name.clone(), config.on_exit);
     let mut builder = Master::builder(config).control(directory).print_output();
     builder = builder.worker_descriptor_limit(limit);
     match ServiceManager::from_environment(|name| std::env::var_os(name)) {
@@ -44,13 +50,14 @@ async fn manage(directory: ControlDir, config: Config, limit: u64) -> Result<(),
         // It says itself when it has waited long enough.
         Err(error) => tracing::warn!(%error, "the service manager is told nothing"),
     }
-    let master = builder.start()?;
+    let master = if replace { builder.replace() } else { builder }.start()?;
     let signals = Signals::new()
         .map_err(|error| Failed::new(format!("cannot listen for signals: {error}")))?;
-    let obeyed = tokio::spawn(signals.obey(master.handle()));
+    let obeyed = tokio::spawn(signals.obey(master.handle(), on_exit));
     let ended = master.run().await;
     obeyed.abort();
     match ended? {
+        Ended::Replaced => tracing::info!("another master of cluster {name} has taken over"),
         Ended::Left => tracing::info!(
             "left: workers and rules of cluster {name} serve on; the next `run` takes them over, \
              `ipcluster flush {name}` removes the rules"
@@ -77,12 +84,18 @@ impl Signals {
         })
     }
 
-    /// SIGTERM and SIGINT: the master leaves. SIGHUP: reload. SIGUSR1: clear-retired.
-    async fn obey(mut self, master: Handle) {
+    /// SIGTERM and SIGINT: the master leaves, or stops the cluster; the second one does not wait for
+    /// connections. SIGHUP: reload. SIGUSR1: clear-retired.
+    async fn obey(mut self, master: Handle, on_exit: OnExit) {
+        let mut is_second = false;
         loop {
             tokio::select! {
-                _ = self.terminate.recv() => master.leave().await,
-                _ = self.interrupt.recv() => master.leave().await,
+                Some(()) = either(&mut self.terminate, &mut self.interrupt) => match on_exit {
+                    OnExit::Leave => master.leave().await,
+                    OnExit::Drain => {
+                        tokio::spawn(stop(master.clone(), std::mem::replace(&mut is_second, true)));
+                    }
+                },
                 _ = self.hangup.recv() => {
                     tokio::spawn(reload(master.clone()));
                 }
@@ -91,6 +104,19 @@ impl Signals {
                 }
             }
         }
+    }
+}
+
+async fn either(one: &mut Signal, other: &mut Signal) -> Option<()> {
+    tokio::select! {
+        signal = one.recv() => signal,
+        signal = other.recv() => signal,
+    }
+}
+
+async fn stop(master: Handle, now: bool) {
+    if let Err(failure) = master.stop(now).await {
+        tracing::error!("stop failed: {}", failure.message);
     }
 }
 

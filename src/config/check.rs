@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::readiness::readiness;
 use super::{
-    Config, ConfigError, Environment, Given, Http, Origin, Ownership, Settings, Spawn, Timeouts,
-    WorkerCommand, parse, policy,
+    Config, ConfigError, Environment, Given, Http, OnExit, Origin, Ownership, Settings, Spawn,
+    Timeouts, WorkerCommand, parse, policy,
 };
 use crate::plan::{
     Assignment, Listener, Listeners, MAX_SEATS, Partition, PlanError, Port, PortRange, Weights,
@@ -71,6 +71,7 @@ impl Settings {
             ownership: ownership(or_default(self.ownership, "auto".to_owned()))?,
             user: account(self.user, "user")?,
             group: account(self.group, "group")?,
+            on_exit: on_exit(or_default(self.on_exit, "leave".to_owned()))?,
             env: environment(self.env.unwrap_or_default())?,
             timeouts: Timeouts {
                 ready: nonzero(self.ready_timeout, "30s", "timeouts.ready")?,
@@ -365,6 +366,18 @@ fn account(given: Option<Given<String>>, key: &'static str) -> Result<Option<Str
         return Err(value_error(&given.origin, key, reason));
     }
     Ok(Some(given.value))
+}
+
+fn on_exit(given: Given<String>) -> Result<OnExit, ConfigError> {
+    match given.value.as_str() {
+        "leave" => Ok(OnExit::Leave),
+        "drain" => Ok(OnExit::Drain),
+        other => Err(value_error(
+            &given.origin,
+            "on_exit",
+            format!("{}: expected leave or drain", quote(other)),
+        )),
+    }
 }
 
 fn environment(entries: Vec<Given<String>>) -> Result<Environment, ConfigError> {

@@ -47,6 +47,8 @@ pub struct Config {
     pub user: Option<String>,
     /// Their primary group, by name or number; none is that of `user`.
     pub group: Option<String>,
+    /// What becomes of the workers when a signal ends the master.
+    pub on_exit: OnExit,
     /// The environment of the workers.
     pub env: Environment,
     /// How long the steps of a worker's life may take.
@@ -130,6 +132,16 @@ pub enum Ownership {
     /// They can. `nft flush ruleset` removes the rules; established connections live on (since
     /// Linux 5.12).
     Shared,
+}
+
+/// What becomes of the workers when a signal (SIGTERM, SIGINT) ends the master.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnExit {
+    /// They and the rules serve on, and the next master adopts them.
+    #[default]
+    Leave,
+    /// They finish their connections and end, and the rules go: as for `ipcluster stop`.
+    Drain,
 }
 
 /// How long the steps of a worker's life may take.

@@ -70,6 +70,13 @@ impl Environment {
         let set = self.set.iter().map(|(name, value)| (name.into(), value.into()));
         passed.chain(set).collect()
     }
+
+    /// Whether an entry names this variable, so that the user wants workers to have it, or its
+    /// value.
+    pub fn names(&self, name: &OsString) -> bool {
+        let is_set = name.to_str().is_some_and(|name| self.set.contains_key(name));
+        is_set || self.passed.iter().any(|pattern| matches(pattern, name))
+    }
 }
 
 fn matches(pattern: &str, name: &OsString) -> bool {

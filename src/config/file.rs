@@ -29,7 +29,7 @@ impl Settings {
     }
 }
 
-const KEYS: [&str; 17] = [
+const KEYS: [&str; 18] = [
     "name",
     "listen",
     "workers",
@@ -45,6 +45,7 @@ const KEYS: [&str; 17] = [
     "ownership",
     "user",
     "group",
+    "on_exit",
     "env",
     "socket",
 ];
@@ -92,6 +93,7 @@ impl File<'_> {
             "user" => settings.user = Some(self.text("user", value)?),
             "group" => settings.group = Some(self.text("group", value)?),
             "socket" => settings.socket = Some(self.text("socket", value)?),
+            "on_exit" => settings.on_exit = Some(self.text("on_exit", value)?),
             "env" => settings.env = Some(self.texts("env", value)?),
             "timeouts" => {
                 for (key, value) in self.table("timeouts", value)? {
@@ -384,6 +386,7 @@ mod tests {
             ownership = "shared"
             user = "www-data"
             group = "33"
+            on_exit = "drain"
             env = ["NODE_*", "A=b"]
             socket = "/tmp/host.zsocket"
             [timeouts]
@@ -431,6 +434,7 @@ mod tests {
             ownership: flag("shared".to_owned()),
             user: flag("www-data".to_owned()),
             group: flag("33".to_owned()),
+            on_exit: flag("drain".to_owned()),
             env: Some(["NODE_*", "A=b"].map(|entry| given(entry.to_owned())).into()),
             ready_timeout: flag("10s".to_owned()),
             drain_timeout: flag("1h".to_owned()),
@@ -472,7 +476,7 @@ mod tests {
         let cases = [
             (
                 "\nwrokers = 4",
-                "web.toml, line 2: unknown key `wrokers`: expected one of name, listen, workers, command, partition, slots, weights, worker_ports, socket_activation, backlog, local_clients, ready, ownership, user, group, env, socket, the tables timeouts, spawn, retire, memory, output and http",
+                "web.toml, line 2: unknown key `wrokers`: expected one of name, listen, workers, command, partition, slots, weights, worker_ports, socket_activation, backlog, local_clients, ready, ownership, user, group, on_exit, env, socket, the tables timeouts, spawn, retire, memory, output and http",
             ),
             (
                 "[timeouts]\n\"a\\nb\" = 1",

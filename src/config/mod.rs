@@ -24,6 +24,7 @@
 //! | `ownership` | `--ownership` | `auto`, `owned`, `shared`: see [`Ownership`] | `auto` |
 //! | `user` | `--user` | a user's name or number: see below; empty: the master's | the master's |
 //! | `group` | `--group` | a group's name or number; empty: that of `user` | that of `user` |
+//! | `on_exit` | `--on-exit` | `leave`, `drain`: see [`OnExit`] | `leave` |
 //! | `env` | `--env`, repeated | `KEY`, `PREFIX*`, `KEY=VALUE`: see [`Environment`] | none |
 //! | `timeouts.ready` | `--ready-timeout` | a time above 0 | `30s` |
 //! | `timeouts.drain` | `--drain-timeout` | a time, `0`: no limit | `0` |
@@ -69,7 +70,9 @@ mod policy;
 mod readiness;
 mod settings;
 
-pub use config::{Backoff, Config, Http, Ownership, Spawn, Timeouts, WorkerCommand, WorkerOutput};
+pub use config::{
+    Backoff, Config, Http, OnExit, Ownership, Spawn, Timeouts, WorkerCommand, WorkerOutput,
+};
 pub use environment::Environment;
 pub use error::ConfigError;
 pub use policy::{GiveUp, KillOrder, Marks, Memory, Retire};

@@ -69,7 +69,7 @@ impl Client {
         progress: impl FnMut(&str),
     ) -> Result<Answer, ControlError> {
         match command {
-            Command::Status | Command::Explain { .. } => {
+            Command::Status | Command::Explain { .. } | Command::EndOrphans => {
                 let answer = timeout(Self::PATIENCE, self.exchange(command, progress)).await;
                 answer.unwrap_or_else(|_elapsed| {
                     Err(ControlError::NoAnswer { name: self.name.clone(), waited: Self::PATIENCE })
@@ -84,7 +84,8 @@ impl Client {
             | Command::ClearRetired
             | Command::Scale { .. }
             | Command::Stop { .. }
-            | Command::Events => self.exchange(command, progress).await,
+            | Command::Events
+            | Command::Takeover { .. } => self.exchange(command, progress).await,
         }
     }
 
@@ -171,6 +172,32 @@ impl Client {
             }
             _ => io_error("talk over", &self.socket)(error),
         }
+    }
+}
+
+/// Connects to the master of cluster `name`, whoever waits for it; with its process id, as the kernel
+/// tells it. `None` where nobody listens.
+///
+/// # Errors
+/// [`ControlError::ForeignMaster`], [`ControlError::Io`].
+pub fn connect_to_master(
+    directory: &ControlDir,
+    name: &ClusterName,
+) -> Result<Option<(std::os::unix::net::UnixStream, u32)>, ControlError> {
+    let path = directory.socket(name);
+    let stream = match std::os::unix::net::UnixStream::connect(&path) {
+        Ok(stream) => stream,
+        Err(error) => match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => return Ok(None),
+            _ => return Err(io_error("connect to", &path)(error)),
+        },
+    };
+    let peer = nix::sys::socket::getsockopt(&stream, nix::sys::socket::sockopt::PeerCredentials)
+        .map_err(|errno| io_error("ask who serves", &path)(errno.into()))?;
+    let (ours, pid) = (nix::unistd::geteuid(), peer.pid().cast_unsigned());
+    match peer.uid() {
+        uid if uid == 0 || ours.is_root() || uid == ours.as_raw() => Ok(Some((stream, pid))),
+        uid => Err(ControlError::ForeignMaster { path, uid }),
     }
 }
 

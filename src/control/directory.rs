@@ -2,9 +2,11 @@
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{
+    DirBuilderExt, FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt,
+};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
@@ -68,14 +70,13 @@ impl ControlDir {
         }
         self.create()?;
         let path = self.lock_file(name);
-        let mut file = open_lock_file(&path)?;
+        let file = open_lock_file(&path)?;
         if !try_lock(&file).map_err(io_error("lock", &path))? {
             return Err(ControlError::AlreadyRuns { name: name.clone(), pid: read_pid(&file) });
         }
-        file.set_len(0)
-            .and_then(|()| writeln!(file, "{}", std::process::id()))
-            .map_err(io_error("write", &path))?;
-        Ok(Lock { name: name.clone(), socket, file })
+        let lock = Lock { name: name.clone(), socket, file };
+        lock.sign()?;
+        Ok(lock)
     }
 
     /// The clusters whose master runs, in the order of their names. None if there is no directory.
@@ -140,8 +141,7 @@ impl ControlDir {
 pub struct Lock {
     name: ClusterName,
     socket: PathBuf,
-    /// Closing it releases the lock.
-    #[cfg_attr(not(test), expect(dead_code, reason = "held, not used"))]
+    /// Closing it, and every copy, releases the lock.
     file: File,
 }
 
@@ -154,6 +154,53 @@ impl Lock {
     /// The path of its control socket.
     pub fn socket(&self) -> &Path {
         &self.socket
+    }
+
+    /// The lock of a running master, which has handed it over: from here on it is held by both, until
+    /// that one ends. The file names this process.
+    ///
+    /// # Errors
+    /// [`ControlError::NotOurs`] if it is not the lock file of this cluster, or does not hold the lock;
+    /// [`ControlError::Io`].
+    pub fn handed_over(
+        directory: &ControlDir,
+        name: &ClusterName,
+        descriptor: OwnedFd,
+    ) -> Result<Self, ControlError> {
+        let path = directory.lock_file(name);
+        let file = File::from(descriptor);
+        let found = file.metadata().map_err(io_error("examine", &path))?;
+        let there = fs::symlink_metadata(&path).map_err(io_error("examine", &path))?;
+        if (found.dev(), found.ino()) != (there.dev(), there.ino()) {
+            return Err(not_ours(&path, "is not the lock that was handed over"));
+        }
+        // The lock belongs to the open file: to take it again is no change if this is that file, and
+        // fails if it is not.
+        if !try_lock(&file).map_err(io_error("lock", &path))? {
+            return Err(not_ours(
+                &path,
+                "is locked by another process than the one that hands over",
+            ));
+        }
+        Ok(Self { name: name.clone(), socket: directory.socket(name), file })
+    }
+
+    /// Writes into the lock file that this process is the master.
+    pub(super) fn sign(&self) -> Result<(), ControlError> {
+        let text = format!("{}\n", std::process::id());
+        self.file
+            .set_len(0)
+            .and_then(|()| self.file.write_all_at(text.as_bytes(), 0))
+            .map_err(io_error("write", &self.socket.with_extension("lock")))
+    }
+
+    /// A copy of its descriptor, to be handed over.
+    ///
+    /// # Errors
+    /// [`ControlError::Io`]: no descriptor is left.
+    pub fn descriptor(&self) -> Result<OwnedFd, ControlError> {
+        let copy = self.file.as_fd().try_clone_to_owned();
+        copy.map_err(io_error("copy the descriptor of", &self.socket.with_extension("lock")))
     }
 
     /// Listens on the control socket, in place of one that an earlier master left.

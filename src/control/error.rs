@@ -223,7 +223,7 @@ impl ControlError {
                 Some("choose a shorter directory with --runtime-dir".to_owned())
             }
             Self::AlreadyRuns { name, .. } => Some(format!(
-                "`ipcluster reload {name}` puts a new generation into force; `ipcluster stop {name}` ends it"
+                "`ipcluster run --replace` takes over from it; `ipcluster reload {name}` puts a new generation into force; `ipcluster stop {name}` ends it"
             )),
             Self::NoMaster { name, .. } => Some(format!(
                 "rules and workers may still be in force: `ipcluster run --name {name} ...` takes them over, `ipcluster flush {name}` removes the rules"

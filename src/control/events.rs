@@ -29,6 +29,8 @@ use super::message::cut;
 /// | `responsive` | `worker`, `seat`, `generation`, `silent` | it answers again, after so long, and gets its clients back |
 /// | `nobody_answers` | `workers` | the last worker that answered does not any more: all keep their clients |
 /// | `stops` | `worker`, `seat`, `generation` | a live worker says that it stops: it is replaced |
+/// | `adopted` | `worker`, `seat`, `generation`, `pid`, `state` | a worker that an earlier master has started is this one's from now on |
+/// | `orphan` | `pid`, `reason` | a process seems to be a worker of an earlier master, and cannot be proven to be one: it is left alone |
 /// | `failed` | `worker`, `seat`, `generation`, `reason`, `last_lines` | a worker ended, or did not get ready, before it was in force |
 /// | `died` | `worker`, `seat`, `generation`, `exit`, `signal`, `lived`, `last_lines` | a live worker is gone, this long after it was ready |
 /// | `respawn` | `seat`, `delay` | the seat gets another worker after this delay |
@@ -58,7 +60,8 @@ use super::message::cut;
 /// | `stats` | `master`, `workers`, `more` | a look at the memory of the master and of all workers, every second. Each worker has `worker`, `seat`, `generation`, `pid`, `state` and `memory` (null if not known), by seat. Of a large cluster they come in several such events, of which all but the last have `more` |
 ///
 /// `worker` numbers the workers of one master; `exit` is the status with which a process exited,
-/// and `signal` the signal that ended it: one of them is null.
+/// and `signal` the signal that ended it: one of them is null; or both, of an adopted worker whose end
+/// the kernel tells to its parent alone (before Linux 6.15).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EventLine {
     /// Its name.

@@ -47,6 +47,13 @@ pub enum Command {
         /// Without waiting for connections to end.
         now: bool,
     },
+    /// End the [orphans](super::Orphan) of the [`Status`].
+    EndOrphans,
+    /// Hand over to the master that asks.
+    Takeover {
+        /// The version of what is handed over that it knows.
+        format: u32,
+    },
     /// Say which worker a client reaches.
     Explain {
         /// The client's address.
@@ -144,6 +151,14 @@ impl Command {
                 Some(Value::Bool(now)) => Ok(Self::Stop { now }),
                 Some(_) => Err(wrong("stop", "now", "true or false")),
             },
+            Some("end_orphans") => Ok(Self::EndOrphans),
+            Some("takeover") => {
+                let format = fields.remove("format").as_ref().and_then(Value::as_u64);
+                match format.and_then(|number| u32::try_from(number).ok()) {
+                    Some(format) => Ok(Self::Takeover { format }),
+                    None => Err(wrong("takeover", "format", "a number")),
+                }
+            }
             Some("explain") => {
                 let address = fields.remove("address");
                 match address.as_ref().and_then(Value::as_str).map(str::parse) {
@@ -165,12 +180,14 @@ impl Command {
             | Self::Restart
             | Self::ClearRetired
             | Self::Status
-            | Self::Events => {}
+            | Self::Events
+            | Self::EndOrphans => {}
             Self::Canary { share } => request["share"] = json!(share.to_string()),
             Self::Retire { target: RetireTarget::Seat(seat) } => request["seat"] = json!(seat.0),
             Self::Retire { target: RetireTarget::Pid(pid) } => request["pid"] = json!(pid),
             Self::Scale { workers } => request["workers"] = json!(workers),
             Self::Stop { now } => request["now"] = json!(now),
+            Self::Takeover { format } => request["format"] = json!(format),
             Self::Explain { address } => request["address"] = json!(address),
         }
         request.to_string()
@@ -188,6 +205,8 @@ impl Command {
             Self::Status => "status",
             Self::Scale { .. } => "scale",
             Self::Stop { .. } => "stop",
+            Self::EndOrphans => "end_orphans",
+            Self::Takeover { .. } => "takeover",
             Self::Explain { .. } => "explain",
             Self::Events => "events",
         }
@@ -283,6 +302,8 @@ pub enum Answer {
     Scaled(Scaled),
     /// To [`Command::Stop`].
     Stopped(Stopped),
+    /// To [`Command::EndOrphans`].
+    OrphansEnded(OrphansEnded),
     /// To [`Command::Explain`].
     Explained(Explanation),
     /// To [`Command::Events`], after the last event: the master ends.
@@ -376,6 +397,13 @@ pub struct Scaled {
 pub struct Stopped {
     /// How many workers were ended.
     pub workers: u32,
+}
+
+/// Orphans were asked to end, and are killed if they have not within the time that workers have.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OrphansEnded {
+    /// How many there were.
+    pub processes: u32,
 }
 
 /// Why a command was not carried out.
@@ -486,6 +514,8 @@ mod tests {
     #[test]
     fn every_command_is_read_as_it_was_written() {
         let commands = [
+            Command::EndOrphans,
+            Command::Takeover { format: 1 },
             Command::Reload,
             Command::Canary { share: "0.5%".parse().unwrap() },
             Command::Promote,
@@ -584,6 +614,7 @@ mod tests {
             "schema": 1, "name": "web", "pid": 4100, "generation": 3,
             "listeners": ["0.0.0.0:80/tcp"], "partition": "hash", "slots": 1024,
             "repairs": 0, "last_writer": null, "foreign_chains": [],
+            "orphans": [],
             "conntrack": {"entries": 1804, "limit": 262_144}, "serving": u32::MAX, "trial": null,
             "swaps": {"count": u64::MAX, "seconds": 0.25, "buckets": vec![u64::MAX; 13]},
             "restarts": {"died": u64::MAX, "exited": 0, "not_ready": 0, "spawn": 0, "unfit": 0},
@@ -592,7 +623,7 @@ mod tests {
             },
             "given_up": [7],
             "workers": [{
-                "seat": 0, "slots": 512, "pid": 4242, "state": "live", "leaving": "memory",
+                "seat": 0, "slots": 512, "pid": 4242, "adopted": false, "state": "live", "leaving": "memory",
                 "generation": 3,
                 "ports": {"80": 20000}, "uptime": 73.5, "connections": 12,
                 "connections_total": u64::MAX, "memory": u64::MAX,
@@ -674,6 +705,7 @@ mod tests {
             last_writer: None,
             foreign_chains: Vec::new(),
             trial: None,
+            orphans: Vec::new(),
             conntrack: Some(ConntrackFill { entries: 1804, limit: 262_144 }),
             serving: u32::MAX,
             swaps: SwapTimes {
@@ -689,6 +721,7 @@ mod tests {
                     seat: Seat(seat),
                     slots: 512,
                     pid: Some(4242),
+                    adopted: false,
                     state: WorkerState::Live,
                     leaving: Some(LeavingCause::Memory),
                     generation: Generation(3),

@@ -26,6 +26,8 @@
 //! | `status` | | `status`: [`Status`] |
 //! | `scale` | `workers`: 1 to 1024 | `scaled`: [`Scaled`] |
 //! | `stop` | `now`: true or false (the default) | `stopped`: [`Stopped`] |
+//! | `end_orphans` | | `orphans_ended`: [`OrphansEnded`] |
+//! | `takeover` | `format`: [`HANDOVER_FORMAT`] | none: the connection becomes that of a [`Handover`] |
 //! | `explain` | `address`: an IP address as text | `explained`: [`Explanation`] |
 //! | `events` | | lines `{"event":{...}}` ([`EventLine`]) until the master ends, then `events_over` |
 //!
@@ -67,10 +69,11 @@ mod peer;
 mod server;
 mod status;
 mod table;
+mod takeover;
 mod wire;
 mod workers_socket;
 
-pub use client::Client;
+pub use client::{Client, connect_to_master};
 pub use codec::{LineDecoder, MAX_LINE};
 pub use compat::{FromWorker, ToWorker, WorkerFacts, WorkerOrder, worker_ports};
 pub use directory::{ControlDir, Lock};
@@ -80,17 +83,21 @@ pub(crate) use events::STATS_LIMIT;
 pub use figures::{LeavingCause, Restarts, Retirements, SwapTimes};
 pub use link::{Arrival, WorkerEvent, WorkerLink};
 pub use message::{
-    Answer, Cleared, Command, Failure, OnTrial, Reloaded, Reply, Restarted, RetireTarget, Retired,
-    RolledBack, Scaled, Stopped, VERSION,
+    Answer, Cleared, Command, Failure, OnTrial, OrphansEnded, Reloaded, Reply, Restarted,
+    RetireTarget, Retired, RolledBack, Scaled, Stopped, VERSION,
 };
 pub use peer::{
     LINE_INTERVAL, LINES_AT_ONCE, Peer, PeerEffect, PeerEnd, PeerLimits, PeerNews, UNREAD_LIMIT,
 };
 #[cfg(test)]
 pub(crate) use server::Replies;
-pub use server::{Limits, Request, Responder, Server};
+pub use server::{Gate, Limits, Request, Responder, Server, ServerDescriptors};
 pub use status::{
-    ConntrackFill, Explanation, ForeignChain, PartitionKind, RuleWriter, SCHEMA, Status, Trial,
-    WorkerHealth, WorkerState, WorkerStatus,
+    ConntrackFill, Explanation, ForeignChain, Orphan, PartitionKind, RuleWriter, SCHEMA, Status,
+    Trial, WorkerHealth, WorkerState, WorkerStatus,
+};
+pub use takeover::{
+    HANDOVER_FORMAT, HandedDescriptor, HandedKind, HandedRespawn, HandedStage, HandedWorker,
+    Handover, Offer, Word,
 };
 pub use workers_socket::WorkersSocket;

@@ -1,11 +1,12 @@
 //! The master's end of the control socket.
 
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -54,9 +55,99 @@ pub struct Server {
     socket_file: SocketFile,
     workers: Option<WorkersSocket>,
     events: Option<mpsc::Sender<WorkerEvent>>,
+    gate: Gate,
+}
+
+/// The descriptors of a [`Server`].
+#[derive(Debug)]
+pub struct ServerDescriptors {
+    /// The lock file.
+    pub lock: OwnedFd,
+    /// The control socket.
+    pub control: OwnedFd,
+    /// The socket of workers, if they have one of their own.
+    pub workers: Option<OwnedFd>,
+}
+
+/// Whether a server accepts peers. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Gate {
+    sender: watch::Sender<Mode>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Open,
+    Closed,
+    HandedOver,
+}
+
+impl Gate {
+    /// Lets peers that come from now on wait in the kernel, or accepts them again.
+    pub fn set_open(&self, open: bool) {
+        self.sender.send_replace(if open { Mode::Open } else { Mode::Closed });
+    }
+
+    /// Ends the server. The socket and its path stay for whom they were handed over to.
+    pub fn hand_over(&self) {
+        self.sender.send_replace(Mode::HandedOver);
+    }
 }
 
 impl Server {
+    /// Goes on with a control socket that an earlier master listened on, and has handed over with the
+    /// lock. Peers that have connected meanwhile wait in it.
+    ///
+    /// # Errors
+    /// [`ControlError::NotOurs`] if it is no Unix socket with that path; [`ControlError::Io`].
+    pub fn handed_over(
+        lock: Lock,
+        descriptor: OwnedFd,
+        limits: Limits,
+    ) -> Result<Self, ControlError> {
+        let path = lock.socket();
+        let listener = std::os::unix::net::UnixListener::from(descriptor);
+        let address = listener.local_addr().map_err(io_error("examine", path))?;
+        if address.as_pathname() != Some(path) {
+            let reason = "is not the socket that was handed over";
+            return Err(ControlError::NotOurs { path: path.to_owned(), reason });
+        }
+        listener.set_nonblocking(true).map_err(io_error("prepare", path))?;
+        // Peers are told who has called listen(2) last: that is this process from now on.
+        rustix::net::listen(&listener, BACKLOG)
+            .map_err(|errno| io_error("listen on", path)(errno.into()))?;
+        lock.sign()?;
+        Self::on(listener, lock, limits)
+    }
+
+    fn on(
+        listener: std::os::unix::net::UnixListener,
+        lock: Lock,
+        limits: Limits,
+    ) -> Result<Self, ControlError> {
+        let socket_file = SocketFile::of(lock.socket())?;
+        let gate = Gate { sender: watch::channel(Mode::Open).0 };
+        Ok(Self { listener, lock, limits, socket_file, gate, workers: None, events: None })
+    }
+
+    /// Whether it accepts peers.
+    pub fn gate(&self) -> Gate {
+        self.gate.clone()
+    }
+
+    /// Copies of its descriptors, to be handed over.
+    ///
+    /// # Errors
+    /// [`ControlError::Io`]: no descriptor is left.
+    pub fn descriptors(&self) -> Result<ServerDescriptors, ControlError> {
+        let control = self.listener.as_fd().try_clone_to_owned();
+        Ok(ServerDescriptors {
+            lock: self.lock.descriptor()?,
+            control: control.map_err(io_error("copy the descriptor of", self.lock.socket()))?,
+            workers: self.workers.as_ref().map(WorkersSocket::descriptor).transpose()?,
+        })
+    }
+
     /// Listens on the socket of the cluster whose lock this is.
     ///
     /// # Errors
@@ -64,8 +155,7 @@ impl Server {
     /// then stays; [`ControlError::Io`].
     pub fn bind(lock: Lock, limits: Limits) -> Result<Self, ControlError> {
         let listener = lock.bind()?;
-        let socket_file = SocketFile::of(lock.socket())?;
-        Ok(Self { listener, lock, limits, socket_file, workers: None, events: None })
+        Self::on(listener, lock, limits)
     }
 
     /// Lets workers join, here and on a socket of their own. Without this they are refused.
@@ -88,25 +178,35 @@ impl Server {
     /// # Panics
     /// Outside a tokio runtime with IO and time.
     pub async fn serve(self, requests: mpsc::Sender<Request>) -> Result<(), ControlError> {
-        let Self { listener, lock, limits, socket_file, workers, events } = self;
+        let Self { listener, lock, limits, socket_file, gate, workers, events } = self;
+        let mut mode = gate.sender.subscribe();
         let listener = UnixListener::from_std(listener);
         let listener = listener.map_err(io_error("listen on", lock.socket()))?;
         let worker_user = workers.as_ref().and_then(|socket| socket.user);
-        let (workers, _workers_file) = match workers {
+        let (workers, workers_file) = match workers {
             Some(WorkersSocket { listener, file, .. }) => {
                 let listener = UnixListener::from_std(listener);
                 (Some(listener.map_err(io_error("listen on", &file.path))?), Some(file))
             }
             None => (None, None),
         };
-        let _removal = Removal { _socket: socket_file, _lock: lock };
+        let removal = Removal { files: [Some(socket_file), workers_file], _lock: lock };
         let door = Door { limits, crowd: Crowd::default(), worker_user, requests, events };
         let mut peers = JoinSet::new();
         loop {
+            let is_open = match *mode.borrow_and_update() {
+                Mode::Open => true,
+                Mode::Closed => false,
+                Mode::HandedOver => {
+                    removal.keep_files();
+                    return Ok(());
+                }
+            };
             tokio::select! {
                 () = door.requests.closed() => break,
+                Ok(()) = mode.changed() => {}
                 Some(_) = peers.join_next() => {}
-                (accepted, is_control) = accept(&listener, workers.as_ref()) => match accepted {
+                (accepted, is_control) = accept(&listener, workers.as_ref()), if is_open => match accepted {
                     Ok(stream) => {
                         if let Some(attendance) = door.let_in(stream, is_control) {
                             peers.spawn(attendance);
@@ -132,6 +232,9 @@ impl Server {
     }
 }
 
+/// Peers that wait to be accepted, as the standard library has it; at most `net.core.somaxconn`.
+const BACKLOG: i32 = 128;
+
 /// How long nobody is accepted after an error of accept(2).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -142,6 +245,9 @@ pub struct Request {
     pub command: Command,
     /// Where the answer goes.
     pub responder: Responder,
+    /// The connection itself, of a [`Command::Takeover`]: it is no longer read or written by the
+    /// server. It is non-blocking.
+    pub stream: Option<std::os::unix::net::UnixStream>,
 }
 
 impl Request {
@@ -149,7 +255,7 @@ impl Request {
     pub(crate) fn new(command: Command) -> (Self, Replies) {
         let (progress, steps) = mpsc::channel(PROGRESS_QUEUE);
         let (outcome, answer) = oneshot::channel();
-        let request = Self { command, responder: Responder { progress, outcome } };
+        let request = Self { command, responder: Responder { progress, outcome }, stream: None };
         (request, Replies { progress: steps, answer })
     }
 }
@@ -206,10 +312,18 @@ impl Responder {
 /// Progress that waits for a slow peer, in lines.
 const PROGRESS_QUEUE: usize = 64;
 
-/// Removes the socket on drop, unless another file has taken its place, and then lets the lock go.
+/// Removes the sockets on drop, unless other files have taken their places or they were handed over,
+/// and then lets the lock go.
 struct Removal {
-    _socket: SocketFile,
+    files: [Option<SocketFile>; 2],
     _lock: Lock,
+}
+
+impl Removal {
+    /// Leaves the files to whom the sockets were handed over to.
+    fn keep_files(self) {
+        self.files.into_iter().flatten().for_each(SocketFile::keep);
+    }
 }
 
 /// The next connection, and whether it came by the control socket.
@@ -281,6 +395,18 @@ impl Door {
     }
 }
 
+/// Gives the connection to the master, which talks to the next one over it.
+async fn give_away(stream: UnixStream, command: Command, requests: &mpsc::Sender<Request>) {
+    match stream.into_std() {
+        Ok(stream) => {
+            let (request, _) = Request::new(command);
+            // The master is ending: the peer sees the end of the connection.
+            let _ = requests.send(Request { stream: Some(stream), ..request }).await;
+        }
+        Err(error) => tracing::warn!(%error, "cannot give a connection to the master"),
+    }
+}
+
 fn may_command(peer: u32, ours: u32) -> bool {
     peer == 0 || peer == ours
 }
@@ -319,10 +445,13 @@ impl Operator {
     ) {
         match self.converse(&requests).await {
             Ok(None) => tracing::debug!("control peer is done"),
-            Ok(Some(line)) => match events {
+            Ok(Some(Turn::Worker(line))) => match events {
                 Some(events) => self.become_worker(line, events, place).await,
                 None => tracing::debug!("worker refused: this server has none"),
             },
+            Ok(Some(Turn::Takeover(command))) => {
+                give_away(self.stream, command, &requests).await;
+            }
             Err(error) => tracing::debug!(%error, "control peer dropped"),
         }
     }
@@ -333,8 +462,8 @@ impl Operator {
         link::attend(self.stream, peer, &line, self.begin, events, place).await;
     }
 
-    /// Answers requests to the end of the connection, or to the first line if that is a worker's.
-    async fn converse(&mut self, requests: &mpsc::Sender<Request>) -> io::Result<Option<String>> {
+    /// Answers requests to the end of the connection, or until it turns into something else.
+    async fn converse(&mut self, requests: &mpsc::Sender<Request>) -> io::Result<Option<Turn>> {
         let mut is_first = true;
         loop {
             let incoming = tokio::select! {
@@ -342,13 +471,16 @@ impl Operator {
                 incoming = self.read_line() => incoming?,
             };
             match incoming {
-                Incoming::Line(line) if is_first && is_worker_line(&line) => return Ok(Some(line)),
+                Incoming::Line(line) if is_first && is_worker_line(&line) => {
+                    return Ok(Some(Turn::Worker(line)));
+                }
                 Incoming::Line(_) if !self.may_command => {
                     let failure = Failure::new("this socket is for workers")
                         .hint("operators use the one in the runtime directory");
                     return self.refuse(failure).await.map(|()| None);
                 }
                 Incoming::Line(line) => match Command::parse(&line) {
+                    Ok(takeover @ Command::Takeover { .. }) => return Ok(Some(Turn::Takeover(takeover))),
                     Ok(command) => self.carry_out(command, requests).await?,
                     Err(error) => self.refuse(error.into()).await?,
                 },
@@ -430,6 +562,14 @@ impl Operator {
     }
 }
 
+/// What a connection turns into that is no longer an operator's.
+enum Turn {
+    /// A worker's, whose first line this is.
+    Worker(String),
+    /// The next master's: the command with which it wants the connection for that.
+    Takeover(Command),
+}
+
 /// Lines that an operator may send at once, and more beyond that at the pace of
 /// [`LINE_INTERVAL`](super::peer::LINE_INTERVAL).
 const LINES_AT_ONCE: u32 = super::peer::LINES_AT_ONCE;
@@ -483,7 +623,7 @@ mod tests {
         fn answer_all(&mut self) -> JoinHandle<()> {
             let mut requests = std::mem::replace(&mut self.requests, mpsc::channel(1).1);
             tokio::spawn(async move {
-                while let Some(Request { command, responder }) = requests.recv().await {
+                while let Some(Request { command, responder, .. }) = requests.recv().await {
                     match command {
                         Command::Reload => {
                             responder.progress("starting");
@@ -549,6 +689,7 @@ mod tests {
             seat: Seat(seat),
             slots: 1,
             pid: None,
+            adopted: false,
             state: WorkerState::Starting,
             leaving: None,
             generation: Generation(1),
@@ -573,6 +714,7 @@ mod tests {
             repairs: 0,
             last_writer: None,
             foreign_chains: Vec::new(),
+            orphans: Vec::new(),
             conntrack: None,
             trial: None,
             serving: 0,
@@ -683,7 +825,7 @@ mod tests {
         let mut world = World::new(Limits::default());
         let mut silent = Raw::connect(&world.socket()).await;
         silent.send(b"{\"v\":1,\"command\":\"events\"}\n").await;
-        let Request { command, responder } = world.requests.recv().await.unwrap();
+        let Request { command, responder, .. } = world.requests.recv().await.unwrap();
         assert_eq!(command, Command::Events);
         let _master = world.answer_all();
         let begin = Instant::now();

@@ -25,13 +25,15 @@ pub const SCHEMA: u32 = 1;
 ///      "priority": -150, "rule_chain": "PREROUTING", "handle": 7,
 ///      "listener": "0.0.0.0:80/tcp", "certain": true}
 ///   ],
+///   "orphans": [],
 ///   "conntrack": {"entries": 1804, "limit": 262144}, "serving": 2, "trial": null,
 ///   "swaps": {"count": 2, "seconds": 0.000412, "buckets": [0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]},
 ///   "restarts": {"died": 1, "exited": 0, "not_ready": 0, "spawn": 0, "unfit": 0},
 ///   "retirements": {"requested": 0, "silent": 0, "asked": 0, "memory": 1, "lag": 0, "age": 0},
 ///   "given_up": [],
 ///   "workers": [
-///     {"seat": 0, "slots": 512, "pid": 4242, "state": "live", "leaving": null, "generation": 3,
+///     {"seat": 0, "slots": 512, "pid": 4242, "adopted": false, "state": "live",
+///      "leaving": null, "generation": 3,
 ///      "health": "ok", "text": null, "ports": {"80": 20004}, "uptime": 73.5, "connections": 12, "queued": 0, "half_open": 0,
 ///      "connections_total": 48151, "memory": 73400320}
 ///   ]
@@ -66,6 +68,10 @@ pub struct Status {
     /// [`ForeignChain::MOST`].
     #[serde(default)]
     pub foreign_chains: Vec<ForeignChain>,
+    /// Processes that say that they are workers of this cluster, were there before this master, and
+    /// could not be proven to be: at most [`Orphan::MOST`]. They are left alone.
+    #[serde(default)]
+    pub orphans: Vec<Orphan>,
     /// How full the kernel's connection tracking table is; none if that is not known.
     #[serde(default)]
     pub conntrack: Option<ConntrackFill>,
@@ -148,6 +154,26 @@ impl ForeignChain {
     pub const NAME_LEN: usize = 64;
 }
 
+/// A process that may be a worker that an earlier master has left.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Orphan {
+    /// Its process id.
+    pub pid: u32,
+    /// The seat that it says it has.
+    #[serde(with = "wire::SeatNumber")]
+    pub seat: Seat,
+    /// The generation that it says it is of.
+    #[serde(with = "wire::GenerationNumber")]
+    pub generation: Generation,
+    /// What is not proven, in words.
+    pub reason: String,
+}
+
+impl Orphan {
+    /// The most of them in a [`Status`], which is to fit into a line.
+    pub const MOST: usize = 64;
+}
+
 /// One worker of a [`Status`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WorkerStatus {
@@ -158,6 +184,9 @@ pub struct WorkerStatus {
     pub slots: u32,
     /// Its process id; none while it waits to be spawned (the back-off after a crash).
     pub pid: Option<u32>,
+    /// Whether an earlier master has started it.
+    #[serde(default)]
+    pub adopted: bool,
     /// Where in its life it stands.
     pub state: WorkerState,
     /// Why it is to retire, as soon as its successor is ready; none: it is not. One that has retired

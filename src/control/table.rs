@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
-use super::{ConntrackFill, ForeignChain, Status, Trial, WorkerHealth, WorkerState, WorkerStatus};
+use super::{
+    ConntrackFill, ForeignChain, Orphan, Status, Trial, WorkerHealth, WorkerState, WorkerStatus,
+};
 
 impl Status {
     /// The status as text, as `ipcluster status` prints it: a head about the cluster, then one line a
@@ -59,6 +61,12 @@ fn head(status: &Status) -> String {
     }
     for foreign in &status.foreign_chains {
         head.push_str(&format!("foreign    {}\n", foreign_chain(foreign)));
+    }
+    for orphan in &status.orphans {
+        let Orphan { pid, seat, generation, reason } = orphan;
+        head.push_str(&format!(
+            "orphan     process {pid} (seat {seat}, generation {generation}): {reason}\n"
+        ));
     }
     if let Some(trial) = &status.trial {
         head.push_str(&format!("trial      {}\n", on_trial(trial, status.slots)));

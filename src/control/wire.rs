@@ -86,6 +86,25 @@ pub(super) mod ports {
     }
 }
 
+/// Ports in their order, as a list of numbers.
+pub(super) mod port_vec {
+    use super::*;
+
+    pub(in super::super) fn serialize<S: Serializer>(
+        ports: &[Port],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(ports.iter().map(|port| port.number()))
+    }
+
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<Port>, D::Error> {
+        let port = |number| Port::new(number).ok_or_else(|| D::Error::custom("port 0"));
+        Vec::<u16>::deserialize(deserializer)?.into_iter().map(port).collect()
+    }
+}
+
 /// Ports, as a list of numbers: `[53,443]`.
 pub(super) mod port_list {
     use super::*;

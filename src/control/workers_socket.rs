@@ -3,6 +3,7 @@
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -39,6 +40,11 @@ impl SocketFile {
     pub(super) fn of(path: &Path) -> Result<Self, ControlError> {
         let found = fs::symlink_metadata(path).map_err(io_error("examine", path))?;
         Ok(Self { path: path.to_owned(), device: found.dev(), inode: found.ino() })
+    }
+
+    /// Leaves the file where it is: the socket was handed over to another process.
+    pub(super) fn keep(self) {
+        std::mem::forget(self);
     }
 }
 
@@ -80,6 +86,33 @@ impl WorkersSocket {
             .map_err(io_error("restrict", path))?;
         rustix::net::listen(&socket, BACKLOG).map_err(failed("listen on"))?;
         Ok(Self { listener: UnixListener::from(socket), file, user })
+    }
+
+    /// Goes on with a socket that an earlier master listened on and has handed over. Workers that have
+    /// connected meanwhile wait in it.
+    ///
+    /// # Errors
+    /// [`ControlError::Io`]: it is no listening Unix socket, or its file is gone.
+    pub fn handed_over(
+        path: &Path,
+        descriptor: OwnedFd,
+        user: Option<u32>,
+    ) -> Result<Self, ControlError> {
+        let listener = UnixListener::from(descriptor);
+        listener.set_nonblocking(true).map_err(io_error("prepare", path))?;
+        // Workers are told who has called listen(2) last: that is this process from now on.
+        rustix::net::listen(&listener, BACKLOG)
+            .map_err(|errno| io_error("listen on", path)(errno.into()))?;
+        Ok(Self { listener, file: SocketFile::of(path)?, user })
+    }
+
+    /// A copy of its descriptor, to be handed over.
+    ///
+    /// # Errors
+    /// [`ControlError::Io`]: no descriptor is left.
+    pub fn descriptor(&self) -> Result<OwnedFd, ControlError> {
+        let copy = self.listener.as_fd().try_clone_to_owned();
+        copy.map_err(io_error("copy the descriptor of", &self.file.path))
     }
 
     /// The directory for sockets of workers who may not enter the control directory, made beside it:

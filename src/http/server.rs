@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,6 +57,13 @@ pub struct Server {
     limits: Limits,
 }
 
+/// The listening socket, to be handed over.
+impl AsFd for Server {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+}
+
 impl Server {
     /// Listens on an address.
     ///
@@ -72,6 +80,30 @@ impl Server {
         };
         let listener = listen().map_err(|source| HttpError::Listen { address, source })?;
         Ok(Self { listener, limits })
+    }
+
+    /// Goes on with a listening socket that was handed over; `None` if it listens on another address.
+    ///
+    /// # Errors
+    /// [`HttpError::Listen`].
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with IO.
+    pub fn handed_over(
+        descriptor: OwnedFd,
+        address: SocketAddr,
+        limits: Limits,
+    ) -> Result<Option<Self>, HttpError> {
+        let listen = || {
+            let listener = TcpListener::from(descriptor);
+            if listener.local_addr()? != address {
+                return Ok(None);
+            }
+            listener.set_nonblocking(true)?;
+            tokio::net::TcpListener::from_std(listener).map(Some)
+        };
+        let listener = listen().map_err(|source| HttpError::Listen { address, source })?;
+        Ok(listener.map(|listener| Self { listener, limits }))
     }
 
     /// Answers requests until it is dropped, which ends all connections.

@@ -16,6 +16,7 @@ use super::events::Subscribers;
 use super::figures::Figures;
 use super::listening::Held;
 use super::memory::{Look, Measured, Monitor};
+use super::orphans::Orphans;
 use super::peers::Peers;
 use super::processes::{BURIAL_INTERVAL, Processes};
 use super::report;
@@ -72,6 +73,11 @@ pub(super) struct World {
     pub(super) figures: Figures,
     /// How many workers the cluster is to have, as they are told.
     pub(super) workers_wanted: usize,
+    /// How many are configured.
+    pub(super) workers_configured: usize,
+    /// What looked like workers of an earlier master when this one began, and could not be proven to
+    /// be.
+    pub(super) orphans: Orphans,
     pub(super) next_request: u64,
     pub(super) begin: Instant,
     /// Not before this does the table get tidied again.
@@ -152,8 +158,10 @@ impl World {
         let id = RequestId(self.next_request);
         self.next_request += 1;
         self.pending.insert(id, Pending { responder, workers, wanted: self.workers_wanted });
-        if let Request::Scale { workers } = request {
-            self.workers_wanted = usize::from(workers);
+        match request {
+            Request::Scale { workers } => self.workers_wanted = usize::from(workers),
+            Request::Configure { .. } => self.workers_wanted = self.workers_configured,
+            _ => {}
         }
         id
     }
@@ -348,6 +356,7 @@ impl World {
             | Notice::Unresponsive { .. }
             | Notice::Stops { .. }
             | Notice::Finishing { .. }
+            | Notice::Orphan { .. }
             | Notice::ForeignNatFound { .. } => {
                 tracing::warn!("{notice}");
             }

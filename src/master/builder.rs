@@ -1,14 +1,18 @@
 //! Making a master: what it needs before its loop can run.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::ops::RangeInclusive;
+#[cfg(feature = "http")]
+use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{broadcast, mpsc};
 
 use super::actions::World;
+use super::bequest::Estate;
 use super::beside::Beside;
 use super::complaint::Complaint;
 use super::draining::Draining;
@@ -16,28 +20,31 @@ use super::error::MasterError;
 use super::events::Subscribers;
 use super::figures::Figures;
 use super::fullness::Fullness;
+use super::heritage::{Handed, Heir, Heritage};
 use super::hold;
 use super::journal::Journal;
 use super::listening::{Held, Openings};
 use super::logs::Logs;
-use super::meeting::MeetingPoint;
+use super::mark::Mark;
+use super::meeting::{MeetingPoint, WorkerSockets};
 use super::memory::Monitor;
 use super::output::{Destination, Printer};
 use super::peers::Peers;
-use super::processes::{Processes, transport, transports};
+use super::processes::{Processes, transports};
 use super::run::Master;
 use super::service::Service;
 use super::spawner::{Spawner, Template};
-use super::takeover::{Beginning, begin};
+use super::succession::{Predecessor, Steps};
+use super::takeover::Beginning;
 use super::vigil::Vigil;
 use super::watching::Watching;
 use crate::config::{self, Config, Readiness, WorkerOutput};
-use crate::control::{ControlDir, Limits, Server};
+use crate::control::{ControlDir, HandedKind, Handover, Limits, Lock, Server};
 use crate::nft::{Firewall, NftError};
-use crate::plan::{ClusterName, Listeners, Plan, Port, PortRange, Protocol};
-use crate::process::{Account, ListenTable, PortPool, ServiceManager, Sockets, effective_uid};
+use crate::plan::{ClusterName, Listeners, Plan, PortRange};
+use crate::process::{Account, PortPool, ServiceManager, effective_uid};
 use crate::supervisor::{
-    Backoff, GiveUp, KillOrder, Marks, Memory, Retire, Settings, Start, Supervisor,
+    Backoff, GiveUp, Inheritance, KillOrder, Marks, Memory, Retire, Settings, Supervisor,
 };
 
 /// Requests that wait for the loop before further ones wait for their turn.
@@ -58,11 +65,14 @@ pub struct Builder {
     print_output: bool,
     descriptor_limit: Option<u64>,
     service_manager: Option<ServiceManager>,
+    replace: bool,
+    steps: Steps,
 }
 
 impl Builder {
     pub(super) fn new(config: Config) -> Self {
         let environment = std::env::vars_os().collect();
+        let steps = Steps::default();
         Self {
             config,
             control: None,
@@ -70,6 +80,8 @@ impl Builder {
             print_output: false,
             descriptor_limit: None,
             service_manager: None,
+            replace: false,
+            steps,
         }
     }
 
@@ -110,6 +122,21 @@ impl Builder {
         Self { print_output: true, ..self }
     }
 
+    /// Takes over from a master of this name in the same control directory, if one runs: its rules, its
+    /// workers, its sockets. At every moment one of the two is the master, also if either is killed.
+    /// Without it, [`Self::start`] fails where one runs.
+    #[must_use]
+    pub fn replace(self) -> Self {
+        Self { replace: true, ..self }
+    }
+
+    /// For tests: `observer` is told each step of a takeover, in either part, as it is reached.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn observe(self, observer: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        Self { steps: Steps(Some(Arc::new(observer))), ..self }
+    }
+
     /// Takes the lock, reads what is in force and listens on the control socket, and for HTTP. Starts no worker
     /// and changes no rule yet: that is [`Master::run`].
     ///
@@ -120,7 +147,7 @@ impl Builder {
     /// Outside a tokio runtime with IO, if the configuration has `http.listen`.
     pub fn start(self) -> Result<Master, MasterError> {
         let Self { config, control, environment, print_output, .. } = self;
-        let Self { descriptor_limit, service_manager, .. } = self;
+        let Self { descriptor_limit, service_manager, replace, steps, .. } = self;
         let account = Account::look_up(config.user.as_deref(), config.group.as_deref())?;
         match &account {
             Some(account) => account.check()?,
@@ -130,68 +157,102 @@ impl Builder {
             ),
             None => {}
         }
-        let lock = control.as_ref().map(|directory| directory.lock(&config.name)).transpose()?;
+        let mut predecessor = match &control {
+            Some(directory) if replace => Predecessor::meet(directory, &config.name, &steps)?,
+            _ => None,
+        };
+        let (lock, socket) = hold::lock(&config, control.as_ref(), predecessor.as_mut())?;
         #[cfg(feature = "http")]
-        let http = config
-            .http
-            .listen
-            .map(|address| crate::http::Server::bind(address, crate::http::Limits::default()));
-        #[cfg(feature = "http")]
-        let http = http.transpose()?;
-        let mut firewall = hold::open(&config)?;
+        let http = listen_http(&config, predecessor.as_mut())?;
+        let handed =
+            predecessor.as_mut().map(|it| it.take_needed(HandedKind::Rules)).transpose()?;
+        let mut firewall = hold::open(&config, handed)?;
         // Before anything is read: what others change from then on is heard of.
         let watching = Watching::open()?;
         refuse_overlap(&config)?;
         let in_force = hold::in_force(&mut firewall, &config.listeners)?;
-        hold::adopt(&mut firewall)?;
-        let first = config.worker_ports.first().number();
-        let last = config.worker_ports.last().number();
-        let spoken = transports(&config.listeners);
-        let looked_at = range_of(in_force.as_ref(), first..=last);
-        let table = ListenTable::read(&mut Sockets::open()?, &spoken, looked_at)?;
-        let listening = served(in_force.as_ref(), &table);
-        let beginning = begin(&config, in_force.clone(), &listening)?;
-        repair(&mut firewall, in_force.as_ref(), &beginning)?;
-        if beginning.start == Start::Takeover {
-            announce_takeover(&beginning.plan);
+        if predecessor.is_none() {
+            hold::adopt(&mut firewall)?;
         }
-        let supervisor = Supervisor::new(settings(&config), beginning.plan, beginning.start)?;
-
-        let public = config.listeners.public_ports();
-        let reserved = public.iter().map(|port| port.number()).collect();
-        let pool = PortPool::new(first..=last, reserved)?;
-        let (outcomes, started) = mpsc::unbounded_channel();
         let logs = match &config.output {
             WorkerOutput::Directory(directory) => Some(Logs::open(directory, &config.name)?),
             WorkerOutput::Stdout | WorkerOutput::Journal => None,
         };
         let meeting = control.as_ref().zip(lock.as_ref());
         let meeting = meeting.map(|(control, lock)| {
-            MeetingPoint::open(&config, control, lock.socket(), account.as_ref())
+            let account = account.as_ref();
+            MeetingPoint::prepare(&config, control, lock.socket(), account, predecessor.as_mut())
         });
-        let MeetingPoint { socket, workers_socket, notify } =
-            meeting.transpose()?.unwrap_or_default();
-        let notify_path = notify.as_ref().map(|it| it.path().to_owned());
-        let template =
-            template(&config, socket.as_deref(), notify_path.as_deref(), environment, account);
+        let meeting = meeting.transpose()?.unwrap_or_default();
+        let template = template(&config, &meeting, environment, account);
         let mut template = Template { logs, ..template };
-        let vigil = Vigil::new(&config, notify)?;
         template.descriptor_limit = descriptor_limit;
         if let Some(openings) = &template.openings {
             openings.check_backlog()?;
         }
+        let handed = predecessor.as_mut().map(Handed::by).unwrap_or_default();
+        let account = template.account.as_ref();
+        let heritage = Heritage::find(&config, in_force.as_ref(), template.mark, account, handed)?;
+        let wish = heritage.wish(template.mark);
+        let Heritage { beginning, workers, orphans, respawns, oldest } = heritage;
+        let begin = Instant::now().checked_sub(oldest).unwrap_or_else(Instant::now);
+        let Beginning { plan, holds } = beginning.clone();
+        let adopted = workers.iter().map(|worker| worker.adopted.clone()).collect();
+        let inheritance = Inheritance { plan, holds, workers: adopted, respawns };
+        let supervisor = Supervisor::adopt(settings(&config), inheritance)?;
+
+        let public = config.listeners.public_ports();
+        let reserved = public.iter().map(|port| port.number()).collect();
+        let (first, last) = (config.worker_ports.first(), config.worker_ports.last());
+        let pool = PortPool::new(first.number()..=last.number(), reserved)?;
+        let (outcomes, started) = mpsc::unbounded_channel();
         let spawner = Spawner::new(template, pool, outcomes)
             .map_err(|source| MasterError::Thread { source })?;
         let printer = printer(&config, print_output)?;
         let (orders, inbox) = mpsc::channel(REQUEST_QUEUE);
         let (exits_sender, exits) = mpsc::unbounded_channel();
         let (counts_sender, counts) = mpsc::unbounded_channel();
+        let mut heirs = Vec::new();
+        for Heir { adopted, started, .. } in workers {
+            spawner.hold(adopted.worker, Arc::clone(&started.ports));
+            heirs.push((adopted.worker, adopted.seat, started));
+        }
+        let workers_wanted = match supervisor.is_as_configured() || wish.is_some() {
+            true => usize::from(config.workers),
+            false => supervisor.plan().seats().len(),
+        };
+        let processes = Processes::new(printer)?;
+        // Up to here nothing was changed. From here on this process is the master.
+        let service_manager =
+            service_manager.or_else(|| manager_of(&predecessor.as_ref()?.handover));
+        if let Some(predecessor) = predecessor {
+            predecessor.relieve()?;
+            hold::adopt(&mut firewall)?;
+        }
+        let WorkerSockets { workers: workers_socket, notify } = meeting.open()?;
+        let vigil = Vigil::new(&config, notify)?;
+        repair(&mut firewall, in_force.as_ref(), &beginning)?;
         let (worker_sender, worker_events) = mpsc::channel(WORKER_QUEUE);
         let mut limits = Limits::default();
         limits.worker.ping = config.timeouts.ping;
-        let server = lock.map(|lock| Server::bind(lock, limits)).transpose()?;
+        let server = lock.map(|lock| serve(lock, socket, limits)).transpose()?;
+        let server = server.map(|server| server.with_workers(worker_sender, workers_socket));
+        #[cfg(feature = "http")]
+        let http_socket = http.as_ref().map(|http| http.as_fd().try_clone_to_owned()).transpose();
+        #[cfg(feature = "http")]
+        let http_socket = http_socket.map_err(|source| MasterError::Descriptor { source })?;
+        #[cfg(not(feature = "http"))]
+        let http_socket = None;
+        let estate = server.as_ref().map(|server| {
+            let (sockets, http, steps) = (server.descriptors()?, http_socket, steps.clone());
+            Ok::<_, MasterError>(Estate { sockets, http, steps })
+        });
+        let estate = estate.transpose()?;
+        steps.reach("next: serves");
         Ok(Master {
-            server: server.map(|server| server.with_workers(worker_sender, workers_socket)),
+            gate: server.as_ref().map(Server::gate),
+            estate,
+            server,
             #[cfg(feature = "http")]
             http,
             world: World {
@@ -201,7 +262,7 @@ impl Builder {
                 looking: beside("looker")?,
                 service: Service::new(service_manager),
                 uncounted: Complaint::default(),
-                processes: Processes::new(printer)?,
+                processes,
                 peers: Peers::default(),
                 spawner,
                 held: Held::default(),
@@ -214,12 +275,16 @@ impl Builder {
                 memory: Monitor::new(),
                 last_swap: Duration::ZERO,
                 figures: Figures::default(),
-                workers_wanted: usize::from(config.workers),
-                begin: Instant::now(),
+                workers_wanted,
+                workers_configured: usize::from(config.workers),
+                orphans,
+                begin,
                 next_tidy: Instant::now(),
             },
             config,
             supervisor,
+            heirs,
+            wish,
             orders,
             inbox,
             started,
@@ -234,8 +299,43 @@ impl Builder {
     }
 }
 
+/// The service manager of the earlier master, which this one goes on to tell: it watches the service on
+/// whichever process that is.
+fn manager_of(handover: &Handover) -> Option<ServiceManager> {
+    match ServiceManager::at(handover.manager.as_ref()?.into()) {
+        Ok(manager) => Some(manager.with_watchdog(handover.watchdog.map(Duration::from_micros))),
+        Err(error) => {
+            tracing::warn!(%error, "the service manager is told nothing");
+            None
+        }
+    }
+}
+
 fn beside(name: &'static str) -> Result<Beside, MasterError> {
     Beside::new(name).map_err(|source| MasterError::Thread { source })
+}
+
+/// Listens on the control socket, on that of the earlier master where it was handed over.
+fn serve(lock: Lock, socket: Option<OwnedFd>, limits: Limits) -> Result<Server, MasterError> {
+    Ok(match socket {
+        Some(socket) => Server::handed_over(lock, socket, limits)?,
+        None => Server::bind(lock, limits)?,
+    })
+}
+
+#[cfg(feature = "http")]
+fn listen_http(
+    config: &Config,
+    predecessor: Option<&mut Predecessor>,
+) -> Result<Option<crate::http::Server>, MasterError> {
+    use crate::http::{Limits, Server};
+    let Some(address) = config.http.listen else { return Ok(None) };
+    let handed = predecessor.and_then(|it| it.take(HandedKind::Http, ""));
+    let handed = handed.map(|socket| Server::handed_over(socket, address, Limits::default()));
+    Ok(Some(match handed.transpose()?.flatten() {
+        Some(server) => server,
+        None => Server::bind(address, Limits::default())?,
+    }))
 }
 
 /// Refuses listeners for whose connections another cluster has rules. Of two masters that start at
@@ -283,33 +383,15 @@ fn refuse_guarded(
     }
 }
 
-/// The ports on which something listens; of the worker ports of a plan those on which something does
-/// by every protocol of the listeners that lead there.
-fn served(in_force: Option<&Plan>, table: &ListenTable) -> BTreeSet<u16> {
-    let mut served = table.ports();
-    let Some(plan) = in_force else { return served };
-    for protocol in Protocol::ALL {
-        let listened_on = table.ports_of(transport(protocol));
-        for occupant in plan.seats().filter_map(|(_, occupant)| occupant) {
-            for service in plan.listeners().services(protocol) {
-                let port = occupant.ports[service.place].number();
-                if !listened_on.contains(&port) {
-                    served.remove(&port);
-                }
-            }
-        }
-    }
-    served
-}
-
-/// If workers of an earlier master have died since, their clients go to the others at once; and if
-/// it died while it stopped the cluster, its listeners open again.
+/// If workers of an earlier master have died since, their clients go to the others at once; if it
+/// died while it stopped the cluster, its listeners open again; and if somebody has removed the rules,
+/// they come back.
 fn repair(
     firewall: &mut Firewall,
     in_force: Option<&Plan>,
     beginning: &Beginning,
 ) -> Result<(), MasterError> {
-    if beginning.start == Start::Takeover && in_force.is_some_and(|plan| *plan != beginning.plan) {
+    if beginning.holds && in_force != Some(&beginning.plan) {
         firewall.apply(&beginning.plan)?;
         tracing::warn!(
             "changed what an earlier master left: only workers that listen are in force, with the \
@@ -317,19 +399,6 @@ fn repair(
         );
     }
     Ok(())
-}
-
-/// Says what becomes of the workers of an earlier master, which this one does not manage.
-fn announce_takeover(plan: &Plan) {
-    let occupants = plan.seats().filter_map(|(_, occupant)| occupant);
-    let ports: Vec<String> =
-        occupants.flat_map(|occupant| occupant.ports.iter()).map(Port::to_string).collect();
-    tracing::warn!(
-        generation = %plan.generation(),
-        ports = ports.join(","),
-        "workers of an earlier master serve until the new ones are ready; then they finish their \
-         connections, and run on until somebody ends them"
-    );
 }
 
 fn settings(config: &Config) -> Settings {
@@ -365,18 +434,9 @@ fn settings(config: &Config) -> Settings {
     }
 }
 
-/// The range of `ports`, and of those that the workers in force have: a worker that picks its own may
-/// have any.
-fn range_of(in_force: Option<&Plan>, ports: RangeInclusive<u16>) -> RangeInclusive<u16> {
-    let occupants = in_force.into_iter().flat_map(Plan::seats).filter_map(|(_, occupant)| occupant);
-    let numbers = occupants.flat_map(|occupant| occupant.ports.iter()).map(|port| port.number());
-    numbers.fold(ports, |range, number| *range.start().min(&number)..=*range.end().max(&number))
-}
-
 fn template(
     config: &Config,
-    socket: Option<&Path>,
-    notify: Option<&Path>,
+    meeting: &MeetingPoint,
     mut environment: Vec<(OsString, OsString)>,
     account: Option<Account>,
 ) -> Template {
@@ -386,11 +446,14 @@ fn template(
         environment.extend(account.variables());
     }
     let mut environment = config.env.resolve(environment);
+    // Not known where it was removed: then it is the same for every master that is started there.
+    let directory = std::env::current_dir().unwrap_or_default();
+    let mark = Mark::of(config, &directory, &environment);
     environment.insert("IPCLUSTER_NAME".into(), config.name.as_str().into());
-    if let Some(socket) = socket {
+    if let Some(socket) = &meeting.socket {
         environment.insert("IPCLUSTER_SOCKET".into(), socket.into());
     }
-    if let Some(path) = notify {
+    if let Some(path) = &meeting.notify_path {
         // sd_notify(3) takes absolute paths alone.
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         environment.insert("NOTIFY_SOCKET".into(), path.into());
@@ -401,6 +464,8 @@ fn template(
         }
     }
     Template {
+        name: config.name.clone(),
+        mark,
         program: config.command.program.clone().into(),
         arguments: config.command.arguments.iter().map(OsString::from).collect(),
         environment,

@@ -47,6 +47,14 @@ pub enum MasterError {
         /// The cluster that they belong to.
         guarded_by: ClusterName,
     },
+    /// The master that runs goes on: it did not hand over.
+    #[error("the master of cluster {name} does not hand over: {reason}")]
+    NotHandedOver {
+        /// The cluster.
+        name: ClusterName,
+        /// Why, for display.
+        reason: String,
+    },
     /// The runtime cannot wait for changes of rules.
     #[error("cannot wait for changes of rules: {source}")]
     Watch {
@@ -68,6 +76,12 @@ pub enum MasterError {
     /// Workers are to say that they are ready, and have no socket to say it on.
     #[error("`ready`: notify needs a control directory, in which the socket for it is made")]
     NoNotifySocket,
+    /// No descriptor is left.
+    #[error("cannot copy a descriptor: {source}")]
+    Descriptor {
+        /// Why.
+        source: std::io::Error,
+    },
     /// The thread that starts workers could not be made.
     #[error("cannot start a thread: {source}")]
     Thread {
@@ -114,6 +128,9 @@ impl MasterError {
             Self::Guarded { .. } => Some(
                 "give this cluster other --worker-ports, or another --listen port".to_owned(),
             ),
+            Self::NotHandedOver { name, .. } => Some(format!(
+                "it serves on: `ipcluster status {name}`; end it by SIGTERM or SIGKILL, and `ipcluster run` takes over what it leaves"
+            )),
             Self::Control(error) => error.hint(),
             #[cfg(feature = "http")]
             Self::Http(error) => Some(error.hint()),

@@ -98,6 +98,14 @@ fn lines(notice: &Notice) -> Vec<EventLine> {
         }
         Notice::NobodyAnswers { workers } => event("nobody_answers").with("workers", *workers),
         Notice::Stops { worker, seat, generation } => of("stops", *worker, *seat, *generation),
+        Notice::Adopted { worker, seat, generation, pid, state } => {
+            of("adopted", *worker, *seat, *generation)
+                .with("pid", *pid)
+                .with("state", state.to_string())
+        }
+        Notice::Orphan { pid, reason } => {
+            event("orphan").with("pid", *pid).with("reason", reason.as_str())
+        }
         Notice::Failed(failure) => of("failed", failure.worker, failure.seat, failure.generation)
             .with("reason", failure.cause.to_string())
             .with("last_lines", failure.last_lines.clone()),
@@ -229,6 +237,7 @@ fn ended(event: EventLine, exit: Exit) -> EventLine {
     let (code, signal) = match exit {
         Exit::Code(code) => (Some(code), None),
         Exit::Signal(signal) => (None, Some(signal)),
+        Exit::Unknown => (None, None),
     };
     event.with("exit", code).with("signal", signal)
 }

@@ -127,6 +127,17 @@ impl Handle {
         self.ask(Command::Stop { now }).await.map(|_| ())
     }
 
+    /// Ends the orphans of the status. Returns how many there were.
+    ///
+    /// # Errors
+    /// The master is ending.
+    pub async fn end_orphans(&self) -> Result<u32, Failure> {
+        match self.ask(Command::EndOrphans).await? {
+            Answer::OrphansEnded(ended) => Ok(ended.processes),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// The state of the cluster.
     ///
     /// # Errors

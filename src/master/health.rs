@@ -241,6 +241,14 @@ impl Health {
         ready.map(|(worker, _)| *worker).collect()
     }
 
+    /// A worker of an earlier master is in force: it is watched from now on.
+    pub(super) fn adopted(&mut self, worker: WorkerId, now: Moment) {
+        if let Some(vitals) = self.workers.get_mut(&worker) {
+            (vitals.stage, vitals.said_ready) = (Stage::Ready, true);
+            vitals.watchdog.fed = now;
+        }
+    }
+
     /// Stops watching a worker that gets no clients any more: it may close its ports, and need not
     /// answer.
     pub(super) fn leaves(&mut self, worker: WorkerId) {

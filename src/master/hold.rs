@@ -1,10 +1,14 @@
 //! Taking hold of the rules that are there: so that they are ours before anything is begun that would
 //! have to be undone if they were somebody else's.
 
+use std::os::fd::OwnedFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::error::MasterError;
+use super::succession::Predecessor;
 use crate::config::{Config, Ownership};
+use crate::control::{ControlDir, HandedKind, Lock};
 use crate::nft::{self, Firewall, NftError, Protection};
 use crate::plan::{Listeners, Plan};
 
@@ -15,14 +19,35 @@ const OWNER_LEAVES: Duration = Duration::from_millis(500);
 /// How often it is looked whether he has gone.
 const LOOK: Duration = Duration::from_millis(1);
 
-/// Opens the rules of a cluster, and says how they will be protected. Reads and changes nothing.
-pub(super) fn open(config: &Config) -> Result<Firewall, NftError> {
+/// Makes this process the one master of the cluster in this directory, with the lock and the control
+/// socket of the running master if that hands them over.
+pub(super) fn lock(
+    config: &Config,
+    directory: Option<&ControlDir>,
+    predecessor: Option<&mut Predecessor>,
+) -> Result<(Option<Lock>, Option<OwnedFd>), MasterError> {
+    let Some(directory) = directory else { return Ok((None, None)) };
+    let Some(predecessor) = predecessor else {
+        return Ok((Some(directory.lock(&config.name)?), None));
+    };
+    let lock = predecessor.take_needed(HandedKind::Lock)?;
+    let lock = Lock::handed_over(directory, &config.name, lock)?;
+    Ok((Some(lock), Some(predecessor.take_needed(HandedKind::Control)?)))
+}
+
+/// Opens the rules of a cluster, by the socket that a running master hands over if there is one, and
+/// says how they will be protected. Reads and changes nothing.
+pub(super) fn open(config: &Config, handed: Option<OwnedFd>) -> Result<Firewall, NftError> {
     let ownership = match config.ownership {
         Ownership::Auto => nft::Ownership::Auto,
         Ownership::Owned => nft::Ownership::Owned,
         Ownership::Shared => nft::Ownership::Shared,
     };
-    let mut firewall = Firewall::open(&config.name)?.with_ownership(ownership);
+    let firewall = match handed {
+        Some(socket) => Firewall::from_descriptor(&config.name, socket)?,
+        None => Firewall::open(&config.name)?,
+    };
+    let mut firewall = firewall.with_ownership(ownership);
     firewall.probe()?;
     announce(firewall.protection()?, config.ownership);
     Ok(firewall)

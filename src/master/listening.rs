@@ -7,7 +7,7 @@
 //! closed, the supervisor decides (`supervisor/estate.rs`).
 
 use std::collections::BTreeMap;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use super::counting::PortsByWorker;
@@ -85,6 +85,31 @@ pub(super) struct SeatSockets {
 }
 
 impl SeatSockets {
+    /// Those of a worker of an earlier master, of all listening sockets that are known to be its;
+    /// `None` if one is missing.
+    pub(super) fn regain(
+        listeners: &Listeners,
+        ports: &Arc<[Port]>,
+        mut known: Vec<HeldSocket>,
+    ) -> Option<Self> {
+        let regain = |opening: Opening| {
+            let port = ports.get(opening.place)?.number();
+            let transport = opening.endpoint.transport;
+            let is_it = |it: &HeldSocket| (it.port(), it.transport()) == (port, transport);
+            let index = known.iter().position(is_it)?;
+            Some((opening.name, known.swap_remove(index)))
+        };
+        // How many may wait was decided when they were opened.
+        let openings = Openings::of(listeners, 0).openings;
+        let sockets = openings.into_iter().map(regain).collect::<Option<_>>()?;
+        Some(Self { sockets, ports: Arc::clone(ports) })
+    }
+
+    /// The sockets themselves.
+    pub(super) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.sockets.iter().map(|(_, socket)| socket.as_fd())
+    }
+
     /// The worker ports, one for each public port.
     pub(super) fn ports(&self) -> &Arc<[Port]> {
         &self.ports

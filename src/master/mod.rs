@@ -30,9 +30,12 @@
 //! connections in their queues outlive a worker (`listening.rs`).
 //!
 //! Starting up is recovering: whatever an earlier master left in the kernel is what this one begins
-//! with. Workers are not tied to the master's life. When it leaves, they and the rules serve on.
+//! with, and its workers are adopted: the same processes, and not one rule changed. Workers are not
+//! tied to the master's life. When it leaves, they and the rules serve on.
 
 mod actions;
+mod adoption;
+mod bequest;
 mod beside;
 mod builder;
 mod complaint;
@@ -44,12 +47,15 @@ mod figures;
 mod fullness;
 mod handle;
 mod health;
+mod heritage;
 mod hold;
 mod journal;
 mod listening;
 mod logs;
 mod meeting;
+mod mark;
 mod memory;
+mod orphans;
 mod output;
 mod peers;
 mod privilege;
@@ -60,6 +66,7 @@ mod report;
 mod run;
 mod service;
 mod spawner;
+mod succession;
 mod takeover;
 mod vigil;
 mod watching;

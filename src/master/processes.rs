@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -78,6 +79,12 @@ impl Processes {
         exited
     }
 
+    /// The process of a worker and the file that it prints to, to be handed over.
+    pub(super) fn descriptors(&self, worker: WorkerId) -> Option<(BorrowedFd<'_>, BorrowedFd<'_>)> {
+        let running = self.running.get(&worker)?;
+        Some((running.child.as_fd(), running.output.as_fd()))
+    }
+
     /// How a worker has ended and what it printed last; `None` if it runs, or is none of ours.
     pub(super) fn take_exit(
         &mut self,
@@ -87,6 +94,7 @@ impl Processes {
         let exit = match self.running.get(&worker)?.child.exit() {
             Ok(Some(process::Exit::Code(code))) => Exit::Code(code),
             Ok(Some(process::Exit::Signal(signal))) => Exit::Signal(signal),
+            Ok(Some(process::Exit::Unknown)) => Exit::Unknown,
             Ok(None) => return None,
             Err(error) => {
                 tracing::error!(%worker, %error, "cannot tell how a worker ended");

@@ -33,6 +33,7 @@ pub(super) fn status(
             _ => 0,
         },
         pid: worker.pid,
+        adopted: worker.adopted,
         state: match worker.state() {
             supervisor::WorkerState::Starting => WorkerState::Starting,
             supervisor::WorkerState::Live => WorkerState::Live,
@@ -71,6 +72,7 @@ pub(super) fn status(
             .as_ref()
             .map(|writer| RuleWriter { pid: writer.pid, name: writer.name.clone() }),
         foreign_chains,
+        orphans: Vec::new(),
         conntrack: fill.map(|Fill { entries, limit }| ConntrackFill { entries, limit }),
         serving: serving(plan),
         trial: supervisor.canary().map(trial),

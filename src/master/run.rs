@@ -10,25 +10,28 @@ use tokio::sync::{broadcast, mpsc};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::actions::{Counts, World};
+use super::bequest::Estate;
 use super::builder::{Builder, REQUEST_QUEUE};
 use super::counting::count_all;
 use super::draining::Draining;
 use super::error::MasterError;
 use super::fullness::Fullness;
 use super::handle::{Handle, Order};
+use super::heritage::Wish;
 use super::memory::{Look, MEMORY_INTERVAL};
 use super::processes::{
     BURIAL_INTERVAL, DRAIN_INTERVAL, FULLNESS_INTERVAL, OUTPUT_INTERVAL, OUTPUT_PATIENCE,
     READINESS_INTERVAL,
 };
 use super::report;
-use super::spawner::Outcome;
+use super::spawner::{Outcome, Started};
 use super::vigil::{VIGIL_INTERVAL, Vigil, heard};
 use crate::config::{Config, Readiness};
 use crate::control::{
-    self, Answer, Command, Failure, Responder, RetireTarget, Server, WorkerEvent,
+    self, Answer, Command, Failure, Gate, Orphan, OrphansEnded, Responder, RetireTarget, Server,
+    WorkerEvent,
 };
-use crate::plan::Route;
+use crate::plan::{Route, Seat};
 use crate::supervisor::{self, Action, Event, Notice, Supervisor, Target, WorkerId, WorkerState};
 
 /// The process manager of one cluster, with its rules. See [`crate::master`].
@@ -39,6 +42,14 @@ pub struct Master {
     pub(super) server: Option<Server>,
     #[cfg(feature = "http")]
     pub(super) http: Option<crate::http::Server>,
+    /// Whether operators can connect.
+    pub(super) gate: Option<Gate>,
+    /// What the next master gets of what the loop does not need.
+    pub(super) estate: Option<Estate>,
+    /// The workers of an earlier master, to be watched as soon as this runs.
+    pub(super) heirs: Vec<(WorkerId, Seat, Started)>,
+    /// What is to be changed of what was adopted.
+    pub(super) wish: Option<Wish>,
     pub(super) orders: mpsc::Sender<Order>,
     pub(super) inbox: mpsc::Receiver<Order>,
     pub(super) started: mpsc::UnboundedReceiver<Outcome>,
@@ -59,6 +70,8 @@ pub enum Ended {
     Left,
     /// It was told to stop: no worker and no rule is left.
     Stopped,
+    /// Another process has taken over all of it.
+    Replaced,
 }
 
 impl Master {
@@ -112,7 +125,7 @@ impl Master {
         let mut fullness = every(FULLNESS_INTERVAL);
         let mut memory = every(MEMORY_INTERVAL);
         let mut sizes = self.world.memory.open();
-        self.dispatch(Event::Start);
+        self.begin();
         while !self.finished {
             let deadline = self.supervisor.deadline();
             let parted = self.parted_deadline();
@@ -131,7 +144,14 @@ impl Master {
                         ready.clear_ready();
                     }
                 }
-                Some(request) = control.recv() => self.asked(request),
+                Some(request) = control.recv() => match request.command {
+                    Command::Takeover { .. } => {
+                        if self.hand_over(request).await {
+                            return self.leave_to_next(server).await;
+                        }
+                    }
+                    _ => self.asked(request),
+                },
                 Some(event) = self.worker_events.recv() => self.hear_of_worker(event),
                 () = self.world.until(parted) => self.miss_parted(),
                 Some(order) = self.inbox.recv() => match order {
@@ -152,6 +172,9 @@ impl Master {
                     self.world.processes.pass_on_output();
                 }
                 () = self.world.until_tidy() => self.world.tidy(),
+                () = self.world.until(self.world.orphans.deadline()) => {
+                    self.world.orphans.see_to(self.world.now());
+                }
                 () = self.world.until(self.world.foreign_look_at()) => {
                     self.world.look_for_foreign(self.supervisor.plan(), looked.clone());
                 }
@@ -180,6 +203,49 @@ impl Master {
         self.worker_events.close();
         close(server, requests).await;
         Ok(Ended::Stopped)
+    }
+
+    /// Goes on with what there is.
+    fn begin(&mut self) {
+        for (worker, seat, started) in std::mem::take(&mut self.heirs) {
+            let pid = started.child.pid();
+            self.world.watch(worker, seat, started);
+            self.adopt_watch(worker, pid);
+        }
+        for Orphan { pid, reason, .. } in self.world.orphans.told() {
+            self.world.announce(Notice::Orphan { pid, reason });
+        }
+        self.dispatch(Event::Start);
+        if let Some(Wish { renew }) = self.wish.take() {
+            tracing::info!(
+                "the configuration is another than that of the earlier master: {}",
+                if renew { "new workers are started" } else { "the number of workers changes" }
+            );
+            let (request, replies) = control::Request::new(Command::Reload);
+            self.request(supervisor::Request::Configure { renew }, request.responder);
+            tokio::spawn(async move {
+                match replies.outcome().await {
+                    Some(Ok(_)) => tracing::info!("the configuration is in force"),
+                    Some(Err(failure)) => tracing::error!(
+                        "the configuration is not in force, and the earlier workers serve on: {}; \
+                         start the master again when that is mended",
+                        failure.message
+                    ),
+                    None => {}
+                }
+            });
+        }
+    }
+
+    /// Another process is the master now: nothing is touched any more.
+    async fn leave_to_next(self, server: Option<ServerTask>) -> Result<Ended, MasterError> {
+        if let Some(gate) = &self.gate {
+            gate.hand_over();
+        }
+        if let Some(server) = server {
+            let _ = server.await;
+        }
+        Ok(Ended::Replaced)
     }
 
     async fn leave(mut self, server: Option<ServerTask>) -> Result<Ended, MasterError> {
@@ -345,7 +411,7 @@ impl Master {
     }
 
     fn asked(&mut self, request: control::Request) {
-        let control::Request { command, responder } = request;
+        let control::Request { command, responder, .. } = request;
         match command {
             Command::Status => responder.finish(Ok(Answer::Status(Box::new(self.status())))),
             Command::Explain { address } => responder.finish(self.explain(address)),
@@ -375,6 +441,16 @@ impl Master {
                 let (name, generation) = (&self.config.name, self.supervisor.generation());
                 let World { subscribers, notices, .. } = &self.world;
                 subscribers.add(name, generation, notices, responder);
+            }
+            Command::EndOrphans => {
+                let kill_at = self.world.now().after(self.config.timeouts.die);
+                let processes = self.world.orphans.end(kill_at);
+                let processes = u32::try_from(processes).unwrap_or(u32::MAX);
+                responder.finish(Ok(Answer::OrphansEnded(OrphansEnded { processes })));
+            }
+            Command::Takeover { .. } => {
+                let failure = Failure::new("takeover is asked for over the control socket alone");
+                responder.finish(Err(failure));
             }
         }
     }
@@ -406,6 +482,7 @@ impl Master {
             tracing::warn!(%error, "cannot read how many connections each seat has had");
             BTreeMap::new()
         });
+        let orphans = self.world.orphans.told();
         let foreign = self.world.watching.foreign_chains();
         let fill = Fullness::read().unwrap_or_else(|error| {
             tracing::warn!(%error, "cannot see how full connection tracking is");
@@ -421,6 +498,7 @@ impl Master {
             foreign,
             self.world.now(),
         );
+        status.orphans = orphans;
         let by_pid = |worker: &supervisor::Worker| Some((worker.pid?, worker.id));
         let pids = self.supervisor.workers().filter_map(by_pid).collect();
         self.vigil.add_texts(&mut status, &pids);

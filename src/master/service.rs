@@ -79,7 +79,6 @@ impl Service {
     /// believes it of the main process of the service (`NotifyAccess=main`), so the old master has to
     /// say it, before it ends; and of a process outside of the service's control group only if this
     /// one is root's (`service_notify_message`, src/core/service.c, systemd 252).
-    #[allow(dead_code, reason = "for the take-over by another process")]
     pub(super) fn hand_over(&mut self, pid: u32) {
         let message = self.told.handed_over(pid);
         self.send(message);
@@ -87,9 +86,13 @@ impl Service {
 
     /// Where the manager is, as in `NOTIFY_SOCKET`: a master that somebody else has started, to take
     /// over, finds it with [`ServiceManager::at`].
-    #[allow(dead_code, reason = "for the take-over by another process")]
     pub(super) fn address(&self) -> Option<&OsStr> {
         self.manager.as_ref().map(ServiceManager::name)
+    }
+
+    /// How long the manager waits for `WATCHDOG=1`, if it does.
+    pub(super) fn watchdog(&self) -> Option<Duration> {
+        self.manager.as_ref().and_then(ServiceManager::watchdog)
     }
 
     /// The master leaves, and the workers stay.

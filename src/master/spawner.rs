@@ -12,8 +12,9 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::listening::{Openings, SeatSockets};
 use super::logs::Logs;
+use super::mark::{Label, Mark};
 use crate::nft::Conntrack;
-use crate::plan::{Generation, Port, Seat};
+use crate::plan::{ClusterName, Generation, Port, Seat};
 use crate::process::{
     Account, Child, ListenTable, Output, OutputReader, PortPool, ProcessError, Sockets, Spawn,
     Transport,
@@ -23,6 +24,9 @@ use crate::supervisor::WorkerId;
 /// What is the same for every worker.
 #[derive(Debug, Clone)]
 pub(super) struct Template {
+    pub(super) name: ClusterName,
+    /// What the next master knows the configuration by.
+    pub(super) mark: Mark,
     pub(super) program: OsString,
     pub(super) arguments: Vec<OsString>,
     /// Variables that do not depend on the worker.
@@ -73,6 +77,8 @@ pub(super) struct Outcome {
 
 enum Message {
     Start(Order),
+    /// A worker of an earlier master has these ports.
+    Hold(WorkerId, Arc<[Port]>),
     /// The worker's processes are gone, and its ports are free as far as it is concerned.
     Release(WorkerId),
 }
@@ -101,6 +107,7 @@ impl Spawner {
             for message in inbox {
                 match message {
                     Message::Release(worker) => work.release(worker),
+                    Message::Hold(worker, ports) => drop(work.held.insert(worker, ports)),
                     Message::Start(order) => {
                         let worker = order.worker;
                         let outcome = Outcome { worker, result: work.start(order) };
@@ -116,6 +123,10 @@ impl Spawner {
 
     pub(super) fn start(&self, order: Order) {
         self.send(Message::Start(order));
+    }
+
+    pub(super) fn hold(&self, worker: WorkerId, ports: Arc<[Port]>) {
+        self.send(Message::Hold(worker, ports));
     }
 
     pub(super) fn release(&self, worker: WorkerId) {
@@ -164,10 +175,12 @@ impl Work {
             Some(sockets) => Arc::clone(sockets.ports()),
             None => self.allocate(&BTreeSet::new())?.into_iter().filter_map(Port::new).collect(),
         };
-        let label = format!("seat {}", order.seat);
+        let Template { name, mark, .. } = &self.template;
+        let (name, mark) = (name.clone(), *mark);
+        let label = Label { name, generation: order.generation, seat: order.seat, mark };
         let output = match &self.template.logs {
             Some(logs) => Output::append_to(&logs.file(order.seat, order.generation))?,
-            None => Output::create(label)?,
+            None => Output::create(label.to_string())?,
         };
         let spawn = Spawn {
             program: self.template.program.clone(),
@@ -266,6 +279,7 @@ impl Work {
         set("IPCLUSTER_SEAT".to_owned(), order.seat.to_string());
         set("IPCLUSTER_WORKERS".to_owned(), order.workers.to_string());
         set("IPCLUSTER_GENERATION".to_owned(), order.generation.to_string());
+        set("IPCLUSTER_CONFIG".to_owned(), self.template.mark.to_string());
         if self.template.speaks_protocol {
             set("__ZWORKER__".to_owned(), "TRUE".to_owned());
             set("__ZWORKER__BAND__".to_owned(), order.seat.to_string());

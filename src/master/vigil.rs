@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use tokio::io::unix::AsyncFd;
@@ -100,6 +100,11 @@ impl Vigil {
         }
     }
 
+    /// The socket that workers write to, to be handed over.
+    pub(super) fn socket(&self) -> Option<BorrowedFd<'_>> {
+        self.notify.as_ref().map(AsFd::as_fd)
+    }
+
     /// Takes the socket away: no worker is left to write to it.
     pub(super) fn end(self) {
         if let Some(Err(error)) = self.notify.map(NotifySocket::remove) {
@@ -127,6 +132,18 @@ impl Master {
     pub(super) fn begin_watch(&mut self, worker: WorkerId, pid: u32) {
         let said = self.vigil.health.started(worker, pid, self.world.now());
         self.act_on_words(worker, said);
+    }
+
+    /// Takes in a worker that an earlier master has started. One that is in force is ready, whatever it
+    /// said to that one.
+    pub(super) fn adopt_watch(&mut self, worker: WorkerId, pid: u32) {
+        self.begin_watch(worker, pid);
+        let state = self.supervisor.workers().find(|it| it.id == worker).map(|it| it.state());
+        match state {
+            Some(WorkerState::Live) => self.vigil.health.adopted(worker, self.world.now()),
+            Some(WorkerState::Retired | WorkerState::Dying) => self.vigil.health.leaves(worker),
+            _ => {}
+        }
     }
 
     pub(super) fn end_watch(&mut self, worker: WorkerId) {

@@ -9,23 +9,52 @@ use super::error::{Operation, ProcessError, errno_from};
 use super::pidfd::{Delivery, Exit, PidFd, failed};
 use super::stat::{self, Stat};
 
-/// A child of this process that was not waited for yet, the leader of a session and of a process
-/// group of its own.
+/// A worker's first process, the leader of a session and of a process group of its own: a child of
+/// this process that was not waited for yet, or one that an earlier master started and this one has
+/// [adopted](crate::process::Leader::adopt).
 ///
-/// As long as there is a `Child`, its pid, which is also the number of its group, belongs to it:
-/// an ended child is a zombie until [`reap`](Self::reap) takes it, and with it the right to signal
-/// anything. So keep it until [`others`](Self::others) says that the rest of its tree has ended.
+/// As long as there is a `Child` that we started, its pid, which is also the number of its group,
+/// belongs to it: an ended child is a zombie until [`reap`](Self::reap) takes it, and with it the
+/// right to signal anything. So keep it until [`others`](Self::others) says that the rest of its
+/// tree has ended.
+///
+/// An adopted one has another parent, which takes its zombie whenever it likes, and its number may
+/// then go to a stranger. So nothing is ever done to an adopted process by its number: signals go
+/// through pidfds alone, to the group through that of its leader, which stands for the group even
+/// when the leader is gone (Linux 6.9), or before that to each member through a pidfd of its own.
 ///
 /// Dropping it ends nothing and waits for nothing: workers outlive their master.
 #[derive(Debug)]
 pub struct Child {
     pidfd: PidFd,
+    kin: Kin,
+}
+
+/// Whose child a process is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kin {
+    Ours,
+    /// It began at this tick; its parent is another process, or has become this one.
+    Adopted {
+        start_ticks: u64,
+    },
 }
 
 impl Child {
     /// `pidfd` is of a child of this process that nobody has waited for or will.
     pub(super) fn new(pidfd: PidFd) -> Self {
-        Self { pidfd }
+        Self { pidfd, kin: Kin::Ours }
+    }
+
+    /// `pidfd` is of a process that an earlier master started, the leader of its session and group,
+    /// which began at this tick after boot.
+    pub(super) fn adopted(pidfd: PidFd, start_ticks: u64) -> Self {
+        Self { pidfd, kin: Kin::Adopted { start_ticks } }
+    }
+
+    /// Whether another master has started it.
+    pub fn is_adopted(&self) -> bool {
+        self.kin != Kin::Ours
     }
 
     /// Its number, which is that of its group and session, too.
@@ -47,13 +76,20 @@ impl Child {
         self.pidfd.exited()
     }
 
-    /// How it ended; `None` while it runs. It stays a zombie (`WNOWAIT`).
+    /// How it ended; `None` while it runs. It stays a zombie (`WNOWAIT`). Of an adopted one the
+    /// kernel tells it since Linux 6.15; before that it is [`Exit::Unknown`].
     ///
     /// # Errors
     /// `ECHILD` if something else in this process waits for children that are not its own, such as
     /// `waitpid(-1)`.
     pub fn exit(&self) -> Result<Option<Exit>, ProcessError> {
-        self.pidfd.peek()
+        match (self.kin, self.pidfd.peek()) {
+            (Kin::Adopted { .. }, Err(error)) if error.errno() == Some(Errno::ECHILD) => {
+                let has_exited = self.pidfd.has_exited()?;
+                Ok(has_exited.then(|| self.pidfd.exit_info().unwrap_or(Exit::Unknown)))
+            }
+            (_, exit) => exit,
+        }
     }
 
     /// Sends a signal to this one process, not to its group.
@@ -69,14 +105,17 @@ impl Child {
     /// # Errors
     /// `EPERM` if not one of them may be signalled.
     pub fn signal_group(&self, signal: Signal) -> Result<Delivery, ProcessError> {
-        match self.pidfd.signal_group(signal) {
-            Err(error) if error.errno() == Some(Errno::EINVAL) => self.signal_group_number(signal),
-            result => result,
+        match (self.pidfd.signal_group(signal), self.kin) {
+            (Err(error), kin) if error.errno() == Some(Errno::EINVAL) => match kin {
+                Kin::Ours => self.signal_group_number(signal),
+                Kin::Adopted { start_ticks } => self.signal_members(signal, start_ticks),
+            },
+            (result, _) => result,
         }
     }
 
     /// The same before Linux 6.9, by the group's number: right as long as the leader was not
-    /// waited for, which this type stands for.
+    /// waited for, which a child of ours stands for.
     pub(super) fn signal_group_number(&self, signal: Signal) -> Result<Delivery, ProcessError> {
         match killpg(Pid::from_raw(self.pid().cast_signed()), signal) {
             Ok(()) => Ok(Delivery::Sent),
@@ -94,6 +133,10 @@ impl Child {
     /// `EPERM` or `EACCES` if one of them could not be changed; the others are.
     pub fn renice_group(&self, nice: i32) -> Result<Delivery, ProcessError> {
         let failed = |errno| failed(self.pid(), Operation::Renice, errno);
+        // Of an adopted one that holds while it lives; what it leaves behind keeps its value.
+        if self.is_adopted() && self.pidfd.has_exited()? {
+            return Ok(Delivery::Gone);
+        }
         // The number is the group's own for as long as the leader was not waited for, which this type
         // stands for.
         let group = rustix::process::Pid::from_raw(self.pid().cast_signed());
@@ -102,6 +145,38 @@ impl Child {
             Err(Errno::ESRCH) => Ok(Delivery::Gone),
             Err(errno) => Err(failed(errno)),
         }
+    }
+
+    /// The same before Linux 6.9 for an adopted process: each member by itself, through a pidfd. A
+    /// number that a group has is given to no other process (`free_pid`, kernel/pid.c), so the group
+    /// is the leader's for as long as that has not ended. What it leaves behind when it has is left
+    /// alone.
+    pub(super) fn signal_members(
+        &self,
+        signal: Signal,
+        start_ticks: u64,
+    ) -> Result<Delivery, ProcessError> {
+        let mut delivery = Delivery::Gone;
+        let mut members = stat::processes()?;
+        // The leader last: it is the proof.
+        members.sort_by_key(|member| member.pid == self.pid());
+        for member in members {
+            let is_member = |stat: &Stat| {
+                stat.group == self.pid() && stat.start_ticks >= start_ticks && !stat.ended
+            };
+            if !is_member(&member) {
+                continue;
+            }
+            let Ok(pidfd) = PidFd::open(member.pid) else { continue };
+            // Read again now that the number is tied down; and while the leader lives, its group is
+            // no other.
+            let is_still = Stat::read(member.pid)?
+                .is_some_and(|stat| stat.start_ticks == member.start_ticks && is_member(&stat));
+            if is_still && !self.pidfd.has_exited()? && pidfd.signal(signal)? == Delivery::Sent {
+                delivery = Delivery::Sent;
+            }
+        }
+        Ok(delivery)
     }
 
     /// How many other processes of its group are alive. Those of the group that became children of
@@ -127,7 +202,22 @@ impl Child {
                 reap_orphan(&member);
             }
         }
+        if alive > 0 && self.is_adopted() && !self.group_is_its_own()? {
+            return Ok(0);
+        }
         Ok(alive)
+    }
+
+    /// Whether the group that has the number of this adopted process now is still its group. If the
+    /// leader is gone, and with it all of the group, another may have come to the number: then the
+    /// kernel finds nobody to signal (signal 0) through the pidfd. Before Linux 6.9 only a leader
+    /// that has not ended proves it.
+    fn group_is_its_own(&self) -> Result<bool, ProcessError> {
+        match self.pidfd.probe_group() {
+            Ok(delivery) => Ok(delivery == Delivery::Sent),
+            Err(error) if error.errno() == Some(Errno::EINVAL) => Ok(!self.pidfd.has_exited()?),
+            Err(error) => Err(error),
+        }
     }
 
     /// Waits for it, if it has ended: its zombie and its number are gone, and nothing can be
@@ -138,6 +228,14 @@ impl Child {
     pub fn reap(self) -> Result<Exit, Unreaped> {
         match self.pidfd.reap() {
             Ok(Some(exit)) => Ok(exit),
+            // Its parent does that, who need not be this process.
+            Err(error) if self.is_adopted() && error.errno() == Some(Errno::ECHILD) => {
+                match self.exit() {
+                    Ok(Some(exit)) => Ok(exit),
+                    Ok(None) => Err(Unreaped { child: self, error: None }),
+                    Err(error) => Err(Unreaped { child: self, error: Some(error) }),
+                }
+            }
             Ok(None) => Err(Unreaped { child: self, error: None }),
             Err(error) => Err(Unreaped { child: self, error: Some(error) }),
         }

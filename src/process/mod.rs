@@ -16,6 +16,9 @@
 //! What a worker prints goes to an [`Output`], a file in memory rather than a pipe, so that it
 //! keeps on serving when the master ends; or to a file on disk.
 //!
+//! A [`Leader`] is a process that was there before: what it says of itself may prove that it is a
+//! worker of an earlier master, and then it is adopted as a [`Child`].
+//!
 //! [`Sockets`] asks the kernel which TCP sockets listen and how many connections ports have. A
 //! [`ListenTable`] of one moment says on which of its ports a worker's own processes listen, and
 //! who reaches them there.
@@ -43,6 +46,7 @@ mod credentials;
 mod error;
 mod handover;
 mod identity;
+mod leader;
 mod limits;
 mod lines;
 mod listening;
@@ -69,6 +73,7 @@ pub use credentials::{effective_uid, has_cap_net_admin};
 pub use error::{AccountFault, Operation, ProcessError};
 pub use handover::{MAX_DESCRIPTORS, receive_descriptors, send_descriptors};
 pub use identity::{BootId, InvalidBootId, ProcessId};
+pub use leader::{Leader, PortHolders};
 pub use limits::raise_descriptor_limit;
 pub use listening::{Endpoint, FIRST_PASSED, HeldSocket, passed_sockets, somaxconn};
 pub use memory::{Bytes, MemoryWatch, Size};

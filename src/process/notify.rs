@@ -8,7 +8,7 @@
 
 use std::fs::{self, Permissions};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -195,6 +195,11 @@ impl NotifySocket {
         Ok(Self { path: path.to_owned(), socket })
     }
 
+    /// The socket of an earlier master, with all that waits there.
+    pub fn handed_over(path: PathBuf, socket: OwnedFd) -> Self {
+        Self { path, socket: socket.into() }
+    }
+
     /// Its path: what workers get as `NOTIFY_SOCKET`.
     pub fn path(&self) -> &Path {
         &self.path
@@ -236,6 +241,13 @@ impl NotifySocket {
     }
 }
 
+/// The socket, to be handed over.
+impl AsFd for NotifySocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
 /// Removes a socket of this user, and nothing else.
 fn remove_stale(path: &Path) -> Result<(), ProcessError> {
     let found = match fs::symlink_metadata(path) {
@@ -257,7 +269,6 @@ fn notify_error(path: &Path, errno: Errno) -> ProcessError {
 #[cfg(test)]
 mod tests {
     use std::io::{IoSlice, Read};
-    use std::os::fd::BorrowedFd;
 
     use proptest::prelude::*;
 

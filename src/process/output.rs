@@ -11,7 +11,7 @@ use super::error::{Operation, ProcessError, errno_from, errno_of};
 use super::lines::LineSplitter;
 
 /// What the kernel calls our files in `/proc/PID/fd`, before the label.
-const NAME_PREFIX: &str = "ipcluster:";
+pub(super) const NAME_PREFIX: &str = "ipcluster:";
 
 /// The longest name that `memfd_create(2)` takes, in bytes.
 const NAME_LEN: usize = 249;
@@ -148,6 +148,22 @@ impl OutputReader {
             }
         }
         Ok(None)
+    }
+
+    /// The output of a worker that another master has read, by the descriptor of the file. `label`
+    /// says whose output it is. Of a file on disk ([`Output::append_to`]) the last lines are those from
+    /// now on.
+    ///
+    /// # Errors
+    /// The file cannot be inspected.
+    pub fn from_descriptor(file: OwnedFd, label: impl Into<String>) -> Result<Self, ProcessError> {
+        let reader = Self::new(file, label.into());
+        let failed = |errno| reader.failed(Operation::ReadMemfd, errno_from(errno));
+        // A file in memory is in a file system of the kernel's own, where no file has a name. One that
+        // has is read only, and never emptied.
+        let stat = rustix::fs::fstat(&reader.file).map_err(failed)?;
+        let log_begin = (stat.st_nlink > 0).then(|| u64::try_from(stat.st_size).unwrap_or(0));
+        Ok(Self { log_begin, ..reader })
     }
 
     fn new(file: OwnedFd, label: String) -> Self {
@@ -315,6 +331,13 @@ impl OutputReader {
 
     fn failed(&self, operation: Operation, errno: Errno) -> ProcessError {
         ProcessError::Output { label: self.label.clone(), operation, errno }
+    }
+}
+
+/// The file, to be handed over.
+impl AsFd for OutputReader {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.file.as_fd()
     }
 }
 

@@ -233,7 +233,7 @@ fn processes_by_session() -> Result<HashMap<u32, Vec<u32>>, ProcessError> {
 
 /// The effective user of a process, and the inodes of the sockets that it has open; none for a
 /// process that has ended.
-fn socket_inodes(pid: u32) -> Result<(u32, Vec<u32>), ProcessError> {
+pub(super) fn socket_inodes(pid: u32) -> Result<(u32, Vec<u32>), ProcessError> {
     as_owner_of(pid, || Ok((effective_uid(), read_socket_inodes(pid)?)))
 }
 

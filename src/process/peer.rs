@@ -23,7 +23,7 @@ pub fn peer_process(socket: impl AsFd) -> Result<PidFd, ProcessError> {
     // 0: of a pid namespace that this process does not see.
     let pid = pid.ok_or_else(|| failed(Errno::ESRCH))?;
     match getsockopt(&socket, sockopt::PeerPidfd) {
-        Ok(descriptor) => Ok(PidFd::from_descriptor(descriptor, pid)),
+        Ok(descriptor) => Ok(PidFd::of_peer(descriptor, pid)),
         Err(Errno::ENOPROTOOPT) => PidFd::open(pid),
         // It was waited for before; since Linux 6.16 there is a descriptor all the same.
         Err(Errno::EINVAL | Errno::ESRCH) => {

@@ -1,6 +1,7 @@
 use std::fmt;
 use std::future::Future;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
 
 use nix::errno::Errno;
@@ -38,8 +39,28 @@ impl PidFd {
     }
 
     /// A pidfd that came by another way, and the number of its process.
-    pub(super) fn from_descriptor(descriptor: OwnedFd, pid: u32) -> Self {
+    pub(super) fn of_peer(descriptor: OwnedFd, pid: u32) -> Self {
         Self { descriptor: Arc::new(descriptor), pid }
+    }
+
+    /// The process that a pidfd of another process of this host stands for; `None` if it has ended and
+    /// was waited for.
+    ///
+    /// # Errors
+    /// [`ProcessError::Host`] with `EBADF` if the descriptor is no pidfd.
+    pub fn from_descriptor(descriptor: OwnedFd) -> Result<Option<Self>, ProcessError> {
+        const FILE: &str = "/proc/self/fdinfo";
+        let number = std::os::fd::AsRawFd::as_raw_fd(&descriptor);
+        let failed = |errno| ProcessError::Host { operation: Operation::Read(FILE), errno };
+        let text = std::fs::read_to_string(format!("{FILE}/{number}"))
+            .map_err(|error| failed(errno_of(&error)))?;
+        // -1: waited for; 0: not in our pid namespace (pidfd_show_fdinfo, fs/pidfs.c).
+        let pid = text.lines().find_map(|line| line.strip_prefix("Pid:"));
+        let pid: i32 = pid.and_then(|pid| pid.trim().parse().ok()).ok_or(failed(Errno::EBADF))?;
+        Ok(u32::try_from(pid)
+            .ok()
+            .filter(|pid| *pid > 0)
+            .map(|pid| Self { descriptor: Arc::new(descriptor), pid }))
     }
 
     /// The process's number, for messages and for `/proc`.
@@ -64,8 +85,28 @@ impl PidFd {
     /// # Errors
     /// `EPERM` if not one of them may be signalled; `EINVAL` before Linux 6.9.
     pub fn signal_group(&self, signal: Signal) -> Result<Delivery, ProcessError> {
-        let result = sys::signal_group(self.descriptor.as_fd(), signal);
+        let result = sys::signal_group(self.descriptor.as_fd(), Some(signal));
         self.delivery(Operation::SignalGroup, result)
+    }
+
+    /// Whether anyone is in the group that this process leads, a zombie too: signal 0, which
+    /// reaches nobody.
+    pub(super) fn probe_group(&self) -> Result<Delivery, ProcessError> {
+        let result = sys::signal_group(self.descriptor.as_fd(), None);
+        match self.delivery(Operation::SignalGroup, result) {
+            // Someone is there who may not be signalled.
+            Err(error) if error.errno() == Some(Errno::EPERM) => Ok(Delivery::Sent),
+            result => result,
+        }
+    }
+
+    /// How the process ended, whosever child it was (`PIDFD_GET_INFO` with `PIDFD_INFO_EXIT`, since
+    /// Linux 6.15); `None` where the kernel does not tell: it is older, or nobody has waited for the
+    /// process yet.
+    pub(super) fn exit_info(&self) -> Option<Exit> {
+        let status = sys::pidfd_exit_status(self.descriptor.as_fd())?;
+        let status = std::process::ExitStatus::from_raw(status);
+        status.code().map(Exit::Code).or_else(|| status.signal().map(Exit::Signal))
     }
 
     /// Whether the process has ended (a zombie has).
@@ -164,6 +205,8 @@ pub enum Exit {
     Code(i32),
     /// It was ended by the signal with this number.
     Signal(i32),
+    /// It was no child of this process, and the kernel did not say.
+    Unknown,
 }
 
 impl Exit {
@@ -182,6 +225,7 @@ impl Exit {
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
+            Self::Unknown => f.write_str("ended, nobody knows how"),
             Self::Code(code) => write!(f, "exited with status {code}"),
             Self::Signal(number) => match Signal::try_from(number) {
                 Ok(signal) => write!(f, "was killed by {signal}"),

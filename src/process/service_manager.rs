@@ -58,6 +58,13 @@ impl ServiceManager {
         Ok(Self { socket, address, name, watchdog: None, unsent: VecDeque::new() })
     }
 
+    /// The same, which takes the master for hanging without `WATCHDOG=1` for so long: of one that watched
+    /// another process before.
+    #[must_use]
+    pub fn with_watchdog(self, limit: Option<Duration>) -> Self {
+        Self { watchdog: limit.filter(|limit| !limit.is_zero()), ..self }
+    }
+
     /// Its address, as `NOTIFY_SOCKET` has it.
     pub fn name(&self) -> &OsStr {
         &self.name

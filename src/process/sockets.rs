@@ -126,6 +126,30 @@ impl Sockets {
         Ok(found)
     }
 
+    /// The sockets of processes on these local ports, TCP and UDP, whatever their state.
+    ///
+    /// # Errors
+    /// [`ProcessError::Sockets`].
+    pub(super) fn local(
+        &mut self,
+        ports: RangeInclusive<u16>,
+    ) -> Result<Vec<LocalSocket>, ProcessError> {
+        let read = |header: InetResponseHeader, _: Attributes<'_>| LocalSocket {
+            port: header.socket_id.source_port,
+            inode: header.inode,
+        };
+        let mut found = self.dump(IPPROTO_TCP, StateFlags::all(), &ports, read)?;
+        match self.dump(IPPROTO_UDP, StateFlags::all(), &ports, read) {
+            Ok(sockets) => found.extend(sockets),
+            // A kernel without udp_diag, where there are no UDP listeners either.
+            Err(error) if error.errno() == Some(Errno::ENOENT) => {}
+            Err(error) => return Err(error),
+        }
+        // Those that no process has are orphans, or wait for somebody to accept them.
+        found.retain(|socket| socket.inode != 0);
+        Ok(found)
+    }
+
     /// All sockets in these states on these local ports, of both families.
     fn dump<T>(
         &mut self,
@@ -166,6 +190,14 @@ impl std::fmt::Debug for Sockets {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Sockets").finish_non_exhaustive()
     }
+}
+
+/// A socket of some process with a local port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct LocalSocket {
+    pub(super) port: u16,
+    /// As in the `socket:[inode]` of `/proc/PID/fd`.
+    pub(super) inode: u32,
 }
 
 /// A listening TCP socket, or an unconnected UDP socket.

@@ -25,6 +25,11 @@ pub(super) struct Stat {
 }
 
 impl Stat {
+    /// Whether it leads a session and a group of its own, and has not ended.
+    pub(super) fn leads(&self) -> bool {
+        self.pid == self.group && self.pid == self.session && !self.ended
+    }
+
     /// The process with this pid; `None` if there is none (any more).
     ///
     /// # Errors

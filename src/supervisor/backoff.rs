@@ -71,6 +71,16 @@ pub(super) enum Next {
 }
 
 impl Respawn {
+    /// What another master knew of it. When workers were lost under that one does not count here.
+    pub(super) fn inherited(retry: Retry) -> Self {
+        Self { retry, ..Self::default() }
+    }
+
+    /// What the next master has to know of it: a rest is a delay like any other.
+    pub(super) fn bequeathed(&self) -> Retry {
+        Retry { not_before: self.not_before(), ..self.retry }
+    }
+
     /// A worker of the seat is lost. One that had run steadily is replaced without delay, but it is
     /// counted: a seat whose workers live for a few seconds each is in a crash loop, too.
     pub(super) fn lost(

@@ -107,7 +107,6 @@ impl Aim {
     ///
     /// # Errors
     /// Those of [`Weights::new`] and [`Plan::rescaled`]: none, with a plan that was in force.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for masters that adopt workers"))]
     pub(super) fn found_in(plan: &Plan, wanted: &Weights) -> Result<Self, PlanError> {
         let older: Vec<(usize, Generation)> = plan
             .seats()

@@ -65,6 +65,9 @@ impl Supervisor {
 
     /// A reload or scale is done.
     pub(super) fn rollout_done(&mut self, request: RequestId, done: Done) {
+        if self.configuring.take_if(|configuring| *configuring == request).is_some() {
+            self.took_over();
+        }
         if self.restarting.take_if(|restarting| *restarting == request).is_none() {
             return self.reply(request, Ok(done));
         }
@@ -74,7 +77,8 @@ impl Supervisor {
         self.clearings.push(Clearing { wish, workers: None, left: 0 });
     }
 
-    /// The first plan of this master is in force, in place of that of an earlier one.
+    /// A plan of this master is in force, in place of that of an earlier one; or that one's still is,
+    /// and holds.
     pub(super) fn took_over(&mut self) {
         if self.settings.kill_old {
             self.clearings.push(Clearing { wish: Wish::KillOld, workers: None, left: 0 });

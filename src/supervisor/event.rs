@@ -197,6 +197,11 @@ pub enum Request {
         /// The number.
         workers: u16,
     },
+    /// The configured weights, in place of those that were adopted with the rules.
+    Configure {
+        /// Also a new generation of workers, since those that were adopted run something else.
+        renew: bool,
+    },
     /// The end of everything: workers, rules, master.
     Stop {
         /// Do not wait for established connections. Also hurries a stop that is under way.
@@ -249,11 +254,14 @@ pub enum Exit {
     Code(i32),
     /// This signal ended it.
     Signal(i32),
+    /// It was adopted from an earlier master, and the kernel did not say.
+    Unknown,
 }
 
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
+            Self::Unknown => f.write_str("ended, nobody knows how"),
             Self::Code(code) => write!(f, "exited with status {code}"),
             Self::Signal(signal) => match signal_name(signal) {
                 Some(name) => write!(f, "was ended by {name}"),
@@ -314,6 +322,7 @@ pub enum Start {
     /// Nothing: all seats are vacant.
     Fresh,
     /// The plan of an earlier master. Its occupants are workers that this supervisor does not
-    /// manage; they serve until all new workers are ready.
+    /// manage; they serve until all new workers are ready. Workers that it can manage are
+    /// [adopted](super::Supervisor::adopt).
     Takeover,
 }

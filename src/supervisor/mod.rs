@@ -52,6 +52,7 @@
 //! |---|---|
 //! | [`Start::Fresh`] | with the first worker that is ready; the other seats are vacant until theirs are |
 //! | [`Start::Takeover`] | when all workers are ready; until then the plan of the earlier master is not touched. A worker that fails is tried again, with back-off |
+//! | adoption ([`Supervisor::adopt`]) | nothing: the plan of the earlier master is in force, with its workers. Seats that are vacant are filled |
 //! | reload, scale up | when all new workers are ready. If one fails first, or the commit fails three times in a row, all are ended, and what is in force stays |
 //! | scale down | at once |
 //! | reload of a share | when the workers of the canary are ready; those in force stay as they are |
@@ -91,6 +92,7 @@
 //! asks for it, is replaced first ([`Cause`]).
 
 mod action;
+mod adoption;
 mod aim;
 mod backoff;
 mod budget;
@@ -125,6 +127,7 @@ mod tests;
 mod worker;
 
 pub use action::{Action, Done, Progress};
+pub use adoption::{Adopted, Inheritance, Part, Respawn};
 pub use backoff::Backoff;
 pub use canary::Trial;
 pub use error::{FailureCause, Refusal, Rollout, WorkerFailure};

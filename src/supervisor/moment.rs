@@ -8,7 +8,7 @@ use std::time::Duration;
 pub struct Moment(pub Duration);
 
 impl Moment {
-    /// The start of the master.
+    /// The start of the master; where it has adopted workers, that of the oldest of them.
     pub const START: Self = Self(Duration::ZERO);
 
     /// The moment that comes `span` later; the end of time at most.

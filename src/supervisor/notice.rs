@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{Cause, Exit, Silence, Stats, WorkerFailure, WorkerId, Writer};
+use super::{Cause, Exit, Silence, Stats, WorkerFailure, WorkerId, WorkerState, Writer};
 use crate::plan::{Generation, Seat};
 
 /// Something worth a line in the log. Its `Display` is that line, without the time.
@@ -65,6 +65,26 @@ pub enum Notice {
         seat: Seat,
         /// Its generation.
         generation: Generation,
+    },
+    /// A worker that an earlier master has started is this one's from now on.
+    Adopted {
+        /// The worker.
+        worker: WorkerId,
+        /// Its seat.
+        seat: Seat,
+        /// Its generation.
+        generation: Generation,
+        /// Its process.
+        pid: u32,
+        /// Where in its life it is.
+        state: WorkerState,
+    },
+    /// A process that seems to be a worker of ours, and cannot be proven to be one: it is left alone.
+    Orphan {
+        /// The process.
+        pid: u32,
+        /// What is known of it, and what not, for display.
+        reason: String,
     },
     /// A worker failed before it was in force.
     Failed(WorkerFailure),
@@ -397,6 +417,11 @@ impl fmt::Display for Notice {
                 f,
                 "seat {seat}: worker of generation {generation} says that it stops: it is replaced"
             ),
+            Self::Adopted { seat, generation, pid, state, .. } => {
+                write!(f, "seat {seat}: {state} worker of generation {generation} adopted")?;
+                write!(f, " (pid {pid})")
+            }
+            Self::Orphan { pid, reason } => write!(f, "process {pid} is left alone: {reason}"),
             Self::Failed(failure) => failure.fmt(f),
             Self::Died { seat, generation, exit, lived, last_lines, .. } => {
                 write!(f, "seat {seat}: live worker of generation {generation} {exit}")?;

@@ -51,6 +51,8 @@ pub struct Supervisor {
     pub(super) retiring: Vec<Retiring>,
     /// The reload after which the retired workers are to be ended.
     pub(super) restarting: Option<RequestId>,
+    /// What brings in the settings in place of those of an earlier master.
+    pub(super) configuring: Option<RequestId>,
     pub(super) clearings: Vec<Clearing>,
     pub(super) pressure: Pressure,
     pub(super) kernel: Kernel,
@@ -103,6 +105,7 @@ impl Supervisor {
             is_held_back: false,
             retiring: Vec::new(),
             restarting: None,
+            configuring: None,
             clearings: Vec::new(),
             pressure: Pressure::default(),
             kernel: Kernel::new(in_force, start),
@@ -239,6 +242,7 @@ impl Supervisor {
             Request::Restart => self.restart(id),
             Request::Retire { target } => self.request_retirement(id, target),
             Request::ClearRetired => self.clear_retired(id),
+            Request::Configure { renew } => self.configure(id, renew),
             Request::Scale { workers } => self.scale(id, workers),
         }
     }

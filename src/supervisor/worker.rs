@@ -36,7 +36,7 @@ pub struct Worker {
     pub ports: Option<Arc<[Port]>>,
     /// Its process id, for display alone; `None` until its process runs.
     pub pid: Option<u32>,
-    /// When its spawn was decided.
+    /// When its spawn was decided; of an adopted one, when its process began.
     pub started: Moment,
     /// Why it is to retire as soon as its successor is ready; `None`: it is not. Of a live worker;
     /// one that is retired or dying keeps it.
@@ -44,6 +44,8 @@ pub struct Worker {
     /// Its resident memory in bytes when it was last measured; `None` if it never was.
     pub rss: Option<u64>,
     pub(super) facts: Facts,
+    /// An earlier master has started it.
+    pub adopted: bool,
     pub(super) stage: Stage,
     /// Its ports cannot stand in the plan: it is never to be named again.
     pub(super) unfit: bool,
@@ -128,6 +130,7 @@ impl Worker {
             leaving: None,
             rss: None,
             facts: Facts::default(),
+            adopted: false,
             stage: Stage::Starting,
             unfit: false,
             health: Health::default(),

@@ -41,6 +41,7 @@ mod scarcity;
 mod service;
 mod stale;
 mod strangers;
+mod succession;
 mod udp;
 mod watch;
 mod witnesses;
@@ -88,6 +89,7 @@ fn main() -> ExitCode {
         service,
         stale,
         strangers,
+        succession,
         udp,
         watch,
         witnesses

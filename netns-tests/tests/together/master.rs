@@ -35,9 +35,10 @@ fn without_a_master(lab: &Lab, end: impl Fn(&mut Cluster<'_>)) {
     let mut held = Held::open(lab.client(), client(), Network::server_v4(80)).unwrap();
     let load = Lab::load(80, 1000).pace(Pace::Rate(1000.0)).start(lab.client()).unwrap();
     answers(&load, 1000);
+    // Without the counters, and with the handles: a rule that is made anew has another.
+    let rules = || lab.witness().nft(&["--stateless", "--handle", "list", "ruleset"], "");
     for round in 1..=5 {
-        let before = cluster.status();
-        assert_eq!(before.generation, round);
+        let (before, rules_before) = (cluster.status(), rules());
         end(&mut cluster);
         assert!(cluster.try_status().is_none());
         // Each client connects once more, with nobody there but the kernel and the workers.
@@ -46,23 +47,40 @@ fn without_a_master(lab: &Lab, end: impl Fn(&mut Cluster<'_>)) {
         held.echo("without a master").unwrap();
 
         cluster.start_master(&[greeter().into()]);
-        let after = cluster.wait_for("the next master's workers", |status| {
-            status.generation == round + 1 && status.live().len() == 4
-        });
-        let slots = |status: &netns_tests::Status| -> Vec<u32> {
-            status.live().iter().map(|worker| worker.slots).collect()
+        let after = cluster.wait_until_settled(4);
+        let facts = |status: &netns_tests::Status| -> Vec<_> {
+            let workers = status.live().into_iter();
+            workers.map(|it| (it.pid, it.slots, it.generation, it.ports.clone())).collect()
         };
-        assert_eq!(slots(&after), slots(&before));
-        assert!(after.pids().values().all(|pid| !before.pids().values().any(|old| old == pid)));
+        assert_eq!(facts(&after), facts(&before), "the same workers");
+        assert_eq!(after.generation, before.generation);
         answers(&load, load.counters().answered + 1000);
         assert_eq!(load.counters().failed, 0, "round {round}: {}", load.report());
         held.echo("with the next master").unwrap();
+        if round > 1 {
+            // What the start of the cluster had left is tidied up by now.
+            assert_eq!(rules(), rules_before, "round {round}");
+        }
     }
     let report = load.stop();
     println!("{report}");
     assert_eq!(report.failed(), 0, "{report}");
     assert!(report.changed_seat().is_empty(), "the assignment is what it was");
-    assert_eq!(report.changed_worker().len(), 1000);
+    assert!(report.changed_worker().is_empty(), "the workers are what they were");
+    // An adopted worker is replaced, reloaded and ended like any other.
+    let before = cluster.status();
+    signal(before.pids()[&2], Signal::SIGKILL);
+    let replaced = cluster.wait_for("a replacement", |status| {
+        status.is_settled(4) && status.pids()[&2] != before.pids()[&2]
+    });
+    assert_eq!(replaced.generation, before.generation);
+    cluster.reload();
+    drop(held);
+    let reloaded = cluster.wait_until_settled(4);
+    assert_eq!(reloaded.generation, before.generation + 1);
+    assert!(before.pids().values().all(|pid| !is_alive(*pid)), "the adopted ones have ended");
+    cluster.succeed("stop", &[]);
+    assert!(reloaded.pids().values().all(|pid| !is_alive(*pid)));
 }
 
 /// What tying the workers to the master's life would cost.
@@ -124,6 +142,13 @@ fn printing(lab: &Lab) {
     assert!(!log.exists(), "no write failed");
     let report = Lab::load(80, 10).connections(10).start(lab.client()).unwrap().wait();
     assert_eq!(report.failed(), 0, "{report}");
+    // The next master passes on what was printed meanwhile, and goes on.
+    cluster.start_master(&command);
+    let at = count();
+    for line in [before + 100, at + 100] {
+        let line = format!("seat 0 | line {line} of what");
+        wait_until("the lines", Duration::from_secs(20), || cluster.log().contains(&line));
+    }
 }
 
 fn died_meanwhile(lab: &Lab) {
@@ -136,16 +161,20 @@ fn died_meanwhile(lab: &Lab) {
     let report = load().connections(400).start(lab.client()).unwrap().wait();
     assert!(report.failed() > 50, "nobody is there to steer its clients away: {report}");
 
+    let before = lab.witness().ruleset();
+    assert!(before.contains("chain seat_1 "), "{before}");
     cluster.start_master(&[greeter().into()]);
     wait_until("the next master", Duration::from_secs(5), || cluster.try_status().is_some());
-    // Long before its own workers are ready.
+    // Long before the replacement is ready.
     let report = load().connections(300).start(lab.client()).unwrap().wait();
     assert_eq!(report.failed(), 0, "{report}");
-    assert!(
-        report.workers().keys().all(|by| by.generation == 1),
-        "the old ones answered: {report}"
-    );
-    cluster.wait_for("generation 2", |status| status.generation == 2 && status.live().len() == 4);
+    let others = cluster.status();
+    let replaced = cluster.wait_for("a replacement", |status| status.is_settled(4));
+    assert_eq!(replaced.generation, 1);
+    for (seat, pid) in others.pids() {
+        assert_eq!(replaced.pids()[&seat], pid, "seat {seat} was adopted");
+    }
+    assert_ne!(replaced.pids()[&1], dead);
 }
 
 fn rescaled(lab: &Lab) {
@@ -161,7 +190,7 @@ fn rescaled(lab: &Lab) {
     drop(cluster);
     let mut cluster = Cluster::new(lab, 5);
     cluster.start_master(&[greeter().into()]);
-    cluster.wait_for("generation 2", |status| status.generation == 2 && status.live().len() == 5);
+    cluster.wait_until_settled(5);
     let after = seats();
     let moved = after.iter().filter(|(client, by)| before[*client].seat != by.seat);
     let mut count = 0;

@@ -154,13 +154,21 @@ fn health(lab: &Lab) {
     becomes(200);
     cluster.wait_for_live(2);
 
-    // Those of an earlier master serve, so they count before the new ones are ready.
+    // Those of an earlier master serve, so they count before the new ones are ready, which the change
+    // of the command is the reason for.
+    let before = cluster.status();
     cluster.terminate_master();
     let late = ["sh", "-c", "sleep 3; exec \"$0\""].map(Into::into);
     cluster.start_master(&[late.as_slice(), &[greeter().into()]].concat());
-    cluster.wait_for("the next master", |status| status.live().is_empty());
+    let adopted = cluster.wait_for("the next master's workers", |status| {
+        status.workers.iter().any(|worker| worker.generation > before.generation)
+    });
+    assert_eq!((adopted.generation, adopted.pids()), (before.generation, before.pids()));
     assert_eq!(get(lab, "/healthz"), (200, "ok\n".to_owned()));
-    cluster.wait_for_live(2);
+    cluster.wait_for("the new ones in force", |status| {
+        status.generation == before.generation + 1 && status.live().len() == 2
+    });
+    assert_eq!(get(lab, "/healthz").0, 200);
 }
 
 fn stopping(lab: &Lab) {

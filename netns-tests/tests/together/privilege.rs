@@ -197,7 +197,7 @@ fn run_as_other<'a>(
     groups: &str,
 ) -> Cluster<'a> {
     let worker = lab.for_everyone(&greeter());
-    let mut cluster = cluster.start_with(&[worker.into()], 2);
+    let mut cluster = cluster.start_with(&[worker.clone().into()], 2);
     let held = NET_ADMIN | SETUID | SETGID | KILL;
     assert_all_threads_hold(cluster.master().pid(), held);
     assert_workers(&cluster.status(), uid, gid, groups);
@@ -211,6 +211,11 @@ fn run_as_other<'a>(
         status.is_settled(2) && !status.pids().values().any(|pid| *pid == pids[0])
     });
     assert_workers(&after, uid, gid, groups);
+    assert_all_threads_hold(cluster.master().pid(), held);
+    // The next master may look at them, and adopts them.
+    cluster.kill_master();
+    cluster.start_master(&[worker.into()]);
+    assert_eq!(cluster.wait_until_settled(2).pids(), after.pids());
     assert_all_threads_hold(cluster.master().pid(), held);
     let load = Lab::load(80, 100).connections(200).start(lab.client()).unwrap().wait();
     assert_eq!(load.failed(), 0, "{load}");

@@ -39,6 +39,8 @@ fn notices() -> Vec<Notice> {
         Notice::Responsive { worker, seat, generation, silent: SPAN },
         Notice::NobodyAnswers { workers: 4 },
         Notice::Stops { worker, seat, generation },
+        Notice::Adopted { worker, seat, generation, pid: 4242, state: WorkerState::Live },
+        Notice::Orphan { pid: 4243, reason: "no socket".to_owned() },
         Notice::Failed(failure.clone()),
         Notice::Died { worker, seat, generation, exit, lived: SPAN, last_lines },
         Notice::GivenUp { failure: failure.clone(), rest: SPAN },

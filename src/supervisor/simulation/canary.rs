@@ -38,9 +38,11 @@ fn born(world: &mut World, pid: Pid) {
     world.processes.get_mut(&pid).expect("it was just started").closes = closes;
 }
 
-/// The next master does not know that there is a trial: it replaces all workers.
+/// The next master sees by the plan whether there is a trial.
 fn taken_over(world: &mut World) {
-    world.canary = State::default();
+    let State { home, before } = std::mem::take(&mut world.canary);
+    let is_on_trial = world.supervisor.as_ref().is_some_and(|it| it.canary().is_some());
+    world.canary.home = home.or(before).filter(|_| is_on_trial);
 }
 
 fn act(world: &mut World, action: &Action) {

@@ -104,7 +104,7 @@ fn check_rest(world: &World) {
 impl World {
     /// The master keeps the sockets of a process that has ended.
     pub(super) fn keep_sockets(&mut self, worker: WorkerId, process: &Process) {
-        if !self.settings.holds_sockets || process.ports.is_empty() {
+        if !self.settings.holds_sockets || process.ports.is_empty() || process.keeps_own_sockets {
             return;
         }
         let held = Held {

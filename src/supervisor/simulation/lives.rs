@@ -10,8 +10,9 @@ pub(super) const TOPIC: Topic = Topic { born, act, ..Topic::NONE };
 
 fn act(world: &mut World, action: &Action) {
     match *action {
-        Action::Spawn { worker, seat, .. } => {
+        Action::Spawn { worker, seat, generation } => {
             let pid = world.add_process(Some(worker), seat);
+            world.processes.get_mut(&pid).expect("just added").generation = generation;
             let mut delay = world.random.millis(0..30);
             if world.goes_wrong(5) {
                 delay = world.random.millis(30..10_000);

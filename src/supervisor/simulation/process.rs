@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::policy::Burden;
 use super::random::Random;
-use crate::plan::{Port, Seat};
+use crate::plan::{Generation, Port, Seat};
 use crate::supervisor::{Moment, Sockets, WorkerId};
 
 /// Names a process; no two in a history have the same.
@@ -18,6 +18,8 @@ pub(super) struct Process {
     /// does not manage.
     pub(super) worker: Option<WorkerId>,
     pub(super) seat: Seat,
+    /// The generation that it was started for; that of the first plan for those that were there.
+    pub(super) generation: Generation,
     /// Empty until it is spawned.
     pub(super) ports: Arc<[Port]>,
     /// The plan cannot take its ports.
@@ -70,6 +72,8 @@ pub(super) struct Process {
     pub(super) burden: Burden,
     /// It has inherited its sockets.
     pub(super) is_heir: bool,
+    /// The master in office has not got its sockets, whatever the settings say.
+    pub(super) keeps_own_sockets: bool,
     /// How many finishers in a row its sockets have had.
     pub(super) finishers: u32,
 }
@@ -81,6 +85,7 @@ impl Process {
         Self {
             worker,
             seat,
+            generation: Generation(7),
             ports: Arc::new([]),
             unfit: false,
             listens: false,
@@ -107,6 +112,7 @@ impl Process {
             burden,
             is_late: false,
             is_heir: false,
+            keeps_own_sockets: false,
             finishers: 0,
             sockets: Sockets {
                 queued: few(3),

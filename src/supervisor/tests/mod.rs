@@ -1,5 +1,6 @@
 //! One behaviour at a time, each told step by step.
 
+mod adoption;
 mod canary;
 mod clearing;
 mod death;

@@ -1,0 +1,213 @@
+//! Handing over to the next master: the running master's part of a
+//! [`Handover`](crate::control::Handover).
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use super::run::Master;
+use super::succession::Steps;
+use crate::control::{
+    Command, Failure, HANDOVER_FORMAT, HandedDescriptor, HandedKind, HandedRespawn, HandedStage,
+    HandedWorker, Handover, Offer, Request, ServerDescriptors, Word,
+};
+use crate::process::send_descriptors;
+use crate::supervisor::{Adopted, Moment, Part, Refusal, Respawn, WorkerId};
+
+/// How long the next master may take for each thing it has to do: meanwhile nobody steers clients
+/// away from a worker that dies.
+const PATIENCE: Duration = Duration::from_millis(1500);
+
+/// Descriptors in one message, below what the kernel takes.
+const AT_ONCE: usize = 64;
+
+/// What a master has for the next one, but for what its loop works with.
+pub(super) struct Estate {
+    pub(super) sockets: ServerDescriptors,
+    pub(super) http: Option<OwnedFd>,
+    pub(super) steps: Steps,
+}
+
+/// What is offered, and the descriptors in the same order.
+struct Gift {
+    handover: Handover,
+    descriptors: Vec<OwnedFd>,
+}
+
+impl Master {
+    /// Hands over to whoever asks, if that can be now. Meanwhile nothing is decided and nothing done.
+    /// Returns whether the other one is the master now; if not, all is as it was.
+    pub(super) async fn hand_over(&mut self, request: Request) -> bool {
+        let Request { command, responder, stream } = request;
+        let (Command::Takeover { format }, Some(mut stream)) = (command, stream) else {
+            responder.finish(Err(Failure::new("not a request over the control socket")));
+            return false;
+        };
+        let next = peer(&stream);
+        let offered = self.gift(format);
+        let steps = self.estate.as_ref().map(|it| it.steps.clone()).unwrap_or_default();
+        if let Some(gate) = &self.gate {
+            // Peers that come now wait for the next master.
+            gate.set_open(false);
+        }
+        let done = tokio::task::spawn_blocking(move || {
+            prepare(&stream)?;
+            match offered {
+                Ok(gift) => give(&mut stream, &gift, &steps).map(|()| true),
+                Err(refused) => refused.write(&mut stream).map(|()| false),
+            }
+        });
+        match done.await {
+            Ok(Ok(true)) => {
+                if let Some(pid) = next {
+                    self.world.service.hand_over(pid);
+                }
+                return true;
+            }
+            Ok(Ok(false)) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "another master asked to take over, and did not: this one goes on");
+            }
+            Err(error) => tracing::error!(%error, "a handover failed: this master goes on"),
+        }
+        if let Some(gate) = &self.gate {
+            gate.set_open(true);
+        }
+        false
+    }
+
+    /// What there is to be handed over; or why it is not.
+    fn gift(&mut self, format: u32) -> Result<Gift, Offer> {
+        let refused = |message: String, again| Offer::Refused { message, again };
+        if format != HANDOVER_FORMAT {
+            let message = format!("it hands over in version {HANDOVER_FORMAT}, not {format}");
+            return Err(refused(message, false));
+        }
+        self.supervisor.may_hand_over().map_err(|refusal| {
+            refused(refusal.to_string(), matches!(refusal, Refusal::Starting))
+        })?;
+        if self.world.processes.has_remains() {
+            return Err(refused("processes of a worker are just ending".to_owned(), true));
+        }
+        let gift = self.collect();
+        gift.map_err(|error| refused(format!("cannot copy descriptors: {error}"), false))
+    }
+
+    fn collect(&self) -> io::Result<Gift> {
+        let now = self.world.now();
+        let (workers, respawns) = self.supervisor.bequeath();
+        let mut told = Vec::new();
+        let mut descriptors = Vec::new();
+        let mut add = |kind, key: String, descriptor: BorrowedFd<'_>| {
+            told.push(HandedDescriptor { kind, key });
+            descriptor.try_clone_to_owned().map(|copy| descriptors.push(copy))
+        };
+        add(HandedKind::Rules, String::new(), self.world.firewall.as_fd())?;
+        if let Some(estate) = &self.estate {
+            let ServerDescriptors { lock, control, workers } = &estate.sockets;
+            add(HandedKind::Lock, String::new(), lock.as_fd())?;
+            add(HandedKind::Control, String::new(), control.as_fd())?;
+            if let Some(workers) = workers {
+                add(HandedKind::Workers, String::new(), workers.as_fd())?;
+            }
+            if let Some(http) = &estate.http {
+                add(HandedKind::Http, String::new(), http.as_fd())?;
+            }
+        }
+        if let Some(socket) = self.vigil.socket() {
+            add(HandedKind::Notify, String::new(), socket)?;
+        }
+        for worker in &workers {
+            let Some((process, output)) = self.world.processes.descriptors(worker.worker) else {
+                continue;
+            };
+            add(HandedKind::Process, worker.worker.to_string(), process)?;
+            add(HandedKind::Output, worker.worker.to_string(), output)?;
+            if let Some(sockets) = self.world.held.of(worker.worker) {
+                for (index, socket) in sockets.descriptors().enumerate() {
+                    add(HandedKind::Listen, listen_key(worker.worker, index), socket)?;
+                }
+            }
+        }
+        let handover = Handover {
+            format: HANDOVER_FORMAT,
+            pid: std::process::id(),
+            watchdog: self.world.service.watchdog().map(micros),
+            manager: self.world.service.address().and_then(OsStr::to_str).map(str::to_owned),
+            workers: workers.into_iter().map(|worker| handed(worker, now)).collect(),
+            respawns: respawns.into_iter().map(|respawn| handed_respawn(respawn, now)).collect(),
+            descriptors: told,
+        };
+        Ok(Gift { handover, descriptors })
+    }
+}
+
+/// What the listening sockets of a worker are called.
+pub(super) fn listen_key(worker: WorkerId, index: usize) -> String {
+    format!("{}/{index}", worker.0)
+}
+
+fn handed(worker: Adopted, now: Moment) -> HandedWorker {
+    let stage = match worker.part {
+        Part::Starting => HandedStage::Starting,
+        Part::InForce => HandedStage::Live,
+        Part::Retired { since } => HandedStage::Retired { since: millis(now.since(since)) },
+        Part::Dying { kill_at } => HandedStage::Dying { kill_in: millis(kill_at.since(now)) },
+    };
+    HandedWorker {
+        worker: worker.worker.0,
+        seat: worker.seat,
+        generation: worker.generation,
+        ports: worker.ports.to_vec(),
+        pid: worker.pid,
+        age: millis(now.since(worker.started)),
+        stage,
+    }
+}
+
+fn handed_respawn(respawn: Respawn, now: Moment) -> HandedRespawn {
+    let Respawn { seat, failures, not_before } = respawn;
+    HandedRespawn { seat, failures, wait: millis(not_before.since(now)) }
+}
+
+fn micros(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The process at the other end, if it is in our pid namespace.
+fn peer(stream: &UnixStream) -> Option<u32> {
+    let peer = rustix::net::sockopt::socket_peercred(stream).ok()?;
+    u32::try_from(peer.pid.as_raw_nonzero().get()).ok()
+}
+
+fn prepare(stream: &UnixStream) -> io::Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))
+}
+
+/// Hands over. On error the other one has not taken it, and does not any more.
+fn give(stream: &mut UnixStream, gift: &Gift, steps: &Steps) -> io::Result<()> {
+    steps.reach("running: asked");
+    Offer::Handover(Box::new(gift.handover.clone())).write(stream)?;
+    for some in gift.descriptors.chunks(AT_ONCE) {
+        let some: Vec<BorrowedFd<'_>> = some.iter().map(AsFd::as_fd).collect();
+        send_descriptors(&*stream, &[0], &some).map_err(io::Error::other)?;
+    }
+    steps.reach("running: offered");
+    Word::Prepared.hear(stream)?;
+    steps.reach("running: grants");
+    Word::Granted.say(stream)?;
+    steps.reach("running: granted");
+    // From here on it is the other one that decides how long it takes: it may have the word already.
+    stream.set_read_timeout(None)?;
+    Word::Taken.hear(stream)?;
+    steps.reach("running: ends");
+    Ok(())
+}
