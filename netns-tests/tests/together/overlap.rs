@@ -23,7 +23,10 @@ fn start(lab: &Lab, listener: &str) -> Process {
 
 fn refused(lab: &Lab) {
     let mut cluster = Cluster::new(lab, 2).start(2);
-    let before = lab.witness().nft(&["-s", "list", "ruleset"], "");
+    let list = || lab.witness().nft(&["-s", "list", "ruleset"], "");
+    // What led to the first worker while it was alone goes a moment later.
+    wait_until("the rules to be tidied", Duration::from_secs(10), || !list().contains("survivors"));
+    let before = list();
     for (listener, theirs) in [
         ("10.9.0.1:80", "10.9.0.1:80/tcp"),
         ("0.0.0.0:80", "10.9.0.1:80/tcp"),
@@ -34,7 +37,7 @@ fn refused(lab: &Lab) {
         let said = second.output();
         assert!(said.contains(&format!("{listener}/tcp overlaps {theirs} of cluster t")), "{said}");
         assert!(said.contains("`ipcluster stop t`"), "{said}");
-        assert_eq!(lab.witness().nft(&["-s", "list", "ruleset"], ""), before);
+        assert_eq!(list(), before);
     }
     // Also where its master is gone: its rules and workers serve on.
     cluster.kill_master();
