@@ -480,7 +480,9 @@ impl Operator {
                     return self.refuse(failure).await.map(|()| None);
                 }
                 Incoming::Line(line) => match Command::parse(&line) {
-                    Ok(takeover @ Command::Takeover { .. }) => return Ok(Some(Turn::Takeover(takeover))),
+                    Ok(takeover @ Command::Takeover { .. }) => {
+                        return Ok(Some(Turn::Takeover(takeover)));
+                    }
                     Ok(command) => self.carry_out(command, requests).await?,
                     Err(error) => self.refuse(error.into()).await?,
                 },

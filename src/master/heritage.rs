@@ -19,7 +19,8 @@ use crate::config::{Config, Readiness};
 use crate::control::{HandedKind, HandedRespawn, HandedStage, HandedWorker};
 use crate::plan::Plan;
 use crate::process::{
-    Account, HeldSocket, Leader, ListenTable, Output, OutputReader, PidFd, PortHolders, ProcessError, Sockets,
+    Account, HeldSocket, Leader, ListenTable, Output, OutputReader, PidFd, PortHolders,
+    ProcessError, Sockets,
 };
 use crate::supervisor::{Adopted, Moment, Part, Respawn, WorkerId};
 
@@ -150,8 +151,7 @@ impl Heritage {
                     let sockets = SeatSockets::regain(listeners, &candidate.claim.ports, sockets);
                     let sockets = sockets.map(Arc::new);
                     let worker = WorkerId(worker);
-                    let heir =
-                        Heir::of(candidate, worker, part, oldest, config, output, sockets)?;
+                    let heir = Heir::of(candidate, worker, part, oldest, config, output, sockets)?;
                     workers.push(heir);
                 }
                 Verdict::Orphan(reason) => orphans.take_in(candidate, reason),

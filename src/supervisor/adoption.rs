@@ -167,8 +167,7 @@ impl Supervisor {
         let is_inheriting = |worker: &Worker| {
             worker.is_heir && matches!(worker.stage, Stage::Starting | Stage::Ready { .. })
         };
-        let awaits_heirs =
-            !self.estates.is_empty() || self.workers.values().any(is_inheriting);
+        let awaits_heirs = !self.estates.is_empty() || self.workers.values().any(is_inheriting);
         if is_spawning || self.kernel.is_busy() || awaits_heirs {
             return Err(Refusal::Starting);
         }

@@ -9,7 +9,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipcluster::lab::{FailureKind, Flow, Load, Network, Pace, RunningLoad};
-use netns_tests::{Case, Cluster, Lab, Need, Status, WorkerStatus, is_alive, signal, wait_until};
+use netns_tests::{
+    Case, Cluster, Lab, Need, Status, WorkerStatus, greeter, is_alive, signal, wait_until,
+};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
@@ -22,6 +24,8 @@ pub(crate) fn cases() -> Vec<Case> {
         case("clients_of_a_single_worker_wait_for_its_successor", single_killed),
         case("a_plain_server_takes_the_sockets", plain).needs(Need::Python),
         case("gunicorn_takes_the_sockets", gunicorn).needs(Need::Gunicorn).needs(Need::Python),
+        case("sockets_that_were_handed_over_outlive_a_worker", handed_over),
+        case("sockets_of_an_adopted_worker_outlive_it", adopted),
         case("who_waits_for_a_retired_worker_that_dies_is_served", retired_killed),
         case("who_waits_for_a_worker_at_its_drain_limit_is_served", drain_limit),
         case("a_reload_loses_nothing", reloaded),
@@ -110,6 +114,27 @@ fn kill_with_queue(lab: &Lab, cluster: &mut Cluster<'_>, kills: usize) {
 
 fn greeter_killed(lab: &Lab) {
     kill_with_queue(lab, &mut cluster(lab, SEATS).start(SEATS.into()), 5);
+}
+
+fn handed_over(lab: &Lab) {
+    let mut cluster = cluster(lab, SEATS).start(SEATS.into());
+    let before = cluster.status();
+    let mut old = cluster.replace_master(&[greeter().into()]);
+    assert!(old.wait(Duration::from_secs(20)).success(), "{}", old.output());
+    // It has closed its own: they are in the new one's hands, or in no master's.
+    let after = cluster.wait_until_settled(SEATS.into());
+    assert_eq!((after.generation, after.pids()), (before.generation, before.pids()));
+    kill_with_queue(lab, &mut cluster, 2);
+}
+
+fn adopted(lab: &Lab) {
+    let mut cluster = cluster(lab, SEATS).start(SEATS.into());
+    let before = cluster.status();
+    cluster.kill_master();
+    cluster.start_master(&[greeter().into()]);
+    let after = cluster.wait_until_settled(SEATS.into());
+    assert_eq!((after.generation, after.pids()), (before.generation, before.pids()));
+    kill_with_queue(lab, &mut cluster, 2);
 }
 
 fn control_killed(lab: &Lab) {
@@ -271,7 +296,7 @@ fn descriptors(lab: &Lab) {
         done
         exec \"$0\"";
     let shell = ["sh", "-c", script].map(OsString::from);
-    let command = [&shell[..], &[netns_tests::greeter().into()]].concat();
+    let command = [&shell[..], &[greeter().into()]].concat();
     let listeners = ["10.9.0.1:80", "[fd09::1]:80", "[fd09::1]:443", "[fd09::1]:80/udp"];
     let mut cluster = Cluster::on(lab, [] as [SocketAddr; 0], 2).argument("--socket-activation");
     for listener in listeners {

@@ -16,6 +16,7 @@ pub(crate) fn cases() -> Vec<Case> {
         older("they_join_serve_and_are_told_to_retire_and_to_die", reload),
         older("they_ask_for_their_retirement_and_are_missed_when_they_hang", asks_and_hangs),
         older("they_reconnect_to_the_next_master_which_adopts_them", restart),
+        older("they_are_handed_over_and_join_the_next_master", replaced),
         older("one_that_does_not_answer_an_order_gets_a_signal", deaf),
         older("what_a_worker_says_of_itself_has_to_be_so", liars),
         older("one_worker_has_one_seat", twice),
@@ -148,6 +149,23 @@ fn restart(lab: &Lab) {
     answers(100);
     let report = load.stop();
     assert_eq!(report.failed(), 0, "{report}");
+}
+
+fn replaced(lab: &Lab) {
+    let mut cluster = older(lab, 2).start_with(&command(), 2);
+    let before = cluster.status();
+    let mut old = cluster.replace_master(&command());
+    assert!(old.wait(SECONDS).success(), "{}", old.output());
+    assert!(socket(lab).symlink_metadata().unwrap().file_type().is_socket());
+    let after = cluster.wait_until_settled(2);
+    assert_eq!((after.generation, after.pids()), (before.generation, before.pids()));
+    cluster.reload();
+    for seat in 0..2 {
+        wait_for_log(&cluster, &format!("seat {seat} | order retire\n"));
+    }
+    cluster.succeed("stop", &[]);
+    assert!(cluster.master().wait(SECONDS).success());
+    assert!(!socket(lab).exists(), "it goes with the last master");
 }
 
 fn deaf(lab: &Lab) {

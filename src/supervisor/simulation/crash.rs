@@ -94,8 +94,7 @@ fn adopt_all(world: &mut World, plan: &Plan) -> Vec<Adopted> {
             process.left_at.get_or_insert(now);
         }
         // A process that may not be traced gives none away.
-        process.keeps_own_sockets =
-            !world.settings.holds_sockets || world.random.percent(20);
+        process.keeps_own_sockets = !world.settings.holds_sockets || world.random.percent(20);
         workers.push(Adopted {
             worker,
             seat: process.seat,
