@@ -79,7 +79,7 @@ pub(crate) enum Verb {
     /// connections
     ///
     /// Returns when they are gone. SIGUSR1 to the master does the same.
-    ClearRetired(ClusterArgs),
+    ClearRetired(ClearRetiredArgs),
     /// Show the workers by seat
     #[command(after_help = STATUS_HELP)]
     Status(StatusArgs),
@@ -209,6 +209,17 @@ Example:
 pub(crate) struct ClusterArgs {
     /// The cluster [default: the only one that there is]
     pub(crate) name: Option<ClusterName>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ClearRetiredArgs {
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+    /// End the orphans instead, as `status` lists them: processes that say that they are workers of
+    /// this cluster, from before this master, and do not serve. They are asked to, and killed after
+    /// --die-timeout of `run`; this does not wait for that
+    #[arg(long)]
+    pub(crate) orphans: bool,
 }
 
 #[derive(Debug, Args)]
@@ -552,6 +563,7 @@ mod tests {
             "reload web --clear-retired",
             "clear-retired",
             "clear-retired web",
+            "clear-retired web --orphans",
             "status",
             "status web --json",
             "events",

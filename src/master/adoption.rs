@@ -220,8 +220,7 @@ fn said_in_environment(leader: &Leader, public: &[Port]) -> Option<Said> {
         Port::new(number)
     };
     // The process that a worker's environment is of, where that is told (`sd_listen_fds(3)`).
-    let told = ["IPCLUSTER_PID", "LISTEN_PID"].iter().find_map(|name| leader.variable(name));
-    let told: Option<u32> = told.and_then(|pid| pid.parse().ok());
+    let told: Option<u32> = leader.variable("LISTEN_PID").and_then(|pid| pid.parse().ok());
     if told.is_some_and(|pid| pid != leader.pid()) {
         return None;
     }

@@ -349,14 +349,8 @@ fn orphaned(lab: &Lab) {
     let status = compact(&cluster.verb("status", &["--json"]).stdout);
     assert!(status.contains(&format!("\"orphans\":[{{\"pid\":{daemon},\"seat\":0")), "{status}");
     // Only at somebody's wish does it end.
-    let path = lab.directory().join("ipcluster/t.sock");
-    let path = if path.exists() { path } else { PathBuf::from("/run/ipcluster/t.sock") };
-    let mut stream = UnixStream::connect(path).unwrap();
-    stream.write_all(b"{\"v\":1,\"command\":\"end_orphans\"}\n").unwrap();
-    let mut answer = [0; 256];
-    let length = stream.read(&mut answer).unwrap();
-    let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
-    assert!(answer.contains("{\"processes\":1}"), "{answer}");
+    let answer = cluster.succeed("clear-retired", &["--orphans"]);
+    assert!(answer.contains("1 orphans were asked to end"), "{answer}");
     wait_until("its end", Duration::from_secs(8), || !is_alive(daemon));
     assert!(is_alive(worker));
 }
