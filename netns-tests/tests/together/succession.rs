@@ -1,7 +1,6 @@
 //! One master takes over from another: from one that runs, at every step of which either may be
 //! killed (F9), or from what one has left.
 
-use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
