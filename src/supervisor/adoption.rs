@@ -98,10 +98,7 @@ impl Supervisor {
         for adopted in workers {
             supervisor.take_over(adopted);
         }
-        for Respawn { seat, failures, not_before } in respawns {
-            let retry = Retry { failures, not_before };
-            supervisor.respawns.insert(seat, backoff::Respawn::inherited(retry));
-        }
+        supervisor.go_on_replacing();
         if holds {
             supervisor.aim = Aim::found_in(supervisor.plan(), &supervisor.settings.weights)?;
             supervisor.phase = Phase::Serving;
@@ -125,6 +122,13 @@ impl Supervisor {
     /// What the next master needs to go on as this one would, but for the plan, which it reads itself;
     /// given that nothing is [under way](Self::may_hand_over).
     pub fn bequeath(&self) -> (Vec<Adopted>, Vec<Respawn>) {
+        for Respawn { seat, failures, not_before } in respawns {
+            let retry = Retry { failures, not_before };
+            if let Some(generation) = supervisor.aim.generation_in(seat) {
+                let respawn = backoff::Respawn::inherited(retry);
+                supervisor.respawns.insert((seat, generation), respawn);
+            }
+        }
         let adopted = |worker: &Worker| {
             let part = match &worker.stage {
                 Stage::Starting | Stage::Ready { .. } => Part::Starting,
@@ -147,12 +151,12 @@ impl Supervisor {
                 holds_sockets: worker.holds_sockets,
             })
         };
-        let respawn = |(seat, respawn): (&Seat, &backoff::Respawn)| {
-            let Retry { failures, not_before } = respawn.bequeathed();
-            Respawn { seat: *seat, failures, not_before }
+        let respawn = |place: (Seat, Generation)| {
+            let Retry { failures, not_before } = self.respawns.get(&place)?.bequeathed();
+            Some(Respawn { seat: place.0, failures, not_before })
         };
         let workers = self.workers.values().filter_map(adopted).collect();
-        (workers, self.respawns.iter().map(respawn).collect())
+        (workers, self.aim.places().filter_map(respawn).collect())
     }
 
     /// Whether another master may take over now.

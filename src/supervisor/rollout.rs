@@ -222,7 +222,7 @@ impl Supervisor {
             Rollout::Canary | Rollout::Rollback | Rollout::Scale => None,
         };
         self.last_generation = self.last_generation.max(rollout.to.newest());
-        self.respawns.retain(|seat, _| rollout.to.has(*seat, self.aim.generation));
+        self.respawns.retain(|(seat, generation), _| rollout.to.has(*seat, *generation));
         self.aim = rollout.to;
         self.announce_canary();
         self.rollout_done(rollout.request, done);

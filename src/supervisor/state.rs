@@ -38,8 +38,8 @@ pub struct Supervisor {
     /// Listening sockets without a worker, by the one that has left them.
     pub(super) estates: BTreeMap<WorkerId, Estate>,
     pub(super) last_worker: WorkerId,
-    /// Failures by seat, and when each may have its next worker.
-    pub(super) respawns: BTreeMap<Seat, Respawn>,
+    /// Failures by place, and when each may have its next worker.
+    pub(super) respawns: BTreeMap<(Seat, Generation), Respawn>,
     /// No spawn before this, so that they stay apart by [`Settings::stagger`].
     pub(super) next_spawn: Moment,
     /// No retired worker that could go on is ended before this, likewise.
