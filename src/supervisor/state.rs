@@ -164,7 +164,8 @@ impl Supervisor {
 
     fn take_in(&mut self, event: Event, now: Moment) {
         match event {
-            Event::Start | Event::Tick => {}
+            Event::Start => self.begin_with_adopted(now),
+            Event::Tick => {}
             Event::Spawned { worker: id, pid, ports } => {
                 if let Some(worker) = self.workers.get_mut(&id) {
                     worker.pid = Some(pid);
@@ -174,7 +175,7 @@ impl Supervisor {
                 }
             }
             Event::PortsReported { worker, ports } => self.ports_reported(worker, ports),
-            Event::Joined { worker, knows_retired } => self.joined(worker, knows_retired),
+            Event::Joined { worker, knows_retired } => self.joined(worker, knows_retired, now),
             Event::Parted { worker } => self.parted(worker),
             Event::Deaf { worker } => self.deaf(worker, now),
             Event::SpawnFailed { worker, reason } => self.spawn_failed(worker, reason, now),
