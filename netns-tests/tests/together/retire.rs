@@ -15,7 +15,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case("control_workers_that_end_without_a_successor_lose_connections", control),
         case("what_cannot_be_retired_is_refused", refusals),
         case("sigusr1_and_clear_retired_end_the_retired_workers_alone", clear),
-        case("who_waits_for_a_retired_worker_is_served_before_it_ends", waits),
+        case("who_waits_for_a_retired_worker_is_served_before_it_ends", waits).needs(Need::Python),
         case("a_restart_ends_the_old_workers_when_the_new_ones_serve", restart),
         case("a_crash_loop_is_given_up_and_tried_again_later", crash_loop),
         case("a_generation_that_crashes_when_it_is_ready_is_not_put_in_force", crash_in_reload),
@@ -54,9 +54,19 @@ fn pids_of(status: &Status, state: &str) -> BTreeSet<u32> {
 
 /// The nice value of a process (proc_pid_stat(5), field 19).
 fn nice(pid: u32) -> i32 {
+    stat(pid, 19).parse().unwrap()
+}
+
+/// Its state, such as `T` (field 3).
+fn state(pid: u32) -> String {
+    stat(pid, 3)
+}
+
+/// A field behind the name, by its number from 3 on.
+fn stat(pid: u32, field: usize) -> String {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let after_name = stat.rsplit_once(") ").unwrap().1;
-    after_name.split(' ').nth(16).unwrap().parse().unwrap()
+    after_name.split(' ').nth(field - 3).unwrap().to_owned()
 }
 
 fn retire(lab: &Lab) {
@@ -154,13 +164,33 @@ fn clear(lab: &Lab) {
     assert_eq!(cluster.succeed("clear-retired", &[]), "0 retired workers have ended\n");
 }
 
+/// A server that SIGTERM ends at once, whoever waits.
+const ABRUPT: &str = "
+import os, socket
+address = ('', int(os.environ['PORT']))
+listener = socket.create_server(
+    address, family=socket.AF_INET6, dualstack_ipv6=True, backlog=512)
+body = f\"{os.getpid()} {os.environ['IPCLUSTER_SEAT']} {os.environ['IPCLUSTER_GENERATION']}\\n\"
+head = f'HTTP/1.1 200 OK\\r\\nContent-Length: {len(body)}\\r\\nConnection: close\\r\\n\\r\\n'
+while True:
+    client, _ = listener.accept()
+    client.recv(4096)
+    client.sendall((head + body).encode())
+    client.close()
+";
+
 /// F34: a retired worker with a queue is asked to end.
 fn waits(lab: &Lab) {
     const WAITING: u16 = 200;
+    let file = lab.directory().join("server.py");
+    std::fs::write(&file, ABRUPT).unwrap();
+    let command = ["python3".into(), file.into()];
     for kills in [false, true] {
-        let mut cluster = Cluster::new(lab, 2).argument("--ping-timeout").argument("0").start(2);
+        let cluster = Cluster::new(lab, 2).argument("--ping-timeout").argument("0");
+        let mut cluster = cluster.start_with(&command, 2);
         let old = cluster.status().pids();
         signal(old[&0], Signal::SIGSTOP);
+        wait_until("it to stop", Duration::from_secs(5), || state(old[&0]) == "T");
         let load = Lab::load(80, WAITING)
             .connections(WAITING.into())
             .time_out(Duration::from_secs(20))
