@@ -119,6 +119,13 @@ const IMPURE_NAMES: &[&str] = &[
     "RandomState",
 ];
 
+/// Where programs are started: the workers', and in `lab` what tests and the demo need.
+const STARTS_PROGRAMS: &[&str] = &["process", "lab", "sys"];
+
+/// What starts them.
+const START_PATHS: &[&str] =
+    &["std::process::Command", "process::Command", "tokio::process", "nix::unistd::execv"];
+
 /// The only file in which `unsafe` may stand.
 const UNSAFE_FILE: &str = "sys.rs";
 
@@ -169,6 +176,14 @@ fn violations(name: &str, text: &str) -> Vec<String> {
             && let Some(impure) = IMPURE_PATHS.iter().find(|impure| reaches(path, impure))
         {
             found.push(format!("{name}: pure, and names {impure} ({})", path.join("::")));
+        }
+    }
+    for path in &names.paths {
+        if room.is_some_and(|room| !STARTS_PROGRAMS.contains(&room))
+            && let Some(start) = START_PATHS.iter().find(|start| reaches(path, start))
+        {
+            let path = path.join("::");
+            found.push(format!("{name}: {start} ({path}): only rooms that start workers use it"));
         }
     }
     for word in &names.words {
@@ -426,6 +441,24 @@ fn impurity_is_found() {
             assert!(!violations(name, text).is_empty(), "{name}: {text}");
         }
     }
+}
+
+#[test]
+fn a_program_that_is_started_elsewhere_is_found() {
+    for text in [
+        "use std::process::Command;",
+        "use std::process::{ExitCode, Command as Program};",
+        "fn f() { std::process::Command::new(\"nft\"); }",
+        "use std::process; fn f() { process::Command::new(\"sudo\"); }",
+        "use tokio::process::Child;",
+    ] {
+        for name in ["master/run.rs", "nft/firewall.rs", "cli/run.rs", "control/server.rs"] {
+            assert!(!violations(name, text).is_empty(), "{name}: {text}");
+        }
+        assert_eq!(violations("process/spawn.rs", text), Vec::<String>::new(), "{text}");
+    }
+    let code = "use std::process::ExitCode; fn f() -> u32 { std::process::id() }";
+    assert_eq!(violations("cli/run.rs", code), Vec::<String>::new());
 }
 
 #[test]

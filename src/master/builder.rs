@@ -233,9 +233,7 @@ impl Builder {
         let vigil = Vigil::new(&config, notify)?;
         repair(&mut firewall, in_force.as_ref(), &beginning)?;
         let (worker_sender, worker_events) = mpsc::channel(WORKER_QUEUE);
-        let mut limits = Limits::default();
-        limits.worker.ping = config.timeouts.ping;
-        let server = lock.map(|lock| serve(lock, socket, limits)).transpose()?;
+        let server = lock.map(|lock| serve(lock, socket, limits(&config))).transpose()?;
         let server = server.map(|server| server.with_workers(worker_sender, workers_socket));
         #[cfg(feature = "http")]
         let http_socket = http.as_ref().map(|http| http.as_fd().try_clone_to_owned()).transpose();
@@ -401,6 +399,15 @@ fn repair(
     Ok(())
 }
 
+/// What peers may take, and what of that which workers say is worth telling the supervisor.
+fn limits(config: &Config) -> Limits {
+    let mut limits = Limits::default();
+    limits.worker.ping = config.timeouts.ping;
+    // Without a limit nobody is replaced for it, whatever is told.
+    limits.worker.lag = config.retire.lag.unwrap_or(limits.worker.lag);
+    limits
+}
+
 fn settings(config: &Config) -> Settings {
     Settings {
         weights: config.weights.clone(),
@@ -496,3 +503,6 @@ fn printer(config: &Config, print_output: bool) -> Result<Option<Printer>, Maste
     let printer = destination.map(Printer::new).transpose();
     printer.map_err(|source| MasterError::Thread { source })
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,6 +18,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case("control_a_stopped_master_steers_nobody_away", control),
         case("of_two_workers_that_die_at_once_both_are_steered_around", two_at_once),
         case("the_last_worker_that_dies_is_replaced", the_last_one),
+        case("an_exit_before_it_is_ready_is_seen_within_50_ms", early_exits),
     ]
 }
 
@@ -294,4 +295,38 @@ fn the_last_one(lab: &Lab) {
         .wait_for("its replacement", |status| status.pids().get(&0).is_some_and(|it| *it != pid));
     let report = Lab::load(80, 10).connections(10).start(lab.client()).unwrap().wait();
     assert_eq!(report.failed(), 0, "{report}");
+}
+
+/// F15: how soon, which the pause before the next start hides.
+fn early_exits(lab: &Lab) {
+    const EXITS: usize = 10;
+    let exits = lab.directory().join("exits");
+    let cluster = Cluster::new(lab, 1).argument("--spawn-backoff").argument("50ms..50ms");
+    let mut cluster = cluster.argument("--spawn-give-up").argument("0").start_adjustable(1);
+    // By then it is as good as over.
+    cluster.set_greeters(&format!("date +%s.%N >> {}; exit 5", exits.display()));
+    let events = cluster.begin("events", &[]);
+    let told = |event: &str| -> Vec<f64> {
+        let output = events.output();
+        let lines = output.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        let lines = lines.map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let times = lines.filter(|it| it["event"] == event).map(|it| it["time"].as_f64().unwrap());
+        times.collect()
+    };
+    wait_until("the subscription", Duration::from_secs(5), || told("subscribed").len() == 1);
+    signal(cluster.status().pids()[&0], Signal::SIGKILL);
+    wait_until("the exits to be told", Duration::from_secs(20), || told("failed").len() >= EXITS);
+    let at: Vec<f64> = std::fs::read_to_string(&exits)
+        .unwrap()
+        .lines()
+        .take(EXITS)
+        .map(|it| it.parse().unwrap())
+        .collect();
+    let mut took: Vec<f64> = told("failed").iter().zip(&at).map(|(seen, at)| seen - at).collect();
+    assert!(took.iter().all(|took| *took > 0.0), "each exit has its event: {took:?}");
+    took.sort_by(f64::total_cmp);
+    // The worst of a busy machine is not ours.
+    let (half, worst) = (took[EXITS / 2], took[EXITS - 1]);
+    println!("half of them are seen within {half:.4} s, all within {worst:.4} s");
+    assert!(half <= 0.05, "seen after {took:.4?}");
 }

@@ -4,7 +4,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use ipcluster::lab::Pace;
+use ipcluster::lab::{Held, Network, Pace};
 use netns_tests::{Case, Cluster, Lab, Need, Process, is_alive, wait_until};
 use serde_json::Value;
 
@@ -13,6 +13,12 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![
         case("a_worker_that_leaks_is_replaced_within_two_seconds_of_its_mark", leaking),
         case("above_the_high_mark_live_workers_are_left_alone_and_somebody_is_told", all_live),
+        case("above_the_low_mark_a_retired_worker_is_asked_to_end", |lab| {
+            retired(lab, ["--memory-total=400MiB", "--memory-low=0.5"], "low_watermark_breached");
+        }),
+        case("above_the_high_mark_a_retired_worker_is_killed", |lab| {
+            retired(lab, ["--memory-total=200MiB", "--memory-low=0.8"], "high_watermark_breached");
+        }),
     ]
 }
 
@@ -77,6 +83,39 @@ fn all_live(lab: &Lab) {
         let pid = worker.pid.unwrap();
         assert_eq!(shown, resident(pid), "of a worker that rests");
     }
+}
+
+/// A live worker of 100 MiB is below the mark, and with a retired one that has a connection above it.
+fn retired(lab: &Lab, marks: [&str; 2], event: &str) {
+    let cluster = marks.into_iter().fold(Cluster::new(lab, 1), Cluster::argument);
+    // The greeter serves whom it has for as long as they stay: after this time it is killed.
+    let cluster = cluster.argument("--die-timeout=1s").environment("GREETER_HOLD_MIB", "100");
+    let mut cluster = cluster.start(1);
+    let events = cluster.begin("events", &[]);
+    next_event(&events, "subscribed");
+    let client = Network::clients_v4(1).next().unwrap();
+    let _held = Held::open(lab.client(), client, Network::server_v4(80)).unwrap();
+    let old = cluster.status().pids()[&0];
+    cluster.reload();
+    let new = cluster.status().pids()[&0];
+    let breached = next_event(&events, event);
+    let [ending] = &breached["workers"].as_array().unwrap()[..] else { panic!("{breached}") };
+    assert_eq!((&ending["seat"], &ending["generation"]), (&0.into(), &1.into()));
+    assert_eq!(breached["freed"], ending["memory"]);
+    assert!(breached["freed"].as_u64().unwrap() >= 100 * MIB, "{breached}");
+    let used = breached["used"].as_u64().unwrap();
+    assert!(used > 200 * MIB && used > breached["mark"].as_u64().unwrap(), "{breached}");
+    wait_until("its end", Duration::from_secs(5), || !is_alive(old));
+    assert_eq!(cluster.wait_until_settled(1).pids()[&0], new);
+    next_event(&events, "ended");
+    let (ending, killed) = (next_event(&events, "ending"), next_event(&events, "killed"));
+    let time = |event: &Value| event["time"].as_f64().unwrap();
+    let grace = time(&killed) - time(&ending);
+    println!("{}: killed after {grace:.3} s", ending["why"]);
+    let is_low = event == "low_watermark_breached";
+    let mark = if is_low { "low memory mark" } else { "high memory mark" };
+    assert!(ending["why"].as_str().unwrap().contains(mark), "{ending}");
+    assert_eq!(grace > 0.9, is_low, "it has its time to end only above the low mark: {grace}");
 }
 
 /// What the kernel says of one process, in bytes.

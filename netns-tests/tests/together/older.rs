@@ -18,6 +18,9 @@ pub(crate) fn cases() -> Vec<Case> {
         older("they_reconnect_to_the_next_master_which_adopts_them", restart),
         older("they_are_handed_over_and_join_the_next_master", replaced),
         older("one_that_does_not_answer_an_order_gets_a_signal", deaf),
+        older("every_worker_serves_all_public_ports", ports),
+        older("one_that_is_too_busy_is_replaced", busy),
+        older("sigusr2_ends_a_worker_and_another_takes_its_seat", dies),
         older("what_a_worker_says_of_itself_has_to_be_so", liars),
         older("one_worker_has_one_seat", twice),
         Case::new("who_is_no_worker_gets_nothing", strangers).needs(Need::Ipcluster),
@@ -43,7 +46,11 @@ fn command() -> [std::ffi::OsString; 2] {
 }
 
 fn older(lab: &Lab, workers: u16) -> Cluster<'_> {
-    Cluster::on(lab, [Network::server_v4(80)], workers)
+    older_on(lab, &[80], workers)
+}
+
+fn older_on<'a>(lab: &'a Lab, public: &[u16], workers: u16) -> Cluster<'a> {
+    Cluster::on(lab, public.iter().map(|port| Network::server_v4(*port)), workers)
         .environment("TMPDIR", lab.directory().to_str().unwrap())
         .argument("--ready=protocol")
         .argument("--env=OLDER_*")
@@ -179,11 +186,65 @@ fn deaf(lab: &Lab) {
     assert!(begin.elapsed() < Duration::from_secs(4), "not before the time to die was over");
 }
 
+fn ports(lab: &Lab) {
+    const PUBLIC: [u16; 2] = [80, 443];
+    let cluster = older_on(lab, &PUBLIC, 2).environment("OLDER_PUBLIC", "80,443");
+    let mut cluster = cluster.start_with(&command(), 2);
+    for worker in cluster.status().live() {
+        let ports: Vec<&str> = worker.ports.keys().map(String::as_str).collect();
+        assert_eq!(ports, ["443", "80"]);
+        assert_ne!(worker.ports["80"], worker.ports["443"]);
+    }
+    let load = Load::to(PUBLIC.map(Network::server_v4))
+        .from(Network::clients_v4(100))
+        .pace(Pace::Rate(400.0))
+        .start(lab.client())
+        .unwrap();
+    let answers = |more: u64| {
+        let goal = load.counters().answered + more;
+        wait_until("answers", 2 * SECONDS, || load.counters().answered >= goal);
+    };
+    answers(400);
+    cluster.reload();
+    cluster.wait_until_settled(2);
+    answers(400);
+    let report = load.stop();
+    assert_eq!(report.failed(), 0, "{report}");
+    assert_eq!(report.workers().len(), 4, "two of each generation: {report}");
+    assert!(report.changed_seat().is_empty(), "a client has one worker, whatever the port");
+}
+
+fn busy(lab: &Lab) {
+    // The limit is that of the configuration; one that finds itself too busy is beyond any.
+    for (fields, limit) in [(r#"{"lag":60}"#, "50ms"), (r#"{"lag":60,"toobusy":true}"#, "10s")] {
+        let cluster = older(lab, 1).environment("OLDER_FIELDS", fields);
+        let mut cluster = cluster.argument("--retire-lag").argument(limit);
+        cluster.start_master(&command());
+        wait_for_log(&cluster, "seat 0: worker of generation 1 is replaced: its event loop is");
+        wait_for_log(&cluster, "seat 0 | order retire\n");
+        cluster.succeed("stop", &["--now"]);
+        assert!(cluster.master().wait(SECONDS).success());
+    }
+}
+
+fn dies(lab: &Lab) {
+    let mut cluster = older(lab, 2).start_with(&command(), 2);
+    let before = cluster.status().pids();
+    signal(before[&1], Signal::SIGUSR2);
+    let after = cluster.wait_for("another worker in its seat", |status| {
+        status.is_settled(2) && status.pids()[&1] != before[&1]
+    });
+    assert_eq!((after.generation, after.pids()[&0]), (1, before[&0]));
+    assert!(cluster.log().contains("exited with status 0"), "{}", cluster.log());
+}
+
 fn liars(lab: &Lab) {
     // Somebody else's port.
     let other = lab.greeter(2222, 0);
     for (fields, refusal) in [
         (r#"{"portmap":{"80":2222}}"#, "no socket of this worker listens on 2222"),
+        // F18.
+        (r#"{"portmap":{"80":2223}}"#, "no socket of this worker listens on 2223"),
         (r#"{"portmap":{"80":80}}"#, "80 is a public port of this cluster"),
         (r#"{"portmap":{"81":2222}}"#, "81 is no public port of this cluster"),
         (r#"{"band":1}"#, "band: 1, but this worker holds seat 0"),

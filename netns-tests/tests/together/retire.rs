@@ -15,6 +15,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case("control_workers_that_end_without_a_successor_lose_connections", control),
         case("what_cannot_be_retired_is_refused", refusals),
         case("sigusr1_and_clear_retired_end_the_retired_workers_alone", clear),
+        case("who_waits_for_a_retired_worker_is_served_before_it_ends", waits).needs(Need::Python),
         case("a_restart_ends_the_old_workers_when_the_new_ones_serve", restart),
         case("a_crash_loop_is_given_up_and_tried_again_later", crash_loop),
         case("a_generation_that_crashes_when_it_is_ready_is_not_put_in_force", crash_in_reload),
@@ -53,9 +54,19 @@ fn pids_of(status: &Status, state: &str) -> BTreeSet<u32> {
 
 /// The nice value of a process (proc_pid_stat(5), field 19).
 fn nice(pid: u32) -> i32 {
+    stat(pid, 19).parse().unwrap()
+}
+
+/// Its state, such as `T` (field 3).
+fn state(pid: u32) -> String {
+    stat(pid, 3)
+}
+
+/// A field behind the name, by its number from 3 on.
+fn stat(pid: u32, field: usize) -> String {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let after_name = stat.rsplit_once(") ").unwrap().1;
-    after_name.split(' ').nth(16).unwrap().parse().unwrap()
+    after_name.split(' ').nth(field - 3).unwrap().to_owned()
 }
 
 fn retire(lab: &Lab) {
@@ -151,6 +162,68 @@ fn clear(lab: &Lab) {
     let log = cluster.log();
     assert!(log.contains("asked to end: all retired workers are to end"), "{log}");
     assert_eq!(cluster.succeed("clear-retired", &[]), "0 retired workers have ended\n");
+}
+
+/// A server that SIGTERM ends at once, whoever waits.
+const ABRUPT: &str = "
+import os, socket
+address = ('', int(os.environ['PORT']))
+listener = socket.create_server(
+    address, family=socket.AF_INET6, dualstack_ipv6=True, backlog=512)
+body = f\"{os.getpid()} {os.environ['IPCLUSTER_SEAT']} {os.environ['IPCLUSTER_GENERATION']}\\n\"
+head = f'HTTP/1.1 200 OK\\r\\nContent-Length: {len(body)}\\r\\nConnection: close\\r\\n\\r\\n'
+while True:
+    client, _ = listener.accept()
+    client.recv(4096)
+    client.sendall((head + body).encode())
+    client.close()
+";
+
+/// F34: a retired worker with a queue is asked to end.
+fn waits(lab: &Lab) {
+    const WAITING: u16 = 200;
+    let file = lab.directory().join("server.py");
+    std::fs::write(&file, ABRUPT).unwrap();
+    let command = ["python3".into(), file.into()];
+    for kills in [false, true] {
+        let cluster = Cluster::new(lab, 2).argument("--ping-timeout").argument("0");
+        let mut cluster = cluster.start_with(&command, 2);
+        let old = cluster.status().pids();
+        signal(old[&0], Signal::SIGSTOP);
+        wait_until("it to stop", Duration::from_secs(5), || state(old[&0]) == "T");
+        let load = Lab::load(80, WAITING)
+            .connections(WAITING.into())
+            .time_out(Duration::from_secs(20))
+            .start(lab.client())
+            .unwrap();
+        let queued = |status: &Status| -> u64 {
+            status.workers.iter().filter_map(|it| it.queued).sum::<u32>().into()
+        };
+        let all_wait = |status: &Status| {
+            let (counters, waiting) = (load.counters(), queued(status));
+            waiting > 0 && counters.answered + counters.failed + waiting == u64::from(WAITING)
+        };
+        let waiting = queued(&cluster.wait_for("all who are not answered to wait", all_wait));
+        cluster.reload();
+        let mut clear = cluster.begin("clear-retired", &[]);
+        // The other one, for which nobody waits, comes after it.
+        wait_until("the other one to end", Duration::from_secs(4), || !is_alive(old[&1]));
+        assert!(is_alive(old[&0]) && clear.is_running(), "{}", clear.output());
+        if kills {
+            // Control: what it would cost to end it now.
+            signal(old[&0], Signal::SIGKILL);
+        } else {
+            signal(old[&0], Signal::SIGCONT);
+        }
+        let report = load.wait();
+        println!("killed: {kills}, {waiting} waited: {report}");
+        let expected = if kills { waiting } else { 0 };
+        assert_eq!(report.failed(), expected, "{waiting} waited: {report}");
+        assert!(clear.wait(Duration::from_secs(10)).success(), "{}", clear.output());
+        cluster.wait_until_settled(2);
+        cluster.succeed("stop", &["--now"]);
+        cluster.master().wait(Duration::from_secs(5));
+    }
 }
 
 fn restart(lab: &Lab) {

@@ -1,6 +1,7 @@
 //! One master takes over from another: from one that runs, at every step of which either may be
 //! killed (F9), or from what one has left.
 
+use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
@@ -29,6 +30,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case("what_only_claims_to_be_a_worker_is_left_alone", orphaned),
         case("no_signal_reaches_a_stranger_with_the_number_of_an_adopted_worker", reused),
         case("a_master_that_drains_on_exit_leaves_nothing", drained).needs(Need::Nft),
+        case("with_kill_old_the_workers_of_an_earlier_master_end_at_once", killed_old),
     ]
 }
 
@@ -401,4 +403,44 @@ fn drained(lab: &Lab) {
     assert!(log.contains("is stopped"), "{log}");
     assert!(workers.values().all(|pid| !is_alive(*pid)));
     assert_eq!(lab.witness().ruleset(), "");
+}
+
+fn killed_old(lab: &Lab) {
+    for kills in [false, true] {
+        let mut cluster = Cluster::new(lab, 2).start(2);
+        let client = Network::clients_v4(1).next().unwrap();
+        let mut held = Held::open(lab.client(), client, Network::server_v4(80)).unwrap();
+        let before = cluster.status().pids();
+        let holder = before[&held.by().seat];
+        cluster.kill_master();
+        // Another environment makes another generation.
+        let mut next = Cluster::new(lab, 2).environment("GREETER_NEW", &kills.to_string());
+        // The greeter serves whom it has for as long as they stay.
+        next = next.argument("--die-timeout").argument("300ms");
+        if kills {
+            next = next.environment("IPC_START_KILLOLD", "TRUE");
+        }
+        next.start_master(&[greeter().into()]);
+        if kills {
+            let after = next.wait_for("the new ones alone", |status| {
+                status.is_settled(2) && status.pids().values().all(|pid| !is_old(&before, *pid))
+            });
+            assert_eq!(after.generation, 2);
+            assert!(!before.values().any(|pid| is_alive(*pid)));
+            assert!(held.echo("nobody is there").is_err());
+        } else {
+            // Control: it drains, as always, and the one without a connection has ended.
+            next.wait_for("the old one with a connection", |status| {
+                let old = status.workers.iter().find(|it| it.pid == Some(holder));
+                status.workers.len() == 3 && old.is_some_and(|it| it.state == "retired")
+            });
+            held.echo("still served").unwrap();
+        }
+        next.succeed("stop", &["--now"]);
+        assert!(next.master().wait(Duration::from_secs(5)).success(), "{}", next.log());
+    }
+}
+
+fn is_old(before: &BTreeMap<u16, u32>, pid: u32) -> bool {
+    before.values().any(|old| *old == pid)
 }
