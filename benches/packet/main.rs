@@ -125,6 +125,7 @@ fn cases() -> Vec<Case> {
     add(USUAL, plan(&one, 1024, 8));
     add("8,192 slots, 8 workers", plan(&one, 8192, 8));
     add("65,536 slots, 8 workers", plan(&one, 65_536, 8));
+    add("65,536 slots, 8 workers, often scaled", often_scaled(plan(&one, 65_536, 8)));
     add("1,024 slots, 1,024 workers", plan(&one, 1024, 1024));
     add("65,536 slots, 1,024 workers", plan(&one, 65_536, 1024));
     add(&format!("{USUAL}, 64 addresses"), plan(&addresses, 1024, 8));
@@ -136,12 +137,7 @@ fn cases() -> Vec<Case> {
     let range = [20_000, 29_999].map(|port| Port::new(port).expect("a port"));
     let range = PortRange::new(range[0], range[1]).expect("a range");
     guarded.set_guard(Some(range)).expect("no public port in it");
-    cases.push(Case {
-        name: format!("{USUAL}, guarded"),
-        rules: Rules::Ours,
-        plan: guarded,
-        by_hand: Some(format!("{USUAL}, by hand")),
-    });
+    add(&format!("{USUAL}, guarded"), guarded);
     cases
 }
 
@@ -164,6 +160,18 @@ fn plan(listeners: &[String], slots: u32, workers: u16) -> Plan {
     };
     plan.occupy_all((0..workers).map(occupant)).expect("ports of nobody else");
     plan
+}
+
+/// The same seats and workers after many changes of their number: slots of one seat are scattered.
+fn often_scaled(plan: Plan) -> Plan {
+    let mut scaled = plan.clone();
+    for seats in (9..40).chain([plan.seats().len()]) {
+        let weights = Weights::equal(seats).expect("a number of workers");
+        scaled = scaled.rescaled(&weights).expect("enough slots");
+    }
+    let occupants = plan.seats().filter_map(|(seat, occupant)| Some((seat, occupant?.clone())));
+    scaled.occupy_all(occupants).expect("ports of nobody else");
+    scaled
 }
 
 /// A case with all that it needs to be measured.

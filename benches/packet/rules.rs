@@ -194,13 +194,22 @@ fn by_hand(plan: &Plan) -> String {
             format!("{family} daddr . tcp dport vmap {{ {} }}", comma_separated(services))
         }
     };
+    if let Some(ports) = plan.guard() {
+        writeln!(
+            chains,
+            "chain guard {{ type filter hook prerouting priority raw; policy accept; th dport {ports} \
+             meta l4proto {{ tcp, udp }} iif != \"lo\" fib daddr type != unicast drop; }}"
+        )
+        .expect("writing to a string");
+    }
     format!(
         "table {family} by_hand {{\n{chains}\nchain prerouting {{\n\
          type nat hook prerouting priority dstnat; policy accept;\n{rule}\n}}\n}}\n"
     )
 }
 
-/// `redirect to :jhash ip saddr mod 2 seed 0x1 map { 0 : 20000, 1 : 20001 }`
+/// `redirect to :jhash ip saddr mod 2 seed 0x1 map { 0 : 20000, 1 : 20001 }`, with ranges of slots
+/// where those are few: that is faster where the slots are many.
 fn redirect(plan: &Plan, public_port: usize, is_v6: bool) -> String {
     let Partition::Hash { slots, seed, .. } = *plan.partition() else {
         unreachable!("all plans here are by hash");
@@ -210,7 +219,15 @@ fn redirect(plan: &Plan, public_port: usize, is_v6: bool) -> String {
         plan.occupant(seat).expect("every seat is held").ports[public_port]
     };
     let source = if is_v6 { "@nh,64,64" } else { "ip saddr" };
-    let map = comma_separated((0..slots).map(|slot| format!("{slot} : {}", port_of(slot))));
+    let all: Vec<(u32, u16)> = (0..slots).map(|slot| (slot, port_of(slot).number())).collect();
+    let runs: Vec<_> = all.chunk_by(|(_, one), (_, other)| one == other).collect();
+    let map = match runs.len() <= 64 && runs.len() * 16 <= all.len() {
+        true => comma_separated(runs.iter().map(|run| {
+            let ((first, port), (last, _)) = (run[0], run[run.len() - 1]);
+            format!("{first}-{last} : {port}")
+        })),
+        false => comma_separated(all.iter().map(|(slot, port)| format!("{slot} : {port}"))),
+    };
     if slots == 1 {
         return format!("redirect to :{}", port_of(0));
     }

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::lower::lower;
-use super::object::{Chain, ChainName, Elements, Note, Rule, Ruleset, Set, SetName, TableName};
+use super::object::{
+    Chain, ChainName, Elements, Note, Rule, Ruleset, Scope, Set, SetName, TableName,
+};
 use super::stale::surplus;
 use crate::plan::{
     Assignment, Generation, Listener, Listeners, Occupant, Partition, Plan, PlanError, Port,
@@ -38,10 +40,15 @@ pub enum RaiseError {
 /// earlier plan has left in it ([`Stale`](super::Stale)).
 pub fn raise(ruleset: &Ruleset, expected: Option<&Listeners>) -> Result<Plan, RaiseError> {
     let name = TableName::cluster(ruleset.table.as_str()).ok_or(shape("the table's name"))?;
-    let listeners = listeners_of(ruleset, expected)?;
-    let partition = partition_of(ruleset)?;
-    let assignment = assignment_of(ruleset)?;
-    let seats = occupants_of(ruleset, &listeners)?;
+    let prerouting = rules_of(ruleset, ChainName::Prerouting).ok_or(shape("chain prerouting"))?;
+    let dispatch = match prerouting {
+        [] => rules_of(ruleset, ChainName::Closed).ok_or(NO_DISPATCH)?,
+        rules => rules,
+    };
+    let listeners = listeners_of(ruleset, dispatch, expected)?;
+    let partition = partition_of(dispatch)?;
+    let assignment = assignment_of(ruleset, dispatch)?;
+    let seats = occupants_of(ruleset, dispatch, &listeners)?;
     let chains = ruleset.chains.iter().filter(|chain| match chain.name {
         ChainName::Seat(seat) => seat.index() < seats.len(),
         _ => true,
@@ -49,7 +56,6 @@ pub fn raise(ruleset: &Ruleset, expected: Option<&Listeners>) -> Result<Plan, Ra
     let generations = chains.flat_map(|chain| &chain.rules);
     let generation = generations.filter_map(Rule::generation).max().unwrap_or(Generation::FIRST);
     let mut plan = Plan::from_parts(name, generation, listeners, partition, assignment, seats)?;
-    let prerouting = rules_of(ruleset, ChainName::Prerouting).ok_or(shape("chain prerouting"))?;
     plan.set_admitting(!prerouting.is_empty());
     plan.set_local_clients(rules_of(ruleset, ChainName::Output).is_some());
     plan.set_guard(guard_of(ruleset)?)?;
@@ -68,8 +74,17 @@ fn rules_of(ruleset: &Ruleset, name: ChainName) -> Option<&[Rule]> {
     Some(&chain.rules)
 }
 
-fn listeners_of(ruleset: &Ruleset, expected: Option<&Listeners>) -> Result<Listeners, RaiseError> {
-    let mut all = vec![];
+fn listeners_of(
+    ruleset: &Ruleset,
+    dispatch: &[Rule],
+    expected: Option<&Listeners>,
+) -> Result<Listeners, RaiseError> {
+    let single = dispatch.iter().filter_map(|rule| match rule {
+        Rule::Hash { scope: Scope::Listener(listener), .. }
+        | Rule::Mask { scope: Scope::Listener(listener), .. } => Some(*listener),
+        _ => None,
+    });
+    let mut all: Vec<Listener> = single.collect();
     let mut add = |protocol, address: IpAddr, port| {
         Listener::new(protocol, address, port).map(|it| all.push(it))
     };
@@ -91,6 +106,7 @@ fn listeners_of(ruleset: &Ruleset, expected: Option<&Listeners>) -> Result<Liste
                 of.iter().try_for_each(|(protocol, port)| add(*protocol, any, *port))?;
             }
             Elements::Seats(_)
+            | Elements::SeatRanges(_)
             | Elements::MaskedSeats4(_)
             | Elements::MaskedSeats6(_)
             | Elements::Ports(_) => {}
@@ -104,28 +120,42 @@ fn listeners_of(ruleset: &Ruleset, expected: Option<&Listeners>) -> Result<Liste
     }
 }
 
-fn partition_of(ruleset: &Ruleset) -> Result<Partition, RaiseError> {
-    match rules_of(ruleset, ChainName::Balance) {
-        Some([Rule::Hash { modulus, seed, .. }, ..]) => {
-            Ok(Partition::hash_seeded(*modulus, *seed)?)
-        }
-        Some([Rule::Mask { slots, .. }, ..]) => Ok(Partition::mask(*slots)?),
-        _ => Err(shape("chain balance")),
+/// Without the rules that send connections to the chains of seats nothing is known of the plan.
+const NO_DISPATCH: RaiseError = shape("a rule of chain prerouting");
+
+fn partition_of(dispatch: &[Rule]) -> Result<Partition, RaiseError> {
+    match dispatch {
+        [Rule::Hash { modulus, seed, .. }, ..] => Ok(Partition::hash_seeded(*modulus, *seed)?),
+        [Rule::Mask { slots, .. }, ..] => Ok(Partition::mask(*slots)?),
+        _ => Err(NO_DISPATCH),
     }
 }
 
 /// By the map that the rules use: others may be left from earlier plans.
-fn assignment_of(ruleset: &Ruleset) -> Result<Assignment, RaiseError> {
-    let map = match rules_of(ruleset, ChainName::Balance) {
-        Some([Rule::Hash { map, .. } | Rule::Mask { map, .. }, ..]) => *map,
-        _ => return Err(shape("chain balance")),
+fn assignment_of(ruleset: &Ruleset, dispatch: &[Rule]) -> Result<Assignment, RaiseError> {
+    let map = match dispatch {
+        [Rule::Hash { map, .. } | Rule::Mask { map, .. }, ..] => *map,
+        _ => return Err(NO_DISPATCH),
     };
     match elements_of(ruleset, map) {
         Some(
             Elements::Seats(seats) | Elements::MaskedSeats4(seats) | Elements::MaskedSeats6(seats),
         ) => Ok(Assignment::from_table(seats.clone())),
+        Some(Elements::SeatRanges(ranges)) => Ok(Assignment::from_table(table_of(ranges)?)),
         _ => Err(shape("the map of slots")),
     }
+}
+
+/// The seats of all slots. Says nothing yet of whether the ranges are those that lowering makes.
+fn table_of(ranges: &[(u32, Seat)]) -> Result<Vec<Seat>, RaiseError> {
+    let mut table = vec![];
+    for &(last, seat) in ranges {
+        if last >= Partition::MAX_SLOTS {
+            return Err(shape("the map of slots"));
+        }
+        table.resize(last as usize + 1, seat);
+    }
+    Ok(table)
 }
 
 fn elements_of(ruleset: &Ruleset, name: SetName) -> Option<&Elements> {
@@ -134,12 +164,13 @@ fn elements_of(ruleset: &Ruleset, name: SetName) -> Option<&Elements> {
 
 fn occupants_of(
     ruleset: &Ruleset,
+    dispatch: &[Rule],
     listeners: &Listeners,
 ) -> Result<Vec<Option<Occupant>>, RaiseError> {
-    let count = match rules_of(ruleset, ChainName::Balance) {
-        Some([Rule::Hash { note: Note::Seats(count), .. }, ..]) => usize::from(*count),
-        Some([Rule::Mask { slots, .. }, ..]) => *slots as usize,
-        _ => return Err(shape("chain balance")),
+    let count = match dispatch {
+        [Rule::Hash { note: Note::Seats(count), .. }, ..] => usize::from(*count),
+        [Rule::Mask { slots, .. }, ..] => *slots as usize,
+        _ => return Err(NO_DISPATCH),
     };
     let maps: BTreeMap<SetName, &Elements> =
         ruleset.sets.iter().map(|set| (set.name, &set.elements)).collect();

@@ -1,6 +1,7 @@
 //! Properties of lowering, raising and of the transactions between plans.
 
 mod kernel;
+mod lowering;
 mod raising;
 mod transitions;
 
@@ -131,7 +132,8 @@ impl History {
 fn any_start() -> impl Strategy<Value = Plan> {
     let partition = prop_oneof![
         (0..5u32).prop_map(|power| (Partition::mask(1 << power).unwrap(), 1 << power)),
-        (40..200u32, 1..16u16).prop_map(|(slots, seats)| (Partition::hash(slots).unwrap(), seats)),
+        // Some with slots by range, some with a slot each.
+        (40..400u32, 1..16u16).prop_map(|(slots, seats)| (Partition::hash(slots).unwrap(), seats)),
     ];
     (prop::sample::select(MIXES.to_vec()), partition)
         .prop_map(|(listeners, (partition, seats))| vacant(listeners, partition, seats))
