@@ -172,6 +172,8 @@ fn check(lab: &Lab, what: &str, plan: &Plan) {
     let other = Namespace::new().unwrap();
     Witness::new(&other).load(&listing);
     assert_eq!(list(Witness::new(&other)), listing, "{what}: listed, loaded and listed again");
+    let read = shared(&other, plan).read_ruleset().unwrap();
+    assert_eq!(read, Some(lower(plan)), "{what}: listed, loaded and read by us");
 
     let text = lower(plan).to_string();
     let by_nft = Namespace::new().unwrap();
@@ -266,9 +268,12 @@ fn a_changed_table_is_another(lab: &Lab) {
         ("tcp counter name \"seat_0\"", "tcp counter name \"seat_1\""),
         ("tcp counter name \"seat_0\"", "tcp counter"),
         ("counter seat_0 {", "counter hits { }\n\tcounter seat_0 {"),
-        ("iif != \"lo\" tcp", "iif \"lo\" tcp"),
-        ("iif != \"lo\" tcp", "tcp"),
-        ("udp dport 20000-29999", "udp dport 20000-29998"),
+        ("tcp iif != \"lo\"", "tcp iif \"lo\""),
+        ("tcp iif != \"lo\"", "tcp"),
+        ("20000-29999 meta l4proto udp", "20000-29998 meta l4proto udp"),
+        ("tcp dport 443 fib", "tcp dport 444 fib"),
+        ("0-255 : goto seat_0", "0-255 : goto seat_1"),
+        ("0-255 : goto seat_0", "0-254 : goto seat_0"),
         ("fib daddr type != unicast drop", "fib daddr type != unicast accept"),
         ("priority raw", "priority mangle"),
         ("hook output priority -100", "hook output priority -99"),
