@@ -81,10 +81,14 @@ fn listener_sets(plan: &Plan) -> Vec<Set> {
 pub(super) fn slot_maps(plan: &Plan) -> Vec<Set> {
     let table = || plan.assignment().table().to_vec();
     match plan.partition() {
-        Partition::Hash { .. } => vec![match ranges(plan.assignment().table()) {
-            Some(ranges) => Set::map(SetName::SlotRanges, Elements::SeatRanges(ranges)),
-            None => Set::map(SetName::Slots, Elements::Seats(table())),
-        }],
+        Partition::Hash { .. } => {
+            let table = plan.assignment().table();
+            let keys: Vec<Seat> = table.iter().step_by(slots_in_key(table)).copied().collect();
+            vec![match ranges(&keys) {
+                Some(ranges) => Set::map(SetName::SlotRanges, Elements::SeatRanges(ranges)),
+                None => Set::map(SetName::Slots, Elements::Seats(keys)),
+            }]
+        }
         Partition::Mask { .. } => families(plan)
             .map(|family| {
                 let elements = match family {
@@ -97,25 +101,44 @@ pub(super) fn slot_maps(plan: &Plan) -> Vec<Set> {
     }
 }
 
-/// The most ranges, and the fewest slots for each, that are looked up as ranges.
+/// How many slots, that follow each other, one key of the map can stand for: as many as all runs of
+/// slots with one seat are made of.
 ///
-/// The kernel keeps ranges in a tree (`nft_set_rbtree.c`), two nodes for each: to find a slot among
-/// 64 takes it seven or eight steps in memory that stays in the processor's caches. A hash table
-/// takes two steps, but of a large one each connection touches two other lines of memory. The tree
-/// is no slower from some 1,024 slots on, and costs less the more there are. A commit is short
+/// The kernel takes the upper half of the product of hash and modulus (`reciprocal_scale`). So a
+/// modulus that is a `k`th of another gives for each client the `k`th of what that gives, rounded
+/// down: the slots of a new assignment to 8 equal seats, however many, are the 8 keys of a hash
+/// that each connection finds in the processor's caches.
+fn slots_in_key(table: &[Seat]) -> usize {
+    let runs = table.chunk_by(|one, other| one == other).map(<[Seat]>::len);
+    runs.reduce(greatest_common_divisor).unwrap_or(1)
+}
+
+fn greatest_common_divisor(one: usize, other: usize) -> usize {
+    match other {
+        0 => one,
+        _ => greatest_common_divisor(other, one % other),
+    }
+}
+
+/// The most ranges, and the fewest keys for each, that are looked up as ranges.
+///
+/// The kernel keeps ranges in a tree (`nft_set_rbtree.c`), two nodes for each: to find a key among 64
+/// takes it seven or eight steps in memory that stays in the processor's caches. A hash table takes
+/// two steps, but of a large one each connection touches two other lines of memory. The tree
+/// is no slower from some 1,024 keys on, and costs no more where there are more. A commit is short
 /// as well: the kernel looks at every element of a map that leads to chains, at each one.
 const MOST_RANGES: usize = 64;
-const SLOTS_IN_RANGE: usize = 16;
+const KEYS_IN_RANGE: usize = 16;
 
-/// Runs of slots with one seat: the last slot and the seat of each; `None` where a hash table with
-/// every slot is better.
+/// Runs of keys with one seat: the last key and the seat of each; `None` where a hash table with
+/// every key is better.
 ///
 /// A new assignment has one for each seat, and scaling breaks each in two at most.
-fn ranges(table: &[Seat]) -> Option<Vec<(u32, Seat)>> {
-    let most = MOST_RANGES.min(table.len() / SLOTS_IN_RANGE);
+fn ranges(keys: &[Seat]) -> Option<Vec<(u32, Seat)>> {
+    let most = MOST_RANGES.min(keys.len() / KEYS_IN_RANGE);
     let mut next = 0;
     let mut ranges = vec![];
-    for run in table.chunk_by(|one, other| one == other) {
+    for run in keys.chunk_by(|one, other| one == other) {
         if ranges.len() == most {
             return None;
         }
@@ -167,17 +190,20 @@ pub(super) fn rules_beside_seats(plan: &Plan, chain: ChainName, slots: &[SetName
 
 /// The rules that pick the connections to our listeners and send each to the chain of its seat.
 fn dispatch_rules(plan: &Plan, slots: &[SetName]) -> Vec<Rule> {
-    let note = Note::Seats(u16::try_from(plan.seats().len()).expect("at most MAX_SEATS"));
     let is_for = |map: &SetName, scope: Scope| match map {
         SetName::MaskedSlots(family, _) => *family == scope.family(),
         // One for both families.
         _ => true,
     };
+    let table = plan.assignment().table();
+    let keys = u32::try_from(table.len() / slots_in_key(table)).expect("at most MAX_SLOTS");
     let rule = |scope: Scope| {
         let map = *slots.iter().find(|map| is_for(map, scope))?;
         Some(match *plan.partition() {
-            Partition::Hash { slots: modulus, seed } => {
-                Rule::Hash { scope, modulus, seed, map, note }
+            Partition::Hash { slots, seed } => {
+                let seats = u16::try_from(plan.seats().len()).expect("at most MAX_SEATS");
+                let note = Note::Seats { seats, slots };
+                Rule::Hash { scope, modulus: keys, seed, map, note }
             }
             Partition::Mask { slots } => Rule::Mask { scope, slots, map },
         })

@@ -31,7 +31,7 @@ impl TableName {
     /// its own. It goes up with every change of the layout that an older version would misread.
     ///
     /// 1: tcp alone, a counter in each redirect. 2: tcp and udp, a guard, a named counter a seat.
-    /// 3: no chain between the base chains and those of the seats, slots by ranges.
+    /// 3: no chain between the base chains and those of the seats, several slots by one key.
     pub const SCHEMA: u32 = 3;
 
     /// The comment of every table of ours: by it, not by its name, a table is known as ours. Ends
@@ -225,7 +225,7 @@ pub enum SetName {
     Wildcards(Family),
     /// The hash partition: slot -> seat: `slots_9c1e07aa`.
     Slots(Digest),
-    /// The same, where few ranges of slots make up the table: `slot_ranges_9c1e07aa`.
+    /// The same, where few ranges make up the table: `slot_ranges_9c1e07aa`.
     SlotRanges(Digest),
     /// The mask partition: the low bits of the address -> seat: `slots4_9c1e07aa`.
     MaskedSlots(Family, Digest),
@@ -423,10 +423,10 @@ pub enum Elements {
     Listeners6(Vec<(Ipv6Addr, Protocol, Port)>),
     /// `inet_proto . inet_service`
     Services(Vec<(Protocol, Port)>),
-    /// `typeof numgen inc mod N : verdict`: the place in the list is the key, the value a `goto`
-    /// the seat's chain.
+    /// `typeof numgen inc mod N : verdict`: the place in the list is the key, of one slot or of several
+    /// that follow each other; the value a `goto` the seat's chain.
     Seats(Vec<Seat>),
-    /// The same with `flags interval`: the last slot of each range and the seat of all its slots. The
+    /// The same with `flags interval`: the last key of each range and the seat of all its keys. The
     /// first range begins with 0, each other one behind the one before.
     SeatRanges(Vec<(u32, Seat)>),
     /// `ipv4_addr : verdict`: the place in the list, as the low bits of an address, is the key.
@@ -523,7 +523,7 @@ pub enum Rule {
     Hash {
         /// Whose clients.
         scope: Scope,
-        /// The number of keys of the map.
+        /// The number of keys of the map: that of the slots, or one for several slots.
         modulus: u32,
         /// The seed.
         seed: u32,
@@ -589,9 +589,15 @@ pub enum Rule {
 pub enum Note {
     /// `generation 1`
     Generation(Generation),
-    /// `4 seats`: how many the cluster has. The map of slots does not tell: a seat of weight 0 has
-    /// none, and seats that are just scaled away are still in the table.
-    Seats(u16),
+    /// `4 seats, 1024 slots`: how many the cluster has. The map of slots does not tell: a seat of
+    /// weight 0 has none, seats that are just scaled away are still in the table; and a key of it can
+    /// stand for several slots.
+    Seats {
+        /// Seats, those without a worker too.
+        seats: u16,
+        /// Slots, a multiple of the number of keys.
+        slots: u32,
+    },
 }
 
 impl Note {
@@ -599,7 +605,10 @@ impl Note {
     pub fn parse(comment: &str) -> Option<Self> {
         let note = match comment.strip_prefix("generation ") {
             Some(number) => Self::Generation(Generation(number.parse().ok()?)),
-            None => Self::Seats(comment.strip_suffix(" seats")?.parse().ok()?),
+            None => {
+                let (seats, slots) = comment.strip_suffix(" slots")?.split_once(" seats, ")?;
+                Self::Seats { seats: seats.parse().ok()?, slots: slots.parse().ok()? }
+            }
         };
         (note.to_string() == comment).then_some(note)
     }
@@ -609,7 +618,7 @@ impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Generation(generation) => write!(f, "generation {generation}"),
-            Self::Seats(count) => write!(f, "{count} seats"),
+            Self::Seats { seats, slots } => write!(f, "{seats} seats, {slots} slots"),
         }
     }
 }
@@ -630,7 +639,7 @@ impl Rule {
     pub fn generation(&self) -> Option<Generation> {
         match self.note()? {
             Note::Generation(generation) => Some(generation),
-            Note::Seats(_) => None,
+            Note::Seats { .. } => None,
         }
     }
 }

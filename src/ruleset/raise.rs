@@ -1,6 +1,7 @@
 //! From the objects that the kernel holds back to the plan that they were lowered from.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::iter::repeat_n;
 use std::net::IpAddr;
 
 use super::lower::lower;
@@ -47,7 +48,7 @@ pub fn raise(ruleset: &Ruleset, expected: Option<&Listeners>) -> Result<Plan, Ra
     };
     let listeners = listeners_of(ruleset, dispatch, expected)?;
     let partition = partition_of(dispatch)?;
-    let assignment = assignment_of(ruleset, dispatch)?;
+    let assignment = assignment_of(ruleset, dispatch, &partition)?;
     let seats = occupants_of(ruleset, dispatch, &listeners)?;
     let chains = ruleset.chains.iter().filter(|chain| match chain.name {
         ChainName::Seat(seat) => seat.index() < seats.len(),
@@ -123,35 +124,49 @@ fn listeners_of(
 /// Without the rules that send connections to the chains of seats nothing is known of the plan.
 const NO_DISPATCH: RaiseError = shape("a rule of chain prerouting");
 
+const NO_MAP: RaiseError = shape("the map of slots");
+
 fn partition_of(dispatch: &[Rule]) -> Result<Partition, RaiseError> {
     match dispatch {
-        [Rule::Hash { modulus, seed, .. }, ..] => Ok(Partition::hash_seeded(*modulus, *seed)?),
+        [Rule::Hash { seed, note: Note::Seats { slots, .. }, .. }, ..] => {
+            Ok(Partition::hash_seeded(*slots, *seed)?)
+        }
         [Rule::Mask { slots, .. }, ..] => Ok(Partition::mask(*slots)?),
         _ => Err(NO_DISPATCH),
     }
 }
 
 /// By the map that the rules use: others may be left from earlier plans.
-fn assignment_of(ruleset: &Ruleset, dispatch: &[Rule]) -> Result<Assignment, RaiseError> {
+fn assignment_of(
+    ruleset: &Ruleset,
+    dispatch: &[Rule],
+    partition: &Partition,
+) -> Result<Assignment, RaiseError> {
     let map = match dispatch {
         [Rule::Hash { map, .. } | Rule::Mask { map, .. }, ..] => *map,
         _ => return Err(NO_DISPATCH),
     };
-    match elements_of(ruleset, map) {
+    let keys = match elements_of(ruleset, map) {
         Some(
             Elements::Seats(seats) | Elements::MaskedSeats4(seats) | Elements::MaskedSeats6(seats),
-        ) => Ok(Assignment::from_table(seats.clone())),
-        Some(Elements::SeatRanges(ranges)) => Ok(Assignment::from_table(table_of(ranges)?)),
-        _ => Err(shape("the map of slots")),
+        ) => seats.clone(),
+        Some(Elements::SeatRanges(ranges)) => keys_of(ranges)?,
+        _ => return Err(NO_MAP),
+    };
+    let slots = partition.slots() as usize;
+    if keys.is_empty() || !slots.is_multiple_of(keys.len()) {
+        return Err(NO_MAP);
     }
+    let in_key = slots / keys.len();
+    Ok(Assignment::from_table(keys.into_iter().flat_map(|seat| repeat_n(seat, in_key)).collect()))
 }
 
-/// The seats of all slots. Says nothing yet of whether the ranges are those that lowering makes.
-fn table_of(ranges: &[(u32, Seat)]) -> Result<Vec<Seat>, RaiseError> {
+/// The seats of all keys. Says nothing yet of whether the ranges are those that lowering makes.
+fn keys_of(ranges: &[(u32, Seat)]) -> Result<Vec<Seat>, RaiseError> {
     let mut table = vec![];
     for &(last, seat) in ranges {
         if last >= Partition::MAX_SLOTS {
-            return Err(shape("the map of slots"));
+            return Err(NO_MAP);
         }
         table.resize(last as usize + 1, seat);
     }
@@ -168,7 +183,7 @@ fn occupants_of(
     listeners: &Listeners,
 ) -> Result<Vec<Option<Occupant>>, RaiseError> {
     let count = match dispatch {
-        [Rule::Hash { note: Note::Seats(count), .. }, ..] => usize::from(*count),
+        [Rule::Hash { note: Note::Seats { seats, .. }, .. }, ..] => usize::from(*seats),
         [Rule::Mask { slots, .. }, ..] => *slots as usize,
         _ => return Err(NO_DISPATCH),
     };

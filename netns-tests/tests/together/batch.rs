@@ -83,10 +83,10 @@ fn a_refusal(lab: &Lab) {
     let lookup = Rule::Mask { scope: Scope::All(Family::V4), slots: 8, map: masked };
     let map = |name, seats| Set { name, elements: Elements::Seats(seats) };
     let sets = lower(&plan).sets;
-    let there = sets.iter().find(|set| matches!(set.name, SetName::SlotRanges(_))).unwrap().name;
+    let slots = sets.into_iter().find(|set| matches!(set.name, SetName::SlotRanges(_))).unwrap();
+    let there = slots.name;
     let survivors = SetName::Survivors(Digest(0));
     // The kernel would add these to those that are there, if it were not told that it is to be new.
-    let slots = map(there, vec![Seat(0); 3]);
     let missing_seats = map(survivors, vec![Seat(0), Seat(9)]);
     let missing_seat = Set {
         name: SetName::SlotRanges(Digest(0)),

@@ -251,7 +251,7 @@ fn many_workers(lab: &Lab) {
 
 /// The comparison of [`check`] is one: it tells rulesets apart that differ in one place.
 fn a_changed_table_is_another(lab: &Lab) {
-    let mut plan = full(BOTH, hash(), 4);
+    let mut plan = full(BOTH, hash(), 5);
     plan.set_guard(Some("20000-29999".parse().unwrap())).unwrap();
     plan.set_local_clients(true);
     shared(lab.server(), &plan).apply(&plan).unwrap();
@@ -272,8 +272,9 @@ fn a_changed_table_is_another(lab: &Lab) {
         ("tcp iif != \"lo\"", "tcp"),
         ("20000-29999 meta l4proto udp", "20000-29998 meta l4proto udp"),
         ("tcp dport 443 fib", "tcp dport 444 fib"),
-        ("0-255 : goto seat_0", "0-255 : goto seat_1"),
-        ("0-255 : goto seat_0", "0-254 : goto seat_0"),
+        ("0-204 : goto seat_0", "0-204 : goto seat_1"),
+        ("0-204 : goto seat_0", "0-203 : goto seat_0"),
+        ("5 seats, 1024 slots", "5 seats, 2048 slots"),
         ("fib daddr type != unicast drop", "fib daddr type != unicast accept"),
         ("priority raw", "priority mangle"),
         ("hook output priority -100", "hook output priority -99"),

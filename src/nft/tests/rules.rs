@@ -37,8 +37,10 @@ fn any_rule() -> impl Strategy<Value = Rule> {
                 .prop_map(|(seat, protocol, digest)| SetName::Ports(Seat(seat), protocol, digest)),
         ]
     };
-    let note =
-        prop_oneof![generation().prop_map(Note::Generation), any::<u16>().prop_map(Note::Seats),];
+    let note = prop_oneof![
+        generation().prop_map(Note::Generation),
+        (any::<u16>(), any::<u32>()).prop_map(|(seats, slots)| Note::Seats { seats, slots }),
+    ];
     prop_oneof![
         (any_scope(), 1..=Partition::MAX_SLOTS, any::<u32>(), map(), note).prop_map(
             |(scope, modulus, seed, map, note)| Rule::Hash { scope, modulus, seed, map, note }
@@ -251,7 +253,8 @@ fn captured_rules() -> Vec<Rule> {
     let of_family = [Scope::All, Scope::Listeners, Scope::Wildcards].into_iter();
     let scopes = of_family.flat_map(|scope| Family::ALL.map(scope));
     for scope in scopes.chain(single.map(|listener| Scope::Listener(parsed(listener)))) {
-        let (modulus, seed, note) = (1024, Partition::DEFAULT_SEED, Note::Seats(2));
+        let (modulus, seed, note) =
+            (1024, Partition::DEFAULT_SEED, Note::Seats { seats: 2, slots: 1024 });
         for map in [SetName::Slots(DIGEST), SetName::SlotRanges(DIGEST)] {
             rules.push(Rule::Hash { scope, modulus, seed, map, note });
         }

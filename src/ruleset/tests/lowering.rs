@@ -1,23 +1,30 @@
+use std::net::IpAddr;
+
 use super::super::{Chain, ChainName, Elements, Rule, Ruleset, Scope, SetName, lower};
 use super::full;
-use crate::plan::{Partition, Plan, Weights};
+use crate::plan::{Partition, Plan, Slot, Weights};
 
 fn hash(slots: u32) -> Partition {
     Partition::hash(slots).unwrap()
 }
 
-/// How many ranges the map of slots has; `None` for one that has every slot.
-fn ranges(plan: &Plan) -> Option<usize> {
+/// How the map of slots tells the seats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keys {
+    /// So many keys.
+    Each(usize),
+    /// So many ranges of them.
+    Ranges(usize),
+}
+
+fn keys(plan: &Plan) -> Keys {
     let sets = lower(plan).sets;
-    let slots = sets.iter().find_map(|set| match (set.name, &set.elements) {
-        (SetName::SlotRanges(_), Elements::SeatRanges(ranges)) => Some(Some(ranges.len())),
-        (SetName::Slots(_), Elements::Seats(seats)) => {
-            assert_eq!(seats, plan.assignment().table());
-            Some(None)
-        }
+    let keys = sets.iter().find_map(|set| match (set.name, &set.elements) {
+        (SetName::SlotRanges(_), Elements::SeatRanges(ranges)) => Some(Keys::Ranges(ranges.len())),
+        (SetName::Slots(_), Elements::Seats(seats)) => Some(Keys::Each(seats.len())),
         _ => None,
     });
-    slots.expect("a map of slots")
+    keys.expect("a map of slots")
 }
 
 fn rules(ruleset: &Ruleset, name: ChainName) -> Option<&[Rule]> {
@@ -34,21 +41,25 @@ fn scopes(rules: &[Rule]) -> Vec<Scope> {
 }
 
 #[test]
-fn slots_are_looked_up_as_ranges_where_these_are_few() {
+fn slots_are_looked_up_in_the_smallest_map_or_in_few_ranges() {
     let one = &["10.9.0.1:80"];
     for (slots, seats, expected) in [
-        (1024, 1, Some(1)),
-        (1024, 5, Some(5)),
-        (1024, 64, Some(64)),
-        (65_536, 64, Some(64)),
+        (1024, 1, Keys::Each(1)),
+        (1024, 8, Keys::Each(8)),
+        (65_536, 8, Keys::Each(8)),
+        (65_536, 1024, Keys::Each(1024)),
+        (1000, 25, Keys::Each(25)),
+        (1024, 5, Keys::Ranges(5)),
+        (65_536, 7, Keys::Ranges(7)),
+        (1024, 63, Keys::Ranges(63)),
         // Too many, and too few slots for so many.
-        (65_536, 65, None),
-        (1023, 64, None),
-        (64, 8, None),
-        (2, 2, None),
+        (65_536, 65, Keys::Each(65_536)),
+        (1007, 63, Keys::Each(1007)),
+        (1023, 4, Keys::Ranges(4)),
+        (63, 4, Keys::Each(63)),
     ] {
         let plan = full(one, hash(slots), seats);
-        assert_eq!(ranges(&plan), expected, "{seats} seats on {slots} slots");
+        assert_eq!(keys(&plan), expected, "{seats} seats on {slots} slots");
     }
 }
 
@@ -57,16 +68,36 @@ fn scaling_breaks_ranges_until_they_are_too_many() {
     let scaled = |plan: &Plan, seats| plan.rescaled(&Weights::equal(seats).unwrap()).unwrap();
     let four = full(&["10.9.0.1:80"], hash(1024), 4);
     let five = scaled(&four, 5);
-    assert_eq!(ranges(&five), Some(8), "each of the four gave its last slots to the fifth");
-    let mut plan = four;
-    let ranges: Vec<_> = (5..40)
-        .map(|seats| {
-            plan = scaled(&plan, seats);
-            ranges(&plan)
-        })
-        .collect();
-    assert!(ranges.is_sorted_by_key(|ranges| ranges.unwrap_or(usize::MAX)), "{ranges:?}");
-    assert_eq!(ranges.last(), Some(&None), "{ranges:?}");
+    assert_eq!(keys(&five), Keys::Ranges(8), "each of the four gave its last slots to the fifth");
+    assert_eq!(keys(&scaled(&five, 4)), Keys::Each(4), "and takes them back");
+    let (mut plan, mut before) = (five, 8);
+    let all = (6..).find_map(|seats| {
+        plan = scaled(&plan, seats);
+        match keys(&plan) {
+            Keys::Each(all) => Some(all),
+            Keys::Ranges(ranges) => {
+                assert!((before..=64).contains(&ranges), "{ranges} ranges of {seats} seats");
+                before = ranges;
+                None
+            }
+        }
+    });
+    assert_eq!(all, Some(1024));
+}
+
+/// The kernel's hash by the number of keys, and that by the number of slots.
+#[test]
+fn a_key_stands_for_the_slots_that_it_is_made_of() {
+    let clients =
+        (0..10_000u32).map(|number| IpAddr::from(number.wrapping_mul(0x9e37_79b9).to_be_bytes()));
+    let clients: Vec<IpAddr> = clients.collect();
+    for (slots, keys) in [(1024, 8), (1000, 25), (65_536, 1024), (65_535, 5), (7, 1)] {
+        for client in &clients {
+            let Slot(slot) = hash(slots).slot_of(*client);
+            let Slot(key) = hash(keys).slot_of(*client);
+            assert_eq!(slot / (slots / keys), key, "{client}: {keys} keys for {slots} slots");
+        }
+    }
 }
 
 #[test]

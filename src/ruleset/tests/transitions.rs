@@ -293,7 +293,7 @@ fn the_order_of_operations_matters_to_the_model() {
 
     // What is in use cannot be removed.
     let slots =
-        lower(&from).sets.into_iter().find(|set| matches!(set.name, SetName::SlotRanges(_)));
+        lower(&from).sets.into_iter().find(|set| matches!(set.name, SetName::Slots(_)));
     let slots = Operation::DeleteSet(slots.unwrap().name);
     let in_use = Transaction { table: lower(&from).table, operations: vec![slots.clone()] };
     assert_eq!(kernel.clone().carry_out(&in_use), Err((slots, Refusal::Busy)));
@@ -354,7 +354,7 @@ fn a_map_that_has_the_name_of_another_makes_the_table_anew() {
     let four = five.rescaled(&Weights::equal(4).unwrap()).unwrap();
     let mut stale = between(&five, &four, now).stale;
     for (elements, _) in stale.maps.values_mut() {
-        *elements = Elements::SeatRanges(vec![(0, Seat(0))]);
+        *elements = Elements::Seats(vec![Seat(0)]);
     }
     let back = Transition::between(&four, &stale, &five, now).unwrap();
     assert!(back.transaction.makes_table());
