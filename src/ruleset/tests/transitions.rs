@@ -292,8 +292,7 @@ fn the_order_of_operations_matters_to_the_model() {
     assert_eq!(refusal, Refusal::Busy);
 
     // What is in use cannot be removed.
-    let slots =
-        lower(&from).sets.into_iter().find(|set| matches!(set.name, SetName::Slots(_)));
+    let slots = lower(&from).sets.into_iter().find(|set| matches!(set.name, SetName::Slots(_)));
     let slots = Operation::DeleteSet(slots.unwrap().name);
     let in_use = Transaction { table: lower(&from).table, operations: vec![slots.clone()] };
     assert_eq!(kernel.clone().carry_out(&in_use), Err((slots, Refusal::Busy)));
