@@ -6,7 +6,7 @@ use super::object::{
     Chain, ChainName, CounterName, Elements, Family, Note, Rule, Ruleset, Scope, Set, SetName,
     TableName,
 };
-use crate::plan::{Occupant, Partition, Plan, Protocol, Seat};
+use crate::plan::{Listener, Occupant, Partition, Plan, Protocol, Seat};
 
 /// All objects of a plan.
 pub fn lower(plan: &Plan) -> Ruleset {
@@ -50,7 +50,7 @@ pub(super) fn families(plan: &Plan) -> impl Iterator<Item = Family> {
         .filter(|family| plan.listeners().iter().any(|l| Family::of(l) == *family))
 }
 
-/// The sets of listeners and of wildcard listeners. The rule for a single one needs none.
+/// The sets of listeners and of wildcard listeners. Few have rules without.
 fn listener_sets(plan: &Plan) -> Vec<Set> {
     let (mut v4, mut v6) = (vec![], vec![]);
     let (mut any4, mut any6) = (vec![], vec![]);
@@ -73,7 +73,7 @@ fn listener_sets(plan: &Plan) -> Vec<Set> {
         (SetName::Wildcards(Family::V4), Elements::Services(any4)),
         (SetName::Wildcards(Family::V6), Elements::Services(any6)),
     ];
-    let needed = sets.into_iter().filter(|(_, elements)| elements.len() > 1);
+    let needed = sets.into_iter().filter(|(_, elements)| elements.len() > MOST_RULES);
     needed.map(|(name, elements)| Set { name, elements }).collect()
 }
 
@@ -208,26 +208,30 @@ fn dispatch_rules(plan: &Plan, slots: &[SetName]) -> Vec<Rule> {
             Partition::Mask { slots } => Rule::Mask { scope, slots, map },
         })
     };
-    scopes(plan).filter_map(rule).collect()
+    scopes(plan).into_iter().filter_map(rule).collect()
 }
 
+/// The most listeners of one kind that have a rule each: two rules without a set cost a packet less
+/// than a lookup.
+const MOST_RULES: usize = 2;
+
 /// The connections to our listeners, each part as a rule of its own takes it.
-fn scopes(plan: &Plan) -> impl Iterator<Item = Scope> {
-    let scope = |(family, wildcard)| {
-        let mut of_kind = plan
-            .listeners()
-            .iter()
-            .filter(move |l| Family::of(l) == family && l.is_wildcard() == wildcard);
-        match (of_kind.next()?, of_kind.next()) {
-            (only, None) => Some(Scope::Listener(*only)),
-            _ if wildcard => Some(Scope::Wildcards(family)),
-            _ => Some(Scope::Listeners(family)),
+fn scopes(plan: &Plan) -> Vec<Scope> {
+    let scopes = |(family, wildcard)| {
+        let listeners = plan.listeners().iter();
+        let of_kind = listeners.filter(|l| (Family::of(l), l.is_wildcard()) == (family, wildcard));
+        let mut of_kind: Vec<Listener> = of_kind.copied().collect();
+        of_kind.sort_unstable();
+        match (of_kind.len() > MOST_RULES, wildcard) {
+            (false, _) => of_kind.into_iter().map(Scope::Listener).collect(),
+            (true, false) => vec![Scope::Listeners(family)],
+            (true, true) => vec![Scope::Wildcards(family)],
         }
     };
     // Of the rules for wildcards that for IPv6 sees at once whether a packet is for it, the other
     // one only behind its other conditions (see nft's room).
     let (v4, v6) = (Family::V4, Family::V6);
-    [(v4, false), (v6, false), (v6, true), (v4, true)].into_iter().filter_map(scope)
+    [(v4, false), (v6, false), (v6, true), (v4, true)].into_iter().flat_map(scopes).collect()
 }
 
 /// The rules that drop what other hosts send to worker ports.

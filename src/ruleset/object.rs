@@ -474,7 +474,7 @@ pub enum Scope {
     Listeners(Family),
     /// Those to wildcard listeners: `meta l4proto . th dport @wildcards4 fib daddr type local`.
     Wildcards(Family),
-    /// Those to this listener, the only one of its family with an address or without one: the same
+    /// Those to this listener, one of few of its family with an address or without one: the same
     /// without a set, `ip daddr 10.9.0.1 tcp dport 80` or `tcp dport 80 fib daddr type local`.
     Listener(Listener),
 }

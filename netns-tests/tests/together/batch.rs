@@ -23,7 +23,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{MsgFlags, getsockopt, send, setsockopt, sockopt};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 
-const LISTENERS: &[&str] = &["10.9.0.1:80", "[fd09::1]:80", "10.9.0.1:443"];
+const LISTENERS: &[&str] = &["10.9.0.1:80", "[fd09::1]:80", "10.9.0.1:443", "10.9.0.2:80"];
 const TABLE: &str = "ipcluster_t";
 
 pub(crate) fn cases() -> Vec<Case> {

@@ -18,10 +18,26 @@ const MIXED: &[&str] =
 /// More public ports than seats have a rule for each.
 const MANY: &[&str] =
     &["10.9.0.1:81", "10.9.0.1:82", "10.9.0.1:83", "10.9.0.1:84", "[fd09::1]:85", "[::]:86"];
+/// So many of each kind that they are sets.
+const SETS: &[&str] = &[
+    "0.0.0.0:80",
+    "0.0.0.0:81",
+    "0.0.0.0:80/udp",
+    "[::]:80",
+    "[::]:81",
+    "[::]:80/udp",
+    "10.9.0.1:82",
+    "10.9.0.2:82",
+    "10.9.0.1:82/udp",
+    "[fd09::1]:82",
+    "[fd09::2]:82",
+    "[fd09::1]:82/udp",
+];
 const WILDCARDS: &[&str] = &["0.0.0.0:80", "[::]:80"];
 
 /// Two ports of each protocol, one of them in both; and one of each.
-const BOTH: &[&str] = &["10.9.0.1:80", "0.0.0.0:443", "[::]:443/udp", "10.9.0.1:53/udp"];
+const BOTH: &[&str] =
+    &["10.9.0.1:80", "0.0.0.0:443", "[::]:443/udp", "10.9.0.1:53/udp", "10.9.0.2:80"];
 const ONE_OF_EACH: &[&str] = &["10.9.0.1:80", "[fd09::1]:80", "0.0.0.0:53/udp", "[::]:53/udp"];
 const UDP: &[&str] = &["10.9.0.1:53/udp"];
 
@@ -35,6 +51,8 @@ pub(crate) fn cases() -> Vec<Case> {
         nft("mask_of_mixed_listeners", |lab| all_states(lab, MIXED, mask(8), 8)),
         nft("mask_of_wildcards", |lab| all_states(lab, WILDCARDS, mask(4), 4)),
         nft("hash_of_many_ports", |lab| all_states(lab, MANY, hash(), 4)),
+        nft("hash_of_many_of_each_kind", |lab| all_states(lab, SETS, hash(), 3)),
+        nft("mask_of_many_of_each_kind", |lab| all_states(lab, SETS, mask(4), 4)),
         nft("hash_of_udp", |lab| all_states(lab, UDP, hash(), 3)),
         nft("hash_of_both_protocols", |lab| all_states(lab, BOTH, hash(), 4)),
         nft("mask_of_one_port_of_each", |lab| all_states(lab, ONE_OF_EACH, mask(4), 4)),

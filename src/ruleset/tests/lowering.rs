@@ -101,16 +101,25 @@ fn a_key_stands_for_the_slots_that_it_is_made_of() {
 }
 
 #[test]
-fn a_single_listener_of_its_kind_needs_no_set() {
-    let listeners = &["10.9.0.1:80", "10.9.0.1:81", "[fd09::1]:80", "0.0.0.0:53/udp"];
+fn few_listeners_of_a_kind_need_no_set() {
+    let listeners = &[
+        "10.9.0.1:80",
+        "10.9.0.1:81",
+        "10.9.0.1:82",
+        "[fd09::1]:443/udp",
+        "[fd09::1]:443",
+        "0.0.0.0:53/udp",
+    ];
     let plan = full(listeners, hash(1024), 4);
     let ruleset = lower(&plan);
-    let [several, v6, wildcard] = scopes(rules(&ruleset, ChainName::Prerouting).unwrap())[..]
+    let [several, one, other, wildcard] =
+        scopes(rules(&ruleset, ChainName::Prerouting).unwrap())[..]
     else {
-        panic!("a rule for each kind")
+        panic!("a rule for many of a kind, or one for each")
     };
     assert_eq!(several.to_string(), "ip daddr . meta l4proto . th dport @listeners4 ");
-    assert_eq!(v6.to_string(), "ip6 daddr fd09::1 tcp dport 80 ");
+    assert_eq!(one.to_string(), "ip6 daddr fd09::1 tcp dport 443 ");
+    assert_eq!(other.to_string(), "ip6 daddr fd09::1 udp dport 443 ");
     assert_eq!(wildcard.to_string(), "udp dport 53 fib daddr type local ");
     let sets = ruleset.sets.iter().filter(|set| set.name.digest().is_none());
     assert_eq!(sets.map(|set| set.name.to_string()).collect::<Vec<_>>(), ["listeners4"]);
