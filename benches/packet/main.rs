@@ -125,6 +125,11 @@ fn cases() -> Vec<Case> {
     add(USUAL, plan(&one, 1024, 8));
     add("8,192 slots, 8 workers", plan(&one, 8192, 8));
     add("65,536 slots, 8 workers", plan(&one, 65_536, 8));
+    add("1,024 slots, 7 workers", plan(&one, 1024, 7));
+    add("65,536 slots, 7 workers", plan(&one, 65_536, 7));
+    add("1,024 slots, 32 workers, scaled from 3", scaled_up(&one, 1024, 3, 32));
+    add("8,192 slots, 32 workers, scaled from 3", scaled_up(&one, 8192, 3, 32));
+    add("65,536 slots, 32 workers, scaled from 3", scaled_up(&one, 65_536, 3, 32));
     add("1,024 slots, 1,024 workers", plan(&one, 1024, 1024));
     add("65,536 slots, 1,024 workers", plan(&one, 65_536, 1024));
     add(&format!("{USUAL}, 64 addresses"), plan(&addresses, 1024, 8));
@@ -136,12 +141,7 @@ fn cases() -> Vec<Case> {
     let range = [20_000, 29_999].map(|port| Port::new(port).expect("a port"));
     let range = PortRange::new(range[0], range[1]).expect("a range");
     guarded.set_guard(Some(range)).expect("no public port in it");
-    cases.push(Case {
-        name: format!("{USUAL}, guarded"),
-        rules: Rules::Ours,
-        plan: guarded,
-        by_hand: Some(format!("{USUAL}, by hand")),
-    });
+    add(&format!("{USUAL}, guarded"), guarded);
     cases
 }
 
@@ -164,6 +164,19 @@ fn plan(listeners: &[String], slots: u32, workers: u16) -> Plan {
     };
     plan.occupy_all((0..workers).map(occupant)).expect("ports of nobody else");
     plan
+}
+
+/// A plan whose workers came one after the other: so the slots of a seat are scattered.
+fn scaled_up(listeners: &[String], slots: u32, first: u16, last: u16) -> Plan {
+    let mut scattered = plan(listeners, slots, first);
+    for workers in first..=last {
+        let weights = Weights::equal(usize::from(workers)).expect("a number of workers");
+        scattered = scattered.rescaled(&weights).expect("enough slots");
+    }
+    let full = plan(listeners, slots, last);
+    let occupants = full.seats().filter_map(|(seat, occupant)| Some((seat, occupant?.clone())));
+    scattered.occupy_all(occupants).expect("ports of nobody else");
+    scattered
 }
 
 /// A case with all that it needs to be measured.

@@ -194,27 +194,51 @@ fn by_hand(plan: &Plan) -> String {
             format!("{family} daddr . tcp dport vmap {{ {} }}", comma_separated(services))
         }
     };
+    if let Some(ports) = plan.guard() {
+        writeln!(
+            chains,
+            "chain guard {{ type filter hook prerouting priority raw; policy accept; th dport {ports} \
+             meta l4proto {{ tcp, udp }} iif != \"lo\" fib daddr type != unicast drop; }}"
+        )
+        .expect("writing to a string");
+    }
     format!(
         "table {family} by_hand {{\n{chains}\nchain prerouting {{\n\
          type nat hook prerouting priority dstnat; policy accept;\n{rule}\n}}\n}}\n"
     )
 }
 
-/// `redirect to :jhash ip saddr mod 2 seed 0x1 map { 0 : 20000, 1 : 20001 }`
+/// `redirect to :jhash ip saddr mod 2 seed 0x1 map { 0 : 20000, 1 : 20001 }`, with the shortest map that
+/// does the same: one key for several slots, or ranges of them.
 fn redirect(plan: &Plan, public_port: usize, is_v6: bool) -> String {
     let Partition::Hash { slots, seed, .. } = *plan.partition() else {
         unreachable!("all plans here are by hash");
     };
     let port_of = |slot| {
         let seat = plan.assignment().seat_of(Slot(slot));
-        plan.occupant(seat).expect("every seat is held").ports[public_port]
+        plan.occupant(seat).expect("every seat is held").ports[public_port].number()
     };
     let source = if is_v6 { "@nh,64,64" } else { "ip saddr" };
-    let map = comma_separated((0..slots).map(|slot| format!("{slot} : {}", port_of(slot))));
-    if slots == 1 {
-        return format!("redirect to :{}", port_of(0));
+    let all: Vec<u16> = (0..slots).map(port_of).collect();
+    let is_uniform = |in_key: &usize| {
+        all.len() % in_key == 0 && all.chunks(*in_key).all(|key| key.iter().all(|it| *it == key[0]))
+    };
+    let in_key = (1..=all.len()).rev().find(is_uniform).expect("1 divides every number");
+    let keys: Vec<(usize, u16)> = all.into_iter().step_by(in_key).enumerate().collect();
+    let runs: Vec<_> = keys.chunk_by(|(_, one), (_, other)| one == other).collect();
+    let map = match runs.len() <= 64 && runs.len() * 16 <= keys.len() {
+        true => comma_separated(runs.iter().map(|run| {
+            let ((first, port), (last, _)) = (run[0], run[run.len() - 1]);
+            format!("{first}-{last} : {port}")
+        })),
+        false => comma_separated(keys.iter().map(|(key, port)| format!("{key} : {port}"))),
+    };
+    match keys.as_slice() {
+        [(_, port)] => format!("redirect to :{port}"),
+        keys => {
+            format!("redirect to :jhash {source} mod {} seed {seed:#x} map {{ {map} }}", keys.len())
+        }
     }
-    format!("redirect to :jhash {source} mod {slots} seed {seed:#x} map {{ {map} }}")
 }
 
 fn comma_separated(items: impl Iterator<Item = String>) -> String {

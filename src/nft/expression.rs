@@ -41,6 +41,14 @@ const NFTA_BITWISE_OP: u16 = 6;
 /// `NFT_BITWISE_BOOL`: the operation that kernels before 5.6 knew, and did not name.
 const BITWISE_BOOL: u32 = 0;
 
+const NFTA_BYTEORDER_SREG: u16 = 1;
+const NFTA_BYTEORDER_DREG: u16 = 2;
+const NFTA_BYTEORDER_OP: u16 = 3;
+const NFTA_BYTEORDER_LEN: u16 = 4;
+const NFTA_BYTEORDER_SIZE: u16 = 5;
+/// `NFT_BYTEORDER_HTON`.
+const TO_NETWORK_ORDER: u32 = 1;
+
 const NFTA_LOOKUP_SET: u16 = 1;
 const NFTA_LOOKUP_SREG: u16 = 2;
 const NFTA_LOOKUP_DREG: u16 = 3;
@@ -50,9 +58,6 @@ const NFTA_IMMEDIATE_DATA: u16 = 2;
 
 const NFTA_DATA_VERDICT: u16 = 2;
 const NFTA_VERDICT_CODE: u16 = 1;
-const NFTA_VERDICT_CHAIN: u16 = 2;
-/// `NFT_GOTO`.
-const GOTO: i32 = -4;
 /// `NF_DROP`.
 const DROP: u32 = 0;
 /// `NFT_REG_VERDICT`.
@@ -208,6 +213,10 @@ pub(super) enum Expression {
         modulus: u32,
         seed: u32,
     },
+    /// The number in a register, 32 bits, in network order in place of the host's.
+    ToNetworkOrder {
+        register: Register,
+    },
     Lookup {
         key: Register,
         set: Name,
@@ -229,9 +238,6 @@ pub(super) enum Expression {
     Redirect {
         port: Register,
     },
-    Goto {
-        chain: Name,
-    },
     Drop,
 }
 
@@ -252,11 +258,12 @@ impl Expression {
             Self::LoadPayload { .. } => "payload",
             Self::And { .. } => "bitwise",
             Self::Hash { .. } => "hash",
+            Self::ToNetworkOrder { .. } => "byteorder",
             Self::Lookup { .. } => "lookup",
             Self::LoadAddressType { .. } => "fib",
             Self::Counter => "counter",
             Self::CountIn { .. } => "objref",
-            Self::LoadPort { .. } | Self::Goto { .. } | Self::Drop => "immediate",
+            Self::LoadPort { .. } | Self::Drop => "immediate",
             Self::Redirect { .. } => "redir",
         }
     }
@@ -297,6 +304,13 @@ impl Expression {
                 put_u32(buffer, NFTA_HASH_OFFSET, 0);
                 put_u32(buffer, NFTA_HASH_TYPE, NFT_HASH_JENKINS);
             }
+            Self::ToNetworkOrder { register } => {
+                put_u32(buffer, NFTA_BYTEORDER_SREG, register.number());
+                put_u32(buffer, NFTA_BYTEORDER_DREG, register.number());
+                put_u32(buffer, NFTA_BYTEORDER_OP, TO_NETWORK_ORDER);
+                put_u32(buffer, NFTA_BYTEORDER_LEN, 4);
+                put_u32(buffer, NFTA_BYTEORDER_SIZE, 4);
+            }
             Self::Lookup { key, set, found } => {
                 put_name(buffer, NFTA_LOOKUP_SET, *set);
                 put_u32(buffer, NFTA_LOOKUP_SREG, key.number());
@@ -324,8 +338,7 @@ impl Expression {
                 put_u32(buffer, NFTA_REDIR_REG_PROTO_MIN, port.number());
                 put_u32(buffer, NFTA_REDIR_FLAGS, PORT_SPECIFIED);
             }
-            Self::Goto { chain } => emit_verdict(buffer, GOTO.cast_unsigned(), Some(*chain)),
-            Self::Drop => emit_verdict(buffer, DROP, None),
+            Self::Drop => emit_drop(buffer),
         }
     }
 
@@ -353,14 +366,11 @@ impl Expression {
     }
 }
 
-fn emit_verdict(buffer: &mut Vec<u8>, code: u32, chain: Option<Name>) {
+fn emit_drop(buffer: &mut Vec<u8>) {
     put_u32(buffer, NFTA_IMMEDIATE_DREG, VERDICT_REGISTER);
     nest(buffer, NFTA_IMMEDIATE_DATA, |buffer| {
         nest(buffer, NFTA_DATA_VERDICT, |buffer| {
-            put_u32(buffer, NFTA_VERDICT_CODE, code);
-            if let Some(chain) = chain {
-                put_name(buffer, NFTA_VERDICT_CHAIN, chain);
-            }
+            put_u32(buffer, NFTA_VERDICT_CODE, DROP);
         });
     });
 }
@@ -462,9 +472,6 @@ fn parse_immediate(attributes: &[Immediate]) -> Option<Expression> {
 
 fn parse_verdict(verdict: &[VerdictAttribute]) -> Option<Expression> {
     match verdict {
-        [VerdictAttribute::Code(WireVerdict::Goto), VerdictAttribute::Chain(chain)] => {
-            Some(Expression::Goto { chain: Name::new(chain)? })
-        }
         [VerdictAttribute::Code(WireVerdict::Other(DROP))] => Some(Expression::Drop),
         _ => None,
     }
@@ -491,6 +498,15 @@ fn parse_other(name: &str, attributes: &[DefaultNla]) -> Option<Expression> {
                 // The kernel tells the seed only if it was given, and ours always are.
                 seed: number(NFTA_HASH_SEED)?,
             })
+        }
+        "byteorder"
+            if number(NFTA_BYTEORDER_OP)? == TO_NETWORK_ORDER
+                && number(NFTA_BYTEORDER_LEN)? == 4
+                && number(NFTA_BYTEORDER_SIZE)? == 4 =>
+        {
+            let to = register(NFTA_BYTEORDER_DREG)?;
+            let in_place = register(NFTA_BYTEORDER_SREG)? == to;
+            in_place.then_some(Expression::ToNetworkOrder { register: to })
         }
         "redir" if number(NFTA_REDIR_FLAGS)? == PORT_SPECIFIED => {
             let port = register(NFTA_REDIR_REG_PROTO_MIN)?;

@@ -3,11 +3,13 @@
 //! Other bytecode would do the same; but nft aborts on an assertion, for everyone on the host, when
 //! it lists some of what it would not have written.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 use netlink_packet_netfilter::nftables::MetaKey;
 
 use super::expression::{Bytes, Expression, Found, Header, Register, Relation};
-use crate::plan::{Port, PortRange, Protocol};
-use crate::ruleset::{ChainName, CounterName, Family, Note, Rule, SetName, low_v4, low_v6};
+use crate::plan::{Listener, Port, PortRange, Protocol};
+use crate::ruleset::{CounterName, Family, Note, Rule, Scope, SetName, low_v4, low_v6};
 
 /// `RTN_UNICAST`, `RTN_LOCAL` (include/uapi/linux/rtnetlink.h).
 const UNICAST: u32 = 1;
@@ -22,10 +24,8 @@ const FIRST: Register = Register(0);
 /// The expressions of a rule.
 pub(super) fn emit(rule: &Rule) -> Vec<Expression> {
     match rule {
-        Rule::Dispatch { family } => emit_dispatch(*family),
-        Rule::DispatchWildcard { family } => emit_wildcard(*family),
-        Rule::Hash { family, modulus, seed, map, .. } => emit_hash(*family, *modulus, *seed, *map),
-        Rule::Mask { family, slots, map } => emit_mask(*family, *slots, *map),
+        Rule::Hash { scope, modulus, seed, map, .. } => emit_hash(*scope, *modulus, *seed, *map),
+        Rule::Mask { scope, slots, map } => emit_mask(*scope, *slots, *map),
         Rule::Redirect { protocol, counter, public, worker, .. } => {
             emit_redirect(*protocol, *counter, *public, *worker)
         }
@@ -74,57 +74,93 @@ fn goto_verdict_of(map: SetName) -> Expression {
     Expression::Lookup { key: FIRST, set: map.into(), found: Found::Verdict }
 }
 
-fn goto_balance() -> Expression {
-    Expression::Goto { chain: ChainName::Balance.into() }
+/// The conditions that a connection is one of these, and one of their family.
+///
+/// `family_first` for a rule that asks for the family by itself. In others nft asks for it just
+/// before the first look at an address, and where it lists the rule it says nothing of it: so behind
+/// the other conditions of a wildcard, whose addresses are those of the clients.
+fn emit_scope(scope: Scope, family_first: bool) -> Vec<Expression> {
+    let family = scope.family();
+    let mut conditions = vec![];
+    let is_late = scope.is_wildcard() && !family_first;
+    if !is_late {
+        conditions.extend(is_family(family));
+    }
+    match scope {
+        Scope::All(_) => {}
+        Scope::Listeners(_) => {
+            conditions.push(load_destination(family));
+            conditions.extend(load_service(Register(address_length(family) / 4)));
+            conditions.push(is_in(SetName::Listeners(family)));
+        }
+        Scope::Wildcards(_) => {
+            conditions.extend(load_service(FIRST));
+            conditions.push(is_in(SetName::Wildcards(family)));
+        }
+        Scope::Listener(listener) => {
+            if !listener.is_wildcard() {
+                let address = match listener.address() {
+                    IpAddr::V4(v4) => v4.octets().into(),
+                    IpAddr::V6(v6) => v6.octets().into(),
+                };
+                conditions.extend([load_destination(family), is_equal(address)]);
+            }
+            conditions.extend(is_protocol(listener.protocol()));
+            conditions.extend([LOAD_PORT, is_port(listener.port())]);
+        }
+    }
+    if scope.is_wildcard() {
+        conditions.push(Expression::LoadAddressType { to: FIRST });
+        conditions.push(is_equal(LOCAL.to_ne_bytes().into()));
+    }
+    if is_late {
+        conditions.extend(is_family(family));
+    }
+    conditions
 }
 
-fn emit_dispatch(family: Family) -> Vec<Expression> {
-    let (offset, length) = match family {
-        Family::V4 => (16, 4),
-        Family::V6 => (24, 16),
+const fn address_length(family: Family) -> u32 {
+    match family {
+        Family::V4 => 4,
+        Family::V6 => 16,
+    }
+}
+
+fn load_destination(family: Family) -> Expression {
+    let offset = match family {
+        Family::V4 => 16,
+        Family::V6 => 24,
     };
-    let address = Expression::LoadPayload { header: Header::Network, offset, length, to: FIRST };
-    let mut rule = is_family(family).to_vec();
-    rule.push(address);
-    rule.extend(load_service(Register(length / 4)));
-    rule.extend([is_in(SetName::Listeners(family)), goto_balance()]);
-    rule
+    let length = address_length(family);
+    Expression::LoadPayload { header: Header::Network, offset, length, to: FIRST }
 }
 
-fn emit_wildcard(family: Family) -> Vec<Expression> {
-    let mut rule = is_family(family).to_vec();
-    rule.extend(load_service(FIRST));
-    rule.push(is_in(SetName::Wildcards(family)));
-    rule.push(Expression::LoadAddressType { to: FIRST });
-    rule.push(is_equal(LOCAL.to_ne_bytes().into()));
-    rule.push(goto_balance());
-    rule
-}
-
-fn emit_hash(family: Family, modulus: u32, seed: u32, map: SetName) -> Vec<Expression> {
+fn emit_hash(scope: Scope, modulus: u32, seed: u32, map: SetName) -> Vec<Expression> {
     /// nft keeps the hash's input apart from its result, in `NFT_REG_2`.
     const INPUT: Register = Register(4);
-    let (offset, length) = match family {
+    let (offset, length) = match scope.family() {
         Family::V4 => (12, 4),
         Family::V6 => (8, 8),
     };
-    let mut rule = is_family(family).to_vec();
+    // That half of an address is bytes to nft, and of no family.
+    let mut rule = emit_scope(scope, scope.family() == Family::V6);
     rule.push(Expression::LoadPayload { header: Header::Network, offset, length, to: INPUT });
     rule.push(Expression::Hash { from: INPUT, to: FIRST, length, modulus, seed });
+    if matches!(map, SetName::SlotRanges(_)) {
+        // The kernel orders keys by their bytes.
+        rule.push(Expression::ToNetworkOrder { register: FIRST });
+    }
     rule.push(goto_verdict_of(map));
     rule
 }
 
-fn emit_mask(family: Family, slots: u32, map: SetName) -> Vec<Expression> {
-    let (offset, mask) = match family {
+fn emit_mask(scope: Scope, slots: u32, map: SetName) -> Vec<Expression> {
+    let (offset, mask) = match scope.family() {
         Family::V4 => (12, low_v4(slots - 1).octets().into()),
         Family::V6 => (8, low_v6(slots - 1).octets().into()),
     };
-    let length = match family {
-        Family::V4 => 4,
-        Family::V6 => 16,
-    };
-    let mut rule = is_family(family).to_vec();
+    let length = address_length(scope.family());
+    let mut rule = emit_scope(scope, false);
     rule.push(Expression::LoadPayload { header: Header::Network, offset, length, to: FIRST });
     rule.push(Expression::And { register: FIRST, mask });
     rule.push(goto_verdict_of(map));
@@ -136,6 +172,10 @@ fn is_protocol(protocol: Protocol) -> [Expression; 2] {
         Expression::LoadMeta { key: MetaKey::L4Proto, to: FIRST },
         is_equal([protocol.number()].into()),
     ]
+}
+
+fn is_port(port: Port) -> Expression {
+    is_equal(port.number().to_be_bytes().into())
 }
 
 /// The destination port: at the same place in tcp and udp.
@@ -153,7 +193,7 @@ fn emit_redirect(
         load_protocol,
         is_protocol,
         LOAD_PORT,
-        is_equal(public.number().to_be_bytes().into()),
+        is_port(public),
         Expression::CountIn { counter: counter.into() },
         Expression::LoadPort { port: worker, to: FIRST },
         Expression::Redirect { port: FIRST },
@@ -176,13 +216,13 @@ fn emit_guard(protocol: Protocol, ports: PortRange) -> Vec<Expression> {
     let compare = |relation, value| Expression::Compare { register: FIRST, relation, value };
     let [load_protocol, is_protocol] = is_protocol(protocol);
     vec![
-        Expression::LoadMeta { key: MetaKey::Iif, to: FIRST },
-        compare(Relation::NotEqual, LOOPBACK.to_ne_bytes().into()),
-        load_protocol,
-        is_protocol,
         LOAD_PORT,
         compare(Relation::AtLeast, ports.first().number().to_be_bytes().into()),
         compare(Relation::AtMost, ports.last().number().to_be_bytes().into()),
+        load_protocol,
+        is_protocol,
+        Expression::LoadMeta { key: MetaKey::Iif, to: FIRST },
+        compare(Relation::NotEqual, LOOPBACK.to_ne_bytes().into()),
         Expression::LoadAddressType { to: FIRST },
         compare(Relation::NotEqual, UNICAST.to_ne_bytes().into()),
         Expression::Drop,
@@ -201,13 +241,11 @@ fn candidate(expressions: &[Expression], note: Option<Note>) -> Option<Rule> {
         Some(Note::Generation(generation)) => Some(generation),
         _ => None,
     };
-    let family = || family_of(expressions);
-    let set = || {
-        expressions.iter().find_map(|expression| match expression {
-            Expression::Lookup { set, .. } => SetName::parse(set.as_str()),
-            _ => None,
-        })
+    let set = || match expressions.iter().rfind(|it| matches!(it, Expression::Lookup { .. }))? {
+        Expression::Lookup { set, .. } => SetName::parse(set.as_str()),
+        _ => None,
     };
+    let scope = || scope_of(expressions);
     match expressions {
         [Expression::Counter, Expression::Drop] => Some(Rule::Drop { generation: generation? }),
         [
@@ -239,44 +277,80 @@ fn candidate(expressions: &[Expression], note: Option<Note>) -> Option<Rule> {
         }),
         [
             _,
-            _,
-            _,
-            Expression::Compare { value: protocol, .. },
-            _,
             Expression::Compare { value: first, .. },
             Expression::Compare { value: last, .. },
+            _,
+            Expression::Compare { value: protocol, .. },
             ..,
             Expression::Drop,
         ] => {
             let ports = PortRange::new(port_of(first)?, port_of(last)?)?;
             Some(Rule::Guard { protocol: protocol_of(protocol)?, ports })
         }
-        [.., Expression::Hash { modulus, seed, .. }, Expression::Lookup { .. }] => {
+        [.., Expression::Hash { modulus, seed, .. }, Expression::Lookup { .. }]
+        | [
+            ..,
+            Expression::Hash { modulus, seed, .. },
+            Expression::ToNetworkOrder { .. },
+            Expression::Lookup { .. },
+        ] => {
             let (modulus, seed) = (*modulus, *seed);
-            Some(Rule::Hash { family: family()?, modulus, seed, map: set()?, note: note? })
+            Some(Rule::Hash { scope: scope()?, modulus, seed, map: set()?, note: note? })
         }
         [.., Expression::And { mask, .. }, Expression::Lookup { .. }] => {
             let slots = slots_of_mask(mask.as_bytes())?;
-            Some(Rule::Mask { family: family()?, slots, map: set()? })
+            Some(Rule::Mask { scope: scope()?, slots, map: set()? })
         }
-        [.., Expression::Goto { .. }] => match set()? {
-            SetName::Listeners(family) => Some(Rule::Dispatch { family }),
-            SetName::Wildcards(family) => Some(Rule::DispatchWildcard { family }),
-            _ => None,
-        },
         _ => None,
     }
 }
 
-fn family_of(expressions: &[Expression]) -> Option<Family> {
-    match expressions {
-        [
-            Expression::LoadMeta { key: MetaKey::Nfproto, .. },
-            Expression::Compare { value, .. },
-            ..,
-        ] => Family::ALL.into_iter().find(|family| value.as_bytes() == [nfproto(*family)]),
+/// The connections that such a rule takes, if it is one of ours.
+fn scope_of(expressions: &[Expression]) -> Option<Scope> {
+    let family = family_of(expressions)?;
+    let first_set = expressions.iter().find_map(|expression| match expression {
+        Expression::Lookup { set, .. } => SetName::parse(set.as_str()),
         _ => None,
+    });
+    match first_set? {
+        SetName::Listeners(_) => Some(Scope::Listeners(family)),
+        SetName::Wildcards(_) => Some(Scope::Wildcards(family)),
+        _ => match expressions.iter().position(|expression| *expression == LOAD_PORT) {
+            None => Some(Scope::All(family)),
+            Some(place) => listener_of(&expressions[..place], expressions.get(place + 1)?, family),
+        },
     }
+}
+
+/// The listener that the conditions up to that on the port, and that one, tell.
+fn listener_of(before: &[Expression], port: &Expression, family: Family) -> Option<Scope> {
+    let Expression::Compare { value: port, .. } = port else { return None };
+    let [address @ .., _, Expression::Compare { value: protocol, .. }] = before else {
+        return None;
+    };
+    let address: IpAddr = match (address, family) {
+        (
+            [.., Expression::LoadPayload { .. }, Expression::Compare { value: address, .. }],
+            Family::V4,
+        ) => <[u8; 4]>::try_from(address.as_bytes()).ok()?.into(),
+        (
+            [.., Expression::LoadPayload { .. }, Expression::Compare { value: address, .. }],
+            Family::V6,
+        ) => <[u8; 16]>::try_from(address.as_bytes()).ok()?.into(),
+        (_, Family::V4) => Ipv4Addr::UNSPECIFIED.into(),
+        (_, Family::V6) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let listener = Listener::new(protocol_of(protocol)?, address, port_of(port)?).ok()?;
+    Some(Scope::Listener(listener))
+}
+
+fn family_of(expressions: &[Expression]) -> Option<Family> {
+    expressions.windows(2).find_map(|pair| match pair {
+        [Expression::LoadMeta { key: MetaKey::Nfproto, .. }, Expression::Compare { value, .. }] => {
+            Family::ALL.into_iter().find(|family| value.as_bytes() == [nfproto(*family)])
+        }
+        _ => None,
+    })
 }
 
 fn protocol_of(value: &Bytes) -> Option<Protocol> {

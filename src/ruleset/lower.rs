@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 
 use super::object::{
-    Chain, ChainName, CounterName, Elements, Family, Note, Rule, Ruleset, Set, SetName, TableName,
+    Chain, ChainName, CounterName, Elements, Family, Note, Rule, Ruleset, Scope, Set, SetName,
+    TableName,
 };
 use crate::plan::{Listener, Occupant, Partition, Plan, Protocol, Seat};
 
@@ -11,7 +12,7 @@ use crate::plan::{Listener, Occupant, Partition, Plan, Protocol, Seat};
 pub fn lower(plan: &Plan) -> Ruleset {
     let mut sets = listener_sets(plan);
     let slots = slot_maps(plan);
-    let balance = balance_rules(plan, slots.iter().map(|map| map.name));
+    let slot_names: Vec<SetName> = slots.iter().map(|map| map.name).collect();
     sets.extend(slots);
     let survivors = survivors_map(plan);
     let survivors_name = survivors.as_ref().map(|map| map.name);
@@ -26,14 +27,18 @@ pub fn lower(plan: &Plan) -> Ruleset {
         })
         .collect();
     sets.extend(ports);
-    chains.push(Chain { name: ChainName::Balance, rules: balance });
-    chains.push(Chain { name: ChainName::Prerouting, rules: dispatch_rules(plan) });
-    if plan.has_local_clients() {
-        chains.push(Chain { name: ChainName::Output, rules: dispatch_rules(plan) });
-    }
-    if plan.guard().is_some() {
-        chains.push(Chain { name: ChainName::Guard, rules: guard_rules(plan) });
-    }
+    let others = [
+        (!plan.is_admitting()).then_some(ChainName::Closed),
+        Some(ChainName::Prerouting),
+        plan.has_local_clients().then_some(ChainName::Output),
+        plan.guard().map(|_| ChainName::Guard),
+    ];
+    chains.extend(
+        others
+            .into_iter()
+            .flatten()
+            .map(|name| Chain { name, rules: rules_beside_seats(plan, name, &slot_names) }),
+    );
     let counters = plan.seats().map(|(seat, _)| CounterName(seat)).collect();
     Ruleset { table: TableName::of(plan.name()), counters, sets, chains }
 }
@@ -42,17 +47,10 @@ pub fn lower(plan: &Plan) -> Ruleset {
 pub(super) fn families(plan: &Plan) -> impl Iterator<Item = Family> {
     Family::ALL
         .into_iter()
-        .filter(|family| plan.listeners().iter().any(|l| family_of(l) == *family))
+        .filter(|family| plan.listeners().iter().any(|l| Family::of(l) == *family))
 }
 
-fn family_of(listener: &Listener) -> Family {
-    match listener.address() {
-        IpAddr::V4(_) => Family::V4,
-        IpAddr::V6(_) => Family::V6,
-    }
-}
-
-/// The sets of listeners and of wildcard listeners, those of them that have elements.
+/// The sets of listeners and of wildcard listeners. Few have rules without.
 fn listener_sets(plan: &Plan) -> Vec<Set> {
     let (mut v4, mut v6) = (vec![], vec![]);
     let (mut any4, mut any6) = (vec![], vec![]);
@@ -75,15 +73,22 @@ fn listener_sets(plan: &Plan) -> Vec<Set> {
         (SetName::Wildcards(Family::V4), Elements::Services(any4)),
         (SetName::Wildcards(Family::V6), Elements::Services(any6)),
     ];
-    let filled = sets.into_iter().filter(|(_, elements)| !elements.is_empty());
-    filled.map(|(name, elements)| Set { name, elements }).collect()
+    let needed = sets.into_iter().filter(|(_, elements)| elements.len() > MOST_RULES);
+    needed.map(|(name, elements)| Set { name, elements }).collect()
 }
 
 /// The maps from slots to seats.
 pub(super) fn slot_maps(plan: &Plan) -> Vec<Set> {
     let table = || plan.assignment().table().to_vec();
     match plan.partition() {
-        Partition::Hash { .. } => vec![Set::map(SetName::Slots, Elements::Seats(table()))],
+        Partition::Hash { .. } => {
+            let table = plan.assignment().table();
+            let keys: Vec<Seat> = table.iter().step_by(slots_in_key(table)).copied().collect();
+            vec![match ranges(&keys) {
+                Some(ranges) => Set::map(SetName::SlotRanges, Elements::SeatRanges(ranges)),
+                None => Set::map(SetName::Slots, Elements::Seats(keys)),
+            }]
+        }
         Partition::Mask { .. } => families(plan)
             .map(|family| {
                 let elements = match family {
@@ -94,6 +99,53 @@ pub(super) fn slot_maps(plan: &Plan) -> Vec<Set> {
             })
             .collect(),
     }
+}
+
+/// How many slots, that follow each other, one key of the map can stand for: as many as all runs of
+/// slots with one seat are made of.
+///
+/// The kernel takes the upper half of the product of hash and modulus (`reciprocal_scale`). So a
+/// modulus that is a `k`th of another gives for each client the `k`th of what that gives, rounded
+/// down: the slots of a new assignment to 8 equal seats, however many, are the 8 keys of a hash
+/// that each connection finds in the processor's caches.
+fn slots_in_key(table: &[Seat]) -> usize {
+    let runs = table.chunk_by(|one, other| one == other).map(<[Seat]>::len);
+    runs.reduce(greatest_common_divisor).unwrap_or(1)
+}
+
+fn greatest_common_divisor(one: usize, other: usize) -> usize {
+    match other {
+        0 => one,
+        _ => greatest_common_divisor(other, one % other),
+    }
+}
+
+/// The most ranges, and the fewest keys for each, that are looked up as ranges.
+///
+/// The kernel keeps ranges in a tree (`nft_set_rbtree.c`), two nodes for each: to find a key among 64
+/// takes it seven or eight steps in memory that stays in the processor's caches. A hash table takes
+/// two steps, but of a large one each connection touches two other lines of memory. The tree
+/// is no slower from some 1,024 keys on, and costs no more where there are more. A commit is short
+/// as well: the kernel looks at every element of a map that leads to chains, at each one.
+const MOST_RANGES: usize = 64;
+const KEYS_IN_RANGE: usize = 16;
+
+/// Runs of keys with one seat: the last key and the seat of each; `None` where a hash table with
+/// every key is better.
+///
+/// A new assignment has one for each seat, and scaling breaks each in two at most.
+fn ranges(keys: &[Seat]) -> Option<Vec<(u32, Seat)>> {
+    let most = MOST_RANGES.min(keys.len() / KEYS_IN_RANGE);
+    let mut next = 0;
+    let mut ranges = vec![];
+    for run in keys.chunk_by(|one, other| one == other) {
+        if ranges.len() == most {
+            return None;
+        }
+        next += u32::try_from(run.len()).expect("at most Partition::MAX_SLOTS");
+        ranges.push((next - 1, run[0]));
+    }
+    Some(ranges)
 }
 
 /// The map over which the clients of vacant seats spread: none while no seat is vacant, or all.
@@ -124,47 +176,68 @@ pub(super) fn survivors(plan: &Plan) -> Option<Vec<Seat>> {
     (some_vacant && !survivors.is_empty()).then_some(survivors)
 }
 
-/// The rules that pick the connections to our listeners; none while the plan admits none.
-pub(super) fn dispatch_rules(plan: &Plan) -> Vec<Rule> {
-    if !plan.is_admitting() {
-        return vec![];
+/// The rules of a chain that is none of a seat. `slots` are the names of the plan's [`slot_maps`].
+pub(super) fn rules_beside_seats(plan: &Plan, chain: ChainName, slots: &[SetName]) -> Vec<Rule> {
+    match chain {
+        ChainName::Prerouting | ChainName::Output if plan.is_admitting() => {
+            dispatch_rules(plan, slots)
+        }
+        ChainName::Closed => dispatch_rules(plan, slots),
+        ChainName::Guard => guard_rules(plan),
+        ChainName::Prerouting | ChainName::Output | ChainName::Seat(_) => vec![],
     }
-    let has = |family, wildcard| {
-        plan.listeners().iter().any(|l| family_of(l) == family && l.is_wildcard() == wildcard)
+}
+
+/// The rules that pick the connections to our listeners and send each to the chain of its seat.
+fn dispatch_rules(plan: &Plan, slots: &[SetName]) -> Vec<Rule> {
+    let is_for = |map: &SetName, scope: Scope| match map {
+        SetName::MaskedSlots(family, _) => *family == scope.family(),
+        // One for both families.
+        _ => true,
     };
-    let named = Family::ALL.into_iter().filter(|family| has(*family, false));
-    let wildcard = Family::ALL.into_iter().filter(|family| has(*family, true));
-    named
-        .map(|family| Rule::Dispatch { family })
-        .chain(wildcard.map(|family| Rule::DispatchWildcard { family }))
-        .collect()
+    let table = plan.assignment().table();
+    let keys = u32::try_from(table.len() / slots_in_key(table)).expect("at most MAX_SLOTS");
+    let rule = |scope: Scope| {
+        let map = *slots.iter().find(|map| is_for(map, scope))?;
+        Some(match *plan.partition() {
+            Partition::Hash { slots, seed } => {
+                let seats = u16::try_from(plan.seats().len()).expect("at most MAX_SEATS");
+                let note = Note::Seats { seats, slots };
+                Rule::Hash { scope, modulus: keys, seed, map, note }
+            }
+            Partition::Mask { slots } => Rule::Mask { scope, slots, map },
+        })
+    };
+    scopes(plan).into_iter().filter_map(rule).collect()
+}
+
+/// The most listeners of one kind that have a rule each: two rules without a set cost a packet less
+/// than a lookup.
+const MOST_RULES: usize = 2;
+
+/// The connections to our listeners, each part as a rule of its own takes it.
+fn scopes(plan: &Plan) -> Vec<Scope> {
+    let scopes = |(family, wildcard)| {
+        let listeners = plan.listeners().iter();
+        let of_kind = listeners.filter(|l| (Family::of(l), l.is_wildcard()) == (family, wildcard));
+        let mut of_kind: Vec<Listener> = of_kind.copied().collect();
+        of_kind.sort_unstable();
+        match (of_kind.len() > MOST_RULES, wildcard) {
+            (false, _) => of_kind.into_iter().map(Scope::Listener).collect(),
+            (true, false) => vec![Scope::Listeners(family)],
+            (true, true) => vec![Scope::Wildcards(family)],
+        }
+    };
+    // Of the rules for wildcards that for IPv6 sees at once whether a packet is for it, the other
+    // one only behind its other conditions (see nft's room).
+    let (v4, v6) = (Family::V4, Family::V6);
+    [(v4, false), (v6, false), (v6, true), (v4, true)].into_iter().flat_map(scopes).collect()
 }
 
 /// The rules that drop what other hosts send to worker ports.
-pub(super) fn guard_rules(plan: &Plan) -> Vec<Rule> {
+fn guard_rules(plan: &Plan) -> Vec<Rule> {
     let Some(ports) = plan.guard() else { return vec![] };
     Protocol::ALL.into_iter().map(|protocol| Rule::Guard { protocol, ports }).collect()
-}
-
-/// The rules that send a connection to the chain of its seat.
-///
-/// `maps` are the names of its [`slot_maps`].
-pub(super) fn balance_rules(plan: &Plan, maps: impl Iterator<Item = SetName>) -> Vec<Rule> {
-    let note = Note::Seats(u16::try_from(plan.seats().len()).expect("at most MAX_SEATS"));
-    match *plan.partition() {
-        Partition::Hash { slots: modulus, seed } => {
-            let rule = |map| {
-                let of_family = move |family| Rule::Hash { family, modulus, seed, map, note };
-                families(plan).map(of_family)
-            };
-            // One for both families.
-            maps.flat_map(rule).collect()
-        }
-        Partition::Mask { slots } => {
-            let of_family = families(plan).zip(maps);
-            of_family.map(|(family, map)| Rule::Mask { family, slots, map }).collect()
-        }
-    }
 }
 
 /// The rules of a seat: to its worker, or to the survivors, or nowhere.
@@ -211,12 +284,13 @@ fn redirect_rules(
 }
 
 /// The rules of a vacant seat.
-///
 fn vacant_rules(plan: &Plan, survivors: Option<SetName>) -> Vec<Rule> {
     let generation = plan.generation();
     let Some(map) = survivors else { return vec![Rule::Drop { generation }] };
     let modulus = u32::try_from(plan.survivors().count()).expect("at most MAX_SEATS");
     let seed = plan.partition().spread_seed();
     let note = Note::Generation(generation);
-    families(plan).map(|family| Rule::Hash { family, modulus, seed, map, note }).collect()
+    families(plan)
+        .map(|family| Rule::Hash { scope: Scope::All(family), modulus, seed, map, note })
+        .collect()
 }

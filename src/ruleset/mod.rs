@@ -21,8 +21,8 @@ pub(crate) use model::{Refusal, Table};
 pub(crate) use name::Name;
 pub(crate) use object::PRIORITY_DSTNAT;
 pub use object::{
-    Base, Chain, ChainName, CounterName, Digest, Elements, Family, Hook, Note, Rule, Ruleset, Set,
-    SetName, TableName, Tally,
+    Base, Chain, ChainName, CounterName, Digest, Elements, Family, Hook, Note, Rule, Ruleset,
+    Scope, Set, SetName, TableName, Tally,
 };
 pub use raise::{RaiseError, raise};
 pub use stale::Stale;

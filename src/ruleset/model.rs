@@ -116,17 +116,16 @@ impl Table {
                 }
             }
             Operation::DeleteSet(name) => {
-                if self.rules().any(|rule| sets_in(rule) == Some(*name)) {
+                if self.rules().any(|rule| sets_in(rule).any(|set| set == *name)) {
                     return Err(Refusal::Busy);
                 }
                 self.sets.remove(name).ok_or(Refusal::Missing)?;
             }
             Operation::AddRule(chain, rule) => {
-                let has_set = sets_in(rule).is_none_or(|set| self.sets.contains_key(&set));
-                let has_chain = goto_in(rule).is_none_or(|chain| self.chains.contains_key(&chain));
+                let has_sets = sets_in(rule).all(|set| self.sets.contains_key(&set));
                 let has_counter =
                     counter_in(rule).is_none_or(|counter| self.counters.contains_key(&counter));
-                if !has_set || !has_chain || !has_counter {
+                if !has_sets || !has_counter {
                     return Err(Refusal::Missing);
                 }
                 self.chains.get_mut(chain).ok_or(Refusal::Missing)?.push(rule.clone());
@@ -140,8 +139,7 @@ impl Table {
     }
 
     fn goes_to(&self, chain: ChainName) -> bool {
-        self.rules().any(|rule| goto_in(rule) == Some(chain))
-            || self.sets.values().any(|elements| chains_in(elements).contains(&chain))
+        self.sets.values().any(|elements| chains_in(elements).contains(&chain))
     }
 
     /// `nft_table_validate`: whether a packet could go round in circles. Chains that no base chain
@@ -174,24 +172,18 @@ impl Table {
 
     fn targets_of(&self, chain: ChainName) -> BTreeSet<ChainName> {
         let rules = self.chains.get(&chain).into_iter().flatten();
-        rules
-            .flat_map(|rule| {
-                let of_set = sets_in(rule).and_then(|set| self.sets.get(&set)).map(chains_in);
-                of_set.unwrap_or_default().into_iter().chain(goto_in(rule))
-            })
-            .collect()
+        rules.flat_map(sets_in).filter_map(|set| self.sets.get(&set)).flat_map(chains_in).collect()
     }
 }
 
-/// The set or map that a rule looks something up in.
-fn sets_in(rule: &Rule) -> Option<SetName> {
-    match rule {
-        Rule::Dispatch { family } => Some(SetName::Listeners(*family)),
-        Rule::DispatchWildcard { family } => Some(SetName::Wildcards(*family)),
-        Rule::Hash { map, .. } => Some(*map),
-        Rule::Mask { map, .. } | Rule::RedirectByMap { map, .. } => Some(*map),
-        Rule::Redirect { .. } | Rule::Drop { .. } | Rule::Guard { .. } => None,
-    }
+/// The sets and maps that a rule looks something up in.
+fn sets_in(rule: &Rule) -> impl Iterator<Item = SetName> + use<> {
+    let names = match rule {
+        Rule::Hash { scope, map, .. } | Rule::Mask { scope, map, .. } => [scope.set(), Some(*map)],
+        Rule::RedirectByMap { map, .. } => [None, Some(*map)],
+        Rule::Redirect { .. } | Rule::Drop { .. } | Rule::Guard { .. } => [None, None],
+    };
+    names.into_iter().flatten()
 }
 
 /// The counter that a rule counts in.
@@ -202,17 +194,13 @@ fn counter_in(rule: &Rule) -> Option<CounterName> {
     }
 }
 
-fn goto_in(rule: &Rule) -> Option<ChainName> {
-    match rule {
-        Rule::Dispatch { .. } | Rule::DispatchWildcard { .. } => Some(ChainName::Balance),
-        _ => None,
-    }
-}
-
 fn chains_in(elements: &Elements) -> BTreeSet<ChainName> {
     match elements {
         Elements::Seats(seats) | Elements::MaskedSeats4(seats) | Elements::MaskedSeats6(seats) => {
             seats.iter().copied().map(ChainName::Seat).collect()
+        }
+        Elements::SeatRanges(ranges) => {
+            ranges.iter().map(|(_, seat)| ChainName::Seat(*seat)).collect()
         }
         Elements::Listeners4(_)
         | Elements::Listeners6(_)

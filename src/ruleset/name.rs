@@ -83,7 +83,7 @@ impl From<ChainName> for Name {
             ChainName::Prerouting => name.push(b"prerouting"),
             ChainName::Output => name.push(b"output"),
             ChainName::Guard => name.push(b"guard"),
-            ChainName::Balance => name.push(b"balance"),
+            ChainName::Closed => name.push(b"closed"),
             ChainName::Seat(seat) => name.push_seat(seat),
         }
         name
@@ -106,6 +106,7 @@ impl From<SetName> for Name {
             SetName::Wildcards(Family::V4) => name.push(b"wildcards4"),
             SetName::Wildcards(Family::V6) => name.push(b"wildcards6"),
             SetName::Slots(_) => name.push(b"slots"),
+            SetName::SlotRanges(_) => name.push(b"slot_ranges"),
             SetName::MaskedSlots(Family::V4, _) => name.push(b"slots4"),
             SetName::MaskedSlots(Family::V6, _) => name.push(b"slots6"),
             SetName::Survivors(_) => name.push(b"survivors"),
@@ -139,9 +140,11 @@ impl From<Note> for Name {
                 name.push(b"generation ");
                 name.push_number(generation.0);
             }
-            Note::Seats(count) => {
-                name.push_number(count.into());
-                name.push(b" seats");
+            Note::Seats { seats, slots } => {
+                name.push_number(seats.into());
+                name.push(b" seats, ");
+                name.push_number(slots.into());
+                name.push(b" slots");
             }
         }
         name
@@ -162,7 +165,8 @@ mod tests {
         assert_eq!(Name::from(survivors).as_str(), "survivors_ffffffff");
         let generation = Note::Generation(Generation(u64::MAX));
         assert_eq!(Name::from(generation).as_str(), "generation 18446744073709551615");
-        assert_eq!(Name::from(Note::Seats(u16::MAX)).as_str(), "65535 seats");
+        let seats = Note::Seats { seats: u16::MAX, slots: u32::MAX };
+        assert_eq!(Name::from(seats).as_str(), "65535 seats, 4294967295 slots");
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! The nftables objects that a plan lowers to.
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::name::Name;
-use crate::plan::{ClusterName, Generation, Port, PortRange, Protocol, Seat};
+use crate::plan::{ClusterName, Generation, Listener, Port, PortRange, Protocol, Seat};
 
 /// Everything in the table of one cluster, in one order: sets and chains by name, elements by key.
 /// So two rulesets are equal exactly if the kernel does the same by them.
@@ -32,11 +32,12 @@ impl TableName {
     /// its own. It goes up with every change of the layout that an older version would misread.
     ///
     /// 1: tcp alone, a counter in each redirect. 2: tcp and udp, a guard, a named counter a seat.
-    pub const SCHEMA: u32 = 2;
+    /// 3: no chain between the base chains and those of the seats, several slots by one key.
+    pub const SCHEMA: u32 = 3;
 
     /// The comment of every table of ours: by it, not by its name, a table is known as ours. Ends
     /// with [`Self::SCHEMA`].
-    pub const COMMENT: &str = "ipcluster schema 2";
+    pub const COMMENT: &str = "ipcluster schema 3";
 
     /// The schema of a table with this comment; `None` for the comment of no table of ours.
     pub fn schema(comment: &str) -> Option<u32> {
@@ -114,6 +115,14 @@ pub enum Family {
 impl Family {
     /// Both families.
     pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    /// That of a listener's address.
+    pub fn of(listener: &Listener) -> Self {
+        match listener.address() {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
 }
 
 /// The name of a chain.
@@ -121,9 +130,11 @@ impl Family {
 pub enum ChainName {
     /// Sends a connection to the worker in this seat.
     Seat(Seat),
-    /// Sends a connection to the chain of its seat.
-    Balance,
-    /// The base chain for clients on other hosts: picks the connections to our listeners.
+    /// While the cluster takes no new connections: the rules that the base chains will have when it
+    /// does again. Nothing leads to it.
+    Closed,
+    /// The base chain for clients on other hosts: picks the connections to our listeners, and sends
+    /// each to the chain of its seat.
     Prerouting,
     /// The base chain for clients on this host, where they are balanced as well.
     Output,
@@ -162,7 +173,7 @@ impl ChainName {
             "prerouting" => Some(Self::Prerouting),
             "output" => Some(Self::Output),
             "guard" => Some(Self::Guard),
-            "balance" => Some(Self::Balance),
+            "closed" => Some(Self::Closed),
             _ => {
                 let digits = name.strip_prefix("seat_")?;
                 let seat = Seat(digits.parse().ok()?);
@@ -171,10 +182,10 @@ impl ChainName {
         }
     }
 
-    /// Where the kernel enters it; `None` for one that is reached by `goto` alone.
+    /// Where the kernel enters it; `None` for one that is reached by `goto`, or not at all.
     pub const fn base(self) -> Option<Base> {
         match self {
-            Self::Seat(_) | Self::Balance => None,
+            Self::Seat(_) | Self::Closed => None,
             Self::Prerouting => {
                 Some(Base { kind: "nat", hook: Hook::Prerouting, priority: PRIORITY_DSTNAT })
             }
@@ -206,6 +217,8 @@ pub enum SetName {
     Wildcards(Family),
     /// The hash partition: slot -> seat: `slots_9c1e07aa`.
     Slots(Digest),
+    /// The same, where few ranges make up the table: `slot_ranges_9c1e07aa`.
+    SlotRanges(Digest),
     /// The mask partition: the low bits of the address -> seat: `slots4_9c1e07aa`.
     MaskedSlots(Family, Digest),
     /// The seats over which the clients of vacant seats spread: `survivors_9c1e07aa`.
@@ -228,6 +241,7 @@ impl SetName {
         let digest = Digest::parse(digest)?;
         match what {
             "slots" => Some(Self::Slots(digest)),
+            "slot_ranges" => Some(Self::SlotRanges(digest)),
             "slots4" => Some(Self::MaskedSlots(Family::V4, digest)),
             "slots6" => Some(Self::MaskedSlots(Family::V6, digest)),
             "survivors" => Some(Self::Survivors(digest)),
@@ -245,6 +259,7 @@ impl SetName {
         match self {
             Self::Listeners(_) | Self::Wildcards(_) => None,
             Self::Slots(digest)
+            | Self::SlotRanges(digest)
             | Self::MaskedSlots(_, digest)
             | Self::Survivors(digest)
             | Self::Ports(_, _, digest) => Some(digest),
@@ -295,6 +310,11 @@ impl Digest {
             | Elements::MaskedSeats4(seats)
             | Elements::MaskedSeats6(seats) => {
                 seats.iter().for_each(|seat| mix.add(seat.0.into()));
+            }
+            Elements::SeatRanges(ranges) => {
+                ranges.iter().for_each(|(last, seat)| {
+                    mix.add(u64::from(*last) << 16 | u64::from(seat.0));
+                });
             }
             Elements::Ports(all) => {
                 all.iter().for_each(|(from, to)| mix.add(pair(from.number(), to.number())));
@@ -370,9 +390,12 @@ pub enum Elements {
     Listeners6(Vec<(Ipv6Addr, Protocol, Port)>),
     /// `inet_proto . inet_service`
     Services(Vec<(Protocol, Port)>),
-    /// `typeof numgen inc mod N : verdict`: the place in the list is the key, the value a `goto`
-    /// the seat's chain.
+    /// `typeof numgen inc mod N : verdict`: the place in the list is the key, of one slot or of several
+    /// that follow each other; the value a `goto` the seat's chain.
     Seats(Vec<Seat>),
+    /// The same with `flags interval`: the last key of each range and the seat of all its keys. The
+    /// first range begins with 0, each other one behind the one before.
+    SeatRanges(Vec<(u32, Seat)>),
     /// `ipv4_addr : verdict`: the place in the list, as the low bits of an address, is the key.
     MaskedSeats4(Vec<Seat>),
     /// `ipv6_addr : verdict`: the place in the list, as the low bits of a /64, is the key.
@@ -382,9 +405,10 @@ pub enum Elements {
 }
 
 impl Elements {
-    /// How many there are.
+    /// How many there are; ranges count as one each.
     pub fn len(&self) -> usize {
         match self {
+            Self::SeatRanges(all) => all.len(),
             Self::Listeners4(all) => all.len(),
             Self::Listeners6(all) => all.len(),
             Self::Services(all) => all.len(),
@@ -408,24 +432,65 @@ pub struct Chain {
     pub rules: Vec<Rule>,
 }
 
+/// Which connections a rule takes, of those that come to its chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// All of this family.
+    All(Family),
+    /// Those to listeners with addresses: `ip daddr . meta l4proto . th dport @listeners4`.
+    Listeners(Family),
+    /// Those to wildcard listeners: `meta l4proto . th dport @wildcards4 fib daddr type local`.
+    Wildcards(Family),
+    /// Those to this listener, one of few of its family with an address or without one: the same
+    /// without a set, `ip daddr 10.9.0.1 tcp dport 80` or `tcp dport 80 fib daddr type local`.
+    Listener(Listener),
+}
+
+impl Scope {
+    /// The family of the connections.
+    pub fn family(self) -> Family {
+        match self {
+            Self::All(family) | Self::Listeners(family) | Self::Wildcards(family) => family,
+            Self::Listener(listener) => Family::of(&listener),
+        }
+    }
+
+    /// The set that tells them.
+    pub const fn set(self) -> Option<SetName> {
+        match self {
+            Self::All(_) | Self::Listener(_) => None,
+            Self::Listeners(family) => Some(SetName::Listeners(family)),
+            Self::Wildcards(family) => Some(SetName::Wildcards(family)),
+        }
+    }
+
+    /// Whether it looks at addresses of its family, so that it takes connections of no other one.
+    pub fn tells_family(self) -> bool {
+        match self {
+            Self::All(_) | Self::Wildcards(_) => false,
+            Self::Listeners(_) => true,
+            Self::Listener(listener) => !listener.is_wildcard(),
+        }
+    }
+
+    /// Whether they are those to any address of this host.
+    pub fn is_wildcard(self) -> bool {
+        match self {
+            Self::All(_) | Self::Listeners(_) => false,
+            Self::Wildcards(_) => true,
+            Self::Listener(listener) => listener.is_wildcard(),
+        }
+    }
+}
+
 /// One rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rule {
-    /// `ip daddr . meta l4proto . th dport @listeners4 goto balance`
-    Dispatch {
-        /// The family of the listeners.
-        family: Family,
-    },
-    /// `meta nfproto ipv4 meta l4proto . th dport @wildcards4 fib daddr type local goto balance`
-    DispatchWildcard {
-        /// The family of the listeners.
-        family: Family,
-    },
     /// `jhash ip saddr mod 1024 seed 0x1 vmap @slots_9c1e07aa`, and the same over the /64 for IPv6.
     Hash {
-        /// The family of the clients.
-        family: Family,
-        /// The number of entries of the map.
+        /// Whose clients.
+        scope: Scope,
+        /// The number of keys of the map: that of the slots, or one for several slots.
         modulus: u32,
         /// The seed.
         seed: u32,
@@ -436,8 +501,8 @@ pub enum Rule {
     },
     /// `ip saddr & 0.0.0.7 vmap @slots4_9c1e07aa`, and the same over the /64 for IPv6.
     Mask {
-        /// The family of the clients.
-        family: Family,
+        /// Whose clients.
+        scope: Scope,
         /// The number of slots, a power of two.
         slots: u32,
         /// The map.
@@ -474,7 +539,8 @@ pub enum Rule {
         /// The generation, kept as a comment.
         generation: Generation,
     },
-    /// `iif != "lo" tcp dport 20000-29999 fib daddr type != unicast drop`. An address of type
+    /// `th dport 20000-29999 meta l4proto tcp iif != "lo" fib daddr type != unicast drop`. What most
+    /// packets are not comes first: every one that comes to this host passes here. An address of type
     /// unicast is another host's: what this host forwards is none of our business. Broadcast and
     /// multicast would reach a worker's udp socket, as what is sent to a local address does.
     Guard {
@@ -490,9 +556,15 @@ pub enum Rule {
 pub enum Note {
     /// `generation 1`
     Generation(Generation),
-    /// `4 seats`: how many the cluster has. The map of slots does not tell: a seat of weight 0 has
-    /// none, and seats that are just scaled away are still in the table.
-    Seats(u16),
+    /// `4 seats, 1024 slots`: how many the cluster has. The map of slots does not tell: a seat of
+    /// weight 0 has none, seats that are just scaled away are still in the table; and a key of it can
+    /// stand for several slots.
+    Seats {
+        /// Seats, those without a worker too.
+        seats: u16,
+        /// Slots, a multiple of the number of keys.
+        slots: u32,
+    },
 }
 
 impl Note {
@@ -500,7 +572,10 @@ impl Note {
     pub fn parse(comment: &str) -> Option<Self> {
         let note = match comment.strip_prefix("generation ") {
             Some(number) => Self::Generation(Generation(number.parse().ok()?)),
-            None => Self::Seats(comment.strip_suffix(" seats")?.parse().ok()?),
+            None => {
+                let (seats, slots) = comment.strip_suffix(" slots")?.split_once(" seats, ")?;
+                Self::Seats { seats: seats.parse().ok()?, slots: slots.parse().ok()? }
+            }
         };
         (note.to_string() == comment).then_some(note)
     }
@@ -516,10 +591,7 @@ impl Rule {
     /// The comment that the rule carries.
     pub fn note(&self) -> Option<Note> {
         match self {
-            Self::Dispatch { .. }
-            | Self::DispatchWildcard { .. }
-            | Self::Mask { .. }
-            | Self::Guard { .. } => None,
+            Self::Mask { .. } | Self::Guard { .. } => None,
             Self::Hash { note, .. } => Some(*note),
             Self::Redirect { generation, .. }
             | Self::RedirectByMap { generation, .. }
@@ -531,7 +603,7 @@ impl Rule {
     pub fn generation(&self) -> Option<Generation> {
         match self.note()? {
             Note::Generation(generation) => Some(generation),
-            Note::Seats(_) => None,
+            Note::Seats { .. } => None,
         }
     }
 }

@@ -1,10 +1,13 @@
 //! From the objects that the kernel holds back to the plan that they were lowered from.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::iter::repeat_n;
 use std::net::IpAddr;
 
 use super::lower::lower;
-use super::object::{Chain, ChainName, Elements, Note, Rule, Ruleset, Set, SetName, TableName};
+use super::object::{
+    Chain, ChainName, Elements, Note, Rule, Ruleset, Scope, Set, SetName, TableName,
+};
 use super::stale::surplus;
 use crate::plan::{
     Assignment, Generation, Listener, Listeners, Occupant, Partition, Plan, PlanError, Port,
@@ -38,10 +41,15 @@ pub enum RaiseError {
 /// earlier plan has left in it ([`Stale`](super::Stale)).
 pub fn raise(ruleset: &Ruleset, expected: Option<&Listeners>) -> Result<Plan, RaiseError> {
     let name = TableName::cluster(ruleset.table.as_str()).ok_or(shape("the table's name"))?;
-    let listeners = listeners_of(ruleset, expected)?;
-    let partition = partition_of(ruleset)?;
-    let assignment = assignment_of(ruleset)?;
-    let seats = occupants_of(ruleset, &listeners)?;
+    let prerouting = rules_of(ruleset, ChainName::Prerouting).ok_or(shape("chain prerouting"))?;
+    let dispatch = match prerouting {
+        [] => rules_of(ruleset, ChainName::Closed).ok_or(NO_DISPATCH)?,
+        rules => rules,
+    };
+    let listeners = listeners_of(ruleset, dispatch, expected)?;
+    let partition = partition_of(dispatch)?;
+    let assignment = assignment_of(ruleset, dispatch, &partition)?;
+    let seats = occupants_of(ruleset, dispatch, &listeners)?;
     let chains = ruleset.chains.iter().filter(|chain| match chain.name {
         ChainName::Seat(seat) => seat.index() < seats.len(),
         _ => true,
@@ -49,7 +57,6 @@ pub fn raise(ruleset: &Ruleset, expected: Option<&Listeners>) -> Result<Plan, Ra
     let generations = chains.flat_map(|chain| &chain.rules);
     let generation = generations.filter_map(Rule::generation).max().unwrap_or(Generation::FIRST);
     let mut plan = Plan::from_parts(name, generation, listeners, partition, assignment, seats)?;
-    let prerouting = rules_of(ruleset, ChainName::Prerouting).ok_or(shape("chain prerouting"))?;
     plan.set_admitting(!prerouting.is_empty());
     plan.set_local_clients(rules_of(ruleset, ChainName::Output).is_some());
     plan.set_guard(guard_of(ruleset)?)?;
@@ -68,8 +75,17 @@ fn rules_of(ruleset: &Ruleset, name: ChainName) -> Option<&[Rule]> {
     Some(&chain.rules)
 }
 
-fn listeners_of(ruleset: &Ruleset, expected: Option<&Listeners>) -> Result<Listeners, RaiseError> {
-    let mut all = vec![];
+fn listeners_of(
+    ruleset: &Ruleset,
+    dispatch: &[Rule],
+    expected: Option<&Listeners>,
+) -> Result<Listeners, RaiseError> {
+    let single = dispatch.iter().filter_map(|rule| match rule {
+        Rule::Hash { scope: Scope::Listener(listener), .. }
+        | Rule::Mask { scope: Scope::Listener(listener), .. } => Some(*listener),
+        _ => None,
+    });
+    let mut all: Vec<Listener> = single.collect();
     let mut add = |protocol, address: IpAddr, port| {
         Listener::new(protocol, address, port).map(|it| all.push(it))
     };
@@ -91,6 +107,7 @@ fn listeners_of(ruleset: &Ruleset, expected: Option<&Listeners>) -> Result<Liste
                 of.iter().try_for_each(|(protocol, port)| add(*protocol, any, *port))?;
             }
             Elements::Seats(_)
+            | Elements::SeatRanges(_)
             | Elements::MaskedSeats4(_)
             | Elements::MaskedSeats6(_)
             | Elements::Ports(_) => {}
@@ -104,28 +121,56 @@ fn listeners_of(ruleset: &Ruleset, expected: Option<&Listeners>) -> Result<Liste
     }
 }
 
-fn partition_of(ruleset: &Ruleset) -> Result<Partition, RaiseError> {
-    match rules_of(ruleset, ChainName::Balance) {
-        Some([Rule::Hash { modulus, seed, .. }, ..]) => {
-            Ok(Partition::hash_seeded(*modulus, *seed)?)
+/// Without the rules that send connections to the chains of seats nothing is known of the plan.
+const NO_DISPATCH: RaiseError = shape("a rule of chain prerouting");
+
+const NO_MAP: RaiseError = shape("the map of slots");
+
+fn partition_of(dispatch: &[Rule]) -> Result<Partition, RaiseError> {
+    match dispatch {
+        [Rule::Hash { seed, note: Note::Seats { slots, .. }, .. }, ..] => {
+            Ok(Partition::hash_seeded(*slots, *seed)?)
         }
-        Some([Rule::Mask { slots, .. }, ..]) => Ok(Partition::mask(*slots)?),
-        _ => Err(shape("chain balance")),
+        [Rule::Mask { slots, .. }, ..] => Ok(Partition::mask(*slots)?),
+        _ => Err(NO_DISPATCH),
     }
 }
 
 /// By the map that the rules use: others may be left from earlier plans.
-fn assignment_of(ruleset: &Ruleset) -> Result<Assignment, RaiseError> {
-    let map = match rules_of(ruleset, ChainName::Balance) {
-        Some([Rule::Hash { map, .. } | Rule::Mask { map, .. }, ..]) => *map,
-        _ => return Err(shape("chain balance")),
+fn assignment_of(
+    ruleset: &Ruleset,
+    dispatch: &[Rule],
+    partition: &Partition,
+) -> Result<Assignment, RaiseError> {
+    let map = match dispatch {
+        [Rule::Hash { map, .. } | Rule::Mask { map, .. }, ..] => *map,
+        _ => return Err(NO_DISPATCH),
     };
-    match elements_of(ruleset, map) {
+    let keys = match elements_of(ruleset, map) {
         Some(
             Elements::Seats(seats) | Elements::MaskedSeats4(seats) | Elements::MaskedSeats6(seats),
-        ) => Ok(Assignment::from_table(seats.clone())),
-        _ => Err(shape("the map of slots")),
+        ) => seats.clone(),
+        Some(Elements::SeatRanges(ranges)) => keys_of(ranges)?,
+        _ => return Err(NO_MAP),
+    };
+    let slots = partition.slots() as usize;
+    if keys.is_empty() || !slots.is_multiple_of(keys.len()) {
+        return Err(NO_MAP);
     }
+    let in_key = slots / keys.len();
+    Ok(Assignment::from_table(keys.into_iter().flat_map(|seat| repeat_n(seat, in_key)).collect()))
+}
+
+/// The seats of all keys. Says nothing yet of whether the ranges are those that lowering makes.
+fn keys_of(ranges: &[(u32, Seat)]) -> Result<Vec<Seat>, RaiseError> {
+    let mut table = vec![];
+    for &(last, seat) in ranges {
+        if last >= Partition::MAX_SLOTS {
+            return Err(NO_MAP);
+        }
+        table.resize(last as usize + 1, seat);
+    }
+    Ok(table)
 }
 
 fn elements_of(ruleset: &Ruleset, name: SetName) -> Option<&Elements> {
@@ -134,12 +179,13 @@ fn elements_of(ruleset: &Ruleset, name: SetName) -> Option<&Elements> {
 
 fn occupants_of(
     ruleset: &Ruleset,
+    dispatch: &[Rule],
     listeners: &Listeners,
 ) -> Result<Vec<Option<Occupant>>, RaiseError> {
-    let count = match rules_of(ruleset, ChainName::Balance) {
-        Some([Rule::Hash { note: Note::Seats(count), .. }, ..]) => usize::from(*count),
-        Some([Rule::Mask { slots, .. }, ..]) => *slots as usize,
-        _ => return Err(shape("chain balance")),
+    let count = match dispatch {
+        [Rule::Hash { note: Note::Seats { seats, .. }, .. }, ..] => usize::from(*seats),
+        [Rule::Mask { slots, .. }, ..] => *slots as usize,
+        _ => return Err(NO_DISPATCH),
     };
     let maps: BTreeMap<SetName, &Elements> =
         ruleset.sets.iter().map(|set| (set.name, &set.elements)).collect();

@@ -4,7 +4,7 @@ use std::fmt::{self, Display};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::object::{
-    Base, Chain, ChainName, Elements, Family, Hook, Rule, Ruleset, Set, TableName,
+    Base, Chain, ChainName, Elements, Family, Hook, Rule, Ruleset, Scope, Set, TableName,
 };
 
 /// The ruleset in nft syntax: `nft -f` of it makes the same table, and `nft list` then prints the
@@ -35,13 +35,20 @@ impl Display for Set {
             Elements::Seats(seats) => {
                 ("map", format!("typeof numgen inc mod {} : verdict", seats.len()))
             }
+            Elements::SeatRanges(ranges) => {
+                let slots = ranges.last().map_or(0, |(last, _)| last + 1);
+                ("map", format!("typeof numgen inc mod {slots} : verdict\n\t\tflags interval"))
+            }
             Elements::MaskedSeats4(_) => ("map", "type ipv4_addr : verdict".into()),
             Elements::MaskedSeats6(_) => ("map", "type ipv6_addr : verdict".into()),
             Elements::Ports(_) => ("map", "type inet_service : inet_service".into()),
         };
         writeln!(f, "\t{keyword} {} {{", self.name)?;
         writeln!(f, "\t\t{kind}")?;
-        writeln!(f, "\t\tsize {}", self.elements.len())?;
+        // The kernel has no table of fixed size for ranges.
+        if !matches!(self.elements, Elements::SeatRanges(_)) {
+            writeln!(f, "\t\tsize {}", self.elements.len())?;
+        }
         writeln!(f, "\t\telements = {{ {} }}", self.elements)?;
         f.write_str("\t}\n")
     }
@@ -64,6 +71,20 @@ impl Display for Elements {
             }
             Self::Seats(seats) => {
                 list(f, (0u32..).zip(seats).map(|(key, seat)| format!("{key} : {}", go(*seat))))
+            }
+            Self::SeatRanges(ranges) => {
+                let mut first = 0;
+                list(
+                    f,
+                    ranges.iter().map(|(last, seat)| {
+                        let keys = match first == *last {
+                            true => last.to_string(),
+                            false => format!("{first}-{last}"),
+                        };
+                        first = last + 1;
+                        format!("{keys} : {}", go(*seat))
+                    }),
+                )
             }
             Self::MaskedSeats4(seats) => list(
                 f,
@@ -137,38 +158,51 @@ impl Display for Hook {
     }
 }
 
+/// With a space behind it, unless it is nothing.
+impl Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (ip, digit) = match self.family() {
+            Family::V4 => ("ip", 4),
+            Family::V6 => ("ip6", 6),
+        };
+        match self {
+            Self::All(_) => {}
+            Self::Listeners(_) => {
+                write!(f, "{ip} daddr . meta l4proto . th dport @listeners{digit} ")?;
+            }
+            Self::Wildcards(_) => write!(f, "meta l4proto . th dport @wildcards{digit} ")?,
+            Self::Listener(listener) => {
+                if !listener.is_wildcard() {
+                    write!(f, "{ip} daddr {} ", listener.address())?;
+                }
+                write!(f, "{} dport {} ", listener.protocol(), listener.port())?;
+            }
+        }
+        match self.is_wildcard() {
+            true => f.write_str("fib daddr type local "),
+            false => Ok(()),
+        }
+    }
+}
+
 impl Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Dispatch { family: Family::V4 } => {
-                f.write_str("ip daddr . meta l4proto . th dport @listeners4 goto balance")?;
-            }
-            Self::Dispatch { family: Family::V6 } => {
-                f.write_str("ip6 daddr . meta l4proto . th dport @listeners6 goto balance")?;
-            }
-            Self::DispatchWildcard { family } => {
-                let (name, digit) = match family {
-                    Family::V4 => ("ipv4", 4),
-                    Family::V6 => ("ipv6", 6),
+            Self::Hash { scope, modulus, seed, map, .. } => {
+                let source = match scope.family() {
+                    Family::V4 => "ip saddr",
+                    Family::V6 => "@nh,64,64",
                 };
-                write!(f, "meta nfproto {name} meta l4proto . th dport @wildcards{digit} ")?;
-                f.write_str("fib daddr type local goto balance")?;
+                // `ip saddr` tells the family, `@nh,64,64` does not.
+                if scope.family() == Family::V6 && !scope.tells_family() {
+                    f.write_str("meta nfproto ipv6 ")?;
+                }
+                write!(f, "{scope}jhash {source} mod {modulus} seed {seed:#x} vmap @{map}")?;
             }
-            Self::Hash { family: Family::V4, modulus, seed, map, .. } => {
-                write!(f, "jhash ip saddr mod {modulus} seed {seed:#x} vmap @{map}")?;
-            }
-            Self::Hash { family: Family::V6, modulus, seed, map, .. } => {
-                write!(
-                    f,
-                    "meta nfproto ipv6 jhash @nh,64,64 mod {modulus} seed {seed:#x} vmap @{map}"
-                )?;
-            }
-            Self::Mask { family: Family::V4, slots, map } => {
-                write!(f, "ip saddr & {} vmap @{map}", low_v4(slots - 1))?;
-            }
-            Self::Mask { family: Family::V6, slots, map } => {
-                write!(f, "ip6 saddr & {} vmap @{map}", low_v6(slots - 1))?;
-            }
+            Self::Mask { scope, slots, map } => match scope.family() {
+                Family::V4 => write!(f, "{scope}ip saddr & {} vmap @{map}", low_v4(slots - 1))?,
+                Family::V6 => write!(f, "{scope}ip6 saddr & {} vmap @{map}", low_v6(slots - 1))?,
+            },
             Self::Redirect { protocol, counter, public, worker, .. } => {
                 write!(f, "{protocol} dport {public} counter name \"{counter}\" ")?;
                 write!(f, "redirect to :{worker}")?;
@@ -179,8 +213,8 @@ impl Display for Rule {
             }
             Self::Drop { .. } => f.write_str("counter drop")?,
             Self::Guard { protocol, ports } => {
-                write!(f, "iif != \"lo\" {protocol} dport {ports} ")?;
-                f.write_str("fib daddr type != unicast drop")?;
+                write!(f, "th dport {ports} meta l4proto {protocol} ")?;
+                f.write_str("iif != \"lo\" fib daddr type != unicast drop")?;
             }
         }
         match self.note() {

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::lower::{
-    balance_rules, dispatch_rules, guard_rules, lower, port_maps, seat_rules, slot_maps,
-    survivors_map,
+    lower, port_maps, rules_beside_seats, seat_rules, slot_maps, survivors_map,
 };
 use super::object::{Chain, ChainName, CounterName, Rule, Set, SetName, TableName, Tally};
 use super::stale::Stale;
@@ -220,20 +219,20 @@ struct Change<'a> {
     target: &'a Plan,
     /// The seats whose chains get other rules, in order.
     seats: Vec<Seat>,
-    slots_change: bool,
-    /// The names of the maps from slots to seats, if they change or the number of seats does.
+    /// Whether the rules that send connections to the chains of seats are others.
+    dispatch_changes: bool,
+    /// The names of the maps from slots to seats, if rules that use them come.
     slots: Vec<SetName>,
     /// The map over which the clients of vacant seats spread.
     survivors: Option<SetName>,
     /// The maps of ports of `seats`, in that order.
     ports: Vec<SetName>,
     maps: Maps,
-    dispatch_changes: bool,
     guard_changes: bool,
     local_clients_change: bool,
 }
 
-/// What becomes of a base chain.
+/// What becomes of a chain that is none of a seat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     Made,
@@ -296,11 +295,15 @@ impl<'a> Change<'a> {
         let name = |map: &Set| map.name;
         let (mut before, mut after) =
             (Vec::with_capacity(seats.len() + 2), Vec::with_capacity(seats.len() + 2));
-        if slots_change {
-            before.extend(slot_maps(in_force));
-            after.extend(slot_maps(target));
+        let mut slots = vec![];
+        if slots_change || changes.admitting || changes.local_clients {
+            let of_target = slot_maps(target);
+            slots.extend(of_target.iter().map(name));
+            if slots_change {
+                before.extend(slot_maps(in_force));
+                after.extend(of_target);
+            }
         }
-        let slots = after.iter().map(name).collect();
         let survivors_map_of_target = new_survivors.map(target);
         let survivors = survivors_map_of_target.as_ref().map(name);
         if survivors_change {
@@ -318,12 +321,11 @@ impl<'a> Change<'a> {
             in_force,
             target,
             seats,
-            slots_change,
+            dispatch_changes: slots_change,
             slots,
             survivors,
             ports,
             maps,
-            dispatch_changes: changes.admitting,
             guard_changes: changes.guard,
             local_clients_change: changes.local_clients,
         })
@@ -369,17 +371,28 @@ impl<'a> Change<'a> {
         self.in_force.seats().skip(kept).map(|(seat, _)| seat)
     }
 
-    /// What becomes of the base chains, apart from those of which nothing changes.
-    fn base_chains(&self) -> impl Iterator<Item = (ChainName, Fate)> {
+    /// What becomes of the chains that are none of a seat, apart from those of which nothing changes.
+    fn other_chains(&self) -> impl Iterator<Item = (ChainName, Fate)> {
         let output_stays = self.in_force.has_local_clients() && self.target.has_local_clients();
+        let (was_open, is_open) = (self.in_force.is_admitting(), self.target.is_admitting());
+        let base_changes = was_open != is_open || (self.dispatch_changes && is_open);
         [
-            (ChainName::Prerouting, self.dispatch_changes.then_some(Fate::Remade)),
+            (
+                ChainName::Closed,
+                match (was_open, is_open) {
+                    (true, true) => None,
+                    (true, false) => Some(Fate::Made),
+                    (false, true) => Some(Fate::Removed),
+                    (false, false) => self.dispatch_changes.then_some(Fate::Remade),
+                },
+            ),
+            (ChainName::Prerouting, base_changes.then_some(Fate::Remade)),
             (
                 ChainName::Output,
                 match self.local_clients_change {
                     true if self.target.has_local_clients() => Some(Fate::Made),
                     true => Some(Fate::Removed),
-                    false => (self.dispatch_changes && output_stays).then_some(Fate::Remade),
+                    false => (base_changes && output_stays).then_some(Fate::Remade),
                 },
             ),
             (
@@ -401,7 +414,7 @@ impl<'a> Change<'a> {
             operations.push(Operation::AddCounter(CounterName(seat), Tally::default()));
             operations.push(Operation::AddChain(ChainName::Seat(seat)));
         }
-        for (chain, fate) in self.base_chains() {
+        for (chain, fate) in self.other_chains() {
             if fate == Fate::Made {
                 operations.push(Operation::AddChain(chain));
             }
@@ -409,13 +422,10 @@ impl<'a> Change<'a> {
     }
 
     fn flush_chains(&self, operations: &mut Vec<Operation>) {
-        for (chain, fate) in self.base_chains() {
+        for (chain, fate) in self.other_chains() {
             if fate != Fate::Made {
                 operations.push(Operation::FlushChain(chain));
             }
-        }
-        if self.slots_change {
-            operations.push(Operation::FlushChain(ChainName::Balance));
         }
         flush_seats(operations, self.seats.iter().copied().filter(|seat| !self.is_new(*seat)));
     }
@@ -427,23 +437,16 @@ impl<'a> Change<'a> {
             let rules = seat_rules(self.target, seat, self.survivors, &mut ports);
             operations.extend(rules.into_iter().map(add(ChainName::Seat(seat))));
         }
-        if self.slots_change {
-            let rules = balance_rules(self.target, self.slots.iter().copied());
-            operations.extend(rules.into_iter().map(add(ChainName::Balance)));
-        }
-        for (chain, fate) in self.base_chains() {
+        for (chain, fate) in self.other_chains() {
             if fate != Fate::Removed {
-                let rules = match chain {
-                    ChainName::Guard => guard_rules(self.target),
-                    _ => dispatch_rules(self.target),
-                };
+                let rules = rules_beside_seats(self.target, chain, &self.slots);
                 operations.extend(rules.into_iter().map(add(chain)));
             }
         }
     }
 
     fn delete_chains(&self, operations: &mut Vec<Operation>) {
-        for (chain, fate) in self.base_chains() {
+        for (chain, fate) in self.other_chains() {
             if fate == Fate::Removed {
                 operations.push(Operation::DeleteChain(chain));
             }

@@ -26,10 +26,10 @@ const TABLE: &str = "ipcluster_t";
 /// What others do, as nft's arguments.
 const CHANGES: [&str; 7] = [
     "delete table inet ipcluster_t",
-    "delete element inet ipcluster_t slots { 5 }",
+    "delete element inet ipcluster_t slots { first }",
     "insert rule inet ipcluster_t prerouting tcp dport 80 drop",
     "flush ruleset",
-    "flush chain inet ipcluster_t balance",
+    "flush chain inet ipcluster_t prerouting",
     "add chain inet ipcluster_t mine",
     "add table inet ipcluster_t { flags dormant; }",
 ];

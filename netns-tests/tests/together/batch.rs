@@ -14,8 +14,8 @@ use ipcluster::netlink::Error;
 use ipcluster::nft::{Fault, Firewall, NftError};
 use ipcluster::plan::{Generation, Partition, Plan, Seat, Weights};
 use ipcluster::ruleset::{
-    ChainName, Digest, Elements, Family, Operation, Rule, Set, SetName, TableName, Transaction,
-    lower,
+    ChainName, Digest, Elements, Family, Operation, Rule, Scope, Set, SetName, TableName,
+    Transaction, lower,
 };
 use netns_tests::plans::{firewall, full, occupy, shared, vacant};
 use netns_tests::{Case, Lab, Need};
@@ -24,7 +24,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{MsgFlags, getsockopt, send, setsockopt, sockopt};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 
-const LISTENERS: &[&str] = &["10.9.0.1:80", "[fd09::1]:80", "10.9.0.1:443"];
+const LISTENERS: &[&str] = &["10.9.0.1:80", "[fd09::1]:80", "10.9.0.1:443", "10.9.0.2:80"];
 const TABLE: &str = "ipcluster_t";
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -81,27 +81,30 @@ fn a_refusal(lab: &Lab) {
     let before = listing(lab);
     let rule = Rule::Drop { generation: Generation(1) };
     let masked = SetName::MaskedSlots(Family::V4, Digest(0));
-    let lookup = Rule::Mask { family: Family::V4, slots: 8, map: masked };
+    let lookup = Rule::Mask { scope: Scope::All(Family::V4), slots: 8, map: masked };
     let map = |name, seats| Set { name, elements: Elements::Seats(seats) };
-    let there =
-        lower(&plan).sets.iter().map(|set| set.name).find(|name| matches!(name, SetName::Slots(_)));
-    let there = there.unwrap();
+    let sets = lower(&plan).sets;
+    let slots = sets.into_iter().find(|set| matches!(set.name, SetName::SlotRanges(_))).unwrap();
+    let there = slots.name;
     let survivors = SetName::Survivors(Digest(0));
     // The kernel would add these to those that are there, if it were not told that it is to be new.
-    let slots = map(there, vec![Seat(0); 3]);
     let missing_seats = map(survivors, vec![Seat(0), Seat(9)]);
+    let missing_seat = Set {
+        name: SetName::SlotRanges(Digest(0)),
+        elements: Elements::SeatRanges(vec![(99, Seat(0)), (199, Seat(9))]),
+    };
     for (fault, errno) in [
         (Operation::AddTable, Errno::EEXIST),
         (Operation::AddChain(seat(1)), Errno::EEXIST),
         (Operation::AddChain(ChainName::Prerouting), Errno::EEXIST),
         (Operation::DeleteChain(seat(1)), Errno::EBUSY),
-        (Operation::DeleteChain(ChainName::Balance), Errno::EBUSY),
         (Operation::DeleteChain(seat(7)), Errno::ENOENT),
         (Operation::FlushChain(seat(7)), Errno::ENOENT),
         (Operation::DeleteSet(there), Errno::EBUSY),
         (Operation::DeleteSet(survivors), Errno::ENOENT),
         (Operation::AddSet(slots), Errno::EEXIST),
         (Operation::AddSet(missing_seats), Errno::ENOENT),
+        (Operation::AddSet(missing_seat), Errno::ENOENT),
         (Operation::AddRule(seat(7), rule.clone()), Errno::ENOENT),
         (Operation::AddRule(seat(1), lookup), Errno::ENOENT),
     ] {
@@ -170,13 +173,13 @@ const CHANGES: [(&str, &str); 12] = [
     ("add set inet ipcluster_t mine { type ipv4_addr; }", "set mine"),
     ("add rule inet ipcluster_t seat_1 accept", "a rule of chain seat_1"),
     ("insert rule inet ipcluster_t prerouting tcp dport 9 drop", "a rule of chain prerouting"),
-    ("add rule inet ipcluster_t balance goto seat_0", "a rule of chain balance"),
+    ("add rule inet ipcluster_t prerouting goto seat_0", "a rule of chain prerouting"),
     ("add chain inet ipcluster_t prerouting { policy drop; }", "chain prerouting"),
     ("add table inet ipcluster_t { flags dormant; }", "a flag of the table"),
-    ("delete element inet ipcluster_t slots { 5 }", "set slots"),
-    ("flush chain inet ipcluster_t balance", "chain balance"),
+    ("delete element inet ipcluster_t slots { first }", "set slot"),
+    ("flush chain inet ipcluster_t prerouting", "a rule of chain prerouting"),
     ("flush chain inet ipcluster_t seat_1", "it holds more than one plan"),
-    ("flush set inet ipcluster_t listeners6", "it holds more than one plan"),
+    ("flush set inet ipcluster_t listeners4", "it holds more than one plan"),
 ];
 
 fn a_changed_table(lab: &Lab) {

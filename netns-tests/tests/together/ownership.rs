@@ -4,7 +4,7 @@
 use ipcluster::lab::{Held, Network};
 use ipcluster::nft::{Applied, Firewall, NftError, Ownership, Protection};
 use ipcluster::plan::{Partition, Plan, Seat, Weights};
-use ipcluster::ruleset::lower;
+use ipcluster::ruleset::{TableName, lower};
 use netns_tests::plans::{firewall, full, occupy, shared};
 use netns_tests::{Case, Lab, Need, Process, Witness, plans};
 use nix::errno::Errno;
@@ -74,7 +74,7 @@ const CHANGES: [&str; 8] = [
     "add chain inet ipcluster_t mine",
     "flush chain inet ipcluster_t seat_1",
     "insert rule inet ipcluster_t prerouting accept",
-    "delete element inet ipcluster_t slots { 5 }",
+    "delete element inet ipcluster_t slots { first }",
     "add set inet ipcluster_t mine { type ipv4_addr; }",
     "flush table inet ipcluster_t",
 ];
@@ -259,7 +259,7 @@ fn shared_to_owned(lab: &Lab) {
 fn load_schema(lab: &Lab, plan: &Plan, schema: u32) {
     let text = lower(plan).to_string();
     let marked = text.replacen(
-        &format!("comment \"ipcluster schema {}\"", ipcluster::ruleset::TableName::SCHEMA),
+        &format!("comment \"{}\"", TableName::COMMENT),
         &format!("comment \"ipcluster schema {schema}\""),
         1,
     );
@@ -277,12 +277,15 @@ fn older_schema(lab: &Lab) {
     for open in [firewall, shared] {
         let mut next = open(lab.server(), &plan);
         let error = next.read(Some(plan.listeners())).unwrap_err();
-        assert!(matches!(error, NftError::Schema { found: 1, ours: 2, .. }), "{error:?}");
+        assert!(
+            matches!(error, NftError::Schema { found: 1, ours: TableName::SCHEMA, .. }),
+            "{error:?}"
+        );
         assert!(error.can_be_replaced());
         assert!(!next.adopt().unwrap());
         next.apply(&plan).unwrap();
         next.verify().unwrap();
-        assert!(listing(lab).contains("ipcluster schema 2"));
+        assert!(listing(lab).contains(TableName::COMMENT));
         all_live(&mut held, "migrated");
         drop(next);
         load_schema(lab, &plan, 1);
@@ -293,7 +296,7 @@ fn older_schema(lab: &Lab) {
 
 fn newer_schema(lab: &Lab) {
     let plan = plan();
-    for schema in [0, 3, u32::MAX] {
+    for schema in [0, TableName::SCHEMA + 1, u32::MAX] {
         load_schema(lab, &plan, schema);
         let before = listing(lab);
         for open in [firewall, shared] {

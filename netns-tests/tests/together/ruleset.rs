@@ -18,10 +18,26 @@ const MIXED: &[&str] =
 /// More public ports than seats have a rule for each.
 const MANY: &[&str] =
     &["10.9.0.1:81", "10.9.0.1:82", "10.9.0.1:83", "10.9.0.1:84", "[fd09::1]:85", "[::]:86"];
+/// So many of each kind that they are sets.
+const SETS: &[&str] = &[
+    "0.0.0.0:80",
+    "0.0.0.0:81",
+    "0.0.0.0:80/udp",
+    "[::]:80",
+    "[::]:81",
+    "[::]:80/udp",
+    "10.9.0.1:82",
+    "10.9.0.2:82",
+    "10.9.0.1:82/udp",
+    "[fd09::1]:82",
+    "[fd09::2]:82",
+    "[fd09::1]:82/udp",
+];
 const WILDCARDS: &[&str] = &["0.0.0.0:80", "[::]:80"];
 
 /// Two ports of each protocol, one of them in both; and one of each.
-const BOTH: &[&str] = &["10.9.0.1:80", "0.0.0.0:443", "[::]:443/udp", "10.9.0.1:53/udp"];
+const BOTH: &[&str] =
+    &["10.9.0.1:80", "0.0.0.0:443", "[::]:443/udp", "10.9.0.1:53/udp", "10.9.0.2:80"];
 const ONE_OF_EACH: &[&str] = &["10.9.0.1:80", "[fd09::1]:80", "0.0.0.0:53/udp", "[::]:53/udp"];
 const UDP: &[&str] = &["10.9.0.1:53/udp"];
 
@@ -35,6 +51,8 @@ pub(crate) fn cases() -> Vec<Case> {
         nft("mask_of_mixed_listeners", |lab| all_states(lab, MIXED, mask(8), 8)),
         nft("mask_of_wildcards", |lab| all_states(lab, WILDCARDS, mask(4), 4)),
         nft("hash_of_many_ports", |lab| all_states(lab, MANY, hash(), 4)),
+        nft("hash_of_many_of_each_kind", |lab| all_states(lab, SETS, hash(), 3)),
+        nft("mask_of_many_of_each_kind", |lab| all_states(lab, SETS, mask(4), 4)),
         nft("hash_of_udp", |lab| all_states(lab, UDP, hash(), 3)),
         nft("hash_of_both_protocols", |lab| all_states(lab, BOTH, hash(), 4)),
         nft("mask_of_one_port_of_each", |lab| all_states(lab, ONE_OF_EACH, mask(4), 4)),
@@ -172,6 +190,8 @@ fn check(lab: &Lab, what: &str, plan: &Plan) {
     let other = Namespace::new().unwrap();
     Witness::new(&other).load(&listing);
     assert_eq!(list(Witness::new(&other)), listing, "{what}: listed, loaded and listed again");
+    let read = shared(&other, plan).read_ruleset().unwrap();
+    assert_eq!(read, Some(lower(plan)), "{what}: listed, loaded and read by us");
 
     let text = lower(plan).to_string();
     let by_nft = Namespace::new().unwrap();
@@ -249,7 +269,7 @@ fn many_workers(lab: &Lab) {
 
 /// The comparison of [`check`] is one: it tells rulesets apart that differ in one place.
 fn a_changed_table_is_another(lab: &Lab) {
-    let mut plan = full(BOTH, hash(), 4);
+    let mut plan = full(BOTH, hash(), 5);
     plan.set_guard(Some("20000-29999".parse().unwrap())).unwrap();
     plan.set_local_clients(true);
     shared(lab.server(), &plan).apply(&plan).unwrap();
@@ -266,9 +286,13 @@ fn a_changed_table_is_another(lab: &Lab) {
         ("tcp counter name \"seat_0\"", "tcp counter name \"seat_1\""),
         ("tcp counter name \"seat_0\"", "tcp counter"),
         ("counter seat_0 {", "counter hits { }\n\tcounter seat_0 {"),
-        ("iif != \"lo\" tcp", "iif \"lo\" tcp"),
-        ("iif != \"lo\" tcp", "tcp"),
-        ("udp dport 20000-29999", "udp dport 20000-29998"),
+        ("tcp iif != \"lo\"", "tcp iif \"lo\""),
+        ("tcp iif != \"lo\"", "tcp"),
+        ("20000-29999 meta l4proto udp", "20000-29998 meta l4proto udp"),
+        ("tcp dport 443 fib", "tcp dport 444 fib"),
+        ("0-204 : goto seat_0", "0-204 : goto seat_1"),
+        ("0-204 : goto seat_0", "0-203 : goto seat_0"),
+        ("5 seats, 1024 slots", "5 seats, 2048 slots"),
         ("fib daddr type != unicast drop", "fib daddr type != unicast accept"),
         ("priority raw", "priority mangle"),
         ("hook output priority -100", "hook output priority -99"),

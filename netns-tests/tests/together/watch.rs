@@ -84,7 +84,7 @@ fn own_commits(lab: &Lab) {
     firewall.apply(&plan).unwrap();
     plan.vacate(Seat(1)).unwrap();
     firewall.apply(&plan).unwrap();
-    let change = lab.witness().naming_slots("delete element inet ipcluster_t slots { 5 }");
+    let change = lab.witness().naming_slots("delete element inet ipcluster_t slots { first }");
     lab.witness().load(&change);
     // Another socket of this process.
     let mut other = lab.server().run_in(|| Firewall::open(&"u".parse().unwrap())).unwrap().unwrap();

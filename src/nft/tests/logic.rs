@@ -63,7 +63,7 @@ fn a_refusal_that_nobody_told_is_no_success() {
     let seat = ChainName::Seat(Seat(1));
     let gone = change(
         &before,
-        vec![Operation::FlushChain(ChainName::Balance), Operation::FlushChain(seat)],
+        vec![Operation::FlushChain(ChainName::Prerouting), Operation::FlushChain(seat)],
     );
     fake.disturb(&gone).unwrap();
     fake.inject(Injection::LoseReplies);
@@ -102,7 +102,7 @@ fn a_change_that_came_between_is_seen_and_undone() {
     for disturbance in [
         Disturbance::FlushRuleset,
         Disturbance::Spoil(parsed("web")),
-        change(&plan(4), vec![Operation::FlushChain(ChainName::Balance)]),
+        change(&plan(4), vec![Operation::FlushChain(ChainName::Prerouting)]),
     ] {
         let fake = Fake::new();
         let (mut firewall, _, after) = in_force(&fake, Ownership::Shared);

@@ -1,3 +1,5 @@
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 use netlink_packet_core::ParseableParametrized;
 use netlink_packet_netfilter::nftables::{NfTablesMessage, RuleAttribute};
 use proptest::prelude::*;
@@ -7,10 +9,12 @@ use super::super::batch::{INET_HEADER, kind};
 use super::super::counter::Object;
 use super::super::expression::Expression;
 use super::super::{dump, message, rule};
-use super::{captured, port};
+use super::{captured, parsed, port};
 use crate::netlink::Attributes;
-use crate::plan::{Generation, Partition, Port, PortRange, Protocol, Seat};
-use crate::ruleset::{ChainName, CounterName, Digest, Family, Note, Rule, SetName, TableName};
+use crate::plan::{Generation, Listener, Partition, Port, PortRange, Protocol, Seat};
+use crate::ruleset::{
+    ChainName, CounterName, Digest, Family, Note, Rule, Scope, SetName, TableName,
+};
 
 /// `NFT_MSG_NEWRULE`, `NFTA_RULE_EXPRESSIONS`.
 const NEW_RULE: u8 = 6;
@@ -26,22 +30,23 @@ fn any_rule() -> impl Strategy<Value = Rule> {
     let map = || {
         prop_oneof![
             digest().prop_map(SetName::Slots),
+            digest().prop_map(SetName::SlotRanges),
             digest().prop_map(SetName::Survivors),
             (family(), digest()).prop_map(|(family, digest)| SetName::MaskedSlots(family, digest)),
             (any::<u16>(), any_protocol(), digest())
                 .prop_map(|(seat, protocol, digest)| SetName::Ports(Seat(seat), protocol, digest)),
         ]
     };
-    let note =
-        prop_oneof![generation().prop_map(Note::Generation), any::<u16>().prop_map(Note::Seats),];
+    let note = prop_oneof![
+        generation().prop_map(Note::Generation),
+        (any::<u16>(), any::<u32>()).prop_map(|(seats, slots)| Note::Seats { seats, slots }),
+    ];
     prop_oneof![
-        family().prop_map(|family| Rule::Dispatch { family }),
-        family().prop_map(|family| Rule::DispatchWildcard { family }),
-        (family(), 1..=Partition::MAX_SLOTS, any::<u32>(), map(), note).prop_map(
-            |(family, modulus, seed, map, note)| Rule::Hash { family, modulus, seed, map, note }
+        (any_scope(), 1..=Partition::MAX_SLOTS, any::<u32>(), map(), note).prop_map(
+            |(scope, modulus, seed, map, note)| Rule::Hash { scope, modulus, seed, map, note }
         ),
-        (family(), 0..=10u32, map()).prop_map(|(family, power, map)| Rule::Mask {
-            family,
+        (any_scope(), 0..=10u32, map()).prop_map(|(scope, power, map)| Rule::Mask {
+            scope,
             slots: 1 << power,
             map
         }),
@@ -67,6 +72,24 @@ fn any_rule() -> impl Strategy<Value = Rule> {
             Rule::Guard { protocol, ports }
         }),
         generation().prop_map(|generation| Rule::Drop { generation }),
+    ]
+}
+
+fn any_scope() -> impl Strategy<Value = Scope> {
+    let family = || prop::sample::select(Family::ALL.to_vec());
+    let address = prop_oneof![
+        Just(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+        Just(IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
+        (0x0a00_0000..0x0b00_0000u32).prop_map(|bits| Ipv4Addr::from_bits(bits).into()),
+        any::<u64>().prop_map(|low| Ipv6Addr::from_bits(0xfd09 << 112 | u128::from(low)).into()),
+    ];
+    prop_oneof![
+        family().prop_map(Scope::All),
+        family().prop_map(Scope::Listeners),
+        family().prop_map(Scope::Wildcards),
+        (any_protocol(), address, any_port()).prop_map(|(protocol, address, port)| {
+            Scope::Listener(Listener::new(protocol, address, port).unwrap())
+        }),
     ]
 }
 
@@ -174,14 +197,14 @@ fn look_at(wire: &[u8]) {
 #[cfg(target_endian = "little")]
 fn expressions_are_those_of_nft() {
     let captured = captured("rule");
-    assert_eq!(captured.len(), 15);
+    assert_eq!(captured.len(), 28);
     let rules = captured_rules();
     for (text, bytes) in captured {
         let rule = rules.iter().find(|rule| rule.to_string() == text);
         let rule = rule.unwrap_or_else(|| panic!("no rule prints as {text}"));
         let table = TableName::of(&"w".parse().unwrap());
         let mut wire = vec![];
-        message::put_rule(&mut wire, &table, ChainName::Balance, rule);
+        message::put_rule(&mut wire, &table, ChainName::Prerouting, rule);
         let (_, ours) = Attributes::new(&wire).find(|(kind, _)| *kind == EXPRESSIONS).unwrap();
         assert_eq!(expressions(ours), expressions(&bytes), "{text}");
     }
@@ -226,14 +249,17 @@ fn expressions(list: &[u8]) -> Vec<(String, Sorted)> {
 
 fn captured_rules() -> Vec<Rule> {
     let mut rules = vec![];
-    for family in Family::ALL {
-        rules.push(Rule::Dispatch { family });
-        rules.push(Rule::DispatchWildcard { family });
-        let (modulus, seed) = (1024, Partition::DEFAULT_SEED);
-        let (map, note) = (SetName::Slots(DIGEST), Note::Seats(2));
-        rules.push(Rule::Hash { family, modulus, seed, map, note });
-        let map = SetName::MaskedSlots(family, DIGEST);
-        rules.push(Rule::Mask { family, slots: 2, map });
+    let single = ["10.9.0.1:80", "[fd09::1]:80", "0.0.0.0:53/udp", "[::]:53/udp"];
+    let of_family = [Scope::All, Scope::Listeners, Scope::Wildcards].into_iter();
+    let scopes = of_family.flat_map(|scope| Family::ALL.map(scope));
+    for scope in scopes.chain(single.map(|listener| Scope::Listener(parsed(listener)))) {
+        let (modulus, seed, note) =
+            (1024, Partition::DEFAULT_SEED, Note::Seats { seats: 2, slots: 1024 });
+        for map in [SetName::Slots(DIGEST), SetName::SlotRanges(DIGEST)] {
+            rules.push(Rule::Hash { scope, modulus, seed, map, note });
+        }
+        let map = SetName::MaskedSlots(scope.family(), DIGEST);
+        rules.push(Rule::Mask { scope, slots: 2, map });
     }
     let generation = Generation(1);
     let counters = [0, 1].map(|seat| CounterName(Seat(seat)));

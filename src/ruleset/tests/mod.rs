@@ -1,6 +1,7 @@
 //! Properties of lowering, raising and of the transactions between plans.
 
 mod kernel;
+mod lowering;
 mod raising;
 mod transitions;
 
@@ -10,7 +11,7 @@ use crate::plan::{
     Generation, Listeners, Occupant, Partition, Plan, Port, PortRange, Seat, Weights,
 };
 
-const MIXES: [&[&str]; 8] = [
+const MIXES: [&[&str]; 9] = [
     &["10.9.0.1:80"],
     &["[fd09::1]:443", "10.9.0.1:443", "10.9.0.1:80"],
     &["0.0.0.0:80", "[::]:80"],
@@ -21,6 +22,21 @@ const MIXES: [&[&str]; 8] = [
     // A port in both protocols, and one in each alone.
     &["0.0.0.0:443/udp", "0.0.0.0:443", "[::]:80", "[fd09::1]:53/udp"],
     &["10.9.0.1:443", "10.9.0.1:443/udp"],
+    // So many of each kind that they are sets.
+    &[
+        "0.0.0.0:80",
+        "0.0.0.0:81",
+        "0.0.0.0:80/udp",
+        "[::]:80",
+        "[::]:81",
+        "[::]:82",
+        "10.9.0.1:83",
+        "10.9.0.2:83",
+        "10.9.0.3:83",
+        "[fd09::1]:84",
+        "[fd09::2]:84",
+        "[fd09::3]:84",
+    ],
 ];
 
 fn vacant(listeners: &[&str], partition: Partition, seats: u16) -> Plan {
@@ -131,7 +147,8 @@ impl History {
 fn any_start() -> impl Strategy<Value = Plan> {
     let partition = prop_oneof![
         (0..5u32).prop_map(|power| (Partition::mask(1 << power).unwrap(), 1 << power)),
-        (40..200u32, 1..16u16).prop_map(|(slots, seats)| (Partition::hash(slots).unwrap(), seats)),
+        // Some with slots by range, some with a slot each.
+        (40..400u32, 1..16u16).prop_map(|(slots, seats)| (Partition::hash(slots).unwrap(), seats)),
     ];
     (prop::sample::select(MIXES.to_vec()), partition)
         .prop_map(|(listeners, (partition, seats))| vacant(listeners, partition, seats))

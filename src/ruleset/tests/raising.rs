@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::super::{Elements, Rule, Ruleset, Stale, lower, raise};
+use super::super::{Elements, Family, Rule, Ruleset, Scope, Stale, lower, raise};
 use super::any_plan;
 use crate::plan::{Generation, Port, PortRange, Protocol, Seat};
 
@@ -73,6 +73,21 @@ fn changes(ruleset: &Ruleset) -> Vec<(String, Ruleset)> {
             });
         }
     }
+    for (index, chain) in ruleset.chains.iter().enumerate() {
+        for (place, rule) in chain.rules.iter().enumerate() {
+            let (Rule::Hash { scope, .. } | Rule::Mask { scope, .. }) = *rule else { continue };
+            for other in other_scopes(scope) {
+                change(format!("rule {place} of {} for {other}", chain.name), &mut |all| {
+                    let (Rule::Hash { scope, .. } | Rule::Mask { scope, .. }) =
+                        &mut all.chains[index].rules[place]
+                    else {
+                        panic!("the same rule")
+                    };
+                    *scope = other;
+                });
+            }
+        }
+    }
     for (index, name) in ruleset.counters.iter().enumerate() {
         change(format!("no counter {name}"), &mut |all| {
             all.counters.remove(index);
@@ -114,6 +129,7 @@ fn changes(ruleset: &Ruleset) -> Vec<(String, Ruleset)> {
             Elements::Seats(of) | Elements::MaskedSeats4(of) | Elements::MaskedSeats6(of) => {
                 of[0] = Seat(of[0].0 + 1);
             }
+            Elements::SeatRanges(of) => of[0].1 = Seat(of[0].1.0 + 1),
             Elements::Listeners4(of) => of[0].2 = Port::new(9).unwrap(),
             Elements::Listeners6(of) => of[0].2 = Port::new(9).unwrap(),
             Elements::Services(of) => of[0].1 = Port::new(9).unwrap(),
@@ -123,14 +139,23 @@ fn changes(ruleset: &Ruleset) -> Vec<(String, Ruleset)> {
     all
 }
 
+fn other_scopes(scope: Scope) -> Vec<Scope> {
+    let of_family = [Scope::All, Scope::Listeners, Scope::Wildcards];
+    let mut others: Vec<Scope> =
+        Family::ALL.into_iter().flat_map(|family| of_family.map(|of| of(family))).collect();
+    others.extend(
+        ["10.9.0.1:80", "0.0.0.0:80", "[::]:80/udp"].map(|it| Scope::Listener(it.parse().unwrap())),
+    );
+    others.retain(|other| *other != scope);
+    others
+}
+
 fn another(rule: &mut Rule) {
     let next = match rule.clone() {
-        Rule::Dispatch { family } => Rule::DispatchWildcard { family },
-        Rule::DispatchWildcard { family } => Rule::Dispatch { family },
-        Rule::Hash { family, modulus, seed, map, note } => {
-            Rule::Hash { family, modulus, seed: seed ^ 1, map, note }
+        Rule::Hash { scope, modulus, seed, map, note } => {
+            Rule::Hash { scope, modulus, seed: seed ^ 1, map, note }
         }
-        Rule::Mask { family, slots, map } => Rule::Mask { family, slots: 2 * slots, map },
+        Rule::Mask { scope, slots, map } => Rule::Mask { scope, slots: 2 * slots, map },
         Rule::Redirect { protocol, counter, public, generation, .. } => {
             let worker = Port::new(9).unwrap();
             Rule::Redirect { protocol, counter, public, worker, generation }
@@ -153,6 +178,7 @@ fn pop(elements: &mut Elements) {
         Elements::Listeners4(of) => of.truncate(of.len() - 1),
         Elements::Listeners6(of) => of.truncate(of.len() - 1),
         Elements::Services(of) => of.truncate(of.len() - 1),
+        Elements::SeatRanges(of) => of.truncate(of.len() - 1),
         Elements::Ports(of) => of.truncate(of.len() - 1),
         Elements::Seats(of) | Elements::MaskedSeats4(of) | Elements::MaskedSeats6(of) => {
             of.truncate(of.len() - 1);
