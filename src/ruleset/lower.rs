@@ -221,7 +221,7 @@ fn scopes(plan: &Plan) -> Vec<Scope> {
         let listeners = plan.listeners().iter();
         let of_kind = listeners.filter(|l| (Family::of(l), l.is_wildcard()) == (family, wildcard));
         let mut of_kind: Vec<Listener> = of_kind.copied().collect();
-        of_kind.sort_unstable();
+        of_kind.sort_unstable_by_key(|it| (it.address(), it.protocol(), it.port()));
         match (of_kind.len() > MOST_RULES, wildcard) {
             (false, _) => of_kind.into_iter().map(Scope::Listener).collect(),
             (true, false) => vec![Scope::Listeners(family)],
