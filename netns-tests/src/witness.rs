@@ -43,12 +43,13 @@ impl<'a> Witness<'a> {
     }
 
     /// A command of nft for our table, with the name that the map of slots has in place of ` slots `,
-    /// and the first key or range of it in place of ` first `.
+    /// and the first key of it in place of ` first `.
     pub fn naming_slots(&self, command: &str) -> String {
         let maps = self.nft(&["list", "maps"], "");
         let mut words = maps.split_whitespace();
-        let is_slots = |word: &&str| word.starts_with("slots_") || word.starts_with("slot_ranges_");
-        let Some(name) = words.find(is_slots) else { return command.to_owned() };
+        let Some(name) = words.find(|word| word.starts_with("slots_")) else {
+            return command.to_owned();
+        };
         let first = words.skip_while(|word| *word != "elements").nth(3).expect("an element");
         command.replace(" slots ", &format!(" {name} ")).replace(" first ", &format!(" {first} "))
     }

@@ -39,7 +39,6 @@ fn is_read(kind: u16, body: &[u8]) -> bool {
             SetName::Listeners(Family::V6),
             SetName::Wildcards(Family::V4),
             SetName::Slots(Digest(0)),
-            SetName::SlotRanges(Digest(0)),
             SetName::MaskedSlots(Family::V4, Digest(0)),
             SetName::MaskedSlots(Family::V6, Digest(0)),
             SetName::Ports(Seat(0), Protocol::Tcp, Digest(0)),

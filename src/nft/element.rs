@@ -15,7 +15,6 @@ const NFTA_SET_ELEM_LIST_SET_ID: u16 = 4;
 const NFTA_LIST_ELEM: u16 = 1;
 const NFTA_SET_ELEM_KEY: u16 = 1;
 const NFTA_SET_ELEM_DATA: u16 = 2;
-const NFTA_SET_ELEM_FLAGS: u16 = 3;
 const NFTA_DATA_VALUE: u16 = 1;
 const NFTA_DATA_VERDICT: u16 = 2;
 const NFTA_VERDICT_CODE: u16 = 1;
@@ -23,8 +22,6 @@ const NFTA_VERDICT_CHAIN: u16 = 2;
 
 /// `NFT_GOTO`.
 const GOTO: i32 = -4;
-/// `NFT_SET_ELEM_INTERVAL_END`.
-const INTERVAL_END: u32 = 1;
 
 /// The longest list of elements in one message: an attribute's length is 16 bits.
 const LIST_LIMIT: usize = 60_000;
@@ -65,7 +62,6 @@ pub(super) fn emit(
         Elements::Seats(seats) => {
             lists.add_seats(seats, |key| key.to_ne_bytes());
         }
-        Elements::SeatRanges(ranges) => lists.add_seat_ranges(ranges),
         Elements::MaskedSeats4(seats) => lists.add_seats(seats, |key| low_v4(key).octets()),
         Elements::MaskedSeats6(seats) => lists.add_seats(seats, |key| low_v6(key).octets()),
         Elements::Ports(all) => {
@@ -98,35 +94,16 @@ struct Lists<'a, F> {
 impl<F: FnMut(&mut Vec<u8>)> Lists<'_, F> {
     fn add_seats<const LEN: usize>(&mut self, seats: &[Seat], key: impl Fn(u32) -> [u8; LEN]) {
         for (number, seat) in (0u32..).zip(seats) {
-            self.add_goto(&key(number), *seat);
-        }
-    }
-
-    /// The kernel knows ranges by where they begin, which has the value, and by what comes behind
-    /// them: nft says that even where the next one begins there.
-    fn add_seat_ranges(&mut self, ranges: &[(u32, Seat)]) {
-        let mut first = 0u32;
-        for (last, seat) in ranges {
-            let behind = last + 1;
-            self.add_goto(&first.to_be_bytes(), *seat);
             self.add(|buffer| {
-                put_data(buffer, NFTA_SET_ELEM_KEY, &behind.to_be_bytes());
-                put_u32(buffer, NFTA_SET_ELEM_FLAGS, INTERVAL_END);
-            });
-            first = behind;
-        }
-    }
-
-    fn add_goto(&mut self, key: &[u8], seat: Seat) {
-        self.add(|buffer| {
-            put_data(buffer, NFTA_SET_ELEM_KEY, key);
-            nest(buffer, NFTA_SET_ELEM_DATA, |buffer| {
-                nest(buffer, NFTA_DATA_VERDICT, |buffer| {
-                    put(buffer, NFTA_VERDICT_CODE, &GOTO.to_be_bytes());
-                    put_name(buffer, NFTA_VERDICT_CHAIN, ChainName::Seat(seat));
+                put_data(buffer, NFTA_SET_ELEM_KEY, &key(number));
+                nest(buffer, NFTA_SET_ELEM_DATA, |buffer| {
+                    nest(buffer, NFTA_DATA_VERDICT, |buffer| {
+                        put(buffer, NFTA_VERDICT_CODE, &GOTO.to_be_bytes());
+                        put_name(buffer, NFTA_VERDICT_CHAIN, ChainName::Seat(*seat));
+                    });
                 });
             });
-        });
+        }
     }
 
     fn add_key(&mut self, key: &[u8]) {
@@ -165,11 +142,9 @@ pub(super) struct Element {
     pub(super) value: Option<Value>,
 }
 
-/// What there is to an element besides its key.
+/// The value of a map's element.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Value {
-    /// The key is the first that does not belong to the range before it.
-    EndOfRange,
     Bytes(Vec<u8>),
     Goto(String),
 }
@@ -183,17 +158,8 @@ pub(super) fn parse(attributes: &[u8]) -> Option<Vec<Element>> {
 
 fn parse_element(element: &[u8]) -> Option<Element> {
     let key = find(find(element, NFTA_SET_ELEM_KEY)?, NFTA_DATA_VALUE)?.to_vec();
-    let is_end = match find(element, NFTA_SET_ELEM_FLAGS).map(TryInto::try_into) {
-        None => false,
-        Some(flags) => match u32::from_be_bytes(flags.ok()?) {
-            0 => false,
-            INTERVAL_END => true,
-            _ => return None,
-        },
-    };
     let value = match find(element, NFTA_SET_ELEM_DATA) {
-        None => is_end.then_some(Value::EndOfRange),
-        Some(_) if is_end => return None,
+        None => None,
         Some(data) => match find(data, NFTA_DATA_VALUE) {
             Some(bytes) => Some(Value::Bytes(bytes.to_vec())),
             None => Some(Value::Goto(parse_goto(find(data, NFTA_DATA_VERDICT)?)?)),
@@ -238,7 +204,6 @@ pub(super) fn collect(name: SetName, elements: &[Element]) -> Option<Elements> {
             seats_in_order(elements, |key| Some(u32::from_ne_bytes(key.try_into().ok()?)))
                 .map(Elements::Seats)
         }
-        SetName::SlotRanges(_) => seat_ranges(elements).map(Elements::SeatRanges),
         SetName::MaskedSlots(Family::V4, _) => {
             seats_in_order(elements, |key| Some(u32::from_be_bytes(key.try_into().ok()?)))
                 .map(Elements::MaskedSeats4)
@@ -273,32 +238,6 @@ fn sorted<T: Ord>(items: impl Iterator<Item = Option<T>>) -> Option<Vec<T>> {
     let mut all = items.collect::<Option<Vec<T>>>()?;
     all.sort();
     Some(all)
-}
-
-/// The ranges in order, which must begin with 0 and leave no gap.
-fn seat_ranges(elements: &[Element]) -> Option<Vec<(u32, Seat)>> {
-    let mut by_key: Vec<(u32, &Value)> = elements
-        .iter()
-        .map(|element| {
-            let key = u32::from_be_bytes(element.key.as_slice().try_into().ok()?);
-            Some((key, element.value.as_ref()?))
-        })
-        .collect::<Option<_>>()?;
-    // The end of a range goes before the beginning of the next one.
-    by_key.sort_by_key(|(key, value)| (*key, **value != Value::EndOfRange));
-    let (pairs, []) = by_key.as_chunks::<2>() else { return None };
-    let mut next = 0;
-    let ranges = pairs.iter().map(|pair| match pair {
-        [(first, Value::Goto(chain)), (behind, Value::EndOfRange)]
-            if *first == next && first < behind =>
-        {
-            let ChainName::Seat(seat) = ChainName::parse(chain)? else { return None };
-            next = *behind;
-            Some((behind - 1, seat))
-        }
-        _ => None,
-    });
-    ranges.collect()
 }
 
 /// The seats by their keys, which must be 0 to the number of elements less one.

@@ -41,14 +41,6 @@ const NFTA_BITWISE_OP: u16 = 6;
 /// `NFT_BITWISE_BOOL`: the operation that kernels before 5.6 knew, and did not name.
 const BITWISE_BOOL: u32 = 0;
 
-const NFTA_BYTEORDER_SREG: u16 = 1;
-const NFTA_BYTEORDER_DREG: u16 = 2;
-const NFTA_BYTEORDER_OP: u16 = 3;
-const NFTA_BYTEORDER_LEN: u16 = 4;
-const NFTA_BYTEORDER_SIZE: u16 = 5;
-/// `NFT_BYTEORDER_HTON`.
-const TO_NETWORK_ORDER: u32 = 1;
-
 const NFTA_LOOKUP_SET: u16 = 1;
 const NFTA_LOOKUP_SREG: u16 = 2;
 const NFTA_LOOKUP_DREG: u16 = 3;
@@ -213,10 +205,6 @@ pub(super) enum Expression {
         modulus: u32,
         seed: u32,
     },
-    /// The number in a register, 32 bits, in network order in place of the host's.
-    ToNetworkOrder {
-        register: Register,
-    },
     Lookup {
         key: Register,
         set: Name,
@@ -258,7 +246,6 @@ impl Expression {
             Self::LoadPayload { .. } => "payload",
             Self::And { .. } => "bitwise",
             Self::Hash { .. } => "hash",
-            Self::ToNetworkOrder { .. } => "byteorder",
             Self::Lookup { .. } => "lookup",
             Self::LoadAddressType { .. } => "fib",
             Self::Counter => "counter",
@@ -303,13 +290,6 @@ impl Expression {
                 put_u32(buffer, NFTA_HASH_SEED, *seed);
                 put_u32(buffer, NFTA_HASH_OFFSET, 0);
                 put_u32(buffer, NFTA_HASH_TYPE, NFT_HASH_JENKINS);
-            }
-            Self::ToNetworkOrder { register } => {
-                put_u32(buffer, NFTA_BYTEORDER_SREG, register.number());
-                put_u32(buffer, NFTA_BYTEORDER_DREG, register.number());
-                put_u32(buffer, NFTA_BYTEORDER_OP, TO_NETWORK_ORDER);
-                put_u32(buffer, NFTA_BYTEORDER_LEN, 4);
-                put_u32(buffer, NFTA_BYTEORDER_SIZE, 4);
             }
             Self::Lookup { key, set, found } => {
                 put_name(buffer, NFTA_LOOKUP_SET, *set);
@@ -498,15 +478,6 @@ fn parse_other(name: &str, attributes: &[DefaultNla]) -> Option<Expression> {
                 // The kernel tells the seed only if it was given, and ours always are.
                 seed: number(NFTA_HASH_SEED)?,
             })
-        }
-        "byteorder"
-            if number(NFTA_BYTEORDER_OP)? == TO_NETWORK_ORDER
-                && number(NFTA_BYTEORDER_LEN)? == 4
-                && number(NFTA_BYTEORDER_SIZE)? == 4 =>
-        {
-            let to = register(NFTA_BYTEORDER_DREG)?;
-            let in_place = register(NFTA_BYTEORDER_SREG)? == to;
-            in_place.then_some(Expression::ToNetworkOrder { register: to })
         }
         "redir" if number(NFTA_REDIR_FLAGS)? == PORT_SPECIFIED => {
             let port = register(NFTA_REDIR_REG_PROTO_MIN)?;

@@ -130,8 +130,7 @@ const NFTA_SET_ID: u16 = 10;
 const NFTA_SET_USERDATA: u16 = 13;
 const NFTA_SET_DESC_SIZE: u16 = 1;
 
-/// `NFT_SET_INTERVAL`, `NFT_SET_MAP`.
-const INTERVAL: u32 = 0x4;
+/// `NFT_SET_MAP`.
 const MAP: u32 = 0x8;
 
 /// What a set or map is made of.
@@ -142,8 +141,7 @@ struct Definition {
     key: (u32, u32),
     /// Type and length in bytes, of a map.
     data: Option<(u32, u32)>,
-    /// How many elements there will be; `None` for ranges.
-    size: Option<usize>,
+    size: usize,
     user_data: Vec<u8>,
 }
 
@@ -160,11 +158,7 @@ pub(super) fn put_set(buffer: &mut Vec<u8>, table: &TableName, of: &Set, id: u32
         Elements::Services(_) => ((TYPE_PROTOCOL_SERVICE, 8), userdata::set(ByteOrder::Invalid)),
         Elements::Seats(seats) => {
             let modulus = u32::try_from(seats.len()).expect("at most Partition::MAX_SLOTS");
-            ((TYPE_INTEGER, 4), userdata::numbered_map(modulus, ByteOrder::Invalid))
-        }
-        Elements::SeatRanges(ranges) => {
-            let modulus = ranges.last().map_or(0, |(last, _)| last + 1);
-            ((TYPE_INTEGER, 4), userdata::numbered_map(modulus, ByteOrder::Host))
+            ((TYPE_INTEGER, 4), userdata::numbered_map(modulus))
         }
         Elements::MaskedSeats4(_) => {
             ((TYPE_IPV4_ADDRESS, 4), userdata::map(ByteOrder::Big, ByteOrder::Invalid))
@@ -176,19 +170,17 @@ pub(super) fn put_set(buffer: &mut Vec<u8>, table: &TableName, of: &Set, id: u32
     };
     let data = match &of.elements {
         Elements::Listeners4(_) | Elements::Listeners6(_) | Elements::Services(_) => None,
-        Elements::Seats(_)
-        | Elements::SeatRanges(_)
-        | Elements::MaskedSeats4(_)
-        | Elements::MaskedSeats6(_) => Some((TYPE_VERDICT, 0)),
+        Elements::Seats(_) | Elements::MaskedSeats4(_) | Elements::MaskedSeats6(_) => {
+            Some((TYPE_VERDICT, 0))
+        }
         Elements::Ports(_) => Some((TYPE_SERVICE, 2)),
     };
-    let has_ranges = matches!(of.elements, Elements::SeatRanges(_));
     let definition = Definition {
         name: of.name,
-        flags: if data.is_some() { MAP } else { 0 } | if has_ranges { INTERVAL } else { 0 },
+        flags: if data.is_some() { MAP } else { 0 },
         key,
         data,
-        size: (!has_ranges).then_some(of.elements.len()),
+        size: of.elements.len(),
         user_data,
     };
     definition.put(buffer, table, id);
@@ -216,10 +208,8 @@ impl Definition {
         // Knowing how many elements there will ever be, the kernel takes a hash table of fixed
         // size: lookups are faster than in a resizable one, and a dump cannot see an element twice
         // because the table is just then being resized.
-        if let Some(size) = self.size {
-            let size = u32::try_from(size).expect("at most Partition::MAX_SLOTS");
-            nest(buffer, NFTA_SET_DESC, |buffer| put_u32(buffer, NFTA_SET_DESC_SIZE, size));
-        }
+        let size = u32::try_from(self.size).expect("at most Partition::MAX_SLOTS");
+        nest(buffer, NFTA_SET_DESC, |buffer| put_u32(buffer, NFTA_SET_DESC_SIZE, size));
         put(buffer, NFTA_SET_USERDATA, &self.user_data);
     }
 }

@@ -146,10 +146,6 @@ fn emit_hash(scope: Scope, modulus: u32, seed: u32, map: SetName) -> Vec<Express
     let mut rule = emit_scope(scope, scope.family() == Family::V6);
     rule.push(Expression::LoadPayload { header: Header::Network, offset, length, to: INPUT });
     rule.push(Expression::Hash { from: INPUT, to: FIRST, length, modulus, seed });
-    if matches!(map, SetName::SlotRanges(_)) {
-        // The kernel orders keys by their bytes.
-        rule.push(Expression::ToNetworkOrder { register: FIRST });
-    }
     rule.push(goto_verdict_of(map));
     rule
 }
@@ -287,13 +283,7 @@ fn candidate(expressions: &[Expression], note: Option<Note>) -> Option<Rule> {
             let ports = PortRange::new(port_of(first)?, port_of(last)?)?;
             Some(Rule::Guard { protocol: protocol_of(protocol)?, ports })
         }
-        [.., Expression::Hash { modulus, seed, .. }, Expression::Lookup { .. }]
-        | [
-            ..,
-            Expression::Hash { modulus, seed, .. },
-            Expression::ToNetworkOrder { .. },
-            Expression::Lookup { .. },
-        ] => {
+        [.., Expression::Hash { modulus, seed, .. }, Expression::Lookup { .. }] => {
             let (modulus, seed) = (*modulus, *seed);
             Some(Rule::Hash { scope: scope()?, modulus, seed, map: set()?, note: note? })
         }

@@ -30,7 +30,6 @@ const INCREMENTAL: u32 = 0;
 pub(super) enum ByteOrder {
     /// No order, or one of each part's own.
     Invalid = 0,
-    Host = 1,
     Big = 2,
 }
 
@@ -69,9 +68,7 @@ pub(super) fn map(key: ByteOrder, value: ByteOrder) -> Vec<u8> {
 
 /// Of a map `typeof numgen inc mod N : verdict`. A hash would say the same of the key, but nft 1.0.6
 /// lists `typeof jhash ...` wrongly.
-///
-/// nft says that keys are in the host's order only where they make up ranges.
-pub(super) fn numbered_map(modulus: u32, key_order: ByteOrder) -> Vec<u8> {
+pub(super) fn numbered_map(modulus: u32) -> Vec<u8> {
     let mut numgen = vec![];
     put_number(&mut numgen, NUMGEN_TYPE, INCREMENTAL);
     put_number(&mut numgen, NUMGEN_MODULUS, modulus);
@@ -83,7 +80,7 @@ pub(super) fn numbered_map(modulus: u32, key_order: ByteOrder) -> Vec<u8> {
     put_number(&mut value, TYPEOF_EXPRESSION, EXPRESSION_VERDICT);
     put(&mut value, TYPEOF_DATA, &[]);
     let mut data = vec![];
-    put_number(&mut data, KEY_BYTE_ORDER, key_order as u32);
+    put_number(&mut data, KEY_BYTE_ORDER, ByteOrder::Invalid as u32);
     put_number(&mut data, DATA_BYTE_ORDER, ByteOrder::Invalid as u32);
     put(&mut data, KEY_TYPEOF, &key);
     put(&mut data, DATA_TYPEOF, &value);
@@ -133,13 +130,8 @@ mod tests {
     #[cfg(target_endian = "little")]
     fn user_data_is_what_nft_writes() {
         assert_eq!(
-            hex(&numbered_map(1024, ByteOrder::Invalid)),
+            hex(&numbered_map(1024)),
             "000400000000010400000000031a0004170000000112000400000000010400040000020400000000\
-             04080004010000000100060400000000"
-        );
-        assert_eq!(
-            hex(&numbered_map(1024, ByteOrder::Host)),
-            "000401000000010400000000031a0004170000000112000400000000010400040000020400000000\
              04080004010000000100060400000000"
         );
         assert_eq!(

@@ -84,10 +84,7 @@ pub(super) fn slot_maps(plan: &Plan) -> Vec<Set> {
         Partition::Hash { .. } => {
             let table = plan.assignment().table();
             let keys: Vec<Seat> = table.iter().step_by(slots_in_key(table)).copied().collect();
-            vec![match ranges(&keys) {
-                Some(ranges) => Set::map(SetName::SlotRanges, Elements::SeatRanges(ranges)),
-                None => Set::map(SetName::Slots, Elements::Seats(keys)),
-            }]
+            vec![Set::map(SetName::Slots, Elements::Seats(keys))]
         }
         Partition::Mask { .. } => families(plan)
             .map(|family| {
@@ -107,7 +104,12 @@ pub(super) fn slot_maps(plan: &Plan) -> Vec<Set> {
 /// The kernel takes the upper half of the product of hash and modulus (`reciprocal_scale`). So a
 /// modulus that is a `k`th of another gives for each client the `k`th of what that gives, rounded
 /// down: the slots of a new assignment to 8 equal seats, however many, are the 8 keys of a hash
-/// that each connection finds in the processor's caches.
+/// that each connection finds in the processor's caches. A commit is short as well: the kernel looks
+/// at every element of a map that leads to chains, at each one.
+///
+/// Ranges of keys (`flags interval`) would be few for many more assignments. But their set type shows
+/// new elements only some time after the rules that look for them are in force (`nft_rbtree_commit`,
+/// net/netfilter/nft_set_rbtree.c, of Linux 6.18.44): connections that come just then are refused.
 fn slots_in_key(table: &[Seat]) -> usize {
     let runs = table.chunk_by(|one, other| one == other).map(<[Seat]>::len);
     runs.reduce(greatest_common_divisor).unwrap_or(1)
@@ -118,34 +120,6 @@ fn greatest_common_divisor(one: usize, other: usize) -> usize {
         0 => one,
         _ => greatest_common_divisor(other, one % other),
     }
-}
-
-/// The most ranges, and the fewest keys for each, that are looked up as ranges.
-///
-/// The kernel keeps ranges in a tree (`nft_set_rbtree.c`), two nodes for each: to find a key among 64
-/// takes it seven or eight steps in memory that stays in the processor's caches. A hash table takes
-/// two steps, but of a large one each connection touches two other lines of memory. The tree
-/// is no slower from some 1,024 keys on, and costs no more where there are more. A commit is short
-/// as well: the kernel looks at every element of a map that leads to chains, at each one.
-const MOST_RANGES: usize = 64;
-const KEYS_IN_RANGE: usize = 16;
-
-/// Runs of keys with one seat: the last key and the seat of each; `None` where a hash table with
-/// every key is better.
-///
-/// A new assignment has one for each seat, and scaling breaks each in two at most.
-fn ranges(keys: &[Seat]) -> Option<Vec<(u32, Seat)>> {
-    let most = MOST_RANGES.min(keys.len() / KEYS_IN_RANGE);
-    let mut next = 0;
-    let mut ranges = vec![];
-    for run in keys.chunk_by(|one, other| one == other) {
-        if ranges.len() == most {
-            return None;
-        }
-        next += u32::try_from(run.len()).expect("at most Partition::MAX_SLOTS");
-        ranges.push((next - 1, run[0]));
-    }
-    Some(ranges)
 }
 
 /// The map over which the clients of vacant seats spread: none while no seat is vacant, or all.

@@ -199,9 +199,6 @@ fn chains_in(elements: &Elements) -> BTreeSet<ChainName> {
         Elements::Seats(seats) | Elements::MaskedSeats4(seats) | Elements::MaskedSeats6(seats) => {
             seats.iter().copied().map(ChainName::Seat).collect()
         }
-        Elements::SeatRanges(ranges) => {
-            ranges.iter().map(|(_, seat)| ChainName::Seat(*seat)).collect()
-        }
         Elements::Listeners4(_)
         | Elements::Listeners6(_)
         | Elements::Services(_)

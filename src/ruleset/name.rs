@@ -106,7 +106,6 @@ impl From<SetName> for Name {
             SetName::Wildcards(Family::V4) => name.push(b"wildcards4"),
             SetName::Wildcards(Family::V6) => name.push(b"wildcards6"),
             SetName::Slots(_) => name.push(b"slots"),
-            SetName::SlotRanges(_) => name.push(b"slot_ranges"),
             SetName::MaskedSlots(Family::V4, _) => name.push(b"slots4"),
             SetName::MaskedSlots(Family::V6, _) => name.push(b"slots6"),
             SetName::Survivors(_) => name.push(b"survivors"),

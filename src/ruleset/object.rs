@@ -217,8 +217,6 @@ pub enum SetName {
     Wildcards(Family),
     /// The hash partition: slot -> seat: `slots_9c1e07aa`.
     Slots(Digest),
-    /// The same, where few ranges make up the table: `slot_ranges_9c1e07aa`.
-    SlotRanges(Digest),
     /// The mask partition: the low bits of the address -> seat: `slots4_9c1e07aa`.
     MaskedSlots(Family, Digest),
     /// The seats over which the clients of vacant seats spread: `survivors_9c1e07aa`.
@@ -241,7 +239,6 @@ impl SetName {
         let digest = Digest::parse(digest)?;
         match what {
             "slots" => Some(Self::Slots(digest)),
-            "slot_ranges" => Some(Self::SlotRanges(digest)),
             "slots4" => Some(Self::MaskedSlots(Family::V4, digest)),
             "slots6" => Some(Self::MaskedSlots(Family::V6, digest)),
             "survivors" => Some(Self::Survivors(digest)),
@@ -259,7 +256,6 @@ impl SetName {
         match self {
             Self::Listeners(_) | Self::Wildcards(_) => None,
             Self::Slots(digest)
-            | Self::SlotRanges(digest)
             | Self::MaskedSlots(_, digest)
             | Self::Survivors(digest)
             | Self::Ports(_, _, digest) => Some(digest),
@@ -310,11 +306,6 @@ impl Digest {
             | Elements::MaskedSeats4(seats)
             | Elements::MaskedSeats6(seats) => {
                 seats.iter().for_each(|seat| mix.add(seat.0.into()));
-            }
-            Elements::SeatRanges(ranges) => {
-                ranges.iter().for_each(|(last, seat)| {
-                    mix.add(u64::from(*last) << 16 | u64::from(seat.0));
-                });
             }
             Elements::Ports(all) => {
                 all.iter().for_each(|(from, to)| mix.add(pair(from.number(), to.number())));
@@ -393,9 +384,6 @@ pub enum Elements {
     /// `typeof numgen inc mod N : verdict`: the place in the list is the key, of one slot or of several
     /// that follow each other; the value a `goto` the seat's chain.
     Seats(Vec<Seat>),
-    /// The same with `flags interval`: the last key of each range and the seat of all its keys. The
-    /// first range begins with 0, each other one behind the one before.
-    SeatRanges(Vec<(u32, Seat)>),
     /// `ipv4_addr : verdict`: the place in the list, as the low bits of an address, is the key.
     MaskedSeats4(Vec<Seat>),
     /// `ipv6_addr : verdict`: the place in the list, as the low bits of a /64, is the key.
@@ -405,10 +393,9 @@ pub enum Elements {
 }
 
 impl Elements {
-    /// How many there are; ranges count as one each.
+    /// How many there are.
     pub fn len(&self) -> usize {
         match self {
-            Self::SeatRanges(all) => all.len(),
             Self::Listeners4(all) => all.len(),
             Self::Listeners6(all) => all.len(),
             Self::Services(all) => all.len(),

@@ -107,7 +107,6 @@ fn listeners_of(
                 of.iter().try_for_each(|(protocol, port)| add(*protocol, any, *port))?;
             }
             Elements::Seats(_)
-            | Elements::SeatRanges(_)
             | Elements::MaskedSeats4(_)
             | Elements::MaskedSeats6(_)
             | Elements::Ports(_) => {}
@@ -150,7 +149,6 @@ fn assignment_of(
         Some(
             Elements::Seats(seats) | Elements::MaskedSeats4(seats) | Elements::MaskedSeats6(seats),
         ) => seats.clone(),
-        Some(Elements::SeatRanges(ranges)) => keys_of(ranges)?,
         _ => return Err(NO_MAP),
     };
     let slots = partition.slots() as usize;
@@ -159,18 +157,6 @@ fn assignment_of(
     }
     let in_key = slots / keys.len();
     Ok(Assignment::from_table(keys.into_iter().flat_map(|seat| repeat_n(seat, in_key)).collect()))
-}
-
-/// The seats of all keys. Says nothing yet of whether the ranges are those that lowering makes.
-fn keys_of(ranges: &[(u32, Seat)]) -> Result<Vec<Seat>, RaiseError> {
-    let mut table = vec![];
-    for &(last, seat) in ranges {
-        if last >= Partition::MAX_SLOTS {
-            return Err(NO_MAP);
-        }
-        table.resize(last as usize + 1, seat);
-    }
-    Ok(table)
 }
 
 fn elements_of(ruleset: &Ruleset, name: SetName) -> Option<&Elements> {

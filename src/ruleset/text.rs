@@ -35,20 +35,13 @@ impl Display for Set {
             Elements::Seats(seats) => {
                 ("map", format!("typeof numgen inc mod {} : verdict", seats.len()))
             }
-            Elements::SeatRanges(ranges) => {
-                let slots = ranges.last().map_or(0, |(last, _)| last + 1);
-                ("map", format!("typeof numgen inc mod {slots} : verdict\n\t\tflags interval"))
-            }
             Elements::MaskedSeats4(_) => ("map", "type ipv4_addr : verdict".into()),
             Elements::MaskedSeats6(_) => ("map", "type ipv6_addr : verdict".into()),
             Elements::Ports(_) => ("map", "type inet_service : inet_service".into()),
         };
         writeln!(f, "\t{keyword} {} {{", self.name)?;
         writeln!(f, "\t\t{kind}")?;
-        // The kernel has no table of fixed size for ranges.
-        if !matches!(self.elements, Elements::SeatRanges(_)) {
-            writeln!(f, "\t\tsize {}", self.elements.len())?;
-        }
+        writeln!(f, "\t\tsize {}", self.elements.len())?;
         writeln!(f, "\t\telements = {{ {} }}", self.elements)?;
         f.write_str("\t}\n")
     }
@@ -71,20 +64,6 @@ impl Display for Elements {
             }
             Self::Seats(seats) => {
                 list(f, (0u32..).zip(seats).map(|(key, seat)| format!("{key} : {}", go(*seat))))
-            }
-            Self::SeatRanges(ranges) => {
-                let mut first = 0;
-                list(
-                    f,
-                    ranges.iter().map(|(last, seat)| {
-                        let keys = match first == *last {
-                            true => last.to_string(),
-                            false => format!("{first}-{last}"),
-                        };
-                        first = last + 1;
-                        format!("{keys} : {}", go(*seat))
-                    }),
-                )
             }
             Self::MaskedSeats4(seats) => list(
                 f,

@@ -84,15 +84,11 @@ fn a_refusal(lab: &Lab) {
     let lookup = Rule::Mask { scope: Scope::All(Family::V4), slots: 8, map: masked };
     let map = |name, seats| Set { name, elements: Elements::Seats(seats) };
     let sets = lower(&plan).sets;
-    let slots = sets.into_iter().find(|set| matches!(set.name, SetName::SlotRanges(_))).unwrap();
-    let there = slots.name;
+    let there = sets.iter().find(|set| matches!(set.name, SetName::Slots(_))).unwrap().name;
     let survivors = SetName::Survivors(Digest(0));
     // The kernel would add these to those that are there, if it were not told that it is to be new.
+    let slots = map(there, vec![Seat(0); 3]);
     let missing_seats = map(survivors, vec![Seat(0), Seat(9)]);
-    let missing_seat = Set {
-        name: SetName::SlotRanges(Digest(0)),
-        elements: Elements::SeatRanges(vec![(99, Seat(0)), (199, Seat(9))]),
-    };
     for (fault, errno) in [
         (Operation::AddTable, Errno::EEXIST),
         (Operation::AddChain(seat(1)), Errno::EEXIST),
@@ -104,7 +100,6 @@ fn a_refusal(lab: &Lab) {
         (Operation::DeleteSet(survivors), Errno::ENOENT),
         (Operation::AddSet(slots), Errno::EEXIST),
         (Operation::AddSet(missing_seats), Errno::ENOENT),
-        (Operation::AddSet(missing_seat), Errno::ENOENT),
         (Operation::AddRule(seat(7), rule.clone()), Errno::ENOENT),
         (Operation::AddRule(seat(1), lookup), Errno::ENOENT),
     ] {

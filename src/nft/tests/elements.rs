@@ -11,13 +11,12 @@ const TARGET: Target<'static> =
 
 const DIGEST: Digest = Digest(0x9c1e_07aa);
 
-const ALL_NAMES: [SetName; 11] = [
+const ALL_NAMES: [SetName; 10] = [
     SetName::Listeners(Family::V4),
     SetName::Listeners(Family::V6),
     SetName::Wildcards(Family::V4),
     SetName::Wildcards(Family::V6),
     SetName::Slots(DIGEST),
-    SetName::SlotRanges(DIGEST),
     SetName::MaskedSlots(Family::V4, DIGEST),
     SetName::MaskedSlots(Family::V6, DIGEST),
     SetName::Survivors(DIGEST),
@@ -49,7 +48,6 @@ fn any_elements() -> impl Strategy<Value = (SetName, Elements)> {
     let [v4, v6] = Family::ALL;
     prop_oneof![
         seats().prop_map(|seats| (SetName::Slots(DIGEST), Elements::Seats(seats))),
-        any_ranges().prop_map(|all| (SetName::SlotRanges(DIGEST), Elements::SeatRanges(all))),
         seats().prop_map(|seats| (SetName::Survivors(DIGEST), Elements::Seats(seats))),
         seats().prop_map(move |of| (SetName::MaskedSlots(v4, DIGEST), Elements::MaskedSeats4(of))),
         seats().prop_map(move |of| (SetName::MaskedSlots(v6, DIGEST), Elements::MaskedSeats6(of))),
@@ -74,22 +72,10 @@ fn any_elements() -> impl Strategy<Value = (SetName, Elements)> {
     ]
 }
 
-fn any_ranges() -> impl Strategy<Value = Vec<(u32, Seat)>> {
-    prop::collection::vec((1..1000u32, (0..1024u16).prop_map(Seat)), 1..64).prop_map(|lengths| {
-        let mut behind = 0;
-        let range = |(length, seat)| {
-            behind += length;
-            (behind - 1, seat)
-        };
-        lengths.into_iter().map(range).collect()
-    })
-}
-
 fn any_element() -> impl Strategy<Value = Element> {
     let value = prop_oneof![
         prop::collection::vec(any::<u8>(), 0..5).prop_map(Value::Bytes),
         "seat_[0-9]{1,6}|closed|.{0,5}".prop_map(Value::Goto),
-        Just(Value::EndOfRange),
     ];
     (prop::collection::vec(any::<u8>(), 0..30), prop::option::of(value))
         .prop_map(|(key, value)| Element { key, value })
@@ -120,34 +106,6 @@ proptest! {
         prop_assert_eq!(collect(SetName::Slots(DIGEST), &listed), None, "one key twice");
         listed.remove(place);
         prop_assert_eq!(collect(SetName::Slots(DIGEST), &listed), None, "a gap");
-    }
-
-    #[test]
-    fn ranges_with_a_gap_or_an_overlap_are_none_of_ours(
-        ranges in any_ranges(),
-        place in any::<prop::sample::Index>(),
-        off in 1..5u32,
-    ) {
-        let listed = read(&bodies_of(&Elements::SeatRanges(ranges)));
-        let place = place.index(listed.len());
-        let collect = |listed: &[_]| collect(SetName::SlotRanges(DIGEST), listed);
-        let mut fewer = listed.clone();
-        fewer.remove(place);
-        prop_assert_eq!(collect(&fewer), None, "a beginning or an end less");
-        // Where the last range ends nothing says what would be right.
-        if place + 1 < listed.len() {
-            for to in [|key: u32, off| key + off, u32::saturating_sub] {
-                let mut moved = listed.clone();
-                let key = u32::from_be_bytes(moved[place].key.as_slice().try_into().unwrap());
-                moved[place].key = to(key, off).to_be_bytes().into();
-                if moved != listed {
-                    prop_assert_eq!(collect(&moved), None, "moved");
-                }
-            }
-        }
-        let mut more = listed.clone();
-        more.push(listed[place].clone());
-        prop_assert_eq!(collect(&more), None, "one twice");
     }
 
     #[test]
@@ -219,9 +177,6 @@ fn elements_are_those_of_nft() {
             }
             Some(SetName::MaskedSlots(Family::V4, _)) => Elements::MaskedSeats4(seats.clone()),
             Some(SetName::MaskedSlots(Family::V6, _)) => Elements::MaskedSeats6(seats.clone()),
-            Some(SetName::SlotRanges(_)) => Elements::SeatRanges(
-                [(340, 0), (341, 1), (1023, 0)].map(|(to, it)| (to, Seat(it))).into(),
-            ),
             Some(SetName::Ports(_, Protocol::Tcp, _)) => {
                 Elements::Ports([(80, 20000), (443, 20001)].map(|(a, b)| (port(a), port(b))).into())
             }
@@ -233,7 +188,7 @@ fn elements_are_those_of_nft() {
         assert_eq!(list_of(&bodies_of(&elements)[0]), sorted(&bytes), "{name}");
         compared += 1;
     }
-    assert_eq!(compared, 7);
+    assert_eq!(compared, 6);
 }
 
 /// Elements, each as its attributes in the order of their numbers.

@@ -30,7 +30,6 @@ fn any_rule() -> impl Strategy<Value = Rule> {
     let map = || {
         prop_oneof![
             digest().prop_map(SetName::Slots),
-            digest().prop_map(SetName::SlotRanges),
             digest().prop_map(SetName::Survivors),
             (family(), digest()).prop_map(|(family, digest)| SetName::MaskedSlots(family, digest)),
             (any::<u16>(), any_protocol(), digest())
@@ -197,7 +196,7 @@ fn look_at(wire: &[u8]) {
 #[cfg(target_endian = "little")]
 fn expressions_are_those_of_nft() {
     let captured = captured("rule");
-    assert_eq!(captured.len(), 28);
+    assert_eq!(captured.len(), 27);
     let rules = captured_rules();
     for (text, bytes) in captured {
         let rule = rules.iter().find(|rule| rule.to_string() == text);
@@ -255,9 +254,8 @@ fn captured_rules() -> Vec<Rule> {
     for scope in scopes.chain(single.map(|listener| Scope::Listener(parsed(listener)))) {
         let (modulus, seed, note) =
             (1024, Partition::DEFAULT_SEED, Note::Seats { seats: 2, slots: 1024 });
-        for map in [SetName::Slots(DIGEST), SetName::SlotRanges(DIGEST)] {
-            rules.push(Rule::Hash { scope, modulus, seed, map, note });
-        }
+        let map = SetName::Slots(DIGEST);
+        rules.push(Rule::Hash { scope, modulus, seed, map, note });
         let map = SetName::MaskedSlots(scope.family(), DIGEST);
         rules.push(Rule::Mask { scope, slots: 2, map });
     }

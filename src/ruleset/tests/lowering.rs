@@ -8,20 +8,11 @@ fn hash(slots: u32) -> Partition {
     Partition::hash(slots).unwrap()
 }
 
-/// How the map of slots tells the seats.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Keys {
-    /// So many keys.
-    Each(usize),
-    /// So many ranges of them.
-    Ranges(usize),
-}
-
-fn keys(plan: &Plan) -> Keys {
+/// How many keys the map of slots has.
+fn keys(plan: &Plan) -> usize {
     let sets = lower(plan).sets;
     let keys = sets.iter().find_map(|set| match (set.name, &set.elements) {
-        (SetName::SlotRanges(_), Elements::SeatRanges(ranges)) => Some(Keys::Ranges(ranges.len())),
-        (SetName::Slots(_), Elements::Seats(seats)) => Some(Keys::Each(seats.len())),
+        (SetName::Slots(_), Elements::Seats(seats)) => Some(seats.len()),
         _ => None,
     });
     keys.expect("a map of slots")
@@ -41,48 +32,24 @@ fn scopes(rules: &[Rule]) -> Vec<Scope> {
 }
 
 #[test]
-fn slots_are_looked_up_in_the_smallest_map_or_in_few_ranges() {
+fn slots_are_looked_up_in_the_smallest_map() {
     let one = &["10.9.0.1:80"];
     for (slots, seats, expected) in [
-        (1024, 1, Keys::Each(1)),
-        (1024, 8, Keys::Each(8)),
-        (65_536, 8, Keys::Each(8)),
-        (65_536, 1024, Keys::Each(1024)),
-        (1000, 25, Keys::Each(25)),
-        (1024, 5, Keys::Ranges(5)),
-        (65_536, 7, Keys::Ranges(7)),
-        (1024, 63, Keys::Ranges(63)),
-        // Too many, and too few slots for so many.
-        (65_536, 65, Keys::Each(65_536)),
-        (1007, 63, Keys::Each(1007)),
-        (1023, 4, Keys::Ranges(4)),
-        (63, 4, Keys::Each(63)),
+        (1024, 1, 1),
+        (1024, 8, 8),
+        (65_536, 8, 8),
+        (65_536, 1024, 1024),
+        (1000, 25, 25),
+        (1024, 5, 1024),
+        (65_536, 7, 65_536),
     ] {
         let plan = full(one, hash(slots), seats);
         assert_eq!(keys(&plan), expected, "{seats} seats on {slots} slots");
     }
-}
-
-#[test]
-fn scaling_breaks_ranges_until_they_are_too_many() {
     let scaled = |plan: &Plan, seats| plan.rescaled(&Weights::equal(seats).unwrap()).unwrap();
-    let four = full(&["10.9.0.1:80"], hash(1024), 4);
-    let five = scaled(&four, 5);
-    assert_eq!(keys(&five), Keys::Ranges(8), "each of the four gave its last slots to the fifth");
-    assert_eq!(keys(&scaled(&five, 4)), Keys::Each(4), "and takes them back");
-    let (mut plan, mut before) = (five, 8);
-    let all = (6..).find_map(|seats| {
-        plan = scaled(&plan, seats);
-        match keys(&plan) {
-            Keys::Each(all) => Some(all),
-            Keys::Ranges(ranges) => {
-                assert!((before..=64).contains(&ranges), "{ranges} ranges of {seats} seats");
-                before = ranges;
-                None
-            }
-        }
-    });
-    assert_eq!(all, Some(1024));
+    let five = scaled(&full(one, hash(1024), 4), 5);
+    assert_eq!(keys(&five), 1024);
+    assert_eq!(keys(&scaled(&five, 4)), 4, "who came last goes, and gives back what it got");
 }
 
 /// The kernel's hash by the number of keys, and that by the number of slots.

@@ -129,7 +129,6 @@ fn changes(ruleset: &Ruleset) -> Vec<(String, Ruleset)> {
             Elements::Seats(of) | Elements::MaskedSeats4(of) | Elements::MaskedSeats6(of) => {
                 of[0] = Seat(of[0].0 + 1);
             }
-            Elements::SeatRanges(of) => of[0].1 = Seat(of[0].1.0 + 1),
             Elements::Listeners4(of) => of[0].2 = Port::new(9).unwrap(),
             Elements::Listeners6(of) => of[0].2 = Port::new(9).unwrap(),
             Elements::Services(of) => of[0].1 = Port::new(9).unwrap(),
@@ -178,7 +177,6 @@ fn pop(elements: &mut Elements) {
         Elements::Listeners4(of) => of.truncate(of.len() - 1),
         Elements::Listeners6(of) => of.truncate(of.len() - 1),
         Elements::Services(of) => of.truncate(of.len() - 1),
-        Elements::SeatRanges(of) => of.truncate(of.len() - 1),
         Elements::Ports(of) => of.truncate(of.len() - 1),
         Elements::Seats(of) | Elements::MaskedSeats4(of) | Elements::MaskedSeats6(of) => {
             of.truncate(of.len() - 1);

@@ -236,9 +236,6 @@ impl History {
     fn other_data(set: Set, seat: Seat) -> Set {
         let elements = match set.elements {
             Elements::Seats(seats) => Elements::Seats(vec![seat; seats.len()]),
-            Elements::SeatRanges(ranges) => {
-                Elements::SeatRanges(ranges.into_iter().map(|(last, _)| (last, seat)).collect())
-            }
             Elements::MaskedSeats4(seats) => Elements::MaskedSeats4(vec![seat; seats.len()]),
             Elements::MaskedSeats6(seats) => Elements::MaskedSeats6(vec![seat; seats.len()]),
             other => other,
