@@ -49,7 +49,7 @@ impl Supervisor {
     }
 
     /// The workers that should be in force; `None`: what is there shall stay.
-    fn desired_lineup(&self) -> Option<Lineup> {
+    pub(super) fn desired_lineup(&self) -> Option<Lineup> {
         let lineup = self.lineup_of(self.aim_in_effect());
         let is_time = match self.phase {
             Phase::Starting(Start::Fresh) => lineup.occupied() > 0,

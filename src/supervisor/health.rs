@@ -294,6 +294,13 @@ impl Supervisor {
         }
     }
 
+    /// A worker that answers again is not to serve any more: it has come back as far as it will.
+    pub(super) fn end_return(&mut self, id: WorkerId, now: Moment) {
+        if self.workers.get(&id).is_some_and(Worker::is_coming_back) {
+            self.come_back(id, now);
+        }
+    }
+
     fn come_back(&mut self, id: WorkerId, now: Moment) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         let Some(lapse) = worker.health.lapse.take() else { return };

@@ -50,10 +50,13 @@ impl Supervisor {
         }
     }
 
-    /// Retires the live workers that no plan names any more, and ends those that never will be
+    /// Retires the live workers that no plan names any more nor is about to, and ends those that never will be
     /// named. A worker that the plan in force names, or that one on its way to the kernel does, is
     /// left alone.
     pub(super) fn release_workers(&mut self, now: Moment) {
+        // One that has just come back may have to wait for the kernel.
+        let next = self.desired_lineup();
+        let is_next = |worker: &Worker| next.as_ref().is_some_and(|next| next.names(worker));
         let unnamed: Vec<WorkerId> = self
             .workers
             .values()
@@ -63,6 +66,7 @@ impl Supervisor {
         for id in unnamed {
             let worker = &self.workers[&id];
             match worker.stage {
+                Stage::Live { .. } if is_next(worker) => {}
                 Stage::Live { .. } if self.wants(worker) && self.is_set_aside(worker) => {}
                 Stage::Live { .. } => self.retire(id, now),
                 Stage::Recalled(_) if !self.wants(worker) => self.retire_again(id, now),
@@ -105,6 +109,7 @@ impl Supervisor {
     }
 
     pub(super) fn retire(&mut self, id: WorkerId, now: Moment) {
+        self.end_return(id, now);
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.stage = Stage::Retired(Retirement::new(now));
         self.actions.push(Action::Notice(worker.retired_notice()));

@@ -43,12 +43,11 @@ impl Supervisor {
 
     /// One that was taken for a worker which gets ready, and says that an earlier master has retired it,
     /// is not to serve again: it may be about to close its sockets, or to end.
-    pub(super) fn joined(&mut self, id: WorkerId, knows_retired: bool, now: Moment) {
+    pub(super) fn joined(&mut self, id: WorkerId, knows_retired: bool) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.speech = Speech { has_joined: true, knows_retired };
-        if knows_retired && worker.adopted && matches!(worker.stage, Stage::Starting) {
-            self.retire(id, now);
-        }
+        let gets_ready = matches!(worker.stage, Stage::Starting | Stage::Ready { .. });
+        worker.unfit |= knows_retired && worker.adopted && gets_ready;
     }
 
     pub(super) fn parted(&mut self, id: WorkerId) {

@@ -175,7 +175,7 @@ impl Supervisor {
                 }
             }
             Event::PortsReported { worker, ports } => self.ports_reported(worker, ports),
-            Event::Joined { worker, knows_retired } => self.joined(worker, knows_retired, now),
+            Event::Joined { worker, knows_retired } => self.joined(worker, knows_retired),
             Event::Parted { worker } => self.parted(worker),
             Event::Deaf { worker } => self.deaf(worker, now),
             Event::SpawnFailed { worker, reason } => self.spawn_failed(worker, reason, now),

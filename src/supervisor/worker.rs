@@ -47,7 +47,8 @@ pub struct Worker {
     /// An earlier master has started it.
     pub adopted: bool,
     pub(super) stage: Stage,
-    /// Its ports cannot stand in the plan: it is never to be named again.
+    /// Its ports cannot stand in the plan, or an earlier master has retired it: it is never to be named
+    /// again.
     pub(super) unfit: bool,
     pub(super) health: Health,
     /// The master has listening sockets for it: those that it was spawned with, or is to be.

@@ -40,15 +40,15 @@ fn born(world: &mut World, pid: Pid) {
     world.processes.get_mut(&pid).expect("it was just started").closes = closes;
 }
 
-/// The next master sees by the plan whether there is a trial, and takes vacant seats before it for seats
-/// of it.
+/// The next master sees by the plan whether there is a trial. Of seats that are vacant where it begins it
+/// may not know which generation they are of.
 fn taken_over(world: &mut World) {
     let State { home, before } = std::mem::take(&mut world.canary);
     let trial = world.supervisor.as_ref().and_then(Supervisor::canary);
     world.canary.home = home.or(before).zip(trial).map(|(home, trial)| {
         let seats = trial.first_seat.index();
-        let between = world.plan.seats().take(home.seats).skip(seats);
-        assert!(seats <= home.seats, "a seat of a trial is taken for another");
+        let (first, last) = (seats.min(home.seats), seats.max(home.seats));
+        let between = world.plan.seats().take(last).skip(first);
         assert!(
             between.into_iter().all(|(_, it)| it.is_none()),
             "a seat is taken for one on trial"

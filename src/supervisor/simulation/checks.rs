@@ -71,7 +71,11 @@ fn check_commit(world: &World, plan: &Plan) {
         let is_new = process.is_heir && world.state_of(pid) == Some(WorkerState::Starting);
         let was_told = process.is_anew && process.has_joined && process.knows_retired;
         assert!(!was_told, "a worker that knows that it is retired gets new connections");
-        let may_serve = process.left_at.is_none() || process.ready_again || is_leaving || is_new;
+        // One that was left out because it did not answer, and that was not retired, comes back.
+        let is_back =
+            process.answered_at.is_some() && world.state_of(pid) == Some(WorkerState::Live);
+        let may_serve = process.left_at.is_none() || process.ready_again;
+        let may_serve = may_serve || is_leaving || is_new || is_back;
         assert!(may_serve, "a retired worker gets new connections again");
     }
     if plan.survivors().count() == 0 {

@@ -90,10 +90,9 @@ fn take_over(world: &mut World, handed: Option<Handed>) {
     world.note(|now| format!("{:>9.3?}  the next master begins, plan in force: {holds}", now.0));
     let told = handed.as_ref().map_or(&[][..], |handed| &handed.workers);
     let workers = adopt_all(world, &plan, &before, told);
-    if plan != before {
-        world.put_in_force(plan.clone());
-        world.kernel.is_damaged = false;
-    }
+    world.put_in_force(plan.clone());
+    // What it changes it makes anew.
+    world.kernel.is_damaged &= plan == before;
     let is_whole = plan == before && plan.survivors().count() == plan.seats().len();
     let respawns = handed.as_ref().map_or(Vec::new(), |handed| handed.respawns.clone());
     let inheritance = Inheritance { plan, holds, workers: workers.clone(), respawns };

@@ -275,8 +275,15 @@ fn check_action(world: &World, action: &Action) {
         }
         Action::Renice { worker, nice } => {
             assert_eq!(*nice, world.settings.retire.renice);
-            let is_out =
-                |process: &Process| process.left_at.is_some() || process.may_be_aside(world.now);
+            // One that was left out because it did not answer has not left before it is retired.
+            let is_named = |process: &Process| {
+                let next = world.kernel.outstanding.iter();
+                next.chain([&world.plan]).any(|plan| names(plan, process))
+            };
+            let is_out = |process: &Process| {
+                let may_be_aside = process.may_be_aside(world.now);
+                process.left_at.is_some() || may_be_aside || !is_named(process)
+            };
             let is_out = world.process_of(*worker).is_none_or(is_out);
             let process = world.process_of(*worker);
             assert!(

@@ -331,3 +331,18 @@ fn a_new_worker_that_falls_silent_between_two_tries_of_the_swap_is_waited_for() 
     bench.commit_all();
     assert_eq!(bench.in_force(), [0, 4]);
 }
+
+#[test]
+fn one_that_answers_again_while_the_kernel_is_busy_waits_for_it_and_is_not_retired() {
+    let mut bench = Bench::live(2);
+    bench.silent(1);
+    bench.commit_done();
+    // Another plan is on its way when it answers.
+    bench.request(Request::Scale { workers: 3 });
+    bench.ready(3);
+    assert!(bench.commit.is_some());
+    bench.answers(1);
+    assert_eq!(bench.state(1), Some(WorkerState::Live));
+    bench.commit_all();
+    assert_eq!(bench.in_force(), [1, 2, 3]);
+}
