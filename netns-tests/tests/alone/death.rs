@@ -302,7 +302,7 @@ fn early_exits(lab: &Lab) {
     const EXITS: usize = 10;
     let exits = lab.directory().join("exits");
     let cluster = Cluster::new(lab, 1).argument("--spawn-backoff").argument("50ms..50ms");
-    let mut cluster = cluster.argument("--spawn-give-up").argument("0").start_adjustable(1);
+    let cluster = cluster.argument("--spawn-give-up").argument("0").start_adjustable(1);
     // By then it is as good as over.
     cluster.set_greeters(&format!("date +%s.%N >> {}; exit 5", exits.display()));
     let events = cluster.begin("events", &[]);
