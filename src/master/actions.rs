@@ -12,6 +12,7 @@ use tokio::time::{sleep, sleep_until};
 
 use super::beside::Beside;
 use super::complaint::Complaint;
+use super::counting::CountError;
 use super::events::Subscribers;
 use super::figures::Figures;
 use super::listening::Held;
@@ -29,14 +30,13 @@ use crate::control::{
 };
 use crate::nft::{Firewall, NftError};
 use crate::plan::{Plan, Seat};
-use crate::process::ProcessError;
 use crate::supervisor::{
     self, Action, Done, Event, Finding, Moment, Notice, Refusal, Request, RequestId, WorkerFailure,
     WorkerId,
 };
 
 /// The sockets of retired workers, if they could be counted.
-pub(super) type Counts = Result<BTreeMap<WorkerId, supervisor::Sockets>, ProcessError>;
+pub(super) type Counts = Result<BTreeMap<WorkerId, supervisor::Sockets>, CountError>;
 
 /// An answer that is owed.
 pub(super) struct Pending {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::nft::Conntrack;
+use crate::nft::{Conntrack, ConntrackError};
 use crate::plan::Port;
 use crate::process::{self, ProcessError};
 use crate::supervisor::{Sockets, WorkerId};
@@ -50,6 +50,15 @@ pub(super) struct Wanted {
     pub(super) gone: Vec<Arc<[Port]>>,
 }
 
+/// Why it is not known how many connections there are.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CountError {
+    #[error(transparent)]
+    Sockets(#[from] ProcessError),
+    #[error("cannot see what conntrack remembers: {0}")]
+    Conntrack(#[from] ConntrackError),
+}
+
 /// Counts the sockets of retired workers, and what conntrack alone knows of:
 /// * of those that are gone or not settled, the entries that lead new handshakes to them, which are
 ///   released;
@@ -58,7 +67,11 @@ pub(super) struct Wanted {
 ///
 /// Reading conntrack takes the kernel tens of milliseconds, a second where it is full: not for the
 /// loop. A worker that is settled and has connections costs nothing of it.
-pub(super) fn count_all(wanted: &Wanted) -> Result<BTreeMap<WorkerId, Sockets>, ProcessError> {
+///
+/// # Errors
+/// [`CountError`]: nothing is known then. Taking the unseen for nobody would close a listener on
+/// clients whose handshake is under way.
+pub(super) fn count_all(wanted: &Wanted) -> Result<BTreeMap<WorkerId, Sockets>, CountError> {
     let mut sockets = count_sockets(&mut process::Sockets::open()?, &wanted.retired)?;
     let is_idle = |sockets: &Sockets| sockets.all_accepted() && sockets.established == 0;
     let retired = || wanted.retired.iter();
@@ -70,13 +83,7 @@ pub(super) fn count_all(wanted: &Wanted) -> Result<BTreeMap<WorkerId, Sockets>, 
     if ports.is_empty() {
         return Ok(sockets);
     }
-    let entries = match Conntrack::open().and_then(|mut conntrack| conntrack.release(&ports)) {
-        Ok(entries) => entries,
-        Err(error) => {
-            tracing::warn!(%error, "cannot see what conntrack remembers");
-            return Ok(sockets);
-        }
-    };
+    let entries = Conntrack::open()?.release(&ports)?;
     let of = |ports| numbers([ports]).filter_map(|number| entries.get(&number));
     for (worker, ports) in retired() {
         let Some(sockets) = sockets.get_mut(worker) else { continue };

@@ -326,11 +326,11 @@ fn request(kind: u16, flags: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
 
 /// Begins a message at the end of `datagram`; its length is not known yet.
 pub(crate) fn put_header(datagram: &mut Vec<u8>, kind: u16, flags: u16, sequence: u32) {
-    datagram.extend_from_slice(&[0; 4]);
-    datagram.extend_from_slice(&kind.to_ne_bytes());
-    datagram.extend_from_slice(&flags.to_ne_bytes());
-    datagram.extend_from_slice(&sequence.to_ne_bytes());
-    datagram.extend_from_slice(&[0; 4]);
+    let mut header = [0; frame::HEADER_LEN];
+    header[4..6].copy_from_slice(&kind.to_ne_bytes());
+    header[6..8].copy_from_slice(&flags.to_ne_bytes());
+    header[8..12].copy_from_slice(&sequence.to_ne_bytes());
+    datagram.extend_from_slice(&header);
 }
 
 /// Ends the message that began at `start`: pads it and writes its length.

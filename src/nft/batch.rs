@@ -58,13 +58,19 @@ pub(super) const INET_HEADER: [u8; 4] = netfilter_header(INET, 0);
 pub struct Batch {
     datagram: Vec<u8>,
     first_sequence: u32,
-    /// Where each message begins.
-    starts: Vec<usize>,
-    /// For each message the operation that it is part of.
-    operations: Vec<Option<usize>>,
+    places: Vec<Place>,
     next_set_id: u32,
     /// The flags of a table that it makes.
     table_flags: TableFlags,
+}
+
+/// Where a message is in the datagram, and what for.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    /// Where it begins.
+    start: usize,
+    /// The operation that it is part of.
+    operation: Option<usize>,
 }
 
 /// A message that is part of no plan.
@@ -136,8 +142,8 @@ impl Batch {
         Self {
             datagram: Vec::with_capacity(64 + 600 * operations),
             first_sequence: 0,
-            starts: Vec::with_capacity(2 + 3 * operations),
-            operations: Vec::with_capacity(2 + 3 * operations),
+            // Most have one message; maps, at most every third, two.
+            places: Vec::with_capacity(4 + 2 * operations),
             next_set_id: 1,
             table_flags: TableFlags::empty(),
         }
@@ -150,13 +156,13 @@ impl Batch {
 
     /// The number of messages in it.
     pub(super) fn messages(&self) -> usize {
-        self.starts.len()
+        self.places.len()
     }
 
     /// Gives the messages sequence numbers in a row from this one.
     pub(super) fn number_from(&mut self, first: u32) {
         self.first_sequence = first;
-        for (index, &start) in (0u32..).zip(&self.starts) {
+        for (index, &Place { start, .. }) in (0u32..).zip(&self.places) {
             let sequence = first.wrapping_add(index);
             self.datagram[start + 8..start + 12].copy_from_slice(&sequence.to_ne_bytes());
         }
@@ -170,7 +176,7 @@ impl Batch {
 
     /// The operation that a message is part of; `None` for the begin and the end.
     pub(super) fn operation_of(&self, message: usize) -> Option<usize> {
-        *self.operations.get(message)?
+        self.places.get(message)?.operation
     }
 
     /// The place of the last message: the one that asks for an acknowledgement.
@@ -281,14 +287,13 @@ impl Batch {
         operation: usize,
         write: impl FnOnce(&mut Vec<u8>, &mut dyn FnMut(&mut Vec<u8>)),
     ) {
-        let Self { datagram, starts, operations, .. } = self;
+        let Self { datagram, places, .. } = self;
         let mut open: Option<usize> = None;
         let mut begin = |datagram: &mut Vec<u8>| {
             if let Some(start) = open.replace(datagram.len()) {
                 close_message(datagram, start);
             }
-            starts.push(datagram.len());
-            operations.push(Some(operation));
+            places.push(Place { start: datagram.len(), operation: Some(operation) });
             put_header(datagram, kind(NEW_SET_ELEMENT), REQUEST | CREATE, 0);
             datagram.extend(INET_HEADER);
         };
@@ -299,13 +304,12 @@ impl Batch {
     }
 
     fn begin(&mut self, kind: u16, flags: u16, operation: Option<usize>) {
-        self.starts.push(self.datagram.len());
-        self.operations.push(operation);
+        self.places.push(Place { start: self.datagram.len(), operation });
         put_header(&mut self.datagram, kind, REQUEST | flags, 0);
     }
 
     fn close(&mut self) {
-        let start = self.starts.last().copied().unwrap_or_default();
+        let start = self.places.last().map_or(0, |place| place.start);
         close_message(&mut self.datagram, start);
     }
 }

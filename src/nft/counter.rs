@@ -1,7 +1,7 @@
 //! Counters, which are objects of a table beside its chains: rules refer to them by name, so what
 //! they have counted outlives the rules.
 
-use super::attribute::{nest, put, put_display, put_string, put_u32};
+use super::attribute::{nest, put, put_name, put_string, put_u32};
 use crate::netlink::Attributes;
 use crate::ruleset::{CounterName, TableName, Tally};
 
@@ -20,7 +20,7 @@ pub(super) const OBJECT_COUNTER: u32 = 1;
 
 /// Writes the body of the message that makes a counter, which begins with `tally`.
 pub(super) fn put_new(buffer: &mut Vec<u8>, table: &TableName, name: CounterName, tally: Tally) {
-    put_name(buffer, table, name);
+    put_reference(buffer, table, name);
     nest(buffer, NFTA_OBJ_DATA, |buffer| {
         put(buffer, NFTA_COUNTER_BYTES, &tally.bytes.to_be_bytes());
         put(buffer, NFTA_COUNTER_PACKETS, &tally.connections.to_be_bytes());
@@ -29,12 +29,12 @@ pub(super) fn put_new(buffer: &mut Vec<u8>, table: &TableName, name: CounterName
 
 /// Writes the body of the message that removes a counter.
 pub(super) fn put_delete(buffer: &mut Vec<u8>, table: &TableName, name: CounterName) {
-    put_name(buffer, table, name);
+    put_reference(buffer, table, name);
 }
 
-fn put_name(buffer: &mut Vec<u8>, table: &TableName, name: CounterName) {
+fn put_reference(buffer: &mut Vec<u8>, table: &TableName, name: CounterName) {
     put_string(buffer, NFTA_OBJ_TABLE, table.as_str());
-    put_display(buffer, NFTA_OBJ_NAME, name);
+    put_name(buffer, NFTA_OBJ_NAME, name);
     put_u32(buffer, NFTA_OBJ_TYPE, OBJECT_COUNTER);
 }
 

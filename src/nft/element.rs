@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::attribute::{begin, end, nest, put, put_data, put_display, put_string, put_u32};
+use super::attribute::{begin, end, nest, put, put_data, put_name, put_string, put_u32};
 use crate::netlink::Attributes;
 use crate::plan::{Port, Protocol, Seat};
 use crate::ruleset::{ChainName, Elements, SetName, low_v4, low_v6};
@@ -93,17 +93,13 @@ struct Lists<'a, F> {
 
 impl<F: FnMut(&mut Vec<u8>)> Lists<'_, F> {
     fn add_seats<const LEN: usize>(&mut self, seats: &[Seat], key: impl Fn(u32) -> [u8; LEN]) {
-        let mut name = String::new();
         for (number, seat) in (0u32..).zip(seats) {
-            name.clear();
-            std::fmt::Write::write_fmt(&mut name, format_args!("{}\0", ChainName::Seat(*seat)))
-                .expect("writing to a string does not fail");
             self.add(|buffer| {
                 put_data(buffer, NFTA_SET_ELEM_KEY, &key(number));
                 nest(buffer, NFTA_SET_ELEM_DATA, |buffer| {
                     nest(buffer, NFTA_DATA_VERDICT, |buffer| {
                         put(buffer, NFTA_VERDICT_CODE, &GOTO.to_be_bytes());
-                        put(buffer, NFTA_VERDICT_CHAIN, name.as_bytes());
+                        put_name(buffer, NFTA_VERDICT_CHAIN, ChainName::Seat(*seat));
                     });
                 });
             });
@@ -127,7 +123,7 @@ impl<F: FnMut(&mut Vec<u8>)> Lists<'_, F> {
     fn open_list(&mut self) {
         (self.message)(self.buffer);
         put_string(self.buffer, NFTA_SET_ELEM_LIST_TABLE, self.target.table);
-        put_display(self.buffer, NFTA_SET_ELEM_LIST_SET, self.target.set);
+        put_name(self.buffer, NFTA_SET_ELEM_LIST_SET, self.target.set);
         put_u32(self.buffer, NFTA_SET_ELEM_LIST_SET_ID, self.target.id);
         self.open = Some(begin(self.buffer, NFTA_SET_ELEM_LIST_ELEMENTS));
     }

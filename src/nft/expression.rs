@@ -11,9 +11,10 @@ use netlink_packet_netfilter::nftables::{
     VerdictAttribute,
 };
 
-use super::attribute::{nest, put_data, put_string, put_u32};
+use super::attribute::{nest, put_data, put_name, put_string, put_u32};
 use super::counter::OBJECT_COUNTER;
 use crate::plan::Port;
+use crate::ruleset::Name;
 
 const NFTA_LIST_ELEM: u16 = 1;
 const NFTA_EXPR_NAME: u16 = 1;
@@ -209,7 +210,7 @@ pub(super) enum Expression {
     },
     Lookup {
         key: Register,
-        set: String,
+        set: Name,
         found: Found,
     },
     /// The type of the destination address in the routing table.
@@ -219,7 +220,7 @@ pub(super) enum Expression {
     Counter,
     /// Counts in a counter that is an object of the table.
     CountIn {
-        counter: String,
+        counter: Name,
     },
     LoadPort {
         port: Port,
@@ -229,7 +230,7 @@ pub(super) enum Expression {
         port: Register,
     },
     Goto {
-        chain: String,
+        chain: Name,
     },
     Drop,
 }
@@ -297,7 +298,7 @@ impl Expression {
                 put_u32(buffer, NFTA_HASH_TYPE, NFT_HASH_JENKINS);
             }
             Self::Lookup { key, set, found } => {
-                put_string(buffer, NFTA_LOOKUP_SET, set);
+                put_name(buffer, NFTA_LOOKUP_SET, *set);
                 put_u32(buffer, NFTA_LOOKUP_SREG, key.number());
                 match found {
                     Found::Continue => {}
@@ -313,7 +314,7 @@ impl Expression {
             Self::Counter => {}
             Self::CountIn { counter } => {
                 put_u32(buffer, NFTA_OBJREF_IMM_TYPE, OBJECT_COUNTER);
-                put_string(buffer, NFTA_OBJREF_IMM_NAME, counter);
+                put_name(buffer, NFTA_OBJREF_IMM_NAME, *counter);
             }
             Self::LoadPort { port, to } => {
                 put_u32(buffer, NFTA_IMMEDIATE_DREG, to.number());
@@ -323,7 +324,7 @@ impl Expression {
                 put_u32(buffer, NFTA_REDIR_REG_PROTO_MIN, port.number());
                 put_u32(buffer, NFTA_REDIR_FLAGS, PORT_SPECIFIED);
             }
-            Self::Goto { chain } => emit_verdict(buffer, GOTO.cast_unsigned(), Some(chain)),
+            Self::Goto { chain } => emit_verdict(buffer, GOTO.cast_unsigned(), Some(*chain)),
             Self::Drop => emit_verdict(buffer, DROP, None),
         }
     }
@@ -352,13 +353,13 @@ impl Expression {
     }
 }
 
-fn emit_verdict(buffer: &mut Vec<u8>, code: u32, chain: Option<&str>) {
+fn emit_verdict(buffer: &mut Vec<u8>, code: u32, chain: Option<Name>) {
     put_u32(buffer, NFTA_IMMEDIATE_DREG, VERDICT_REGISTER);
     nest(buffer, NFTA_IMMEDIATE_DATA, |buffer| {
         nest(buffer, NFTA_DATA_VERDICT, |buffer| {
             put_u32(buffer, NFTA_VERDICT_CODE, code);
             if let Some(chain) = chain {
-                put_string(buffer, NFTA_VERDICT_CHAIN, chain);
+                put_name(buffer, NFTA_VERDICT_CHAIN, chain);
             }
         });
     });
@@ -427,7 +428,7 @@ fn parse_lookup(attributes: &[Lookup]) -> Option<Expression> {
     let (mut key, mut set, mut found) = (None, None, Found::Continue);
     for attribute in attributes {
         match attribute {
-            Lookup::Set(name) => set = Some(name.clone()),
+            Lookup::Set(name) => set = Some(Name::new(name)?),
             Lookup::SourceRegister(register) => key = Register::from_wire(*register),
             Lookup::DestinationRegister(WireRegister::Verdict) => found = Found::Verdict,
             Lookup::DestinationRegister(to) => found = Found::Load(Register::from_wire(*to)?),
@@ -462,7 +463,7 @@ fn parse_immediate(attributes: &[Immediate]) -> Option<Expression> {
 fn parse_verdict(verdict: &[VerdictAttribute]) -> Option<Expression> {
     match verdict {
         [VerdictAttribute::Code(WireVerdict::Goto), VerdictAttribute::Chain(chain)] => {
-            Some(Expression::Goto { chain: chain.clone() })
+            Some(Expression::Goto { chain: Name::new(chain)? })
         }
         [VerdictAttribute::Code(WireVerdict::Other(DROP))] => Some(Expression::Drop),
         _ => None,
@@ -475,7 +476,7 @@ fn parse_other(name: &str, attributes: &[DefaultNla]) -> Option<Expression> {
     match name {
         "counter" => Some(Expression::Counter),
         "objref" if number(NFTA_OBJREF_IMM_TYPE)? == OBJECT_COUNTER => {
-            let counter = text_of(attributes, NFTA_OBJREF_IMM_NAME)?;
+            let counter = name_of(attributes, NFTA_OBJREF_IMM_NAME)?;
             Some(Expression::CountIn { counter })
         }
         "hash"
@@ -507,11 +508,11 @@ fn parse_other(name: &str, attributes: &[DefaultNla]) -> Option<Expression> {
     }
 }
 
-fn text_of(attributes: &[DefaultNla], kind: u16) -> Option<String> {
+fn name_of(attributes: &[DefaultNla], kind: u16) -> Option<Name> {
     let attribute = attributes.iter().find(|attribute| attribute.kind() == kind)?;
     let mut bytes = vec![0; attribute.value_len()];
     attribute.emit_value(&mut bytes);
-    String::from_utf8(bytes.strip_suffix(&[0])?.to_vec()).ok()
+    Name::new(str::from_utf8(bytes.strip_suffix(&[0])?).ok()?)
 }
 
 fn number_of(attributes: &[DefaultNla], kind: u16) -> Option<u32> {

@@ -1,6 +1,5 @@
 //! The face of the room: what is in force, and one transaction to change it.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -311,7 +310,7 @@ impl Firewall {
             }
             None => Transaction::create(plan).into(),
         };
-        match self.carry_out(&transition, plan, None, Tenancy::Make) {
+        match self.carry_out(transition, plan, None, Tenancy::Make) {
             Err(NftError::Refused { .. }) if !self.holds_what_we_think() => self.restore(plan),
             result => result,
         }
@@ -332,7 +331,7 @@ impl Firewall {
             let table = firewall.table.clone();
             let transition =
                 Transition::tidy(table, &firewall.stale, now.duration_since(firewall.begin));
-            firewall.carry_out(&transition, &plan, None, Tenancy::Make)
+            firewall.carry_out(transition, &plan, None, Tenancy::Make)
         };
         match tidy(self) {
             // Somebody has been here before us.
@@ -477,7 +476,7 @@ impl Firewall {
                 Err(error) if error.can_be_replaced() => Transaction::replace(plan),
                 Err(error) => return Err(error),
             };
-            firewall.carry_out_at(generation_id, &transaction.into(), plan, Tenancy::Make)
+            firewall.carry_out_at(generation_id, transaction.into(), plan, Tenancy::Make)
         })
     }
 
@@ -523,7 +522,7 @@ impl Firewall {
                     (Transaction::replace(plan).into(), Tenancy::Make)
                 }
             };
-            firewall.carry_out_at(generation_id, &transition, plan, tenancy)
+            firewall.carry_out_at(generation_id, transition, plan, tenancy)
         })
     }
 
@@ -589,18 +588,16 @@ impl Firewall {
         Err(NftError::Overtaken { table: self.table.clone(), attempts: ATTEMPTS })
     }
 
-    /// A transaction that makes the table anew, with counters that go on from what they are.
-    fn seeded<'t>(&mut self, transaction: &'t Transaction) -> Cow<'t, Transaction> {
+    /// Lets the counters of a transaction that makes the table anew go on from what they are.
+    fn seed(&mut self, transaction: &mut Transaction) {
         if !transaction.makes_table() {
-            return Cow::Borrowed(transaction);
+            return;
         }
         // Without them the rules are worth no less.
         if let Err(error) = self.tallies() {
             tracing::warn!(%error, "counters of connections may go back to earlier values");
         }
-        let mut transaction = transaction.clone();
         transaction.seed(&self.tallies);
-        Cow::Owned(transaction)
     }
 
     fn holds_what_we_think(&mut self) -> bool {
@@ -619,7 +616,7 @@ impl Firewall {
     fn carry_out_at(
         &mut self,
         generation_id: u32,
-        transition: &Transition,
+        transition: Transition,
         plan: &Plan,
         tenancy: Tenancy,
     ) -> Result<Option<Applied>, NftError> {
@@ -633,32 +630,36 @@ impl Firewall {
     /// network namespace has changed since. A table that it makes is ours if it is to be.
     fn carry_out(
         &mut self,
-        transition: &Transition,
+        transition: Transition,
         plan: &Plan,
         generation_id: Option<u32>,
         tenancy: Tenancy,
     ) -> Result<Applied, NftError> {
-        let Transition { transaction, stale } = transition;
+        let Transition { mut transaction, stale } = transition;
         if transaction.is_empty() && tenancy != Tenancy::Take {
-            (self.in_force, self.stale) = (Some(plan.clone()), stale.clone());
+            (self.in_force, self.stale) = (Some(plan.clone()), stale);
             return Ok(Applied { operations: 0, bytes: 0 });
         }
-        let transaction = &*self.seeded(transaction);
+        self.seed(&mut transaction);
         let owned = self.protection == Some(Protection::Owned);
         let tenancy = if owned { tenancy } else { Tenancy::None };
-        let mut batch = Batch::encode_as(transaction, generation_id, tenancy);
+        let mut batch = Batch::encode_as(&transaction, generation_id, tenancy);
         let applied =
             Applied { operations: transaction.operations.len(), bytes: batch.datagram().len() };
-        match self.send(&mut batch, transaction)? {
+        match self.send(&mut batch, &transaction)? {
             Outcome::Committed => self.owns = owned,
             Outcome::Refused(faults) => return Err(self.refused(faults)),
-            Outcome::Unknown if self.holds(plan, stale)? && self.owns == owned => {}
+            Outcome::Unknown if self.holds(plan, &stale)? && self.owns == owned => {}
             Outcome::Unknown => {
                 return Err(netlink_error(&self.table, "change it", Error::RepliesLost));
             }
         }
-        self.tallies.retain(|seat, _| seat.index() < plan.seats().len());
-        (self.in_force, self.stale) = (Some(plan.clone()), stale.clone());
+        while let Some(last) = self.tallies.last_entry()
+            && last.key().index() >= plan.seats().len()
+        {
+            last.remove();
+        }
+        (self.in_force, self.stale) = (Some(plan.clone()), stale);
         Ok(applied)
     }
 

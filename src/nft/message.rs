@@ -6,10 +6,10 @@ use netlink_packet_netfilter::nftables::{
     TableAttribute, TableFlags, TableMessage,
 };
 
-use super::attribute::{nest, put, put_display, put_string, put_u32};
+use super::attribute::{nest, put, put_name, put_string, put_u32};
 use super::rule;
 use super::userdata::{self, ByteOrder};
-use crate::ruleset::{self, ChainName, Elements, Rule, Set, SetName, TableName};
+use crate::ruleset::{self, ChainName, Elements, Name, Rule, Set, SetName, TableName};
 
 /// `NF_ACCEPT`.
 const POLICY_ACCEPT: u32 = 1;
@@ -101,7 +101,7 @@ pub(super) fn put_flush_chain(buffer: &mut Vec<u8>, table: &TableName, name: Cha
 
 fn put_chain(buffer: &mut Vec<u8>, table: &TableName, chain: ChainName) {
     put_string(buffer, NFTA_RULE_TABLE, table.as_str());
-    put_display(buffer, NFTA_RULE_CHAIN, chain);
+    put_name(buffer, NFTA_RULE_CHAIN, chain);
 }
 
 /// Writes the body of the message that adds a rule at the end of a chain.
@@ -113,7 +113,7 @@ pub(super) fn put_rule(buffer: &mut Vec<u8>, table: &TableName, chain: ChainName
         }
     });
     if let Some(note) = rule.note() {
-        put(buffer, NFTA_RULE_USERDATA, &userdata::comment(&note.to_string()));
+        put(buffer, NFTA_RULE_USERDATA, &userdata::comment(Name::from(note).as_str()));
     }
 }
 
@@ -189,13 +189,13 @@ pub(super) fn put_set(buffer: &mut Vec<u8>, table: &TableName, of: &Set, id: u32
 /// Writes the body of the message that removes a set.
 pub(super) fn put_delete_set(buffer: &mut Vec<u8>, table: &TableName, name: SetName) {
     put_string(buffer, NFTA_SET_TABLE, table.as_str());
-    put_display(buffer, NFTA_SET_NAME, name);
+    put_name(buffer, NFTA_SET_NAME, name);
 }
 
 impl Definition {
     fn put(&self, buffer: &mut Vec<u8>, table: &TableName, id: u32) {
         put_string(buffer, NFTA_SET_TABLE, table.as_str());
-        put_display(buffer, NFTA_SET_NAME, self.name);
+        put_name(buffer, NFTA_SET_NAME, self.name);
         put_u32(buffer, NFTA_SET_FLAGS, self.flags);
         let (key_type, key_len) = self.key;
         put_u32(buffer, NFTA_SET_KEY_TYPE, key_type);

@@ -67,15 +67,15 @@ fn load_service(to: Register) -> [Expression; 2] {
 }
 
 fn is_in(set: SetName) -> Expression {
-    Expression::Lookup { key: FIRST, set: set.to_string(), found: Found::Continue }
+    Expression::Lookup { key: FIRST, set: set.into(), found: Found::Continue }
 }
 
 fn goto_verdict_of(map: SetName) -> Expression {
-    Expression::Lookup { key: FIRST, set: map.to_string(), found: Found::Verdict }
+    Expression::Lookup { key: FIRST, set: map.into(), found: Found::Verdict }
 }
 
 fn goto_balance() -> Expression {
-    Expression::Goto { chain: ChainName::Balance.to_string() }
+    Expression::Goto { chain: ChainName::Balance.into() }
 }
 
 fn emit_dispatch(family: Family) -> Vec<Expression> {
@@ -154,7 +154,7 @@ fn emit_redirect(
         is_protocol,
         LOAD_PORT,
         is_equal(public.number().to_be_bytes().into()),
-        Expression::CountIn { counter: counter.to_string() },
+        Expression::CountIn { counter: counter.into() },
         Expression::LoadPort { port: worker, to: FIRST },
         Expression::Redirect { port: FIRST },
     ]
@@ -165,9 +165,9 @@ fn emit_redirect_by_map(protocol: Protocol, counter: CounterName, map: SetName) 
     vec![
         load_protocol,
         is_protocol,
-        Expression::CountIn { counter: counter.to_string() },
+        Expression::CountIn { counter: counter.into() },
         LOAD_PORT,
-        Expression::Lookup { key: FIRST, set: map.to_string(), found: Found::Load(FIRST) },
+        Expression::Lookup { key: FIRST, set: map.into(), found: Found::Load(FIRST) },
         Expression::Redirect { port: FIRST },
     ]
 }
@@ -204,7 +204,7 @@ fn candidate(expressions: &[Expression], note: Option<Note>) -> Option<Rule> {
     let family = || family_of(expressions);
     let set = || {
         expressions.iter().find_map(|expression| match expression {
-            Expression::Lookup { set, .. } => SetName::parse(set),
+            Expression::Lookup { set, .. } => SetName::parse(set.as_str()),
             _ => None,
         })
     };
@@ -220,7 +220,7 @@ fn candidate(expressions: &[Expression], note: Option<Note>) -> Option<Rule> {
             Expression::Redirect { .. },
         ] => Some(Rule::Redirect {
             protocol: protocol_of(protocol)?,
-            counter: CounterName::parse(counter)?,
+            counter: CounterName::parse(counter.as_str())?,
             public: port_of(public)?,
             worker: *worker,
             generation: generation?,
@@ -233,7 +233,7 @@ fn candidate(expressions: &[Expression], note: Option<Note>) -> Option<Rule> {
             Expression::Redirect { .. },
         ] => Some(Rule::RedirectByMap {
             protocol: protocol_of(protocol)?,
-            counter: CounterName::parse(counter)?,
+            counter: CounterName::parse(counter.as_str())?,
             map: set()?,
             generation: generation?,
         }),

@@ -35,10 +35,11 @@ pub(super) enum ByteOrder {
 
 /// A comment of a table or a rule. Its length has to fit in a byte, with the end.
 pub(super) fn comment(text: &str) -> Vec<u8> {
-    let mut value = text.as_bytes().to_vec();
-    value.push(0);
-    let mut data = vec![];
-    put(&mut data, COMMENT, &value);
+    let length = u8::try_from(text.len() + 1).expect("our comments are short");
+    let mut data = Vec::with_capacity(2 + usize::from(length));
+    data.extend([COMMENT, length]);
+    data.extend_from_slice(text.as_bytes());
+    data.push(0);
     data
 }
 
@@ -50,7 +51,7 @@ pub(super) fn parse_comment(data: &[u8]) -> Option<&str> {
 
 /// Of a set of this key.
 pub(super) fn set(key: ByteOrder) -> Vec<u8> {
-    let mut data = vec![];
+    let mut data = Vec::with_capacity(ROOM);
     put_number(&mut data, KEY_BYTE_ORDER, key as u32);
     put_number(&mut data, MERGE_ELEMENTS, 0);
     data
@@ -58,7 +59,7 @@ pub(super) fn set(key: ByteOrder) -> Vec<u8> {
 
 /// Of a map of this key and value.
 pub(super) fn map(key: ByteOrder, value: ByteOrder) -> Vec<u8> {
-    let mut data = vec![];
+    let mut data = Vec::with_capacity(ROOM);
     put_number(&mut data, KEY_BYTE_ORDER, key as u32);
     put_number(&mut data, DATA_BYTE_ORDER, value as u32);
     put_number(&mut data, MERGE_ELEMENTS, 0);
@@ -86,6 +87,9 @@ pub(super) fn numbered_map(modulus: u32) -> Vec<u8> {
     put_number(&mut data, MERGE_ELEMENTS, 0);
     data
 }
+
+/// As much as the data of most sets and maps take.
+const ROOM: usize = 32;
 
 fn put_number(data: &mut Vec<u8>, kind: u8, number: u32) {
     put(data, kind, &number.to_ne_bytes());

@@ -33,6 +33,19 @@ pub struct Difference {
     pub seats: BTreeMap<Seat, Option<Occupant>>,
 }
 
+/// Which parts of a plan change, apart from who is in the seats. See [`Difference`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Changes {
+    pub(crate) generation: bool,
+    pub(crate) listeners: bool,
+    pub(crate) partition: bool,
+    pub(crate) assignment: bool,
+    pub(crate) seat_count: bool,
+    pub(crate) admitting: bool,
+    pub(crate) guard: bool,
+    pub(crate) local_clients: bool,
+}
+
 impl Difference {
     fn none(name: &ClusterName) -> Self {
         Self {
@@ -78,31 +91,50 @@ impl Plan {
     /// # Errors
     /// [`PlanError::OtherCluster`] if `target` is a plan of a cluster of another name.
     pub fn difference(&self, target: &Self) -> Result<Difference, PlanError> {
-        check_name(&self.name, &target.name)?;
-        // Plans that come from one another share what is the same: then there is nothing to compare.
-        let seats = if Arc::ptr_eq(&self.seats, &target.seats) {
-            BTreeMap::new()
-        } else {
-            let changed = target.seats().filter(|(seat, held)| self.occupant(*seat) != *held);
-            changed.map(|(seat, held)| (seat, held.cloned())).collect()
-        };
-        let assignment_is_same = Arc::ptr_eq(&self.assignment, &target.assignment)
-            || self.assignment == target.assignment;
-        let listeners_are_same =
-            Arc::ptr_eq(&self.listeners, &target.listeners) || self.listeners == target.listeners;
+        let changes = self.changes(target)?;
+        let changed = self.changed_seats(target);
+        let seats = changed.map(|seat| (seat, target.occupant(seat).cloned())).collect();
         Ok(Difference {
             name: self.name.clone(),
-            generation: (self.generation != target.generation).then_some(target.generation),
-            listeners: (!listeners_are_same).then(|| Arc::clone(&target.listeners)),
-            partition: (self.partition != target.partition).then_some(target.partition),
-            assignment: (!assignment_is_same).then(|| Arc::clone(&target.assignment)),
-            seat_count: (self.seats.len() != target.seats.len()).then_some(target.seats.len()),
-            admitting: (self.admitting != target.admitting).then_some(target.admitting),
-            guard: (self.guard != target.guard).then_some(target.guard),
-            local_clients: (self.local_clients != target.local_clients)
-                .then_some(target.local_clients),
+            generation: changes.generation.then_some(target.generation),
+            listeners: changes.listeners.then(|| Arc::clone(&target.listeners)),
+            partition: changes.partition.then_some(target.partition),
+            assignment: changes.assignment.then(|| Arc::clone(&target.assignment)),
+            seat_count: changes.seat_count.then_some(target.seats.len()),
+            admitting: changes.admitting.then_some(target.admitting),
+            guard: changes.guard.then_some(target.guard),
+            local_clients: changes.local_clients.then_some(target.local_clients),
             seats,
         })
+    }
+
+    /// What changes from this plan to `target`, apart from who is in the seats.
+    ///
+    /// # Errors
+    /// [`PlanError::OtherCluster`] if `target` is a plan of a cluster of another name.
+    pub(crate) fn changes(&self, target: &Self) -> Result<Changes, PlanError> {
+        check_name(&self.name, &target.name)?;
+        // Plans that come from one another share what is the same: then there is nothing to compare.
+        Ok(Changes {
+            generation: self.generation != target.generation,
+            listeners: !Arc::ptr_eq(&self.listeners, &target.listeners)
+                && self.listeners != target.listeners,
+            partition: self.partition != target.partition,
+            assignment: !Arc::ptr_eq(&self.assignment, &target.assignment)
+                && self.assignment != target.assignment,
+            seat_count: self.seats.len() != target.seats.len(),
+            admitting: self.admitting != target.admitting,
+            guard: self.guard != target.guard,
+            local_clients: self.local_clients != target.local_clients,
+        })
+    }
+
+    /// The seats of `target` whose worker is another than in this plan, in order. A new one that is
+    /// vacant is none of them.
+    pub(crate) fn changed_seats(&self, target: &Self) -> impl Iterator<Item = Seat> {
+        let all = if Arc::ptr_eq(&self.seats, &target.seats) { 0 } else { target.seats.len() };
+        let changed = target.seats().take(all).filter(|(seat, held)| self.occupant(*seat) != *held);
+        changed.map(|(seat, _)| seat)
     }
 
     /// What has to change for the worker in `seat` to be gone, as [`Self::vacate`] would have it:

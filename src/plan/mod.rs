@@ -54,6 +54,7 @@ mod share;
 mod tests;
 
 pub use assignment::{Assignment, Weights};
+pub(crate) use diff::Changes;
 pub use diff::Difference;
 pub use error::PlanError;
 pub use id::{ClusterName, Generation, Port, Seat, Slot};

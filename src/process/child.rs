@@ -5,6 +5,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
+use super::acting::as_owner_of;
 use super::error::{Operation, ProcessError, errno_from};
 use super::pidfd::{Delivery, Exit, PidFd, failed};
 use super::stat::{self, Stat};
@@ -140,7 +141,10 @@ impl Child {
         // The number is the group's own for as long as the leader was not waited for, which this type
         // stands for.
         let group = rustix::process::Pid::from_raw(self.pid().cast_signed());
-        match rustix::process::setpriority_pgrp(group, nice).map_err(errno_from) {
+        // Of processes of another user only as that user, or with CAP_SYS_NICE (`set_one_prio_perm`,
+        // kernel/sys.c).
+        let renice = || rustix::process::setpriority_pgrp(group, nice);
+        match as_owner_of(self.pid(), renice).map_err(errno_from) {
             Ok(()) => Ok(Delivery::Sent),
             Err(Errno::ESRCH) => Ok(Delivery::Gone),
             Err(errno) => Err(failed(errno)),

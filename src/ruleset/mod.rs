@@ -7,6 +7,7 @@
 
 mod lower;
 mod model;
+mod name;
 mod object;
 mod raise;
 mod stale;
@@ -17,6 +18,7 @@ mod transition;
 
 pub use lower::lower;
 pub(crate) use model::{Refusal, Table};
+pub(crate) use name::Name;
 pub(crate) use object::PRIORITY_DSTNAT;
 pub use object::{
     Base, Chain, ChainName, CounterName, Digest, Elements, Family, Hook, Note, Rule, Ruleset, Set,

@@ -1,8 +1,9 @@
 //! The nftables objects that a plan lowers to.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use super::name::Name;
 use crate::plan::{ClusterName, Generation, Port, PortRange, Protocol, Seat};
 
 /// Everything in the table of one cluster, in one order: sets and chains by name, elements by key.
@@ -46,7 +47,7 @@ impl TableName {
 
     /// The table of a cluster.
     pub fn of(cluster: &ClusterName) -> Self {
-        Self(format!("{}{cluster}", Self::PREFIX))
+        Self([Self::PREFIX, cluster.as_str()].concat())
     }
 
     /// Stands for all tables of ours, where a message has to name some.
@@ -87,7 +88,7 @@ impl CounterName {
 
 impl fmt::Display for CounterName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        ChainName::Seat(self.0).fmt(f)
+        Name::from(*self).fmt(f)
     }
 }
 
@@ -191,16 +192,7 @@ impl ChainName {
 
 impl fmt::Display for ChainName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Prerouting => f.write_str("prerouting"),
-            Self::Output => f.write_str("output"),
-            Self::Guard => f.write_str("guard"),
-            Self::Balance => f.write_str("balance"),
-            Self::Seat(seat) => {
-                f.write_str("seat_")?;
-                seat.fmt(f)
-            }
-        }
+        Name::from(*self).fmt(f)
     }
 }
 
@@ -262,28 +254,7 @@ impl SetName {
 
 impl fmt::Display for SetName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Listeners(Family::V4) => f.write_str("listeners4"),
-            Self::Listeners(Family::V6) => f.write_str("listeners6"),
-            Self::Wildcards(Family::V4) => f.write_str("wildcards4"),
-            Self::Wildcards(Family::V6) => f.write_str("wildcards6"),
-            Self::Slots(_) => f.write_str("slots"),
-            Self::MaskedSlots(Family::V4, _) => f.write_str("slots4"),
-            Self::MaskedSlots(Family::V6, _) => f.write_str("slots6"),
-            Self::Survivors(_) => f.write_str("survivors"),
-            Self::Ports(seat, protocol, _) => {
-                ChainName::Seat(*seat).fmt(f)?;
-                f.write_str("_")?;
-                protocol.fmt(f)
-            }
-        }?;
-        match self.digest() {
-            None => Ok(()),
-            Some(digest) => {
-                f.write_str("_")?;
-                digest.fmt(f)
-            }
-        }
+        Name::from(*self).fmt(f)
     }
 }
 
@@ -340,10 +311,7 @@ impl Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Each transaction writes many: `{:08x}` takes several times as long.
-        let nibble =
-            |at: usize| char::from(b"0123456789abcdef"[(self.0 >> (28 - 4 * at)) as usize & 15]);
-        (0..8).try_for_each(|at| f.write_char(nibble(at)))
+        Name::from(*self).fmt(f)
     }
 }
 
@@ -540,10 +508,7 @@ impl Note {
 
 impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Generation(generation) => write!(f, "generation {generation}"),
-            Self::Seats(count) => write!(f, "{count} seats"),
-        }
+        Name::from(*self).fmt(f)
     }
 }
 

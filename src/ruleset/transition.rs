@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::lower::{
-    balance_rules, dispatch_rules, guard_rules, lower, port_maps, seat_rules, slot_maps, survivors,
+    balance_rules, dispatch_rules, guard_rules, lower, port_maps, seat_rules, slot_maps,
     survivors_map,
 };
 use super::object::{Chain, ChainName, CounterName, Rule, Set, SetName, TableName, Tally};
 use super::stale::Stale;
-use crate::plan::{Difference, Partition, Plan, PlanError, Seat};
+use crate::plan::{Changes, Partition, Plan, PlanError, Seat};
 
 /// One member of a transaction: a verb and an object of the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,12 +119,10 @@ impl Transition {
         target: &Plan,
         now: Duration,
     ) -> Result<Self, PlanError> {
-        let difference = in_force.difference(target)?;
-        let change = match difference.listeners {
-            None if !partition_is_another(in_force, target) => {
-                Change::new(in_force, stale, target, &difference)
-            }
-            _ => None,
+        let changes = in_force.changes(target)?;
+        let change = match changes.listeners || partition_is_another(in_force, target) {
+            false => Change::new(in_force, stale, target, changes),
+            true => None,
         };
         let Some(change) = change else {
             return Ok(Transaction::replace(target).into());
@@ -179,6 +177,41 @@ fn partition_is_another(in_force: &Plan, target: &Plan) -> bool {
         (Partition::Mask { .. }, Partition::Mask { .. }) => false,
         (before, after) => before != after,
     }
+}
+
+/// How many of the seats have a worker.
+#[derive(Clone, Copy)]
+struct Survivors {
+    count: usize,
+    seats: usize,
+}
+
+impl Survivors {
+    fn of(plan: &Plan) -> Self {
+        Self { count: plan.survivors().count(), seats: plan.seats().len() }
+    }
+
+    /// Whether there are clients of vacant seats, and workers for them.
+    fn take_over(self) -> bool {
+        0 < self.count && self.count < self.seats
+    }
+
+    /// The map over which those spread: to look for none where there are none would be to gather
+    /// all seats for each transaction.
+    fn map(self, plan: &Plan) -> Option<Set> {
+        if self.take_over() { survivors_map(plan) } else { None }
+    }
+}
+
+/// The seats of the target whose chains get other rules, in order.
+fn changed_seats(in_force: &Plan, target: &Plan, vacant_rules_change: bool) -> Vec<Seat> {
+    let mut others = in_force.changed_seats(target).peekable();
+    let is_new = |seat: Seat| seat.index() >= in_force.seats().len();
+    let changed = target.seats().filter(|(seat, held)| {
+        let is_other = others.next_if_eq(seat).is_some();
+        is_other || is_new(*seat) || (held.is_none() && vacant_rules_change)
+    });
+    changed.map(|(seat, _)| seat).collect()
 }
 
 /// What of the table has to be made anew.
@@ -249,35 +282,29 @@ impl Maps {
 
 impl<'a> Change<'a> {
     /// `None` if the table has to be made anew.
-    fn new(
-        in_force: &'a Plan,
-        stale: &Stale,
-        target: &'a Plan,
-        difference: &Difference,
-    ) -> Option<Self> {
-        let survivors_change = survivors(in_force) != survivors(target);
-        let vacant_rules_change = survivors_change
-            || difference.generation.is_some()
-            || in_force.survivors().count() != target.survivors().count();
-        let is_changed = |seat: Seat| {
-            let is_new = seat.index() >= in_force.seats().len();
-            let is_vacant = target.occupant(seat).is_none();
-            is_new || difference.seats.contains_key(&seat) || (is_vacant && vacant_rules_change)
+    fn new(in_force: &'a Plan, stale: &Stale, target: &'a Plan, changes: Changes) -> Option<Self> {
+        let (old_survivors, new_survivors) = (Survivors::of(in_force), Survivors::of(target));
+        let survivors_change = match (old_survivors.take_over(), new_survivors.take_over()) {
+            (false, false) => false,
+            (true, true) => !in_force.survivors().eq(target.survivors()),
+            _ => true,
         };
-        let seats: Vec<Seat> =
-            target.seats().map(|(seat, _)| seat).filter(|seat| is_changed(*seat)).collect();
-        let slots_change = difference.assignment.is_some() || difference.seat_count.is_some();
+        let vacant_rules_change =
+            survivors_change || changes.generation || old_survivors.count != new_survivors.count;
+        let seats = changed_seats(in_force, target, vacant_rules_change);
+        let slots_change = changes.assignment || changes.seat_count;
         let name = |map: &Set| map.name;
-        let (mut before, mut after) = (vec![], vec![]);
+        let (mut before, mut after) =
+            (Vec::with_capacity(seats.len() + 2), Vec::with_capacity(seats.len() + 2));
         if slots_change {
             before.extend(slot_maps(in_force));
             after.extend(slot_maps(target));
         }
         let slots = after.iter().map(name).collect();
-        let survivors_map_of_target = survivors_map(target);
+        let survivors_map_of_target = new_survivors.map(target);
         let survivors = survivors_map_of_target.as_ref().map(name);
         if survivors_change {
-            before.extend(survivors_map(in_force));
+            before.extend(old_survivors.map(in_force));
             after.extend(survivors_map_of_target);
         }
         let gone = in_force.seats().skip(target.seats().len()).map(|(seat, _)| seat);
@@ -296,9 +323,9 @@ impl<'a> Change<'a> {
             survivors,
             ports,
             maps,
-            dispatch_changes: difference.admitting.is_some(),
-            guard_changes: difference.guard.is_some(),
-            local_clients_change: difference.local_clients.is_some(),
+            dispatch_changes: changes.admitting,
+            guard_changes: changes.guard,
+            local_clients_change: changes.local_clients,
         })
     }
 

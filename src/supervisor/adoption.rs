@@ -6,16 +6,22 @@
 //! retired go on draining.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::aim::{Aim, Lineup};
 use super::backoff::{self, Retry};
 use super::state::Phase;
 use super::worker::{Ending, Stage};
 use super::{
-    Moment, Notice, Refusal, RequestId, Retirement, Rollout, Settings, Start, Supervisor, Worker,
-    WorkerId, WorkerState,
+    Cause, Moment, Notice, Refusal, RequestId, Retirement, Rollout, Settings, Start, Supervisor,
+    Worker, WorkerId, WorkerState,
 };
 use crate::plan::{Generation, Plan, PlanError, Port, Seat, Weights};
+
+/// So long from its beginning on a master waits for a worker that was starting under the one before,
+/// though its time may be over: what the worker has said meanwhile, that it is ready or asks for more
+/// time, was not heard or is not known any more.
+const FIRST_LOOK: Duration = Duration::from_secs(5);
 
 /// What an earlier master has left.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,7 +59,7 @@ pub struct Adopted {
     pub seat: Seat,
     /// Its generation.
     pub generation: Generation,
-    /// Its worker ports.
+    /// Its worker ports; empty for one that picks them itself and has yet to tell them.
     pub ports: Arc<[Port]>,
     /// Its process.
     pub pid: u32,
@@ -98,10 +104,7 @@ impl Supervisor {
         for adopted in workers {
             supervisor.take_over(adopted);
         }
-        for Respawn { seat, failures, not_before } in respawns {
-            let retry = Retry { failures, not_before };
-            supervisor.respawns.insert(seat, backoff::Respawn::inherited(retry));
-        }
+        supervisor.go_on_replacing();
         if holds {
             supervisor.aim = Aim::found_in(supervisor.plan(), &supervisor.settings.weights)?;
             supervisor.phase = Phase::Serving;
@@ -119,11 +122,20 @@ impl Supervisor {
                 supervisor.phase = Phase::Starting(Start::Fresh);
             }
         }
+        for Respawn { seat, failures, not_before } in respawns {
+            let retry = Retry { failures, not_before };
+            if let Some(generation) = supervisor.aim.generation_in(seat) {
+                let respawn = backoff::Respawn::inherited(retry);
+                supervisor.respawns.insert((seat, generation), respawn);
+            }
+        }
         Ok(supervisor)
     }
 
     /// What the next master needs to go on as this one would, but for the plan, which it reads itself;
-    /// given that nothing is [under way](Self::may_hand_over).
+    /// given that nothing is [under way](Self::may_hand_over). What operators wait for beside that, a
+    /// retirement or a clearing, ends with this master, and so do the count of retirements and the
+    /// generation that a rollback would go back to.
     pub fn bequeath(&self) -> (Vec<Adopted>, Vec<Respawn>) {
         let adopted = |worker: &Worker| {
             let part = match &worker.stage {
@@ -133,6 +145,10 @@ impl Supervisor {
                 Stage::Recalled(recall) => Part::Retired { since: recall.retirement.since() },
                 Stage::Dying { ending: Ending::Asked { kill_at }, .. } => {
                     Part::Dying { kill_at: *kill_at }
+                }
+                // Not sooner than if all went on here; that a signal comes first is not handed over.
+                Stage::Dying { ending: Ending::Told { terminate_at }, .. } => {
+                    Part::Dying { kill_at: terminate_at.after(self.settings.die) }
                 }
                 Stage::Dying { since, .. } => Part::Dying { kill_at: *since },
             };
@@ -147,12 +163,12 @@ impl Supervisor {
                 holds_sockets: worker.holds_sockets,
             })
         };
-        let respawn = |(seat, respawn): (&Seat, &backoff::Respawn)| {
-            let Retry { failures, not_before } = respawn.bequeathed();
-            Respawn { seat: *seat, failures, not_before }
+        let respawn = |place: (Seat, Generation)| {
+            let Retry { failures, not_before } = self.respawns.get(&place)?.bequeathed();
+            Some(Respawn { seat: place.0, failures, not_before })
         };
         let workers = self.workers.values().filter_map(adopted).collect();
-        (workers, self.respawns.iter().map(respawn).collect())
+        (workers, self.aim.places().filter_map(respawn).collect())
     }
 
     /// Whether another master may take over now.
@@ -160,18 +176,30 @@ impl Supervisor {
     /// # Errors
     /// [`Refusal::Stopping`]; [`Refusal::Busy`] with a reload or a scale; [`Refusal::Starting`] before
     /// a plan of this master is in force, while a process is just being started, which takes
-    /// milliseconds, and while listening sockets wait for a worker that is to inherit them.
+    /// milliseconds, or has not told the ports that it picks; while another plan should be in force
+    /// than is, while that does not show which seats are those of a canary, and while listening sockets
+    /// wait for a worker that is to inherit them.
     pub fn may_hand_over(&self) -> Result<(), Refusal> {
         self.check_idle()?;
-        let is_spawning = self.workers.values().any(|worker| worker.pid.is_none());
+        let is_unknown = |worker: &Worker| worker.pid.is_none() || worker.ports.is_none();
+        let is_spawning = self.workers.values().any(is_unknown);
         let is_inheriting = |worker: &Worker| {
             worker.is_heir && matches!(worker.stage, Stage::Starting | Stage::Ready { .. })
         };
         let awaits_heirs = !self.estates.is_empty() || self.workers.values().any(is_inheriting);
-        if is_spawning || self.kernel.is_busy() || awaits_heirs {
+        let is_wrong = self.kernel.is_busy() || self.is_outdated() || !self.shows_canary();
+        if is_spawning || awaits_heirs || is_wrong {
             return Err(Refusal::Starting);
         }
         Ok(())
+    }
+
+    /// Whether the plan in force shows which seats are those of the canary, if there is one: the next
+    /// master has nothing else to tell it by ([`Aim::found_in`]).
+    fn shows_canary(&self) -> bool {
+        let last = self.aim.weights.seats() - 1;
+        let is_occupied = || self.plan().seats().nth(last).is_some_and(|(_, it)| it.is_some());
+        self.aim.canary.is_none() || is_occupied()
     }
 
     /// Whether the seats in force, or to come into force, are those of the settings.
@@ -203,7 +231,7 @@ impl Supervisor {
         let Adopted { worker: id, seat, generation, ports, pid, started, part, holds_sockets } =
             adopted;
         let mut worker = Worker::new(id, seat, generation, started);
-        worker.ports = Some(ports);
+        worker.ports = Some(ports).filter(|ports| !ports.is_empty());
         worker.pid = Some(pid);
         worker.adopted = true;
         worker.holds_sockets = holds_sockets;
@@ -223,6 +251,29 @@ impl Supervisor {
         // What was rolled back is not begun again under the same number.
         self.last_generation = self.last_generation.max(generation);
         self.workers.insert(id, worker);
+    }
+
+    /// A worker in force beside which another for its place was handed over is being replaced: whoever
+    /// wanted that, for whatever cause, still does.
+    fn go_on_replacing(&mut self) {
+        let is_starting = |worker: &&Worker| matches!(worker.stage, Stage::Starting);
+        let starting = self.workers.values().filter(is_starting);
+        let places: Vec<(Seat, Generation)> =
+            starting.map(|worker| (worker.seat, worker.generation)).collect();
+        let is_replaced =
+            |it: &&mut Worker| it.is_live() && places.contains(&(it.seat, it.generation));
+        for worker in self.workers.values_mut().filter(is_replaced) {
+            worker.leaving = Some(Cause::Requested);
+        }
+    }
+
+    /// The master begins.
+    pub(super) fn begin_with_adopted(&mut self, now: Moment) {
+        let is_starting =
+            |worker: &&mut Worker| worker.adopted && matches!(worker.stage, Stage::Starting);
+        for worker in self.workers.values_mut().filter(is_starting) {
+            worker.health.wait_until(now.after(FIRST_LOOK));
+        }
     }
 
     /// The adopted workers that serve other listeners than those to come.

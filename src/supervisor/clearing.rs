@@ -123,9 +123,14 @@ impl Supervisor {
         self.workers.values().filter(is_retired).filter(|worker| !self.is_reached(worker))
     }
 
-    /// Whether the rules send clients to the worker, or may any moment.
+    /// Whether the rules send clients to the worker, or to sockets that it has inherited, or may any
+    /// moment.
     pub(super) fn is_reached(&self, worker: &Worker) -> bool {
-        self.kernel.is_open() && self.kernel.names(worker)
+        let has_their_sockets = || {
+            let ports = worker.ports.as_ref().filter(|_| worker.is_heir);
+            ports.is_some_and(|ports| self.kernel.leads_to(ports))
+        };
+        self.kernel.is_open() && (self.kernel.names(worker) || has_their_sockets())
     }
 
     fn begin_clearings(&mut self) {

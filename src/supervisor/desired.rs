@@ -64,11 +64,15 @@ impl Supervisor {
     }
 
     /// Whether the plan in force, none of whose workers can serve, leads to sockets that the next ones
-    /// get: clients wait there, in place of trying again and again.
+    /// get: clients wait there, in place of trying again and again. Not if one of its workers, which an
+    /// earlier master has started, has taken its sockets with it: clients would be refused there.
     fn clients_may_wait(&self, vacant: &Lineup) -> bool {
         let in_force = self.kernel.in_force.lineup.as_ref();
-        let has_sockets = |it: &Lineup| it.aim == vacant.aim && it.occupied() > 0;
-        self.settings.holds_sockets && in_force.is_some_and(has_sockets)
+        let is_occupied = |it: &Lineup| it.aim == vacant.aim && it.occupied() > 0;
+        let mut occupants = self.plan().seats().filter_map(|(_, occupant)| occupant);
+        self.settings.holds_sockets
+            && in_force.is_some_and(is_occupied)
+            && occupants.all(|occupant| self.holds_for_next(&occupant.ports))
     }
 
     /// The plan in force, but closed to new connections; `None` if it is closed already.

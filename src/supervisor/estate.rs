@@ -156,6 +156,14 @@ impl Supervisor {
         ports.is_some_and(|ports| self.kernel.leads_to(ports)) && !is_closed()
     }
 
+    /// Whether the master has the sockets on these worker ports, for a worker to come or for one that
+    /// gets ready with them.
+    pub(super) fn holds_for_next(&self, ports: &Arc<[Port]>) -> bool {
+        let is_left = |estate: &Estate| estate.ports.as_ref() == Some(ports);
+        let is_heir = |worker: &Worker| worker.is_heir && worker.ports.as_ref() == Some(ports);
+        self.estates.values().any(is_left) || self.workers.values().any(is_heir)
+    }
+
     fn start_finisher(&mut self, from: WorkerId, now: Moment) {
         let Some(estate) = self.estates.get(&from) else { return };
         let Estate { seat, generation, queued, finishers, .. } = *estate;
@@ -168,7 +176,9 @@ impl Supervisor {
     }
 
     fn hand_on(&mut self, from: WorkerId, to: &mut Worker) {
-        to.ports = self.estates.remove(&from).and_then(|estate| estate.ports);
+        let Some(estate) = self.estates.remove(&from) else { return };
+        // What a finisher leaves is as unfit for others as what it got.
+        (to.ports, to.unfit) = (estate.ports, !estate.is_fit);
         (to.holds_sockets, to.is_heir) = (true, true);
         self.actions.push(Action::Bequeath { from, to: to.id });
     }

@@ -176,6 +176,11 @@ impl Health {
         self.extended.map_or(deadline, |asked| deadline.max(asked.min(furthest)))
     }
 
+    /// The deadline of its stage is not before `moment`.
+    pub(super) fn wait_until(&mut self, moment: Moment) {
+        self.extended = Some(moment);
+    }
+
     /// Forgets what was asked for in the stage before.
     pub(super) fn forget_extension(&mut self) {
         self.extended = None;

@@ -66,23 +66,33 @@ impl Supervisor {
                 Stage::Live { .. } if self.wants(worker) && self.is_set_aside(worker) => {}
                 Stage::Live { .. } => self.retire(id, now),
                 Stage::Recalled(_) if !self.wants(worker) => self.retire_again(id, now),
-                // It may have had connections before.
-                Stage::Ready { .. } if worker.is_heir && !worker.unfit && !self.wants(worker) => {
-                    self.retire(id, now);
-                }
                 Stage::Starting | Stage::Ready { .. } if !self.wants(worker) => {
-                    self.end(id, Why::Unwanted, now);
+                    let drains = self.may_have_had_clients(worker) && !self.stops_at_once();
+                    match drains {
+                        true => self.retire(id, now),
+                        false => self.end(id, Why::Unwanted, now),
+                    }
                 }
                 _ => {}
             }
         }
     }
 
-    /// Whether the plan in force leads to sockets that a worker which is ready has inherited.
+    /// Whether the plan in force leads to sockets that a worker which is ready has inherited, and lets
+    /// clients in.
     pub(super) fn serves_as_heir(&self, worker: &Worker) -> bool {
         let ports = worker.ports.as_ref().filter(|_| worker.is_heir);
+        let is_closed = || self.is_stopping() && self.is_closed();
         matches!(worker.stage, Stage::Ready { .. })
             && ports.is_some_and(|ports| self.kernel.leads_to(ports))
+            && !is_closed()
+    }
+
+    /// Whether a worker that was never in force may have connections all the same: by the sockets that
+    /// it has inherited, or under an earlier master.
+    fn may_have_had_clients(&self, worker: &Worker) -> bool {
+        let serves = matches!(worker.stage, Stage::Ready { .. }) && !worker.unfit;
+        worker.adopted || (worker.is_heir && serves)
     }
 
     fn wants(&self, worker: &Worker) -> bool {

@@ -41,9 +41,13 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn joined(&mut self, id: WorkerId, knows_retired: bool) {
-        if let Some(worker) = self.workers.get_mut(&id) {
-            worker.speech = Speech { has_joined: true, knows_retired };
+    /// One that was taken for a worker which gets ready, and says that an earlier master has retired it,
+    /// is not to serve again: it may be about to close its sockets, or to end.
+    pub(super) fn joined(&mut self, id: WorkerId, knows_retired: bool, now: Moment) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        worker.speech = Speech { has_joined: true, knows_retired };
+        if knows_retired && worker.adopted && matches!(worker.stage, Stage::Starting) {
+            self.retire(id, now);
         }
     }
 

@@ -130,9 +130,8 @@ impl Supervisor {
         match self.check_retirement(target) {
             Ok((worker, seat)) => {
                 self.retiring.push(Retiring { request, worker, seat });
-                if let Some(respawn) = self.respawns.get_mut(&seat) {
-                    respawn.forgive();
-                }
+                let in_seat = self.respawns.iter_mut().filter(|((of, _), _)| *of == seat);
+                in_seat.for_each(|(_, respawn)| respawn.forgive());
                 self.leave(worker, Cause::Requested);
             }
             Err(refusal) => self.reply(request, Err(refusal)),

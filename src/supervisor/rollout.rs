@@ -7,6 +7,7 @@
 
 use super::aim::{Aim, Draft};
 use super::backoff::Respawn;
+use super::health::Standing;
 use super::state::Phase;
 use super::{
     Done, Progress, Refusal, RequestId, Rollout, Supervisor, Worker, WorkerFailure, WorkerId,
@@ -23,6 +24,8 @@ pub(super) struct RolloutState {
     request: RequestId,
     pub(super) to: Aim,
     stage: RolloutStage,
+    /// How often the kernel did not take the plan of the swap.
+    commit_failures: u32,
 }
 
 #[derive(Debug, Clone)]
@@ -31,8 +34,6 @@ enum RolloutStage {
     Preparing,
     /// The plan follows the new aim, as soon as the kernel takes it.
     Swapping {
-        /// How often it did not.
-        commit_failures: u32,
         /// A new worker failed while it is not known whether the plan that names it is in force.
         failure: Option<WorkerFailure>,
     },
@@ -98,24 +99,32 @@ impl Supervisor {
     }
 
     pub(super) fn begin_rollout(&mut self, kind: Rollout, request: RequestId, to: Aim) {
-        self.rollout = Some(RolloutState { kind, request, to, stage: RolloutStage::Preparing });
+        let stage = RolloutStage::Preparing;
+        self.rollout = Some(RolloutState { kind, request, to, stage, commit_failures: 0 });
         self.respawns.values_mut().for_each(Respawn::forgive);
     }
 
     /// Begins the swap when all new workers are ready; or, when none of the old ones can serve any
     /// more, as soon as one of the new ones can. A silent new worker counts for as much as a silent old
-    /// one: only where there is nobody else.
+    /// one: only where there is nobody else. So one that falls silent before the kernel has the swap is
+    /// waited for again, where the old ones serve.
     pub(super) fn advance_rollout(&mut self) {
         let Some(rollout) = &self.rollout else { return };
         let (ready, needed) = self.newcomers(rollout);
-        let must_hurry = self.standing(&rollout.to) > self.standing(&self.aim);
-        if rollout.is_preparing() && (ready == needed || must_hurry) {
-            let stage = RolloutStage::Swapping { commit_failures: 0, failure: None };
-            self.set_rollout_stage(stage);
+        let is_time = ready == needed || self.standing(&rollout.to) > self.standing(&self.aim);
+        if rollout.is_preparing() && is_time {
+            self.set_rollout_stage(RolloutStage::Swapping { failure: None });
+        } else if rollout.is_swapping() && !is_time && self.may_wait_with_swap() {
+            self.set_rollout_stage(RolloutStage::Preparing);
         }
         if self.would_serve_nobody() {
             self.give_up_rollout(Refusal::NobodyLeft);
         }
+    }
+
+    /// Whether it is not on its way, and the old workers serve meanwhile.
+    fn may_wait_with_swap(&self) -> bool {
+        !self.rollout_is_submitted() && self.standing(&self.aim) == Standing::Serves
     }
 
     /// Whether the swap, if it is not on its way already, takes the last workers that serve out of
@@ -146,7 +155,7 @@ impl Supervisor {
         let submitted = self.rollout_is_submitted();
         let can_fall_back = self.can_fall_back();
         match self.rollout.as_mut().map(|rollout| &mut rollout.stage) {
-            Some(RolloutStage::Swapping { failure: kept, .. }) if submitted => {
+            Some(RolloutStage::Swapping { failure: kept }) if submitted => {
                 kept.get_or_insert(failure);
                 false
             }
@@ -167,11 +176,9 @@ impl Supervisor {
     pub(super) fn rollout_commit_failed(&mut self, reason: &str) {
         let can_fall_back = self.can_fall_back();
         let Some(rollout) = &mut self.rollout else { return };
-        let RolloutStage::Swapping { commit_failures, failure } = &mut rollout.stage else {
-            return;
-        };
-        *commit_failures += 1;
-        let failures = *commit_failures;
+        let RolloutStage::Swapping { failure } = &mut rollout.stage else { return };
+        rollout.commit_failures += 1;
+        let failures = rollout.commit_failures;
         let refusal = match failure.take() {
             Some(failure) => Some(Refusal::Worker(failure)),
             None if failures >= COMMIT_TRIES => {
@@ -215,7 +222,7 @@ impl Supervisor {
             Rollout::Canary | Rollout::Rollback | Rollout::Scale => None,
         };
         self.last_generation = self.last_generation.max(rollout.to.newest());
-        self.respawns.retain(|seat, _| rollout.to.has(*seat, self.aim.generation));
+        self.respawns.retain(|(seat, generation), _| rollout.to.has(*seat, *generation));
         self.aim = rollout.to;
         self.announce_canary();
         self.rollout_done(rollout.request, done);

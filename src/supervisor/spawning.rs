@@ -46,7 +46,8 @@ impl Supervisor {
         }
         let was_steady = worker.ready_for(now) >= self.settings.steady;
         let (backoff, give_up) = (&self.settings.backoff, self.settings.give_up);
-        let next = self.respawns.entry(seat).or_default().lost(was_steady, backoff, give_up, now);
+        let respawn = self.respawns.entry((seat, worker.generation)).or_default();
+        let next = respawn.lost(was_steady, backoff, give_up, now);
         if !is_filled {
             return;
         }
@@ -64,10 +65,11 @@ impl Supervisor {
 
     /// The seats that get no worker for now, since they lost too many of late.
     pub fn given_up(&self, now: Moment) -> impl Iterator<Item = Seat> {
-        let seats = self.aim_in_effect().seat_count();
-        let rest =
-            move |(seat, respawn): &(&Seat, &Respawn)| seat.index() < seats && respawn.rests(now);
-        self.respawns.iter().filter(rest).map(|(seat, _)| *seat)
+        let aim = self.aim_in_effect();
+        let rests = move |seat: &Seat, generation: Generation| {
+            self.respawns.get(&(*seat, generation)).is_some_and(|respawn| respawn.rests(now))
+        };
+        aim.places().filter(move |(seat, generation)| rests(seat, *generation)).map(|it| it.0)
     }
 
     fn has_successor(&self, worker: &Worker) -> bool {
@@ -121,9 +123,6 @@ impl Supervisor {
     /// The back-off of a seat holds for the generation that failed, not for one that was just
     /// asked for.
     fn not_before(&self, seat: Seat, generation: Generation) -> Moment {
-        match self.respawns.get(&seat) {
-            Some(respawn) if self.aim_in_effect().has(seat, generation) => respawn.not_before(),
-            _ => Moment::START,
-        }
+        self.respawns.get(&(seat, generation)).map_or(Moment::START, Respawn::not_before)
     }
 }

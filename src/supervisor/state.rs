@@ -38,8 +38,8 @@ pub struct Supervisor {
     /// Listening sockets without a worker, by the one that has left them.
     pub(super) estates: BTreeMap<WorkerId, Estate>,
     pub(super) last_worker: WorkerId,
-    /// Failures by seat, and when each may have its next worker.
-    pub(super) respawns: BTreeMap<Seat, Respawn>,
+    /// Failures by place, and when each may have its next worker.
+    pub(super) respawns: BTreeMap<(Seat, Generation), Respawn>,
     /// No spawn before this, so that they stay apart by [`Settings::stagger`].
     pub(super) next_spawn: Moment,
     /// No retired worker that could go on is ended before this, likewise.
@@ -164,7 +164,8 @@ impl Supervisor {
 
     fn take_in(&mut self, event: Event, now: Moment) {
         match event {
-            Event::Start | Event::Tick => {}
+            Event::Start => self.begin_with_adopted(now),
+            Event::Tick => {}
             Event::Spawned { worker: id, pid, ports } => {
                 if let Some(worker) = self.workers.get_mut(&id) {
                     worker.pid = Some(pid);
@@ -174,7 +175,7 @@ impl Supervisor {
                 }
             }
             Event::PortsReported { worker, ports } => self.ports_reported(worker, ports),
-            Event::Joined { worker, knows_retired } => self.joined(worker, knows_retired),
+            Event::Joined { worker, knows_retired } => self.joined(worker, knows_retired, now),
             Event::Parted { worker } => self.parted(worker),
             Event::Deaf { worker } => self.deaf(worker, now),
             Event::SpawnFailed { worker, reason } => self.spawn_failed(worker, reason, now),

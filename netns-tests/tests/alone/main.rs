@@ -12,6 +12,7 @@ mod health;
 mod hostile;
 mod in_flight;
 mod lab_load;
+mod many;
 mod memory;
 mod reload;
 mod repair;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
         hostile,
         in_flight,
         lab_load,
+        many,
         memory,
         reload,
         repair,

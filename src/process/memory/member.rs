@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use nix::errno::Errno;
 use rustix::fs::{Mode, OFlags};
 
+use super::super::acting::as_owner_of;
 use super::super::error::{Operation, ProcessError, errno_from};
 use super::super::stat::Stat;
 use super::figures::{self, Bytes, STATM_LEN};
@@ -76,7 +77,9 @@ impl Member {
     pub(super) fn proportional(&self) -> Result<Option<Bytes>, ProcessError> {
         let Some(directory) = self.directory()? else { return Ok(None) };
         let mut buffer = [0; ROLLUP_LEN];
-        let Some(length) = directory.read("smaps_rollup", &mut buffer)? else { return Ok(None) };
+        // Shown to who may trace the process: its user, or CAP_SYS_PTRACE.
+        let read = as_owner_of(self.pid, || directory.read("smaps_rollup", &mut buffer));
+        let Some(length) = read? else { return Ok(None) };
         figures::proportional(&buffer[..length])
             .map(Some)
             .ok_or(ProcessError::Malformed { pid: self.pid, file: "smaps_rollup" })

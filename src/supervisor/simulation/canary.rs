@@ -5,7 +5,7 @@ use super::topic::Topic;
 use super::world::World;
 use crate::plan::{Assignment, Plan};
 use crate::supervisor::worker::Stage;
-use crate::supervisor::{Action, Done, Event, Request, Worker};
+use crate::supervisor::{Action, Done, Event, Notice, Request, Supervisor, Worker};
 
 pub(super) const TOPIC: Topic =
     Topic { born, taken_over, check_action, act, follow, ..Topic::NONE };
@@ -31,6 +31,8 @@ impl State {
 struct Home {
     seats: usize,
     assignment: Assignment,
+    /// The master in office has begun since, and knows only what the plan in force shows.
+    is_forgotten: bool,
 }
 
 fn born(world: &mut World, pid: Pid) {
@@ -38,18 +40,28 @@ fn born(world: &mut World, pid: Pid) {
     world.processes.get_mut(&pid).expect("it was just started").closes = closes;
 }
 
-/// The next master sees by the plan whether there is a trial.
+/// The next master sees by the plan whether there is a trial, and takes vacant seats before it for seats
+/// of it.
 fn taken_over(world: &mut World) {
     let State { home, before } = std::mem::take(&mut world.canary);
-    let is_on_trial = world.supervisor.as_ref().is_some_and(|it| it.canary().is_some());
-    world.canary.home = home.or(before).filter(|_| is_on_trial);
+    let trial = world.supervisor.as_ref().and_then(Supervisor::canary);
+    world.canary.home = home.or(before).zip(trial).map(|(home, trial)| {
+        let seats = trial.first_seat.index();
+        let between = world.plan.seats().take(home.seats).skip(seats);
+        assert!(seats <= home.seats, "a seat of a trial is taken for another");
+        assert!(
+            between.into_iter().all(|(_, it)| it.is_none()),
+            "a seat is taken for one on trial"
+        );
+        Home { seats, is_forgotten: true, ..home }
+    });
 }
 
 fn act(world: &mut World, action: &Action) {
     match action {
         Action::Commit(_) => {
             let (seats, assignment) = (world.plan.seats().len(), world.plan.assignment().clone());
-            world.canary.before = Some(Home { seats, assignment });
+            world.canary.before = Some(Home { seats, assignment, is_forgotten: false });
         }
         Action::Reply { outcome: Ok(Done::Canary { .. }), .. } => {
             world.canary.home = world.canary.before.clone();
@@ -61,6 +73,14 @@ fn act(world: &mut World, action: &Action) {
             ask_perhaps(world, Request::Rollback);
         }
         Action::Reply { outcome: Ok(Done::RolledBack { .. }), .. } => world.canary.home = None,
+        // It is looked at anew before it serves again.
+        Action::Notice(Notice::Retired { worker, .. }) => {
+            if let Some(pid) = world.pid_of(*worker)
+                && let Some(process) = world.processes.get_mut(&pid)
+            {
+                process.ready_again = false;
+            }
+        }
         _ => {}
     }
 }
@@ -92,7 +112,7 @@ fn look(world: &mut World, pid: Pid) {
     let Some(process) = world.processes.get_mut(&pid) else { return };
     process.looked_at = false;
     if process.is_alive() && process.listens && !process.closes {
-        process.ready_again = true;
+        (process.ready, process.ready_again) = (true, true);
         world.tell_of(pid, |worker| Event::Ready { worker });
     }
 }
@@ -114,7 +134,11 @@ fn check_action(world: &World, action: &Action) {
             check_generations(plan, seats);
         }
         Some(home) if next_seats < seats => {
-            assert_eq!(next, &home.assignment, "a lent slot went back to another seat");
+            let mut both = now.table().iter().zip(next.table());
+            let stays = both.all(|(now, next)| now == next || now.index() >= home.seats);
+            assert!(stays, "a client moves that did not have the canary");
+            let is_back = home.is_forgotten || *next == home.assignment;
+            assert!(is_back, "a lent slot went back to another seat");
             check_generations(plan, next_seats);
         }
         Some(home) => {

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use super::policy;
 use super::process::Process;
 use super::topic::Topic;
 use super::world::World;
@@ -63,9 +64,13 @@ fn check_commit(world: &World, plan: &Plan) {
         let is_fine = process.ready && !process.signalled && !process.told;
         assert!(is_fine, "seat {seat} goes to {process:?}");
         // Whose successor died before anybody was told of it goes on.
-        let is_leaving = process.worker.is_some_and(|id| world.policy.leaving.contains(&id));
+        let policy::State { leaving, staying, .. } = &world.policy;
+        let is_leaving =
+            process.worker.is_some_and(|id| leaving.contains(&id) || staying.contains(&id));
         // An heir that got ready while its sockets were just taken out of force comes in now.
         let is_new = process.is_heir && world.state_of(pid) == Some(WorkerState::Starting);
+        let was_told = process.is_anew && process.has_joined && process.knows_retired;
+        assert!(!was_told, "a worker that knows that it is retired gets new connections");
         let may_serve = process.left_at.is_none() || process.ready_again || is_leaving || is_new;
         assert!(may_serve, "a retired worker gets new connections again");
     }
@@ -131,7 +136,7 @@ fn check_targets(world: &World) {
         let pid = world.pid_with(occupant).filter(|pid| world.processes[pid].takes_clients());
         let Some(pid) = pid else {
             let nobody_serves = !world.managed().any(can_serve);
-            let clients_wait = world.settings.holds_sockets && nobody_serves;
+            let clients_wait = nobody_serves && world.clients_wait_at(&occupant.ports);
             assert!(clients_wait, "a worker in force that was seen to die");
             continue;
         };

@@ -1,17 +1,35 @@
-//! Masters that are killed at any moment, and those that adopt what they leave.
+//! Masters that are killed at any moment, or hand over, and those that go on with what they leave.
 
-use super::process::Pid;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::process::{Pid, Process};
 use super::topic::{TOPICS, Topic};
 use super::world::World;
 use crate::plan::{Occupant, Plan, Seat};
-use crate::supervisor::{Adopted, Event, Inheritance, Part, Supervisor, WorkerId};
+use crate::supervisor::{
+    Adopted, Event, Inheritance, Part, Respawn, Supervisor, WorkerId, WorkerState,
+};
 
 pub(super) const TOPIC: Topic = Topic { begin, ..Topic::NONE };
 
-/// What the world remembers of masters that were killed.
+/// How often, and how long after each other, a master is asked to hand over that cannot just then.
+const TRIES: u32 = 50;
+const ASK_AGAIN: Duration = Duration::from_millis(200);
+
+/// What the world remembers of masters that are gone.
 #[derive(Debug, Default)]
 pub(super) struct State {
-    pub(super) crashes: u32,
+    /// The first event of a master that has adopted is being told.
+    pub(super) is_adopting: bool,
+}
+
+/// What a master has handed over.
+struct Handed {
+    workers: Vec<Adopted>,
+    respawns: Vec<Respawn>,
+    /// The one that has: it tells what would have become of it.
+    by: Supervisor,
 }
 
 fn begin(world: &mut World) {
@@ -19,6 +37,10 @@ fn begin(world: &mut World) {
         if world.goes_wrong(50) {
             let at = world.some_time();
             world.schedule(at, crash);
+        }
+        if world.goes_wrong(50) {
+            let at = world.some_time();
+            world.schedule(at, |world| ask_for_all(world, TRIES));
         }
     }
 }
@@ -30,92 +52,240 @@ fn crash(world: &mut World) {
         return;
     }
     world.note(|now| format!("{:>9.3?}  the master is killed", now.0));
-    world.crash.crashes += 1;
     if let Some(plan) = world.kernel.outstanding.take()
         && world.random.percent(50)
     {
         world.put_in_force(plan);
     }
     world.processes.retain(|_, process| !process.ports.is_empty());
-    for process in world.processes.values_mut() {
-        process.worker = None;
-        process.polled = false;
-    }
     let delay = world.random.millis(100..5_000);
-    world.schedule(delay, take_over);
+    world.schedule(delay, |world| take_over(world, None));
+}
+
+/// `run --replace`. While it takes over nobody decides anything.
+fn ask_for_all(world: &mut World, tries: u32) {
+    let Some(supervisor) = world.supervisor.as_ref().filter(|_| !world.finished) else { return };
+    if supervisor.may_hand_over().is_err() {
+        if tries > 0 {
+            world.schedule(ASK_AGAIN, move |world| ask_for_all(world, tries - 1));
+        }
+        return;
+    }
+    let Some(by) = world.supervisor.take() else { return };
+    world.note(|now| format!("{:>9.3?}  the master hands over", now.0));
+    let (workers, respawns) = by.bequeath();
+    let mut delay = world.random.millis(0..20);
+    if world.goes_wrong(20) {
+        delay = world.random.millis(20..1_500);
+    }
+    world.schedule(delay, |world| take_over(world, Some(Handed { workers, respawns, by })));
 }
 
 /// Another `run`: what is in force, less the workers that are gone, is what it begins with.
-fn take_over(world: &mut World) {
-    if world.supervisor.is_some() || world.finished {
-        return;
-    }
+fn take_over(world: &mut World, handed: Option<Handed>) {
     world.reign += 1;
-    let gone: Vec<Pid> =
-        world.processes.iter().filter(|(_, process)| process.dead).map(|(pid, _)| *pid).collect();
-    world.processes.retain(|pid, _| !gone.contains(pid));
+    world.processes.retain(|_, process| !process.dead);
     let before = world.plan.clone();
     let (plan, holds) = beginning(world);
     world.note(|now| format!("{:>9.3?}  the next master begins, plan in force: {holds}", now.0));
-    let workers = adopt_all(world, &plan);
-    world.put_in_force(plan.clone());
+    let told = handed.as_ref().map_or(&[][..], |handed| &handed.workers);
+    let workers = adopt_all(world, &plan, &before, told);
+    if plan != before {
+        world.put_in_force(plan.clone());
+        world.kernel.is_damaged = false;
+    }
     let is_whole = plan == before && plan.survivors().count() == plan.seats().len();
-    let inheritance = Inheritance { plan, holds, workers, respawns: Vec::new() };
+    let respawns = handed.as_ref().map_or(Vec::new(), |handed| handed.respawns.clone());
+    let inheritance = Inheritance { plan, holds, workers: workers.clone(), respawns };
     let supervisor = Supervisor::adopt(world.settings.clone(), inheritance);
     world.supervisor = Some(supervisor.expect("a plan that an earlier master has made"));
     TOPICS.iter().for_each(|topic| (topic.taken_over)(world));
+    world.crash.is_adopting = true;
     world.deliver(Event::Start);
+    world.crash.is_adopting = false;
     if is_whole {
         assert!(world.kernel.outstanding.is_none(), "an adoption changes the rules");
         assert_eq!(world.plan, before, "an adoption changes the plan");
     }
-    let named = world.occupants().filter_map(|occupant| world.pid_with(occupant));
-    for pid in named {
-        assert!(!world.processes[&pid].signalled, "an adoption ends a worker in force");
+    for adopted in &workers {
+        let state = world.state_of(Pid(adopted.pid));
+        assert!(state.is_some(), "an adoption forgets {adopted:?}");
+        let is_in_force = adopted.part == Part::InForce;
+        assert!(!is_in_force || state == Some(WorkerState::Live), "an adoption ends {adopted:?}");
+    }
+    if let Some(handed) = handed {
+        check_handed(world, handed, &workers, holds);
     }
 }
 
-/// The workers that are there, as `master::adoption` judges them.
-fn adopt_all(world: &mut World, plan: &Plan) -> Vec<Adopted> {
-    let mut workers = Vec::new();
-    let now = world.now;
-    for (pid, process) in &mut world.processes {
-        let worker = WorkerId(workers.len() as u64 + 1);
-        let occupant = plan.seats().find(|(seat, _)| *seat == process.seat).and_then(|(_, it)| it);
-        let is_named = occupant.is_some_and(|occupant| occupant.ports == process.ports);
-        let part = match is_named {
-            true => Part::InForce,
-            false => Part::Retired { since: now },
+/// The next master goes on as this one would have.
+fn check_handed(world: &World, handed: Handed, workers: &[Adopted], holds: bool) {
+    let Handed { workers: told, respawns, mut by } = handed;
+    let Some(next) = &world.supervisor else { return };
+    let (_, goes_on_with) = next.bequeath();
+    // Where nobody serves there are as many seats as are configured.
+    let is_there = |respawn: &&Respawn| respawn.seat.index() < world.plan.seats().len();
+    let expected: Vec<Respawn> = respawns.iter().filter(is_there).copied().collect();
+    assert_eq!(goes_on_with, expected, "a handover loses back-offs");
+    by.step(Event::Tick, world.now);
+    for told in told {
+        let Some(adopted) = workers.iter().find(|it| it.worker == told.worker) else { continue };
+        // One that was left out because it does not answer is retired; and where nobody serves, all
+        // that are started are of a new generation.
+        let is_aside = told.part == Part::InForce && adopted.part != Part::InForce;
+        let is_old = !holds && adopted.part == Part::Starting;
+        let state = |of: &Supervisor| {
+            of.workers().find(|it| it.id == told.worker).map(|worker| worker.state())
         };
-        process.worker = Some(worker);
-        (process.ready, process.signalled) = (is_named, false);
-        (process.quiet_reports, process.ready_again) = (0, false);
-        if !is_named {
-            process.left_at.get_or_insert(now);
-        }
-        // A process that may not be traced gives none away.
-        process.keeps_own_sockets = !world.settings.holds_sockets || world.random.percent(20);
-        workers.push(Adopted {
-            worker,
-            seat: process.seat,
-            generation: process.generation,
-            ports: process.ports.clone(),
-            pid: pid.0,
-            started: now,
-            part,
-            holds_sockets: !process.keeps_own_sockets,
-        });
+        let (was, is) = (state(&by), state(next));
+        let is_cleared = world.settings.kill_old && matches!(adopted.part, Part::Retired { .. });
+        let may_differ = is_aside || is_old || is_cleared || was == Some(WorkerState::Dying);
+        assert!(was == is || may_differ, "handed over as {was:?}, and now {is:?}: {adopted:?}");
+    }
+}
+
+/// The workers that are there, as `master::adoption` judges them and `master::heritage` takes them
+/// over: first those that were handed over.
+fn adopt_all(world: &mut World, plan: &Plan, before: &Plan, told: &[Adopted]) -> Vec<Adopted> {
+    let told: BTreeMap<Pid, &Adopted> = told.iter().map(|it| (Pid(it.pid), it)).collect();
+    let mut pids: Vec<Pid> = world.processes.keys().copied().collect();
+    pids.sort_by_key(|pid| !told.contains_key(pid));
+    let mut last = told.values().map(|it| it.worker.0).max().unwrap_or_default();
+    let mut given = BTreeSet::new();
+    let mut workers = Vec::new();
+    for pid in pids {
+        let told = told.get(&pid).copied();
+        let process = &world.processes[&pid];
+        let seen = match judge(world, process, plan, before, &mut given) {
+            Some(seen) => seen,
+            None if told.is_some() => Part::Starting,
+            None => {
+                forget(world, pid);
+                continue;
+            }
+        };
+        let part = told.map_or(seen, |told| told_part(world, seen, told));
+        let worker = told.map_or_else(
+            || {
+                last += 1;
+                WorkerId(last)
+            },
+            |told| told.worker,
+        );
+        workers.push(adopt(world, pid, worker, part, told));
     }
     workers
+}
+
+/// Where in its life it is, by what can be seen of it; `None`: it is left alone.
+fn judge(
+    world: &World,
+    process: &Process,
+    plan: &Plan,
+    before: &Plan,
+    given: &mut BTreeSet<Seat>,
+) -> Option<Part> {
+    let Process { seat, generation, ports, .. } = process;
+    let occupant_of = |plan: &Plan| {
+        let mut seats = plan.seats();
+        seats.find(|it| it.0 == *seat).and_then(|(_, occupant)| occupant.cloned())
+    };
+    let itself = Some(Occupant { generation: *generation, ports: ports.clone() });
+    let is_planned = occupant_of(plan) == itself;
+    let is_of_now = plan.generation() == *generation
+        && seat.index() < plan.seats().len()
+        && occupant_of(plan).is_none();
+    let was_planned = occupant_of(before) == itself;
+    let is_young = world.now.since(process.started) < world.settings.ready;
+    if is_planned && process.listens && given.insert(*seat) {
+        Some(Part::InForce)
+    } else if is_of_now && !was_planned && is_young && given.insert(*seat) {
+        Some(Part::Starting)
+    } else if world.peers.picks_ports && !process.listens {
+        // Where it will listen nobody knows.
+        None
+    } else {
+        Some(Part::Retired { since: world.now })
+    }
+}
+
+/// What was told counts, but for who is in force.
+fn told_part(world: &World, seen: Part, told: &Adopted) -> Part {
+    match (seen, told.part) {
+        (Part::InForce, _) => Part::InForce,
+        (_, Part::InForce) => Part::Retired { since: world.now },
+        (_, part) => part,
+    }
+}
+
+/// It is nobody's worker from now on.
+fn forget(world: &mut World, pid: Pid) {
+    let process = world.processes.get_mut(&pid).expect("it is there");
+    process.worker = None;
+}
+
+fn adopt(
+    world: &mut World,
+    pid: Pid,
+    worker: WorkerId,
+    part: Part,
+    told: Option<&Adopted>,
+) -> Adopted {
+    let now = world.now;
+    // A process that may not be traced gives no socket away.
+    let keeps_sockets = match told {
+        Some(told) => !told.holds_sockets,
+        None => !world.settings.holds_sockets || world.random.percent(20),
+    };
+    let process = world.processes.get_mut(&pid).expect("it is there");
+    process.worker = Some(worker);
+    process.ready = part == Part::InForce;
+    // What it was asked by one that is gone is not known, unless it is told.
+    process.signalled = matches!(part, Part::Dying { .. });
+    process.told = false;
+    (process.quiet_reports, process.was_counted) = (0, false);
+    (process.ready_again, process.looked_at, process.polled) = (false, false, false);
+    process.keeps_own_sockets = keeps_sockets;
+    if let Part::Retired { .. } | Part::Dying { .. } = part {
+        process.left_at.get_or_insert(now);
+    }
+    let mut ports = process.ports.clone();
+    process.is_anew = part == Part::Starting;
+    if process.is_anew {
+        // What it was before nobody can know.
+        (process.left_at, process.was_named) = (None, false);
+    }
+    if part == Part::Starting {
+        if world.peers.picks_ports {
+            // It tells where it listens when it joins again.
+            process.keeps_ports = true;
+            ports = [].into();
+        }
+        if process.listens {
+            super::lives::look_at(world, pid);
+        }
+    }
+    let process = &world.processes[&pid];
+    Adopted {
+        worker,
+        seat: process.seat,
+        generation: process.generation,
+        ports,
+        pid: pid.0,
+        started: process.started,
+        part,
+        holds_sockets: !keeps_sockets,
+    }
 }
 
 /// As `master::takeover` has it.
 fn beginning(world: &World) -> (Plan, bool) {
     let mut plan = world.plan.clone();
-    let serves = |occupant: &Occupant| {
-        world.pid_with(occupant).is_some_and(|pid| world.processes[&pid].listens)
+    let serves = |seat: &Seat, occupant: &Occupant| {
+        let process = world.pid_with(occupant).map(|pid| &world.processes[&pid]);
+        process.is_some_and(|it| it.listens && it.seat == *seat)
     };
-    let is_gone = |seat: &Seat| plan.occupant(*seat).is_some_and(|it| !serves(it));
+    let is_gone = |seat: &Seat| plan.occupant(*seat).is_some_and(|it| !serves(seat, it));
     let gone: Vec<Seat> = plan.seats().map(|(seat, _)| seat).filter(is_gone).collect();
     for seat in gone {
         plan.vacate(seat).expect("a seat of it");

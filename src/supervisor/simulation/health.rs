@@ -6,7 +6,10 @@ use super::process::{Pid, Process};
 use super::topic::Topic;
 use super::world::World;
 use crate::plan::Plan;
-use crate::supervisor::{Action, Cause, Event, Exit, Lack, Moment, Notice, Silence, WorkerState};
+use crate::supervisor::worker::Stage;
+use crate::supervisor::{
+    Action, Cause, Event, Exit, Lack, Moment, Notice, Silence, Worker, WorkerState,
+};
 
 pub(super) const TOPIC: Topic =
     Topic { born, taken_over, check_action, follow, check_state, ..Topic::NONE };
@@ -39,22 +42,33 @@ fn born(world: &mut World, pid: Pid) {
 
 /// A worker falls silent, for a moment or for long.
 fn hang(world: &mut World, pid: Pid) {
-    // The master looks at those alone that are ready.
-    let is_watched = |it: &&mut Process| it.ready && it.is_alive() && it.worker.is_some();
-    if world.supervisor.is_some()
-        && let Some(process) = world.processes.get_mut(&pid).filter(is_watched)
-    {
-        process.silent = true;
-        world.tell_of(pid, |worker| Event::Silent { worker, cause: Silence::Stopped });
+    if let Some(process) = world.processes.get_mut(&pid) {
+        process.hangs = true;
     }
+    notice(world, pid);
     let longest = if world.goes_wrong(50) { 2_000 } else { 25_000 };
     let delay = world.random.millis(0..longest);
     world.schedule(delay, move |world| recover(world, pid));
 }
 
+/// The master looks at those alone that are ready.
+fn notice(world: &mut World, pid: Pid) {
+    let is_watched = |it: &&mut Process| it.ready && it.is_alive() && it.worker.is_some();
+    if world.supervisor.is_some()
+        && let Some(process) = world.processes.get_mut(&pid).filter(is_watched)
+        && process.hangs
+    {
+        process.silent = true;
+        world.tell_of(pid, |worker| Event::Silent { worker, cause: Silence::Stopped });
+    }
+}
+
 /// It answers again, and perhaps not for long.
 fn recover(world: &mut World, pid: Pid) {
     let now = world.now;
+    if let Some(process) = world.processes.get_mut(&pid) {
+        process.hangs = false;
+    }
     let is_silent = |it: &&mut Process| it.silent && it.is_alive();
     if let Some(process) = world.processes.get_mut(&pid).filter(is_silent) {
         (process.silent, process.answered_at) = (false, Some(now));
@@ -77,10 +91,15 @@ fn say_that_it_stops(world: &mut World, pid: Pid) {
     world.schedule(delay, move |world| world.die(pid, Exit::Code(0)));
 }
 
-/// The next master does not know what the one before was told.
+/// The next master does not know what the one before was told, and sees soon who does not answer.
 fn taken_over(world: &mut World) {
     for process in world.processes.values_mut() {
         (process.silent, process.answered_at, process.stops) = (false, None, false);
+    }
+    let hang = world.processes.iter().filter(|(_, process)| process.hangs);
+    for pid in hang.map(|(pid, _)| *pid).collect::<Vec<_>>() {
+        let delay = world.random.millis(0..3_000);
+        world.schedule_for_master(delay, move |world| notice(world, pid));
     }
 }
 
@@ -136,10 +155,14 @@ fn check_state(world: &World) {
 fn well_in(world: &World, plan: &Plan) -> impl Iterator<Item = Pid> {
     let (generation, seats) = (plan.generation(), plan.seats().len());
     let is_trial = world.canary.is_trial();
+    let is_looked_for = |worker: &Worker| {
+        let is_seen = world.process_of(worker.id).is_some_and(|process| process.ready_again);
+        matches!(worker.stage, Stage::Recalled(_)) && !is_seen
+    };
     let workers = world.workers().filter(move |worker| {
         let is_its_state = matches!(worker.state(), WorkerState::Starting | WorkerState::Live);
         let has_place = worker.generation == generation && worker.seat.index() < seats;
-        is_its_state && has_place && !is_trial
+        is_its_state && has_place && !is_trial && !is_looked_for(worker)
     });
     let pids = workers.filter_map(|worker| world.pid_of(worker.id));
     pids.filter(|pid| world.processes[pid].is_well(world.now))

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::checks::gave_up_closing;
+use super::checks::{gave_up_closing, names};
 use super::process::{Pid, Process};
 use super::topic::Topic;
 use super::world::World;
 use crate::plan::{Port, Seat};
-use crate::supervisor::{Action, Event, Moment, Sockets, Supervisor, WorkerId};
+use crate::supervisor::{Action, Event, Moment, Notice, Sockets, Supervisor, WorkerId};
 
 pub(super) const TOPIC: Topic =
     Topic { taken_over, check_action, act, check_state, check_rest, ..Topic::NONE };
@@ -86,7 +86,25 @@ fn act(world: &mut World, action: &Action) {
             }
         }
         Action::CloseSockets { worker } => drop(world.held.left.remove(&worker)),
+        Action::Notice(Notice::Retired { worker, .. }) => heir_is_retired(world, worker),
         _ => {}
+    }
+}
+
+/// One that clients may have come to by its sockets alone, or under an earlier master, is retired
+/// although no plan of this one has named it. Not if a plan leads there: then it is no retirement, whatever is said.
+fn heir_is_retired(world: &mut World, worker: WorkerId) {
+    let is_named = |process: &Process| {
+        let next = world.kernel.outstanding.iter();
+        next.chain([&world.plan]).any(|plan| names(plan, process))
+    };
+    let is_it = |it: &&Process| (it.is_heir || it.is_anew) && !is_named(it);
+    let heir = world.process_of(worker).filter(is_it);
+    if heir.is_some()
+        && let Some(process) = world.pid_of(worker).and_then(|pid| world.processes.get_mut(&pid))
+    {
+        process.was_named = true;
+        process.left_at.get_or_insert(world.now);
     }
 }
 
@@ -153,12 +171,17 @@ impl World {
             return;
         };
         // What it takes on after it was asked to end is its own affair.
-        process.ready &= !process.signalled;
-        if is_finisher {
-            (process.was_named, process.left_at) = (true, Some(self.now));
-        } else {
+        process.ready &= !process.signalled && !process.told;
+        if !is_finisher {
             self.note_named();
         }
+    }
+
+    /// Whether the sockets on these ports are there, for a worker that has not begun or is not ready.
+    pub(super) fn clients_wait_at(&self, ports: &Arc<[Port]>) -> bool {
+        let mut held = self.held.left.values().chain(self.held.promised.values());
+        let mut heirs = self.processes.values().filter(|process| process.is_heir);
+        held.any(|it| it.ports == *ports) || heirs.any(|it| it.ports == *ports)
     }
 
     pub(super) fn is_finisher(&self, worker: WorkerId) -> bool {

@@ -36,10 +36,10 @@ fn begin(world: &mut World) {
     }
 }
 
-/// Whoever takes over makes the table anew from the plan that stands in it.
+/// Whoever takes over looks at the table first of all.
 fn taken_over(world: &mut World) {
-    let refuses_until = world.kernel.refuses_until;
-    world.kernel = State { refuses_until, ..State::default() };
+    let State { refuses_until, is_damaged, .. } = world.kernel;
+    world.kernel = State { refuses_until, is_damaged, ..State::default() };
 }
 
 fn check_action(world: &World, action: &Action) {

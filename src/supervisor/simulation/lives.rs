@@ -41,8 +41,9 @@ fn spawned(world: &mut World, pid: Pid) {
         let process = world.processes.get_mut(&pid).expect("it was asked for");
         (process.ports, process.unfit) = (Port::new(port).into_iter().collect(), unfit);
     }
+    let now = world.now;
     let process = world.processes.get_mut(&pid).expect("it was asked for");
-    process.stubborn = stubborn;
+    (process.stubborn, process.started) = (stubborn, now);
     super::topic::TOPICS.iter().for_each(|topic| (topic.born)(world, pid));
     let ports = super::peers::ports_at_spawn(world, pid);
     world.tell_of(pid, |worker| Event::Spawned { worker, pid: pid.0, ports });
@@ -66,12 +67,15 @@ fn born(world: &mut World, pid: Pid) {
     }
 }
 
-/// The master sees it at its next look, or at the one after: a look may fail.
 fn listens(world: &mut World, pid: Pid) {
-    let Some(process) = world.processes.get_mut(&pid).filter(|process| process.is_alive()) else {
-        return;
-    };
-    process.listens = true;
+    if let Some(process) = world.processes.get_mut(&pid).filter(|process| process.is_alive()) {
+        process.listens = true;
+        look_at(world, pid);
+    }
+}
+
+/// The master sees that it listens at its next look, or at the one after: a look may fail.
+pub(super) fn look_at(world: &mut World, pid: Pid) {
     let mut delay = world.random.millis(0..10);
     while world.goes_wrong(20) {
         delay += world.random.millis(10..1_000);

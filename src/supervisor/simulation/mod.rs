@@ -24,6 +24,7 @@
 //! ```text
 //! cargo test --lib supervisor::simulation                                         the fast set
 //! IPCLUSTER_SIM_HISTORIES=100000 cargo test --release --lib supervisor::simulation  the long one
+//! IPCLUSTER_SIM_FROM=50000 IPCLUSTER_SIM_HISTORIES=100 cargo test --lib supervisor::simulation   from a seed on
 //! IPCLUSTER_SIM_SEED=4711 cargo test --lib supervisor::simulation -- --nocapture   one, told in full
 //! ```
 //!
@@ -96,13 +97,20 @@ fn every_history_keeps_the_invariants() {
         return;
     }
     let histories = number_from_environment("IPCLUSTER_SIM_HISTORIES").unwrap_or(HISTORIES);
+    let first = number_from_environment("IPCLUSTER_SIM_FROM").unwrap_or(0);
     let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
-    std::thread::scope(|scope| {
-        for first in 0..threads as u64 {
-            let seeds = (first..histories).step_by(threads);
-            scope.spawn(|| seeds.for_each(|seed| live_through(&mut World::new(seed))));
-        }
+    let failed: Vec<(u64, String)> = std::thread::scope(|scope| {
+        let share_of = |thread: usize| {
+            let seeds = (first..first + histories).skip(thread).step_by(threads);
+            scope.spawn(|| seeds.filter_map(|seed| Some((seed, failure_of(seed)?))).collect())
+        };
+        let shares: Vec<_> = (0..threads).map(share_of).collect();
+        let failed: Vec<Vec<_>> = shares.into_iter().map(|it| it.join().expect("caught")).collect();
+        failed.concat()
     });
+    let told: Vec<String> =
+        failed.iter().map(|(seed, words)| format!("IPCLUSTER_SIM_SEED={seed}: {words}")).collect();
+    assert!(failed.is_empty(), "{} of {histories} histories:\n{}", failed.len(), told.join("\n"));
 }
 
 #[test]
@@ -117,6 +125,12 @@ fn every_fault_of_a_supervisor_is_found() {
         let seed = found.unwrap_or_else(|| panic!("{fault:?}: no history finds {invariant:?}"));
         println!("{fault:?}: history {seed} finds {invariant:?}");
     }
+}
+
+/// What a history breaks, if it breaks anything.
+fn failure_of(seed: u64) -> Option<String> {
+    let outcome = catch_unwind(|| live_through(&mut World::new(seed)));
+    outcome.err().map(|panic| words_of(&*panic).to_owned())
 }
 
 /// Trouble, then calm, then the end.

@@ -17,7 +17,7 @@ pub(super) const TOPIC: Topic = Topic { begin, born, taken_over, check_action, a
 #[derive(Debug, Default)]
 pub(super) struct State {
     /// Workers pick their ports themselves.
-    picks_ports: bool,
+    pub(super) picks_ports: bool,
 }
 
 fn begin(world: &mut World) {
@@ -43,10 +43,16 @@ fn born(world: &mut World, pid: Pid) {
     }
 }
 
-/// Connections are with one master.
+/// Connections are with one master; workers come to the next one, sooner or later.
 fn taken_over(world: &mut World) {
-    for process in world.processes.values_mut() {
+    let joined = world.processes.iter_mut().filter(|(_, process)| process.has_joined);
+    let parted = joined.map(|(pid, process)| {
         process.has_joined = false;
+        *pid
+    });
+    for pid in parted.collect::<Vec<_>>() {
+        let delay = world.random.millis(0..5_000);
+        world.schedule_for_master(delay, move |world| join(world, pid));
     }
 }
 
@@ -108,8 +114,7 @@ fn check_action(world: &World, action: &Action) {
 fn check_told_to_retire(world: &World, worker: WorkerId) {
     let Some(process) = world.process_of(worker) else { return };
     assert!(process.has_joined && !process.knows_retired, "{worker} told to retire");
-    // One that has inherited its sockets may be retired before any plan names it.
-    let is_out = process.left_at.is_some() || process.is_heir || gave_up_closing(world);
+    let is_out = process.left_at.is_some() || gave_up_closing(world);
     assert!(is_out, "{worker} told to retire while in force");
     // After a minute the entries of conntrack do not count any more.
     let is_late = process.left_at.is_some_and(|at| world.now >= at.after(Duration::from_secs(60)));

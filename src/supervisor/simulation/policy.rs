@@ -79,6 +79,8 @@ pub(super) struct State {
     shared: Footprint,
     /// Those who were to be replaced, and are not retired yet as far as was told.
     pub(super) leaving: BTreeSet<WorkerId>,
+    /// Those of them whose successor was refused in the end, and that were not retired: they stay.
+    pub(super) staying: BTreeSet<WorkerId>,
     /// When those of them that are retired were.
     retirements: Vec<Moment>,
     /// When the last worker was ended that could have gone on.
@@ -137,8 +139,15 @@ fn born(world: &mut World, pid: Pid) {
     }
 }
 
+/// Who has a successor leaves, also where nobody knows why any more.
 fn taken_over(world: &mut World) {
     world.policy = State::default();
+    let starting = |worker: &&Worker| worker.state() == WorkerState::Starting;
+    let places: Vec<_> =
+        world.workers().filter(starting).map(|it| (it.seat, it.generation)).collect();
+    let live = world.workers().filter(|worker| worker.state() == WorkerState::Live);
+    let leave = live.filter(|worker| places.contains(&(worker.seat, worker.generation)));
+    world.policy.leaving = leave.map(|worker| worker.id).collect();
 }
 
 /// The master looks at resident memory.
@@ -212,6 +221,7 @@ fn act(world: &mut World, action: &Action) {
                 |id: &WorkerId| world.workers().any(|it| it.id == *id && it.leaving.is_none());
             let stay: Vec<WorkerId> = world.policy.leaving.iter().copied().filter(stays).collect();
             world.policy.leaving.retain(|id| !stay.contains(id));
+            world.policy.staying.extend(stay);
             remember(&mut world.policy, notice, now);
         }
         _ => {}
@@ -225,6 +235,7 @@ fn remember(state: &mut State, notice: &Notice, now: Moment) {
         }
         Notice::Retired { worker, .. } => {
             let was_leaving = state.leaving.remove(worker);
+            state.staying.remove(worker);
             if was_leaving {
                 state.retirements.push(now);
             }
@@ -264,11 +275,8 @@ fn check_action(world: &World, action: &Action) {
         }
         Action::Renice { worker, nice } => {
             assert_eq!(*nice, world.settings.retire.renice);
-            // An heir is retired although no plan has named it: clients may have come by its sockets.
-            let is_out = |process: &Process| {
-                let may_be_aside = process.may_be_aside(world.now);
-                process.left_at.is_some() || may_be_aside || process.is_heir
-            };
+            let is_out =
+                |process: &Process| process.left_at.is_some() || process.may_be_aside(world.now);
             let is_out = world.process_of(*worker).is_none_or(is_out);
             let process = world.process_of(*worker);
             assert!(
@@ -336,16 +344,14 @@ fn check_ending(world: &World, id: WorkerId, why: Why) {
     match why {
         Why::LowMemory | Why::Cleared | Why::HighMemory => {
             let is_aside = process.may_be_aside(world.now);
-            let is_out = process.left_at.is_some() || is_aside || process.is_heir;
+            let is_out = process.left_at.is_some() || is_aside;
             assert!(is_out, "{id} is live, and ended: {why}");
         }
         _ => return,
     }
     let settle = world.settings.settle;
     let waited = process.left_at.map_or(Duration::ZERO, |left_at| world.now.since(left_at));
-    // When one that has inherited its sockets was retired is not known here.
-    let is_unknown = process.is_heir && process.left_at.is_none();
-    let is_settled = process.was_quiet || waited >= settle || is_unknown;
+    let is_settled = process.was_quiet || waited >= settle;
     if let Why::LowMemory | Why::Cleared = why {
         assert!(is_settled, "{id} ended while clients wait for it");
     }

@@ -20,6 +20,8 @@ pub(super) struct Process {
     pub(super) seat: Seat,
     /// The generation that it was started for; that of the first plan for those that were there.
     pub(super) generation: Generation,
+    /// When it began.
+    pub(super) started: Moment,
     /// Empty until it is spawned.
     pub(super) ports: Arc<[Port]>,
     /// The plan cannot take its ports.
@@ -28,6 +30,8 @@ pub(super) struct Process {
     pub(super) listens: bool,
     /// The supervisor was told that it listens.
     pub(super) ready: bool,
+    /// It does not answer.
+    pub(super) hangs: bool,
     /// The supervisor was told that it does not answer, and not that it does again.
     pub(super) silent: bool,
     /// When the supervisor was told that it answers again.
@@ -70,6 +74,8 @@ pub(super) struct Process {
     pub(super) is_late: bool,
     pub(super) sockets: Sockets,
     pub(super) burden: Burden,
+    /// A master that has adopted it takes it for one that has yet to get ready.
+    pub(super) is_anew: bool,
     /// It has inherited its sockets.
     pub(super) is_heir: bool,
     /// The master in office has not got its sockets, whatever the settings say.
@@ -86,10 +92,12 @@ impl Process {
             worker,
             seat,
             generation: Generation(7),
+            started: Moment::START,
             ports: Arc::new([]),
             unfit: false,
             listens: false,
             ready: false,
+            hangs: false,
             silent: false,
             answered_at: None,
             stops: false,
@@ -111,6 +119,7 @@ impl Process {
             was_counted: false,
             burden,
             is_late: false,
+            is_anew: false,
             is_heir: false,
             keeps_own_sockets: false,
             finishers: 0,

@@ -90,6 +90,14 @@ pub(super) enum Fault {
     ClosesTheQueue,
     /// They are never closed.
     KeepsSockets,
+    /// A master that adopts passes over a retired worker.
+    ForgetsTheRetired,
+    /// It ends one that is in force.
+    EndsTheAdopted,
+    /// It commits a plan although nothing has changed.
+    ChangesWhatItFinds,
+    /// It does not go on with the back-offs that it was told.
+    ForgetsBackoffs,
 }
 
 /// All faults, each with words of the invariant that tells of it.
@@ -129,6 +137,10 @@ pub(super) const FAULTS: &[(Fault, &str)] = &[
     (Fault::NeverTakesBack, "is replaced for its silence"),
     (Fault::ClosesTheQueue, "closed on those who wait"),
     (Fault::KeepsSockets, "sockets without a worker are left"),
+    (Fault::ForgetsTheRetired, "an adoption forgets"),
+    (Fault::EndsTheAdopted, "gets connections"),
+    (Fault::ChangesWhatItFinds, "an adoption changes the rules"),
+    (Fault::ForgetsBackoffs, "a handover loses back-offs"),
 ];
 
 /// A fault, and what it remembers.
@@ -251,6 +263,28 @@ impl Sabotage {
             Fault::KeepsSockets => {
                 actions.retain(|action| !matches!(action, Action::CloseSockets { .. }));
             }
+            Fault::ForgetsTheRetired if world.crash.is_adopting => {
+                supervisor.workers.retain(|_, it| !matches!(it.stage, Stage::Retired(_)));
+            }
+            Fault::EndsTheAdopted if world.crash.is_adopting => {
+                if let Some(worker) = of_state(WorkerState::Live) {
+                    supervisor.end(worker, Why::Unwanted, world.now);
+                    supervisor.actions.clear();
+                }
+            }
+            Fault::ChangesWhatItFinds if world.crash.is_adopting => {
+                let mut weights = vec![1.0; world.plan.seats().len()];
+                weights[0] = 3.0;
+                let weights = Weights::new(&weights).expect("as many as there are");
+                let other = world.plan.rescaled(&weights).ok().filter(|it| *it != world.plan);
+                actions.retain(|action| *action != Action::Verify);
+                actions.extend(other.map(Action::Commit));
+            }
+            Fault::ForgetsBackoffs if world.crash.is_adopting => supervisor.respawns.clear(),
+            Fault::ForgetsTheRetired
+            | Fault::EndsTheAdopted
+            | Fault::ChangesWhatItFinds
+            | Fault::ForgetsBackoffs => {}
             Fault::SaysDoneTooEarly => say_done(world, supervisor, actions),
             Fault::MovesOthersForATrial => {
                 for action in actions {

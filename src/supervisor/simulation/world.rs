@@ -15,7 +15,6 @@ use crate::supervisor::{
 
 /// Everything outside a supervisor, and what was seen of it so far.
 pub(super) struct World {
-    seed: u64,
     pub(super) random: Random,
     pub(super) now: Moment,
     pub(super) settings: Settings,
@@ -77,7 +76,6 @@ impl World {
         let start = random.choose(&[Start::Fresh, Start::Fresh, Start::Takeover]);
         let plan = initial_plan(&mut random, mask, start, &settings.weights);
         let mut world = Self {
-            seed,
             now: Moment::START,
             supervisor: Supervisor::new(settings.clone(), plan.clone(), start).ok(),
             reign: 0,
@@ -133,11 +131,12 @@ impl World {
         self.deliver(Event::Start);
     }
 
-    /// Lets time pass until `span` is over or `events` have been told.
+    /// Lets time pass until `span` is over, not counting jumps of the clock, or `events` have been told.
     pub(super) fn run(&mut self, span: Duration, events: u64) {
-        let end = self.now.after(span);
+        let (begin, jumped) = (self.now, self.time.jumped);
         let last = self.events.saturating_add(events);
         while !self.finished && self.events < last {
+            let end = begin.after(span + self.time.jumped - jumped);
             let next = self.agenda.keys().next().map(|(at, _)| *at);
             let tick = self.supervisor.as_ref().and_then(Supervisor::deadline);
             let Some(at) = [next, tick].into_iter().flatten().min().filter(|at| *at <= end) else {
@@ -336,11 +335,10 @@ impl World {
 }
 
 impl Drop for World {
-    /// Tells how to see a failed history again.
+    /// Tells what led to a failure.
     fn drop(&mut self) {
-        if std::thread::panicking() && self.sabotage.is_none() {
-            println!("{}", self.journal.iter().flatten().cloned().collect::<Vec<_>>().join("\n"));
-            println!("this was history {}: see it with IPCLUSTER_SIM_SEED={0}", self.seed);
+        if let Some(journal) = self.journal.as_ref().filter(|_| std::thread::panicking()) {
+            println!("{}", journal.join("\n"));
         }
     }
 }

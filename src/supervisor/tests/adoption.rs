@@ -260,3 +260,145 @@ fn what_one_bequeaths_another_goes_on_with() {
     assert!(!bench.spawned.is_empty());
     assert!(bench.supervisor.may_hand_over().is_err());
 }
+
+#[test]
+fn one_that_picks_its_ports_tells_them_to_the_next_master_too() {
+    let starting = Adopted { ports: [].into(), ..adopted(1, Part::Starting) };
+    let workers = vec![adopted(0, Part::InForce), starting];
+    let mut bench = bench(settings(2), inherit(left(2, &[0]), workers));
+    let worker = WorkerId(11);
+    bench.event(Event::Ready { worker });
+    assert_eq!(bench.commit, None, "nobody knows where it listens");
+    let ports: Arc<[Port]> = Port::new(31_000).into_iter().collect();
+    bench.event(Event::PortsReported { worker, ports: ports.clone() });
+    bench.event(Event::Ready { worker });
+    let plan = bench.commit_done();
+    assert_eq!(plan.occupant(Seat(1)).map(|it| &it.ports), Some(&ports));
+    assert_eq!(bench.in_force(), [10, 11]);
+}
+
+#[test]
+fn one_that_was_starting_has_a_moment_to_say_so_to_the_next_master() {
+    let workers = vec![adopted(0, Part::InForce), adopted(1, Part::Starting)];
+    let inheritance = || inherit(left(2, &[0]), workers.clone());
+    // It was started 99 s ago, and had 30 s, or what it has asked for.
+    let mut silent = bench(settings(2), inheritance());
+    silent.pass(4 * SECOND);
+    assert_eq!(silent.take_terminated(), NOBODY);
+    silent.pass(SECOND);
+    assert_eq!(silent.take_terminated(), [11]);
+    let mut asks = bench(settings(2), inheritance());
+    asks.event(Event::AskedForTime { worker: WorkerId(11), span: 20 * SECOND });
+    asks.pass(19 * SECOND);
+    assert_eq!(asks.take_terminated(), NOBODY);
+    asks.event(Event::Ready { worker: WorkerId(11) });
+    asks.commit_done();
+    assert_eq!(asks.in_force(), [10, 11]);
+}
+
+#[test]
+fn one_that_was_told_to_end_is_not_killed_sooner_by_the_next_master() {
+    let mut bench = Bench::live(2);
+    bench.event(Event::Joined { worker: WorkerId(1), knows_retired: false });
+    bench.request(Request::Reload);
+    for worker in [3, 4] {
+        bench.ready(worker);
+    }
+    bench.commit_done();
+    bench.counts(1, &[IDLE, IDLE]);
+    assert_eq!((&bench.told_to_die[..], &bench.terminated[..]), (&[1][..], &[][..]));
+    let (workers, _) = bench.supervisor.bequeath();
+    let told = workers.iter().find(|it| it.worker == WorkerId(1)).map(|it| it.part);
+    // After 5 s it would get SIGTERM, and after 5 more SIGKILL.
+    assert_eq!(told, Some(Part::Dying { kill_at: Moment(10 * SECOND) }));
+}
+
+#[test]
+fn what_replaces_another_is_handed_over_as_its_successor() {
+    let mut bench = Bench::live(2);
+    bench.request(Request::Retire { target: Target::Seat(Seat(0)) });
+    assert_eq!(bench.supervisor.may_hand_over(), Err(Refusal::Starting), "it is just started");
+    bench.spawn(3);
+    assert_eq!(bench.supervisor.may_hand_over(), Ok(()));
+    let (workers, respawns) = bench.supervisor.bequeath();
+    let plan = bench.supervisor.plan().clone();
+    let inheritance = Inheritance { plan, holds: true, workers, respawns };
+    bench.supervisor = Supervisor::adopt(settings(2), inheritance).unwrap();
+    bench.take_spawned();
+    bench.event(Event::Start);
+    bench.dies(3, Exit::Code(1));
+    bench.pass(SECOND);
+    assert_eq!(bench.take_spawned(), [(4, 0, 1)], "another takes its place");
+    assert_eq!(bench.in_force(), [1, 2]);
+    bench.ready(4);
+    bench.commit_done();
+    assert_eq!((bench.in_force(), bench.state(1)), (vec![4, 2], Some(WorkerState::Retired)));
+}
+
+#[test]
+fn nothing_is_handed_over_while_ports_are_unknown_or_a_plan_is_to_be_tried_again() {
+    let mut bench = Bench::live(2);
+    bench.dies(1, Exit::Signal(9));
+    bench.commit_fails();
+    assert!(bench.supervisor.may_hand_over().is_err());
+    bench.pass(SECOND);
+    bench.commit_done();
+    let worker = WorkerId(3);
+    bench.event(Event::Spawned { worker, pid: 103, ports: [].into() });
+    assert!(bench.supervisor.may_hand_over().is_err());
+    bench.event(Event::PortsReported { worker, ports: Port::new(31_000).into_iter().collect() });
+    assert_eq!(bench.supervisor.may_hand_over(), Ok(()));
+}
+
+#[test]
+fn one_that_says_that_it_was_retired_does_not_serve_again() {
+    let workers = vec![adopted(0, Part::InForce), adopted(1, Part::Starting)];
+    let mut bench = bench(settings(2), inherit(left(2, &[0]), workers));
+    bench.event(Event::Joined { worker: WorkerId(11), knows_retired: true });
+    assert_eq!(bench.state(11), Some(WorkerState::Retired));
+    bench.event(Event::Ready { worker: WorkerId(11) });
+    assert_eq!((bench.take_spawned(), &bench.commit), (vec![(12, 1, 4)], &None));
+}
+
+#[test]
+fn one_that_was_starting_and_is_not_wanted_drains_as_it_may_have_clients() {
+    let workers = vec![adopted(0, Part::InForce), adopted(1, Part::Starting)];
+    let mut bench = bench(settings(2), inherit(left(2, &[0]), workers));
+    bench.request(Request::Scale { workers: 1 });
+    bench.commit_done();
+    assert_eq!((bench.state(11), bench.take_terminated()), (Some(WorkerState::Retired), vec![]));
+    bench.counts(11, &[SERVING, SERVING]);
+    assert_eq!(bench.take_terminated(), NOBODY);
+    bench.counts(11, &[IDLE]);
+    assert_eq!(bench.take_terminated(), [11]);
+}
+
+#[test]
+fn nothing_is_handed_over_while_it_does_not_show_which_seats_are_on_trial() {
+    let mut bench = Bench::live(2);
+    bench.request(Request::Canary { share: "25%".parse().expect("a share") });
+    bench.ready(3);
+    bench.commit_done();
+    assert_eq!(bench.supervisor.may_hand_over(), Ok(()));
+    bench.dies(2, Exit::Signal(9));
+    bench.commit_done();
+    bench.pass(SECOND);
+    bench.spawn(4);
+    // The vacant seat might be one of the two generations.
+    assert_eq!(bench.supervisor.may_hand_over(), Err(Refusal::Starting));
+    bench.event(Event::Ready { worker: WorkerId(4) });
+    bench.commit_done();
+    assert_eq!(bench.supervisor.may_hand_over(), Ok(()));
+}
+
+#[test]
+fn clients_do_not_wait_at_sockets_that_an_adopted_worker_took_with_it() {
+    let with_sockets = Settings { holds_sockets: true, ..settings(1) };
+    for (holds_sockets, waits) in [(true, true), (false, false)] {
+        let worker = Adopted { holds_sockets, ..adopted(0, Part::InForce) };
+        let mut bench = bench(with_sockets.clone(), inherit(left(1, &[0]), vec![worker]));
+        bench.dies(10, Exit::Signal(9));
+        let vacated = bench.commit.take().map(|plan| plan.survivors().count());
+        assert_eq!(vacated, (!waits).then_some(0));
+    }
+}

@@ -221,6 +221,7 @@ fn ports_that_no_plan_can_take_are_not_inherited() {
     assert_eq!(bench.take_bequeathed(), [(1, 2)]);
     // The public port.
     bench.spawn_with(2, 80);
+    bench.commit_all();
     bench.event(Event::Ready { worker: WorkerId(2) });
     assert_eq!(bench.take_terminated(), [2]);
     bench.dies(2, Exit::Signal(15));
@@ -285,4 +286,43 @@ fn workers_that_open_their_own_sockets_leave_none() {
     bench.pass(10 * SECOND);
     assert_eq!((bench.take_bequeathed(), bench.take_closed()), (vec![], vec![]));
     assert_eq!(bench.estates(), NOBODY);
+}
+
+#[test]
+fn what_is_unfit_for_the_next_worker_is_so_after_a_finisher_too() {
+    let mut bench = holding(1);
+    bench.dies(1, Exit::Code(1));
+    bench.pass(SECOND);
+    bench.spawn_with(2, 80);
+    bench.commit_all();
+    bench.event(Event::Ready { worker: WorkerId(2) });
+    bench.dies(2, Exit::Signal(15));
+    bench.counts(2, &[WAITING]);
+    bench.take_spawned();
+    bench.take_bequeathed();
+    bench.event(Event::Ready { worker: WorkerId(3) });
+    bench.dies(3, Exit::Signal(9));
+    bench.pass(2 * SECOND);
+    let next = bench.take_spawned();
+    assert_eq!((next.len(), bench.take_bequeathed()), (1, vec![]), "it gets sockets of its own");
+}
+
+#[test]
+fn a_stop_ends_also_those_whose_inherited_sockets_the_plan_still_names() {
+    let mut bench = holding(1);
+    bench.dies(1, Exit::Code(1));
+    bench.pass(SECOND);
+    assert_eq!(bench.take_bequeathed(), [(1, 2)]);
+    bench.event(Event::Spawned {
+        worker: WorkerId(2),
+        pid: 2,
+        ports: Port::new(20_001).into_iter().collect(),
+    });
+    bench.event(Event::Silent { worker: WorkerId(2), cause: Silence::Stopped });
+    bench.event(Event::Ready { worker: WorkerId(2) });
+    bench.request(Request::Stop { now: true });
+    bench.commit_all();
+    assert_eq!(bench.take_terminated(), [2]);
+    bench.dies(2, Exit::Signal(15));
+    assert!(bench.finished);
 }

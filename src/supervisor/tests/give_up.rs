@@ -119,3 +119,25 @@ fn a_worker_with_a_cause_of_its_own_goes_on_leaving_when_the_rest_is_over() {
     assert_eq!(bench.take_spawned(), [(8, 0, 1)]);
     assert_eq!(bench.in_force(), [1, 2]);
 }
+
+#[test]
+fn a_new_worker_that_fails_in_the_swap_is_tried_again_when_the_rest_is_over_not_when_the_swap_is() {
+    let give_up = Some(GiveUp { failures: 1, window: 10 * SECOND });
+    let mut bench = Bench::live_with(Settings { give_up, ..settings(2) }, 2);
+    bench.request(Request::Reload);
+    bench.spawn(4);
+    bench.dies(1, Exit::Signal(9));
+    bench.dies(2, Exit::Signal(9));
+    bench.commit_all();
+    bench.ready(3);
+    bench.commit_fails();
+    bench.dies(4, Exit::Code(1));
+    bench.take_spawned();
+    bench.pass(SECOND);
+    bench.commit_done();
+    assert!(matches!(bench.last_reply(), Ok(Done::Reloaded { .. })));
+    bench.pass(8 * SECOND);
+    assert_eq!((bench.take_spawned(), given_up(&bench)), (vec![], vec![1]));
+    bench.pass(SECOND);
+    assert_eq!(bench.take_spawned(), [(5, 1, 2)]);
+}

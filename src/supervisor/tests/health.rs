@@ -300,3 +300,34 @@ fn one_that_claims_to_be_ready_and_does_not_listen_is_reported_once() {
         bench.last_reply().as_ref().unwrap_err().to_string().contains("said that it was ready")
     );
 }
+
+#[test]
+fn a_new_worker_that_falls_silent_between_two_tries_of_the_swap_is_waited_for() {
+    let mut bench = Bench::live(2);
+    bench.request(Request::Reload);
+    bench.ready(3);
+    bench.ready(4);
+    bench.commit_fails();
+    bench.silent(3);
+    bench.pass(SECOND);
+    assert_eq!(
+        (&bench.commit, bench.in_force()),
+        (&None, vec![1, 2]),
+        "no seat is given up for it"
+    );
+    bench.answers(3);
+    bench.commit_done();
+    assert_eq!(bench.in_force(), [3, 4]);
+    // Where the old ones do not serve any more it is not.
+    let mut bench = Bench::live(2);
+    bench.request(Request::Reload);
+    bench.ready(3);
+    bench.ready(4);
+    bench.commit_fails();
+    bench.silent(3);
+    bench.dies(1, Exit::Signal(9));
+    bench.dies(2, Exit::Signal(9));
+    bench.pass(SECOND);
+    bench.commit_all();
+    assert_eq!(bench.in_force(), [0, 4]);
+}
