@@ -15,6 +15,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case("connections_of_this_host_are_balanced", balanced),
         case("control_without_the_setting_they_are_refused", control),
         case("it_is_turned_on_and_off_by_a_new_master", turned_on_and_off),
+        case("addresses_that_no_listener_names_are_left_alone", elsewhere),
     ]
 }
 
@@ -76,7 +77,10 @@ fn balanced(lab: &Lab) {
 }
 
 fn is_refused(lab: &Lab) -> bool {
-    let to = Network::server_v4(80);
+    refuses(lab, Network::server_v4(80))
+}
+
+fn refuses(lab: &Lab, to: SocketAddr) -> bool {
     let result = lab.server().run_in(|| TcpStream::connect_timeout(&to, Duration::from_secs(2)));
     match result.unwrap() {
         Ok(_) => false,
@@ -105,4 +109,17 @@ fn turned_on_and_off(lab: &Lab) {
     }
     let report = load.stop();
     assert_eq!(report.failed(), 0, "{report}");
+}
+
+fn elsewhere(lab: &Lab) {
+    let loopback = SocketAddr::from(([127, 0, 0, 1], 80));
+    for (listener, takes_all) in
+        [(Network::server_v4(80), false), ("0.0.0.0:80".parse().unwrap(), true)]
+    {
+        let mut cluster = Cluster::on(lab, [listener], 2).argument("--local-clients").start(2);
+        assert!(!is_refused(lab));
+        assert_eq!(refuses(lab, loopback), !takes_all, "{listener}");
+        cluster.succeed("stop", &["--now"]);
+        assert!(cluster.master().wait(Duration::from_secs(5)).success(), "{}", cluster.log());
+    }
 }

@@ -21,6 +21,7 @@ pub(crate) fn cases() -> Vec<Case> {
         older("every_worker_serves_all_public_ports", ports),
         older("one_that_is_too_busy_is_replaced", busy),
         older("sigusr2_ends_a_worker_and_another_takes_its_seat", dies),
+        older("what_a_worker_says_of_its_memory_counts_for_nothing", memory),
         older("what_a_worker_says_of_itself_has_to_be_so", liars),
         older("one_worker_has_one_seat", twice),
         Case::new("who_is_no_worker_gets_nothing", strangers).needs(Need::Ipcluster),
@@ -236,6 +237,23 @@ fn dies(lab: &Lab) {
     });
     assert_eq!((after.generation, after.pids()[&0]), (1, before[&0]));
     assert!(cluster.log().contains("exited with status 0"), "{}", cluster.log());
+}
+
+fn memory(lab: &Lab) {
+    const MIB: u64 = 1 << 20;
+    // A petabyte; a young worker of the older system says 1 byte, which is as wrong.
+    let cluster = older(lab, 1).environment("OLDER_FIELDS", r#"{"mem":{"rss":1000000000000000}}"#);
+    let cluster = cluster.argument("--retire-rss").argument("1GiB");
+    let mut cluster = cluster.argument("--memory-total").argument("1GiB").start_with(&command(), 1);
+    let before = cluster.status().pids();
+    let events = cluster.begin("events", &[]);
+    let looks = || events.output().matches("\"event\":\"stats\"").count();
+    wait_until("two looks at the memory", SECONDS, || looks() >= 2);
+    let status = cluster.wait_until_settled(1);
+    let measured = status.live()[0].memory.expect("it was looked at");
+    assert!((10 * MIB..500 * MIB).contains(&measured), "{measured}");
+    assert_eq!(status.pids(), before, "nobody was replaced");
+    assert!(!events.output().contains("watermark"), "{}", events.output());
 }
 
 fn liars(lab: &Lab) {

@@ -143,6 +143,18 @@ fn events_carry_the_numbers_of_their_notices() {
 }
 
 #[test]
+fn one_that_is_silent_for_too_long_is_unresponsive_be_it_live_or_retired() {
+    let (worker, seat, generation) = (WORKER, SEAT, GENERATION);
+    let names = |notice: &Notice| -> Vec<String> {
+        lines(notice).into_iter().map(|event| event.event).collect()
+    };
+    let live = Notice::Leaving { worker, seat, generation, cause: Cause::Silent };
+    assert_eq!(names(&live), ["unresponsive", "retire"]);
+    let retired = Notice::Ending { worker, seat, generation, why: Why::Silent };
+    assert_eq!(names(&retired), ["unresponsive", "ending"]);
+}
+
+#[test]
 fn a_swap_that_leaves_a_seat_vacant_is_not_all_bands_ready() {
     let swap = Notice::InForce { generation: GENERATION, occupied: 3, seats: 4 };
     assert_eq!(lines(&swap).iter().map(|it| it.event.as_str()).collect::<Vec<_>>(), ["swapped"]);
