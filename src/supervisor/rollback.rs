@@ -98,6 +98,7 @@ impl Supervisor {
 
     /// A retired worker does not serve again after all. Its time to drain has gone on meanwhile.
     pub(super) fn retire_again(&mut self, id: WorkerId, now: Moment) {
+        self.end_return(id, now);
         let Some(worker) = self.workers.get_mut(&id) else { return };
         let Stage::Recalled(recall) = &worker.stage else { return };
         worker.stage = Stage::Retired(recall.retirement.clone());

@@ -346,3 +346,25 @@ fn one_that_answers_again_while_the_kernel_is_busy_waits_for_it_and_is_not_retir
     bench.commit_all();
     assert_eq!(bench.in_force(), [1, 2, 3]);
 }
+
+#[test]
+fn a_retired_worker_that_answered_before_answers() {
+    let mut bench = Bench::live(2);
+    bench.silent(1);
+    bench.commit_done();
+    bench.answers(1);
+    bench.commit_done();
+    bench.silent(1);
+    bench.commit_done();
+    bench.answers(1);
+    let answers = |bench: &Bench| {
+        bench.supervisor.workers().find(|it| it.id == WorkerId(1)).map(Worker::answers)
+    };
+    assert_eq!(answers(&bench), Some(false), "the second time it waits for a second");
+    bench.request(Request::Reload);
+    for worker in [3, 4] {
+        bench.ready(worker);
+    }
+    bench.commit_done();
+    assert_eq!((bench.state(1), answers(&bench)), (Some(WorkerState::Retired), Some(true)));
+}
