@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::lower::{
-    lower, port_maps, rules_beside_seats, seat_rules, slot_maps, survivors_map,
-};
+use super::lower::{lower, port_maps, rules_beside_seats, seat_rules, slot_maps, survivors_map};
 use super::object::{Chain, ChainName, CounterName, Rule, Set, SetName, TableName, Tally};
 use super::stale::Stale;
 use crate::plan::{Changes, Partition, Plan, PlanError, Seat};
