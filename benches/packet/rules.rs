@@ -221,7 +221,8 @@ fn redirect(plan: &Plan, public_port: usize, is_v6: bool) -> String {
     let source = if is_v6 { "@nh,64,64" } else { "ip saddr" };
     let all: Vec<u16> = (0..slots).map(port_of).collect();
     let is_uniform = |in_key: &usize| {
-        all.len().is_multiple_of(*in_key) && all.chunks(*in_key).all(|key| key.iter().all(|it| *it == key[0]))
+        all.len().is_multiple_of(*in_key)
+            && all.chunks(*in_key).all(|key| key.iter().all(|it| *it == key[0]))
     };
     let in_key = (1..=all.len()).rev().find(is_uniform).expect("1 divides every number");
     let keys: Vec<(usize, u16)> = all.into_iter().step_by(in_key).enumerate().collect();
