@@ -323,7 +323,8 @@ fn early_exits(lab: &Lab) {
         .map(|it| it.parse().unwrap())
         .collect();
     let mut took: Vec<f64> = told("failed").iter().zip(&at).map(|(seen, at)| seen - at).collect();
-    assert!(took.iter().all(|took| *took > 0.0), "each exit has its event: {took:?}");
+    // The times of events are cut to whole milliseconds.
+    assert!(took.iter().all(|took| *took > -0.001), "each exit has its event: {took:?}");
     took.sort_by(f64::total_cmp);
     // The worst of a busy machine is not ours.
     let (half, worst) = (took[EXITS / 2], took[EXITS - 1]);
