@@ -174,6 +174,13 @@ impl Batch {
         (index < self.messages()).then_some(index)
     }
 
+    /// How long the message at a place is, in bytes with its header.
+    pub(super) fn message_length(&self, message: usize) -> usize {
+        let starts = |index: usize| self.places.get(index).map(|place| place.start);
+        let end = starts(message + 1).unwrap_or(self.datagram.len());
+        starts(message).map_or(0, |start| end.saturating_sub(start))
+    }
+
     /// The operation that a message is part of; `None` for the begin and the end.
     pub(super) fn operation_of(&self, message: usize) -> Option<usize> {
         self.places.get(message)?.operation

@@ -41,6 +41,9 @@ impl<'a> Replies<'a> {
                 Some(errno) => {
                     let operation = self.batch.operation_of(place);
                     let operation = operation.and_then(|at| self.transaction.operations.get(at));
+                    // Who shows the place must not look beyond the message.
+                    let length = self.batch.message_length(place);
+                    let offset = offset.filter(|offset| (*offset as usize) < length);
                     self.faults.push(Fault { operation: operation.cloned(), errno, offset, text });
                 }
                 None => self.ended |= place == self.batch.end(),

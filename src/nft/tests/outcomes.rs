@@ -91,6 +91,38 @@ fn an_error_names_the_operation_wherever_the_acknowledgement_is() {
     }
 }
 
+/// The same with the place in the message, in `NLMSGERR_ATTR_OFFS`.
+fn reply_at(place: u32, errno: i32, offset: u32) -> Vec<u8> {
+    const OFFSET: u16 = 2;
+    let mut bytes = reply(place, errno);
+    bytes[..4].copy_from_slice(&44u32.to_ne_bytes());
+    bytes.extend(8u16.to_ne_bytes());
+    bytes.extend(OFFSET.to_ne_bytes());
+    bytes.extend(offset.to_ne_bytes());
+    bytes
+}
+
+#[test]
+fn a_place_beyond_the_message_is_none() {
+    let mut batch = Batch::encode(&transaction(), None);
+    batch.number_from(FIRST);
+    let length = u32::try_from(batch.message_length(1)).unwrap();
+    let whole: usize = (0..batch.messages()).map(|place| batch.message_length(place)).sum();
+    assert_eq!(whole, batch.datagram().len());
+    for (said, told) in [
+        (0, Some(0)),
+        (36, Some(36)),
+        (length - 1, Some(length - 1)),
+        (length, None),
+        (u32::MAX, None),
+    ] {
+        let Outcome::Refused(faults) = outcome(&[reply_at(1, 2, said)]).unwrap() else {
+            panic!("an error");
+        };
+        assert_eq!(faults[0].offset, told, "{said}");
+    }
+}
+
 #[test]
 fn an_error_of_the_begin_or_the_end_is_one_of_the_whole() {
     for place in [0, 4] {
