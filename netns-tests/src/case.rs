@@ -153,14 +153,17 @@ fn run_trials(at_once: usize, cases: Vec<Case>) -> ExitCode {
 
 fn try_case(case: &Case, shows: bool) -> Result<Completion, Failed> {
     let missing = match isolation() {
-        Isolation::Forbidden(reason) => Some(reason.clone()),
-        isolation => case.needs.iter().find_map(|need| need.missing(isolation)),
+        Isolation::Forbidden(reason) => Some((reason.clone(), true)),
+        isolation => case
+            .needs
+            .iter()
+            .find_map(|need| need.missing(isolation).map(|reason| (reason, need.can_be_had()))),
     };
     match missing {
-        Some(reason) if env::var_os(STRICT).is_some() => {
+        Some((reason, true)) if env::var_os(STRICT).is_some() => {
             Err(format!("{STRICT} is set, and {reason}").into())
         }
-        Some(reason) => Ok(Completion::ignored_with(reason)),
+        Some((reason, _)) => Ok(Completion::ignored_with(reason)),
         None => run_isolated(&case.name, isolation(), shows)
             .map_err(Failed::from)
             .and_then(|(status, output)| verdict(case, status, &output))
@@ -169,6 +172,11 @@ fn try_case(case: &Case, shows: bool) -> Result<Completion, Failed> {
 }
 
 impl Need {
+    /// Whether it is there when all is installed: a user without root has no other users.
+    fn can_be_had(self) -> bool {
+        self != Self::OtherUsers || nix::unistd::geteuid().is_root()
+    }
+
     /// Why it is not there.
     fn missing(self, isolation: &Isolation) -> Option<String> {
         let program = |name| programs::find(name).is_none().then(|| format!("no program {name}"));
