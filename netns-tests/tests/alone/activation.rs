@@ -43,7 +43,9 @@ fn control(lab: &Lab) {
 }
 
 fn kill_twenty(lab: &Lab, cluster: Cluster<'_>) -> Report {
-    let cluster = cluster.argument("--spawn-backoff").argument("10ms..10ms").speaking_first();
+    // When a seat is given up is another test's.
+    let cluster = cluster.argument("--spawn-give-up").argument("0").speaking_first();
+    let cluster = cluster.argument("--spawn-backoff").argument("10ms..10ms");
     let mut cluster = cluster.start(SEATS.into());
     let load = Lab::lean_load(80, 4000).pace(Pace::Rate(RATE)).start(lab.client()).unwrap();
     wait_for_answers(&load, 5_000);
