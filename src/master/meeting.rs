@@ -39,6 +39,23 @@ struct Obsolete {
     notify: Option<(PathBuf, OwnedFd)>,
 }
 
+impl Obsolete {
+    /// Removes the files. One that stays is in nobody's way, and no reason to end where no other
+    /// master is left.
+    fn remove(self) {
+        if let Some((path, socket)) = self.workers
+            && let Err(error) = WorkersSocket::handed_over(&path, socket, None).map(drop)
+        {
+            tracing::warn!(%error, "a socket of the earlier master may be left");
+        }
+        if let Some((path, socket)) = self.notify
+            && let Err(error) = NotifySocket::handed_over(path, socket).remove()
+        {
+            tracing::warn!(%error, "a socket of the earlier master may be left");
+        }
+    }
+}
+
 /// The sockets of workers.
 #[derive(Default)]
 pub(super) struct WorkerSockets {
@@ -103,13 +120,7 @@ impl MeetingPoint {
     /// Listens. No other master does, from here on.
     pub(super) fn open(self) -> Result<WorkerSockets, MasterError> {
         let Self { workers, notify, user, obsolete, .. } = self;
-        if let Some((path, socket)) = obsolete.workers {
-            // It takes its file with it.
-            drop(WorkersSocket::handed_over(&path, socket, None)?);
-        }
-        if let Some((path, socket)) = obsolete.notify {
-            NotifySocket::handed_over(path, socket).remove()?;
-        }
+        obsolete.remove();
         let workers = match workers {
             Some(Opening::Handed(path, socket)) => {
                 Some(WorkersSocket::handed_over(&path, socket, user)?)
@@ -147,6 +158,8 @@ impl Handed {
             // The address of a Unix socket is asked for in the same way whatever its type is.
             let socket = UnixListener::from(predecessor.take(kind, "")?);
             let path = socket.local_addr().ok()?.as_pathname()?.to_owned();
+            // Nobody finds one whose file was removed: another is bound there, while this can fail.
+            path.symlink_metadata().ok()?;
             Some((path, OwnedFd::from(socket)))
         };
         Self { workers: take(HandedKind::Workers), notify: take(HandedKind::Notify) }

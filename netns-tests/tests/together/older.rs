@@ -167,6 +167,12 @@ fn replaced(lab: &Lab) {
     assert!(socket(lab).symlink_metadata().unwrap().file_type().is_socket());
     let after = cluster.wait_until_settled(2);
     assert_eq!((after.generation, after.pids()), (before.generation, before.pids()));
+    // Where somebody has removed it, the next one makes it anew.
+    std::fs::remove_file(socket(lab)).unwrap();
+    let mut old = cluster.replace_master(&command());
+    assert!(old.wait(SECONDS).success(), "{}", old.output());
+    let after = cluster.wait_until_settled(2);
+    assert_eq!((after.generation, after.pids()), (before.generation, before.pids()));
     cluster.reload();
     for seat in 0..2 {
         wait_for_log(&cluster, &format!("seat {seat} | order retire\n"));
