@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use ipcluster::plan::{
-    Assignment, ClusterName, Generation, Listener, Listeners, Occupant, Partition, Plan, PlanError,
+    Assignment, ClusterName, Engine, Generation, Listener, Listeners, Occupant, Partition, Plan, PlanError,
     Port, PortRange, Protocol, Seat, Weights,
 };
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
@@ -20,6 +20,7 @@ struct Desired {
     generation: u8,
     admitting: bool,
     local_clients: bool,
+    tproxy: bool,
     guard: Option<(u16, u16)>,
     occupants: Vec<(u16, OccupantInput)>,
     vacated: Vec<u16>,
@@ -106,6 +107,8 @@ fn plan(desired: &Desired, previous: &Assignment) -> Result<Plan, PlanError> {
     plan.set_generation(Generation(desired.generation.into()));
     plan.set_admitting(desired.admitting);
     plan.set_local_clients(desired.local_clients);
+    // Its ports can be such as the engine does not take.
+    let _ = plan.set_engine(if desired.tproxy { Engine::Tproxy } else { Engine::Redirect });
     let guard = desired.guard.and_then(|(first, last)| range(first, last));
     let untouched = plan.clone();
     if plan.set_guard(guard).is_err() {

@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use ipcluster::lab::enter_user_namespace;
+use ipcluster::plan::Engine;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
@@ -63,6 +64,8 @@ pub struct Case {
     needs: Vec<Need>,
     limit: Duration,
     on_request: bool,
+    engine: Engine,
+    has_both_engines: bool,
 }
 
 impl Case {
@@ -74,6 +77,8 @@ impl Case {
             needs: Vec::new(),
             limit: Duration::from_secs(120),
             on_request: false,
+            engine: Engine::Redirect,
+            has_both_engines: false,
         }
     }
 
@@ -95,12 +100,42 @@ impl Case {
         self
     }
 
+    /// Has it run once with each engine: the second time `::tproxy` follows its name, and [`engine`]
+    /// says so.
+    pub fn with_both_engines(mut self) -> Self {
+        self.has_both_engines = true;
+        self
+    }
+
+    /// Has it run with this engine.
+    pub fn with(mut self, engine: Engine) -> Self {
+        self.engine = engine;
+        self
+    }
+
+    fn for_each_engine(self) -> Vec<Self> {
+        if !self.has_both_engines {
+            return vec![self];
+        }
+        let name = format!("{}::{}", self.name, Engine::Tproxy);
+        let other = Self { name, engine: Engine::Tproxy, ..self.clone() };
+        vec![self, other]
+    }
+
     /// Sets how long it may take, in whole seconds, before it is ended and counts as failed.
     pub fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
         self
     }
 }
+
+/// The engine of the case that runs: what [`Cluster`](crate::Cluster) and [`plans`](crate::plans) make
+/// is for that one.
+pub fn engine() -> Engine {
+    ENGINE.get().copied().unwrap_or_default()
+}
+
+static ENGINE: OnceLock<Engine> = OnceLock::new();
 
 /// The cases of these topics, each a module with a function `cases`.
 #[macro_export]
@@ -126,7 +161,7 @@ pub fn run_together(cases: impl IntoIterator<Item = Case>) -> ExitCode {
 }
 
 fn run_at_once(most: usize, cases: impl IntoIterator<Item = Case>) -> ExitCode {
-    let cases: Vec<Case> = cases.into_iter().collect();
+    let cases: Vec<Case> = cases.into_iter().flat_map(Case::for_each_engine).collect();
     match env::var(STAGE).as_deref() {
         Err(_) => run_trials(most, cases),
         Ok("enter") => enter(),
@@ -341,6 +376,7 @@ fn inside(cases: &[Case]) -> ExitCode {
     let case = cases.iter().find(|case| case.name == name).expect("a case of this program");
     // Whatever hangs, SIGALRM ends this process; pid 1 then ends, and all else with it.
     nix::unistd::alarm::set(u32::try_from(case.limit.as_secs()).unwrap_or(u32::MAX));
+    ENGINE.set(case.engine).expect("one case in a process");
     let lab = Lab::new(&case.name);
     (case.body)(&lab);
     ExitCode::SUCCESS

@@ -8,10 +8,11 @@ use std::process::{Command, Output};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ipcluster::plan::Engine;
 use nix::sys::signal::Signal;
 use serde::Deserialize;
 
-use super::{Lab, Process, greeter, ipcluster};
+use super::{Lab, Process, engine, greeter, ipcluster};
 
 /// A running `ipcluster run`, and the other verbs for it. Its test
 /// [needs](crate::Need::Ipcluster) the program.
@@ -134,7 +135,8 @@ impl Status {
 
 impl<'a> Cluster<'a> {
     /// A cluster of greeters on the server's addresses, port 80, that is still to be started:
-    /// `run --name t --listen 10.9.0.1:80 --listen [fd09::1]:80 --workers N -- greeter`.
+    /// `run --name t --listen 10.9.0.1:80 --listen [fd09::1]:80 --workers N -- greeter`, with the
+    /// [`engine`] of the case.
     pub fn new(lab: &'a Lab, workers: u16) -> Self {
         Self::on(lab, Lab::targets(80), workers)
     }
@@ -150,6 +152,9 @@ impl<'a> Cluster<'a> {
         };
         for target in listeners {
             cluster = cluster.argument("--listen").argument(target.to_string());
+        }
+        if engine() != Engine::default() {
+            cluster = cluster.argument("--engine").argument(engine().to_string());
         }
         let passed = cluster.argument("--env").argument("GREETER_*");
         passed.argument("--workers").argument(workers.to_string())

@@ -7,8 +7,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use ipcluster::lab::{Ask, Close, Load, Namespace, Network, mount_tmpfs};
+use ipcluster::plan::Engine;
 
-use super::{Process, Witness, greeter, wait_until};
+use super::{Process, Witness, engine, greeter, wait_until};
 
 /// A case's own network, runtime directory and witnesses.
 #[derive(Debug)]
@@ -114,6 +115,9 @@ impl Lab {
     /// Where it does not listen within 5 s.
     pub fn greeter_for(&self, ask: Ask, port: u16, seat: u16) -> Process {
         let mut command = Command::new(greeter());
+        if engine() == Engine::Tproxy {
+            command.env("GREETER_TRANSPARENT", "yes");
+        }
         if ask == Ask::Nothing {
             command.env("GREETER_SPEAK", "first");
         }

@@ -39,7 +39,7 @@ mod process;
 mod programs;
 mod witness;
 
-pub use case::{Case, Need, run, run_together};
+pub use case::{Case, Need, engine, run, run_together};
 pub use cluster::{Cluster, ForeignChain, RuleWriter, Status, WorkerStatus};
 pub use lab::Lab;
 pub use process::{Process, is_alive, signal, wait_until, waited_for_processor};

@@ -4,12 +4,16 @@ use ipcluster::lab::Namespace;
 use ipcluster::nft::{Firewall, Ownership};
 use ipcluster::plan::{Generation, Listeners, Occupant, Partition, Plan, Port, Seat, Weights};
 
-/// The cluster "t" on these listeners, all seats vacant.
+use super::engine;
+
+/// The cluster "t" on these listeners, with the [`engine`] of the case, all seats vacant.
 pub fn vacant(listeners: &[&str], partition: Partition, seats: usize) -> Plan {
     let listeners = listeners.iter().map(|text| text.parse().unwrap()).collect();
     let weights = Weights::equal(seats).unwrap();
     let listeners = Listeners::new(listeners).unwrap();
-    Plan::new("t".parse().unwrap(), listeners, partition, &weights, None).unwrap()
+    let mut plan = Plan::new("t".parse().unwrap(), listeners, partition, &weights, None).unwrap();
+    plan.set_engine(engine()).unwrap();
+    plan
 }
 
 /// The same with a worker of generation 1 in every seat.
@@ -24,7 +28,8 @@ pub fn full(listeners: &[&str], partition: Partition, seats: u16) -> Plan {
 /// Puts a worker into a seat, on ports that only this seat has among those from `base` on.
 pub fn occupy(plan: &mut Plan, seat: u16, base: u16, generation: u64) {
     let count = u16::try_from(plan.listeners().public_ports().len()).unwrap();
-    let first = base + seat * count;
+    let stride = plan.engine().port_stride(plan.listeners());
+    let first = base + seat * stride.unwrap_or(count);
     let ports = (first..first + count).map(|port| Port::new(port).unwrap()).collect();
     let generation = Generation(generation);
     plan.occupy(Seat(seat), Occupant { generation, ports }).unwrap();

@@ -161,7 +161,7 @@ Examples:
   ipcluster run -c web.toml --workers 8 --http-listen 127.0.0.1:9180
 
 The file holds the same settings as the flags (name, listen, workers, command, partition, slots,
-weights, worker_ports, socket_activation, backlog, local_clients, ready, ownership, user, group, on_exit, env, socket, [timeouts] ready, drain, rollback, die,
+weights, worker_ports, socket_activation, backlog, engine, local_clients, ready, ownership, user, group, on_exit, env, socket, [timeouts] ready, drain, rollback, die,
 ping, watchdog, [spawn] stagger, backoff, give_up, [retire] rss, rate, window, renice, max_age, lag, [memory] total, low, high,
 order, [output] to, [http] listen). Flags win.
 
@@ -330,6 +330,11 @@ pub(crate) struct RunArgs {
     /// 4096]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     backlog: Option<i64>,
+    /// How connections are handed to workers: redirect (the address is translated; any program), or
+    /// tproxy (nothing is translated or tracked; workers take their sockets by LISTEN_FDS) [default:
+    /// redirect]
+    #[arg(long, value_name = "redirect|tproxy")]
+    engine: Option<String>,
     /// Balance connections that start on this host as well
     #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true,
           default_missing_value = "true")]
@@ -465,6 +470,7 @@ impl RunArgs {
                 .socket_activation
                 .map(|on| Given::by_flag("--socket-activation", on)),
             backlog: number("--backlog", self.backlog),
+            engine: one("--engine", self.engine),
             local_clients: self.local_clients.map(|on| Given::by_flag("--local-clients", on)),
             ready: one("--ready", self.ready),
             ownership: one("--ownership", self.ownership),
@@ -648,6 +654,7 @@ mod tests {
             worker_ports = "30000-30999"
             socket_activation = true
             backlog = 1024
+            engine = "tproxy"
             local_clients = true
             ready = "tcp"
             user = "www-data"

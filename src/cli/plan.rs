@@ -1,7 +1,10 @@
 //! `ipcluster plan`: what would be installed, in nft syntax.
 
+use std::collections::BTreeSet;
+
 use ipcluster::config::Config;
-use ipcluster::plan::{Generation, Occupant, Plan, PlanError, Port, Seat};
+use ipcluster::plan::{Generation, Occupant, Plan, Port, Seat};
+use ipcluster::process::PortPool;
 use ipcluster::ruleset::lower;
 
 use super::args::RunArgs;
@@ -10,21 +13,31 @@ use super::{Failed, configure, output};
 /// Prints the table of a cluster whose workers have the first ports of their range.
 pub(super) fn run(args: RunArgs) -> Result<(), Failed> {
     let config = configure::config(args)?;
-    let plan = planned(&config).map_err(|error| Failed::new(error.to_string()))?;
+    let plan = planned(&config)?;
     output::answer(&lower(&plan).to_string())
 }
 
-fn planned(config: &Config) -> Result<Plan, PlanError> {
+fn planned(config: &Config) -> Result<Plan, Failed> {
+    let failed = |error: &dyn std::error::Error| Failed::new(error.to_string());
     let (name, listeners) = (config.name.clone(), config.listeners.clone());
-    let mut plan = Plan::new(name, listeners, config.partition, &config.weights, None)?;
+    let mut plan = Plan::new(name, listeners, config.partition, &config.weights, None)
+        .map_err(|error| failed(&error))?;
     let count = config.listeners.public_ports().len();
-    let ports: Vec<Port> = config.worker_ports.ports().collect();
-    let seats = (0..config.workers).map(Seat);
-    let occupants = seats.zip(ports.chunks(count)).map(|(seat, ports)| {
-        (seat, Occupant { generation: Generation::FIRST, ports: ports.into() })
-    });
-    plan.occupy_all(occupants)?;
-    plan.set_guard(Some(config.worker_ports))?;
+    let (first, last) = (config.worker_ports.first(), config.worker_ports.last());
+    let stride = config.engine.port_stride(&config.listeners);
+    let mut pool = PortPool::new(first.number()..=last.number(), BTreeSet::new())
+        .map_err(|error| failed(&error))?
+        .with_stride(stride);
+    let mut occupants = Vec::new();
+    for seat in (0..config.workers).map(Seat) {
+        let ports = pool.allocate(count, &BTreeSet::new()).map_err(|error| failed(&error))?;
+        let ports = ports.into_iter().filter_map(Port::new).collect();
+        occupants.push((seat, Occupant { generation: Generation::FIRST, ports }));
+    }
+    plan.occupy_all(occupants)
+        .and_then(|()| plan.set_engine(config.engine))
+        .and_then(|()| plan.set_guard(Some(config.worker_ports)))
+        .map_err(|error| failed(&error))?;
     plan.set_local_clients(config.local_clients);
     Ok(plan)
 }

@@ -10,7 +10,8 @@ use super::{
     Timeouts, WorkerCommand, parse, policy,
 };
 use crate::plan::{
-    Assignment, Listener, Listeners, MAX_SEATS, Partition, PlanError, Port, PortRange, Weights,
+    Assignment, Engine, Listener, Listeners, MAX_SEATS, Partition, PlanError, Port, PortRange,
+    Weights,
 };
 
 impl Settings {
@@ -42,16 +43,33 @@ impl Settings {
         let worker_ports = range.value.parse().map_err(|reason: &str| {
             value_error(&range.origin, "worker_ports", format!("{}: {reason}", quote(&range.value)))
         })?;
-        check_worker_ports(worker_ports, &range.origin, workers.value, &listeners)?;
-        let activation = or_default(self.socket_activation, false);
+        let engine = or_default(self.engine, Engine::default().to_string());
+        let kind: Engine = engine.value.parse().map_err(|expected: &str| {
+            value_error(&engine.origin, "engine", format!("{}: {expected}", quote(&engine.value)))
+        })?;
+        let stride = kind.port_stride(&listeners);
+        check_worker_ports(worker_ports, &range.origin, workers.value, &listeners, stride)?;
+        let activation = or_default(self.socket_activation, kind == Engine::Tproxy);
         let socket_activation = activation.value;
+        if kind == Engine::Tproxy && !socket_activation {
+            let reason = "false: with engine = \"tproxy\" only the master can open the sockets of \
+                          workers: remove it, or use the engine \"redirect\"";
+            return Err(value_error(&activation.origin, "socket_activation", reason.to_owned()));
+        }
         let backlog = backlog(self.backlog, socket_activation)?;
         let http = http(self.http_listen, &listeners, worker_ports)?;
         let ready = readiness(or_default(self.ready, "tcp".to_owned()), &listeners)?;
         if socket_activation && ready == super::Readiness::Protocol {
-            let reason = "true: workers with ready = \"protocol\" open their sockets themselves: \
-                          choose one of both";
-            return Err(value_error(&activation.origin, "socket_activation", reason.to_owned()));
+            let (key, origin) = match kind {
+                Engine::Redirect => ("socket_activation", &activation.origin),
+                Engine::Tproxy => ("engine", &engine.origin),
+            };
+            let value = if kind == Engine::Tproxy { "\"tproxy\"" } else { "true" };
+            let reason = format!(
+                "{value}: workers with ready = \"protocol\" open their sockets themselves: choose \
+                 one of both"
+            );
+            return Err(value_error(origin, key, reason));
         }
         let drain =
             Some(time(self.drain_timeout, "0", "timeouts.drain")?).filter(|limit| !limit.is_zero());
@@ -66,6 +84,7 @@ impl Settings {
             worker_ports,
             socket_activation,
             backlog,
+            engine: kind,
             local_clients: or_default(self.local_clients, false).value,
             ready,
             ownership: ownership(or_default(self.ownership, "auto".to_owned()))?,
@@ -237,6 +256,7 @@ pub(super) fn check_worker_ports(
     origin: &Origin,
     workers: u16,
     listeners: &Listeners,
+    stride: Option<u16>,
 ) -> Result<(), ConfigError> {
     let public = listeners.public_ports();
     if let Some(port) = public.iter().find(|port| range.contains(**port)) {
@@ -245,7 +265,9 @@ pub(super) fn check_worker_ports(
         );
         return Err(value_error(origin, "worker_ports", reason));
     }
-    let needed = PortRange::needed(workers, public.len());
+    // Where worker ports tell their places, as many are left out as there are rests without a place.
+    let places = stride.map_or(public.len(), usize::from);
+    let needed = PortRange::needed(workers, places);
     if range.count() < needed {
         let reason = format!(
             "{range} has {} ports: expected at least {needed}, for {workers} workers with {} public ports each in {} generations",

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use super::check::{check_worker_ports, partition_error_key};
 use super::{ConfigError, Environment, GiveUp, Memory, Origin, Readiness, Retire};
-use crate::plan::{Assignment, ClusterName, Listeners, Partition, PlanError, PortRange, Weights};
+use crate::plan::{
+    Assignment, ClusterName, Engine, Listeners, Partition, PlanError, PortRange, Weights,
+};
 
 /// The configuration of one cluster, free of contradictions. Made by
 /// [`Settings::check`](super::Settings::check); the keys are described in [`crate::config`].
@@ -37,6 +39,8 @@ pub struct Config {
     /// How many connections wait in the queue of each such socket at most, 1 to 65535; the kernel
     /// lets no more than `net.core.somaxconn` wait.
     pub backlog: u32,
+    /// How connections are handed to workers. [`Engine::Tproxy`] goes with `socket_activation` alone.
+    pub engine: Engine,
     /// Whether connections that start on this host are balanced as well.
     pub local_clients: bool,
     /// How it is known that a worker is ready.
@@ -106,7 +110,8 @@ impl Config {
             hash @ Partition::Hash { .. } => hash,
         };
         Assignment::new(&partition, &weights, None).map_err(fault)?;
-        check_worker_ports(self.worker_ports, &ORIGIN, workers, &self.listeners)?;
+        let stride = self.engine.port_stride(&self.listeners);
+        check_worker_ports(self.worker_ports, &ORIGIN, workers, &self.listeners, stride)?;
         Ok(Self { workers, partition, weights, shares, ..self.clone() })
     }
 }

@@ -24,14 +24,6 @@ pub enum ConfigError {
         /// The keys that may stand there.
         allowed: String,
     },
-    /// A key that a later version will know.
-    #[error("{origin}: `{key}` is not supported yet: remove it")]
-    NotSupportedYet {
-        /// Where it stands.
-        origin: Origin,
-        /// The key, with its table.
-        key: String,
-    },
     /// A value of another type.
     #[error("{}: expected {expected}, found {found}", origin.of(key))]
     WrongType {
@@ -80,7 +72,6 @@ impl ConfigError {
         match self {
             Self::Syntax { origin, .. }
             | Self::UnknownKey { origin, .. }
-            | Self::NotSupportedYet { origin, .. }
             | Self::WrongType { origin, .. }
             | Self::Value { origin, .. }
             | Self::Plan { origin, .. } => matches!(origin, Origin::Flag { .. }),

@@ -12,7 +12,7 @@ impl Settings {
     /// Reads the text of a configuration file; `path` is for messages.
     ///
     /// # Errors
-    /// [`ConfigError::Syntax`], [`ConfigError::UnknownKey`], [`ConfigError::NotSupportedYet`],
+    /// [`ConfigError::Syntax`], [`ConfigError::UnknownKey`],
     /// [`ConfigError::WrongType`], each with the line. Whether the values make sense is found out
     /// by [`Settings::check`].
     pub fn from_toml(text: &str, path: &str) -> Result<Self, ConfigError> {
@@ -29,7 +29,7 @@ impl Settings {
     }
 }
 
-const KEYS: [&str; 18] = [
+const KEYS: [&str; 19] = [
     "name",
     "listen",
     "workers",
@@ -40,6 +40,7 @@ const KEYS: [&str; 18] = [
     "worker_ports",
     "socket_activation",
     "backlog",
+    "engine",
     "local_clients",
     "ready",
     "ownership",
@@ -55,9 +56,6 @@ const RETIRE: [&str; 6] = ["rss", "rate", "window", "renice", "max_age", "lag"];
 const MEMORY: [&str; 4] = ["total", "low", "high", "order"];
 const OUTPUT: [&str; 1] = ["to"];
 const HTTP: [&str; 1] = ["listen"];
-
-/// Keys and tables that a later version will know.
-const LATER: [&str; 1] = ["engine"];
 
 struct File<'a> {
     text: &'a str,
@@ -87,6 +85,7 @@ impl File<'_> {
                 settings.socket_activation = Some(self.truth("socket_activation", value)?);
             }
             "backlog" => settings.backlog = Some(self.integer("backlog", value)?),
+            "engine" => settings.engine = Some(self.text("engine", value)?),
             "local_clients" => settings.local_clients = Some(self.truth("local_clients", value)?),
             "ready" => settings.ready = Some(self.text("ready", value)?),
             "ownership" => settings.ownership = Some(self.text("ownership", value)?),
@@ -131,7 +130,6 @@ impl File<'_> {
                     }
                 }
             }
-            later if LATER.contains(&later) => return Err(self.not_yet("", key)),
             _ => {
                 let tables = ", the tables timeouts, spawn, retire, memory, output and http";
                 return Err(self.unknown("", key, &KEYS, tables));
@@ -338,13 +336,6 @@ impl File<'_> {
         }
     }
 
-    fn not_yet(&self, table: &str, key: &Key<'_>) -> ConfigError {
-        ConfigError::NotSupportedYet {
-            origin: self.origin(key.span()),
-            key: format!("{table}{}", key.get_ref()),
-        }
-    }
-
     fn origin(&self, span: Range<usize>) -> Origin {
         let before = self.text.as_bytes().iter().take(span.start);
         let line = 1 + before.filter(|byte| **byte == b'\n').count();
@@ -381,6 +372,7 @@ mod tests {
             worker_ports = "30000-30999"
             socket_activation = true
             backlog = 1024
+            engine = "tproxy"
             local_clients = true
             ready = "tcp"
             ownership = "shared"
@@ -429,6 +421,7 @@ mod tests {
             worker_ports: flag("30000-30999".to_owned()),
             socket_activation: flag(true),
             backlog: flag(1024),
+            engine: flag("tproxy".to_owned()),
             local_clients: flag(true),
             ready: flag("tcp".to_owned()),
             ownership: flag("shared".to_owned()),
@@ -476,7 +469,7 @@ mod tests {
         let cases = [
             (
                 "\nwrokers = 4",
-                "web.toml, line 2: unknown key `wrokers`: expected one of name, listen, workers, command, partition, slots, weights, worker_ports, socket_activation, backlog, local_clients, ready, ownership, user, group, on_exit, env, socket, the tables timeouts, spawn, retire, memory, output and http",
+                "web.toml, line 2: unknown key `wrokers`: expected one of name, listen, workers, command, partition, slots, weights, worker_ports, socket_activation, backlog, engine, local_clients, ready, ownership, user, group, on_exit, env, socket, the tables timeouts, spawn, retire, memory, output and http",
             ),
             (
                 "[timeouts]\n\"a\\nb\" = 1",
@@ -525,8 +518,8 @@ mod tests {
                 "web.toml, line 1: `timeouts.drain`: expected a time in quotes, such as \"30s\" or \"0\", found a whole number",
             ),
             (
-                "# x\nengine = \"tproxy\"",
-                "web.toml, line 2: `engine` is not supported yet: remove it",
+                "# x\nengine = true",
+                "web.toml, line 2: `engine`: expected a text in quotes, found a truth value",
             ),
             (
                 "[retire]\nrss = 448",

@@ -16,8 +16,9 @@
 //! | `slots` | `--slots` | workers to 65536, `hash` only | 1024 |
 //! | `weights` | `--weights 1,2,...` | one number, 0 or more, for each worker | all the same |
 //! | `worker_ports` | `--worker-ports` | `FIRST-LAST`, closed to other hosts | `20000-29999` |
-//! | `socket_activation` | `--socket-activation` | `true`: the master opens the workers' listening sockets and keeps them, workers take them by `LISTEN_FDS`; `false` | `false` |
+//! | `socket_activation` | `--socket-activation` | `true`: the master opens the workers' listening sockets and keeps them, workers take them by `LISTEN_FDS`; `false` | `true` with `engine` `tproxy`, else `false` |
 //! | `backlog` | `--backlog` | 1 to 65535, with `socket_activation` only: how many connections wait in one of those sockets, at most `net.core.somaxconn` | 4096 |
+//! | `engine` | `--engine` | `redirect`: any program; `tproxy`: nothing is translated or tracked, workers take their sockets by `LISTEN_FDS`: see [`Engine`](crate::plan::Engine) | `redirect` |
 //! | `local_clients` | `--local-clients` | `true`, `false` | `false` |
 //! | `ready` | `--ready` | `tcp`, `notify`, `http:/PATH`, `protocol`: see [`Readiness`] | `tcp` |
 //! | `socket` | `--socket` | an absolute path for a socket of the workers' own; empty: none | none |

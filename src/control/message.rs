@@ -612,7 +612,7 @@ mod tests {
     fn a_status_has_the_documented_form() {
         let expected = json!({ "ok": { "status": {
             "schema": 1, "name": "web", "pid": 4100, "generation": 3,
-            "listeners": ["0.0.0.0:80/tcp"], "partition": "hash", "slots": 1024,
+            "listeners": ["0.0.0.0:80/tcp"], "engine": "redirect", "partition": "hash", "slots": 1024,
             "repairs": 0, "last_writer": null, "foreign_chains": [],
             "orphans": [],
             "conntrack": {"entries": 1804, "limit": 262_144}, "serving": u32::MAX, "trial": null,
@@ -699,6 +699,7 @@ mod tests {
             pid: 4100,
             generation: Generation(3),
             listeners: vec!["0.0.0.0:80".parse().unwrap()],
+            engine: crate::plan::Engine::Redirect,
             partition: PartitionKind::Hash,
             slots: 1024,
             repairs: 0,

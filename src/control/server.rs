@@ -711,6 +711,7 @@ mod tests {
             pid: 1,
             generation: Generation(1),
             listeners: vec!["[::]:80".parse().unwrap()],
+            engine: crate::plan::Engine::Redirect,
             partition: super::super::PartitionKind::Mask,
             slots: 1024,
             repairs: 0,

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::{LeavingCause, Restarts, Retirements, SwapTimes, wire};
-use crate::plan::{ClusterName, Generation, Listener, Partition, Port, Seat, Slot};
+use crate::plan::{ClusterName, Engine, Generation, Listener, Partition, Port, Seat, Slot};
 
 /// The version of the JSON of [`Status`] and [`Explanation`]. Fields may be added within a version;
 /// one that goes, or changes its meaning, makes the next.
@@ -18,7 +18,7 @@ pub const SCHEMA: u32 = 1;
 /// ```json
 /// {
 ///   "schema": 1, "name": "web", "pid": 4100, "generation": 3,
-///   "listeners": ["0.0.0.0:80/tcp"], "partition": "hash", "slots": 1024,
+///   "listeners": ["0.0.0.0:80/tcp"], "engine": "redirect", "partition": "hash", "slots": 1024,
 ///   "repairs": 1, "last_writer": {"pid": 977, "name": "nft"},
 ///   "foreign_chains": [
 ///     {"family": "ip", "table": "nat", "chain": "PREROUTING", "hook": "prerouting",
@@ -54,6 +54,9 @@ pub struct Status {
     /// The public addresses, in the order of the configuration.
     #[serde(with = "wire::texts")]
     pub listeners: Vec<Listener>,
+    /// How connections are handed to workers.
+    #[serde(default, with = "wire::text")]
+    pub engine: Engine,
     /// How client addresses fall into slots.
     pub partition: PartitionKind,
     /// The number of slots of the cluster.

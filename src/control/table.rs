@@ -98,11 +98,12 @@ fn foreign_chain(foreign: &ForeignChain) -> String {
 fn facts(status: &Status) -> String {
     let listeners: Vec<String> = status.listeners.iter().map(ToString::to_string).collect();
     format!(
-        "cluster    {}\ngeneration {}\nmaster     {}\nlisteners  {}\npartition  {}, {} slots\n{}",
+        "cluster    {}\ngeneration {}\nmaster     {}\nlisteners  {}\nengine     {}\npartition  {}, {} slots\n{}",
         status.name,
         status.generation,
         status.pid,
         listeners.join(" "),
+        status.engine,
         status.partition,
         status.slots,
         status.conntrack.map(conntrack).unwrap_or_default(),
@@ -245,6 +246,7 @@ cluster    web
 generation 3
 master     4100
 listeners  0.0.0.0:80/tcp [::]:443/tcp
+engine     redirect
 partition  hash, 1024 slots
 conntrack  900 of 1000 entries, 90 %: nearly full, raise net.netfilter.nf_conntrack_max
 

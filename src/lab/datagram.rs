@@ -22,10 +22,11 @@ pub(super) struct Receiver {
 
 impl Receiver {
     /// Binds to `port` on every address of both families.
-    pub(super) fn bind(port: u16) -> io::Result<Self> {
+    pub(super) fn bind(port: u16, is_transparent: bool) -> io::Result<Self> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let socket = socket_with(AddressFamily::INET6, SocketType::DGRAM, flags, None)?;
         rustix::net::sockopt::set_ipv6_v6only(&socket, false)?;
+        setsockopt(&socket, sockopt::IpTransparent, &is_transparent)?;
         bind(&socket, &SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)))?;
         Self::new(socket)
     }

@@ -17,6 +17,7 @@
 //! | `GREETER_SPEAK=first` | it says its line to everyone at once, without HTTP, and closes: for a [`Load`](super::Load) that asks for [`Nothing`](super::Ask::Nothing) |
 //! | `GREETER_HOLD_MIB` | so much memory is used from the start |
 //! | `GREETER_LEAK_MIB` | so much more memory is used each second, without end |
+//! | `GREETER_TRANSPARENT=yes` | the sockets that it opens take what rules with `tproxy` give them (`IP_TRANSPARENT`) |
 //! | `GREETER_UDP=yes` | it answers datagrams to its ports as well, each with the line alone |
 //!
 //! On SIGTERM it accepts what has been queued, stops listening, serves the connections it has to
@@ -34,6 +35,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::socket::sockopt::IpTransparent;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{
@@ -71,6 +73,7 @@ struct Settings {
     listens: bool,
     speaks_first: bool,
     answers_datagrams: bool,
+    is_transparent: bool,
 }
 
 impl Settings {
@@ -97,6 +100,7 @@ impl Settings {
             listens: env::var_os("GREETER_LISTEN").is_none_or(|value| value != "never"),
             speaks_first: env::var_os("GREETER_SPEAK").is_some_and(|value| value == "first"),
             answers_datagrams: env::var_os("GREETER_UDP").is_some_and(|value| value == "yes"),
+            is_transparent: env::var_os("GREETER_TRANSPARENT").is_some_and(|value| value == "yes"),
         })
     }
 
@@ -114,12 +118,12 @@ impl Settings {
         }
         if listeners.is_empty() && receivers.is_empty() {
             for &port in &self.ports {
-                listeners.push(listen_on(port).map_err(|error| {
+                listeners.push(listen_on(port, self.is_transparent).map_err(|error| {
                     io::Error::new(error.kind(), format!("cannot listen on port {port}: {error}"))
                 })?);
             }
             for &port in self.ports.iter().filter(|_| self.answers_datagrams) {
-                receivers.push(Receiver::bind(port)?);
+                receivers.push(Receiver::bind(port, self.is_transparent)?);
             }
         }
         Ok((listeners, receivers))
@@ -399,7 +403,7 @@ impl Connection {
 }
 
 /// A listener on every address of both families, or of IPv4 alone where the kernel has no IPv6.
-fn listen_on(port: u16) -> io::Result<OwnedFd> {
+fn listen_on(port: u16, is_transparent: bool) -> io::Result<OwnedFd> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let (socket, address) = match socket_with(AddressFamily::INET6, SocketType::STREAM, flags, None)
     {
@@ -413,6 +417,7 @@ fn listen_on(port: u16) -> io::Result<OwnedFd> {
         ),
         Err(errno) => return Err(errno.into()),
     };
+    nix::sys::socket::setsockopt(&socket, IpTransparent, &is_transparent)?;
     sockopt::set_socket_reuseaddr(&socket, true)?;
     bind(&socket, &address)?;
     listen(&socket, BACKLOG)?;

@@ -204,7 +204,8 @@ impl Builder {
         let public = config.listeners.public_ports();
         let reserved = public.iter().map(|port| port.number()).collect();
         let (first, last) = (config.worker_ports.first(), config.worker_ports.last());
-        let pool = PortPool::new(first.number()..=last.number(), reserved)?;
+        let pool = PortPool::new(first.number()..=last.number(), reserved)?
+            .with_stride(config.engine.port_stride(&config.listeners));
         let (outcomes, started) = mpsc::unbounded_channel();
         let spawner = Spawner::new(template, pool, outcomes)
             .map_err(|source| MasterError::Thread { source })?;
@@ -484,7 +485,7 @@ fn template(
         logs: None,
         openings: config
             .socket_activation
-            .then(|| Openings::of(&config.listeners, config.backlog).into()),
+            .then(|| Openings::of(&config.listeners, config.engine, config.backlog).into()),
     }
 }
 

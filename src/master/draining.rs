@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::counting::{PortsByWorker, Wanted};
-use crate::plan::Port;
+use super::counting::{CountedWorkers, Wanted};
+use crate::plan::{Plan, Port};
 use crate::supervisor::WorkerId;
 
 /// How many times as long as a look takes there is none: looks take a fifth of one processor at
@@ -63,8 +63,9 @@ impl Draining {
     /// Begins a look, unless one is under way or was not long ago.
     pub(super) fn begin(
         &mut self,
-        retired: PortsByWorker,
+        retired: CountedWorkers,
         settled: BTreeSet<WorkerId>,
+        plan: &Plan,
         now: Instant,
     ) -> Option<Wanted> {
         if self.under_way.is_some() || self.not_before.is_some_and(|at| now < at) {
@@ -76,7 +77,7 @@ impl Draining {
             gone.look = Look::UnderWay;
             ports.push(Arc::clone(&gone.ports));
         }
-        Some(Wanted { retired, settled, gone: ports })
+        Some(Wanted { retired, settled, gone: ports, plan: plan.clone() })
     }
 
     /// Ends the look under way, whatever came of it.
@@ -111,9 +112,17 @@ impl Draining {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::{Listeners, Partition, Weights};
+
+    fn plan() -> Plan {
+        let listeners = Listeners::new(vec!["0.0.0.0:80".parse().unwrap()]).unwrap();
+        let partition = Partition::hash(1).unwrap();
+        let weights = Weights::equal(1).unwrap();
+        Plan::new("web".parse().unwrap(), listeners, partition, &weights, None).unwrap()
+    }
 
     fn begin(draining: &mut Draining, now: Instant) -> Option<usize> {
-        let wanted = draining.begin(BTreeMap::new(), BTreeSet::new(), now);
+        let wanted = draining.begin(BTreeMap::new(), BTreeSet::new(), &plan(), now);
         wanted.map(|wanted| wanted.gone.len())
     }
 

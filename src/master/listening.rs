@@ -9,10 +9,11 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::counting::PortsByWorker;
+use super::counting::{Counted, CountedWorkers};
 use super::processes::{families_of, transport};
-use crate::plan::{Listeners, Port, Protocol};
+use crate::plan::{Engine, Listeners, Port, Protocol};
 use crate::process::{self, Endpoint, HeldSocket, Passed, ProcessError};
 use crate::supervisor::WorkerId;
 
@@ -34,13 +35,15 @@ struct Opening {
 
 impl Openings {
     /// In the order of the public ports, of each tcp before udp.
-    pub(super) fn of(listeners: &Listeners, backlog: u32) -> Self {
+    pub(super) fn of(listeners: &Listeners, engine: Engine, backlog: u32) -> Self {
+        let transparent = engine == Engine::Tproxy;
         let mut openings = vec![];
         for (place, public) in listeners.public_ports().iter().enumerate() {
             for protocol in Protocol::ALL {
                 let (ipv4, ipv6) = families_of(listeners, protocol, *public);
                 if ipv4 || ipv6 {
-                    let endpoint = Endpoint { transport: transport(protocol), ipv4, ipv6 };
+                    let transport = transport(protocol);
+                    let endpoint = Endpoint { transport, ipv4, ipv6, transparent };
                     openings.push(Opening {
                         name: format!("{public}/{protocol}"),
                         place,
@@ -99,8 +102,8 @@ impl SeatSockets {
             let index = known.iter().position(is_it)?;
             Some((opening.name, known.swap_remove(index)))
         };
-        // How many may wait was decided when they were opened.
-        let openings = Openings::of(listeners, 0).openings;
+        // How many may wait, and of what kind they are, was decided when they were opened.
+        let openings = Openings::of(listeners, Engine::default(), 0).openings;
         let sockets = openings.into_iter().map(regain).collect::<Option<_>>()?;
         Some(Self { sockets, ports: Arc::clone(ports) })
     }
@@ -154,10 +157,17 @@ impl Held {
         self.by_worker.contains_key(&worker)
     }
 
-    /// The worker ports of those of `workers` that have, or have left, any.
-    pub(super) fn ports_of(&self, workers: impl Iterator<Item = WorkerId>) -> PortsByWorker {
-        let of = |worker| Some((worker, Arc::clone(self.by_worker.get(&worker)?.ports())));
-        workers.filter_map(of).collect()
+    /// What those of `workers` have left whose processes are gone, to be counted; with each, for how
+    /// long nobody has been sent there.
+    pub(super) fn counted(
+        &self,
+        workers: impl IntoIterator<Item = (WorkerId, Duration)>,
+    ) -> CountedWorkers {
+        let of = |(worker, left_for)| {
+            let ports = Arc::clone(self.by_worker.get(&worker)?.ports());
+            Some((worker, Counted { ports, session: None, left_for: Some(left_for) }))
+        };
+        workers.into_iter().filter_map(of).collect()
     }
 }
 
@@ -183,7 +193,7 @@ mod tests {
             "[::]:80",
             "10.0.0.2:80",
         ]);
-        let openings = Openings::of(&listeners, 7).openings;
+        let openings = Openings::of(&listeners, Engine::Redirect, 7).openings;
         let described: Vec<_> = openings
             .iter()
             .map(|it| (it.name.as_str(), it.place, it.endpoint.ipv4, it.endpoint.ipv6))
@@ -198,7 +208,7 @@ mod tests {
     fn a_port_that_somebody_has_is_named() {
         let taken = TcpListener::bind(("0.0.0.0", 0)).unwrap();
         let port = taken.local_addr().unwrap().port();
-        let openings = Openings::of(&listeners(&["0.0.0.0:80"]), 16);
+        let openings = Openings::of(&listeners(&["0.0.0.0:80"]), Engine::Redirect, 16);
         let error = openings.open(vec![port]).unwrap_err();
         let is_it = |of| of == port;
         assert!(
@@ -210,7 +220,7 @@ mod tests {
     #[test]
     fn sockets_go_from_worker_to_worker_until_they_are_closed() {
         let free = || TcpListener::bind(("0.0.0.0", 0)).unwrap().local_addr().unwrap().port();
-        let openings = Openings::of(&listeners(&["0.0.0.0:80"]), 16);
+        let openings = Openings::of(&listeners(&["0.0.0.0:80"]), Engine::Redirect, 16);
         // Another test can take the port meanwhile.
         let sockets = (0..100).find_map(|_| openings.open(vec![free()]).ok()).unwrap();
         let port = sockets.ports()[0];
@@ -220,9 +230,9 @@ mod tests {
         held.bequeath(first, second);
         assert!(!held.has(first) && held.has(second));
         assert_eq!(held.of(second).unwrap().to_pass()[0].name, "80/tcp");
-        let ports = held.ports_of([first, second].into_iter());
-        assert_eq!(ports.keys().collect::<Vec<_>>(), [&second]);
-        assert_eq!(*ports[&second], [port]);
+        let counted = held.counted([first, second].map(|worker| (worker, Duration::ZERO)));
+        assert_eq!(counted.keys().collect::<Vec<_>>(), [&second]);
+        assert_eq!(*counted[&second].ports, [port]);
         TcpListener::bind(("0.0.0.0", port.number())).unwrap_err();
         held.close(second);
         assert!(held.of(second).is_none());

@@ -146,7 +146,7 @@ impl Master {
         }
         let public = self.config.listeners.public_ports();
         let ports = control::worker_ports(public, &arrival.facts.ports)?;
-        let held = self.world.processes.ports_of(&[worker]).remove(&worker);
+        let held = self.world.processes.ports_of(worker);
         match held.filter(|held| !held.is_empty()) {
             Some(held) if *held == *ports => Ok(Admitted { worker, process, ports: None }),
             Some(held) => Err(NoWorker::OtherPorts(list(&held))),

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::complaint::Complaint;
-use super::counting::{PortsByWorker, count_sockets};
+use super::counting::{Counted, CountedWorkers, count_sockets};
 use super::health::Seen;
 use super::output::{Flow, Look, Origin, Printer};
 use super::spawner::Started;
-use crate::plan::{Generation, Listener, Listeners, Port, Protocol, Seat};
+use crate::plan::{Generation, Listener, Listeners, Plan, Port, Protocol, Seat};
 use crate::process::{
     self, Child, Delivery, ListenSocket, ListenTable, OutputReader, ProcessError, Reach, Transport,
 };
@@ -276,19 +276,31 @@ impl Processes {
         running.find(|(_, running)| running.child.pid() == session).map(|(worker, _)| *worker)
     }
 
-    /// The worker ports of those of `workers` that run.
-    pub(super) fn ports_of(&self, workers: &[WorkerId]) -> PortsByWorker {
-        let of = |worker: &WorkerId| Some((*worker, Arc::clone(&self.running.get(worker)?.ports)));
-        workers.iter().filter_map(of).collect()
+    /// The worker ports of a worker that runs.
+    pub(super) fn ports_of(&self, worker: WorkerId) -> Option<Arc<[Port]>> {
+        Some(Arc::clone(&self.running.get(&worker)?.ports))
+    }
+
+    /// Those of `workers` that run, to be counted; with each, for how long nobody has been sent to it.
+    pub(super) fn counted(
+        &self,
+        workers: impl IntoIterator<Item = (WorkerId, Option<Duration>)>,
+    ) -> CountedWorkers {
+        let of = |(worker, left_for)| {
+            let running = self.running.get(&worker)?;
+            let (ports, session) = (Arc::clone(&running.ports), Some(running.child.pid()));
+            Some((worker, Counted { ports, session, left_for }))
+        };
+        workers.into_iter().filter_map(of).collect()
     }
 
     /// Counts the sockets on the ports of workers.
     pub(super) fn count(
         &mut self,
-        workers: &[WorkerId],
+        workers: &CountedWorkers,
+        plan: &Plan,
     ) -> Result<BTreeMap<WorkerId, Sockets>, ProcessError> {
-        let ports = self.ports_of(workers);
-        count_sockets(&mut self.sockets, &ports)
+        count_sockets(&mut self.sockets, workers, plan)
     }
 }
 

@@ -63,6 +63,7 @@ pub(super) fn status(
         pid: std::process::id(),
         generation: supervisor.generation(),
         listeners: plan.listeners().iter().copied().collect(),
+        engine: plan.engine(),
         partition: plan.partition().into(),
         slots: plan.partition().slots(),
         repairs: supervisor.repairs().total,

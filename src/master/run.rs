@@ -12,7 +12,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use super::actions::{Counts, World};
 use super::bequest::Estate;
 use super::builder::{Builder, REQUEST_QUEUE};
-use super::counting::count_all;
+use super::counting::{CountedWorkers, count_all};
 use super::draining::Draining;
 use super::error::MasterError;
 use super::fullness::Fullness;
@@ -135,7 +135,7 @@ impl Master {
                 biased;
                 Some(worker) = self.exits.recv() => self.exited(worker),
                 Some(outcome) = self.started.recv() => self.spawned(outcome),
-                Some(counts) = self.counts.recv() => self.counted(counts),
+                Some(counts) = self.counts.recv() => self.take_counts(counts),
                 Some(report) = self.vigil.reports.recv() => self.take_report(report),
                 () = self.world.until(deadline) => self.dispatch(Event::Tick),
                 ready = listened => {
@@ -298,13 +298,13 @@ impl Master {
 
     fn exited(&mut self, worker: WorkerId) {
         let kill_at = self.world.now().after(self.config.timeouts.die);
-        let ports = self.world.processes.ports_of(&[worker]);
+        let ports = self.world.processes.ports_of(worker);
         // Clients are steered away first; who else of its group is left is looked for later.
         if let Some((exit, last_lines)) = self.world.processes.take_exit(worker, kill_at) {
             self.world.peers.forget(worker);
             self.dispatch(Event::Exited { worker, exit, last_lines });
             self.end_watch(worker);
-            for (worker, ports) in ports {
+            if let Some(ports) = ports {
                 self.draining.insert(worker, ports);
                 self.count_connections();
             }
@@ -341,12 +341,15 @@ impl Master {
 
     /// Begins a count of what workers that are retired or gone have left, if it is time for one.
     fn count_connections(&mut self) {
-        let retired = self.ids(|state| state == WorkerState::Retired);
-        let mut retired = self.world.processes.ports_of(&retired);
-        retired.extend(self.world.held.ports_of(self.supervisor.estates()));
+        let mut retired = self.counted(|state| state == WorkerState::Retired);
+        let now = self.world.now();
+        let estates = self.supervisor.estates().map(|(worker, since)| (worker, now.since(since)));
+        retired.extend(self.world.held.counted(estates));
         let settled = self.supervisor.workers().filter(|worker| worker.is_settled());
         let settled = settled.map(|worker| worker.id).collect();
-        let Some(wanted) = self.draining.begin(retired, settled, Instant::now()) else { return };
+        let plan = self.supervisor.plan();
+        let began = self.draining.begin(retired, settled, plan, Instant::now());
+        let Some(wanted) = began else { return };
         let counts = self.world.counts_sender.clone();
         self.world.counting.run(move || {
             // The loop has ended.
@@ -354,7 +357,17 @@ impl Master {
         });
     }
 
-    fn counted(&mut self, counts: Counts) {
+    /// The workers in these states that run, to be counted.
+    fn counted(&self, is: impl Fn(WorkerState) -> bool) -> CountedWorkers {
+        let now = self.world.now();
+        let workers = self.supervisor.workers().filter(|worker| is(worker.state()));
+        let left_for = |worker: &supervisor::Worker| {
+            (worker.state() == WorkerState::Retired).then(|| now.since(worker.since()))
+        };
+        self.world.processes.counted(workers.map(|worker| (worker.id, left_for(worker))))
+    }
+
+    fn take_counts(&mut self, counts: Counts) {
         self.draining.end(Instant::now());
         self.release_ports();
         if self.draining.has_gone() {
@@ -473,11 +486,12 @@ impl Master {
     }
 
     fn status(&mut self) -> control::Status {
-        let all = self.ids(|_| true);
-        let counts = self.world.processes.count(&all).unwrap_or_else(|error| {
-            tracing::warn!(%error, "cannot count connections");
-            BTreeMap::new()
-        });
+        let all = self.counted(|_| true);
+        let counts =
+            self.world.processes.count(&all, self.supervisor.plan()).unwrap_or_else(|error| {
+                tracing::warn!(%error, "cannot count connections");
+                BTreeMap::new()
+            });
         let tallies = self.world.firewall.tallies().unwrap_or_else(|error| {
             tracing::warn!(%error, "cannot read how many connections each seat has had");
             BTreeMap::new()

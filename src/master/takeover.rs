@@ -28,7 +28,8 @@ pub(super) struct Serving {
 /// What to begin with: the plan that is in force, without the workers that do not serve any more;
 /// if somebody has removed it, one that names those that do; or an empty one. What is in force
 /// decides which client reaches which seat, so that clients keep their seats across masters; but
-/// other listeners, or another partition, make another cluster, of which only the generation goes on.
+/// other listeners, or another partition or engine, make another cluster, of which only the
+/// generation goes on.
 pub(super) fn begin(
     config: &Config,
     in_force: Option<Plan>,
@@ -37,6 +38,7 @@ pub(super) fn begin(
     let empty = || {
         let (name, listeners) = (config.name.clone(), config.listeners.clone());
         let mut plan = Plan::new(name, listeners, config.partition, &config.weights, None)?;
+        plan.set_engine(config.engine)?;
         plan.set_guard(Some(config.worker_ports))?;
         plan.set_local_clients(config.local_clients);
         Ok::<_, PlanError>(plan)
@@ -75,7 +77,9 @@ pub(super) fn begin(
 
 /// Whether the plan is of the cluster that is configured, as far as clients see it.
 pub(super) fn is_same_cluster(config: &Config, plan: &Plan) -> bool {
-    *plan.listeners() == config.listeners && same_partition(plan.partition(), &config.partition)
+    *plan.listeners() == config.listeners
+        && plan.engine() == config.engine
+        && same_partition(plan.partition(), &config.partition)
 }
 
 /// With no rules there, which of the workers were live is not known: those of the generation that

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
+use super::counting::{local_ports_of, worker_port_of};
 use super::error::MasterError;
 use super::health::{Health, Probed, Said};
 use super::run::{Master, rest_until};
@@ -220,13 +221,17 @@ impl Master {
             return;
         }
         let ports = self.vigil.health.doubtful_ports(began);
+        let plan = self.supervisor.plan().clone();
         if ports.is_empty() {
             return;
         }
         self.vigil.is_witnessing = true;
         let sender = self.vigil.sender.clone();
         tokio::task::spawn_blocking(move || {
-            let found = process::Sockets::open().and_then(|mut sockets| sockets.waiting(&ports));
+            let local = local_ports_of(&plan, ports);
+            let found = process::Sockets::open().and_then(|mut sockets| {
+                sockets.waiting(&local, |port, client| worker_port_of(&plan, port, client))
+            });
             // The loop has ended.
             let _ = sender.send(Report::Witnessed { began, found });
         });

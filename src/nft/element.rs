@@ -197,7 +197,7 @@ pub(super) fn collect(name: SetName, elements: &[Element]) -> Option<Elements> {
                 Some((Ipv6Addr::from(*address), protocol, port))
             }))?))
         }
-        SetName::Wildcards(_) => Some(Elements::Services(sorted(
+        SetName::Wildcards(_) | SetName::Established => Some(Elements::Services(sorted(
             elements.iter().map(|element| parse_service(&element.key)),
         )?)),
         SetName::Slots(_) | SetName::Survivors(_) => {

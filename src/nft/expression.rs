@@ -50,8 +50,9 @@ const NFTA_IMMEDIATE_DATA: u16 = 2;
 
 const NFTA_DATA_VERDICT: u16 = 2;
 const NFTA_VERDICT_CODE: u16 = 1;
-/// `NF_DROP`.
+/// `NF_DROP`, `NF_ACCEPT`.
 const DROP: u32 = 0;
+const ACCEPT: u32 = 1;
 /// `NFT_REG_VERDICT`.
 const VERDICT_REGISTER: u32 = 0;
 
@@ -72,6 +73,26 @@ const NFTA_REDIR_REG_PROTO_MAX: u16 = 2;
 const NFTA_REDIR_FLAGS: u16 = 3;
 /// `NF_NAT_RANGE_PROTO_SPECIFIED`: the register holds a port.
 const PORT_SPECIFIED: u32 = 1 << 1;
+
+const NFTA_PAYLOAD_SREG: u16 = 5;
+const NFTA_PAYLOAD_CSUM_TYPE: u16 = 6;
+const NFTA_PAYLOAD_CSUM_OFFSET: u16 = 7;
+const NFTA_PAYLOAD_CSUM_FLAGS: u16 = 8;
+/// `NFT_PAYLOAD_CSUM_NONE`, `NFT_PAYLOAD_CSUM_INET`.
+const NO_CHECKSUM: u32 = 0;
+const INTERNET_CHECKSUM: u32 = 1;
+/// `NFT_PAYLOAD_L4CSUM_PSEUDOHDR`.
+const PSEUDO_HEADER: u32 = 1;
+
+const NFTA_SOCKET_KEY: u16 = 1;
+const NFTA_SOCKET_DREG: u16 = 2;
+/// `NFT_SOCKET_TRANSPARENT`.
+const TRANSPARENT: u32 = 0;
+
+const NFTA_TPROXY_FAMILY: u16 = 1;
+const NFTA_TPROXY_REG_PORT: u16 = 3;
+/// `NFPROTO_UNSPEC`: of both families.
+const BOTH_FAMILIES: u32 = 0;
 
 const NFTA_FIB_DREG: u16 = 1;
 const NFTA_FIB_RESULT: u16 = 2;
@@ -223,10 +244,43 @@ pub(super) enum Expression {
         port: Port,
         to: Register,
     },
+    /// An address.
+    LoadAddress {
+        address: Bytes,
+        to: Register,
+    },
+    /// Writes into a header, and corrects the checksums.
+    Store {
+        from: Register,
+        header: Header,
+        offset: u32,
+        length: u32,
+        checksum: Checksum,
+    },
+    /// Whether the socket that the packet would reach has `IP_TRANSPARENT`. The rule ends where there
+    /// is no socket.
+    LoadTransparent {
+        to: Register,
+    },
+    /// Gives the packet to the socket that its connection has, else to the one that listens on this
+    /// port. The rule ends where there is none.
+    Tproxy {
+        port: Register,
+    },
     Redirect {
         port: Register,
     },
     Drop,
+    Accept,
+}
+
+/// The checksums over what is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Checksum {
+    /// Where the header has its own; `None` for one that has none.
+    pub(super) offset: Option<u32>,
+    /// Whether that of the transport header counts it in.
+    pub(super) in_pseudo_header: bool,
 }
 
 impl Expression {
@@ -243,14 +297,18 @@ impl Expression {
         match self {
             Self::LoadMeta { .. } => "meta",
             Self::Compare { .. } => "cmp",
-            Self::LoadPayload { .. } => "payload",
+            Self::LoadPayload { .. } | Self::Store { .. } => "payload",
             Self::And { .. } => "bitwise",
             Self::Hash { .. } => "hash",
             Self::Lookup { .. } => "lookup",
             Self::LoadAddressType { .. } => "fib",
             Self::Counter => "counter",
             Self::CountIn { .. } => "objref",
-            Self::LoadPort { .. } | Self::Drop => "immediate",
+            Self::LoadPort { .. } | Self::LoadAddress { .. } | Self::Drop | Self::Accept => {
+                "immediate"
+            }
+            Self::LoadTransparent { .. } => "socket",
+            Self::Tproxy { .. } => "tproxy",
             Self::Redirect { .. } => "redir",
         }
     }
@@ -318,7 +376,32 @@ impl Expression {
                 put_u32(buffer, NFTA_REDIR_REG_PROTO_MIN, port.number());
                 put_u32(buffer, NFTA_REDIR_FLAGS, PORT_SPECIFIED);
             }
-            Self::Drop => emit_drop(buffer),
+            Self::LoadAddress { address, to } => {
+                put_u32(buffer, NFTA_IMMEDIATE_DREG, to.number());
+                put_data(buffer, NFTA_IMMEDIATE_DATA, address.as_bytes());
+            }
+            Self::Store { from, header, offset, length, checksum } => {
+                put_u32(buffer, NFTA_PAYLOAD_SREG, from.number());
+                put_u32(buffer, NFTA_PAYLOAD_BASE, *header as u32);
+                put_u32(buffer, NFTA_PAYLOAD_OFFSET, *offset);
+                put_u32(buffer, NFTA_PAYLOAD_LEN, *length);
+                let (kind, offset) =
+                    checksum.offset.map_or((NO_CHECKSUM, 0), |at| (INTERNET_CHECKSUM, at));
+                put_u32(buffer, NFTA_PAYLOAD_CSUM_TYPE, kind);
+                put_u32(buffer, NFTA_PAYLOAD_CSUM_OFFSET, offset);
+                let flags = if checksum.in_pseudo_header { PSEUDO_HEADER } else { 0 };
+                put_u32(buffer, NFTA_PAYLOAD_CSUM_FLAGS, flags);
+            }
+            Self::LoadTransparent { to } => {
+                put_u32(buffer, NFTA_SOCKET_KEY, TRANSPARENT);
+                put_u32(buffer, NFTA_SOCKET_DREG, to.number());
+            }
+            Self::Tproxy { port } => {
+                put_u32(buffer, NFTA_TPROXY_FAMILY, BOTH_FAMILIES);
+                put_u32(buffer, NFTA_TPROXY_REG_PORT, port.number());
+            }
+            Self::Drop => emit_verdict(buffer, DROP),
+            Self::Accept => emit_verdict(buffer, ACCEPT),
         }
     }
 
@@ -346,11 +429,11 @@ impl Expression {
     }
 }
 
-fn emit_drop(buffer: &mut Vec<u8>) {
+fn emit_verdict(buffer: &mut Vec<u8>, code: u32) {
     put_u32(buffer, NFTA_IMMEDIATE_DREG, VERDICT_REGISTER);
     nest(buffer, NFTA_IMMEDIATE_DATA, |buffer| {
         nest(buffer, NFTA_DATA_VERDICT, |buffer| {
-            put_u32(buffer, NFTA_VERDICT_CODE, DROP);
+            put_u32(buffer, NFTA_VERDICT_CODE, code);
         });
     });
 }
@@ -383,10 +466,16 @@ fn parse_compare(attributes: &[Cmp]) -> Option<Expression> {
 }
 
 fn parse_payload(attributes: &[Payload]) -> Option<Expression> {
-    let (mut header, mut offset, mut length, mut to) = (None, None, None, None);
+    let (mut header, mut offset, mut length) = (None, None, None);
+    let (mut to, mut from) = (None, None);
+    let (mut kind, mut at, mut flags) = (NO_CHECKSUM, 0, 0);
     for attribute in attributes {
         match attribute {
             Payload::DestinationRegister(register) => to = Register::from_wire(*register),
+            Payload::SourceRegister(register) => from = Register::from_wire(*register),
+            Payload::CsumType(value) => kind = (*value).into(),
+            Payload::CsumOffset(value) => at = *value,
+            Payload::CsumFlags(value) => flags = value.bits(),
             Payload::Base(1) => header = Some(Header::Network),
             Payload::Base(2) => header = Some(Header::Transport),
             Payload::Offset(value) => offset = Some(*value),
@@ -394,7 +483,18 @@ fn parse_payload(attributes: &[Payload]) -> Option<Expression> {
             _ => return None,
         }
     }
-    Some(Expression::LoadPayload { header: header?, offset: offset?, length: length?, to: to? })
+    let (header, offset, length) = (header?, offset?, length?);
+    match (to, from) {
+        (Some(to), None) => Some(Expression::LoadPayload { header, offset, length, to }),
+        (None, Some(from)) => {
+            let checksum = Checksum {
+                offset: (kind == INTERNET_CHECKSUM).then_some(at),
+                in_pseudo_header: flags == PSEUDO_HEADER,
+            };
+            Some(Expression::Store { from, header, offset, length, checksum })
+        }
+        _ => None,
+    }
 }
 
 fn parse_and(attributes: &[Bitwise]) -> Option<Expression> {
@@ -442,9 +542,14 @@ fn parse_immediate(attributes: &[Immediate]) -> Option<Expression> {
     match data? {
         DataAttribute::Verdict(verdict) => parse_verdict(verdict),
         DataAttribute::Value(value) => {
-            let number = u16::from_be_bytes(value.as_slice().try_into().ok()?);
             let to = Register::from_wire(register?)?;
-            Some(Expression::LoadPort { port: Port::new(number)?, to })
+            match value.as_slice().try_into() {
+                Ok(port) => {
+                    let port = Port::new(u16::from_be_bytes(port))?;
+                    Some(Expression::LoadPort { port, to })
+                }
+                Err(_) => Some(Expression::LoadAddress { address: Bytes::new(value)?, to }),
+            }
         }
         _ => None,
     }
@@ -453,6 +558,7 @@ fn parse_immediate(attributes: &[Immediate]) -> Option<Expression> {
 fn parse_verdict(verdict: &[VerdictAttribute]) -> Option<Expression> {
     match verdict {
         [VerdictAttribute::Code(WireVerdict::Other(DROP))] => Some(Expression::Drop),
+        [VerdictAttribute::Code(WireVerdict::Other(ACCEPT))] => Some(Expression::Accept),
         _ => None,
     }
 }
@@ -484,6 +590,13 @@ fn parse_other(name: &str, attributes: &[DefaultNla]) -> Option<Expression> {
             // The kernel tells the upper end of the range too, the same register here.
             let last = register(NFTA_REDIR_REG_PROTO_MAX).unwrap_or(port);
             (last == port).then_some(Expression::Redirect { port })
+        }
+        "socket" if number(NFTA_SOCKET_KEY)? == TRANSPARENT => {
+            Some(Expression::LoadTransparent { to: register(NFTA_SOCKET_DREG)? })
+        }
+        // An address to look for would be one more attribute.
+        "tproxy" if number(NFTA_TPROXY_FAMILY)? == BOTH_FAMILIES && attributes.len() == 2 => {
+            Some(Expression::Tproxy { port: register(NFTA_TPROXY_REG_PORT)? })
         }
         "fib"
             if number(NFTA_FIB_RESULT)? == ADDRESS_TYPE

@@ -7,9 +7,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netlink_packet_netfilter::nftables::MetaKey;
 
-use super::expression::{Bytes, Expression, Found, Header, Register, Relation};
+use super::expression::{Bytes, Checksum, Expression, Found, Header, Register, Relation};
 use crate::plan::{Listener, Port, PortRange, Protocol};
-use crate::ruleset::{CounterName, Family, Note, Rule, Scope, SetName, low_v4, low_v6};
+use crate::ruleset::{CounterName, Family, Note, Rule, Scope, SetName, TcpPorts, low_v4, low_v6};
 
 /// `RTN_UNICAST`, `RTN_LOCAL` (include/uapi/linux/rtnetlink.h).
 const UNICAST: u32 = 1;
@@ -31,6 +31,13 @@ pub(super) fn emit(rule: &Rule) -> Vec<Expression> {
         }
         Rule::RedirectByMap { protocol, counter, map, .. } => {
             emit_redirect_by_map(*protocol, *counter, *map)
+        }
+        Rule::Count { protocol, counter } => emit_count(*protocol, *counter),
+        Rule::Tproxy { protocol, public, worker, .. } => emit_tproxy(*protocol, *public, *worker),
+        Rule::PassLocal => emit_pass_local(),
+        Rule::Established { ports } => emit_established(*ports),
+        Rule::Reply { ports, stride, place, public, address } => {
+            emit_reply(*ports, *stride, *place, *public, *address)
         }
         Rule::Drop { .. } => vec![Expression::Counter, Expression::Drop],
         Rule::Guard { protocol, ports } => emit_guard(*protocol, *ports),
@@ -208,13 +215,149 @@ fn emit_redirect_by_map(protocol: Protocol, counter: CounterName, map: SetName) 
     ]
 }
 
+/// `TCPHDR_FIN`, `TCPHDR_SYN`, `TCPHDR_RST`, `TCPHDR_ACK` (include/net/tcp.h): of them the first
+/// packet of a connection has the second alone.
+const HANDSHAKE_FLAGS: u8 = 0x17;
+const SYN: u8 = 0x02;
+
+/// Whether these flags of a tcp packet are those of the first of a connection.
+fn handshake(relation: Relation) -> [Expression; 3] {
+    let flags =
+        Expression::LoadPayload { header: Header::Transport, offset: 13, length: 1, to: FIRST };
+    let mask = Expression::And { register: FIRST, mask: [HANDSHAKE_FLAGS].into() };
+    let compare = Expression::Compare { register: FIRST, relation, value: [SYN].into() };
+    [flags, mask, compare]
+}
+
+fn emit_count(protocol: Protocol, counter: CounterName) -> Vec<Expression> {
+    let mut rule = is_protocol(protocol).to_vec();
+    if protocol == Protocol::Tcp {
+        rule.extend(handshake(Relation::Equal));
+    }
+    rule.push(Expression::CountIn { counter: counter.into() });
+    rule
+}
+
+fn emit_tproxy(protocol: Protocol, public: Port, worker: Port) -> Vec<Expression> {
+    let [load_protocol, is_protocol] = is_protocol(protocol);
+    vec![
+        load_protocol,
+        is_protocol,
+        LOAD_PORT,
+        is_port(public),
+        Expression::LoadPort { port: worker, to: FIRST },
+        Expression::Tproxy { port: FIRST },
+        Expression::Accept,
+    ]
+}
+
+fn emit_pass_local() -> Vec<Expression> {
+    vec![
+        Expression::LoadMeta { key: MetaKey::Iif, to: FIRST },
+        is_equal(LOOPBACK.to_ne_bytes().into()),
+        Expression::Accept,
+    ]
+}
+
+fn emit_established(ports: TcpPorts) -> Vec<Expression> {
+    let mut rule = vec![];
+    match ports {
+        TcpPorts::One(port) => {
+            rule.extend(is_protocol(Protocol::Tcp));
+            rule.extend([LOAD_PORT, is_port(port)]);
+        }
+        TcpPorts::Set => {
+            rule.extend(load_service(FIRST));
+            rule.push(is_in(SetName::Established));
+            rule.extend(is_protocol(Protocol::Tcp));
+        }
+    }
+    rule.extend(handshake(Relation::NotEqual));
+    rule.extend(is_transparent());
+    rule.push(Expression::Accept);
+    rule
+}
+
+fn is_transparent() -> [Expression; 2] {
+    [Expression::LoadTransparent { to: FIRST }, is_equal([1].into())]
+}
+
+/// The source port: at the same place in tcp and udp.
+const LOAD_SOURCE_PORT: Expression =
+    Expression::LoadPayload { header: Header::Transport, offset: 0, length: 2, to: FIRST };
+
+fn emit_reply(
+    ports: PortRange,
+    stride: u16,
+    place: u16,
+    public: Port,
+    address: Option<IpAddr>,
+) -> Vec<Expression> {
+    let mut rule = is_protocol(Protocol::Udp).to_vec();
+    rule.push(LOAD_SOURCE_PORT);
+    rule.extend(is_between(ports));
+    if stride > 1 {
+        rule.extend([
+            LOAD_SOURCE_PORT,
+            Expression::And { register: FIRST, mask: (stride - 1).to_be_bytes().into() },
+            is_equal(place.to_be_bytes().into()),
+        ]);
+    }
+    rule.extend(is_transparent());
+    if let Some(address) = address {
+        rule.extend(store_source(address));
+    }
+    let checksum = Checksum { offset: Some(UDP_CHECKSUM), in_pseudo_header: false };
+    rule.extend([
+        Expression::LoadPort { port: public, to: FIRST },
+        Expression::Store {
+            from: FIRST,
+            header: Header::Transport,
+            offset: 0,
+            length: 2,
+            checksum,
+        },
+    ]);
+    rule
+}
+
+/// Where the headers of UDP and of IPv4 have their checksums. IPv6 has none.
+const UDP_CHECKSUM: u32 = 6;
+const IPV4_CHECKSUM: u32 = 10;
+
+/// Writes the source address into what is of its family, and lets nothing else go on.
+fn store_source(address: IpAddr) -> Vec<Expression> {
+    let (family, bytes, offset, checksum): (_, Bytes, _, _) = match address {
+        IpAddr::V4(v4) => (Family::V4, v4.octets().into(), 12, Some(IPV4_CHECKSUM)),
+        IpAddr::V6(v6) => (Family::V6, v6.octets().into(), 8, None),
+    };
+    let checksum = Checksum { offset: checksum, in_pseudo_header: true };
+    let (header, length) = (Header::Network, address_length(family));
+    let mut rule = is_family(family).to_vec();
+    rule.extend([
+        Expression::LoadAddress { address: bytes, to: FIRST },
+        Expression::Store { from: FIRST, header, offset, length, checksum },
+    ]);
+    rule
+}
+
+fn is_between(ports: PortRange) -> [Expression; 2] {
+    [(Relation::AtLeast, ports.first()), (Relation::AtMost, ports.last())].map(
+        |(relation, port)| {
+            let value = port.number().to_be_bytes().into();
+            Expression::Compare { register: FIRST, relation, value }
+        },
+    )
+}
+
 fn emit_guard(protocol: Protocol, ports: PortRange) -> Vec<Expression> {
     let compare = |relation, value| Expression::Compare { register: FIRST, relation, value };
+    let [first, last] = is_between(ports);
     let [load_protocol, is_protocol] = is_protocol(protocol);
     vec![
         LOAD_PORT,
-        compare(Relation::AtLeast, ports.first().number().to_be_bytes().into()),
-        compare(Relation::AtMost, ports.last().number().to_be_bytes().into()),
+        first,
+        last,
         load_protocol,
         is_protocol,
         Expression::LoadMeta { key: MetaKey::Iif, to: FIRST },
@@ -282,6 +425,55 @@ fn candidate(expressions: &[Expression], note: Option<Note>) -> Option<Rule> {
         ] => {
             let ports = PortRange::new(port_of(first)?, port_of(last)?)?;
             Some(Rule::Guard { protocol: protocol_of(protocol)?, ports })
+        }
+        [_, Expression::Compare { value: protocol, .. }, .., Expression::CountIn { counter }] => {
+            Some(Rule::Count {
+                protocol: protocol_of(protocol)?,
+                counter: CounterName::parse(counter.as_str())?,
+            })
+        }
+        [
+            _,
+            Expression::Compare { value: protocol, .. },
+            _,
+            Expression::Compare { value: public, .. },
+            Expression::LoadPort { port: worker, .. },
+            Expression::Tproxy { .. },
+            Expression::Accept,
+        ] => Some(Rule::Tproxy {
+            protocol: protocol_of(protocol)?,
+            public: port_of(public)?,
+            worker: *worker,
+            generation: generation?,
+        }),
+        [_, _, Expression::Accept] => Some(Rule::PassLocal),
+        [.., Expression::LoadTransparent { .. }, _, Expression::Accept] => {
+            let ports = match set() {
+                Some(_) => TcpPorts::Set,
+                None => TcpPorts::One(match expressions.get(3)? {
+                    Expression::Compare { value, .. } => port_of(value)?,
+                    _ => return None,
+                }),
+            };
+            Some(Rule::Established { ports })
+        }
+        [
+            _,
+            _,
+            _,
+            Expression::Compare { value: first, .. },
+            Expression::Compare { value: last, .. },
+            ..,
+            Expression::LoadPort { port: public, .. },
+            Expression::Store { .. },
+        ] => {
+            let ports = PortRange::new(port_of(first)?, port_of(last)?)?;
+            let (stride, place) = rest_of(expressions)?;
+            let address = expressions.iter().find_map(|expression| match expression {
+                Expression::LoadAddress { address, .. } => address_of(address),
+                _ => None,
+            });
+            Some(Rule::Reply { ports, stride, place, public: *public, address })
         }
         [.., Expression::Hash { modulus, seed, .. }, Expression::Lookup { .. }] => {
             let (modulus, seed) = (*modulus, *seed);
@@ -352,6 +544,24 @@ fn protocol_of(value: &Bytes) -> Option<Protocol> {
 
 fn port_of(value: &Bytes) -> Option<Port> {
     Port::new(u16::from_be_bytes(value.as_bytes().try_into().ok()?))
+}
+
+fn address_of(bytes: &Bytes) -> Option<IpAddr> {
+    let of_v4 = <[u8; 4]>::try_from(bytes.as_bytes()).ok().map(IpAddr::from);
+    of_v4.or_else(|| <[u8; 16]>::try_from(bytes.as_bytes()).ok().map(IpAddr::from))
+}
+
+/// What a port is divided by, and the rest that it is to leave.
+fn rest_of(expressions: &[Expression]) -> Option<(u16, u16)> {
+    let number = |value: &Bytes| Some(u16::from_be_bytes(value.as_bytes().try_into().ok()?));
+    let pair = expressions.windows(2).find_map(|pair| match pair {
+        [Expression::And { mask, .. }, Expression::Compare { value, .. }] => Some((mask, value)),
+        _ => None,
+    });
+    match pair {
+        None => Some((1, 0)),
+        Some((mask, rest)) => Some((number(mask)?.checked_add(1)?, number(rest)?)),
+    }
 }
 
 /// The number of slots whose low bits a mask keeps.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::assignment::check_seat_count;
 use super::{
-    Assignment, ClusterName, Generation, Listeners, Occupant, Partition, Plan, PlanError,
+    Assignment, ClusterName, Engine, Generation, Listeners, Occupant, Partition, Plan, PlanError,
     PortRange, Seat,
 };
 
@@ -17,6 +17,8 @@ pub struct Difference {
     pub generation: Option<Generation>,
     /// The new listeners, if they are others.
     pub listeners: Option<Arc<Listeners>>,
+    /// The new engine, if it is another.
+    pub engine: Option<Engine>,
     /// The new partition, if it is another.
     pub partition: Option<Partition>,
     /// The new assignment, if any slot has another seat.
@@ -38,6 +40,7 @@ pub struct Difference {
 pub(crate) struct Changes {
     pub(crate) generation: bool,
     pub(crate) listeners: bool,
+    pub(crate) engine: bool,
     pub(crate) partition: bool,
     pub(crate) assignment: bool,
     pub(crate) seat_count: bool,
@@ -52,6 +55,7 @@ impl Difference {
             name: name.clone(),
             generation: None,
             listeners: None,
+            engine: None,
             partition: None,
             assignment: None,
             seat_count: None,
@@ -71,6 +75,7 @@ impl Difference {
     pub fn concerns_seats_alone(&self) -> bool {
         self.generation.is_none()
             && self.listeners.is_none()
+            && self.engine.is_none()
             && self.partition.is_none()
             && self.assignment.is_none()
             && self.seat_count.is_none()
@@ -98,6 +103,7 @@ impl Plan {
             name: self.name.clone(),
             generation: changes.generation.then_some(target.generation),
             listeners: changes.listeners.then(|| Arc::clone(&target.listeners)),
+            engine: changes.engine.then_some(target.engine),
             partition: changes.partition.then_some(target.partition),
             assignment: changes.assignment.then(|| Arc::clone(&target.assignment)),
             seat_count: changes.seat_count.then_some(target.seats.len()),
@@ -119,6 +125,7 @@ impl Plan {
             generation: self.generation != target.generation,
             listeners: !Arc::ptr_eq(&self.listeners, &target.listeners)
                 && self.listeners != target.listeners,
+            engine: self.engine != target.engine,
             partition: self.partition != target.partition,
             assignment: !Arc::ptr_eq(&self.assignment, &target.assignment)
                 && self.assignment != target.assignment,
@@ -165,6 +172,9 @@ impl Plan {
         }
         if let Some(listeners) = &difference.listeners {
             next.listeners = Arc::clone(listeners);
+        }
+        if let Some(engine) = difference.engine {
+            next.engine = engine;
         }
         if let Some(partition) = difference.partition {
             next.partition = partition;

@@ -131,6 +131,21 @@ pub enum PlanError {
         /// The seat.
         seat: Seat,
     },
+    /// A worker port whose number does not tell which public port it is for.
+    #[error(
+        "seat {seat}: worker port {port} for public port number {place}: with udp and the engine \
+         tproxy expected one that leaves {place} when divided by {stride}"
+    )]
+    PortPlace {
+        /// The worker's seat.
+        seat: Seat,
+        /// The port.
+        port: Port,
+        /// Its place among the worker ports, from 0.
+        place: u16,
+        /// What it is divided by ([`Engine::port_stride`](super::Engine::port_stride)).
+        stride: u16,
+    },
     /// A worker without exactly one worker port for each public port.
     #[error("seat {seat}: {given} worker ports for {needed} public ports")]
     PortCount {

@@ -20,6 +20,12 @@ impl Port {
         }
     }
 
+    /// The lowest port.
+    pub(super) const MIN: Self = Self(NonZeroU16::MIN);
+
+    /// The highest port.
+    pub(super) const MAX: Self = Self(NonZeroU16::MAX);
+
     /// The number, 1 to 65535.
     pub const fn number(self) -> u16 {
         self.0.get()

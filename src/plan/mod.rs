@@ -40,6 +40,7 @@
 
 mod assignment;
 mod diff;
+mod engine;
 mod error;
 mod id;
 mod jhash;
@@ -56,6 +57,7 @@ mod tests;
 pub use assignment::{Assignment, Weights};
 pub(crate) use diff::Changes;
 pub use diff::Difference;
+pub use engine::Engine;
 pub use error::PlanError;
 pub use id::{ClusterName, Generation, Port, Seat, Slot};
 pub use listener::{Listener, Listeners, Protocol, Service};

@@ -8,8 +8,8 @@ use super::assignment::check_seat_count;
 use super::partition::hashed;
 use super::ports::PortSet;
 use super::{
-    Assignment, ClusterName, Generation, Listeners, Partition, PlanError, Port, PortRange, Seat,
-    Slot, Weights,
+    Assignment, ClusterName, Engine, Generation, Listeners, Partition, PlanError, Port, PortRange,
+    Seat, Slot, Weights,
 };
 
 /// A live worker as the rules see it: its generation, and one worker port for each public port.
@@ -29,6 +29,7 @@ pub struct Plan {
     pub(super) name: ClusterName,
     pub(super) generation: Generation,
     pub(super) listeners: Arc<Listeners>,
+    pub(super) engine: Engine,
     pub(super) partition: Partition,
     pub(super) assignment: Arc<Assignment>,
     pub(super) seats: Arc<Vec<Option<Occupant>>>,
@@ -52,8 +53,8 @@ pub struct Route<'a> {
 }
 
 impl Plan {
-    /// A plan with all seats vacant, in its first generation, without a guard and without clients of
-    /// this host.
+    /// A plan with all seats vacant, in its first generation, with [`Engine::Redirect`], without a guard
+    /// and without clients of this host.
     ///
     /// # Errors
     /// Those of [`Assignment::new`].
@@ -68,6 +69,7 @@ impl Plan {
             name,
             generation: Generation::FIRST,
             listeners: Arc::new(listeners),
+            engine: Engine::default(),
             partition,
             assignment: Arc::new(Assignment::new(&partition, weights, previous)?),
             seats: Arc::new(vec![None; weights.seats()]),
@@ -77,8 +79,8 @@ impl Plan {
         })
     }
 
-    /// The plan that objects read from the kernel make up, without a guard and without clients of
-    /// this host.
+    /// The plan that objects read from the kernel make up, with [`Engine::Redirect`], without a guard
+    /// and without clients of this host.
     ///
     /// # Errors
     /// [`PlanError::WorkerCount`] unless there are 1 to 1024 `seats`;
@@ -96,6 +98,7 @@ impl Plan {
             name,
             generation,
             listeners: Arc::new(listeners),
+            engine: Engine::default(),
             partition,
             assignment: Arc::new(assignment),
             seats: Arc::new(seats),
@@ -170,7 +173,7 @@ impl Plan {
     ///
     /// # Errors
     /// [`PlanError::UnknownSeat`]; [`PlanError::PortCount`] unless there is one worker port for
-    /// each public port; [`PlanError::PortIsPublic`]; [`PlanError::PortTaken`] if a worker in
+    /// each public port; [`PlanError::PortIsPublic`]; [`PlanError::PortPlace`]; [`PlanError::PortTaken`] if a worker in
     /// another seat, or one of another generation in this one, has it, or the same one twice.
     pub fn occupy(&mut self, seat: Seat, occupant: Occupant) -> Result<(), PlanError> {
         self.occupy_all([(seat, occupant)])
@@ -219,6 +222,21 @@ impl Plan {
     /// Gives the plan another generation number.
     pub fn set_generation(&mut self, generation: Generation) {
         self.generation = generation;
+    }
+
+    /// Has connections handed to workers in this way.
+    ///
+    /// # Errors
+    /// [`PlanError::PortPlace`] if a worker has a port that [`Engine::port_stride`] rules out.
+    pub fn set_engine(&mut self, engine: Engine) -> Result<(), PlanError> {
+        self.check_places(engine)?;
+        self.engine = engine;
+        Ok(())
+    }
+
+    /// How connections are handed to workers.
+    pub fn engine(&self) -> Engine {
+        self.engine
     }
 
     /// Opens the listeners, or closes them: then new connections reach the host itself, which
@@ -347,6 +365,19 @@ impl Plan {
             for &port in occupant.ports.iter() {
                 if !taken.insert(port) {
                     return Err(self.conflict(seat, port));
+                }
+            }
+        }
+        self.check_places(self.engine)
+    }
+
+    /// That the worker ports tell their places, where the engine needs that.
+    fn check_places(&self, engine: Engine) -> Result<(), PlanError> {
+        let Some(stride) = engine.port_stride(&self.listeners) else { return Ok(()) };
+        for (seat, occupant) in self.occupants() {
+            for (&port, place) in occupant.ports.iter().zip(0..) {
+                if port.number() % stride != place {
+                    return Err(PlanError::PortPlace { seat, port, place, stride });
                 }
             }
         }

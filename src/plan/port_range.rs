@@ -13,6 +13,9 @@ pub struct PortRange {
 }
 
 impl PortRange {
+    /// All ports.
+    pub const ALL: Self = Self { first: Port::MIN, last: Port::MAX };
+
     /// How many generations of workers a range of worker ports has to hold at a time: the live one, the one that a
     /// reload starts, and one that drains, or whose ports still have entries in conntrack.
     pub const GENERATIONS: usize = 3;

@@ -7,6 +7,8 @@ use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::IpTransparent;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, listen, sockopt};
 
 use super::error::{Operation, ProcessError, errno_from, errno_of};
@@ -26,6 +28,9 @@ pub struct Endpoint {
     pub ipv4: bool,
     /// Clients with IPv6 addresses do.
     pub ipv6: bool,
+    /// It takes what a rule with `tproxy` gives it, and speaks for the address that this was sent to
+    /// (`IP_TRANSPARENT`, ip(7)). Needs `CAP_NET_ADMIN` or `CAP_NET_RAW`.
+    pub transparent: bool,
 }
 
 /// A listening TCP socket, or a bound UDP socket, in the hands of this process: as long as it has
@@ -43,14 +48,11 @@ impl HeldSocket {
     /// at most `backlog` connections wait in its queue, or `net.core.somaxconn` of them if that is
     /// less.
     ///
-    /// What belongs before bind(2), as `IP_TRANSPARENT` for a socket that accepts what is for other
-    /// addresses, has its place in here.
-    ///
     /// # Errors
     /// [`ProcessError::Listen`]: `EADDRINUSE` if the port is somebody else's, `EAFNOSUPPORT` for
-    /// IPv6 clients without IPv6 in the kernel.
+    /// IPv6 clients without IPv6 in the kernel; `EPERM` for a transparent one without privilege.
     pub fn open(port: u16, endpoint: Endpoint, backlog: u32) -> Result<Self, ProcessError> {
-        let Endpoint { transport, ipv4, ipv6 } = endpoint;
+        let Endpoint { transport, ipv4, ipv6, transparent } = endpoint;
         let failed = |operation| {
             move |errno| ProcessError::Listen {
                 port,
@@ -73,6 +75,13 @@ impl HeldSocket {
         if ipv6 {
             // Whatever net.ipv6.bindv6only says.
             set(sockopt::set_ipv6_v6only(&descriptor, !ipv4))?;
+        }
+        if transparent {
+            // Of both families: an IPv6 socket hands this level on, and has one flag for both
+            // (`ipv6_setsockopt`, net/ipv6/ipv6_sockglue.c).
+            setsockopt(&descriptor, IpTransparent, &true).map_err(|errno| {
+                ProcessError::Listen { port, transport, operation: Operation::OpenSocket, errno }
+            })?;
         }
         // Of TCP: connections of an earlier worker that are in TIME_WAIT do not keep the port; a
         // socket that listens does, whoever sets this (inet_csk_bind_conflict,
@@ -259,8 +268,9 @@ mod tests {
         TcpListener::bind(("0.0.0.0", 0)).unwrap().local_addr().unwrap().port()
     }
 
-    const TCP: Endpoint = Endpoint { transport: Transport::Tcp, ipv4: true, ipv6: false };
-    const UDP: Endpoint = Endpoint { transport: Transport::Udp, ipv4: true, ipv6: false };
+    const TCP: Endpoint =
+        Endpoint { transport: Transport::Tcp, ipv4: true, ipv6: false, transparent: false };
+    const UDP: Endpoint = Endpoint { transport: Transport::Udp, ..TCP };
 
     fn open(endpoint: Endpoint) -> HeldSocket {
         // Another test can take the port meanwhile.
@@ -303,7 +313,7 @@ mod tests {
     #[test]
     fn the_families_that_are_wanted_are_reached_and_no_other() {
         for (ipv4, ipv6) in [(true, false), (true, true), (false, true)] {
-            let held = open(Endpoint { transport: Transport::Tcp, ipv4, ipv6 });
+            let held = open(Endpoint { ipv4, ipv6, ..TCP });
             assert_eq!(TcpStream::connect(("127.0.0.1", held.port())).is_ok(), ipv4);
             assert_eq!(TcpStream::connect(("::1", held.port())).is_ok(), ipv6);
         }

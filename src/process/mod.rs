@@ -79,13 +79,13 @@ pub use listening::{Endpoint, FIRST_PASSED, HeldSocket, passed_sockets, somaxcon
 pub use memory::{Bytes, MemoryWatch, Size};
 pub use notify::{Message, NotifySocket, Received, Sender, Word, parse as parse_notification};
 pub use output::{Output, OutputReader, Printed};
-pub use owner::{ListenTable, Reach, Transport};
+pub use owner::{ListenTable, Reach, SocketOwners, Transport};
 pub use passing::Passed;
 pub use peer::{peer_process, session_of};
 pub use pidfd::{Delivery, Exit, PidFd};
 pub use ports::PortPool;
 pub use service_manager::ServiceManager;
-pub use sockets::{Connections, ListenSocket, Sockets, Waiting};
+pub use sockets::{Connection, Connections, ListenSocket, Sockets, State, Waiting};
 pub use spawn::Spawn;
 pub use stopped::is_stopped;
 

@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::fs;
 use std::net::IpAddr;
@@ -220,6 +220,36 @@ struct Candidate {
 impl Candidate {
     fn of(socket: &ListenSocket) -> Self {
         Self { port: socket.port, reach: Reach::of(socket), uid: socket.uid }
+    }
+}
+
+/// Which sockets the processes of workers have open. Made for being asked about many workers: the
+/// processes of the host are listed once.
+#[derive(Debug)]
+pub struct SocketOwners {
+    sessions: HashMap<u32, Vec<u32>>,
+}
+
+impl SocketOwners {
+    /// Lists the processes of the host.
+    ///
+    /// # Errors
+    /// [`ProcessError::Host`].
+    pub fn read() -> Result<Self, ProcessError> {
+        Ok(Self { sessions: processes_by_session()? })
+    }
+
+    /// The inodes of the sockets of a worker, whose first process is `leader`, as in
+    /// [`ListenTable::listening_ports`].
+    ///
+    /// # Errors
+    /// Those of [`ListenTable::listening_ports`], for any of its processes.
+    pub fn inodes_of(&self, leader: u32) -> Result<HashSet<u32>, ProcessError> {
+        let mut all = HashSet::new();
+        for pid in self.sessions.get(&leader).into_iter().flatten() {
+            all.extend(socket_inodes(*pid)?.1);
+        }
+        Ok(all)
     }
 }
 

@@ -24,6 +24,7 @@ pub struct PortPool {
     last: u16,
     reserved: BTreeSet<u16>,
     next: u16,
+    stride: Option<u16>,
 }
 
 impl PortPool {
@@ -36,7 +37,16 @@ impl PortPool {
         if first == 0 || first > last {
             return Err(ProcessError::PortRange { first, last });
         }
-        Ok(Self { first, last, reserved, next: first })
+        Ok(Self { first, last, reserved, next: first, stride: None })
+    }
+
+    /// The same pool, of which each port that is given leaves its place, among those that are given
+    /// together, as rest when divided by `stride`: a power of two that is not less than there are
+    /// places. `None`: any port is for any place.
+    #[must_use]
+    pub fn with_stride(mut self, stride: Option<u16>) -> Self {
+        self.stride = stride;
+        self
     }
 
     /// The range that the ports come from.
@@ -54,9 +64,15 @@ impl PortPool {
         count: usize,
         taken: &BTreeSet<u16>,
     ) -> Result<Vec<u16>, ProcessError> {
-        let in_turn = (self.next..=self.last).chain(self.first..self.next);
-        let free = in_turn.filter(|port| !taken.contains(port) && !self.reserved.contains(port));
-        let ports: Vec<u16> = free.take(count).collect();
+        let in_turn = || (self.next..=self.last).chain(self.first..self.next);
+        let is_free = |port: &u16| !taken.contains(port) && !self.reserved.contains(port);
+        let ports: Vec<u16> = match self.stride {
+            None => in_turn().filter(is_free).take(count).collect(),
+            Some(stride) => (0..stride)
+                .take(count)
+                .map_while(|place| in_turn().filter(is_free).find(|port| port % stride == place))
+                .collect(),
+        };
         if ports.len() < count {
             let (first, last) = (self.first, self.last);
             return Err(ProcessError::PortsExhausted {
@@ -66,8 +82,10 @@ impl PortPool {
                 free: ports.len(),
             });
         }
-        if let Some(port) = ports.last() {
-            self.next = if *port == self.last { self.first } else { port + 1 };
+        // The one that comes last when counting from `next` on.
+        let turn = |port: &u16| (*port < self.next, *port);
+        if let Some(port) = ports.iter().copied().max_by_key(turn) {
+            self.next = if port == self.last { self.first } else { port + 1 };
         }
         Ok(ports)
     }
@@ -97,6 +115,17 @@ mod tests {
             "{error}"
         );
         assert_eq!(pool, before);
+    }
+
+    #[test]
+    fn with_a_stride_every_port_tells_its_place() {
+        let mut pool = PortPool::new(10..=21, BTreeSet::new()).unwrap().with_stride(Some(4));
+        let none = BTreeSet::new();
+        assert_eq!(pool.allocate(3, &none).unwrap(), [12, 13, 10]);
+        assert_eq!(pool.allocate(3, &BTreeSet::from([14, 17])).unwrap(), [16, 21, 18]);
+        assert_eq!(pool.allocate(3, &none).unwrap(), [12, 13, 10]);
+        let error = pool.allocate(3, &(0..=20).collect()).unwrap_err();
+        assert!(matches!(error, ProcessError::PortsExhausted { wanted: 3, .. }), "{error}");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use netlink_packet_core::{Emitable, Parseable};
 use netlink_packet_sock_diag::constants::{
@@ -8,7 +9,7 @@ use netlink_packet_sock_diag::constants::{
     TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_SYN_RECV,
 };
 use netlink_packet_sock_diag::inet::{
-    ExtensionFlags, InetRequest, InetResponseHeader, SocketId, StateFlags,
+    ExtensionFlags, InetRequest, InetResponseHeader, SocketId, StateFlags, Timer,
 };
 use nix::errno::Errno;
 
@@ -81,12 +82,7 @@ impl Sockets {
         let mut counts: BTreeMap<u16, Connections> =
             ports.iter().map(|port| (*port, Connections::default())).collect();
         let (Some(first), Some(last)) = (ports.first(), ports.last()) else { return Ok(counts) };
-        let states = StateFlags::SYN_RECV
-            | StateFlags::ESTABLISHED
-            | StateFlags::CLOSE_WAIT
-            | StateFlags::FIN_WAIT1
-            | StateFlags::FIN_WAIT2;
-        let found = self.dump(IPPROTO_TCP, states, &(*first..=*last), |header, _| {
+        let found = self.dump(IPPROTO_TCP, CONNECTED, &(*first..=*last), |header, _| {
             (header.socket_id.source_port, Phase::of(&header))
         })?;
         for (port, phase) in found {
@@ -100,25 +96,49 @@ impl Sockets {
         Ok(counts)
     }
 
-    /// The connections of these local ports, by whether they wait to be accepted. Costs what
-    /// [`Self::connection_counts`] does.
+    /// The connections of these local ports, one by one: where those of one port belong to several
+    /// processes. Costs what [`Self::connection_counts`] does.
+    ///
+    /// # Errors
+    /// [`ProcessError::Sockets`].
+    pub fn connections(&mut self, ports: &BTreeSet<u16>) -> Result<Vec<Connection>, ProcessError> {
+        let (Some(first), Some(last)) = (ports.first(), ports.last()) else { return Ok(vec![]) };
+        let found = self.dump(IPPROTO_TCP, CONNECTED, &(*first..=*last), |header, _| {
+            let state = match Phase::of(&header) {
+                Phase::HalfOpen => State::HalfOpen { retransmits: retransmits(&header) },
+                Phase::Established if header.inode == 0 => State::Queued,
+                Phase::Established => State::Accepted { inode: header.inode },
+                Phase::Over => return None,
+            };
+            let port = header.socket_id.source_port;
+            let client = header.socket_id.destination_address.to_canonical();
+            Some(Connection { port, client, state })
+        })?;
+        Ok(found.into_iter().flatten().filter(|it| ports.contains(&it.port)).collect())
+    }
+
+    /// The connections of these local ports, by whether they wait to be accepted, each under the port
+    /// that `belongs_to` names for its local port and its client; those for which it names none are
+    /// left out. Costs what [`Self::connection_counts`] does.
     ///
     /// # Errors
     /// [`ProcessError::Sockets`].
     pub fn waiting(
         &mut self,
         ports: &BTreeSet<u16>,
+        belongs_to: impl Fn(u16, IpAddr) -> Option<u16>,
     ) -> Result<BTreeMap<u16, Waiting>, ProcessError> {
-        let mut found: BTreeMap<u16, Waiting> =
-            ports.iter().map(|port| (*port, Waiting::default())).collect();
+        let mut found: BTreeMap<u16, Waiting> = BTreeMap::new();
         let (Some(first), Some(last)) = (ports.first(), ports.last()) else { return Ok(found) };
         let states = StateFlags::ESTABLISHED | StateFlags::CLOSE_WAIT;
         let sockets = self.dump(IPPROTO_TCP, states, &(*first..=*last), |header, _| {
             let cookie = u64::from_ne_bytes(header.socket_id.cookie);
-            (header.socket_id.source_port, cookie, header.inode)
+            let client = header.socket_id.destination_address.to_canonical();
+            (header.socket_id.source_port, client, cookie, header.inode)
         })?;
-        for (port, cookie, inode) in sockets {
-            let Some(waiting) = found.get_mut(&port) else { continue };
+        for (local, client, cookie, inode) in sockets {
+            let port = ports.contains(&local).then(|| belongs_to(local, client)).flatten();
+            let Some(waiting) = port.map(|port| found.entry(port).or_default()) else { continue };
             // Not accepted yet: no file, so no inode.
             let set = if inode == 0 { &mut waiting.queued } else { &mut waiting.accepted };
             set.insert(cookie);
@@ -258,6 +278,58 @@ pub struct Connections {
     /// while a process holds the socket (the worker has shut down its own side, and reads on).
     pub established: u32,
 }
+
+/// A connection that has not ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Connection {
+    /// The local port.
+    pub port: u16,
+    /// The address of the other side.
+    pub client: IpAddr,
+    /// How far it is.
+    pub state: State,
+}
+
+/// How far a connection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Its handshake is under way, and the kernel has repeated its part so often.
+    HalfOpen {
+        /// At most `net.ipv4.tcp_synack_retries`.
+        retransmits: u8,
+    },
+    /// It waits to be accepted.
+    Queued,
+    /// A process has it.
+    Accepted {
+        /// The inode of its socket, as in the `socket:[inode]` of `/proc/PID/fd`.
+        inode: u32,
+    },
+}
+
+impl State {
+    /// How long ago a handshake can have begun at most, which has been repeated so often: the kernel
+    /// waits for 1, 2, 4 ... seconds (`TCP_TIMEOUT_INIT`), and its timers are late by an eighth at most
+    /// (kernel/time/timer.c). One whose listening socket has `TCP_DEFER_ACCEPT` can be older.
+    pub fn oldest_handshake(retransmits: u8) -> Duration {
+        let seconds = (2u64 << retransmits.min(16)) - 1;
+        Duration::from_secs(seconds).mul_f64(1.125)
+    }
+}
+
+fn retransmits(header: &InetResponseHeader) -> u8 {
+    match header.timer {
+        Some(Timer::Retransmit(_, times)) => times,
+        _ => 0,
+    }
+}
+
+/// Where a process may still have something to do.
+const CONNECTED: StateFlags = StateFlags::SYN_RECV
+    .union(StateFlags::ESTABLISHED)
+    .union(StateFlags::CLOSE_WAIT)
+    .union(StateFlags::FIN_WAIT1)
+    .union(StateFlags::FIN_WAIT2);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {

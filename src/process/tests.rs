@@ -590,7 +590,8 @@ mod passing {
 
     use super::*;
 
-    const TCP: Endpoint = Endpoint { transport: Transport::Tcp, ipv4: true, ipv6: false };
+    const TCP: Endpoint =
+        Endpoint { transport: Transport::Tcp, ipv4: true, ipv6: false, transparent: false };
 
     /// A socket on some port of the loopback interface and all others.
     fn held() -> HeldSocket {

@@ -4,9 +4,9 @@ use std::net::IpAddr;
 
 use super::object::{
     Chain, ChainName, CounterName, Elements, Family, Note, Rule, Ruleset, Scope, Set, SetName,
-    TableName,
+    TableName, TcpPorts,
 };
-use crate::plan::{Listener, Occupant, Partition, Plan, Protocol, Seat};
+use crate::plan::{Engine, Listener, Occupant, Partition, Plan, PortRange, Protocol, Seat};
 
 /// All objects of a plan.
 pub fn lower(plan: &Plan) -> Ruleset {
@@ -27,20 +27,38 @@ pub fn lower(plan: &Plan) -> Ruleset {
         })
         .collect();
     sets.extend(ports);
-    let others = [
-        (!plan.is_admitting()).then_some(ChainName::Closed),
-        Some(ChainName::Prerouting),
-        plan.has_local_clients().then_some(ChainName::Output),
-        plan.guard().map(|_| ChainName::Guard),
-    ];
     chains.extend(
-        others
+        BESIDE_SEATS
             .into_iter()
-            .flatten()
+            .filter(|name| has_chain(plan, *name))
             .map(|name| Chain { name, rules: rules_beside_seats(plan, name, &slot_names) }),
     );
     let counters = plan.seats().map(|(seat, _)| CounterName(seat)).collect();
     Ruleset { table: TableName::of(plan.name()), counters, sets, chains }
+}
+
+/// The chains that are none of a seat, in order.
+pub(super) const BESIDE_SEATS: [ChainName; 6] = [
+    ChainName::Closed,
+    ChainName::Prerouting,
+    ChainName::Output,
+    ChainName::Guard,
+    ChainName::Tproxy,
+    ChainName::Replies,
+];
+
+/// Whether a plan has this chain.
+pub(super) fn has_chain(plan: &Plan, chain: ChainName) -> bool {
+    let engine = plan.engine();
+    match chain {
+        ChainName::Seat(seat) => seat.index() < plan.seats().len(),
+        ChainName::Closed => !plan.is_admitting(),
+        ChainName::Prerouting => engine == Engine::Redirect,
+        ChainName::Output => engine == Engine::Redirect && plan.has_local_clients(),
+        ChainName::Guard => plan.guard().is_some(),
+        ChainName::Tproxy => engine == Engine::Tproxy,
+        ChainName::Replies => engine.port_stride(plan.listeners()).is_some(),
+    }
 }
 
 /// The families in which the plan has listeners.
@@ -73,8 +91,17 @@ fn listener_sets(plan: &Plan) -> Vec<Set> {
         (SetName::Wildcards(Family::V4), Elements::Services(any4)),
         (SetName::Wildcards(Family::V6), Elements::Services(any6)),
     ];
-    let needed = sets.into_iter().filter(|(_, elements)| elements.len() > MOST_RULES);
+    let sets = sets.into_iter().chain(established_set(plan));
+    let needed = sets.filter(|(_, elements)| elements.len() > MOST_RULES);
     needed.map(|(name, elements)| Set { name, elements }).collect()
+}
+
+fn established_set(plan: &Plan) -> Option<(SetName, Elements)> {
+    let services = plan.listeners().services(Protocol::Tcp);
+    let mut ports: Vec<_> = services.iter().map(|it| (Protocol::Tcp, it.port)).collect();
+    ports.sort_unstable();
+    let is_needed = plan.engine() == Engine::Tproxy;
+    is_needed.then_some((SetName::Established, Elements::Services(ports)))
 }
 
 /// The maps from slots to seats.
@@ -134,6 +161,9 @@ pub(super) fn port_maps(plan: &Plan, seat: Seat) -> impl Iterator<Item = Set> {
 }
 
 fn port_map(plan: &Plan, seat: Seat, protocol: Protocol) -> Option<Set> {
+    if plan.engine() == Engine::Tproxy {
+        return None;
+    }
     let occupant = plan.occupant(seat)?;
     let services = plan.listeners().services(protocol);
     if services.len() < 2 {
@@ -153,13 +183,39 @@ pub(super) fn survivors(plan: &Plan) -> Option<Vec<Seat>> {
 /// The rules of a chain that is none of a seat. `slots` are the names of the plan's [`slot_maps`].
 pub(super) fn rules_beside_seats(plan: &Plan, chain: ChainName, slots: &[SetName]) -> Vec<Rule> {
     match chain {
-        ChainName::Prerouting | ChainName::Output if plan.is_admitting() => {
-            dispatch_rules(plan, slots)
+        ChainName::Prerouting | ChainName::Output | ChainName::Tproxy if plan.is_admitting() => {
+            entry_rules(plan, slots)
         }
-        ChainName::Closed => dispatch_rules(plan, slots),
+        ChainName::Closed => entry_rules(plan, slots),
         ChainName::Guard => guard_rules(plan),
-        ChainName::Prerouting | ChainName::Output | ChainName::Seat(_) => vec![],
+        ChainName::Replies => reply_rules(plan),
+        ChainName::Prerouting | ChainName::Output | ChainName::Tproxy | ChainName::Seat(_) => {
+            vec![]
+        }
     }
+}
+
+/// The rules of a base chain where packets of clients enter.
+fn entry_rules(plan: &Plan, slots: &[SetName]) -> Vec<Rule> {
+    let mut rules = match plan.engine() {
+        Engine::Redirect => vec![],
+        Engine::Tproxy => passing_rules(plan),
+    };
+    rules.extend(dispatch_rules(plan, slots));
+    rules
+}
+
+/// The rules that let pass what comes by a chain of [`Engine::Tproxy`] and is no new connection: it
+/// sees every packet, where one of translation sees the first of a connection alone.
+fn passing_rules(plan: &Plan) -> Vec<Rule> {
+    let pass_local = (!plan.has_local_clients()).then_some(Rule::PassLocal);
+    let services = plan.listeners().services(Protocol::Tcp);
+    let ports: Vec<TcpPorts> = match services.len() > MOST_RULES {
+        true => vec![TcpPorts::Set],
+        false => services.iter().map(|service| TcpPorts::One(service.port)).collect(),
+    };
+    let established = ports.into_iter().map(|ports| Rule::Established { ports });
+    pass_local.into_iter().chain(established).collect()
 }
 
 /// The rules that pick the connections to our listeners and send each to the chain of its seat.
@@ -214,6 +270,34 @@ fn guard_rules(plan: &Plan) -> Vec<Rule> {
     Protocol::ALL.into_iter().map(|protocol| Rule::Guard { protocol, ports }).collect()
 }
 
+/// The rules that make the answers of workers come from where their clients have written to.
+fn reply_rules(plan: &Plan) -> Vec<Rule> {
+    let Some(stride) = plan.engine().port_stride(plan.listeners()) else { return vec![] };
+    let ports = plan.guard().unwrap_or(PortRange::ALL);
+    let mut rules = vec![];
+    for service in plan.listeners().services(Protocol::Udp) {
+        let place = u16::try_from(service.place).expect("at most 1024 listeners");
+        let public = service.port;
+        let rule = |address| Rule::Reply { ports, stride, place, public, address };
+        let is_of = |l: &&Listener| (l.protocol(), l.port()) == (Protocol::Udp, public);
+        let listeners = || plan.listeners().iter().filter(is_of);
+        let alone: Vec<IpAddr> = Family::ALL
+            .into_iter()
+            .filter_map(|family| {
+                let mut of_family = listeners().filter(|l| Family::of(l) == family);
+                let only = of_family.next().filter(|only| !only.is_wildcard())?;
+                of_family.next().is_none().then(|| only.address())
+            })
+            .collect();
+        rules.extend(alone.iter().map(|address| rule(Some(*address))));
+        let is_other = |l: &Listener| !alone.contains(&l.address());
+        if listeners().any(is_other) {
+            rules.push(rule(None));
+        }
+    }
+    rules
+}
+
 /// The rules of a seat: to its worker, or to the survivors, or nowhere.
 ///
 /// `survivors` is the name of the plan's [`survivors_map`], and what comes next of `ports` are those
@@ -225,7 +309,10 @@ pub(super) fn seat_rules(
     ports: &mut impl Iterator<Item = SetName>,
 ) -> Vec<Rule> {
     match plan.occupant(seat) {
-        Some(occupant) => redirect_rules(plan, seat, occupant, ports),
+        Some(occupant) => match plan.engine() {
+            Engine::Redirect => redirect_rules(plan, seat, occupant, ports),
+            Engine::Tproxy => tproxy_rules(plan, seat, occupant),
+        },
         None => vacant_rules(plan, survivors),
     }
 }
@@ -255,6 +342,24 @@ fn redirect_rules(
         }
     };
     Protocol::ALL.into_iter().filter_map(rule).collect()
+}
+
+/// The rules of a seat whose worker has the sockets that its connections are given to.
+fn tproxy_rules(plan: &Plan, seat: Seat, occupant: &Occupant) -> Vec<Rule> {
+    let counter = CounterName(seat);
+    let generation = occupant.generation;
+    let mut rules = vec![];
+    for protocol in Protocol::ALL {
+        let services = plan.listeners().services(protocol);
+        if !services.is_empty() {
+            rules.push(Rule::Count { protocol, counter });
+        }
+        rules.extend(services.iter().map(|service| {
+            let (public, worker) = (service.port, occupant.ports[service.place]);
+            Rule::Tproxy { protocol, public, worker, generation }
+        }));
+    }
+    rules
 }
 
 /// The rules of a vacant seat.

@@ -22,7 +22,7 @@ pub(crate) use name::Name;
 pub(crate) use object::PRIORITY_DSTNAT;
 pub use object::{
     Base, Chain, ChainName, CounterName, Digest, Elements, Family, Hook, Note, Rule, Ruleset,
-    Scope, Set, SetName, TableName, Tally,
+    Scope, Set, SetName, TableName, Tally, TcpPorts,
 };
 pub use raise::{RaiseError, raise};
 pub use stale::Stale;

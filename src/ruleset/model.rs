@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::object::{
     Chain, ChainName, CounterName, Elements, Rule, Ruleset, Set, SetName, TableName, Tally,
+    TcpPorts,
 };
 use super::transition::Operation;
 use crate::plan::Seat;
@@ -181,7 +182,15 @@ fn sets_in(rule: &Rule) -> impl Iterator<Item = SetName> + use<> {
     let names = match rule {
         Rule::Hash { scope, map, .. } | Rule::Mask { scope, map, .. } => [scope.set(), Some(*map)],
         Rule::RedirectByMap { map, .. } => [None, Some(*map)],
-        Rule::Redirect { .. } | Rule::Drop { .. } | Rule::Guard { .. } => [None, None],
+        Rule::Established { ports: TcpPorts::Set } => [Some(SetName::Established), None],
+        Rule::Redirect { .. }
+        | Rule::Drop { .. }
+        | Rule::Guard { .. }
+        | Rule::Count { .. }
+        | Rule::Tproxy { .. }
+        | Rule::PassLocal
+        | Rule::Established { ports: TcpPorts::One(_) }
+        | Rule::Reply { .. } => [None, None],
     };
     names.into_iter().flatten()
 }
@@ -189,7 +198,9 @@ fn sets_in(rule: &Rule) -> impl Iterator<Item = SetName> + use<> {
 /// The counter that a rule counts in.
 fn counter_in(rule: &Rule) -> Option<CounterName> {
     match rule {
-        Rule::Redirect { counter, .. } | Rule::RedirectByMap { counter, .. } => Some(*counter),
+        Rule::Redirect { counter, .. }
+        | Rule::RedirectByMap { counter, .. }
+        | Rule::Count { counter, .. } => Some(*counter),
         _ => None,
     }
 }

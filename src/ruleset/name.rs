@@ -84,6 +84,8 @@ impl From<ChainName> for Name {
             ChainName::Output => name.push(b"output"),
             ChainName::Guard => name.push(b"guard"),
             ChainName::Closed => name.push(b"closed"),
+            ChainName::Tproxy => name.push(b"tproxy"),
+            ChainName::Replies => name.push(b"replies"),
             ChainName::Seat(seat) => name.push_seat(seat),
         }
         name
@@ -105,6 +107,7 @@ impl From<SetName> for Name {
             SetName::Listeners(Family::V6) => name.push(b"listeners6"),
             SetName::Wildcards(Family::V4) => name.push(b"wildcards4"),
             SetName::Wildcards(Family::V6) => name.push(b"wildcards6"),
+            SetName::Established => name.push(b"established"),
             SetName::Slots(_) => name.push(b"slots"),
             SetName::MaskedSlots(Family::V4, _) => name.push(b"slots4"),
             SetName::MaskedSlots(Family::V6, _) => name.push(b"slots6"),

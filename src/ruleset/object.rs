@@ -94,7 +94,8 @@ impl fmt::Display for CounterName {
 }
 
 /// What the counter of a seat has counted. A nat chain sees the first packet of a connection alone,
-/// so its packets are connections.
+/// so its packets are connections; with [`Engine::Tproxy`](crate::plan::Engine::Tproxy) they are the
+/// SYNs of tcp, also one that a client has sent again, and every datagram of udp.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Connections.
@@ -140,6 +141,12 @@ pub enum ChainName {
     Output,
     /// The base chain that keeps other hosts away from worker ports.
     Guard,
+    /// The base chain of [`Engine::Tproxy`](crate::plan::Engine::Tproxy), for clients on this host as
+    /// well: picks the connections to our listeners, and sends each to the chain of its seat.
+    Tproxy,
+    /// The base chain that puts the public port back into the datagrams with which workers answer,
+    /// where connection tracking does not ([`Engine::Tproxy`](crate::plan::Engine::Tproxy)).
+    Replies,
 }
 
 /// What makes a chain a base chain: where the kernel enters it. Its policy is to accept.
@@ -162,8 +169,9 @@ pub enum Hook {
     Output,
 }
 
-/// `NF_IP_PRI_RAW`: before connection tracking. `NF_IP_PRI_NAT_DST`.
+/// `NF_IP_PRI_RAW`: before connection tracking. `NF_IP_PRI_MANGLE`. `NF_IP_PRI_NAT_DST`.
 const PRIORITY_RAW: i32 = -300;
+const PRIORITY_MANGLE: i32 = -150;
 pub(crate) const PRIORITY_DSTNAT: i32 = -100;
 
 impl ChainName {
@@ -174,6 +182,8 @@ impl ChainName {
             "output" => Some(Self::Output),
             "guard" => Some(Self::Guard),
             "closed" => Some(Self::Closed),
+            "tproxy" => Some(Self::Tproxy),
+            "replies" => Some(Self::Replies),
             _ => {
                 let digits = name.strip_prefix("seat_")?;
                 let seat = Seat(digits.parse().ok()?);
@@ -197,6 +207,13 @@ impl ChainName {
             Self::Guard => {
                 Some(Base { kind: "filter", hook: Hook::Prerouting, priority: PRIORITY_RAW })
             }
+            // Before anything is translated: what comes here was sent to a listener.
+            Self::Tproxy => {
+                Some(Base { kind: "filter", hook: Hook::Prerouting, priority: PRIORITY_MANGLE })
+            }
+            Self::Replies => {
+                Some(Base { kind: "filter", hook: Hook::Output, priority: PRIORITY_MANGLE })
+            }
         }
     }
 }
@@ -215,6 +232,8 @@ pub enum SetName {
     Listeners(Family),
     /// Protocols and ports of the wildcard listeners of this family: `wildcards4`.
     Wildcards(Family),
+    /// The public ports of tcp, whose established connections no rule is for: `established`.
+    Established,
     /// The hash partition: slot -> seat: `slots_9c1e07aa`.
     Slots(Digest),
     /// The mask partition: the low bits of the address -> seat: `slots4_9c1e07aa`.
@@ -233,6 +252,7 @@ impl SetName {
             "listeners6" => return Some(Self::Listeners(Family::V6)),
             "wildcards4" => return Some(Self::Wildcards(Family::V4)),
             "wildcards6" => return Some(Self::Wildcards(Family::V6)),
+            "established" => return Some(Self::Established),
             _ => {}
         }
         let (what, digest) = name.rsplit_once('_')?;
@@ -254,7 +274,7 @@ impl SetName {
     /// The digest of what a map of this name holds; `None` for the sets of listeners.
     pub const fn digest(self) -> Option<Digest> {
         match self {
-            Self::Listeners(_) | Self::Wildcards(_) => None,
+            Self::Listeners(_) | Self::Wildcards(_) | Self::Established => None,
             Self::Slots(digest)
             | Self::MaskedSlots(_, digest)
             | Self::Survivors(digest)
@@ -470,6 +490,15 @@ impl Scope {
     }
 }
 
+/// The public ports of tcp that a rule takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TcpPorts {
+    /// One of few.
+    One(Port),
+    /// Those of the set [`SetName::Established`].
+    Set,
+}
+
 /// One rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rule {
@@ -520,6 +549,53 @@ pub enum Rule {
         map: SetName,
         /// The worker's generation, kept as a comment.
         generation: Generation,
+    },
+    /// `tcp flags syn / fin,syn,rst,ack counter name "seat_0"`, or `meta l4proto udp counter name
+    /// "seat_0"`: where every packet may come by and not only the first of a connection, what is
+    /// counted as a connection.
+    Count {
+        /// The protocol.
+        protocol: Protocol,
+        /// The counter.
+        counter: CounterName,
+    },
+    /// `tcp dport 80 tproxy to :20000 accept`: to the worker's own socket, with nothing translated.
+    ///
+    /// One for each public port: nft 1.0.6 lists a `tproxy to` with a map as something that it does
+    /// not read again.
+    Tproxy {
+        /// The protocol.
+        protocol: Protocol,
+        /// The public port.
+        public: Port,
+        /// The worker port.
+        worker: Port,
+        /// The worker's generation, kept as a comment.
+        generation: Generation,
+    },
+    /// `iif "lo" accept`: what this host sends to itself is none of ours.
+    PassLocal,
+    /// `tcp dport 80 tcp flags != syn / fin,syn,rst,ack socket transparent 1 accept`: a packet of a
+    /// connection that has its socket goes there by itself, whatever the rules say by now. That of one
+    /// that has none goes on: behind a SYN cookie the listening socket of its worker knows it.
+    Established {
+        /// Of what ports.
+        ports: TcpPorts,
+    },
+    /// `udp sport 20000-29999 udp sport & 1 == 1 socket transparent 1 ip saddr set 10.9.0.1 udp sport
+    /// set 53`: a worker answers from its own port, and where several addresses are this host's, from
+    /// one that the routes choose. Its client expects both as it wrote to them.
+    Reply {
+        /// Where worker ports lie.
+        ports: PortRange,
+        /// A power of two.
+        stride: u16,
+        /// What a worker port leaves when divided by it.
+        place: u16,
+        /// The public port.
+        public: Port,
+        /// The address, of which family alone the rule is then, where the port has a single one.
+        address: Option<IpAddr>,
     },
     /// `counter drop`: no worker is left, so that clients try again in place of being refused.
     Drop {
@@ -578,10 +654,16 @@ impl Rule {
     /// The comment that the rule carries.
     pub fn note(&self) -> Option<Note> {
         match self {
-            Self::Mask { .. } | Self::Guard { .. } => None,
+            Self::Mask { .. }
+            | Self::Guard { .. }
+            | Self::Count { .. }
+            | Self::PassLocal
+            | Self::Established { .. }
+            | Self::Reply { .. } => None,
             Self::Hash { note, .. } => Some(*note),
             Self::Redirect { generation, .. }
             | Self::RedirectByMap { generation, .. }
+            | Self::Tproxy { generation, .. }
             | Self::Drop { generation } => Some(Note::Generation(*generation)),
         }
     }

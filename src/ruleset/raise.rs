@@ -10,8 +10,8 @@ use super::object::{
 };
 use super::stale::surplus;
 use crate::plan::{
-    Assignment, Generation, Listener, Listeners, Occupant, Partition, Plan, PlanError, Port,
-    PortRange, Seat,
+    Assignment, Engine, Generation, Listener, Listeners, Occupant, Partition, Plan, PlanError,
+    Port, PortRange, Seat,
 };
 
 /// Why a table is none that this version lowers a plan to. It was made by another version, or
@@ -41,11 +41,14 @@ pub enum RaiseError {
 /// earlier plan has left in it ([`Stale`](super::Stale)).
 pub fn raise(ruleset: &Ruleset, expected: Option<&Listeners>) -> Result<Plan, RaiseError> {
     let name = TableName::cluster(ruleset.table.as_str()).ok_or(shape("the table's name"))?;
-    let prerouting = rules_of(ruleset, ChainName::Prerouting).ok_or(shape("chain prerouting"))?;
-    let dispatch = match prerouting {
+    let (engine, entry) = entry_of(ruleset)?;
+    let rules = match entry {
         [] => rules_of(ruleset, ChainName::Closed).ok_or(NO_DISPATCH)?,
         rules => rules,
     };
+    let is_passing = |rule: &Rule| matches!(rule, Rule::PassLocal | Rule::Established { .. });
+    let (passing, dispatch) =
+        rules.split_at(rules.iter().position(|rule| !is_passing(rule)).unwrap_or(rules.len()));
     let listeners = listeners_of(ruleset, dispatch, expected)?;
     let partition = partition_of(dispatch)?;
     let assignment = assignment_of(ruleset, dispatch, &partition)?;
@@ -57,13 +60,25 @@ pub fn raise(ruleset: &Ruleset, expected: Option<&Listeners>) -> Result<Plan, Ra
     let generations = chains.flat_map(|chain| &chain.rules);
     let generation = generations.filter_map(Rule::generation).max().unwrap_or(Generation::FIRST);
     let mut plan = Plan::from_parts(name, generation, listeners, partition, assignment, seats)?;
-    plan.set_admitting(!prerouting.is_empty());
-    plan.set_local_clients(rules_of(ruleset, ChainName::Output).is_some());
+    plan.set_engine(engine)?;
+    plan.set_admitting(!entry.is_empty());
+    plan.set_local_clients(match engine {
+        Engine::Redirect => rules_of(ruleset, ChainName::Output).is_some(),
+        Engine::Tproxy => !passing.contains(&Rule::PassLocal),
+    });
     plan.set_guard(guard_of(ruleset)?)?;
     match surplus(&lower(&plan), ruleset) {
         Some(_) => Ok(plan),
         None => Err(RaiseError::Surplus),
     }
+}
+
+/// The engine, by the base chain that it has, and the rules of that.
+fn entry_of(ruleset: &Ruleset) -> Result<(Engine, &[Rule]), RaiseError> {
+    let of = |engine, chain| rules_of(ruleset, chain).map(|rules| (engine, rules));
+    of(Engine::Redirect, ChainName::Prerouting)
+        .or_else(|| of(Engine::Tproxy, ChainName::Tproxy))
+        .ok_or(shape("chain prerouting or tproxy"))
 }
 
 const fn shape(what: &'static str) -> RaiseError {
@@ -99,6 +114,8 @@ fn listeners_of(
                 of.iter()
                     .try_for_each(|(to, protocol, port)| add(*protocol, (*to).into(), *port))?;
             }
+            // Their listeners are in other sets, or in rules.
+            Elements::Services(_) if *name == SetName::Established => {}
             Elements::Services(of) => {
                 let any: IpAddr = match name {
                     SetName::Wildcards(super::Family::V6) => std::net::Ipv6Addr::UNSPECIFIED.into(),
@@ -116,12 +133,47 @@ fn listeners_of(
     let read = set_of(&mut all.iter().copied());
     match expected {
         Some(expected) if set_of(&mut expected.iter().copied()) == read => Ok(expected.clone()),
-        _ => Ok(Listeners::new(all)?),
+        _ => Ok(in_place(Listeners::new(all)?, &places_of(ruleset))?),
     }
 }
 
+/// The places of public ports, as far as rules tell: where answers have their public port put back,
+/// worker ports tell the place of each ([`Engine::port_stride`]).
+fn places_of(ruleset: &Ruleset) -> BTreeMap<Port, usize> {
+    let replies = rules_of(ruleset, ChainName::Replies).unwrap_or_default();
+    let stride = replies.iter().find_map(|rule| match rule {
+        Rule::Reply { stride, .. } => Some(*stride),
+        _ => None,
+    });
+    let Some(stride) = stride.filter(|stride| *stride > 0) else { return BTreeMap::new() };
+    let rules = ruleset.chains.iter().flat_map(|chain| &chain.rules);
+    let place = |rule: &Rule| match rule {
+        Rule::Reply { public, place, .. } => Some((*public, usize::from(*place))),
+        Rule::Tproxy { public, worker, .. } => {
+            Some((*public, usize::from(worker.number() % stride)))
+        }
+        _ => None,
+    };
+    rules.filter_map(place).collect()
+}
+
+/// The same listeners, in such an order that each public port has its place.
+fn in_place(listeners: Listeners, places: &BTreeMap<Port, usize>) -> Result<Listeners, PlanError> {
+    let mut unplaced: Vec<Port> = listeners.public_ports().to_vec();
+    unplaced.retain(|port| !places.contains_key(port));
+    let mut unplaced = unplaced.into_iter();
+    let placed: BTreeMap<usize, Port> =
+        places.iter().map(|(port, place)| (*place, *port)).collect();
+    let order = (0..listeners.public_ports().len())
+        .filter_map(|place| placed.get(&place).copied().or_else(|| unplaced.next()));
+    let order: BTreeMap<Port, usize> = order.zip(0..).collect();
+    let mut all: Vec<Listener> = listeners.iter().copied().collect();
+    all.sort_by_key(|listener| order.get(&listener.port()).copied());
+    Listeners::new(all)
+}
+
 /// Without the rules that send connections to the chains of seats nothing is known of the plan.
-const NO_DISPATCH: RaiseError = shape("a rule of chain prerouting");
+const NO_DISPATCH: RaiseError = shape("a rule of the base chain");
 
 const NO_MAP: RaiseError = shape("the map of slots");
 
@@ -199,7 +251,8 @@ fn occupant_of(
     let mut of_worker = None;
     for rule in rules {
         match rule {
-            Rule::Redirect { public, worker, generation, .. } => {
+            Rule::Redirect { public, worker, generation, .. }
+            | Rule::Tproxy { public, worker, generation, .. } => {
                 by_public.insert(*public, *worker);
                 of_worker = Some(*generation);
             }

@@ -1,11 +1,13 @@
 //! Objects as nft prints them, and reads them again.
 
 use std::fmt::{self, Display};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::object::{
-    Base, Chain, ChainName, Elements, Family, Hook, Rule, Ruleset, Scope, Set, TableName,
+    Base, Chain, ChainName, Elements, Family, Hook, Rule, Ruleset, Scope, Set, SetName, TableName,
+    TcpPorts,
 };
+use crate::plan::Protocol;
 
 /// The ruleset in nft syntax: `nft -f` of it makes the same table, and `nft list` then prints the
 /// same (counters and line breaks apart).
@@ -122,6 +124,7 @@ impl Display for Base {
         match (hook, priority) {
             (Hook::Prerouting, -100) => f.write_str("dstnat")?,
             (_, -300) => f.write_str("raw")?,
+            (_, -150) => f.write_str("mangle")?,
             _ => write!(f, "{priority}")?,
         }
         f.write_str("; policy accept;")
@@ -189,6 +192,39 @@ impl Display for Rule {
             Self::RedirectByMap { protocol, counter, map, .. } => {
                 write!(f, "meta l4proto {protocol} counter name \"{counter}\" ")?;
                 write!(f, "redirect to :th dport map @{map}")?;
+            }
+            Self::Count { protocol, counter } => {
+                match protocol {
+                    Protocol::Tcp => f.write_str("tcp flags syn / fin,syn,rst,ack ")?,
+                    Protocol::Udp => f.write_str("meta l4proto udp ")?,
+                }
+                write!(f, "counter name \"{counter}\"")?;
+            }
+            Self::Tproxy { protocol, public, worker, .. } => {
+                write!(f, "{protocol} dport {public} tproxy to :{worker} accept")?;
+            }
+            Self::PassLocal => f.write_str("iif \"lo\" accept")?,
+            Self::Established { ports } => {
+                match ports {
+                    TcpPorts::One(port) => write!(f, "tcp dport {port} ")?,
+                    TcpPorts::Set => {
+                        write!(f, "meta l4proto . th dport @{} ", SetName::Established)?;
+                    }
+                }
+                f.write_str("tcp flags != syn / fin,syn,rst,ack socket transparent 1 accept")?;
+            }
+            Self::Reply { ports, stride, place, public, address } => {
+                write!(f, "udp sport {ports} ")?;
+                if *stride > 1 {
+                    write!(f, "udp sport & {} == {place} ", stride - 1)?;
+                }
+                f.write_str("socket transparent 1 ")?;
+                match address {
+                    Some(IpAddr::V4(address)) => write!(f, "ip saddr set {address} ")?,
+                    Some(IpAddr::V6(address)) => write!(f, "ip6 saddr set {address} ")?,
+                    None => {}
+                }
+                write!(f, "udp sport set {public}")?;
             }
             Self::Drop { .. } => f.write_str("counter drop")?,
             Self::Guard { protocol, ports } => {

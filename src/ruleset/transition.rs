@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::lower::{lower, port_maps, rules_beside_seats, seat_rules, slot_maps, survivors_map};
+use super::lower::{
+    BESIDE_SEATS, has_chain, lower, port_maps, rules_beside_seats, seat_rules, slot_maps,
+    survivors_map,
+};
 use super::object::{Chain, ChainName, CounterName, Rule, Set, SetName, TableName, Tally};
 use super::stale::Stale;
-use crate::plan::{Changes, Partition, Plan, PlanError, Seat};
+use crate::plan::{Changes, Engine, Partition, Plan, PlanError, Seat};
 
 /// One member of a transaction: a verb and an object of the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,7 +120,8 @@ impl Transition {
         now: Duration,
     ) -> Result<Self, PlanError> {
         let changes = in_force.changes(target)?;
-        let change = match changes.listeners || partition_is_another(in_force, target) {
+        let is_another = changes.listeners || changes.engine;
+        let change = match is_another || partition_is_another(in_force, target) {
             false => Change::new(in_force, stale, target, changes),
             true => None,
         };
@@ -371,40 +375,32 @@ impl<'a> Change<'a> {
 
     /// What becomes of the chains that are none of a seat, apart from those of which nothing changes.
     fn other_chains(&self) -> impl Iterator<Item = (ChainName, Fate)> {
-        let output_stays = self.in_force.has_local_clients() && self.target.has_local_clients();
+        BESIDE_SEATS.into_iter().filter_map(|chain| {
+            let fate = match (has_chain(self.in_force, chain), has_chain(self.target, chain)) {
+                (false, false) => None,
+                (false, true) => Some(Fate::Made),
+                (true, false) => Some(Fate::Removed),
+                (true, true) => self.gets_other_rules(chain).then_some(Fate::Remade),
+            };
+            Some((chain, fate?))
+        })
+    }
+
+    /// Whether a chain that stays, and is none of a seat, has other rules in the target.
+    fn gets_other_rules(&self, chain: ChainName) -> bool {
         let (was_open, is_open) = (self.in_force.is_admitting(), self.target.is_admitting());
-        let base_changes = was_open != is_open || (self.dispatch_changes && is_open);
-        [
-            (
-                ChainName::Closed,
-                match (was_open, is_open) {
-                    (true, true) => None,
-                    (true, false) => Some(Fate::Made),
-                    (false, true) => Some(Fate::Removed),
-                    (false, false) => self.dispatch_changes.then_some(Fate::Remade),
-                },
-            ),
-            (ChainName::Prerouting, base_changes.then_some(Fate::Remade)),
-            (
-                ChainName::Output,
-                match self.local_clients_change {
-                    true if self.target.has_local_clients() => Some(Fate::Made),
-                    true => Some(Fate::Removed),
-                    false => (base_changes && output_stays).then_some(Fate::Remade),
-                },
-            ),
-            (
-                ChainName::Guard,
-                match (self.in_force.guard(), self.target.guard()) {
-                    _ if !self.guard_changes => None,
-                    (None, _) => Some(Fate::Made),
-                    (Some(_), None) => Some(Fate::Removed),
-                    (Some(_), Some(_)) => Some(Fate::Remade),
-                },
-            ),
-        ]
-        .into_iter()
-        .filter_map(|(chain, fate)| Some((chain, fate?)))
+        let entry_changes = match self.target.engine() {
+            Engine::Redirect => self.dispatch_changes,
+            Engine::Tproxy => self.dispatch_changes || self.local_clients_change,
+        };
+        match chain {
+            ChainName::Seat(_) => false,
+            ChainName::Closed => entry_changes,
+            ChainName::Prerouting | ChainName::Output | ChainName::Tproxy => {
+                was_open != is_open || (entry_changes && is_open)
+            }
+            ChainName::Guard | ChainName::Replies => self.guard_changes,
+        }
     }
 
     fn add_chains(&self, operations: &mut Vec<Operation>, revived: &[Seat]) {

@@ -77,8 +77,10 @@ impl Estate {
 impl Supervisor {
     /// The workers that have ended and whose listening sockets are to be counted, as those of retired
     /// workers are, by [`Event::Connections`](super::Event::Connections).
-    pub fn estates(&self) -> impl Iterator<Item = WorkerId> {
-        self.unclaimed().into_iter()
+    /// With each, when it ended.
+    pub fn estates(&self) -> impl Iterator<Item = (WorkerId, Moment)> {
+        let since = |id| Some((id, self.estates.get(&id)?.since));
+        self.unclaimed().into_iter().filter_map(since)
     }
 
     /// Of a worker that was just removed.

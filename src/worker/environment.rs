@@ -311,7 +311,8 @@ mod tests {
             listener.accept().unwrap().0.write_all(b"accepted").unwrap();
             return;
         }
-        let endpoint = Endpoint { transport: Transport::Tcp, ipv4: true, ipv6: false };
+        let endpoint =
+            Endpoint { transport: Transport::Tcp, ipv4: true, ipv6: false, transparent: false };
         // Another test can take the port meanwhile.
         let free = || TcpListener::bind(("0.0.0.0", 0)).unwrap().local_addr().unwrap().port();
         let open = |_| HeldSocket::open(free(), endpoint, 16).ok();

@@ -12,7 +12,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new(name, body).needs(Need::Ipcluster).limit(Duration::from_secs(300)).on_request()
     };
     vec![
-        case("twenty_kills_at_ten_thousand_a_second_refuse_nobody", held),
+        case("twenty_kills_at_ten_thousand_a_second_refuse_nobody", held).with_both_engines(),
         case("control_without_held_sockets_they_refuse_some", control),
     ]
 }

@@ -13,11 +13,15 @@ pub(crate) fn cases() -> Vec<Case> {
     let case = |name, body| Case::new(name, body).needs(Need::Ipcluster);
     let long = Duration::from_secs(300);
     vec![
-        case("a_killed_worker_costs_what_was_in_flight", killed).limit(long),
-        case("the_same_at_ten_thousand_a_second", killed_at_full_rate).limit(long).on_request(),
-        case("control_a_stopped_master_steers_nobody_away", control),
-        case("of_two_workers_that_die_at_once_both_are_steered_around", two_at_once),
-        case("the_last_worker_that_dies_is_replaced", the_last_one),
+        case("a_killed_worker_costs_what_was_in_flight", killed).limit(long).with_both_engines(),
+        case("the_same_at_ten_thousand_a_second", killed_at_full_rate)
+            .limit(long)
+            .on_request()
+            .with_both_engines(),
+        case("control_a_stopped_master_steers_nobody_away", control).with_both_engines(),
+        case("of_two_workers_that_die_at_once_both_are_steered_around", two_at_once)
+            .with_both_engines(),
+        case("the_last_worker_that_dies_is_replaced", the_last_one).with_both_engines(),
         case("an_exit_before_it_is_ready_is_seen_within_50_ms", early_exits),
     ]
 }

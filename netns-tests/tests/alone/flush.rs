@@ -9,9 +9,12 @@ pub(crate) fn cases() -> Vec<Case> {
     let case = |name, body| Case::new(name, body).needs(Need::Ipcluster).needs(Need::Nft);
     let long = Duration::from_secs(300);
     vec![
-        case("ten_flushes_under_load_lose_nothing", under_load).limit(long),
-        case("after_a_flush_without_a_master_the_next_one_repairs", without_a_master).limit(long),
-        case("established_connections_live_through_flushes_of_shared_rules", shared),
+        case("ten_flushes_under_load_lose_nothing", under_load).limit(long).with_both_engines(),
+        case("after_a_flush_without_a_master_the_next_one_repairs", without_a_master)
+            .limit(long)
+            .with_both_engines(),
+        case("established_connections_live_through_flushes_of_shared_rules", shared)
+            .with_both_engines(),
         case("a_table_of_another_owner_stops_a_master_before_it_begins", other_owner),
     ]
 }

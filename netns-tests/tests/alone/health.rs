@@ -9,8 +9,10 @@ use nix::sys::signal::Signal;
 pub(crate) fn cases() -> Vec<Case> {
     let case = |name, body| Case::new(name, body).needs(Need::Ipcluster);
     vec![
-        case("clients_of_a_stopped_worker_are_steered_away_and_come_back", stopped),
-        case("control_where_nobody_looks_a_stopped_worker_keeps_its_clients", control),
+        case("clients_of_a_stopped_worker_are_steered_away_and_come_back", stopped)
+            .with_both_engines(),
+        case("control_where_nobody_looks_a_stopped_worker_keeps_its_clients", control)
+            .with_both_engines(),
         case("watching_many_workers_costs_little", cost).on_request(),
     ]
 }

@@ -23,15 +23,19 @@ pub(crate) fn cases() -> Vec<Case> {
     // What is not run every time is milder, or the same without a master.
     vec![
         case("swaps_that_release_the_old_port_lose_nothing", |lab| released(lab, &greeter()))
-            .on_request(),
+            .on_request()
+            .with_both_engines(),
         case("swaps_that_release_the_port_of_a_server_that_resets_lose_nothing", |lab| {
             released(lab, &resetter());
         })
-        .on_request(),
+        .on_request()
+        .with_both_engines(),
         case("control_swaps_that_only_drain_the_old_port_lose_connections", control),
         master("reloads_lose_no_client_of_few_source_ports", |lab| reloads(lab, &greeter()))
-            .on_request(),
-        master("reloads_lose_no_client_of_servers_that_reset", |lab| reloads(lab, &resetter())),
+            .on_request()
+            .with_both_engines(),
+        master("reloads_lose_no_client_of_servers_that_reset", |lab| reloads(lab, &resetter()))
+            .with_both_engines(),
         full("a_million_connections_from_few_source_ports", |lab| million(lab, &greeter())),
         full("a_million_connections_to_servers_that_reset", |lab| million(lab, &resetter())),
     ]

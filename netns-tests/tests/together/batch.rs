@@ -30,16 +30,16 @@ const TABLE: &str = "ipcluster_t";
 pub(crate) fn cases() -> Vec<Case> {
     let nft = |name, body| Case::new(name, body).needs(Need::Nft);
     vec![
-        nft("a_refusal_names_the_operation_and_changes_nothing", a_refusal),
-        nft("several_refusals_come_in_order", several_refusals),
-        nft("a_table_that_was_deleted_is_made_anew", a_deleted_table),
-        nft("a_table_that_was_changed_is_made_anew", a_changed_table),
+        nft("a_refusal_names_the_operation_and_changes_nothing", a_refusal).with_both_engines(),
+        nft("several_refusals_come_in_order", several_refusals).with_both_engines(),
+        nft("a_table_that_was_deleted_is_made_anew", a_deleted_table).with_both_engines(),
+        nft("a_table_that_was_changed_is_made_anew", a_changed_table).with_both_engines(),
         nft("a_foreign_table_is_left_alone", a_foreign_table),
         nft("what_is_not_understood_is_named", what_is_not_understood),
         Case::new("a_transaction_too_long_for_the_socket_changes_nothing", too_long),
         nft("a_send_buffer_made_small_changes_nothing", a_small_send_buffer),
         nft("lost_replies_do_not_hide_the_outcome", lost_replies),
-        nft("a_read_is_never_of_two_plans", a_read_is_of_one_plan),
+        nft("a_read_is_never_of_two_plans", a_read_is_of_one_plan).with_both_engines(),
         nft("the_set_of_an_older_run_is_gone_after_the_first_commit", an_older_run),
     ]
 }

@@ -28,7 +28,7 @@ pub(crate) fn cases() -> Vec<Case> {
     // processes of their own, since one that is forked for nft has for a moment copies of all
     // descriptors, and with them of sockets that are to be closed.
     vec![
-        part("the_fake_does_as_the_kernel_does", histories::<0>),
+        part("the_fake_does_as_the_kernel_does", histories::<0>).with_both_engines(),
         part("the_fake_does_as_the_kernel_does_once_more", histories::<1>),
         part("the_fake_does_as_the_kernel_does_again", histories::<2>),
         part("the_fake_does_as_the_kernel_does_and_again", histories::<3>),

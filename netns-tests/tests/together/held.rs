@@ -9,8 +9,10 @@ use nix::sys::signal::Signal;
 pub(crate) fn cases() -> Vec<Case> {
     let case = |name, body| Case::new(name, body).needs(Need::Ipcluster);
     vec![
-        case("held_connections_outlive_swaps_scaling_and_deaths", outlive),
-        case("held_connections_outlive_the_repair_of_the_rules", repair).needs(Need::Nft),
+        case("held_connections_outlive_swaps_scaling_and_deaths", outlive).with_both_engines(),
+        case("held_connections_outlive_the_repair_of_the_rules", repair)
+            .needs(Need::Nft)
+            .with_both_engines(),
         case("control_without_the_rules_they_are_reset", control).needs(Need::Nft),
     ]
 }

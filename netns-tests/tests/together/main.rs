@@ -42,6 +42,7 @@ mod service;
 mod stale;
 mod strangers;
 mod succession;
+mod tproxy;
 mod udp;
 mod watch;
 mod witnesses;
@@ -90,6 +91,7 @@ fn main() -> ExitCode {
         stale,
         strangers,
         succession,
+        tproxy,
         udp,
         watch,
         witnesses

@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 pub(crate) fn cases() -> Vec<Case> {
     let case = |name, body| Case::new(name, body).needs(Need::Ipcluster);
     vec![
-        case("metrics_follow_the_load_reloads_and_deaths", metrics),
+        case("metrics_follow_the_load_reloads_and_deaths", metrics).with_both_engines(),
         case("metrics_count_repairs", repairs).needs(Need::Nft),
         case("health_is_503_while_nobody_is_served", health),
         case("health_is_503_while_the_cluster_stops", stopping),

@@ -22,11 +22,13 @@ pub(crate) fn cases() -> Vec<Case> {
             .needs(Need::Nft),
         Case::new("a_master_keeps_one_capability_and_its_workers_none", least)
             .needs(Need::Ipcluster)
-            .needs(Need::Pids),
+            .needs(Need::Pids)
+            .with_both_engines(),
         Case::new("workers_run_as_a_user_by_name", as_nobody)
             .needs(Need::Ipcluster)
             .needs(Need::OtherUsers)
-            .needs(Need::Pids),
+            .needs(Need::Pids)
+            .with_both_engines(),
         Case::new("workers_run_as_a_user_by_number", by_number)
             .needs(Need::Ipcluster)
             .needs(Need::OtherUsers)

@@ -44,23 +44,29 @@ const UDP: &[&str] = &["10.9.0.1:53/udp"];
 pub(crate) fn cases() -> Vec<Case> {
     let nft = |name, body| Case::new(name, body).needs(Need::Nft);
     vec![
-        nft("hash_of_one_listener", |lab| all_states(lab, ONE, hash(), 4)),
-        nft("hash_of_mixed_listeners", |lab| all_states(lab, MIXED, hash(), 5)),
-        nft("hash_of_wildcards", |lab| all_states(lab, WILDCARDS, hash(), 3)),
-        nft("mask_of_one_listener", |lab| all_states(lab, ONE, mask(4), 4)),
-        nft("mask_of_mixed_listeners", |lab| all_states(lab, MIXED, mask(8), 8)),
-        nft("mask_of_wildcards", |lab| all_states(lab, WILDCARDS, mask(4), 4)),
-        nft("hash_of_many_ports", |lab| all_states(lab, MANY, hash(), 4)),
-        nft("hash_of_many_of_each_kind", |lab| all_states(lab, SETS, hash(), 3)),
-        nft("mask_of_many_of_each_kind", |lab| all_states(lab, SETS, mask(4), 4)),
-        nft("hash_of_udp", |lab| all_states(lab, UDP, hash(), 3)),
-        nft("hash_of_both_protocols", |lab| all_states(lab, BOTH, hash(), 4)),
-        nft("mask_of_one_port_of_each", |lab| all_states(lab, ONE_OF_EACH, mask(4), 4)),
-        nft("one_worker", one_worker),
-        nft("changes_of_the_guard_and_local_clients", changes_of_base_chains),
-        nft("many_workers_on_many_slots", many_workers),
-        nft("a_changed_table_is_seen_as_another", a_changed_table_is_another),
-        nft("the_plan_that_is_printed_loads", the_printed_plan_loads).needs(Need::Ipcluster),
+        nft("hash_of_one_listener", |lab| all_states(lab, ONE, hash(), 4)).with_both_engines(),
+        nft("hash_of_mixed_listeners", |lab| all_states(lab, MIXED, hash(), 5)).with_both_engines(),
+        nft("hash_of_wildcards", |lab| all_states(lab, WILDCARDS, hash(), 3)).with_both_engines(),
+        nft("mask_of_one_listener", |lab| all_states(lab, ONE, mask(4), 4)).with_both_engines(),
+        nft("mask_of_mixed_listeners", |lab| all_states(lab, MIXED, mask(8), 8))
+            .with_both_engines(),
+        nft("mask_of_wildcards", |lab| all_states(lab, WILDCARDS, mask(4), 4)).with_both_engines(),
+        nft("hash_of_many_ports", |lab| all_states(lab, MANY, hash(), 4)).with_both_engines(),
+        nft("hash_of_many_of_each_kind", |lab| all_states(lab, SETS, hash(), 3))
+            .with_both_engines(),
+        nft("mask_of_many_of_each_kind", |lab| all_states(lab, SETS, mask(4), 4))
+            .with_both_engines(),
+        nft("hash_of_udp", |lab| all_states(lab, UDP, hash(), 3)).with_both_engines(),
+        nft("hash_of_both_protocols", |lab| all_states(lab, BOTH, hash(), 4)).with_both_engines(),
+        nft("mask_of_one_port_of_each", |lab| all_states(lab, ONE_OF_EACH, mask(4), 4))
+            .with_both_engines(),
+        nft("one_worker", one_worker).with_both_engines(),
+        nft("changes_of_the_guard_and_local_clients", changes_of_base_chains).with_both_engines(),
+        nft("many_workers_on_many_slots", many_workers).with_both_engines(),
+        nft("a_changed_table_is_seen_as_another", a_changed_table_is_another).with_both_engines(),
+        nft("the_plan_that_is_printed_loads", the_printed_plan_loads)
+            .needs(Need::Ipcluster)
+            .with_both_engines(),
         #[cfg(feature = "rustables")]
         nft("rustables_sees_the_same", rustables_sees_the_same),
     ]

@@ -19,17 +19,22 @@ use nix::sys::signal::Signal;
 pub(crate) fn cases() -> Vec<Case> {
     let case = |name, body| Case::new(name, body).needs(Need::Ipcluster).needs(Need::Pids);
     vec![
-        case("a_running_master_is_replaced_and_nobody_notices", replaced).needs(Need::Nft),
+        case("a_running_master_is_replaced_and_nobody_notices", replaced)
+            .needs(Need::Nft)
+            .with_both_engines(),
         case("whichever_is_killed_during_a_takeover_one_master_is_left", killed_at_each_step),
         case("a_takeover_that_hangs_is_given_up", stopped_at_steps),
         case("a_second_master_is_told_how_to_take_over", told),
         case("another_command_comes_into_force_with_the_next_master", reconfigured),
         case("rules_that_were_flushed_without_a_master_come_back_with_the_same_workers", flushed)
-            .needs(Need::Nft),
-        case("retired_workers_drain_on_under_the_next_master", draining),
+            .needs(Need::Nft)
+            .with_both_engines(),
+        case("retired_workers_drain_on_under_the_next_master", draining).with_both_engines(),
         case("what_only_claims_to_be_a_worker_is_left_alone", orphaned),
         case("no_signal_reaches_a_stranger_with_the_number_of_an_adopted_worker", reused),
-        case("a_master_that_drains_on_exit_leaves_nothing", drained).needs(Need::Nft),
+        case("a_master_that_drains_on_exit_leaves_nothing", drained)
+            .needs(Need::Nft)
+            .with_both_engines(),
         case("with_kill_old_the_workers_of_an_earlier_master_end_at_once", killed_old),
     ]
 }

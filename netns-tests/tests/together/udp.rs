@@ -14,12 +14,14 @@ const CLIENTS: u16 = 1500;
 pub(crate) fn cases() -> Vec<Case> {
     let case = |name, body| Case::new(name, body).needs(Need::Ipcluster);
     vec![
-        case("prediction_is_reality", |lab| prediction_is_reality(lab, "hash", 5)),
-        case("prediction_by_mask_is_reality", |lab| prediction_is_reality(lab, "mask", 4)),
-        case("one_port_in_both_protocols_is_one_workers", both_protocols),
+        case("prediction_is_reality", |lab| prediction_is_reality(lab, "hash", 5))
+            .with_both_engines(),
+        case("prediction_by_mask_is_reality", |lab| prediction_is_reality(lab, "mask", 4))
+            .with_both_engines(),
+        case("one_port_in_both_protocols_is_one_workers", both_protocols).with_both_engines(),
         case("new_flows_go_to_the_new_generation", reload),
-        case("wildcards_take_every_address_of_the_host", wildcards),
-        case("a_worker_without_a_udp_socket_is_not_ready", not_ready),
+        case("wildcards_take_every_address_of_the_host", wildcards).with_both_engines(),
+        case("a_worker_without_a_udp_socket_is_not_ready", not_ready).with_both_engines(),
     ]
 }
 

@@ -13,7 +13,7 @@ use super::{captured, parsed, port};
 use crate::netlink::Attributes;
 use crate::plan::{Generation, Listener, Partition, Port, PortRange, Protocol, Seat};
 use crate::ruleset::{
-    ChainName, CounterName, Digest, Family, Note, Rule, Scope, SetName, TableName,
+    ChainName, CounterName, Digest, Family, Note, Rule, Scope, SetName, TableName, TcpPorts,
 };
 
 /// `NFT_MSG_NEWRULE`, `NFTA_RULE_EXPRESSIONS`.
@@ -57,6 +57,27 @@ fn any_rule() -> impl Strategy<Value = Rule> {
                 generation
             }
         ),
+        (any_protocol(), any_counter())
+            .prop_map(|(protocol, counter)| Rule::Count { protocol, counter }),
+        (any_protocol(), any_port(), any_port(), generation()).prop_map(
+            |(protocol, public, worker, generation)| Rule::Tproxy {
+                protocol,
+                public,
+                worker,
+                generation
+            }
+        ),
+        Just(Rule::PassLocal),
+        prop_oneof![any_port().prop_map(TcpPorts::One), Just(TcpPorts::Set)]
+            .prop_map(|ports| Rule::Established { ports }),
+        (any_port(), any_port(), 0..=10u32, any::<u16>(), any_port(), any::<Option<IpAddr>>())
+            .prop_map(|(one, other, power, place, public, address)| Rule::Reply {
+                ports: PortRange::new(one.min(other), one.max(other)).unwrap(),
+                stride: 1 << power,
+                place: place % (1 << power),
+                public,
+                address,
+            }),
         (any_protocol(), any_counter(), any_port(), any_port(), generation()).prop_map(
             |(protocol, counter, public, worker, generation)| Rule::Redirect {
                 protocol,

@@ -80,6 +80,7 @@ fn rebuilt(plan: &Plan) -> Plan {
     )
     .unwrap();
     copy.set_admitting(plan.is_admitting());
+    copy.set_engine(plan.engine()).unwrap();
     copy.set_local_clients(plan.has_local_clients());
     copy.set_guard(plan.guard()).unwrap();
     copy

@@ -12,7 +12,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use proptest::prelude::*;
 
-use super::{Generation, Listeners, Occupant, Partition, Plan, Port, PortRange, Seat, Weights};
+use super::{
+    Engine, Generation, Listeners, Occupant, Partition, Plan, Port, PortRange, Seat, Weights,
+};
 
 fn listeners(texts: &[&str]) -> Listeners {
     Listeners::new(texts.iter().map(|text| text.parse().unwrap()).collect()).unwrap()
@@ -73,9 +75,10 @@ fn any_plan() -> impl Strategy<Value = Plan> {
         let (one, other) = ends?;
         PortRange::new(Port::new(one.min(other))?, Port::new(one.max(other))?)
     });
-    let flags = (any::<bool>(), any::<bool>(), guard);
+    let engine = prop::sample::select(Engine::ALL.to_vec());
+    let flags = (any::<bool>(), any::<bool>(), guard, engine);
     (partition, public, 1..=40usize, flags, 1..5u64).prop_flat_map(
-        |(partition, public, seats, (admitting, local_clients, guard), generation)| {
+        |(partition, public, seats, (admitting, local_clients, guard, engine), generation)| {
             let seats = match partition {
                 Partition::Mask { slots } => slots as usize,
                 Partition::Hash { .. } => seats,
@@ -96,6 +99,8 @@ fn any_plan() -> impl Strategy<Value = Plan> {
                 plan.set_admitting(admitting);
                 plan.set_local_clients(local_clients);
                 plan.set_guard(guard).unwrap();
+                // Its ports can be such as it does not take.
+                let _ = plan.set_engine(engine);
                 plan.set_generation(Generation(generation));
                 plan
             })

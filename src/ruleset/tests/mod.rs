@@ -8,7 +8,7 @@ mod transitions;
 use proptest::prelude::*;
 
 use crate::plan::{
-    Generation, Listeners, Occupant, Partition, Plan, Port, PortRange, Seat, Weights,
+    Engine, Generation, Listeners, Occupant, Partition, Plan, Port, PortRange, Seat, Weights,
 };
 
 const MIXES: [&[&str]; 9] = [
@@ -50,7 +50,7 @@ fn vacant(listeners: &[&str], partition: Partition, seats: u16) -> Plan {
 fn full(listeners: &[&str], partition: Partition, seats: u16) -> Plan {
     let mut plan = vacant(listeners, partition, seats);
     for seat in 0..seats {
-        occupy(&mut plan, Seat(seat), 20000 + 10 * seat, Generation(1));
+        occupy(&mut plan, Seat(seat), 20000 + 16 * seat, Generation(1));
     }
     plan
 }
@@ -73,6 +73,7 @@ enum Event {
     Admit(bool),
     Guard(Option<u16>),
     LocalClients(bool),
+    Engine(Engine),
 }
 
 fn any_event() -> impl Strategy<Value = Event> {
@@ -86,6 +87,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => any::<bool>().prop_map(Event::Admit),
         1 => prop::option::of(20_000..30_000u16).prop_map(Event::Guard),
         1 => any::<bool>().prop_map(Event::LocalClients),
+        1 => any_engine().prop_map(Event::Engine),
     ]
 }
 
@@ -135,12 +137,14 @@ impl History {
                 self.plan.set_guard(range).unwrap();
             }
             Event::LocalClients(balanced) => self.plan.set_local_clients(balanced),
+            Event::Engine(engine) => self.plan.set_engine(engine).unwrap(),
         }
     }
 
     fn occupy(&mut self, seat: Seat, generation: Generation) {
         occupy(&mut self.plan, seat, self.next_port, generation);
-        self.next_port += 5;
+        // A multiple of every stride that a mix has.
+        self.next_port += 8;
     }
 }
 
@@ -149,8 +153,17 @@ fn any_start() -> impl Strategy<Value = Plan> {
         (0..5u32).prop_map(|power| (Partition::mask(1 << power).unwrap(), 1 << power)),
         (40..400u32, 1..16u16).prop_map(|(slots, seats)| (Partition::hash(slots).unwrap(), seats)),
     ];
-    (prop::sample::select(MIXES.to_vec()), partition)
-        .prop_map(|(listeners, (partition, seats))| vacant(listeners, partition, seats))
+    (prop::sample::select(MIXES.to_vec()), partition, any_engine()).prop_map(
+        |(listeners, (partition, seats), engine)| {
+            let mut plan = vacant(listeners, partition, seats);
+            plan.set_engine(engine).unwrap();
+            plan
+        },
+    )
+}
+
+fn any_engine() -> impl Strategy<Value = Engine> {
+    prop::sample::select(Engine::ALL.to_vec())
 }
 
 /// Two plans of one cluster: the second is what became of the first, or has nothing to do with it.

@@ -2,7 +2,9 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::super::{Elements, Family, Rule, Ruleset, Scope, Stale, lower, raise};
+use super::super::{
+    CounterName, Elements, Family, Rule, Ruleset, Scope, Stale, TcpPorts, lower, raise,
+};
 use super::any_plan;
 use crate::plan::{Generation, Port, PortRange, Protocol, Seat};
 
@@ -100,6 +102,8 @@ fn changes(ruleset: &Ruleset) -> Vec<(String, Ruleset)> {
         for place in 0..chain.rules.len() {
             let (Rule::Redirect { protocol, .. }
             | Rule::RedirectByMap { protocol, .. }
+            | Rule::Tproxy { protocol, .. }
+            | Rule::Count { protocol, .. }
             | Rule::Guard { protocol, .. }) = chain.rules[place]
             else {
                 continue;
@@ -111,6 +115,8 @@ fn changes(ruleset: &Ruleset) -> Vec<(String, Ruleset)> {
             change(format!("rule {place} of {} of {other}", chain.name), &mut |all| {
                 let (Rule::Redirect { protocol, .. }
                 | Rule::RedirectByMap { protocol, .. }
+                | Rule::Tproxy { protocol, .. }
+                | Rule::Count { protocol, .. }
                 | Rule::Guard { protocol, .. }) = &mut all.chains[index].rules[place]
                 else {
                     panic!("the same rule")
@@ -168,6 +174,24 @@ fn another(rule: &mut Rule) {
             Rule::Guard { protocol, ports: PortRange::new(ports.first(), last).unwrap() }
         }
         Rule::Drop { generation } => Rule::Drop { generation: Generation(generation.0 + 1) },
+        Rule::Count { protocol, counter } => {
+            Rule::Count { protocol, counter: CounterName(Seat(counter.0.0 + 1)) }
+        }
+        Rule::Tproxy { protocol, public, generation, .. } => {
+            let worker = Port::new(9).unwrap();
+            Rule::Tproxy { protocol, public, worker, generation }
+        }
+        Rule::PassLocal => Rule::Drop { generation: Generation(1) },
+        Rule::Established { ports: TcpPorts::One(port) } => {
+            let port = Port::new(port.number() + 1).unwrap();
+            Rule::Established { ports: TcpPorts::One(port) }
+        }
+        Rule::Established { ports: TcpPorts::Set } => {
+            Rule::Established { ports: TcpPorts::One(Port::new(9).unwrap()) }
+        }
+        Rule::Reply { ports, stride, place, public, address } => {
+            Rule::Reply { ports, stride, place: place ^ 1, public, address }
+        }
     };
     *rule = next;
 }

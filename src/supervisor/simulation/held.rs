@@ -110,7 +110,7 @@ fn heir_is_retired(world: &mut World, worker: WorkerId) {
 
 fn check_state(world: &World) {
     let counted = world.supervisor.iter().flat_map(Supervisor::estates);
-    let are_left = counted.into_iter().all(|worker| world.held.left.contains_key(&worker));
+    let are_left = counted.into_iter().all(|(worker, _)| world.held.left.contains_key(&worker));
     assert!(are_left, "sockets are to be counted that nobody has left");
 }
 
@@ -195,7 +195,8 @@ impl World {
     }
 
     pub(super) fn schedule_polls_of_left(&mut self) {
-        let estates: Vec<WorkerId> = self.supervisor.iter().flat_map(Supervisor::estates).collect();
+        let estates: Vec<WorkerId> =
+            self.supervisor.iter().flat_map(Supervisor::estates).map(|(id, _)| id).collect();
         for worker in estates {
             let delay = self.random.millis(50..300);
             if let Some(held) = self.held.left.get_mut(&worker).filter(|held| !held.polled) {

@@ -257,7 +257,7 @@ impl Sabotage {
                 actions.extend(reply.cloned());
             }
             Fault::ClosesTheQueue => {
-                let left: Vec<WorkerId> = supervisor.estates().collect();
+                let left: Vec<WorkerId> = supervisor.estates().map(|(id, _)| id).collect();
                 actions.extend(left.into_iter().map(|worker| Action::CloseSockets { worker }));
             }
             Fault::KeepsSockets => {

@@ -19,7 +19,7 @@ impl Bench {
 
     /// The workers whose left sockets are to be counted.
     fn estates(&self) -> Vec<u64> {
-        self.supervisor.estates().map(|id| id.0).collect()
+        self.supervisor.estates().map(|(id, _)| id.0).collect()
     }
 }
 

@@ -1,7 +1,7 @@
 //! Random histories of a cluster and of those who change its rules.
 
 use ipcluster::nft::{Disturbance, Ownership};
-use ipcluster::plan::{Generation, Partition, Plan, Port, PortRange, Seat, Weights};
+use ipcluster::plan::{Engine, Generation, Partition, Plan, Port, PortRange, Seat, Weights};
 use ipcluster::ruleset::{
     ChainName, CounterName, Elements, Operation, Rule, Ruleset, Set, Tally, Transaction, lower,
 };
@@ -99,8 +99,13 @@ impl History {
         let seats = self.plan.seats().len();
         let seat = u16::try_from(self.random.below(seats)).unwrap();
         let generation = self.plan.generation().0;
-        match self.random.below(12) {
+        match self.random.below(13) {
             0 => "nothing",
+            12 => {
+                let engine = Engine::ALL[self.random.below(2)];
+                self.plan.set_engine(engine).unwrap();
+                "engine"
+            }
             1..=2 => {
                 self.occupy(seat, generation);
                 "replace"
@@ -162,7 +167,8 @@ impl History {
     fn occupy(&mut self, seat: u16, generation: u64) {
         occupy(&mut self.plan, seat, self.next_port, generation);
         // Within the range of the guard, or nearly.
-        self.next_port = 20_000 + (self.next_port + 7) % 9_000;
+        // Each a multiple of the stride that a plan can have.
+        self.next_port = 20_000 + (self.next_port + 8) % 9_000;
     }
 
     /// A table of the plan with counters that have counted.

@@ -1,0 +1,151 @@
+//! What is true of the engine `tproxy` alone: nothing is tracked, and what is established belongs to
+//! its socket.
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use ipcluster::lab::{Held, Network};
+use ipcluster::plan::Engine;
+use netns_tests::{Case, Cluster, Lab, Need};
+
+const PATIENCE: Duration = Duration::from_secs(5);
+
+pub(crate) fn cases() -> Vec<Case> {
+    let case = |name, body| Case::new(name, body).needs(Need::Ipcluster).with(Engine::Tproxy);
+    vec![
+        case("established_connections_outlive_the_loss_of_the_rules", rules_lost).needs(Need::Nft),
+        case("nothing_is_tracked", untracked).needs(Need::Conntrack),
+        case("handshakes_by_syn_cookie_come_to_their_worker", cookies),
+        case("other_servers_of_this_host_are_left_alone", others),
+        case("a_plain_udp_server_answers_from_the_address_that_was_asked", plain_udp)
+            .needs(Need::Python),
+        case("the_engine_changes_with_the_next_master", changed),
+    ]
+}
+
+/// F3: nobody owns the table any more, and somebody deletes it.
+fn rules_lost(lab: &Lab) {
+    let mut cluster = Cluster::new(lab, 4).start(4);
+    let clients = Network::clients_v4(20).map(|client| (client, Network::server_v4(80)));
+    let clients = clients.chain(Network::clients_v6(20).map(|it| (it, Network::server_v6(80))));
+    let mut held: Vec<Held> =
+        clients.map(|(from, to)| Held::open(lab.client(), from, to).unwrap()).collect();
+    cluster.kill_master();
+    lab.witness().nft(&["delete", "table", "inet", "ipcluster_t"], "");
+    for (index, connection) in held.iter_mut().enumerate() {
+        connection.echo("after").unwrap_or_else(|error| panic!("connection {index}: {error}"));
+    }
+    // The rules are gone indeed.
+    let error = lab
+        .client()
+        .run_in(|| TcpStream::connect_timeout(&Network::server_v4(80), PATIENCE).unwrap_err());
+    assert_eq!(error.unwrap().kind(), ErrorKind::ConnectionRefused);
+}
+
+fn untracked(lab: &Lab) {
+    let _cluster = Cluster::new(lab, 4).start(4);
+    let report = Lab::load(80, 400).connections(2000).start(lab.client()).unwrap().wait();
+    assert_eq!((report.answered(), report.failed()), (2000, 0), "{report}");
+    assert_eq!(lab.witness().conntrack(&["-L"]), "", "entries of connections");
+}
+
+/// With `net.ipv4.tcp_syncookies` at 2 the kernel keeps nothing of a handshake: the packet that
+/// completes it is the first for which there is a socket, and it must find the worker that the rules
+/// name.
+fn cookies(lab: &Lab) {
+    lab.server().set_sysctl("net/ipv4/tcp_syncookies", "2").unwrap();
+    let cluster = Cluster::new(lab, 4).start(4);
+    let report = Lab::load(80, 400).connections(2000).start(lab.client()).unwrap().wait();
+    assert_eq!((report.answered(), report.failed()), (2000, 0), "{report}");
+    assert!(report.changed_worker().is_empty(), "{:?}", report.changed_worker());
+    let sent = lab.server().run_in(|| {
+        let counters = std::fs::read_to_string("/proc/thread-self/net/netstat").unwrap();
+        let [names, values] = counters.lines().take(2).collect::<Vec<_>>()[..] else {
+            panic!("no counters: {counters}")
+        };
+        let mut all = names.split(' ').zip(values.split(' '));
+        let sent = all.find(|(name, _)| *name == "SyncookiesSent").expect("a counter of cookies");
+        sent.1.parse::<u64>().unwrap()
+    });
+    assert!(sent.unwrap() >= 2000, "every handshake was by cookie");
+    let total: u64 = cluster.status().live().iter().filter_map(|it| it.connections_total).sum();
+    assert_eq!(total, 2000, "each is counted once");
+}
+
+/// A server that is none of ours, on another port and on a worker's.
+fn others(lab: &Lab) {
+    let mut cluster = Cluster::new(lab, 2).start(2);
+    let other = lab.greeter(8080, 9);
+    let from = Network::clients_v4(1).next().unwrap();
+    let mut held = Held::open(lab.client(), from, Network::server_v4(8080)).unwrap();
+    assert_eq!(held.by().pid, other.pid());
+    cluster.reload();
+    held.echo("after a reload").unwrap();
+    assert!(cluster.master().is_running());
+}
+
+/// Two addresses of which one is not that which the routes choose, a wildcard, and a server that
+/// binds to no address and asks for none.
+fn plain_udp(lab: &Lab) {
+    let addresses = ["10.9.0.77/32", "10.9.0.78/32"];
+    for address in addresses {
+        lab.witness().succeed("ip", &["address", "add", address, "dev", "lo"], "");
+    }
+    let program = lab.directory().join("answer.py");
+    std::fs::write(&program, ANSWER).unwrap();
+    let listeners = ["10.9.0.77:53/udp", "0.0.0.0:80/udp", "10.9.0.1:443"];
+    let mut cluster = Cluster::on(lab, [], 2);
+    for listener in listeners {
+        cluster = cluster.argument("--listen").argument(listener);
+    }
+    let _cluster = cluster.start_with(&["python3".into(), program.into()], 2);
+    let ask = |to: SocketAddr| {
+        lab.client()
+            .run_in(|| {
+                // Connected: it hears from nobody else.
+                let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+                socket.connect(to).unwrap();
+                socket.set_read_timeout(Some(PATIENCE)).unwrap();
+                socket.send(b"who?").unwrap();
+                let mut answer = [0; 64];
+                socket.recv(&mut answer).unwrap_or_else(|error| panic!("{to}: {error}"))
+            })
+            .unwrap()
+    };
+    for round in 0..10 {
+        for (address, port) in [("10.9.0.77", 53), ("10.9.0.1", 80)] {
+            let to = SocketAddr::from((address.parse::<IpAddr>().unwrap(), port));
+            assert_eq!(ask(to), 4, "round {round}: {to}");
+        }
+    }
+}
+
+const ANSWER: &str = "\
+import os, selectors, socket
+names = os.environ['LISTEN_FDNAMES'].split(':')
+selector = selectors.DefaultSelector()
+for number, name in enumerate(names, 3):
+    listener = socket.socket(fileno=number)
+    if name.endswith('/udp'):
+        selector.register(listener, selectors.EVENT_READ)
+while True:
+    for key, _ in selector.select():
+        question, client = key.fileobj.recvfrom(64)
+        key.fileobj.sendto(question, client)
+";
+
+/// It is another cluster to the next master, of which the generation alone goes on.
+fn changed(lab: &Lab) {
+    let mut cluster = Cluster::new(lab, 2).start(2);
+    let before = cluster.status();
+    cluster.kill_master();
+    cluster = cluster.argument("--engine").argument("redirect");
+    cluster.start_master(&[netns_tests::greeter().into()]);
+    let after = cluster.wait_for("workers of the other engine", |status| {
+        status.live().len() == 2 && status.generation > before.generation
+    });
+    assert!(after.pids().values().all(|pid| !before.pids().values().any(|it| it == pid)));
+    let report = Lab::load(80, 40).connections(200).start(lab.client()).unwrap().wait();
+    assert_eq!((report.answered(), report.failed()), (200, 0), "{report}");
+}
