@@ -42,7 +42,7 @@ mod witness;
 pub use case::{Case, Need, engine, run, run_together};
 pub use cluster::{Cluster, ForeignChain, RuleWriter, Status, WorkerStatus};
 pub use lab::Lab;
-pub use process::{Process, is_alive, signal, wait_until, waited_for_processor};
+pub use process::{Process, is_alive, is_stopped, signal, wait_until, waited_for_processor};
 pub use programs::{greeter, ipcluster, libfaketime, member, resetter, successor};
 pub use witness::Witness;
 #[cfg(feature = "rustables")]

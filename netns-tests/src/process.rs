@@ -35,10 +35,20 @@ pub fn signal(pid: u32, signal: Signal) {
 
 /// Whether the process is there and has not ended: a zombie has.
 pub fn is_alive(pid: u32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
-        // The state stands behind the name, which is in parentheses and may hold others.
-        stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
-    })
+    state(pid).is_some_and(|state| !['Z', 'X'].contains(&state))
+}
+
+/// Whether the process is stopped, as by SIGSTOP: a signal that was sent may have to wait for its
+/// process to come to a processor.
+pub fn is_stopped(pid: u32) -> bool {
+    state(pid) == Some('T')
+}
+
+/// The state of a process, as `/proc/PID/stat` has it.
+fn state(pid: u32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // It stands behind the name, which is in parentheses and may hold others.
+    stat.rsplit_once(") ")?.1.chars().next()
 }
 
 /// How long the first thread of a process has been ready to run while others had the processors: what

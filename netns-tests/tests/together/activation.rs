@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use ipcluster::lab::{FailureKind, Flow, Load, Network, Pace, RunningLoad};
 use netns_tests::{
-    Case, Cluster, Lab, Need, Status, WorkerStatus, greeter, is_alive, signal, wait_until,
+    Case, Cluster, Lab, Need, Status, WorkerStatus, greeter, is_alive, is_stopped, signal, wait_until,
 };
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -75,7 +75,9 @@ fn signal_group(pid: u32, signal: Signal) {
 /// stopped worker. Returns the load, the worker, and how many wait.
 fn queue(lab: &Lab, cluster: &mut Cluster<'_>, seat: u16) -> (RunningLoad, WorkerStatus, u32) {
     let worker = worker_in(&cluster.status(), seat);
-    signal_group(worker.pid.unwrap(), Signal::SIGSTOP);
+    let pid = worker.pid.unwrap();
+    signal_group(pid, Signal::SIGSTOP);
+    wait_until("a stopped worker", Duration::from_secs(5), || is_stopped(pid));
     let load = Lab::load(80, CLIENTS)
         .connections(CLIENTS.into())
         .time_out(Duration::from_secs(20))
