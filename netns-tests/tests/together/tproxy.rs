@@ -47,7 +47,7 @@ fn untracked(lab: &Lab) {
     let _cluster = Cluster::new(lab, 4).start(4);
     let report = Lab::load(80, 400).connections(2000).start(lab.client()).unwrap().wait();
     assert_eq!((report.answered(), report.failed()), (2000, 0), "{report}");
-    assert_eq!(lab.witness().conntrack(&["-L"]), "", "entries of connections");
+    assert_eq!(lab.witness().conntrack(&[]), "", "entries of connections");
 }
 
 /// With `net.ipv4.tcp_syncookies` at 2 the kernel keeps nothing of a handshake: the packet that
@@ -140,12 +140,14 @@ fn changed(lab: &Lab) {
     let mut cluster = Cluster::new(lab, 2).start(2);
     let before = cluster.status();
     cluster.kill_master();
-    cluster = cluster.argument("--engine").argument("redirect");
-    cluster.start_master(&[netns_tests::greeter().into()]);
-    let after = cluster.wait_for("workers of the other engine", |status| {
+    let next = Cluster::with_engine(lab, Engine::Redirect, Lab::targets(80), 2);
+    let mut next = next.environment("GREETER_TRANSPARENT", "no");
+    next.start_master(&[netns_tests::greeter().into()]);
+    let after = next.wait_for("workers of the other engine", |status| {
         status.live().len() == 2 && status.generation > before.generation
     });
-    assert!(after.pids().values().all(|pid| !before.pids().values().any(|it| it == pid)));
+    let old: Vec<u32> = before.pids().into_values().collect();
+    assert!(after.pids().values().all(|pid| !old.contains(pid)), "{after:?}");
     let report = Lab::load(80, 40).connections(200).start(lab.client()).unwrap().wait();
     assert_eq!((report.answered(), report.failed()), (200, 0), "{report}");
 }
