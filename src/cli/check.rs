@@ -190,10 +190,10 @@ fn foreign_rules() -> Vec<Finding> {
 
 fn find_foreign() -> Result<Vec<ForeignNat>, NftError> {
     let mut rules = ForeignRules::open()?;
-    let mut listeners = Vec::new();
+    let mut plans = Vec::new();
     for cluster in Firewall::clusters()? {
         match Firewall::open(&cluster)?.read(None) {
-            Ok(plan) => listeners.extend(plan.map(|plan| plan.listeners().clone())),
+            Ok(plan) => plans.extend(plan),
             // Its own verbs say what is wrong with it.
             Err(
                 NftError::NotUnderstood { .. }
@@ -203,12 +203,12 @@ fn find_foreign() -> Result<Vec<ForeignNat>, NftError> {
             Err(error) => return Err(error),
         }
     }
-    if listeners.is_empty() {
-        return rules.find(None, false);
+    if plans.is_empty() {
+        return rules.find(None, false, Engine::default());
     }
     let mut found = Vec::new();
-    for listeners in &listeners {
-        found.extend(rules.find(Some(listeners), false)?);
+    for plan in &plans {
+        found.extend(rules.find(Some(plan.listeners()), false, plan.engine())?);
     }
     Ok(found)
 }

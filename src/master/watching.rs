@@ -114,9 +114,9 @@ impl World {
         let Some(mut rules) = self.watching.rules.take() else { return };
         self.watching.others_changed = false;
         let (began, listeners) = (self.now(), plan.listeners().clone());
-        let local_clients = plan.has_local_clients();
+        let (local_clients, engine) = (plan.has_local_clients(), plan.engine());
         self.looking.run(move || {
-            let found = rules.find(Some(&listeners), local_clients);
+            let found = rules.find(Some(&listeners), local_clients, engine);
             // The loop has ended.
             let _ = looked.send(Look { rules, began, found });
         });

@@ -3,14 +3,18 @@
 use std::time::{Duration, Instant};
 
 use ipcluster::nft::{Certainty, ForeignNat, ForeignRules};
-use ipcluster::plan::{Listener, Listeners};
-use netns_tests::{Case, Cluster, Lab, Need, wait_until};
+use ipcluster::plan::{Engine, Listener, Listeners};
+use netns_tests::{Case, Cluster, Lab, Need, engine, wait_until};
 
 pub(crate) fn cases() -> Vec<Case> {
     let nft = |name, body| Case::new(name, body).needs(Need::Nft);
     vec![
         nft("rules_of_every_kind_are_judged_right", kinds),
-        nft("what_is_found_is_what_happens", witness_of_the_kernel).needs(Need::Ipcluster),
+        nft("where_nothing_is_translated_rules_of_every_priority_count", any_priority)
+            .with(Engine::Tproxy),
+        nft("what_is_found_is_what_happens", witness_of_the_kernel)
+            .needs(Need::Ipcluster)
+            .with_both_engines(),
         nft("a_foreign_chain_is_reported_within_a_second", reported).needs(Need::Ipcluster),
     ]
 }
@@ -19,7 +23,8 @@ fn find(lab: &Lab, listeners: &[&str], local_clients: bool) -> Vec<ForeignNat> {
     let all: Vec<Listener> = listeners.iter().map(|one| one.parse().unwrap()).collect();
     let listeners = Listeners::new(all).unwrap();
     let found = lab.server().run_in(|| {
-        ForeignRules::open().and_then(|mut rules| rules.find(Some(&listeners), local_clients))
+        ForeignRules::open()
+            .and_then(|mut rules| rules.find(Some(&listeners), local_clients, engine()))
     });
     found.unwrap().unwrap()
 }
@@ -107,17 +112,32 @@ fn kinds(lab: &Lab) {
     assert!(line.ends_with(&format!("# handle {}", found[0].handle)), "{line}: {found:?}");
 }
 
+fn any_priority(lab: &Lab) {
+    for priority in [-150, -100, -99, 0, 300] {
+        load(lab, "inet", "prerouting", priority, "tcp dport 80 redirect to :9");
+        let found = find(lab, &["10.9.0.1:80"], false);
+        assert_eq!(found[0].certainty, Certainty::Certain, "{priority}: {found:?}");
+    }
+}
+
 /// Whoever is said to decide for certain does, and whoever is not reported does not.
 fn witness_of_the_kernel(lab: &Lab) {
     let _cluster = Cluster::on(lab, ["10.9.0.1:80".parse().unwrap()], 1).start(1);
-    for (rule, expected) in RULES.iter().filter(|(rule, _)| !rule.contains("drop")) {
+    // Before our chain of translation; where there is none, behind our rules as well.
+    let priorities: &[i32] = match engine() {
+        Engine::Redirect => &[-150],
+        Engine::Tproxy => &[-199, -99],
+    };
+    let rules = RULES.iter().filter(|(rule, _)| !rule.contains("drop"));
+    let cases = priorities.iter().flat_map(|priority| rules.clone().map(move |it| (priority, it)));
+    for (priority, (rule, expected)) in cases {
         let table = format!(
             "add table inet other
              delete table inet other
              table inet other {{
                  set ports {{ type inet_service; flags interval; elements = {{ 22, 80-90 }} }}
                  chain mapping {{ counter; meta l4proto tcp redirect to :9; }}
-                 chain base {{ type nat hook prerouting priority -150; {rule}; }}
+                 chain base {{ type nat hook prerouting priority {priority}; {rule}; }}
              }}"
         );
         lab.witness().load(&table);
@@ -127,7 +147,9 @@ fn witness_of_the_kernel(lab: &Lab) {
             .connections(1);
         let reached = load.start(lab.client()).unwrap().wait().failed() == 0;
         match expected {
-            Some(Certainty::Certain) => assert!(!reached, "{rule}: it did not decide"),
+            Some(Certainty::Certain) => {
+                assert!(!reached, "{rule} at {priority}: it did not decide")
+            }
             None => assert!(reached, "{rule}: it decided"),
             Some(Certainty::Possible) => {}
         }

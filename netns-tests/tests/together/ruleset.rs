@@ -334,8 +334,8 @@ fn a_changed_table_is_another(lab: &Lab) {
     let ours = objects(lab.server());
     let text = lower(&plan).to_string();
     let of_engine = match plan.engine() {
-        Engine::Redirect => &CHANGES_OF_REDIRECT[..],
-        Engine::Tproxy => &CHANGES_OF_TPROXY[..],
+        Engine::Redirect => CHANGES_OF_REDIRECT,
+        Engine::Tproxy => CHANGES_OF_TPROXY,
     };
     for &(from, to) in CHANGES.iter().chain(of_engine) {
         assert!(text.contains(from), "{from} is in\n{text}");

@@ -5,6 +5,10 @@
 //! priority the one that was registered last comes first (`nf_hook_entries_grow`,
 //! net/netfilter/core.c), which cannot be told from outside.
 //!
+//! With [`Engine::Tproxy`] there is no nat chain of ours, and what others map to elsewhere is lost to us
+//! whenever they do it: the socket of a mapped connection has another address than its packets have
+//! where our rules see them.
+//!
 //! What a rule does to a connection to one of our listeners is found by carrying it out on what is
 //! known of that connection's first packet (`packet.rs`). What is not known, or not understood, may
 //! match or not: then the rule is reported as one that possibly decides.
@@ -21,7 +25,7 @@ use super::dump;
 use super::error::NftError;
 use super::firewall::netlink_error;
 use crate::netlink::{Attributes, Error, NlFamily, Socket};
-use crate::plan::{Listener, Listeners};
+use crate::plan::{Engine, Listener, Listeners};
 use crate::ruleset::{PRIORITY_DSTNAT, TableName};
 use packet::Packet;
 use rule::{Element, Rule, Set, number, text};
@@ -58,7 +62,8 @@ pub struct ForeignNat {
     pub chain: String,
     /// The hook of the base chain.
     pub hook: NatHook,
-    /// The priority of the base chain: less than or equal to that of ours, -100.
+    /// The priority of the base chain: less than or equal to that of ours, -100; any with
+    /// [`Engine::Tproxy`].
     pub priority: i32,
     /// The chain in which the rule stands, which may be another.
     pub rule_chain: String,
@@ -116,7 +121,7 @@ impl ForeignRules {
     }
 
     /// Finds the rules that decide before ours on connections to `listeners`; with `None`, on any
-    /// that somebody could listen for. With `local_clients` also on those that start on this host.
+    /// that somebody could listen for. With `local_clients` also on those that start on this host. `engine` is that of the cluster.
     ///
     /// # Errors
     /// [`NftError::Privilege`]; [`NftError::Netlink`], also if rules changed during each of 5
@@ -125,23 +130,28 @@ impl ForeignRules {
         &mut self,
         listeners: Option<&Listeners>,
         local_clients: bool,
+        engine: Engine,
     ) -> Result<Vec<ForeignNat>, NftError> {
+        let ours = match engine {
+            Engine::Redirect => PRIORITY_DSTNAT,
+            Engine::Tproxy => i32::MAX,
+        };
         let hooks: &[NatHook] = match local_clients {
             true => &[NatHook::Prerouting, NatHook::Output],
             false => &[NatHook::Prerouting],
         };
-        let tables = self.read(hooks).map_err(failed)?;
+        let tables = self.read(hooks, ours).map_err(failed)?;
         let targets: Vec<(Option<Listener>, Packet)> = match listeners {
             Some(all) => all.iter().map(|one| (Some(*one), Packet::to(one))).collect(),
             None => Packet::any().into_iter().map(|packet| (None, packet)).collect(),
         };
-        Ok(analyse(&tables, &targets))
+        Ok(analyse(&tables, &targets, ours))
     }
 
-    fn read(&mut self, hooks: &[NatHook]) -> Result<Vec<Table>, Error> {
+    fn read(&mut self, hooks: &[NatHook], ours: i32) -> Result<Vec<Table>, Error> {
         for _ in 0..ATTEMPTS {
             let before = dump::generation_id(&mut self.socket)?;
-            let tables = self.read_once(hooks);
+            let tables = self.read_once(hooks, ours);
             if dump::generation_id(&mut self.socket)? == before {
                 return tables;
             }
@@ -149,13 +159,13 @@ impl ForeignRules {
         Err(Error::DumpInterrupted { attempts: ATTEMPTS })
     }
 
-    fn read_once(&mut self, hooks: &[NatHook]) -> Result<Vec<Table>, Error> {
+    fn read_once(&mut self, hooks: &[NatHook], priority: i32) -> Result<Vec<Table>, Error> {
         let ours: BTreeSet<String> = dump::our_tables(&mut self.socket)?.into_iter().collect();
         let bases = self.socket.dump(kind(GET_CHAIN), 0, &request(0, &[]), |_, body| {
             Ok(parse_base(body).filter(|(of, base)| {
                 let is_ours = of.family == TableFamily::Inet
                     && std::str::from_utf8(&of.name).is_ok_and(|name| ours.contains(name));
-                !is_ours && base.priority <= PRIORITY_DSTNAT && hooks.contains(&base.hook)
+                !is_ours && base.priority <= priority && hooks.contains(&base.hook)
             }))
         })?;
         let mut tables: BTreeMap<TableId, Vec<Base>> = BTreeMap::new();
@@ -203,7 +213,7 @@ impl fmt::Display for ForeignNat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { family, table, chain, hook, priority, rule_chain, handle, .. } = self;
         write!(f, "table {family} {table}, chain {chain} (nat {hook}, priority {priority}")?;
-        if *priority == PRIORITY_DSTNAT {
+        if *priority == PRIORITY_DSTNAT && self.certainty == Certainty::Possible {
             f.write_str(", the same as ours")?;
         }
         write!(f, "): rule {handle}")?;
@@ -263,14 +273,15 @@ struct Table {
     sets: BTreeMap<Vec<u8>, Set>,
 }
 
-fn analyse(tables: &[Table], targets: &[(Option<Listener>, Packet)]) -> Vec<ForeignNat> {
+/// `ours` is the priority of our chain among theirs.
+fn analyse(tables: &[Table], targets: &[(Option<Listener>, Packet)], ours: i32) -> Vec<ForeignNat> {
     let mut found: BTreeMap<(usize, usize, Vec<u8>, u64), ForeignNat> = BTreeMap::new();
     for (number, table) in tables.iter().enumerate() {
         let seen = targets.iter().filter(|(_, packet)| packet.is_seen_by(table.id.family));
         for (listener, packet) in seen {
             for (place, base) in table.bases.iter().enumerate() {
                 for mapping in packet.walk(&table.chains, &table.sets, &base.name) {
-                    let is_first = base.priority < PRIORITY_DSTNAT;
+                    let is_first = base.priority < ours;
                     let certainty = match mapping.is_certain && is_first {
                         true => Certainty::Certain,
                         false => Certainty::Possible,

@@ -43,7 +43,11 @@ fn table(priority: i32, chains: &[(&str, Vec<Vec<Step>>)], sets: &[(&str, Set)])
 /// What is found of a single chain at priority -150 against a listener.
 fn find_in(table: &Table, listener: &str) -> Vec<(u64, Certainty)> {
     let listener: Listener = listener.parse().unwrap();
-    let found = analyse(std::slice::from_ref(table), &[(Some(listener), Packet::to(&listener))]);
+    let found = analyse(
+        std::slice::from_ref(table),
+        &[(Some(listener), Packet::to(&listener))],
+        PRIORITY_DSTNAT,
+    );
     found.into_iter().map(|one| (one.handle, one.certainty)).collect()
 }
 
@@ -218,7 +222,11 @@ fn the_same_priority_is_possible_and_the_other_family_is_not_seen() {
 fn a_finding_names_table_chain_priority_and_rule() {
     let chains = [("base", vec![[&tcp()[..], &port(80), &[Step::Map]].concat()])];
     let listener: Listener = "0.0.0.0:80".parse().unwrap();
-    let found = analyse(&[table(-150, &chains, &[])], &[(Some(listener), Packet::to(&listener))]);
+    let found = analyse(
+        &[table(-150, &chains, &[])],
+        &[(Some(listener), Packet::to(&listener))],
+        PRIORITY_DSTNAT,
+    );
     assert_eq!(
         found[0].to_string(),
         "table inet other, chain base (nat prerouting, priority -150): rule 1 maps connections to 0.0.0.0:80/tcp"
