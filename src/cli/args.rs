@@ -646,7 +646,7 @@ mod tests {
     fn every_setting_has_a_flag() {
         let line = "run --name web --listen 0.0.0.0:80 --listen [::]:443 --workers 2 \
             --partition hash --slots 2048 --weights 1,2.5 --worker-ports 30000-30999 \
-            --socket-activation --backlog 1024 --local-clients --ready tcp --user www-data --group 33 --on-exit drain \
+            --socket-activation --backlog 1024 --engine tproxy --local-clients --ready tcp --user www-data --group 33 --on-exit drain \
             --env NODE_* --env A=b --ready-timeout 10s --drain-timeout 1h --rollback-timeout 10min --die-timeout 0 \
             --retire-rss 448MiB --retire-rate 5 --retire-window 1min --retire-renice 19 \
             --retire-max-age 24h --retire-lag 0 --memory-total 512MiB --memory-low 0.5 \
