@@ -509,6 +509,43 @@ mod tests {
         assert_eq!(check("10s", "11s").unwrap_err().to_string(), expected);
     }
 
+    fn text(text: &str) -> Option<Given<String>> {
+        flag(text.to_owned())
+    }
+
+    #[test]
+    fn the_engine_that_translates_nothing_comes_with_the_sockets_of_the_master() {
+        let of = |engine, settings| Settings { engine: text(engine), ..settings }.check(1);
+        let config = of("tproxy", least()).unwrap();
+        assert_eq!((config.engine, config.socket_activation), (Engine::Tproxy, true));
+        let config = of("redirect", least()).unwrap();
+        assert_eq!((config.engine, config.socket_activation), (Engine::Redirect, false));
+        let opposed = Settings { socket_activation: flag(false), ..least() };
+        let error = of("tproxy", opposed).unwrap_err().to_string();
+        assert!(error.contains("false: with engine = \"tproxy\" only the master"), "{error}");
+        let alone = Settings { ready: text("protocol"), ..least() };
+        let error = of("tproxy", alone).unwrap_err().to_string();
+        assert!(error.contains("\"tproxy\": workers with ready = \"protocol\""), "{error}");
+        let error = of("iptables", least()).unwrap_err().to_string();
+        assert!(error.contains("\"iptables\": expected \"redirect\" or \"tproxy\""), "{error}");
+    }
+
+    /// Of three places one in four ports is for none.
+    #[test]
+    fn ports_that_tell_their_places_are_more() {
+        let listen = ["0.0.0.0:53/udp", "0.0.0.0:80", "0.0.0.0:443"];
+        let settings = |engine| Settings {
+            listen: Some(listen.map(|it| Given::by_flag("--listen", it.to_owned())).into()),
+            worker_ports: text("20000-20009"),
+            workers: flag(1),
+            engine: text(engine),
+            ..least()
+        };
+        settings("redirect").check(1).unwrap();
+        let error = settings("tproxy").check(1).unwrap_err().to_string();
+        assert!(error.contains("20000-20009 has 10 ports: expected at least 12"), "{error}");
+    }
+
     #[test]
     fn what_is_not_given_has_its_documented_default() {
         let config = least().check(6).unwrap();
@@ -570,7 +607,6 @@ mod tests {
 
     #[test]
     fn values_out_of_range_are_refused_with_what_is_allowed() {
-        let text = |text: &str| flag(text.to_owned());
         let cases = [
             (Settings { workers: flag(0), ..least() }, "0: expected 1 to 1024"),
             (Settings { workers: flag(-1), ..least() }, "-1: expected 1 to 1024"),

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 
 use super::super::{
-    Assignment, ClusterName, Generation, Listener, Listeners, Occupant, Partition, Plan, PlanError,
-    Port, PortRange, Seat, Weights,
+    Assignment, ClusterName, Engine, Generation, Listener, Listeners, Occupant, Partition, Plan,
+    PlanError, Port, PortRange, Seat, Weights,
 };
 use super::{full_plan, listeners, occupant, ports, vacant_plan};
 
@@ -135,6 +135,33 @@ fn a_public_port_that_is_guarded() {
     let before = plan.clone();
     assert_eq!(plan.apply(&difference), Err(PlanError::PublicPortGuarded { port, range }));
     assert_eq!(plan, before);
+}
+
+/// Where a rule puts the public port back into datagrams, a worker port tells its place.
+#[test]
+fn a_worker_port_that_tells_another_place() {
+    let public = listeners(&["0.0.0.0:80", "0.0.0.0:53/udp", "0.0.0.0:443"]);
+    let partition = Partition::hash(8).unwrap();
+    let weights = Weights::equal(1).unwrap();
+    let mut plan = Plan::new("web".parse().unwrap(), public, partition, &weights, None).unwrap();
+    plan.occupy(Seat(0), occupant(1, &[20_000, 20_001, 20_003])).unwrap();
+    let refused = PlanError::PortPlace {
+        seat: Seat(0),
+        port: Port::new(20_003).unwrap(),
+        place: 2,
+        stride: 4,
+    };
+    let before = plan.clone();
+    assert_eq!(plan.set_engine(Engine::Tproxy), Err(refused.clone()));
+    assert_eq!(plan, before);
+    assert!(refused.to_string().contains("leaves 2 when divided by 4"), "{refused}");
+    plan.occupy(Seat(0), occupant(2, &[20_004, 20_005, 20_006])).unwrap();
+    plan.set_engine(Engine::Tproxy).unwrap();
+    assert_eq!(plan.occupy(Seat(0), occupant(3, &[20_000, 20_001, 20_003])), Err(refused));
+    // By tcp alone any port will do.
+    let tcp = listeners(&["0.0.0.0:80", "0.0.0.0:443"]);
+    assert_eq!(Engine::Tproxy.port_stride(&tcp), None);
+    assert_eq!(Engine::Redirect.port_stride(plan.listeners()), None);
 }
 
 /// The workers of the old generation still listen while they drain.

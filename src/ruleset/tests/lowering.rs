@@ -2,7 +2,7 @@ use std::net::IpAddr;
 
 use super::super::{Chain, ChainName, Elements, Rule, Ruleset, Scope, SetName, lower};
 use super::full;
-use crate::plan::{Partition, Plan, Slot, Weights};
+use crate::plan::{Engine, Partition, Plan, Slot, Weights};
 
 fn hash(slots: u32) -> Partition {
     Partition::hash(slots).unwrap()
@@ -90,6 +90,56 @@ fn few_listeners_of_a_kind_need_no_set() {
     assert_eq!(wildcard.to_string(), "udp dport 53 fib daddr type local ");
     let sets = ruleset.sets.iter().filter(|set| set.name.digest().is_none());
     assert_eq!(sets.map(|set| set.name.to_string()).collect::<Vec<_>>(), ["listeners4"]);
+}
+
+/// One address of a family and port is written into answers; of several, or of all, nobody can say
+/// which was asked.
+#[test]
+fn answers_by_udp_get_back_what_their_clients_know() {
+    let replies = |listeners: &[&str]| {
+        let mut plan = full(listeners, hash(8), 1);
+        plan.set_engine(Engine::Tproxy).unwrap();
+        plan.set_guard("20000-29999".parse().ok()).unwrap();
+        let ruleset = lower(&plan);
+        let rules = rules(&ruleset, ChainName::Replies).map(<[Rule]>::to_vec);
+        rules.unwrap_or_default().iter().map(Rule::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(replies(&["10.9.0.1:80"]), [""; 0]);
+    assert_eq!(
+        replies(&["10.9.0.1:53/udp"]),
+        ["udp sport 20000-29999 socket transparent 1 ip saddr set 10.9.0.1 udp sport set 53"]
+    );
+    assert_eq!(
+        replies(&["10.9.0.1:80", "10.9.0.1:53/udp", "10.9.0.2:53/udp", "[fd09::1]:53/udp"]),
+        [
+            "udp sport 20000-29999 udp sport & 1 == 1 socket transparent 1 \
+             ip6 saddr set fd09::1 udp sport set 53",
+            "udp sport 20000-29999 udp sport & 1 == 1 socket transparent 1 udp sport set 53",
+        ]
+    );
+}
+
+/// Few ports have a rule each, many a set.
+#[test]
+fn established_connections_pass_before_the_rest() {
+    let entry = |listeners: &[&str]| {
+        let mut plan = full(listeners, hash(8), 1);
+        plan.set_engine(Engine::Tproxy).unwrap();
+        let ruleset = lower(&plan);
+        let rules = rules(&ruleset, ChainName::Intercept).unwrap();
+        let texts: Vec<String> = rules.iter().map(Rule::to_string).collect();
+        texts.into_iter().take_while(|text| !text.contains("jhash")).collect::<Vec<_>>()
+    };
+    let rest = "tcp flags != syn / fin,syn,rst,ack socket transparent 1 accept";
+    let local = "iif \"lo\" accept".to_owned();
+    assert_eq!(
+        entry(&["10.9.0.1:80", "[::]:443", "10.9.0.1:53/udp"]),
+        [local.clone(), format!("tcp dport 80 {rest}"), format!("tcp dport 443 {rest}")]
+    );
+    assert_eq!(
+        entry(&["0.0.0.0:80", "0.0.0.0:81", "0.0.0.0:82"]),
+        [local, format!("meta l4proto . th dport @established {rest}")]
+    );
 }
 
 /// So the map of slots that was in force last is told from those of earlier plans.
