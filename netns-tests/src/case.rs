@@ -24,6 +24,8 @@ const PIDS: &str = "NETNS_TESTS_PIDS";
 const STRICT: &str = "NETNS_TESTS_STRICT";
 /// For the processes that a case starts, too.
 const ENGINE: &str = "NETNS_TESTS_ENGINE";
+/// The engine with which alone cases run that run with both.
+const ONLY: &str = "NETNS_TESTS_ONLY_ENGINE";
 
 /// The case that only finds out whether the namespaces can be made.
 const PROBE: &str = "";
@@ -165,12 +167,21 @@ pub fn run_together(cases: impl IntoIterator<Item = Case>) -> ExitCode {
 fn run_at_once(most: usize, cases: impl IntoIterator<Item = Case>) -> ExitCode {
     let cases: Vec<Case> = cases.into_iter().flat_map(Case::for_each_engine).collect();
     match env::var(STAGE).as_deref() {
-        Err(_) => run_trials(most, cases),
+        Err(_) => run_trials(most, chosen(cases)),
         Ok("enter") => enter(),
         Ok("init") => init(),
         Ok("inside") => inside(&cases),
         Ok(other) => panic!("{STAGE}={other}: set by this program only"),
     }
+}
+
+/// Those of the engine that is asked for, of cases that run with both.
+fn chosen(mut cases: Vec<Case>) -> Vec<Case> {
+    if let Ok(only) = env::var(ONLY) {
+        let only: Engine = only.parse().unwrap_or_else(|error| panic!("{ONLY}={only}: {error}"));
+        cases.retain(|case| !case.has_both_engines || case.engine == only);
+    }
+    cases
 }
 
 fn run_trials(at_once: usize, cases: Vec<Case>) -> ExitCode {

@@ -16,6 +16,9 @@
 //!                     inside: mounts /proc and /run, makes a Lab, runs the case
 //! ```
 //!
+//! A case that runs [with both engines](Case::with_both_engines) is two, of which the second has `::tproxy`
+//! behind its name; under `NETNS_TESTS_ONLY_ENGINE=tproxy`, or `redirect`, it is the one of that engine.
+//!
 //! A case says what it [needs](Need). What is missing makes it *ignored*, with the reason; under
 //! `NETNS_TESTS_STRICT=1`, which `netns-tests/run` sets, it fails instead.
 //!
