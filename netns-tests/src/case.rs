@@ -70,6 +70,7 @@ pub struct Case {
     on_request: bool,
     engine: Engine,
     has_both_engines: bool,
+    is_second_on_request: bool,
 }
 
 impl Case {
@@ -83,6 +84,7 @@ impl Case {
             on_request: false,
             engine: Engine::Redirect,
             has_both_engines: false,
+            is_second_on_request: false,
         }
     }
 
@@ -111,6 +113,12 @@ impl Case {
         self
     }
 
+    /// The same, of which the one with `::tproxy` runs [on request](Self::on_request) alone.
+    pub fn with_both_engines_on_request(mut self) -> Self {
+        self.is_second_on_request = true;
+        self.with_both_engines()
+    }
+
     /// Has it run with this engine.
     pub fn with(mut self, engine: Engine) -> Self {
         self.engine = engine;
@@ -122,7 +130,8 @@ impl Case {
             return vec![self];
         }
         let name = format!("{}::{}", self.name, Engine::Tproxy);
-        let other = Self { name, engine: Engine::Tproxy, ..self.clone() };
+        let on_request = self.on_request || self.is_second_on_request;
+        let other = Self { name, engine: Engine::Tproxy, on_request, ..self.clone() };
         vec![self, other]
     }
 

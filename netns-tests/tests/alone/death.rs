@@ -13,7 +13,9 @@ pub(crate) fn cases() -> Vec<Case> {
     let case = |name, body| Case::new(name, body).needs(Need::Ipcluster);
     let long = Duration::from_secs(300);
     vec![
-        case("a_killed_worker_costs_what_was_in_flight", killed).limit(long).with_both_engines(),
+        case("a_killed_worker_costs_what_was_in_flight", killed)
+            .limit(long)
+            .with_both_engines_on_request(),
         case("the_same_at_ten_thousand_a_second", killed_at_full_rate)
             .limit(long)
             .on_request()

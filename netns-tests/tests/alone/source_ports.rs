@@ -35,7 +35,7 @@ pub(crate) fn cases() -> Vec<Case> {
             .on_request()
             .with_both_engines(),
         master("reloads_lose_no_client_of_servers_that_reset", |lab| reloads(lab, &resetter()))
-            .with_both_engines(),
+            .with_both_engines_on_request(),
         full("a_million_connections_from_few_source_ports", |lab| million(lab, &greeter())),
         full("a_million_connections_to_servers_that_reset", |lab| million(lab, &resetter())),
     ]
