@@ -1,17 +1,17 @@
 //! Long connections that carry as much as they can.
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipcluster::lab::{Namespace, Network};
 use ipcluster::process::{Endpoint, HeldSocket, Transport};
-use nix::sys::socket::{setsockopt, sockopt};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with};
+use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with, sockopt};
 
 use super::busy::{Use, Watch};
 use super::stage::{self, Stage, WORKERS, Way};
@@ -62,33 +62,34 @@ impl Bulk {
         let seats = 0..CONNECTIONS;
         let open = || seats.map(|seat| self.open(direction, seat)).collect::<Vec<_>>();
         let streams = self.stage.network.client().run_in(open).expect("the client's namespace");
-        let received = Arc::new(AtomicU64::new(0));
-        let clients: Vec<JoinHandle<()>> = streams
-            .iter()
-            .map(|stream| {
-                let stream = stream.try_clone().expect("another descriptor");
-                let received = Arc::clone(&received);
-                thread::spawn(move || serve_client(stream, direction, &received))
-            })
-            .collect();
+        let (received, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
         let carried = || {
             let by_workers = self.workers.iter().map(|it| it.received.load(Ordering::Relaxed));
             received.load(Ordering::Relaxed) + by_workers.sum::<u64>()
         };
-        // Windows and buffers grow.
-        thread::sleep(time / 4);
-        let (first, span) = (carried(), watch.begin());
-        thread::sleep(time);
-        let (bytes, cores) = (carried() - first, span.end());
-        for stream in &streams {
-            stream.shutdown(Shutdown::Both).expect("a connection that is still there");
-        }
-        for client in clients {
-            client.join().expect("a client that does not panic");
-        }
-        assert!(bytes > 0, "{:?}: nothing came", self.stage.way);
-        #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-        (bytes as f64, cores)
+        let before = carried();
+        thread::scope(|scope| {
+            for mut stream in streams {
+                let goes_on = || !is_over.load(Ordering::Relaxed);
+                let received = &received;
+                scope.spawn(move || match direction {
+                    Direction::Up => send(&mut stream, goes_on),
+                    Direction::Down => receive(&mut stream, received, goes_on),
+                });
+            }
+            let _end = OnDrop(&is_over);
+            let begun = Instant::now();
+            while carried() == before {
+                assert!(begun.elapsed() < PATIENCE, "{:?}: nothing comes", self.stage.way);
+                thread::yield_now();
+            }
+            // Windows and buffers grow.
+            thread::sleep(time / 4);
+            let (first, span) = (carried(), watch.begin());
+            thread::sleep(time);
+            #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+            ((carried() - first) as f64, span.end())
+        })
     }
 
     /// Connects the first client of a seat, and looks that the worker of that seat answers.
@@ -97,26 +98,33 @@ impl Bulk {
         let socket =
             socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)
                 .expect("a socket");
-        setsockopt(&socket, sockopt::IpBindAddressNoPort, &true).expect("a port at connect");
+        setsockopt(&socket, IpBindAddressNoPort, &true).expect("a port at connect");
         bind(&socket, &SocketAddr::new(self.clients[seat], 0)).expect("an address of the clients");
         let mut stream = TcpStream::from(socket);
         // SO_SNDTIMEO bounds connect(2) too (socket(7)).
         stream.set_write_timeout(Some(PATIENCE)).expect("a time-out");
         stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+        // It ends by a reset. After a shutdown a worker that waits for a larger window would hear of
+        // it by its own probes alone, seconds later.
+        sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).expect("no lingering");
         connect(&stream, &targets[seat % targets.len()]).expect("a connection");
         stream.write_all(&[direction as u8]).expect("a new socket has room");
         let mut answer = [0];
-        stream.read_exact(&mut answer).expect("an answer");
-        assert_eq!(usize::from(answer[0]), seat, "{:?}: the seat that answers", self.stage.way);
+        let way = self.stage.way;
+        stream
+            .read_exact(&mut answer)
+            .unwrap_or_else(|error| panic!("{way:?}, {direction:?}, seat {seat}: {error}"));
+        assert_eq!(usize::from(answer[0]), seat, "{way:?}: the seat that answers");
         stream
     }
 }
 
-/// Until its connection is shut down.
-fn serve_client(mut stream: TcpStream, direction: Direction, received: &AtomicU64) {
-    match direction {
-        Direction::Up => send(&mut stream),
-        Direction::Down => receive(&mut stream, received),
+/// Sets a flag when it goes, even by a panic: the threads of a scope are waited for in any case.
+struct OnDrop<'a>(&'a AtomicBool);
+
+impl Drop for OnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
@@ -162,22 +170,23 @@ fn serve(mut stream: TcpStream, seat: u16, received: &AtomicU64) -> io::Result<(
     let seat = u8::try_from(seat).expect("8 seats");
     stream.write_all(&[seat])?;
     match wish[0] == Direction::Up as u8 {
-        true => receive(&mut stream, received),
-        false => send(&mut stream),
+        true => receive(&mut stream, received, || true),
+        false => send(&mut stream, || true),
     }
     Ok(())
 }
 
 /// Sends until the other side is gone.
-fn send(stream: &mut TcpStream) {
+fn send(stream: &mut TcpStream, goes_on: impl Fn() -> bool) {
     let chunk = vec![0; CHUNK];
-    while stream.write_all(&chunk).is_ok() {}
+    while goes_on() && stream.write_all(&chunk).is_ok() {}
 }
 
 /// Receives until the other side is gone.
-fn receive(stream: &mut TcpStream, received: &AtomicU64) {
+fn receive(stream: &mut TcpStream, received: &AtomicU64, goes_on: impl Fn() -> bool) {
     let mut chunk = vec![0; CHUNK];
-    while let Ok(length @ 1..) = stream.read(&mut chunk) {
+    while goes_on() {
+        let Ok(length @ 1..) = stream.read(&mut chunk) else { break };
         received.fetch_add(length as u64, Ordering::Relaxed);
     }
 }
