@@ -84,7 +84,7 @@ impl Bulk {
                 thread::yield_now();
             }
             // Windows and buffers grow.
-            thread::sleep(time / 4);
+            thread::sleep(time / 2);
             let (first, span) = (carried(), watch.begin());
             thread::sleep(time);
             #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]

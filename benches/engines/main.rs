@@ -35,16 +35,20 @@ use table::{Figure, Samples, quartile};
 /// How long all rounds together may take.
 const BUDGET: Duration = Duration::from_secs(100);
 
-/// How long each thing is measured for in a round.
-const WINDOW: Duration = Duration::from_millis(200);
+/// How long each thing is measured for at one time: not longer than the speed of a virtual machine
+/// mostly stays the same.
+const WINDOW: Duration = Duration::from_millis(40);
+
+/// How often each thing is measured in a round.
+const PASSES: usize = 6;
 
 /// Connections a second where their cost is measured: a quarter of what two cores can do.
 const RATE: f64 = 5000.0;
 
-/// What other work gets before each measurement. If this process runs in real time, the kernel would
+/// What other work gets before a pass. If this process runs in real time, the kernel would
 /// have it wait for what it has kept away, 50 ms in each second (`dl_server`, Linux 6.12), and count
 /// that as used: other work that has had as much before is not owed any.
-const RESPITE: Duration = Duration::from_millis(80);
+const RESPITE: Duration = Duration::from_millis(60);
 
 /// The kernel takes the namespaces of a round apart in the background, in several grace periods of
 /// RCU: not while the next round is measured.
@@ -69,7 +73,8 @@ fn main() -> ExitCode {
     };
     let mut bench = Bench {
         watch,
-        window: if is_bench { WINDOW } else { WINDOW / 20 },
+        window: if is_bench { WINDOW } else { WINDOW / 4 },
+        passes: if is_bench { PASSES } else { 1 },
         respite: if is_bench { RESPITE } else { Duration::ZERO },
         steered: vec![false],
         samples: Samples::default(),
@@ -82,7 +87,7 @@ fn main() -> ExitCode {
     let begun = Instant::now();
     let mut rounds = 0;
     while rounds == 0 || is_bench && begun.elapsed() < BUDGET {
-        bench.run_round(rounds);
+        bench.run_round();
         thread::sleep(if is_bench { PAUSE } else { Duration::ZERO });
         rounds += 1;
     }
@@ -100,6 +105,7 @@ fn may_steer() -> std::io::Result<()> {
 struct Bench {
     watch: Watch,
     window: Duration,
+    passes: usize,
     respite: Duration,
     /// Without receive steering, and with it, as far as it can be set.
     steered: Vec<bool>,
@@ -126,29 +132,42 @@ const TASKS: [Task; 5] = [
 ];
 
 impl Bench {
-    /// Does every task once for each way, the ways in another order each time.
-    fn run_round(&mut self, round: usize) {
-        let mut ways = Way::ALL;
-        ways.rotate_left(round % Way::ALL.len());
-        let places = ways.map(|way| (Short::build(way), Bulk::build(way)));
+    /// Builds a place for each way, and measures everything there.
+    fn run_round(&mut self) {
+        let places = Way::ALL.map(|way| (way, Short::build(way), Bulk::build(way)));
         thread::sleep(self.respite);
         let span = self.watch.begin();
         thread::sleep(self.window);
         let nothing = span.end();
         self.other.push(nothing.seconds_beyond(0.0) / nothing.elapsed.as_secs_f64());
         for is_steered in self.steered.clone() {
-            for server in places.iter().flat_map(|(short, bulk)| [short.server(), bulk.server()]) {
+            for server in places.iter().flat_map(|(_, short, bulk)| [short.server(), bulk.server()])
+            {
                 if self.steered.len() > 1 {
                     steering::steer(server, is_steered).expect("what could be set before");
                 }
             }
-            for task in TASKS {
-                for (way, (short, bulk)) in ways.into_iter().zip(&places) {
-                    thread::sleep(self.respite);
-                    for (figure, value) in self.measure(task, short, bulk) {
-                        self.samples.add(is_steered, figure, way, value);
-                    }
+            for pass in 0..self.passes {
+                for task in TASKS {
+                    self.run_pass(is_steered, task, &places, pass);
                 }
+            }
+        }
+    }
+
+    /// Does a task for each way, another one first each time.
+    fn run_pass(
+        &mut self,
+        is_steered: bool,
+        task: Task,
+        places: &[(Way, Short, Bulk)],
+        pass: usize,
+    ) {
+        thread::sleep(self.respite);
+        let (before, after) = places.split_at(pass % places.len());
+        for (way, short, bulk) in after.iter().chain(before) {
+            for (figure, value) in self.measure(task, short, bulk) {
+                self.samples.add(is_steered, figure, *way, value);
             }
         }
     }
@@ -194,8 +213,9 @@ impl Bench {
     fn print(&self, rounds: usize) {
         let cores = busy::cores().len();
         println!(
-            "{rounds} rounds, {cores} cores; medians, and those of the ratios in each round with \
-             their quartiles"
+            "{} passes, {cores} cores; medians, and those of the ratios in each pass with \
+             their quartiles",
+            rounds * self.passes
         );
         println!(
             "while nothing was measured, {:.3} of the {cores} cores were in use",

@@ -92,7 +92,7 @@ impl Short {
             thread::yield_now();
         }
         // The first connections meet cold caches.
-        thread::sleep(time / 8);
+        thread::sleep(time / 4);
         let (first, span) = (answered(), watch.begin());
         thread::sleep(time);
         let (connections, cores) = (answered() - first, span.end());

@@ -77,14 +77,14 @@ impl Samples {
         self.0.push(Sample { is_steered, figure, way, value });
     }
 
-    /// In the order of the rounds.
+    /// In the order of the passes.
     fn of(&self, is_steered: bool, figure: Figure, way: Way) -> Vec<f64> {
         let wanted = (is_steered, figure, way);
         let its = self.0.iter().filter(|it| (it.is_steered, it.figure, it.way) == wanted);
         its.map(|it| it.value).collect()
     }
 
-    /// Prints medians, and those of the ratios within each round with their quartiles.
+    /// Prints medians, and those of the ratios within each pass with their quartiles.
     pub(crate) fn print(&self, is_steered: bool) {
         println!(
             "\n{:<33} {:>11} {:>9} {:>18} {:>8} {:>9} {:>18} {:>8}",
