@@ -22,6 +22,8 @@ const STAGE: &str = "NETNS_TESTS_STAGE";
 const CASE: &str = "NETNS_TESTS_CASE";
 const PIDS: &str = "NETNS_TESTS_PIDS";
 const STRICT: &str = "NETNS_TESTS_STRICT";
+/// For the processes that a case starts, too.
+const ENGINE: &str = "NETNS_TESTS_ENGINE";
 
 /// The case that only finds out whether the namespaces can be made.
 const PROBE: &str = "";
@@ -132,10 +134,10 @@ impl Case {
 /// The engine of the case that runs: what [`Cluster`](crate::Cluster) and [`plans`](crate::plans) make
 /// is for that one.
 pub fn engine() -> Engine {
-    ENGINE.get().copied().unwrap_or_default()
+    static OF_THE_CASE: OnceLock<Engine> = OnceLock::new();
+    let of_the_case = || env::var(ENGINE).ok().and_then(|text| text.parse().ok());
+    *OF_THE_CASE.get_or_init(|| of_the_case().unwrap_or_default())
 }
-
-static ENGINE: OnceLock<Engine> = OnceLock::new();
 
 /// The cases of these topics, each a module with a function `cases`.
 #[macro_export]
@@ -199,7 +201,7 @@ fn try_case(case: &Case, shows: bool) -> Result<Completion, Failed> {
             Err(format!("{STRICT} is set, and {reason}").into())
         }
         Some((reason, _)) => Ok(Completion::ignored_with(reason)),
-        None => run_isolated(&case.name, isolation(), shows)
+        None => run_isolated(&case.name, case.engine, isolation(), shows)
             .map_err(Failed::from)
             .and_then(|(status, output)| verdict(case, status, &output))
             .map(|()| Completion::Completed),
@@ -269,22 +271,25 @@ enum Isolation {
 
 fn isolation() -> &'static Isolation {
     static ISOLATION: OnceLock<Isolation> = OnceLock::new();
-    ISOLATION.get_or_init(|| match run_isolated(PROBE, &Isolation::Whole, false) {
-        Ok((status, _)) if status.success() => Isolation::Whole,
-        Ok((status, _)) if status.code() == Some(NO_PROC.into()) => Isolation::WithoutPids,
-        Ok((_, output)) => Isolation::Forbidden(output.trim().to_owned()),
-        Err(error) => Isolation::Forbidden(error.to_string()),
+    ISOLATION.get_or_init(|| {
+        match run_isolated(PROBE, Engine::default(), &Isolation::Whole, false) {
+            Ok((status, _)) if status.success() => Isolation::Whole,
+            Ok((status, _)) if status.code() == Some(NO_PROC.into()) => Isolation::WithoutPids,
+            Ok((_, output)) => Isolation::Forbidden(output.trim().to_owned()),
+            Err(error) => Isolation::Forbidden(error.to_string()),
+        }
     })
 }
 
 /// Runs this program again as the first stage, and returns how it ended and what it printed.
 fn run_isolated(
     case: &str,
+    engine: Engine,
     isolation: &Isolation,
     shows: bool,
 ) -> io::Result<(ExitStatus, String)> {
     let mut command = stage("enter")?;
-    command.env(CASE, case).stdin(Stdio::null());
+    command.env(CASE, case).env(ENGINE, engine.to_string()).stdin(Stdio::null());
     if let Isolation::Whole = isolation {
         command.env(PIDS, "1");
     }
@@ -376,7 +381,6 @@ fn inside(cases: &[Case]) -> ExitCode {
     let case = cases.iter().find(|case| case.name == name).expect("a case of this program");
     // Whatever hangs, SIGALRM ends this process; pid 1 then ends, and all else with it.
     nix::unistd::alarm::set(u32::try_from(case.limit.as_secs()).unwrap_or(u32::MAX));
-    ENGINE.set(case.engine).expect("one case in a process");
     let lab = Lab::new(&case.name);
     (case.body)(&lab);
     ExitCode::SUCCESS

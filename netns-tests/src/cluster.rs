@@ -143,6 +143,16 @@ impl<'a> Cluster<'a> {
 
     /// The same on other addresses.
     pub fn on(lab: &'a Lab, listeners: impl IntoIterator<Item = SocketAddr>, workers: u16) -> Self {
+        Self::with_engine(lab, engine(), listeners, workers)
+    }
+
+    /// The same with this engine.
+    pub fn with_engine(
+        lab: &'a Lab,
+        engine: Engine,
+        listeners: impl IntoIterator<Item = SocketAddr>,
+        workers: u16,
+    ) -> Self {
         let mut cluster = Self {
             lab,
             name: "t".to_owned(),
@@ -153,8 +163,8 @@ impl<'a> Cluster<'a> {
         for target in listeners {
             cluster = cluster.argument("--listen").argument(target.to_string());
         }
-        if engine() != Engine::default() {
-            cluster = cluster.argument("--engine").argument(engine().to_string());
+        if engine != Engine::default() {
+            cluster = cluster.argument("--engine").argument(engine.to_string());
         }
         let passed = cluster.argument("--env").argument("GREETER_*");
         passed.argument("--workers").argument(workers.to_string())

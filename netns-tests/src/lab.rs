@@ -98,6 +98,11 @@ impl Lab {
         self.logs.set(self.logs.get() + 1);
         let log = self.directory.join(format!("{name}-{}.log", self.logs.get()));
         command.env("XDG_RUNTIME_DIR", &self.directory);
+        const TRANSPARENT: &str = "GREETER_TRANSPARENT";
+        if engine() == Engine::Tproxy && !command.get_envs().any(|(name, _)| name == TRANSPARENT) {
+            // Of greeters that no master gives their sockets.
+            command.env(TRANSPARENT, "yes");
+        }
         Process::start(self.server(), command, &log)
     }
 
@@ -115,9 +120,6 @@ impl Lab {
     /// Where it does not listen within 5 s.
     pub fn greeter_for(&self, ask: Ask, port: u16, seat: u16) -> Process {
         let mut command = Command::new(greeter());
-        if engine() == Engine::Tproxy {
-            command.env("GREETER_TRANSPARENT", "yes");
-        }
         if ask == Ask::Nothing {
             command.env("GREETER_SPEAK", "first");
         }

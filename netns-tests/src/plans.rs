@@ -2,7 +2,10 @@
 
 use ipcluster::lab::Namespace;
 use ipcluster::nft::{Firewall, Ownership};
-use ipcluster::plan::{Generation, Listeners, Occupant, Partition, Plan, Port, Seat, Weights};
+use ipcluster::plan::{
+    Engine, Generation, Listeners, Occupant, Partition, Plan, Port, Seat, Weights,
+};
+use ipcluster::ruleset::ChainName;
 
 use super::engine;
 
@@ -23,6 +26,14 @@ pub fn full(listeners: &[&str], partition: Partition, seats: u16) -> Plan {
         occupy(&mut plan, seat, 20000, 1);
     }
     plan
+}
+
+/// The base chain where packets of clients enter, with the [`engine`] of the case.
+pub fn entry() -> ChainName {
+    match engine() {
+        Engine::Redirect => ChainName::Prerouting,
+        Engine::Tproxy => ChainName::Intercept,
+    }
 }
 
 /// Puts a worker into a seat, on ports that only this seat has among those from `base` on.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use ipcluster::config::{Given, Settings};
 use ipcluster::control::RetireTarget;
-use ipcluster::plan::{ClusterName, Share};
+use ipcluster::plan::{ClusterName, Engine, Share};
 
 /// Sticky load balancing in the kernel for the worker processes of one host.
 ///
@@ -108,7 +108,7 @@ pub(crate) enum Verb {
     /// addresses, reloads, kills a worker, scales and stops, and prints what the clients saw. Touches
     /// nothing outside of its namespace, and leaves nothing behind.
     #[command(after_help = DEMO_HELP)]
-    Demo,
+    Demo(DemoArgs),
     /// Print the completion script of a shell
     #[command(after_help = COMPLETIONS_HELP)]
     Completions(CompletionsArgs),
@@ -280,6 +280,17 @@ pub(crate) struct ExplainArgs {
     pub(crate) name: Option<ClusterName>,
     /// The client's IPv4 or IPv6 address
     pub(crate) address: IpAddr,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// How connections are handed to workers: redirect or tproxy
+    #[arg(long, value_name = "redirect|tproxy", default_value_t, value_parser = parse_engine)]
+    pub(crate) engine: Engine,
+}
+
+fn parse_engine(text: &str) -> Result<Engine, &'static str> {
+    text.parse()
 }
 
 #[derive(Debug, Args)]

@@ -7,9 +7,9 @@ use ipcluster::control::ControlDir;
 use ipcluster::lab;
 use ipcluster::nft::{Conntrack, Fill, Firewall, ForeignNat, ForeignRules, NftError, Protection};
 use ipcluster::plan::{
-    Generation, Listeners, Occupant, Partition, Plan, Port, PortRange, Seat, Weights,
+    Engine, Generation, Listeners, Occupant, Partition, Plan, Port, PortRange, Seat, Weights,
 };
-use ipcluster::process::{PidFd, has_cap_net_admin};
+use ipcluster::process::{Endpoint, HeldSocket, PidFd, Transport, has_cap_net_admin};
 use nix::sys::utsname::uname;
 
 use super::{Failed, causes, output};
@@ -45,7 +45,7 @@ pub(super) fn run() -> Result<(), Failed> {
     findings.push(connection_tracking());
     findings.extend(foreign_rules());
     // Last: it moves this process into a network namespace of its own.
-    findings.push(rules());
+    findings.extend(rules());
     let lines: Vec<String> = findings.iter().map(|finding| format!("{finding}\n")).collect();
     output::answer(&lines.concat())?;
     let lacks = findings.iter().filter(|finding| matches!(finding, Bad(_))).count();
@@ -213,19 +213,23 @@ fn find_foreign() -> Result<Vec<ForeignNat>, NftError> {
     Ok(found)
 }
 
-/// Puts rules of every kind into a namespace made for it, and reads them back.
-fn rules() -> Finding {
+/// Puts rules of every kind of each engine into a namespace made for it, and reads them back.
+fn rules() -> Vec<Finding> {
     match lab::enter_user_namespace() {
         Ok(_) => {}
         Err(error) => {
-            return Warning(format!(
+            return vec![Warning(format!(
                 "rules: not tried, since there is no namespace to try them in: {error}"
-            ));
+            ))];
         }
     }
-    match try_rules() {
+    vec![redirect(), tproxy()]
+}
+
+fn redirect() -> Finding {
+    match try_rules(Engine::Redirect) {
         Ok(Protection::Owned) => Good(
-            "rules: nat, jhash, fib, counters and redirect work, and nobody else can change them (tried in a namespace)"
+            "engine redirect, for any program: nat, jhash, fib, counters and redirect work, and nobody else can change them (tried in a namespace)"
                 .to_owned(),
         ),
         Ok(protection) => {
@@ -234,17 +238,37 @@ fn rules() -> Finding {
                 _ => "established connections are reset",
             };
             Warning(format!(
-                "rules: they work, but this kernel cannot keep others from changing them (Linux 6.9 can): \
+                "engine redirect, for any program: its rules work, but this kernel cannot keep others from changing them (Linux 6.9 can): \
                  after `nft flush ruleset` {connections}"
             ))
         }
         Err(reason) => Bad(format!(
-            "rules: {reason} (needs the kernel's nf_tables, nft_nat, nft_redir, nft_hash, nft_fib_inet, nft_objref)"
+            "engine redirect: {reason} (needs the kernel's nf_tables, nft_nat, nft_redir, nft_hash, nft_fib_inet, nft_objref)"
         )),
     }
 }
 
-fn try_rules() -> Result<Protection, String> {
+/// Nobody has to use it: what it lacks is no reason for `run` to fail.
+fn tproxy() -> Finding {
+    let tried = try_rules(Engine::Tproxy).and_then(|protection| {
+        let endpoint =
+            Endpoint { transport: Transport::Tcp, ipv4: true, ipv6: true, transparent: true };
+        let port = PortRange::default().first().number();
+        HeldSocket::open(port, endpoint, 1).map_err(|error| causes(&error))?;
+        Ok(protection)
+    });
+    match tried {
+        Ok(_) => Good(
+            "engine tproxy, for programs that take their sockets by LISTEN_FDS: its rules and sockets work, without connection tracking (tried in a namespace)"
+                .to_owned(),
+        ),
+        Err(reason) => Warning(format!(
+            "engine tproxy: cannot be used: {reason} (needs the kernel's nft_tproxy and nft_socket)"
+        )),
+    }
+}
+
+fn try_rules(engine: Engine) -> Result<Protection, String> {
     let text = |error: &dyn std::error::Error| causes(error);
     let listeners = ["10.9.0.1:80", "0.0.0.0:81/udp", "[fd09::1]:80/udp", "[::]:81"];
     let listeners = listeners.iter().map(|listener| listener.parse()).collect::<Result<_, _>>();
@@ -254,6 +278,7 @@ fn try_rules() -> Result<Protection, String> {
         let weights = Weights::equal(2)?;
         let mut plan = Plan::new(name, Listeners::new(listeners?)?, partition, &weights, None)?;
         let ports = [20_000, 20_001].into_iter().filter_map(Port::new).collect();
+        plan.set_engine(engine)?;
         plan.occupy(Seat(0), Occupant { generation: Generation::FIRST, ports })?;
         plan.set_guard(Some(PortRange::default()))?;
         plan.set_local_clients(true);
@@ -261,6 +286,8 @@ fn try_rules() -> Result<Protection, String> {
     };
     let plan: Plan = plan().map_err(|error: ipcluster::plan::PlanError| text(&error))?;
     let mut firewall = Firewall::open(plan.name()).map_err(|error| text(&error))?;
+    // What the engine before has left.
+    firewall.remove().map_err(|error| text(&error))?;
     firewall.apply(&plan).map_err(|error| text(&error))?;
     firewall.verify().map_err(|error| text(&error))?;
     firewall.protection().map_err(|error| text(&error))

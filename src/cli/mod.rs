@@ -56,7 +56,7 @@ pub(crate) fn carry_out(arguments: Arguments) -> Result<(), Failed> {
         Verb::Explain(explain) => explain::run(&directory()?, explain),
         Verb::Check => check::run(),
         Verb::Flush(cluster) => flush::run(&directory()?, cluster),
-        Verb::Demo => demo::run(),
+        Verb::Demo(args) => demo::run(args.engine),
         Verb::DemoWorker => demo::worker(),
     }
 }

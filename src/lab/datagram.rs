@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn6, recvmsg, sendmsg, setsockopt,
+    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt,
     sockopt,
 };
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
@@ -31,9 +31,12 @@ impl Receiver {
         Self::new(socket)
     }
 
-    /// On a socket of IPv6 that is bound and does not block.
+    /// On a socket that is bound and does not block.
     pub(super) fn new(socket: OwnedFd) -> io::Result<Self> {
-        setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+        match rustix::net::sockopt::socket_domain(&socket)? {
+            AddressFamily::INET => setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?,
+            _ => setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?,
+        }
         Ok(Self { socket })
     }
 
@@ -45,10 +48,11 @@ impl Receiver {
     /// itself.
     pub(super) fn answer(&self, answer: &[u8]) -> io::Result<()> {
         let mut buffer = [0; 64];
+        // Room for the larger of the two.
         let mut control = nix::cmsg_space!(libc::in6_pktinfo);
         loop {
             let mut parts = [IoSliceMut::new(&mut buffer)];
-            let question = recvmsg::<SockaddrIn6>(
+            let question = recvmsg::<SockaddrStorage>(
                 self.socket.as_raw_fd(),
                 &mut parts,
                 Some(&mut control),
@@ -61,18 +65,26 @@ impl Receiver {
                 Err(Errno::EINTR | Errno::ECONNREFUSED | Errno::EHOSTUNREACH) => continue,
                 Err(errno) => return Err(errno.into()),
             };
-            let asked_at = question.cmsgs()?.find_map(|message| match message {
-                ControlMessageOwned::Ipv6PacketInfo(info) => Some(info),
-                _ => None,
-            });
-            let (Some(client), Some(mut asked_at)) = (question.address, asked_at) else { continue };
-            // The way back is up to the routes.
-            asked_at.ipi6_ifindex = 0;
-            let from = [ControlMessage::Ipv6PacketInfo(&asked_at)];
+            let asked_at = question.cmsgs()?.next();
+            let Some(client) = question.address else { continue };
             let parts = [IoSlice::new(answer)];
-            // It fails only where the client is gone, or has no room for more.
-            let _ =
-                sendmsg(self.socket.as_raw_fd(), &parts, &from, MsgFlags::empty(), Some(&client));
+            let reply = |from| {
+                let socket = self.socket.as_raw_fd();
+                // It fails only where the client is gone, or has no room for more.
+                let _ = sendmsg(socket, &parts, &[from], MsgFlags::empty(), Some(&client));
+            };
+            // The way back is up to the routes: by no interface of ours.
+            match asked_at {
+                Some(ControlMessageOwned::Ipv4PacketInfo(mut info)) => {
+                    (info.ipi_ifindex, info.ipi_spec_dst) = (0, info.ipi_addr);
+                    reply(ControlMessage::Ipv4PacketInfo(&info));
+                }
+                Some(ControlMessageOwned::Ipv6PacketInfo(mut info)) => {
+                    info.ipi6_ifindex = 0;
+                    reply(ControlMessage::Ipv6PacketInfo(&info));
+                }
+                _ => {}
+            }
         }
     }
 }

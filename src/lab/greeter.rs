@@ -276,7 +276,10 @@ impl Greeter {
     /// Serves until SIGTERM has come and the last connection has ended.
     fn run(mut self) -> io::Result<()> {
         let mut events = Vec::with_capacity(256);
-        while !(self.listeners.is_empty() && self.connections.is_empty()) {
+        while !(self.listeners.is_empty()
+            && self.receivers.is_empty()
+            && self.connections.is_empty())
+        {
             events.clear();
             match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), None) {
                 Ok(_) | Err(Errno::INTR) => {}
@@ -302,14 +305,17 @@ impl Greeter {
         Ok(())
     }
 
-    /// Takes every connection that the kernel has completed, then closes the listeners: closing
-    /// one with a queue resets what is in it.
+    /// Takes every connection that the kernel has completed and answers every datagram, then closes
+    /// the sockets for further ones: closing one with a queue resets what is in it.
     fn stop_listening(&mut self) -> io::Result<()> {
         while self.terminated.read_signal()?.is_some() {}
         for index in 0..self.listeners.len() {
             self.accept(index, usize::MAX)?;
         }
         self.listeners.clear();
+        for receiver in self.receivers.drain(..) {
+            receiver.answer(&self.line)?;
+        }
         Ok(())
     }
 

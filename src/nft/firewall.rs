@@ -14,7 +14,7 @@ use super::kernel::Kernel;
 use super::ownership::{OWNER, Ownership, PERSIST, Protection, Tenancy, trial};
 use super::replies::Outcome;
 use crate::netlink::{Error, NlFamily, Socket};
-use crate::plan::{ClusterName, Listeners, Plan, Seat};
+use crate::plan::{ClusterName, Engine, Listeners, Plan, Seat};
 use crate::ruleset::{Ruleset, Stale, TableName, Tally, Transaction, Transition, lower, raise};
 
 /// The rules of one cluster in the kernel.
@@ -301,7 +301,7 @@ impl Firewall {
     pub fn apply(&mut self, plan: &Plan) -> Result<Applied, NftError> {
         match self.protection()? {
             Protection::Owned if !self.owns => return self.take(plan),
-            Protection::Kept => self.keep_connections()?,
+            Protection::Kept => self.keep_connections_of(plan)?,
             Protection::Owned | Protection::None => {}
         }
         let transition = match &self.in_force {
@@ -467,7 +467,7 @@ impl Firewall {
     /// Those of [`Self::apply`], and [`NftError::Overtaken`].
     pub fn restore(&mut self, plan: &Plan) -> Result<Applied, NftError> {
         if self.protection()? == Protection::Kept {
-            self.keep_connections()?;
+            self.keep_connections_of(plan)?;
         }
         self.unless_overtaken(|firewall, generation_id| {
             let transaction = match firewall.read_ruleset() {
@@ -524,6 +524,15 @@ impl Firewall {
             };
             firewall.carry_out_at(generation_id, transition, plan, tenancy)
         })
+    }
+
+    /// Keeps connections alive that would not outlive our table: where nothing is translated they
+    /// belong to their sockets, and nothing is to be tracked.
+    fn keep_connections_of(&mut self, plan: &Plan) -> Result<(), NftError> {
+        match plan.engine() {
+            Engine::Redirect => self.keep_connections(),
+            Engine::Tproxy => Ok(()),
+        }
     }
 
     /// Makes the table that keeps established connections alive while ours is gone, unless it is

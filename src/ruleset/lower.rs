@@ -43,7 +43,7 @@ pub(super) const BESIDE_SEATS: [ChainName; 6] = [
     ChainName::Prerouting,
     ChainName::Output,
     ChainName::Guard,
-    ChainName::Tproxy,
+    ChainName::Intercept,
     ChainName::Replies,
 ];
 
@@ -56,7 +56,7 @@ pub(super) fn has_chain(plan: &Plan, chain: ChainName) -> bool {
         ChainName::Prerouting => engine == Engine::Redirect,
         ChainName::Output => engine == Engine::Redirect && plan.has_local_clients(),
         ChainName::Guard => plan.guard().is_some(),
-        ChainName::Tproxy => engine == Engine::Tproxy,
+        ChainName::Intercept => engine == Engine::Tproxy,
         ChainName::Replies => engine.port_stride(plan.listeners()).is_some(),
     }
 }
@@ -183,13 +183,13 @@ pub(super) fn survivors(plan: &Plan) -> Option<Vec<Seat>> {
 /// The rules of a chain that is none of a seat. `slots` are the names of the plan's [`slot_maps`].
 pub(super) fn rules_beside_seats(plan: &Plan, chain: ChainName, slots: &[SetName]) -> Vec<Rule> {
     match chain {
-        ChainName::Prerouting | ChainName::Output | ChainName::Tproxy if plan.is_admitting() => {
+        ChainName::Prerouting | ChainName::Output | ChainName::Intercept if plan.is_admitting() => {
             entry_rules(plan, slots)
         }
         ChainName::Closed => entry_rules(plan, slots),
         ChainName::Guard => guard_rules(plan),
         ChainName::Replies => reply_rules(plan),
-        ChainName::Prerouting | ChainName::Output | ChainName::Tproxy | ChainName::Seat(_) => {
+        ChainName::Prerouting | ChainName::Output | ChainName::Intercept | ChainName::Seat(_) => {
             vec![]
         }
     }

@@ -84,7 +84,7 @@ impl From<ChainName> for Name {
             ChainName::Output => name.push(b"output"),
             ChainName::Guard => name.push(b"guard"),
             ChainName::Closed => name.push(b"closed"),
-            ChainName::Tproxy => name.push(b"tproxy"),
+            ChainName::Intercept => name.push(b"intercept"),
             ChainName::Replies => name.push(b"replies"),
             ChainName::Seat(seat) => name.push_seat(seat),
         }

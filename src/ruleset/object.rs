@@ -143,7 +143,7 @@ pub enum ChainName {
     Guard,
     /// The base chain of [`Engine::Tproxy`](crate::plan::Engine::Tproxy), for clients on this host as
     /// well: picks the connections to our listeners, and sends each to the chain of its seat.
-    Tproxy,
+    Intercept,
     /// The base chain that puts the public port back into the datagrams with which workers answer,
     /// where connection tracking does not ([`Engine::Tproxy`](crate::plan::Engine::Tproxy)).
     Replies,
@@ -182,7 +182,7 @@ impl ChainName {
             "output" => Some(Self::Output),
             "guard" => Some(Self::Guard),
             "closed" => Some(Self::Closed),
-            "tproxy" => Some(Self::Tproxy),
+            "intercept" => Some(Self::Intercept),
             "replies" => Some(Self::Replies),
             _ => {
                 let digits = name.strip_prefix("seat_")?;
@@ -208,7 +208,7 @@ impl ChainName {
                 Some(Base { kind: "filter", hook: Hook::Prerouting, priority: PRIORITY_RAW })
             }
             // Before anything is translated: what comes here was sent to a listener.
-            Self::Tproxy => {
+            Self::Intercept => {
                 Some(Base { kind: "filter", hook: Hook::Prerouting, priority: PRIORITY_MANGLE })
             }
             Self::Replies => {

@@ -77,8 +77,8 @@ pub fn raise(ruleset: &Ruleset, expected: Option<&Listeners>) -> Result<Plan, Ra
 fn entry_of(ruleset: &Ruleset) -> Result<(Engine, &[Rule]), RaiseError> {
     let of = |engine, chain| rules_of(ruleset, chain).map(|rules| (engine, rules));
     of(Engine::Redirect, ChainName::Prerouting)
-        .or_else(|| of(Engine::Tproxy, ChainName::Tproxy))
-        .ok_or(shape("chain prerouting or tproxy"))
+        .or_else(|| of(Engine::Tproxy, ChainName::Intercept))
+        .ok_or(shape("chain prerouting or intercept"))
 }
 
 const fn shape(what: &'static str) -> RaiseError {

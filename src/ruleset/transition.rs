@@ -396,7 +396,7 @@ impl<'a> Change<'a> {
         match chain {
             ChainName::Seat(_) => false,
             ChainName::Closed => entry_changes,
-            ChainName::Prerouting | ChainName::Output | ChainName::Tproxy => {
+            ChainName::Prerouting | ChainName::Output | ChainName::Intercept => {
                 was_open != is_open || (entry_changes && is_open)
             }
             ChainName::Guard | ChainName::Replies => self.guard_changes,

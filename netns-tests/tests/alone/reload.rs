@@ -12,13 +12,12 @@ pub(crate) fn cases() -> Vec<Case> {
     let long = Duration::from_secs(300);
     vec![
         case("reloads_under_load_lose_nothing", reloads).limit(long).with_both_engines(),
-        case("control_workers_that_end_before_the_rules_move_lose_connections", control)
-            .with_both_engines(),
+        case("control_workers_that_end_before_the_rules_move_lose_connections", control),
         case("twenty_reloads_at_ten_thousand_a_second_lose_nothing", full)
             .limit(long)
             .on_request()
             .with_both_engines(),
-        case("control_of_that", full_control).limit(long).on_request().with_both_engines(),
+        case("control_of_that", full_control).limit(long).on_request(),
         case("reloads_take_turns", turns).with_both_engines(),
     ]
 }

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use ipcluster::lab::{FailureKind, Flow, Load, Network, Pace, RunningLoad};
 use netns_tests::{
-    Case, Cluster, Lab, Need, Status, WorkerStatus, greeter, is_alive, is_stopped, signal, wait_until,
+    Case, Cluster, Lab, Need, Status, WorkerStatus, greeter, is_alive, is_stopped, signal,
+    wait_until,
 };
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -36,7 +37,7 @@ pub(crate) fn cases() -> Vec<Case> {
             .with_both_engines(),
         case("a_reload_loses_nothing", reloaded).with_both_engines(),
         case("a_worker_gets_its_sockets_and_no_other_descriptor", descriptors).with_both_engines(),
-        case("a_worker_port_is_never_free_for_others", squatted).with_both_engines(),
+        case("a_worker_port_is_never_free_for_others", squatted),
         case("a_port_that_somebody_has_is_passed_over", busy_port),
         case("udp_sockets_are_passed_too", udp).with_both_engines(),
         case("a_longer_queue_than_the_kernel_allows_is_said", capped_backlog),

@@ -17,7 +17,7 @@ use ipcluster::ruleset::{
     ChainName, Digest, Elements, Family, Operation, Rule, Scope, Set, SetName, TableName,
     Transaction, lower,
 };
-use netns_tests::plans::{firewall, full, occupy, shared, vacant};
+use netns_tests::plans::{entry, firewall, full, occupy, shared, vacant};
 use netns_tests::{Case, Lab, Need};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
@@ -92,7 +92,7 @@ fn a_refusal(lab: &Lab) {
     for (fault, errno) in [
         (Operation::AddTable, Errno::EEXIST),
         (Operation::AddChain(seat(1)), Errno::EEXIST),
-        (Operation::AddChain(ChainName::Prerouting), Errno::EEXIST),
+        (Operation::AddChain(entry()), Errno::EEXIST),
         (Operation::DeleteChain(seat(1)), Errno::EBUSY),
         (Operation::DeleteChain(seat(7)), Errno::ENOENT),
         (Operation::FlushChain(seat(7)), Errno::ENOENT),
@@ -161,27 +161,34 @@ fn a_deleted_table(lab: &Lab) {
     assert_eq!(firewall.read(Some(plan.listeners())).unwrap(), Some(plan));
 }
 
-/// Changes of a table by somebody else, and the object that a reader names.
+/// Changes of a table by somebody else, and the object that a reader names. `ENTRY` is the base chain
+/// where packets of clients enter.
 const CHANGES: [(&str, &str); 12] = [
     ("add chain inet ipcluster_t mine", "chain mine"),
     ("add chain inet ipcluster_t seat_01", "chain seat_01"),
     ("add set inet ipcluster_t mine { type ipv4_addr; }", "set mine"),
     ("add rule inet ipcluster_t seat_1 accept", "a rule of chain seat_1"),
-    ("insert rule inet ipcluster_t prerouting tcp dport 9 drop", "a rule of chain prerouting"),
-    ("add rule inet ipcluster_t prerouting goto seat_0", "a rule of chain prerouting"),
-    ("add chain inet ipcluster_t prerouting { policy drop; }", "chain prerouting"),
+    ("insert rule inet ipcluster_t ENTRY tcp dport 9 drop", "a rule of chain ENTRY"),
+    ("add rule inet ipcluster_t ENTRY goto seat_0", "a rule of chain ENTRY"),
+    ("add chain inet ipcluster_t ENTRY { policy drop; }", "chain ENTRY"),
     ("add table inet ipcluster_t { flags dormant; }", "a flag of the table"),
     ("delete element inet ipcluster_t slots { first }", "set slot"),
-    ("flush chain inet ipcluster_t prerouting", "a rule of chain prerouting"),
+    ("flush chain inet ipcluster_t ENTRY", "a rule of chain ENTRY"),
     ("flush chain inet ipcluster_t seat_1", "it holds more than one plan"),
     ("flush set inet ipcluster_t listeners4", "it holds more than one plan"),
 ];
 
+fn changes() -> [(String, String); 12] {
+    let entry = entry().to_string();
+    CHANGES
+        .map(|(change, object)| (change.replace("ENTRY", &entry), object.replace("ENTRY", &entry)))
+}
+
 fn a_changed_table(lab: &Lab) {
-    for (change, _) in CHANGES {
+    for (change, _) in changes() {
         let mut plan = whole(4);
         let mut firewall = in_force(lab, &plan);
-        lab.witness().load(&lab.witness().naming_slots(change));
+        lab.witness().load(&lab.witness().naming_slots(&change));
         let changed = listing(lab);
         let noticed = firewall.verify().unwrap_err();
         assert!(
@@ -204,16 +211,16 @@ fn a_changed_table(lab: &Lab) {
 }
 
 fn what_is_not_understood(lab: &Lab) {
-    for (change, object) in CHANGES {
+    for (change, object) in changes() {
         let plan = whole(4);
         drop(in_force(lab, &plan));
-        lab.witness().load(&lab.witness().naming_slots(change));
+        lab.witness().load(&lab.witness().naming_slots(&change));
         let changed = listing(lab);
         let mut second = firewall(lab.server(), &plan);
         let error = second.read(Some(plan.listeners())).unwrap_err();
         assert!(matches!(error, NftError::NotUnderstood { .. }), "{change}: {error:?}");
         let text = error.to_string();
-        assert!(text.contains(object) && text.contains(TABLE), "{change}: {text}");
+        assert!(text.contains(&object) && text.contains(TABLE), "{change}: {text}");
         assert_eq!(listing(lab), changed, "{change}: reading changes nothing");
         let clusters = lab.server().run_in(Firewall::clusters).unwrap().unwrap();
         assert_eq!(clusters, [plan.name().clone()], "it is known as ours all the same");

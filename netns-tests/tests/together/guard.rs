@@ -7,7 +7,8 @@ use std::thread;
 use std::time::Duration;
 
 use ipcluster::lab::{Flow, Held, Namespace, Network};
-use netns_tests::{Case, Cluster, Lab, Need};
+use ipcluster::plan::Engine;
+use netns_tests::{Case, Cluster, Lab, Need, engine};
 
 pub(crate) fn cases() -> Vec<Case> {
     let case = |name, body| Case::new(name, body).needs(Need::Ipcluster).needs(Need::Nft);
@@ -20,16 +21,27 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-/// The worker ports of the workers of a cluster on port 80 by TCP, and 53 by UDP.
-fn start(lab: &Lab) -> (Cluster<'_>, BTreeSet<u16>) {
+/// The worker ports on which the workers of a cluster listen.
+struct Ports {
+    tcp: BTreeSet<u16>,
+    udp: BTreeSet<u16>,
+}
+
+/// A cluster on port 80 by TCP, and 53 by UDP. Workers that open their sockets themselves have each
+/// port in both protocols.
+fn start(lab: &Lab) -> (Cluster<'_>, Ports) {
     let mut cluster = Cluster::new(lab, 3).environment("GREETER_UDP", "yes");
     for listener in ["10.9.0.1:53/udp", "[fd09::1]:53/udp"] {
         cluster = cluster.argument("--listen").argument(listener);
     }
     let cluster = cluster.start(3);
     let workers = cluster.status().workers;
-    let ports = workers.iter().flat_map(|worker| worker.ports.values()).copied().collect();
-    (cluster, ports)
+    let of = |public: &str| {
+        let all = workers.iter().flat_map(|worker| &worker.ports);
+        let wanted = all.filter(|(of, _)| engine() == Engine::Redirect || *of == public);
+        wanted.map(|(_, port)| *port).collect()
+    };
+    (cluster, Ports { tcp: of("80"), udp: of("53") })
 }
 
 /// How long silence is listened to.
@@ -58,20 +70,26 @@ fn servers(port: u16) -> [SocketAddr; 2] {
 
 fn closed(lab: &Lab) {
     let (_cluster, ports) = start(lab);
-    assert_eq!(ports.len(), 6);
-    for port in &ports {
+    let all = &ports.tcp | &ports.udp;
+    assert_eq!(all.len(), 6);
+    for port in &all {
         for to in servers(*port) {
             let met = lab.client().run_in(|| connect(to)).unwrap();
             assert_eq!(met, Met::Nothing, "{to} by tcp");
             let met = lab.client().run_in(|| ask_all(to.ip(), [*port])).unwrap();
             assert_eq!(met, BTreeSet::new(), "{to} by udp");
             // From the host itself, by any of its addresses.
-            let met = lab.server().run_in(|| connect(to)).unwrap();
-            assert_eq!(met, Met::Somebody, "{to} by tcp, from the host");
-            let flow = Flow::open(lab.server(), to.ip(), to).unwrap();
-            flow.ask().unwrap_or_else(|error| panic!("{to} by udp, from the host: {error}"));
+            if ports.tcp.contains(port) {
+                let met = lab.server().run_in(|| connect(to)).unwrap();
+                assert_eq!(met, Met::Somebody, "{to} by tcp, from the host");
+            }
+            if ports.udp.contains(port) {
+                let met = lab.server().run_in(|| ask_all(to.ip(), [*port])).unwrap();
+                assert_eq!(met.len(), 1, "{to} by udp, from the host");
+            }
         }
-        for loopback in [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)] {
+        let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
+        for loopback in loopback.into_iter().filter(|_| ports.tcp.contains(port)) {
             let to = SocketAddr::new(loopback, *port);
             assert_eq!(lab.server().run_in(|| connect(to)).unwrap(), Met::Somebody, "{to}");
         }
@@ -150,7 +168,13 @@ fn port_scan(lab: &Lab) {
     without_guard(lab, &mut cluster);
     for server in servers(0) {
         let (by_tcp, refused, by_udp) = scan(lab.client(), server.ip());
-        assert_eq!((&by_tcp, &by_udp), (&ports, &ports), "{server}");
+        assert_eq!(by_tcp, ports.tcp, "{server}");
+        // Where nothing is translated, every answer of a worker is made to come from the public port.
+        let answering = match engine() {
+            Engine::Redirect => ports.udp.clone(),
+            Engine::Tproxy => BTreeSet::from([53]),
+        };
+        assert_eq!(by_udp, answering, "{server}");
         // Over and above it, the kernel answers for every port that nobody listens on.
         assert!(refused > 5000, "{server}: {refused} refusals");
     }
@@ -200,7 +224,7 @@ fn refused(lab: &Lab) {
 /// The server as a router: connections to the same ports of a host behind it are not ours to drop.
 fn forwarded(lab: &Lab) {
     let (_cluster, ports) = start(lab);
-    let port = *ports.first().unwrap();
+    let port = *ports.tcp.first().unwrap();
     // Behind the server, at the other end of the cable again, is the client's own namespace: what
     // it sends to 10.7.0.1 comes back to it, forwarded.
     lab.server().set_sysctl("net.ipv4.ip_forward", "1").unwrap();

@@ -25,7 +25,9 @@ pub(crate) fn cases() -> Vec<Case> {
         older("what_a_worker_says_of_itself_has_to_be_so", liars),
         older("one_worker_has_one_seat", twice),
         Case::new("who_is_no_worker_gets_nothing", strangers).needs(Need::Ipcluster),
-        Case::new("a_worker_in_rust_joins_and_is_told", sdk).needs(Need::Ipcluster),
+        Case::new("a_worker_in_rust_joins_and_is_told", sdk)
+            .needs(Need::Ipcluster)
+            .with_both_engines(),
         Case::new("a_worker_of_another_user_joins_and_is_told", sdk_of_another_user)
             .needs(Need::Ipcluster)
             .needs(Need::OtherUsers),

@@ -1,13 +1,16 @@
 //! What is true of the engine `tproxy` alone: nothing is tracked, and what is established belongs to
 //! its socket.
 
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use ipcluster::lab::{Held, Network};
-use ipcluster::plan::Engine;
-use netns_tests::{Case, Cluster, Lab, Need};
+use ipcluster::lab::{Held, Network, Pace};
+use ipcluster::plan::{Engine, Partition, Seat};
+use ipcluster::process::{Connection, Sockets, State};
+use netns_tests::{Case, Cluster, Lab, Need, Process, plans, wait_until};
+use nix::sys::signal::Signal;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -15,6 +18,13 @@ pub(crate) fn cases() -> Vec<Case> {
     let case = |name, body| Case::new(name, body).needs(Need::Ipcluster).with(Engine::Tproxy);
     vec![
         case("established_connections_outlive_the_loss_of_the_rules", rules_lost).needs(Need::Nft),
+        case("established_connections_pass_where_new_ones_are_dropped", dropped),
+        case("sockets_that_close_after_the_rules_have_moved_lose_nobody", |lab| {
+            assert_eq!(moved(lab, true), 0);
+        }),
+        case("control_sockets_that_close_before_lose_connections", |lab| {
+            assert!(moved(lab, false) > 10);
+        }),
         case("nothing_is_tracked", untracked).needs(Need::Conntrack),
         case("handshakes_by_syn_cookie_come_to_their_worker", cookies),
         case("other_servers_of_this_host_are_left_alone", others),
@@ -43,11 +53,77 @@ fn rules_lost(lab: &Lab) {
     assert_eq!(error.unwrap().kind(), ErrorKind::ConnectionRefused);
 }
 
+/// No seat has a worker any more, and yet the worker that is leaving has its connections.
+fn dropped(lab: &Lab) {
+    let mut plan = plans::full(&["10.9.0.1:80", "[fd09::1]:80"], Partition::hash(64).unwrap(), 1);
+    let _worker = lab.greeter(20_000, 0);
+    let mut firewall = plans::firewall(lab.server(), &plan);
+    firewall.apply(&plan).unwrap();
+    let clients = Network::clients_v4(5).map(|client| (client, Network::server_v4(80)));
+    let clients = clients.chain(Network::clients_v6(5).map(|it| (it, Network::server_v6(80))));
+    let mut held: Vec<Held> =
+        clients.map(|(from, to)| Held::open(lab.client(), from, to).unwrap()).collect();
+    plan.vacate(Seat(0)).unwrap();
+    firewall.apply(&plan).unwrap();
+    for (index, connection) in held.iter_mut().enumerate() {
+        connection.echo("after").unwrap_or_else(|error| panic!("connection {index}: {error}"));
+    }
+    let new = || {
+        TcpStream::connect_timeout(&Network::server_v4(80), Duration::from_millis(500)).unwrap_err()
+    };
+    let error = lab.client().run_in(new).unwrap();
+    assert_eq!(error.kind(), ErrorKind::TimedOut, "new ones are dropped: {error}");
+}
+
+/// How many connections are lost when workers with sockets of their own are replaced ten times, each
+/// after the rules have moved, or before. No master, so nobody keeps their sockets.
+fn moved(lab: &Lab, rules_first: bool) -> u64 {
+    let mut plan = plans::full(&["10.9.0.1:80", "[fd09::1]:80"], Partition::hash(64).unwrap(), 1);
+    let mut worker = lab.greeter(20_000, 0);
+    let mut firewall = plans::firewall(lab.server(), &plan);
+    firewall.apply(&plan).unwrap();
+    let load = Lab::load(80, 200).pace(Pace::Rate(1000.0)).start(lab.client()).unwrap();
+    let made = || load.counters().answered + load.counters().failed;
+    for generation in 2..12 {
+        let goal = made() + 50;
+        wait_until("connections", PATIENCE, || made() >= goal);
+        let base = if generation % 2 == 0 { 21_000 } else { 20_000 };
+        let next = lab.greeter(base, 0);
+        plans::occupy(&mut plan, 0, base, generation);
+        let mut old = std::mem::replace(&mut worker, next);
+        let end = |old: &mut Process| {
+            // It serves whom it has, and ends.
+            old.signal(Signal::SIGTERM);
+            let goal = made() + 20;
+            wait_until("connections", PATIENCE, || made() >= goal);
+        };
+        if !rules_first {
+            end(&mut old);
+        }
+        firewall.apply(&plan).unwrap();
+        if rules_first {
+            wait_until("handshakes with the old one to be over", PATIENCE, || {
+                let half_open = |sockets: &Vec<Connection>| {
+                    sockets.iter().any(|it| matches!(it.state, State::HalfOpen { .. }))
+                };
+                let connections = lab.server().run_in(|| {
+                    Sockets::open().unwrap().connections(&BTreeSet::from([80])).unwrap()
+                });
+                !half_open(&connections.unwrap())
+            });
+            end(&mut old);
+        }
+    }
+    let report = load.stop();
+    println!("{report}");
+    report.failed()
+}
+
 fn untracked(lab: &Lab) {
     let _cluster = Cluster::new(lab, 4).start(4);
     let report = Lab::load(80, 400).connections(2000).start(lab.client()).unwrap().wait();
     assert_eq!((report.answered(), report.failed()), (2000, 0), "{report}");
-    assert_eq!(lab.witness().conntrack(&["-L"]), "", "entries of connections");
+    assert_eq!(lab.witness().conntrack(&[]), "", "entries of connections");
 }
 
 /// With `net.ipv4.tcp_syncookies` at 2 the kernel keeps nothing of a handshake: the packet that
@@ -140,12 +216,14 @@ fn changed(lab: &Lab) {
     let mut cluster = Cluster::new(lab, 2).start(2);
     let before = cluster.status();
     cluster.kill_master();
-    cluster = cluster.argument("--engine").argument("redirect");
-    cluster.start_master(&[netns_tests::greeter().into()]);
-    let after = cluster.wait_for("workers of the other engine", |status| {
+    let next = Cluster::with_engine(lab, Engine::Redirect, Lab::targets(80), 2);
+    let mut next = next.environment("GREETER_TRANSPARENT", "no");
+    next.start_master(&[netns_tests::greeter().into()]);
+    let after = next.wait_for("workers of the other engine", |status| {
         status.live().len() == 2 && status.generation > before.generation
     });
-    assert!(after.pids().values().all(|pid| !before.pids().values().any(|it| it == pid)));
+    let old: Vec<u32> = before.pids().into_values().collect();
+    assert!(after.pids().values().all(|pid| !old.contains(pid)), "{after:?}");
     let report = Lab::load(80, 40).connections(200).start(lab.client()).unwrap().wait();
     assert_eq!((report.answered(), report.failed()), (200, 0), "{report}");
 }

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use ipcluster::lab::{self, Failure, LabError, Network, Report, greeter};
-use ipcluster::plan::{Generation, Plan, Seat};
+use ipcluster::plan::{Engine, Generation, Plan, Seat};
 use ipcluster::process::PidFd;
 use ipcluster::supervisor::Notice;
 use nix::sys::prctl;
@@ -37,14 +37,14 @@ const BETWEEN_RELOADS: u64 = 300;
 const VICTIM: Seat = Seat(1);
 
 /// Shows everything.
-pub(super) fn run() -> Result<(), Failed> {
+pub(super) fn run(engine: Engine) -> Result<(), Failed> {
     let began = Instant::now();
     lab::enter_user_namespace()?;
     let clients: Vec<IpAddr> =
         Network::clients_v4(CLIENTS_V4).chain(Network::clients_v6(CLIENTS_V6)).collect();
-    let stage = Stage::build(WORKERS)?;
+    let stage = Stage::build(WORKERS, engine)?;
     let table = Table::begin(&format!(
-        "{WORKERS} workers behind {} and {}; {} clients ({CLIENTS_V4} IPv4, {CLIENTS_V6} IPv6 of a \
+        "engine {engine}: {WORKERS} workers behind {} and {}; {} clients ({CLIENTS_V4} IPv4, {CLIENTS_V6} IPv6 of a \
          /64 each), {RATE} new connections/s",
         Network::server_v4(stage::PUBLIC_PORT),
         Network::server_v6(stage::PUBLIC_PORT),

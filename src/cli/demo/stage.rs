@@ -11,7 +11,7 @@ use ipcluster::control::{self, WorkerState};
 use ipcluster::lab::{Load, Network, Pace, RunningLoad};
 use ipcluster::master::{Ended, Handle, Master, MasterError};
 use ipcluster::nft::Firewall;
-use ipcluster::plan::{Plan, Seat};
+use ipcluster::plan::{Engine, Plan, Seat};
 use ipcluster::process::PidFd;
 use ipcluster::supervisor::Notice;
 use tokio::runtime::{Builder, Runtime};
@@ -46,9 +46,9 @@ pub(super) struct Stage {
 
 impl Stage {
     /// Builds the network, and starts a master; returns when all its workers serve.
-    pub(super) fn build(workers: u16) -> Result<Self, Failed> {
+    pub(super) fn build(workers: u16, engine: Engine) -> Result<Self, Failed> {
         let network = Network::new()?;
-        let config = config(workers)?;
+        let config = config(workers, engine)?;
         let (ready, started) = mpsc::channel();
         let (events, notices) = mpsc::channel();
         let of_master = config.clone();
@@ -172,7 +172,7 @@ impl Stage {
 }
 
 /// The configuration that `ipcluster run --listen 0.0.0.0:80 --listen [::]:80` would have.
-fn config(workers: u16) -> Result<Config, Failed> {
+fn config(workers: u16, engine: Engine) -> Result<Config, Failed> {
     let flag = |value: &str| Given::by_flag("demo", value.to_owned());
     let settings = Settings {
         name: Some(flag("demo")),
@@ -181,6 +181,7 @@ fn config(workers: u16) -> Result<Config, Failed> {
             flag(&format!("[::]:{PUBLIC_PORT}")),
         ]),
         workers: Some(Given::by_flag("demo", workers.into())),
+        engine: Some(flag(&engine.to_string())),
         // By this name it is found even where this user may not walk the path to it.
         command: Some(Given::by_flag(
             "demo",

@@ -25,6 +25,7 @@
 //! cargo test --lib supervisor::simulation                                         the fast set
 //! IPCLUSTER_SIM_HISTORIES=100000 cargo test --release --lib supervisor::simulation  the long one
 //! IPCLUSTER_SIM_FROM=50000 IPCLUSTER_SIM_HISTORIES=100 cargo test --lib supervisor::simulation   from a seed on
+//! IPCLUSTER_SIM_ENGINE=tproxy cargo test --lib supervisor::simulation             with that engine alone
 //! IPCLUSTER_SIM_SEED=4711 cargo test --lib supervisor::simulation -- --nocapture   one, told in full
 //! ```
 //!

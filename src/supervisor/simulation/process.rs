@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::policy::Burden;
 use super::random::Random;
-use crate::plan::{Generation, Port, Seat};
+use crate::plan::{Engine, Generation, Port, Seat};
 use crate::supervisor::{Moment, Sockets, WorkerId};
 
 /// Names a process; no two in a history have the same.
@@ -145,8 +145,12 @@ impl Process {
     }
 
     /// Time passes: the queue empties, connections end.
-    pub(super) fn work(&mut self, random: &mut Random) -> Sockets {
+    pub(super) fn work(&mut self, random: &mut Random, engine: Engine) -> Sockets {
         let Sockets { queued, half_open, established, remembered, bound } = &mut self.sockets;
+        if engine == Engine::Tproxy {
+            // Connections belong to sockets alone.
+            *remembered = 0;
+        }
         if *half_open > 0 && random.percent(60) {
             *half_open -= 1;
             *queued += 1;
@@ -163,7 +167,8 @@ impl Process {
             *established -= 1;
         }
         // Released by the look before; now and then one more is found.
-        *bound = u32::from(self.quiet_reports == 0 && random.percent(30));
+        let is_bound = engine == Engine::Redirect && self.quiet_reports == 0;
+        *bound = u32::from(is_bound && random.percent(30));
         let is_quiet = *queued == 0 && *half_open == 0 && (*bound == 0 || self.is_late);
         self.quiet_reports = if is_quiet { self.quiet_reports + 1 } else { 0 };
         self.was_quiet |= self.quiet_reports >= 2;

@@ -8,7 +8,7 @@ use super::random::Random;
 use super::sabotage::Sabotage;
 use super::topic::TOPICS;
 use super::{canary, crash, held, kernel, operators, peers, policy, time};
-use crate::plan::{Generation, Listeners, Occupant, Partition, Plan, Port, Seat, Weights};
+use crate::plan::{Engine, Generation, Listeners, Occupant, Partition, Plan, Port, Seat, Weights};
 use crate::supervisor::{
     Action, Backoff, Event, Moment, Settings, Start, Supervisor, Worker, WorkerId, WorkerState,
 };
@@ -70,11 +70,12 @@ impl World {
             steady: Duration::from_secs(10),
             backoff: Backoff { min: Duration::from_secs(1), max: Duration::from_secs(30) },
             stagger: random.choose(&[Duration::ZERO, Duration::from_millis(100)]),
-            holds_sockets: random.percent(50),
+            holds_sockets: random.percent(50) || wanted_engine() == Some(Engine::Tproxy),
             ..policy::settings(&mut random)
         };
         let start = random.choose(&[Start::Fresh, Start::Fresh, Start::Takeover]);
-        let plan = initial_plan(&mut random, mask, start, &settings.weights);
+        let mut plan = initial_plan(&mut random, mask, start, &settings.weights);
+        plan.set_engine(engine(seed, &settings)).expect("no udp");
         let mut world = Self {
             now: Moment::START,
             supervisor: Supervisor::new(settings.clone(), plan.clone(), start).ok(),
@@ -328,7 +329,7 @@ impl World {
         let now = self.now;
         process.is_late = process.left_at.is_some_and(|at| now.since(at) >= COME_BACK);
         if process.is_alive() {
-            let sockets = process.work(&mut self.random);
+            let sockets = process.work(&mut self.random, self.plan.engine());
             self.tell_of(pid, |worker| Event::Connections { worker, sockets });
         }
     }
@@ -341,6 +342,18 @@ impl Drop for World {
             println!("{}", journal.join("\n"));
         }
     }
+}
+
+/// What `IPCLUSTER_SIM_ENGINE` says, if it is set.
+fn wanted_engine() -> Option<Engine> {
+    let wanted = std::env::var("IPCLUSTER_SIM_ENGINE").ok();
+    wanted.map(|engine| engine.parse().expect("the name of an engine"))
+}
+
+/// That, or each in turn: the one that needs the sockets of the master only where it holds them.
+fn engine(seed: u64, settings: &Settings) -> Engine {
+    let in_turn = if seed.is_multiple_of(2) { Engine::Redirect } else { Engine::Tproxy };
+    if settings.holds_sockets { wanted_engine().unwrap_or(in_turn) } else { Engine::Redirect }
 }
 
 fn initial_plan(random: &mut Random, mask: bool, start: Start, weights: &Weights) -> Plan {
