@@ -11,7 +11,7 @@
 //!
 //! `cargo bench --bench engines`. Runs in network namespaces of its own, without root; but only root
 //! can turn receive steering on. Needs the program chrt (of util-linux). On a machine with other work
-//! `chrt -f 50 cargo bench --bench engines` keeps that away for a fifth of a second at a time.
+//! `chrt -f 50 cargo bench --bench engines`, built before, keeps that away for some 200 ms at a time.
 
 mod bulk;
 mod busy;
@@ -42,7 +42,7 @@ const WINDOW: Duration = Duration::from_millis(40);
 /// How often each thing is measured in a round.
 const PASSES: usize = 6;
 
-/// Connections a second where their cost is measured: a quarter of what two cores can do.
+/// Connections a second where their cost is measured: a fraction of what two cores can do.
 const RATE: f64 = 5000.0;
 
 /// What other work gets before a pass. If this process runs in real time, the kernel would
@@ -87,7 +87,7 @@ fn main() -> ExitCode {
     let begun = Instant::now();
     let mut rounds = 0;
     while rounds == 0 || is_bench && begun.elapsed() < BUDGET {
-        bench.run_round();
+        bench.run_round(rounds);
         thread::sleep(if is_bench { PAUSE } else { Duration::ZERO });
         rounds += 1;
     }
@@ -132,9 +132,11 @@ const TASKS: [Task; 5] = [
 ];
 
 impl Bench {
-    /// Builds a place for each way, and measures everything there.
-    fn run_round(&mut self) {
-        let places = Way::ALL.map(|way| (way, Short::build(way), Bulk::build(way)));
+    /// Builds a place for each way, another one first each time, and measures everything there.
+    fn run_round(&mut self, round: usize) {
+        let mut ways = Way::ALL;
+        ways.rotate_left(round % Way::ALL.len());
+        let places = ways.map(|way| (way, Short::build(way), Bulk::build(way)));
         thread::sleep(self.respite);
         let span = self.watch.begin();
         thread::sleep(self.window);
