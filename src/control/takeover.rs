@@ -15,7 +15,8 @@
 //!  |<-----------------------------------|
 //!  |  taken                             |     from "granted" on the running one does nothing more,
 //!  |----------------------------------->|     unless the connection ends without "taken"; and
-//!  |                                    |     before "taken" the next one does nothing
+//!  |                                    |     before "taken" the next one does nothing. One that
+//!  |                                    |     stays silent then is killed: it may be stopped
 //!  is the master                       ends
 //! ```
 //!

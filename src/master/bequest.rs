@@ -7,13 +7,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
+
 use super::run::Master;
 use super::succession::Steps;
 use crate::control::{
     Command, Failure, HANDOVER_FORMAT, HandedDescriptor, HandedKind, HandedRespawn, HandedStage,
     HandedWorker, Handover, Offer, Request, ServerDescriptors, Word,
 };
-use crate::process::send_descriptors;
+use crate::process::{PidFd, peer_process, send_descriptors};
 use crate::supervisor::{Adopted, Moment, Part, Refusal, Respawn, WorkerId};
 
 /// How long the next master may take for each thing it has to do: meanwhile nobody steers clients
@@ -45,8 +47,14 @@ impl Master {
             responder.finish(Err(Failure::new("not a request over the control socket")));
             return false;
         };
-        let next = peer(&stream);
-        let offered = self.gift(format);
+        let next = peer_process(&stream);
+        let pid = next.as_ref().ok().map(PidFd::pid);
+        let offered = next
+            .map_err(|error| Offer::Refused {
+                message: format!("it cannot tell who asks: {error}"),
+                again: false,
+            })
+            .and_then(|next| Ok((next, self.gift(format)?)));
         let steps = self.estate.as_ref().map(|it| it.steps.clone()).unwrap_or_default();
         if let Some(gate) = &self.gate {
             // Peers that come now wait for the next master.
@@ -55,13 +63,13 @@ impl Master {
         let done = tokio::task::spawn_blocking(move || {
             prepare(&stream)?;
             match offered {
-                Ok(gift) => give(&mut stream, &gift, &steps).map(|()| true),
+                Ok((next, gift)) => give(&mut stream, &next, &gift, &steps).map(|()| true),
                 Err(refused) => refused.write(&mut stream).map(|()| false),
             }
         });
         match done.await {
             Ok(Ok(true)) => {
-                if let Some(pid) = next {
+                if let Some(pid) = pid {
                     self.world.service.hand_over(pid);
                 }
                 return true;
@@ -180,12 +188,6 @@ fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The process at the other end, if it is in our pid namespace.
-fn peer(stream: &UnixStream) -> Option<u32> {
-    let peer = rustix::net::sockopt::socket_peercred(stream).ok()?;
-    u32::try_from(peer.pid.as_raw_nonzero().get()).ok()
-}
-
 fn prepare(stream: &UnixStream) -> io::Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -193,7 +195,7 @@ fn prepare(stream: &UnixStream) -> io::Result<()> {
 }
 
 /// Hands over. On error the other one has not taken it, and does not any more.
-fn give(stream: &mut UnixStream, gift: &Gift, steps: &Steps) -> io::Result<()> {
+fn give(stream: &mut UnixStream, next: &PidFd, gift: &Gift, steps: &Steps) -> io::Result<()> {
     steps.reach("running: asked");
     Offer::Handover(Box::new(gift.handover.clone())).write(stream)?;
     for some in gift.descriptors.chunks(AT_ONCE) {
@@ -205,9 +207,33 @@ fn give(stream: &mut UnixStream, gift: &Gift, steps: &Steps) -> io::Result<()> {
     steps.reach("running: grants");
     Word::Granted.say(stream)?;
     steps.reach("running: granted");
-    // From here on it is the other one that decides how long it takes: it may have the word already.
-    stream.set_read_timeout(None)?;
-    Word::Taken.hear(stream)?;
-    steps.reach("running: ends");
-    Ok(())
+    match Word::Taken.hear(stream) {
+        Err(error) if is_silence(&error) => Err(end_silent(stream, next)),
+        heard => {
+            heard?;
+            steps.reach("running: ends");
+            Ok(())
+        }
+    }
+}
+
+fn is_silence(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
+/// Ends the other one, which has been granted everything and says nothing: it may be stopped, and take
+/// it at any time later. So there would be two masters if this one just went on, and none as long as it
+/// waited. Returns when it is no master and never will be, or if it cannot be ended, when it says what
+/// it is.
+fn end_silent(stream: &mut UnixStream, next: &PidFd) -> io::Error {
+    if let Err(error) = next.signal(Signal::SIGKILL) {
+        tracing::error!(%error, pid = next.pid(), "cannot end a master that does not answer");
+    }
+    // The kernel closes its end when no code of it runs any more. If it has taken over just before
+    // that, it was a master that was killed, and this one goes on where it began.
+    let ended = stream.set_read_timeout(None).and_then(|()| Word::Taken.hear(stream));
+    match ended {
+        Ok(()) => io::Error::other("it took over too late, and was ended"),
+        Err(_) => io::Error::other("it did not say that it has taken over, and was ended"),
+    }
 }
