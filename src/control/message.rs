@@ -551,11 +551,11 @@ mod tests {
             (r#"{"v":1}"#, r#"request without a "command""#),
             (
                 r#"{"v":1,"command":"re\u001bload"}"#,
-                r#"unknown command "re\u001bload": expected reload, promote, rollback, restart, retire, clear-retired, status, scale, stop or explain"#,
+                r#"unknown command "re\u001bload": expected reload, promote, rollback, restart, retire, clear-retired, status, scale, stop, explain or events"#,
             ),
             (
                 r#"{"v":1,"command":7}"#,
-                "unknown command 7: expected reload, promote, rollback, restart, retire, clear-retired, status, scale, stop or explain",
+                "unknown command 7: expected reload, promote, rollback, restart, retire, clear-retired, status, scale, stop, explain or events",
             ),
             (r#"{"v":1,"command":"reload","share":10}"#, SHARE),
             (r#"{"v":1,"command":"reload","share":"100%"}"#, SHARE),
