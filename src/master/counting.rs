@@ -1,6 +1,6 @@
 //! Counting the connections of workers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,39 +73,56 @@ fn count_by_port(
     workers.iter().map(|(worker, counted)| (*worker, count(counted))).collect()
 }
 
-/// Connections have the public port. Who has accepted one has its socket open. Of a handshake nobody
-/// can say at whose socket it began: it counts for the worker to which its client is sent now, and for
-/// every worker to which nobody is sent any more, unless it is too young for that.
+/// Connections have the public port. Who has accepted one has its socket open.
 fn count_by_owner(
     connections: &[Connection],
     workers: &CountedWorkers,
     plan: &Plan,
 ) -> Result<BTreeMap<WorkerId, Sockets>, ProcessError> {
     let owners = SocketOwners::read()?;
-    let mut counts = BTreeMap::new();
+    let mut owner_of = HashMap::new();
     for (worker, counted) in workers {
-        let inodes = counted.session.map(|session| owners.inodes_of(session)).transpose()?;
-        let inodes = inodes.unwrap_or_default();
-        let count: &mut Sockets = counts.entry(*worker).or_default();
-        for connection in connections {
-            match connection.state {
-                State::Accepted { inode } if inodes.contains(&inode) => count.established += 1,
-                State::HalfOpen { retransmits } => {
-                    let may_be = match counted.left_for {
-                        Some(left_for) => State::oldest_handshake(retransmits) >= left_for,
-                        None => is_sent_to(plan, connection, &counted.ports),
-                    };
+        if let Some(session) = counted.session {
+            let inodes = owners.inodes_of(session)?;
+            owner_of.extend(inodes.into_iter().map(|inode| (inode, *worker)));
+        }
+    }
+    Ok(attribute(connections, &owner_of, workers, plan))
+}
+
+/// Whose connections these are. Of a handshake nobody can say at whose socket it began: it counts for
+/// the worker to which its client is sent now, and for every worker to which nobody is sent any more,
+/// unless it is too young for that. Pure.
+fn attribute(
+    connections: &[Connection],
+    owner_of: &HashMap<u32, WorkerId>,
+    workers: &CountedWorkers,
+    plan: &Plan,
+) -> BTreeMap<WorkerId, Sockets> {
+    let none = |worker: &WorkerId| (*worker, Sockets::default());
+    let mut counts: BTreeMap<WorkerId, Sockets> = workers.keys().map(none).collect();
+    for Connection { client, state, .. } in connections {
+        match *state {
+            // Counted by the queue of its listening socket.
+            State::Queued => {}
+            State::Accepted { inode } => {
+                let owner = owner_of.get(&inode).and_then(|worker| counts.get_mut(worker));
+                if let Some(count) = owner {
+                    count.established += 1;
+                }
+            }
+            State::HalfOpen { retransmits } => {
+                let sent_to = plan.worker_for(*client).map(|route| &route.occupant.ports);
+                let oldest = State::oldest_handshake(retransmits);
+                for (worker, count) in &mut counts {
+                    let Counted { ports, left_for, .. } = &workers[worker];
+                    let may_be = left_for.map_or(sent_to == Some(ports), |it| oldest >= it);
                     count.half_open += u32::from(may_be);
                 }
-                State::Queued | State::Accepted { .. } => {}
             }
         }
     }
-    Ok(counts)
-}
-
-fn is_sent_to(plan: &Plan, connection: &Connection, ports: &Arc<[Port]>) -> bool {
-    plan.worker_for(connection.client).is_some_and(|route| route.occupant.ports == *ports)
+    counts
 }
 
 /// The worker port to which a connection with this local port belongs, if that is of `plan`.
@@ -197,4 +214,91 @@ pub(super) fn count_all(wanted: &Wanted) -> Result<BTreeMap<WorkerId, Sockets>, 
 
 fn numbers<'a>(ports: impl IntoIterator<Item = &'a Arc<[Port]>>) -> impl Iterator<Item = u16> {
     ports.into_iter().flat_map(|ports| ports.iter()).map(|port| port.number())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Generation, Listeners, Occupant, Partition, Seat, Weights};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn ports(number: u16) -> Arc<[Port]> {
+        Port::new(number).into_iter().collect()
+    }
+
+    /// Two seats, in each a worker of generation 2.
+    fn plan() -> Plan {
+        let listeners = Listeners::new(vec!["0.0.0.0:80".parse().unwrap()]).unwrap();
+        let (partition, weights) = (Partition::hash(64).unwrap(), Weights::equal(2).unwrap());
+        let name = "web".parse().unwrap();
+        let mut plan = Plan::new(name, listeners, partition, &weights, None).unwrap();
+        for seat in 0..2 {
+            let occupant = Occupant { generation: Generation(2), ports: ports(20_010 + seat) };
+            plan.occupy(Seat(seat), occupant).unwrap();
+        }
+        plan.set_engine(Engine::Tproxy).unwrap();
+        plan
+    }
+
+    fn worker(number: u64, port: u16, left_for: Option<Duration>) -> (WorkerId, Counted) {
+        (WorkerId(number), Counted { ports: ports(port), session: Some(1), left_for })
+    }
+
+    fn from(client: &str, state: State) -> Connection {
+        Connection { port: 80, client: client.parse().unwrap(), state }
+    }
+
+    fn half_open(counts: &BTreeMap<WorkerId, Sockets>) -> Vec<u32> {
+        counts.values().map(|count| count.half_open).collect()
+    }
+
+    #[test]
+    fn who_has_accepted_a_connection_has_it_whoever_would_get_it_now() {
+        let workers: CountedWorkers =
+            [worker(1, 20_000, Some(SECOND)), worker(2, 20_010, None)].into();
+        let owner_of = HashMap::from([(7, WorkerId(1)), (8, WorkerId(2)), (9, WorkerId(3))]);
+        let accepted = |inode| from("10.8.0.1", State::Accepted { inode });
+        let all = [accepted(7), accepted(8), accepted(8), accepted(9), accepted(10)];
+        let counts = attribute(&all, &owner_of, &workers, &plan());
+        let established: Vec<u32> = counts.values().map(|count| count.established).collect();
+        assert_eq!(established, [1, 2]);
+        let queued = [from("10.8.0.1", State::Queued)];
+        let counts = attribute(&queued, &owner_of, &workers, &plan());
+        assert!(counts.values().all(|count| *count == Sockets::default()));
+    }
+
+    #[test]
+    fn a_handshake_is_that_of_whoever_can_have_begun_it() {
+        let plan = plan();
+        let client = "10.8.0.1";
+        let route = plan.worker_for(client.parse().unwrap()).unwrap();
+        let (its, other) = (20_010 + route.seat.0, 20_010 + 1 - route.seat.0);
+        let workers = |left_for| -> CountedWorkers {
+            [worker(1, its, None), worker(2, other, None), worker(3, 20_000, Some(left_for))].into()
+        };
+        let of = |retransmits, left_for| {
+            let handshake = from(client, State::HalfOpen { retransmits });
+            half_open(&attribute(&[handshake], &HashMap::new(), &workers(left_for), &plan))
+        };
+        assert_eq!(of(0, SECOND), [1, 0, 1], "it may have begun before the rules moved");
+        assert_eq!(of(0, 2 * SECOND), [1, 0, 0], "the kernel would have repeated its answer");
+        assert_eq!(of(1, 2 * SECOND), [1, 0, 1]);
+        assert_eq!(of(1, 4 * SECOND), [1, 0, 0]);
+        assert_eq!(of(5, 70 * SECOND), [1, 0, 1]);
+        assert_eq!(of(5, 71 * SECOND), [1, 0, 0], "by then it was given up");
+    }
+
+    #[test]
+    fn connections_belong_to_the_worker_port_that_they_were_sent_to() {
+        let mut plan = plan();
+        let client = "10.8.0.1".parse().unwrap();
+        let port = plan.worker_for(client).unwrap().occupant.ports[0].number();
+        assert_eq!(worker_port_of(&plan, 80, client), Some(port));
+        assert_eq!(worker_port_of(&plan, 81, client), None);
+        assert_eq!(local_ports_of(&plan, [port].into()), [80].into());
+        plan.set_engine(Engine::Redirect).unwrap();
+        assert_eq!(worker_port_of(&plan, port, client), Some(port));
+        assert_eq!(local_ports_of(&plan, [port].into()), [port].into());
+    }
 }
