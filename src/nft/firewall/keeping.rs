@@ -1,0 +1,65 @@
+//! The table beside ours that keeps translated connections alive while ours is gone: see
+//! [`keeper`](super::super::keeper).
+
+use super::super::batch::Batch;
+use super::super::dump::Tenure;
+use super::super::error::NftError;
+use super::super::keeper;
+use super::super::replies::Outcome;
+use super::{Firewall, netlink_error};
+use crate::netlink::Error;
+use crate::plan::{Engine, Plan};
+use crate::ruleset::TableName;
+
+impl Firewall {
+    /// Keeps connections alive that would not outlive our table: where nothing is translated they
+    /// belong to their sockets, and nothing is to be tracked.
+    pub(super) fn keep_connections_of(&mut self, plan: &Plan) -> Result<(), NftError> {
+        match plan.engine() {
+            Engine::Redirect => self.keep_connections(),
+            Engine::Tproxy => Ok(()),
+        }
+    }
+
+    /// Makes the table that keeps established connections alive while ours is gone, unless it is
+    /// there.
+    pub(super) fn keep_connections(&mut self) -> Result<(), NftError> {
+        if self.keeps {
+            return Ok(());
+        }
+        let failed =
+            |table: &TableName, source| netlink_error(table, "keep its connections", source);
+        let keeper = keeper::name(&self.table);
+        let tenure = self.kernel.tenure(&keeper);
+        let tenure = tenure.map_err(|source| failed(&self.table, source))?;
+        let port_id = self.kernel.port().map_err(|source| failed(&self.table, source))?;
+        match tenure {
+            Some(Tenure::OwnedBy(owner)) if owner == port_id => {}
+            Some(Tenure::OwnedBy(owner)) => return Err(self.owned_by_other(owner)),
+            other => {
+                let mut batch = Batch::of(&keeper::make(&self.table, other.is_some()));
+                match self.send(&mut batch, &self.nothing())? {
+                    Outcome::Committed => {}
+                    Outcome::Refused(faults) => return Err(self.refused(faults)),
+                    Outcome::Unknown => return Err(failed(&self.table, Error::RepliesLost)),
+                }
+            }
+        }
+        self.keeps = true;
+        Ok(())
+    }
+
+    /// Removes the table that keeps established connections alive, if it is ours.
+    pub(super) fn keep_no_longer(&mut self) -> Result<(), NftError> {
+        if !std::mem::take(&mut self.keeps) {
+            return Ok(());
+        }
+        match self.send(&mut Batch::of(&keeper::remove(&self.table)), &self.nothing())? {
+            Outcome::Committed => Ok(()),
+            Outcome::Refused(faults) => Err(self.refused(faults)),
+            Outcome::Unknown => {
+                Err(netlink_error(&self.table, "let go of its connections", Error::RepliesLost))
+            }
+        }
+    }
+}
