@@ -43,12 +43,15 @@ pub fn raise(ruleset: &Ruleset, expected: Option<&Listeners>) -> Result<Plan, Ra
     let name = TableName::cluster(ruleset.table.as_str()).ok_or(shape("the table's name"))?;
     let (engine, entry) = entry_of(ruleset)?;
     let rules = match entry {
-        [] => rules_of(ruleset, ChainName::Closed).ok_or(NO_DISPATCH)?,
+        [] => rules_of(ruleset, ChainName::Closed).ok_or(no_dispatch(engine))?,
         rules => rules,
     };
     let is_passing = |rule: &Rule| matches!(rule, Rule::PassLocal | Rule::Established { .. });
     let (passing, dispatch) =
         rules.split_at(rules.iter().position(|rule| !is_passing(rule)).unwrap_or(rules.len()));
+    if dispatch.is_empty() {
+        return Err(no_dispatch(engine));
+    }
     let listeners = listeners_of(ruleset, dispatch, expected)?;
     let partition = partition_of(dispatch)?;
     let assignment = assignment_of(ruleset, dispatch, &partition)?;
@@ -173,7 +176,14 @@ fn in_place(listeners: Listeners, places: &BTreeMap<Port, usize>) -> Result<List
 }
 
 /// Without the rules that send connections to the chains of seats nothing is known of the plan.
-const NO_DISPATCH: RaiseError = shape("a rule of the base chain");
+const NO_DISPATCH: RaiseError = shape("a rule that sends connections to seats");
+
+const fn no_dispatch(engine: Engine) -> RaiseError {
+    shape(match engine {
+        Engine::Redirect => "a rule of chain prerouting",
+        Engine::Tproxy => "a rule of chain intercept",
+    })
+}
 
 const NO_MAP: RaiseError = shape("the map of slots");
 
