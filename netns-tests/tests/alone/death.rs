@@ -22,7 +22,7 @@ pub(crate) fn cases() -> Vec<Case> {
             .with_both_engines(),
         case("control_a_stopped_master_steers_nobody_away", control),
         case("of_two_workers_that_die_at_once_both_are_steered_around", two_at_once),
-        case("the_last_worker_that_dies_is_replaced", the_last_one).with_both_engines(),
+        case("the_last_worker_that_dies_is_replaced", the_last_one).with_both_engines_on_request(),
         case("an_exit_before_it_is_ready_is_seen_within_50_ms", early_exits),
     ]
 }

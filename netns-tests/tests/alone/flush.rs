@@ -15,7 +15,7 @@ pub(crate) fn cases() -> Vec<Case> {
             .with_both_engines_on_request(),
         case("after_a_flush_without_a_master_the_next_one_repairs", without_a_master)
             .limit(long)
-            .with_both_engines(),
+            .with_both_engines_on_request(),
         case("established_connections_live_through_flushes_of_shared_rules", shared)
             .with_both_engines(),
         case("a_table_of_another_owner_stops_a_master_before_it_begins", other_owner),

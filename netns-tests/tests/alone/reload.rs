@@ -18,7 +18,7 @@ pub(crate) fn cases() -> Vec<Case> {
             .on_request()
             .with_both_engines(),
         case("control_of_that", full_control).limit(long).on_request(),
-        case("reloads_take_turns", turns).with_both_engines(),
+        case("reloads_take_turns", turns).with_both_engines_on_request(),
     ]
 }
 

@@ -34,7 +34,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case("who_waits_for_a_retired_worker_that_dies_is_served", retired_killed)
             .with_both_engines(),
         case("who_waits_for_a_worker_at_its_drain_limit_is_served", drain_limit)
-            .with_both_engines(),
+            .with_both_engines_on_request(),
         case("a_reload_loses_nothing", reloaded).with_both_engines(),
         case("a_worker_gets_its_sockets_and_no_other_descriptor", descriptors).with_both_engines(),
         case("a_worker_port_is_never_free_for_others", squatted),

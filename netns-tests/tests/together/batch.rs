@@ -39,7 +39,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("a_transaction_too_long_for_the_socket_changes_nothing", too_long),
         nft("a_send_buffer_made_small_changes_nothing", a_small_send_buffer),
         nft("lost_replies_do_not_hide_the_outcome", lost_replies),
-        nft("a_read_is_never_of_two_plans", a_read_is_of_one_plan).with_both_engines(),
+        nft("a_read_is_never_of_two_plans", a_read_is_of_one_plan).with_both_engines_on_request(),
         nft("the_set_of_an_older_run_is_gone_after_the_first_commit", an_older_run),
     ]
 }

@@ -20,7 +20,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case("a_stop_drains_and_leaves_nothing", stop).needs(Need::Nft).with_both_engines(),
         case("a_stop_at_once_does_not_wait_for_connections", stop_now)
             .needs(Need::Nft)
-            .with_both_engines(),
+            .with_both_engines_on_request(),
         case("a_second_master_is_refused_at_once", second_master),
         case("of_two_masters_that_start_together_one_wins", two_masters),
         case("flush_removes_the_rules_of_a_dead_master_alone", flush).needs(Need::Nft),

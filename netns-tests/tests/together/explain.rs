@@ -21,7 +21,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("hash_prediction_is_reality", |lab| prediction_is_reality(lab, hash(), 5, 8))
             .with_both_engines(),
         Case::new("mask_prediction_is_reality", |lab| prediction_is_reality(lab, mask(4), 4, 8))
-            .with_both_engines(),
+            .with_both_engines_on_request(),
         Case::new("a_prediction_by_another_plan_is_wrong", another_plan_is_wrong),
         Case::new("explain_says_who_answers", explain_says_who_answers)
             .needs(Need::Ipcluster)

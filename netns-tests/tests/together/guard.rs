@@ -30,7 +30,9 @@ struct Ports {
 /// A cluster on port 80 by TCP, and 53 by UDP. Workers that open their sockets themselves have each
 /// port in both protocols.
 fn start(lab: &Lab) -> (Cluster<'_>, Ports) {
-    let mut cluster = Cluster::new(lab, 3).environment("GREETER_UDP", "yes");
+    let (first, last) = (WORKER_PORTS.start(), WORKER_PORTS.end());
+    let cluster = Cluster::new(lab, 3).environment("GREETER_UDP", "yes");
+    let mut cluster = cluster.argument("--worker-ports").argument(format!("{first}-{last}"));
     for listener in ["10.9.0.1:53/udp", "[fd09::1]:53/udp"] {
         cluster = cluster.argument("--listen").argument(listener);
     }
@@ -126,7 +128,8 @@ fn ask_all(server: IpAddr, ports: impl IntoIterator<Item = u16>) -> BTreeSet<u16
     answered
 }
 
-const WORKER_PORTS: std::ops::RangeInclusive<u16> = 20_000..=29_999;
+/// All worker ports: fewer than by default, since a scan of them takes its time.
+const WORKER_PORTS: std::ops::RangeInclusive<u16> = 20_000..=21_999;
 
 /// What a scan of all worker ports finds: those that answer by TCP, whether by a refusal or by a
 /// connection, and those that answer by UDP.
@@ -176,7 +179,7 @@ fn port_scan(lab: &Lab) {
         };
         assert_eq!(by_udp, answering, "{server}");
         // Over and above it, the kernel answers for every port that nobody listens on.
-        assert!(refused > 5000, "{server}: {refused} refusals");
+        assert!(refused > 1000, "{server}: {refused} refusals");
     }
 }
 
@@ -200,9 +203,9 @@ fn refused(lab: &Lab) {
     let (_cluster, _) = start(lab);
     for (listen, worker_ports, expected) in [
         (
-            "10.9.0.1:25000",
+            "10.9.0.1:21000",
             "40000-40999",
-            "public port 25000 of cluster u is among the worker ports 20000-29999 of cluster t",
+            "public port 21000 of cluster u is among the worker ports 20000-21999 of cluster t",
         ),
         (
             "10.9.0.1:8080",

@@ -39,9 +39,10 @@ pub(crate) fn play_victim() {
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
-        Case::new("a_batch_is_carried_out_whole_or_not_at_all", whole).with_both_engines(),
+        Case::new("a_batch_is_carried_out_whole_or_not_at_all", whole)
+            .with_both_engines_on_request(),
         Case::new("a_killed_firewall_leaves_one_plan_and_the_next_goes_on", applied)
-            .with_both_engines(),
+            .with_both_engines_on_request(),
         Case::new("control_two_batches_are_seen_half_done", halved),
     ]
 }

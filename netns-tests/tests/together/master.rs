@@ -10,9 +10,9 @@ pub(crate) fn cases() -> Vec<Case> {
     let case = |name, body| Case::new(name, body).needs(Need::Ipcluster);
     vec![
         case("a_killed_master_is_missed_by_nobody", killed).with_both_engines(),
-        case("a_terminated_master_is_missed_by_nobody", terminated).with_both_engines(),
+        case("a_terminated_master_is_missed_by_nobody", terminated).with_both_engines_on_request(),
         case("control_workers_that_go_with_the_master_lose_connections", control)
-            .with_both_engines(),
+            .with_both_engines_on_request(),
         case("workers_print_without_a_master", printing),
         case("workers_that_died_without_a_master_get_no_clients_of_the_next", died_meanwhile),
         case("another_number_of_workers_keeps_the_seats_that_stay", rescaled),

@@ -14,9 +14,11 @@ pub(crate) fn cases() -> Vec<Case> {
         case("retiring_workers_under_load_loses_nothing", retire).with_both_engines(),
         case("control_workers_that_end_without_a_successor_lose_connections", control),
         case("what_cannot_be_retired_is_refused", refusals),
-        case("sigusr1_and_clear_retired_end_the_retired_workers_alone", clear).with_both_engines(),
+        case("sigusr1_and_clear_retired_end_the_retired_workers_alone", clear)
+            .with_both_engines_on_request(),
         case("who_waits_for_a_retired_worker_is_served_before_it_ends", waits).needs(Need::Python),
-        case("a_restart_ends_the_old_workers_when_the_new_ones_serve", restart).with_both_engines(),
+        case("a_restart_ends_the_old_workers_when_the_new_ones_serve", restart)
+            .with_both_engines_on_request(),
         case("a_crash_loop_is_given_up_and_tried_again_later", crash_loop),
         case("a_generation_that_crashes_when_it_is_ready_is_not_put_in_force", crash_in_reload),
     ]

@@ -45,17 +45,18 @@ pub(crate) fn cases() -> Vec<Case> {
     let nft = |name, body| Case::new(name, body).needs(Need::Nft);
     vec![
         nft("hash_of_one_listener", |lab| all_states(lab, ONE, hash(), 4)).with_both_engines(),
-        nft("hash_of_mixed_listeners", |lab| all_states(lab, MIXED, hash(), 5)).with_both_engines(),
+        nft("hash_of_mixed_listeners", |lab| all_states(lab, MIXED, hash(), 5))
+            .with_both_engines_on_request(),
         nft("hash_of_wildcards", |lab| all_states(lab, WILDCARDS, hash(), 3)).with_both_engines(),
         nft("mask_of_one_listener", |lab| all_states(lab, ONE, mask(4), 4)).with_both_engines(),
         nft("mask_of_mixed_listeners", |lab| all_states(lab, MIXED, mask(8), 8))
-            .with_both_engines(),
+            .with_both_engines_on_request(),
         nft("mask_of_wildcards", |lab| all_states(lab, WILDCARDS, mask(4), 4)).with_both_engines(),
         nft("hash_of_many_ports", |lab| all_states(lab, MANY, hash(), 4)).with_both_engines(),
         nft("hash_of_many_of_each_kind", |lab| all_states(lab, SETS, hash(), 3))
             .with_both_engines(),
         nft("mask_of_many_of_each_kind", |lab| all_states(lab, SETS, mask(4), 4))
-            .with_both_engines(),
+            .with_both_engines_on_request(),
         nft("hash_of_udp", |lab| all_states(lab, UDP, hash(), 3)).with_both_engines(),
         nft("hash_of_both_protocols", |lab| all_states(lab, BOTH, hash(), 4)).with_both_engines(),
         nft("mask_of_one_port_of_each", |lab| all_states(lab, ONE_OF_EACH, mask(4), 4))

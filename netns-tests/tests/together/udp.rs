@@ -17,7 +17,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case("prediction_is_reality", |lab| prediction_is_reality(lab, "hash", 5))
             .with_both_engines(),
         case("prediction_by_mask_is_reality", |lab| prediction_is_reality(lab, "mask", 4))
-            .with_both_engines(),
+            .with_both_engines_on_request(),
         case("one_port_in_both_protocols_is_one_workers", both_protocols).with_both_engines(),
         case("new_flows_go_to_the_new_generation", reload),
         case("wildcards_take_every_address_of_the_host", wildcards).with_both_engines(),

@@ -6,7 +6,8 @@ use ipcluster::ruleset::{
     ChainName, CounterName, Elements, Operation, Rule, Ruleset, Set, Tally, Transaction, lower,
 };
 
-use netns_tests::plans::{occupy, vacant};
+use netns_tests::engine;
+use netns_tests::plans::{entry, occupy, vacant};
 
 /// How many actions a history has.
 pub(crate) const STEPS: usize = 20;
@@ -99,13 +100,8 @@ impl History {
         let seats = self.plan.seats().len();
         let seat = u16::try_from(self.random.below(seats)).unwrap();
         let generation = self.plan.generation().0;
-        match self.random.below(13) {
+        match self.random.below(12) {
             0 => "nothing",
-            12 => {
-                let engine = Engine::ALL[self.random.below(2)];
-                self.plan.set_engine(engine).unwrap();
-                "engine"
-            }
             1..=2 => {
                 self.occupy(seat, generation);
                 "replace"
@@ -207,8 +203,12 @@ impl History {
             14..=15 => Operation::AddSet(Self::other_data(set, seat)),
             16..=18 => Operation::DeleteSet(set.name),
             _ => {
-                let rules: Vec<&Rule> =
+                let mut rules: Vec<&Rule> =
                     ruleset.chains.iter().flat_map(|chain| &chain.rules).collect();
+                if self.random.below(2) == 0 {
+                    // Those that lead to chains, and so may lead back.
+                    rules.retain(|rule| matches!(rule, Rule::Hash { .. } | Rule::Mask { .. }));
+                }
                 match rules.is_empty() {
                     true => Operation::FlushChain(chain),
                     false => {
@@ -220,12 +220,16 @@ impl History {
         }
     }
 
-    /// A rule where it is not: such that it may be a loop. The guard's chain is of another type than
-    /// the others, and their rules are for these.
+    /// A rule where it is not: such that it may be a loop. Base chains of another type, or at another
+    /// hook, take none of the rules of the chains where packets of clients enter.
     fn rule(&self, chain: ChainName, rule: Rule) -> Operation {
         let generation = self.plan.generation();
+        let is_other = match engine() {
+            Engine::Redirect => chain == ChainName::Guard,
+            Engine::Tproxy => chain != entry() && chain.base().is_some(),
+        };
         match chain {
-            ChainName::Guard => Operation::AddRule(chain, Rule::Drop { generation }),
+            _ if is_other => Operation::AddRule(chain, Rule::Drop { generation }),
             _ => Operation::AddRule(chain, rule),
         }
     }
