@@ -17,7 +17,7 @@ pub(crate) fn cases() -> Vec<Case> {
             .limit(long)
             .with_both_engines_on_request(),
         case("established_connections_live_through_flushes_of_shared_rules", shared)
-            .with_both_engines(),
+            .with_both_engines_on_request(),
         case("a_table_of_another_owner_stops_a_master_before_it_begins", other_owner),
     ]
 }

@@ -10,7 +10,7 @@ pub(crate) fn cases() -> Vec<Case> {
     let case = |name, body| Case::new(name, body).needs(Need::Ipcluster);
     vec![
         case("clients_of_a_stopped_worker_are_steered_away_and_come_back", stopped)
-            .with_both_engines(),
+            .with_both_engines_on_request(),
         case("control_where_nobody_looks_a_stopped_worker_keeps_its_clients", control)
             .with_both_engines_on_request(),
         case("watching_many_workers_costs_little", cost).on_request(),

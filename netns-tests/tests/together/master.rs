@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 pub(crate) fn cases() -> Vec<Case> {
     let case = |name, body| Case::new(name, body).needs(Need::Ipcluster);
     vec![
-        case("a_killed_master_is_missed_by_nobody", killed).with_both_engines(),
+        case("a_killed_master_is_missed_by_nobody", killed).with_both_engines_on_request(),
         case("a_terminated_master_is_missed_by_nobody", terminated).with_both_engines_on_request(),
         case("control_workers_that_go_with_the_master_lose_connections", control)
             .with_both_engines_on_request(),
