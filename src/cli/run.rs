@@ -5,7 +5,8 @@ use ipcluster::control::{ControlDir, ControlError};
 use ipcluster::master::{Ended, Handle, Master, MasterError, needed_capabilities};
 use ipcluster::nft::NftError;
 use ipcluster::process::{
-    ServiceManager, has_cap_net_admin, keep_only_capabilities, raise_descriptor_limit,
+    ServiceManager, allow_nice_back, has_cap_net_admin, keep_only_capabilities,
+    raise_descriptor_limit,
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -26,6 +27,9 @@ pub(super) fn run(
     }
     let directory = directory()?;
     super::log::to_stderr();
+    if config.retire.renice != 0 && !allow_nice_back().map_err(MasterError::from)? {
+        tracing::debug!("retired workers that serve again keep their nice value");
+    }
     // Before there is a second thread.
     let kept = keep_only_capabilities(needed_capabilities(&config)).map_err(MasterError::from)?;
     tracing::debug!("keeps {kept}");

@@ -97,7 +97,7 @@ pub use status::{
     Trial, WorkerHealth, WorkerState, WorkerStatus,
 };
 pub use takeover::{
-    HANDOVER_FORMAT, HandedDescriptor, HandedKind, HandedRespawn, HandedStage, HandedWorker,
-    Handover, Offer, Word,
+    HANDOVER_FORMAT, HandedDescriptor, HandedGeneration, HandedKind, HandedPast, HandedRespawn,
+    HandedStage, HandedWorker, Handover, Offer, Word,
 };
 pub use workers_socket::WorkersSocket;

@@ -197,10 +197,7 @@ impl Server {
             let is_open = match *mode.borrow_and_update() {
                 Mode::Open => true,
                 Mode::Closed => false,
-                Mode::HandedOver => {
-                    removal.keep_files();
-                    return Ok(());
-                }
+                Mode::HandedOver => break,
             };
             tokio::select! {
                 () = door.requests.closed() => break,
@@ -223,9 +220,19 @@ impl Server {
                 },
             }
         }
+        let is_handed_over = *mode.borrow() == Mode::HandedOver;
+        let patience = if is_handed_over { HANDED_OVER_PATIENCE } else { limits.patience };
+        // Before anything is waited for: the next master may have begun.
+        let _removal = match is_handed_over {
+            true => {
+                removal.keep_files();
+                None
+            }
+            false => Some(removal),
+        };
         // Bounded: the master may keep a responder for ever.
         let last_answers = async { while peers.join_next().await.is_some() {} };
-        if timeout(limits.patience, last_answers).await.is_err() {
+        if timeout(patience, last_answers).await.is_err() {
             tracing::debug!("control peers without an answer at the end");
         }
         Ok(())
@@ -234,6 +241,9 @@ impl Server {
 
 /// Peers that wait to be accepted, as the standard library has it; at most `net.core.somaxconn`.
 const BACKLOG: i32 = 128;
+
+/// How long a master that was replaced waits for its peers to take their last answers.
+const HANDED_OVER_PATIENCE: Duration = Duration::from_millis(500);
 
 /// How long nobody is accepted after an error of accept(2).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

@@ -65,6 +65,9 @@ pub struct Handover {
     pub workers: Vec<HandedWorker>,
     /// Seats whose workers failed, and when each may have its next one.
     pub respawns: Vec<HandedRespawn>,
+    /// What it remembers.
+    #[serde(default)]
+    pub past: HandedPast,
     /// The descriptors that follow, in this order.
     pub descriptors: Vec<HandedDescriptor>,
 }
@@ -89,6 +92,12 @@ pub struct HandedWorker {
     pub age: u64,
     /// Where in its life it is.
     pub stage: HandedStage,
+    /// It is not to serve again once it is retired.
+    #[serde(default)]
+    pub is_past: bool,
+    /// It has so long at least to get ready: it has asked for the time.
+    #[serde(default)]
+    pub more_time: Option<u64>,
 }
 
 /// Where in its life a worker is that is handed over. Times are in milliseconds.
@@ -106,6 +115,9 @@ pub enum HandedStage {
     },
     /// Was asked to end.
     Dying {
+        /// It gets SIGTERM after so long; `None`: it has.
+        #[serde(default)]
+        terminate_in: Option<u64>,
         /// It is killed after so long.
         kill_in: u64,
     },
@@ -121,6 +133,38 @@ pub struct HandedRespawn {
     pub failures: u32,
     /// No next worker before so many milliseconds.
     pub wait: u64,
+    /// How long ago its last workers were lost, in milliseconds, the oldest first.
+    #[serde(default)]
+    pub losses: Vec<u64>,
+    /// For how many more milliseconds it rests, since too many were lost; `None`: it does not.
+    #[serde(default)]
+    pub rest: Option<u64>,
+}
+
+/// What a master remembers that neither its workers nor the rules show. A master of an earlier release
+/// tells none of it.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct HandedPast {
+    /// What a rollback goes back to.
+    pub before: Option<HandedGeneration>,
+    /// The seat of each slot, as it was before some were lent to a canary.
+    #[serde(with = "wire::seat_list")]
+    pub home: Option<Vec<Seat>>,
+    /// How long ago workers were retired to be replaced, in milliseconds, the oldest first, as far as it
+    /// counts.
+    pub retirements: Vec<u64>,
+    /// The highest number of a generation that was in force.
+    pub last_generation: Option<u64>,
+}
+
+/// A generation, and how its slots are shared out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HandedGeneration {
+    /// Its number.
+    #[serde(with = "wire::GenerationNumber")]
+    pub generation: Generation,
+    /// The share of each seat, relative to the others.
+    pub shares: Vec<f64>,
 }
 
 /// A descriptor that is handed over.
@@ -268,6 +312,8 @@ mod tests {
             pid: 100,
             age: 5000,
             stage,
+            is_past: seat == 2,
+            more_time: (seat == 1).then_some(7),
         };
         Offer::Handover(Box::new(Handover {
             format: HANDOVER_FORMAT,
@@ -278,9 +324,24 @@ mod tests {
                 worker(0, HandedStage::Live),
                 worker(1, HandedStage::Starting),
                 worker(2, HandedStage::Retired { since: 10 }),
-                worker(3, HandedStage::Dying { kill_in: 20 }),
+                worker(3, HandedStage::Dying { terminate_in: Some(10), kill_in: 20 }),
             ],
-            respawns: vec![HandedRespawn { seat: Seat(1), failures: 2, wait: 1500 }],
+            respawns: vec![HandedRespawn {
+                seat: Seat(1),
+                failures: 2,
+                wait: 1500,
+                losses: vec![3000, 10],
+                rest: None,
+            }],
+            past: HandedPast {
+                before: Some(HandedGeneration {
+                    generation: Generation(2),
+                    shares: vec![1.0, 3.0],
+                }),
+                home: Some(vec![Seat(1), Seat(0)]),
+                retirements: vec![60_000],
+                last_generation: Some(4),
+            },
             descriptors: vec![HandedDescriptor { kind: HandedKind::Rules, key: String::new() }],
         }))
     }
@@ -296,6 +357,19 @@ mod tests {
                 assert!(Offer::read(&mut &bytes[..end]).is_err(), "cut at {end}");
             }
         }
+    }
+
+    #[test]
+    fn what_a_master_of_an_earlier_release_does_not_tell_is_not_known() {
+        let text = r#"{"handover":{"format":1,"pid":9,"manager":null,"watchdog":null,"workers":[
+            {"worker":3,"seat":0,"generation":1,"ports":[20000],"pid":10,"age":5,
+             "stage":{"dying":{"kill_in":20}}}],
+            "respawns":[{"seat":1,"failures":2,"wait":1500}],"descriptors":[]}}"#;
+        let Ok(Offer::Handover(handover)) = serde_json::from_str(text) else { panic!("{text}") };
+        assert_eq!(handover.past, HandedPast::default());
+        let dying = HandedStage::Dying { terminate_in: None, kill_in: 20 };
+        assert_eq!((handover.workers[0].stage, handover.workers[0].is_past), (dying, false));
+        assert!(handover.respawns[0].losses.is_empty());
     }
 
     #[test]

@@ -123,3 +123,25 @@ pub(super) mod port_list {
         Vec::<u16>::deserialize(deserializer)?.into_iter().map(port).collect()
     }
 }
+
+/// Seats, as a list of numbers, if they are given.
+pub(super) mod seat_list {
+    use super::*;
+
+    pub(in super::super) fn serialize<S: Serializer>(
+        seats: &Option<Vec<Seat>>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match seats {
+            Some(seats) => serializer.collect_seq(seats.iter().map(|seat| seat.0)),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Vec<Seat>>, D::Error> {
+        let numbers = Option::<Vec<u16>>::deserialize(deserializer)?;
+        Ok(numbers.map(|numbers| numbers.into_iter().map(Seat).collect()))
+    }
+}

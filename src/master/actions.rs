@@ -166,6 +166,11 @@ impl World {
         id
     }
 
+    /// Those who wait for an answer, who will have none of us.
+    pub(super) fn take_responders(&mut self) -> impl Iterator<Item = Responder> + use<> {
+        std::mem::take(&mut self.pending).into_values().map(|pending| pending.responder)
+    }
+
     /// Carries out an action. Returns the events that answer it at once, if any do.
     pub(super) fn act(&mut self, action: Action) -> VecDeque<Event> {
         match action {
@@ -195,6 +200,7 @@ impl World {
             Action::Terminate { worker } => self.processes.signal(worker, Signal::SIGTERM),
             Action::Kill { worker } => self.processes.signal(worker, Signal::SIGKILL),
             Action::Renice { worker, nice } => self.processes.renice(worker, nice),
+            Action::RestoreNice { worker } => self.processes.restore_nice(worker),
             Action::MeasureShared { workers } => self.memory.ask(workers),
             Action::Remove => self.remove(),
             Action::Reply { request, mut outcome } => {

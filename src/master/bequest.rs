@@ -12,11 +12,11 @@ use nix::sys::signal::Signal;
 use super::run::Master;
 use super::succession::Steps;
 use crate::control::{
-    Command, Failure, HANDOVER_FORMAT, HandedDescriptor, HandedKind, HandedRespawn, HandedStage,
-    HandedWorker, Handover, Offer, Request, ServerDescriptors, Word,
+    Command, Failure, HANDOVER_FORMAT, HandedDescriptor, HandedGeneration, HandedKind, HandedPast,
+    HandedRespawn, HandedStage, HandedWorker, Handover, Offer, Request, ServerDescriptors, Word,
 };
 use crate::process::{PidFd, peer_process, send_descriptors};
-use crate::supervisor::{Adopted, Moment, Part, Refusal, Respawn, WorkerId};
+use crate::supervisor::{Adopted, Bequest, Moment, Part, Past, Refusal, Respawn, WorkerId};
 
 /// How long the next master may take for each thing it has to do: meanwhile nobody steers clients
 /// away from a worker that dies.
@@ -105,7 +105,7 @@ impl Master {
 
     fn collect(&self) -> io::Result<Gift> {
         let now = self.world.now();
-        let (workers, respawns) = self.supervisor.bequeath();
+        let Bequest { workers, respawns, past } = self.supervisor.bequeath();
         let mut told = Vec::new();
         let mut descriptors = Vec::new();
         let mut add = |kind, key: String, descriptor: BorrowedFd<'_>| {
@@ -146,6 +146,7 @@ impl Master {
             manager: self.world.service.address().and_then(OsStr::to_str).map(str::to_owned),
             workers: workers.into_iter().map(|worker| handed(worker, now)).collect(),
             respawns: respawns.into_iter().map(|respawn| handed_respawn(respawn, now)).collect(),
+            past: handed_past(past, now),
             descriptors: told,
         };
         Ok(Gift { handover, descriptors })
@@ -162,7 +163,10 @@ fn handed(worker: Adopted, now: Moment) -> HandedWorker {
         Part::Starting => HandedStage::Starting,
         Part::InForce => HandedStage::Live,
         Part::Retired { since } => HandedStage::Retired { since: millis(now.since(since)) },
-        Part::Dying { kill_at } => HandedStage::Dying { kill_in: millis(kill_at.since(now)) },
+        Part::Dying { terminate_at, kill_at } => HandedStage::Dying {
+            terminate_in: terminate_at.map(|at| millis(at.since(now))),
+            kill_in: millis(kill_at.since(now)),
+        },
     };
     HandedWorker {
         worker: worker.worker.0,
@@ -172,12 +176,31 @@ fn handed(worker: Adopted, now: Moment) -> HandedWorker {
         pid: worker.pid,
         age: millis(now.since(worker.started)),
         stage,
+        is_past: worker.is_past,
+        more_time: worker.extended.map(|until| millis(until.since(now))),
     }
 }
 
 fn handed_respawn(respawn: Respawn, now: Moment) -> HandedRespawn {
-    let Respawn { seat, failures, not_before } = respawn;
-    HandedRespawn { seat, failures, wait: millis(not_before.since(now)) }
+    let Respawn { seat, failures, not_before, losses, rests_until } = respawn;
+    HandedRespawn {
+        seat,
+        failures,
+        wait: millis(not_before.since(now)),
+        losses: losses.into_iter().map(|at| millis(now.since(at))).collect(),
+        rest: rests_until.map(|until| millis(until.since(now))),
+    }
+}
+
+fn handed_past(past: Past, now: Moment) -> HandedPast {
+    let Past { before, home, retirements, last_generation } = past;
+    HandedPast {
+        before: before
+            .map(|(generation, weights)| HandedGeneration { generation, shares: weights.shares() }),
+        home: home.map(|home| home.table().to_vec()),
+        retirements: retirements.into_iter().map(|at| millis(now.since(at))).collect(),
+        last_generation: last_generation.map(|it| it.0),
+    }
 }
 
 fn micros(span: Duration) -> u64 {

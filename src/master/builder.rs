@@ -44,7 +44,7 @@ use crate::nft::{Firewall, NftError};
 use crate::plan::{ClusterName, Listeners, Plan, PortRange};
 use crate::process::{Account, PortPool, ServiceManager, effective_uid};
 use crate::supervisor::{
-    Backoff, GiveUp, Inheritance, KillOrder, Marks, Memory, Retire, Settings, Supervisor,
+    Backoff, Bequest, GiveUp, Inheritance, KillOrder, Marks, Memory, Retire, Settings, Supervisor,
 };
 
 /// Requests that wait for the loop before further ones wait for their turn.
@@ -194,11 +194,12 @@ impl Builder {
         let account = template.account.as_ref();
         let heritage = Heritage::find(&config, in_force.as_ref(), template.mark, account, handed)?;
         let wish = heritage.wish(template.mark);
-        let Heritage { beginning, workers, orphans, respawns, oldest } = heritage;
+        let Heritage { beginning, workers, orphans, respawns, past, oldest } = heritage;
         let begin = Instant::now().checked_sub(oldest).unwrap_or_else(Instant::now);
         let Beginning { plan, holds } = beginning.clone();
         let adopted = workers.iter().map(|worker| worker.adopted.clone()).collect();
-        let inheritance = Inheritance { plan, holds, workers: adopted, respawns };
+        let bequest = Bequest { workers: adopted, respawns, past };
+        let inheritance = Inheritance { plan, holds, bequest };
         let supervisor = Supervisor::adopt(settings(&config), inheritance)?;
 
         let public = config.listeners.public_ports();

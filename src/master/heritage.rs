@@ -16,13 +16,15 @@ use super::spawner::Started;
 use super::succession::Predecessor;
 use super::takeover::{Beginning, begin, is_same_cluster};
 use crate::config::{Config, Readiness};
-use crate::control::{HandedKind, HandedRespawn, HandedStage, HandedWorker};
-use crate::plan::Plan;
+use crate::control::{
+    HandedGeneration, HandedKind, HandedPast, HandedRespawn, HandedStage, HandedWorker, Handover,
+};
+use crate::plan::{Assignment, Generation, Plan, Weights};
 use crate::process::{
     Account, HeldSocket, Leader, ListenTable, Output, OutputReader, PidFd, PortHolders,
     ProcessError, Sockets,
 };
-use crate::supervisor::{Adopted, Moment, Part, Respawn, WorkerId};
+use crate::supervisor::{Adopted, Moment, Part, Past, Respawn, WorkerId};
 
 /// What there is to go on with.
 pub(super) struct Heritage {
@@ -30,7 +32,8 @@ pub(super) struct Heritage {
     pub(super) workers: Vec<Heir>,
     pub(super) orphans: Orphans,
     pub(super) respawns: Vec<Respawn>,
-    /// For how long the oldest of the workers has run: the clock of this master begins there.
+    pub(super) past: Past,
+    /// How long ago the oldest of what counts was: the clock of this master begins there.
     pub(super) oldest: Duration,
 }
 
@@ -39,6 +42,7 @@ pub(super) struct Heritage {
 pub(super) struct Handed {
     pub(super) workers: Vec<HandedProcess>,
     pub(super) respawns: Vec<HandedRespawn>,
+    pub(super) past: HandedPast,
 }
 
 /// A worker that is handed over, with its descriptors.
@@ -65,7 +69,8 @@ impl Handed {
             let handed = process.map(|process| HandedProcess { worker, process, output, sockets });
             with_descriptors.extend(handed);
         }
-        Self { workers: with_descriptors, respawns: predecessor.handover.respawns.clone() }
+        let Handover { respawns, past, .. } = &predecessor.handover;
+        Self { workers: with_descriptors, respawns: respawns.clone(), past: past.clone() }
     }
 }
 
@@ -108,7 +113,8 @@ impl Heritage {
         let holders = PortHolders::read(&mut sockets, range)?;
         let mut candidates = vec![];
         let mut told: BTreeMap<u32, Told> = BTreeMap::new();
-        for HandedProcess { worker, process, output, sockets } in handed.workers {
+        let Handed { workers: processes, respawns, past } = handed;
+        for HandedProcess { worker, process, output, sockets } in processes {
             // One that has ended meanwhile is as good as one that has ended before.
             let Some(pidfd) = PidFd::from_descriptor(process)? else { continue };
             let Some(leader) = Leader::of(pidfd)? else { continue };
@@ -125,7 +131,10 @@ impl Heritage {
             Some(before) if !is_same_cluster(config, before) => Some(before),
             _ => Some(&beginning.plan),
         };
-        let oldest = candidates.iter().map(|it| it.claim.age).max().unwrap_or_default();
+        let ages = candidates.iter().map(|it| it.claim.age);
+        let losses = respawns.iter().flat_map(|it| &it.losses);
+        let spans = losses.chain(&past.retirements).map(|ago| Duration::from_millis(*ago));
+        let oldest = ages.chain(spans).max().unwrap_or_default();
         let claims: Vec<&Claim> = candidates.iter().map(|it| &it.claim).collect();
         let now = Moment(oldest);
         let verdicts =
@@ -144,26 +153,28 @@ impl Heritage {
                         },
                         |it| it.worker.worker,
                     );
-                    let (output, sockets) = match told {
-                        Some(Told { output, sockets, .. }) => (output, adopt_all(sockets)),
-                        None => (None, sockets_of(&candidate)),
+                    let (told, output, sockets) = match told {
+                        Some(told) => (Some(told.worker), told.output, adopt_all(told.sockets)),
+                        None => (None, None, sockets_of(&candidate)),
                     };
                     let sockets = SeatSockets::regain(listeners, &candidate.claim.ports, sockets);
                     let sockets = sockets.map(Arc::new);
                     let worker = WorkerId(worker);
-                    let heir = Heir::of(candidate, worker, part, oldest, config, output, sockets)?;
+                    let mut heir =
+                        Heir::of(candidate, worker, part, oldest, config, output, sockets)?;
+                    if let Some(told) = told {
+                        heir.adopted.is_past = told.is_past;
+                        let span = told.more_time.map(Duration::from_millis);
+                        heir.adopted.extended = span.map(|span| now.after(span));
+                    }
                     workers.push(heir);
                 }
                 Verdict::Orphan(reason) => orphans.take_in(candidate, reason),
             }
         }
-        let respawn = |it: HandedRespawn| Respawn {
-            seat: it.seat,
-            failures: it.failures,
-            not_before: now.after(Duration::from_millis(it.wait)),
-        };
-        let respawns = handed.respawns.into_iter().map(respawn).collect();
-        Ok(Self { beginning, workers, orphans, respawns, oldest })
+        let respawns = respawns.into_iter().map(|it| told_respawn(it, now)).collect();
+        let past = told_past(past, now);
+        Ok(Self { beginning, workers, orphans, respawns, past, oldest })
     }
 
     /// What is to be changed of it; `mark` is that of workers that would be started now. The worker
@@ -216,8 +227,18 @@ impl Heir {
         };
         let started = Moment(oldest.saturating_sub(age));
         let (shared, holds_sockets) = (Arc::clone(&ports), sockets.is_some());
-        let adopted =
-            Adopted { worker, seat, generation, ports: shared, pid, started, part, holds_sockets };
+        let adopted = Adopted {
+            worker,
+            seat,
+            generation,
+            ports: shared,
+            pid,
+            started,
+            part,
+            is_past: false,
+            extended: None,
+            holds_sockets,
+        };
         Ok(Self { adopted, started: Started { child, generation, output, ports, sockets }, mark })
     }
 }
@@ -256,13 +277,41 @@ fn told_part(seen: Part, told: &Told, now: Moment) -> Part {
         (Part::InForce, _) => Part::InForce,
         (_, HandedStage::Starting) => Part::Starting,
         (_, HandedStage::Live) => Part::Retired { since: now },
-        (_, HandedStage::Retired { since }) => {
-            Part::Retired { since: Moment(now.since(Moment(Duration::from_millis(since)))) }
-        }
-        (_, HandedStage::Dying { kill_in }) => {
-            Part::Dying { kill_at: now.after(Duration::from_millis(kill_in)) }
-        }
+        (_, HandedStage::Retired { since }) => Part::Retired { since: moment_ago(since, now) },
+        (_, HandedStage::Dying { terminate_in, kill_in }) => Part::Dying {
+            terminate_at: terminate_in.map(|span| now.after(Duration::from_millis(span))),
+            kill_at: now.after(Duration::from_millis(kill_in)),
+        },
     }
+}
+
+fn told_respawn(told: HandedRespawn, now: Moment) -> Respawn {
+    Respawn {
+        seat: told.seat,
+        failures: told.failures,
+        not_before: now.after(Duration::from_millis(told.wait)),
+        losses: told.losses.into_iter().map(|ago| moment_ago(ago, now)).collect(),
+        rests_until: told.rest.map(|span| now.after(Duration::from_millis(span))),
+    }
+}
+
+fn told_past(told: HandedPast, now: Moment) -> Past {
+    let before = told.before.and_then(|HandedGeneration { generation, shares }| {
+        let weights = Weights::new(&shares).inspect_err(|error| {
+            tracing::warn!(%error, "what a rollback goes back to was handed over wrongly");
+        });
+        Some((generation, weights.ok()?))
+    });
+    Past {
+        before,
+        home: told.home.map(Assignment::from_table),
+        retirements: told.retirements.into_iter().map(|ago| moment_ago(ago, now)).collect(),
+        last_generation: told.last_generation.map(Generation),
+    }
+}
+
+fn moment_ago(milliseconds: u64, now: Moment) -> Moment {
+    Moment(now.since(Moment(Duration::from_millis(milliseconds))))
 }
 
 /// The ports that workers have, or have had: those configured, and those of the plan in force.

@@ -16,6 +16,7 @@ use super::spawner::Started;
 use crate::plan::{Generation, Listener, Listeners, Plan, Port, Protocol, Seat};
 use crate::process::{
     self, Child, Delivery, ListenSocket, ListenTable, OutputReader, ProcessError, Reach, Transport,
+    own_nice,
 };
 use crate::supervisor::{Exit, Moment, Sockets, WorkerId};
 
@@ -124,6 +125,20 @@ impl Processes {
         let Some(running) = self.running.get(&worker) else { return };
         if let Err(error) = running.child.renice_group(nice) {
             tracing::warn!(%worker, nice, %error, "cannot let a retired worker give way to others");
+        }
+    }
+
+    /// Gives the process group of a worker the nice value that it was started with: our own.
+    pub(super) fn restore_nice(&self, worker: WorkerId) {
+        let Some(running) = self.running.get(&worker) else { return };
+        let restored = own_nice().and_then(|nice| running.child.renice_group(nice));
+        if let Err(error) = restored {
+            tracing::warn!(
+                %worker, %error,
+                "a worker that was retired serves again, and still gives way to others: reload to \
+                 have new ones in its place, or start the master with a higher limit of the nice value \
+                 (LimitNICE, `ulimit -e`)"
+            );
         }
     }
 

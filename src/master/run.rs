@@ -147,7 +147,7 @@ impl Master {
                 Some(request) = control.recv() => match request.command {
                     Command::Takeover { .. } => {
                         if self.hand_over(request).await {
-                            return self.leave_to_next(server).await;
+                            return self.leave_to_next(server, control).await;
                         }
                     }
                     _ => self.asked(request),
@@ -237,11 +237,22 @@ impl Master {
         }
     }
 
-    /// Another process is the master now: nothing is touched any more.
-    async fn leave_to_next(self, server: Option<ServerTask>) -> Result<Ended, MasterError> {
+    /// Another process is the master now: nothing is touched any more. Who waits for an answer is told.
+    async fn leave_to_next(
+        mut self,
+        server: Option<ServerTask>,
+        mut control: mpsc::Receiver<control::Request>,
+    ) -> Result<Ended, MasterError> {
         if let Some(gate) = &self.gate {
             gate.hand_over();
         }
+        let unheard = std::iter::from_fn(|| control.try_recv().ok());
+        let unheard: Vec<Responder> = unheard.map(|request| request.responder).collect();
+        for responder in self.world.take_responders().chain(unheard) {
+            responder.finish(Err(Failure::new("another master has taken over meanwhile")
+                .hint("ask that one: `ipcluster status` shows what has come of it")));
+        }
+        drop((self, control));
         if let Some(server) = server {
             let _ = server.await;
         }

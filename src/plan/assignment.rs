@@ -60,6 +60,13 @@ impl Weights {
     pub fn seats(&self) -> usize {
         self.scaled.len()
     }
+
+    /// The shares, by seat: [`Self::new`] makes the same weights of them.
+    pub fn shares(&self) -> Vec<f64> {
+        #[expect(clippy::cast_precision_loss, reason = "SCALE and less, whole numbers")]
+        let share = |scaled: &u64| *scaled as f64;
+        self.scaled.iter().map(share).collect()
+    }
 }
 
 /// Whether a cluster can have so many seats.

@@ -156,15 +156,17 @@ impl Plan {
         Ok(plan)
     }
 
-    /// The same cluster, in which every slot has the seat that it has in `home`: what was
-    /// [lent](Self::lending) goes back. Workers in seats that `home` has not are gone.
+    /// The same cluster with `seats` seats, in which every slot has the seat that it has in `home`: what
+    /// was [lent](Self::lending) goes back. Workers in seats beyond are gone.
     ///
     /// # Errors
-    /// [`PlanError::AssignmentSize`] if `home` has another number of slots.
-    pub fn returned(&self, home: &Self) -> Result<Self, PlanError> {
+    /// [`PlanError::WorkerCount`] unless there are 1 to 1024 `seats`; [`PlanError::AssignmentSize`] if
+    /// `home` has another number of slots; [`PlanError::UnknownSeat`] if it names a seat beyond `seats`.
+    pub fn returned(&self, home: &Assignment, seats: usize) -> Result<Self, PlanError> {
+        check_seat_count(seats)?;
         let mut plan = self.clone();
-        plan.assignment = Arc::clone(&home.assignment);
-        Arc::make_mut(&mut plan.seats).resize(home.seats.len(), None);
+        plan.assignment = Arc::new(home.clone());
+        Arc::make_mut(&mut plan.seats).resize(seats, None);
         plan.check_slots()?;
         Ok(plan)
     }

@@ -128,7 +128,8 @@ impl Child {
     /// Gives all processes of its group, with all their threads, a nice value: -20, first served, to
     /// 19. For a single process the kernel would change but the one thread that has its number
     /// (setpriority(2), "C library/kernel differences"). A process can be given a lower value than it
-    /// has with `CAP_SYS_NICE` alone, or within its `RLIMIT_NICE`.
+    /// has with `CAP_SYS_NICE` alone, or within its own `RLIMIT_NICE` (`can_nice`, kernel/sched/syscalls.c):
+    /// see [`allow_nice_back`](super::allow_nice_back).
     ///
     /// # Errors
     /// `EPERM` or `EACCES` if one of them could not be changed; the others are.

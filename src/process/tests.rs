@@ -582,6 +582,20 @@ fn a_whole_group_is_given_a_nice_value() {
     assert_eq!(worker.child().renice_group(19).unwrap(), Delivery::Sent, "a zombie has one, too");
 }
 
+#[test]
+fn a_nice_value_comes_back_where_the_limit_allows_it() {
+    let is_allowed = allow_nice_back().unwrap();
+    let before = own_nice().unwrap();
+    assert_eq!(before, nice(std::process::id()));
+    let worker = Worker::shell("echo begun; sleep 100");
+    worker.child().renice_group(19).unwrap();
+    let restored = worker.child().renice_group(before);
+    // With CAP_SYS_NICE without it, too.
+    assert!(restored.is_ok() || !is_allowed, "{restored:?}");
+    let expected = if restored.is_ok() { before } else { 19 };
+    assert_eq!(nice(worker.child().pid()), expected);
+}
+
 mod passing {
     use std::io::Write;
     use std::os::fd::OwnedFd;

@@ -74,6 +74,12 @@ pub enum Action {
         /// The nice value.
         nice: i32,
     },
+    /// Give all processes of the worker's group the nice value back that workers are started with: it
+    /// had retired, and serves again. Not answered; if it fails, the worker serves all the same.
+    RestoreNice {
+        /// The worker.
+        worker: WorkerId,
+    },
     /// Measure the proportional memory of the master and of these workers: a decision depends on it.
     /// At most one is outstanding; answered by
     /// [`Event::MeasuredShared`](super::Event::MeasuredShared).

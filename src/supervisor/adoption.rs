@@ -9,18 +9,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::aim::{Aim, Lineup};
-use super::backoff::{self, Retry};
+use super::backoff;
 use super::state::Phase;
 use super::worker::{Ending, Stage};
 use super::{
-    Cause, Moment, Notice, Refusal, RequestId, Retirement, Rollout, Settings, Start, Supervisor,
+    Bequest, Cause, Moment, Notice, RequestId, Retirement, Rollout, Settings, Start, Supervisor,
     Worker, WorkerId, WorkerState,
 };
 use crate::plan::{Generation, Plan, PlanError, Port, Seat, Weights};
 
 /// So long from its beginning on a master waits for a worker that was starting under the one before,
 /// though its time may be over: what the worker has said meanwhile, that it is ready or asks for more
-/// time, was not heard or is not known any more.
+/// time, was not heard.
 const FIRST_LOOK: Duration = Duration::from_secs(5);
 
 /// What an earlier master has left.
@@ -33,21 +33,8 @@ pub struct Inheritance {
     /// partition, which the workers [in force](Part::InForce) serve until all that are started for
     /// `plan` are ready; without any of those the first that is ready goes into force.
     pub holds: bool,
-    /// The workers, no two of the same name.
-    pub workers: Vec<Adopted>,
-    /// The back-offs, as far as they are known.
-    pub respawns: Vec<Respawn>,
-}
-
-/// The back-off of a seat whose workers failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Respawn {
-    /// The seat.
-    pub seat: Seat,
-    /// Failures in a row.
-    pub failures: u32,
-    /// No next worker before this.
-    pub not_before: Moment,
+    /// The workers, no two of the same name, and what is known of the past.
+    pub bequest: Bequest,
 }
 
 /// A worker that an earlier master has started, and that runs.
@@ -67,6 +54,10 @@ pub struct Adopted {
     pub started: Moment,
     /// Where in its life it is.
     pub part: Part,
+    /// It is not to serve again once it is retired.
+    pub is_past: bool,
+    /// What it has to get ready is not over before this: it has asked for the time.
+    pub extended: Option<Moment>,
     /// The master has its listening sockets as well.
     pub holds_sockets: bool,
 }
@@ -85,9 +76,17 @@ pub enum Part {
     },
     /// It was asked to end.
     Dying {
-        /// When it is to be killed.
+        /// When it is to get SIGTERM; `None`: it has.
+        terminate_at: Option<Moment>,
+        /// When it is to be killed, if that is all that is left to be done.
         kill_at: Moment,
     },
+}
+
+impl Part {
+    pub(super) fn is_retired(self) -> bool {
+        matches!(self, Self::Retired { .. })
+    }
 }
 
 impl Supervisor {
@@ -99,7 +98,8 @@ impl Supervisor {
     /// # Errors
     /// Those of [`Plan::rescaled`], if the slots cannot be shared out by the weights of `settings`.
     pub fn adopt(settings: Settings, inheritance: Inheritance) -> Result<Self, PlanError> {
-        let Inheritance { plan, holds, workers, respawns } = inheritance;
+        let Inheritance { plan, holds, bequest } = inheritance;
+        let Bequest { workers, respawns, past } = bequest;
         let mut supervisor = Self::new(settings, plan, Start::Takeover)?;
         for adopted in workers {
             supervisor.take_over(adopted);
@@ -122,84 +122,15 @@ impl Supervisor {
                 supervisor.phase = Phase::Starting(Start::Fresh);
             }
         }
-        for Respawn { seat, failures, not_before } in respawns {
-            let retry = Retry { failures, not_before };
+        for respawn in respawns {
+            let seat = respawn.seat;
             if let Some(generation) = supervisor.aim.generation_in(seat) {
-                let respawn = backoff::Respawn::inherited(retry);
+                let respawn = backoff::Respawn::inherited(respawn);
                 supervisor.respawns.insert((seat, generation), respawn);
             }
         }
+        supervisor.remember(past, holds);
         Ok(supervisor)
-    }
-
-    /// What the next master needs to go on as this one would, but for the plan, which it reads itself;
-    /// given that nothing is [under way](Self::may_hand_over). What operators wait for beside that, a
-    /// retirement or a clearing, ends with this master, and so do the count of retirements and the
-    /// generation that a rollback would go back to.
-    pub fn bequeath(&self) -> (Vec<Adopted>, Vec<Respawn>) {
-        let adopted = |worker: &Worker| {
-            let part = match &worker.stage {
-                Stage::Starting | Stage::Ready { .. } => Part::Starting,
-                Stage::Live { .. } => Part::InForce,
-                Stage::Retired(retirement) => Part::Retired { since: retirement.since() },
-                Stage::Recalled(recall) => Part::Retired { since: recall.retirement.since() },
-                Stage::Dying { ending: Ending::Asked { kill_at }, .. } => {
-                    Part::Dying { kill_at: *kill_at }
-                }
-                // Not sooner than if all went on here; that a signal comes first is not handed over.
-                Stage::Dying { ending: Ending::Told { terminate_at }, .. } => {
-                    Part::Dying { kill_at: terminate_at.after(self.settings.die) }
-                }
-                Stage::Dying { since, .. } => Part::Dying { kill_at: *since },
-            };
-            Some(Adopted {
-                worker: worker.id,
-                seat: worker.seat,
-                generation: worker.generation,
-                ports: Arc::clone(worker.ports.as_ref()?),
-                pid: worker.pid?,
-                started: worker.started,
-                part,
-                holds_sockets: worker.holds_sockets,
-            })
-        };
-        let respawn = |place: (Seat, Generation)| {
-            let Retry { failures, not_before } = self.respawns.get(&place)?.bequeathed();
-            Some(Respawn { seat: place.0, failures, not_before })
-        };
-        let workers = self.workers.values().filter_map(adopted).collect();
-        (workers, self.aim.places().filter_map(respawn).collect())
-    }
-
-    /// Whether another master may take over now.
-    ///
-    /// # Errors
-    /// [`Refusal::Stopping`]; [`Refusal::Busy`] with a reload or a scale; [`Refusal::Starting`] before
-    /// a plan of this master is in force, while a process is just being started, which takes
-    /// milliseconds, or has not told the ports that it picks; while another plan should be in force
-    /// than is, while that does not show which seats are those of a canary, and while listening sockets
-    /// wait for a worker that is to inherit them.
-    pub fn may_hand_over(&self) -> Result<(), Refusal> {
-        self.check_idle()?;
-        let is_unknown = |worker: &Worker| worker.pid.is_none() || worker.ports.is_none();
-        let is_spawning = self.workers.values().any(is_unknown);
-        let is_inheriting = |worker: &Worker| {
-            worker.is_heir && matches!(worker.stage, Stage::Starting | Stage::Ready { .. })
-        };
-        let awaits_heirs = !self.estates.is_empty() || self.workers.values().any(is_inheriting);
-        let is_wrong = self.kernel.is_busy() || self.is_outdated() || !self.shows_canary();
-        if is_spawning || awaits_heirs || is_wrong {
-            return Err(Refusal::Starting);
-        }
-        Ok(())
-    }
-
-    /// Whether the plan in force shows which seats are those of the canary, if there is one: the next
-    /// master has nothing else to tell it by ([`Aim::found_in`]).
-    fn shows_canary(&self) -> bool {
-        let last = self.aim.weights.seats() - 1;
-        let is_occupied = || self.plan().seats().nth(last).is_some_and(|(_, it)| it.is_some());
-        self.aim.canary.is_none() || is_occupied()
     }
 
     /// Whether the seats in force, or to come into force, are those of the settings.
@@ -228,9 +159,13 @@ impl Supervisor {
     }
 
     fn take_over(&mut self, adopted: Adopted) {
-        let Adopted { worker: id, seat, generation, ports, pid, started, part, holds_sockets } =
-            adopted;
+        let Adopted { worker: id, seat, generation, ports, pid, started, part, .. } = adopted;
+        let Adopted { is_past, extended, holds_sockets, .. } = adopted;
         let mut worker = Worker::new(id, seat, generation, started);
+        worker.unfit = is_past;
+        if let Some(extended) = extended {
+            worker.health.wait_until(extended);
+        }
         worker.ports = Some(ports).filter(|ports| !ports.is_empty());
         worker.pid = Some(pid);
         worker.adopted = true;
@@ -240,7 +175,10 @@ impl Supervisor {
             Part::InForce => Stage::Live { ready: started, since: started },
             Part::Starting => Stage::Starting,
             Part::Retired { since } => Stage::Retired(Retirement::new(since)),
-            Part::Dying { kill_at } => {
+            Part::Dying { terminate_at: Some(terminate_at), .. } => {
+                Stage::Dying { since: started, ending: Ending::Told { terminate_at } }
+            }
+            Part::Dying { terminate_at: None, kill_at } => {
                 Stage::Dying { since: started, ending: Ending::Asked { kill_at } }
             }
         };

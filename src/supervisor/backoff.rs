@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::{GiveUp, Moment};
+use crate::plan::Seat;
 
 /// Delays that double with each failure in a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,14 +72,22 @@ pub(super) enum Next {
 }
 
 impl Respawn {
-    /// What another master knew of it. When workers were lost under that one does not count here.
-    pub(super) fn inherited(retry: Retry) -> Self {
-        Self { retry, ..Self::default() }
+    /// What another master knew of it.
+    pub(super) fn inherited(from: super::Respawn) -> Self {
+        let super::Respawn { failures, not_before, losses, rests_until, .. } = from;
+        Self { retry: Retry { failures, not_before }, losses: losses.into(), rests_until }
     }
 
-    /// What the next master has to know of it: a rest is a delay like any other.
-    pub(super) fn bequeathed(&self) -> Retry {
-        Retry { not_before: self.not_before(), ..self.retry }
+    /// What the next master has to know of that of this seat.
+    pub(super) fn bequeathed(&self, seat: Seat) -> super::Respawn {
+        let Self { retry: Retry { failures, not_before }, losses, rests_until } = self;
+        super::Respawn {
+            seat,
+            failures: *failures,
+            not_before: *not_before,
+            losses: losses.iter().copied().collect(),
+            rests_until: *rests_until,
+        }
     }
 
     /// A worker of the seat is lost. One that had run steadily is replaced without delay, but it is

@@ -32,6 +32,11 @@ impl Budget {
         }
     }
 
+    /// The retirements that count, oldest first.
+    pub(super) fn spent(&self) -> impl Iterator<Item = Moment> {
+        self.spent.iter().copied()
+    }
+
     /// From when on one more replacement may be begun while so many are under way; `None`: not
     /// before one of these has come to its end.
     pub(super) fn free_at(&self, limit: Limit, under_way: usize) -> Option<Moment> {

@@ -30,7 +30,8 @@ impl Supervisor {
     }
 
     pub(super) fn came_into_force(&mut self, before: &Draft, now: Moment) {
-        let Self { kernel, workers, .. } = self;
+        let renices = self.settings.retire.renice != 0;
+        let Self { kernel, workers, actions, .. } = self;
         for worker in workers.values_mut().filter(|worker| kernel.in_force.names(worker)) {
             let ready = match &worker.stage {
                 Stage::Ready { ready } => Some(*ready),
@@ -38,6 +39,9 @@ impl Supervisor {
                 _ => None,
             };
             if let Some(ready) = ready {
+                if renices && matches!(worker.stage, Stage::Recalled(_)) {
+                    actions.push(Action::RestoreNice { worker: worker.id });
+                }
                 worker.stage = Stage::Live { ready, since: now };
                 worker.speech.serves_again();
             }

@@ -108,7 +108,7 @@ impl Supervisor {
                 plan.lending(canary.seats, canary.slots)
             }
             (Some(Aim { canary: Some(_), .. }), None) => match &self.home {
-                Some(home) => plan.returned(home),
+                Some(home) => plan.returned(home, aim.weights.seats()),
                 None => plan.rescaled(&aim.weights),
             },
             _ => plan.rescaled(&aim.weights),

@@ -178,7 +178,12 @@ impl Health {
 
     /// The deadline of its stage is not before `moment`.
     pub(super) fn wait_until(&mut self, moment: Moment) {
-        self.extended = Some(moment);
+        self.extended = self.extended.max(Some(moment));
+    }
+
+    /// What the deadline of its stage is not before, if it has asked for time.
+    pub(super) fn extended(&self) -> Option<Moment> {
+        self.extended
     }
 
     /// Forgets what was asked for in the stage before.

@@ -95,6 +95,7 @@ mod action;
 mod adoption;
 mod aim;
 mod backoff;
+mod bequest;
 mod budget;
 mod canary;
 mod clearing;
@@ -127,8 +128,9 @@ mod tests;
 mod worker;
 
 pub use action::{Action, Done, Progress};
-pub use adoption::{Adopted, Inheritance, Part, Respawn};
+pub use adoption::{Adopted, Inheritance, Part};
 pub use backoff::Backoff;
+pub use bequest::{Bequest, Past, Respawn};
 pub use canary::Trial;
 pub use error::{FailureCause, Refusal, Rollout, WorkerFailure};
 pub use event::{Event, Exit, Footprint, Request, RequestId, Sockets, Start, Target};

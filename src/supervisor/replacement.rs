@@ -231,7 +231,7 @@ impl Supervisor {
         self.budget.free_at(self.limit(), under_way)
     }
 
-    fn limit(&self) -> Limit {
+    pub(super) fn limit(&self) -> Limit {
         Limit { rate: self.settings.retire.rate, window: self.settings.retire.window }
     }
 

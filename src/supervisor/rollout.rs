@@ -216,7 +216,7 @@ impl Supervisor {
                 Done::Reloaded { generation }
             }
         };
-        self.home = rollout.to.canary.map(|_| before.plan.clone());
+        self.home = rollout.to.canary.map(|_| before.plan.assignment().clone());
         self.before = match rollout.kind {
             Rollout::Reload | Rollout::Promote => Some(self.aim.without_canary()),
             Rollout::Canary | Rollout::Rollback | Rollout::Scale => None,

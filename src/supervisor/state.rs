@@ -17,7 +17,7 @@ use super::{
     Action, Event, Exit, FailureCause, Moment, Notice, Progress, Refusal, Request, RequestId,
     Settings, Sockets, Start, Why, Worker, WorkerFailure, WorkerId,
 };
-use crate::plan::{Generation, Plan, PlanError, Seat};
+use crate::plan::{Assignment, Generation, Plan, PlanError, Seat};
 
 /// The process manager of one cluster. See [`crate::supervisor`].
 #[derive(Debug, Clone)]
@@ -28,8 +28,8 @@ pub struct Supervisor {
     pub(super) aim: Aim,
     /// What the cluster wanted before the last reload or promotion: a rollback goes back to it.
     pub(super) before: Option<Aim>,
-    /// The plan that was in force before the canary.
-    pub(super) home: Option<Plan>,
+    /// Who had the slots before some were lent to the canary.
+    pub(super) home: Option<Assignment>,
     /// The highest number of a generation that was ever in force, as far as this master knows.
     pub(super) last_generation: Generation,
     /// The reload or scale under way.

@@ -1,6 +1,7 @@
 //! A new generation on trial for a part of the clients, and the ways on from there and back.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -8,12 +9,16 @@ use ipcluster::lab::{Identity, Pace, RunningLoad};
 use netns_tests::{Case, Cluster, Lab, Need, greeter, signal, wait_until};
 use nix::sys::signal::Signal;
 
+use super::retire::nice;
+
 pub(crate) fn cases() -> Vec<Case> {
     let case = |name, body| Case::new(name, body).needs(Need::Ipcluster);
     vec![
         case("a_share_of_clients_gets_the_canary_and_promote_gives_it_to_all", promoted),
         case("a_canary_that_is_rolled_back_leaves_everyone_where_they_were", rolled_back),
         case("a_reload_is_rolled_back_to_the_processes_that_served_before", reload_rolled_back),
+        case("a_rollback_goes_back_to_what_an_earlier_master_knew", rolled_back_by_the_next)
+            .needs(Need::Pids),
         case("a_rollback_needs_all_workers_of_the_generation_before", gone),
         case("a_canary_that_does_not_start_changes_nothing", does_not_start),
         case("workers_that_die_during_a_trial_are_replaced", deaths),
@@ -136,19 +141,65 @@ fn rolled_back(lab: &Lab) {
 
 fn reload_rolled_back(lab: &Lab) {
     let cluster = Cluster::new(lab, 4).argument("--rollback-timeout").argument("1min");
-    let mut cluster = cluster.start(4);
+    let mut cluster = cluster.argument("--retire-renice").argument("5").start(4);
+    let workers: Vec<u32> = cluster.status().pids().into_values().collect();
     let load = start_load(lab);
     let before = answers(&load);
     cluster.reload();
     assert_eq!(clients_of(&answers(&load), 2).len(), usize::from(CLIENTS));
+    assert!(workers.iter().all(|pid| nice(*pid) == 5), "they are retired");
     let said = cluster.succeed("rollback", &[]);
     assert!(said.starts_with("generation 1 is in force again: 4 workers"), "{said}");
+    // Without the privilege to raise that limit, as in a user namespace, it says so.
+    let may_be_served_first = limit_of_nice(cluster.master().pid()) >= 20;
+    let expected = if may_be_served_first { 0 } else { 5 };
+    assert!(workers.iter().all(|pid| nice(*pid) == expected), "{}", cluster.log());
+    assert_eq!(cluster.log().contains("still gives way"), !may_be_served_first);
     assert_eq!(answers(&load), before, "everyone is back at the process that they had");
     let report = load.stop();
     assert_eq!(report.failed(), 0, "{report}");
     let status = cluster.wait_until_settled(4);
     assert_eq!(status.generation, 1);
     assert!(cluster.fail("rollback", &[]).contains("there is nothing to go back to"));
+}
+
+/// The soft limit of the nice value, 20 less that (proc_pid_limits(5)).
+fn limit_of_nice(pid: u32) -> u32 {
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max nice priority")).unwrap();
+    line.split_ascii_whitespace().next().unwrap().parse().unwrap()
+}
+
+/// The master that is asked for it has seen neither the reload nor the trial.
+fn rolled_back_by_the_next(lab: &Lab) {
+    let cluster = Cluster::new(lab, 4).argument("--rollback-timeout").argument("1min");
+    let mut cluster = cluster.start(4);
+    // Slots that do not stand in the order of the seats any more.
+    cluster.succeed("scale", &["7"]);
+    cluster.succeed("scale", &["4"]);
+    cluster.wait_until_settled(4);
+    let load = start_load(lab);
+    let before = answers(&load);
+    let replace = |cluster: &mut Cluster<'_>| {
+        let mut old = cluster.replace_master(&[greeter().into()]);
+        assert!(old.wait(Duration::from_secs(10)).success(), "{}", old.output());
+        cluster.wait_for("the next master", |_| true);
+    };
+    try_out(&cluster);
+    replace(&mut cluster);
+    check_trial(&before, &answers(&load));
+    cluster.succeed("rollback", &[]);
+    assert_eq!(answers(&load), before, "after the trial");
+    cluster.reload();
+    replace(&mut cluster);
+    let said = cluster.succeed("rollback", &[]);
+    assert!(said.starts_with("generation 1 is in force again: 4 workers"), "{said}");
+    assert_eq!(answers(&load), before, "after the reload");
+    let report = load.stop();
+    assert_eq!(report.failed(), 0, "{report}");
+    cluster.wait_until_settled(4);
+    cluster.reload();
+    assert_eq!(cluster.status().generation, 4, "3 has been given up");
 }
 
 fn gone(lab: &Lab) {

@@ -55,7 +55,7 @@ fn pids_of(status: &Status, state: &str) -> BTreeSet<u32> {
 }
 
 /// The nice value of a process (proc_pid_stat(5), field 19).
-fn nice(pid: u32) -> i32 {
+pub(crate) fn nice(pid: u32) -> i32 {
     stat(pid, 19).parse().unwrap()
 }
 

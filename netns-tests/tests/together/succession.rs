@@ -24,6 +24,7 @@ pub(crate) fn cases() -> Vec<Case> {
             .with_both_engines(),
         case("whichever_is_killed_during_a_takeover_one_master_is_left", killed_at_each_step),
         case("a_takeover_that_hangs_is_given_up", stopped_at_steps),
+        case("who_waits_for_an_answer_is_sent_to_the_next_master", waiting),
         case("a_second_master_is_told_how_to_take_over", told),
         case("another_command_comes_into_force_with_the_next_master", reconfigured),
         case("rules_that_were_flushed_without_a_master_come_back_with_the_same_workers", flushed)
@@ -228,6 +229,21 @@ fn stopped_at_steps(lab: &Lab) {
 fn is_stopped(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
+}
+
+fn waiting(lab: &Lab) {
+    let mut cluster = Cluster::new(lab, 2).start_adjustable(2);
+    // Its successor takes its time.
+    cluster.set_greeters("GREETER_DELAY_MS=600000");
+    let mut retires = cluster.begin("retire", &["0"]);
+    let is_starting = |status: &Status| status.workers.iter().any(|it| it.state == "starting");
+    cluster.wait_for("its successor", is_starting);
+    let mut old = cluster.replace_master(&[greeter().into()]);
+    let status = retires.wait(Duration::from_secs(10));
+    assert!(!status.success(), "{}", retires.output());
+    assert!(retires.output().contains("another master has taken over"), "{}", retires.output());
+    assert!(old.wait(Duration::from_secs(10)).success(), "{}", old.output());
+    cluster.wait_for("its successor", is_starting);
 }
 
 fn told(lab: &Lab) {

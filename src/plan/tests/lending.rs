@@ -43,7 +43,7 @@ proptest! {
             let slots = u64::from(slots);
             prop_assert!((exact / slots..=exact.div_ceil(slots)).contains(&gave), "seat {}", seat);
         }
-        prop_assert_eq!(plan.returned(&home).unwrap(), home);
+        prop_assert_eq!(plan.returned(home.assignment(), home.seats().len()).unwrap(), home);
     }
 
     #[test]

@@ -130,7 +130,11 @@ fn the_sockets_of_a_worker_of_another_user_are_seen_without_ptrace() {
     let open = || Permissions::from_mode(0o755);
     std::fs::set_permissions(copy.path(), open()).unwrap();
     let program = copy.path().join("worker");
-    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    // By another process: a child that a test beside this one forks would hold the file open for
+    // writing, and nobody could run it.
+    let mut copying = std::process::Command::new("cp");
+    copying.arg(std::env::current_exe().unwrap()).arg(&program);
+    assert!(copying.status().unwrap().success());
     std::fs::set_permissions(&program, open()).unwrap();
     let spawn = Spawn { program: program.into(), ..listening(Some(account)) };
     let mut worker = Worker::start(&spawn).unwrap();

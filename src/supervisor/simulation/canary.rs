@@ -53,7 +53,7 @@ fn taken_over(world: &mut World) {
             between.into_iter().all(|(_, it)| it.is_none()),
             "a seat is taken for one on trial"
         );
-        Home { seats, is_forgotten: true, ..home }
+        Home { seats, is_forgotten: home.is_forgotten || !world.crash.was_told, ..home }
     });
 }
 

@@ -8,7 +8,7 @@ use super::topic::{TOPICS, Topic};
 use super::world::World;
 use crate::plan::{Occupant, Plan, Seat};
 use crate::supervisor::{
-    Adopted, Event, Inheritance, Part, Respawn, Supervisor, WorkerId, WorkerState,
+    Adopted, Bequest, Event, Inheritance, Part, Past, Respawn, Supervisor, WorkerId, WorkerState,
 };
 
 pub(super) const TOPIC: Topic = Topic { begin, ..Topic::NONE };
@@ -22,12 +22,13 @@ const ASK_AGAIN: Duration = Duration::from_millis(200);
 pub(super) struct State {
     /// The first event of a master that has adopted is being told.
     pub(super) is_adopting: bool,
+    /// The master in office was told all by the one before.
+    pub(super) was_told: bool,
 }
 
 /// What a master has handed over.
 struct Handed {
-    workers: Vec<Adopted>,
-    respawns: Vec<Respawn>,
+    bequest: Bequest,
     /// The one that has: it tells what would have become of it.
     by: Supervisor,
 }
@@ -73,12 +74,12 @@ fn ask_for_all(world: &mut World, tries: u32) {
     }
     let Some(by) = world.supervisor.take() else { return };
     world.note(|now| format!("{:>9.3?}  the master hands over", now.0));
-    let (workers, respawns) = by.bequeath();
+    let bequest = by.bequeath();
     let mut delay = world.random.millis(0..20);
     if world.goes_wrong(20) {
         delay = world.random.millis(20..1_500);
     }
-    world.schedule(delay, |world| take_over(world, Some(Handed { workers, respawns, by })));
+    world.schedule(delay, |world| take_over(world, Some(Handed { bequest, by })));
 }
 
 /// Another `run`: what is in force, less the workers that are gone, is what it begins with.
@@ -88,16 +89,18 @@ fn take_over(world: &mut World, handed: Option<Handed>) {
     let before = world.plan.clone();
     let (plan, holds) = beginning(world);
     world.note(|now| format!("{:>9.3?}  the next master begins, plan in force: {holds}", now.0));
-    let told = handed.as_ref().map_or(&[][..], |handed| &handed.workers);
+    let told = handed.as_ref().map_or(&[][..], |handed| &handed.bequest.workers);
     let workers = adopt_all(world, &plan, &before, told);
     world.put_in_force(plan.clone());
     // What it changes it makes anew.
     world.kernel.is_damaged &= plan == before;
     let is_whole = plan == before && plan.survivors().count() == plan.seats().len();
-    let respawns = handed.as_ref().map_or(Vec::new(), |handed| handed.respawns.clone());
-    let inheritance = Inheritance { plan, holds, workers: workers.clone(), respawns };
+    let bequest = handed.as_ref().map(|handed| handed.bequest.clone()).unwrap_or_default();
+    let bequest = Bequest { workers: workers.clone(), ..bequest };
+    let inheritance = Inheritance { plan, holds, bequest };
     let supervisor = Supervisor::adopt(world.settings.clone(), inheritance);
     world.supervisor = Some(supervisor.expect("a plan that an earlier master has made"));
+    world.crash.was_told = handed.is_some();
     TOPICS.iter().for_each(|topic| (topic.taken_over)(world));
     world.crash.is_adopting = true;
     world.deliver(Event::Start);
@@ -119,13 +122,18 @@ fn take_over(world: &mut World, handed: Option<Handed>) {
 
 /// The next master goes on as this one would have.
 fn check_handed(world: &World, handed: Handed, workers: &[Adopted], holds: bool) {
-    let Handed { workers: told, respawns, mut by } = handed;
+    let Handed { bequest: Bequest { workers: told, respawns, past }, mut by } = handed;
     let Some(next) = &world.supervisor else { return };
-    let (_, goes_on_with) = next.bequeath();
+    let goes_on_with = next.bequeath();
     // Where nobody serves there are as many seats as are configured.
     let is_there = |respawn: &&Respawn| respawn.seat.index() < world.plan.seats().len();
-    let expected: Vec<Respawn> = respawns.iter().filter(is_there).copied().collect();
-    assert_eq!(goes_on_with, expected, "a handover loses back-offs");
+    let expected: Vec<Respawn> = respawns.iter().filter(is_there).cloned().collect();
+    assert_eq!(goes_on_with.respawns, expected, "a handover loses back-offs");
+    // The number of a generation that failed counts with the next one, if a worker of it is left.
+    let last_generation = goes_on_with.past.last_generation;
+    assert!(last_generation >= past.last_generation, "a handover loses {past:?}");
+    let is_kept = goes_on_with.past == Past { last_generation, ..past.clone() };
+    assert!(!holds || is_kept, "a handover loses {past:?}: {:?}", goes_on_with.past);
     by.step(Event::Tick, world.now);
     for told in told {
         let Some(adopted) = workers.iter().find(|it| it.worker == told.worker) else { continue };
@@ -240,8 +248,8 @@ fn adopt(
     process.worker = Some(worker);
     process.ready = part == Part::InForce;
     // What it was asked by one that is gone is not known, unless it is told.
-    process.signalled = matches!(part, Part::Dying { .. });
-    process.told = false;
+    process.signalled = matches!(part, Part::Dying { terminate_at: None, .. });
+    process.told = matches!(part, Part::Dying { terminate_at: Some(_), .. });
     (process.quiet_reports, process.was_counted) = (0, false);
     (process.ready_again, process.looked_at, process.polled) = (false, false, false);
     process.keeps_own_sockets = keeps_sockets;
@@ -273,6 +281,8 @@ fn adopt(
         pid: pid.0,
         started: process.started,
         part,
+        is_past: told.is_some_and(|told| told.is_past),
+        extended: told.and_then(|told| told.extended),
         holds_sockets: !keeps_sockets,
     }
 }

@@ -70,7 +70,7 @@ impl Burden {
     }
 }
 
-/// What the world remembers to judge by. All of it is the office's: it ends with the master.
+/// What the world remembers to judge by. It ends with the master, but for what is told to the next.
 #[derive(Debug, Default)]
 pub(super) struct State {
     /// The last resident memory that was told of each worker.
@@ -139,9 +139,12 @@ fn born(world: &mut World, pid: Pid) {
     }
 }
 
-/// Who has a successor leaves, also where nobody knows why any more.
+/// Who has a successor leaves, also where nobody knows why any more. What was told still counts.
 fn taken_over(world: &mut World) {
-    world.policy = State::default();
+    let State { retirements, lost, respawns, .. } = std::mem::take(&mut world.policy);
+    if world.crash.was_told {
+        world.policy = State { retirements, lost, respawns, ..State::default() };
+    }
     let starting = |worker: &&Worker| worker.state() == WorkerState::Starting;
     let places: Vec<_> =
         world.workers().filter(starting).map(|it| (it.seat, it.generation)).collect();

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::world::World;
-use crate::plan::{Generation, Seat, Weights};
+use crate::plan::{Assignment, Generation, Seat, Weights};
 use crate::supervisor::budget::Budget;
 use crate::supervisor::health::Health;
 use crate::supervisor::state::Phase;
@@ -98,6 +98,8 @@ pub(super) enum Fault {
     ChangesWhatItFinds,
     /// It does not go on with the back-offs that it was told.
     ForgetsBackoffs,
+    /// Nor with what it was told of the generation before.
+    ForgetsThePast,
 }
 
 /// All faults, each with words of the invariant that tells of it.
@@ -141,6 +143,7 @@ pub(super) const FAULTS: &[(Fault, &str)] = &[
     (Fault::EndsTheAdopted, "gets connections"),
     (Fault::ChangesWhatItFinds, "an adoption changes the rules"),
     (Fault::ForgetsBackoffs, "a handover loses back-offs"),
+    (Fault::ForgetsThePast, "a handover loses Past"),
 ];
 
 /// A fault, and what it remembers.
@@ -281,10 +284,12 @@ impl Sabotage {
                 actions.extend(other.map(Action::Commit));
             }
             Fault::ForgetsBackoffs if world.crash.is_adopting => supervisor.respawns.clear(),
+            Fault::ForgetsThePast if world.crash.is_adopting => supervisor.before = None,
             Fault::ForgetsTheRetired
             | Fault::EndsTheAdopted
             | Fault::ChangesWhatItFinds
-            | Fault::ForgetsBackoffs => {}
+            | Fault::ForgetsBackoffs
+            | Fault::ForgetsThePast => {}
             Fault::SaysDoneTooEarly => say_done(world, supervisor, actions),
             Fault::MovesOthersForATrial => {
                 for action in actions {
@@ -299,10 +304,13 @@ impl Sabotage {
             }
             Fault::ForgetsWhoLent => {
                 if let Some(home) = &mut supervisor.home {
-                    let mut weights = vec![1.0; home.seats().len()];
+                    let seats = home.table().iter().map(|seat| seat.index() + 1).max();
+                    let mut weights = vec![1.0; seats.unwrap_or(1)];
                     weights[0] = 2.0;
                     let weights = Weights::new(&weights).expect("as many as there are");
-                    *home = home.rescaled(&weights).expect("as many slots as before");
+                    let partition = world.plan.partition();
+                    *home =
+                        Assignment::new(partition, &weights, Some(home)).expect("as many slots");
                 }
             }
             Fault::RecallsBlindly => {

@@ -10,6 +10,8 @@ fn adopted(seat: u16, part: Part) -> Adopted {
         pid: 1000 + u32::from(seat),
         started: Moment(SECOND),
         part,
+        is_past: false,
+        extended: None,
         holds_sockets: false,
     }
 }
@@ -35,7 +37,20 @@ fn bench(settings: Settings, inheritance: Inheritance) -> Bench {
 }
 
 fn inherit(plan: Plan, workers: Vec<Adopted>) -> Inheritance {
-    Inheritance { plan, holds: true, workers, respawns: Vec::new() }
+    Inheritance { plan, holds: true, bequest: Bequest { workers, ..Bequest::default() } }
+}
+
+impl Bench {
+    /// Another master takes over, with the same settings, and goes on.
+    fn next_master(&mut self) {
+        self.supervisor.may_hand_over().expect("nothing is under way");
+        let plan = self.supervisor.plan().clone();
+        let inheritance = Inheritance { plan, holds: true, bequest: self.supervisor.bequeath() };
+        let settings = self.supervisor.settings.clone();
+        self.supervisor = Supervisor::adopt(settings, inheritance).expect("a plan");
+        self.take_spawned();
+        self.event(Event::Start);
+    }
 }
 
 fn in_force(seats: &[u16]) -> Vec<Adopted> {
@@ -104,8 +119,8 @@ fn retired_ones_drain_on_and_dying_ones_are_killed_in_time() {
     let since = Moment(95 * SECOND);
     let mut workers = in_force(&[0]);
     workers.push(Adopted { generation: Generation(3), ..adopted(1, Part::Retired { since }) });
-    let kill_at = Moment(103 * SECOND);
-    workers.push(Adopted { generation: Generation(3), ..adopted(2, Part::Dying { kill_at }) });
+    let dying = Part::Dying { terminate_at: None, kill_at: Moment(103 * SECOND) };
+    workers.push(Adopted { generation: Generation(3), ..adopted(2, dying) });
     let drain = Settings { drain: Some(10 * SECOND), ..settings(1) };
     let mut bench = bench(drain, inherit(left(1, &[0]), workers));
     bench.counts(11, &[SERVING, SERVING]);
@@ -126,9 +141,15 @@ fn an_adopted_worker_that_dies_is_steered_around_and_replaced() {
 
 #[test]
 fn a_back_off_outlives_the_master() {
-    let respawn = Respawn { seat: Seat(1), failures: 3, not_before: Moment(107 * SECOND) };
-    let inheritance =
-        Inheritance { respawns: vec![respawn], ..inherit(left(2, &[0]), in_force(&[0])) };
+    let respawn = Respawn {
+        seat: Seat(1),
+        failures: 3,
+        not_before: Moment(107 * SECOND),
+        losses: Vec::new(),
+        rests_until: None,
+    };
+    let mut inheritance = inherit(left(2, &[0]), in_force(&[0]));
+    inheritance.bequest.respawns.push(respawn);
     let mut bench = bench(settings(2), inheritance);
     bench.pass(6 * SECOND);
     assert_eq!(bench.take_spawned(), []);
@@ -241,23 +262,20 @@ fn what_one_bequeaths_another_goes_on_with() {
     assert_eq!(bench.supervisor.may_hand_over(), Ok(()));
     bench.counts(1, &[IDLE, IDLE]);
     bench.now = bench.now.after(2 * SECOND);
-    let (workers, _) = bench.supervisor.bequeath();
-    let parts: Vec<(u64, Part)> = workers.iter().map(|it| (it.worker.0, it.part)).collect();
-    let dying = Part::Dying { kill_at: Moment(5 * SECOND) };
+    let parts = bench.supervisor.bequeath().workers;
+    let parts: Vec<(u64, Part)> = parts.iter().map(|it| (it.worker.0, it.part)).collect();
+    let dying = Part::Dying { terminate_at: None, kill_at: Moment(5 * SECOND) };
     let retired = Part::Retired { since: Moment::START };
     let expected = [(1, dying), (2, retired), (3, Part::InForce), (4, Part::InForce)];
     assert_eq!(parts, expected);
-    let plan = bench.supervisor.plan().clone();
-    let inheritance = Inheritance { plan, holds: true, workers, respawns: vec![] };
-    bench.supervisor = Supervisor::adopt(settings(2), inheritance).unwrap();
-    bench.event(Event::Start);
+    bench.next_master();
     assert_eq!(bench.in_force(), [3, 4]);
     bench.pass(3 * SECOND);
     assert_eq!(bench.killed, [WorkerId(1)]);
     bench.dies(3, Exit::Signal(9));
     bench.dies(4, Exit::Signal(9));
-    bench.event(Event::Tick);
-    assert!(!bench.spawned.is_empty());
+    bench.pass(SECOND);
+    assert_eq!(bench.take_spawned(), [(5, 0, 2), (6, 1, 2)]);
     assert!(bench.supervisor.may_hand_over().is_err());
 }
 
@@ -297,7 +315,7 @@ fn one_that_was_starting_has_a_moment_to_say_so_to_the_next_master() {
 }
 
 #[test]
-fn one_that_was_told_to_end_is_not_killed_sooner_by_the_next_master() {
+fn one_that_was_told_to_end_gets_its_signals_from_the_next_master() {
     let mut bench = Bench::live(2);
     bench.event(Event::Joined { worker: WorkerId(1), knows_retired: false });
     bench.request(Request::Reload);
@@ -307,10 +325,69 @@ fn one_that_was_told_to_end_is_not_killed_sooner_by_the_next_master() {
     bench.commit_done();
     bench.counts(1, &[IDLE, IDLE]);
     assert_eq!((&bench.told_to_die[..], &bench.terminated[..]), (&[1][..], &[][..]));
-    let (workers, _) = bench.supervisor.bequeath();
-    let told = workers.iter().find(|it| it.worker == WorkerId(1)).map(|it| it.part);
-    // After 5 s it would get SIGTERM, and after 5 more SIGKILL.
-    assert_eq!(told, Some(Part::Dying { kill_at: Moment(10 * SECOND) }));
+    bench.pass(2 * SECOND);
+    bench.next_master();
+    bench.pass(2 * SECOND);
+    assert_eq!(bench.take_terminated(), NOBODY);
+    bench.pass(SECOND);
+    assert_eq!(bench.take_terminated(), [1], "after 5 s");
+    bench.pass(4 * SECOND);
+    assert_eq!(bench.killed, []);
+    bench.pass(SECOND);
+    assert_eq!(bench.killed, [WorkerId(1)], "after 5 more");
+}
+
+#[test]
+fn time_that_was_asked_for_counts_with_the_next_master() {
+    let mut bench = Bench::live(1);
+    bench.dies(1, Exit::Signal(9));
+    bench.commit_done();
+    bench.pass(SECOND);
+    bench.spawn(2);
+    bench.event(Event::AskedForTime { worker: WorkerId(2), span: 100 * SECOND });
+    bench.next_master();
+    bench.pass(99 * SECOND);
+    assert_eq!(bench.take_terminated(), NOBODY);
+    bench.pass(SECOND);
+    assert_eq!(bench.take_terminated(), [2]);
+}
+
+#[test]
+fn a_rollback_goes_back_to_what_was_before_the_last_master() {
+    let mut bench = Bench::live(2);
+    bench.request(Request::Reload);
+    for worker in [3, 4] {
+        bench.ready(worker);
+    }
+    bench.commit_done();
+    bench.next_master();
+    bench.request(Request::Rollback);
+    for worker in [1, 2] {
+        bench.event(Event::Ready { worker: WorkerId(worker) });
+    }
+    bench.commit_done();
+    assert_eq!(bench.in_force(), [1, 2]);
+    assert_eq!(bench.take_spawned(), [], "none but those that there were");
+    bench.next_master();
+    bench.request(Request::Rollback);
+    assert_eq!(*bench.last_reply(), Err(Refusal::NothingBefore), "it goes back once");
+    bench.request(Request::Reload);
+    assert_eq!(bench.take_spawned(), [(5, 0, 3), (6, 1, 3)], "no number is used twice");
+}
+
+#[test]
+fn retirements_under_the_last_master_count() {
+    let retire = Retire { rate: 1, window: 60 * SECOND, ..Retire::default() };
+    let mut bench = Bench::live_with(Settings { retire, ..settings(2) }, 2);
+    bench.event(Event::RetireAsked { worker: WorkerId(1) });
+    bench.ready(3);
+    bench.commit_done();
+    bench.next_master();
+    bench.event(Event::RetireAsked { worker: WorkerId(2) });
+    bench.pass(59 * SECOND);
+    assert_eq!(bench.take_spawned(), []);
+    bench.pass(SECOND);
+    assert_eq!(bench.take_spawned(), [(4, 1, 1)]);
 }
 
 #[test]
@@ -320,12 +397,7 @@ fn what_replaces_another_is_handed_over_as_its_successor() {
     assert_eq!(bench.supervisor.may_hand_over(), Err(Refusal::Starting), "it is just started");
     bench.spawn(3);
     assert_eq!(bench.supervisor.may_hand_over(), Ok(()));
-    let (workers, respawns) = bench.supervisor.bequeath();
-    let plan = bench.supervisor.plan().clone();
-    let inheritance = Inheritance { plan, holds: true, workers, respawns };
-    bench.supervisor = Supervisor::adopt(settings(2), inheritance).unwrap();
-    bench.take_spawned();
-    bench.event(Event::Start);
+    bench.next_master();
     bench.dies(3, Exit::Code(1));
     bench.pass(SECOND);
     assert_eq!(bench.take_spawned(), [(4, 0, 1)], "another takes its place");

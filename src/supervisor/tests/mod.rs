@@ -124,6 +124,7 @@ impl Bench {
                 Action::Restore(plan) => assert!(self.restore.replace(plan).is_none()),
                 Action::Notice(notice) => self.notices.push(notice),
                 Action::Renice { worker, nice } => self.reniced.push((worker.0, nice)),
+                Action::RestoreNice { worker } => self.reniced.push((worker.0, 0)),
                 Action::MeasureShared { workers } => self.measures.push(workers),
                 Action::Progress { step, .. } => self.steps.push(step),
             }

@@ -41,6 +41,8 @@ fn retired_workers_that_still_listen_serve_again_without_a_start() {
     assert_eq!(bench.last_reply(), &Ok(Done::RolledBack { generation: Generation(1) }));
     assert_eq!(bench.in_force(), [1, 2]);
     assert_eq!(bench.take_spawned(), []);
+    // Retired, back at the value that they had, and those of generation 2 retired in turn.
+    assert_eq!(bench.reniced, [(1, 1), (2, 1), (1, 0), (2, 0), (3, 1), (4, 1)]);
     for (worker, state) in [
         (1, WorkerState::Live),
         (2, WorkerState::Live),

@@ -1,0 +1,151 @@
+//! What one master leaves to the next that asks for it, but for the plan, which the kernel holds.
+//!
+//! After a crash the next master knows what the rules and `/proc` say, and nothing of this: a back-off
+//! begins anew, a rollback has nothing to go back to. After a handover all goes on as it would have:
+//! whoever operates the cluster cannot tell that there is another master. What ends with the old one
+//! is what somebody waits for at its control socket, a retirement or a clearing: it is carried out as
+//! far as it has come.
+
+use std::sync::Arc;
+
+use super::adoption::{Adopted, Part};
+use super::aim::Aim;
+use super::worker::{Ending, Stage};
+use super::{Moment, Refusal, Supervisor, Worker};
+use crate::plan::{Assignment, Generation, Seat, Weights};
+
+/// What a master leaves.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Bequest {
+    /// The workers, by age.
+    pub workers: Vec<Adopted>,
+    /// The back-offs.
+    pub respawns: Vec<Respawn>,
+    /// What neither workers nor rules show.
+    pub past: Past,
+}
+
+/// The back-off of a seat whose workers failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Respawn {
+    /// The seat.
+    pub seat: Seat,
+    /// Failures in a row.
+    pub failures: u32,
+    /// No next worker before this.
+    pub not_before: Moment,
+    /// When the last workers were lost, oldest first.
+    pub losses: Vec<Moment>,
+    /// Until when it rests, since too many were lost; `None`: it does not.
+    pub rests_until: Option<Moment>,
+}
+
+/// What a master remembers.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Past {
+    /// What a rollback goes back to: a generation, and the shares of its seats.
+    pub before: Option<(Generation, Weights)>,
+    /// Who had the slots before some were lent to a canary.
+    pub home: Option<Assignment>,
+    /// When workers were retired to be replaced, oldest first, as far as it counts.
+    pub retirements: Vec<Moment>,
+    /// The highest number of a generation that was in force.
+    pub last_generation: Option<Generation>,
+}
+
+impl Supervisor {
+    /// What the next master needs to go on as this one would; given that nothing is
+    /// [under way](Self::may_hand_over).
+    pub fn bequeath(&self) -> Bequest {
+        let respawn = |(seat, generation): (Seat, Generation)| {
+            Some(self.respawns.get(&(seat, generation))?.bequeathed(seat))
+        };
+        Bequest {
+            workers: self.workers.values().filter_map(|it| self.adopted_of(it)).collect(),
+            respawns: self.aim.places().filter_map(respawn).collect(),
+            past: Past {
+                before: self.before.as_ref().map(|it| (it.generation, it.weights.clone())),
+                home: self.home.clone(),
+                retirements: self.budget.spent().collect(),
+                last_generation: Some(self.last_generation),
+            },
+        }
+    }
+
+    fn adopted_of(&self, worker: &Worker) -> Option<Adopted> {
+        let part = match &worker.stage {
+            Stage::Starting | Stage::Ready { .. } => Part::Starting,
+            Stage::Live { .. } => Part::InForce,
+            Stage::Retired(retirement) => Part::Retired { since: retirement.since() },
+            Stage::Recalled(recall) => Part::Retired { since: recall.retirement.since() },
+            Stage::Dying { ending: Ending::Told { terminate_at }, .. } => Part::Dying {
+                terminate_at: Some(*terminate_at),
+                kill_at: terminate_at.after(self.settings.die),
+            },
+            Stage::Dying { ending: Ending::Asked { kill_at }, .. } => {
+                Part::Dying { terminate_at: None, kill_at: *kill_at }
+            }
+            Stage::Dying { since, .. } => Part::Dying { terminate_at: None, kill_at: *since },
+        };
+        let is_closing = part.is_retired() && worker.health.is_stopping();
+        Some(Adopted {
+            worker: worker.id,
+            seat: worker.seat,
+            generation: worker.generation,
+            ports: Arc::clone(worker.ports.as_ref()?),
+            pid: worker.pid?,
+            started: worker.started,
+            part,
+            is_past: worker.unfit || worker.is_finisher || is_closing,
+            extended: worker.health.extended(),
+            holds_sockets: worker.holds_sockets,
+        })
+    }
+
+    /// Whether another master may take over now.
+    ///
+    /// # Errors
+    /// [`Refusal::Stopping`]; [`Refusal::Busy`] with a reload or a scale; [`Refusal::Starting`] before
+    /// a plan of this master is in force, while a process is just being started, which takes
+    /// milliseconds, or has not told the ports that it picks; while another plan should be in force
+    /// than is, while that does not show which seats are those of a canary, and while listening sockets
+    /// wait for a worker that is to inherit them.
+    pub fn may_hand_over(&self) -> Result<(), Refusal> {
+        self.check_idle()?;
+        let is_unknown = |worker: &Worker| worker.pid.is_none() || worker.ports.is_none();
+        let is_spawning = self.workers.values().any(is_unknown);
+        let is_inheriting = |worker: &Worker| {
+            worker.is_heir && matches!(worker.stage, Stage::Starting | Stage::Ready { .. })
+        };
+        let awaits_heirs = !self.estates.is_empty() || self.workers.values().any(is_inheriting);
+        let is_wrong = self.kernel.is_busy() || self.is_outdated() || !self.shows_canary();
+        if is_spawning || awaits_heirs || is_wrong {
+            return Err(Refusal::Starting);
+        }
+        Ok(())
+    }
+
+    /// Whether the plan in force shows which seats are those of the canary, if there is one: the next
+    /// master has nothing else to tell it by ([`Aim::found_in`]).
+    fn shows_canary(&self) -> bool {
+        let last = self.aim.weights.seats() - 1;
+        let is_occupied = || self.plan().seats().nth(last).is_some_and(|(_, it)| it.is_some());
+        self.aim.canary.is_none() || is_occupied()
+    }
+
+    /// Takes in what an earlier master remembers; `holds` as in
+    /// [`Inheritance`](super::Inheritance): there is no way back to workers of other listeners.
+    pub(super) fn remember(&mut self, past: Past, holds: bool) {
+        let Past { before, home, retirements, last_generation } = past;
+        let before = before.filter(|_| holds);
+        self.before = before.map(|(generation, weights)| Aim::all(generation, weights));
+        // Of a canary that is not in force any more it is of no use.
+        let slots = self.plan().assignment().slots();
+        let is_of_use = |home: &Assignment| self.aim.canary.is_some() && home.slots() == slots;
+        self.home = home.filter(is_of_use);
+        let limit = self.limit();
+        retirements.into_iter().for_each(|at| self.budget.spend(limit, at));
+        let last = last_generation.unwrap_or(self.last_generation);
+        self.last_generation = self.last_generation.max(last);
+    }
+}
