@@ -42,7 +42,7 @@ use super::message::cut;
 /// | `ending` | `worker`, `seat`, `generation`, `why` | a worker is asked to end |
 /// | `killed` | `worker`, `seat`, `generation` | a worker did not end when asked to |
 /// | `ended` | `worker`, `seat`, `generation`, `exit`, `signal` | a worker that was retired or asked to end is gone |
-/// | `swapped` | `generation`, `occupied`, `seats` | another plan is in force, with a worker in so many of its seats |
+/// | `swapped` | `generation`, `occupied`, `seats`, `took` | another plan is in force, with a worker in so many of its seats; the transaction took so long |
 /// | `all_bands_ready` | `generation`, `seats` | with that, every seat has a worker |
 /// | `finishing` | `seat`, `generation`, `connections` | so many connections wait in the sockets of a worker that has ended: a process is started to accept them |
 /// | `queue_lost` | `seat`, `generation`, `connections` | nobody could be started for them: they are reset |

@@ -239,7 +239,7 @@ impl World {
         }
         self.figures.swaps.observe(self.last_swap);
         tracing::debug!(generation = %plan.generation(), took = ?self.last_swap, "committed");
-        Event::Committed
+        Event::Committed { took: self.last_swap }
     }
 
     /// Looks at the table. What was told of other people's commits comes first: it names who made the

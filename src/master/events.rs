@@ -161,8 +161,8 @@ fn lines(notice: &Notice) -> Vec<EventLine> {
         Notice::Ended { worker, seat, generation, exit } => {
             ended(of("ended", *worker, *seat, *generation), *exit)
         }
-        Notice::InForce { generation, occupied, seats } => {
-            return in_force(*generation, *occupied, *seats);
+        Notice::InForce { generation, occupied, seats, took } => {
+            return in_force(*generation, *occupied, *seats, *took);
         }
         Notice::Finishing { seat, generation, connections } => event("finishing")
             .with("seat", seat.0)
@@ -242,11 +242,17 @@ fn ended(event: EventLine, exit: Exit) -> EventLine {
     event.with("exit", code).with("signal", signal)
 }
 
-fn in_force(generation: Generation, occupied: usize, seats: usize) -> Vec<EventLine> {
+fn in_force(
+    generation: Generation,
+    occupied: usize,
+    seats: usize,
+    took: Duration,
+) -> Vec<EventLine> {
     let swapped = EventLine::new("swapped")
         .with("generation", generation.0)
         .with("occupied", occupied)
-        .with("seats", seats);
+        .with("seats", seats)
+        .with("took", seconds(took));
     let all = EventLine::new("all_bands_ready").with("generation", generation.0);
     let all = (occupied == seats).then(|| all.with("seats", seats));
     [swapped].into_iter().chain(all).collect()

@@ -1,5 +1,7 @@
 //! One commit at a time: what is submitted, and what its outcome means.
 
+use std::time::Duration;
+
 use super::aim::Draft;
 use super::desired::Unplannable;
 use super::state::Phase;
@@ -14,7 +16,7 @@ impl Supervisor {
                 Ok(None) => return,
                 Ok(Some(draft)) if draft.plan == self.kernel.in_force.plan => {
                     let before = self.kernel.replace(draft);
-                    self.came_into_force(&before, now);
+                    self.came_into_force(&before, Duration::ZERO, now);
                 }
                 Ok(Some(draft)) => {
                     let plan = self.kernel.submit(draft);
@@ -29,7 +31,7 @@ impl Supervisor {
         (!self.kernel.is_busy() && self.is_outdated()).then(|| self.kernel.not_before())
     }
 
-    pub(super) fn came_into_force(&mut self, before: &Draft, now: Moment) {
+    pub(super) fn came_into_force(&mut self, before: &Draft, took: Duration, now: Moment) {
         let renices = self.settings.retire.renice != 0;
         let Self { kernel, workers, actions, .. } = self;
         for worker in workers.values_mut().filter(|worker| kernel.in_force.names(worker)) {
@@ -55,7 +57,7 @@ impl Supervisor {
             None => (kernel.in_force.plan.survivors().count(), kernel.in_force.plan.seats().len()),
         };
         let generation = self.generation();
-        self.actions.push(Action::Notice(Notice::InForce { generation, occupied, seats }));
+        self.actions.push(Action::Notice(Notice::InForce { generation, occupied, seats, took }));
         if took_over {
             self.took_over();
         }

@@ -134,7 +134,10 @@ pub enum Event {
         worker: WorkerId,
     },
     /// The outstanding [`Action::Commit`](super::Action::Commit) is in force.
-    Committed,
+    Committed {
+        /// How long that took.
+        took: Duration,
+    },
     /// The outstanding [`Action::Commit`](super::Action::Commit) changed nothing.
     CommitFailed {
         /// The error, for display.

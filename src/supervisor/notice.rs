@@ -237,6 +237,8 @@ pub enum Notice {
         occupied: usize,
         /// Seats in all.
         seats: usize,
+        /// How long its transaction took; zero if the kernel had nothing to change.
+        took: Duration,
     },
     /// A part of the clients gets a new generation, on trial.
     OnTrial {
@@ -497,8 +499,12 @@ impl fmt::Display for Notice {
                 write!(f, "seat {seat}: {connections} connections that waited for a worker of ")?;
                 write!(f, "generation {generation} are reset: nobody could be started for them")
             }
-            Self::InForce { generation, occupied, seats } => {
-                write!(f, "generation {generation} in force, {occupied} of {seats} seats occupied")
+            Self::InForce { generation, occupied, seats, took } => {
+                write!(
+                    f,
+                    "generation {generation} in force, {occupied} of {seats} seats occupied, "
+                )?;
+                write!(f, "swapped in {took:.1?}")
             }
             Self::OnTrial { generation, workers, slots, of } => write!(
                 f,

@@ -193,9 +193,9 @@ impl Supervisor {
             Event::MeasuredShared(footprint) => self.measured_shared(footprint, now),
             Event::Lagging { worker, lag } => self.lags(worker, lag),
             Event::RetireAsked { worker } => self.retire_asked(worker),
-            Event::Committed => {
+            Event::Committed { took } => {
                 if let Some(before) = self.kernel.committed() {
-                    self.came_into_force(&before, now);
+                    self.came_into_force(&before, took, now);
                 }
             }
             Event::CommitFailed { reason } => {

@@ -27,6 +27,8 @@ fn told(lab: &Lab) {
     for (field, number) in expected {
         assert_eq!(swapped[field], number, "{swapped}");
     }
+    let took = swapped["took"].as_f64().unwrap();
+    assert!((1e-6..1.0).contains(&took), "{swapped}");
     wait_for(&events, "all_bands_ready", 1);
     wait_for(&events, "ended", 2);
     let victim = cluster.status().pids()[&1];

@@ -57,7 +57,7 @@ fn notices() -> Vec<Notice> {
         Notice::Ending { worker, seat, generation, why: Why::Drained },
         Notice::Killed { worker, seat, generation },
         Notice::Ended { worker, seat, generation, exit: Exit::Code(0) },
-        Notice::InForce { generation, occupied: 4, seats: 4 },
+        Notice::InForce { generation, occupied: 4, seats: 4, took: SPAN },
         Notice::OnTrial { generation, workers: 4, slots: 102, of: 1024 },
         Notice::Repaired { what: "gone".to_owned(), writer, total: 7, held_back: SPAN },
         Notice::RepairFailed { reason: reason.clone(), retry_in: SPAN },
@@ -133,7 +133,7 @@ fn events_carry_the_numbers_of_their_notices() {
         r#"{"event":"retire","time":0.0,"cause":"lag","generation":2,"lag":1.5,"memory":null,"seat":1,"worker":3}"#,
         r#"{"event":"unresponsive","time":0.0,"generation":2,"seat":1,"worker":3}"#,
         r#"{"event":"high_watermark_breached","time":0.0,"freed":100,"mark":950,"used":1000,"workers":[{"generation":2,"memory":60,"seat":1,"worker":3},{"generation":2,"memory":40,"seat":1,"worker":3}]}"#,
-        r#"{"event":"swapped","time":0.0,"generation":2,"occupied":4,"seats":4}"#,
+        r#"{"event":"swapped","time":0.0,"generation":2,"occupied":4,"seats":4,"took":1.5}"#,
         r#"{"event":"all_bands_ready","time":0.0,"generation":2,"seats":4}"#,
         r#"{"event":"repaired","time":0.0,"held_back":1.5,"total":7,"what":"gone","writer":{"name":"nft","pid":977}}"#,
         r#"{"event":"stats","time":0.0,"master":1048576,"more":false,"workers":[{"generation":2,"memory":73400320,"pid":4242,"seat":1,"state":"live","worker":3}]}"#,
@@ -156,7 +156,7 @@ fn one_that_is_silent_for_too_long_is_unresponsive_be_it_live_or_retired() {
 
 #[test]
 fn a_swap_that_leaves_a_seat_vacant_is_not_all_bands_ready() {
-    let swap = Notice::InForce { generation: GENERATION, occupied: 3, seats: 4 };
+    let swap = Notice::InForce { generation: GENERATION, occupied: 3, seats: 4, took: SPAN };
     assert_eq!(lines(&swap).iter().map(|it| it.event.as_str()).collect::<Vec<_>>(), ["swapped"]);
 }
 

@@ -154,7 +154,7 @@ impl Bench {
 
     fn commit_done(&mut self) -> Plan {
         let plan = self.commit.take().expect("a commit is outstanding");
-        self.event(Event::Committed);
+        self.event(Event::Committed { took: MILLISECOND });
         plan
     }
 
@@ -257,7 +257,7 @@ fn events_of_strangers_and_answers_to_nothing_are_passed_over() {
         Event::Joined { worker, knows_retired: false },
         Event::Parted { worker },
         Event::Deaf { worker },
-        Event::Committed,
+        Event::Committed { took: MILLISECOND },
         Event::CommitFailed { reason: String::new() },
         Event::Verified(Finding::Differs { what: String::new() }),
         Event::Restored,
