@@ -14,7 +14,12 @@ use netns_tests::{Case, Cluster, Lab, Need, signal, wait_until, waited_for_proce
 use nix::sys::signal::Signal;
 
 pub(crate) fn cases() -> Vec<Case> {
-    vec![Case::new("a_thousand_hostile_connections_delay_no_swap", flood).needs(Need::Ipcluster)]
+    vec![
+        Case::new("a_thousand_hostile_connections_delay_no_swap", flood).needs(Need::Ipcluster),
+        Case::new("a_worker_that_floods_its_master_delays_no_swap", flooded_by_worker)
+            .needs(Need::Ipcluster)
+            .needs(Need::Python),
+    ]
 }
 
 const CONNECTIONS: usize = 1000;
@@ -134,6 +139,26 @@ fn flood(lab: &Lab) {
         assert!(slowest < DELAY, "answers: {answers:?}");
     });
     cluster.wait_until_settled(2);
+}
+
+fn flooded_by_worker(lab: &Lab) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("workers/flood.py");
+    let cluster = Cluster::new(lab, 2).argument("--ready=notify");
+    let cluster = cluster.argument("--spawn-backoff").argument("10ms..10ms");
+    let cluster = cluster.argument("--spawn-give-up").argument("0");
+    let mut cluster = cluster.start_with(&["python3".into(), script.into()], 2);
+    let mut watch = lab.server().run_in(Watch::open).unwrap().unwrap();
+    let master = cluster.master().pid();
+    let mut swaps = Vec::new();
+    for _ in 0..KILLS {
+        let victim = cluster.wait_until_settled(2).pids()[&1];
+        swaps.push(kill(victim, master, &mut watch));
+    }
+    swaps.sort();
+    println!("{KILLS} deaths, all steered around within {:?}", swaps[KILLS - 1]);
+    assert!(swaps[KILLS - 1] < DELAY, "swaps: {swaps:?}");
+    let status = cluster.wait_until_settled(2);
+    assert_eq!(status.health(), ["ok", "ok"], "{status:?}");
 }
 
 /// Ends the flood, also when the case fails.
