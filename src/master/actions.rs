@@ -23,6 +23,7 @@ use super::processes::{BURIAL_INTERVAL, Processes};
 use super::report;
 use super::service::Service;
 use super::spawner::{self, Spawner};
+use super::statuses::Statuses;
 use super::watching::Watching;
 use crate::control::{
     Answer, Cleared, OnTrial, Reloaded, Responder, Restarted, Retired, RolledBack, Scaled, Stopped,
@@ -63,6 +64,7 @@ pub(super) struct World {
     pub(super) held: Held,
     pub(super) exits_sender: mpsc::UnboundedSender<WorkerId>,
     pub(super) counts_sender: mpsc::UnboundedSender<Counts>,
+    pub(super) statuses: Statuses,
     pub(super) pending: BTreeMap<RequestId, Pending>,
     pub(super) notices: broadcast::Sender<Notice>,
     pub(super) subscribers: Subscribers,
@@ -168,7 +170,8 @@ impl World {
 
     /// Those who wait for an answer, who will have none of us.
     pub(super) fn take_responders(&mut self) -> impl Iterator<Item = Responder> + use<> {
-        std::mem::take(&mut self.pending).into_values().map(|pending| pending.responder)
+        let pending = std::mem::take(&mut self.pending).into_values();
+        pending.map(|pending| pending.responder).chain(self.statuses.take_all())
     }
 
     /// Carries out an action. Returns the events that answer it at once, if any do.

@@ -34,6 +34,7 @@ use super::processes::{Processes, transports};
 use super::run::Master;
 use super::service::Service;
 use super::spawner::{Spawner, Template};
+use super::statuses::Statuses;
 use super::succession::{Predecessor, Steps};
 use super::takeover::Beginning;
 use super::vigil::Vigil;
@@ -214,6 +215,7 @@ impl Builder {
         let (orders, inbox) = mpsc::channel(REQUEST_QUEUE);
         let (exits_sender, exits) = mpsc::unbounded_channel();
         let (counts_sender, counts) = mpsc::unbounded_channel();
+        let (status_counts_sender, status_counts) = mpsc::unbounded_channel();
         let mut heirs = Vec::new();
         for Heir { adopted, started, .. } in workers {
             spawner.hold(adopted.worker, Arc::clone(&started.ports));
@@ -268,6 +270,7 @@ impl Builder {
                 held: Held::default(),
                 exits_sender,
                 counts_sender,
+                statuses: Statuses::new(beside("status")?, status_counts_sender),
                 pending: BTreeMap::new(),
                 next_request: 0,
                 notices: broadcast::channel(NOTICE_QUEUE).0,
@@ -290,6 +293,7 @@ impl Builder {
             started,
             exits,
             counts,
+            status_counts,
             worker_events,
             draining: Draining::default(),
             fullness: Fullness::default(),

@@ -14,7 +14,7 @@
 //! | a worker says something of itself | the socket of `NOTIFY_SOCKET`, which is read a part at a time |
 //! | a retired worker's connections end | they are counted every 100 ms (sock_diag, conntrack), beside the loop |
 //! | a worker speaks | the control socket, or one of the workers' own |
-//! | an operator asks | the control socket, or a [`Handle`] |
+//! | an operator asks | the control socket, or a [`Handle`]; for a status the connections of all workers are counted beside the loop |
 //! | a worker's memory grows | it is looked at every second, beside the loop (statm; smaps_rollup when asked for) |
 //! | others change our rules | the kernel tells of every commit (multicast) |
 //! | time passes | the supervisor's deadline |
@@ -66,6 +66,7 @@ mod report;
 mod run;
 mod service;
 mod spawner;
+mod statuses;
 mod succession;
 mod takeover;
 mod vigil;

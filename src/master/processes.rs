@@ -9,16 +9,16 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::complaint::Complaint;
-use super::counting::{Counted, CountedWorkers, count_sockets};
+use super::counting::{Counted, CountedWorkers};
 use super::health::Seen;
 use super::output::{Flow, Look, Origin, Printer};
 use super::spawner::Started;
-use crate::plan::{Generation, Listener, Listeners, Plan, Port, Protocol, Seat};
+use crate::plan::{Generation, Listener, Listeners, Port, Protocol, Seat};
 use crate::process::{
     self, Child, Delivery, ListenSocket, ListenTable, OutputReader, ProcessError, Reach, Transport,
     own_nice,
 };
-use crate::supervisor::{Exit, Moment, Sockets, WorkerId};
+use crate::supervisor::{Exit, Moment, WorkerId};
 
 /// A worker's process, from its start until its exit was noticed.
 pub(super) struct Running {
@@ -307,15 +307,6 @@ impl Processes {
             Some((worker, Counted { ports, session, left_for }))
         };
         workers.into_iter().filter_map(of).collect()
-    }
-
-    /// Counts the sockets on the ports of workers.
-    pub(super) fn count(
-        &mut self,
-        workers: &CountedWorkers,
-        plan: &Plan,
-    ) -> Result<BTreeMap<WorkerId, Sockets>, ProcessError> {
-        count_sockets(&mut self.sockets, workers, plan)
     }
 }
 

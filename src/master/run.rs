@@ -12,7 +12,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use super::actions::{Counts, World};
 use super::bequest::Estate;
 use super::builder::{Builder, REQUEST_QUEUE};
-use super::counting::{CountedWorkers, count_all};
+use super::counting::{CountedWorkers, count_all, count_sockets};
 use super::draining::Draining;
 use super::error::MasterError;
 use super::fullness::Fullness;
@@ -25,6 +25,7 @@ use super::processes::{
 };
 use super::report;
 use super::spawner::{Outcome, Started};
+use super::statuses::SocketCounts;
 use super::vigil::{VIGIL_INTERVAL, Vigil, heard};
 use crate::config::{Config, Readiness};
 use crate::control::{
@@ -32,6 +33,7 @@ use crate::control::{
     WorkerEvent,
 };
 use crate::plan::{Route, Seat};
+use crate::process;
 use crate::supervisor::{self, Action, Event, Notice, Supervisor, Target, WorkerId, WorkerState};
 
 /// The process manager of one cluster, with its rules. See [`crate::master`].
@@ -55,6 +57,7 @@ pub struct Master {
     pub(super) started: mpsc::UnboundedReceiver<Outcome>,
     pub(super) exits: mpsc::UnboundedReceiver<WorkerId>,
     pub(super) counts: mpsc::UnboundedReceiver<Counts>,
+    pub(super) status_counts: mpsc::UnboundedReceiver<SocketCounts>,
     pub(super) worker_events: mpsc::Receiver<WorkerEvent>,
     pub(super) draining: Draining,
     pub(super) fullness: Fullness,
@@ -153,6 +156,7 @@ impl Master {
                     _ => self.asked(request),
                 },
                 Some(event) = self.worker_events.recv() => self.hear_of_worker(event),
+                Some(counts) = self.status_counts.recv() => self.take_status_counts(counts),
                 () = self.world.until(parted) => self.miss_parted(),
                 Some(order) = self.inbox.recv() => match order {
                     Order::Request(request) => self.asked(request),
@@ -193,6 +197,9 @@ impl Master {
                     hear_at = began.checked_add(began.elapsed() * HEARING_SHARE + HEARING_REST);
                 }
             }
+        }
+        for responder in self.world.take_responders() {
+            responder.finish(Err(Failure::new("the cluster is stopped")));
         }
         self.bury_all().await;
         self.world.processes.finish_output(OUTPUT_PATIENCE);
@@ -437,7 +444,10 @@ impl Master {
     fn asked(&mut self, request: control::Request) {
         let control::Request { command, responder, .. } = request;
         match command {
-            Command::Status => responder.finish(Ok(Answer::Status(Box::new(self.status())))),
+            Command::Status => {
+                self.world.statuses.add(responder);
+                self.count_for_status();
+            }
             Command::Explain { address } => responder.finish(self.explain(address)),
             Command::Reload => self.request(supervisor::Request::Reload, responder),
             Command::Canary { share } => {
@@ -496,13 +506,31 @@ impl Master {
         report::explain(self.supervisor.plan(), address, pid_of).map(Answer::Explained)
     }
 
-    fn status(&mut self) -> control::Status {
-        let all = self.counted(|_| true);
-        let counts =
-            self.world.processes.count(&all, self.supervisor.plan()).unwrap_or_else(|error| {
-                tracing::warn!(%error, "cannot count connections");
-                BTreeMap::new()
-            });
+    /// Begins a count for those who want the status, if it is time for one.
+    fn count_for_status(&mut self) {
+        if self.world.statuses.is_due() {
+            let (all, plan) = (self.counted(|_| true), self.supervisor.plan().clone());
+            self.world
+                .statuses
+                .count(move || count_sockets(&mut process::Sockets::open()?, &all, &plan));
+        }
+    }
+
+    fn take_status_counts(&mut self, counts: SocketCounts) {
+        let served = self.world.statuses.take_served();
+        let counts = counts.unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot count connections");
+            BTreeMap::new()
+        });
+        let status = self.status(&counts);
+        for responder in served {
+            responder.finish(Ok(Answer::Status(Box::new(status.clone()))));
+        }
+        self.count_for_status();
+    }
+
+    /// With these connections of workers.
+    fn status(&mut self, counts: &BTreeMap<WorkerId, supervisor::Sockets>) -> control::Status {
         let tallies = self.world.firewall.tallies().unwrap_or_else(|error| {
             tracing::warn!(%error, "cannot read how many connections each seat has had");
             BTreeMap::new()
@@ -516,7 +544,7 @@ impl Master {
         let figures = &self.world.figures;
         let mut status = report::status(
             &self.supervisor,
-            &counts,
+            counts,
             &tallies,
             fill,
             figures,

@@ -8,9 +8,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ipcluster::lab::{Held, Network};
 use ipcluster::nft::{Change, Watch};
 use ipcluster::ruleset::TableName;
 use netns_tests::{Case, Cluster, Lab, Need, signal, wait_until, waited_for_processor};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -19,6 +21,10 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("a_worker_that_floods_its_master_delays_no_swap", flooded_by_worker)
             .needs(Need::Ipcluster)
             .needs(Need::Python),
+        Case::new("whoever_asks_for_the_status_delays_no_swap", asked)
+            .needs(Need::Ipcluster)
+            .limit(Duration::from_secs(300))
+            .with_both_engines_on_request(),
     ]
 }
 
@@ -159,6 +165,60 @@ fn flooded_by_worker(lab: &Lab) {
     assert!(swaps[KILLS - 1] < DELAY, "swaps: {swaps:?}");
     let status = cluster.wait_until_settled(2);
     assert_eq!(status.health(), ["ok", "ok"], "{status:?}");
+}
+
+/// So many connections that to count them takes longer than a swap may.
+const HELD: usize = 8000;
+
+/// What a worker's death may take to be acted on, with as many connections as there are.
+const STEERED_WITHIN: Duration = Duration::from_millis(20);
+
+fn asked(lab: &Lab) {
+    // Workers, and this process, hold that many.
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
+    let workers = 4;
+    let cluster = Cluster::new(lab, workers).argument("--spawn-backoff").argument("10ms..10ms");
+    let mut cluster = cluster.argument("--spawn-give-up").argument("0").start(workers.into());
+    let mut watch = lab.server().run_in(Watch::open).unwrap().unwrap();
+    let clients: Vec<_> = Network::clients_v4(1000).collect();
+    let to = Network::server_v4(80);
+    let open = |nth: usize| Held::open(lab.client(), clients[nth % clients.len()], to).unwrap();
+    let held: Vec<Held> = (0..HELD).map(open).collect();
+    let master = cluster.master().pid();
+    let (ends, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let mut swaps = Vec::new();
+    thread::scope(|scope| {
+        let _end = End(&ends);
+        scope.spawn(|| {
+            let path = Path::new("/run/ipcluster/t.sock");
+            let mut operator = Operator(BufReader::new(UnixStream::connect(path).unwrap()));
+            while !ends.load(Ordering::Relaxed) {
+                operator.ask("{\"v\":1,\"command\":\"status\"}\n", master);
+                answered.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        for _ in 0..=KILLS {
+            let before = answered.load(Ordering::Relaxed);
+            let status = cluster.wait_until_settled(workers.into());
+            let victim = status.pids()[&(workers - 1)];
+            wait_until("a status", Duration::from_secs(30), || {
+                answered.load(Ordering::Relaxed) > before
+            });
+            swaps.push(kill(victim, master, &mut watch));
+        }
+    });
+    let counted = cluster.status().workers.iter().filter_map(|it| it.connections).sum::<u32>();
+    // The first of them had held connections, which the kernel closes before it tells of a death.
+    swaps.remove(0);
+    swaps.sort();
+    println!(
+        "{counted} connections; {KILLS} deaths, all steered around within {:?}",
+        swaps[KILLS - 1]
+    );
+    assert!(counted as usize > HELD / 2, "{counted} of {HELD}");
+    assert!(swaps[KILLS - 1] < STEERED_WITHIN, "swaps: {swaps:?}");
+    drop(held);
 }
 
 /// Ends the flood, also when the case fails.
