@@ -171,7 +171,7 @@ fn flooded_by_worker(lab: &Lab) {
 const HELD: usize = 8000;
 
 /// What a worker's death may take to be acted on, with as many connections as there are.
-const STEERED_WITHIN: Duration = Duration::from_millis(20);
+const STEERED_WITHIN: Duration = Duration::from_millis(10);
 
 fn asked(lab: &Lab) {
     // Workers, and this process, hold that many.
