@@ -20,6 +20,7 @@
 //! it is an orphan: named in the log and the status, and left alone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,7 +30,9 @@ use super::takeover::Serving;
 use crate::config::Config;
 use crate::control::HandedWorker;
 use crate::plan::{ClusterName, Generation, Listeners, Plan, Port, Protocol, Seat};
-use crate::process::{Account, Leader, ListenTable, PortHolders, ProcessError, effective_uid};
+use crate::process::{
+    Account, Leader, ListenTable, PortHolders, ProcessError, Sockets, effective_uid,
+};
 use crate::supervisor::Part;
 
 /// A process that says that it is a worker of this cluster.
@@ -65,27 +68,49 @@ pub(super) enum Verdict {
     Orphan(&'static str),
 }
 
-/// Looks for workers of an earlier master: the oldest first. `listeners` are those that they serve,
-/// `users` those that they may run as.
-pub(super) fn candidates(
-    config: &Config,
-    listeners: &Listeners,
-    in_force: Option<&Plan>,
-    users: &BTreeSet<u32>,
-    table: &mut ListenTable,
-    holders: &PortHolders,
-) -> Result<Vec<Candidate>, ProcessError> {
-    let mut candidates = vec![];
-    for leader in Leader::all(users)? {
-        let Some(said) = said_by(&leader, &config.name, listeners.public_ports()) else { continue };
+/// Where workers of an earlier master are looked for.
+pub(super) struct Search<'a> {
+    pub(super) config: &'a Config,
+    /// Those that they serve.
+    pub(super) listeners: &'a Listeners,
+    pub(super) in_force: Option<&'a Plan>,
+    /// Those that they may run as.
+    pub(super) users: &'a BTreeSet<u32>,
+}
+
+impl Search<'_> {
+    /// Looks for them: the oldest first, without those that are known already.
+    pub(super) fn candidates(
+        &self,
+        is_known: impl Fn(u32) -> bool,
+        table: &mut ListenTable,
+        holders: &mut Holders<'_>,
+    ) -> Result<Vec<Candidate>, ProcessError> {
+        let mut candidates = vec![];
+        let leaders = Leader::all(self.users)?;
+        for leader in leaders.into_iter().filter(|leader| !is_known(leader.pid())) {
+            let public = self.listeners.public_ports();
+            let Some(said) = said_by(&leader, &self.config.name, public) else { continue };
+            candidates.push(self.candidate(leader, said, table, holders)?);
+        }
+        Ok(candidates)
+    }
+
+    fn candidate(
+        &self,
+        leader: Leader,
+        said: Said,
+        table: &mut ListenTable,
+        holders: &mut Holders<'_>,
+    ) -> Result<Candidate, ProcessError> {
         let Said { seat, generation, mark, ports, is_first } = said;
-        let planned = in_force.and_then(|plan| planned_ports(plan, seat, generation));
-        let ports = match (ports, planned) {
-            (Some(ports), _) | (None, Some(ports)) => ports,
-            (None, None) => held_ports(&leader, config, holders)?,
+        let planned = || planned_ports(self.in_force?, seat, generation);
+        let ports = match ports.or_else(planned) {
+            Some(ports) => ports,
+            None => held_ports(&leader, self.config, holders.known()?)?,
         };
+        let serves = serves(leader.pid(), &ports, self.listeners, table)?;
         let numbers: Vec<u16> = ports.iter().map(|port| port.number()).collect();
-        let serves = serves(leader.pid(), &ports, listeners, table)?;
         let claim = Claim {
             pid: leader.pid(),
             seat,
@@ -93,13 +118,34 @@ pub(super) fn candidates(
             mark,
             ports,
             serves,
-            has_sockets: serves || holders.holds(leader.pid(), &numbers)?,
+            has_sockets: serves || holders.known()?.holds(leader.pid(), &numbers)?,
             is_first,
             age: leader.age,
         };
-        candidates.push(Candidate { leader, claim });
+        Ok(Candidate { leader, claim })
     }
-    Ok(candidates)
+}
+
+/// Who holds sockets on worker ports. To know it takes the list of all connections, so it is read only
+/// if a candidate is not seen to serve, and at most once.
+pub(super) struct Holders<'a> {
+    sockets: &'a mut Sockets,
+    ports: RangeInclusive<u16>,
+    known: Option<PortHolders>,
+}
+
+impl<'a> Holders<'a> {
+    pub(super) fn new(sockets: &'a mut Sockets, ports: RangeInclusive<u16>) -> Self {
+        Self { sockets, ports, known: None }
+    }
+
+    fn known(&mut self) -> Result<&PortHolders, ProcessError> {
+        let known = match self.known.take() {
+            Some(known) => known,
+            None => PortHolders::read(self.sockets, self.ports.clone())?,
+        };
+        Ok(self.known.insert(known))
+    }
 }
 
 /// A worker that a running master hands over: what it says of it is the proof.

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::adoption::{self, Candidate, Claim, Verdict};
+use super::adoption::{self, Candidate, Claim, Holders, Search, Verdict};
 use super::bequest::listen_key;
 use super::error::MasterError;
 use super::listening::SeatSockets;
@@ -21,8 +21,7 @@ use crate::control::{
 };
 use crate::plan::{Assignment, Generation, Plan, Weights};
 use crate::process::{
-    Account, HeldSocket, Leader, ListenTable, Output, OutputReader, PidFd, PortHolders,
-    ProcessError, Sockets,
+    Account, HeldSocket, Leader, ListenTable, Output, OutputReader, PidFd, ProcessError, Sockets,
 };
 use crate::supervisor::{Adopted, Moment, Part, Past, Respawn, WorkerId};
 
@@ -110,7 +109,6 @@ impl Heritage {
         let range = ports_of_interest(config, in_force);
         let mut sockets = Sockets::open()?;
         let mut table = ListenTable::read(&mut sockets, &transports(listeners), range.clone())?;
-        let holders = PortHolders::read(&mut sockets, range)?;
         let mut candidates = vec![];
         let mut told: BTreeMap<u32, Told> = BTreeMap::new();
         let Handed { workers: processes, respawns, past } = handed;
@@ -122,9 +120,10 @@ impl Heritage {
             told.insert(worker.pid, Told { worker, output, sockets });
         }
         let users = adoption::users(account);
-        let found =
-            adoption::candidates(config, listeners, in_force, &users, &mut table, &holders)?;
-        candidates.extend(found.into_iter().filter(|it| !told.contains_key(&it.claim.pid)));
+        let search = Search { config, listeners, in_force, users: &users };
+        let mut holders = Holders::new(&mut sockets, range);
+        let is_told = |pid| told.contains_key(&pid);
+        candidates.extend(search.candidates(is_told, &mut table, &mut holders)?);
         let serving = adoption::serving(candidates.iter().map(|it| &it.claim));
         let beginning = begin(config, in_force.cloned(), &serving)?;
         let serves_on = match in_force {
@@ -155,7 +154,7 @@ impl Heritage {
                     );
                     let (told, output, sockets) = match told {
                         Some(told) => (Some(told.worker), told.output, adopt_all(told.sockets)),
-                        None => (None, None, sockets_of(&candidate)),
+                        None => (None, None, sockets_of(&candidate, &table)),
                     };
                     let sockets = SeatSockets::regain(listeners, &candidate.claim.ports, sockets);
                     let sockets = sockets.map(Arc::new);
@@ -254,14 +253,13 @@ fn adopt_all(sockets: Vec<OwnedFd>) -> Vec<HeldSocket> {
 
 /// Those of a worker whose master is gone, if it was given any: the connections that wait in them are
 /// to outlive it again.
-fn sockets_of(candidate: &Candidate) -> Vec<HeldSocket> {
+fn sockets_of(candidate: &Candidate, table: &ListenTable) -> Vec<HeldSocket> {
     let Candidate { leader, claim } = candidate;
     if leader.variable("LISTEN_FDS").is_none() {
         return Vec::new();
     }
-    let ports = claim.ports.iter().map(|port| port.number());
-    let range = ports.clone().min().unwrap_or(0)..=ports.max().unwrap_or(0);
-    leader.listening_sockets(range).unwrap_or_else(|error| {
+    let ports: Vec<u16> = claim.ports.iter().map(|port| port.number()).collect();
+    leader.listening_sockets(table.inodes_on(&ports)).unwrap_or_else(|error| {
         tracing::warn!(
             %error,
             "the listening sockets of a worker of an earlier master are its own from now on: when it \

@@ -161,17 +161,13 @@ impl Leader {
         self.environment.get(OsStr::new(name))?.to_str()
     }
 
-    /// Copies of its listening sockets on these ports, and of its bound UDP sockets: see
-    /// [`HeldSocket::of_process`]. A process of another user can be copied from only with
+    /// Copies of those of these sockets that it has: see [`HeldSocket::of_process`]. A process of another user can be copied from only with
     /// `CAP_SYS_PTRACE` (`pidfd_getfd(2)`: the real user id counts).
     ///
     /// # Errors
     /// [`ProcessError::Process`].
-    pub fn listening_sockets(
-        &self,
-        ports: std::ops::RangeInclusive<u16>,
-    ) -> Result<Vec<HeldSocket>, ProcessError> {
-        HeldSocket::of_process(&self.pidfd, ports)
+    pub fn listening_sockets(&self, inodes: HashSet<u32>) -> Result<Vec<HeldSocket>, ProcessError> {
+        HeldSocket::of_process(&self.pidfd, inodes)
     }
 
     /// Takes it over: from here on it is watched and signalled like a child.

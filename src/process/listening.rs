@@ -1,9 +1,10 @@
 //! Listening sockets that one process opens and another accepts from.
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::ops::RangeInclusive;
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -11,6 +12,7 @@ use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::IpTransparent;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, listen, sockopt};
 
+use super::descriptors::each_socket;
 use super::error::{Operation, ProcessError, errno_from, errno_of};
 use super::owner::Transport;
 use super::pidfd::PidFd;
@@ -109,21 +111,27 @@ impl HeldSocket {
         Ok(Self { descriptor, transport, port })
     }
 
-    /// The listening sockets on these ports, and the bound UDP sockets, that another process has
-    /// open: copies, for whoever holds them from now on (`pidfd_getfd(2)`, since Linux 5.6). They
-    /// may be in other processes as well.
+    /// Those of these sockets, named by their inodes, that another process has open, of which clients
+    /// reach some port: copies, for whoever holds them from now on (`pidfd_getfd(2)`, since Linux 5.6).
+    /// They may be in other processes as well.
     ///
     /// # Errors
     /// [`ProcessError::Process`] with `EPERM` or `EACCES` where this process may not trace the
-    /// other (another user's, without `CAP_SYS_PTRACE`), `ESRCH` if it has ended.
+    /// other (another user's, without `CAP_SYS_PTRACE`), `ESRCH` or `ENOENT` if it has ended.
     pub fn of_process(
         process: &PidFd,
-        ports: RangeInclusive<u16>,
+        mut inodes: HashSet<u32>,
     ) -> Result<Vec<Self>, ProcessError> {
         let failed =
             |operation, errno| ProcessError::Process { pid: process.pid(), operation, errno };
-        let numbers = descriptors_of(process.pid())
-            .map_err(|errno| failed(Operation::ListDescriptors, errno))?;
+        let mut numbers = vec![];
+        each_socket(process.pid(), |number, inode| {
+            if inodes.remove(&inode) {
+                numbers.push(number);
+            }
+            if inodes.is_empty() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })
+        .map_err(|errno| failed(Operation::ListDescriptors, errno))?;
         let mut found: Vec<Self> = vec![];
         for number in numbers {
             // The pidfd stands for the one process, whose pid this was if it lives yet.
@@ -132,11 +140,8 @@ impl HeldSocket {
                 Err(Errno::EBADF) => continue,
                 Err(errno) => return Err(failed(Operation::CopyDescriptor, errno)),
             };
-            // Most descriptors are no sockets, or other ones.
-            let Ok(socket) = Self::adopt(descriptor) else { continue };
-            if ports.contains(&socket.port) {
-                found.push(socket);
-            }
+            // Another one may have its number by now, which whoever asked sees by its port.
+            found.extend(Self::adopt(descriptor));
         }
         Ok(found)
     }
@@ -173,31 +178,6 @@ fn inspect(descriptor: &OwnedFd) -> rustix::io::Result<Option<(Transport, u16)>>
     };
     let address = SocketAddr::try_from(getsockname(descriptor)?);
     Ok(address.ok().filter(|it| it.port() != 0).map(|it| (transport, it.port())))
-}
-
-/// The numbers of the sockets among the descriptors of a process.
-fn descriptors_of(pid: u32) -> Result<Vec<i32>, Errno> {
-    let gone = |errno| matches!(errno, Errno::ENOENT);
-    let mut numbers = vec![];
-    let entries =
-        fs::read_dir(format!("/proc/{pid}/fd")).map_err(|error| match errno_of(&error) {
-            Errno::ENOENT => Errno::ESRCH,
-            errno => errno,
-        })?;
-    for entry in entries {
-        let entry = entry.map_err(|error| errno_of(&error))?;
-        match fs::read_link(entry.path()) {
-            Ok(target) if target.to_str().is_some_and(|text| text.starts_with("socket:")) => {
-                numbers
-                    .extend(entry.file_name().to_str().and_then(|text| text.parse::<i32>().ok()));
-            }
-            Ok(_) => {}
-            Err(error) if gone(errno_of(&error)) => {}
-            Err(error) => return Err(errno_of(&error)),
-        }
-    }
-    numbers.sort_unstable();
-    Ok(numbers)
 }
 
 /// How many connections the kernel lets wait in the queue of one listening socket at most, in the

@@ -43,6 +43,7 @@ mod acting;
 mod capabilities;
 mod child;
 mod credentials;
+mod descriptors;
 mod error;
 mod handover;
 mod identity;

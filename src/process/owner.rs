@@ -1,14 +1,14 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
-use std::fs;
 use std::net::IpAddr;
-use std::ops::RangeInclusive;
+use std::ops::{ControlFlow, RangeInclusive};
 
 use nix::errno::Errno;
 
 use super::acting::as_owner_of;
 use super::credentials::effective_uid;
-use super::error::{Operation, ProcessError, errno_of};
+use super::descriptors::each_socket;
+use super::error::{Operation, ProcessError};
 use super::pidfd::failed;
 use super::sockets::{ListenSocket, Sockets};
 use super::stat;
@@ -78,6 +78,12 @@ impl ListenTable {
     pub fn ports_of(&self, transport: Transport) -> BTreeSet<u16> {
         let of_transport = self.sockets.iter().filter(|(of, _)| *of == transport);
         of_transport.map(|(_, socket)| socket.port).collect()
+    }
+
+    /// The inodes of those of them that are on these ports.
+    pub fn inodes_on(&self, ports: &[u16]) -> HashSet<u32> {
+        let on_ports = self.sockets.iter().filter(|(_, socket)| ports.contains(&socket.port));
+        on_ports.map(|(_, socket)| socket.inode).collect()
     }
 
     /// Those of `ports` on which a process of this worker listens by this transport, and who reaches
@@ -164,6 +170,8 @@ struct Search {
     candidates: HashMap<u32, Candidate>,
     reach: BTreeMap<u16, Reach>,
     refused: Option<ProcessError>,
+    /// The user that this process is.
+    ours: u32,
 }
 
 impl Search {
@@ -172,7 +180,7 @@ impl Search {
             .filter(|socket| ports.contains(&socket.port))
             .map(|socket| (socket.inode, Candidate::of(socket)))
             .collect();
-        Self { candidates, reach: BTreeMap::new(), refused: None }
+        Self { candidates, reach: BTreeMap::new(), refused: None, ours: effective_uid() }
     }
 
     fn is_over(&self) -> bool {
@@ -180,25 +188,29 @@ impl Search {
     }
 
     fn take_those_of(&mut self, pid: u32) -> Result<(), ProcessError> {
-        match socket_inodes(pid) {
-            Ok((uid, inodes)) => {
-                for inode in inodes {
-                    let is_theirs = |it: &&Candidate| [uid, effective_uid()].contains(&it.uid);
-                    if self.candidates.get(&inode).filter(is_theirs).is_none() {
-                        continue;
-                    }
-                    if let Some(Candidate { port, reach, .. }) = self.candidates.remove(&inode) {
-                        self.reach.entry(port).or_default().add(reach);
-                    }
-                }
-                Ok(())
-            }
+        let taken = as_owner_of(pid, || {
+            let users = [effective_uid(), self.ours];
+            visit_sockets(pid, |inode| {
+                self.take(inode, users);
+                if self.is_over() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            })
+        });
+        match taken {
             // What it holds may be found in another process of the worker.
             Err(error) if error.errno() == Some(Errno::EACCES) => {
                 self.refused = Some(error);
                 Ok(())
             }
-            Err(error) => Err(error),
+            other => other,
+        }
+    }
+
+    /// Takes note of a socket that a process of the worker has open, if it is that of one of these users.
+    fn take(&mut self, inode: u32, users: [u32; 2]) {
+        if self.candidates.get(&inode).is_some_and(|it| users.contains(&it.uid))
+            && let Some(Candidate { port, reach, .. }) = self.candidates.remove(&inode)
+        {
+            self.reach.entry(port).or_default().add(reach);
         }
     }
 
@@ -269,23 +281,20 @@ pub(super) fn socket_inodes(pid: u32) -> Result<(u32, Vec<u32>), ProcessError> {
 
 fn read_socket_inodes(pid: u32) -> Result<Vec<u32>, ProcessError> {
     let mut inodes = Vec::new();
-    let gone = |errno| matches!(errno, Errno::ENOENT | Errno::ESRCH);
-    let directory = match fs::read_dir(format!("/proc/{pid}/fd")) {
-        Ok(directory) => directory,
-        Err(error) if gone(errno_of(&error)) => return Ok(inodes),
-        Err(error) => return Err(failed(pid, Operation::ListDescriptors, errno_of(&error))),
-    };
-    for entry in directory {
-        match entry.and_then(|entry| fs::read_link(entry.path())) {
-            Ok(target) => inodes.extend(target.to_str().and_then(socket_inode)),
-            Err(error) if gone(errno_of(&error)) => {}
-            Err(error) => return Err(failed(pid, Operation::ListDescriptors, errno_of(&error))),
-        }
-    }
+    visit_sockets(pid, |inode| {
+        inodes.push(inode);
+        ControlFlow::Continue(())
+    })?;
     Ok(inodes)
 }
 
-/// The inode of `socket:[inode]`.
-fn socket_inode(target: &str) -> Option<u32> {
-    target.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+/// Calls `visit` for each socket that a process has open; for none if it has ended.
+fn visit_sockets(
+    pid: u32,
+    mut visit: impl FnMut(u32) -> ControlFlow<()>,
+) -> Result<(), ProcessError> {
+    match each_socket(pid, |_, inode| visit(inode)) {
+        Ok(()) | Err(Errno::ENOENT | Errno::ESRCH) => Ok(()),
+        Err(errno) => Err(failed(pid, Operation::ListDescriptors, errno)),
+    }
 }

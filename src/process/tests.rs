@@ -598,6 +598,7 @@ fn a_nice_value_comes_back_where_the_limit_allows_it() {
 
 mod passing {
     use std::io::Write;
+    use std::ops::RangeInclusive;
     use std::os::fd::OwnedFd;
 
     use rustix::fs::OFlags;
@@ -723,8 +724,13 @@ mod passing {
         worker.await_lines(1);
         drop(socket);
         let pidfd = worker.child().pidfd();
-        assert!(HeldSocket::of_process(pidfd, 1..=port - 1).unwrap().is_empty());
-        let mut found = HeldSocket::of_process(pidfd, port..=port).unwrap();
+        let mut sockets = Sockets::open().unwrap();
+        let mut on = |ports: RangeInclusive<u16>| {
+            let table = ListenTable::read(&mut sockets, &[Transport::Tcp], ports.clone()).unwrap();
+            table.inodes_on(&ports.collect::<Vec<u16>>())
+        };
+        assert!(HeldSocket::of_process(pidfd, on(1..=port - 1)).unwrap().is_empty());
+        let mut found = HeldSocket::of_process(pidfd, on(port..=port)).unwrap();
         let socket = found.pop().unwrap();
         assert_eq!((socket.port(), found.len()), (port, 0));
         let flags = rustix::io::fcntl_getfd(&socket).unwrap();
@@ -732,7 +738,8 @@ mod passing {
         drop(worker);
         TcpStream::connect(("127.0.0.1", port)).unwrap();
         let gone = PidFd::open(std::process::id()).unwrap();
-        assert!(HeldSocket::of_process(&gone, port..=port).unwrap().len() == 1, "of this process");
+        let held = HeldSocket::of_process(&gone, on(port..=port)).unwrap();
+        assert!(held.len() == 1, "of this process");
     }
 
     #[test]

@@ -49,7 +49,8 @@ fn begin(world: &mut World) {
 
 /// Those who wait for an answer see that the master is gone. A stop is not gone on with.
 fn taken_over(world: &mut World) {
-    world.operators = State::default();
+    let last_change = world.operators.last_change.filter(|_| world.crash.was_told);
+    world.operators = State { last_change, ..State::default() };
 }
 
 fn act(world: &mut World, action: &Action) {
