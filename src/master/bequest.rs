@@ -158,7 +158,7 @@ pub(super) fn listen_key(worker: WorkerId, index: usize) -> String {
     format!("{}/{index}", worker.0)
 }
 
-fn handed(worker: Adopted, now: Moment) -> HandedWorker {
+pub(super) fn handed(worker: Adopted, now: Moment) -> HandedWorker {
     let stage = match worker.part {
         Part::Starting => HandedStage::Starting,
         Part::InForce => HandedStage::Live,
@@ -181,7 +181,7 @@ fn handed(worker: Adopted, now: Moment) -> HandedWorker {
     }
 }
 
-fn handed_respawn(respawn: Respawn, now: Moment) -> HandedRespawn {
+pub(super) fn handed_respawn(respawn: Respawn, now: Moment) -> HandedRespawn {
     let Respawn { seat, failures, not_before, losses, rests_until } = respawn;
     HandedRespawn {
         seat,
@@ -192,7 +192,7 @@ fn handed_respawn(respawn: Respawn, now: Moment) -> HandedRespawn {
     }
 }
 
-fn handed_past(past: Past, now: Moment) -> HandedPast {
+pub(super) fn handed_past(past: Past, now: Moment) -> HandedPast {
     let Past { before, home, retirements, last_generation } = past;
     HandedPast {
         before: before

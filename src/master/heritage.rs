@@ -1,27 +1,22 @@
 //! All that a new master has of an earlier one, but for the rules themselves.
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::adoption::{self, Candidate, Claim, Holders, Search, Verdict};
-use super::bequest::listen_key;
 use super::error::MasterError;
+use super::handed::{Handed, Known, Told};
 use super::listening::SeatSockets;
 use super::mark::{Label, Mark};
 use super::orphans::Orphans;
 use super::processes::transports;
 use super::spawner::Started;
-use super::succession::Predecessor;
 use super::takeover::{Beginning, begin, is_same_cluster};
 use crate::config::{Config, Readiness};
-use crate::control::{
-    HandedGeneration, HandedKind, HandedPast, HandedRespawn, HandedStage, HandedWorker, Handover,
-};
-use crate::plan::{Assignment, Generation, Plan, Weights};
+use crate::plan::{Listeners, Plan};
 use crate::process::{
-    Account, HeldSocket, Leader, ListenTable, Output, OutputReader, PidFd, ProcessError, Sockets,
+    Account, HeldSocket, ListenTable, Output, OutputReader, ProcessError, Sockets,
 };
 use crate::supervisor::{Adopted, Moment, Part, Past, Respawn, WorkerId};
 
@@ -34,50 +29,6 @@ pub(super) struct Heritage {
     pub(super) past: Past,
     /// How long ago the oldest of what counts was: the clock of this master begins there.
     pub(super) oldest: Duration,
-}
-
-/// The workers that a running master hands over, with their processes and what they print.
-#[derive(Default)]
-pub(super) struct Handed {
-    pub(super) workers: Vec<HandedProcess>,
-    pub(super) respawns: Vec<HandedRespawn>,
-    pub(super) past: HandedPast,
-}
-
-/// A worker that is handed over, with its descriptors.
-pub(super) struct HandedProcess {
-    worker: HandedWorker,
-    process: OwnedFd,
-    output: Option<OwnedFd>,
-    sockets: Vec<OwnedFd>,
-}
-
-impl Handed {
-    /// What a running master has handed over.
-    pub(super) fn by(predecessor: &mut Predecessor) -> Self {
-        let workers = predecessor.handover.workers.clone();
-        let mut with_descriptors = Vec::new();
-        for worker in workers {
-            let key = worker.worker.to_string();
-            let process = predecessor.take(HandedKind::Process, &key);
-            let output = predecessor.take(HandedKind::Output, &key);
-            let named = WorkerId(worker.worker);
-            let socket = |index| predecessor.take(HandedKind::Listen, &listen_key(named, index));
-            let sockets = (0..).map_while(socket).collect();
-            // Without its process it is looked for like any other.
-            let handed = process.map(|process| HandedProcess { worker, process, output, sockets });
-            with_descriptors.extend(handed);
-        }
-        let Handover { respawns, past, .. } = &predecessor.handover;
-        Self { workers: with_descriptors, respawns: respawns.clone(), past: past.clone() }
-    }
-}
-
-/// A worker that was handed over, as it was told, and what it prints to.
-struct Told {
-    worker: HandedWorker,
-    output: Option<OwnedFd>,
-    sockets: Vec<OwnedFd>,
 }
 
 /// An adopted worker.
@@ -102,22 +53,19 @@ impl Heritage {
         in_force: Option<&Plan>,
         mark: Mark,
         account: Option<&Account>,
-        handed: Handed,
+        mut handed: Handed,
     ) -> Result<Self, MasterError> {
         let listeners = in_force.map_or(&config.listeners, Plan::listeners);
         // Those of an earlier configuration may have ports outside the range of now.
         let range = ports_of_interest(config, in_force);
         let mut sockets = Sockets::open()?;
         let mut table = ListenTable::read(&mut sockets, &transports(listeners), range.clone())?;
-        let mut candidates = vec![];
-        let mut told: BTreeMap<u32, Told> = BTreeMap::new();
-        let Handed { workers: processes, respawns, past } = handed;
-        for HandedProcess { worker, process, output, sockets } in processes {
-            // One that has ended meanwhile is as good as one that has ended before.
-            let Some(pidfd) = PidFd::from_descriptor(process)? else { continue };
-            let Some(leader) = Leader::of(pidfd)? else { continue };
-            candidates.push(adoption::handed_over(leader, &worker, config, listeners, &mut table)?);
-            told.insert(worker.pid, Told { worker, output, sockets });
+        let (mut candidates, mut told) = (vec![], BTreeMap::new());
+        for (leader, worker) in handed.take_running()? {
+            let candidate =
+                adoption::handed_over(leader, worker.facts(), config, listeners, &mut table)?;
+            told.insert(candidate.claim.pid, worker);
+            candidates.push(candidate);
         }
         let users = adoption::users(account);
         let search = Search { config, listeners, in_force, users: &users };
@@ -131,48 +79,32 @@ impl Heritage {
             _ => Some(&beginning.plan),
         };
         let ages = candidates.iter().map(|it| it.claim.age);
-        let losses = respawns.iter().flat_map(|it| &it.losses);
-        let spans = losses.chain(&past.retirements).map(|ago| Duration::from_millis(*ago));
-        let oldest = ages.chain(spans).max().unwrap_or_default();
+        let oldest = ages.chain(handed.oldest()).max().unwrap_or_default();
         let claims: Vec<&Claim> = candidates.iter().map(|it| &it.claim).collect();
         let now = Moment(oldest);
         let verdicts =
             adoption::judge(&claims, serves_on, in_force, mark, config.timeouts.ready, now);
-        let mut last = told.values().map(|it| it.worker.worker).max().unwrap_or_default();
+        let mut last = told.values().map(|it: &Told| it.facts().worker).max().unwrap_or_default();
         let (mut workers, mut orphans) = (vec![], Orphans::default());
         for (candidate, verdict) in candidates.into_iter().zip(verdicts) {
-            let told = told.remove(&candidate.claim.pid);
-            match verdict {
-                Verdict::Adopted(part) => {
-                    let part = told.as_ref().map_or(part, |it| told_part(part, it, now));
-                    let worker = told.as_ref().map_or_else(
-                        || {
-                            last += 1;
-                            last
-                        },
-                        |it| it.worker.worker,
-                    );
-                    let (told, output, sockets) = match told {
-                        Some(told) => (Some(told.worker), told.output, adopt_all(told.sockets)),
-                        None => (None, None, sockets_of(&candidate, &table)),
-                    };
-                    let sockets = SeatSockets::regain(listeners, &candidate.claim.ports, sockets);
-                    let sockets = sockets.map(Arc::new);
-                    let worker = WorkerId(worker);
-                    let mut heir =
-                        Heir::of(candidate, worker, part, oldest, config, output, sockets)?;
-                    if let Some(told) = told {
-                        heir.adopted.is_past = told.is_past;
-                        let span = told.more_time.map(Duration::from_millis);
-                        heir.adopted.extended = span.map(|span| now.after(span));
-                    }
-                    workers.push(heir);
+            let seen = match verdict {
+                Verdict::Adopted(part) => part,
+                Verdict::Orphan(reason) => {
+                    orphans.take_in(candidate, reason);
+                    continue;
                 }
-                Verdict::Orphan(reason) => orphans.take_in(candidate, reason),
-            }
+            };
+            let known = match told.remove(&candidate.claim.pid) {
+                Some(told) => told.known(seen, now),
+                None => {
+                    last += 1;
+                    let sockets = sockets_of(&candidate, &table);
+                    Known::found(WorkerId(last), seen, sockets)
+                }
+            };
+            workers.push(Heir::of(candidate, known, listeners, now, config)?);
         }
-        let respawns = respawns.into_iter().map(|it| told_respawn(it, now)).collect();
-        let past = told_past(past, now);
+        let (respawns, past) = handed.remembered(now);
         Ok(Self { beginning, workers, orphans, respawns, past, oldest })
     }
 
@@ -193,15 +125,15 @@ impl Heritage {
 impl Heir {
     fn of(
         candidate: Candidate,
-        worker: WorkerId,
-        part: Part,
-        oldest: Duration,
+        known: Known,
+        listeners: &Listeners,
+        now: Moment,
         config: &Config,
-        output: Option<OwnedFd>,
-        sockets: Option<Arc<SeatSockets>>,
     ) -> Result<Self, ProcessError> {
         let Candidate { leader, claim } = candidate;
         let Claim { seat, generation, mut ports, mark, age, pid, .. } = claim;
+        let Known { worker, part, is_past, extended, output, sockets } = known;
+        let sockets = SeatSockets::regain(listeners, &ports, sockets).map(Arc::new);
         if part == Part::Starting && config.ready == Readiness::Protocol {
             // It will tell.
             ports = Arc::new([]);
@@ -224,7 +156,7 @@ impl Heir {
                 Output::create(label)?.into_reader()
             }
         };
-        let started = Moment(oldest.saturating_sub(age));
+        let started = Moment(now.since(Moment(age)));
         let (shared, holds_sockets) = (Arc::clone(&ports), sockets.is_some());
         let adopted = Adopted {
             worker,
@@ -234,21 +166,12 @@ impl Heir {
             pid,
             started,
             part,
-            is_past: false,
-            extended: None,
+            is_past,
+            extended,
             holds_sockets,
         };
         Ok(Self { adopted, started: Started { child, generation, output, ports, sockets }, mark })
     }
-}
-
-/// The listening sockets that were handed over.
-fn adopt_all(sockets: Vec<OwnedFd>) -> Vec<HeldSocket> {
-    let adopt = |socket| {
-        let adopted = HeldSocket::adopt(socket);
-        adopted.inspect_err(|error| tracing::warn!(%error, "a socket was handed over that is none"))
-    };
-    sockets.into_iter().filter_map(|socket| adopt(socket).ok()).collect()
 }
 
 /// Those of a worker whose master is gone, if it was given any: the connections that wait in them are
@@ -267,49 +190,6 @@ fn sockets_of(candidate: &Candidate, table: &ListenTable) -> Vec<HeldSocket> {
         );
         Vec::new()
     })
-}
-
-/// Where in its life a worker is that was handed over: as it was told, unless it is in force.
-fn told_part(seen: Part, told: &Told, now: Moment) -> Part {
-    match (seen, told.worker.stage) {
-        (Part::InForce, _) => Part::InForce,
-        (_, HandedStage::Starting) => Part::Starting,
-        (_, HandedStage::Live) => Part::Retired { since: now },
-        (_, HandedStage::Retired { since }) => Part::Retired { since: moment_ago(since, now) },
-        (_, HandedStage::Dying { terminate_in, kill_in }) => Part::Dying {
-            terminate_at: terminate_in.map(|span| now.after(Duration::from_millis(span))),
-            kill_at: now.after(Duration::from_millis(kill_in)),
-        },
-    }
-}
-
-fn told_respawn(told: HandedRespawn, now: Moment) -> Respawn {
-    Respawn {
-        seat: told.seat,
-        failures: told.failures,
-        not_before: now.after(Duration::from_millis(told.wait)),
-        losses: told.losses.into_iter().map(|ago| moment_ago(ago, now)).collect(),
-        rests_until: told.rest.map(|span| now.after(Duration::from_millis(span))),
-    }
-}
-
-fn told_past(told: HandedPast, now: Moment) -> Past {
-    let before = told.before.and_then(|HandedGeneration { generation, shares }| {
-        let weights = Weights::new(&shares).inspect_err(|error| {
-            tracing::warn!(%error, "what a rollback goes back to was handed over wrongly");
-        });
-        Some((generation, weights.ok()?))
-    });
-    Past {
-        before,
-        home: told.home.map(Assignment::from_table),
-        retirements: told.retirements.into_iter().map(|ago| moment_ago(ago, now)).collect(),
-        last_generation: told.last_generation.map(Generation),
-    }
-}
-
-fn moment_ago(milliseconds: u64, now: Moment) -> Moment {
-    Moment(now.since(Moment(Duration::from_millis(milliseconds))))
 }
 
 /// The ports that workers have, or have had: those configured, and those of the plan in force.

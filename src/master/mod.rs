@@ -45,6 +45,7 @@ mod error;
 mod events;
 mod figures;
 mod fullness;
+mod handed;
 mod handle;
 mod health;
 mod heritage;
