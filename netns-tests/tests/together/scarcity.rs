@@ -106,8 +106,11 @@ fn first_free(pid: u32) -> u64 {
 /// How many seats are occupied, as the log has it last: the status is not to be had.
 fn in_force(cluster: &Cluster<'_>) -> String {
     let log = cluster.log();
-    let mut said = log.lines().rev().filter_map(|line| line.strip_suffix(" seats occupied"));
-    said.find_map(|line| line.rsplit_once("in force, ")).map_or("", |(_, said)| said).to_owned()
+    let said = |line: &str| {
+        let (_, after) = line.split_once("in force, ")?;
+        Some(after.split_once(" seats occupied")?.0.to_owned())
+    };
+    log.lines().rev().find_map(said).unwrap_or_default()
 }
 
 fn no_descriptors(lab: &Lab) {
