@@ -144,7 +144,10 @@ pub struct HandedRespawn {
 /// What a master remembers that neither its workers nor the rules show. A master of an earlier release
 /// tells none of it.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct HandedPast {
+    /// The generation in force, and how its slots are shared out: seats beyond are a canary's.
+    pub aim: Option<HandedGeneration>,
     /// What a rollback goes back to.
     pub before: Option<HandedGeneration>,
     /// The seat of each slot, as it was before some were lent to a canary.
@@ -334,6 +337,7 @@ mod tests {
                 rest: None,
             }],
             past: HandedPast {
+                aim: Some(HandedGeneration { generation: Generation(3), shares: vec![1.0] }),
                 before: Some(HandedGeneration {
                     generation: Generation(2),
                     shares: vec![1.0, 3.0],

@@ -15,6 +15,7 @@ use crate::control::{
     Command, Failure, HANDOVER_FORMAT, HandedDescriptor, HandedGeneration, HandedKind, HandedPast,
     HandedRespawn, HandedStage, HandedWorker, Handover, Offer, Request, ServerDescriptors, Word,
 };
+use crate::plan::{Generation, Weights};
 use crate::process::{PidFd, peer_process, send_descriptors};
 use crate::supervisor::{Adopted, Bequest, Moment, Part, Past, Refusal, Respawn, WorkerId};
 
@@ -193,10 +194,14 @@ pub(super) fn handed_respawn(respawn: Respawn, now: Moment) -> HandedRespawn {
 }
 
 pub(super) fn handed_past(past: Past, now: Moment) -> HandedPast {
-    let Past { before, home, retirements, last_generation } = past;
+    let Past { aim, before, home, retirements, last_generation } = past;
+    let told = |(generation, weights): (Generation, Weights)| HandedGeneration {
+        generation,
+        shares: weights.shares(),
+    };
     HandedPast {
-        before: before
-            .map(|(generation, weights)| HandedGeneration { generation, shares: weights.shares() }),
+        aim: aim.map(told),
+        before: before.map(told),
         home: home.map(|home| home.table().to_vec()),
         retirements: retirements.into_iter().map(|at| millis(now.since(at))).collect(),
         last_generation: last_generation.map(|it| it.0),

@@ -142,14 +142,15 @@ fn respawn(told: HandedRespawn, now: Moment) -> Respawn {
 }
 
 fn past(told: HandedPast, now: Moment) -> Past {
-    let before = told.before.and_then(|HandedGeneration { generation, shares }| {
+    let known = |HandedGeneration { generation, shares }: HandedGeneration| {
         let weights = Weights::new(&shares).inspect_err(|error| {
-            tracing::warn!(%error, "what a rollback goes back to was handed over wrongly");
+            tracing::warn!(%error, %generation, "the shares of its seats were handed over wrongly");
         });
         Some((generation, weights.ok()?))
-    });
+    };
     Past {
-        before,
+        aim: told.aim.and_then(known),
+        before: told.before.and_then(known),
         home: told.home.map(Assignment::from_table),
         retirements: told.retirements.into_iter().map(|ago| moment_ago(ago, now)).collect(),
         last_generation: told.last_generation.map(Generation),
@@ -189,6 +190,7 @@ mod tests {
             rests_until: Some(at(after + 30)),
         };
         let past = |before: u64| Past {
+            aim: Some((Generation(5), Weights::equal(3).unwrap())),
             before: Some((Generation(4), Weights::new(&[1.0, 0.5, 0.0]).unwrap())),
             home: Some(Assignment::from_table(vec![Seat(1), Seat(0), Seat(1)])),
             retirements: vec![at(before - 100), at(before)],

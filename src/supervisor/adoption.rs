@@ -106,7 +106,14 @@ impl Supervisor {
         }
         supervisor.go_on_replacing();
         if holds {
-            supervisor.aim = Aim::found_in(supervisor.plan(), &supervisor.settings.weights)?;
+            let plan = supervisor.plan();
+            let told = past.aim.clone();
+            let told =
+                told.and_then(|(generation, weights)| Aim::told_of(plan, generation, weights));
+            supervisor.aim = match told {
+                Some(aim) => aim,
+                None => Aim::found_in(plan, &supervisor.settings.weights)?,
+            };
             supervisor.phase = Phase::Serving;
             supervisor.kernel.in_force.lineup = Some(supervisor.lineup_of(&supervisor.aim));
             // Who knows what was done to it while nobody looked.

@@ -43,6 +43,8 @@ pub struct Respawn {
 /// What a master remembers.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Past {
+    /// The generation in force, and the shares of its seats: those beyond are a canary's.
+    pub aim: Option<(Generation, Weights)>,
     /// What a rollback goes back to: a generation, and the shares of its seats.
     pub before: Option<(Generation, Weights)>,
     /// Who had the slots before some were lent to a canary.
@@ -64,6 +66,7 @@ impl Supervisor {
             workers: self.workers.values().filter_map(|it| self.adopted_of(it)).collect(),
             respawns: self.aim.places().filter_map(respawn).collect(),
             past: Past {
+                aim: Some((self.aim.generation, self.aim.weights.clone())),
                 before: self.before.as_ref().map(|it| (it.generation, it.weights.clone())),
                 home: self.home.clone(),
                 retirements: self.budget.spent().collect(),
@@ -108,8 +111,7 @@ impl Supervisor {
     /// [`Refusal::Stopping`]; [`Refusal::Busy`] with a reload or a scale; [`Refusal::Starting`] before
     /// a plan of this master is in force, while a process is just being started, which takes
     /// milliseconds, or has not told the ports that it picks; while another plan should be in force
-    /// than is, while that does not show which seats are those of a canary, and while listening sockets
-    /// wait for a worker that is to inherit them.
+    /// than is, and while listening sockets wait for a worker that is to inherit them.
     pub fn may_hand_over(&self) -> Result<(), Refusal> {
         self.check_idle()?;
         let is_unknown = |worker: &Worker| worker.pid.is_none() || worker.ports.is_none();
@@ -118,25 +120,17 @@ impl Supervisor {
             worker.is_heir && matches!(worker.stage, Stage::Starting | Stage::Ready { .. })
         };
         let awaits_heirs = !self.estates.is_empty() || self.workers.values().any(is_inheriting);
-        let is_wrong = self.kernel.is_busy() || self.is_outdated() || !self.shows_canary();
+        let is_wrong = self.kernel.is_busy() || self.is_outdated();
         if is_spawning || awaits_heirs || is_wrong {
             return Err(Refusal::Starting);
         }
         Ok(())
     }
 
-    /// Whether the plan in force shows which seats are those of the canary, if there is one: the next
-    /// master has nothing else to tell it by ([`Aim::found_in`]).
-    fn shows_canary(&self) -> bool {
-        let last = self.aim.weights.seats() - 1;
-        let is_occupied = || self.plan().seats().nth(last).is_some_and(|(_, it)| it.is_some());
-        self.aim.canary.is_none() || is_occupied()
-    }
-
     /// Takes in what an earlier master remembers; `holds` as in
     /// [`Inheritance`](super::Inheritance): there is no way back to workers of other listeners.
     pub(super) fn remember(&mut self, past: Past, holds: bool) {
-        let Past { before, home, retirements, last_generation } = past;
+        let Past { before, home, retirements, last_generation, .. } = past;
         let before = before.filter(|_| holds);
         self.before = before.map(|(generation, weights)| Aim::all(generation, weights));
         // Of a canary that is not in force any more it is of no use.

@@ -98,6 +98,19 @@ impl Supervisor {
 }
 
 impl Aim {
+    /// What a plan stands for, as an earlier master has told; `None` if that cannot be.
+    pub(super) fn told_of(plan: &Plan, generation: Generation, weights: Weights) -> Option<Self> {
+        let (all, seats) = (plan.seats().len(), weights.seats());
+        if seats == all {
+            return (generation == plan.generation()).then(|| Self::all(generation, weights));
+        }
+        let by_seat = plan.assignment().slots_by_seat(all);
+        let slots = by_seat.get(seats..)?.iter().map(|slots| *slots as usize).sum();
+        let is_older = generation < plan.generation();
+        let canary = Canary { generation: plan.generation(), seats: all - seats, slots };
+        is_older.then_some(Self { generation, weights, canary: Some(canary) })
+    }
+
     /// What a plan stands for that an earlier master has left: the weights that are `wanted`, if those
     /// make it, else such as make the shares that there are; and the canary, which shows in that the
     /// seats before it have workers of an older generation than the plan.

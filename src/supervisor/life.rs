@@ -73,7 +73,7 @@ impl Supervisor {
                 Stage::Starting | Stage::Ready { .. } if !self.wants(worker) => {
                     let drains = self.may_have_had_clients(worker) && !self.stops_at_once();
                     match drains {
-                        true => self.retire(id, now),
+                        true => self.retire_unserved(id, now),
                         false => self.end(id, Why::Unwanted, now),
                     }
                 }
@@ -114,6 +114,15 @@ impl Supervisor {
         worker.stage = Stage::Retired(Retirement::new(now));
         self.actions.push(Action::Notice(worker.retired_notice()));
         self.note_retirement(id, now);
+    }
+
+    /// Retires a worker that no plan of this master has named. One that was not seen to listen is not to
+    /// serve again either: of two in a place a rollback goes back to the one that did.
+    fn retire_unserved(&mut self, id: WorkerId, now: Moment) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.unfit |= matches!(worker.stage, Stage::Starting);
+        }
+        self.retire(id, now);
     }
 
     /// Asks a worker to end. One that may not have been spawned yet is asked when it has.

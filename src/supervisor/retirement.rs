@@ -34,6 +34,12 @@ impl Retirement {
         Self { since: now, quiet: 0, is_settled: false }
     }
 
+    /// The same after a time in which no report came: what was seen before it does not count as seen in
+    /// a row with what comes.
+    pub(super) fn resumed(&self) -> Self {
+        Self { quiet: 0, ..self.clone() }
+    }
+
     pub(super) fn since(&self) -> Moment {
         self.since
     }
@@ -97,6 +103,17 @@ mod tests {
         ] {
             assert_eq!(second_of_last(reports), end, "{reports:?}");
         }
+    }
+
+    #[test]
+    fn quiet_reports_before_and_after_a_pause_are_not_in_a_row() {
+        let mut retirement = Retirement::new(Moment::START);
+        assert!(!retirement.report(IDLE, Moment::START));
+        let mut resumed = retirement.resumed();
+        assert!(!resumed.report(IDLE, Moment::START));
+        assert!(!resumed.is_settled());
+        assert!(resumed.report(IDLE, Moment::START));
+        assert!(resumed.resumed().is_settled(), "what is settled stays so");
     }
 
     #[test]

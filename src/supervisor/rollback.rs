@@ -101,7 +101,7 @@ impl Supervisor {
         self.end_return(id, now);
         let Some(worker) = self.workers.get_mut(&id) else { return };
         let Stage::Recalled(recall) = &worker.stage else { return };
-        worker.stage = Stage::Retired(recall.retirement.clone());
+        worker.stage = Stage::Retired(recall.retirement.resumed());
         if self.worker_deadline(&self.workers[&id]).is_some_and(|at| at <= now) {
             self.end(id, Why::DrainLimit, now);
         }

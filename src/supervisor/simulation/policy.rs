@@ -278,16 +278,7 @@ fn check_action(world: &World, action: &Action) {
         }
         Action::Renice { worker, nice } => {
             assert_eq!(*nice, world.settings.retire.renice);
-            // One that was left out because it did not answer has not left before it is retired.
-            let is_named = |process: &Process| {
-                let next = world.kernel.outstanding.iter();
-                next.chain([&world.plan]).any(|plan| names(plan, process))
-            };
-            let is_out = |process: &Process| {
-                let may_be_aside = process.may_be_aside(world.now);
-                process.left_at.is_some() || may_be_aside || !is_named(process)
-            };
-            let is_out = world.process_of(*worker).is_none_or(is_out);
+            let is_out = world.process_of(*worker).is_none_or(|process| is_out(world, process));
             let process = world.process_of(*worker);
             assert!(
                 is_out || gave_up_closing(world),
@@ -298,6 +289,14 @@ fn check_action(world: &World, action: &Action) {
         Action::Notice(Notice::Ending { worker, why, .. }) => check_ending(world, *worker, *why),
         _ => {}
     }
+}
+
+/// Whether it gets no new connections. One that was left out because it did not answer has not left
+/// before it is retired.
+fn is_out(world: &World, process: &Process) -> bool {
+    let plans = || world.kernel.outstanding.iter().chain([&world.plan]);
+    let is_named = || plans().any(|plan| names(plan, process));
+    process.left_at.is_some() || process.may_be_aside(world.now) || !is_named()
 }
 
 /// Replacement first: who is taken out of force while it runs has a successor there.
@@ -353,9 +352,7 @@ fn check_ending(world: &World, id: WorkerId, why: Why) {
     let Some(process) = world.process_of(id) else { return };
     match why {
         Why::LowMemory | Why::Cleared | Why::HighMemory => {
-            let is_aside = process.may_be_aside(world.now);
-            let is_out = process.left_at.is_some() || is_aside;
-            assert!(is_out, "{id} is live, and ended: {why}");
+            assert!(is_out(world, process), "{id} is live, and ended: {why}");
         }
         _ => return,
     }

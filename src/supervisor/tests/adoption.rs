@@ -446,21 +446,45 @@ fn one_that_was_starting_and_is_not_wanted_drains_as_it_may_have_clients() {
 }
 
 #[test]
-fn nothing_is_handed_over_while_it_does_not_show_which_seats_are_on_trial() {
+fn a_rollback_goes_back_to_the_worker_that_served_and_not_to_its_successor_to_be() {
+    let ports = Port::new(30_009).into_iter().collect();
+    let successor =
+        Adopted { worker: WorkerId(19), pid: 1009, ports, ..adopted(0, Part::Starting) };
+    let workers = vec![adopted(0, Part::InForce), successor];
+    let mut bench = bench(settings(1), inherit(left(1, &[0]), workers));
+    bench.request(Request::Reload);
+    bench.ready(20);
+    bench.commit_done();
+    for worker in [10, 19] {
+        assert_eq!(bench.state(worker), Some(WorkerState::Retired), "{worker}");
+    }
+    bench.request(Request::Rollback);
+    bench.event(Event::Ready { worker: WorkerId(10) });
+    bench.commit_done();
+    assert_eq!(bench.in_force(), [10]);
+}
+
+#[test]
+fn the_next_master_is_told_which_seats_are_on_trial_where_the_plan_does_not_show_it() {
     let mut bench = Bench::live(2);
     bench.request(Request::Canary { share: "25%".parse().expect("a share") });
     bench.ready(3);
     bench.commit_done();
-    assert_eq!(bench.supervisor.may_hand_over(), Ok(()));
+    let trial = bench.supervisor.canary();
+    assert!(trial.is_some_and(|trial| trial.first_seat == Seat(2)), "{trial:?}");
     bench.dies(2, Exit::Signal(9));
     bench.commit_done();
     bench.pass(SECOND);
     bench.spawn(4);
-    // The vacant seat might be one of the two generations.
-    assert_eq!(bench.supervisor.may_hand_over(), Err(Refusal::Starting));
+    // The vacant seat might be one of either generation.
+    bench.next_master();
+    assert_eq!(bench.supervisor.canary(), trial);
     bench.event(Event::Ready { worker: WorkerId(4) });
     bench.commit_done();
-    assert_eq!(bench.supervisor.may_hand_over(), Ok(()));
+    assert_eq!(bench.in_force(), [1, 4, 3]);
+    bench.request(Request::Rollback);
+    bench.commit_done();
+    assert_eq!((bench.in_force(), bench.supervisor.canary()), (vec![1, 4], None));
 }
 
 #[test]

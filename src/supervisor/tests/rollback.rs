@@ -71,6 +71,8 @@ fn one_that_does_not_listen_any_more_leaves_all_as_it_is() {
     assert_eq!(bench.state(1), Some(WorkerState::Retired));
     assert_eq!(bench.take_terminated(), NOBODY, "they finish their connections");
     bench.counts(1, &[IDLE]);
+    assert_eq!(bench.take_terminated(), NOBODY, "nobody has counted while it was to serve again");
+    bench.counts(1, &[IDLE]);
     assert_eq!(bench.take_terminated(), [1]);
 }
 
