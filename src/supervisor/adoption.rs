@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::aim::{Aim, Lineup};
 use super::backoff;
+use super::health::Health;
 use super::state::Phase;
 use super::worker::{Ending, Stage};
 use super::{
@@ -170,9 +171,7 @@ impl Supervisor {
         let Adopted { is_past, extended, holds_sockets, .. } = adopted;
         let mut worker = Worker::new(id, seat, generation, started);
         worker.unfit = is_past;
-        if let Some(extended) = extended {
-            worker.health.wait_until(extended);
-        }
+        worker.health = Health::with_extension(extended);
         worker.ports = Some(ports).filter(|ports| !ports.is_empty());
         worker.pid = Some(pid);
         worker.adopted = true;
@@ -217,7 +216,7 @@ impl Supervisor {
         let is_starting =
             |worker: &&mut Worker| worker.adopted && matches!(worker.stage, Stage::Starting);
         for worker in self.workers.values_mut().filter(is_starting) {
-            worker.health.wait_until(now.after(FIRST_LOOK));
+            worker.health.spare_until(now.after(FIRST_LOOK));
         }
     }
 

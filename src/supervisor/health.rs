@@ -137,8 +137,10 @@ pub(super) struct Health {
     /// When it is said that it claims to be ready and does not listen; `None`: not to be said (again).
     doubt_at: Option<Moment>,
     was_doubted: bool,
-    /// The deadline of its stage is not before this.
+    /// It has asked for the deadline of its stage not to be before this.
     extended: Option<Moment>,
+    /// Nor is it before this, whatever it has asked for.
+    spared_until: Moment,
 }
 
 /// A time in which a worker does not answer, or has not for long enough.
@@ -173,12 +175,18 @@ impl Health {
     /// `deadline`, or what the worker has asked for if that is later.
     pub(super) fn extend(&self, deadline: Moment) -> Moment {
         let furthest = deadline.after(LONGEST_EXTENSION);
-        self.extended.map_or(deadline, |asked| deadline.max(asked.min(furthest)))
+        let asked = self.extended.map_or(deadline, |asked| asked.min(furthest));
+        deadline.max(asked).max(self.spared_until)
     }
 
     /// The deadline of its stage is not before `moment`.
-    pub(super) fn wait_until(&mut self, moment: Moment) {
-        self.extended = self.extended.max(Some(moment));
+    pub(super) fn spare_until(&mut self, moment: Moment) {
+        self.spared_until = moment;
+    }
+
+    /// One that has asked an earlier master for time.
+    pub(super) fn with_extension(extended: Option<Moment>) -> Self {
+        Self { extended, ..Self::default() }
     }
 
     /// What the deadline of its stage is not before, if it has asked for time.
@@ -188,7 +196,7 @@ impl Health {
 
     /// Forgets what was asked for in the stage before.
     pub(super) fn forget_extension(&mut self) {
-        self.extended = None;
+        (self.extended, self.spared_until) = (None, Moment::START);
     }
 }
 
