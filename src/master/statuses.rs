@@ -1,9 +1,9 @@
 //! Who asks for the status, and the counting of connections that it takes.
 //!
 //! To count them the kernel's list of all is read, and with [`Engine::Tproxy`](crate::plan::Engine) the
-//! descriptors of all workers: a microsecond and six for each connection, so a quarter of a second where
-//! there are 40,000. Not for the loop. One count serves all who have asked before it began, so that
-//! nobody can have it done more than once at a time, however many ask.
+//! descriptors of all workers: that takes the longer the more there are, and in the loop a worker's death
+//! would wait for it (`netns-tests/tests/alone/hostile.rs`). One count serves all who have asked before it
+//! began, so that nobody can have it done more than once at a time, however many ask.
 
 use std::collections::BTreeMap;
 

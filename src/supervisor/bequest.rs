@@ -133,9 +133,13 @@ impl Supervisor {
         let Past { before, home, retirements, last_generation, .. } = past;
         let before = before.filter(|_| holds);
         self.before = before.map(|(generation, weights)| Aim::all(generation, weights));
-        // Of a canary that is not in force any more it is of no use.
-        let slots = self.plan().assignment().slots();
-        let is_of_use = |home: &Assignment| self.aim.canary.is_some() && home.slots() == slots;
+        // Of a canary that is not in force any more it is of no use, nor for other slots or seats.
+        let (slots, seats) = (self.plan().assignment().slots(), self.aim.weights.seats());
+        let is_of_use = |home: &Assignment| {
+            let fits =
+                home.slots() == slots && home.table().iter().all(|seat| seat.index() < seats);
+            self.aim.canary.is_some() && fits
+        };
         self.home = home.filter(is_of_use);
         let limit = self.limit();
         retirements.into_iter().for_each(|at| self.budget.spend(limit, at));

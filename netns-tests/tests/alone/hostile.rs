@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use ipcluster::lab::{Held, Network};
 use ipcluster::nft::{Change, Watch};
 use ipcluster::ruleset::TableName;
-use netns_tests::{Case, Cluster, Lab, Need, signal, wait_until, waited_for_processor};
+use netns_tests::{Case, Cluster, Lab, Need, greeter, signal, wait_until, waited_for_processor};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 
@@ -218,6 +218,14 @@ fn asked(lab: &Lab) {
     );
     assert!(counted as usize > HELD / 2, "{counted} of {HELD}");
     assert!(swaps[KILLS - 1] < STEERED_WITHIN, "swaps: {swaps:?}");
+    // A takeover, which may take a second and a half, succeeds beside them as well.
+    let began = Instant::now();
+    let mut old = cluster.replace_master(&[greeter().into()]);
+    assert!(old.wait(Duration::from_secs(10)).success(), "{}", old.output());
+    println!("another master has taken over within {:.0?}", began.elapsed());
+    let after = cluster.wait_until_settled(workers.into());
+    let held_on = after.workers.iter().filter_map(|it| it.connections).sum::<u32>();
+    assert!(held_on as usize > HELD / 2, "{held_on} of {counted}");
     drop(held);
 }
 
