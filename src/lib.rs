@@ -37,6 +37,9 @@
 //! [`plan::Plan`] to know which worker an address reaches; [`nft::Firewall`] to put a plan in force;
 //! [`master::Master`] for all of it.
 
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod cli;
 pub mod config;
 pub mod control;
 #[cfg(feature = "http")]

@@ -3,10 +3,10 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use crate::config::{Given, Settings};
+use crate::control::RetireTarget;
+use crate::plan::{ClusterName, Engine, Share};
 use clap::{Args, Parser, Subcommand};
-use ipcluster::config::{Given, Settings};
-use ipcluster::control::RetireTarget;
-use ipcluster::plan::{ClusterName, Engine, Share};
 
 /// Sticky load balancing in the kernel for the worker processes of one host.
 ///
@@ -518,9 +518,9 @@ impl RunArgs {
 
 #[cfg(test)]
 mod tests {
+    use crate::plan::Seat;
     use clap::CommandFactory;
     use clap::error::ErrorKind;
-    use ipcluster::plan::Seat;
 
     use super::*;
 

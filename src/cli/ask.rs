@@ -2,8 +2,8 @@
 
 use std::io::Write;
 
-use ipcluster::control::{Answer, Client, Command, ControlDir, ControlError};
-use ipcluster::plan::ClusterName;
+use crate::control::{Answer, Client, Command, ControlDir, ControlError};
+use crate::plan::ClusterName;
 
 use super::Failed;
 use super::failed::one_line;
@@ -43,7 +43,7 @@ pub(super) fn mismatch(command: &str) -> Failed {
 
 #[cfg(test)]
 mod tests {
-    use ipcluster::control::{Failure, Limits, Server, Stopped};
+    use crate::control::{Failure, Limits, Server, Stopped};
     use tokio::sync::mpsc;
 
     use super::*;

@@ -3,13 +3,13 @@
 use std::fmt;
 use std::fs;
 
-use ipcluster::control::ControlDir;
-use ipcluster::lab;
-use ipcluster::nft::{Conntrack, Fill, Firewall, ForeignNat, ForeignRules, NftError, Protection};
-use ipcluster::plan::{
+use crate::control::ControlDir;
+use crate::lab;
+use crate::nft::{Conntrack, Fill, Firewall, ForeignNat, ForeignRules, NftError, Protection};
+use crate::plan::{
     Engine, Generation, Listeners, Occupant, Partition, Plan, Port, PortRange, Seat, Weights,
 };
-use ipcluster::process::{Endpoint, HeldSocket, PidFd, Transport, has_cap_net_admin};
+use crate::process::{Endpoint, HeldSocket, PidFd, Transport, has_cap_net_admin};
 use nix::sys::utsname::uname;
 
 use super::{Failed, causes, output};
@@ -284,7 +284,7 @@ fn try_rules(engine: Engine) -> Result<Protection, String> {
         plan.set_local_clients(true);
         Ok(plan)
     };
-    let plan: Plan = plan().map_err(|error: ipcluster::plan::PlanError| text(&error))?;
+    let plan: Plan = plan().map_err(|error: crate::plan::PlanError| text(&error))?;
     let mut firewall = Firewall::open(plan.name()).map_err(|error| text(&error))?;
     // What the engine before has left.
     firewall.remove().map_err(|error| text(&error))?;

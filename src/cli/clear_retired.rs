@@ -1,6 +1,6 @@
 //! `ipcluster clear-retired`
 
-use ipcluster::control::{Answer, Command, ControlDir};
+use crate::control::{Answer, Command, ControlDir};
 
 use super::args::ClearRetiredArgs;
 use super::{Failed, ask, output};

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use ipcluster::config::{Config, Given, Settings};
+use crate::config::{Config, Given, Settings};
 
 use super::Failed;
 use super::args::RunArgs;

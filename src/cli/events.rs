@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, Write};
 
-use ipcluster::control::{Client, ControlDir};
+use crate::control::{Client, ControlDir};
 
 use super::Failed;
 use super::args::ClusterArgs;

@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
-use ipcluster::control::{Answer, Command, ControlDir, ControlError, Explanation};
-use ipcluster::master;
-use ipcluster::nft::Firewall;
-use ipcluster::plan::ClusterName;
+use crate::control::{Answer, Command, ControlDir, ControlError, Explanation};
+use crate::master;
+use crate::nft::Firewall;
+use crate::plan::ClusterName;
 
 use super::args::ExplainArgs;
 use super::{Failed, ask, output};

@@ -3,8 +3,8 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use ipcluster::config::ConfigError;
-use ipcluster::control::ControlError;
+use crate::config::ConfigError;
+use crate::control::ControlError;
 
 /// Why a verb did not do what it was to do.
 #[derive(Debug, PartialEq, Eq)]

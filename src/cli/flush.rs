@@ -1,8 +1,8 @@
 //! `ipcluster flush`: the rules of a cluster whose master is gone.
 
-use ipcluster::control::ControlDir;
-use ipcluster::nft::Firewall;
-use ipcluster::plan::ClusterName;
+use crate::control::ControlDir;
+use crate::nft::Firewall;
+use crate::plan::ClusterName;
 
 use super::args::ClusterArgs;
 use super::{Failed, output};

@@ -23,19 +23,28 @@ mod scale;
 mod status;
 mod stop;
 
-pub(crate) use args::Arguments;
-pub(crate) use failed::Failed;
-
 use std::error::Error;
 use std::iter::successors;
+use std::process::ExitCode;
 
-use args::Verb;
-use ipcluster::control::ControlDir;
-use ipcluster::master::MasterError;
-use ipcluster::nft::NftError;
+use clap::Parser;
 
-/// Does what the command line says.
-pub(crate) fn carry_out(arguments: Arguments) -> Result<(), Failed> {
+use args::{Arguments, Verb};
+use failed::Failed;
+
+use crate::control::ControlDir;
+use crate::master::MasterError;
+use crate::nft::NftError;
+
+/// The program: does what its command line says.
+pub fn main() -> ExitCode {
+    match carry_out(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failed) => failed.report(),
+    }
+}
+
+fn carry_out(arguments: Arguments) -> Result<(), Failed> {
     let directory = || match arguments.runtime_dir {
         Some(path) => Ok(ControlDir::new(path)),
         None => ControlDir::locate(),

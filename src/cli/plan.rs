@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use ipcluster::config::Config;
-use ipcluster::plan::{Generation, Occupant, Plan, Port, Seat};
-use ipcluster::process::PortPool;
-use ipcluster::ruleset::lower;
+use crate::config::Config;
+use crate::plan::{Generation, Occupant, Plan, Port, Seat};
+use crate::process::PortPool;
+use crate::ruleset::lower;
 
 use super::args::RunArgs;
 use super::{Failed, configure, output};

@@ -1,6 +1,6 @@
 //! `ipcluster promote`
 
-use ipcluster::control::{Answer, Command, ControlDir};
+use crate::control::{Answer, Command, ControlDir};
 
 use super::args::ClusterArgs;
 use super::{Failed, ask, output, reload};

@@ -1,6 +1,6 @@
 //! `ipcluster reload`
 
-use ipcluster::control::{Answer, Command, ControlDir, Reloaded};
+use crate::control::{Answer, Command, ControlDir, Reloaded};
 
 use super::args::ReloadArgs;
 use super::{Failed, ask, output};

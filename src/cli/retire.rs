@@ -1,7 +1,7 @@
 //! `ipcluster retire`
 
-use ipcluster::control::{Answer, Command, ControlDir, RetireTarget};
-use ipcluster::plan::{MAX_SEATS, Seat};
+use crate::control::{Answer, Command, ControlDir, RetireTarget};
+use crate::plan::{MAX_SEATS, Seat};
 
 use super::args::RetireArgs;
 use super::{Failed, ask, output};

@@ -1,10 +1,10 @@
 //! `ipcluster run`: the master in the foreground.
 
-use ipcluster::config::{Config, OnExit};
-use ipcluster::control::{ControlDir, ControlError};
-use ipcluster::master::{Ended, Handle, Master, MasterError, needed_capabilities};
-use ipcluster::nft::NftError;
-use ipcluster::process::{
+use crate::config::{Config, OnExit};
+use crate::control::{ControlDir, ControlError};
+use crate::master::{Ended, Handle, Master, MasterError, needed_capabilities};
+use crate::nft::NftError;
+use crate::process::{
     ServiceManager, allow_nice_back, has_cap_net_admin, keep_only_capabilities,
     raise_descriptor_limit,
 };

@@ -1,6 +1,6 @@
 //! `ipcluster scale`
 
-use ipcluster::control::{Answer, Command, ControlDir};
+use crate::control::{Answer, Command, ControlDir};
 
 use super::args::ScaleArgs;
 use super::{Failed, ask, output};

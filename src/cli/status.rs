@@ -1,6 +1,6 @@
 //! `ipcluster status`
 
-use ipcluster::control::{Answer, Command, ControlDir, Status};
+use crate::control::{Answer, Command, ControlDir, Status};
 
 use super::args::StatusArgs;
 use super::{Failed, ask, output};

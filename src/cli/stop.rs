@@ -1,6 +1,6 @@
 //! `ipcluster stop`
 
-use ipcluster::control::{Answer, Command, ControlDir};
+use crate::control::{Answer, Command, ControlDir};
 
 use super::args::StopArgs;
 use super::{Failed, ask, output};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ipcluster::plan::Seat;
+use crate::plan::Seat;
 
 /// Failed connections that nothing excuses.
 #[derive(Debug, Clone, Default)]

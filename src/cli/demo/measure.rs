@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use ipcluster::lab::{Answered, Failure, Report};
-use ipcluster::plan::{Generation, Plan, Seat};
+use crate::lab::{Answered, Failure, Report};
+use crate::plan::{Generation, Plan, Seat};
 
 use super::judge::Losses;
 
@@ -215,8 +215,8 @@ fn clients<'a>(answers: impl Iterator<Item = &'a Answered>) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use ipcluster::lab::{FailureKind, Identity, Network};
-    use ipcluster::plan::{Listener, Listeners, Occupant, Partition, Port, Weights};
+    use crate::lab::{FailureKind, Identity, Network};
+    use crate::plan::{Listener, Listeners, Occupant, Partition, Port, Weights};
 
     use super::*;
 

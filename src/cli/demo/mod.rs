@@ -9,10 +9,10 @@ mod table;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use ipcluster::lab::{self, Failure, LabError, Network, Report, greeter};
-use ipcluster::plan::{Engine, Generation, Plan, Seat};
-use ipcluster::process::PidFd;
-use ipcluster::supervisor::Notice;
+use crate::lab::{self, Failure, LabError, Network, Report, greeter};
+use crate::plan::{Engine, Generation, Plan, Seat};
+use crate::process::PidFd;
+use crate::supervisor::Notice;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 

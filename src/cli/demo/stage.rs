@@ -6,14 +6,14 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use ipcluster::config::{Config, Given, Settings};
-use ipcluster::control::{self, WorkerState};
-use ipcluster::lab::{Load, Network, Pace, RunningLoad};
-use ipcluster::master::{Ended, Handle, Master, MasterError};
-use ipcluster::nft::Firewall;
-use ipcluster::plan::{Engine, Plan, Seat};
-use ipcluster::process::PidFd;
-use ipcluster::supervisor::Notice;
+use crate::config::{Config, Given, Settings};
+use crate::control::{self, WorkerState};
+use crate::lab::{Load, Network, Pace, RunningLoad};
+use crate::master::{Ended, Handle, Master, MasterError};
+use crate::nft::Firewall;
+use crate::plan::{Engine, Plan, Seat};
+use crate::process::PidFd;
+use crate::supervisor::Notice;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::broadcast::{self, error::RecvError};
 

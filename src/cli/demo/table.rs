@@ -2,7 +2,7 @@
 
 use std::io::{IsTerminal, Write};
 
-use ipcluster::lab::Counters;
+use crate::lab::Counters;
 
 use super::super::{Failed, output};
 use super::measure::Window;
