@@ -10,21 +10,21 @@ use nix::sys::signal::Signal;
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::{sleep, sleep_until};
 
-use super::beside::Beside;
-use super::complaint::Complaint;
-use super::counting::CountError;
-use super::events::Subscribers;
-use super::figures::Figures;
-use super::listening::Held;
-use super::memory::{Look, Measured, Monitor};
-use super::orphans::Orphans;
-use super::peers::Peers;
-use super::processes::{BURIAL_INTERVAL, Processes};
-use super::report;
-use super::service::Service;
-use super::spawner::{self, Spawner};
-use super::statuses::Statuses;
-use super::watching::Watching;
+use super::background::Beside;
+use super::log_limit::Complaint;
+use super::operators::events::Subscribers;
+use super::operators::metrics::Figures;
+use super::operators::report;
+use super::operators::service_manager::Service;
+use super::operators::statuses::Statuses;
+use super::rules::watching::Watching;
+use super::startup::orphans::Orphans;
+use super::workers::counting::CountError;
+use super::workers::links::Peers;
+use super::workers::listeners::Held;
+use super::workers::memory::{Look, Measured, Monitor};
+use super::workers::processes::{BURIAL_INTERVAL, Processes};
+use super::workers::spawner::{self, Spawner};
 use crate::control::{
     Answer, Cleared, OnTrial, Reloaded, Responder, Restarted, Retired, RolledBack, Scaled, Stopped,
     WorkerOrder,

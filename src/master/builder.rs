@@ -12,34 +12,34 @@ use std::time::{Duration, Instant};
 use tokio::sync::{broadcast, mpsc};
 
 use super::actions::World;
-use super::bequest::Estate;
-use super::beside::Beside;
-use super::complaint::Complaint;
-use super::draining::Draining;
+use super::background::Beside;
 use super::error::MasterError;
-use super::events::Subscribers;
-use super::figures::Figures;
-use super::fullness::Fullness;
-use super::handed::Handed;
-use super::heritage::{Heir, Heritage};
-use super::hold;
-use super::journal::Journal;
-use super::listening::{Held, Openings};
-use super::logs::Logs;
-use super::mark::Mark;
-use super::meeting::{MeetingPoint, WorkerSockets};
-use super::memory::Monitor;
-use super::output::{Destination, Printer};
-use super::peers::Peers;
-use super::processes::{Processes, transports};
+use super::handover::give::Estate;
+use super::handover::receive::{Predecessor, Steps};
+use super::handover::snapshot::Handed;
+use super::health::monitor::Vigil;
+use super::log_limit::Complaint;
+use super::operators::events::Subscribers;
+use super::operators::metrics::Figures;
+use super::operators::service_manager::Service;
+use super::operators::statuses::Statuses;
+use super::rules::conntrack_usage::Fullness;
+use super::rules::watching::Watching;
 use super::run::Master;
-use super::service::Service;
-use super::spawner::{Spawner, Template};
-use super::statuses::Statuses;
-use super::succession::{Predecessor, Steps};
-use super::takeover::Beginning;
-use super::vigil::Vigil;
-use super::watching::Watching;
+use super::startup::claim;
+use super::startup::fingerprint::Mark;
+use super::startup::initial_plan::Beginning;
+use super::startup::state::{Heir, Heritage};
+use super::startup::worker_sockets::{MeetingPoint, WorkerSockets};
+use super::workers::draining::Draining;
+use super::workers::links::Peers;
+use super::workers::listeners::{Held, Openings};
+use super::workers::memory::Monitor;
+use super::workers::output::journal::Journal;
+use super::workers::output::logs::Logs;
+use super::workers::output::{Destination, Printer};
+use super::workers::processes::{Processes, transports};
+use super::workers::spawner::{Spawner, Template};
 use crate::config::{self, Config, Readiness, WorkerOutput};
 use crate::control::{ControlDir, HandedKind, Handover, Limits, Lock, Server};
 use crate::nft::{Firewall, NftError};
@@ -163,18 +163,18 @@ impl Builder {
             Some(directory) if replace => Predecessor::meet(directory, &config.name, &steps)?,
             _ => None,
         };
-        let (lock, socket) = hold::lock(&config, control.as_ref(), predecessor.as_mut())?;
+        let (lock, socket) = claim::lock(&config, control.as_ref(), predecessor.as_mut())?;
         #[cfg(feature = "http")]
         let http = listen_http(&config, predecessor.as_mut())?;
         let handed =
             predecessor.as_mut().map(|it| it.take_needed(HandedKind::Rules)).transpose()?;
-        let mut firewall = hold::open(&config, handed)?;
+        let mut firewall = claim::open(&config, handed)?;
         // Before anything is read: what others change from then on is heard of.
         let watching = Watching::open()?;
         refuse_overlap(&config)?;
-        let in_force = hold::in_force(&mut firewall, &config.listeners)?;
+        let in_force = claim::in_force(&mut firewall, &config.listeners)?;
         if predecessor.is_none() {
-            hold::adopt(&mut firewall)?;
+            claim::adopt(&mut firewall)?;
         }
         let logs = match &config.output {
             WorkerOutput::Directory(directory) => Some(Logs::open(directory, &config.name)?),
@@ -232,7 +232,7 @@ impl Builder {
             service_manager.or_else(|| manager_of(&predecessor.as_ref()?.handover));
         if let Some(predecessor) = predecessor {
             predecessor.relieve()?;
-            hold::adopt(&mut firewall)?;
+            claim::adopt(&mut firewall)?;
         }
         let WorkerSockets { workers: workers_socket, notify } = meeting.open()?;
         let vigil = Vigil::new(&config, notify)?;

@@ -10,7 +10,7 @@
 //! |---|---|
 //! | a worker exits | its pidfd; before anything else, so that its clients are steered away at once |
 //! | a worker listens | while one is starting, its sockets are looked for every 10 ms (sock_diag) |
-//! | a worker is silent, or answers again | it is watched: `health.rs` says by what |
+//! | a worker is silent, or answers again | it is watched: `health/detector.rs` says by what |
 //! | a worker says something of itself | the socket of `NOTIFY_SOCKET`, which is read a part at a time |
 //! | a retired worker's connections end | they are counted every 100 ms (sock_diag, conntrack), beside the loop |
 //! | a worker speaks | the control socket, or one of the workers' own |
@@ -27,55 +27,29 @@
 //! ([`keep_only_capabilities`](crate::process::keep_only_capabilities)), as `ipcluster run` does.
 //!
 //! Where the cluster wants it, the listening sockets of workers are opened here and kept, so that the
-//! connections in their queues outlive a worker (`listening.rs`).
+//! connections in their queues outlive a worker (`workers/listeners.rs`).
 //!
 //! Starting up is recovering: whatever an earlier master left in the kernel is what this one begins
 //! with, and its workers are adopted: the same processes, and not one rule changed. Workers are not
 //! tied to the master's life. When it leaves, they and the rules serve on.
 
 mod actions;
-mod adoption;
-mod bequest;
-mod beside;
+mod background;
 mod builder;
-mod complaint;
-mod counting;
-mod draining;
 mod error;
-mod events;
-mod figures;
-mod fullness;
-mod handed;
-mod handle;
+mod handover;
 mod health;
-mod heritage;
-mod hold;
-mod journal;
-mod listening;
-mod logs;
-mod mark;
-mod meeting;
-mod memory;
-mod orphans;
-mod output;
-mod peers;
+mod log_limit;
+mod operators;
 mod privilege;
-#[cfg(feature = "http")]
-mod probe;
-mod processes;
-mod report;
+mod rules;
 mod run;
-mod service;
-mod spawner;
-mod statuses;
-mod succession;
-mod takeover;
-mod vigil;
-mod watching;
+mod startup;
+mod workers;
 
 pub use builder::Builder;
 pub use error::MasterError;
-pub use handle::Handle;
+pub use operators::handle::Handle;
+pub use operators::report::explain;
 pub use privilege::needed_capabilities;
-pub use report::explain;
 pub use run::{Ended, Master};

@@ -10,23 +10,23 @@ use tokio::sync::{broadcast, mpsc};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::actions::{Counts, World};
-use super::bequest::Estate;
 use super::builder::{Builder, REQUEST_QUEUE};
-use super::counting::{CountedWorkers, count_all, count_sockets};
-use super::draining::Draining;
 use super::error::MasterError;
-use super::fullness::Fullness;
-use super::handle::{Handle, Order};
-use super::heritage::Wish;
-use super::memory::{Look, MEMORY_INTERVAL};
-use super::processes::{
+use super::handover::give::Estate;
+use super::health::monitor::{VIGIL_INTERVAL, Vigil, heard};
+use super::operators::handle::{Handle, Order};
+use super::operators::report;
+use super::operators::statuses::SocketCounts;
+use super::rules::conntrack_usage::Fullness;
+use super::startup::state::Wish;
+use super::workers::counting::{CountedWorkers, count_all, count_sockets};
+use super::workers::draining::Draining;
+use super::workers::memory::{Look, MEMORY_INTERVAL};
+use super::workers::processes::{
     BURIAL_INTERVAL, DRAIN_INTERVAL, FULLNESS_INTERVAL, OUTPUT_INTERVAL, OUTPUT_PATIENCE,
     READINESS_INTERVAL,
 };
-use super::report;
-use super::spawner::{Outcome, Started};
-use super::statuses::SocketCounts;
-use super::vigil::{VIGIL_INTERVAL, Vigil, heard};
+use super::workers::spawner::{Outcome, Started};
 use crate::config::{Config, Readiness};
 use crate::control::{
     self, Answer, Command, Failure, Gate, Orphan, OrphansEnded, Responder, RetireTarget, Server,

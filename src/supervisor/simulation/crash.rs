@@ -153,7 +153,7 @@ fn check_handed(world: &World, handed: Handed, workers: &[Adopted], holds: bool)
     }
 }
 
-/// The workers that are there, as `master::adoption` judges them and `master::heritage` takes them
+/// The workers that are there, as `master::startup::find_workers` judges them and `master::startup::state` takes them
 /// over: first those that were handed over.
 fn adopt_all(world: &mut World, plan: &Plan, before: &Plan, told: &[Adopted]) -> Vec<Adopted> {
     let told: BTreeMap<Pid, &Adopted> = told.iter().map(|it| (Pid(it.pid), it)).collect();
@@ -289,7 +289,7 @@ fn adopt(
     }
 }
 
-/// As `master::takeover` has it.
+/// As `master::startup::initial_plan` has it.
 fn beginning(world: &World) -> (Plan, bool) {
     let mut plan = world.plan.clone();
     let serves = |seat: &Seat, occupant: &Occupant| {

@@ -1,0 +1,111 @@
+//! What a master counts over its life, beside what the kernel and the supervisor count.
+
+use crate::control::{Restarts, Retirements, SwapTimes};
+use crate::master::operators::report;
+use crate::plan::Seat;
+use crate::supervisor::{FailureCause, Notice};
+
+/// Counts since the start of this master.
+#[derive(Debug, Default)]
+pub(crate) struct Figures {
+    /// How long the transactions took that put plans in force.
+    pub(crate) swaps: SwapTimes,
+    /// Workers that were replaced because they were lost.
+    pub(crate) restarts: Restarts,
+    /// Live workers that were, or are being, replaced by others, by cause.
+    pub(crate) retirements: Retirements,
+    /// The last worker that was lost: its seat, and what had become of it.
+    lost: Option<(Seat, Loss)>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Loss {
+    Died,
+    Exited,
+    NotReady,
+    Spawn,
+    Unfit,
+}
+
+impl Figures {
+    /// Takes a notice in. That a worker is replaced is told right after how it was lost; of one whose
+    /// reload or scale fails with it, it is not told.
+    pub(crate) fn note(&mut self, notice: &Notice) {
+        match notice {
+            Notice::Died { seat, .. } => self.lost = Some((*seat, Loss::Died)),
+            Notice::Failed(failure) => {
+                let loss = match failure.cause {
+                    FailureCause::Exit(_) => Loss::Exited,
+                    FailureCause::NotReady { .. }
+                    | FailureCause::Lacks { .. }
+                    | FailureCause::Unresponsive(_) => Loss::NotReady,
+                    FailureCause::Stops => Loss::Exited,
+                    FailureCause::Spawn { .. } => Loss::Spawn,
+                    FailureCause::Unfit(_) => Loss::Unfit,
+                    FailureCause::Died { .. } => Loss::Died,
+                };
+                self.lost = Some((failure.seat, loss));
+            }
+            Notice::Leaving { cause, .. } => *self.retirements.of(report::cause(*cause)) += 1,
+            Notice::Respawn { seat, .. } => {
+                if let Some((_, loss)) = self.lost.take_if(|(lost, _)| lost == seat) {
+                    *self.count(loss) += 1;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn count(&mut self, loss: Loss) -> &mut u64 {
+        match loss {
+            Loss::Died => &mut self.restarts.died,
+            Loss::Exited => &mut self.restarts.exited,
+            Loss::NotReady => &mut self.restarts.not_ready,
+            Loss::Spawn => &mut self.restarts.spawn,
+            Loss::Unfit => &mut self.restarts.unfit,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::plan::Generation;
+    use crate::supervisor::{WorkerFailure, WorkerId};
+
+    fn failed(seat: u16, cause: FailureCause) -> Notice {
+        Notice::Failed(WorkerFailure {
+            worker: WorkerId(1),
+            seat: Seat(seat),
+            generation: Generation::FIRST,
+            cause,
+            last_lines: Vec::new(),
+        })
+    }
+
+    fn respawn(seat: u16) -> Notice {
+        Notice::Respawn { seat: Seat(seat), delay: Duration::ZERO }
+    }
+
+    #[test]
+    fn a_restart_counts_for_what_became_of_the_worker_before() {
+        let mut figures = Figures::default();
+        let limit = Duration::from_secs(1);
+        for notice in [
+            failed(1, FailureCause::NotReady { limit }),
+            respawn(1),
+            failed(2, FailureCause::Spawn { reason: String::new() }),
+            respawn(2),
+            respawn(2),
+            // A reload that fails brings nothing back.
+            failed(3, FailureCause::NotReady { limit }),
+            failed(4, FailureCause::NotReady { limit }),
+            respawn(3),
+        ] {
+            figures.note(&notice);
+        }
+        assert_eq!(figures.restarts, Restarts { not_ready: 1, spawn: 1, ..Restarts::default() });
+    }
+}

@@ -1,0 +1,220 @@
+//! What the master tells operators: status, explanations, refusals.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use crate::control::{
+    ConntrackFill, Explanation, Failure, ForeignChain, LeavingCause, RuleWriter, SCHEMA, Status,
+    Trial, WorkerHealth, WorkerState, WorkerStatus,
+};
+use crate::master::operators::metrics::Figures;
+use crate::nft::Fill;
+use crate::plan::{Listeners, Plan, Port, Protocol, Route, Seat};
+use crate::ruleset::Tally;
+use crate::supervisor::{self, Cause, Moment, Refusal, Sockets, Supervisor, Worker, WorkerId};
+
+/// The state of a cluster. `counts` are the sockets of its workers, `tallies` what the counters of its
+/// seats say, and `fill` is how full conntrack is, as far as known; `figures` are the master's own.
+pub(crate) fn status(
+    supervisor: &Supervisor,
+    counts: &BTreeMap<WorkerId, Sockets>,
+    tallies: &BTreeMap<Seat, Tally>,
+    fill: Option<Fill>,
+    figures: &Figures,
+    foreign_chains: Vec<ForeignChain>,
+    now: Moment,
+) -> Status {
+    let plan = supervisor.plan();
+    let slots = plan.assignment().slots_by_seat(plan.seats().len());
+    let worker_status = |worker: &Worker| WorkerStatus {
+        seat: worker.seat,
+        slots: match worker.state() {
+            supervisor::WorkerState::Live => slots.get(worker.seat.index()).copied().unwrap_or(0),
+            _ => 0,
+        },
+        pid: worker.pid,
+        adopted: worker.adopted,
+        state: match worker.state() {
+            supervisor::WorkerState::Starting => WorkerState::Starting,
+            supervisor::WorkerState::Live => WorkerState::Live,
+            supervisor::WorkerState::Retired => WorkerState::Retired,
+            supervisor::WorkerState::Dying => WorkerState::Dying,
+        },
+        leaving: worker.leaving.map(cause),
+        generation: worker.generation,
+        health: if worker.answers() { WorkerHealth::Ok } else { WorkerHealth::Silent },
+        text: None,
+        ports: worker.ports.iter().flat_map(|ports| by_public(plan.listeners(), ports)).collect(),
+        uptime: now.since(worker.started).as_secs_f64(),
+        connections: counts.get(&worker.id).map(|sockets| sockets.established),
+        queued: counts.get(&worker.id).map(|sockets| sockets.queued),
+        half_open: counts.get(&worker.id).map(|sockets| sockets.half_open),
+        connections_total: match worker.state() {
+            supervisor::WorkerState::Live => tallies.get(&worker.seat).map(|it| it.connections),
+            _ => None,
+        },
+        memory: worker.rss,
+    };
+    let mut workers: Vec<&Worker> = supervisor.workers().collect();
+    workers.sort_by_key(|worker| (worker.seat, worker.generation, worker.id));
+    Status {
+        schema: SCHEMA,
+        name: plan.name().clone(),
+        pid: std::process::id(),
+        generation: supervisor.generation(),
+        listeners: plan.listeners().iter().copied().collect(),
+        engine: plan.engine(),
+        partition: plan.partition().into(),
+        slots: plan.partition().slots(),
+        repairs: supervisor.repairs().total,
+        last_writer: supervisor
+            .repairs()
+            .last_writer
+            .as_ref()
+            .map(|writer| RuleWriter { pid: writer.pid, name: writer.name.clone() }),
+        foreign_chains,
+        orphans: Vec::new(),
+        conntrack: fill.map(|Fill { entries, limit }| ConntrackFill { entries, limit }),
+        serving: serving(plan),
+        trial: supervisor.canary().map(trial),
+        swaps: figures.swaps,
+        restarts: figures.restarts,
+        retirements: figures.retirements,
+        given_up: supervisor.given_up(now).map(|seat| seat.0).collect(),
+        workers: workers.into_iter().map(worker_status).collect(),
+    }
+}
+
+fn trial(of: supervisor::Trial) -> Trial {
+    let count = |count| u32::try_from(count).expect("at most as many as slots, which are 32 bits");
+    Trial {
+        generation: of.generation,
+        first_seat: of.first_seat,
+        seats: count(of.seats),
+        slots: count(of.slots),
+    }
+}
+
+/// A cause in the word of the control socket.
+pub(crate) fn cause(cause: Cause) -> LeavingCause {
+    match cause {
+        Cause::Requested => LeavingCause::Requested,
+        Cause::Silent => LeavingCause::Silent,
+        Cause::Asked => LeavingCause::Asked,
+        Cause::Memory { .. } => LeavingCause::Memory,
+        Cause::Lag { .. } => LeavingCause::Lag,
+        Cause::Age => LeavingCause::Age,
+    }
+}
+
+/// The seats that new connections reach.
+fn serving(plan: &Plan) -> u32 {
+    let occupied = plan.seats().filter(|(_, occupant)| occupant.is_some()).count();
+    match plan.is_admitting() {
+        true => u32::try_from(occupied).expect("at most MAX_SEATS seats"),
+        false => 0,
+    }
+}
+
+fn by_public(listeners: &Listeners, ports: &[Port]) -> BTreeMap<Port, Port> {
+    listeners.public_ports().iter().copied().zip(ports.iter().copied()).collect()
+}
+
+/// Where new connections of a client go. `pid_of` knows the processes of live workers.
+///
+/// # Errors
+/// No seat has a worker.
+pub fn explain(
+    plan: &Plan,
+    address: IpAddr,
+    pid_of: impl Fn(&Route<'_>) -> Option<u32>,
+) -> Result<Explanation, Failure> {
+    let Some(route) = plan.worker_for(address) else {
+        let message = format!("{address}: no seat has a worker, so its connections are dropped");
+        return Err(Failure::new(message).hint("they succeed once a worker is ready"));
+    };
+    let services = |protocol| plan.listeners().services(protocol).iter();
+    let ports_of = |protocol| services(protocol).map(|service| service.port).collect();
+    Ok(Explanation {
+        schema: SCHEMA,
+        address,
+        slot: route.slot,
+        home: route.home,
+        seat: route.seat,
+        pid: pid_of(&route),
+        generation: route.occupant.generation,
+        ports: by_public(plan.listeners(), &route.occupant.ports),
+        tcp_ports: ports_of(Protocol::Tcp),
+        udp_ports: ports_of(Protocol::Udp),
+        why: why(plan, address, &route),
+    })
+}
+
+fn why(plan: &Plan, address: IpAddr, route: &Route<'_>) -> Vec<String> {
+    use crate::plan::Partition;
+    let of = match address {
+        IpAddr::V4(_) => "the address".to_owned(),
+        IpAddr::V6(v6) => {
+            let network = std::net::Ipv6Addr::from(u128::from(v6) >> 64 << 64);
+            format!("its network {network}/64")
+        }
+    };
+    let slot = route.slot;
+    let mut steps = vec![match plan.partition() {
+        Partition::Hash { slots, seed } => {
+            format!("jhash of {of} with seed {seed:#x}, scaled to {slots} slots, is slot {slot}")
+        }
+        Partition::Mask { slots } => {
+            format!("the low bits of {of}, as a number below {slots}, are slot {slot}")
+        }
+    }];
+    steps.push(format!("slot {slot} is assigned to seat {}", route.home));
+    if route.seat != route.home {
+        let survivors = plan.survivors().count();
+        steps.push(format!(
+            "seat {} is vacant, so its clients spread over the {survivors} others by a second hash: seat {}",
+            route.home, route.seat
+        ));
+    }
+    if let Some(all_others) = plan.seats().filter_map(|(_, it)| it).map(|it| it.generation).min()
+        && all_others < route.occupant.generation
+    {
+        let generation = route.occupant.generation;
+        steps.push(format!("which is one of those of generation {generation}, on trial"));
+    }
+    if !plan.is_admitting() {
+        steps.push("but the cluster is being stopped and admits no new connections".to_owned());
+    }
+    steps
+}
+
+/// A refusal in the words of the control socket: the reason in a line, and what to do next.
+pub(crate) fn failure(refusal: &Refusal) -> Failure {
+    let text = refusal.to_string();
+    let mut lines = text.lines();
+    let failure = Failure::new(lines.next().unwrap_or_default());
+    let last_lines: Vec<&str> = lines.map(str::trim).collect();
+    match refusal {
+        Refusal::Worker(_) if last_lines.is_empty() => {
+            failure.hint("the old workers serve on; it printed nothing")
+        }
+        Refusal::Worker(_) => failure
+            .hint(format!("the old workers serve on; it printed: {}", last_lines.join(" | "))),
+        Refusal::Commit { .. } => {
+            failure.hint("the old workers serve on; the log of the master says more")
+        }
+        Refusal::Gone { .. } => failure.hint(
+            "reload with the old program in place; [timeouts] rollback keeps such workers for a time",
+        ),
+        Refusal::NoSuchSeat { .. }
+        | Refusal::Vacant { .. }
+        | Refusal::NoSuchWorker { .. }
+        | Refusal::NotLive { .. } => {
+            failure.hint("`ipcluster status` lists the workers with their seats and pids")
+        }
+        Refusal::Leaving { .. } => failure.hint("`ipcluster status` tells when it is retired"),
+        Refusal::Died { .. } => failure.hint("its seat gets another worker in any case"),
+        Refusal::Starting => failure.hint("`ipcluster status` tells when workers are live"),
+        _ => failure,
+    }
+}

@@ -1,0 +1,67 @@
+//! How full the kernel's connection tracking table is.
+
+use crate::nft::{Conntrack, ConntrackError, Fill};
+
+/// Below so many percent it counts as relieved, so that a table at the mark is not said again and
+/// again to be full.
+const RELIEVED: u32 = 75;
+
+/// Says once that the table is nearly full, until it is not any more.
+#[derive(Debug, Default)]
+pub(crate) struct Fullness {
+    is_full: bool,
+}
+
+impl Fullness {
+    /// Reads how full it is: some microseconds, whatever it holds.
+    pub(crate) fn read() -> Result<Option<Fill>, ConntrackError> {
+        Conntrack::open()?.fill()
+    }
+
+    /// Reads how full it is, and logs when that has become too much, or has ended.
+    pub(crate) fn look(&mut self) {
+        let fill = match Self::read() {
+            Ok(Some(fill)) => fill,
+            Ok(None) => return,
+            Err(error) => {
+                return tracing::debug!(%error, "cannot see how full connection tracking is");
+            }
+        };
+        let Fill { entries, limit } = fill;
+        match self.note(fill) {
+            Some(true) => tracing::warn!(
+                entries,
+                limit,
+                "connection tracking is nearly full: beyond the limit the kernel drops new connections. \
+                 Raise net.netfilter.nf_conntrack_max"
+            ),
+            Some(false) => tracing::info!(entries, limit, "connection tracking has room again"),
+            None => {}
+        }
+    }
+
+    /// Whether it has just become nearly full, or just not.
+    fn note(&mut self, fill: Fill) -> Option<bool> {
+        let is_full = match self.is_full {
+            true => fill.is_above(RELIEVED),
+            false => fill.is_nearly_full(),
+        };
+        (std::mem::replace(&mut self.is_full, is_full) != is_full).then_some(is_full)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_crossing_is_said_once() {
+        let mut fullness = Fullness::default();
+        let said: Vec<_> = [800, 801, 900, 790, 751, 750, 790, 801]
+            .map(|entries| fullness.note(Fill { entries, limit: 1000 }))
+            .into();
+        let (full, relieved) = (Some(true), Some(false));
+        assert_eq!(said, [None, full, None, None, None, relieved, None, full]);
+        assert_eq!(fullness.note(Fill { entries: 9, limit: 0 }), relieved, "no limit");
+    }
+}

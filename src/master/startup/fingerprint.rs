@@ -1,0 +1,180 @@
+//! What a worker carries to say what it was started as: `IPCLUSTER_CONFIG` in its environment, and
+//! the label of the file that it prints to.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::str::FromStr;
+
+use crate::config::Config;
+use crate::plan::{ClusterName, Generation, Seat};
+
+/// Digests of the configuration that a worker was started with, so that the next master knows
+/// whether it would start the same one. Not secret and no proof of anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Mark {
+    /// Of what workers run: the command, the directory that it runs in, as whom, and the
+    /// variables that `env` names. Not of the others, such as `TERM`, which differ from one login to the next.
+    pub(crate) command: u64,
+    /// Of how many workers there are to be, and their weights.
+    pub(crate) shares: u64,
+}
+
+impl Mark {
+    /// Of this configuration, in this directory; `variables` are those that workers get.
+    pub(crate) fn of(
+        config: &Config,
+        directory: &Path,
+        variables: &BTreeMap<OsString, OsString>,
+    ) -> Self {
+        let mut command = Digest::default();
+        command.add(config.command.program.as_bytes());
+        for argument in &config.command.arguments {
+            command.add(argument.as_bytes());
+        }
+        command.add(directory.as_os_str().as_bytes());
+        for account in [&config.user, &config.group] {
+            command.add(account.as_deref().unwrap_or_default().as_bytes());
+        }
+        for (name, value) in variables.iter().filter(|(name, _)| config.env.names(name)) {
+            command.add(name.as_bytes());
+            command.add(value.as_bytes());
+        }
+        let mut shares = Digest::default();
+        shares.add(format!("{:?}", config.weights).as_bytes());
+        Self { command: command.0, shares: shares.0 }
+    }
+}
+
+impl fmt::Display for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}-{:016x}", self.command, self.shares)
+    }
+}
+
+/// Text that is no [`Mark`].
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct NoMark;
+
+impl FromStr for Mark {
+    type Err = NoMark;
+
+    fn from_str(text: &str) -> Result<Self, NoMark> {
+        let number = |text: &str| match text.len() {
+            16 => u64::from_str_radix(text, 16).map_err(|_| NoMark),
+            _ => Err(NoMark),
+        };
+        let (command, shares) = text.split_once('-').ok_or(NoMark)?;
+        Ok(Self { command: number(command)?, shares: number(shares)? })
+    }
+}
+
+/// FNV-1a, 64 bits: the same in every release.
+#[derive(Clone, Copy)]
+struct Digest(u64);
+
+impl Default for Digest {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Digest {
+    /// Adds a text, and where it ends.
+    fn add(&mut self, bytes: &[u8]) {
+        for byte in bytes.iter().chain(&[0]) {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+}
+
+/// What the file that a worker prints to is labelled with. A program may overwrite its environment
+/// (`setproctitle(3)`), but not the name of that file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Label {
+    pub(crate) name: ClusterName,
+    pub(crate) generation: Generation,
+    pub(crate) seat: Seat,
+    pub(crate) mark: Mark,
+}
+
+impl fmt::Display for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, generation, seat, mark } = self;
+        write!(f, "{name}/{generation}/{seat}/{mark}")
+    }
+}
+
+impl FromStr for Label {
+    type Err = NoMark;
+
+    fn from_str(text: &str) -> Result<Self, NoMark> {
+        let mut parts = text.split('/');
+        let mut next = || parts.next().ok_or(NoMark);
+        let label = Self {
+            name: next()?.parse().map_err(|_| NoMark)?,
+            generation: Generation(next()?.parse().map_err(|_| NoMark)?),
+            seat: Seat(next()?.parse().map_err(|_| NoMark)?),
+            mark: next()?.parse()?,
+        };
+        parts.next().is_none().then_some(label).ok_or(NoMark)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Given, Settings};
+
+    fn config(command: &[&str], env: &[&str], workers: i64) -> Config {
+        let given = |text: &&str| Given::by_flag("--env", (*text).to_owned());
+        let command = command.iter().map(|word| (*word).to_owned()).collect();
+        let settings = Settings {
+            listen: Some(vec![Given::by_flag("--listen", "0.0.0.0:80".to_owned())]),
+            command: Some(Given::by_flag("--", command)),
+            env: Some(env.iter().map(given).collect()),
+            workers: Some(Given::by_flag("--workers", workers)),
+            ..Settings::default()
+        };
+        settings.check(4).unwrap()
+    }
+
+    fn mark(config: &Config, directory: &str, ours: &[(&str, &str)]) -> Mark {
+        let ours = ours.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+        Mark::of(config, Path::new(directory), &config.env.resolve(ours))
+    }
+
+    #[test]
+    fn a_mark_changes_with_what_workers_run_and_nothing_else() {
+        let before = mark(&config(&["a", "b"], &["A*"], 4), "/", &[("AX", "1"), ("TERM", "x")]);
+        let same = mark(&config(&["a", "b"], &["A*"], 4), "/", &[("AX", "1"), ("TERM", "y")]);
+        assert_eq!(same, before);
+        for other in [
+            mark(&config(&["a", "c"], &["A*"], 4), "/", &[("AX", "1")]),
+            mark(&config(&["ab"], &["A*"], 4), "/", &[("AX", "1")]),
+            mark(&config(&["a", "b"], &["A*"], 4), "/home", &[("AX", "1")]),
+            mark(&config(&["a", "b"], &["A*"], 4), "/", &[("AX", "2")]),
+            mark(&config(&["a", "b"], &["A*", "B=1"], 4), "/", &[("AX", "1")]),
+        ] {
+            assert_ne!(other.command, before.command);
+            assert_eq!(other.shares, before.shares);
+        }
+        let more = mark(&config(&["a", "b"], &["A*"], 5), "/", &[("AX", "1")]);
+        assert_eq!(more.command, before.command);
+        assert_ne!(more.shares, before.shares);
+    }
+
+    #[test]
+    fn marks_and_labels_are_read_as_they_were_written() {
+        let mark = Mark { command: 7, shares: u64::MAX };
+        assert_eq!(mark.to_string().parse(), Ok(mark));
+        let (generation, seat) = (Generation(3), Seat(1023));
+        let label = Label { name: "web".parse().unwrap(), generation, seat, mark };
+        assert_eq!(label.to_string().parse(), Ok(label));
+        for text in ["", "web", "web/3/1", "web/3/1/7-8", "web/-3/1/0-0", "seat 1", "///"] {
+            assert!(text.parse::<Label>().is_err(), "{text}");
+        }
+    }
+}

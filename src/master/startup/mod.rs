@@ -1,0 +1,10 @@
+//! Starting up is recovering: the lock and the table are claimed, the workers of an earlier master are
+//! found, and the plan to begin with is made.
+
+pub(crate) mod claim;
+pub(crate) mod find_workers;
+pub(crate) mod fingerprint;
+pub(crate) mod initial_plan;
+pub(crate) mod orphans;
+pub(crate) mod state;
+pub(crate) mod worker_sockets;

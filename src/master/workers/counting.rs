@@ -1,0 +1,304 @@
+//! Counting the connections of workers.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::nft::{Conntrack, ConntrackError};
+use crate::plan::{Engine, Plan, Port, Protocol};
+use crate::process::{self, Connection, ProcessError, SocketOwners, State};
+use crate::supervisor::{Sockets, WorkerId};
+
+/// Whose sockets are to be counted.
+#[derive(Debug, Clone)]
+pub(crate) struct Counted {
+    pub(crate) ports: Arc<[Port]>,
+    /// The number of its session; `None` for what a worker has left whose processes are gone.
+    pub(crate) session: Option<u32>,
+    /// For how long no new connection has been sent there; `None` while some are.
+    pub(crate) left_for: Option<Duration>,
+}
+
+/// Workers whose connections are to be counted.
+pub(crate) type CountedWorkers = BTreeMap<WorkerId, Counted>;
+
+/// Counts the sockets of workers: about a millisecond, and with [`Engine::Tproxy`] one more for each
+/// thousand descriptors that they have.
+pub(crate) fn count_sockets(
+    sockets: &mut process::Sockets,
+    workers: &CountedWorkers,
+    plan: &Plan,
+) -> Result<BTreeMap<WorkerId, Sockets>, ProcessError> {
+    let ports: BTreeSet<u16> = numbers(workers.values().map(|worker| &worker.ports)).collect();
+    let (Some(first), Some(last)) = (ports.first(), ports.last()) else {
+        return Ok(BTreeMap::new());
+    };
+    let mut queued: BTreeMap<u16, u32> = BTreeMap::new();
+    for socket in sockets.listeners(*first..=*last)? {
+        *queued.entry(socket.port).or_default() += socket.queued;
+    }
+    let mut counts = match plan.engine() {
+        Engine::Redirect => count_by_port(&sockets.connection_counts(&ports)?, workers),
+        Engine::Tproxy => {
+            let public = plan.listeners().services(Protocol::Tcp).iter().map(|it| it.port.number());
+            count_by_owner(&sockets.connections(&public.collect())?, workers, plan)?
+        }
+    };
+    for (worker, count) in &mut counts {
+        let ports = workers.get(worker).map(|worker| &worker.ports);
+        count.queued = numbers(ports).filter_map(|number| queued.get(&number)).sum();
+        if plan.engine() == Engine::Tproxy {
+            count.established += count.queued;
+        }
+    }
+    Ok(counts)
+}
+
+/// Connections have the worker port that they were redirected to.
+fn count_by_port(
+    connections: &BTreeMap<u16, process::Connections>,
+    workers: &CountedWorkers,
+) -> BTreeMap<WorkerId, Sockets> {
+    let count = |worker: &Counted| {
+        numbers([&worker.ports]).filter_map(|number| connections.get(&number)).fold(
+            Sockets::default(),
+            |sum, of_port| Sockets {
+                half_open: sum.half_open + of_port.half_open,
+                established: sum.established + of_port.established,
+                ..sum
+            },
+        )
+    };
+    workers.iter().map(|(worker, counted)| (*worker, count(counted))).collect()
+}
+
+/// Connections have the public port. Who has accepted one has its socket open.
+fn count_by_owner(
+    connections: &[Connection],
+    workers: &CountedWorkers,
+    plan: &Plan,
+) -> Result<BTreeMap<WorkerId, Sockets>, ProcessError> {
+    let owners = SocketOwners::read()?;
+    let mut owner_of = HashMap::new();
+    for (worker, counted) in workers {
+        if let Some(session) = counted.session {
+            let inodes = owners.inodes_of(session)?;
+            owner_of.extend(inodes.into_iter().map(|inode| (inode, *worker)));
+        }
+    }
+    Ok(attribute(connections, &owner_of, workers, plan))
+}
+
+/// Whose connections these are. Of a handshake nobody can say at whose socket it began: it counts for
+/// the worker to which its client is sent now, and for every worker to which nobody is sent any more,
+/// unless it is too young for that. Pure.
+fn attribute(
+    connections: &[Connection],
+    owner_of: &HashMap<u32, WorkerId>,
+    workers: &CountedWorkers,
+    plan: &Plan,
+) -> BTreeMap<WorkerId, Sockets> {
+    let none = |worker: &WorkerId| (*worker, Sockets::default());
+    let mut counts: BTreeMap<WorkerId, Sockets> = workers.keys().map(none).collect();
+    for Connection { client, state, .. } in connections {
+        match *state {
+            // Counted by the queue of its listening socket.
+            State::Queued => {}
+            State::Accepted { inode } => {
+                let owner = owner_of.get(&inode).and_then(|worker| counts.get_mut(worker));
+                if let Some(count) = owner {
+                    count.established += 1;
+                }
+            }
+            State::HalfOpen { retransmits } => {
+                let sent_to = plan.worker_for(*client).map(|route| &route.occupant.ports);
+                let oldest = State::oldest_handshake(retransmits);
+                for (worker, count) in &mut counts {
+                    let Counted { ports, left_for, .. } = &workers[worker];
+                    let may_be = left_for.map_or(sent_to == Some(ports), |it| oldest >= it);
+                    count.half_open += u32::from(may_be);
+                }
+            }
+        }
+    }
+    counts
+}
+
+/// The worker port to which a connection with this local port belongs, if that is of `plan`.
+pub(crate) fn worker_port_of(plan: &Plan, local: u16, client: IpAddr) -> Option<u16> {
+    match plan.engine() {
+        Engine::Redirect => Some(local),
+        Engine::Tproxy => {
+            let public = plan.listeners().public_ports();
+            let place = public.iter().position(|port| port.number() == local)?;
+            let route = plan.worker_for(client)?;
+            Some(route.occupant.ports.get(place)?.number())
+        }
+    }
+}
+
+/// The local ports of the connections that belong to these worker ports.
+pub(crate) fn local_ports_of(plan: &Plan, worker_ports: BTreeSet<u16>) -> BTreeSet<u16> {
+    match plan.engine() {
+        Engine::Redirect => worker_ports,
+        Engine::Tproxy => plan.listeners().public_ports().iter().map(|it| it.number()).collect(),
+    }
+}
+
+/// What is to be counted, and let go.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted {
+    /// Retired workers.
+    pub(crate) retired: CountedWorkers,
+    /// Those of them that are settled: they have let all clients go.
+    pub(crate) settled: BTreeSet<WorkerId>,
+    /// Ports of workers whose process has ended, with nobody behind them.
+    pub(crate) gone: Vec<Arc<[Port]>>,
+    /// What is in force.
+    pub(crate) plan: Plan,
+}
+
+/// Why it is not known how many connections there are.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CountError {
+    #[error(transparent)]
+    Sockets(#[from] ProcessError),
+    #[error("cannot see what conntrack remembers: {0}")]
+    Conntrack(#[from] ConntrackError),
+}
+
+/// Counts the sockets of retired workers, and what conntrack alone knows of:
+/// * of those that are gone or not settled, the entries that lead new handshakes to them, which are
+///   released;
+/// * of those that seem to have no connection, the connections of which a client will send its SYN or
+///   its data again.
+///
+/// Reading conntrack takes the kernel tens of milliseconds, a second where it is full: not for the
+/// loop. A worker that is settled and has connections costs nothing of it.
+///
+/// # Errors
+/// [`CountError`]: nothing is known then. Taking the unseen for nobody would close a listener on
+/// clients whose handshake is under way.
+pub(crate) fn count_all(wanted: &Wanted) -> Result<BTreeMap<WorkerId, Sockets>, CountError> {
+    let mut sockets = count_sockets(&mut process::Sockets::open()?, &wanted.retired, &wanted.plan)?;
+    if wanted.plan.engine() == Engine::Tproxy {
+        // Nothing is translated, so conntrack leads nobody anywhere.
+        return Ok(sockets);
+    }
+    let is_idle = |sockets: &Sockets| sockets.all_accepted() && sockets.established == 0;
+    let retired = || wanted.retired.iter();
+    let looked_at = |worker: &WorkerId| {
+        !wanted.settled.contains(worker) || sockets.get(worker).is_some_and(is_idle)
+    };
+    let unsure = retired().filter(|(worker, _)| looked_at(worker)).map(|(_, worker)| &worker.ports);
+    let ports: BTreeSet<u16> = numbers(unsure.chain(&wanted.gone)).collect();
+    if ports.is_empty() {
+        return Ok(sockets);
+    }
+    let entries = Conntrack::open()?.release(&ports)?;
+    let of = |ports| numbers([ports]).filter_map(|number| entries.get(&number));
+    for (worker, Counted { ports, .. }) in retired() {
+        let Some(sockets) = sockets.get_mut(worker) else { continue };
+        let is_idle = is_idle(sockets);
+        for entries in of(ports) {
+            sockets.bound += entries.bound;
+            if is_idle {
+                sockets.half_open += entries.half_open;
+                sockets.remembered += entries.established;
+            }
+        }
+    }
+    Ok(sockets)
+}
+
+fn numbers<'a>(ports: impl IntoIterator<Item = &'a Arc<[Port]>>) -> impl Iterator<Item = u16> {
+    ports.into_iter().flat_map(|ports| ports.iter()).map(|port| port.number())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Generation, Listeners, Occupant, Partition, Seat, Weights};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn ports(number: u16) -> Arc<[Port]> {
+        Port::new(number).into_iter().collect()
+    }
+
+    /// Two seats, in each a worker of generation 2.
+    fn plan() -> Plan {
+        let listeners = Listeners::new(vec!["0.0.0.0:80".parse().unwrap()]).unwrap();
+        let (partition, weights) = (Partition::hash(64).unwrap(), Weights::equal(2).unwrap());
+        let name = "web".parse().unwrap();
+        let mut plan = Plan::new(name, listeners, partition, &weights, None).unwrap();
+        for seat in 0..2 {
+            let occupant = Occupant { generation: Generation(2), ports: ports(20_010 + seat) };
+            plan.occupy(Seat(seat), occupant).unwrap();
+        }
+        plan.set_engine(Engine::Tproxy).unwrap();
+        plan
+    }
+
+    fn worker(number: u64, port: u16, left_for: Option<Duration>) -> (WorkerId, Counted) {
+        (WorkerId(number), Counted { ports: ports(port), session: Some(1), left_for })
+    }
+
+    fn from(client: &str, state: State) -> Connection {
+        Connection { port: 80, client: client.parse().unwrap(), state }
+    }
+
+    fn half_open(counts: &BTreeMap<WorkerId, Sockets>) -> Vec<u32> {
+        counts.values().map(|count| count.half_open).collect()
+    }
+
+    #[test]
+    fn who_has_accepted_a_connection_has_it_whoever_would_get_it_now() {
+        let workers: CountedWorkers =
+            [worker(1, 20_000, Some(SECOND)), worker(2, 20_010, None)].into();
+        let owner_of = HashMap::from([(7, WorkerId(1)), (8, WorkerId(2)), (9, WorkerId(3))]);
+        let accepted = |inode| from("10.8.0.1", State::Accepted { inode });
+        let all = [accepted(7), accepted(8), accepted(8), accepted(9), accepted(10)];
+        let counts = attribute(&all, &owner_of, &workers, &plan());
+        let established: Vec<u32> = counts.values().map(|count| count.established).collect();
+        assert_eq!(established, [1, 2]);
+        let queued = [from("10.8.0.1", State::Queued)];
+        let counts = attribute(&queued, &owner_of, &workers, &plan());
+        assert!(counts.values().all(|count| *count == Sockets::default()));
+    }
+
+    #[test]
+    fn a_handshake_is_that_of_whoever_can_have_begun_it() {
+        let plan = plan();
+        let client = "10.8.0.1";
+        let route = plan.worker_for(client.parse().unwrap()).unwrap();
+        let (its, other) = (20_010 + route.seat.0, 20_010 + 1 - route.seat.0);
+        let workers = |left_for| -> CountedWorkers {
+            [worker(1, its, None), worker(2, other, None), worker(3, 20_000, Some(left_for))].into()
+        };
+        let of = |retransmits, left_for| {
+            let handshake = from(client, State::HalfOpen { retransmits });
+            half_open(&attribute(&[handshake], &HashMap::new(), &workers(left_for), &plan))
+        };
+        assert_eq!(of(0, SECOND), [1, 0, 1], "it may have begun before the rules moved");
+        assert_eq!(of(0, 2 * SECOND), [1, 0, 0], "the kernel would have repeated its answer");
+        assert_eq!(of(1, 2 * SECOND), [1, 0, 1]);
+        assert_eq!(of(1, 4 * SECOND), [1, 0, 0]);
+        assert_eq!(of(5, 70 * SECOND), [1, 0, 1]);
+        assert_eq!(of(5, 71 * SECOND), [1, 0, 0], "by then it was given up");
+    }
+
+    #[test]
+    fn connections_belong_to_the_worker_port_that_they_were_sent_to() {
+        let mut plan = plan();
+        let client = "10.8.0.1".parse().unwrap();
+        let port = plan.worker_for(client).unwrap().occupant.ports[0].number();
+        assert_eq!(worker_port_of(&plan, 80, client), Some(port));
+        assert_eq!(worker_port_of(&plan, 81, client), None);
+        assert_eq!(local_ports_of(&plan, [port].into()), [80].into());
+        plan.set_engine(Engine::Redirect).unwrap();
+        assert_eq!(worker_port_of(&plan, port, client), Some(port));
+        assert_eq!(local_ports_of(&plan, [port].into()), [port].into());
+    }
+}

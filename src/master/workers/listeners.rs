@@ -1,0 +1,241 @@
+//! The listening sockets that the master opens for its workers, where the cluster wants it, and that
+//! it keeps when they end.
+//!
+//! A worker has one for each public port and protocol, on its own worker port. It is started with
+//! them (`LISTEN_FDS`), and the master has each as well: so nobody else can take the port, and the
+//! connections in the queue outlive the worker. Which worker gets them after it, and when they are
+//! closed, the supervisor decides (`supervisor/estate.rs`).
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::master::workers::counting::{Counted, CountedWorkers};
+use crate::master::workers::processes::{families_of, transport};
+use crate::plan::{Engine, Listeners, Port, Protocol};
+use crate::process::{self, Endpoint, HeldSocket, Passed, ProcessError};
+use crate::supervisor::WorkerId;
+
+/// What is opened for every worker, and how it is called in `LISTEN_FDNAMES`: `80/tcp`, as in
+/// `--listen`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Openings {
+    openings: Vec<Opening>,
+    backlog: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Opening {
+    name: String,
+    /// Which of a worker's ports it is on.
+    place: usize,
+    endpoint: Endpoint,
+}
+
+impl Openings {
+    /// In the order of the public ports, of each tcp before udp.
+    pub(crate) fn of(listeners: &Listeners, engine: Engine, backlog: u32) -> Self {
+        let transparent = engine == Engine::Tproxy;
+        let mut openings = vec![];
+        for (place, public) in listeners.public_ports().iter().enumerate() {
+            for protocol in Protocol::ALL {
+                let (ipv4, ipv6) = families_of(listeners, protocol, *public);
+                if ipv4 || ipv6 {
+                    let transport = transport(protocol);
+                    let endpoint = Endpoint { transport, ipv4, ipv6, transparent };
+                    openings.push(Opening {
+                        name: format!("{public}/{protocol}"),
+                        place,
+                        endpoint,
+                    });
+                }
+            }
+        }
+        Self { openings, backlog }
+    }
+
+    /// Warns where the kernel lets fewer connections wait than were asked for.
+    pub(crate) fn check_backlog(&self) -> Result<(), ProcessError> {
+        let limit = process::somaxconn()?;
+        if self.backlog > limit {
+            let wanted = self.backlog;
+            tracing::warn!(
+                wanted,
+                limit,
+                "fewer connections than `backlog` can wait in a queue: raise net.core.somaxconn"
+            );
+        }
+        Ok(())
+    }
+
+    /// Opens the sockets of one worker. If one cannot be opened, none is.
+    pub(crate) fn open(&self, ports: Vec<u16>) -> Result<SeatSockets, ProcessError> {
+        let open = |it: &Opening| {
+            let port = ports.get(it.place).copied().unwrap_or_default();
+            Ok((it.name.clone(), HeldSocket::open(port, it.endpoint, self.backlog)?))
+        };
+        let sockets = self.openings.iter().map(open).collect::<Result<_, ProcessError>>()?;
+        Ok(SeatSockets { sockets, ports: ports.into_iter().filter_map(Port::new).collect() })
+    }
+}
+
+/// The sockets of one worker.
+#[derive(Debug)]
+pub(crate) struct SeatSockets {
+    sockets: Vec<(String, HeldSocket)>,
+    ports: Arc<[Port]>,
+}
+
+impl SeatSockets {
+    /// Those of a worker of an earlier master, of all listening sockets that are known to be its;
+    /// `None` if one is missing.
+    pub(crate) fn regain(
+        listeners: &Listeners,
+        ports: &Arc<[Port]>,
+        mut known: Vec<HeldSocket>,
+    ) -> Option<Self> {
+        let regain = |opening: Opening| {
+            let port = ports.get(opening.place)?.number();
+            let transport = opening.endpoint.transport;
+            let is_it = |it: &HeldSocket| (it.port(), it.transport()) == (port, transport);
+            let index = known.iter().position(is_it)?;
+            Some((opening.name, known.swap_remove(index)))
+        };
+        // How many may wait, and of what kind they are, was decided when they were opened.
+        let openings = Openings::of(listeners, Engine::default(), 0).openings;
+        let sockets = openings.into_iter().map(regain).collect::<Option<_>>()?;
+        Some(Self { sockets, ports: Arc::clone(ports) })
+    }
+
+    /// The sockets themselves.
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.sockets.iter().map(|(_, socket)| socket.as_fd())
+    }
+
+    /// The worker ports, one for each public port.
+    pub(crate) fn ports(&self) -> &Arc<[Port]> {
+        &self.ports
+    }
+
+    /// What a worker is started with.
+    pub(crate) fn to_pass(&self) -> Vec<Passed<'_>> {
+        let sockets = self.sockets.iter();
+        sockets.map(|(name, socket)| Passed { name, socket: socket.as_fd() }).collect()
+    }
+}
+
+/// All sockets that the master holds, by the worker that has them, or had them last.
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    by_worker: BTreeMap<WorkerId, Arc<SeatSockets>>,
+}
+
+impl Held {
+    pub(crate) fn insert(&mut self, worker: WorkerId, sockets: Arc<SeatSockets>) {
+        self.by_worker.insert(worker, sockets);
+    }
+
+    /// Gives what one worker has left to another.
+    pub(crate) fn bequeath(&mut self, from: WorkerId, to: WorkerId) {
+        match self.by_worker.remove(&from) {
+            Some(sockets) => self.insert(to, sockets),
+            None => tracing::error!(%from, %to, "a worker is to get sockets that nobody has left"),
+        }
+    }
+
+    /// Closes what a worker has left.
+    pub(crate) fn close(&mut self, worker: WorkerId) {
+        self.by_worker.remove(&worker);
+    }
+
+    pub(crate) fn of(&self, worker: WorkerId) -> Option<Arc<SeatSockets>> {
+        self.by_worker.get(&worker).cloned()
+    }
+
+    pub(crate) fn has(&self, worker: WorkerId) -> bool {
+        self.by_worker.contains_key(&worker)
+    }
+
+    /// What those of `workers` have left whose processes are gone, to be counted; with each, for how
+    /// long nobody has been sent there.
+    pub(crate) fn counted(
+        &self,
+        workers: impl IntoIterator<Item = (WorkerId, Duration)>,
+    ) -> CountedWorkers {
+        let of = |(worker, left_for)| {
+            let ports = Arc::clone(self.by_worker.get(&worker)?.ports());
+            Some((worker, Counted { ports, session: None, left_for: Some(left_for) }))
+        };
+        workers.into_iter().filter_map(of).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use nix::errno::Errno;
+
+    use super::*;
+    use crate::process::Transport;
+
+    fn listeners(all: &[&str]) -> Listeners {
+        Listeners::new(all.iter().map(|text| text.parse().unwrap()).collect()).unwrap()
+    }
+
+    #[test]
+    fn there_is_one_socket_for_each_public_port_and_protocol_for_the_families_of_its_listeners() {
+        let listeners = listeners(&[
+            "0.0.0.0:443",
+            "[fd00::1]:443/udp",
+            "10.0.0.1:80",
+            "[::]:80",
+            "10.0.0.2:80",
+        ]);
+        let openings = Openings::of(&listeners, Engine::Redirect, 7).openings;
+        let described: Vec<_> = openings
+            .iter()
+            .map(|it| (it.name.as_str(), it.place, it.endpoint.ipv4, it.endpoint.ipv6))
+            .collect();
+        let expected =
+            [("443/tcp", 0, true, false), ("443/udp", 0, false, true), ("80/tcp", 1, true, true)];
+        assert_eq!(described, expected);
+        assert_eq!(openings[1].endpoint.transport, Transport::Udp);
+    }
+
+    #[test]
+    fn a_port_that_somebody_has_is_named() {
+        let taken = TcpListener::bind(("0.0.0.0", 0)).unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let openings = Openings::of(&listeners(&["0.0.0.0:80"]), Engine::Redirect, 16);
+        let error = openings.open(vec![port]).unwrap_err();
+        let is_it = |of| of == port;
+        assert!(
+            matches!(error, ProcessError::Listen { port, errno: Errno::EADDRINUSE, .. } if is_it(port)),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn sockets_go_from_worker_to_worker_until_they_are_closed() {
+        let free = || TcpListener::bind(("0.0.0.0", 0)).unwrap().local_addr().unwrap().port();
+        let openings = Openings::of(&listeners(&["0.0.0.0:80"]), Engine::Redirect, 16);
+        // Another test can take the port meanwhile.
+        let sockets = (0..100).find_map(|_| openings.open(vec![free()]).ok()).unwrap();
+        let port = sockets.ports()[0];
+        let (first, second) = (WorkerId(1), WorkerId(2));
+        let mut held = Held::default();
+        held.insert(first, Arc::new(sockets));
+        held.bequeath(first, second);
+        assert!(!held.has(first) && held.has(second));
+        assert_eq!(held.of(second).unwrap().to_pass()[0].name, "80/tcp");
+        let counted = held.counted([first, second].map(|worker| (worker, Duration::ZERO)));
+        assert_eq!(counted.keys().collect::<Vec<_>>(), [&second]);
+        assert_eq!(*counted[&second].ports, [port]);
+        TcpListener::bind(("0.0.0.0", port.number())).unwrap_err();
+        held.close(second);
+        assert!(held.of(second).is_none());
+        TcpListener::bind(("0.0.0.0", port.number())).unwrap();
+    }
+}

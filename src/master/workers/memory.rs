@@ -1,0 +1,249 @@
+//! How much memory the workers take: looked at every second, beside the loop.
+//!
+//! A look reads one small file for each process and takes far less than a millisecond, but every
+//! few seconds it also goes through `/proc`, which on a host with many processes takes tens of
+//! milliseconds; and proportional sizes take the kernel a walk over all pages. The loop has no time
+//! for either.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use crate::process::{Bytes, MemoryWatch, Size};
+use crate::supervisor::{Footprint, WorkerId};
+
+/// From one look to the next. Fixed, as the answer to a worker that grows fast must not depend on
+/// the configuration: what a worker grows by in a second is what a mark is exceeded by.
+pub(crate) const MEMORY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Watches the memory of the workers, and of this process.
+pub(crate) struct Monitor {
+    /// `None` while a look is under way.
+    watch: Option<MemoryWatch<WorkerId>>,
+    /// Where looks go; `None` before the loop runs.
+    looks: Option<mpsc::UnboundedSender<Look>>,
+    /// Those whose proportional sizes are asked for, until that look begins.
+    asked: Option<Vec<WorkerId>>,
+    /// The last resident sizes of those workers that run and could be measured.
+    sizes: BTreeMap<WorkerId, Bytes>,
+    /// The last resident size of this process; `None` if it was never known.
+    own: Option<Bytes>,
+    /// Those who cannot be measured, of which that was said.
+    unknown: BTreeSet<WorkerId>,
+}
+
+/// What a look gives back.
+pub(crate) struct Look {
+    watch: MemoryWatch<WorkerId>,
+    kind: Kind,
+    own: Size,
+    workers: Vec<(WorkerId, Size)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Resident,
+    Proportional,
+}
+
+/// What came of a look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Measured {
+    /// The resident sizes, as every second.
+    Resident(Footprint),
+    /// The proportional sizes that were asked for.
+    Proportional(Footprint),
+}
+
+impl Monitor {
+    pub(crate) fn new() -> Self {
+        Self {
+            watch: Some(MemoryWatch::new()),
+            looks: None,
+            asked: None,
+            sizes: BTreeMap::new(),
+            own: None,
+            unknown: BTreeSet::new(),
+        }
+    }
+
+    /// Where looks arrive from now on.
+    pub(crate) fn open(&mut self) -> mpsc::UnboundedReceiver<Look> {
+        let (looks, arrive) = mpsc::unbounded_channel();
+        self.looks = Some(looks);
+        arrive
+    }
+
+    /// Begins a look at the resident sizes of `workers`, all that run, each with the pid of its
+    /// first process; unless one is under way.
+    pub(crate) fn look(&mut self, workers: Vec<(WorkerId, u32)>) {
+        self.begin(Kind::Resident, move |watch| (watch.own(), watch.look(&workers)));
+    }
+
+    /// Begins a look at the proportional sizes of these workers, at once or after the one that is
+    /// under way. There is exactly one [`Measured::Proportional`] for each.
+    pub(crate) fn ask(&mut self, workers: Vec<WorkerId>) {
+        if self.watch.is_none() {
+            self.asked = Some(workers);
+            return;
+        }
+        self.begin(Kind::Proportional, move |watch| {
+            (watch.own_proportional(), watch.proportional(&workers))
+        });
+    }
+
+    fn begin(
+        &mut self,
+        kind: Kind,
+        work: impl FnOnce(&mut MemoryWatch<WorkerId>) -> (Size, Vec<(WorkerId, Size)>) + Send + 'static,
+    ) {
+        let Some(looks) = self.looks.clone() else { return };
+        let Some(mut watch) = self.watch.take() else { return };
+        tokio::task::spawn_blocking(move || {
+            let (own, workers) = work(&mut watch);
+            // The loop has ended.
+            let _ = looks.send(Look { watch, kind, own, workers });
+        });
+    }
+
+    /// Takes in what a look has shown of those workers that run still: of others it may have been
+    /// somebody else who had their pid. `None` if nothing is to be made of it.
+    pub(crate) fn take_in(
+        &mut self,
+        look: Look,
+        runs: impl Fn(WorkerId) -> bool,
+    ) -> Option<Measured> {
+        let Look { watch, kind, own, workers } = look;
+        self.watch = Some(watch);
+        let own = self.known_or_said(None, own);
+        let mut sizes = BTreeMap::new();
+        for (worker, size) in workers.into_iter().filter(|(worker, _)| runs(*worker)) {
+            if let Some(bytes) = self.known_or_said(Some(worker), size) {
+                sizes.insert(worker, bytes);
+            } else if let (Kind::Proportional, Some(bytes)) = (kind, self.sizes.get(&worker)) {
+                // It is at least not more than that.
+                sizes.insert(worker, *bytes);
+            }
+        }
+        let measured = match kind {
+            Kind::Resident => {
+                self.own = own.or(self.own);
+                self.unknown.retain(|worker| runs(*worker));
+                self.sizes = sizes;
+                Measured::Resident(footprint(self.own?, &self.sizes))
+            }
+            // It is asked for after a look that knew the resident one.
+            Kind::Proportional => {
+                Measured::Proportional(footprint(own.or(self.own).unwrap_or_default(), &sizes))
+            }
+        };
+        if let Some(workers) = self.asked.take() {
+            self.ask(workers);
+        }
+        Some(measured)
+    }
+
+    /// A size, if it is known. Says once of a worker that it is not; `worker` is none for this
+    /// process.
+    fn known_or_said(&mut self, worker: Option<WorkerId>, size: Size) -> Option<Bytes> {
+        match (size, worker) {
+            (Ok(size), _) => size,
+            (Err(error), Some(worker)) => {
+                if self.unknown.insert(worker) {
+                    tracing::warn!(%worker, %error, "cannot tell how much memory a worker takes");
+                }
+                None
+            }
+            (Err(error), None) => {
+                tracing::debug!(%error, "cannot tell how much memory this process takes");
+                None
+            }
+        }
+    }
+}
+
+fn footprint(own: Bytes, workers: &BTreeMap<WorkerId, Bytes>) -> Footprint {
+    let workers = workers.iter().map(|(worker, size)| (*worker, size.0)).collect();
+    Footprint { master: own.0, workers }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::errno::Errno;
+
+    use super::*;
+    use crate::process::{Operation, ProcessError};
+
+    const ONE: WorkerId = WorkerId(1);
+    const TWO: WorkerId = WorkerId(2);
+
+    fn denied() -> Size {
+        let operation = Operation::Read("smaps_rollup");
+        Err(ProcessError::Process { pid: 7, operation, errno: Errno::EACCES })
+    }
+
+    fn look(kind: Kind, own: Size, workers: Vec<(WorkerId, Size)>) -> Look {
+        Look { watch: MemoryWatch::new(), kind, own, workers }
+    }
+
+    fn footprint(master: u64, workers: &[(WorkerId, u64)]) -> Footprint {
+        Footprint { master, workers: workers.iter().copied().collect() }
+    }
+
+    #[test]
+    fn who_is_gone_or_unknown_has_no_size() {
+        let mut monitor = Monitor::new();
+        let sizes = vec![
+            (ONE, Ok(Some(Bytes(100)))),
+            (TWO, Ok(None)),
+            (WorkerId(3), denied()),
+            (WorkerId(4), Ok(Some(Bytes(9)))),
+        ];
+        let found = look(Kind::Resident, Ok(Some(Bytes(10))), sizes);
+        let measured = monitor.take_in(found, |worker| worker != WorkerId(4));
+        assert_eq!(measured, Some(Measured::Resident(footprint(10, &[(ONE, 100)]))));
+        assert_eq!(monitor.sizes.keys().copied().collect::<Vec<_>>(), [ONE]);
+    }
+
+    #[test]
+    fn a_look_without_the_master_itself_counts_with_what_it_had() {
+        let mut monitor = Monitor::new();
+        let unknown = |workers| look(Kind::Resident, denied(), workers);
+        assert_eq!(monitor.take_in(unknown(vec![]), |_| true), None, "it is not 0");
+        monitor.take_in(look(Kind::Resident, Ok(Some(Bytes(10))), vec![]), |_| true);
+        let measured = monitor.take_in(unknown(vec![]), |_| true);
+        assert_eq!(measured, Some(Measured::Resident(footprint(10, &[]))));
+    }
+
+    #[test]
+    fn where_the_proportional_size_may_not_be_read_the_resident_one_stands_for_it() {
+        let mut monitor = Monitor::new();
+        let sizes = vec![(ONE, Ok(Some(Bytes(100)))), (TWO, Ok(Some(Bytes(200))))];
+        monitor.take_in(look(Kind::Resident, Ok(Some(Bytes(10))), sizes), |_| true);
+        let sizes = vec![(ONE, Ok(Some(Bytes(60)))), (TWO, denied())];
+        let measured = monitor.take_in(look(Kind::Proportional, denied(), sizes), |_| true);
+        let expected = footprint(10, &[(ONE, 60), (TWO, 200)]);
+        assert_eq!(measured, Some(Measured::Proportional(expected)));
+        assert_eq!(monitor.sizes[&ONE], Bytes(100), "it shows the resident one all the same");
+    }
+
+    #[tokio::test]
+    async fn every_question_has_its_answer_also_during_a_look() {
+        let mut monitor = Monitor::new();
+        let mut looks = monitor.open();
+        let pid = std::process::id();
+        monitor.look(vec![(ONE, pid)]);
+        monitor.ask(vec![ONE]);
+        monitor.look(vec![(ONE, pid)]);
+        for is_expected in [
+            |measured: &Measured| matches!(measured, Measured::Resident(it) if it.workers[&ONE] > 0),
+            |measured: &Measured| matches!(measured, Measured::Proportional(it) if it.workers[&ONE] > 0),
+        ] {
+            let look = looks.recv().await.unwrap();
+            let measured = monitor.take_in(look, |_| true).unwrap();
+            assert!(is_expected(&measured), "{measured:?}");
+        }
+        assert!(looks.try_recv().is_err(), "a look that is due during another one is left out");
+    }
+}
