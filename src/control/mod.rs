@@ -97,7 +97,7 @@ pub use status::{
     Trial, WorkerHealth, WorkerState, WorkerStatus,
 };
 pub use takeover::{
-    HANDOVER_FORMAT, HandedDescriptor, HandedGeneration, HandedKind, HandedPast, HandedRespawn,
-    HandedStage, HandedWorker, Handover, Offer, Word,
+    DescriptorKey, DescriptorKind, HANDOVER_FORMAT, Handover, HandshakeStep, Offer,
+    SnapshotGeneration, SnapshotHistory, SnapshotRespawn, SnapshotStage, SnapshotWorker,
 };
 pub use workers_socket::WorkersSocket;

@@ -62,19 +62,19 @@ pub struct Handover {
     /// not watch it.
     pub watchdog: Option<u64>,
     /// Its workers.
-    pub workers: Vec<HandedWorker>,
+    pub workers: Vec<SnapshotWorker>,
     /// Seats whose workers failed, and when each may have its next one.
-    pub respawns: Vec<HandedRespawn>,
+    pub respawns: Vec<SnapshotRespawn>,
     /// What it remembers.
     #[serde(default)]
-    pub past: HandedPast,
+    pub past: SnapshotHistory,
     /// The descriptors that follow, in this order.
-    pub descriptors: Vec<HandedDescriptor>,
+    pub descriptors: Vec<DescriptorKey>,
 }
 
 /// A worker that is handed over. Times are in milliseconds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct HandedWorker {
+pub struct SnapshotWorker {
     /// What the running master calls it.
     pub worker: u64,
     /// Its seat.
@@ -91,7 +91,7 @@ pub struct HandedWorker {
     /// How long ago it was started.
     pub age: u64,
     /// Where in its life it is.
-    pub stage: HandedStage,
+    pub stage: SnapshotStage,
     /// It is not to serve again once it is retired.
     #[serde(default)]
     pub is_past: bool,
@@ -103,7 +103,7 @@ pub struct HandedWorker {
 /// Where in its life a worker is that is handed over. Times are in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum HandedStage {
+pub enum SnapshotStage {
     /// Not in force yet.
     Starting,
     /// In force.
@@ -125,7 +125,7 @@ pub enum HandedStage {
 
 /// The back-off of a seat.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct HandedRespawn {
+pub struct SnapshotRespawn {
     /// The seat.
     #[serde(with = "wire::SeatNumber")]
     pub seat: Seat,
@@ -145,11 +145,11 @@ pub struct HandedRespawn {
 /// tells none of it.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct HandedPast {
+pub struct SnapshotHistory {
     /// The generation in force, and how its slots are shared out: seats beyond are a canary's.
-    pub aim: Option<HandedGeneration>,
+    pub aim: Option<SnapshotGeneration>,
     /// What a rollback goes back to.
-    pub before: Option<HandedGeneration>,
+    pub before: Option<SnapshotGeneration>,
     /// The seat of each slot, as it was before some were lent to a canary.
     #[serde(with = "wire::seat_list")]
     pub home: Option<Vec<Seat>>,
@@ -162,7 +162,7 @@ pub struct HandedPast {
 
 /// A generation, and how its slots are shared out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct HandedGeneration {
+pub struct SnapshotGeneration {
     /// Its number.
     #[serde(with = "wire::GenerationNumber")]
     pub generation: Generation,
@@ -172,9 +172,9 @@ pub struct HandedGeneration {
 
 /// A descriptor that is handed over.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct HandedDescriptor {
+pub struct DescriptorKey {
     /// What it is of.
-    pub kind: HandedKind,
+    pub kind: DescriptorKind,
     /// Which one of them: the number of a worker, or the name of a listening socket; else empty.
     pub key: String,
 }
@@ -182,7 +182,7 @@ pub struct HandedDescriptor {
 /// What a descriptor is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum HandedKind {
+pub enum DescriptorKind {
     /// The netlink socket that owns the table.
     Rules,
     /// The lock file.
@@ -205,7 +205,7 @@ pub enum HandedKind {
 
 /// One of the three words with which it is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Word {
+pub enum HandshakeStep {
     /// The next master has all that it needs, and has changed nothing.
     Prepared,
     /// The running master does nothing any more.
@@ -214,7 +214,7 @@ pub enum Word {
     Taken,
 }
 
-impl Word {
+impl HandshakeStep {
     const ALL: [(Self, u8); 3] =
         [(Self::Prepared, b'P'), (Self::Granted, b'G'), (Self::Taken, b'T')];
 
@@ -222,7 +222,7 @@ impl Word {
     ///
     /// # Errors
     /// Those of the stream: the peer is gone, or reads nothing.
-    pub fn say(self, stream: &mut impl Write) -> io::Result<()> {
+    pub fn send(self, stream: &mut impl Write) -> io::Result<()> {
         let byte = Self::ALL.iter().find(|(word, _)| *word == self).map_or(0, |(_, byte)| *byte);
         stream.write_all(&[byte])
     }
@@ -232,7 +232,7 @@ impl Word {
     /// # Errors
     /// `UnexpectedEof` if the peer is gone; `InvalidData` for anything else than this word; those of
     /// the stream.
-    pub fn hear(self, stream: &mut impl Read) -> io::Result<()> {
+    pub fn receive(self, stream: &mut impl Read) -> io::Result<()> {
         let mut byte = [0];
         stream.read_exact(&mut byte)?;
         match Self::ALL.iter().find(|(_, said)| *said == byte[0]) {
@@ -307,7 +307,7 @@ mod tests {
     use super::*;
 
     fn handover() -> Offer {
-        let worker = |seat: u16, stage| HandedWorker {
+        let worker = |seat: u16, stage| SnapshotWorker {
             worker: 7 + u64::from(seat),
             seat: Seat(seat),
             generation: Generation(3),
@@ -324,21 +324,21 @@ mod tests {
             watchdog: Some(30_000_000),
             pid: 99,
             workers: vec![
-                worker(0, HandedStage::Live),
-                worker(1, HandedStage::Starting),
-                worker(2, HandedStage::Retired { since: 10 }),
-                worker(3, HandedStage::Dying { terminate_in: Some(10), kill_in: 20 }),
+                worker(0, SnapshotStage::Live),
+                worker(1, SnapshotStage::Starting),
+                worker(2, SnapshotStage::Retired { since: 10 }),
+                worker(3, SnapshotStage::Dying { terminate_in: Some(10), kill_in: 20 }),
             ],
-            respawns: vec![HandedRespawn {
+            respawns: vec![SnapshotRespawn {
                 seat: Seat(1),
                 failures: 2,
                 wait: 1500,
                 losses: vec![3000, 10],
                 rest: None,
             }],
-            past: HandedPast {
-                aim: Some(HandedGeneration { generation: Generation(3), shares: vec![1.0] }),
-                before: Some(HandedGeneration {
+            past: SnapshotHistory {
+                aim: Some(SnapshotGeneration { generation: Generation(3), shares: vec![1.0] }),
+                before: Some(SnapshotGeneration {
                     generation: Generation(2),
                     shares: vec![1.0, 3.0],
                 }),
@@ -346,7 +346,7 @@ mod tests {
                 retirements: vec![60_000],
                 last_generation: Some(4),
             },
-            descriptors: vec![HandedDescriptor { kind: HandedKind::Rules, key: String::new() }],
+            descriptors: vec![DescriptorKey { kind: DescriptorKind::Rules, key: String::new() }],
         }))
     }
 
@@ -370,8 +370,8 @@ mod tests {
              "stage":{"dying":{"kill_in":20}}}],
             "respawns":[{"seat":1,"failures":2,"wait":1500}],"descriptors":[]}}"#;
         let Ok(Offer::Handover(handover)) = serde_json::from_str(text) else { panic!("{text}") };
-        assert_eq!(handover.past, HandedPast::default());
-        let dying = HandedStage::Dying { terminate_in: None, kill_in: 20 };
+        assert_eq!(handover.past, SnapshotHistory::default());
+        let dying = SnapshotStage::Dying { terminate_in: None, kill_in: 20 };
         assert_eq!((handover.workers[0].stage, handover.workers[0].is_past), (dying, false));
         assert!(handover.respawns[0].losses.is_empty());
     }
@@ -395,11 +395,11 @@ mod tests {
     #[test]
     fn a_word_is_heard_as_it_was_said_and_no_other() {
         let mut bytes = vec![];
-        Word::Prepared.say(&mut bytes).unwrap();
-        Word::Prepared.hear(&mut bytes.as_slice()).unwrap();
-        let error = Word::Granted.hear(&mut bytes.as_slice()).unwrap_err();
+        HandshakeStep::Prepared.send(&mut bytes).unwrap();
+        HandshakeStep::Prepared.receive(&mut bytes.as_slice()).unwrap();
+        let error = HandshakeStep::Granted.receive(&mut bytes.as_slice()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
-        let error = Word::Taken.hear(&mut &b""[..]).unwrap_err();
+        let error = HandshakeStep::Taken.receive(&mut &b""[..]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     }
 }

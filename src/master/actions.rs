@@ -10,20 +10,20 @@ use nix::sys::signal::Signal;
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::{sleep, sleep_until};
 
-use super::background::Beside;
-use super::log_limit::Complaint;
+use super::background::BackgroundThread;
+use super::log_limit::LogLimiter;
 use super::operators::events::Subscribers;
-use super::operators::metrics::Figures;
+use super::operators::metrics::Metrics;
 use super::operators::report;
-use super::operators::service_manager::Service;
+use super::operators::service_manager::ServiceNotifier;
 use super::operators::statuses::Statuses;
 use super::rules::watching::Watching;
 use super::startup::orphans::Orphans;
 use super::workers::counting::CountError;
-use super::workers::links::Peers;
-use super::workers::listeners::Held;
-use super::workers::memory::{Look, Measured, Monitor};
-use super::workers::processes::{BURIAL_INTERVAL, Processes};
+use super::workers::links::WorkerLinks;
+use super::workers::listeners::HeldListeners;
+use super::workers::memory::{Measured, MemoryMonitor, MemorySample};
+use super::workers::processes::{Processes, REAP_INTERVAL};
 use super::workers::spawner::{self, Spawner};
 use crate::control::{
     Answer, Cleared, OnTrial, Reloaded, Responder, Restarted, Retired, RolledBack, Scaled, Stopped,
@@ -53,26 +53,26 @@ pub(super) struct World {
     pub(super) firewall: Firewall,
     pub(super) watching: Watching,
     /// Counts connections.
-    pub(super) counting: Beside,
+    pub(super) counting: BackgroundThread,
     /// Looks for rules of others.
-    pub(super) looking: Beside,
-    pub(super) service: Service,
-    pub(super) uncounted: Complaint,
+    pub(super) looking: BackgroundThread,
+    pub(super) service: ServiceNotifier,
+    pub(super) uncounted: LogLimiter,
     pub(super) processes: Processes,
-    pub(super) peers: Peers,
+    pub(super) peers: WorkerLinks,
     pub(super) spawner: Spawner,
-    pub(super) held: Held,
+    pub(super) held: HeldListeners,
     pub(super) exits_sender: mpsc::UnboundedSender<WorkerId>,
     pub(super) counts_sender: mpsc::UnboundedSender<Counts>,
     pub(super) statuses: Statuses,
     pub(super) pending: BTreeMap<RequestId, Pending>,
     pub(super) notices: broadcast::Sender<Notice>,
     pub(super) subscribers: Subscribers,
-    pub(super) memory: Monitor,
+    pub(super) memory: MemoryMonitor,
     /// How long the last transaction took.
     pub(super) last_swap: Duration,
     /// What it counts over its life.
-    pub(super) figures: Figures,
+    pub(super) metrics: Metrics,
     /// How many workers the cluster is to have, as they are told.
     pub(super) workers_wanted: usize,
     /// How many are configured.
@@ -142,7 +142,7 @@ impl World {
             if let Err(error) = exited.await {
                 tracing::error!(%worker, %error, "cannot wait for the end of a worker: looked for");
                 while !matches!(pidfd.has_exited(), Ok(true)) {
-                    sleep(BURIAL_INTERVAL).await;
+                    sleep(REAP_INTERVAL).await;
                 }
             }
             // The loop has ended.
@@ -181,10 +181,10 @@ impl World {
                 // A canary has seats beyond those: no worker is told a seat that there cannot be.
                 let workers = self.workers_wanted.max(seat.index() + 1);
                 let inherited = self.held.of(worker);
-                let order = spawner::Order { worker, seat, generation, workers, inherited };
+                let order = spawner::SpawnRequest { worker, seat, generation, workers, inherited };
                 self.spawner.start(order);
             }
-            Action::Bequeath { from, to } => self.held.bequeath(from, to),
+            Action::Bequeath { from, to } => self.held.transfer(from, to),
             Action::CloseSockets { worker } => {
                 self.held.close(worker);
                 self.spawner.release(worker);
@@ -240,7 +240,7 @@ impl World {
             }
             return Event::CommitFailed { reason: error.to_string() };
         }
-        self.figures.swaps.observe(self.last_swap);
+        self.metrics.swaps.observe(self.last_swap);
         tracing::debug!(generation = %plan.generation(), took = ?self.last_swap, "committed");
         Event::Committed { took: self.last_swap }
     }
@@ -274,7 +274,7 @@ impl World {
     }
 
     /// What a look at the memory of workers has shown.
-    pub(super) fn looked_at_memory(&mut self, look: Look) -> Option<Event> {
+    pub(super) fn looked_at_memory(&mut self, look: MemorySample) -> Option<Event> {
         let processes = &self.processes;
         Some(match self.memory.take_in(look, |worker| processes.runs(worker))? {
             Measured::Resident(footprint) => Event::Measured(footprint),
@@ -353,7 +353,7 @@ impl World {
     }
 
     pub(super) fn announce(&mut self, notice: Notice) {
-        self.figures.note(&notice);
+        self.metrics.note(&notice);
         match &notice {
             Notice::Failed(_)
             | Notice::Died { .. }

@@ -8,12 +8,12 @@ type Job = Box<dyn FnOnce() + Send>;
 /// A thread for one kind of work. It is there from the start, so that no work depends on whether a
 /// thread can be made at that moment, as it cannot when the user has too many processes: the
 /// runtime's own threads for blocking work would panic then, and with them the loop.
-pub(super) struct Beside {
+pub(super) struct BackgroundThread {
     jobs: mpsc::Sender<Job>,
     name: &'static str,
 }
 
-impl Beside {
+impl BackgroundThread {
     /// Makes the thread, which ends when this is dropped.
     pub(super) fn new(name: &'static str) -> Result<Self, std::io::Error> {
         let (jobs, inbox) = mpsc::channel::<Job>();

@@ -12,36 +12,36 @@ use std::time::{Duration, Instant};
 use tokio::sync::{broadcast, mpsc};
 
 use super::actions::World;
-use super::background::Beside;
+use super::background::BackgroundThread;
 use super::error::MasterError;
-use super::handover::give::Estate;
-use super::handover::receive::{Predecessor, Steps};
-use super::handover::snapshot::Handed;
-use super::health::monitor::Vigil;
-use super::log_limit::Complaint;
+use super::handover::give::HandoverDescriptors;
+use super::handover::receive::{RunningMaster, Steps};
+use super::handover::snapshot::ReceivedSnapshot;
+use super::health::monitor::HealthMonitor;
+use super::log_limit::LogLimiter;
 use super::operators::events::Subscribers;
-use super::operators::metrics::Figures;
-use super::operators::service_manager::Service;
+use super::operators::metrics::Metrics;
+use super::operators::service_manager::ServiceNotifier;
 use super::operators::statuses::Statuses;
-use super::rules::conntrack_usage::Fullness;
+use super::rules::conntrack_usage::ConntrackUsage;
 use super::rules::watching::Watching;
 use super::run::Master;
 use super::startup::claim;
-use super::startup::fingerprint::Mark;
-use super::startup::initial_plan::Beginning;
-use super::startup::state::{Heir, Heritage};
-use super::startup::worker_sockets::{MeetingPoint, WorkerSockets};
+use super::startup::fingerprint::ConfigFingerprint;
+use super::startup::initial_plan::InitialPlan;
+use super::startup::state::{AdoptedWorker, StartupState};
+use super::startup::worker_sockets::{PreparedSockets, WorkerSockets};
 use super::workers::draining::Draining;
-use super::workers::links::Peers;
-use super::workers::listeners::{Held, Openings};
-use super::workers::memory::Monitor;
+use super::workers::links::WorkerLinks;
+use super::workers::listeners::{HeldListeners, ListenerTemplate};
+use super::workers::memory::MemoryMonitor;
 use super::workers::output::journal::Journal;
 use super::workers::output::logs::Logs;
 use super::workers::output::{Destination, Printer};
 use super::workers::processes::{Processes, transports};
 use super::workers::spawner::{Spawner, Template};
 use crate::config::{self, Config, Readiness, WorkerOutput};
-use crate::control::{ControlDir, HandedKind, Handover, Limits, Lock, Server};
+use crate::control::{ControlDir, DescriptorKind, Handover, Limits, Lock, Server};
 use crate::nft::{Firewall, NftError};
 use crate::plan::{ClusterName, Listeners, Plan, PortRange};
 use crate::process::{Account, PortPool, ServiceManager, effective_uid};
@@ -159,46 +159,53 @@ impl Builder {
             ),
             None => {}
         }
-        let mut predecessor = match &control {
-            Some(directory) if replace => Predecessor::meet(directory, &config.name, &steps)?,
+        let mut running_master = match &control {
+            Some(directory) if replace => RunningMaster::connect(directory, &config.name, &steps)?,
             _ => None,
         };
-        let (lock, socket) = claim::lock(&config, control.as_ref(), predecessor.as_mut())?;
+        let (lock, socket) = claim::lock(&config, control.as_ref(), running_master.as_mut())?;
         #[cfg(feature = "http")]
-        let http = listen_http(&config, predecessor.as_mut())?;
+        let http = listen_http(&config, running_master.as_mut())?;
         let handed =
-            predecessor.as_mut().map(|it| it.take_needed(HandedKind::Rules)).transpose()?;
+            running_master.as_mut().map(|it| it.take_needed(DescriptorKind::Rules)).transpose()?;
         let mut firewall = claim::open(&config, handed)?;
         // Before anything is read: what others change from then on is heard of.
         let watching = Watching::open()?;
         refuse_overlap(&config)?;
         let in_force = claim::in_force(&mut firewall, &config.listeners)?;
-        if predecessor.is_none() {
+        if running_master.is_none() {
             claim::adopt(&mut firewall)?;
         }
         let logs = match &config.output {
             WorkerOutput::Directory(directory) => Some(Logs::open(directory, &config.name)?),
             WorkerOutput::Stdout | WorkerOutput::Journal => None,
         };
-        let meeting = control.as_ref().zip(lock.as_ref());
-        let meeting = meeting.map(|(control, lock)| {
+        let prepared_sockets = control.as_ref().zip(lock.as_ref());
+        let prepared_sockets = prepared_sockets.map(|(control, lock)| {
             let account = account.as_ref();
-            MeetingPoint::prepare(&config, control, lock.socket(), account, predecessor.as_mut())
+            PreparedSockets::prepare(
+                &config,
+                control,
+                lock.socket(),
+                account,
+                running_master.as_mut(),
+            )
         });
-        let meeting = meeting.transpose()?.unwrap_or_default();
-        let template = template(&config, &meeting, environment, account);
+        let prepared_sockets = prepared_sockets.transpose()?.unwrap_or_default();
+        let template = template(&config, &prepared_sockets, environment, account);
         let mut template = Template { logs, ..template };
         template.descriptor_limit = descriptor_limit;
         if let Some(openings) = &template.openings {
             openings.check_backlog()?;
         }
-        let handed = predecessor.as_mut().map(Handed::by).unwrap_or_default();
+        let handed = running_master.as_mut().map(ReceivedSnapshot::from_master).unwrap_or_default();
         let account = template.account.as_ref();
-        let heritage = Heritage::find(&config, in_force.as_ref(), template.mark, account, handed)?;
-        let wish = heritage.wish(template.mark);
-        let Heritage { beginning, workers, orphans, respawns, past, oldest } = heritage;
+        let startup_state =
+            StartupState::find(&config, in_force.as_ref(), template.fingerprint, account, handed)?;
+        let pending_reconfigure = startup_state.pending_reconfigure(template.fingerprint);
+        let StartupState { initial_plan, workers, orphans, respawns, past, oldest } = startup_state;
         let begin = Instant::now().checked_sub(oldest).unwrap_or_else(Instant::now);
-        let Beginning { plan, holds } = beginning.clone();
+        let InitialPlan { plan, in_force: holds } = initial_plan.clone();
         let adopted = workers.iter().map(|worker| worker.adopted.clone()).collect();
         let bequest = Bequest { workers: adopted, respawns, past };
         let inheritance = Inheritance { plan, holds, bequest };
@@ -217,26 +224,26 @@ impl Builder {
         let (exits_sender, exits) = mpsc::unbounded_channel();
         let (counts_sender, counts) = mpsc::unbounded_channel();
         let (status_counts_sender, status_counts) = mpsc::unbounded_channel();
-        let mut heirs = Vec::new();
-        for Heir { adopted, started, .. } in workers {
+        let mut adopted_workers = Vec::new();
+        for AdoptedWorker { adopted, started, .. } in workers {
             spawner.hold(adopted.worker, Arc::clone(&started.ports));
-            heirs.push((adopted.worker, adopted.seat, started));
+            adopted_workers.push((adopted.worker, adopted.seat, started));
         }
-        let workers_wanted = match supervisor.is_as_configured() || wish.is_some() {
+        let workers_wanted = match supervisor.is_as_configured() || pending_reconfigure.is_some() {
             true => usize::from(config.workers),
             false => supervisor.plan().seats().len(),
         };
         let processes = Processes::new(printer)?;
         // Up to here nothing was changed. From here on this process is the master.
         let service_manager =
-            service_manager.or_else(|| manager_of(&predecessor.as_ref()?.handover));
-        if let Some(predecessor) = predecessor {
-            predecessor.relieve()?;
+            service_manager.or_else(|| manager_of(&running_master.as_ref()?.handover));
+        if let Some(running_master) = running_master {
+            running_master.commit()?;
             claim::adopt(&mut firewall)?;
         }
-        let WorkerSockets { workers: workers_socket, notify } = meeting.open()?;
-        let vigil = Vigil::new(&config, notify)?;
-        repair(&mut firewall, in_force.as_ref(), &beginning)?;
+        let WorkerSockets { workers: workers_socket, notify } = prepared_sockets.open()?;
+        let health = HealthMonitor::new(&config, notify)?;
+        repair(&mut firewall, in_force.as_ref(), &initial_plan)?;
         let (worker_sender, worker_events) = mpsc::channel(WORKER_QUEUE);
         let server = lock.map(|lock| serve(lock, socket, limits(&config))).transpose()?;
         let server = server.map(|server| server.with_workers(worker_sender, workers_socket));
@@ -246,15 +253,15 @@ impl Builder {
         let http_socket = http_socket.map_err(|source| MasterError::Descriptor { source })?;
         #[cfg(not(feature = "http"))]
         let http_socket = None;
-        let estate = server.as_ref().map(|server| {
+        let handover_descriptors = server.as_ref().map(|server| {
             let (sockets, http, steps) = (server.descriptors()?, http_socket, steps.clone());
-            Ok::<_, MasterError>(Estate { sockets, http, steps })
+            Ok::<_, MasterError>(HandoverDescriptors { sockets, http, steps })
         });
-        let estate = estate.transpose()?;
+        let handover_descriptors = handover_descriptors.transpose()?;
         steps.reach("next: serves");
         Ok(Master {
             gate: server.as_ref().map(Server::gate),
-            estate,
+            handover_descriptors,
             server,
             #[cfg(feature = "http")]
             http,
@@ -263,12 +270,12 @@ impl Builder {
                 watching,
                 counting: beside("counter")?,
                 looking: beside("looker")?,
-                service: Service::new(service_manager),
-                uncounted: Complaint::default(),
+                service: ServiceNotifier::new(service_manager),
+                uncounted: LogLimiter::default(),
                 processes,
-                peers: Peers::default(),
+                peers: WorkerLinks::default(),
                 spawner,
-                held: Held::default(),
+                held: HeldListeners::default(),
                 exits_sender,
                 counts_sender,
                 statuses: Statuses::new(beside("status")?, status_counts_sender),
@@ -276,9 +283,9 @@ impl Builder {
                 next_request: 0,
                 notices: broadcast::channel(NOTICE_QUEUE).0,
                 subscribers: Subscribers::default(),
-                memory: Monitor::new(),
+                memory: MemoryMonitor::new(),
                 last_swap: Duration::ZERO,
-                figures: Figures::default(),
+                metrics: Metrics::default(),
                 workers_wanted,
                 workers_configured: usize::from(config.workers),
                 orphans,
@@ -287,8 +294,8 @@ impl Builder {
             },
             config,
             supervisor,
-            heirs,
-            wish,
+            adopted_workers,
+            pending_reconfigure,
             orders,
             inbox,
             started,
@@ -297,8 +304,8 @@ impl Builder {
             status_counts,
             worker_events,
             draining: Draining::default(),
-            fullness: Fullness::default(),
-            vigil,
+            conntrack_usage: ConntrackUsage::default(),
+            health,
             finished: false,
         })
     }
@@ -316,8 +323,8 @@ fn manager_of(handover: &Handover) -> Option<ServiceManager> {
     }
 }
 
-fn beside(name: &'static str) -> Result<Beside, MasterError> {
-    Beside::new(name).map_err(|source| MasterError::Thread { source })
+fn beside(name: &'static str) -> Result<BackgroundThread, MasterError> {
+    BackgroundThread::new(name).map_err(|source| MasterError::Thread { source })
 }
 
 /// Listens on the control socket, on that of the earlier master where it was handed over.
@@ -331,11 +338,11 @@ fn serve(lock: Lock, socket: Option<OwnedFd>, limits: Limits) -> Result<Server, 
 #[cfg(feature = "http")]
 fn listen_http(
     config: &Config,
-    predecessor: Option<&mut Predecessor>,
+    running_master: Option<&mut RunningMaster>,
 ) -> Result<Option<crate::http::Server>, MasterError> {
     use crate::http::{Limits, Server};
     let Some(address) = config.http.listen else { return Ok(None) };
-    let handed = predecessor.and_then(|it| it.take(HandedKind::Http, ""));
+    let handed = running_master.and_then(|it| it.take(DescriptorKind::Http, ""));
     let handed = handed.map(|socket| Server::handed_over(socket, address, Limits::default()));
     Ok(Some(match handed.transpose()?.flatten() {
         Some(server) => server,
@@ -394,10 +401,10 @@ fn refuse_guarded(
 fn repair(
     firewall: &mut Firewall,
     in_force: Option<&Plan>,
-    beginning: &Beginning,
+    initial_plan: &InitialPlan,
 ) -> Result<(), MasterError> {
-    if beginning.holds && in_force != Some(&beginning.plan) {
-        firewall.apply(&beginning.plan)?;
+    if initial_plan.in_force && in_force != Some(&initial_plan.plan) {
+        firewall.apply(&initial_plan.plan)?;
         tracing::warn!(
             "changed what an earlier master left: only workers that listen are in force, with the \
              settings of now"
@@ -450,7 +457,7 @@ fn settings(config: &Config) -> Settings {
 
 fn template(
     config: &Config,
-    meeting: &MeetingPoint,
+    prepared_sockets: &PreparedSockets,
     mut environment: Vec<(OsString, OsString)>,
     account: Option<Account>,
 ) -> Template {
@@ -462,12 +469,12 @@ fn template(
     let mut environment = config.env.resolve(environment);
     // Not known where it was removed: then it is the same for every master that is started there.
     let directory = std::env::current_dir().unwrap_or_default();
-    let mark = Mark::of(config, &directory, &environment);
+    let fingerprint = ConfigFingerprint::of(config, &directory, &environment);
     environment.insert("IPCLUSTER_NAME".into(), config.name.as_str().into());
-    if let Some(socket) = &meeting.socket {
+    if let Some(socket) = &prepared_sockets.socket {
         environment.insert("IPCLUSTER_SOCKET".into(), socket.into());
     }
-    if let Some(path) = &meeting.notify_path {
+    if let Some(path) = &prepared_sockets.notify_path {
         // sd_notify(3) takes absolute paths alone.
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         environment.insert("NOTIFY_SOCKET".into(), path.into());
@@ -479,7 +486,7 @@ fn template(
     }
     Template {
         name: config.name.clone(),
-        mark,
+        fingerprint,
         program: config.command.program.clone().into(),
         arguments: config.command.arguments.iter().map(OsString::from).collect(),
         environment,
@@ -491,7 +498,7 @@ fn template(
         logs: None,
         openings: config
             .socket_activation
-            .then(|| Openings::of(&config.listeners, config.engine, config.backlog).into()),
+            .then(|| ListenerTemplate::of(&config.listeners, config.engine, config.backlog).into()),
     }
 }
 

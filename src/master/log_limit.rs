@@ -7,11 +7,11 @@ const PAUSE: Duration = Duration::from_secs(10);
 
 /// Says something once in a while.
 #[derive(Debug, Default)]
-pub(super) struct Complaint {
+pub(super) struct LogLimiter {
     not_before: Option<Instant>,
 }
 
-impl Complaint {
+impl LogLimiter {
     /// Whether to say it now.
     pub(super) fn is_due(&mut self, now: Instant) -> bool {
         if self.not_before.is_some_and(|at| now < at) {
@@ -28,10 +28,10 @@ mod tests {
 
     #[test]
     fn a_complaint_rests() {
-        let (mut complaint, start) = (Complaint::default(), Instant::now());
-        assert!(complaint.is_due(start));
-        assert!(!complaint.is_due(start + PAUSE - Duration::from_millis(1)));
-        assert!(complaint.is_due(start + PAUSE));
-        assert!(!complaint.is_due(start + PAUSE));
+        let (mut log_limiter, start) = (LogLimiter::default(), Instant::now());
+        assert!(log_limiter.is_due(start));
+        assert!(!log_limiter.is_due(start + PAUSE - Duration::from_millis(1)));
+        assert!(log_limiter.is_due(start + PAUSE));
+        assert!(!log_limiter.is_due(start + PAUSE));
     }
 }

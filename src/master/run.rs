@@ -12,21 +12,21 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use super::actions::{Counts, World};
 use super::builder::{Builder, REQUEST_QUEUE};
 use super::error::MasterError;
-use super::handover::give::Estate;
-use super::health::monitor::{VIGIL_INTERVAL, Vigil, heard};
+use super::handover::give::HandoverDescriptors;
+use super::health::monitor::{HEALTH_INTERVAL, HealthMonitor, heard};
 use super::operators::handle::{Handle, Order};
 use super::operators::report;
 use super::operators::statuses::SocketCounts;
-use super::rules::conntrack_usage::Fullness;
-use super::startup::state::Wish;
+use super::rules::conntrack_usage::ConntrackUsage;
+use super::startup::state::PendingReconfigure;
 use super::workers::counting::{CountedWorkers, count_all, count_sockets};
 use super::workers::draining::Draining;
-use super::workers::memory::{Look, MEMORY_INTERVAL};
+use super::workers::memory::{MEMORY_INTERVAL, MemorySample};
 use super::workers::processes::{
-    BURIAL_INTERVAL, DRAIN_INTERVAL, FULLNESS_INTERVAL, OUTPUT_INTERVAL, OUTPUT_PATIENCE,
-    READINESS_INTERVAL,
+    CONNTRACK_INTERVAL, DRAIN_INTERVAL, OUTPUT_INTERVAL, OUTPUT_PATIENCE, READINESS_INTERVAL,
+    REAP_INTERVAL,
 };
-use super::workers::spawner::{Outcome, Started};
+use super::workers::spawner::{SpawnOutcome, Started};
 use crate::config::{Config, Readiness};
 use crate::control::{
     self, Answer, Command, Failure, Gate, Orphan, OrphansEnded, Responder, RetireTarget, Server,
@@ -47,21 +47,21 @@ pub struct Master {
     /// Whether operators can connect.
     pub(super) gate: Option<Gate>,
     /// What the next master gets of what the loop does not need.
-    pub(super) estate: Option<Estate>,
+    pub(super) handover_descriptors: Option<HandoverDescriptors>,
     /// The workers of an earlier master, to be watched as soon as this runs.
-    pub(super) heirs: Vec<(WorkerId, Seat, Started)>,
+    pub(super) adopted_workers: Vec<(WorkerId, Seat, Started)>,
     /// What is to be changed of what was adopted.
-    pub(super) wish: Option<Wish>,
+    pub(super) pending_reconfigure: Option<PendingReconfigure>,
     pub(super) orders: mpsc::Sender<Order>,
     pub(super) inbox: mpsc::Receiver<Order>,
-    pub(super) started: mpsc::UnboundedReceiver<Outcome>,
+    pub(super) started: mpsc::UnboundedReceiver<SpawnOutcome>,
     pub(super) exits: mpsc::UnboundedReceiver<WorkerId>,
     pub(super) counts: mpsc::UnboundedReceiver<Counts>,
     pub(super) status_counts: mpsc::UnboundedReceiver<SocketCounts>,
     pub(super) worker_events: mpsc::Receiver<WorkerEvent>,
     pub(super) draining: Draining,
-    pub(super) fullness: Fullness,
-    pub(super) vigil: Vigil,
+    pub(super) conntrack_usage: ConntrackUsage,
+    pub(super) health: HealthMonitor,
     pub(super) finished: bool,
 }
 
@@ -115,31 +115,31 @@ impl Master {
             pages.spawn(server.serve(self.handle()));
         }
         let mut readiness = every(READINESS_INTERVAL);
-        let mut vigil = every(VIGIL_INTERVAL);
-        let words = self.vigil.listen()?;
+        let mut health = every(HEALTH_INTERVAL);
+        let words = self.health.listen()?;
         let mut drain = every(DRAIN_INTERVAL);
         let mut output = every(OUTPUT_INTERVAL);
-        let mut burial = every(BURIAL_INTERVAL);
+        let mut reap = every(REAP_INTERVAL);
         let mut service = every(self.world.service.interval());
         let changes = self.world.watching.watch.readable();
         let changes = changes.map_err(|source| MasterError::Watch { source })?;
         let mut hear_at = None;
         let (looked, mut looks) = mpsc::unbounded_channel();
-        let mut fullness = every(FULLNESS_INTERVAL);
+        let mut conntrack_usage = every(CONNTRACK_INTERVAL);
         let mut memory = every(MEMORY_INTERVAL);
         let mut sizes = self.world.memory.open();
         self.begin();
         while !self.finished {
             let deadline = self.supervisor.deadline();
-            let parted = self.parted_deadline();
+            let parted = self.disconnect_deadline();
             let rested = rest_until(hear_at);
-            let listened = heard(words.as_ref(), self.vigil.hear_at());
+            let listened = heard(words.as_ref(), self.health.hear_at());
             tokio::select! {
                 biased;
                 Some(worker) = self.exits.recv() => self.exited(worker),
                 Some(outcome) = self.started.recv() => self.spawned(outcome),
                 Some(counts) = self.counts.recv() => self.take_counts(counts),
-                Some(report) = self.vigil.reports.recv() => self.take_report(report),
+                Some(report) = self.health.reports.recv() => self.take_report(report),
                 () = self.world.until(deadline) => self.dispatch(Event::Tick),
                 ready = listened => {
                     let mut ready = ready.map_err(|source| MasterError::Notify { source })?;
@@ -155,21 +155,21 @@ impl Master {
                     }
                     _ => self.asked(request),
                 },
-                Some(event) = self.worker_events.recv() => self.hear_of_worker(event),
+                Some(event) = self.worker_events.recv() => self.take_link_event(event),
                 Some(counts) = self.status_counts.recv() => self.take_status_counts(counts),
-                () = self.world.until(parted) => self.miss_parted(),
+                () = self.world.until(parted) => self.report_disconnected(),
                 Some(order) = self.inbox.recv() => match order {
                     Order::Request(request) => self.asked(request),
                     Order::Leave => return self.leave(server).await,
                 },
                 _ = readiness.tick(), if self.is_any(WorkerState::Starting) => self.look_for_ready(),
-                _ = vigil.tick(), if self.world.processes.is_running() => self.keep_vigil(),
+                _ = health.tick(), if self.world.processes.is_running() => self.check_health(),
                 _ = drain.tick(), if self.drains() => self.count_connections(),
-                _ = burial.tick(), if self.world.processes.has_remains() => self.bury(),
+                _ = reap.tick(), if self.world.processes.has_exited() => self.reap(),
                 _ = service.tick(), if self.world.service.has_manager() => {
                     self.world.service.tick();
                 }
-                _ = fullness.tick() => self.fullness.look(),
+                _ = conntrack_usage.tick() => self.conntrack_usage.look(),
                 _ = memory.tick(), if self.world.processes.is_running() => self.world.look_at_memory(),
                 Some(look) = sizes.recv() => self.looked_at_memory(look),
                 _ = output.tick(), if self.world.processes.is_running() => {
@@ -201,11 +201,11 @@ impl Master {
         for responder in self.world.take_responders() {
             responder.finish(Err(Failure::new("the cluster is stopped")));
         }
-        self.bury_all().await;
+        self.reap_all().await;
         self.world.processes.finish_output(OUTPUT_PATIENCE);
         // Those who listen are told that nothing follows.
         self.world.notices = broadcast::channel(1).0;
-        self.vigil.end();
+        self.health.end();
         drop(control);
         self.worker_events.close();
         close(server, requests).await;
@@ -214,7 +214,7 @@ impl Master {
 
     /// Goes on with what there is.
     fn begin(&mut self) {
-        for (worker, seat, started) in std::mem::take(&mut self.heirs) {
+        for (worker, seat, started) in std::mem::take(&mut self.adopted_workers) {
             let pid = started.child.pid();
             self.world.watch(worker, seat, started);
             self.adopt_watch(worker, pid);
@@ -223,7 +223,7 @@ impl Master {
             self.world.announce(Notice::Orphan { pid, reason });
         }
         self.dispatch(Event::Start);
-        if let Some(Wish { renew }) = self.wish.take() {
+        if let Some(PendingReconfigure { renew }) = self.pending_reconfigure.take() {
             tracing::info!(
                 "the configuration is another than that of the earlier master: {}",
                 if renew { "new workers are started" } else { "the number of workers changes" }
@@ -329,8 +329,8 @@ impl Master {
         }
     }
 
-    fn spawned(&mut self, outcome: Outcome) {
-        let Outcome { worker, result } = outcome;
+    fn spawned(&mut self, outcome: SpawnOutcome) {
+        let SpawnOutcome { worker, result } = outcome;
         let seat = self.supervisor.workers().find(|known| known.id == worker).map(|it| it.seat);
         match (result, seat) {
             (Err(error), _) => {
@@ -404,7 +404,7 @@ impl Master {
         }
     }
 
-    fn looked_at_memory(&mut self, look: Look) {
+    fn looked_at_memory(&mut self, look: MemorySample) {
         let Some(event) = self.world.looked_at_memory(look) else { return };
         let master = match &event {
             Event::Measured(footprint) => Some(footprint.master),
@@ -416,9 +416,9 @@ impl Master {
         }
     }
 
-    fn bury(&mut self) {
-        for worker in self.world.processes.bury(self.world.now()) {
-            self.draining.buried(worker);
+    fn reap(&mut self) {
+        for worker in self.world.processes.reap(self.world.now()) {
+            self.draining.reaped(worker);
         }
         self.release_ports();
     }
@@ -433,11 +433,11 @@ impl Master {
     }
 
     /// Waits for the rest of the process groups, which are killed when their time is over.
-    async fn bury_all(&mut self) {
-        let mut look = every(BURIAL_INTERVAL);
-        while self.world.processes.has_remains() {
+    async fn reap_all(&mut self) {
+        let mut look = every(REAP_INTERVAL);
+        while self.world.processes.has_exited() {
             look.tick().await;
-            self.bury();
+            self.reap();
         }
     }
 
@@ -537,24 +537,24 @@ impl Master {
         });
         let orphans = self.world.orphans.told();
         let foreign = self.world.watching.foreign_chains();
-        let fill = Fullness::read().unwrap_or_else(|error| {
+        let fill = ConntrackUsage::read().unwrap_or_else(|error| {
             tracing::warn!(%error, "cannot see how full connection tracking is");
             None
         });
-        let figures = &self.world.figures;
+        let metrics = &self.world.metrics;
         let mut status = report::status(
             &self.supervisor,
             counts,
             &tallies,
             fill,
-            figures,
+            metrics,
             foreign,
             self.world.now(),
         );
         status.orphans = orphans;
         let by_pid = |worker: &supervisor::Worker| Some((worker.pid?, worker.id));
         let pids = self.supervisor.workers().filter_map(by_pid).collect();
-        self.vigil.add_texts(&mut status, &pids);
+        self.health.add_texts(&mut status, &pids);
         status
     }
 }

@@ -10,8 +10,9 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::control::{
-    Command, Failure, HANDOVER_FORMAT, HandedDescriptor, HandedGeneration, HandedKind, HandedPast,
-    HandedRespawn, HandedStage, HandedWorker, Handover, Offer, Request, ServerDescriptors, Word,
+    Command, DescriptorKey, DescriptorKind, Failure, HANDOVER_FORMAT, Handover, HandshakeStep,
+    Offer, Request, ServerDescriptors, SnapshotGeneration, SnapshotHistory, SnapshotRespawn,
+    SnapshotStage, SnapshotWorker,
 };
 use crate::master::handover::receive::Steps;
 use crate::master::run::Master;
@@ -27,14 +28,14 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 const AT_ONCE: usize = 64;
 
 /// What a master has for the next one, but for what its loop works with.
-pub(crate) struct Estate {
+pub(crate) struct HandoverDescriptors {
     pub(crate) sockets: ServerDescriptors,
     pub(crate) http: Option<OwnedFd>,
     pub(crate) steps: Steps,
 }
 
 /// What is offered, and the descriptors in the same order.
-struct Gift {
+struct OfferedState {
     handover: Handover,
     descriptors: Vec<OwnedFd>,
 }
@@ -55,8 +56,9 @@ impl Master {
                 message: format!("it cannot tell who asks: {error}"),
                 again: false,
             })
-            .and_then(|next| Ok((next, self.gift(format)?)));
-        let steps = self.estate.as_ref().map(|it| it.steps.clone()).unwrap_or_default();
+            .and_then(|next| Ok((next, self.offered_state(format)?)));
+        let steps =
+            self.handover_descriptors.as_ref().map(|it| it.steps.clone()).unwrap_or_default();
         if let Some(gate) = &self.gate {
             // Peers that come now wait for the next master.
             gate.set_open(false);
@@ -64,7 +66,9 @@ impl Master {
         let done = tokio::task::spawn_blocking(move || {
             prepare(&stream)?;
             match offered {
-                Ok((next, gift)) => give(&mut stream, &next, &gift, &steps).map(|()| true),
+                Ok((next, offered_state)) => {
+                    give(&mut stream, &next, &offered_state, &steps).map(|()| true)
+                }
                 Err(refused) => refused.write(&mut stream).map(|()| false),
             }
         });
@@ -88,7 +92,7 @@ impl Master {
     }
 
     /// What there is to be handed over; or why it is not.
-    fn gift(&mut self, format: u32) -> Result<Gift, Offer> {
+    fn offered_state(&mut self, format: u32) -> Result<OfferedState, Offer> {
         let refused = |message: String, again| Offer::Refused { message, again };
         if format != HANDOVER_FORMAT {
             let message = format!("it hands over in version {HANDOVER_FORMAT}, not {format}");
@@ -97,46 +101,46 @@ impl Master {
         self.supervisor.may_hand_over().map_err(|refusal| {
             refused(refusal.to_string(), matches!(refusal, Refusal::Starting))
         })?;
-        if self.world.processes.has_remains() {
+        if self.world.processes.has_exited() {
             return Err(refused("processes of a worker are just ending".to_owned(), true));
         }
-        let gift = self.collect();
-        gift.map_err(|error| refused(format!("cannot copy descriptors: {error}"), false))
+        let offered_state = self.collect();
+        offered_state.map_err(|error| refused(format!("cannot copy descriptors: {error}"), false))
     }
 
-    fn collect(&self) -> io::Result<Gift> {
+    fn collect(&self) -> io::Result<OfferedState> {
         let now = self.world.now();
         let Bequest { workers, respawns, past } = self.supervisor.bequeath();
         let mut told = Vec::new();
         let mut descriptors = Vec::new();
         let mut add = |kind, key: String, descriptor: BorrowedFd<'_>| {
-            told.push(HandedDescriptor { kind, key });
+            told.push(DescriptorKey { kind, key });
             descriptor.try_clone_to_owned().map(|copy| descriptors.push(copy))
         };
-        add(HandedKind::Rules, String::new(), self.world.firewall.as_fd())?;
-        if let Some(estate) = &self.estate {
-            let ServerDescriptors { lock, control, workers } = &estate.sockets;
-            add(HandedKind::Lock, String::new(), lock.as_fd())?;
-            add(HandedKind::Control, String::new(), control.as_fd())?;
+        add(DescriptorKind::Rules, String::new(), self.world.firewall.as_fd())?;
+        if let Some(handover_descriptors) = &self.handover_descriptors {
+            let ServerDescriptors { lock, control, workers } = &handover_descriptors.sockets;
+            add(DescriptorKind::Lock, String::new(), lock.as_fd())?;
+            add(DescriptorKind::Control, String::new(), control.as_fd())?;
             if let Some(workers) = workers {
-                add(HandedKind::Workers, String::new(), workers.as_fd())?;
+                add(DescriptorKind::Workers, String::new(), workers.as_fd())?;
             }
-            if let Some(http) = &estate.http {
-                add(HandedKind::Http, String::new(), http.as_fd())?;
+            if let Some(http) = &handover_descriptors.http {
+                add(DescriptorKind::Http, String::new(), http.as_fd())?;
             }
         }
-        if let Some(socket) = self.vigil.socket() {
-            add(HandedKind::Notify, String::new(), socket)?;
+        if let Some(socket) = self.health.socket() {
+            add(DescriptorKind::Notify, String::new(), socket)?;
         }
         for worker in &workers {
             let Some((process, output)) = self.world.processes.descriptors(worker.worker) else {
                 continue;
             };
-            add(HandedKind::Process, worker.worker.to_string(), process)?;
-            add(HandedKind::Output, worker.worker.to_string(), output)?;
+            add(DescriptorKind::Process, worker.worker.to_string(), process)?;
+            add(DescriptorKind::Output, worker.worker.to_string(), output)?;
             if let Some(sockets) = self.world.held.of(worker.worker) {
                 for (index, socket) in sockets.descriptors().enumerate() {
-                    add(HandedKind::Listen, listen_key(worker.worker, index), socket)?;
+                    add(DescriptorKind::Listen, listen_key(worker.worker, index), socket)?;
                 }
             }
         }
@@ -150,7 +154,7 @@ impl Master {
             past: handed_past(past, now),
             descriptors: told,
         };
-        Ok(Gift { handover, descriptors })
+        Ok(OfferedState { handover, descriptors })
     }
 }
 
@@ -159,17 +163,17 @@ pub(crate) fn listen_key(worker: WorkerId, index: usize) -> String {
     format!("{}/{index}", worker.0)
 }
 
-pub(crate) fn handed(worker: Adopted, now: Moment) -> HandedWorker {
+pub(crate) fn handed(worker: Adopted, now: Moment) -> SnapshotWorker {
     let stage = match worker.part {
-        Part::Starting => HandedStage::Starting,
-        Part::InForce => HandedStage::Live,
-        Part::Retired { since } => HandedStage::Retired { since: millis(now.since(since)) },
-        Part::Dying { terminate_at, kill_at } => HandedStage::Dying {
+        Part::Starting => SnapshotStage::Starting,
+        Part::InForce => SnapshotStage::Live,
+        Part::Retired { since } => SnapshotStage::Retired { since: millis(now.since(since)) },
+        Part::Dying { terminate_at, kill_at } => SnapshotStage::Dying {
             terminate_in: terminate_at.map(|at| millis(at.since(now))),
             kill_in: millis(kill_at.since(now)),
         },
     };
-    HandedWorker {
+    SnapshotWorker {
         worker: worker.worker.0,
         seat: worker.seat,
         generation: worker.generation,
@@ -182,9 +186,9 @@ pub(crate) fn handed(worker: Adopted, now: Moment) -> HandedWorker {
     }
 }
 
-pub(crate) fn handed_respawn(respawn: Respawn, now: Moment) -> HandedRespawn {
+pub(crate) fn handed_respawn(respawn: Respawn, now: Moment) -> SnapshotRespawn {
     let Respawn { seat, failures, not_before, losses, rests_until } = respawn;
-    HandedRespawn {
+    SnapshotRespawn {
         seat,
         failures,
         wait: millis(not_before.since(now)),
@@ -193,13 +197,13 @@ pub(crate) fn handed_respawn(respawn: Respawn, now: Moment) -> HandedRespawn {
     }
 }
 
-pub(crate) fn handed_past(past: Past, now: Moment) -> HandedPast {
+pub(crate) fn handed_past(past: Past, now: Moment) -> SnapshotHistory {
     let Past { aim, before, home, retirements, last_generation } = past;
-    let told = |(generation, weights): (Generation, Weights)| HandedGeneration {
+    let told = |(generation, weights): (Generation, Weights)| SnapshotGeneration {
         generation,
         shares: weights.shares(),
     };
-    HandedPast {
+    SnapshotHistory {
         aim: aim.map(told),
         before: before.map(told),
         home: home.map(|home| home.table().to_vec()),
@@ -223,19 +227,24 @@ fn prepare(stream: &UnixStream) -> io::Result<()> {
 }
 
 /// Hands over. On error the other one has not taken it, and does not any more.
-fn give(stream: &mut UnixStream, next: &PidFd, gift: &Gift, steps: &Steps) -> io::Result<()> {
+fn give(
+    stream: &mut UnixStream,
+    next: &PidFd,
+    offered_state: &OfferedState,
+    steps: &Steps,
+) -> io::Result<()> {
     steps.reach("running: asked");
-    Offer::Handover(Box::new(gift.handover.clone())).write(stream)?;
-    for some in gift.descriptors.chunks(AT_ONCE) {
+    Offer::Handover(Box::new(offered_state.handover.clone())).write(stream)?;
+    for some in offered_state.descriptors.chunks(AT_ONCE) {
         let some: Vec<BorrowedFd<'_>> = some.iter().map(AsFd::as_fd).collect();
         send_descriptors(&*stream, &[0], &some).map_err(io::Error::other)?;
     }
     steps.reach("running: offered");
-    Word::Prepared.hear(stream)?;
+    HandshakeStep::Prepared.receive(stream)?;
     steps.reach("running: grants");
-    Word::Granted.say(stream)?;
+    HandshakeStep::Granted.send(stream)?;
     steps.reach("running: granted");
-    match Word::Taken.hear(stream) {
+    match HandshakeStep::Taken.receive(stream) {
         Err(error) if is_silence(&error) => Err(end_silent(stream, next)),
         heard => {
             heard?;
@@ -259,7 +268,7 @@ fn end_silent(stream: &mut UnixStream, next: &PidFd) -> io::Error {
     }
     // The kernel closes its end when no code of it runs any more. If it has taken over just before
     // that, it was a master that was killed, and this one goes on where it began.
-    let ended = stream.set_read_timeout(None).and_then(|()| Word::Taken.hear(stream));
+    let ended = stream.set_read_timeout(None).and_then(|()| HandshakeStep::Taken.receive(stream));
     match ended {
         Ok(()) => io::Error::other("it took over too late, and was ended"),
         Err(_) => io::Error::other("it did not say that it has taken over, and was ended"),

@@ -14,8 +14,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::control::{
-    Command, ControlDir, ControlError, HANDOVER_FORMAT, HandedDescriptor, HandedKind, Handover,
-    Offer, Word, connect_to_master,
+    Command, ControlDir, ControlError, DescriptorKey, DescriptorKind, HANDOVER_FORMAT, Handover,
+    HandshakeStep, Offer, connect_to_master,
 };
 use crate::master::error::MasterError;
 use crate::plan::ClusterName;
@@ -34,18 +34,18 @@ const GONE_WITHIN: Duration = Duration::from_millis(500);
 const LOOK: Duration = Duration::from_millis(1);
 
 /// The master that runs, and what it has offered.
-pub(crate) struct Predecessor {
+pub(crate) struct RunningMaster {
     name: ClusterName,
     stream: UnixStream,
     pidfd: PidFd,
     pub(crate) handover: Handover,
-    descriptors: BTreeMap<HandedDescriptor, OwnedFd>,
+    descriptors: BTreeMap<DescriptorKey, OwnedFd>,
     steps: Steps,
 }
 
 /// What came of asking once.
 enum Asked {
-    Offered(Box<Predecessor>),
+    Offered(Box<RunningMaster>),
     Refused {
         reason: String,
         again: bool,
@@ -54,13 +54,13 @@ enum Asked {
     Gone,
 }
 
-impl Predecessor {
+impl RunningMaster {
     /// Asks the master that runs for all it has; `None` if none does. Waits while one is just
     /// beginning, ending, or starting a worker.
     ///
     /// # Errors
     /// [`MasterError::NotHandedOver`]: it goes on; [`MasterError::Control`].
-    pub(crate) fn meet(
+    pub(crate) fn connect(
         directory: &ControlDir,
         name: &ClusterName,
         steps: &Steps,
@@ -70,7 +70,7 @@ impl Predecessor {
             let is_last = Instant::now() >= until;
             match connect_to_master(directory, name)? {
                 Some((stream, pid)) => match Self::ask(name, stream, pid, steps)? {
-                    Asked::Offered(predecessor) => return Ok(Some(*predecessor)),
+                    Asked::Offered(running_master) => return Ok(Some(*running_master)),
                     Asked::Refused { reason, again } if is_last || !again => {
                         return Err(MasterError::NotHandedOver { name: name.clone(), reason });
                     }
@@ -127,17 +127,17 @@ impl Predecessor {
         };
         steps.reach("next: received");
         let (name, steps) = (name.clone(), steps.clone());
-        let predecessor = Self { name, stream, pidfd, handover, descriptors, steps };
-        Ok(Asked::Offered(Box::new(predecessor)))
+        let running_master = Self { name, stream, pidfd, handover, descriptors, steps };
+        Ok(Asked::Offered(Box::new(running_master)))
     }
 
     /// One of the descriptors that were handed over.
-    pub(crate) fn take(&mut self, kind: HandedKind, key: &str) -> Option<OwnedFd> {
-        self.descriptors.remove(&HandedDescriptor { kind, key: key.to_owned() })
+    pub(crate) fn take(&mut self, kind: DescriptorKind, key: &str) -> Option<OwnedFd> {
+        self.descriptors.remove(&DescriptorKey { kind, key: key.to_owned() })
     }
 
     /// The same for one without which there is nothing to go on with.
-    pub(crate) fn take_needed(&mut self, kind: HandedKind) -> Result<OwnedFd, MasterError> {
+    pub(crate) fn take_needed(&mut self, kind: DescriptorKind) -> Result<OwnedFd, MasterError> {
         self.take(kind, "").ok_or_else(|| MasterError::NotHandedOver {
             name: self.name.clone(),
             reason: format!("it has left out a descriptor: {kind:?}"),
@@ -148,18 +148,18 @@ impl Predecessor {
     ///
     /// # Errors
     /// [`MasterError::NotHandedOver`]: the other one goes on.
-    pub(crate) fn relieve(self) -> Result<(), MasterError> {
+    pub(crate) fn commit(self) -> Result<(), MasterError> {
         let Self { name, mut stream, pidfd, steps, .. } = self;
         steps.reach("next: prepared");
-        let granted = Word::Prepared.say(&mut stream).and_then(|()| {
+        let granted = HandshakeStep::Prepared.send(&mut stream).and_then(|()| {
             steps.reach("next: said so");
-            Word::Granted.hear(&mut stream)
+            HandshakeStep::Granted.receive(&mut stream)
         });
         match granted {
             Ok(()) => {
                 steps.reach("next: granted");
                 // If it cannot be told, it has ended, or was killed: there is no other master.
-                if let Err(error) = Word::Taken.say(&mut stream) {
+                if let Err(error) = HandshakeStep::Taken.send(&mut stream) {
                     tracing::warn!(%error, "the earlier master ended before it was told to");
                 }
                 steps.reach("next: taken");
@@ -202,8 +202,8 @@ fn is_gone(pidfd: &PidFd) -> bool {
 
 fn receive_all(
     stream: &UnixStream,
-    told: &[HandedDescriptor],
-) -> Result<BTreeMap<HandedDescriptor, OwnedFd>, crate::process::ProcessError> {
+    told: &[DescriptorKey],
+) -> Result<BTreeMap<DescriptorKey, OwnedFd>, crate::process::ProcessError> {
     let mut received = Vec::new();
     while received.len() < told.len() {
         received.extend(receive_descriptors(stream, &mut [0])?.1);

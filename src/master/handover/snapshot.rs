@@ -4,31 +4,32 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use crate::control::{
-    HandedGeneration, HandedKind, HandedPast, HandedRespawn, HandedStage, HandedWorker, Handover,
+    DescriptorKind, Handover, SnapshotGeneration, SnapshotHistory, SnapshotRespawn, SnapshotStage,
+    SnapshotWorker,
 };
 use crate::master::handover::give::listen_key;
-use crate::master::handover::receive::Predecessor;
+use crate::master::handover::receive::RunningMaster;
 use crate::plan::{Assignment, Generation, Weights};
 use crate::process::{HeldSocket, Leader, PidFd, ProcessError};
 use crate::supervisor::{Moment, Part, Past, Respawn, WorkerId};
 
 /// All of it but the rules; nothing, if no master runs.
 #[derive(Default)]
-pub(crate) struct Handed {
-    workers: Vec<(OwnedFd, Told)>,
-    respawns: Vec<HandedRespawn>,
-    past: HandedPast,
+pub(crate) struct ReceivedSnapshot {
+    workers: Vec<(OwnedFd, HandedOverWorker)>,
+    respawns: Vec<SnapshotRespawn>,
+    past: SnapshotHistory,
 }
 
 /// A worker that is handed over, as it was told, with its descriptors but for its process.
-pub(crate) struct Told {
-    facts: HandedWorker,
+pub(crate) struct HandedOverWorker {
+    facts: SnapshotWorker,
     output: Option<OwnedFd>,
     sockets: Vec<OwnedFd>,
 }
 
 /// What is known of an adopted worker beside what can be seen of it.
-pub(crate) struct Known {
+pub(crate) struct AdoptionFacts {
     pub(crate) worker: WorkerId,
     pub(crate) part: Part,
     pub(crate) is_past: bool,
@@ -39,26 +40,29 @@ pub(crate) struct Known {
     pub(crate) sockets: Vec<HeldSocket>,
 }
 
-impl Handed {
+impl ReceivedSnapshot {
     /// What this master hands over.
-    pub(crate) fn by(predecessor: &mut Predecessor) -> Self {
+    pub(crate) fn from_master(running_master: &mut RunningMaster) -> Self {
         let mut workers = Vec::new();
-        for facts in predecessor.handover.workers.clone() {
+        for facts in running_master.handover.workers.clone() {
             let key = facts.worker.to_string();
-            let process = predecessor.take(HandedKind::Process, &key);
-            let output = predecessor.take(HandedKind::Output, &key);
+            let process = running_master.take(DescriptorKind::Process, &key);
+            let output = running_master.take(DescriptorKind::Output, &key);
             let named = WorkerId(facts.worker);
-            let socket = |index| predecessor.take(HandedKind::Listen, &listen_key(named, index));
+            let socket =
+                |index| running_master.take(DescriptorKind::Listen, &listen_key(named, index));
             let sockets = (0..).map_while(socket).collect();
             // Without its process it is looked for like any other.
-            workers.extend(process.map(|process| (process, Told { facts, output, sockets })));
+            workers.extend(
+                process.map(|process| (process, HandedOverWorker { facts, output, sockets })),
+            );
         }
-        let Handover { respawns, past, .. } = &predecessor.handover;
+        let Handover { respawns, past, .. } = &running_master.handover;
         Self { workers, respawns: respawns.clone(), past: past.clone() }
     }
 
     /// The workers that still run. One that has ended meanwhile is as good as one that has ended before.
-    pub(crate) fn take_running(&mut self) -> Result<Vec<(Leader, Told)>, ProcessError> {
+    pub(crate) fn take_running(&mut self) -> Result<Vec<(Leader, HandedOverWorker)>, ProcessError> {
         let mut running = Vec::new();
         for (process, told) in self.workers.drain(..) {
             let Some(pidfd) = PidFd::from_descriptor(process)? else { continue };
@@ -82,15 +86,15 @@ impl Handed {
     }
 }
 
-impl Told {
-    pub(crate) fn facts(&self) -> &HandedWorker {
+impl HandedOverWorker {
+    pub(crate) fn facts(&self) -> &SnapshotWorker {
         &self.facts
     }
 
     /// What is known of it; `seen` is where in its life it seems to be.
-    pub(crate) fn known(self, seen: Part, now: Moment) -> Known {
+    pub(crate) fn known(self, seen: Part, now: Moment) -> AdoptionFacts {
         let Self { facts, output, sockets } = self;
-        Known {
+        AdoptionFacts {
             worker: WorkerId(facts.worker),
             part: part(seen, facts.stage, now),
             is_past: facts.is_past,
@@ -101,7 +105,7 @@ impl Told {
     }
 }
 
-impl Known {
+impl AdoptionFacts {
     /// Of one that was found, and nobody has told of.
     pub(crate) fn found(worker: WorkerId, part: Part, sockets: Vec<HeldSocket>) -> Self {
         Self { worker, part, is_past: false, extended: None, output: None, sockets }
@@ -118,20 +122,20 @@ fn adopt_all(sockets: Vec<OwnedFd>) -> Vec<HeldSocket> {
 }
 
 /// Where in its life a worker is: as it was told, unless it is in force.
-fn part(seen: Part, told: HandedStage, now: Moment) -> Part {
+fn part(seen: Part, told: SnapshotStage, now: Moment) -> Part {
     match (seen, told) {
         (Part::InForce, _) => Part::InForce,
-        (_, HandedStage::Starting) => Part::Starting,
-        (_, HandedStage::Live) => Part::Retired { since: now },
-        (_, HandedStage::Retired { since }) => Part::Retired { since: moment_ago(since, now) },
-        (_, HandedStage::Dying { terminate_in, kill_in }) => Part::Dying {
+        (_, SnapshotStage::Starting) => Part::Starting,
+        (_, SnapshotStage::Live) => Part::Retired { since: now },
+        (_, SnapshotStage::Retired { since }) => Part::Retired { since: moment_ago(since, now) },
+        (_, SnapshotStage::Dying { terminate_in, kill_in }) => Part::Dying {
             terminate_at: terminate_in.map(|span| moment_in(span, now)),
             kill_at: moment_in(kill_in, now),
         },
     }
 }
 
-fn respawn(told: HandedRespawn, now: Moment) -> Respawn {
+fn respawn(told: SnapshotRespawn, now: Moment) -> Respawn {
     Respawn {
         seat: told.seat,
         failures: told.failures,
@@ -141,8 +145,8 @@ fn respawn(told: HandedRespawn, now: Moment) -> Respawn {
     }
 }
 
-fn past(told: HandedPast, now: Moment) -> Past {
-    let known = |HandedGeneration { generation, shares }: HandedGeneration| {
+fn past(told: SnapshotHistory, now: Moment) -> Past {
+    let known = |SnapshotGeneration { generation, shares }: SnapshotGeneration| {
         let weights = Weights::new(&shares).inspect_err(|error| {
             tracing::warn!(%error, %generation, "the shares of its seats were handed over wrongly");
         });
@@ -196,7 +200,7 @@ mod tests {
             retirements: vec![at(before - 100), at(before)],
             last_generation: Some(Generation(6)),
         };
-        let handed = Handed {
+        let handed = ReceivedSnapshot {
             workers: Vec::new(),
             respawns: vec![handed_respawn(respawn(990, 1007), THEN)],
             past: handed_past(past(950), THEN),
@@ -222,7 +226,7 @@ mod tests {
                 holds_sockets: false,
             };
             let facts = handed(worker, THEN);
-            let known = Told { facts, output: None, sockets: vec![] }.known(seen, NOW);
+            let known = HandedOverWorker { facts, output: None, sockets: vec![] }.known(seen, NOW);
             assert_eq!((known.worker, known.is_past), (WorkerId(7), true));
             assert_eq!(known.extended, Some(at(360)));
             known.part

@@ -18,7 +18,7 @@ use crate::process::{self, Message, NotifySocket, ProcessError, Received, Waitin
 use crate::supervisor::{Moment, WorkerId, WorkerState};
 
 /// How often the watch is kept: what has no event of its own is known so much later at most.
-pub(crate) const VIGIL_INTERVAL: Duration = Duration::from_millis(100);
+pub(crate) const HEALTH_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The most probes that are under way, and the most that begin at once. A worker whose turn does not
 /// come does not count as silent for that.
@@ -35,8 +35,8 @@ const MESSAGES_SHARE: u32 = 5;
 const MESSAGES_REST: Duration = Duration::from_millis(1);
 
 /// What the watch needs.
-pub(crate) struct Vigil {
-    health: Health,
+pub(crate) struct HealthMonitor {
+    detector: Health,
     notify: Option<NotifySocket>,
     sender: mpsc::UnboundedSender<Report>,
     pub(crate) reports: mpsc::UnboundedReceiver<Report>,
@@ -61,7 +61,7 @@ pub(crate) enum Report {
     Witnessed { began: Moment, found: Result<BTreeMap<u16, Waiting>, ProcessError> },
 }
 
-impl Vigil {
+impl HealthMonitor {
     /// `notify` is where workers can speak.
     pub(crate) fn new(config: &Config, notify: Option<NotifySocket>) -> Result<Self, MasterError> {
         if config.ready == Readiness::Notify && notify.is_none() {
@@ -69,7 +69,7 @@ impl Vigil {
         }
         let (sender, reports) = mpsc::unbounded_channel();
         Ok(Self {
-            health: Health::new(config.ready.clone(), &config.timeouts),
+            detector: Health::new(config.ready.clone(), &config.timeouts),
             notify,
             sender,
             reports,
@@ -97,7 +97,7 @@ impl Vigil {
     pub(crate) fn add_texts(&self, status: &mut control::Status, pids: &BTreeMap<u32, WorkerId>) {
         for shown in &mut status.workers {
             let worker = shown.pid.and_then(|pid| pids.get(&pid));
-            shown.text = worker.and_then(|worker| self.health.text(*worker)).map(str::to_owned);
+            shown.text = worker.and_then(|worker| self.detector.text(*worker)).map(str::to_owned);
         }
     }
 
@@ -131,7 +131,7 @@ pub(crate) async fn heard<'a>(
 impl Master {
     /// Takes in a worker that runs.
     pub(crate) fn begin_watch(&mut self, worker: WorkerId, pid: u32) {
-        let said = self.vigil.health.started(worker, pid, self.world.now());
+        let said = self.health.detector.started(worker, pid, self.world.now());
         self.act_on_words(worker, said);
     }
 
@@ -141,26 +141,26 @@ impl Master {
         self.begin_watch(worker, pid);
         let state = self.supervisor.workers().find(|it| it.id == worker).map(|it| it.state());
         match state {
-            Some(WorkerState::Live) => self.vigil.health.adopted(worker, self.world.now()),
-            Some(WorkerState::Retired | WorkerState::Dying) => self.vigil.health.leaves(worker),
+            Some(WorkerState::Live) => self.health.detector.adopted(worker, self.world.now()),
+            Some(WorkerState::Retired | WorkerState::Dying) => self.health.detector.leaves(worker),
             _ => {}
         }
     }
 
     pub(crate) fn end_watch(&mut self, worker: WorkerId) {
-        self.vigil.health.ended(worker);
+        self.health.detector.ended(worker);
     }
 
     /// Looks which of the workers that are starting listen.
     pub(crate) fn look_for_ready(&mut self) {
         let starting = self.ids(|state| state == WorkerState::Starting);
-        let watched: BTreeSet<WorkerId> = self.vigil.health.watched().into_iter().collect();
+        let watched: BTreeSet<WorkerId> = self.health.detector.watched().into_iter().collect();
         let starting: Vec<WorkerId> =
             starting.into_iter().filter(|worker| !watched.contains(worker)).collect();
         match self.world.processes.look(&starting, &self.config.listeners, false) {
             Ok(seen) => {
                 let now = self.world.now();
-                let health = &mut self.vigil.health;
+                let health = &mut self.health.detector;
                 let judge = |(worker, seen): (WorkerId, crate::master::health::detector::Seen)| {
                     health.starting(worker, seen.listens, seen.address, now)
                 };
@@ -173,11 +173,11 @@ impl Master {
     }
 
     /// Sees after workers that are ready: looks at the kernel, asks, and tells the supervisor.
-    pub(crate) fn keep_vigil(&mut self) {
+    pub(crate) fn check_health(&mut self) {
         for worker in self.ids(|state| matches!(state, WorkerState::Retired | WorkerState::Dying)) {
-            self.vigil.health.leaves(worker);
+            self.health.detector.leaves(worker);
         }
-        if self.vigil.health.drop_unclaimed(self.world.now()) {
+        if self.health.detector.drop_unclaimed(self.world.now()) {
             self.warn_of_stranger();
         }
         self.look_at_kernel();
@@ -187,26 +187,26 @@ impl Master {
     }
 
     fn tell_news(&mut self) {
-        let events = self.vigil.health.news(self.world.now());
+        let events = self.health.detector.news(self.world.now());
         self.dispatch_all(events.into());
     }
 
     fn look_at_kernel(&mut self) {
         let now = self.world.now();
-        let Some(interval) = self.vigil.health.look_interval() else { return };
-        if now < self.vigil.look_at {
+        let Some(interval) = self.health.detector.look_interval() else { return };
+        if now < self.health.look_at {
             return;
         }
-        self.vigil.look_at = now.after(interval);
-        let watched = self.vigil.health.watched();
+        self.health.look_at = now.after(interval);
+        let watched = self.health.detector.watched();
         match self.world.processes.look(&watched, &self.config.listeners, true) {
             Ok(seen) => {
-                self.vigil.has_failed = false;
-                self.vigil.health.looked(seen, now);
+                self.health.has_failed = false;
+                self.health.detector.looked(seen, now);
             }
             Err(error) => {
                 // Nobody is silent because we cannot see.
-                if !std::mem::replace(&mut self.vigil.has_failed, true) {
+                if !std::mem::replace(&mut self.health.has_failed, true) {
                     tracing::warn!(%error, "cannot see which workers answer");
                 }
             }
@@ -217,16 +217,16 @@ impl Master {
     /// many.
     fn begin_witness(&mut self) {
         let began = self.world.now();
-        if self.vigil.is_witnessing || began < self.vigil.witness_at {
+        if self.health.is_witnessing || began < self.health.witness_at {
             return;
         }
-        let ports = self.vigil.health.doubtful_ports(began);
+        let ports = self.health.detector.doubtful_ports(began);
         let plan = self.supervisor.plan().clone();
         if ports.is_empty() {
             return;
         }
-        self.vigil.is_witnessing = true;
-        let sender = self.vigil.sender.clone();
+        self.health.is_witnessing = true;
+        let sender = self.health.sender.clone();
         tokio::task::spawn_blocking(move || {
             let local = local_ports_of(&plan, ports);
             let found = process::Sockets::open().and_then(|mut sockets| {
@@ -239,10 +239,10 @@ impl Master {
 
     fn begin_probes(&mut self) {
         let now = self.world.now();
-        let room = MOST_PROBES.saturating_sub(self.vigil.probes.len()).min(PROBES_AT_ONCE);
-        for (worker, address) in self.vigil.health.due_probes(now).into_iter().take(room) {
-            self.vigil.health.probing(worker, now);
-            self.vigil.probes.insert(worker);
+        let room = MOST_PROBES.saturating_sub(self.health.probes.len()).min(PROBES_AT_ONCE);
+        for (worker, address) in self.health.detector.due_probes(now).into_iter().take(room) {
+            self.health.detector.probing(worker, now);
+            self.health.probes.insert(worker);
             self.begin_probe(worker, address);
         }
     }
@@ -250,8 +250,8 @@ impl Master {
     #[cfg(feature = "http")]
     fn begin_probe(&self, worker: WorkerId, address: SocketAddr) {
         let Readiness::Http(path) = &self.config.ready else { return };
-        let (path, patience) = (path.clone(), self.vigil.health.probe_patience());
-        let sender = self.vigil.sender.clone();
+        let (path, patience) = (path.clone(), self.health.detector.probe_patience());
+        let sender = self.health.sender.clone();
         tokio::spawn(async move {
             let probed =
                 crate::master::health::probe::probe(address, path.as_str(), patience).await;
@@ -264,22 +264,22 @@ impl Master {
     #[cfg(not(feature = "http"))]
     fn begin_probe(&self, worker: WorkerId, _address: SocketAddr) {
         // The loop has ended.
-        let _ = self.vigil.sender.send(Report::Probed { worker, probed: Probed::Unknown });
+        let _ = self.health.sender.send(Report::Probed { worker, probed: Probed::Unknown });
     }
 
     pub(crate) fn take_report(&mut self, report: Report) {
         let now = self.world.now();
         match report {
             Report::Probed { worker, probed } => {
-                self.vigil.probes.remove(&worker);
-                let events = self.vigil.health.probed(worker, probed, now);
+                self.health.probes.remove(&worker);
+                let events = self.health.detector.probed(worker, probed, now);
                 self.dispatch_all(events.into());
             }
             Report::Witnessed { began, found } => {
-                self.vigil.is_witnessing = false;
-                self.vigil.witness_at = now.after(now.since(began).saturating_mul(WITNESS_PAUSE));
+                self.health.is_witnessing = false;
+                self.health.witness_at = now.after(now.since(began).saturating_mul(WITNESS_PAUSE));
                 match found {
-                    Ok(found) => self.vigil.health.witnessed(found, began),
+                    Ok(found) => self.health.detector.witnessed(found, began),
                     Err(error) => tracing::warn!(%error, "cannot see which connections wait"),
                 }
                 self.tell_news();
@@ -291,13 +291,13 @@ impl Master {
     pub(crate) fn hear_workers(&mut self) -> bool {
         let began = Instant::now();
         let is_drained = self.read_messages();
-        self.vigil.hear_at = began.checked_add(began.elapsed() * MESSAGES_SHARE + MESSAGES_REST);
+        self.health.hear_at = began.checked_add(began.elapsed() * MESSAGES_SHARE + MESSAGES_REST);
         is_drained
     }
 
     fn read_messages(&mut self) -> bool {
         for _ in 0..MESSAGES {
-            let Some(socket) = &self.vigil.notify else { return true };
+            let Some(socket) = &self.health.notify else { return true };
             match socket.receive() {
                 Ok(Received::Message(message)) => self.take_message(message),
                 Ok(Received::Nothing) => return true,
@@ -316,13 +316,13 @@ impl Master {
         let session = message.sender.session;
         match session.map(|session| (session, self.world.processes.worker_of(session))) {
             Some((_, Some(worker))) => {
-                let said = self.vigil.health.said(worker, words, self.world.now());
+                let said = self.health.detector.said(worker, words, self.world.now());
                 self.act_on_words(worker, said);
             }
             Some((session, None)) => {
                 let pid = message.sender.pid;
                 tracing::debug!(pid, session, "a word on NOTIFY_SOCKET of no worker known yet");
-                self.vigil.health.unclaimed(session, words, self.world.now());
+                self.health.detector.unclaimed(session, words, self.world.now());
             }
             None => self.warn_of_stranger(),
         }
@@ -330,12 +330,12 @@ impl Master {
 
     /// Whether a worker that has joined over the control socket answers there.
     pub(crate) fn heard_on_link(&mut self, worker: WorkerId, answers: bool) {
-        let event = self.vigil.health.pinged(worker, answers, self.world.now());
+        let event = self.health.detector.pinged(worker, answers, self.world.now());
         self.dispatch_all(event.into_iter().collect());
     }
 
     fn warn_of_stranger(&mut self) {
-        if !std::mem::replace(&mut self.vigil.has_warned, true) {
+        if !std::mem::replace(&mut self.health.has_warned, true) {
             tracing::warn!(
                 "a process that is no worker's writes to NOTIFY_SOCKET, or had ended when it was \
                  read: it is passed over, and so are further ones without a word"

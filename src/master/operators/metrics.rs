@@ -7,7 +7,7 @@ use crate::supervisor::{FailureCause, Notice};
 
 /// Counts since the start of this master.
 #[derive(Debug, Default)]
-pub(crate) struct Figures {
+pub(crate) struct Metrics {
     /// How long the transactions took that put plans in force.
     pub(crate) swaps: SwapTimes,
     /// Workers that were replaced because they were lost.
@@ -27,7 +27,7 @@ enum Loss {
     Unfit,
 }
 
-impl Figures {
+impl Metrics {
     /// Takes a notice in. That a worker is replaced is told right after how it was lost; of one whose
     /// reload or scale fails with it, it is not told.
     pub(crate) fn note(&mut self, notice: &Notice) {
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn a_restart_counts_for_what_became_of_the_worker_before() {
-        let mut figures = Figures::default();
+        let mut metrics = Metrics::default();
         let limit = Duration::from_secs(1);
         for notice in [
             failed(1, FailureCause::NotReady { limit }),
@@ -104,8 +104,8 @@ mod tests {
             failed(4, FailureCause::NotReady { limit }),
             respawn(3),
         ] {
-            figures.note(&notice);
+            metrics.note(&notice);
         }
-        assert_eq!(figures.restarts, Restarts { not_ready: 1, spawn: 1, ..Restarts::default() });
+        assert_eq!(metrics.restarts, Restarts { not_ready: 1, spawn: 1, ..Restarts::default() });
     }
 }

@@ -7,20 +7,20 @@ use crate::control::{
     ConntrackFill, Explanation, Failure, ForeignChain, LeavingCause, RuleWriter, SCHEMA, Status,
     Trial, WorkerHealth, WorkerState, WorkerStatus,
 };
-use crate::master::operators::metrics::Figures;
+use crate::master::operators::metrics::Metrics;
 use crate::nft::Fill;
 use crate::plan::{Listeners, Plan, Port, Protocol, Route, Seat};
 use crate::ruleset::Tally;
 use crate::supervisor::{self, Cause, Moment, Refusal, Sockets, Supervisor, Worker, WorkerId};
 
 /// The state of a cluster. `counts` are the sockets of its workers, `tallies` what the counters of its
-/// seats say, and `fill` is how full conntrack is, as far as known; `figures` are the master's own.
+/// seats say, and `fill` is how full conntrack is, as far as known; `metrics` are the master's own.
 pub(crate) fn status(
     supervisor: &Supervisor,
     counts: &BTreeMap<WorkerId, Sockets>,
     tallies: &BTreeMap<Seat, Tally>,
     fill: Option<Fill>,
-    figures: &Figures,
+    metrics: &Metrics,
     foreign_chains: Vec<ForeignChain>,
     now: Moment,
 ) -> Status {
@@ -77,9 +77,9 @@ pub(crate) fn status(
         conntrack: fill.map(|Fill { entries, limit }| ConntrackFill { entries, limit }),
         serving: serving(plan),
         trial: supervisor.canary().map(trial),
-        swaps: figures.swaps,
-        restarts: figures.restarts,
-        retirements: figures.retirements,
+        swaps: metrics.swaps,
+        restarts: metrics.restarts,
+        retirements: metrics.retirements,
         given_up: supervisor.given_up(now).map(|seat| seat.0).collect(),
         workers: workers.into_iter().map(worker_status).collect(),
     }

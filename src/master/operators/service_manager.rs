@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::time::{Duration, Instant};
 
-use crate::master::log_limit::Complaint;
+use crate::master::log_limit::LogLimiter;
 use crate::process::ServiceManager;
 use crate::supervisor::{RequestId, Supervisor};
 
@@ -13,13 +13,13 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// The master as a service. Without a manager it does nothing.
 #[derive(Debug, Default)]
-pub(crate) struct Service {
+pub(crate) struct ServiceNotifier {
     manager: Option<ServiceManager>,
-    told: Told,
-    complaint: Complaint,
+    told: Reported,
+    log_limiter: LogLimiter,
 }
 
-impl Service {
+impl ServiceNotifier {
     pub(crate) fn new(manager: Option<ServiceManager>) -> Self {
         Self { manager, ..Self::default() }
     }
@@ -116,7 +116,7 @@ impl Service {
 
     fn note(&mut self, sent: Result<(), crate::process::ProcessError>) {
         if let Err(error) = sent
-            && self.complaint.is_due(Instant::now())
+            && self.log_limiter.is_due(Instant::now())
         {
             tracing::warn!(%error, "cannot tell the service manager how we get on: tried again");
         }
@@ -135,7 +135,7 @@ struct View {
 
 /// What the manager knows, and so what is news. Pure.
 #[derive(Debug, Default)]
-struct Told {
+struct Reported {
     is_ready: bool,
     is_stopping: bool,
     /// Reloads under way.
@@ -145,7 +145,7 @@ struct Told {
     view: Option<View>,
 }
 
-impl Told {
+impl Reported {
     /// Ready is a master of which a worker serves, by rules that are in force.
     fn observe(&mut self, view: View) -> Option<String> {
         if self.is_stopping {
@@ -232,7 +232,7 @@ mod tests {
 
     #[test]
     fn ready_is_said_once_when_the_first_worker_serves() {
-        let mut told = Told::default();
+        let mut told = Reported::default();
         let starting = "STATUS=0 of 2 workers serve, generation 7".to_owned();
         assert_eq!(told.observe(view(0)), Some(starting));
         assert_eq!(told.observe(view(0)), None);
@@ -247,7 +247,7 @@ mod tests {
 
     #[test]
     fn a_reload_ends_with_the_last_of_those_under_way() {
-        let mut told = Told::default();
+        let mut told = Reported::default();
         told.observe(view(2));
         let reloading = "RELOADING=1\nMONOTONIC_USEC=5\nSTATUS=a new generation starts".to_owned();
         assert_eq!(told.reload_began(RequestId(1), 5), Some(reloading));
@@ -267,7 +267,7 @@ mod tests {
 
     #[test]
     fn who_has_handed_over_says_no_more() {
-        let mut told = Told::default();
+        let mut told = Reported::default();
         told.observe(view(2));
         assert_eq!(told.handed_over(4711), "MAINPID=4711");
         assert_eq!(told.stopping(), None);
@@ -276,7 +276,7 @@ mod tests {
 
     #[test]
     fn nothing_is_said_after_stopping() {
-        let mut told = Told::default();
+        let mut told = Reported::default();
         told.observe(view(2));
         told.reload_began(RequestId(1), 5);
         let stopping = View { is_stopping: true, ..view(2) };

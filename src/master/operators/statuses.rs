@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use tokio::sync::mpsc;
 
 use crate::control::Responder;
-use crate::master::background::Beside;
+use crate::master::background::BackgroundThread;
 use crate::process::ProcessError;
 use crate::supervisor::{Sockets, WorkerId};
 
@@ -18,7 +18,7 @@ use crate::supervisor::{Sockets, WorkerId};
 pub(crate) type SocketCounts = Result<BTreeMap<WorkerId, Sockets>, ProcessError>;
 
 pub(crate) struct Statuses {
-    counter: Beside,
+    counter: BackgroundThread,
     counts: mpsc::UnboundedSender<SocketCounts>,
     /// Those for whom it counts; none: it does not.
     served: Vec<Responder>,
@@ -28,7 +28,10 @@ pub(crate) struct Statuses {
 
 impl Statuses {
     /// Counts by `counter`, and sends what was counted to `counts`.
-    pub(crate) fn new(counter: Beside, counts: mpsc::UnboundedSender<SocketCounts>) -> Self {
+    pub(crate) fn new(
+        counter: BackgroundThread,
+        counts: mpsc::UnboundedSender<SocketCounts>,
+    ) -> Self {
         Self { counter, counts, served: Vec::new(), waiting: Vec::new() }
     }
 
@@ -76,7 +79,7 @@ mod tests {
     #[tokio::test]
     async fn one_count_serves_all_who_asked_before_it_began() {
         let (sender, mut counts) = mpsc::unbounded_channel();
-        let mut statuses = Statuses::new(Beside::new("test").unwrap(), sender);
+        let mut statuses = Statuses::new(BackgroundThread::new("test").unwrap(), sender);
         assert!(!statuses.is_due());
         statuses.add(responder());
         statuses.add(responder());

@@ -8,11 +8,11 @@ const RELIEVED: u32 = 75;
 
 /// Says once that the table is nearly full, until it is not any more.
 #[derive(Debug, Default)]
-pub(crate) struct Fullness {
+pub(crate) struct ConntrackUsage {
     is_full: bool,
 }
 
-impl Fullness {
+impl ConntrackUsage {
     /// Reads how full it is: some microseconds, whatever it holds.
     pub(crate) fn read() -> Result<Option<Fill>, ConntrackError> {
         Conntrack::open()?.fill()
@@ -56,12 +56,12 @@ mod tests {
 
     #[test]
     fn each_crossing_is_said_once() {
-        let mut fullness = Fullness::default();
+        let mut conntrack_usage = ConntrackUsage::default();
         let said: Vec<_> = [800, 801, 900, 790, 751, 750, 790, 801]
-            .map(|entries| fullness.note(Fill { entries, limit: 1000 }))
+            .map(|entries| conntrack_usage.note(Fill { entries, limit: 1000 }))
             .into();
         let (full, relieved) = (Some(true), Some(false));
         assert_eq!(said, [None, full, None, None, None, relieved, None, full]);
-        assert_eq!(fullness.note(Fill { entries: 9, limit: 0 }), relieved, "no limit");
+        assert_eq!(conntrack_usage.note(Fill { entries: 9, limit: 0 }), relieved, "no limit");
     }
 }

@@ -36,7 +36,7 @@ pub(crate) struct Watching {
 }
 
 /// What a look for foreign rules gives back.
-pub(crate) struct Look {
+pub(crate) struct ForeignScan {
     rules: ForeignRules,
     began: Moment,
     found: Result<Vec<ForeignNat>, NftError>,
@@ -110,7 +110,11 @@ impl World {
     }
 
     /// Looks for foreign rules, beside the loop: others may have very many.
-    pub(crate) fn look_for_foreign(&mut self, plan: &Plan, looked: mpsc::UnboundedSender<Look>) {
+    pub(crate) fn look_for_foreign(
+        &mut self,
+        plan: &Plan,
+        looked: mpsc::UnboundedSender<ForeignScan>,
+    ) {
         let Some(mut rules) = self.watching.rules.take() else { return };
         self.watching.others_changed = false;
         let (began, listeners) = (self.now(), plan.listeners().clone());
@@ -118,14 +122,14 @@ impl World {
         self.looking.run(move || {
             let found = rules.find(Some(&listeners), local_clients, engine);
             // The loop has ended.
-            let _ = looked.send(Look { rules, began, found });
+            let _ = looked.send(ForeignScan { rules, began, found });
         });
     }
 
     /// Tells what a look has found that the one before had not, and the other way round.
-    pub(crate) fn looked_for_foreign(&mut self, look: Look) {
+    pub(crate) fn looked_for_foreign(&mut self, look: ForeignScan) {
         let now = self.now();
-        let Look { rules, began, found } = look;
+        let ForeignScan { rules, began, found } = look;
         let watching = &mut self.watching;
         watching.rules = Some(rules);
         match found {

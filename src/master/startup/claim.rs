@@ -6,9 +6,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::config::{Config, Ownership};
-use crate::control::{ControlDir, HandedKind, Lock};
+use crate::control::{ControlDir, DescriptorKind, Lock};
 use crate::master::error::MasterError;
-use crate::master::handover::receive::Predecessor;
+use crate::master::handover::receive::RunningMaster;
 use crate::nft::{self, Firewall, NftError, Protection};
 use crate::plan::{Listeners, Plan};
 
@@ -24,15 +24,15 @@ const LOOK: Duration = Duration::from_millis(1);
 pub(crate) fn lock(
     config: &Config,
     directory: Option<&ControlDir>,
-    predecessor: Option<&mut Predecessor>,
+    running_master: Option<&mut RunningMaster>,
 ) -> Result<(Option<Lock>, Option<OwnedFd>), MasterError> {
     let Some(directory) = directory else { return Ok((None, None)) };
-    let Some(predecessor) = predecessor else {
+    let Some(running_master) = running_master else {
         return Ok((Some(directory.lock(&config.name)?), None));
     };
-    let lock = predecessor.take_needed(HandedKind::Lock)?;
+    let lock = running_master.take_needed(DescriptorKind::Lock)?;
     let lock = Lock::handed_over(directory, &config.name, lock)?;
-    Ok((Some(lock), Some(predecessor.take_needed(HandedKind::Control)?)))
+    Ok((Some(lock), Some(running_master.take_needed(DescriptorKind::Control)?)))
 }
 
 /// Opens the rules of a cluster, by the socket that a running master hands over if there is one, and

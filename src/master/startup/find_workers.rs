@@ -25,8 +25,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::Config;
-use crate::control::HandedWorker;
-use crate::master::startup::fingerprint::{Label, Mark};
+use crate::control::SnapshotWorker;
+use crate::master::startup::fingerprint::{ConfigFingerprint, WorkerLabel};
 use crate::master::startup::initial_plan::Serving;
 use crate::master::workers::processes::transport;
 use crate::plan::{ClusterName, Generation, Listeners, Plan, Port, Protocol, Seat};
@@ -38,17 +38,17 @@ use crate::supervisor::Part;
 /// A process that says that it is a worker of this cluster.
 pub(crate) struct Candidate {
     pub(crate) leader: Leader,
-    pub(crate) claim: Claim,
+    pub(crate) evidence: Evidence,
 }
 
 /// What a process says of itself, and what its sockets say.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Claim {
+pub(crate) struct Evidence {
     pub(crate) pid: u32,
     pub(crate) seat: Seat,
     pub(crate) generation: Generation,
     /// What it was started as; `None` if it does not say.
-    pub(crate) mark: Option<Mark>,
+    pub(crate) fingerprint: Option<ConfigFingerprint>,
     /// In the order of the public ports; empty if it does not say, and has no sockets.
     pub(crate) ports: Arc<[Port]>,
     /// It listens on all of them, by every protocol of the listeners that lead there.
@@ -103,7 +103,7 @@ impl Search<'_> {
         table: &mut ListenTable,
         holders: &mut Holders<'_>,
     ) -> Result<Candidate, ProcessError> {
-        let Said { seat, generation, mark, ports, is_first } = said;
+        let Said { seat, generation, fingerprint, ports, is_first } = said;
         let planned = || planned_ports(self.in_force?, seat, generation);
         let ports = match ports.or_else(planned) {
             Some(ports) => ports,
@@ -111,18 +111,18 @@ impl Search<'_> {
         };
         let serves = serves(leader.pid(), &ports, self.listeners, table)?;
         let numbers: Vec<u16> = ports.iter().map(|port| port.number()).collect();
-        let claim = Claim {
+        let evidence = Evidence {
             pid: leader.pid(),
             seat,
             generation,
-            mark,
+            fingerprint,
             ports,
             serves,
             has_sockets: serves || holders.known()?.holds(leader.pid(), &numbers)?,
             is_first,
             age: leader.age,
         };
-        Ok(Candidate { leader, claim })
+        Ok(Candidate { leader, evidence })
     }
 }
 
@@ -151,30 +151,30 @@ impl<'a> Holders<'a> {
 /// A worker that a running master hands over: what it says of it is the proof.
 pub(crate) fn handed_over(
     leader: Leader,
-    told: &HandedWorker,
+    told: &SnapshotWorker,
     config: &Config,
     listeners: &Listeners,
     table: &mut ListenTable,
 ) -> Result<Candidate, ProcessError> {
     let ports: Arc<[Port]> = told.ports.iter().copied().collect();
-    let mark = said_by(&leader, &config.name, &[]).and_then(|said| said.mark);
-    let claim = Claim {
+    let fingerprint = said_by(&leader, &config.name, &[]).and_then(|said| said.fingerprint);
+    let evidence = Evidence {
         pid: leader.pid(),
         seat: told.seat,
         generation: told.generation,
-        mark,
+        fingerprint,
         serves: serves(leader.pid(), &ports, listeners, table)?,
         ports,
         has_sockets: true,
         is_first: true,
         age: leader.age,
     };
-    Ok(Candidate { leader, claim })
+    Ok(Candidate { leader, evidence })
 }
 
 /// Those that serve, as the beginning wants to know it.
-pub(crate) fn serving<'a>(claims: impl Iterator<Item = &'a Claim>) -> Vec<Serving> {
-    let serving = claims.filter(|claim| claim.serves);
+pub(crate) fn serving<'a>(found: impl Iterator<Item = &'a Evidence>) -> Vec<Serving> {
+    let serving = found.filter(|evidence| evidence.serves);
     serving
         .map(|it| Serving {
             seat: it.seat,
@@ -185,43 +185,44 @@ pub(crate) fn serving<'a>(claims: impl Iterator<Item = &'a Claim>) -> Vec<Servin
 }
 
 /// What becomes of each, in their order, the oldest first. `plan` is what is to be in force;
-/// `before` is what was: the same, unless seats were vacated or the listeners change. `mark` is that
+/// `before` is what was: the same, unless seats were vacated or the listeners change. `fingerprint` is that
 /// of workers that would be started now. Pure.
 pub(crate) fn judge(
-    claims: &[&Claim],
+    found: &[&Evidence],
     plan: Option<&Plan>,
     before: Option<&Plan>,
-    mark: Mark,
+    fingerprint: ConfigFingerprint,
     ready: Duration,
     now: crate::supervisor::Moment,
 ) -> Vec<Verdict> {
     let mut given: BTreeSet<Seat> = BTreeSet::new();
     let mut verdicts = vec![];
-    for claim in claims {
+    for evidence in found {
         let planned = |plan: Option<&Plan>| {
-            let ports = plan.and_then(|plan| planned_ports(plan, claim.seat, claim.generation));
-            ports.as_ref() == Some(&claim.ports)
+            let ports =
+                plan.and_then(|plan| planned_ports(plan, evidence.seat, evidence.generation));
+            ports.as_ref() == Some(&evidence.ports)
         };
         let is_of_now = plan.is_some_and(|plan| {
-            plan.generation() == claim.generation
-                && claim.seat.index() < plan.seats().len()
-                && plan.occupant(claim.seat).is_none()
+            plan.generation() == evidence.generation
+                && evidence.seat.index() < plan.seats().len()
+                && plan.occupant(evidence.seat).is_none()
         });
-        let is_young = claim.age < ready;
-        let part = if planned(plan) && claim.serves && given.insert(claim.seat) {
+        let is_young = evidence.age < ready;
+        let part = if planned(plan) && evidence.serves && given.insert(evidence.seat) {
             Part::InForce
-        } else if !(claim.is_first || claim.has_sockets || is_young) {
+        } else if !(evidence.is_first || evidence.has_sockets || is_young) {
             let reason = "it says that it is a worker, but has no socket on the ports of one";
             verdicts.push(Verdict::Orphan(reason));
             continue;
         } else if is_of_now
             && !planned(before)
-            && claim.mark == Some(mark)
+            && evidence.fingerprint == Some(fingerprint)
             && is_young
-            && given.insert(claim.seat)
+            && given.insert(evidence.seat)
         {
             Part::Starting
-        } else if claim.ports.is_empty() {
+        } else if evidence.ports.is_empty() {
             verdicts.push(Verdict::Orphan("it does not say on which ports it works"));
             continue;
         } else {
@@ -236,7 +237,7 @@ pub(crate) fn judge(
 struct Said {
     seat: Seat,
     generation: Generation,
-    mark: Option<Mark>,
+    fingerprint: Option<ConfigFingerprint>,
     ports: Option<Arc<[Port]>>,
     is_first: bool,
 }
@@ -248,11 +249,11 @@ fn said_by(leader: &Leader, name: &ClusterName, public: &[Port]) -> Option<Said>
         Some(_) => None,
         // It has overwritten its environment.
         None => {
-            let label: Label = leader.label.as_deref()?.parse().ok()?;
+            let label: WorkerLabel = leader.label.as_deref()?.parse().ok()?;
             (label.name == *name).then_some(Said {
                 seat: label.seat,
                 generation: label.generation,
-                mark: Some(label.mark),
+                fingerprint: Some(label.fingerprint),
                 ports: None,
                 is_first: false,
             })
@@ -275,7 +276,7 @@ fn said_in_environment(leader: &Leader, public: &[Port]) -> Option<Said> {
     Some(Said {
         seat: Seat(leader.variable("IPCLUSTER_SEAT")?.parse().ok()?),
         generation: Generation(leader.variable("IPCLUSTER_GENERATION")?.parse().ok()?),
-        mark: leader.variable("IPCLUSTER_CONFIG").and_then(|text| text.parse().ok()),
+        fingerprint: leader.variable("IPCLUSTER_CONFIG").and_then(|text| text.parse().ok()),
         ports: public.iter().map(port).collect::<Option<_>>().filter(|_| !chooses_ports),
         is_first: told.is_some(),
     })
@@ -338,7 +339,7 @@ mod tests {
     use crate::plan::{Occupant, Partition, Weights};
     use crate::supervisor::Moment;
 
-    const MARK: Mark = Mark { command: 1, shares: 2 };
+    const FINGERPRINT: ConfigFingerprint = ConfigFingerprint { command: 1, shares: 2 };
     const READY: Duration = Duration::from_secs(30);
     const NOW: Moment = Moment(Duration::from_secs(100));
     const RETIRED: Verdict = Verdict::Adopted(Part::Retired { since: NOW });
@@ -350,12 +351,12 @@ mod tests {
     }
 
     /// An old one that serves in seat k of generation 7 on port 20000 + k.
-    fn claim(seat: u16) -> Claim {
-        Claim {
+    fn evidence(seat: u16) -> Evidence {
+        Evidence {
             pid: 100 + u32::from(seat),
             seat: Seat(seat),
             generation: Generation(7),
-            mark: Some(MARK),
+            fingerprint: Some(FINGERPRINT),
             ports: ports(20_000 + seat),
             serves: true,
             has_sockets: true,
@@ -364,8 +365,8 @@ mod tests {
         }
     }
 
-    fn booting(seat: u16) -> Claim {
-        Claim { serves: false, has_sockets: false, age: READY / 2, ..claim(seat) }
+    fn booting(seat: u16) -> Evidence {
+        Evidence { serves: false, has_sockets: false, age: READY / 2, ..evidence(seat) }
     }
 
     /// Generation 7 with workers in these of four seats.
@@ -382,27 +383,27 @@ mod tests {
         plan
     }
 
-    fn judged(claims: &[Claim], plan: Option<&Plan>, before: Option<&Plan>) -> Vec<Verdict> {
-        let claims: Vec<&Claim> = claims.iter().collect();
-        judge(&claims, plan, before, MARK, READY, NOW)
+    fn judged(found: &[Evidence], plan: Option<&Plan>, before: Option<&Plan>) -> Vec<Verdict> {
+        let found: Vec<&Evidence> = found.iter().collect();
+        judge(&found, plan, before, FINGERPRINT, READY, NOW)
     }
 
     #[test]
     fn those_that_the_plan_names_are_in_force_and_the_oldest_of_two_is_the_worker() {
         let whole = plan(&[0, 1, 2, 3]);
-        let claims = [claim(0), claim(1), claim(1)];
-        let verdicts = judged(&claims, Some(&whole), Some(&whole));
+        let found = [evidence(0), evidence(1), evidence(1)];
+        let verdicts = judged(&found, Some(&whole), Some(&whole));
         assert_eq!(verdicts, [IN_FORCE, IN_FORCE, RETIRED]);
     }
 
     #[test]
     fn those_of_earlier_generations_drain_on_and_so_do_those_of_later_ones() {
         let whole = plan(&[0, 1, 2, 3]);
-        let mut claims = [claim(0), claim(0), claim(0)];
-        claims[1].generation = Generation(6);
-        claims[2].generation = Generation(8);
-        (claims[1].ports, claims[2].ports) = (ports(20_100), ports(20_200));
-        let verdicts = judged(&claims, Some(&whole), Some(&whole));
+        let mut found = [evidence(0), evidence(0), evidence(0)];
+        found[1].generation = Generation(6);
+        found[2].generation = Generation(8);
+        (found[1].ports, found[2].ports) = (ports(20_100), ports(20_200));
+        let verdicts = judged(&found, Some(&whole), Some(&whole));
         assert_eq!(verdicts, [IN_FORCE, RETIRED, RETIRED]);
     }
 
@@ -410,7 +411,7 @@ mod tests {
     fn one_that_boots_for_a_vacant_seat_goes_on_if_it_is_what_would_be_started_now() {
         let vacant = plan(&[0, 1]);
         let mut others = [booting(2), booting(3), booting(0)];
-        others[1].mark = Some(Mark { command: 9, ..MARK });
+        others[1].fingerprint = Some(ConfigFingerprint { command: 9, ..FINGERPRINT });
         others[2].ports = ports(20_100);
         let verdicts = judged(&others, Some(&vacant), Some(&vacant));
         assert_eq!(verdicts, [STARTING, RETIRED, RETIRED]);
@@ -423,9 +424,9 @@ mod tests {
     #[test]
     fn without_sockets_an_old_process_is_an_orphan_unless_it_is_known_to_be_the_worker() {
         let whole = plan(&[0, 1, 2, 3]);
-        let silent = Claim { age: 2 * READY, generation: Generation(6), ..booting(0) };
-        let known = Claim { is_first: true, ..silent.clone() };
-        let nameless = Claim { ports: Arc::new([]), ..known.clone() };
+        let silent = Evidence { age: 2 * READY, generation: Generation(6), ..booting(0) };
+        let known = Evidence { is_first: true, ..silent.clone() };
+        let nameless = Evidence { ports: Arc::new([]), ..known.clone() };
         let verdicts = judged(&[silent, known, nameless], Some(&whole), Some(&whole));
         assert!(
             matches!(&verdicts[..], [Verdict::Orphan(_), retired, Verdict::Orphan(_)] if *retired == RETIRED),
@@ -436,7 +437,7 @@ mod tests {
     #[test]
     fn of_what_serves_no_worker_is_in_force_where_the_sockets_are_not_its_own() {
         let whole = plan(&[0, 1, 2, 3]);
-        let stranger = Claim { serves: false, has_sockets: false, ..claim(0) };
+        let stranger = Evidence { serves: false, has_sockets: false, ..evidence(0) };
         let verdicts = judged(&[stranger], Some(&plan(&[1, 2, 3])), Some(&whole));
         assert!(matches!(verdicts[..], [Verdict::Orphan(_)]), "{verdicts:?}");
     }

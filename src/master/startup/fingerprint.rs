@@ -14,7 +14,7 @@ use crate::plan::{ClusterName, Generation, Seat};
 /// Digests of the configuration that a worker was started with, so that the next master knows
 /// whether it would start the same one. Not secret and no proof of anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Mark {
+pub(crate) struct ConfigFingerprint {
     /// Of what workers run: the command, the directory that it runs in, as whom, and the
     /// variables that `env` names. Not of the others, such as `TERM`, which differ from one login to the next.
     pub(crate) command: u64,
@@ -22,7 +22,7 @@ pub(crate) struct Mark {
     pub(crate) shares: u64,
 }
 
-impl Mark {
+impl ConfigFingerprint {
     /// Of this configuration, in this directory; `variables` are those that workers get.
     pub(crate) fn of(
         config: &Config,
@@ -48,25 +48,25 @@ impl Mark {
     }
 }
 
-impl fmt::Display for Mark {
+impl fmt::Display for ConfigFingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}-{:016x}", self.command, self.shares)
     }
 }
 
-/// Text that is no [`Mark`].
+/// Text that is no [`ConfigFingerprint`].
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct NoMark;
+pub(crate) struct InvalidFingerprint;
 
-impl FromStr for Mark {
-    type Err = NoMark;
+impl FromStr for ConfigFingerprint {
+    type Err = InvalidFingerprint;
 
-    fn from_str(text: &str) -> Result<Self, NoMark> {
+    fn from_str(text: &str) -> Result<Self, InvalidFingerprint> {
         let number = |text: &str| match text.len() {
-            16 => u64::from_str_radix(text, 16).map_err(|_| NoMark),
-            _ => Err(NoMark),
+            16 => u64::from_str_radix(text, 16).map_err(|_| InvalidFingerprint),
+            _ => Err(InvalidFingerprint),
         };
-        let (command, shares) = text.split_once('-').ok_or(NoMark)?;
+        let (command, shares) = text.split_once('-').ok_or(InvalidFingerprint)?;
         Ok(Self { command: number(command)?, shares: number(shares)? })
     }
 }
@@ -93,33 +93,33 @@ impl Digest {
 /// What the file that a worker prints to is labelled with. A program may overwrite its environment
 /// (`setproctitle(3)`), but not the name of that file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Label {
+pub(crate) struct WorkerLabel {
     pub(crate) name: ClusterName,
     pub(crate) generation: Generation,
     pub(crate) seat: Seat,
-    pub(crate) mark: Mark,
+    pub(crate) fingerprint: ConfigFingerprint,
 }
 
-impl fmt::Display for Label {
+impl fmt::Display for WorkerLabel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, generation, seat, mark } = self;
-        write!(f, "{name}/{generation}/{seat}/{mark}")
+        let Self { name, generation, seat, fingerprint } = self;
+        write!(f, "{name}/{generation}/{seat}/{fingerprint}")
     }
 }
 
-impl FromStr for Label {
-    type Err = NoMark;
+impl FromStr for WorkerLabel {
+    type Err = InvalidFingerprint;
 
-    fn from_str(text: &str) -> Result<Self, NoMark> {
+    fn from_str(text: &str) -> Result<Self, InvalidFingerprint> {
         let mut parts = text.split('/');
-        let mut next = || parts.next().ok_or(NoMark);
+        let mut next = || parts.next().ok_or(InvalidFingerprint);
         let label = Self {
-            name: next()?.parse().map_err(|_| NoMark)?,
-            generation: Generation(next()?.parse().map_err(|_| NoMark)?),
-            seat: Seat(next()?.parse().map_err(|_| NoMark)?),
-            mark: next()?.parse()?,
+            name: next()?.parse().map_err(|_| InvalidFingerprint)?,
+            generation: Generation(next()?.parse().map_err(|_| InvalidFingerprint)?),
+            seat: Seat(next()?.parse().map_err(|_| InvalidFingerprint)?),
+            fingerprint: next()?.parse()?,
         };
-        parts.next().is_none().then_some(label).ok_or(NoMark)
+        parts.next().is_none().then_some(label).ok_or(InvalidFingerprint)
     }
 }
 
@@ -141,40 +141,42 @@ mod tests {
         settings.check(4).unwrap()
     }
 
-    fn mark(config: &Config, directory: &str, ours: &[(&str, &str)]) -> Mark {
+    fn fingerprint(config: &Config, directory: &str, ours: &[(&str, &str)]) -> ConfigFingerprint {
         let ours = ours.iter().map(|(name, value)| ((*name).into(), (*value).into()));
-        Mark::of(config, Path::new(directory), &config.env.resolve(ours))
+        ConfigFingerprint::of(config, Path::new(directory), &config.env.resolve(ours))
     }
 
     #[test]
     fn a_mark_changes_with_what_workers_run_and_nothing_else() {
-        let before = mark(&config(&["a", "b"], &["A*"], 4), "/", &[("AX", "1"), ("TERM", "x")]);
-        let same = mark(&config(&["a", "b"], &["A*"], 4), "/", &[("AX", "1"), ("TERM", "y")]);
+        let before =
+            fingerprint(&config(&["a", "b"], &["A*"], 4), "/", &[("AX", "1"), ("TERM", "x")]);
+        let same =
+            fingerprint(&config(&["a", "b"], &["A*"], 4), "/", &[("AX", "1"), ("TERM", "y")]);
         assert_eq!(same, before);
         for other in [
-            mark(&config(&["a", "c"], &["A*"], 4), "/", &[("AX", "1")]),
-            mark(&config(&["ab"], &["A*"], 4), "/", &[("AX", "1")]),
-            mark(&config(&["a", "b"], &["A*"], 4), "/home", &[("AX", "1")]),
-            mark(&config(&["a", "b"], &["A*"], 4), "/", &[("AX", "2")]),
-            mark(&config(&["a", "b"], &["A*", "B=1"], 4), "/", &[("AX", "1")]),
+            fingerprint(&config(&["a", "c"], &["A*"], 4), "/", &[("AX", "1")]),
+            fingerprint(&config(&["ab"], &["A*"], 4), "/", &[("AX", "1")]),
+            fingerprint(&config(&["a", "b"], &["A*"], 4), "/home", &[("AX", "1")]),
+            fingerprint(&config(&["a", "b"], &["A*"], 4), "/", &[("AX", "2")]),
+            fingerprint(&config(&["a", "b"], &["A*", "B=1"], 4), "/", &[("AX", "1")]),
         ] {
             assert_ne!(other.command, before.command);
             assert_eq!(other.shares, before.shares);
         }
-        let more = mark(&config(&["a", "b"], &["A*"], 5), "/", &[("AX", "1")]);
+        let more = fingerprint(&config(&["a", "b"], &["A*"], 5), "/", &[("AX", "1")]);
         assert_eq!(more.command, before.command);
         assert_ne!(more.shares, before.shares);
     }
 
     #[test]
     fn marks_and_labels_are_read_as_they_were_written() {
-        let mark = Mark { command: 7, shares: u64::MAX };
-        assert_eq!(mark.to_string().parse(), Ok(mark));
+        let fingerprint = ConfigFingerprint { command: 7, shares: u64::MAX };
+        assert_eq!(fingerprint.to_string().parse(), Ok(fingerprint));
         let (generation, seat) = (Generation(3), Seat(1023));
-        let label = Label { name: "web".parse().unwrap(), generation, seat, mark };
+        let label = WorkerLabel { name: "web".parse().unwrap(), generation, seat, fingerprint };
         assert_eq!(label.to_string().parse(), Ok(label));
         for text in ["", "web", "web/3/1", "web/3/1/7-8", "web/-3/1/0-0", "seat 1", "///"] {
-            assert!(text.parse::<Label>().is_err(), "{text}");
+            assert!(text.parse::<WorkerLabel>().is_err(), "{text}");
         }
     }
 }

@@ -8,12 +8,12 @@ use crate::plan::{Generation, Occupant, Partition, Plan, PlanError, Port, Seat};
 
 /// What a master begins with.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Beginning {
+pub(crate) struct InitialPlan {
     /// The plan that its supervisor begins with.
     pub(crate) plan: Plan,
-    /// Whether this plan is to be in force from the beginning: it names the workers that serve.
+    /// Whether this plan is to be in force from the initial_plan: it names the workers that serve.
     /// If not, it has none yet, and what is in force stays as it is until it has.
-    pub(crate) holds: bool,
+    pub(crate) in_force: bool,
 }
 
 /// A worker of an earlier master that serves: its own sockets are on all its ports.
@@ -30,11 +30,11 @@ pub(crate) struct Serving {
 /// decides which client reaches which seat, so that clients keep their seats across masters; but
 /// other listeners, or another partition or engine, make another cluster, of which only the
 /// generation goes on.
-pub(crate) fn begin(
+pub(crate) fn initial_plan(
     config: &Config,
     in_force: Option<Plan>,
     serving: &[Serving],
-) -> Result<Beginning, PlanError> {
+) -> Result<InitialPlan, PlanError> {
     let empty = || {
         let (name, listeners) = (config.name.clone(), config.listeners.clone());
         let mut plan = Plan::new(name, listeners, config.partition, &config.weights, None)?;
@@ -48,7 +48,7 @@ pub(crate) fn begin(
         let generation = plan.generation().next();
         plan = empty()?;
         plan.set_generation(generation);
-        return Ok(Beginning { plan, holds: false });
+        return Ok(InitialPlan { plan, in_force: false });
     }
     let serves = |seat: Seat, occupant: &Occupant| {
         serving.iter().any(|it| {
@@ -70,9 +70,9 @@ pub(crate) fn begin(
     if plan.survivors().next().is_none() {
         plan = plan.rescaled(&config.weights)?;
         plan.set_generation(plan.generation().next());
-        return Ok(Beginning { plan, holds: false });
+        return Ok(InitialPlan { plan, in_force: false });
     }
-    Ok(Beginning { plan, holds: true })
+    Ok(InitialPlan { plan, in_force: true })
 }
 
 /// Whether the plan is of the cluster that is configured, as far as clients see it.
@@ -84,7 +84,7 @@ pub(crate) fn is_same_cluster(config: &Config, plan: &Plan) -> bool {
 
 /// With no rules there, which of the workers were live is not known: those of the generation that
 /// has most of them, of two the later one.
-fn rebuild(mut plan: Plan, serving: &[Serving]) -> Result<Beginning, PlanError> {
+fn rebuild(mut plan: Plan, serving: &[Serving]) -> Result<InitialPlan, PlanError> {
     let mut by_generation: BTreeMap<Generation, BTreeMap<Seat, Occupant>> = BTreeMap::new();
     for Serving { seat, generation, ports } in serving {
         if seat.index() < plan.seats().len() {
@@ -94,10 +94,10 @@ fn rebuild(mut plan: Plan, serving: &[Serving]) -> Result<Beginning, PlanError> 
         }
     }
     let most = by_generation.into_iter().max_by_key(|(generation, it)| (it.len(), *generation));
-    let Some((generation, seats)) = most else { return Ok(Beginning { plan, holds: false }) };
+    let Some((generation, seats)) = most else { return Ok(InitialPlan { plan, in_force: false }) };
     plan.set_generation(generation);
     plan.occupy_all(seats)?;
-    Ok(Beginning { plan, holds: true })
+    Ok(InitialPlan { plan, in_force: true })
 }
 
 /// Whether clients fall into slots alike. A mask has as many slots as workers, and is rescaled.
@@ -136,7 +136,7 @@ mod tests {
 
     /// Generation 7 of `config`, all seats occupied.
     fn left(config: &Config) -> Plan {
-        let mut plan = begin(config, None, &[]).unwrap().plan;
+        let mut plan = initial_plan(config, None, &[]).unwrap().plan;
         plan.set_generation(Generation(7));
         for Serving { seat, generation, ports } in workers(config.workers, 7) {
             plan.occupy(seat, Occupant { generation, ports }).unwrap();
@@ -146,26 +146,26 @@ mod tests {
 
     #[test]
     fn where_nothing_is_in_force_all_seats_are_vacant() {
-        let beginning = begin(&config("0.0.0.0:80", "hash", 4), None, &[]).unwrap();
-        assert!(!beginning.holds);
-        assert_eq!(beginning.plan.generation(), Generation::FIRST);
-        assert_eq!(beginning.plan.survivors().count(), 0);
+        let initial_plan = initial_plan(&config("0.0.0.0:80", "hash", 4), None, &[]).unwrap();
+        assert!(!initial_plan.in_force);
+        assert_eq!(initial_plan.plan.generation(), Generation::FIRST);
+        assert_eq!(initial_plan.plan.survivors().count(), 0);
     }
 
     #[test]
     fn what_an_earlier_master_left_stays_as_it_is_while_its_workers_serve() {
         let config = config("0.0.0.0:80", "hash", 4);
-        let beginning = begin(&config, Some(left(&config)), &workers(4, 7)).unwrap();
-        assert_eq!(beginning, Beginning { plan: left(&config), holds: true });
+        let initial_plan = initial_plan(&config, Some(left(&config)), &workers(4, 7)).unwrap();
+        assert_eq!(initial_plan, InitialPlan { plan: left(&config), in_force: true });
     }
 
     #[test]
     fn seats_whose_workers_are_gone_are_vacant_and_the_others_serve() {
         let config = config("0.0.0.0:80", "hash", 4);
-        let beginning = begin(&config, Some(left(&config)), &[worker(2, 7)]).unwrap();
-        assert!(beginning.holds);
-        assert_eq!(beginning.plan.survivors().collect::<Vec<_>>(), [Seat(2)]);
-        assert_eq!(beginning.plan.assignment(), left(&config).assignment());
+        let initial_plan = initial_plan(&config, Some(left(&config)), &[worker(2, 7)]).unwrap();
+        assert!(initial_plan.in_force);
+        assert_eq!(initial_plan.plan.survivors().collect::<Vec<_>>(), [Seat(2)]);
+        assert_eq!(initial_plan.plan.assignment(), left(&config).assignment());
     }
 
     #[test]
@@ -175,8 +175,8 @@ mod tests {
         others[0].generation = Generation(6);
         others[1].seat = Seat(0);
         others[2].ports = Port::new(29_000).into_iter().collect();
-        let beginning = begin(&config, Some(left(&config)), &others).unwrap();
-        assert_eq!(beginning.plan.survivors().collect::<Vec<_>>(), [Seat(3)]);
+        let initial_plan = initial_plan(&config, Some(left(&config)), &others).unwrap();
+        assert_eq!(initial_plan.plan.survivors().collect::<Vec<_>>(), [Seat(3)]);
     }
 
     #[test]
@@ -184,11 +184,11 @@ mod tests {
         let config = config("0.0.0.0:80", "hash", 4);
         let mut closed = left(&config);
         closed.set_admitting(false);
-        let beginning = begin(&config, Some(closed), &[]).unwrap();
-        assert!(!beginning.holds);
-        assert_eq!(beginning.plan.generation(), Generation(8));
-        assert_eq!(beginning.plan.assignment(), left(&config).assignment());
-        assert!(beginning.plan.is_admitting());
+        let initial_plan = initial_plan(&config, Some(closed), &[]).unwrap();
+        assert!(!initial_plan.in_force);
+        assert_eq!(initial_plan.plan.generation(), Generation(8));
+        assert_eq!(initial_plan.plan.assignment(), left(&config).assignment());
+        assert!(initial_plan.plan.is_admitting());
     }
 
     #[test]
@@ -197,10 +197,10 @@ mod tests {
         let mut now = before.clone();
         now.local_clients = true;
         now.worker_ports = "20000-20999".parse().unwrap();
-        let beginning = begin(&now, Some(left(&before)), &workers(4, 7)).unwrap();
-        assert!(beginning.holds);
-        assert_eq!(beginning.plan.guard(), Some(now.worker_ports));
-        assert!(beginning.plan.has_local_clients());
+        let initial_plan = initial_plan(&now, Some(left(&before)), &workers(4, 7)).unwrap();
+        assert!(initial_plan.in_force);
+        assert_eq!(initial_plan.plan.guard(), Some(now.worker_ports));
+        assert!(initial_plan.plan.has_local_clients());
     }
 
     #[test]
@@ -208,39 +208,42 @@ mod tests {
         let config = config("0.0.0.0:80", "hash", 4);
         let mut closed = left(&config);
         closed.set_admitting(false);
-        let beginning = begin(&config, Some(closed), &workers(4, 7)).unwrap();
-        assert_eq!(beginning, Beginning { plan: left(&config), holds: true });
+        let initial_plan = initial_plan(&config, Some(closed), &workers(4, 7)).unwrap();
+        assert_eq!(initial_plan, InitialPlan { plan: left(&config), in_force: true });
     }
 
     #[test]
     fn other_listeners_or_another_partition_make_another_cluster_of_the_next_generation() {
         let before = config("0.0.0.0:80", "hash", 4);
         for now in [config("0.0.0.0:81", "hash", 4), config("0.0.0.0:80", "mask", 4)] {
-            let beginning = begin(&now, Some(left(&before)), &workers(4, 7)).unwrap();
-            assert!(!beginning.holds);
-            assert_eq!(beginning.plan.generation(), Generation(8));
-            assert_eq!(*beginning.plan.listeners(), now.listeners);
-            assert_eq!(*beginning.plan.partition(), now.partition);
+            let initial_plan = initial_plan(&now, Some(left(&before)), &workers(4, 7)).unwrap();
+            assert!(!initial_plan.in_force);
+            assert_eq!(initial_plan.plan.generation(), Generation(8));
+            assert_eq!(*initial_plan.plan.listeners(), now.listeners);
+            assert_eq!(*initial_plan.plan.partition(), now.partition);
         }
     }
 
     #[test]
     fn another_number_of_workers_begins_with_those_that_there_are() {
         let (four, eight) = (config("0.0.0.0:80", "mask", 4), config("0.0.0.0:80", "mask", 8));
-        let beginning = begin(&eight, Some(left(&four)), &workers(4, 7)).unwrap();
-        assert_eq!(beginning, Beginning { plan: left(&four), holds: true });
+        let initial_plan = initial_plan(&eight, Some(left(&four)), &workers(4, 7)).unwrap();
+        assert_eq!(initial_plan, InitialPlan { plan: left(&four), in_force: true });
     }
 
     #[test]
     fn rules_that_were_removed_are_rebuilt_from_the_generation_with_most_workers() {
         let config = config("0.0.0.0:80", "hash", 4);
-        let begin = |serving: Vec<Serving>| begin(&config, None, &serving).unwrap();
-        assert_eq!(begin(workers(4, 7)), Beginning { plan: left(&config), holds: true });
+        let initial_plan = |serving: Vec<Serving>| initial_plan(&config, None, &serving).unwrap();
+        assert_eq!(
+            initial_plan(workers(4, 7)),
+            InitialPlan { plan: left(&config), in_force: true }
+        );
         let draining = [workers(4, 7), workers(2, 6), workers(3, 8)].concat();
-        assert_eq!(begin(draining).plan, left(&config));
+        assert_eq!(initial_plan(draining).plan, left(&config));
         let even = [workers(2, 6), workers(2, 7)].concat();
-        assert_eq!(begin(even).plan.generation(), Generation(7));
-        let beyond = begin([workers(2, 7), vec![worker(4, 7)]].concat());
+        assert_eq!(initial_plan(even).plan.generation(), Generation(7));
+        let beyond = initial_plan([workers(2, 7), vec![worker(4, 7)]].concat());
         assert_eq!(beyond.plan.survivors().collect::<Vec<_>>(), [Seat(0), Seat(1)]);
     }
 }

@@ -23,11 +23,11 @@ struct Process {
 
 impl Orphans {
     pub(crate) fn take_in(&mut self, candidate: Candidate, reason: &'static str) {
-        let Candidate { leader, claim } = candidate;
+        let Candidate { leader, evidence } = candidate;
         let told = Orphan {
-            pid: claim.pid,
-            seat: claim.seat,
-            generation: claim.generation,
+            pid: evidence.pid,
+            seat: evidence.seat,
+            generation: evidence.generation,
             reason: reason.to_owned(),
         };
         self.processes.push(Process { told, child: leader.adopt(), kill_at: None });

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use crate::config::{Config, Readiness};
 use crate::master::error::MasterError;
-use crate::master::handover::snapshot::{Handed, Known, Told};
-use crate::master::startup::find_workers::{self, Candidate, Claim, Holders, Search, Verdict};
-use crate::master::startup::fingerprint::{Label, Mark};
-use crate::master::startup::initial_plan::{Beginning, begin, is_same_cluster};
+use crate::master::handover::snapshot::{AdoptionFacts, HandedOverWorker, ReceivedSnapshot};
+use crate::master::startup::find_workers::{self, Candidate, Evidence, Holders, Search, Verdict};
+use crate::master::startup::fingerprint::{ConfigFingerprint, WorkerLabel};
+use crate::master::startup::initial_plan::{InitialPlan, initial_plan, is_same_cluster};
 use crate::master::startup::orphans::Orphans;
-use crate::master::workers::listeners::SeatSockets;
+use crate::master::workers::listeners::ListenerSet;
 use crate::master::workers::processes::transports;
 use crate::master::workers::spawner::Started;
 use crate::plan::{Listeners, Plan};
@@ -21,9 +21,9 @@ use crate::process::{
 use crate::supervisor::{Adopted, Moment, Part, Past, Respawn, WorkerId};
 
 /// What there is to go on with.
-pub(crate) struct Heritage {
-    pub(crate) beginning: Beginning,
-    pub(crate) workers: Vec<Heir>,
+pub(crate) struct StartupState {
+    pub(crate) initial_plan: InitialPlan,
+    pub(crate) workers: Vec<AdoptedWorker>,
     pub(crate) orphans: Orphans,
     pub(crate) respawns: Vec<Respawn>,
     pub(crate) past: Past,
@@ -32,28 +32,28 @@ pub(crate) struct Heritage {
 }
 
 /// An adopted worker.
-pub(crate) struct Heir {
+pub(crate) struct AdoptedWorker {
     pub(crate) adopted: Adopted,
     pub(crate) started: Started,
-    pub(crate) mark: Option<Mark>,
+    pub(crate) fingerprint: Option<ConfigFingerprint>,
 }
 
 /// What the configuration of this master wants changed of what it has adopted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Wish {
+pub(crate) struct PendingReconfigure {
     /// Workers run something else than they would if they were started now.
     pub(crate) renew: bool,
 }
 
-impl Heritage {
+impl StartupState {
     /// Finds the workers of an earlier master; `in_force` is the plan that it left, `handed` what a
     /// running one has handed over, `account` whom workers run as. Changes nothing.
     pub(crate) fn find(
         config: &Config,
         in_force: Option<&Plan>,
-        mark: Mark,
+        fingerprint: ConfigFingerprint,
         account: Option<&Account>,
-        mut handed: Handed,
+        mut handed: ReceivedSnapshot,
     ) -> Result<Self, MasterError> {
         let listeners = in_force.map_or(&config.listeners, Plan::listeners);
         // Those of an earlier configuration may have ports outside the range of now.
@@ -64,7 +64,7 @@ impl Heritage {
         for (leader, worker) in handed.take_running()? {
             let candidate =
                 find_workers::handed_over(leader, worker.facts(), config, listeners, &mut table)?;
-            told.insert(candidate.claim.pid, worker);
+            told.insert(candidate.evidence.pid, worker);
             candidates.push(candidate);
         }
         let users = find_workers::users(account);
@@ -72,19 +72,26 @@ impl Heritage {
         let mut holders = Holders::new(&mut sockets, range);
         let is_told = |pid| told.contains_key(&pid);
         candidates.extend(search.candidates(is_told, &mut table, &mut holders)?);
-        let serving = find_workers::serving(candidates.iter().map(|it| &it.claim));
-        let beginning = begin(config, in_force.cloned(), &serving)?;
+        let serving = find_workers::serving(candidates.iter().map(|it| &it.evidence));
+        let initial_plan = initial_plan(config, in_force.cloned(), &serving)?;
         let serves_on = match in_force {
             Some(before) if !is_same_cluster(config, before) => Some(before),
-            _ => Some(&beginning.plan),
+            _ => Some(&initial_plan.plan),
         };
-        let ages = candidates.iter().map(|it| it.claim.age);
+        let ages = candidates.iter().map(|it| it.evidence.age);
         let oldest = ages.chain(handed.oldest()).max().unwrap_or_default();
-        let claims: Vec<&Claim> = candidates.iter().map(|it| &it.claim).collect();
+        let found: Vec<&Evidence> = candidates.iter().map(|it| &it.evidence).collect();
         let now = Moment(oldest);
-        let verdicts =
-            find_workers::judge(&claims, serves_on, in_force, mark, config.timeouts.ready, now);
-        let mut last = told.values().map(|it: &Told| it.facts().worker).max().unwrap_or_default();
+        let verdicts = find_workers::judge(
+            &found,
+            serves_on,
+            in_force,
+            fingerprint,
+            config.timeouts.ready,
+            now,
+        );
+        let mut last =
+            told.values().map(|it: &HandedOverWorker| it.facts().worker).max().unwrap_or_default();
         let (mut workers, mut orphans) = (vec![], Orphans::default());
         for (candidate, verdict) in candidates.into_iter().zip(verdicts) {
             let seen = match verdict {
@@ -94,53 +101,59 @@ impl Heritage {
                     continue;
                 }
             };
-            let known = match told.remove(&candidate.claim.pid) {
+            let known = match told.remove(&candidate.evidence.pid) {
                 Some(told) => told.known(seen, now),
                 None => {
                     last += 1;
                     let sockets = sockets_of(&candidate, &table);
-                    Known::found(WorkerId(last), seen, sockets)
+                    AdoptionFacts::found(WorkerId(last), seen, sockets)
                 }
             };
-            workers.push(Heir::of(candidate, known, listeners, now, config)?);
+            workers.push(AdoptedWorker::of(candidate, known, listeners, now, config)?);
         }
         let (respawns, past) = handed.remembered(now);
-        Ok(Self { beginning, workers, orphans, respawns, past, oldest })
+        Ok(Self { initial_plan, workers, orphans, respawns, past, oldest })
     }
 
-    /// What is to be changed of it; `mark` is that of workers that would be started now. The worker
+    /// What is to be changed of it; `fingerprint` is that of workers that would be started now. The worker
     /// that was started last tells what the earlier master was configured with: another number of
     /// workers than that is what an operator asked for while it ran, and stays.
-    pub(crate) fn wish(&self, mark: Mark) -> Option<Wish> {
-        if !self.beginning.holds {
+    pub(crate) fn pending_reconfigure(
+        &self,
+        fingerprint: ConfigFingerprint,
+    ) -> Option<PendingReconfigure> {
+        if !self.initial_plan.in_force {
             return None;
         }
         let in_force = || self.workers.iter().filter(|it| it.adopted.part == Part::InForce);
-        let last = in_force().max_by_key(|it| it.adopted.started)?.mark?;
-        let renew = in_force().any(|it| it.mark.is_some_and(|it| it.command != mark.command));
-        (renew || last.shares != mark.shares).then_some(Wish { renew })
+        let last = in_force().max_by_key(|it| it.adopted.started)?.fingerprint?;
+        let renew =
+            in_force().any(|it| it.fingerprint.is_some_and(|it| it.command != fingerprint.command));
+        (renew || last.shares != fingerprint.shares).then_some(PendingReconfigure { renew })
     }
 }
 
-impl Heir {
+impl AdoptedWorker {
     fn of(
         candidate: Candidate,
-        known: Known,
+        known: AdoptionFacts,
         listeners: &Listeners,
         now: Moment,
         config: &Config,
     ) -> Result<Self, ProcessError> {
-        let Candidate { leader, claim } = candidate;
-        let Claim { seat, generation, mut ports, mark, age, pid, .. } = claim;
-        let Known { worker, part, is_past, extended, output, sockets } = known;
-        let sockets = SeatSockets::regain(listeners, &ports, sockets).map(Arc::new);
+        let Candidate { leader, evidence } = candidate;
+        let Evidence { seat, generation, mut ports, fingerprint, age, pid, .. } = evidence;
+        let AdoptionFacts { worker, part, is_past, extended, output, sockets } = known;
+        let sockets = ListenerSet::recover(listeners, &ports, sockets).map(Arc::new);
         if part == Part::Starting && config.ready == Readiness::Protocol {
             // It will tell.
             ports = Arc::new([]);
         }
         let name = config.name.clone();
-        let nothing = Mark { command: 0, shares: 0 };
-        let label = Label { name, generation, seat, mark: mark.unwrap_or(nothing) }.to_string();
+        let nothing = ConfigFingerprint { command: 0, shares: 0 };
+        let label =
+            WorkerLabel { name, generation, seat, fingerprint: fingerprint.unwrap_or(nothing) }
+                .to_string();
         let child = leader.adopt();
         let output = match output {
             Some(file) => OutputReader::from_descriptor(file, label.clone()).map(Some),
@@ -170,18 +183,22 @@ impl Heir {
             extended,
             holds_sockets,
         };
-        Ok(Self { adopted, started: Started { child, generation, output, ports, sockets }, mark })
+        Ok(Self {
+            adopted,
+            started: Started { child, generation, output, ports, sockets },
+            fingerprint,
+        })
     }
 }
 
 /// Those of a worker whose master is gone, if it was given any: the connections that wait in them are
 /// to outlive it again.
 fn sockets_of(candidate: &Candidate, table: &ListenTable) -> Vec<HeldSocket> {
-    let Candidate { leader, claim } = candidate;
+    let Candidate { leader, evidence } = candidate;
     if leader.variable("LISTEN_FDS").is_none() {
         return Vec::new();
     }
-    let ports: Vec<u16> = claim.ports.iter().map(|port| port.number()).collect();
+    let ports: Vec<u16> = evidence.ports.iter().map(|port| port.number()).collect();
     leader.listening_sockets(table.inodes_on(&ports)).unwrap_or_else(|error| {
         tracing::warn!(
             %error,

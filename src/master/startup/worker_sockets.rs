@@ -5,16 +5,16 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use crate::config::Config;
-use crate::control::{ControlDir, HandedKind, WorkersSocket};
+use crate::control::{ControlDir, DescriptorKind, WorkersSocket};
 use crate::master::error::MasterError;
-use crate::master::handover::receive::Predecessor;
+use crate::master::handover::receive::RunningMaster;
 use crate::process::{self, Account, NotifySocket};
 
 /// The sockets of workers, so far that workers can be told of them: those that a running master still
 /// listens on are [opened](Self::open) when it does so no more. Without a control socket there are
 /// none.
 #[derive(Default)]
-pub(crate) struct MeetingPoint {
+pub(crate) struct PreparedSockets {
     /// Where workers join.
     pub(crate) socket: Option<PathBuf>,
     /// Where they say what they are doing.
@@ -64,7 +64,7 @@ pub(crate) struct WorkerSockets {
     pub(crate) notify: Option<NotifySocket>,
 }
 
-impl MeetingPoint {
+impl PreparedSockets {
     /// Workers who run as another user may not enter the directory of the control socket: theirs are in
     /// one beside it. Their group owns the files, since a group can be given without `CAP_CHOWN` (see
     /// [`process::in_group`]); of the group, the workers' user alone may join, and whoever writes to
@@ -74,9 +74,9 @@ impl MeetingPoint {
         control: &ControlDir,
         control_socket: &Path,
         account: Option<&Account>,
-        predecessor: Option<&mut Predecessor>,
+        running_master: Option<&mut RunningMaster>,
     ) -> Result<Self, MasterError> {
-        let mut handed = predecessor.map(Handed::by).unwrap_or_default();
+        let mut handed = running_master.map(ReceivedSockets::from_master).unwrap_or_default();
         let other = account.filter(|account| account.uid() != process::effective_uid());
         let Some(other) = other else {
             let bind = |path: &Path| Ok(WorkersSocket::bind(path, None)?);
@@ -104,7 +104,7 @@ impl MeetingPoint {
         workers: Option<Opening<WorkersSocket>>,
         notify: Opening<NotifySocket>,
         user: Option<u32>,
-        unused: Handed,
+        unused: ReceivedSockets,
     ) -> Self {
         let socket = workers.as_ref().map_or(control_socket, |it| it.path(WorkersSocket::path));
         Self {
@@ -147,22 +147,22 @@ impl<T> Opening<T> {
 
 /// What a running master has handed over, with the paths at which it was bound.
 #[derive(Default)]
-struct Handed {
+struct ReceivedSockets {
     workers: Option<(PathBuf, OwnedFd)>,
     notify: Option<(PathBuf, OwnedFd)>,
 }
 
-impl Handed {
-    fn by(predecessor: &mut Predecessor) -> Self {
+impl ReceivedSockets {
+    fn from_master(running_master: &mut RunningMaster) -> Self {
         let mut take = |kind| {
             // The address of a Unix socket is asked for in the same way whatever its type is.
-            let socket = UnixListener::from(predecessor.take(kind, "")?);
+            let socket = UnixListener::from(running_master.take(kind, "")?);
             let path = socket.local_addr().ok()?.as_pathname()?.to_owned();
             // Nobody finds one whose file was removed: another is bound there, while this can fail.
             path.symlink_metadata().ok()?;
             Some((path, OwnedFd::from(socket)))
         };
-        Self { workers: take(HandedKind::Workers), notify: take(HandedKind::Notify) }
+        Self { workers: take(DescriptorKind::Workers), notify: take(DescriptorKind::Notify) }
     }
 
     fn workers(

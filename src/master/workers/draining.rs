@@ -28,14 +28,14 @@ pub(crate) struct Draining {
 #[derive(Debug)]
 struct Gone {
     ports: Arc<[Port]>,
-    look: Look,
+    look: Check,
     /// No process of its group is left.
-    is_buried: bool,
+    is_reaped: bool,
 }
 
 /// Its only look, which lets its clients go. One is enough: it begins when the rules have moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Look {
+enum Check {
     Wanted,
     UnderWay,
     Done,
@@ -46,13 +46,13 @@ impl Draining {
     /// conntrack leads there the kernel says that nobody listens: they are looked after as soon as
     /// can be.
     pub(crate) fn insert(&mut self, worker: WorkerId, ports: Arc<[Port]>) {
-        self.gone.insert(worker, Gone { ports, look: Look::Wanted, is_buried: false });
+        self.gone.insert(worker, Gone { ports, look: Check::Wanted, is_reaped: false });
         self.not_before = None;
     }
 
     /// Whether there is a worker to be looked at that is gone.
     pub(crate) fn has_gone(&self) -> bool {
-        self.gone.values().any(|gone| gone.look == Look::Wanted)
+        self.gone.values().any(|gone| gone.look == Check::Wanted)
     }
 
     /// Whether the port was one of a worker that is gone, and may not be another's yet.
@@ -73,8 +73,8 @@ impl Draining {
         }
         self.under_way = Some(now);
         let mut ports = Vec::new();
-        for gone in self.gone.values_mut().filter(|gone| gone.look == Look::Wanted) {
-            gone.look = Look::UnderWay;
+        for gone in self.gone.values_mut().filter(|gone| gone.look == Check::Wanted) {
+            gone.look = Check::UnderWay;
             ports.push(Arc::clone(&gone.ports));
         }
         Some(Wanted { retired, settled, gone: ports, plan: plan.clone() })
@@ -83,8 +83,8 @@ impl Draining {
     /// Ends the look under way, whatever came of it.
     pub(crate) fn end(&mut self, now: Instant) {
         let began = self.under_way.take().unwrap_or(now);
-        for gone in self.gone.values_mut().filter(|gone| gone.look == Look::UnderWay) {
-            gone.look = Look::Done;
+        for gone in self.gone.values_mut().filter(|gone| gone.look == Check::UnderWay) {
+            gone.look = Check::Done;
         }
         if !self.has_gone() {
             self.not_before = now.checked_add(now.duration_since(began).min(LONGEST) * PAUSE);
@@ -92,16 +92,16 @@ impl Draining {
     }
 
     /// Takes note that no process of a worker is left.
-    pub(crate) fn buried(&mut self, worker: WorkerId) {
+    pub(crate) fn reaped(&mut self, worker: WorkerId) {
         if let Some(gone) = self.gone.get_mut(&worker) {
-            gone.is_buried = true;
+            gone.is_reaped = true;
         }
     }
 
     /// Takes out the workers of which nothing is left and that no look will touch: their ports are
     /// free, and what comes to them from now on is left alone.
     pub(crate) fn take_free(&mut self) -> Vec<WorkerId> {
-        let is_free = |gone: &Gone| gone.is_buried && gone.look == Look::Done;
+        let is_free = |gone: &Gone| gone.is_reaped && gone.look == Check::Done;
         let free = self.gone.iter().filter(|(_, gone)| is_free(gone));
         let free: Vec<WorkerId> = free.map(|(worker, _)| *worker).collect();
         self.gone.retain(|_, gone| !is_free(gone));
@@ -137,7 +137,7 @@ mod tests {
         assert!(draining.has_gone());
         assert_eq!(begin(&mut draining, now), Some(1));
         draining.insert(WorkerId(2), ports());
-        draining.buried(WorkerId(1));
+        draining.reaped(WorkerId(1));
         assert_eq!(draining.take_free(), [], "the look is under way");
         draining.end(now);
         assert_eq!(draining.take_free(), [WorkerId(1)]);
@@ -145,7 +145,7 @@ mod tests {
         draining.end(now);
         assert!(!draining.has_gone());
         assert_eq!(draining.take_free(), [], "a process of it is left");
-        draining.buried(WorkerId(2));
+        draining.reaped(WorkerId(2));
         assert_eq!(draining.take_free(), [WorkerId(2)]);
     }
 

@@ -17,10 +17,10 @@ use crate::supervisor::{Event, Moment, WorkerId, WorkerState};
 
 /// The connections of workers, and who has none any more.
 #[derive(Default)]
-pub(crate) struct Peers {
+pub(crate) struct WorkerLinks {
     joined: BTreeMap<WorkerId, Joined>,
     /// Workers whose connection has ended, and when.
-    parted: BTreeMap<WorkerId, Moment>,
+    disconnected: BTreeMap<WorkerId, Moment>,
     /// Those of them that were told to be silent.
     silent: BTreeSet<WorkerId>,
     last_token: u64,
@@ -53,7 +53,7 @@ struct Admitted {
 
 /// Why a process may not join.
 #[derive(Debug, thiserror::Error)]
-enum NoWorker {
+enum JoinRefused {
     #[error("process {0} is no process of a worker of this master")]
     Stranger(u32),
     #[error("band: {given}, but this worker holds seat {seat}")]
@@ -80,7 +80,7 @@ enum NoWorker {
 
 impl Master {
     /// Takes in what comes from workers.
-    pub(crate) fn hear_of_worker(&mut self, event: WorkerEvent) {
+    pub(crate) fn take_link_event(&mut self, event: WorkerEvent) {
         match event {
             WorkerEvent::Arrived(arrival) => match self.admit(&arrival) {
                 Ok(admitted) => self.join(admitted, arrival),
@@ -97,28 +97,28 @@ impl Master {
             WorkerEvent::Left { token } => {
                 if let Some(worker) = self.world.peers.worker_with(token) {
                     self.world.peers.joined.remove(&worker);
-                    self.world.peers.parted.insert(worker, self.world.now());
+                    self.world.peers.disconnected.insert(worker, self.world.now());
                     self.dispatch(Event::Parted { worker });
                 }
             }
         }
     }
 
-    /// When a worker that has parted counts as silent.
-    pub(crate) fn parted_deadline(&self) -> Option<Moment> {
-        let Peers { parted, silent, .. } = &self.world.peers;
+    /// When a worker that has disconnected counts as silent.
+    pub(crate) fn disconnect_deadline(&self) -> Option<Moment> {
+        let WorkerLinks { disconnected, silent, .. } = &self.world.peers;
         let limit = self.config.timeouts.ping?;
-        let waits = parted.iter().filter(|(worker, _)| !silent.contains(worker));
+        let waits = disconnected.iter().filter(|(worker, _)| !silent.contains(worker));
         waits.map(|(_, at)| at.after(limit)).min()
     }
 
     /// A worker reconnects at once; one that does not, though its process lives, is silent.
-    pub(crate) fn miss_parted(&mut self) {
+    pub(crate) fn report_disconnected(&mut self) {
         let Some(limit) = self.config.timeouts.ping else { return };
         let now = self.world.now();
-        let Peers { parted, silent, .. } = &mut self.world.peers;
+        let WorkerLinks { disconnected, silent, .. } = &mut self.world.peers;
         let over =
-            parted.iter().filter(|(_, at)| at.after(limit) <= now).map(|(worker, _)| *worker);
+            disconnected.iter().filter(|(_, at)| at.after(limit) <= now).map(|(worker, _)| *worker);
         let over: Vec<WorkerId> = over.filter(|worker| silent.insert(*worker)).collect();
         for worker in over {
             self.heard_on_link(worker, false);
@@ -131,26 +131,26 @@ impl Master {
         Ok(session.and_then(|leader| self.world.processes.worker_of(leader)))
     }
 
-    fn admit(&mut self, arrival: &Arrival) -> Result<Admitted, NoWorker> {
+    fn admit(&mut self, arrival: &Arrival) -> Result<Admitted, JoinRefused> {
         let process = peer_process(arrival)?;
-        let worker = self.worker_of(&process)?.ok_or(NoWorker::Stranger(process.pid()))?;
+        let worker = self.worker_of(&process)?.ok_or(JoinRefused::Stranger(process.pid()))?;
         let known = self.supervisor.workers().find(|known| known.id == worker);
-        let known = known.ok_or(NoWorker::Stranger(process.pid()))?;
+        let known = known.ok_or(JoinRefused::Stranger(process.pid()))?;
         let (seat, state) = (known.seat, known.state());
         if arrival.facts.seat != seat {
-            return Err(NoWorker::Seat { given: arrival.facts.seat, seat });
+            return Err(JoinRefused::Seat { given: arrival.facts.seat, seat });
         }
         // Workers reconnect at once, which may be before the end of their last connection was heard of.
         if self.world.peers.joined.get(&worker).is_some_and(|joined| !joined.is_gone()) {
-            return Err(NoWorker::Second);
+            return Err(JoinRefused::Second);
         }
         let public = self.config.listeners.public_ports();
         let ports = control::worker_ports(public, &arrival.facts.ports)?;
         let held = self.world.processes.ports_of(worker);
         match held.filter(|held| !held.is_empty()) {
             Some(held) if *held == *ports => Ok(Admitted { worker, process, ports: None }),
-            Some(held) => Err(NoWorker::OtherPorts(list(&held))),
-            None if state != WorkerState::Starting => Err(NoWorker::TooLate),
+            Some(held) => Err(JoinRefused::OtherPorts(list(&held))),
+            None if state != WorkerState::Starting => Err(JoinRefused::TooLate),
             None => {
                 self.check_ports(worker, &ports)?;
                 Ok(Admitted { worker, process, ports: Some(ports.into()) })
@@ -159,7 +159,7 @@ impl Master {
     }
 
     /// Whether these ports are those of a worker, and of no other.
-    fn check_ports(&mut self, worker: WorkerId, ports: &[Port]) -> Result<(), NoWorker> {
+    fn check_ports(&mut self, worker: WorkerId, ports: &[Port]) -> Result<(), JoinRefused> {
         let others = self.supervisor.workers().filter(|other| other.id != worker);
         let others = others.filter_map(|other| Some((other.seat, other.ports.as_ref()?)));
         // Workers of an earlier master among them.
@@ -167,14 +167,14 @@ impl Master {
         let in_force = in_force.filter_map(|(seat, occupant)| Some((seat, &occupant?.ports)));
         for (seat, taken) in others.chain(in_force) {
             if let Some(port) = ports.iter().find(|port| taken.contains(port)) {
-                return Err(NoWorker::Taken { port: *port, seat });
+                return Err(JoinRefused::Taken { port: *port, seat });
             }
         }
         if let Some(port) = ports.iter().find(|port| self.draining.holds(**port)) {
-            return Err(NoWorker::Draining(*port));
+            return Err(JoinRefused::Draining(*port));
         }
         match self.world.processes.not_listening(worker, ports, &self.config.listeners)? {
-            Some(port) => Err(NoWorker::NotListening(port)),
+            Some(port) => Err(JoinRefused::NotListening(port)),
             None => Ok(()),
         }
     }
@@ -191,7 +191,7 @@ impl Master {
         peers.last_token += 1;
         let link = arrival.accept(peers.last_token);
         peers.joined.insert(worker, Joined { link, process });
-        peers.parted.remove(&worker);
+        peers.disconnected.remove(&worker);
         let was_silent = peers.silent.remove(&worker);
         self.dispatch(Event::Joined { worker, knows_retired });
         if was_silent {
@@ -232,7 +232,7 @@ impl Master {
     }
 }
 
-impl Peers {
+impl WorkerLinks {
     /// Tells a worker; returns whether it is connected.
     pub(crate) fn order(&self, worker: WorkerId, order: WorkerOrder, reason: &str) -> bool {
         let joined = self.joined.get(&worker);
@@ -245,7 +245,7 @@ impl Peers {
     /// Forgets a worker whose process has ended.
     pub(crate) fn forget(&mut self, worker: WorkerId) {
         self.joined.remove(&worker);
-        self.parted.remove(&worker);
+        self.disconnected.remove(&worker);
         self.silent.remove(&worker);
     }
 
@@ -266,7 +266,7 @@ struct Refusals {
 const SAY_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Refusals {
-    fn note(&mut self, refusal: &NoWorker) {
+    fn note(&mut self, refusal: &JoinRefused) {
         if self.said.is_some_and(|said| said.elapsed() < SAY_INTERVAL) {
             self.unsaid += 1;
             return;

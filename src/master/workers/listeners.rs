@@ -20,7 +20,7 @@ use crate::supervisor::WorkerId;
 /// What is opened for every worker, and how it is called in `LISTEN_FDNAMES`: `80/tcp`, as in
 /// `--listen`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Openings {
+pub(crate) struct ListenerTemplate {
     openings: Vec<Opening>,
     backlog: u32,
 }
@@ -33,7 +33,7 @@ struct Opening {
     endpoint: Endpoint,
 }
 
-impl Openings {
+impl ListenerTemplate {
     /// In the order of the public ports, of each tcp before udp.
     pub(crate) fn of(listeners: &Listeners, engine: Engine, backlog: u32) -> Self {
         let transparent = engine == Engine::Tproxy;
@@ -70,32 +70,32 @@ impl Openings {
     }
 
     /// Opens the sockets of one worker. If one cannot be opened, none is.
-    pub(crate) fn open(&self, ports: Vec<u16>) -> Result<SeatSockets, ProcessError> {
+    pub(crate) fn open(&self, ports: Vec<u16>) -> Result<ListenerSet, ProcessError> {
         let open = |it: &Opening| {
             let port = ports.get(it.place).copied().unwrap_or_default();
             Ok((it.name.clone(), HeldSocket::open(port, it.endpoint, self.backlog)?))
         };
         let sockets = self.openings.iter().map(open).collect::<Result<_, ProcessError>>()?;
-        Ok(SeatSockets { sockets, ports: ports.into_iter().filter_map(Port::new).collect() })
+        Ok(ListenerSet { sockets, ports: ports.into_iter().filter_map(Port::new).collect() })
     }
 }
 
 /// The sockets of one worker.
 #[derive(Debug)]
-pub(crate) struct SeatSockets {
+pub(crate) struct ListenerSet {
     sockets: Vec<(String, HeldSocket)>,
     ports: Arc<[Port]>,
 }
 
-impl SeatSockets {
+impl ListenerSet {
     /// Those of a worker of an earlier master, of all listening sockets that are known to be its;
     /// `None` if one is missing.
-    pub(crate) fn regain(
+    pub(crate) fn recover(
         listeners: &Listeners,
         ports: &Arc<[Port]>,
         mut known: Vec<HeldSocket>,
     ) -> Option<Self> {
-        let regain = |opening: Opening| {
+        let recover = |opening: Opening| {
             let port = ports.get(opening.place)?.number();
             let transport = opening.endpoint.transport;
             let is_it = |it: &HeldSocket| (it.port(), it.transport()) == (port, transport);
@@ -103,8 +103,8 @@ impl SeatSockets {
             Some((opening.name, known.swap_remove(index)))
         };
         // How many may wait, and of what kind they are, was decided when they were opened.
-        let openings = Openings::of(listeners, Engine::default(), 0).openings;
-        let sockets = openings.into_iter().map(regain).collect::<Option<_>>()?;
+        let openings = ListenerTemplate::of(listeners, Engine::default(), 0).openings;
+        let sockets = openings.into_iter().map(recover).collect::<Option<_>>()?;
         Some(Self { sockets, ports: Arc::clone(ports) })
     }
 
@@ -127,17 +127,17 @@ impl SeatSockets {
 
 /// All sockets that the master holds, by the worker that has them, or had them last.
 #[derive(Debug, Default)]
-pub(crate) struct Held {
-    by_worker: BTreeMap<WorkerId, Arc<SeatSockets>>,
+pub(crate) struct HeldListeners {
+    by_worker: BTreeMap<WorkerId, Arc<ListenerSet>>,
 }
 
-impl Held {
-    pub(crate) fn insert(&mut self, worker: WorkerId, sockets: Arc<SeatSockets>) {
+impl HeldListeners {
+    pub(crate) fn insert(&mut self, worker: WorkerId, sockets: Arc<ListenerSet>) {
         self.by_worker.insert(worker, sockets);
     }
 
     /// Gives what one worker has left to another.
-    pub(crate) fn bequeath(&mut self, from: WorkerId, to: WorkerId) {
+    pub(crate) fn transfer(&mut self, from: WorkerId, to: WorkerId) {
         match self.by_worker.remove(&from) {
             Some(sockets) => self.insert(to, sockets),
             None => tracing::error!(%from, %to, "a worker is to get sockets that nobody has left"),
@@ -149,7 +149,7 @@ impl Held {
         self.by_worker.remove(&worker);
     }
 
-    pub(crate) fn of(&self, worker: WorkerId) -> Option<Arc<SeatSockets>> {
+    pub(crate) fn of(&self, worker: WorkerId) -> Option<Arc<ListenerSet>> {
         self.by_worker.get(&worker).cloned()
     }
 
@@ -193,7 +193,7 @@ mod tests {
             "[::]:80",
             "10.0.0.2:80",
         ]);
-        let openings = Openings::of(&listeners, Engine::Redirect, 7).openings;
+        let openings = ListenerTemplate::of(&listeners, Engine::Redirect, 7).openings;
         let described: Vec<_> = openings
             .iter()
             .map(|it| (it.name.as_str(), it.place, it.endpoint.ipv4, it.endpoint.ipv6))
@@ -208,7 +208,7 @@ mod tests {
     fn a_port_that_somebody_has_is_named() {
         let taken = TcpListener::bind(("0.0.0.0", 0)).unwrap();
         let port = taken.local_addr().unwrap().port();
-        let openings = Openings::of(&listeners(&["0.0.0.0:80"]), Engine::Redirect, 16);
+        let openings = ListenerTemplate::of(&listeners(&["0.0.0.0:80"]), Engine::Redirect, 16);
         let error = openings.open(vec![port]).unwrap_err();
         let is_it = |of| of == port;
         assert!(
@@ -220,14 +220,14 @@ mod tests {
     #[test]
     fn sockets_go_from_worker_to_worker_until_they_are_closed() {
         let free = || TcpListener::bind(("0.0.0.0", 0)).unwrap().local_addr().unwrap().port();
-        let openings = Openings::of(&listeners(&["0.0.0.0:80"]), Engine::Redirect, 16);
+        let openings = ListenerTemplate::of(&listeners(&["0.0.0.0:80"]), Engine::Redirect, 16);
         // Another test can take the port meanwhile.
         let sockets = (0..100).find_map(|_| openings.open(vec![free()]).ok()).unwrap();
         let port = sockets.ports()[0];
         let (first, second) = (WorkerId(1), WorkerId(2));
-        let mut held = Held::default();
+        let mut held = HeldListeners::default();
         held.insert(first, Arc::new(sockets));
-        held.bequeath(first, second);
+        held.transfer(first, second);
         assert!(!held.has(first) && held.has(second));
         assert_eq!(held.of(second).unwrap().to_pass()[0].name, "80/tcp");
         let counted = held.counted([first, second].map(|worker| (worker, Duration::ZERO)));

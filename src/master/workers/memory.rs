@@ -18,11 +18,11 @@ use crate::supervisor::{Footprint, WorkerId};
 pub(crate) const MEMORY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Watches the memory of the workers, and of this process.
-pub(crate) struct Monitor {
+pub(crate) struct MemoryMonitor {
     /// `None` while a look is under way.
     watch: Option<MemoryWatch<WorkerId>>,
     /// Where looks go; `None` before the loop runs.
-    looks: Option<mpsc::UnboundedSender<Look>>,
+    looks: Option<mpsc::UnboundedSender<MemorySample>>,
     /// Those whose proportional sizes are asked for, until that look begins.
     asked: Option<Vec<WorkerId>>,
     /// The last resident sizes of those workers that run and could be measured.
@@ -34,7 +34,7 @@ pub(crate) struct Monitor {
 }
 
 /// What a look gives back.
-pub(crate) struct Look {
+pub(crate) struct MemorySample {
     watch: MemoryWatch<WorkerId>,
     kind: Kind,
     own: Size,
@@ -56,7 +56,7 @@ pub(crate) enum Measured {
     Proportional(Footprint),
 }
 
-impl Monitor {
+impl MemoryMonitor {
     pub(crate) fn new() -> Self {
         Self {
             watch: Some(MemoryWatch::new()),
@@ -69,7 +69,7 @@ impl Monitor {
     }
 
     /// Where looks arrive from now on.
-    pub(crate) fn open(&mut self) -> mpsc::UnboundedReceiver<Look> {
+    pub(crate) fn open(&mut self) -> mpsc::UnboundedReceiver<MemorySample> {
         let (looks, arrive) = mpsc::unbounded_channel();
         self.looks = Some(looks);
         arrive
@@ -103,7 +103,7 @@ impl Monitor {
         tokio::task::spawn_blocking(move || {
             let (own, workers) = work(&mut watch);
             // The loop has ended.
-            let _ = looks.send(Look { watch, kind, own, workers });
+            let _ = looks.send(MemorySample { watch, kind, own, workers });
         });
     }
 
@@ -111,10 +111,10 @@ impl Monitor {
     /// somebody else who had their pid. `None` if nothing is to be made of it.
     pub(crate) fn take_in(
         &mut self,
-        look: Look,
+        look: MemorySample,
         runs: impl Fn(WorkerId) -> bool,
     ) -> Option<Measured> {
-        let Look { watch, kind, own, workers } = look;
+        let MemorySample { watch, kind, own, workers } = look;
         self.watch = Some(watch);
         let own = self.known_or_said(None, own);
         let mut sizes = BTreeMap::new();
@@ -183,8 +183,8 @@ mod tests {
         Err(ProcessError::Process { pid: 7, operation, errno: Errno::EACCES })
     }
 
-    fn look(kind: Kind, own: Size, workers: Vec<(WorkerId, Size)>) -> Look {
-        Look { watch: MemoryWatch::new(), kind, own, workers }
+    fn look(kind: Kind, own: Size, workers: Vec<(WorkerId, Size)>) -> MemorySample {
+        MemorySample { watch: MemoryWatch::new(), kind, own, workers }
     }
 
     fn footprint(master: u64, workers: &[(WorkerId, u64)]) -> Footprint {
@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     fn who_is_gone_or_unknown_has_no_size() {
-        let mut monitor = Monitor::new();
+        let mut monitor = MemoryMonitor::new();
         let sizes = vec![
             (ONE, Ok(Some(Bytes(100)))),
             (TWO, Ok(None)),
@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_look_without_the_master_itself_counts_with_what_it_had() {
-        let mut monitor = Monitor::new();
+        let mut monitor = MemoryMonitor::new();
         let unknown = |workers| look(Kind::Resident, denied(), workers);
         assert_eq!(monitor.take_in(unknown(vec![]), |_| true), None, "it is not 0");
         monitor.take_in(look(Kind::Resident, Ok(Some(Bytes(10))), vec![]), |_| true);
@@ -218,7 +218,7 @@ mod tests {
 
     #[test]
     fn where_the_proportional_size_may_not_be_read_the_resident_one_stands_for_it() {
-        let mut monitor = Monitor::new();
+        let mut monitor = MemoryMonitor::new();
         let sizes = vec![(ONE, Ok(Some(Bytes(100)))), (TWO, Ok(Some(Bytes(200))))];
         monitor.take_in(look(Kind::Resident, Ok(Some(Bytes(10))), sizes), |_| true);
         let sizes = vec![(ONE, Ok(Some(Bytes(60)))), (TWO, denied())];
@@ -230,7 +230,7 @@ mod tests {
 
     #[tokio::test]
     async fn every_question_has_its_answer_also_during_a_look() {
-        let mut monitor = Monitor::new();
+        let mut monitor = MemoryMonitor::new();
         let mut looks = monitor.open();
         let pid = std::process::id();
         monitor.look(vec![(ONE, pid)]);

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::master::health::detector::Seen;
-use crate::master::log_limit::Complaint;
+use crate::master::log_limit::LogLimiter;
 use crate::master::workers::counting::{Counted, CountedWorkers};
-use crate::master::workers::output::{Flow, Look, Origin, Printer};
+use crate::master::workers::output::{Flow, Origin, Printer, ReadBudget};
 use crate::master::workers::spawner::Started;
 use crate::plan::{Generation, Listener, Listeners, Port, Protocol, Seat};
 use crate::process::{
@@ -38,7 +38,7 @@ pub(crate) struct Running {
 type SocketsByPort = BTreeMap<u16, Vec<ListenSocket>>;
 
 /// A worker whose first process has ended, while others of its group may live on.
-struct Remains {
+struct Exited {
     child: Child,
     /// When they are killed.
     kill_at: Moment,
@@ -47,20 +47,20 @@ struct Remains {
 /// All processes of ours.
 pub(crate) struct Processes {
     running: BTreeMap<WorkerId, Running>,
-    remains: BTreeMap<WorkerId, Remains>,
+    exited: BTreeMap<WorkerId, Exited>,
     sockets: process::Sockets,
     printer: Option<Printer>,
-    unseen: Complaint,
+    unseen: LogLimiter,
 }
 
 impl Processes {
     pub(crate) fn new(printer: Option<Printer>) -> Result<Self, ProcessError> {
         Ok(Self {
             running: BTreeMap::new(),
-            remains: BTreeMap::new(),
+            exited: BTreeMap::new(),
             sockets: process::Sockets::open()?,
             printer,
-            unseen: Complaint::default(),
+            unseen: LogLimiter::default(),
         })
     }
 
@@ -110,7 +110,7 @@ impl Processes {
             None => drop(output.finish()),
         }
         let last_lines = output.last_lines().map(str::to_owned).collect();
-        self.remains.insert(worker, Remains { child, kill_at });
+        self.exited.insert(worker, Exited { child, kill_at });
         Some((exit, last_lines))
     }
 
@@ -144,9 +144,9 @@ impl Processes {
 
     /// Looks after the process groups of which the first process has ended: asks the others to end,
     /// kills them when their time is over, and reaps. Returns the workers of which nothing is left.
-    pub(crate) fn bury(&mut self, now: Moment) -> Vec<WorkerId> {
+    pub(crate) fn reap(&mut self, now: Moment) -> Vec<WorkerId> {
         let mut gone = vec![];
-        for (worker, Remains { child, kill_at }) in std::mem::take(&mut self.remains) {
+        for (worker, Exited { child, kill_at }) in std::mem::take(&mut self.exited) {
             let others = child.others().unwrap_or_else(|error| {
                 if self.unseen.is_due(Instant::now()) {
                     tracing::warn!(%worker, %error, "cannot look for the other processes of a worker");
@@ -165,14 +165,14 @@ impl Processes {
             }
             let signal = if now >= kill_at { Signal::SIGKILL } else { Signal::SIGTERM };
             report_delivery(worker, signal, child.signal_group(signal));
-            self.remains.insert(worker, Remains { child, kill_at });
+            self.exited.insert(worker, Exited { child, kill_at });
         }
         gone
     }
 
-    /// Whether there is anything for [`Self::bury`].
-    pub(crate) fn has_remains(&self) -> bool {
-        !self.remains.is_empty()
+    /// Whether there is anything for [`Self::reap`].
+    pub(crate) fn has_exited(&self) -> bool {
+        !self.exited.is_empty()
     }
 
     /// All workers that run, each with the pid of its first process, which is kept until
@@ -193,7 +193,7 @@ impl Processes {
 
     /// Passes on what workers have printed.
     pub(crate) fn pass_on_output(&mut self) {
-        let mut look = Look::new(self.running.len());
+        let mut look = ReadBudget::new(self.running.len());
         for running in self.running.values_mut() {
             running.pass_on(&mut look, self.printer.as_mut());
         }
@@ -209,7 +209,7 @@ impl Processes {
     /// What a worker that runs has printed last, the oldest line first.
     pub(crate) fn last_lines(&mut self, worker: WorkerId) -> Option<Vec<String>> {
         let running = self.running.get_mut(&worker)?;
-        running.pass_on(&mut Look::new(1), self.printer.as_mut());
+        running.pass_on(&mut ReadBudget::new(1), self.printer.as_mut());
         if let Err(error) = running.output.read_last_lines() {
             tracing::warn!(%worker, %error, "cannot read what a worker printed last");
         }
@@ -311,7 +311,7 @@ impl Processes {
 }
 
 impl Running {
-    fn pass_on(&mut self, look: &mut Look, printer: Option<&mut Printer>) {
+    fn pass_on(&mut self, look: &mut ReadBudget, printer: Option<&mut Printer>) {
         look.pass_on(printer, self.origin(), &self.flow, &mut self.output);
     }
 
@@ -447,5 +447,5 @@ pub(crate) const DRAIN_INTERVAL: Duration = Duration::from_millis(100);
 pub(crate) const OUTPUT_INTERVAL: Duration = Duration::from_millis(50);
 /// How long the end of the master waits for who reads what workers printed.
 pub(crate) const OUTPUT_PATIENCE: Duration = Duration::from_secs(1);
-pub(crate) const FULLNESS_INTERVAL: Duration = Duration::from_secs(5);
-pub(crate) const BURIAL_INTERVAL: Duration = Duration::from_millis(100);
+pub(crate) const CONNTRACK_INTERVAL: Duration = Duration::from_secs(5);
+pub(crate) const REAP_INTERVAL: Duration = Duration::from_millis(100);

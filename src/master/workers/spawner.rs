@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::master::startup::fingerprint::{Label, Mark};
-use crate::master::workers::listeners::{Openings, SeatSockets};
+use crate::master::startup::fingerprint::{ConfigFingerprint, WorkerLabel};
+use crate::master::workers::listeners::{ListenerSet, ListenerTemplate};
 use crate::master::workers::output::logs::Logs;
 use crate::nft::Conntrack;
 use crate::plan::{ClusterName, Generation, Port, Seat};
@@ -26,7 +26,7 @@ use crate::supervisor::WorkerId;
 pub(crate) struct Template {
     pub(crate) name: ClusterName,
     /// What the next master knows the configuration by.
-    pub(crate) mark: Mark,
+    pub(crate) fingerprint: ConfigFingerprint,
     pub(crate) program: OsString,
     pub(crate) arguments: Vec<OsString>,
     /// Variables that do not depend on the worker.
@@ -44,19 +44,19 @@ pub(crate) struct Template {
     /// Files for what it prints; none for memory.
     pub(crate) logs: Option<Logs>,
     /// The sockets that are opened for it, if it does not open its own.
-    pub(crate) openings: Option<Arc<Openings>>,
+    pub(crate) openings: Option<Arc<ListenerTemplate>>,
 }
 
 /// A worker to be started.
 #[derive(Debug, Clone)]
-pub(crate) struct Order {
+pub(crate) struct SpawnRequest {
     pub(crate) worker: WorkerId,
     pub(crate) seat: Seat,
     pub(crate) generation: Generation,
     /// How many workers the cluster is to have.
     pub(crate) workers: usize,
     /// The sockets that an earlier worker has left for it.
-    pub(crate) inherited: Option<Arc<SeatSockets>>,
+    pub(crate) inherited: Option<Arc<ListenerSet>>,
 }
 
 /// A worker that was started.
@@ -66,17 +66,17 @@ pub(crate) struct Started {
     pub(crate) output: OutputReader,
     pub(crate) ports: Arc<[Port]>,
     /// What it was started with.
-    pub(crate) sockets: Option<Arc<SeatSockets>>,
+    pub(crate) sockets: Option<Arc<ListenerSet>>,
 }
 
 /// What came of an order.
-pub(crate) struct Outcome {
+pub(crate) struct SpawnOutcome {
     pub(crate) worker: WorkerId,
     pub(crate) result: Result<Started, ProcessError>,
 }
 
 enum Message {
-    Start(Order),
+    Start(SpawnRequest),
     /// A worker of an earlier master has these ports.
     Hold(WorkerId, Arc<[Port]>),
     /// The worker's processes are gone, and its ports are free as far as it is concerned.
@@ -93,7 +93,7 @@ impl Spawner {
     pub(crate) fn new(
         template: Template,
         pool: PortPool,
-        outcomes: UnboundedSender<Outcome>,
+        outcomes: UnboundedSender<SpawnOutcome>,
     ) -> Result<Self, std::io::Error> {
         let (messages, inbox) = mpsc::channel();
         let mut work = Work {
@@ -110,7 +110,7 @@ impl Spawner {
                     Message::Hold(worker, ports) => drop(work.held.insert(worker, ports)),
                     Message::Start(order) => {
                         let worker = order.worker;
-                        let outcome = Outcome { worker, result: work.start(order) };
+                        let outcome = SpawnOutcome { worker, result: work.start(order) };
                         if outcomes.send(outcome).is_err() {
                             return;
                         }
@@ -121,7 +121,7 @@ impl Spawner {
         Ok(Self { messages })
     }
 
-    pub(crate) fn start(&self, order: Order) {
+    pub(crate) fn start(&self, order: SpawnRequest) {
         self.send(Message::Start(order));
     }
 
@@ -162,7 +162,7 @@ impl Work {
         self.released.extend(ports.iter().flat_map(|ports| ports.iter()).map(|it| it.number()));
     }
 
-    fn start(&mut self, order: Order) -> Result<Started, ProcessError> {
+    fn start(&mut self, order: SpawnRequest) -> Result<Started, ProcessError> {
         let sockets = match (&order.inherited, &self.template.openings) {
             (Some(inherited), _) => Some(Arc::clone(inherited)),
             (None, Some(openings)) => {
@@ -175,9 +175,10 @@ impl Work {
             Some(sockets) => Arc::clone(sockets.ports()),
             None => self.allocate(&BTreeSet::new())?.into_iter().filter_map(Port::new).collect(),
         };
-        let Template { name, mark, .. } = &self.template;
-        let (name, mark) = (name.clone(), *mark);
-        let label = Label { name, generation: order.generation, seat: order.seat, mark };
+        let Template { name, fingerprint, .. } = &self.template;
+        let (name, fingerprint) = (name.clone(), *fingerprint);
+        let label =
+            WorkerLabel { name, generation: order.generation, seat: order.seat, fingerprint };
         let output = match &self.template.logs {
             Some(logs) => Output::append_to(&logs.file(order.seat, order.generation))?,
             None => Output::create(label.to_string())?,
@@ -199,7 +200,7 @@ impl Work {
 
     /// Opens sockets on worker ports that nobody has: one on which nothing listens can be somebody's
     /// all the same, such as that of an outgoing connection.
-    fn open(&mut self, openings: &Openings) -> Result<SeatSockets, ProcessError> {
+    fn open(&mut self, openings: &ListenerTemplate) -> Result<ListenerSet, ProcessError> {
         let mut busy = BTreeSet::new();
         loop {
             match openings.open(self.allocate(&busy)?) {
@@ -257,7 +258,7 @@ impl Work {
         }
     }
 
-    fn arguments(&self, order: &Order) -> Vec<OsString> {
+    fn arguments(&self, order: &SpawnRequest) -> Vec<OsString> {
         let mut arguments = self.template.arguments.clone();
         if self.template.speaks_protocol {
             arguments.push(format!("{}:{}", order.seat, order.workers).into());
@@ -265,7 +266,7 @@ impl Work {
         arguments
     }
 
-    fn environment(&self, order: &Order, ports: &[Port]) -> BTreeMap<OsString, OsString> {
+    fn environment(&self, order: &SpawnRequest, ports: &[Port]) -> BTreeMap<OsString, OsString> {
         let mut environment = self.template.environment.clone();
         let mut set = |name: String, value: String| {
             environment.insert(name.into(), value.into());
@@ -279,7 +280,7 @@ impl Work {
         set("IPCLUSTER_SEAT".to_owned(), order.seat.to_string());
         set("IPCLUSTER_WORKERS".to_owned(), order.workers.to_string());
         set("IPCLUSTER_GENERATION".to_owned(), order.generation.to_string());
-        set("IPCLUSTER_CONFIG".to_owned(), self.template.mark.to_string());
+        set("IPCLUSTER_CONFIG".to_owned(), self.template.fingerprint.to_string());
         if self.template.speaks_protocol {
             set("__ZWORKER__".to_owned(), "TRUE".to_owned());
             set("__ZWORKER__BAND__".to_owned(), order.seat.to_string());

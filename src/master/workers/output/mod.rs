@@ -155,12 +155,12 @@ impl Printer {
 
 /// Shares out what is read at one look among workers that come one after the other.
 #[derive(Debug)]
-pub(crate) struct Look {
+pub(crate) struct ReadBudget {
     bytes: usize,
     workers: usize,
 }
 
-impl Look {
+impl ReadBudget {
     pub(crate) fn new(workers: usize) -> Self {
         Self { bytes: BYTES_AT_A_LOOK, workers }
     }
@@ -257,7 +257,7 @@ mod tests {
             Self { seat, prints, reader: output.into_reader(), flow: Flow::default() }
         }
 
-        fn look(&mut self, look: &mut Look, printer: &mut Printer) {
+        fn look(&mut self, look: &mut ReadBudget, printer: &mut Printer) {
             look.pass_on(Some(printer), origin(self.seat), &self.flow, &mut self.reader);
         }
     }
@@ -302,7 +302,7 @@ mod tests {
         for number in 0..20 {
             flood.prints.write_all(&block).unwrap();
             writeln!(quiet.prints, "{number}").unwrap();
-            let mut look = Look::new(2);
+            let mut look = ReadBudget::new(2);
             flood.look(&mut look, &mut printer);
             quiet.look(&mut look, &mut printer);
             // It waits for the one part of the flood that may be on the way, and no more.
@@ -327,7 +327,7 @@ mod tests {
         .unwrap();
         let mut worker = Worker::new(0);
         writeln!(worker.prints, "first").unwrap();
-        worker.look(&mut Look::new(1), &mut printer);
+        worker.look(&mut ReadBudget::new(1), &mut printer);
         let line = [b'x'; 1023];
         for _ in 0..20 * 1024 {
             worker.prints.write_all(&line).unwrap();
@@ -335,12 +335,12 @@ mod tests {
         }
         writeln!(worker.prints, "last").unwrap();
         for _ in 0..10 {
-            worker.look(&mut Look::new(1), &mut printer);
+            worker.look(&mut ReadBudget::new(1), &mut printer);
         }
         drop(go);
         wait_for("the way to be free", || !worker.flow.is_busy());
         wait_for("the last line", || {
-            worker.look(&mut Look::new(1), &mut printer);
+            worker.look(&mut ReadBudget::new(1), &mut printer);
             text.lock().unwrap().ends_with("seat 0 | last\n")
         });
         let text = text.lock().unwrap();
@@ -352,12 +352,12 @@ mod tests {
     #[test]
     fn nobody_is_left_out_of_a_look() {
         let mut printer = Printer::with(|_| Ok(())).unwrap();
-        let mut look = Look::new(3);
+        let mut look = ReadBudget::new(3);
         let mut workers: Vec<Worker> = (0..3).map(Worker::new).collect();
         workers[0].prints.write_all(&b"0123456\n".repeat(1024 * 1024)).unwrap();
         workers[0].look(&mut look, &mut printer);
         assert!(look.bytes >= BYTES_AT_A_LOOK / 2, "{} bytes are left", look.bytes);
-        let mut exhausted = Look { bytes: 0, workers: 100 };
+        let mut exhausted = ReadBudget { bytes: 0, workers: 100 };
         writeln!(workers[2].prints, "a line").unwrap();
         workers[2].look(&mut exhausted, &mut printer);
         assert!(workers[2].reader.last_lines().eq(["a line"]));
@@ -384,7 +384,7 @@ mod tests {
         })
         .unwrap();
         writeln!(worker.prints, "a line").unwrap();
-        worker.look(&mut Look::new(1), &mut stuck);
+        worker.look(&mut ReadBudget::new(1), &mut stuck);
         let begin = Instant::now();
         stuck.finish(Duration::from_millis(50));
         assert!(begin.elapsed() < Duration::from_secs(10));
