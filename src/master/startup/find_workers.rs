@@ -26,8 +26,8 @@ use std::time::Duration;
 
 use crate::config::Config;
 use crate::control::SnapshotWorker;
-use crate::master::startup::fingerprint::{ConfigFingerprint, WorkerLabel};
 use crate::master::startup::initial_plan::Serving;
+use crate::master::workers::fingerprint::{ConfigFingerprint, WorkerLabel};
 use crate::master::workers::processes::transport;
 use crate::plan::{ClusterName, Generation, Listeners, Plan, Port, Protocol, Seat};
 use crate::process::{

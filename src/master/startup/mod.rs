@@ -3,7 +3,6 @@
 
 pub(crate) mod claim;
 pub(crate) mod find_workers;
-pub(crate) mod fingerprint;
 pub(crate) mod initial_plan;
 pub(crate) mod orphans;
 pub(crate) mod state;

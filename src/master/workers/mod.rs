@@ -2,6 +2,7 @@
 
 pub(crate) mod counting;
 pub(crate) mod draining;
+pub(crate) mod fingerprint;
 pub(crate) mod links;
 pub(crate) mod listeners;
 pub(crate) mod memory;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::master::startup::fingerprint::{ConfigFingerprint, WorkerLabel};
+use crate::master::workers::fingerprint::{ConfigFingerprint, WorkerLabel};
 use crate::master::workers::listeners::{ListenerSet, ListenerTemplate};
 use crate::master::workers::output::logs::Logs;
 use crate::nft::Conntrack;
