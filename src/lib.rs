@@ -51,6 +51,7 @@ pub mod netlink;
 pub mod nft;
 pub mod plan;
 pub mod process;
+mod protocol;
 pub mod ruleset;
 pub mod supervisor;
 mod sys;

@@ -12,10 +12,11 @@ use proc_macro2::{Delimiter, Ident, TokenStream, TokenTree};
 const ROOMS: &[(&str, &[&str])] = &[
     ("sys", &[]),
     ("plan", &[]),
+    ("protocol", &["plan"]),
     ("netlink", &["sys"]),
     ("ruleset", &["plan"]),
-    ("supervisor", &["plan"]),
-    ("config", &["plan"]),
+    ("supervisor", &["plan", "protocol"]),
+    ("config", &["plan", "protocol"]),
     ("control", &["plan"]),
     ("http", &["control", "plan"]), // plan: the ids in the status
     ("process", &["netlink", "sys"]),
@@ -27,6 +28,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         &[
             "netlink",
             "plan",
+            "protocol",
             "ruleset",
             "supervisor",
             "nft",
@@ -42,6 +44,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         &[
             "netlink",
             "plan",
+            "protocol",
             "ruleset",
             "supervisor",
             "nft",
@@ -59,6 +62,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 /// Where there is no IO, clock, randomness or runtime: rooms, and files of others.
 const PURE: &[&str] = &[
     "plan",
+    "protocol",
     "ruleset",
     "supervisor",
     "control/message",

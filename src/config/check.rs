@@ -13,6 +13,7 @@ use crate::plan::{
     Assignment, Engine, Listener, Listeners, MAX_SEATS, Partition, PlanError, Port, PortRange,
     Weights,
 };
+use crate::protocol::Readiness;
 
 impl Settings {
     /// Makes the configuration of a machine with so many CPUs (the default for `workers`).
@@ -59,7 +60,7 @@ impl Settings {
         let backlog = backlog(self.backlog, socket_activation)?;
         let http = http(self.http_listen, &listeners, worker_ports)?;
         let ready = readiness(or_default(self.ready, "tcp".to_owned()), &listeners)?;
-        if socket_activation && ready == super::Readiness::Protocol {
+        if socket_activation && ready == Readiness::Protocol {
             let (key, origin) = match kind {
                 Engine::Redirect => ("socket_activation", &activation.origin),
                 Engine::Tproxy => ("engine", &engine.origin),
@@ -553,7 +554,7 @@ mod tests {
         assert_eq!(config.partition, Partition::hash(1024).unwrap());
         assert_eq!(config.weights, Weights::equal(6).unwrap());
         assert_eq!(config.worker_ports.to_string(), "20000-29999");
-        assert_eq!(config.ready, super::super::Readiness::Tcp);
+        assert_eq!(config.ready, Readiness::Tcp);
         assert_eq!(config.timeouts.ready, Duration::from_secs(30));
         assert_eq!(config.timeouts.drain, None);
         assert_eq!(config.timeouts.rollback, Duration::ZERO);
@@ -561,7 +562,7 @@ mod tests {
         assert_eq!(config.timeouts.ping, Some(Duration::from_secs(10)));
         assert_eq!(config.timeouts.watchdog, None);
         assert_eq!(config.spawn.stagger, Duration::from_millis(100));
-        assert_eq!(config.spawn.backoff.most, Duration::from_secs(30));
+        assert_eq!(config.spawn.backoff.max, Duration::from_secs(30));
         assert_eq!(config.command.program, "server");
         assert_eq!(config.http.listen, None);
     }

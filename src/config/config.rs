@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::check::{check_worker_ports, partition_error_key};
-use super::{ConfigError, Environment, GiveUp, Memory, Origin, Readiness, Retire};
+use super::{ConfigError, Environment, Origin};
 use crate::plan::{
     Assignment, ClusterName, Engine, Listeners, Partition, PlanError, PortRange, Weights,
 };
+use crate::protocol::{Backoff, GiveUp, Memory, Readiness, Retire};
 
 /// The configuration of one cluster, free of contradictions. Made by
 /// [`Settings::check`](super::Settings::check); the keys are described in [`crate::config`].
@@ -204,13 +205,4 @@ pub enum WorkerOutput {
 pub struct Http {
     /// Where it listens, on a port that is neither public nor a worker's; none is nowhere.
     pub listen: Option<SocketAddr>,
-}
-
-/// A wait that doubles with each failure in a row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Backoff {
-    /// The first wait, above 0.
-    pub first: Duration,
-    /// The longest wait, at least the first.
-    pub most: Duration,
 }

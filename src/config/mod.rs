@@ -71,11 +71,11 @@ mod policy;
 mod readiness;
 mod settings;
 
-pub use config::{
-    Backoff, Config, Http, OnExit, Ownership, Spawn, Timeouts, WorkerCommand, WorkerOutput,
-};
+pub use config::{Config, Http, OnExit, Ownership, Spawn, Timeouts, WorkerCommand, WorkerOutput};
 pub use environment::Environment;
 pub use error::ConfigError;
-pub use policy::{GiveUp, KillOrder, Marks, Memory, Retire};
-pub use readiness::{ProbePath, Readiness};
 pub use settings::{Given, Origin, Settings};
+
+pub use crate::protocol::{
+    Backoff, GiveUp, KillOrder, Marks, Memory, ProbePath, ProbePathError, Readiness, Retire,
+};

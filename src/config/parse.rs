@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use super::WorkerOutput;
 use super::check::quote;
-use super::{Backoff, GiveUp, WorkerOutput};
+use crate::protocol::{Backoff, GiveUp};
 
 /// The longest time that can be set: long enough for all, and far from where adding it to an
 /// instant overflows.
@@ -39,13 +40,13 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 
 /// Reads a range of times, both above 0: `1s..30s`.
 pub(super) fn backoff(text: &str) -> Result<Backoff, String> {
-    let (first, most) =
+    let (min, max) =
         text.split_once("..").ok_or_else(|| "expected FIRST..MOST, such as 1s..30s".to_owned())?;
-    let (first, most) = (duration(first)?, duration(most)?);
-    if first.is_zero() || most < first {
+    let (min, max) = (duration(min)?, duration(max)?);
+    if min.is_zero() || max < min {
         return Err("expected FIRST..MOST with FIRST above 0 and up to MOST".to_owned());
     }
-    Ok(Backoff { first, most })
+    Ok(Backoff { min, max })
 }
 
 /// Reads where the output of workers goes.
@@ -135,7 +136,7 @@ mod tests {
 
     #[test]
     fn a_backoff_goes_up() {
-        let expected = Backoff { first: Duration::from_secs(1), most: Duration::from_secs(30) };
+        let expected = Backoff { min: Duration::from_secs(1), max: Duration::from_secs(30) };
         assert_eq!(backoff("1s..30s"), Ok(expected));
         for text in ["1s", "1s..", "..1s", "30s..1s", "0..1s", "1s...2s", "1s..2s..3s"] {
             assert!(backoff(text).is_err(), "{text}");

@@ -5,63 +5,7 @@ use std::time::Duration;
 
 use super::check::{or_default, quote, text_value, time, value_error};
 use super::{ConfigError, Given, parse};
-
-/// When live workers are replaced by others.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Retire {
-    /// One whose resident memory is above so many bytes; none: never because of that.
-    pub rss: Option<u64>,
-    /// At most so many within the window, 1 to 1024.
-    pub rate: u32,
-    /// The window; 0: any number.
-    pub window: Duration,
-    /// The nice value of a retired worker, 0 to 19; 0: as it was.
-    pub renice: i32,
-    /// One that was started so long ago; none: never because of that.
-    pub max_age: Option<Duration>,
-    /// One that reports at least this lag of its event loop; none: never because of that.
-    pub lag: Option<Duration>,
-}
-
-/// How much memory the master and all workers may have together.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Memory {
-    /// Above which retired workers are ended; none: never because of that.
-    pub marks: Option<Marks>,
-    /// Which of them first.
-    pub order: KillOrder,
-}
-
-/// Amounts of memory, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Marks {
-    /// Above it they are asked to end.
-    pub low: u64,
-    /// Above it they are killed; not below the low mark.
-    pub high: u64,
-}
-
-/// Which retired worker is ended first: one that does not answer, then one that was asked already,
-/// and then by this.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum KillOrder {
-    /// The one with the fewest connections.
-    #[default]
-    Connections,
-    /// The one that has run longest.
-    Age,
-    /// The one with the most memory.
-    Memory,
-}
-
-/// How many lost workers of one seat are too many.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct GiveUp {
-    /// So many, 1 to 1000.
-    pub failures: u32,
-    /// Within this time, above 0; for as long the seat then rests.
-    pub window: Duration,
-}
+use crate::protocol::{GiveUp, KillOrder, Marks, Memory, Retire};
 
 /// What was given for [`Retire`].
 pub(super) struct RetireGiven {

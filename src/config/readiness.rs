@@ -1,55 +1,9 @@
 //! `ready`: how it is known that a worker is ready.
 
-use std::fmt;
-
 use super::check::{quote, value_error};
 use super::{ConfigError, Given};
 use crate::plan::{Listeners, Protocol};
-
-/// How it is known that a worker is ready. Whatever it is, sockets of the worker's own listen on the
-/// worker ports of tcp listeners, and are bound to those of udp listeners: no word of a worker stands
-/// for that.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Readiness {
-    /// Nothing else is needed.
-    Tcp,
-    /// The worker has said `READY=1`, as sd_notify(3) does.
-    Notify,
-    /// A GET of this path, on the worker port of the first tcp listener, was answered with status 200
-    /// in time. While the worker is live it is asked again and again.
-    Http(ProbePath),
-    /// The worker has told over the control socket on which ports it listens, as workers of the older
-    /// system do: it may pick them itself. It gets what such workers expect in their environment and
-    /// arguments.
-    Protocol,
-}
-
-/// The path, and query, of a request: `/`, and then up to 1,023 printable characters of ASCII but for
-/// space and `#`, which begins what is never sent.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ProbePath(String);
-
-impl ProbePath {
-    const LONGEST: usize = 1024;
-
-    fn new(text: &str) -> Option<Self> {
-        let is_fit = |byte: u8| byte.is_ascii_graphic() && !b"#\"<>\\^`{|}".contains(&byte);
-        let is_path = text.starts_with('/') && text.len() <= Self::LONGEST;
-        (is_path && text.bytes().all(is_fit)).then(|| Self(text.to_owned()))
-    }
-
-    /// The path.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for ProbePath {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
+use crate::protocol::{ProbePath, Readiness};
 
 /// Whether this build can ask workers over HTTP.
 const HAS_HTTP: bool = cfg!(feature = "http");
@@ -69,17 +23,17 @@ pub(super) fn readiness(
         (_, Some(path)) => path,
         (_, None) => return refused(EXPECTED),
     };
-    match ProbePath::new(path) {
-        None => refused(
+    match path.parse::<ProbePath>() {
+        Err(_) => refused(
             "expected http: and a path that begins with / and has no spaces, such as http:/healthz",
         ),
-        Some(_) if !HAS_HTTP => {
+        Ok(_) if !HAS_HTTP => {
             refused("this build cannot ask over HTTP: it needs the feature `http`")
         }
-        Some(_) if listeners.services(Protocol::Tcp).is_empty() => {
+        Ok(_) if listeners.services(Protocol::Tcp).is_empty() => {
             refused("HTTP needs a tcp listener: expected tcp, notify or protocol")
         }
-        Some(path) => Ok(Readiness::Http(path)),
+        Ok(path) => Ok(Readiness::Http(path)),
     }
 }
 

@@ -40,14 +40,13 @@ use super::workers::output::logs::Logs;
 use super::workers::output::{Destination, Printer};
 use super::workers::processes::{Processes, transports};
 use super::workers::spawner::{Spawner, Template};
-use crate::config::{self, Config, Readiness, WorkerOutput};
+use crate::config::{Config, WorkerOutput};
 use crate::control::{ControlDir, DescriptorKind, Handover, Limits, Lock, Server};
 use crate::nft::{Firewall, NftError};
 use crate::plan::{ClusterName, Listeners, Plan, PortRange};
 use crate::process::{Account, PortPool, ServiceManager, effective_uid};
-use crate::supervisor::{
-    Backoff, Bequest, GiveUp, Inheritance, KillOrder, Marks, Memory, Retire, Settings, Supervisor,
-};
+use crate::protocol::Readiness;
+use crate::supervisor::{Bequest, Inheritance, Settings, Supervisor};
 
 /// Requests that wait for the loop before further ones wait for their turn.
 pub(super) const REQUEST_QUEUE: usize = 64;
@@ -431,24 +430,10 @@ fn settings(config: &Config) -> Settings {
         die: config.timeouts.die,
         ping: config.timeouts.ping.unwrap_or(Settings::default().ping),
         stagger: config.spawn.stagger,
-        backoff: Backoff { min: config.spawn.backoff.first, max: config.spawn.backoff.most },
-        give_up: config.spawn.give_up.map(|it| GiveUp { failures: it.failures, window: it.window }),
-        retire: Retire {
-            rss: config.retire.rss,
-            lag: config.retire.lag,
-            max_age: config.retire.max_age,
-            rate: config.retire.rate,
-            window: config.retire.window,
-            renice: config.retire.renice,
-        },
-        memory: Memory {
-            marks: config.memory.marks.map(|it| Marks { low: it.low, high: it.high }),
-            order: match config.memory.order {
-                config::KillOrder::Connections => KillOrder::Connections,
-                config::KillOrder::Age => KillOrder::Age,
-                config::KillOrder::Memory => KillOrder::Memory,
-            },
-        },
+        backoff: config.spawn.backoff,
+        give_up: config.spawn.give_up,
+        retire: config.retire.clone(),
+        memory: config.memory.clone(),
         kill_old: config.kill_old,
         holds_sockets: config.socket_activation,
         ..Settings::default()

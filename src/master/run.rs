@@ -27,13 +27,14 @@ use super::workers::processes::{
     REAP_INTERVAL,
 };
 use super::workers::spawner::{SpawnOutcome, Started};
-use crate::config::{Config, Readiness};
+use crate::config::Config;
 use crate::control::{
     self, Answer, Command, Failure, Gate, Orphan, OrphansEnded, Responder, RetireTarget, Server,
     WorkerEvent,
 };
 use crate::plan::{Route, Seat};
 use crate::process;
+use crate::protocol::Readiness;
 use crate::supervisor::{self, Action, Event, Notice, Supervisor, Target, WorkerId, WorkerState};
 
 /// The process manager of one cluster, with its rules. See [`crate::master`].

@@ -129,7 +129,6 @@ mod worker;
 
 pub use action::{Action, Done, Progress};
 pub use adoption::{Adopted, Inheritance, Part};
-pub use backoff::Backoff;
 pub use bequest::{Bequest, Past, Respawn};
 pub use canary::Trial;
 pub use error::{FailureCause, Refusal, Rollout, WorkerFailure};
@@ -139,9 +138,12 @@ pub use moment::Moment;
 pub use notice::{MemoryOf, Notice, Why};
 pub use repair::{Finding, Repairs, Writer};
 pub use replacement::Cause;
-pub use settings::{GiveUp, KillOrder, Marks, Memory, Retire, Settings};
+pub use settings::Settings;
 pub use state::Supervisor;
 pub use stats::{Stats, WorkerStats};
 pub use worker::{Worker, WorkerId, WorkerState};
 
+use crate::protocol::{Backoff, KillOrder, Marks};
+#[cfg(test)]
+use crate::protocol::{GiveUp, Memory, Retire};
 use retirement::Retirement;

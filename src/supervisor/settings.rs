@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::Backoff;
 use crate::plan::Weights;
+use crate::protocol::{Backoff, GiveUp, Memory, Retire};
 
 /// How many workers there are, and how long each step of their lives may take.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,79 +50,6 @@ pub struct Settings {
     /// Whether the master opens the listening sockets of workers, and keeps them when those end.
     /// Default: no, workers do.
     pub holds_sockets: bool,
-}
-
-/// How many failures of one seat are too many.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct GiveUp {
-    /// So many, at least 1.
-    pub failures: u32,
-    /// Within this time. The seat also rests for so long, counted from the last failure.
-    pub window: Duration,
-}
-
-/// When live workers are replaced by others, and how many.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Retire {
-    /// One whose resident memory is above so many bytes; `None`, the default: none.
-    pub rss: Option<u64>,
-    /// One that reports at least this lag; `None`: none. Default 150 ms.
-    pub lag: Option<Duration>,
-    /// One that was started so long ago; `None`, the default: none. One after the other.
-    pub max_age: Option<Duration>,
-    /// At most so many in [`Self::window`], at least 1. Those that operators ask for are counted,
-    /// but not held back. Default 10.
-    pub rate: u32,
-    /// See [`Self::rate`]. Zero: any number. Default 2 min.
-    pub window: Duration,
-    /// The nice value of a retired worker, 0 to 19; 0: that which it has. Default 1.
-    pub renice: i32,
-}
-
-/// How much memory the master and all workers may have together.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Memory {
-    /// The marks; `None`, the default: any amount.
-    pub marks: Option<Marks>,
-    /// Which retired workers are ended first.
-    pub order: KillOrder,
-}
-
-/// Amounts of memory in bytes, [`Self::low`] not above [`Self::high`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Marks {
-    /// Above it retired workers are asked to end.
-    pub low: u64,
-    /// Above it they are killed.
-    pub high: u64,
-}
-
-/// Which of the retired workers is ended first when memory is short. Before all others come those
-/// that do not answer, then those that were asked to end already.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum KillOrder {
-    /// The one with the fewest connections; of those with as many the one with the most memory, then
-    /// the one that has run longest. (`conn_rss_time` of the older system.)
-    #[default]
-    Connections,
-    /// The one that has run longest. (`time`.)
-    Age,
-    /// The one with the most memory, then that with the fewest connections, then the one that has
-    /// run longest. (`rss_conn_time`.)
-    Memory,
-}
-
-impl Default for Retire {
-    fn default() -> Self {
-        Self {
-            rss: None,
-            lag: Some(Duration::from_millis(150)),
-            max_age: None,
-            rate: 10,
-            window: Duration::from_secs(120),
-            renice: 1,
-        }
-    }
 }
 
 impl Default for Settings {

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::config::{Given, Settings as Keys};
+use crate::protocol::{Backoff, GiveUp, KillOrder, Marks, Memory, Retire};
 
 const SECOND: Duration = Duration::from_secs(1);
 

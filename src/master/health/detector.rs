@@ -24,8 +24,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::config::{Readiness, Timeouts};
+use crate::config::Timeouts;
 use crate::process::{Waiting, Word};
+use crate::protocol::Readiness;
 use crate::supervisor::{Event, Lack, Moment, Silence, WorkerId};
 
 /// How many looks in a row must show that a worker is stopped, or does not listen: a dump of sockets

@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
-use crate::config::{Config, Readiness};
+use crate::config::Config;
 use crate::control;
 use crate::master::error::MasterError;
 use crate::master::health::detector::{Health, Probed, Said};
 use crate::master::run::{Master, rest_until};
 use crate::master::workers::counting::{local_ports_of, worker_port_of};
 use crate::process::{self, Message, NotifySocket, ProcessError, Received, Waiting};
+use crate::protocol::Readiness;
 use crate::supervisor::{Moment, WorkerId, WorkerState};
 
 /// How often the watch is kept: what has no event of its own is known so much later at most.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::{Config, Readiness};
+use crate::config::Config;
 use crate::master::error::MasterError;
 use crate::master::handover::snapshot::{AdoptionFacts, HandedOverWorker, ReceivedSnapshot};
 use crate::master::startup::find_workers::{self, Candidate, Evidence, Holders, Search, Verdict};
@@ -18,6 +18,7 @@ use crate::plan::{Listeners, Plan};
 use crate::process::{
     Account, HeldSocket, ListenTable, Output, OutputReader, ProcessError, Sockets,
 };
+use crate::protocol::Readiness;
 use crate::supervisor::{Adopted, Moment, Part, Past, Respawn, WorkerId};
 
 /// What there is to go on with.

@@ -1,0 +1,179 @@
+//! Policies that the configuration gives and the supervisor follows.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// How it is known that a worker is ready. Whatever it is, sockets of the worker's own listen on the
+/// worker ports of tcp listeners, and are bound to those of udp listeners: no message of a worker stands
+/// for that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Readiness {
+    /// Nothing else is needed.
+    Tcp,
+    /// The worker has sent `READY=1`, as sd_notify(3) does.
+    Notify,
+    /// A GET of this path, on the worker port of the first tcp listener, was answered with status 200
+    /// in time. While the worker is live it is asked again and again.
+    Http(ProbePath),
+    /// The worker has told over the control socket on which ports it listens, as workers of the older
+    /// system do: it may pick them itself. It gets what such workers expect in their environment and
+    /// arguments.
+    Protocol,
+}
+
+/// The path, and query, of an HTTP request: `/`, and then up to 1,023 printable characters of ASCII
+/// but for space, `"<>\^{|}`, the backquote, and `#`, which begins what is never sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProbePath(String);
+
+impl ProbePath {
+    const LONGEST: usize = 1024;
+
+    /// The path.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A text that is no [`ProbePath`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("expected a path that begins with / and has no spaces, such as /healthz")]
+pub struct ProbePathError;
+
+impl FromStr for ProbePath {
+    type Err = ProbePathError;
+
+    fn from_str(text: &str) -> Result<Self, ProbePathError> {
+        let is_fit = |byte: u8| byte.is_ascii_graphic() && !b"#\"<>\\^`{|}".contains(&byte);
+        let is_path = text.starts_with('/') && text.len() <= Self::LONGEST;
+        let is_path = is_path && text.bytes().all(is_fit);
+        is_path.then(|| Self(text.to_owned())).ok_or(ProbePathError)
+    }
+}
+
+impl fmt::Display for ProbePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Delays that double with each failure in a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backoff {
+    /// The delay after the first failure.
+    pub min: Duration,
+    /// The longest delay.
+    pub max: Duration,
+}
+
+impl Backoff {
+    /// The delay after so many failures in a row; zero after none.
+    pub fn delay(&self, failures: u32) -> Duration {
+        match failures.checked_sub(1) {
+            None => Duration::ZERO,
+            Some(doublings) => {
+                let factor = 2_u32.saturating_pow(doublings);
+                self.min.saturating_mul(factor).min(self.max)
+            }
+        }
+    }
+}
+
+/// How many lost workers of one seat are too many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GiveUp {
+    /// So many, 1 to 1000.
+    pub failures: u32,
+    /// Within this time, above 0. The seat also rests for so long, counted from the last failure.
+    pub window: Duration,
+}
+
+/// When live workers are replaced by others, and how many.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retire {
+    /// A worker whose resident memory is above so many bytes is replaced; `None`, the default: none
+    /// is.
+    pub rss: Option<u64>,
+    /// A worker that reports at least this lag of its event loop is replaced; `None`: none is.
+    /// Default 150 ms.
+    pub lag: Option<Duration>,
+    /// A worker that was started so long ago is replaced, one after the other; `None`, the default:
+    /// none is.
+    pub max_age: Option<Duration>,
+    /// At most so many are replaced in [`Self::window`], 1 to 1024. Those that operators ask for are
+    /// counted, but not held back. Default 10.
+    pub rate: u32,
+    /// See [`Self::rate`]. Zero: any number. Default 2 min.
+    pub window: Duration,
+    /// The nice value of a retired worker, 0 to 19; 0: that which it has. Default 1.
+    pub renice: i32,
+}
+
+impl Default for Retire {
+    fn default() -> Self {
+        Self {
+            rss: None,
+            lag: Some(Duration::from_millis(150)),
+            max_age: None,
+            rate: 10,
+            window: Duration::from_secs(120),
+            renice: 1,
+        }
+    }
+}
+
+/// How much memory the master and all workers may have together.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Memory {
+    /// The marks; `None`, the default: any amount.
+    pub marks: Option<Marks>,
+    /// Which retired workers are ended first.
+    pub order: KillOrder,
+}
+
+/// Amounts of memory in bytes, [`Self::low`] not above [`Self::high`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Marks {
+    /// Above it retired workers are asked to end.
+    pub low: u64,
+    /// Above it they are killed.
+    pub high: u64,
+}
+
+/// Which of the retired workers is ended first when memory is short. Before all others come those
+/// that do not answer, then those that were asked to end already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum KillOrder {
+    /// The one with the fewest connections; of those with as many the one with the most memory, then
+    /// the one that has run longest. (`conn_rss_time` of the older system.)
+    #[default]
+    Connections,
+    /// The one that has run longest. (`time`.)
+    Age,
+    /// The one with the most memory, then that with the fewest connections, then the one that has
+    /// run longest. (`rss_conn_time`.)
+    Memory,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn delays_double_up_to_the_longest() {
+        let backoff = Backoff { min: SECOND, max: 30 * SECOND };
+        let delays: Vec<u64> = (0..8).map(|n| backoff.delay(n).as_secs()).collect();
+        assert_eq!(delays, [0, 1, 2, 4, 8, 16, 30, 30]);
+        assert_eq!(backoff.delay(u32::MAX), 30 * SECOND);
+    }
+
+    #[test]
+    fn a_longest_delay_below_the_first_one_wins() {
+        let backoff = Backoff { min: 2 * SECOND, max: SECOND };
+        assert_eq!(backoff.delay(1), SECOND);
+    }
+}
