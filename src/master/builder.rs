@@ -14,8 +14,9 @@ use tokio::sync::{broadcast, mpsc};
 use super::actions::World;
 use super::background::BackgroundThread;
 use super::error::MasterError;
-use super::handover::give::HandoverDescriptors;
-use super::handover::receive::{RunningMaster, Steps};
+use super::handover::give::Handover;
+use super::handover::observer::StepObserver;
+use super::handover::receive::RunningMaster;
 use super::handover::snapshot::ReceivedSnapshot;
 use super::health::monitor::HealthMonitor;
 use super::log_limit::LogLimiter;
@@ -24,29 +25,26 @@ use super::operators::metrics::Metrics;
 use super::operators::service_manager::ServiceNotifier;
 use super::operators::statuses::Statuses;
 use super::rules::conntrack_usage::ConntrackUsage;
-use super::rules::watching::Watching;
 use super::run::Master;
-use super::startup::claim;
+use super::startup::claim::Claim;
 use super::startup::initial_plan::InitialPlan;
-use super::startup::state::{AdoptedWorker, StartupState};
+use super::startup::orphans::Orphans;
+use super::startup::state::{AdoptedWorker, PendingReconfigure, StartupState};
+use super::startup::template::worker_template;
 use super::startup::worker_sockets::{PreparedSockets, WorkerSockets};
 use super::workers::draining::Draining;
-use super::workers::fingerprint::ConfigFingerprint;
 use super::workers::links::WorkerLinks;
-use super::workers::listeners::{HeldListeners, ListenerTemplate};
+use super::workers::listeners::HeldListeners;
 use super::workers::memory::MemoryMonitor;
 use super::workers::output::journal::Journal;
 use super::workers::output::logs::Logs;
 use super::workers::output::{Destination, Printer};
-use super::workers::processes::{Processes, transports};
-use super::workers::spawner::{Spawner, Template};
 use crate::config::{Config, WorkerOutput};
-use crate::control::{ControlDir, DescriptorKind, Handover, Limits, Lock, Server};
-use crate::nft::{Firewall, NftError};
-use crate::plan::{ClusterName, Listeners, Plan, PortRange};
-use crate::process::{Account, PortPool, ServiceManager, effective_uid};
-use crate::protocol::Readiness;
-use crate::supervisor::{Bequest, Inheritance, Settings, Supervisor};
+use crate::control::{ControlDir, Limits, Lock, Server};
+use crate::nft::Firewall;
+use crate::plan::{Plan, Seat};
+use crate::process::{Account, PortPool, ProcessError, ServiceManager, effective_uid};
+use crate::supervisor::{Bequest, Inheritance, Settings, Supervisor, WorkerId};
 
 /// Requests that wait for the loop before further ones wait for their turn.
 pub(super) const REQUEST_QUEUE: usize = 64;
@@ -67,13 +65,13 @@ pub struct Builder {
     descriptor_limit: Option<u64>,
     service_manager: Option<ServiceManager>,
     replace: bool,
-    steps: Steps,
+    observer: StepObserver,
 }
 
 impl Builder {
     pub(super) fn new(config: Config) -> Self {
         let environment = std::env::vars_os().collect();
-        let steps = Steps::default();
+        let observer = StepObserver::default();
         Self {
             config,
             control: None,
@@ -82,7 +80,7 @@ impl Builder {
             descriptor_limit: None,
             service_manager: None,
             replace: false,
-            steps,
+            observer,
         }
     }
 
@@ -135,7 +133,7 @@ impl Builder {
     #[doc(hidden)]
     #[must_use]
     pub fn observe(self, observer: impl Fn(&str) + Send + Sync + 'static) -> Self {
-        Self { steps: Steps(Some(Arc::new(observer))), ..self }
+        Self { observer: StepObserver::new(observer), ..self }
     }
 
     /// Takes the lock, reads what is in force and listens on the control socket, and for HTTP. Starts no worker
@@ -146,83 +144,86 @@ impl Builder {
     ///
     /// # Panics
     /// Outside a tokio runtime with IO, if the configuration has `http.listen`.
-    pub fn start(self) -> Result<Master, MasterError> {
-        let Self { config, control, environment, print_output, .. } = self;
-        let Self { descriptor_limit, service_manager, replace, steps, .. } = self;
-        let account = Account::look_up(config.user.as_deref(), config.group.as_deref())?;
-        match &account {
-            Some(account) => account.check()?,
-            None if effective_uid() == 0 => tracing::warn!(
-                "workers run as root: without its capabilities, but they own what root owns; `user` \
-                 has them run as somebody else (`user = \"root\"` if it is meant so)"
-            ),
-            None => {}
+    pub fn start(mut self) -> Result<Master, MasterError> {
+        let account = look_up_account(&self.config)?;
+        let mut running = self.connect()?;
+        let mut claim = Claim::acquire(&self.config, self.control.as_ref(), running.as_mut())?;
+        let workers = self.prepare_workers(&claim, account, running.as_mut())?;
+        let state = self.find(&claim, &workers.template, running.as_mut())?;
+        let parts = self.build(workers.template, state)?;
+        // Up to here nothing was changed that the running master, or a worker, could notice. From here on
+        // this process is the master.
+        let handed_over = || running.as_ref().and_then(RunningMaster::service_manager);
+        self.service_manager = self.service_manager.or_else(handed_over);
+        claim.confirm(running)?;
+        self.open(claim, workers.sockets, parts)
+    }
+
+    /// Has the master that runs offer all that it has, if this one is to replace it.
+    fn connect(&self) -> Result<Option<RunningMaster>, MasterError> {
+        match &self.control {
+            Some(directory) if self.replace => {
+                RunningMaster::connect(directory, &self.config.name, &self.observer)
+            }
+            _ => Ok(None),
         }
-        let mut running_master = match &control {
-            Some(directory) if replace => RunningMaster::connect(directory, &config.name, &steps)?,
-            _ => None,
-        };
-        let (lock, socket) = claim::lock(&config, control.as_ref(), running_master.as_mut())?;
-        #[cfg(feature = "http")]
-        let http = listen_http(&config, running_master.as_mut())?;
-        let handed =
-            running_master.as_mut().map(|it| it.take_needed(DescriptorKind::Rules)).transpose()?;
-        let mut firewall = claim::open(&config, handed)?;
-        // Before anything is read: what others change from then on is heard of.
-        let watching = Watching::open()?;
-        refuse_overlap(&config)?;
-        let in_force = claim::in_force(&mut firewall, &config.listeners)?;
-        if running_master.is_none() {
-            claim::adopt(&mut firewall)?;
-        }
+    }
+
+    /// Makes what workers are started with: binds the sockets that they are told of, and opens the files
+    /// that they print to.
+    fn prepare_workers(
+        &self,
+        claim: &Claim,
+        account: Option<Account>,
+        running: Option<&mut RunningMaster>,
+    ) -> Result<PreparedWorkers, MasterError> {
+        let config = &self.config;
         let logs = match &config.output {
             WorkerOutput::Directory(directory) => Some(Logs::open(directory, &config.name)?),
             WorkerOutput::Stdout | WorkerOutput::Journal => None,
         };
-        let prepared_sockets = control.as_ref().zip(lock.as_ref());
-        let prepared_sockets = prepared_sockets.map(|(control, lock)| {
-            let account = account.as_ref();
-            PreparedSockets::prepare(
-                &config,
-                control,
-                lock.socket(),
-                account,
-                running_master.as_mut(),
-            )
-        });
-        let prepared_sockets = prepared_sockets.transpose()?.unwrap_or_default();
-        let template = template(&config, &prepared_sockets, environment, account);
-        let mut template = Template { logs, ..template };
-        template.descriptor_limit = descriptor_limit;
-        if let Some(openings) = &template.openings {
-            openings.check_backlog()?;
+        let sockets = match self.control.as_ref().zip(claim.lock.as_ref()) {
+            Some((control, lock)) => {
+                let account = account.as_ref();
+                PreparedSockets::prepare(config, control, lock.socket(), account, running)?
+            }
+            None => PreparedSockets::default(),
+        };
+        let template = worker_template(config, &sockets, self.environment.clone(), account);
+        let template = Template { logs, descriptor_limit: self.descriptor_limit, ..template };
+        if let Some(listeners) = &template.openings {
+            listeners.check_backlog()?;
         }
-        let handed = running_master.as_mut().map(ReceivedSnapshot::from_master).unwrap_or_default();
-        let account = template.account.as_ref();
-        let startup_state =
-            StartupState::find(&config, in_force.as_ref(), template.fingerprint, account, handed)?;
-        let pending_reconfigure = startup_state.pending_reconfigure(template.fingerprint);
-        let StartupState { initial_plan, workers, orphans, respawns, past, oldest } = startup_state;
+        Ok(PreparedWorkers { template, sockets })
+    }
+
+    /// Finds what an earlier master has left beside its rules.
+    fn find(
+        &self,
+        claim: &Claim,
+        template: &Template,
+        running: Option<&mut RunningMaster>,
+    ) -> Result<StartupState, MasterError> {
+        let (in_force, account) = (claim.in_force.as_ref(), template.account.as_ref());
+        let received = running.map(ReceivedSnapshot::from_master).unwrap_or_default();
+        StartupState::find(&self.config, in_force, template.fingerprint, account, received)
+    }
+
+    /// Makes what a master consists of, as far as it can be made before this process is the master: whatever
+    /// of it can fail, threads above all, must not be missing afterwards.
+    fn build(&self, template: Template, state: StartupState) -> Result<Parts, MasterError> {
+        let config = &self.config;
+        let pending_reconfigure = state.pending_reconfigure(template.fingerprint);
+        let StartupState { initial_plan, workers, orphans, respawns, past, oldest } = state;
         let begin = Instant::now().checked_sub(oldest).unwrap_or_else(Instant::now);
         let InitialPlan { plan, in_force: holds } = initial_plan.clone();
         let adopted = workers.iter().map(|worker| worker.adopted.clone()).collect();
         let bequest = Bequest { workers: adopted, respawns, past };
         let inheritance = Inheritance { plan, holds, bequest };
-        let supervisor = Supervisor::adopt(settings(&config), inheritance)?;
-
-        let public = config.listeners.public_ports();
-        let reserved = public.iter().map(|port| port.number()).collect();
-        let (first, last) = (config.worker_ports.first(), config.worker_ports.last());
-        let pool = PortPool::new(first.number()..=last.number(), reserved)?
-            .with_stride(config.engine.port_stride(&config.listeners));
-        let (outcomes, started) = mpsc::unbounded_channel();
-        let spawner = Spawner::new(template, pool, outcomes)
+        let supervisor = Supervisor::adopt(settings(config), inheritance)?;
+        let (outcomes, spawned) = mpsc::unbounded_channel();
+        let spawner = Spawner::new(template, port_pool(config)?, outcomes)
             .map_err(|source| MasterError::Thread { source })?;
-        let printer = printer(&config, print_output)?;
-        let (orders, inbox) = mpsc::channel(REQUEST_QUEUE);
-        let (exits_sender, exits) = mpsc::unbounded_channel();
-        let (counts_sender, counts) = mpsc::unbounded_channel();
-        let (status_counts_sender, status_counts) = mpsc::unbounded_channel();
         let mut adopted_workers = Vec::new();
         for AdoptedWorker { adopted, started, .. } in workers {
             spawner.hold(adopted.worker, Arc::clone(&started.ports));
@@ -232,52 +233,75 @@ impl Builder {
             true => usize::from(config.workers),
             false => supervisor.plan().seats().len(),
         };
-        let processes = Processes::new(printer)?;
-        // Up to here nothing was changed. From here on this process is the master.
-        let service_manager =
-            service_manager.or_else(|| manager_of(&running_master.as_ref()?.handover));
-        if let Some(running_master) = running_master {
-            running_master.commit()?;
-            claim::adopt(&mut firewall)?;
-        }
-        let WorkerSockets { workers: workers_socket, notify } = prepared_sockets.open()?;
+        Ok(Parts {
+            begin,
+            initial_plan,
+            supervisor,
+            pending_reconfigure,
+            workers_wanted,
+            adopted_workers,
+            orphans,
+            spawner,
+            spawned,
+            processes: Processes::new(printer(config, self.print_output)?)?,
+            counting: background("counter")?,
+            looking: background("looker")?,
+            status: background("status")?,
+            handover: background("handover")?,
+        })
+    }
+
+    /// Begins to listen where workers and operators find the master, and puts the rules right.
+    fn open(
+        self,
+        claim: Claim,
+        sockets: PreparedSockets,
+        parts: Parts,
+    ) -> Result<Master, MasterError> {
+        let Self { config, observer, service_manager, .. } = self;
+        let Claim { lock, control_socket, mut firewall, watching, in_force, .. } = claim;
+        let WorkerSockets { workers: workers_socket, notify } = sockets.open()?;
         let health = HealthMonitor::new(&config, notify)?;
-        repair(&mut firewall, in_force.as_ref(), &initial_plan)?;
+        repair(&mut firewall, in_force.as_ref(), &parts.initial_plan)?;
         let (worker_sender, worker_events) = mpsc::channel(WORKER_QUEUE);
-        let server = lock.map(|lock| serve(lock, socket, limits(&config))).transpose()?;
+        let server = lock.map(|lock| serve(lock, control_socket, limits(&config))).transpose()?;
         let server = server.map(|server| server.with_workers(worker_sender, workers_socket));
         #[cfg(feature = "http")]
-        let http_socket = http.as_ref().map(|http| http.as_fd().try_clone_to_owned()).transpose();
-        #[cfg(feature = "http")]
-        let http_socket = http_socket.map_err(|source| MasterError::Descriptor { source })?;
+        let http_socket = copy_of(claim.http.as_ref())?;
         #[cfg(not(feature = "http"))]
         let http_socket = None;
-        let handover_descriptors = server.as_ref().map(|server| {
-            let (sockets, http, steps) = (server.descriptors()?, http_socket, steps.clone());
-            Ok::<_, MasterError>(HandoverDescriptors { sockets, http, steps })
-        });
-        let handover_descriptors = handover_descriptors.transpose()?;
-        steps.reach("next: serves");
+        let handover = match &server {
+            Some(server) => {
+                let (sockets, gate) = (server.descriptors()?, server.gate());
+                let observer = observer.clone();
+                Some(Handover::new(sockets, http_socket, gate, parts.handover, observer))
+            }
+            None => None,
+        };
+        observer.reach("next: serves");
+        let (orders, inbox) = mpsc::channel(REQUEST_QUEUE);
+        let (exits_sender, exits) = mpsc::unbounded_channel();
+        let (counts_sender, counts) = mpsc::unbounded_channel();
+        let (status_counts_sender, status_counts) = mpsc::unbounded_channel();
         Ok(Master {
-            gate: server.as_ref().map(Server::gate),
-            handover_descriptors,
+            handover,
             server,
             #[cfg(feature = "http")]
-            http,
+            http: claim.http,
             world: World {
                 firewall,
                 watching,
-                counting: beside("counter")?,
-                looking: beside("looker")?,
+                counting: parts.counting,
+                looking: parts.looking,
                 service: ServiceNotifier::new(service_manager),
                 uncounted: LogLimiter::default(),
-                processes,
+                processes: parts.processes,
                 peers: WorkerLinks::default(),
-                spawner,
+                spawner: parts.spawner,
                 held: HeldListeners::default(),
                 exits_sender,
                 counts_sender,
-                statuses: Statuses::new(beside("status")?, status_counts_sender),
+                statuses: Statuses::new(parts.status, status_counts_sender),
                 pending: BTreeMap::new(),
                 next_request: 0,
                 notices: broadcast::channel(NOTICE_QUEUE).0,
@@ -285,19 +309,19 @@ impl Builder {
                 memory: MemoryMonitor::new(),
                 last_swap: Duration::ZERO,
                 metrics: Metrics::default(),
-                workers_wanted,
+                workers_wanted: parts.workers_wanted,
                 workers_configured: usize::from(config.workers),
-                orphans,
-                begin,
+                orphans: parts.orphans,
+                begin: parts.begin,
                 next_tidy: Instant::now(),
             },
             config,
-            supervisor,
-            adopted_workers,
-            pending_reconfigure,
+            supervisor: parts.supervisor,
+            adopted_workers: parts.adopted_workers,
+            pending_reconfigure: parts.pending_reconfigure,
             orders,
             inbox,
-            started,
+            started: parts.spawned,
             exits,
             counts,
             status_counts,
@@ -310,20 +334,62 @@ impl Builder {
     }
 }
 
-/// The service manager of the earlier master, which this one goes on to tell: it watches the service on
-/// whichever process that is.
-fn manager_of(handover: &Handover) -> Option<ServiceManager> {
-    match ServiceManager::at(handover.manager.as_ref()?.into()) {
-        Ok(manager) => Some(manager.with_watchdog(handover.watchdog.map(Duration::from_micros))),
-        Err(error) => {
-            tracing::warn!(%error, "the service manager is told nothing");
-            None
-        }
-    }
+/// What workers are started with.
+struct PreparedWorkers {
+    template: Template,
+    sockets: PreparedSockets,
 }
 
-fn beside(name: &'static str) -> Result<BackgroundThread, MasterError> {
+/// What a master consists of, as far as it can be made before the process is the master.
+struct Parts {
+    begin: Instant,
+    initial_plan: InitialPlan,
+    supervisor: Supervisor,
+    pending_reconfigure: Option<PendingReconfigure>,
+    workers_wanted: usize,
+    adopted_workers: Vec<(WorkerId, Seat, Started)>,
+    orphans: Orphans,
+    spawner: Spawner,
+    spawned: mpsc::UnboundedReceiver<SpawnOutcome>,
+    processes: Processes,
+    counting: BackgroundThread,
+    looking: BackgroundThread,
+    status: BackgroundThread,
+    handover: BackgroundThread,
+}
+
+/// Looks up whom workers run as, if that is configured, and checks that they can be started so.
+fn look_up_account(config: &Config) -> Result<Option<Account>, MasterError> {
+    let account = Account::look_up(config.user.as_deref(), config.group.as_deref())?;
+    match &account {
+        Some(account) => account.check()?,
+        None if effective_uid() == 0 => tracing::warn!(
+            "workers run as root: without its capabilities, but they own what root owns; `user` \
+             has them run as somebody else (`user = \"root\"` if it is meant so)"
+        ),
+        None => {}
+    }
+    Ok(account)
+}
+
+/// The ports that workers get.
+fn port_pool(config: &Config) -> Result<PortPool, ProcessError> {
+    let public = config.listeners.public_ports();
+    let reserved = public.iter().map(|port| port.number()).collect();
+    let (first, last) = (config.worker_ports.first(), config.worker_ports.last());
+    let pool = PortPool::new(first.number()..=last.number(), reserved)?;
+    Ok(pool.with_stride(config.engine.port_stride(&config.listeners)))
+}
+
+fn background(name: &'static str) -> Result<BackgroundThread, MasterError> {
     BackgroundThread::new(name).map_err(|source| MasterError::Thread { source })
+}
+
+/// A copy of the socket of the HTTP server, to be handed over.
+#[cfg(feature = "http")]
+fn copy_of(http: Option<&crate::http::Server>) -> Result<Option<OwnedFd>, MasterError> {
+    let copy = http.map(|http| http.as_fd().try_clone_to_owned()).transpose();
+    copy.map_err(|source| MasterError::Descriptor { source })
 }
 
 /// Listens on the control socket, on that of the earlier master where it was handed over.
@@ -332,66 +398,6 @@ fn serve(lock: Lock, socket: Option<OwnedFd>, limits: Limits) -> Result<Server, 
         Some(socket) => Server::handed_over(lock, socket, limits)?,
         None => Server::bind(lock, limits)?,
     })
-}
-
-#[cfg(feature = "http")]
-fn listen_http(
-    config: &Config,
-    running_master: Option<&mut RunningMaster>,
-) -> Result<Option<crate::http::Server>, MasterError> {
-    use crate::http::{Limits, Server};
-    let Some(address) = config.http.listen else { return Ok(None) };
-    let handed = running_master.and_then(|it| it.take(DescriptorKind::Http, ""));
-    let handed = handed.map(|socket| Server::handed_over(socket, address, Limits::default()));
-    Ok(Some(match handed.transpose()?.flatten() {
-        Some(server) => server,
-        None => Server::bind(address, Limits::default())?,
-    }))
-}
-
-/// Refuses listeners for whose connections another cluster has rules. Of two masters that start at
-/// the same moment each may miss the other.
-fn refuse_overlap(config: &Config) -> Result<(), MasterError> {
-    for cluster in Firewall::clusters()?.into_iter().filter(|name| *name != config.name) {
-        let theirs = match Firewall::open(&cluster)?.read(None) {
-            Ok(Some(plan)) => plan,
-            Ok(None) => continue,
-            Err(
-                error @ (NftError::NotUnderstood { .. }
-                | NftError::ForeignTable { .. }
-                | NftError::Schema { .. }),
-            ) => {
-                tracing::warn!(%error, "cannot tell whether listeners of {cluster} overlap ours");
-                continue;
-            }
-            Err(error) => return Err(error.into()),
-        };
-        if let Some((ours, theirs)) = config.listeners.overlap(theirs.listeners()) {
-            return Err(MasterError::Overlap { ours, cluster, theirs });
-        }
-        refuse_guarded(&config.listeners, &config.name, theirs.guard(), &cluster)?;
-        refuse_guarded(theirs.listeners(), &cluster, Some(config.worker_ports), &config.name)?;
-    }
-    Ok(())
-}
-
-/// Refuses a public port that the guard of another cluster would drop the packets for.
-fn refuse_guarded(
-    listeners: &Listeners,
-    public_of: &ClusterName,
-    guard: Option<PortRange>,
-    guarded_by: &ClusterName,
-) -> Result<(), MasterError> {
-    let Some(range) = guard else { return Ok(()) };
-    match listeners.public_ports().iter().find(|port| range.contains(**port)) {
-        Some(port) => Err(MasterError::Guarded {
-            port: *port,
-            public_of: public_of.clone(),
-            range,
-            guarded_by: guarded_by.clone(),
-        }),
-        None => Ok(()),
-    }
 }
 
 /// If workers of an earlier master have died since, their clients go to the others at once; if it
@@ -437,53 +443,6 @@ fn settings(config: &Config) -> Settings {
         kill_old: config.kill_old,
         holds_sockets: config.socket_activation,
         ..Settings::default()
-    }
-}
-
-fn template(
-    config: &Config,
-    prepared_sockets: &PreparedSockets,
-    mut environment: Vec<(OsString, OsString)>,
-    account: Option<Account>,
-) -> Template {
-    if let Some(account) = account.as_ref().filter(|_| config.user.is_some()) {
-        // Those of this process say who it runs as.
-        environment.retain(|(name, _)| Account::VARIABLES.iter().all(|it| name != it));
-        environment.extend(account.variables());
-    }
-    let mut environment = config.env.resolve(environment);
-    // Not known where it was removed: then it is the same for every master that is started there.
-    let directory = std::env::current_dir().unwrap_or_default();
-    let fingerprint = ConfigFingerprint::of(config, &directory, &environment);
-    environment.insert("IPCLUSTER_NAME".into(), config.name.as_str().into());
-    if let Some(socket) = &prepared_sockets.socket {
-        environment.insert("IPCLUSTER_SOCKET".into(), socket.into());
-    }
-    if let Some(path) = &prepared_sockets.notify_path {
-        // sd_notify(3) takes absolute paths alone.
-        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        environment.insert("NOTIFY_SOCKET".into(), path.into());
-        // Without WATCHDOG_PID it is for whichever process of the worker asks (sd_watchdog_enabled(3)).
-        if let Some(watchdog) = config.timeouts.watchdog {
-            let microseconds = watchdog.as_micros().to_string();
-            environment.insert("WATCHDOG_USEC".into(), microseconds.into());
-        }
-    }
-    Template {
-        name: config.name.clone(),
-        fingerprint,
-        program: config.command.program.clone().into(),
-        arguments: config.command.arguments.iter().map(OsString::from).collect(),
-        environment,
-        account,
-        descriptor_limit: None,
-        speaks_protocol: config.ready == Readiness::Protocol,
-        public_ports: config.listeners.public_ports().to_vec(),
-        transports: transports(&config.listeners),
-        logs: None,
-        openings: config
-            .socket_activation
-            .then(|| ListenerTemplate::of(&config.listeners, config.engine, config.backlog).into()),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use super::actions::{Counts, World};
 use super::builder::{Builder, REQUEST_QUEUE};
 use super::error::MasterError;
-use super::handover::give::HandoverDescriptors;
+use super::handover::give::{Handover, Possessions};
 use super::health::monitor::{HEALTH_INTERVAL, HealthMonitor, heard};
 use super::operators::handle::{Handle, Order};
 use super::operators::report;
@@ -29,7 +30,7 @@ use super::workers::processes::{
 use super::workers::spawner::{SpawnOutcome, Started};
 use crate::config::Config;
 use crate::control::{
-    self, Answer, Command, Failure, Gate, Orphan, OrphansEnded, Responder, RetireTarget, Server,
+    self, Answer, Command, Failure, Orphan, OrphansEnded, Responder, RetireTarget, Server,
     WorkerEvent,
 };
 use crate::plan::{Route, Seat};
@@ -45,10 +46,8 @@ pub struct Master {
     pub(super) server: Option<Server>,
     #[cfg(feature = "http")]
     pub(super) http: Option<crate::http::Server>,
-    /// Whether operators can connect.
-    pub(super) gate: Option<Gate>,
-    /// What the next master gets of what the loop does not need.
-    pub(super) handover_descriptors: Option<HandoverDescriptors>,
+    /// Hands over to the next master; without a control socket none can ask for it.
+    pub(super) handover: Option<Handover>,
     /// The workers of an earlier master, to be watched as soon as this runs.
     pub(super) adopted_workers: Vec<(WorkerId, Seat, Started)>,
     /// What is to be changed of what was adopted.
@@ -245,14 +244,36 @@ impl Master {
         }
     }
 
+    /// Hands over to the process that asks, if that can be now; returns whether that is the master.
+    async fn hand_over(&mut self, request: control::Request) -> bool {
+        let Some(handover) = &self.handover else {
+            let failure = Failure::new("takeover is asked for over the control socket alone");
+            request.responder.finish(Err(failure));
+            return false;
+        };
+        let possessions = Possessions {
+            supervisor: &self.supervisor,
+            rules: self.world.firewall.as_fd(),
+            notify: self.health.socket(),
+            processes: &self.world.processes,
+            listeners: &self.world.held,
+            service: &self.world.service,
+        };
+        let next = handover.give(request, &possessions, self.world.now()).await;
+        if let Some(pid) = next {
+            self.world.service.hand_over(pid);
+        }
+        next.is_some()
+    }
+
     /// Another process is the master now: nothing is touched any more. Who waits for an answer is told.
     async fn leave_to_next(
         mut self,
         server: Option<ServerTask>,
         mut control: mpsc::Receiver<control::Request>,
     ) -> Result<Ended, MasterError> {
-        if let Some(gate) = &self.gate {
-            gate.hand_over();
+        if let Some(handover) = &self.handover {
+            handover.close_server();
         }
         let unheard = std::iter::from_fn(|| control.try_recv().ok());
         let unheard: Vec<Responder> = unheard.map(|request| request.responder).collect();

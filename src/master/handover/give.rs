@@ -1,5 +1,4 @@
-//! Handing over to the next master: the running master's part of a
-//! [`Handover`](crate::control::Handover).
+//! Handing over to the next master: the running master's part.
 
 use std::ffi::OsStr;
 use std::io;
@@ -8,154 +7,185 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use tokio::sync::oneshot;
 
+use super::observer::StepObserver;
 use crate::control::{
-    Command, DescriptorKey, DescriptorKind, Failure, HANDOVER_FORMAT, Handover, HandshakeStep,
-    Offer, Request, ServerDescriptors, SnapshotGeneration, SnapshotHistory, SnapshotRespawn,
-    SnapshotStage, SnapshotWorker,
+    Command, DescriptorKey, DescriptorKind, Failure, Gate, HANDOVER_FORMAT, Handover as State,
+    HandshakeStep, Offer, Request, ServerDescriptors, SnapshotGeneration, SnapshotHistory,
+    SnapshotRespawn, SnapshotStage, SnapshotWorker,
 };
-use crate::master::handover::receive::Steps;
-use crate::master::run::Master;
-use crate::plan::{Generation, Weights};
+use crate::master::background::BackgroundThread;
+use crate::master::operators::service_manager::ServiceNotifier;
+use crate::master::workers::listeners::HeldListeners;
+use crate::master::workers::processes::Processes;
 use crate::process::{PidFd, peer_process, send_descriptors};
-use crate::supervisor::{Adopted, Bequest, Moment, Part, Past, Refusal, Respawn, WorkerId};
+use crate::plan::{Generation, Weights};
+use crate::supervisor::{
+    Adopted, Bequest, Moment, Part, Past, Refusal, Respawn, Supervisor, WorkerId,
+};
 
-/// How long the next master may take for each thing it has to do: meanwhile nobody steers clients
+/// How long the next master may take for each thing that it has to do: meanwhile nobody steers clients
 /// away from a worker that dies.
 const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// Descriptors in one message, below what the kernel takes.
-const AT_ONCE: usize = 64;
+const DESCRIPTORS_AT_ONCE: usize = 64;
 
-/// What a master has for the next one, but for what its loop works with.
-pub(crate) struct HandoverDescriptors {
-    pub(crate) sockets: ServerDescriptors,
-    pub(crate) http: Option<OwnedFd>,
-    pub(crate) steps: Steps,
+/// Hands over to the next master.
+pub(in crate::master) struct Handover {
+    sockets: ServerDescriptors,
+    http: Option<OwnedFd>,
+    gate: Gate,
+    /// The handshake waits for the other process, which the loop must not. The thread is there from the
+    /// start, since it may be that no thread can be made when it is needed.
+    thread: BackgroundThread,
+    observer: StepObserver,
 }
 
-/// What is offered, and the descriptors in the same order.
+/// What the next master gets of the subjects of this one.
+pub(in crate::master) struct Possessions<'a> {
+    pub(in crate::master) supervisor: &'a Supervisor,
+    /// The netlink socket that owns the table.
+    pub(in crate::master) rules: BorrowedFd<'a>,
+    /// The socket that workers write to (sd_notify(3)).
+    pub(in crate::master) notify: Option<BorrowedFd<'a>>,
+    pub(in crate::master) processes: &'a Processes,
+    pub(in crate::master) listeners: &'a HeldListeners,
+    pub(in crate::master) service: &'a ServiceNotifier,
+}
+
+/// What is offered, with the descriptors in the order of [`State::descriptors`].
 struct OfferedState {
-    handover: Handover,
+    state: Box<State>,
     descriptors: Vec<OwnedFd>,
 }
 
-impl Master {
-    /// Hands over to whoever asks, if that can be now. Meanwhile nothing is decided and nothing done.
-    /// Returns whether the other one is the master now; if not, all is as it was.
-    pub(crate) async fn hand_over(&mut self, request: Request) -> bool {
-        let Request { command, responder, stream } = request;
-        let (Command::Takeover { format }, Some(mut stream)) = (command, stream) else {
-            responder.finish(Err(Failure::new("not a request over the control socket")));
-            return false;
-        };
-        let next = peer_process(&stream);
-        let pid = next.as_ref().ok().map(PidFd::pid);
-        let offered = next
-            .map_err(|error| Offer::Refused {
-                message: format!("it cannot tell who asks: {error}"),
-                again: false,
-            })
-            .and_then(|next| Ok((next, self.offered_state(format)?)));
-        let steps =
-            self.handover_descriptors.as_ref().map(|it| it.steps.clone()).unwrap_or_default();
-        if let Some(gate) = &self.gate {
-            // Peers that come now wait for the next master.
-            gate.set_open(false);
-        }
-        let done = tokio::task::spawn_blocking(move || {
-            prepare(&stream)?;
-            match offered {
-                Ok((next, offered_state)) => {
-                    give(&mut stream, &next, &offered_state, &steps).map(|()| true)
-                }
-                Err(refused) => refused.write(&mut stream).map(|()| false),
-            }
-        });
-        match done.await {
-            Ok(Ok(true)) => {
-                if let Some(pid) = pid {
-                    self.world.service.hand_over(pid);
-                }
-                return true;
-            }
-            Ok(Ok(false)) => {}
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "another master asked to take over, and did not: this one goes on");
-            }
-            Err(error) => tracing::error!(%error, "a handover failed: this master goes on"),
-        }
-        if let Some(gate) = &self.gate {
-            gate.set_open(true);
-        }
-        false
+impl Handover {
+    /// `sockets` and `http` are copies of what the control server and the HTTP server listen on; `gate`
+    /// is that of the control server.
+    pub(in crate::master) fn new(
+        sockets: ServerDescriptors,
+        http: Option<OwnedFd>,
+        gate: Gate,
+        thread: BackgroundThread,
+        observer: StepObserver,
+    ) -> Self {
+        Self { sockets, http, gate, thread, observer }
     }
 
-    /// What there is to be handed over; or why it is not.
-    fn offered_state(&mut self, format: u32) -> Result<OfferedState, Offer> {
-        let refused = |message: String, again| Offer::Refused { message, again };
+    /// Hands over to the process that asks, if that can be now. Until this returns, the master must
+    /// decide nothing and do nothing. Returns the pid of the process that is the master from now on;
+    /// `None` if there is none, and all is as it was.
+    pub(in crate::master) async fn give(
+        &self,
+        request: Request,
+        possessions: &Possessions<'_>,
+        now: Moment,
+    ) -> Option<u32> {
+        let Request { command, responder, stream } = request;
+        let (Command::Takeover { format }, Some(stream)) = (command, stream) else {
+            responder.finish(Err(Failure::new("not a request over the control socket")));
+            return None;
+        };
+        let offered = peer_process(&stream)
+            .map_err(|error| refused(format!("it cannot tell who asks: {error}"), false))
+            .and_then(|next| Ok((next, self.offered_state(format, possessions, now)?)));
+        // Peers that come now wait for the next master.
+        self.gate.set_open(false);
+        let (sender, outcome) = oneshot::channel();
+        let observer = self.observer.clone();
+        self.thread.run(move || {
+            // The receiver is dropped only if the loop is.
+            let _ = sender.send(offer(stream, offered, &observer));
+        });
+        match outcome.await {
+            Ok(Ok(next @ Some(_))) => return next,
+            Ok(Ok(None)) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "handover failed: this master goes on");
+            }
+            Err(_) => tracing::error!("handover failed, its thread is gone: this master goes on"),
+        }
+        self.gate.set_open(true);
+        None
+    }
+
+    /// Another process is the master: the control server ends, and leaves its socket alone.
+    pub(in crate::master) fn close_server(&self) {
+        self.gate.hand_over();
+    }
+
+    /// What can be handed over; or the refusal.
+    fn offered_state(
+        &self,
+        format: u32,
+        possessions: &Possessions<'_>,
+        now: Moment,
+    ) -> Result<OfferedState, Offer> {
         if format != HANDOVER_FORMAT {
             let message = format!("it hands over in version {HANDOVER_FORMAT}, not {format}");
             return Err(refused(message, false));
         }
-        self.supervisor.may_hand_over().map_err(|refusal| {
+        possessions.supervisor.may_hand_over().map_err(|refusal| {
             refused(refusal.to_string(), matches!(refusal, Refusal::Starting))
         })?;
-        if self.world.processes.has_exited() {
+        if possessions.processes.has_exited() {
             return Err(refused("processes of a worker are just ending".to_owned(), true));
         }
-        let offered_state = self.collect();
-        offered_state.map_err(|error| refused(format!("cannot copy descriptors: {error}"), false))
+        self.collect(possessions, now)
+            .map_err(|error| refused(format!("cannot copy descriptors: {error}"), false))
     }
 
-    fn collect(&self) -> io::Result<OfferedState> {
-        let now = self.world.now();
-        let Bequest { workers, respawns, past } = self.supervisor.bequeath();
-        let mut told = Vec::new();
-        let mut descriptors = Vec::new();
-        let mut add = |kind, key: String, descriptor: BorrowedFd<'_>| {
-            told.push(DescriptorKey { kind, key });
+    fn collect(&self, possessions: &Possessions<'_>, now: Moment) -> io::Result<OfferedState> {
+        let Possessions { supervisor, rules, notify, processes, listeners, service } = possessions;
+        let Bequest { workers, respawns, past } = supervisor.bequeath();
+        let (mut keys, mut descriptors) = (Vec::new(), Vec::new());
+        let mut add = |key: DescriptorKey, descriptor: BorrowedFd<'_>| {
+            keys.push(key);
             descriptor.try_clone_to_owned().map(|copy| descriptors.push(copy))
         };
-        add(DescriptorKind::Rules, String::new(), self.world.firewall.as_fd())?;
-        if let Some(handover_descriptors) = &self.handover_descriptors {
-            let ServerDescriptors { lock, control, workers } = &handover_descriptors.sockets;
-            add(DescriptorKind::Lock, String::new(), lock.as_fd())?;
-            add(DescriptorKind::Control, String::new(), control.as_fd())?;
-            if let Some(workers) = workers {
-                add(DescriptorKind::Workers, String::new(), workers.as_fd())?;
-            }
-            if let Some(http) = &handover_descriptors.http {
-                add(DescriptorKind::Http, String::new(), http.as_fd())?;
-            }
+        let single = |kind| DescriptorKey { kind, key: String::new() };
+        let of_worker =
+            |kind, worker: WorkerId| DescriptorKey { kind, key: worker.to_string() };
+        add(single(DescriptorKind::Rules), *rules)?;
+        add(single(DescriptorKind::Lock), self.sockets.lock.as_fd())?;
+        add(single(DescriptorKind::Control), self.sockets.control.as_fd())?;
+        if let Some(workers) = &self.sockets.workers {
+            add(single(DescriptorKind::Workers), workers.as_fd())?;
         }
-        if let Some(socket) = self.health.socket() {
-            add(DescriptorKind::Notify, String::new(), socket)?;
+        if let Some(http) = &self.http {
+            add(single(DescriptorKind::Http), http.as_fd())?;
         }
-        for worker in &workers {
-            let Some((process, output)) = self.world.processes.descriptors(worker.worker) else {
-                continue;
-            };
-            add(DescriptorKind::Process, worker.worker.to_string(), process)?;
-            add(DescriptorKind::Output, worker.worker.to_string(), output)?;
-            if let Some(sockets) = self.world.held.of(worker.worker) {
-                for (index, socket) in sockets.descriptors().enumerate() {
-                    add(DescriptorKind::Listen, listen_key(worker.worker, index), socket)?;
-                }
+        if let Some(notify) = notify {
+            add(single(DescriptorKind::Notify), *notify)?;
+        }
+        for worker in workers.iter().map(|it| it.worker) {
+            let Some((process, output)) = processes.descriptors(worker) else { continue };
+            add(of_worker(DescriptorKind::Process, worker), process)?;
+            add(of_worker(DescriptorKind::Output, worker), output)?;
+            let sockets = listeners.of(worker);
+            for (place, socket) in sockets.iter().flat_map(|it| it.descriptors()).enumerate() {
+                let key = listen_key(worker, place);
+                add(DescriptorKey { kind: DescriptorKind::Listen, key }, socket)?;
             }
         }
-        let handover = Handover {
+        let state = State {
             format: HANDOVER_FORMAT,
             pid: std::process::id(),
-            watchdog: self.world.service.watchdog().map(micros),
-            manager: self.world.service.address().and_then(OsStr::to_str).map(str::to_owned),
+            manager: service.address().and_then(OsStr::to_str).map(str::to_owned),
+            watchdog: service.watchdog().map(micros),
             workers: workers.into_iter().map(|worker| handed(worker, now)).collect(),
             respawns: respawns.into_iter().map(|respawn| handed_respawn(respawn, now)).collect(),
             past: handed_past(past, now),
-            descriptors: told,
+            descriptors: keys,
         };
-        Ok(OfferedState { handover, descriptors })
+        Ok(OfferedState { state: Box::new(state), descriptors })
     }
+}
+
+fn refused(message: String, is_transient: bool) -> Offer {
+    Offer::Refused { message, again: is_transient }
 }
 
 /// What the listening sockets of a worker are called.
@@ -212,65 +242,81 @@ pub(crate) fn handed_past(past: Past, now: Moment) -> SnapshotHistory {
     }
 }
 
-fn micros(span: Duration) -> u64 {
-    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
-}
-
 fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn prepare(stream: &UnixStream) -> io::Result<()> {
-    stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))
+fn micros(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Hands over. On error the other one has not taken it, and does not any more.
-fn give(
+/// Answers a master that asks. Returns the pid of the process that is the master from now on; `None` if
+/// that process was refused. On error it is not the master, and never will be.
+fn offer(
+    mut stream: UnixStream,
+    offered: Result<(PidFd, OfferedState), Offer>,
+    observer: &StepObserver,
+) -> io::Result<Option<u32>> {
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    match offered {
+        Ok((next, offered)) => {
+            hand_over(&mut stream, &next, offered, observer).map(|()| Some(next.pid()))
+        }
+        Err(refused) => refused.write(&mut stream).map(|()| None),
+    }
+}
+
+/// Hands over. On error the next process has not taken it, and does not any more.
+fn hand_over(
     stream: &mut UnixStream,
     next: &PidFd,
-    offered_state: &OfferedState,
-    steps: &Steps,
+    offered: OfferedState,
+    observer: &StepObserver,
 ) -> io::Result<()> {
-    steps.reach("running: asked");
-    Offer::Handover(Box::new(offered_state.handover.clone())).write(stream)?;
-    for some in offered_state.descriptors.chunks(AT_ONCE) {
+    observer.reach("running: asked");
+    let OfferedState { state, descriptors } = offered;
+    Offer::Handover(state).write(stream)?;
+    for some in descriptors.chunks(DESCRIPTORS_AT_ONCE) {
         let some: Vec<BorrowedFd<'_>> = some.iter().map(AsFd::as_fd).collect();
         send_descriptors(&*stream, &[0], &some).map_err(io::Error::other)?;
     }
-    steps.reach("running: offered");
+    observer.reach("running: offered");
     HandshakeStep::Prepared.receive(stream)?;
-    steps.reach("running: grants");
+    observer.reach("running: grants");
     HandshakeStep::Granted.send(stream)?;
-    steps.reach("running: granted");
+    observer.reach("running: granted");
     match HandshakeStep::Taken.receive(stream) {
-        Err(error) if is_silence(&error) => Err(end_silent(stream, next)),
-        heard => {
-            heard?;
-            steps.reach("running: ends");
+        Err(error) if is_timeout(&error) => Err(kill_silent(stream, next)),
+        received => {
+            received?;
+            observer.reach("running: ends");
             Ok(())
         }
     }
 }
 
-fn is_silence(error: &io::Error) -> bool {
+fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
-/// Ends the other one, which has been granted everything and says nothing: it may be stopped, and take
-/// it at any time later. So there would be two masters if this one just went on, and none as long as it
-/// waited. Returns when it is no master and never will be, or if it cannot be ended, when it says what
-/// it is.
-fn end_silent(stream: &mut UnixStream, next: &PidFd) -> io::Error {
+/// Kills the next master, which has been granted everything and says nothing: it may be stopped, and
+/// take it at any time later. So there would be two masters if this one just went on, and none as long
+/// as it waited. Returns when that process is no master and never will be, or if it cannot be killed,
+/// when it says what it is.
+fn kill_silent(stream: &mut UnixStream, next: &PidFd) -> io::Error {
     if let Err(error) = next.signal(Signal::SIGKILL) {
-        tracing::error!(%error, pid = next.pid(), "cannot end a master that does not answer");
+        tracing::error!(%error, pid = next.pid(), "cannot kill the next master, which does not answer");
     }
-    // The kernel closes its end when no code of it runs any more. If it has taken over just before
-    // that, it was a master that was killed, and this one goes on where it began.
-    let ended = stream.set_read_timeout(None).and_then(|()| HandshakeStep::Taken.receive(stream));
+    // The kernel closes its end of the connection when no code of it runs any more. If it has taken over
+    // just before that, it was a master that was killed, and this one goes on where that began.
+    let ended =
+        stream.set_read_timeout(None).and_then(|()| HandshakeStep::Taken.receive(stream));
     match ended {
-        Ok(()) => io::Error::other("it took over too late, and was ended"),
-        Err(_) => io::Error::other("it did not say that it has taken over, and was ended"),
+        Ok(()) => io::Error::other("the next master took over too late, and was killed"),
+        Err(_) => {
+            io::Error::other("the next master did not say that it has taken over, and was killed")
+        }
     }
 }

@@ -9,17 +9,17 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::observer::StepObserver;
 use crate::control::{
     Command, ControlDir, ControlError, DescriptorKey, DescriptorKind, HANDOVER_FORMAT, Handover,
     HandshakeStep, Offer, connect_to_master,
 };
 use crate::master::error::MasterError;
 use crate::plan::ClusterName;
-use crate::process::{PidFd, receive_descriptors};
+use crate::process::{PidFd, ServiceManager, receive_descriptors};
 
 /// How long a running master is asked again that is just doing something that takes no time.
 const ASK_FOR: Duration = Duration::from_secs(10);
@@ -40,7 +40,7 @@ pub(crate) struct RunningMaster {
     pidfd: PidFd,
     pub(crate) handover: Handover,
     descriptors: BTreeMap<DescriptorKey, OwnedFd>,
-    steps: Steps,
+    observer: StepObserver,
 }
 
 /// What came of asking once.
@@ -63,13 +63,13 @@ impl RunningMaster {
     pub(crate) fn connect(
         directory: &ControlDir,
         name: &ClusterName,
-        steps: &Steps,
+        observer: &StepObserver,
     ) -> Result<Option<Self>, MasterError> {
         let until = Instant::now() + ASK_FOR;
         loop {
             let is_last = Instant::now() >= until;
             match connect_to_master(directory, name)? {
-                Some((stream, pid)) => match Self::ask(name, stream, pid, steps)? {
+                Some((stream, pid)) => match Self::ask(name, stream, pid, observer)? {
                     Asked::Offered(running_master) => return Ok(Some(*running_master)),
                     Asked::Refused { reason, again } if is_last || !again => {
                         return Err(MasterError::NotHandedOver { name: name.clone(), reason });
@@ -91,9 +91,9 @@ impl RunningMaster {
         name: &ClusterName,
         mut stream: UnixStream,
         pid: u32,
-        steps: &Steps,
+        observer: &StepObserver,
     ) -> Result<Asked, MasterError> {
-        steps.reach("next: connected");
+        observer.reach("next: connected");
         let pidfd = match PidFd::open(pid) {
             Ok(pidfd) => pidfd,
             Err(error) if error.errno() == Some(nix::errno::Errno::ESRCH) => {
@@ -106,7 +106,7 @@ impl RunningMaster {
             stream.set_write_timeout(Some(PATIENCE))?;
             let request = Command::Takeover { format: HANDOVER_FORMAT }.emit();
             io::Write::write_all(&mut stream, format!("{request}\n").as_bytes())?;
-            steps.reach("next: asked");
+            observer.reach("next: asked");
             Offer::read(&mut stream)
         })();
         let handover = match said {
@@ -125,9 +125,9 @@ impl RunningMaster {
             Ok(descriptors) => descriptors,
             Err(error) => return unless_gone(&pidfd, &error),
         };
-        steps.reach("next: received");
-        let (name, steps) = (name.clone(), steps.clone());
-        let running_master = Self { name, stream, pidfd, handover, descriptors, steps };
+        observer.reach("next: received");
+        let (name, observer) = (name.clone(), observer.clone());
+        let running_master = Self { name, stream, pidfd, handover, descriptors, observer };
         Ok(Asked::Offered(Box::new(running_master)))
     }
 
@@ -144,25 +144,39 @@ impl RunningMaster {
         })
     }
 
+    /// The service manager that it notifies, which the next master goes on to notify: the manager watches
+    /// the service in whichever process that is.
+    pub(crate) fn service_manager(&self) -> Option<ServiceManager> {
+        match ServiceManager::at(self.handover.manager.as_ref()?.into()) {
+            Ok(manager) => {
+                Some(manager.with_watchdog(self.handover.watchdog.map(Duration::from_micros)))
+            }
+            Err(error) => {
+                tracing::warn!(%error, "sd_notify is off: the address that was handed over is of no use");
+                None
+            }
+        }
+    }
+
     /// Everything is prepared: when this returns, this process is the master.
     ///
     /// # Errors
     /// [`MasterError::NotHandedOver`]: the other one goes on.
     pub(crate) fn commit(self) -> Result<(), MasterError> {
-        let Self { name, mut stream, pidfd, steps, .. } = self;
-        steps.reach("next: prepared");
+        let Self { name, mut stream, pidfd, observer, .. } = self;
+        observer.reach("next: prepared");
         let granted = HandshakeStep::Prepared.send(&mut stream).and_then(|()| {
-            steps.reach("next: said so");
+            observer.reach("next: said so");
             HandshakeStep::Granted.receive(&mut stream)
         });
         match granted {
             Ok(()) => {
-                steps.reach("next: granted");
+                observer.reach("next: granted");
                 // If it cannot be told, it has ended, or was killed: there is no other master.
                 if let Err(error) = HandshakeStep::Taken.send(&mut stream) {
                     tracing::warn!(%error, "the earlier master ended before it was told to");
                 }
-                steps.reach("next: taken");
+                observer.reach("next: taken");
                 Ok(())
             }
             Err(_) if is_gone(&pidfd) => {
@@ -209,25 +223,4 @@ fn receive_all(
         received.extend(receive_descriptors(stream, &mut [0])?.1);
     }
     Ok(told.iter().cloned().zip(received).collect())
-}
-
-/// Tells a test which step of a takeover is reached, for it to end or stop this process there.
-#[derive(Clone, Default)]
-pub(crate) struct Steps(pub(crate) Option<Arc<Observer>>);
-
-/// Is told a step.
-type Observer = dyn Fn(&str) + Send + Sync;
-
-impl Steps {
-    pub(crate) fn reach(&self, step: &str) {
-        if let Self(Some(observer)) = self {
-            observer(step);
-        }
-    }
-}
-
-impl fmt::Debug for Steps {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Steps").field(&self.0.is_some()).finish()
-    }
 }

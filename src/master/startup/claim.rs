@@ -1,14 +1,16 @@
-//! Taking hold of the rules that are there: so that they are ours before anything is begun that would
-//! have to be undone if they were somebody else's.
+//! What a master claims before it begins anything: the lock of the cluster, and the rules that are
+//! there. So a start that fails has changed nothing that it would have to undo.
 
 use std::os::fd::OwnedFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::overlap::refuse_overlap;
 use crate::config::{Config, Ownership};
 use crate::control::{ControlDir, DescriptorKind, Lock};
 use crate::master::error::MasterError;
 use crate::master::handover::receive::RunningMaster;
+use crate::master::rules::watching::Watching;
 use crate::nft::{self, Firewall, NftError, Protection};
 use crate::plan::{Listeners, Plan};
 
@@ -16,44 +18,124 @@ use crate::plan::{Listeners, Plan};
 /// lock before the netlink socket. A second master is to give up within a second.
 const OWNER_LEAVES: Duration = Duration::from_millis(500);
 
-/// How often it is looked whether he has gone.
-const LOOK: Duration = Duration::from_millis(1);
+/// How often the table is claimed meanwhile. The kernel tells nobody that it has no owner any more.
+const CLAIM_INTERVAL: Duration = Duration::from_millis(1);
 
-/// Makes this process the one master of the cluster in this directory, with the lock and the control
-/// socket of the running master if that hands them over.
-pub(crate) fn lock(
-    config: &Config,
-    directory: Option<&ControlDir>,
-    running_master: Option<&mut RunningMaster>,
-) -> Result<(Option<Lock>, Option<OwnedFd>), MasterError> {
-    let Some(directory) = directory else { return Ok((None, None)) };
-    let Some(running_master) = running_master else {
-        return Ok((Some(directory.lock(&config.name)?), None));
-    };
-    let lock = running_master.take_needed(DescriptorKind::Lock)?;
-    let lock = Lock::handed_over(directory, &config.name, lock)?;
-    Ok((Some(lock), Some(running_master.take_needed(DescriptorKind::Control)?)))
+/// What makes this process the one master of a cluster.
+pub(in crate::master) struct Claim {
+    /// Without a control directory there is none.
+    pub(in crate::master) lock: Option<Lock>,
+    /// The control socket of the running master, if that hands over.
+    pub(in crate::master) control_socket: Option<OwnedFd>,
+    #[cfg(feature = "http")]
+    pub(in crate::master) http: Option<crate::http::Server>,
+    pub(in crate::master) firewall: Firewall,
+    pub(in crate::master) watching: Watching,
+    /// The plan that an earlier master left in the kernel.
+    pub(in crate::master) in_force: Option<Plan>,
 }
 
-/// Opens the rules of a cluster, by the socket that a running master hands over if there is one, and
-/// says how they will be protected. Reads and changes nothing.
-pub(crate) fn open(config: &Config, handed: Option<OwnedFd>) -> Result<Firewall, NftError> {
+impl Claim {
+    /// Claims the cluster: with the descriptors of the running master if there is one, whose rules are
+    /// claimed only by [`Self::confirm`].
+    ///
+    /// # Errors
+    /// Another master runs, another cluster has listeners for the same connections, or this process may
+    /// not do what a master does.
+    pub(in crate::master) fn acquire(
+        config: &Config,
+        directory: Option<&ControlDir>,
+        mut running: Option<&mut RunningMaster>,
+    ) -> Result<Self, MasterError> {
+        let (lock, control_socket) = lock(config, directory, running.as_deref_mut())?;
+        #[cfg(feature = "http")]
+        let http = listen_http(config, running.as_deref_mut())?;
+        let rules = running.as_mut().map(|it| it.take_needed(DescriptorKind::Rules)).transpose()?;
+        let mut firewall = open_firewall(config, rules)?;
+        // Before anything is read: what others change from then on is noticed.
+        let watching = Watching::open()?;
+        refuse_overlap(config)?;
+        let in_force = read_in_force(&mut firewall, &config.listeners)?;
+        if running.is_none() {
+            adopt_table(&mut firewall)?;
+        }
+        Ok(Self {
+            lock,
+            control_socket,
+            #[cfg(feature = "http")]
+            http,
+            firewall,
+            watching,
+            in_force,
+        })
+    }
+
+    /// Everything is prepared: when this returns, this process is the master.
+    ///
+    /// # Errors
+    /// [`MasterError::NotHandedOver`]: the other one goes on.
+    pub(in crate::master) fn confirm(
+        &mut self,
+        running: Option<RunningMaster>,
+    ) -> Result<(), MasterError> {
+        if let Some(running) = running {
+            running.commit()?;
+            adopt_table(&mut self.firewall)?;
+        }
+        Ok(())
+    }
+}
+
+/// Takes the lock; or the lock and the control socket of the running master.
+fn lock(
+    config: &Config,
+    directory: Option<&ControlDir>,
+    running: Option<&mut RunningMaster>,
+) -> Result<(Option<Lock>, Option<OwnedFd>), MasterError> {
+    let Some(directory) = directory else { return Ok((None, None)) };
+    let Some(running) = running else {
+        return Ok((Some(directory.lock(&config.name)?), None));
+    };
+    let lock = running.take_needed(DescriptorKind::Lock)?;
+    let lock = Lock::handed_over(directory, &config.name, lock)?;
+    Ok((Some(lock), Some(running.take_needed(DescriptorKind::Control)?)))
+}
+
+#[cfg(feature = "http")]
+fn listen_http(
+    config: &Config,
+    running: Option<&mut RunningMaster>,
+) -> Result<Option<crate::http::Server>, MasterError> {
+    use crate::http::{Limits, Server};
+    let Some(address) = config.http.listen else { return Ok(None) };
+    let handed_over = running.and_then(|it| it.take(DescriptorKind::Http, ""));
+    let handed_over =
+        handed_over.map(|socket| Server::handed_over(socket, address, Limits::default()));
+    Ok(Some(match handed_over.transpose()?.flatten() {
+        Some(server) => server,
+        None => Server::bind(address, Limits::default())?,
+    }))
+}
+
+/// Opens the rules of the cluster, by the socket that a running master hands over if there is one, and
+/// says how they will be protected. Changes nothing.
+fn open_firewall(config: &Config, handed_over: Option<OwnedFd>) -> Result<Firewall, NftError> {
     let ownership = match config.ownership {
         Ownership::Auto => nft::Ownership::Auto,
         Ownership::Owned => nft::Ownership::Owned,
         Ownership::Shared => nft::Ownership::Shared,
     };
-    let firewall = match handed {
+    let firewall = match handed_over {
         Some(socket) => Firewall::from_descriptor(&config.name, socket)?,
         None => Firewall::open(&config.name)?,
     };
     let mut firewall = firewall.with_ownership(ownership);
     firewall.probe()?;
-    announce(firewall.protection()?, config.ownership);
+    log_protection(firewall.protection()?, config.ownership);
     Ok(firewall)
 }
 
-fn announce(protection: Protection, wanted: Ownership) {
+fn log_protection(protection: Protection, wanted: Ownership) {
     match (protection, wanted) {
         (Protection::Owned, _) => tracing::debug!("nobody else can change the rules"),
         (Protection::Kept, Ownership::Shared) => {
@@ -70,9 +152,9 @@ fn announce(protection: Protection, wanted: Ownership) {
     }
 }
 
-/// The plan that an earlier master left. Rules of an older version of ipcluster cannot be read: they
+/// Reads the plan that an earlier master left. Rules of an older version of ipcluster cannot be read: they
 /// stay as they are until the first workers are ready, and are then replaced in one transaction.
-pub(crate) fn in_force(
+fn read_in_force(
     firewall: &mut Firewall,
     listeners: &Listeners,
 ) -> Result<Option<Plan>, NftError> {
@@ -85,13 +167,13 @@ pub(crate) fn in_force(
     }
 }
 
-/// Makes the rules that an earlier master left ours, and changes nothing about them.
-pub(crate) fn adopt(firewall: &mut Firewall) -> Result<(), NftError> {
+/// Makes the table that an earlier master left ours, and changes nothing about it.
+fn adopt_table(firewall: &mut Firewall) -> Result<(), NftError> {
     let began = Instant::now();
     loop {
         match firewall.adopt() {
             Err(NftError::OwnedByOther { .. }) if began.elapsed() < OWNER_LEAVES => {
-                thread::sleep(LOOK);
+                thread::sleep(CLAIM_INTERVAL);
             }
             adopted => return adopted.map(drop),
         }

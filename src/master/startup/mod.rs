@@ -5,5 +5,7 @@ pub(crate) mod claim;
 pub(crate) mod find_workers;
 pub(crate) mod initial_plan;
 pub(crate) mod orphans;
+mod overlap;
 pub(crate) mod state;
+pub(crate) mod template;
 pub(crate) mod worker_sockets;
