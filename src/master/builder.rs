@@ -25,8 +25,9 @@ use super::operators::metrics::Metrics;
 use super::operators::service_manager::ServiceNotifier;
 use super::operators::statuses::Statuses;
 use super::rules::conntrack_usage::ConntrackUsage;
-use super::run::Master;
+use super::run::{Ended, Master};
 use super::startup::claim::Claim;
+use super::startup::dedicate::{Dedicated, dedicate_process};
 use super::startup::initial_plan::InitialPlan;
 use super::startup::orphans::Orphans;
 use super::startup::state::{AdoptedWorker, PendingReconfigure, StartupState};
@@ -39,6 +40,8 @@ use super::workers::memory::MemoryMonitor;
 use super::workers::output::journal::Journal;
 use super::workers::output::logs::Logs;
 use super::workers::output::{Destination, Printer};
+use super::workers::processes::Processes;
+use super::workers::spawner::{SpawnOutcome, Spawner, Started, Template};
 use crate::config::{Config, WorkerOutput};
 use crate::control::{ControlDir, Limits, Lock, Server};
 use crate::nft::Firewall;
@@ -64,6 +67,7 @@ pub struct Builder {
     print_output: bool,
     descriptor_limit: Option<u64>,
     service_manager: Option<ServiceManager>,
+    obeys_signals: bool,
     replace: bool,
     observer: StepObserver,
 }
@@ -79,6 +83,7 @@ impl Builder {
             print_output: false,
             descriptor_limit: None,
             service_manager: None,
+            obeys_signals: false,
             replace: false,
             observer,
         }
@@ -98,17 +103,15 @@ impl Builder {
         Self { environment: variables.into_iter().collect(), ..self }
     }
 
-    /// Gives workers this soft limit of open files, for a program that has raised its own by
-    /// [`raise_descriptor_limit`](crate::process::raise_descriptor_limit).
+    /// Gives workers this soft limit of open files, for a program that has raised its own.
     #[must_use]
     pub fn worker_descriptor_limit(self, limit: u64) -> Self {
         Self { descriptor_limit: Some(limit), ..self }
     }
 
-    /// Tells a service manager how the master gets on: `READY=1` when the first worker serves, by
-    /// rules that are in force, or an earlier master's do; `RELOADING=1` and again `READY=1` around
-    /// each reload, `STOPPING=1`, `STATUS=`, and `WATCHDOG=1` twice within each of its limits, from
-    /// the loop.
+    /// Notifies this service manager (sd_notify(3)): `READY=1` when the first worker serves, by rules that
+    /// are in force, or an earlier master's workers do; `RELOADING=1` and again `READY=1` around each
+    /// reload, `STOPPING=1`, `STATUS=`, and `WATCHDOG=1` twice within each of its limits, from the loop.
     #[must_use]
     pub fn service_manager(self, manager: ServiceManager) -> Self {
         Self { service_manager: Some(manager), ..self }
@@ -119,6 +122,95 @@ impl Builder {
     #[must_use]
     pub fn print_output(self) -> Self {
         Self { print_output: true, ..self }
+    }
+
+    /// Has [`Master::run`] obey the signals of the process: SIGTERM and SIGINT end the master alone, or with
+    /// the setting `on_exit = "drain"` stop the cluster, where the second of them does not wait for
+    /// connections; SIGHUP is a reload, SIGUSR1 is clear-retired. None of these signals ends the process any
+    /// more by itself, also when the master has ended.
+    #[must_use]
+    pub fn obey_signals(self) -> Self {
+        Self { obeys_signals: true, ..self }
+    }
+
+    /// Makes this process the service of which the master is the whole purpose, as `ipcluster run` is. One
+    /// call for:
+    ///
+    /// | what | by itself | acts on |
+    /// |---|---|---|
+    /// | all capabilities are given up but those that the master needs, for good, also by `exec` (`no_new_privs`) | [`keep_only_capabilities`] with [`needed_capabilities`] | the calling thread, and threads and processes that it starts from then on |
+    /// | the soft limit of open files is raised to the hard one; workers get the soft limit that was | [`raise_descriptor_limit`] with [`Self::worker_descriptor_limit`] | the process |
+    /// | retired workers that serve again after a rollback may get their nice value back, if the process may raise that limit (`CAP_SYS_RESOURCE`) | [`allow_nice_back`] | the process |
+    /// | the service manager that `NOTIFY_SOCKET` names is notified | [`Self::service_manager`] | |
+    /// | signals are obeyed | [`Self::obey_signals`] | the process |
+    ///
+    /// Call it early in `main`, before there is a second thread: capabilities belong to threads
+    /// (capabilities(7)), and a thread that exists already would keep all of its own. So it comes before a
+    /// multi-threaded runtime is made; within a runtime of one thread it is early enough.
+    ///
+    /// ```no_run
+    /// use ipcluster::master::{ControlDir, Ended, Master};
+    /// # fn config() -> Result<ipcluster::config::Config, Box<dyn std::error::Error>> { todo!() }
+    ///
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     let builder = Master::builder(config()?).control(ControlDir::locate()?);
+    ///     let builder = builder.dedicate_process()?;
+    ///     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    ///     let ended = runtime.block_on(async {
+    ///         let master = builder.start()?;
+    ///         let handle = master.handle(); // reload, scale, status ... while it runs
+    ///         # drop(handle);
+    ///         master.run().await
+    ///     })?;
+    ///     assert!(matches!(ended, Ended::Left | Ended::Stopped));
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// [`MasterError::Process`] with [`ProcessError::ManyThreads`] if there is a second thread, or if the
+    /// kernel refuses. Limits may have been raised then.
+    ///
+    /// [`keep_only_capabilities`]: crate::process::keep_only_capabilities
+    /// [`needed_capabilities`]: crate::master::needed_capabilities
+    /// [`raise_descriptor_limit`]: crate::process::raise_descriptor_limit
+    /// [`allow_nice_back`]: crate::process::allow_nice_back
+    pub fn dedicate_process(self) -> Result<Self, MasterError> {
+        let Dedicated { descriptor_limit, service_manager } = dedicate_process(&self.config)?;
+        Ok(Self {
+            descriptor_limit: Some(descriptor_limit),
+            service_manager,
+            obeys_signals: true,
+            ..self
+        })
+    }
+
+    /// Runs the master as the service of which it is the whole purpose, until it ends:
+    /// [`Self::dedicate_process`], a runtime of one thread, [`Self::start`] and [`Master::run`].
+    ///
+    /// ```no_run
+    /// use ipcluster::master::{ControlDir, Master};
+    /// # fn config() -> Result<ipcluster::config::Config, Box<dyn std::error::Error>> { todo!() }
+    ///
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     let builder = Master::builder(config()?).control(ControlDir::locate()?);
+    ///     let ended = builder.run_as_service()?;
+    ///     println!("{ended:?}");
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`Self::dedicate_process`], [`Self::start`] and [`Master::run`];
+    /// [`MasterError::Runtime`].
+    ///
+    /// # Panics
+    /// Within a tokio runtime.
+    pub fn run_as_service(self) -> Result<Ended, MasterError> {
+        let builder = self.dedicate_process()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|source| MasterError::Runtime { source })?;
+        runtime.block_on(async { builder.start()?.run().await })
     }
 
     /// Takes over from a master of this name in the same control directory, if one runs: its rules, its
@@ -258,7 +350,7 @@ impl Builder {
         sockets: PreparedSockets,
         parts: Parts,
     ) -> Result<Master, MasterError> {
-        let Self { config, observer, service_manager, .. } = self;
+        let Self { config, observer, service_manager, obeys_signals, .. } = self;
         let Claim { lock, control_socket, mut firewall, watching, in_force, .. } = claim;
         let WorkerSockets { workers: workers_socket, notify } = sockets.open()?;
         let health = HealthMonitor::new(&config, notify)?;
@@ -329,6 +421,7 @@ impl Builder {
             draining: Draining::default(),
             conntrack_usage: ConntrackUsage::default(),
             health,
+            obeys_signals,
             finished: false,
         })
     }

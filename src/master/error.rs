@@ -88,6 +88,18 @@ pub enum MasterError {
         /// Why.
         source: std::io::Error,
     },
+    /// The signals of the process cannot be taken.
+    #[error("cannot listen for signals")]
+    Signals {
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A runtime for the master cannot be made.
+    #[error("cannot wait for IO")]
+    Runtime {
+        /// Why.
+        source: std::io::Error,
+    },
 }
 
 impl MasterError {

@@ -23,8 +23,7 @@
 //! another, and long looks have theirs, all made at the start; a transaction takes the kernel's own time, micro- to milliseconds.
 //!
 //! It needs `CAP_NET_ADMIN`, and more only where [`needed_capabilities`] says so. A program of which
-//! it is the whole purpose gives up the rest
-//! ([`keep_only_capabilities`](crate::process::keep_only_capabilities)), as `ipcluster run` does.
+//! it is the whole purpose gives up the rest ([`Builder::dedicate_process`]), as `ipcluster run` does.
 //!
 //! Where the cluster wants it, the listening sockets of workers are opened here and kept, so that the
 //! connections in their queues outlive a worker (`workers/listeners.rs`).
@@ -53,3 +52,9 @@ pub use operators::handle::Handle;
 pub use operators::report::explain;
 pub use privilege::needed_capabilities;
 pub use run::{Ended, Master};
+
+// What a program needs to embed a master.
+pub use crate::control::ControlDir;
+pub use crate::process::{
+    Capabilities, ServiceManager, allow_nice_back, keep_only_capabilities, raise_descriptor_limit,
+};

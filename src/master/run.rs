@@ -19,6 +19,7 @@ use super::operators::handle::{Handle, Order};
 use super::operators::report;
 use super::operators::statuses::SocketCounts;
 use super::rules::conntrack_usage::ConntrackUsage;
+use super::startup::signals::Signals;
 use super::startup::state::PendingReconfigure;
 use super::workers::counting::{CountedWorkers, count_all, count_sockets};
 use super::workers::draining::Draining;
@@ -62,6 +63,8 @@ pub struct Master {
     pub(super) draining: Draining,
     pub(super) conntrack_usage: ConntrackUsage,
     pub(super) health: HealthMonitor,
+    /// Whether signals of the process are for this master.
+    pub(super) obeys_signals: bool,
     pub(super) finished: bool,
 }
 
@@ -98,7 +101,8 @@ impl Master {
     /// Runs until it is told to leave or to stop.
     ///
     /// # Errors
-    /// [`MasterError::Control`] if nobody can connect to the control socket. What goes wrong later
+    /// [`MasterError::Control`] if nobody can connect to the control socket; [`MasterError::Signals`] if it
+    /// is to [obey signals](Builder::obey_signals), and cannot take them. What goes wrong later
     /// is logged, answered or tried again: a master does not end by itself.
     ///
     /// # Panics
@@ -113,6 +117,12 @@ impl Master {
         #[cfg(feature = "http")]
         if let Some(server) = self.http.take() {
             pages.spawn(server.serve(self.handle()));
+        }
+        // Obeyed until this function ends.
+        let mut signals = tokio::task::JoinSet::new();
+        if self.obeys_signals {
+            let taken = Signals::take().map_err(|source| MasterError::Signals { source })?;
+            signals.spawn(taken.obey(self.handle(), self.config.on_exit));
         }
         let mut readiness = every(READINESS_INTERVAL);
         let mut health = every(HEALTH_INTERVAL);

@@ -19,8 +19,8 @@ use crate::master::background::BackgroundThread;
 use crate::master::operators::service_manager::ServiceNotifier;
 use crate::master::workers::listeners::HeldListeners;
 use crate::master::workers::processes::Processes;
-use crate::process::{PidFd, peer_process, send_descriptors};
 use crate::plan::{Generation, Weights};
+use crate::process::{PidFd, peer_process, send_descriptors};
 use crate::supervisor::{
     Adopted, Bequest, Moment, Part, Past, Refusal, Respawn, Supervisor, WorkerId,
 };
@@ -146,8 +146,7 @@ impl Handover {
             descriptor.try_clone_to_owned().map(|copy| descriptors.push(copy))
         };
         let single = |kind| DescriptorKey { kind, key: String::new() };
-        let of_worker =
-            |kind, worker: WorkerId| DescriptorKey { kind, key: worker.to_string() };
+        let of_worker = |kind, worker: WorkerId| DescriptorKey { kind, key: worker.to_string() };
         add(single(DescriptorKind::Rules), *rules)?;
         add(single(DescriptorKind::Lock), self.sockets.lock.as_fd())?;
         add(single(DescriptorKind::Control), self.sockets.control.as_fd())?;
@@ -311,8 +310,7 @@ fn kill_silent(stream: &mut UnixStream, next: &PidFd) -> io::Error {
     }
     // The kernel closes its end of the connection when no code of it runs any more. If it has taken over
     // just before that, it was a master that was killed, and this one goes on where that began.
-    let ended =
-        stream.set_read_timeout(None).and_then(|()| HandshakeStep::Taken.receive(stream));
+    let ended = stream.set_read_timeout(None).and_then(|()| HandshakeStep::Taken.receive(stream));
     match ended {
         Ok(()) => io::Error::other("the next master took over too late, and was killed"),
         Err(_) => {

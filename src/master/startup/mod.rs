@@ -2,10 +2,12 @@
 //! found, and the plan to begin with is made.
 
 pub(crate) mod claim;
+pub(crate) mod dedicate;
 pub(crate) mod find_workers;
 pub(crate) mod initial_plan;
 pub(crate) mod orphans;
 mod overlap;
+pub(crate) mod signals;
 pub(crate) mod state;
 pub(crate) mod template;
 pub(crate) mod worker_sockets;

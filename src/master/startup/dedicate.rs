@@ -1,0 +1,38 @@
+//! Making a process the service of which a master is the whole purpose.
+
+use crate::config::Config;
+use crate::master::error::MasterError;
+use crate::master::privilege::needed_capabilities;
+use crate::process::{
+    ServiceManager, allow_nice_back, keep_only_capabilities, raise_descriptor_limit,
+};
+
+/// What a process has that was dedicated to a master.
+pub(in crate::master) struct Dedicated {
+    /// The soft limit of open files as it was before it was raised.
+    pub(in crate::master) descriptor_limit: u64,
+    /// The service manager that the environment names.
+    pub(in crate::master) service_manager: Option<ServiceManager>,
+}
+
+/// Gives up all capabilities of this process that the master does not need, raises its limits, and finds its
+/// service manager.
+///
+/// # Errors
+/// [`MasterError::Process`]: the process has more than one thread, or the kernel refuses.
+pub(in crate::master) fn dedicate_process(config: &Config) -> Result<Dedicated, MasterError> {
+    // While the process has CAP_SYS_RESOURCE, if it ever had.
+    if config.retire.renice != 0 && !allow_nice_back()? {
+        tracing::debug!("retired workers that serve again keep their nice value");
+    }
+    let kept = keep_only_capabilities(needed_capabilities(config))?;
+    tracing::debug!("keeps {kept}");
+    let descriptor_limit = raise_descriptor_limit()?;
+    let service_manager = ServiceManager::from_environment(|name| std::env::var_os(name));
+    // Not fatal: the service manager itself notices that nobody notifies it.
+    let service_manager = service_manager.unwrap_or_else(|error| {
+        tracing::warn!(%error, "sd_notify is off");
+        None
+    });
+    Ok(Dedicated { descriptor_limit, service_manager })
+}
