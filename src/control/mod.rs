@@ -38,7 +38,7 @@
 //! line that is too long ends the connection, as do five seconds without a complete line.
 //!
 //! A connection whose first line has a `__type` is a worker's: those speak the older system's protocol
-//! (`compat.rs`, and `peer.rs` for what is answered when), also over a socket of their own
+//! (`legacy`), also over a socket of their own
 //! ([`WorkersSocket`]).
 //!
 //! Who may command is what the kernel says of the peer (`SO_PEERCRED`, unix(7)): the user of the
@@ -57,41 +57,39 @@
 
 mod client;
 mod codec;
-mod compat;
-mod crowd;
 mod directory;
 mod error;
 mod events;
 mod figures;
-mod link;
+mod legacy;
 mod message;
-mod peer;
 mod server;
 mod status;
 mod table;
 mod takeover;
 mod wire;
-mod workers_socket;
 
 pub use client::{Client, connect_to_master};
 pub use codec::{LineDecoder, MAX_LINE};
-pub use compat::{FromWorker, ToWorker, WorkerFacts, WorkerOrder, worker_ports};
 pub use directory::{ControlDir, Lock};
 pub use error::{ControlError, MessageError};
 pub use events::EventLine;
 pub(crate) use events::STATS_LIMIT;
 pub use figures::{LeavingCause, Restarts, Retirements, SwapTimes};
-pub use link::{Arrival, WorkerEvent, WorkerLink};
+pub use legacy::{
+    FromWorker, LINE_INTERVAL, LINES_AT_ONCE, Peer, PeerEffect, PeerEnd, PeerLimits, PeerNews,
+    ToWorker, UNREAD_LIMIT, WorkerFacts, WorkerOrder, worker_ports,
+};
 pub use message::{
     Answer, Cleared, Command, Failure, OnTrial, OrphansEnded, Reloaded, Reply, Restarted,
     RetireTarget, Retired, RolledBack, Scaled, Stopped, VERSION,
 };
-pub use peer::{
-    LINE_INTERVAL, LINES_AT_ONCE, Peer, PeerEffect, PeerEnd, PeerLimits, PeerNews, UNREAD_LIMIT,
-};
 #[cfg(test)]
 pub(crate) use server::Replies;
-pub use server::{Gate, Limits, Request, Responder, Server, ServerDescriptors};
+pub use server::{
+    Arrival, Gate, Limits, Request, Responder, Server, ServerDescriptors, WorkerEvent, WorkerLink,
+    WorkersSocket,
+};
 pub use status::{
     ConntrackFill, Explanation, ForeignChain, Orphan, PartitionKind, RuleWriter, SCHEMA, Status,
     Trial, WorkerHealth, WorkerState, WorkerStatus,
@@ -100,4 +98,3 @@ pub use takeover::{
     DescriptorKey, DescriptorKind, HANDOVER_FORMAT, Handover, HandshakeStep, Offer,
     SnapshotGeneration, SnapshotHistory, SnapshotRespawn, SnapshotStage, SnapshotWorker,
 };
-pub use workers_socket::WorkersSocket;

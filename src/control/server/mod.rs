@@ -1,5 +1,9 @@
 //! The master's end of the control socket.
 
+mod limits;
+mod worker_link;
+mod workers_socket;
+
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
@@ -10,16 +14,18 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::compat::is_worker_line;
-use super::crowd::{Crowd, Place};
+use limits::{Crowd, Place};
+use workers_socket::SocketFile;
+
 use super::directory::io_error;
-use super::link::{self, WorkerEvent};
-use super::peer::Budget;
-use super::workers_socket::{SocketFile, WorkersSocket};
+use super::legacy::{self, Budget, is_worker_line};
 use super::{
     Answer, Command, ControlError, EventLine, Failure, LineDecoder, Lock, MessageError, Peer,
     PeerLimits, Reply,
 };
+
+pub use worker_link::{Arrival, WorkerEvent, WorkerLink};
+pub use workers_socket::WorkersSocket;
 
 /// What a peer may take of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -469,7 +475,7 @@ impl Operator {
     async fn become_worker(self, line: String, events: mpsc::Sender<WorkerEvent>, place: Place) {
         let limits = PeerLimits { patience: self.limits.patience, ..self.limits.worker };
         let peer = Peer::resume(self.pid, limits, self.decoder, self.begin.elapsed());
-        link::attend(self.stream, peer, &line, self.begin, events, place).await;
+        worker_link::attend(self.stream, peer, &line, self.begin, events, place).await;
     }
 
     /// Answers requests to the end of the connection, or until it turns into something else.
@@ -583,8 +589,8 @@ enum Turn {
 }
 
 /// Lines that an operator may send at once, and more beyond that at the pace of
-/// [`LINE_INTERVAL`](super::peer::LINE_INTERVAL).
-const LINES_AT_ONCE: u32 = super::peer::LINES_AT_ONCE;
+/// [`LINE_INTERVAL`](super::LINE_INTERVAL).
+const LINES_AT_ONCE: u32 = legacy::LINES_AT_ONCE;
 
 /// What a peer did next.
 enum Incoming {

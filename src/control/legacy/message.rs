@@ -20,12 +20,12 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::MessageError;
-use super::message::{cut, kind, not_json, shorten, wrong};
+use crate::control::MessageError;
+use crate::control::message::{cut, kind, not_json, shorten, wrong};
 use crate::plan::{Port, Seat};
 
 /// Whether a line is one of this protocol, and not an operator's: an object with a `__type`.
-pub(super) fn is_worker_line(line: &str) -> bool {
+pub(in crate::control) fn is_worker_line(line: &str) -> bool {
     matches!(serde_json::from_str(line), Ok(Value::Object(fields)) if fields.contains_key("__type"))
 }
 
@@ -234,7 +234,7 @@ impl ToWorker {
         }
     }
 
-    /// The message as a line, without its end; shorter than [`MAX_LINE`](super::MAX_LINE).
+    /// The message as a line, without its end; shorter than [`MAX_LINE`](crate::control::MAX_LINE).
     pub fn emit(&self) -> String {
         let message = match self {
             Self::Response { id, refusal: None } => {

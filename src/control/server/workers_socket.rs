@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-use super::ControlError;
-use super::directory::{io_error, not_ours};
+use crate::control::ControlError;
+use crate::control::directory::{io_error, not_ours};
 
 /// A socket on which workers join, and operators' commands are refused.
 ///

@@ -11,9 +11,9 @@ use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
-use super::crowd::Place;
-use super::peer::UNREAD_LIMIT;
-use super::{Peer, PeerEffect, PeerNews, WorkerFacts, WorkerOrder};
+use super::limits::Place;
+use crate::control::legacy::UNREAD_LIMIT;
+use crate::control::{Peer, PeerEffect, PeerNews, WorkerFacts, WorkerOrder};
 
 /// What comes from workers. Of one connection it comes in order: an arrival, if that is accepted any
 /// news, then the end.

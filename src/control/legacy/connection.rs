@@ -28,8 +28,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::compat::id_of;
-use super::{FromWorker, LineDecoder, MessageError, ToWorker, WorkerFacts, WorkerOrder};
+use super::message::id_of;
+use super::{FromWorker, ToWorker, WorkerFacts, WorkerOrder};
+use crate::control::{LineDecoder, MessageError};
 
 /// Lines that a peer may send at once. A worker sends two a second.
 pub const LINES_AT_ONCE: u32 = 64;
@@ -153,7 +154,7 @@ impl Peer {
     }
 
     /// One of which `decoder` has read before that it is a worker's, and not an operator's.
-    pub(super) fn resume(
+    pub(in crate::control) fn resume(
         pid: u32,
         limits: PeerLimits,
         decoder: LineDecoder,
@@ -177,7 +178,7 @@ impl Peer {
     }
 
     /// Takes in one line.
-    pub(super) fn receive_line(&mut self, line: &str, now: Duration) -> Vec<PeerEffect> {
+    pub(in crate::control) fn receive_line(&mut self, line: &str, now: Duration) -> Vec<PeerEffect> {
         self.line(line, now);
         self.advance(now)
     }
@@ -416,14 +417,14 @@ const LAG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How many lines a peer may send now.
 #[derive(Debug)]
-pub(super) struct Budget {
-    pub(super) lines: u32,
+pub(in crate::control) struct Budget {
+    pub(in crate::control) lines: u32,
     /// From when on the time counts for the next one.
-    pub(super) since: Duration,
+    pub(in crate::control) since: Duration,
 }
 
 impl Budget {
-    pub(super) fn refill(&mut self, now: Duration) {
+    pub(in crate::control) fn refill(&mut self, now: Duration) {
         let earned = now.saturating_sub(self.since).as_millis() / LINE_INTERVAL.as_millis();
         let earned = u32::try_from(earned).unwrap_or(u32::MAX);
         self.lines = self.lines.saturating_add(earned).min(LINES_AT_ONCE);
@@ -433,7 +434,7 @@ impl Budget {
         };
     }
 
-    pub(super) fn next(&self) -> Duration {
+    pub(in crate::control) fn next(&self) -> Duration {
         self.since + LINE_INTERVAL
     }
 }
