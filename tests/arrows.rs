@@ -69,7 +69,7 @@ const PURE: &[&str] = &[
     "control/codec",
     "control/legacy",
     "control/events",
-    "control/wire",
+    "control/token_bucket",
     "control/table",
     "control/figures",
     "http/exposition",

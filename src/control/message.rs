@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{EventLine, Explanation, MessageError, Status, WorkerStatus, wire};
+use super::{EventLine, Explanation, MessageError, Status, WorkerStatus};
 use crate::plan::{Generation, MAX_SEATS, Seat, Share};
 
 /// The version of the protocol, the `v` of each request.
@@ -314,7 +314,6 @@ pub enum Answer {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Reloaded {
     /// The generation that is in force now.
-    #[serde(with = "wire::GenerationNumber")]
     pub generation: Generation,
     /// How many workers it has.
     pub workers: u16,
@@ -326,7 +325,6 @@ pub struct Reloaded {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct OnTrial {
     /// The new generation.
-    #[serde(with = "wire::GenerationNumber")]
     pub generation: Generation,
     /// How many workers it has.
     pub workers: u32,
@@ -342,7 +340,6 @@ pub struct OnTrial {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RolledBack {
     /// The generation that is in force now.
-    #[serde(with = "wire::GenerationNumber")]
     pub generation: Generation,
     /// How many workers it has.
     pub workers: u16,
@@ -354,7 +351,6 @@ pub struct RolledBack {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Restarted {
     /// The generation that is in force now.
-    #[serde(with = "wire::GenerationNumber")]
     pub generation: Generation,
     /// How many workers it has.
     pub workers: u16,
@@ -366,7 +362,6 @@ pub struct Restarted {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Retired {
     /// The seat of both.
-    #[serde(with = "wire::SeatNumber")]
     pub seat: Seat,
     /// The process id of the one that is retired.
     pub pid: Option<u32>,

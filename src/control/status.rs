@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{LeavingCause, Restarts, Retirements, SwapTimes, wire};
+use super::{LeavingCause, Restarts, Retirements, SwapTimes};
 use crate::plan::{ClusterName, Engine, Generation, Listener, Partition, Port, Seat, Slot};
 
 /// The version of the JSON of [`Status`] and [`Explanation`]. Fields may be added within a version;
@@ -44,18 +44,15 @@ pub struct Status {
     /// [`SCHEMA`].
     pub schema: u32,
     /// The name of the cluster.
-    #[serde(with = "wire::text")]
     pub name: ClusterName,
     /// The process id of the master.
     pub pid: u32,
     /// The generation in force; while another is on trial, the one that all other clients get.
-    #[serde(with = "wire::GenerationNumber")]
     pub generation: Generation,
     /// The public addresses, in the order of the configuration.
-    #[serde(with = "wire::texts")]
     pub listeners: Vec<Listener>,
     /// How connections are handed to workers.
-    #[serde(default, with = "wire::text")]
+    #[serde(default)]
     pub engine: Engine,
     /// How client addresses fall into slots.
     pub partition: PartitionKind,
@@ -105,10 +102,8 @@ pub struct Status {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trial {
     /// Its number.
-    #[serde(with = "wire::GenerationNumber")]
     pub generation: Generation,
     /// The first of its seats; all from there on are its.
-    #[serde(with = "wire::SeatNumber")]
     pub first_seat: Seat,
     /// How many seats it has.
     pub seats: u32,
@@ -143,7 +138,6 @@ pub struct ForeignChain {
     /// Its handle, as `nft -a list` shows it.
     pub handle: u64,
     /// The listener whose connections it maps, or may map.
-    #[serde(with = "wire::text")]
     pub listener: Listener,
     /// Whether it maps all of them; else some, or possibly some.
     pub certain: bool,
@@ -163,10 +157,8 @@ pub struct Orphan {
     /// Its process id.
     pub pid: u32,
     /// The seat that it says it has.
-    #[serde(with = "wire::SeatNumber")]
     pub seat: Seat,
     /// The generation that it says it is of.
-    #[serde(with = "wire::GenerationNumber")]
     pub generation: Generation,
     /// What is not proven, in words.
     pub reason: String,
@@ -181,7 +173,6 @@ impl Orphan {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WorkerStatus {
     /// The seat that it holds, is to hold, or held.
-    #[serde(with = "wire::SeatNumber")]
     pub seat: Seat,
     /// The slots that belong to its seat while it is live; 0 for any other worker.
     pub slots: u32,
@@ -197,7 +188,6 @@ pub struct WorkerStatus {
     #[serde(default)]
     pub leaving: Option<LeavingCause>,
     /// The generation that it was started for.
-    #[serde(with = "wire::GenerationNumber")]
     pub generation: Generation,
     /// Whether it answers.
     #[serde(default)]
@@ -207,7 +197,6 @@ pub struct WorkerStatus {
     #[serde(default)]
     pub text: Option<String>,
     /// Its worker port for each public port.
-    #[serde(with = "wire::ports")]
     pub ports: BTreeMap<Port, Port>,
     /// Seconds since its process was started, finite; 0 while it has none.
     pub uptime: f64,
@@ -328,28 +317,23 @@ pub struct Explanation {
     /// The client's address.
     pub address: IpAddr,
     /// The slot that it falls into.
-    #[serde(with = "wire::SlotNumber")]
     pub slot: Slot,
     /// The seat that the slot is assigned to.
-    #[serde(with = "wire::SeatNumber")]
     pub home: Seat,
     /// The seat whose worker gets its new connections: the home seat, or another while that one is
     /// vacant.
-    #[serde(with = "wire::SeatNumber")]
     pub seat: Seat,
     /// The process id of that worker; none where no master runs that knows it.
     pub pid: Option<u32>,
     /// The generation of that worker.
-    #[serde(with = "wire::GenerationNumber")]
     pub generation: Generation,
     /// The worker port that each public port leads to.
-    #[serde(with = "wire::ports")]
     pub ports: BTreeMap<Port, Port>,
     /// Those public ports that have a TCP listener.
-    #[serde(default, with = "wire::port_list")]
+    #[serde(default)]
     pub tcp_ports: BTreeSet<Port>,
     /// Those public ports that have a UDP listener.
-    #[serde(default, with = "wire::port_list")]
+    #[serde(default)]
     pub udp_ports: BTreeSet<Port>,
     /// The steps from the address to the worker, in words, one sentence each.
     pub why: Vec<String>,

@@ -27,7 +27,6 @@ use std::io::{self, Read, Write};
 
 use serde::{Deserialize, Serialize};
 
-use super::wire;
 use crate::plan::{Generation, Port, Seat};
 
 /// The version of [`Handover`]: masters of different versions do not hand over to each other.
@@ -78,13 +77,10 @@ pub struct SnapshotWorker {
     /// What the running master calls it.
     pub worker: u64,
     /// Its seat.
-    #[serde(with = "wire::SeatNumber")]
     pub seat: Seat,
     /// Its generation.
-    #[serde(with = "wire::GenerationNumber")]
     pub generation: Generation,
     /// Its worker ports, in the order of the public ports.
-    #[serde(with = "wire::port_vec")]
     pub ports: Vec<Port>,
     /// Its process.
     pub pid: u32,
@@ -127,7 +123,6 @@ pub enum SnapshotStage {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SnapshotRespawn {
     /// The seat.
-    #[serde(with = "wire::SeatNumber")]
     pub seat: Seat,
     /// Failures in a row.
     pub failures: u32,
@@ -151,7 +146,6 @@ pub struct SnapshotHistory {
     /// What a rollback goes back to.
     pub before: Option<SnapshotGeneration>,
     /// The seat of each slot, as it was before some were lent to a canary.
-    #[serde(with = "wire::seat_list")]
     pub home: Option<Vec<Seat>>,
     /// How long ago workers were retired to be replaced, in milliseconds, the oldest first, as far as it
     /// counts.
@@ -164,7 +158,6 @@ pub struct SnapshotHistory {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SnapshotGeneration {
     /// Its number.
-    #[serde(with = "wire::GenerationNumber")]
     pub generation: Generation,
     /// The share of each seat, relative to the others.
     pub shares: Vec<f64>,

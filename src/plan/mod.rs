@@ -44,6 +44,7 @@ mod engine;
 mod error;
 mod id;
 mod jhash;
+mod json;
 mod listener;
 mod partition;
 #[expect(clippy::module_inception, reason = "the room is named after its main type")]
