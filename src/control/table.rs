@@ -1,10 +1,9 @@
 //! A status as text. Pure.
 
-use std::fmt::Write;
-
 use super::{
     ConntrackFill, ForeignChain, Orphan, Status, Trial, WorkerHealth, WorkerState, WorkerStatus,
 };
+use crate::protocol::{Align, Columns};
 
 impl Status {
     /// The status as text, as `ipcluster status` prints it: a head about the cluster, then one line a
@@ -15,8 +14,11 @@ impl Status {
             let newest_first = std::cmp::Reverse(worker.generation);
             (worker.seat, newest_first, worker.state, worker.pid)
         });
-        let rows: Vec<[String; COLUMNS]> = workers.into_iter().map(row).collect();
-        head(self) + "\n" + &aligned(&rows)
+        let header = HEADER.map(str::to_owned);
+        let rows: Vec<_> = std::iter::once(header).chain(workers.into_iter().map(row)).collect();
+        let columns = Columns::fitting(ALIGNS, 2, rows.iter());
+        let lines = rows.iter().map(|row| columns.line(row));
+        head(self) + "\n" + &lines.collect::<String>()
     }
 }
 
@@ -37,9 +39,12 @@ const HEADER: [&str; COLUMNS] = [
     "PORTS",
 ];
 
-/// The columns that hold numbers, and so align to the right.
-const NUMBERS: [bool; COLUMNS] =
-    [true, true, false, true, true, true, true, true, true, true, true, false];
+const ALIGNS: [Align; COLUMNS] = {
+    let mut aligns = [Align::Right; COLUMNS];
+    aligns[2] = Align::Left;
+    aligns[COLUMNS - 1] = Align::Left;
+    aligns
+};
 
 fn head(status: &Status) -> String {
     let mut head = facts(status);
@@ -188,27 +193,6 @@ fn uptime(seconds: f64) -> String {
         (0, _, _) => format!("{hours}h {:02}min", minutes % 60),
         _ => format!("{days}d {:02}h", hours % 24),
     }
-}
-
-fn aligned(rows: &[[String; COLUMNS]]) -> String {
-    let widths: [usize; COLUMNS] = std::array::from_fn(|column| {
-        rows.iter().map(|row| row[column].len()).fold(HEADER[column].len(), usize::max)
-    });
-    let mut text = String::new();
-    let header = HEADER.map(str::to_owned);
-    for row in std::iter::once(&header).chain(rows) {
-        let mut line = String::new();
-        for ((cell, width), is_number) in row.iter().zip(widths).zip(NUMBERS) {
-            let written = match is_number {
-                true => write!(line, "{cell:>width$}  "),
-                false => write!(line, "{cell:<width$}  "),
-            };
-            written.expect("writing to a String does not fail");
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text
 }
 
 #[cfg(test)]

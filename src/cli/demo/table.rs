@@ -3,23 +3,33 @@
 use std::io::{IsTerminal, Write};
 
 use crate::lab::Counters;
+use crate::protocol::{Align, Columns};
 
 use super::super::{Failed, output};
 use super::measure::Window;
 
 pub(super) struct Table {
+    columns: Columns<6>,
     is_live: bool,
 }
 
 impl Table {
     /// Prints the head.
     pub(super) fn begin(title: &str) -> Result<Self, Failed> {
-        let head = format!(
-            "{title}\n\n{:<16}{:>12}{:>9}{:>15}{:>11}{:>11}\n",
-            "phase", "connections", "failed", "clients moved", "p50", "p99"
+        let columns = Columns::new(
+            [
+                (16, Align::Left),
+                (12, Align::Right),
+                (9, Align::Right),
+                (15, Align::Right),
+                (11, Align::Right),
+                (11, Align::Right),
+            ],
+            0,
         );
-        output::answer(&head)?;
-        Ok(Self { is_live: std::io::stdout().is_terminal() })
+        let head = ["phase", "connections", "failed", "clients moved", "p50", "p99"];
+        output::answer(&format!("{title}\n\n{}", columns.line(&head)))?;
+        Ok(Self { columns, is_live: std::io::stdout().is_terminal() })
     }
 
     /// On a terminal: how far a phase is.
@@ -35,23 +45,22 @@ impl Table {
     pub(super) fn row(
         &self,
         phase: &str,
-        figures: Option<(&Window, usize)>,
+        measured: Option<(&Window, usize)>,
         lines: &[String],
     ) -> Result<(), Failed> {
         let millis = |time: std::time::Duration| format!("{:.2} ms", time.as_secs_f64() * 1e3);
-        let row = figures.map(|(window, moved)| {
+        let mut cells = [const { String::new() }; 6];
+        cells[0] = phase.to_owned();
+        if let Some((window, moved)) = measured {
             let [median, p99] = window.latencies();
-            format!(
-                "{:>12}{:>9}{:>15}{:>11}{:>11}",
-                window.connections(),
-                window.failed(),
-                moved,
-                millis(median),
-                millis(p99),
-            )
-        });
+            cells[1] = window.connections().to_string();
+            cells[2] = window.failed().to_string();
+            cells[3] = moved.to_string();
+            cells[4] = millis(median);
+            cells[5] = millis(p99);
+        }
         let mut text = String::from(if self.is_live { "\r\x1b[K" } else { "" });
-        text += &format!("{phase:<16}{}\n", row.unwrap_or_default());
+        text += &self.columns.line(&cells);
         lines.iter().for_each(|line| text += &format!("    {line}\n"));
         output::answer(&text)
     }
