@@ -17,8 +17,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("ruleset", &["plan"]),
     ("supervisor", &["plan", "protocol"]),
     ("config", &["plan", "protocol"]),
-    ("control", &["plan"]),
-    ("http", &["control", "plan"]), // plan: the ids in the status
+    ("control", &["plan", "protocol"]),
+    ("http", &["control", "plan", "protocol"]), // plan: the ids in the status
     ("process", &["netlink", "sys"]),
     ("lab", &["netlink", "process"]),
     ("nft", &["netlink", "ruleset", "plan"]),
@@ -67,10 +67,9 @@ const PURE: &[&str] = &[
     "supervisor",
     "control/message",
     "control/codec",
-    "control/compat",
+    "control/legacy",
     "control/events",
-    "control/peer",
-    "control/wire",
+    "control/token_bucket",
     "control/table",
     "control/figures",
     "http/exposition",

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use ipcluster::control::{
-    FromWorker, LINE_INTERVAL, LINES_AT_ONCE, Peer, PeerEffect, PeerLimits, ToWorker, WorkerOrder,
+    FromWorker, LINE_INTERVAL, LINES_AT_ONCE, Peer, PeerAction, PeerLimits, ToWorker, WorkerOrder,
 };
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
@@ -44,13 +44,13 @@ fuzz_target!(|steps: Vec<Step<'_>>| {
         for effect in effects {
             assert!(!is_over, "{effect:?} after the end");
             match effect {
-                PeerEffect::Send(line) => {
+                PeerAction::Send(line) => {
                     let message = ToWorker::parse(&line).expect("what we send is a message");
                     answers += u128::from(matches!(message, ToWorker::Response { .. }));
                 }
-                PeerEffect::End(_) => is_over = true,
-                PeerEffect::Decide(facts) => assert_eq!(facts.pid, 7),
-                PeerEffect::Tell(_) => {}
+                PeerAction::Close(_) => is_over = true,
+                PeerAction::Decide(facts) => assert_eq!(facts.pid, 7),
+                PeerAction::Report(_) => {}
             }
         }
         // What is due now is done by one tick.

@@ -43,7 +43,7 @@ pub(super) fn mismatch(command: &str) -> Failed {
 
 #[cfg(test)]
 mod tests {
-    use crate::control::{Failure, Limits, Server, Stopped};
+    use crate::control::{ControlLimits, ControlServer, Failure, Stopped};
     use tokio::sync::mpsc;
 
     use super::*;
@@ -51,7 +51,7 @@ mod tests {
     /// A master in a thread of its own, which stops when it is told to and refuses all else.
     fn master(directory: &ControlDir) -> std::thread::JoinHandle<()> {
         let lock = directory.lock(&"web".parse().unwrap()).unwrap();
-        let server = Server::bind(lock, Limits::default()).unwrap();
+        let server = ControlServer::bind(lock, ControlLimits::default()).unwrap();
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.unwrap().block_on(async {

@@ -56,7 +56,7 @@ impl Client {
     }
 
     /// Sends a command and waits for its answer, however long it takes; `status` and `explain`,
-    /// which take no time, for at most [`Self::PATIENCE`]. `progress` gets what the master says
+    /// which take no time, for at most [`Self::ANSWER_TIMEOUT`]. `progress` gets what the master says
     /// meanwhile.
     ///
     /// # Errors
@@ -70,9 +70,12 @@ impl Client {
     ) -> Result<Answer, ControlError> {
         match command {
             Command::Status | Command::Explain { .. } | Command::EndOrphans => {
-                let answer = timeout(Self::PATIENCE, self.exchange(command, progress)).await;
+                let answer = timeout(Self::ANSWER_TIMEOUT, self.exchange(command, progress)).await;
                 answer.unwrap_or_else(|_elapsed| {
-                    Err(ControlError::NoAnswer { name: self.name.clone(), waited: Self::PATIENCE })
+                    Err(ControlError::NoAnswer {
+                        name: self.name.clone(),
+                        waited: Self::ANSWER_TIMEOUT,
+                    })
                 })
             }
             Command::Reload
@@ -90,7 +93,7 @@ impl Client {
     }
 
     /// How long a master may take for an answer that needs no work.
-    pub const PATIENCE: Duration = Duration::from_secs(5);
+    pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
     /// Asks for events, and gives each to `happened` until that returns `false` or the master ends,
     /// be it by a crash.

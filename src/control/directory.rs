@@ -75,7 +75,7 @@ impl ControlDir {
             return Err(ControlError::AlreadyRuns { name: name.clone(), pid: read_pid(&file) });
         }
         let lock = Lock { name: name.clone(), socket, file };
-        lock.sign()?;
+        lock.write_pid()?;
         Ok(lock)
     }
 
@@ -186,7 +186,7 @@ impl Lock {
     }
 
     /// Writes into the lock file that this process is the master.
-    pub(super) fn sign(&self) -> Result<(), ControlError> {
+    pub(super) fn write_pid(&self) -> Result<(), ControlError> {
         let text = format!("{}\n", std::process::id());
         self.file
             .set_len(0)

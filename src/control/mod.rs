@@ -48,12 +48,12 @@
 //!
 //! # Nobody is held up by a peer
 //!
-//! A user may have so many connections at a time, and a process fewer ([`Limits`]); more are answered
+//! A user may have so many connections at a time, and a process fewer ([`ControlLimits`]); more are answered
 //! and closed. What is said faster than an operator or a worker ever would waits in the peer's own
 //! socket. Descriptors sent along are closed by the kernel, since nothing here asks for them.
 //!
 //! [`Command`], [`Reply`], [`LineDecoder`], [`FromWorker`], [`ToWorker`] and [`Peer`] are pure;
-//! [`Server`] and [`Client`] wait with tokio.
+//! [`ControlServer`] and [`Client`] wait with tokio.
 
 mod client;
 mod codec;
@@ -67,7 +67,7 @@ mod server;
 mod status;
 mod table;
 mod takeover;
-mod wire;
+mod token_bucket;
 
 pub use client::{Client, connect_to_master};
 pub use codec::{LineDecoder, MAX_LINE};
@@ -77,18 +77,18 @@ pub use events::EventLine;
 pub(crate) use events::STATS_LIMIT;
 pub use figures::{LeavingCause, Restarts, Retirements, SwapTimes};
 pub use legacy::{
-    FromWorker, LINE_INTERVAL, LINES_AT_ONCE, Peer, PeerEffect, PeerEnd, PeerLimits, PeerNews,
-    ToWorker, UNREAD_LIMIT, WorkerFacts, WorkerOrder, worker_ports,
+    CloseReason, FromWorker, Peer, PeerAction, PeerEvent, PeerLimits, ToWorker, UNREAD_LIMIT,
+    WorkerInfo, WorkerOrder, worker_ports,
 };
 pub use message::{
     Answer, Cleared, Command, Failure, OnTrial, OrphansEnded, Reloaded, Reply, Restarted,
     RetireTarget, Retired, RolledBack, Scaled, Stopped, VERSION,
 };
 #[cfg(test)]
-pub(crate) use server::Replies;
+pub(crate) use server::ReplyReceiver;
 pub use server::{
-    Arrival, Gate, Limits, Request, Responder, Server, ServerDescriptors, WorkerEvent, WorkerLink,
-    WorkersSocket,
+    AcceptGate, ControlDescriptors, ControlLimits, ControlServer, JoinRequest, ReceivedRequest,
+    Responder, WorkerEvent, WorkerLink, WorkersSocket,
 };
 pub use status::{
     ConntrackFill, Explanation, ForeignChain, Orphan, PartitionKind, RuleWriter, SCHEMA, Status,
@@ -98,3 +98,4 @@ pub use takeover::{
     DescriptorKey, DescriptorKind, HANDOVER_FORMAT, Handover, HandshakeStep, Offer,
     SnapshotGeneration, SnapshotHistory, SnapshotRespawn, SnapshotStage, SnapshotWorker,
 };
+pub use token_bucket::{LINE_INTERVAL, LINES_AT_ONCE};

@@ -16,16 +16,16 @@ pub(super) enum Page {
 
 impl Page {
     /// The page that a request is for.
-    pub(super) fn of(method: &Method, path: &str) -> Result<Self, Wrong> {
+    pub(super) fn of(method: &Method, path: &str) -> Result<Self, PageError> {
         let page = match path {
             "/metrics" => Self::Metrics,
             "/healthz" => Self::Health,
             "/" => Self::Status,
-            _ => return Err(Wrong::Path),
+            _ => return Err(PageError::Path),
         };
         match *method {
             Method::GET | Method::HEAD => Ok(page),
-            _ => Err(Wrong::Method),
+            _ => Err(PageError::Method),
         }
     }
 
@@ -50,12 +50,12 @@ impl Page {
 
 /// Why a request is for no page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wrong {
+pub(super) enum PageError {
     Path,
     Method,
 }
 
-impl Wrong {
+impl PageError {
     /// The answer that says so.
     pub(super) fn show(self) -> Response<String> {
         match self {

@@ -42,9 +42,9 @@
 //!
 //! # How it works
 //!
-//! The server shares the master's thread, so nothing in it may take long. It asks its [`Source`] for the
+//! The server shares the master's thread, so nothing in it may take long. It asks its [`StatusSource`] for the
 //! [`Status`](crate::control::Status), one request at a time and at most every 100 ms however many
-//! ask; makes one answer a connection; serves at most 64 connections, 10 seconds each ([`Limits`]); and
+//! ask; makes one answer a connection; serves at most 64 connections, 10 seconds each ([`HttpLimits`]); and
 //! never reads a body. Clients that are slow wait for each other, and the master for none of them.
 
 mod answer;
@@ -55,4 +55,4 @@ mod server;
 
 pub use error::HttpError;
 pub use metrics::metrics;
-pub use server::{Limits, Server, Source};
+pub use server::{HttpLimits, HttpServer, StatusSource};

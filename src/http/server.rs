@@ -20,26 +20,26 @@ use super::HttpError;
 use super::answer::{Page, unavailable};
 use crate::control::{Failure, Status};
 
-/// Where a [`Server`] learns the state of the cluster.
-pub trait Source: Send + Sync + 'static {
+/// Where a [`HttpServer`] learns the state of the cluster.
+pub trait StatusSource: Send + Sync + 'static {
     /// The state of the cluster, or why it is not known. Asked for by one at a time.
     fn status(&self) -> impl Future<Output = Result<Status, Failure>> + Send;
 }
 
-/// What clients may take of a [`Server`].
+/// What clients may take of a [`HttpServer`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct HttpLimits {
     /// Connections at a time, above 0; further ones wait in the kernel until one of these has ended.
     pub connections: usize,
     /// Time for a client to send its request, its head at least.
     pub header: Duration,
     /// Time for a connection in all, with the time that the answer takes to be made and to be read.
     pub connection: Duration,
-    /// How old an answer of the [`Source`] may be, so that many requests cost it no more than few.
+    /// How old an answer of the [`StatusSource`] may be, so that many requests cost it no more than few.
     pub age: Duration,
 }
 
-impl Default for Limits {
+impl Default for HttpLimits {
     fn default() -> Self {
         Self {
             connections: 64,
@@ -52,19 +52,19 @@ impl Default for Limits {
 
 /// An HTTP server that listens: clients can connect, and are served by [`Self::serve`].
 #[derive(Debug)]
-pub struct Server {
+pub struct HttpServer {
     listener: tokio::net::TcpListener,
-    limits: Limits,
+    limits: HttpLimits,
 }
 
 /// The listening socket, to be handed over.
-impl AsFd for Server {
+impl AsFd for HttpServer {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.listener.as_fd()
     }
 }
 
-impl Server {
+impl HttpServer {
     /// Listens on an address.
     ///
     /// # Errors
@@ -72,7 +72,7 @@ impl Server {
     ///
     /// # Panics
     /// Outside a tokio runtime with IO.
-    pub fn bind(address: SocketAddr, limits: Limits) -> Result<Self, HttpError> {
+    pub fn bind(address: SocketAddr, limits: HttpLimits) -> Result<Self, HttpError> {
         let listen = || {
             let listener = TcpListener::bind(address)?;
             listener.set_nonblocking(true)?;
@@ -92,7 +92,7 @@ impl Server {
     pub fn handed_over(
         descriptor: OwnedFd,
         address: SocketAddr,
-        limits: Limits,
+        limits: HttpLimits,
     ) -> Result<Option<Self>, HttpError> {
         let listen = || {
             let listener = TcpListener::from(descriptor);
@@ -110,9 +110,9 @@ impl Server {
     ///
     /// # Panics
     /// Outside a tokio runtime with IO and time.
-    pub async fn serve(self, source: impl Source) -> Infallible {
+    pub async fn serve(self, source: impl StatusSource) -> Infallible {
         let Self { listener, limits } = self;
-        let states = Arc::new(States { source, limits, last: Mutex::new(None) });
+        let cache = Arc::new(StatusCache { source, limits, last: Mutex::new(None) });
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
@@ -120,7 +120,7 @@ impl Server {
                 accepted = listener.accept(), if connections.len() < limits.connections => {
                     match accepted {
                         Ok((stream, _)) => {
-                            connections.spawn(attend(stream, Arc::clone(&states)));
+                            connections.spawn(serve_one(stream, Arc::clone(&cache)));
                         }
                         Err(error) => {
                             // Most likely out of descriptors, in which case the same error would
@@ -139,11 +139,11 @@ impl Server {
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves one request. One only, so that idle clients keep no place.
-async fn attend<S: Source>(stream: TcpStream, states: Arc<States<S>>) {
-    let limits = states.limits;
+async fn serve_one<S: StatusSource>(stream: TcpStream, cache: Arc<StatusCache<S>>) {
+    let limits = cache.limits;
     let answer = service_fn(move |request: Request<Incoming>| {
-        let states = Arc::clone(&states);
-        async move { Ok::<_, Infallible>(states.answer(&request).await) }
+        let cache = Arc::clone(&cache);
+        async move { Ok::<_, Infallible>(cache.answer(&request).await) }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(limits.header).keep_alive(false);
@@ -155,15 +155,15 @@ async fn attend<S: Source>(stream: TcpStream, states: Arc<States<S>>) {
     }
 }
 
-/// The states that the source has told.
-struct States<S> {
+/// The last status that the source gave.
+struct StatusCache<S> {
     source: S,
-    limits: Limits,
+    limits: HttpLimits,
     /// The last one, and when it was asked for. Locked while the next one is asked for.
     last: Mutex<Option<(Instant, Arc<Status>)>>,
 }
 
-impl<S: Source> States<S> {
+impl<S: StatusSource> StatusCache<S> {
     async fn answer(&self, request: &Request<Incoming>) -> Response<String> {
         match Page::of(request.method(), request.uri().path()) {
             Ok(page) => match self.now().await {

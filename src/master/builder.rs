@@ -43,7 +43,7 @@ use super::workers::output::{Destination, Printer};
 use super::workers::processes::Processes;
 use super::workers::spawner::{SpawnOutcome, Spawner, Started, Template};
 use crate::config::{Config, WorkerOutput};
-use crate::control::{ControlDir, Limits, Lock, Server};
+use crate::control::{ControlDir, ControlLimits, ControlServer, Lock};
 use crate::nft::Firewall;
 use crate::plan::{Plan, Seat};
 use crate::process::{Account, PortPool, ProcessError, ServiceManager, effective_uid};
@@ -169,7 +169,7 @@ impl Builder {
     ///
     /// # Errors
     /// [`MasterError::Process`] with [`ProcessError::ManyThreads`] if there is a second thread, or if the
-    /// kernel refuses. Limits may have been raised then.
+    /// kernel refuses. ControlLimits may have been raised then.
     ///
     /// [`keep_only_capabilities`]: crate::process::keep_only_capabilities
     /// [`needed_capabilities`]: crate::master::needed_capabilities
@@ -480,16 +480,20 @@ fn background(name: &'static str) -> Result<BackgroundThread, MasterError> {
 
 /// A copy of the socket of the HTTP server, to be handed over.
 #[cfg(feature = "http")]
-fn copy_of(http: Option<&crate::http::Server>) -> Result<Option<OwnedFd>, MasterError> {
+fn copy_of(http: Option<&crate::http::HttpServer>) -> Result<Option<OwnedFd>, MasterError> {
     let copy = http.map(|http| http.as_fd().try_clone_to_owned()).transpose();
     copy.map_err(|source| MasterError::Descriptor { source })
 }
 
 /// Listens on the control socket, on that of the earlier master where it was handed over.
-fn serve(lock: Lock, socket: Option<OwnedFd>, limits: Limits) -> Result<Server, MasterError> {
+fn serve(
+    lock: Lock,
+    socket: Option<OwnedFd>,
+    limits: ControlLimits,
+) -> Result<ControlServer, MasterError> {
     Ok(match socket {
-        Some(socket) => Server::handed_over(lock, socket, limits)?,
-        None => Server::bind(lock, limits)?,
+        Some(socket) => ControlServer::handed_over(lock, socket, limits)?,
+        None => ControlServer::bind(lock, limits)?,
     })
 }
 
@@ -512,8 +516,8 @@ fn repair(
 }
 
 /// What peers may take, and what of that which workers say is worth telling the supervisor.
-fn limits(config: &Config) -> Limits {
-    let mut limits = Limits::default();
+fn limits(config: &Config) -> ControlLimits {
+    let mut limits = ControlLimits::default();
     limits.worker.ping = config.timeouts.ping;
     // Without a limit nobody is replaced for it, whatever is told.
     limits.worker.lag = config.retire.lag.unwrap_or(limits.worker.lag);

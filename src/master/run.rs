@@ -31,7 +31,7 @@ use super::workers::processes::{
 use super::workers::spawner::{SpawnOutcome, Started};
 use crate::config::Config;
 use crate::control::{
-    self, Answer, Command, Failure, Orphan, OrphansEnded, Responder, RetireTarget, Server,
+    self, Answer, Command, ControlServer, Failure, Orphan, OrphansEnded, Responder, RetireTarget,
     WorkerEvent,
 };
 use crate::plan::{Route, Seat};
@@ -44,9 +44,9 @@ pub struct Master {
     pub(super) config: Config,
     pub(super) supervisor: Supervisor,
     pub(super) world: World,
-    pub(super) server: Option<Server>,
+    pub(super) server: Option<ControlServer>,
     #[cfg(feature = "http")]
-    pub(super) http: Option<crate::http::Server>,
+    pub(super) http: Option<crate::http::HttpServer>,
     /// Hands over to the next master; without a control socket none can ask for it.
     pub(super) handover: Option<Handover>,
     /// The workers of an earlier master, to be watched as soon as this runs.
@@ -238,7 +238,7 @@ impl Master {
                 "the configuration is another than that of the earlier master: {}",
                 if renew { "new workers are started" } else { "the number of workers changes" }
             );
-            let (request, replies) = control::Request::new(Command::Reload);
+            let (request, replies) = control::ReceivedRequest::new(Command::Reload);
             self.request(supervisor::Request::Configure { renew }, request.responder);
             tokio::spawn(async move {
                 match replies.outcome().await {
@@ -255,7 +255,7 @@ impl Master {
     }
 
     /// Hands over to the process that asks, if that can be now; returns whether that is the master.
-    async fn hand_over(&mut self, request: control::Request) -> bool {
+    async fn hand_over(&mut self, request: control::ReceivedRequest) -> bool {
         let Some(handover) = &self.handover else {
             let failure = Failure::new("takeover is asked for over the control socket alone");
             request.responder.finish(Err(failure));
@@ -280,7 +280,7 @@ impl Master {
     async fn leave_to_next(
         mut self,
         server: Option<ServerTask>,
-        mut control: mpsc::Receiver<control::Request>,
+        mut control: mpsc::Receiver<control::ReceivedRequest>,
     ) -> Result<Ended, MasterError> {
         if let Some(handover) = &self.handover {
             handover.close_server();
@@ -473,8 +473,8 @@ impl Master {
         }
     }
 
-    fn asked(&mut self, request: control::Request) {
-        let control::Request { command, responder, .. } = request;
+    fn asked(&mut self, request: control::ReceivedRequest) {
+        let control::ReceivedRequest { command, responder, .. } = request;
         match command {
             Command::Status => {
                 self.world.statuses.add(responder);
@@ -606,7 +606,7 @@ pub(super) async fn rest_until(at: Option<Instant>) {
 type ServerTask = tokio::task::JoinHandle<Result<(), control::ControlError>>;
 
 /// Lets the server pass on the last answers, and ends it.
-async fn close(server: Option<ServerTask>, requests: mpsc::Sender<control::Request>) {
+async fn close(server: Option<ServerTask>, requests: mpsc::Sender<control::ReceivedRequest>) {
     drop(requests);
     let Some(server) = server else { return };
     match server.await {

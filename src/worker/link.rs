@@ -13,7 +13,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep};
 
 use super::Worker;
 use super::notify::Notifier;
-use crate::control::{FromWorker, LineDecoder, ToWorker, WorkerFacts, WorkerOrder};
+use crate::control::{FromWorker, LineDecoder, ToWorker, WorkerInfo, WorkerOrder};
 use crate::plan::{Port, Seat};
 
 /// From one sign of life to the next, as in the older system.
@@ -151,7 +151,7 @@ impl Session {
         let mut line = Line::new(UnixStream::connect(&self.socket).await?);
         let id = self.next_id();
         let mut answer_by = Some(Instant::now() + ANSWER);
-        line.send(&FromWorker::Info { id, facts: self.facts() }).await?;
+        line.send(&FromWorker::Info { id, info: self.info() }).await?;
         let mut ping = every(PING_INTERVAL);
         loop {
             tokio::select! {
@@ -172,7 +172,7 @@ impl Session {
                 _ = ping.tick() => {
                     self.notify("WATCHDOG=1");
                     match answer_by {
-                        None => line.send(&FromWorker::Ping(self.facts())).await?,
+                        None => line.send(&FromWorker::Ping(self.info())).await?,
                         Some(at) if Instant::now() < at => {}
                         Some(_) => return Err(io::ErrorKind::TimedOut.into()),
                     }
@@ -203,9 +203,9 @@ impl Session {
         }
     }
 
-    fn facts(&self) -> WorkerFacts {
+    fn info(&self) -> WorkerInfo {
         let load = *self.loads.borrow();
-        WorkerFacts {
+        WorkerInfo {
             pid: std::process::id(),
             ports: self.ports.clone(),
             seat: self.seat,
@@ -311,11 +311,11 @@ mod tests {
         }
 
         /// A connection that has joined.
-        async fn joined(&self) -> (Seen, WorkerFacts) {
+        async fn joined(&self) -> (Seen, WorkerInfo) {
             let mut seen = self.accept().await;
-            let FromWorker::Info { id, facts } = seen.next().await else { panic!() };
+            let FromWorker::Info { id, info } = seen.next().await else { panic!() };
             seen.say(&ToWorker::Response { id, refusal: None }).await;
-            (seen, facts)
+            (seen, info)
         }
     }
 
@@ -342,15 +342,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn it_says_who_it_is_and_pings_with_its_load() {
         let world = World::new();
-        let (mut seen, facts) = world.joined().await;
-        assert_eq!((facts.pid, facts.seat), (std::process::id(), Seat(2)));
-        let ports = facts.ports.iter().map(|(public, port)| (public.number(), port.number()));
+        let (mut seen, info) = world.joined().await;
+        assert_eq!((info.pid, info.seat), (std::process::id(), Seat(2)));
+        let ports = info.ports.iter().map(|(public, port)| (public.number(), port.number()));
         assert_eq!(ports.collect::<Vec<_>>(), [(80, 20_004)]);
         let load = Load { lag: Duration::from_millis(180), too_busy: true };
         world.link.report(load);
         let ping = loop {
             match seen.next().await {
-                FromWorker::Ping(facts) if facts.too_busy => break facts,
+                FromWorker::Ping(info) if info.too_busy => break info,
                 FromWorker::Ping(_) => {}
                 other => panic!("{other:?}"),
             }
@@ -386,8 +386,8 @@ mod tests {
         seen.next_but_pings().await;
         drop(seen);
         let begin = Instant::now();
-        let (_seen, facts) = world.joined().await;
-        assert!(facts.is_retired);
+        let (_seen, info) = world.joined().await;
+        assert!(info.is_retired);
         assert!(begin.elapsed() <= 2 * RECONNECT_INTERVAL, "{:?}", begin.elapsed());
     }
 

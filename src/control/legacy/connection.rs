@@ -17,10 +17,11 @@
 //!
 //! # Limits
 //!
-//! A line that has begun is complete within [`PeerLimits::patience`], in every state, and so is the
+//! A line that has begun is complete within [`PeerLimits::line_timeout`], in every state, and so is the
 //! first one; later on a worker may be silent for [`PeerLimits::ping`]. Then it is asked once more
 //! (`info`), and counts as silent if it does not answer that. Lines are read at a limited rate
-//! ([`LINES_AT_ONCE`], [`LINE_INTERVAL`]): what comes faster waits in the socket, where it holds up
+//! ([`LINES_AT_ONCE`](crate::control::LINES_AT_ONCE),
+//! [`LINE_INTERVAL`](crate::control::LINE_INTERVAL)): what comes faster waits in the socket, where it holds up
 //! the peer alone. What a worker does not read of us is kept up to [`UNREAD_LIMIT`].
 //!
 //! Times are counted from any moment of the caller's, on a clock that does not go back.
@@ -29,14 +30,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::message::id_of;
-use super::{FromWorker, ToWorker, WorkerFacts, WorkerOrder};
+use super::{FromWorker, ToWorker, WorkerInfo, WorkerOrder};
+use crate::control::token_bucket::TokenBucket;
 use crate::control::{LineDecoder, MessageError};
-
-/// Lines that a peer may send at once. A worker sends two a second.
-pub const LINES_AT_ONCE: u32 = 64;
-
-/// The time after which it may send one more.
-pub const LINE_INTERVAL: Duration = Duration::from_millis(25);
 
 /// Bytes to a peer that wait for it to read them, beyond which its connection ends.
 pub const UNREAD_LIMIT: usize = 64 * 1024;
@@ -45,7 +41,7 @@ pub const UNREAD_LIMIT: usize = 64 * 1024;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PeerLimits {
     /// For each complete line, from when its first byte comes; for the first one, from the beginning.
-    pub patience: Duration,
+    pub line_timeout: Duration,
     /// Without a message, after which the worker is asked whether it is there; `None`: never.
     pub ping: Option<Duration>,
     /// For the answer to an order.
@@ -58,7 +54,7 @@ impl Default for PeerLimits {
     /// 5 s; 10 s; 500 ms; 150 ms: the older system's where it has one.
     fn default() -> Self {
         Self {
-            patience: Duration::from_secs(5),
+            line_timeout: Duration::from_secs(5),
             ping: Some(Duration::from_secs(10)),
             answer: Duration::from_millis(500),
             lag: Duration::from_millis(150),
@@ -66,22 +62,22 @@ impl Default for PeerLimits {
     }
 }
 
-/// What is to be done for a connection, in the order given.
+/// What the driver of a connection is to do, in the order given.
 #[derive(Debug, Clone, PartialEq)]
-pub enum PeerEffect {
+pub enum PeerAction {
     /// Send this line; its end is not in it.
     Send(String),
     /// Find out whether this is a worker of ours: answered by [`Peer::decide`].
-    Decide(WorkerFacts),
-    /// Tell the master.
-    Tell(PeerNews),
-    /// Close the connection when what was to be sent is sent. The last effect of all.
-    End(PeerEnd),
+    Decide(WorkerInfo),
+    /// Report this to the master.
+    Report(PeerEvent),
+    /// Close the connection when what was to be sent is sent. The last action of all.
+    Close(CloseReason),
 }
 
 /// What a worker that has joined does.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PeerNews {
+pub enum PeerEvent {
     /// It has said nothing for too long, and nothing when it was asked.
     Silent,
     /// It says something again.
@@ -98,7 +94,7 @@ pub enum PeerNews {
 /// Why a connection ends.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
-pub enum PeerEnd {
+pub enum CloseReason {
     /// A message that is none, or not now.
     #[error(transparent)]
     Message(#[from] MessageError),
@@ -121,10 +117,10 @@ pub struct Peer {
     limits: PeerLimits,
     decoder: LineDecoder,
     state: State,
-    budget: Budget,
+    bucket: TokenBucket,
     /// When the line that is not complete yet has begun.
     begun: Option<Duration>,
-    effects: Vec<PeerEffect>,
+    actions: Vec<PeerAction>,
 }
 
 #[derive(Debug)]
@@ -165,20 +161,24 @@ impl Peer {
             limits,
             decoder,
             state: State::AwaitInfo,
-            budget: Budget { lines: LINES_AT_ONCE, since: now },
+            bucket: TokenBucket::full(now),
             begun: Some(now),
-            effects: Vec::new(),
+            actions: Vec::new(),
         }
     }
 
     /// Takes in what the peer has sent.
-    pub fn receive(&mut self, bytes: &[u8], now: Duration) -> Vec<PeerEffect> {
+    pub fn receive(&mut self, bytes: &[u8], now: Duration) -> Vec<PeerAction> {
         self.decoder.feed(bytes);
         self.advance(now)
     }
 
     /// Takes in one line.
-    pub(in crate::control) fn receive_line(&mut self, line: &str, now: Duration) -> Vec<PeerEffect> {
+    pub(in crate::control) fn receive_line(
+        &mut self,
+        line: &str,
+        now: Duration,
+    ) -> Vec<PeerAction> {
         self.line(line, now);
         self.advance(now)
     }
@@ -186,11 +186,11 @@ impl Peer {
     /// Whether more is to be read of the peer now. If not, then after [`Self::deadline`] or
     /// [`Self::decide`].
     pub fn wants_more(&self) -> bool {
-        self.budget.lines > 0 && matches!(self.state, State::AwaitInfo | State::Joined(_))
+        !self.bucket.is_empty() && matches!(self.state, State::AwaitInfo | State::Joined(_))
     }
 
     /// Takes in what was found out about the worker: why it is refused, if it is.
-    pub fn decide(&mut self, refusal: Option<String>, now: Duration) -> Vec<PeerEffect> {
+    pub fn decide(&mut self, refusal: Option<String>, now: Duration) -> Vec<PeerAction> {
         if let State::Deciding(id) = self.state {
             match refusal {
                 None => {
@@ -203,22 +203,22 @@ impl Peer {
                         orders: BTreeMap::new(),
                     });
                 }
-                Some(reason) => self.end(id, PeerEnd::Refused(reason)),
+                Some(reason) => self.end(id, CloseReason::Refused(reason)),
             }
         }
         self.advance(now)
     }
 
     /// Has the worker do something, if it has joined.
-    pub fn order(&mut self, order: WorkerOrder, reason: &str, now: Duration) -> Vec<PeerEffect> {
+    pub fn order(&mut self, order: WorkerOrder, reason: &str, now: Duration) -> Vec<PeerAction> {
         self.give_order(order, reason, now);
-        std::mem::take(&mut self.effects)
+        std::mem::take(&mut self.actions)
     }
 
     /// Ends the connection, whose peer does not read.
-    pub fn give_up(&mut self) -> Vec<PeerEffect> {
+    pub fn give_up(&mut self) -> Vec<PeerAction> {
         self.state = State::Ended;
-        vec![PeerEffect::End(PeerEnd::Unread)]
+        vec![PeerAction::Close(CloseReason::Unread)]
     }
 
     /// When [`Self::tick`] is wanted, if nothing else happens before.
@@ -226,8 +226,8 @@ impl Peer {
         if let State::Ended = self.state {
             return None;
         }
-        let paused = (self.budget.lines == 0).then(|| self.budget.next());
-        let line = self.begun.map(|begun| begun.saturating_add(self.limits.patience));
+        let paused = self.bucket.is_empty().then(|| self.bucket.next_at());
+        let line = self.begun.map(|begun| begun.saturating_add(self.limits.line_timeout));
         let joined = match &self.state {
             State::Joined(joined) => joined.deadline(&self.limits),
             _ => None,
@@ -236,20 +236,20 @@ impl Peer {
     }
 
     /// Does what is due.
-    pub fn tick(&mut self, now: Duration) -> Vec<PeerEffect> {
+    pub fn tick(&mut self, now: Duration) -> Vec<PeerAction> {
         if let Some(begun) = self.begun
-            && now >= begun.saturating_add(self.limits.patience)
+            && now >= begun.saturating_add(self.limits.line_timeout)
         {
-            self.end(0, PeerEnd::Slow(self.limits.patience));
+            self.end(0, CloseReason::Slow(self.limits.line_timeout));
         }
         self.miss_answers(now);
         self.advance(now)
     }
 
     /// Takes in as many lines as there are and may be.
-    fn advance(&mut self, now: Duration) -> Vec<PeerEffect> {
-        self.budget.refill(now);
-        while !matches!(self.state, State::Ended | State::Deciding(_)) && self.budget.lines > 0 {
+    fn advance(&mut self, now: Duration) -> Vec<PeerAction> {
+        self.bucket.refill(now);
+        while !matches!(self.state, State::Ended | State::Deciding(_)) && !self.bucket.is_empty() {
             match self.decoder.line() {
                 Ok(None) => break,
                 Ok(Some(line)) => self.line(&line, now),
@@ -263,11 +263,11 @@ impl Peer {
             _ if self.wants_more() && self.decoder.is_amid_line() => self.begun.or(Some(now)),
             _ => None,
         };
-        std::mem::take(&mut self.effects)
+        std::mem::take(&mut self.actions)
     }
 
     fn line(&mut self, line: &str, now: Duration) {
-        self.budget.lines = self.budget.lines.saturating_sub(1);
+        self.bucket.take();
         self.begun = None;
         match FromWorker::parse(line) {
             Ok(message) => self.message(message, now),
@@ -276,15 +276,15 @@ impl Peer {
     }
 
     fn message(&mut self, message: FromWorker, now: Duration) {
-        if let FromWorker::Info { id, facts } = &message
-            && facts.pid != self.pid
+        if let FromWorker::Info { id, info } = &message
+            && info.pid != self.pid
         {
-            return self.end(*id, self.other_process(facts));
+            return self.end(*id, self.other_process(info));
         }
-        if let FromWorker::Ping(facts) = &message
-            && facts.pid != self.pid
+        if let FromWorker::Ping(info) = &message
+            && info.pid != self.pid
         {
-            return self.end(0, self.other_process(facts));
+            return self.end(0, self.other_process(info));
         }
         let id = match &message {
             FromWorker::Info { id, .. }
@@ -293,14 +293,14 @@ impl Peer {
             FromWorker::Ping(_) => 0,
         };
         match (&mut self.state, message) {
-            (State::AwaitInfo, FromWorker::Info { id, facts }) => {
+            (State::AwaitInfo, FromWorker::Info { id, info }) => {
                 self.state = State::Deciding(id);
-                self.effects.push(PeerEffect::Decide(facts));
+                self.actions.push(PeerAction::Decide(info));
             }
             (State::Joined(joined), message) => {
                 joined.heard = now;
                 if std::mem::take(&mut joined.is_silent) {
-                    self.effects.push(PeerEffect::Tell(PeerNews::Answered));
+                    self.actions.push(PeerAction::Report(PeerEvent::Answered));
                 }
                 self.joined_message(message, now);
             }
@@ -314,10 +314,10 @@ impl Peer {
     fn joined_message(&mut self, message: FromWorker, now: Duration) {
         let State::Joined(joined) = &mut self.state else { return };
         match message {
-            FromWorker::Ping(facts) => {
+            FromWorker::Ping(info) => {
                 // One that finds itself too busy has measured it in its own way.
-                let least = if facts.too_busy { self.limits.lag } else { Duration::ZERO };
-                let lag = facts.lag.max(least);
+                let least = if info.too_busy { self.limits.lag } else { Duration::ZERO };
+                let lag = info.lag.max(least);
                 let is_late = lag >= self.limits.lag;
                 let is_news = match joined.lag_told {
                     Some(told) => !is_late || now >= told + LAG_INTERVAL,
@@ -325,19 +325,19 @@ impl Peer {
                 };
                 if is_news {
                     joined.lag_told = is_late.then_some(now);
-                    self.effects.push(PeerEffect::Tell(PeerNews::Lagging(lag)));
+                    self.actions.push(PeerAction::Report(PeerEvent::Lagging(lag)));
                 }
             }
             FromWorker::Response { id, ok } => {
                 // One that comes too late was given up already.
                 let order = joined.orders.remove(&id).map(|(order, _)| order);
                 if let Some(order) = order.filter(|_| !ok) {
-                    self.effects.push(PeerEffect::Tell(PeerNews::Unanswered(order)));
+                    self.actions.push(PeerAction::Report(PeerEvent::Unanswered(order)));
                 }
             }
             FromWorker::AskRetire { id, reason } => {
                 self.send(&ToWorker::Response { id, refusal: None });
-                self.effects.push(PeerEffect::Tell(PeerNews::RetireAsked(reason)));
+                self.actions.push(PeerAction::Report(PeerEvent::RetireAsked(reason)));
             }
             FromWorker::Info { id, .. } => {
                 let fault = MessageError::State { message: "info", when: "again after it joined" };
@@ -364,11 +364,11 @@ impl Peer {
                 // It may have said something else meanwhile.
                 Some((WorkerOrder::Info, _)) if joined.is_over(&self.limits, now) => {
                     joined.is_silent = true;
-                    self.effects.push(PeerEffect::Tell(PeerNews::Silent));
+                    self.actions.push(PeerAction::Report(PeerEvent::Silent));
                 }
                 Some((WorkerOrder::Info, _)) | None => {}
                 Some((order, _)) => {
-                    self.effects.push(PeerEffect::Tell(PeerNews::Unanswered(order)));
+                    self.actions.push(PeerAction::Report(PeerEvent::Unanswered(order)));
                 }
             }
         }
@@ -377,21 +377,21 @@ impl Peer {
         }
     }
 
-    fn other_process(&self, facts: &WorkerFacts) -> PeerEnd {
-        MessageError::OtherProcess { claimed: facts.pid, actual: self.pid }.into()
+    fn other_process(&self, info: &WorkerInfo) -> CloseReason {
+        MessageError::OtherProcess { claimed: info.pid, actual: self.pid }.into()
     }
 
-    fn end(&mut self, id: u64, why: PeerEnd) {
+    fn end(&mut self, id: u64, why: CloseReason) {
         if let State::Ended = self.state {
             return;
         }
         self.state = State::Ended;
         self.send(&ToWorker::Response { id, refusal: Some(why.to_string()) });
-        self.effects.push(PeerEffect::End(why));
+        self.actions.push(PeerAction::Close(why));
     }
 
     fn send(&mut self, message: &ToWorker) {
-        self.effects.push(PeerEffect::Send(message.emit()));
+        self.actions.push(PeerAction::Send(message.emit()));
     }
 }
 
@@ -414,30 +414,6 @@ impl Joined {
 }
 
 const LAG_INTERVAL: Duration = Duration::from_secs(1);
-
-/// How many lines a peer may send now.
-#[derive(Debug)]
-pub(in crate::control) struct Budget {
-    pub(in crate::control) lines: u32,
-    /// From when on the time counts for the next one.
-    pub(in crate::control) since: Duration,
-}
-
-impl Budget {
-    pub(in crate::control) fn refill(&mut self, now: Duration) {
-        let earned = now.saturating_sub(self.since).as_millis() / LINE_INTERVAL.as_millis();
-        let earned = u32::try_from(earned).unwrap_or(u32::MAX);
-        self.lines = self.lines.saturating_add(earned).min(LINES_AT_ONCE);
-        self.since = match self.lines {
-            LINES_AT_ONCE => now,
-            _ => self.since + LINE_INTERVAL * earned,
-        };
-    }
-
-    pub(in crate::control) fn next(&self) -> Duration {
-        self.since + LINE_INTERVAL
-    }
-}
 
 fn name(message: &FromWorker) -> &'static str {
     match message {

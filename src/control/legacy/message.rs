@@ -37,10 +37,10 @@ pub enum FromWorker {
         /// Names this message in the answer.
         id: u64,
         /// What it says of itself.
-        facts: WorkerFacts,
+        info: WorkerInfo,
     },
     /// It lives. Has no answer.
-    Ping(WorkerFacts),
+    Ping(WorkerInfo),
     /// Its answer to a [`ToWorker::Command`].
     Response {
         /// The command.
@@ -59,7 +59,7 @@ pub enum FromWorker {
 
 /// What a worker says of itself.
 #[derive(Debug, Clone, PartialEq)]
-pub struct WorkerFacts {
+pub struct WorkerInfo {
     /// Its process id, as it sees it.
     pub pid: u32,
     /// Public port -> the port that it listens on.
@@ -127,9 +127,9 @@ impl FromWorker {
         match take_kind(&fields)?.as_str() {
             Some("info") => Ok(Self::Info {
                 id: take_id("info", &fields)?,
-                facts: WorkerFacts::take("info", &fields)?,
+                info: WorkerInfo::take("info", &fields)?,
             }),
-            Some("ping") => Ok(Self::Ping(WorkerFacts::take("ping", &fields)?)),
+            Some("ping") => Ok(Self::Ping(WorkerInfo::take("ping", &fields)?)),
             Some("response") => Ok(Self::Response {
                 id: take_id("response", &fields)?,
                 ok: take_status(&fields)?.is_none(),
@@ -148,12 +148,12 @@ impl FromWorker {
     /// The message as a line, without its end.
     pub fn emit(&self) -> String {
         let message = match self {
-            Self::Info { id, facts } => {
-                let mut message = facts.emit("info");
+            Self::Info { id, info } => {
+                let mut message = info.emit("info");
                 message["__messageID"] = json!(id);
                 message
             }
-            Self::Ping(facts) => facts.emit("ping"),
+            Self::Ping(info) => info.emit("ping"),
             Self::Response { id, ok } => json!({
                 "__type": "response", "__messageID": id, "__status": if *ok { "ok" } else { "error" },
             }),
@@ -166,7 +166,7 @@ impl FromWorker {
     }
 }
 
-impl WorkerFacts {
+impl WorkerInfo {
     fn take(message: &'static str, fields: &Map<String, Value>) -> Result<Self, MessageError> {
         let whole = |field: &str| fields.get(field).and_then(Value::as_u64);
         let pid = whole("pid").and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0);
@@ -379,8 +379,8 @@ mod tests {
         Port::new(number).unwrap()
     }
 
-    fn facts() -> WorkerFacts {
-        WorkerFacts {
+    fn info() -> WorkerInfo {
+        WorkerInfo {
             pid: 4242,
             ports: BTreeMap::from([(port(80), port(34305))]),
             seat: Seat(3),
@@ -402,10 +402,10 @@ mod tests {
 
     #[test]
     fn a_message_of_the_older_system_is_read() {
-        assert_eq!(FromWorker::parse(INFO), Ok(FromWorker::Info { id: 1, facts: facts() }));
+        assert_eq!(FromWorker::parse(INFO), Ok(FromWorker::Info { id: 1, info: info() }));
         let line = changed("ts_retirement", Some("1700000000000"));
-        let Ok(FromWorker::Info { facts, .. }) = FromWorker::parse(&line) else { panic!() };
-        assert!(facts.is_retired);
+        let Ok(FromWorker::Info { info, .. }) = FromWorker::parse(&line) else { panic!() };
+        assert!(info.is_retired);
         for nothing in ["lag", "toobusy", "ts_retirement"] {
             assert!(FromWorker::parse(&changed(nothing, Some("null"))).is_ok(), "{nothing}");
             assert!(FromWorker::parse(&changed(nothing, None)).is_ok(), "{nothing}");
@@ -414,11 +414,11 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_again() {
-        let mut retired = facts();
+        let mut retired = info();
         (retired.is_retired, retired.too_busy) = (true, true);
         retired.lag = Duration::from_millis(180);
         for message in [
-            FromWorker::Info { id: 7, facts: facts() },
+            FromWorker::Info { id: 7, info: info() },
             FromWorker::Ping(retired),
             FromWorker::Response { id: 9, ok: true },
             FromWorker::Response { id: 9, ok: false },

@@ -4,9 +4,6 @@
 mod connection;
 mod message;
 
-pub(super) use connection::Budget;
-pub use connection::{
-    LINE_INTERVAL, LINES_AT_ONCE, Peer, PeerEffect, PeerEnd, PeerLimits, PeerNews, UNREAD_LIMIT,
-};
+pub use connection::{CloseReason, Peer, PeerAction, PeerEvent, PeerLimits, UNREAD_LIMIT};
 pub(super) use message::is_worker_line;
-pub use message::{FromWorker, ToWorker, WorkerFacts, WorkerOrder, worker_ports};
+pub use message::{FromWorker, ToWorker, WorkerInfo, WorkerOrder, worker_ports};

@@ -11,64 +11,63 @@ use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
-use super::limits::Place;
-use crate::control::legacy::UNREAD_LIMIT;
-use crate::control::{Peer, PeerEffect, PeerNews, WorkerFacts, WorkerOrder};
+use super::limits::Permit;
+use crate::control::{Peer, PeerAction, PeerEvent, UNREAD_LIMIT, WorkerInfo, WorkerOrder};
 
 /// What comes from workers. Of one connection it comes in order: an arrival, if that is accepted any
 /// news, then the end.
 #[derive(Debug)]
 pub enum WorkerEvent {
-    /// Somebody says that it is a worker.
-    Arrived(Arrival),
-    /// What a worker does that has joined.
-    News {
+    /// A process claims to be a worker.
+    JoinRequested(JoinRequest),
+    /// An event of a worker that has joined.
+    Peer {
         /// The token that it was accepted with.
         token: u64,
-        /// What.
-        news: PeerNews,
+        /// The event.
+        event: PeerEvent,
     },
     /// The connection of a worker that had joined has ended, by whatever end.
-    Left {
+    Disconnected {
         /// The token that it was accepted with.
         token: u64,
     },
 }
 
-/// A connection that somebody says is a worker's. Dropped, it is refused.
+/// A connection whose peer claims to be a worker. Dropped, it is refused.
 #[derive(Debug)]
-pub struct Arrival {
+pub struct JoinRequest {
     /// What it says of itself. Its pid is that of the process that connected.
-    pub facts: WorkerFacts,
+    pub info: WorkerInfo,
     socket: Arc<UnixStream>,
-    verdict: oneshot::Sender<Verdict>,
+    decision: oneshot::Sender<JoinDecision>,
 }
 
 #[derive(Debug)]
-enum Verdict {
+enum JoinDecision {
     Accepted { token: u64, orders: mpsc::UnboundedReceiver<(WorkerOrder, String)> },
     Refused(String),
 }
 
-impl Arrival {
+impl JoinRequest {
     /// Lets it join. `token` names it in what comes of it.
     pub fn accept(self, token: u64) -> WorkerLink {
         let (sender, orders) = mpsc::unbounded_channel();
         // If it has gone meanwhile, its end comes all the same as that of a worker that had joined:
         // see `Driver::decided`.
-        let _ = self.verdict.send(Verdict::Accepted { token, orders });
+        let _ = self.decision.send(JoinDecision::Accepted { token, orders });
         WorkerLink { token, orders: sender, socket: self.socket }
     }
 
     /// Tells it why it does not join, and ends the connection.
     pub fn refuse(self, reason: impl Into<String>) {
         // It has gone.
-        let _ = self.verdict.send(Verdict::Refused(reason.into()));
+        let _ = self.decision.send(JoinDecision::Refused(reason.into()));
     }
 }
 
 /// The socket, of which the kernel says who is at its other end.
-impl AsFd for Arrival {
+impl AsFd for JoinRequest {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
@@ -95,7 +94,7 @@ impl WorkerLink {
     }
 
     /// Whether the worker has closed its end, or it was closed for it when it ended; known at once,
-    /// and before [`WorkerEvent::Left`] tells.
+    /// and before [`WorkerEvent::Disconnected`] tells.
     pub fn is_gone(&self) -> bool {
         let mut polled = [PollFd::new(&self.socket, PollFlags::RDHUP)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -109,13 +108,13 @@ impl WorkerLink {
 
 /// Serves one connection until it ends, or nobody hears of it any more. `line` is the first one,
 /// which has been read; `place` is given back when the worker has joined.
-pub(super) async fn attend(
+pub(super) async fn serve(
     stream: UnixStream,
     peer: Peer,
     line: &str,
     begin: Instant,
     events: mpsc::Sender<WorkerEvent>,
-    place: Place,
+    permit: Permit,
 ) {
     let socket = Arc::new(stream);
     let mut driver = Driver {
@@ -124,10 +123,10 @@ pub(super) async fn attend(
         begin,
         events: events.clone(),
         unread: VecDeque::new(),
-        verdict: None,
+        decision: None,
         orders: None,
         token: None,
-        place: Some(place),
+        permit: Some(permit),
     };
     // A loop that has ended wants no worker.
     tokio::select! {
@@ -147,10 +146,10 @@ struct Driver {
     events: mpsc::Sender<WorkerEvent>,
     /// What is to be sent, and could not be yet.
     unread: VecDeque<u8>,
-    verdict: Option<oneshot::Receiver<Verdict>>,
+    decision: Option<oneshot::Receiver<JoinDecision>>,
     orders: Option<mpsc::UnboundedReceiver<(WorkerOrder, String)>>,
     token: Option<u64>,
-    place: Option<Place>,
+    permit: Option<Permit>,
 }
 
 /// The connection ends with its task, also where the master still has its end of it.
@@ -163,22 +162,22 @@ impl Drop for Driver {
     }
 }
 
-/// What happened to a connection.
-enum Happening {
+/// Why the driver of a connection wakes up.
+enum Wakeup {
     Readable,
     Writable,
     Due,
-    Decided(Option<Verdict>),
+    Decided(Option<JoinDecision>),
     Order(Option<(WorkerOrder, String)>),
 }
 
 impl Driver {
     async fn run(&mut self, line: &str) -> io::Result<()> {
-        let effects = self.peer.receive_line(line, self.now());
-        let mut is_over = self.carry_out(effects).await?;
+        let actions = self.peer.receive_line(line, self.now());
+        let mut is_over = self.carry_out(actions).await?;
         while !is_over {
-            let effects = match self.wait().await? {
-                Happening::Readable => {
+            let actions = match self.wait().await? {
+                Wakeup::Readable => {
                     let mut bytes = [0; 4096];
                     match self.socket.try_read(&mut bytes) {
                         Ok(0) => return Ok(()),
@@ -187,24 +186,22 @@ impl Driver {
                         Err(error) => return Err(error),
                     }
                 }
-                Happening::Writable => {
+                Wakeup::Writable => {
                     self.flush()?;
                     continue;
                 }
-                Happening::Due => self.peer.tick(self.now()),
-                Happening::Decided(verdict) => self.decided(verdict),
-                Happening::Order(Some((order, reason))) => {
-                    self.peer.order(order, &reason, self.now())
-                }
+                Wakeup::Due => self.peer.tick(self.now()),
+                Wakeup::Decided(decision) => self.decided(decision),
+                Wakeup::Order(Some((order, reason))) => self.peer.order(order, &reason, self.now()),
                 // The master has let go of it.
-                Happening::Order(None) => return Ok(()),
+                Wakeup::Order(None) => return Ok(()),
             };
-            is_over = self.carry_out(effects).await?;
+            is_over = self.carry_out(actions).await?;
         }
         Ok(())
     }
 
-    async fn wait(&mut self) -> io::Result<Happening> {
+    async fn wait(&mut self) -> io::Result<Wakeup> {
         let deadline = self.peer.deadline().and_then(|at| self.begin.checked_add(at));
         let due = async {
             match deadline {
@@ -218,52 +215,53 @@ impl Driver {
             biased;
             readable = self.socket.readable(), if self.peer.wants_more() => {
                 readable?;
-                Happening::Readable
+                Wakeup::Readable
             }
             writable = self.socket.writable(), if !self.unread.is_empty() => {
                 writable?;
-                Happening::Writable
+                Wakeup::Writable
             }
-            verdict = received(&mut self.verdict) => Happening::Decided(verdict),
-            order = next(&mut self.orders) => Happening::Order(order),
-            () = due => Happening::Due,
+            decision = received(&mut self.decision) => Wakeup::Decided(decision),
+            order = next(&mut self.orders) => Wakeup::Order(order),
+            () = due => Wakeup::Due,
         })
     }
 
-    fn decided(&mut self, verdict: Option<Verdict>) -> Vec<PeerEffect> {
-        self.verdict = None;
-        let refusal = match verdict {
-            Some(Verdict::Accepted { token, orders }) => {
+    fn decided(&mut self, decision: Option<JoinDecision>) -> Vec<PeerAction> {
+        self.decision = None;
+        let refusal = match decision {
+            Some(JoinDecision::Accepted { token, orders }) => {
                 (self.token, self.orders) = (Some(token), Some(orders));
-                self.place = None;
+                self.permit = None;
                 None
             }
-            Some(Verdict::Refused(reason)) => Some(reason),
+            Some(JoinDecision::Refused(reason)) => Some(reason),
             None => Some("the master is ending".to_owned()),
         };
         self.peer.decide(refusal, self.now())
     }
 
     /// Returns whether the connection is over.
-    async fn carry_out(&mut self, effects: Vec<PeerEffect>) -> io::Result<bool> {
-        for effect in effects {
-            match effect {
-                PeerEffect::Send(line) => {
+    async fn carry_out(&mut self, actions: Vec<PeerAction>) -> io::Result<bool> {
+        for action in actions {
+            match action {
+                PeerAction::Send(line) => {
                     self.unread.extend(line.as_bytes());
                     self.unread.push_back(b'\n');
                 }
-                PeerEffect::Decide(facts) => {
-                    let (verdict, decided) = oneshot::channel();
-                    self.verdict = Some(decided);
+                PeerAction::Decide(info) => {
+                    let (decision, decided) = oneshot::channel();
+                    self.decision = Some(decided);
                     let socket = Arc::clone(&self.socket);
-                    self.tell(WorkerEvent::Arrived(Arrival { facts, socket, verdict })).await;
+                    self.tell(WorkerEvent::JoinRequested(JoinRequest { info, socket, decision }))
+                        .await;
                 }
-                PeerEffect::Tell(news) => {
+                PeerAction::Report(event) => {
                     if let Some(token) = self.token {
-                        self.tell(WorkerEvent::News { token, news }).await;
+                        self.tell(WorkerEvent::Peer { token, event }).await;
                     }
                 }
-                PeerEffect::End(why) => {
+                PeerAction::Close(why) => {
                     self.flush()?;
                     tracing::debug!(%why, "worker connection ended by us");
                     return Ok(true);
@@ -298,16 +296,16 @@ impl Driver {
 
     /// Tells the end of a worker that had joined, also if it went before it could know.
     async fn left(mut self) {
-        if let Some(mut verdict) = self.verdict.take()
-            && let Some(Verdict::Accepted { token, .. }) = {
-                verdict.close();
-                verdict.try_recv().ok()
+        if let Some(mut decision) = self.decision.take()
+            && let Some(JoinDecision::Accepted { token, .. }) = {
+                decision.close();
+                decision.try_recv().ok()
             }
         {
             self.token = Some(token);
         }
         if let Some(token) = self.token {
-            self.tell(WorkerEvent::Left { token }).await;
+            self.tell(WorkerEvent::Disconnected { token }).await;
         }
     }
 
@@ -316,9 +314,9 @@ impl Driver {
     }
 }
 
-async fn received(verdict: &mut Option<oneshot::Receiver<Verdict>>) -> Option<Verdict> {
-    match verdict {
-        Some(verdict) => verdict.await.ok(),
+async fn received(decision: &mut Option<oneshot::Receiver<JoinDecision>>) -> Option<JoinDecision> {
+    match decision {
+        Some(decision) => decision.await.ok(),
         None => std::future::pending().await,
     }
 }

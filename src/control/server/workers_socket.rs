@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
+use super::cleanup::SocketFile;
 use crate::control::ControlError;
 use crate::control::directory::{io_error, not_ours};
 
@@ -25,37 +26,6 @@ pub struct WorkersSocket {
     pub(super) file: SocketFile,
     /// The user whose processes are workers, beside our own.
     pub(super) user: Option<u32>,
-}
-
-/// The file of a bound socket, apart from any that may take its place; removed on drop.
-#[derive(Debug)]
-pub(super) struct SocketFile {
-    pub(super) path: PathBuf,
-    device: u64,
-    inode: u64,
-}
-
-impl SocketFile {
-    /// The file of a socket that was just bound.
-    pub(super) fn of(path: &Path) -> Result<Self, ControlError> {
-        let found = fs::symlink_metadata(path).map_err(io_error("examine", path))?;
-        Ok(Self { path: path.to_owned(), device: found.dev(), inode: found.ino() })
-    }
-
-    /// Leaves the file where it is: the socket was handed over to another process.
-    pub(super) fn keep(self) {
-        std::mem::forget(self);
-    }
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        let is_ours = fs::symlink_metadata(&self.path)
-            .is_ok_and(|found| (found.dev(), found.ino()) == (self.device, self.inode));
-        if is_ours && let Err(error) = fs::remove_file(&self.path) {
-            tracing::warn!(path = %self.path.display(), %error, "cannot remove the socket");
-        }
-    }
 }
 
 impl WorkersSocket {

@@ -19,7 +19,7 @@ impl Master {
     }
 }
 
-impl Source for Master {
+impl StatusSource for Master {
     async fn status(&self) -> Result<Status, Failure> {
         self.asked.fetch_add(1, Ordering::Relaxed);
         drop(self.held_up.lock().await);
@@ -38,8 +38,8 @@ impl Source for Master {
 }
 
 /// A server of this master; it ends with the set.
-fn serve(master: &Master, limits: Limits) -> (SocketAddr, JoinSet<Infallible>) {
-    let server = Server::bind("127.0.0.1:0".parse().unwrap(), limits).unwrap();
+fn serve(master: &Master, limits: HttpLimits) -> (SocketAddr, JoinSet<Infallible>) {
+    let server = HttpServer::bind("127.0.0.1:0".parse().unwrap(), limits).unwrap();
     let address = server.listener.local_addr().unwrap();
     let mut tasks = JoinSet::new();
     tasks.spawn(server.serve(master.clone()));
@@ -61,7 +61,7 @@ async fn get(address: SocketAddr, path: &str) -> String {
 
 #[tokio::test]
 async fn each_page_has_its_form() {
-    let (address, _server) = serve(&Master::new(2), Limits::default());
+    let (address, _server) = serve(&Master::new(2), HttpLimits::default());
     let metrics = get(address, "/metrics").await;
     assert!(metrics.starts_with("HTTP/1.1 200 OK\r\n"), "{metrics}");
     assert!(metrics.contains("content-type: text/plain; version=0.0.4; charset=utf-8\r\n"));
@@ -84,7 +84,7 @@ async fn each_page_has_its_form() {
 #[tokio::test]
 async fn health_is_that_new_connections_are_served() {
     for (serving, expected) in [(0, "503"), (1, "200"), (u32::MAX, "503")] {
-        let (address, _server) = serve(&Master::new(serving), Limits::default());
+        let (address, _server) = serve(&Master::new(serving), HttpLimits::default());
         let answer = get(address, "/healthz").await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {expected} ")), "{answer}");
     }
@@ -93,7 +93,7 @@ async fn health_is_that_new_connections_are_served() {
 #[tokio::test]
 async fn many_requests_are_one_for_the_master() {
     let master = Master::new(1);
-    let limits = Limits { age: Duration::from_secs(3600), ..Limits::default() };
+    let limits = HttpLimits { age: Duration::from_secs(3600), ..HttpLimits::default() };
     let (address, _server) = serve(&master, limits);
     let mut requests = JoinSet::new();
     for _ in 0..50 {
@@ -104,7 +104,7 @@ async fn many_requests_are_one_for_the_master() {
     }
     assert_eq!(master.asked.load(Ordering::Relaxed), 1);
 
-    let (address, _server) = serve(&master, Limits { age: Duration::ZERO, ..limits });
+    let (address, _server) = serve(&master, HttpLimits { age: Duration::ZERO, ..limits });
     get(address, "/").await;
     get(address, "/").await;
     assert_eq!(master.asked.load(Ordering::Relaxed), 3, "an answer that is too old is none");
@@ -112,11 +112,11 @@ async fn many_requests_are_one_for_the_master() {
 
 #[tokio::test]
 async fn slow_clients_lose_their_place() {
-    let limits = Limits {
+    let limits = HttpLimits {
         connections: 2,
         header: Duration::from_millis(200),
         connection: Duration::from_secs(3600),
-        ..Limits::default()
+        ..HttpLimits::default()
     };
     let (address, _server) = serve(&Master::new(1), limits);
     let mut slow = Vec::new();
@@ -135,7 +135,7 @@ async fn slow_clients_lose_their_place() {
 #[tokio::test]
 async fn a_master_that_does_not_answer_holds_its_clients_for_no_longer_than_the_limit() {
     let master = Master::new(1);
-    let limits = Limits { connection: Duration::from_millis(300), ..Limits::default() };
+    let limits = HttpLimits { connection: Duration::from_millis(300), ..HttpLimits::default() };
     let (address, _server) = serve(&master, limits);
     let held = master.held_up.lock().await;
     assert_eq!(get(address, "/healthz").await, "");
@@ -147,10 +147,10 @@ async fn a_master_that_does_not_answer_holds_its_clients_for_no_longer_than_the_
 async fn an_address_that_is_taken_is_named() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
-    let error = Server::bind(address, Limits::default()).unwrap_err();
+    let error = HttpServer::bind(address, HttpLimits::default()).unwrap_err();
     let text = error.to_string();
     assert!(text.starts_with(&format!("http.listen: cannot listen on {address}: ")), "{text}");
     assert!(error.hint().contains("choose another --http-listen"));
-    let foreign = Server::bind("192.0.2.1:9180".parse().unwrap(), Limits::default());
+    let foreign = HttpServer::bind("192.0.2.1:9180".parse().unwrap(), HttpLimits::default());
     assert!(foreign.unwrap_err().to_string().contains("192.0.2.1:9180"));
 }

@@ -91,7 +91,7 @@ fn every_policy_of_the_configuration_reaches_the_supervisor() {
 #[test]
 fn without_a_configuration_the_supervisor_has_its_defaults() {
     assert_eq!(settings(&checked(Keys::default())), Settings::default());
-    assert_eq!(limits(&checked(Keys::default())), Limits::default());
+    assert_eq!(limits(&checked(Keys::default())), ControlLimits::default());
 }
 
 #[test]
@@ -100,5 +100,5 @@ fn what_peers_are_watched_for_is_as_configured() {
     assert_eq!((worker.ping, worker.lag), (Some(25 * SECOND), Duration::from_millis(35)));
     let off = Keys { ping_timeout: text("0"), retire_lag: text("0"), ..Keys::default() };
     let worker = limits(&checked(off)).worker;
-    assert_eq!((worker.ping, worker.lag), (None, Limits::default().worker.lag));
+    assert_eq!((worker.ping, worker.lag), (None, ControlLimits::default().worker.lag));
 }

@@ -11,9 +11,9 @@ use tokio::sync::oneshot;
 
 use super::observer::StepObserver;
 use crate::control::{
-    Command, DescriptorKey, DescriptorKind, Failure, Gate, HANDOVER_FORMAT, Handover as State,
-    HandshakeStep, Offer, Request, ServerDescriptors, SnapshotGeneration, SnapshotHistory,
-    SnapshotRespawn, SnapshotStage, SnapshotWorker,
+    AcceptGate, Command, ControlDescriptors, DescriptorKey, DescriptorKind, Failure,
+    HANDOVER_FORMAT, Handover as State, HandshakeStep, Offer, ReceivedRequest, SnapshotGeneration,
+    SnapshotHistory, SnapshotRespawn, SnapshotStage, SnapshotWorker,
 };
 use crate::master::background::BackgroundThread;
 use crate::master::operators::service_manager::ServiceNotifier;
@@ -34,9 +34,9 @@ const DESCRIPTORS_AT_ONCE: usize = 64;
 
 /// Hands over to the next master.
 pub(in crate::master) struct Handover {
-    sockets: ServerDescriptors,
+    sockets: ControlDescriptors,
     http: Option<OwnedFd>,
-    gate: Gate,
+    gate: AcceptGate,
     /// The handshake waits for the other process, which the loop must not. The thread is there from the
     /// start, since it may be that no thread can be made when it is needed.
     thread: BackgroundThread,
@@ -65,9 +65,9 @@ impl Handover {
     /// `sockets` and `http` are copies of what the control server and the HTTP server listen on; `gate`
     /// is that of the control server.
     pub(in crate::master) fn new(
-        sockets: ServerDescriptors,
+        sockets: ControlDescriptors,
         http: Option<OwnedFd>,
-        gate: Gate,
+        gate: AcceptGate,
         thread: BackgroundThread,
         observer: StepObserver,
     ) -> Self {
@@ -79,11 +79,11 @@ impl Handover {
     /// `None` if there is none, and all is as it was.
     pub(in crate::master) async fn give(
         &self,
-        request: Request,
+        request: ReceivedRequest,
         possessions: &Possessions<'_>,
         now: Moment,
     ) -> Option<u32> {
-        let Request { command, responder, stream } = request;
+        let ReceivedRequest { command, responder, stream } = request;
         let (Command::Takeover { format }, Some(stream)) = (command, stream) else {
             responder.finish(Err(Failure::new("not a request over the control socket")));
             return None;

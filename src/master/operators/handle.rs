@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use tokio::sync::mpsc;
 
 use crate::control::{
-    Answer, Cleared, Command, Explanation, Failure, OnTrial, Reloaded, Request, Restarted,
+    Answer, Cleared, Command, Explanation, Failure, OnTrial, ReceivedRequest, Reloaded, Restarted,
     RetireTarget, Retired, RolledBack, Scaled, Status,
 };
 use crate::plan::Share;
@@ -13,7 +13,7 @@ use crate::plan::Share;
 /// What somebody wants of the loop.
 pub(crate) enum Order {
     /// Something that gets an answer.
-    Request(Request),
+    Request(ReceivedRequest),
     /// The end of the master, and of nothing else.
     Leave,
 }
@@ -167,7 +167,7 @@ impl Handle {
     }
 
     async fn ask(&self, command: Command) -> Result<Answer, Failure> {
-        let (request, replies) = Request::new(command);
+        let (request, replies) = ReceivedRequest::new(command);
         let ended = || Failure::new("the master has ended");
         self.orders.send(Order::Request(request)).await.map_err(|_| ended())?;
         replies.outcome().await.unwrap_or_else(|| Err(ended()))
@@ -175,7 +175,7 @@ impl Handle {
 }
 
 #[cfg(feature = "http")]
-impl crate::http::Source for Handle {
+impl crate::http::StatusSource for Handle {
     async fn status(&self) -> Result<Status, Failure> {
         Self::status(self).await
     }

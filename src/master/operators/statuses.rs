@@ -70,10 +70,10 @@ impl Statuses {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::{Command, Request};
+    use crate::control::{Command, ReceivedRequest};
 
     fn responder() -> Responder {
-        Request::new(Command::Status).0.responder
+        ReceivedRequest::new(Command::Status).0.responder
     }
 
     #[tokio::test]

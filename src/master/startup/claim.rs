@@ -28,7 +28,7 @@ pub(in crate::master) struct Claim {
     /// The control socket of the running master, if that hands over.
     pub(in crate::master) control_socket: Option<OwnedFd>,
     #[cfg(feature = "http")]
-    pub(in crate::master) http: Option<crate::http::Server>,
+    pub(in crate::master) http: Option<crate::http::HttpServer>,
     pub(in crate::master) firewall: Firewall,
     pub(in crate::master) watching: Watching,
     /// The plan that an earlier master left in the kernel.
@@ -105,15 +105,15 @@ fn lock(
 fn listen_http(
     config: &Config,
     running: Option<&mut RunningMaster>,
-) -> Result<Option<crate::http::Server>, MasterError> {
-    use crate::http::{Limits, Server};
+) -> Result<Option<crate::http::HttpServer>, MasterError> {
+    use crate::http::{HttpLimits, HttpServer};
     let Some(address) = config.http.listen else { return Ok(None) };
     let handed_over = running.and_then(|it| it.take(DescriptorKind::Http, ""));
     let handed_over =
-        handed_over.map(|socket| Server::handed_over(socket, address, Limits::default()));
+        handed_over.map(|socket| HttpServer::handed_over(socket, address, HttpLimits::default()));
     Ok(Some(match handed_over.transpose()?.flatten() {
         Some(server) => server,
-        None => Server::bind(address, Limits::default())?,
+        None => HttpServer::bind(address, HttpLimits::default())?,
     }))
 }
 

@@ -9,7 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::control::{self, Arrival, MessageError, PeerNews, WorkerEvent, WorkerLink, WorkerOrder};
+use crate::control::{
+    self, JoinRequest, MessageError, PeerEvent, WorkerEvent, WorkerLink, WorkerOrder,
+};
 use crate::master::run::Master;
 use crate::plan::{Port, Seat};
 use crate::process::{PidFd, ProcessError, peer_process, session_of};
@@ -82,19 +84,19 @@ impl Master {
     /// Takes in what comes from workers.
     pub(crate) fn take_link_event(&mut self, event: WorkerEvent) {
         match event {
-            WorkerEvent::Arrived(arrival) => match self.admit(&arrival) {
+            WorkerEvent::JoinRequested(arrival) => match self.admit(&arrival) {
                 Ok(admitted) => self.join(admitted, arrival),
                 Err(refusal) => {
                     self.world.peers.refusals.note(&refusal);
                     arrival.refuse(refusal.to_string());
                 }
             },
-            WorkerEvent::News { token, news } => {
+            WorkerEvent::Peer { token, event: news } => {
                 if let Some(worker) = self.world.peers.worker_with(token) {
                     self.hear_news(worker, news);
                 }
             }
-            WorkerEvent::Left { token } => {
+            WorkerEvent::Disconnected { token } => {
                 if let Some(worker) = self.world.peers.worker_with(token) {
                     self.world.peers.joined.remove(&worker);
                     self.world.peers.disconnected.insert(worker, self.world.now());
@@ -131,21 +133,21 @@ impl Master {
         Ok(session.and_then(|leader| self.world.processes.worker_of(leader)))
     }
 
-    fn admit(&mut self, arrival: &Arrival) -> Result<Admitted, JoinRefused> {
+    fn admit(&mut self, arrival: &JoinRequest) -> Result<Admitted, JoinRefused> {
         let process = peer_process(arrival)?;
         let worker = self.worker_of(&process)?.ok_or(JoinRefused::Stranger(process.pid()))?;
         let known = self.supervisor.workers().find(|known| known.id == worker);
         let known = known.ok_or(JoinRefused::Stranger(process.pid()))?;
         let (seat, state) = (known.seat, known.state());
-        if arrival.facts.seat != seat {
-            return Err(JoinRefused::Seat { given: arrival.facts.seat, seat });
+        if arrival.info.seat != seat {
+            return Err(JoinRefused::Seat { given: arrival.info.seat, seat });
         }
         // Workers reconnect at once, which may be before the end of their last connection was heard of.
         if self.world.peers.joined.get(&worker).is_some_and(|joined| !joined.is_gone()) {
             return Err(JoinRefused::Second);
         }
         let public = self.config.listeners.public_ports();
-        let ports = control::worker_ports(public, &arrival.facts.ports)?;
+        let ports = control::worker_ports(public, &arrival.info.ports)?;
         let held = self.world.processes.ports_of(worker);
         match held.filter(|held| !held.is_empty()) {
             Some(held) if *held == *ports => Ok(Admitted { worker, process, ports: None }),
@@ -179,14 +181,14 @@ impl Master {
         }
     }
 
-    fn join(&mut self, admitted: Admitted, arrival: Arrival) {
+    fn join(&mut self, admitted: Admitted, arrival: JoinRequest) {
         let Admitted { worker, process, ports } = admitted;
         if let Some(ports) = ports {
             self.warn_of_unguarded(&ports);
             self.world.processes.set_ports(worker, Arc::clone(&ports));
             self.dispatch(Event::PortsReported { worker, ports });
         }
-        let knows_retired = arrival.facts.is_retired;
+        let knows_retired = arrival.info.is_retired;
         let peers = &mut self.world.peers;
         peers.last_token += 1;
         let link = arrival.accept(peers.last_token);
@@ -213,16 +215,16 @@ impl Master {
         }
     }
 
-    fn hear_news(&mut self, worker: WorkerId, news: PeerNews) {
+    fn hear_news(&mut self, worker: WorkerId, news: PeerEvent) {
         match news {
-            PeerNews::Silent => self.heard_on_link(worker, false),
-            PeerNews::Answered => self.heard_on_link(worker, true),
-            PeerNews::Lagging(lag) => self.dispatch(Event::Lagging { worker, lag }),
-            PeerNews::RetireAsked(reason) => {
+            PeerEvent::Silent => self.heard_on_link(worker, false),
+            PeerEvent::Answered => self.heard_on_link(worker, true),
+            PeerEvent::Lagging(lag) => self.dispatch(Event::Lagging { worker, lag }),
+            PeerEvent::RetireAsked(reason) => {
                 tracing::info!(%worker, ?reason, "a worker asks for its retirement");
                 self.dispatch(Event::RetireAsked { worker });
             }
-            PeerNews::Unanswered(order) => {
+            PeerEvent::Unanswered(order) => {
                 tracing::warn!(%worker, order = order.name(), "a worker did not answer an order");
                 if order == WorkerOrder::Die {
                     self.dispatch(Event::Deaf { worker });

@@ -1,14 +1,15 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::control::{LINE_INTERVAL, LINES_AT_ONCE};
 use crate::plan::{Port, Seat};
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 
-fn facts() -> WorkerFacts {
+fn worker_info() -> WorkerInfo {
     let port = |number| Port::new(number).unwrap();
-    WorkerFacts {
+    WorkerInfo {
         pid: 7,
         ports: BTreeMap::from([(port(80), port(34_305))]),
         seat: Seat(0),
@@ -23,11 +24,11 @@ fn line(message: &FromWorker) -> Vec<u8> {
 }
 
 fn info() -> Vec<u8> {
-    line(&FromWorker::Info { id: 1, facts: facts() })
+    line(&FromWorker::Info { id: 1, info: worker_info() })
 }
 
 fn ping() -> Vec<u8> {
-    line(&FromWorker::Ping(facts()))
+    line(&FromWorker::Ping(worker_info()))
 }
 
 fn new() -> Peer {
@@ -37,32 +38,32 @@ fn new() -> Peer {
 /// A worker that has joined at 0.
 fn joined() -> Peer {
     let mut peer = new();
-    assert_eq!(peer.receive(&info(), Duration::ZERO), [PeerEffect::Decide(facts())]);
+    assert_eq!(peer.receive(&info(), Duration::ZERO), [PeerAction::Decide(worker_info())]);
     assert_eq!(peer.decide(None, Duration::ZERO), [accepted(1)]);
     peer
 }
 
-fn accepted(id: u64) -> PeerEffect {
-    PeerEffect::Send(ToWorker::Response { id, refusal: None }.emit())
+fn accepted(id: u64) -> PeerAction {
+    PeerAction::Send(ToWorker::Response { id, refusal: None }.emit())
 }
 
 /// The refusal that is sent, and the end that follows, if it does.
-fn refusal(effects: Vec<PeerEffect>) -> (u64, String, Option<PeerEnd>) {
-    let mut effects = effects.into_iter();
-    let Some(PeerEffect::Send(line)) = effects.next() else { panic!("nothing is sent") };
+fn refusal(actions: Vec<PeerAction>) -> (u64, String, Option<CloseReason>) {
+    let mut actions = actions.into_iter();
+    let Some(PeerAction::Send(line)) = actions.next() else { panic!("nothing is sent") };
     let Ok(ToWorker::Response { id, refusal: Some(reason) }) = ToWorker::parse(&line) else {
         panic!("{line}")
     };
-    let end = effects.next().map(|effect| match effect {
-        PeerEffect::End(end) => end,
+    let end = actions.next().map(|action| match action {
+        PeerAction::Close(end) => end,
         other => panic!("{other:?}"),
     });
-    assert_eq!(effects.next(), None);
+    assert_eq!(actions.next(), None);
     (id, reason, end)
 }
 
-fn order_of(effects: &[PeerEffect]) -> (u64, WorkerOrder) {
-    let [PeerEffect::Send(line)] = effects else { panic!("{effects:?}") };
+fn order_of(actions: &[PeerAction]) -> (u64, WorkerOrder) {
+    let [PeerAction::Send(line)] = actions else { panic!("{actions:?}") };
     let Ok(ToWorker::Command { id, order, .. }) = ToWorker::parse(line) else { panic!("{line}") };
     (id, order)
 }
@@ -72,9 +73,9 @@ fn a_worker_joins_wherever_its_bytes_are_split() {
     let bytes = [info(), ping()].concat();
     for cut in 1..bytes.len() {
         let mut peer = new();
-        let mut effects = peer.receive(&bytes[..cut], Duration::ZERO);
-        effects.extend(peer.receive(&bytes[cut..], Duration::ZERO));
-        assert_eq!(effects, [PeerEffect::Decide(facts())], "cut at {cut}");
+        let mut actions = peer.receive(&bytes[..cut], Duration::ZERO);
+        actions.extend(peer.receive(&bytes[cut..], Duration::ZERO));
+        assert_eq!(actions, [PeerAction::Decide(worker_info())], "cut at {cut}");
         assert!(!peer.wants_more());
         assert_eq!(peer.decide(None, MS), [accepted(1)]);
         assert!(peer.wants_more());
@@ -83,7 +84,7 @@ fn a_worker_joins_wherever_its_bytes_are_split() {
 
 #[test]
 fn any_other_first_message_ends_the_connection_and_is_answered() {
-    let foreign = FromWorker::Info { id: 5, facts: WorkerFacts { pid: 1, ..facts() } };
+    let foreign = FromWorker::Info { id: 5, info: WorkerInfo { pid: 1, ..worker_info() } };
     for (first, id, reason) in [
         (ping(), 0, "ping: not before info"),
         (line(&FromWorker::Response { id: 3, ok: true }), 3, "response: not before info"),
@@ -98,7 +99,7 @@ fn any_other_first_message_ends_the_connection_and_is_answered() {
         (b"1\n".to_vec(), 0, "expected a JSON object, found a number"),
         (b"\"x\"\r".to_vec(), 0, "expected a JSON object, found a text"),
         (b"\xff\n".to_vec(), 0, "line is not UTF-8 from byte 0 on"),
-        (vec![b' '; super::super::MAX_LINE + 1], 0, "line of more than 65536 bytes"),
+        (vec![b' '; crate::control::MAX_LINE + 1], 0, "line of more than 65536 bytes"),
     ] {
         let mut peer = new();
         let (answered, text, end) = refusal(peer.receive(&first, MS));
@@ -115,7 +116,7 @@ fn who_is_no_worker_of_ours_is_told_why() {
     peer.receive(&info(), Duration::ZERO);
     let (id, reason, end) = refusal(peer.decide(Some("no worker of mine".to_owned()), MS));
     assert_eq!((id, reason.as_str()), (1, "no worker of mine"));
-    assert_eq!(end, Some(PeerEnd::Refused(reason)));
+    assert_eq!(end, Some(CloseReason::Refused(reason)));
 }
 
 #[test]
@@ -126,7 +127,7 @@ fn one_byte_a_second_is_over_after_five() {
         assert_eq!(peer.receive(&[*byte], SECOND * u32::try_from(at).unwrap()), []);
     }
     let (_, _, end) = refusal(peer.tick(5 * SECOND));
-    assert_eq!(end, Some(PeerEnd::Slow(5 * SECOND)));
+    assert_eq!(end, Some(CloseReason::Slow(5 * SECOND)));
 }
 
 #[test]
@@ -136,7 +137,7 @@ fn a_line_that_has_begun_is_due_in_every_state_and_silence_is_not() {
         assert_eq!(peer.receive(b"{", at * SECOND), []);
         assert_eq!(peer.deadline(), Some(6 * SECOND));
     }
-    assert_eq!(refusal(peer.tick(6 * SECOND)).2, Some(PeerEnd::Slow(5 * SECOND)));
+    assert_eq!(refusal(peer.tick(6 * SECOND)).2, Some(CloseReason::Slow(5 * SECOND)));
     let mut peer = joined();
     assert_eq!(peer.tick(9 * SECOND), []);
     assert_eq!(peer.deadline(), Some(10 * SECOND));
@@ -150,10 +151,10 @@ fn a_silent_worker_is_asked_once_and_is_silent_until_it_says_something() {
     assert_eq!(order_of(&peer.tick(12 * SECOND)), (1, WorkerOrder::Info));
     assert_eq!(peer.tick(12 * SECOND + 499 * MS), []);
     assert_eq!(peer.deadline(), Some(12 * SECOND + 500 * MS));
-    let silent = [PeerEffect::Tell(PeerNews::Silent)];
+    let silent = [PeerAction::Report(PeerEvent::Silent)];
     assert_eq!(peer.tick(12 * SECOND + 500 * MS), silent);
     assert_eq!(peer.deadline(), None);
-    assert_eq!(peer.receive(&ping(), 60 * SECOND), [PeerEffect::Tell(PeerNews::Answered)]);
+    assert_eq!(peer.receive(&ping(), 60 * SECOND), [PeerAction::Report(PeerEvent::Answered)]);
     assert_eq!(peer.receive(&ping(), 61 * SECOND), []);
     assert_eq!(peer.deadline(), Some(71 * SECOND));
 }
@@ -182,7 +183,7 @@ fn orders_have_ids_of_their_own_and_are_missed_when_not_answered() {
     assert_eq!(order, WorkerOrder::Die);
     assert_ne!(retire, die);
     assert_eq!(peer.receive(&line(&FromWorker::Response { id: retire, ok: true }), SECOND), []);
-    let unanswered = [PeerEffect::Tell(PeerNews::Unanswered(WorkerOrder::Die))];
+    let unanswered = [PeerAction::Report(PeerEvent::Unanswered(WorkerOrder::Die))];
     assert_eq!(peer.tick(SECOND + 500 * MS), unanswered);
     let late = line(&FromWorker::Response { id: die, ok: true });
     assert_eq!(peer.receive(&late, 2 * SECOND), [], "too late, and no fault");
@@ -196,7 +197,7 @@ fn orders_have_ids_of_their_own_and_are_missed_when_not_answered() {
 fn a_worker_may_ask_for_its_retirement() {
     let mut peer = joined();
     let request = line(&FromWorker::AskRetire { id: 9, reason: "leaks".to_owned() });
-    let told = PeerEffect::Tell(PeerNews::RetireAsked("leaks".to_owned()));
+    let told = PeerAction::Report(PeerEvent::RetireAsked("leaks".to_owned()));
     assert_eq!(peer.receive(&request, SECOND), [accepted(9), told]);
 }
 
@@ -204,13 +205,13 @@ fn a_worker_may_ask_for_its_retirement() {
 fn a_lag_is_told_once_a_second_where_it_matters() {
     let mut peer = joined();
     let lagging = |lag: u64, too_busy| {
-        line(&FromWorker::Ping(WorkerFacts {
+        line(&FromWorker::Ping(WorkerInfo {
             lag: Duration::from_millis(lag),
             too_busy,
-            ..facts()
+            ..worker_info()
         }))
     };
-    let told = |lag: u64| [PeerEffect::Tell(PeerNews::Lagging(Duration::from_millis(lag)))];
+    let told = |lag: u64| [PeerAction::Report(PeerEvent::Lagging(Duration::from_millis(lag)))];
     assert_eq!(peer.receive(&lagging(149, false), SECOND), []);
     assert_eq!(peer.receive(&lagging(150, false), SECOND), told(150));
     assert_eq!(peer.receive(&lagging(400, true), SECOND + 500 * MS), []);
@@ -224,7 +225,7 @@ fn a_second_info_is_refused_and_a_ping_for_another_process_is_the_end() {
     let mut peer = joined();
     let (id, reason, end) = refusal(peer.receive(&info(), SECOND));
     assert_eq!((id, reason.as_str(), end), (1, "info: not again after it joined", None));
-    let foreign = line(&FromWorker::Ping(WorkerFacts { pid: 8, ..facts() }));
+    let foreign = line(&FromWorker::Ping(WorkerInfo { pid: 8, ..worker_info() }));
     let (_, reason, end) = refusal(peer.receive(&foreign, SECOND));
     assert_eq!(reason, "pid: 8 is not the process that says so, which is 7");
     assert!(end.is_some());
@@ -246,7 +247,7 @@ fn a_flood_is_read_at_a_limited_rate() {
     let left = 1000 - LINES_AT_ONCE;
     assert_eq!(now, SECOND + LINE_INTERVAL * (left + 1));
     peer.tick(now + 10 * SECOND);
-    assert_eq!(peer.budget.lines, LINES_AT_ONCE);
+    assert_eq!(peer.bucket.tokens(), LINES_AT_ONCE);
 }
 
 #[test]

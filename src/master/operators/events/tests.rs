@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tokio::sync::broadcast;
 
 use super::*;
-use crate::control::{Command, Reply, Request};
+use crate::control::{Command, ReceivedRequest, Reply};
 use crate::supervisor::{FailureCause, Silence, WorkerFailure, WorkerState, Writer};
 
 const WORKER: WorkerId = WorkerId(3);
@@ -185,7 +185,7 @@ fn respawn(seat: u16) -> Notice {
     Notice::Respawn { seat: Seat(seat), delay: SPAN }
 }
 
-async fn next(replies: &mut crate::control::Replies) -> EventLine {
+async fn next(replies: &mut crate::control::ReplyReceiver) -> EventLine {
     match replies.step().await {
         Some(Reply::Event(event)) => event,
         other => panic!("{other:?}"),
@@ -195,7 +195,7 @@ async fn next(replies: &mut crate::control::Replies) -> EventLine {
 #[tokio::test]
 async fn a_slow_subscriber_holds_nobody_up_and_is_told_how_much_it_missed() {
     let notices = broadcast::channel(16).0;
-    let (slow, mut replies) = Request::new(Command::Events);
+    let (slow, mut replies) = ReceivedRequest::new(Command::Events);
     let subscribers = Subscribers::default();
     subscribers.add(&"web".parse().unwrap(), GENERATION, &notices, slow.responder);
     let first = next(&mut replies).await;
@@ -225,7 +225,7 @@ async fn some_connections_are_left_for_commands() {
     let subscribers = Subscribers::default();
     let name: ClusterName = "web".parse().unwrap();
     let subscribe = || {
-        let (request, replies) = Request::new(Command::Events);
+        let (request, replies) = ReceivedRequest::new(Command::Events);
         subscribers.add(&name, GENERATION, &notices, request.responder);
         replies
     };

@@ -1,0 +1,124 @@
+//! Who is admitted to the control socket, and when.
+
+use std::io;
+
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, watch};
+
+use super::limits::ConnectionLimits;
+use super::operator::OperatorConnection;
+use super::worker_link::WorkerEvent;
+use super::{ControlLimits, ReceivedRequest};
+use crate::control::{Failure, Reply};
+
+/// Whether a server accepts peers. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct AcceptGate {
+    state: watch::Sender<GateState>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum GateState {
+    Open,
+    Closed,
+    HandedOver,
+}
+
+impl AcceptGate {
+    pub(super) fn open() -> Self {
+        Self { state: watch::channel(GateState::Open).0 }
+    }
+
+    pub(super) fn subscribe(&self) -> watch::Receiver<GateState> {
+        self.state.subscribe()
+    }
+
+    /// Accepts peers, or lets those that come from now on wait in the kernel.
+    pub fn set_open(&self, open: bool) {
+        self.state.send_replace(if open { GateState::Open } else { GateState::Closed });
+    }
+
+    /// Ends the server. The socket and its path stay for the process that they were handed over to.
+    pub fn hand_over(&self) {
+        self.state.send_replace(GateState::HandedOver);
+    }
+}
+
+/// The next connection, and whether it came by the control socket.
+pub(super) async fn accept(
+    control: &UnixListener,
+    workers: Option<&UnixListener>,
+) -> (io::Result<UnixStream>, bool) {
+    let by_workers = async {
+        match workers {
+            Some(listener) => listener.accept().await,
+            None => std::future::pending().await,
+        }
+    };
+    let (accepted, is_control) = tokio::select! {
+        accepted = control.accept() => (accepted, true),
+        accepted = by_workers => (accepted, false),
+    };
+    (accepted.map(|(stream, _)| stream), is_control)
+}
+
+/// Decides by the peer's credentials (`SO_PEERCRED`) who is admitted, and what for.
+pub(super) struct Acceptor {
+    pub(super) limits: ControlLimits,
+    pub(super) connections: ConnectionLimits,
+    pub(super) worker_user: Option<u32>,
+    pub(super) requests: mpsc::Sender<ReceivedRequest>,
+    pub(super) events: Option<mpsc::Sender<WorkerEvent>>,
+}
+
+impl Acceptor {
+    /// What serves a connection until it ends or is dropped; `None` if it is rejected.
+    pub(super) fn admit(
+        &self,
+        stream: UnixStream,
+        is_control: bool,
+    ) -> Option<impl Future<Output = ()> + Send + use<>> {
+        let peer = match stream.peer_cred() {
+            Ok(peer) => peer,
+            Err(error) => {
+                tracing::warn!(%error, "control peer of unknown user refused");
+                return None;
+            }
+        };
+        let is_ours = may_command(peer.uid(), nix::unistd::geteuid().as_raw());
+        if !is_ours && self.worker_user != Some(peer.uid()) {
+            tracing::warn!(uid = peer.uid(), "control peer of another user refused");
+            return None;
+        }
+        let pid = peer.pid().unwrap_or(0);
+        let ControlLimits { connections, connections_of_process, .. } = self.limits;
+        match self.connections.acquire(peer.uid(), pid, connections, connections_of_process) {
+            Ok(permit) => {
+                let pid = u32::try_from(pid).unwrap_or(0);
+                let connection =
+                    OperatorConnection::new(stream, self.limits, is_ours && is_control, pid);
+                Some(connection.serve(self.requests.clone(), self.events.clone(), permit))
+            }
+            Err(most) => {
+                reject(&stream, most);
+                None
+            }
+        }
+    }
+}
+
+pub(super) fn may_command(peer: u32, ours: u32) -> bool {
+    peer == 0 || peer == ours
+}
+
+/// Answers a peer beyond the limit. An error reply fits into the empty send buffer of a new
+/// connection, so that this does not wait.
+fn reject(stream: &UnixStream, most: usize) {
+    let failure = Failure::new(format!("{most} control connections already"))
+        .hint("try again when one of them has its answer");
+    for line in Reply::Failed(failure).emit() {
+        if let Err(error) = stream.try_write(format!("{line}\n").as_bytes()) {
+            tracing::debug!(%error, "control peer beyond the limit not told");
+        }
+    }
+}

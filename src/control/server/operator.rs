@@ -1,0 +1,212 @@
+//! A connection of an operator: requests in, replies out.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::limits::Permit;
+use super::worker_link::{self, WorkerEvent};
+use super::{ControlLimits, ReceivedRequest};
+use crate::control::legacy::is_worker_line;
+use crate::control::token_bucket::TokenBucket;
+use crate::control::{Command, Failure, LineDecoder, MessageError, Peer, PeerLimits, Reply};
+
+/// A connection that was accepted. It is an operator's until its first line says that it is a worker's.
+pub(super) struct OperatorConnection {
+    stream: UnixStream,
+    limits: ControlLimits,
+    decoder: LineDecoder,
+    /// Whether its user may send commands, and it came by the control socket.
+    may_command: bool,
+    /// The process that connected.
+    pid: u32,
+    accepted_at: Instant,
+    bucket: TokenBucket,
+}
+
+impl OperatorConnection {
+    pub(super) fn new(
+        stream: UnixStream,
+        limits: ControlLimits,
+        may_command: bool,
+        pid: u32,
+    ) -> Self {
+        Self {
+            stream,
+            limits,
+            decoder: LineDecoder::default(),
+            may_command,
+            pid,
+            accepted_at: Instant::now(),
+            bucket: TokenBucket::full(Duration::ZERO),
+        }
+    }
+
+    /// Serves the connection to its end.
+    pub(super) async fn serve(
+        mut self,
+        requests: mpsc::Sender<ReceivedRequest>,
+        events: Option<mpsc::Sender<WorkerEvent>>,
+        permit: Permit,
+    ) {
+        match self.answer_requests(&requests).await {
+            Ok(None) => tracing::debug!("control connection closed"),
+            Ok(Some(Upgrade::Worker(line))) => match events {
+                Some(events) => self.serve_worker(line, events, permit).await,
+                None => tracing::debug!("worker refused: this server has none"),
+            },
+            Ok(Some(Upgrade::Takeover(command))) => {
+                pass_connection(self.stream, command, &requests).await;
+            }
+            Err(error) => tracing::debug!(%error, "control connection dropped"),
+        }
+    }
+
+    async fn serve_worker(self, line: String, events: mpsc::Sender<WorkerEvent>, permit: Permit) {
+        let limits = PeerLimits { line_timeout: self.limits.io_timeout, ..self.limits.worker };
+        let now = self.accepted_at.elapsed();
+        let peer = Peer::resume(self.pid, limits, self.decoder, now);
+        worker_link::serve(self.stream, peer, &line, self.accepted_at, events, permit).await;
+    }
+
+    /// Answers requests to the end of the connection, or until it turns into one of another kind.
+    async fn answer_requests(
+        &mut self,
+        requests: &mpsc::Sender<ReceivedRequest>,
+    ) -> io::Result<Option<Upgrade>> {
+        let mut is_first = true;
+        loop {
+            let incoming = tokio::select! {
+                () = requests.closed() => return Ok(None),
+                incoming = self.read_line() => incoming?,
+            };
+            match incoming {
+                Incoming::Line(line) if is_first && is_worker_line(&line) => {
+                    return Ok(Some(Upgrade::Worker(line)));
+                }
+                Incoming::Line(_) if !self.may_command => {
+                    let failure = Failure::new("this socket is for workers")
+                        .hint("operators use the one in the runtime directory");
+                    return self.refuse(failure).await.map(|()| None);
+                }
+                Incoming::Line(line) => match Command::parse(&line) {
+                    Ok(takeover @ Command::Takeover { .. }) => {
+                        return Ok(Some(Upgrade::Takeover(takeover)));
+                    }
+                    Ok(command) => self.pass_on(command, requests).await?,
+                    Err(error) => self.refuse(error.into()).await?,
+                },
+                Incoming::Garbled(error @ MessageError::TooLong) => {
+                    return self.refuse(error.into()).await.map(|()| None);
+                }
+                Incoming::Garbled(error) => self.refuse(error.into()).await?,
+                Incoming::TimedOut => {
+                    let seconds = self.limits.io_timeout.as_secs_f64();
+                    let failure = Failure::new(format!("no complete line within {seconds} s"));
+                    return self.refuse(failure).await.map(|()| None);
+                }
+                Incoming::End => return Ok(None),
+            }
+            is_first = false;
+            self.pace().await;
+        }
+    }
+
+    /// Pauses after many lines, so that a peer that sends them without a pause takes little of the
+    /// master's time.
+    async fn pace(&mut self) {
+        self.bucket.take();
+        self.bucket.refill(self.accepted_at.elapsed());
+        if self.bucket.is_empty() {
+            tokio::time::sleep_until(self.accepted_at + self.bucket.next_at()).await;
+            self.bucket.refill(self.accepted_at.elapsed());
+        }
+    }
+
+    async fn read_line(&mut self) -> io::Result<Incoming> {
+        let deadline = Instant::now() + self.limits.io_timeout;
+        let mut bytes = [0; 4096];
+        loop {
+            match self.decoder.line() {
+                Ok(Some(line)) => return Ok(Incoming::Line(line)),
+                Ok(None) => {}
+                Err(error) => return Ok(Incoming::Garbled(error)),
+            }
+            match timeout_at(deadline, self.stream.read(&mut bytes)).await {
+                Ok(Ok(0)) => return Ok(Incoming::End),
+                Ok(Ok(count)) => self.decoder.feed(&bytes[..count]),
+                Ok(Err(error)) => return Err(error),
+                Err(_elapsed) => return Ok(Incoming::TimedOut),
+            }
+        }
+    }
+
+    /// Passes a command to the master, and its replies to the peer. A peer that ends its half of the
+    /// connection still gets its answer.
+    async fn pass_on(
+        &mut self,
+        command: Command,
+        requests: &mpsc::Sender<ReceivedRequest>,
+    ) -> io::Result<()> {
+        let (request, mut replies) = ReceivedRequest::new(command);
+        if requests.send(request).await.is_err() {
+            return self.refuse(Failure::new("the master is ending")).await;
+        }
+        while let Some(step) = replies.step().await {
+            self.write(step).await?;
+        }
+        match replies.outcome().await {
+            Some(Ok(answer)) => self.write(Reply::Done(answer)).await,
+            Some(Err(failure)) => self.refuse(failure).await,
+            None => self.refuse(Failure::new("the master gave no answer")).await,
+        }
+    }
+
+    async fn refuse(&mut self, failure: Failure) -> io::Result<()> {
+        self.write(Reply::Failed(failure)).await
+    }
+
+    async fn write(&mut self, reply: Reply) -> io::Result<()> {
+        for mut line in reply.emit() {
+            line.push('\n');
+            timeout(self.limits.io_timeout, self.stream.write_all(line.as_bytes())).await??;
+        }
+        Ok(())
+    }
+}
+
+/// What a connection turns into that is no longer an operator's.
+enum Upgrade {
+    /// A worker's, with its first line.
+    Worker(String),
+    /// The next master's, with the command that asks for the handover.
+    Takeover(Command),
+}
+
+/// What a peer did next.
+enum Incoming {
+    Line(String),
+    Garbled(MessageError),
+    TimedOut,
+    End,
+}
+
+/// Gives the connection to the master, which talks to the next one over it.
+async fn pass_connection(
+    stream: UnixStream,
+    command: Command,
+    requests: &mpsc::Sender<ReceivedRequest>,
+) {
+    match stream.into_std() {
+        Ok(stream) => {
+            let (request, _) = ReceivedRequest::new(command);
+            // The master is ending: the peer sees the end of the connection.
+            let _ = requests.send(ReceivedRequest { stream: Some(stream), ..request }).await;
+        }
+        Err(error) => tracing::warn!(%error, "cannot pass a connection to the master"),
+    }
+}

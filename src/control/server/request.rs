@@ -1,0 +1,79 @@
+//! A request that was received, and the way back for its answer.
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::control::{Answer, Command, EventLine, Failure, Reply};
+
+/// A command of an operator, and where its answer goes.
+#[derive(Debug)]
+pub struct ReceivedRequest {
+    /// The command.
+    pub command: Command,
+    /// Where the answer goes.
+    pub responder: Responder,
+    /// The connection itself, of a [`Command::Takeover`]: it is no longer read or written by the
+    /// server. It is non-blocking.
+    pub stream: Option<std::os::unix::net::UnixStream>,
+}
+
+impl ReceivedRequest {
+    /// A request, and the end at which its answer arrives.
+    pub(crate) fn new(command: Command) -> (Self, ReplyReceiver) {
+        let (progress, steps) = mpsc::channel(PROGRESS_QUEUE);
+        let (outcome, answer) = oneshot::channel();
+        let responder = Responder { progress, outcome };
+        (Self { command, responder, stream: None }, ReplyReceiver { progress: steps, answer })
+    }
+}
+
+/// The end at which arrives what a [`Responder`] sends.
+#[derive(Debug)]
+pub(crate) struct ReplyReceiver {
+    /// Ends when the responder is finished or dropped: all progress comes before the answer.
+    progress: mpsc::Receiver<Reply>,
+    answer: oneshot::Receiver<Result<Answer, Failure>>,
+}
+
+impl ReplyReceiver {
+    /// Waits for what comes before the answer; `None` when the answer comes, or none will.
+    pub(crate) async fn step(&mut self) -> Option<Reply> {
+        self.progress.recv().await
+    }
+
+    /// Waits for the answer; `None` if there will be none.
+    pub(crate) async fn outcome(self) -> Option<Result<Answer, Failure>> {
+        self.answer.await.ok()
+    }
+}
+
+/// Answers one [`ReceivedRequest`]. Nothing in it but [`Self::event`] waits, and nothing fails: a peer
+/// that is slow misses some of the progress, and one that is gone misses all. Dropped without an
+/// answer, it tells the peer that there will be none.
+#[derive(Debug)]
+pub struct Responder {
+    progress: mpsc::Sender<Reply>,
+    outcome: oneshot::Sender<Result<Answer, Failure>>,
+}
+
+impl Responder {
+    /// Sends one line of progress.
+    pub fn progress(&self, text: impl Into<String>) {
+        // Full: the peer is slow. Closed: it is gone.
+        let _ = self.progress.try_send(Reply::Progress(text.into()));
+    }
+
+    /// Sends an event. Waits while the peer is slow; `false` if it is gone, or so slow that the server
+    /// has dropped it.
+    pub async fn event(&self, event: EventLine) -> bool {
+        self.progress.send(Reply::Event(event)).await.is_ok()
+    }
+
+    /// Sends the answer, or the reason why there is none.
+    pub fn finish(self, outcome: Result<Answer, Failure>) {
+        // The peer is gone.
+        let _ = self.outcome.send(outcome);
+    }
+}
+
+/// Lines of progress that wait for a slow peer.
+const PROGRESS_QUEUE: usize = 64;
