@@ -53,13 +53,13 @@ fn every_fault_that_is_asked_for_is_on_it() {
 #[test]
 fn a_fault_of_the_page_is_found() {
     let tests: BTreeSet<String> =
-        ["plan::tests::one", "together events::told", "arrows::two"].map(str::to_owned).into();
+        ["plan::tests::one", "cases events::told", "arrows::two"].map(str::to_owned).into();
     let page = |cell: &str| format!("## S\n\n| there | test |\n|---|---|\n| `a` | {cell} |\n");
     let faults_of = |cell: &str| faults(&rows(&page(cell)), &tests);
     let none = Vec::<String>::new();
-    assert_eq!(faults_of("`plan::tests::one`, `together events::told` (long)"), none);
+    assert_eq!(faults_of("`plan::tests::one`, `cases events::told` (long)"), none);
     assert_eq!(faults_of("`plan::tests::on`"), ["S: `a`: no test `plan::tests::on`"]);
-    assert_eq!(faults_of("`alone events::told`"), ["S: `a`: no test `alone events::told`"]);
+    assert_eq!(faults_of("`cases health::told`"), ["S: `a`: no test `cases health::told`"]);
     assert_eq!(faults_of("`plan::one`"), ["S: `a`: no test `plan::one`"]);
     assert_eq!(faults_of("none yet"), ["S: `a`: names no test"]);
     assert_eq!(faults_of(""), ["S: `a`: names no test"]);
@@ -170,7 +170,7 @@ fn faults(rows: &[Row], tests: &BTreeSet<String>) -> Vec<String> {
 
 /// All tests by the names that the page gives them: those of the library and the program by their
 /// paths, those in `tests/` with the name of their file before it, and the cases in namespaces as
-/// `together topic::case` or `alone topic::case`.
+/// `cases topic::case`.
 fn all_tests() -> BTreeSet<String> {
     let mut tests = BTreeSet::new();
     let source = root().join("src");
@@ -185,13 +185,11 @@ fn all_tests() -> BTreeSet<String> {
     for file in files(&root().join("tests")) {
         find_tests(tokens(&file), file.file_stem().unwrap().to_str().unwrap(), &mut tests);
     }
-    for program in ["together", "alone"] {
-        let directory = root().join("netns-tests/tests").join(program);
-        for topic in topics(tokens(&directory.join("main.rs"))) {
-            let names = cases(tokens(&directory.join(format!("{topic}.rs"))));
-            assert!(!names.is_empty(), "{program} {topic} has no case");
-            tests.extend(names.iter().map(|name| format!("{program} {topic}::{name}")));
-        }
+    let directory = root().join("netns-tests/tests/cases");
+    for topic in topics(tokens(&directory.join("main.rs"))) {
+        let names = cases(tokens(&directory.join(format!("{topic}.rs"))));
+        assert!(!names.is_empty(), "{topic} has no case");
+        tests.extend(names.iter().map(|name| format!("cases {topic}::{name}")));
     }
     tests
 }

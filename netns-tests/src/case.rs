@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
-use std::sync::OnceLock;
+use std::sync::{OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use ipcluster::lab::enter_user_namespace;
@@ -24,7 +24,7 @@ const PIDS: &str = "NETNS_TESTS_PIDS";
 const STRICT: &str = "NETNS_TESTS_STRICT";
 /// For the processes that a case starts, too.
 const ENGINE: &str = "NETNS_TESTS_ENGINE";
-/// The engine with which alone cases run that run with both.
+/// The only engine with which cases run that run with both.
 const ONLY: &str = "NETNS_TESTS_ONLY_ENGINE";
 
 /// The case that only finds out whether the namespaces can be made.
@@ -67,6 +67,7 @@ pub struct Case {
     body: fn(&Lab),
     needs: Vec<Need>,
     limit: Duration,
+    is_serial: bool,
     on_request: bool,
     engine: Engine,
     has_both_engines: bool,
@@ -81,6 +82,7 @@ impl Case {
             body,
             needs: Vec::new(),
             limit: Duration::from_secs(120),
+            is_serial: false,
             on_request: false,
             engine: Engine::Redirect,
             has_both_engines: false,
@@ -96,6 +98,12 @@ impl Case {
     /// Adds something that it cannot do without.
     pub fn needs(mut self, need: Need) -> Self {
         self.needs.push(need);
+        self
+    }
+
+    /// Has no other case run at the same time: it measures a time or a rate, or loads all processors.
+    pub fn serial(mut self) -> Self {
+        self.is_serial = true;
         self
     }
 
@@ -162,27 +170,25 @@ macro_rules! topics {
 
 /// Runs the cases as `cargo test` expects of a test program: the whole of its `main`.
 ///
-/// One after the other, unless `--test-threads` says otherwise: most of them measure something.
+/// First those that may run beside others, four at once unless `--test-threads` says otherwise: each
+/// has its own namespaces, and much of what they do is to wait. Then those that are
+/// [serial](Case::serial), one after the other.
 pub fn run(cases: impl IntoIterator<Item = Case>) -> ExitCode {
-    run_at_once(1, cases)
-}
-
-/// The same for cases that measure no time and no rate: three at once, unless `--test-threads` says
-/// otherwise. Each has its own namespaces, and much of what they do is to wait.
-pub fn run_together(cases: impl IntoIterator<Item = Case>) -> ExitCode {
-    run_at_once(3, cases)
-}
-
-fn run_at_once(most: usize, cases: impl IntoIterator<Item = Case>) -> ExitCode {
     let cases: Vec<Case> = cases.into_iter().flat_map(Case::for_each_engine).collect();
     match env::var(STAGE).as_deref() {
-        Err(_) => run_trials(most, chosen(cases)),
+        Err(_) => run_trials(chosen(cases)),
         Ok("enter") => enter(),
         Ok("init") => init(),
         Ok("inside") => inside(&cases),
         Ok(other) => panic!("{STAGE}={other}: set by this program only"),
     }
 }
+
+/// How many cases run at once that may.
+const AT_ONCE: usize = 4;
+
+/// Held by every case that runs: shared, or by a serial one alone.
+static MACHINE: RwLock<()> = RwLock::new(());
 
 /// Those of the engine that is asked for, of cases that run with both.
 fn chosen(mut cases: Vec<Case>) -> Vec<Case> {
@@ -193,19 +199,32 @@ fn chosen(mut cases: Vec<Case>) -> Vec<Case> {
     cases
 }
 
-fn run_trials(at_once: usize, cases: Vec<Case>) -> ExitCode {
+fn run_trials(mut cases: Vec<Case>) -> ExitCode {
     let mut arguments = Arguments::from_args();
-    arguments.test_threads.get_or_insert(at_once);
+    arguments.test_threads.get_or_insert(AT_ONCE);
+    cases.sort_by_key(|case| case.is_serial);
     let shows = arguments.nocapture;
     let trials = cases
         .into_iter()
         .map(|case| {
             let on_request = case.on_request;
-            Trial::ignorable_test(case.name.clone(), move || try_case(&case, shows))
+            Trial::ignorable_test(case.name.clone(), move || take_turn(&case, shows))
                 .with_ignored_flag(on_request)
         })
         .collect();
     libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// Runs a case when no serial one runs, or a serial one when no other one does.
+fn take_turn(case: &Case, shows: bool) -> Result<Completion, Failed> {
+    // It guards no data, so that a panic leaves nothing behind that is half done.
+    if case.is_serial {
+        let _alone = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
+        try_case(case, shows)
+    } else {
+        let _shared = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
+        try_case(case, shows)
+    }
 }
 
 fn try_case(case: &Case, shows: bool) -> Result<Completion, Failed> {

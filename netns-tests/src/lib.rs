@@ -2,10 +2,10 @@
 //!
 //! # How it works
 //!
-//! There are two programs without Rust's own harness: `tests/together/`, whose cases measure no time
-//! and no rate and run several at once ([`run_together`]), and `tests/alone/`, whose cases do and run
-//! one after the other ([`run`]). A file in them is a topic: it has a function `cases`, and a case is
-//! called `topic::case`. Every case runs in a process of its own, in a user, network, mount and pid namespace of
+//! `tests/cases/` is a program without Rust's own harness. A file in it is a topic: it has a function
+//! `cases`, and a case is called `topic::case`. Several cases run at once; those that measure a time or a
+//! rate, or load all processors, are [serial](Case::serial) and run one after the other when the others
+//! are done. Every case runs in a process of its own, in a user, network, mount and pid namespace of
 //! its own, so it works without root, touches nothing of the host, and leaves nothing behind: when
 //! it ends, however it ends, the kernel ends every process that it started.
 //!
@@ -42,7 +42,7 @@ mod process;
 mod programs;
 mod witness;
 
-pub use case::{Case, Need, engine, run, run_together};
+pub use case::{Case, Need, engine, run};
 pub use cluster::{Cluster, ForeignChain, RuleWriter, Status, WorkerStatus};
 pub use lab::Lab;
 pub use process::{Process, is_alive, is_stopped, signal, wait_until, waited_for_processor};

@@ -1,5 +1,5 @@
 //! A table as the kernel keeps it, and what it refuses: what transactions are tested against without
-//! a kernel. `netns-tests/tests/conformance.rs` compares it with the real one.
+//! a kernel. `netns-tests/tests/cases/conformance.rs` compares it with the real one.
 
 use std::collections::{BTreeMap, BTreeSet};
 

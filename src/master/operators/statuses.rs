@@ -2,7 +2,7 @@
 //!
 //! To count them the kernel's list of all is read, and with [`Engine::Tproxy`](crate::plan::Engine) the
 //! descriptors of all workers: that takes the longer the more there are, and in the loop a worker's death
-//! would wait for it (`netns-tests/tests/alone/hostile.rs`). One count serves all who have asked before it
+//! would wait for it (`netns-tests/tests/cases/hostile_peers.rs`). One count serves all who have asked before it
 //! began, so that nobody can have it done more than once at a time, however many ask.
 
 use std::collections::BTreeMap;

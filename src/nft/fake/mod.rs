@@ -28,7 +28,7 @@ use namespace::Namespace;
 ///
 /// It carries out transactions whole or not at all, and refuses what the kernel refuses, with its
 /// errnos. Tables have owners, which are orphaned when the last copy of their owner's descriptor is
-/// closed. Clones are the same network namespace. `netns-tests/tests/conformance.rs` compares it with
+/// closed. Clones are the same network namespace. `netns-tests/tests/cases/conformance.rs` compares it with
 /// the real one, over random histories.
 ///
 /// No packet passes it: what counters count has to be [told](Self::count).
