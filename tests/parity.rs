@@ -169,7 +169,7 @@ fn faults(rows: &[Row], tests: &BTreeSet<String>) -> Vec<String> {
 }
 
 /// All tests by the names that the page gives them: those of the library and the program by their
-/// paths, those in `tests/` with the name of their file before it, and the cases in namespaces as
+/// paths, those in `tests/` with the name of their program before it, and the cases in namespaces as
 /// `cases topic::case`.
 fn all_tests() -> BTreeSet<String> {
     let mut tests = BTreeSet::new();
@@ -182,8 +182,11 @@ fn all_tests() -> BTreeSet<String> {
         }
         find_tests(tokens(&file), &module.join("::"), &mut tests);
     }
-    for file in files(&root().join("tests")) {
-        find_tests(tokens(&file), file.file_stem().unwrap().to_str().unwrap(), &mut tests);
+    let programs = root().join("tests");
+    for file in files(&programs) {
+        let name = file.strip_prefix(&programs).unwrap().with_extension("");
+        let name = name.strip_suffix("main").unwrap_or(&name);
+        find_tests(tokens(&file), &name.to_str().unwrap().replace('/', "::"), &mut tests);
     }
     let directory = root().join("netns-tests/tests/cases");
     for topic in topics(tokens(&directory.join("main.rs"))) {

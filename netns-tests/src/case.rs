@@ -2,18 +2,20 @@
 
 use std::env;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::sync::{OnceLock, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipcluster::lab::enter_user_namespace;
 use ipcluster::plan::Engine;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::Signal;
+use nix::sys::time::TimeVal;
 use nix::sys::wait::{WaitStatus, waitpid};
 
 use super::{Lab, programs};
@@ -26,6 +28,9 @@ const STRICT: &str = "NETNS_TESTS_STRICT";
 const ENGINE: &str = "NETNS_TESTS_ENGINE";
 /// The only engine with which cases run that run with both.
 const ONLY: &str = "NETNS_TESTS_ONLY_ENGINE";
+
+/// A file to which a line is added for each case: how long it took and what processor time it used.
+const TIMES: &str = "NETNS_TESTS_TIMES";
 
 /// The case that only finds out whether the namespaces can be made.
 const PROBE: &str = "";
@@ -378,8 +383,23 @@ fn enter() -> ExitCode {
         },
         None => "inside",
     };
+    let began = Instant::now();
     let status = stage(next).and_then(|mut command| command.status());
+    if let Some(file) = env::var_os(TIMES) {
+        note_times(Path::new(&file), began.elapsed()).expect("the file of times can be written to");
+    }
     exit_like(&status.expect("this program runs again"))
+}
+
+/// Adds what the case used: all processes of it were waited for by their parents, or by process 1.
+fn note_times(file: &Path, elapsed: Duration) -> io::Result<()> {
+    let used = getrusage(UsageWho::RUSAGE_CHILDREN)?;
+    let seconds = |time: TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
+    let (user, system) = (seconds(used.user_time()), seconds(used.system_time()));
+    let (name, elapsed) = (env::var(CASE).unwrap_or_default(), elapsed.as_secs_f64());
+    let line = format!("{elapsed:7.2} s, {user:7.2} s user, {system:7.2} s system  {name}\n");
+    // One write, so that lines of cases that end at once stay whole.
+    File::options().create(true).append(true).open(file)?.write_all(line.as_bytes())
 }
 
 /// Process 1 of the pid namespace: reaps every orphan, and ends, and so ends all others, when the

@@ -22,6 +22,9 @@
 //! A case says what it [needs](Need). What is missing makes it *ignored*, with the reason; under
 //! `NETNS_TESTS_STRICT=1`, which `netns-tests/run` sets, it fails instead.
 //!
+//! `NETNS_TESTS_TIMES=FILE` adds a line to a file for each case: how long it took, and what processor
+//! time.
+//!
 //! ```no_run
 //! use netns_tests::{Case, Lab, Need};
 //!

@@ -1,12 +1,18 @@
-//! The import arrows: which room may use which, what a pure room may not touch, and where `unsafe`
-//! may stand. Read from the tokens of `src/`, so that comments, texts and doc tests do not count,
-//! and grouped, relative and renamed paths do.
+//! The import arrows: which room may use which, in which rooms no file leads back to itself, what pure
+//! code may not touch, and where `unsafe` may stand. Read from the tokens of `src/`.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use proc_macro2::{Delimiter, Ident, TokenStream, TokenTree};
+use proc_macro2::{TokenStream, TokenTree};
+
+mod names;
+mod tree;
+
+use names::{Names, end_of_item};
+use tree::Tree;
 
 /// The rooms, each with those that it may use. `main.rs`, `lib.rs` may use all.
 const ROOMS: &[(&str, &[&str])] = &[
@@ -59,23 +65,15 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Where there is no IO, clock, randomness or runtime: rooms, and files of others.
-const PURE: &[&str] = &[
-    "plan",
-    "protocol",
-    "ruleset",
-    "supervisor",
-    "control/message",
-    "control/codec",
-    "control/legacy",
-    "control/events",
-    "control/token_bucket",
-    "control/table",
-    "control/figures",
-    "http/exposition",
-    "http/metrics",
-    "http/answer",
-];
+/// Rooms without IO, clock, randomness or runtime. So is every file whose page (`//!`) has the sentence
+/// "Pure", the folder of a `mod.rs` with it, and an item in whose documentation it stands.
+const PURE: &[&str] = &["plan", "protocol", "ruleset", "supervisor"];
+
+/// How the sentence ends: "Pure, but for ..." claims less.
+const CLAIMS: &[&str] = &["Pure.", "Pure:"];
+
+/// Rooms in which no file may lead back to itself through others.
+const WITHOUT_RINGS: &[&str] = &["netlink", "http", "worker"];
 
 /// What pure code does not name: as a path or as the beginning of one.
 const IMPURE_PATHS: &[&str] = &[
@@ -89,7 +87,11 @@ const IMPURE_PATHS: &[&str] = &[
     "std::net::TcpListener",
     "std::net::UdpSocket",
     "std::net::ToSocketAddrs",
-    "std::os::unix",
+    "std::os::unix::fs",
+    "std::os::unix::io",
+    "std::os::unix::net",
+    "std::os::unix::process",
+    "std::os::unix::thread",
     "std::os::linux",
     "std::os::fd",
     "std::io::stdin",
@@ -134,16 +136,37 @@ const UNSAFE_FILE: &str = "sys.rs";
 
 #[test]
 fn rooms_use_only_what_stands_below_them() {
-    let mut found = Vec::new();
-    let mut files = 0;
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    for_each_file(&source, &mut |path| {
-        files += 1;
-        let name = path.strip_prefix(&source).unwrap().to_str().unwrap();
-        found.extend(violations(name, &fs::read_to_string(path).unwrap()));
-    });
-    assert!(files > 5, "read only {files} files");
+    let files = sources();
+    assert!(files.len() > 5, "read only {} files", files.len());
+    let pure: Vec<&str> = files.iter().filter_map(|(name, text)| pure_folder(name, text)).collect();
+    let found: Vec<String> =
+        files.iter().flat_map(|(name, text)| violations_in(name, text, &pure)).collect();
     assert!(found.is_empty(), "\n{}\n", found.join("\n"));
+}
+
+#[test]
+fn no_file_leads_back_to_itself() {
+    let files = sources();
+    let tree = Tree::of(files.iter().map(|(name, text)| (module_of(name), tokens(name, text))));
+    for room in WITHOUT_RINGS {
+        let rings = tree.rings(room);
+        assert!(rings.is_empty(), "{room}: each of these leads to each other one: {rings:#?}");
+    }
+}
+
+/// The files of `src/`, by their names in it.
+fn sources() -> Vec<(String, String)> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    for_each_file(&source, &mut |path| {
+        let name = path.strip_prefix(&source).unwrap().to_str().unwrap().to_owned();
+        files.push((name, fs::read_to_string(path).unwrap()));
+    });
+    files
+}
+
+fn tokens(name: &str, text: &str) -> TokenStream {
+    text.parse().unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
 fn for_each_file(folder: &Path, visit: &mut impl FnMut(&Path)) {
@@ -161,27 +184,31 @@ fn for_each_file(folder: &Path, visit: &mut impl FnMut(&Path)) {
 
 /// What the file `name` (relative to `src/`) with this text does that it may not.
 fn violations(name: &str, text: &str) -> Vec<String> {
+    violations_in(name, text, &[])
+}
+
+/// The same beside these folders that call themselves pure.
+fn violations_in(name: &str, text: &str, pure: &[&str]) -> Vec<String> {
     let module = module_of(name);
     let room = module.first().map(String::as_str);
     let below = room.and_then(|room| ROOMS.iter().find(|(name, _)| *name == room));
     let mut found = Vec::new();
     if let (Some(room), None) = (room, below) {
-        found.push(format!("{name}: {room} is no room: name it in tests/arrows.rs"));
+        found.push(format!("{name}: {room} is no room: name it in tests/arrows/main.rs"));
     }
-    let tokens: TokenStream = text.parse().unwrap_or_else(|error| panic!("{name}: {error}"));
-    let mut names = Names::default();
-    names.read(tokens, &module);
+    let tokens = tokens(name, text);
+    let names = Names::of(tokens.clone(), &module);
+    let is_pure = is_in(PURE, name) || is_in(pure, name) || calls_itself_pure(text);
+    if is_pure {
+        found.extend(impurities(&names.paths, &names.words).map(|what| format!("{name}: {what}")));
+    } else {
+        let items = pure_items(tokens, &module, &names.imports);
+        found.extend(items.into_iter().map(|what| format!("{name}: {what}")));
+    }
     for path in &names.paths {
         if let Some((room, below)) = below {
             found.extend(arrow_broken(room, below, path).map(|why| format!("{name}: {why}")));
         }
-        if is_pure(name)
-            && let Some(impure) = IMPURE_PATHS.iter().find(|impure| reaches(path, impure))
-        {
-            found.push(format!("{name}: pure, and names {impure} ({})", path.join("::")));
-        }
-    }
-    for path in &names.paths {
         if room.is_some_and(|room| !STARTS_PROGRAMS.contains(&room))
             && let Some(start) = START_PATHS.iter().find(|start| reaches(path, start))
         {
@@ -190,9 +217,6 @@ fn violations(name: &str, text: &str) -> Vec<String> {
         }
     }
     for word in &names.words {
-        if is_pure(name) && IMPURE_NAMES.contains(&word.as_str()) {
-            found.push(format!("{name}: pure, and names {word}"));
-        }
         let lifts_the_lint = word == "unsafe" || word == "unsafe_code";
         if lifts_the_lint && name != UNSAFE_FILE {
             found.push(format!("{name}: {word}, which may stand in {UNSAFE_FILE} alone"));
@@ -206,6 +230,58 @@ fn violations(name: &str, text: &str) -> Vec<String> {
     found
 }
 
+/// What code with these paths and words has that is not pure.
+fn impurities(paths: &[Vec<String>], words: &[String]) -> impl Iterator<Item = String> {
+    let of_path = |path: &Vec<String>| {
+        let impure = IMPURE_PATHS.iter().find(|impure| reaches(path, impure))?;
+        Some(format!("pure, and names {impure} ({})", path.join("::")))
+    };
+    let of_word = |word: &String| {
+        IMPURE_NAMES.contains(&word.as_str()).then(|| format!("pure, and names {word}"))
+    };
+    paths.iter().filter_map(of_path).chain(words.iter().filter_map(of_word))
+}
+
+/// What the items that call themselves pure, in a file that does not, have that is not.
+fn pure_items(
+    tokens: TokenStream,
+    module: &[String],
+    imports: &[(String, Vec<String>)],
+) -> Vec<String> {
+    let tokens: Vec<TokenTree> = tokens.into_iter().collect();
+    let mut found = Vec::new();
+    for (at, token) in tokens.iter().enumerate() {
+        let TokenTree::Group(group) = token else { continue };
+        let text = group.to_string();
+        if text.starts_with("[doc") && CLAIMS.iter().any(|claim| text.contains(claim)) {
+            let item = tokens[at + 1..end_of_item(&tokens, at + 1)].iter().cloned().collect();
+            let names = Names::of(item, module);
+            let whole = |path: Vec<String>| match imports.iter().find(|(name, _)| *name == path[0])
+            {
+                Some((_, import)) => [import, &path[1..]].concat(),
+                None => path,
+            };
+            // A word may be an import as well.
+            let words = names.words.iter().map(|word| vec![word.clone()]);
+            let paths: Vec<_> = names.paths.into_iter().chain(words).map(whole).collect();
+            found.extend(impurities(&paths, &names.words));
+        }
+        found.extend(pure_items(group.stream(), module, imports));
+    }
+    found
+}
+
+/// The folder whose page this is, if it calls itself pure.
+fn pure_folder<'a>(name: &'a str, text: &str) -> Option<&'a str> {
+    name.strip_suffix("/mod.rs").filter(|_| calls_itself_pure(text))
+}
+
+fn calls_itself_pure(text: &str) -> bool {
+    let page =
+        text.lines().take_while(|line| line.starts_with("//!")).collect::<Vec<_>>().join(" ");
+    CLAIMS.iter().any(|claim| page.contains(claim))
+}
+
 fn module_of(name: &str) -> Vec<String> {
     let mut module: Vec<String> =
         name.trim_end_matches(".rs").split('/').map(str::to_owned).collect();
@@ -215,9 +291,10 @@ fn module_of(name: &str) -> Vec<String> {
     module
 }
 
-fn is_pure(name: &str) -> bool {
+/// Whether the file `name` is one of these, or in one of these folders.
+fn is_in(places: &[&str], name: &str) -> bool {
     let stem = name.trim_end_matches(".rs");
-    PURE.iter().any(|pure| stem == *pure || stem.starts_with(&format!("{pure}/")))
+    places.iter().any(|place| stem == *place || stem.starts_with(&format!("{place}/")))
 }
 
 /// Why this path, if it is one into our crate, may not stand in `room`.
@@ -246,149 +323,6 @@ fn reaches(path: &[String], impure: &str) -> bool {
     let path: Vec<&str> =
         path.iter().map(|part| if part == "core" { "std" } else { part.as_str() }).collect();
     path.starts_with(&impure) || (whole && impure.starts_with(&path))
-}
-
-/// The paths and the single words of a file. Paths into our crate begin with `crate`; one that ends
-/// with `*` takes everything there, by a glob or by giving the module a new name.
-#[derive(Default)]
-struct Names {
-    paths: Vec<Vec<String>>,
-    words: Vec<String>,
-}
-
-impl Names {
-    /// Reads the tokens of the module (or of an inner group of it).
-    fn read(&mut self, tokens: TokenStream, module: &[String]) {
-        let tokens: Vec<TokenTree> = tokens.into_iter().collect();
-        let mut at = 0;
-        while let Some(token) = tokens.get(at) {
-            match token {
-                // What may stand before `::std`, and is no part of that path.
-                TokenTree::Ident(word) if is_keyword(word) => {}
-                TokenTree::Ident(_) => {
-                    if is_visibility(&tokens, at) {
-                        at += 2; // gives to others, takes nothing
-                        continue;
-                    }
-                    if let Some(end) = self.read_module(&tokens, at, module) {
-                        at = end;
-                        continue;
-                    }
-                    at = self.read_path(&tokens, at, &[], module);
-                    continue;
-                }
-                TokenTree::Group(group) => self.read(group.stream(), module),
-                TokenTree::Punct(_) | TokenTree::Literal(_) => {}
-            }
-            at += 1;
-        }
-    }
-
-    /// `mod name { ... }`: relative paths in it start one deeper.
-    fn read_module(&mut self, tokens: &[TokenTree], at: usize, module: &[String]) -> Option<usize> {
-        let (TokenTree::Ident(keyword), TokenTree::Ident(name), TokenTree::Group(body)) =
-            (tokens.get(at)?, tokens.get(at + 1)?, tokens.get(at + 2)?)
-        else {
-            return None;
-        };
-        if keyword != "mod" || body.delimiter() != Delimiter::Brace {
-            return None;
-        }
-        let inner: Vec<String> = module.iter().cloned().chain([name.to_string()]).collect();
-        self.read(body.stream(), &inner);
-        Some(at + 3)
-    }
-
-    /// A path from here on, after `before`, with its groups; gives the place behind it.
-    fn read_path(
-        &mut self,
-        tokens: &[TokenTree],
-        mut at: usize,
-        before: &[String],
-        module: &[String],
-    ) -> usize {
-        let mut path = before.to_vec();
-        loop {
-            match tokens.get(at) {
-                Some(TokenTree::Ident(word)) => {
-                    let word = word.to_string().trim_start_matches("r#").to_owned();
-                    self.words.push(word.clone());
-                    path.push(word);
-                }
-                Some(TokenTree::Punct(glob)) if glob.as_char() == '*' => path.push("*".to_owned()),
-                Some(TokenTree::Group(group)) if group.delimiter() == Delimiter::Brace => {
-                    let inner: Vec<TokenTree> = group.stream().into_iter().collect();
-                    let mut start = 0;
-                    while start < inner.len() {
-                        start = self.read_path(&inner, start, &path, module).max(start + 1);
-                    }
-                    return at + 1;
-                }
-                _ => break,
-            }
-            at += 1;
-            if !is_separator(tokens, at) {
-                break;
-            }
-            at += 2;
-        }
-        if path.len() == before.len() {
-            return at; // a comma of the group
-        }
-        let is_renamed = matches!(tokens.get(at), Some(TokenTree::Ident(word)) if word == "as");
-        if let Some(path) = absolute(&path, is_renamed, module) {
-            self.paths.push(path);
-        }
-        at
-    }
-}
-
-fn is_keyword(word: &Ident) -> bool {
-    ["use", "as", "dyn", "impl", "in", "return", "mut", "where", "else", "match", "if", "let"]
-        .iter()
-        .any(|keyword| word == keyword)
-}
-
-/// `pub(crate)`, `pub(super)`, `pub(in path)`.
-fn is_visibility(tokens: &[TokenTree], at: usize) -> bool {
-    let (Some(TokenTree::Ident(word)), Some(TokenTree::Group(group))) =
-        (tokens.get(at), tokens.get(at + 1))
-    else {
-        return false;
-    };
-    let first = group.stream().into_iter().next().map(|token| token.to_string());
-    word == "pub"
-        && group.delimiter() == Delimiter::Parenthesis
-        && first.is_some_and(|first| ["crate", "super", "self", "in"].contains(&first.as_str()))
-}
-
-fn is_separator(tokens: &[TokenTree], at: usize) -> bool {
-    let colon = |at| matches!(tokens.get(at), Some(TokenTree::Punct(p)) if p.as_char() == ':');
-    colon(at) && colon(at + 1)
-}
-
-/// The path as seen from the root of the crate; `None` for a word that is no path out of the module.
-fn absolute(path: &[String], is_renamed: bool, module: &[String]) -> Option<Vec<String>> {
-    let mut parts = path.iter().filter(|part| *part != "self").cloned().peekable();
-    let mut base = None;
-    while let Some(part) = parts.next_if(|part| ["crate", "super", "ipcluster"].contains(&&**part))
-    {
-        let base = base.get_or_insert_with(|| module.to_vec());
-        match part.as_str() {
-            "super" => drop(base.pop()),
-            _ => base.clear(),
-        }
-    }
-    let rest: Vec<String> = parts.collect();
-    let mut whole: Vec<String> = match base {
-        Some(base) => ["crate".to_owned()].into_iter().chain(base).chain(rest).collect(),
-        None if path.len() == 1 && !is_renamed => return None,
-        None => rest,
-    };
-    if is_renamed {
-        whole.push("*".to_owned());
-    }
-    Some(whole)
 }
 
 #[test]
@@ -440,9 +374,60 @@ fn impurity_is_found() {
         "fn f() { rand::random::<u8>(); }",
         "use std::net; fn f(s: net::UdpSocket) {}",
     ] {
-        for name in ["plan/plan.rs", "ruleset/lower.rs", "supervisor/mod.rs", "control/codec.rs"] {
+        for name in ["plan/plan.rs", "ruleset/lower.rs", "supervisor/mod.rs"] {
             assert!(!violations(name, text).is_empty(), "{name}: {text}");
         }
+        let page = format!("//! Bytes to lines. Pure.\n//!\n//! # More\n\n{text}");
+        assert!(!violations("control/codec.rs", &page).is_empty(), "{text}");
+        assert!(!violations_in("cli/demo/judge.rs", text, &["cli/demo"]).is_empty(), "{text}");
+    }
+    let item = "use std::time; mod m { impl A { /** Pure. */ fn f(&self) { ITEM } } } use std::fs;";
+    for (item, is_impure) in [
+        (item.replace("ITEM", "time::Instant::now();"), true),
+        (item.replace("ITEM", "fs::read(path)"), true),
+        (item.replace("ITEM", "later(time::Duration::ZERO)"), false),
+    ] {
+        assert_eq!(!violations("http/server.rs", &item).is_empty(), is_impure, "{item}");
+    }
+    let less = "//! Frames. Pure, but for the descriptors.\nuse std::os::fd::OwnedFd;";
+    assert_eq!(violations("http/frame.rs", less), Vec::<String>::new());
+    let folder = pure_folder("http/page/mod.rs", "//! Pages. Pure: nothing is read.\nmod a;");
+    assert_eq!(folder, Some("http/page"));
+}
+
+#[test]
+fn a_ring_is_found() {
+    let rings_of = |files: &[(&str, &str)]| {
+        let files = files.iter().map(|(name, text)| (module_of(name), tokens(name, text)));
+        Tree::of(files).rings("master")
+    };
+    let room = "mod a; mod b; #[cfg(test)] mod world; pub use a::A;";
+    let room = ("master/mod.rs", room);
+    let ring = |files: &[&str]| vec![files.iter().map(|it| (*it).to_owned()).collect()];
+    let none: Vec<BTreeSet<String>> = Vec::new();
+    for (a, b, expected) in [
+        ("use super::b::B;", "", none.clone()),
+        ("use super::b::B;", "use super::a::A;", ring(&["master/a", "master/b"])),
+        // By the name that the room gives it.
+        ("use super::b::B;", "use crate::master::A;", ring(&["master/a", "master/b"])),
+        (
+            "use super::b; fn f() { b::f() }",
+            "fn f(a: super::A) {}",
+            ring(&["master/a", "master/b"]),
+        ),
+        ("use super::{b as other};", "use super::a;", ring(&["master/a", "master/b"])),
+        // What only tests see, or what others are offered, is no use.
+        ("use super::b::B; #[cfg(test)] mod tests;", "#[cfg(test)] use super::a::A;", none.clone()),
+        ("use super::b::B;", "#[cfg(test)] mod tests { use super::super::a::A; }", none.clone()),
+        ("use super::b::B;", "pub use super::a::A;", none.clone()),
+        ("use super::b::B;", "// use super::a::A;", none.clone()),
+        ("use super::b::B;", "use crate::plan::A; use std::a::A;", none),
+    ] {
+        let plan = ("plan/mod.rs", "pub struct A;");
+        let world = ("master/world/mod.rs", "use super::{a, b};");
+        let steps = ("master/world/steps.rs", "use super::super::world;");
+        let files = [room, ("master/a.rs", a), ("master/b.rs", b), world, steps, plan];
+        assert_eq!(rings_of(&files), expected, "{a} {b}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! From connections to figures. Pure.
+//! From connections to figures. Reads no clock of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
