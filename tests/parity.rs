@@ -185,8 +185,8 @@ fn all_tests() -> BTreeSet<String> {
     let programs = root().join("tests");
     for file in files(&programs) {
         let name = file.strip_prefix(&programs).unwrap().with_extension("");
-        let name = name.strip_suffix("main").unwrap_or(&name);
-        find_tests(tokens(&file), &name.to_str().unwrap().replace('/', "::"), &mut tests);
+        let module = name.to_str().unwrap().trim_end_matches("/main").replace('/', "::");
+        find_tests(tokens(&file), &module, &mut tests);
     }
     let directory = root().join("netns-tests/tests/cases");
     for topic in topics(tokens(&directory.join("main.rs"))) {
