@@ -8,33 +8,18 @@
 //! ipcluster reload
 //! ```
 
-use std::net::Ipv6Addr;
-use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use ipcluster::plan::Protocol;
 use ipcluster::worker::{Load, Order, Worker};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{interval, timeout};
-
-/// The socket that the master has opened for it, with `socket_activation` or the engine `tproxy`, or
-/// one of its own.
-fn listener(worker: &Worker) -> Result<TcpListener, Box<dyn std::error::Error>> {
-    let given = worker.listeners()?.into_iter().find(|it| it.protocol == Protocol::Tcp);
-    let listener = match given {
-        Some(given) => std::net::TcpListener::from(OwnedFd::from(given)),
-        None => std::net::TcpListener::bind((Ipv6Addr::UNSPECIFIED, worker.port().number()))?,
-    };
-    listener.set_nonblocking(true)?;
-    Ok(TcpListener::from_std(listener)?)
-}
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let worker = Worker::from_env()?;
-    let listener = listener(&worker)?;
+    let listener = worker.listener()?;
     let mut link = worker.join();
     let mut connections = JoinSet::new();
     let mut clock = interval(LAG_INTERVAL);

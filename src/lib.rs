@@ -37,25 +37,52 @@
 //! [`plan::Plan`] to know which worker an address reaches; [`nft::Firewall`] to put a plan in force;
 //! [`master::Master`] for all of it.
 
-#[cfg(feature = "cli")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+#[cfg(all(feature = "cli", target_os = "linux"))]
 #[doc(hidden)]
 pub mod cli;
+#[cfg(feature = "master")]
 pub mod config;
+#[cfg(all(any(feature = "master", feature = "worker"), target_os = "linux"))]
 pub mod control;
-#[cfg(feature = "http")]
+#[cfg(all(feature = "http", target_os = "linux"))]
 pub mod http;
-#[cfg(feature = "lab")]
+#[cfg(all(feature = "lab", target_os = "linux"))]
 pub mod lab;
+#[cfg(all(any(feature = "lab", feature = "master", feature = "worker"), target_os = "linux"))]
+mod listen_fds;
+#[cfg(all(feature = "master", target_os = "linux"))]
 pub mod master;
+#[cfg(all(any(feature = "firewall", feature = "lab"), target_os = "linux"))]
+#[cfg_attr(
+    not(feature = "firewall"),
+    allow(dead_code, unused_imports, reason = "lab needs a part")
+)]
 pub mod netlink;
+#[cfg(all(feature = "firewall", target_os = "linux"))]
 pub mod nft;
 pub mod plan;
+#[cfg(all(any(feature = "lab", feature = "master"), target_os = "linux"))]
 pub mod process;
+#[cfg(any(feature = "master", feature = "worker"))]
 mod protocol;
+#[cfg(feature = "worker")]
+mod role;
+#[cfg_attr(
+    not(feature = "firewall"),
+    allow(dead_code, unused_imports, reason = "a part is for the firewall alone")
+)]
 pub mod ruleset;
+#[cfg(feature = "master")]
 pub mod supervisor;
+#[cfg(all(any(feature = "firewall", feature = "lab", feature = "worker"), target_os = "linux"))]
 mod sys;
+#[cfg(feature = "worker")]
 pub mod worker;
+
+#[cfg(feature = "worker")]
+pub use role::{Role, role};
 
 /// The README's examples are tested too.
 #[cfg(doctest)]

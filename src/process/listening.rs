@@ -1,7 +1,6 @@
 //! Listening sockets that one process opens and another accepts from.
 
 use std::collections::HashSet;
-use std::ffi::OsString;
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::ControlFlow;
@@ -16,10 +15,7 @@ use super::descriptors::each_socket;
 use super::error::{Operation, ProcessError, errno_from, errno_of};
 use super::owner::Transport;
 use super::pidfd::PidFd;
-use crate::sys;
-
-/// The number of the first descriptor that is passed on (`SD_LISTEN_FDS_START`, sd_listen_fds(3)).
-pub const FIRST_PASSED: u16 = 3;
+use crate::listen_fds::{ListenFdsError, passed_descriptors};
 
 /// Whom a listening socket is for, and what it speaks. At least one family is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -203,41 +199,18 @@ pub fn somaxconn() -> Result<u32, ProcessError> {
 /// [`ProcessError::Passed`] for a number of descriptors that is none; those of
 /// [`HeldSocket::adopt`] for descriptors that are not listening sockets.
 pub fn passed_sockets() -> Result<Vec<(String, HeldSocket)>, ProcessError> {
-    let variable = |name: &str| std::env::var_os(name);
-    let Some((count, names)) = announced(variable, std::process::id())? else { return Ok(vec![]) };
-    let numbers = FIRST_PASSED..FIRST_PASSED.saturating_add(count);
-    let socket = |(number, name)| {
-        let descriptor = sys::inherited_descriptor(i32::from(number))
-            .map_err(|errno| ProcessError::Host { operation: Operation::InspectSocket, errno })?;
-        Ok((name, HeldSocket::adopt(descriptor)?))
-    };
-    numbers.zip(names).map(socket).collect()
-}
-
-/// How many descriptors the variables announce to this process, and their names.
-fn announced(
-    variable: impl Fn(&str) -> Option<OsString>,
-    pid: u32,
-) -> Result<Option<(u16, Vec<String>)>, ProcessError> {
-    let text = |name| variable(name).map(|value| value.to_string_lossy().into_owned());
-    let is_ours = text("LISTEN_PID").is_some_and(|value| value == pid.to_string());
-    let Some(value) = text("LISTEN_FDS").filter(|_| is_ours) else { return Ok(None) };
-    // No process has more descriptors than that (`sysctl fs.nr_open` aside), and no worker of ours
-    // more ports.
-    let count = value.parse::<u16>().ok().filter(|count| *count <= u16::MAX - FIRST_PASSED);
-    let count = count.ok_or(ProcessError::Passed { value })?;
-    let names = text("LISTEN_FDNAMES").unwrap_or_default();
-    let names: Vec<String> = names.split(':').map(str::to_owned).collect();
-    if names.len() == usize::from(count) {
-        return Ok(Some((count, names)));
-    }
-    // As sd_listen_fds_with_names(3) does.
-    Ok(Some((count, vec!["unknown".to_owned(); usize::from(count)])))
+    let descriptors = passed_descriptors().map_err(|error| match error {
+        ListenFdsError::Count { value } => ProcessError::Passed { value },
+        ListenFdsError::Descriptor { source, .. } => {
+            ProcessError::Host { operation: Operation::InspectSocket, errno: errno_of(&source) }
+        }
+    })?;
+    let socket = |(name, descriptor)| Ok((name, HeldSocket::adopt(descriptor)?));
+    descriptors.into_iter().map(socket).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
     use std::io::Read;
     use std::net::{TcpListener, TcpStream, UdpSocket};
 
@@ -314,27 +287,6 @@ mod tests {
         let (pair, _) = std::os::unix::net::UnixDatagram::pair().unwrap();
         for other in [OwnedFd::from(connected), OwnedFd::from(pair)] {
             assert_eq!(errno(HeldSocket::adopt(other)), Some(Errno::EINVAL));
-        }
-    }
-
-    #[test]
-    fn what_is_announced_to_another_process_or_to_none_is_not_ours() {
-        let of = |pairs: &[(&str, &str)]| {
-            let pairs: BTreeMap<String, OsString> =
-                pairs.iter().map(|(k, v)| ((*k).to_owned(), v.into())).collect();
-            announced(|name| pairs.get(name).cloned(), 7)
-        };
-        let names = |names: &[&str]| names.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>();
-        assert_eq!(of(&[]).unwrap(), None);
-        assert_eq!(of(&[("LISTEN_FDS", "2")]).unwrap(), None);
-        assert_eq!(of(&[("LISTEN_FDS", "2"), ("LISTEN_PID", "8")]).unwrap(), None);
-        let two = of(&[("LISTEN_FDS", "2"), ("LISTEN_PID", "7"), ("LISTEN_FDNAMES", "80/tcp:x")]);
-        assert_eq!(two.unwrap(), Some((2, names(&["80/tcp", "x"]))));
-        let unnamed = of(&[("LISTEN_FDS", "2"), ("LISTEN_PID", "7"), ("LISTEN_FDNAMES", "x")]);
-        assert_eq!(unnamed.unwrap(), Some((2, names(&["unknown", "unknown"]))));
-        for value in ["", "-1", "65535", "2x"] {
-            let error = of(&[("LISTEN_FDS", value), ("LISTEN_PID", "7")]).unwrap_err();
-            assert!(error.to_string().contains(&format!("LISTEN_FDS is {value:?}")), "{error}");
         }
     }
 }

@@ -76,7 +76,7 @@ pub use handover::{MAX_DESCRIPTORS, receive_descriptors, send_descriptors};
 pub use identity::{BootId, InvalidBootId, ProcessId};
 pub use leader::{Leader, PortHolders};
 pub use limits::{allow_nice_back, own_nice, raise_descriptor_limit};
-pub use listening::{Endpoint, FIRST_PASSED, HeldSocket, passed_sockets, somaxconn};
+pub use listening::{Endpoint, HeldSocket, passed_sockets, somaxconn};
 pub use memory::{Bytes, MemoryWatch, Size};
 pub use notify::{Message, NotifySocket, Received, Sender, Word, parse as parse_notification};
 pub use output::{Output, OutputReader, Printed};

@@ -12,7 +12,7 @@ use rustix::io::fcntl_dupfd_cloexec;
 use rustix::pipe::PipeFlags;
 
 use super::error::errno_from;
-use super::listening::FIRST_PASSED;
+use crate::listen_fds::FIRST_PASSED;
 use crate::sys::{self, Image};
 
 /// A descriptor that a worker begins with, and the name that tells it what it is.

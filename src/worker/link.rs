@@ -1,18 +1,24 @@
 //! The connection with the master.
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
-use super::Worker;
 use super::notify::Notifier;
+use super::order::Orders;
+use super::{Order, OrderSignal, Worker};
 use crate::control::{FromWorker, LineDecoder, ToWorker, WorkerInfo, WorkerOrder};
 use crate::plan::{Port, Seat};
 
@@ -25,19 +31,6 @@ const RECONNECT_INTERVAL: Duration = Duration::from_millis(50);
 /// How long a master may take to answer.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// Orders that nobody has taken yet. There are two kinds of them, each given a few times at most.
-const ORDER_QUEUE: usize = 8;
-
-/// What a master tells its worker to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Order {
-    /// Finish the connections that you have: all that were sent here have been accepted, and no new
-    /// ones come. May be said again after a master has started anew.
-    Retire,
-    /// End now. A signal follows if it takes longer than `timeouts.die`.
-    Die,
-}
-
 /// How busy a worker is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Load {
@@ -48,19 +41,24 @@ pub struct Load {
 }
 
 /// The connection with the master, kept up by a task of its own until this is dropped: keep it for as
-/// long as the worker runs. One that has joined, and says nothing any more, counts as hanging after
-/// the time `timeouts.ping` of the cluster.
+/// long as the worker runs. A worker that has joined, and says nothing any more, counts as hanging
+/// after the time `timeouts.ping` of the cluster.
 #[derive(Debug)]
 pub struct Link {
-    orders: mpsc::Receiver<Order>,
+    orders: watch::Receiver<Orders>,
+    /// Those that [`Self::next_order`] has returned.
+    taken: Orders,
     load: watch::Sender<Load>,
     requests: mpsc::Sender<String>,
-    task: JoinHandle<()>,
+    tasks: [JoinHandle<()>; 2],
 }
 
 impl Worker {
     /// Joins the cluster, and says that this process is ready: on the ports that it was given, so
     /// that it has to listen there already.
+    ///
+    /// From here on SIGTERM is [`Order::Die`], and does not end the process by itself. Under a master
+    /// without a control directory this is the only order that comes.
     ///
     /// # Panics
     /// Outside a tokio runtime with IO and time.
@@ -68,37 +66,54 @@ impl Worker {
         self.join_on(self.ports().clone())
     }
 
-    /// The same on other ports: public port -> the port that this process listens on. A master takes
-    /// them where workers pick their ports themselves (`ready = "protocol"`).
+    /// As [`Self::join`], on other ports: public port -> the port that this process listens on. A
+    /// master takes them where workers pick their ports themselves (`ready = "protocol"`).
     ///
     /// # Panics
     /// Outside a tokio runtime with IO and time.
     pub fn join_on(&self, ports: BTreeMap<Port, Port>) -> Link {
-        let (order, orders) = mpsc::channel(ORDER_QUEUE);
+        let (given, orders) = watch::channel(Orders::default());
         let (load, loads) = watch::channel(Load::default());
         let (requests, asked) = mpsc::channel(1);
+        let orderly = Arc::new(Orderly { given, notify: self.notify.clone() });
         let session = Session {
-            socket: self.socket().to_owned(),
             seat: self.seat(),
             ports,
-            notify: self.notify.clone(),
-            orders: order,
+            orderly: Arc::clone(&orderly),
             loads,
             asked,
             is_retired: false,
             last_id: 0,
         };
-        Link { orders, load, requests, task: tokio::spawn(session.keep_up()) }
+        let socket = self.socket().map(PathBuf::from);
+        let tasks = [tokio::spawn(session.keep_up(socket)), tokio::spawn(obey_sigterm(orderly))];
+        Link { orders, taken: Orders::default(), load, requests, tasks }
     }
 }
 
 impl Link {
+    /// Completes when the master wants this worker to finish: no new connections are for it any
+    /// more. Also when it is to end without having been retired before.
+    pub fn retired(&self) -> OrderSignal {
+        OrderSignal::new(Order::Retire, self.orders.clone())
+    }
+
+    /// Completes when this process is to end: at [`Order::Die`], or at SIGTERM.
+    pub fn shutdown(&self) -> OrderSignal {
+        OrderSignal::new(Order::Die, self.orders.clone())
+    }
+
     /// Waits for what the master wants next. Can be given up and called again at any time.
     pub async fn next_order(&mut self) -> Order {
-        match self.orders.recv().await {
-            Some(order) => order,
-            // The task ends with this value only, or with the runtime.
-            None => std::future::pending().await,
+        loop {
+            let given = *self.orders.borrow_and_update();
+            if let Some(order) = self.taken.take(given) {
+                return order;
+            }
+            if self.orders.changed().await.is_err() {
+                // The tasks have ended, with the runtime.
+                std::future::pending::<()>().await;
+            }
         }
     }
 
@@ -118,88 +133,150 @@ impl Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
-        self.task.abort();
+        self.tasks.iter().for_each(JoinHandle::abort);
     }
 }
 
-/// What the task has.
+/// Passes on orders, whichever way they come.
+struct Orderly {
+    given: watch::Sender<Orders>,
+    notify: Option<Notifier>,
+}
+
+impl Orderly {
+    fn give(&self, order: Order) {
+        if order == Order::Die {
+            self.say("STOPPING=1");
+        }
+        self.given.send_modify(|given| given.add(order));
+    }
+
+    fn say(&self, text: &str) {
+        if let Some(notify) = &self.notify {
+            notify.say(text);
+        }
+    }
+}
+
+/// A master that does not reach the worker otherwise signals it, as does a person.
+async fn obey_sigterm(orderly: Arc<Orderly>) {
+    let mut terminate = match signal(SignalKind::terminate()) {
+        Ok(terminate) => terminate,
+        Err(error) => {
+            tracing::warn!(%error, "SIGTERM cannot be caught: it ends this worker at once");
+            return;
+        }
+    };
+    while terminate.recv().await.is_some() {
+        orderly.give(Order::Die);
+    }
+}
+
+/// What the connection's task has.
 struct Session {
-    socket: PathBuf,
     seat: Seat,
     ports: BTreeMap<Port, Port>,
-    notify: Option<Notifier>,
-    orders: mpsc::Sender<Order>,
+    orderly: Arc<Orderly>,
     loads: watch::Receiver<Load>,
     asked: mpsc::Receiver<String>,
     is_retired: bool,
     last_id: u64,
 }
 
+/// What comes next on a connection.
+enum Next {
+    Message(ToWorker),
+    /// The worker asks for its retirement.
+    Request(String),
+    PingIsDue,
+}
+
 impl Session {
     /// Connects again and again.
-    async fn keep_up(mut self) {
-        self.notify("READY=1");
+    async fn keep_up(mut self, socket: Option<PathBuf>) {
+        self.orderly.say("READY=1");
+        let Some(socket) = socket else { return self.say_alive().await };
         loop {
-            if let Err(error) = self.connect().await {
-                tracing::debug!(%error, socket = %self.socket.display(), "not joined");
+            if let Err(error) = self.connect(&socket).await {
+                tracing::debug!(%error, socket = %socket.display(), "not joined");
             }
             sleep(RECONNECT_INTERVAL).await;
         }
     }
 
-    async fn connect(&mut self) -> io::Result<()> {
-        let mut line = Line::new(UnixStream::connect(&self.socket).await?);
-        let id = self.next_id();
-        let mut answer_by = Some(Instant::now() + ANSWER);
-        line.send(&FromWorker::Info { id, info: self.info() }).await?;
-        let mut ping = every(PING_INTERVAL);
+    /// Without a connection there is a watchdog at most.
+    async fn say_alive(self) {
         loop {
-            tokio::select! {
-                message = line.receive() => match message? {
-                    ToWorker::Response { id: of, refusal } => {
-                        if let Some(reason) = refusal {
-                            tracing::warn!(reason, "the master has refused a message");
-                        }
-                        if of == id {
-                            answer_by = None;
-                        }
+            self.orderly.say("WATCHDOG=1");
+            sleep(PING_INTERVAL).await;
+        }
+    }
+
+    /// Joins, and does what the master says until the connection ends.
+    async fn connect(&mut self, socket: &Path) -> io::Result<()> {
+        let mut line = Line::new(UnixStream::connect(socket).await?);
+        let join = self.next_id();
+        let answer_by = Instant::now() + ANSWER;
+        let mut has_joined = false;
+        line.send(&FromWorker::Info { id: join, info: self.info() }).await?;
+        let mut ping_at = Instant::now();
+        loop {
+            match self.next(&mut line, has_joined, ping_at).await? {
+                Next::Message(ToWorker::Response { id, refusal }) => {
+                    if let Some(reason) = refusal {
+                        tracing::warn!(reason, "the master has refused a message");
                     }
-                    ToWorker::Command { id, order, .. } => {
-                        line.send(&FromWorker::Response { id, ok: true }).await?;
-                        self.obey(order).await;
-                    }
-                },
-                _ = ping.tick() => {
-                    self.notify("WATCHDOG=1");
-                    match answer_by {
-                        None => line.send(&FromWorker::Ping(self.info())).await?,
-                        Some(at) if Instant::now() < at => {}
-                        Some(_) => return Err(io::ErrorKind::TimedOut.into()),
-                    }
+                    has_joined |= id == join;
                 }
-                Some(reason) = self.asked.recv(), if answer_by.is_none() => {
+                Next::Message(ToWorker::Command { id, order, .. }) => {
+                    line.send(&FromWorker::Response { id, ok: true }).await?;
+                    self.obey(order);
+                }
+                Next::Request(reason) => {
                     let id = self.next_id();
                     line.send(&FromWorker::AskRetire { id, reason }).await?;
+                }
+                Next::PingIsDue => {
+                    ping_at = Instant::now() + PING_INTERVAL;
+                    self.orderly.say("WATCHDOG=1");
+                    match has_joined {
+                        true => line.send(&FromWorker::Ping(self.info())).await?,
+                        false if Instant::now() < answer_by => {}
+                        false => return Err(io::ErrorKind::TimedOut.into()),
+                    }
                 }
             }
         }
     }
 
-    async fn obey(&mut self, order: WorkerOrder) {
-        let order = match order {
-            WorkerOrder::Info => return,
+    async fn next(
+        &mut self,
+        line: &mut Line,
+        has_joined: bool,
+        ping_at: Instant,
+    ) -> io::Result<Next> {
+        if ping_at <= Instant::now() {
+            return Ok(Next::PingIsDue);
+        }
+        let own = async {
+            if has_joined && let Ok(Some(reason)) = timeout_at(ping_at, self.asked.recv()).await {
+                return Next::Request(reason);
+            }
+            sleep_until(ping_at).await;
+            Next::PingIsDue
+        };
+        let heard = async { Ok(Next::Message(line.receive().await?)) };
+        first_of(heard, async { Ok(own.await) }).await
+    }
+
+    fn obey(&mut self, order: WorkerOrder) {
+        match order {
+            WorkerOrder::Info => {}
             WorkerOrder::Retire => {
                 self.is_retired = true;
-                Order::Retire
+                self.orderly.give(Order::Retire);
             }
-            WorkerOrder::Die => {
-                self.notify("STOPPING=1");
-                Order::Die
-            }
-        };
-        // Nobody takes orders: then a signal comes.
-        if self.orders.try_send(order).is_err() {
-            tracing::warn!(?order, "an order of the master is passed over: nobody takes them");
+            WorkerOrder::Die => self.orderly.give(Order::Die),
         }
     }
 
@@ -219,12 +296,17 @@ impl Session {
         self.last_id += 1;
         self.last_id
     }
+}
 
-    fn notify(&self, text: &str) {
-        if let Some(notify) = &self.notify {
-            notify.say(text);
-        }
-    }
+/// What the first of two futures gives that is ready; the other one is given up. `tokio::select!` would
+/// cost every worker a crate of procedural macros.
+async fn first_of<T>(one: impl Future<Output = T>, other: impl Future<Output = T>) -> T {
+    let (mut one, mut other) = (pin!(one), pin!(other));
+    std::future::poll_fn(|context| match one.as_mut().poll(context) {
+        Poll::Ready(value) => Poll::Ready(value),
+        Poll::Pending => other.as_mut().poll(context),
+    })
+    .await
 }
 
 /// Messages over a socket.
@@ -240,7 +322,7 @@ impl Line {
 
     async fn send(&mut self, message: &FromWorker) -> io::Result<()> {
         let line = message.emit() + "\n";
-        let sent = tokio::time::timeout(ANSWER, self.stream.write_all(line.as_bytes())).await;
+        let sent = timeout(ANSWER, self.stream.write_all(line.as_bytes())).await;
         sent.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()))
     }
 
@@ -258,12 +340,6 @@ impl Line {
             }
         }
     }
-}
-
-fn every(period: Duration) -> Interval {
-    let mut interval = interval(period);
-    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    interval
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! What sd_notify(3) is: a datagram to a socket.
 
 use std::ffi::{OsStr, OsString};
-use std::os::linux::net::SocketAddrExt;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
@@ -24,19 +24,32 @@ impl Notifier {
         }
     }
 
-    fn try_say(&self, text: &str) -> std::io::Result<()> {
+    fn try_say(&self, text: &str) -> io::Result<()> {
         let socket = UnixDatagram::unbound()?;
         socket.set_nonblocking(true)?;
         let address = match self.address.as_bytes().split_first() {
-            Some((b'@', name)) => SocketAddr::from_abstract_name(name)?,
+            Some((b'@', name)) => abstract_address(name)?,
             _ => SocketAddr::from_pathname(OsStr::new(&self.address))?,
         };
         socket.send_to_addr(text.as_bytes(), &address).map(drop)
     }
 }
 
+#[cfg(target_os = "linux")]
+fn abstract_address(name: &[u8]) -> io::Result<SocketAddr> {
+    <SocketAddr as std::os::linux::net::SocketAddrExt>::from_abstract_name(name)
+}
+
+/// Only Linux has abstract names.
+#[cfg(not(target_os = "linux"))]
+fn abstract_address(_name: &[u8]) -> io::Result<SocketAddr> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 #[cfg(test)]
 mod tests {
+    use std::os::linux::net::SocketAddrExt;
+
     use super::*;
 
     #[test]

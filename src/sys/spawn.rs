@@ -1,15 +1,12 @@
-//! The one file in which `unsafe` stands: what runs between fork and exec, system calls and socket
-//! options that neither nix, rustix nor neli has, and promises to their types.
-#![allow(unsafe_code)]
+//! What runs between fork and exec.
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::Arc;
 
-use neli::socket::NlSocket;
 use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use rustix::process::{Gid, Resource, Rlimit, Uid, getrlimit, setrlimit};
@@ -18,8 +15,6 @@ use rustix::thread::{
     remove_capability_from_bounding_set, set_capabilities, set_capabilities_secure_bits,
     set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 /// The steps of a new process before it becomes the program. Each is reported to the parent when
 /// it begins, so that the parent knows which one failed.
@@ -298,20 +293,6 @@ impl PidEntry {
     }
 }
 
-/// A copy of a descriptor that this process was started with, closed on exec, as the original is from
-/// now on.
-pub(crate) fn inherited_descriptor(number: i32) -> Result<OwnedFd, Errno> {
-    // SAFETY: the call touches no memory; a number that is not open is an error (EBADF).
-    let result = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
-    Errno::result(result)?;
-    // SAFETY: as above.
-    let copy = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };
-    let copy = Errno::result(copy)?;
-    // SAFETY: the call succeeded, so this is a new descriptor, which nothing else knows of. The
-    // original stays whose it is.
-    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
-}
-
 fn begin_step(progress: BorrowedFd<'_>) -> io::Result<()> {
     rustix::io::write(progress, &1u64.to_ne_bytes())?;
     Ok(())
@@ -356,191 +337,6 @@ fn keep_standard_descriptors_only() {
     }
 }
 
-/// Signals the process group that this process leads, by `pidfd_send_signal(2)` with
-/// `PIDFD_SIGNAL_PROCESS_GROUP` (since Linux 6.9; `EINVAL` before). Without a signal it only says
-/// whether anyone is in it (`ESRCH`: nobody).
-pub(crate) fn signal_group(leader: BorrowedFd<'_>, signal: Option<Signal>) -> Result<(), Errno> {
-    const PIDFD_SIGNAL_PROCESS_GROUP: libc::c_uint = 1 << 2;
-    // SAFETY: the descriptor is open for the length of the call (it is borrowed); the siginfo
-    // pointer may be null, which has the kernel fill one in.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_pidfd_send_signal,
-            leader.as_raw_fd(),
-            signal.map_or(0, |signal| signal as libc::c_int),
-            std::ptr::null::<libc::siginfo_t>(),
-            PIDFD_SIGNAL_PROCESS_GROUP,
-        )
-    };
-    Errno::result(result).map(drop)
-}
-
-/// The wait status of a process that has ended and was waited for, whosever child it was
-/// (`PIDFD_GET_INFO`, since Linux 6.13, with `PIDFD_INFO_EXIT`, since 6.15); `None` if the kernel
-/// does not tell.
-pub(crate) fn pidfd_exit_status(pidfd: BorrowedFd<'_>) -> Option<i32> {
-    /// `struct pidfd_info` of include/uapi/linux/pidfd.h, in its first published size of 64 bytes:
-    /// a mask, then eight bytes of control group, then twelve numbers of which the last is the
-    /// status.
-    const WORDS: usize = 16;
-    const EXIT_STATUS: usize = 15;
-    const PIDFD_INFO_EXIT: u32 = 1 << 3;
-    /// `_IOWR(PIDFS_IOCTL_MAGIC, 11, struct pidfd_info)`.
-    const PIDFD_GET_INFO: libc::c_ulong = 0xc040_ff0b;
-    #[repr(align(8))]
-    struct Info([u32; WORDS]);
-    let mut info = Info([0; WORDS]);
-    // The mask is 64 bits wide; its low half is where the byte order has it.
-    let low = usize::from(cfg!(target_endian = "big"));
-    info.0[low] = PIDFD_INFO_EXIT;
-    // SAFETY: the kernel reads and writes a structure of the size that the request's number states,
-    // 64 bytes, which `info` is, aligned to 8, and which outlives the call. The descriptor is open for
-    // the length of the call (it is borrowed).
-    let result = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO as _, &raw mut info) };
-    Errno::result(result).ok()?;
-    (info.0[low] & PIDFD_INFO_EXIT != 0).then(|| info.0[EXIT_STATUS].cast_signed())
-}
-
-/// Has the tokio runtime of the caller wait for a descriptor to become readable, or to have an error
-/// (a netlink socket that lost something, `EPOLLERR`).
-pub(crate) fn watch_readable<T: SteadyFd>(descriptor: T) -> io::Result<AsyncFd<T>> {
-    // SAFETY: an `OwnedFd` is open until it, or the last `Arc` of it, is dropped, and always has
-    // the same number. What holds it is moved into the `AsyncFd`, which drops it last and gives no
-    // mutable access to it. `SteadyFd` admits nothing else.
-    unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE | Interest::ERROR) }
-        .map_err(Into::into)
-}
-
-/// Has the kernel tell who sent each datagram that a Unix socket receives: its credentials, and since
-/// Linux 6.5 a pidfd of it.
-pub(crate) fn ask_for_senders(socket: BorrowedFd<'_>) -> Result<(), Errno> {
-    set_socket_option(socket, libc::SO_PASSCRED)?;
-    match set_socket_option(socket, libc::SO_PASSPIDFD) {
-        Err(Errno::ENOPROTOOPT) => Ok(()),
-        result => result,
-    }
-}
-
-fn set_socket_option(socket: BorrowedFd<'_>, option: libc::c_int) -> Result<(), Errno> {
-    let on: libc::c_int = 1;
-    // SAFETY: the pointer and the length describe `on`, which outlives the call; the kernel only
-    // reads it. The descriptor is open (it is borrowed).
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            option,
-            (&raw const on).cast(),
-            libc::socklen_t::try_from(size_of_val(&on)).expect("4"),
-        )
-    };
-    Errno::result(result).map(drop)
-}
-
-/// A datagram of a socket that [asks for senders](ask_for_senders).
-pub(crate) struct Datagram {
-    /// How many bytes of the buffer it takes.
-    pub(crate) length: usize,
-    /// It was longer than the buffer.
-    pub(crate) is_cut: bool,
-    /// Who sent it; 0 for a process that this pid namespace does not show.
-    pub(crate) pid: u32,
-    /// A pidfd of the sender, if the kernel gives one.
-    pub(crate) pidfd: Option<OwnedFd>,
-    /// What came along; closed on exec. Those beyond what there is room for, the kernel has closed.
-    pub(crate) descriptors: Vec<OwnedFd>,
-}
-
-/// `SCM_PIDFD` (include/linux/socket.h, since Linux 6.5).
-const SCM_PIDFD: libc::c_int = 4;
-
-/// Receives a datagram from a non-blocking Unix socket, with its sender and the descriptors that came
-/// along. It is for a socket whose senders are not trusted.
-pub(crate) fn receive_datagram(
-    socket: BorrowedFd<'_>,
-    buffer: &mut [u8],
-) -> Result<Datagram, Errno> {
-    /// Room for the credentials, the pidfd and a few descriptors; aligned as `struct cmsghdr` is.
-    #[repr(C, align(8))]
-    struct Control([u8; 256]);
-    let mut control = Control([0; 256]);
-    let mut vector = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-    // SAFETY: `struct msghdr` is plain data, for which all zero is valid: no name, no flags.
-    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
-    header.msg_iov = &raw mut vector;
-    header.msg_iovlen = 1;
-    header.msg_control = control.0.as_mut_ptr().cast();
-    header.msg_controllen = control.0.len() as _;
-    let length = loop {
-        // SAFETY: the header points at `vector`, which describes `buffer`, and at `control`, with
-        // their true lengths; all outlive the call, and nothing else uses them meanwhile.
-        let result =
-            unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC) };
-        match Errno::result(result) {
-            Err(Errno::EINTR) => {}
-            result => break usize::try_from(result?).unwrap_or(0),
-        }
-    };
-    let mut datagram = Datagram {
-        length,
-        is_cut: header.msg_flags & libc::MSG_TRUNC != 0,
-        pid: 0,
-        pidfd: None,
-        descriptors: Vec::new(),
-    };
-    // SAFETY: the kernel has filled `control` with whole control messages and set `msg_controllen` to
-    // what it used, which is what the CMSG macros go by; `header` and `control` are alive.
-    let mut message = unsafe { libc::CMSG_FIRSTHDR(&raw const header) };
-    while !message.is_null() {
-        // SAFETY: `message` is one that the CMSG macros gave, so it points at a whole, aligned
-        // `struct cmsghdr` in `control`.
-        let (level, kind, total) =
-            unsafe { ((*message).cmsg_level, (*message).cmsg_type, (*message).cmsg_len as usize) };
-        // SAFETY: it only computes the length of a header.
-        let length = total.saturating_sub(unsafe { libc::CMSG_LEN(0) } as usize);
-        // SAFETY: as above; the result points behind the header, at `length` bytes of data.
-        let data = unsafe { libc::CMSG_DATA(message) };
-        if level == libc::SOL_SOCKET {
-            let count = length / size_of::<libc::c_int>();
-            match kind {
-                libc::SCM_CREDENTIALS if length >= size_of::<libc::ucred>() => {
-                    // SAFETY: there are enough bytes, and any are a valid `struct ucred`.
-                    let sender = unsafe { data.cast::<libc::ucred>().read_unaligned() };
-                    datagram.pid = u32::try_from(sender.pid).unwrap_or(0);
-                }
-                libc::SCM_RIGHTS | SCM_PIDFD => {
-                    for index in 0..count {
-                        // SAFETY: `index` is within the data, which is `count` descriptors.
-                        let number =
-                            unsafe { data.cast::<libc::c_int>().add(index).read_unaligned() };
-                        // Of a sender that was reaped the kernel may tell an error in its place.
-                        if number < 0 {
-                            continue;
-                        }
-                        // SAFETY: the kernel has just made this descriptor for us, and nobody
-                        // else in this process knows of it.
-                        let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
-                        match kind {
-                            SCM_PIDFD => datagram.pidfd = Some(descriptor),
-                            _ => datagram.descriptors.push(descriptor),
-                        }
-                    }
-                }
-                _ => {}
-            }
-        }
-        // SAFETY: as for the first one.
-        message = unsafe { libc::CMSG_NXTHDR(&raw const header, message) };
-    }
-    Ok(datagram)
-}
-
-/// What stays open and keeps its number for as long as it is held.
-pub(crate) trait SteadyFd: AsRawFd {}
-
-impl SteadyFd for OwnedFd {}
-impl SteadyFd for Arc<OwnedFd> {}
-
 /// Sets `SIGCHLD` to its default if it is ignored, which a program inherits from its starter: the
 /// kernel would then throw away the exit status of children at once, and free their pids.
 pub(crate) fn keep_exit_statuses() -> Result<(), Errno> {
@@ -557,49 +353,4 @@ pub(crate) fn keep_exit_statuses() -> Result<(), Errno> {
         unsafe { sigaction(Signal::SIGCHLD, &default) }?;
     }
     Ok(())
-}
-
-/// The descriptor of a netlink socket of neli, which gives it as a bare number alone.
-pub(crate) fn descriptor_of(socket: &NlSocket) -> BorrowedFd<'_> {
-    // SAFETY: the descriptor is open for as long as the `NlSocket` that owns it, and the lifetime
-    // of the result is that of the borrow of the socket.
-    unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) }
-}
-
-/// The netlink socket behind a descriptor, of which the caller has made sure that it is one.
-pub(crate) fn netlink_socket(descriptor: OwnedFd) -> NlSocket {
-    // SAFETY: the descriptor is open and belongs to the caller, who gives it away: the `NlSocket`
-    // becomes its only owner, and closes it.
-    unsafe { NlSocket::from_raw_fd(descriptor.into_raw_fd()) }
-}
-
-/// The network namespace of a socket (`SIOCGSKNS`, since Linux 4.10): needs `CAP_NET_ADMIN` there.
-pub(crate) fn network_namespace_of(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    /// include/uapi/linux/sockios.h
-    const SIOCGSKNS: libc::c_ulong = 0x894c;
-    // SAFETY: the request takes no argument and touches no memory of ours; the descriptor is open
-    // for the length of the call (it is borrowed).
-    let namespace = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCGSKNS as _) };
-    let namespace = Errno::result(namespace)?;
-    // SAFETY: the call succeeded, so this is a new descriptor (made O_CLOEXEC), which nothing else
-    // knows of.
-    Ok(unsafe { OwnedFd::from_raw_fd(namespace) })
-}
-
-/// Sets `NETLINK_CAP_ACK` (since Linux 4.3): error replies carry the header of the message at
-/// fault, not all of it.
-pub(crate) fn set_capped_acknowledgements(socket: &NlSocket) -> io::Result<()> {
-    let on: libc::c_int = 1;
-    // SAFETY: the pointer and the length describe `on`, which outlives the call; the kernel only
-    // reads it. The descriptor is open (it is borrowed from its owner).
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_NETLINK,
-            libc::NETLINK_CAP_ACK,
-            (&raw const on).cast(),
-            libc::socklen_t::try_from(size_of_val(&on)).expect("4"),
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

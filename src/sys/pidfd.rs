@@ -1,0 +1,51 @@
+//! System calls on pidfds that neither nix nor rustix has.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+
+/// Signals the process group that this process leads, by `pidfd_send_signal(2)` with
+/// `PIDFD_SIGNAL_PROCESS_GROUP` (since Linux 6.9; `EINVAL` before). Without a signal it only says
+/// whether anyone is in it (`ESRCH`: nobody).
+pub(crate) fn signal_group(leader: BorrowedFd<'_>, signal: Option<Signal>) -> Result<(), Errno> {
+    const PIDFD_SIGNAL_PROCESS_GROUP: libc::c_uint = 1 << 2;
+    // SAFETY: the descriptor is open for the length of the call (it is borrowed); the siginfo
+    // pointer may be null, which has the kernel fill one in.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            leader.as_raw_fd(),
+            signal.map_or(0, |signal| signal as libc::c_int),
+            std::ptr::null::<libc::siginfo_t>(),
+            PIDFD_SIGNAL_PROCESS_GROUP,
+        )
+    };
+    Errno::result(result).map(drop)
+}
+
+/// The wait status of a process that has ended and was waited for, whosever child it was
+/// (`PIDFD_GET_INFO`, since Linux 6.13, with `PIDFD_INFO_EXIT`, since 6.15); `None` if the kernel
+/// does not tell.
+pub(crate) fn pidfd_exit_status(pidfd: BorrowedFd<'_>) -> Option<i32> {
+    /// `struct pidfd_info` of include/uapi/linux/pidfd.h, in its first published size of 64 bytes:
+    /// a mask, then eight bytes of control group, then twelve numbers of which the last is the
+    /// status.
+    const WORDS: usize = 16;
+    const EXIT_STATUS: usize = 15;
+    const PIDFD_INFO_EXIT: u32 = 1 << 3;
+    /// `_IOWR(PIDFS_IOCTL_MAGIC, 11, struct pidfd_info)`.
+    const PIDFD_GET_INFO: libc::c_ulong = 0xc040_ff0b;
+    #[repr(align(8))]
+    struct Info([u32; WORDS]);
+    let mut info = Info([0; WORDS]);
+    // The mask is 64 bits wide; its low half is where the byte order has it.
+    let low = usize::from(cfg!(target_endian = "big"));
+    info.0[low] = PIDFD_INFO_EXIT;
+    // SAFETY: the kernel reads and writes a structure of the size that the request's number states,
+    // 64 bytes, which `info` is, aligned to 8, and which outlives the call. The descriptor is open for
+    // the length of the call (it is borrowed).
+    let result = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO as _, &raw mut info) };
+    Errno::result(result).ok()?;
+    (info.0[low] & PIDFD_INFO_EXIT != 0).then(|| info.0[EXIT_STATUS].cast_signed())
+}
