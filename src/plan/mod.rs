@@ -44,6 +44,7 @@ mod engine;
 mod error;
 mod id;
 mod jhash;
+#[cfg(feature = "serde")]
 mod json;
 mod listener;
 mod partition;
