@@ -3,6 +3,7 @@ use std::future::Future;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
@@ -114,14 +115,25 @@ impl PidFd {
     /// # Errors
     /// Only if the kernel has no memory.
     pub fn has_exited(&self) -> Result<bool, ProcessError> {
+        self.exits_within(Duration::ZERO)
+    }
+
+    /// Waits for the end of the process, for `limit` at most, and blocks the thread meanwhile. Returns
+    /// whether it has ended.
+    ///
+    /// # Errors
+    /// Only if the kernel has no memory.
+    pub fn exits_within(&self, limit: Duration) -> Result<bool, ProcessError> {
+        let failed = |errno| failed(self.pid, Operation::AwaitExit, errno);
+        let began = Instant::now();
         let mut descriptors = [PollFd::new(&*self.descriptor, PollFlags::IN)];
         loop {
-            match rustix::event::poll(&mut descriptors, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
+            let left = limit.saturating_sub(began.elapsed());
+            let left = Timespec::try_from(left).map_err(|_| failed(Errno::EINVAL))?;
+            match rustix::event::poll(&mut descriptors, Some(&left)) {
                 Ok(ready) => return Ok(ready > 0),
                 Err(rustix::io::Errno::INTR) => {}
-                Err(errno) => {
-                    return Err(failed(self.pid, Operation::AwaitExit, errno_from(errno)));
-                }
+                Err(errno) => return Err(failed(errno_from(errno))),
             }
         }
     }

@@ -284,6 +284,17 @@ mod ending {
     }
 
     #[test]
+    fn the_end_is_waited_for_no_longer_than_allowed() {
+        let worker = Worker::shell("exec sleep 1000");
+        let pidfd = worker.child().pidfd();
+        let began = Instant::now();
+        assert!(!pidfd.exits_within(Duration::from_millis(20)).unwrap());
+        assert!(began.elapsed() >= Duration::from_millis(20));
+        pidfd.signal(Signal::SIGKILL).unwrap();
+        assert!(pidfd.exits_within(Duration::from_secs(10)).unwrap());
+    }
+
+    #[test]
     fn waiting_tasks_are_woken_by_the_end() {
         let worker = Worker::shell("exec sleep 1000");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -31,7 +31,6 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How long after the end of the connection the running master may take to be gone. The kernel closes
 /// a process's files just before its pidfd tells the end.
 const GONE_WITHIN: Duration = Duration::from_millis(500);
-const LOOK: Duration = Duration::from_millis(1);
 
 /// The master that runs, and what it has offered.
 pub(crate) struct RunningMaster {
@@ -200,18 +199,10 @@ fn unless_gone(pidfd: &PidFd, error: &dyn fmt::Display) -> Result<Asked, MasterE
 
 /// Whether the process has ended, or does so within a moment.
 fn is_gone(pidfd: &PidFd) -> bool {
-    let until = Instant::now() + GONE_WITHIN;
-    loop {
-        match pidfd.has_exited() {
-            Ok(true) => return true,
-            Ok(false) if Instant::now() < until => thread::sleep(LOOK),
-            Ok(false) => return false,
-            Err(error) => {
-                tracing::warn!(%error, "cannot tell whether the earlier master runs");
-                return false;
-            }
-        }
-    }
+    pidfd.exits_within(GONE_WITHIN).unwrap_or_else(|error| {
+        tracing::warn!(%error, "cannot tell whether the earlier master runs");
+        false
+    })
 }
 
 fn receive_all(
