@@ -27,7 +27,7 @@
 //! | `scale` | `workers`: 1 to 1024 | `scaled`: [`Scaled`] |
 //! | `stop` | `now`: true or false (the default) | `stopped`: [`Stopped`] |
 //! | `end_orphans` | | `orphans_ended`: [`OrphansEnded`] |
-//! | `takeover` | `format`: [`HANDOVER_FORMAT`] | none: the connection becomes that of a [`Handover`] |
+//! | `takeover` | `format`: 1 | none: the connection becomes that of a handover from one master to the next |
 //! | `explain` | `address`: an IP address as text | `explained`: [`Explanation`] |
 //! | `events` | | lines `{"event":{...}}` ([`EventLine`]) until the master ends, then `events_over` |
 //!
@@ -66,7 +66,6 @@ mod message;
 mod server;
 mod status;
 mod table;
-mod takeover;
 mod token_bucket;
 
 pub use client::{Client, connect_to_master};
@@ -93,9 +92,5 @@ pub use server::{
 pub use status::{
     ConntrackFill, Explanation, ForeignChain, Orphan, PartitionKind, RuleWriter, SCHEMA, Status,
     Trial, WorkerHealth, WorkerState, WorkerStatus,
-};
-pub use takeover::{
-    DescriptorKey, DescriptorKind, HANDOVER_FORMAT, Handover, HandshakeStep, Offer,
-    SnapshotGeneration, SnapshotHistory, SnapshotRespawn, SnapshotStage, SnapshotWorker,
 };
 pub use token_bucket::{LINE_INTERVAL, LINES_AT_ONCE};

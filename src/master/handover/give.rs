@@ -10,11 +10,11 @@ use nix::sys::signal::Signal;
 use tokio::sync::oneshot;
 
 use super::observer::StepObserver;
-use crate::control::{
-    AcceptGate, Command, ControlDescriptors, DescriptorKey, DescriptorKind, Failure,
-    HANDOVER_FORMAT, Handover as State, HandshakeStep, Offer, ReceivedRequest, SnapshotGeneration,
-    SnapshotHistory, SnapshotRespawn, SnapshotStage, SnapshotWorker,
+use super::protocol::{
+    DescriptorKey, DescriptorKind, HANDOVER_FORMAT, Handover as State, HandshakeStep, Offer,
+    SnapshotGeneration, SnapshotHistory, SnapshotRespawn, SnapshotStage, SnapshotWorker,
 };
+use crate::control::{AcceptGate, Command, ControlDescriptors, Failure, ReceivedRequest};
 use crate::master::background::BackgroundThread;
 use crate::master::operators::service_manager::ServiceNotifier;
 use crate::master::workers::listeners::HeldListeners;

@@ -2,5 +2,6 @@
 
 pub(crate) mod give;
 pub(crate) mod observer;
+pub(crate) mod protocol;
 pub(crate) mod receive;
 pub(crate) mod snapshot;

@@ -13,10 +13,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::observer::StepObserver;
-use crate::control::{
-    Command, ControlDir, ControlError, DescriptorKey, DescriptorKind, HANDOVER_FORMAT, Handover,
-    HandshakeStep, Offer, connect_to_master,
+use super::protocol::{
+    DescriptorKey, DescriptorKind, HANDOVER_FORMAT, Handover, HandshakeStep, Offer,
 };
+use crate::control::{Command, ControlDir, ControlError, connect_to_master};
 use crate::master::error::MasterError;
 use crate::plan::ClusterName;
 use crate::process::{PidFd, ServiceManager, receive_descriptors};

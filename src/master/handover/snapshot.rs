@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use crate::control::{
+use super::protocol::{
     DescriptorKind, Handover, SnapshotGeneration, SnapshotHistory, SnapshotRespawn, SnapshotStage,
     SnapshotWorker,
 };

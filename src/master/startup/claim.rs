@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use super::overlap::refuse_overlap;
 use crate::config::{Config, Ownership};
-use crate::control::{ControlDir, DescriptorKind, Lock};
+use crate::control::{ControlDir, Lock};
 use crate::master::error::MasterError;
+use crate::master::handover::protocol::DescriptorKind;
 use crate::master::handover::receive::RunningMaster;
 use crate::master::rules::watching::Watching;
 use crate::nft::{self, Firewall, NftError, Protection};

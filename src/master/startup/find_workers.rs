@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::Config;
-use crate::control::SnapshotWorker;
+use crate::master::handover::protocol::SnapshotWorker;
 use crate::master::startup::initial_plan::Serving;
 use crate::master::workers::fingerprint::{ConfigFingerprint, WorkerLabel};
 use crate::master::workers::processes::transport;

@@ -5,8 +5,9 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use crate::config::Config;
-use crate::control::{ControlDir, DescriptorKind, WorkersSocket};
+use crate::control::{ControlDir, WorkersSocket};
 use crate::master::error::MasterError;
+use crate::master::handover::protocol::DescriptorKind;
 use crate::master::handover::receive::RunningMaster;
 use crate::process::{self, Account, NotifySocket};
 

@@ -27,15 +27,16 @@ use std::io::{self, Read, Write};
 
 use serde::{Deserialize, Serialize};
 
+use crate::control::Reply;
 use crate::plan::{Generation, Port, Seat};
 
 /// The version of [`Handover`]: masters of different versions do not hand over to each other.
-pub const HANDOVER_FORMAT: u32 = 1;
+pub(crate) const HANDOVER_FORMAT: u32 = 1;
 
 /// What a running master answers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Offer {
+pub(crate) enum Offer {
     /// Its state. The descriptors follow.
     Handover(Box<Handover>),
     /// Nothing: it goes on.
@@ -49,57 +50,57 @@ pub enum Offer {
 
 /// What a master knows that neither the kernel's rules nor `/proc` say.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Handover {
+pub(crate) struct Handover {
     /// [`HANDOVER_FORMAT`].
-    pub format: u32,
+    pub(crate) format: u32,
     /// The process of the running master.
-    pub pid: u32,
+    pub(crate) pid: u32,
     /// The service manager that the running master tells how it gets on, as `NOTIFY_SOCKET` has it;
     /// `None` without one, or if its address is no text.
-    pub manager: Option<String>,
+    pub(crate) manager: Option<String>,
     /// How often that one wants to hear of the master, at least, in microseconds; `None` if it does
     /// not watch it.
-    pub watchdog: Option<u64>,
+    pub(crate) watchdog: Option<u64>,
     /// Its workers.
-    pub workers: Vec<SnapshotWorker>,
+    pub(crate) workers: Vec<SnapshotWorker>,
     /// Seats whose workers failed, and when each may have its next one.
-    pub respawns: Vec<SnapshotRespawn>,
+    pub(crate) respawns: Vec<SnapshotRespawn>,
     /// What it remembers.
     #[serde(default)]
-    pub past: SnapshotHistory,
+    pub(crate) past: SnapshotHistory,
     /// The descriptors that follow, in this order.
-    pub descriptors: Vec<DescriptorKey>,
+    pub(crate) descriptors: Vec<DescriptorKey>,
 }
 
 /// A worker that is handed over. Times are in milliseconds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct SnapshotWorker {
+pub(crate) struct SnapshotWorker {
     /// What the running master calls it.
-    pub worker: u64,
+    pub(crate) worker: u64,
     /// Its seat.
-    pub seat: Seat,
+    pub(crate) seat: Seat,
     /// Its generation.
-    pub generation: Generation,
+    pub(crate) generation: Generation,
     /// Its worker ports, in the order of the public ports.
-    pub ports: Vec<Port>,
+    pub(crate) ports: Vec<Port>,
     /// Its process.
-    pub pid: u32,
+    pub(crate) pid: u32,
     /// How long ago it was started.
-    pub age: u64,
+    pub(crate) age: u64,
     /// Where in its life it is.
-    pub stage: SnapshotStage,
+    pub(crate) stage: SnapshotStage,
     /// It is not to serve again once it is retired.
     #[serde(default)]
-    pub is_past: bool,
+    pub(crate) is_past: bool,
     /// It has so long at least to get ready: it has asked for the time.
     #[serde(default)]
-    pub more_time: Option<u64>,
+    pub(crate) more_time: Option<u64>,
 }
 
 /// Where in its life a worker is that is handed over. Times are in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum SnapshotStage {
+pub(crate) enum SnapshotStage {
     /// Not in force yet.
     Starting,
     /// In force.
@@ -121,61 +122,61 @@ pub enum SnapshotStage {
 
 /// The back-off of a seat.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct SnapshotRespawn {
+pub(crate) struct SnapshotRespawn {
     /// The seat.
-    pub seat: Seat,
+    pub(crate) seat: Seat,
     /// Failures in a row.
-    pub failures: u32,
+    pub(crate) failures: u32,
     /// No next worker before so many milliseconds.
-    pub wait: u64,
+    pub(crate) wait: u64,
     /// How long ago its last workers were lost, in milliseconds, the oldest first.
     #[serde(default)]
-    pub losses: Vec<u64>,
+    pub(crate) losses: Vec<u64>,
     /// For how many more milliseconds it rests, since too many were lost; `None`: it does not.
     #[serde(default)]
-    pub rest: Option<u64>,
+    pub(crate) rest: Option<u64>,
 }
 
 /// What a master remembers that neither its workers nor the rules show. A master of an earlier release
 /// tells none of it.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct SnapshotHistory {
+pub(crate) struct SnapshotHistory {
     /// The generation in force, and how its slots are shared out: seats beyond are a canary's.
-    pub aim: Option<SnapshotGeneration>,
+    pub(crate) aim: Option<SnapshotGeneration>,
     /// What a rollback goes back to.
-    pub before: Option<SnapshotGeneration>,
+    pub(crate) before: Option<SnapshotGeneration>,
     /// The seat of each slot, as it was before some were lent to a canary.
-    pub home: Option<Vec<Seat>>,
+    pub(crate) home: Option<Vec<Seat>>,
     /// How long ago workers were retired to be replaced, in milliseconds, the oldest first, as far as it
     /// counts.
-    pub retirements: Vec<u64>,
+    pub(crate) retirements: Vec<u64>,
     /// The highest number of a generation that was in force.
-    pub last_generation: Option<u64>,
+    pub(crate) last_generation: Option<u64>,
 }
 
 /// A generation, and how its slots are shared out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct SnapshotGeneration {
+pub(crate) struct SnapshotGeneration {
     /// Its number.
-    pub generation: Generation,
+    pub(crate) generation: Generation,
     /// The share of each seat, relative to the others.
-    pub shares: Vec<f64>,
+    pub(crate) shares: Vec<f64>,
 }
 
 /// A descriptor that is handed over.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct DescriptorKey {
+pub(crate) struct DescriptorKey {
     /// What it is of.
-    pub kind: DescriptorKind,
+    pub(crate) kind: DescriptorKind,
     /// Which one of them: the number of a worker, or the name of a listening socket; else empty.
-    pub key: String,
+    pub(crate) key: String,
 }
 
 /// What a descriptor is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum DescriptorKind {
+pub(crate) enum DescriptorKind {
     /// The netlink socket that owns the table.
     Rules,
     /// The lock file.
@@ -198,7 +199,7 @@ pub enum DescriptorKind {
 
 /// One of the three words with which it is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HandshakeStep {
+pub(crate) enum HandshakeStep {
     /// The next master has all that it needs, and has changed nothing.
     Prepared,
     /// The running master does nothing any more.
@@ -215,7 +216,7 @@ impl HandshakeStep {
     ///
     /// # Errors
     /// Those of the stream: the peer is gone, or reads nothing.
-    pub fn send(self, stream: &mut impl Write) -> io::Result<()> {
+    pub(crate) fn send(self, stream: &mut impl Write) -> io::Result<()> {
         let byte = Self::ALL.iter().find(|(word, _)| *word == self).map_or(0, |(_, byte)| *byte);
         stream.write_all(&[byte])
     }
@@ -225,7 +226,7 @@ impl HandshakeStep {
     /// # Errors
     /// `UnexpectedEof` if the peer is gone; `InvalidData` for anything else than this word; those of
     /// the stream.
-    pub fn receive(self, stream: &mut impl Read) -> io::Result<()> {
+    pub(crate) fn receive(self, stream: &mut impl Read) -> io::Result<()> {
         let mut byte = [0];
         stream.read_exact(&mut byte)?;
         match Self::ALL.iter().find(|(_, said)| *said == byte[0]) {
@@ -246,7 +247,7 @@ impl Offer {
     ///
     /// # Errors
     /// Those of the stream.
-    pub fn write(&self, stream: &mut impl Write) -> io::Result<()> {
+    pub(crate) fn write(&self, stream: &mut impl Write) -> io::Result<()> {
         let text = serde_json::to_vec(self)?;
         let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
         let mut frame = vec![FRAME];
@@ -259,7 +260,7 @@ impl Offer {
     ///
     /// # Errors
     /// `UnexpectedEof` if the peer is gone; `InvalidData` for what is no offer; those of the stream.
-    pub fn read(stream: &mut impl Read) -> io::Result<Self> {
+    pub(crate) fn read(stream: &mut impl Read) -> io::Result<Self> {
         let mut first = [0];
         stream.read_exact(&mut first)?;
         if first[0] != FRAME {
@@ -289,8 +290,8 @@ fn refusal(first: u8, stream: &mut impl Read) -> io::Result<String> {
         line.extend(byte);
     }
     let text = String::from_utf8_lossy(&line).into_owned();
-    Ok(match super::Reply::parse(&text) {
-        Ok(super::Reply::Failed(failure)) => failure.message,
+    Ok(match Reply::parse(&text) {
+        Ok(Reply::Failed(failure)) => failure.message,
         _ => "it answered something else".to_owned(),
     })
 }
