@@ -32,8 +32,8 @@ use crate::control::{
 use crate::nft::{Firewall, NftError};
 use crate::plan::{Plan, Seat};
 use crate::supervisor::{
-    self, Action, Done, Event, Finding, Moment, Notice, Refusal, Request, RequestId, WorkerFailure,
-    WorkerId,
+    self, Action, Done, Event, Input, Refusal, Request, RequestId, Timestamp, Verification,
+    WorkerFailure, WorkerId,
 };
 
 /// The sockets of retired workers, if they could be counted.
@@ -66,7 +66,7 @@ pub(super) struct World {
     pub(super) counts_sender: mpsc::UnboundedSender<Counts>,
     pub(super) statuses: Statuses,
     pub(super) pending: BTreeMap<RequestId, Pending>,
-    pub(super) notices: broadcast::Sender<Notice>,
+    pub(super) events: broadcast::Sender<Event>,
     pub(super) subscribers: Subscribers,
     pub(super) memory: MemoryMonitor,
     /// How long the last transaction took.
@@ -91,13 +91,13 @@ const TIDY_INTERVAL: Duration = Duration::from_millis(200);
 const TIDY_PATIENCE: Duration = Duration::from_secs(10);
 
 impl World {
-    pub(super) fn now(&self) -> Moment {
-        Moment(self.begin.elapsed())
+    pub(super) fn now(&self) -> Timestamp {
+        Timestamp(self.begin.elapsed())
     }
 
     /// Waits for a moment; for ever, if there is none.
-    pub(super) fn until(&self, deadline: Option<Moment>) -> impl Future<Output = ()> + use<> {
-        let at = deadline.and_then(|Moment(since)| self.begin.checked_add(since));
+    pub(super) fn until(&self, deadline: Option<Timestamp>) -> impl Future<Output = ()> + use<> {
+        let at = deadline.and_then(|Timestamp(since)| self.begin.checked_add(since));
         async move {
             match at {
                 Some(at) => sleep_until(at.into()).await,
@@ -175,7 +175,7 @@ impl World {
     }
 
     /// Carries out an action. Returns the events that answer it at once, if any do.
-    pub(super) fn act(&mut self, action: Action) -> VecDeque<Event> {
+    pub(super) fn act(&mut self, action: Action) -> VecDeque<Input> {
         match action {
             Action::Spawn { worker, seat, generation } => {
                 // A canary has seats beyond those: no worker is told a seat that there cannot be.
@@ -184,27 +184,27 @@ impl World {
                 let order = spawner::SpawnRequest { worker, seat, generation, workers, inherited };
                 self.spawner.start(order);
             }
-            Action::Bequeath { from, to } => self.held.transfer(from, to),
-            Action::CloseSockets { worker } => {
+            Action::TransferListeners { from, to } => self.held.transfer(from, to),
+            Action::CloseListeners { worker } => {
                 self.held.close(worker);
                 self.spawner.release(worker);
             }
             Action::Commit(plan) => return [self.commit(&plan)].into(),
             Action::Verify => return self.verify(),
             Action::Restore(plan) => return [self.restore(&plan)].into(),
-            Action::TellRetire { worker } => {
+            Action::OrderRetire { worker } => {
                 self.peers.order(worker, WorkerOrder::Retire, "another worker has its place");
             }
-            Action::TellDie { worker } => {
+            Action::OrderStop { worker } => {
                 if !self.peers.order(worker, WorkerOrder::Die, "it has drained, or has to end") {
-                    return [Event::Deaf { worker }].into();
+                    return [Input::OrderUnanswered { worker }].into();
                 }
             }
             Action::Terminate { worker } => self.processes.signal(worker, Signal::SIGTERM),
             Action::Kill { worker } => self.processes.signal(worker, Signal::SIGKILL),
             Action::Renice { worker, nice } => self.processes.renice(worker, nice),
             Action::RestoreNice { worker } => self.processes.restore_nice(worker),
-            Action::MeasureShared { workers } => self.memory.ask(workers),
+            Action::MeasureProportional { workers } => self.memory.ask(workers),
             Action::Remove => self.remove(),
             Action::Reply { request, mut outcome } => {
                 if let Err(Refusal::Worker(failure)) = &mut outcome {
@@ -217,11 +217,11 @@ impl World {
                     pending.responder.progress(step.to_string());
                 }
             }
-            Action::Notice(mut notice) => {
-                if let Notice::Failed(failure) = &mut notice {
+            Action::Emit(mut event) => {
+                if let Event::Failed(failure) = &mut event {
                     self.add_last_lines(failure);
                 }
-                self.announce(notice);
+                self.announce(event);
             }
             Action::Finish => {}
         }
@@ -229,7 +229,7 @@ impl World {
     }
 
     /// Puts a plan in force. Once the kernel has acknowledged it, it is.
-    fn commit(&mut self, plan: &Plan) -> Event {
+    fn commit(&mut self, plan: &Plan) -> Input {
         let begin = Instant::now();
         let result = self.firewall.apply(plan);
         self.last_swap = begin.elapsed();
@@ -238,16 +238,16 @@ impl World {
             if let Err(error) = self.firewall.read(Some(plan.listeners())) {
                 tracing::warn!(%error, "cannot read what is in force");
             }
-            return Event::CommitFailed { reason: error.to_string() };
+            return Input::CommitFailed { reason: error.to_string() };
         }
         self.metrics.swaps.observe(self.last_swap);
         tracing::debug!(generation = %plan.generation(), took = ?self.last_swap, "committed");
-        Event::Committed { took: self.last_swap }
+        Input::Committed { took: self.last_swap }
     }
 
     /// Looks at the table. What was told of other people's commits comes first: it names who made the
     /// difference that the look may show.
-    fn verify(&mut self) -> VecDeque<Event> {
+    fn verify(&mut self) -> VecDeque<Input> {
         let mut events = match self.read_changes() {
             Ok((events, _)) => events,
             Err(error) => {
@@ -255,15 +255,15 @@ impl World {
                 VecDeque::new()
             }
         };
-        events.push_back(Event::Verified(match self.firewall.verify() {
-            Ok(()) => Finding::Same,
+        events.push_back(Input::Verified(match self.firewall.verify() {
+            Ok(()) => Verification::Same,
             Err(NftError::Differs { object, .. }) => {
-                Finding::Differs { what: format!("{object} differs") }
+                Verification::Differs { what: format!("{object} differs") }
             }
             Err(NftError::NotUnderstood { reason, .. }) => {
-                Finding::Differs { what: reason.to_string() }
+                Verification::Differs { what: reason.to_string() }
             }
-            Err(error) => Finding::Unreadable { reason: causes(&error) },
+            Err(error) => Verification::Unreadable { reason: causes(&error) },
         }));
         events
     }
@@ -274,18 +274,18 @@ impl World {
     }
 
     /// What a look at the memory of workers has shown.
-    pub(super) fn looked_at_memory(&mut self, look: MemorySample) -> Option<Event> {
+    pub(super) fn looked_at_memory(&mut self, look: MemorySample) -> Option<Input> {
         let processes = &self.processes;
         Some(match self.memory.take_in(look, |worker| processes.runs(worker))? {
-            Measured::Resident(footprint) => Event::Measured(footprint),
-            Measured::Proportional(footprint) => Event::MeasuredShared(footprint),
+            Measured::Resident(footprint) => Input::ResidentMeasured(footprint),
+            Measured::Proportional(footprint) => Input::ProportionalMeasured(footprint),
         })
     }
 
-    fn restore(&mut self, plan: &Plan) -> Event {
+    fn restore(&mut self, plan: &Plan) -> Input {
         match self.firewall.restore(plan) {
-            Ok(_) => Event::Restored,
-            Err(error) => Event::RestoreFailed { reason: causes(&error) },
+            Ok(_) => Input::Restored,
+            Err(error) => Input::RestoreFailed { reason: causes(&error) },
         }
     }
 
@@ -352,38 +352,38 @@ impl World {
         });
     }
 
-    pub(super) fn announce(&mut self, notice: Notice) {
-        self.metrics.note(&notice);
-        match &notice {
-            Notice::Failed(_)
-            | Notice::Died { .. }
-            | Notice::Killed { .. }
-            | Notice::RetirementsHeldBack { .. }
-            | Notice::LowWatermark { .. }
-            | Notice::HighWatermark { .. }
-            | Notice::Unproven { .. }
-            | Notice::Unresponsive { .. }
-            | Notice::Stops { .. }
-            | Notice::Finishing { .. }
-            | Notice::Orphan { .. }
-            | Notice::ForeignNatFound { .. } => {
-                tracing::warn!("{notice}");
+    pub(super) fn announce(&mut self, event: Event) {
+        self.metrics.note(&event);
+        match &event {
+            Event::Failed(_)
+            | Event::Died { .. }
+            | Event::Killed { .. }
+            | Event::RetirementsHeldBack { .. }
+            | Event::LowWatermark { .. }
+            | Event::HighWatermark { .. }
+            | Event::Unproven { .. }
+            | Event::Unhealthy { .. }
+            | Event::Stopping { .. }
+            | Event::DrainerStarted { .. }
+            | Event::Orphan { .. }
+            | Event::ForeignNatFound { .. } => {
+                tracing::warn!("{event}");
             }
-            Notice::Repaired { held_back, .. } if held_back.is_zero() => {
-                tracing::warn!("{notice}");
+            Event::Repaired { held_back, .. } if held_back.is_zero() => {
+                tracing::warn!("{event}");
             }
-            Notice::QueueLost { .. }
-            | Notice::CommitFailed { .. }
-            | Notice::Repaired { .. }
-            | Notice::RepairFailed { .. }
-            | Notice::GivenUp { .. }
-            | Notice::MemoryShort { .. }
-            | Notice::NobodyAnswers { .. } => tracing::error!("{notice}"),
-            Notice::Stats(_) => tracing::trace!("{notice}"),
-            _ => tracing::info!("{notice}"),
+            Event::QueueLost { .. }
+            | Event::CommitFailed { .. }
+            | Event::Repaired { .. }
+            | Event::RepairFailed { .. }
+            | Event::GivenUp { .. }
+            | Event::MemoryShort { .. }
+            | Event::NoneHealthy { .. } => tracing::error!("{event}"),
+            Event::Stats(_) => tracing::trace!("{event}"),
+            _ => tracing::info!("{event}"),
         }
         // Nobody listens.
-        let _ = self.notices.send(notice);
+        let _ = self.events.send(event);
     }
 }
 

@@ -47,7 +47,7 @@ use crate::control::{ControlDir, ControlLimits, ControlServer, Lock};
 use crate::nft::Firewall;
 use crate::plan::{Plan, Seat};
 use crate::process::{Account, PortPool, ProcessError, ServiceManager, effective_uid};
-use crate::supervisor::{Bequest, Inheritance, Settings, Supervisor, WorkerId};
+use crate::supervisor::{AdoptedCluster, Settings, Snapshot, Supervisor, WorkerId};
 
 /// Requests that wait for the loop before further ones wait for their turn.
 pub(super) const REQUEST_QUEUE: usize = 64;
@@ -55,8 +55,8 @@ pub(super) const REQUEST_QUEUE: usize = 64;
 /// What comes from workers and waits for the loop, before their connections wait.
 const WORKER_QUEUE: usize = 256;
 
-/// Notices that a slow subscriber may be behind before it misses some.
-const NOTICE_QUEUE: usize = 1024;
+/// Events that a slow subscriber may be behind before it misses some.
+const EVENT_QUEUE: usize = 1024;
 
 /// Makes a [`Master`].
 #[derive(Debug)]
@@ -310,9 +310,9 @@ impl Builder {
         let begin = Instant::now().checked_sub(oldest).unwrap_or_else(Instant::now);
         let InitialPlan { plan, in_force: holds } = initial_plan.clone();
         let adopted = workers.iter().map(|worker| worker.adopted.clone()).collect();
-        let bequest = Bequest { workers: adopted, respawns, past };
-        let inheritance = Inheritance { plan, holds, bequest };
-        let supervisor = Supervisor::adopt(settings(config), inheritance)?;
+        let snapshot = Snapshot { workers: adopted, backoffs: respawns, history: past };
+        let cluster = AdoptedCluster { plan, in_force: holds, snapshot };
+        let supervisor = Supervisor::adopt(settings(config), cluster)?;
         let (outcomes, spawned) = mpsc::unbounded_channel();
         let spawner = Spawner::new(template, port_pool(config)?, outcomes)
             .map_err(|source| MasterError::Thread { source })?;
@@ -396,7 +396,7 @@ impl Builder {
                 statuses: Statuses::new(parts.status, status_counts_sender),
                 pending: BTreeMap::new(),
                 next_request: 0,
-                notices: broadcast::channel(NOTICE_QUEUE).0,
+                events: broadcast::channel(EVENT_QUEUE).0,
                 subscribers: Subscribers::default(),
                 memory: MemoryMonitor::new(),
                 last_swap: Duration::ZERO,
@@ -538,7 +538,7 @@ fn settings(config: &Config) -> Settings {
         retire: config.retire.clone(),
         memory: config.memory.clone(),
         kill_old: config.kill_old,
-        holds_sockets: config.socket_activation,
+        holds_listeners: config.socket_activation,
         ..Settings::default()
     }
 }

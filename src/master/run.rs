@@ -37,7 +37,9 @@ use crate::control::{
 use crate::plan::{Route, Seat};
 use crate::process;
 use crate::protocol::Readiness;
-use crate::supervisor::{self, Action, Event, Notice, Supervisor, Target, WorkerId, WorkerState};
+use crate::supervisor::{
+    self, Action, Event, Input, RetireTarget, Supervisor, WorkerId, WorkerState,
+};
 
 /// The process manager of one cluster, with its rules. See [`crate::master`].
 pub struct Master {
@@ -92,10 +94,10 @@ impl Master {
     }
 
     /// What happens from now on: workers that get ready, die, retire; plans that come into force; and,
-    /// while anybody is subscribed, the memory of all workers every second ([`Notice::Stats`]). Who is
-    /// more than 1,024 notices behind misses the oldest, and is told how many.
-    pub fn subscribe(&self) -> broadcast::Receiver<Notice> {
-        self.world.notices.subscribe()
+    /// while anybody is subscribed, the memory of all workers every second ([`Event::Stats`]). Who is
+    /// more than 1,024 events behind misses the oldest, and is told how many.
+    pub fn subscribe(&self) -> broadcast::Receiver<Event> {
+        self.world.events.subscribe()
     }
 
     /// Runs until it is told to leave or to stop.
@@ -150,7 +152,7 @@ impl Master {
                 Some(outcome) = self.started.recv() => self.spawned(outcome),
                 Some(counts) = self.counts.recv() => self.take_counts(counts),
                 Some(report) = self.health.reports.recv() => self.take_report(report),
-                () = self.world.until(deadline) => self.dispatch(Event::Tick),
+                () = self.world.until(deadline) => self.dispatch(Input::Tick),
                 ready = listened => {
                     let mut ready = ready.map_err(|source| MasterError::Notify { source })?;
                     if self.hear_workers() {
@@ -214,7 +216,7 @@ impl Master {
         self.reap_all().await;
         self.world.processes.finish_output(OUTPUT_PATIENCE);
         // Those who listen are told that nothing follows.
-        self.world.notices = broadcast::channel(1).0;
+        self.world.events = broadcast::channel(1).0;
         self.health.end();
         drop(control);
         self.worker_events.close();
@@ -230,9 +232,9 @@ impl Master {
             self.adopt_watch(worker, pid);
         }
         for Orphan { pid, reason, .. } in self.world.orphans.told() {
-            self.world.announce(Notice::Orphan { pid, reason });
+            self.world.announce(Event::Orphan { pid, reason });
         }
-        self.dispatch(Event::Start);
+        self.dispatch(Input::Start);
         if let Some(PendingReconfigure { renew }) = self.pending_reconfigure.take() {
             tracing::info!(
                 "the configuration is another than that of the earlier master: {}",
@@ -323,20 +325,20 @@ impl Master {
     fn hear_of_changes(&mut self) -> bool {
         let (events, is_drained) = self.world.read_changes().unwrap_or_else(|error| {
             tracing::error!(%error, "cannot hear who changes rules");
-            (VecDeque::from([Event::NotificationsLost]), true)
+            (VecDeque::from([Input::NotificationsLost]), true)
         });
         events.into_iter().for_each(|event| self.dispatch(event));
         is_drained
     }
 
     /// Takes an event in and does what follows, and what follows from that.
-    pub(super) fn dispatch(&mut self, event: Event) {
+    pub(super) fn dispatch(&mut self, event: Input) {
         self.dispatch_all([event].into());
     }
 
     /// The same for several that were known at once: what follows from them is one change of the rules,
     /// or few.
-    pub(super) fn dispatch_all(&mut self, mut events: VecDeque<Event>) {
+    pub(super) fn dispatch_all(&mut self, mut events: VecDeque<Input>) {
         while let Some(event) = events.pop_front() {
             for action in self.supervisor.step(event, self.world.now()) {
                 self.finished |= action == Action::Finish;
@@ -352,7 +354,7 @@ impl Master {
         // Clients are steered away first; who else of its group is left is looked for later.
         if let Some((exit, last_lines)) = self.world.processes.take_exit(worker, kill_at) {
             self.world.peers.forget(worker);
-            self.dispatch(Event::Exited { worker, exit, last_lines });
+            self.dispatch(Input::Exited { worker, exit, last_lines });
             self.end_watch(worker);
             if let Some(ports) = ports {
                 self.draining.insert(worker, ports);
@@ -366,7 +368,7 @@ impl Master {
         let seat = self.supervisor.workers().find(|known| known.id == worker).map(|it| it.seat);
         match (result, seat) {
             (Err(error), _) => {
-                self.dispatch(Event::SpawnFailed { worker, reason: error.to_string() });
+                self.dispatch(Input::SpawnFailed { worker, reason: error.to_string() });
             }
             (Ok(mut started), Some(seat)) => {
                 if self.config.ready == Readiness::Protocol {
@@ -375,7 +377,7 @@ impl Master {
                 }
                 let (pid, ports) = (started.child.pid(), started.ports.clone());
                 self.world.watch(worker, seat, started);
-                self.dispatch(Event::Spawned { worker, pid, ports });
+                self.dispatch(Input::Spawned { worker, pid, ports });
                 self.begin_watch(worker, pid);
             }
             (Ok(_), None) => tracing::error!(%worker, "a worker was started that nobody knows"),
@@ -386,15 +388,16 @@ impl Master {
     fn drains(&self) -> bool {
         self.is_any(WorkerState::Retired)
             || self.draining.has_gone()
-            || self.supervisor.estates().next().is_some()
+            || self.supervisor.orphaned_listeners().next().is_some()
     }
 
     /// Begins a count of what workers that are retired or gone have left, if it is time for one.
     fn count_connections(&mut self) {
         let mut retired = self.counted(|state| state == WorkerState::Retired);
         let now = self.world.now();
-        let estates = self.supervisor.estates().map(|(worker, since)| (worker, now.since(since)));
-        retired.extend(self.world.held.counted(estates));
+        let orphaned =
+            self.supervisor.orphaned_listeners().map(|(worker, since)| (worker, now.since(since)));
+        retired.extend(self.world.held.counted(orphaned));
         let settled = self.supervisor.workers().filter(|worker| worker.is_settled());
         let settled = settled.map(|worker| worker.id).collect();
         let plan = self.supervisor.plan();
@@ -426,7 +429,7 @@ impl Master {
         match counts {
             Ok(counts) => {
                 for (worker, sockets) in counts {
-                    self.dispatch(Event::Connections { worker, sockets });
+                    self.dispatch(Input::Connections { worker, sockets });
                 }
             }
             Err(error) if self.world.uncounted.is_due(Instant::now()) => {
@@ -439,12 +442,12 @@ impl Master {
     fn looked_at_memory(&mut self, look: MemorySample) {
         let Some(event) = self.world.looked_at_memory(look) else { return };
         let master = match &event {
-            Event::Measured(footprint) => Some(footprint.master),
+            Input::ResidentMeasured(footprint) => Some(footprint.master),
             _ => None,
         };
         self.dispatch(event);
-        if let Some(master) = master.filter(|_| self.world.notices.receiver_count() > 0) {
-            self.world.announce(Notice::Stats(self.supervisor.stats(master)));
+        if let Some(master) = master.filter(|_| self.world.events.receiver_count() > 0) {
+            self.world.announce(Event::Stats(self.supervisor.stats(master)));
         }
     }
 
@@ -490,8 +493,8 @@ impl Master {
             Command::Restart => self.request(supervisor::Request::Restart, responder),
             Command::Retire { target } => {
                 let target = match target {
-                    RetireTarget::Seat(seat) => Target::Seat(seat),
-                    RetireTarget::Pid(pid) => Target::Pid(pid),
+                    RetireTarget::Seat(seat) => supervisor::RetireTarget::Seat(seat),
+                    RetireTarget::Pid(pid) => supervisor::RetireTarget::Pid(pid),
                 };
                 self.request(supervisor::Request::Retire { target }, responder);
             }
@@ -505,8 +508,8 @@ impl Master {
             Command::Stop { now } => self.request(supervisor::Request::Stop { now }, responder),
             Command::Events => {
                 let (name, generation) = (&self.config.name, self.supervisor.generation());
-                let World { subscribers, notices, .. } = &self.world;
-                subscribers.add(name, generation, notices, responder);
+                let World { subscribers, events, .. } = &self.world;
+                subscribers.add(name, generation, events, responder);
             }
             Command::EndOrphans => {
                 let kill_at = self.world.now().after(self.config.timeouts.die);
@@ -527,7 +530,7 @@ impl Master {
         if request == supervisor::Request::Reload {
             self.world.service.reload_began(id);
         }
-        self.dispatch(Event::Request(id, request));
+        self.dispatch(Input::Request(id, request));
     }
 
     fn explain(&self, address: IpAddr) -> Result<Answer, Failure> {

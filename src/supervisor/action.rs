@@ -3,14 +3,14 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{Notice, Refusal, RequestId, WorkerFailure, WorkerId};
+use super::{Event, Refusal, RequestId, WorkerFailure, WorkerId};
 use crate::plan::{Generation, Plan, Seat};
 
 /// Something that the master is to do, in the order given. None waits for the one before.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
-    /// Start a process. Answered by [`Event::Spawned`](super::Event::Spawned) or
-    /// [`Event::SpawnFailed`](super::Event::SpawnFailed).
+    /// Start a process. Answered by [`Input::Spawned`](super::Input::Spawned) or
+    /// [`Input::SpawnFailed`](super::Input::SpawnFailed).
     Spawn {
         /// The worker that the process will be.
         worker: WorkerId,
@@ -21,38 +21,38 @@ pub enum Action {
     },
     /// Give the listening sockets that one worker has left to another, whose [`Self::Spawn`] follows:
     /// its process gets these and no new ones.
-    Bequeath {
+    TransferListeners {
         /// The worker that has ended.
         from: WorkerId,
         /// The worker to be spawned.
         to: WorkerId,
     },
     /// Close the listening sockets that a worker has left; its worker ports are free then.
-    CloseSockets {
+    CloseListeners {
         /// The worker, which has ended.
         worker: WorkerId,
     },
     /// Put a plan into force. At most one is outstanding; answered by
-    /// [`Event::Committed`](super::Event::Committed) or
-    /// [`Event::CommitFailed`](super::Event::CommitFailed).
+    /// [`Input::Committed`](super::Input::Committed) or
+    /// [`Input::CommitFailed`](super::Input::CommitFailed).
     Commit(Plan),
     /// Look whether the kernel holds the plan in force, nothing less and nothing more. Answered by
-    /// [`Event::Verified`](super::Event::Verified).
+    /// [`Input::Verified`](super::Input::Verified).
     Verify,
     /// Make the table anew, whole, from the plan in force. Answered by
-    /// [`Event::Restored`](super::Event::Restored) or
-    /// [`Event::RestoreFailed`](super::Event::RestoreFailed). While a [`Self::Verify`] or this is
+    /// [`Input::Restored`](super::Input::Restored) or
+    /// [`Input::RestoreFailed`](super::Input::RestoreFailed). While a [`Self::Verify`] or this is
     /// outstanding there is no [`Self::Commit`], and the other way round.
     Restore(Plan),
-    /// Tell a worker that has [joined](super::Event::Joined) that no new connections will come, and
+    /// Tell a worker that has [joined](super::Input::LinkOpened) that no new connections will come, and
     /// that it is to finish those that it has.
-    TellRetire {
+    OrderRetire {
         /// The worker.
         worker: WorkerId,
     },
-    /// Tell a worker that has [joined](super::Event::Joined) to end. Answered by
-    /// [`Event::Deaf`](super::Event::Deaf) if it does not answer or will not; else by its exit.
-    TellDie {
+    /// Tell a worker that has [joined](super::Input::LinkOpened) to end. Answered by
+    /// [`Input::OrderUnanswered`](super::Input::OrderUnanswered) if it does not answer or will not; else by its exit.
+    OrderStop {
         /// The worker.
         worker: WorkerId,
     },
@@ -82,8 +82,8 @@ pub enum Action {
     },
     /// Measure the proportional memory of the master and of these workers: a decision depends on it.
     /// At most one is outstanding; answered by
-    /// [`Event::MeasuredShared`](super::Event::MeasuredShared).
-    MeasureShared {
+    /// [`Input::ProportionalMeasured`](super::Input::ProportionalMeasured).
+    MeasureProportional {
         /// The workers: all that run.
         workers: Vec<WorkerId>,
     },
@@ -104,7 +104,7 @@ pub enum Action {
         step: Progress,
     },
     /// Something for the log and the metrics.
-    Notice(Notice),
+    Emit(Event),
     /// The end of the master; the last action of all.
     Finish,
 }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::Moment;
+use super::Timestamp;
 use crate::plan::Seat;
 use crate::protocol::{Backoff, GiveUp};
 
@@ -13,12 +13,12 @@ pub(super) struct Retry {
     /// Failures in a row.
     pub(super) failures: u32,
     /// No try before this.
-    pub(super) not_before: Moment,
+    pub(super) not_before: Timestamp,
 }
 
 impl Retry {
     /// Counts one more failure; returns the delay until the next try.
-    pub(super) fn failed(&mut self, backoff: &Backoff, now: Moment) -> Duration {
+    pub(super) fn failed(&mut self, backoff: &Backoff, now: Timestamp) -> Duration {
         self.failures = self.failures.saturating_add(1);
         let delay = backoff.delay(self.failures);
         self.not_before = now.after(delay);
@@ -33,12 +33,12 @@ impl Retry {
 /// was away), and nobody may be there to see it. The rest keeps what was promised: never more spawns
 /// in any window than the limit. What an operator asks for ends it, since that may well be the cure.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Respawn {
+pub(super) struct SeatBackoff {
     retry: Retry,
     /// When the last workers were lost, oldest first; no more than [`GiveUp::failures`].
-    losses: VecDeque<Moment>,
+    losses: VecDeque<Timestamp>,
     /// Until when it rests.
-    rests_until: Option<Moment>,
+    rests_until: Option<Timestamp>,
 }
 
 /// What follows when a worker is lost.
@@ -50,17 +50,17 @@ pub(super) enum Next {
     Rest(Duration),
 }
 
-impl Respawn {
+impl SeatBackoff {
     /// What another master knew of it.
-    pub(super) fn inherited(from: super::Respawn) -> Self {
-        let super::Respawn { failures, not_before, losses, rests_until, .. } = from;
+    pub(super) fn restored(from: super::SeatBackoffSnapshot) -> Self {
+        let super::SeatBackoffSnapshot { failures, not_before, losses, rests_until, .. } = from;
         Self { retry: Retry { failures, not_before }, losses: losses.into(), rests_until }
     }
 
     /// What the next master has to know of that of this seat.
-    pub(super) fn bequeathed(&self, seat: Seat) -> super::Respawn {
+    pub(super) fn snapshot(&self, seat: Seat) -> super::SeatBackoffSnapshot {
         let Self { retry: Retry { failures, not_before }, losses, rests_until } = self;
-        super::Respawn {
+        super::SeatBackoffSnapshot {
             seat,
             failures: *failures,
             not_before: *not_before,
@@ -76,7 +76,7 @@ impl Respawn {
         was_steady: bool,
         backoff: &Backoff,
         give_up: Option<GiveUp>,
-        now: Moment,
+        now: Timestamp,
     ) -> Next {
         let delay = if was_steady {
             self.retry = Retry { failures: 0, not_before: now };
@@ -101,12 +101,12 @@ impl Respawn {
     }
 
     /// No worker before this.
-    pub(super) fn not_before(&self) -> Moment {
+    pub(super) fn not_before(&self) -> Timestamp {
         self.retry.not_before.max(self.rests_until.unwrap_or_default())
     }
 
     /// Whether it rests.
-    pub(super) fn rests(&self, now: Moment) -> bool {
+    pub(super) fn rests(&self, now: Timestamp) -> bool {
         self.rests_until.is_some_and(|until| now < until)
     }
 
@@ -126,19 +126,19 @@ mod tests {
     const GIVE_UP: Option<GiveUp> = Some(GiveUp { failures: 3, window: Duration::from_secs(60) });
     const BACKOFF: Backoff = Backoff { min: SECOND, max: Duration::from_secs(30) };
 
-    fn at(second: u64) -> Moment {
-        Moment(Duration::from_secs(second))
+    fn at(second: u64) -> Timestamp {
+        Timestamp(Duration::from_secs(second))
     }
 
     /// What follows upon losses at these seconds.
-    fn follows(respawn: &mut Respawn, was_steady: bool, seconds: &[u64]) -> Vec<Next> {
+    fn follows(respawn: &mut SeatBackoff, was_steady: bool, seconds: &[u64]) -> Vec<Next> {
         let lose = |second: &u64| respawn.lost(was_steady, &BACKOFF, GIVE_UP, at(*second));
         seconds.iter().map(lose).collect()
     }
 
     #[test]
     fn the_third_loss_within_a_minute_is_followed_by_a_rest_of_a_minute() {
-        let mut respawn = Respawn::default();
+        let mut respawn = SeatBackoff::default();
         let next = follows(&mut respawn, false, &[0, 30, 59]);
         assert_eq!(next, [Next::After(SECOND), Next::After(2 * SECOND), Next::Rest(60 * SECOND)]);
         assert!(respawn.rests(at(118)) && !respawn.rests(at(119)));
@@ -149,13 +149,13 @@ mod tests {
 
     #[test]
     fn losses_that_lie_apart_are_followed_by_delays_alone() {
-        let next = follows(&mut Respawn::default(), false, &[0, 30, 60, 90]);
+        let next = follows(&mut SeatBackoff::default(), false, &[0, 30, 60, 90]);
         assert!(next.iter().all(|next| matches!(next, Next::After(_))), "{next:?}");
     }
 
     #[test]
     fn steady_workers_count_without_delay() {
-        let next = follows(&mut Respawn::default(), true, &[0, 20, 40]);
+        let next = follows(&mut SeatBackoff::default(), true, &[0, 20, 40]);
         assert_eq!(
             next,
             [Next::After(Duration::ZERO), Next::After(Duration::ZERO), Next::Rest(60 * SECOND)]
@@ -164,10 +164,10 @@ mod tests {
 
     #[test]
     fn a_request_ends_the_rest_and_the_count() {
-        let mut respawn = Respawn::default();
+        let mut respawn = SeatBackoff::default();
         follows(&mut respawn, false, &[0, 1, 2]);
         respawn.forgive();
-        assert_eq!((respawn.rests(at(2)), respawn.not_before()), (false, Moment::START));
+        assert_eq!((respawn.rests(at(2)), respawn.not_before()), (false, Timestamp::START));
         assert_eq!(follows(&mut respawn, false, &[3, 4]).last(), Some(&Next::After(2 * SECOND)));
     }
 
@@ -177,8 +177,8 @@ mod tests {
     fn a_retry_counts_from_the_failure() {
         let backoff = Backoff { min: SECOND, max: 30 * SECOND };
         let mut retry = Retry::default();
-        assert_eq!(retry.failed(&backoff, Moment(5 * SECOND)), SECOND);
-        assert_eq!(retry.failed(&backoff, Moment(7 * SECOND)), 2 * SECOND);
-        assert_eq!(retry.not_before, Moment(9 * SECOND));
+        assert_eq!(retry.failed(&backoff, Timestamp(5 * SECOND)), SECOND);
+        assert_eq!(retry.failed(&backoff, Timestamp(7 * SECOND)), 2 * SECOND);
+        assert_eq!(retry.not_before, Timestamp(9 * SECOND));
     }
 }

@@ -15,14 +15,14 @@
 //! spread over all workers that serve, whichever generation they are of: to be served comes first.
 //! Neither can the cluster be reloaded or scaled.
 
-use super::aim::{Aim, Canary};
-use super::{Action, Done, Notice, Refusal, RequestId, Rollout, Supervisor};
+use super::target::{Canary, Target};
+use super::{Action, Done, Event, Refusal, RequestId, Rollout, Supervisor};
 use crate::plan::{Generation, Plan, PlanError, Seat, Share, Weights};
 
 /// A generation on trial, as [`Supervisor::canary`] tells of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Trial {
+pub struct CanaryStatus {
     /// Its generation.
     pub generation: Generation,
     /// The first of its seats: all from there on are its.
@@ -35,48 +35,48 @@ pub struct Trial {
 
 impl Supervisor {
     /// The generation on trial, if one is in force.
-    pub fn canary(&self) -> Option<Trial> {
-        let aim = self.kernel.in_force.aim()?;
-        let Canary { generation, seats, slots } = aim.canary?;
-        let first_seat = Seat(u16::try_from(aim.weights.seats()).ok()?);
-        Some(Trial { generation, first_seat, seats, slots })
+    pub fn canary(&self) -> Option<CanaryStatus> {
+        let target = self.kernel.in_force.target()?;
+        let Canary { generation, seats, slots } = target.canary?;
+        let first_seat = Seat(u16::try_from(target.weights.seats()).ok()?);
+        Some(CanaryStatus { generation, first_seat, seats, slots })
     }
 
     pub(super) fn begin_canary(&mut self, request: RequestId, share: Share) {
-        match self.canary_aim(share) {
+        match self.canary_target(share) {
             Ok(to) => self.begin_rollout(Rollout::Canary, request, to),
             Err(refusal) => self.reply(request, Err(refusal)),
         }
     }
 
-    fn canary_aim(&self, share: Share) -> Result<Aim, Refusal> {
+    fn canary_target(&self, share: Share) -> Result<Target, Refusal> {
         self.check_idle()?;
         self.check_no_canary()?;
         let generation = self.next_generation()?;
         let all = self.plan().partition().slots();
         let slots = share.of(all) as usize;
-        let seats = share.workers_of(self.aim.weights.seats()).min(slots);
+        let seats = share.workers_of(self.target.weights.seats()).min(slots);
         self.plan().lending(seats, slots)?;
         let canary = Some(Canary { generation, seats, slots });
-        Ok(Aim { canary, ..self.aim.clone() })
+        Ok(Target { canary, ..self.target.clone() })
     }
 
     pub(super) fn promote(&mut self, request: RequestId) {
-        match self.promoted_aim() {
+        match self.promoted_target() {
             Ok(to) => self.begin_rollout(Rollout::Promote, request, to),
             Err(refusal) => self.reply(request, Err(refusal)),
         }
     }
 
-    fn promoted_aim(&self) -> Result<Aim, Refusal> {
+    fn promoted_target(&self) -> Result<Target, Refusal> {
         self.check_idle()?;
-        let canary = self.aim.canary.ok_or(Refusal::NoCanary)?;
-        Ok(Aim::all(canary.generation, self.aim.weights.clone()))
+        let canary = self.target.canary.ok_or(Refusal::NoCanary)?;
+        Ok(Target::all(canary.generation, self.target.weights.clone()))
     }
 
     /// What the operator asks for that there is a canary in the way of.
     pub(super) fn check_no_canary(&self) -> Result<(), Refusal> {
-        match self.aim.canary {
+        match self.target.canary {
             Some(Canary { generation, .. }) => Err(Refusal::Canary { generation }),
             None => Ok(()),
         }
@@ -90,14 +90,19 @@ impl Supervisor {
 
     /// Says that one has come into force.
     pub(super) fn announce_canary(&mut self) {
-        if let Some(Canary { generation, seats: workers, slots }) = self.aim.canary {
+        if let Some(Canary { generation, seats: workers, slots }) = self.target.canary {
             let of = self.plan().assignment().slots();
-            self.actions.push(Action::Notice(Notice::OnTrial { generation, workers, slots, of }));
+            self.actions.push(Action::Emit(Event::CanaryInForce {
+                generation,
+                workers,
+                slots,
+                of,
+            }));
         }
     }
 }
 
-impl Aim {
+impl Target {
     /// What a plan stands for, as an earlier master has told; `None` if that cannot be.
     pub(super) fn told_of(plan: &Plan, generation: Generation, weights: Weights) -> Option<Self> {
         let (all, seats) = (plan.seats().len(), weights.seats());

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 
 use super::worker::Stage;
 use super::{
-    Action, Done, Moment, Progress, Refusal, RequestId, Supervisor, Why, Worker, WorkerId,
+    Action, Done, EndReason, Progress, Refusal, RequestId, Supervisor, Timestamp, Worker, WorkerId,
 };
 use crate::plan::Generation;
 
@@ -66,12 +66,12 @@ impl Supervisor {
     /// A reload or scale is done.
     pub(super) fn rollout_done(&mut self, request: RequestId, done: Done) {
         if self.configuring.take_if(|configuring| *configuring == request).is_some() {
-            self.took_over();
+            self.end_old_workers();
         }
         if self.restarting.take_if(|restarting| *restarting == request).is_none() {
             return self.reply(request, Ok(done));
         }
-        let generation = self.aim.generation;
+        let generation = self.target.generation;
         self.progress(request, Progress::Swapped { generation });
         let wish = Wish::Restart(request, generation);
         self.clearings.push(Clearing { wish, workers: None, left: 0 });
@@ -79,20 +79,20 @@ impl Supervisor {
 
     /// A plan of this master is in force, in place of that of an earlier one; or that one's still is,
     /// and holds.
-    pub(super) fn took_over(&mut self) {
+    pub(super) fn end_old_workers(&mut self) {
         if self.settings.kill_old {
             self.clearings.push(Clearing { wish: Wish::KillOld, workers: None, left: 0 });
         }
     }
 
     /// Ends the next of those that are to go, and answers where none is left.
-    pub(super) fn advance_clearings(&mut self, now: Moment) {
+    pub(super) fn advance_clearings(&mut self, now: Timestamp) {
         if self.is_stopping() {
             return self.give_up_clearings();
         }
         self.begin_clearings();
         while let Some((id, is_patient)) = self.next_cleared(now) {
-            self.end(id, Why::Cleared, now);
+            self.end(id, EndReason::Cleared, now);
             if is_patient {
                 self.next_end = now.after(self.settings.stagger);
             }
@@ -103,15 +103,15 @@ impl Supervisor {
     }
 
     /// When [`Self::advance_clearings`] has something to do.
-    pub(super) fn clear_deadline(&self) -> Option<Moment> {
+    pub(super) fn clear_deadline(&self) -> Option<Timestamp> {
         self.to_clear().map(|(worker, is_patient)| self.clear_at(worker, is_patient)).min()
     }
 
     /// When a retired worker may be ended that could go on: not before all who were sent to it have
     /// been accepted, or most likely never will be.
-    pub(super) fn may_end_at(&self, worker: &Worker) -> Moment {
+    pub(super) fn may_end_at(&self, worker: &Worker) -> Timestamp {
         match worker.is_settled() {
-            true => Moment::START,
+            true => Timestamp::START,
             false => worker.since().after(self.settings.settle),
         }
     }
@@ -127,15 +127,15 @@ impl Supervisor {
     /// moment.
     pub(super) fn is_reached(&self, worker: &Worker) -> bool {
         let has_their_sockets = || {
-            let ports = worker.ports.as_ref().filter(|_| worker.is_heir);
+            let ports = worker.ports.as_ref().filter(|_| worker.reuses_listeners);
             ports.is_some_and(|ports| self.kernel.leads_to(ports))
         };
         self.kernel.is_open() && (self.kernel.names(worker) || has_their_sockets())
     }
 
     fn begin_clearings(&mut self) {
-        let in_force = self.kernel.in_force.lineup.as_ref();
-        if self.kernel.is_committing() || !in_force.is_some_and(super::aim::Lineup::is_full) {
+        let in_force = self.kernel.in_force.roster.as_ref();
+        if self.kernel.is_committing() || !in_force.is_some_and(super::target::Roster::is_full) {
             return;
         }
         let retired: BTreeSet<WorkerId> = self.retired().map(|worker| worker.id).collect();
@@ -158,14 +158,14 @@ impl Supervisor {
         })
     }
 
-    fn clear_at(&self, worker: &Worker, is_patient: bool) -> Moment {
+    fn clear_at(&self, worker: &Worker, is_patient: bool) -> Timestamp {
         match is_patient {
             true => self.next_end.max(self.may_end_at(worker)),
             false => self.may_end_at(worker),
         }
     }
 
-    fn next_cleared(&self, now: Moment) -> Option<(WorkerId, bool)> {
+    fn next_cleared(&self, now: Timestamp) -> Option<(WorkerId, bool)> {
         let is_due =
             |(worker, is_patient): &(&Worker, bool)| self.clear_at(worker, *is_patient) <= now;
         self.to_clear().find(is_due).map(|(worker, is_patient)| (worker.id, is_patient))

@@ -2,24 +2,24 @@
 
 use std::time::Duration;
 
-use super::aim::Draft;
 use super::desired::Unplannable;
 use super::state::Phase;
+use super::target::PlanWithWorkers;
 use super::worker::Stage;
-use super::{Action, FailureCause, Moment, Notice, Start, Supervisor};
+use super::{Action, Event, FailureCause, Start, Supervisor, Timestamp};
 
 impl Supervisor {
     /// Submits the plan that should be in force, if another one is.
-    pub(super) fn commit_changes(&mut self, now: Moment) {
+    pub(super) fn commit_changes(&mut self, now: Timestamp) {
         while !self.kernel.is_busy() && self.kernel.not_before() <= now {
             match self.desired() {
                 Ok(None) => return,
-                Ok(Some(draft)) if draft.plan == self.kernel.in_force.plan => {
-                    let before = self.kernel.replace(draft);
+                Ok(Some(candidate)) if candidate.plan == self.kernel.in_force.plan => {
+                    let before = self.kernel.replace(candidate);
                     self.came_into_force(&before, Duration::ZERO, now);
                 }
-                Ok(Some(draft)) => {
-                    let plan = self.kernel.submit(draft);
+                Ok(Some(candidate)) => {
+                    let plan = self.kernel.submit(candidate);
                     self.actions.push(Action::Commit(plan));
                 }
                 Err(unplannable) => self.leave_out(unplannable, now),
@@ -27,48 +27,53 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn commit_deadline(&self) -> Option<Moment> {
+    pub(super) fn commit_deadline(&self) -> Option<Timestamp> {
         (!self.kernel.is_busy() && self.is_outdated()).then(|| self.kernel.not_before())
     }
 
-    pub(super) fn came_into_force(&mut self, before: &Draft, took: Duration, now: Moment) {
+    pub(super) fn came_into_force(
+        &mut self,
+        before: &PlanWithWorkers,
+        took: Duration,
+        now: Timestamp,
+    ) {
         let renices = self.settings.retire.renice != 0;
         let Self { kernel, workers, actions, .. } = self;
         for worker in workers.values_mut().filter(|worker| kernel.in_force.names(worker)) {
             let ready = match &worker.stage {
                 Stage::Ready { ready } => Some(*ready),
-                Stage::Recalled(recall) => recall.ready,
+                Stage::Reactivating(reactivation) => reactivation.ready,
                 _ => None,
             };
             if let Some(ready) = ready {
-                if renices && matches!(worker.stage, Stage::Recalled(_)) {
+                if renices && matches!(worker.stage, Stage::Reactivating(_)) {
                     actions.push(Action::RestoreNice { worker: worker.id });
                 }
                 worker.stage = Stage::Live { ready, since: now };
-                worker.speech.serves_again();
+                worker.link.serves_again();
             }
         }
-        let took_over = matches!(self.phase, Phase::Starting(Start::Takeover));
+        let end_old_workers = matches!(self.phase, Phase::Starting(Start::FromKernel));
         if let Phase::Starting(_) = self.phase {
             self.phase = Phase::Serving;
         }
-        let (occupied, seats) = match &kernel.in_force.lineup {
-            Some(lineup) => (lineup.occupied(), lineup.holders.len()),
+        let (occupied, seats) = match &kernel.in_force.roster {
+            Some(roster) => (roster.occupied(), roster.holders.len()),
             None => (kernel.in_force.plan.survivors().count(), kernel.in_force.plan.seats().len()),
         };
         let generation = self.generation();
-        self.actions.push(Action::Notice(Notice::InForce { generation, occupied, seats, took }));
-        if took_over {
-            self.took_over();
+        self.actions.push(Action::Emit(Event::InForce { generation, occupied, seats, took }));
+        if end_old_workers {
+            self.end_old_workers();
         }
         self.end_rollout_in_force(before);
     }
 
-    pub(super) fn commit_failed(&mut self, reason: String, now: Moment) {
+    pub(super) fn commit_failed(&mut self, reason: String, now: Timestamp) {
         let was_rollout = self.rollout_is_submitted();
         let retry_in = self.kernel.failed(now);
-        let notice = Notice::CommitFailed { reason: reason.clone(), retry_in };
-        self.actions.push(Action::Notice(notice));
+        let event = Event::CommitFailed { reason: reason.clone(), retry_in };
+        self.actions.push(Action::Emit(event));
         if was_rollout {
             self.rollout_commit_failed(&reason);
         }
@@ -76,7 +81,7 @@ impl Supervisor {
     }
 
     /// Goes on without what cannot be planned.
-    fn leave_out(&mut self, unplannable: Unplannable, now: Moment) {
+    fn leave_out(&mut self, unplannable: Unplannable, now: Timestamp) {
         match unplannable {
             Unplannable::Worker { id, error } => {
                 let Some(worker) = self.workers.get_mut(&id) else { return };

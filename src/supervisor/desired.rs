@@ -1,13 +1,13 @@
 //! The plan that should be in force.
 
-use super::aim::{Aim, Draft, Lineup};
 use super::health::Standing;
 use super::state::Phase;
+use super::target::{PlanWithWorkers, Roster, Target};
 use super::worker::Stage;
 use super::{Start, Supervisor, WorkerId};
 use crate::plan::{Occupant, Plan, PlanError, Seat};
 
-/// Why a lineup makes no plan.
+/// Why a roster makes no plan.
 #[derive(Debug)]
 pub(super) enum Unplannable {
     /// One worker cannot stand in it.
@@ -18,13 +18,13 @@ pub(super) enum Unplannable {
 
 impl Supervisor {
     /// The plan that should be in force; `None` if it is.
-    pub(super) fn desired(&self) -> Result<Option<Draft>, Unplannable> {
+    pub(super) fn desired(&self) -> Result<Option<PlanWithWorkers>, Unplannable> {
         if self.is_stopping() {
             return Ok(self.closed());
         }
-        match self.desired_lineup() {
-            Some(lineup) if self.kernel.in_force.lineup.as_ref() != Some(&lineup) => {
-                Ok(Some(Draft { plan: self.plan_of(&lineup)?, lineup: Some(lineup) }))
+        match self.desired_roster() {
+            Some(roster) if self.kernel.in_force.roster.as_ref() != Some(&roster) => {
+                Ok(Some(PlanWithWorkers { plan: self.plan_of(&roster)?, roster: Some(roster) }))
             }
             _ => Ok(None),
         }
@@ -35,88 +35,88 @@ impl Supervisor {
         match self.is_stopping() {
             true => self.closed().is_some(),
             false => self
-                .desired_lineup()
-                .is_some_and(|lineup| self.kernel.in_force.lineup.as_ref() != Some(&lineup)),
+                .desired_roster()
+                .is_some_and(|roster| self.kernel.in_force.roster.as_ref() != Some(&roster)),
         }
     }
 
-    /// The aim that the plan should follow now.
-    pub(super) fn aim_in_effect(&self) -> &Aim {
+    /// The target that the plan should follow now.
+    pub(super) fn target_in_effect(&self) -> &Target {
         match &self.rollout {
             Some(rollout) if rollout.is_swapping() => &rollout.to,
-            _ => &self.aim,
+            _ => &self.target,
         }
     }
 
     /// The workers that should be in force; `None`: what is there shall stay.
-    pub(super) fn desired_lineup(&self) -> Option<Lineup> {
-        let lineup = self.lineup_of(self.aim_in_effect());
+    pub(super) fn desired_roster(&self) -> Option<Roster> {
+        let roster = self.roster_of(self.target_in_effect());
         let is_time = match self.phase {
-            Phase::Starting(Start::Fresh) => lineup.occupied() > 0,
+            Phase::Starting(Start::Fresh) => roster.occupied() > 0,
             // Those of the earlier master are not replaced by workers that do not answer.
-            Phase::Starting(Start::Takeover) => {
-                lineup.is_full() && self.standing(&lineup.aim) == Standing::Serves
+            Phase::Starting(Start::FromKernel) => {
+                roster.is_full() && self.standing(&roster.target) == Standing::Serves
             }
-            Phase::Serving => lineup.occupied() > 0 || !self.clients_may_wait(&lineup),
+            Phase::Serving => roster.occupied() > 0 || !self.clients_may_wait(&roster),
             Phase::Stopping(_) | Phase::Finished => false,
         };
-        is_time.then_some(lineup)
+        is_time.then_some(roster)
     }
 
     /// Whether the plan in force, none of whose workers can serve, leads to sockets that the next ones
     /// get: clients wait there, in place of trying again and again. Not if one of its workers, which an
     /// earlier master has started, has taken its sockets with it: clients would be refused there.
-    fn clients_may_wait(&self, vacant: &Lineup) -> bool {
-        let in_force = self.kernel.in_force.lineup.as_ref();
-        let is_occupied = |it: &Lineup| it.aim == vacant.aim && it.occupied() > 0;
+    fn clients_may_wait(&self, vacant: &Roster) -> bool {
+        let in_force = self.kernel.in_force.roster.as_ref();
+        let is_occupied = |it: &Roster| it.target == vacant.target && it.occupied() > 0;
         let mut occupants = self.plan().seats().filter_map(|(_, occupant)| occupant);
-        self.settings.holds_sockets
+        self.settings.holds_listeners
             && in_force.is_some_and(is_occupied)
             && occupants.all(|occupant| self.holds_for_next(&occupant.ports))
     }
 
     /// The plan in force, but closed to new connections; `None` if it is closed already.
-    fn closed(&self) -> Option<Draft> {
+    fn closed(&self) -> Option<PlanWithWorkers> {
         let Phase::Stopping(stop) = &self.phase else { return None };
         if !self.kernel.is_open() || stop.gave_up_closing() {
             return None;
         }
-        let mut draft = self.kernel.in_force.clone();
-        draft.plan.set_admitting(false);
-        Some(draft)
+        let mut candidate = self.kernel.in_force.clone();
+        candidate.plan.set_admitting(false);
+        Some(candidate)
     }
 
-    fn plan_of(&self, lineup: &Lineup) -> Result<Plan, Unplannable> {
-        let mut plan = self.shape_for(&lineup.aim).map_err(Unplannable::Plan)?;
-        for seat in lineup.aim.seats() {
+    fn plan_of(&self, roster: &Roster) -> Result<Plan, Unplannable> {
+        let mut plan = self.shape_for(&roster.target).map_err(Unplannable::Plan)?;
+        for seat in roster.target.seats() {
             plan.vacate(seat).map_err(Unplannable::Plan)?;
         }
-        plan.set_generation(lineup.aim.newest());
+        plan.set_generation(roster.target.newest());
         let empty = plan.clone();
-        match plan.occupy_all(self.occupants(lineup).map(|(_, seat, occupant)| (seat, occupant))) {
+        match plan.occupy_all(self.occupants(roster).map(|(_, seat, occupant)| (seat, occupant))) {
             Ok(()) => Ok(plan),
-            Err(error) => Err(self.culprit(empty, lineup, error)),
+            Err(error) => Err(self.culprit(empty, roster, error)),
         }
     }
 
-    /// A plan with the slots shared out as `aim` wants.
-    fn shape_for(&self, aim: &Aim) -> Result<Plan, PlanError> {
+    /// A plan with the slots shared out as `target` wants.
+    fn shape_for(&self, target: &Target) -> Result<Plan, PlanError> {
         let plan = &self.kernel.in_force.plan;
-        match (self.kernel.in_force.aim(), &aim.canary) {
-            (Some(in_force), _) if in_force.has_shape_of(aim) => Ok(plan.clone()),
-            (Some(in_force), Some(canary)) if in_force.weights == aim.weights => {
+        match (self.kernel.in_force.target(), &target.canary) {
+            (Some(in_force), _) if in_force.has_shape_of(target) => Ok(plan.clone()),
+            (Some(in_force), Some(canary)) if in_force.weights == target.weights => {
                 plan.lending(canary.seats, canary.slots)
             }
-            (Some(Aim { canary: Some(_), .. }), None) => match &self.home {
-                Some(home) => plan.returned(home, aim.weights.seats()),
-                None => plan.rescaled(&aim.weights),
+            (Some(Target { canary: Some(_), .. }), None) => match &self.home {
+                Some(home) => plan.returned(home, target.weights.seats()),
+                None => plan.rescaled(&target.weights),
             },
-            _ => plan.rescaled(&aim.weights),
+            _ => plan.rescaled(&target.weights),
         }
     }
 
-    fn occupants(&self, lineup: &Lineup) -> impl Iterator<Item = (WorkerId, Seat, Occupant)> {
-        lineup.holders.iter().flatten().filter_map(|id| {
+    fn occupants(&self, roster: &Roster) -> impl Iterator<Item = (WorkerId, Seat, Occupant)> {
+        roster.holders.iter().flatten().filter_map(|id| {
             let worker = self.workers.get(id)?;
             Some((*id, worker.seat, worker.occupant()?))
         })
@@ -124,8 +124,8 @@ impl Supervisor {
 
     /// The worker without which there would be a plan. Of two with the same port it is the one
     /// that is not live.
-    fn culprit(&self, mut plan: Plan, lineup: &Lineup, error: PlanError) -> Unplannable {
-        let mut occupants: Vec<_> = self.occupants(lineup).collect();
+    fn culprit(&self, mut plan: Plan, roster: &Roster, error: PlanError) -> Unplannable {
+        let mut occupants: Vec<_> = self.occupants(roster).collect();
         occupants.sort_by_key(|(id, ..)| !matches!(self.workers[id].stage, Stage::Live { .. }));
         for (id, seat, occupant) in occupants {
             if let Err(error) = plan.occupy(seat, occupant) {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{Cause, Exit, Lack, Silence, WorkerId, WorkerState};
+use super::{Exit, NotReady, ReplaceReason, Unhealthy, WorkerId, WorkerState};
 use crate::plan::{Generation, PlanError, Seat};
 
 /// Why a request was refused, or given up. What was in force stays in force; only for
@@ -87,7 +87,7 @@ pub enum Refusal {
         /// Its seat.
         seat: Seat,
         /// Why.
-        cause: Cause,
+        cause: ReplaceReason,
     },
     /// The worker that was to be replaced died first. Its seat gets another one in any case.
     #[error("the worker of seat {seat} died before its successor was ready")]
@@ -197,16 +197,16 @@ pub enum FailureCause {
         lived: Duration,
     },
     /// Something else than [`Self::NotReady`] was missing until its time was over.
-    Lacks {
+    Incomplete {
         /// The time that it had.
         limit: Duration,
         /// What it was.
-        lack: Lack,
+        lack: NotReady,
     },
     /// It was ready, and fell silent before it was in force.
-    Unresponsive(Silence),
+    Unhealthy(Unhealthy),
     /// It said that it stops before it was in force.
-    Stops,
+    Stopping,
     /// Its ports cannot stand in the plan.
     Unfit(PlanError),
 }
@@ -220,9 +220,9 @@ impl fmt::Display for FailureCause {
                 write!(f, "did not listen on all its ports within {limit:?}")
             }
             Self::Died { exit, lived } => write!(f, "{exit}, {lived:.1?} after it was ready"),
-            Self::Lacks { limit, lack } => write!(f, "{lack} within {limit:?}"),
-            Self::Unresponsive(cause) => write!(f, "did not answer any more: {cause}"),
-            Self::Stops => f.write_str("said that it stops before it was in force"),
+            Self::Incomplete { limit, lack } => write!(f, "{lack} within {limit:?}"),
+            Self::Unhealthy(cause) => write!(f, "did not answer any more: {cause}"),
+            Self::Stopping => f.write_str("said that it stops before it was in force"),
             Self::Unfit(error) => write!(f, "cannot be put into force: {error}"),
         }
     }

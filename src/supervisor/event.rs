@@ -1,331 +1,550 @@
-//! What happens in the world, as the master tells it.
+//! What an operator wants to read in the log and to count.
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Finding, Lack, Silence, WorkerId, Writer};
-use crate::plan::{Port, Seat, Share};
+use super::{Exit, ReplaceReason, Stats, Unhealthy, WorkerFailure, WorkerId, WorkerState, Writer};
+use crate::plan::{Generation, Seat};
 
-/// Something that has happened. Events of workers that the supervisor no longer knows are
-/// passed over.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Something worth a line in the log. Its `Display` is that line, without the time.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub enum Event {
-    /// The master runs: the first event of all.
-    Start,
-    /// The [`deadline`](super::Supervisor::deadline) has come.
-    Tick,
-    /// An [`Action::Spawn`](super::Action::Spawn) succeeded: the process runs.
-    Spawned {
-        /// The worker.
-        worker: WorkerId,
-        /// Its process id, for display alone.
-        pid: u32,
-        /// The worker ports it was given, in the order of
-        /// [`Listeners::public_ports`](crate::plan::Listeners::public_ports). Empty for one that
-        /// picks them itself: [`Self::PortsReported`] follows.
-        ports: Arc<[Port]>,
-    },
-    /// A worker that picks its ports itself has told them, and sockets of its own listen there. It
-    /// keeps them for as long as it lives.
-    PortsReported {
-        /// The worker.
-        worker: WorkerId,
-        /// Its worker ports, in the order of
-        /// [`Listeners::public_ports`](crate::plan::Listeners::public_ports).
-        ports: Arc<[Port]>,
-    },
-    /// A worker has connected to the control socket, and can be told things.
-    Joined {
-        /// The worker.
-        worker: WorkerId,
-        /// It knows already that it is retired: an earlier connection has told it.
-        knows_retired: bool,
-    },
-    /// The connection of a worker that had joined has ended. It may come back.
-    Parted {
-        /// The worker.
-        worker: WorkerId,
-    },
-    /// A worker did not answer what it was told to do ([`Action::TellDie`](super::Action::TellDie)),
-    /// or will not do it.
-    Deaf {
-        /// The worker.
-        worker: WorkerId,
-    },
-    /// An [`Action::Spawn`](super::Action::Spawn) failed: there is no process.
-    SpawnFailed {
-        /// The worker.
-        worker: WorkerId,
-        /// The error, for display.
-        reason: String,
-    },
-    /// The worker's own process listens on all its worker ports, and what else readiness asks for. The
-    /// master looks again and again, for each worker in state [`Starting`](super::WorkerState::Starting).
+    /// A worker listens on all its ports.
     Ready {
         /// The worker.
         worker: WorkerId,
+        /// Its seat.
+        seat: Seat,
+        /// Its generation.
+        generation: Generation,
+        /// From its spawn until now.
+        took: Duration,
     },
-    /// What a worker that is starting lacks to be ready has changed.
-    Lacks {
+    /// A worker says that it is ready, and does not listen on all its ports: nobody is steered to it.
+    Unproven {
         /// The worker.
         worker: WorkerId,
-        /// What it lacks now.
-        lack: Lack,
+        /// Its seat.
+        seat: Seat,
+        /// Its generation.
+        generation: Generation,
     },
-    /// A worker that was ready does not answer any more.
-    Silent {
+    /// A worker does not answer any more. Its clients go to others that do, if there are any.
+    Unresponsive {
         /// The worker.
         worker: WorkerId,
+        /// Its seat.
+        seat: Seat,
+        /// Its generation.
+        generation: Generation,
         /// How that is known.
-        cause: Silence,
+        cause: Unhealthy,
     },
-    /// A worker that was [`Self::Silent`] answers again.
-    Answered {
+    /// A worker that was silent answers, and gets its clients again.
+    Healthy {
         /// The worker.
         worker: WorkerId,
+        /// Its seat.
+        seat: Seat,
+        /// Its generation.
+        generation: Generation,
+        /// For how long it has got none.
+        silent: Duration,
     },
-    /// A worker says that it stops, by itself or because it was asked to (`STOPPING=1`).
-    Stops {
+    /// The last worker that answered does not any more: all stay in force, since none is better.
+    NoneHealthy {
+        /// How many there are.
+        workers: usize,
+    },
+    /// A live worker says that it stops. Its seat gets another one.
+    Stopping {
         /// The worker.
         worker: WorkerId,
+        /// Its seat.
+        seat: Seat,
+        /// Its generation.
+        generation: Generation,
     },
-    /// A worker asks for more time to start or to end (`EXTEND_TIMEOUT_USEC`).
-    AskedForTime {
+    /// A worker that an earlier master has started is this one's from now on.
+    Adopted {
         /// The worker.
         worker: WorkerId,
-        /// How much, from now on.
-        span: Duration,
+        /// Its seat.
+        seat: Seat,
+        /// Its generation.
+        generation: Generation,
+        /// Its process.
+        pid: u32,
+        /// Where in its life it is.
+        state: WorkerState,
     },
-    /// The worker's first process is gone and has been reaped.
-    Exited {
+    /// A process that seems to be a worker of ours, and cannot be proven to be one: it is left alone.
+    Orphan {
+        /// The process.
+        pid: u32,
+        /// What is known of it, and what not, for display.
+        reason: String,
+    },
+    /// A worker failed before it was in force.
+    Failed(WorkerFailure),
+    /// A live worker died. Its clients go to the others.
+    Died {
         /// The worker.
         worker: WorkerId,
+        /// Its seat.
+        seat: Seat,
+        /// Its generation.
+        generation: Generation,
         /// How it ended.
         exit: Exit,
+        /// How long it had been ready.
+        lived: Duration,
         /// What it printed last, oldest line first.
         last_lines: Vec<String>,
     },
-    /// The sockets of a retired worker were counted. The master does so again and again, for each
-    /// worker in state [`Retired`](super::WorkerState::Retired), and for the sockets of
-    /// [`estates`](super::Supervisor::estates).
-    Connections {
+    /// The seat gets another worker, after this delay.
+    Respawn {
+        /// The seat.
+        seat: Seat,
+        /// The delay; zero: at once.
+        delay: Duration,
+    },
+    /// The seat lost too many workers, this one last, and gets none for a while.
+    GivenUp {
+        /// The last that was lost.
+        failure: WorkerFailure,
+        /// For how long, unless an operator reloads, scales or retires before.
+        rest: Duration,
+    },
+    /// A live worker is to be replaced. It serves until its successor is ready.
+    Leaving {
         /// The worker.
         worker: WorkerId,
-        /// What there was.
-        sockets: Sockets,
+        /// Its seat.
+        seat: Seat,
+        /// Its generation.
+        generation: Generation,
+        /// Why.
+        cause: ReplaceReason,
     },
-    /// One look at the resident memory of the master and of every worker that runs.
-    Measured(Footprint),
-    /// The outstanding [`Action::MeasureShared`](super::Action::MeasureShared) is carried out: the
-    /// proportional set sizes.
-    MeasuredShared(Footprint),
-    /// The worker has measured how late its event loop runs, or has found that it is on time.
-    Lagging {
+    /// More live workers are to be replaced than may be at a time. They serve on.
+    RetirementsHeldBack {
+        /// How many.
+        workers: usize,
+        /// So many may be replaced.
+        rate: u32,
+        /// Within this time.
+        window: Duration,
+    },
+    /// The cluster has more memory than the low mark allows. Retired workers are asked to end.
+    LowWatermark {
+        /// Proportional memory of the master and all workers, in bytes.
+        used: u64,
+        /// The mark, in bytes.
+        low: u64,
+        /// Who is asked to end, in this order, as things are; nobody if none is retired.
+        ending: Vec<MemoryOf>,
+    },
+    /// The cluster has more memory than the high mark allows. Retired workers are killed.
+    HighWatermark {
+        /// Proportional memory of the master and all workers, in bytes.
+        used: u64,
+        /// The mark, in bytes.
+        high: u64,
+        /// Who is killed, in this order, as things are; nobody if none is retired.
+        ending: Vec<MemoryOf>,
+    },
+    /// The cluster has more memory than the high mark allows, and no retired worker is left that
+    /// could be killed. Live ones are left alone: somebody has to act.
+    MemoryShort {
+        /// Proportional memory of the master and all workers that were not killed, in bytes.
+        used: u64,
+        /// The mark, in bytes.
+        high: u64,
+    },
+    /// The memory of the cluster is clearly below the low mark again.
+    MemoryRecovered {
+        /// Memory of the master and all workers, in bytes.
+        used: u64,
+        /// The mark, in bytes.
+        low: u64,
+    },
+    /// A worker gets no new connections any more.
+    Retired {
         /// The worker.
         worker: WorkerId,
-        /// How late, smoothed by the worker. It holds until the next of these events.
-        lag: Duration,
+        /// Its seat.
+        seat: Seat,
+        /// Its generation.
+        generation: Generation,
     },
-    /// The worker itself asks for its retirement.
-    RetireAsked {
+    /// A worker is asked to end.
+    Ending {
         /// The worker.
         worker: WorkerId,
+        /// Its seat.
+        seat: Seat,
+        /// Its generation.
+        generation: Generation,
+        /// Why.
+        why: EndReason,
     },
-    /// The outstanding [`Action::Commit`](super::Action::Commit) is in force.
-    Committed {
-        /// How long that took.
+    /// A worker did not end when asked to, and is killed.
+    Killed {
+        /// The worker.
+        worker: WorkerId,
+        /// Its seat.
+        seat: Seat,
+        /// Its generation.
+        generation: Generation,
+    },
+    /// A worker that was retired or asked to end is gone.
+    Ended {
+        /// The worker.
+        worker: WorkerId,
+        /// Its seat.
+        seat: Seat,
+        /// Its generation.
+        generation: Generation,
+        /// How it ended.
+        exit: Exit,
+    },
+    /// Connections wait in the queue that a worker has left, and no other is to come in its place: a
+    /// process is started for them.
+    DrainerStarted {
+        /// The seat of the worker.
+        seat: Seat,
+        /// Its generation.
+        generation: Generation,
+        /// How many wait.
+        connections: u32,
+    },
+    /// Nobody could be found for the connections in the queue that a worker has left: they were reset.
+    QueueLost {
+        /// The seat of the worker.
+        seat: Seat,
+        /// Its generation.
+        generation: Generation,
+        /// How many waited.
+        connections: u32,
+    },
+    /// Another plan is in force.
+    InForce {
+        /// Its generation.
+        generation: Generation,
+        /// Seats with a worker.
+        occupied: usize,
+        /// Seats in all.
+        seats: usize,
+        /// How long its transaction took; zero if the kernel had nothing to change.
         took: Duration,
     },
-    /// The outstanding [`Action::Commit`](super::Action::Commit) changed nothing.
+    /// A part of the clients gets a new generation, on trial.
+    CanaryInForce {
+        /// Its generation.
+        generation: Generation,
+        /// How many workers it has.
+        workers: usize,
+        /// How many slots go to it.
+        slots: usize,
+        /// How many slots there are.
+        of: usize,
+    },
+    /// Somebody else had changed our rules; they are as they should be again.
+    Repaired {
+        /// How they differed, for display.
+        what: String,
+        /// Who it was, if that is known.
+        writer: Option<Writer>,
+        /// How often this master has repaired them.
+        total: u64,
+        /// For how long the next repair is held back, since there were so many; zero: not at all.
+        held_back: Duration,
+    },
+    /// Our rules could not be looked at, or not be repaired.
+    RepairFailed {
+        /// The error, for display.
+        reason: String,
+        /// Until the next try.
+        retry_in: Duration,
+    },
+    /// After repairs that had to be held back, nobody has changed our rules for a while.
+    InterferenceEnded {
+        /// For how long.
+        quiet: Duration,
+    },
+    /// A rule of somebody else maps connections to a listener of ours before ours do.
+    ForeignNatFound {
+        /// The rule, for display.
+        rule: String,
+    },
+    /// Such a rule is gone, or does so no more.
+    ForeignNatGone {
+        /// The rule, for display.
+        rule: String,
+    },
+    /// The kernel did not take a plan.
     CommitFailed {
         /// The error, for display.
         reason: String,
+        /// Until the next try.
+        retry_in: Duration,
     },
-    /// Somebody else has changed something in our table.
-    TableTouched {
-        /// Who it was; `None` if the kernel does not tell.
-        writer: Option<Writer>,
-    },
-    /// Changes of rules went unnoticed: any may have been one of our table.
-    NotificationsLost,
-    /// What the outstanding [`Action::Verify`](super::Action::Verify) has shown.
-    Verified(Finding),
-    /// The outstanding [`Action::Restore`](super::Action::Restore) is carried out.
-    Restored,
-    /// The outstanding [`Action::Restore`](super::Action::Restore) changed nothing.
-    RestoreFailed {
-        /// The error, for display.
-        reason: String,
-    },
-    /// Somebody asks for something. Gets exactly one [`Action::Reply`](super::Action::Reply).
-    Request(RequestId, Request),
+    /// The memory of the cluster was looked at, as every second. Not for the log; made only while
+    /// somebody listens.
+    Stats(Stats),
 }
 
-/// Names a request in its answer. The master chooses the numbers, none twice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RequestId(pub u64);
-
-/// What an operator can ask for.
+/// What a worker has of the memory of the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Request {
-    /// A new generation of workers.
-    Reload,
-    /// A new generation of workers for a part of the clients, until [`Self::Promote`] or
-    /// [`Self::Rollback`].
-    Canary {
-        /// The part.
-        share: Share,
-    },
-    /// The generation on trial for all clients.
-    Promote,
-    /// The end of the generation on trial; or, where there is none, back to the generation before the
-    /// last reload.
-    Rollback,
-    /// The same, and then the end of all retired workers, as by [`Self::ClearRetired`]. Answered
-    /// when they are gone.
-    Restart,
-    /// Another worker in the place of this live one, which then retires. Answered when its successor
-    /// serves.
-    Retire {
-        /// Which.
-        target: Target,
-    },
-    /// The end of all workers that are retired now, one after the other. Answered when they are
-    /// gone.
-    ClearRetired,
-    /// Another number of workers, 1 to 1024, all of the same weight.
-    Scale {
-        /// The number.
-        workers: u16,
-    },
-    /// The configured weights, in place of those that were adopted with the rules.
-    Configure {
-        /// Also a new generation of workers, since those that were adopted run something else.
-        renew: bool,
-    },
-    /// The end of everything: workers, rules, master.
-    Stop {
-        /// Do not wait for established connections. Also hurries a stop that is under way.
-        now: bool,
-    },
+pub struct MemoryOf {
+    /// The worker.
+    pub worker: WorkerId,
+    /// Its seat.
+    pub seat: Seat,
+    /// Its generation.
+    pub generation: Generation,
+    /// Its proportional memory, in bytes: about what its end frees.
+    pub bytes: u64,
 }
 
-/// Which live worker is meant.
+/// An amount of memory, for display.
+pub(super) struct Mebibytes(pub(super) u64);
+
+impl fmt::Display for Mebibytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const MEBIBYTE: u64 = 1 << 20;
+        let (whole, rest) = (self.0 / MEBIBYTE, self.0 % MEBIBYTE);
+        write!(f, "{whole}.{} MiB", rest * 10 / MEBIBYTE)
+    }
+}
+
+/// Who is ended for want of memory, and what that frees.
+struct Ending<'a>(&'a [MemoryOf], &'static str);
+
+impl fmt::Display for Ending<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(ending, verb) = self;
+        if ending.is_empty() {
+            return write!(f, "no worker is retired that could be {verb}");
+        }
+        let freed = ending.iter().fold(0_u64, |sum, it| sum.saturating_add(it.bytes));
+        write!(f, "{} to be {verb}, which frees {}:", ending.len(), Mebibytes(freed))?;
+        for MemoryOf { seat, generation, bytes, .. } in ending.iter().take(SHOWN) {
+            write!(f, " seat {seat} generation {generation} ({})", Mebibytes(*bytes))?;
+        }
+        if ending.len() > SHOWN {
+            f.write_str(" and more")?;
+        }
+        Ok(())
+    }
+}
+
+/// How many workers a line names.
+const SHOWN: usize = 8;
+
+/// Why a worker is asked to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Target {
-    /// The one in this seat.
-    Seat(Seat),
-    /// The one whose first process has this number.
-    Pid(u32),
+pub enum EndReason {
+    /// It did not get ready in time.
+    NotReady,
+    /// It was ready, and fell silent before it was in force.
+    Unhealthy,
+    /// It said that it stops before it was in force.
+    Stopping,
+    /// Its place is not wanted any more: the reload or scale that it was for failed, the seat
+    /// is gone, its ports are unfit, or the cluster stops.
+    Unwanted,
+    /// It was retired, and its last connection has ended.
+    Drained,
+    /// It was retired, and its time to drain is over.
+    DrainLimit,
+    /// It was retired, and did not answer.
+    UnhealthyRetired,
+    /// It was retired, and the cluster has more memory than the low mark allows.
+    LowMemory,
+    /// It was retired, and the cluster has more memory than the high mark allows.
+    HighMemory,
+    /// It was retired, and somebody wants the retired workers gone.
+    Cleared,
+    /// The cluster stops without waiting for connections.
+    StopNow,
 }
 
-impl fmt::Display for Target {
+impl fmt::Display for EndReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotReady => "it did not get ready in time",
+            Self::Unhealthy => "it does not answer",
+            Self::Stopping => "it says that it stops",
+            Self::Unwanted => "it is not wanted any more",
+            Self::Drained => "its last connection has ended",
+            Self::DrainLimit => "its time to drain is over",
+            Self::UnhealthyRetired => "it does not answer",
+            Self::LowMemory => "the cluster is above its low memory mark",
+            Self::HighMemory => "the cluster is above its high memory mark",
+            Self::Cleared => "all retired workers are to end",
+            Self::StopNow => "the cluster stops at once",
+        })
+    }
+}
+
+impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Seat(seat) => write!(f, "seat {seat}"),
-            Self::Pid(pid) => write!(f, "pid {pid}"),
+            Self::Ready { seat, generation, took, .. } => {
+                write!(f, "seat {seat}: worker of generation {generation} ready after {took:.1?}")
+            }
+            Self::Unproven { seat, generation, .. } => write!(
+                f,
+                "seat {seat}: worker of generation {generation} says that it is ready, but does not \
+                 listen on all its ports: it gets no clients"
+            ),
+            Self::Unhealthy { seat, generation, cause, .. } => write!(
+                f,
+                "seat {seat}: worker of generation {generation} does not answer ({cause}): its \
+                 clients go to others"
+            ),
+            Self::Healthy { seat, generation, silent, .. } => write!(
+                f,
+                "seat {seat}: worker of generation {generation} answers again, after {silent:.1?}"
+            ),
+            Self::NoneHealthy { workers } => write!(
+                f,
+                "none of {workers} workers answers: they all keep their clients, since nobody else \
+                 could serve them"
+            ),
+            Self::Stopping { seat, generation, .. } => write!(
+                f,
+                "seat {seat}: worker of generation {generation} says that it stops: it is replaced"
+            ),
+            Self::Adopted { seat, generation, pid, state, .. } => {
+                write!(f, "seat {seat}: {state} worker of generation {generation} adopted")?;
+                write!(f, " (pid {pid})")
+            }
+            Self::Orphan { pid, reason } => write!(f, "process {pid} is left alone: {reason}"),
+            Self::Failed(failure) => failure.fmt(f),
+            Self::Died { seat, generation, exit, lived, last_lines, .. } => {
+                write!(f, "seat {seat}: live worker of generation {generation} {exit}")?;
+                write!(f, ", {lived:.1?} after it was ready")?;
+                last_lines.iter().try_for_each(|line| write!(f, "\n    {line}"))
+            }
+            Self::Respawn { seat, delay } if delay.is_zero() => {
+                write!(f, "seat {seat}: a new worker is started")
+            }
+            Self::Respawn { seat, delay } => {
+                write!(f, "seat {seat}: a new worker is started in {delay:?}")
+            }
+            Self::GivenUp { failure, rest } => {
+                write!(
+                    f,
+                    "seat {}: given up for {rest:?}, or until a reload, scale or retire: it lost \
+                     too many workers; the last: {failure}",
+                    failure.seat
+                )
+            }
+            Self::Leaving { seat, generation, cause, .. } => {
+                write!(f, "seat {seat}: worker of generation {generation} is replaced: {cause}")
+            }
+            Self::RetirementsHeldBack { workers, rate, window } => {
+                write!(
+                    f,
+                    "{workers} live workers have to wait for their replacement: at most {rate} are \
+                     replaced in {window:?}"
+                )
+            }
+            Self::LowWatermark { used, low, ending } => {
+                let (used, low) = (Mebibytes(*used), Mebibytes(*low));
+                write!(f, "memory: {used}, above the low mark of {low}: ")?;
+                Ending(ending, "asked to end").fmt(f)
+            }
+            Self::HighWatermark { used, high, ending } => {
+                let (used, high) = (Mebibytes(*used), Mebibytes(*high));
+                write!(f, "memory: {used}, above the high mark of {high}: ")?;
+                Ending(ending, "killed").fmt(f)
+            }
+            Self::MemoryShort { used, high } => {
+                let (used, high) = (Mebibytes(*used), Mebibytes(*high));
+                write!(
+                    f,
+                    "memory: {used}, above the high mark of {high}, and all workers are live: they \
+                     are left alone; run fewer, or smaller ones, or raise memory.total"
+                )
+            }
+            Self::MemoryRecovered { used, low } => {
+                let (used, low) = (Mebibytes(*used), Mebibytes(*low));
+                write!(f, "memory: {used}, below the low mark of {low} again")
+            }
+            Self::Retired { seat, generation, .. } => {
+                write!(f, "seat {seat}: worker of generation {generation} retired")
+            }
+            Self::Ending { seat, generation, why, .. } => {
+                write!(f, "seat {seat}: worker of generation {generation} asked to end: {why}")
+            }
+            Self::Killed { seat, generation, .. } => {
+                write!(f, "seat {seat}: worker of generation {generation} did not end: killed")
+            }
+            Self::Ended { seat, generation, exit, .. } => {
+                write!(f, "seat {seat}: worker of generation {generation} {exit}")
+            }
+            Self::DrainerStarted { seat, generation, connections } => {
+                write!(
+                    f,
+                    "seat {seat}: {connections} connections wait for a worker of generation "
+                )?;
+                write!(f, "{generation} that has ended: a process is started to accept them")
+            }
+            Self::QueueLost { seat, generation, connections } => {
+                write!(f, "seat {seat}: {connections} connections that waited for a worker of ")?;
+                write!(f, "generation {generation} are reset: nobody could be started for them")
+            }
+            Self::InForce { generation, occupied, seats, took } => {
+                write!(
+                    f,
+                    "generation {generation} in force, {occupied} of {seats} seats occupied, "
+                )?;
+                write!(f, "swapped in {took:.1?}")
+            }
+            Self::CanaryInForce { generation, workers, slots, of } => write!(
+                f,
+                "generation {generation} on trial, {workers} workers on {slots} of {of} slots"
+            ),
+            Self::ForeignNatFound { rule } => {
+                write!(f, "decides before our rules: {rule}")
+            }
+            Self::ForeignNatGone { rule } => {
+                write!(f, "no longer decides before our rules: {rule}")
+            }
+            Self::Repaired { what, writer, total, held_back } => {
+                f.write_str("our rules were changed by ")?;
+                match writer {
+                    Some(writer) => write!(f, "{writer}")?,
+                    None => f.write_str("somebody else")?,
+                }
+                write!(f, " and made anew ({what}; repair {total} of this master)")?;
+                if held_back.is_zero() {
+                    return Ok(());
+                }
+                write!(
+                    f,
+                    ": it happens again and again, so the next repair is not before {held_back:?} \
+                     from now, and clients may be refused until then: stop whatever changes them"
+                )
+            }
+            Self::RepairFailed { reason, retry_in } => {
+                write!(f, "cannot see to our rules: {reason}; again in {retry_in:?}")
+            }
+            Self::InterferenceEnded { quiet } => {
+                write!(
+                    f,
+                    "nobody has changed our rules for {quiet:?}: repairs are made at once again"
+                )
+            }
+            Self::CommitFailed { reason, retry_in } => {
+                write!(f, "the kernel did not take the plan: {reason}; again in {retry_in:?}")
+            }
+            Self::Stats(stats) => stats.fmt(f),
         }
     }
-}
-
-/// Memory at one moment, in bytes.
-///
-/// Either all resident set sizes, which count a page that is shared once for each process that has
-/// it, or all proportional ones, which share such a page out among them.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Footprint {
-    /// That of the master.
-    pub master: u64,
-    /// That of each worker, summed up over its processes. A worker that could not be measured is
-    /// left out: what it had is then not known, which is not the same as 0.
-    pub workers: BTreeMap<WorkerId, u64>,
-}
-
-impl Footprint {
-    /// All of it together.
-    pub fn total(&self) -> u64 {
-        self.workers.values().fold(self.master, |sum, bytes| sum.saturating_add(*bytes))
-    }
-}
-
-/// How a process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Exit {
-    /// It exited with this status, 0 to 255.
-    Code(i32),
-    /// This signal ended it.
-    Signal(i32),
-    /// It was adopted from an earlier master, and the kernel did not say.
-    Unknown,
-}
-
-impl fmt::Display for Exit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self::Unknown => f.write_str("ended, nobody knows how"),
-            Self::Code(code) => write!(f, "exited with status {code}"),
-            Self::Signal(signal) => match signal_name(signal) {
-                Some(name) => write!(f, "was ended by {name}"),
-                None => write!(f, "was ended by signal {signal}"),
-            },
-        }
-    }
-}
-
-/// The names of signals whose numbers are the same on every architecture (signal(7)).
-fn signal_name(signal: i32) -> Option<&'static str> {
-    Some(match signal {
-        1 => "SIGHUP",
-        2 => "SIGINT",
-        3 => "SIGQUIT",
-        4 => "SIGILL",
-        6 => "SIGABRT",
-        8 => "SIGFPE",
-        9 => "SIGKILL",
-        11 => "SIGSEGV",
-        13 => "SIGPIPE",
-        14 => "SIGALRM",
-        15 => "SIGTERM",
-        _ => return None,
-    })
-}
-
-/// The sockets on the worker ports of one worker, counted at one moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Sockets {
-    /// Connections in its accept queues: complete, but not accepted yet.
-    pub queued: u32,
-    /// Handshakes under way (`TCP_SYN_RECV`).
-    pub half_open: u32,
-    /// Accepted connections that have not ended.
-    pub established: u32,
-    /// Connections of which the worker has no socket, but which conntrack holds for established.
-    /// They are not counted while there are others. Most are of clients whose handshake the kernel
-    /// answered by SYN cookie and whose last packet of it a full accept queue then dropped: they send
-    /// again, and are served, as long as the worker listens.
-    pub remembered: u32,
-    /// Connections of the worker, ended or not, and UDP flows, by which conntrack would have sent
-    /// here what the client begins next when it was looked at; they have been released since. Looked
-    /// for until the worker [is settled](super::Worker::is_settled).
-    pub bound: u32,
-}
-
-impl Sockets {
-    /// Whether every connection that was ever sent to the worker has been accepted by it.
-    pub fn all_accepted(&self) -> bool {
-        self.queued == 0 && self.half_open == 0
-    }
-}
-
-/// What the master found in the kernel when it started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Start {
-    /// Nothing: all seats are vacant.
-    Fresh,
-    /// The plan of an earlier master. Its occupants are workers that this supervisor does not
-    /// manage; they serve until all new workers are ready. Workers that it can manage are
-    /// [adopted](super::Supervisor::adopt).
-    Takeover,
 }

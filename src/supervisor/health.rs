@@ -1,8 +1,8 @@
 //! Workers that do not answer, and those that say that they stop.
 //!
-//! The master watches each worker that is ready ([`Silence`] lists by what) and tells when it falls
+//! The master watches each worker that is ready ([`Unhealthy`] lists by what) and tells when it falls
 //! silent and when it answers again; what follows is decided here. A silent worker keeps its seat and
-//! its process, but the lineup leaves it out as long as any other worker of its aim answers, so that
+//! its process, but the roster leaves it out as long as any other worker of its target answers, so that
 //! its clients are steered away. If none does, all stay: a worker that may answer late is better than
 //! none, and a fault of the watching itself must not close a cluster.
 //!
@@ -16,11 +16,11 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::aim::Aim;
 use super::state::Phase;
+use super::target::Target;
 use super::worker::{Ending, Stage};
 use super::{
-    Action, Backoff, FailureCause, Moment, Notice, Settings, Supervisor, Why, Worker,
+    Action, Backoff, EndReason, Event, FailureCause, Settings, Supervisor, Timestamp, Worker,
     WorkerFailure, WorkerId,
 };
 
@@ -41,7 +41,7 @@ const LONGEST_EXTENSION: Duration = Duration::from_secs(3600);
 /// By what a worker counts as silent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
-pub enum Silence {
+pub enum Unhealthy {
     /// All its processes are stopped by a signal (SIGSTOP, SIGTSTP): none can do anything.
     Stopped,
     /// No process of its own listens on all its worker ports any more.
@@ -71,7 +71,7 @@ pub enum Silence {
     },
 }
 
-impl fmt::Display for Silence {
+impl fmt::Display for Unhealthy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Stopped => f.write_str("it is stopped by a signal"),
@@ -90,30 +90,32 @@ impl fmt::Display for Silence {
 /// What a worker that is starting lacks to be ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
-pub enum Lack {
+pub enum NotReady {
     /// It does not listen on all its ports.
     #[default]
-    Ports,
+    NotListening,
     /// It says that it is ready, and does not listen on all its ports.
-    Proof,
+    ReadyButNotListening,
     /// It listens, and does not say that it is ready.
-    Word,
+    NotNotified,
     /// It listens, and does not answer the probe with status 200.
-    Answer,
+    ProbeFailed,
 }
 
-impl fmt::Display for Lack {
+impl fmt::Display for NotReady {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Ports => "did not listen on all its ports",
-            Self::Proof => "said that it was ready, but did not listen on all its ports",
-            Self::Word => "listened, but did not say READY=1",
-            Self::Answer => "listened, but did not answer the probe with status 200",
+            Self::NotListening => "did not listen on all its ports",
+            Self::ReadyButNotListening => {
+                "said that it was ready, but did not listen on all its ports"
+            }
+            Self::NotNotified => "listened, but did not say READY=1",
+            Self::ProbeFailed => "listened, but did not answer the probe with status 200",
         })
     }
 }
 
-/// What clients can expect of the workers of an aim, the best last.
+/// What clients can expect of the workers of a target, the best last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Standing {
     /// No worker is there for them.
@@ -127,35 +129,35 @@ pub(super) enum Standing {
 /// What is known of a worker beside its stage: whether it answers, and what it says of itself.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Health {
-    lapse: Option<Lapse>,
+    outage: Option<Outage>,
     /// How often it fell silent with less than [`CALM`] in between.
-    lapses: u32,
+    outages: u32,
     /// When it last came back.
-    returned: Moment,
+    returned: Timestamp,
     is_stopping: bool,
-    lack: Lack,
+    lack: NotReady,
     /// When it is said that it claims to be ready and does not listen; `None`: not to be said (again).
-    doubt_at: Option<Moment>,
+    doubt_at: Option<Timestamp>,
     was_doubted: bool,
     /// It has asked for the deadline of its stage not to be before this.
-    extended: Option<Moment>,
+    extended: Option<Timestamp>,
     /// Nor is it before this, whatever it has asked for.
-    spared_until: Moment,
+    spared_until: Timestamp,
 }
 
 /// A time in which a worker does not answer, or has not for long enough.
 #[derive(Debug, Clone, Copy)]
-struct Lapse {
-    since: Moment,
-    cause: Silence,
+struct Outage {
+    since: Timestamp,
+    cause: Unhealthy,
     /// It answers, and may serve again from then on.
-    back_at: Option<Moment>,
+    back_at: Option<Timestamp>,
 }
 
 impl Health {
     /// Whether the worker may be given connections while others can be.
     pub(super) fn is_well(&self) -> bool {
-        self.lapse.is_none() && !self.is_stopping
+        self.outage.is_none() && !self.is_stopping
     }
 
     /// Whether it has said that it stops.
@@ -164,79 +166,79 @@ impl Health {
     }
 
     /// By what it is silent, if it is.
-    pub(super) fn silence(&self) -> Option<Silence> {
-        self.lapse.map(|lapse| lapse.cause)
+    pub(super) fn unhealthy(&self) -> Option<Unhealthy> {
+        self.outage.map(|outage| outage.cause)
     }
 
-    pub(super) fn lack(&self) -> Lack {
+    pub(super) fn lack(&self) -> NotReady {
         self.lack
     }
 
     /// `deadline`, or what the worker has asked for if that is later.
-    pub(super) fn extend(&self, deadline: Moment) -> Moment {
+    pub(super) fn extend(&self, deadline: Timestamp) -> Timestamp {
         let furthest = deadline.after(LONGEST_EXTENSION);
         let asked = self.extended.map_or(deadline, |asked| asked.min(furthest));
         deadline.max(asked).max(self.spared_until)
     }
 
     /// The deadline of its stage is not before `moment`.
-    pub(super) fn spare_until(&mut self, moment: Moment) {
+    pub(super) fn spare_until(&mut self, moment: Timestamp) {
         self.spared_until = moment;
     }
 
     /// One that has asked an earlier master for time.
-    pub(super) fn with_extension(extended: Option<Moment>) -> Self {
+    pub(super) fn with_extension(extended: Option<Timestamp>) -> Self {
         Self { extended, ..Self::default() }
     }
 
     /// What the deadline of its stage is not before, if it has asked for time.
-    pub(super) fn extended(&self) -> Option<Moment> {
+    pub(super) fn extended(&self) -> Option<Timestamp> {
         self.extended
     }
 
     /// Forgets what was asked for in the stage before.
     pub(super) fn forget_extension(&mut self) {
-        (self.extended, self.spared_until) = (None, Moment::START);
+        (self.extended, self.spared_until) = (None, Timestamp::START);
     }
 }
 
 impl Worker {
     /// Whether it answers, as far as is known. One that does not gets no new connections while others
     /// answer, and keeps its seat.
-    pub fn answers(&self) -> bool {
-        self.health.lapse.is_none()
+    pub fn is_healthy(&self) -> bool {
+        self.health.outage.is_none()
     }
 
     /// By what it counts as silent; `None` while it answers.
-    pub fn silence(&self) -> Option<Silence> {
-        self.health.silence()
+    pub fn unhealthy(&self) -> Option<Unhealthy> {
+        self.health.unhealthy()
     }
 
     /// Since when it has not answered.
-    pub(super) fn silent_since(&self) -> Option<Moment> {
-        let lapse = self.health.lapse.filter(|lapse| lapse.back_at.is_none());
-        lapse.map(|lapse| lapse.since)
+    pub(super) fn unhealthy_since(&self) -> Option<Timestamp> {
+        let outage = self.health.outage.filter(|outage| outage.back_at.is_none());
+        outage.map(|outage| outage.since)
     }
 
     /// Whether it answers again, but not for long enough.
     fn is_coming_back(&self) -> bool {
-        self.health.lapse.is_some_and(|lapse| lapse.back_at.is_some())
+        self.health.outage.is_some_and(|outage| outage.back_at.is_some())
     }
 
     /// When its health asks for a decision.
-    fn health_deadline(&self, settings: &Settings) -> Option<Moment> {
+    fn health_deadline(&self, settings: &Settings) -> Option<Timestamp> {
         let health = &self.health;
-        match (&self.stage, health.lapse) {
+        match (&self.stage, health.outage) {
             (Stage::Starting, _) => health.doubt_at,
-            (_, Some(Lapse { back_at: Some(at), .. })) if self.is_able() => Some(at),
-            (Stage::Ready { .. }, Some(lapse)) => {
+            (_, Some(Outage { back_at: Some(at), .. })) if self.is_able() => Some(at),
+            (Stage::Ready { .. }, Some(outage)) => {
                 // Nobody waits for it longer than for one that never got ready.
                 let ready_by = self.started.after(settings.ready);
-                Some(ready_by.max(lapse.since.after(settings.ping)))
+                Some(ready_by.max(outage.since.after(settings.ping)))
             }
-            (Stage::Recalled(recall), Some(lapse)) => {
-                let listens = recall.ready?;
-                Some(listens.max(lapse.since).after(settings.ping))
+            (Stage::Reactivating(reactivation), Some(outage)) => {
+                let listens = reactivation.ready?;
+                Some(listens.max(outage.since).after(settings.ping))
             }
             _ => None,
         }
@@ -245,26 +247,26 @@ impl Worker {
 
 impl Supervisor {
     /// When the health of a worker asks for a decision.
-    pub(super) fn health_deadline(&self, worker: &Worker) -> Option<Moment> {
+    pub(super) fn health_deadline(&self, worker: &Worker) -> Option<Timestamp> {
         // Not while clients may reach it: it is on its way into force.
-        let is_new = matches!(worker.stage, Stage::Ready { .. } | Stage::Recalled(_));
+        let is_new = matches!(worker.stage, Stage::Ready { .. } | Stage::Reactivating(_));
         let is_given_up = is_new && !worker.is_coming_back();
         let deadline = worker.health_deadline(&self.settings);
-        let may_get_clients = self.kernel.names(worker) || self.serves_as_heir(worker);
+        let may_get_clients = self.kernel.names(worker) || self.serves_on_reused_listeners(worker);
         deadline.filter(|_| !(is_given_up && may_get_clients))
     }
 
-    pub(super) fn act_on_health(&mut self, now: Moment) {
+    pub(super) fn act_on_health(&mut self, now: Timestamp) {
         let is_due =
             |worker: &&Worker| self.health_deadline(worker).is_some_and(|deadline| deadline <= now);
         let due: Vec<WorkerId> = self.workers.values().filter(is_due).map(|w| w.id).collect();
         for id in due {
             let worker = &self.workers[&id];
-            match (&worker.stage, worker.health.lapse) {
+            match (&worker.stage, worker.health.outage) {
                 (Stage::Starting, _) => self.doubt(id),
-                (_, Some(Lapse { back_at: Some(_), .. })) => self.come_back(id, now),
-                (Stage::Ready { .. } | Stage::Recalled(_), Some(lapse)) => {
-                    self.give_up_silent(id, lapse.cause, now);
+                (_, Some(Outage { back_at: Some(_), .. })) => self.come_back(id, now),
+                (Stage::Ready { .. } | Stage::Reactivating(_), Some(outage)) => {
+                    self.give_up_unhealthy(id, outage.cause, now);
                 }
                 _ => {}
             }
@@ -272,70 +274,70 @@ impl Supervisor {
     }
 
     /// A worker does not answer any more.
-    pub(super) fn fell_silent(&mut self, id: WorkerId, cause: Silence, now: Moment) {
+    pub(super) fn became_unhealthy(&mut self, id: WorkerId, cause: Unhealthy, now: Timestamp) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if matches!(worker.stage, Stage::Starting | Stage::Dying { .. }) {
             return;
         }
-        if let Some(lapse) = &mut worker.health.lapse {
+        if let Some(outage) = &mut worker.health.outage {
             // It was to come back; the notice of its silence has been given.
-            lapse.back_at = None;
+            outage.back_at = None;
             return;
         }
         if now.since(worker.health.returned) >= CALM {
-            worker.health.lapses = 0;
+            worker.health.outages = 0;
         }
-        worker.health.lapses = worker.health.lapses.saturating_add(1);
-        worker.health.lapse = Some(Lapse { since: now, cause, back_at: None });
+        worker.health.outages = worker.health.outages.saturating_add(1);
+        worker.health.outage = Some(Outage { since: now, cause, back_at: None });
         let (seat, generation) = (worker.seat, worker.generation);
-        let notice = Notice::Unresponsive { worker: id, seat, generation, cause };
-        self.actions.push(Action::Notice(notice));
+        let event = Event::Unhealthy { worker: id, seat, generation, cause };
+        self.actions.push(Action::Emit(event));
         self.report_if_nobody_answers(id);
     }
 
     /// A worker answers again.
-    pub(super) fn answered(&mut self, id: WorkerId, now: Moment) {
+    pub(super) fn became_healthy(&mut self, id: WorkerId, now: Timestamp) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        let Some(lapse) = worker.health.lapse.as_mut().filter(|lapse| lapse.back_at.is_none())
+        let Some(outage) = worker.health.outage.as_mut().filter(|outage| outage.back_at.is_none())
         else {
             return;
         };
-        let delay = RETURN.delay(worker.health.lapses.saturating_sub(1));
-        lapse.back_at = Some(now.after(delay));
+        let delay = RETURN.delay(worker.health.outages.saturating_sub(1));
+        outage.back_at = Some(now.after(delay));
         if delay.is_zero() || !worker.is_able() {
             self.come_back(id, now);
         }
     }
 
     /// A worker that answers again is not to serve any more: it has come back as far as it will.
-    pub(super) fn end_return(&mut self, id: WorkerId, now: Moment) {
+    pub(super) fn end_return(&mut self, id: WorkerId, now: Timestamp) {
         if self.workers.get(&id).is_some_and(Worker::is_coming_back) {
             self.come_back(id, now);
         }
     }
 
-    fn come_back(&mut self, id: WorkerId, now: Moment) {
+    fn come_back(&mut self, id: WorkerId, now: Timestamp) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        let Some(lapse) = worker.health.lapse.take() else { return };
+        let Some(outage) = worker.health.outage.take() else { return };
         worker.health.returned = now;
         let (seat, generation) = (worker.seat, worker.generation);
-        let silent = now.since(lapse.since);
-        let notice = Notice::Responsive { worker: id, seat, generation, silent };
-        self.actions.push(Action::Notice(notice));
+        let silent = now.since(outage.since);
+        let event = Event::Healthy { worker: id, seat, generation, silent };
+        self.actions.push(Action::Emit(event));
     }
 
     /// A worker that was ready, and silent before it was ever in force.
-    fn give_up_silent(&mut self, id: WorkerId, cause: Silence, now: Moment) {
+    fn give_up_unhealthy(&mut self, id: WorkerId, cause: Unhealthy, now: Timestamp) {
         let worker = self.workers[&id].clone();
         match worker.stage {
-            Stage::Recalled(_) => self.retire_again(id, now),
-            _ => self.end(id, Why::Unresponsive, now),
+            Stage::Reactivating(_) => self.retire_again(id, now),
+            _ => self.end(id, EndReason::Unhealthy, now),
         }
-        self.failed(&worker, FailureCause::Unresponsive(cause), Vec::new(), now);
+        self.failed(&worker, FailureCause::Unhealthy(cause), Vec::new(), now);
     }
 
     /// A worker says that it stops, without having been asked to.
-    pub(super) fn says_it_stops(&mut self, id: WorkerId, now: Moment) {
+    pub(super) fn says_it_stops(&mut self, id: WorkerId, now: Timestamp) {
         let is_stopping = self.is_stopping();
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if worker.health.is_stopping || is_stopping {
@@ -345,17 +347,17 @@ impl Supervisor {
         let worker = worker.clone();
         match worker.stage {
             // One that is ready may be on its way into force: it is ended once it is not.
-            Stage::Ready { .. } | Stage::Recalled(_) => {
-                self.failed(&worker, FailureCause::Stops, Vec::new(), now);
+            Stage::Ready { .. } | Stage::Reactivating(_) => {
+                self.failed(&worker, FailureCause::Stopping, Vec::new(), now);
             }
             Stage::Starting => {
-                self.end(id, Why::Stops, now);
-                self.failed(&worker, FailureCause::Stops, Vec::new(), now);
+                self.end(id, EndReason::Stopping, now);
+                self.failed(&worker, FailureCause::Stopping, Vec::new(), now);
             }
             Stage::Live { .. } => {
                 let (seat, generation) = (worker.seat, worker.generation);
-                self.actions.push(Action::Notice(Notice::Stops { worker: id, seat, generation }));
-                let (cause, last_lines) = (FailureCause::Stops, Vec::new());
+                self.actions.push(Action::Emit(Event::Stopping { worker: id, seat, generation }));
+                let (cause, last_lines) = (FailureCause::Stopping, Vec::new());
                 let failure = WorkerFailure { worker: id, seat, generation, cause, last_lines };
                 self.schedule_respawn(&worker, failure, now);
                 self.report_if_nobody_answers(id);
@@ -365,7 +367,7 @@ impl Supervisor {
     }
 
     /// A worker asks for more time, for what it is doing now.
-    pub(super) fn asked_for_time(&mut self, id: WorkerId, span: Duration, now: Moment) {
+    pub(super) fn asked_for_time(&mut self, id: WorkerId, span: Duration, now: Timestamp) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         let until = now.after(span);
         match &mut worker.stage {
@@ -380,7 +382,7 @@ impl Supervisor {
     }
 
     /// What a worker that is starting lacks has changed.
-    pub(super) fn lacks(&mut self, id: WorkerId, lack: Lack, now: Moment) {
+    pub(super) fn lacks(&mut self, id: WorkerId, lack: NotReady, now: Timestamp) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if !matches!(worker.stage, Stage::Starting) {
             return;
@@ -388,7 +390,9 @@ impl Supervisor {
         let health = &mut worker.health;
         health.lack = lack;
         health.doubt_at = match lack {
-            Lack::Proof if !health.was_doubted => health.doubt_at.or(Some(now.after(PROOF))),
+            NotReady::ReadyButNotListening if !health.was_doubted => {
+                health.doubt_at.or(Some(now.after(PROOF)))
+            }
             _ => None,
         };
     }
@@ -398,34 +402,34 @@ impl Supervisor {
         worker.health.doubt_at = None;
         worker.health.was_doubted = true;
         let (seat, generation) = (worker.seat, worker.generation);
-        self.actions.push(Action::Notice(Notice::Unproven { worker: id, seat, generation }));
+        self.actions.push(Action::Emit(Event::Unproven { worker: id, seat, generation }));
     }
 
     /// Says so when the last worker that answered does not any more.
     fn report_if_nobody_answers(&mut self, last: WorkerId) {
-        let aim = self.aim_in_effect();
-        let is_of_aim = self.workers.get(&last).is_some_and(|worker| aim.includes(worker));
+        let target = self.target_in_effect();
+        let is_of_target = self.workers.get(&last).is_some_and(|worker| target.includes(worker));
         let is_serving = matches!(self.phase, Phase::Serving);
-        if is_serving && is_of_aim && self.standing(aim) < Standing::Serves {
-            let able = self.workers.values().filter(|w| w.is_able() && aim.includes(w)).count();
-            self.actions.push(Action::Notice(Notice::NobodyAnswers { workers: able }));
+        if is_serving && is_of_target && self.standing(target) < Standing::Serves {
+            let able = self.workers.values().filter(|w| w.is_able() && target.includes(w)).count();
+            self.actions.push(Action::Emit(Event::NoneHealthy { workers: able }));
         }
     }
 
-    /// What clients can expect of the workers of an aim.
-    pub(super) fn standing(&self, aim: &Aim) -> Standing {
+    /// What clients can expect of the workers of a target.
+    pub(super) fn standing(&self, target: &Target) -> Standing {
         let of_worker = |worker: &Worker| match worker.can_serve() {
             true => Standing::Serves,
             false if worker.is_able() => Standing::Silent,
             false => Standing::Nobody,
         };
-        let workers = self.workers.values().filter(|worker| aim.includes(worker));
+        let workers = self.workers.values().filter(|worker| target.includes(worker));
         workers.map(of_worker).max().unwrap_or(Standing::Nobody)
     }
 
     /// Whether no plan names the worker only because it does not answer: it keeps its place, and is not
     /// retired.
     pub(super) fn is_set_aside(&self, worker: &Worker) -> bool {
-        !worker.answers() && !worker.health.is_stopping && !self.kernel.seat_is_anothers(worker)
+        !worker.is_healthy() && !worker.health.is_stopping && !self.kernel.seat_is_anothers(worker)
     }
 }

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::aim::{Aim, Draft};
 use super::backoff::Retry;
 use super::repair::Repair;
-use super::{Backoff, Moment, Start, Worker};
+use super::target::{PlanWithWorkers, Target};
+use super::{Backoff, Start, Timestamp, Worker};
 use crate::plan::{Plan, Port};
 
 /// The delays between tries to put a plan into force.
@@ -14,10 +14,10 @@ const RETRY: Backoff = Backoff { min: Duration::from_millis(100), max: Duration:
 /// The plan in force, and the commit that is outstanding.
 #[derive(Debug, Clone)]
 pub(super) struct Kernel {
-    pub(super) in_force: Draft,
+    pub(super) in_force: PlanWithWorkers,
     /// Whether there are any rules at all.
     pub(super) has_rules: bool,
-    outstanding: Option<Draft>,
+    outstanding: Option<PlanWithWorkers>,
     retry: Retry,
     pub(super) repair: Repair,
 }
@@ -25,8 +25,8 @@ pub(super) struct Kernel {
 impl Kernel {
     pub(super) fn new(in_force: Plan, start: Start) -> Self {
         Self {
-            in_force: Draft { plan: in_force, lineup: None },
-            has_rules: start == Start::Takeover,
+            in_force: PlanWithWorkers { plan: in_force, roster: None },
+            has_rules: start == Start::FromKernel,
             outstanding: None,
             retry: Retry::default(),
             repair: Repair::default(),
@@ -46,19 +46,19 @@ impl Kernel {
     /// be in force any moment.
     pub(super) fn names(&self, worker: &Worker) -> bool {
         self.in_force.names(worker)
-            || self.outstanding.as_ref().is_some_and(|draft| draft.names(worker))
+            || self.outstanding.as_ref().is_some_and(|candidate| candidate.names(worker))
     }
 
     /// Whether the plan in force, or one that may be any moment, names another worker in this one's seat.
     pub(super) fn seat_is_anothers(&self, worker: &Worker) -> bool {
-        let drafts = [Some(&self.in_force), self.outstanding.as_ref()];
-        drafts.into_iter().flatten().any(|draft| draft.seats_another(worker))
+        let candidates = [Some(&self.in_force), self.outstanding.as_ref()];
+        candidates.into_iter().flatten().any(|candidate| candidate.seats_another(worker))
     }
 
     /// The same of whoever listens on these worker ports.
     pub(super) fn leads_to(&self, ports: &[Port]) -> bool {
-        let leads_there = |draft: &Draft| {
-            let mut occupants = draft.plan.seats().filter_map(|(_, occupant)| occupant);
+        let leads_there = |candidate: &PlanWithWorkers| {
+            let mut occupants = candidate.plan.seats().filter_map(|(_, occupant)| occupant);
             occupants.any(|occupant| *occupant.ports == *ports)
         };
         leads_there(&self.in_force) || self.outstanding.as_ref().is_some_and(leads_there)
@@ -69,37 +69,37 @@ impl Kernel {
         self.has_rules && self.in_force.plan.is_admitting()
     }
 
-    /// The aim of the outstanding commit, if it has one.
-    pub(super) fn outstanding_aim(&self) -> Option<&Aim> {
-        Some(&self.outstanding.as_ref()?.lineup.as_ref()?.aim)
+    /// The target of the outstanding commit, if it has one.
+    pub(super) fn outstanding_target(&self) -> Option<&Target> {
+        Some(&self.outstanding.as_ref()?.roster.as_ref()?.target)
     }
 
     /// When the next commit may be tried.
-    pub(super) fn not_before(&self) -> Moment {
+    pub(super) fn not_before(&self) -> Timestamp {
         self.retry.not_before
     }
 
-    pub(super) fn submit(&mut self, draft: Draft) -> Plan {
-        self.outstanding.insert(draft).plan.clone()
+    pub(super) fn submit(&mut self, candidate: PlanWithWorkers) -> Plan {
+        self.outstanding.insert(candidate).plan.clone()
     }
 
     /// The outstanding commit is in force; returns what was in force before.
-    pub(super) fn committed(&mut self) -> Option<Draft> {
-        let draft = self.outstanding.take()?;
+    pub(super) fn committed(&mut self) -> Option<PlanWithWorkers> {
+        let candidate = self.outstanding.take()?;
         self.repair.suspect();
-        Some(self.replace(draft))
+        Some(self.replace(candidate))
     }
 
-    /// A draft whose plan equals the one in force needs no commit.
-    pub(super) fn replace(&mut self, draft: Draft) -> Draft {
+    /// A candidate whose plan equals the one in force needs no commit.
+    pub(super) fn replace(&mut self, candidate: PlanWithWorkers) -> PlanWithWorkers {
         self.retry = Retry::default();
         self.has_rules = true;
-        std::mem::replace(&mut self.in_force, draft)
+        std::mem::replace(&mut self.in_force, candidate)
     }
 
     /// The outstanding commit, or the attempt to make one, changed nothing. Returns the delay until
     /// the next try.
-    pub(super) fn failed(&mut self, now: Moment) -> Duration {
+    pub(super) fn failed(&mut self, now: Timestamp) -> Duration {
         self.outstanding = None;
         self.retry.failed(&RETRY, now)
     }

@@ -3,7 +3,7 @@
 //!
 //! # How it works
 //!
-//! A [`Supervisor`] is told what happens ([`Event`]) and at what time ([`Moment`]), and answers
+//! A [`Supervisor`] is told what happens ([`Input`]) and at what time ([`Timestamp`]), and answers
 //! what is to be done ([`Action`]). It does nothing itself and reads no clock; the master does.
 //!
 //! ```text
@@ -24,15 +24,15 @@
 //! 4. a worker that was in force and is not named any more is retired; one that will never be
 //!    named is ended; one that the plan in force names is left alone;
 //! 5. a live worker that has a cause to be replaced begins to leave, if the budget allows it
-//!    (`replacement.rs`, `budget.rs`);
+//!    (`replacement.rs`, `rate_limit.rs`);
 //! 6. retired workers that somebody wants gone (`clearing.rs`), or that memory is too short for
-//!    (`pressure.rs`), are ended, one after the other;
+//!    (`memory_pressure.rs`), are ended, one after the other;
 //! 7. if the table in the kernel may have been changed, by whomever, it is looked at, and made anew
 //!    where it differs from the plan in force (`repair.rs` tells how often);
 //! 8. a place that has no worker, or one that leaves, gets one, when its back-off and the stagger
 //!    allow it and it was not given up (`spawning.rs`, `backoff.rs`);
 //! 9. listening sockets that the master holds and whose worker has ended are handed on, or closed when
-//!    nobody waits in their queue (`estate.rs`).
+//!    nobody waits in their queue (`orphaned_listeners.rs`).
 //!
 //! So no order of events is special. The death of a worker while a commit that names it is on its
 //! way is the same as any: after the answer the plan in force names a dead worker, the plan of
@@ -41,17 +41,17 @@
 //!
 //! # What should be
 //!
-//! An *aim* is a generation and the weights of the seats: one worker of that generation in each
-//! seat; and perhaps a *canary*: another generation in more seats, on trial (`canary.rs`). The *lineup* of an aim is the workers of it that can serve now; it makes the plan. A
-//! cluster has one aim, and while it is reloaded or scaled a second one: the workers that only the
+//! An *target* is a generation and the weights of the seats: one worker of that generation in each
+//! seat; and perhaps a *canary*: another generation in more seats, on trial (`canary.rs`). The *roster* of a target is the workers of it that can serve now; it makes the plan. A
+//! cluster has one target, and while it is reloaded or scaled a second one: the workers that only the
 //! second includes are started beside the others, and when all are ready the plan follows the
-//! second aim, in one commit. Only when that is in force is the first aim dropped. Up to then,
+//! second target, in one commit. Only when that is in force is the first target dropped. Up to then,
 //! giving up means to drop the second, whose workers nobody wants then.
 //!
 //! | | goes into force |
 //! |---|---|
 //! | [`Start::Fresh`] | with the first worker that is ready; the other seats are vacant until theirs are |
-//! | [`Start::Takeover`] | when all workers are ready; until then the plan of the earlier master is not touched. A worker that fails is tried again, with back-off |
+//! | [`Start::FromKernel`] | when all workers are ready; until then the plan of the earlier master is not touched. A worker that fails is tried again, with back-off |
 //! | adoption ([`Supervisor::adopt`]) | nothing: the plan of the earlier master is in force, with its workers. Seats that are vacant are filled |
 //! | reload, scale up | when all new workers are ready. If one fails first, or the commit fails three times in a row, all are ended, and what is in force stays |
 //! | scale down | at once |
@@ -69,7 +69,7 @@
 //! # Health
 //!
 //! Whether a worker answers is known beside its stage (`health.rs`). One that does not is left out of
-//! the lineup as long as another answers, keeps its seat, and comes back when it answers again.
+//! the roster as long as another answers, keeps its seat, and comes back when it answers again.
 //!
 //! # The end of a worker
 //!
@@ -89,28 +89,25 @@
 //! | the high memory mark | it is killed: its connections are reset |
 //!
 //! Nothing of this ever ends a live worker. One that is too large, too old, too slow or silent, or that
-//! asks for it, is replaced first ([`Cause`]).
+//! asks for it, is replaced first ([`ReplaceReason`]).
 
 mod action;
-mod adoption;
-mod aim;
+mod adopt;
 mod backoff;
-mod bequest;
-mod budget;
 mod canary;
 mod clearing;
 mod commit;
 mod desired;
 mod error;
-mod estate;
 mod event;
 mod health;
+mod input;
 mod kernel;
-mod life;
-mod moment;
-mod notice;
-mod peers;
-mod pressure;
+mod lifecycle;
+mod links;
+mod memory_pressure;
+mod orphaned_listeners;
+mod rate_limit;
 mod repair;
 mod replacement;
 mod retirement;
@@ -119,28 +116,31 @@ mod rollout;
 mod settings;
 #[cfg(test)]
 mod simulation;
+mod snapshot;
 mod spawning;
 mod state;
 mod stats;
 mod stop;
+mod target;
 #[cfg(test)]
 mod tests;
+mod timestamp;
 mod worker;
 
 pub use action::{Action, Done, Progress};
-pub use adoption::{Adopted, Inheritance, Part};
-pub use bequest::{Bequest, Past, Respawn};
-pub use canary::Trial;
+pub use adopt::{AdoptedCluster, AdoptedStage, WorkerSnapshot};
+pub use canary::CanaryStatus;
 pub use error::{FailureCause, Refusal, Rollout, WorkerFailure};
-pub use event::{Event, Exit, Footprint, Request, RequestId, Sockets, Start, Target};
-pub use health::{Lack, Silence};
-pub use moment::Moment;
-pub use notice::{MemoryOf, Notice, Why};
-pub use repair::{Finding, Repairs, Writer};
-pub use replacement::Cause;
+pub use event::{EndReason, Event, MemoryOf};
+pub use health::{NotReady, Unhealthy};
+pub use input::{Exit, Input, MemoryUsage, Request, RequestId, RetireTarget, Sockets, Start};
+pub use repair::{Repairs, Verification, Writer};
+pub use replacement::ReplaceReason;
 pub use settings::Settings;
+pub use snapshot::{History, SeatBackoffSnapshot, Snapshot};
 pub use state::Supervisor;
 pub use stats::{Stats, WorkerStats};
+pub use timestamp::Timestamp;
 pub use worker::{Worker, WorkerId, WorkerState};
 
 use crate::protocol::{Backoff, KillOrder, Marks};

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use super::backoff::Retry;
 use super::state::Phase;
-use super::{Action, Backoff, Moment, Notice, Supervisor};
+use super::{Action, Backoff, Event, Supervisor, Timestamp};
 
 /// The least time between two looks: a burst of small changes costs few.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
@@ -59,7 +59,7 @@ impl fmt::Display for Writer {
 
 /// What a look at the table has shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Finding {
+pub enum Verification {
     /// It holds the plan in force.
     Same,
     /// It does not.
@@ -92,9 +92,9 @@ pub(super) struct Repair {
     writer: Option<Writer>,
     outstanding: Option<Outstanding>,
     /// No look before this.
-    next_look: Moment,
+    next_look: Timestamp,
     /// When the latest repairs were made, at most [`BURST`] of them.
-    latest: VecDeque<Moment>,
+    latest: VecDeque<Timestamp>,
     /// Repairs that were held back, in a row.
     held_back: u32,
     retry: Retry,
@@ -117,18 +117,18 @@ impl Repair {
         self.is_suspect = true;
     }
 
-    fn look_at(&self) -> Moment {
+    fn look_at(&self) -> Timestamp {
         self.next_look.max(self.retry.not_before)
     }
 
     /// When the fight is over, if there is one and nothing else happens.
-    fn quiet_at(&self) -> Option<Moment> {
+    fn quiet_at(&self) -> Option<Timestamp> {
         let last = self.latest.back().filter(|_| self.held_back > 0)?;
         Some(last.after(QUIET))
     }
 
     /// Counts a repair; returns for how long the next one is held back.
-    fn count(&mut self, now: Moment) -> Duration {
+    fn count(&mut self, now: Timestamp) -> Duration {
         self.repairs.total += 1;
         self.latest.push_back(now);
         if self.latest.len() > BURST {
@@ -161,7 +161,7 @@ impl Supervisor {
     }
 
     /// Looks at the table, if it is suspect and may be looked at now.
-    pub(super) fn look_after_rules(&mut self, now: Moment) {
+    pub(super) fn look_after_rules(&mut self, now: Timestamp) {
         self.end_fight(now);
         if self.look_deadline().is_none_or(|at| at > now) {
             return;
@@ -173,14 +173,14 @@ impl Supervisor {
         self.actions.push(Action::Verify);
     }
 
-    pub(super) fn repair_deadline(&self) -> Option<Moment> {
+    pub(super) fn repair_deadline(&self) -> Option<Timestamp> {
         if let Phase::Finished = self.phase {
             return None;
         }
         self.look_deadline().into_iter().chain(self.kernel.repair.quiet_at()).min()
     }
 
-    fn look_deadline(&self) -> Option<Moment> {
+    fn look_deadline(&self) -> Option<Timestamp> {
         let is_wanted = self.kernel.repair.is_suspect
             && self.kernel.has_rules
             && !self.kernel.is_busy()
@@ -188,22 +188,22 @@ impl Supervisor {
         is_wanted.then(|| self.kernel.repair.look_at())
     }
 
-    pub(super) fn verified(&mut self, finding: Finding, now: Moment) {
+    pub(super) fn verified(&mut self, finding: Verification, now: Timestamp) {
         if self.kernel.repair.outstanding != Some(Outstanding::Look) {
             return;
         }
         self.kernel.repair.outstanding = None;
         match finding {
-            Finding::Same => self.kernel.repair.retry = Retry::default(),
-            Finding::Differs { what } => {
+            Verification::Same => self.kernel.repair.retry = Retry::default(),
+            Verification::Differs { what } => {
                 self.kernel.repair.outstanding = Some(Outstanding::Restore { what });
                 self.actions.push(Action::Restore(self.plan().clone()));
             }
-            Finding::Unreadable { reason } => self.repair_failed(reason, now),
+            Verification::Unreadable { reason } => self.repair_failed(reason, now),
         }
     }
 
-    pub(super) fn restored(&mut self, now: Moment) {
+    pub(super) fn restored(&mut self, now: Timestamp) {
         let repair = &mut self.kernel.repair;
         let Some(Outstanding::Restore { what }) = repair.outstanding.take() else { return };
         repair.retry = Retry::default();
@@ -211,29 +211,29 @@ impl Supervisor {
         let held_back = repair.count(now);
         repair.repairs.last_writer.clone_from(&writer);
         let total = repair.repairs.total;
-        self.actions.push(Action::Notice(Notice::Repaired { what, writer, total, held_back }));
+        self.actions.push(Action::Emit(Event::Repaired { what, writer, total, held_back }));
     }
 
-    pub(super) fn restore_failed(&mut self, reason: String, now: Moment) {
+    pub(super) fn restore_failed(&mut self, reason: String, now: Timestamp) {
         if let Some(Outstanding::Restore { .. }) = self.kernel.repair.outstanding {
             self.kernel.repair.outstanding = None;
             self.repair_failed(reason, now);
         }
     }
 
-    fn repair_failed(&mut self, reason: String, now: Moment) {
+    fn repair_failed(&mut self, reason: String, now: Timestamp) {
         let repair = &mut self.kernel.repair;
         repair.suspect();
         let retry_in = repair.retry.failed(&RETRY, now);
-        self.actions.push(Action::Notice(Notice::RepairFailed { reason, retry_in }));
+        self.actions.push(Action::Emit(Event::RepairFailed { reason, retry_in }));
     }
 
-    fn end_fight(&mut self, now: Moment) {
+    fn end_fight(&mut self, now: Timestamp) {
         let repair = &mut self.kernel.repair;
         if repair.quiet_at().is_some_and(|at| at <= now) {
             repair.held_back = 0;
             repair.latest.clear();
-            self.actions.push(Action::Notice(Notice::LeftAlone { quiet: QUIET }));
+            self.actions.push(Action::Emit(Event::InterferenceEnded { quiet: QUIET }));
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Replacement comes first, then retirement. A worker that is to go is *leaving*
 //! ([`Worker::leaving`]): it stays in force, and its place counts as free for another worker. When
-//! that one is ready the lineup names it in place of the one that leaves, in one commit, and the old
+//! that one is ready the roster names it in place of the one that leaves, in one commit, and the old
 //! one is retired like any that no plan names any more. If the successor fails it is started again,
 //! with back-off, and the old one serves on. A worker leaves once: what has made it leave is not
 //! looked at again.
@@ -18,25 +18,25 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::budget::Limit;
-use super::notice::Mebibytes;
+use super::event::Mebibytes;
+use super::rate_limit::RateLimit;
 use super::state::Phase;
 use super::worker::Stage;
 use super::{
-    Action, Done, Footprint, Moment, Notice, Progress, Refusal, RequestId, Supervisor, Target, Why,
-    Worker, WorkerFailure, WorkerId,
+    Action, Done, EndReason, Event, MemoryUsage, Progress, Refusal, RequestId, RetireTarget,
+    Supervisor, Timestamp, Worker, WorkerFailure, WorkerId,
 };
 use crate::plan::Seat;
 
 /// Why a live worker is replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Cause {
+pub enum ReplaceReason {
     /// An operator wants it.
-    Requested,
+    OperatorRequest,
     /// It does not answer.
-    Silent,
+    Unhealthy,
     /// It wants it itself.
-    Asked,
+    WorkerRequest,
     /// It has too much memory.
     Memory {
         /// Its resident memory, in bytes.
@@ -51,12 +51,12 @@ pub enum Cause {
     Age,
 }
 
-impl fmt::Display for Cause {
+impl fmt::Display for ReplaceReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Requested => f.write_str("an operator wants it"),
-            Self::Silent => f.write_str("it does not answer"),
-            Self::Asked => f.write_str("it asks for it"),
+            Self::OperatorRequest => f.write_str("an operator wants it"),
+            Self::Unhealthy => f.write_str("it does not answer"),
+            Self::WorkerRequest => f.write_str("it asks for it"),
             Self::Memory { rss } => write!(f, "it has {} of memory", Mebibytes(*rss)),
             Self::Lag { lag } => write!(f, "its event loop is {lag:.0?} late"),
             Self::Age => f.write_str("it has run for long enough"),
@@ -93,19 +93,19 @@ pub(super) struct Retiring {
 }
 
 /// The order in which the budget is given out: who serves its clients worst comes first.
-fn urgency(cause: &Cause) -> u8 {
+fn urgency(cause: &ReplaceReason) -> u8 {
     match cause {
-        Cause::Requested => 0,
-        Cause::Silent => 1,
-        Cause::Asked => 2,
-        Cause::Memory { .. } => 3,
-        Cause::Lag { .. } => 4,
-        Cause::Age => 5,
+        ReplaceReason::OperatorRequest => 0,
+        ReplaceReason::Unhealthy => 1,
+        ReplaceReason::WorkerRequest => 2,
+        ReplaceReason::Memory { .. } => 3,
+        ReplaceReason::Lag { .. } => 4,
+        ReplaceReason::Age => 5,
     }
 }
 
 impl Supervisor {
-    pub(super) fn take_resident(&mut self, footprint: &Footprint) {
+    pub(super) fn take_resident(&mut self, footprint: &MemoryUsage) {
         for (id, bytes) in &footprint.workers {
             if let Some(worker) = self.workers.get_mut(id) {
                 worker.rss = Some(*bytes);
@@ -126,29 +126,31 @@ impl Supervisor {
     }
 
     /// An operator wants a worker replaced. That is not held back, but it is counted.
-    pub(super) fn request_retirement(&mut self, request: RequestId, target: Target) {
+    pub(super) fn request_retirement(&mut self, request: RequestId, target: RetireTarget) {
         match self.check_retirement(target) {
             Ok((worker, seat)) => {
                 self.retiring.push(Retiring { request, worker, seat });
                 let in_seat = self.respawns.iter_mut().filter(|((of, _), _)| *of == seat);
                 in_seat.for_each(|(_, respawn)| respawn.forgive());
-                self.leave(worker, Cause::Requested);
+                self.leave(worker, ReplaceReason::OperatorRequest);
             }
             Err(refusal) => self.reply(request, Err(refusal)),
         }
     }
 
-    fn check_retirement(&self, target: Target) -> Result<(WorkerId, Seat), Refusal> {
+    fn check_retirement(&self, target: RetireTarget) -> Result<(WorkerId, Seat), Refusal> {
         self.check_idle()?;
         let is_meant = |worker: &&Worker| match target {
-            Target::Seat(seat) => worker.seat == seat && worker.is_live(),
-            Target::Pid(pid) => worker.pid == Some(pid),
+            RetireTarget::Seat(seat) => worker.seat == seat && worker.is_live(),
+            RetireTarget::Pid(pid) => worker.pid == Some(pid),
         };
-        let seats = self.aim.seat_count();
+        let seats = self.target.seat_count();
         let worker = self.workers.values().find(is_meant).ok_or(match target {
-            Target::Seat(seat) if seat.index() >= seats => Refusal::NoSuchSeat { seat, seats },
-            Target::Seat(seat) => Refusal::Vacant { seat },
-            Target::Pid(pid) => Refusal::NoSuchWorker { pid },
+            RetireTarget::Seat(seat) if seat.index() >= seats => {
+                Refusal::NoSuchSeat { seat, seats }
+            }
+            RetireTarget::Seat(seat) => Refusal::Vacant { seat },
+            RetireTarget::Pid(pid) => Refusal::NoSuchWorker { pid },
         })?;
         match worker.leaving {
             _ if !worker.is_live() => {
@@ -160,7 +162,7 @@ impl Supervisor {
     }
 
     /// Has those leave that have a cause to, as far as the budget goes.
-    pub(super) fn let_leave(&mut self, now: Moment) {
+    pub(super) fn let_leave(&mut self, now: Timestamp) {
         loop {
             let due = self.causes().filter(|(at, ..)| *at <= now);
             let first = due.min_by_key(|(_, cause, worker)| (urgency(cause), worker.id));
@@ -169,7 +171,7 @@ impl Supervisor {
                 return;
             };
             let id = worker.id;
-            if self.budget_free_at().is_none_or(|at| now < at) {
+            if self.replacement_allowed_at().is_none_or(|at| now < at) {
                 return self.report_held_back(now);
             }
             self.is_held_back = false;
@@ -178,29 +180,29 @@ impl Supervisor {
     }
 
     /// When [`Self::let_leave`] has something to do.
-    pub(super) fn leave_deadline(&self) -> Option<Moment> {
+    pub(super) fn leave_deadline(&self) -> Option<Timestamp> {
         let first = self.causes().map(|(at, ..)| at).min()?;
-        Some(first.max(self.budget_free_at()?))
+        Some(first.max(self.replacement_allowed_at()?))
     }
 
-    fn leave(&mut self, id: WorkerId, cause: Cause) {
+    fn leave(&mut self, id: WorkerId, cause: ReplaceReason) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.leaving = Some(cause);
         let (seat, generation) = (worker.seat, worker.generation);
-        let notice = Notice::Leaving { worker: id, seat, generation, cause };
-        self.actions.push(Action::Notice(notice));
+        let event = Event::Leaving { worker: id, seat, generation, cause };
+        self.actions.push(Action::Emit(event));
     }
 
     /// The workers that have a cause to leave, or will have one by the passage of time alone.
-    fn causes(&self) -> impl Iterator<Item = (Moment, Cause, &Worker)> {
+    fn causes(&self) -> impl Iterator<Item = (Timestamp, ReplaceReason, &Worker)> {
         let is_serving = matches!(self.phase, Phase::Serving);
-        let aim = self.aim_to_fill().filter(|_| is_serving);
+        let target = self.target_to_fill().filter(|_| is_serving);
         let stays = move |worker: &&Worker| {
-            let has_place = aim.is_some_and(|aim| aim.includes(worker));
+            let has_place = target.is_some_and(|target| target.includes(worker));
             has_place && worker.is_live() && worker.leaving.is_none()
         };
         // One after the other: those that were started together must not go together.
-        let is_aged = |other: &Worker| other.is_live() && other.leaving == Some(Cause::Age);
+        let is_aged = |other: &Worker| other.is_live() && other.leaving == Some(ReplaceReason::Age);
         let max_age = self.settings.retire.max_age;
         let max_age = max_age.filter(|_| !self.workers.values().any(is_aged));
         self.workers.values().filter(stays).filter_map(move |worker| {
@@ -211,72 +213,77 @@ impl Supervisor {
 
     /// The cause that the worker has had for longest or will have first, and since or from when; what
     /// was said or measured counts from the beginning.
-    fn cause_of(&self, worker: &Worker, max_age: Option<Duration>) -> Option<(Moment, Cause)> {
+    fn cause_of(
+        &self,
+        worker: &Worker,
+        max_age: Option<Duration>,
+    ) -> Option<(Timestamp, ReplaceReason)> {
         let Facts { asked, lag, .. } = worker.facts;
         let retire = &self.settings.retire;
-        let asked = asked.then_some((Moment::START, Cause::Asked));
+        let asked = asked.then_some((Timestamp::START, ReplaceReason::WorkerRequest));
         let memory = worker.rss.filter(|rss| retire.rss.is_some_and(|limit| *rss > limit));
-        let memory = memory.map(|rss| (Moment::START, Cause::Memory { rss }));
+        let memory = memory.map(|rss| (Timestamp::START, ReplaceReason::Memory { rss }));
         let lag = lag.filter(|lag| retire.lag.is_some_and(|limit| *lag >= limit));
-        let lag = lag.map(|lag| (Moment::START, Cause::Lag { lag }));
-        let silent = worker.silent_since();
-        let silent = silent.map(|since| (since.after(self.settings.ping), Cause::Silent));
-        let age = max_age.map(|age| (worker.started.after(age), Cause::Age));
+        let lag = lag.map(|lag| (Timestamp::START, ReplaceReason::Lag { lag }));
+        let silent = worker.unhealthy_since();
+        let silent =
+            silent.map(|since| (since.after(self.settings.ping), ReplaceReason::Unhealthy));
+        let age = max_age.map(|age| (worker.started.after(age), ReplaceReason::Age));
         [asked, memory, lag, silent, age].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
-    fn budget_free_at(&self) -> Option<Moment> {
+    fn replacement_allowed_at(&self) -> Option<Timestamp> {
         let leaves = |worker: &&Worker| worker.is_live() && worker.leaving.is_some();
         let under_way = self.workers.values().filter(leaves).count();
-        self.budget.free_at(self.limit(), under_way)
+        self.rate_limiter.allowed_at(self.limit(), under_way)
     }
 
-    pub(super) fn limit(&self) -> Limit {
-        Limit { rate: self.settings.retire.rate, window: self.settings.retire.window }
+    pub(super) fn limit(&self) -> RateLimit {
+        RateLimit { rate: self.settings.retire.rate, window: self.settings.retire.window }
     }
 
     /// Says once that the budget is used up.
-    fn report_held_back(&mut self, now: Moment) {
+    fn report_held_back(&mut self, now: Timestamp) {
         if !std::mem::replace(&mut self.is_held_back, true) {
             let workers = self.causes().filter(|(at, ..)| *at <= now).count();
             let rate = self.settings.retire.rate;
             let window = self.settings.retire.window;
-            let notice = Notice::RetirementsHeldBack { workers, rate, window };
-            self.actions.push(Action::Notice(notice));
+            let event = Event::RetirementsHeldBack { workers, rate, window };
+            self.actions.push(Action::Emit(event));
         }
     }
 
     /// A live worker was just retired.
-    pub(super) fn note_retirement(&mut self, id: WorkerId, now: Moment) {
+    pub(super) fn note_retirement(&mut self, id: WorkerId, now: Timestamp) {
         let nice = self.settings.retire.renice;
         if nice != 0 {
             self.actions.push(Action::Renice { worker: id, nice });
         }
         if self.workers.get(&id).is_some_and(|worker| worker.leaving.is_some()) {
-            self.budget.spend(self.limit(), now);
+            self.rate_limiter.record(self.limit(), now);
         }
     }
 
     /// Ends the retired ones that have been silent for too long.
-    pub(super) fn end_silent(&mut self, now: Moment) {
-        for id in self.silent_too_long(now) {
+    pub(super) fn end_unhealthy(&mut self, now: Timestamp) {
+        for id in self.unhealthy_too_long(now) {
             if let Stage::Retired(_) = self.workers[&id].stage {
-                self.end(id, Why::Silent, now);
+                self.end(id, EndReason::UnhealthyRetired, now);
             }
         }
     }
 
-    fn silent_too_long(&self, now: Moment) -> Vec<WorkerId> {
-        let is_due = |worker: &&Worker| self.silence_over(worker).is_some_and(|at| at <= now);
+    fn unhealthy_too_long(&self, now: Timestamp) -> Vec<WorkerId> {
+        let is_due = |worker: &&Worker| self.unhealthy_limit(worker).is_some_and(|at| at <= now);
         self.workers.values().filter(is_due).map(|worker| worker.id).collect()
     }
 
-    pub(super) fn silence_deadline(&self) -> Option<Moment> {
-        self.workers.values().filter_map(|worker| self.silence_over(worker)).min()
+    pub(super) fn unhealthy_deadline(&self) -> Option<Timestamp> {
+        self.workers.values().filter_map(|worker| self.unhealthy_limit(worker)).min()
     }
 
-    fn silence_over(&self, worker: &Worker) -> Option<Moment> {
-        let over = worker.silent_since()?.after(self.settings.ping);
+    fn unhealthy_limit(&self, worker: &Worker) -> Option<Timestamp> {
+        let over = worker.unhealthy_since()?.after(self.settings.ping);
         matches!(worker.stage, Stage::Retired(_)).then_some(over)
     }
 

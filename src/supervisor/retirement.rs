@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use super::{Moment, Settings, Sockets};
+use super::{Settings, Sockets, Timestamp};
 
 /// Reports in a row without a waiting connection that prove that there is none.
 const QUIET_REPORTS: u8 = 2;
@@ -20,7 +20,7 @@ const COME_BACK: Duration = Duration::from_secs(60);
 /// The retirement of one worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Retirement {
-    since: Moment,
+    since: Timestamp,
     /// Reports in a row in which all connections were accepted; not counted beyond
     /// [`QUIET_REPORTS`].
     quiet: u8,
@@ -30,7 +30,7 @@ pub(super) struct Retirement {
 }
 
 impl Retirement {
-    pub(super) fn new(now: Moment) -> Self {
+    pub(super) fn new(now: Timestamp) -> Self {
         Self { since: now, quiet: 0, is_settled: false }
     }
 
@@ -40,7 +40,7 @@ impl Retirement {
         Self { quiet: 0, ..self.clone() }
     }
 
-    pub(super) fn since(&self) -> Moment {
+    pub(super) fn since(&self) -> Timestamp {
         self.since
     }
 
@@ -49,7 +49,7 @@ impl Retirement {
     }
 
     /// Takes note of a report. Returns whether the worker has nothing left to do.
-    pub(super) fn report(&mut self, sockets: Sockets, now: Moment) -> bool {
+    pub(super) fn report(&mut self, sockets: Sockets, now: Timestamp) -> bool {
         let quiet = self.quiet.saturating_add(1).min(QUIET_REPORTS);
         // A kernel that does not release its entries must not keep a worker for ever.
         let is_bound = sockets.bound > 0 && self.may_come_back(now);
@@ -60,12 +60,12 @@ impl Retirement {
     }
 
     /// Whether clients that the worker has no socket for may still send again.
-    fn may_come_back(&self, now: Moment) -> bool {
+    fn may_come_back(&self, now: Timestamp) -> bool {
         now.since(self.since) < COME_BACK
     }
 
     /// When the worker must end whatever connections it has; `None`: never.
-    pub(super) fn deadline(&self, settings: &Settings) -> Option<Moment> {
+    pub(super) fn deadline(&self, settings: &Settings) -> Option<Timestamp> {
         let grace = if self.is_settled { Duration::ZERO } else { settings.settle };
         settings.drain.map(|drain| self.since.after(drain.saturating_add(grace)))
     }
@@ -83,8 +83,8 @@ mod tests {
     const SERVING: Sockets = Sockets { established: 1, ..IDLE };
 
     fn second_of_last(reports: &[Sockets]) -> Option<usize> {
-        let mut retirement = Retirement::new(Moment::START);
-        reports.iter().position(|report| retirement.report(*report, Moment::START))
+        let mut retirement = Retirement::new(Timestamp::START);
+        reports.iter().position(|report| retirement.report(*report, Timestamp::START))
     }
 
     #[test]
@@ -107,18 +107,18 @@ mod tests {
 
     #[test]
     fn quiet_reports_before_and_after_a_pause_are_not_in_a_row() {
-        let mut retirement = Retirement::new(Moment::START);
-        assert!(!retirement.report(IDLE, Moment::START));
+        let mut retirement = Retirement::new(Timestamp::START);
+        assert!(!retirement.report(IDLE, Timestamp::START));
         let mut resumed = retirement.resumed();
-        assert!(!resumed.report(IDLE, Moment::START));
+        assert!(!resumed.report(IDLE, Timestamp::START));
         assert!(!resumed.is_settled());
-        assert!(resumed.report(IDLE, Moment::START));
+        assert!(resumed.report(IDLE, Timestamp::START));
         assert!(resumed.resumed().is_settled(), "what is settled stays so");
     }
 
     #[test]
     fn the_limit_waits_for_the_queue_but_not_for_ever() {
-        let seconds = |s| Moment(Duration::from_secs(s));
+        let seconds = |s| Timestamp(Duration::from_secs(s));
         let settings = Settings { drain: Some(Duration::from_secs(10)), ..Settings::default() };
         let mut retirement = Retirement::new(seconds(100));
         assert_eq!(retirement.deadline(&settings), Some(seconds(115)));
@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn connections_that_conntrack_alone_knows_of_count_for_a_minute() {
         let remembered = Sockets { remembered: 1, ..IDLE };
-        let at = |seconds| Moment(Duration::from_secs(seconds));
+        let at = |seconds| Timestamp(Duration::from_secs(seconds));
         let mut retirement = Retirement::new(at(100));
         assert!(!retirement.report(remembered, at(101)));
         assert!(!retirement.report(remembered, at(102)));
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn entries_that_cannot_be_released_are_waited_for_no_longer_than_a_minute() {
-        let at = |seconds| Moment(Duration::from_secs(seconds));
+        let at = |seconds| Timestamp(Duration::from_secs(seconds));
         let mut retirement = Retirement::new(at(100));
         assert!(!retirement.report(BOUND, at(158)));
         assert!(!retirement.report(BOUND, at(159)));
@@ -152,7 +152,7 @@ mod tests {
 
     #[test]
     fn without_a_limit_it_drains_for_ever() {
-        let retirement = Retirement::new(Moment::START);
+        let retirement = Retirement::new(Timestamp::START);
         assert_eq!(retirement.deadline(&Settings::default()), None);
     }
 }

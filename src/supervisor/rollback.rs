@@ -18,11 +18,11 @@
 
 use std::time::Duration;
 
-use super::aim::Aim;
+use super::target::Target;
 use super::worker::Stage;
 use super::{
-    FailureCause, Moment, Refusal, RequestId, Retirement, Rollout, Supervisor, Why, Worker,
-    WorkerId,
+    EndReason, FailureCause, Refusal, RequestId, Retirement, Rollout, Supervisor, Timestamp,
+    Worker, WorkerId,
 };
 use crate::plan::Seat;
 
@@ -31,26 +31,26 @@ const LOOK: Duration = Duration::from_secs(2);
 
 /// A retired worker that is to serve again.
 #[derive(Debug, Clone)]
-pub(super) struct Recall {
+pub(super) struct Reactivation {
     /// What becomes of it if nothing comes of the rollback.
     pub(super) retirement: Retirement,
     /// When it was seen that it listens.
-    pub(super) ready: Option<Moment>,
+    pub(super) ready: Option<Timestamp>,
     /// When that must have been seen.
-    by: Moment,
+    by: Timestamp,
 }
 
-impl Recall {
-    pub(super) fn deadline(&self) -> Option<Moment> {
+impl Reactivation {
+    pub(super) fn deadline(&self) -> Option<Timestamp> {
         self.ready.is_none().then_some(self.by)
     }
 }
 
 impl Supervisor {
-    pub(super) fn roll_back(&mut self, request: RequestId, now: Moment) {
-        match self.rollback_aim() {
-            Ok((to, recalled)) => {
-                recalled.into_iter().for_each(|id| self.recall(id, now));
+    pub(super) fn roll_back(&mut self, request: RequestId, now: Timestamp) {
+        match self.rollback_target() {
+            Ok((to, reactivated)) => {
+                reactivated.into_iter().for_each(|id| self.reactivate(id, now));
                 self.begin_rollout(Rollout::Rollback, request, to);
             }
             Err(refusal) => self.reply(request, Err(refusal)),
@@ -58,10 +58,10 @@ impl Supervisor {
     }
 
     /// What to go back to, and the retired workers that it needs.
-    fn rollback_aim(&self) -> Result<(Aim, Vec<WorkerId>), Refusal> {
+    fn rollback_target(&self) -> Result<(Target, Vec<WorkerId>), Refusal> {
         self.check_idle()?;
-        if self.aim.canary.is_some() {
-            return Ok((self.aim.without_canary(), Vec::new()));
+        if self.target.canary.is_some() {
+            return Ok((self.target.without_canary(), Vec::new()));
         }
         let before = self.before.clone().ok_or(Refusal::NothingBefore)?;
         let (mut there, mut gone) = (Vec::new(), Vec::new());
@@ -77,38 +77,38 @@ impl Supervisor {
         Err(Refusal::Gone { generation: before.generation, seats: gone })
     }
 
-    /// The worker that an aim wants in a seat, if it is retired and nothing worse. Of several the one
+    /// The worker that a target wants in a seat, if it is retired and nothing worse. Of several the one
     /// that served last.
-    fn retired_in(&self, seat: Seat, aim: &Aim) -> Option<WorkerId> {
-        let of_aim = self.workers.values().filter(|it| it.seat == seat && aim.includes(it));
-        let is_fit = |it: &&Worker| !it.unfit && !it.is_finisher && !it.health.is_stopping();
-        let retired = of_aim.filter(|it| matches!(it.stage, Stage::Retired(_))).filter(is_fit);
+    fn retired_in(&self, seat: Seat, target: &Target) -> Option<WorkerId> {
+        let of_target = self.workers.values().filter(|it| it.seat == seat && target.includes(it));
+        let is_fit = |it: &&Worker| !it.unfit && !it.is_drainer && !it.health.is_stopping();
+        let retired = of_target.filter(|it| matches!(it.stage, Stage::Retired(_))).filter(is_fit);
         retired.map(|worker| worker.id).next_back()
     }
 
-    fn recall(&mut self, id: WorkerId, now: Moment) {
+    fn reactivate(&mut self, id: WorkerId, now: Timestamp) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if let Stage::Retired(retirement) = &worker.stage {
             let retirement = retirement.clone();
-            let recall = Recall { retirement, ready: None, by: now.after(LOOK) };
-            worker.stage = Stage::Recalled(recall);
+            let reactivation = Reactivation { retirement, ready: None, by: now.after(LOOK) };
+            worker.stage = Stage::Reactivating(reactivation);
             worker.stay();
         }
     }
 
     /// A retired worker does not serve again after all. Its time to drain has gone on meanwhile.
-    pub(super) fn retire_again(&mut self, id: WorkerId, now: Moment) {
+    pub(super) fn retire_again(&mut self, id: WorkerId, now: Timestamp) {
         self.end_return(id, now);
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        let Stage::Recalled(recall) = &worker.stage else { return };
-        worker.stage = Stage::Retired(recall.retirement.resumed());
+        let Stage::Reactivating(reactivation) = &worker.stage else { return };
+        worker.stage = Stage::Retired(reactivation.retirement.resumed());
         if self.worker_deadline(&self.workers[&id]).is_some_and(|at| at <= now) {
-            self.end(id, Why::DrainLimit, now);
+            self.end(id, EndReason::DrainLimit, now);
         }
     }
 
     /// The sockets of a retired worker were not seen to listen any more.
-    pub(super) fn recall_timed_out(&mut self, id: WorkerId, now: Moment) {
+    pub(super) fn reactivation_timed_out(&mut self, id: WorkerId, now: Timestamp) {
         let worker = self.workers[&id].clone();
         self.retire_again(id, now);
         let cause = FailureCause::NotReady { limit: LOOK };
@@ -116,11 +116,11 @@ impl Supervisor {
     }
 
     /// Whether a retired worker that has nothing left to do is kept, since there may be a rollback.
-    pub(super) fn is_kept(&self, id: WorkerId, now: Moment) -> bool {
+    pub(super) fn is_kept(&self, id: WorkerId, now: Timestamp) -> bool {
         let Some(worker) = self.workers.get(&id).filter(|_| !self.is_stopping()) else {
             return false;
         };
         let may_return = self.before.as_ref().is_some_and(|before| before.includes(worker));
-        may_return && !worker.is_finisher && now.since(worker.since()) < self.settings.rollback
+        may_return && !worker.is_drainer && now.since(worker.since()) < self.settings.rollback
     }
 }

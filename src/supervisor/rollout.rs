@@ -1,14 +1,14 @@
 //! Reload, scale, canary, rollback: workers beside those in force, then one swap.
 //!
-//! Each is a change of [`Aim`]. The workers that only the new aim includes are started; when all
-//! are ready the plan follows the new aim, in one commit; when that is in force the new aim is the
-//! aim, and the workers that it does not include retire. Until then the old aim stays what it
+//! Each is a change of [`Target`]. The workers that only the new target includes are started; when all
+//! are ready the plan follows the new target, in one commit; when that is in force the new target is the
+//! target, and the workers that it does not include retire. Until then the old target stays what it
 //! was, so that giving up is dropping the rollout: its workers are wanted by nobody then.
 
-use super::aim::{Aim, Draft};
-use super::backoff::Respawn;
+use super::backoff::SeatBackoff;
 use super::health::Standing;
 use super::state::Phase;
+use super::target::{PlanWithWorkers, Target};
 use super::{
     Done, Progress, Refusal, RequestId, Rollout, Supervisor, Worker, WorkerFailure, WorkerId,
 };
@@ -22,7 +22,7 @@ const COMMIT_TRIES: u32 = 3;
 pub(super) struct RolloutState {
     kind: Rollout,
     request: RequestId,
-    pub(super) to: Aim,
+    pub(super) to: Target,
     stage: RolloutStage,
     /// How often the kernel did not take the plan of the swap.
     commit_failures: u32,
@@ -32,7 +32,7 @@ pub(super) struct RolloutState {
 enum RolloutStage {
     /// The new workers are getting ready.
     Preparing,
-    /// The plan follows the new aim, as soon as the kernel takes it.
+    /// The plan follows the new target, as soon as the kernel takes it.
     Swapping {
         /// A new worker failed while it is not known whether the plan that names it is in force.
         failure: Option<WorkerFailure>,
@@ -51,28 +51,28 @@ impl RolloutState {
 
 impl Supervisor {
     pub(super) fn reload(&mut self, request: RequestId) {
-        match self.reload_aim() {
+        match self.reload_target() {
             Ok(to) => self.begin_rollout(Rollout::Reload, request, to),
             Err(refusal) => self.reply(request, Err(refusal)),
         }
     }
 
-    fn reload_aim(&self) -> Result<Aim, Refusal> {
+    fn reload_target(&self) -> Result<Target, Refusal> {
         self.check_idle()?;
         self.check_no_canary()?;
-        Ok(Aim::all(self.next_generation()?, self.aim.weights.clone()))
+        Ok(Target::all(self.next_generation()?, self.target.weights.clone()))
     }
 
     /// A number that no generation in force has had.
     pub(super) fn next_generation(&self) -> Result<Generation, Refusal> {
-        let last = self.last_generation.max(self.aim.newest());
+        let last = self.last_generation.max(self.target.newest());
         let next = last.next();
         if next == last { Err(Refusal::LastGeneration(last)) } else { Ok(next) }
     }
 
     pub(super) fn scale(&mut self, request: RequestId, workers: u16) {
         match self.check_scale(workers) {
-            Ok(to) if to.weights.seats() == self.aim.weights.seats() => {
+            Ok(to) if to.weights.seats() == self.target.weights.seats() => {
                 let slots = self.plan().assignment().slots();
                 self.reply(request, Ok(Done::Scaled { workers, moved: 0, slots }));
             }
@@ -81,12 +81,12 @@ impl Supervisor {
         }
     }
 
-    fn check_scale(&self, workers: u16) -> Result<Aim, Refusal> {
+    fn check_scale(&self, workers: u16) -> Result<Target, Refusal> {
         self.check_idle()?;
         self.check_no_canary()?;
         let weights = Weights::equal(usize::from(workers))?;
         self.plan().rescaled(&weights)?;
-        Ok(Aim::all(self.aim.generation, weights))
+        Ok(Target::all(self.target.generation, weights))
     }
 
     pub(super) fn check_idle(&self) -> Result<(), Refusal> {
@@ -98,10 +98,10 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn begin_rollout(&mut self, kind: Rollout, request: RequestId, to: Aim) {
+    pub(super) fn begin_rollout(&mut self, kind: Rollout, request: RequestId, to: Target) {
         let stage = RolloutStage::Preparing;
         self.rollout = Some(RolloutState { kind, request, to, stage, commit_failures: 0 });
-        self.respawns.values_mut().for_each(Respawn::forgive);
+        self.respawns.values_mut().for_each(SeatBackoff::forgive);
     }
 
     /// Begins the swap when all new workers are ready; or, when none of the old ones can serve any
@@ -111,7 +111,7 @@ impl Supervisor {
     pub(super) fn advance_rollout(&mut self) {
         let Some(rollout) = &self.rollout else { return };
         let (ready, needed) = self.newcomers(rollout);
-        let is_time = ready == needed || self.standing(&rollout.to) > self.standing(&self.aim);
+        let is_time = ready == needed || self.standing(&rollout.to) > self.standing(&self.target);
         if rollout.is_preparing() && is_time {
             self.set_rollout_stage(RolloutStage::Swapping { failure: None });
         } else if rollout.is_swapping() && !is_time && self.may_wait_with_swap() {
@@ -124,7 +124,7 @@ impl Supervisor {
 
     /// Whether it is not on its way, and the old workers serve meanwhile.
     fn may_wait_with_swap(&self) -> bool {
-        !self.rollout_is_submitted() && self.standing(&self.aim) == Standing::Serves
+        !self.rollout_is_submitted() && self.standing(&self.target) == Standing::Serves
     }
 
     /// Whether the swap, if it is not on its way already, takes the last workers that serve out of
@@ -132,7 +132,7 @@ impl Supervisor {
     fn would_serve_nobody(&self) -> bool {
         let swap = self.rollout.as_ref().filter(|rollout| rollout.is_swapping());
         swap.is_some_and(|rollout| {
-            let is_worse = self.standing(&rollout.to) < self.standing(&self.aim);
+            let is_worse = self.standing(&rollout.to) < self.standing(&self.target);
             is_worse && !self.rollout_is_submitted()
         })
     }
@@ -170,7 +170,7 @@ impl Supervisor {
     /// Whether the outstanding commit is the swap.
     pub(super) fn rollout_is_submitted(&self) -> bool {
         let swap = self.rollout.as_ref().filter(|rollout| rollout.is_swapping());
-        swap.is_some_and(|rollout| self.kernel.outstanding_aim() == Some(&rollout.to))
+        swap.is_some_and(|rollout| self.kernel.outstanding_target() == Some(&rollout.to))
     }
 
     pub(super) fn rollout_commit_failed(&mut self, reason: &str) {
@@ -196,11 +196,11 @@ impl Supervisor {
         }
     }
 
-    /// If the plan in force follows the new aim, the rollout is done.
-    pub(super) fn end_rollout_in_force(&mut self, before: &Draft) {
+    /// If the plan in force follows the new target, the rollout is done.
+    pub(super) fn end_rollout_in_force(&mut self, before: &PlanWithWorkers) {
         let in_force = &self.kernel.in_force;
-        let aim = in_force.aim();
-        let Some(rollout) = self.rollout.take_if(|rollout| Some(&rollout.to) == aim) else {
+        let target = in_force.target();
+        let Some(rollout) = self.rollout.take_if(|rollout| Some(&rollout.to) == target) else {
             return;
         };
         let generation = rollout.to.generation;
@@ -218,12 +218,12 @@ impl Supervisor {
         };
         self.home = rollout.to.canary.map(|_| before.plan.assignment().clone());
         self.before = match rollout.kind {
-            Rollout::Reload | Rollout::Promote => Some(self.aim.without_canary()),
+            Rollout::Reload | Rollout::Promote => Some(self.target.without_canary()),
             Rollout::Canary | Rollout::Rollback | Rollout::Scale => None,
         };
         self.last_generation = self.last_generation.max(rollout.to.newest());
         self.respawns.retain(|(seat, generation), _| rollout.to.has(*seat, *generation));
-        self.aim = rollout.to;
+        self.target = rollout.to;
         self.announce_canary();
         self.rollout_done(rollout.request, done);
     }
@@ -237,21 +237,21 @@ impl Supervisor {
     /// Whether giving up leaves clients no worse off: an old worker serves, or no new one would.
     fn can_fall_back(&self) -> bool {
         let is_no_worse =
-            |rollout: &RolloutState| self.standing(&self.aim) >= self.standing(&rollout.to);
+            |rollout: &RolloutState| self.standing(&self.target) >= self.standing(&rollout.to);
         self.rollout.as_ref().is_none_or(is_no_worse)
     }
 
     /// How many of the workers that the rollout brings in are ready, and how many it brings in.
     fn newcomers(&self, rollout: &RolloutState) -> (usize, usize) {
         let is_ready = |worker: &&Worker| worker.can_serve() && self.is_newcomer(worker);
-        let is_new = |(seat, generation): &(Seat, Generation)| !self.aim.has(*seat, *generation);
+        let is_new = |(seat, generation): &(Seat, Generation)| !self.target.has(*seat, *generation);
         let ready = self.workers.values().filter(is_ready).count();
         (ready, rollout.to.places().filter(is_new).count())
     }
 
     fn is_newcomer(&self, worker: &Worker) -> bool {
         let in_rollout = self.rollout.as_ref().is_some_and(|r| r.to.includes(worker));
-        in_rollout && !self.aim.includes(worker)
+        in_rollout && !self.target.includes(worker)
     }
 
     fn set_rollout_stage(&mut self, stage: RolloutStage) {

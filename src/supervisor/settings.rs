@@ -49,7 +49,7 @@ pub struct Settings {
     pub kill_old: bool,
     /// Whether the master opens the listening sockets of workers, and keeps them when those end.
     /// Default: no, workers do.
-    pub holds_sockets: bool,
+    pub holds_listeners: bool,
 }
 
 impl Default for Settings {
@@ -70,7 +70,7 @@ impl Default for Settings {
             retire: Retire::default(),
             memory: Memory::default(),
             kill_old: false,
-            holds_sockets: false,
+            holds_listeners: false,
         }
     }
 }

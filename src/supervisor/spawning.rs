@@ -1,13 +1,13 @@
 //! Which workers are missing, and when they are started.
 
-use super::aim::Aim;
-use super::backoff::{Next, Respawn};
-use super::{Action, Moment, Notice, Supervisor, Worker, WorkerFailure, WorkerId};
+use super::backoff::{Next, SeatBackoff};
+use super::target::Target;
+use super::{Action, Event, Supervisor, Timestamp, Worker, WorkerFailure, WorkerId};
 use crate::plan::{Generation, Seat};
 
 impl Supervisor {
     /// Starts the missing workers whose time has come, in the order of the seats.
-    pub(super) fn spawn_missing(&mut self, now: Moment) {
+    pub(super) fn spawn_missing(&mut self, now: Timestamp) {
         for (seat, generation) in self.missing() {
             if self.next_spawn > now {
                 return;
@@ -19,7 +19,7 @@ impl Supervisor {
     }
 
     /// When the next spawn is due.
-    pub(super) fn spawn_deadline(&self) -> Option<Moment> {
+    pub(super) fn spawn_deadline(&self) -> Option<Timestamp> {
         let missing = self.missing().into_iter();
         let due = missing.map(|(seat, generation)| self.not_before(seat, generation)).min()?;
         Some(due.max(self.next_spawn))
@@ -31,16 +31,16 @@ impl Supervisor {
         &mut self,
         worker: &Worker,
         failure: WorkerFailure,
-        now: Moment,
+        now: Timestamp,
     ) {
         let seat = worker.seat;
-        let is_filled = self.aim_to_fill().is_some_and(|aim| aim.includes(worker));
+        let is_filled = self.target_to_fill().is_some_and(|target| target.includes(worker));
         if worker.leaving.is_some() {
             // Its successor was to come anyway, if it is not there, and may have failed before:
             // whenever it was to come.
             if is_filled && !self.has_successor(worker) {
                 let delay = self.not_before(seat, worker.generation).since(now);
-                self.actions.push(Action::Notice(Notice::Respawn { seat, delay }));
+                self.actions.push(Action::Emit(Event::Respawn { seat, delay }));
             }
             return;
         }
@@ -54,22 +54,22 @@ impl Supervisor {
         match next {
             Next::After(delay) => {
                 self.report_failed_successor(&failure, delay);
-                self.actions.push(Action::Notice(Notice::Respawn { seat, delay }));
+                self.actions.push(Action::Emit(Event::Respawn { seat, delay }));
             }
             Next::Rest(rest) => {
                 self.refuse_successor(&failure);
-                self.actions.push(Action::Notice(Notice::GivenUp { failure, rest }));
+                self.actions.push(Action::Emit(Event::GivenUp { failure, rest }));
             }
         }
     }
 
     /// The seats that get no worker for now, since they lost too many of late.
-    pub fn given_up(&self, now: Moment) -> impl Iterator<Item = Seat> {
-        let aim = self.aim_in_effect();
+    pub fn given_up(&self, now: Timestamp) -> impl Iterator<Item = Seat> {
+        let target = self.target_in_effect();
         let rests = move |seat: &Seat, generation: Generation| {
             self.respawns.get(&(*seat, generation)).is_some_and(|respawn| respawn.rests(now))
         };
-        aim.places().filter(move |(seat, generation)| rests(seat, *generation)).map(|it| it.0)
+        target.places().filter(move |(seat, generation)| rests(seat, *generation)).map(|it| it.0)
     }
 
     fn has_successor(&self, worker: &Worker) -> bool {
@@ -79,18 +79,23 @@ impl Supervisor {
         self.workers.values().any(|it| it.is_promising() && same_place(it))
     }
 
-    fn spawn(&mut self, seat: Seat, generation: Generation, now: Moment) {
+    fn spawn(&mut self, seat: Seat, generation: Generation, now: Timestamp) {
         let mut worker = self.new_worker(seat, generation, now);
-        self.inherit(&mut worker);
+        self.reuse_listeners(&mut worker);
         self.begin(worker, now);
     }
 
-    pub(super) fn new_worker(&mut self, seat: Seat, generation: Generation, now: Moment) -> Worker {
+    pub(super) fn new_worker(
+        &mut self,
+        seat: Seat,
+        generation: Generation,
+        now: Timestamp,
+    ) -> Worker {
         self.last_worker = WorkerId(self.last_worker.0 + 1);
         Worker::new(self.last_worker, seat, generation, now)
     }
 
-    pub(super) fn begin(&mut self, worker: Worker, now: Moment) {
+    pub(super) fn begin(&mut self, worker: Worker, now: Timestamp) {
         let Worker { id, seat, generation, .. } = worker;
         self.workers.insert(id, worker);
         self.next_spawn = now.after(self.settings.stagger);
@@ -100,29 +105,29 @@ impl Supervisor {
     /// The places that have no worker, nor one that may become it, in the order of the seats. The
     /// place of one that leaves is one of them.
     pub(super) fn missing(&self) -> Vec<(Seat, Generation)> {
-        let Some(aim) = self.aim_to_fill() else { return Vec::new() };
-        let mut filled = vec![false; aim.seat_count()];
+        let Some(target) = self.target_to_fill() else { return Vec::new() };
+        let mut filled = vec![false; target.seat_count()];
         for worker in self.workers.values() {
-            if worker.is_promising() && worker.leaving.is_none() && aim.includes(worker) {
+            if worker.is_promising() && worker.leaving.is_none() && target.includes(worker) {
                 filled[worker.seat.index()] = true;
             }
         }
-        aim.places().filter(|(seat, _)| !filled[seat.index()]).collect()
+        target.places().filter(|(seat, _)| !filled[seat.index()]).collect()
     }
 
-    /// The aim whose places shall have a worker. During a reload the old generation gets none: it
+    /// The target whose places shall have a worker. During a reload the old generation gets none: it
     /// is about to go.
-    pub(super) fn aim_to_fill(&self) -> Option<&Aim> {
+    pub(super) fn target_to_fill(&self) -> Option<&Target> {
         match &self.rollout {
             _ if self.is_stopping() => None,
             Some(rollout) if rollout.is_preparing() => Some(&rollout.to),
-            _ => Some(self.aim_in_effect()),
+            _ => Some(self.target_in_effect()),
         }
     }
 
     /// The back-off of a seat holds for the generation that failed, not for one that was just
     /// asked for.
-    fn not_before(&self, seat: Seat, generation: Generation) -> Moment {
-        self.respawns.get(&(seat, generation)).map_or(Moment::START, Respawn::not_before)
+    fn not_before(&self, seat: Seat, generation: Generation) -> Timestamp {
+        self.respawns.get(&(seat, generation)).map_or(Timestamp::START, SeatBackoff::not_before)
     }
 }

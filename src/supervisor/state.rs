@@ -2,20 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use super::aim::{Aim, Lineup};
-use super::backoff::Respawn;
-use super::budget::Budget;
+use super::backoff::SeatBackoff;
 use super::clearing::Clearing;
-use super::estate::Estate;
 use super::kernel::Kernel;
-use super::pressure::Pressure;
+use super::memory_pressure::MemoryPressure;
+use super::orphaned_listeners::OrphanedListeners;
+use super::rate_limit::RateLimiter;
 use super::replacement::Retiring;
 use super::rollout::RolloutState;
 use super::stop::Stop;
+use super::target::{Roster, Target};
 use super::worker::Stage;
 use super::{
-    Action, Event, Exit, FailureCause, Moment, Notice, Progress, Refusal, Request, RequestId,
-    Settings, Sockets, Start, Why, Worker, WorkerFailure, WorkerId,
+    Action, EndReason, Event, Exit, FailureCause, Input, Progress, Refusal, Request, RequestId,
+    Settings, Sockets, Start, Timestamp, Worker, WorkerFailure, WorkerId,
 };
 use crate::plan::{Assignment, Generation, Plan, PlanError, Seat};
 
@@ -25,9 +25,9 @@ pub struct Supervisor {
     pub(super) settings: Settings,
     pub(super) phase: Phase,
     /// The workers that the cluster wants, as long as no rollout has ended.
-    pub(super) aim: Aim,
+    pub(super) target: Target,
     /// What the cluster wanted before the last reload or promotion: a rollback goes back to it.
-    pub(super) before: Option<Aim>,
+    pub(super) before: Option<Target>,
     /// Who had the slots before some were lent to the canary.
     pub(super) home: Option<Assignment>,
     /// The highest number of a generation that was ever in force, as far as this master knows.
@@ -36,15 +36,15 @@ pub struct Supervisor {
     pub(super) rollout: Option<RolloutState>,
     pub(super) workers: BTreeMap<WorkerId, Worker>,
     /// Listening sockets without a worker, by the one that has left them.
-    pub(super) estates: BTreeMap<WorkerId, Estate>,
+    pub(super) orphaned_listeners: BTreeMap<WorkerId, OrphanedListeners>,
     pub(super) last_worker: WorkerId,
     /// Failures by place, and when each may have its next worker.
-    pub(super) respawns: BTreeMap<(Seat, Generation), Respawn>,
+    pub(super) respawns: BTreeMap<(Seat, Generation), SeatBackoff>,
     /// No spawn before this, so that they stay apart by [`Settings::stagger`].
-    pub(super) next_spawn: Moment,
+    pub(super) next_spawn: Timestamp,
     /// No retired worker that could go on is ended before this, likewise.
-    pub(super) next_end: Moment,
-    pub(super) budget: Budget,
+    pub(super) next_end: Timestamp,
+    pub(super) rate_limiter: RateLimiter,
     /// It was told that the budget holds retirements back.
     pub(super) is_held_back: bool,
     /// The workers that operators want replaced.
@@ -54,7 +54,7 @@ pub struct Supervisor {
     /// What brings in the settings in place of those of an earlier master.
     pub(super) configuring: Option<RequestId>,
     pub(super) clearings: Vec<Clearing>,
-    pub(super) pressure: Pressure,
+    pub(super) memory_pressure: MemoryPressure,
     pub(super) kernel: Kernel,
     /// What this step wants done.
     pub(super) actions: Vec<Action>,
@@ -75,7 +75,7 @@ pub(super) enum Phase {
 
 impl Supervisor {
     /// A supervisor before its first event. `in_force` is what the kernel holds
-    /// ([`Start::Takeover`]), or the empty plan that the first worker will go into
+    /// ([`Start::FromKernel`]), or the empty plan that the first worker will go into
     /// ([`Start::Fresh`]).
     ///
     /// # Errors
@@ -85,10 +85,10 @@ impl Supervisor {
         in_force.rescaled(&settings.weights)?;
         let generation = match start {
             Start::Fresh => in_force.generation(),
-            Start::Takeover => in_force.generation().next(),
+            Start::FromKernel => in_force.generation().next(),
         };
         Ok(Self {
-            aim: Aim::all(generation, settings.weights.clone()),
+            target: Target::all(generation, settings.weights.clone()),
             before: None,
             home: None,
             last_generation: in_force.generation(),
@@ -96,18 +96,18 @@ impl Supervisor {
             phase: Phase::Starting(start),
             rollout: None,
             workers: BTreeMap::new(),
-            estates: BTreeMap::new(),
+            orphaned_listeners: BTreeMap::new(),
             last_worker: WorkerId(0),
             respawns: BTreeMap::new(),
-            next_spawn: Moment::START,
-            next_end: Moment::START,
-            budget: Budget::default(),
+            next_spawn: Timestamp::START,
+            next_end: Timestamp::START,
+            rate_limiter: RateLimiter::default(),
             is_held_back: false,
             retiring: Vec::new(),
             restarting: None,
             configuring: None,
             clearings: Vec::new(),
-            pressure: Pressure::default(),
+            memory_pressure: MemoryPressure::default(),
             kernel: Kernel::new(in_force, start),
             actions: Vec::new(),
         })
@@ -115,21 +115,21 @@ impl Supervisor {
 
     /// Takes an event in and returns what is to be done now. `now` is never before that of an
     /// earlier call.
-    pub fn step(&mut self, event: Event, now: Moment) -> Vec<Action> {
-        self.take_in(event, now);
+    pub fn step(&mut self, input: Input, now: Timestamp) -> Vec<Action> {
+        self.take_in(input, now);
         self.reconcile(now);
         std::mem::take(&mut self.actions)
     }
 
-    /// When [`Event::Tick`] is wanted, if nothing else happens before; `None`: not at all.
-    pub fn deadline(&self) -> Option<Moment> {
+    /// When [`Input::Tick`] is wanted, if nothing else happens before; `None`: not at all.
+    pub fn deadline(&self) -> Option<Timestamp> {
         let workers = self.workers.values().flat_map(|worker| {
             [self.worker_deadline(worker), self.health_deadline(worker)].into_iter().flatten()
         });
         let kernel = self.commit_deadline().into_iter().chain(self.repair_deadline());
         let policy = [
             self.leave_deadline(),
-            self.silence_deadline(),
+            self.unhealthy_deadline(),
             self.clear_deadline(),
             self.relief_deadline(),
         ];
@@ -137,7 +137,7 @@ impl Supervisor {
             .chain(kernel)
             .chain(self.spawn_deadline())
             .chain(policy.into_iter().flatten())
-            .chain(self.estate_deadline())
+            .chain(self.orphaned_listeners_deadline())
             .min()
     }
 
@@ -148,8 +148,8 @@ impl Supervisor {
 
     /// The generation in force; while a canary is, the one that all other clients get.
     pub fn generation(&self) -> Generation {
-        let aim = self.kernel.in_force.aim();
-        aim.map_or(self.plan().generation(), |aim| aim.generation)
+        let target = self.kernel.in_force.target();
+        target.map_or(self.plan().generation(), |target| target.generation)
     }
 
     /// All workers, by age.
@@ -162,59 +162,59 @@ impl Supervisor {
         matches!(self.phase, Phase::Stopping(_) | Phase::Finished)
     }
 
-    fn take_in(&mut self, event: Event, now: Moment) {
-        match event {
-            Event::Start => self.begin_with_adopted(now),
-            Event::Tick => {}
-            Event::Spawned { worker: id, pid, ports } => {
+    fn take_in(&mut self, input: Input, now: Timestamp) {
+        match input {
+            Input::Start => self.begin_with_adopted(now),
+            Input::Tick => {}
+            Input::Spawned { worker: id, pid, ports } => {
                 if let Some(worker) = self.workers.get_mut(&id) {
                     worker.pid = Some(pid);
                     worker.ports = Some(ports).filter(|ports| !ports.is_empty());
-                    worker.holds_sockets = self.settings.holds_sockets;
+                    worker.holds_listeners = self.settings.holds_listeners;
                     self.terminate_if_spawned(id, now);
                 }
             }
-            Event::PortsReported { worker, ports } => self.ports_reported(worker, ports),
-            Event::Joined { worker, knows_retired } => self.joined(worker, knows_retired),
-            Event::Parted { worker } => self.parted(worker),
-            Event::Deaf { worker } => self.deaf(worker, now),
-            Event::SpawnFailed { worker, reason } => self.spawn_failed(worker, reason, now),
-            Event::Ready { worker } => self.ready(worker, now),
-            Event::Lacks { worker, lack } => self.lacks(worker, lack, now),
-            Event::Silent { worker, cause } => self.fell_silent(worker, cause, now),
-            Event::Answered { worker } => self.answered(worker, now),
-            Event::Stops { worker } => self.says_it_stops(worker, now),
-            Event::AskedForTime { worker, span } => self.asked_for_time(worker, span, now),
-            Event::Exited { worker, exit, last_lines } => {
+            Input::PortsReported { worker, ports } => self.ports_reported(worker, ports),
+            Input::LinkOpened { worker, knows_retired } => self.link_opened(worker, knows_retired),
+            Input::LinkClosed { worker } => self.link_closed(worker),
+            Input::OrderUnanswered { worker } => self.order_unanswered(worker, now),
+            Input::SpawnFailed { worker, reason } => self.spawn_failed(worker, reason, now),
+            Input::Ready { worker } => self.ready(worker, now),
+            Input::NotReady { worker, lack } => self.lacks(worker, lack, now),
+            Input::Unhealthy { worker, cause } => self.became_unhealthy(worker, cause, now),
+            Input::Healthy { worker } => self.became_healthy(worker, now),
+            Input::Stopping { worker } => self.says_it_stops(worker, now),
+            Input::ExtendTimeout { worker, span } => self.asked_for_time(worker, span, now),
+            Input::Exited { worker, exit, last_lines } => {
                 self.exited(worker, exit, last_lines, now);
             }
-            Event::Connections { worker, sockets } => self.counted(worker, sockets, now),
-            Event::Measured(footprint) => self.measured(&footprint, now),
-            Event::MeasuredShared(footprint) => self.measured_shared(footprint, now),
-            Event::Lagging { worker, lag } => self.lags(worker, lag),
-            Event::RetireAsked { worker } => self.retire_asked(worker),
-            Event::Committed { took } => {
+            Input::Connections { worker, sockets } => self.counted(worker, sockets, now),
+            Input::ResidentMeasured(footprint) => self.measured(&footprint, now),
+            Input::ProportionalMeasured(footprint) => self.measured_shared(footprint, now),
+            Input::Lagging { worker, lag } => self.lags(worker, lag),
+            Input::RetireRequested { worker } => self.retire_asked(worker),
+            Input::Committed { took } => {
                 if let Some(before) = self.kernel.committed() {
                     self.came_into_force(&before, took, now);
                 }
             }
-            Event::CommitFailed { reason } => {
+            Input::CommitFailed { reason } => {
                 if self.kernel.is_committing() {
                     self.commit_failed(reason, now);
                 }
             }
-            Event::TableTouched { writer } => self.touched(writer),
-            Event::NotificationsLost => self.touched(None),
-            Event::Verified(finding) => self.verified(finding, now),
-            Event::Restored => self.restored(now),
-            Event::RestoreFailed { reason } => self.restore_failed(reason, now),
-            Event::Request(id, request) => self.request(id, request, now),
+            Input::TableChanged { writer } => self.touched(writer),
+            Input::NotificationsLost => self.touched(None),
+            Input::Verified(finding) => self.verified(finding, now),
+            Input::Restored => self.restored(now),
+            Input::RestoreFailed { reason } => self.restore_failed(reason, now),
+            Input::Request(id, request) => self.request(id, request, now),
         }
     }
 
     /// Compares what is with what should be, and acts on each difference. Every rule looks at the
     /// state alone, not at what led to it.
-    fn reconcile(&mut self, now: Moment) {
+    fn reconcile(&mut self, now: Timestamp) {
         self.act_on_deadlines(now);
         self.act_on_health(now);
         self.advance_rollout();
@@ -222,18 +222,18 @@ impl Supervisor {
         self.advance_stop(now);
         self.release_workers(now);
         self.answer_retirements();
-        self.end_silent(now);
+        self.end_unhealthy(now);
         self.let_leave(now);
         self.advance_clearings(now);
         self.relieve(now);
         self.tell_retired(now);
         self.look_after_rules(now);
         self.spawn_missing(now);
-        self.look_after_estates(now);
+        self.manage_orphaned_listeners(now);
         self.finish_stop();
     }
 
-    fn request(&mut self, id: RequestId, request: Request, now: Moment) {
+    fn request(&mut self, id: RequestId, request: Request, now: Timestamp) {
         match request {
             Request::Stop { now: at_once } => self.stop(id, at_once),
             Request::Reload => self.reload(id),
@@ -248,31 +248,33 @@ impl Supervisor {
         }
     }
 
-    fn ready(&mut self, id: WorkerId, now: Moment) {
+    fn ready(&mut self, id: WorkerId, now: Timestamp) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if worker.ports.is_none() {
             return;
         }
         match &mut worker.stage {
-            Stage::Starting if worker.is_finisher => {
-                self.actions.push(Action::Notice(worker.ready_notice(now)));
+            Stage::Starting if worker.is_drainer => {
+                self.actions.push(Action::Emit(worker.ready_event(now)));
                 return self.retire(id, now);
             }
             Stage::Starting => {
                 worker.stage = Stage::Ready { ready: now };
                 worker.health.forget_extension();
-                self.actions.push(Action::Notice(worker.ready_notice(now)));
+                self.actions.push(Action::Emit(worker.ready_event(now)));
             }
-            Stage::Recalled(recall) if recall.ready.is_none() => recall.ready = Some(now),
+            Stage::Reactivating(reactivation) if reactivation.ready.is_none() => {
+                reactivation.ready = Some(now)
+            }
             _ => return,
         }
         self.report_rollout_progress(id);
         self.report_successor(id);
     }
 
-    fn counted(&mut self, id: WorkerId, sockets: Sockets, now: Moment) {
+    fn counted(&mut self, id: WorkerId, sockets: Sockets, now: Timestamp) {
         let Some(worker) = self.workers.get_mut(&id) else {
-            return self.estate_counted(id, sockets, now);
+            return self.orphaned_listeners_counted(id, sockets, now);
         };
         let Sockets { queued, half_open, established, .. } = sockets;
         worker.facts.connections =
@@ -282,27 +284,27 @@ impl Supervisor {
             // Also where it has nothing left to finish: it is told to retire before it is told to end.
             self.tell_retired(now);
             if is_drained && !self.is_kept(id, now) {
-                self.end(id, Why::Drained, now);
+                self.end(id, EndReason::Drained, now);
             }
         }
     }
 
-    fn spawn_failed(&mut self, id: WorkerId, reason: String, now: Moment) {
+    fn spawn_failed(&mut self, id: WorkerId, reason: String, now: Timestamp) {
         let Some(worker) = self.workers.remove(&id) else { return };
-        self.leave_estate(&worker, now);
-        if worker.is_finisher {
-            self.finisher_failed(&worker, FailureCause::Spawn { reason }, Vec::new());
+        self.orphan_listeners(&worker, now);
+        if worker.is_drainer {
+            self.drainer_failed(&worker, FailureCause::Spawn { reason }, Vec::new());
         } else if worker.is_promising() {
             self.failed(&worker, FailureCause::Spawn { reason }, Vec::new(), now);
         }
     }
 
-    fn exited(&mut self, id: WorkerId, exit: Exit, last_lines: Vec<String>, now: Moment) {
+    fn exited(&mut self, id: WorkerId, exit: Exit, last_lines: Vec<String>, now: Timestamp) {
         let Some(worker) = self.workers.remove(&id) else { return };
-        self.leave_estate(&worker, now);
+        self.orphan_listeners(&worker, now);
         if !worker.is_promising() || self.is_stopping() {
             let (seat, generation) = (worker.seat, worker.generation);
-            self.actions.push(Action::Notice(Notice::Ended { worker: id, seat, generation, exit }));
+            self.actions.push(Action::Emit(Event::Ended { worker: id, seat, generation, exit }));
             self.report_drained();
         } else if let Stage::Live { .. } = worker.stage {
             self.died(&worker, exit, last_lines, now);
@@ -312,15 +314,15 @@ impl Supervisor {
     }
 
     /// A live worker is gone. That its seat becomes vacant follows from that alone.
-    fn died(&mut self, worker: &Worker, exit: Exit, last_lines: Vec<String>, now: Moment) {
+    fn died(&mut self, worker: &Worker, exit: Exit, last_lines: Vec<String>, now: Timestamp) {
         let (seat, generation) = (worker.seat, worker.generation);
         let lived = worker.ready_for(now);
         let cause = FailureCause::Died { exit, lived };
         let id = worker.id;
         let failure =
             WorkerFailure { worker: id, seat, generation, cause, last_lines: last_lines.clone() };
-        let died = Notice::Died { worker: id, seat, generation, exit, lived, last_lines };
-        self.actions.push(Action::Notice(died));
+        let died = Event::Died { worker: id, seat, generation, exit, lived, last_lines };
+        self.actions.push(Action::Emit(died));
         self.schedule_respawn(worker, failure, now);
     }
 
@@ -330,11 +332,11 @@ impl Supervisor {
         worker: &Worker,
         cause: FailureCause,
         last_lines: Vec<String>,
-        now: Moment,
+        now: Timestamp,
     ) {
         let (seat, generation) = (worker.seat, worker.generation);
         let failure = WorkerFailure { worker: worker.id, seat, generation, cause, last_lines };
-        self.actions.push(Action::Notice(Notice::Failed(failure.clone())));
+        self.actions.push(Action::Emit(Event::Failed(failure.clone())));
         if !self.fail_rollout_of(worker, failure.clone()) {
             self.schedule_respawn(worker, failure, now);
         }
@@ -348,7 +350,7 @@ impl Supervisor {
         self.actions.push(Action::Progress { request, step });
     }
 
-    pub(super) fn lineup_of(&self, aim: &Aim) -> Lineup {
-        Lineup::of(aim, self.workers.values())
+    pub(super) fn roster_of(&self, target: &Target) -> Roster {
+        Roster::of(target, self.workers.values())
     }
 }

@@ -2,7 +2,9 @@
 
 use super::state::Phase;
 use super::worker::Stage;
-use super::{Action, Done, Moment, Progress, Refusal, RequestId, Supervisor, Why, WorkerId};
+use super::{
+    Action, Done, EndReason, Progress, Refusal, RequestId, Supervisor, Timestamp, WorkerId,
+};
 
 /// After so many failed commits the workers are ended although clients still reach them.
 const CLOSE_TRIES: u32 = 3;
@@ -42,7 +44,7 @@ impl Supervisor {
     }
 
     /// Once no new connection can reach them: retires the live workers, or ends them.
-    pub(super) fn advance_stop(&mut self, now: Moment) {
+    pub(super) fn advance_stop(&mut self, now: Timestamp) {
         let Phase::Stopping(stop) = &self.phase else { return };
         if !self.is_closed() {
             return;
@@ -51,8 +53,8 @@ impl Supervisor {
         let ids: Vec<WorkerId> = self.workers.keys().copied().collect();
         for id in ids {
             match self.workers[&id].stage {
-                Stage::Live { .. } | Stage::Retired(_) | Stage::Recalled(_) if at_once => {
-                    self.end(id, Why::StopNow, now);
+                Stage::Live { .. } | Stage::Retired(_) | Stage::Reactivating(_) if at_once => {
+                    self.end(id, EndReason::StopNow, now);
                 }
                 Stage::Live { .. } => self.retire(id, now),
                 _ => {}
@@ -80,7 +82,7 @@ impl Supervisor {
 
     /// When no worker is left: removes the rules and ends.
     pub(super) fn finish_stop(&mut self) {
-        if !self.workers.is_empty() || !self.estates.is_empty() || !self.is_closed() {
+        if !self.workers.is_empty() || !self.orphaned_listeners.is_empty() || !self.is_closed() {
             return;
         }
         let Phase::Stopping(stop) = &mut self.phase else { return };

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::health::Health;
-use super::peers::Speech;
+use super::links::LinkState;
 use super::replacement::Facts;
-use super::rollback::Recall;
-use super::{Cause, Moment, Notice, Retirement};
+use super::rollback::Reactivation;
+use super::{Event, ReplaceReason, Retirement, Timestamp};
 use crate::plan::{Generation, Occupant, Port, Seat};
 
 /// Names a worker; no two in the life of one master have the same.
@@ -37,10 +37,10 @@ pub struct Worker {
     /// Its process id, for display alone; `None` until its process runs.
     pub pid: Option<u32>,
     /// When its spawn was decided; of an adopted one, when its process began.
-    pub started: Moment,
+    pub started: Timestamp,
     /// Why it is to retire as soon as its successor is ready; `None`: it is not. Of a live worker;
     /// one that is retired or dying keeps it.
-    pub leaving: Option<Cause>,
+    pub leaving: Option<ReplaceReason>,
     /// Its resident memory in bytes when it was last measured; `None` if it never was.
     pub rss: Option<u64>,
     pub(super) facts: Facts,
@@ -52,16 +52,16 @@ pub struct Worker {
     pub(super) unfit: bool,
     pub(super) health: Health,
     /// The master has listening sockets for it: those that it was spawned with, or is to be.
-    pub(super) holds_sockets: bool,
+    pub(super) holds_listeners: bool,
     /// These are of an earlier worker, whom plans have named.
-    pub(super) is_heir: bool,
+    pub(super) reuses_listeners: bool,
     /// It is there for connections that wait in sockets which another worker has left; no plan is to
-    /// name it. See [`estate`](super::estate).
-    pub(super) is_finisher: bool,
-    /// How many finishers in a row its sockets have had, itself included.
-    pub(super) finishers: u32,
+    /// name it. See [`listeners`](super::orphaned_listeners).
+    pub(super) is_drainer: bool,
+    /// How many drainers in a row its sockets have had, itself included.
+    pub(super) drainers: u32,
     /// Whether it can be told things, and what it was told.
-    pub(super) speech: Speech,
+    pub(super) link: LinkState,
 }
 
 /// Where a worker is in its life, in the words of DESIGN and of `status`.
@@ -95,15 +95,15 @@ pub(super) enum Stage {
     /// Its ports do not listen yet.
     Starting,
     /// Its ports listen, and no plan that names it was ever in force.
-    Ready { ready: Moment },
+    Ready { ready: Timestamp },
     /// A plan that names it is, or just was, in force.
-    Live { ready: Moment, since: Moment },
+    Live { ready: Timestamp, since: Timestamp },
     /// No plan in force names it any more.
     Retired(Retirement),
     /// It was retired, and is to serve again.
-    Recalled(Recall),
+    Reactivating(Reactivation),
     /// It is to end.
-    Dying { since: Moment, ending: Ending },
+    Dying { since: Timestamp, ending: Ending },
 }
 
 /// How far the end of a worker has come.
@@ -112,15 +112,15 @@ pub(super) enum Ending {
     /// Whether it was spawned at all is not known yet.
     Unspawned,
     /// It was told to end; SIGTERM follows.
-    Told { terminate_at: Moment },
+    Told { terminate_at: Timestamp },
     /// SIGTERM was sent; SIGKILL follows.
-    Asked { kill_at: Moment },
+    Asked { kill_at: Timestamp },
     /// SIGKILL was sent.
     Killed,
 }
 
 impl Worker {
-    pub(super) fn new(id: WorkerId, seat: Seat, generation: Generation, now: Moment) -> Self {
+    pub(super) fn new(id: WorkerId, seat: Seat, generation: Generation, now: Timestamp) -> Self {
         Self {
             id,
             seat,
@@ -135,18 +135,18 @@ impl Worker {
             stage: Stage::Starting,
             unfit: false,
             health: Health::default(),
-            holds_sockets: false,
-            is_heir: false,
-            is_finisher: false,
-            finishers: 0,
-            speech: Speech::default(),
+            holds_listeners: false,
+            reuses_listeners: false,
+            is_drainer: false,
+            drainers: 0,
+            link: LinkState::default(),
         }
     }
 
     /// Where it is in its life.
     pub fn state(&self) -> WorkerState {
         match self.stage {
-            Stage::Starting | Stage::Ready { .. } | Stage::Recalled(_) => WorkerState::Starting,
+            Stage::Starting | Stage::Ready { .. } | Stage::Reactivating(_) => WorkerState::Starting,
             Stage::Live { .. } => WorkerState::Live,
             Stage::Retired(_) => WorkerState::Retired,
             Stage::Dying { .. } => WorkerState::Dying,
@@ -154,12 +154,12 @@ impl Worker {
     }
 
     /// When it came into its present state.
-    pub fn since(&self) -> Moment {
+    pub fn since(&self) -> Timestamp {
         match &self.stage {
             Stage::Starting | Stage::Ready { .. } => self.started,
             Stage::Live { since, .. } | Stage::Dying { since, .. } => *since,
             Stage::Retired(retirement) => retirement.since(),
-            Stage::Recalled(recall) => recall.retirement.since(),
+            Stage::Reactivating(reactivation) => reactivation.retirement.since(),
         }
     }
 
@@ -170,11 +170,11 @@ impl Worker {
         matches!(&self.stage, Stage::Retired(retirement) if retirement.is_settled())
     }
 
-    /// Whether [`Event::Ready`](super::Event::Ready) of it is waited for.
+    /// Whether [`Input::Ready`](super::Input::Ready) of it is waited for.
     pub(super) fn awaits_ready(&self) -> bool {
         match &self.stage {
             Stage::Starting => true,
-            Stage::Recalled(recall) => recall.ready.is_none(),
+            Stage::Reactivating(reactivation) => reactivation.ready.is_none(),
             _ => false,
         }
     }
@@ -193,7 +193,7 @@ impl Worker {
     pub(super) fn is_able(&self) -> bool {
         let listens = match &self.stage {
             Stage::Ready { .. } | Stage::Live { .. } => true,
-            Stage::Recalled(recall) => recall.ready.is_some(),
+            Stage::Reactivating(reactivation) => reactivation.ready.is_some(),
             _ => false,
         };
         listens && !self.unfit
@@ -201,12 +201,12 @@ impl Worker {
 
     /// Whether it serves, or may come to serve (again).
     pub(super) fn is_promising(&self) -> bool {
-        let is_wanted = !self.is_finisher && !self.health.is_stopping();
+        let is_wanted = !self.is_drainer && !self.health.is_stopping();
         is_wanted && (self.awaits_ready() || self.is_able())
     }
 
     /// How long it has been ready; zero if it is not.
-    pub(super) fn ready_for(&self, now: Moment) -> Duration {
+    pub(super) fn ready_for(&self, now: Timestamp) -> Duration {
         match self.stage {
             Stage::Ready { ready } | Stage::Live { ready, .. } => now.since(ready),
             _ => Duration::ZERO,
@@ -218,16 +218,16 @@ impl Worker {
         Some(Occupant { generation: self.generation, ports: Arc::clone(self.ports.as_ref()?) })
     }
 
-    pub(super) fn ready_notice(&self, now: Moment) -> Notice {
+    pub(super) fn ready_event(&self, now: Timestamp) -> Event {
         let (worker, seat, generation) = (self.id, self.seat, self.generation);
-        Notice::Ready { worker, seat, generation, took: now.since(self.started) }
+        Event::Ready { worker, seat, generation, took: now.since(self.started) }
     }
 
-    pub(super) fn retired_notice(&self) -> Notice {
-        Notice::Retired { worker: self.id, seat: self.seat, generation: self.generation }
+    pub(super) fn retired_event(&self) -> Event {
+        Event::Retired { worker: self.id, seat: self.seat, generation: self.generation }
     }
 
-    pub(super) fn killed_notice(&self) -> Notice {
-        Notice::Killed { worker: self.id, seat: self.seat, generation: self.generation }
+    pub(super) fn killed_event(&self) -> Event {
+        Event::Killed { worker: self.id, seat: self.seat, generation: self.generation }
     }
 }

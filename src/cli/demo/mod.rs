@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::lab::{self, Failure, LabError, Network, Report, greeter};
 use crate::plan::{Engine, Generation, Plan, Seat};
 use crate::process::PidFd;
-use crate::supervisor::Notice;
+use crate::supervisor::Event;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 
@@ -149,18 +149,18 @@ impl Show<'_> {
         let pid = workers.get(&VICTIM).copied();
         let pid = pid.ok_or_else(|| Failed::new(format!("seat {VICTIM} has no live worker")))?;
         let victim = PidFd::open(pid).map_err(|error| Failed::new(error.to_string()))?;
-        self.stage.forget_notices();
+        self.stage.forget_events();
         let killed = Instant::now();
         victim.signal(Signal::SIGKILL).map_err(|error| Failed::new(error.to_string()))?;
         let tick = || self.table.progress(NAME, hands.counters());
         let steered = self.stage.wait_for(
             "the clients of the dead worker to be sent to the others",
-            |notice| matches!(notice, Notice::InForce { occupied, seats, .. } if occupied < seats),
+            |event| matches!(event, Event::InForce { occupied, seats, .. } if occupied < seats),
             tick,
         )?;
         let replaced = self.stage.wait_for(
             "the dead worker to be replaced",
-            |notice| matches!(notice, Notice::InForce { occupied, seats, .. } if occupied == seats),
+            |event| matches!(event, Event::InForce { occupied, seats, .. } if occupied == seats),
             tick,
         )?;
         let (report, until) = self.rounds(hands, NAME, replaced, 1)?;

@@ -13,7 +13,7 @@ use crate::master::{Ended, Handle, Master, MasterError};
 use crate::nft::Firewall;
 use crate::plan::{Engine, Plan, Seat};
 use crate::process::PidFd;
-use crate::supervisor::Notice;
+use crate::supervisor::Event;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::broadcast::{self, error::RecvError};
 
@@ -39,7 +39,7 @@ pub(super) struct Stage {
     network: Network,
     config: Config,
     pub(super) master: Handle,
-    notices: Receiver<(Instant, Notice)>,
+    events: Receiver<(Instant, Event)>,
     thread: JoinHandle<Result<Ended, MasterError>>,
     runtime: Runtime,
 }
@@ -50,9 +50,9 @@ impl Stage {
         let network = Network::new()?;
         let config = config(workers, engine)?;
         let (ready, started) = mpsc::channel();
-        let (events, notices) = mpsc::channel();
+        let (sender, events) = mpsc::channel();
         let of_master = config.clone();
-        let thread = network.server().spawn("master", move || manage(of_master, &ready, events))?;
+        let thread = network.server().spawn("master", move || manage(of_master, &ready, sender))?;
         let Ok(master) = started.recv() else {
             return Err(match thread.join() {
                 Ok(Err(error)) => error.into(),
@@ -60,11 +60,11 @@ impl Stage {
             });
         };
         let runtime = current_thread().map_err(cannot_wait)?;
-        let stage = Self { network, config, master, notices, thread, runtime };
+        let stage = Self { network, config, master, events, thread, runtime };
         let all = usize::from(workers);
         stage.wait_for(
             "the workers to get ready",
-            |notice| matches!(notice, Notice::InForce { occupied, .. } if *occupied == all),
+            |event| matches!(event, Event::InForce { occupied, .. } if *occupied == all),
             || Ok(()),
         )?;
         // What the demo leaves in the connection tracking table is gone after seconds, not minutes:
@@ -122,24 +122,24 @@ impl Stage {
     }
 
     /// From now on only what is still to happen counts.
-    pub(super) fn forget_notices(&self) {
-        while self.notices.try_recv().is_ok() {}
+    pub(super) fn forget_events(&self) {
+        while self.events.try_recv().is_ok() {}
     }
 
-    /// Waits for a notice of the master, and says when it came.
+    /// Waits for an event of the master, and says when it came.
     pub(super) fn wait_for(
         &self,
         what: &str,
-        is_it: impl Fn(&Notice) -> bool,
+        is_it: impl Fn(&Event) -> bool,
         meanwhile: impl Fn() -> Result<(), Failed>,
     ) -> Result<Instant, Failed> {
         let give_up = Instant::now() + PATIENCE;
         let mut trouble = None;
         while Instant::now() < give_up {
-            match self.notices.recv_timeout(LOOK) {
-                Ok((at, notice)) if is_it(&notice) => return Ok(at),
-                Ok((_, notice @ (Notice::Failed { .. } | Notice::CommitFailed { .. }))) => {
-                    trouble = Some(notice.to_string());
+            match self.events.recv_timeout(LOOK) {
+                Ok((at, event)) if is_it(&event) => return Ok(at),
+                Ok((_, event @ (Event::Failed { .. } | Event::CommitFailed { .. }))) => {
+                    trouble = Some(event.to_string());
                 }
                 Ok(_) => {}
                 Err(RecvTimeoutError::Timeout) => meanwhile()?,
@@ -199,23 +199,23 @@ fn config(workers: u16, engine: Engine) -> Result<Config, Failed> {
 fn manage(
     config: Config,
     ready: &Sender<Handle>,
-    events: Sender<(Instant, Notice)>,
+    sender: Sender<(Instant, Event)>,
 ) -> Result<Ended, MasterError> {
     let runtime = current_thread().map_err(|source| MasterError::Thread { source })?;
     runtime.block_on(async {
         let master = Master::builder(config).start()?;
-        tokio::spawn(pass_on(master.subscribe(), events));
+        tokio::spawn(pass_on(master.subscribe(), sender));
         // Nobody waits for it any more.
         let _ = ready.send(master.handle());
         master.run().await
     })
 }
 
-async fn pass_on(mut notices: broadcast::Receiver<Notice>, events: Sender<(Instant, Notice)>) {
+async fn pass_on(mut events: broadcast::Receiver<Event>, sender: Sender<(Instant, Event)>) {
     loop {
-        match notices.recv().await {
-            Ok(notice) => {
-                if events.send((Instant::now(), notice)).is_err() {
+        match events.recv().await {
+            Ok(event) => {
+                if sender.send((Instant::now(), event)).is_err() {
                     return;
                 }
             }

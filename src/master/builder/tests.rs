@@ -76,7 +76,7 @@ fn every_policy_of_the_configuration_reaches_the_supervisor() {
             order: KillOrder::Age,
         },
         kill_old: true,
-        holds_sockets: true,
+        holds_listeners: true,
         // Those that nobody can set.
         settle: Settings::default().settle,
         steady: Settings::default().steady,

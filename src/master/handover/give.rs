@@ -22,7 +22,8 @@ use crate::master::workers::processes::Processes;
 use crate::plan::{Generation, Weights};
 use crate::process::{PidFd, peer_process, send_descriptors};
 use crate::supervisor::{
-    Adopted, Bequest, Moment, Part, Past, Refusal, Respawn, Supervisor, WorkerId,
+    AdoptedStage, History, Refusal, SeatBackoffSnapshot, Snapshot, Supervisor, Timestamp, WorkerId,
+    WorkerSnapshot,
 };
 
 /// How long the next master may take for each thing that it has to do: meanwhile nobody steers clients
@@ -81,7 +82,7 @@ impl Handover {
         &self,
         request: ReceivedRequest,
         possessions: &Possessions<'_>,
-        now: Moment,
+        now: Timestamp,
     ) -> Option<u32> {
         let ReceivedRequest { command, responder, stream } = request;
         let (Command::Takeover { format }, Some(stream)) = (command, stream) else {
@@ -121,7 +122,7 @@ impl Handover {
         &self,
         format: u32,
         possessions: &Possessions<'_>,
-        now: Moment,
+        now: Timestamp,
     ) -> Result<OfferedState, Offer> {
         if format != HANDOVER_FORMAT {
             let message = format!("it hands over in version {HANDOVER_FORMAT}, not {format}");
@@ -137,9 +138,9 @@ impl Handover {
             .map_err(|error| refused(format!("cannot copy descriptors: {error}"), false))
     }
 
-    fn collect(&self, possessions: &Possessions<'_>, now: Moment) -> io::Result<OfferedState> {
+    fn collect(&self, possessions: &Possessions<'_>, now: Timestamp) -> io::Result<OfferedState> {
         let Possessions { supervisor, rules, notify, processes, listeners, service } = possessions;
-        let Bequest { workers, respawns, past } = supervisor.bequeath();
+        let Snapshot { workers, backoffs, history } = supervisor.snapshot();
         let (mut keys, mut descriptors) = (Vec::new(), Vec::new());
         let mut add = |key: DescriptorKey, descriptor: BorrowedFd<'_>| {
             keys.push(key);
@@ -175,8 +176,8 @@ impl Handover {
             manager: service.address().and_then(OsStr::to_str).map(str::to_owned),
             watchdog: service.watchdog().map(micros),
             workers: workers.into_iter().map(|worker| handed(worker, now)).collect(),
-            respawns: respawns.into_iter().map(|respawn| handed_respawn(respawn, now)).collect(),
-            past: handed_past(past, now),
+            respawns: backoffs.into_iter().map(|respawn| handed_respawn(respawn, now)).collect(),
+            past: handed_past(history, now),
             descriptors: keys,
         };
         Ok(OfferedState { state: Box::new(state), descriptors })
@@ -192,12 +193,14 @@ pub(crate) fn listen_key(worker: WorkerId, index: usize) -> String {
     format!("{}/{index}", worker.0)
 }
 
-pub(crate) fn handed(worker: Adopted, now: Moment) -> SnapshotWorker {
-    let stage = match worker.part {
-        Part::Starting => SnapshotStage::Starting,
-        Part::InForce => SnapshotStage::Live,
-        Part::Retired { since } => SnapshotStage::Retired { since: millis(now.since(since)) },
-        Part::Dying { terminate_at, kill_at } => SnapshotStage::Dying {
+pub(crate) fn handed(worker: WorkerSnapshot, now: Timestamp) -> SnapshotWorker {
+    let stage = match worker.stage {
+        AdoptedStage::Starting => SnapshotStage::Starting,
+        AdoptedStage::InForce => SnapshotStage::Live,
+        AdoptedStage::Retired { since } => {
+            SnapshotStage::Retired { since: millis(now.since(since)) }
+        }
+        AdoptedStage::Dying { terminate_at, kill_at } => SnapshotStage::Dying {
             terminate_in: terminate_at.map(|at| millis(at.since(now))),
             kill_in: millis(kill_at.since(now)),
         },
@@ -210,13 +213,13 @@ pub(crate) fn handed(worker: Adopted, now: Moment) -> SnapshotWorker {
         pid: worker.pid,
         age: millis(now.since(worker.started)),
         stage,
-        is_past: worker.is_past,
+        is_past: worker.is_superseded,
         more_time: worker.extended.map(|until| millis(until.since(now))),
     }
 }
 
-pub(crate) fn handed_respawn(respawn: Respawn, now: Moment) -> SnapshotRespawn {
-    let Respawn { seat, failures, not_before, losses, rests_until } = respawn;
+pub(crate) fn handed_respawn(respawn: SeatBackoffSnapshot, now: Timestamp) -> SnapshotRespawn {
+    let SeatBackoffSnapshot { seat, failures, not_before, losses, rests_until } = respawn;
     SnapshotRespawn {
         seat,
         failures,
@@ -226,14 +229,14 @@ pub(crate) fn handed_respawn(respawn: Respawn, now: Moment) -> SnapshotRespawn {
     }
 }
 
-pub(crate) fn handed_past(past: Past, now: Moment) -> SnapshotHistory {
-    let Past { aim, before, home, retirements, last_generation } = past;
+pub(crate) fn handed_past(history: History, now: Timestamp) -> SnapshotHistory {
+    let History { target, before, home, retirements, last_generation } = history;
     let told = |(generation, weights): (Generation, Weights)| SnapshotGeneration {
         generation,
         shares: weights.shares(),
     };
     SnapshotHistory {
-        aim: aim.map(told),
+        aim: target.map(told),
         before: before.map(told),
         home: home.map(|home| home.table().to_vec()),
         retirements: retirements.into_iter().map(|at| millis(now.since(at))).collect(),

@@ -11,7 +11,7 @@ use crate::master::handover::give::listen_key;
 use crate::master::handover::receive::RunningMaster;
 use crate::plan::{Assignment, Generation, Weights};
 use crate::process::{HeldSocket, Leader, PidFd, ProcessError};
-use crate::supervisor::{Moment, Part, Past, Respawn, WorkerId};
+use crate::supervisor::{AdoptedStage, History, SeatBackoffSnapshot, Timestamp, WorkerId};
 
 /// All of it but the rules; nothing, if no master runs.
 #[derive(Default)]
@@ -31,9 +31,9 @@ pub(crate) struct HandedOverWorker {
 /// What is known of an adopted worker beside what can be seen of it.
 pub(crate) struct AdoptionFacts {
     pub(crate) worker: WorkerId,
-    pub(crate) part: Part,
+    pub(crate) part: AdoptedStage,
     pub(crate) is_past: bool,
-    pub(crate) extended: Option<Moment>,
+    pub(crate) extended: Option<Timestamp>,
     /// What it prints to.
     pub(crate) output: Option<OwnedFd>,
     /// Its listening sockets, as far as the master has them.
@@ -80,7 +80,7 @@ impl ReceivedSnapshot {
     }
 
     /// What it remembers.
-    pub(crate) fn remembered(self, now: Moment) -> (Vec<Respawn>, Past) {
+    pub(crate) fn remembered(self, now: Timestamp) -> (Vec<SeatBackoffSnapshot>, History) {
         let respawns = self.respawns.into_iter().map(|told| respawn(told, now));
         (respawns.collect(), past(self.past, now))
     }
@@ -92,7 +92,7 @@ impl HandedOverWorker {
     }
 
     /// What is known of it; `seen` is where in its life it seems to be.
-    pub(crate) fn known(self, seen: Part, now: Moment) -> AdoptionFacts {
+    pub(crate) fn known(self, seen: AdoptedStage, now: Timestamp) -> AdoptionFacts {
         let Self { facts, output, sockets } = self;
         AdoptionFacts {
             worker: WorkerId(facts.worker),
@@ -107,7 +107,7 @@ impl HandedOverWorker {
 
 impl AdoptionFacts {
     /// Of one that was found, and nobody has told of.
-    pub(crate) fn found(worker: WorkerId, part: Part, sockets: Vec<HeldSocket>) -> Self {
+    pub(crate) fn found(worker: WorkerId, part: AdoptedStage, sockets: Vec<HeldSocket>) -> Self {
         Self { worker, part, is_past: false, extended: None, output: None, sockets }
     }
 }
@@ -122,21 +122,23 @@ fn adopt_all(sockets: Vec<OwnedFd>) -> Vec<HeldSocket> {
 }
 
 /// Where in its life a worker is: as it was told, unless it is in force.
-fn part(seen: Part, told: SnapshotStage, now: Moment) -> Part {
+fn part(seen: AdoptedStage, told: SnapshotStage, now: Timestamp) -> AdoptedStage {
     match (seen, told) {
-        (Part::InForce, _) => Part::InForce,
-        (_, SnapshotStage::Starting) => Part::Starting,
-        (_, SnapshotStage::Live) => Part::Retired { since: now },
-        (_, SnapshotStage::Retired { since }) => Part::Retired { since: moment_ago(since, now) },
-        (_, SnapshotStage::Dying { terminate_in, kill_in }) => Part::Dying {
+        (AdoptedStage::InForce, _) => AdoptedStage::InForce,
+        (_, SnapshotStage::Starting) => AdoptedStage::Starting,
+        (_, SnapshotStage::Live) => AdoptedStage::Retired { since: now },
+        (_, SnapshotStage::Retired { since }) => {
+            AdoptedStage::Retired { since: moment_ago(since, now) }
+        }
+        (_, SnapshotStage::Dying { terminate_in, kill_in }) => AdoptedStage::Dying {
             terminate_at: terminate_in.map(|span| moment_in(span, now)),
             kill_at: moment_in(kill_in, now),
         },
     }
 }
 
-fn respawn(told: SnapshotRespawn, now: Moment) -> Respawn {
-    Respawn {
+fn respawn(told: SnapshotRespawn, now: Timestamp) -> SeatBackoffSnapshot {
+    SeatBackoffSnapshot {
         seat: told.seat,
         failures: told.failures,
         not_before: moment_in(told.wait, now),
@@ -145,15 +147,15 @@ fn respawn(told: SnapshotRespawn, now: Moment) -> Respawn {
     }
 }
 
-fn past(told: SnapshotHistory, now: Moment) -> Past {
+fn past(told: SnapshotHistory, now: Timestamp) -> History {
     let known = |SnapshotGeneration { generation, shares }: SnapshotGeneration| {
         let weights = Weights::new(&shares).inspect_err(|error| {
             tracing::warn!(%error, %generation, "the shares of its seats were handed over wrongly");
         });
         Some((generation, weights.ok()?))
     };
-    Past {
-        aim: told.aim.and_then(known),
+    History {
+        target: told.aim.and_then(known),
         before: told.before.and_then(known),
         home: told.home.map(Assignment::from_table),
         retirements: told.retirements.into_iter().map(|ago| moment_ago(ago, now)).collect(),
@@ -161,11 +163,11 @@ fn past(told: SnapshotHistory, now: Moment) -> Past {
     }
 }
 
-fn moment_ago(milliseconds: u64, now: Moment) -> Moment {
-    Moment(now.since(Moment(Duration::from_millis(milliseconds))))
+fn moment_ago(milliseconds: u64, now: Timestamp) -> Timestamp {
+    Timestamp(now.since(Timestamp(Duration::from_millis(milliseconds))))
 }
 
-fn moment_in(milliseconds: u64, now: Moment) -> Moment {
+fn moment_in(milliseconds: u64, now: Timestamp) -> Timestamp {
     now.after(Duration::from_millis(milliseconds))
 }
 
@@ -174,27 +176,27 @@ mod tests {
     use super::*;
     use crate::master::handover::give::{handed, handed_past, handed_respawn};
     use crate::plan::{Port, Seat};
-    use crate::supervisor::Adopted;
+    use crate::supervisor::WorkerSnapshot;
 
-    fn at(seconds: u64) -> Moment {
-        Moment(Duration::from_secs(seconds))
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp(Duration::from_secs(seconds))
     }
 
     /// The clock of the master that hands over, and that of the next one, at the same time.
-    const THEN: Moment = Moment(Duration::from_secs(1000));
-    const NOW: Moment = Moment(Duration::from_secs(300));
+    const THEN: Timestamp = Timestamp(Duration::from_secs(1000));
+    const NOW: Timestamp = Timestamp(Duration::from_secs(300));
 
     #[test]
     fn what_is_remembered_is_the_same_by_the_clock_of_the_next_master() {
-        let respawn = |before: u64, after: u64| Respawn {
+        let respawn = |before: u64, after: u64| SeatBackoffSnapshot {
             seat: Seat(3),
             failures: 2,
             not_before: at(after),
             losses: vec![at(before - 20), at(before)],
             rests_until: Some(at(after + 30)),
         };
-        let past = |before: u64| Past {
-            aim: Some((Generation(5), Weights::equal(3).unwrap())),
+        let past = |before: u64| History {
+            target: Some((Generation(5), Weights::equal(3).unwrap())),
             before: Some((Generation(4), Weights::new(&[1.0, 0.5, 0.0]).unwrap())),
             home: Some(Assignment::from_table(vec![Seat(1), Seat(0), Seat(1)])),
             retirements: vec![at(before - 100), at(before)],
@@ -213,17 +215,17 @@ mod tests {
     #[test]
     fn a_worker_is_where_it_was_in_its_life_unless_it_is_seen_to_serve() {
         let told = |part, seen| {
-            let worker = Adopted {
+            let worker = WorkerSnapshot {
                 worker: WorkerId(7),
                 seat: Seat(0),
                 generation: Generation(1),
                 ports: Port::new(20_000).into_iter().collect(),
                 pid: 1,
                 started: at(900),
-                part,
-                is_past: true,
+                stage: part,
+                is_superseded: true,
                 extended: Some(at(1060)),
-                holds_sockets: false,
+                holds_listeners: false,
             };
             let facts = handed(worker, THEN);
             let known = HandedOverWorker { facts, output: None, sockets: vec![] }.known(seen, NOW);
@@ -231,21 +233,21 @@ mod tests {
             assert_eq!(known.extended, Some(at(360)));
             known.part
         };
-        let seen = Part::Retired { since: NOW };
-        let retired = |second| Part::Retired { since: at(second) };
-        let dying = |terminate_at: Option<u64>, kill_at| Part::Dying {
+        let seen = AdoptedStage::Retired { since: NOW };
+        let retired = |second| AdoptedStage::Retired { since: at(second) };
+        let dying = |terminate_at: Option<u64>, kill_at| AdoptedStage::Dying {
             terminate_at: terminate_at.map(at),
             kill_at: at(kill_at),
         };
         for (part, expected) in [
-            (Part::Starting, Part::Starting),
-            (Part::InForce, retired(300)),
+            (AdoptedStage::Starting, AdoptedStage::Starting),
+            (AdoptedStage::InForce, retired(300)),
             (retired(980), retired(280)),
             (dying(Some(1001), 1006), dying(Some(301), 306)),
             (dying(None, 1002), dying(None, 302)),
         ] {
             assert_eq!(told(part, seen), expected);
-            assert_eq!(told(part, Part::InForce), Part::InForce);
+            assert_eq!(told(part, AdoptedStage::InForce), AdoptedStage::InForce);
         }
     }
 }

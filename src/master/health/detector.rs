@@ -27,7 +27,7 @@ use std::time::Duration;
 use crate::config::Timeouts;
 use crate::process::{Waiting, Word};
 use crate::protocol::Readiness;
-use crate::supervisor::{Event, Lack, Moment, Silence, WorkerId};
+use crate::supervisor::{Input, NotReady, Timestamp, Unhealthy, WorkerId};
 
 /// How many looks in a row must show that a worker is stopped, or does not listen: a dump of sockets
 /// is no snapshot, and a worker may reopen its socket.
@@ -79,7 +79,7 @@ pub(crate) struct Health {
 /// A message of a session that is no worker's yet.
 #[derive(Debug)]
 struct Unclaimed {
-    at: Moment,
+    at: Timestamp,
     session: u32,
     words: Vec<Word>,
 }
@@ -94,7 +94,7 @@ struct Vitals {
     stage: Stage,
     listens: bool,
     said_ready: bool,
-    lack: Lack,
+    lack: NotReady,
     /// Where it is asked.
     address: Option<SocketAddr>,
     stopped: u32,
@@ -105,7 +105,7 @@ struct Vitals {
     /// It has joined over the control socket, and does not answer there.
     mute: bool,
     /// What the supervisor was told.
-    told: Option<Silence>,
+    told: Option<Unhealthy>,
     text: Option<String>,
     /// Kinds of requests that were refused, and said so.
     refused: BTreeSet<&'static str>,
@@ -130,7 +130,7 @@ enum Stage {
 struct Queue {
     length: u32,
     /// Since when it is neither empty nor seen to move.
-    since: Option<Moment>,
+    since: Option<Timestamp>,
     /// The connections that there were when it began not to.
     witness: Option<Waiting>,
     is_stuck: bool,
@@ -140,24 +140,24 @@ struct Queue {
 struct Watchdog {
     /// `None`: the worker need not say anything.
     limit: Option<Duration>,
-    fed: Moment,
+    fed: Timestamp,
     triggered: bool,
 }
 
 #[derive(Debug, Default)]
 struct Probe {
     /// When the one under way was begun.
-    under_way: Option<Moment>,
-    not_before: Moment,
+    under_way: Option<Timestamp>,
+    not_before: Timestamp,
     /// The last one went well.
     is_fine: bool,
     /// When the first was begun that failed since the last that did not.
-    failing: Option<Moment>,
+    failing: Option<Timestamp>,
 }
 
 #[derive(Debug, Default)]
 struct Flood {
-    since: Moment,
+    since: Timestamp,
     count: u32,
     reported: bool,
 }
@@ -166,7 +166,7 @@ struct Flood {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Said {
     /// For the supervisor.
-    pub(crate) events: Vec<Event>,
+    pub(crate) events: Vec<Input>,
     /// For the log.
     pub(crate) refused: Vec<&'static str>,
     /// So many messages came that this and further ones are dropped; told once in a span.
@@ -193,12 +193,12 @@ impl Health {
 
     /// Takes in a worker whose process, the first of its session, runs; returns what came of the
     /// messages that it has sent already.
-    pub(crate) fn started(&mut self, worker: WorkerId, session: u32, now: Moment) -> Said {
+    pub(crate) fn started(&mut self, worker: WorkerId, session: u32, now: Timestamp) -> Said {
         let vitals = Vitals {
             stage: Stage::Starting,
             listens: false,
             said_ready: false,
-            lack: Lack::Ports,
+            lack: NotReady::NotListening,
             address: None,
             stopped: 0,
             deaf: 0,
@@ -222,7 +222,7 @@ impl Health {
     }
 
     /// Keeps a message of a session that is no worker's.
-    pub(crate) fn unclaimed(&mut self, session: u32, words: Vec<Word>, now: Moment) {
+    pub(crate) fn unclaimed(&mut self, session: u32, words: Vec<Word>, now: Timestamp) {
         self.drop_unclaimed(now);
         if self.unclaimed.len() < MOST_UNCLAIMED {
             self.unclaimed.push_back(Unclaimed { at: now, session, words });
@@ -230,7 +230,7 @@ impl Health {
     }
 
     /// Drops the messages that no worker has claimed in time; returns whether there were any.
-    pub(crate) fn drop_unclaimed(&mut self, now: Moment) -> bool {
+    pub(crate) fn drop_unclaimed(&mut self, now: Timestamp) -> bool {
         let before = self.unclaimed.len();
         self.unclaimed.retain(|it| now.since(it.at) < UNCLAIMED_SPAN);
         self.unclaimed.len() < before
@@ -243,7 +243,7 @@ impl Health {
     }
 
     /// A worker of an earlier master is in force: it is watched from now on.
-    pub(crate) fn adopted(&mut self, worker: WorkerId, now: Moment) {
+    pub(crate) fn adopted(&mut self, worker: WorkerId, now: Timestamp) {
         if let Some(vitals) = self.workers.get_mut(&worker) {
             (vitals.stage, vitals.said_ready) = (Stage::Ready, true);
             vitals.watchdog.fed = now;
@@ -275,8 +275,8 @@ impl Health {
         worker: WorkerId,
         listens: bool,
         address: Option<SocketAddr>,
-        now: Moment,
-    ) -> Option<Event> {
+        now: Timestamp,
+    ) -> Option<Input> {
         let vitals = self.workers.get_mut(&worker)?;
         if vitals.stage == Stage::Leaving {
             // A rollback wants it back.
@@ -290,28 +290,28 @@ impl Health {
     }
 
     /// Whether the worker is ready now, or what it lacks if that is something else than before.
-    fn judge_start(&mut self, worker: WorkerId, now: Moment) -> Option<Event> {
+    fn judge_start(&mut self, worker: WorkerId, now: Timestamp) -> Option<Input> {
         let vitals = self.workers.get_mut(&worker)?;
         if vitals.stage != Stage::Starting {
             return None;
         }
         let lack = match &self.readiness {
-            _ if !vitals.listens && vitals.said_ready => Lack::Proof,
-            _ if !vitals.listens => Lack::Ports,
-            Readiness::Notify if !vitals.said_ready => Lack::Word,
-            Readiness::Http(_) if !vitals.probe.is_fine => Lack::Answer,
+            _ if !vitals.listens && vitals.said_ready => NotReady::ReadyButNotListening,
+            _ if !vitals.listens => NotReady::NotListening,
+            Readiness::Notify if !vitals.said_ready => NotReady::NotNotified,
+            Readiness::Http(_) if !vitals.probe.is_fine => NotReady::ProbeFailed,
             _ => {
                 vitals.stage = Stage::Ready;
                 vitals.watchdog.fed = now;
-                return Some(Event::Ready { worker });
+                return Some(Input::Ready { worker });
             }
         };
         let has_changed = std::mem::replace(&mut vitals.lack, lack) != lack;
-        has_changed.then_some(Event::Lacks { worker, lack })
+        has_changed.then_some(Input::NotReady { worker, lack })
     }
 
     /// Takes in a message of a worker.
-    pub(crate) fn said(&mut self, worker: WorkerId, words: Vec<Word>, now: Moment) -> Said {
+    pub(crate) fn said(&mut self, worker: WorkerId, words: Vec<Word>, now: Timestamp) -> Said {
         let mut said = Said::default();
         let Some(vitals) = self.workers.get_mut(&worker) else { return said };
         if vitals.flood.is_over(now) {
@@ -321,14 +321,14 @@ impl Health {
         for word in words {
             match word {
                 Word::Ready => vitals.said_ready = true,
-                Word::Stopping => said.events.push(Event::Stops { worker }),
+                Word::Stopping => said.events.push(Input::Stopping { worker }),
                 Word::Alive => vitals.watchdog.feed(now),
                 Word::Trigger => vitals.watchdog.triggered = true,
                 Word::WatchdogInterval(limit) => {
                     vitals.watchdog.limit = (!limit.is_zero()).then_some(limit);
                     vitals.watchdog.feed(now);
                 }
-                Word::MoreTime(span) => said.events.push(Event::AskedForTime { worker, span }),
+                Word::MoreTime(span) => said.events.push(Input::ExtendTimeout { worker, span }),
                 Word::Status(text) => vitals.text = (!text.is_empty()).then_some(text),
                 Word::Errno(errno) => vitals.text = Some(format!("errno {errno}")),
                 Word::Refused(what) => {
@@ -344,7 +344,7 @@ impl Health {
     }
 
     /// Takes in a look at workers that are ready.
-    pub(crate) fn looked(&mut self, seen: BTreeMap<WorkerId, Seen>, now: Moment) {
+    pub(crate) fn looked(&mut self, seen: BTreeMap<WorkerId, Seen>, now: Timestamp) {
         for (worker, seen) in seen {
             let Some(vitals) = self.workers.get_mut(&worker) else { continue };
             let count = |is: bool, before: u32| if is { before.saturating_add(1) } else { 0 };
@@ -359,14 +359,14 @@ impl Health {
     }
 
     /// The ports whose connections have to be looked at to tell whether their queues move.
-    pub(crate) fn doubtful_ports(&self, now: Moment) -> BTreeSet<u16> {
+    pub(crate) fn doubtful_ports(&self, now: Timestamp) -> BTreeSet<u16> {
         let Some(ping) = self.ping else { return BTreeSet::new() };
         let queues = self.workers.values().flat_map(|vitals| &vitals.queues);
         queues.filter(|(_, queue)| queue.is_doubtful(ping, now)).map(|(port, _)| *port).collect()
     }
 
     /// Takes in the connections of [`Self::doubtful_ports`], as they were at some moment.
-    pub(crate) fn witnessed(&mut self, mut found: BTreeMap<u16, Waiting>, at: Moment) {
+    pub(crate) fn witnessed(&mut self, mut found: BTreeMap<u16, Waiting>, at: Timestamp) {
         let Some(ping) = self.ping else { return };
         for vitals in self.workers.values_mut() {
             for (port, queue) in &mut vitals.queues {
@@ -378,7 +378,7 @@ impl Health {
     }
 
     /// Which workers are to be asked now, and where: those that are due, the longest due first.
-    pub(crate) fn due_probes(&self, now: Moment) -> Vec<(WorkerId, SocketAddr)> {
+    pub(crate) fn due_probes(&self, now: Timestamp) -> Vec<(WorkerId, SocketAddr)> {
         if !matches!(self.readiness, Readiness::Http(_)) {
             return Vec::new();
         }
@@ -392,7 +392,7 @@ impl Health {
                 }
         };
         let due = self.workers.iter().filter(|(_, vitals)| is_due(vitals));
-        let mut due: Vec<(Moment, WorkerId, SocketAddr)> = due
+        let mut due: Vec<(Timestamp, WorkerId, SocketAddr)> = due
             .filter_map(|(worker, vitals)| {
                 Some((vitals.probe.not_before, *worker, vitals.address?))
             })
@@ -416,14 +416,19 @@ impl Health {
     }
 
     /// Takes note that a worker is being asked.
-    pub(crate) fn probing(&mut self, worker: WorkerId, now: Moment) {
+    pub(crate) fn probing(&mut self, worker: WorkerId, now: Timestamp) {
         if let Some(vitals) = self.workers.get_mut(&worker) {
             vitals.probe.under_way = Some(now);
         }
     }
 
     /// Takes in how that went.
-    pub(crate) fn probed(&mut self, worker: WorkerId, probed: Probed, now: Moment) -> Vec<Event> {
+    pub(crate) fn probed(
+        &mut self,
+        worker: WorkerId,
+        probed: Probed,
+        now: Timestamp,
+    ) -> Vec<Input> {
         let pause = self.probe_pause();
         let Some(vitals) = self.workers.get_mut(&worker) else { return Vec::new() };
         let Some(began) = vitals.probe.under_way.take() else { return Vec::new() };
@@ -451,18 +456,23 @@ impl Health {
     }
 
     /// Takes in whether a worker that has joined over the control socket answers there.
-    pub(crate) fn pinged(&mut self, worker: WorkerId, answers: bool, now: Moment) -> Option<Event> {
+    pub(crate) fn pinged(
+        &mut self,
+        worker: WorkerId,
+        answers: bool,
+        now: Timestamp,
+    ) -> Option<Input> {
         self.workers.get_mut(&worker)?.mute = !answers;
         self.judge(worker, now)
     }
 
     /// What the supervisor does not know yet of workers that fell silent or answer again.
-    pub(crate) fn news(&mut self, now: Moment) -> Vec<Event> {
+    pub(crate) fn news(&mut self, now: Timestamp) -> Vec<Input> {
         let workers: Vec<WorkerId> = self.workers.keys().copied().collect();
         workers.into_iter().filter_map(|worker| self.judge(worker, now)).collect()
     }
 
-    fn judge(&mut self, worker: WorkerId, now: Moment) -> Option<Event> {
+    fn judge(&mut self, worker: WorkerId, now: Timestamp) -> Option<Input> {
         let (ping, patience) = (self.ping, self.probe_patience());
         let vitals = self.workers.get_mut(&worker)?;
         if vitals.stage != Stage::Ready {
@@ -472,11 +482,11 @@ impl Health {
         match (vitals.told, silence) {
             (None, Some(cause)) => {
                 vitals.told = Some(cause);
-                Some(Event::Silent { worker, cause })
+                Some(Input::Unhealthy { worker, cause })
             }
             (Some(_), None) => {
                 vitals.told = None;
-                Some(Event::Answered { worker })
+                Some(Input::Healthy { worker })
             }
             _ => None,
         }
@@ -488,28 +498,33 @@ const START_PAUSE: Duration = Duration::from_millis(250);
 
 impl Vitals {
     /// By what the worker is silent, the surest first.
-    fn silence(&self, ping: Option<Duration>, patience: Duration, now: Moment) -> Option<Silence> {
+    fn silence(
+        &self,
+        ping: Option<Duration>,
+        patience: Duration,
+        now: Timestamp,
+    ) -> Option<Unhealthy> {
         if let Some(limit) = ping {
             if self.stopped >= LOOKS {
-                return Some(Silence::Stopped);
+                return Some(Unhealthy::Stopped);
             }
             if self.deaf >= LOOKS {
-                return Some(Silence::NotListening);
+                return Some(Unhealthy::NotListening);
             }
             if self.queues.values().any(|queue| queue.is_stuck) {
-                return Some(Silence::Queue { limit });
+                return Some(Unhealthy::Queue { limit });
             }
             if self.probe.failing.is_some_and(|since| now.since(since) >= patience) {
-                return Some(Silence::Probe { limit });
+                return Some(Unhealthy::Probe { limit });
             }
             if self.mute {
-                return Some(Silence::Ping { limit });
+                return Some(Unhealthy::Ping { limit });
             }
         }
         match self.watchdog.limit {
-            _ if self.watchdog.triggered => Some(Silence::Trigger),
+            _ if self.watchdog.triggered => Some(Unhealthy::Trigger),
             Some(limit) if now.since(self.watchdog.fed) > limit => {
-                Some(Silence::Watchdog { limit })
+                Some(Unhealthy::Watchdog { limit })
             }
             _ => None,
         }
@@ -517,7 +532,7 @@ impl Vitals {
 }
 
 impl Queue {
-    fn look(&mut self, length: u32, now: Moment) {
+    fn look(&mut self, length: u32, now: Timestamp) {
         let has_moved = length < self.length;
         self.length = length;
         if length == 0 {
@@ -532,7 +547,7 @@ impl Queue {
     /// Whether only its connections can tell. The first time is a look after it was seen to wait, so
     /// that a queue that is just being emptied costs nothing; the second when the limit is over; and
     /// while it is stuck, at each look.
-    fn is_doubtful(&self, ping: Duration, now: Moment) -> bool {
+    fn is_doubtful(&self, ping: Duration, now: Timestamp) -> bool {
         match (self.since, &self.witness) {
             (Some(since), None) => since < now,
             (Some(since), Some(_)) => now.since(since) >= ping,
@@ -540,7 +555,7 @@ impl Queue {
         }
     }
 
-    fn witness(&mut self, waiting: Waiting, ping: Duration, at: Moment) {
+    fn witness(&mut self, waiting: Waiting, ping: Duration, at: Timestamp) {
         let Some(since) = self.since else { return };
         let Some(before) = &self.witness else {
             self.witness = Some(waiting);
@@ -562,14 +577,14 @@ impl Queue {
 }
 
 impl Watchdog {
-    fn feed(&mut self, now: Moment) {
+    fn feed(&mut self, now: Timestamp) {
         (self.fed, self.triggered) = (now, false);
     }
 }
 
 impl Flood {
     /// Counts a message; true if there were too many.
-    fn is_over(&mut self, now: Moment) -> bool {
+    fn is_over(&mut self, now: Timestamp) -> bool {
         if now.since(self.since) >= FLOOD_SPAN {
             *self = Self { since: now, ..Self::default() };
         }
@@ -586,8 +601,8 @@ mod tests {
     const PORT: u16 = 20_000;
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn at(milliseconds: u64) -> Moment {
-        Moment(Duration::from_millis(milliseconds))
+    fn at(milliseconds: u64) -> Timestamp {
+        Timestamp(Duration::from_millis(milliseconds))
     }
 
     fn timeouts(ping: u64, watchdog: u64) -> Timeouts {
@@ -620,23 +635,23 @@ mod tests {
         Seen { stopped: false, listens: true, queues, address: None }
     }
 
-    fn look(health: &mut Health, seen: Seen, now: Moment) -> Option<Event> {
+    fn look(health: &mut Health, seen: Seen, now: Timestamp) -> Option<Input> {
         health.looked([(WORKER, seen)].into(), now);
         health.judge(WORKER, now)
     }
 
-    fn silent(cause: Silence) -> Option<Event> {
-        Some(Event::Silent { worker: WORKER, cause })
+    fn silent(cause: Unhealthy) -> Option<Input> {
+        Some(Input::Unhealthy { worker: WORKER, cause })
     }
 
-    fn answered() -> Option<Event> {
-        Some(Event::Answered { worker: WORKER })
+    fn answered() -> Option<Input> {
+        Some(Input::Healthy { worker: WORKER })
     }
 
     #[test]
     fn one_that_is_mute_is_silent_until_nothing_else_is_wrong_either() {
         let mut health = live(Readiness::Tcp, 10, 5);
-        let silence = silent(Silence::Ping { limit: 10 * SECOND });
+        let silence = silent(Unhealthy::Ping { limit: 10 * SECOND });
         assert_eq!(health.pinged(WORKER, false, at(1_000)), silence);
         assert_eq!(health.pinged(WORKER, false, at(1_001)), None, "said once");
         assert_eq!(health.pinged(WORKER, true, at(60_000)), None, "its watchdog is over as well");
@@ -649,8 +664,8 @@ mod tests {
 
     #[test]
     fn a_worker_is_ready_when_it_listens_and_does_what_else_is_asked() {
-        let ready = Some(Event::Ready { worker: WORKER });
-        let lacks = |lack| Some(Event::Lacks { worker: WORKER, lack });
+        let ready = Some(Input::Ready { worker: WORKER });
+        let lacks = |lack| Some(Input::NotReady { worker: WORKER, lack });
         let mut tcp = Health::new(Readiness::Tcp, &timeouts(10, 0));
         tcp.started(WORKER, 1, at(0));
         assert_eq!(tcp.starting(WORKER, false, None, at(1)), None);
@@ -659,14 +674,18 @@ mod tests {
 
         let mut notify = Health::new(Readiness::Notify, &timeouts(10, 0));
         notify.started(WORKER, 1, at(0));
-        assert_eq!(notify.starting(WORKER, true, None, at(1)), lacks(Lack::Word));
+        assert_eq!(notify.starting(WORKER, true, None, at(1)), lacks(NotReady::NotNotified));
         let said = notify.said(WORKER, vec![Word::Ready], at(2));
         assert_eq!(said.events, Vec::from_iter(ready.clone()));
 
         let mut early = Health::new(Readiness::Notify, &timeouts(10, 0));
         early.started(WORKER, 1, at(0));
         let said = early.said(WORKER, vec![Word::Ready], at(1));
-        assert_eq!(said.events, Vec::from_iter(lacks(Lack::Proof)), "says so, and does not listen");
+        assert_eq!(
+            said.events,
+            Vec::from_iter(lacks(NotReady::ReadyButNotListening)),
+            "says so, and does not listen"
+        );
         assert_eq!(early.starting(WORKER, true, None, at(2)), ready);
     }
 
@@ -685,7 +704,7 @@ mod tests {
         let due = |health: &Health, now| health.due_probes(now).len();
         health.started(WORKER, 1, at(0));
         assert_eq!(due(&health, at(0)), 0, "not before it listens");
-        let lacks = Event::Lacks { worker: WORKER, lack: Lack::Answer };
+        let lacks = Input::NotReady { worker: WORKER, lack: NotReady::ProbeFailed };
         assert_eq!(health.starting(WORKER, true, address, at(0)), Some(lacks));
         assert_eq!(health.due_probes(at(0)), [(WORKER, address.unwrap())]);
         health.probing(WORKER, at(0));
@@ -693,14 +712,14 @@ mod tests {
         assert_eq!(health.probed(WORKER, Probed::Failed, at(100)), []);
         assert_eq!((due(&health, at(349)), due(&health, at(350))), (0, 1));
         health.probing(WORKER, at(350));
-        let ready = Event::Ready { worker: WORKER };
+        let ready = Input::Ready { worker: WORKER };
         assert_eq!(health.probed(WORKER, Probed::Fine, at(360)), [ready]);
 
         // Ready. It is asked every 2.5 s, and each time it may take 7.5 s.
         assert_eq!((due(&health, at(2_859)), due(&health, at(2_860))), (0, 1));
         assert_eq!(health.probe_patience(), Duration::from_millis(7_500));
         health.probing(WORKER, at(2_860));
-        let silence = silent(Silence::Probe { limit: 10 * SECOND });
+        let silence = silent(Unhealthy::Probe { limit: 10 * SECOND });
         let hung = health.probed(WORKER, Probed::Failed, at(10_360));
         assert_eq!(hung, Vec::from_iter(silence.clone()), "10 s after its last good answer");
         health.probing(WORKER, at(12_860));
@@ -722,8 +741,8 @@ mod tests {
     #[test]
     fn two_looks_tell_that_a_worker_is_stopped_or_does_not_listen() {
         for (seen_ill, cause) in [
-            (Seen { stopped: true, ..seen(0) }, Silence::Stopped),
-            (Seen { listens: false, ..seen(0) }, Silence::NotListening),
+            (Seen { stopped: true, ..seen(0) }, Unhealthy::Stopped),
+            (Seen { listens: false, ..seen(0) }, Unhealthy::NotListening),
         ] {
             let mut health = live(Readiness::Tcp, 10, 0);
             assert_eq!(look(&mut health, seen_ill.clone(), at(0)), None);
@@ -756,7 +775,10 @@ mod tests {
         assert!(doubts(&health, 10_400));
         // Its clients have given up, but for one; one more has come.
         health.witnessed(waiting(&[2, 3], &[9]), at(10_400));
-        assert_eq!(health.judge(WORKER, at(10_400)), silent(Silence::Queue { limit: 10 * SECOND }));
+        assert_eq!(
+            health.judge(WORKER, at(10_400)),
+            silent(Unhealthy::Queue { limit: 10 * SECOND })
+        );
         assert_eq!(look(&mut health, seen(7), at(10_800)), None, "still");
         assert_eq!(look(&mut health, seen(6), at(11_200)), answered());
     }
@@ -803,7 +825,7 @@ mod tests {
         health.witnessed(waiting(&[1, 2, 3], &[]), at(100));
         look(&mut health, seen(3), at(1_000));
         health.witnessed(waiting(&[1, 2, 3], &[]), at(1_000));
-        assert_eq!(health.judge(WORKER, at(1_000)), silent(Silence::Queue { limit: SECOND }));
+        assert_eq!(health.judge(WORKER, at(1_000)), silent(Unhealthy::Queue { limit: SECOND }));
         look(&mut health, seen(3), at(1_100));
         assert!(doubts(&health, 1_100));
         health.witnessed(waiting(&[2, 3, 4], &[1]), at(1_100));
@@ -834,12 +856,12 @@ mod tests {
         assert_eq!(say(&mut health, Word::Alive, 2_000), []);
         assert_eq!(health.news(at(4_000)), []);
         let limit = 2 * SECOND;
-        assert_eq!(health.news(at(4_001)), Vec::from_iter(silent(Silence::Watchdog { limit })));
+        assert_eq!(health.news(at(4_001)), Vec::from_iter(silent(Unhealthy::Watchdog { limit })));
         assert_eq!(health.news(at(9_000)), [], "told once");
         assert_eq!(say(&mut health, Word::Alive, 9_000), Vec::from_iter(answered()));
         assert_eq!(
             say(&mut health, Word::Trigger, 9_100),
-            Vec::from_iter(silent(Silence::Trigger))
+            Vec::from_iter(silent(Unhealthy::Trigger))
         );
         assert_eq!(say(&mut health, Word::Alive, 9_200), Vec::from_iter(answered()));
         say(&mut health, Word::WatchdogInterval(5 * SECOND), 9_200);
@@ -873,8 +895,10 @@ mod tests {
         ];
         let said = health.said(WORKER, words.clone(), at(1));
         assert_eq!(said.refused, ["MAINPID"]);
-        let events =
-            [Event::Stops { worker: WORKER }, Event::AskedForTime { worker: WORKER, span: SECOND }];
+        let events = [
+            Input::Stopping { worker: WORKER },
+            Input::ExtendTimeout { worker: WORKER, span: SECOND },
+        ];
         assert_eq!(said.events, events);
         assert_eq!(health.text(WORKER), Some("warming up"));
         assert_eq!(health.said(WORKER, words, at(2)).refused, Vec::<&str>::new());
@@ -902,7 +926,7 @@ mod tests {
         health.started(WORKER, 42, at(5));
         assert_eq!(
             health.starting(WORKER, true, None, at(6)),
-            Some(Event::Ready { worker: WORKER })
+            Some(Input::Ready { worker: WORKER })
         );
         assert_eq!(health.text(WORKER), None);
         health.started(WorkerId(2), 41, at(1_000));

@@ -16,7 +16,7 @@ use crate::master::run::{Master, rest_until};
 use crate::master::workers::counting::{local_ports_of, worker_port_of};
 use crate::process::{self, Message, NotifySocket, ProcessError, Received, Waiting};
 use crate::protocol::Readiness;
-use crate::supervisor::{Moment, WorkerId, WorkerState};
+use crate::supervisor::{Timestamp, WorkerId, WorkerState};
 
 /// How often the watch is kept: what has no event of its own is known so much later at most.
 pub(crate) const HEALTH_INTERVAL: Duration = Duration::from_millis(100);
@@ -44,10 +44,10 @@ pub(crate) struct HealthMonitor {
     /// Workers that are being asked.
     probes: BTreeSet<WorkerId>,
     /// The kernel is looked at no earlier.
-    look_at: Moment,
+    look_at: Timestamp,
     /// A look at connections is under way.
     is_witnessing: bool,
-    witness_at: Moment,
+    witness_at: Timestamp,
     /// It was said that somebody unknown writes to the socket.
     has_warned: bool,
     /// The last look went wrong, and that was said.
@@ -59,7 +59,7 @@ pub(crate) struct HealthMonitor {
 /// What comes of work beside the loop.
 pub(crate) enum Report {
     Probed { worker: WorkerId, probed: Probed },
-    Witnessed { began: Moment, found: Result<BTreeMap<u16, Waiting>, ProcessError> },
+    Witnessed { began: Timestamp, found: Result<BTreeMap<u16, Waiting>, ProcessError> },
 }
 
 impl HealthMonitor {
@@ -75,9 +75,9 @@ impl HealthMonitor {
             sender,
             reports,
             probes: BTreeSet::new(),
-            look_at: Moment::START,
+            look_at: Timestamp::START,
             is_witnessing: false,
-            witness_at: Moment::START,
+            witness_at: Timestamp::START,
             has_warned: false,
             has_failed: false,
             hear_at: None,

@@ -10,7 +10,9 @@ use tokio::sync::broadcast::{Receiver, Sender};
 
 use crate::control::{Answer, EventLine, Failure, Responder, STATS_LIMIT};
 use crate::plan::{ClusterName, Generation, Seat};
-use crate::supervisor::{Cause, Exit, MemoryOf, Notice, Stats, Why, WorkerId, WorkerStats};
+use crate::supervisor::{
+    EndReason, Event, Exit, MemoryOf, ReplaceReason, Stats, WorkerId, WorkerStats,
+};
 
 /// How many may listen at a time: each takes one of the connections of the control socket, of which
 /// some have to be left for commands.
@@ -29,14 +31,14 @@ impl Default for Subscribers {
 }
 
 impl Subscribers {
-    /// Tells a peer of everything that goes to `notices` from now on, until the sender is dropped.
+    /// Tells a peer of everything that goes to `events` from now on, until the sender is dropped.
     /// Done by a task of its own, which alone waits while the peer is slow: what it has not taken
-    /// when the queue of notices is full it misses, and is told how much that was.
+    /// when the queue of events is full it misses, and is told how much that was.
     pub(crate) fn add(
         &self,
         name: &ClusterName,
         generation: Generation,
-        notices: &Sender<Notice>,
+        events: &Sender<Event>,
         responder: Responder,
     ) {
         let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() else {
@@ -47,24 +49,24 @@ impl Subscribers {
             .with("name", name.as_str())
             .with("pid", std::process::id())
             .with("generation", generation.0);
-        let notices = notices.subscribe();
+        let events = events.subscribe();
         tokio::spawn(async move {
-            pass_on(first, notices, responder).await;
+            pass_on(first, events, responder).await;
             drop(permit);
         });
     }
 }
 
-async fn pass_on(first: EventLine, mut notices: Receiver<Notice>, responder: Responder) {
-    let mut events = vec![first];
+async fn pass_on(first: EventLine, mut events: Receiver<Event>, responder: Responder) {
+    let mut pending = vec![first];
     loop {
-        for event in events {
+        for event in pending {
             if !responder.event(EventLine { time: unix_time(), ..event }).await {
                 return;
             }
         }
-        events = match notices.recv().await {
-            Ok(notice) => lines(&notice),
+        pending = match events.recv().await {
+            Ok(event) => lines(&event),
             Err(RecvError::Lagged(count)) => vec![EventLine::new("missed").with("count", count)],
             Err(RecvError::Closed) => return responder.finish(Ok(Answer::EventsOver)),
         };
@@ -79,119 +81,117 @@ fn unix_time() -> f64 {
     since.as_millis() as f64 / 1e3
 }
 
-/// What is told of a notice: most make one event. The names and fields are those of the table at
+/// The lines of an event: most make one. The names and fields are those of the table at
 /// [`EventLine`].
-fn lines(notice: &Notice) -> Vec<EventLine> {
-    let event = EventLine::new;
-    vec![match notice {
-        Notice::Ready { worker, seat, generation, took } => {
+fn lines(event: &Event) -> Vec<EventLine> {
+    let line = EventLine::new;
+    vec![match event {
+        Event::Ready { worker, seat, generation, took } => {
             of("ready", *worker, *seat, *generation).with("took", seconds(*took))
         }
-        Notice::Unproven { worker, seat, generation } => {
-            of("unproven", *worker, *seat, *generation)
-        }
-        Notice::Unresponsive { worker, seat, generation, cause } => {
+        Event::Unproven { worker, seat, generation } => of("unproven", *worker, *seat, *generation),
+        Event::Unhealthy { worker, seat, generation, cause } => {
             of("ping_timeout", *worker, *seat, *generation).with("cause", cause.to_string())
         }
-        Notice::Responsive { worker, seat, generation, silent } => {
+        Event::Healthy { worker, seat, generation, silent } => {
             of("responsive", *worker, *seat, *generation).with("silent", seconds(*silent))
         }
-        Notice::NobodyAnswers { workers } => event("nobody_answers").with("workers", *workers),
-        Notice::Stops { worker, seat, generation } => of("stops", *worker, *seat, *generation),
-        Notice::Adopted { worker, seat, generation, pid, state } => {
+        Event::NoneHealthy { workers } => line("nobody_answers").with("workers", *workers),
+        Event::Stopping { worker, seat, generation } => of("stops", *worker, *seat, *generation),
+        Event::Adopted { worker, seat, generation, pid, state } => {
             of("adopted", *worker, *seat, *generation)
                 .with("pid", *pid)
                 .with("state", state.to_string())
         }
-        Notice::Orphan { pid, reason } => {
-            event("orphan").with("pid", *pid).with("reason", reason.as_str())
+        Event::Orphan { pid, reason } => {
+            line("orphan").with("pid", *pid).with("reason", reason.as_str())
         }
-        Notice::Failed(failure) => of("failed", failure.worker, failure.seat, failure.generation)
+        Event::Failed(failure) => of("failed", failure.worker, failure.seat, failure.generation)
             .with("reason", failure.cause.to_string())
             .with("last_lines", failure.last_lines.clone()),
-        Notice::Died { worker, seat, generation, exit, lived, last_lines } => {
+        Event::Died { worker, seat, generation, exit, lived, last_lines } => {
             ended(of("died", *worker, *seat, *generation), *exit)
                 .with("lived", seconds(*lived))
                 .with("last_lines", last_lines.clone())
         }
-        Notice::GivenUp { failure, rest } => {
+        Event::GivenUp { failure, rest } => {
             of("given_up", failure.worker, failure.seat, failure.generation)
                 .with("reason", failure.cause.to_string())
                 .with("last_lines", failure.last_lines.clone())
                 .with("rest", seconds(*rest))
         }
-        Notice::Leaving { worker, seat, generation, cause } => {
+        Event::Leaving { worker, seat, generation, cause } => {
             let retire = of("retire", *worker, *seat, *generation);
             let unresponsive = of("unresponsive", *worker, *seat, *generation);
             let retire = with_cause(retire, *cause);
             return match cause {
-                Cause::Silent => vec![unresponsive, retire],
+                ReplaceReason::Unhealthy => vec![unresponsive, retire],
                 _ => vec![retire],
             };
         }
-        Notice::RetirementsHeldBack { workers, rate, window } => event("retirements_held_back")
+        Event::RetirementsHeldBack { workers, rate, window } => line("retirements_held_back")
             .with("workers", *workers)
             .with("rate", *rate)
             .with("window", seconds(*window)),
-        Notice::LowWatermark { used, low, ending } => {
+        Event::LowWatermark { used, low, ending } => {
             watermark("low_watermark_breached", *used, *low, ending)
         }
-        Notice::HighWatermark { used, high, ending } => {
+        Event::HighWatermark { used, high, ending } => {
             watermark("high_watermark_breached", *used, *high, ending)
         }
-        Notice::MemoryShort { used, high } => {
-            event("memory_short").with("used", *used).with("mark", *high)
+        Event::MemoryShort { used, high } => {
+            line("memory_short").with("used", *used).with("mark", *high)
         }
-        Notice::MemoryRecovered { used, low } => {
-            event("memory_recovered").with("used", *used).with("mark", *low)
+        Event::MemoryRecovered { used, low } => {
+            line("memory_recovered").with("used", *used).with("mark", *low)
         }
-        Notice::Respawn { seat, delay } => {
-            event("respawn").with("seat", seat.0).with("delay", seconds(*delay))
+        Event::Respawn { seat, delay } => {
+            line("respawn").with("seat", seat.0).with("delay", seconds(*delay))
         }
-        Notice::Retired { worker, seat, generation } => of("retired", *worker, *seat, *generation),
-        Notice::Ending { worker, seat, generation, why } => {
+        Event::Retired { worker, seat, generation } => of("retired", *worker, *seat, *generation),
+        Event::Ending { worker, seat, generation, why } => {
             let ending = of("ending", *worker, *seat, *generation).with("why", why.to_string());
             let unresponsive = of("unresponsive", *worker, *seat, *generation);
             return match why {
-                Why::Silent => vec![unresponsive, ending],
+                EndReason::UnhealthyRetired => vec![unresponsive, ending],
                 _ => vec![ending],
             };
         }
-        Notice::Killed { worker, seat, generation } => of("killed", *worker, *seat, *generation),
-        Notice::Ended { worker, seat, generation, exit } => {
+        Event::Killed { worker, seat, generation } => of("killed", *worker, *seat, *generation),
+        Event::Ended { worker, seat, generation, exit } => {
             ended(of("ended", *worker, *seat, *generation), *exit)
         }
-        Notice::InForce { generation, occupied, seats, took } => {
+        Event::InForce { generation, occupied, seats, took } => {
             return in_force(*generation, *occupied, *seats, *took);
         }
-        Notice::Finishing { seat, generation, connections } => event("finishing")
+        Event::DrainerStarted { seat, generation, connections } => line("finishing")
             .with("seat", seat.0)
             .with("generation", generation.0)
             .with("connections", *connections),
-        Notice::QueueLost { seat, generation, connections } => event("queue_lost")
+        Event::QueueLost { seat, generation, connections } => line("queue_lost")
             .with("seat", seat.0)
             .with("generation", generation.0)
             .with("connections", *connections),
-        Notice::OnTrial { generation, workers, slots, of } => event("on_trial")
+        Event::CanaryInForce { generation, workers, slots, of } => line("on_trial")
             .with("generation", generation.0)
             .with("workers", *workers)
             .with("slots", *slots)
             .with("of", *of),
-        Notice::Repaired { what, writer, total, held_back } => event("repaired")
+        Event::Repaired { what, writer, total, held_back } => line("repaired")
             .with("what", what.as_str())
             .with("writer", writer.as_ref().map(|it| json!({ "pid": it.pid, "name": it.name })))
             .with("total", *total)
             .with("held_back", seconds(*held_back)),
-        Notice::RepairFailed { reason, retry_in } => event("repair_failed")
+        Event::RepairFailed { reason, retry_in } => line("repair_failed")
             .with("reason", reason.as_str())
             .with("retry_in", seconds(*retry_in)),
-        Notice::LeftAlone { quiet } => event("left_alone").with("quiet", seconds(*quiet)),
-        Notice::ForeignNatFound { rule } => event("foreign_rule_found").with("rule", rule.as_str()),
-        Notice::ForeignNatGone { rule } => event("foreign_rule_gone").with("rule", rule.as_str()),
-        Notice::CommitFailed { reason, retry_in } => event("commit_failed")
+        Event::InterferenceEnded { quiet } => line("left_alone").with("quiet", seconds(*quiet)),
+        Event::ForeignNatFound { rule } => line("foreign_rule_found").with("rule", rule.as_str()),
+        Event::ForeignNatGone { rule } => line("foreign_rule_gone").with("rule", rule.as_str()),
+        Event::CommitFailed { reason, retry_in } => line("commit_failed")
             .with("reason", reason.as_str())
             .with("retry_in", seconds(*retry_in)),
-        Notice::Stats(all) => return stats(all),
+        Event::Stats(all) => return stats(all),
     }]
 }
 
@@ -200,19 +200,19 @@ fn of(name: &str, worker: WorkerId, seat: Seat, generation: Generation) -> Event
     event.with("generation", generation.0)
 }
 
-fn with_cause(event: EventLine, cause: Cause) -> EventLine {
+fn with_cause(event: EventLine, cause: ReplaceReason) -> EventLine {
     let name = match cause {
-        Cause::Requested => "requested",
-        Cause::Silent => "silent",
-        Cause::Asked => "asked",
-        Cause::Memory { .. } => "memory",
-        Cause::Lag { .. } => "lag",
-        Cause::Age => "age",
+        ReplaceReason::OperatorRequest => "requested",
+        ReplaceReason::Unhealthy => "silent",
+        ReplaceReason::WorkerRequest => "asked",
+        ReplaceReason::Memory { .. } => "memory",
+        ReplaceReason::Lag { .. } => "lag",
+        ReplaceReason::Age => "age",
     };
     let (mut memory, mut late) = (None, None);
     match cause {
-        Cause::Memory { rss } => memory = Some(rss),
-        Cause::Lag { lag } => late = Some(seconds(lag)),
+        ReplaceReason::Memory { rss } => memory = Some(rss),
+        ReplaceReason::Lag { lag } => late = Some(seconds(lag)),
         _ => {}
     }
     event.with("cause", name).with("memory", memory).with("lag", late)

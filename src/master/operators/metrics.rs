@@ -3,7 +3,7 @@
 use crate::control::{Restarts, Retirements, SwapTimes};
 use crate::master::operators::report;
 use crate::plan::Seat;
-use crate::supervisor::{FailureCause, Notice};
+use crate::supervisor::{Event, FailureCause};
 
 /// Counts since the start of this master.
 #[derive(Debug, Default)]
@@ -28,26 +28,26 @@ enum Loss {
 }
 
 impl Metrics {
-    /// Takes a notice in. That a worker is replaced is told right after how it was lost; of one whose
+    /// Takes a event in. That a worker is replaced is told right after how it was lost; of one whose
     /// reload or scale fails with it, it is not told.
-    pub(crate) fn note(&mut self, notice: &Notice) {
-        match notice {
-            Notice::Died { seat, .. } => self.lost = Some((*seat, Loss::Died)),
-            Notice::Failed(failure) => {
+    pub(crate) fn note(&mut self, event: &Event) {
+        match event {
+            Event::Died { seat, .. } => self.lost = Some((*seat, Loss::Died)),
+            Event::Failed(failure) => {
                 let loss = match failure.cause {
                     FailureCause::Exit(_) => Loss::Exited,
                     FailureCause::NotReady { .. }
-                    | FailureCause::Lacks { .. }
-                    | FailureCause::Unresponsive(_) => Loss::NotReady,
-                    FailureCause::Stops => Loss::Exited,
+                    | FailureCause::Incomplete { .. }
+                    | FailureCause::Unhealthy(_) => Loss::NotReady,
+                    FailureCause::Stopping => Loss::Exited,
                     FailureCause::Spawn { .. } => Loss::Spawn,
                     FailureCause::Unfit(_) => Loss::Unfit,
                     FailureCause::Died { .. } => Loss::Died,
                 };
                 self.lost = Some((failure.seat, loss));
             }
-            Notice::Leaving { cause, .. } => *self.retirements.of(report::cause(*cause)) += 1,
-            Notice::Respawn { seat, .. } => {
+            Event::Leaving { cause, .. } => *self.retirements.of(report::cause(*cause)) += 1,
+            Event::Respawn { seat, .. } => {
                 if let Some((_, loss)) = self.lost.take_if(|(lost, _)| lost == seat) {
                     *self.count(loss) += 1;
                 }
@@ -75,8 +75,8 @@ mod tests {
     use crate::plan::Generation;
     use crate::supervisor::{WorkerFailure, WorkerId};
 
-    fn failed(seat: u16, cause: FailureCause) -> Notice {
-        Notice::Failed(WorkerFailure {
+    fn failed(seat: u16, cause: FailureCause) -> Event {
+        Event::Failed(WorkerFailure {
             worker: WorkerId(1),
             seat: Seat(seat),
             generation: Generation::FIRST,
@@ -85,15 +85,15 @@ mod tests {
         })
     }
 
-    fn respawn(seat: u16) -> Notice {
-        Notice::Respawn { seat: Seat(seat), delay: Duration::ZERO }
+    fn respawn(seat: u16) -> Event {
+        Event::Respawn { seat: Seat(seat), delay: Duration::ZERO }
     }
 
     #[test]
     fn a_restart_counts_for_what_became_of_the_worker_before() {
         let mut metrics = Metrics::default();
         let limit = Duration::from_secs(1);
-        for notice in [
+        for event in [
             failed(1, FailureCause::NotReady { limit }),
             respawn(1),
             failed(2, FailureCause::Spawn { reason: String::new() }),
@@ -104,7 +104,7 @@ mod tests {
             failed(4, FailureCause::NotReady { limit }),
             respawn(3),
         ] {
-            metrics.note(&notice);
+            metrics.note(&event);
         }
         assert_eq!(metrics.restarts, Restarts { not_ready: 1, spawn: 1, ..Restarts::default() });
     }

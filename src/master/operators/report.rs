@@ -11,7 +11,9 @@ use crate::master::operators::metrics::Metrics;
 use crate::nft::Fill;
 use crate::plan::{Listeners, Plan, Port, Protocol, Route, Seat};
 use crate::ruleset::Tally;
-use crate::supervisor::{self, Cause, Moment, Refusal, Sockets, Supervisor, Worker, WorkerId};
+use crate::supervisor::{
+    self, Refusal, ReplaceReason, Sockets, Supervisor, Timestamp, Worker, WorkerId,
+};
 
 /// The state of a cluster. `counts` are the sockets of its workers, `tallies` what the counters of its
 /// seats say, and `fill` is how full conntrack is, as far as known; `metrics` are the master's own.
@@ -22,7 +24,7 @@ pub(crate) fn status(
     fill: Option<Fill>,
     metrics: &Metrics,
     foreign_chains: Vec<ForeignChain>,
-    now: Moment,
+    now: Timestamp,
 ) -> Status {
     let plan = supervisor.plan();
     let slots = plan.assignment().slots_by_seat(plan.seats().len());
@@ -42,7 +44,7 @@ pub(crate) fn status(
         },
         leaving: worker.leaving.map(cause),
         generation: worker.generation,
-        health: if worker.answers() { WorkerHealth::Ok } else { WorkerHealth::Silent },
+        health: if worker.is_healthy() { WorkerHealth::Ok } else { WorkerHealth::Silent },
         text: None,
         ports: worker.ports.iter().flat_map(|ports| by_public(plan.listeners(), ports)).collect(),
         uptime: now.since(worker.started).as_secs_f64(),
@@ -85,7 +87,7 @@ pub(crate) fn status(
     }
 }
 
-fn trial(of: supervisor::Trial) -> Trial {
+fn trial(of: supervisor::CanaryStatus) -> Trial {
     let count = |count| u32::try_from(count).expect("at most as many as slots, which are 32 bits");
     Trial {
         generation: of.generation,
@@ -96,14 +98,14 @@ fn trial(of: supervisor::Trial) -> Trial {
 }
 
 /// A cause in the word of the control socket.
-pub(crate) fn cause(cause: Cause) -> LeavingCause {
+pub(crate) fn cause(cause: ReplaceReason) -> LeavingCause {
     match cause {
-        Cause::Requested => LeavingCause::Requested,
-        Cause::Silent => LeavingCause::Silent,
-        Cause::Asked => LeavingCause::Asked,
-        Cause::Memory { .. } => LeavingCause::Memory,
-        Cause::Lag { .. } => LeavingCause::Lag,
-        Cause::Age => LeavingCause::Age,
+        ReplaceReason::OperatorRequest => LeavingCause::Requested,
+        ReplaceReason::Unhealthy => LeavingCause::Silent,
+        ReplaceReason::WorkerRequest => LeavingCause::Asked,
+        ReplaceReason::Memory { .. } => LeavingCause::Memory,
+        ReplaceReason::Lag { .. } => LeavingCause::Lag,
+        ReplaceReason::Age => LeavingCause::Age,
     }
 }
 

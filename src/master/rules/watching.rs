@@ -10,7 +10,7 @@ use crate::control::ForeignChain;
 use crate::master::actions::{World, causes};
 use crate::nft::{Certainty, Change, ForeignNat, ForeignRules, NftError, Watch};
 use crate::plan::Plan;
-use crate::supervisor::{Event, Moment, Notice, Writer};
+use crate::supervisor::{Event, Input, Timestamp, Writer};
 
 /// The least time between the end of a look for foreign rules and the next one.
 const FOREIGN_INTERVAL: Duration = Duration::from_millis(400);
@@ -28,7 +28,7 @@ pub(crate) struct Watching {
     others_changed: bool,
     /// `None` while a look is under way.
     rules: Option<ForeignRules>,
-    next_look: Moment,
+    next_look: Timestamp,
     /// Looks that failed in a row.
     failures: u32,
     /// What the last look has found.
@@ -38,7 +38,7 @@ pub(crate) struct Watching {
 /// What a look for foreign rules gives back.
 pub(crate) struct ForeignScan {
     rules: ForeignRules,
-    began: Moment,
+    began: Timestamp,
     found: Result<Vec<ForeignNat>, NftError>,
 }
 
@@ -49,7 +49,7 @@ impl Watching {
             watch: Watch::open()?,
             others_changed: true,
             rules: Some(ForeignRules::open()?),
-            next_look: Moment::START,
+            next_look: Timestamp::START,
             failures: 0,
             found: Vec::new(),
         })
@@ -78,7 +78,7 @@ impl Watching {
 impl World {
     /// Reads what was told of other people's commits, or a part of it. Returns the events that this
     /// makes, and whether there is nothing more to read.
-    pub(crate) fn read_changes(&mut self) -> Result<(VecDeque<Event>, bool), NftError> {
+    pub(crate) fn read_changes(&mut self) -> Result<(VecDeque<Input>, bool), NftError> {
         let own = self.firewall.port()?;
         let reading = self.watching.watch.read()?;
         let table = self.firewall.table();
@@ -90,13 +90,13 @@ impl World {
                     self.watching.others_changed |= commit.touches_others(table);
                     if commit.touches(table) {
                         let writer = commit.writer.map(|it| Writer { pid: it.pid, name: it.name });
-                        events.push_back(Event::TableTouched { writer });
+                        events.push_back(Input::TableChanged { writer });
                     }
                 }
                 Change::Lost => {
                     tracing::warn!("missed changes that others made to rules: all is read again");
                     self.watching.others_changed = true;
-                    events.push_back(Event::NotificationsLost);
+                    events.push_back(Input::NotificationsLost);
                 }
             }
         }
@@ -104,7 +104,7 @@ impl World {
     }
 
     /// When foreign rules are to be looked for; `None` while nobody has changed any.
-    pub(crate) fn foreign_look_at(&self) -> Option<Moment> {
+    pub(crate) fn foreign_look_at(&self) -> Option<Timestamp> {
         let Watching { others_changed, rules, next_look, .. } = &self.watching;
         (*others_changed && rules.is_some()).then_some(*next_look)
     }
@@ -139,10 +139,10 @@ impl World {
                 watching.failures = 0;
                 let before = std::mem::replace(&mut watching.found, found.clone());
                 for rule in found.iter().filter(|one| !before.contains(one)) {
-                    self.announce(Notice::ForeignNatFound { rule: rule.to_string() });
+                    self.announce(Event::ForeignNatFound { rule: rule.to_string() });
                 }
                 for rule in before.iter().filter(|one| !found.contains(one)) {
-                    self.announce(Notice::ForeignNatGone { rule: rule.to_string() });
+                    self.announce(Event::ForeignNatGone { rule: rule.to_string() });
                 }
             }
             Err(error) => {

@@ -33,7 +33,7 @@ use crate::plan::{ClusterName, Generation, Listeners, Plan, Port, Protocol, Seat
 use crate::process::{
     Account, Leader, ListenTable, PortHolders, ProcessError, Sockets, effective_uid,
 };
-use crate::supervisor::Part;
+use crate::supervisor::AdoptedStage;
 
 /// A process that says that it is a worker of this cluster.
 pub(crate) struct Candidate {
@@ -63,7 +63,7 @@ pub(crate) struct Evidence {
 /// What becomes of a candidate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    Adopted(Part),
+    Adopted(AdoptedStage),
     /// It is left alone.
     Orphan(&'static str),
 }
@@ -193,7 +193,7 @@ pub(crate) fn judge(
     before: Option<&Plan>,
     fingerprint: ConfigFingerprint,
     ready: Duration,
-    now: crate::supervisor::Moment,
+    now: crate::supervisor::Timestamp,
 ) -> Vec<Verdict> {
     let mut given: BTreeSet<Seat> = BTreeSet::new();
     let mut verdicts = vec![];
@@ -210,7 +210,7 @@ pub(crate) fn judge(
         });
         let is_young = evidence.age < ready;
         let part = if planned(plan) && evidence.serves && given.insert(evidence.seat) {
-            Part::InForce
+            AdoptedStage::InForce
         } else if !(evidence.is_first || evidence.has_sockets || is_young) {
             let reason = "it says that it is a worker, but has no socket on the ports of one";
             verdicts.push(Verdict::Orphan(reason));
@@ -221,12 +221,12 @@ pub(crate) fn judge(
             && is_young
             && given.insert(evidence.seat)
         {
-            Part::Starting
+            AdoptedStage::Starting
         } else if evidence.ports.is_empty() {
             verdicts.push(Verdict::Orphan("it does not say on which ports it works"));
             continue;
         } else {
-            Part::Retired { since: now }
+            AdoptedStage::Retired { since: now }
         };
         verdicts.push(Verdict::Adopted(part));
     }
@@ -337,14 +337,14 @@ pub(crate) fn users(account: Option<&Account>) -> BTreeSet<u32> {
 mod tests {
     use super::*;
     use crate::plan::{Occupant, Partition, Weights};
-    use crate::supervisor::Moment;
+    use crate::supervisor::Timestamp;
 
     const FINGERPRINT: ConfigFingerprint = ConfigFingerprint { command: 1, shares: 2 };
     const READY: Duration = Duration::from_secs(30);
-    const NOW: Moment = Moment(Duration::from_secs(100));
-    const RETIRED: Verdict = Verdict::Adopted(Part::Retired { since: NOW });
-    const STARTING: Verdict = Verdict::Adopted(Part::Starting);
-    const IN_FORCE: Verdict = Verdict::Adopted(Part::InForce);
+    const NOW: Timestamp = Timestamp(Duration::from_secs(100));
+    const RETIRED: Verdict = Verdict::Adopted(AdoptedStage::Retired { since: NOW });
+    const STARTING: Verdict = Verdict::Adopted(AdoptedStage::Starting);
+    const IN_FORCE: Verdict = Verdict::Adopted(AdoptedStage::InForce);
 
     fn ports(number: u16) -> Arc<[Port]> {
         Port::new(number).into_iter().collect()

@@ -5,7 +5,7 @@ use nix::sys::signal::Signal;
 use crate::control::Orphan;
 use crate::master::startup::find_workers::Candidate;
 use crate::process::Child;
-use crate::supervisor::Moment;
+use crate::supervisor::Timestamp;
 
 /// The orphans that were found when the master began.
 #[derive(Debug, Default)]
@@ -18,7 +18,7 @@ struct Process {
     told: Orphan,
     child: Child,
     /// It was asked to end, and is killed then.
-    kill_at: Option<Moment>,
+    kill_at: Option<Timestamp>,
 }
 
 impl Orphans {
@@ -41,7 +41,7 @@ impl Orphans {
 
     /// Asks all to end; those that have not at `kill_at` are killed by [`Self::see_to`]. Returns how
     /// many there are.
-    pub(crate) fn end(&mut self, kill_at: Moment) -> usize {
+    pub(crate) fn end(&mut self, kill_at: Timestamp) -> usize {
         self.processes.retain(Process::is_there);
         for process in &mut self.processes {
             process.kill_at = Some(kill_at);
@@ -51,12 +51,12 @@ impl Orphans {
     }
 
     /// When the next is to be killed.
-    pub(crate) fn deadline(&self) -> Option<Moment> {
+    pub(crate) fn deadline(&self) -> Option<Timestamp> {
         self.processes.iter().filter_map(|it| it.kill_at).min()
     }
 
     /// Kills those whose time is over.
-    pub(crate) fn see_to(&mut self, now: Moment) {
+    pub(crate) fn see_to(&mut self, now: Timestamp) {
         self.processes.retain(Process::is_there);
         for process in &mut self.processes {
             if process.kill_at.take_if(|at| *at <= now).is_some() {

@@ -19,22 +19,24 @@ use crate::process::{
     Account, HeldSocket, ListenTable, Output, OutputReader, ProcessError, Sockets,
 };
 use crate::protocol::Readiness;
-use crate::supervisor::{Adopted, Moment, Part, Past, Respawn, WorkerId};
+use crate::supervisor::{
+    AdoptedStage, History, SeatBackoffSnapshot, Timestamp, WorkerId, WorkerSnapshot,
+};
 
 /// What there is to go on with.
 pub(crate) struct StartupState {
     pub(crate) initial_plan: InitialPlan,
     pub(crate) workers: Vec<AdoptedWorker>,
     pub(crate) orphans: Orphans,
-    pub(crate) respawns: Vec<Respawn>,
-    pub(crate) past: Past,
+    pub(crate) respawns: Vec<SeatBackoffSnapshot>,
+    pub(crate) past: History,
     /// How long ago the oldest of what counts was: the clock of this master begins there.
     pub(crate) oldest: Duration,
 }
 
 /// An adopted worker.
 pub(crate) struct AdoptedWorker {
-    pub(crate) adopted: Adopted,
+    pub(crate) adopted: WorkerSnapshot,
     pub(crate) started: Started,
     pub(crate) fingerprint: Option<ConfigFingerprint>,
 }
@@ -82,7 +84,7 @@ impl StartupState {
         let ages = candidates.iter().map(|it| it.evidence.age);
         let oldest = ages.chain(handed.oldest()).max().unwrap_or_default();
         let found: Vec<&Evidence> = candidates.iter().map(|it| &it.evidence).collect();
-        let now = Moment(oldest);
+        let now = Timestamp(oldest);
         let verdicts = find_workers::judge(
             &found,
             serves_on,
@@ -126,7 +128,8 @@ impl StartupState {
         if !self.initial_plan.in_force {
             return None;
         }
-        let in_force = || self.workers.iter().filter(|it| it.adopted.part == Part::InForce);
+        let in_force =
+            || self.workers.iter().filter(|it| it.adopted.stage == AdoptedStage::InForce);
         let last = in_force().max_by_key(|it| it.adopted.started)?.fingerprint?;
         let renew =
             in_force().any(|it| it.fingerprint.is_some_and(|it| it.command != fingerprint.command));
@@ -139,14 +142,14 @@ impl AdoptedWorker {
         candidate: Candidate,
         known: AdoptionFacts,
         listeners: &Listeners,
-        now: Moment,
+        now: Timestamp,
         config: &Config,
     ) -> Result<Self, ProcessError> {
         let Candidate { leader, evidence } = candidate;
         let Evidence { seat, generation, mut ports, fingerprint, age, pid, .. } = evidence;
         let AdoptionFacts { worker, part, is_past, extended, output, sockets } = known;
         let sockets = ListenerSet::recover(listeners, &ports, sockets).map(Arc::new);
-        if part == Part::Starting && config.ready == Readiness::Protocol {
+        if part == AdoptedStage::Starting && config.ready == Readiness::Protocol {
             // It will tell.
             ports = Arc::new([]);
         }
@@ -170,19 +173,19 @@ impl AdoptedWorker {
                 Output::create(label)?.into_reader()
             }
         };
-        let started = Moment(now.since(Moment(age)));
-        let (shared, holds_sockets) = (Arc::clone(&ports), sockets.is_some());
-        let adopted = Adopted {
+        let started = Timestamp(now.since(Timestamp(age)));
+        let (shared, holds_listeners) = (Arc::clone(&ports), sockets.is_some());
+        let adopted = WorkerSnapshot {
             worker,
             seat,
             generation,
             ports: shared,
             pid,
             started,
-            part,
-            is_past,
+            stage: part,
+            is_superseded: is_past,
             extended,
-            holds_sockets,
+            holds_listeners,
         };
         Ok(Self {
             adopted,

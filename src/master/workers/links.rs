@@ -15,14 +15,14 @@ use crate::control::{
 use crate::master::run::Master;
 use crate::plan::{Port, Seat};
 use crate::process::{PidFd, ProcessError, peer_process, session_of};
-use crate::supervisor::{Event, Moment, WorkerId, WorkerState};
+use crate::supervisor::{Input, Timestamp, WorkerId, WorkerState};
 
 /// The connections of workers, and who has none any more.
 #[derive(Default)]
 pub(crate) struct WorkerLinks {
     joined: BTreeMap<WorkerId, Joined>,
     /// Workers whose connection has ended, and when.
-    disconnected: BTreeMap<WorkerId, Moment>,
+    disconnected: BTreeMap<WorkerId, Timestamp>,
     /// Those of them that were told to be silent.
     silent: BTreeSet<WorkerId>,
     last_token: u64,
@@ -100,14 +100,14 @@ impl Master {
                 if let Some(worker) = self.world.peers.worker_with(token) {
                     self.world.peers.joined.remove(&worker);
                     self.world.peers.disconnected.insert(worker, self.world.now());
-                    self.dispatch(Event::Parted { worker });
+                    self.dispatch(Input::LinkClosed { worker });
                 }
             }
         }
     }
 
     /// When a worker that has disconnected counts as silent.
-    pub(crate) fn disconnect_deadline(&self) -> Option<Moment> {
+    pub(crate) fn disconnect_deadline(&self) -> Option<Timestamp> {
         let WorkerLinks { disconnected, silent, .. } = &self.world.peers;
         let limit = self.config.timeouts.ping?;
         let waits = disconnected.iter().filter(|(worker, _)| !silent.contains(worker));
@@ -186,7 +186,7 @@ impl Master {
         if let Some(ports) = ports {
             self.warn_of_unguarded(&ports);
             self.world.processes.set_ports(worker, Arc::clone(&ports));
-            self.dispatch(Event::PortsReported { worker, ports });
+            self.dispatch(Input::PortsReported { worker, ports });
         }
         let knows_retired = arrival.info.is_retired;
         let peers = &mut self.world.peers;
@@ -195,7 +195,7 @@ impl Master {
         peers.joined.insert(worker, Joined { link, process });
         peers.disconnected.remove(&worker);
         let was_silent = peers.silent.remove(&worker);
-        self.dispatch(Event::Joined { worker, knows_retired });
+        self.dispatch(Input::LinkOpened { worker, knows_retired });
         if was_silent {
             self.heard_on_link(worker, true);
         }
@@ -219,15 +219,15 @@ impl Master {
         match news {
             PeerEvent::Silent => self.heard_on_link(worker, false),
             PeerEvent::Answered => self.heard_on_link(worker, true),
-            PeerEvent::Lagging(lag) => self.dispatch(Event::Lagging { worker, lag }),
+            PeerEvent::Lagging(lag) => self.dispatch(Input::Lagging { worker, lag }),
             PeerEvent::RetireAsked(reason) => {
                 tracing::info!(%worker, ?reason, "a worker asks for its retirement");
-                self.dispatch(Event::RetireAsked { worker });
+                self.dispatch(Input::RetireRequested { worker });
             }
             PeerEvent::Unanswered(order) => {
                 tracing::warn!(%worker, order = order.name(), "a worker did not answer an order");
                 if order == WorkerOrder::Die {
-                    self.dispatch(Event::Deaf { worker });
+                    self.dispatch(Input::OrderUnanswered { worker });
                 }
             }
         }

@@ -4,7 +4,7 @@
 //! A worker has one for each public port and protocol, on its own worker port. It is started with
 //! them (`LISTEN_FDS`), and the master has each as well: so nobody else can take the port, and the
 //! connections in the queue outlive the worker. Which worker gets them after it, and when they are
-//! closed, the supervisor decides (`supervisor/estate.rs`).
+//! closed, the supervisor decides (`supervisor/workers/orphaned_listeners.rs`).
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};

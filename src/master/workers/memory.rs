@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use crate::process::{Bytes, MemoryWatch, Size};
-use crate::supervisor::{Footprint, WorkerId};
+use crate::supervisor::{MemoryUsage, WorkerId};
 
 /// From one look to the next. Fixed, as the answer to a worker that grows fast must not depend on
 /// the configuration: what a worker grows by in a second is what a mark is exceeded by.
@@ -51,9 +51,9 @@ enum Kind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Measured {
     /// The resident sizes, as every second.
-    Resident(Footprint),
+    Resident(MemoryUsage),
     /// The proportional sizes that were asked for.
-    Proportional(Footprint),
+    Proportional(MemoryUsage),
 }
 
 impl MemoryMonitor {
@@ -163,9 +163,9 @@ impl MemoryMonitor {
     }
 }
 
-fn footprint(own: Bytes, workers: &BTreeMap<WorkerId, Bytes>) -> Footprint {
+fn footprint(own: Bytes, workers: &BTreeMap<WorkerId, Bytes>) -> MemoryUsage {
     let workers = workers.iter().map(|(worker, size)| (*worker, size.0)).collect();
-    Footprint { master: own.0, workers }
+    MemoryUsage { master: own.0, workers }
 }
 
 #[cfg(test)]
@@ -187,8 +187,8 @@ mod tests {
         MemorySample { watch: MemoryWatch::new(), kind, own, workers }
     }
 
-    fn footprint(master: u64, workers: &[(WorkerId, u64)]) -> Footprint {
-        Footprint { master, workers: workers.iter().copied().collect() }
+    fn footprint(master: u64, workers: &[(WorkerId, u64)]) -> MemoryUsage {
+        MemoryUsage { master, workers: workers.iter().copied().collect() }
     }
 
     #[test]

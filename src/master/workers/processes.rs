@@ -18,7 +18,7 @@ use crate::process::{
     self, Child, Delivery, ListenSocket, ListenTable, OutputReader, ProcessError, Reach, Transport,
     own_nice,
 };
-use crate::supervisor::{Exit, Moment, WorkerId};
+use crate::supervisor::{Exit, Timestamp, WorkerId};
 
 /// A worker's process, from its start until its exit was noticed.
 pub(crate) struct Running {
@@ -41,7 +41,7 @@ type SocketsByPort = BTreeMap<u16, Vec<ListenSocket>>;
 struct Exited {
     child: Child,
     /// When they are killed.
-    kill_at: Moment,
+    kill_at: Timestamp,
 }
 
 /// All processes of ours.
@@ -90,7 +90,7 @@ impl Processes {
     pub(crate) fn take_exit(
         &mut self,
         worker: WorkerId,
-        kill_at: Moment,
+        kill_at: Timestamp,
     ) -> Option<(Exit, Vec<String>)> {
         let exit = match self.running.get(&worker)?.child.exit() {
             Ok(Some(process::Exit::Code(code))) => Exit::Code(code),
@@ -144,7 +144,7 @@ impl Processes {
 
     /// Looks after the process groups of which the first process has ended: asks the others to end,
     /// kills them when their time is over, and reaps. Returns the workers of which nothing is left.
-    pub(crate) fn reap(&mut self, now: Moment) -> Vec<WorkerId> {
+    pub(crate) fn reap(&mut self, now: Timestamp) -> Vec<WorkerId> {
         let mut gone = vec![];
         for (worker, Exited { child, kill_at }) in std::mem::take(&mut self.exited) {
             let others = child.others().unwrap_or_else(|error| {

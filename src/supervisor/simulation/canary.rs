@@ -5,7 +5,7 @@ use super::topic::Topic;
 use super::world::World;
 use crate::plan::{Assignment, Plan};
 use crate::supervisor::worker::Stage;
-use crate::supervisor::{Action, Done, Event, Notice, Request, Supervisor, Worker};
+use crate::supervisor::{Action, Done, Event, Input, Request, Supervisor, Worker};
 
 pub(super) const TOPIC: Topic =
     Topic { born, taken_over, check_action, act, follow, ..Topic::NONE };
@@ -74,7 +74,7 @@ fn act(world: &mut World, action: &Action) {
         }
         Action::Reply { outcome: Ok(Done::RolledBack { .. }), .. } => world.canary.home = None,
         // It is looked at anew before it serves again.
-        Action::Notice(Notice::Retired { worker, .. }) => {
+        Action::Emit(Event::Retired { worker, .. }) => {
             if let Some(pid) = world.pid_of(*worker)
                 && let Some(process) = world.processes.get_mut(&pid)
             {
@@ -95,9 +95,10 @@ fn ask_perhaps(world: &mut World, request: Request) {
 
 /// The master looks again and again whether the retired workers that a rollback wants still listen.
 fn follow(world: &mut World) {
-    let is_recalled = |it: &&Worker| matches!(it.stage, Stage::Recalled(_)) && it.awaits_ready();
-    let recalled = world.workers().filter(is_recalled);
-    let pids: Vec<Pid> = recalled.filter_map(|worker| world.pid_of(worker.id)).collect();
+    let is_reactivating =
+        |it: &&Worker| matches!(it.stage, Stage::Reactivating(_)) && it.awaits_ready();
+    let reactivated = world.workers().filter(is_reactivating);
+    let pids: Vec<Pid> = reactivated.filter_map(|worker| world.pid_of(worker.id)).collect();
     for pid in pids {
         let process = world.processes.get_mut(&pid).expect("it is there");
         if std::mem::replace(&mut process.looked_at, true) {
@@ -113,7 +114,7 @@ fn look(world: &mut World, pid: Pid) {
     process.looked_at = false;
     if process.is_alive() && process.listens && !process.closes {
         (process.ready, process.ready_again) = (true, true);
-        world.tell_of(pid, |worker| Event::Ready { worker });
+        world.tell_of(pid, |worker| Input::Ready { worker });
     }
 }
 

@@ -31,7 +31,7 @@ fn check_action(world: &World, action: &Action) {
             assert!(!is_stopping || world.serves_who_waits(*worker), "a spawn while stopping");
         }
         Action::Commit(plan) => check_commit(world, plan),
-        Action::TellDie { worker } => check_end(world, *worker),
+        Action::OrderStop { worker } => check_end(world, *worker),
         // Of one that was told to end it was checked then.
         Action::Terminate { worker } if world.process_of(*worker).is_some_and(|it| it.told) => {
             let is_first = world.process_of(*worker).is_some_and(|it| !it.signalled);
@@ -68,8 +68,8 @@ fn check_commit(world: &World, plan: &Plan) {
         let is_leaving =
             process.worker.is_some_and(|id| leaving.contains(&id) || staying.contains(&id));
         // An heir that got ready while its sockets were just taken out of force comes in now.
-        let is_new = process.is_heir && world.state_of(pid) == Some(WorkerState::Starting);
-        let was_told = process.is_anew && process.has_joined && process.knows_retired;
+        let is_new = process.reuses_listeners && world.state_of(pid) == Some(WorkerState::Starting);
+        let was_told = process.is_anew && process.is_open && process.knows_retired;
         assert!(
             !was_told || process.ready_again,
             "a worker that knows that it is retired gets new connections"
@@ -176,7 +176,7 @@ fn check_one_worker_a_place(world: &World) {
     let has_place = |worker: &&Worker| {
         matches!(worker.state(), WorkerState::Starting | WorkerState::Live)
             && world.process_of(worker.id).is_some_and(|it| !it.unfit && !it.stops)
-            && !worker.is_finisher
+            && !worker.is_drainer
     };
     // One that leaves has a successor beside it.
     let has_place = |worker: &&Worker| has_place(worker) && worker.leaving.is_none();

@@ -8,7 +8,8 @@ use super::topic::{TOPICS, Topic};
 use super::world::World;
 use crate::plan::{Occupant, Plan, Seat};
 use crate::supervisor::{
-    Adopted, Bequest, Event, Inheritance, Part, Past, Respawn, Supervisor, WorkerId, WorkerState,
+    AdoptedCluster, AdoptedStage, History, Input, SeatBackoffSnapshot, Snapshot, Supervisor,
+    WorkerId, WorkerSnapshot, WorkerState,
 };
 
 pub(super) const TOPIC: Topic = Topic { begin, ..Topic::NONE };
@@ -28,7 +29,7 @@ pub(super) struct State {
 
 /// What a master has handed over.
 struct Handed {
-    bequest: Bequest,
+    snapshot: Snapshot,
     /// The one that has: it tells what would have become of it.
     by: Supervisor,
 }
@@ -60,7 +61,7 @@ fn crash(world: &mut World) {
     }
     world.processes.retain(|_, process| !process.ports.is_empty());
     let delay = world.random.millis(100..5_000);
-    world.schedule(delay, |world| take_over(world, None));
+    world.schedule(delay, |world| start_next_master(world, None));
 }
 
 /// `run --replace`. While it takes over nobody decides anything.
@@ -74,36 +75,36 @@ fn ask_for_all(world: &mut World, tries: u32) {
     }
     let Some(by) = world.supervisor.take() else { return };
     world.note(|now| format!("{:>9.3?}  the master hands over", now.0));
-    let bequest = by.bequeath();
+    let snapshot = by.snapshot();
     let mut delay = world.random.millis(0..20);
     if world.goes_wrong(20) {
         delay = world.random.millis(20..1_500);
     }
-    world.schedule(delay, |world| take_over(world, Some(Handed { bequest, by })));
+    world.schedule(delay, |world| start_next_master(world, Some(Handed { snapshot, by })));
 }
 
 /// Another `run`: what is in force, less the workers that are gone, is what it begins with.
-fn take_over(world: &mut World, handed: Option<Handed>) {
+fn start_next_master(world: &mut World, handed: Option<Handed>) {
     world.reign += 1;
     world.processes.retain(|_, process| !process.dead);
     let before = world.plan.clone();
-    let (plan, holds) = beginning(world);
-    world.note(|now| format!("{:>9.3?}  the next master begins, plan in force: {holds}", now.0));
-    let told = handed.as_ref().map_or(&[][..], |handed| &handed.bequest.workers);
+    let (plan, in_force) = beginning(world);
+    world.note(|now| format!("{:>9.3?}  the next master begins, plan in force: {in_force}", now.0));
+    let told = handed.as_ref().map_or(&[][..], |handed| &handed.snapshot.workers);
     let workers = adopt_all(world, &plan, &before, told);
     world.put_in_force(plan.clone());
     // What it changes it makes anew.
     world.kernel.is_damaged &= plan == before;
     let is_whole = plan == before && plan.survivors().count() == plan.seats().len();
-    let bequest = handed.as_ref().map(|handed| handed.bequest.clone()).unwrap_or_default();
-    let bequest = Bequest { workers: workers.clone(), ..bequest };
-    let inheritance = Inheritance { plan, holds, bequest };
-    let supervisor = Supervisor::adopt(world.settings.clone(), inheritance);
+    let snapshot = handed.as_ref().map(|handed| handed.snapshot.clone()).unwrap_or_default();
+    let snapshot = Snapshot { workers: workers.clone(), ..snapshot };
+    let cluster = AdoptedCluster { plan, in_force, snapshot };
+    let supervisor = Supervisor::adopt(world.settings.clone(), cluster);
     world.supervisor = Some(supervisor.expect("a plan that an earlier master has made"));
     world.crash.was_told = handed.is_some();
     TOPICS.iter().for_each(|topic| (topic.taken_over)(world));
     world.crash.is_adopting = true;
-    world.deliver(Event::Start);
+    world.deliver(Input::Start);
     world.crash.is_adopting = false;
     if is_whole {
         assert!(world.kernel.outstanding.is_none(), "an adoption changes the rules");
@@ -112,42 +113,44 @@ fn take_over(world: &mut World, handed: Option<Handed>) {
     for adopted in &workers {
         let state = world.state_of(Pid(adopted.pid));
         assert!(state.is_some(), "an adoption forgets {adopted:?}");
-        let is_in_force = adopted.part == Part::InForce;
+        let is_in_force = adopted.stage == AdoptedStage::InForce;
         assert!(!is_in_force || state == Some(WorkerState::Live), "an adoption ends {adopted:?}");
     }
     if let Some(handed) = handed {
-        check_handed(world, handed, &workers, holds);
+        check_handed(world, handed, &workers, in_force);
     }
 }
 
 /// The next master goes on as this one would have.
-fn check_handed(world: &World, handed: Handed, workers: &[Adopted], holds: bool) {
-    let Handed { bequest: Bequest { workers: told, respawns, past }, mut by } = handed;
+fn check_handed(world: &World, handed: Handed, workers: &[WorkerSnapshot], in_force: bool) {
+    let Handed { snapshot: Snapshot { workers: told, backoffs, history }, mut by } = handed;
     let Some(next) = &world.supervisor else { return };
-    let goes_on_with = next.bequeath();
+    let goes_on_with = next.snapshot();
     // Where nobody serves there are as many seats as are configured.
-    let is_there = |respawn: &&Respawn| respawn.seat.index() < world.plan.seats().len();
-    let expected: Vec<Respawn> = respawns.iter().filter(is_there).cloned().collect();
-    assert_eq!(goes_on_with.respawns, expected, "a handover loses back-offs");
+    let is_there = |respawn: &&SeatBackoffSnapshot| respawn.seat.index() < world.plan.seats().len();
+    let expected: Vec<SeatBackoffSnapshot> = backoffs.iter().filter(is_there).cloned().collect();
+    assert_eq!(goes_on_with.backoffs, expected, "a handover loses back-offs");
     // The number of a generation that failed counts with the next one, if a worker of it is left.
-    let last_generation = goes_on_with.past.last_generation;
-    assert!(last_generation >= past.last_generation, "a handover loses {past:?}");
+    let last_generation = goes_on_with.history.last_generation;
+    assert!(last_generation >= history.last_generation, "a handover loses {history:?}");
     // Where the plan does not show the canary any more, since its workers have ended, there is none.
-    let home = past.home.clone().filter(|_| next.canary().is_some());
-    let is_kept = goes_on_with.past == Past { last_generation, home, ..past.clone() };
-    assert!(!holds || is_kept, "a handover loses {past:?}: {:?}", goes_on_with.past);
-    by.step(Event::Tick, world.now);
+    let home = history.home.clone().filter(|_| next.canary().is_some());
+    let is_kept = goes_on_with.history == History { last_generation, home, ..history.clone() };
+    assert!(!in_force || is_kept, "a handover loses {history:?}: {:?}", goes_on_with.history);
+    by.step(Input::Tick, world.now);
     for told in told {
         let Some(adopted) = workers.iter().find(|it| it.worker == told.worker) else { continue };
         // One that was left out because it does not answer is retired; and where nobody serves, all
         // that are started are of a new generation.
-        let is_aside = told.part == Part::InForce && adopted.part != Part::InForce;
-        let is_old = !holds && adopted.part == Part::Starting;
+        let is_aside =
+            told.stage == AdoptedStage::InForce && adopted.stage != AdoptedStage::InForce;
+        let is_old = !in_force && adopted.stage == AdoptedStage::Starting;
         let state = |of: &Supervisor| {
             of.workers().find(|it| it.id == told.worker).map(|worker| worker.state())
         };
         let (was, is) = (state(&by), state(next));
-        let is_cleared = world.settings.kill_old && matches!(adopted.part, Part::Retired { .. });
+        let is_cleared =
+            world.settings.kill_old && matches!(adopted.stage, AdoptedStage::Retired { .. });
         let may_differ = is_aside || is_old || is_cleared || was == Some(WorkerState::Dying);
         assert!(was == is || may_differ, "handed over as {was:?}, and now {is:?}: {adopted:?}");
     }
@@ -155,8 +158,13 @@ fn check_handed(world: &World, handed: Handed, workers: &[Adopted], holds: bool)
 
 /// The workers that are there, as `master::startup::find_workers` judges them and `master::startup::state` takes them
 /// over: first those that were handed over.
-fn adopt_all(world: &mut World, plan: &Plan, before: &Plan, told: &[Adopted]) -> Vec<Adopted> {
-    let told: BTreeMap<Pid, &Adopted> = told.iter().map(|it| (Pid(it.pid), it)).collect();
+fn adopt_all(
+    world: &mut World,
+    plan: &Plan,
+    before: &Plan,
+    told: &[WorkerSnapshot],
+) -> Vec<WorkerSnapshot> {
+    let told: BTreeMap<Pid, &WorkerSnapshot> = told.iter().map(|it| (Pid(it.pid), it)).collect();
     let mut pids: Vec<Pid> = world.processes.keys().copied().collect();
     pids.sort_by_key(|pid| !told.contains_key(pid));
     let mut last = told.values().map(|it| it.worker.0).max().unwrap_or_default();
@@ -167,13 +175,13 @@ fn adopt_all(world: &mut World, plan: &Plan, before: &Plan, told: &[Adopted]) ->
         let process = &world.processes[&pid];
         let seen = match judge(world, process, plan, before, &mut given) {
             Some(seen) => seen,
-            None if told.is_some() => Part::Starting,
+            None if told.is_some() => AdoptedStage::Starting,
             None => {
                 forget(world, pid);
                 continue;
             }
         };
-        let part = told.map_or(seen, |told| told_part(world, seen, told));
+        let stage = told.map_or(seen, |told| told_part(world, seen, told));
         let worker = told.map_or_else(
             || {
                 last += 1;
@@ -181,7 +189,7 @@ fn adopt_all(world: &mut World, plan: &Plan, before: &Plan, told: &[Adopted]) ->
             },
             |told| told.worker,
         );
-        workers.push(adopt(world, pid, worker, part, told));
+        workers.push(adopt(world, pid, worker, stage, told));
     }
     workers
 }
@@ -193,7 +201,7 @@ fn judge(
     plan: &Plan,
     before: &Plan,
     given: &mut BTreeSet<Seat>,
-) -> Option<Part> {
+) -> Option<AdoptedStage> {
     let Process { seat, generation, ports, .. } = process;
     let occupant_of = |plan: &Plan| {
         let mut seats = plan.seats();
@@ -207,23 +215,23 @@ fn judge(
     let was_planned = occupant_of(before) == itself;
     let is_young = world.now.since(process.started) < world.settings.ready;
     if is_planned && process.listens && given.insert(*seat) {
-        Some(Part::InForce)
+        Some(AdoptedStage::InForce)
     } else if is_of_now && !was_planned && is_young && given.insert(*seat) {
-        Some(Part::Starting)
+        Some(AdoptedStage::Starting)
     } else if world.peers.picks_ports && !process.listens {
         // Where it will listen nobody knows.
         None
     } else {
-        Some(Part::Retired { since: world.now })
+        Some(AdoptedStage::Retired { since: world.now })
     }
 }
 
 /// What was told counts, but for who is in force.
-fn told_part(world: &World, seen: Part, told: &Adopted) -> Part {
-    match (seen, told.part) {
-        (Part::InForce, _) => Part::InForce,
-        (_, Part::InForce) => Part::Retired { since: world.now },
-        (_, part) => part,
+fn told_part(world: &World, seen: AdoptedStage, told: &WorkerSnapshot) -> AdoptedStage {
+    match (seen, told.stage) {
+        (AdoptedStage::InForce, _) => AdoptedStage::InForce,
+        (_, AdoptedStage::InForce) => AdoptedStage::Retired { since: world.now },
+        (_, stage) => stage,
     }
 }
 
@@ -237,34 +245,34 @@ fn adopt(
     world: &mut World,
     pid: Pid,
     worker: WorkerId,
-    part: Part,
-    told: Option<&Adopted>,
-) -> Adopted {
+    stage: AdoptedStage,
+    told: Option<&WorkerSnapshot>,
+) -> WorkerSnapshot {
     let now = world.now;
     // A process that may not be traced gives no socket away.
     let keeps_sockets = match told {
-        Some(told) => !told.holds_sockets,
-        None => !world.settings.holds_sockets || world.random.percent(20),
+        Some(told) => !told.holds_listeners,
+        None => !world.settings.holds_listeners || world.random.percent(20),
     };
     let process = world.processes.get_mut(&pid).expect("it is there");
     process.worker = Some(worker);
-    process.ready = part == Part::InForce;
+    process.ready = stage == AdoptedStage::InForce;
     // What it was asked by one that is gone is not known, unless it is told.
-    process.signalled = matches!(part, Part::Dying { terminate_at: None, .. });
-    process.told = matches!(part, Part::Dying { terminate_at: Some(_), .. });
+    process.signalled = matches!(stage, AdoptedStage::Dying { terminate_at: None, .. });
+    process.told = matches!(stage, AdoptedStage::Dying { terminate_at: Some(_), .. });
     (process.quiet_reports, process.was_counted) = (0, false);
     (process.ready_again, process.looked_at, process.polled) = (false, false, false);
     process.keeps_own_sockets = keeps_sockets;
-    if let Part::Retired { .. } | Part::Dying { .. } = part {
+    if let AdoptedStage::Retired { .. } | AdoptedStage::Dying { .. } = stage {
         process.left_at.get_or_insert(now);
     }
     let mut ports = process.ports.clone();
-    process.is_anew = part == Part::Starting;
+    process.is_anew = stage == AdoptedStage::Starting;
     if process.is_anew {
         // What it was before nobody can know.
         (process.left_at, process.was_named) = (None, false);
     }
-    if part == Part::Starting {
+    if stage == AdoptedStage::Starting {
         if world.peers.picks_ports {
             // It tells where it listens when it joins again.
             process.keeps_ports = true;
@@ -275,17 +283,17 @@ fn adopt(
         }
     }
     let process = &world.processes[&pid];
-    Adopted {
+    WorkerSnapshot {
         worker,
         seat: process.seat,
         generation: process.generation,
         ports,
         pid: pid.0,
         started: process.started,
-        part,
-        is_past: told.is_some_and(|told| told.is_past),
+        stage,
+        is_superseded: told.is_some_and(|told| told.is_superseded),
         extended: told.and_then(|told| told.extended),
-        holds_sockets: !keeps_sockets,
+        holds_listeners: !keeps_sockets,
     }
 }
 

@@ -8,7 +8,7 @@ use super::world::World;
 use crate::plan::Plan;
 use crate::supervisor::worker::Stage;
 use crate::supervisor::{
-    Action, Cause, Event, Exit, Lack, Moment, Notice, Silence, Worker, WorkerState,
+    Action, Event, Exit, Input, NotReady, ReplaceReason, Timestamp, Unhealthy, Worker, WorkerState,
 };
 
 pub(super) const TOPIC: Topic =
@@ -21,13 +21,16 @@ fn born(world: &mut World, pid: Pid) {
     if world.goes_wrong(20) {
         let (when, span) = (world.random.millis(0..3_000), world.random.millis(0..5_000));
         world.schedule_for_master(when, move |world| {
-            world.tell_of(pid, |worker| Event::AskedForTime { worker, span });
+            world.tell_of(pid, |worker| Input::ExtendTimeout { worker, span });
         });
     }
     if world.goes_wrong(20) {
         let when = world.random.millis(0..3_000);
         world.schedule_for_master(when, move |world| {
-            world.tell_of(pid, |worker| Event::Lacks { worker, lack: Lack::Proof });
+            world.tell_of(pid, |worker| Input::NotReady {
+                worker,
+                lack: NotReady::ReadyButNotListening,
+            });
         });
     }
     if world.goes_wrong(50) {
@@ -45,21 +48,21 @@ fn hang(world: &mut World, pid: Pid) {
     if let Some(process) = world.processes.get_mut(&pid) {
         process.hangs = true;
     }
-    notice(world, pid);
+    detect(world, pid);
     let longest = if world.goes_wrong(50) { 2_000 } else { 25_000 };
     let delay = world.random.millis(0..longest);
     world.schedule(delay, move |world| recover(world, pid));
 }
 
 /// The master looks at those alone that are ready.
-fn notice(world: &mut World, pid: Pid) {
+fn detect(world: &mut World, pid: Pid) {
     let is_watched = |it: &&mut Process| it.ready && it.is_alive() && it.worker.is_some();
     if world.supervisor.is_some()
         && let Some(process) = world.processes.get_mut(&pid).filter(is_watched)
         && process.hangs
     {
         process.silent = true;
-        world.tell_of(pid, |worker| Event::Silent { worker, cause: Silence::Stopped });
+        world.tell_of(pid, |worker| Input::Unhealthy { worker, cause: Unhealthy::Stopped });
     }
 }
 
@@ -72,7 +75,7 @@ fn recover(world: &mut World, pid: Pid) {
     let is_silent = |it: &&mut Process| it.silent && it.is_alive();
     if let Some(process) = world.processes.get_mut(&pid).filter(is_silent) {
         (process.silent, process.answered_at) = (false, Some(now));
-        world.tell_of(pid, |worker| Event::Answered { worker });
+        world.tell_of(pid, |worker| Input::Healthy { worker });
     }
     if world.goes_wrong(60) {
         let pause = world.random.millis(0..8_000);
@@ -86,7 +89,7 @@ fn say_that_it_stops(world: &mut World, pid: Pid) {
         return;
     };
     process.stops |= counts && process.worker.is_some();
-    world.tell_of(pid, |worker| Event::Stops { worker });
+    world.tell_of(pid, |worker| Input::Stopping { worker });
     let delay = world.random.millis(0..5_000);
     world.schedule(delay, move |world| world.die(pid, Exit::Code(0)));
 }
@@ -99,7 +102,7 @@ fn taken_over(world: &mut World) {
     let hang = world.processes.iter().filter(|(_, process)| process.hangs);
     for pid in hang.map(|(pid, _)| *pid).collect::<Vec<_>>() {
         let delay = world.random.millis(0..3_000);
-        world.schedule_for_master(delay, move |world| notice(world, pid));
+        world.schedule_for_master(delay, move |world| detect(world, pid));
     }
 }
 
@@ -117,7 +120,7 @@ fn follow(world: &mut World) {
 fn check_action(world: &World, action: &Action) {
     match action {
         Action::Commit(plan) => check_commit(world, plan),
-        Action::Notice(Notice::Leaving { worker, cause: Cause::Silent, .. }) => {
+        Action::Emit(Event::Leaving { worker, cause: ReplaceReason::Unhealthy, .. }) => {
             let answers = world.process_of(*worker).is_some_and(|process| !process.silent);
             assert!(!answers, "{worker} is replaced for its silence, and answers");
         }
@@ -157,7 +160,7 @@ fn well_in(world: &World, plan: &Plan) -> impl Iterator<Item = Pid> {
     let is_trial = world.canary.is_trial();
     let is_looked_for = |worker: &Worker| {
         let is_seen = world.process_of(worker.id).is_some_and(|process| process.ready_again);
-        matches!(worker.stage, Stage::Recalled(_)) && !is_seen
+        matches!(worker.stage, Stage::Reactivating(_)) && !is_seen
     };
     let workers = world.workers().filter(move |worker| {
         let is_its_state = matches!(worker.state(), WorkerState::Starting | WorkerState::Live);
@@ -171,18 +174,18 @@ fn well_in(world: &World, plan: &Plan) -> impl Iterator<Item = Pid> {
 impl Process {
     /// Whether it is sure to stand in a plan that has a place for it: it answers, and has long enough
     /// to come back however often it fell silent.
-    fn is_well(&self, now: Moment) -> bool {
+    fn is_well(&self, now: Timestamp) -> bool {
         let is_ill = self.silent || self.stops || self.signalled || self.unfit;
         self.ready && !is_ill && !self.was_ill(now)
     }
 
-    fn was_ill(&self, now: Moment) -> bool {
+    fn was_ill(&self, now: Timestamp) -> bool {
         self.answered_at.is_some_and(|at| now.since(at) <= LONGEST_RETURN)
     }
 
     /// Whether a plan may have left it out because it does not answer or stops: it is retired later, if
     /// ever, and until then it serves again if nobody else is left.
-    pub(super) fn may_be_aside(&self, now: Moment) -> bool {
+    pub(super) fn may_be_aside(&self, now: Timestamp) -> bool {
         self.worker.is_some() && (self.silent || self.stops || self.was_ill(now))
     }
 }

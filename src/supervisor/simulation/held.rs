@@ -8,13 +8,13 @@ use super::process::{Pid, Process};
 use super::topic::Topic;
 use super::world::World;
 use crate::plan::{Port, Seat};
-use crate::supervisor::{Action, Event, Moment, Notice, Sockets, Supervisor, WorkerId};
+use crate::supervisor::{Action, Event, Input, Sockets, Supervisor, Timestamp, WorkerId};
 
 pub(super) const TOPIC: Topic =
     Topic { taken_over, check_action, act, check_state, check_rest, ..Topic::NONE };
 
-/// After so many finishers who waits may be reset.
-const FINISHERS: u32 = 3;
+/// After so many drainers who waits may be reset.
+const MAX_DRAINERS: u32 = 3;
 
 /// What the master in office holds without a process.
 #[derive(Debug, Default)]
@@ -32,7 +32,7 @@ struct Held {
     ports: Arc<[Port]>,
     unfit: bool,
     /// Since when.
-    since: Moment,
+    since: Timestamp,
     half_open: u32,
     /// Connections that wait to be accepted.
     queued: u32,
@@ -41,7 +41,7 @@ struct Held {
     /// Successive reports of nobody.
     quiet_reports: u32,
     /// Finishers in a row that have had them.
-    finishers: u32,
+    drainers: u32,
 }
 
 /// A master that is killed leaves none but to its workers.
@@ -51,11 +51,11 @@ fn taken_over(world: &mut World) {
 
 fn check_action(world: &World, action: &Action) {
     match action {
-        Action::Bequeath { from, to } => {
+        Action::TransferListeners { from, to } => {
             assert!(world.held.left.contains_key(from), "sockets that nobody has left");
             assert!(world.pid_of(*to).is_none(), "{to} has sockets of its own");
         }
-        Action::CloseSockets { worker } => check_close(world, *worker),
+        Action::CloseListeners { worker } => check_close(world, *worker),
         _ => {}
     }
 }
@@ -74,33 +74,33 @@ fn check_close(world: &World, worker: WorkerId) {
             stop.at_once || world.now >= held.since.after(world.settings.settle)
         });
     let is_empty = held.queued == 0 && held.half_open == 0 && held.quiet_reports >= 2;
-    let is_allowed = is_empty || is_over || held.finishers >= FINISHERS;
+    let is_allowed = is_empty || is_over || held.drainers >= MAX_DRAINERS;
     assert!(is_allowed, "closed on those who wait: {held:?}");
 }
 
 fn act(world: &mut World, action: &Action) {
     match *action {
-        Action::Bequeath { from, to } => {
+        Action::TransferListeners { from, to } => {
             if let Some(held) = world.held.left.remove(&from) {
                 world.held.promised.insert(to, held);
             }
         }
-        Action::CloseSockets { worker } => drop(world.held.left.remove(&worker)),
-        Action::Notice(Notice::Retired { worker, .. }) => heir_is_retired(world, worker),
+        Action::CloseListeners { worker } => drop(world.held.left.remove(&worker)),
+        Action::Emit(Event::Retired { worker, .. }) => successor_is_retired(world, worker),
         _ => {}
     }
 }
 
 /// One that clients may have come to by its sockets alone, or under an earlier master, is retired
 /// although no plan of this one has named it. Not if a plan leads there: then it is no retirement, whatever is said.
-fn heir_is_retired(world: &mut World, worker: WorkerId) {
+fn successor_is_retired(world: &mut World, worker: WorkerId) {
     let is_named = |process: &Process| {
         let next = world.kernel.outstanding.iter();
         next.chain([&world.plan]).any(|plan| names(plan, process))
     };
-    let is_it = |it: &&Process| (it.is_heir || it.is_anew) && !is_named(it);
-    let heir = world.process_of(worker).filter(is_it);
-    if heir.is_some()
+    let is_it = |it: &&Process| (it.reuses_listeners || it.is_anew) && !is_named(it);
+    let worker = world.process_of(worker).filter(is_it);
+    if worker.is_some()
         && let Some(process) = world.pid_of(worker).and_then(|pid| world.processes.get_mut(&pid))
     {
         process.was_named = true;
@@ -109,7 +109,7 @@ fn heir_is_retired(world: &mut World, worker: WorkerId) {
 }
 
 fn check_state(world: &World) {
-    let counted = world.supervisor.iter().flat_map(Supervisor::estates);
+    let counted = world.supervisor.iter().flat_map(Supervisor::orphaned_listeners);
     let are_left = counted.into_iter().all(|(worker, _)| world.held.left.contains_key(&worker));
     assert!(are_left, "sockets are to be counted that nobody has left");
 }
@@ -122,7 +122,7 @@ fn check_rest(world: &World) {
 impl World {
     /// The master keeps the sockets of a process that has ended.
     pub(super) fn keep_sockets(&mut self, worker: WorkerId, process: &Process) {
-        if !self.settings.holds_sockets || process.ports.is_empty() || process.keeps_own_sockets {
+        if !self.settings.holds_listeners || process.ports.is_empty() || process.keeps_own_sockets {
             return;
         }
         let held = Held {
@@ -134,45 +134,46 @@ impl World {
             queued: process.sockets.queued,
             polled: false,
             quiet_reports: 0,
-            finishers: process.finishers,
+            drainers: process.drainers,
         };
         self.held.left.insert(worker, held);
     }
 
     /// The process of an heir begins with what it inherits. Returns whether it is one.
-    pub(super) fn take_inheritance(&mut self, pid: Pid) -> bool {
+    pub(super) fn take_listeners(&mut self, pid: Pid) -> bool {
         let worker = self.processes.get(&pid).and_then(|process| process.worker);
         let Some(held) = worker.and_then(|id| self.held.promised.remove(&id)) else { return false };
-        let finishers = self.finishers_after(worker, held.finishers);
+        let drainers = self.drainers_after(worker, held.drainers);
         let process = self.processes.get_mut(&pid).expect("it was asked for");
         assert_eq!(process.seat, held.seat, "sockets of another seat");
-        (process.ports, process.unfit, process.is_heir) = (held.ports, held.unfit, true);
+        (process.ports, process.unfit, process.reuses_listeners) = (held.ports, held.unfit, true);
         process.sockets.queued += held.queued;
         process.sockets.half_open += held.half_open;
-        process.finishers = finishers;
+        process.drainers = drainers;
         true
     }
 
     /// What an heir was to get that could not be started stays where it is.
-    pub(super) fn give_back_inheritance(&mut self, worker: WorkerId) {
+    pub(super) fn give_back_listeners(&mut self, worker: WorkerId) {
         if let Some(mut held) = self.held.promised.remove(&worker) {
-            held.finishers = self.finishers_after(Some(worker), held.finishers);
+            held.drainers = self.drainers_after(Some(worker), held.drainers);
             (held.since, held.quiet_reports, held.polled) = (self.now, 0, false);
             self.held.left.insert(worker, held);
         }
     }
 
-    /// A process is ready: a finisher is retired from then on, and another heir may be in force by
+    /// A process is ready: a drainer is retired from then on, and another heir may be in force by
     /// the sockets that it has inherited.
-    pub(super) fn heir_is_ready(&mut self, pid: Pid) {
+    pub(super) fn successor_is_ready(&mut self, pid: Pid) {
         let worker = self.processes.get(&pid).and_then(|process| process.worker);
-        let is_finisher = worker.is_some_and(|worker| self.is_finisher(worker));
-        let Some(process) = self.processes.get_mut(&pid).filter(|process| process.is_heir) else {
+        let is_drainer = worker.is_some_and(|worker| self.is_drainer(worker));
+        let Some(process) = self.processes.get_mut(&pid).filter(|process| process.reuses_listeners)
+        else {
             return;
         };
         // What it takes on after it was asked to end is its own affair.
         process.ready &= !process.signalled && !process.told;
-        if !is_finisher {
+        if !is_drainer {
             self.note_named();
         }
     }
@@ -180,12 +181,12 @@ impl World {
     /// Whether the sockets on these ports are there, for a worker that has not begun or is not ready.
     pub(super) fn clients_wait_at(&self, ports: &Arc<[Port]>) -> bool {
         let mut held = self.held.left.values().chain(self.held.promised.values());
-        let mut heirs = self.processes.values().filter(|process| process.is_heir);
-        held.any(|it| it.ports == *ports) || heirs.any(|it| it.ports == *ports)
+        let mut reusing = self.processes.values().filter(|process| process.reuses_listeners);
+        held.any(|it| it.ports == *ports) || reusing.any(|it| it.ports == *ports)
     }
 
-    pub(super) fn is_finisher(&self, worker: WorkerId) -> bool {
-        self.workers().any(|known| known.id == worker && known.is_finisher)
+    pub(super) fn is_drainer(&self, worker: WorkerId) -> bool {
+        self.workers().any(|known| known.id == worker && known.is_drainer)
     }
 
     /// Whether a worker is started although all is to end, for those who wait.
@@ -195,9 +196,13 @@ impl World {
     }
 
     pub(super) fn schedule_polls_of_left(&mut self) {
-        let estates: Vec<WorkerId> =
-            self.supervisor.iter().flat_map(Supervisor::estates).map(|(id, _)| id).collect();
-        for worker in estates {
+        let orphaned_listeners: Vec<WorkerId> = self
+            .supervisor
+            .iter()
+            .flat_map(Supervisor::orphaned_listeners)
+            .map(|(id, _)| id)
+            .collect();
+        for worker in orphaned_listeners {
             let delay = self.random.millis(50..300);
             if let Some(held) = self.held.left.get_mut(&worker).filter(|held| !held.polled) {
                 held.polled = true;
@@ -218,11 +223,11 @@ impl World {
         held.quiet_reports = if is_quiet { held.quiet_reports + 1 } else { 0 };
         let Held { queued, half_open, .. } = *held;
         let sockets = Sockets { queued, half_open, established: queued, ..Sockets::default() };
-        self.deliver(Event::Connections { worker, sockets });
+        self.deliver(Input::Connections { worker, sockets });
     }
 
-    fn finishers_after(&self, worker: Option<WorkerId>, before: u32) -> u32 {
-        let is_finisher = worker.is_some_and(|worker| self.is_finisher(worker));
-        if is_finisher { before + 1 } else { 0 }
+    fn drainers_after(&self, worker: Option<WorkerId>, before: u32) -> u32 {
+        let is_drainer = worker.is_some_and(|worker| self.is_drainer(worker));
+        if is_drainer { before + 1 } else { 0 }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::topic::Topic;
 use super::world::World;
 use crate::plan::Plan;
-use crate::supervisor::{Action, Event, Finding, Moment, Writer};
+use crate::supervisor::{Action, Input, Timestamp, Verification, Writer};
 
 pub(super) const TOPIC: Topic = Topic { begin, taken_over, check_action, act, ..Topic::NONE };
 
@@ -19,9 +19,9 @@ pub(super) struct State {
     pub(super) is_looking: bool,
     /// Failed commits since the last that succeeded, and when the last of them was known.
     pub(super) failures: u32,
-    pub(super) failed_at: Moment,
+    pub(super) failed_at: Timestamp,
     /// Until then it takes nothing.
-    refuses_until: Moment,
+    refuses_until: Timestamp,
 }
 
 fn begin(world: &mut World) {
@@ -115,10 +115,10 @@ fn commit_answer(world: &mut World, failed: bool) {
         if let Some(stop) = &mut world.operators.stop {
             stop.commit_failures += 1;
         }
-        world.deliver(Event::CommitFailed { reason: "ENOMEM".to_owned() });
+        world.deliver(Input::CommitFailed { reason: "ENOMEM".to_owned() });
     } else {
         world.kernel.failures = 0;
-        world.deliver(Event::Committed { took: Duration::ZERO });
+        world.deliver(Input::Committed { took: Duration::ZERO });
     }
 }
 
@@ -133,8 +133,8 @@ fn damage(world: &mut World) {
     world.schedule_for_master(delay, move |world| {
         let writer = Some(Writer { pid: 99, name: "nft".to_owned() });
         world.deliver(match is_lost {
-            true => Event::NotificationsLost,
-            false => Event::TableTouched { writer },
+            true => Input::NotificationsLost,
+            false => Input::TableChanged { writer },
         });
     });
 }
@@ -143,19 +143,19 @@ fn look_done(world: &mut World) {
     world.kernel.is_looking = false;
     let fails = world.goes_wrong(10);
     let finding = match world.kernel.is_damaged {
-        _ if fails => Finding::Unreadable { reason: "interrupted".to_owned() },
-        true => Finding::Differs { what: "chain seat_0".to_owned() },
-        false => Finding::Same,
+        _ if fails => Verification::Unreadable { reason: "interrupted".to_owned() },
+        true => Verification::Differs { what: "chain seat_0".to_owned() },
+        false => Verification::Same,
     };
-    world.deliver(Event::Verified(finding));
+    world.deliver(Input::Verified(finding));
 }
 
 fn restore_done(world: &mut World, fails: bool) {
     world.kernel.is_looking = false;
     if fails {
-        world.deliver(Event::RestoreFailed { reason: "ENOMEM".to_owned() });
+        world.deliver(Input::RestoreFailed { reason: "ENOMEM".to_owned() });
     } else {
         world.kernel.is_damaged = false;
-        world.deliver(Event::Restored);
+        world.deliver(Input::Restored);
     }
 }

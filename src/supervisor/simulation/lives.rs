@@ -4,7 +4,7 @@ use super::process::Pid;
 use super::topic::Topic;
 use super::world::World;
 use crate::plan::Port;
-use crate::supervisor::{Action, Event, Exit};
+use crate::supervisor::{Action, Exit, Input};
 
 pub(super) const TOPIC: Topic = Topic { born, act, ..Topic::NONE };
 
@@ -29,13 +29,13 @@ fn spawned(world: &mut World, pid: Pid) {
     if world.goes_wrong(10) {
         let process = world.processes.remove(&pid).expect("it was asked for");
         if let Some(worker) = process.worker {
-            world.give_back_inheritance(worker);
-            world.deliver(Event::SpawnFailed { worker, reason: "fork: EAGAIN".to_owned() });
+            world.give_back_listeners(worker);
+            world.deliver(Input::SpawnFailed { worker, reason: "fork: EAGAIN".to_owned() });
         }
         return;
     }
     let stubborn = world.goes_wrong(20);
-    if !world.take_inheritance(pid) {
+    if !world.take_listeners(pid) {
         let (port, unfit) = if world.goes_wrong(4) { (80, true) } else { (world.next_port, false) };
         world.next_port += 1;
         let process = world.processes.get_mut(&pid).expect("it was asked for");
@@ -45,8 +45,8 @@ fn spawned(world: &mut World, pid: Pid) {
     let process = world.processes.get_mut(&pid).expect("it was asked for");
     (process.stubborn, process.started) = (stubborn, now);
     super::topic::TOPICS.iter().for_each(|topic| (topic.born)(world, pid));
-    let ports = super::peers::ports_at_spawn(world, pid);
-    world.tell_of(pid, |worker| Event::Spawned { worker, pid: pid.0, ports });
+    let ports = super::links::ports_at_spawn(world, pid);
+    world.tell_of(pid, |worker| Input::Spawned { worker, pid: pid.0, ports });
 }
 
 /// When the process will listen and when it will die, if ever.
@@ -82,11 +82,11 @@ pub(super) fn look_at(world: &mut World, pid: Pid) {
     }
     world.schedule_for_master(delay, move |world| {
         // Where it listens it has to say before.
-        super::peers::report_ports(world, pid);
+        super::links::report_ports(world, pid);
         if let Some(process) = world.processes.get_mut(&pid).filter(|process| process.is_alive()) {
             process.ready = true;
-            world.heir_is_ready(pid);
-            world.tell_of(pid, |worker| Event::Ready { worker });
+            world.successor_is_ready(pid);
+            world.tell_of(pid, |worker| Input::Ready { worker });
         }
     });
 }
@@ -123,7 +123,7 @@ impl World {
                 world.keep_sockets(worker, &process);
             }
             let last_lines = vec!["bye".to_owned()];
-            world.deliver(Event::Exited { worker, exit, last_lines });
+            world.deliver(Input::Exited { worker, exit, last_lines });
         });
     }
 }

@@ -39,7 +39,7 @@
 //! * `begin` puts on the agenda what will happen: `let at = world.some_time(); world.schedule(at,
 //!   |world| ...)`; `born` does it for a process that was just started. Ask `world.goes_wrong(chance)`
 //!   before anything bad: in calm it says no.
-//! * What happens is told by `world.tell_of(pid, |worker| Event::...)`, or `world.deliver(event)`.
+//! * What happens is told by `world.tell_of(pid, |worker| Input::...)`, or `world.deliver(input)`.
 //!   What a master hears or answers goes through `schedule_for_master`: nothing comes of it when
 //!   that master is dead by then.
 //! * `act` carries out the actions that are this topic's own, `check_action` judges them before.
@@ -147,7 +147,7 @@ fn live_through(world: &mut World) {
         world.run(Duration::from_secs(60), 20_000);
     }
     world.check_end_of_all();
-    assert!(world.events < 20_000, "{} events: a busy loop", world.events);
+    assert!(world.inputs < 20_000, "{} inputs: a busy loop", world.inputs);
 }
 
 fn words_of(panic: &(dyn Any + Send)) -> &str {

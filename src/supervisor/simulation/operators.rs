@@ -7,7 +7,7 @@ use super::process::{Pid, Process};
 use super::topic::Topic;
 use super::world::World;
 use crate::plan::Generation;
-use crate::supervisor::{Action, Done, Event, Moment, Refusal, Request, RequestId};
+use crate::supervisor::{Action, Done, Input, Refusal, Request, RequestId, Timestamp};
 
 pub(super) const TOPIC: Topic =
     Topic { begin, taken_over, check_action, act, check_rest, ..Topic::NONE };
@@ -20,7 +20,7 @@ pub(super) struct State {
     /// The highest number of a generation that a request was told of.
     highest: Option<Generation>,
     /// When somebody last asked for a reload, scale, retirement or restart.
-    pub(super) last_change: Option<Moment>,
+    pub(super) last_change: Option<Timestamp>,
 }
 
 /// A request and its answer.
@@ -94,7 +94,7 @@ impl World {
         if let Request::Stop { now } = request {
             self.operators.stop.get_or_insert_default().at_once |= now;
         }
-        self.deliver(Event::Request(id, request));
+        self.deliver(Input::Request(id, request));
     }
 }
 

@@ -9,7 +9,7 @@ use super::process::Pid;
 use super::topic::Topic;
 use super::world::World;
 use crate::plan::Port;
-use crate::supervisor::{Action, Event, Exit, WorkerId};
+use crate::supervisor::{Action, Exit, Input, WorkerId};
 
 pub(super) const TOPIC: Topic = Topic { begin, born, taken_over, check_action, act, ..Topic::NONE };
 
@@ -22,7 +22,7 @@ pub(super) struct State {
 
 fn begin(world: &mut World) {
     // Who picks its ports opens its sockets itself.
-    world.peers.picks_ports = world.random.percent(30) && !world.settings.holds_sockets;
+    world.peers.picks_ports = world.random.percent(30) && !world.settings.holds_listeners;
 }
 
 type Happening = fn(&mut World, Pid);
@@ -45,9 +45,9 @@ fn born(world: &mut World, pid: Pid) {
 
 /// Connections are with one master; workers come to the next one, sooner or later.
 fn taken_over(world: &mut World) {
-    let joined = world.processes.iter_mut().filter(|(_, process)| process.has_joined);
+    let joined = world.processes.iter_mut().filter(|(_, process)| process.is_open);
     let parted = joined.map(|(pid, process)| {
-        process.has_joined = false;
+        process.is_open = false;
         *pid
     });
     for pid in parted.collect::<Vec<_>>() {
@@ -68,7 +68,7 @@ pub(super) fn report_ports(world: &mut World, pid: Pid) {
     };
     if std::mem::take(&mut process.keeps_ports) {
         let ports = process.ports.clone();
-        world.tell_of(pid, |worker| Event::PortsReported { worker, ports });
+        world.tell_of(pid, |worker| Input::PortsReported { worker, ports });
     }
 }
 
@@ -77,34 +77,34 @@ fn join(world: &mut World, pid: Pid) {
         return;
     };
     if process.worker.is_some() {
-        process.has_joined = true;
+        process.is_open = true;
         let knows_retired = process.knows_retired;
-        world.tell_of(pid, |worker| Event::Joined { worker, knows_retired });
+        world.tell_of(pid, |worker| Input::LinkOpened { worker, knows_retired });
     }
 }
 
 fn part(world: &mut World, pid: Pid) {
-    if let Some(process) = world.processes.get_mut(&pid).filter(|process| process.has_joined) {
-        process.has_joined = false;
-        world.tell_of(pid, |worker| Event::Parted { worker });
+    if let Some(process) = world.processes.get_mut(&pid).filter(|process| process.is_open) {
+        process.is_open = false;
+        world.tell_of(pid, |worker| Input::LinkClosed { worker });
     }
 }
 
 fn say(world: &mut World, pid: Pid) {
     let (lag, what) = (world.random.millis(0..400), world.random.below(3));
     world.tell_of(pid, |worker| match what {
-        0 => Event::Lagging { worker, lag },
-        1 => Event::Deaf { worker },
-        _ => Event::RetireAsked { worker },
+        0 => Input::Lagging { worker, lag },
+        1 => Input::OrderUnanswered { worker },
+        _ => Input::RetireRequested { worker },
     });
 }
 
 fn check_action(world: &World, action: &Action) {
     match action {
-        Action::TellRetire { worker } => check_told_to_retire(world, *worker),
-        Action::TellDie { worker } => {
+        Action::OrderRetire { worker } => check_told_to_retire(world, *worker),
+        Action::OrderStop { worker } => {
             let process = world.process_of(*worker);
-            assert!(process.is_none_or(|it| it.has_joined && !it.told), "{worker} told to end");
+            assert!(process.is_none_or(|it| it.is_open && !it.told), "{worker} told to end");
         }
         _ => {}
     }
@@ -113,7 +113,7 @@ fn check_action(world: &World, action: &Action) {
 /// A worker that is told that it is retired may stop to listen: nobody may be on the way to it.
 fn check_told_to_retire(world: &World, worker: WorkerId) {
     let Some(process) = world.process_of(worker) else { return };
-    assert!(process.has_joined && !process.knows_retired, "{worker} told to retire");
+    assert!(process.is_open && !process.knows_retired, "{worker} told to retire");
     let is_out = process.left_at.is_some() || gave_up_closing(world);
     assert!(is_out, "{worker} told to retire while in force");
     // After a minute the entries of conntrack do not count any more.
@@ -123,14 +123,14 @@ fn check_told_to_retire(world: &World, worker: WorkerId) {
 
 fn act(world: &mut World, action: &Action) {
     match *action {
-        Action::TellRetire { worker } => {
+        Action::OrderRetire { worker } => {
             if let Some(pid) = world.pid_of(worker)
                 && let Some(process) = world.processes.get_mut(&pid)
             {
                 process.knows_retired = true;
             }
         }
-        Action::TellDie { worker } => {
+        Action::OrderStop { worker } => {
             if let Some(pid) = world.pid_of(worker) {
                 told_to_die(world, pid);
             }
@@ -146,7 +146,7 @@ fn told_to_die(world: &mut World, pid: Pid) {
     let (is_stubborn, delay) = (process.stubborn, world.random.millis(0..1_500));
     if is_stubborn {
         world.schedule_for_master(delay, move |world| {
-            world.tell_of(pid, |worker| Event::Deaf { worker });
+            world.tell_of(pid, |worker| Input::OrderUnanswered { worker });
         });
     } else if !world.goes_wrong(30) {
         world.schedule(delay, move |world| world.die(pid, Exit::Code(0)));

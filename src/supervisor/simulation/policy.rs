@@ -11,8 +11,8 @@ use super::topic::Topic;
 use super::world::World;
 use crate::plan::{Generation, Plan, Seat};
 use crate::supervisor::{
-    Action, Cause, Event, Footprint, GiveUp, KillOrder, Marks, Memory, Moment, Notice, Request,
-    Retire, Settings, Target, Why, Worker, WorkerId, WorkerState,
+    Action, EndReason, Event, GiveUp, Input, KillOrder, Marks, Memory, MemoryUsage, ReplaceReason,
+    Request, Retire, RetireTarget, Settings, Timestamp, Worker, WorkerId, WorkerState,
 };
 
 pub(super) const TOPIC: Topic =
@@ -76,25 +76,25 @@ pub(super) struct State {
     /// The last resident memory that was told of each worker.
     resident: BTreeMap<WorkerId, u64>,
     /// The last proportional memory that was told.
-    shared: Footprint,
+    shared: MemoryUsage,
     /// Those who were to be replaced, and are not retired yet as far as was told.
     pub(super) leaving: BTreeSet<WorkerId>,
     /// Those of them whose successor was refused in the end, and that were not retired: they stay.
     pub(super) staying: BTreeSet<WorkerId>,
     /// When those of them that are retired were.
-    retirements: Vec<Moment>,
+    retirements: Vec<Timestamp>,
     /// When the last worker was ended that could have gone on.
-    last_end: Option<Moment>,
+    last_end: Option<Timestamp>,
     /// Those that may be signalled although they have not drained.
     pub(super) excused: BTreeSet<WorkerId>,
     /// Those that may be killed without a warning.
     pub(super) killable: BTreeSet<WorkerId>,
     /// Places whose worker was lost, and not replaced yet.
-    lost: BTreeMap<(Seat, Generation), Moment>,
+    lost: BTreeMap<(Seat, Generation), Timestamp>,
     /// When lost workers of a seat were replaced.
-    respawns: BTreeMap<Seat, Vec<Moment>>,
+    respawns: BTreeMap<Seat, Vec<Timestamp>>,
     /// Those that only empty the queue of a worker that is gone.
-    finishers: BTreeSet<WorkerId>,
+    drainers: BTreeSet<WorkerId>,
 }
 
 fn begin(world: &mut World) {
@@ -107,9 +107,9 @@ fn begin(world: &mut World) {
         let seat = Seat(u16::try_from(world.random.below(8)).expect("small"));
         let pid = 100 + u32::try_from(world.random.below(30)).expect("small");
         let request = world.random.choose(&[
-            Request::Retire { target: Target::Seat(seat) },
-            Request::Retire { target: Target::Seat(seat) },
-            Request::Retire { target: Target::Pid(pid) },
+            Request::Retire { target: RetireTarget::Seat(seat) },
+            Request::Retire { target: RetireTarget::Seat(seat) },
+            Request::Retire { target: RetireTarget::Pid(pid) },
             Request::ClearRetired,
             Request::Restart,
         ]);
@@ -126,7 +126,7 @@ fn born(world: &mut World, pid: Pid) {
         let at = world.some_time();
         for _ in 0..=world.random.below(2) {
             world.schedule_for_master(at, move |world| {
-                world.tell_of(pid, |worker| Event::RetireAsked { worker });
+                world.tell_of(pid, |worker| Input::RetireRequested { worker });
             });
         }
     }
@@ -134,7 +134,7 @@ fn born(world: &mut World, pid: Pid) {
         let at = world.some_time();
         let lag = world.random.millis(0..300);
         world.schedule_for_master(at, move |world| {
-            world.tell_of(pid, |worker| Event::Lagging { worker, lag });
+            world.tell_of(pid, |worker| Input::Lagging { worker, lag });
         });
     }
 }
@@ -170,7 +170,7 @@ fn look(world: &mut World) {
     }
     let footprint = footprint(world, |burden| burden.resident);
     world.policy.resident.extend(footprint.workers.clone());
-    world.deliver(Event::Measured(footprint));
+    world.deliver(Input::ResidentMeasured(footprint));
 }
 
 fn look_closely(world: &mut World) {
@@ -181,12 +181,12 @@ fn look_closely(world: &mut World) {
             world.policy.shared.workers.entry(*id).or_insert(*resident);
         }
     }
-    world.deliver(Event::MeasuredShared(shared));
+    world.deliver(Input::ProportionalMeasured(shared));
 }
 
 /// What a look shows: some that run cannot be looked at.
-fn footprint(world: &mut World, of: impl Fn(&Burden) -> u64) -> Footprint {
-    let mut footprint = Footprint { master: MASTER, ..Footprint::default() };
+fn footprint(world: &mut World, of: impl Fn(&Burden) -> u64) -> MemoryUsage {
+    let mut footprint = MemoryUsage { master: MASTER, ..MemoryUsage::default() };
     let pids: Vec<Pid> = world.processes.keys().copied().collect();
     for pid in pids {
         let fails = world.goes_wrong(10);
@@ -202,15 +202,15 @@ fn footprint(world: &mut World, of: impl Fn(&Burden) -> u64) -> Footprint {
 fn act(world: &mut World, action: &Action) {
     let now = world.now;
     match action {
-        Action::MeasureShared { .. } => {
+        Action::MeasureProportional { .. } => {
             let mut delay = world.random.millis(1..50);
             if world.goes_wrong(10) {
                 delay = world.random.millis(50..15_000);
             }
             world.schedule_for_master(delay, look_closely);
         }
-        Action::Spawn { worker, .. } if world.is_finisher(*worker) => {
-            world.policy.finishers.insert(*worker);
+        Action::Spawn { worker, .. } if world.is_drainer(*worker) => {
+            world.policy.drainers.insert(*worker);
         }
         Action::Spawn { seat, generation, .. } => {
             let lost_at = world.policy.lost.remove(&(*seat, *generation));
@@ -218,49 +218,49 @@ fn act(world: &mut World, action: &Action) {
                 world.policy.respawns.entry(*seat).or_default().push(now);
             }
         }
-        Action::Notice(notice) => {
+        Action::Emit(event) => {
             // Those for whom a successor was refused in the end do not leave any more.
             let stays =
                 |id: &WorkerId| world.workers().any(|it| it.id == *id && it.leaving.is_none());
             let stay: Vec<WorkerId> = world.policy.leaving.iter().copied().filter(stays).collect();
             world.policy.leaving.retain(|id| !stay.contains(id));
             world.policy.staying.extend(stay);
-            remember(&mut world.policy, notice, now);
+            remember(&mut world.policy, event, now);
         }
         _ => {}
     }
 }
 
-fn remember(state: &mut State, notice: &Notice, now: Moment) {
-    match notice {
-        Notice::Leaving { worker, .. } => {
+fn remember(state: &mut State, event: &Event, now: Timestamp) {
+    match event {
+        Event::Leaving { worker, .. } => {
             state.leaving.insert(*worker);
         }
-        Notice::Retired { worker, .. } => {
+        Event::Retired { worker, .. } => {
             let was_leaving = state.leaving.remove(worker);
             state.staying.remove(worker);
             if was_leaving {
                 state.retirements.push(now);
             }
         }
-        Notice::Died { worker, seat, generation, .. } => {
+        Event::Died { worker, seat, generation, .. } => {
             let was_leaving = state.leaving.remove(worker);
             if !was_leaving {
                 state.lost.insert((*seat, *generation), now);
             }
         }
-        Notice::Failed(failure) if !state.finishers.contains(&failure.worker) => {
+        Event::Failed(failure) if !state.drainers.contains(&failure.worker) => {
             state.lost.insert((failure.seat, failure.generation), now);
         }
-        Notice::Ending { worker, why, .. } => match why {
-            Why::LowMemory | Why::Cleared => {
+        Event::Ending { worker, why, .. } => match why {
+            EndReason::LowMemory | EndReason::Cleared => {
                 state.excused.insert(*worker);
                 state.last_end = Some(now);
             }
-            Why::Silent => {
+            EndReason::UnhealthyRetired => {
                 state.excused.insert(*worker);
             }
-            Why::HighMemory => {
+            EndReason::HighMemory => {
                 state.killable.insert(*worker);
             }
             _ => {}
@@ -273,7 +273,7 @@ fn check_action(world: &World, action: &Action) {
     match action {
         Action::Commit(plan) => check_replacement(world, plan),
         // One that only empties a queue is no successor, and has a limit of its own (`held.rs`).
-        Action::Spawn { worker, seat, generation } if !world.is_finisher(*worker) => {
+        Action::Spawn { worker, seat, generation } if !world.is_drainer(*worker) => {
             check_respawn(world, *seat, *generation);
         }
         Action::Renice { worker, nice } => {
@@ -285,8 +285,8 @@ fn check_action(world: &World, action: &Action) {
                 "{worker} reniced while in force: {process:?}"
             );
         }
-        Action::Notice(Notice::Leaving { cause, .. }) => check_budget(world, *cause),
-        Action::Notice(Notice::Ending { worker, why, .. }) => check_ending(world, *worker, *why),
+        Action::Emit(Event::Leaving { cause, .. }) => check_budget(world, *cause),
+        Action::Emit(Event::Ending { worker, why, .. }) => check_ending(world, *worker, *why),
         _ => {}
     }
 }
@@ -320,18 +320,21 @@ fn check_replacement(world: &World, plan: &Plan) {
 }
 
 /// At most so many replacements at a time.
-fn check_budget(world: &World, cause: Cause) {
+fn check_budget(world: &World, cause: ReplaceReason) {
     let Retire { rate, window, .. } = world.settings.retire;
-    if cause == Cause::Requested || window.is_zero() {
+    if cause == ReplaceReason::OperatorRequest || window.is_zero() {
         return;
     }
     let state = &world.policy;
     let leaves = |worker: &&Worker| worker.leaving.is_some() && worker.state() == WorkerState::Live;
-    let is_recent = |at: &&Moment| world.now.since(**at) < window;
+    let is_recent = |at: &&Timestamp| world.now.since(**at) < window;
     let recent = state.retirements.iter().filter(is_recent).count();
     let under_way = world.workers().filter(leaves).count();
     let limit = usize::try_from(rate).expect("small");
-    assert!(recent + under_way <= limit, "{recent} + {under_way} retirements, beyond the budget");
+    assert!(
+        recent + under_way <= limit,
+        "{recent} + {under_way} retirements, beyond the rate limit"
+    );
 }
 
 /// A seat that loses its workers gets no more than so many in their place.
@@ -342,16 +345,16 @@ fn check_respawn(world: &World, seat: Seat, generation: Generation) {
     else {
         return;
     };
-    let counts = |at: &&Moment| world.now.since(**at) < give_up.window && **at > asked;
+    let counts = |at: &&Timestamp| world.now.since(**at) < give_up.window && **at > asked;
     let respawns = world.policy.respawns.get(&seat).into_iter().flatten().filter(counts).count();
     let limit = usize::try_from(give_up.failures).expect("small");
     assert!(respawns < limit, "seat {seat}: {respawns} lost workers replaced, and one more");
 }
 
-fn check_ending(world: &World, id: WorkerId, why: Why) {
+fn check_ending(world: &World, id: WorkerId, why: EndReason) {
     let Some(process) = world.process_of(id) else { return };
     match why {
-        Why::LowMemory | Why::Cleared | Why::HighMemory => {
+        EndReason::LowMemory | EndReason::Cleared | EndReason::HighMemory => {
             assert!(is_out(world, process), "{id} is live, and ended: {why}");
         }
         _ => return,
@@ -359,10 +362,10 @@ fn check_ending(world: &World, id: WorkerId, why: Why) {
     let settle = world.settings.settle;
     let waited = process.left_at.map_or(Duration::ZERO, |left_at| world.now.since(left_at));
     let is_settled = process.was_quiet || waited >= settle;
-    if let Why::LowMemory | Why::Cleared = why {
+    if let EndReason::LowMemory | EndReason::Cleared = why {
         assert!(is_settled, "{id} ended while clients wait for it");
     }
-    if let Why::LowMemory | Why::HighMemory = why {
+    if let EndReason::LowMemory | EndReason::HighMemory = why {
         check_memory(world, why);
         check_order(world, process, id);
     }
@@ -375,14 +378,14 @@ fn check_ending(world: &World, id: WorkerId, why: Why) {
 }
 
 /// There is too much memory, without those that are on their way out.
-fn check_memory(world: &World, why: Why) {
+fn check_memory(world: &World, why: EndReason) {
     let Some(marks) = world.settings.memory.marks else { panic!("{why} without marks") };
     let is_left = |id: &WorkerId| world.process_of(*id).is_some_and(|process| !process.signalled);
     let of = &world.policy.shared.workers;
     let left = of.iter().filter(|(id, _)| is_left(id)).map(|(_, bytes)| *bytes);
     let left = MASTER + left.sum::<u64>();
     match why {
-        Why::LowMemory => assert!(left > marks.low, "{left}: enough memory for the low mark"),
+        EndReason::LowMemory => assert!(left > marks.low, "{left}: enough memory for the low mark"),
         _ => assert!(MASTER + of.values().sum::<u64>() > marks.high, "enough for the high mark"),
     }
 }
@@ -411,8 +414,8 @@ fn rank(
     world: &World,
     process: &Process,
     id: WorkerId,
-    started: Moment,
-) -> (bool, [u64; 2], Moment, WorkerId) {
+    started: Timestamp,
+) -> (bool, [u64; 2], Timestamp, WorkerId) {
     let Process { sockets, was_counted, .. } = process;
     let connections = u64::from(sockets.queued + sockets.half_open + sockets.established);
     let connections = if *was_counted { connections } else { u64::MAX };

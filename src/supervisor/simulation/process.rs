@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::policy::Burden;
 use super::random::Random;
 use crate::plan::{Engine, Generation, Port, Seat};
-use crate::supervisor::{Moment, Sockets, WorkerId};
+use crate::supervisor::{Sockets, Timestamp, WorkerId};
 
 /// Names a process; no two in a history have the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,7 +21,7 @@ pub(super) struct Process {
     /// The generation that it was started for; that of the first plan for those that were there.
     pub(super) generation: Generation,
     /// When it began.
-    pub(super) started: Moment,
+    pub(super) started: Timestamp,
     /// Empty until it is spawned.
     pub(super) ports: Arc<[Port]>,
     /// The plan cannot take its ports.
@@ -35,7 +35,7 @@ pub(super) struct Process {
     /// The supervisor was told that it does not answer, and not that it does again.
     pub(super) silent: bool,
     /// When the supervisor was told that it answers again.
-    pub(super) answered_at: Option<Moment>,
+    pub(super) answered_at: Option<Timestamp>,
     /// It has said that it stops.
     pub(super) stops: bool,
     /// It got SIGTERM or SIGKILL.
@@ -45,7 +45,7 @@ pub(super) struct Process {
     /// It picks its ports itself, and has not told them.
     pub(super) keeps_ports: bool,
     /// It is connected to the control socket.
-    pub(super) has_joined: bool,
+    pub(super) is_open: bool,
     /// It was told that it is retired.
     pub(super) knows_retired: bool,
     /// SIGTERM does nothing to it.
@@ -55,7 +55,7 @@ pub(super) struct Process {
     /// A plan that names it was in force.
     pub(super) was_named: bool,
     /// When the first plan came into force that sends no new connections to it any more.
-    pub(super) left_at: Option<Moment>,
+    pub(super) left_at: Option<Timestamp>,
     /// It closes its sockets when it is retired.
     pub(super) closes: bool,
     /// The supervisor was told, after its retirement, that it listens.
@@ -77,11 +77,11 @@ pub(super) struct Process {
     /// A master that has adopted it takes it for one that has yet to get ready.
     pub(super) is_anew: bool,
     /// It has inherited its sockets.
-    pub(super) is_heir: bool,
+    pub(super) reuses_listeners: bool,
     /// The master in office has not got its sockets, whatever the settings say.
     pub(super) keeps_own_sockets: bool,
-    /// How many finishers in a row its sockets have had.
-    pub(super) finishers: u32,
+    /// How many drainers in a row its sockets have had.
+    pub(super) drainers: u32,
 }
 
 impl Process {
@@ -92,7 +92,7 @@ impl Process {
             worker,
             seat,
             generation: Generation(7),
-            started: Moment::START,
+            started: Timestamp::START,
             ports: Arc::new([]),
             unfit: false,
             listens: false,
@@ -104,7 +104,7 @@ impl Process {
             signalled: false,
             told: false,
             keeps_ports: false,
-            has_joined: false,
+            is_open: false,
             knows_retired: false,
             stubborn: false,
             dead: false,
@@ -120,9 +120,9 @@ impl Process {
             burden,
             is_late: false,
             is_anew: false,
-            is_heir: false,
+            reuses_listeners: false,
             keeps_own_sockets: false,
-            finishers: 0,
+            drainers: 0,
             sockets: Sockets {
                 queued: few(3),
                 half_open: few(3),
@@ -141,7 +141,7 @@ impl Process {
     /// Whether clients that are led to its sockets are its own: those of sockets that it has inherited
     /// wait until it is ready, whatever becomes of it before.
     pub(super) fn takes_clients(&self) -> bool {
-        self.ready || !self.is_heir
+        self.ready || !self.reuses_listeners
     }
 
     /// Time passes: the queue empties, connections end.

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use super::world::World;
 use crate::plan::{Assignment, Generation, Seat, Weights};
-use crate::supervisor::budget::Budget;
 use crate::supervisor::health::Health;
+use crate::supervisor::rate_limiter::RateLimiter;
 use crate::supervisor::state::Phase;
 use crate::supervisor::worker::Stage;
 use crate::supervisor::{
-    Action, Done, Event, KillOrder, Notice, Request, Silence, Start, Supervisor, Why, Worker,
-    WorkerId, WorkerState,
+    Action, Done, EndReason, Event, Input, KillOrder, Request, Start, Supervisor, Unhealthy,
+    Worker, WorkerId, WorkerState,
 };
 
 /// A supervisor's fault.
@@ -99,7 +99,7 @@ pub(super) enum Fault {
     /// It does not go on with the back-offs that it was told.
     ForgetsBackoffs,
     /// Nor with what it was told of the generation before.
-    ForgetsThePast,
+    ForgetsHistory,
 }
 
 /// All faults, each with words of the invariant that tells of it.
@@ -130,7 +130,7 @@ pub(super) const FAULTS: &[(Fault, &str)] = &[
     (Fault::TellsToRetireTooEarly, "told to retire"),
     (Fault::ReusesANumber, "an old number for a new generation"),
     (Fault::RetiresFirst, "vacated although its worker lives"),
-    (Fault::ForgetsTheBudget, "beyond the budget"),
+    (Fault::ForgetsTheBudget, "beyond the rate limit"),
     (Fault::NeverGivesUp, "lost workers replaced, and one more"),
     (Fault::KillsTheLiveForMemory, "is live, and ended"),
     (Fault::EndsOutOfOrder, "out of order"),
@@ -143,7 +143,7 @@ pub(super) const FAULTS: &[(Fault, &str)] = &[
     (Fault::EndsTheAdopted, "gets connections"),
     (Fault::ChangesWhatItFinds, "an adoption changes the rules"),
     (Fault::ForgetsBackoffs, "a handover loses back-offs"),
-    (Fault::ForgetsThePast, "a handover loses Past"),
+    (Fault::ForgetsHistory, "a handover loses History"),
 ];
 
 /// A fault, and what it remembers.
@@ -183,12 +183,12 @@ impl Sabotage {
             }
             Fault::EndsUndrained => {
                 if let Some(worker) = of_state(WorkerState::Retired) {
-                    supervisor.end(worker, Why::Drained, world.now);
+                    supervisor.end(worker, EndReason::Drained, world.now);
                     actions.append(&mut supervisor.actions);
                 }
             }
             Fault::KeepsNamingTheDead => {
-                if wants(actions, |action| matches!(action, Action::Notice(Notice::Died { .. }))) {
+                if wants(actions, |action| matches!(action, Action::Emit(Event::Died { .. }))) {
                     actions.retain(|action| !matches!(action, Action::Commit(_)));
                 }
             }
@@ -196,15 +196,15 @@ impl Sabotage {
                 let runs = |it: &&Worker| it.ports.is_some() && matches!(it.stage, Stage::Starting);
                 let starting: Vec<_> = supervisor.workers().filter(runs).map(|it| it.id).collect();
                 for worker in starting {
-                    actions.extend(supervisor.step(Event::Ready { worker }, world.now));
+                    actions.extend(supervisor.step(Input::Ready { worker }, world.now));
                 }
             }
             Fault::MixesGenerations => mix_generations(world, actions),
             Fault::TakesOverTooEarly => {
-                let is_waiting = matches!(supervisor.phase, Phase::Starting(Start::Takeover));
+                let is_waiting = matches!(supervisor.phase, Phase::Starting(Start::FromKernel));
                 if is_waiting && supervisor.workers().any(Worker::can_serve) {
                     supervisor.phase = Phase::Serving;
-                    actions.extend(supervisor.step(Event::Tick, world.now));
+                    actions.extend(supervisor.step(Input::Tick, world.now));
                 }
             }
             Fault::ForgetsToSpawn => {
@@ -239,7 +239,7 @@ impl Sabotage {
                 let commit = actions.iter().find(|action| matches!(action, Action::Commit(_)));
                 self.last_commit = commit.cloned().or(self.last_commit.take());
                 let failed =
-                    |action: &Action| matches!(action, Action::Notice(Notice::CommitFailed { .. }));
+                    |action: &Action| matches!(action, Action::Emit(Event::CommitFailed { .. }));
                 if wants(actions, failed) {
                     actions.extend(self.last_commit.clone());
                 }
@@ -260,18 +260,19 @@ impl Sabotage {
                 actions.extend(reply.cloned());
             }
             Fault::ClosesTheQueue => {
-                let left: Vec<WorkerId> = supervisor.estates().map(|(id, _)| id).collect();
-                actions.extend(left.into_iter().map(|worker| Action::CloseSockets { worker }));
+                let left: Vec<WorkerId> =
+                    supervisor.orphaned_listeners().map(|(id, _)| id).collect();
+                actions.extend(left.into_iter().map(|worker| Action::CloseListeners { worker }));
             }
             Fault::KeepsSockets => {
-                actions.retain(|action| !matches!(action, Action::CloseSockets { .. }));
+                actions.retain(|action| !matches!(action, Action::CloseListeners { .. }));
             }
             Fault::ForgetsTheRetired if world.crash.is_adopting => {
                 supervisor.workers.retain(|_, it| !matches!(it.stage, Stage::Retired(_)));
             }
             Fault::EndsTheAdopted if world.crash.is_adopting => {
                 if let Some(worker) = of_state(WorkerState::Live) {
-                    supervisor.end(worker, Why::Unwanted, world.now);
+                    supervisor.end(worker, EndReason::Unwanted, world.now);
                     supervisor.actions.clear();
                 }
             }
@@ -284,12 +285,12 @@ impl Sabotage {
                 actions.extend(other.map(Action::Commit));
             }
             Fault::ForgetsBackoffs if world.crash.is_adopting => supervisor.respawns.clear(),
-            Fault::ForgetsThePast if world.crash.is_adopting => supervisor.before = None,
+            Fault::ForgetsHistory if world.crash.is_adopting => supervisor.before = None,
             Fault::ForgetsTheRetired
             | Fault::EndsTheAdopted
             | Fault::ChangesWhatItFinds
             | Fault::ForgetsBackoffs
-            | Fault::ForgetsThePast => {}
+            | Fault::ForgetsHistory => {}
             Fault::SaysDoneTooEarly => say_done(world, supervisor, actions),
             Fault::MovesOthersForATrial => {
                 for action in actions {
@@ -314,10 +315,10 @@ impl Sabotage {
                 }
             }
             Fault::RecallsBlindly => {
-                let is_recalled = |it: &&Worker| matches!(it.stage, Stage::Recalled(_));
-                let recalled = supervisor.workers().filter(is_recalled).map(|it| it.id);
-                for worker in recalled.collect::<Vec<_>>() {
-                    actions.extend(supervisor.step(Event::Ready { worker }, world.now));
+                let is_reactivating = |it: &&Worker| matches!(it.stage, Stage::Reactivating(_));
+                let reactivated = supervisor.workers().filter(is_reactivating).map(|it| it.id);
+                for worker in reactivated.collect::<Vec<_>>() {
+                    actions.extend(supervisor.step(Input::Ready { worker }, world.now));
                 }
             }
             Fault::ForgetsSilence => {
@@ -327,36 +328,35 @@ impl Sabotage {
             }
             Fault::NeverTakesBack => {
                 let back = actions.iter().find_map(|action| match action {
-                    Action::Notice(Notice::Responsive { worker, .. }) => Some(*worker),
+                    Action::Emit(Event::Healthy { worker, .. }) => Some(*worker),
                     _ => None,
                 });
                 if let Some(worker) = back {
-                    supervisor.fell_silent(worker, Silence::Stopped, world.now);
+                    supervisor.became_unhealthy(worker, Unhealthy::Stopped, world.now);
                     supervisor.actions.clear();
                 }
             }
             Fault::TellsToRetireTooEarly => {
                 let is_it =
-                    |it: &&Worker| it.speech.has_joined() && matches!(it.stage, Stage::Retired(_));
+                    |it: &&Worker| it.link.is_open() && matches!(it.stage, Stage::Retired(_));
                 let worker = supervisor.workers().find(is_it).map(|it| it.id);
-                actions.extend(worker.map(|worker| Action::TellRetire { worker }));
+                actions.extend(worker.map(|worker| Action::OrderRetire { worker }));
             }
             Fault::ReusesANumber => supervisor.last_generation = Generation::FIRST,
             Fault::RetiresFirst => {
                 let leaves = |it: &&mut Worker| it.leaving.is_some() && it.is_live();
                 supervisor.workers.values_mut().filter(leaves).for_each(|it| it.unfit = true);
             }
-            Fault::ForgetsTheBudget => supervisor.budget = Budget::default(),
+            Fault::ForgetsTheBudget => supervisor.rate_limiter = RateLimiter::default(),
             Fault::NeverGivesUp => supervisor.settings.give_up = None,
             Fault::KillsTheLiveForMemory => {
-                let is_want =
-                    |it: &Action| matches!(it, Action::Notice(Notice::MemoryShort { .. }));
+                let is_want = |it: &Action| matches!(it, Action::Emit(Event::MemoryShort { .. }));
                 if let Some(worker) =
                     of_state(WorkerState::Live).filter(|_| wants(actions, is_want))
                 {
                     let (seat, generation) = (Seat(0), supervisor.generation());
-                    let why = Why::HighMemory;
-                    actions.push(Action::Notice(Notice::Ending { worker, seat, generation, why }));
+                    let why = EndReason::HighMemory;
+                    actions.push(Action::Emit(Event::Ending { worker, seat, generation, why }));
                 }
             }
             Fault::EndsOutOfOrder => {

@@ -50,5 +50,5 @@ pub(super) const TOPICS: &[Topic] = &[
     super::canary::TOPIC,
     super::health::TOPIC,
     super::held::TOPIC,
-    super::peers::TOPIC,
+    super::links::TOPIC,
 ];

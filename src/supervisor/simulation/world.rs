@@ -10,13 +10,13 @@ use super::topic::TOPICS;
 use super::{canary, crash, held, kernel, operators, peers, policy, time};
 use crate::plan::{Engine, Generation, Listeners, Occupant, Partition, Plan, Port, Seat, Weights};
 use crate::supervisor::{
-    Action, Backoff, Event, Moment, Settings, Start, Supervisor, Worker, WorkerId, WorkerState,
+    Action, Backoff, Input, Settings, Start, Supervisor, Timestamp, Worker, WorkerId, WorkerState,
 };
 
 /// Everything outside a supervisor, and what was seen of it so far.
 pub(super) struct World {
     pub(super) random: Random,
-    pub(super) now: Moment,
+    pub(super) now: Timestamp,
     pub(super) settings: Settings,
     /// The master in office; `None` between a crash and the next master.
     pub(super) supervisor: Option<Supervisor>,
@@ -24,7 +24,7 @@ pub(super) struct World {
     pub(super) reign: u32,
     /// How likely things go wrong, 0 to 100.
     pub(super) trouble: u64,
-    agenda: BTreeMap<(Moment, u64), Happening>,
+    agenda: BTreeMap<(Timestamp, u64), Happening>,
     scheduled: u64,
     pub(super) processes: BTreeMap<Pid, Process>,
     next_pid: u32,
@@ -34,7 +34,7 @@ pub(super) struct World {
     pub(super) removed: bool,
     pub(super) finished: bool,
     /// Events that were told to a supervisor.
-    pub(super) events: u64,
+    pub(super) inputs: u64,
     pub(super) kernel: kernel::State,
     pub(super) operators: operators::State,
     pub(super) policy: policy::State,
@@ -70,14 +70,14 @@ impl World {
             steady: Duration::from_secs(10),
             backoff: Backoff { min: Duration::from_secs(1), max: Duration::from_secs(30) },
             stagger: random.choose(&[Duration::ZERO, Duration::from_millis(100)]),
-            holds_sockets: random.percent(50) || wanted_engine() == Some(Engine::Tproxy),
+            holds_listeners: random.percent(50) || wanted_engine() == Some(Engine::Tproxy),
             ..policy::settings(&mut random)
         };
-        let start = random.choose(&[Start::Fresh, Start::Fresh, Start::Takeover]);
+        let start = random.choose(&[Start::Fresh, Start::Fresh, Start::FromKernel]);
         let mut plan = initial_plan(&mut random, mask, start, &settings.weights);
         plan.set_engine(engine(seed, &settings)).expect("no udp");
         let mut world = Self {
-            now: Moment::START,
+            now: Timestamp::START,
             supervisor: Supervisor::new(settings.clone(), plan.clone(), start).ok(),
             reign: 0,
             settings,
@@ -91,7 +91,7 @@ impl World {
             plan,
             removed: false,
             finished: false,
-            events: 0,
+            inputs: 0,
             kernel: kernel::State::default(),
             operators: operators::State::default(),
             policy: policy::State::default(),
@@ -103,7 +103,7 @@ impl World {
             sabotage: None,
             journal: None,
         };
-        if start == Start::Takeover {
+        if start == Start::FromKernel {
             world.people();
         }
         world
@@ -123,20 +123,20 @@ impl World {
             self.plan.occupy(seat, occupant).expect("free ports");
         }
         let (settings, plan) = (self.settings.clone(), self.plan.clone());
-        self.supervisor = Supervisor::new(settings, plan, Start::Takeover).ok();
+        self.supervisor = Supervisor::new(settings, plan, Start::FromKernel).ok();
     }
 
     pub(super) fn start(&mut self) {
         assert!(self.supervisor.is_some(), "a plan");
         TOPICS.iter().for_each(|topic| (topic.begin)(self));
-        self.deliver(Event::Start);
+        self.deliver(Input::Start);
     }
 
-    /// Lets time pass until `span` is over, not counting jumps of the clock, or `events` have been told.
-    pub(super) fn run(&mut self, span: Duration, events: u64) {
+    /// Lets time pass until `span` is over, not counting jumps of the clock, or `inputs` have been told.
+    pub(super) fn run(&mut self, span: Duration, inputs: u64) {
         let (begin, jumped) = (self.now, self.time.jumped);
-        let last = self.events.saturating_add(events);
-        while !self.finished && self.events < last {
+        let last = self.inputs.saturating_add(inputs);
+        while !self.finished && self.inputs < last {
             let end = begin.after(span + self.time.jumped - jumped);
             let next = self.agenda.keys().next().map(|(at, _)| *at);
             let tick = self.supervisor.as_ref().and_then(Supervisor::deadline);
@@ -147,7 +147,7 @@ impl World {
             // The clock may have jumped over moments of the agenda: they come late then.
             self.now = self.now.max(at);
             if tick == Some(at) {
-                let actions = self.deliver(Event::Tick);
+                let actions = self.deliver(Input::Tick);
                 assert!(actions > 0, "a tick at the deadline was of no use");
             } else {
                 let (_, happening) = self.agenda.pop_first().expect("there is a next one");
@@ -196,11 +196,11 @@ impl World {
     }
 
     /// Tells the supervisor and does what it wants. Returns how many actions that were.
-    pub(super) fn deliver(&mut self, event: Event) -> usize {
+    pub(super) fn deliver(&mut self, input: Input) -> usize {
         let Some(mut supervisor) = self.supervisor.take() else { return 0 };
-        self.events += 1;
-        self.note(|now| format!("{:>9.3?}  {event:?}", now.0));
-        let mut actions = supervisor.step(event, self.now);
+        self.inputs += 1;
+        self.note(|now| format!("{:>9.3?}  {input:?}", now.0));
+        let mut actions = supervisor.step(input, self.now);
         if let Some(mut sabotage) = self.sabotage.take() {
             sabotage.spoil(self, &mut supervisor, &mut actions);
             self.sabotage = Some(sabotage);
@@ -219,13 +219,13 @@ impl World {
     }
 
     /// Tells the supervisor something of a process, if it knows it.
-    pub(super) fn tell_of(&mut self, pid: Pid, event: impl FnOnce(WorkerId) -> Event) {
+    pub(super) fn tell_of(&mut self, pid: Pid, input: impl FnOnce(WorkerId) -> Input) {
         if let Some(worker) = self.processes.get(&pid).and_then(|process| process.worker) {
-            self.deliver(event(worker));
+            self.deliver(input(worker));
         }
     }
 
-    pub(super) fn note(&mut self, line: impl FnOnce(Moment) -> String) {
+    pub(super) fn note(&mut self, line: impl FnOnce(Timestamp) -> String) {
         if let Some(journal) = &mut self.journal {
             journal.push(line(self.now));
         }
@@ -330,7 +330,7 @@ impl World {
         process.is_late = process.left_at.is_some_and(|at| now.since(at) >= COME_BACK);
         if process.is_alive() {
             let sockets = process.work(&mut self.random, self.plan.engine());
-            self.tell_of(pid, |worker| Event::Connections { worker, sockets });
+            self.tell_of(pid, |worker| Input::Connections { worker, sockets });
         }
     }
 }
@@ -353,15 +353,15 @@ fn wanted_engine() -> Option<Engine> {
 /// That, or each in turn: the one that needs the sockets of the master only where it holds them.
 fn engine(seed: u64, settings: &Settings) -> Engine {
     let in_turn = if seed.is_multiple_of(2) { Engine::Redirect } else { Engine::Tproxy };
-    if settings.holds_sockets { wanted_engine().unwrap_or(in_turn) } else { Engine::Redirect }
+    if settings.holds_listeners { wanted_engine().unwrap_or(in_turn) } else { Engine::Redirect }
 }
 
 fn initial_plan(random: &mut Random, mask: bool, start: Start, weights: &Weights) -> Plan {
     let listeners = Listeners::new(vec!["0.0.0.0:80".parse().expect("a listener")]);
     let before = match start {
         Start::Fresh => weights.seats(),
-        Start::Takeover if mask => random.choose(&[1, 2, 4]),
-        Start::Takeover => random.choose(&[1, 2, 3, 4, 5]),
+        Start::FromKernel if mask => random.choose(&[1, 2, 4]),
+        Start::FromKernel => random.choose(&[1, 2, 3, 4, 5]),
     };
     let partition = match mask {
         true => Partition::mask(u32::try_from(before).expect("small")),
@@ -387,7 +387,7 @@ fn brief(action: &Action) -> String {
             let open = if plan.is_admitting() { "" } else { " closed" };
             format!("Commit generation {}{open} {}", plan.generation(), seats.join(" "))
         }
-        Action::Notice(notice) => format!("\"{notice}\""),
+        Action::Emit(event) => format!("\"{event}\""),
         other => format!("{other:?}"),
     }
 }

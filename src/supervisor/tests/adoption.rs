@@ -1,18 +1,18 @@
 use super::*;
 
 /// A worker of generation 4 in this seat, on port 30000 + k, called 10 + k.
-fn adopted(seat: u16, part: Part) -> Adopted {
-    Adopted {
+fn adopted(seat: u16, stage: AdoptedStage) -> WorkerSnapshot {
+    WorkerSnapshot {
         worker: WorkerId(10 + u64::from(seat)),
         seat: Seat(seat),
         generation: Generation(4),
         ports: Port::new(30_000 + seat).into_iter().collect(),
         pid: 1000 + u32::from(seat),
-        started: Moment(SECOND),
-        part,
-        is_past: false,
+        started: Timestamp(SECOND),
+        stage,
+        is_superseded: false,
         extended: None,
-        holds_sockets: false,
+        holds_listeners: false,
     }
 }
 
@@ -27,17 +27,17 @@ fn left(seats: u16, occupied: &[u16]) -> Plan {
     plan
 }
 
-fn bench(settings: Settings, inheritance: Inheritance) -> Bench {
-    let plan = inheritance.plan.clone();
-    let mut bench = Bench::new(settings.clone(), plan, Start::Takeover);
-    bench.supervisor = Supervisor::adopt(settings, inheritance).expect("a plan");
-    bench.now = Moment(100 * SECOND);
-    bench.event(Event::Start);
+fn bench(settings: Settings, cluster: AdoptedCluster) -> Bench {
+    let plan = cluster.plan.clone();
+    let mut bench = Bench::new(settings.clone(), plan, Start::FromKernel);
+    bench.supervisor = Supervisor::adopt(settings, cluster).expect("a plan");
+    bench.now = Timestamp(100 * SECOND);
+    bench.input(Input::Start);
     bench
 }
 
-fn inherit(plan: Plan, workers: Vec<Adopted>) -> Inheritance {
-    Inheritance { plan, holds: true, bequest: Bequest { workers, ..Bequest::default() } }
+fn adopted_cluster(plan: Plan, workers: Vec<WorkerSnapshot>) -> AdoptedCluster {
+    AdoptedCluster { plan, in_force: true, snapshot: Snapshot { workers, ..Snapshot::default() } }
 }
 
 impl Bench {
@@ -45,21 +45,21 @@ impl Bench {
     fn next_master(&mut self) {
         self.supervisor.may_hand_over().expect("nothing is under way");
         let plan = self.supervisor.plan().clone();
-        let inheritance = Inheritance { plan, holds: true, bequest: self.supervisor.bequeath() };
+        let cluster = AdoptedCluster { plan, in_force: true, snapshot: self.supervisor.snapshot() };
         let settings = self.supervisor.settings.clone();
-        self.supervisor = Supervisor::adopt(settings, inheritance).expect("a plan");
+        self.supervisor = Supervisor::adopt(settings, cluster).expect("a plan");
         self.take_spawned();
-        self.event(Event::Start);
+        self.input(Input::Start);
     }
 }
 
-fn in_force(seats: &[u16]) -> Vec<Adopted> {
-    seats.iter().map(|seat| adopted(*seat, Part::InForce)).collect()
+fn in_force(seats: &[u16]) -> Vec<WorkerSnapshot> {
+    seats.iter().map(|seat| adopted(*seat, AdoptedStage::InForce)).collect()
 }
 
 #[test]
 fn when_all_are_alive_nothing_happens_but_a_look() {
-    let mut bench = bench(settings(2), inherit(left(2, &[0, 1]), in_force(&[0, 1])));
+    let mut bench = bench(settings(2), adopted_cluster(left(2, &[0, 1]), in_force(&[0, 1])));
     assert_eq!(
         (bench.take_spawned(), bench.take_terminated(), &bench.commit),
         (vec![], vec![], &None)
@@ -68,8 +68,8 @@ fn when_all_are_alive_nothing_happens_but_a_look() {
     assert_eq!(bench.in_force(), [10, 11]);
     assert_eq!(bench.supervisor.generation(), Generation(4));
     assert_eq!(bench.state(10), Some(WorkerState::Live));
-    let told = |notice: &&Notice| matches!(notice, Notice::Adopted { .. });
-    assert_eq!(bench.notices.iter().filter(told).count(), 2);
+    let told = |event: &&Event| matches!(event, Event::Adopted { .. });
+    assert_eq!(bench.events.iter().filter(told).count(), 2);
     bench.pass(100 * SECOND);
     assert_eq!(
         (bench.take_spawned(), bench.take_terminated(), &bench.commit),
@@ -80,17 +80,17 @@ fn when_all_are_alive_nothing_happens_but_a_look() {
 #[test]
 fn what_was_done_to_the_rules_meanwhile_is_undone() {
     let plan = left(1, &[0]);
-    let mut bench = Bench::new(settings(1), plan.clone(), Start::Takeover);
-    bench.finding = Finding::Differs { what: "chain seat_0".to_owned() };
+    let mut bench = Bench::new(settings(1), plan.clone(), Start::FromKernel);
+    bench.finding = Verification::Differs { what: "chain seat_0".to_owned() };
     bench.supervisor =
-        Supervisor::adopt(settings(1), inherit(plan.clone(), in_force(&[0]))).unwrap();
-    bench.event(Event::Start);
+        Supervisor::adopt(settings(1), adopted_cluster(plan.clone(), in_force(&[0]))).unwrap();
+    bench.input(Input::Start);
     assert_eq!(bench.restore, Some(plan));
 }
 
 #[test]
 fn a_vacant_seat_is_filled_in_the_generation_in_force() {
-    let mut bench = bench(settings(2), inherit(left(2, &[0]), in_force(&[0])));
+    let mut bench = bench(settings(2), adopted_cluster(left(2, &[0]), in_force(&[0])));
     assert_eq!(bench.take_spawned(), [(11, 1, 4)], "a number that nobody had");
     bench.ready(11);
     bench.commit_done();
@@ -99,15 +99,15 @@ fn a_vacant_seat_is_filled_in_the_generation_in_force() {
 
 #[test]
 fn one_that_is_getting_ready_goes_on_with_it() {
-    let workers = vec![adopted(0, Part::InForce), adopted(1, Part::Starting)];
+    let workers = vec![adopted(0, AdoptedStage::InForce), adopted(1, AdoptedStage::Starting)];
     let late = Settings { ready: 150 * SECOND, ..settings(2) };
-    let mut ready = bench(late.clone(), inherit(left(2, &[0]), workers.clone()));
+    let mut ready = bench(late.clone(), adopted_cluster(left(2, &[0]), workers.clone()));
     assert_eq!(ready.take_spawned(), []);
-    ready.event(Event::Ready { worker: WorkerId(11) });
+    ready.input(Input::Ready { worker: WorkerId(11) });
     ready.commit_done();
     assert_eq!(ready.in_force(), [10, 11]);
     // It was started a second after the oldest, and has 30 s.
-    let mut late = bench(late, inherit(left(2, &[0]), workers));
+    let mut late = bench(late, adopted_cluster(left(2, &[0]), workers));
     late.pass(50 * SECOND);
     assert_eq!(late.take_terminated(), NOBODY);
     late.pass(SECOND);
@@ -116,13 +116,16 @@ fn one_that_is_getting_ready_goes_on_with_it() {
 
 #[test]
 fn retired_ones_drain_on_and_dying_ones_are_killed_in_time() {
-    let since = Moment(95 * SECOND);
+    let since = Timestamp(95 * SECOND);
     let mut workers = in_force(&[0]);
-    workers.push(Adopted { generation: Generation(3), ..adopted(1, Part::Retired { since }) });
-    let dying = Part::Dying { terminate_at: None, kill_at: Moment(103 * SECOND) };
-    workers.push(Adopted { generation: Generation(3), ..adopted(2, dying) });
+    workers.push(WorkerSnapshot {
+        generation: Generation(3),
+        ..adopted(1, AdoptedStage::Retired { since })
+    });
+    let dying = AdoptedStage::Dying { terminate_at: None, kill_at: Timestamp(103 * SECOND) };
+    workers.push(WorkerSnapshot { generation: Generation(3), ..adopted(2, dying) });
     let drain = Settings { drain: Some(10 * SECOND), ..settings(1) };
-    let mut bench = bench(drain, inherit(left(1, &[0]), workers));
+    let mut bench = bench(drain, adopted_cluster(left(1, &[0]), workers));
     bench.counts(11, &[SERVING, SERVING]);
     bench.pass(3 * SECOND);
     assert_eq!(bench.killed, [WorkerId(12)]);
@@ -133,7 +136,7 @@ fn retired_ones_drain_on_and_dying_ones_are_killed_in_time() {
 
 #[test]
 fn an_adopted_worker_that_dies_is_steered_around_and_replaced() {
-    let mut bench = bench(settings(2), inherit(left(2, &[0, 1]), in_force(&[0, 1])));
+    let mut bench = bench(settings(2), adopted_cluster(left(2, &[0, 1]), in_force(&[0, 1])));
     bench.dies(11, Exit::Unknown);
     assert_eq!(bench.commit_done().survivors().collect::<Vec<_>>(), [Seat(0)]);
     assert_eq!(bench.take_spawned(), [(12, 1, 4)], "at once: it had run for long");
@@ -141,21 +144,21 @@ fn an_adopted_worker_that_dies_is_steered_around_and_replaced() {
 
 #[test]
 fn a_back_off_outlives_the_master() {
-    let respawn = Respawn {
+    let respawn = SeatBackoffSnapshot {
         seat: Seat(1),
         failures: 3,
-        not_before: Moment(107 * SECOND),
+        not_before: Timestamp(107 * SECOND),
         losses: Vec::new(),
         rests_until: None,
     };
-    let mut inheritance = inherit(left(2, &[0]), in_force(&[0]));
-    inheritance.bequest.respawns.push(respawn);
-    let mut bench = bench(settings(2), inheritance);
+    let mut cluster = adopted_cluster(left(2, &[0]), in_force(&[0]));
+    cluster.snapshot.backoffs.push(respawn);
+    let mut bench = bench(settings(2), cluster);
     bench.pass(6 * SECOND);
     assert_eq!(bench.take_spawned(), []);
     bench.pass(SECOND);
     assert_eq!(bench.take_spawned(), [(11, 1, 4)]);
-    bench.event(Event::SpawnFailed { worker: WorkerId(11), reason: "EAGAIN".into() });
+    bench.input(Input::SpawnFailed { worker: WorkerId(11), reason: "EAGAIN".into() });
     bench.pass(7 * SECOND);
     assert_eq!(bench.take_spawned(), [], "the fourth failure in a row");
     bench.pass(SECOND);
@@ -164,7 +167,7 @@ fn a_back_off_outlives_the_master() {
 
 #[test]
 fn other_weights_come_in_by_request_and_with_them_other_workers_if_they_are_to() {
-    let mut scaled = bench(settings(3), inherit(left(2, &[0, 1]), in_force(&[0, 1])));
+    let mut scaled = bench(settings(3), adopted_cluster(left(2, &[0, 1]), in_force(&[0, 1])));
     assert!(!scaled.supervisor.is_as_configured());
     assert_eq!(scaled.take_spawned(), [], "nobody has asked");
     scaled.request(Request::Configure { renew: false });
@@ -175,7 +178,7 @@ fn other_weights_come_in_by_request_and_with_them_other_workers_if_they_are_to()
     assert!(matches!(scaled.last_reply(), Ok(Done::Scaled { workers: 3, .. })));
     assert!(scaled.supervisor.is_as_configured());
 
-    let mut renewed = bench(settings(3), inherit(left(2, &[0, 1]), in_force(&[0, 1])));
+    let mut renewed = bench(settings(3), adopted_cluster(left(2, &[0, 1]), in_force(&[0, 1])));
     renewed.request(Request::Configure { renew: true });
     assert_eq!(renewed.take_spawned(), [(12, 0, 5), (13, 1, 5), (14, 2, 5)]);
     for worker in 12..=14 {
@@ -190,9 +193,9 @@ fn other_weights_come_in_by_request_and_with_them_other_workers_if_they_are_to()
 fn with_kill_old_retired_ones_end_at_once_and_those_in_force_when_they_are_replaced() {
     let kill_old = Settings { kill_old: true, ..settings(2) };
     let mut workers = in_force(&[0, 1]);
-    let retired = Part::Retired { since: Moment(SECOND) };
-    workers.push(Adopted { generation: Generation(3), ..adopted(2, retired) });
-    let mut bench = bench(kill_old, inherit(left(2, &[0, 1]), workers));
+    let retired = AdoptedStage::Retired { since: Timestamp(SECOND) };
+    workers.push(WorkerSnapshot { generation: Generation(3), ..adopted(2, retired) });
+    let mut bench = bench(kill_old, adopted_cluster(left(2, &[0, 1]), workers));
     assert_eq!(bench.take_terminated(), [12]);
     bench.request(Request::Configure { renew: true });
     bench.ready(13);
@@ -205,7 +208,7 @@ fn with_kill_old_retired_ones_end_at_once_and_those_in_force_when_they_are_repla
 
 #[test]
 fn what_new_workers_cannot_come_up_to_leaves_the_adopted_ones_in_force() {
-    let mut bench = bench(settings(2), inherit(left(2, &[0, 1]), in_force(&[0, 1])));
+    let mut bench = bench(settings(2), adopted_cluster(left(2, &[0, 1]), in_force(&[0, 1])));
     bench.request(Request::Configure { renew: true });
     bench.spawn(12);
     bench.dies(12, Exit::Code(1));
@@ -219,8 +222,8 @@ fn what_new_workers_cannot_come_up_to_leaves_the_adopted_ones_in_force() {
 fn those_that_serve_other_listeners_do_until_all_new_ones_are_ready() {
     let mut plan = vacant(2);
     plan.set_generation(Generation(5));
-    let inheritance = Inheritance { holds: false, ..inherit(plan, in_force(&[0, 1, 2])) };
-    let mut bench = bench(settings(2), inheritance);
+    let cluster = AdoptedCluster { in_force: false, ..adopted_cluster(plan, in_force(&[0, 1, 2])) };
+    let mut bench = bench(settings(2), cluster);
     assert_eq!(bench.take_spawned(), [(13, 0, 5), (14, 1, 5)]);
     bench.ready(13);
     assert_eq!((bench.take_terminated(), &bench.commit), (vec![], &None));
@@ -237,9 +240,9 @@ fn those_that_serve_other_listeners_do_until_all_new_ones_are_ready() {
 fn without_any_that_serves_the_first_that_is_ready_goes_into_force() {
     let mut plan = vacant(2);
     plan.set_generation(Generation(5));
-    let retired = adopted(1, Part::Retired { since: Moment(SECOND) });
-    let inheritance = Inheritance { holds: false, ..inherit(plan, vec![retired]) };
-    let mut bench = bench(settings(2), inheritance);
+    let retired = adopted(1, AdoptedStage::Retired { since: Timestamp(SECOND) });
+    let cluster = AdoptedCluster { in_force: false, ..adopted_cluster(plan, vec![retired]) };
+    let mut bench = bench(settings(2), cluster);
     assert_eq!(bench.take_spawned(), [(12, 0, 5), (13, 1, 5)]);
     bench.ready(13);
     bench.commit_done();
@@ -252,7 +255,7 @@ fn what_one_bequeaths_another_goes_on_with() {
     let mut bench = Bench::live(2);
     assert_eq!(bench.supervisor.may_hand_over(), Ok(()));
     bench.request(Request::Reload);
-    bench.event(Event::Tick);
+    bench.input(Input::Tick);
     assert!(matches!(bench.supervisor.may_hand_over(), Err(Refusal::Busy(_))));
     for worker in [3, 4] {
         bench.ready(worker);
@@ -262,12 +265,14 @@ fn what_one_bequeaths_another_goes_on_with() {
     assert_eq!(bench.supervisor.may_hand_over(), Ok(()));
     bench.counts(1, &[IDLE, IDLE]);
     bench.now = bench.now.after(2 * SECOND);
-    let parts = bench.supervisor.bequeath().workers;
-    let parts: Vec<(u64, Part)> = parts.iter().map(|it| (it.worker.0, it.part)).collect();
-    let dying = Part::Dying { terminate_at: None, kill_at: Moment(5 * SECOND) };
-    let retired = Part::Retired { since: Moment::START };
-    let expected = [(1, dying), (2, retired), (3, Part::InForce), (4, Part::InForce)];
-    assert_eq!(parts, expected);
+    let stages = bench.supervisor.snapshot().workers;
+    let stages: Vec<(u64, AdoptedStage)> =
+        stages.iter().map(|it| (it.worker.0, it.stage)).collect();
+    let dying = AdoptedStage::Dying { terminate_at: None, kill_at: Timestamp(5 * SECOND) };
+    let retired = AdoptedStage::Retired { since: Timestamp::START };
+    let expected =
+        [(1, dying), (2, retired), (3, AdoptedStage::InForce), (4, AdoptedStage::InForce)];
+    assert_eq!(stages, expected);
     bench.next_master();
     assert_eq!(bench.in_force(), [3, 4]);
     bench.pass(3 * SECOND);
@@ -281,15 +286,15 @@ fn what_one_bequeaths_another_goes_on_with() {
 
 #[test]
 fn one_that_picks_its_ports_tells_them_to_the_next_master_too() {
-    let starting = Adopted { ports: [].into(), ..adopted(1, Part::Starting) };
-    let workers = vec![adopted(0, Part::InForce), starting];
-    let mut bench = bench(settings(2), inherit(left(2, &[0]), workers));
+    let starting = WorkerSnapshot { ports: [].into(), ..adopted(1, AdoptedStage::Starting) };
+    let workers = vec![adopted(0, AdoptedStage::InForce), starting];
+    let mut bench = bench(settings(2), adopted_cluster(left(2, &[0]), workers));
     let worker = WorkerId(11);
-    bench.event(Event::Ready { worker });
+    bench.input(Input::Ready { worker });
     assert_eq!(bench.commit, None, "nobody knows where it listens");
     let ports: Arc<[Port]> = Port::new(31_000).into_iter().collect();
-    bench.event(Event::PortsReported { worker, ports: ports.clone() });
-    bench.event(Event::Ready { worker });
+    bench.input(Input::PortsReported { worker, ports: ports.clone() });
+    bench.input(Input::Ready { worker });
     let plan = bench.commit_done();
     assert_eq!(plan.occupant(Seat(1)).map(|it| &it.ports), Some(&ports));
     assert_eq!(bench.in_force(), [10, 11]);
@@ -297,19 +302,19 @@ fn one_that_picks_its_ports_tells_them_to_the_next_master_too() {
 
 #[test]
 fn one_that_was_starting_has_a_moment_to_say_so_to_the_next_master() {
-    let workers = vec![adopted(0, Part::InForce), adopted(1, Part::Starting)];
-    let inheritance = || inherit(left(2, &[0]), workers.clone());
+    let workers = vec![adopted(0, AdoptedStage::InForce), adopted(1, AdoptedStage::Starting)];
+    let cluster = || adopted_cluster(left(2, &[0]), workers.clone());
     // It was started 99 s ago, and had 30 s, or what it has asked for.
-    let mut silent = bench(settings(2), inheritance());
+    let mut silent = bench(settings(2), cluster());
     silent.pass(4 * SECOND);
     assert_eq!(silent.take_terminated(), NOBODY);
     silent.pass(SECOND);
     assert_eq!(silent.take_terminated(), [11]);
-    let mut asks = bench(settings(2), inheritance());
-    asks.event(Event::AskedForTime { worker: WorkerId(11), span: 20 * SECOND });
+    let mut asks = bench(settings(2), cluster());
+    asks.input(Input::ExtendTimeout { worker: WorkerId(11), span: 20 * SECOND });
     asks.pass(19 * SECOND);
     assert_eq!(asks.take_terminated(), NOBODY);
-    asks.event(Event::Ready { worker: WorkerId(11) });
+    asks.input(Input::Ready { worker: WorkerId(11) });
     asks.commit_done();
     assert_eq!(asks.in_force(), [10, 11]);
 }
@@ -317,7 +322,7 @@ fn one_that_was_starting_has_a_moment_to_say_so_to_the_next_master() {
 #[test]
 fn one_that_was_told_to_end_gets_its_signals_from_the_next_master() {
     let mut bench = Bench::live(2);
-    bench.event(Event::Joined { worker: WorkerId(1), knows_retired: false });
+    bench.input(Input::LinkOpened { worker: WorkerId(1), knows_retired: false });
     bench.request(Request::Reload);
     for worker in [3, 4] {
         bench.ready(worker);
@@ -344,7 +349,7 @@ fn time_that_was_asked_for_counts_with_the_next_master() {
     bench.commit_done();
     bench.pass(SECOND);
     bench.spawn(2);
-    bench.event(Event::AskedForTime { worker: WorkerId(2), span: 100 * SECOND });
+    bench.input(Input::ExtendTimeout { worker: WorkerId(2), span: 100 * SECOND });
     bench.next_master();
     bench.pass(99 * SECOND);
     assert_eq!(bench.take_terminated(), NOBODY);
@@ -363,7 +368,7 @@ fn a_rollback_goes_back_to_what_was_before_the_last_master() {
     bench.next_master();
     bench.request(Request::Rollback);
     for worker in [1, 2] {
-        bench.event(Event::Ready { worker: WorkerId(worker) });
+        bench.input(Input::Ready { worker: WorkerId(worker) });
     }
     bench.commit_done();
     assert_eq!(bench.in_force(), [1, 2]);
@@ -379,11 +384,11 @@ fn a_rollback_goes_back_to_what_was_before_the_last_master() {
 fn retirements_under_the_last_master_count() {
     let retire = Retire { rate: 1, window: 60 * SECOND, ..Retire::default() };
     let mut bench = Bench::live_with(Settings { retire, ..settings(2) }, 2);
-    bench.event(Event::RetireAsked { worker: WorkerId(1) });
+    bench.input(Input::RetireRequested { worker: WorkerId(1) });
     bench.ready(3);
     bench.commit_done();
     bench.next_master();
-    bench.event(Event::RetireAsked { worker: WorkerId(2) });
+    bench.input(Input::RetireRequested { worker: WorkerId(2) });
     bench.pass(59 * SECOND);
     assert_eq!(bench.take_spawned(), []);
     bench.pass(SECOND);
@@ -393,7 +398,7 @@ fn retirements_under_the_last_master_count() {
 #[test]
 fn what_replaces_another_is_handed_over_as_its_successor() {
     let mut bench = Bench::live(2);
-    bench.request(Request::Retire { target: Target::Seat(Seat(0)) });
+    bench.request(Request::Retire { target: RetireTarget::Seat(Seat(0)) });
     assert_eq!(bench.supervisor.may_hand_over(), Err(Refusal::Starting), "it is just started");
     bench.spawn(3);
     assert_eq!(bench.supervisor.may_hand_over(), Ok(()));
@@ -416,26 +421,26 @@ fn nothing_is_handed_over_while_ports_are_unknown_or_a_plan_is_to_be_tried_again
     bench.pass(SECOND);
     bench.commit_done();
     let worker = WorkerId(3);
-    bench.event(Event::Spawned { worker, pid: 103, ports: [].into() });
+    bench.input(Input::Spawned { worker, pid: 103, ports: [].into() });
     assert!(bench.supervisor.may_hand_over().is_err());
-    bench.event(Event::PortsReported { worker, ports: Port::new(31_000).into_iter().collect() });
+    bench.input(Input::PortsReported { worker, ports: Port::new(31_000).into_iter().collect() });
     assert_eq!(bench.supervisor.may_hand_over(), Ok(()));
 }
 
 #[test]
 fn one_that_says_that_it_was_retired_does_not_serve_again() {
-    let workers = vec![adopted(0, Part::InForce), adopted(1, Part::Starting)];
-    let mut bench = bench(settings(2), inherit(left(2, &[0]), workers));
-    bench.event(Event::Joined { worker: WorkerId(11), knows_retired: true });
+    let workers = vec![adopted(0, AdoptedStage::InForce), adopted(1, AdoptedStage::Starting)];
+    let mut bench = bench(settings(2), adopted_cluster(left(2, &[0]), workers));
+    bench.input(Input::LinkOpened { worker: WorkerId(11), knows_retired: true });
     assert_eq!(bench.state(11), Some(WorkerState::Retired));
-    bench.event(Event::Ready { worker: WorkerId(11) });
+    bench.input(Input::Ready { worker: WorkerId(11) });
     assert_eq!((bench.take_spawned(), &bench.commit), (vec![(12, 1, 4)], &None));
 }
 
 #[test]
 fn one_that_was_starting_and_is_not_wanted_drains_as_it_may_have_clients() {
-    let workers = vec![adopted(0, Part::InForce), adopted(1, Part::Starting)];
-    let mut bench = bench(settings(2), inherit(left(2, &[0]), workers));
+    let workers = vec![adopted(0, AdoptedStage::InForce), adopted(1, AdoptedStage::Starting)];
+    let mut bench = bench(settings(2), adopted_cluster(left(2, &[0]), workers));
     bench.request(Request::Scale { workers: 1 });
     bench.commit_done();
     assert_eq!((bench.state(11), bench.take_terminated()), (Some(WorkerState::Retired), vec![]));
@@ -448,10 +453,14 @@ fn one_that_was_starting_and_is_not_wanted_drains_as_it_may_have_clients() {
 #[test]
 fn a_rollback_goes_back_to_the_worker_that_served_and_not_to_its_successor_to_be() {
     let ports = Port::new(30_009).into_iter().collect();
-    let successor =
-        Adopted { worker: WorkerId(19), pid: 1009, ports, ..adopted(0, Part::Starting) };
-    let workers = vec![adopted(0, Part::InForce), successor];
-    let mut bench = bench(settings(1), inherit(left(1, &[0]), workers));
+    let successor = WorkerSnapshot {
+        worker: WorkerId(19),
+        pid: 1009,
+        ports,
+        ..adopted(0, AdoptedStage::Starting)
+    };
+    let workers = vec![adopted(0, AdoptedStage::InForce), successor];
+    let mut bench = bench(settings(1), adopted_cluster(left(1, &[0]), workers));
     bench.request(Request::Reload);
     bench.ready(20);
     bench.commit_done();
@@ -459,7 +468,7 @@ fn a_rollback_goes_back_to_the_worker_that_served_and_not_to_its_successor_to_be
         assert_eq!(bench.state(worker), Some(WorkerState::Retired), "{worker}");
     }
     bench.request(Request::Rollback);
-    bench.event(Event::Ready { worker: WorkerId(10) });
+    bench.input(Input::Ready { worker: WorkerId(10) });
     bench.commit_done();
     assert_eq!(bench.in_force(), [10]);
 }
@@ -479,7 +488,7 @@ fn the_next_master_is_told_which_seats_are_on_trial_where_the_plan_does_not_show
     // The vacant seat might be one of either generation.
     bench.next_master();
     assert_eq!(bench.supervisor.canary(), trial);
-    bench.event(Event::Ready { worker: WorkerId(4) });
+    bench.input(Input::Ready { worker: WorkerId(4) });
     bench.commit_done();
     assert_eq!(bench.in_force(), [1, 4, 3]);
     bench.request(Request::Rollback);
@@ -489,10 +498,10 @@ fn the_next_master_is_told_which_seats_are_on_trial_where_the_plan_does_not_show
 
 #[test]
 fn clients_do_not_wait_at_sockets_that_an_adopted_worker_took_with_it() {
-    let with_sockets = Settings { holds_sockets: true, ..settings(1) };
-    for (holds_sockets, waits) in [(true, true), (false, false)] {
-        let worker = Adopted { holds_sockets, ..adopted(0, Part::InForce) };
-        let mut bench = bench(with_sockets.clone(), inherit(left(1, &[0]), vec![worker]));
+    let with_sockets = Settings { holds_listeners: true, ..settings(1) };
+    for (holds_listeners, waits) in [(true, true), (false, false)] {
+        let worker = WorkerSnapshot { holds_listeners, ..adopted(0, AdoptedStage::InForce) };
+        let mut bench = bench(with_sockets.clone(), adopted_cluster(left(1, &[0]), vec![worker]));
         bench.dies(10, Exit::Signal(9));
         let vacated = bench.commit.take().map(|plan| plan.survivors().count());
         assert_eq!(vacated, (!waits).then_some(0));

@@ -1,6 +1,6 @@
 use super::*;
 use crate::plan::{PlanError, Share, Slot};
-use crate::supervisor::aim::Aim;
+use crate::supervisor::target::Target;
 
 fn share(text: &str) -> Request {
     Request::Canary { share: text.parse::<Share>().expect("a share") }
@@ -34,8 +34,8 @@ fn a_canary_gets_its_share_and_nobody_else_moves() {
     let bench = trying();
     let done = Done::Canary { generation: Generation(2), workers: 1, slots: 6, of: 64 };
     assert_eq!(bench.replies, [Ok(done)]);
-    let notice = Notice::OnTrial { generation: Generation(2), workers: 1, slots: 6, of: 64 };
-    assert!(bench.notices.contains(&notice));
+    let event = Event::CanaryInForce { generation: Generation(2), workers: 1, slots: 6, of: 64 };
+    assert!(bench.events.contains(&event));
     assert_eq!(bench.in_force(), [1, 2, 3]);
     let after = seats_of_slots(&bench);
     assert_eq!(after.iter().filter(|seat| **seat == 2).count(), 6);
@@ -187,7 +187,7 @@ fn a_share_that_cannot_be_is_refused() {
         Plan::new(name, listeners.expect("one"), partition, &equal(2), None).expect("a plan")
     };
     let mut bench = Bench::new(settings(2), masked, Start::Fresh);
-    bench.event(Event::Start);
+    bench.input(Input::Start);
     bench.ready(1);
     bench.ready(2);
     bench.commit_all();
@@ -203,38 +203,41 @@ fn a_stop_ends_a_canary_with_all_others() {
     assert_eq!(bench.take_terminated(), [1, 2, 3]);
 }
 
-/// The aim of the cluster, as the next master finds it in the plan.
-fn found(bench: &Bench, wanted: u16) -> Aim {
-    Aim::found_in(bench.supervisor.plan(), &equal(wanted)).expect("a plan that was in force")
+/// The target of the cluster, as the next master finds it in the plan.
+fn found(bench: &Bench, wanted: u16) -> Target {
+    Target::found_in(bench.supervisor.plan(), &equal(wanted)).expect("a plan that was in force")
 }
 
 #[test]
 fn a_plan_tells_of_its_canary() {
     let mut bench = trying();
-    assert_eq!(found(&bench, 2), bench.supervisor.aim);
+    assert_eq!(found(&bench, 2), bench.supervisor.target);
     for other in [1, 3, 64] {
-        let aim = found(&bench, other);
-        assert_eq!((aim.generation, aim.canary), (Generation(1), bench.supervisor.aim.canary));
-        assert_eq!(aim.weights.seats(), 2);
+        let target = found(&bench, other);
+        assert_eq!(
+            (target.generation, target.canary),
+            (Generation(1), bench.supervisor.target.canary)
+        );
+        assert_eq!(target.weights.seats(), 2);
     }
     bench.dies(2, Exit::Code(1));
     bench.commit_done();
-    assert_eq!(found(&bench, 2), bench.supervisor.aim, "a vacant seat beside the canary");
+    assert_eq!(found(&bench, 2), bench.supervisor.target, "a vacant seat beside the canary");
     bench.dies(3, Exit::Code(1));
     bench.commit_done();
-    assert_eq!(found(&bench, 2), bench.supervisor.aim, "a vacant canary");
+    assert_eq!(found(&bench, 2), bench.supervisor.target, "a vacant canary");
     bench.request(Request::Rollback);
     bench.commit_done();
-    assert_eq!(found(&bench, 2), bench.supervisor.aim);
+    assert_eq!(found(&bench, 2), bench.supervisor.target);
     assert_eq!(found(&bench, 2).canary, None);
 }
 
 #[test]
 fn a_plan_without_a_canary_tells_its_shares() {
     let bench = Bench::live(3);
-    assert_eq!(found(&bench, 3), bench.supervisor.aim);
-    let aim = found(&bench, 5);
-    assert_eq!((aim.generation, aim.canary), (Generation(1), None));
-    let again = bench.supervisor.plan().rescaled(&aim.weights).expect("as many slots");
+    assert_eq!(found(&bench, 3), bench.supervisor.target);
+    let target = found(&bench, 5);
+    assert_eq!((target.generation, target.canary), (Generation(1), None));
+    let again = bench.supervisor.plan().rescaled(&target.weights).expect("as many slots");
     assert_eq!(again.assignment(), bench.supervisor.plan().assignment());
 }

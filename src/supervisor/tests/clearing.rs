@@ -108,8 +108,8 @@ fn a_restart_whose_reload_fails_ends_nobody() {
 #[test]
 fn a_second_restart_is_refused_and_the_first_goes_on() {
     let mut bench = Bench::live(1);
-    bench.event(Event::Request(RequestId(1), Request::Restart));
-    bench.event(Event::Request(RequestId(2), Request::Restart));
+    bench.input(Input::Request(RequestId(1), Request::Restart));
+    bench.input(Input::Request(RequestId(2), Request::Restart));
     assert_eq!(bench.replies, [Err(Refusal::Busy(Rollout::Reload))]);
     bench.ready(2);
     bench.commit_done();
@@ -131,8 +131,8 @@ fn a_stop_ends_the_wait() {
 fn with_kill_old_the_workers_of_an_earlier_master_end_at_once_when_the_new_ones_are_in_force() {
     let mut bench = reloaded();
     bench.supervisor.settings.kill_old = true;
-    bench.supervisor.took_over();
-    bench.event(Event::Tick);
+    bench.supervisor.end_old_workers();
+    bench.input(Input::Tick);
     assert_eq!(bench.take_terminated(), [1, 2], "not one after the other");
     assert_eq!(bench.in_force(), [3, 4]);
 }
@@ -143,8 +143,8 @@ fn with_kill_old_nobody_ends_before_all_seats_are_occupied() {
     bench.dies(4, Exit::Code(1));
     bench.commit_done();
     bench.supervisor.settings.kill_old = true;
-    bench.supervisor.took_over();
-    bench.event(Event::Tick);
+    bench.supervisor.end_old_workers();
+    bench.input(Input::Tick);
     assert_eq!(bench.take_terminated(), NOBODY);
     bench.pass(SECOND);
     bench.ready(5);
@@ -158,10 +158,10 @@ fn a_worker_that_a_rollback_puts_into_force_again_is_not_waited_for() {
     bench.request(Request::Reload);
     bench.ready(2);
     bench.commit_done();
-    bench.event(Event::RetireAsked { worker: WorkerId(1) });
+    bench.input(Input::RetireRequested { worker: WorkerId(1) });
     bench.request(Request::ClearRetired);
     bench.request(Request::Rollback);
-    bench.event(Event::Ready { worker: WorkerId(1) });
+    bench.input(Input::Ready { worker: WorkerId(1) });
     bench.commit_done();
     assert_eq!(bench.in_force(), [1]);
     assert!(bench.replies.contains(&Ok(Done::Cleared { ended: 1 })), "{:?}", bench.replies);

@@ -7,7 +7,7 @@ const GIVE_UP: GiveUp = GiveUp { failures: 5, window: Duration::from_secs(60) };
 fn live(workers: u16) -> Bench {
     let settings = Settings { give_up: Some(GIVE_UP), ..settings(workers) };
     let mut bench = Bench::new(settings, vacant(workers), Start::Fresh);
-    bench.event(Event::Start);
+    bench.input(Input::Start);
     for worker in 1..=u64::from(workers) {
         bench.ready(worker);
     }
@@ -34,7 +34,7 @@ fn crash_loop(bench: &mut Bench, first: u64, span: Duration) -> Vec<u64> {
         }
         let Some(at) = bench.supervisor.deadline().filter(|at| *at <= end) else { break };
         bench.now = at;
-        bench.event(Event::Tick);
+        bench.input(Input::Tick);
     }
     bench.now = end;
     spawned
@@ -59,8 +59,8 @@ fn a_crash_loop_costs_five_spawns_in_a_minute_and_the_seat_is_tried_again_later(
 fn a_seat_that_is_given_up_is_told_of_with_its_last_failure() {
     let mut bench = live(2);
     crash_loop(&mut bench, 1, 20 * SECOND);
-    let told = bench.notices.iter().filter_map(|notice| match notice {
-        Notice::GivenUp { failure, rest } => Some((failure.clone(), *rest)),
+    let told = bench.events.iter().filter_map(|event| match event {
+        Event::GivenUp { failure, rest } => Some((failure.clone(), *rest)),
         _ => None,
     });
     let [(failure, rest)] = &told.collect::<Vec<_>>()[..] else { panic!("told once") };
@@ -89,7 +89,7 @@ fn a_reload_a_scale_and_a_retirement_end_the_rest() {
 fn a_retirement_whose_successors_fail_ends_with_the_last_failure_and_the_old_one_stays() {
     let mut bench = live(2);
     bench.pass(20 * SECOND);
-    bench.request(Request::Retire { target: Target::Seat(Seat(0)) });
+    bench.request(Request::Retire { target: RetireTarget::Seat(Seat(0)) });
     for delay in [1, 2, 4, 8, 0] {
         let [(worker, 0, 1)] = bench.take_spawned()[..] else { panic!("a successor") };
         bench.spawn(worker);
@@ -101,17 +101,17 @@ fn a_retirement_whose_successors_fail_ends_with_the_last_failure_and_the_old_one
     assert_eq!((bench.in_force(), bench.state(1)), (vec![1, 2], Some(WorkerState::Live)));
     bench.pass(600 * SECOND);
     assert_eq!(bench.take_spawned(), [], "nobody asks for a successor any more");
-    bench.request(Request::Retire { target: Target::Seat(Seat(0)) });
+    bench.request(Request::Retire { target: RetireTarget::Seat(Seat(0)) });
     assert_eq!(bench.take_spawned(), [(8, 0, 1)], "but one may");
 }
 
 #[test]
 fn a_worker_with_a_cause_of_its_own_goes_on_leaving_when_the_rest_is_over() {
     let mut bench = live(2);
-    bench.event(Event::RetireAsked { worker: WorkerId(1) });
+    bench.input(Input::RetireRequested { worker: WorkerId(1) });
     for delay in [1, 2, 4, 8, 60] {
         let [(worker, 0, 1)] = bench.take_spawned()[..] else { panic!("a successor") };
-        bench.event(Event::SpawnFailed { worker: WorkerId(worker), reason: "EAGAIN".into() });
+        bench.input(Input::SpawnFailed { worker: WorkerId(worker), reason: "EAGAIN".into() });
         bench.pass(delay * SECOND - MILLISECOND);
         assert_eq!(bench.take_spawned(), [], "before {delay} s");
         bench.pass(MILLISECOND);

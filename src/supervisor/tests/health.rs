@@ -2,15 +2,15 @@ use super::*;
 
 impl Bench {
     fn silent(&mut self, worker: u64) {
-        self.event(Event::Silent { worker: WorkerId(worker), cause: Silence::Stopped });
+        self.input(Input::Unhealthy { worker: WorkerId(worker), cause: Unhealthy::Stopped });
     }
 
-    fn answers(&mut self, worker: u64) {
-        self.event(Event::Answered { worker: WorkerId(worker) });
+    fn is_healthy(&mut self, worker: u64) {
+        self.input(Input::Healthy { worker: WorkerId(worker) });
     }
 
     fn stops(&mut self, worker: u64) {
-        self.event(Event::Stops { worker: WorkerId(worker) });
+        self.input(Input::Stopping { worker: WorkerId(worker) });
     }
 }
 
@@ -41,7 +41,7 @@ fn where_nobody_answers_all_stay() {
     bench.silent(2);
     bench.commit_all();
     assert_eq!(bench.in_force(), [1, 2, 3]);
-    assert!(bench.notices.contains(&Notice::NobodyAnswers { workers: 3 }));
+    assert!(bench.events.contains(&Event::NoneHealthy { workers: 3 }));
     bench.answers(3);
     bench.commit_all();
     assert_eq!(bench.in_force(), [0, 0, 3]);
@@ -94,8 +94,8 @@ fn one_that_falls_silent_while_it_comes_back_waits_for_its_next_answer() {
     bench.silent(1);
     bench.pass(60 * SECOND);
     assert_eq!((bench.in_force(), &bench.commit), (vec![0, 2], &None));
-    let lapses = bench.notices.iter().filter(|n| matches!(n, Notice::Unresponsive { .. }));
-    assert_eq!(lapses.count(), 2, "told once each time that it leaves");
+    let outages = bench.events.iter().filter(|n| matches!(n, Event::Unhealthy { .. }));
+    assert_eq!(outages.count(), 2, "told once each time that it leaves");
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn a_new_worker_that_stays_silent_fails_its_reload() {
     assert!(matches!(
         bench.last_reply(),
         Err(Refusal::Worker(WorkerFailure {
-            cause: FailureCause::Unresponsive(Silence::Stopped),
+            cause: FailureCause::Unhealthy(Unhealthy::Stopped),
             ..
         }))
     ));
@@ -174,11 +174,11 @@ fn silent_workers_do_not_take_over_from_those_of_an_earlier_master() {
     let mut in_force = vacant(1);
     let ports: Arc<[Port]> = Port::new(10_000).into_iter().collect();
     in_force.occupy(Seat(0), Occupant { generation: Generation(1), ports }).expect("a free seat");
-    let mut bench = Bench::new(settings(1), in_force, Start::Takeover);
-    bench.event(Event::Start);
+    let mut bench = Bench::new(settings(1), in_force, Start::FromKernel);
+    bench.input(Input::Start);
     bench.spawn(1);
     bench.supervisor.workers.get_mut(&WorkerId(1)).expect("spawned").stage =
-        worker::Stage::Ready { ready: Moment::START };
+        worker::Stage::Ready { ready: Timestamp::START };
     // As if it had fallen silent between two steps.
     bench.silent(1);
     assert_eq!(bench.commit, None);
@@ -200,7 +200,7 @@ fn one_that_says_that_it_stops_is_steered_away_from_replaced_and_retired() {
     bench.commit_all();
     bench.dies(1, Exit::Code(0));
     assert_eq!(bench.in_force(), [3, 2]);
-    assert!(!bench.notices.iter().any(|notice| matches!(notice, Notice::Died { .. })));
+    assert!(!bench.events.iter().any(|event| matches!(event, Event::Died { .. })));
 }
 
 #[test]
@@ -237,7 +237,7 @@ fn a_new_worker_that_stops_fails_its_reload() {
     bench.request(Request::Reload);
     bench.ready(3);
     bench.stops(3);
-    let failed = |reply: &Result<Done, Refusal>| matches!(reply, Err(Refusal::Worker(failure)) if failure.cause == FailureCause::Stops);
+    let failed = |reply: &Result<Done, Refusal>| matches!(reply, Err(Refusal::Worker(failure)) if failure.cause == FailureCause::Stopping);
     assert!(failed(bench.last_reply()));
     bench.request(Request::Reload);
     bench.spawn(5);
@@ -252,7 +252,7 @@ fn a_worker_that_asks_for_time_gets_it_up_to_an_hour() {
     bench.spawn(2);
     let worker = WorkerId(2);
     let ask = |bench: &mut Bench, seconds: u32| {
-        bench.event(Event::AskedForTime { worker, span: seconds * SECOND });
+        bench.input(Input::ExtendTimeout { worker, span: seconds * SECOND });
     };
     ask(&mut bench, 1);
     bench.pass(29 * SECOND);
@@ -283,17 +283,18 @@ fn one_that_claims_to_be_ready_and_does_not_listen_is_reported_once() {
     let mut bench = Bench::live(1);
     bench.request(Request::Reload);
     bench.spawn(2);
-    let lacks = |bench: &mut Bench, lack| bench.event(Event::Lacks { worker: WorkerId(2), lack });
-    lacks(&mut bench, Lack::Proof);
+    let lacks =
+        |bench: &mut Bench, lack| bench.input(Input::NotReady { worker: WorkerId(2), lack });
+    lacks(&mut bench, NotReady::ReadyButNotListening);
     bench.pass(SECOND - MILLISECOND);
     let reported = |bench: &Bench| {
-        bench.notices.iter().filter(|notice| matches!(notice, Notice::Unproven { .. })).count()
+        bench.events.iter().filter(|event| matches!(event, Event::Unproven { .. })).count()
     };
     assert_eq!(reported(&bench), 0);
     bench.pass(MILLISECOND);
     assert_eq!(reported(&bench), 1);
-    lacks(&mut bench, Lack::Ports);
-    lacks(&mut bench, Lack::Proof);
+    lacks(&mut bench, NotReady::NotListening);
+    lacks(&mut bench, NotReady::ReadyButNotListening);
     bench.pass(30 * SECOND);
     assert_eq!(reported(&bench), 1);
     assert!(
@@ -358,7 +359,7 @@ fn a_retired_worker_that_answered_before_answers() {
     bench.commit_done();
     bench.answers(1);
     let answers = |bench: &Bench| {
-        bench.supervisor.workers().find(|it| it.id == WorkerId(1)).map(Worker::answers)
+        bench.supervisor.workers().find(|it| it.id == WorkerId(1)).map(Worker::is_healthy)
     };
     assert_eq!(answers(&bench), Some(false), "the second time it waits for a second");
     bench.request(Request::Reload);

@@ -8,7 +8,7 @@ fn bench(order: KillOrder, stagger: Duration) -> Bench {
     let settings =
         Settings { memory: Memory { marks, order }, stagger, die: 30 * SECOND, ..settings(3) };
     let mut bench = Bench::new(settings, vacant(3), Start::Fresh);
-    bench.event(Event::Start);
+    bench.input(Input::Start);
     for worker in 1..=3 {
         bench.pass(stagger);
         bench.ready(worker);
@@ -25,21 +25,21 @@ fn reloaded(order: KillOrder) -> Bench {
         bench.ready(worker);
     }
     bench.commit_done();
-    bench.notices.clear();
+    bench.events.clear();
     bench
 }
 
-fn footprint(workers: &[(u64, u64)]) -> Footprint {
+fn footprint(workers: &[(u64, u64)]) -> MemoryUsage {
     let workers = workers.iter().map(|(id, bytes)| (WorkerId(*id), *bytes)).collect();
-    Footprint { master: 100, workers }
+    MemoryUsage { master: 100, workers }
 }
 
 /// All have as much resident memory as proportional.
 fn measured(bench: &mut Bench, workers: &[(u64, u64)]) {
     let asked = bench.measures.len();
-    bench.event(Event::Measured(footprint(workers)));
+    bench.input(Input::ResidentMeasured(footprint(workers)));
     if bench.measures.len() > asked {
-        bench.event(Event::MeasuredShared(footprint(workers)));
+        bench.input(Input::ProportionalMeasured(footprint(workers)));
     }
 }
 
@@ -99,7 +99,7 @@ fn those_that_do_not_answer_go_first_and_those_whose_connections_nobody_knows_la
     let mut bench = reloaded(KillOrder::Connections);
     bench.supervisor.settings.settle = Duration::ZERO;
     serve(&mut bench, &[(1, 1), (2, 9)]);
-    bench.event(Event::Silent { worker: WorkerId(2), cause: Silence::Stopped });
+    bench.input(Input::Unhealthy { worker: WorkerId(2), cause: Unhealthy::Stopped });
     measured(&mut bench, &[(1, 200), (2, 200), (3, 200), (4, 950)]);
     assert_eq!(bench.take_terminated(), [2, 1, 3]);
 }
@@ -137,8 +137,8 @@ fn above_the_high_mark_they_are_killed_first_those_that_were_asked_already() {
 fn above_the_high_mark_live_workers_are_left_alone_and_it_is_told_once_a_crossing() {
     let mut bench = bench(KillOrder::Connections, Duration::ZERO);
     let short = |bench: &Bench| {
-        let is_short = |notice: &&Notice| matches!(notice, Notice::MemoryShort { .. });
-        bench.notices.iter().filter(is_short).count()
+        let is_short = |event: &&Event| matches!(event, Event::MemoryShort { .. });
+        bench.events.iter().filter(is_short).count()
     };
     for used in [1950, 1990, 1910, 1950] {
         measured(&mut bench, &[(1, used)]);
@@ -158,10 +158,10 @@ fn crossings_are_told_with_who_goes_and_what_that_frees() {
     let seat_1 =
         MemoryOf { worker: WorkerId(2), seat: Seat(1), generation: Generation(1), bytes: 300 };
     measured(&mut bench, &[(1, 50), (2, 300), (3, 200), (4, 500)]);
-    let low = Notice::LowWatermark { used: 1150, low: 1000, ending: vec![seat_1] };
-    assert!(bench.notices.contains(&low), "{:?}", bench.notices);
+    let low = Event::LowWatermark { used: 1150, low: 1000, ending: vec![seat_1] };
+    assert!(bench.events.contains(&low), "{:?}", bench.events);
     measured(&mut bench, &[(1, 50), (2, 300), (3, 200), (4, 1700)]);
-    let high = Notice::HighWatermark {
+    let high = Event::HighWatermark {
         used: 2350,
         high: 2000,
         ending: vec![
@@ -169,11 +169,11 @@ fn crossings_are_told_with_who_goes_and_what_that_frees() {
             MemoryOf { worker: WorkerId(3), seat: Seat(2), generation: Generation(1), bytes: 200 },
         ],
     };
-    assert!(bench.notices.contains(&high), "{:?}", bench.notices);
+    assert!(bench.events.contains(&high), "{:?}", bench.events);
     measured(&mut bench, &[(4, 860)]);
-    assert!(!bench.notices.iter().any(|it| matches!(it, Notice::MemoryRecovered { .. })));
+    assert!(!bench.events.iter().any(|it| matches!(it, Event::MemoryRecovered { .. })));
     measured(&mut bench, &[(4, 850)]);
-    assert_eq!(bench.notices.last(), Some(&Notice::MemoryRecovered { used: 950, low: 1000 }));
+    assert_eq!(bench.events.last(), Some(&Event::MemoryRecovered { used: 950, low: 1000 }));
 }
 
 #[test]
@@ -181,35 +181,35 @@ fn nothing_is_decided_by_resident_memory() {
     let mut bench = reloaded(KillOrder::Connections);
     serve(&mut bench, &[(1, 1), (2, 2), (3, 3)]);
     let resident = [(1, 700), (2, 700), (3, 700), (4, 700)];
-    bench.event(Event::Measured(footprint(&resident)));
+    bench.input(Input::ResidentMeasured(footprint(&resident)));
     assert_eq!(bench.measures.len(), 1);
     assert_eq!(bench.measures[0].len(), 6, "all that run");
-    bench.event(Event::MeasuredShared(footprint(&[(1, 200), (2, 200), (3, 200), (4, 200)])));
+    bench.input(Input::ProportionalMeasured(footprint(&[(1, 200), (2, 200), (3, 200), (4, 200)])));
     assert_eq!((bench.take_terminated(), killed(&bench)), (vec![], vec![]), "900 in truth");
 }
 
 #[test]
 fn proportional_memory_is_measured_again_when_it_may_matter() {
     let mut bench = reloaded(KillOrder::Connections);
-    bench.event(Event::Measured(footprint(&[(1, 900)])));
+    bench.input(Input::ResidentMeasured(footprint(&[(1, 900)])));
     assert_eq!(bench.measures.len(), 0, "1000 is not above the mark");
-    bench.event(Event::Measured(footprint(&[(1, 1400)])));
-    bench.event(Event::Measured(footprint(&[(1, 1400)])));
+    bench.input(Input::ResidentMeasured(footprint(&[(1, 1400)])));
+    bench.input(Input::ResidentMeasured(footprint(&[(1, 1400)])));
     assert_eq!(bench.measures.len(), 1, "once at a time");
-    bench.event(Event::MeasuredShared(footprint(&[(1, 800)])));
-    bench.event(Event::Measured(footprint(&[(1, 1499)])));
+    bench.input(Input::ProportionalMeasured(footprint(&[(1, 800)])));
+    bench.input(Input::ResidentMeasured(footprint(&[(1, 1499)])));
     assert_eq!(bench.measures.len(), 1, "99 more, and 100 were free");
-    bench.event(Event::Measured(footprint(&[(1, 1500)])));
+    bench.input(Input::ResidentMeasured(footprint(&[(1, 1500)])));
     assert_eq!(bench.measures.len(), 2);
-    bench.event(Event::MeasuredShared(footprint(&[(1, 800)])));
+    bench.input(Input::ProportionalMeasured(footprint(&[(1, 800)])));
     bench.pass(9 * SECOND);
-    bench.event(Event::Measured(footprint(&[(1, 1500)])));
+    bench.input(Input::ResidentMeasured(footprint(&[(1, 1500)])));
     assert_eq!(bench.measures.len(), 2);
     bench.pass(SECOND);
-    bench.event(Event::Measured(footprint(&[(1, 1500)])));
+    bench.input(Input::ResidentMeasured(footprint(&[(1, 1500)])));
     assert_eq!(bench.measures.len(), 3, "what was shared may not be any more");
     bench.pass(10 * SECOND);
-    bench.event(Event::Measured(footprint(&[(1, 1500)])));
+    bench.input(Input::ResidentMeasured(footprint(&[(1, 1500)])));
     assert_eq!(bench.measures.len(), 4, "the answer was lost");
 }
 
@@ -217,8 +217,8 @@ fn proportional_memory_is_measured_again_when_it_may_matter() {
 fn who_could_not_be_measured_counts_with_the_resident_memory() {
     let mut bench = reloaded(KillOrder::Connections);
     serve(&mut bench, &[(1, 1), (2, 2), (3, 3)]);
-    bench.event(Event::Measured(footprint(&[(1, 500), (4, 500)])));
-    bench.event(Event::MeasuredShared(footprint(&[(4, 450)])));
+    bench.input(Input::ResidentMeasured(footprint(&[(1, 500), (4, 500)])));
+    bench.input(Input::ProportionalMeasured(footprint(&[(4, 450)])));
     assert_eq!(bench.take_terminated(), [1]);
 }
 
@@ -255,11 +255,11 @@ fn the_lines_for_the_log_name_who_goes_and_what_that_frees() {
     let ending = vec![of(1, 30), of(2, 28)];
     let line = "memory: 450.0 MiB, above the low mark of 400.0 MiB: 2 to be asked to end, which frees \
                 58.0 MiB: seat 1 generation 2 (30.0 MiB) seat 2 generation 2 (28.0 MiB)";
-    assert_eq!(Notice::LowWatermark { used, low, ending }.to_string(), line);
-    let none = Notice::HighWatermark { used, high: low, ending: vec![] }.to_string();
+    assert_eq!(Event::LowWatermark { used, low, ending }.to_string(), line);
+    let none = Event::HighWatermark { used, high: low, ending: vec![] }.to_string();
     assert!(none.ends_with("no worker is retired that could be killed"), "{none}");
-    let all = Notice::LowWatermark { used, low, ending: vec![of(1, 1); 1000] }.to_string();
+    let all = Event::LowWatermark { used, low, ending: vec![of(1, 1); 1000] }.to_string();
     assert!(all.len() < 500 && all.ends_with("and more"), "{all}");
-    let cause = Cause::Memory { rss: (448 << 20) + (1 << 19) };
+    let cause = ReplaceReason::Memory { rss: (448 << 20) + (1 << 19) };
     assert_eq!(cause.to_string(), "it has 448.5 MiB of memory");
 }

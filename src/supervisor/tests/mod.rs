@@ -4,11 +4,11 @@ mod adoption;
 mod canary;
 mod clearing;
 mod death;
-mod estate;
 mod give_up;
 mod health;
+mod links;
 mod memory;
-mod peers;
+mod orphaned_listeners;
 mod reload;
 mod repair;
 mod retire;
@@ -26,13 +26,13 @@ use crate::plan::{Generation, Listeners, Occupant, Partition, Plan, Port, Seat, 
 /// A supervisor whose spawns succeed at once; everything else is up to the test.
 struct Bench {
     supervisor: Supervisor,
-    now: Moment,
+    now: Timestamp,
     /// The outstanding commit.
     commit: Option<Plan>,
     spawned: Vec<(WorkerId, Seat, Generation)>,
     terminated: Vec<WorkerId>,
     killed: Vec<WorkerId>,
-    bequeathed: Vec<(WorkerId, WorkerId)>,
+    transferred: Vec<(WorkerId, WorkerId)>,
     closed: Vec<WorkerId>,
     told_to_retire: Vec<u64>,
     told_to_die: Vec<u64>,
@@ -42,10 +42,10 @@ struct Bench {
     /// Looks at the table; each is answered at once.
     looks: u32,
     /// What a look shows.
-    finding: Finding,
+    finding: Verification,
     /// The outstanding repair.
     restore: Option<Plan>,
-    notices: Vec<Notice>,
+    events: Vec<Event>,
     reniced: Vec<(u64, i32)>,
     /// Whose proportional memory was asked for, each time.
     measures: Vec<Vec<WorkerId>>,
@@ -57,12 +57,12 @@ impl Bench {
     fn new(settings: Settings, in_force: Plan, start: Start) -> Self {
         Self {
             supervisor: Supervisor::new(settings, in_force, start).expect("a plan"),
-            now: Moment::START,
+            now: Timestamp::START,
             commit: None,
             spawned: Vec::new(),
             terminated: Vec::new(),
             killed: Vec::new(),
-            bequeathed: Vec::new(),
+            transferred: Vec::new(),
             closed: Vec::new(),
             told_to_retire: Vec::new(),
             told_to_die: Vec::new(),
@@ -70,9 +70,9 @@ impl Bench {
             removed: false,
             finished: false,
             looks: 0,
-            finding: Finding::Same,
+            finding: Verification::Same,
             restore: None,
-            notices: Vec::new(),
+            events: Vec::new(),
             reniced: Vec::new(),
             measures: Vec::new(),
             steps: Vec::new(),
@@ -88,7 +88,7 @@ impl Bench {
     /// The same with other settings.
     fn live_with(settings: Settings, workers: u16) -> Self {
         let mut bench = Self::new(settings, vacant(workers), Start::Fresh);
-        bench.event(Event::Start);
+        bench.input(Input::Start);
         for worker in 1..=u64::from(workers) {
             bench.ready(worker);
         }
@@ -96,36 +96,36 @@ impl Bench {
         bench
     }
 
-    fn event(&mut self, event: Event) {
+    fn input(&mut self, input: Input) {
         let looks = self.looks;
-        self.step(event);
+        self.step(input);
         if self.looks > looks {
-            self.event(Event::Verified(self.finding.clone()));
+            self.input(Input::Verified(self.finding.clone()));
         }
     }
 
-    fn step(&mut self, event: Event) {
-        for action in self.supervisor.step(event, self.now) {
+    fn step(&mut self, input: Input) {
+        for action in self.supervisor.step(input, self.now) {
             match action {
                 Action::Spawn { worker, seat, generation } => {
                     self.spawned.push((worker, seat, generation));
                 }
                 Action::Commit(plan) => assert!(self.commit.replace(plan).is_none()),
-                Action::TellRetire { worker } => self.told_to_retire.push(worker.0),
-                Action::TellDie { worker } => self.told_to_die.push(worker.0),
+                Action::OrderRetire { worker } => self.told_to_retire.push(worker.0),
+                Action::OrderStop { worker } => self.told_to_die.push(worker.0),
                 Action::Terminate { worker } => self.terminated.push(worker),
                 Action::Kill { worker } => self.killed.push(worker),
-                Action::Bequeath { from, to } => self.bequeathed.push((from, to)),
-                Action::CloseSockets { worker } => self.closed.push(worker),
+                Action::TransferListeners { from, to } => self.transferred.push((from, to)),
+                Action::CloseListeners { worker } => self.closed.push(worker),
                 Action::Reply { outcome, .. } => self.replies.push(outcome),
                 Action::Remove => self.removed = true,
                 Action::Finish => self.finished = true,
                 Action::Verify => self.looks += 1,
                 Action::Restore(plan) => assert!(self.restore.replace(plan).is_none()),
-                Action::Notice(notice) => self.notices.push(notice),
+                Action::Emit(event) => self.events.push(event),
                 Action::Renice { worker, nice } => self.reniced.push((worker.0, nice)),
                 Action::RestoreNice { worker } => self.reniced.push((worker.0, 0)),
-                Action::MeasureShared { workers } => self.measures.push(workers),
+                Action::MeasureProportional { workers } => self.measures.push(workers),
                 Action::Progress { step, .. } => self.steps.push(step),
             }
         }
@@ -139,28 +139,28 @@ impl Bench {
 
     fn spawn_with(&mut self, worker: u64, port: u16) {
         let ports: Arc<[Port]> = Port::new(port).into_iter().collect();
-        self.event(Event::Spawned { worker: WorkerId(worker), pid: 100, ports });
+        self.input(Input::Spawned { worker: WorkerId(worker), pid: 100, ports });
     }
 
     fn ready(&mut self, worker: u64) {
         self.spawn(worker);
-        self.event(Event::Ready { worker: WorkerId(worker) });
+        self.input(Input::Ready { worker: WorkerId(worker) });
     }
 
     fn dies(&mut self, worker: u64, exit: Exit) {
         let last_lines = vec!["out of cheese".to_owned()];
-        self.event(Event::Exited { worker: WorkerId(worker), exit, last_lines });
+        self.input(Input::Exited { worker: WorkerId(worker), exit, last_lines });
     }
 
     fn commit_done(&mut self) -> Plan {
         let plan = self.commit.take().expect("a commit is outstanding");
-        self.event(Event::Committed { took: MILLISECOND });
+        self.input(Input::Committed { took: MILLISECOND });
         plan
     }
 
     fn commit_fails(&mut self) {
         self.commit.take().expect("a commit is outstanding");
-        self.event(Event::CommitFailed { reason: "ENOMEM".to_owned() });
+        self.input(Input::CommitFailed { reason: "ENOMEM".to_owned() });
     }
 
     fn commit_all(&mut self) {
@@ -170,13 +170,13 @@ impl Bench {
     }
 
     fn request(&mut self, request: Request) {
-        self.event(Event::Request(RequestId(0), request));
+        self.input(Input::Request(RequestId(0), request));
     }
 
     /// Sockets of a worker, as often as given.
     fn counts(&mut self, worker: u64, reports: &[Sockets]) {
         for &sockets in reports {
-            self.event(Event::Connections { worker: WorkerId(worker), sockets });
+            self.input(Input::Connections { worker: WorkerId(worker), sockets });
         }
     }
 
@@ -185,7 +185,7 @@ impl Bench {
         let end = self.now.after(span);
         while let Some(at) = self.supervisor.deadline().filter(|at| *at <= end) {
             self.now = at;
-            self.event(Event::Tick);
+            self.input(Input::Tick);
         }
         self.now = end;
     }
@@ -248,21 +248,21 @@ fn vacant(workers: u16) -> Plan {
 fn events_of_strangers_and_answers_to_nothing_are_passed_over() {
     let mut bench = Bench::live(2);
     let worker = WorkerId(99);
-    for event in [
-        Event::Ready { worker },
-        Event::Exited { worker, exit: Exit::Code(0), last_lines: vec![] },
-        Event::SpawnFailed { worker, reason: String::new() },
-        Event::Connections { worker, sockets: IDLE },
-        Event::PortsReported { worker, ports: Arc::new([]) },
-        Event::Joined { worker, knows_retired: false },
-        Event::Parted { worker },
-        Event::Deaf { worker },
-        Event::Committed { took: MILLISECOND },
-        Event::CommitFailed { reason: String::new() },
-        Event::Verified(Finding::Differs { what: String::new() }),
-        Event::Restored,
-        Event::RestoreFailed { reason: String::new() },
+    for input in [
+        Input::Ready { worker },
+        Input::Exited { worker, exit: Exit::Code(0), last_lines: vec![] },
+        Input::SpawnFailed { worker, reason: String::new() },
+        Input::Connections { worker, sockets: IDLE },
+        Input::PortsReported { worker, ports: Arc::new([]) },
+        Input::LinkOpened { worker, knows_retired: false },
+        Input::LinkClosed { worker },
+        Input::OrderUnanswered { worker },
+        Input::Committed { took: MILLISECOND },
+        Input::CommitFailed { reason: String::new() },
+        Input::Verified(Verification::Differs { what: String::new() }),
+        Input::Restored,
+        Input::RestoreFailed { reason: String::new() },
     ] {
-        assert_eq!(bench.supervisor.step(event.clone(), bench.now), [], "{event:?}");
+        assert_eq!(bench.supervisor.step(input.clone(), bench.now), [], "{input:?}");
     }
 }

@@ -49,7 +49,7 @@ fn a_retired_worker_ends_after_its_last_connection() {
 fn a_drain_limit_ends_retired_workers() {
     let limited = Settings { drain: Some(60 * SECOND), ..settings(1) };
     let mut bench = Bench::new(limited, vacant(1), Start::Fresh);
-    bench.event(Event::Start);
+    bench.input(Input::Start);
     bench.ready(1);
     bench.commit_done();
     bench.request(Request::Reload);
@@ -81,7 +81,7 @@ fn a_new_worker_that_fails_ends_the_reload_with_the_reason() {
         (
             |bench| {
                 let reason = "fork: EAGAIN".to_owned();
-                bench.event(Event::SpawnFailed { worker: WorkerId(4), reason });
+                bench.input(Input::SpawnFailed { worker: WorkerId(4), reason });
             },
             "seat 1: the worker of generation 2 could not be started: fork: EAGAIN",
         ),
@@ -92,7 +92,7 @@ fn a_new_worker_that_fails_ends_the_reload_with_the_reason() {
         (
             |bench| {
                 bench.spawn_with(4, 80);
-                bench.event(Event::Ready { worker: WorkerId(4) });
+                bench.input(Input::Ready { worker: WorkerId(4) });
             },
             "seat 1: the worker of generation 2 cannot be put into force: \
              seat 1: worker port 80 is a public port of this cluster",
@@ -233,7 +233,7 @@ fn the_last_generation_cannot_be_reloaded() {
     let mut plan = vacant(1);
     plan.set_generation(Generation(u64::MAX));
     let mut bench = Bench::new(settings(1), plan, Start::Fresh);
-    bench.event(Event::Start);
+    bench.input(Input::Start);
     bench.ready(1);
     bench.commit_done();
     bench.request(Request::Reload);

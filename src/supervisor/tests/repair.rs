@@ -11,20 +11,20 @@ impl Bench {
     fn at_rest() -> Self {
         let mut bench = Self::live(2);
         bench.pass(SECOND);
-        (bench.looks, bench.notices) = (0, Vec::new());
+        (bench.looks, bench.events) = (0, Vec::new());
         bench
     }
 
     /// Somebody damages the table.
     fn damage(&mut self) {
-        self.finding = Finding::Differs { what: "chain seat_0 differs".to_owned() };
-        self.event(Event::TableTouched { writer: nft() });
+        self.finding = Verification::Differs { what: "chain seat_0 differs".to_owned() };
+        self.input(Input::TableChanged { writer: nft() });
     }
 
     fn restore_done(&mut self) -> Plan {
         let plan = self.restore.take().expect("a repair is outstanding");
-        self.finding = Finding::Same;
-        self.event(Event::Restored);
+        self.finding = Verification::Same;
+        self.input(Input::Restored);
         plan
     }
 
@@ -34,7 +34,7 @@ impl Bench {
         self.damage();
         while self.restore.is_none() {
             self.now = self.supervisor.deadline().expect("something is to be done");
-            self.event(Event::Tick);
+            self.input(Input::Tick);
         }
         self.restore_done();
         self.now.since(began)
@@ -47,13 +47,13 @@ fn damage_is_repaired_at_once_from_the_plan_in_force_and_told() {
     bench.damage();
     assert_eq!(bench.restore.as_ref(), Some(bench.supervisor.plan()));
     bench.restore_done();
-    let told = Notice::Repaired {
+    let told = Event::Repaired {
         what: "chain seat_0 differs".to_owned(),
         writer: nft(),
         total: 1,
         held_back: Duration::ZERO,
     };
-    assert_eq!(bench.notices, [told]);
+    assert_eq!(bench.events, [told]);
     assert_eq!(*bench.supervisor.repairs(), Repairs { total: 1, last_writer: nft() });
     assert_eq!(bench.supervisor.deadline(), None);
 }
@@ -61,17 +61,17 @@ fn damage_is_repaired_at_once_from_the_plan_in_force_and_told() {
 #[test]
 fn a_touch_that_changes_nothing_costs_a_look() {
     let mut bench = Bench::at_rest();
-    bench.event(Event::TableTouched { writer: nft() });
+    bench.input(Input::TableChanged { writer: nft() });
     assert_eq!((bench.looks, &bench.restore), (1, &None));
     assert_eq!(bench.supervisor.repairs().total, 0);
-    assert_eq!(bench.notices, []);
+    assert_eq!(bench.events, []);
 }
 
 #[test]
 fn many_touches_cost_few_looks_and_none_is_missed() {
     let mut bench = Bench::at_rest();
     for _ in 0..1000 {
-        bench.event(Event::TableTouched { writer: nft() });
+        bench.input(Input::TableChanged { writer: nft() });
     }
     assert_eq!(bench.looks, 1);
     bench.pass(20 * MILLISECOND);
@@ -83,8 +83,8 @@ fn many_touches_cost_few_looks_and_none_is_missed() {
 #[test]
 fn lost_notifications_are_a_reason_to_look() {
     let mut bench = Bench::at_rest();
-    bench.finding = Finding::Differs { what: "the table".to_owned() };
-    bench.event(Event::NotificationsLost);
+    bench.finding = Verification::Differs { what: "the table".to_owned() };
+    bench.input(Input::NotificationsLost);
     bench.restore_done();
     assert_eq!(bench.supervisor.repairs().total, 1);
 }
@@ -92,7 +92,7 @@ fn lost_notifications_are_a_reason_to_look() {
 #[test]
 fn every_commit_of_ours_is_looked_at() {
     let mut bench = Bench::at_rest();
-    bench.finding = Finding::Differs { what: "set slots".to_owned() };
+    bench.finding = Verification::Differs { what: "set slots".to_owned() };
     bench.dies(1, Exit::Code(1));
     bench.commit_done();
     let plan = bench.restore_done();
@@ -150,10 +150,10 @@ fn a_failed_repair_is_tried_again_with_back_off() {
     let mut tries = Vec::new();
     for _ in 0..8 {
         assert!(bench.restore.take().is_some());
-        bench.event(Event::RestoreFailed { reason: "ENOMEM".to_owned() });
+        bench.input(Input::RestoreFailed { reason: "ENOMEM".to_owned() });
         bench.now = bench.supervisor.deadline().expect("it is tried again");
         tries.push(bench.now.since(began).as_millis());
-        bench.event(Event::Tick);
+        bench.input(Input::Tick);
     }
     assert_eq!(tries, [100, 300, 700, 1_500, 3_100, 6_300, 11_300, 16_300]);
     bench.restore_done();
@@ -163,11 +163,11 @@ fn a_failed_repair_is_tried_again_with_back_off() {
 #[test]
 fn a_table_that_cannot_be_read_is_looked_at_again_with_back_off() {
     let mut bench = Bench::at_rest();
-    bench.finding = Finding::Unreadable { reason: "interrupted".to_owned() };
-    bench.event(Event::NotificationsLost);
+    bench.finding = Verification::Unreadable { reason: "interrupted".to_owned() };
+    bench.input(Input::NotificationsLost);
     bench.pass(10 * SECOND);
     assert_eq!(bench.looks, 7, "at 0, 0.1, 0.3, 0.7, 1.5, 3.1 and 6.3 s");
-    bench.finding = Finding::Same;
+    bench.finding = Verification::Same;
     bench.pass(10 * SECOND);
     assert_eq!((bench.looks, bench.supervisor.deadline()), (8, None));
 }
@@ -178,14 +178,15 @@ fn whoever_fights_is_held_back_and_told_of_until_it_is_quiet() {
     let delays: Vec<u128> = (0..12).map(|_| bench.time_to_repair().as_millis()).collect();
     // Five in a row, 20 ms between looks; then the delays double.
     assert_eq!(delays, [0, 20, 20, 20, 20, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000]);
-    let loud = |notice: &&Notice| matches!(notice, Notice::Repaired { held_back, .. } if !held_back.is_zero());
-    assert_eq!(bench.notices.iter().filter(loud).count(), 8);
+    let loud =
+        |event: &&Event| matches!(event, Event::Repaired { held_back, .. } if !held_back.is_zero());
+    assert_eq!(bench.events.iter().filter(loud).count(), 8);
     assert_eq!(bench.supervisor.repairs().total, 12);
-    bench.notices.clear();
+    bench.events.clear();
     bench.pass(59 * SECOND);
-    assert_eq!(bench.notices, []);
+    assert_eq!(bench.events, []);
     bench.pass(SECOND);
-    assert_eq!(bench.notices, [Notice::LeftAlone { quiet: 60 * SECOND }]);
+    assert_eq!(bench.events, [Event::InterferenceEnded { quiet: 60 * SECOND }]);
     assert_eq!(bench.supervisor.deadline(), None);
     assert_eq!(bench.time_to_repair(), Duration::ZERO);
 }
@@ -202,8 +203,8 @@ fn a_mistake_now_and_then_is_no_fight() {
 #[test]
 fn before_the_first_commit_and_after_the_end_nothing_is_looked_at() {
     let mut bench = Bench::new(settings(1), vacant(1), Start::Fresh);
-    bench.event(Event::Start);
-    bench.event(Event::TableTouched { writer: nft() });
+    bench.input(Input::Start);
+    bench.input(Input::TableChanged { writer: nft() });
     assert_eq!(bench.looks, 0, "there are no rules of ours");
     let mut bench = Bench::at_rest();
     bench.request(Request::Stop { now: true });
@@ -213,6 +214,6 @@ fn before_the_first_commit_and_after_the_end_nothing_is_looked_at() {
     bench.pass(SECOND);
     assert!(bench.finished);
     bench.looks = 0;
-    bench.event(Event::TableTouched { writer: nft() });
+    bench.input(Input::TableChanged { writer: nft() });
     assert_eq!((bench.looks, bench.supervisor.deadline()), (0, None));
 }

@@ -6,13 +6,13 @@ use super::*;
 fn live_with(settings: Settings) -> Bench {
     let workers = u16::try_from(settings.weights.seats()).expect("few");
     let mut bench = Bench::new(settings, vacant(workers), Start::Fresh);
-    bench.event(Event::Start);
+    bench.input(Input::Start);
     for worker in 1..=u64::from(workers) {
         bench.ready(worker);
     }
     bench.commit_all();
     bench.take_spawned();
-    bench.notices.clear();
+    bench.events.clear();
     bench
 }
 
@@ -21,20 +21,20 @@ fn with(workers: u16, retire: Retire) -> Bench {
 }
 
 fn asks(bench: &mut Bench, worker: u64) {
-    bench.event(Event::RetireAsked { worker: WorkerId(worker) });
+    bench.input(Input::RetireRequested { worker: WorkerId(worker) });
 }
 
 fn retire(bench: &mut Bench, seat: u16) {
-    bench.request(Request::Retire { target: Target::Seat(Seat(seat)) });
+    bench.request(Request::Retire { target: RetireTarget::Seat(Seat(seat)) });
 }
 
-fn cause(bench: &Bench, worker: u64) -> Option<Cause> {
+fn cause(bench: &Bench, worker: u64) -> Option<ReplaceReason> {
     bench.supervisor.workers().find(|it| it.id == WorkerId(worker)).and_then(|it| it.leaving)
 }
 
 fn measured(bench: &mut Bench, workers: &[(u64, u64)]) {
     let workers = workers.iter().map(|(id, rss)| (WorkerId(*id), *rss)).collect();
-    bench.event(Event::Measured(Footprint { master: 1, workers }));
+    bench.input(Input::ResidentMeasured(MemoryUsage { master: 1, workers }));
 }
 
 #[test]
@@ -68,10 +68,10 @@ fn a_worker_that_asks_twice_leaves_once() {
     let mut bench = live_with(settings(1));
     asks(&mut bench, 1);
     asks(&mut bench, 1);
-    bench.event(Event::Lagging { worker: WorkerId(1), lag: SECOND });
+    bench.input(Input::Lagging { worker: WorkerId(1), lag: SECOND });
     assert_eq!(bench.take_spawned(), [(2, 0, 1)]);
-    assert_eq!(bench.notices.len(), 1);
-    assert_eq!(cause(&bench, 1), Some(Cause::Asked));
+    assert_eq!(bench.events.len(), 1);
+    assert_eq!(cause(&bench, 1), Some(ReplaceReason::WorkerRequest));
     bench.ready(2);
     bench.commit_done();
     bench.pass(600 * SECOND);
@@ -83,27 +83,27 @@ fn a_worker_above_its_memory_is_replaced_and_one_below_or_of_unknown_size_is_not
     let mut bench = with(3, Retire { rss: Some(100), ..Retire::default() });
     measured(&mut bench, &[(1, 100), (2, 101)]);
     assert_eq!(bench.take_spawned(), [(4, 1, 1)]);
-    assert_eq!(cause(&bench, 2), Some(Cause::Memory { rss: 101 }));
+    assert_eq!(cause(&bench, 2), Some(ReplaceReason::Memory { rss: 101 }));
     assert_eq!((cause(&bench, 1), cause(&bench, 3)), (None, None));
 }
 
 #[test]
 fn a_worker_that_lags_too_much_is_replaced() {
     let mut bench = live_with(settings(2));
-    bench.event(Event::Lagging { worker: WorkerId(1), lag: 149 * MILLISECOND });
+    bench.input(Input::Lagging { worker: WorkerId(1), lag: 149 * MILLISECOND });
     assert_eq!(bench.take_spawned(), []);
-    bench.event(Event::Lagging { worker: WorkerId(1), lag: 150 * MILLISECOND });
+    bench.input(Input::Lagging { worker: WorkerId(1), lag: 150 * MILLISECOND });
     assert_eq!(bench.take_spawned(), [(3, 0, 1)]);
-    assert_eq!(cause(&bench, 1), Some(Cause::Lag { lag: 150 * MILLISECOND }));
+    assert_eq!(cause(&bench, 1), Some(ReplaceReason::Lag { lag: 150 * MILLISECOND }));
 }
 
 #[test]
 fn a_live_worker_that_stays_silent_is_replaced_and_a_retired_one_is_ended() {
     let mut bench = live_with(settings(2));
-    bench.event(Event::Silent { worker: WorkerId(1), cause: Silence::Stopped });
-    bench.event(Event::Silent { worker: WorkerId(2), cause: Silence::Stopped });
+    bench.input(Input::Unhealthy { worker: WorkerId(1), cause: Unhealthy::Stopped });
+    bench.input(Input::Unhealthy { worker: WorkerId(2), cause: Unhealthy::Stopped });
     bench.pass(9 * SECOND);
-    bench.event(Event::Answered { worker: WorkerId(2) });
+    bench.input(Input::Healthy { worker: WorkerId(2) });
     bench.pass(SECOND - MILLISECOND);
     assert_eq!(bench.take_spawned(), []);
     bench.pass(MILLISECOND);
@@ -119,7 +119,7 @@ fn a_retired_worker_that_falls_silent_has_as_long() {
     asks(&mut bench, 1);
     bench.ready(2);
     bench.commit_done();
-    bench.event(Event::Silent { worker: WorkerId(1), cause: Silence::Stopped });
+    bench.input(Input::Unhealthy { worker: WorkerId(1), cause: Unhealthy::Stopped });
     bench.pass(10 * SECOND - MILLISECOND);
     assert_eq!(bench.take_terminated(), NOBODY);
     bench.pass(MILLISECOND);
@@ -136,7 +136,7 @@ fn old_workers_are_replaced_one_after_the_other() {
     for (old, seat) in [(1, 0), (2, 1), (3, 2)] {
         let new = old + 3;
         assert_eq!(bench.take_spawned(), [(new, seat, 1)]);
-        assert_eq!(cause(&bench, old), Some(Cause::Age));
+        assert_eq!(cause(&bench, old), Some(ReplaceReason::Age));
         bench.ready(new);
         bench.commit_done();
     }
@@ -152,8 +152,8 @@ fn no_more_than_the_rate_are_replaced_within_the_window() {
         asks(&mut bench, worker);
     }
     assert_eq!(bench.take_spawned(), [(5, 0, 1), (6, 1, 1)]);
-    let held_back = Notice::RetirementsHeldBack { workers: 1, rate, window };
-    assert_eq!(bench.notices.iter().filter(|it| **it == held_back).count(), 1, "told once");
+    let held_back = Event::RetirementsHeldBack { workers: 1, rate, window };
+    assert_eq!(bench.events.iter().filter(|it| **it == held_back).count(), 1, "told once");
     bench.ready(5);
     bench.commit_done();
     bench.pass(10 * SECOND);
@@ -188,9 +188,9 @@ fn the_worst_off_come_first() {
     let (rate, window) = (1, 100 * SECOND);
     let mut bench = with(4, Retire { rate, window, rss: Some(100), ..Retire::default() });
     asks(&mut bench, 1);
-    bench.event(Event::Lagging { worker: WorkerId(2), lag: SECOND });
+    bench.input(Input::Lagging { worker: WorkerId(2), lag: SECOND });
     measured(&mut bench, &[(3, 200)]);
-    bench.event(Event::Silent { worker: WorkerId(4), cause: Silence::Stopped });
+    bench.input(Input::Unhealthy { worker: WorkerId(4), cause: Unhealthy::Stopped });
     bench.commit_all();
     bench.take_spawned();
     let mut order = Vec::new();
@@ -300,7 +300,7 @@ fn scaling_down_retires_a_worker_that_leaves_without_a_successor() {
 #[test]
 fn a_pid_names_a_live_worker_as_well_as_its_seat() {
     let mut bench = live_with(settings(2));
-    bench.request(Request::Retire { target: Target::Pid(100) });
+    bench.request(Request::Retire { target: RetireTarget::Pid(100) });
     assert_eq!(bench.take_spawned(), [(3, 0, 1)]);
 }
 
@@ -309,11 +309,11 @@ fn what_cannot_be_retired_is_refused_with_the_reason() {
     let mut bench = live_with(settings(2));
     retire(&mut bench, 2);
     assert_eq!(bench.replies.pop(), Some(Err(Refusal::NoSuchSeat { seat: Seat(2), seats: 2 })));
-    bench.request(Request::Retire { target: Target::Pid(7) });
+    bench.request(Request::Retire { target: RetireTarget::Pid(7) });
     assert_eq!(bench.replies.pop(), Some(Err(Refusal::NoSuchWorker { pid: 7 })));
     retire(&mut bench, 0);
     retire(&mut bench, 0);
-    let leaving = Refusal::Leaving { seat: Seat(0), cause: Cause::Requested };
+    let leaving = Refusal::Leaving { seat: Seat(0), cause: ReplaceReason::OperatorRequest };
     assert_eq!(bench.replies.pop(), Some(Err(leaving)));
     bench.dies(2, Exit::Code(1));
     retire(&mut bench, 1);
@@ -322,7 +322,7 @@ fn what_cannot_be_retired_is_refused_with_the_reason() {
     bench.ready(3);
     bench.commit_done();
     assert!(bench.replies.pop().expect("a reply").is_ok());
-    bench.request(Request::Retire { target: Target::Pid(100) });
+    bench.request(Request::Retire { target: RetireTarget::Pid(100) });
     let retired = Refusal::NotLive { seat: Seat(0), state: WorkerState::Retired };
     assert_eq!(bench.replies.pop(), Some(Err(retired)));
     bench.request(Request::Reload);

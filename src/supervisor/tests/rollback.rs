@@ -4,7 +4,7 @@ use super::*;
 fn reloaded(keep: Duration) -> Bench {
     let settings = Settings { rollback: keep, ..settings(2) };
     let mut bench = Bench::new(settings, vacant(2), Start::Fresh);
-    bench.event(Event::Start);
+    bench.input(Input::Start);
     bench.ready(1);
     bench.ready(2);
     bench.commit_all();
@@ -19,7 +19,7 @@ fn reloaded(keep: Duration) -> Bench {
 }
 
 fn listens(bench: &mut Bench, worker: u64) {
-    bench.event(Event::Ready { worker: WorkerId(worker) });
+    bench.input(Input::Ready { worker: WorkerId(worker) });
 }
 
 fn awaited(bench: &Bench) -> Vec<u64> {

@@ -3,15 +3,15 @@ use super::*;
 #[test]
 fn the_first_ready_worker_goes_into_force_and_the_others_follow() {
     let mut bench = Bench::new(settings(3), vacant(3), Start::Fresh);
-    bench.event(Event::Start);
+    bench.input(Input::Start);
     assert_eq!(bench.take_spawned(), [(1, 0, 1), (2, 1, 1), (3, 2, 1)]);
     for worker in 1..=3 {
         bench.spawn(worker);
     }
     assert_eq!(bench.commit, None);
-    bench.event(Event::Ready { worker: WorkerId(2) });
-    bench.event(Event::Ready { worker: WorkerId(1) });
-    bench.event(Event::Ready { worker: WorkerId(3) });
+    bench.input(Input::Ready { worker: WorkerId(2) });
+    bench.input(Input::Ready { worker: WorkerId(1) });
+    bench.input(Input::Ready { worker: WorkerId(3) });
     assert_eq!(bench.state(2), Some(WorkerState::Starting), "not in force yet");
     bench.commit_done();
     assert_eq!(bench.in_force(), [0, 2, 0]);
@@ -25,7 +25,7 @@ fn the_first_ready_worker_goes_into_force_and_the_others_follow() {
 fn spawns_stay_apart() {
     let apart = Settings { stagger: 100 * MILLISECOND, ..settings(3) };
     let mut bench = Bench::new(apart, vacant(3), Start::Fresh);
-    bench.event(Event::Start);
+    bench.input(Input::Start);
     assert_eq!(bench.take_spawned(), [(1, 0, 1)]);
     bench.pass(99 * MILLISECOND);
     assert_eq!(bench.take_spawned(), []);
@@ -38,13 +38,13 @@ fn spawns_stay_apart() {
 #[test]
 fn a_worker_that_is_not_ready_in_time_is_ended_killed_and_replaced() {
     let mut bench = Bench::new(settings(1), vacant(1), Start::Fresh);
-    bench.event(Event::Start);
+    bench.input(Input::Start);
     bench.spawn(1);
     bench.pass(30 * SECOND - MILLISECOND);
     assert_eq!(bench.take_terminated(), NOBODY);
     bench.pass(MILLISECOND);
     assert_eq!(bench.take_terminated(), [1]);
-    bench.event(Event::Ready { worker: WorkerId(1) });
+    bench.input(Input::Ready { worker: WorkerId(1) });
     assert_eq!(bench.commit, None, "too late");
     bench.take_spawned();
     bench.pass(SECOND);
@@ -58,10 +58,10 @@ fn a_worker_that_is_not_ready_in_time_is_ended_killed_and_replaced() {
 #[test]
 fn failed_spawns_are_repeated_with_growing_delays() {
     let mut bench = Bench::new(settings(1), vacant(1), Start::Fresh);
-    bench.event(Event::Start);
+    bench.input(Input::Start);
     for (worker, delay) in [(1, 1), (2, 2), (3, 4), (4, 8), (5, 16), (6, 30), (7, 30)] {
         assert_eq!(bench.take_spawned(), [(worker, 0, 1)]);
-        bench.event(Event::SpawnFailed { worker: WorkerId(worker), reason: "EAGAIN".into() });
+        bench.input(Input::SpawnFailed { worker: WorkerId(worker), reason: "EAGAIN".into() });
         bench.pass(delay * SECOND - MILLISECOND);
         assert_eq!(bench.take_spawned(), []);
         bench.pass(MILLISECOND);
@@ -72,12 +72,12 @@ fn failed_spawns_are_repeated_with_growing_delays() {
 fn a_worker_with_ports_that_cannot_stand_in_the_plan_is_a_failed_start() {
     for port in [80, 20_001] {
         let mut bench = Bench::new(settings(2), vacant(2), Start::Fresh);
-        bench.event(Event::Start);
+        bench.input(Input::Start);
         bench.take_spawned();
         bench.ready(1);
         bench.commit_done();
         bench.spawn_with(2, port);
-        bench.event(Event::Ready { worker: WorkerId(2) });
+        bench.input(Input::Ready { worker: WorkerId(2) });
         assert_eq!(bench.take_terminated(), [2], "port {port}");
         assert_eq!((bench.in_force(), &bench.commit), (vec![1, 0], &None));
         bench.pass(SECOND);
@@ -98,8 +98,8 @@ fn left_by_an_earlier_master(workers: u16) -> Plan {
 #[test]
 fn a_takeover_keeps_the_old_plan_until_all_are_ready() {
     let old = left_by_an_earlier_master(2);
-    let mut bench = Bench::new(settings(3), old.clone(), Start::Takeover);
-    bench.event(Event::Start);
+    let mut bench = Bench::new(settings(3), old.clone(), Start::FromKernel);
+    bench.input(Input::Start);
     assert_eq!(bench.take_spawned(), [(1, 0, 5), (2, 1, 5), (3, 2, 5)]);
     bench.ready(1);
     bench.ready(2);
@@ -118,8 +118,8 @@ fn a_takeover_keeps_the_old_plan_until_all_are_ready() {
 
 #[test]
 fn a_takeover_whose_swap_fails_goes_on_trying() {
-    let mut bench = Bench::new(settings(1), left_by_an_earlier_master(1), Start::Takeover);
-    bench.event(Event::Start);
+    let mut bench = Bench::new(settings(1), left_by_an_earlier_master(1), Start::FromKernel);
+    bench.input(Input::Start);
     bench.ready(1);
     for _ in 0..10 {
         bench.commit_fails();

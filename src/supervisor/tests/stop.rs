@@ -47,7 +47,7 @@ fn a_second_stop_hurries_the_first_and_both_are_answered() {
 #[test]
 fn a_stop_before_anything_is_in_force_needs_no_commit() {
     let mut bench = Bench::new(settings(2), vacant(2), Start::Fresh);
-    bench.event(Event::Start);
+    bench.input(Input::Start);
     bench.spawn(1);
     bench.request(Request::Stop { now: false });
     assert_eq!(bench.take_terminated(), [1]);

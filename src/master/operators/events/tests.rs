@@ -4,7 +4,7 @@ use tokio::sync::broadcast;
 
 use super::*;
 use crate::control::{Command, ReceivedRequest, Reply};
-use crate::supervisor::{FailureCause, Silence, WorkerFailure, WorkerState, Writer};
+use crate::supervisor::{FailureCause, Unhealthy, WorkerFailure, WorkerState, Writer};
 
 const WORKER: WorkerId = WorkerId(3);
 const SEAT: Seat = Seat(1);
@@ -12,7 +12,7 @@ const GENERATION: Generation = Generation(2);
 const SPAN: Duration = Duration::from_millis(1500);
 
 /// One of each kind, but for the details that make no difference to its fields.
-fn notices() -> Vec<Notice> {
+fn events() -> Vec<Event> {
     let (worker, seat, generation) = (WORKER, SEAT, GENERATION);
     let exit = Exit::Signal(9);
     let last_lines = vec!["out of memory".to_owned()];
@@ -31,46 +31,46 @@ fn notices() -> Vec<Notice> {
     let of = |bytes| MemoryOf { worker, seat, generation, bytes };
     let ending = vec![of(60), of(40)];
     vec![
-        Notice::Ready { worker, seat, generation, took: SPAN },
-        Notice::Finishing { seat, generation, connections: 3 },
-        Notice::QueueLost { seat, generation, connections: 3 },
-        Notice::Unproven { worker, seat, generation },
-        Notice::Unresponsive { worker, seat, generation, cause: Silence::Stopped },
-        Notice::Responsive { worker, seat, generation, silent: SPAN },
-        Notice::NobodyAnswers { workers: 4 },
-        Notice::Stops { worker, seat, generation },
-        Notice::Adopted { worker, seat, generation, pid: 4242, state: WorkerState::Live },
-        Notice::Orphan { pid: 4243, reason: "no socket".to_owned() },
-        Notice::Failed(failure.clone()),
-        Notice::Died { worker, seat, generation, exit, lived: SPAN, last_lines },
-        Notice::GivenUp { failure: failure.clone(), rest: SPAN },
-        Notice::Leaving { worker, seat, generation, cause: Cause::Memory { rss: 5 << 20 } },
-        Notice::Leaving { worker, seat, generation, cause: Cause::Lag { lag: SPAN } },
-        Notice::Leaving { worker, seat, generation, cause: Cause::Silent },
-        Notice::RetirementsHeldBack { workers: 3, rate: 10, window: SPAN },
-        Notice::LowWatermark { used: 900, low: 800, ending: ending.clone() },
-        Notice::HighWatermark { used: 1000, high: 950, ending },
-        Notice::MemoryShort { used: 1000, high: 950 },
-        Notice::MemoryRecovered { used: 700, low: 800 },
-        Notice::Respawn { seat, delay: SPAN },
-        Notice::Retired { worker, seat, generation },
-        Notice::Ending { worker, seat, generation, why: Why::Drained },
-        Notice::Killed { worker, seat, generation },
-        Notice::Ended { worker, seat, generation, exit: Exit::Code(0) },
-        Notice::InForce { generation, occupied: 4, seats: 4, took: SPAN },
-        Notice::OnTrial { generation, workers: 4, slots: 102, of: 1024 },
-        Notice::Repaired { what: "gone".to_owned(), writer, total: 7, held_back: SPAN },
-        Notice::RepairFailed { reason: reason.clone(), retry_in: SPAN },
-        Notice::LeftAlone { quiet: SPAN },
-        Notice::ForeignNatFound { rule: "a rule".to_owned() },
-        Notice::ForeignNatGone { rule: "a rule".to_owned() },
-        Notice::CommitFailed { reason, retry_in: SPAN },
-        Notice::Stats(Stats { master: 1 << 20, workers: [stats].into() }),
+        Event::Ready { worker, seat, generation, took: SPAN },
+        Event::DrainerStarted { seat, generation, connections: 3 },
+        Event::QueueLost { seat, generation, connections: 3 },
+        Event::Unproven { worker, seat, generation },
+        Event::Unhealthy { worker, seat, generation, cause: Unhealthy::Stopped },
+        Event::Healthy { worker, seat, generation, silent: SPAN },
+        Event::NoneHealthy { workers: 4 },
+        Event::Stopping { worker, seat, generation },
+        Event::Adopted { worker, seat, generation, pid: 4242, state: WorkerState::Live },
+        Event::Orphan { pid: 4243, reason: "no socket".to_owned() },
+        Event::Failed(failure.clone()),
+        Event::Died { worker, seat, generation, exit, lived: SPAN, last_lines },
+        Event::GivenUp { failure: failure.clone(), rest: SPAN },
+        Event::Leaving { worker, seat, generation, cause: ReplaceReason::Memory { rss: 5 << 20 } },
+        Event::Leaving { worker, seat, generation, cause: ReplaceReason::Lag { lag: SPAN } },
+        Event::Leaving { worker, seat, generation, cause: ReplaceReason::Unhealthy },
+        Event::RetirementsHeldBack { workers: 3, rate: 10, window: SPAN },
+        Event::LowWatermark { used: 900, low: 800, ending: ending.clone() },
+        Event::HighWatermark { used: 1000, high: 950, ending },
+        Event::MemoryShort { used: 1000, high: 950 },
+        Event::MemoryRecovered { used: 700, low: 800 },
+        Event::Respawn { seat, delay: SPAN },
+        Event::Retired { worker, seat, generation },
+        Event::Ending { worker, seat, generation, why: EndReason::Drained },
+        Event::Killed { worker, seat, generation },
+        Event::Ended { worker, seat, generation, exit: Exit::Code(0) },
+        Event::InForce { generation, occupied: 4, seats: 4, took: SPAN },
+        Event::CanaryInForce { generation, workers: 4, slots: 102, of: 1024 },
+        Event::Repaired { what: "gone".to_owned(), writer, total: 7, held_back: SPAN },
+        Event::RepairFailed { reason: reason.clone(), retry_in: SPAN },
+        Event::InterferenceEnded { quiet: SPAN },
+        Event::ForeignNatFound { rule: "a rule".to_owned() },
+        Event::ForeignNatGone { rule: "a rule".to_owned() },
+        Event::CommitFailed { reason, retry_in: SPAN },
+        Event::Stats(Stats { master: 1 << 20, workers: [stats].into() }),
     ]
 }
 
-fn text(notice: &Notice) -> Vec<String> {
-    lines(notice).iter().map(EventLine::line).collect()
+fn text(event: &Event) -> Vec<String> {
+    lines(event).iter().map(EventLine::line).collect()
 }
 
 /// The table in the documentation: the fields of each event.
@@ -90,7 +90,7 @@ fn documented() -> BTreeMap<String, BTreeSet<String>> {
 
 #[test]
 fn the_table_of_events_is_true_and_complete() {
-    let mut told: BTreeMap<String, BTreeSet<String>> = notices()
+    let mut told: BTreeMap<String, BTreeSet<String>> = events()
         .iter()
         .flat_map(lines)
         .map(|event| (event.event.clone(), event.fields.keys().cloned().collect()))
@@ -124,7 +124,7 @@ const OLDER: [(&str, &[&str]); 7] = [
 
 #[test]
 fn events_carry_the_numbers_of_their_notices() {
-    let lines: Vec<String> = notices().iter().flat_map(text).collect();
+    let lines: Vec<String> = events().iter().flat_map(text).collect();
     for expected in [
         r#"{"event":"ready","time":0.0,"generation":2,"seat":1,"took":1.5,"worker":3}"#,
         r#"{"event":"died","time":0.0,"exit":null,"generation":2,"last_lines":["out of memory"],"lived":1.5,"seat":1,"signal":9,"worker":3}"#,
@@ -145,18 +145,18 @@ fn events_carry_the_numbers_of_their_notices() {
 #[test]
 fn one_that_is_silent_for_too_long_is_unresponsive_be_it_live_or_retired() {
     let (worker, seat, generation) = (WORKER, SEAT, GENERATION);
-    let names = |notice: &Notice| -> Vec<String> {
-        lines(notice).into_iter().map(|event| event.event).collect()
+    let names = |event: &Event| -> Vec<String> {
+        lines(event).into_iter().map(|event| event.event).collect()
     };
-    let live = Notice::Leaving { worker, seat, generation, cause: Cause::Silent };
+    let live = Event::Leaving { worker, seat, generation, cause: ReplaceReason::Unhealthy };
     assert_eq!(names(&live), ["unresponsive", "retire"]);
-    let retired = Notice::Ending { worker, seat, generation, why: Why::Silent };
+    let retired = Event::Ending { worker, seat, generation, why: EndReason::UnhealthyRetired };
     assert_eq!(names(&retired), ["unresponsive", "ending"]);
 }
 
 #[test]
 fn a_swap_that_leaves_a_seat_vacant_is_not_all_bands_ready() {
-    let swap = Notice::InForce { generation: GENERATION, occupied: 3, seats: 4, took: SPAN };
+    let swap = Event::InForce { generation: GENERATION, occupied: 3, seats: 4, took: SPAN };
     assert_eq!(lines(&swap).iter().map(|it| it.event.as_str()).collect::<Vec<_>>(), ["swapped"]);
 }
 
@@ -171,18 +171,18 @@ fn the_workers_of_a_large_cluster_come_in_several_events() {
         memory: None,
     };
     let all = Stats { master: 1, workers: (0..1000).map(worker).collect() };
-    let events = lines(&Notice::Stats(all));
+    let events = lines(&Event::Stats(all));
     let more: Vec<bool> = events.iter().map(|it| it.fields["more"].as_bool().unwrap()).collect();
     assert_eq!(more, [true, true, true, true, false]);
     let seats = events.iter().flat_map(|it| it.fields["workers"].as_array().unwrap());
     let seats: Vec<u64> = seats.map(|it| it["seat"].as_u64().unwrap()).collect();
     assert_eq!(seats, (0..1000).collect::<Vec<u64>>());
-    let none = lines(&Notice::Stats(Stats { master: 1, workers: [].into() }));
+    let none = lines(&Event::Stats(Stats { master: 1, workers: [].into() }));
     assert_eq!(none.len(), 1, "also of no worker there is one");
 }
 
-fn respawn(seat: u16) -> Notice {
-    Notice::Respawn { seat: Seat(seat), delay: SPAN }
+fn respawn(seat: u16) -> Event {
+    Event::Respawn { seat: Seat(seat), delay: SPAN }
 }
 
 async fn next(replies: &mut crate::control::ReplyReceiver) -> EventLine {
@@ -194,19 +194,19 @@ async fn next(replies: &mut crate::control::ReplyReceiver) -> EventLine {
 
 #[tokio::test]
 async fn a_slow_subscriber_holds_nobody_up_and_is_told_how_much_it_missed() {
-    let notices = broadcast::channel(16).0;
+    let events = broadcast::channel(16).0;
     let (slow, mut replies) = ReceivedRequest::new(Command::Events);
     let subscribers = Subscribers::default();
-    subscribers.add(&"web".parse().unwrap(), GENERATION, &notices, slow.responder);
+    subscribers.add(&"web".parse().unwrap(), GENERATION, &events, slow.responder);
     let first = next(&mut replies).await;
     assert_eq!((first.event.as_str(), &first.fields["name"]), ("subscribed", &"web".into()));
     assert!(first.time > 1.7e9);
     // Far more than any queue holds, without a wait: nobody reads.
     for seat in 0..1000 {
-        assert_eq!(notices.send(respawn(seat)).unwrap(), 1);
+        assert_eq!(events.send(respawn(seat)).unwrap(), 1);
         tokio::task::yield_now().await;
     }
-    drop(notices);
+    drop(events);
     let (mut told, mut missed) = (Vec::new(), 0);
     while let Some(Reply::Event(event)) = replies.step().await {
         match event.event.as_str() {
@@ -221,12 +221,12 @@ async fn a_slow_subscriber_holds_nobody_up_and_is_told_how_much_it_missed() {
 
 #[tokio::test]
 async fn some_connections_are_left_for_commands() {
-    let notices = broadcast::channel(16).0;
+    let events = broadcast::channel(16).0;
     let subscribers = Subscribers::default();
     let name: ClusterName = "web".parse().unwrap();
     let subscribe = || {
         let (request, replies) = ReceivedRequest::new(Command::Events);
-        subscribers.add(&name, GENERATION, &notices, request.responder);
+        subscribers.add(&name, GENERATION, &events, request.responder);
         replies
     };
     let mut listening: Vec<_> = (0..SUBSCRIBERS).map(|_| subscribe()).collect();
@@ -236,7 +236,7 @@ async fn some_connections_are_left_for_commands() {
     drop(listening.pop());
     for attempt in 0.. {
         assert!(attempt < 1000, "no room");
-        let _ = notices.send(respawn(0));
+        let _ = events.send(respawn(0));
         tokio::task::yield_now().await;
         let mut another = subscribe();
         if another.step().await.is_some() {

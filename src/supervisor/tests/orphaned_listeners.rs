@@ -5,12 +5,12 @@ use super::*;
 const WAITING: Sockets = Sockets { queued: 3, established: 3, ..IDLE };
 
 fn holding(workers: u16) -> Bench {
-    Bench::live_with(Settings { holds_sockets: true, ..settings(workers) }, workers)
+    Bench::live_with(Settings { holds_listeners: true, ..settings(workers) }, workers)
 }
 
 impl Bench {
-    fn take_bequeathed(&mut self) -> Vec<(u64, u64)> {
-        self.bequeathed.drain(..).map(|(from, to)| (from.0, to.0)).collect()
+    fn take_transferred(&mut self) -> Vec<(u64, u64)> {
+        self.transferred.drain(..).map(|(from, to)| (from.0, to.0)).collect()
     }
 
     fn take_closed(&mut self) -> Vec<u64> {
@@ -18,8 +18,8 @@ impl Bench {
     }
 
     /// The workers whose left sockets are to be counted.
-    fn estates(&self) -> Vec<u64> {
-        self.supervisor.estates().map(|(id, _)| id.0).collect()
+    fn orphaned_listeners(&self) -> Vec<u64> {
+        self.supervisor.orphaned_listeners().map(|(id, _)| id.0).collect()
     }
 }
 
@@ -28,14 +28,14 @@ fn the_next_worker_in_the_seat_gets_the_sockets_and_clients_come_back_to_its_por
     let mut bench = holding(3);
     bench.pass(10 * SECOND);
     bench.dies(2, Exit::Signal(9));
-    assert_eq!(bench.take_bequeathed(), [(2, 4)], "before it is spawned");
+    assert_eq!(bench.take_transferred(), [(2, 4)], "before it is spawned");
     bench.commit_done();
     assert_eq!(bench.in_force(), [1, 0, 3], "clients need not wait for it");
     bench.spawn_with(4, 20_002);
-    bench.event(Event::Ready { worker: WorkerId(4) });
+    bench.input(Input::Ready { worker: WorkerId(4) });
     bench.commit_done();
     assert_eq!(bench.in_force(), [1, 4, 3]);
-    assert_eq!((bench.take_closed(), bench.estates()), (vec![], vec![]));
+    assert_eq!((bench.take_closed(), bench.orphaned_listeners()), (vec![], vec![]));
 }
 
 #[test]
@@ -43,14 +43,14 @@ fn a_successor_that_is_there_before_the_rules_have_moved_needs_no_commit() {
     let mut bench = holding(2);
     bench.pass(10 * SECOND);
     // The kernel is busy: a look at the table is outstanding.
-    bench.finding = Finding::Same;
-    bench.step(Event::TableTouched { writer: None });
-    bench.step(Event::Exited { worker: WorkerId(1), exit: Exit::Signal(9), last_lines: vec![] });
+    bench.finding = Verification::Same;
+    bench.step(Input::TableChanged { writer: None });
+    bench.step(Input::Exited { worker: WorkerId(1), exit: Exit::Signal(9), last_lines: vec![] });
     let ports: Arc<[Port]> = Port::new(20_001).into_iter().collect();
-    bench.step(Event::Spawned { worker: WorkerId(3), pid: 1, ports });
-    bench.step(Event::Ready { worker: WorkerId(3) });
+    bench.step(Input::Spawned { worker: WorkerId(3), pid: 1, ports });
+    bench.step(Input::Ready { worker: WorkerId(3) });
     assert_eq!(bench.commit, None);
-    bench.event(Event::Verified(Finding::Same));
+    bench.input(Input::Verified(Verification::Same));
     assert_eq!(bench.commit, None, "the same plan");
     assert_eq!(bench.in_force(), [3, 2]);
     assert_eq!(bench.state(3), Some(WorkerState::Live));
@@ -65,20 +65,20 @@ fn clients_wait_in_the_queues_where_no_other_worker_can_serve_them() {
     assert_eq!(bench.commit, None);
     assert_eq!(bench.supervisor.plan().survivors().count(), 1);
     bench.pass(SECOND);
-    assert_eq!(bench.take_bequeathed(), [(1, 3), (2, 4)]);
+    assert_eq!(bench.take_transferred(), [(1, 3), (2, 4)]);
     bench.spawn_with(3, 20_001);
     bench.spawn_with(4, 20_002);
     // Its socket is in force still.
     bench.dies(4, Exit::Code(1));
     bench.counts(4, &[IDLE, IDLE]);
     assert_eq!(bench.take_closed(), NOBODY);
-    bench.event(Event::Ready { worker: WorkerId(3) });
+    bench.input(Input::Ready { worker: WorkerId(3) });
     bench.commit_done();
     assert_eq!(bench.in_force(), [3, 0]);
     bench.pass(2 * SECOND);
-    assert_eq!(bench.take_bequeathed(), [(4, 5)]);
+    assert_eq!(bench.take_transferred(), [(4, 5)]);
     bench.spawn_with(5, 20_002);
-    bench.event(Event::Ready { worker: WorkerId(5) });
+    bench.input(Input::Ready { worker: WorkerId(5) });
     bench.commit_done();
     assert_eq!(bench.in_force(), [3, 5]);
 }
@@ -89,14 +89,14 @@ fn what_a_successor_that_fails_had_inherited_goes_to_the_next_one() {
     bench.dies(1, Exit::Code(1));
     bench.commit_all();
     bench.pass(SECOND);
-    assert_eq!(bench.take_bequeathed(), [(1, 3)]);
-    bench.event(Event::SpawnFailed { worker: WorkerId(3), reason: "EAGAIN".to_owned() });
+    assert_eq!(bench.take_transferred(), [(1, 3)]);
+    bench.input(Input::SpawnFailed { worker: WorkerId(3), reason: "EAGAIN".to_owned() });
     bench.pass(2 * SECOND);
-    assert_eq!(bench.take_bequeathed(), [(3, 4)]);
+    assert_eq!(bench.take_transferred(), [(3, 4)]);
     bench.spawn_with(4, 20_001);
     bench.dies(4, Exit::Code(1));
     bench.pass(4 * SECOND);
-    assert_eq!(bench.take_bequeathed(), [(4, 5)]);
+    assert_eq!(bench.take_transferred(), [(4, 5)]);
     assert_eq!(bench.take_closed(), NOBODY);
 }
 
@@ -109,12 +109,12 @@ fn the_sockets_of_a_drained_worker_are_closed_when_two_counts_show_nobody() {
     bench.counts(1, &[IDLE, IDLE]);
     assert_eq!(bench.take_terminated(), [1]);
     bench.dies(1, Exit::Signal(15));
-    assert_eq!(bench.estates(), [1]);
+    assert_eq!(bench.orphaned_listeners(), [1]);
     bench.counts(1, &[IDLE, WAITING, IDLE]);
     // It was there for a moment: somebody is started for it, who finds nothing.
-    assert_eq!(bench.take_bequeathed(), [(1, 3)]);
+    assert_eq!(bench.take_transferred(), [(1, 3)]);
     bench.spawn_with(3, 20_001);
-    bench.event(Event::Ready { worker: WorkerId(3) });
+    bench.input(Input::Ready { worker: WorkerId(3) });
     assert_eq!(bench.state(3), Some(WorkerState::Retired));
     bench.counts(3, &[IDLE, IDLE]);
     bench.dies(3, Exit::Signal(15));
@@ -122,7 +122,7 @@ fn the_sockets_of_a_drained_worker_are_closed_when_two_counts_show_nobody() {
     assert_eq!(bench.take_closed(), NOBODY);
     bench.counts(3, &[IDLE]);
     assert_eq!(bench.take_closed(), [3]);
-    assert_eq!(bench.estates(), NOBODY);
+    assert_eq!(bench.orphaned_listeners(), NOBODY);
 }
 
 #[test]
@@ -135,11 +135,11 @@ fn who_waits_for_a_retired_worker_that_dies_is_served_by_a_process_that_no_plan_
     bench.take_spawned();
     bench.dies(1, Exit::Signal(9));
     bench.counts(1, &[WAITING]);
-    assert_eq!((bench.take_bequeathed(), bench.take_spawned()), (vec![(1, 5)], vec![(5, 0, 1)]));
-    let seen = |notice: &Notice| matches!(notice, Notice::Finishing { connections: 3, .. });
-    assert!(bench.notices.iter().any(seen));
+    assert_eq!((bench.take_transferred(), bench.take_spawned()), (vec![(1, 5)], vec![(5, 0, 1)]));
+    let seen = |event: &Event| matches!(event, Event::DrainerStarted { connections: 3, .. });
+    assert!(bench.events.iter().any(seen));
     bench.spawn_with(5, 20_001);
-    bench.event(Event::Ready { worker: WorkerId(5) });
+    bench.input(Input::Ready { worker: WorkerId(5) });
     assert_eq!((bench.commit.clone(), bench.in_force()), (None, vec![3, 4]));
     bench.counts(5, &[WAITING, SERVING, SERVING]);
     assert_eq!(bench.take_terminated(), NOBODY);
@@ -154,13 +154,13 @@ fn after_three_that_could_not_serve_them_those_who_wait_are_given_up() {
     bench.ready(2);
     bench.commit_all();
     bench.dies(1, Exit::Signal(9));
-    for (left_by, finisher) in [(1, 3), (3, 4), (4, 5)] {
+    for (left_by, drainer) in [(1, 3), (3, 4), (4, 5)] {
         bench.counts(left_by, &[WAITING]);
-        assert_eq!(bench.take_bequeathed(), [(left_by, finisher)]);
-        match finisher {
+        assert_eq!(bench.take_transferred(), [(left_by, drainer)]);
+        match drainer {
             3 => {
                 let worker = WorkerId(3);
-                bench.event(Event::SpawnFailed { worker, reason: "EAGAIN".to_owned() });
+                bench.input(Input::SpawnFailed { worker, reason: "EAGAIN".to_owned() });
             }
             4 => {
                 bench.spawn_with(4, 20_001);
@@ -170,15 +170,15 @@ fn after_three_that_could_not_serve_them_those_who_wait_are_given_up() {
             }
             _ => {
                 bench.spawn_with(5, 20_001);
-                bench.event(Event::Ready { worker: WorkerId(5) });
+                bench.input(Input::Ready { worker: WorkerId(5) });
                 bench.dies(5, Exit::Code(1));
             }
         }
     }
     assert_eq!(bench.in_force(), [2], "nobody else is touched by it");
     bench.counts(5, &[WAITING]);
-    assert_eq!((bench.take_bequeathed(), bench.take_closed()), (vec![], vec![5]));
-    assert!(bench.notices.iter().any(|it| matches!(it, Notice::QueueLost { .. })));
+    assert_eq!((bench.take_transferred(), bench.take_closed()), (vec![], vec![5]));
+    assert!(bench.events.iter().any(|it| matches!(it, Event::QueueLost { .. })));
 }
 
 #[test]
@@ -188,11 +188,11 @@ fn counts_mean_nothing_while_the_rules_still_lead_there() {
     // Its place is not filled again: a reload is under way.
     bench.dies(1, Exit::Signal(9));
     assert!(bench.commit.is_some());
-    assert_eq!(bench.estates(), NOBODY);
+    assert_eq!(bench.orphaned_listeners(), NOBODY);
     bench.counts(1, &[IDLE, IDLE]);
     assert_eq!(bench.take_closed(), NOBODY);
     bench.commit_done();
-    assert_eq!(bench.estates(), [1]);
+    assert_eq!(bench.orphaned_listeners(), [1]);
     bench.counts(1, &[IDLE, IDLE]);
     assert_eq!(bench.take_closed(), [1]);
 }
@@ -209,7 +209,7 @@ fn sockets_of_a_reload_that_fails_are_closed() {
     bench.dies(4, Exit::Signal(15));
     bench.counts(3, &[IDLE, IDLE]);
     bench.counts(4, &[IDLE, IDLE]);
-    assert_eq!((bench.take_closed(), bench.take_bequeathed()), (vec![3, 4], vec![]));
+    assert_eq!((bench.take_closed(), bench.take_transferred()), (vec![3, 4], vec![]));
 }
 
 #[test]
@@ -218,15 +218,15 @@ fn ports_that_no_plan_can_take_are_not_inherited() {
     bench.dies(1, Exit::Code(1));
     bench.commit_all();
     bench.pass(SECOND);
-    assert_eq!(bench.take_bequeathed(), [(1, 2)]);
+    assert_eq!(bench.take_transferred(), [(1, 2)]);
     // The public port.
     bench.spawn_with(2, 80);
     bench.commit_all();
-    bench.event(Event::Ready { worker: WorkerId(2) });
+    bench.input(Input::Ready { worker: WorkerId(2) });
     assert_eq!(bench.take_terminated(), [2]);
     bench.dies(2, Exit::Signal(15));
     bench.pass(2 * SECOND);
-    assert_eq!((bench.take_spawned().last(), bench.take_bequeathed()), (Some(&(3, 0, 1)), vec![]));
+    assert_eq!((bench.take_spawned().last(), bench.take_transferred()), (Some(&(3, 0, 1)), vec![]));
     bench.counts(2, &[IDLE, IDLE]);
     assert_eq!(bench.take_closed(), [2]);
 }
@@ -255,9 +255,9 @@ fn a_stop_waits_for_the_process_that_serves_those_who_wait() {
     bench.commit_all();
     bench.dies(1, Exit::Signal(9));
     bench.counts(1, &[WAITING]);
-    assert_eq!(bench.take_bequeathed(), [(1, 2)]);
+    assert_eq!(bench.take_transferred(), [(1, 2)]);
     bench.spawn_with(2, 20_001);
-    bench.event(Event::Ready { worker: WorkerId(2) });
+    bench.input(Input::Ready { worker: WorkerId(2) });
     bench.counts(2, &[SERVING, SERVING, SERVING]);
     bench.pass(10 * SECOND);
     assert!(!bench.finished);
@@ -284,27 +284,27 @@ fn workers_that_open_their_own_sockets_leave_none() {
     let mut bench = Bench::live(2);
     bench.dies(1, Exit::Signal(9));
     bench.pass(10 * SECOND);
-    assert_eq!((bench.take_bequeathed(), bench.take_closed()), (vec![], vec![]));
-    assert_eq!(bench.estates(), NOBODY);
+    assert_eq!((bench.take_transferred(), bench.take_closed()), (vec![], vec![]));
+    assert_eq!(bench.orphaned_listeners(), NOBODY);
 }
 
 #[test]
-fn what_is_unfit_for_the_next_worker_is_so_after_a_finisher_too() {
+fn what_is_unfit_for_the_next_worker_is_so_after_a_drainer_too() {
     let mut bench = holding(1);
     bench.dies(1, Exit::Code(1));
     bench.pass(SECOND);
     bench.spawn_with(2, 80);
     bench.commit_all();
-    bench.event(Event::Ready { worker: WorkerId(2) });
+    bench.input(Input::Ready { worker: WorkerId(2) });
     bench.dies(2, Exit::Signal(15));
     bench.counts(2, &[WAITING]);
     bench.take_spawned();
-    bench.take_bequeathed();
-    bench.event(Event::Ready { worker: WorkerId(3) });
+    bench.take_transferred();
+    bench.input(Input::Ready { worker: WorkerId(3) });
     bench.dies(3, Exit::Signal(9));
     bench.pass(2 * SECOND);
     let next = bench.take_spawned();
-    assert_eq!((next.len(), bench.take_bequeathed()), (1, vec![]), "it gets sockets of its own");
+    assert_eq!((next.len(), bench.take_transferred()), (1, vec![]), "it gets sockets of its own");
 }
 
 #[test]
@@ -312,14 +312,14 @@ fn a_stop_ends_also_those_whose_inherited_sockets_the_plan_still_names() {
     let mut bench = holding(1);
     bench.dies(1, Exit::Code(1));
     bench.pass(SECOND);
-    assert_eq!(bench.take_bequeathed(), [(1, 2)]);
-    bench.event(Event::Spawned {
+    assert_eq!(bench.take_transferred(), [(1, 2)]);
+    bench.input(Input::Spawned {
         worker: WorkerId(2),
         pid: 2,
         ports: Port::new(20_001).into_iter().collect(),
     });
-    bench.event(Event::Silent { worker: WorkerId(2), cause: Silence::Stopped });
-    bench.event(Event::Ready { worker: WorkerId(2) });
+    bench.input(Input::Unhealthy { worker: WorkerId(2), cause: Unhealthy::Stopped });
+    bench.input(Input::Ready { worker: WorkerId(2) });
     bench.request(Request::Stop { now: true });
     bench.commit_all();
     assert_eq!(bench.take_terminated(), [2]);

@@ -1,21 +1,21 @@
 //! Going on from what an earlier master has left: its workers, and the plan that names them.
 //!
 //! Nothing follows from adoption by itself. If all workers that the plan in force names are alive,
-//! the same lineup is in force before and after, and there is nothing to commit, to start or to end.
+//! the same roster is in force before and after, and there is nothing to commit, to start or to end.
 //! Seats whose workers have died meanwhile are vacant, and filled like any other. Workers that were
 //! retired go on draining.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::aim::{Aim, Lineup};
 use super::backoff;
 use super::health::Health;
 use super::state::Phase;
+use super::target::{Roster, Target};
 use super::worker::{Ending, Stage};
 use super::{
-    Bequest, Cause, Moment, Notice, RequestId, Retirement, Rollout, Settings, Start, Supervisor,
-    Worker, WorkerId, WorkerState,
+    Event, ReplaceReason, RequestId, Retirement, Rollout, Settings, Snapshot, Start, Supervisor,
+    Timestamp, Worker, WorkerId, WorkerState,
 };
 use crate::plan::{Generation, Plan, PlanError, Port, Seat, Weights};
 
@@ -26,21 +26,21 @@ const FIRST_LOOK: Duration = Duration::from_secs(5);
 
 /// What an earlier master has left.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Inheritance {
+pub struct AdoptedCluster {
     /// The plan in force. Or, if the listeners are to be others, the empty plan that workers are
     /// to go into.
     pub plan: Plan,
     /// Whether the kernel holds `plan`. If not, it holds one with other listeners or another
-    /// partition, which the workers [in force](Part::InForce) serve until all that are started for
+    /// partition, which the workers [in force](AdoptedStage::InForce) serve until all that are started for
     /// `plan` are ready; without any of those the first that is ready goes into force.
-    pub holds: bool,
+    pub in_force: bool,
     /// The workers, no two of the same name, and what is known of the past.
-    pub bequest: Bequest,
+    pub snapshot: Snapshot,
 }
 
 /// A worker that an earlier master has started, and that runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Adopted {
+pub struct WorkerSnapshot {
     /// What it is called from now on.
     pub worker: WorkerId,
     /// Its seat.
@@ -52,20 +52,20 @@ pub struct Adopted {
     /// Its process.
     pub pid: u32,
     /// When it was started.
-    pub started: Moment,
+    pub started: Timestamp,
     /// Where in its life it is.
-    pub part: Part,
+    pub stage: AdoptedStage,
     /// It is not to serve again once it is retired.
-    pub is_past: bool,
+    pub is_superseded: bool,
     /// What it has to get ready is not over before this: it has asked for the time.
-    pub extended: Option<Moment>,
+    pub extended: Option<Timestamp>,
     /// The master has its listening sockets as well.
-    pub holds_sockets: bool,
+    pub holds_listeners: bool,
 }
 
 /// Where in its life an adopted worker is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
+pub enum AdoptedStage {
     /// The rules in force name it.
     InForce,
     /// It is not ready yet, and is for a vacant seat of the generation in force.
@@ -73,18 +73,18 @@ pub enum Part {
     /// No rule names it.
     Retired {
         /// Since when, as far as is known.
-        since: Moment,
+        since: Timestamp,
     },
     /// It was asked to end.
     Dying {
         /// When it is to get SIGTERM; `None`: it has.
-        terminate_at: Option<Moment>,
+        terminate_at: Option<Timestamp>,
         /// When it is to be killed, if that is all that is left to be done.
-        kill_at: Moment,
+        kill_at: Timestamp,
     },
 }
 
-impl Part {
+impl AdoptedStage {
     pub(super) fn is_retired(self) -> bool {
         matches!(self, Self::Retired { .. })
     }
@@ -98,52 +98,52 @@ impl Supervisor {
     ///
     /// # Errors
     /// Those of [`Plan::rescaled`], if the slots cannot be shared out by the weights of `settings`.
-    pub fn adopt(settings: Settings, inheritance: Inheritance) -> Result<Self, PlanError> {
-        let Inheritance { plan, holds, bequest } = inheritance;
-        let Bequest { workers, respawns, past } = bequest;
-        let mut supervisor = Self::new(settings, plan, Start::Takeover)?;
+    pub fn adopt(settings: Settings, cluster: AdoptedCluster) -> Result<Self, PlanError> {
+        let AdoptedCluster { plan, in_force, snapshot } = cluster;
+        let Snapshot { workers, backoffs, history } = snapshot;
+        let mut supervisor = Self::new(settings, plan, Start::FromKernel)?;
         for adopted in workers {
-            supervisor.take_over(adopted);
+            supervisor.adopt_worker(adopted);
         }
         supervisor.go_on_replacing();
-        if holds {
+        if in_force {
             let plan = supervisor.plan();
-            let told = past.aim.clone();
+            let told = history.target.clone();
             let told =
-                told.and_then(|(generation, weights)| Aim::told_of(plan, generation, weights));
-            supervisor.aim = match told {
-                Some(aim) => aim,
-                None => Aim::found_in(plan, &supervisor.settings.weights)?,
+                told.and_then(|(generation, weights)| Target::told_of(plan, generation, weights));
+            supervisor.target = match told {
+                Some(target) => target,
+                None => Target::found_in(plan, &supervisor.settings.weights)?,
             };
             supervisor.phase = Phase::Serving;
-            supervisor.kernel.in_force.lineup = Some(supervisor.lineup_of(&supervisor.aim));
+            supervisor.kernel.in_force.roster = Some(supervisor.roster_of(&supervisor.target));
             // Who knows what was done to it while nobody looked.
             supervisor.kernel.repair.suspect();
             // Those of its workers that it had retired already.
-            supervisor.took_over();
+            supervisor.end_old_workers();
         } else {
             // The new workers are of the generation of the plan, in which none has served yet.
-            supervisor.aim.generation = supervisor.generation();
+            supervisor.target.generation = supervisor.generation();
             supervisor.kernel.has_rules = false;
-            supervisor.kernel.in_force.lineup = supervisor.lineup_before()?;
-            if supervisor.kernel.in_force.lineup.is_none() {
+            supervisor.kernel.in_force.roster = supervisor.roster_before()?;
+            if supervisor.kernel.in_force.roster.is_none() {
                 supervisor.phase = Phase::Starting(Start::Fresh);
             }
         }
-        for respawn in respawns {
+        for respawn in backoffs {
             let seat = respawn.seat;
-            if let Some(generation) = supervisor.aim.generation_in(seat) {
-                let respawn = backoff::Respawn::inherited(respawn);
+            if let Some(generation) = supervisor.target.generation_in(seat) {
+                let respawn = backoff::SeatBackoff::restored(respawn);
                 supervisor.respawns.insert((seat, generation), respawn);
             }
         }
-        supervisor.remember(past, holds);
+        supervisor.restore(history, in_force);
         Ok(supervisor)
     }
 
     /// Whether the seats in force, or to come into force, are those of the settings.
     pub fn is_as_configured(&self) -> bool {
-        self.aim.weights == self.settings.weights
+        self.target.weights == self.settings.weights
     }
 
     /// Brings in what this master was configured with in place of what it has adopted: the weights,
@@ -154,43 +154,44 @@ impl Supervisor {
             self.check_idle()?;
             self.check_no_canary()?;
             self.plan().rescaled(&weights)?;
-            if renew { self.next_generation() } else { Ok(self.aim.generation) }
+            if renew { self.next_generation() } else { Ok(self.target.generation) }
         };
         let kind = if renew { Rollout::Reload } else { Rollout::Scale };
         match checked() {
             Ok(generation) => {
                 self.configuring = Some(request);
-                self.begin_rollout(kind, request, Aim::all(generation, weights));
+                self.begin_rollout(kind, request, Target::all(generation, weights));
             }
             Err(refusal) => self.reply(request, Err(refusal)),
         }
     }
 
-    fn take_over(&mut self, adopted: Adopted) {
-        let Adopted { worker: id, seat, generation, ports, pid, started, part, .. } = adopted;
-        let Adopted { is_past, extended, holds_sockets, .. } = adopted;
+    fn adopt_worker(&mut self, adopted: WorkerSnapshot) {
+        let WorkerSnapshot { worker: id, seat, generation, ports, pid, started, stage, .. } =
+            adopted;
+        let WorkerSnapshot { is_superseded, extended, holds_listeners, .. } = adopted;
         let mut worker = Worker::new(id, seat, generation, started);
-        worker.unfit = is_past;
+        worker.unfit = is_superseded;
         worker.health = Health::with_extension(extended);
         worker.ports = Some(ports).filter(|ports| !ports.is_empty());
         worker.pid = Some(pid);
         worker.adopted = true;
-        worker.holds_sockets = holds_sockets;
-        worker.stage = match part {
+        worker.holds_listeners = holds_listeners;
+        worker.stage = match stage {
             // When it got ready is not known; it took no time by all that depends on it.
-            Part::InForce => Stage::Live { ready: started, since: started },
-            Part::Starting => Stage::Starting,
-            Part::Retired { since } => Stage::Retired(Retirement::new(since)),
-            Part::Dying { terminate_at: Some(terminate_at), .. } => {
+            AdoptedStage::InForce => Stage::Live { ready: started, since: started },
+            AdoptedStage::Starting => Stage::Starting,
+            AdoptedStage::Retired { since } => Stage::Retired(Retirement::new(since)),
+            AdoptedStage::Dying { terminate_at: Some(terminate_at), .. } => {
                 Stage::Dying { since: started, ending: Ending::Told { terminate_at } }
             }
-            Part::Dying { terminate_at: None, kill_at } => {
+            AdoptedStage::Dying { terminate_at: None, kill_at } => {
                 Stage::Dying { since: started, ending: Ending::Asked { kill_at } }
             }
         };
         let state = worker.state();
-        let notice = Notice::Adopted { worker: id, seat, generation, pid, state };
-        self.actions.push(super::Action::Notice(notice));
+        let event = Event::Adopted { worker: id, seat, generation, pid, state };
+        self.actions.push(super::Action::Emit(event));
         self.last_worker = self.last_worker.max(id);
         // What was rolled back is not begun again under the same number.
         self.last_generation = self.last_generation.max(generation);
@@ -207,12 +208,12 @@ impl Supervisor {
         let is_replaced =
             |it: &&mut Worker| it.is_live() && places.contains(&(it.seat, it.generation));
         for worker in self.workers.values_mut().filter(is_replaced) {
-            worker.leaving = Some(Cause::Requested);
+            worker.leaving = Some(ReplaceReason::OperatorRequest);
         }
     }
 
     /// The master begins.
-    pub(super) fn begin_with_adopted(&mut self, now: Moment) {
+    pub(super) fn begin_with_adopted(&mut self, now: Timestamp) {
         let is_starting =
             |worker: &&mut Worker| worker.adopted && matches!(worker.stage, Stage::Starting);
         for worker in self.workers.values_mut().filter(is_starting) {
@@ -221,7 +222,7 @@ impl Supervisor {
     }
 
     /// The adopted workers that serve other listeners than those to come.
-    fn lineup_before(&self) -> Result<Option<Lineup>, PlanError> {
+    fn roster_before(&self) -> Result<Option<Roster>, PlanError> {
         let live = || self.workers.values().filter(|it| it.state() == WorkerState::Live);
         let Some(last) = live().map(|worker| worker.seat.index()).max() else { return Ok(None) };
         let generation = live().map(|worker| worker.generation).max();
@@ -230,7 +231,7 @@ impl Supervisor {
             holders[worker.seat.index()] = Some(worker.id);
         }
         let generation = generation.unwrap_or(Generation::FIRST);
-        let aim = Aim::all(generation, Weights::equal(holders.len())?);
-        Ok(Some(Lineup { aim, holders }))
+        let target = Target::all(generation, Weights::equal(holders.len())?);
+        Ok(Some(Roster { target, holders }))
     }
 }

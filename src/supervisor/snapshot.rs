@@ -8,49 +8,49 @@
 
 use std::sync::Arc;
 
-use super::adoption::{Adopted, Part};
-use super::aim::Aim;
+use super::adopt::{AdoptedStage, WorkerSnapshot};
+use super::target::Target;
 use super::worker::{Ending, Stage};
-use super::{Moment, Refusal, Supervisor, Worker};
+use super::{Refusal, Supervisor, Timestamp, Worker};
 use crate::plan::{Assignment, Generation, Seat, Weights};
 
 /// What a master leaves.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Bequest {
+pub struct Snapshot {
     /// The workers, by age.
-    pub workers: Vec<Adopted>,
+    pub workers: Vec<WorkerSnapshot>,
     /// The back-offs.
-    pub respawns: Vec<Respawn>,
+    pub backoffs: Vec<SeatBackoffSnapshot>,
     /// What neither workers nor rules show.
-    pub past: Past,
+    pub history: History,
 }
 
 /// The back-off of a seat whose workers failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Respawn {
+pub struct SeatBackoffSnapshot {
     /// The seat.
     pub seat: Seat,
     /// Failures in a row.
     pub failures: u32,
     /// No next worker before this.
-    pub not_before: Moment,
+    pub not_before: Timestamp,
     /// When the last workers were lost, oldest first.
-    pub losses: Vec<Moment>,
+    pub losses: Vec<Timestamp>,
     /// Until when it rests, since too many were lost; `None`: it does not.
-    pub rests_until: Option<Moment>,
+    pub rests_until: Option<Timestamp>,
 }
 
 /// What a master remembers.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Past {
+pub struct History {
     /// The generation in force, and the shares of its seats: those beyond are a canary's.
-    pub aim: Option<(Generation, Weights)>,
+    pub target: Option<(Generation, Weights)>,
     /// What a rollback goes back to: a generation, and the shares of its seats.
     pub before: Option<(Generation, Weights)>,
     /// Who had the slots before some were lent to a canary.
     pub home: Option<Assignment>,
     /// When workers were retired to be replaced, oldest first, as far as it counts.
-    pub retirements: Vec<Moment>,
+    pub retirements: Vec<Timestamp>,
     /// The highest number of a generation that was in force.
     pub last_generation: Option<Generation>,
 }
@@ -58,50 +58,54 @@ pub struct Past {
 impl Supervisor {
     /// What the next master needs to go on as this one would; given that nothing is
     /// [under way](Self::may_hand_over).
-    pub fn bequeath(&self) -> Bequest {
+    pub fn snapshot(&self) -> Snapshot {
         let respawn = |(seat, generation): (Seat, Generation)| {
-            Some(self.respawns.get(&(seat, generation))?.bequeathed(seat))
+            Some(self.respawns.get(&(seat, generation))?.snapshot(seat))
         };
-        Bequest {
+        Snapshot {
             workers: self.workers.values().filter_map(|it| self.adopted_of(it)).collect(),
-            respawns: self.aim.places().filter_map(respawn).collect(),
-            past: Past {
-                aim: Some((self.aim.generation, self.aim.weights.clone())),
+            backoffs: self.target.places().filter_map(respawn).collect(),
+            history: History {
+                target: Some((self.target.generation, self.target.weights.clone())),
                 before: self.before.as_ref().map(|it| (it.generation, it.weights.clone())),
                 home: self.home.clone(),
-                retirements: self.budget.spent().collect(),
+                retirements: self.rate_limiter.recorded().collect(),
                 last_generation: Some(self.last_generation),
             },
         }
     }
 
-    fn adopted_of(&self, worker: &Worker) -> Option<Adopted> {
-        let part = match &worker.stage {
-            Stage::Starting | Stage::Ready { .. } => Part::Starting,
-            Stage::Live { .. } => Part::InForce,
-            Stage::Retired(retirement) => Part::Retired { since: retirement.since() },
-            Stage::Recalled(recall) => Part::Retired { since: recall.retirement.since() },
-            Stage::Dying { ending: Ending::Told { terminate_at }, .. } => Part::Dying {
+    fn adopted_of(&self, worker: &Worker) -> Option<WorkerSnapshot> {
+        let stage = match &worker.stage {
+            Stage::Starting | Stage::Ready { .. } => AdoptedStage::Starting,
+            Stage::Live { .. } => AdoptedStage::InForce,
+            Stage::Retired(retirement) => AdoptedStage::Retired { since: retirement.since() },
+            Stage::Reactivating(reactivation) => {
+                AdoptedStage::Retired { since: reactivation.retirement.since() }
+            }
+            Stage::Dying { ending: Ending::Told { terminate_at }, .. } => AdoptedStage::Dying {
                 terminate_at: Some(*terminate_at),
                 kill_at: terminate_at.after(self.settings.die),
             },
             Stage::Dying { ending: Ending::Asked { kill_at }, .. } => {
-                Part::Dying { terminate_at: None, kill_at: *kill_at }
+                AdoptedStage::Dying { terminate_at: None, kill_at: *kill_at }
             }
-            Stage::Dying { since, .. } => Part::Dying { terminate_at: None, kill_at: *since },
+            Stage::Dying { since, .. } => {
+                AdoptedStage::Dying { terminate_at: None, kill_at: *since }
+            }
         };
-        let is_closing = part.is_retired() && worker.health.is_stopping();
-        Some(Adopted {
+        let is_closing = stage.is_retired() && worker.health.is_stopping();
+        Some(WorkerSnapshot {
             worker: worker.id,
             seat: worker.seat,
             generation: worker.generation,
             ports: Arc::clone(worker.ports.as_ref()?),
             pid: worker.pid?,
             started: worker.started,
-            part,
-            is_past: worker.unfit || worker.is_finisher || is_closing,
+            stage,
+            is_superseded: worker.unfit || worker.is_drainer || is_closing,
             extended: worker.health.extended(),
-            holds_sockets: worker.holds_sockets,
+            holds_listeners: worker.holds_listeners,
         })
     }
 
@@ -116,33 +120,34 @@ impl Supervisor {
         self.check_idle()?;
         let is_unknown = |worker: &Worker| worker.pid.is_none() || worker.ports.is_none();
         let is_spawning = self.workers.values().any(is_unknown);
-        let is_inheriting = |worker: &Worker| {
-            worker.is_heir && matches!(worker.stage, Stage::Starting | Stage::Ready { .. })
+        let is_reusing = |worker: &Worker| {
+            worker.reuses_listeners && matches!(worker.stage, Stage::Starting | Stage::Ready { .. })
         };
-        let awaits_heirs = !self.estates.is_empty() || self.workers.values().any(is_inheriting);
+        let awaits_workers =
+            !self.orphaned_listeners.is_empty() || self.workers.values().any(is_reusing);
         let is_wrong = self.kernel.is_busy() || self.is_outdated();
-        if is_spawning || awaits_heirs || is_wrong {
+        if is_spawning || awaits_workers || is_wrong {
             return Err(Refusal::Starting);
         }
         Ok(())
     }
 
-    /// Takes in what an earlier master remembers; `holds` as in
-    /// [`Inheritance`](super::Inheritance): there is no way back to workers of other listeners.
-    pub(super) fn remember(&mut self, past: Past, holds: bool) {
-        let Past { before, home, retirements, last_generation, .. } = past;
-        let before = before.filter(|_| holds);
-        self.before = before.map(|(generation, weights)| Aim::all(generation, weights));
+    /// Takes in what an earlier master remembers; `in_force` as in
+    /// [`AdoptedCluster`](super::AdoptedCluster): there is no way back to workers of other listeners.
+    pub(super) fn restore(&mut self, history: History, in_force: bool) {
+        let History { before, home, retirements, last_generation, .. } = history;
+        let before = before.filter(|_| in_force);
+        self.before = before.map(|(generation, weights)| Target::all(generation, weights));
         // Of a canary that is not in force any more it is of no use, nor for other slots or seats.
-        let (slots, seats) = (self.plan().assignment().slots(), self.aim.weights.seats());
+        let (slots, seats) = (self.plan().assignment().slots(), self.target.weights.seats());
         let is_of_use = |home: &Assignment| {
             let fits =
                 home.slots() == slots && home.table().iter().all(|seat| seat.index() < seats);
-            self.aim.canary.is_some() && fits
+            self.target.canary.is_some() && fits
         };
         self.home = home.filter(is_of_use);
         let limit = self.limit();
-        retirements.into_iter().for_each(|at| self.budget.spend(limit, at));
+        retirements.into_iter().for_each(|at| self.rate_limiter.record(limit, at));
         let last = last_generation.unwrap_or(self.last_generation);
         self.last_generation = self.last_generation.max(last);
     }

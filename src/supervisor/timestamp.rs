@@ -5,9 +5,9 @@ use std::time::Duration;
 /// A point in time: how long ago the master started, on a clock that never goes back
 /// (`CLOCK_MONOTONIC`). Wall clock jumps do not touch it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Moment(pub Duration);
+pub struct Timestamp(pub Duration);
 
-impl Moment {
+impl Timestamp {
     /// The start of the master; where it has adopted workers, that of the oldest of them.
     pub const START: Self = Self(Duration::ZERO);
 

@@ -1,7 +1,7 @@
 use super::*;
 
-fn joined(worker: u64) -> Event {
-    Event::Joined { worker: WorkerId(worker), knows_retired: false }
+fn link_opened(worker: u64) -> Input {
+    Input::LinkOpened { worker: WorkerId(worker), knows_retired: false }
 }
 
 fn ports(number: u16) -> Arc<[Port]> {
@@ -11,7 +11,7 @@ fn ports(number: u16) -> Arc<[Port]> {
 /// Two live workers, of which the first has joined and is replaced by a reload.
 fn retired() -> Bench {
     let mut bench = Bench::live(2);
-    bench.event(joined(1));
+    bench.input(joined(1));
     bench.request(Request::Reload);
     bench.ready(3);
     bench.ready(4);
@@ -23,24 +23,24 @@ fn retired() -> Bench {
 #[test]
 fn a_worker_that_picks_its_ports_is_ready_only_when_it_has_told_them() {
     let mut bench = Bench::new(settings(1), vacant(1), Start::Fresh);
-    bench.event(Event::Start);
-    bench.event(Event::Spawned { worker: WorkerId(1), pid: 100, ports: Arc::new([]) });
-    bench.event(Event::Ready { worker: WorkerId(1) });
+    bench.input(Input::Start);
+    bench.input(Input::Spawned { worker: WorkerId(1), pid: 100, ports: Arc::new([]) });
+    bench.input(Input::Ready { worker: WorkerId(1) });
     assert!(bench.commit.is_none(), "nobody knows where it listens");
-    bench.event(Event::PortsReported { worker: WorkerId(1), ports: ports(34_305) });
-    bench.event(Event::PortsReported { worker: WorkerId(1), ports: ports(34_306) });
-    bench.event(Event::Ready { worker: WorkerId(1) });
+    bench.input(Input::PortsReported { worker: WorkerId(1), ports: ports(34_305) });
+    bench.input(Input::PortsReported { worker: WorkerId(1), ports: ports(34_306) });
+    bench.input(Input::Ready { worker: WorkerId(1) });
     let plan = bench.commit_done();
     assert_eq!(plan.occupant(Seat(0)).unwrap().ports, ports(34_305), "what it told first");
-    bench.event(Event::PortsReported { worker: WorkerId(1), ports: ports(34_306) });
+    bench.input(Input::PortsReported { worker: WorkerId(1), ports: ports(34_306) });
     assert!(bench.commit.is_none(), "the ports of a live worker stay");
 }
 
 #[test]
 fn a_worker_that_never_tells_its_ports_is_not_ready_in_time() {
     let mut bench = Bench::new(settings(1), vacant(1), Start::Fresh);
-    bench.event(Event::Start);
-    bench.event(Event::Spawned { worker: WorkerId(1), pid: 100, ports: Arc::new([]) });
+    bench.input(Input::Start);
+    bench.input(Input::Spawned { worker: WorkerId(1), pid: 100, ports: Arc::new([]) });
     bench.pass(30 * SECOND);
     assert_eq!(bench.take_terminated(), [1]);
 }
@@ -55,10 +55,10 @@ fn a_retired_worker_is_told_when_nobody_waits_in_its_queue_and_once() {
     assert_eq!(bench.told_to_retire, [1]);
     bench.counts(2, &[SERVING, SERVING]);
     assert_eq!(bench.told_to_retire, [1], "the other one has not joined");
-    bench.event(joined(2));
+    bench.input(joined(2));
     assert_eq!(bench.told_to_retire, [1, 2], "it comes late");
-    bench.event(Event::Parted { worker: WorkerId(2) });
-    bench.event(Event::Joined { worker: WorkerId(2), knows_retired: true });
+    bench.input(Input::LinkClosed { worker: WorkerId(2) });
+    bench.input(Input::LinkOpened { worker: WorkerId(2), knows_retired: true });
     assert_eq!(bench.told_to_retire, [1, 2], "it was told by an earlier master");
 }
 
@@ -82,19 +82,19 @@ fn a_worker_that_has_joined_is_told_to_end_before_signals_say_so() {
 #[test]
 fn a_worker_that_does_not_answer_gets_the_signal_at_once() {
     let mut bench = retired();
-    bench.event(Event::Deaf { worker: WorkerId(1) });
+    bench.input(Input::OrderUnanswered { worker: WorkerId(1) });
     assert_eq!(bench.take_terminated(), NOBODY, "nobody told it to end");
     bench.counts(1, &[IDLE, IDLE]);
-    bench.event(Event::Deaf { worker: WorkerId(1) });
+    bench.input(Input::OrderUnanswered { worker: WorkerId(1) });
     assert_eq!(bench.take_terminated(), [1]);
-    bench.event(Event::Deaf { worker: WorkerId(1) });
+    bench.input(Input::OrderUnanswered { worker: WorkerId(1) });
     assert_eq!(bench.take_terminated(), NOBODY, "once");
 }
 
 #[test]
 fn a_worker_whose_connection_has_ended_is_not_told() {
     let mut bench = retired();
-    bench.event(Event::Parted { worker: WorkerId(1) });
+    bench.input(Input::LinkClosed { worker: WorkerId(1) });
     bench.counts(1, &[IDLE, IDLE]);
     assert_eq!(bench.told_to_die, NOBODY);
     assert_eq!(bench.take_terminated(), [1]);

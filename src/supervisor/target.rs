@@ -5,7 +5,7 @@ use crate::plan::{Generation, MAX_SEATS, Plan, Seat, Weights};
 
 /// The workers that a cluster wants: one of this generation in each seat, and those of a canary.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Aim {
+pub(super) struct Target {
     pub(super) generation: Generation,
     /// The seats without those of a canary.
     pub(super) weights: Weights,
@@ -20,7 +20,7 @@ pub(super) struct Canary {
     pub(super) slots: usize,
 }
 
-impl Aim {
+impl Target {
     /// All workers of one generation.
     pub(super) fn all(generation: Generation, weights: Weights) -> Self {
         Self { generation, weights, canary: None }
@@ -69,26 +69,29 @@ impl Aim {
 
     /// Whether the slots are shared out alike.
     pub(super) fn has_shape_of(&self, other: &Self) -> bool {
-        let shape = |aim: &Self| aim.canary.map(|canary| (canary.seats, canary.slots));
+        let shape = |target: &Self| target.canary.map(|canary| (canary.seats, canary.slots));
         self.weights == other.weights && shape(self) == shape(other)
     }
 }
 
-/// A plan in terms of workers: the same lineup always makes the same plan.
+/// A plan in terms of workers: the same roster always makes the same plan.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Lineup {
-    pub(super) aim: Aim,
+pub(super) struct Roster {
+    pub(super) target: Target,
     /// The worker in each seat; `None` where the seat is vacant.
     pub(super) holders: Vec<Option<WorkerId>>,
 }
 
-impl Lineup {
-    /// All workers that can serve, in the seats of `aim`; where none can, those that are able to but
+impl Roster {
+    /// All workers that can serve, in the seats of `target`; where none can, those that are able to but
     /// for their health (see `health.rs`). `workers` come by age, the oldest first.
-    pub(super) fn of<'a>(aim: &Aim, workers: impl Iterator<Item = &'a Worker> + Clone) -> Self {
-        let able = workers.filter(|worker| worker.is_able() && aim.includes(worker));
+    pub(super) fn of<'a>(
+        target: &Target,
+        workers: impl Iterator<Item = &'a Worker> + Clone,
+    ) -> Self {
+        let able = workers.filter(|worker| worker.is_able() && target.includes(worker));
         let any_serves = able.clone().any(Worker::can_serve);
-        let mut holders = vec![None; aim.seat_count()];
+        let mut holders = vec![None; target.seat_count()];
         for worker in able.filter(|worker| worker.can_serve() || !any_serves) {
             let holder: &mut Option<&Worker> = &mut holders[worker.seat.index()];
             // One that leaves holds its seat until its successor is ready, the youngest if all leave.
@@ -97,7 +100,7 @@ impl Lineup {
             }
         }
         let holders = holders.into_iter().map(|holder| Some(holder?.id)).collect();
-        Self { aim: aim.clone(), holders }
+        Self { target: target.clone(), holders }
     }
 
     pub(super) fn names(&self, worker: &Worker) -> bool {
@@ -107,7 +110,7 @@ impl Lineup {
     /// Whether somebody else holds the worker's place.
     fn seats_another(&self, worker: &Worker) -> bool {
         let holder = self.holders.get(worker.seat.index()).copied().flatten();
-        self.aim.includes(worker) && holder.is_some_and(|holder| holder != worker.id)
+        self.target.includes(worker) && holder.is_some_and(|holder| holder != worker.id)
     }
 
     pub(super) fn occupied(&self) -> usize {
@@ -121,23 +124,23 @@ impl Lineup {
 
 /// A plan, and the workers that it stands for.
 #[derive(Debug, Clone)]
-pub(super) struct Draft {
+pub(super) struct PlanWithWorkers {
     pub(super) plan: Plan,
     /// `None`: the plan is not one of ours; its occupants, if any, are workers of an earlier
     /// master.
-    pub(super) lineup: Option<Lineup>,
+    pub(super) roster: Option<Roster>,
 }
 
-impl Draft {
+impl PlanWithWorkers {
     pub(super) fn names(&self, worker: &Worker) -> bool {
-        self.lineup.as_ref().is_some_and(|lineup| lineup.names(worker))
+        self.roster.as_ref().is_some_and(|roster| roster.names(worker))
     }
 
     pub(super) fn seats_another(&self, worker: &Worker) -> bool {
-        self.lineup.as_ref().is_some_and(|lineup| lineup.seats_another(worker))
+        self.roster.as_ref().is_some_and(|roster| roster.seats_another(worker))
     }
 
-    pub(super) fn aim(&self) -> Option<&Aim> {
-        self.lineup.as_ref().map(|lineup| &lineup.aim)
+    pub(super) fn target(&self) -> Option<&Target> {
+        self.roster.as_ref().map(|roster| &roster.target)
     }
 }

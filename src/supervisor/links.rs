@@ -3,24 +3,24 @@
 use std::sync::Arc;
 
 use super::worker::{Ending, Stage};
-use super::{Action, Moment, Supervisor, Worker, WorkerId};
+use super::{Action, Supervisor, Timestamp, Worker, WorkerId};
 use crate::plan::Port;
 
 /// Whether a worker can be told things, and what it was told.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Speech {
-    has_joined: bool,
+pub(super) struct LinkState {
+    is_open: bool,
     /// It knows that it is retired.
     knows_retired: bool,
 }
 
-impl Speech {
-    pub(super) fn has_joined(self) -> bool {
-        self.has_joined
+impl LinkState {
+    pub(super) fn is_open(self) -> bool {
+        self.is_open
     }
 
     fn is_to_be_told(self) -> bool {
-        self.has_joined && !self.knows_retired
+        self.is_open && !self.knows_retired
     }
 
     /// It serves again, and what it was told holds no more.
@@ -43,21 +43,21 @@ impl Supervisor {
 
     /// One that was taken for a worker which gets ready, and says that an earlier master has retired it,
     /// is not to serve again: it may be about to close its sockets, or to end.
-    pub(super) fn joined(&mut self, id: WorkerId, knows_retired: bool) {
+    pub(super) fn link_opened(&mut self, id: WorkerId, knows_retired: bool) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        worker.speech = Speech { has_joined: true, knows_retired };
+        worker.link = LinkState { is_open: true, knows_retired };
         let gets_ready = matches!(worker.stage, Stage::Starting | Stage::Ready { .. });
         worker.unfit |= knows_retired && worker.adopted && gets_ready;
     }
 
-    pub(super) fn parted(&mut self, id: WorkerId) {
+    pub(super) fn link_closed(&mut self, id: WorkerId) {
         if let Some(worker) = self.workers.get_mut(&id) {
-            worker.speech.has_joined = false;
+            worker.link.is_open = false;
         }
     }
 
     /// A worker that does not do what it is told gets a signal at once.
-    pub(super) fn deaf(&mut self, id: WorkerId, now: Moment) {
+    pub(super) fn order_unanswered(&mut self, id: WorkerId, now: Timestamp) {
         let is_told = self.workers.get(&id).is_some_and(|worker| {
             matches!(worker.stage, Stage::Dying { ending: Ending::Told { .. }, .. })
         });
@@ -68,15 +68,15 @@ impl Supervisor {
 
     /// Tells workers that they are retired: not before those who were sent to them have been
     /// accepted, since a worker may stop to listen then; nor while a rollback may call them back.
-    pub(super) fn tell_retired(&mut self, now: Moment) {
-        let is_to_be_told = |worker: &&Worker| worker.is_settled() && worker.speech.is_to_be_told();
+    pub(super) fn tell_retired(&mut self, now: Timestamp) {
+        let is_to_be_told = |worker: &&Worker| worker.is_settled() && worker.link.is_to_be_told();
         let settled = self.workers.values().filter(is_to_be_told).map(|worker| worker.id);
         for id in settled.collect::<Vec<_>>() {
             if !self.is_kept(id, now)
                 && let Some(worker) = self.workers.get_mut(&id)
             {
-                worker.speech.knows_retired = true;
-                self.actions.push(Action::TellRetire { worker: id });
+                worker.link.knows_retired = true;
+                self.actions.push(Action::OrderRetire { worker: id });
             }
         }
     }

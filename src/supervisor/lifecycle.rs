@@ -2,18 +2,19 @@
 
 use super::worker::{Ending, Stage};
 use super::{
-    Action, FailureCause, Lack, Moment, Notice, Retirement, Supervisor, Why, Worker, WorkerId,
+    Action, EndReason, Event, FailureCause, NotReady, Retirement, Supervisor, Timestamp, Worker,
+    WorkerId,
 };
 
 impl Supervisor {
-    pub(super) fn act_on_deadlines(&mut self, now: Moment) {
+    pub(super) fn act_on_deadlines(&mut self, now: Timestamp) {
         let is_due = |worker: &&Worker| self.worker_deadline(worker).is_some_and(|at| at <= now);
         let due: Vec<WorkerId> = self.workers.values().filter(is_due).map(|w| w.id).collect();
         for id in due {
             match &self.workers[&id].stage {
                 Stage::Starting => self.time_out(id, now),
-                Stage::Retired(_) => self.end(id, Why::DrainLimit, now),
-                Stage::Recalled(_) => self.recall_timed_out(id, now),
+                Stage::Retired(_) => self.end(id, EndReason::DrainLimit, now),
+                Stage::Reactivating(_) => self.reactivation_timed_out(id, now),
                 Stage::Dying { ending: Ending::Told { .. }, .. } => self.terminate(id, now),
                 Stage::Dying { .. } => self.kill(id),
                 Stage::Ready { .. } | Stage::Live { .. } => {}
@@ -21,29 +22,29 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn time_out(&mut self, id: WorkerId, now: Moment) {
+    pub(super) fn time_out(&mut self, id: WorkerId, now: Timestamp) {
         let worker = self.workers[&id].clone();
-        self.end(id, Why::NotReady, now);
+        self.end(id, EndReason::NotReady, now);
         let limit = worker.health.extend(worker.started.after(self.settings.ready));
         let limit = limit.since(worker.started);
         let cause = match worker.health.lack() {
-            Lack::Ports => FailureCause::NotReady { limit },
-            lack => FailureCause::Lacks { limit, lack },
+            NotReady::NotListening => FailureCause::NotReady { limit },
+            lack => FailureCause::Incomplete { limit, lack },
         };
-        if worker.is_finisher {
-            return self.finisher_failed(&worker, cause, Vec::new());
+        if worker.is_drainer {
+            return self.drainer_failed(&worker, cause, Vec::new());
         }
         self.failed(&worker, cause, Vec::new(), now);
     }
 
-    pub(super) fn worker_deadline(&self, worker: &Worker) -> Option<Moment> {
+    pub(super) fn worker_deadline(&self, worker: &Worker) -> Option<Timestamp> {
         match &worker.stage {
             Stage::Starting => {
                 Some(worker.health.extend(worker.started.after(self.settings.ready)))
             }
             Stage::Ready { .. } | Stage::Live { .. } => None,
             Stage::Retired(retirement) => retirement.deadline(&self.settings),
-            Stage::Recalled(recall) => recall.deadline(),
+            Stage::Reactivating(reactivation) => reactivation.deadline(),
             Stage::Dying { ending: Ending::Told { terminate_at }, .. } => Some(*terminate_at),
             Stage::Dying { ending: Ending::Asked { kill_at }, .. } => Some(*kill_at),
             Stage::Dying { .. } => None,
@@ -53,14 +54,14 @@ impl Supervisor {
     /// Retires the live workers that no plan names any more nor is about to, and ends those that never will be
     /// named. A worker that the plan in force names, or that one on its way to the kernel does, is
     /// left alone.
-    pub(super) fn release_workers(&mut self, now: Moment) {
+    pub(super) fn release_workers(&mut self, now: Timestamp) {
         // One that has just come back may have to wait for the kernel.
-        let next = self.desired_lineup();
+        let next = self.desired_roster();
         let is_next = |worker: &Worker| next.as_ref().is_some_and(|next| next.names(worker));
         let unnamed: Vec<WorkerId> = self
             .workers
             .values()
-            .filter(|worker| !self.kernel.names(worker) && !self.serves_as_heir(worker))
+            .filter(|worker| !self.kernel.names(worker) && !self.serves_on_reused_listeners(worker))
             .map(|worker| worker.id)
             .collect();
         for id in unnamed {
@@ -69,12 +70,12 @@ impl Supervisor {
                 Stage::Live { .. } if is_next(worker) => {}
                 Stage::Live { .. } if self.wants(worker) && self.is_set_aside(worker) => {}
                 Stage::Live { .. } => self.retire(id, now),
-                Stage::Recalled(_) if !self.wants(worker) => self.retire_again(id, now),
+                Stage::Reactivating(_) if !self.wants(worker) => self.retire_again(id, now),
                 Stage::Starting | Stage::Ready { .. } if !self.wants(worker) => {
                     let drains = self.may_have_had_clients(worker) && !self.stops_at_once();
                     match drains {
                         true => self.retire_unserved(id, now),
-                        false => self.end(id, Why::Unwanted, now),
+                        false => self.end(id, EndReason::Unwanted, now),
                     }
                 }
                 _ => {}
@@ -84,8 +85,8 @@ impl Supervisor {
 
     /// Whether the plan in force leads to sockets that a worker which is ready has inherited, and lets
     /// clients in.
-    pub(super) fn serves_as_heir(&self, worker: &Worker) -> bool {
-        let ports = worker.ports.as_ref().filter(|_| worker.is_heir);
+    pub(super) fn serves_on_reused_listeners(&self, worker: &Worker) -> bool {
+        let ports = worker.ports.as_ref().filter(|_| worker.reuses_listeners);
         let is_closed = || self.is_stopping() && self.is_closed();
         matches!(worker.stage, Stage::Ready { .. })
             && ports.is_some_and(|ports| self.kernel.leads_to(ports))
@@ -96,29 +97,29 @@ impl Supervisor {
     /// it has inherited, or under an earlier master.
     fn may_have_had_clients(&self, worker: &Worker) -> bool {
         let serves = matches!(worker.stage, Stage::Ready { .. }) && !worker.unfit;
-        worker.adopted || (worker.is_heir && serves)
+        worker.adopted || (worker.reuses_listeners && serves)
     }
 
     fn wants(&self, worker: &Worker) -> bool {
-        if worker.is_finisher {
+        if worker.is_drainer {
             return !self.stops_at_once();
         }
         let in_rollout = || self.rollout.as_ref().is_some_and(|r| r.to.includes(worker));
         let is_fit = !worker.unfit && !worker.health.is_stopping();
-        is_fit && !self.is_stopping() && (self.aim.includes(worker) || in_rollout())
+        is_fit && !self.is_stopping() && (self.target.includes(worker) || in_rollout())
     }
 
-    pub(super) fn retire(&mut self, id: WorkerId, now: Moment) {
+    pub(super) fn retire(&mut self, id: WorkerId, now: Timestamp) {
         self.end_return(id, now);
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.stage = Stage::Retired(Retirement::new(now));
-        self.actions.push(Action::Notice(worker.retired_notice()));
+        self.actions.push(Action::Emit(worker.retired_event()));
         self.note_retirement(id, now);
     }
 
     /// Retires a worker that no plan of this master has named. One that was not seen to listen is not to
     /// serve again either: of two in a place a rollback goes back to the one that did.
-    fn retire_unserved(&mut self, id: WorkerId, now: Moment) {
+    fn retire_unserved(&mut self, id: WorkerId, now: Timestamp) {
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.unfit |= matches!(worker.stage, Stage::Starting);
         }
@@ -126,31 +127,31 @@ impl Supervisor {
     }
 
     /// Asks a worker to end. One that may not have been spawned yet is asked when it has.
-    pub(super) fn end(&mut self, id: WorkerId, why: Why, now: Moment) {
+    pub(super) fn end(&mut self, id: WorkerId, why: EndReason, now: Timestamp) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         let (seat, generation) = (worker.seat, worker.generation);
         worker.stage = Stage::Dying { since: now, ending: Ending::Unspawned };
-        let notice = Notice::Ending { worker: id, seat, generation, why };
-        self.actions.push(Action::Notice(notice));
+        let event = Event::Ending { worker: id, seat, generation, why };
+        self.actions.push(Action::Emit(event));
         self.terminate_if_spawned(id, now);
     }
 
     /// Tells it to end, where it can be told, or has a signal say so.
-    pub(super) fn terminate_if_spawned(&mut self, id: WorkerId, now: Moment) {
+    pub(super) fn terminate_if_spawned(&mut self, id: WorkerId, now: Timestamp) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if let Stage::Dying { ending: ending @ Ending::Unspawned, .. } = &mut worker.stage
             && worker.pid.is_some()
         {
-            if worker.speech.has_joined() && !self.settings.die.is_zero() {
+            if worker.link.is_open() && !self.settings.die.is_zero() {
                 *ending = Ending::Told { terminate_at: now.after(self.settings.die) };
-                self.actions.push(Action::TellDie { worker: id });
+                self.actions.push(Action::OrderStop { worker: id });
             } else {
                 self.terminate(id, now);
             }
         }
     }
 
-    pub(super) fn terminate(&mut self, id: WorkerId, now: Moment) {
+    pub(super) fn terminate(&mut self, id: WorkerId, now: Timestamp) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if let Stage::Dying { ending, .. } = &mut worker.stage {
             *ending = Ending::Asked { kill_at: now.after(self.settings.die) };
@@ -162,7 +163,7 @@ impl Supervisor {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if let Stage::Dying { ending, .. } = &mut worker.stage {
             *ending = Ending::Killed;
-            self.actions.push(Action::Notice(worker.killed_notice()));
+            self.actions.push(Action::Emit(worker.killed_event()));
             self.actions.push(Action::Kill { worker: id });
         }
     }

@@ -6,7 +6,7 @@
 //! The master looks at resident memory every second or so, which costs it microseconds a worker, but
 //! counts a page once for each process that has it. That sum is never too small. So as long as it is
 //! below the low mark nothing else is asked for; where it is above, the proportional memory is
-//! measured ([`Action::MeasureShared`]), up to milliseconds for a large process, and that alone
+//! measured ([`Action::MeasureProportional`]), up to milliseconds for a large process, and that alone
 //! decides:
 //!
 //! * above the low mark retired workers are asked to end, one after the other in the order of
@@ -24,8 +24,8 @@ use std::time::Duration;
 
 use super::worker::{Ending, Stage};
 use super::{
-    Action, Footprint, KillOrder, Marks, MemoryOf, Moment, Notice, Supervisor, Why, Worker,
-    WorkerId,
+    Action, EndReason, Event, KillOrder, Marks, MemoryOf, MemoryUsage, Supervisor, Timestamp,
+    Worker, WorkerId,
 };
 
 /// After so long the proportional memory is measured again although it was not too much.
@@ -39,9 +39,9 @@ const HYSTERESIS: u64 = 20;
 
 /// What is known of the memory of the cluster.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Pressure {
+pub(super) struct MemoryPressure {
     /// When the proportional memory was asked for; `None`: it is not.
-    asked: Option<Moment>,
+    asked: Option<Timestamp>,
     /// The last look at the proportional memory, unless it is certain since that there is enough.
     look: Option<Look>,
     /// The highest mark whose crossing was told of.
@@ -52,8 +52,8 @@ pub(super) struct Pressure {
 
 #[derive(Debug, Clone)]
 struct Look {
-    at: Moment,
-    shared: Footprint,
+    at: Timestamp,
+    shared: MemoryUsage,
     /// All resident memory then.
     resident: u64,
 }
@@ -75,26 +75,26 @@ enum Step {
 
 impl Supervisor {
     /// Takes in how much resident memory there is.
-    pub(super) fn measured(&mut self, footprint: &Footprint, now: Moment) {
+    pub(super) fn measured(&mut self, footprint: &MemoryUsage, now: Timestamp) {
         self.take_resident(footprint);
         let Some(marks) = self.settings.memory.marks else { return };
         let resident = footprint.total();
         if resident <= marks.low {
-            self.pressure.look = None;
+            self.memory_pressure.look = None;
             self.fell_to(resident, marks);
         } else if self.wants_shared(resident, marks, now) {
-            self.pressure.asked = Some(now);
+            self.memory_pressure.asked = Some(now);
             let runs = |worker: &&Worker| worker.pid.is_some();
             let workers = self.workers.values().filter(runs).map(|worker| worker.id).collect();
-            self.actions.push(Action::MeasureShared { workers });
+            self.actions.push(Action::MeasureProportional { workers });
         }
     }
 
-    fn wants_shared(&self, resident: u64, marks: Marks, now: Moment) -> bool {
-        if self.pressure.asked.is_some_and(|asked| now.since(asked) < PATIENCE) {
+    fn wants_shared(&self, resident: u64, marks: Marks, now: Timestamp) -> bool {
+        if self.memory_pressure.asked.is_some_and(|asked| now.since(asked) < PATIENCE) {
             return false;
         }
-        self.pressure.look.as_ref().is_none_or(|look| {
+        self.memory_pressure.look.as_ref().is_none_or(|look| {
             let free = marks.low.saturating_sub(look.shared.total());
             resident.saturating_sub(look.resident) >= free || now.since(look.at) >= RECHECK
         })
@@ -102,26 +102,26 @@ impl Supervisor {
 
     /// Takes in how much proportional memory there is. What could not be measured counts with its
     /// resident size.
-    pub(super) fn measured_shared(&mut self, mut shared: Footprint, now: Moment) {
+    pub(super) fn measured_shared(&mut self, mut shared: MemoryUsage, now: Timestamp) {
         let Some(marks) = self.settings.memory.marks else { return };
         // One that comes too late is as good as any.
-        self.pressure.asked = None;
+        self.memory_pressure.asked = None;
         let resident = self.workers.values().filter_map(|worker| Some((worker.id, worker.rss?)));
-        let resident = Footprint { master: shared.master, workers: resident.collect() };
+        let resident = MemoryUsage { master: shared.master, workers: resident.collect() };
         for (id, bytes) in &resident.workers {
             shared.workers.entry(*id).or_insert(*bytes);
         }
         let used = shared.total();
-        self.pressure.look = Some(Look { at: now, shared, resident: resident.total() });
+        self.memory_pressure.look = Some(Look { at: now, shared, resident: resident.total() });
         self.fell_to(used, marks);
         self.tell_crossing(used, marks);
     }
 
     /// Takes the next step against the want of memory, if one is due.
-    pub(super) fn relieve(&mut self, now: Moment) {
+    pub(super) fn relieve(&mut self, now: Timestamp) {
         while self.next_end <= now {
             match self.next_step(now) {
-                Some(Step::Ask(id)) => self.end(id, Why::LowMemory, now),
+                Some(Step::Ask(id)) => self.end(id, EndReason::LowMemory, now),
                 Some(Step::Kill(id)) => self.kill_for_memory(id, now),
                 None => break,
             }
@@ -131,10 +131,10 @@ impl Supervisor {
     }
 
     /// When [`Self::relieve`] has something to do.
-    pub(super) fn relief_deadline(&self) -> Option<Moment> {
+    pub(super) fn relief_deadline(&self) -> Option<Timestamp> {
         let marks = self.settings.memory.marks?;
         let first = match self.bytes(|worker| !is_killed(worker))? > marks.high {
-            true => self.killable().next().map(|_| Moment::START)?,
+            true => self.killable().next().map(|_| Timestamp::START)?,
             false if self.bytes(|worker| !is_dying(worker))? > marks.low => {
                 self.retired().map(|worker| self.may_end_at(worker)).min()?
             }
@@ -143,7 +143,7 @@ impl Supervisor {
         Some(first.max(self.next_end))
     }
 
-    fn next_step(&self, now: Moment) -> Option<Step> {
+    fn next_step(&self, now: Timestamp) -> Option<Step> {
         let marks = self.settings.memory.marks?;
         let first = |worker: Option<&Worker>| worker.map(|worker| worker.id);
         if self.bytes(|worker| !is_killed(worker))? > marks.high {
@@ -160,7 +160,7 @@ impl Supervisor {
     /// What the master has, and those of the workers that are still there and meant; `None` if that
     /// is not known.
     fn bytes(&self, is_meant: impl Fn(&Worker) -> bool) -> Option<u64> {
-        let look = self.pressure.look.as_ref()?;
+        let look = self.memory_pressure.look.as_ref()?;
         let of = |(id, bytes): (&WorkerId, &u64)| {
             self.workers.get(id).filter(|worker| is_meant(worker)).map(|_| *bytes)
         };
@@ -169,7 +169,7 @@ impl Supervisor {
     }
 
     fn bytes_of(&self, worker: &Worker) -> u64 {
-        let look = self.pressure.look.as_ref();
+        let look = self.memory_pressure.look.as_ref();
         look.and_then(|look| look.shared.workers.get(&worker.id)).copied().unwrap_or(0)
     }
 
@@ -193,31 +193,31 @@ impl Supervisor {
             KillOrder::Age => (0, Reverse(0), 0),
             KillOrder::Memory => (0, memory, connections),
         };
-        let answers = worker.answers();
+        let answers = worker.is_healthy();
         (answers, !is_dying(worker), by_order, worker.started, worker.id)
     }
 
-    fn kill_for_memory(&mut self, id: WorkerId, now: Moment) {
+    fn kill_for_memory(&mut self, id: WorkerId, now: Timestamp) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if let Stage::Retired(_) = worker.stage {
             let (seat, generation) = (worker.seat, worker.generation);
             worker.stage = Stage::Dying { since: now, ending: Ending::Asked { kill_at: now } };
-            let notice = Notice::Ending { worker: id, seat, generation, why: Why::HighMemory };
-            self.actions.push(Action::Notice(notice));
+            let event = Event::Ending { worker: id, seat, generation, why: EndReason::HighMemory };
+            self.actions.push(Action::Emit(event));
         }
         self.kill(id);
     }
 
     /// Memory is this much now: tells if the want is over, and forgets what was told of it.
     fn fell_to(&mut self, used: u64, marks: Marks) {
-        if used <= marks.low && self.pressure.told == Level::High {
-            self.pressure.told = Level::Low;
-            self.pressure.told_short = false;
+        if used <= marks.low && self.memory_pressure.told == Level::High {
+            self.memory_pressure.told = Level::Low;
+            self.memory_pressure.told_short = false;
         }
-        if used <= marks.low - marks.low / HYSTERESIS && self.pressure.told == Level::Low {
-            self.pressure.told = Level::Enough;
-            let notice = Notice::MemoryRecovered { used, low: marks.low };
-            self.actions.push(Action::Notice(notice));
+        if used <= marks.low - marks.low / HYSTERESIS && self.memory_pressure.told == Level::Low {
+            self.memory_pressure.told = Level::Enough;
+            let event = Event::MemoryRecovered { used, low: marks.low };
+            self.actions.push(Action::Emit(event));
         }
     }
 
@@ -228,10 +228,10 @@ impl Supervisor {
             _ if used > marks.low => Level::Low,
             _ => Level::Enough,
         };
-        if level <= self.pressure.told {
+        if level <= self.memory_pressure.told {
             return;
         }
-        self.pressure.told = level;
+        self.memory_pressure.told = level;
         let (left, mark, mut candidates): (_, _, Vec<&Worker>) = match level {
             Level::High => {
                 (self.bytes(|worker| !is_killed(worker)), marks.high, self.killable().collect())
@@ -250,11 +250,11 @@ impl Supervisor {
             let (id, seat, generation) = (worker.id, worker.seat, worker.generation);
             ending.push(MemoryOf { worker: id, seat, generation, bytes });
         }
-        let notice = match level {
-            Level::High => Notice::HighWatermark { used, high: marks.high, ending },
-            _ => Notice::LowWatermark { used, low: marks.low, ending },
+        let event = match level {
+            Level::High => Event::HighWatermark { used, high: marks.high, ending },
+            _ => Event::LowWatermark { used, low: marks.low, ending },
         };
-        self.actions.push(Action::Notice(notice));
+        self.actions.push(Action::Emit(event));
     }
 
     /// Tells once that there is too much memory in use, and nobody left to be ended for it.
@@ -263,9 +263,9 @@ impl Supervisor {
         let used = self.bytes(|worker| !is_killed(worker));
         if let Some(used) = used.filter(|used| *used > marks.high)
             && self.killable().next().is_none()
-            && !std::mem::replace(&mut self.pressure.told_short, true)
+            && !std::mem::replace(&mut self.memory_pressure.told_short, true)
         {
-            self.actions.push(Action::Notice(Notice::MemoryShort { used, high: marks.high }));
+            self.actions.push(Action::Emit(Event::MemoryShort { used, high: marks.high }));
         }
     }
 }

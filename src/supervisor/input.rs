@@ -1,0 +1,331 @@
+//! What happens in the world, as the master tells it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{NotReady, Unhealthy, Verification, WorkerId, Writer};
+use crate::plan::{Port, Seat, Share};
+
+/// Something that has happened. Events of workers that the supervisor no longer knows are
+/// passed over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// The master runs: the first event of all.
+    Start,
+    /// The [`deadline`](super::Supervisor::deadline) has come.
+    Tick,
+    /// An [`Action::Spawn`](super::Action::Spawn) succeeded: the process runs.
+    Spawned {
+        /// The worker.
+        worker: WorkerId,
+        /// Its process id, for display alone.
+        pid: u32,
+        /// The worker ports it was given, in the order of
+        /// [`Listeners::public_ports`](crate::plan::Listeners::public_ports). Empty for one that
+        /// picks them itself: [`Self::PortsReported`] follows.
+        ports: Arc<[Port]>,
+    },
+    /// A worker that picks its ports itself has told them, and sockets of its own listen there. It
+    /// keeps them for as long as it lives.
+    PortsReported {
+        /// The worker.
+        worker: WorkerId,
+        /// Its worker ports, in the order of
+        /// [`Listeners::public_ports`](crate::plan::Listeners::public_ports).
+        ports: Arc<[Port]>,
+    },
+    /// A worker has connected to the control socket, and can be told things.
+    LinkOpened {
+        /// The worker.
+        worker: WorkerId,
+        /// It knows already that it is retired: an earlier connection has told it.
+        knows_retired: bool,
+    },
+    /// The connection of a worker that had joined has ended. It may come back.
+    LinkClosed {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// A worker did not answer what it was told to do ([`Action::OrderStop`](super::Action::OrderStop)),
+    /// or will not do it.
+    OrderUnanswered {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// An [`Action::Spawn`](super::Action::Spawn) failed: there is no process.
+    SpawnFailed {
+        /// The worker.
+        worker: WorkerId,
+        /// The error, for display.
+        reason: String,
+    },
+    /// The worker's own process listens on all its worker ports, and what else readiness asks for. The
+    /// master looks again and again, for each worker in state [`Starting`](super::WorkerState::Starting).
+    Ready {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// What a worker that is starting lacks to be ready has changed.
+    NotReady {
+        /// The worker.
+        worker: WorkerId,
+        /// What it lacks now.
+        lack: NotReady,
+    },
+    /// A worker that was ready does not answer any more.
+    Unhealthy {
+        /// The worker.
+        worker: WorkerId,
+        /// How that is known.
+        cause: Unhealthy,
+    },
+    /// A worker that was [`Self::Unhealthy`] answers again.
+    Healthy {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// A worker says that it stops, by itself or because it was asked to (`STOPPING=1`).
+    Stopping {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// A worker asks for more time to start or to end (`EXTEND_TIMEOUT_USEC`).
+    ExtendTimeout {
+        /// The worker.
+        worker: WorkerId,
+        /// How much, from now on.
+        span: Duration,
+    },
+    /// The worker's first process is gone and has been reaped.
+    Exited {
+        /// The worker.
+        worker: WorkerId,
+        /// How it ended.
+        exit: Exit,
+        /// What it printed last, oldest line first.
+        last_lines: Vec<String>,
+    },
+    /// The sockets of a retired worker were counted. The master does so again and again, for each
+    /// worker in state [`Retired`](super::WorkerState::Retired), and for the sockets of
+    /// [`orphaned_listeners`](super::Supervisor::orphaned_listeners).
+    Connections {
+        /// The worker.
+        worker: WorkerId,
+        /// What there was.
+        sockets: Sockets,
+    },
+    /// One look at the resident memory of the master and of every worker that runs.
+    ResidentMeasured(MemoryUsage),
+    /// The outstanding [`Action::MeasureProportional`](super::Action::MeasureProportional) is carried out: the
+    /// proportional set sizes.
+    ProportionalMeasured(MemoryUsage),
+    /// The worker has measured how late its event loop runs, or has found that it is on time.
+    Lagging {
+        /// The worker.
+        worker: WorkerId,
+        /// How late, smoothed by the worker. It holds until the next of these events.
+        lag: Duration,
+    },
+    /// The worker itself asks for its retirement.
+    RetireRequested {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// The outstanding [`Action::Commit`](super::Action::Commit) is in force.
+    Committed {
+        /// How long that took.
+        took: Duration,
+    },
+    /// The outstanding [`Action::Commit`](super::Action::Commit) changed nothing.
+    CommitFailed {
+        /// The error, for display.
+        reason: String,
+    },
+    /// Somebody else has changed something in our table.
+    TableChanged {
+        /// Who it was; `None` if the kernel does not tell.
+        writer: Option<Writer>,
+    },
+    /// Changes of rules went unnoticed: any may have been one of our table.
+    NotificationsLost,
+    /// What the outstanding [`Action::Verify`](super::Action::Verify) has shown.
+    Verified(Verification),
+    /// The outstanding [`Action::Restore`](super::Action::Restore) is carried out.
+    Restored,
+    /// The outstanding [`Action::Restore`](super::Action::Restore) changed nothing.
+    RestoreFailed {
+        /// The error, for display.
+        reason: String,
+    },
+    /// Somebody asks for something. Gets exactly one [`Action::Reply`](super::Action::Reply).
+    Request(RequestId, Request),
+}
+
+/// Names a request in its answer. The master chooses the numbers, none twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);
+
+/// What an operator can ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Request {
+    /// A new generation of workers.
+    Reload,
+    /// A new generation of workers for a part of the clients, until [`Self::Promote`] or
+    /// [`Self::Rollback`].
+    Canary {
+        /// The part.
+        share: Share,
+    },
+    /// The generation on trial for all clients.
+    Promote,
+    /// The end of the generation on trial; or, where there is none, back to the generation before the
+    /// last reload.
+    Rollback,
+    /// The same, and then the end of all retired workers, as by [`Self::ClearRetired`]. Answered
+    /// when they are gone.
+    Restart,
+    /// Another worker in the place of this live one, which then retires. Answered when its successor
+    /// serves.
+    Retire {
+        /// Which.
+        target: RetireTarget,
+    },
+    /// The end of all workers that are retired now, one after the other. Answered when they are
+    /// gone.
+    ClearRetired,
+    /// Another number of workers, 1 to 1024, all of the same weight.
+    Scale {
+        /// The number.
+        workers: u16,
+    },
+    /// The configured weights, in place of those that were adopted with the rules.
+    Configure {
+        /// Also a new generation of workers, since those that were adopted run something else.
+        renew: bool,
+    },
+    /// The end of everything: workers, rules, master.
+    Stop {
+        /// Do not wait for established connections. Also hurries a stop that is under way.
+        now: bool,
+    },
+}
+
+/// Which live worker is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RetireTarget {
+    /// The one in this seat.
+    Seat(Seat),
+    /// The one whose first process has this number.
+    Pid(u32),
+}
+
+impl fmt::Display for RetireTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Seat(seat) => write!(f, "seat {seat}"),
+            Self::Pid(pid) => write!(f, "pid {pid}"),
+        }
+    }
+}
+
+/// Memory at one moment, in bytes.
+///
+/// Either all resident set sizes, which count a page that is shared once for each process that has
+/// it, or all proportional ones, which share such a page out among them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MemoryUsage {
+    /// That of the master.
+    pub master: u64,
+    /// That of each worker, summed up over its processes. A worker that could not be measured is
+    /// left out: what it had is then not known, which is not the same as 0.
+    pub workers: BTreeMap<WorkerId, u64>,
+}
+
+impl MemoryUsage {
+    /// All of it together.
+    pub fn total(&self) -> u64 {
+        self.workers.values().fold(self.master, |sum, bytes| sum.saturating_add(*bytes))
+    }
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Exit {
+    /// It exited with this status, 0 to 255.
+    Code(i32),
+    /// This signal ended it.
+    Signal(i32),
+    /// It was adopted from an earlier master, and the kernel did not say.
+    Unknown,
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Unknown => f.write_str("ended, nobody knows how"),
+            Self::Code(code) => write!(f, "exited with status {code}"),
+            Self::Signal(signal) => match signal_name(signal) {
+                Some(name) => write!(f, "was ended by {name}"),
+                None => write!(f, "was ended by signal {signal}"),
+            },
+        }
+    }
+}
+
+/// The names of signals whose numbers are the same on every architecture (signal(7)).
+fn signal_name(signal: i32) -> Option<&'static str> {
+    Some(match signal {
+        1 => "SIGHUP",
+        2 => "SIGINT",
+        3 => "SIGQUIT",
+        4 => "SIGILL",
+        6 => "SIGABRT",
+        8 => "SIGFPE",
+        9 => "SIGKILL",
+        11 => "SIGSEGV",
+        13 => "SIGPIPE",
+        14 => "SIGALRM",
+        15 => "SIGTERM",
+        _ => return None,
+    })
+}
+
+/// The sockets on the worker ports of one worker, counted at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Sockets {
+    /// Connections in its accept queues: complete, but not accepted yet.
+    pub queued: u32,
+    /// Handshakes under way (`TCP_SYN_RECV`).
+    pub half_open: u32,
+    /// Accepted connections that have not ended.
+    pub established: u32,
+    /// Connections of which the worker has no socket, but which conntrack holds for established.
+    /// They are not counted while there are others. Most are of clients whose handshake the kernel
+    /// answered by SYN cookie and whose last packet of it a full accept queue then dropped: they send
+    /// again, and are served, as long as the worker listens.
+    pub remembered: u32,
+    /// Connections of the worker, ended or not, and UDP flows, by which conntrack would have sent
+    /// here what the client begins next when it was looked at; they have been released since. Looked
+    /// for until the worker [is settled](super::Worker::is_settled).
+    pub bound: u32,
+}
+
+impl Sockets {
+    /// Whether every connection that was ever sent to the worker has been accepted by it.
+    pub fn all_accepted(&self) -> bool {
+        self.queued == 0 && self.half_open == 0
+    }
+}
+
+/// What the master found in the kernel when it started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Start {
+    /// Nothing: all seats are vacant.
+    Fresh,
+    /// The plan of an earlier master. Its occupants are workers that this supervisor does not
+    /// manage; they serve until all new workers are ready. Workers that it can manage are
+    /// [adopted](super::Supervisor::adopt).
+    FromKernel,
+}

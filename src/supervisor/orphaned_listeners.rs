@@ -1,0 +1,214 @@
+//! What becomes of listening sockets whose worker has ended, where the master holds them.
+//!
+//! Such sockets outlive their worker: the connections in their queues wait, and the kernel takes in
+//! further ones. What a worker leaves is an *estate*. Nobody is refused as long as somebody accepts
+//! from it, so:
+//!
+//! 1. The next worker for the same place, seat and generation, inherits it: it gets the same sockets,
+//!    and with them the same worker ports. While one is to come, the estate waits. The rules lead new
+//!    clients to other workers meanwhile, so that they need not wait, too; but if no other worker can
+//!    serve, the rules stay as they are, and clients wait in the queue.
+//! 2. If none is to come, because the worker was retired or its place is not wanted any more, the
+//!    estate is wound up as a worker is that retires: its sockets are closed once nothing leads there
+//!    and nobody waits, by the same count ([`Retirement`]).
+//! 3. If somebody does wait, a *drainer* is started: a worker with these sockets that no plan ever
+//!    names. It is retired as soon as it is ready, accepts what waits, and ends like any retired
+//!    worker. Every program that can be a worker can do that, without knowing.
+//! 4. When [`MAX_DRAINERS`] in a row have left an estate in which somebody waits, the sockets are closed
+//!    all the same, and the kernel resets who waits: they had no hope. That is said.
+//!
+//! A stop at once closes all of them; another stop waits for them for [`Settings::settle`] at most.
+
+use std::sync::Arc;
+
+use super::{
+    Action, Event, FailureCause, Retirement, Settings, Sockets, Supervisor, Timestamp, Worker,
+    WorkerFailure, WorkerId,
+};
+use crate::plan::{Generation, Port, Seat};
+
+/// So many drainers are started for one estate.
+const MAX_DRAINERS: u32 = 3;
+
+/// Listening sockets without a worker.
+#[derive(Debug, Clone)]
+pub(super) struct OrphanedListeners {
+    seat: Seat,
+    generation: Generation,
+    /// None if no process has ever had the sockets, so that no plan can name them.
+    ports: Option<Arc<[Port]>>,
+    since: Timestamp,
+    /// The plan could take the ports.
+    is_fit: bool,
+    /// How many drainers in a row have left it.
+    drainers: u32,
+    /// Connections that waited in the queue at the last count.
+    queued: u32,
+    winding_up: Retirement,
+    /// The count has shown that nobody is left.
+    is_empty: bool,
+}
+
+impl OrphanedListeners {
+    fn of(worker: &Worker, now: Timestamp) -> Self {
+        Self {
+            seat: worker.seat,
+            generation: worker.generation,
+            ports: worker.ports.clone(),
+            since: now,
+            is_fit: !worker.unfit,
+            drainers: worker.drainers,
+            queued: 0,
+            winding_up: Retirement::new(now),
+            is_empty: false,
+        }
+    }
+
+    fn is_of(&self, seat: Seat, generation: Generation) -> bool {
+        (self.seat, self.generation) == (seat, generation)
+    }
+
+    /// How long a stop waits for it.
+    fn limit(&self, settings: &Settings) -> Timestamp {
+        self.since.after(settings.settle)
+    }
+}
+
+impl Supervisor {
+    /// The workers that have ended and whose listening sockets are to be counted, as those of retired
+    /// workers are, by [`Input::Connections`](super::Input::Connections).
+    /// With each, when it ended.
+    pub fn orphaned_listeners(&self) -> impl Iterator<Item = (WorkerId, Timestamp)> {
+        let since = |id| Some((id, self.orphaned_listeners.get(&id)?.since));
+        self.unclaimed().into_iter().filter_map(since)
+    }
+
+    /// Of a worker that was just removed.
+    pub(super) fn orphan_listeners(&mut self, worker: &Worker, now: Timestamp) {
+        if worker.holds_listeners {
+            self.orphaned_listeners.insert(worker.id, OrphanedListeners::of(worker, now));
+        }
+    }
+
+    /// Has a worker that is about to be spawned inherit what an earlier one in its place has left.
+    pub(super) fn reuse_listeners(&mut self, worker: &mut Worker) {
+        let place = (worker.seat, worker.generation);
+        let left =
+            self.orphaned_listeners.iter().find(|(_, it)| it.is_fit && it.is_of(place.0, place.1));
+        if let Some(from) = left.map(|(id, _)| *id) {
+            self.transfer_listeners(from, worker);
+        }
+    }
+
+    pub(super) fn orphaned_listeners_counted(
+        &mut self,
+        id: WorkerId,
+        sockets: Sockets,
+        now: Timestamp,
+    ) {
+        // While clients are still led there, that nobody waits means nothing.
+        let is_led_to = self.leads_to(id);
+        let Some(listeners) = self.orphaned_listeners.get_mut(&id).filter(|_| !is_led_to) else {
+            return;
+        };
+        listeners.queued = sockets.queued;
+        listeners.is_empty = listeners.winding_up.report(sockets, now);
+    }
+
+    /// Closes what is empty, and starts somebody for those who wait.
+    pub(super) fn manage_orphaned_listeners(&mut self, now: Timestamp) {
+        for id in self.unclaimed() {
+            let Some(listeners) = self.orphaned_listeners.get(&id) else { continue };
+            let is_over = self.is_stopping() && now >= listeners.limit(&self.settings);
+            if listeners.is_empty || self.stops_at_once() {
+                self.close(id);
+            } else if is_over || (listeners.queued > 0 && listeners.drainers >= MAX_DRAINERS) {
+                if listeners.queued > 0 {
+                    let OrphanedListeners { seat, generation, queued, .. } = *listeners;
+                    let lost = Event::QueueLost { seat, generation, connections: queued };
+                    self.actions.push(Action::Emit(lost));
+                }
+                self.close(id);
+            } else if listeners.queued > 0 && self.next_spawn <= now {
+                self.start_drainer(id, now);
+            }
+        }
+    }
+
+    pub(super) fn orphaned_listeners_deadline(&self) -> Option<Timestamp> {
+        let deadlines = self.unclaimed().into_iter().filter_map(|id| {
+            let listeners = &self.orphaned_listeners[&id];
+            let spawn = (listeners.queued > 0).then_some(self.next_spawn);
+            let limit = self.is_stopping().then(|| listeners.limit(&self.settings));
+            [spawn, limit].into_iter().flatten().min()
+        });
+        deadlines.min()
+    }
+
+    /// The estates that no worker is to inherit, and to which the rules do not lead any more.
+    fn unclaimed(&self) -> Vec<WorkerId> {
+        if self.orphaned_listeners.is_empty() {
+            return Vec::new();
+        }
+        let mut vacant = self.missing();
+        let mut is_claimed = |listeners: &OrphanedListeners| {
+            let claim = vacant.iter().position(|place| listeners.is_of(place.0, place.1));
+            claim.filter(|_| listeners.is_fit).map(|index| vacant.swap_remove(index)).is_some()
+        };
+        let unclaimed =
+            self.orphaned_listeners.iter().filter(|(_, listeners)| !is_claimed(listeners));
+        unclaimed.map(|(id, _)| *id).filter(|id| !self.leads_to(*id)).collect()
+    }
+
+    /// Whether new connections may come to the sockets that this worker has left.
+    fn leads_to(&self, id: WorkerId) -> bool {
+        let is_closed = || self.is_stopping() && self.is_closed();
+        let ports = self.orphaned_listeners.get(&id).and_then(|listeners| listeners.ports.as_ref());
+        ports.is_some_and(|ports| self.kernel.leads_to(ports)) && !is_closed()
+    }
+
+    /// Whether the master has the sockets on these worker ports, for a worker to come or for one that
+    /// gets ready with them.
+    pub(super) fn holds_for_next(&self, ports: &Arc<[Port]>) -> bool {
+        let is_left = |listeners: &OrphanedListeners| listeners.ports.as_ref() == Some(ports);
+        let reuses_listeners =
+            |worker: &Worker| worker.reuses_listeners && worker.ports.as_ref() == Some(ports);
+        self.orphaned_listeners.values().any(is_left) || self.workers.values().any(reuses_listeners)
+    }
+
+    fn start_drainer(&mut self, from: WorkerId, now: Timestamp) {
+        let Some(listeners) = self.orphaned_listeners.get(&from) else { return };
+        let OrphanedListeners { seat, generation, queued, drainers, .. } = *listeners;
+        let mut drainer = self.new_worker(seat, generation, now);
+        (drainer.is_drainer, drainer.drainers) = (true, drainers + 1);
+        let event = Event::DrainerStarted { seat, generation, connections: queued };
+        self.actions.push(Action::Emit(event));
+        self.transfer_listeners(from, &mut drainer);
+        self.begin(drainer, now);
+    }
+
+    fn transfer_listeners(&mut self, from: WorkerId, to: &mut Worker) {
+        let Some(listeners) = self.orphaned_listeners.remove(&from) else { return };
+        // What a drainer leaves is as unfit for others as what it got.
+        (to.ports, to.unfit) = (listeners.ports, !listeners.is_fit);
+        (to.holds_listeners, to.reuses_listeners) = (true, true);
+        self.actions.push(Action::TransferListeners { from, to: to.id });
+    }
+
+    fn close(&mut self, id: WorkerId) {
+        self.orphaned_listeners.remove(&id);
+        self.actions.push(Action::CloseListeners { worker: id });
+    }
+
+    /// A drainer that could not be started, or did not get ready, is nobody's failure but its own.
+    pub(super) fn drainer_failed(
+        &mut self,
+        worker: &Worker,
+        cause: FailureCause,
+        last_lines: Vec<String>,
+    ) {
+        let (seat, generation) = (worker.seat, worker.generation);
+        let failure = WorkerFailure { worker: worker.id, seat, generation, cause, last_lines };
+        self.actions.push(Action::Emit(Event::Failed(failure)));
+    }
+}
