@@ -37,9 +37,7 @@ use crate::control::{
 use crate::plan::{Route, Seat};
 use crate::process;
 use crate::protocol::Readiness;
-use crate::supervisor::{
-    self, Action, Event, Input, RetireTarget, Supervisor, WorkerId, WorkerState,
-};
+use crate::supervisor::{self, Action, Event, Input, Supervisor, WorkerId, WorkerState};
 
 /// The process manager of one cluster, with its rules. See [`crate::master`].
 pub struct Master {

@@ -31,7 +31,7 @@ pub enum Event {
         generation: Generation,
     },
     /// A worker does not answer any more. Its clients go to others that do, if there are any.
-    Unresponsive {
+    Unhealthy {
         /// The worker.
         worker: WorkerId,
         /// Its seat.

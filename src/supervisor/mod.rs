@@ -24,15 +24,15 @@
 //! 4. a worker that was in force and is not named any more is retired; one that will never be
 //!    named is ended; one that the plan in force names is left alone;
 //! 5. a live worker that has a cause to be replaced begins to leave, if the budget allows it
-//!    (`replacement.rs`, `rate_limit.rs`);
-//! 6. retired workers that somebody wants gone (`clearing.rs`), or that memory is too short for
-//!    (`memory_pressure.rs`), are ended, one after the other;
+//!    (`workers/replacement.rs`, `workers/rate_limit.rs`);
+//! 6. retired workers that somebody wants gone (`workers/clearing.rs`), or that memory is too short for
+//!    (`workers/memory_pressure.rs`), are ended, one after the other;
 //! 7. if the table in the kernel may have been changed, by whomever, it is looked at, and made anew
-//!    where it differs from the plan in force (`repair.rs` tells how often);
+//!    where it differs from the plan in force (`rules/repair.rs` tells how often);
 //! 8. a place that has no worker, or one that leaves, gets one, when its back-off and the stagger
-//!    allow it and it was not given up (`spawning.rs`, `backoff.rs`);
+//!    allow it and it was not given up (`workers/spawning.rs`, `workers/backoff.rs`);
 //! 9. listening sockets that the master holds and whose worker has ended are handed on, or closed when
-//!    nobody waits in their queue (`orphaned_listeners.rs`).
+//!    nobody waits in their queue (`workers/orphaned_listeners.rs`).
 //!
 //! So no order of events is special. The death of a worker while a commit that names it is on its
 //! way is the same as any: after the answer the plan in force names a dead worker, the plan of
@@ -42,7 +42,7 @@
 //! # What should be
 //!
 //! An *target* is a generation and the weights of the seats: one worker of that generation in each
-//! seat; and perhaps a *canary*: another generation in more seats, on trial (`canary.rs`). The *roster* of a target is the workers of it that can serve now; it makes the plan. A
+//! seat; and perhaps a *canary*: another generation in more seats, on trial (`rollout/canary.rs`). The *roster* of a target is the workers of it that can serve now; it makes the plan. A
 //! cluster has one target, and while it is reloaded or scaled a second one: the workers that only the
 //! second includes are started beside the others, and when all are ready the plan follows the
 //! second target, in one commit. Only when that is in force is the first target dropped. Up to then,
@@ -57,7 +57,7 @@
 //! | scale down | at once |
 //! | reload of a share | when the workers of the canary are ready; those in force stay as they are |
 //! | promotion | as a reload, whose workers take the place of the canary's too |
-//! | rollback | of a canary: at once. Of a reload: when all retired workers of the generation before were seen to listen still (`rollback.rs`) |
+//! | rollback | of a canary: at once. Of a reload: when all retired workers of the generation before were seen to listen still (`rollout/rollback.rs`) |
 //! | a death | at once: the seat is vacant until its next worker is ready |
 //!
 //! If during a reload the last of the old workers dies, the plan goes over to those of the new
@@ -68,7 +68,7 @@
 //!
 //! # Health
 //!
-//! Whether a worker answers is known beside its stage (`health.rs`). One that does not is left out of
+//! Whether a worker answers is known beside its stage (`health/consequences.rs`). One that does not is left out of
 //! the roster as long as another answers, keeps its seat, and comes back when it answers again.
 //!
 //! # The end of a worker
@@ -92,58 +92,40 @@
 //! asks for it, is replaced first ([`ReplaceReason`]).
 
 mod action;
-mod adopt;
-mod backoff;
-mod canary;
-mod clearing;
-mod commit;
-mod desired;
 mod error;
 mod event;
 mod health;
 mod input;
-mod kernel;
-mod lifecycle;
-mod links;
-mod memory_pressure;
-mod orphaned_listeners;
-mod rate_limit;
-mod repair;
-mod replacement;
-mod retirement;
-mod rollback;
 mod rollout;
+mod rules;
 mod settings;
 #[cfg(test)]
 mod simulation;
-mod snapshot;
-mod spawning;
 mod state;
 mod stats;
 mod stop;
-mod target;
+mod takeover;
 #[cfg(test)]
 mod tests;
 mod timestamp;
-mod worker;
+mod workers;
 
 pub use action::{Action, Done, Progress};
-pub use adopt::{AdoptedCluster, AdoptedStage, WorkerSnapshot};
-pub use canary::CanaryStatus;
 pub use error::{FailureCause, Refusal, Rollout, WorkerFailure};
 pub use event::{EndReason, Event, MemoryOf};
 pub use health::{NotReady, Unhealthy};
 pub use input::{Exit, Input, MemoryUsage, Request, RequestId, RetireTarget, Sockets, Start};
-pub use repair::{Repairs, Verification, Writer};
-pub use replacement::ReplaceReason;
+pub use rollout::CanaryStatus;
+pub use rules::{Repairs, Verification, Writer};
 pub use settings::Settings;
-pub use snapshot::{History, SeatBackoffSnapshot, Snapshot};
 pub use state::Supervisor;
 pub use stats::{Stats, WorkerStats};
+pub use takeover::{
+    AdoptedCluster, AdoptedStage, History, SeatBackoffSnapshot, Snapshot, WorkerSnapshot,
+};
 pub use timestamp::Timestamp;
-pub use worker::{Worker, WorkerId, WorkerState};
+pub use workers::{ReplaceReason, Worker, WorkerId, WorkerState};
 
 use crate::protocol::{Backoff, KillOrder, Marks};
 #[cfg(test)]
 use crate::protocol::{GiveUp, Memory, Retire};
-use retirement::Retirement;

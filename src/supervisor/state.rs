@@ -2,17 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::backoff::SeatBackoff;
-use super::clearing::Clearing;
-use super::kernel::Kernel;
-use super::memory_pressure::MemoryPressure;
-use super::orphaned_listeners::OrphanedListeners;
-use super::rate_limit::RateLimiter;
-use super::replacement::Retiring;
-use super::rollout::RolloutState;
+use super::rollout::{RolloutState, Roster, Target};
+use super::rules::Kernel;
 use super::stop::Stop;
-use super::target::{Roster, Target};
-use super::worker::Stage;
+use super::workers::{
+    Clearing, MemoryPressure, OrphanedListeners, RateLimiter, Retiring, SeatBackoff, Stage,
+};
 use super::{
     Action, EndReason, Event, Exit, FailureCause, Input, Progress, Refusal, Request, RequestId,
     Settings, Sockets, Start, Timestamp, Worker, WorkerFailure, WorkerId,

@@ -1,7 +1,7 @@
 //! The end of a cluster: close it, drain the workers, remove the rules.
 
 use super::state::Phase;
-use super::worker::Stage;
+use super::workers::Stage;
 use super::{
     Action, Done, EndReason, Progress, Refusal, RequestId, Supervisor, Timestamp, WorkerId,
 };

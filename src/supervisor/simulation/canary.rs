@@ -4,7 +4,7 @@ use super::process::Pid;
 use super::topic::Topic;
 use super::world::World;
 use crate::plan::{Assignment, Plan};
-use crate::supervisor::worker::Stage;
+use crate::supervisor::workers::Stage;
 use crate::supervisor::{Action, Done, Event, Input, Request, Supervisor, Worker};
 
 pub(super) const TOPIC: Topic =

@@ -218,7 +218,7 @@ fn judge(
         Some(AdoptedStage::InForce)
     } else if is_of_now && !was_planned && is_young && given.insert(*seat) {
         Some(AdoptedStage::Starting)
-    } else if world.peers.picks_ports && !process.listens {
+    } else if world.links.picks_ports && !process.listens {
         // Where it will listen nobody knows.
         None
     } else {
@@ -273,7 +273,7 @@ fn adopt(
         (process.left_at, process.was_named) = (None, false);
     }
     if stage == AdoptedStage::Starting {
-        if world.peers.picks_ports {
+        if world.links.picks_ports {
             // It tells where it listens when it joins again.
             process.keeps_ports = true;
             ports = [].into();

@@ -6,7 +6,7 @@ use super::process::{Pid, Process};
 use super::topic::Topic;
 use super::world::World;
 use crate::plan::Plan;
-use crate::supervisor::worker::Stage;
+use crate::supervisor::workers::Stage;
 use crate::supervisor::{
     Action, Event, Exit, Input, NotReady, ReplaceReason, Timestamp, Unhealthy, Worker, WorkerState,
 };

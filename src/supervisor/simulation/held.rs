@@ -98,9 +98,9 @@ fn successor_is_retired(world: &mut World, worker: WorkerId) {
         let next = world.kernel.outstanding.iter();
         next.chain([&world.plan]).any(|plan| names(plan, process))
     };
-    let is_it = |it: &&Process| (it.reuses_listeners || it.is_anew) && !is_named(it);
-    let worker = world.process_of(worker).filter(is_it);
-    if worker.is_some()
+    let is_it = |it: &Process| (it.reuses_listeners || it.is_anew) && !is_named(it);
+    let is_reusing = world.process_of(worker).is_some_and(is_it);
+    if is_reusing
         && let Some(process) = world.pid_of(worker).and_then(|pid| world.processes.get_mut(&pid))
     {
         process.was_named = true;

@@ -9,9 +9,9 @@ use std::time::Duration;
 use super::world::World;
 use crate::plan::{Assignment, Generation, Seat, Weights};
 use crate::supervisor::health::Health;
-use crate::supervisor::rate_limiter::RateLimiter;
 use crate::supervisor::state::Phase;
-use crate::supervisor::worker::Stage;
+use crate::supervisor::workers::RateLimiter;
+use crate::supervisor::workers::Stage;
 use crate::supervisor::{
     Action, Done, EndReason, Event, Input, KillOrder, Request, Start, Supervisor, Unhealthy,
     Worker, WorkerId, WorkerState,

@@ -7,7 +7,7 @@ use super::process::{Pid, Process};
 use super::random::Random;
 use super::sabotage::Sabotage;
 use super::topic::TOPICS;
-use super::{canary, crash, held, kernel, operators, peers, policy, time};
+use super::{canary, crash, held, kernel, links, operators, policy, time};
 use crate::plan::{Engine, Generation, Listeners, Occupant, Partition, Plan, Port, Seat, Weights};
 use crate::supervisor::{
     Action, Backoff, Input, Settings, Start, Supervisor, Timestamp, Worker, WorkerId, WorkerState,
@@ -42,7 +42,7 @@ pub(super) struct World {
     pub(super) crash: crash::State,
     pub(super) canary: canary::State,
     pub(super) held: held::State,
-    pub(super) peers: peers::State,
+    pub(super) links: links::State,
     pub(super) sabotage: Option<Sabotage>,
     /// Every event and action, if somebody wants to read them.
     pub(super) journal: Option<Vec<String>>,
@@ -99,7 +99,7 @@ impl World {
             crash: crash::State::default(),
             canary: canary::State::default(),
             held: held::State::default(),
-            peers: peers::State::default(),
+            links: links::State::default(),
             sabotage: None,
             journal: None,
         };

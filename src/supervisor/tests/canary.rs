@@ -1,6 +1,6 @@
 use super::*;
 use crate::plan::{PlanError, Share, Slot};
-use crate::supervisor::target::Target;
+use crate::supervisor::rollout::Target;
 
 fn share(text: &str) -> Request {
     Request::Canary { share: text.parse::<Share>().expect("a share") }

@@ -5,7 +5,7 @@ impl Bench {
         self.input(Input::Unhealthy { worker: WorkerId(worker), cause: Unhealthy::Stopped });
     }
 
-    fn is_healthy(&mut self, worker: u64) {
+    fn answers(&mut self, worker: u64) {
         self.input(Input::Healthy { worker: WorkerId(worker) });
     }
 
@@ -178,7 +178,7 @@ fn silent_workers_do_not_take_over_from_those_of_an_earlier_master() {
     bench.input(Input::Start);
     bench.spawn(1);
     bench.supervisor.workers.get_mut(&WorkerId(1)).expect("spawned").stage =
-        worker::Stage::Ready { ready: Timestamp::START };
+        workers::Stage::Ready { ready: Timestamp::START };
     // As if it had fallen silent between two steps.
     bench.silent(1);
     assert_eq!(bench.commit, None);

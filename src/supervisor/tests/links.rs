@@ -11,7 +11,7 @@ fn ports(number: u16) -> Arc<[Port]> {
 /// Two live workers, of which the first has joined and is replaced by a reload.
 fn retired() -> Bench {
     let mut bench = Bench::live(2);
-    bench.input(joined(1));
+    bench.input(link_opened(1));
     bench.request(Request::Reload);
     bench.ready(3);
     bench.ready(4);
@@ -55,7 +55,7 @@ fn a_retired_worker_is_told_when_nobody_waits_in_its_queue_and_once() {
     assert_eq!(bench.told_to_retire, [1]);
     bench.counts(2, &[SERVING, SERVING]);
     assert_eq!(bench.told_to_retire, [1], "the other one has not joined");
-    bench.input(joined(2));
+    bench.input(link_opened(2));
     assert_eq!(bench.told_to_retire, [1, 2], "it comes late");
     bench.input(Input::LinkClosed { worker: WorkerId(2) });
     bench.input(Input::LinkOpened { worker: WorkerId(2), knows_retired: true });

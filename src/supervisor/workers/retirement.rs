@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use super::{Settings, Sockets, Timestamp};
+use crate::supervisor::{Settings, Sockets, Timestamp};
 
 /// Reports in a row without a waiting connection that prove that there is none.
 const QUIET_REPORTS: u8 = 2;
@@ -19,7 +19,7 @@ const COME_BACK: Duration = Duration::from_secs(60);
 
 /// The retirement of one worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Retirement {
+pub(in crate::supervisor) struct Retirement {
     since: Timestamp,
     /// Reports in a row in which all connections were accepted; not counted beyond
     /// [`QUIET_REPORTS`].
@@ -30,26 +30,26 @@ pub(super) struct Retirement {
 }
 
 impl Retirement {
-    pub(super) fn new(now: Timestamp) -> Self {
+    pub(in crate::supervisor) fn new(now: Timestamp) -> Self {
         Self { since: now, quiet: 0, is_settled: false }
     }
 
     /// The same after a time in which no report came: what was seen before it does not count as seen in
     /// a row with what comes.
-    pub(super) fn resumed(&self) -> Self {
+    pub(in crate::supervisor) fn resumed(&self) -> Self {
         Self { quiet: 0, ..self.clone() }
     }
 
-    pub(super) fn since(&self) -> Timestamp {
+    pub(in crate::supervisor) fn since(&self) -> Timestamp {
         self.since
     }
 
-    pub(super) fn is_settled(&self) -> bool {
+    pub(in crate::supervisor) fn is_settled(&self) -> bool {
         self.is_settled
     }
 
     /// Takes note of a report. Returns whether the worker has nothing left to do.
-    pub(super) fn report(&mut self, sockets: Sockets, now: Timestamp) -> bool {
+    pub(in crate::supervisor) fn report(&mut self, sockets: Sockets, now: Timestamp) -> bool {
         let quiet = self.quiet.saturating_add(1).min(QUIET_REPORTS);
         // A kernel that does not release its entries must not keep a worker for ever.
         let is_bound = sockets.bound > 0 && self.may_come_back(now);
@@ -65,7 +65,7 @@ impl Retirement {
     }
 
     /// When the worker must end whatever connections it has; `None`: never.
-    pub(super) fn deadline(&self, settings: &Settings) -> Option<Timestamp> {
+    pub(in crate::supervisor) fn deadline(&self, settings: &Settings) -> Option<Timestamp> {
         let grace = if self.is_settled { Duration::ZERO } else { settings.settle };
         settings.drain.map(|drain| self.since.after(drain.saturating_add(grace)))
     }

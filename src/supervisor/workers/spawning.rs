@@ -1,13 +1,14 @@
 //! Which workers are missing, and when they are started.
 
 use super::backoff::{Next, SeatBackoff};
-use super::target::Target;
-use super::{Action, Event, Supervisor, Timestamp, Worker, WorkerFailure, WorkerId};
+use super::worker::{Worker, WorkerId};
 use crate::plan::{Generation, Seat};
+use crate::supervisor::rollout::Target;
+use crate::supervisor::{Action, Event, Supervisor, Timestamp, WorkerFailure};
 
 impl Supervisor {
     /// Starts the missing workers whose time has come, in the order of the seats.
-    pub(super) fn spawn_missing(&mut self, now: Timestamp) {
+    pub(in crate::supervisor) fn spawn_missing(&mut self, now: Timestamp) {
         for (seat, generation) in self.missing() {
             if self.next_spawn > now {
                 return;
@@ -19,7 +20,7 @@ impl Supervisor {
     }
 
     /// When the next spawn is due.
-    pub(super) fn spawn_deadline(&self) -> Option<Timestamp> {
+    pub(in crate::supervisor) fn spawn_deadline(&self) -> Option<Timestamp> {
         let missing = self.missing().into_iter();
         let due = missing.map(|(seat, generation)| self.not_before(seat, generation)).min()?;
         Some(due.max(self.next_spawn))
@@ -27,7 +28,7 @@ impl Supervisor {
 
     /// A worker is lost, and no rollout with it. The next one for its seat follows without delay if
     /// it had run steadily, and not for a while if the seat has lost too many of late.
-    pub(super) fn schedule_respawn(
+    pub(in crate::supervisor) fn schedule_respawn(
         &mut self,
         worker: &Worker,
         failure: WorkerFailure,
@@ -85,7 +86,7 @@ impl Supervisor {
         self.begin(worker, now);
     }
 
-    pub(super) fn new_worker(
+    pub(in crate::supervisor) fn new_worker(
         &mut self,
         seat: Seat,
         generation: Generation,
@@ -95,7 +96,7 @@ impl Supervisor {
         Worker::new(self.last_worker, seat, generation, now)
     }
 
-    pub(super) fn begin(&mut self, worker: Worker, now: Timestamp) {
+    pub(in crate::supervisor) fn begin(&mut self, worker: Worker, now: Timestamp) {
         let Worker { id, seat, generation, .. } = worker;
         self.workers.insert(id, worker);
         self.next_spawn = now.after(self.settings.stagger);
@@ -104,7 +105,7 @@ impl Supervisor {
 
     /// The places that have no worker, nor one that may become it, in the order of the seats. The
     /// place of one that leaves is one of them.
-    pub(super) fn missing(&self) -> Vec<(Seat, Generation)> {
+    pub(in crate::supervisor) fn missing(&self) -> Vec<(Seat, Generation)> {
         let Some(target) = self.target_to_fill() else { return Vec::new() };
         let mut filled = vec![false; target.seat_count()];
         for worker in self.workers.values() {
@@ -117,7 +118,7 @@ impl Supervisor {
 
     /// The target whose places shall have a worker. During a reload the old generation gets none: it
     /// is about to go.
-    pub(super) fn target_to_fill(&self) -> Option<&Target> {
+    pub(in crate::supervisor) fn target_to_fill(&self) -> Option<&Target> {
         match &self.rollout {
             _ if self.is_stopping() => None,
             Some(rollout) if rollout.is_preparing() => Some(&rollout.to),

@@ -21,9 +21,9 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::time::Duration;
 
-use super::backoff::Retry;
-use super::state::Phase;
-use super::{Action, Backoff, Event, Supervisor, Timestamp};
+use crate::supervisor::state::Phase;
+use crate::supervisor::workers::Retry;
+use crate::supervisor::{Action, Backoff, Event, Supervisor, Timestamp};
 
 /// The least time between two looks: a burst of small changes costs few.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
@@ -85,7 +85,7 @@ pub struct Repairs {
 
 /// What is known of the table as against the plan in force.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Repair {
+pub(in crate::supervisor) struct Repair {
     /// Somebody, or a commit of ours, has touched the table since it was last looked at.
     is_suspect: bool,
     /// Who touched it last, since the last repair.
@@ -98,7 +98,7 @@ pub(super) struct Repair {
     /// Repairs that were held back, in a row.
     held_back: u32,
     retry: Retry,
-    pub(super) repairs: Repairs,
+    pub(in crate::supervisor) repairs: Repairs,
 }
 
 /// What the master was asked to do and has not answered.
@@ -109,11 +109,11 @@ enum Outstanding {
 }
 
 impl Repair {
-    pub(super) fn is_busy(&self) -> bool {
+    pub(in crate::supervisor) fn is_busy(&self) -> bool {
         self.outstanding.is_some()
     }
 
-    pub(super) fn suspect(&mut self) {
+    pub(in crate::supervisor) fn suspect(&mut self) {
         self.is_suspect = true;
     }
 
@@ -152,7 +152,7 @@ impl Supervisor {
         &self.kernel.repair.repairs
     }
 
-    pub(super) fn touched(&mut self, writer: Option<Writer>) {
+    pub(in crate::supervisor) fn touched(&mut self, writer: Option<Writer>) {
         let repair = &mut self.kernel.repair;
         repair.suspect();
         if writer.is_some() {
@@ -161,7 +161,7 @@ impl Supervisor {
     }
 
     /// Looks at the table, if it is suspect and may be looked at now.
-    pub(super) fn look_after_rules(&mut self, now: Timestamp) {
+    pub(in crate::supervisor) fn look_after_rules(&mut self, now: Timestamp) {
         self.end_fight(now);
         if self.look_deadline().is_none_or(|at| at > now) {
             return;
@@ -173,7 +173,7 @@ impl Supervisor {
         self.actions.push(Action::Verify);
     }
 
-    pub(super) fn repair_deadline(&self) -> Option<Timestamp> {
+    pub(in crate::supervisor) fn repair_deadline(&self) -> Option<Timestamp> {
         if let Phase::Finished = self.phase {
             return None;
         }
@@ -188,7 +188,7 @@ impl Supervisor {
         is_wanted.then(|| self.kernel.repair.look_at())
     }
 
-    pub(super) fn verified(&mut self, finding: Verification, now: Timestamp) {
+    pub(in crate::supervisor) fn verified(&mut self, finding: Verification, now: Timestamp) {
         if self.kernel.repair.outstanding != Some(Outstanding::Look) {
             return;
         }
@@ -203,7 +203,7 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn restored(&mut self, now: Timestamp) {
+    pub(in crate::supervisor) fn restored(&mut self, now: Timestamp) {
         let repair = &mut self.kernel.repair;
         let Some(Outstanding::Restore { what }) = repair.outstanding.take() else { return };
         repair.retry = Retry::default();
@@ -214,7 +214,7 @@ impl Supervisor {
         self.actions.push(Action::Emit(Event::Repaired { what, writer, total, held_back }));
     }
 
-    pub(super) fn restore_failed(&mut self, reason: String, now: Timestamp) {
+    pub(in crate::supervisor) fn restore_failed(&mut self, reason: String, now: Timestamp) {
         if let Some(Outstanding::Restore { .. }) = self.kernel.repair.outstanding {
             self.kernel.repair.outstanding = None;
             self.repair_failed(reason, now);

@@ -1,22 +1,23 @@
 //! The end of retired workers at somebody's wish: clear-retired, the second half of a restart, and
 //! the workers of an earlier master.
 //!
-//! They are ended one after the other, at least [`Settings::stagger`](super::Settings::stagger)
+//! They are ended one after the other, at least [`Settings::stagger`](crate::supervisor::Settings::stagger)
 //! apart, the oldest first. None is asked to end while clients still wait in its accept queue: they
 //! would be reset. That wait is short, and limited by
-//! [`Settings::settle`](super::Settings::settle): a worker that hangs never empties its queue.
+//! [`Settings::settle`](crate::supervisor::Settings::settle): a worker that hangs never empties its queue.
 
 use std::collections::BTreeSet;
 
-use super::worker::Stage;
-use super::{
-    Action, Done, EndReason, Progress, Refusal, RequestId, Supervisor, Timestamp, Worker, WorkerId,
-};
+use super::worker::{Stage, Worker, WorkerId};
 use crate::plan::Generation;
+use crate::supervisor::rollout::Roster;
+use crate::supervisor::{
+    Action, Done, EndReason, Progress, Refusal, RequestId, Supervisor, Timestamp,
+};
 
 /// A wish to see retired workers ended.
 #[derive(Debug, Clone)]
-pub(super) struct Clearing {
+pub(in crate::supervisor) struct Clearing {
     wish: Wish,
     /// Those that are to go; `None`: all seats have to be occupied first.
     workers: Option<BTreeSet<WorkerId>>,
@@ -45,7 +46,7 @@ impl Wish {
 }
 
 impl Supervisor {
-    pub(super) fn clear_retired(&mut self, request: RequestId) {
+    pub(in crate::supervisor) fn clear_retired(&mut self, request: RequestId) {
         if self.is_stopping() {
             return self.reply(request, Err(Refusal::Stopping));
         }
@@ -56,7 +57,7 @@ impl Supervisor {
     }
 
     /// A reload whose answer waits until the workers that it has retired are gone.
-    pub(super) fn restart(&mut self, request: RequestId) {
+    pub(in crate::supervisor) fn restart(&mut self, request: RequestId) {
         if self.check_idle().is_ok() {
             self.restarting = Some(request);
         }
@@ -64,7 +65,7 @@ impl Supervisor {
     }
 
     /// A reload or scale is done.
-    pub(super) fn rollout_done(&mut self, request: RequestId, done: Done) {
+    pub(in crate::supervisor) fn rollout_done(&mut self, request: RequestId, done: Done) {
         if self.configuring.take_if(|configuring| *configuring == request).is_some() {
             self.end_old_workers();
         }
@@ -79,14 +80,14 @@ impl Supervisor {
 
     /// A plan of this master is in force, in place of that of an earlier one; or that one's still is,
     /// and holds.
-    pub(super) fn end_old_workers(&mut self) {
+    pub(in crate::supervisor) fn end_old_workers(&mut self) {
         if self.settings.kill_old {
             self.clearings.push(Clearing { wish: Wish::KillOld, workers: None, left: 0 });
         }
     }
 
     /// Ends the next of those that are to go, and answers where none is left.
-    pub(super) fn advance_clearings(&mut self, now: Timestamp) {
+    pub(in crate::supervisor) fn advance_clearings(&mut self, now: Timestamp) {
         if self.is_stopping() {
             return self.give_up_clearings();
         }
@@ -103,13 +104,13 @@ impl Supervisor {
     }
 
     /// When [`Self::advance_clearings`] has something to do.
-    pub(super) fn clear_deadline(&self) -> Option<Timestamp> {
+    pub(in crate::supervisor) fn clear_deadline(&self) -> Option<Timestamp> {
         self.to_clear().map(|(worker, is_patient)| self.clear_at(worker, is_patient)).min()
     }
 
     /// When a retired worker may be ended that could go on: not before all who were sent to it have
     /// been accepted, or most likely never will be.
-    pub(super) fn may_end_at(&self, worker: &Worker) -> Timestamp {
+    pub(in crate::supervisor) fn may_end_at(&self, worker: &Worker) -> Timestamp {
         match worker.is_settled() {
             true => Timestamp::START,
             false => worker.since().after(self.settings.settle),
@@ -118,14 +119,14 @@ impl Supervisor {
 
     /// The retired workers that no client is sent to any more. Of a stop that could not close the plan
     /// there are others.
-    pub(super) fn retired(&self) -> impl Iterator<Item = &Worker> {
+    pub(in crate::supervisor) fn retired(&self) -> impl Iterator<Item = &Worker> {
         let is_retired = |worker: &&Worker| matches!(worker.stage, Stage::Retired(_));
         self.workers.values().filter(is_retired).filter(|worker| !self.is_reached(worker))
     }
 
     /// Whether the rules send clients to the worker, or to sockets that it has inherited, or may any
     /// moment.
-    pub(super) fn is_reached(&self, worker: &Worker) -> bool {
+    pub(in crate::supervisor) fn is_reached(&self, worker: &Worker) -> bool {
         let has_their_sockets = || {
             let ports = worker.ports.as_ref().filter(|_| worker.reuses_listeners);
             ports.is_some_and(|ports| self.kernel.leads_to(ports))
@@ -135,7 +136,7 @@ impl Supervisor {
 
     fn begin_clearings(&mut self) {
         let in_force = self.kernel.in_force.roster.as_ref();
-        if self.kernel.is_committing() || !in_force.is_some_and(super::target::Roster::is_full) {
+        if self.kernel.is_committing() || !in_force.is_some_and(Roster::is_full) {
             return;
         }
         let retired: BTreeSet<WorkerId> = self.retired().map(|worker| worker.id).collect();

@@ -8,16 +8,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::backoff;
-use super::health::Health;
-use super::state::Phase;
-use super::target::{Roster, Target};
-use super::worker::{Ending, Stage};
-use super::{
-    Event, ReplaceReason, RequestId, Retirement, Rollout, Settings, Snapshot, Start, Supervisor,
-    Timestamp, Worker, WorkerId, WorkerState,
-};
+use super::snapshot::Snapshot;
 use crate::plan::{Generation, Plan, PlanError, Port, Seat, Weights};
+use crate::supervisor::health::Health;
+use crate::supervisor::rollout::{Roster, Target};
+use crate::supervisor::state::Phase;
+use crate::supervisor::workers::{Ending, Retirement, SeatBackoff, Stage};
+use crate::supervisor::{
+    Event, ReplaceReason, RequestId, Rollout, Settings, Start, Supervisor, Timestamp, Worker,
+    WorkerId, WorkerState,
+};
 
 /// So long from its beginning on a master waits for a worker that was starting under the one before,
 /// though its time may be over: what the worker has said meanwhile, that it is ready or asks for more
@@ -85,7 +85,7 @@ pub enum AdoptedStage {
 }
 
 impl AdoptedStage {
-    pub(super) fn is_retired(self) -> bool {
+    pub(in crate::supervisor) fn is_retired(self) -> bool {
         matches!(self, Self::Retired { .. })
     }
 }
@@ -94,7 +94,7 @@ impl Supervisor {
     /// A supervisor before its first event that goes on with the workers of an earlier master.
     ///
     /// The number and the weights of the seats are those in force, whatever the settings say:
-    /// [`Request::Configure`](super::Request::Configure) brings in those.
+    /// [`Request::Configure`](crate::supervisor::Request::Configure) brings in those.
     ///
     /// # Errors
     /// Those of [`Plan::rescaled`], if the slots cannot be shared out by the weights of `settings`.
@@ -133,7 +133,7 @@ impl Supervisor {
         for respawn in backoffs {
             let seat = respawn.seat;
             if let Some(generation) = supervisor.target.generation_in(seat) {
-                let respawn = backoff::SeatBackoff::restored(respawn);
+                let respawn = SeatBackoff::restored(respawn);
                 supervisor.respawns.insert((seat, generation), respawn);
             }
         }
@@ -148,7 +148,7 @@ impl Supervisor {
 
     /// Brings in what this master was configured with in place of what it has adopted: the weights,
     /// and with `renew` a new generation of workers.
-    pub(super) fn configure(&mut self, request: RequestId, renew: bool) {
+    pub(in crate::supervisor) fn configure(&mut self, request: RequestId, renew: bool) {
         let weights = self.settings.weights.clone();
         let checked = || {
             self.check_idle()?;
@@ -191,7 +191,7 @@ impl Supervisor {
         };
         let state = worker.state();
         let event = Event::Adopted { worker: id, seat, generation, pid, state };
-        self.actions.push(super::Action::Emit(event));
+        self.actions.push(crate::supervisor::Action::Emit(event));
         self.last_worker = self.last_worker.max(id);
         // What was rolled back is not begun again under the same number.
         self.last_generation = self.last_generation.max(generation);
@@ -213,7 +213,7 @@ impl Supervisor {
     }
 
     /// The master begins.
-    pub(super) fn begin_with_adopted(&mut self, now: Timestamp) {
+    pub(in crate::supervisor) fn begin_with_adopted(&mut self, now: Timestamp) {
         let is_starting =
             |worker: &&mut Worker| worker.adopted && matches!(worker.stage, Stage::Starting);
         for worker in self.workers.values_mut().filter(is_starting) {

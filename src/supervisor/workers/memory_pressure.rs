@@ -22,10 +22,9 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use super::worker::{Ending, Stage};
-use super::{
+use super::worker::{Ending, Stage, Worker, WorkerId};
+use crate::supervisor::{
     Action, EndReason, Event, KillOrder, Marks, MemoryOf, MemoryUsage, Supervisor, Timestamp,
-    Worker, WorkerId,
 };
 
 /// After so long the proportional memory is measured again although it was not too much.
@@ -39,7 +38,7 @@ const HYSTERESIS: u64 = 20;
 
 /// What is known of the memory of the cluster.
 #[derive(Debug, Clone, Default)]
-pub(super) struct MemoryPressure {
+pub(in crate::supervisor) struct MemoryPressure {
     /// When the proportional memory was asked for; `None`: it is not.
     asked: Option<Timestamp>,
     /// The last look at the proportional memory, unless it is certain since that there is enough.
@@ -75,7 +74,7 @@ enum Step {
 
 impl Supervisor {
     /// Takes in how much resident memory there is.
-    pub(super) fn measured(&mut self, footprint: &MemoryUsage, now: Timestamp) {
+    pub(in crate::supervisor) fn measured(&mut self, footprint: &MemoryUsage, now: Timestamp) {
         self.take_resident(footprint);
         let Some(marks) = self.settings.memory.marks else { return };
         let resident = footprint.total();
@@ -102,7 +101,11 @@ impl Supervisor {
 
     /// Takes in how much proportional memory there is. What could not be measured counts with its
     /// resident size.
-    pub(super) fn measured_shared(&mut self, mut shared: MemoryUsage, now: Timestamp) {
+    pub(in crate::supervisor) fn measured_shared(
+        &mut self,
+        mut shared: MemoryUsage,
+        now: Timestamp,
+    ) {
         let Some(marks) = self.settings.memory.marks else { return };
         // One that comes too late is as good as any.
         self.memory_pressure.asked = None;
@@ -118,7 +121,7 @@ impl Supervisor {
     }
 
     /// Takes the next step against the want of memory, if one is due.
-    pub(super) fn relieve(&mut self, now: Timestamp) {
+    pub(in crate::supervisor) fn relieve(&mut self, now: Timestamp) {
         while self.next_end <= now {
             match self.next_step(now) {
                 Some(Step::Ask(id)) => self.end(id, EndReason::LowMemory, now),
@@ -131,7 +134,7 @@ impl Supervisor {
     }
 
     /// When [`Self::relieve`] has something to do.
-    pub(super) fn relief_deadline(&self) -> Option<Timestamp> {
+    pub(in crate::supervisor) fn relief_deadline(&self) -> Option<Timestamp> {
         let marks = self.settings.memory.marks?;
         let first = match self.bytes(|worker| !is_killed(worker))? > marks.high {
             true => self.killable().next().map(|_| Timestamp::START)?,

@@ -16,8 +16,8 @@
 //! Neither can the cluster be reloaded or scaled.
 
 use super::target::{Canary, Target};
-use super::{Action, Done, Event, Refusal, RequestId, Rollout, Supervisor};
 use crate::plan::{Generation, Plan, PlanError, Seat, Share, Weights};
+use crate::supervisor::{Action, Done, Event, Refusal, RequestId, Rollout, Supervisor};
 
 /// A generation on trial, as [`Supervisor::canary`] tells of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +42,7 @@ impl Supervisor {
         Some(CanaryStatus { generation, first_seat, seats, slots })
     }
 
-    pub(super) fn begin_canary(&mut self, request: RequestId, share: Share) {
+    pub(in crate::supervisor) fn begin_canary(&mut self, request: RequestId, share: Share) {
         match self.canary_target(share) {
             Ok(to) => self.begin_rollout(Rollout::Canary, request, to),
             Err(refusal) => self.reply(request, Err(refusal)),
@@ -61,7 +61,7 @@ impl Supervisor {
         Ok(Target { canary, ..self.target.clone() })
     }
 
-    pub(super) fn promote(&mut self, request: RequestId) {
+    pub(in crate::supervisor) fn promote(&mut self, request: RequestId) {
         match self.promoted_target() {
             Ok(to) => self.begin_rollout(Rollout::Promote, request, to),
             Err(refusal) => self.reply(request, Err(refusal)),
@@ -75,21 +75,21 @@ impl Supervisor {
     }
 
     /// What the operator asks for that there is a canary in the way of.
-    pub(super) fn check_no_canary(&self) -> Result<(), Refusal> {
+    pub(in crate::supervisor) fn check_no_canary(&self) -> Result<(), Refusal> {
         match self.target.canary {
             Some(Canary { generation, .. }) => Err(Refusal::Canary { generation }),
             None => Ok(()),
         }
     }
 
-    pub(super) fn canary_done(&self, canary: Canary) -> Done {
+    pub(in crate::supervisor) fn canary_done(&self, canary: Canary) -> Done {
         let Canary { generation, seats, slots } = canary;
         let of = self.plan().assignment().slots();
         Done::Canary { generation, workers: seats, slots, of }
     }
 
     /// Says that one has come into force.
-    pub(super) fn announce_canary(&mut self) {
+    pub(in crate::supervisor) fn announce_canary(&mut self) {
         if let Some(Canary { generation, seats: workers, slots }) = self.target.canary {
             let of = self.plan().assignment().slots();
             self.actions.push(Action::Emit(Event::CanaryInForce {
@@ -104,7 +104,11 @@ impl Supervisor {
 
 impl Target {
     /// What a plan stands for, as an earlier master has told; `None` if that cannot be.
-    pub(super) fn told_of(plan: &Plan, generation: Generation, weights: Weights) -> Option<Self> {
+    pub(in crate::supervisor) fn told_of(
+        plan: &Plan,
+        generation: Generation,
+        weights: Weights,
+    ) -> Option<Self> {
         let (all, seats) = (plan.seats().len(), weights.seats());
         if seats == all {
             return (generation == plan.generation()).then(|| Self::all(generation, weights));
@@ -125,7 +129,10 @@ impl Target {
     ///
     /// # Errors
     /// Those of [`Weights::new`] and [`Plan::rescaled`]: none, with a plan that was in force.
-    pub(super) fn found_in(plan: &Plan, wanted: &Weights) -> Result<Self, PlanError> {
+    pub(in crate::supervisor) fn found_in(
+        plan: &Plan,
+        wanted: &Weights,
+    ) -> Result<Self, PlanError> {
         let older: Vec<(usize, Generation)> = plan
             .seats()
             .filter_map(|(seat, occupant)| Some((seat.index(), occupant?.generation)))

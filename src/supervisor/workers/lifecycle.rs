@@ -1,13 +1,11 @@
 //! What becomes of each worker: timed out, retired, ended, killed.
 
-use super::worker::{Ending, Stage};
-use super::{
-    Action, EndReason, Event, FailureCause, NotReady, Retirement, Supervisor, Timestamp, Worker,
-    WorkerId,
-};
+use super::retirement::Retirement;
+use super::worker::{Ending, Stage, Worker, WorkerId};
+use crate::supervisor::{Action, EndReason, Event, FailureCause, NotReady, Supervisor, Timestamp};
 
 impl Supervisor {
-    pub(super) fn act_on_deadlines(&mut self, now: Timestamp) {
+    pub(in crate::supervisor) fn act_on_deadlines(&mut self, now: Timestamp) {
         let is_due = |worker: &&Worker| self.worker_deadline(worker).is_some_and(|at| at <= now);
         let due: Vec<WorkerId> = self.workers.values().filter(is_due).map(|w| w.id).collect();
         for id in due {
@@ -22,7 +20,7 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn time_out(&mut self, id: WorkerId, now: Timestamp) {
+    pub(in crate::supervisor) fn time_out(&mut self, id: WorkerId, now: Timestamp) {
         let worker = self.workers[&id].clone();
         self.end(id, EndReason::NotReady, now);
         let limit = worker.health.extend(worker.started.after(self.settings.ready));
@@ -37,7 +35,7 @@ impl Supervisor {
         self.failed(&worker, cause, Vec::new(), now);
     }
 
-    pub(super) fn worker_deadline(&self, worker: &Worker) -> Option<Timestamp> {
+    pub(in crate::supervisor) fn worker_deadline(&self, worker: &Worker) -> Option<Timestamp> {
         match &worker.stage {
             Stage::Starting => {
                 Some(worker.health.extend(worker.started.after(self.settings.ready)))
@@ -54,7 +52,7 @@ impl Supervisor {
     /// Retires the live workers that no plan names any more nor is about to, and ends those that never will be
     /// named. A worker that the plan in force names, or that one on its way to the kernel does, is
     /// left alone.
-    pub(super) fn release_workers(&mut self, now: Timestamp) {
+    pub(in crate::supervisor) fn release_workers(&mut self, now: Timestamp) {
         // One that has just come back may have to wait for the kernel.
         let next = self.desired_roster();
         let is_next = |worker: &Worker| next.as_ref().is_some_and(|next| next.names(worker));
@@ -85,7 +83,7 @@ impl Supervisor {
 
     /// Whether the plan in force leads to sockets that a worker which is ready has inherited, and lets
     /// clients in.
-    pub(super) fn serves_on_reused_listeners(&self, worker: &Worker) -> bool {
+    pub(in crate::supervisor) fn serves_on_reused_listeners(&self, worker: &Worker) -> bool {
         let ports = worker.ports.as_ref().filter(|_| worker.reuses_listeners);
         let is_closed = || self.is_stopping() && self.is_closed();
         matches!(worker.stage, Stage::Ready { .. })
@@ -109,7 +107,7 @@ impl Supervisor {
         is_fit && !self.is_stopping() && (self.target.includes(worker) || in_rollout())
     }
 
-    pub(super) fn retire(&mut self, id: WorkerId, now: Timestamp) {
+    pub(in crate::supervisor) fn retire(&mut self, id: WorkerId, now: Timestamp) {
         self.end_return(id, now);
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.stage = Stage::Retired(Retirement::new(now));
@@ -127,7 +125,7 @@ impl Supervisor {
     }
 
     /// Asks a worker to end. One that may not have been spawned yet is asked when it has.
-    pub(super) fn end(&mut self, id: WorkerId, why: EndReason, now: Timestamp) {
+    pub(in crate::supervisor) fn end(&mut self, id: WorkerId, why: EndReason, now: Timestamp) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         let (seat, generation) = (worker.seat, worker.generation);
         worker.stage = Stage::Dying { since: now, ending: Ending::Unspawned };
@@ -137,7 +135,7 @@ impl Supervisor {
     }
 
     /// Tells it to end, where it can be told, or has a signal say so.
-    pub(super) fn terminate_if_spawned(&mut self, id: WorkerId, now: Timestamp) {
+    pub(in crate::supervisor) fn terminate_if_spawned(&mut self, id: WorkerId, now: Timestamp) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if let Stage::Dying { ending: ending @ Ending::Unspawned, .. } = &mut worker.stage
             && worker.pid.is_some()
@@ -151,7 +149,7 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn terminate(&mut self, id: WorkerId, now: Timestamp) {
+    pub(in crate::supervisor) fn terminate(&mut self, id: WorkerId, now: Timestamp) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if let Stage::Dying { ending, .. } = &mut worker.stage {
             *ending = Ending::Asked { kill_at: now.after(self.settings.die) };
@@ -159,7 +157,7 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn kill(&mut self, id: WorkerId) {
+    pub(in crate::supervisor) fn kill(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if let Stage::Dying { ending, .. } = &mut worker.stage {
             *ending = Ending::Killed;

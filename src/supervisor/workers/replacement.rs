@@ -18,15 +18,15 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::event::Mebibytes;
 use super::rate_limit::RateLimit;
-use super::state::Phase;
-use super::worker::Stage;
-use super::{
-    Action, Done, EndReason, Event, MemoryUsage, Progress, Refusal, RequestId, RetireTarget,
-    Supervisor, Timestamp, Worker, WorkerFailure, WorkerId,
-};
+use super::worker::{Stage, Worker, WorkerId};
 use crate::plan::Seat;
+use crate::supervisor::event::Mebibytes;
+use crate::supervisor::state::Phase;
+use crate::supervisor::{
+    Action, Done, EndReason, Event, MemoryUsage, Progress, Refusal, RequestId, RetireTarget,
+    Supervisor, Timestamp, WorkerFailure,
+};
 
 /// Why a live worker is replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -66,18 +66,18 @@ impl fmt::Display for ReplaceReason {
 
 /// What was heard of a worker, and bears on whether it stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Facts {
+pub(in crate::supervisor) struct Facts {
     /// It wants to be retired.
     asked: bool,
     /// What it said last of its lag.
     lag: Option<Duration>,
     /// What it had to do when that was last counted: connections, handshakes among them.
-    pub(super) connections: Option<u32>,
+    pub(in crate::supervisor) connections: Option<u32>,
 }
 
 impl Worker {
     /// It serves again: why it left is over, and it may leave again for what is true then.
-    pub(super) fn stay(&mut self) {
+    pub(in crate::supervisor) fn stay(&mut self) {
         self.leaving = None;
         self.facts.asked = false;
         self.facts.lag = None;
@@ -86,7 +86,7 @@ impl Worker {
 
 /// A request for the retirement of one worker, until it is answered.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Retiring {
+pub(in crate::supervisor) struct Retiring {
     request: RequestId,
     worker: WorkerId,
     seat: Seat,
@@ -105,7 +105,7 @@ fn urgency(cause: &ReplaceReason) -> u8 {
 }
 
 impl Supervisor {
-    pub(super) fn take_resident(&mut self, footprint: &MemoryUsage) {
+    pub(in crate::supervisor) fn take_resident(&mut self, footprint: &MemoryUsage) {
         for (id, bytes) in &footprint.workers {
             if let Some(worker) = self.workers.get_mut(id) {
                 worker.rss = Some(*bytes);
@@ -113,20 +113,24 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn lags(&mut self, id: WorkerId, lag: Duration) {
+    pub(in crate::supervisor) fn lags(&mut self, id: WorkerId, lag: Duration) {
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.facts.lag = Some(lag);
         }
     }
 
-    pub(super) fn retire_asked(&mut self, id: WorkerId) {
+    pub(in crate::supervisor) fn retire_asked(&mut self, id: WorkerId) {
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.facts.asked = true;
         }
     }
 
     /// An operator wants a worker replaced. That is not held back, but it is counted.
-    pub(super) fn request_retirement(&mut self, request: RequestId, target: RetireTarget) {
+    pub(in crate::supervisor) fn request_retirement(
+        &mut self,
+        request: RequestId,
+        target: RetireTarget,
+    ) {
         match self.check_retirement(target) {
             Ok((worker, seat)) => {
                 self.retiring.push(Retiring { request, worker, seat });
@@ -162,7 +166,7 @@ impl Supervisor {
     }
 
     /// Has those leave that have a cause to, as far as the budget goes.
-    pub(super) fn let_leave(&mut self, now: Timestamp) {
+    pub(in crate::supervisor) fn let_leave(&mut self, now: Timestamp) {
         loop {
             let due = self.causes().filter(|(at, ..)| *at <= now);
             let first = due.min_by_key(|(_, cause, worker)| (urgency(cause), worker.id));
@@ -180,7 +184,7 @@ impl Supervisor {
     }
 
     /// When [`Self::let_leave`] has something to do.
-    pub(super) fn leave_deadline(&self) -> Option<Timestamp> {
+    pub(in crate::supervisor) fn leave_deadline(&self) -> Option<Timestamp> {
         let first = self.causes().map(|(at, ..)| at).min()?;
         Some(first.max(self.replacement_allowed_at()?))
     }
@@ -238,7 +242,7 @@ impl Supervisor {
         self.rate_limiter.allowed_at(self.limit(), under_way)
     }
 
-    pub(super) fn limit(&self) -> RateLimit {
+    pub(in crate::supervisor) fn limit(&self) -> RateLimit {
         RateLimit { rate: self.settings.retire.rate, window: self.settings.retire.window }
     }
 
@@ -254,7 +258,7 @@ impl Supervisor {
     }
 
     /// A live worker was just retired.
-    pub(super) fn note_retirement(&mut self, id: WorkerId, now: Timestamp) {
+    pub(in crate::supervisor) fn note_retirement(&mut self, id: WorkerId, now: Timestamp) {
         let nice = self.settings.retire.renice;
         if nice != 0 {
             self.actions.push(Action::Renice { worker: id, nice });
@@ -265,7 +269,7 @@ impl Supervisor {
     }
 
     /// Ends the retired ones that have been silent for too long.
-    pub(super) fn end_unhealthy(&mut self, now: Timestamp) {
+    pub(in crate::supervisor) fn end_unhealthy(&mut self, now: Timestamp) {
         for id in self.unhealthy_too_long(now) {
             if let Stage::Retired(_) = self.workers[&id].stage {
                 self.end(id, EndReason::UnhealthyRetired, now);
@@ -278,7 +282,7 @@ impl Supervisor {
         self.workers.values().filter(is_due).map(|worker| worker.id).collect()
     }
 
-    pub(super) fn unhealthy_deadline(&self) -> Option<Timestamp> {
+    pub(in crate::supervisor) fn unhealthy_deadline(&self) -> Option<Timestamp> {
         self.workers.values().filter_map(|worker| self.unhealthy_limit(worker)).min()
     }
 
@@ -288,7 +292,7 @@ impl Supervisor {
     }
 
     /// Answers the requests whose worker has retired, or is gone.
-    pub(super) fn answer_retirements(&mut self) {
+    pub(in crate::supervisor) fn answer_retirements(&mut self) {
         for retiring in std::mem::take(&mut self.retiring) {
             let Retiring { request, worker: id, seat } = retiring;
             match self.workers.get(&id) {
@@ -308,14 +312,18 @@ impl Supervisor {
     }
 
     /// Tells those who wait for a successor that there is one.
-    pub(super) fn report_successor(&mut self, id: WorkerId) {
+    pub(in crate::supervisor) fn report_successor(&mut self, id: WorkerId) {
         if let Some((request, seat)) = self.wait_for(id) {
             self.progress(request, Progress::SuccessorReady { seat });
         }
     }
 
     /// Tells those who wait for a successor that it has failed, and when there is another.
-    pub(super) fn report_failed_successor(&mut self, failure: &WorkerFailure, delay: Duration) {
+    pub(in crate::supervisor) fn report_failed_successor(
+        &mut self,
+        failure: &WorkerFailure,
+        delay: Duration,
+    ) {
         let waits = |retiring: &&Retiring| retiring.seat == failure.seat;
         if let Some(Retiring { request, .. }) = self.retiring.iter().find(waits).copied() {
             let step = Progress::SuccessorFailed { failure: failure.clone(), delay };
@@ -326,7 +334,7 @@ impl Supervisor {
     /// A seat gets no more workers for a while. Who asked for another in it is told so, and the one
     /// that it has stays, as if nothing had been asked for. A worker with a cause of its own goes on
     /// leaving.
-    pub(super) fn refuse_successor(&mut self, failure: &WorkerFailure) {
+    pub(in crate::supervisor) fn refuse_successor(&mut self, failure: &WorkerFailure) {
         let seat = failure.seat;
         let in_seat: Vec<Retiring> =
             self.retiring.extract_if(.., |retiring| retiring.seat == seat).collect();

@@ -4,12 +4,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::health::Health;
 use super::links::LinkState;
-use super::replacement::Facts;
-use super::rollback::Reactivation;
-use super::{Event, ReplaceReason, Retirement, Timestamp};
+use super::replacement::{Facts, ReplaceReason};
+use super::retirement::Retirement;
 use crate::plan::{Generation, Occupant, Port, Seat};
+use crate::supervisor::health::Health;
+use crate::supervisor::rollout::Reactivation;
+use crate::supervisor::{Event, Timestamp};
 
 /// Names a worker; no two in the life of one master have the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,25 +44,25 @@ pub struct Worker {
     pub leaving: Option<ReplaceReason>,
     /// Its resident memory in bytes when it was last measured; `None` if it never was.
     pub rss: Option<u64>,
-    pub(super) facts: Facts,
+    pub(in crate::supervisor) facts: Facts,
     /// An earlier master has started it.
     pub adopted: bool,
-    pub(super) stage: Stage,
+    pub(in crate::supervisor) stage: Stage,
     /// Its ports cannot stand in the plan, or an earlier master has retired it: it is never to be named
     /// again.
-    pub(super) unfit: bool,
-    pub(super) health: Health,
+    pub(in crate::supervisor) unfit: bool,
+    pub(in crate::supervisor) health: Health,
     /// The master has listening sockets for it: those that it was spawned with, or is to be.
-    pub(super) holds_listeners: bool,
+    pub(in crate::supervisor) holds_listeners: bool,
     /// These are of an earlier worker, whom plans have named.
-    pub(super) reuses_listeners: bool,
+    pub(in crate::supervisor) reuses_listeners: bool,
     /// It is there for connections that wait in sockets which another worker has left; no plan is to
-    /// name it. See [`listeners`](super::orphaned_listeners).
-    pub(super) is_drainer: bool,
+    /// name it. See `orphaned_listeners.rs`.
+    pub(in crate::supervisor) is_drainer: bool,
     /// How many drainers in a row its sockets have had, itself included.
-    pub(super) drainers: u32,
+    pub(in crate::supervisor) drainers: u32,
     /// Whether it can be told things, and what it was told.
-    pub(super) link: LinkState,
+    pub(in crate::supervisor) link: LinkState,
 }
 
 /// Where a worker is in its life, in the words of DESIGN and of `status`.
@@ -91,7 +92,7 @@ impl fmt::Display for WorkerState {
 
 /// [`WorkerState`] with what is known in each.
 #[derive(Debug, Clone)]
-pub(super) enum Stage {
+pub(in crate::supervisor) enum Stage {
     /// Its ports do not listen yet.
     Starting,
     /// Its ports listen, and no plan that names it was ever in force.
@@ -108,7 +109,7 @@ pub(super) enum Stage {
 
 /// How far the end of a worker has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ending {
+pub(in crate::supervisor) enum Ending {
     /// Whether it was spawned at all is not known yet.
     Unspawned,
     /// It was told to end; SIGTERM follows.
@@ -120,7 +121,12 @@ pub(super) enum Ending {
 }
 
 impl Worker {
-    pub(super) fn new(id: WorkerId, seat: Seat, generation: Generation, now: Timestamp) -> Self {
+    pub(in crate::supervisor) fn new(
+        id: WorkerId,
+        seat: Seat,
+        generation: Generation,
+        now: Timestamp,
+    ) -> Self {
         Self {
             id,
             seat,
@@ -170,8 +176,8 @@ impl Worker {
         matches!(&self.stage, Stage::Retired(retirement) if retirement.is_settled())
     }
 
-    /// Whether [`Input::Ready`](super::Input::Ready) of it is waited for.
-    pub(super) fn awaits_ready(&self) -> bool {
+    /// Whether [`Input::Ready`](crate::supervisor::Input::Ready) of it is waited for.
+    pub(in crate::supervisor) fn awaits_ready(&self) -> bool {
         match &self.stage {
             Stage::Starting => true,
             Stage::Reactivating(reactivation) => reactivation.ready.is_none(),
@@ -180,17 +186,17 @@ impl Worker {
     }
 
     /// Whether it gets new connections, or just did.
-    pub(super) fn is_live(&self) -> bool {
+    pub(in crate::supervisor) fn is_live(&self) -> bool {
         matches!(self.stage, Stage::Live { .. })
     }
 
     /// Whether the plan may name it, and should: it answers.
-    pub(super) fn can_serve(&self) -> bool {
+    pub(in crate::supervisor) fn can_serve(&self) -> bool {
         self.is_able() && self.health.is_well()
     }
 
     /// Whether the plan may name it where nobody answers.
-    pub(super) fn is_able(&self) -> bool {
+    pub(in crate::supervisor) fn is_able(&self) -> bool {
         let listens = match &self.stage {
             Stage::Ready { .. } | Stage::Live { .. } => true,
             Stage::Reactivating(reactivation) => reactivation.ready.is_some(),
@@ -200,13 +206,13 @@ impl Worker {
     }
 
     /// Whether it serves, or may come to serve (again).
-    pub(super) fn is_promising(&self) -> bool {
+    pub(in crate::supervisor) fn is_promising(&self) -> bool {
         let is_wanted = !self.is_drainer && !self.health.is_stopping();
         is_wanted && (self.awaits_ready() || self.is_able())
     }
 
     /// How long it has been ready; zero if it is not.
-    pub(super) fn ready_for(&self, now: Timestamp) -> Duration {
+    pub(in crate::supervisor) fn ready_for(&self, now: Timestamp) -> Duration {
         match self.stage {
             Stage::Ready { ready } | Stage::Live { ready, .. } => now.since(ready),
             _ => Duration::ZERO,
@@ -214,20 +220,20 @@ impl Worker {
     }
 
     /// How the plan names it; `None` until its ports are known.
-    pub(super) fn occupant(&self) -> Option<Occupant> {
+    pub(in crate::supervisor) fn occupant(&self) -> Option<Occupant> {
         Some(Occupant { generation: self.generation, ports: Arc::clone(self.ports.as_ref()?) })
     }
 
-    pub(super) fn ready_event(&self, now: Timestamp) -> Event {
+    pub(in crate::supervisor) fn ready_event(&self, now: Timestamp) -> Event {
         let (worker, seat, generation) = (self.id, self.seat, self.generation);
         Event::Ready { worker, seat, generation, took: now.since(self.started) }
     }
 
-    pub(super) fn retired_event(&self) -> Event {
+    pub(in crate::supervisor) fn retired_event(&self) -> Event {
         Event::Retired { worker: self.id, seat: self.seat, generation: self.generation }
     }
 
-    pub(super) fn killed_event(&self) -> Event {
+    pub(in crate::supervisor) fn killed_event(&self) -> Event {
         Event::Killed { worker: self.id, seat: self.seat, generation: self.generation }
     }
 }

@@ -7,25 +7,25 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::Timestamp;
+use crate::supervisor::Timestamp;
 
 /// The retirements of late.
 #[derive(Debug, Clone, Default)]
-pub(super) struct RateLimiter {
+pub(in crate::supervisor) struct RateLimiter {
     /// When the last ones were, oldest first; no more than [`RateLimit::rate`].
     recorded: VecDeque<Timestamp>,
 }
 
 /// At most [`Self::rate`] in any [`Self::window`]; a window of zero is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct RateLimit {
-    pub(super) rate: u32,
-    pub(super) window: Duration,
+pub(in crate::supervisor) struct RateLimit {
+    pub(in crate::supervisor) rate: u32,
+    pub(in crate::supervisor) window: Duration,
 }
 
 impl RateLimiter {
     /// A worker has retired.
-    pub(super) fn record(&mut self, limit: RateLimit, now: Timestamp) {
+    pub(in crate::supervisor) fn record(&mut self, limit: RateLimit, now: Timestamp) {
         self.recorded.push_back(now);
         while self.recorded.len() > limit.places() {
             self.recorded.pop_front();
@@ -33,13 +33,17 @@ impl RateLimiter {
     }
 
     /// The retirements that count, oldest first.
-    pub(super) fn recorded(&self) -> impl Iterator<Item = Timestamp> {
+    pub(in crate::supervisor) fn recorded(&self) -> impl Iterator<Item = Timestamp> {
         self.recorded.iter().copied()
     }
 
     /// From when on one more replacement may be begun while so many are under way; `None`: not
     /// before one of these has come to its end.
-    pub(super) fn allowed_at(&self, limit: RateLimit, under_way: usize) -> Option<Timestamp> {
+    pub(in crate::supervisor) fn allowed_at(
+        &self,
+        limit: RateLimit,
+        under_way: usize,
+    ) -> Option<Timestamp> {
         if limit.window.is_zero() {
             return Some(Timestamp::START);
         }

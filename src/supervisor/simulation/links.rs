@@ -22,14 +22,14 @@ pub(super) struct State {
 
 fn begin(world: &mut World) {
     // Who picks its ports opens its sockets itself.
-    world.peers.picks_ports = world.random.percent(30) && !world.settings.holds_listeners;
+    world.links.picks_ports = world.random.percent(30) && !world.settings.holds_listeners;
 }
 
 type Happening = fn(&mut World, Pid);
 
 /// When it will tell its ports, join, say something, and part, if ever.
 fn born(world: &mut World, pid: Pid) {
-    if world.peers.picks_ports {
+    if world.links.picks_ports {
         world.processes.get_mut(&pid).expect("it was just started").keeps_ports = true;
         let delay = world.random.millis(0..800);
         world.schedule_for_master(delay, move |world| report_ports(world, pid));

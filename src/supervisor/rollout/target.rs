@@ -1,51 +1,51 @@
 //! What the cluster wants, and which of those it has stand in the plan.
 
-use super::{Worker, WorkerId};
 use crate::plan::{Generation, MAX_SEATS, Plan, Seat, Weights};
+use crate::supervisor::{Worker, WorkerId};
 
 /// The workers that a cluster wants: one of this generation in each seat, and those of a canary.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Target {
-    pub(super) generation: Generation,
+pub(in crate::supervisor) struct Target {
+    pub(in crate::supervisor) generation: Generation,
     /// The seats without those of a canary.
-    pub(super) weights: Weights,
-    pub(super) canary: Option<Canary>,
+    pub(in crate::supervisor) weights: Weights,
+    pub(in crate::supervisor) canary: Option<Canary>,
 }
 
 /// A generation on trial: workers in seats of their own, after all others, with a part of the slots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Canary {
-    pub(super) generation: Generation,
-    pub(super) seats: usize,
-    pub(super) slots: usize,
+pub(in crate::supervisor) struct Canary {
+    pub(in crate::supervisor) generation: Generation,
+    pub(in crate::supervisor) seats: usize,
+    pub(in crate::supervisor) slots: usize,
 }
 
 impl Target {
     /// All workers of one generation.
-    pub(super) fn all(generation: Generation, weights: Weights) -> Self {
+    pub(in crate::supervisor) fn all(generation: Generation, weights: Weights) -> Self {
         Self { generation, weights, canary: None }
     }
 
     /// The same without its canary.
-    pub(super) fn without_canary(&self) -> Self {
+    pub(in crate::supervisor) fn without_canary(&self) -> Self {
         Self::all(self.generation, self.weights.clone())
     }
 
     /// The number of its plan: that of its newest generation.
-    pub(super) fn newest(&self) -> Generation {
+    pub(in crate::supervisor) fn newest(&self) -> Generation {
         self.canary.map_or(self.generation, |canary| canary.generation)
     }
 
-    pub(super) fn seat_count(&self) -> usize {
+    pub(in crate::supervisor) fn seat_count(&self) -> usize {
         self.weights.seats() + self.canary.map_or(0, |canary| canary.seats)
     }
 
-    pub(super) fn seats(&self) -> impl DoubleEndedIterator<Item = Seat> + use<> {
+    pub(in crate::supervisor) fn seats(&self) -> impl DoubleEndedIterator<Item = Seat> + use<> {
         (0..MAX_SEATS).map(Seat).take(self.seat_count())
     }
 
     /// The generation that is wanted in a seat; `None` if there is no such seat.
-    pub(super) fn generation_in(&self, seat: Seat) -> Option<Generation> {
+    pub(in crate::supervisor) fn generation_in(&self, seat: Seat) -> Option<Generation> {
         match seat.index() {
             index if index < self.weights.seats() => Some(self.generation),
             index if index < self.seat_count() => Some(self.newest()),
@@ -54,21 +54,21 @@ impl Target {
     }
 
     /// The places, each with the generation that is wanted in it.
-    pub(super) fn places(&self) -> impl Iterator<Item = (Seat, Generation)> {
+    pub(in crate::supervisor) fn places(&self) -> impl Iterator<Item = (Seat, Generation)> {
         self.seats().filter_map(|seat| Some((seat, self.generation_in(seat)?)))
     }
 
     /// Whether the worker holds, or is to hold, one of the seats.
-    pub(super) fn includes(&self, worker: &Worker) -> bool {
+    pub(in crate::supervisor) fn includes(&self, worker: &Worker) -> bool {
         self.has(worker.seat, worker.generation)
     }
 
-    pub(super) fn has(&self, seat: Seat, generation: Generation) -> bool {
+    pub(in crate::supervisor) fn has(&self, seat: Seat, generation: Generation) -> bool {
         self.generation_in(seat) == Some(generation)
     }
 
     /// Whether the slots are shared out alike.
-    pub(super) fn has_shape_of(&self, other: &Self) -> bool {
+    pub(in crate::supervisor) fn has_shape_of(&self, other: &Self) -> bool {
         let shape = |target: &Self| target.canary.map(|canary| (canary.seats, canary.slots));
         self.weights == other.weights && shape(self) == shape(other)
     }
@@ -76,16 +76,16 @@ impl Target {
 
 /// A plan in terms of workers: the same roster always makes the same plan.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Roster {
-    pub(super) target: Target,
+pub(in crate::supervisor) struct Roster {
+    pub(in crate::supervisor) target: Target,
     /// The worker in each seat; `None` where the seat is vacant.
-    pub(super) holders: Vec<Option<WorkerId>>,
+    pub(in crate::supervisor) holders: Vec<Option<WorkerId>>,
 }
 
 impl Roster {
     /// All workers that can serve, in the seats of `target`; where none can, those that are able to but
     /// for their health (see `health.rs`). `workers` come by age, the oldest first.
-    pub(super) fn of<'a>(
+    pub(in crate::supervisor) fn of<'a>(
         target: &Target,
         workers: impl Iterator<Item = &'a Worker> + Clone,
     ) -> Self {
@@ -103,7 +103,7 @@ impl Roster {
         Self { target: target.clone(), holders }
     }
 
-    pub(super) fn names(&self, worker: &Worker) -> bool {
+    pub(in crate::supervisor) fn names(&self, worker: &Worker) -> bool {
         self.holders.get(worker.seat.index()) == Some(&Some(worker.id))
     }
 
@@ -113,34 +113,34 @@ impl Roster {
         self.target.includes(worker) && holder.is_some_and(|holder| holder != worker.id)
     }
 
-    pub(super) fn occupied(&self) -> usize {
+    pub(in crate::supervisor) fn occupied(&self) -> usize {
         self.holders.iter().flatten().count()
     }
 
-    pub(super) fn is_full(&self) -> bool {
+    pub(in crate::supervisor) fn is_full(&self) -> bool {
         self.holders.iter().all(Option::is_some)
     }
 }
 
 /// A plan, and the workers that it stands for.
 #[derive(Debug, Clone)]
-pub(super) struct PlanWithWorkers {
-    pub(super) plan: Plan,
+pub(in crate::supervisor) struct PlanWithWorkers {
+    pub(in crate::supervisor) plan: Plan,
     /// `None`: the plan is not one of ours; its occupants, if any, are workers of an earlier
     /// master.
-    pub(super) roster: Option<Roster>,
+    pub(in crate::supervisor) roster: Option<Roster>,
 }
 
 impl PlanWithWorkers {
-    pub(super) fn names(&self, worker: &Worker) -> bool {
+    pub(in crate::supervisor) fn names(&self, worker: &Worker) -> bool {
         self.roster.as_ref().is_some_and(|roster| roster.names(worker))
     }
 
-    pub(super) fn seats_another(&self, worker: &Worker) -> bool {
+    pub(in crate::supervisor) fn seats_another(&self, worker: &Worker) -> bool {
         self.roster.as_ref().is_some_and(|roster| roster.seats_another(worker))
     }
 
-    pub(super) fn target(&self) -> Option<&Target> {
+    pub(in crate::supervisor) fn target(&self) -> Option<&Target> {
         self.roster.as_ref().map(|roster| &roster.target)
     }
 }

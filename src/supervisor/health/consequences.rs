@@ -16,10 +16,10 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::state::Phase;
-use super::target::Target;
-use super::worker::{Ending, Stage};
-use super::{
+use crate::supervisor::rollout::Target;
+use crate::supervisor::state::Phase;
+use crate::supervisor::workers::{Ending, Stage};
+use crate::supervisor::{
     Action, Backoff, EndReason, Event, FailureCause, Settings, Supervisor, Timestamp, Worker,
     WorkerFailure, WorkerId,
 };
@@ -117,7 +117,7 @@ impl fmt::Display for NotReady {
 
 /// What clients can expect of the workers of a target, the best last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Standing {
+pub(in crate::supervisor) enum Standing {
     /// No worker is there for them.
     Nobody,
     /// Those that are there do not answer.
@@ -128,7 +128,7 @@ pub(super) enum Standing {
 
 /// What is known of a worker beside its stage: whether it answers, and what it says of itself.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Health {
+pub(in crate::supervisor) struct Health {
     outage: Option<Outage>,
     /// How often it fell silent with less than [`CALM`] in between.
     outages: u32,
@@ -156,48 +156,48 @@ struct Outage {
 
 impl Health {
     /// Whether the worker may be given connections while others can be.
-    pub(super) fn is_well(&self) -> bool {
+    pub(in crate::supervisor) fn is_well(&self) -> bool {
         self.outage.is_none() && !self.is_stopping
     }
 
     /// Whether it has said that it stops.
-    pub(super) fn is_stopping(&self) -> bool {
+    pub(in crate::supervisor) fn is_stopping(&self) -> bool {
         self.is_stopping
     }
 
     /// By what it is silent, if it is.
-    pub(super) fn unhealthy(&self) -> Option<Unhealthy> {
+    pub(in crate::supervisor) fn unhealthy(&self) -> Option<Unhealthy> {
         self.outage.map(|outage| outage.cause)
     }
 
-    pub(super) fn lack(&self) -> NotReady {
+    pub(in crate::supervisor) fn lack(&self) -> NotReady {
         self.lack
     }
 
     /// `deadline`, or what the worker has asked for if that is later.
-    pub(super) fn extend(&self, deadline: Timestamp) -> Timestamp {
+    pub(in crate::supervisor) fn extend(&self, deadline: Timestamp) -> Timestamp {
         let furthest = deadline.after(LONGEST_EXTENSION);
         let asked = self.extended.map_or(deadline, |asked| asked.min(furthest));
         deadline.max(asked).max(self.spared_until)
     }
 
     /// The deadline of its stage is not before `moment`.
-    pub(super) fn spare_until(&mut self, moment: Timestamp) {
+    pub(in crate::supervisor) fn spare_until(&mut self, moment: Timestamp) {
         self.spared_until = moment;
     }
 
     /// One that has asked an earlier master for time.
-    pub(super) fn with_extension(extended: Option<Timestamp>) -> Self {
+    pub(in crate::supervisor) fn with_extension(extended: Option<Timestamp>) -> Self {
         Self { extended, ..Self::default() }
     }
 
     /// What the deadline of its stage is not before, if it has asked for time.
-    pub(super) fn extended(&self) -> Option<Timestamp> {
+    pub(in crate::supervisor) fn extended(&self) -> Option<Timestamp> {
         self.extended
     }
 
     /// Forgets what was asked for in the stage before.
-    pub(super) fn forget_extension(&mut self) {
+    pub(in crate::supervisor) fn forget_extension(&mut self) {
         (self.extended, self.spared_until) = (None, Timestamp::START);
     }
 }
@@ -215,7 +215,7 @@ impl Worker {
     }
 
     /// Since when it has not answered.
-    pub(super) fn unhealthy_since(&self) -> Option<Timestamp> {
+    pub(in crate::supervisor) fn unhealthy_since(&self) -> Option<Timestamp> {
         let outage = self.health.outage.filter(|outage| outage.back_at.is_none());
         outage.map(|outage| outage.since)
     }
@@ -247,7 +247,7 @@ impl Worker {
 
 impl Supervisor {
     /// When the health of a worker asks for a decision.
-    pub(super) fn health_deadline(&self, worker: &Worker) -> Option<Timestamp> {
+    pub(in crate::supervisor) fn health_deadline(&self, worker: &Worker) -> Option<Timestamp> {
         // Not while clients may reach it: it is on its way into force.
         let is_new = matches!(worker.stage, Stage::Ready { .. } | Stage::Reactivating(_));
         let is_given_up = is_new && !worker.is_coming_back();
@@ -256,7 +256,7 @@ impl Supervisor {
         deadline.filter(|_| !(is_given_up && may_get_clients))
     }
 
-    pub(super) fn act_on_health(&mut self, now: Timestamp) {
+    pub(in crate::supervisor) fn act_on_health(&mut self, now: Timestamp) {
         let is_due =
             |worker: &&Worker| self.health_deadline(worker).is_some_and(|deadline| deadline <= now);
         let due: Vec<WorkerId> = self.workers.values().filter(is_due).map(|w| w.id).collect();
@@ -274,7 +274,12 @@ impl Supervisor {
     }
 
     /// A worker does not answer any more.
-    pub(super) fn became_unhealthy(&mut self, id: WorkerId, cause: Unhealthy, now: Timestamp) {
+    pub(in crate::supervisor) fn became_unhealthy(
+        &mut self,
+        id: WorkerId,
+        cause: Unhealthy,
+        now: Timestamp,
+    ) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if matches!(worker.stage, Stage::Starting | Stage::Dying { .. }) {
             return;
@@ -296,7 +301,7 @@ impl Supervisor {
     }
 
     /// A worker answers again.
-    pub(super) fn became_healthy(&mut self, id: WorkerId, now: Timestamp) {
+    pub(in crate::supervisor) fn became_healthy(&mut self, id: WorkerId, now: Timestamp) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         let Some(outage) = worker.health.outage.as_mut().filter(|outage| outage.back_at.is_none())
         else {
@@ -310,7 +315,7 @@ impl Supervisor {
     }
 
     /// A worker that answers again is not to serve any more: it has come back as far as it will.
-    pub(super) fn end_return(&mut self, id: WorkerId, now: Timestamp) {
+    pub(in crate::supervisor) fn end_return(&mut self, id: WorkerId, now: Timestamp) {
         if self.workers.get(&id).is_some_and(Worker::is_coming_back) {
             self.come_back(id, now);
         }
@@ -337,7 +342,7 @@ impl Supervisor {
     }
 
     /// A worker says that it stops, without having been asked to.
-    pub(super) fn says_it_stops(&mut self, id: WorkerId, now: Timestamp) {
+    pub(in crate::supervisor) fn says_it_stops(&mut self, id: WorkerId, now: Timestamp) {
         let is_stopping = self.is_stopping();
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if worker.health.is_stopping || is_stopping {
@@ -367,7 +372,12 @@ impl Supervisor {
     }
 
     /// A worker asks for more time, for what it is doing now.
-    pub(super) fn asked_for_time(&mut self, id: WorkerId, span: Duration, now: Timestamp) {
+    pub(in crate::supervisor) fn asked_for_time(
+        &mut self,
+        id: WorkerId,
+        span: Duration,
+        now: Timestamp,
+    ) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         let until = now.after(span);
         match &mut worker.stage {
@@ -382,7 +392,7 @@ impl Supervisor {
     }
 
     /// What a worker that is starting lacks has changed.
-    pub(super) fn lacks(&mut self, id: WorkerId, lack: NotReady, now: Timestamp) {
+    pub(in crate::supervisor) fn lacks(&mut self, id: WorkerId, lack: NotReady, now: Timestamp) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if !matches!(worker.stage, Stage::Starting) {
             return;
@@ -417,7 +427,7 @@ impl Supervisor {
     }
 
     /// What clients can expect of the workers of a target.
-    pub(super) fn standing(&self, target: &Target) -> Standing {
+    pub(in crate::supervisor) fn standing(&self, target: &Target) -> Standing {
         let of_worker = |worker: &Worker| match worker.can_serve() {
             true => Standing::Serves,
             false if worker.is_able() => Standing::Silent,
@@ -429,7 +439,7 @@ impl Supervisor {
 
     /// Whether no plan names the worker only because it does not answer: it keeps its place, and is not
     /// retired.
-    pub(super) fn is_set_aside(&self, worker: &Worker) -> bool {
+    pub(in crate::supervisor) fn is_set_aside(&self, worker: &Worker) -> bool {
         !worker.is_healthy() && !worker.health.is_stopping && !self.kernel.seat_is_anothers(worker)
     }
 }

@@ -5,24 +5,24 @@
 //! target, and the workers that it does not include retire. Until then the old target stays what it
 //! was, so that giving up is dropping the rollout: its workers are wanted by nobody then.
 
-use super::backoff::SeatBackoff;
-use super::health::Standing;
-use super::state::Phase;
 use super::target::{PlanWithWorkers, Target};
-use super::{
+use crate::plan::{Generation, Seat, Weights};
+use crate::supervisor::health::Standing;
+use crate::supervisor::state::Phase;
+use crate::supervisor::workers::SeatBackoff;
+use crate::supervisor::{
     Done, Progress, Refusal, RequestId, Rollout, Supervisor, Worker, WorkerFailure, WorkerId,
 };
-use crate::plan::{Generation, Seat, Weights};
 
 /// After so many failed commits in a row a rollout is given up.
 const COMMIT_TRIES: u32 = 3;
 
 /// The reload, or whatever else, under way.
 #[derive(Debug, Clone)]
-pub(super) struct RolloutState {
+pub(in crate::supervisor) struct RolloutState {
     kind: Rollout,
     request: RequestId,
-    pub(super) to: Target,
+    pub(in crate::supervisor) to: Target,
     stage: RolloutStage,
     /// How often the kernel did not take the plan of the swap.
     commit_failures: u32,
@@ -40,17 +40,17 @@ enum RolloutStage {
 }
 
 impl RolloutState {
-    pub(super) fn is_preparing(&self) -> bool {
+    pub(in crate::supervisor) fn is_preparing(&self) -> bool {
         matches!(self.stage, RolloutStage::Preparing)
     }
 
-    pub(super) fn is_swapping(&self) -> bool {
+    pub(in crate::supervisor) fn is_swapping(&self) -> bool {
         matches!(self.stage, RolloutStage::Swapping { .. })
     }
 }
 
 impl Supervisor {
-    pub(super) fn reload(&mut self, request: RequestId) {
+    pub(in crate::supervisor) fn reload(&mut self, request: RequestId) {
         match self.reload_target() {
             Ok(to) => self.begin_rollout(Rollout::Reload, request, to),
             Err(refusal) => self.reply(request, Err(refusal)),
@@ -64,13 +64,13 @@ impl Supervisor {
     }
 
     /// A number that no generation in force has had.
-    pub(super) fn next_generation(&self) -> Result<Generation, Refusal> {
+    pub(in crate::supervisor) fn next_generation(&self) -> Result<Generation, Refusal> {
         let last = self.last_generation.max(self.target.newest());
         let next = last.next();
         if next == last { Err(Refusal::LastGeneration(last)) } else { Ok(next) }
     }
 
-    pub(super) fn scale(&mut self, request: RequestId, workers: u16) {
+    pub(in crate::supervisor) fn scale(&mut self, request: RequestId, workers: u16) {
         match self.check_scale(workers) {
             Ok(to) if to.weights.seats() == self.target.weights.seats() => {
                 let slots = self.plan().assignment().slots();
@@ -89,7 +89,7 @@ impl Supervisor {
         Ok(Target::all(self.target.generation, weights))
     }
 
-    pub(super) fn check_idle(&self) -> Result<(), Refusal> {
+    pub(in crate::supervisor) fn check_idle(&self) -> Result<(), Refusal> {
         match (&self.phase, &self.rollout) {
             (Phase::Starting(_), _) => Err(Refusal::Starting),
             (Phase::Stopping(_) | Phase::Finished, _) => Err(Refusal::Stopping),
@@ -98,7 +98,12 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn begin_rollout(&mut self, kind: Rollout, request: RequestId, to: Target) {
+    pub(in crate::supervisor) fn begin_rollout(
+        &mut self,
+        kind: Rollout,
+        request: RequestId,
+        to: Target,
+    ) {
         let stage = RolloutStage::Preparing;
         self.rollout = Some(RolloutState { kind, request, to, stage, commit_failures: 0 });
         self.respawns.values_mut().for_each(SeatBackoff::forgive);
@@ -108,7 +113,7 @@ impl Supervisor {
     /// more, as soon as one of the new ones can. A silent new worker counts for as much as a silent old
     /// one: only where there is nobody else. So one that falls silent before the kernel has the swap is
     /// waited for again, where the old ones serve.
-    pub(super) fn advance_rollout(&mut self) {
+    pub(in crate::supervisor) fn advance_rollout(&mut self) {
         let Some(rollout) = &self.rollout else { return };
         let (ready, needed) = self.newcomers(rollout);
         let is_time = ready == needed || self.standing(&rollout.to) > self.standing(&self.target);
@@ -137,7 +142,7 @@ impl Supervisor {
         })
     }
 
-    pub(super) fn report_rollout_progress(&mut self, id: WorkerId) {
+    pub(in crate::supervisor) fn report_rollout_progress(&mut self, id: WorkerId) {
         let (Some(rollout), Some(worker)) = (&self.rollout, self.workers.get(&id)) else { return };
         if self.is_newcomer(worker) {
             let (ready, needed) = self.newcomers(rollout);
@@ -148,7 +153,11 @@ impl Supervisor {
 
     /// If the worker is one that the rollout brings in, its failure is the rollout's. Returns
     /// whether it was.
-    pub(super) fn fail_rollout_of(&mut self, worker: &Worker, failure: WorkerFailure) -> bool {
+    pub(in crate::supervisor) fn fail_rollout_of(
+        &mut self,
+        worker: &Worker,
+        failure: WorkerFailure,
+    ) -> bool {
         if !self.is_newcomer(worker) {
             return false;
         }
@@ -168,12 +177,12 @@ impl Supervisor {
     }
 
     /// Whether the outstanding commit is the swap.
-    pub(super) fn rollout_is_submitted(&self) -> bool {
+    pub(in crate::supervisor) fn rollout_is_submitted(&self) -> bool {
         let swap = self.rollout.as_ref().filter(|rollout| rollout.is_swapping());
         swap.is_some_and(|rollout| self.kernel.outstanding_target() == Some(&rollout.to))
     }
 
-    pub(super) fn rollout_commit_failed(&mut self, reason: &str) {
+    pub(in crate::supervisor) fn rollout_commit_failed(&mut self, reason: &str) {
         let can_fall_back = self.can_fall_back();
         let Some(rollout) = &mut self.rollout else { return };
         let RolloutStage::Swapping { failure } = &mut rollout.stage else { return };
@@ -197,7 +206,7 @@ impl Supervisor {
     }
 
     /// If the plan in force follows the new target, the rollout is done.
-    pub(super) fn end_rollout_in_force(&mut self, before: &PlanWithWorkers) {
+    pub(in crate::supervisor) fn end_rollout_in_force(&mut self, before: &PlanWithWorkers) {
         let in_force = &self.kernel.in_force;
         let target = in_force.target();
         let Some(rollout) = self.rollout.take_if(|rollout| Some(&rollout.to) == target) else {
@@ -228,7 +237,7 @@ impl Supervisor {
         self.rollout_done(rollout.request, done);
     }
 
-    pub(super) fn give_up_rollout(&mut self, refusal: Refusal) {
+    pub(in crate::supervisor) fn give_up_rollout(&mut self, refusal: Refusal) {
         if let Some(rollout) = self.rollout.take() {
             self.reply(rollout.request, Err(refusal));
         }

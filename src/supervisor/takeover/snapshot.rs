@@ -9,10 +9,10 @@
 use std::sync::Arc;
 
 use super::adopt::{AdoptedStage, WorkerSnapshot};
-use super::target::Target;
-use super::worker::{Ending, Stage};
-use super::{Refusal, Supervisor, Timestamp, Worker};
 use crate::plan::{Assignment, Generation, Seat, Weights};
+use crate::supervisor::rollout::Target;
+use crate::supervisor::workers::{Ending, Stage};
+use crate::supervisor::{Refusal, Supervisor, Timestamp, Worker};
 
 /// What a master leaves.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -133,8 +133,8 @@ impl Supervisor {
     }
 
     /// Takes in what an earlier master remembers; `in_force` as in
-    /// [`AdoptedCluster`](super::AdoptedCluster): there is no way back to workers of other listeners.
-    pub(super) fn restore(&mut self, history: History, in_force: bool) {
+    /// [`AdoptedCluster`](crate::supervisor::AdoptedCluster): there is no way back to workers of other listeners.
+    pub(in crate::supervisor) fn restore(&mut self, history: History, in_force: bool) {
         let History { before, home, retirements, last_generation, .. } = history;
         let before = before.filter(|_| in_force);
         self.before = before.map(|(generation, weights)| Target::all(generation, weights));

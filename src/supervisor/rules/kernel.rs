@@ -2,28 +2,28 @@
 
 use std::time::Duration;
 
-use super::backoff::Retry;
 use super::repair::Repair;
-use super::target::{PlanWithWorkers, Target};
-use super::{Backoff, Start, Timestamp, Worker};
 use crate::plan::{Plan, Port};
+use crate::supervisor::rollout::{PlanWithWorkers, Target};
+use crate::supervisor::workers::Retry;
+use crate::supervisor::{Backoff, Start, Timestamp, Worker};
 
 /// The delays between tries to put a plan into force.
 const RETRY: Backoff = Backoff { min: Duration::from_millis(100), max: Duration::from_secs(5) };
 
 /// The plan in force, and the commit that is outstanding.
 #[derive(Debug, Clone)]
-pub(super) struct Kernel {
-    pub(super) in_force: PlanWithWorkers,
+pub(in crate::supervisor) struct Kernel {
+    pub(in crate::supervisor) in_force: PlanWithWorkers,
     /// Whether there are any rules at all.
-    pub(super) has_rules: bool,
+    pub(in crate::supervisor) has_rules: bool,
     outstanding: Option<PlanWithWorkers>,
     retry: Retry,
-    pub(super) repair: Repair,
+    pub(in crate::supervisor) repair: Repair,
 }
 
 impl Kernel {
-    pub(super) fn new(in_force: Plan, start: Start) -> Self {
+    pub(in crate::supervisor) fn new(in_force: Plan, start: Start) -> Self {
         Self {
             in_force: PlanWithWorkers { plan: in_force, roster: None },
             has_rules: start == Start::FromKernel,
@@ -34,29 +34,29 @@ impl Kernel {
     }
 
     /// Whether anything is outstanding: a commit, or a look at the table, or its repair.
-    pub(super) fn is_busy(&self) -> bool {
+    pub(in crate::supervisor) fn is_busy(&self) -> bool {
         self.is_committing() || self.repair.is_busy()
     }
 
-    pub(super) fn is_committing(&self) -> bool {
+    pub(in crate::supervisor) fn is_committing(&self) -> bool {
         self.outstanding.is_some()
     }
 
     /// Whether new connections may reach this worker: the plan in force names it, or one that may
     /// be in force any moment.
-    pub(super) fn names(&self, worker: &Worker) -> bool {
+    pub(in crate::supervisor) fn names(&self, worker: &Worker) -> bool {
         self.in_force.names(worker)
             || self.outstanding.as_ref().is_some_and(|candidate| candidate.names(worker))
     }
 
     /// Whether the plan in force, or one that may be any moment, names another worker in this one's seat.
-    pub(super) fn seat_is_anothers(&self, worker: &Worker) -> bool {
+    pub(in crate::supervisor) fn seat_is_anothers(&self, worker: &Worker) -> bool {
         let candidates = [Some(&self.in_force), self.outstanding.as_ref()];
         candidates.into_iter().flatten().any(|candidate| candidate.seats_another(worker))
     }
 
     /// The same of whoever listens on these worker ports.
-    pub(super) fn leads_to(&self, ports: &[Port]) -> bool {
+    pub(in crate::supervisor) fn leads_to(&self, ports: &[Port]) -> bool {
         let leads_there = |candidate: &PlanWithWorkers| {
             let mut occupants = candidate.plan.seats().filter_map(|(_, occupant)| occupant);
             occupants.any(|occupant| *occupant.ports == *ports)
@@ -65,33 +65,33 @@ impl Kernel {
     }
 
     /// Whether clients are let in.
-    pub(super) fn is_open(&self) -> bool {
+    pub(in crate::supervisor) fn is_open(&self) -> bool {
         self.has_rules && self.in_force.plan.is_admitting()
     }
 
     /// The target of the outstanding commit, if it has one.
-    pub(super) fn outstanding_target(&self) -> Option<&Target> {
+    pub(in crate::supervisor) fn outstanding_target(&self) -> Option<&Target> {
         Some(&self.outstanding.as_ref()?.roster.as_ref()?.target)
     }
 
     /// When the next commit may be tried.
-    pub(super) fn not_before(&self) -> Timestamp {
+    pub(in crate::supervisor) fn not_before(&self) -> Timestamp {
         self.retry.not_before
     }
 
-    pub(super) fn submit(&mut self, candidate: PlanWithWorkers) -> Plan {
+    pub(in crate::supervisor) fn submit(&mut self, candidate: PlanWithWorkers) -> Plan {
         self.outstanding.insert(candidate).plan.clone()
     }
 
     /// The outstanding commit is in force; returns what was in force before.
-    pub(super) fn committed(&mut self) -> Option<PlanWithWorkers> {
+    pub(in crate::supervisor) fn committed(&mut self) -> Option<PlanWithWorkers> {
         let candidate = self.outstanding.take()?;
         self.repair.suspect();
         Some(self.replace(candidate))
     }
 
     /// A candidate whose plan equals the one in force needs no commit.
-    pub(super) fn replace(&mut self, candidate: PlanWithWorkers) -> PlanWithWorkers {
+    pub(in crate::supervisor) fn replace(&mut self, candidate: PlanWithWorkers) -> PlanWithWorkers {
         self.retry = Retry::default();
         self.has_rules = true;
         std::mem::replace(&mut self.in_force, candidate)
@@ -99,7 +99,7 @@ impl Kernel {
 
     /// The outstanding commit, or the attempt to make one, changed nothing. Returns the delay until
     /// the next try.
-    pub(super) fn failed(&mut self, now: Timestamp) -> Duration {
+    pub(in crate::supervisor) fn failed(&mut self, now: Timestamp) -> Duration {
         self.outstanding = None;
         self.retry.failed(&RETRY, now)
     }

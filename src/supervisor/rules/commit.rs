@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use super::desired::Unplannable;
-use super::state::Phase;
-use super::target::PlanWithWorkers;
-use super::worker::Stage;
-use super::{Action, Event, FailureCause, Start, Supervisor, Timestamp};
+use crate::supervisor::rollout::PlanWithWorkers;
+use crate::supervisor::state::Phase;
+use crate::supervisor::workers::Stage;
+use crate::supervisor::{Action, Event, FailureCause, Start, Supervisor, Timestamp};
 
 impl Supervisor {
     /// Submits the plan that should be in force, if another one is.
-    pub(super) fn commit_changes(&mut self, now: Timestamp) {
+    pub(in crate::supervisor) fn commit_changes(&mut self, now: Timestamp) {
         while !self.kernel.is_busy() && self.kernel.not_before() <= now {
             match self.desired() {
                 Ok(None) => return,
@@ -27,11 +27,11 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn commit_deadline(&self) -> Option<Timestamp> {
+    pub(in crate::supervisor) fn commit_deadline(&self) -> Option<Timestamp> {
         (!self.kernel.is_busy() && self.is_outdated()).then(|| self.kernel.not_before())
     }
 
-    pub(super) fn came_into_force(
+    pub(in crate::supervisor) fn came_into_force(
         &mut self,
         before: &PlanWithWorkers,
         took: Duration,
@@ -69,7 +69,7 @@ impl Supervisor {
         self.end_rollout_in_force(before);
     }
 
-    pub(super) fn commit_failed(&mut self, reason: String, now: Timestamp) {
+    pub(in crate::supervisor) fn commit_failed(&mut self, reason: String, now: Timestamp) {
         let was_rollout = self.rollout_is_submitted();
         let retry_in = self.kernel.failed(now);
         let event = Event::CommitFailed { reason: reason.clone(), retry_in };

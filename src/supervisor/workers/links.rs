@@ -2,20 +2,20 @@
 
 use std::sync::Arc;
 
-use super::worker::{Ending, Stage};
-use super::{Action, Supervisor, Timestamp, Worker, WorkerId};
+use super::worker::{Ending, Stage, Worker, WorkerId};
 use crate::plan::Port;
+use crate::supervisor::{Action, Supervisor, Timestamp};
 
 /// Whether a worker can be told things, and what it was told.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct LinkState {
+pub(in crate::supervisor) struct LinkState {
     is_open: bool,
     /// It knows that it is retired.
     knows_retired: bool,
 }
 
 impl LinkState {
-    pub(super) fn is_open(self) -> bool {
+    pub(in crate::supervisor) fn is_open(self) -> bool {
         self.is_open
     }
 
@@ -24,14 +24,14 @@ impl LinkState {
     }
 
     /// It serves again, and what it was told holds no more.
-    pub(super) fn serves_again(&mut self) {
+    pub(in crate::supervisor) fn serves_again(&mut self) {
         self.knows_retired = false;
     }
 }
 
 impl Supervisor {
     /// The ports of a worker are what it told first: they may be in force already.
-    pub(super) fn ports_reported(&mut self, id: WorkerId, ports: Arc<[Port]>) {
+    pub(in crate::supervisor) fn ports_reported(&mut self, id: WorkerId, ports: Arc<[Port]>) {
         if let Some(worker) = self.workers.get_mut(&id)
             && matches!(worker.stage, Stage::Starting)
             && worker.ports.is_none()
@@ -43,21 +43,21 @@ impl Supervisor {
 
     /// One that was taken for a worker which gets ready, and says that an earlier master has retired it,
     /// is not to serve again: it may be about to close its sockets, or to end.
-    pub(super) fn link_opened(&mut self, id: WorkerId, knows_retired: bool) {
+    pub(in crate::supervisor) fn link_opened(&mut self, id: WorkerId, knows_retired: bool) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.link = LinkState { is_open: true, knows_retired };
         let gets_ready = matches!(worker.stage, Stage::Starting | Stage::Ready { .. });
         worker.unfit |= knows_retired && worker.adopted && gets_ready;
     }
 
-    pub(super) fn link_closed(&mut self, id: WorkerId) {
+    pub(in crate::supervisor) fn link_closed(&mut self, id: WorkerId) {
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.link.is_open = false;
         }
     }
 
     /// A worker that does not do what it is told gets a signal at once.
-    pub(super) fn order_unanswered(&mut self, id: WorkerId, now: Timestamp) {
+    pub(in crate::supervisor) fn order_unanswered(&mut self, id: WorkerId, now: Timestamp) {
         let is_told = self.workers.get(&id).is_some_and(|worker| {
             matches!(worker.stage, Stage::Dying { ending: Ending::Told { .. }, .. })
         });
@@ -68,7 +68,7 @@ impl Supervisor {
 
     /// Tells workers that they are retired: not before those who were sent to them have been
     /// accepted, since a worker may stop to listen then; nor while a rollback may call them back.
-    pub(super) fn tell_retired(&mut self, now: Timestamp) {
+    pub(in crate::supervisor) fn tell_retired(&mut self, now: Timestamp) {
         let is_to_be_told = |worker: &&Worker| worker.is_settled() && worker.link.is_to_be_told();
         let settled = self.workers.values().filter(is_to_be_told).map(|worker| worker.id);
         for id in settled.collect::<Vec<_>>() {

@@ -21,18 +21,19 @@
 
 use std::sync::Arc;
 
-use super::{
-    Action, Event, FailureCause, Retirement, Settings, Sockets, Supervisor, Timestamp, Worker,
-    WorkerFailure, WorkerId,
-};
+use super::retirement::Retirement;
+use super::worker::{Worker, WorkerId};
 use crate::plan::{Generation, Port, Seat};
+use crate::supervisor::{
+    Action, Event, FailureCause, Settings, Sockets, Supervisor, Timestamp, WorkerFailure,
+};
 
 /// So many drainers are started for one estate.
 const MAX_DRAINERS: u32 = 3;
 
 /// Listening sockets without a worker.
 #[derive(Debug, Clone)]
-pub(super) struct OrphanedListeners {
+pub(in crate::supervisor) struct OrphanedListeners {
     seat: Seat,
     generation: Generation,
     /// None if no process has ever had the sockets, so that no plan can name them.
@@ -76,7 +77,7 @@ impl OrphanedListeners {
 
 impl Supervisor {
     /// The workers that have ended and whose listening sockets are to be counted, as those of retired
-    /// workers are, by [`Input::Connections`](super::Input::Connections).
+    /// workers are, by [`Input::Connections`](crate::supervisor::Input::Connections).
     /// With each, when it ended.
     pub fn orphaned_listeners(&self) -> impl Iterator<Item = (WorkerId, Timestamp)> {
         let since = |id| Some((id, self.orphaned_listeners.get(&id)?.since));
@@ -84,14 +85,14 @@ impl Supervisor {
     }
 
     /// Of a worker that was just removed.
-    pub(super) fn orphan_listeners(&mut self, worker: &Worker, now: Timestamp) {
+    pub(in crate::supervisor) fn orphan_listeners(&mut self, worker: &Worker, now: Timestamp) {
         if worker.holds_listeners {
             self.orphaned_listeners.insert(worker.id, OrphanedListeners::of(worker, now));
         }
     }
 
     /// Has a worker that is about to be spawned inherit what an earlier one in its place has left.
-    pub(super) fn reuse_listeners(&mut self, worker: &mut Worker) {
+    pub(in crate::supervisor) fn reuse_listeners(&mut self, worker: &mut Worker) {
         let place = (worker.seat, worker.generation);
         let left =
             self.orphaned_listeners.iter().find(|(_, it)| it.is_fit && it.is_of(place.0, place.1));
@@ -100,7 +101,7 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn orphaned_listeners_counted(
+    pub(in crate::supervisor) fn orphaned_listeners_counted(
         &mut self,
         id: WorkerId,
         sockets: Sockets,
@@ -116,7 +117,7 @@ impl Supervisor {
     }
 
     /// Closes what is empty, and starts somebody for those who wait.
-    pub(super) fn manage_orphaned_listeners(&mut self, now: Timestamp) {
+    pub(in crate::supervisor) fn manage_orphaned_listeners(&mut self, now: Timestamp) {
         for id in self.unclaimed() {
             let Some(listeners) = self.orphaned_listeners.get(&id) else { continue };
             let is_over = self.is_stopping() && now >= listeners.limit(&self.settings);
@@ -135,7 +136,7 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn orphaned_listeners_deadline(&self) -> Option<Timestamp> {
+    pub(in crate::supervisor) fn orphaned_listeners_deadline(&self) -> Option<Timestamp> {
         let deadlines = self.unclaimed().into_iter().filter_map(|id| {
             let listeners = &self.orphaned_listeners[&id];
             let spawn = (listeners.queued > 0).then_some(self.next_spawn);
@@ -169,7 +170,7 @@ impl Supervisor {
 
     /// Whether the master has the sockets on these worker ports, for a worker to come or for one that
     /// gets ready with them.
-    pub(super) fn holds_for_next(&self, ports: &Arc<[Port]>) -> bool {
+    pub(in crate::supervisor) fn holds_for_next(&self, ports: &Arc<[Port]>) -> bool {
         let is_left = |listeners: &OrphanedListeners| listeners.ports.as_ref() == Some(ports);
         let reuses_listeners =
             |worker: &Worker| worker.reuses_listeners && worker.ports.as_ref() == Some(ports);
@@ -201,7 +202,7 @@ impl Supervisor {
     }
 
     /// A drainer that could not be started, or did not get ready, is nobody's failure but its own.
-    pub(super) fn drainer_failed(
+    pub(in crate::supervisor) fn drainer_failed(
         &mut self,
         worker: &Worker,
         cause: FailureCause,

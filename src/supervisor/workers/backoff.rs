@@ -3,22 +3,22 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::Timestamp;
 use crate::plan::Seat;
 use crate::protocol::{Backoff, GiveUp};
+use crate::supervisor::Timestamp;
 
 /// When something that keeps failing may be tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Retry {
+pub(in crate::supervisor) struct Retry {
     /// Failures in a row.
-    pub(super) failures: u32,
+    pub(in crate::supervisor) failures: u32,
     /// No try before this.
-    pub(super) not_before: Timestamp,
+    pub(in crate::supervisor) not_before: Timestamp,
 }
 
 impl Retry {
     /// Counts one more failure; returns the delay until the next try.
-    pub(super) fn failed(&mut self, backoff: &Backoff, now: Timestamp) -> Duration {
+    pub(in crate::supervisor) fn failed(&mut self, backoff: &Backoff, now: Timestamp) -> Duration {
         self.failures = self.failures.saturating_add(1);
         let delay = backoff.delay(self.failures);
         self.not_before = now.after(delay);
@@ -33,7 +33,7 @@ impl Retry {
 /// was away), and nobody may be there to see it. The rest keeps what was promised: never more spawns
 /// in any window than the limit. What an operator asks for ends it, since that may well be the cure.
 #[derive(Debug, Clone, Default)]
-pub(super) struct SeatBackoff {
+pub(in crate::supervisor) struct SeatBackoff {
     retry: Retry,
     /// When the last workers were lost, oldest first; no more than [`GiveUp::failures`].
     losses: VecDeque<Timestamp>,
@@ -43,7 +43,7 @@ pub(super) struct SeatBackoff {
 
 /// What follows when a worker is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Next {
+pub(in crate::supervisor) enum Next {
     /// The next worker, after this delay.
     After(Duration),
     /// None for this long.
@@ -52,15 +52,24 @@ pub(super) enum Next {
 
 impl SeatBackoff {
     /// What another master knew of it.
-    pub(super) fn restored(from: super::SeatBackoffSnapshot) -> Self {
-        let super::SeatBackoffSnapshot { failures, not_before, losses, rests_until, .. } = from;
+    pub(in crate::supervisor) fn restored(from: crate::supervisor::SeatBackoffSnapshot) -> Self {
+        let crate::supervisor::SeatBackoffSnapshot {
+            failures,
+            not_before,
+            losses,
+            rests_until,
+            ..
+        } = from;
         Self { retry: Retry { failures, not_before }, losses: losses.into(), rests_until }
     }
 
     /// What the next master has to know of that of this seat.
-    pub(super) fn snapshot(&self, seat: Seat) -> super::SeatBackoffSnapshot {
+    pub(in crate::supervisor) fn snapshot(
+        &self,
+        seat: Seat,
+    ) -> crate::supervisor::SeatBackoffSnapshot {
         let Self { retry: Retry { failures, not_before }, losses, rests_until } = self;
-        super::SeatBackoffSnapshot {
+        crate::supervisor::SeatBackoffSnapshot {
             seat,
             failures: *failures,
             not_before: *not_before,
@@ -71,7 +80,7 @@ impl SeatBackoff {
 
     /// A worker of the seat is lost. One that had run steadily is replaced without delay, but it is
     /// counted: a seat whose workers live for a few seconds each is in a crash loop, too.
-    pub(super) fn lost(
+    pub(in crate::supervisor) fn lost(
         &mut self,
         was_steady: bool,
         backoff: &Backoff,
@@ -101,17 +110,17 @@ impl SeatBackoff {
     }
 
     /// No worker before this.
-    pub(super) fn not_before(&self) -> Timestamp {
+    pub(in crate::supervisor) fn not_before(&self) -> Timestamp {
         self.retry.not_before.max(self.rests_until.unwrap_or_default())
     }
 
     /// Whether it rests.
-    pub(super) fn rests(&self, now: Timestamp) -> bool {
+    pub(in crate::supervisor) fn rests(&self, now: Timestamp) -> bool {
         self.rests_until.is_some_and(|until| now < until)
     }
 
     /// Somebody wants to see it tried again.
-    pub(super) fn forgive(&mut self) {
+    pub(in crate::supervisor) fn forgive(&mut self) {
         if self.rests_until.take().is_some() {
             self.retry = Retry::default();
         }

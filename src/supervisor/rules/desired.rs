@@ -1,15 +1,15 @@
 //! The plan that should be in force.
 
-use super::health::Standing;
-use super::state::Phase;
-use super::target::{PlanWithWorkers, Roster, Target};
-use super::worker::Stage;
-use super::{Start, Supervisor, WorkerId};
 use crate::plan::{Occupant, Plan, PlanError, Seat};
+use crate::supervisor::health::Standing;
+use crate::supervisor::rollout::{PlanWithWorkers, Roster, Target};
+use crate::supervisor::state::Phase;
+use crate::supervisor::workers::Stage;
+use crate::supervisor::{Start, Supervisor, WorkerId};
 
 /// Why a roster makes no plan.
 #[derive(Debug)]
-pub(super) enum Unplannable {
+pub(in crate::supervisor) enum Unplannable {
     /// One worker cannot stand in it.
     Worker { id: WorkerId, error: PlanError },
     /// The slots cannot be shared out.
@@ -18,7 +18,7 @@ pub(super) enum Unplannable {
 
 impl Supervisor {
     /// The plan that should be in force; `None` if it is.
-    pub(super) fn desired(&self) -> Result<Option<PlanWithWorkers>, Unplannable> {
+    pub(in crate::supervisor) fn desired(&self) -> Result<Option<PlanWithWorkers>, Unplannable> {
         if self.is_stopping() {
             return Ok(self.closed());
         }
@@ -31,7 +31,7 @@ impl Supervisor {
     }
 
     /// Whether there is something to commit.
-    pub(super) fn is_outdated(&self) -> bool {
+    pub(in crate::supervisor) fn is_outdated(&self) -> bool {
         match self.is_stopping() {
             true => self.closed().is_some(),
             false => self
@@ -41,7 +41,7 @@ impl Supervisor {
     }
 
     /// The target that the plan should follow now.
-    pub(super) fn target_in_effect(&self) -> &Target {
+    pub(in crate::supervisor) fn target_in_effect(&self) -> &Target {
         match &self.rollout {
             Some(rollout) if rollout.is_swapping() => &rollout.to,
             _ => &self.target,
@@ -49,7 +49,7 @@ impl Supervisor {
     }
 
     /// The workers that should be in force; `None`: what is there shall stay.
-    pub(super) fn desired_roster(&self) -> Option<Roster> {
+    pub(in crate::supervisor) fn desired_roster(&self) -> Option<Roster> {
         let roster = self.roster_of(self.target_in_effect());
         let is_time = match self.phase {
             Phase::Starting(Start::Fresh) => roster.occupied() > 0,

@@ -7,7 +7,7 @@
 //!
 //! * Every seat needs one: of those that were lost there are no others to be had, since the command
 //!   starts the new program by now. A retired worker ends when its connections have ended, unless
-//!   [`Settings::rollback`](super::Settings::rollback) says that those of the generation before are to
+//!   [`Settings::rollback`](crate::supervisor::Settings::rollback) says that those of the generation before are to
 //!   be kept for some time after a reload.
 //! * A worker may have closed its sockets when it was told that it is retired. So the master looks
 //!   whether they still listen, as it does for a worker that starts; if not, within [`LOOK`], all stays
@@ -19,35 +19,34 @@
 use std::time::Duration;
 
 use super::target::Target;
-use super::worker::Stage;
-use super::{
-    EndReason, FailureCause, Refusal, RequestId, Retirement, Rollout, Supervisor, Timestamp,
-    Worker, WorkerId,
-};
 use crate::plan::Seat;
+use crate::supervisor::workers::{Retirement, Stage};
+use crate::supervisor::{
+    EndReason, FailureCause, Refusal, RequestId, Rollout, Supervisor, Timestamp, Worker, WorkerId,
+};
 
 /// For so long a retired worker is looked at until its sockets must have been seen to listen.
 const LOOK: Duration = Duration::from_secs(2);
 
 /// A retired worker that is to serve again.
 #[derive(Debug, Clone)]
-pub(super) struct Reactivation {
+pub(in crate::supervisor) struct Reactivation {
     /// What becomes of it if nothing comes of the rollback.
-    pub(super) retirement: Retirement,
+    pub(in crate::supervisor) retirement: Retirement,
     /// When it was seen that it listens.
-    pub(super) ready: Option<Timestamp>,
+    pub(in crate::supervisor) ready: Option<Timestamp>,
     /// When that must have been seen.
     by: Timestamp,
 }
 
 impl Reactivation {
-    pub(super) fn deadline(&self) -> Option<Timestamp> {
+    pub(in crate::supervisor) fn deadline(&self) -> Option<Timestamp> {
         self.ready.is_none().then_some(self.by)
     }
 }
 
 impl Supervisor {
-    pub(super) fn roll_back(&mut self, request: RequestId, now: Timestamp) {
+    pub(in crate::supervisor) fn roll_back(&mut self, request: RequestId, now: Timestamp) {
         match self.rollback_target() {
             Ok((to, reactivated)) => {
                 reactivated.into_iter().for_each(|id| self.reactivate(id, now));
@@ -97,7 +96,7 @@ impl Supervisor {
     }
 
     /// A retired worker does not serve again after all. Its time to drain has gone on meanwhile.
-    pub(super) fn retire_again(&mut self, id: WorkerId, now: Timestamp) {
+    pub(in crate::supervisor) fn retire_again(&mut self, id: WorkerId, now: Timestamp) {
         self.end_return(id, now);
         let Some(worker) = self.workers.get_mut(&id) else { return };
         let Stage::Reactivating(reactivation) = &worker.stage else { return };
@@ -108,7 +107,7 @@ impl Supervisor {
     }
 
     /// The sockets of a retired worker were not seen to listen any more.
-    pub(super) fn reactivation_timed_out(&mut self, id: WorkerId, now: Timestamp) {
+    pub(in crate::supervisor) fn reactivation_timed_out(&mut self, id: WorkerId, now: Timestamp) {
         let worker = self.workers[&id].clone();
         self.retire_again(id, now);
         let cause = FailureCause::NotReady { limit: LOOK };
@@ -116,7 +115,7 @@ impl Supervisor {
     }
 
     /// Whether a retired worker that has nothing left to do is kept, since there may be a rollback.
-    pub(super) fn is_kept(&self, id: WorkerId, now: Timestamp) -> bool {
+    pub(in crate::supervisor) fn is_kept(&self, id: WorkerId, now: Timestamp) -> bool {
         let Some(worker) = self.workers.get(&id).filter(|_| !self.is_stopping()) else {
             return false;
         };

@@ -1,0 +1,7 @@
+//! Whether workers answer, and what follows when they do not.
+
+mod consequences;
+
+pub use consequences::{NotReady, Unhealthy};
+
+pub(super) use consequences::{Health, Standing};

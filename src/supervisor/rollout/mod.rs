@@ -1,0 +1,12 @@
+//! Changes of what the cluster wants: reload, scale, canary, promotion, rollback.
+
+mod canary;
+mod rollback;
+mod swap;
+mod target;
+
+pub use canary::CanaryStatus;
+
+pub(super) use rollback::Reactivation;
+pub(super) use swap::RolloutState;
+pub(super) use target::{PlanWithWorkers, Roster, Target};

@@ -1,0 +1,10 @@
+//! The plan that the kernel holds: which it should be, its commit, and its repair.
+
+mod commit;
+mod desired;
+mod kernel;
+mod repair;
+
+pub use repair::{Repairs, Verification, Writer};
+
+pub(super) use kernel::Kernel;

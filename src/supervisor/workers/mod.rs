@@ -1,0 +1,25 @@
+//! The life of each worker: spawned, retired, ended, replaced; and what limits how many at a time.
+
+mod backoff;
+mod clearing;
+mod lifecycle;
+mod links;
+mod memory_pressure;
+mod orphaned_listeners;
+mod rate_limit;
+mod replacement;
+mod retirement;
+mod spawning;
+mod worker;
+
+pub use replacement::ReplaceReason;
+pub use worker::{Worker, WorkerId, WorkerState};
+
+pub(super) use backoff::{Retry, SeatBackoff};
+pub(super) use clearing::Clearing;
+pub(super) use memory_pressure::MemoryPressure;
+pub(super) use orphaned_listeners::OrphanedListeners;
+pub(super) use rate_limit::RateLimiter;
+pub(super) use replacement::Retiring;
+pub(super) use retirement::Retirement;
+pub(super) use worker::{Ending, Stage};
