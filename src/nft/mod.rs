@@ -21,39 +21,25 @@
 //! when a new master starts. Rules are recognized by every one of their expressions; a table is known
 //! as ours by its comment, never by its name alone.
 
-mod attribute;
-mod batch;
-mod bytes;
 mod conntrack;
-mod counter;
-mod dump;
-mod element;
 mod error;
-mod expression;
 mod fake;
 mod firewall;
 mod foreign;
-mod keeper;
-mod kernel;
-mod message;
-mod ownership;
-mod replies;
-mod rule;
-mod sound;
+mod fuzzing;
 #[cfg(test)]
 mod tests;
-mod userdata;
 mod watch;
+mod wire;
 
-pub use batch::Batch;
-#[doc(hidden)]
-pub use bytes::read_bytes;
 pub use conntrack::{Conntrack, ConntrackError, Entries, Fill};
-#[doc(hidden)]
-pub use dump::Tenure;
 pub use error::{Fault, NftError, NotUnderstood};
 pub use fake::{Disturbance, Fake, Injection};
-pub use firewall::{Applied, Firewall};
+pub use firewall::{Applied, Firewall, Ownership, Protection};
 pub use foreign::{Certainty, ForeignNat, ForeignRules, NatHook, TableFamily};
-pub use ownership::{Ownership, Protection};
+#[doc(hidden)]
+pub use fuzzing::read_bytes;
 pub use watch::{Change, Commit, Reading, Watch, Writer};
+pub use wire::batch::Batch;
+#[doc(hidden)]
+pub use wire::dump::Tenure;

@@ -39,7 +39,7 @@
 //! ```
 
 mod assignment;
-mod diff;
+mod changes;
 mod engine;
 mod error;
 mod id;
@@ -51,14 +51,14 @@ mod partition;
 #[expect(clippy::module_inception, reason = "the room is named after its main type")]
 mod plan;
 mod port_range;
-mod ports;
+mod port_set;
 mod share;
 #[cfg(test)]
 mod tests;
 
 pub use assignment::{Assignment, Weights};
-pub(crate) use diff::Changes;
-pub use diff::Difference;
+pub(crate) use changes::Changes;
+pub use changes::Difference;
 pub use engine::Engine;
 pub use error::PlanError;
 pub use id::{ClusterName, Generation, Port, Seat, Slot};

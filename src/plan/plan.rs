@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::assignment::check_seat_count;
 use super::partition::hashed;
-use super::ports::PortSet;
+use super::port_set::PortSet;
 use super::{
     Assignment, ClusterName, Engine, Generation, Listeners, Partition, PlanError, Port, PortRange,
     Seat, Slot, Weights,

@@ -5,8 +5,8 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-use super::acting::as_owner_of;
 use super::error::{Operation, ProcessError, errno_from};
+use super::impersonation::as_owner_of;
 use super::pidfd::{Delivery, Exit, PidFd, failed};
 use super::stat::{self, Stat};
 

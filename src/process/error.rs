@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use nix::errno::Errno;
 
-use super::owner::Transport;
+use super::socket_owner::Transport;
 use crate::netlink;
 
 /// Why something about a process, its output or its sockets could not be done.

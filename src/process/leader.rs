@@ -12,13 +12,13 @@ use nix::errno::Errno;
 use nix::time::{ClockId, clock_gettime};
 use procfs::FromBufRead;
 
-use super::acting::as_owner_of;
 use super::child::Child;
 use super::error::{Operation, ProcessError, errno_of};
+use super::impersonation::as_owner_of;
 use super::listening::HeldSocket;
 use super::output::NAME_PREFIX;
-use super::owner::socket_inodes;
 use super::pidfd::{PidFd, failed};
+use super::socket_owner::socket_inodes;
 use super::sockets::{LocalSocket, Sockets};
 use super::stat::{self, Stat};
 

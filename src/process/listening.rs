@@ -13,8 +13,8 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, lis
 
 use super::descriptors::each_socket;
 use super::error::{Operation, ProcessError, errno_from, errno_of};
-use super::owner::Transport;
 use super::pidfd::PidFd;
+use super::socket_owner::Transport;
 use crate::listen_fds::{ListenFdsError, passed_descriptors};
 
 /// Whom a listening socket is for, and what it speaks. At least one family is wanted.

@@ -6,8 +6,8 @@ use std::os::unix::ffi::OsStrExt;
 use nix::errno::Errno;
 use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SeekFrom};
 
-use super::acting::as_owner_of;
 use super::error::{Operation, ProcessError, errno_from, errno_of};
+use super::impersonation::as_owner_of;
 use super::lines::LineSplitter;
 
 /// What the kernel calls our files in `/proc/PID/fd`, before the label.

@@ -14,8 +14,8 @@ use super::account::Account;
 use super::child::Child;
 use super::error::{Operation, ProcessError, errno_from, errno_of};
 use super::output::Output;
-use super::passing::{self, Passed};
 use super::pidfd::PidFd;
+use super::socket_activation::{self, Passed};
 use crate::sys::{self, Step};
 
 /// A program to be started as a worker: all that it gets from us.
@@ -95,7 +95,7 @@ impl Spawn {
         let report = match passed {
             [] => None,
             _ => Some(
-                passing::pass(&mut command, &self.program, &self.args, &self.env, passed)
+                socket_activation::pass(&mut command, &self.program, &self.args, &self.env, passed)
                     .map_err(|errno| self.fork_error(errno))?,
             ),
         };

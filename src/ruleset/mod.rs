@@ -5,8 +5,8 @@
 //! need not change, and what they leave: no packet may find the rules that it is on its way through
 //! without the maps that these use ([`Stale`]).
 
+mod fake_table;
 mod lower;
-mod model;
 mod name;
 mod object;
 mod raise;
@@ -16,8 +16,8 @@ mod tests;
 mod text;
 mod transition;
 
+pub(crate) use fake_table::{Refusal, Table};
 pub use lower::lower;
-pub(crate) use model::{Refusal, Table};
 pub(crate) use name::Name;
 pub(crate) use object::PRIORITY_DSTNAT;
 pub use object::{

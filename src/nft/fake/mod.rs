@@ -10,13 +10,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 
-use super::batch::Batch;
-use super::dump::{Found, Tenure};
 use super::error::NftError;
+use super::firewall::Kernel;
+use super::firewall::Protection;
 use super::firewall::{Firewall, netlink_error};
-use super::kernel::Kernel;
-use super::ownership::{OWNER, PERSIST, Protection};
-use super::replies::Outcome;
+use super::wire::batch::Batch;
+use super::wire::dump::{Found, Tenure};
+use super::wire::message::{OWNER, PERSIST};
+use super::wire::replies::Outcome;
 use crate::netlink::{Error, Operation};
 use crate::plan::{ClusterName, Seat};
 use crate::ruleset::{Ruleset, TableName, Tally, Transaction};

@@ -7,15 +7,15 @@ use std::os::unix::net::UnixStream;
 
 use nix::errno::Errno;
 
-use super::super::batch::{Batch, INET_HEADER};
-use super::super::dump::{Found, Tenure};
-use super::super::error::{Fault, NotUnderstood};
-use super::super::message::{DELETE_TABLE, NEW_TABLE, NFTA_TABLE_FLAGS, NFTA_TABLE_NAME};
-use super::super::ownership::{OWNER, PERSIST};
-use super::super::replies::Outcome;
-use super::super::userdata;
 use super::{Disturbance, Injection};
 use crate::netlink::{self, Attributes, Error, Message, Messages};
+use crate::nft::error::{Fault, NotUnderstood};
+use crate::nft::wire::batch::{Batch, INET_HEADER};
+use crate::nft::wire::dump::{Found, Tenure};
+use crate::nft::wire::message::{DELETE_TABLE, NEW_TABLE, NFTA_TABLE_FLAGS, NFTA_TABLE_NAME};
+use crate::nft::wire::message::{OWNER, PERSIST};
+use crate::nft::wire::replies::Outcome;
+use crate::nft::wire::userdata;
 use crate::plan::{ClusterName, Seat};
 use crate::ruleset::{Operation, Refusal, Table, TableName, Tally, Transaction};
 

@@ -4,14 +4,15 @@ use std::time::Instant;
 
 use nix::errno::Errno;
 
-use super::super::batch::Batch;
-use super::super::dump::{Found, Tenure};
-use super::super::error::{Fault, NftError, is_older_schema};
-use super::super::ownership::{Protection, Tenancy};
-use super::super::replies::Outcome;
-use super::reading::stale_beside;
+use super::ownership::Protection;
+use super::read::stale_beside;
 use super::{Applied, Firewall, netlink_error};
 use crate::netlink::Error;
+use crate::nft::error::{Fault, NftError, is_older_schema};
+use crate::nft::wire::batch::Batch;
+use crate::nft::wire::batch::Tenancy;
+use crate::nft::wire::dump::{Found, Tenure};
+use crate::nft::wire::replies::Outcome;
 use crate::plan::Plan;
 use crate::ruleset::{Stale, Transaction, Transition, raise};
 

@@ -19,11 +19,11 @@ mod rule;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use super::attribute::put_string;
-use super::batch::kind;
-use super::dump;
 use super::error::NftError;
 use super::firewall::netlink_error;
+use super::wire::attribute::put_string;
+use super::wire::batch::kind;
+use super::wire::dump;
 use crate::netlink::{Attributes, Error, NlFamily, Socket};
 use crate::plan::{Engine, Listener, Listeners};
 use crate::ruleset::{PRIORITY_DSTNAT, TableName};

@@ -2,9 +2,9 @@
 
 use proptest::prelude::*;
 
-use super::super::batch::Batch;
-use super::super::read_bytes;
 use crate::netlink::{Attributes, Messages};
+use crate::nft::read_bytes;
+use crate::nft::wire::batch::Batch;
 use crate::plan::{Listeners, Partition, Plan, Weights};
 use crate::ruleset::Transaction;
 

@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
-use super::super::batch::Batch;
 use crate::netlink::Messages;
+use crate::nft::wire::batch::Batch;
 use crate::plan::{Generation, Listeners, Occupant, Partition, Plan, Seat, Weights};
 use crate::ruleset::{Operation, Rule, Transaction};
 

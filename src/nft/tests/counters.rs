@@ -1,8 +1,8 @@
 use proptest::prelude::*;
 
-use super::super::counter::{Object, put_delete, put_new};
 use super::{captured, parsed};
 use crate::netlink::Attributes;
+use crate::nft::wire::counter::{Object, put_delete, put_new};
 use crate::plan::Seat;
 use crate::ruleset::{CounterName, TableName, Tally};
 

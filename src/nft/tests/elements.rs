@@ -1,8 +1,8 @@
 use proptest::prelude::*;
 
-use super::super::element::{self, Element, Target, Value, collect, emit};
 use super::{captured, parsed, port};
 use crate::netlink::Attributes;
+use crate::nft::wire::element::{self, Element, Target, Value, collect, emit};
 use crate::plan::{MAX_SEATS, Partition, Protocol, Seat};
 use crate::ruleset::{Digest, Elements, Family, SetName};
 

@@ -2,11 +2,11 @@
 
 use nix::errno::Errno;
 
-use super::super::{
-    Applied, Disturbance, Fake, Firewall, Injection, NftError, Ownership, Protection, Tenure,
-};
 use super::{parsed, port};
 use crate::netlink::Error;
+use crate::nft::{
+    Applied, Disturbance, Fake, Firewall, Injection, NftError, Ownership, Protection, Tenure,
+};
 use crate::plan::{Generation, Listeners, Occupant, Partition, Plan, Seat, Weights};
 use crate::ruleset::{ChainName, Operation, TableName, Tally, Transaction, lower};
 

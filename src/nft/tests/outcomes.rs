@@ -1,9 +1,9 @@
 use nix::errno::Errno;
 
-use super::super::batch::Batch;
-use super::super::error::Fault;
-use super::super::replies::{Outcome, Replies};
 use crate::netlink::Error;
+use crate::nft::error::Fault;
+use crate::nft::wire::batch::Batch;
+use crate::nft::wire::replies::{Outcome, Replies};
 use crate::plan::Seat;
 use crate::ruleset::{ChainName, Operation, TableName, Transaction};
 

@@ -4,13 +4,13 @@ use netlink_packet_core::ParseableParametrized;
 use netlink_packet_netfilter::nftables::{NfTablesMessage, RuleAttribute};
 use proptest::prelude::*;
 
-use super::super::attribute::nest;
-use super::super::batch::{INET_HEADER, kind};
-use super::super::counter::Object;
-use super::super::expression::Expression;
-use super::super::{dump, message, rule};
 use super::{captured, parsed, port};
 use crate::netlink::Attributes;
+use crate::nft::wire::attribute::nest;
+use crate::nft::wire::batch::{INET_HEADER, kind};
+use crate::nft::wire::counter::Object;
+use crate::nft::wire::expression::Expression;
+use crate::nft::wire::{dump, message, rule};
 use crate::plan::{Generation, Listener, Partition, Port, PortRange, Protocol, Seat};
 use crate::ruleset::{
     ChainName, CounterName, Digest, Family, Note, Rule, Scope, SetName, TableName, TcpPorts,

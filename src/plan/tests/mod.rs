@@ -2,7 +2,7 @@
 
 mod assignment;
 mod bad_input;
-mod difference;
+mod changes;
 mod hash;
 mod lending;
 mod routes;

@@ -5,10 +5,10 @@ use std::os::fd::OwnedFd;
 use nix::errno::Errno;
 use rustix::fs::{Mode, OFlags};
 
-use super::super::acting::as_owner_of;
 use super::super::error::{Operation, ProcessError, errno_from};
+use super::super::impersonation::as_owner_of;
 use super::super::stat::Stat;
-use super::figures::{self, Bytes, STATM_LEN};
+use super::proc_files::{self, Bytes, STATM_LEN};
 
 /// The longest `/proc/PID/stat`, with room: a name of at most 64 bytes and 50 numbers.
 const STAT_LEN: usize = 2048;
@@ -67,7 +67,7 @@ impl Member {
             },
         };
         let Some(length) = length else { return Ok(None) };
-        let pages = figures::resident_pages(&buffer[..length])
+        let pages = proc_files::resident_pages(&buffer[..length])
             .ok_or(ProcessError::Malformed { pid: self.pid, file: "statm" })?;
         Ok(pages.map(|pages| Bytes::of(pages, procfs::page_size())))
     }
@@ -80,7 +80,7 @@ impl Member {
         // Shown to who may trace the process: its user, or CAP_SYS_PTRACE.
         let read = as_owner_of(self.pid, || directory.read("smaps_rollup", &mut buffer));
         let Some(length) = read? else { return Ok(None) };
-        figures::proportional(&buffer[..length])
+        proc_files::proportional(&buffer[..length])
             .map(Some)
             .ok_or(ProcessError::Malformed { pid: self.pid, file: "smaps_rollup" })
     }

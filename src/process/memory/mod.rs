@@ -31,9 +31,9 @@
 //! **Unknown is not zero.** A process that is gone has no size (`None`), a zombie neither; what
 //! cannot be read or understood is an error. A tree of which a part is unknown is unknown.
 
-mod figures;
-mod group;
+mod cgroup;
 mod member;
+mod proc_files;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -43,10 +43,10 @@ use nix::sys::resource::{Resource, getrlimit};
 
 use super::error::ProcessError;
 use super::stat::{self, Stat};
-use group::{Group, Groups};
+use cgroup::{Group, Groups};
 use member::Member;
 
-pub use figures::Bytes;
+pub use proc_files::Bytes;
 
 /// From one pass over `/proc` to the next, at least.
 const PASS_INTERVAL: Duration = Duration::from_secs(5);
@@ -317,7 +317,7 @@ impl Tree {
         let directory = self.leader.directory().ok()??;
         let mut buffer = [0; 8192];
         let length = directory.read("cgroup", &mut buffer).ok()??;
-        figures::cgroup_path(&buffer[..length])?
+        proc_files::cgroup_path(&buffer[..length])?
     }
 }
 

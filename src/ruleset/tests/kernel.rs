@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::super::model::{Refusal, Table};
+use super::super::fake_table::{Refusal, Table};
 use super::super::{Operation, Ruleset, TableName, Tally, Transaction};
 use crate::plan::Seat;
 

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::super::model::Refusal;
+use super::super::fake_table::Refusal;
 use super::super::{
     Chain, ChainName, CounterName, Elements, Operation, Ruleset, Set, SetName, Stale, Transaction,
     Transition, lower,

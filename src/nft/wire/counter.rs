@@ -16,10 +16,15 @@ const NFTA_COUNTER_BYTES: u16 = 1;
 const NFTA_COUNTER_PACKETS: u16 = 2;
 
 /// `NFT_OBJECT_COUNTER`.
-pub(super) const OBJECT_COUNTER: u32 = 1;
+pub(in crate::nft) const OBJECT_COUNTER: u32 = 1;
 
 /// Writes the body of the message that makes a counter, which begins with `tally`.
-pub(super) fn put_new(buffer: &mut Vec<u8>, table: &TableName, name: CounterName, tally: Tally) {
+pub(in crate::nft) fn put_new(
+    buffer: &mut Vec<u8>,
+    table: &TableName,
+    name: CounterName,
+    tally: Tally,
+) {
     put_reference(buffer, table, name);
     nest(buffer, NFTA_OBJ_DATA, |buffer| {
         put(buffer, NFTA_COUNTER_BYTES, &tally.bytes.to_be_bytes());
@@ -28,7 +33,7 @@ pub(super) fn put_new(buffer: &mut Vec<u8>, table: &TableName, name: CounterName
 }
 
 /// Writes the body of the message that removes a counter.
-pub(super) fn put_delete(buffer: &mut Vec<u8>, table: &TableName, name: CounterName) {
+pub(in crate::nft) fn put_delete(buffer: &mut Vec<u8>, table: &TableName, name: CounterName) {
     put_reference(buffer, table, name);
 }
 
@@ -40,16 +45,16 @@ fn put_reference(buffer: &mut Vec<u8>, table: &TableName, name: CounterName) {
 
 /// An object of a table as the kernel lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Object {
-    pub(super) table: String,
-    pub(super) name: String,
+pub(in crate::nft) struct Object {
+    pub(in crate::nft) table: String,
+    pub(in crate::nft) name: String,
     /// What it has counted; `None` for an object that is no counter.
-    pub(super) tally: Option<Tally>,
+    pub(in crate::nft) tally: Option<Tally>,
 }
 
 impl Object {
     /// Reads one message of a dump (behind the netfilter header); `None` if it lacks a part.
-    pub(super) fn parse(attributes: &[u8]) -> Option<Self> {
+    pub(in crate::nft) fn parse(attributes: &[u8]) -> Option<Self> {
         let text = |kind| {
             let bytes = find(attributes, kind)?.strip_suffix(&[0])?;
             String::from_utf8(bytes.to_vec()).ok()
@@ -63,7 +68,7 @@ impl Object {
     }
 
     /// The counter of ours that it is; `None` for any other object.
-    pub(super) fn counter(&self) -> Option<(CounterName, Tally)> {
+    pub(in crate::nft) fn counter(&self) -> Option<(CounterName, Tally)> {
         Some((CounterName::parse(&self.name)?, self.tally?))
     }
 }

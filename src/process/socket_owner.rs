@@ -5,10 +5,10 @@ use std::ops::{ControlFlow, RangeInclusive};
 
 use nix::errno::Errno;
 
-use super::acting::as_owner_of;
 use super::credentials::effective_uid;
 use super::descriptors::each_socket;
 use super::error::{Operation, ProcessError};
+use super::impersonation::as_owner_of;
 use super::pidfd::failed;
 use super::sockets::{ListenSocket, Sockets};
 use super::stat;

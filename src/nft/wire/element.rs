@@ -28,15 +28,15 @@ const LIST_LIMIT: usize = 60_000;
 
 /// The set that elements go into: by its name, and by its number in the transaction that makes it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Target<'a> {
-    pub(super) table: &'a str,
-    pub(super) set: SetName,
-    pub(super) id: u32,
+pub(in crate::nft) struct Target<'a> {
+    pub(in crate::nft) table: &'a str,
+    pub(in crate::nft) set: SetName,
+    pub(in crate::nft) id: u32,
 }
 
 /// Writes the bodies of the messages that add these elements, as many as it needs; `message` begins
 /// one.
-pub(super) fn emit(
+pub(in crate::nft) fn emit(
     buffer: &mut Vec<u8>,
     target: Target<'_>,
     elements: &Elements,
@@ -137,21 +137,21 @@ impl<F: FnMut(&mut Vec<u8>)> Lists<'_, F> {
 
 /// One element as the kernel lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Element {
-    pub(super) key: Vec<u8>,
-    pub(super) value: Option<Value>,
+pub(in crate::nft) struct Element {
+    pub(in crate::nft) key: Vec<u8>,
+    pub(in crate::nft) value: Option<Value>,
 }
 
 /// The value of a map's element.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Value {
+pub(in crate::nft) enum Value {
     Bytes(Vec<u8>),
     Goto(String),
 }
 
 /// Reads the elements of one message of a dump (behind the netfilter header); `None` if some
 /// element is not of a form that ours have.
-pub(super) fn parse(attributes: &[u8]) -> Option<Vec<Element>> {
+pub(in crate::nft) fn parse(attributes: &[u8]) -> Option<Vec<Element>> {
     let Some(list) = find(attributes, NFTA_SET_ELEM_LIST_ELEMENTS) else { return Some(vec![]) };
     Attributes::new(list).map(|(_, element)| parse_element(element)).collect()
 }
@@ -180,7 +180,7 @@ fn find(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
 
 /// Elements of one of our sets, of which the kernel gives them in any order; `None` if they are not
 /// what such a set holds.
-pub(super) fn collect(name: SetName, elements: &[Element]) -> Option<Elements> {
+pub(in crate::nft) fn collect(name: SetName, elements: &[Element]) -> Option<Elements> {
     use crate::ruleset::Family;
     match name {
         SetName::Listeners(Family::V4) => {

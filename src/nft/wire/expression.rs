@@ -104,7 +104,7 @@ const DESTINATION: u32 = 1 << 1;
 
 /// A data register, as the number (0 to 15) of its first 32 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Register(pub(super) u32);
+pub(in crate::nft) struct Register(pub(in crate::nft) u32);
 
 impl Register {
     /// The name that the kernel gives it: one of the four of 128 bits where it begins there
@@ -128,7 +128,7 @@ impl Register {
 
 /// The header that a payload expression counts from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Header {
+pub(in crate::nft) enum Header {
     /// `NFT_PAYLOAD_NETWORK_HEADER`.
     Network = 1,
     /// `NFT_PAYLOAD_TRANSPORT_HEADER`.
@@ -137,7 +137,7 @@ pub(super) enum Header {
 
 /// How a register has to stand to a value for the rule to go on, compared as `memcmp` does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Relation {
+pub(in crate::nft) enum Relation {
     Equal,
     NotEqual,
     AtLeast,
@@ -159,7 +159,7 @@ impl Relation {
 
 /// What becomes of the result of a lookup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Found {
+pub(in crate::nft) enum Found {
     /// Nothing: a set. The rule goes on if the key is in it.
     Continue,
     /// It is a verdict, which is carried out.
@@ -170,7 +170,7 @@ pub(super) enum Found {
 
 /// Up to 16 bytes, as many as an address has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Bytes {
+pub(in crate::nft) struct Bytes {
     bytes: [u8; Self::MAX_LEN],
     length: usize,
 }
@@ -179,13 +179,13 @@ impl Bytes {
     const MAX_LEN: usize = 16;
 
     /// These bytes; `None` for more than 16.
-    pub(super) fn new(from: &[u8]) -> Option<Self> {
+    pub(in crate::nft) fn new(from: &[u8]) -> Option<Self> {
         let mut bytes = [0; Self::MAX_LEN];
         bytes.get_mut(..from.len())?.copy_from_slice(from);
         Some(Self { bytes, length: from.len() })
     }
 
-    pub(super) fn as_bytes(&self) -> &[u8] {
+    pub(in crate::nft) fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.length]
     }
 }
@@ -199,7 +199,7 @@ impl<const LEN: usize> From<[u8; LEN]> for Bytes {
 
 /// One expression.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Expression {
+pub(in crate::nft) enum Expression {
     LoadMeta {
         key: MetaKey,
         to: Register,
@@ -276,16 +276,16 @@ pub(super) enum Expression {
 
 /// The checksums over what is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Checksum {
+pub(in crate::nft) struct Checksum {
     /// Where the header has its own; `None` for one that has none.
-    pub(super) offset: Option<u32>,
+    pub(in crate::nft) offset: Option<u32>,
     /// Whether that of the transport header counts it in.
-    pub(super) in_pseudo_header: bool,
+    pub(in crate::nft) in_pseudo_header: bool,
 }
 
 impl Expression {
     /// Writes it as an element of `NFTA_RULE_EXPRESSIONS`.
-    pub(super) fn emit(&self, buffer: &mut Vec<u8>) {
+    pub(in crate::nft) fn emit(&self, buffer: &mut Vec<u8>) {
         nest(buffer, NFTA_LIST_ELEM, |buffer| {
             put_string(buffer, NFTA_EXPR_NAME, self.name());
             nest(buffer, NFTA_EXPR_DATA, |buffer| self.emit_data(buffer));
@@ -406,7 +406,7 @@ impl Expression {
     }
 
     /// Reads an element of `NFTA_RULE_EXPRESSIONS`; `None` for what no rule of ours has.
-    pub(super) fn parse(element: &ListAttribute<ExpressionAttribute>) -> Option<Self> {
+    pub(in crate::nft) fn parse(element: &ListAttribute<ExpressionAttribute>) -> Option<Self> {
         let ListAttribute::Element(attributes) = element else { return None };
         let data = attributes.iter().find_map(|attribute| match attribute {
             ExpressionAttribute::Data(data) => Some(data),

@@ -4,7 +4,7 @@ use netlink_packet_core::Emitable;
 use netlink_packet_netfilter::nftables::{NfTablesMessage, TableFlags};
 
 use super::element::{self, Target};
-use super::ownership::{OWNED, Tenancy};
+use super::message::OWNED;
 use super::{counter, message};
 use crate::netlink::{ACK, REQUEST, close_message, put_header};
 use crate::ruleset::{Operation, Transaction};
@@ -21,7 +21,7 @@ const NFNL_BATCH_GENID: u16 = 1;
 
 /// `NFT_MSG_NEWRULE`, `NFT_MSG_DELRULE`, `NFT_MSG_NEWSET`, `NFT_MSG_DELSET`, `NFT_MSG_NEWSETELEM`,
 /// `NFT_MSG_NEWOBJ`, `NFT_MSG_DELOBJ`.
-pub(super) const NEW_RULE: u16 = 6;
+pub(in crate::nft) const NEW_RULE: u16 = 6;
 const DELETE_RULE: u16 = 8;
 const NEW_SET: u16 = 9;
 const DELETE_SET: u16 = 11;
@@ -31,26 +31,26 @@ const DELETE_OBJECT: u16 = 20;
 
 /// `NLM_F_EXCL`, `NLM_F_CREATE`, `NLM_F_APPEND`.
 const EXCLUSIVE: u16 = 0x200;
-pub(super) const CREATE: u16 = 0x400;
-pub(super) const APPEND: u16 = 0x800;
+pub(in crate::nft) const CREATE: u16 = 0x400;
+pub(in crate::nft) const APPEND: u16 = 0x800;
 
 /// `AF_UNSPEC`, `NFPROTO_INET`.
 const UNSPECIFIED: u8 = 0;
 const INET: u8 = 1;
 
 /// `NFNL_SUBSYS_NFTABLES << 8 | kind`.
-pub(super) const fn kind(message: u16) -> u16 {
+pub(in crate::nft) const fn kind(message: u16) -> u16 {
     (SUBSYSTEM << 8) | message
 }
 
 /// `struct nfgenmsg`.
-pub(super) const fn netfilter_header(family: u8, resource: u16) -> [u8; 4] {
+pub(in crate::nft) const fn netfilter_header(family: u8, resource: u16) -> [u8; 4] {
     let [high, low] = resource.to_be_bytes();
     [family, 0, high, low]
 }
 
 /// The header of requests about objects of an `inet` table.
-pub(super) const INET_HEADER: [u8; 4] = netfilter_header(INET, 0);
+pub(in crate::nft) const INET_HEADER: [u8; 4] = netfilter_header(INET, 0);
 
 /// A transaction, encoded: `BATCH_BEGIN`, its members, `BATCH_END`. The end alone asks for an
 /// acknowledgement; errors come without asking.
@@ -64,6 +64,17 @@ pub struct Batch {
     table_flags: TableFlags,
 }
 
+/// What a batch does to the ownership of its table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::nft) enum Tenancy {
+    /// Nothing; a table that it makes is nobody's.
+    None,
+    /// A table that it makes is ours.
+    Make,
+    /// The same, and it begins with taking the one that is there, an orphan or ours.
+    Take,
+}
+
 /// Where a message is in the datagram, and what for.
 #[derive(Debug, Clone, Copy)]
 struct Place {
@@ -75,13 +86,13 @@ struct Place {
 
 /// A message that is part of no plan.
 #[derive(Debug, Clone)]
-pub(super) struct Member {
+pub(in crate::nft) struct Member {
     /// `NFT_MSG_*`.
-    pub(super) message: u16,
+    pub(in crate::nft) message: u16,
     /// `NLM_F_*`, without `NLM_F_REQUEST`.
-    pub(super) flags: u16,
+    pub(in crate::nft) flags: u16,
     /// The attributes.
-    pub(super) body: Vec<u8>,
+    pub(in crate::nft) body: Vec<u8>,
 }
 
 impl Batch {
@@ -92,7 +103,7 @@ impl Batch {
     }
 
     /// The same, with what it makes of the ownership of the table.
-    pub(super) fn encode_as(
+    pub(in crate::nft) fn encode_as(
         transaction: &Transaction,
         generation_id: Option<u32>,
         tenancy: Tenancy,
@@ -114,7 +125,7 @@ impl Batch {
     }
 
     /// Encodes messages that are part of no plan.
-    pub(super) fn of(members: &[Member]) -> Self {
+    pub(in crate::nft) fn of(members: &[Member]) -> Self {
         let mut batch = Self::with_room_for(members.len());
         batch.put_begin(None);
         for member in members {
@@ -129,7 +140,7 @@ impl Batch {
     /// Asks whether the kernel would do this: without its end a batch is checked, answered and
     /// undone, and nobody hears of it (`nfnetlink_rcv_batch`, net/netfilter/nfnetlink.c). The
     /// acknowledgement of the message stands for that of the end.
-    pub(super) fn dry_run(member: &Member) -> Self {
+    pub(in crate::nft) fn dry_run(member: &Member) -> Self {
         let mut batch = Self::with_room_for(1);
         batch.put_begin(None);
         batch.put_with(None, member.message, member.flags | ACK, |datagram| {
@@ -155,12 +166,12 @@ impl Batch {
     }
 
     /// The number of messages in it.
-    pub(super) fn messages(&self) -> usize {
+    pub(in crate::nft) fn messages(&self) -> usize {
         self.places.len()
     }
 
     /// Gives the messages sequence numbers in a row from this one.
-    pub(super) fn number_from(&mut self, first: u32) {
+    pub(in crate::nft) fn number_from(&mut self, first: u32) {
         self.first_sequence = first;
         for (index, &Place { start, .. }) in (0u32..).zip(&self.places) {
             let sequence = first.wrapping_add(index);
@@ -169,25 +180,25 @@ impl Batch {
     }
 
     /// The place of the message with this sequence number.
-    pub(super) fn message_at(&self, sequence: u32) -> Option<usize> {
+    pub(in crate::nft) fn message_at(&self, sequence: u32) -> Option<usize> {
         let index = sequence.wrapping_sub(self.first_sequence) as usize;
         (index < self.messages()).then_some(index)
     }
 
     /// How long the message at a place is, in bytes with its header.
-    pub(super) fn message_length(&self, message: usize) -> usize {
+    pub(in crate::nft) fn message_length(&self, message: usize) -> usize {
         let starts = |index: usize| self.places.get(index).map(|place| place.start);
         let end = starts(message + 1).unwrap_or(self.datagram.len());
         starts(message).map_or(0, |start| end.saturating_sub(start))
     }
 
     /// The operation that a message is part of; `None` for the begin and the end.
-    pub(super) fn operation_of(&self, message: usize) -> Option<usize> {
+    pub(in crate::nft) fn operation_of(&self, message: usize) -> Option<usize> {
         self.places.get(message)?.operation
     }
 
     /// The place of the last message: the one that asks for an acknowledgement.
-    pub(super) fn end(&self) -> usize {
+    pub(in crate::nft) fn end(&self) -> usize {
         self.messages() - 1
     }
 

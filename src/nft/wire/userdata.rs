@@ -27,14 +27,14 @@ const INCREMENTAL: u32 = 0;
 
 /// How a key's or value's bytes are ordered (nftables, include/datatype.h).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ByteOrder {
+pub(in crate::nft) enum ByteOrder {
     /// No order, or one of each part's own.
     Invalid = 0,
     Big = 2,
 }
 
 /// A comment of a table or a rule. Its length has to fit in a byte, with the end.
-pub(super) fn comment(text: &str) -> Vec<u8> {
+pub(in crate::nft) fn comment(text: &str) -> Vec<u8> {
     let length = u8::try_from(text.len() + 1).expect("our comments are short");
     let mut data = Vec::with_capacity(2 + usize::from(length));
     data.extend([COMMENT, length]);
@@ -44,13 +44,13 @@ pub(super) fn comment(text: &str) -> Vec<u8> {
 }
 
 /// The comment of a table or rule.
-pub(super) fn parse_comment(data: &[u8]) -> Option<&str> {
+pub(in crate::nft) fn parse_comment(data: &[u8]) -> Option<&str> {
     let (_, value) = Entries { rest: data }.find(|(kind, _)| *kind == COMMENT)?;
     std::str::from_utf8(value).ok()?.strip_suffix('\0')
 }
 
 /// Of a set of this key.
-pub(super) fn set(key: ByteOrder) -> Vec<u8> {
+pub(in crate::nft) fn set(key: ByteOrder) -> Vec<u8> {
     let mut data = Vec::with_capacity(ROOM);
     put_number(&mut data, KEY_BYTE_ORDER, key as u32);
     put_number(&mut data, MERGE_ELEMENTS, 0);
@@ -58,7 +58,7 @@ pub(super) fn set(key: ByteOrder) -> Vec<u8> {
 }
 
 /// Of a map of this key and value.
-pub(super) fn map(key: ByteOrder, value: ByteOrder) -> Vec<u8> {
+pub(in crate::nft) fn map(key: ByteOrder, value: ByteOrder) -> Vec<u8> {
     let mut data = Vec::with_capacity(ROOM);
     put_number(&mut data, KEY_BYTE_ORDER, key as u32);
     put_number(&mut data, DATA_BYTE_ORDER, value as u32);
@@ -68,7 +68,7 @@ pub(super) fn map(key: ByteOrder, value: ByteOrder) -> Vec<u8> {
 
 /// Of a map `typeof numgen inc mod N : verdict`. A hash would say the same of the key, but nft 1.0.6
 /// lists `typeof jhash ...` wrongly.
-pub(super) fn numbered_map(modulus: u32) -> Vec<u8> {
+pub(in crate::nft) fn numbered_map(modulus: u32) -> Vec<u8> {
     let mut numgen = vec![];
     put_number(&mut numgen, NUMGEN_TYPE, INCREMENTAL);
     put_number(&mut numgen, NUMGEN_MODULUS, modulus);

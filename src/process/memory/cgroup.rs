@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 
-use super::figures::{self, Bytes, CgroupMount};
+use super::proc_files::{self, Bytes, CgroupMount};
 
 /// The cgroups that this process can see.
 #[derive(Debug)]
@@ -22,8 +22,8 @@ impl Groups {
     /// `None` where there is no hierarchy of version 2 with the controller `memory`, or it cannot
     /// be seen: then there are no figures of cgroups.
     pub(super) fn find() -> Option<Self> {
-        let mount = figures::cgroup2_mount(&fs::read("/proc/self/mountinfo").ok()?)?;
-        let ours = figures::cgroup_path(&fs::read("/proc/self/cgroup").ok()?)??;
+        let mount = proc_files::cgroup2_mount(&fs::read("/proc/self/mountinfo").ok()?)?;
+        let ours = proc_files::cgroup_path(&fs::read("/proc/self/cgroup").ok()?)??;
         Some(Self { mount, ours })
     }
 
@@ -55,7 +55,7 @@ impl Groups {
 
 /// The processes of a cgroup and of those below it; `None` if they cannot be told.
 fn processes_below(directory: &Path, into: &mut BTreeSet<u32>) -> Option<()> {
-    into.extend(figures::pids(&fs::read(directory.join("cgroup.procs")).ok()?)?);
+    into.extend(proc_files::pids(&fs::read(directory.join("cgroup.procs")).ok()?)?);
     for entry in fs::read_dir(directory).ok()? {
         let entry = entry.ok()?;
         if entry.file_type().ok()?.is_dir() {
@@ -91,7 +91,7 @@ impl Group {
         let mut buffer = [0; 32];
         let length =
             rustix::io::retry_on_intr(|| rustix::io::pread(&self.current, &mut buffer, 0)).ok()?;
-        let current = figures::counter(&buffer[..length])?;
+        let current = proc_files::counter(&buffer[..length])?;
         Some(Bytes(current.0.saturating_sub(self.inactive.0)))
     }
 
@@ -104,7 +104,7 @@ impl Group {
 
 fn inactive_of(directory: &Path) -> io::Result<Bytes> {
     let stat = fs::read(directory.join("memory.stat"))?;
-    figures::inactive_file(&stat).ok_or(io::ErrorKind::InvalidData.into())
+    proc_files::inactive_file(&stat).ok_or(io::ErrorKind::InvalidData.into())
 }
 
 #[cfg(test)]

@@ -26,11 +26,11 @@ const TYPE_SERVICE: u32 = 13;
 const TYPE_BITS: u32 = 6;
 const TYPE_PROTOCOL_SERVICE: u32 = (TYPE_PROTOCOL << TYPE_BITS) | TYPE_SERVICE;
 
-pub(super) fn table(name: &TableName) -> Vec<TableAttribute> {
+pub(in crate::nft) fn table(name: &TableName) -> Vec<TableAttribute> {
     vec![TableAttribute::Name(name.as_str().to_owned())]
 }
 
-pub(super) fn add_table(name: &TableName, flags: TableFlags) -> NfTablesMessage {
+pub(in crate::nft) fn add_table(name: &TableName, flags: TableFlags) -> NfTablesMessage {
     let mut attributes = table(name);
     attributes.push(TableAttribute::Flags(flags));
     attributes.push(TableAttribute::UserData(userdata::comment(TableName::COMMENT)));
@@ -38,13 +38,13 @@ pub(super) fn add_table(name: &TableName, flags: TableFlags) -> NfTablesMessage 
 }
 
 /// Makes the sender the owner of a table that has none; without effect if it is already.
-pub(super) fn take_table(name: &TableName, flags: TableFlags) -> NfTablesMessage {
+pub(in crate::nft) fn take_table(name: &TableName, flags: TableFlags) -> NfTablesMessage {
     let mut attributes = table(name);
     attributes.push(TableAttribute::Flags(flags));
     NfTablesMessage::NewTable(TableMessage { attributes })
 }
 
-pub(super) fn delete_table(name: &TableName) -> NfTablesMessage {
+pub(in crate::nft) fn delete_table(name: &TableName) -> NfTablesMessage {
     NfTablesMessage::DeleteTable(TableMessage { attributes: table(name) })
 }
 
@@ -52,14 +52,14 @@ fn chain(table: &TableName, name: ChainName) -> Vec<ChainAttribute> {
     vec![ChainAttribute::Table(table.as_str().to_owned()), ChainAttribute::Name(name.to_string())]
 }
 
-pub(super) fn add_chain(table: &TableName, name: ChainName) -> NfTablesMessage {
+pub(in crate::nft) fn add_chain(table: &TableName, name: ChainName) -> NfTablesMessage {
     let mut attributes = chain(table, name);
     attributes.extend(hook(name));
     NfTablesMessage::NewChain(ChainMessage { attributes })
 }
 
 /// What makes a chain a base chain; nothing for one that is none.
-pub(super) fn hook(name: ChainName) -> Vec<ChainAttribute> {
+pub(in crate::nft) fn hook(name: ChainName) -> Vec<ChainAttribute> {
     let Some(base) = name.base() else { return vec![] };
     let hook = match base.hook {
         ruleset::Hook::Prerouting => InetHookNumber::PreRouting,
@@ -75,27 +75,34 @@ pub(super) fn hook(name: ChainName) -> Vec<ChainAttribute> {
     ]
 }
 
-pub(super) fn delete_chain(table: &TableName, name: ChainName) -> NfTablesMessage {
+pub(in crate::nft) fn delete_chain(table: &TableName, name: ChainName) -> NfTablesMessage {
     NfTablesMessage::DeleteChain(ChainMessage { attributes: chain(table, name) })
 }
 
 /// `NFT_MSG_NEWTABLE`, `NFT_MSG_DELTABLE`, `NFT_MSG_NEWCHAIN`.
-pub(super) const NEW_TABLE: u16 = 0;
-pub(super) const DELETE_TABLE: u16 = 2;
-pub(super) const NEW_CHAIN: u16 = 3;
+pub(in crate::nft) const NEW_TABLE: u16 = 0;
+pub(in crate::nft) const DELETE_TABLE: u16 = 2;
+pub(in crate::nft) const NEW_CHAIN: u16 = 3;
 
 /// `NFTA_TABLE_*`.
-pub(super) const NFTA_TABLE_NAME: u16 = 1;
-pub(super) const NFTA_TABLE_FLAGS: u16 = 2;
+pub(in crate::nft) const NFTA_TABLE_NAME: u16 = 1;
+pub(in crate::nft) const NFTA_TABLE_FLAGS: u16 = 2;
+
+/// `NFT_TABLE_F_OWNER`, `NFT_TABLE_F_PERSIST`.
+pub(in crate::nft) const OWNER: u32 = 0x2;
+pub(in crate::nft) const PERSIST: u32 = 0x4;
+
+/// The flags of a table that belongs to us.
+pub(in crate::nft) const OWNED: TableFlags = TableFlags::from_bits_retain(OWNER | PERSIST);
 
 /// `NFTA_RULE_*`.
-pub(super) const NFTA_RULE_TABLE: u16 = 1;
-pub(super) const NFTA_RULE_CHAIN: u16 = 2;
-pub(super) const NFTA_RULE_EXPRESSIONS: u16 = 4;
+pub(in crate::nft) const NFTA_RULE_TABLE: u16 = 1;
+pub(in crate::nft) const NFTA_RULE_CHAIN: u16 = 2;
+pub(in crate::nft) const NFTA_RULE_EXPRESSIONS: u16 = 4;
 const NFTA_RULE_USERDATA: u16 = 7;
 
 /// Writes the body of the message that removes all rules of a chain.
-pub(super) fn put_flush_chain(buffer: &mut Vec<u8>, table: &TableName, name: ChainName) {
+pub(in crate::nft) fn put_flush_chain(buffer: &mut Vec<u8>, table: &TableName, name: ChainName) {
     put_chain(buffer, table, name);
 }
 
@@ -105,7 +112,12 @@ fn put_chain(buffer: &mut Vec<u8>, table: &TableName, chain: ChainName) {
 }
 
 /// Writes the body of the message that adds a rule at the end of a chain.
-pub(super) fn put_rule(buffer: &mut Vec<u8>, table: &TableName, chain: ChainName, rule: &Rule) {
+pub(in crate::nft) fn put_rule(
+    buffer: &mut Vec<u8>,
+    table: &TableName,
+    chain: ChainName,
+    rule: &Rule,
+) {
     put_chain(buffer, table, chain);
     nest(buffer, NFTA_RULE_EXPRESSIONS, |buffer| {
         for expression in rule::emit(rule) {
@@ -146,7 +158,7 @@ struct Definition {
 }
 
 /// Writes the body of the message that makes a set or map. `id` names it in this transaction.
-pub(super) fn put_set(buffer: &mut Vec<u8>, table: &TableName, of: &Set, id: u32) {
+pub(in crate::nft) fn put_set(buffer: &mut Vec<u8>, table: &TableName, of: &Set, id: u32) {
     let address = |kind| (kind << (2 * TYPE_BITS)) | TYPE_PROTOCOL_SERVICE;
     let (key, user_data) = match &of.elements {
         Elements::Listeners4(_) => {
@@ -187,7 +199,7 @@ pub(super) fn put_set(buffer: &mut Vec<u8>, table: &TableName, of: &Set, id: u32
 }
 
 /// Writes the body of the message that removes a set.
-pub(super) fn put_delete_set(buffer: &mut Vec<u8>, table: &TableName, name: SetName) {
+pub(in crate::nft) fn put_delete_set(buffer: &mut Vec<u8>, table: &TableName, name: SetName) {
     put_string(buffer, NFTA_SET_TABLE, table.as_str());
     put_name(buffer, NFTA_SET_NAME, name);
 }

@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
 
-use super::batch::Batch;
-use super::dump::{self, Found, Tenure};
-use super::replies::{Outcome, Replies};
 use crate::netlink::{Error, Socket};
+use crate::nft::wire::batch::Batch;
+use crate::nft::wire::dump::{self, Found, Tenure};
+use crate::nft::wire::replies::{Outcome, Replies};
 use crate::plan::Seat;
 use crate::ruleset::{TableName, Tally, Transaction};
 

@@ -13,11 +13,11 @@ use super::attribute::put_string;
 use super::batch::{INET_HEADER, kind};
 use super::counter::Object;
 use super::element::{self, Element};
-use super::error::NotUnderstood;
 use super::expression::Expression;
-use super::ownership::{OWNER, PERSIST};
-use super::{message, rule, sound, userdata};
+use super::message::{OWNER, PERSIST};
+use super::{message, rule, userdata, validate};
 use crate::netlink::{Error, Socket};
+use crate::nft::error::NotUnderstood;
 use crate::plan::Seat;
 use crate::ruleset::{
     Chain, ChainName, CounterName, Note, Rule, Ruleset, Set, SetName, TableName, Tally,
@@ -43,7 +43,7 @@ const READ_ATTEMPTS: u32 = 10;
 
 /// What there is under the name of a table of ours.
 #[derive(Debug)]
-pub(super) enum Found {
+pub(in crate::nft) enum Found {
     Nothing,
     /// Somebody else's table.
     Foreign,
@@ -71,7 +71,7 @@ pub enum Tenure {
 
 /// Reads a table whole. The kernel is asked several times; if anything in its rules has changed
 /// between the first and the last answer, all is read anew.
-pub(super) fn read(socket: &mut Socket, table: &TableName) -> Result<Found, Error> {
+pub(in crate::nft) fn read(socket: &mut Socket, table: &TableName) -> Result<Found, Error> {
     for _ in 0..READ_ATTEMPTS {
         let before = generation_id(socket)?;
         let found = read_once(socket, table);
@@ -85,7 +85,7 @@ pub(super) fn read(socket: &mut Socket, table: &TableName) -> Result<Found, Erro
 }
 
 /// The number of the last transaction in this network namespace.
-pub(super) fn generation_id(socket: &mut Socket) -> Result<u32, Error> {
+pub(in crate::nft) fn generation_id(socket: &mut Socket) -> Result<u32, Error> {
     let body = body(&[]);
     socket.ask(kind(GET_GENERATION), &body, |kind, body| {
         let NfTablesMessage::NewGen(message) = parse(kind, body)? else {
@@ -100,12 +100,12 @@ pub(super) fn generation_id(socket: &mut Socket) -> Result<u32, Error> {
 }
 
 /// Whose a table of this name is; `None` if there is none.
-pub(super) fn tenure(socket: &mut Socket, table: &str) -> Result<Option<Tenure>, Error> {
+pub(in crate::nft) fn tenure(socket: &mut Socket, table: &str) -> Result<Option<Tenure>, Error> {
     Ok(header(socket, table)?.map(|attributes| tenure_of(&attributes)))
 }
 
 /// The names of all `inet` tables that carry our mark, of whatever schema.
-pub(super) fn our_tables(socket: &mut Socket) -> Result<Vec<String>, Error> {
+pub(in crate::nft) fn our_tables(socket: &mut Socket) -> Result<Vec<String>, Error> {
     socket.dump(kind(GET_TABLE), 0, &body(&[]), |kind, body| {
         let NfTablesMessage::NewTable(message) = parse(kind, body)? else { return Ok(None) };
         Ok(schema_of(&message.attributes).and_then(|_| name_of(&message.attributes)))
@@ -219,7 +219,7 @@ fn read_chains(socket: &mut Socket, table: &TableName) -> Result<Vec<RawChain>, 
 
 /// What the counters of a table have counted. Reading changes nothing (`NFT_MSG_GETOBJ_RESET` would
 /// set them to 0), and takes no look at anything else in the table.
-pub(super) fn tallies(
+pub(in crate::nft) fn tallies(
     socket: &mut Socket,
     table: &TableName,
 ) -> Result<BTreeMap<Seat, Tally>, Error> {
@@ -353,11 +353,11 @@ fn body(names: &[(u16, &str)]) -> Vec<u8> {
     body
 }
 
-pub(super) fn parse(kind: u16, body: &[u8]) -> Result<NfTablesMessage, Error> {
+pub(in crate::nft) fn parse(kind: u16, body: &[u8]) -> Result<NfTablesMessage, Error> {
     let malformed = Error::Malformed { what: "nf_tables message" };
     let [_, message] = kind.to_be_bytes();
     match body.get(INET_HEADER.len()..) {
-        Some(attributes) if sound::is_sound(message, attributes) => {
+        Some(attributes) if validate::is_sound(message, attributes) => {
             NfTablesMessage::parse_with_param(attributes, message).map_err(|_| malformed)
         }
         _ => Err(malformed),

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::super::dump::{Found, Tenure};
-use super::super::error::{NftError, NotUnderstood};
 use super::{Firewall, netlink_error};
+use crate::nft::error::{NftError, NotUnderstood};
+use crate::nft::wire::dump::{Found, Tenure};
 use crate::plan::{Listeners, Plan, Seat};
 use crate::ruleset::{Ruleset, Stale, TableName, Tally, lower, raise};
 

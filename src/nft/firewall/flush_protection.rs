@@ -1,13 +1,13 @@
 //! The table beside ours that keeps translated connections alive while ours is gone: see
-//! [`keeper`](super::super::keeper).
+//! [`flush_table`](super::flush_table).
 
-use super::super::batch::Batch;
-use super::super::dump::Tenure;
-use super::super::error::NftError;
-use super::super::keeper;
-use super::super::replies::Outcome;
+use super::flush_table;
 use super::{Firewall, netlink_error};
 use crate::netlink::Error;
+use crate::nft::error::NftError;
+use crate::nft::wire::batch::Batch;
+use crate::nft::wire::dump::Tenure;
+use crate::nft::wire::replies::Outcome;
 use crate::plan::{Engine, Plan};
 use crate::ruleset::TableName;
 
@@ -29,7 +29,7 @@ impl Firewall {
         }
         let failed =
             |table: &TableName, source| netlink_error(table, "keep its connections", source);
-        let keeper = keeper::name(&self.table);
+        let keeper = flush_table::name(&self.table);
         let tenure = self.kernel.tenure(&keeper);
         let tenure = tenure.map_err(|source| failed(&self.table, source))?;
         let port_id = self.kernel.port().map_err(|source| failed(&self.table, source))?;
@@ -37,7 +37,7 @@ impl Firewall {
             Some(Tenure::OwnedBy(owner)) if owner == port_id => {}
             Some(Tenure::OwnedBy(owner)) => return Err(self.owned_by_other(owner)),
             other => {
-                let mut batch = Batch::of(&keeper::make(&self.table, other.is_some()));
+                let mut batch = Batch::of(&flush_table::make(&self.table, other.is_some()));
                 match self.send(&mut batch, &self.nothing())? {
                     Outcome::Committed => {}
                     Outcome::Refused(faults) => return Err(self.refused(faults)),
@@ -54,7 +54,7 @@ impl Firewall {
         if !std::mem::take(&mut self.keeps) {
             return Ok(());
         }
-        match self.send(&mut Batch::of(&keeper::remove(&self.table)), &self.nothing())? {
+        match self.send(&mut Batch::of(&flush_table::remove(&self.table)), &self.nothing())? {
             Outcome::Committed => Ok(()),
             Outcome::Refused(faults) => Err(self.refused(faults)),
             Outcome::Unknown => {

@@ -20,14 +20,14 @@
 //!
 //! Its name does not begin as those of clusters do, and its comment is not their mark.
 
-use super::attribute::{nest, put, put_data, put_string, put_u32};
-use super::batch::{APPEND, CREATE, Member, NEW_RULE};
-use super::message::{
+use crate::nft::wire::attribute::{nest, put, put_data, put_string, put_u32};
+use crate::nft::wire::batch::{APPEND, CREATE, Member, NEW_RULE};
+use crate::nft::wire::message::OWNER;
+use crate::nft::wire::message::{
     DELETE_TABLE, NEW_CHAIN, NEW_TABLE, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_TABLE,
     NFTA_TABLE_FLAGS, NFTA_TABLE_NAME,
 };
-use super::ownership::OWNER;
-use super::userdata;
+use crate::nft::wire::userdata;
 use crate::ruleset::TableName;
 
 const CHAIN: &str = "keep";

@@ -15,18 +15,18 @@ const NFTA_DATA_VALUE: u16 = 1;
 const HEADER_LEN: usize = 4;
 
 /// Writes a value in a nest of its own, as `struct nft_data` goes.
-pub(super) fn put_data(buffer: &mut Vec<u8>, kind: u16, value: &[u8]) {
+pub(in crate::nft) fn put_data(buffer: &mut Vec<u8>, kind: u16, value: &[u8]) {
     put_header(buffer, kind | NESTED, align(HEADER_LEN + value.len()));
     put(buffer, NFTA_DATA_VALUE, value);
 }
 
 /// Writes text, with a zero byte at its end.
-pub(super) fn put_string(buffer: &mut Vec<u8>, kind: u16, text: &str) {
+pub(in crate::nft) fn put_string(buffer: &mut Vec<u8>, kind: u16, text: &str) {
     put_text(buffer, kind, text.as_bytes());
 }
 
 /// Writes a name, with a zero byte at its end.
-pub(super) fn put_name(buffer: &mut Vec<u8>, kind: u16, name: impl Into<Name>) {
+pub(in crate::nft) fn put_name(buffer: &mut Vec<u8>, kind: u16, name: impl Into<Name>) {
     put_text(buffer, kind, name.into().as_bytes());
 }
 
@@ -38,28 +38,28 @@ fn put_text(buffer: &mut Vec<u8>, kind: u16, text: &[u8]) {
 }
 
 /// Writes bytes as they are.
-pub(super) fn put(buffer: &mut Vec<u8>, kind: u16, value: &[u8]) {
+pub(in crate::nft) fn put(buffer: &mut Vec<u8>, kind: u16, value: &[u8]) {
     put_header(buffer, kind, value.len());
     buffer.extend_from_slice(value);
     pad(buffer, value.len());
 }
 
 /// Writes a 32-bit number in network order.
-pub(super) fn put_u32(buffer: &mut Vec<u8>, kind: u16, number: u32) {
+pub(in crate::nft) fn put_u32(buffer: &mut Vec<u8>, kind: u16, number: u32) {
     let [a, b, c, d] = number.to_be_bytes();
     let [e, f, g, h] = header(kind, size_of::<u32>());
     buffer.extend_from_slice(&[e, f, g, h, a, b, c, d]);
 }
 
 /// Writes a nest around what `contents` writes.
-pub(super) fn nest(buffer: &mut Vec<u8>, kind: u16, contents: impl FnOnce(&mut Vec<u8>)) {
+pub(in crate::nft) fn nest(buffer: &mut Vec<u8>, kind: u16, contents: impl FnOnce(&mut Vec<u8>)) {
     let start = begin(buffer, kind);
     contents(buffer);
     end(buffer, start);
 }
 
 /// Begins a nest, which [`end`] ends.
-pub(super) fn begin(buffer: &mut Vec<u8>, kind: u16) -> usize {
+pub(in crate::nft) fn begin(buffer: &mut Vec<u8>, kind: u16) -> usize {
     let start = buffer.len();
     // The length is not known yet.
     put_header(buffer, kind | NESTED, 0);
@@ -67,7 +67,7 @@ pub(super) fn begin(buffer: &mut Vec<u8>, kind: u16) -> usize {
 }
 
 /// Writes the length of a nest. What is in it is padded.
-pub(super) fn end(buffer: &mut [u8], start: usize) {
+pub(in crate::nft) fn end(buffer: &mut [u8], start: usize) {
     let [low, high, ..] = header(0, buffer.len() - start - HEADER_LEN);
     buffer[start..start + 2].copy_from_slice(&[low, high]);
 }

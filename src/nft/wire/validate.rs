@@ -27,7 +27,7 @@ const EXPRESSION_DATA: u16 = 2;
 const DATA: [(&[u8], &[u16]); 3] = [(b"immediate", &[2]), (b"cmp", &[3]), (b"bitwise", &[4, 5, 7])];
 
 /// Whether a message of this kind (without the subsystem) can be parsed.
-pub(super) fn is_sound(kind: u8, attributes: &[u8]) -> bool {
+pub(in crate::nft) fn is_sound(kind: u8, attributes: &[u8]) -> bool {
     match kind {
         NEW_RULE => Attributes::new(attributes)
             .filter(|(kind, _)| *kind == RULE_EXPRESSIONS)

@@ -22,7 +22,7 @@ const LOOPBACK: u32 = 1;
 const FIRST: Register = Register(0);
 
 /// The expressions of a rule.
-pub(super) fn emit(rule: &Rule) -> Vec<Expression> {
+pub(in crate::nft) fn emit(rule: &Rule) -> Vec<Expression> {
     match rule {
         Rule::Hash { scope, modulus, seed, map, .. } => emit_hash(*scope, *modulus, *seed, *map),
         Rule::Mask { scope, slots, map } => emit_mask(*scope, *slots, *map),
@@ -369,7 +369,7 @@ fn emit_guard(protocol: Protocol, ports: PortRange) -> Vec<Expression> {
 }
 
 /// Reads a rule back; `None` for one that is not ours.
-pub(super) fn parse(expressions: &[Expression], note: Option<Note>) -> Option<Rule> {
+pub(in crate::nft) fn parse(expressions: &[Expression], note: Option<Note>) -> Option<Rule> {
     let rule = candidate(expressions, note)?;
     (emit(&rule) == expressions && rule.note() == note).then_some(rule)
 }

@@ -1,8 +1,11 @@
 //! The face of the room: what is in force, and one transaction to change it.
 
 mod commit;
-mod keeping;
-mod reading;
+mod flush_protection;
+mod flush_table;
+mod kernel;
+mod ownership;
+mod read;
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -10,15 +13,18 @@ use std::time::Instant;
 
 use nix::errno::Errno;
 
-use super::batch::Batch;
-use super::dump::{self, Found, Tenure};
-use super::error::{NftError, is_older_schema};
-use super::kernel::Kernel;
-use super::ownership::{OWNER, Ownership, PERSIST, Protection, Tenancy, trial};
-use super::replies::Outcome;
 use crate::netlink::{Error, NlFamily, Socket};
+use crate::nft::error::{NftError, is_older_schema};
+use crate::nft::wire::batch::Batch;
+use crate::nft::wire::batch::Tenancy;
+use crate::nft::wire::dump::{self, Found, Tenure};
+use crate::nft::wire::message::{OWNER, PERSIST};
+use crate::nft::wire::replies::Outcome;
 use crate::plan::{ClusterName, Plan, Seat};
 use crate::ruleset::{Stale, TableName, Tally};
+pub(super) use kernel::Kernel;
+use ownership::trial;
+pub use ownership::{Ownership, Protection};
 
 /// The rules of one cluster in the kernel.
 ///

@@ -1,13 +1,13 @@
 //! What the replies to a batch say of it.
 
 use super::batch::Batch;
-use super::error::Fault;
 use crate::netlink::{Acknowledgement, ERROR, Error, Messages};
+use crate::nft::error::Fault;
 use crate::ruleset::Transaction;
 
 /// What the kernel answered to a batch.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(in crate::nft) enum Outcome {
     Committed,
     Refused(Vec<Fault>),
     /// Replies were lost.
@@ -17,7 +17,7 @@ pub(super) enum Outcome {
 /// The replies to a batch: an error of any member, even behind an acknowledgement, means that
 /// nothing was applied; else the acknowledgement of the end means that all was.
 #[derive(Debug)]
-pub(super) struct Replies<'a> {
+pub(in crate::nft) struct Replies<'a> {
     batch: &'a Batch,
     transaction: &'a Transaction,
     faults: Vec<Fault>,
@@ -25,11 +25,11 @@ pub(super) struct Replies<'a> {
 }
 
 impl<'a> Replies<'a> {
-    pub(super) fn to(batch: &'a Batch, transaction: &'a Transaction) -> Self {
+    pub(in crate::nft) fn to(batch: &'a Batch, transaction: &'a Transaction) -> Self {
         Self { batch, transaction, faults: vec![], ended: false }
     }
 
-    pub(super) fn read(&mut self, datagram: &[u8]) -> Result<(), Error> {
+    pub(in crate::nft) fn read(&mut self, datagram: &[u8]) -> Result<(), Error> {
         for message in Messages::new(datagram) {
             let message = message?;
             let Some(place) = self.batch.message_at(message.sequence) else { continue };
@@ -54,11 +54,11 @@ impl<'a> Replies<'a> {
 
     /// Whether nothing follows. The end is acknowledged only when the batch is committed, behind all
     /// else that there is to say (`nfnetlink_rcv_batch`, net/netfilter/nfnetlink.c).
-    pub(super) fn is_complete(&self) -> bool {
+    pub(in crate::nft) fn is_complete(&self) -> bool {
         self.ended
     }
 
-    pub(super) fn outcome(self) -> Outcome {
+    pub(in crate::nft) fn outcome(self) -> Outcome {
         match (self.faults.is_empty(), self.ended) {
             (false, _) => Outcome::Refused(self.faults),
             (true, true) => Outcome::Committed,

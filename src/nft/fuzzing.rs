@@ -3,11 +3,12 @@
 
 use netlink_packet_netfilter::nftables::{NfTablesMessage, RuleAttribute};
 
-use super::batch::{Batch, INET_HEADER};
-use super::counter::Object;
-use super::expression::Expression;
-use super::replies::Replies;
-use super::{dump, element, rule, userdata, watch};
+use super::watch;
+use super::wire::batch::{Batch, INET_HEADER};
+use super::wire::counter::Object;
+use super::wire::expression::Expression;
+use super::wire::replies::Replies;
+use super::wire::{dump, element, rule, userdata};
 use crate::netlink::{ERROR, Messages};
 use crate::plan::{Protocol, Seat};
 use crate::ruleset::{Digest, Family, Operation, SetName, TableName, Transaction};

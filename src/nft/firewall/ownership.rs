@@ -8,18 +8,9 @@
 //! net/netfilter/nf_tables_api.c), and `OWNER` alone would take the table, and with it all
 //! connections, away when its master ends: so a table of ours has both, or none.
 
-use netlink_packet_netfilter::nftables::TableFlags;
-
-use super::attribute::{put_string, put_u32};
-use super::batch::{CREATE, Member};
-use super::message::{NEW_TABLE, NFTA_TABLE_FLAGS, NFTA_TABLE_NAME};
-
-/// `NFT_TABLE_F_OWNER`, `NFT_TABLE_F_PERSIST`.
-pub(super) const OWNER: u32 = 0x2;
-pub(super) const PERSIST: u32 = 0x4;
-
-/// The flags of a table that belongs to us.
-pub(super) const OWNED: TableFlags = TableFlags::from_bits_retain(OWNER | PERSIST);
+use crate::nft::wire::attribute::{put_string, put_u32};
+use crate::nft::wire::batch::{CREATE, Member};
+use crate::nft::wire::message::{NEW_TABLE, NFTA_TABLE_FLAGS, NFTA_TABLE_NAME};
 
 /// Whether the table of a cluster is to belong to its master.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -46,18 +37,7 @@ pub enum Protection {
     None,
 }
 
-/// What a batch does to the ownership of its table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Tenancy {
-    /// Nothing; a table that it makes is nobody's.
-    None,
-    /// A table that it makes is ours.
-    Make,
-    /// The same, and it begins with taking the one that is there, an orphan or ours.
-    Take,
-}
-
-/// A table with these flags, for a [dry run](super::batch::Batch::dry_run). No nft could write its
+/// A table with these flags, for a [dry run](crate::nft::wire::batch::Batch::dry_run). No nft could write its
 /// name, so that there is none that has it.
 pub(super) fn trial(flags: u32) -> Member {
     let mut body = vec![];
