@@ -74,9 +74,9 @@ impl Stage {
 
     /// How many connections the kernel tracks in the server's namespace.
     pub(crate) fn tracked(&self) -> u32 {
-        let count = || Conntrack::open().and_then(|mut table| table.fill());
-        let fill = self.network.server().run_in(count).expect("the server's namespace");
-        fill.expect("the number of entries").map_or(0, |fill| fill.entries)
+        let count = || Conntrack::open().and_then(|mut table| table.usage());
+        let usage = self.network.server().run_in(count).expect("the server's namespace");
+        usage.expect("the number of entries").map_or(0, |usage| usage.entries)
     }
 }
 

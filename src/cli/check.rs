@@ -5,7 +5,9 @@ use std::fs;
 
 use crate::control::ControlDir;
 use crate::lab;
-use crate::nft::{Conntrack, Fill, Firewall, ForeignNat, ForeignRules, NftError, Protection};
+use crate::nft::{
+    Conntrack, ConntrackUsage, Firewall, ForeignNat, ForeignRules, NftError, Protection,
+};
 use crate::plan::{
     Engine, Generation, Listeners, Occupant, Partition, Plan, Port, PortRange, Seat, Weights,
 };
@@ -133,14 +135,14 @@ fn covers(list: &str, first: u16, last: u16) -> bool {
 
 fn connection_tracking() -> Finding {
     // Over netlink, as `status` does, which takes the capability; else from the files.
-    let filled = Conntrack::open().and_then(|mut conntrack| conntrack.fill());
-    let filled = filled.ok().flatten().or_else(fill_of_files);
-    let Some(fill) = filled else {
+    let filled = Conntrack::open().and_then(|mut conntrack| conntrack.usage());
+    let filled = filled.ok().flatten().or_else(usage_of_files);
+    let Some(usage) = filled else {
         // The module is loaded with the first rule that needs it.
         return Good("connection tracking: not in use yet".to_owned());
     };
-    let Fill { entries, limit } = fill;
-    match fill.is_nearly_full() {
+    let ConntrackUsage { entries, limit } = usage;
+    match usage.is_nearly_full() {
         true => Warning(format!(
             "connection tracking: nearly full, {entries} entries of at most {limit}; beyond that the \
              kernel drops new connections: raise net.netfilter.nf_conntrack_max"
@@ -149,13 +151,13 @@ fn connection_tracking() -> Finding {
     }
 }
 
-fn fill_of_files() -> Option<Fill> {
+fn usage_of_files() -> Option<ConntrackUsage> {
     let number = |name: &str| -> Option<u32> {
         let path = format!("/proc/sys/net/netfilter/{name}");
         fs::read_to_string(path).ok()?.trim().parse().ok()
     };
     let (entries, limit) = (number("nf_conntrack_count")?, number("nf_conntrack_max")?);
-    Some(Fill { entries, limit })
+    Some(ConntrackUsage { entries, limit })
 }
 
 /// Looks for nat rules of others that decide before ours: on connections to the listeners of the

@@ -24,7 +24,7 @@ use super::operators::events::Subscribers;
 use super::operators::metrics::Metrics;
 use super::operators::service_manager::ServiceNotifier;
 use super::operators::statuses::Statuses;
-use super::rules::conntrack_usage::ConntrackUsage;
+use super::rules::conntrack_usage::ConntrackMonitor;
 use super::run::{Ended, Master};
 use super::startup::claim::Claim;
 use super::startup::dedicate::{Dedicated, dedicate_process};
@@ -419,7 +419,7 @@ impl Builder {
             status_counts,
             worker_events,
             draining: Draining::default(),
-            conntrack_usage: ConntrackUsage::default(),
+            conntrack_usage: ConntrackMonitor::default(),
             health,
             obeys_signals,
             finished: false,

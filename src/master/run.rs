@@ -18,7 +18,7 @@ use super::health::monitor::{HEALTH_INTERVAL, HealthMonitor, heard};
 use super::operators::handle::{Handle, Order};
 use super::operators::report;
 use super::operators::statuses::SocketCounts;
-use super::rules::conntrack_usage::ConntrackUsage;
+use super::rules::conntrack_usage::ConntrackMonitor;
 use super::startup::signals::Signals;
 use super::startup::state::PendingReconfigure;
 use super::workers::counting::{CountedWorkers, count_all, count_sockets};
@@ -61,7 +61,7 @@ pub struct Master {
     pub(super) status_counts: mpsc::UnboundedReceiver<SocketCounts>,
     pub(super) worker_events: mpsc::Receiver<WorkerEvent>,
     pub(super) draining: Draining,
-    pub(super) conntrack_usage: ConntrackUsage,
+    pub(super) conntrack_usage: ConntrackMonitor,
     pub(super) health: HealthMonitor,
     /// Whether signals of the process are for this master.
     pub(super) obeys_signals: bool,
@@ -564,13 +564,13 @@ impl Master {
 
     /// With these connections of workers.
     fn status(&mut self, counts: &BTreeMap<WorkerId, supervisor::Sockets>) -> control::Status {
-        let tallies = self.world.firewall.tallies().unwrap_or_else(|error| {
+        let counter_values = self.world.firewall.counter_values().unwrap_or_else(|error| {
             tracing::warn!(%error, "cannot read how many connections each seat has had");
             BTreeMap::new()
         });
         let orphans = self.world.orphans.told();
         let foreign = self.world.watching.foreign_chains();
-        let fill = ConntrackUsage::read().unwrap_or_else(|error| {
+        let usage = ConntrackMonitor::read().unwrap_or_else(|error| {
             tracing::warn!(%error, "cannot see how full connection tracking is");
             None
         });
@@ -578,8 +578,8 @@ impl Master {
         let mut status = report::status(
             &self.supervisor,
             counts,
-            &tallies,
-            fill,
+            &counter_values,
+            usage,
             metrics,
             foreign,
             self.world.now(),

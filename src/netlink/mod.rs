@@ -23,7 +23,7 @@ pub enum Error {
     #[error("netlink: {operation}: {source}")]
     Socket {
         /// What was tried.
-        operation: Operation,
+        operation: SocketOperation,
         /// The errno.
         source: io::Error,
     },
@@ -80,7 +80,7 @@ impl Error {
 /// A system call on a netlink socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Operation {
+pub enum SocketOperation {
     /// `socket(2)`, `bind(2)` or `connect(2)`.
     Open,
     /// `setsockopt(2)` of extended or capped acknowledgements.
@@ -95,7 +95,7 @@ pub enum Operation {
     Receive,
 }
 
-impl fmt::Display for Operation {
+impl fmt::Display for SocketOperation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Open => f.write_str("cannot open a socket"),

@@ -14,7 +14,7 @@ use rustix::net::{AddressFamily, RecvFlags};
 use tokio::io::unix::AsyncFd;
 
 use super::frame::{self, Acknowledgement, Message, Messages};
-use super::{Error, Operation};
+use super::{Error, SocketOperation};
 use crate::sys;
 
 /// How often a dump that the kernel calls interrupted (`NLM_F_DUMP_INTR`) is begun anew.
@@ -53,7 +53,7 @@ impl Socket {
 
     fn open_in(family: NlFamily, groups: Groups) -> Result<Self, Error> {
         let inner = NlSocket::connect(family, None, groups)
-            .map_err(|source| Error::Socket { operation: Operation::Open, source })?;
+            .map_err(|source| Error::Socket { operation: SocketOperation::Open, source })?;
         Self::prepare(inner)
     }
 
@@ -66,7 +66,7 @@ impl Socket {
     pub(crate) fn from_descriptor(family: NlFamily, descriptor: OwnedFd) -> Result<Self, Error> {
         let unlike = |what| Error::NotThatSocket { what };
         let inspected = |errno: rustix::io::Errno| Error::Socket {
-            operation: Operation::Inspect,
+            operation: SocketOperation::Inspect,
             source: errno.into(),
         };
         let domain = match rustix::net::sockopt::socket_domain(&descriptor) {
@@ -92,13 +92,14 @@ impl Socket {
 
     fn prepare(inner: NlSocket) -> Result<Self, Error> {
         let failed = |operation| move |source: io::Error| Error::Socket { operation, source };
-        inner.enable_ext_ack(true).map_err(failed(Operation::SetOption))?;
-        sys::set_capped_acknowledgements(&inner).map_err(failed(Operation::SetOption))?;
+        inner.enable_ext_ack(true).map_err(failed(SocketOperation::SetOption))?;
+        sys::set_capped_acknowledgements(&inner).map_err(failed(SocketOperation::SetOption))?;
         // Connected to the kernel (port 0), a socket refuses datagrams of other processes:
         // netlink_getsockbyportid() gives their sender ECONNREFUSED.
         let kernel = SocketAddrNetlink::new(0, 0);
-        rustix::net::connect(sys::descriptor_of(&inner), &kernel)
-            .map_err(|errno| Error::Socket { operation: Operation::Open, source: errno.into() })?;
+        rustix::net::connect(sys::descriptor_of(&inner), &kernel).map_err(|errno| {
+            Error::Socket { operation: SocketOperation::Open, source: errno.into() }
+        })?;
         Ok(Self {
             inner,
             sequence: Wrapping(0),
@@ -113,7 +114,10 @@ impl Socket {
     pub(crate) fn port(&self) -> Result<u32, Error> {
         let address = rustix::net::getsockname(sys::descriptor_of(&self.inner))
             .and_then(SocketAddrNetlink::try_from)
-            .map_err(|errno| Error::Socket { operation: Operation::Open, source: errno.into() })?;
+            .map_err(|errno| Error::Socket {
+                operation: SocketOperation::Open,
+                source: errno.into(),
+            })?;
         Ok(address.pid())
     }
 
@@ -183,7 +187,7 @@ impl Socket {
         match self.inner.send(datagram, Msg::empty()) {
             Ok(sent) if sent == datagram.len() => Ok(()),
             Ok(_) => Err(Error::Malformed { what: "send: the datagram was cut" }),
-            Err(source) => Err(Error::Socket { operation: Operation::Send, source }),
+            Err(source) => Err(Error::Socket { operation: SocketOperation::Send, source }),
         }
     }
 
@@ -200,7 +204,7 @@ impl Socket {
                 Err(rustix::io::Errno::NOBUFS) => return Err(Error::RepliesLost),
                 Err(errno) => {
                     let source = errno.into();
-                    return Err(Error::Socket { operation: Operation::Receive, source });
+                    return Err(Error::Socket { operation: SocketOperation::Receive, source });
                 }
             };
             let from_kernel = sender
@@ -309,7 +313,7 @@ impl Socket {
 
 /// What tells one network namespace from another: device and inode of its file.
 fn namespace_id(socket: impl AsFd) -> Result<(u64, u64), Error> {
-    let failed = |source| Error::Socket { operation: Operation::Inspect, source };
+    let failed = |source| Error::Socket { operation: SocketOperation::Inspect, source };
     let namespace = sys::network_namespace_of(socket.as_fd()).map_err(failed)?;
     let stat = rustix::fs::fstat(&namespace).map_err(|errno| failed(errno.into()))?;
     Ok((stat.st_dev, stat.st_ino))
@@ -355,5 +359,5 @@ fn refusal(message: &Message<'_>) -> Error {
 }
 
 fn option_error(option: &'static str, errno: Errno) -> Error {
-    Error::Socket { operation: Operation::SetBuffer(option), source: errno.into() }
+    Error::Socket { operation: SocketOperation::SetBuffer(option), source: errno.into() }
 }

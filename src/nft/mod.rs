@@ -16,7 +16,7 @@
 //! change. Where the kernel cannot do that, or is not to, the table is everybody's, and a small second
 //! one keeps established connections alive while somebody has flushed it.
 //!
-//! Reading back gives the same objects that lowering gives, in the same order: one comparison tells
+//! WatchEvents back gives the same objects that lowering gives, in the same order: one comparison tells
 //! whether the kernel holds the plan, and [`raise`](crate::ruleset::raise) makes the plan from them
 //! when a new master starts. Rules are recognized by every one of their expressions; a table is known
 //! as ours by its comment, never by its name alone.
@@ -32,14 +32,14 @@ mod tests;
 mod watch;
 mod wire;
 
-pub use conntrack::{Conntrack, ConntrackError, Entries, Fill};
+pub use conntrack::{Conntrack, ConntrackError, ConntrackUsage, EntryCounts};
 pub use error::{Fault, NftError, NotUnderstood};
 pub use fake::{Disturbance, Fake, Injection};
 pub use firewall::{Applied, Firewall, Ownership, Protection};
 pub use foreign::{Certainty, ForeignNat, ForeignRules, NatHook, TableFamily};
 #[doc(hidden)]
 pub use fuzzing::read_bytes;
-pub use watch::{Change, Commit, Reading, Watch, Writer};
+pub use watch::{Commit, Watch, WatchEvent, WatchEvents, Writer};
 pub use wire::batch::Batch;
 #[doc(hidden)]
-pub use wire::dump::Tenure;
+pub use wire::dump::TableOwner;

@@ -37,7 +37,7 @@ pub struct Difference {
 
 /// Which parts of a plan change, apart from who is in the seats. See [`Difference`].
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Changes {
+pub(crate) struct PlanChanges {
     pub(crate) generation: bool,
     pub(crate) listeners: bool,
     pub(crate) engine: bool,
@@ -118,10 +118,10 @@ impl Plan {
     ///
     /// # Errors
     /// [`PlanError::OtherCluster`] if `target` is a plan of a cluster of another name.
-    pub(crate) fn changes(&self, target: &Self) -> Result<Changes, PlanError> {
+    pub(crate) fn changes(&self, target: &Self) -> Result<PlanChanges, PlanError> {
         check_name(&self.name, &target.name)?;
         // Plans that come from one another share what is the same: then there is nothing to compare.
-        Ok(Changes {
+        Ok(PlanChanges {
             generation: self.generation != target.generation,
             listeners: !Arc::ptr_eq(&self.listeners, &target.listeners)
                 && self.listeners != target.listeners,

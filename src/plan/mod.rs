@@ -57,8 +57,8 @@ mod share;
 mod tests;
 
 pub use assignment::{Assignment, Weights};
-pub(crate) use changes::Changes;
 pub use changes::Difference;
+pub(crate) use changes::PlanChanges;
 pub use engine::Engine;
 pub use error::PlanError;
 pub use id::{ClusterName, Generation, Port, Seat, Slot};

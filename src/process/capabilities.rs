@@ -4,7 +4,7 @@ use std::fs;
 use nix::errno::Errno;
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
-use super::error::{Operation, ProcessError, errno_from, errno_of};
+use super::error::{ProcessError, ProcessOperation, errno_from, errno_of};
 use crate::sys;
 
 /// A set of those capabilities (capabilities(7)) that this crate has a use for.
@@ -105,22 +105,23 @@ fn keep_only(wanted: Capabilities) -> Result<Capabilities, ProcessError> {
     let inheritable = CapabilitySet::empty();
     set_capabilities(None, CapabilitySets { effective: kept, permitted: kept, inheritable })
         .and_then(|()| rustix::thread::set_no_new_privs(true))
-        .map_err(|errno| failed(Operation::DropCapabilities, errno_from(errno)))?;
+        .map_err(|errno| failed(ProcessOperation::DropCapabilities, errno_from(errno)))?;
     Ok(Capabilities(kept))
 }
 
 fn sets() -> Result<CapabilitySets, ProcessError> {
-    capabilities(None).map_err(|errno| failed(Operation::ReadCapabilities, errno_from(errno)))
+    capabilities(None)
+        .map_err(|errno| failed(ProcessOperation::ReadCapabilities, errno_from(errno)))
 }
 
 fn thread_count() -> Result<usize, ProcessError> {
     const DIRECTORY: &str = "/proc/self/task";
     let threads = fs::read_dir(DIRECTORY)
-        .map_err(|error| failed(Operation::Read(DIRECTORY), errno_of(&error)))?;
+        .map_err(|error| failed(ProcessOperation::Read(DIRECTORY), errno_of(&error)))?;
     Ok(threads.count())
 }
 
-fn failed(operation: Operation, errno: Errno) -> ProcessError {
+fn failed(operation: ProcessOperation, errno: Errno) -> ProcessError {
     ProcessError::Host { operation, errno }
 }
 

@@ -5,8 +5,8 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-use super::error::{Operation, ProcessError, errno_from};
-use super::impersonation::as_owner_of;
+use super::error::{ProcessError, ProcessOperation, errno_from};
+use super::impersonation::with_ids_of;
 use super::pidfd::{Delivery, Exit, PidFd, failed};
 use super::stat::{self, Stat};
 
@@ -28,12 +28,12 @@ use super::stat::{self, Stat};
 #[derive(Debug)]
 pub struct Child {
     pidfd: PidFd,
-    kin: Kin,
+    parentage: Parentage,
 }
 
 /// Whose child a process is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kin {
+enum Parentage {
     Ours,
     /// It began at this tick; its parent is another process, or has become this one.
     Adopted {
@@ -44,18 +44,18 @@ enum Kin {
 impl Child {
     /// `pidfd` is of a child of this process that nobody has waited for or will.
     pub(super) fn new(pidfd: PidFd) -> Self {
-        Self { pidfd, kin: Kin::Ours }
+        Self { pidfd, parentage: Parentage::Ours }
     }
 
     /// `pidfd` is of a process that an earlier master started, the leader of its session and group,
     /// which began at this tick after boot.
     pub(super) fn adopted(pidfd: PidFd, start_ticks: u64) -> Self {
-        Self { pidfd, kin: Kin::Adopted { start_ticks } }
+        Self { pidfd, parentage: Parentage::Adopted { start_ticks } }
     }
 
     /// Whether another master has started it.
     pub fn is_adopted(&self) -> bool {
-        self.kin != Kin::Ours
+        self.parentage != Parentage::Ours
     }
 
     /// Its number, which is that of its group and session, too.
@@ -84,8 +84,8 @@ impl Child {
     /// `ECHILD` if something else in this process waits for children that are not its own, such as
     /// `waitpid(-1)`.
     pub fn exit(&self) -> Result<Option<Exit>, ProcessError> {
-        match (self.kin, self.pidfd.peek()) {
-            (Kin::Adopted { .. }, Err(error)) if error.errno() == Some(Errno::ECHILD) => {
+        match (self.parentage, self.pidfd.peek()) {
+            (Parentage::Adopted { .. }, Err(error)) if error.errno() == Some(Errno::ECHILD) => {
                 let has_exited = self.pidfd.has_exited()?;
                 Ok(has_exited.then(|| self.pidfd.exit_info().unwrap_or(Exit::Unknown)))
             }
@@ -106,10 +106,10 @@ impl Child {
     /// # Errors
     /// `EPERM` if not one of them may be signalled.
     pub fn signal_group(&self, signal: Signal) -> Result<Delivery, ProcessError> {
-        match (self.pidfd.signal_group(signal), self.kin) {
-            (Err(error), kin) if error.errno() == Some(Errno::EINVAL) => match kin {
-                Kin::Ours => self.signal_group_number(signal),
-                Kin::Adopted { start_ticks } => self.signal_members(signal, start_ticks),
+        match (self.pidfd.signal_group(signal), self.parentage) {
+            (Err(error), parentage) if error.errno() == Some(Errno::EINVAL) => match parentage {
+                Parentage::Ours => self.signal_group_number(signal),
+                Parentage::Adopted { start_ticks } => self.signal_members(signal, start_ticks),
             },
             (result, _) => result,
         }
@@ -121,7 +121,7 @@ impl Child {
         match killpg(Pid::from_raw(self.pid().cast_signed()), signal) {
             Ok(()) => Ok(Delivery::Sent),
             Err(Errno::ESRCH) => Ok(Delivery::Gone),
-            Err(errno) => Err(failed(self.pid(), Operation::SignalGroup, errno)),
+            Err(errno) => Err(failed(self.pid(), ProcessOperation::SignalGroup, errno)),
         }
     }
 
@@ -134,7 +134,7 @@ impl Child {
     /// # Errors
     /// `EPERM` or `EACCES` if one of them could not be changed; the others are.
     pub fn renice_group(&self, nice: i32) -> Result<Delivery, ProcessError> {
-        let failed = |errno| failed(self.pid(), Operation::Renice, errno);
+        let failed = |errno| failed(self.pid(), ProcessOperation::Renice, errno);
         // Of an adopted one that holds while it lives; what it leaves behind keeps its value.
         if self.is_adopted() && self.pidfd.has_exited()? {
             return Ok(Delivery::Gone);
@@ -145,7 +145,7 @@ impl Child {
         // Of processes of another user only as that user, or with CAP_SYS_NICE (`set_one_prio_perm`,
         // kernel/sys.c).
         let renice = || rustix::process::setpriority_pgrp(group, nice);
-        match as_owner_of(self.pid(), renice).map_err(errno_from) {
+        match with_ids_of(self.pid(), renice).map_err(errno_from) {
             Ok(()) => Ok(Delivery::Sent),
             Err(Errno::ESRCH) => Ok(Delivery::Gone),
             Err(errno) => Err(failed(errno)),

@@ -27,7 +27,7 @@ pub enum ProcessError {
         /// The program that was to run in it.
         program: PathBuf,
         /// What failed.
-        operation: Operation,
+        operation: ProcessOperation,
         /// Why.
         errno: Errno,
     },
@@ -64,7 +64,7 @@ pub enum ProcessError {
         /// The process.
         pid: u32,
         /// What was tried.
-        operation: Operation,
+        operation: ProcessOperation,
         /// Why.
         errno: Errno,
     },
@@ -80,7 +80,7 @@ pub enum ProcessError {
     #[error("{operation}: {errno}")]
     Host {
         /// What was tried.
-        operation: Operation,
+        operation: ProcessOperation,
         /// Why.
         errno: Errno,
     },
@@ -90,7 +90,7 @@ pub enum ProcessError {
         /// Whose output.
         label: String,
         /// What was tried.
-        operation: Operation,
+        operation: ProcessOperation,
         /// Why.
         errno: Errno,
     },
@@ -114,7 +114,7 @@ pub enum ProcessError {
         /// What it was to speak.
         transport: Transport,
         /// What was tried.
-        operation: Operation,
+        operation: ProcessOperation,
         /// Why.
         errno: Errno,
     },
@@ -231,7 +231,7 @@ pub enum AccountFault {
 /// What was tried, as part of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Operation {
+pub enum ProcessOperation {
     /// `pidfd_open(2)`.
     OpenPidfd,
     /// `pidfd_send_signal(2)`.
@@ -294,7 +294,7 @@ pub enum Operation {
     AskPeer,
 }
 
-impl fmt::Display for Operation {
+impl fmt::Display for ProcessOperation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::OpenPidfd => "cannot open a pidfd",

@@ -10,7 +10,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
-use super::error::{Operation, ProcessError, errno_from};
+use super::error::{ProcessError, ProcessOperation, errno_from};
 
 /// The most descriptors that one message carries (`SCM_MAX_FD`, include/net/scm.h).
 pub const MAX_DESCRIPTORS: usize = 253;
@@ -29,7 +29,7 @@ pub fn send_descriptors(
     descriptors: &[BorrowedFd<'_>],
 ) -> Result<(), ProcessError> {
     if bytes.is_empty() || descriptors.len() > MAX_DESCRIPTORS {
-        return Err(failed(Operation::SendDescriptors, Errno::EINVAL));
+        return Err(failed(ProcessOperation::SendDescriptors, Errno::EINVAL));
     }
     let mut space = vec![MaybeUninit::uninit(); room()];
     let mut rights = SendAncillaryBuffer::new(&mut space);
@@ -41,9 +41,9 @@ pub fn send_descriptors(
     loop {
         match sendmsg(&socket, &message, &mut rights, SendFlags::NOSIGNAL) {
             Ok(sent) if sent == bytes.len() => return Ok(()),
-            Ok(_) => return Err(failed(Operation::SendDescriptors, Errno::EMSGSIZE)),
+            Ok(_) => return Err(failed(ProcessOperation::SendDescriptors, Errno::EMSGSIZE)),
             Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => return Err(failed(Operation::SendDescriptors, errno_from(errno))),
+            Err(errno) => return Err(failed(ProcessOperation::SendDescriptors, errno_from(errno))),
         }
     }
 }
@@ -70,8 +70,8 @@ pub fn receive_descriptors(
             received => break received,
         }
     };
-    let received =
-        received.map_err(|errno| failed(Operation::ReceiveDescriptors, errno_from(errno)))?;
+    let received = received
+        .map_err(|errno| failed(ProcessOperation::ReceiveDescriptors, errno_from(errno)))?;
     // Taken first, so that they are closed whatever else is wrong.
     let descriptors: Vec<OwnedFd> = rights
         .drain()
@@ -82,10 +82,10 @@ pub fn receive_descriptors(
         .flatten()
         .collect();
     if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
-        return Err(failed(Operation::ReceiveDescriptors, Errno::EMSGSIZE));
+        return Err(failed(ProcessOperation::ReceiveDescriptors, Errno::EMSGSIZE));
     }
     if received.bytes == 0 {
-        return Err(failed(Operation::ReceiveDescriptors, Errno::EPIPE));
+        return Err(failed(ProcessOperation::ReceiveDescriptors, Errno::EPIPE));
     }
     Ok((received.bytes, descriptors))
 }
@@ -95,7 +95,7 @@ fn room() -> usize {
     rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))
 }
 
-fn failed(operation: Operation, errno: Errno) -> ProcessError {
+fn failed(operation: ProcessOperation, errno: Errno) -> ProcessError {
     ProcessError::Host { operation, errno }
 }
 

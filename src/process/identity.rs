@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use nix::errno::Errno;
 
-use super::error::{Operation, ProcessError, errno_of};
+use super::error::{ProcessError, ProcessOperation, errno_of};
 use super::stat::Stat;
 
 /// A process, told apart from every other one that this host has run, also after a restart of the
@@ -45,7 +45,7 @@ impl BootId {
     /// `/proc` cannot be read or not understood.
     pub fn read() -> Result<Self, ProcessError> {
         const FILE: &str = "/proc/sys/kernel/random/boot_id";
-        let failed = |errno| ProcessError::Host { operation: Operation::Read(FILE), errno };
+        let failed = |errno| ProcessError::Host { operation: ProcessOperation::Read(FILE), errno };
         let text = fs::read_to_string(FILE).map_err(|error| failed(errno_of(&error)))?;
         text.trim_end().parse().map_err(|InvalidBootId| failed(Errno::EBADMSG))
     }

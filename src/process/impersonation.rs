@@ -15,7 +15,7 @@ use std::os::unix::fs::MetadataExt;
 use rustix::process::{Gid, Uid, getegid, geteuid};
 use rustix::thread::{set_thread_res_gid, set_thread_res_uid};
 
-use super::error::{Operation, ProcessError, errno_from};
+use super::error::{ProcessError, ProcessOperation, errno_from};
 
 /// Runs `work` with the effective user and group of the process with this pid, on this thread: no
 /// other thread sees anything of it. `work` must not wait, and can do nothing that needs a
@@ -23,8 +23,8 @@ use super::error::{Operation, ProcessError, errno_from};
 ///
 /// If the process has our own user and group, is gone, or is root's, or if this thread may not
 /// change to its user, `work` runs as it is, and says itself what it lacks.
-pub(crate) fn as_owner_of<T>(pid: u32, work: impl FnOnce() -> T) -> T {
-    let _acting = Acting::for_owner_of(pid);
+pub(crate) fn with_ids_of<T>(pid: u32, work: impl FnOnce() -> T) -> T {
+    let _impersonation = Impersonation::of_process(pid);
     work()
 }
 
@@ -34,24 +34,24 @@ pub(crate) fn as_owner_of<T>(pid: u32, work: impl FnOnce() -> T) -> T {
 ///
 /// # Errors
 /// [`ProcessError::Host`], `EPERM` without `CAP_SETGID`: nothing was done.
-pub fn in_group<T>(gid: u32, work: impl FnOnce() -> T) -> Result<T, ProcessError> {
-    let failed = |errno| ProcessError::Host { operation: Operation::SetGroups, errno };
+pub fn with_group<T>(gid: u32, work: impl FnOnce() -> T) -> Result<T, ProcessError> {
+    let failed = |errno| ProcessError::Host { operation: ProcessOperation::SetGroups, errno };
     if gid == u32::MAX {
         return Err(failed(nix::errno::Errno::EINVAL));
     }
     let before = getegid();
     set_thread_res_gid(None, Some(Gid::from_raw(gid)), Some(before))
         .map_err(|errno| failed(errno_from(errno)))?;
-    let _in_group = InGroup { before };
+    let _in_group = GroupGuard { before };
     Ok(work())
 }
 
 /// Goes back to the group that the thread had when it is dropped.
-struct InGroup {
+struct GroupGuard {
     before: Gid,
 }
 
-impl Drop for InGroup {
+impl Drop for GroupGuard {
     fn drop(&mut self) {
         restore_group(self.before);
     }
@@ -63,13 +63,13 @@ fn restore_group(gid: Gid) {
 }
 
 /// Goes back to what the thread was when it is dropped.
-struct Acting {
+struct Impersonation {
     uid: Uid,
     gid: Gid,
 }
 
-impl Acting {
-    fn for_owner_of(pid: u32) -> Option<Self> {
+impl Impersonation {
+    fn of_process(pid: u32) -> Option<Self> {
         // The directory itself, mode 0555, always has the effective user and group of the process
         // (`task_dump_owner`, fs/proc/base.c).
         let found = fs::metadata(format!("/proc/{pid}")).ok()?;
@@ -93,7 +93,7 @@ impl Acting {
     }
 }
 
-impl Drop for Acting {
+impl Drop for Impersonation {
     fn drop(&mut self) {
         // Going on as somebody else would be worse than to end.
         set_thread_res_uid(None, Some(self.uid), None)
@@ -115,7 +115,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("file");
         let before = ids();
-        match in_group(54_322, || fs::write(&file, "")) {
+        match with_group(54_322, || fs::write(&file, "")) {
             Ok(written) => {
                 written.unwrap();
                 let found = fs::metadata(&file).unwrap();
@@ -125,17 +125,17 @@ mod tests {
             Err(_) => assert!(!file.exists()),
         }
         assert_eq!(ids(), before);
-        assert!(in_group(u32::MAX, || panic!("nothing is done")).is_err());
+        assert!(with_group(u32::MAX, || panic!("nothing is done")).is_err());
     }
 
     #[test]
     fn a_process_of_our_own_is_looked_at_as_ourselves() {
         let before = ids();
-        assert_eq!(as_owner_of(std::process::id(), ids), before);
-        assert_eq!(as_owner_of(u32::MAX, ids), before);
+        assert_eq!(with_ids_of(std::process::id(), ids), before);
+        assert_eq!(with_ids_of(u32::MAX, ids), before);
         // Process 1 is root's: nobody else acts as root.
         if !geteuid().is_root() {
-            assert_eq!(as_owner_of(1, ids), before);
+            assert_eq!(with_ids_of(1, ids), before);
         }
     }
 }

@@ -13,8 +13,8 @@ use nix::time::{ClockId, clock_gettime};
 use procfs::FromBufRead;
 
 use super::child::Child;
-use super::error::{Operation, ProcessError, errno_of};
-use super::impersonation::as_owner_of;
+use super::error::{ProcessError, ProcessOperation, errno_of};
+use super::impersonation::with_ids_of;
 use super::listening::HeldSocket;
 use super::output::NAME_PREFIX;
 use super::pidfd::{PidFd, failed};
@@ -54,8 +54,9 @@ impl Leader {
     /// # Errors
     /// `/proc` cannot be read.
     pub fn all(users: &BTreeSet<u32>) -> Result<Vec<Self>, ProcessError> {
-        let here = network_namespace(Path::new("/proc/thread-self/ns/net"))
-            .map_err(|errno| ProcessError::Host { operation: Operation::Read("ns/net"), errno })?;
+        let here = network_namespace(Path::new("/proc/thread-self/ns/net")).map_err(|errno| {
+            ProcessError::Host { operation: ProcessOperation::Read("ns/net"), errno }
+        })?;
         let mut leaders = vec![];
         for found in stat::processes()? {
             if found.leads() && found.pid != std::process::id() {
@@ -71,8 +72,9 @@ impl Leader {
     /// # Errors
     /// `/proc` cannot be read.
     pub fn find(pid: u32, users: &BTreeSet<u32>) -> Result<Option<Self>, ProcessError> {
-        let here = network_namespace(Path::new("/proc/thread-self/ns/net"))
-            .map_err(|errno| ProcessError::Host { operation: Operation::Read("ns/net"), errno })?;
+        let here = network_namespace(Path::new("/proc/thread-self/ns/net")).map_err(|errno| {
+            ProcessError::Host { operation: ProcessOperation::Read("ns/net"), errno }
+        })?;
         match Stat::read(pid)? {
             Some(found) if found.leads() => Self::inspect(&found, users, here),
             _ => Ok(None),
@@ -91,8 +93,8 @@ impl Leader {
             start_ticks: found.start_ticks,
             age: age(found.start_ticks),
             uids: uids(pid)?.unwrap_or_default(),
-            environment: as_owner_of(pid, || environment(pid)).unwrap_or_default(),
-            label: as_owner_of(pid, || label(pid)).unwrap_or_default(),
+            environment: with_ids_of(pid, || environment(pid)).unwrap_or_default(),
+            label: with_ids_of(pid, || label(pid)).unwrap_or_default(),
             pidfd,
         };
         Ok((!leader.pidfd.has_exited()?).then_some(leader))
@@ -116,10 +118,10 @@ impl Leader {
             else {
                 return Ok(None);
             };
-            as_owner_of(pid, || {
+            with_ids_of(pid, || {
                 let namespace = network_namespace(Path::new(&format!("/proc/{pid}/ns/net")));
                 let namespace =
-                    namespace.map_err(|it| failed(pid, Operation::Read("ns/net"), it))?;
+                    namespace.map_err(|it| failed(pid, ProcessOperation::Read("ns/net"), it))?;
                 if namespace != here {
                     return Ok(None);
                 }
@@ -246,7 +248,7 @@ fn uids(pid: u32) -> Result<Option<[u32; 2]>, ProcessError> {
     let bytes = match fs::read(format!("/proc/{pid}/status")) {
         Ok(bytes) => bytes,
         Err(error) if is_gone(Some(errno_of(&error))) => return Ok(None),
-        Err(error) => return Err(failed(pid, Operation::Read("status"), errno_of(&error))),
+        Err(error) => return Err(failed(pid, ProcessOperation::Read("status"), errno_of(&error))),
     };
     match procfs::process::Status::from_buf_read(bytes.as_slice()) {
         Ok(status) => Ok(Some([status.ruid, status.euid])),
@@ -256,7 +258,7 @@ fn uids(pid: u32) -> Result<Option<[u32; 2]>, ProcessError> {
 
 fn environment(pid: u32) -> Result<BTreeMap<OsString, OsString>, ProcessError> {
     let bytes = fs::read(format!("/proc/{pid}/environ"))
-        .map_err(|error| failed(pid, Operation::Read("environ"), errno_of(&error)))?;
+        .map_err(|error| failed(pid, ProcessOperation::Read("environ"), errno_of(&error)))?;
     Ok(variables(&bytes))
 }
 
@@ -282,7 +284,9 @@ fn label(pid: u32) -> Result<Option<String>, ProcessError> {
                 }
             }
             Err(error) if is_gone(Some(errno_of(&error))) => {}
-            Err(error) => return Err(failed(pid, Operation::ListDescriptors, errno_of(&error))),
+            Err(error) => {
+                return Err(failed(pid, ProcessOperation::ListDescriptors, errno_of(&error)));
+            }
         }
     }
     Ok(None)

@@ -2,7 +2,7 @@
 
 use rustix::process::{Resource, Rlimit, getpriority_process, getrlimit, setrlimit};
 
-use super::error::{Operation, ProcessError, errno_from};
+use super::error::{ProcessError, ProcessOperation, errno_from};
 
 /// Raises the soft limit of open files (`RLIMIT_NOFILE`) of this process to its hard one, and
 /// returns what it was, to give to [`Spawn::descriptor_limit`](super::Spawn::descriptor_limit).
@@ -50,5 +50,5 @@ pub fn allow_nice_back() -> Result<bool, ProcessError> {
 }
 
 fn failed(errno: rustix::io::Errno) -> ProcessError {
-    ProcessError::Host { operation: Operation::SetLimits, errno: errno_from(errno) }
+    ProcessError::Host { operation: ProcessOperation::SetLimits, errno: errno_from(errno) }
 }

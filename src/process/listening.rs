@@ -12,7 +12,7 @@ use nix::sys::socket::sockopt::IpTransparent;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, listen, sockopt};
 
 use super::descriptors::each_socket;
-use super::error::{Operation, ProcessError, errno_from, errno_of};
+use super::error::{ProcessError, ProcessOperation, errno_from, errno_of};
 use super::pidfd::PidFd;
 use super::socket_owner::Transport;
 use crate::listen_fds::{ListenFdsError, passed_descriptors};
@@ -33,7 +33,7 @@ pub struct Endpoint {
 
 /// A listening TCP socket, or a bound UDP socket, in the hands of this process: as long as it has
 /// it, the port belongs to nobody else, and the connections in its queue wait for whoever accepts
-/// next. It is closed on exec, so that none but those whom it is [passed](super::Passed) to get it.
+/// next. It is closed on exec, so that none but those whom it is [passed](super::PassedSocket) to get it.
 #[derive(Debug)]
 pub struct HeldSocket {
     descriptor: OwnedFd,
@@ -68,8 +68,9 @@ impl HeldSocket {
             Transport::Udp => SocketType::DGRAM,
         };
         let descriptor = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None)
-            .map_err(failed(Operation::OpenSocket))?;
-        let set = |result: rustix::io::Result<()>| result.map_err(failed(Operation::OpenSocket));
+            .map_err(failed(ProcessOperation::OpenSocket))?;
+        let set =
+            |result: rustix::io::Result<()>| result.map_err(failed(ProcessOperation::OpenSocket));
         if ipv6 {
             // Whatever net.ipv6.bindv6only says.
             set(sockopt::set_ipv6_v6only(&descriptor, !ipv4))?;
@@ -78,7 +79,12 @@ impl HeldSocket {
             // Of both families: an IPv6 socket hands this level on, and has one flag for both
             // (`ipv6_setsockopt`, net/ipv6/ipv6_sockglue.c).
             setsockopt(&descriptor, IpTransparent, &true).map_err(|errno| {
-                ProcessError::Listen { port, transport, operation: Operation::OpenSocket, errno }
+                ProcessError::Listen {
+                    port,
+                    transport,
+                    operation: ProcessOperation::OpenSocket,
+                    errno,
+                }
             })?;
         }
         // Of TCP: connections of an earlier worker that are in TIME_WAIT do not keep the port; a
@@ -87,10 +93,10 @@ impl HeldSocket {
         if transport == Transport::Tcp {
             set(sockopt::set_socket_reuseaddr(&descriptor, true))?;
         }
-        bind(&descriptor, &address).map_err(failed(Operation::Bind))?;
+        bind(&descriptor, &address).map_err(failed(ProcessOperation::Bind))?;
         if transport == Transport::Tcp {
             let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
-            listen(&descriptor, backlog).map_err(failed(Operation::Listen))?;
+            listen(&descriptor, backlog).map_err(failed(ProcessOperation::Listen))?;
         }
         Ok(Self { descriptor, transport, port })
     }
@@ -101,7 +107,8 @@ impl HeldSocket {
     /// [`ProcessError::Host`] with `ENOTSOCK`, or `EINVAL` for a socket that neither listens nor is
     /// a bound UDP socket of the Internet.
     pub fn adopt(descriptor: OwnedFd) -> Result<Self, ProcessError> {
-        let failed = |errno| ProcessError::Host { operation: Operation::InspectSocket, errno };
+        let failed =
+            |errno| ProcessError::Host { operation: ProcessOperation::InspectSocket, errno };
         let inspected = inspect(&descriptor).map_err(|errno| failed(errno_from(errno)))?;
         let (transport, port) = inspected.ok_or_else(|| failed(Errno::EINVAL))?;
         Ok(Self { descriptor, transport, port })
@@ -127,14 +134,14 @@ impl HeldSocket {
             }
             if inodes.is_empty() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })
-        .map_err(|errno| failed(Operation::ListDescriptors, errno))?;
+        .map_err(|errno| failed(ProcessOperation::ListDescriptors, errno))?;
         let mut found: Vec<Self> = vec![];
         for number in numbers {
             // The pidfd stands for the one process, whose pid this was if it lives yet.
             let descriptor = match process.duplicate(number) {
                 Ok(descriptor) => descriptor,
                 Err(Errno::EBADF) => continue,
-                Err(errno) => return Err(failed(Operation::CopyDescriptor, errno)),
+                Err(errno) => return Err(failed(ProcessOperation::CopyDescriptor, errno)),
             };
             // Another one may have its number by now, which whoever asked sees by its port.
             found.extend(Self::adopt(descriptor));
@@ -183,7 +190,7 @@ fn inspect(descriptor: &OwnedFd) -> rustix::io::Result<Option<(Transport, u16)>>
 /// [`ProcessError::Host`].
 pub fn somaxconn() -> Result<u32, ProcessError> {
     const FILE: &str = "net.core.somaxconn";
-    let failed = |errno| ProcessError::Host { operation: Operation::Read(FILE), errno };
+    let failed = |errno| ProcessError::Host { operation: ProcessOperation::Read(FILE), errno };
     // Not /proc/sys/net: /proc/self/net is that of the process, and of /proc/sys the same holds.
     let text = fs::read_to_string("/proc/sys/net/core/somaxconn")
         .map_err(|error| failed(errno_of(&error)))?;
@@ -201,9 +208,10 @@ pub fn somaxconn() -> Result<u32, ProcessError> {
 pub fn passed_sockets() -> Result<Vec<(String, HeldSocket)>, ProcessError> {
     let descriptors = passed_descriptors().map_err(|error| match error {
         ListenFdsError::Count { value } => ProcessError::Passed { value },
-        ListenFdsError::Descriptor { source, .. } => {
-            ProcessError::Host { operation: Operation::InspectSocket, errno: errno_of(&source) }
-        }
+        ListenFdsError::Descriptor { source, .. } => ProcessError::Host {
+            operation: ProcessOperation::InspectSocket,
+            errno: errno_of(&source),
+        },
     })?;
     let socket = |(name, descriptor)| Ok((name, HeldSocket::adopt(descriptor)?));
     descriptors.into_iter().map(socket).collect()

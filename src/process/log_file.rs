@@ -5,7 +5,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use rustix::fs::{FileType, Mode, OFlags};
 
-use super::error::{Operation, ProcessError, errno_from};
+use super::error::{ProcessError, ProcessOperation, errno_from};
 use super::output::{LAST_BYTES, Output, OutputReader};
 
 impl Output {
@@ -24,7 +24,7 @@ impl Output {
         let label = path.display().to_string();
         let failed = |errno| ProcessError::Output {
             label: label.clone(),
-            operation: Operation::OpenLog,
+            operation: ProcessOperation::OpenLog,
             errno,
         };
         // Read for the last lines. Neither a pipe nor a terminal that somebody has put there is

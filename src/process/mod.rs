@@ -64,31 +64,32 @@ mod socket_owner;
 mod sockets;
 mod spawn;
 mod stat;
-mod stopped;
 
 pub use account::Account;
 pub use capabilities::{Capabilities, keep_only_capabilities};
 pub use child::{Child, Unreaped};
 pub use credentials::{effective_uid, has_cap_net_admin};
-pub use error::{AccountFault, Operation, ProcessError};
+pub use error::{AccountFault, ProcessError, ProcessOperation};
 pub use fd_passing::{MAX_DESCRIPTORS, receive_descriptors, send_descriptors};
 pub use identity::{BootId, InvalidBootId, ProcessId};
-pub use impersonation::in_group;
+pub use impersonation::with_group;
 pub use leader::{Leader, PortHolders};
 pub use limits::{allow_nice_back, own_nice, raise_descriptor_limit};
 pub use listening::{Endpoint, HeldSocket, passed_sockets, somaxconn};
 pub use memory::{Bytes, MemoryWatch, Size};
-pub use notify::{Message, NotifySocket, Received, Sender, Word, parse as parse_notification};
-pub use output::{Output, OutputReader, Printed};
+pub use notify::{
+    NotifyField, NotifyMessage, NotifySocket, Received, Sender, parse as parse_notification,
+};
+pub use output::{Output, OutputItem, OutputReader};
 pub use peer_pidfd::{peer_process, session_of};
 pub use pidfd::{Delivery, Exit, PidFd};
 pub use port_pool::PortPool;
 pub use service_manager::ServiceManager;
-pub use socket_activation::Passed;
-pub use socket_owner::{ListenTable, Reach, SocketOwners, Transport};
-pub use sockets::{Connection, Connections, ListenSocket, Sockets, State, Waiting};
+pub use socket_activation::PassedSocket;
+pub use socket_owner::{ListenTable, Reachability, SocketOwners, Transport};
+pub use sockets::{AcceptQueue, Connection, ConnectionState, Connections, ListenSocket, Sockets};
 pub use spawn::Spawn;
-pub use stopped::is_stopped;
+pub use stat::is_stopped;
 
 #[cfg(test)]
 mod tests;

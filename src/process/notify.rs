@@ -31,7 +31,7 @@ const LONGEST_TEXT: usize = 200;
 /// What one line of a message says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Word {
+pub enum NotifyField {
     /// `READY=1`: it has started.
     Ready,
     /// `STOPPING=1`: it begins to end.
@@ -55,25 +55,27 @@ pub enum Word {
 
 /// Reads a message. Lines of other keys, and with values that make no sense, are passed over; of a
 /// key that comes twice both count, in their order.
-pub fn parse(message: &[u8]) -> Vec<Word> {
-    message.split(|byte| *byte == b'\n').filter_map(word).collect()
+pub fn parse(message: &[u8]) -> Vec<NotifyField> {
+    message.split(|byte| *byte == b'\n').filter_map(parse_field).collect()
 }
 
-fn word(line: &[u8]) -> Option<Word> {
+fn parse_field(line: &[u8]) -> Option<NotifyField> {
     let at = line.iter().position(|byte| *byte == b'=')?;
     let (key, value) = (&line[..at], &line[at + 1..]);
     Some(match (key, value) {
-        (b"READY", b"1") => Word::Ready,
-        (b"STOPPING", b"1") => Word::Stopping,
-        (b"WATCHDOG", b"1") => Word::Alive,
-        (b"WATCHDOG", b"trigger") => Word::Trigger,
-        (b"WATCHDOG_USEC", _) => Word::WatchdogInterval(microseconds(value)?),
-        (b"EXTEND_TIMEOUT_USEC", _) => Word::MoreTime(microseconds(value)?),
-        (b"STATUS", _) => Word::Status(printable(value)),
-        (b"ERRNO", _) => Word::Errno(number(value)?.try_into().ok().filter(|errno| *errno > 0)?),
-        (b"MAINPID", _) => Word::Refused("MAINPID"),
-        (b"FDSTORE", b"1") => Word::Refused("FDSTORE"),
-        (b"FDSTOREREMOVE", b"1") => Word::Refused("FDSTOREREMOVE"),
+        (b"READY", b"1") => NotifyField::Ready,
+        (b"STOPPING", b"1") => NotifyField::Stopping,
+        (b"WATCHDOG", b"1") => NotifyField::Alive,
+        (b"WATCHDOG", b"trigger") => NotifyField::Trigger,
+        (b"WATCHDOG_USEC", _) => NotifyField::WatchdogInterval(microseconds(value)?),
+        (b"EXTEND_TIMEOUT_USEC", _) => NotifyField::MoreTime(microseconds(value)?),
+        (b"STATUS", _) => NotifyField::Status(printable(value)),
+        (b"ERRNO", _) => {
+            NotifyField::Errno(number(value)?.try_into().ok().filter(|errno| *errno > 0)?)
+        }
+        (b"MAINPID", _) => NotifyField::Refused("MAINPID"),
+        (b"FDSTORE", b"1") => NotifyField::Refused("FDSTORE"),
+        (b"FDSTOREREMOVE", b"1") => NotifyField::Refused("FDSTOREREMOVE"),
         _ => return None,
     })
 }
@@ -101,17 +103,17 @@ fn printable(value: &[u8]) -> String {
 
 /// A message, with what came along.
 #[derive(Debug)]
-pub struct Message {
+pub struct NotifyMessage {
     /// Who sent it.
     pub sender: Sender,
     /// What it says. Empty if it was too long.
-    pub words: Vec<Word>,
+    pub fields: Vec<NotifyField>,
     /// Descriptors that came along. They are closed with this: one who waits for that (`BARRIER=1`)
     /// then knows that all that it has said before was taken in.
     descriptors: Vec<OwnedFd>,
 }
 
-impl Message {
+impl NotifyMessage {
     /// How many descriptors came along.
     pub fn descriptors(&self) -> usize {
         self.descriptors.len()
@@ -160,7 +162,7 @@ pub struct NotifySocket {
 #[derive(Debug)]
 pub enum Received {
     /// A message.
-    Message(Message),
+    Message(NotifyMessage),
     /// Nothing (any more).
     Nothing,
 }
@@ -177,7 +179,7 @@ impl NotifySocket {
     }
 
     /// The same for this user and the group that the socket is made with: that of a directory with
-    /// the setgid bit, or else of the thread (see [`in_group`](super::in_group)).
+    /// the setgid bit, or else of the thread (see [`with_group`](super::with_group)).
     ///
     /// # Errors
     /// As [`Self::bind`].
@@ -217,8 +219,8 @@ impl NotifySocket {
             Err(errno) => return Err(notify_error(&self.path, errno)),
         };
         let sender = Sender::of(datagram.pid, datagram.pidfd.as_ref());
-        let words = if datagram.is_cut { Vec::new() } else { parse(&buffer[..datagram.length]) };
-        Ok(Received::Message(Message { sender, words, descriptors: datagram.descriptors }))
+        let fields = if datagram.is_cut { Vec::new() } else { parse(&buffer[..datagram.length]) };
+        Ok(Received::Message(NotifyMessage { sender, fields, descriptors: datagram.descriptors }))
     }
 
     /// Removes it from its directory.
@@ -283,16 +285,16 @@ mod tests {
         assert_eq!(
             parse(message),
             [
-                Word::Ready,
-                Word::Status("up €".to_owned()),
-                Word::Alive,
-                Word::Errno(2),
-                Word::WatchdogInterval(Duration::from_millis(1500)),
-                Word::MoreTime(Duration::from_secs(10)),
-                Word::Stopping,
-                Word::Trigger,
-                Word::Refused("MAINPID"),
-                Word::Refused("FDSTORE"),
+                NotifyField::Ready,
+                NotifyField::Status("up €".to_owned()),
+                NotifyField::Alive,
+                NotifyField::Errno(2),
+                NotifyField::WatchdogInterval(Duration::from_millis(1500)),
+                NotifyField::MoreTime(Duration::from_secs(10)),
+                NotifyField::Stopping,
+                NotifyField::Trigger,
+                NotifyField::Refused("MAINPID"),
+                NotifyField::Refused("FDSTORE"),
             ]
         );
     }
@@ -328,11 +330,11 @@ mod tests {
     #[test]
     fn a_status_is_cut_and_can_be_printed() {
         let long = format!("STATUS={}", "é".repeat(500));
-        assert_eq!(parse(long.as_bytes()), [Word::Status("é".repeat(200))]);
+        assert_eq!(parse(long.as_bytes()), [NotifyField::Status("é".repeat(200))]);
         let wild = b"STATUS=\x1b[2Ja\x00\xff\x7f\xe2\x80\xaeb";
         assert_eq!(
             parse(wild),
-            [Word::Status("\u{fffd}[2Ja\u{fffd}\u{fffd}\u{fffd}\u{fffd}b".to_owned())]
+            [NotifyField::Status("\u{fffd}[2Ja\u{fffd}\u{fffd}\u{fffd}\u{fffd}b".to_owned())]
         );
     }
 
@@ -340,7 +342,7 @@ mod tests {
         #[test]
         fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             for word in parse(&bytes) {
-                if let Word::Status(text) = word {
+                if let NotifyField::Status(text) = word {
                     prop_assert!(text.chars().count() <= 200 && !text.contains(char::is_control));
                 }
             }
@@ -353,7 +355,7 @@ mod tests {
         (directory, socket)
     }
 
-    fn receive(socket: &NotifySocket) -> Message {
+    fn receive(socket: &NotifySocket) -> NotifyMessage {
         match socket.receive().unwrap() {
             Received::Message(message) => message,
             Received::Nothing => panic!("a message was sent"),
@@ -374,7 +376,7 @@ mod tests {
         let message = receive(&socket);
         let own = Stat::read(std::process::id()).unwrap().unwrap();
         assert_eq!(message.sender, Sender { pid: own.pid, session: Some(own.session) });
-        assert_eq!(message.words, [Word::Ready]);
+        assert_eq!(message.fields, [NotifyField::Ready]);
         assert!(matches!(socket.receive().unwrap(), Received::Nothing));
     }
 
@@ -388,7 +390,7 @@ mod tests {
         let command = command.args(["-c", script]).env("NOTIFY_SOCKET", socket.path());
         assert!(command.status().unwrap().success());
         let message = receive(&socket);
-        assert_eq!((message.sender.session, message.words), (None, vec![Word::Ready]));
+        assert_eq!((message.sender.session, message.fields), (None, vec![NotifyField::Ready]));
     }
 
     #[test]
@@ -398,7 +400,7 @@ mod tests {
         send(&socket, b"BARRIER=1", &[writer.as_fd()]);
         drop(writer);
         let message = receive(&socket);
-        assert_eq!((message.descriptors(), message.words.len()), (1, 0));
+        assert_eq!((message.descriptors(), message.fields.len()), (1, 0));
         drop(message);
         // Ends only if nobody has the other end.
         assert_eq!(reader.read(&mut [0]).unwrap(), 0);
@@ -412,8 +414,8 @@ mod tests {
         send(&socket, &long, &[writer.as_fd()]);
         drop(writer);
         send(&socket, b"STOPPING=1", &[]);
-        assert_eq!(receive(&socket).words, []);
-        assert_eq!(receive(&socket).words, [Word::Stopping]);
+        assert_eq!(receive(&socket).fields, []);
+        assert_eq!(receive(&socket).fields, [NotifyField::Stopping]);
         assert_eq!(reader.read(&mut [0]).unwrap(), 0, "its descriptor is closed");
     }
 
@@ -424,7 +426,7 @@ mod tests {
         send(&socket, b"WATCHDOG=1", &vec![writer.as_fd(); 200]);
         drop(writer);
         let message = receive(&socket);
-        assert_eq!(message.words, [Word::Alive]);
+        assert_eq!(message.fields, [NotifyField::Alive]);
         drop(message);
         assert_eq!(reader.read(&mut [0]).unwrap(), 0);
     }
@@ -441,7 +443,7 @@ mod tests {
             rustix::net::SendFlags::empty(),
         )
         .unwrap();
-        assert_eq!(receive(&socket).words, []);
+        assert_eq!(receive(&socket).fields, []);
     }
 
     #[test]

@@ -6,8 +6,8 @@ use std::os::unix::ffi::OsStrExt;
 use nix::errno::Errno;
 use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SeekFrom};
 
-use super::error::{Operation, ProcessError, errno_from, errno_of};
-use super::impersonation::as_owner_of;
+use super::error::{ProcessError, ProcessOperation, errno_from, errno_of};
+use super::impersonation::with_ids_of;
 use super::lines::LineSplitter;
 
 /// What the kernel calls our files in `/proc/PID/fd`, before the label.
@@ -62,7 +62,7 @@ impl Output {
         match file {
             Ok(file) => Ok(Self { file, label, log_begin: None }),
             Err(errno) => {
-                Err(ProcessError::Output { label, operation: Operation::CreateMemfd, errno })
+                Err(ProcessError::Output { label, operation: ProcessOperation::CreateMemfd, errno })
             }
         }
     }
@@ -81,7 +81,7 @@ impl Output {
 
 /// Something that a worker printed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Printed {
+pub enum OutputItem {
     /// A line without its end, at most 8 KiB of it (a longer one comes in parts), with control
     /// characters escaped.
     Line(String),
@@ -122,7 +122,7 @@ impl OutputReader {
     /// `/proc/PID/fd` cannot be read: the process has ended, or is not ours to inspect.
     pub fn reopen(pid: u32, label: impl Into<String>) -> Result<Option<Self>, ProcessError> {
         let label = label.into();
-        as_owner_of(pid, || Self::reopen_as_owner(pid, label))
+        with_ids_of(pid, || Self::reopen_as_owner(pid, label))
     }
 
     fn reopen_as_owner(pid: u32, label: String) -> Result<Option<Self>, ProcessError> {
@@ -131,7 +131,7 @@ impl OutputReader {
             let path = format!("/proc/{pid}/fd/{number}");
             let failed = |errno| ProcessError::Output {
                 label: label.clone(),
-                operation: Operation::ReopenMemfd,
+                operation: ProcessOperation::ReopenMemfd,
                 errno,
             };
             match fs::read_link(&path) {
@@ -158,7 +158,7 @@ impl OutputReader {
     /// The file cannot be inspected.
     pub fn from_descriptor(file: OwnedFd, label: impl Into<String>) -> Result<Self, ProcessError> {
         let reader = Self::new(file, label.into());
-        let failed = |errno| reader.failed(Operation::ReadMemfd, errno_from(errno));
+        let failed = |errno| reader.failed(ProcessOperation::ReadMemfd, errno_from(errno));
         // A file in memory is in a file system of the kernel's own, where no file has a name. One that
         // has is read only, and never emptied.
         let stat = rustix::fs::fstat(&reader.file).map_err(failed)?;
@@ -185,7 +185,7 @@ impl OutputReader {
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn poll(&mut self, max_bytes: usize) -> Result<Vec<Printed>, ProcessError> {
+    pub fn poll(&mut self, max_bytes: usize) -> Result<Vec<OutputItem>, ProcessError> {
         let mut printed = Vec::new();
         if self.log_begin.is_none() {
             self.poll_into(max_bytes, &mut printed)?;
@@ -198,7 +198,7 @@ impl OutputReader {
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn finish(&mut self) -> Result<Vec<Printed>, ProcessError> {
+    pub fn finish(&mut self) -> Result<Vec<OutputItem>, ProcessError> {
         let mut printed = Vec::new();
         if self.log_begin.is_some() {
             return self.read_last_lines().map(|()| printed);
@@ -210,7 +210,7 @@ impl OutputReader {
         }
         if let Some(line) = self.splitter.start_anew() {
             self.keep(&line);
-            printed.push(Printed::Line(line));
+            printed.push(OutputItem::Line(line));
         }
         Ok(printed)
     }
@@ -224,7 +224,7 @@ impl OutputReader {
     fn poll_into(
         &mut self,
         max_bytes: usize,
-        printed: &mut Vec<Printed>,
+        printed: &mut Vec<OutputItem>,
     ) -> Result<(), ProcessError> {
         let size = self.size()?;
         self.find_unread(size, printed)?;
@@ -244,18 +244,22 @@ impl OutputReader {
         self.release(start, self.offset);
         for line in lines {
             self.keep(&line);
-            printed.push(Printed::Line(line));
+            printed.push(OutputItem::Line(line));
         }
         Ok(())
     }
 
     /// Sets the offset to the first byte that was not read. All bytes that were are zero now.
-    fn find_unread(&mut self, size: u64, printed: &mut Vec<Printed>) -> Result<(), ProcessError> {
+    fn find_unread(
+        &mut self,
+        size: u64,
+        printed: &mut Vec<OutputItem>,
+    ) -> Result<(), ProcessError> {
         let known = self.offset.min(size);
         let data = match rustix::fs::seek(&self.file, SeekFrom::Data(0)) {
             Ok(data) => data.min(size),
             Err(rustix::io::Errno::NXIO) => size,
-            Err(errno) => return Err(self.failed(Operation::ReadMemfd, errno_from(errno))),
+            Err(errno) => return Err(self.failed(ProcessOperation::ReadMemfd, errno_from(errno))),
         };
         let page = known - known % PAGE;
         let unread = if !self.releases || data > known {
@@ -272,20 +276,20 @@ impl OutputReader {
             // Written behind what was read: what comes now does not belong to the line before.
             if let Some(line) = self.splitter.start_anew() {
                 self.keep(&line);
-                printed.push(Printed::Line(line));
+                printed.push(OutputItem::Line(line));
             }
         }
         self.offset = unread;
         Ok(())
     }
 
-    fn skip_backlog(&mut self, size: u64, printed: &mut Vec<Printed>) {
+    fn skip_backlog(&mut self, size: u64, printed: &mut Vec<OutputItem>) {
         if size - self.offset > BACKLOG {
             let start = self.offset;
             self.offset = size - KEPT_OF_BACKLOG;
             self.release(start, self.offset);
             self.splitter.skip_to_next_line();
-            printed.push(Printed::Skipped { bytes: self.offset - start });
+            printed.push(OutputItem::Skipped { bytes: self.offset - start });
         }
     }
 
@@ -317,7 +321,7 @@ impl OutputReader {
 
     pub(super) fn size(&self) -> Result<u64, ProcessError> {
         let stat = rustix::fs::fstat(&self.file)
-            .map_err(|errno| self.failed(Operation::ReadMemfd, errno_from(errno)))?;
+            .map_err(|errno| self.failed(ProcessOperation::ReadMemfd, errno_from(errno)))?;
         Ok(u64::try_from(stat.st_size).unwrap_or(0))
     }
 
@@ -326,10 +330,10 @@ impl OutputReader {
             return Ok(0);
         }
         rustix::io::retry_on_intr(|| rustix::io::pread(self.file.as_fd(), &mut *buffer, offset))
-            .map_err(|errno| self.failed(Operation::ReadMemfd, errno_from(errno)))
+            .map_err(|errno| self.failed(ProcessOperation::ReadMemfd, errno_from(errno)))
     }
 
-    fn failed(&self, operation: Operation, errno: Errno) -> ProcessError {
+    fn failed(&self, operation: ProcessOperation, errno: Errno) -> ProcessError {
         ProcessError::Output { label: self.label.clone(), operation, errno }
     }
 }
@@ -368,10 +372,10 @@ mod tests {
     use super::*;
     use std::io::{Seek, Write};
 
-    fn lines(printed: Vec<Printed>) -> Vec<String> {
+    fn lines(printed: Vec<OutputItem>) -> Vec<String> {
         let line = |printed| match printed {
-            Printed::Line(line) => line,
-            Printed::Skipped { bytes } => format!("({bytes} skipped)"),
+            OutputItem::Line(line) => line,
+            OutputItem::Skipped { bytes } => format!("({bytes} skipped)"),
         };
         printed.into_iter().map(line).collect()
     }

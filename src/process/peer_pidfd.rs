@@ -3,7 +3,7 @@ use std::os::fd::AsFd;
 use nix::errno::Errno;
 use nix::sys::socket::{getsockopt, sockopt};
 
-use super::error::{Operation, ProcessError};
+use super::error::{ProcessError, ProcessOperation};
 use super::pidfd::PidFd;
 use super::stat::Stat;
 
@@ -17,7 +17,7 @@ use super::stat::Stat;
 /// [`ProcessError::Process`] with `ESRCH` if it has ended, and been waited for; [`ProcessError::Host`]
 /// if the socket does not tell, as one that was not connected.
 pub fn peer_process(socket: impl AsFd) -> Result<PidFd, ProcessError> {
-    let failed = |errno| ProcessError::Host { operation: Operation::AskPeer, errno };
+    let failed = |errno| ProcessError::Host { operation: ProcessOperation::AskPeer, errno };
     let credentials = getsockopt(&socket, sockopt::PeerCredentials).map_err(failed)?;
     let pid = u32::try_from(credentials.pid()).ok().filter(|pid| *pid > 0);
     // 0: of a pid namespace that this process does not see.
@@ -26,9 +26,11 @@ pub fn peer_process(socket: impl AsFd) -> Result<PidFd, ProcessError> {
         Ok(descriptor) => Ok(PidFd::of_peer(descriptor, pid)),
         Err(Errno::ENOPROTOOPT) => PidFd::open(pid),
         // It was waited for before; since Linux 6.16 there is a descriptor all the same.
-        Err(Errno::EINVAL | Errno::ESRCH) => {
-            Err(ProcessError::Process { pid, operation: Operation::OpenPidfd, errno: Errno::ESRCH })
-        }
+        Err(Errno::EINVAL | Errno::ESRCH) => Err(ProcessError::Process {
+            pid,
+            operation: ProcessOperation::OpenPidfd,
+            errno: Errno::ESRCH,
+        }),
         Err(errno) => Err(failed(errno)),
     }
 }

@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, WaitId, WaitIdOptions, WaitIdStatus};
 
-use super::error::{Operation, ProcessError, errno_from, errno_of};
+use super::error::{ProcessError, ProcessOperation, errno_from, errno_of};
 use crate::sys;
 
 /// A process, by a descriptor that stands for it and for no other, ever: a signal sent through it
@@ -31,7 +31,7 @@ impl PidFd {
     /// # Errors
     /// `ESRCH` if there is none; `EINVAL` for 0, a number too large, or a thread.
     pub fn open(pid: u32) -> Result<Self, ProcessError> {
-        let failed = |errno| failed(pid, Operation::OpenPidfd, errno);
+        let failed = |errno| failed(pid, ProcessOperation::OpenPidfd, errno);
         let number = i32::try_from(pid).ok().and_then(Pid::from_raw);
         let number = number.ok_or_else(|| failed(Errno::EINVAL))?;
         let descriptor = rustix::process::pidfd_open(number, PidfdFlags::empty())
@@ -52,7 +52,7 @@ impl PidFd {
     pub fn from_descriptor(descriptor: OwnedFd) -> Result<Option<Self>, ProcessError> {
         const FILE: &str = "/proc/self/fdinfo";
         let number = std::os::fd::AsRawFd::as_raw_fd(&descriptor);
-        let failed = |errno| ProcessError::Host { operation: Operation::Read(FILE), errno };
+        let failed = |errno| ProcessError::Host { operation: ProcessOperation::Read(FILE), errno };
         let text = std::fs::read_to_string(format!("{FILE}/{number}"))
             .map_err(|error| failed(errno_of(&error)))?;
         // -1: waited for; 0: not in our pid namespace (pidfd_show_fdinfo, fs/pidfs.c).
@@ -75,9 +75,9 @@ impl PidFd {
     /// `EPERM`. A process that has ended is no error: see [`Delivery`].
     pub fn signal(&self, signal: Signal) -> Result<Delivery, ProcessError> {
         let number = rustix::process::Signal::from_named_raw(signal as i32)
-            .ok_or_else(|| failed(self.pid, Operation::Signal, Errno::EINVAL))?;
+            .ok_or_else(|| failed(self.pid, ProcessOperation::Signal, Errno::EINVAL))?;
         let result = rustix::process::pidfd_send_signal(&*self.descriptor, number);
-        self.delivery(Operation::Signal, result.map_err(errno_from))
+        self.delivery(ProcessOperation::Signal, result.map_err(errno_from))
     }
 
     /// Sends a signal to all processes of the group that this process leads, also when it has
@@ -87,14 +87,14 @@ impl PidFd {
     /// `EPERM` if not one of them may be signalled; `EINVAL` before Linux 6.9.
     pub fn signal_group(&self, signal: Signal) -> Result<Delivery, ProcessError> {
         let result = sys::signal_group(self.descriptor.as_fd(), Some(signal));
-        self.delivery(Operation::SignalGroup, result)
+        self.delivery(ProcessOperation::SignalGroup, result)
     }
 
     /// Whether anyone is in the group that this process leads, a zombie too: signal 0, which
     /// reaches nobody.
     pub(super) fn probe_group(&self) -> Result<Delivery, ProcessError> {
         let result = sys::signal_group(self.descriptor.as_fd(), None);
-        match self.delivery(Operation::SignalGroup, result) {
+        match self.delivery(ProcessOperation::SignalGroup, result) {
             // Someone is there who may not be signalled.
             Err(error) if error.errno() == Some(Errno::EPERM) => Ok(Delivery::Sent),
             result => result,
@@ -124,7 +124,7 @@ impl PidFd {
     /// # Errors
     /// Only if the kernel has no memory.
     pub fn exits_within(&self, limit: Duration) -> Result<bool, ProcessError> {
-        let failed = |errno| failed(self.pid, Operation::AwaitExit, errno);
+        let failed = |errno| failed(self.pid, ProcessOperation::AwaitExit, errno);
         let began = Instant::now();
         let mut descriptors = [PollFd::new(&*self.descriptor, PollFlags::IN)];
         loop {
@@ -146,7 +146,7 @@ impl PidFd {
     pub fn exited(&self) -> impl Future<Output = Result<(), ProcessError>> + Send + use<> {
         let (pid, descriptor) = (self.pid, Arc::clone(&self.descriptor));
         async move {
-            let failed = |error| failed(pid, Operation::AwaitExit, errno_of(&error));
+            let failed = |error| failed(pid, ProcessOperation::AwaitExit, errno_of(&error));
             let watched = match sys::watch_readable(Arc::clone(&descriptor)) {
                 // An epoll takes a number once.
                 Err(error) if errno_of(&error) == Errno::EEXIST => {
@@ -178,13 +178,13 @@ impl PidFd {
 
     fn wait(&self, options: WaitIdOptions) -> Result<Option<Exit>, ProcessError> {
         let status = rustix::process::waitid(WaitId::PidFd(self.descriptor.as_fd()), options)
-            .map_err(|errno| failed(self.pid, Operation::Wait, errno_from(errno)))?;
+            .map_err(|errno| failed(self.pid, ProcessOperation::Wait, errno_from(errno)))?;
         Ok(status.as_ref().and_then(Exit::of))
     }
 
     fn delivery(
         &self,
-        operation: Operation,
+        operation: ProcessOperation,
         result: Result<(), Errno>,
     ) -> Result<Delivery, ProcessError> {
         match result {
@@ -248,7 +248,7 @@ impl fmt::Display for Exit {
     }
 }
 
-pub(super) fn failed(pid: u32, operation: Operation, errno: Errno) -> ProcessError {
+pub(super) fn failed(pid: u32, operation: ProcessOperation, errno: Errno) -> ProcessError {
     ProcessError::Process { pid, operation, errno }
 }
 

@@ -13,11 +13,11 @@ use rustix::pipe::PipeFlags;
 
 use super::error::errno_from;
 use crate::listen_fds::FIRST_PASSED;
-use crate::sys::{self, Image};
+use crate::sys::{self, ExecImage};
 
 /// A descriptor that a worker begins with, and the name that tells it what it is.
 #[derive(Debug, Clone, Copy)]
-pub struct Passed<'a> {
+pub struct PassedSocket<'a> {
     /// What it is called in `LISTEN_FDNAMES`: ASCII without control characters and colons, at most
     /// 255 of them (sd_listen_fds_with_names(3)). What is no part of that becomes `_`.
     pub name: &'a str,
@@ -26,11 +26,11 @@ pub struct Passed<'a> {
 }
 
 /// The parent's end of a start: tells whether the child became the program.
-pub(super) struct Report {
+pub(super) struct ExecReport {
     pipe: OwnedFd,
 }
 
-impl Report {
+impl ExecReport {
     /// Waits until the child has become the program, or could not. The [`Command`] must have been
     /// dropped, which holds the other end.
     pub(super) fn wait(self) -> Result<(), Errno> {
@@ -58,13 +58,13 @@ pub(super) fn pass(
     program: &OsString,
     arguments: &[OsString],
     environment: &BTreeMap<OsString, OsString>,
-    passed: &[Passed<'_>],
-) -> Result<Report, Errno> {
+    passed: &[PassedSocket<'_>],
+) -> Result<ExecReport, Errno> {
     let count = u16::try_from(passed.len()).map_err(|_| Errno::E2BIG)?;
     let above = i32::from(FIRST_PASSED) + i32::from(count);
     let copy = |socket: BorrowedFd<'_>| fcntl_dupfd_cloexec(socket, above).map_err(errno_from);
     let mut descriptors = vec![];
-    for Passed { socket, .. } in passed {
+    for PassedSocket { socket, .. } in passed {
         // The last worker may have made it nonblocking, for all who have it.
         let flags = rustix::fs::fcntl_getfl(socket).map_err(errno_from)?;
         rustix::fs::fcntl_setfl(socket, flags - OFlags::NONBLOCK).map_err(errno_from)?;
@@ -74,19 +74,19 @@ pub(super) fn pass(
     let report = fcntl_dupfd_cloexec(&low, above).map_err(errno_from)?;
     let mut all = vec![program.clone()];
     all.extend_from_slice(arguments);
-    let image = Image {
+    let image = ExecImage {
         arguments: all.into_iter().map(c_string).collect::<Result<_, _>>()?,
         environment: variables(environment, passed)?,
         descriptors,
     };
     sys::become_with_descriptors(command, image, report);
-    Ok(Report { pipe })
+    Ok(ExecReport { pipe })
 }
 
 /// The environment but for `LISTEN_PID`, which nobody knows before the fork.
 fn variables(
     environment: &BTreeMap<OsString, OsString>,
-    passed: &[Passed<'_>],
+    passed: &[PassedSocket<'_>],
 ) -> Result<Vec<CString>, Errno> {
     let names: Vec<String> = passed.iter().map(|it| spelled(it.name)).collect();
     let of_ours = [("LISTEN_FDS", passed.len().to_string()), ("LISTEN_FDNAMES", names.join(":"))];

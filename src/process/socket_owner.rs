@@ -7,8 +7,8 @@ use nix::errno::Errno;
 
 use super::credentials::effective_uid;
 use super::descriptors::each_socket;
-use super::error::{Operation, ProcessError};
-use super::impersonation::as_owner_of;
+use super::error::{ProcessError, ProcessOperation};
+use super::impersonation::with_ids_of;
 use super::pidfd::failed;
 use super::sockets::{ListenSocket, Sockets};
 use super::stat;
@@ -104,7 +104,7 @@ impl ListenTable {
         leader: u32,
         transport: Transport,
         ports: &[u16],
-    ) -> Result<BTreeMap<u16, Reach>, ProcessError> {
+    ) -> Result<BTreeMap<u16, Reachability>, ProcessError> {
         let of_transport = self.sockets.iter().filter(|(of, _)| *of == transport);
         let mut search = Search::new(of_transport.map(|(_, socket)| socket), ports);
         if !search.is_over() {
@@ -134,14 +134,14 @@ impl ListenTable {
 /// address alone, where the kernel's `redirect`, which sends a connection to the primary address of
 /// the interface that it came in by, does not lead.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Reach {
+pub struct Reachability {
     /// Clients with IPv4 addresses do.
     pub ipv4: bool,
     /// Clients with IPv6 addresses do.
     pub ipv6: bool,
 }
 
-impl Reach {
+impl Reachability {
     fn of(socket: &ListenSocket) -> Self {
         match socket.address.to_canonical() {
             address if address.is_loopback() => Self::default(),
@@ -168,7 +168,7 @@ impl Reach {
 /// The sockets on a worker's ports that are not known to be the worker's yet, and what is known.
 struct Search {
     candidates: HashMap<u32, Candidate>,
-    reach: BTreeMap<u16, Reach>,
+    reach: BTreeMap<u16, Reachability>,
     refused: Option<ProcessError>,
     /// The user that this process is.
     ours: u32,
@@ -188,7 +188,7 @@ impl Search {
     }
 
     fn take_those_of(&mut self, pid: u32) -> Result<(), ProcessError> {
-        let taken = as_owner_of(pid, || {
+        let taken = with_ids_of(pid, || {
             let users = [effective_uid(), self.ours];
             visit_sockets(pid, |inode| {
                 self.take(inode, users);
@@ -214,7 +214,7 @@ impl Search {
         }
     }
 
-    fn finish(self) -> Result<BTreeMap<u16, Reach>, ProcessError> {
+    fn finish(self) -> Result<BTreeMap<u16, Reachability>, ProcessError> {
         match self.refused {
             Some(error) if !self.candidates.is_empty() => Err(error),
             _ => Ok(self.reach),
@@ -225,13 +225,13 @@ impl Search {
 /// A socket on a worker's port.
 struct Candidate {
     port: u16,
-    reach: Reach,
+    reach: Reachability,
     uid: u32,
 }
 
 impl Candidate {
     fn of(socket: &ListenSocket) -> Self {
-        Self { port: socket.port, reach: Reach::of(socket), uid: socket.uid }
+        Self { port: socket.port, reach: Reachability::of(socket), uid: socket.uid }
     }
 }
 
@@ -276,7 +276,7 @@ fn processes_by_session() -> Result<HashMap<u32, Vec<u32>>, ProcessError> {
 /// The effective user of a process, and the inodes of the sockets that it has open; none for a
 /// process that has ended.
 pub(super) fn socket_inodes(pid: u32) -> Result<(u32, Vec<u32>), ProcessError> {
-    as_owner_of(pid, || Ok((effective_uid(), read_socket_inodes(pid)?)))
+    with_ids_of(pid, || Ok((effective_uid(), read_socket_inodes(pid)?)))
 }
 
 fn read_socket_inodes(pid: u32) -> Result<Vec<u32>, ProcessError> {
@@ -295,6 +295,6 @@ fn visit_sockets(
 ) -> Result<(), ProcessError> {
     match each_socket(pid, |_, inode| visit(inode)) {
         Ok(()) | Err(Errno::ENOENT | Errno::ESRCH) => Ok(()),
-        Err(errno) => Err(failed(pid, Operation::ListDescriptors, errno)),
+        Err(errno) => Err(failed(pid, ProcessOperation::ListDescriptors, errno)),
     }
 }

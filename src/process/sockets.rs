@@ -105,9 +105,9 @@ impl Sockets {
         let (Some(first), Some(last)) = (ports.first(), ports.last()) else { return Ok(vec![]) };
         let found = self.dump(IPPROTO_TCP, CONNECTED, &(*first..=*last), |header, _| {
             let state = match Phase::of(&header) {
-                Phase::HalfOpen => State::HalfOpen { retransmits: retransmits(&header) },
-                Phase::Established if header.inode == 0 => State::Queued,
-                Phase::Established => State::Accepted { inode: header.inode },
+                Phase::HalfOpen => ConnectionState::HalfOpen { retransmits: retransmits(&header) },
+                Phase::Established if header.inode == 0 => ConnectionState::Queued,
+                Phase::Established => ConnectionState::Accepted { inode: header.inode },
                 Phase::Over => return None,
             };
             let port = header.socket_id.source_port;
@@ -123,12 +123,12 @@ impl Sockets {
     ///
     /// # Errors
     /// [`ProcessError::Sockets`].
-    pub fn waiting(
+    pub fn accept_queues(
         &mut self,
         ports: &BTreeSet<u16>,
         belongs_to: impl Fn(u16, IpAddr) -> Option<u16>,
-    ) -> Result<BTreeMap<u16, Waiting>, ProcessError> {
-        let mut found: BTreeMap<u16, Waiting> = BTreeMap::new();
+    ) -> Result<BTreeMap<u16, AcceptQueue>, ProcessError> {
+        let mut found: BTreeMap<u16, AcceptQueue> = BTreeMap::new();
         let (Some(first), Some(last)) = (ports.first(), ports.last()) else { return Ok(found) };
         let states = StateFlags::ESTABLISHED | StateFlags::CLOSE_WAIT;
         let sockets = self.dump(IPPROTO_TCP, states, &(*first..=*last), |header, _| {
@@ -258,7 +258,7 @@ impl ListenSocket {
 /// The connections of a local port, each by its cookie, which no other socket has in this boot
 /// (`sock_gen_cookie`, net/core/sock_diag.c).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Waiting {
+pub struct AcceptQueue {
     /// Those that wait to be accepted. One that its client has reset is not among them, although it
     /// has its place in the queue.
     pub queued: BTreeSet<u64>,
@@ -287,12 +287,12 @@ pub struct Connection {
     /// The address of the other side.
     pub client: IpAddr,
     /// How far it is.
-    pub state: State,
+    pub state: ConnectionState,
 }
 
 /// How far a connection is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub enum ConnectionState {
     /// Its handshake is under way, and the kernel has repeated its part so often.
     HalfOpen {
         /// At most `net.ipv4.tcp_synack_retries`.
@@ -307,7 +307,7 @@ pub enum State {
     },
 }
 
-impl State {
+impl ConnectionState {
     /// How long ago a handshake can have begun at most, which has been repeated so often: the kernel
     /// waits for 1, 2, 4 ... seconds (`TCP_TIMEOUT_INIT`), and its timers are late by an eighth at most
     /// (kernel/time/timer.c). One whose listening socket has `TCP_DEFER_ACCEPT` can be older.

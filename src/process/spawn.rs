@@ -12,10 +12,10 @@ use rustix::event::EventfdFlags;
 
 use super::account::Account;
 use super::child::Child;
-use super::error::{Operation, ProcessError, errno_from, errno_of};
+use super::error::{ProcessError, ProcessOperation, errno_from, errno_of};
 use super::output::Output;
 use super::pidfd::PidFd;
-use super::socket_activation::{self, Passed};
+use super::socket_activation::{self, PassedSocket};
 use crate::sys::{self, Step};
 
 /// A program to be started as a worker: all that it gets from us.
@@ -68,12 +68,12 @@ impl Spawn {
     /// Those of [`Self::start`].
     pub fn start_with(
         &self,
-        passed: &[Passed<'_>],
+        passed: &[PassedSocket<'_>],
         output: &Output,
     ) -> Result<Child, ProcessError> {
         self.check()?;
         sys::keep_exit_statuses()
-            .map_err(|errno| self.prepare_error(Operation::ResetSignals, errno))?;
+            .map_err(|errno| self.prepare_error(ProcessOperation::ResetSignals, errno))?;
         let progress = self.progress()?;
         let mut command = Command::new(&self.program);
         command
@@ -142,12 +142,12 @@ impl Spawn {
         let errno = errno_of(error);
         match Step::reached(progress) {
             Step::Fork => self.fork_error(errno),
-            Step::NewSession => self.prepare_error(Operation::NewSession, errno),
-            Step::ResetSignals => self.prepare_error(Operation::ResetSignals, errno),
-            Step::SetLimits => self.prepare_error(Operation::SetLimits, errno),
-            Step::SetGroups => self.prepare_error(Operation::SetGroups, errno),
-            Step::SetUser => self.prepare_error(Operation::SetUser, errno),
-            Step::DropCapabilities => self.prepare_error(Operation::DropCapabilities, errno),
+            Step::NewSession => self.prepare_error(ProcessOperation::NewSession, errno),
+            Step::ResetSignals => self.prepare_error(ProcessOperation::ResetSignals, errno),
+            Step::SetLimits => self.prepare_error(ProcessOperation::SetLimits, errno),
+            Step::SetGroups => self.prepare_error(ProcessOperation::SetGroups, errno),
+            Step::SetUser => self.prepare_error(ProcessOperation::SetUser, errno),
+            Step::DropCapabilities => self.prepare_error(ProcessOperation::DropCapabilities, errno),
             Step::Directory => ProcessError::Directory {
                 program: self.program(),
                 directory: self.directory.clone().unwrap_or_default(),
@@ -164,7 +164,7 @@ impl Spawn {
         ProcessError::Fork { program: self.program(), errno }
     }
 
-    fn prepare_error(&self, operation: Operation, errno: Errno) -> ProcessError {
+    fn prepare_error(&self, operation: ProcessOperation, errno: Errno) -> ProcessError {
         ProcessError::Prepare { program: self.program(), operation, errno }
     }
 

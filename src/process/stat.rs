@@ -1,11 +1,14 @@
 //! `/proc/PID/stat`: the state, group, session and start time of a process.
 
 use std::fs;
+use std::os::fd::AsFd;
 
 use nix::errno::Errno;
 use procfs::FromRead;
+use rustix::process::{WaitId, WaitIdOptions, waitid};
 
-use super::error::{Operation, ProcessError, errno_of};
+use super::error::{ProcessError, ProcessOperation, errno_from, errno_of};
+use super::pidfd::{PidFd, failed};
 
 /// What this crate needs of `/proc/PID/stat`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,9 +47,11 @@ impl Stat {
             },
             Err(error) => match errno_of(&error) {
                 Errno::ENOENT | Errno::ESRCH => Ok(None),
-                errno => {
-                    Err(ProcessError::Process { pid, operation: Operation::Read("stat"), errno })
-                }
+                errno => Err(ProcessError::Process {
+                    pid,
+                    operation: ProcessOperation::Read("stat"),
+                    errno,
+                }),
             },
         }
     }
@@ -82,8 +87,10 @@ impl Stat {
 /// # Errors
 /// `/proc` cannot be read. A single process that cannot be read (`hidepid`) is left out.
 pub(super) fn processes() -> Result<Vec<Stat>, ProcessError> {
-    let failed =
-        |error| ProcessError::Host { operation: Operation::ListProcesses, errno: errno_of(&error) };
+    let failed = |error| ProcessError::Host {
+        operation: ProcessOperation::ListProcesses,
+        errno: errno_of(&error),
+    };
     let mut processes = Vec::new();
     for entry in fs::read_dir("/proc").map_err(failed)? {
         let name = entry.map_err(failed)?.file_name();
@@ -97,10 +104,43 @@ pub(super) fn processes() -> Result<Vec<Stat>, ProcessError> {
     Ok(processes)
 }
 
+/// Whether all processes of the session that this process leads are stopped by a signal (state `T`,
+/// proc_pid_stat(5)), so that none can do anything. One that a debugger holds (`t`) is not. False if
+/// there is no such process.
+///
+/// A system call, about 1 us, for a child of this process that is not stopped, and a read of a file for
+/// one that is no child. Where it is stopped, `/proc` is read once over: another process of the worker
+/// may be the one that serves.
+///
+/// # Errors
+/// `/proc` cannot be read.
+pub fn is_stopped(leader: &PidFd) -> Result<bool, ProcessError> {
+    // NOWAIT: that it is stopped is told each time as long as it is (`wait_task_stopped`, kernel/exit.c).
+    let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    let (pid, id) = (leader.pid(), WaitId::PidFd(leader.as_fd()));
+    let is_leader_stopped = match waitid(id, options) {
+        Ok(status) => status.is_some_and(|status| status.stopped()),
+        Err(rustix::io::Errno::CHILD) => Stat::read(pid)?.is_some_and(|stat| stat.stopped),
+        Err(errno) => return Err(failed(pid, ProcessOperation::Wait, errno_from(errno))),
+    };
+    if !is_leader_stopped {
+        return Ok(false);
+    }
+    let leader = pid;
+    let of_session = |stat: &&Stat| stat.session == leader && !stat.ended;
+    Ok(processes()?.iter().filter(of_session).all(|stat| stat.stopped))
+}
+
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::collections::BTreeMap;
+    use std::time::{Duration, Instant};
+
+    use nix::sys::signal::Signal;
     use proptest::prelude::*;
+
+    use super::super::{Child, Output, Spawn};
+    use super::*;
 
     /// A shell on Linux 6.18, with a name put in its place.
     fn line(name: &str, state: char) -> Vec<u8> {
@@ -148,6 +188,55 @@ mod tests {
         assert!(processes().unwrap().iter().any(|process| process.start_ticks == stat.start_ticks));
         // Above PID_MAX_LIMIT (2^22).
         assert_eq!(Stat::read(4_194_305).unwrap(), None);
+    }
+
+    fn shell(script: &str) -> Child {
+        let spawn = Spawn {
+            program: "sh".into(),
+            args: ["-c", script].map(Into::into).into(),
+            env: BTreeMap::new(),
+            ..Spawn::default()
+        };
+        spawn.start(&Output::create("stopped").unwrap()).unwrap()
+    }
+
+    fn until(wanted: bool, child: &Child) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while is_stopped(child.pidfd()).unwrap() != wanted {
+            assert!(Instant::now() < deadline, "never {wanted}");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    #[test]
+    fn a_worker_is_stopped_when_all_its_processes_are() {
+        let child = shell("sleep 100 & wait");
+        let others = || child.others().unwrap();
+        while others() == 0 {
+            std::thread::yield_now();
+        }
+        assert!(!is_stopped(child.pidfd()).unwrap());
+        child.signal(Signal::SIGSTOP).unwrap();
+        let is_leader_stopped = || Stat::read(child.pid()).unwrap().unwrap().stopped;
+        while !is_leader_stopped() {
+            std::thread::yield_now();
+        }
+        assert!(!is_stopped(child.pidfd()).unwrap(), "another process of it runs");
+        child.signal_group(Signal::SIGSTOP).unwrap();
+        until(true, &child);
+        until(true, &child);
+        child.signal_group(Signal::SIGCONT).unwrap();
+        until(false, &child);
+        child.signal_group(Signal::SIGKILL).unwrap();
+        let _ =
+            nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(child.pid().cast_signed()), None);
+        assert!(!is_stopped(child.pidfd()).unwrap(), "it is gone");
+    }
+
+    #[test]
+    fn a_process_that_is_no_child_is_looked_up() {
+        let own = PidFd::open(std::process::id()).unwrap();
+        assert!(!is_stopped(&own).unwrap());
     }
 
     proptest! {

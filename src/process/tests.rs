@@ -61,10 +61,10 @@ impl Worker {
         self.take(printed);
     }
 
-    fn take(&mut self, printed: Vec<Printed>) {
+    fn take(&mut self, printed: Vec<OutputItem>) {
         self.lines.extend(printed.into_iter().map(|printed| match printed {
-            Printed::Line(line) => line,
-            Printed::Skipped { bytes } => panic!("{bytes} bytes skipped"),
+            OutputItem::Line(line) => line,
+            OutputItem::Skipped { bytes } => panic!("{bytes} bytes skipped"),
         }));
     }
 }
@@ -449,8 +449,8 @@ mod listening {
         (worker, ports)
     }
 
-    fn expected(ports: &[u16]) -> BTreeMap<u16, Reach> {
-        let reach = |ipv4, ipv6| Reach { ipv4, ipv6 };
+    fn expected(ports: &[u16]) -> BTreeMap<u16, Reachability> {
+        let reach = |ipv4, ipv6| Reachability { ipv4, ipv6 };
         BTreeMap::from([
             (ports[0], reach(false, false)),
             (ports[1], reach(true, false)),
@@ -629,9 +629,9 @@ mod passing {
     fn start_with(spawn: &Spawn, sockets: &[&HeldSocket]) -> Result<Worker, ProcessError> {
         let output = Output::create("test worker").unwrap();
         let names = ["80/tcp", "443/tcp"].iter().cycle();
-        let passed: Vec<Passed<'_>> = names
+        let passed: Vec<PassedSocket<'_>> = names
             .zip(sockets)
-            .map(|(name, socket)| Passed { name, socket: socket.as_fd() })
+            .map(|(name, socket)| PassedSocket { name, socket: socket.as_fd() })
             .collect();
         let child = spawn.start_with(&passed, &output)?;
         Ok(Worker { child: Some(child), reader: output.into_reader(), lines: vec![] })

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::object::{
-    Chain, ChainName, CounterName, Elements, Rule, Ruleset, Set, SetName, TableName, Tally,
+    Chain, ChainName, CounterName, CounterValue, Elements, Rule, Ruleset, Set, SetName, TableName,
     TcpPorts,
 };
 use super::transition::Operation;
@@ -12,7 +12,7 @@ use crate::plan::Seat;
 
 /// Why the kernel refuses an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Refusal {
+pub(crate) enum TableError {
     /// `EEXIST`
     Exists,
     /// `ENOENT`
@@ -25,17 +25,18 @@ pub(crate) enum Refusal {
 
 /// A table of ours.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Table {
-    counters: BTreeMap<CounterName, Tally>,
+pub(crate) struct FakeTable {
+    counters: BTreeMap<CounterName, CounterValue>,
     sets: BTreeMap<SetName, Elements>,
     chains: BTreeMap<ChainName, Vec<Rule>>,
 }
 
-impl Table {
+impl FakeTable {
     /// A table that holds this ruleset, and has counted nothing yet.
     #[cfg(test)]
     pub(super) fn holding(ruleset: &Ruleset) -> Self {
-        let counters = ruleset.counters.iter().map(|name| (*name, Tally::default())).collect();
+        let counters =
+            ruleset.counters.iter().map(|name| (*name, CounterValue::default())).collect();
         let sets = ruleset.sets.iter().map(|set| (set.name, set.elements.clone())).collect();
         let chains = ruleset.chains.iter().map(|chain| (chain.name, chain.rules.clone())).collect();
         Self { counters, sets, chains }
@@ -54,15 +55,15 @@ impl Table {
     }
 
     /// What its counters have counted.
-    pub(crate) fn tallies(&self) -> BTreeMap<Seat, Tally> {
-        self.counters.iter().map(|(name, tally)| (name.0, *tally)).collect()
+    pub(crate) fn counter_values(&self) -> BTreeMap<Seat, CounterValue> {
+        self.counters.iter().map(|(name, value)| (name.0, *value)).collect()
     }
 
     /// A connection to the worker in this seat.
     pub(crate) fn count(&mut self, seat: Seat, bytes: u64) {
-        if let Some(tally) = self.counters.get_mut(&CounterName(seat)) {
-            tally.connections += 1;
-            tally.bytes += bytes;
+        if let Some(value) = self.counters.get_mut(&CounterName(seat)) {
+            value.connections += 1;
+            value.bytes += bytes;
         }
     }
 
@@ -74,62 +75,62 @@ impl Table {
     /// Carries out an operation in it, any but those that make and delete the table. What a refused
     /// one has done up to then stays, as the kernel goes on with what follows, to report all faults,
     /// before it undoes everything.
-    pub(crate) fn step(&mut self, operation: &Operation) -> Result<(), Refusal> {
+    pub(crate) fn step(&mut self, operation: &Operation) -> Result<(), TableError> {
         match operation {
             Operation::AddTable | Operation::DeleteTable => {}
-            Operation::AddCounter(name, tally) => {
+            Operation::AddCounter(name, value) => {
                 if self.counters.contains_key(name) {
-                    return Err(Refusal::Exists);
+                    return Err(TableError::Exists);
                 }
-                self.counters.insert(*name, *tally);
+                self.counters.insert(*name, *value);
             }
             Operation::DeleteCounter(name) => {
                 if self.rules().any(|rule| counter_in(rule) == Some(*name)) {
-                    return Err(Refusal::Busy);
+                    return Err(TableError::Busy);
                 }
-                self.counters.remove(name).ok_or(Refusal::Missing)?;
+                self.counters.remove(name).ok_or(TableError::Missing)?;
             }
             Operation::AddChain(name) => {
                 if self.chains.contains_key(name) {
-                    return Err(Refusal::Exists);
+                    return Err(TableError::Exists);
                 }
                 self.chains.insert(*name, vec![]);
             }
             Operation::FlushChain(name) => {
-                self.chains.get_mut(name).ok_or(Refusal::Missing)?.clear();
+                self.chains.get_mut(name).ok_or(TableError::Missing)?.clear();
             }
             Operation::DeleteChain(name) => {
                 // Its rules go with it (`nf_tables_delchain`).
-                self.chains.get_mut(name).ok_or(Refusal::Missing)?.clear();
+                self.chains.get_mut(name).ok_or(TableError::Missing)?.clear();
                 if self.goes_to(*name) {
-                    return Err(Refusal::Busy);
+                    return Err(TableError::Busy);
                 }
                 self.chains.remove(name);
             }
             Operation::AddSet(set) => {
                 if self.sets.contains_key(&set.name) {
-                    return Err(Refusal::Exists);
+                    return Err(TableError::Exists);
                 }
                 self.sets.insert(set.name, set.elements.clone());
                 let chains = chains_in(&set.elements);
                 if !chains.iter().all(|chain| self.chains.contains_key(chain)) {
-                    return Err(Refusal::Missing);
+                    return Err(TableError::Missing);
                 }
             }
             Operation::DeleteSet(name) => {
                 if self.rules().any(|rule| sets_in(rule).any(|set| set == *name)) {
-                    return Err(Refusal::Busy);
+                    return Err(TableError::Busy);
                 }
-                self.sets.remove(name).ok_or(Refusal::Missing)?;
+                self.sets.remove(name).ok_or(TableError::Missing)?;
             }
             Operation::AddRule(chain, rule) => {
                 let has_sets = sets_in(rule).all(|set| self.sets.contains_key(&set));
                 let has_counter =
                     counter_in(rule).is_none_or(|counter| self.counters.contains_key(&counter));
                 if !has_sets || !has_counter {
-                    return Err(Refusal::Missing);
+                    return Err(TableError::Missing);
                 }
-                self.chains.get_mut(chain).ok_or(Refusal::Missing)?.push(rule.clone());
+                self.chains.get_mut(chain).ok_or(TableError::Missing)?.push(rule.clone());
             }
         }
         Ok(())

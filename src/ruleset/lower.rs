@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::object::{
-    Chain, ChainName, CounterName, Elements, Family, Note, Rule, Ruleset, Scope, Set, SetName,
+    Chain, ChainName, Comment, CounterName, Elements, Family, Rule, Ruleset, Scope, Set, SetName,
     TableName, TcpPorts,
 };
 use crate::plan::{Engine, Listener, Occupant, Partition, Plan, PortRange, Protocol, Seat};
@@ -232,8 +232,8 @@ fn dispatch_rules(plan: &Plan, slots: &[SetName]) -> Vec<Rule> {
         Some(match *plan.partition() {
             Partition::Hash { slots, seed } => {
                 let seats = u16::try_from(plan.seats().len()).expect("at most MAX_SEATS");
-                let note = Note::Seats { seats, slots };
-                Rule::Hash { scope, modulus: keys, seed, map, note }
+                let comment = Comment::Seats { seats, slots };
+                Rule::Hash { scope, modulus: keys, seed, map, comment }
             }
             Partition::Mask { slots } => Rule::Mask { scope, slots, map },
         })
@@ -368,8 +368,8 @@ fn vacant_rules(plan: &Plan, survivors: Option<SetName>) -> Vec<Rule> {
     let Some(map) = survivors else { return vec![Rule::Drop { generation }] };
     let modulus = u32::try_from(plan.survivors().count()).expect("at most MAX_SEATS");
     let seed = plan.partition().spread_seed();
-    let note = Note::Generation(generation);
+    let comment = Comment::Generation(generation);
     families(plan)
-        .map(|family| Rule::Hash { scope: Scope::All(family), modulus, seed, map, note })
+        .map(|family| Rule::Hash { scope: Scope::All(family), modulus, seed, map, comment })
         .collect()
 }

@@ -16,13 +16,13 @@ mod tests;
 mod text;
 mod transition;
 
-pub(crate) use fake_table::{Refusal, Table};
+pub(crate) use fake_table::{FakeTable, TableError};
 pub use lower::lower;
 pub(crate) use name::Name;
 pub(crate) use object::PRIORITY_DSTNAT;
 pub use object::{
-    Base, Chain, ChainName, CounterName, Digest, Elements, Family, Hook, Note, Rule, Ruleset,
-    Scope, Set, SetName, TableName, Tally, TcpPorts,
+    BaseChain, Chain, ChainName, Comment, CounterName, CounterValue, Digest, Elements, Family,
+    Hook, Rule, Ruleset, Scope, Set, SetName, TableName, TcpPorts,
 };
 pub use raise::{RaiseError, raise};
 pub use stale::Stale;

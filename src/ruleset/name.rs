@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::object::{ChainName, CounterName, Digest, Family, Note, SetName};
+use super::object::{ChainName, Comment, CounterName, Digest, Family, SetName};
 use crate::plan::Seat;
 
 /// A short text: the name of an object of ours, or what a rule has for a comment.
@@ -134,15 +134,15 @@ impl From<Digest> for Name {
     }
 }
 
-impl From<Note> for Name {
-    fn from(note: Note) -> Self {
+impl From<Comment> for Name {
+    fn from(comment: Comment) -> Self {
         let mut name = Self::EMPTY;
-        match note {
-            Note::Generation(generation) => {
+        match comment {
+            Comment::Generation(generation) => {
                 name.push(b"generation ");
                 name.push_number(generation.0);
             }
-            Note::Seats { seats, slots } => {
+            Comment::Seats { seats, slots } => {
                 name.push_number(seats.into());
                 name.push(b" seats, ");
                 name.push_number(slots.into());
@@ -165,9 +165,9 @@ mod tests {
         assert_eq!(Name::from(ports).as_str(), "seat_65535_tcp_0123cdef");
         let survivors = SetName::Survivors(Digest(u32::MAX));
         assert_eq!(Name::from(survivors).as_str(), "survivors_ffffffff");
-        let generation = Note::Generation(Generation(u64::MAX));
+        let generation = Comment::Generation(Generation(u64::MAX));
         assert_eq!(Name::from(generation).as_str(), "generation 18446744073709551615");
-        let seats = Note::Seats { seats: u16::MAX, slots: u32::MAX };
+        let seats = Comment::Seats { seats: u16::MAX, slots: u32::MAX };
         assert_eq!(Name::from(seats).as_str(), "65535 seats, 4294967295 slots");
     }
 

@@ -97,7 +97,7 @@ impl fmt::Display for CounterName {
 /// so its packets are connections; with [`Engine::Tproxy`](crate::plan::Engine::Tproxy) they are the
 /// SYNs of tcp, also one that a client has sent again, and every datagram of udp.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct CounterValue {
     /// Connections.
     pub connections: u64,
     /// The bytes of their first packets, from the IP header on.
@@ -151,7 +151,7 @@ pub enum ChainName {
 
 /// What makes a chain a base chain: where the kernel enters it. Its policy is to accept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Base {
+pub struct BaseChain {
     /// The type, in nft's words.
     pub kind: &'static str,
     /// Where packets enter it.
@@ -193,26 +193,28 @@ impl ChainName {
     }
 
     /// Where the kernel enters it; `None` for one that is reached by `goto`, or not at all.
-    pub const fn base(self) -> Option<Base> {
+    pub const fn base(self) -> Option<BaseChain> {
         match self {
             Self::Seat(_) | Self::Closed => None,
             Self::Prerouting => {
-                Some(Base { kind: "nat", hook: Hook::Prerouting, priority: PRIORITY_DSTNAT })
+                Some(BaseChain { kind: "nat", hook: Hook::Prerouting, priority: PRIORITY_DSTNAT })
             }
             Self::Output => {
-                Some(Base { kind: "nat", hook: Hook::Output, priority: PRIORITY_DSTNAT })
+                Some(BaseChain { kind: "nat", hook: Hook::Output, priority: PRIORITY_DSTNAT })
             }
             // Before its translation, so that a redirected packet still has its public port; and
             // before connection tracking, so that what is dropped leaves no entry.
             Self::Guard => {
-                Some(Base { kind: "filter", hook: Hook::Prerouting, priority: PRIORITY_RAW })
+                Some(BaseChain { kind: "filter", hook: Hook::Prerouting, priority: PRIORITY_RAW })
             }
             // Before anything is translated: what comes here was sent to a listener.
-            Self::Intercept => {
-                Some(Base { kind: "filter", hook: Hook::Prerouting, priority: PRIORITY_MANGLE })
-            }
+            Self::Intercept => Some(BaseChain {
+                kind: "filter",
+                hook: Hook::Prerouting,
+                priority: PRIORITY_MANGLE,
+            }),
             Self::Replies => {
-                Some(Base { kind: "filter", hook: Hook::Output, priority: PRIORITY_MANGLE })
+                Some(BaseChain { kind: "filter", hook: Hook::Output, priority: PRIORITY_MANGLE })
             }
         }
     }
@@ -513,7 +515,7 @@ pub enum Rule {
         /// The map.
         map: SetName,
         /// Kept as a comment.
-        note: Note,
+        comment: Comment,
     },
     /// `ip saddr & 0.0.0.7 vmap @slots4_9c1e07aa`, and the same over the /64 for IPv6.
     Mask {
@@ -616,7 +618,7 @@ pub enum Rule {
 
 /// What a rule carries as a comment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Note {
+pub enum Comment {
     /// `generation 1`
     Generation(Generation),
     /// `4 seats, 1024 slots`: how many the cluster has. The map of slots does not tell: a seat of
@@ -630,21 +632,21 @@ pub enum Note {
     },
 }
 
-impl Note {
+impl Comment {
     /// Reads it back; `None` for a comment that is none of ours.
-    pub fn parse(comment: &str) -> Option<Self> {
-        let note = match comment.strip_prefix("generation ") {
+    pub fn parse(text: &str) -> Option<Self> {
+        let comment = match text.strip_prefix("generation ") {
             Some(number) => Self::Generation(Generation(number.parse().ok()?)),
             None => {
-                let (seats, slots) = comment.strip_suffix(" slots")?.split_once(" seats, ")?;
+                let (seats, slots) = text.strip_suffix(" slots")?.split_once(" seats, ")?;
                 Self::Seats { seats: seats.parse().ok()?, slots: slots.parse().ok()? }
             }
         };
-        (note.to_string() == comment).then_some(note)
+        (comment.to_string() == text).then_some(comment)
     }
 }
 
-impl fmt::Display for Note {
+impl fmt::Display for Comment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Name::from(*self).fmt(f)
     }
@@ -652,7 +654,7 @@ impl fmt::Display for Note {
 
 impl Rule {
     /// The comment that the rule carries.
-    pub fn note(&self) -> Option<Note> {
+    pub fn comment(&self) -> Option<Comment> {
         match self {
             Self::Mask { .. }
             | Self::Guard { .. }
@@ -660,19 +662,19 @@ impl Rule {
             | Self::PassLocal
             | Self::Established { .. }
             | Self::Reply { .. } => None,
-            Self::Hash { note, .. } => Some(*note),
+            Self::Hash { comment, .. } => Some(*comment),
             Self::Redirect { generation, .. }
             | Self::RedirectByMap { generation, .. }
             | Self::Tproxy { generation, .. }
-            | Self::Drop { generation } => Some(Note::Generation(*generation)),
+            | Self::Drop { generation } => Some(Comment::Generation(*generation)),
         }
     }
 
     /// The generation that the rule carries as a comment.
     pub fn generation(&self) -> Option<Generation> {
-        match self.note()? {
-            Note::Generation(generation) => Some(generation),
-            Note::Seats { .. } => None,
+        match self.comment()? {
+            Comment::Generation(generation) => Some(generation),
+            Comment::Seats { .. } => None,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use super::lower::lower;
 use super::object::{
-    Chain, ChainName, Elements, Note, Rule, Ruleset, Scope, Set, SetName, TableName,
+    Chain, ChainName, Comment, Elements, Rule, Ruleset, Scope, Set, SetName, TableName,
 };
 use super::stale::surplus;
 use crate::plan::{
@@ -189,7 +189,7 @@ const NO_MAP: RaiseError = shape("the map of slots");
 
 fn partition_of(dispatch: &[Rule]) -> Result<Partition, RaiseError> {
     match dispatch {
-        [Rule::Hash { seed, note: Note::Seats { slots, .. }, .. }, ..] => {
+        [Rule::Hash { seed, comment: Comment::Seats { slots, .. }, .. }, ..] => {
             Ok(Partition::hash_seeded(*slots, *seed)?)
         }
         [Rule::Mask { slots, .. }, ..] => Ok(Partition::mask(*slots)?),
@@ -231,7 +231,7 @@ fn occupants_of(
     listeners: &Listeners,
 ) -> Result<Vec<Option<Occupant>>, RaiseError> {
     let count = match dispatch {
-        [Rule::Hash { note: Note::Seats { seats, .. }, .. }, ..] => usize::from(*seats),
+        [Rule::Hash { comment: Comment::Seats { seats, .. }, .. }, ..] => usize::from(*seats),
         [Rule::Mask { slots, .. }, ..] => *slots as usize,
         _ => return Err(NO_DISPATCH),
     };

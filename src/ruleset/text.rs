@@ -4,8 +4,8 @@ use std::fmt::{self, Display};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::object::{
-    Base, Chain, ChainName, Elements, Family, Hook, Rule, Ruleset, Scope, Set, SetName, TableName,
-    TcpPorts,
+    BaseChain, Chain, ChainName, Elements, Family, Hook, Rule, Ruleset, Scope, Set, SetName,
+    TableName, TcpPorts,
 };
 use crate::plan::Protocol;
 
@@ -116,7 +116,7 @@ impl Display for Chain {
     }
 }
 
-impl Display for Base {
+impl Display for BaseChain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { kind, hook, priority } = self;
         write!(f, "type {kind} hook {hook} priority ")?;
@@ -232,8 +232,8 @@ impl Display for Rule {
                 f.write_str("iif != \"lo\" fib daddr type != unicast drop")?;
             }
         }
-        match self.note() {
-            Some(note) => write!(f, " comment \"{note}\""),
+        match self.comment() {
+            Some(comment) => write!(f, " comment \"{comment}\""),
             None => Ok(()),
         }
     }

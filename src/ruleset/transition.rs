@@ -7,9 +7,9 @@ use super::lower::{
     BESIDE_SEATS, has_chain, lower, port_maps, rules_beside_seats, seat_rules, slot_maps,
     survivors_map,
 };
-use super::object::{Chain, ChainName, CounterName, Rule, Set, SetName, TableName, Tally};
+use super::object::{Chain, ChainName, CounterName, CounterValue, Rule, Set, SetName, TableName};
 use super::stale::Stale;
-use crate::plan::{Changes, Engine, Partition, Plan, PlanError, Seat};
+use crate::plan::{Engine, Partition, Plan, PlanChanges, PlanError, Seat};
 
 /// One member of a transaction: a verb and an object of the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub enum Operation {
     /// Remove the table and everything in it.
     DeleteTable,
     /// Make a counter that begins with what it is given here.
-    AddCounter(CounterName, Tally),
+    AddCounter(CounterName, CounterValue),
     /// Remove a counter, which no rule may use.
     DeleteCounter(CounterName),
     /// Make a chain, without rules.
@@ -70,10 +70,10 @@ impl Transaction {
     }
 
     /// Lets the counters that it makes go on from these values.
-    pub fn seed(&mut self, tallies: &BTreeMap<Seat, Tally>) {
+    pub fn seed(&mut self, counter_values: &BTreeMap<Seat, CounterValue>) {
         for operation in &mut self.operations {
             if let Operation::AddCounter(CounterName(seat), begin) = operation {
-                *begin = tallies.get(seat).copied().unwrap_or_default();
+                *begin = counter_values.get(seat).copied().unwrap_or_default();
             }
         }
     }
@@ -106,7 +106,7 @@ pub struct Transition {
 }
 
 impl Transition {
-    /// Changes what is in force into what should be, touching nothing else: a seat whose worker
+    /// PlanChanges what is in force into what should be, touching nothing else: a seat whose worker
     /// stays is not mentioned. No map is changed, and nothing that the rules in force lead to is
     /// removed: it becomes stale. What of `stale` the target wants again is used again, and the rest
     /// is removed when its [grace](Stale::GRACE) is over.
@@ -163,7 +163,7 @@ fn remove(operations: &mut Vec<Operation>, due: &Stale) {
 fn fill(operations: &mut Vec<Operation>, plan: &Plan) {
     let ruleset = lower(plan);
     let counters = ruleset.counters.into_iter();
-    operations.extend(counters.map(|name| Operation::AddCounter(name, Tally::default())));
+    operations.extend(counters.map(|name| Operation::AddCounter(name, CounterValue::default())));
     operations.extend(ruleset.chains.iter().map(|chain| Operation::AddChain(chain.name)));
     operations.extend(ruleset.sets.into_iter().map(Operation::AddSet));
     for Chain { name, rules } in ruleset.chains {
@@ -236,11 +236,11 @@ struct Change<'a> {
 
 /// What becomes of a chain that is none of a seat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
-    Made,
+enum ChainChange {
+    Added,
     /// It gets other rules.
-    Remade,
-    Removed,
+    Rewritten,
+    Deleted,
 }
 
 /// What becomes of maps.
@@ -283,7 +283,12 @@ impl Maps {
 
 impl<'a> Change<'a> {
     /// `None` if the table has to be made anew.
-    fn new(in_force: &'a Plan, stale: &Stale, target: &'a Plan, changes: Changes) -> Option<Self> {
+    fn new(
+        in_force: &'a Plan,
+        stale: &Stale,
+        target: &'a Plan,
+        changes: PlanChanges,
+    ) -> Option<Self> {
         let (old_survivors, new_survivors) = (Survivors::of(in_force), Survivors::of(target));
         let survivors_change = match (old_survivors.take_over(), new_survivors.take_over()) {
             (false, false) => false,
@@ -374,15 +379,15 @@ impl<'a> Change<'a> {
     }
 
     /// What becomes of the chains that are none of a seat, apart from those of which nothing changes.
-    fn other_chains(&self) -> impl Iterator<Item = (ChainName, Fate)> {
+    fn other_chains(&self) -> impl Iterator<Item = (ChainName, ChainChange)> {
         BESIDE_SEATS.into_iter().filter_map(|chain| {
-            let fate = match (has_chain(self.in_force, chain), has_chain(self.target, chain)) {
+            let change = match (has_chain(self.in_force, chain), has_chain(self.target, chain)) {
                 (false, false) => None,
-                (false, true) => Some(Fate::Made),
-                (true, false) => Some(Fate::Removed),
-                (true, true) => self.gets_other_rules(chain).then_some(Fate::Remade),
+                (false, true) => Some(ChainChange::Added),
+                (true, false) => Some(ChainChange::Deleted),
+                (true, true) => self.gets_other_rules(chain).then_some(ChainChange::Rewritten),
             };
-            Some((chain, fate?))
+            Some((chain, change?))
         })
     }
 
@@ -405,19 +410,19 @@ impl<'a> Change<'a> {
 
     fn add_chains(&self, operations: &mut Vec<Operation>, revived: &[Seat]) {
         for seat in self.made().filter(|seat| !revived.contains(seat)) {
-            operations.push(Operation::AddCounter(CounterName(seat), Tally::default()));
+            operations.push(Operation::AddCounter(CounterName(seat), CounterValue::default()));
             operations.push(Operation::AddChain(ChainName::Seat(seat)));
         }
-        for (chain, fate) in self.other_chains() {
-            if fate == Fate::Made {
+        for (chain, change) in self.other_chains() {
+            if change == ChainChange::Added {
                 operations.push(Operation::AddChain(chain));
             }
         }
     }
 
     fn flush_chains(&self, operations: &mut Vec<Operation>) {
-        for (chain, fate) in self.other_chains() {
-            if fate != Fate::Made {
+        for (chain, change) in self.other_chains() {
+            if change != ChainChange::Added {
                 operations.push(Operation::FlushChain(chain));
             }
         }
@@ -431,8 +436,8 @@ impl<'a> Change<'a> {
             let rules = seat_rules(self.target, seat, self.survivors, &mut ports);
             operations.extend(rules.into_iter().map(add(ChainName::Seat(seat))));
         }
-        for (chain, fate) in self.other_chains() {
-            if fate != Fate::Removed {
+        for (chain, change) in self.other_chains() {
+            if change != ChainChange::Deleted {
                 let rules = rules_beside_seats(self.target, chain, &self.slots);
                 operations.extend(rules.into_iter().map(add(chain)));
             }
@@ -440,8 +445,8 @@ impl<'a> Change<'a> {
     }
 
     fn delete_chains(&self, operations: &mut Vec<Operation>) {
-        for (chain, fate) in self.other_chains() {
-            if fate == Fate::Removed {
+        for (chain, change) in self.other_chains() {
+            if change == ChainChange::Deleted {
                 operations.push(Operation::DeleteChain(chain));
             }
         }

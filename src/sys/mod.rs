@@ -29,6 +29,6 @@ pub(crate) use pidfd::{pidfd_exit_status, signal_group};
 pub(crate) use readable::watch_readable;
 #[cfg(any(feature = "master", feature = "lab"))]
 pub(crate) use spawn::{
-    ERRNO_LEN, Ids, Image, Setup, Step, become_with_descriptors, close_ways_to_capabilities,
+    ERRNO_LEN, ExecImage, Ids, Setup, Step, become_with_descriptors, close_ways_to_capabilities,
     keep_exit_statuses, prepare_child,
 };

@@ -174,7 +174,7 @@ fn drop_capabilities() -> io::Result<()> {
 }
 
 /// What a new process becomes, made before the fork: nothing can be allocated after it.
-pub(crate) struct Image {
+pub(crate) struct ExecImage {
     /// The program, looked for in the `PATH` of `environment` if it has no `/`, and its arguments.
     pub(crate) arguments: Vec<CString>,
     /// All variables (`NAME=value`) but `LISTEN_PID`.
@@ -193,8 +193,8 @@ pub(crate) const ERRNO_LEN: usize = size_of::<i32>();
 ///
 /// The standard library would run the program after this hook, with an environment that was made
 /// before the fork, in which nobody can know the pid.
-pub(crate) fn become_with_descriptors(command: &mut Command, image: Image, report: OwnedFd) {
-    let Image { arguments, environment, descriptors } = image;
+pub(crate) fn become_with_descriptors(command: &mut Command, image: ExecImage, report: OwnedFd) {
+    let ExecImage { arguments, environment, descriptors } = image;
     let arguments = CStrings::new(0, arguments);
     let mut environment = CStrings::new(1, environment);
     let mut pid_entry = PidEntry::new();

@@ -284,7 +284,7 @@ mod tests {
 
         use nix::sys::signal::Signal;
 
-        use crate::process::{Endpoint, HeldSocket, Output, Passed, Spawn, Transport};
+        use crate::process::{Endpoint, HeldSocket, Output, PassedSocket, Spawn, Transport};
 
         const TEST: &str =
             "worker::listener::tests::a_worker_takes_the_sockets_that_it_was_started_with";
@@ -313,7 +313,7 @@ mod tests {
             env: GOOD.into_iter().chain([role]).map(|(k, v)| (k.into(), v.into())).collect(),
             ..Spawn::default()
         };
-        let passed = [Passed { name: "80/tcp", socket: socket.as_fd() }];
+        let passed = [PassedSocket { name: "80/tcp", socket: socket.as_fd() }];
         let output = Output::create("test worker").unwrap();
         let child = spawn.start_with(&passed, &output).unwrap();
         client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use crate::history::{Action, History, STEPS};
 use ipcluster::lab::Namespace;
-use ipcluster::nft::{Disturbance, Fake, Fault, Firewall, NftError, Tenure};
+use ipcluster::nft::{Disturbance, Fake, Fault, Firewall, NftError, TableOwner};
 use ipcluster::plan::{ClusterName, Plan, Seat};
-use ipcluster::ruleset::{Ruleset, Tally};
+use ipcluster::ruleset::{CounterValue, Ruleset};
 use netns_tests::{Case, Lab, Need, Witness};
 use nix::errno::Errno;
 
@@ -121,8 +121,8 @@ struct Observed {
     /// How far the generation id went on.
     commits: u32,
     holds: Result<Option<Ruleset>, String>,
-    tallies: BTreeMap<Seat, Tally>,
-    tenure: Option<Whose>,
+    counter_values: BTreeMap<Seat, CounterValue>,
+    owner: Option<Whose>,
 }
 
 /// What the kernel says and the fake does not, and the reverse.
@@ -155,17 +155,17 @@ impl<'a> Side<'a> {
         let after = self.observer.generation_id().unwrap();
         let ports: Vec<u32> = self.actors.iter().map(|actor| actor.port().unwrap()).collect();
         let place = |port| ports.iter().position(|it| *it == port);
-        let tenure = self.observer.tenure().unwrap().map(|tenure| match tenure {
-            Tenure::Shared => Whose::Shared,
-            Tenure::Orphaned => Whose::Orphaned,
-            Tenure::OwnedBy(port) => Whose::OwnedBy(place(port)),
+        let owner = self.observer.table_owner().unwrap().map(|owner| match owner {
+            TableOwner::None => Whose::Shared,
+            TableOwner::Orphaned => Whose::Orphaned,
+            TableOwner::Socket(port) => Whose::OwnedBy(place(port)),
         });
         Observed {
             answer,
             commits: after.wrapping_sub(before),
             holds: self.observer.read_ruleset().map_err(|error| self.text(&error)),
-            tallies: self.observer.tallies().unwrap(),
-            tenure,
+            counter_values: self.observer.counter_values().unwrap(),
+            owner,
         }
     }
 
@@ -191,7 +191,7 @@ impl<'a> Side<'a> {
                 Ok(String::new())
             }
             Action::Disturb(disturbance) => {
-                let there = self.observer.tenure().unwrap().is_some();
+                let there = self.observer.table_owner().unwrap().is_some();
                 return match self.kernel.disturb(disturbance, &self.cluster, there) {
                     Ok(()) => Ok(String::new()),
                     Err(errno) => Err(format!("{errno:?}")),

@@ -6,7 +6,7 @@ use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use ipcluster::lab::Network;
-use ipcluster::nft::{Conntrack, Entries};
+use ipcluster::nft::{Conntrack, EntryCounts};
 use netns_tests::{Case, Cluster, Lab, Need};
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -39,10 +39,10 @@ fn flows(lab: &Lab) {
 
     let mut conntrack = lab.server().run_in(Conntrack::open).unwrap().unwrap();
     let mut release = || conntrack.release(&BTreeSet::from([OLD])).unwrap()[&OLD];
-    assert_eq!(release(), Entries { bound: 2, ..Entries::default() });
-    assert_eq!(release(), Entries::default(), "they are gone");
+    assert_eq!(release(), EntryCounts { bound: 2, ..EntryCounts::default() });
+    assert_eq!(release(), EntryCounts::default(), "they are gone");
     assert_eq!(reached(), [NEW, LIVE, NEW, LIVE]);
-    assert_eq!(release(), Entries::default(), "and do not come back");
+    assert_eq!(release(), EntryCounts::default(), "and do not come back");
 }
 
 /// Leads the first client of each family to one port, the second to another.
@@ -98,7 +98,7 @@ fn fill(lab: &Lab) {
     });
     let from = Network::clients_v4(1).next().unwrap();
     reach(&workers, &client(lab, from, Network::server_v4(53)));
-    let fill = conntrack.fill().unwrap().expect("a kernel that tracks connections");
+    let fill = conntrack.usage().unwrap().expect("a kernel that tracks connections");
     let file = |name: &str| {
         let path = format!("/proc/sys/net/netfilter/{name}");
         lab.server().run_in(|| std::fs::read_to_string(path)).unwrap().unwrap()

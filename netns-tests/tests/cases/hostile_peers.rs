@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ipcluster::lab::{Held, Network};
-use ipcluster::nft::{Change, Watch};
+use ipcluster::nft::{Watch, WatchEvent};
 use ipcluster::ruleset::TableName;
 use netns_tests::{Case, Cluster, Lab, Need, greeter, signal, wait_until, waited_for_processor};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -86,12 +86,12 @@ fn kill(worker: u32, master: u32, watch: &mut Watch) -> Duration {
     let since = Stopwatch::start(master);
     signal(worker, Signal::SIGKILL);
     let table = TableName::of(&"t".parse().unwrap());
-    let is_swap = |change: &Change| match change {
-        Change::Committed(commit) => commit.touches(&table),
-        Change::Lost => panic!("lost"),
+    let is_swap = |change: &WatchEvent| match change {
+        WatchEvent::Committed(commit) => commit.touches(&table),
+        WatchEvent::Lost => panic!("lost"),
     };
     wait_until("the swap", Duration::from_secs(30), || {
-        watch.read().unwrap().changes.iter().any(is_swap)
+        watch.read().unwrap().events.iter().any(is_swap)
     });
     since.read()
 }

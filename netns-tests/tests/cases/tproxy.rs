@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ipcluster::lab::{Held, Network, Pace};
 use ipcluster::plan::{Engine, Partition, Seat};
-use ipcluster::process::{Connection, Sockets, State};
+use ipcluster::process::{Connection, ConnectionState, Sockets};
 use netns_tests::{Case, Cluster, Lab, Need, Process, plans, wait_until};
 use nix::sys::signal::Signal;
 
@@ -104,7 +104,7 @@ fn moved(lab: &Lab, rules_first: bool) -> u64 {
         if rules_first {
             wait_until("handshakes with the old one to be over", PATIENCE, || {
                 let half_open = |sockets: &Vec<Connection>| {
-                    sockets.iter().any(|it| matches!(it.state, State::HalfOpen { .. }))
+                    sockets.iter().any(|it| matches!(it.state, ConnectionState::HalfOpen { .. }))
                 };
                 let connections = lab.server().run_in(|| {
                     Sockets::open().unwrap().connections(&BTreeSet::from([80])).unwrap()

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ipcluster::nft::{Change, Commit, Firewall, Watch};
+use ipcluster::nft::{Commit, Firewall, Watch, WatchEvent};
 use ipcluster::plan::{Listeners, Partition, Plan, Seat, Weights};
 use ipcluster::ruleset::TableName;
 use netns_tests::plans::full;
@@ -23,20 +23,20 @@ fn watch(lab: &Lab) -> Watch {
 }
 
 /// Reads until `count` changes are there.
-fn read(watch: &mut Watch, count: usize) -> Vec<Change> {
+fn read(watch: &mut Watch, count: usize) -> Vec<WatchEvent> {
     let mut changes = Vec::new();
     wait_until(&format!("{count} changes"), Duration::from_secs(10), || {
-        changes.extend(watch.read().unwrap().changes);
+        changes.extend(watch.read().unwrap().events);
         changes.len() >= count
     });
     assert_eq!(changes.len(), count, "{changes:?}");
     changes
 }
 
-fn commit(change: &Change) -> &Commit {
+fn commit(change: &WatchEvent) -> &Commit {
     match change {
-        Change::Committed(commit) => commit,
-        Change::Lost => panic!("lost"),
+        WatchEvent::Committed(commit) => commit,
+        WatchEvent::Lost => panic!("lost"),
     }
 }
 
@@ -65,7 +65,7 @@ fn writers(lab: &Lab) {
         assert_eq!(one.name, "nft");
         assert!(one.pid > 0 && one.pid != other.pid, "each nft is a process of its own");
     }
-    assert!(watch.read().unwrap().changes.is_empty());
+    assert!(watch.read().unwrap().events.is_empty());
     assert!(watch.read().unwrap().is_drained);
 }
 
@@ -119,11 +119,11 @@ fn lost(lab: &Lab) {
     let mut changes = Vec::new();
     wait_until("the loss to be told", Duration::from_secs(10), || {
         let reading = watch.read().unwrap();
-        changes.extend(reading.changes);
+        changes.extend(reading.events);
         reading.is_drained
     });
-    assert_eq!(changes.last(), Some(&Change::Lost), "told last, when nothing more is dropped");
-    assert_eq!(changes.iter().filter(|change| **change == Change::Lost).count(), 1);
+    assert_eq!(changes.last(), Some(&WatchEvent::Lost), "told last, when nothing more is dropped");
+    assert_eq!(changes.iter().filter(|change| **change == WatchEvent::Lost).count(), 1);
     lab.witness().load("add table inet ipcluster_t");
     let changes = read(&mut watch, 1);
     assert!(commit(&changes[0]).touches(&TableName::of(&"t".parse().unwrap())));

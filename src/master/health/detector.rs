@@ -25,7 +25,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::config::Timeouts;
-use crate::process::{Waiting, Word};
+use crate::process::{AcceptQueue, NotifyField};
 use crate::protocol::Readiness;
 use crate::supervisor::{Input, NotReady, Timestamp, Unhealthy, WorkerId};
 
@@ -81,7 +81,7 @@ pub(crate) struct Health {
 struct Unclaimed {
     at: Timestamp,
     session: u32,
-    words: Vec<Word>,
+    words: Vec<NotifyField>,
 }
 
 /// For how long such a message is kept, and how many are.
@@ -132,7 +132,7 @@ struct Queue {
     /// Since when it is neither empty nor seen to move.
     since: Option<Timestamp>,
     /// The connections that there were when it began not to.
-    witness: Option<Waiting>,
+    witness: Option<AcceptQueue>,
     is_stuck: bool,
 }
 
@@ -222,7 +222,7 @@ impl Health {
     }
 
     /// Keeps a message of a session that is no worker's.
-    pub(crate) fn unclaimed(&mut self, session: u32, words: Vec<Word>, now: Timestamp) {
+    pub(crate) fn unclaimed(&mut self, session: u32, words: Vec<NotifyField>, now: Timestamp) {
         self.drop_unclaimed(now);
         if self.unclaimed.len() < MOST_UNCLAIMED {
             self.unclaimed.push_back(Unclaimed { at: now, session, words });
@@ -311,7 +311,12 @@ impl Health {
     }
 
     /// Takes in a message of a worker.
-    pub(crate) fn said(&mut self, worker: WorkerId, words: Vec<Word>, now: Timestamp) -> Said {
+    pub(crate) fn said(
+        &mut self,
+        worker: WorkerId,
+        words: Vec<NotifyField>,
+        now: Timestamp,
+    ) -> Said {
         let mut said = Said::default();
         let Some(vitals) = self.workers.get_mut(&worker) else { return said };
         if vitals.flood.is_over(now) {
@@ -320,18 +325,20 @@ impl Health {
         }
         for word in words {
             match word {
-                Word::Ready => vitals.said_ready = true,
-                Word::Stopping => said.events.push(Input::Stopping { worker }),
-                Word::Alive => vitals.watchdog.feed(now),
-                Word::Trigger => vitals.watchdog.triggered = true,
-                Word::WatchdogInterval(limit) => {
+                NotifyField::Ready => vitals.said_ready = true,
+                NotifyField::Stopping => said.events.push(Input::Stopping { worker }),
+                NotifyField::Alive => vitals.watchdog.feed(now),
+                NotifyField::Trigger => vitals.watchdog.triggered = true,
+                NotifyField::WatchdogInterval(limit) => {
                     vitals.watchdog.limit = (!limit.is_zero()).then_some(limit);
                     vitals.watchdog.feed(now);
                 }
-                Word::MoreTime(span) => said.events.push(Input::ExtendTimeout { worker, span }),
-                Word::Status(text) => vitals.text = (!text.is_empty()).then_some(text),
-                Word::Errno(errno) => vitals.text = Some(format!("errno {errno}")),
-                Word::Refused(what) => {
+                NotifyField::MoreTime(span) => {
+                    said.events.push(Input::ExtendTimeout { worker, span })
+                }
+                NotifyField::Status(text) => vitals.text = (!text.is_empty()).then_some(text),
+                NotifyField::Errno(errno) => vitals.text = Some(format!("errno {errno}")),
+                NotifyField::Refused(what) => {
                     if vitals.refused.insert(what) {
                         said.refused.push(what);
                     }
@@ -366,7 +373,7 @@ impl Health {
     }
 
     /// Takes in the connections of [`Self::doubtful_ports`], as they were at some moment.
-    pub(crate) fn witnessed(&mut self, mut found: BTreeMap<u16, Waiting>, at: Timestamp) {
+    pub(crate) fn witnessed(&mut self, mut found: BTreeMap<u16, AcceptQueue>, at: Timestamp) {
         let Some(ping) = self.ping else { return };
         for vitals in self.workers.values_mut() {
             for (port, queue) in &mut vitals.queues {
@@ -555,7 +562,7 @@ impl Queue {
         }
     }
 
-    fn witness(&mut self, waiting: Waiting, ping: Duration, at: Timestamp) {
+    fn witness(&mut self, waiting: AcceptQueue, ping: Duration, at: Timestamp) {
         let Some(since) = self.since else { return };
         let Some(before) = &self.witness else {
             self.witness = Some(waiting);
@@ -621,7 +628,7 @@ mod tests {
     fn live(readiness: Readiness, ping: u64, watchdog: u64) -> Health {
         let mut health = Health::new(readiness, &timeouts(ping, watchdog));
         health.started(WORKER, 1, at(0));
-        health.said(WORKER, vec![Word::Ready], at(0));
+        health.said(WORKER, vec![NotifyField::Ready], at(0));
         let address = "127.0.0.1:20000".parse().ok();
         health.starting(WORKER, true, address, at(0));
         health.probing(WORKER, at(0));
@@ -655,7 +662,7 @@ mod tests {
         assert_eq!(health.pinged(WORKER, false, at(1_000)), silence);
         assert_eq!(health.pinged(WORKER, false, at(1_001)), None, "said once");
         assert_eq!(health.pinged(WORKER, true, at(60_000)), None, "its watchdog is over as well");
-        let fed = health.said(WORKER, vec![Word::Alive], at(60_001)).events;
+        let fed = health.said(WORKER, vec![NotifyField::Alive], at(60_001)).events;
         assert_eq!(fed, Vec::from_iter(answered()));
         let mut health = live(Readiness::Tcp, 10, 5);
         health.leaves(WORKER);
@@ -675,12 +682,12 @@ mod tests {
         let mut notify = Health::new(Readiness::Notify, &timeouts(10, 0));
         notify.started(WORKER, 1, at(0));
         assert_eq!(notify.starting(WORKER, true, None, at(1)), lacks(NotReady::NotNotified));
-        let said = notify.said(WORKER, vec![Word::Ready], at(2));
+        let said = notify.said(WORKER, vec![NotifyField::Ready], at(2));
         assert_eq!(said.events, Vec::from_iter(ready.clone()));
 
         let mut early = Health::new(Readiness::Notify, &timeouts(10, 0));
         early.started(WORKER, 1, at(0));
-        let said = early.said(WORKER, vec![Word::Ready], at(1));
+        let said = early.said(WORKER, vec![NotifyField::Ready], at(1));
         assert_eq!(
             said.events,
             Vec::from_iter(lacks(NotReady::ReadyButNotListening)),
@@ -753,9 +760,9 @@ mod tests {
         }
     }
 
-    fn waiting(queued: &[u64], accepted: &[u64]) -> BTreeMap<u16, Waiting> {
+    fn waiting(queued: &[u64], accepted: &[u64]) -> BTreeMap<u16, AcceptQueue> {
         let set = |cookies: &[u64]| cookies.iter().copied().collect();
-        [(PORT, Waiting { queued: set(queued), accepted: set(accepted) })].into()
+        [(PORT, AcceptQueue { queued: set(queued), accepted: set(accepted) })].into()
     }
 
     fn doubts(health: &Health, now: u64) -> bool {
@@ -853,21 +860,21 @@ mod tests {
     fn a_watchdog_that_is_not_fed_is_silence() {
         let mut health = live(Readiness::Notify, 10, 2);
         let say = |health: &mut Health, word, now| health.said(WORKER, vec![word], at(now)).events;
-        assert_eq!(say(&mut health, Word::Alive, 2_000), []);
+        assert_eq!(say(&mut health, NotifyField::Alive, 2_000), []);
         assert_eq!(health.news(at(4_000)), []);
         let limit = 2 * SECOND;
         assert_eq!(health.news(at(4_001)), Vec::from_iter(silent(Unhealthy::Watchdog { limit })));
         assert_eq!(health.news(at(9_000)), [], "told once");
-        assert_eq!(say(&mut health, Word::Alive, 9_000), Vec::from_iter(answered()));
+        assert_eq!(say(&mut health, NotifyField::Alive, 9_000), Vec::from_iter(answered()));
         assert_eq!(
-            say(&mut health, Word::Trigger, 9_100),
+            say(&mut health, NotifyField::Trigger, 9_100),
             Vec::from_iter(silent(Unhealthy::Trigger))
         );
-        assert_eq!(say(&mut health, Word::Alive, 9_200), Vec::from_iter(answered()));
-        say(&mut health, Word::WatchdogInterval(5 * SECOND), 9_200);
+        assert_eq!(say(&mut health, NotifyField::Alive, 9_200), Vec::from_iter(answered()));
+        say(&mut health, NotifyField::WatchdogInterval(5 * SECOND), 9_200);
         assert_eq!(health.news(at(14_200)), []);
         assert_eq!(health.news(at(14_201)).len(), 1);
-        say(&mut health, Word::WatchdogInterval(Duration::ZERO), 15_000);
+        say(&mut health, NotifyField::WatchdogInterval(Duration::ZERO), 15_000);
         assert_eq!(health.news(at(99_000)), [], "it need not say anything any more");
     }
 
@@ -877,7 +884,7 @@ mod tests {
         health.started(WORKER, 1, at(0));
         health.starting(WORKER, true, None, at(0));
         assert_eq!(health.news(at(60_000)), []);
-        health.said(WORKER, vec![Word::Ready], at(60_000));
+        health.said(WORKER, vec![NotifyField::Ready], at(60_000));
         assert_eq!(health.news(at(62_000)), []);
         health.leaves(WORKER);
         assert_eq!(health.news(at(99_000)), []);
@@ -887,11 +894,11 @@ mod tests {
     fn what_a_worker_says_is_kept_passed_on_or_refused_once() {
         let mut health = live(Readiness::Tcp, 10, 0);
         let words = vec![
-            Word::Status("warming up".to_owned()),
-            Word::Refused("MAINPID"),
-            Word::Refused("MAINPID"),
-            Word::Stopping,
-            Word::MoreTime(SECOND),
+            NotifyField::Status("warming up".to_owned()),
+            NotifyField::Refused("MAINPID"),
+            NotifyField::Refused("MAINPID"),
+            NotifyField::Stopping,
+            NotifyField::MoreTime(SECOND),
         ];
         let said = health.said(WORKER, words.clone(), at(1));
         assert_eq!(said.refused, ["MAINPID"]);
@@ -902,7 +909,7 @@ mod tests {
         assert_eq!(said.events, events);
         assert_eq!(health.text(WORKER), Some("warming up"));
         assert_eq!(health.said(WORKER, words, at(2)).refused, Vec::<&str>::new());
-        assert_eq!(health.said(WorkerId(9), vec![Word::Stopping], at(2)), Said::default());
+        assert_eq!(health.said(WorkerId(9), vec![NotifyField::Stopping], at(2)), Said::default());
     }
 
     #[test]
@@ -910,19 +917,20 @@ mod tests {
         let mut health = live(Readiness::Tcp, 10, 0);
         let mut told = 0;
         for number in 0..1_000 {
-            let said = health.said(WORKER, vec![Word::Status(number.to_string())], at(5_000));
+            let said =
+                health.said(WORKER, vec![NotifyField::Status(number.to_string())], at(5_000));
             told += u32::from(said.is_flood);
         }
         assert_eq!((health.text(WORKER), told), (Some("199"), 1));
-        health.said(WORKER, vec![Word::Status("later".to_owned())], at(6_000));
+        health.said(WORKER, vec![NotifyField::Status("later".to_owned())], at(6_000));
         assert_eq!(health.text(WORKER), Some("later"));
     }
 
     #[test]
     fn a_word_that_comes_before_the_news_of_the_start_is_kept_for_a_second() {
         let mut health = Health::new(Readiness::Notify, &timeouts(10, 0));
-        health.unclaimed(41, vec![Word::Status("other".to_owned())], at(0));
-        health.unclaimed(42, vec![Word::Ready], at(0));
+        health.unclaimed(41, vec![NotifyField::Status("other".to_owned())], at(0));
+        health.unclaimed(42, vec![NotifyField::Ready], at(0));
         health.started(WORKER, 42, at(5));
         assert_eq!(
             health.starting(WORKER, true, None, at(6)),
@@ -932,7 +940,7 @@ mod tests {
         health.started(WorkerId(2), 41, at(1_000));
         assert_eq!(health.text(WorkerId(2)), None, "too late");
         for session in 0..1_000 {
-            health.unclaimed(session, vec![Word::Ready], at(2_000));
+            health.unclaimed(session, vec![NotifyField::Ready], at(2_000));
         }
         assert_eq!(health.unclaimed.len(), MOST_UNCLAIMED);
     }

@@ -14,7 +14,7 @@ use crate::master::error::MasterError;
 use crate::master::health::detector::{Health, Probed, Said};
 use crate::master::run::{Master, rest_until};
 use crate::master::workers::counting::{local_ports_of, worker_port_of};
-use crate::process::{self, Message, NotifySocket, ProcessError, Received, Waiting};
+use crate::process::{self, AcceptQueue, NotifyMessage, NotifySocket, ProcessError, Received};
 use crate::protocol::Readiness;
 use crate::supervisor::{Timestamp, WorkerId, WorkerState};
 
@@ -59,7 +59,7 @@ pub(crate) struct HealthMonitor {
 /// What comes of work beside the loop.
 pub(crate) enum Report {
     Probed { worker: WorkerId, probed: Probed },
-    Witnessed { began: Timestamp, found: Result<BTreeMap<u16, Waiting>, ProcessError> },
+    Witnessed { began: Timestamp, found: Result<BTreeMap<u16, AcceptQueue>, ProcessError> },
 }
 
 impl HealthMonitor {
@@ -231,7 +231,7 @@ impl Master {
         tokio::task::spawn_blocking(move || {
             let local = local_ports_of(&plan, ports);
             let found = process::Sockets::open().and_then(|mut sockets| {
-                sockets.waiting(&local, |port, client| worker_port_of(&plan, port, client))
+                sockets.accept_queues(&local, |port, client| worker_port_of(&plan, port, client))
             });
             // The loop has ended.
             let _ = sender.send(Report::Witnessed { began, found });
@@ -312,8 +312,8 @@ impl Master {
     }
 
     /// Its descriptors are closed when it has been acted on, not before.
-    fn take_message(&mut self, mut message: Message) {
-        let words = std::mem::take(&mut message.words);
+    fn take_message(&mut self, mut message: NotifyMessage) {
+        let words = std::mem::take(&mut message.fields);
         let session = message.sender.session;
         match session.map(|session| (session, self.world.processes.worker_of(session))) {
             Some((_, Some(worker))) => {

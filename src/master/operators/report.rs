@@ -8,20 +8,20 @@ use crate::control::{
     Trial, WorkerHealth, WorkerState, WorkerStatus,
 };
 use crate::master::operators::metrics::Metrics;
-use crate::nft::Fill;
+use crate::nft::ConntrackUsage;
 use crate::plan::{Listeners, Plan, Port, Protocol, Route, Seat};
-use crate::ruleset::Tally;
+use crate::ruleset::CounterValue;
 use crate::supervisor::{
     self, Refusal, ReplaceReason, Sockets, Supervisor, Timestamp, Worker, WorkerId,
 };
 
-/// The state of a cluster. `counts` are the sockets of its workers, `tallies` what the counters of its
-/// seats say, and `fill` is how full conntrack is, as far as known; `metrics` are the master's own.
+/// The state of a cluster. `counts` are the sockets of its workers, `counter_values` what the counters of its
+/// seats say, and `usage` is how full conntrack is, as far as known; `metrics` are the master's own.
 pub(crate) fn status(
     supervisor: &Supervisor,
     counts: &BTreeMap<WorkerId, Sockets>,
-    tallies: &BTreeMap<Seat, Tally>,
-    fill: Option<Fill>,
+    counter_values: &BTreeMap<Seat, CounterValue>,
+    usage: Option<ConntrackUsage>,
     metrics: &Metrics,
     foreign_chains: Vec<ForeignChain>,
     now: Timestamp,
@@ -52,7 +52,9 @@ pub(crate) fn status(
         queued: counts.get(&worker.id).map(|sockets| sockets.queued),
         half_open: counts.get(&worker.id).map(|sockets| sockets.half_open),
         connections_total: match worker.state() {
-            supervisor::WorkerState::Live => tallies.get(&worker.seat).map(|it| it.connections),
+            supervisor::WorkerState::Live => {
+                counter_values.get(&worker.seat).map(|it| it.connections)
+            }
             _ => None,
         },
         memory: worker.rss,
@@ -76,7 +78,7 @@ pub(crate) fn status(
             .map(|writer| RuleWriter { pid: writer.pid, name: writer.name.clone() }),
         foreign_chains,
         orphans: Vec::new(),
-        conntrack: fill.map(|Fill { entries, limit }| ConntrackFill { entries, limit }),
+        conntrack: usage.map(|ConntrackUsage { entries, limit }| ConntrackFill { entries, limit }),
         serving: serving(plan),
         trial: supervisor.canary().map(trial),
         swaps: metrics.swaps,

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use crate::control::ForeignChain;
 use crate::master::actions::{World, causes};
-use crate::nft::{Certainty, Change, ForeignNat, ForeignRules, NftError, Watch};
+use crate::nft::{Certainty, ForeignNat, ForeignRules, NftError, Watch, WatchEvent};
 use crate::plan::Plan;
 use crate::supervisor::{Event, Input, Timestamp, Writer};
 
@@ -83,17 +83,17 @@ impl World {
         let reading = self.watching.watch.read()?;
         let table = self.firewall.table();
         let mut events = VecDeque::new();
-        for change in reading.changes {
-            match change {
-                Change::Committed(commit) if commit.port == own => {}
-                Change::Committed(commit) => {
+        for event in reading.events {
+            match event {
+                WatchEvent::Committed(commit) if commit.port == own => {}
+                WatchEvent::Committed(commit) => {
                     self.watching.others_changed |= commit.touches_others(table);
                     if commit.touches(table) {
                         let writer = commit.writer.map(|it| Writer { pid: it.pid, name: it.name });
                         events.push_back(Input::TableChanged { writer });
                     }
                 }
-                Change::Lost => {
+                WatchEvent::Lost => {
                     tracing::warn!("missed changes that others made to rules: all is read again");
                     self.watching.others_changed = true;
                     events.push_back(Input::NotificationsLost);

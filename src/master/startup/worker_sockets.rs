@@ -68,7 +68,7 @@ pub(crate) struct WorkerSockets {
 impl PreparedSockets {
     /// Workers who run as another user may not enter the directory of the control socket: theirs are in
     /// one beside it. Their group owns the files, since a group can be given without `CAP_CHOWN` (see
-    /// [`process::in_group`]); of the group, the workers' user alone may join, and whoever writes to
+    /// [`process::with_group`]); of the group, the workers' user alone may join, and whoever writes to
     /// the other socket is believed if it is a process of a worker.
     pub(crate) fn prepare(
         config: &Config,
@@ -89,7 +89,7 @@ impl PreparedSockets {
         let directory = WorkersSocket::directory_beside(control.path())?;
         let default = directory.join(format!("{}.sock", config.name));
         let path = config.socket.as_ref().unwrap_or(&default);
-        let prepared = process::in_group(other.gid(), || {
+        let prepared = process::with_group(other.gid(), || {
             let bind = |path: &Path| Ok(WorkersSocket::bind(path, Some(other.uid()))?);
             let workers = handed.workers(path, bind)?;
             let notify = default.with_extension("note");

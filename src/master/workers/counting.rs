@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::nft::{Conntrack, ConntrackError};
 use crate::plan::{Engine, Plan, Port, Protocol};
-use crate::process::{self, Connection, ProcessError, SocketOwners, State};
+use crate::process::{self, Connection, ConnectionState, ProcessError, SocketOwners};
 use crate::supervisor::{Sockets, WorkerId};
 
 /// Whose sockets are to be counted.
@@ -104,16 +104,16 @@ fn attribute(
     for Connection { client, state, .. } in connections {
         match *state {
             // Counted by the queue of its listening socket.
-            State::Queued => {}
-            State::Accepted { inode } => {
+            ConnectionState::Queued => {}
+            ConnectionState::Accepted { inode } => {
                 let owner = owner_of.get(&inode).and_then(|worker| counts.get_mut(worker));
                 if let Some(count) = owner {
                     count.established += 1;
                 }
             }
-            State::HalfOpen { retransmits } => {
+            ConnectionState::HalfOpen { retransmits } => {
                 let sent_to = plan.worker_for(*client).map(|route| &route.occupant.ports);
-                let oldest = State::oldest_handshake(retransmits);
+                let oldest = ConnectionState::oldest_handshake(retransmits);
                 for (worker, count) in &mut counts {
                     let Counted { ports, left_for, .. } = &workers[worker];
                     let may_be = left_for.map_or(sent_to == Some(ports), |it| oldest >= it);
@@ -245,7 +245,7 @@ mod tests {
         (WorkerId(number), Counted { ports: ports(port), session: Some(1), left_for })
     }
 
-    fn from(client: &str, state: State) -> Connection {
+    fn from(client: &str, state: ConnectionState) -> Connection {
         Connection { port: 80, client: client.parse().unwrap(), state }
     }
 
@@ -258,12 +258,12 @@ mod tests {
         let workers: CountedWorkers =
             [worker(1, 20_000, Some(SECOND)), worker(2, 20_010, None)].into();
         let owner_of = HashMap::from([(7, WorkerId(1)), (8, WorkerId(2)), (9, WorkerId(3))]);
-        let accepted = |inode| from("10.8.0.1", State::Accepted { inode });
+        let accepted = |inode| from("10.8.0.1", ConnectionState::Accepted { inode });
         let all = [accepted(7), accepted(8), accepted(8), accepted(9), accepted(10)];
         let counts = attribute(&all, &owner_of, &workers, &plan());
         let established: Vec<u32> = counts.values().map(|count| count.established).collect();
         assert_eq!(established, [1, 2]);
-        let queued = [from("10.8.0.1", State::Queued)];
+        let queued = [from("10.8.0.1", ConnectionState::Queued)];
         let counts = attribute(&queued, &owner_of, &workers, &plan());
         assert!(counts.values().all(|count| *count == Sockets::default()));
     }
@@ -278,7 +278,7 @@ mod tests {
             [worker(1, its, None), worker(2, other, None), worker(3, 20_000, Some(left_for))].into()
         };
         let of = |retransmits, left_for| {
-            let handshake = from(client, State::HalfOpen { retransmits });
+            let handshake = from(client, ConnectionState::HalfOpen { retransmits });
             half_open(&attribute(&[handshake], &HashMap::new(), &workers(left_for), &plan))
         };
         assert_eq!(of(0, SECOND), [1, 0, 1], "it may have begun before the rules moved");

@@ -14,7 +14,7 @@ use std::time::Duration;
 use crate::master::workers::counting::{Counted, CountedWorkers};
 use crate::master::workers::processes::{families_of, transport};
 use crate::plan::{Engine, Listeners, Port, Protocol};
-use crate::process::{self, Endpoint, HeldSocket, Passed, ProcessError};
+use crate::process::{self, Endpoint, HeldSocket, PassedSocket, ProcessError};
 use crate::supervisor::WorkerId;
 
 /// What is opened for every worker, and how it is called in `LISTEN_FDNAMES`: `80/tcp`, as in
@@ -119,9 +119,9 @@ impl ListenerSet {
     }
 
     /// What a worker is started with.
-    pub(crate) fn to_pass(&self) -> Vec<Passed<'_>> {
+    pub(crate) fn to_pass(&self) -> Vec<PassedSocket<'_>> {
         let sockets = self.sockets.iter();
-        sockets.map(|(name, socket)| Passed { name, socket: socket.as_fd() }).collect()
+        sockets.map(|(name, socket)| PassedSocket { name, socket: socket.as_fd() }).collect()
     }
 }
 

@@ -173,13 +173,13 @@ mod tests {
     use nix::errno::Errno;
 
     use super::*;
-    use crate::process::{Operation, ProcessError};
+    use crate::process::{ProcessError, ProcessOperation};
 
     const ONE: WorkerId = WorkerId(1);
     const TWO: WorkerId = WorkerId(2);
 
     fn denied() -> Size {
-        let operation = Operation::Read("smaps_rollup");
+        let operation = ProcessOperation::Read("smaps_rollup");
         Err(ProcessError::Process { pid: 7, operation, errno: Errno::EACCES })
     }
 

@@ -15,8 +15,8 @@ use crate::master::workers::output::{Flow, Origin, Printer, ReadBudget};
 use crate::master::workers::spawner::Started;
 use crate::plan::{Generation, Listener, Listeners, Port, Protocol, Seat};
 use crate::process::{
-    self, Child, Delivery, ListenSocket, ListenTable, OutputReader, ProcessError, Reach, Transport,
-    own_nice,
+    self, Child, Delivery, ListenSocket, ListenTable, OutputReader, ProcessError, Reachability,
+    Transport, own_nice,
 };
 use crate::supervisor::{Exit, Timestamp, WorkerId};
 
@@ -359,7 +359,7 @@ impl Running {
             let transport = transport(protocol);
             let reach = table.listening_ports(self.child.pid(), transport, &numbers)?;
             for (public, number) in services {
-                let reached: Reach = reach.get(&number).copied().unwrap_or_default();
+                let reached: Reachability = reach.get(&number).copied().unwrap_or_default();
                 let (ipv4, ipv6) = families_of(listeners, protocol, public);
                 if (ipv4 && !reached.ipv4) || (ipv6 && !reached.ipv6) {
                     self.warn_of(number, reach.get(&number).copied(), ipv6);
@@ -379,7 +379,7 @@ impl Running {
     }
 
     /// Says once why a worker that listens is not ready all the same.
-    fn warn_of(&mut self, port: u16, reach: Option<Reach>, needs_ipv6: bool) {
+    fn warn_of(&mut self, port: u16, reach: Option<Reachability>, needs_ipv6: bool) {
         let Some(reach) = reach.filter(|_| !self.warned) else { return };
         let seat = self.seat;
         let any = if needs_ipv6 { "[::]" } else { "0.0.0.0" };

@@ -33,7 +33,7 @@ const IPPROTO_UDP: u8 = 17;
 pub(super) struct Entry<'a> {
     /// Where the connection's packets go: whence the replies come.
     pub(super) port: u16,
-    pub(super) transport: Transport,
+    pub(super) transport: TrackedProtocol,
     pub(super) key: Key<'a>,
 }
 
@@ -52,7 +52,7 @@ pub(super) struct Key<'a> {
 
 /// What an entry says of its transport protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Transport {
+pub(super) enum TrackedProtocol {
     Tcp {
         state: TcpState,
         /// A SYN that finds the entry in `CLOSE` or `TIME_WAIT` makes a new one, by the rules then
@@ -109,7 +109,7 @@ impl<'a> Entry<'a> {
         let protocol = nested(reply?, CTA_TUPLE_PROTO)?;
         let transport = match nested(protocol, CTA_PROTO_NUM)? {
             [IPPROTO_TCP] => tcp(info),
-            [IPPROTO_UDP] => Transport::Udp,
+            [IPPROTO_UDP] => TrackedProtocol::Udp,
             _ => return None,
         };
         let port = u16::from_be_bytes(nested(protocol, CTA_PROTO_SRC_PORT)?.try_into().ok()?);
@@ -118,7 +118,7 @@ impl<'a> Entry<'a> {
     }
 }
 
-fn tcp(info: Option<&[u8]>) -> Transport {
+fn tcp(info: Option<&[u8]>) -> TrackedProtocol {
     let info = info.and_then(|info| nested(info, CTA_PROTOINFO_TCP)).unwrap_or_default();
     let (mut state, mut flags) = (None, 0);
     for (kind, value) in Attributes::new(info) {
@@ -132,9 +132,9 @@ fn tcp(info: Option<&[u8]>) -> Transport {
         }
     }
     match state.map(TcpState::of) {
-        Some(state) => Transport::Tcp { state, is_released: flags & CLOSE_INIT != 0 },
+        Some(state) => TrackedProtocol::Tcp { state, is_released: flags & CLOSE_INIT != 0 },
         // An entry without a state is one that is about to be removed.
-        None => Transport::Tcp { state: TcpState::Closed, is_released: true },
+        None => TrackedProtocol::Tcp { state: TcpState::Closed, is_released: true },
     }
 }
 
@@ -182,10 +182,10 @@ mod tests {
     #[test]
     fn an_entry_tells_its_port_state_and_whether_it_was_released() {
         for (state, flags, expected) in [
-            (8, 0x23, Transport::Tcp { state: TcpState::Closed, is_released: false }),
-            (8, 0x27, Transport::Tcp { state: TcpState::Closed, is_released: true }),
-            (3, 0x23, Transport::Tcp { state: TcpState::Established, is_released: false }),
-            (7, 0x27, Transport::Tcp { state: TcpState::TimeWait, is_released: true }),
+            (8, 0x23, TrackedProtocol::Tcp { state: TcpState::Closed, is_released: false }),
+            (8, 0x27, TrackedProtocol::Tcp { state: TcpState::Closed, is_released: true }),
+            (3, 0x23, TrackedProtocol::Tcp { state: TcpState::Established, is_released: false }),
+            (7, 0x27, TrackedProtocol::Tcp { state: TcpState::TimeWait, is_released: true }),
         ] {
             let bytes = entry(IPPROTO_TCP, state, flags);
             let read = Entry::parse(2, &bytes).unwrap();
@@ -193,7 +193,7 @@ mod tests {
             assert_eq!(read.key.id, Some(&[1, 2, 3, 4][..]));
         }
         let bytes = entry(IPPROTO_UDP, 0, 0);
-        assert_eq!(Entry::parse(2, &bytes).unwrap().transport, Transport::Udp);
+        assert_eq!(Entry::parse(2, &bytes).unwrap().transport, TrackedProtocol::Udp);
         assert_eq!(Entry::parse(2, &entry(1, 0, 0)), None, "ICMP");
     }
 

@@ -4,8 +4,8 @@
 //! connection to its worker port, whatever the rules say by then, until the entry times out: so a
 //! port is in use as long as an entry points at it, with or without a worker behind it.
 
-mod change;
 mod entry;
+mod update;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
@@ -15,8 +15,8 @@ use nix::errno::Errno;
 
 use crate::netlink::{self, Attributes, NlFamily, Socket};
 
-use change::Changes;
-use entry::{CTA_STATUS, DESTINATION_TRANSLATED, Entry, TcpState, Transport};
+use entry::{CTA_STATUS, DESTINATION_TRANSLATED, Entry, TcpState, TrackedProtocol};
+use update::EntryUpdates;
 
 /// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET`.
 const GET: u16 = 1 << 8 | 1;
@@ -105,7 +105,7 @@ impl Conntrack {
     pub fn entries(
         &mut self,
         ports: &BTreeSet<u16>,
-    ) -> Result<BTreeMap<u16, Entries>, ConntrackError> {
+    ) -> Result<BTreeMap<u16, EntryCounts>, ConntrackError> {
         let mut counts = none_yet(ports);
         self.dump(|entry| {
             if let Some(count) = counts.get_mut(&entry.port) {
@@ -134,7 +134,7 @@ impl Conntrack {
     /// the next datagram of a flow goes by the rules.
     ///
     /// An entry that is made while the kernel lists them can be missed, and so can one whose first
-    /// packet was on its way while the rules changed. So do this again until [`Entries::bound`] was
+    /// packet was on its way while the rules changed. So do this again until [`EntryCounts::bound`] was
     /// 0 twice, and keep the ports open as long.
     ///
     /// # Errors
@@ -142,16 +142,16 @@ impl Conntrack {
     pub fn release(
         &mut self,
         ports: &BTreeSet<u16>,
-    ) -> Result<BTreeMap<u16, Entries>, ConntrackError> {
+    ) -> Result<BTreeMap<u16, EntryCounts>, ConntrackError> {
         let mut counts = none_yet(ports);
-        let mut changes = Changes::default();
+        let mut changes = EntryUpdates::default();
         self.dump(|entry| {
             let Some(count) = counts.get_mut(&entry.port) else { return };
             count.add(entry.transport);
             match entry.transport {
-                Transport::Udp => changes.delete(&entry.key),
+                TrackedProtocol::Udp => changes.delete(&entry.key),
                 transport if is_bound(transport) => changes.release(&entry.key),
-                Transport::Tcp { .. } => {}
+                TrackedProtocol::Tcp { .. } => {}
             }
         })?;
         if let Some(netlink) = &mut self.netlink {
@@ -164,11 +164,11 @@ impl Conntrack {
     ///
     /// # Errors
     /// [`ConntrackError`].
-    pub fn fill(&mut self) -> Result<Option<Fill>, ConntrackError> {
+    pub fn usage(&mut self) -> Result<Option<ConntrackUsage>, ConntrackError> {
         let Some(netlink) = &mut self.netlink else { return Ok(None) };
         let result = netlink.ask(GET_STATS, &ANY_FAMILY, |_, body| {
             let malformed = netlink::Error::Malformed { what: "conntrack statistics" };
-            body.get(ANY_FAMILY.len()..).and_then(Fill::parse).ok_or(malformed)
+            body.get(ANY_FAMILY.len()..).and_then(ConntrackUsage::parse).ok_or(malformed)
         });
         result.map(Some).or_else(|error| none_if_untracked(error).map(|()| None))
     }
@@ -188,17 +188,17 @@ impl Conntrack {
     }
 }
 
-fn none_yet(ports: &BTreeSet<u16>) -> BTreeMap<u16, Entries> {
-    ports.iter().map(|port| (*port, Entries::default())).collect()
+fn none_yet(ports: &BTreeSet<u16>) -> BTreeMap<u16, EntryCounts> {
+    ports.iter().map(|port| (*port, EntryCounts::default())).collect()
 }
 
 /// Whether the client's next handshake or datagram can go by this entry, although the rules lead
 /// elsewhere.
-fn is_bound(transport: Transport) -> bool {
+fn is_bound(transport: TrackedProtocol) -> bool {
     match transport {
-        Transport::Udp => true,
-        Transport::Tcp { state: TcpState::TimeWait, .. } => false,
-        Transport::Tcp { is_released, .. } => !is_released,
+        TrackedProtocol::Udp => true,
+        TrackedProtocol::Tcp { state: TcpState::TimeWait, .. } => false,
+        TrackedProtocol::Tcp { is_released, .. } => !is_released,
     }
 }
 
@@ -210,7 +210,7 @@ impl std::fmt::Debug for Conntrack {
 
 /// Tracked connections and flows to one port. All but [`Self::bound`] count TCP alone.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Entries {
+pub struct EntryCounts {
     /// The handshake has begun and is not over: `SYN_SENT`, `SYN_RECV`, `SYN_SENT2`.
     pub half_open: u32,
     /// The handshake is over as far as conntrack saw: `ESTABLISHED`. A connection whose ends have
@@ -229,31 +229,31 @@ pub struct Entries {
     pub bound: u32,
 }
 
-impl Entries {
-    fn add(&mut self, transport: Transport) {
+impl EntryCounts {
+    fn add(&mut self, transport: TrackedProtocol) {
         self.bound += u32::from(is_bound(transport));
         match transport {
-            Transport::Udp => {}
-            Transport::Tcp { state: TcpState::HalfOpen, .. } => self.half_open += 1,
-            Transport::Tcp { state: TcpState::Established, .. } => self.established += 1,
-            Transport::Tcp { state: TcpState::Closing, .. } => self.closing += 1,
-            Transport::Tcp { state: TcpState::TimeWait, .. } => self.time_wait += 1,
-            Transport::Tcp { state: TcpState::Closed, .. } => self.closed += 1,
+            TrackedProtocol::Udp => {}
+            TrackedProtocol::Tcp { state: TcpState::HalfOpen, .. } => self.half_open += 1,
+            TrackedProtocol::Tcp { state: TcpState::Established, .. } => self.established += 1,
+            TrackedProtocol::Tcp { state: TcpState::Closing, .. } => self.closing += 1,
+            TrackedProtocol::Tcp { state: TcpState::TimeWait, .. } => self.time_wait += 1,
+            TrackedProtocol::Tcp { state: TcpState::Closed, .. } => self.closed += 1,
         }
     }
 }
 
 /// How full the table is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Fill {
-    /// Entries of this network namespace.
+pub struct ConntrackUsage {
+    /// EntryCounts of this network namespace.
     pub entries: u32,
     /// How many there may be: `net.netfilter.nf_conntrack_max`; 0 for any number. Beyond it the
     /// kernel drops the first packets of new connections.
     pub limit: u32,
 }
 
-impl Fill {
+impl ConntrackUsage {
     /// Percent of the limit from which on the table counts as [nearly full](Self::is_nearly_full).
     pub const NEARLY_FULL: u32 = 80;
 

@@ -11,16 +11,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use nix::errno::Errno;
 
 use super::error::NftError;
-use super::firewall::Kernel;
+use super::firewall::NfTables;
 use super::firewall::Protection;
 use super::firewall::{Firewall, netlink_error};
 use super::wire::batch::Batch;
-use super::wire::dump::{Found, Tenure};
+use super::wire::dump::{TableOwner, TableState};
 use super::wire::message::{OWNER, PERSIST};
 use super::wire::replies::Outcome;
-use crate::netlink::{Error, Operation};
+use crate::netlink::{Error, SocketOperation};
 use crate::plan::{ClusterName, Seat};
-use crate::ruleset::{Ruleset, TableName, Tally, Transaction};
+use crate::ruleset::{CounterValue, Ruleset, TableName, Transaction};
 
 use namespace::Namespace;
 
@@ -112,7 +112,7 @@ impl Fake {
             Ok((OwnedFd::from(socket), end))
         });
         let (descriptor, end) = opened.map_err(|source| {
-            let source = Error::Socket { operation: Operation::Open, source };
+            let source = Error::Socket { operation: SocketOperation::Open, source };
             netlink_error(&table, "open a socket for it", source)
         })?;
         let port = self.namespace().connect(end);
@@ -161,7 +161,7 @@ impl Fake {
     /// What is in the table of a cluster; `None` if it has none, or somebody else's.
     pub fn ruleset(&self, cluster: &ClusterName) -> Option<Ruleset> {
         match self.namespace().read(&TableName::of(cluster)) {
-            Found::Ours { contents: Ok(ruleset), .. } => Some(ruleset),
+            TableState::Ours { contents: Ok(ruleset), .. } => Some(ruleset),
             _ => None,
         }
     }
@@ -211,25 +211,25 @@ struct Socket {
     descriptor: OwnedFd,
 }
 
-impl Kernel for Socket {
+impl NfTables for Socket {
     fn transact(&mut self, batch: &mut Batch, transaction: &Transaction) -> Result<Outcome, Error> {
         lock(&self.namespace).transact(self.port, batch, transaction)
     }
 
-    fn read(&mut self, table: &TableName) -> Result<Found, Error> {
+    fn read(&mut self, table: &TableName) -> Result<TableState, Error> {
         Ok(lock(&self.namespace).read(table))
     }
 
-    fn tenure(&mut self, table: &str) -> Result<Option<Tenure>, Error> {
-        Ok(lock(&self.namespace).tenure(table))
+    fn table_owner(&mut self, table: &str) -> Result<Option<TableOwner>, Error> {
+        Ok(lock(&self.namespace).table_owner(table))
     }
 
     fn generation_id(&mut self) -> Result<u32, Error> {
         Ok(lock(&self.namespace).generation_id)
     }
 
-    fn tallies(&mut self, table: &TableName) -> Result<BTreeMap<Seat, Tally>, Error> {
-        Ok(lock(&self.namespace).tallies(table.as_str()))
+    fn counter_values(&mut self, table: &TableName) -> Result<BTreeMap<Seat, CounterValue>, Error> {
+        Ok(lock(&self.namespace).counter_values(table.as_str()))
     }
 
     fn port(&self) -> Result<u32, Error> {

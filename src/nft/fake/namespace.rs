@@ -11,13 +11,13 @@ use super::{Disturbance, Injection};
 use crate::netlink::{self, Attributes, Error, Message, Messages};
 use crate::nft::error::{Fault, NotUnderstood};
 use crate::nft::wire::batch::{Batch, INET_HEADER};
-use crate::nft::wire::dump::{Found, Tenure};
+use crate::nft::wire::dump::{TableOwner, TableState};
 use crate::nft::wire::message::{DELETE_TABLE, NEW_TABLE, NFTA_TABLE_FLAGS, NFTA_TABLE_NAME};
 use crate::nft::wire::message::{OWNER, PERSIST};
 use crate::nft::wire::replies::Outcome;
 use crate::nft::wire::userdata;
 use crate::plan::{ClusterName, Seat};
-use crate::ruleset::{Operation, Refusal, Table, TableName, Tally, Transaction};
+use crate::ruleset::{CounterValue, FakeTable, Operation, TableError, TableName, Transaction};
 
 /// `NFNL_MSG_BATCH_BEGIN`, `NFNL_MSG_BATCH_END`, `NFNL_BATCH_GENID`.
 const BATCH_BEGIN: u16 = 16;
@@ -37,7 +37,7 @@ const STRANGER: u32 = 0;
 pub(super) struct Namespace {
     pub(super) generation_id: u32,
     pub(super) injections: VecDeque<Injection>,
-    tables: BTreeMap<String, Held>,
+    tables: BTreeMap<String, OwnedTable>,
     /// By port, the end that tells when a socket is closed.
     sockets: BTreeMap<u32, UnixStream>,
     next_port: u32,
@@ -47,7 +47,7 @@ pub(super) struct Namespace {
 
 /// A table.
 #[derive(Debug, Clone)]
-struct Held {
+struct OwnedTable {
     flags: u32,
     /// The port of the socket that it belongs to.
     owner: Option<u32>,
@@ -55,12 +55,12 @@ struct Held {
     schema: Option<u32>,
     /// Whether it has something in it that none of ours has.
     is_spoiled: bool,
-    contents: Table,
+    contents: FakeTable,
 }
 
 /// A batch as it is worked on: a copy of the tables, to take their place or to be forgotten.
 struct Attempt {
-    tables: BTreeMap<String, Held>,
+    tables: BTreeMap<String, OwnedTable>,
     sender: u32,
     known_flags: u32,
     /// The tables that have got another owner in it.
@@ -108,7 +108,7 @@ impl Namespace {
             Some(Injection::Disturb(disturbance)) => drop(self.disturb(&disturbance)),
             Some(Injection::Refuse(errno)) => return Ok(refused(errno)),
             Some(Injection::FailToSend(errno)) => {
-                let operation = netlink::Operation::Send;
+                let operation = netlink::SocketOperation::Send;
                 return Err(Error::Socket { operation, source: errno.into() });
             }
             Some(Injection::LoseReplies) => {
@@ -173,7 +173,7 @@ impl Namespace {
         self.release();
         match disturbance {
             Disturbance::Elsewhere => {
-                self.tables.insert("other".to_owned(), Held::new(0, STRANGER));
+                self.tables.insert("other".to_owned(), OwnedTable::new(0, STRANGER));
             }
             Disturbance::FlushRuleset => {
                 let before = self.tables.len();
@@ -209,7 +209,7 @@ impl Namespace {
         if let Some(table) = self.tables.get(&name) {
             table.allows(STRANGER)?;
         }
-        self.tables.insert(name, Held { schema, ..Held::new(0, STRANGER) });
+        self.tables.insert(name, OwnedTable { schema, ..OwnedTable::new(0, STRANGER) });
         Ok(())
     }
 
@@ -219,30 +219,30 @@ impl Namespace {
         }
     }
 
-    pub(super) fn read(&mut self, table: &TableName) -> Found {
+    pub(super) fn read(&mut self, table: &TableName) -> TableState {
         self.release();
-        let Some(held) = self.tables.get(table.as_str()) else { return Found::Nothing };
-        let tenure = held.tenure();
+        let Some(held) = self.tables.get(table.as_str()) else { return TableState::Absent };
+        let owner = held.table_owner();
         match held.schema {
-            None => Found::Foreign,
+            None => TableState::Foreign,
             Some(TableName::SCHEMA) if held.is_spoiled => {
                 let object = "chain mine".to_owned();
-                Found::Ours { contents: Err(NotUnderstood::Object { object }), tenure }
+                TableState::Ours { contents: Err(NotUnderstood::Object { object }), owner }
             }
             Some(TableName::SCHEMA) => {
-                Found::Ours { contents: Ok(held.contents.ruleset(table)), tenure }
+                TableState::Ours { contents: Ok(held.contents.ruleset(table)), owner }
             }
-            Some(found) => Found::OtherSchema { found, tenure },
+            Some(found) => TableState::OtherSchema { found, owner },
         }
     }
 
-    pub(super) fn tenure(&mut self, table: &str) -> Option<Tenure> {
+    pub(super) fn table_owner(&mut self, table: &str) -> Option<TableOwner> {
         self.release();
-        self.tables.get(table).map(Held::tenure)
+        self.tables.get(table).map(OwnedTable::table_owner)
     }
 
-    pub(super) fn tallies(&self, table: &str) -> BTreeMap<Seat, Tally> {
-        self.tables.get(table).map(|held| held.contents.tallies()).unwrap_or_default()
+    pub(super) fn counter_values(&self, table: &str) -> BTreeMap<Seat, CounterValue> {
+        self.tables.get(table).map(|held| held.contents.counter_values()).unwrap_or_default()
     }
 
     pub(super) fn tables(&mut self) -> Vec<String> {
@@ -342,7 +342,7 @@ impl Attempt {
                         let comment = attribute(message, NFTA_TABLE_USERDATA);
                         let schema =
                             comment.and_then(userdata::parse_comment).and_then(TableName::schema);
-                        let held = Held { schema, ..Held::new(flags, self.sender) };
+                        let held = OwnedTable { schema, ..OwnedTable::new(flags, self.sender) };
                         self.tables.insert(name.into_owned(), held);
                         self.changes += 1;
                     }
@@ -369,7 +369,7 @@ impl Attempt {
                 let is_checked = matches!(operation, Operation::AddRule(..))
                     || matches!(operation, Operation::AddSet(set) if !set.elements.is_empty());
                 if self.validates && is_checked && held.contents.has_loop() {
-                    return Err(errno_of(Refusal::Loop));
+                    return Err(errno_of(TableError::Loop));
                 }
             }
         }
@@ -381,19 +381,19 @@ impl Attempt {
     }
 }
 
-fn errno_of(refusal: Refusal) -> Errno {
+fn errno_of(refusal: TableError) -> Errno {
     match refusal {
-        Refusal::Exists => Errno::EEXIST,
-        Refusal::Missing => Errno::ENOENT,
-        Refusal::Busy => Errno::EBUSY,
-        Refusal::Loop => Errno::EMLINK,
+        TableError::Exists => Errno::EEXIST,
+        TableError::Missing => Errno::ENOENT,
+        TableError::Busy => Errno::EBUSY,
+        TableError::Loop => Errno::EMLINK,
     }
 }
 
-impl Held {
+impl OwnedTable {
     fn new(flags: u32, sender: u32) -> Self {
         let owner = (flags & OWNER != 0).then_some(sender);
-        Self { flags, owner, schema: None, is_spoiled: false, contents: Table::default() }
+        Self { flags, owner, schema: None, is_spoiled: false, contents: FakeTable::default() }
     }
 
     /// Whether this socket may change it.
@@ -420,11 +420,11 @@ impl Held {
         Ok(true)
     }
 
-    fn tenure(&self) -> Tenure {
+    fn table_owner(&self) -> TableOwner {
         match self.owner {
-            Some(port) => Tenure::OwnedBy(port),
-            None if self.flags & PERSIST != 0 => Tenure::Orphaned,
-            None => Tenure::Shared,
+            Some(port) => TableOwner::Socket(port),
+            None if self.flags & PERSIST != 0 => TableOwner::Orphaned,
+            None => TableOwner::None,
         }
     }
 }

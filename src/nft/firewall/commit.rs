@@ -10,8 +10,8 @@ use super::{Applied, Firewall, netlink_error};
 use crate::netlink::Error;
 use crate::nft::error::{Fault, NftError, is_older_schema};
 use crate::nft::wire::batch::Batch;
-use crate::nft::wire::batch::Tenancy;
-use crate::nft::wire::dump::{Found, Tenure};
+use crate::nft::wire::batch::OwnershipChange;
+use crate::nft::wire::dump::{TableOwner, TableState};
 use crate::nft::wire::replies::Outcome;
 use crate::plan::Plan;
 use crate::ruleset::{Stale, Transaction, Transition, raise};
@@ -41,7 +41,7 @@ impl Firewall {
             }
             None => Transaction::create(plan).into(),
         };
-        match self.carry_out(transition, plan, None, Tenancy::Make) {
+        match self.carry_out(transition, plan, None, OwnershipChange::OwnIfCreated) {
             Err(NftError::Refused { .. }) if !self.holds_what_we_think() => self.restore(plan),
             result => result,
         }
@@ -62,7 +62,7 @@ impl Firewall {
             let table = firewall.table.clone();
             let transition =
                 Transition::tidy(table, &firewall.stale, now.duration_since(firewall.begin));
-            firewall.carry_out(transition, &plan, None, Tenancy::Make)
+            firewall.carry_out(transition, &plan, None, OwnershipChange::OwnIfCreated)
         };
         match tidy(self) {
             // Somebody has been here before us.
@@ -144,7 +144,12 @@ impl Firewall {
                 Err(error) if error.can_be_replaced() => Transaction::replace(plan),
                 Err(error) => return Err(error),
             };
-            firewall.carry_out_at(generation_id, transaction.into(), plan, Tenancy::Make)
+            firewall.carry_out_at(
+                generation_id,
+                transaction.into(),
+                plan,
+                OwnershipChange::OwnIfCreated,
+            )
         })
     }
 
@@ -154,19 +159,21 @@ impl Firewall {
     /// chain stands throughout.
     pub(super) fn take(&mut self, plan: &Plan) -> Result<Applied, NftError> {
         self.unless_overtaken(|firewall, generation_id| {
-            let (transition, tenancy) = match firewall.look()? {
-                Found::Nothing => (Transaction::create(plan).into(), Tenancy::Make),
-                Found::Foreign => return Err(firewall.foreign()),
-                Found::OtherSchema { found, .. } if !is_older_schema(found) => {
+            let (transition, ownership) = match firewall.look()? {
+                TableState::Absent => {
+                    (Transaction::create(plan).into(), OwnershipChange::OwnIfCreated)
+                }
+                TableState::Foreign => return Err(firewall.foreign()),
+                TableState::OtherSchema { found, .. } if !is_older_schema(found) => {
                     return Err(firewall.other_schema(found));
                 }
-                Found::Ours { tenure: Tenure::OwnedBy(owner), .. }
-                | Found::OtherSchema { tenure: Tenure::OwnedBy(owner), .. }
+                TableState::Ours { owner: TableOwner::Socket(owner), .. }
+                | TableState::OtherSchema { owner: TableOwner::Socket(owner), .. }
                     if !firewall.owns =>
                 {
                     return Err(firewall.owned_by_other(owner));
                 }
-                Found::Ours { tenure, contents: Ok(ruleset) } if tenure != Tenure::Shared => {
+                TableState::Ours { owner, contents: Ok(ruleset) } if owner != TableOwner::None => {
                     // What a plan is made of in the order of its own listeners can be compared.
                     match raise(&ruleset, Some(plan.listeners())) {
                         Ok(there) => {
@@ -175,22 +182,24 @@ impl Firewall {
                             let stale = stale.aged_as(&firewall.stale);
                             let transition = Transition::between(&there, &stale, plan, now)?;
                             let adds_base = transition.transaction.adds_base_chain();
-                            if tenure == Tenure::Orphaned && adds_base {
+                            if owner == TableOwner::Orphaned && adds_base {
                                 // The kernel adds none to a table that changes its owner in the
                                 // same transaction (`nf_tables_addchain`: EINVAL).
                                 firewall.adopt()?;
                                 return Ok(None);
                             }
-                            (transition, Tenancy::Take)
+                            (transition, OwnershipChange::Adopt)
                         }
-                        Err(_) => (Transaction::replace(plan).into(), Tenancy::Make),
+                        Err(_) => {
+                            (Transaction::replace(plan).into(), OwnershipChange::OwnIfCreated)
+                        }
                     }
                 }
-                Found::Ours { .. } | Found::OtherSchema { .. } => {
-                    (Transaction::replace(plan).into(), Tenancy::Make)
+                TableState::Ours { .. } | TableState::OtherSchema { .. } => {
+                    (Transaction::replace(plan).into(), OwnershipChange::OwnIfCreated)
                 }
             };
-            firewall.carry_out_at(generation_id, transition, plan, tenancy)
+            firewall.carry_out_at(generation_id, transition, plan, ownership)
         })
     }
 
@@ -220,10 +229,10 @@ impl Firewall {
             return;
         }
         // Without them the rules are worth no less.
-        if let Err(error) = self.tallies() {
+        if let Err(error) = self.counter_values() {
             tracing::warn!(%error, "counters of connections may go back to earlier values");
         }
-        transaction.seed(&self.tallies);
+        transaction.seed(&self.counter_values);
     }
 
     /// Carries out a transaction that ends in `plan` if nothing in the network namespace has changed
@@ -233,9 +242,9 @@ impl Firewall {
         generation_id: u32,
         transition: Transition,
         plan: &Plan,
-        tenancy: Tenancy,
+        ownership: OwnershipChange,
     ) -> Result<Option<Applied>, NftError> {
-        match self.carry_out(transition, plan, Some(generation_id), tenancy) {
+        match self.carry_out(transition, plan, Some(generation_id), ownership) {
             Err(NftError::Refused { faults, .. }) if is_overtaken(&faults) => Ok(None),
             result => result.map(Some),
         }
@@ -248,17 +257,17 @@ impl Firewall {
         transition: Transition,
         plan: &Plan,
         generation_id: Option<u32>,
-        tenancy: Tenancy,
+        ownership: OwnershipChange,
     ) -> Result<Applied, NftError> {
         let Transition { mut transaction, stale } = transition;
-        if transaction.is_empty() && tenancy != Tenancy::Take {
+        if transaction.is_empty() && ownership != OwnershipChange::Adopt {
             (self.in_force, self.stale) = (Some(plan.clone()), stale);
             return Ok(Applied { operations: 0, bytes: 0 });
         }
         self.seed(&mut transaction);
         let owned = self.protection == Some(Protection::Owned);
-        let tenancy = if owned { tenancy } else { Tenancy::None };
-        let mut batch = Batch::encode_as(&transaction, generation_id, tenancy);
+        let ownership = if owned { ownership } else { OwnershipChange::None };
+        let mut batch = Batch::encode_as(&transaction, generation_id, ownership);
         let applied =
             Applied { operations: transaction.operations.len(), bytes: batch.datagram().len() };
         match self.send(&mut batch, &transaction)? {
@@ -269,7 +278,7 @@ impl Firewall {
                 return Err(netlink_error(&self.table, "change it", Error::RepliesLost));
             }
         }
-        while let Some(last) = self.tallies.last_entry()
+        while let Some(last) = self.counter_values.last_entry()
             && last.key().index() >= plan.seats().len()
         {
             last.remove();
@@ -284,7 +293,7 @@ impl Firewall {
         batch: &mut Batch,
         transaction: &Transaction,
     ) -> Result<Outcome, NftError> {
-        let outcome = self.kernel.transact(batch, transaction);
+        let outcome = self.nf_tables.transact(batch, transaction);
         outcome.map_err(|source| netlink_error(&self.table, "change it", source))
     }
 
@@ -294,8 +303,8 @@ impl Firewall {
         if !faults.iter().any(|fault| fault.errno == Errno::EPERM) {
             return NftError::Refused { table: self.table.clone(), faults };
         }
-        match self.kernel.tenure(self.table.as_str()) {
-            Ok(Some(Tenure::OwnedBy(owner))) if self.kernel.port().ok() != Some(owner) => {
+        match self.nf_tables.table_owner(self.table.as_str()) {
+            Ok(Some(TableOwner::Socket(owner))) if self.nf_tables.port().ok() != Some(owner) => {
                 self.owned_by_other(owner)
             }
             // Without the capability the kernel answers no question about tables either.

@@ -6,7 +6,7 @@ use super::{Firewall, netlink_error};
 use crate::netlink::Error;
 use crate::nft::error::NftError;
 use crate::nft::wire::batch::Batch;
-use crate::nft::wire::dump::Tenure;
+use crate::nft::wire::dump::TableOwner;
 use crate::nft::wire::replies::Outcome;
 use crate::plan::{Engine, Plan};
 use crate::ruleset::TableName;
@@ -30,12 +30,12 @@ impl Firewall {
         let failed =
             |table: &TableName, source| netlink_error(table, "keep its connections", source);
         let keeper = flush_table::name(&self.table);
-        let tenure = self.kernel.tenure(&keeper);
-        let tenure = tenure.map_err(|source| failed(&self.table, source))?;
-        let port_id = self.kernel.port().map_err(|source| failed(&self.table, source))?;
-        match tenure {
-            Some(Tenure::OwnedBy(owner)) if owner == port_id => {}
-            Some(Tenure::OwnedBy(owner)) => return Err(self.owned_by_other(owner)),
+        let owner = self.nf_tables.table_owner(&keeper);
+        let owner = owner.map_err(|source| failed(&self.table, source))?;
+        let port_id = self.nf_tables.port().map_err(|source| failed(&self.table, source))?;
+        match owner {
+            Some(TableOwner::Socket(owner)) if owner == port_id => {}
+            Some(TableOwner::Socket(owner)) => return Err(self.owned_by_other(owner)),
             other => {
                 let mut batch = Batch::of(&flush_table::make(&self.table, other.is_some()));
                 match self.send(&mut batch, &self.nothing())? {

@@ -3,7 +3,7 @@
 mod commit;
 mod flush_protection;
 mod flush_table;
-mod kernel;
+mod nf_tables;
 mod ownership;
 mod read;
 
@@ -16,13 +16,13 @@ use nix::errno::Errno;
 use crate::netlink::{Error, NlFamily, Socket};
 use crate::nft::error::{NftError, is_older_schema};
 use crate::nft::wire::batch::Batch;
-use crate::nft::wire::batch::Tenancy;
-use crate::nft::wire::dump::{self, Found, Tenure};
+use crate::nft::wire::batch::OwnershipChange;
+use crate::nft::wire::dump::{self, TableOwner, TableState};
 use crate::nft::wire::message::{OWNER, PERSIST};
 use crate::nft::wire::replies::Outcome;
 use crate::plan::{ClusterName, Plan, Seat};
-use crate::ruleset::{Stale, TableName, Tally};
-pub(super) use kernel::Kernel;
+use crate::ruleset::{CounterValue, Stale, TableName};
+pub(super) use nf_tables::NfTables;
 use ownership::trial;
 pub use ownership::{Ownership, Protection};
 
@@ -34,7 +34,7 @@ pub use ownership::{Ownership, Protection};
 /// for as long as any copy of the descriptor is open: of [`as_fd`](AsFd::as_fd), or of a process
 /// that it was sent to, which goes on with [`from_descriptor`](Self::from_descriptor).
 pub struct Firewall {
-    kernel: Box<dyn Kernel>,
+    nf_tables: Box<dyn NfTables>,
     table: TableName,
     /// What the kernel holds, as far as we know.
     in_force: Option<Plan>,
@@ -43,7 +43,7 @@ pub struct Firewall {
     /// From when on its times count.
     begin: Instant,
     /// What the counters of its seats had counted when they were last read.
-    tallies: BTreeMap<Seat, Tally>,
+    counter_values: BTreeMap<Seat, CounterValue>,
     ownership: Ownership,
     /// What comes of `ownership` on this kernel, once that is known.
     protection: Option<Protection>,
@@ -90,21 +90,24 @@ impl Firewall {
     }
 
     /// Goes on with a socket that may be the owner of the table.
-    pub(super) fn taken_over(kernel: Box<dyn Kernel>, table: TableName) -> Result<Self, NftError> {
-        let mut firewall = Self::on(kernel, table);
+    pub(super) fn taken_over(
+        nf_tables: Box<dyn NfTables>,
+        table: TableName,
+    ) -> Result<Self, NftError> {
+        let mut firewall = Self::on(nf_tables, table);
         firewall.look()?;
         Ok(firewall)
     }
 
-    pub(super) fn on(kernel: Box<dyn Kernel>, table: TableName) -> Self {
+    pub(super) fn on(nf_tables: Box<dyn NfTables>, table: TableName) -> Self {
         let (ownership, protection) = (Ownership::default(), None);
         Self {
-            kernel,
+            nf_tables,
             table,
             in_force: None,
             stale: Stale::default(),
             begin: Instant::now(),
-            tallies: BTreeMap::new(),
+            counter_values: BTreeMap::new(),
             ownership,
             protection,
             owns: false,
@@ -175,18 +178,18 @@ impl Firewall {
     /// [`NftError::NoOwnership`]; [`NftError::Privilege`]; [`NftError::Netlink`].
     pub fn adopt(&mut self) -> Result<bool, NftError> {
         let protection = self.protection()?;
-        let tenure = match self.look()? {
-            Found::Ours { tenure, .. } => tenure,
-            Found::OtherSchema { found, tenure } if is_older_schema(found) => tenure,
-            Found::OtherSchema { found, .. } => return Err(self.other_schema(found)),
-            Found::Foreign => return Err(self.foreign()),
-            Found::Nothing => return Ok(false),
+        let owner = match self.look()? {
+            TableState::Ours { owner, .. } => owner,
+            TableState::OtherSchema { found, owner } if is_older_schema(found) => owner,
+            TableState::OtherSchema { found, .. } => return Err(self.other_schema(found)),
+            TableState::Foreign => return Err(self.foreign()),
+            TableState::Absent => return Ok(false),
         };
-        match tenure {
-            Tenure::OwnedBy(owner) if !self.owns => Err(self.owned_by_other(owner)),
-            Tenure::Orphaned if protection == Protection::Owned => {
+        match owner {
+            TableOwner::Socket(owner) if !self.owns => Err(self.owned_by_other(owner)),
+            TableOwner::Orphaned if protection == Protection::Owned => {
                 let nothing = self.nothing();
-                let mut batch = Batch::encode_as(&nothing, None, Tenancy::Take);
+                let mut batch = Batch::encode_as(&nothing, None, OwnershipChange::Adopt);
                 match self.send(&mut batch, &nothing)? {
                     Outcome::Committed => self.owns = true,
                     Outcome::Refused(faults) => return Err(self.refused(faults)),
@@ -209,7 +212,7 @@ impl Firewall {
     /// # Errors
     /// [`NftError::Netlink`].
     pub fn port(&self) -> Result<u32, NftError> {
-        let port = self.kernel.port();
+        let port = self.nf_tables.port();
         port.map_err(|source| netlink_error(&self.table, "name the socket for it", source))
     }
 
@@ -218,9 +221,9 @@ impl Firewall {
     /// # Errors
     /// [`NftError::Privilege`], [`NftError::Netlink`].
     #[doc(hidden)]
-    pub fn tenure(&mut self) -> Result<Option<Tenure>, NftError> {
-        let tenure = self.kernel.tenure(self.table.as_str());
-        tenure.map_err(|source| netlink_error(&self.table, "read it", source))
+    pub fn table_owner(&mut self) -> Result<Option<TableOwner>, NftError> {
+        let owner = self.nf_tables.table_owner(self.table.as_str());
+        owner.map_err(|source| netlink_error(&self.table, "read it", source))
     }
 
     /// The number of the last transaction in the network namespace, for tests.
@@ -229,7 +232,7 @@ impl Firewall {
     /// [`NftError::Privilege`], [`NftError::Netlink`].
     #[doc(hidden)]
     pub fn generation_id(&mut self) -> Result<u32, NftError> {
-        let id = self.kernel.generation_id();
+        let id = self.nf_tables.generation_id();
         id.map_err(|source| netlink_error(&self.table, "read it", source))
     }
 
@@ -267,7 +270,7 @@ impl Firewall {
 /// The netlink socket, to be sent to another process: see [`Firewall::from_descriptor`].
 impl AsFd for Firewall {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.kernel.as_fd()
+        self.nf_tables.as_fd()
     }
 }
 

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::{Firewall, netlink_error};
 use crate::nft::error::{NftError, NotUnderstood};
-use crate::nft::wire::dump::{Found, Tenure};
+use crate::nft::wire::dump::{TableOwner, TableState};
 use crate::plan::{Listeners, Plan, Seat};
-use crate::ruleset::{Ruleset, Stale, TableName, Tally, lower, raise};
+use crate::ruleset::{CounterValue, Ruleset, Stale, TableName, lower, raise};
 
 impl Firewall {
     /// Reads what is in force: what an earlier master left, or nothing. If the listeners are those
@@ -34,11 +34,11 @@ impl Firewall {
     /// Those of [`Self::read`].
     pub fn read_ruleset(&mut self) -> Result<Option<Ruleset>, NftError> {
         match self.look()? {
-            Found::Nothing => Ok(None),
-            Found::Ours { contents: Ok(ruleset), .. } => Ok(Some(ruleset)),
-            Found::Ours { contents: Err(reason), .. } => Err(self.not_understood(reason)),
-            Found::OtherSchema { found, .. } => Err(self.other_schema(found)),
-            Found::Foreign => Err(self.foreign()),
+            TableState::Absent => Ok(None),
+            TableState::Ours { contents: Ok(ruleset), .. } => Ok(Some(ruleset)),
+            TableState::Ours { contents: Err(reason), .. } => Err(self.not_understood(reason)),
+            TableState::OtherSchema { found, .. } => Err(self.other_schema(found)),
+            TableState::Foreign => Err(self.foreign()),
         }
     }
 
@@ -48,26 +48,26 @@ impl Firewall {
     ///
     /// # Errors
     /// [`NftError::Privilege`], [`NftError::Netlink`].
-    pub fn tallies(&mut self) -> Result<BTreeMap<Seat, Tally>, NftError> {
-        let mut tallies = self
-            .kernel
-            .tallies(&self.table)
+    pub fn counter_values(&mut self) -> Result<BTreeMap<Seat, CounterValue>, NftError> {
+        let mut counter_values = self
+            .nf_tables
+            .counter_values(&self.table)
             .map_err(|source| netlink_error(&self.table, "read its counters", source))?;
-        tallies.retain(|seat, _| self.stale.seats().all(|stale| stale != *seat));
-        self.tallies.extend(&tallies);
-        Ok(tallies)
+        counter_values.retain(|seat, _| self.stale.seats().all(|stale| stale != *seat));
+        self.counter_values.extend(&counter_values);
+        Ok(counter_values)
     }
 
     /// Reads the table, and learns whether it is ours.
-    pub(super) fn look(&mut self) -> Result<Found, NftError> {
+    pub(super) fn look(&mut self) -> Result<TableState, NftError> {
         let failed = |source| netlink_error(&self.table, "read it", source);
-        let found = self.kernel.read(&self.table).map_err(failed)?;
-        let port_id = self.kernel.port().map_err(failed)?;
+        let found = self.nf_tables.read(&self.table).map_err(failed)?;
+        let port_id = self.nf_tables.port().map_err(failed)?;
         self.owns = match &found {
-            Found::Ours { tenure, .. } | Found::OtherSchema { tenure, .. } => {
-                *tenure == Tenure::OwnedBy(port_id)
+            TableState::Ours { owner, .. } | TableState::OtherSchema { owner, .. } => {
+                *owner == TableOwner::Socket(port_id)
             }
-            Found::Nothing | Found::Foreign => false,
+            TableState::Absent | TableState::Foreign => false,
         };
         Ok(found)
     }

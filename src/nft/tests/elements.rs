@@ -2,12 +2,12 @@ use proptest::prelude::*;
 
 use super::{captured, parsed, port};
 use crate::netlink::Attributes;
-use crate::nft::wire::element::{self, Element, Target, Value, collect, emit};
+use crate::nft::wire::element::{self, Element, SetReference, Value, collect, emit};
 use crate::plan::{MAX_SEATS, Partition, Protocol, Seat};
 use crate::ruleset::{Digest, Elements, Family, SetName};
 
-const TARGET: Target<'static> =
-    Target { table: "ipcluster_web", set: SetName::Slots(DIGEST), id: 3 };
+const TARGET: SetReference<'static> =
+    SetReference { table: "ipcluster_web", set: SetName::Slots(DIGEST), id: 3 };
 
 const DIGEST: Digest = Digest(0x9c1e_07aa);
 

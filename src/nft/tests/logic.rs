@@ -5,10 +5,10 @@ use nix::errno::Errno;
 use super::{parsed, port};
 use crate::netlink::Error;
 use crate::nft::{
-    Applied, Disturbance, Fake, Firewall, Injection, NftError, Ownership, Protection, Tenure,
+    Applied, Disturbance, Fake, Firewall, Injection, NftError, Ownership, Protection, TableOwner,
 };
 use crate::plan::{Generation, Listeners, Occupant, Partition, Plan, Seat, Weights};
-use crate::ruleset::{ChainName, Operation, TableName, Tally, Transaction, lower};
+use crate::ruleset::{ChainName, CounterValue, Operation, TableName, Transaction, lower};
 
 fn plan(seats: u16) -> Plan {
     let listeners = Listeners::new(vec![parsed("10.9.0.1:80"), parsed("[fd09::1]:80")]).unwrap();
@@ -114,9 +114,9 @@ fn a_change_that_came_between_is_seen_and_undone() {
         assert!(holds(&fake, &after));
         firewall.verify().unwrap();
         // Also where the table was gone: they were read for the attempt that came too late.
-        let counted = firewall.tallies().unwrap();
-        let expected = Tally { connections: 7, bytes: 7 * 60 };
-        assert!(counted.values().all(|tally| *tally == expected), "{counted:?}");
+        let counted = firewall.counter_values().unwrap();
+        let expected = CounterValue { connections: 7, bytes: 7 * 60 };
+        assert!(counted.values().all(|value| *value == expected), "{counted:?}");
     }
 }
 
@@ -187,7 +187,7 @@ fn an_orphan_is_adopted_as_it_is_or_changed_at_once() {
         let (firewall, before, after) = in_force(&fake, Ownership::Auto);
         drop(firewall);
         let mut next = fake.open(before.name()).unwrap();
-        assert_eq!(next.tenure().unwrap(), Some(Tenure::Orphaned));
+        assert_eq!(next.table_owner().unwrap(), Some(TableOwner::Orphaned));
         let generation_id = fake.generation_id();
         if by_applying {
             assert_eq!(next.apply(&after).unwrap().operations, 2);
@@ -196,7 +196,7 @@ fn an_orphan_is_adopted_as_it_is_or_changed_at_once() {
             assert!(holds(&fake, &before));
         }
         assert_eq!(fake.generation_id(), generation_id + 1, "in one transaction");
-        assert_eq!(next.tenure().unwrap(), Some(Tenure::OwnedBy(next.port().unwrap())));
+        assert_eq!(next.table_owner().unwrap(), Some(TableOwner::Socket(next.port().unwrap())));
         next.apply(&after).unwrap();
         assert!(holds(&fake, &after));
         assert_eq!(next.apply(&after).unwrap(), Applied { operations: 0, bytes: 0 });
@@ -226,12 +226,12 @@ fn the_owner_is_who_holds_a_copy_of_the_descriptor() {
     let port = firewall.port().unwrap();
     drop(firewall);
     let mut next = fake.from_descriptor(before.name(), copy, port).unwrap();
-    assert_eq!(next.tenure().unwrap(), Some(Tenure::OwnedBy(port)));
+    assert_eq!(next.table_owner().unwrap(), Some(TableOwner::Socket(port)));
     next.read(Some(before.listeners())).unwrap();
     next.apply(&after).unwrap();
     drop(next);
     let mut last = fake.open(before.name()).unwrap();
-    assert_eq!(last.tenure().unwrap(), Some(Tenure::Orphaned));
+    assert_eq!(last.table_owner().unwrap(), Some(TableOwner::Orphaned));
 }
 
 #[test]

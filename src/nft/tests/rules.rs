@@ -13,7 +13,7 @@ use crate::nft::wire::expression::Expression;
 use crate::nft::wire::{dump, message, rule};
 use crate::plan::{Generation, Listener, Partition, Port, PortRange, Protocol, Seat};
 use crate::ruleset::{
-    ChainName, CounterName, Digest, Family, Note, Rule, Scope, SetName, TableName, TcpPorts,
+    ChainName, Comment, CounterName, Digest, Family, Rule, Scope, SetName, TableName, TcpPorts,
 };
 
 /// `NFT_MSG_NEWRULE`, `NFTA_RULE_EXPRESSIONS`.
@@ -36,13 +36,19 @@ fn any_rule() -> impl Strategy<Value = Rule> {
                 .prop_map(|(seat, protocol, digest)| SetName::Ports(Seat(seat), protocol, digest)),
         ]
     };
-    let note = prop_oneof![
-        generation().prop_map(Note::Generation),
-        (any::<u16>(), any::<u32>()).prop_map(|(seats, slots)| Note::Seats { seats, slots }),
+    let comment = prop_oneof![
+        generation().prop_map(Comment::Generation),
+        (any::<u16>(), any::<u32>()).prop_map(|(seats, slots)| Comment::Seats { seats, slots }),
     ];
     prop_oneof![
-        (any_scope(), 1..=Partition::MAX_SLOTS, any::<u32>(), map(), note).prop_map(
-            |(scope, modulus, seed, map, note)| Rule::Hash { scope, modulus, seed, map, note }
+        (any_scope(), 1..=Partition::MAX_SLOTS, any::<u32>(), map(), comment).prop_map(
+            |(scope, modulus, seed, map, comment)| Rule::Hash {
+                scope,
+                modulus,
+                seed,
+                map,
+                comment
+            }
         ),
         (any_scope(), 0..=10u32, map()).prop_map(|(scope, power, map)| Rule::Mask {
             scope,
@@ -141,7 +147,7 @@ fn listed(of: &Rule) -> Vec<Expression> {
 }
 
 fn read_back(expressions: &[Expression], of: &Rule) -> Option<Rule> {
-    rule::parse(expressions, of.note())
+    rule::parse(expressions, of.comment())
 }
 
 proptest! {
@@ -206,7 +212,7 @@ fn look_at(wire: &[u8]) {
         for attribute in &message.attributes {
             if let RuleAttribute::Expressions(list) = attribute {
                 let list: Vec<_> = list.iter().filter_map(Expression::parse).collect();
-                let _ = rule::parse(&list, Some(Note::Generation(Generation(1))));
+                let _ = rule::parse(&list, Some(Comment::Generation(Generation(1))));
             }
         }
     }
@@ -273,10 +279,10 @@ fn captured_rules() -> Vec<Rule> {
     let of_family = [Scope::All, Scope::Listeners, Scope::Wildcards].into_iter();
     let scopes = of_family.flat_map(|scope| Family::ALL.map(scope));
     for scope in scopes.chain(single.map(|listener| Scope::Listener(parsed(listener)))) {
-        let (modulus, seed, note) =
-            (1024, Partition::DEFAULT_SEED, Note::Seats { seats: 2, slots: 1024 });
+        let (modulus, seed, comment) =
+            (1024, Partition::DEFAULT_SEED, Comment::Seats { seats: 2, slots: 1024 });
         let map = SetName::Slots(DIGEST);
-        rules.push(Rule::Hash { scope, modulus, seed, map, note });
+        rules.push(Rule::Hash { scope, modulus, seed, map, comment });
         let map = SetName::MaskedSlots(scope.family(), DIGEST);
         rules.push(Rule::Mask { scope, slots: 2, map });
     }

@@ -1,4 +1,4 @@
-//! Who changes rules: the kernel tells of every commit, of whatever table.
+//! Who events rules: the kernel tells of every commit, of whatever table.
 //!
 //! A commit is told as one message for each object that it added, changed or deleted, then one that
 //! ends it, `NFT_MSG_NEWGEN`, with the new generation id and the writer's process id and name
@@ -55,14 +55,14 @@ const DATAGRAMS: usize = 256;
 /// A socket that hears of every commit in its network namespace.
 pub struct Watch {
     socket: Socket,
-    commit: Unfinished,
+    commit: PendingCommit,
     /// Something was lost since the last time the queue was empty.
     lost: bool,
 }
 
 /// Something that the kernel told.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
+pub enum WatchEvent {
     /// A transaction was carried out.
     Committed(Commit),
     /// The kernel had more to tell than the receive buffer holds (`ENOBUFS`), or told what is not
@@ -96,9 +96,9 @@ pub struct Writer {
 
 /// What one [`Watch::read`] has found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reading {
+pub struct WatchEvents {
     /// What was told, in order.
-    pub changes: Vec<Change>,
+    pub events: Vec<WatchEvent>,
     /// Whether all that was there has been read. If not, the next read does not have to be waited for.
     pub is_drained: bool,
 }
@@ -112,7 +112,7 @@ impl Watch {
     pub fn open() -> Result<Self, NftError> {
         let mut socket = Socket::subscribe(NlFamily::Netfilter, GROUP).map_err(failed)?;
         socket.reserve_receive(BUFFERED).map_err(failed)?;
-        Ok(Self { socket, commit: Unfinished::default(), lost: false })
+        Ok(Self { socket, commit: PendingCommit::default(), lost: false })
     }
 
     /// Has the tokio runtime of the caller tell when there is something to [read](Self::read). It is
@@ -127,32 +127,32 @@ impl Watch {
     /// Reads what there is, without waiting; of a storm, a part.
     ///
     /// After a loss the kernel drops everything until the queue is empty
-    /// (`NETLINK_S_CONGESTED`), so [`Change::Lost`] comes only then: what is read back afterwards
+    /// (`NETLINK_S_CONGESTED`), so [`WatchEvent::Lost`] comes only then: what is read back afterwards
     /// misses nothing.
     ///
     /// # Errors
     /// [`NftError::Netlink`] if the socket fails.
-    pub fn read(&mut self) -> Result<Reading, NftError> {
-        let mut changes = Vec::new();
+    pub fn read(&mut self) -> Result<WatchEvents, NftError> {
+        let mut events = Vec::new();
         for _ in 0..DATAGRAMS {
             match self.socket.receive() {
                 Ok(Some(datagram)) => {
-                    self.lost |= self.commit.take_in(datagram, &mut changes).is_err();
+                    self.lost |= self.commit.take_in(datagram, &mut events).is_err();
                 }
                 Ok(None) => {
                     if std::mem::take(&mut self.lost) {
-                        changes.push(Change::Lost);
+                        events.push(WatchEvent::Lost);
                     }
-                    return Ok(Reading { changes, is_drained: true });
+                    return Ok(WatchEvents { events, is_drained: true });
                 }
                 Err(Error::RepliesLost | Error::Malformed { .. }) => {
-                    self.commit = Unfinished::default();
+                    self.commit = PendingCommit::default();
                     self.lost = true;
                 }
                 Err(source) => return Err(failed(source)),
             }
         }
-        Ok(Reading { changes, is_drained: false })
+        Ok(WatchEvents { events, is_drained: false })
     }
 }
 
@@ -184,13 +184,13 @@ impl fmt::Display for Writer {
 
 /// The part of a commit that was told so far.
 #[derive(Debug, Default)]
-struct Unfinished {
+struct PendingCommit {
     tables: BTreeSet<(u8, Vec<u8>)>,
 }
 
-impl Unfinished {
-    /// Takes a datagram in, and adds the commits that end in it to `changes`.
-    fn take_in(&mut self, datagram: &[u8], changes: &mut Vec<Change>) -> Result<(), Error> {
+impl PendingCommit {
+    /// Takes a datagram in, and adds the commits that end in it to `events`.
+    fn take_in(&mut self, datagram: &[u8], events: &mut Vec<WatchEvent>) -> Result<(), Error> {
         for message in Messages::new(datagram) {
             let message = message?;
             let [subsystem, kind] = message.kind.to_be_bytes();
@@ -200,7 +200,7 @@ impl Unfinished {
             let (family, attributes) = split(&message)?;
             if kind == NEW_GENERATION {
                 let tables = std::mem::take(&mut self.tables);
-                changes.push(Change::Committed(end(&message, attributes, tables)?));
+                events.push(WatchEvent::Committed(end(&message, attributes, tables)?));
             } else {
                 let table = find(attributes, TABLE).ok_or(MALFORMED)?;
                 let table = table.strip_suffix(&[0]).unwrap_or(table);
@@ -250,11 +250,11 @@ fn printable(name: &[u8]) -> String {
 /// Reads a datagram that may be anything.
 pub(super) fn read_bytes(datagram: &[u8]) {
     // What is not understood counts as lost.
-    let _ = Unfinished::default().take_in(datagram, &mut vec![]);
+    let _ = PendingCommit::default().take_in(datagram, &mut vec![]);
 }
 
 fn failed(source: Error) -> NftError {
-    netlink_error(&TableName::any(), "watch for changes of it", source)
+    netlink_error(&TableName::any(), "watch for events of it", source)
 }
 
 #[cfg(test)]
@@ -299,12 +299,12 @@ mod tests {
         message(NEW_GENERATION, port, 0, &attributes)
     }
 
-    fn read(datagrams: &[Vec<u8>]) -> Result<Vec<Change>, Error> {
-        let (mut unfinished, mut changes) = (Unfinished::default(), Vec::new());
+    fn read(datagrams: &[Vec<u8>]) -> Result<Vec<WatchEvent>, Error> {
+        let (mut unfinished, mut events) = (PendingCommit::default(), Vec::new());
         for datagram in datagrams {
-            unfinished.take_in(datagram, &mut changes)?;
+            unfinished.take_in(datagram, &mut events)?;
         }
-        Ok(changes)
+        Ok(events)
     }
 
     fn table(name: &str) -> TableName {
@@ -320,9 +320,9 @@ mod tests {
             of_table(DELETE_RULE, 1, b"ipcluster_web\0"),
             generation(78, b"firewalld\0"),
         ];
-        let changes = read(&datagrams).unwrap();
-        let [Change::Committed(first), Change::Committed(second)] = &changes[..] else {
-            panic!("{changes:?}")
+        let events = read(&datagrams).unwrap();
+        let [WatchEvent::Committed(first), WatchEvent::Committed(second)] = &events[..] else {
+            panic!("{events:?}")
         };
         assert_eq!((first.generation_id, first.port), (9, 77));
         assert_eq!(first.writer.as_ref().unwrap().to_string(), "nft (pid 4242)");
@@ -335,8 +335,8 @@ mod tests {
 
     #[test]
     fn a_name_that_is_not_printable_is_escaped_and_cut() {
-        let changes = read(&[generation(1, b"\x1b[2J\n\"x\xff and much more than it may have")]);
-        let [Change::Committed(commit)] = &changes.unwrap()[..] else { panic!() };
+        let events = read(&[generation(1, b"\x1b[2J\n\"x\xff and much more than it may have")]);
+        let [WatchEvent::Committed(commit)] = &events.unwrap()[..] else { panic!() };
         assert_eq!(commit.writer.as_ref().unwrap().name, "\\x1b[2J\\n\\\"x\\xff and mu");
     }
 
@@ -345,13 +345,13 @@ mod tests {
         let id = attribute(NFTA_GEN_ID, &9u32.to_be_bytes());
         let more = [id.clone(), attribute(99, &[1; 9]), attribute(0x8000 | 44, &[0; 4])];
         for attributes in [vec![id], more.to_vec()] {
-            let changes = read(&[message(NEW_GENERATION, 1, 0, &attributes)]).unwrap();
-            let [Change::Committed(commit)] = &changes[..] else { panic!() };
+            let events = read(&[message(NEW_GENERATION, 1, 0, &attributes)]).unwrap();
+            let [WatchEvent::Committed(commit)] = &events[..] else { panic!() };
             assert_eq!((commit.generation_id, &commit.writer), (9, &None));
         }
         let unknown = of_table(200, 1, b"ipcluster_web\0");
-        let changes = read(&[unknown, generation(1, b"nft\0")]).unwrap();
-        let [Change::Committed(commit)] = &changes[..] else { panic!() };
+        let events = read(&[unknown, generation(1, b"nft\0")]).unwrap();
+        let [WatchEvent::Committed(commit)] = &events[..] else { panic!() };
         assert!(commit.touches(&table("web")), "an object that only newer kernels know");
     }
 

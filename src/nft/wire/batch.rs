@@ -3,7 +3,7 @@
 use netlink_packet_core::Emitable;
 use netlink_packet_netfilter::nftables::{NfTablesMessage, TableFlags};
 
-use super::element::{self, Target};
+use super::element::{self, SetReference};
 use super::message::OWNED;
 use super::{counter, message};
 use crate::netlink::{ACK, REQUEST, close_message, put_header};
@@ -66,13 +66,13 @@ pub struct Batch {
 
 /// What a batch does to the ownership of its table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::nft) enum Tenancy {
+pub(in crate::nft) enum OwnershipChange {
     /// Nothing; a table that it makes is nobody's.
     None,
     /// A table that it makes is ours.
-    Make,
+    OwnIfCreated,
     /// The same, and it begins with taking the one that is there, an orphan or ours.
-    Take,
+    Adopt,
 }
 
 /// Where a message is in the datagram, and what for.
@@ -99,21 +99,21 @@ impl Batch {
     /// Encodes a transaction. With a `generation_id` the kernel carries it out only if nothing in
     /// the network namespace has changed since that was read, and else gives `ERESTART`.
     pub fn encode(transaction: &Transaction, generation_id: Option<u32>) -> Self {
-        Self::encode_as(transaction, generation_id, Tenancy::None)
+        Self::encode_as(transaction, generation_id, OwnershipChange::None)
     }
 
     /// The same, with what it makes of the ownership of the table.
     pub(in crate::nft) fn encode_as(
         transaction: &Transaction,
         generation_id: Option<u32>,
-        tenancy: Tenancy,
+        ownership: OwnershipChange,
     ) -> Self {
         let mut batch = Self::with_room_for(transaction.operations.len());
         batch.put_begin(generation_id);
-        if tenancy != Tenancy::None {
+        if ownership != OwnershipChange::None {
             batch.table_flags = OWNED;
         }
-        if tenancy == Tenancy::Take {
+        if ownership == OwnershipChange::Adopt {
             let take = message::take_table(&transaction.table, OWNED);
             batch.put(None, 0, &take);
         }
@@ -227,9 +227,9 @@ impl Batch {
                 self.put(Some(index), CREATE | EXCLUSIVE, &add);
             }
             Operation::DeleteTable => self.put(Some(index), 0, &message::delete_table(table)),
-            Operation::AddCounter(counter, tally) => {
+            Operation::AddCounter(counter, value) => {
                 self.put_with(Some(index), NEW_OBJECT, CREATE | EXCLUSIVE, |datagram| {
-                    counter::put_new(datagram, table, *counter, *tally);
+                    counter::put_new(datagram, table, *counter, *value);
                 });
             }
             Operation::DeleteCounter(counter) => {
@@ -254,7 +254,7 @@ impl Batch {
                 self.put_with(Some(index), NEW_SET, CREATE | EXCLUSIVE, |datagram| {
                     message::put_set(datagram, table, set, id);
                 });
-                let target = Target { table: table.as_str(), set: set.name, id };
+                let target = SetReference { table: table.as_str(), set: set.name, id };
                 self.put_elements(index, |datagram, begin| {
                     element::emit(datagram, target, &set.elements, begin);
                 });

@@ -3,7 +3,7 @@
 
 use super::attribute::{nest, put, put_name, put_string, put_u32};
 use crate::netlink::Attributes;
-use crate::ruleset::{CounterName, TableName, Tally};
+use crate::ruleset::{CounterName, CounterValue, TableName};
 
 /// `NFTA_OBJ_*` (include/uapi/linux/netfilter/nf_tables.h).
 const NFTA_OBJ_TABLE: u16 = 1;
@@ -18,17 +18,17 @@ const NFTA_COUNTER_PACKETS: u16 = 2;
 /// `NFT_OBJECT_COUNTER`.
 pub(in crate::nft) const OBJECT_COUNTER: u32 = 1;
 
-/// Writes the body of the message that makes a counter, which begins with `tally`.
+/// Writes the body of the message that makes a counter, which begins with `value`.
 pub(in crate::nft) fn put_new(
     buffer: &mut Vec<u8>,
     table: &TableName,
     name: CounterName,
-    tally: Tally,
+    value: CounterValue,
 ) {
     put_reference(buffer, table, name);
     nest(buffer, NFTA_OBJ_DATA, |buffer| {
-        put(buffer, NFTA_COUNTER_BYTES, &tally.bytes.to_be_bytes());
-        put(buffer, NFTA_COUNTER_PACKETS, &tally.connections.to_be_bytes());
+        put(buffer, NFTA_COUNTER_BYTES, &value.bytes.to_be_bytes());
+        put(buffer, NFTA_COUNTER_PACKETS, &value.connections.to_be_bytes());
     });
 }
 
@@ -49,7 +49,7 @@ pub(in crate::nft) struct Object {
     pub(in crate::nft) table: String,
     pub(in crate::nft) name: String,
     /// What it has counted; `None` for an object that is no counter.
-    pub(in crate::nft) tally: Option<Tally>,
+    pub(in crate::nft) value: Option<CounterValue>,
 }
 
 impl Object {
@@ -60,22 +60,25 @@ impl Object {
             String::from_utf8(bytes.to_vec()).ok()
         };
         let kind = u32::from_be_bytes(find(attributes, NFTA_OBJ_TYPE)?.try_into().ok()?);
-        let tally = match kind {
+        let value = match kind {
             OBJECT_COUNTER => Some(parse_tally(find(attributes, NFTA_OBJ_DATA)?)?),
             _ => None,
         };
-        Some(Self { table: text(NFTA_OBJ_TABLE)?, name: text(NFTA_OBJ_NAME)?, tally })
+        Some(Self { table: text(NFTA_OBJ_TABLE)?, name: text(NFTA_OBJ_NAME)?, value })
     }
 
     /// The counter of ours that it is; `None` for any other object.
-    pub(in crate::nft) fn counter(&self) -> Option<(CounterName, Tally)> {
-        Some((CounterName::parse(&self.name)?, self.tally?))
+    pub(in crate::nft) fn counter(&self) -> Option<(CounterName, CounterValue)> {
+        Some((CounterName::parse(&self.name)?, self.value?))
     }
 }
 
-fn parse_tally(data: &[u8]) -> Option<Tally> {
+fn parse_tally(data: &[u8]) -> Option<CounterValue> {
     let number = |kind| Some(u64::from_be_bytes(find(data, kind)?.try_into().ok()?));
-    Some(Tally { connections: number(NFTA_COUNTER_PACKETS)?, bytes: number(NFTA_COUNTER_BYTES)? })
+    Some(CounterValue {
+        connections: number(NFTA_COUNTER_PACKETS)?,
+        bytes: number(NFTA_COUNTER_BYTES)?,
+    })
 }
 
 fn find(attributes: &[u8], wanted: u16) -> Option<&[u8]> {

@@ -20,7 +20,7 @@ use crate::netlink::{Error, Socket};
 use crate::nft::error::NotUnderstood;
 use crate::plan::Seat;
 use crate::ruleset::{
-    Chain, ChainName, CounterName, Note, Rule, Ruleset, Set, SetName, TableName, Tally,
+    Chain, ChainName, Comment, CounterName, CounterValue, Rule, Ruleset, Set, SetName, TableName,
 };
 
 /// `NFT_MSG_GET*`.
@@ -43,35 +43,35 @@ const READ_ATTEMPTS: u32 = 10;
 
 /// What there is under the name of a table of ours.
 #[derive(Debug)]
-pub(in crate::nft) enum Found {
-    Nothing,
+pub(in crate::nft) enum TableState {
+    Absent,
     /// Somebody else's table.
     Foreign,
     /// A table of another version of ours.
     OtherSchema {
         found: u32,
-        tenure: Tenure,
+        owner: TableOwner,
     },
     Ours {
         contents: Result<Ruleset, NotUnderstood>,
-        tenure: Tenure,
+        owner: TableOwner,
     },
 }
 
 /// Whose a table is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tenure {
+pub enum TableOwner {
     /// Nobody's: anybody may change it, and it cannot get an owner that it would outlive.
-    Shared,
+    None,
     /// Nobody's since its owner has ended: anybody may change it, or become its owner.
     Orphaned,
     /// That of the netlink socket with this port id.
-    OwnedBy(u32),
+    Socket(u32),
 }
 
 /// Reads a table whole. The kernel is asked several times; if anything in its rules has changed
 /// between the first and the last answer, all is read anew.
-pub(in crate::nft) fn read(socket: &mut Socket, table: &TableName) -> Result<Found, Error> {
+pub(in crate::nft) fn read(socket: &mut Socket, table: &TableName) -> Result<TableState, Error> {
     for _ in 0..READ_ATTEMPTS {
         let before = generation_id(socket)?;
         let found = read_once(socket, table);
@@ -100,8 +100,11 @@ pub(in crate::nft) fn generation_id(socket: &mut Socket) -> Result<u32, Error> {
 }
 
 /// Whose a table of this name is; `None` if there is none.
-pub(in crate::nft) fn tenure(socket: &mut Socket, table: &str) -> Result<Option<Tenure>, Error> {
-    Ok(header(socket, table)?.map(|attributes| tenure_of(&attributes)))
+pub(in crate::nft) fn table_owner(
+    socket: &mut Socket,
+    table: &str,
+) -> Result<Option<TableOwner>, Error> {
+    Ok(header(socket, table)?.map(|attributes| owner_of(&attributes)))
 }
 
 /// The names of all `inet` tables that carry our mark, of whatever schema.
@@ -135,15 +138,15 @@ fn flags_of(attributes: &[TableAttribute]) -> TableFlags {
     flags.unwrap_or_default()
 }
 
-fn tenure_of(attributes: &[TableAttribute]) -> Tenure {
+fn owner_of(attributes: &[TableAttribute]) -> TableOwner {
     let owner = attributes.iter().find_map(|attribute| match attribute {
         TableAttribute::Owner(port_id) => Some(*port_id),
         _ => None,
     });
     match owner {
-        Some(port_id) => Tenure::OwnedBy(port_id),
-        None if flags_of(attributes).bits() & PERSIST != 0 => Tenure::Orphaned,
-        None => Tenure::Shared,
+        Some(port_id) => TableOwner::Socket(port_id),
+        None if flags_of(attributes).bits() & PERSIST != 0 => TableOwner::Orphaned,
+        None => TableOwner::None,
     }
 }
 
@@ -161,18 +164,18 @@ fn header(socket: &mut Socket, table: &str) -> Result<Option<Vec<TableAttribute>
     }
 }
 
-fn read_once(socket: &mut Socket, table: &TableName) -> Result<Found, Error> {
-    let Some(attributes) = header(socket, table.as_str())? else { return Ok(Found::Nothing) };
-    let tenure = tenure_of(&attributes);
+fn read_once(socket: &mut Socket, table: &TableName) -> Result<TableState, Error> {
+    let Some(attributes) = header(socket, table.as_str())? else { return Ok(TableState::Absent) };
+    let owner = owner_of(&attributes);
     match schema_of(&attributes) {
-        None => return Ok(Found::Foreign),
+        None => return Ok(TableState::Foreign),
         Some(TableName::SCHEMA) => {}
-        Some(found) => return Ok(Found::OtherSchema { found, tenure }),
+        Some(found) => return Ok(TableState::OtherSchema { found, owner }),
     }
     // Such as `dormant`: then the kernel keeps the table and does nothing by it.
     if flags_of(&attributes).bits() & !(OWNER | PERSIST) != 0 {
         let object = "a flag of the table".to_owned();
-        return Ok(Found::Ours { contents: Err(NotUnderstood::Object { object }), tenure });
+        return Ok(TableState::Ours { contents: Err(NotUnderstood::Object { object }), owner });
     }
     let raw = Raw {
         chains: read_chains(socket, table)?,
@@ -181,7 +184,7 @@ fn read_once(socket: &mut Socket, table: &TableName) -> Result<Found, Error> {
         rules: read_rules(socket, table)?,
     };
     let contents = raw.understand(table).map_err(|object| NotUnderstood::Object { object });
-    Ok(Found::Ours { contents, tenure })
+    Ok(TableState::Ours { contents, owner })
 }
 
 /// What the kernel lists, before it is known to be ours.
@@ -219,13 +222,13 @@ fn read_chains(socket: &mut Socket, table: &TableName) -> Result<Vec<RawChain>, 
 
 /// What the counters of a table have counted. Reading changes nothing (`NFT_MSG_GETOBJ_RESET` would
 /// set them to 0), and takes no look at anything else in the table.
-pub(in crate::nft) fn tallies(
+pub(in crate::nft) fn counter_values(
     socket: &mut Socket,
     table: &TableName,
-) -> Result<BTreeMap<Seat, Tally>, Error> {
+) -> Result<BTreeMap<Seat, CounterValue>, Error> {
     let objects = read_objects(socket, table)?;
     let counters = objects.iter().flatten().filter_map(Object::counter);
-    Ok(counters.map(|(CounterName(seat), tally)| (seat, tally)).collect())
+    Ok(counters.map(|(CounterName(seat), value)| (seat, value)).collect())
 }
 
 /// The objects of a table; `None` for one that cannot be read.
@@ -322,19 +325,19 @@ impl RawChain {
 
 fn understand_rule(message: &RuleMessage) -> Option<Rule> {
     let mut expressions = vec![];
-    let mut note = None;
+    let mut comment = None;
     for attribute in &message.attributes {
         match attribute {
             RuleAttribute::Expressions(list) => {
                 expressions = list.iter().map(Expression::parse).collect::<Option<_>>()?;
             }
             RuleAttribute::UserData(data) => {
-                note = Some(Note::parse(userdata::parse_comment(data)?)?);
+                comment = Some(Comment::parse(userdata::parse_comment(data)?)?);
             }
             _ => {}
         }
     }
-    rule::parse(&expressions, note)
+    rule::parse(&expressions, comment)
 }
 
 fn chain_of(message: &RuleMessage) -> Option<&str> {

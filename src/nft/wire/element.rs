@@ -28,7 +28,7 @@ const LIST_LIMIT: usize = 60_000;
 
 /// The set that elements go into: by its name, and by its number in the transaction that makes it.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::nft) struct Target<'a> {
+pub(in crate::nft) struct SetReference<'a> {
     pub(in crate::nft) table: &'a str,
     pub(in crate::nft) set: SetName,
     pub(in crate::nft) id: u32,
@@ -38,7 +38,7 @@ pub(in crate::nft) struct Target<'a> {
 /// one.
 pub(in crate::nft) fn emit(
     buffer: &mut Vec<u8>,
-    target: Target<'_>,
+    target: SetReference<'_>,
     elements: &Elements,
     message: impl FnMut(&mut Vec<u8>),
 ) {
@@ -85,7 +85,7 @@ fn service_key(protocol: Protocol, port: Port) -> [u8; 8] {
 /// Lists of elements, each in a message of its own and below the limit.
 struct Lists<'a, F> {
     buffer: &'a mut Vec<u8>,
-    target: Target<'a>,
+    target: SetReference<'a>,
     message: F,
     /// Where the attribute of the list that is being written begins.
     open: Option<usize>,

@@ -159,7 +159,7 @@ impl Relation {
 
 /// What becomes of the result of a lookup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::nft) enum Found {
+pub(in crate::nft) enum LookupResult {
     /// Nothing: a set. The rule goes on if the key is in it.
     Continue,
     /// It is a verdict, which is carried out.
@@ -170,12 +170,12 @@ pub(in crate::nft) enum Found {
 
 /// Up to 16 bytes, as many as an address has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::nft) struct Bytes {
+pub(in crate::nft) struct Data {
     bytes: [u8; Self::MAX_LEN],
     length: usize,
 }
 
-impl Bytes {
+impl Data {
     const MAX_LEN: usize = 16;
 
     /// These bytes; `None` for more than 16.
@@ -190,7 +190,7 @@ impl Bytes {
     }
 }
 
-impl<const LEN: usize> From<[u8; LEN]> for Bytes {
+impl<const LEN: usize> From<[u8; LEN]> for Data {
     fn from(bytes: [u8; LEN]) -> Self {
         const { assert!(LEN <= Self::MAX_LEN, "longer than an address") };
         Self::new(&bytes).expect("checked at compile time")
@@ -207,7 +207,7 @@ pub(in crate::nft) enum Expression {
     Compare {
         register: Register,
         relation: Relation,
-        value: Bytes,
+        value: Data,
     },
     LoadPayload {
         header: Header,
@@ -217,7 +217,7 @@ pub(in crate::nft) enum Expression {
     },
     And {
         register: Register,
-        mask: Bytes,
+        mask: Data,
     },
     Hash {
         from: Register,
@@ -229,7 +229,7 @@ pub(in crate::nft) enum Expression {
     Lookup {
         key: Register,
         set: Name,
-        found: Found,
+        result: LookupResult,
     },
     /// The type of the destination address in the routing table.
     LoadAddressType {
@@ -246,7 +246,7 @@ pub(in crate::nft) enum Expression {
     },
     /// An address.
     LoadAddress {
-        address: Bytes,
+        address: Data,
         to: Register,
     },
     /// Writes into a header, and corrects the checksums.
@@ -338,7 +338,7 @@ impl Expression {
                 put_u32(buffer, NFTA_BITWISE_LEN, length);
                 put_u32(buffer, NFTA_BITWISE_OP, BITWISE_BOOL);
                 put_data(buffer, NFTA_BITWISE_MASK, mask);
-                put_data(buffer, NFTA_BITWISE_XOR, &[0; Bytes::MAX_LEN][..mask.len()]);
+                put_data(buffer, NFTA_BITWISE_XOR, &[0; Data::MAX_LEN][..mask.len()]);
             }
             Self::Hash { from, to, length, modulus, seed } => {
                 put_u32(buffer, NFTA_HASH_SREG, from.number());
@@ -349,13 +349,13 @@ impl Expression {
                 put_u32(buffer, NFTA_HASH_OFFSET, 0);
                 put_u32(buffer, NFTA_HASH_TYPE, NFT_HASH_JENKINS);
             }
-            Self::Lookup { key, set, found } => {
+            Self::Lookup { key, set, result } => {
                 put_name(buffer, NFTA_LOOKUP_SET, *set);
                 put_u32(buffer, NFTA_LOOKUP_SREG, key.number());
-                match found {
-                    Found::Continue => {}
-                    Found::Verdict => put_u32(buffer, NFTA_LOOKUP_DREG, VERDICT_REGISTER),
-                    Found::Load(to) => put_u32(buffer, NFTA_LOOKUP_DREG, to.number()),
+                match result {
+                    LookupResult::Continue => {}
+                    LookupResult::Verdict => put_u32(buffer, NFTA_LOOKUP_DREG, VERDICT_REGISTER),
+                    LookupResult::Load(to) => put_u32(buffer, NFTA_LOOKUP_DREG, to.number()),
                 }
             }
             Self::LoadAddressType { to } => {
@@ -458,7 +458,7 @@ fn parse_compare(attributes: &[Cmp]) -> Option<Expression> {
             Cmp::Op(operator) => {
                 relation = Relation::ALL.into_iter().find(|it| it.operator() == *operator);
             }
-            Cmp::Data(DataAttribute::Value(bytes)) => value = Bytes::new(bytes),
+            Cmp::Data(DataAttribute::Value(bytes)) => value = Data::new(bytes),
             _ => return None,
         }
     }
@@ -503,7 +503,7 @@ fn parse_and(attributes: &[Bitwise]) -> Option<Expression> {
         match attribute {
             Bitwise::SourceRegister(register) => from = Register::from_wire(*register),
             Bitwise::DestinationRegister(register) => to = Register::from_wire(*register),
-            Bitwise::Mask(DataAttribute::Value(bytes)) => and = Bytes::new(bytes),
+            Bitwise::Mask(DataAttribute::Value(bytes)) => and = Data::new(bytes),
             Bitwise::Xor(DataAttribute::Value(bytes)) => xor = Some(bytes),
             Bitwise::Length(_) | Bitwise::Op(BITWISE_BOOL) => {}
             _ => return None,
@@ -515,19 +515,21 @@ fn parse_and(attributes: &[Bitwise]) -> Option<Expression> {
 }
 
 fn parse_lookup(attributes: &[Lookup]) -> Option<Expression> {
-    let (mut key, mut set, mut found) = (None, None, Found::Continue);
+    let (mut key, mut set, mut result) = (None, None, LookupResult::Continue);
     for attribute in attributes {
         match attribute {
             Lookup::Set(name) => set = Some(Name::new(name)?),
             Lookup::SourceRegister(register) => key = Register::from_wire(*register),
-            Lookup::DestinationRegister(WireRegister::Verdict) => found = Found::Verdict,
-            Lookup::DestinationRegister(to) => found = Found::Load(Register::from_wire(*to)?),
+            Lookup::DestinationRegister(WireRegister::Verdict) => result = LookupResult::Verdict,
+            Lookup::DestinationRegister(to) => {
+                result = LookupResult::Load(Register::from_wire(*to)?)
+            }
             // NFT_LOOKUP_F_INV would turn the lookup round.
             Lookup::Flags(0) => {}
             _ => return None,
         }
     }
-    Some(Expression::Lookup { key: key?, set: set?, found })
+    Some(Expression::Lookup { key: key?, set: set?, result })
 }
 
 fn parse_immediate(attributes: &[Immediate]) -> Option<Expression> {
@@ -548,7 +550,7 @@ fn parse_immediate(attributes: &[Immediate]) -> Option<Expression> {
                     let port = Port::new(u16::from_be_bytes(port))?;
                     Some(Expression::LoadPort { port, to })
                 }
-                Err(_) => Some(Expression::LoadAddress { address: Bytes::new(value)?, to }),
+                Err(_) => Some(Expression::LoadAddress { address: Data::new(value)?, to }),
             }
         }
         _ => None,

@@ -124,8 +124,8 @@ pub(in crate::nft) fn put_rule(
             expression.emit(buffer);
         }
     });
-    if let Some(note) = rule.note() {
-        put(buffer, NFTA_RULE_USERDATA, &userdata::comment(Name::from(note).as_str()));
+    if let Some(comment) = rule.comment() {
+        put(buffer, NFTA_RULE_USERDATA, &userdata::comment(Name::from(comment).as_str()));
     }
 }
 

@@ -7,9 +7,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netlink_packet_netfilter::nftables::MetaKey;
 
-use super::expression::{Bytes, Checksum, Expression, Found, Header, Register, Relation};
+use super::expression::{Checksum, Data, Expression, Header, LookupResult, Register, Relation};
 use crate::plan::{Listener, Port, PortRange, Protocol};
-use crate::ruleset::{CounterName, Family, Note, Rule, Scope, SetName, TcpPorts, low_v4, low_v6};
+use crate::ruleset::{
+    Comment, CounterName, Family, Rule, Scope, SetName, TcpPorts, low_v4, low_v6,
+};
 
 /// `RTN_UNICAST`, `RTN_LOCAL` (include/uapi/linux/rtnetlink.h).
 const UNICAST: u32 = 1;
@@ -48,7 +50,7 @@ fn is_family(family: Family) -> [Expression; 2] {
     [Expression::LoadMeta { key: MetaKey::Nfproto, to: FIRST }, is_equal([nfproto(family)].into())]
 }
 
-fn is_equal(value: Bytes) -> Expression {
+fn is_equal(value: Data) -> Expression {
     Expression::Compare { register: FIRST, relation: Relation::Equal, value }
 }
 
@@ -74,11 +76,11 @@ fn load_service(to: Register) -> [Expression; 2] {
 }
 
 fn is_in(set: SetName) -> Expression {
-    Expression::Lookup { key: FIRST, set: set.into(), found: Found::Continue }
+    Expression::Lookup { key: FIRST, set: set.into(), result: LookupResult::Continue }
 }
 
 fn goto_verdict_of(map: SetName) -> Expression {
-    Expression::Lookup { key: FIRST, set: map.into(), found: Found::Verdict }
+    Expression::Lookup { key: FIRST, set: map.into(), result: LookupResult::Verdict }
 }
 
 /// The conditions that a connection is one of these, and one of their family.
@@ -210,7 +212,7 @@ fn emit_redirect_by_map(protocol: Protocol, counter: CounterName, map: SetName) 
         is_protocol,
         Expression::CountIn { counter: counter.into() },
         LOAD_PORT,
-        Expression::Lookup { key: FIRST, set: map.into(), found: Found::Load(FIRST) },
+        Expression::Lookup { key: FIRST, set: map.into(), result: LookupResult::Load(FIRST) },
         Expression::Redirect { port: FIRST },
     ]
 }
@@ -327,7 +329,7 @@ const IPV4_CHECKSUM: u32 = 10;
 
 /// Writes the source address into what is of its family, and lets nothing else go on.
 fn store_source(address: IpAddr) -> Vec<Expression> {
-    let (family, bytes, offset, checksum): (_, Bytes, _, _) = match address {
+    let (family, bytes, offset, checksum): (_, Data, _, _) = match address {
         IpAddr::V4(v4) => (Family::V4, v4.octets().into(), 12, Some(IPV4_CHECKSUM)),
         IpAddr::V6(v6) => (Family::V6, v6.octets().into(), 8, None),
     };
@@ -369,15 +371,15 @@ fn emit_guard(protocol: Protocol, ports: PortRange) -> Vec<Expression> {
 }
 
 /// Reads a rule back; `None` for one that is not ours.
-pub(in crate::nft) fn parse(expressions: &[Expression], note: Option<Note>) -> Option<Rule> {
-    let rule = candidate(expressions, note)?;
-    (emit(&rule) == expressions && rule.note() == note).then_some(rule)
+pub(in crate::nft) fn parse(expressions: &[Expression], comment: Option<Comment>) -> Option<Rule> {
+    let rule = candidate(expressions, comment)?;
+    (emit(&rule) == expressions && rule.comment() == comment).then_some(rule)
 }
 
 /// The one rule of ours that these expressions can be, by those of them that carry its contents.
-fn candidate(expressions: &[Expression], note: Option<Note>) -> Option<Rule> {
-    let generation = match note {
-        Some(Note::Generation(generation)) => Some(generation),
+fn candidate(expressions: &[Expression], comment: Option<Comment>) -> Option<Rule> {
+    let generation = match comment {
+        Some(Comment::Generation(generation)) => Some(generation),
         _ => None,
     };
     let set = || match expressions.iter().rfind(|it| matches!(it, Expression::Lookup { .. }))? {
@@ -477,7 +479,7 @@ fn candidate(expressions: &[Expression], note: Option<Note>) -> Option<Rule> {
         }
         [.., Expression::Hash { modulus, seed, .. }, Expression::Lookup { .. }] => {
             let (modulus, seed) = (*modulus, *seed);
-            Some(Rule::Hash { scope: scope()?, modulus, seed, map: set()?, note: note? })
+            Some(Rule::Hash { scope: scope()?, modulus, seed, map: set()?, comment: comment? })
         }
         [.., Expression::And { mask, .. }, Expression::Lookup { .. }] => {
             let slots = slots_of_mask(mask.as_bytes())?;
@@ -535,25 +537,25 @@ fn family_of(expressions: &[Expression]) -> Option<Family> {
     })
 }
 
-fn protocol_of(value: &Bytes) -> Option<Protocol> {
+fn protocol_of(value: &Data) -> Option<Protocol> {
     match value.as_bytes() {
         [number] => Protocol::from_number(*number),
         _ => None,
     }
 }
 
-fn port_of(value: &Bytes) -> Option<Port> {
+fn port_of(value: &Data) -> Option<Port> {
     Port::new(u16::from_be_bytes(value.as_bytes().try_into().ok()?))
 }
 
-fn address_of(bytes: &Bytes) -> Option<IpAddr> {
+fn address_of(bytes: &Data) -> Option<IpAddr> {
     let of_v4 = <[u8; 4]>::try_from(bytes.as_bytes()).ok().map(IpAddr::from);
     of_v4.or_else(|| <[u8; 16]>::try_from(bytes.as_bytes()).ok().map(IpAddr::from))
 }
 
 /// What a port is divided by, and the rest that it is to leave.
 fn rest_of(expressions: &[Expression]) -> Option<(u16, u16)> {
-    let number = |value: &Bytes| Some(u16::from_be_bytes(value.as_bytes().try_into().ok()?));
+    let number = |value: &Data| Some(u16::from_be_bytes(value.as_bytes().try_into().ok()?));
     let pair = expressions.windows(2).find_map(|pair| match pair {
         [Expression::And { mask, .. }, Expression::Compare { value, .. }] => Some((mask, value)),
         _ => None,

@@ -5,8 +5,8 @@ use std::os::fd::OwnedFd;
 use nix::errno::Errno;
 use rustix::fs::{Mode, OFlags};
 
-use super::super::error::{Operation, ProcessError, errno_from};
-use super::super::impersonation::as_owner_of;
+use super::super::error::{ProcessError, ProcessOperation, errno_from};
+use super::super::impersonation::with_ids_of;
 use super::super::stat::Stat;
 use super::proc_files::{self, Bytes, STATM_LEN};
 
@@ -78,7 +78,7 @@ impl Member {
         let Some(directory) = self.directory()? else { return Ok(None) };
         let mut buffer = [0; ROLLUP_LEN];
         // Shown to who may trace the process: its user, or CAP_SYS_PTRACE.
-        let read = as_owner_of(self.pid, || directory.read("smaps_rollup", &mut buffer));
+        let read = with_ids_of(self.pid, || directory.read("smaps_rollup", &mut buffer));
         let Some(length) = read? else { return Ok(None) };
         proc_files::proportional(&buffer[..length])
             .map(Some)
@@ -165,7 +165,9 @@ fn there<T>(
     match result.map_err(errno_from) {
         Ok(value) => Ok(Some(value)),
         Err(Errno::ENOENT | Errno::ESRCH) => Ok(None),
-        Err(errno) => Err(ProcessError::Process { pid, operation: Operation::Read(file), errno }),
+        Err(errno) => {
+            Err(ProcessError::Process { pid, operation: ProcessOperation::Read(file), errno })
+        }
     }
 }
 

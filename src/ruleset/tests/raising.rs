@@ -157,8 +157,8 @@ fn other_scopes(scope: Scope) -> Vec<Scope> {
 
 fn another(rule: &mut Rule) {
     let next = match rule.clone() {
-        Rule::Hash { scope, modulus, seed, map, note } => {
-            Rule::Hash { scope, modulus, seed: seed ^ 1, map, note }
+        Rule::Hash { scope, modulus, seed, map, comment } => {
+            Rule::Hash { scope, modulus, seed: seed ^ 1, map, comment }
         }
         Rule::Mask { scope, slots, map } => Rule::Mask { scope, slots: 2 * slots, map },
         Rule::Redirect { protocol, counter, public, generation, .. } => {

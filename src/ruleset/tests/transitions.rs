@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::super::fake_table::Refusal;
+use super::super::fake_table::TableError;
 use super::super::{
     Chain, ChainName, CounterName, Elements, Operation, Ruleset, Set, SetName, Stale, Transaction,
     Transition, lower,
@@ -124,13 +124,13 @@ proptest! {
         let mut transaction = between(&from, &to, Duration::ZERO).transaction;
         let mut kernel = Kernel::holding(&lower(&from));
         kernel.count();
-        let before = kernel.tallies();
+        let before = kernel.counter_values();
         if transaction.makes_table() {
             transaction.seed(&before);
         }
         kernel.carry_out(&transaction).unwrap();
-        for (seat, tally) in kernel.tallies() {
-            prop_assert_eq!(tally, before.get(&seat).copied().unwrap_or_default());
+        for (seat, value) in kernel.counter_values() {
+            prop_assert_eq!(value, before.get(&seat).copied().unwrap_or_default());
         }
     }
 
@@ -147,7 +147,7 @@ proptest! {
         kernel.carry_out(&Transaction::create(&from)).unwrap();
         prop_assert_eq!(&kernel, &Kernel::holding(&lower(&from)));
         let (_, refusal) = kernel.carry_out(&Transaction::create(&to)).unwrap_err();
-        prop_assert_eq!(refusal, Refusal::Exists);
+        prop_assert_eq!(refusal, TableError::Exists);
         kernel.carry_out(&Transaction::replace(&to)).unwrap();
         prop_assert_eq!(&kernel, &Kernel::holding(&lower(&to)));
         kernel.carry_out(&Transaction::remove(lower(&to).table)).unwrap();
@@ -283,25 +283,25 @@ fn the_order_of_operations_matters_to_the_model() {
         !matches!(operation, Operation::DeleteChain(_))
     });
     assert!(matches!(chains_first, Operation::DeleteChain(_)), "{chains_first:?}");
-    assert_eq!(refusal, Refusal::Busy);
+    assert_eq!(refusal, TableError::Busy);
 
     let (counters_first, refusal) = refused(&with_stale, &removed.transaction, |operation| {
         !matches!(operation, Operation::DeleteCounter(_))
     });
     assert!(matches!(counters_first, Operation::DeleteCounter(_)), "{counters_first:?}");
-    assert_eq!(refusal, Refusal::Busy);
+    assert_eq!(refusal, TableError::Busy);
 
     // What is in use cannot be removed.
     let slots = lower(&from).sets.into_iter().find(|set| matches!(set.name, SetName::Slots(_)));
     let slots = Operation::DeleteSet(slots.unwrap().name);
     let in_use = Transaction { table: lower(&from).table, operations: vec![slots.clone()] };
-    assert_eq!(kernel.clone().carry_out(&in_use), Err((slots, Refusal::Busy)));
+    assert_eq!(kernel.clone().carry_out(&in_use), Err((slots, TableError::Busy)));
 
     let (rules_first, refusal) = refused(&kernel, &Transaction::create(&to), |operation| {
         !matches!(operation, Operation::AddTable | Operation::AddRule(..))
     });
     assert!(matches!(rules_first, Operation::AddRule(..)), "{rules_first:?}");
-    assert_eq!(refusal, Refusal::Missing);
+    assert_eq!(refusal, TableError::Missing);
 }
 
 /// What the model says to a transaction in which those that are not `late` come first.
@@ -309,7 +309,7 @@ fn refused(
     kernel: &Kernel,
     transaction: &Transaction,
     late: impl Fn(&Operation) -> bool,
-) -> (Operation, Refusal) {
+) -> (Operation, TableError) {
     let mut reordered = transaction.clone();
     reordered.operations.sort_by_key(|operation| late(operation));
     let mut kernel = match reordered.operations.first() {

@@ -3,7 +3,8 @@
 use ipcluster::nft::{Disturbance, Ownership};
 use ipcluster::plan::{Engine, Generation, Partition, Plan, Port, PortRange, Seat, Weights};
 use ipcluster::ruleset::{
-    ChainName, CounterName, Elements, Operation, Rule, Ruleset, Set, Tally, Transaction, lower,
+    ChainName, CounterName, CounterValue, Elements, Operation, Rule, Ruleset, Set, Transaction,
+    lower,
 };
 
 use netns_tests::engine;
@@ -170,9 +171,9 @@ impl History {
     /// A table of the plan with counters that have counted.
     fn seeded_replacement(&mut self) -> Transaction {
         let mut transaction = Transaction::replace(&self.plan);
-        let tally = |seat: Seat| Tally { connections: 100 + u64::from(seat.0), bytes: 6000 };
-        let tallies = self.plan.seats().map(|(seat, _)| (seat, tally(seat)));
-        transaction.seed(&tallies.collect());
+        let value = |seat: Seat| CounterValue { connections: 100 + u64::from(seat.0), bytes: 6000 };
+        let counter_values = self.plan.seats().map(|(seat, _)| (seat, value(seat)));
+        transaction.seed(&counter_values.collect());
         transaction
     }
 
@@ -194,7 +195,7 @@ impl History {
             1 => Operation::DeleteTable,
             2..=3 => Operation::AddCounter(
                 CounterName(seat),
-                Tally { connections: 7, bytes: u64::from(seat.0) },
+                CounterValue { connections: 7, bytes: u64::from(seat.0) },
             ),
             4..=5 => Operation::DeleteCounter(CounterName(seat)),
             6..=8 => Operation::AddChain(chain),

@@ -6,7 +6,7 @@ use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
 
 use crate::plan::{ClusterName, Generation, Seat};
-use crate::process::{Operation, ProcessError};
+use crate::process::{ProcessError, ProcessOperation};
 
 /// Where the output of workers goes: `NAME.seat-K.generation-G.log` in one directory. Workers that
 /// follow one another in a seat and generation write on in the same file.
@@ -25,7 +25,7 @@ impl Logs {
     pub(crate) fn open(directory: &Path, name: &ClusterName) -> Result<Self, ProcessError> {
         let failed = |errno| ProcessError::Output {
             label: directory.display().to_string(),
-            operation: Operation::OpenLog,
+            operation: ProcessOperation::OpenLog,
             errno,
         };
         access(directory, AccessFlags::W_OK | AccessFlags::X_OK).map_err(failed)?;

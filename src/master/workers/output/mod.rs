@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use crate::master::workers::output::journal::Journal;
 use crate::plan::{Generation, Seat};
-use crate::process::{OutputReader, Printed, ProcessError};
+use crate::process::{OutputItem, OutputReader, ProcessError};
 
 /// How much of all workers is read at one look: splitting that into lines takes a few milliseconds.
 const BYTES_AT_A_LOOK: usize = 1024 * 1024;
@@ -57,7 +57,7 @@ impl Flow {
 /// What a worker has printed, on its way until this is gone.
 struct Part {
     origin: Origin,
-    printed: Vec<Printed>,
+    printed: Vec<OutputItem>,
     flow: Flow,
 }
 
@@ -120,7 +120,7 @@ impl Printer {
         &mut self,
         origin: Origin,
         flow: &Flow,
-        printed: Result<Vec<Printed>, ProcessError>,
+        printed: Result<Vec<OutputItem>, ProcessError>,
     ) -> usize {
         let printed = match printed {
             Ok(printed) => printed,
@@ -132,9 +132,9 @@ impl Printer {
         if printed.is_empty() {
             return 0;
         }
-        let length = |one: &Printed| match one {
-            Printed::Line(line) => line.len() + 1,
-            Printed::Skipped { .. } => 0,
+        let length = |one: &OutputItem| match one {
+            OutputItem::Line(line) => line.len() + 1,
+            OutputItem::Skipped { .. } => 0,
         };
         let bytes = printed.iter().map(length).sum();
         flow.0.fetch_add(1, Ordering::Relaxed);
@@ -208,8 +208,8 @@ impl Destination {
             Self::Journal(journal) => {
                 for one in printed {
                     match one {
-                        Printed::Line(line) => journal.write(origin, line),
-                        Printed::Skipped { bytes } => {
+                        OutputItem::Line(line) => journal.write(origin, line),
+                        OutputItem::Skipped { bytes } => {
                             journal.write(origin, &format!("<4>({bytes} bytes skipped)"));
                         }
                     }
@@ -220,11 +220,11 @@ impl Destination {
     }
 }
 
-fn prefixed(origin: Origin, printed: &[Printed]) -> String {
+fn prefixed(origin: Origin, printed: &[OutputItem]) -> String {
     let seat = origin.seat;
-    let line = |one: &Printed| match one {
-        Printed::Line(line) => format!("seat {seat} | {line}\n"),
-        Printed::Skipped { bytes } => format!("seat {seat} | ({bytes} bytes skipped)\n"),
+    let line = |one: &OutputItem| match one {
+        OutputItem::Line(line) => format!("seat {seat} | {line}\n"),
+        OutputItem::Skipped { bytes } => format!("seat {seat} | ({bytes} bytes skipped)\n"),
     };
     printed.iter().map(line).collect()
 }
@@ -272,7 +272,7 @@ mod tests {
 
     #[test]
     fn lines_have_their_seat_before_them() {
-        let printed = [Printed::Line("one".into()), Printed::Skipped { bytes: 7 }];
+        let printed = [OutputItem::Line("one".into()), OutputItem::Skipped { bytes: 7 }];
         assert_eq!(prefixed(origin(3), &printed), "seat 3 | one\nseat 3 | (7 bytes skipped)\n");
     }
 
@@ -285,8 +285,8 @@ mod tests {
         let mut printer = Printer::with(move |part| {
             if part.origin.seat == Seat(1) {
                 seen.lock().unwrap().extend(part.printed.iter().filter_map(|one| match one {
-                    Printed::Line(line) => Some(line.clone()),
-                    Printed::Skipped { .. } => None,
+                    OutputItem::Line(line) => Some(line.clone()),
+                    OutputItem::Skipped { .. } => None,
                 }));
                 return Ok(());
             }

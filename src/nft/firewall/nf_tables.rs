@@ -6,27 +6,27 @@ use std::os::fd::BorrowedFd;
 
 use crate::netlink::{Error, Socket};
 use crate::nft::wire::batch::Batch;
-use crate::nft::wire::dump::{self, Found, Tenure};
+use crate::nft::wire::dump::{self, TableOwner, TableState};
 use crate::nft::wire::replies::{Outcome, Replies};
 use crate::plan::Seat;
-use crate::ruleset::{TableName, Tally, Transaction};
+use crate::ruleset::{CounterValue, TableName, Transaction};
 
 /// The nf_tables of a network namespace, through one socket of its own.
-pub(super) trait Kernel: Send + Sync {
+pub(in crate::nft) trait NfTables: Send + Sync {
     /// Has a batch carried out, all of it or nothing. The transaction is what it was encoded from.
     fn transact(&mut self, batch: &mut Batch, transaction: &Transaction) -> Result<Outcome, Error>;
 
     /// What there is under the name of a table of ours.
-    fn read(&mut self, table: &TableName) -> Result<Found, Error>;
+    fn read(&mut self, table: &TableName) -> Result<TableState, Error>;
 
     /// Whose a table of this name is; `None` if there is none.
-    fn tenure(&mut self, table: &str) -> Result<Option<Tenure>, Error>;
+    fn table_owner(&mut self, table: &str) -> Result<Option<TableOwner>, Error>;
 
     /// The number of the last transaction in the network namespace.
     fn generation_id(&mut self) -> Result<u32, Error>;
 
     /// What the counters of a table have counted.
-    fn tallies(&mut self, table: &TableName) -> Result<BTreeMap<Seat, Tally>, Error>;
+    fn counter_values(&mut self, table: &TableName) -> Result<BTreeMap<Seat, CounterValue>, Error>;
 
     /// The netlink port of the socket, by which it owns tables.
     fn port(&self) -> Result<u32, Error>;
@@ -37,7 +37,7 @@ pub(super) trait Kernel: Send + Sync {
 
 /// Over netlink, a batch has been worked on when it is sent: all replies that there will be are
 /// there.
-impl Kernel for Socket {
+impl NfTables for Socket {
     fn transact(&mut self, batch: &mut Batch, transaction: &Transaction) -> Result<Outcome, Error> {
         let count = u32::try_from(batch.messages()).unwrap_or(u32::MAX);
         batch.number_from(self.take_sequences(count));
@@ -53,20 +53,20 @@ impl Kernel for Socket {
         }
     }
 
-    fn read(&mut self, table: &TableName) -> Result<Found, Error> {
+    fn read(&mut self, table: &TableName) -> Result<TableState, Error> {
         dump::read(self, table)
     }
 
-    fn tenure(&mut self, table: &str) -> Result<Option<Tenure>, Error> {
-        dump::tenure(self, table)
+    fn table_owner(&mut self, table: &str) -> Result<Option<TableOwner>, Error> {
+        dump::table_owner(self, table)
     }
 
     fn generation_id(&mut self) -> Result<u32, Error> {
         dump::generation_id(self)
     }
 
-    fn tallies(&mut self, table: &TableName) -> Result<BTreeMap<Seat, Tally>, Error> {
-        dump::tallies(self, table)
+    fn counter_values(&mut self, table: &TableName) -> Result<BTreeMap<Seat, CounterValue>, Error> {
+        dump::counter_values(self, table)
     }
 
     fn port(&self) -> Result<u32, Error> {

@@ -1,4 +1,4 @@
-//! Changes of single entries, many to a datagram.
+//! EntryUpdates of single entries, many to a datagram.
 
 use nix::errno::Errno;
 
@@ -25,12 +25,12 @@ const AT_ONCE: usize = 200;
 
 /// Messages for `nfnetlink_rcv`, which takes them one by one: no batch, no transaction.
 #[derive(Debug, Default)]
-pub(super) struct Changes {
+pub(super) struct EntryUpdates {
     /// Complete messages, without sequence numbers.
     messages: Vec<Vec<u8>>,
 }
 
-impl Changes {
+impl EntryUpdates {
     /// Sets the flag "has begun to close" of both sides of a TCP entry.
     pub(super) fn release(&mut self, key: &Key<'_>) {
         let flags = [
@@ -61,7 +61,7 @@ impl Changes {
         self.messages.push(message);
     }
 
-    /// Sends all. Entries that are gone by now are no error.
+    /// Sends all. EntryCounts that are gone by now are no error.
     pub(super) fn send(self, netlink: &mut Socket) -> Result<(), Error> {
         for messages in self.messages.chunks(AT_ONCE) {
             let datagram = messages.concat();
