@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use crate::config::{Given, Settings};
-use crate::control::RetireTarget;
 use crate::plan::{ClusterName, Engine, Share};
+use crate::protocol::RetireTarget;
 use clap::{Args, Parser, Subcommand};
 
 /// Sticky load balancing in the kernel for the worker processes of one host.

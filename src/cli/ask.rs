@@ -2,31 +2,32 @@
 
 use std::io::Write;
 
-use crate::control::{Answer, Client, Command, ControlDir, ControlError};
+use crate::control::{Client, ControlDir, ControlError};
 use crate::plan::ClusterName;
+use crate::protocol::{Outcome, Request};
 
 use super::Failed;
 use super::failed::one_line;
 
-/// Sends a command to the master of a cluster, shows its progress on stderr, and gives its answer.
+/// Sends a request to the master of a cluster, shows its progress on stderr, and gives its answer.
 pub(super) fn ask(
     directory: &ControlDir,
     name: Option<&ClusterName>,
-    command: Command,
-) -> Result<Answer, Failed> {
-    Ok(try_ask(directory, name, command)??)
+    request: impl Into<Request>,
+) -> Result<Outcome, Failed> {
+    Ok(try_ask(directory, name, request)??)
 }
 
-/// The same for those who have something to do about a refusal.
+/// As [`ask`], but gives a refusal to the caller, who can do something about it.
 pub(super) fn try_ask(
     directory: &ControlDir,
     name: Option<&ClusterName>,
-    command: Command,
-) -> Result<Result<Answer, ControlError>, Failed> {
+    request: impl Into<Request>,
+) -> Result<Result<Outcome, ControlError>, Failed> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failed::new(format!("cannot wait for IO: {error}")))?;
     Ok(runtime.block_on(async {
-        Client::connect(directory, name).await?.ask(command, show_progress).await
+        Client::connect(directory, name).await?.ask(request, show_progress).await
     }))
 }
 
@@ -43,7 +44,8 @@ pub(super) fn mismatch(command: &str) -> Failed {
 
 #[cfg(test)]
 mod tests {
-    use crate::control::{ControlLimits, ControlServer, Failure, Stopped};
+    use crate::control::{ControlLimits, ControlServer};
+    use crate::protocol::{Command, Failure, Stopped};
     use tokio::sync::mpsc;
 
     use super::*;
@@ -58,9 +60,9 @@ mod tests {
                 let (sender, mut requests) = mpsc::channel(1);
                 let serving = tokio::spawn(server.serve(sender));
                 while let Some(request) = requests.recv().await {
-                    if request.command == (Command::Stop { now: true }) {
+                    if request.request == (Command::Stop { now: true }).into() {
                         requests.close();
-                        let answer = Answer::Stopped(Stopped { workers: 4 });
+                        let answer = Outcome::Stopped(Stopped { workers: 4 });
                         request.responder.finish(Ok(answer));
                     } else {
                         let failure = Failure::new("worker of seat 3 exited").hint("see its log");
@@ -77,12 +79,12 @@ mod tests {
         let base = tempfile::tempdir().unwrap();
         let directory = ControlDir::new(base.path().join("ipcluster"));
         let master = master(&directory);
-        let failed = ask(&directory, None, Command::Reload).unwrap_err();
+        let failed = ask(&directory, None, Command::Reload { share: None }).unwrap_err();
         assert_eq!(failed, Failed::new("worker of seat 3 exited").hint("see its log"));
         let stopped = ask(&directory, None, Command::Stop { now: true });
-        assert_eq!(stopped, Ok(Answer::Stopped(Stopped { workers: 4 })));
+        assert_eq!(stopped, Ok(Outcome::Stopped(Stopped { workers: 4 })));
         master.join().unwrap();
-        let gone = ask(&directory, None, Command::Status).unwrap_err();
+        let gone = ask(&directory, None, Request::Status).unwrap_err();
         let directory = directory.path().to_owned();
         assert_eq!(gone, Failed::from(ControlError::NoneRuns { directory }));
     }

@@ -1,17 +1,21 @@
 //! `ipcluster clear-retired`
 
-use crate::control::{Answer, Command, ControlDir};
+use crate::control::ControlDir;
+use crate::protocol::{Command, Outcome, Request};
 
 use super::args::ClearRetiredArgs;
 use super::{Failed, ask, output};
 
 pub(super) fn run(directory: &ControlDir, args: ClearRetiredArgs) -> Result<(), Failed> {
-    let command = if args.orphans { Command::EndOrphans } else { Command::ClearRetired };
-    match ask::ask(directory, args.cluster.name.as_ref(), command)? {
-        Answer::Cleared(done) => {
+    let request = match args.orphans {
+        true => Request::EndOrphans,
+        false => Command::ClearRetired.into(),
+    };
+    match ask::ask(directory, args.cluster.name.as_ref(), request)? {
+        Outcome::Cleared(done) => {
             output::answer(&format!("{} retired workers have ended\n", done.workers))
         }
-        Answer::OrphansEnded(done) => {
+        Outcome::OrphansEnded(done) => {
             output::answer(&format!("{} orphans were asked to end\n", done.processes))
         }
         _ => Err(ask::mismatch("clear-retired")),

@@ -2,10 +2,11 @@
 
 use std::fmt::Write as _;
 
-use crate::control::{Answer, Command, ControlDir, ControlError, Explanation};
+use crate::control::{ControlDir, ControlError};
 use crate::master;
 use crate::nft::Firewall;
 use crate::plan::ClusterName;
+use crate::protocol::{Explanation, Outcome, Request};
 
 use super::args::ExplainArgs;
 use super::{Failed, ask, output};
@@ -13,9 +14,9 @@ use super::{Failed, ask, output};
 /// Asks the master; where none runs, reads the rules.
 pub(super) fn run(directory: &ControlDir, args: ExplainArgs) -> Result<(), Failed> {
     let ExplainArgs { name, address } = args;
-    let command = Command::Explain { address };
-    let explanation = match ask::try_ask(directory, name.as_ref(), command)? {
-        Ok(Answer::Explained(explanation)) => explanation,
+    let request = Request::Explain { address };
+    let explanation = match ask::try_ask(directory, name.as_ref(), request)? {
+        Ok(Outcome::Explained(explanation)) => explanation,
         Ok(_) => return Err(ask::mismatch("explain")),
         Err(ControlError::NoMaster { name, .. }) => from_kernel(&name, address)?,
         Err(error) => return Err(error.into()),

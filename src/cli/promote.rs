@@ -1,13 +1,14 @@
 //! `ipcluster promote`
 
-use crate::control::{Answer, Command, ControlDir};
+use crate::control::ControlDir;
+use crate::protocol::{Command, Outcome};
 
 use super::args::ClusterArgs;
 use super::{Failed, ask, output, reload};
 
 pub(super) fn run(directory: &ControlDir, cluster: ClusterArgs) -> Result<(), Failed> {
     match ask::ask(directory, cluster.name.as_ref(), Command::Promote)? {
-        Answer::Reloaded(done) => output::answer(&reload::in_force(&done)),
+        Outcome::Reloaded(done) => output::answer(&reload::in_force(&done)),
         _ => Err(ask::mismatch("promote")),
     }
 }

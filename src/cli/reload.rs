@@ -1,23 +1,23 @@
 //! `ipcluster reload`
 
-use crate::control::{Answer, Command, ControlDir, Reloaded};
+use crate::control::ControlDir;
+use crate::protocol::{Command, Outcome, Reloaded};
 
 use super::args::ReloadArgs;
 use super::{Failed, ask, output};
 
 pub(super) fn run(directory: &ControlDir, args: ReloadArgs) -> Result<(), Failed> {
     let command = match args.share {
-        Some(share) => Command::Canary { share },
         None if args.clear_retired => Command::Restart,
-        None => Command::Reload,
+        share => Command::Reload { share },
     };
     match ask::ask(directory, args.cluster.name.as_ref(), command)? {
-        Answer::Restarted(done) => output::answer(&format!(
+        Outcome::Restarted(done) => output::answer(&format!(
             "generation {} is in force: {} workers; {} retired workers have ended\n",
             done.generation, done.workers, done.ended
         )),
-        Answer::Reloaded(done) => output::answer(&in_force(&done)),
-        Answer::OnTrial(done) => output::answer(&format!(
+        Outcome::Reloaded(done) => output::answer(&in_force(&done)),
+        Outcome::OnTrial(done) => output::answer(&format!(
             "generation {} is on trial: {} of {} slots, {} workers, swapped in {:.0} us\n",
             done.generation,
             done.trial_slots,

@@ -1,15 +1,16 @@
 //! `ipcluster retire`
 
-use crate::control::{Answer, Command, ControlDir, RetireTarget};
+use crate::control::ControlDir;
 use crate::plan::{MAX_SEATS, Seat};
+use crate::protocol::{Command, Outcome, RetireTarget};
 
 use super::args::RetireArgs;
 use super::{Failed, ask, output};
 
 pub(super) fn run(directory: &ControlDir, args: RetireArgs) -> Result<(), Failed> {
-    let command = Command::Retire { target: args.target };
+    let command = Command::Retire(args.target);
     match ask::ask(directory, args.name.as_ref(), command)? {
-        Answer::Retired(done) => {
+        Outcome::Retired(done) => {
             let pid = |pid: Option<u32>| pid.map_or("none".to_owned(), |pid| pid.to_string());
             let (seat, old, new) = (done.seat, pid(done.pid), pid(done.successor));
             output::answer(&format!("seat {seat}: pid {old} is retired, pid {new} serves\n"))

@@ -1,13 +1,14 @@
 //! `ipcluster rollback`
 
-use crate::control::{Answer, Command, ControlDir};
+use crate::control::ControlDir;
+use crate::protocol::{Command, Outcome};
 
 use super::args::ClusterArgs;
 use super::{Failed, ask, output};
 
 pub(super) fn run(directory: &ControlDir, cluster: ClusterArgs) -> Result<(), Failed> {
     match ask::ask(directory, cluster.name.as_ref(), Command::Rollback)? {
-        Answer::RolledBack(done) => output::answer(&format!(
+        Outcome::RolledBack(done) => output::answer(&format!(
             "generation {} is in force again: {} workers, swapped in {:.0} us\n",
             done.generation,
             done.workers,

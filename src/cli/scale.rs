@@ -1,6 +1,7 @@
 //! `ipcluster scale`
 
-use crate::control::{Answer, Command, ControlDir};
+use crate::control::ControlDir;
+use crate::protocol::{Command, Outcome};
 
 use super::args::ScaleArgs;
 use super::{Failed, ask, output};
@@ -8,7 +9,7 @@ use super::{Failed, ask, output};
 pub(super) fn run(directory: &ControlDir, args: ScaleArgs) -> Result<(), Failed> {
     let command = Command::Scale { workers: args.workers };
     match ask::ask(directory, args.name.as_ref(), command)? {
-        Answer::Scaled(done) => output::answer(&format!(
+        Outcome::Scaled(done) => output::answer(&format!(
             "{} workers: {} of {} slots moved\n",
             done.workers, done.moved_slots, done.slots
         )),

@@ -1,14 +1,15 @@
 //! `ipcluster status`
 
-use crate::control::{Answer, Command, ControlDir, Status};
+use crate::control::ControlDir;
+use crate::protocol::{Outcome, Request, Status};
 
 use super::args::StatusArgs;
 use super::{Failed, ask, output};
 
 pub(super) fn run(directory: &ControlDir, args: StatusArgs) -> Result<(), Failed> {
-    match ask::ask(directory, args.cluster.name.as_ref(), Command::Status)? {
-        Answer::Status(status) if args.json => output::answer(&json(&status)?),
-        Answer::Status(status) => output::answer(&status.table()),
+    match ask::ask(directory, args.cluster.name.as_ref(), Request::Status)? {
+        Outcome::Status(status) if args.json => output::answer(&json(&status)?),
+        Outcome::Status(status) => output::answer(&status.table()),
         _ => Err(ask::mismatch("status")),
     }
 }

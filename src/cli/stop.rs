@@ -1,6 +1,7 @@
 //! `ipcluster stop`
 
-use crate::control::{Answer, Command, ControlDir};
+use crate::control::ControlDir;
+use crate::protocol::{Command, Outcome};
 
 use super::args::StopArgs;
 use super::{Failed, ask, output};
@@ -8,7 +9,7 @@ use super::{Failed, ask, output};
 pub(super) fn run(directory: &ControlDir, args: StopArgs) -> Result<(), Failed> {
     let command = Command::Stop { now: args.now };
     match ask::ask(directory, args.cluster.name.as_ref(), command)? {
-        Answer::Stopped(done) => {
+        Outcome::Stopped(done) => {
             output::answer(&format!("stopped: {} workers ended, rules removed\n", done.workers))
         }
         _ => Err(ask::mismatch("stop")),

@@ -9,8 +9,9 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::directory::io_error;
-use super::{Answer, Command, ControlDir, ControlError, EventLine, LineDecoder, Reply};
+use super::{ControlDir, ControlError, LineDecoder, Reply};
 use crate::plan::ClusterName;
+use crate::protocol::{EventRecord, Outcome, Request};
 
 /// A connection to the master of one cluster.
 #[derive(Debug)]
@@ -55,7 +56,7 @@ impl Client {
         &self.name
     }
 
-    /// Sends a command and waits for its answer, however long it takes; `status` and `explain`,
+    /// Sends a request and waits for its answer, however long it takes; `status` and `explain`,
     /// which take no time, for at most [`Self::ANSWER_TIMEOUT`]. `progress` gets what the master says
     /// meanwhile.
     ///
@@ -65,30 +66,21 @@ impl Client {
     /// [`ControlError::Io`].
     pub async fn ask(
         &mut self,
-        command: Command,
+        request: impl Into<Request>,
         progress: impl FnMut(&str),
-    ) -> Result<Answer, ControlError> {
-        match command {
-            Command::Status | Command::Explain { .. } | Command::EndOrphans => {
-                let answer = timeout(Self::ANSWER_TIMEOUT, self.exchange(command, progress)).await;
+    ) -> Result<Outcome, ControlError> {
+        let request = request.into();
+        match request {
+            Request::Status | Request::Explain { .. } | Request::EndOrphans => {
+                let answer = timeout(Self::ANSWER_TIMEOUT, self.exchange(request, progress)).await;
                 answer.unwrap_or_else(|_elapsed| {
-                    Err(ControlError::NoAnswer {
-                        name: self.name.clone(),
-                        waited: Self::ANSWER_TIMEOUT,
-                    })
+                    let name = self.name.clone();
+                    Err(ControlError::NoAnswer { name, waited: Self::ANSWER_TIMEOUT })
                 })
             }
-            Command::Reload
-            | Command::Canary { .. }
-            | Command::Promote
-            | Command::Rollback
-            | Command::Restart
-            | Command::Retire { .. }
-            | Command::ClearRetired
-            | Command::Scale { .. }
-            | Command::Stop { .. }
-            | Command::Events
-            | Command::Takeover { .. } => self.exchange(command, progress).await,
+            Request::Command(_) | Request::Events | Request::Handover { .. } => {
+                self.exchange(request, progress).await
+            }
         }
     }
 
@@ -103,9 +95,9 @@ impl Client {
     /// [`ControlError::Message`]; [`ControlError::Io`].
     pub async fn events(
         &mut self,
-        mut happened: impl FnMut(EventLine) -> bool,
+        mut happened: impl FnMut(EventRecord) -> bool,
     ) -> Result<(), ControlError> {
-        self.send(Command::Events).await?;
+        self.send(Request::Events).await?;
         loop {
             match self.read_reply().await {
                 Ok(Reply::Event(event)) => {
@@ -123,20 +115,20 @@ impl Client {
 
     async fn exchange(
         &mut self,
-        command: Command,
+        request: Request,
         mut progress: impl FnMut(&str),
-    ) -> Result<Answer, ControlError> {
-        self.send(command).await?;
+    ) -> Result<Outcome, ControlError> {
+        self.send(request).await?;
         let mut workers = Vec::new();
         loop {
             match self.read_reply().await? {
                 Reply::Progress(text) => progress(&text),
                 Reply::Event(_) => {}
                 Reply::Workers(some) => workers.extend(some),
-                Reply::Done(Answer::Status(mut status)) => {
+                Reply::Done(Outcome::Status(mut status)) => {
                     workers.append(&mut status.workers);
                     status.workers = workers;
-                    return Ok(Answer::Status(status));
+                    return Ok(Outcome::Status(status));
                 }
                 Reply::Done(answer) => return Ok(answer),
                 Reply::Failed(failure) => return Err(ControlError::Failed(failure)),
@@ -144,9 +136,9 @@ impl Client {
         }
     }
 
-    async fn send(&mut self, command: Command) -> Result<(), ControlError> {
-        let request = format!("{}\n", command.emit());
-        match self.stream.write_all(request.as_bytes()).await {
+    async fn send(&mut self, request: Request) -> Result<(), ControlError> {
+        let line = format!("{}\n", request.emit());
+        match self.stream.write_all(line.as_bytes()).await {
             // It may have turned us away, and said why.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             written => written.map_err(|error| self.broken(error)),

@@ -2,8 +2,9 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Failure, MAX_LINE, VERSION};
+use super::{MAX_LINE, VERSION};
 use crate::plan::{ClusterName, Port};
+use crate::protocol::Failure;
 
 /// Why a line from a peer is no message. Text of the peer is cut and escaped.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

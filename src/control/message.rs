@@ -1,99 +1,18 @@
 //! Requests and replies, to text and back. Pure.
 
-use std::net::IpAddr;
-
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
-use super::{EventLine, Explanation, MessageError, Status, WorkerStatus};
-use crate::plan::{Generation, MAX_SEATS, Seat, Share};
+use super::MessageError;
+use crate::plan::MAX_SEATS;
+use crate::protocol::{
+    Command, EventRecord, Failure, Outcome, Request, RetireTarget, WorkerStatus, cut,
+};
 
 /// The version of the protocol, the `v` of each request.
 pub const VERSION: u32 = 1;
 
-/// What an operator asks of a master.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Command {
-    /// Put a new generation into force.
-    Reload,
-    /// Put a new generation into force for a part of the clients.
-    Canary {
-        /// The part.
-        share: Share,
-    },
-    /// Put the generation on trial into force for all clients.
-    Promote,
-    /// End the trial of a generation; or, where there is none, go back to the generation before.
-    Rollback,
-    /// Put a new generation into force, and then end all retired workers.
-    Restart,
-    /// Put another worker in the place of a live one.
-    Retire {
-        /// Which.
-        target: RetireTarget,
-    },
-    /// End all workers that are retired now.
-    ClearRetired,
-    /// Say how things stand.
-    Status,
-    /// Change the number of workers.
-    Scale {
-        /// How many there shall be, 1 to 1024.
-        workers: u16,
-    },
-    /// End all workers, remove the rules, exit.
-    Stop {
-        /// Without waiting for connections to end.
-        now: bool,
-    },
-    /// End the [orphans](super::Orphan) of the [`Status`].
-    EndOrphans,
-    /// Hand over to the master that asks.
-    Takeover {
-        /// The version of what is handed over that it knows.
-        format: u32,
-    },
-    /// Say which worker a client reaches.
-    Explain {
-        /// The client's address.
-        address: IpAddr,
-    },
-    /// Say what happens, as it happens, until the master ends.
-    Events,
-}
-
-/// Which live worker is to be retired.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RetireTarget {
-    /// The one in this seat.
-    Seat(Seat),
-    /// The one whose process has this number.
-    Pid(u32),
-}
-
-impl RetireTarget {
-    /// Takes `seat` or `pid`, one of them, out of `fields`.
-    fn from_fields(fields: &mut Map<String, Value>) -> Result<Self, MessageError> {
-        let number = |value: &Value| value.as_u64();
-        match (fields.remove("seat"), fields.remove("pid")) {
-            (Some(seat), None) => {
-                let seat = number(&seat).and_then(|seat| u16::try_from(seat).ok());
-                let seat = seat.filter(|seat| *seat < MAX_SEATS);
-                let expected = "a number from 0 to 1023";
-                seat.map(|seat| Self::Seat(Seat(seat))).ok_or(wrong("retire", "seat", expected))
-            }
-            (None, Some(pid)) => {
-                let pid = number(&pid).and_then(|pid| u32::try_from(pid).ok());
-                let pid = pid.filter(|pid| *pid > 0);
-                pid.map(Self::Pid).ok_or(wrong("retire", "pid", "a number above 0"))
-            }
-            _ => Err(wrong("retire", "seat", "either `seat` or `pid`, one of them")),
-        }
-    }
-}
-
-impl Command {
+impl Request {
     /// Reads a request.
     ///
     /// # Errors
@@ -108,107 +27,88 @@ impl Command {
             Some(version) => return Err(MessageError::Version { found: shorten(&version) }),
             None => return Err(MessageError::Version { found: "none".to_owned() }),
         }
-        let name = fields.remove("command").ok_or(MessageError::NoCommand)?;
-        let command = Self::from_fields(&name, &mut fields)?;
-        match fields.keys().next() {
-            Some(field) => Err(MessageError::UnknownField {
-                command: command.name(),
-                field: shorten(&Value::from(field.as_str())),
-            }),
-            None => Ok(command),
-        }
-    }
-
-    /// Takes the fields of the command out of `fields`.
-    fn from_fields(name: &Value, fields: &mut Map<String, Value>) -> Result<Self, MessageError> {
-        match name.as_str() {
-            Some("reload") => match fields.remove("share") {
-                None => Ok(Self::Reload),
-                Some(share) => match share.as_str().map(str::parse) {
-                    Some(Ok(share)) => Ok(Self::Canary { share }),
-                    _ => Err(wrong("reload", "share", "percent above 0% and below 100% as text")),
-                },
-            },
-            Some("promote") => Ok(Self::Promote),
-            Some("rollback") => Ok(Self::Rollback),
-            Some("restart") => Ok(Self::Restart),
-            Some("retire") => {
-                RetireTarget::from_fields(fields).map(|target| Self::Retire { target })
-            }
-            Some("clear-retired") => Ok(Self::ClearRetired),
-            Some("status") => Ok(Self::Status),
-            Some("events") => Ok(Self::Events),
-            Some("scale") => {
-                let workers = fields.remove("workers").as_ref().and_then(Value::as_u64);
-                let workers = workers.and_then(|number| u16::try_from(number).ok());
-                match workers.filter(|number| (1..=MAX_SEATS).contains(number)) {
-                    Some(workers) => Ok(Self::Scale { workers }),
-                    None => Err(wrong("scale", "workers", "a number from 1 to 1024")),
-                }
-            }
-            Some("stop") => match fields.remove("now") {
-                None => Ok(Self::Stop { now: false }),
-                Some(Value::Bool(now)) => Ok(Self::Stop { now }),
-                Some(_) => Err(wrong("stop", "now", "true or false")),
-            },
-            Some("end_orphans") => Ok(Self::EndOrphans),
-            Some("takeover") => {
-                let format = fields.remove("format").as_ref().and_then(Value::as_u64);
-                match format.and_then(|number| u32::try_from(number).ok()) {
-                    Some(format) => Ok(Self::Takeover { format }),
-                    None => Err(wrong("takeover", "format", "a number")),
-                }
-            }
-            Some("explain") => {
-                let address = fields.remove("address");
-                match address.as_ref().and_then(Value::as_str).map(str::parse) {
-                    Some(Ok(address)) => Ok(Self::Explain { address }),
-                    _ => Err(wrong("explain", "address", "an IPv4 or IPv6 address as text")),
-                }
-            }
-            _ => Err(MessageError::UnknownCommand { name: shorten(name) }),
-        }
+        let name = fields.get("command").ok_or(MessageError::NoCommand)?;
+        let Some(verb) = VERBS.iter().find(|verb| name == verb.name) else {
+            return Err(MessageError::UnknownCommand { name: shorten(name) });
+        };
+        verb.check_fields(&fields)?;
+        let fault = verb.fault(&fields);
+        let request: Self = serde_json::from_value(fields.into()).map_err(|_| fault.clone())?;
+        if request.is_in_range() { Ok(request) } else { Err(fault) }
     }
 
     /// The request as a line, without its end.
     pub fn emit(&self) -> String {
-        let mut request = json!({ "v": VERSION, "command": self.name() });
-        match self {
-            Self::Reload
-            | Self::Promote
-            | Self::Rollback
-            | Self::Restart
-            | Self::ClearRetired
-            | Self::Status
-            | Self::Events
-            | Self::EndOrphans => {}
-            Self::Canary { share } => request["share"] = json!(share.to_string()),
-            Self::Retire { target: RetireTarget::Seat(seat) } => request["seat"] = json!(seat.0),
-            Self::Retire { target: RetireTarget::Pid(pid) } => request["pid"] = json!(pid),
-            Self::Scale { workers } => request["workers"] = json!(workers),
-            Self::Stop { now } => request["now"] = json!(now),
-            Self::Takeover { format } => request["format"] = json!(format),
-            Self::Explain { address } => request["address"] = json!(address),
+        #[derive(Serialize)]
+        struct Line<'a> {
+            v: u32,
+            #[serde(flatten)]
+            request: &'a Request,
         }
-        request.to_string()
+        let line = Line { v: VERSION, request: self };
+        serde_json::to_string(&line).expect("texts, numbers and truth values only")
     }
 
-    /// The word for it in the protocol and on the command line.
-    pub fn name(&self) -> &'static str {
+    fn is_in_range(&self) -> bool {
         match self {
-            Self::Reload | Self::Canary { .. } => "reload",
-            Self::Promote => "promote",
-            Self::Rollback => "rollback",
-            Self::Restart => "restart",
-            Self::Retire { .. } => "retire",
-            Self::ClearRetired => "clear-retired",
-            Self::Status => "status",
-            Self::Scale { .. } => "scale",
-            Self::Stop { .. } => "stop",
-            Self::EndOrphans => "end_orphans",
-            Self::Takeover { .. } => "takeover",
-            Self::Explain { .. } => "explain",
-            Self::Events => "events",
+            Self::Command(Command::Scale { workers }) => (1..=MAX_SEATS).contains(workers),
+            Self::Command(Command::Retire(RetireTarget::Seat(seat))) => seat.0 < MAX_SEATS,
+            Self::Command(Command::Retire(RetireTarget::Pid(pid))) => *pid > 0,
+            _ => true,
+        }
+    }
+}
+
+/// A command as it stands in a line, with its fields: for errors that say what is expected.
+struct Verb {
+    name: &'static str,
+    /// The name of each field, and what is expected of its value.
+    fields: &'static [(&'static str, &'static str)],
+}
+
+const VERBS: [Verb; 13] = [
+    verb("reload", &[("share", "percent above 0% and below 100% as text")]),
+    verb("promote", &[]),
+    verb("rollback", &[]),
+    verb("restart", &[]),
+    verb("retire", &[("seat", "a number from 0 to 1023"), ("pid", "a number above 0")]),
+    verb("clear-retired", &[]),
+    verb("status", &[]),
+    verb("scale", &[("workers", "a number from 1 to 1024")]),
+    verb("stop", &[("now", "true or false")]),
+    verb("end_orphans", &[]),
+    verb("takeover", &[("format", "a number")]),
+    verb("explain", &[("address", "an IPv4 or IPv6 address as text")]),
+    verb("events", &[]),
+];
+
+const fn verb(name: &'static str, fields: &'static [(&'static str, &'static str)]) -> Verb {
+    Verb { name, fields }
+}
+
+impl Verb {
+    /// Refuses fields that the command does not have.
+    fn check_fields(&self, fields: &Map<String, Value>) -> Result<(), MessageError> {
+        let is_known = |name: &str| self.fields.iter().any(|(field, _)| *field == name);
+        match fields.keys().find(|name| *name != "command" && !is_known(name)) {
+            Some(field) => Err(MessageError::UnknownField {
+                command: self.name,
+                field: shorten(&Value::from(field.as_str())),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// The error for fields that do not make up the command: the field that was given is wrong, or the
+    /// one that should have been is missing.
+    fn fault(&self, fields: &Map<String, Value>) -> MessageError {
+        let mut given = self.fields.iter().filter(|(field, _)| fields.contains_key(*field));
+        match (given.next().zip(Some(given.next())), self.fields) {
+            (Some(((field, expected), None)), _) | (None, [(field, expected)]) => {
+                wrong(self.name, field, expected)
+            }
+            (_, [(field, _), ..]) => wrong(self.name, field, "either `seat` or `pid`, one of them"),
+            (_, []) => MessageError::NoCommand,
         }
     }
 }
@@ -223,10 +123,10 @@ pub enum Reply {
     /// Some of the workers of the [`Status`] that follows.
     Workers(Vec<WorkerStatus>),
     /// Something has happened; more follows.
-    Event(EventLine),
+    Event(EventRecord),
     /// Done: nothing follows.
     #[serde(rename = "ok")]
-    Done(Answer),
+    Done(Outcome),
     /// Not done: nothing follows, and nothing has changed unless the message says so.
     #[serde(rename = "error")]
     Failed(Failure),
@@ -254,17 +154,17 @@ impl Reply {
             Self::Progress(text) => vec![Self::Progress(cut(&text, TEXT_LIMIT)).line()],
             Self::Workers(workers) => in_lines(workers),
             Self::Event(event) => vec![Self::Event(event).line()],
-            Self::Done(Answer::Status(mut status)) => {
+            Self::Done(Outcome::Status(mut status)) => {
                 let mut lines = in_lines(std::mem::take(&mut status.workers));
-                lines.push(Self::Done(Answer::Status(status)).line());
+                lines.push(Self::Done(Outcome::Status(status)).line());
                 lines
             }
-            Self::Done(Answer::Explained(mut explanation)) => {
+            Self::Done(Outcome::Explained(mut explanation)) => {
                 for step in &mut explanation.why {
                     *step = cut(step, 500);
                 }
                 explanation.why.truncate(12);
-                vec![Self::Done(Answer::Explained(explanation)).line()]
+                vec![Self::Done(Outcome::Explained(explanation)).line()]
             }
             Self::Done(answer) => vec![Self::Done(answer).line()],
             Self::Failed(Failure { message, hint }) => {
@@ -276,150 +176,6 @@ impl Reply {
 
     fn line(&self) -> String {
         serde_json::to_string(self).expect("texts, numbers and maps with text keys only")
-    }
-}
-
-/// What a command led to.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Answer {
-    /// To [`Command::Reload`] and [`Command::Promote`].
-    Reloaded(Reloaded),
-    /// To [`Command::Canary`].
-    OnTrial(OnTrial),
-    /// To [`Command::Rollback`].
-    RolledBack(RolledBack),
-    /// To [`Command::Restart`].
-    Restarted(Restarted),
-    /// To [`Command::Retire`].
-    Retired(Retired),
-    /// To [`Command::ClearRetired`].
-    Cleared(Cleared),
-    /// To [`Command::Status`].
-    Status(Box<Status>),
-    /// To [`Command::Scale`].
-    Scaled(Scaled),
-    /// To [`Command::Stop`].
-    Stopped(Stopped),
-    /// To [`Command::EndOrphans`].
-    OrphansEnded(OrphansEnded),
-    /// To [`Command::Explain`].
-    Explained(Explanation),
-    /// To [`Command::Events`], after the last event: the master ends.
-    EventsOver,
-}
-
-/// New connections go to a new generation.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Reloaded {
-    /// The generation that is in force now.
-    pub generation: Generation,
-    /// How many workers it has.
-    pub workers: u16,
-    /// Seconds from sending the transaction to its acknowledgement.
-    pub swap_seconds: f64,
-}
-
-/// A part of the clients goes to a new generation, on trial.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct OnTrial {
-    /// The new generation.
-    pub generation: Generation,
-    /// How many workers it has.
-    pub workers: u32,
-    /// How many slots go to it.
-    pub trial_slots: u32,
-    /// How many slots the cluster has.
-    pub slots: u32,
-    /// Seconds from sending the transaction to its acknowledgement.
-    pub swap_seconds: f64,
-}
-
-/// New connections go to an earlier generation again.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RolledBack {
-    /// The generation that is in force now.
-    pub generation: Generation,
-    /// How many workers it has.
-    pub workers: u16,
-    /// Seconds from sending the transaction to its acknowledgement.
-    pub swap_seconds: f64,
-}
-
-/// New connections go to a new generation, and the workers before it are gone.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Restarted {
-    /// The generation that is in force now.
-    pub generation: Generation,
-    /// How many workers it has.
-    pub workers: u16,
-    /// How many retired workers were ended.
-    pub ended: u32,
-}
-
-/// New connections of one worker go to its successor.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Retired {
-    /// The seat of both.
-    pub seat: Seat,
-    /// The process id of the one that is retired.
-    pub pid: Option<u32>,
-    /// The process id of its successor; none if the seat has no worker just now, or is gone.
-    pub successor: Option<u32>,
-}
-
-/// The workers that were retired have ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Cleared {
-    /// How many there were.
-    pub workers: u32,
-}
-
-/// The cluster has another number of workers.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Scaled {
-    /// How many it has now.
-    pub workers: u16,
-    /// How many slots went to another seat, and their clients with them.
-    pub moved_slots: u32,
-    /// How many slots the cluster has.
-    pub slots: u32,
-}
-
-/// All workers have ended and the rules are gone.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Stopped {
-    /// How many workers were ended.
-    pub workers: u32,
-}
-
-/// Orphans were asked to end, and are killed if they have not within the time that workers have.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct OrphansEnded {
-    /// How many there were.
-    pub processes: u32,
-}
-
-/// Why a command was not carried out.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failure {
-    /// The reason, one line.
-    pub message: String,
-    /// What to do next, one line; none where there is nothing to say.
-    pub hint: Option<String>,
-}
-
-impl Failure {
-    /// A failure without advice.
-    pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), hint: None }
-    }
-
-    /// The same with what to do next.
-    #[must_use]
-    pub fn hint(self, hint: impl Into<String>) -> Self {
-        Self { hint: Some(hint.into()), ..self }
     }
 }
 
@@ -484,52 +240,45 @@ pub(super) fn shorten(value: &Value) -> String {
     cut(&value.to_string(), 64)
 }
 
-/// The first `limit` bytes of a text, less where that would cut a character.
-pub(super) fn cut(text: &str, limit: usize) -> String {
-    if text.len() <= limit {
-        return text.to_owned();
-    }
-    let end = text.char_indices().map(|(at, _)| at).take_while(|at| *at <= limit).last();
-    format!("{}...", &text[..end.unwrap_or(0)])
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
     use proptest::prelude::*;
+    use serde_json::json;
 
-    use super::super::{
-        ConntrackFill, LeavingCause, LineDecoder, MAX_LINE, PartitionKind, Restarts, Retirements,
-        SCHEMA, SwapTimes, WorkerHealth, WorkerState,
-    };
+    use super::super::{LineDecoder, MAX_LINE};
     use super::*;
-    use crate::plan::{Port, Slot};
+    use crate::plan::{Generation, Port, Seat, Slot};
+    use crate::protocol::{
+        ConntrackFill, Explanation, LeavingCause, PartitionKind, Restarts, Retirements, SCHEMA,
+        STATS_LIMIT, Status, SwapTimes, WorkerHealth, WorkerState,
+    };
 
     #[test]
     fn every_command_is_read_as_it_was_written() {
-        let commands = [
-            Command::EndOrphans,
-            Command::Takeover { format: 1 },
-            Command::Reload,
-            Command::Canary { share: "0.5%".parse().unwrap() },
-            Command::Promote,
-            Command::Rollback,
-            Command::Restart,
-            Command::Retire { target: RetireTarget::Seat(Seat(1023)) },
-            Command::Retire { target: RetireTarget::Pid(u32::MAX) },
-            Command::ClearRetired,
-            Command::Status,
-            Command::Scale { workers: 1024 },
-            Command::Stop { now: true },
-            Command::Explain { address: "2001:db8::1".parse().unwrap() },
-            Command::Events,
+        let requests = [
+            Request::EndOrphans,
+            Request::Handover { format: 1 },
+            Command::Reload { share: None }.into(),
+            Command::Reload { share: Some("0.5%".parse().unwrap()) }.into(),
+            Command::Promote.into(),
+            Command::Rollback.into(),
+            Command::Restart.into(),
+            Command::Retire(RetireTarget::Seat(Seat(1023))).into(),
+            Command::Retire(RetireTarget::Pid(u32::MAX)).into(),
+            Command::ClearRetired.into(),
+            Request::Status,
+            Command::Scale { workers: 1024 }.into(),
+            Command::Stop { now: true }.into(),
+            Request::Explain { address: "2001:db8::1".parse().unwrap() },
+            Request::Events,
         ];
-        for command in commands {
-            assert_eq!(Command::parse(&command.emit()), Ok(command));
+        for request in requests {
+            assert_eq!(Request::parse(&request.emit()), Ok(request));
         }
         let short = r#"{"command":"stop","v":1}"#;
-        assert_eq!(Command::parse(short), Ok(Command::Stop { now: false }));
+        assert_eq!(Request::parse(short), Ok(Command::Stop { now: false }.into()));
     }
 
     #[test]
@@ -589,7 +338,7 @@ mod tests {
             ),
         ];
         for (line, expected) in cases {
-            assert_eq!(Command::parse(line).unwrap_err().to_string(), expected, "{line}");
+            assert_eq!(Request::parse(line).unwrap_err().to_string(), expected, "{line}");
         }
     }
 
@@ -600,7 +349,7 @@ mod tests {
     #[test]
     fn a_thousand_nested_lists_are_refused() {
         let line = "[".repeat(1000);
-        assert!(matches!(Command::parse(&line), Err(MessageError::NotJson { .. })));
+        assert!(matches!(Request::parse(&line), Err(MessageError::NotJson { .. })));
     }
 
     #[test]
@@ -625,7 +374,7 @@ mod tests {
                 "queued": 3, "half_open": 1, "health": "silent", "text": null,
             }],
         }}});
-        let reply = Reply::Done(Answer::Status(Box::new(status(1, 1))));
+        let reply = Reply::Done(Outcome::Status(Box::new(status(1, 1))));
         assert_eq!(serde_json::to_value(&reply).unwrap(), expected);
         assert_eq!(serde_json::from_value::<Reply>(expected).unwrap(), reply);
     }
@@ -645,7 +394,7 @@ mod tests {
     }
 
     fn check_lines_of(full: Status) {
-        let lines = Reply::Done(Answer::Status(Box::new(full.clone()))).emit();
+        let lines = Reply::Done(Outcome::Status(Box::new(full.clone()))).emit();
         let mut workers = Vec::new();
         let mut decoder = LineDecoder::default();
         for line in lines {
@@ -654,7 +403,7 @@ mod tests {
             decoder.feed(b"\n");
             match Reply::parse(&decoder.line().unwrap().unwrap()).unwrap() {
                 Reply::Workers(some) => workers.extend(some),
-                Reply::Done(Answer::Status(last)) => {
+                Reply::Done(Outcome::Status(last)) => {
                     assert!(*last == Status { workers: Vec::new(), ..full.clone() });
                 }
                 other => panic!("{other:?}"),
@@ -667,7 +416,7 @@ mod tests {
     fn the_longest_texts_fit_into_a_line() {
         let text = "\u{1b}".repeat(MAX_LINE);
         let failed = Failure::new(text.clone()).hint(text.clone());
-        let explained = Answer::Explained(Explanation {
+        let explained = Outcome::Explained(Explanation {
             schema: SCHEMA,
             address: "::1".parse().unwrap(),
             slot: Slot(1),
@@ -684,6 +433,26 @@ mod tests {
             let lines = reply.emit();
             assert!(lines.len() == 1 && lines[0].len() <= MAX_LINE);
             assert!(Reply::parse(&lines[0]).is_ok());
+        }
+    }
+
+    #[test]
+    fn no_event_is_longer_than_a_line() {
+        let long = "\u{1}".repeat(100_000);
+        let lines: Vec<&str> = vec![&long; 20];
+        let failed = EventRecord::new("failed").with("reason", long.as_str());
+        let failed = failed.with("last_lines", lines);
+        let worker = serde_json::json!({
+            "worker": u64::MAX, "seat": u16::MAX, "generation": u64::MAX, "pid": u32::MAX,
+            "state": "starting", "memory": u64::MAX,
+        });
+        let stats = EventRecord::new("stats").with("master", u64::MAX);
+        let stats = stats.with("workers", vec![worker; STATS_LIMIT]).with("more", false);
+        for event in [failed, stats] {
+            let reply = Reply::Event(event.clone());
+            assert_eq!(Reply::parse(&reply.clone().emit()[0]), Ok(reply));
+            let [line] = &Reply::Event(event).emit()[..] else { panic!("one line") };
+            assert!(line.len() <= MAX_LINE, "{}", line.len());
         }
     }
 
@@ -743,7 +512,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_gives_a_command_or_an_error(line in ".{0,200}") {
-            let _ = Command::parse(&line);
+            let _ = Request::parse(&line);
             let _ = Reply::parse(&line);
         }
 
@@ -754,8 +523,8 @@ mod tests {
             value in r#"(null|true|-?[0-9]{1,30}|1e999|\[\]|\{\}|"[0-9.:]{0,12}")"#,
         ) {
             let line = format!(r#"{{"v":1,"command":"{name}","{field}":{value}}}"#);
-            if let Ok(command) = Command::parse(&line) {
-                prop_assert_eq!(command.name(), name);
+            if let Ok(request) = Request::parse(&line) {
+                prop_assert_eq!(request.name(), name);
             }
         }
     }

@@ -59,38 +59,32 @@ mod client;
 mod codec;
 mod directory;
 mod error;
-mod events;
-mod figures;
 mod legacy;
 mod message;
 mod server;
-mod status;
-mod table;
 mod token_bucket;
 
 pub use client::{Client, connect_to_master};
 pub use codec::{LineDecoder, MAX_LINE};
 pub use directory::{ControlDir, Lock};
 pub use error::{ControlError, MessageError};
-pub use events::EventLine;
-pub(crate) use events::STATS_LIMIT;
-pub use figures::{LeavingCause, Restarts, Retirements, SwapTimes};
 pub use legacy::{
     CloseReason, FromWorker, Peer, PeerAction, PeerEvent, PeerLimits, ToWorker, UNREAD_LIMIT,
     WorkerInfo, WorkerOrder, worker_ports,
 };
-pub use message::{
-    Answer, Cleared, Command, Failure, OnTrial, OrphansEnded, Reloaded, Reply, Restarted,
-    RetireTarget, Retired, RolledBack, Scaled, Stopped, VERSION,
-};
+pub use message::{Reply, VERSION};
 #[cfg(test)]
 pub(crate) use server::ReplyReceiver;
 pub use server::{
     AcceptGate, ControlDescriptors, ControlLimits, ControlServer, JoinRequest, ReceivedRequest,
     Responder, WorkerEvent, WorkerLink, WorkersSocket,
 };
-pub use status::{
-    ConntrackFill, Explanation, ForeignChain, Orphan, PartitionKind, RuleWriter, SCHEMA, Status,
-    Trial, WorkerHealth, WorkerState, WorkerStatus,
-};
 pub use token_bucket::{LINE_INTERVAL, LINES_AT_ONCE};
+
+// Part of what is said over the socket.
+pub use crate::protocol::{
+    Cleared, Command, ConntrackFill, EventRecord, Explanation, Failure, ForeignChain, LeavingCause,
+    OnTrial, Orphan, OrphansEnded, Outcome, PartitionKind, Reloaded, Request, Restarted, Restarts,
+    RetireTarget, Retired, Retirements, RolledBack, RuleWriter, SCHEMA, Scaled, Status, Stopped,
+    SwapTimes, Trial, WorkerHealth, WorkerState, WorkerStatus,
+};

@@ -4,7 +4,7 @@ use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Response, StatusCode};
 
 use super::{exposition, metrics};
-use crate::control::{Failure, Status};
+use crate::protocol::{Failure, Status};
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::exposition::{Exposition, Kind};
-use crate::control::{Status, WorkerState};
 use crate::plan::Seat;
+use crate::protocol::{Status, WorkerState};
 
 /// The metrics of a cluster in the text format of Prometheus, version 0.0.4; see [`crate::http`] for
 /// what they mean. The same status gives the same text.
@@ -152,7 +152,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::control::ConntrackFill;
+    use crate::protocol::ConntrackFill;
 
     fn status() -> Status {
         let mut status: Status = serde_json::from_str(

@@ -43,7 +43,7 @@
 //! # How it works
 //!
 //! The server shares the master's thread, so nothing in it may take long. It asks its [`StatusSource`] for the
-//! [`Status`](crate::control::Status), one request at a time and at most every 100 ms however many
+//! [`Status`](crate::protocol::Status), one request at a time and at most every 100 ms however many
 //! ask; makes one answer a connection; serves at most 64 connections, 10 seconds each ([`HttpLimits`]); and
 //! never reads a body. Clients that are slow wait for each other, and the master for none of them.
 

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::HttpError;
 use super::answer::{Page, unavailable};
-use crate::control::{Failure, Status};
+use crate::protocol::{Failure, Status};
 
 /// Where a [`HttpServer`] learns the state of the cluster.
 pub trait StatusSource: Send + Sync + 'static {

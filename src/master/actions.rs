@@ -25,12 +25,12 @@ use super::workers::listeners::HeldListeners;
 use super::workers::memory::{Measured, MemoryMonitor, MemorySample};
 use super::workers::processes::{Processes, REAP_INTERVAL};
 use super::workers::spawner::{self, Spawner};
-use crate::control::{
-    Answer, Cleared, OnTrial, Reloaded, Responder, Restarted, Retired, RolledBack, Scaled, Stopped,
-    WorkerOrder,
-};
+use crate::control::{Responder, WorkerOrder};
 use crate::nft::{Firewall, NftError};
 use crate::plan::{Plan, Seat};
+use crate::protocol::{
+    Cleared, OnTrial, Outcome, Reloaded, Restarted, Retired, RolledBack, Scaled, Stopped,
+};
 use crate::supervisor::{
     self, Action, Done, Event, Input, Refusal, Request, RequestId, Timestamp, Verification,
     WorkerFailure, WorkerId,
@@ -315,39 +315,39 @@ impl World {
         self.service.answered(request, failure.as_deref());
         let seats = self.workers_wanted;
         responder.finish(match outcome {
-            Ok(Done::Reloaded { generation }) => Ok(Answer::Reloaded(Reloaded {
+            Ok(Done::Reloaded { generation }) => Ok(Outcome::Reloaded(Reloaded {
                 generation,
                 workers: saturating(seats),
                 swap_seconds: self.last_swap.as_secs_f64(),
             })),
-            Ok(Done::Canary { generation, workers, slots, of }) => Ok(Answer::OnTrial(OnTrial {
+            Ok(Done::Canary { generation, workers, slots, of }) => Ok(Outcome::OnTrial(OnTrial {
                 generation,
                 workers: saturating(workers),
                 trial_slots: saturating(slots),
                 slots: saturating(of),
                 swap_seconds: self.last_swap.as_secs_f64(),
             })),
-            Ok(Done::RolledBack { generation }) => Ok(Answer::RolledBack(RolledBack {
+            Ok(Done::RolledBack { generation }) => Ok(Outcome::RolledBack(RolledBack {
                 generation,
                 workers: saturating(seats),
                 swap_seconds: self.last_swap.as_secs_f64(),
             })),
             Ok(Done::Scaled { workers, moved, slots }) => {
                 let (moved_slots, slots) = (saturating(moved), saturating(slots));
-                Ok(Answer::Scaled(Scaled { workers, moved_slots, slots }))
+                Ok(Outcome::Scaled(Scaled { workers, moved_slots, slots }))
             }
             Ok(Done::Retired { seat, pid, successor }) => {
-                Ok(Answer::Retired(Retired { seat, pid, successor }))
+                Ok(Outcome::Retired(Retired { seat, pid, successor }))
             }
             Ok(Done::Cleared { ended }) => {
-                Ok(Answer::Cleared(Cleared { workers: saturating(ended) }))
+                Ok(Outcome::Cleared(Cleared { workers: saturating(ended) }))
             }
-            Ok(Done::Restarted { generation, ended }) => Ok(Answer::Restarted(Restarted {
+            Ok(Done::Restarted { generation, ended }) => Ok(Outcome::Restarted(Restarted {
                 generation,
                 workers: saturating(seats),
                 ended: saturating(ended),
             })),
-            Ok(Done::Stopped) => Ok(Answer::Stopped(Stopped { workers: saturating(workers) })),
+            Ok(Done::Stopped) => Ok(Outcome::Stopped(Stopped { workers: saturating(workers) })),
             Err(refusal) => Err(report::failure(&refusal)),
         });
     }

@@ -30,13 +30,12 @@ use super::workers::processes::{
 };
 use super::workers::spawner::{SpawnOutcome, Started};
 use crate::config::Config;
-use crate::control::{
-    self, Answer, Command, ControlServer, Failure, Orphan, OrphansEnded, Responder, RetireTarget,
-    WorkerEvent,
-};
+use crate::control::{self, ControlServer, Responder, WorkerEvent};
 use crate::plan::{Route, Seat};
 use crate::process;
-use crate::protocol::Readiness;
+use crate::protocol::{
+    Command, Failure, Orphan, OrphansEnded, Outcome, Readiness, Request, RetireTarget, Status,
+};
 use crate::supervisor::{self, Action, Event, Input, Supervisor, WorkerId, WorkerState};
 
 /// The process manager of one cluster, with its rules. See [`crate::master`].
@@ -157,8 +156,8 @@ impl Master {
                         ready.clear_ready();
                     }
                 }
-                Some(request) = control.recv() => match request.command {
-                    Command::Takeover { .. } => {
+                Some(request) = control.recv() => match request.request {
+                    Request::Handover { .. } => {
                         if self.hand_over(request).await {
                             return self.leave_to_next(server, control).await;
                         }
@@ -238,7 +237,7 @@ impl Master {
                 "the configuration is another than that of the earlier master: {}",
                 if renew { "new workers are started" } else { "the number of workers changes" }
             );
-            let (request, replies) = control::ReceivedRequest::new(Command::Reload);
+            let (request, replies) = control::ReceivedRequest::new(Command::Reload { share: None });
             self.request(supervisor::Request::Configure { renew }, request.responder);
             tokio::spawn(async move {
                 match replies.outcome().await {
@@ -475,51 +474,53 @@ impl Master {
     }
 
     fn asked(&mut self, request: control::ReceivedRequest) {
-        let control::ReceivedRequest { command, responder, .. } = request;
-        match command {
-            Command::Status => {
+        let control::ReceivedRequest { request, responder, .. } = request;
+        match request {
+            Request::Status => {
                 self.world.statuses.add(responder);
                 self.count_for_status();
             }
-            Command::Explain { address } => responder.finish(self.explain(address)),
-            Command::Reload => self.request(supervisor::Request::Reload, responder),
-            Command::Canary { share } => {
-                self.request(supervisor::Request::Canary { share }, responder);
-            }
-            Command::Promote => self.request(supervisor::Request::Promote, responder),
-            Command::Rollback => self.request(supervisor::Request::Rollback, responder),
-            Command::Restart => self.request(supervisor::Request::Restart, responder),
-            Command::Retire { target } => {
-                let target = match target {
-                    RetireTarget::Seat(seat) => supervisor::RetireTarget::Seat(seat),
-                    RetireTarget::Pid(pid) => supervisor::RetireTarget::Pid(pid),
-                };
-                self.request(supervisor::Request::Retire { target }, responder);
-            }
-            Command::ClearRetired => {
-                self.request(supervisor::Request::ClearRetired, responder);
-            }
-            Command::Scale { workers } => match self.config.scaled(workers) {
-                Ok(_) => self.request(supervisor::Request::Scale { workers }, responder),
-                Err(error) => responder.finish(Err(Failure::new(error.to_string()))),
-            },
-            Command::Stop { now } => self.request(supervisor::Request::Stop { now }, responder),
-            Command::Events => {
+            Request::Explain { address } => responder.finish(self.explain(address)),
+            Request::Command(command) => self.command(command, responder),
+            Request::Events => {
                 let (name, generation) = (&self.config.name, self.supervisor.generation());
                 let World { subscribers, events, .. } = &self.world;
                 subscribers.add(name, generation, events, responder);
             }
-            Command::EndOrphans => {
+            Request::EndOrphans => {
                 let kill_at = self.world.now().after(self.config.timeouts.die);
                 let processes = self.world.orphans.end(kill_at);
                 let processes = u32::try_from(processes).unwrap_or(u32::MAX);
-                responder.finish(Ok(Answer::OrphansEnded(OrphansEnded { processes })));
+                responder.finish(Ok(Outcome::OrphansEnded(OrphansEnded { processes })));
             }
-            Command::Takeover { .. } => {
+            Request::Handover { .. } => {
                 let failure = Failure::new("takeover is asked for over the control socket alone");
                 responder.finish(Err(failure));
             }
         }
+    }
+
+    fn command(&mut self, command: Command, responder: Responder) {
+        let request = match command {
+            Command::Reload { share: None } => supervisor::Request::Reload,
+            Command::Reload { share: Some(share) } => supervisor::Request::Canary { share },
+            Command::Promote => supervisor::Request::Promote,
+            Command::Rollback => supervisor::Request::Rollback,
+            Command::Restart => supervisor::Request::Restart,
+            Command::Retire(RetireTarget::Seat(seat)) => {
+                supervisor::Request::Retire { target: supervisor::RetireTarget::Seat(seat) }
+            }
+            Command::Retire(RetireTarget::Pid(pid)) => {
+                supervisor::Request::Retire { target: supervisor::RetireTarget::Pid(pid) }
+            }
+            Command::ClearRetired => supervisor::Request::ClearRetired,
+            Command::Scale { workers } => match self.config.scaled(workers) {
+                Ok(_) => supervisor::Request::Scale { workers },
+                Err(error) => return responder.finish(Err(Failure::new(error.to_string()))),
+            },
+            Command::Stop { now } => supervisor::Request::Stop { now },
+        };
+        self.request(request, responder);
     }
 
     fn request(&mut self, request: supervisor::Request, responder: Responder) {
@@ -531,12 +532,12 @@ impl Master {
         self.dispatch(Input::Request(id, request));
     }
 
-    fn explain(&self, address: IpAddr) -> Result<Answer, Failure> {
+    fn explain(&self, address: IpAddr) -> Result<Outcome, Failure> {
         let pid_of = |route: &Route<'_>| {
             let ports = Some(&route.occupant.ports);
             self.supervisor.workers().find(|worker| worker.ports.as_ref() == ports)?.pid
         };
-        report::explain(self.supervisor.plan(), address, pid_of).map(Answer::Explained)
+        report::explain(self.supervisor.plan(), address, pid_of).map(Outcome::Explained)
     }
 
     /// Begins a count for those who want the status, if it is time for one.
@@ -557,13 +558,13 @@ impl Master {
         });
         let status = self.status(&counts);
         for responder in served {
-            responder.finish(Ok(Answer::Status(Box::new(status.clone()))));
+            responder.finish(Ok(Outcome::Status(Box::new(status.clone()))));
         }
         self.count_for_status();
     }
 
     /// With these connections of workers.
-    fn status(&mut self, counts: &BTreeMap<WorkerId, supervisor::Sockets>) -> control::Status {
+    fn status(&mut self, counts: &BTreeMap<WorkerId, supervisor::Sockets>) -> Status {
         let counter_values = self.world.firewall.counter_values().unwrap_or_else(|error| {
             tracing::warn!(%error, "cannot read how many connections each seat has had");
             BTreeMap::new()

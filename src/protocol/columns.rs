@@ -20,6 +20,7 @@ pub(crate) struct Columns<const N: usize> {
 
 impl<const N: usize> Columns<N> {
     /// Columns of these widths, with so many spaces between two.
+    #[cfg(any(test, feature = "cli"))]
     pub(crate) fn new(columns: [(usize, Align); N], gap: usize) -> Self {
         Self { columns, gap }
     }

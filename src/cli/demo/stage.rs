@@ -7,12 +7,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::config::{Config, Given, Settings};
-use crate::control::{self, WorkerState};
 use crate::lab::{Load, Network, Pace, RunningLoad};
 use crate::master::{Ended, Handle, Master, MasterError};
 use crate::nft::Firewall;
 use crate::plan::{Engine, Plan, Seat};
 use crate::process::PidFd;
+use crate::protocol::{Failure, WorkerState};
 use crate::supervisor::Event;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::broadcast::{self, error::RecvError};
@@ -87,7 +87,7 @@ impl Stage {
     /// Waits for an answer of the master.
     pub(super) fn ask<T>(
         &self,
-        question: impl Future<Output = Result<T, control::Failure>>,
+        question: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failed> {
         let answer = self.runtime.block_on(question);
         answer.map_err(|failure| match failure.hint {

@@ -21,8 +21,9 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use crate::control::MessageError;
-use crate::control::message::{cut, kind, not_json, shorten, wrong};
+use crate::control::message::{kind, not_json, shorten, wrong};
 use crate::plan::{Port, Seat};
+use crate::protocol::cut;
 
 /// Whether a line is one of this protocol, and not an operator's: an object with a `__type`.
 pub(in crate::control) fn is_worker_line(line: &str) -> bool {

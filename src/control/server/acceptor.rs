@@ -9,7 +9,8 @@ use super::limits::ConnectionLimits;
 use super::operator::OperatorConnection;
 use super::worker_link::WorkerEvent;
 use super::{ControlLimits, ReceivedRequest};
-use crate::control::{Failure, Reply};
+use crate::control::Reply;
+use crate::protocol::Failure;
 
 /// Whether a server accepts peers. Cheap to clone.
 #[derive(Debug, Clone)]

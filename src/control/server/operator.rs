@@ -13,7 +13,8 @@ use super::worker_link::{self, WorkerEvent};
 use super::{ControlLimits, ReceivedRequest};
 use crate::control::legacy::is_worker_line;
 use crate::control::token_bucket::TokenBucket;
-use crate::control::{Command, Failure, LineDecoder, MessageError, Peer, PeerLimits, Reply};
+use crate::control::{LineDecoder, MessageError, Peer, PeerLimits, Reply};
+use crate::protocol::{Failure, Request};
 
 /// A connection that was accepted. It is an operator's until its first line says that it is a worker's.
 pub(super) struct OperatorConnection {
@@ -59,8 +60,8 @@ impl OperatorConnection {
                 Some(events) => self.serve_worker(line, events, permit).await,
                 None => tracing::debug!("worker refused: this server has none"),
             },
-            Ok(Some(Upgrade::Takeover(command))) => {
-                pass_connection(self.stream, command, &requests).await;
+            Ok(Some(Upgrade::Handover(request))) => {
+                pass_connection(self.stream, request, &requests).await;
             }
             Err(error) => tracing::debug!(%error, "control connection dropped"),
         }
@@ -93,11 +94,11 @@ impl OperatorConnection {
                         .hint("operators use the one in the runtime directory");
                     return self.refuse(failure).await.map(|()| None);
                 }
-                Incoming::Line(line) => match Command::parse(&line) {
-                    Ok(takeover @ Command::Takeover { .. }) => {
-                        return Ok(Some(Upgrade::Takeover(takeover)));
+                Incoming::Line(line) => match Request::parse(&line) {
+                    Ok(handover @ Request::Handover { .. }) => {
+                        return Ok(Some(Upgrade::Handover(handover)));
                     }
-                    Ok(command) => self.pass_on(command, requests).await?,
+                    Ok(request) => self.pass_on(request, requests).await?,
                     Err(error) => self.refuse(error.into()).await?,
                 },
                 Incoming::Garbled(error @ MessageError::TooLong) => {
@@ -145,14 +146,14 @@ impl OperatorConnection {
         }
     }
 
-    /// Passes a command to the master, and its replies to the peer. A peer that ends its half of the
+    /// Passes a request to the master, and its replies to the peer. A peer that ends its half of the
     /// connection still gets its answer.
     async fn pass_on(
         &mut self,
-        command: Command,
+        request: Request,
         requests: &mpsc::Sender<ReceivedRequest>,
     ) -> io::Result<()> {
-        let (request, mut replies) = ReceivedRequest::new(command);
+        let (request, mut replies) = ReceivedRequest::new(request);
         if requests.send(request).await.is_err() {
             return self.refuse(Failure::new("the master is ending")).await;
         }
@@ -183,8 +184,8 @@ impl OperatorConnection {
 enum Upgrade {
     /// A worker's, with its first line.
     Worker(String),
-    /// The next master's, with the command that asks for the handover.
-    Takeover(Command),
+    /// The next master's, with the request for the handover.
+    Handover(Request),
 }
 
 /// What a peer did next.
@@ -198,12 +199,12 @@ enum Incoming {
 /// Gives the connection to the master, which talks to the next one over it.
 async fn pass_connection(
     stream: UnixStream,
-    command: Command,
+    request: Request,
     requests: &mpsc::Sender<ReceivedRequest>,
 ) {
     match stream.into_std() {
         Ok(stream) => {
-            let (request, _) = ReceivedRequest::new(command);
+            let (request, _) = ReceivedRequest::new(request);
             // The master is ending: the peer sees the end of the connection.
             let _ = requests.send(ReceivedRequest { stream: Some(stream), ..request }).await;
         }

@@ -2,27 +2,31 @@
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::control::{Answer, Command, EventLine, Failure, Reply};
+use crate::control::Reply;
+use crate::protocol::{EventRecord, Failure, Outcome, Request};
 
-/// A command of an operator, and where its answer goes.
+/// A request of an operator, and where its answer goes.
 #[derive(Debug)]
 pub struct ReceivedRequest {
-    /// The command.
-    pub command: Command,
+    /// The request.
+    pub request: Request,
     /// Where the answer goes.
     pub responder: Responder,
-    /// The connection itself, of a [`Command::Takeover`]: it is no longer read or written by the
+    /// The connection itself, of a [`Request::Handover`]: it is no longer read or written by the
     /// server. It is non-blocking.
     pub stream: Option<std::os::unix::net::UnixStream>,
 }
 
 impl ReceivedRequest {
     /// A request, and the end at which its answer arrives.
-    pub(crate) fn new(command: Command) -> (Self, ReplyReceiver) {
+    pub(crate) fn new(request: impl Into<Request>) -> (Self, ReplyReceiver) {
         let (progress, steps) = mpsc::channel(PROGRESS_QUEUE);
         let (outcome, answer) = oneshot::channel();
         let responder = Responder { progress, outcome };
-        (Self { command, responder, stream: None }, ReplyReceiver { progress: steps, answer })
+        (
+            Self { request: request.into(), responder, stream: None },
+            ReplyReceiver { progress: steps, answer },
+        )
     }
 }
 
@@ -31,7 +35,7 @@ impl ReceivedRequest {
 pub(crate) struct ReplyReceiver {
     /// Ends when the responder is finished or dropped: all progress comes before the answer.
     progress: mpsc::Receiver<Reply>,
-    answer: oneshot::Receiver<Result<Answer, Failure>>,
+    answer: oneshot::Receiver<Result<Outcome, Failure>>,
 }
 
 impl ReplyReceiver {
@@ -41,7 +45,7 @@ impl ReplyReceiver {
     }
 
     /// Waits for the answer; `None` if there will be none.
-    pub(crate) async fn outcome(self) -> Option<Result<Answer, Failure>> {
+    pub(crate) async fn outcome(self) -> Option<Result<Outcome, Failure>> {
         self.answer.await.ok()
     }
 }
@@ -52,7 +56,7 @@ impl ReplyReceiver {
 #[derive(Debug)]
 pub struct Responder {
     progress: mpsc::Sender<Reply>,
-    outcome: oneshot::Sender<Result<Answer, Failure>>,
+    outcome: oneshot::Sender<Result<Outcome, Failure>>,
 }
 
 impl Responder {
@@ -64,12 +68,12 @@ impl Responder {
 
     /// Sends an event. Waits while the peer is slow; `false` if it is gone, or so slow that the server
     /// has dropped it.
-    pub async fn event(&self, event: EventLine) -> bool {
+    pub async fn event(&self, event: EventRecord) -> bool {
         self.progress.send(Reply::Event(event)).await.is_ok()
     }
 
     /// Sends the answer, or the reason why there is none.
-    pub fn finish(self, outcome: Result<Answer, Failure>) {
+    pub fn finish(self, outcome: Result<Outcome, Failure>) {
         // The peer is gone.
         let _ = self.outcome.send(outcome);
     }

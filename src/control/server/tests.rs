@@ -8,11 +8,12 @@ use tokio::time::Instant;
 
 use super::acceptor::may_command;
 use super::*;
-use crate::control::{
-    Answer, Client, Command, ControlDir, EventLine, Failure, MAX_LINE, PeerEvent, Reloaded, Reply,
-    Scaled, Status, WorkerOrder, WorkerState, WorkerStatus,
-};
+use crate::control::{Client, ControlDir, MAX_LINE, PeerEvent, Reply, WorkerOrder};
 use crate::plan::{ClusterName, Generation, Seat};
+use crate::protocol::{
+    Command, EventRecord, Failure, Outcome, Reloaded, Request, Scaled, Status, WorkerState,
+    WorkerStatus,
+};
 
 /// A server of cluster `web` in a directory of its own.
 struct World {
@@ -40,14 +41,14 @@ impl World {
     fn answer_all(&mut self) -> JoinHandle<()> {
         let mut requests = std::mem::replace(&mut self.requests, mpsc::channel(1).1);
         tokio::spawn(async move {
-            while let Some(ReceivedRequest { command, responder, .. }) = requests.recv().await {
-                match command {
-                    Command::Reload => {
+            while let Some(ReceivedRequest { request, responder, .. }) = requests.recv().await {
+                match request {
+                    Request::Command(Command::Reload { share: None }) => {
                         responder.progress("starting");
                         responder.finish(Ok(reloaded()));
                     }
-                    Command::Status => responder.finish(Ok(Answer::Status(Box::new(status())))),
-                    Command::Scale { .. } => {
+                    Request::Status => responder.finish(Ok(Outcome::Status(Box::new(status())))),
+                    Request::Command(Command::Scale { .. }) => {
                         responder.finish(Err(Failure::new("no").hint("later")));
                     }
                     _ => drop(responder),
@@ -96,8 +97,8 @@ fn name(text: &str) -> ClusterName {
     text.parse().unwrap()
 }
 
-fn reloaded() -> Answer {
-    Answer::Reloaded(Reloaded { generation: Generation(2), workers: 4, swap_seconds: 0.0001 })
+fn reloaded() -> Outcome {
+    Outcome::Reloaded(Reloaded { generation: Generation(2), workers: 4, swap_seconds: 0.0001 })
 }
 
 /// A status that does not fit into one line.
@@ -110,7 +111,7 @@ fn status() -> Status {
         state: WorkerState::Starting,
         leaving: None,
         generation: Generation(1),
-        health: crate::control::WorkerHealth::Ok,
+        health: crate::protocol::WorkerHealth::Ok,
         text: None,
         ports: std::collections::BTreeMap::new(),
         uptime: 0.0,
@@ -121,13 +122,13 @@ fn status() -> Status {
         half_open: None,
     };
     Status {
-        schema: crate::control::SCHEMA,
+        schema: crate::protocol::SCHEMA,
         name: name("web"),
         pid: 1,
         generation: Generation(1),
         listeners: vec!["[::]:80".parse().unwrap()],
         engine: crate::plan::Engine::Redirect,
-        partition: crate::control::PartitionKind::Mask,
+        partition: crate::protocol::PartitionKind::Mask,
         slots: 1024,
         repairs: 0,
         last_writer: None,
@@ -136,9 +137,9 @@ fn status() -> Status {
         conntrack: None,
         trial: None,
         serving: 0,
-        swaps: crate::control::SwapTimes::default(),
-        restarts: crate::control::Restarts::default(),
-        retirements: crate::control::Retirements::default(),
+        swaps: crate::protocol::SwapTimes::default(),
+        restarts: crate::protocol::Restarts::default(),
+        retirements: crate::protocol::Retirements::default(),
         given_up: Vec::new(),
         workers: (0..1024).map(worker).collect(),
     }
@@ -150,11 +151,12 @@ async fn commands_are_answered_one_after_the_other() {
     let _master = world.answer_all();
     let mut client = world.client().await;
     let mut steps = Vec::new();
-    let answer = client.ask(Command::Reload, |step| steps.push(step.to_owned())).await;
+    let answer =
+        client.ask(Command::Reload { share: None }, |step| steps.push(step.to_owned())).await;
     assert_eq!(answer.unwrap(), reloaded());
     assert_eq!(steps, ["starting"]);
-    let answer = client.ask(Command::Status, |_| {}).await.unwrap();
-    assert!(answer == Answer::Status(Box::new(status())));
+    let answer = client.ask(Request::Status, |_| {}).await.unwrap();
+    assert!(answer == Outcome::Status(Box::new(status())));
     let refused = client.ask(Command::Scale { workers: 3 }, |_| {}).await.unwrap_err();
     assert_eq!((refused.to_string(), refused.hint()), ("no".into(), Some("later".into())));
     let dropped = client.ask(Command::Stop { now: false }, |_| {}).await.unwrap_err();
@@ -187,7 +189,7 @@ async fn a_peer_that_is_gone_does_not_matter() {
     }
     request.responder.finish(Ok(reloaded()));
     let _master = world.answer_all();
-    world.client().await.ask(Command::Reload, |_| {}).await.unwrap();
+    world.client().await.ask(Command::Reload { share: None }, |_| {}).await.unwrap();
 }
 
 #[tokio::test]
@@ -197,7 +199,7 @@ async fn lines_that_are_no_request_are_answered_and_the_next_one_is_read() {
     let mut peer = Raw::connect(&world.socket()).await;
     for line in ["null", "[]", "1", "\"x\"", "{", "{\"v\":9}", "{\"v\":1,\"command\":\"halt\"}"] {
         peer.send(format!("{line}\n").as_bytes()).await;
-        assert_eq!(peer.error().await, Command::parse(line).unwrap_err().to_string());
+        assert_eq!(peer.error().await, Request::parse(line).unwrap_err().to_string());
     }
     peer.send(b"\xff\n").await;
     assert_eq!(peer.error().await, "line is not UTF-8 from byte 0 on");
@@ -228,7 +230,7 @@ async fn slow_and_silent_peers_are_dropped_after_five_seconds_and_disturb_nobody
     for _ in 0..4 {
         slow.send(b"{").await;
         tokio::time::sleep(Duration::from_secs(1)).await;
-        world.client().await.ask(Command::Reload, |_| {}).await.unwrap();
+        world.client().await.ask(Command::Reload { share: None }, |_| {}).await.unwrap();
     }
     for mut peer in [silent.error().await, slow.error().await].into_iter().zip([silent, slow]) {
         assert_eq!(peer.0, "no complete line within 5 s");
@@ -242,16 +244,16 @@ async fn a_subscriber_that_does_not_read_is_dropped_after_five_seconds_and_distu
     let mut world = World::new(ControlLimits::default());
     let mut silent = Raw::connect(&world.socket()).await;
     silent.send(b"{\"v\":1,\"command\":\"events\"}\n").await;
-    let ReceivedRequest { command, responder, .. } = world.requests.recv().await.unwrap();
-    assert_eq!(command, Command::Events);
+    let ReceivedRequest { request, responder, .. } = world.requests.recv().await.unwrap();
+    assert_eq!(request, Request::Events);
     let _master = world.answer_all();
     let begin = Instant::now();
     let told = tokio::spawn(async move {
-        let event = EventLine::new("commit_failed").with("reason", "x".repeat(4000));
+        let event = EventRecord::new("commit_failed").with("reason", "x".repeat(4000));
         while responder.event(event.clone()).await {}
     });
     while !told.is_finished() {
-        world.client().await.ask(Command::Reload, |_| {}).await.unwrap();
+        world.client().await.ask(Command::Reload { share: None }, |_| {}).await.unwrap();
         assert!(begin.elapsed() < Duration::from_secs(7), "a peer that reads nothing is kept");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -273,9 +275,9 @@ async fn events_reach_the_client_until_the_master_ends() {
     });
     let request = world.requests.recv().await.unwrap();
     for seat in 0..100 {
-        assert!(request.responder.event(EventLine::new("respawn").with("seat", seat)).await);
+        assert!(request.responder.event(EventRecord::new("respawn").with("seat", seat)).await);
     }
-    request.responder.finish(Ok(Answer::EventsOver));
+    request.responder.finish(Ok(Outcome::EventsOver));
     assert_eq!(listening.await.unwrap().unwrap(), (0..100).collect::<Vec<u64>>());
     // One that is killed says nothing more.
     let mut client = world.client().await;
@@ -289,7 +291,8 @@ async fn events_reach_the_client_until_the_master_ends() {
 async fn a_peer_that_waits_for_its_answer_is_not_dropped() {
     let mut world = World::new(ControlLimits::default());
     let mut client = world.client().await;
-    let asked = tokio::spawn(async move { client.ask(Command::Reload, |_| {}).await });
+    let asked =
+        tokio::spawn(async move { client.ask(Command::Reload { share: None }, |_| {}).await });
     let request = world.requests.recv().await.unwrap();
     tokio::time::sleep(Duration::from_secs(600)).await;
     request.responder.finish(Ok(reloaded()));
@@ -300,7 +303,7 @@ async fn a_peer_that_waits_for_its_answer_is_not_dropped() {
 async fn a_status_that_does_not_come_is_not_waited_for() {
     let mut world = World::new(ControlLimits::default());
     let mut client = world.client().await;
-    let asked = tokio::spawn(async move { client.ask(Command::Status, |_| {}).await });
+    let asked = tokio::spawn(async move { client.ask(Request::Status, |_| {}).await });
     let _unanswered = world.requests.recv().await.unwrap();
     assert!(matches!(asked.await.unwrap(), Err(ControlError::NoAnswer { .. })));
 }
@@ -309,9 +312,10 @@ async fn a_status_that_does_not_come_is_not_waited_for() {
 async fn peers_beyond_the_limit_are_turned_away() {
     let mut world = World::new(ControlLimits { connections: 1, ..ControlLimits::default() });
     let mut client = world.client().await;
-    let asked = tokio::spawn(async move { client.ask(Command::Reload, |_| {}).await });
+    let asked =
+        tokio::spawn(async move { client.ask(Command::Reload { share: None }, |_| {}).await });
     let request = world.requests.recv().await.unwrap();
-    let refused = world.client().await.ask(Command::Status, |_| {}).await.unwrap_err();
+    let refused = world.client().await.ask(Request::Status, |_| {}).await.unwrap_err();
     assert_eq!(refused.to_string(), "1 control connections already");
     request.responder.finish(Ok(reloaded()));
     asked.await.unwrap().unwrap();
@@ -333,7 +337,8 @@ async fn who_waits_for_an_answer_gets_it_when_the_server_ends() {
     let mut world = World::new(ControlLimits::default());
     let mut client = world.client().await;
     let _idle = world.client().await;
-    let asked = tokio::spawn(async move { client.ask(Command::Reload, |_| {}).await });
+    let asked =
+        tokio::spawn(async move { client.ask(Command::Reload { share: None }, |_| {}).await });
     let request = world.requests.recv().await.unwrap();
     let begin = Instant::now();
     drop(world.requests);
@@ -349,7 +354,8 @@ async fn who_waits_for_an_answer_gets_it_when_the_server_ends() {
 async fn an_answer_that_never_comes_does_not_keep_the_server() {
     let mut world = World::new(ControlLimits::default());
     let mut client = world.client().await;
-    let asked = tokio::spawn(async move { client.ask(Command::Reload, |_| {}).await });
+    let asked =
+        tokio::spawn(async move { client.ask(Command::Reload { share: None }, |_| {}).await });
     let _kept = world.requests.recv().await.unwrap();
     drop(world.requests);
     world.server.await.unwrap().unwrap();
@@ -568,7 +574,7 @@ async fn a_slow_worker_is_dropped_after_five_seconds_and_disturbs_nobody() {
     let begin = Instant::now();
     for byte in info().iter().take(5) {
         slow.send(&[*byte]).await;
-        world.client().await.ask(Command::Reload, |_| {}).await.unwrap();
+        world.client().await.ask(Command::Reload { share: None }, |_| {}).await.unwrap();
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     assert_eq!(slow.error().await, "no complete line within 5 s");
@@ -623,7 +629,7 @@ fn root_and_the_user_of_the_master_may_command() {
 
 #[test]
 fn scaled_is_part_of_the_protocol() {
-    let answer = Answer::Scaled(Scaled { workers: 5, moved_slots: 205, slots: 1024 });
+    let answer = Outcome::Scaled(Scaled { workers: 5, moved_slots: 205, slots: 1024 });
     let line = &Reply::Done(answer).emit()[0];
     assert_eq!(line, r#"{"ok":{"scaled":{"workers":5,"moved_slots":205,"slots":1024}}}"#);
 }

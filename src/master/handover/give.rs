@@ -14,13 +14,14 @@ use super::protocol::{
     DescriptorKey, DescriptorKind, HANDOVER_FORMAT, Handover as State, HandshakeStep, Offer,
     SnapshotGeneration, SnapshotHistory, SnapshotRespawn, SnapshotStage, SnapshotWorker,
 };
-use crate::control::{AcceptGate, Command, ControlDescriptors, Failure, ReceivedRequest};
+use crate::control::{AcceptGate, ControlDescriptors, ReceivedRequest};
 use crate::master::background::BackgroundThread;
 use crate::master::operators::service_manager::ServiceNotifier;
 use crate::master::workers::listeners::HeldListeners;
 use crate::master::workers::processes::Processes;
 use crate::plan::{Generation, Weights};
 use crate::process::{PidFd, peer_process, send_descriptors};
+use crate::protocol::{Failure, Request};
 use crate::supervisor::{
     AdoptedStage, History, Refusal, SeatBackoffSnapshot, Snapshot, Supervisor, Timestamp, WorkerId,
     WorkerSnapshot,
@@ -84,8 +85,8 @@ impl Handover {
         possessions: &Possessions<'_>,
         now: Timestamp,
     ) -> Option<u32> {
-        let ReceivedRequest { command, responder, stream } = request;
-        let (Command::Takeover { format }, Some(stream)) = (command, stream) else {
+        let ReceivedRequest { request, responder, stream } = request;
+        let (Request::Handover { format }, Some(stream)) = (request, stream) else {
             responder.finish(Err(Failure::new("not a request over the control socket")));
             return None;
         };

@@ -16,10 +16,11 @@ use super::observer::StepObserver;
 use super::protocol::{
     DescriptorKey, DescriptorKind, HANDOVER_FORMAT, Handover, HandshakeStep, Offer,
 };
-use crate::control::{Command, ControlDir, ControlError, connect_to_master};
+use crate::control::{ControlDir, ControlError, connect_to_master};
 use crate::master::error::MasterError;
 use crate::plan::ClusterName;
 use crate::process::{PidFd, ServiceManager, receive_descriptors};
+use crate::protocol::Request;
 
 /// How long a running master is asked again that is just doing something that takes no time.
 const ASK_FOR: Duration = Duration::from_secs(10);
@@ -103,7 +104,7 @@ impl RunningMaster {
         let said = (|| {
             stream.set_read_timeout(Some(PATIENCE))?;
             stream.set_write_timeout(Some(PATIENCE))?;
-            let request = Command::Takeover { format: HANDOVER_FORMAT }.emit();
+            let request = Request::Handover { format: HANDOVER_FORMAT }.emit();
             io::Write::write_all(&mut stream, format!("{request}\n").as_bytes())?;
             observer.reach("next: asked");
             Offer::read(&mut stream)

@@ -9,13 +9,12 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
 use crate::config::Config;
-use crate::control;
 use crate::master::error::MasterError;
 use crate::master::health::detector::{Health, Probed, Said};
 use crate::master::run::{Master, rest_until};
 use crate::master::workers::counting::{local_ports_of, worker_port_of};
 use crate::process::{self, AcceptQueue, NotifyMessage, NotifySocket, ProcessError, Received};
-use crate::protocol::Readiness;
+use crate::protocol::{Readiness, Status};
 use crate::supervisor::{Timestamp, WorkerId, WorkerState};
 
 /// How often the watch is kept: what has no event of its own is known so much later at most.
@@ -95,7 +94,7 @@ impl HealthMonitor {
     }
 
     /// Says what a status shows of workers, by their pids.
-    pub(crate) fn add_texts(&self, status: &mut control::Status, pids: &BTreeMap<u32, WorkerId>) {
+    pub(crate) fn add_texts(&self, status: &mut Status, pids: &BTreeMap<u32, WorkerId>) {
         for shown in &mut status.workers {
             let worker = shown.pid.and_then(|pid| pids.get(&pid));
             shown.text = worker.and_then(|worker| self.detector.text(*worker)).map(str::to_owned);

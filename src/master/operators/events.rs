@@ -8,8 +8,9 @@ use tokio::sync::Semaphore;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::broadcast::{Receiver, Sender};
 
-use crate::control::{Answer, EventLine, Failure, Responder, STATS_LIMIT};
+use crate::control::Responder;
 use crate::plan::{ClusterName, Generation, Seat};
+use crate::protocol::{EventRecord, Failure, Outcome, STATS_LIMIT};
 use crate::supervisor::{
     EndReason, Event, Exit, MemoryOf, ReplaceReason, Stats, WorkerId, WorkerStats,
 };
@@ -45,7 +46,7 @@ impl Subscribers {
             let failure = Failure::new(format!("{SUBSCRIBERS} programs listen to events already"));
             return responder.finish(Err(failure.hint("end one of them")));
         };
-        let first = EventLine::new("subscribed")
+        let first = EventRecord::new("subscribed")
             .with("name", name.as_str())
             .with("pid", std::process::id())
             .with("generation", generation.0);
@@ -57,18 +58,18 @@ impl Subscribers {
     }
 }
 
-async fn pass_on(first: EventLine, mut events: Receiver<Event>, responder: Responder) {
+async fn pass_on(first: EventRecord, mut events: Receiver<Event>, responder: Responder) {
     let mut pending = vec![first];
     loop {
         for event in pending {
-            if !responder.event(EventLine { time: unix_time(), ..event }).await {
+            if !responder.event(EventRecord { time: unix_time(), ..event }).await {
                 return;
             }
         }
         pending = match events.recv().await {
             Ok(event) => lines(&event),
-            Err(RecvError::Lagged(count)) => vec![EventLine::new("missed").with("count", count)],
-            Err(RecvError::Closed) => return responder.finish(Ok(Answer::EventsOver)),
+            Err(RecvError::Lagged(count)) => vec![EventRecord::new("missed").with("count", count)],
+            Err(RecvError::Closed) => return responder.finish(Ok(Outcome::EventsOver)),
         };
     }
 }
@@ -82,9 +83,9 @@ fn unix_time() -> f64 {
 }
 
 /// The lines of an event: most make one. The names and fields are those of the table at
-/// [`EventLine`].
-fn lines(event: &Event) -> Vec<EventLine> {
-    let line = EventLine::new;
+/// [`EventRecord`].
+fn lines(event: &Event) -> Vec<EventRecord> {
+    let line = EventRecord::new;
     vec![match event {
         Event::Ready { worker, seat, generation, took } => {
             of("ready", *worker, *seat, *generation).with("took", seconds(*took))
@@ -195,12 +196,12 @@ fn lines(event: &Event) -> Vec<EventLine> {
     }]
 }
 
-fn of(name: &str, worker: WorkerId, seat: Seat, generation: Generation) -> EventLine {
-    let event = EventLine::new(name).with("worker", worker.0).with("seat", seat.0);
+fn of(name: &str, worker: WorkerId, seat: Seat, generation: Generation) -> EventRecord {
+    let event = EventRecord::new(name).with("worker", worker.0).with("seat", seat.0);
     event.with("generation", generation.0)
 }
 
-fn with_cause(event: EventLine, cause: ReplaceReason) -> EventLine {
+fn with_cause(event: EventRecord, cause: ReplaceReason) -> EventRecord {
     let name = match cause {
         ReplaceReason::OperatorRequest => "requested",
         ReplaceReason::Unhealthy => "silent",
@@ -220,7 +221,7 @@ fn with_cause(event: EventLine, cause: ReplaceReason) -> EventLine {
 
 /// A mark of the memory of the whole cluster is passed: who ends for it, and what comes back of
 /// that.
-fn watermark(name: &str, used: u64, mark: u64, ending: &[MemoryOf]) -> EventLine {
+fn watermark(name: &str, used: u64, mark: u64, ending: &[MemoryOf]) -> EventRecord {
     let freed = ending.iter().fold(0_u64, |sum, it| sum.saturating_add(it.bytes));
     let named = |it: &MemoryOf| {
         let (seat, generation) = (it.seat.0, it.generation.0);
@@ -229,11 +230,11 @@ fn watermark(name: &str, used: u64, mark: u64, ending: &[MemoryOf]) -> EventLine
         })
     };
     let workers: Vec<Value> = ending.iter().take(STATS_LIMIT).map(named).collect();
-    let event = EventLine::new(name).with("used", used).with("mark", mark);
+    let event = EventRecord::new(name).with("used", used).with("mark", mark);
     event.with("freed", freed).with("workers", workers)
 }
 
-fn ended(event: EventLine, exit: Exit) -> EventLine {
+fn ended(event: EventRecord, exit: Exit) -> EventRecord {
     let (code, signal) = match exit {
         Exit::Code(code) => (Some(code), None),
         Exit::Signal(signal) => (None, Some(signal)),
@@ -247,23 +248,23 @@ fn in_force(
     occupied: usize,
     seats: usize,
     took: Duration,
-) -> Vec<EventLine> {
-    let swapped = EventLine::new("swapped")
+) -> Vec<EventRecord> {
+    let swapped = EventRecord::new("swapped")
         .with("generation", generation.0)
         .with("occupied", occupied)
         .with("seats", seats)
         .with("took", seconds(took));
-    let all = EventLine::new("all_bands_ready").with("generation", generation.0);
+    let all = EventRecord::new("all_bands_ready").with("generation", generation.0);
     let all = (occupied == seats).then(|| all.with("seats", seats));
     [swapped].into_iter().chain(all).collect()
 }
 
 /// As many events as it takes for the workers of a large cluster.
-fn stats(stats: &Stats) -> Vec<EventLine> {
+fn stats(stats: &Stats) -> Vec<EventRecord> {
     let parts = stats.workers.len().div_ceil(STATS_LIMIT).max(1);
     let part = |index: usize| {
         let workers = stats.workers.iter().skip(index * STATS_LIMIT).take(STATS_LIMIT);
-        EventLine::new("stats")
+        EventRecord::new("stats")
             .with("master", stats.master)
             .with("workers", workers.map(worker_stats).collect::<Vec<_>>())
             .with("more", index + 1 < parts)

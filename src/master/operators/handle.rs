@@ -4,11 +4,12 @@ use std::net::IpAddr;
 
 use tokio::sync::mpsc;
 
-use crate::control::{
-    Answer, Cleared, Command, Explanation, Failure, OnTrial, ReceivedRequest, Reloaded, Restarted,
+use crate::control::ReceivedRequest;
+use crate::plan::Share;
+use crate::protocol::{
+    Cleared, Command, Explanation, Failure, OnTrial, Outcome, Reloaded, Request, Restarted,
     RetireTarget, Retired, RolledBack, Scaled, Status,
 };
-use crate::plan::Share;
 
 /// What somebody wants of the loop.
 pub(crate) enum Order {
@@ -30,8 +31,8 @@ impl Handle {
     /// # Errors
     /// Why the old generation is still in force.
     pub async fn reload(&self) -> Result<Reloaded, Failure> {
-        match self.ask(Command::Reload).await? {
-            Answer::Reloaded(reloaded) => Ok(reloaded),
+        match self.ask(Command::Reload { share: None }).await? {
+            Outcome::Reloaded(reloaded) => Ok(reloaded),
             other => Err(unexpected(&other)),
         }
     }
@@ -42,8 +43,8 @@ impl Handle {
     /// # Errors
     /// Why all clients get what they got before.
     pub async fn reload_share(&self, share: Share) -> Result<OnTrial, Failure> {
-        match self.ask(Command::Canary { share }).await? {
-            Answer::OnTrial(trial) => Ok(trial),
+        match self.ask(Command::Reload { share: Some(share) }).await? {
+            Outcome::OnTrial(trial) => Ok(trial),
             other => Err(unexpected(&other)),
         }
     }
@@ -55,7 +56,7 @@ impl Handle {
     /// Why it is on trial still, or that there is none.
     pub async fn promote(&self) -> Result<Reloaded, Failure> {
         match self.ask(Command::Promote).await? {
-            Answer::Reloaded(reloaded) => Ok(reloaded),
+            Outcome::Reloaded(reloaded) => Ok(reloaded),
             other => Err(unexpected(&other)),
         }
     }
@@ -67,7 +68,7 @@ impl Handle {
     /// Why everything stays as it is.
     pub async fn roll_back(&self) -> Result<RolledBack, Failure> {
         match self.ask(Command::Rollback).await? {
-            Answer::RolledBack(rolled_back) => Ok(rolled_back),
+            Outcome::RolledBack(rolled_back) => Ok(rolled_back),
             other => Err(unexpected(&other)),
         }
     }
@@ -78,7 +79,7 @@ impl Handle {
     /// Why the number is what it was.
     pub async fn scale(&self, workers: u16) -> Result<Scaled, Failure> {
         match self.ask(Command::Scale { workers }).await? {
-            Answer::Scaled(scaled) => Ok(scaled),
+            Outcome::Scaled(scaled) => Ok(scaled),
             other => Err(unexpected(&other)),
         }
     }
@@ -90,7 +91,7 @@ impl Handle {
     /// Why the old generation is still in force, or why not all retired workers were ended.
     pub async fn restart(&self) -> Result<Restarted, Failure> {
         match self.ask(Command::Restart).await? {
-            Answer::Restarted(restarted) => Ok(restarted),
+            Outcome::Restarted(restarted) => Ok(restarted),
             other => Err(unexpected(&other)),
         }
     }
@@ -100,8 +101,8 @@ impl Handle {
     /// # Errors
     /// Why the old one still serves.
     pub async fn retire(&self, target: RetireTarget) -> Result<Retired, Failure> {
-        match self.ask(Command::Retire { target }).await? {
-            Answer::Retired(retired) => Ok(retired),
+        match self.ask(Command::Retire(target)).await? {
+            Outcome::Retired(retired) => Ok(retired),
             other => Err(unexpected(&other)),
         }
     }
@@ -113,7 +114,7 @@ impl Handle {
     /// The cluster is being stopped.
     pub async fn clear_retired(&self) -> Result<Cleared, Failure> {
         match self.ask(Command::ClearRetired).await? {
-            Answer::Cleared(cleared) => Ok(cleared),
+            Outcome::Cleared(cleared) => Ok(cleared),
             other => Err(unexpected(&other)),
         }
     }
@@ -132,8 +133,8 @@ impl Handle {
     /// # Errors
     /// The master is ending.
     pub async fn end_orphans(&self) -> Result<u32, Failure> {
-        match self.ask(Command::EndOrphans).await? {
-            Answer::OrphansEnded(ended) => Ok(ended.processes),
+        match self.ask(Request::EndOrphans).await? {
+            Outcome::OrphansEnded(ended) => Ok(ended.processes),
             other => Err(unexpected(&other)),
         }
     }
@@ -143,8 +144,8 @@ impl Handle {
     /// # Errors
     /// The master is ending.
     pub async fn status(&self) -> Result<Status, Failure> {
-        match self.ask(Command::Status).await? {
-            Answer::Status(status) => Ok(*status),
+        match self.ask(Request::Status).await? {
+            Outcome::Status(status) => Ok(*status),
             other => Err(unexpected(&other)),
         }
     }
@@ -154,8 +155,8 @@ impl Handle {
     /// # Errors
     /// No worker is live, or the master is ending.
     pub async fn explain(&self, address: IpAddr) -> Result<Explanation, Failure> {
-        match self.ask(Command::Explain { address }).await? {
-            Answer::Explained(explanation) => Ok(explanation),
+        match self.ask(Request::Explain { address }).await? {
+            Outcome::Explained(explanation) => Ok(explanation),
             other => Err(unexpected(&other)),
         }
     }
@@ -166,8 +167,8 @@ impl Handle {
         let _ = self.orders.send(Order::Leave).await;
     }
 
-    async fn ask(&self, command: Command) -> Result<Answer, Failure> {
-        let (request, replies) = ReceivedRequest::new(command);
+    async fn ask(&self, request: impl Into<Request>) -> Result<Outcome, Failure> {
+        let (request, replies) = ReceivedRequest::new(request);
         let ended = || Failure::new("the master has ended");
         self.orders.send(Order::Request(request)).await.map_err(|_| ended())?;
         replies.outcome().await.unwrap_or_else(|| Err(ended()))
@@ -181,6 +182,6 @@ impl crate::http::StatusSource for Handle {
     }
 }
 
-fn unexpected(answer: &Answer) -> Failure {
+fn unexpected(answer: &Outcome) -> Failure {
     Failure::new(format!("the master answered something else: {answer:?}"))
 }

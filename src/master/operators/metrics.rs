@@ -1,8 +1,8 @@
 //! What a master counts over its life, beside what the kernel and the supervisor count.
 
-use crate::control::{Restarts, Retirements, SwapTimes};
 use crate::master::operators::report;
 use crate::plan::Seat;
+use crate::protocol::{Restarts, Retirements, SwapTimes};
 use crate::supervisor::{Event, FailureCause};
 
 /// Counts since the start of this master.

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use crate::control::{
-    ConntrackFill, Explanation, Failure, ForeignChain, LeavingCause, RuleWriter, SCHEMA, Status,
-    Trial, WorkerHealth, WorkerState, WorkerStatus,
-};
 use crate::master::operators::metrics::Metrics;
 use crate::nft::ConntrackUsage;
 use crate::plan::{Listeners, Plan, Port, Protocol, Route, Seat};
+use crate::protocol::{
+    ConntrackFill, Explanation, Failure, ForeignChain, LeavingCause, RuleWriter, SCHEMA, Status,
+    Trial, WorkerHealth, WorkerState, WorkerStatus,
+};
 use crate::ruleset::CounterValue;
 use crate::supervisor::{
     self, Refusal, ReplaceReason, Sockets, Supervisor, Timestamp, Worker, WorkerId,

@@ -70,10 +70,11 @@ impl Statuses {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::{Command, ReceivedRequest};
+    use crate::control::ReceivedRequest;
+    use crate::protocol::Request;
 
     fn responder() -> Responder {
-        ReceivedRequest::new(Command::Status).0.responder
+        ReceivedRequest::new(Request::Status).0.responder
     }
 
     #[tokio::test]

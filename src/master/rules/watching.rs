@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use crate::control::ForeignChain;
 use crate::master::actions::{World, causes};
 use crate::nft::{Certainty, ForeignNat, ForeignRules, NftError, Watch, WatchEvent};
 use crate::plan::Plan;
+use crate::protocol::ForeignChain;
 use crate::supervisor::{Event, Input, Timestamp, Writer};
 
 /// The least time between the end of a look for foreign rules and the next one.

@@ -2,9 +2,9 @@
 
 use nix::sys::signal::Signal;
 
-use crate::control::Orphan;
 use crate::master::startup::find_workers::Candidate;
 use crate::process::Child;
+use crate::protocol::Orphan;
 use crate::supervisor::Timestamp;
 
 /// The orphans that were found when the master began.

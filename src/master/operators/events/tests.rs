@@ -3,7 +3,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use tokio::sync::broadcast;
 
 use super::*;
-use crate::control::{Command, ReceivedRequest, Reply};
+use crate::control::{ReceivedRequest, Reply};
+use crate::protocol::Request;
 use crate::supervisor::{FailureCause, Unhealthy, WorkerFailure, WorkerState, Writer};
 
 const WORKER: WorkerId = WorkerId(3);
@@ -70,7 +71,7 @@ fn events() -> Vec<Event> {
 }
 
 fn text(event: &Event) -> Vec<String> {
-    lines(event).iter().map(EventLine::line).collect()
+    lines(event).iter().map(EventRecord::line).collect()
 }
 
 /// The table in the documentation: the fields of each event.
@@ -78,7 +79,7 @@ fn documented() -> BTreeMap<String, BTreeSet<String>> {
     let quoted = |cell: &str| -> Vec<String> {
         cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
     };
-    let rows = include_str!("../../../control/events.rs").lines();
+    let rows = include_str!("../../../protocol/event_record.rs").lines();
     rows.filter_map(|row| row.strip_prefix("/// | `"))
         .map(|row| {
             let mut cells = row.split(" | ");
@@ -185,7 +186,7 @@ fn respawn(seat: u16) -> Event {
     Event::Respawn { seat: Seat(seat), delay: SPAN }
 }
 
-async fn next(replies: &mut crate::control::ReplyReceiver) -> EventLine {
+async fn next(replies: &mut crate::control::ReplyReceiver) -> EventRecord {
     match replies.step().await {
         Some(Reply::Event(event)) => event,
         other => panic!("{other:?}"),
@@ -195,7 +196,7 @@ async fn next(replies: &mut crate::control::ReplyReceiver) -> EventLine {
 #[tokio::test]
 async fn a_slow_subscriber_holds_nobody_up_and_is_told_how_much_it_missed() {
     let events = broadcast::channel(16).0;
-    let (slow, mut replies) = ReceivedRequest::new(Command::Events);
+    let (slow, mut replies) = ReceivedRequest::new(Request::Events);
     let subscribers = Subscribers::default();
     subscribers.add(&"web".parse().unwrap(), GENERATION, &events, slow.responder);
     let first = next(&mut replies).await;
@@ -216,7 +217,7 @@ async fn a_slow_subscriber_holds_nobody_up_and_is_told_how_much_it_missed() {
     }
     assert!(missed > 0 && told.is_sorted());
     assert_eq!(told.len() as u64 + missed, 1000, "each is told or counted");
-    assert_eq!(replies.outcome().await, Some(Ok(Answer::EventsOver)));
+    assert_eq!(replies.outcome().await, Some(Ok(Outcome::EventsOver)));
 }
 
 #[tokio::test]
@@ -225,7 +226,7 @@ async fn some_connections_are_left_for_commands() {
     let subscribers = Subscribers::default();
     let name: ClusterName = "web".parse().unwrap();
     let subscribe = || {
-        let (request, replies) = ReceivedRequest::new(Command::Events);
+        let (request, replies) = ReceivedRequest::new(Request::Events);
         subscribers.add(&name, GENERATION, &events, request.responder);
         replies
     };

@@ -1,9 +1,9 @@
 //! A status as text. Pure.
 
 use super::{
-    ConntrackFill, ForeignChain, Orphan, Status, Trial, WorkerHealth, WorkerState, WorkerStatus,
+    Align, Columns, ConntrackFill, ForeignChain, Orphan, Status, Trial, WorkerHealth, WorkerState,
+    WorkerStatus,
 };
-use crate::protocol::{Align, Columns};
 
 impl Status {
     /// The status as text, as `ipcluster status` prints it: a head about the cluster, then one line a
@@ -198,8 +198,8 @@ fn uptime(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::RuleWriter;
     use crate::plan::{Generation, Seat};
+    use crate::protocol::{LeavingCause, RuleWriter};
 
     /// A status as it comes over the socket.
     fn status() -> Status {
@@ -291,7 +291,7 @@ connections to 0.0.0.0:80/tcp before us
         let expected = "given up   seats 1, 3: lost too many workers of late\n";
         assert_eq!(head(&status), facts(&status) + expected);
         for worker in &mut status.workers {
-            worker.leaving = Some(crate::control::LeavingCause::Lag);
+            worker.leaving = Some(LeavingCause::Lag);
         }
         let states: Vec<String> =
             status.workers.iter().map(|worker| row(worker)[2].clone()).collect();

@@ -1,0 +1,128 @@
+//! What requests lead to.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Explanation, Status};
+use crate::plan::{Generation, Seat};
+
+/// What a request has led to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Outcome {
+    /// Of a reload of all clients, and of [`Command::Promote`](super::Command::Promote).
+    Reloaded(Reloaded),
+    /// Of a reload of a share.
+    OnTrial(OnTrial),
+    /// Of [`Command::Rollback`](super::Command::Rollback).
+    RolledBack(RolledBack),
+    /// Of [`Command::Restart`](super::Command::Restart).
+    Restarted(Restarted),
+    /// Of [`Command::Retire`](super::Command::Retire).
+    Retired(Retired),
+    /// Of [`Command::ClearRetired`](super::Command::ClearRetired).
+    Cleared(Cleared),
+    /// Of [`Command::Scale`](super::Command::Scale).
+    Scaled(Scaled),
+    /// Of [`Command::Stop`](super::Command::Stop).
+    Stopped(Stopped),
+    /// Of [`Request::Status`](super::Request::Status).
+    Status(Box<Status>),
+    /// Of [`Request::Explain`](super::Request::Explain).
+    Explained(Explanation),
+    /// Of [`Request::EndOrphans`](super::Request::EndOrphans).
+    OrphansEnded(OrphansEnded),
+    /// Of [`Request::Events`](super::Request::Events), after the last event: the master ends.
+    EventsOver,
+}
+
+/// New connections go to a new generation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// The generation that is in force now.
+    pub generation: Generation,
+    /// How many workers it has.
+    pub workers: u16,
+    /// Seconds from sending the transaction to its acknowledgement.
+    pub swap_seconds: f64,
+}
+
+/// A part of the clients goes to a new generation, on trial.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OnTrial {
+    /// The new generation.
+    pub generation: Generation,
+    /// How many workers it has.
+    pub workers: u32,
+    /// How many slots go to it.
+    pub trial_slots: u32,
+    /// How many slots the cluster has.
+    pub slots: u32,
+    /// Seconds from sending the transaction to its acknowledgement.
+    pub swap_seconds: f64,
+}
+
+/// New connections go to an earlier generation again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RolledBack {
+    /// The generation that is in force now.
+    pub generation: Generation,
+    /// How many workers it has.
+    pub workers: u16,
+    /// Seconds from sending the transaction to its acknowledgement.
+    pub swap_seconds: f64,
+}
+
+/// New connections go to a new generation, and the workers before it are gone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restarted {
+    /// The generation that is in force now.
+    pub generation: Generation,
+    /// How many workers it has.
+    pub workers: u16,
+    /// How many retired workers were ended.
+    pub ended: u32,
+}
+
+/// New connections of one worker go to its successor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retired {
+    /// The seat of both.
+    pub seat: Seat,
+    /// The process id of the one that is retired.
+    pub pid: Option<u32>,
+    /// The process id of its successor; none if the seat has no worker just now, or is gone.
+    pub successor: Option<u32>,
+}
+
+/// The workers that were retired have ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cleared {
+    /// How many there were.
+    pub workers: u32,
+}
+
+/// The cluster has another number of workers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Scaled {
+    /// How many it has now.
+    pub workers: u16,
+    /// How many slots went to another seat, and their clients with them.
+    pub moved_slots: u32,
+    /// How many slots the cluster has.
+    pub slots: u32,
+}
+
+/// All workers have ended and the rules are gone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Stopped {
+    /// How many workers were ended.
+    pub workers: u32,
+}
+
+/// Orphans were asked to end, and are killed if they have not within the time that workers have.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OrphansEnded {
+    /// How many there were.
+    pub processes: u32,
+}

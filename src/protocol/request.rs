@@ -1,0 +1,135 @@
+//! What operators ask of a master.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::plan::{Seat, Share};
+
+/// A request of an operator. In JSON it is an object whose `command` is the [name](Self::name).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Request {
+    /// The state of the cluster.
+    Status,
+    /// Which worker a client reaches, and why.
+    Explain {
+        /// The client's address.
+        address: IpAddr,
+    },
+    /// Everything that happens, as it happens, until the master ends.
+    Events,
+    /// The end of the [orphans](super::Orphan) of the status.
+    EndOrphans,
+    /// The handover to the master that asks.
+    #[serde(rename = "takeover")]
+    Handover {
+        /// The version of the handed over state that it knows.
+        format: u32,
+    },
+    /// A change of the cluster, which the supervisor decides.
+    #[serde(untagged)]
+    Command(Command),
+}
+
+/// A change of the cluster that an operator can ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Command {
+    /// A new generation of workers.
+    Reload {
+        /// The part of the clients that gets it, until [`Self::Promote`] or [`Self::Rollback`];
+        /// `None`: all of them.
+        #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+        share: Option<Share>,
+    },
+    /// The generation on trial for all clients.
+    Promote,
+    /// The end of the generation on trial; or, where there is none, back to the generation before the
+    /// last reload.
+    Rollback,
+    /// A new generation of workers, and then the end of all retired workers, as by
+    /// [`Self::ClearRetired`]. Answered when they are gone.
+    Restart,
+    /// Another worker in the place of this live one, which then retires. Answered when its successor
+    /// serves.
+    Retire(RetireTarget),
+    /// The end of all workers that are retired now, one after the other. Answered when they are gone.
+    ClearRetired,
+    /// Another number of workers, all of the same weight.
+    Scale {
+        /// The number, 1 to [`MAX_SEATS`](crate::plan::MAX_SEATS).
+        workers: u16,
+    },
+    /// The end of everything: workers, rules, master.
+    Stop {
+        /// Do not wait for established connections. Also hurries a stop that is under way.
+        #[serde(default)]
+        now: bool,
+    },
+}
+
+/// The live worker that is to be retired.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RetireTarget {
+    /// The one in this seat.
+    Seat(Seat),
+    /// The one whose first process has this number.
+    Pid(u32),
+}
+
+impl Request {
+    /// The word for it in the protocol and on the command line.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Status => "status",
+            Self::Explain { .. } => "explain",
+            Self::Events => "events",
+            Self::EndOrphans => "end_orphans",
+            Self::Handover { .. } => "takeover",
+            Self::Command(command) => command.name(),
+        }
+    }
+}
+
+impl Command {
+    /// The word for it in the protocol and on the command line.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Reload { .. } => "reload",
+            Self::Promote => "promote",
+            Self::Rollback => "rollback",
+            Self::Restart => "restart",
+            Self::Retire(_) => "retire",
+            Self::ClearRetired => "clear-retired",
+            Self::Scale { .. } => "scale",
+            Self::Stop { .. } => "stop",
+        }
+    }
+}
+
+impl From<Command> for Request {
+    fn from(command: Command) -> Self {
+        Self::Command(command)
+    }
+}
+
+impl fmt::Display for RetireTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Seat(seat) => write!(f, "seat {seat}"),
+            Self::Pid(pid) => write!(f, "pid {pid}"),
+        }
+    }
+}
+
+/// A field that is left out where there is nothing to say, and not null.
+fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
