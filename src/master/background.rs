@@ -1,27 +1,33 @@
-//! What takes too long for the loop, one thing after the other.
+//! Work that takes too long for the loop.
 
 use std::sync::mpsc;
 use std::thread;
 
+use super::error::MasterError;
+
 type Job = Box<dyn FnOnce() + Send>;
 
-/// A thread for one kind of work. It is there from the start, so that no work depends on whether a
-/// thread can be made at that moment, as it cannot when the user has too many processes: the
-/// runtime's own threads for blocking work would panic then, and with them the loop.
+/// A thread that does one kind of work, one job after the other. It is there from the start, so that no
+/// work depends on whether a thread can be made at that moment, as it cannot when the user has too many
+/// processes: `tokio::task::spawn_blocking` would panic then, and with it the loop. So nothing in the
+/// master uses that.
+#[derive(Debug)]
 pub(super) struct BackgroundThread {
     jobs: mpsc::Sender<Job>,
     name: &'static str,
 }
 
 impl BackgroundThread {
-    /// Makes the thread, which ends when this is dropped.
-    pub(super) fn new(name: &'static str) -> Result<Self, std::io::Error> {
+    /// Makes the thread, which ends when this is dropped. `name` has at most 15 bytes: see
+    /// prctl(2), `PR_SET_NAME`.
+    pub(super) fn new(name: &'static str) -> Result<Self, MasterError> {
         let (jobs, inbox) = mpsc::channel::<Job>();
-        thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
             for job in inbox {
                 job();
             }
-        })?;
+        });
+        thread.map_err(|source| MasterError::Thread { source })?;
         Ok(Self { jobs, name })
     }
 
@@ -29,7 +35,7 @@ impl BackgroundThread {
     pub(super) fn run(&self, job: impl FnOnce() + Send + 'static) {
         if self.jobs.send(Box::new(job)).is_err() {
             // The thread ends only by a panic, which it has reported.
-            tracing::error!("the thread {} is gone", self.name);
+            tracing::error!(thread = self.name, "a background thread has ended by a panic");
         }
     }
 }

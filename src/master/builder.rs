@@ -1,62 +1,42 @@
 //! Making a master: what it needs before its loop can run.
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 #[cfg(feature = "http")]
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use tokio::sync::{broadcast, mpsc};
-
-use super::actions::World;
 use super::background::BackgroundThread;
+use super::clock::Clock;
 use super::error::MasterError;
 use super::handover::give::Handover;
 use super::handover::observer::StepObserver;
 use super::handover::receive::RunningMaster;
 use super::handover::snapshot::ReceivedSnapshot;
-use super::health::monitor::HealthMonitor;
-use super::log_limit::LogLimiter;
-use super::operators::events::Subscribers;
-use super::operators::metrics::Metrics;
-use super::operators::service_manager::ServiceNotifier;
-use super::operators::statuses::Statuses;
-use super::rules::conntrack_usage::ConntrackMonitor;
-use super::run::{Ended, Master};
+use super::health::HealthMonitor;
+use super::operators::Operators;
+use super::rules::{ForeignScanner, Rules};
+use super::run::{Adopted, Ended, Master, Subjects};
 use super::startup::claim::Claim;
 use super::startup::dedicate::{Dedicated, dedicate_process};
 use super::startup::initial_plan::InitialPlan;
 use super::startup::orphans::Orphans;
-use super::startup::state::{AdoptedWorker, PendingReconfigure, StartupState};
+use super::startup::state::{AdoptedWorker, StartupState};
 use super::startup::template::worker_template;
 use super::startup::worker_sockets::{PreparedSockets, WorkerSockets};
-use super::workers::draining::Draining;
-use super::workers::links::WorkerLinks;
-use super::workers::listeners::HeldListeners;
-use super::workers::memory::MemoryMonitor;
+use super::workers::Workers;
 use super::workers::output::journal::Journal;
 use super::workers::output::logs::Logs;
 use super::workers::output::{Destination, Printer};
-use super::workers::processes::Processes;
-use super::workers::spawner::{SpawnOutcome, Spawner, Started, Template};
+use super::workers::spawner::{Spawner, Template};
 use crate::config::{Config, WorkerOutput};
 use crate::control::{ControlDir, ControlLimits, ControlServer, Lock};
 use crate::nft::Firewall;
-use crate::plan::{Plan, Seat};
+use crate::plan::Plan;
 use crate::process::{Account, PortPool, ProcessError, ServiceManager, effective_uid};
-use crate::supervisor::{AdoptedCluster, Settings, Snapshot, Supervisor, WorkerId};
-
-/// Requests that wait for the loop before further ones wait for their turn.
-pub(super) const REQUEST_QUEUE: usize = 64;
-
-/// What comes from workers and waits for the loop, before their connections wait.
-const WORKER_QUEUE: usize = 256;
-
-/// Events that a slow subscriber may be behind before it misses some.
-const EVENT_QUEUE: usize = 1024;
+use crate::supervisor::{AdoptedCluster, Settings, Snapshot, Supervisor};
 
 /// Makes a [`Master`].
 #[derive(Debug)]
@@ -169,7 +149,7 @@ impl Builder {
     ///
     /// # Errors
     /// [`MasterError::Process`] with [`ProcessError::ManyThreads`] if there is a second thread, or if the
-    /// kernel refuses. ControlLimits may have been raised then.
+    /// kernel refuses. Limits may have been raised then.
     ///
     /// [`keep_only_capabilities`]: crate::process::keep_only_capabilities
     /// [`needed_capabilities`]: crate::master::needed_capabilities
@@ -309,37 +289,31 @@ impl Builder {
         let StartupState { initial_plan, workers, orphans, respawns, past, oldest } = state;
         let begin = Instant::now().checked_sub(oldest).unwrap_or_else(Instant::now);
         let InitialPlan { plan, in_force: holds } = initial_plan.clone();
-        let adopted = workers.iter().map(|worker| worker.adopted.clone()).collect();
-        let snapshot = Snapshot { workers: adopted, backoffs: respawns, history: past };
+        let known = workers.iter().map(|worker| worker.adopted.clone()).collect();
+        let snapshot = Snapshot { workers: known, backoffs: respawns, history: past };
         let cluster = AdoptedCluster { plan, in_force: holds, snapshot };
         let supervisor = Supervisor::adopt(settings(config), cluster)?;
-        let (outcomes, spawned) = mpsc::unbounded_channel();
-        let spawner = Spawner::new(template, port_pool(config)?, outcomes)
-            .map_err(|source| MasterError::Thread { source })?;
-        let mut adopted_workers = Vec::new();
-        for AdoptedWorker { adopted, started, .. } in workers {
-            spawner.hold(adopted.worker, Arc::clone(&started.ports));
-            adopted_workers.push((adopted.worker, adopted.seat, started));
+        let spawner = Spawner::new(template, port_pool(config)?)?;
+        let mut adopted = Adopted { workers: Vec::new(), reconfigure: pending_reconfigure };
+        for AdoptedWorker { adopted: worker, started, .. } in workers {
+            spawner.hold(worker.worker, Arc::clone(&started.ports));
+            adopted.workers.push((worker.worker, worker.seat, started));
         }
         let workers_wanted = match supervisor.is_as_configured() || pending_reconfigure.is_some() {
             true => usize::from(config.workers),
             false => supervisor.plan().seats().len(),
         };
         Ok(Parts {
-            begin,
+            clock: Clock::starting_at(begin),
             initial_plan,
             supervisor,
-            pending_reconfigure,
-            workers_wanted,
-            adopted_workers,
+            adopted,
+            foreign: ForeignScanner::new()?,
+            workers: Workers::new(config, spawner, printer(config, self.print_output)?)?,
+            health: HealthMonitor::new(config)?,
+            operators: Operators::new(workers_wanted, usize::from(config.workers))?,
             orphans,
-            spawner,
-            spawned,
-            processes: Processes::new(printer(config, self.print_output)?)?,
-            counting: background("counter")?,
-            looking: background("looker")?,
-            status: background("status")?,
-            handover: background("handover")?,
+            handover: BackgroundThread::new("handover")?,
         })
     }
 
@@ -351,13 +325,13 @@ impl Builder {
         parts: Parts,
     ) -> Result<Master, MasterError> {
         let Self { config, observer, service_manager, obeys_signals, .. } = self;
-        let Claim { lock, control_socket, mut firewall, watching, in_force, .. } = claim;
+        let Claim { lock, control_socket, mut firewall, commits, in_force, .. } = claim;
         let WorkerSockets { workers: workers_socket, notify } = sockets.open()?;
-        let health = HealthMonitor::new(&config, notify)?;
+        let health = parts.health.with_socket(notify)?;
         repair(&mut firewall, in_force.as_ref(), &parts.initial_plan)?;
-        let (worker_sender, worker_events) = mpsc::channel(WORKER_QUEUE);
         let server = lock.map(|lock| serve(lock, control_socket, limits(&config))).transpose()?;
-        let server = server.map(|server| server.with_workers(worker_sender, workers_socket));
+        let links = parts.workers.link_sender();
+        let server = server.map(|server| server.with_workers(links, workers_socket));
         #[cfg(feature = "http")]
         let http_socket = copy_of(claim.http.as_ref())?;
         #[cfg(not(feature = "http"))]
@@ -371,59 +345,19 @@ impl Builder {
             None => None,
         };
         observer.reach("next: serves");
-        let (orders, inbox) = mpsc::channel(REQUEST_QUEUE);
-        let (exits_sender, exits) = mpsc::unbounded_channel();
-        let (counts_sender, counts) = mpsc::unbounded_channel();
-        let (status_counts_sender, status_counts) = mpsc::unbounded_channel();
-        Ok(Master {
-            handover,
-            server,
-            #[cfg(feature = "http")]
-            http: claim.http,
-            world: World {
-                firewall,
-                watching,
-                counting: parts.counting,
-                looking: parts.looking,
-                service: ServiceNotifier::new(service_manager),
-                uncounted: LogLimiter::default(),
-                processes: parts.processes,
-                peers: WorkerLinks::default(),
-                spawner: parts.spawner,
-                held: HeldListeners::default(),
-                exits_sender,
-                counts_sender,
-                statuses: Statuses::new(parts.status, status_counts_sender),
-                pending: BTreeMap::new(),
-                next_request: 0,
-                events: broadcast::channel(EVENT_QUEUE).0,
-                subscribers: Subscribers::default(),
-                memory: MemoryMonitor::new(),
-                last_swap: Duration::ZERO,
-                metrics: Metrics::default(),
-                workers_wanted: parts.workers_wanted,
-                workers_configured: usize::from(config.workers),
-                orphans: parts.orphans,
-                begin: parts.begin,
-                next_tidy: Instant::now(),
-            },
-            config,
-            supervisor: parts.supervisor,
-            adopted_workers: parts.adopted_workers,
-            pending_reconfigure: parts.pending_reconfigure,
-            orders,
-            inbox,
-            started: parts.spawned,
-            exits,
-            counts,
-            status_counts,
-            worker_events,
-            draining: Draining::default(),
-            conntrack_usage: ConntrackMonitor::default(),
+        let operators = parts.operators.with_control(server).with_service_manager(service_manager);
+        #[cfg(feature = "http")]
+        let operators = operators.with_http(claim.http);
+        let subjects = Subjects {
+            rules: Rules::new(firewall, commits, parts.foreign),
+            workers: parts.workers,
             health,
-            obeys_signals,
-            finished: false,
-        })
+            operators,
+            orphans: parts.orphans,
+            handover,
+        };
+        let master = Master::new(config, parts.clock, parts.supervisor, subjects, parts.adopted);
+        Ok(if obeys_signals { master.obeying_signals() } else { master })
     }
 }
 
@@ -435,19 +369,15 @@ struct PreparedWorkers {
 
 /// What a master consists of, as far as it can be made before the process is the master.
 struct Parts {
-    begin: Instant,
+    clock: Clock,
     initial_plan: InitialPlan,
     supervisor: Supervisor,
-    pending_reconfigure: Option<PendingReconfigure>,
-    workers_wanted: usize,
-    adopted_workers: Vec<(WorkerId, Seat, Started)>,
+    adopted: Adopted,
+    foreign: ForeignScanner,
+    workers: Workers,
+    health: HealthMonitor,
+    operators: Operators,
     orphans: Orphans,
-    spawner: Spawner,
-    spawned: mpsc::UnboundedReceiver<SpawnOutcome>,
-    processes: Processes,
-    counting: BackgroundThread,
-    looking: BackgroundThread,
-    status: BackgroundThread,
     handover: BackgroundThread,
 }
 
@@ -472,10 +402,6 @@ fn port_pool(config: &Config) -> Result<PortPool, ProcessError> {
     let (first, last) = (config.worker_ports.first(), config.worker_ports.last());
     let pool = PortPool::new(first.number()..=last.number(), reserved)?;
     Ok(pool.with_stride(config.engine.port_stride(&config.listeners)))
-}
-
-fn background(name: &'static str) -> Result<BackgroundThread, MasterError> {
-    BackgroundThread::new(name).map_err(|source| MasterError::Thread { source })
 }
 
 /// A copy of the socket of the HTTP server, to be handed over.

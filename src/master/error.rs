@@ -1,3 +1,7 @@
+//! Why a master could not start, or could not go on.
+
+use std::error::Error;
+
 use crate::control::ControlError;
 use crate::nft::NftError;
 use crate::plan::{ClusterName, Listener, PlanError, Port, PortRange};
@@ -149,4 +153,14 @@ impl MasterError {
             _ => None,
         }
     }
+}
+
+/// An error with what it came of, in one line.
+pub(super) fn causes(error: &dyn Error) -> String {
+    let (mut text, mut cause) = (error.to_string(), error.source());
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }

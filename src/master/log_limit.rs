@@ -1,24 +1,36 @@
-//! What would be logged many times a second, as when no descriptors are left.
+//! Log lines that could come many times a second, as when no descriptors are left.
 
 use std::time::{Duration, Instant};
 
-/// How long the same is not said again.
-const PAUSE: Duration = Duration::from_secs(10);
-
-/// Says something once in a while.
-#[derive(Debug, Default)]
+/// Lets a line into the log at most once in a while, and counts those that it keeps out.
+#[derive(Debug)]
 pub(super) struct LogLimiter {
+    pause: Duration,
     not_before: Option<Instant>,
+    suppressed: u64,
 }
 
 impl LogLimiter {
-    /// Whether to say it now.
-    pub(super) fn is_due(&mut self, now: Instant) -> bool {
+    /// At most one line in each `pause`.
+    pub(super) const fn every(pause: Duration) -> Self {
+        Self { pause, not_before: None, suppressed: 0 }
+    }
+
+    /// Whether to write the line now: if so, how many were kept out since the last one.
+    pub(super) fn allow(&mut self, now: Instant) -> Option<u64> {
         if self.not_before.is_some_and(|at| now < at) {
-            return false;
+            self.suppressed = self.suppressed.saturating_add(1);
+            return None;
         }
-        self.not_before = now.checked_add(PAUSE);
-        true
+        self.not_before = now.checked_add(self.pause);
+        Some(std::mem::take(&mut self.suppressed))
+    }
+}
+
+/// One line in ten seconds: what goes on failing until somebody has mended it.
+impl Default for LogLimiter {
+    fn default() -> Self {
+        Self::every(Duration::from_secs(10))
     }
 }
 
@@ -27,11 +39,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_complaint_rests() {
-        let (mut log_limiter, start) = (LogLimiter::default(), Instant::now());
-        assert!(log_limiter.is_due(start));
-        assert!(!log_limiter.is_due(start + PAUSE - Duration::from_millis(1)));
-        assert!(log_limiter.is_due(start + PAUSE));
-        assert!(!log_limiter.is_due(start + PAUSE));
+    fn a_line_is_written_once_in_a_pause_and_says_how_many_were_not() {
+        let pause = Duration::from_secs(1);
+        let (mut limiter, start) = (LogLimiter::every(pause), Instant::now());
+        assert_eq!(limiter.allow(start), Some(0));
+        assert_eq!(limiter.allow(start + pause - Duration::from_millis(1)), None);
+        assert_eq!(limiter.allow(start + pause), Some(1));
+        assert_eq!(limiter.allow(start + pause), None);
     }
 }

@@ -35,6 +35,7 @@
 mod actions;
 mod background;
 mod builder;
+mod clock;
 mod error;
 mod handover;
 mod health;
@@ -44,6 +45,7 @@ mod privilege;
 mod rules;
 mod run;
 mod startup;
+mod waiting;
 mod workers;
 
 pub use builder::Builder;

@@ -16,9 +16,8 @@ use super::protocol::{
 };
 use crate::control::{AcceptGate, ControlDescriptors, ReceivedRequest};
 use crate::master::background::BackgroundThread;
-use crate::master::operators::service_manager::ServiceNotifier;
-use crate::master::workers::listeners::HeldListeners;
-use crate::master::workers::processes::Processes;
+use crate::master::operators::ServiceNotifier;
+use crate::master::workers::Workers;
 use crate::plan::{Generation, Weights};
 use crate::process::{PidFd, peer_process, send_descriptors};
 use crate::protocol::{Failure, Request};
@@ -52,8 +51,7 @@ pub(in crate::master) struct Possessions<'a> {
     pub(in crate::master) rules: BorrowedFd<'a>,
     /// The socket that workers write to (sd_notify(3)).
     pub(in crate::master) notify: Option<BorrowedFd<'a>>,
-    pub(in crate::master) processes: &'a Processes,
-    pub(in crate::master) listeners: &'a HeldListeners,
+    pub(in crate::master) workers: &'a Workers,
     pub(in crate::master) service: &'a ServiceNotifier,
 }
 
@@ -132,7 +130,7 @@ impl Handover {
         possessions.supervisor.may_hand_over().map_err(|refusal| {
             refused(refusal.to_string(), matches!(refusal, Refusal::Starting))
         })?;
-        if possessions.processes.has_exited() {
+        if possessions.workers.has_exited() {
             return Err(refused("processes of a worker are just ending".to_owned(), true));
         }
         self.collect(possessions, now)
@@ -140,7 +138,7 @@ impl Handover {
     }
 
     fn collect(&self, possessions: &Possessions<'_>, now: Timestamp) -> io::Result<OfferedState> {
-        let Possessions { supervisor, rules, notify, processes, listeners, service } = possessions;
+        let Possessions { supervisor, rules, notify, workers: ours, service } = possessions;
         let Snapshot { workers, backoffs, history } = supervisor.snapshot();
         let (mut keys, mut descriptors) = (Vec::new(), Vec::new());
         let mut add = |key: DescriptorKey, descriptor: BorrowedFd<'_>| {
@@ -162,11 +160,10 @@ impl Handover {
             add(single(DescriptorKind::Notify), *notify)?;
         }
         for worker in workers.iter().map(|it| it.worker) {
-            let Some((process, output)) = processes.descriptors(worker) else { continue };
+            let Some((process, output)) = ours.descriptors(worker) else { continue };
             add(of_worker(DescriptorKind::Process, worker), process)?;
             add(of_worker(DescriptorKind::Output, worker), output)?;
-            let sockets = listeners.of(worker);
-            for (place, socket) in sockets.iter().flat_map(|it| it.descriptors()).enumerate() {
+            for (place, socket) in ours.listener_descriptors(worker).enumerate() {
                 let key = listen_key(worker, place);
                 add(DescriptorKey { kind: DescriptorKind::Listen, key }, socket)?;
             }

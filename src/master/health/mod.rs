@@ -1,6 +1,11 @@
-//! Health checks of workers.
+//! Health checks: whether workers are ready, and whether they answer.
+//!
+//! The monitor makes the checks, the detector says what they mean, and the supervisor decides what
+//! becomes of a worker that is not well.
 
 pub(crate) mod detector;
-pub(crate) mod monitor;
+mod monitor;
 #[cfg(feature = "http")]
-pub(crate) mod probe;
+mod probe;
+
+pub(super) use monitor::{CheckResult, HealthMonitor, Task};

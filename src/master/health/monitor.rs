@@ -1,24 +1,34 @@
-//! The watch over workers: what the loop does for [`Health`] to know what it knows.
+//! The checks by which the [detector](super::detector) knows what it knows: looks at sockets and
+//! processes, probes, and what workers write to `NOTIFY_SOCKET`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
+use super::detector::{Health, Probed, Said};
 use crate::config::Config;
+use crate::master::background::BackgroundThread;
+use crate::master::clock::Clock;
 use crate::master::error::MasterError;
-use crate::master::health::detector::{Health, Probed, Said};
-use crate::master::run::{Master, rest_until};
-use crate::master::workers::counting::{local_ports_of, worker_port_of};
+use crate::master::waiting::{Periodic, receive, rest_until};
+use crate::master::workers::{Workers, local_ports_of, worker_port_of};
+use crate::plan::Plan;
 use crate::process::{self, AcceptQueue, NotifyMessage, NotifySocket, ProcessError, Received};
 use crate::protocol::{Readiness, Status};
-use crate::supervisor::{Timestamp, WorkerId, WorkerState};
+use crate::supervisor::{Input, Supervisor, Timestamp, WorkerId, WorkerState};
 
-/// How often the watch is kept: what has no event of its own is known so much later at most.
-pub(crate) const HEALTH_INTERVAL: Duration = Duration::from_millis(100);
+/// How often it is looked whether workers that are starting listen.
+const READINESS_INTERVAL: Duration = Duration::from_millis(10);
+
+/// How often workers that are ready are checked: what has no event of its own is known so much later at
+/// most.
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The most probes that are under way, and the most that begin at once. A worker whose turn does not
 /// come does not count as silent for that.
@@ -26,74 +36,372 @@ const MOST_PROBES: usize = 128;
 const PROBES_AT_ONCE: usize = 32;
 
 /// How many times as long as a look at connections takes there is none.
-const WITNESS_PAUSE: u32 = 4;
+const QUEUE_CHECK_PAUSE: u32 = 4;
 
-/// The most messages that are read at once, and how the time for them is bounded: one part in so many,
-/// and not again before this rest.
-const MESSAGES: usize = 64;
+/// How the time for messages is bounded: one part in so many, and not again before this rest.
 const MESSAGES_SHARE: u32 = 5;
 const MESSAGES_REST: Duration = Duration::from_millis(1);
 
-/// What the watch needs.
+/// Checks the health of all workers.
 pub(crate) struct HealthMonitor {
     detector: Health,
+    readiness: Readiness,
     notify: Option<NotifySocket>,
-    sender: mpsc::UnboundedSender<Report>,
-    pub(crate) reports: mpsc::UnboundedReceiver<Report>,
-    /// Workers that are being asked.
+    /// `None` before the loop runs, or without a socket.
+    readable: Option<AsyncFd<OwnedFd>>,
+    /// No message is read earlier.
+    rest_until: Option<Instant>,
+    /// Looks at the connections in accept queues: there may be very many.
+    queue_checker: BackgroundThread,
+    sender: mpsc::UnboundedSender<CheckResult>,
+    results: mpsc::UnboundedReceiver<CheckResult>,
+    readiness_check: Periodic,
+    check: Periodic,
+    /// Workers that are being probed.
     probes: BTreeSet<WorkerId>,
     /// The kernel is looked at no earlier.
     look_at: Timestamp,
-    /// A look at connections is under way.
-    is_witnessing: bool,
-    witness_at: Timestamp,
-    /// It was said that somebody unknown writes to the socket.
+    is_checking_queues: bool,
+    check_queues_at: Timestamp,
+    /// It was logged that an unknown process writes to the socket.
     has_warned: bool,
-    /// The last look went wrong, and that was said.
+    /// The last look has failed, and that was logged.
     has_failed: bool,
-    /// No message is read earlier.
-    hear_at: Option<Instant>,
 }
 
-/// What comes of work beside the loop.
-pub(crate) enum Report {
+/// What a check outside the loop has shown.
+pub(crate) enum CheckResult {
     Probed { worker: WorkerId, probed: Probed },
-    Witnessed { began: Timestamp, found: Result<BTreeMap<u16, AcceptQueue>, ProcessError> },
+    Queues { began: Timestamp, found: Result<BTreeMap<u16, AcceptQueue>, ProcessError> },
+}
+
+/// Work that is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Task {
+    /// Look whether workers that are starting listen.
+    LookForReady,
+    /// Check those that are ready.
+    Check,
+}
+
+/// What a message of a worker makes known.
+pub(crate) struct Heard {
+    pub(crate) inputs: VecDeque<Input>,
+    /// Its descriptors are closed when it has been acted on, not before: who waits for that
+    /// (`BARRIER=1`) knows it then.
+    pub(crate) message: NotifyMessage,
 }
 
 impl HealthMonitor {
-    /// `notify` is where workers can speak.
-    pub(crate) fn new(config: &Config, notify: Option<NotifySocket>) -> Result<Self, MasterError> {
-        if config.ready == Readiness::Notify && notify.is_none() {
-            return Err(MasterError::NoNotifySocket);
-        }
-        let (sender, reports) = mpsc::unbounded_channel();
+    /// The most messages that are read before others have their turn.
+    pub(crate) const MESSAGES_AT_ONCE: usize = 64;
+
+    pub(crate) fn new(config: &Config) -> Result<Self, MasterError> {
+        let (sender, results) = mpsc::unbounded_channel();
         Ok(Self {
             detector: Health::new(config.ready.clone(), &config.timeouts),
-            notify,
+            readiness: config.ready.clone(),
+            notify: None,
+            readable: None,
+            rest_until: None,
+            queue_checker: BackgroundThread::new("queue-checker")?,
             sender,
-            reports,
+            results,
+            readiness_check: Periodic::every(READINESS_INTERVAL),
+            check: Periodic::every(CHECK_INTERVAL),
             probes: BTreeSet::new(),
             look_at: Timestamp::START,
-            is_witnessing: false,
-            witness_at: Timestamp::START,
+            is_checking_queues: false,
+            check_queues_at: Timestamp::START,
             has_warned: false,
             has_failed: false,
-            hear_at: None,
         })
     }
 
-    /// Has the loop wait for messages of workers.
-    pub(crate) fn listen(&self) -> Result<Option<AsyncFd<OwnedFd>>, MasterError> {
+    /// Reads what workers write to this socket.
+    ///
+    /// # Errors
+    /// Workers are to say that they are ready, and have no socket for it.
+    pub(crate) fn with_socket(self, notify: Option<NotifySocket>) -> Result<Self, MasterError> {
+        if self.readiness == Readiness::Notify && notify.is_none() {
+            return Err(MasterError::NoNotifySocket);
+        }
+        Ok(Self { notify, ..self })
+    }
+
+    /// Gets ready to [wait](Self::wait) in the runtime of the caller.
+    pub(crate) fn register(&mut self) -> Result<(), MasterError> {
         let readable = self.notify.as_ref().map(NotifySocket::readable).transpose();
-        readable.map_err(|source| MasterError::Notify { source })
+        self.readable = readable.map_err(|source| MasterError::Notify { source })?;
+        Ok(())
     }
 
-    pub(crate) fn hear_at(&self) -> Option<Instant> {
-        self.hear_at
+    /// Three things to wait for: the result of a check, messages to be read by
+    /// [`Self::next_message`], and work that is due while workers are starting or running.
+    pub(crate) fn wait(
+        &mut self,
+        are_starting: bool,
+        are_running: bool,
+    ) -> (
+        impl Future<Output = CheckResult>,
+        impl Future<Output = io::Result<()>>,
+        impl Future<Output = Task>,
+    ) {
+        let Self { readable, rest_until, results, readiness_check, check, .. } = self;
+        let task = async move {
+            tokio::select! {
+                biased;
+                () = readiness_check.tick(), if are_starting => Task::LookForReady,
+                () = check.tick(), if are_running => Task::Check,
+                else => std::future::pending().await,
+            }
+        };
+        (receive(results), ready(readable.as_ref(), *rest_until), task)
     }
 
-    /// Says what a status shows of workers, by their pids.
+    /// Takes in a worker that runs. Returns what came of the messages that it has sent already.
+    pub(crate) fn started(
+        &mut self,
+        worker: WorkerId,
+        pid: u32,
+        now: Timestamp,
+    ) -> VecDeque<Input> {
+        let said = self.detector.started(worker, pid, now);
+        log_said(worker, said)
+    }
+
+    /// Takes in where in its life a worker is that an earlier master has started. One that is in force
+    /// is ready, whatever it said to that one.
+    pub(crate) fn adopted(&mut self, worker: WorkerId, state: WorkerState, now: Timestamp) {
+        match state {
+            WorkerState::Live => self.detector.adopted(worker, now),
+            WorkerState::Retired | WorkerState::Dying => self.detector.leaves(worker),
+            _ => {}
+        }
+    }
+
+    /// Forgets a worker whose process has ended.
+    pub(crate) fn ended(&mut self, worker: WorkerId) {
+        self.detector.ended(worker);
+    }
+
+    /// Does what is due.
+    pub(crate) fn perform(
+        &mut self,
+        task: Task,
+        workers: &mut Workers,
+        supervisor: &Supervisor,
+        clock: Clock,
+    ) -> VecDeque<Input> {
+        match task {
+            Task::LookForReady => self.look_for_ready(workers, supervisor, clock),
+            Task::Check => self.check(workers, supervisor, clock),
+        }
+    }
+
+    /// Looks which of the workers that are starting listen.
+    fn look_for_ready(
+        &mut self,
+        workers: &mut Workers,
+        supervisor: &Supervisor,
+        clock: Clock,
+    ) -> VecDeque<Input> {
+        let watched: BTreeSet<WorkerId> = self.detector.watched().into_iter().collect();
+        let mut starting = ids(supervisor, |state| state == WorkerState::Starting);
+        starting.retain(|worker| !watched.contains(worker));
+        match workers.observe(&starting, false) {
+            Ok(seen) => {
+                let now = clock.now();
+                let judge = |(worker, seen): (WorkerId, super::detector::Seen)| {
+                    self.detector.starting(worker, seen.listens, seen.address, now)
+                };
+                let inputs = seen.into_iter().filter_map(judge).collect();
+                self.begin_probes(now);
+                inputs
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot see which workers listen");
+                VecDeque::new()
+            }
+        }
+    }
+
+    /// Checks workers that are ready: looks at the kernel, probes, and tells what has changed.
+    fn check(
+        &mut self,
+        workers: &mut Workers,
+        supervisor: &Supervisor,
+        clock: Clock,
+    ) -> VecDeque<Input> {
+        let leaving = |state| matches!(state, WorkerState::Retired | WorkerState::Dying);
+        for worker in ids(supervisor, leaving) {
+            self.detector.leaves(worker);
+        }
+        if self.detector.drop_unclaimed(clock.now()) {
+            self.warn_of_unknown_sender();
+        }
+        self.look_at_kernel(workers, clock.now());
+        // Later than the look, so that a queue that it has seen for the first time counts.
+        self.check_queues(supervisor.plan(), clock.now());
+        self.begin_probes(clock.now());
+        self.detector.news(clock.now()).into()
+    }
+
+    fn look_at_kernel(&mut self, workers: &mut Workers, now: Timestamp) {
+        let Some(interval) = self.detector.look_interval() else { return };
+        if now < self.look_at {
+            return;
+        }
+        self.look_at = now.after(interval);
+        match workers.observe(&self.detector.watched(), true) {
+            Ok(seen) => {
+                self.has_failed = false;
+                self.detector.looked(seen, now);
+            }
+            Err(error) => {
+                // Nobody is silent because we cannot see.
+                if !std::mem::replace(&mut self.has_failed, true) {
+                    tracing::warn!(%error, "cannot see which workers answer");
+                }
+            }
+        }
+    }
+
+    /// Looks at the connections of queues that do not get shorter.
+    fn check_queues(&mut self, plan: &Plan, now: Timestamp) {
+        if self.is_checking_queues || now < self.check_queues_at {
+            return;
+        }
+        let ports = self.detector.doubtful_ports(now);
+        if ports.is_empty() {
+            return;
+        }
+        self.is_checking_queues = true;
+        let (plan, sender) = (plan.clone(), self.sender.clone());
+        self.queue_checker.run(move || {
+            let local = local_ports_of(&plan, ports);
+            let found = process::Sockets::open().and_then(|mut sockets| {
+                sockets.accept_queues(&local, |port, client| worker_port_of(&plan, port, client))
+            });
+            // The loop has ended.
+            let _ = sender.send(CheckResult::Queues { began: now, found });
+        });
+    }
+
+    fn begin_probes(&mut self, now: Timestamp) {
+        let room = MOST_PROBES.saturating_sub(self.probes.len()).min(PROBES_AT_ONCE);
+        for (worker, address) in self.detector.due_probes(now).into_iter().take(room) {
+            self.detector.probing(worker, now);
+            self.probes.insert(worker);
+            self.begin_probe(worker, address);
+        }
+    }
+
+    #[cfg(feature = "http")]
+    fn begin_probe(&self, worker: WorkerId, address: SocketAddr) {
+        let Readiness::Http(path) = &self.readiness else { return };
+        let (path, patience) = (path.clone(), self.detector.probe_patience());
+        let sender = self.sender.clone();
+        tokio::spawn(async move {
+            let probed = super::probe::probe(address, path.as_str(), patience).await;
+            // The loop has ended.
+            let _ = sender.send(CheckResult::Probed { worker, probed });
+        });
+    }
+
+    /// The configuration asks for no probe without the feature.
+    #[cfg(not(feature = "http"))]
+    fn begin_probe(&self, worker: WorkerId, _address: SocketAddr) {
+        // The loop has ended.
+        let _ = self.sender.send(CheckResult::Probed { worker, probed: Probed::Unknown });
+    }
+
+    /// Takes in the result of a check.
+    pub(crate) fn take_result(&mut self, result: CheckResult, now: Timestamp) -> VecDeque<Input> {
+        match result {
+            CheckResult::Probed { worker, probed } => {
+                self.probes.remove(&worker);
+                self.detector.probed(worker, probed, now).into()
+            }
+            CheckResult::Queues { began, found } => {
+                self.is_checking_queues = false;
+                self.check_queues_at =
+                    now.after(now.since(began).saturating_mul(QUEUE_CHECK_PAUSE));
+                match found {
+                    Ok(found) => self.detector.witnessed(found, began),
+                    Err(error) => tracing::warn!(%error, "cannot see which connections wait"),
+                }
+                self.detector.news(now).into()
+            }
+        }
+    }
+
+    /// Reads a message of a worker, if there is one.
+    pub(crate) fn next_message(&mut self, workers: &Workers, now: Timestamp) -> Option<Heard> {
+        let mut message = self.receive()?;
+        let words = std::mem::take(&mut message.fields);
+        let session = message.sender.session;
+        let inputs = match session.map(|session| (session, workers.worker_of(session))) {
+            Some((_, Some(worker))) => {
+                let said = self.detector.said(worker, words, now);
+                log_said(worker, said)
+            }
+            Some((session, None)) => {
+                let pid = message.sender.pid;
+                tracing::debug!(pid, session, "a message on NOTIFY_SOCKET of no worker known yet");
+                self.detector.unclaimed(session, words, now);
+                VecDeque::new()
+            }
+            None => {
+                self.warn_of_unknown_sender();
+                VecDeque::new()
+            }
+        };
+        Some(Heard { inputs, message })
+    }
+
+    fn receive(&self) -> Option<NotifyMessage> {
+        let (notify, readable) = (self.notify.as_ref()?, self.readable.as_ref()?);
+        // "Would block" makes the next wait one for the kernel.
+        let received = readable.try_io(Interest::READABLE, |_| match notify.receive() {
+            Ok(Received::Nothing) => Err(io::ErrorKind::WouldBlock.into()),
+            received => Ok(received),
+        });
+        match received {
+            Ok(Ok(Received::Message(message))) => Some(message),
+            Ok(Ok(Received::Nothing)) | Err(_) => None,
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "cannot read what a worker writes to NOTIFY_SOCKET");
+                None
+            }
+        }
+    }
+
+    /// Reading messages and what followed has taken from `began` until now: a rest is due.
+    pub(crate) fn rest(&mut self, began: Instant) {
+        self.rest_until = began.checked_add(began.elapsed() * MESSAGES_SHARE + MESSAGES_REST);
+    }
+
+    /// Takes in whether a worker that is connected to the control socket answers there.
+    pub(crate) fn answers_on_link(
+        &mut self,
+        worker: WorkerId,
+        answers: bool,
+        now: Timestamp,
+    ) -> Option<Input> {
+        self.detector.pinged(worker, answers, now)
+    }
+
+    fn warn_of_unknown_sender(&mut self) {
+        if !std::mem::replace(&mut self.has_warned, true) {
+            tracing::warn!(
+                "a process that is no worker's writes to NOTIFY_SOCKET, or had ended when it was \
+                 read: its messages are ignored, and this is not logged again"
+            );
+        }
+    }
+
+    /// Adds to a status what workers say that they do; `pids` are those of workers that run.
     pub(crate) fn add_texts(&self, status: &mut Status, pids: &BTreeMap<u32, WorkerId>) {
         for shown in &mut status.workers {
             let worker = shown.pid.and_then(|pid| pids.get(&pid));
@@ -102,254 +410,46 @@ impl HealthMonitor {
     }
 
     /// The socket that workers write to, to be handed over.
-    pub(crate) fn socket(&self) -> Option<BorrowedFd<'_>> {
+    pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         self.notify.as_ref().map(AsFd::as_fd)
     }
 
     /// Takes the socket away: no worker is left to write to it.
-    pub(crate) fn end(self) {
-        if let Some(Err(error)) = self.notify.map(NotifySocket::remove) {
+    pub(crate) fn remove_socket(&mut self) {
+        self.readable = None;
+        if let Some(Err(error)) = self.notify.take().map(NotifySocket::remove) {
             tracing::warn!(%error, "cannot remove the socket that workers wrote to");
         }
     }
 }
 
 /// Waits until there are messages of workers to be read; for ever, if there is no socket for them.
-pub(crate) async fn heard<'a>(
-    socket: Option<&'a AsyncFd<OwnedFd>>,
-    not_before: Option<Instant>,
-) -> std::io::Result<tokio::io::unix::AsyncFdReadyGuard<'a, OwnedFd>> {
+async fn ready(socket: Option<&AsyncFd<OwnedFd>>, not_before: Option<Instant>) -> io::Result<()> {
     match socket {
         Some(socket) => {
             rest_until(not_before).await;
-            socket.readable().await
+            socket.readable().await?.retain_ready();
+            Ok(())
         }
         None => std::future::pending().await,
     }
 }
 
-impl Master {
-    /// Takes in a worker that runs.
-    pub(crate) fn begin_watch(&mut self, worker: WorkerId, pid: u32) {
-        let said = self.health.detector.started(worker, pid, self.world.now());
-        self.act_on_words(worker, said);
-    }
+fn ids(supervisor: &Supervisor, wanted: impl Fn(WorkerState) -> bool) -> Vec<WorkerId> {
+    let workers = supervisor.workers().filter(|worker| wanted(worker.state()));
+    workers.map(|worker| worker.id).collect()
+}
 
-    /// Takes in a worker that an earlier master has started. One that is in force is ready, whatever it
-    /// said to that one.
-    pub(crate) fn adopt_watch(&mut self, worker: WorkerId, pid: u32) {
-        self.begin_watch(worker, pid);
-        let state = self.supervisor.workers().find(|it| it.id == worker).map(|it| it.state());
-        match state {
-            Some(WorkerState::Live) => self.health.detector.adopted(worker, self.world.now()),
-            Some(WorkerState::Retired | WorkerState::Dying) => self.health.detector.leaves(worker),
-            _ => {}
-        }
+/// Logs what a worker may not say, and returns what the supervisor is to know.
+fn log_said(worker: WorkerId, said: Said) -> VecDeque<Input> {
+    for what in said.refused {
+        tracing::warn!(%worker, "a worker asks for {what}: not granted, and not logged again");
     }
-
-    pub(crate) fn end_watch(&mut self, worker: WorkerId) {
-        self.health.detector.ended(worker);
+    if said.is_flood {
+        tracing::warn!(
+            %worker,
+            "a worker sends too many notifications: the rest of this second is dropped"
+        );
     }
-
-    /// Looks which of the workers that are starting listen.
-    pub(crate) fn look_for_ready(&mut self) {
-        let starting = self.ids(|state| state == WorkerState::Starting);
-        let watched: BTreeSet<WorkerId> = self.health.detector.watched().into_iter().collect();
-        let starting: Vec<WorkerId> =
-            starting.into_iter().filter(|worker| !watched.contains(worker)).collect();
-        match self.world.processes.look(&starting, &self.config.listeners, false) {
-            Ok(seen) => {
-                let now = self.world.now();
-                let health = &mut self.health.detector;
-                let judge = |(worker, seen): (WorkerId, crate::master::health::detector::Seen)| {
-                    health.starting(worker, seen.listens, seen.address, now)
-                };
-                let events = seen.into_iter().filter_map(judge).collect();
-                self.dispatch_all(events);
-                self.begin_probes();
-            }
-            Err(error) => tracing::warn!(%error, "cannot see which workers listen"),
-        }
-    }
-
-    /// Sees after workers that are ready: looks at the kernel, asks, and tells the supervisor.
-    pub(crate) fn check_health(&mut self) {
-        for worker in self.ids(|state| matches!(state, WorkerState::Retired | WorkerState::Dying)) {
-            self.health.detector.leaves(worker);
-        }
-        if self.health.detector.drop_unclaimed(self.world.now()) {
-            self.warn_of_stranger();
-        }
-        self.look_at_kernel();
-        self.begin_witness();
-        self.begin_probes();
-        self.tell_news();
-    }
-
-    fn tell_news(&mut self) {
-        let events = self.health.detector.news(self.world.now());
-        self.dispatch_all(events.into());
-    }
-
-    fn look_at_kernel(&mut self) {
-        let now = self.world.now();
-        let Some(interval) = self.health.detector.look_interval() else { return };
-        if now < self.health.look_at {
-            return;
-        }
-        self.health.look_at = now.after(interval);
-        let watched = self.health.detector.watched();
-        match self.world.processes.look(&watched, &self.config.listeners, true) {
-            Ok(seen) => {
-                self.health.has_failed = false;
-                self.health.detector.looked(seen, now);
-            }
-            Err(error) => {
-                // Nobody is silent because we cannot see.
-                if !std::mem::replace(&mut self.health.has_failed, true) {
-                    tracing::warn!(%error, "cannot see which workers answer");
-                }
-            }
-        }
-    }
-
-    /// Looks at the connections of queues that do not get shorter, beside the loop: there may be very
-    /// many.
-    fn begin_witness(&mut self) {
-        let began = self.world.now();
-        if self.health.is_witnessing || began < self.health.witness_at {
-            return;
-        }
-        let ports = self.health.detector.doubtful_ports(began);
-        let plan = self.supervisor.plan().clone();
-        if ports.is_empty() {
-            return;
-        }
-        self.health.is_witnessing = true;
-        let sender = self.health.sender.clone();
-        tokio::task::spawn_blocking(move || {
-            let local = local_ports_of(&plan, ports);
-            let found = process::Sockets::open().and_then(|mut sockets| {
-                sockets.accept_queues(&local, |port, client| worker_port_of(&plan, port, client))
-            });
-            // The loop has ended.
-            let _ = sender.send(Report::Witnessed { began, found });
-        });
-    }
-
-    fn begin_probes(&mut self) {
-        let now = self.world.now();
-        let room = MOST_PROBES.saturating_sub(self.health.probes.len()).min(PROBES_AT_ONCE);
-        for (worker, address) in self.health.detector.due_probes(now).into_iter().take(room) {
-            self.health.detector.probing(worker, now);
-            self.health.probes.insert(worker);
-            self.begin_probe(worker, address);
-        }
-    }
-
-    #[cfg(feature = "http")]
-    fn begin_probe(&self, worker: WorkerId, address: SocketAddr) {
-        let Readiness::Http(path) = &self.config.ready else { return };
-        let (path, patience) = (path.clone(), self.health.detector.probe_patience());
-        let sender = self.health.sender.clone();
-        tokio::spawn(async move {
-            let probed =
-                crate::master::health::probe::probe(address, path.as_str(), patience).await;
-            // The loop has ended.
-            let _ = sender.send(Report::Probed { worker, probed });
-        });
-    }
-
-    /// The configuration asks for no probe without the feature.
-    #[cfg(not(feature = "http"))]
-    fn begin_probe(&self, worker: WorkerId, _address: SocketAddr) {
-        // The loop has ended.
-        let _ = self.health.sender.send(Report::Probed { worker, probed: Probed::Unknown });
-    }
-
-    pub(crate) fn take_report(&mut self, report: Report) {
-        let now = self.world.now();
-        match report {
-            Report::Probed { worker, probed } => {
-                self.health.probes.remove(&worker);
-                let events = self.health.detector.probed(worker, probed, now);
-                self.dispatch_all(events.into());
-            }
-            Report::Witnessed { began, found } => {
-                self.health.is_witnessing = false;
-                self.health.witness_at = now.after(now.since(began).saturating_mul(WITNESS_PAUSE));
-                match found {
-                    Ok(found) => self.health.detector.witnessed(found, began),
-                    Err(error) => tracing::warn!(%error, "cannot see which connections wait"),
-                }
-                self.tell_news();
-            }
-        }
-    }
-
-    /// Reads what workers have said, or a part of it; returns whether that was all.
-    pub(crate) fn hear_workers(&mut self) -> bool {
-        let began = Instant::now();
-        let is_drained = self.read_messages();
-        self.health.hear_at = began.checked_add(began.elapsed() * MESSAGES_SHARE + MESSAGES_REST);
-        is_drained
-    }
-
-    fn read_messages(&mut self) -> bool {
-        for _ in 0..MESSAGES {
-            let Some(socket) = &self.health.notify else { return true };
-            match socket.receive() {
-                Ok(Received::Message(message)) => self.take_message(message),
-                Ok(Received::Nothing) => return true,
-                Err(error) => {
-                    tracing::warn!(%error, "cannot read what a worker says");
-                    return false;
-                }
-            }
-        }
-        false
-    }
-
-    /// Its descriptors are closed when it has been acted on, not before.
-    fn take_message(&mut self, mut message: NotifyMessage) {
-        let words = std::mem::take(&mut message.fields);
-        let session = message.sender.session;
-        match session.map(|session| (session, self.world.processes.worker_of(session))) {
-            Some((_, Some(worker))) => {
-                let said = self.health.detector.said(worker, words, self.world.now());
-                self.act_on_words(worker, said);
-            }
-            Some((session, None)) => {
-                let pid = message.sender.pid;
-                tracing::debug!(pid, session, "a word on NOTIFY_SOCKET of no worker known yet");
-                self.health.detector.unclaimed(session, words, self.world.now());
-            }
-            None => self.warn_of_stranger(),
-        }
-    }
-
-    /// Whether a worker that has joined over the control socket answers there.
-    pub(crate) fn heard_on_link(&mut self, worker: WorkerId, answers: bool) {
-        let event = self.health.detector.pinged(worker, answers, self.world.now());
-        self.dispatch_all(event.into_iter().collect());
-    }
-
-    fn warn_of_stranger(&mut self) {
-        if !std::mem::replace(&mut self.health.has_warned, true) {
-            tracing::warn!(
-                "a process that is no worker's writes to NOTIFY_SOCKET, or had ended when it was \
-                 read: it is passed over, and so are further ones without a word"
-            );
-        }
-    }
-
-    fn act_on_words(&mut self, worker: WorkerId, said: Said) {
-        for what in said.refused {
-            tracing::warn!(%worker, "a worker asks for {what}: not granted, and not said again");
-        }
-        if said.is_flood {
-            tracing::warn!(%worker, "a worker says too much: the rest of this second is dropped");
-        }
-        self.dispatch_all(said.events.into());
-    }
+    said.events.into()
 }

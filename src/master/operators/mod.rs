@@ -1,8 +1,24 @@
-//! What operators, subscribers and the service manager ask and are told.
+//! Everybody who asks something of the master, or is told how it gets on.
+//!
+//! | who | how |
+//! |---|---|
+//! | operators | the control socket; its server runs in a task of its own and passes requests on |
+//! | the program that runs the master | a [`Handle`] |
+//! | visitors | HTTP, in tasks of their own, which use a [`Handle`] |
+//! | subscribers | a channel of events, read by tasks of their own |
+//! | the service manager | sd_notify(3) |
 
-pub(crate) mod events;
+mod event_log;
+mod events;
 pub(crate) mod handle;
-pub(crate) mod metrics;
+mod metrics;
+#[expect(clippy::module_inception, reason = "the room is named after its main type")]
+mod operators;
+mod replies;
 pub(crate) mod report;
-pub(crate) mod service_manager;
-pub(crate) mod statuses;
+mod service_manager;
+mod statuses;
+
+pub(super) use operators::{Operators, Wanted};
+pub(super) use service_manager::ServiceNotifier;
+pub(super) use statuses::StatusCounts;

@@ -116,9 +116,9 @@ impl ServiceNotifier {
 
     fn note(&mut self, sent: Result<(), crate::process::ProcessError>) {
         if let Err(error) = sent
-            && self.log_limiter.is_due(Instant::now())
+            && let Some(suppressed) = self.log_limiter.allow(Instant::now())
         {
-            tracing::warn!(%error, "cannot tell the service manager how we get on: tried again");
+            tracing::warn!(%error, suppressed, "cannot notify the service manager: tried again");
         }
     }
 }

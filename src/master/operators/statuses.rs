@@ -11,57 +11,64 @@ use tokio::sync::mpsc;
 
 use crate::control::Responder;
 use crate::master::background::BackgroundThread;
+use crate::master::error::MasterError;
+use crate::master::waiting::receive;
 use crate::process::ProcessError;
 use crate::supervisor::{Sockets, WorkerId};
 
 /// What was counted.
-pub(crate) type SocketCounts = Result<BTreeMap<WorkerId, Sockets>, ProcessError>;
+pub(crate) type StatusCounts = Result<BTreeMap<WorkerId, Sockets>, ProcessError>;
 
-pub(crate) struct Statuses {
+/// The requests for the status.
+pub(super) struct StatusRequests {
     counter: BackgroundThread,
-    counts: mpsc::UnboundedSender<SocketCounts>,
+    sender: mpsc::UnboundedSender<StatusCounts>,
+    counts: mpsc::UnboundedReceiver<StatusCounts>,
     /// Those for whom it counts; none: it does not.
     served: Vec<Responder>,
     /// Those who have asked since that began.
     waiting: Vec<Responder>,
 }
 
-impl Statuses {
-    /// Counts by `counter`, and sends what was counted to `counts`.
-    pub(crate) fn new(
-        counter: BackgroundThread,
-        counts: mpsc::UnboundedSender<SocketCounts>,
-    ) -> Self {
-        Self { counter, counts, served: Vec::new(), waiting: Vec::new() }
+impl StatusRequests {
+    pub(super) fn new() -> Result<Self, MasterError> {
+        let (sender, counts) = mpsc::unbounded_channel();
+        let counter = BackgroundThread::new("status-counter")?;
+        Ok(Self { counter, sender, counts, served: Vec::new(), waiting: Vec::new() })
+    }
+
+    /// Waits for what was counted.
+    pub(super) async fn counted(&mut self) -> StatusCounts {
+        receive(&mut self.counts).await
     }
 
     /// Somebody asks.
-    pub(crate) fn add(&mut self, responder: Responder) {
+    pub(super) fn add(&mut self, responder: Responder) {
         self.waiting.push(responder);
     }
 
     /// Whether it is time to [count](Self::count).
-    pub(crate) fn is_due(&self) -> bool {
+    pub(super) fn is_due(&self) -> bool {
         self.served.is_empty() && !self.waiting.is_empty()
     }
 
     /// Has `job` count for all who wait.
-    pub(crate) fn count(&mut self, job: impl FnOnce() -> SocketCounts + Send + 'static) {
+    pub(super) fn count(&mut self, job: impl FnOnce() -> StatusCounts + Send + 'static) {
         self.served.append(&mut self.waiting);
-        let counts = self.counts.clone();
+        let sender = self.sender.clone();
         self.counter.run(move || {
             // The loop has ended.
-            let _ = counts.send(job());
+            let _ = sender.send(job());
         });
     }
 
     /// What it counted has come: those whom it is for.
-    pub(crate) fn take_served(&mut self) -> Vec<Responder> {
+    pub(super) fn take_served(&mut self) -> Vec<Responder> {
         std::mem::take(&mut self.served)
     }
 
     /// All who have asked, and will have no answer of us.
-    pub(crate) fn take_all(&mut self) -> Vec<Responder> {
+    pub(super) fn take_all(&mut self) -> Vec<Responder> {
         let Self { served, waiting, .. } = self;
         served.drain(..).chain(waiting.drain(..)).collect()
     }
@@ -79,8 +86,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_count_serves_all_who_asked_before_it_began() {
-        let (sender, mut counts) = mpsc::unbounded_channel();
-        let mut statuses = Statuses::new(BackgroundThread::new("test").unwrap(), sender);
+        let mut statuses = StatusRequests::new().unwrap();
         assert!(!statuses.is_due());
         statuses.add(responder());
         statuses.add(responder());
@@ -88,7 +94,7 @@ mod tests {
         statuses.count(|| Ok(BTreeMap::from([(WorkerId(1), Sockets::default())])));
         statuses.add(responder());
         assert!(!statuses.is_due(), "one at a time");
-        assert_eq!(counts.recv().await.unwrap().unwrap().len(), 1);
+        assert_eq!(statuses.counted().await.unwrap().len(), 1);
         assert_eq!(statuses.take_served().len(), 2);
         assert!(statuses.is_due(), "for the third");
         statuses.count(|| Ok(BTreeMap::new()));

@@ -2,25 +2,25 @@
 
 use crate::nft::{Conntrack, ConntrackError, ConntrackUsage};
 
-/// Below so many percent it counts as relieved, so that a table at the mark is not said again and
-/// again to be full.
+/// Below so many percent the table has room again, so that one whose usage goes up and down at the
+/// warning level is not warned of again and again.
 const RELIEVED: u32 = 75;
 
-/// Says once that the table is nearly full, until it is not any more.
+/// Warns once that the table is nearly full, and tells once that it has room again.
 #[derive(Debug, Default)]
-pub(crate) struct ConntrackMonitor {
+pub(super) struct ConntrackMonitor {
     is_full: bool,
 }
 
-impl ConntrackMonitor {
-    /// Reads how full it is: some microseconds, whatever it holds.
-    pub(crate) fn read() -> Result<Option<ConntrackUsage>, ConntrackError> {
-        Conntrack::open()?.usage()
-    }
+/// Reads how full it is: some microseconds, whatever it holds.
+pub(super) fn read() -> Result<Option<ConntrackUsage>, ConntrackError> {
+    Conntrack::open()?.usage()
+}
 
+impl ConntrackMonitor {
     /// Reads how full it is, and logs when that has become too much, or has ended.
-    pub(crate) fn look(&mut self) {
-        let usage = match Self::read() {
+    pub(super) fn check(&mut self) {
+        let usage = match read() {
             Ok(Some(usage)) => usage,
             Ok(None) => return,
             Err(error) => {
@@ -55,17 +55,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_crossing_is_said_once() {
-        let mut conntrack_usage = ConntrackMonitor::default();
+    fn each_crossing_is_logged_once() {
+        let mut monitor = ConntrackMonitor::default();
         let said: Vec<_> = [800, 801, 900, 790, 751, 750, 790, 801]
-            .map(|entries| conntrack_usage.note(ConntrackUsage { entries, limit: 1000 }))
+            .map(|entries| monitor.note(ConntrackUsage { entries, limit: 1000 }))
             .into();
         let (full, relieved) = (Some(true), Some(false));
         assert_eq!(said, [None, full, None, None, None, relieved, None, full]);
-        assert_eq!(
-            conntrack_usage.note(ConntrackUsage { entries: 9, limit: 0 }),
-            relieved,
-            "no limit"
-        );
+        assert_eq!(monitor.note(ConntrackUsage { entries: 9, limit: 0 }), relieved, "no limit");
     }
 }

@@ -1,5 +1,19 @@
-//! The rules in the kernel, observed after they were put there: who else changes them, and how full the
-//! connection tracking table is.
+//! The rules of the cluster in the kernel: put in force, compared with the plan, restored, tidied and
+//! removed; and what other programs do beside them.
+//!
+//! | waits for | what follows |
+//! |---|---|
+//! | a commit of somebody else (multicast) | the supervisor is told if it touched our table |
+//! | commits outside our table | nat rules that decide before ours are looked for, in a thread |
+//! | remains of earlier plans | they are removed when nothing can lead to them any more |
+//! | 5 seconds | how full the connection tracking table is |
 
-pub(crate) mod conntrack_usage;
-pub(crate) mod watching;
+mod commits;
+mod conntrack_usage;
+mod foreign;
+#[expect(clippy::module_inception, reason = "the room is named after its main type")]
+mod rules;
+
+pub(super) use commits::CommitWatch;
+pub(super) use foreign::ForeignScanner;
+pub(super) use rules::{Rules, Task};

@@ -11,7 +11,7 @@ use crate::control::{ControlDir, Lock};
 use crate::master::error::MasterError;
 use crate::master::handover::protocol::DescriptorKind;
 use crate::master::handover::receive::RunningMaster;
-use crate::master::rules::watching::Watching;
+use crate::master::rules::CommitWatch;
 use crate::nft::{self, Firewall, NftError, Protection};
 use crate::plan::{Listeners, Plan};
 
@@ -31,7 +31,7 @@ pub(in crate::master) struct Claim {
     #[cfg(feature = "http")]
     pub(in crate::master) http: Option<crate::http::HttpServer>,
     pub(in crate::master) firewall: Firewall,
-    pub(in crate::master) watching: Watching,
+    pub(in crate::master) commits: CommitWatch,
     /// The plan that an earlier master left in the kernel.
     pub(in crate::master) in_force: Option<Plan>,
 }
@@ -54,7 +54,7 @@ impl Claim {
         let rules = running.as_mut().map(|it| it.take_needed(DescriptorKind::Rules)).transpose()?;
         let mut firewall = open_firewall(config, rules)?;
         // Before anything is read: what others change from then on is noticed.
-        let watching = Watching::open()?;
+        let commits = CommitWatch::open()?;
         refuse_overlap(config)?;
         let in_force = read_in_force(&mut firewall, &config.listeners)?;
         if running.is_none() {
@@ -66,7 +66,7 @@ impl Claim {
             #[cfg(feature = "http")]
             http,
             firewall,
-            watching,
+            commits,
             in_force,
         })
     }

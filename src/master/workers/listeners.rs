@@ -153,6 +153,11 @@ impl HeldListeners {
         self.by_worker.get(&worker).cloned()
     }
 
+    /// The sockets of a worker.
+    pub(crate) fn descriptors(&self, worker: WorkerId) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.by_worker.get(&worker).into_iter().flat_map(|sockets| sockets.descriptors())
+    }
+
     pub(crate) fn has(&self, worker: WorkerId) -> bool {
         self.by_worker.contains_key(&worker)
     }

@@ -1,4 +1,4 @@
-//! How much memory the workers take: looked at every second, beside the loop.
+//! How much memory the workers take: looked at every second, in a thread.
 //!
 //! A look reads one small file for each process and takes far less than a millisecond, but every
 //! few seconds it also goes through `/proc`, which on a host with many processes takes tens of
@@ -10,26 +10,31 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use crate::master::background::BackgroundThread;
+use crate::master::error::MasterError;
+use crate::master::waiting::{Periodic, receive};
 use crate::process::{Bytes, MemoryWatch, Size};
 use crate::supervisor::{MemoryUsage, WorkerId};
 
 /// From one look to the next. Fixed, as the answer to a worker that grows fast must not depend on
 /// the configuration: what a worker grows by in a second is what a mark is exceeded by.
-pub(crate) const MEMORY_INTERVAL: Duration = Duration::from_secs(1);
+const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Watches the memory of the workers, and of this process.
-pub(crate) struct MemoryMonitor {
+pub(super) struct MemoryMonitor {
+    thread: BackgroundThread,
+    sender: mpsc::UnboundedSender<MemorySample>,
+    samples: mpsc::UnboundedReceiver<MemorySample>,
+    due: Periodic,
     /// `None` while a look is under way.
     watch: Option<MemoryWatch<WorkerId>>,
-    /// Where looks go; `None` before the loop runs.
-    looks: Option<mpsc::UnboundedSender<MemorySample>>,
     /// Those whose proportional sizes are asked for, until that look begins.
     asked: Option<Vec<WorkerId>>,
     /// The last resident sizes of those workers that run and could be measured.
     sizes: BTreeMap<WorkerId, Bytes>,
     /// The last resident size of this process; `None` if it was never known.
     own: Option<Bytes>,
-    /// Those who cannot be measured, of which that was said.
+    /// Those who cannot be measured, of which that was logged.
     unknown: BTreeSet<WorkerId>,
 }
 
@@ -49,7 +54,7 @@ enum Kind {
 
 /// What came of a look.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Measured {
+pub(super) enum Measured {
     /// The resident sizes, as every second.
     Resident(MemoryUsage),
     /// The proportional sizes that were asked for.
@@ -57,33 +62,37 @@ pub(crate) enum Measured {
 }
 
 impl MemoryMonitor {
-    pub(crate) fn new() -> Self {
-        Self {
+    pub(super) fn new() -> Result<Self, MasterError> {
+        let (sender, samples) = mpsc::unbounded_channel();
+        Ok(Self {
+            thread: BackgroundThread::new("memory")?,
+            sender,
+            samples,
+            due: Periodic::every(INTERVAL),
             watch: Some(MemoryWatch::new()),
-            looks: None,
             asked: None,
             sizes: BTreeMap::new(),
             own: None,
             unknown: BTreeSet::new(),
-        }
+        })
     }
 
-    /// Where looks arrive from now on.
-    pub(crate) fn open(&mut self) -> mpsc::UnboundedReceiver<MemorySample> {
-        let (looks, arrive) = mpsc::unbounded_channel();
-        self.looks = Some(looks);
-        arrive
+    /// Two things to wait for: the time for the next look, and the end of one.
+    pub(super) fn wait(
+        &mut self,
+    ) -> (impl Future<Output = ()>, impl Future<Output = MemorySample>) {
+        (self.due.tick(), receive(&mut self.samples))
     }
 
     /// Begins a look at the resident sizes of `workers`, all that run, each with the pid of its
     /// first process; unless one is under way.
-    pub(crate) fn look(&mut self, workers: Vec<(WorkerId, u32)>) {
+    pub(super) fn look(&mut self, workers: Vec<(WorkerId, u32)>) {
         self.begin(Kind::Resident, move |watch| (watch.own(), watch.look(&workers)));
     }
 
     /// Begins a look at the proportional sizes of these workers, at once or after the one that is
     /// under way. There is exactly one [`Measured::Proportional`] for each.
-    pub(crate) fn ask(&mut self, workers: Vec<WorkerId>) {
+    pub(super) fn ask(&mut self, workers: Vec<WorkerId>) {
         if self.watch.is_none() {
             self.asked = Some(workers);
             return;
@@ -98,18 +107,18 @@ impl MemoryMonitor {
         kind: Kind,
         work: impl FnOnce(&mut MemoryWatch<WorkerId>) -> (Size, Vec<(WorkerId, Size)>) + Send + 'static,
     ) {
-        let Some(looks) = self.looks.clone() else { return };
         let Some(mut watch) = self.watch.take() else { return };
-        tokio::task::spawn_blocking(move || {
+        let sender = self.sender.clone();
+        self.thread.run(move || {
             let (own, workers) = work(&mut watch);
             // The loop has ended.
-            let _ = looks.send(MemorySample { watch, kind, own, workers });
+            let _ = sender.send(MemorySample { watch, kind, own, workers });
         });
     }
 
     /// Takes in what a look has shown of those workers that run still: of others it may have been
     /// somebody else who had their pid. `None` if nothing is to be made of it.
-    pub(crate) fn take_in(
+    pub(super) fn take_in(
         &mut self,
         look: MemorySample,
         runs: impl Fn(WorkerId) -> bool,
@@ -193,7 +202,7 @@ mod tests {
 
     #[test]
     fn who_is_gone_or_unknown_has_no_size() {
-        let mut monitor = MemoryMonitor::new();
+        let mut monitor = MemoryMonitor::new().unwrap();
         let sizes = vec![
             (ONE, Ok(Some(Bytes(100)))),
             (TWO, Ok(None)),
@@ -208,7 +217,7 @@ mod tests {
 
     #[test]
     fn a_look_without_the_master_itself_counts_with_what_it_had() {
-        let mut monitor = MemoryMonitor::new();
+        let mut monitor = MemoryMonitor::new().unwrap();
         let unknown = |workers| look(Kind::Resident, denied(), workers);
         assert_eq!(monitor.take_in(unknown(vec![]), |_| true), None, "it is not 0");
         monitor.take_in(look(Kind::Resident, Ok(Some(Bytes(10))), vec![]), |_| true);
@@ -218,7 +227,7 @@ mod tests {
 
     #[test]
     fn where_the_proportional_size_may_not_be_read_the_resident_one_stands_for_it() {
-        let mut monitor = MemoryMonitor::new();
+        let mut monitor = MemoryMonitor::new().unwrap();
         let sizes = vec![(ONE, Ok(Some(Bytes(100)))), (TWO, Ok(Some(Bytes(200))))];
         monitor.take_in(look(Kind::Resident, Ok(Some(Bytes(10))), sizes), |_| true);
         let sizes = vec![(ONE, Ok(Some(Bytes(60)))), (TWO, denied())];
@@ -230,8 +239,7 @@ mod tests {
 
     #[tokio::test]
     async fn every_question_has_its_answer_also_during_a_look() {
-        let mut monitor = MemoryMonitor::new();
-        let mut looks = monitor.open();
+        let mut monitor = MemoryMonitor::new().unwrap();
         let pid = std::process::id();
         monitor.look(vec![(ONE, pid)]);
         monitor.ask(vec![ONE]);
@@ -240,10 +248,13 @@ mod tests {
             |measured: &Measured| matches!(measured, Measured::Resident(it) if it.workers[&ONE] > 0),
             |measured: &Measured| matches!(measured, Measured::Proportional(it) if it.workers[&ONE] > 0),
         ] {
-            let look = looks.recv().await.unwrap();
+            let look = monitor.samples.recv().await.unwrap();
             let measured = monitor.take_in(look, |_| true).unwrap();
             assert!(is_expected(&measured), "{measured:?}");
         }
-        assert!(looks.try_recv().is_err(), "a look that is due during another one is left out");
+        assert!(
+            monitor.samples.try_recv().is_err(),
+            "a look that is due during another one is left out"
+        );
     }
 }

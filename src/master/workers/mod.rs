@@ -1,11 +1,30 @@
-//! The processes of workers: started, observed, measured, signalled and reaped.
+//! The processes of workers: started, observed, measured, signalled and reaped; with the sockets that
+//! are held for them, the connections that they have, and what they print.
+//!
+//! | waits for | what follows |
+//! |---|---|
+//! | the exit of a worker (pidfd) | its clients are steered away at once; the rest of its process group is reaped |
+//! | the thread that starts workers | a worker is taken in, or could not be started |
+//! | the control socket | a worker joins, tells something, or its connection ends |
+//! | 100 ms, while workers drain | their connections are counted, in a thread |
+//! | a second | their memory is measured, in a thread |
+//! | 50 ms | what they print is passed on |
 
 pub(crate) mod counting;
-pub(crate) mod draining;
 pub(crate) mod fingerprint;
-pub(crate) mod links;
 pub(crate) mod listeners;
-pub(crate) mod memory;
 pub(crate) mod output;
 pub(crate) mod processes;
 pub(crate) mod spawner;
+
+mod admission;
+mod connections;
+mod draining;
+mod links;
+mod memory;
+#[expect(clippy::module_inception, reason = "the room is named after its main type")]
+mod workers;
+
+pub(super) use counting::{count_sockets, local_ports_of, worker_port_of};
+pub(super) use links::{LinkEvent, LinkNews};
+pub(super) use workers::{Life, Spawned, Task, Workers};

@@ -7,9 +7,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use tokio::sync::mpsc;
+use tokio::time::sleep;
 
 use crate::master::health::detector::Seen;
 use crate::master::log_limit::LogLimiter;
+use crate::master::waiting::receive;
 use crate::master::workers::counting::{Counted, CountedWorkers};
 use crate::master::workers::output::{Flow, Origin, Printer, ReadBudget};
 use crate::master::workers::spawner::Started;
@@ -37,6 +40,9 @@ pub(crate) struct Running {
 /// The tcp sockets that listen, by port.
 type SocketsByPort = BTreeMap<u16, Vec<ListenSocket>>;
 
+/// What the kernel shows of workers, of those that could be looked at.
+pub(crate) type Observations = BTreeMap<WorkerId, Seen>;
+
 /// A worker whose first process has ended, while others of its group may live on.
 struct Exited {
     child: Child,
@@ -51,33 +57,51 @@ pub(crate) struct Processes {
     sockets: process::Sockets,
     printer: Option<Printer>,
     unseen: LogLimiter,
+    exits_sender: mpsc::UnboundedSender<WorkerId>,
+    exits: mpsc::UnboundedReceiver<WorkerId>,
 }
+
+/// How often it is looked whether a worker has ended whose pidfd cannot be waited for.
+const EXIT_INTERVAL: Duration = Duration::from_millis(100);
 
 impl Processes {
     pub(crate) fn new(printer: Option<Printer>) -> Result<Self, ProcessError> {
+        let (exits_sender, exits) = mpsc::unbounded_channel();
         Ok(Self {
             running: BTreeMap::new(),
             exited: BTreeMap::new(),
             sockets: process::Sockets::open()?,
             printer,
             unseen: LogLimiter::default(),
+            exits_sender,
+            exits,
         })
     }
 
-    /// Takes a worker in. Returns what waits for its exit.
-    pub(crate) fn insert(
-        &mut self,
-        worker: WorkerId,
-        seat: Seat,
-        started: Started,
-    ) -> impl Future<Output = Result<(), ProcessError>> + Send + use<> {
+    /// Takes a worker in, and waits for its exit in a task of its own.
+    pub(crate) fn insert(&mut self, worker: WorkerId, seat: Seat, started: Started) {
         let Started { child, generation, output, ports, .. } = started;
-        let exited = child.exited();
+        let (pidfd, exited) = (child.pidfd().clone(), child.exited());
+        let exits = self.exits_sender.clone();
+        tokio::spawn(async move {
+            if let Err(error) = exited.await {
+                tracing::error!(%worker, %error, "cannot wait for the exit of a worker: polled");
+                while !matches!(pidfd.has_exited(), Ok(true)) {
+                    sleep(EXIT_INTERVAL).await;
+                }
+            }
+            // The loop has ended.
+            let _ = exits.send(worker);
+        });
         let flow = Flow::default();
         let running =
             Running { seat, generation, child, output, flow, ports, warned: false, own: None };
         self.running.insert(worker, running);
-        exited
+    }
+
+    /// Waits for the exit of a worker, which [`Self::take_exit`] tells of.
+    pub(crate) async fn exit(&mut self) -> WorkerId {
+        receive(&mut self.exits).await
     }
 
     /// The process of a worker and the file that it prints to, to be handed over.
@@ -148,8 +172,11 @@ impl Processes {
         let mut gone = vec![];
         for (worker, Exited { child, kill_at }) in std::mem::take(&mut self.exited) {
             let others = child.others().unwrap_or_else(|error| {
-                if self.unseen.is_due(Instant::now()) {
-                    tracing::warn!(%worker, %error, "cannot look for the other processes of a worker");
+                if let Some(suppressed) = self.unseen.allow(Instant::now()) {
+                    tracing::warn!(
+                        %worker, %error, suppressed,
+                        "cannot look for the other processes of a worker"
+                    );
                 }
                 1
             });
@@ -250,12 +277,12 @@ impl Processes {
 
     /// What the kernel says of workers: whether they listen on all their ports, where clients of all
     /// `listeners` reach them, and what waits there; and whether they are stopped, if that is asked.
-    pub(crate) fn look(
+    pub(crate) fn observe(
         &mut self,
         workers: &[WorkerId],
         listeners: &Listeners,
         whether_stopped: bool,
-    ) -> Result<BTreeMap<WorkerId, Seen>, ProcessError> {
+    ) -> Result<Observations, ProcessError> {
         let ports = workers.iter().filter_map(|worker| self.running.get(worker));
         let ports: BTreeSet<u16> =
             ports.flat_map(|running| running.ports.iter()).map(|port| port.number()).collect();
@@ -272,7 +299,7 @@ impl Processes {
                 // It has not told them yet.
                 continue;
             }
-            let seen = running.look(&mut table, &by_port, listeners).and_then(|mut seen| {
+            let seen = running.observe(&mut table, &by_port, listeners).and_then(|mut seen| {
                 seen.stopped = whether_stopped && process::is_stopped(running.child.pidfd())?;
                 Ok(seen)
             });
@@ -321,7 +348,7 @@ impl Running {
 
     /// The sockets on its ports are asked for their owner when they are others than before: an owner
     /// is found by reading all descriptors of its processes.
-    fn look(
+    fn observe(
         &mut self,
         table: &mut ListenTable,
         by_port: &SocketsByPort,
@@ -440,12 +467,3 @@ fn report_delivery(worker: WorkerId, signal: Signal, result: Result<Delivery, Pr
         Err(error) => tracing::error!(%worker, %signal, %error, "cannot signal a worker"),
     }
 }
-
-/// How often the loop looks after what has no event of its own.
-pub(crate) const READINESS_INTERVAL: Duration = Duration::from_millis(10);
-pub(crate) const DRAIN_INTERVAL: Duration = Duration::from_millis(100);
-pub(crate) const OUTPUT_INTERVAL: Duration = Duration::from_millis(50);
-/// How long the end of the master waits for who reads what workers printed.
-pub(crate) const OUTPUT_PATIENCE: Duration = Duration::from_secs(1);
-pub(crate) const CONNTRACK_INTERVAL: Duration = Duration::from_secs(5);
-pub(crate) const REAP_INTERVAL: Duration = Duration::from_millis(100);

@@ -8,8 +8,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
+use crate::master::error::MasterError;
+use crate::master::waiting::receive;
 use crate::master::workers::fingerprint::{ConfigFingerprint, WorkerLabel};
 use crate::master::workers::listeners::{ListenerSet, ListenerTemplate};
 use crate::master::workers::output::logs::Logs;
@@ -86,16 +88,14 @@ enum Message {
 /// The loop's end of the thread, which ends when this is dropped.
 pub(crate) struct Spawner {
     messages: mpsc::Sender<Message>,
+    outcomes: UnboundedReceiver<SpawnOutcome>,
 }
 
 impl Spawner {
-    /// Makes the thread. Outcomes go to `outcomes`, in the order of the orders.
-    pub(crate) fn new(
-        template: Template,
-        pool: PortPool,
-        outcomes: UnboundedSender<SpawnOutcome>,
-    ) -> Result<Self, std::io::Error> {
+    /// Makes the thread.
+    pub(crate) fn new(template: Template, pool: PortPool) -> Result<Self, MasterError> {
         let (messages, inbox) = mpsc::channel();
+        let (sender, outcomes) = unbounded_channel();
         let mut work = Work {
             template,
             pool,
@@ -103,7 +103,7 @@ impl Spawner {
             released: BTreeSet::new(),
             remembered: None,
         };
-        thread::Builder::new().name("spawner".to_owned()).spawn(move || {
+        let thread = thread::Builder::new().name("spawner".to_owned()).spawn(move || {
             for message in inbox {
                 match message {
                     Message::Release(worker) => work.release(worker),
@@ -111,14 +111,20 @@ impl Spawner {
                     Message::Start(order) => {
                         let worker = order.worker;
                         let outcome = SpawnOutcome { worker, result: work.start(order) };
-                        if outcomes.send(outcome).is_err() {
+                        if sender.send(outcome).is_err() {
                             return;
                         }
                     }
                 }
             }
-        })?;
-        Ok(Self { messages })
+        });
+        thread.map_err(|source| MasterError::Thread { source })?;
+        Ok(Self { messages, outcomes })
+    }
+
+    /// Waits for what came of the next request, in the order of the requests.
+    pub(crate) async fn outcome(&mut self) -> SpawnOutcome {
+        receive(&mut self.outcomes).await
     }
 
     pub(crate) fn start(&self, order: SpawnRequest) {

@@ -1,0 +1,95 @@
+//! Telling of what happens: in the log, to those who are subscribed, and in what is counted.
+
+use tokio::sync::broadcast;
+
+use super::events::Subscribers;
+use super::metrics::Metrics;
+use crate::control::Responder;
+use crate::plan::{ClusterName, Generation};
+use crate::supervisor::Event;
+
+/// Events that a slow subscriber may be behind before it misses some.
+const QUEUE: usize = 1024;
+
+/// Tells of what happens.
+pub(super) struct EventLog {
+    sender: broadcast::Sender<Event>,
+    subscribers: Subscribers,
+    metrics: Metrics,
+}
+
+impl EventLog {
+    pub(super) fn new() -> Self {
+        let sender = broadcast::channel(QUEUE).0;
+        Self { sender, subscribers: Subscribers::default(), metrics: Metrics::default() }
+    }
+
+    /// What happens from now on.
+    pub(super) fn subscribe(&self) -> broadcast::Receiver<Event> {
+        self.sender.subscribe()
+    }
+
+    /// Whether anybody is subscribed.
+    pub(super) fn has_subscribers(&self) -> bool {
+        self.sender.receiver_count() > 0
+    }
+
+    /// Tells a peer of the control socket what happens from now on.
+    pub(super) fn add(&self, name: &ClusterName, generation: Generation, responder: Responder) {
+        self.subscribers.add(name, generation, &self.sender, responder);
+    }
+
+    /// Tells all that something happened.
+    pub(super) fn announce(&mut self, event: Event) {
+        self.metrics.note(&event);
+        log(&event);
+        // Nobody listens.
+        let _ = self.sender.send(event);
+    }
+
+    /// Tells those who listen that nothing follows.
+    pub(super) fn end(&mut self) {
+        self.sender = broadcast::channel(1).0;
+    }
+
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    pub(super) fn metrics_mut(&mut self) -> &mut Metrics {
+        &mut self.metrics
+    }
+}
+
+/// What an operator has to look at is a warning; what costs clients something, or needs somebody, an
+/// error.
+fn log(event: &Event) {
+    match event {
+        Event::Failed(_)
+        | Event::Died { .. }
+        | Event::Killed { .. }
+        | Event::RetirementsHeldBack { .. }
+        | Event::LowWatermark { .. }
+        | Event::HighWatermark { .. }
+        | Event::Unproven { .. }
+        | Event::Unhealthy { .. }
+        | Event::Stopping { .. }
+        | Event::DrainerStarted { .. }
+        | Event::Orphan { .. }
+        | Event::ForeignNatFound { .. } => {
+            tracing::warn!("{event}");
+        }
+        Event::Repaired { held_back, .. } if held_back.is_zero() => {
+            tracing::warn!("{event}");
+        }
+        Event::QueueLost { .. }
+        | Event::CommitFailed { .. }
+        | Event::Repaired { .. }
+        | Event::RepairFailed { .. }
+        | Event::GivenUp { .. }
+        | Event::MemoryShort { .. }
+        | Event::NoneHealthy { .. } => tracing::error!("{event}"),
+        Event::Stats(_) => tracing::trace!("{event}"),
+        _ => tracing::info!("{event}"),
+    }
+}

@@ -1,0 +1,217 @@
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use super::commits::{CommitWatch, Commits};
+use super::conntrack_usage::{self, ConntrackMonitor};
+use super::foreign::{ForeignScanner, Scan};
+use crate::master::clock::Clock;
+use crate::master::error::{MasterError, causes};
+use crate::master::waiting::{Periodic, sleep_until};
+use crate::nft::{ConntrackUsage, Firewall, NftError};
+use crate::plan::{Plan, Seat};
+use crate::protocol::ForeignChain;
+use crate::ruleset::CounterValue;
+use crate::supervisor::{Event, Input, Timestamp, Verification};
+
+/// How often the fill of the connection tracking table is read.
+const CONNTRACK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The least time from tidying the table to the next time, and from when that has failed.
+const TIDY_INTERVAL: Duration = Duration::from_millis(200);
+const TIDY_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The rules of the cluster, and the watch over them.
+pub(crate) struct Rules {
+    firewall: Firewall,
+    commits: CommitWatch,
+    foreign: ForeignScanner,
+    conntrack: ConntrackMonitor,
+    conntrack_check: Periodic,
+    /// The table is not tidied earlier.
+    next_tidy: Instant,
+    /// How long the last transaction took.
+    last_swap: Duration,
+}
+
+/// Work that is due.
+pub(crate) enum Task {
+    CheckConntrack,
+    Tidy,
+    ScanForeign,
+    TakeForeign(Scan),
+}
+
+impl Rules {
+    /// `commits` listens since before the rules were read.
+    pub(crate) fn new(firewall: Firewall, commits: CommitWatch, foreign: ForeignScanner) -> Self {
+        Self {
+            firewall,
+            commits,
+            foreign,
+            conntrack: ConntrackMonitor::default(),
+            conntrack_check: Periodic::every(CONNTRACK_INTERVAL),
+            next_tidy: Instant::now(),
+            last_swap: Duration::ZERO,
+        }
+    }
+
+    /// Gets ready to [wait](Self::wait) in the runtime of the caller.
+    pub(crate) fn register(&mut self) -> Result<(), MasterError> {
+        self.commits.register()
+    }
+
+    /// Two things to wait for: work that is due, and commits to be read by
+    /// [`Self::take_commits`].
+    pub(crate) fn wait(
+        &mut self,
+        clock: Clock,
+    ) -> (impl Future<Output = Task>, impl Future<Output = io::Result<()>>) {
+        let Self { firewall, commits, foreign, conntrack_check, next_tidy, .. } = self;
+        let tidy_at = firewall.tidy_at().map(|at| at.max(*next_tidy));
+        let scan_at = foreign.due();
+        let task = async move {
+            tokio::select! {
+                biased;
+                () = conntrack_check.tick() => Task::CheckConntrack,
+                () = sleep_until(tidy_at) => Task::Tidy,
+                () = clock.sleep_until(scan_at) => Task::ScanForeign,
+                scan = foreign.finished() => Task::TakeForeign(scan),
+            }
+        };
+        (task, commits.ready())
+    }
+
+    /// Does what is due. `plan` is what is in force.
+    pub(crate) fn perform(&mut self, task: Task, plan: &Plan, now: Timestamp) -> Vec<Event> {
+        match task {
+            Task::CheckConntrack => self.conntrack.check(),
+            Task::Tidy => self.tidy(),
+            Task::ScanForeign => self.foreign.begin(plan, now),
+            Task::TakeForeign(scan) => return self.foreign.take_in(scan, now),
+        }
+        Vec::new()
+    }
+
+    /// Takes in what others have changed, or a part of it.
+    pub(crate) fn take_commits(&mut self) -> VecDeque<Input> {
+        let commits = self.commits.read_ready(&self.firewall);
+        self.note_commits(commits).unwrap_or_else(|error| {
+            tracing::error!(%error, "cannot hear who changes rules");
+            [Input::NotificationsLost].into()
+        })
+    }
+
+    /// Taking in commits and what followed has taken from `began` until now: a rest is due.
+    pub(crate) fn rest(&mut self, began: Instant) {
+        self.commits.rest(began);
+    }
+
+    fn note_commits(
+        &mut self,
+        commits: Result<Commits, NftError>,
+    ) -> Result<VecDeque<Input>, NftError> {
+        let Commits { inputs, others_changed, .. } = commits?;
+        if others_changed {
+            self.foreign.note_change();
+        }
+        Ok(inputs)
+    }
+
+    /// Puts a plan in force. Once the kernel has acknowledged it, it is.
+    pub(crate) fn commit(&mut self, plan: &Plan) -> Result<Duration, NftError> {
+        let begin = Instant::now();
+        let result = self.firewall.apply(plan);
+        self.last_swap = begin.elapsed();
+        if let Err(error) = result {
+            // What the next try changes is then counted from what is there.
+            if let Err(error) = self.firewall.read(Some(plan.listeners())) {
+                tracing::warn!(%error, "cannot read what is in force");
+            }
+            return Err(error);
+        }
+        tracing::debug!(generation = %plan.generation(), took = ?self.last_swap, "committed");
+        Ok(self.last_swap)
+    }
+
+    /// How long the last transaction took.
+    pub(crate) fn last_swap(&self) -> Duration {
+        self.last_swap
+    }
+
+    /// Compares the table with the plan in force. What was told of other people's commits comes first:
+    /// it names who made the difference that may be found.
+    pub(crate) fn verify(&mut self) -> VecDeque<Input> {
+        let commits = self.commits.read(&self.firewall);
+        let mut inputs = self.note_commits(commits).unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot hear who changes rules");
+            VecDeque::new()
+        });
+        inputs.push_back(Input::Verified(match self.firewall.verify() {
+            Ok(()) => Verification::Same,
+            Err(NftError::Differs { object, .. }) => {
+                Verification::Differs { what: format!("{object} differs") }
+            }
+            Err(NftError::NotUnderstood { reason, .. }) => {
+                Verification::Differs { what: reason.to_string() }
+            }
+            Err(error) => Verification::Unreadable { reason: causes(&error) },
+        }));
+        inputs
+    }
+
+    /// Puts the table back as this plan has it.
+    pub(crate) fn restore(&mut self, plan: &Plan) -> Input {
+        match self.firewall.restore(plan) {
+            Ok(_) => Input::Restored,
+            Err(error) => Input::RestoreFailed { reason: causes(&error) },
+        }
+    }
+
+    /// Removes the table.
+    pub(crate) fn remove(&mut self) {
+        if let Err(error) = self.firewall.remove() {
+            tracing::error!(%error, "cannot remove the rules: `ipcluster flush` does");
+        }
+    }
+
+    /// Removes what earlier plans have left in the table.
+    fn tidy(&mut self) {
+        let pause = match self.firewall.tidy(Instant::now()) {
+            Ok(_) => TIDY_INTERVAL,
+            // Nothing leads to it, so that nothing depends on it: the next transaction tries too.
+            Err(error) => {
+                tracing::warn!(error = causes(&error), "cannot remove what earlier plans left");
+                TIDY_PATIENCE
+            }
+        };
+        self.next_tidy = Instant::now() + pause;
+    }
+
+    /// What the counters of the seats say; nothing, if they cannot be read.
+    pub(crate) fn counters(&mut self) -> BTreeMap<Seat, CounterValue> {
+        self.firewall.counter_values().unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot read how many connections each seat has had");
+            BTreeMap::new()
+        })
+    }
+
+    /// How full the connection tracking table is; `None` if that is not known.
+    pub(crate) fn conntrack_usage(&self) -> Option<ConntrackUsage> {
+        conntrack_usage::read().unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot see how full connection tracking is");
+            None
+        })
+    }
+
+    /// The rules of others that decide before ours, for a status.
+    pub(crate) fn foreign_chains(&self) -> Vec<ForeignChain> {
+        self.foreign.chains()
+    }
+
+    /// The netlink socket that owns the table, to be handed over.
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.firewall.as_fd()
+    }
+}

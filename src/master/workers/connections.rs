@@ -1,0 +1,111 @@
+//! Counting the connections that retired and ended workers still have, in a thread.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+
+use super::counting::{CountError, CountedWorkers, count_all};
+use super::draining::Draining;
+use crate::master::background::BackgroundThread;
+use crate::master::error::MasterError;
+use crate::master::log_limit::LogLimiter;
+use crate::master::waiting::{Periodic, receive};
+use crate::plan::Port;
+use crate::supervisor::{Input, Sockets, Supervisor, WorkerId};
+
+/// How often they are counted.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// The sockets of workers, if they could be counted.
+pub(crate) type Counts = Result<BTreeMap<WorkerId, Sockets>, CountError>;
+
+/// Counts connections, and knows which ports they keep from being given out again.
+pub(super) struct Connections {
+    draining: Draining,
+    thread: BackgroundThread,
+    sender: mpsc::UnboundedSender<Counts>,
+    counts: mpsc::UnboundedReceiver<Counts>,
+    due: Periodic,
+    failures: LogLimiter,
+}
+
+impl Connections {
+    pub(super) fn new() -> Result<Self, MasterError> {
+        let (sender, counts) = mpsc::unbounded_channel();
+        Ok(Self {
+            draining: Draining::default(),
+            thread: BackgroundThread::new("drain-counter")?,
+            sender,
+            counts,
+            due: Periodic::every(INTERVAL),
+            failures: LogLimiter::default(),
+        })
+    }
+
+    /// Two things to wait for: the end of a count, and the time for the next one.
+    pub(super) fn wait(&mut self) -> (impl Future<Output = Counts>, impl Future<Output = ()>) {
+        (receive(&mut self.counts), self.due.tick())
+    }
+
+    /// Begins a count, if it is time for one. `retired` are workers that are retired or have left
+    /// listening sockets.
+    pub(super) fn count(&mut self, retired: CountedWorkers, supervisor: &Supervisor) {
+        let settled = supervisor.workers().filter(|worker| worker.is_settled());
+        let settled = settled.map(|worker| worker.id).collect();
+        let began = self.draining.begin(retired, settled, supervisor.plan(), Instant::now());
+        let Some(wanted) = began else { return };
+        let sender = self.sender.clone();
+        self.thread.run(move || {
+            // The loop has ended.
+            let _ = sender.send(count_all(&wanted));
+        });
+    }
+
+    /// Ends a count.
+    pub(super) fn end(&mut self) {
+        self.draining.end(Instant::now());
+    }
+
+    /// What the supervisor is to know of a count.
+    pub(super) fn inputs(&mut self, counts: Counts) -> VecDeque<Input> {
+        match counts {
+            Ok(counts) => {
+                let input = |(worker, sockets)| Input::Connections { worker, sockets };
+                counts.into_iter().map(input).collect()
+            }
+            Err(error) => {
+                if let Some(suppressed) = self.failures.allow(Instant::now()) {
+                    tracing::warn!(%error, suppressed, "cannot count connections of retired workers");
+                }
+                VecDeque::new()
+            }
+        }
+    }
+
+    /// Takes in a worker whose first process has ended.
+    pub(super) fn ended(&mut self, worker: WorkerId, ports: Arc<[Port]>) {
+        self.draining.insert(worker, ports);
+    }
+
+    /// Takes note that no process of a worker is left.
+    pub(super) fn reaped(&mut self, worker: WorkerId) {
+        self.draining.reaped(worker);
+    }
+
+    /// Takes out the workers whose ports no connection keeps any more.
+    pub(super) fn take_free(&mut self) -> Vec<WorkerId> {
+        self.draining.take_free()
+    }
+
+    /// Whether a worker that has ended waits to be counted.
+    pub(super) fn has_gone(&self) -> bool {
+        self.draining.has_gone()
+    }
+
+    /// Whether the port was one of a worker that has ended, and may not be another's yet.
+    pub(super) fn hold(&self, port: Port) -> bool {
+        self.draining.holds(port)
+    }
+}

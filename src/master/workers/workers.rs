@@ -1,0 +1,449 @@
+use std::collections::VecDeque;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use tokio::sync::mpsc;
+
+use super::admission::{Admission, Admitted};
+use super::connections::{Connections, Counts};
+use super::counting::CountedWorkers;
+use super::links::{LinkEvent, LinkNews, WorkerLinks};
+use super::listeners::HeldListeners;
+use super::memory::{Measured, MemoryMonitor, MemorySample};
+use super::output::Printer;
+use super::processes::{Observations, Processes};
+use super::spawner::{SpawnOutcome, SpawnRequest, Spawner, Started};
+use crate::config::Config;
+use crate::control::{JoinRequest, WorkerEvent, WorkerOrder};
+use crate::master::clock::Clock;
+use crate::master::error::MasterError;
+use crate::master::waiting::Periodic;
+use crate::plan::{Generation, Listeners, Port, Seat};
+use crate::process::ProcessError;
+use crate::protocol::Readiness;
+use crate::supervisor::{Exit, Input, Supervisor, Timestamp, Worker, WorkerId, WorkerState};
+
+/// How often what workers have printed is passed on.
+const OUTPUT_INTERVAL: Duration = Duration::from_millis(50);
+
+/// How long the end of the master waits for who reads what workers printed.
+const OUTPUT_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether the process groups of workers that have exited are empty.
+const REAP_INTERVAL: Duration = Duration::from_millis(100);
+
+/// All workers: their processes, sockets, connections, memory and output.
+pub(crate) struct Workers {
+    listeners: Listeners,
+    /// Workers choose their ports, and report them.
+    choose_ports: bool,
+    /// From when a worker has exited until what is left of its process group is killed.
+    die: Duration,
+    processes: Processes,
+    spawner: Spawner,
+    held: HeldListeners,
+    connections: Connections,
+    links: WorkerLinks,
+    memory: MemoryMonitor,
+    output: Periodic,
+    reap: Periodic,
+}
+
+/// Something that happened in the life of a worker.
+pub(crate) enum Life {
+    /// Its first process has ended.
+    Exited(WorkerId),
+    /// It was started, or could not be.
+    Spawned(SpawnOutcome),
+    /// Connections of retired and ended workers were counted.
+    Counted(Counts),
+}
+
+/// Work that is due.
+pub(crate) enum Task {
+    CountConnections,
+    Reap,
+    SampleMemory,
+    TakeMemory(Box<MemorySample>),
+    PassOnOutput,
+}
+
+/// A worker that was started.
+pub(crate) struct Spawned {
+    pub(crate) pid: u32,
+    /// Empty, if it will report them.
+    pub(crate) ports: Arc<[Port]>,
+}
+
+/// A worker whose first process has ended.
+pub(crate) struct ExitedWorker {
+    pub(crate) exit: Exit,
+    /// What it printed last, the oldest line first.
+    pub(crate) last_lines: Vec<String>,
+    ports: Arc<[Port]>,
+}
+
+impl Workers {
+    pub(crate) fn new(
+        config: &Config,
+        spawner: Spawner,
+        printer: Option<Printer>,
+    ) -> Result<Self, MasterError> {
+        Ok(Self {
+            listeners: config.listeners.clone(),
+            choose_ports: config.ready == Readiness::Protocol,
+            die: config.timeouts.die,
+            processes: Processes::new(printer)?,
+            spawner,
+            held: HeldListeners::default(),
+            connections: Connections::new()?,
+            links: WorkerLinks::new(config.timeouts.ping, config.worker_ports),
+            memory: MemoryMonitor::new()?,
+            output: Periodic::every(OUTPUT_INTERVAL),
+            reap: Periodic::every(REAP_INTERVAL),
+        })
+    }
+
+    /// Three things to wait for: what happens in the life of workers, what comes over their
+    /// connections, and work that is due.
+    pub(crate) fn wait(
+        &mut self,
+        supervisor: &Supervisor,
+        clock: Clock,
+    ) -> (impl Future<Output = Life>, impl Future<Output = LinkEvent>, impl Future<Output = Task>)
+    {
+        let is_draining = self.is_draining(supervisor);
+        let (is_running, has_exited) = (self.is_running(), self.processes.has_exited());
+        let Self { processes, spawner, connections, links, memory, output, reap, .. } = self;
+        let (counted, count) = connections.wait();
+        let (sample, sampled) = memory.wait();
+        let life = async move {
+            tokio::select! {
+                biased;
+                worker = processes.exit() => Life::Exited(worker),
+                outcome = spawner.outcome() => Life::Spawned(outcome),
+                counts = counted => Life::Counted(counts),
+            }
+        };
+        let task = async move {
+            tokio::select! {
+                biased;
+                () = count, if is_draining => Task::CountConnections,
+                () = reap.tick(), if has_exited => Task::Reap,
+                () = sample, if is_running => Task::SampleMemory,
+                sample = sampled => Task::TakeMemory(Box::new(sample)),
+                () = output.tick(), if is_running => Task::PassOnOutput,
+            }
+        };
+        (life, links.next(clock), task)
+    }
+
+    /// Does what is due. Returns what the supervisor is to know of it.
+    pub(crate) fn perform(
+        &mut self,
+        task: Task,
+        supervisor: &Supervisor,
+        now: Timestamp,
+    ) -> Option<Input> {
+        match task {
+            Task::CountConnections => self.count_connections(supervisor, now),
+            Task::Reap => self.reap(now),
+            Task::SampleMemory => self.memory.look(self.processes.pids()),
+            Task::TakeMemory(sample) => {
+                let processes = &self.processes;
+                let measured = self.memory.take_in(*sample, |worker| processes.runs(worker))?;
+                return Some(match measured {
+                    Measured::Resident(footprint) => Input::ResidentMeasured(footprint),
+                    Measured::Proportional(footprint) => Input::ProportionalMeasured(footprint),
+                });
+            }
+            Task::PassOnOutput => self.processes.pass_on_output(),
+        }
+        None
+    }
+
+    /// Whether any worker runs.
+    pub(crate) fn is_running(&self) -> bool {
+        self.processes.is_running()
+    }
+
+    // The life of a worker.
+
+    /// Has a worker started; `workers` is how many the cluster is to have. [`Life::Spawned`] tells what
+    /// came of it.
+    pub(crate) fn spawn(
+        &self,
+        worker: WorkerId,
+        seat: Seat,
+        generation: Generation,
+        workers: usize,
+    ) {
+        let inherited = self.held.of(worker);
+        self.spawner.start(SpawnRequest { worker, seat, generation, workers, inherited });
+    }
+
+    /// Takes in a worker that was started.
+    pub(crate) fn started(
+        &mut self,
+        worker: WorkerId,
+        seat: Seat,
+        mut started: Started,
+    ) -> Spawned {
+        if self.choose_ports {
+            // It may take those that it was offered, or others: it will tell.
+            started.ports = Arc::new([]);
+        }
+        let (pid, ports) = (started.child.pid(), Arc::clone(&started.ports));
+        self.watch(worker, seat, started);
+        Spawned { pid, ports }
+    }
+
+    /// Takes in a worker of an earlier master. Returns its pid.
+    pub(crate) fn adopt(&mut self, worker: WorkerId, seat: Seat, started: Started) -> u32 {
+        let pid = started.child.pid();
+        self.watch(worker, seat, started);
+        pid
+    }
+
+    fn watch(&mut self, worker: WorkerId, seat: Seat, started: Started) {
+        if let Some(sockets) = &started.sockets {
+            self.held.insert(worker, Arc::clone(sockets));
+        }
+        self.processes.insert(worker, seat, started);
+    }
+
+    /// How a worker has ended; `None` if it runs, or is none of ours. Who else of its process group is
+    /// left is looked for later.
+    pub(crate) fn take_exit(&mut self, worker: WorkerId, now: Timestamp) -> Option<ExitedWorker> {
+        let ports = self.processes.ports_of(worker)?;
+        let (exit, last_lines) = self.processes.take_exit(worker, now.after(self.die))?;
+        self.links.forget(worker);
+        Some(ExitedWorker { exit, last_lines, ports })
+    }
+
+    /// Takes care of the clients of a worker that has ended, when no rule names it any more.
+    pub(crate) fn drain_ended(
+        &mut self,
+        worker: WorkerId,
+        ended: ExitedWorker,
+        supervisor: &Supervisor,
+        now: Timestamp,
+    ) {
+        self.connections.ended(worker, ended.ports);
+        self.count_connections(supervisor, now);
+    }
+
+    fn reap(&mut self, now: Timestamp) {
+        for worker in self.processes.reap(now) {
+            self.connections.reaped(worker);
+        }
+        self.release_ports();
+    }
+
+    /// Waits for the rest of the process groups, which are killed when their time is over.
+    pub(crate) async fn reap_all(&mut self, clock: Clock) {
+        let mut look = Periodic::every(REAP_INTERVAL);
+        while self.processes.has_exited() {
+            look.tick().await;
+            self.reap(clock.now());
+        }
+    }
+
+    /// Whether processes of workers are left whose first process has ended.
+    pub(crate) fn has_exited(&self) -> bool {
+        self.processes.has_exited()
+    }
+
+    // Connections of clients.
+
+    /// Whether there is anything to be counted or let go.
+    fn is_draining(&self, supervisor: &Supervisor) -> bool {
+        supervisor.workers().any(|worker| worker.state() == WorkerState::Retired)
+            || self.connections.has_gone()
+            || supervisor.orphaned_listeners().next().is_some()
+    }
+
+    /// Begins a count of the connections of workers that are retired or ended, if it is time for one.
+    fn count_connections(&mut self, supervisor: &Supervisor, now: Timestamp) {
+        let mut retired = self.counted(supervisor, |state| state == WorkerState::Retired, now);
+        let orphaned =
+            supervisor.orphaned_listeners().map(|(worker, since)| (worker, now.since(since)));
+        retired.extend(self.held.counted(orphaned));
+        self.connections.count(retired, supervisor);
+    }
+
+    /// The workers in these states that run, to be counted.
+    pub(crate) fn counted(
+        &self,
+        supervisor: &Supervisor,
+        is: impl Fn(WorkerState) -> bool,
+        now: Timestamp,
+    ) -> CountedWorkers {
+        let workers = supervisor.workers().filter(|worker| is(worker.state()));
+        let left_for = |worker: &Worker| {
+            (worker.state() == WorkerState::Retired).then(|| now.since(worker.since()))
+        };
+        self.processes.counted(workers.map(|worker| (worker.id, left_for(worker))))
+    }
+
+    /// Takes in what was counted.
+    pub(crate) fn take_counts(
+        &mut self,
+        counts: Counts,
+        supervisor: &Supervisor,
+        now: Timestamp,
+    ) -> VecDeque<Input> {
+        self.connections.end();
+        self.release_ports();
+        if self.connections.has_gone() {
+            self.count_connections(supervisor, now);
+        }
+        self.connections.inputs(counts)
+    }
+
+    fn release_ports(&mut self) {
+        for worker in self.connections.take_free() {
+            // Ports whose sockets are held are free when those are closed.
+            if !self.held.has(worker) {
+                self.spawner.release(worker);
+            }
+        }
+    }
+
+    // Listening sockets that are held here.
+
+    /// Gives the listening sockets that one worker has left to another.
+    pub(crate) fn transfer_listeners(&mut self, from: WorkerId, to: WorkerId) {
+        self.held.transfer(from, to);
+    }
+
+    /// Closes the listening sockets that a worker has left.
+    pub(crate) fn close_listeners(&mut self, worker: WorkerId) {
+        self.held.close(worker);
+        self.spawner.release(worker);
+    }
+
+    // The control link of a worker.
+
+    /// Where a control server sends what comes from workers.
+    pub(crate) fn link_sender(&self) -> mpsc::Sender<WorkerEvent> {
+        self.links.sender()
+    }
+
+    /// Takes in what comes of the connections of workers.
+    pub(crate) fn take_link_event(
+        &mut self,
+        event: LinkEvent,
+        supervisor: &Supervisor,
+        now: Timestamp,
+    ) -> Vec<LinkNews> {
+        match event {
+            LinkEvent::Link(WorkerEvent::JoinRequested(request)) => {
+                self.take_join_request(request, supervisor)
+            }
+            LinkEvent::Link(WorkerEvent::Peer { token, event }) => self.links.heard(token, event),
+            LinkEvent::Link(WorkerEvent::Disconnected { token }) => self.links.left(token, now),
+            LinkEvent::Missed => self.links.take_missed(now),
+        }
+    }
+
+    fn take_join_request(
+        &mut self,
+        request: JoinRequest,
+        supervisor: &Supervisor,
+    ) -> Vec<LinkNews> {
+        let Self { processes, connections, links, listeners, .. } = self;
+        let admission = Admission { supervisor, processes, connections, links, listeners };
+        match admission.admit(&request) {
+            Ok(admitted) => {
+                if let Admitted { worker, ports: Some(ports), .. } = &admitted {
+                    self.processes.set_ports(*worker, Arc::clone(ports));
+                }
+                self.links.join(admitted, request)
+            }
+            Err(refusal) => {
+                self.links.refuse(&refusal, request);
+                Vec::new()
+            }
+        }
+    }
+
+    /// Tells a worker that others have its place, if it is connected.
+    pub(crate) fn tell_retire(&self, worker: WorkerId) {
+        self.links.order(worker, WorkerOrder::Retire, "another worker has its place");
+    }
+
+    /// Tells a worker to end; returns whether it is connected.
+    pub(crate) fn tell_die(&self, worker: WorkerId) -> bool {
+        self.links.order(worker, WorkerOrder::Die, "it has drained, or has to end")
+    }
+
+    /// Takes in nothing more from workers.
+    pub(crate) fn close_links(&mut self) {
+        self.links.close();
+    }
+
+    // Processes.
+
+    /// Signals the process group of a worker.
+    pub(crate) fn signal(&self, worker: WorkerId, signal: Signal) {
+        self.processes.signal(worker, signal);
+    }
+
+    /// Gives the process group of a worker a nice value.
+    pub(crate) fn renice(&self, worker: WorkerId, nice: i32) {
+        self.processes.renice(worker, nice);
+    }
+
+    /// Gives the process group of a worker the nice value that it was started with.
+    pub(crate) fn restore_nice(&self, worker: WorkerId) {
+        self.processes.restore_nice(worker);
+    }
+
+    /// Has the proportional sizes of these workers measured. There is exactly one answer.
+    pub(crate) fn measure_shared(&mut self, workers: Vec<WorkerId>) {
+        self.memory.ask(workers);
+    }
+
+    /// What a worker that runs has printed last, the oldest line first.
+    pub(crate) fn last_lines(&mut self, worker: WorkerId) -> Option<Vec<String>> {
+        self.processes.last_lines(worker)
+    }
+
+    /// What the kernel shows of workers: whether they listen on all their ports, where clients of all
+    /// listeners reach them, and what waits there; and whether they are stopped, if that is asked.
+    pub(crate) fn observe(
+        &mut self,
+        workers: &[WorkerId],
+        whether_stopped: bool,
+    ) -> Result<Observations, ProcessError> {
+        self.processes.observe(workers, &self.listeners, whether_stopped)
+    }
+
+    /// The worker whose first process has made this session.
+    pub(crate) fn worker_of(&self, session: u32) -> Option<WorkerId> {
+        self.processes.worker_of(session)
+    }
+
+    /// The process of a worker and the file that it prints to, to be handed over.
+    pub(crate) fn descriptors(&self, worker: WorkerId) -> Option<(BorrowedFd<'_>, BorrowedFd<'_>)> {
+        self.processes.descriptors(worker)
+    }
+
+    /// The listening sockets of a worker that are held here, to be handed over.
+    pub(crate) fn listener_descriptors(
+        &self,
+        worker: WorkerId,
+    ) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.held.descriptors(worker)
+    }
+
+    /// Passes on what workers have printed, and waits until it is written, though not for long: who
+    /// reads it may not.
+    pub(crate) fn finish_output(&mut self) {
+        self.processes.pass_on_output();
+        self.processes.finish_output(OUTPUT_PATIENCE);
+    }
+}
