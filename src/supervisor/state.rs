@@ -6,7 +6,7 @@ use super::rollout::{RolloutState, Roster, Target};
 use super::rules::Kernel;
 use super::stop::Stop;
 use super::workers::{
-    Clearing, MemoryPressure, OrphanedListeners, RateLimiter, Retiring, SeatBackoff, Stage,
+    Clearing, MemoryPressure, OrphanedListeners, RateLimiter, RetireRequest, SeatBackoff, Stage,
 };
 use super::{
     Action, EndReason, Event, Exit, FailureCause, Input, Progress, Refusal, Request, RequestId,
@@ -34,7 +34,7 @@ pub struct Supervisor {
     pub(super) orphaned_listeners: BTreeMap<WorkerId, OrphanedListeners>,
     pub(super) last_worker: WorkerId,
     /// Failures by place, and when each may have its next worker.
-    pub(super) respawns: BTreeMap<(Seat, Generation), SeatBackoff>,
+    pub(super) backoffs: BTreeMap<(Seat, Generation), SeatBackoff>,
     /// No spawn before this, so that they stay apart by [`Settings::stagger`].
     pub(super) next_spawn: Timestamp,
     /// No retired worker that could go on is ended before this, likewise.
@@ -43,7 +43,7 @@ pub struct Supervisor {
     /// It was told that the budget holds retirements back.
     pub(super) is_held_back: bool,
     /// The workers that operators want replaced.
-    pub(super) retiring: Vec<Retiring>,
+    pub(super) retire_requests: Vec<RetireRequest>,
     /// The reload after which the retired workers are to be ended.
     pub(super) restarting: Option<RequestId>,
     /// What brings in the settings in place of those of an earlier master.
@@ -93,12 +93,12 @@ impl Supervisor {
             workers: BTreeMap::new(),
             orphaned_listeners: BTreeMap::new(),
             last_worker: WorkerId(0),
-            respawns: BTreeMap::new(),
+            backoffs: BTreeMap::new(),
             next_spawn: Timestamp::START,
             next_end: Timestamp::START,
             rate_limiter: RateLimiter::default(),
             is_held_back: false,
-            retiring: Vec::new(),
+            retire_requests: Vec::new(),
             restarting: None,
             configuring: None,
             clearings: Vec::new(),
@@ -111,7 +111,7 @@ impl Supervisor {
     /// Takes an event in and returns what is to be done now. `now` is never before that of an
     /// earlier call.
     pub fn step(&mut self, input: Input, now: Timestamp) -> Vec<Action> {
-        self.take_in(input, now);
+        self.apply(input, now);
         self.reconcile(now);
         std::mem::take(&mut self.actions)
     }
@@ -123,10 +123,10 @@ impl Supervisor {
         });
         let kernel = self.commit_deadline().into_iter().chain(self.repair_deadline());
         let policy = [
-            self.leave_deadline(),
+            self.replacement_deadline(),
             self.unhealthy_deadline(),
             self.clear_deadline(),
-            self.relief_deadline(),
+            self.memory_deadline(),
         ];
         workers
             .chain(kernel)
@@ -157,9 +157,9 @@ impl Supervisor {
         matches!(self.phase, Phase::Stopping(_) | Phase::Finished)
     }
 
-    fn take_in(&mut self, input: Input, now: Timestamp) {
+    fn apply(&mut self, input: Input, now: Timestamp) {
         match input {
-            Input::Start => self.begin_with_adopted(now),
+            Input::Start => self.start(now),
             Input::Tick => {}
             Input::Spawned { worker: id, pid, ports } => {
                 if let Some(worker) = self.workers.get_mut(&id) {
@@ -175,19 +175,19 @@ impl Supervisor {
             Input::OrderUnanswered { worker } => self.order_unanswered(worker, now),
             Input::SpawnFailed { worker, reason } => self.spawn_failed(worker, reason, now),
             Input::Ready { worker } => self.ready(worker, now),
-            Input::NotReady { worker, lack } => self.lacks(worker, lack, now),
+            Input::NotReady { worker, lack } => self.not_ready(worker, lack, now),
             Input::Unhealthy { worker, cause } => self.became_unhealthy(worker, cause, now),
             Input::Healthy { worker } => self.became_healthy(worker, now),
-            Input::Stopping { worker } => self.says_it_stops(worker, now),
-            Input::ExtendTimeout { worker, span } => self.asked_for_time(worker, span, now),
+            Input::Stopping { worker } => self.worker_stopping(worker, now),
+            Input::ExtendTimeout { worker, span } => self.extend_timeout(worker, span, now),
             Input::Exited { worker, exit, last_lines } => {
                 self.exited(worker, exit, last_lines, now);
             }
             Input::Connections { worker, sockets } => self.counted(worker, sockets, now),
-            Input::ResidentMeasured(footprint) => self.measured(&footprint, now),
-            Input::ProportionalMeasured(footprint) => self.measured_shared(footprint, now),
-            Input::Lagging { worker, lag } => self.lags(worker, lag),
-            Input::RetireRequested { worker } => self.retire_asked(worker),
+            Input::ResidentMeasured(footprint) => self.resident_measured(&footprint, now),
+            Input::ProportionalMeasured(footprint) => self.proportional_measured(footprint, now),
+            Input::Lagging { worker, lag } => self.report_lag(worker, lag),
+            Input::RetireRequested { worker } => self.retire_requested(worker),
             Input::Committed { took } => {
                 if let Some(before) = self.kernel.committed() {
                     self.came_into_force(&before, took, now);
@@ -218,11 +218,11 @@ impl Supervisor {
         self.release_workers(now);
         self.answer_retirements();
         self.end_unhealthy(now);
-        self.let_leave(now);
+        self.start_replacements(now);
         self.advance_clearings(now);
-        self.relieve(now);
-        self.tell_retired(now);
-        self.look_after_rules(now);
+        self.relieve_memory_pressure(now);
+        self.order_retirements(now);
+        self.verify_rules(now);
         self.spawn_missing(now);
         self.manage_orphaned_listeners(now);
         self.finish_stop();
@@ -272,12 +272,12 @@ impl Supervisor {
             return self.orphaned_listeners_counted(id, sockets, now);
         };
         let Sockets { queued, half_open, established, .. } = sockets;
-        worker.facts.connections =
+        worker.reports.connections =
             Some(queued.saturating_add(half_open).saturating_add(established));
         if let Stage::Retired(retirement) = &mut worker.stage {
             let is_drained = retirement.report(sockets, now);
             // Also where it has nothing left to finish: it is told to retire before it is told to end.
-            self.tell_retired(now);
+            self.order_retirements(now);
             if is_drained && !self.is_kept(id, now) {
                 self.end(id, EndReason::Drained, now);
             }
@@ -289,7 +289,7 @@ impl Supervisor {
         self.orphan_listeners(&worker, now);
         if worker.is_drainer {
             self.drainer_failed(&worker, FailureCause::Spawn { reason }, Vec::new());
-        } else if worker.is_promising() {
+        } else if worker.may_serve() {
             self.failed(&worker, FailureCause::Spawn { reason }, Vec::new(), now);
         }
     }
@@ -297,7 +297,7 @@ impl Supervisor {
     fn exited(&mut self, id: WorkerId, exit: Exit, last_lines: Vec<String>, now: Timestamp) {
         let Some(worker) = self.workers.remove(&id) else { return };
         self.orphan_listeners(&worker, now);
-        if !worker.is_promising() || self.is_stopping() {
+        if !worker.may_serve() || self.is_stopping() {
             let (seat, generation) = (worker.seat, worker.generation);
             self.actions.push(Action::Emit(Event::Ended { worker: id, seat, generation, exit }));
             self.report_drained();

@@ -6,8 +6,8 @@
 //! its clients are steered away. If none does, all stay: a worker that may answer late is better than
 //! none, and a fault of the watching itself must not close a cluster.
 //!
-//! It comes back as soon as it answers. One that falls silent again within [`CALM`] of its return
-//! comes back ever later ([`RETURN`]), so that a worker on the brink moves its clients to and fro no
+//! It comes back as soon as it answers. One that falls silent again within [`STABLE_AFTER`] of its return
+//! comes back ever later ([`RECOVERY_BACKOFF`]), so that a worker on the brink moves its clients to and fro no
 //! more than about twelve times in ten minutes.
 //!
 //! A worker that says that it stops (`STOPPING=1`) is left out in the same way, for good, and its seat
@@ -26,13 +26,14 @@ use crate::supervisor::{
 
 /// The delay from the answer of a worker to its return, by how often it fell silent in a row, less
 /// one: the first time there is none.
-const RETURN: Backoff = Backoff { min: Duration::from_secs(1), max: Duration::from_secs(60) };
+const RECOVERY_BACKOFF: Backoff =
+    Backoff { min: Duration::from_secs(1), max: Duration::from_secs(60) };
 
 /// A worker that has answered for so long since its return falls silent for the first time again.
-const CALM: Duration = Duration::from_secs(60);
+const STABLE_AFTER: Duration = Duration::from_secs(60);
 
 /// How long after its word that it is ready a worker must listen, or it is said that it does not.
-const PROOF: Duration = Duration::from_secs(1);
+const LISTEN_GRACE: Duration = Duration::from_secs(1);
 
 /// How far a worker can push a deadline out by `EXTEND_TIMEOUT_USEC`, however often it asks: a worker
 /// that does nothing but ask would keep a reload waiting for ever.
@@ -117,32 +118,32 @@ impl fmt::Display for NotReady {
 
 /// What clients can expect of the workers of a target, the best last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(in crate::supervisor) enum Standing {
+pub(in crate::supervisor) enum Availability {
     /// No worker is there for them.
-    Nobody,
+    None,
     /// Those that are there do not answer.
-    Silent,
+    Unhealthy,
     /// At least one answers.
-    Serves,
+    Serving,
 }
 
 /// What is known of a worker beside its stage: whether it answers, and what it says of itself.
 #[derive(Debug, Clone, Default)]
 pub(in crate::supervisor) struct Health {
     outage: Option<Outage>,
-    /// How often it fell silent with less than [`CALM`] in between.
+    /// How often it fell silent with less than [`STABLE_AFTER`] in between.
     outages: u32,
     /// When it last came back.
-    returned: Timestamp,
+    recovered_at: Timestamp,
     is_stopping: bool,
     lack: NotReady,
     /// When it is said that it claims to be ready and does not listen; `None`: not to be said (again).
-    doubt_at: Option<Timestamp>,
-    was_doubted: bool,
+    unproven_at: Option<Timestamp>,
+    reported_unproven: bool,
     /// It has asked for the deadline of its stage not to be before this.
     extended: Option<Timestamp>,
     /// Nor is it before this, whatever it has asked for.
-    spared_until: Timestamp,
+    granted_until: Timestamp,
 }
 
 /// A time in which a worker does not answer, or has not for long enough.
@@ -151,7 +152,7 @@ struct Outage {
     since: Timestamp,
     cause: Unhealthy,
     /// It answers, and may serve again from then on.
-    back_at: Option<Timestamp>,
+    recovers_at: Option<Timestamp>,
 }
 
 impl Health {
@@ -178,12 +179,12 @@ impl Health {
     pub(in crate::supervisor) fn extend(&self, deadline: Timestamp) -> Timestamp {
         let furthest = deadline.after(LONGEST_EXTENSION);
         let asked = self.extended.map_or(deadline, |asked| asked.min(furthest));
-        deadline.max(asked).max(self.spared_until)
+        deadline.max(asked).max(self.granted_until)
     }
 
     /// The deadline of its stage is not before `moment`.
-    pub(in crate::supervisor) fn spare_until(&mut self, moment: Timestamp) {
-        self.spared_until = moment;
+    pub(in crate::supervisor) fn grant_until(&mut self, moment: Timestamp) {
+        self.granted_until = moment;
     }
 
     /// One that has asked an earlier master for time.
@@ -198,7 +199,7 @@ impl Health {
 
     /// Forgets what was asked for in the stage before.
     pub(in crate::supervisor) fn forget_extension(&mut self) {
-        (self.extended, self.spared_until) = (None, Timestamp::START);
+        (self.extended, self.granted_until) = (None, Timestamp::START);
     }
 }
 
@@ -216,21 +217,21 @@ impl Worker {
 
     /// Since when it has not answered.
     pub(in crate::supervisor) fn unhealthy_since(&self) -> Option<Timestamp> {
-        let outage = self.health.outage.filter(|outage| outage.back_at.is_none());
+        let outage = self.health.outage.filter(|outage| outage.recovers_at.is_none());
         outage.map(|outage| outage.since)
     }
 
     /// Whether it answers again, but not for long enough.
-    fn is_coming_back(&self) -> bool {
-        self.health.outage.is_some_and(|outage| outage.back_at.is_some())
+    fn is_recovering(&self) -> bool {
+        self.health.outage.is_some_and(|outage| outage.recovers_at.is_some())
     }
 
     /// When its health asks for a decision.
     fn health_deadline(&self, settings: &Settings) -> Option<Timestamp> {
         let health = &self.health;
         match (&self.stage, health.outage) {
-            (Stage::Starting, _) => health.doubt_at,
-            (_, Some(Outage { back_at: Some(at), .. })) if self.is_able() => Some(at),
+            (Stage::Starting, _) => health.unproven_at,
+            (_, Some(Outage { recovers_at: Some(at), .. })) if self.is_eligible() => Some(at),
             (Stage::Ready { .. }, Some(outage)) => {
                 // Nobody waits for it longer than for one that never got ready.
                 let ready_by = self.started.after(settings.ready);
@@ -250,7 +251,7 @@ impl Supervisor {
     pub(in crate::supervisor) fn health_deadline(&self, worker: &Worker) -> Option<Timestamp> {
         // Not while clients may reach it: it is on its way into force.
         let is_new = matches!(worker.stage, Stage::Ready { .. } | Stage::Reactivating(_));
-        let is_given_up = is_new && !worker.is_coming_back();
+        let is_given_up = is_new && !worker.is_recovering();
         let deadline = worker.health_deadline(&self.settings);
         let may_get_clients = self.kernel.names(worker) || self.serves_on_reused_listeners(worker);
         deadline.filter(|_| !(is_given_up && may_get_clients))
@@ -263,8 +264,8 @@ impl Supervisor {
         for id in due {
             let worker = &self.workers[&id];
             match (&worker.stage, worker.health.outage) {
-                (Stage::Starting, _) => self.doubt(id),
-                (_, Some(Outage { back_at: Some(_), .. })) => self.come_back(id, now),
+                (Stage::Starting, _) => self.report_unproven(id),
+                (_, Some(Outage { recovers_at: Some(_), .. })) => self.recover(id, now),
                 (Stage::Ready { .. } | Stage::Reactivating(_), Some(outage)) => {
                     self.give_up_unhealthy(id, outage.cause, now);
                 }
@@ -286,14 +287,14 @@ impl Supervisor {
         }
         if let Some(outage) = &mut worker.health.outage {
             // It was to come back; the notice of its silence has been given.
-            outage.back_at = None;
+            outage.recovers_at = None;
             return;
         }
-        if now.since(worker.health.returned) >= CALM {
+        if now.since(worker.health.recovered_at) >= STABLE_AFTER {
             worker.health.outages = 0;
         }
         worker.health.outages = worker.health.outages.saturating_add(1);
-        worker.health.outage = Some(Outage { since: now, cause, back_at: None });
+        worker.health.outage = Some(Outage { since: now, cause, recovers_at: None });
         let (seat, generation) = (worker.seat, worker.generation);
         let event = Event::Unhealthy { worker: id, seat, generation, cause };
         self.actions.push(Action::Emit(event));
@@ -303,28 +304,29 @@ impl Supervisor {
     /// A worker answers again.
     pub(in crate::supervisor) fn became_healthy(&mut self, id: WorkerId, now: Timestamp) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        let Some(outage) = worker.health.outage.as_mut().filter(|outage| outage.back_at.is_none())
+        let Some(outage) =
+            worker.health.outage.as_mut().filter(|outage| outage.recovers_at.is_none())
         else {
             return;
         };
-        let delay = RETURN.delay(worker.health.outages.saturating_sub(1));
-        outage.back_at = Some(now.after(delay));
-        if delay.is_zero() || !worker.is_able() {
-            self.come_back(id, now);
+        let delay = RECOVERY_BACKOFF.delay(worker.health.outages.saturating_sub(1));
+        outage.recovers_at = Some(now.after(delay));
+        if delay.is_zero() || !worker.is_eligible() {
+            self.recover(id, now);
         }
     }
 
     /// A worker that answers again is not to serve any more: it has come back as far as it will.
-    pub(in crate::supervisor) fn end_return(&mut self, id: WorkerId, now: Timestamp) {
-        if self.workers.get(&id).is_some_and(Worker::is_coming_back) {
-            self.come_back(id, now);
+    pub(in crate::supervisor) fn end_recovery(&mut self, id: WorkerId, now: Timestamp) {
+        if self.workers.get(&id).is_some_and(Worker::is_recovering) {
+            self.recover(id, now);
         }
     }
 
-    fn come_back(&mut self, id: WorkerId, now: Timestamp) {
+    fn recover(&mut self, id: WorkerId, now: Timestamp) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         let Some(outage) = worker.health.outage.take() else { return };
-        worker.health.returned = now;
+        worker.health.recovered_at = now;
         let (seat, generation) = (worker.seat, worker.generation);
         let silent = now.since(outage.since);
         let event = Event::Healthy { worker: id, seat, generation, silent };
@@ -342,7 +344,7 @@ impl Supervisor {
     }
 
     /// A worker says that it stops, without having been asked to.
-    pub(in crate::supervisor) fn says_it_stops(&mut self, id: WorkerId, now: Timestamp) {
+    pub(in crate::supervisor) fn worker_stopping(&mut self, id: WorkerId, now: Timestamp) {
         let is_stopping = self.is_stopping();
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if worker.health.is_stopping || is_stopping {
@@ -372,7 +374,7 @@ impl Supervisor {
     }
 
     /// A worker asks for more time, for what it is doing now.
-    pub(in crate::supervisor) fn asked_for_time(
+    pub(in crate::supervisor) fn extend_timeout(
         &mut self,
         id: WorkerId,
         span: Duration,
@@ -382,7 +384,7 @@ impl Supervisor {
         let until = now.after(span);
         match &mut worker.stage {
             Stage::Starting => worker.health.extended = Some(until),
-            Stage::Dying { since, ending: Ending::Asked { kill_at } } => {
+            Stage::Dying { since, ending: Ending::Terminated { kill_at } } => {
                 let first = since.after(self.settings.die);
                 let furthest = first.after(LONGEST_EXTENSION);
                 *kill_at = first.max(until.min(furthest));
@@ -392,25 +394,30 @@ impl Supervisor {
     }
 
     /// What a worker that is starting lacks has changed.
-    pub(in crate::supervisor) fn lacks(&mut self, id: WorkerId, lack: NotReady, now: Timestamp) {
+    pub(in crate::supervisor) fn not_ready(
+        &mut self,
+        id: WorkerId,
+        lack: NotReady,
+        now: Timestamp,
+    ) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if !matches!(worker.stage, Stage::Starting) {
             return;
         }
         let health = &mut worker.health;
         health.lack = lack;
-        health.doubt_at = match lack {
-            NotReady::ReadyButNotListening if !health.was_doubted => {
-                health.doubt_at.or(Some(now.after(PROOF)))
+        health.unproven_at = match lack {
+            NotReady::ReadyButNotListening if !health.reported_unproven => {
+                health.unproven_at.or(Some(now.after(LISTEN_GRACE)))
             }
             _ => None,
         };
     }
 
-    fn doubt(&mut self, id: WorkerId) {
+    fn report_unproven(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        worker.health.doubt_at = None;
-        worker.health.was_doubted = true;
+        worker.health.unproven_at = None;
+        worker.health.reported_unproven = true;
         let (seat, generation) = (worker.seat, worker.generation);
         self.actions.push(Action::Emit(Event::Unproven { worker: id, seat, generation }));
     }
@@ -420,26 +427,27 @@ impl Supervisor {
         let target = self.target_in_effect();
         let is_of_target = self.workers.get(&last).is_some_and(|worker| target.includes(worker));
         let is_serving = matches!(self.phase, Phase::Serving);
-        if is_serving && is_of_target && self.standing(target) < Standing::Serves {
-            let able = self.workers.values().filter(|w| w.is_able() && target.includes(w)).count();
+        if is_serving && is_of_target && self.availability(target) < Availability::Serving {
+            let able =
+                self.workers.values().filter(|w| w.is_eligible() && target.includes(w)).count();
             self.actions.push(Action::Emit(Event::NoneHealthy { workers: able }));
         }
     }
 
     /// What clients can expect of the workers of a target.
-    pub(in crate::supervisor) fn standing(&self, target: &Target) -> Standing {
+    pub(in crate::supervisor) fn availability(&self, target: &Target) -> Availability {
         let of_worker = |worker: &Worker| match worker.can_serve() {
-            true => Standing::Serves,
-            false if worker.is_able() => Standing::Silent,
-            false => Standing::Nobody,
+            true => Availability::Serving,
+            false if worker.is_eligible() => Availability::Unhealthy,
+            false => Availability::None,
         };
         let workers = self.workers.values().filter(|worker| target.includes(worker));
-        workers.map(of_worker).max().unwrap_or(Standing::Nobody)
+        workers.map(of_worker).max().unwrap_or(Availability::None)
     }
 
     /// Whether no plan names the worker only because it does not answer: it keeps its place, and is not
     /// retired.
-    pub(in crate::supervisor) fn is_set_aside(&self, worker: &Worker) -> bool {
-        !worker.is_healthy() && !worker.health.is_stopping && !self.kernel.seat_is_anothers(worker)
+    pub(in crate::supervisor) fn keeps_seat_unhealthy(&self, worker: &Worker) -> bool {
+        !worker.is_healthy() && !worker.health.is_stopping && !self.kernel.seat_is_taken(worker)
     }
 }

@@ -4,4 +4,4 @@ mod consequences;
 
 pub use consequences::{NotReady, Unhealthy};
 
-pub(super) use consequences::{Health, Standing};
+pub(super) use consequences::{Availability, Health};

@@ -104,7 +104,7 @@ impl Supervisor {
 
 impl Target {
     /// What a plan stands for, as an earlier master has told; `None` if that cannot be.
-    pub(in crate::supervisor) fn told_of(
+    pub(in crate::supervisor) fn from_snapshot(
         plan: &Plan,
         generation: Generation,
         weights: Weights,

@@ -80,7 +80,7 @@ impl Supervisor {
     /// that served last.
     fn retired_in(&self, seat: Seat, target: &Target) -> Option<WorkerId> {
         let of_target = self.workers.values().filter(|it| it.seat == seat && target.includes(it));
-        let is_fit = |it: &&Worker| !it.unfit && !it.is_drainer && !it.health.is_stopping();
+        let is_fit = |it: &&Worker| !it.is_excluded && !it.is_drainer && !it.health.is_stopping();
         let retired = of_target.filter(|it| matches!(it.stage, Stage::Retired(_))).filter(is_fit);
         retired.map(|worker| worker.id).next_back()
     }
@@ -91,13 +91,13 @@ impl Supervisor {
             let retirement = retirement.clone();
             let reactivation = Reactivation { retirement, ready: None, by: now.after(LOOK) };
             worker.stage = Stage::Reactivating(reactivation);
-            worker.stay();
+            worker.cancel_replacement();
         }
     }
 
     /// A retired worker does not serve again after all. Its time to drain has gone on meanwhile.
     pub(in crate::supervisor) fn retire_again(&mut self, id: WorkerId, now: Timestamp) {
-        self.end_return(id, now);
+        self.end_recovery(id, now);
         let Some(worker) = self.workers.get_mut(&id) else { return };
         let Stage::Reactivating(reactivation) = &worker.stage else { return };
         worker.stage = Stage::Retired(reactivation.retirement.resumed());

@@ -7,7 +7,7 @@
 
 use super::target::{PlanWithWorkers, Target};
 use crate::plan::{Generation, Seat, Weights};
-use crate::supervisor::health::Standing;
+use crate::supervisor::health::Availability;
 use crate::supervisor::state::Phase;
 use crate::supervisor::workers::SeatBackoff;
 use crate::supervisor::{
@@ -106,7 +106,7 @@ impl Supervisor {
     ) {
         let stage = RolloutStage::Preparing;
         self.rollout = Some(RolloutState { kind, request, to, stage, commit_failures: 0 });
-        self.respawns.values_mut().for_each(SeatBackoff::forgive);
+        self.backoffs.values_mut().for_each(SeatBackoff::reset);
     }
 
     /// Begins the swap when all new workers are ready; or, when none of the old ones can serve any
@@ -115,8 +115,9 @@ impl Supervisor {
     /// waited for again, where the old ones serve.
     pub(in crate::supervisor) fn advance_rollout(&mut self) {
         let Some(rollout) = &self.rollout else { return };
-        let (ready, needed) = self.newcomers(rollout);
-        let is_time = ready == needed || self.standing(&rollout.to) > self.standing(&self.target);
+        let (ready, needed) = self.new_workers(rollout);
+        let is_time =
+            ready == needed || self.availability(&rollout.to) > self.availability(&self.target);
         if rollout.is_preparing() && is_time {
             self.set_rollout_stage(RolloutStage::Swapping { failure: None });
         } else if rollout.is_swapping() && !is_time && self.may_wait_with_swap() {
@@ -129,7 +130,7 @@ impl Supervisor {
 
     /// Whether it is not on its way, and the old workers serve meanwhile.
     fn may_wait_with_swap(&self) -> bool {
-        !self.rollout_is_submitted() && self.standing(&self.target) == Standing::Serves
+        !self.rollout_is_submitted() && self.availability(&self.target) == Availability::Serving
     }
 
     /// Whether the swap, if it is not on its way already, takes the last workers that serve out of
@@ -137,15 +138,15 @@ impl Supervisor {
     fn would_serve_nobody(&self) -> bool {
         let swap = self.rollout.as_ref().filter(|rollout| rollout.is_swapping());
         swap.is_some_and(|rollout| {
-            let is_worse = self.standing(&rollout.to) < self.standing(&self.target);
+            let is_worse = self.availability(&rollout.to) < self.availability(&self.target);
             is_worse && !self.rollout_is_submitted()
         })
     }
 
     pub(in crate::supervisor) fn report_rollout_progress(&mut self, id: WorkerId) {
         let (Some(rollout), Some(worker)) = (&self.rollout, self.workers.get(&id)) else { return };
-        if self.is_newcomer(worker) {
-            let (ready, needed) = self.newcomers(rollout);
+        if self.is_new_worker(worker) {
+            let (ready, needed) = self.new_workers(rollout);
             let step = Progress::WorkerReady { seat: worker.seat, ready, needed };
             self.progress(rollout.request, step);
         }
@@ -158,7 +159,7 @@ impl Supervisor {
         worker: &Worker,
         failure: WorkerFailure,
     ) -> bool {
-        if !self.is_newcomer(worker) {
+        if !self.is_new_worker(worker) {
             return false;
         }
         let submitted = self.rollout_is_submitted();
@@ -231,7 +232,7 @@ impl Supervisor {
             Rollout::Canary | Rollout::Rollback | Rollout::Scale => None,
         };
         self.last_generation = self.last_generation.max(rollout.to.newest());
-        self.respawns.retain(|(seat, generation), _| rollout.to.has(*seat, *generation));
+        self.backoffs.retain(|(seat, generation), _| rollout.to.has(*seat, *generation));
         self.target = rollout.to;
         self.announce_canary();
         self.rollout_done(rollout.request, done);
@@ -245,20 +246,21 @@ impl Supervisor {
 
     /// Whether giving up leaves clients no worse off: an old worker serves, or no new one would.
     fn can_fall_back(&self) -> bool {
-        let is_no_worse =
-            |rollout: &RolloutState| self.standing(&self.target) >= self.standing(&rollout.to);
+        let is_no_worse = |rollout: &RolloutState| {
+            self.availability(&self.target) >= self.availability(&rollout.to)
+        };
         self.rollout.as_ref().is_none_or(is_no_worse)
     }
 
     /// How many of the workers that the rollout brings in are ready, and how many it brings in.
-    fn newcomers(&self, rollout: &RolloutState) -> (usize, usize) {
-        let is_ready = |worker: &&Worker| worker.can_serve() && self.is_newcomer(worker);
+    fn new_workers(&self, rollout: &RolloutState) -> (usize, usize) {
+        let is_ready = |worker: &&Worker| worker.can_serve() && self.is_new_worker(worker);
         let is_new = |(seat, generation): &(Seat, Generation)| !self.target.has(*seat, *generation);
         let ready = self.workers.values().filter(is_ready).count();
         (ready, rollout.to.places().filter(is_new).count())
     }
 
-    fn is_newcomer(&self, worker: &Worker) -> bool {
+    fn is_new_worker(&self, worker: &Worker) -> bool {
         let in_rollout = self.rollout.as_ref().is_some_and(|r| r.to.includes(worker));
         in_rollout && !self.target.includes(worker)
     }

@@ -89,7 +89,7 @@ impl Roster {
         target: &Target,
         workers: impl Iterator<Item = &'a Worker> + Clone,
     ) -> Self {
-        let able = workers.filter(|worker| worker.is_able() && target.includes(worker));
+        let able = workers.filter(|worker| worker.is_eligible() && target.includes(worker));
         let any_serves = able.clone().any(Worker::can_serve);
         let mut holders = vec![None; target.seat_count()];
         for worker in able.filter(|worker| worker.can_serve() || !any_serves) {
@@ -108,7 +108,7 @@ impl Roster {
     }
 
     /// Whether somebody else holds the worker's place.
-    fn seats_another(&self, worker: &Worker) -> bool {
+    fn seat_is_taken(&self, worker: &Worker) -> bool {
         let holder = self.holders.get(worker.seat.index()).copied().flatten();
         self.target.includes(worker) && holder.is_some_and(|holder| holder != worker.id)
     }
@@ -136,8 +136,8 @@ impl PlanWithWorkers {
         self.roster.as_ref().is_some_and(|roster| roster.names(worker))
     }
 
-    pub(in crate::supervisor) fn seats_another(&self, worker: &Worker) -> bool {
-        self.roster.as_ref().is_some_and(|roster| roster.seats_another(worker))
+    pub(in crate::supervisor) fn seat_is_taken(&self, worker: &Worker) -> bool {
+        self.roster.as_ref().is_some_and(|roster| roster.seat_is_taken(worker))
     }
 
     pub(in crate::supervisor) fn target(&self) -> Option<&Target> {

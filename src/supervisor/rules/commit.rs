@@ -85,7 +85,7 @@ impl Supervisor {
         match unplannable {
             Unplannable::Worker { id, error } => {
                 let Some(worker) = self.workers.get_mut(&id) else { return };
-                worker.unfit = true;
+                worker.is_excluded = true;
                 let worker = worker.clone();
                 self.failed(&worker, FailureCause::Unfit(error), Vec::new(), now);
             }

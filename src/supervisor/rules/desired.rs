@@ -1,7 +1,7 @@
 //! The plan that should be in force.
 
 use crate::plan::{Occupant, Plan, PlanError, Seat};
-use crate::supervisor::health::Standing;
+use crate::supervisor::health::Availability;
 use crate::supervisor::rollout::{PlanWithWorkers, Roster, Target};
 use crate::supervisor::state::Phase;
 use crate::supervisor::workers::Stage;
@@ -55,7 +55,7 @@ impl Supervisor {
             Phase::Starting(Start::Fresh) => roster.occupied() > 0,
             // Those of the earlier master are not replaced by workers that do not answer.
             Phase::Starting(Start::FromKernel) => {
-                roster.is_full() && self.standing(&roster.target) == Standing::Serves
+                roster.is_full() && self.availability(&roster.target) == Availability::Serving
             }
             Phase::Serving => roster.occupied() > 0 || !self.clients_may_wait(&roster),
             Phase::Stopping(_) | Phase::Finished => false,

@@ -50,18 +50,18 @@ impl Kernel {
     }
 
     /// Whether the plan in force, or one that may be any moment, names another worker in this one's seat.
-    pub(in crate::supervisor) fn seat_is_anothers(&self, worker: &Worker) -> bool {
+    pub(in crate::supervisor) fn seat_is_taken(&self, worker: &Worker) -> bool {
         let candidates = [Some(&self.in_force), self.outstanding.as_ref()];
-        candidates.into_iter().flatten().any(|candidate| candidate.seats_another(worker))
+        candidates.into_iter().flatten().any(|candidate| candidate.seat_is_taken(worker))
     }
 
     /// The same of whoever listens on these worker ports.
-    pub(in crate::supervisor) fn leads_to(&self, ports: &[Port]) -> bool {
-        let leads_there = |candidate: &PlanWithWorkers| {
+    pub(in crate::supervisor) fn steers_to(&self, ports: &[Port]) -> bool {
+        let steers_there = |candidate: &PlanWithWorkers| {
             let mut occupants = candidate.plan.seats().filter_map(|(_, occupant)| occupant);
             occupants.any(|occupant| *occupant.ports == *ports)
         };
-        leads_there(&self.in_force) || self.outstanding.as_ref().is_some_and(leads_there)
+        steers_there(&self.in_force) || self.outstanding.as_ref().is_some_and(steers_there)
     }
 
     /// Whether clients are let in.

@@ -26,14 +26,15 @@ use crate::supervisor::workers::Retry;
 use crate::supervisor::{Action, Backoff, Event, Supervisor, Timestamp};
 
 /// The least time between two looks: a burst of small changes costs few.
-const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+const VERIFY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// So many repairs within [`WINDOW`] are not held back.
 const BURST: usize = 5;
 const WINDOW: Duration = Duration::from_secs(10);
 
 /// The delays between repairs after those.
-const FIGHT: Backoff = Backoff { min: Duration::from_secs(1), max: Duration::from_secs(30) };
+const INTERFERENCE_BACKOFF: Backoff =
+    Backoff { min: Duration::from_secs(1), max: Duration::from_secs(30) };
 
 /// So long after the last repair the fight is over. Longer than its longest delay: else a table that
 /// is changed all the time would look as if it were left alone.
@@ -92,7 +93,7 @@ pub(in crate::supervisor) struct Repair {
     writer: Option<Writer>,
     outstanding: Option<Outstanding>,
     /// No look before this.
-    next_look: Timestamp,
+    next_verify: Timestamp,
     /// When the latest repairs were made, at most [`BURST`] of them.
     latest: VecDeque<Timestamp>,
     /// Repairs that were held back, in a row.
@@ -104,7 +105,7 @@ pub(in crate::supervisor) struct Repair {
 /// What the master was asked to do and has not answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Outstanding {
-    Look,
+    Verify,
     Restore { what: String },
 }
 
@@ -117,8 +118,8 @@ impl Repair {
         self.is_suspect = true;
     }
 
-    fn look_at(&self) -> Timestamp {
-        self.next_look.max(self.retry.not_before)
+    fn verify_at(&self) -> Timestamp {
+        self.next_verify.max(self.retry.not_before)
     }
 
     /// When the fight is over, if there is one and nothing else happens.
@@ -140,8 +141,8 @@ impl Repair {
             return Duration::ZERO;
         }
         self.held_back = self.held_back.saturating_add(1);
-        let delay = FIGHT.delay(self.held_back);
-        self.next_look = now.after(delay);
+        let delay = INTERFERENCE_BACKOFF.delay(self.held_back);
+        self.next_verify = now.after(delay);
         delay
     }
 }
@@ -161,15 +162,15 @@ impl Supervisor {
     }
 
     /// Looks at the table, if it is suspect and may be looked at now.
-    pub(in crate::supervisor) fn look_after_rules(&mut self, now: Timestamp) {
-        self.end_fight(now);
-        if self.look_deadline().is_none_or(|at| at > now) {
+    pub(in crate::supervisor) fn verify_rules(&mut self, now: Timestamp) {
+        self.end_interference(now);
+        if self.verify_deadline().is_none_or(|at| at > now) {
             return;
         }
         let repair = &mut self.kernel.repair;
         repair.is_suspect = false;
-        repair.next_look = now.after(LOOK_INTERVAL);
-        repair.outstanding = Some(Outstanding::Look);
+        repair.next_verify = now.after(VERIFY_INTERVAL);
+        repair.outstanding = Some(Outstanding::Verify);
         self.actions.push(Action::Verify);
     }
 
@@ -177,19 +178,19 @@ impl Supervisor {
         if let Phase::Finished = self.phase {
             return None;
         }
-        self.look_deadline().into_iter().chain(self.kernel.repair.quiet_at()).min()
+        self.verify_deadline().into_iter().chain(self.kernel.repair.quiet_at()).min()
     }
 
-    fn look_deadline(&self) -> Option<Timestamp> {
+    fn verify_deadline(&self) -> Option<Timestamp> {
         let is_wanted = self.kernel.repair.is_suspect
             && self.kernel.has_rules
             && !self.kernel.is_busy()
             && !matches!(self.phase, Phase::Finished);
-        is_wanted.then(|| self.kernel.repair.look_at())
+        is_wanted.then(|| self.kernel.repair.verify_at())
     }
 
     pub(in crate::supervisor) fn verified(&mut self, finding: Verification, now: Timestamp) {
-        if self.kernel.repair.outstanding != Some(Outstanding::Look) {
+        if self.kernel.repair.outstanding != Some(Outstanding::Verify) {
             return;
         }
         self.kernel.repair.outstanding = None;
@@ -228,7 +229,7 @@ impl Supervisor {
         self.actions.push(Action::Emit(Event::RepairFailed { reason, retry_in }));
     }
 
-    fn end_fight(&mut self, now: Timestamp) {
+    fn end_interference(&mut self, now: Timestamp) {
         let repair = &mut self.kernel.repair;
         if repair.quiet_at().is_some_and(|at| at <= now) {
             repair.held_back = 0;

@@ -135,7 +135,7 @@ fn check_state(world: &World) {
 /// as can be known, and if any worker can serve then every client reaches one.
 fn check_targets(world: &World) {
     let is_ending = |p: &Process| p.signalled || p.told;
-    let can_serve = |p: &Process| p.ready && !is_ending(p) && !p.unfit && p.left_at.is_none();
+    let can_serve = |p: &Process| p.ready && !is_ending(p) && !p.is_excluded && p.left_at.is_none();
     for occupant in world.occupants() {
         if world.is_foreign(occupant) {
             continue;
@@ -175,7 +175,7 @@ fn check_no_new_connections_to_retired(world: &World) {
 fn check_one_worker_a_place(world: &World) {
     let has_place = |worker: &&Worker| {
         matches!(worker.state(), WorkerState::Starting | WorkerState::Live)
-            && world.process_of(worker.id).is_some_and(|it| !it.unfit && !it.stops)
+            && world.process_of(worker.id).is_some_and(|it| !it.is_excluded && !it.stops)
             && !worker.is_drainer
     };
     // One that leaves has a successor beside it.

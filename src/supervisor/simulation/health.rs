@@ -175,7 +175,7 @@ impl Process {
     /// Whether it is sure to stand in a plan that has a place for it: it answers, and has long enough
     /// to come back however often it fell silent.
     fn is_well(&self, now: Timestamp) -> bool {
-        let is_ill = self.silent || self.stops || self.signalled || self.unfit;
+        let is_ill = self.silent || self.stops || self.signalled || self.is_excluded;
         self.ready && !is_ill && !self.was_ill(now)
     }
 

@@ -30,7 +30,7 @@ pub(super) struct State {
 struct Held {
     seat: Seat,
     ports: Arc<[Port]>,
-    unfit: bool,
+    is_excluded: bool,
     /// Since when.
     since: Timestamp,
     half_open: u32,
@@ -128,7 +128,7 @@ impl World {
         let held = Held {
             seat: process.seat,
             ports: process.ports.clone(),
-            unfit: process.unfit,
+            is_excluded: process.is_excluded,
             since: self.now,
             half_open: process.sockets.half_open,
             queued: process.sockets.queued,
@@ -146,7 +146,8 @@ impl World {
         let drainers = self.drainers_after(worker, held.drainers);
         let process = self.processes.get_mut(&pid).expect("it was asked for");
         assert_eq!(process.seat, held.seat, "sockets of another seat");
-        (process.ports, process.unfit, process.reuses_listeners) = (held.ports, held.unfit, true);
+        (process.ports, process.is_excluded, process.reuses_listeners) =
+            (held.ports, held.is_excluded, true);
         process.sockets.queued += held.queued;
         process.sockets.half_open += held.half_open;
         process.drainers = drainers;

@@ -36,10 +36,11 @@ fn spawned(world: &mut World, pid: Pid) {
     }
     let stubborn = world.goes_wrong(20);
     if !world.take_listeners(pid) {
-        let (port, unfit) = if world.goes_wrong(4) { (80, true) } else { (world.next_port, false) };
+        let (port, is_excluded) =
+            if world.goes_wrong(4) { (80, true) } else { (world.next_port, false) };
         world.next_port += 1;
         let process = world.processes.get_mut(&pid).expect("it was asked for");
-        (process.ports, process.unfit) = (Port::new(port).into_iter().collect(), unfit);
+        (process.ports, process.is_excluded) = (Port::new(port).into_iter().collect(), is_excluded);
     }
     let now = world.now;
     let process = world.processes.get_mut(&pid).expect("it was asked for");

@@ -25,7 +25,7 @@ pub(super) struct Process {
     /// Empty until it is spawned.
     pub(super) ports: Arc<[Port]>,
     /// The plan cannot take its ports.
-    pub(super) unfit: bool,
+    pub(super) is_excluded: bool,
     /// Its sockets listen.
     pub(super) listens: bool,
     /// The supervisor was told that it listens.
@@ -94,7 +94,7 @@ impl Process {
             generation: Generation(7),
             started: Timestamp::START,
             ports: Arc::new([]),
-            unfit: false,
+            is_excluded: false,
             listens: false,
             ready: false,
             hangs: false,

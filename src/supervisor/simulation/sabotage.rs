@@ -284,7 +284,7 @@ impl Sabotage {
                 actions.retain(|action| *action != Action::Verify);
                 actions.extend(other.map(Action::Commit));
             }
-            Fault::ForgetsBackoffs if world.crash.is_adopting => supervisor.respawns.clear(),
+            Fault::ForgetsBackoffs if world.crash.is_adopting => supervisor.backoffs.clear(),
             Fault::ForgetsHistory if world.crash.is_adopting => supervisor.before = None,
             Fault::ForgetsTheRetired
             | Fault::EndsTheAdopted
@@ -345,7 +345,7 @@ impl Sabotage {
             Fault::ReusesANumber => supervisor.last_generation = Generation::FIRST,
             Fault::RetiresFirst => {
                 let leaves = |it: &&mut Worker| it.leaving.is_some() && it.is_live();
-                supervisor.workers.values_mut().filter(leaves).for_each(|it| it.unfit = true);
+                supervisor.workers.values_mut().filter(leaves).for_each(|it| it.is_excluded = true);
             }
             Fault::ForgetsTheBudget => supervisor.rate_limiter = RateLimiter::default(),
             Fault::NeverGivesUp => supervisor.settings.give_up = None,

@@ -105,12 +105,12 @@ impl Supervisor {
         for adopted in workers {
             supervisor.adopt_worker(adopted);
         }
-        supervisor.go_on_replacing();
+        supervisor.resume_replacements();
         if in_force {
             let plan = supervisor.plan();
             let told = history.target.clone();
-            let told =
-                told.and_then(|(generation, weights)| Target::told_of(plan, generation, weights));
+            let told = told
+                .and_then(|(generation, weights)| Target::from_snapshot(plan, generation, weights));
             supervisor.target = match told {
                 Some(target) => target,
                 None => Target::found_in(plan, &supervisor.settings.weights)?,
@@ -125,7 +125,7 @@ impl Supervisor {
             // The new workers are of the generation of the plan, in which none has served yet.
             supervisor.target.generation = supervisor.generation();
             supervisor.kernel.has_rules = false;
-            supervisor.kernel.in_force.roster = supervisor.roster_before()?;
+            supervisor.kernel.in_force.roster = supervisor.previous_roster()?;
             if supervisor.kernel.in_force.roster.is_none() {
                 supervisor.phase = Phase::Starting(Start::Fresh);
             }
@@ -134,7 +134,7 @@ impl Supervisor {
             let seat = respawn.seat;
             if let Some(generation) = supervisor.target.generation_in(seat) {
                 let respawn = SeatBackoff::restored(respawn);
-                supervisor.respawns.insert((seat, generation), respawn);
+                supervisor.backoffs.insert((seat, generation), respawn);
             }
         }
         supervisor.restore(history, in_force);
@@ -171,7 +171,7 @@ impl Supervisor {
             adopted;
         let WorkerSnapshot { is_superseded, extended, holds_listeners, .. } = adopted;
         let mut worker = Worker::new(id, seat, generation, started);
-        worker.unfit = is_superseded;
+        worker.is_excluded = is_superseded;
         worker.health = Health::with_extension(extended);
         worker.ports = Some(ports).filter(|ports| !ports.is_empty());
         worker.pid = Some(pid);
@@ -183,10 +183,10 @@ impl Supervisor {
             AdoptedStage::Starting => Stage::Starting,
             AdoptedStage::Retired { since } => Stage::Retired(Retirement::new(since)),
             AdoptedStage::Dying { terminate_at: Some(terminate_at), .. } => {
-                Stage::Dying { since: started, ending: Ending::Told { terminate_at } }
+                Stage::Dying { since: started, ending: Ending::Ordered { terminate_at } }
             }
             AdoptedStage::Dying { terminate_at: None, kill_at } => {
-                Stage::Dying { since: started, ending: Ending::Asked { kill_at } }
+                Stage::Dying { since: started, ending: Ending::Terminated { kill_at } }
             }
         };
         let state = worker.state();
@@ -200,7 +200,7 @@ impl Supervisor {
 
     /// A worker in force beside which another for its place was handed over is being replaced: whoever
     /// wanted that, for whatever cause, still does.
-    fn go_on_replacing(&mut self) {
+    fn resume_replacements(&mut self) {
         let is_starting = |worker: &&Worker| matches!(worker.stage, Stage::Starting);
         let starting = self.workers.values().filter(is_starting);
         let places: Vec<(Seat, Generation)> =
@@ -213,16 +213,16 @@ impl Supervisor {
     }
 
     /// The master begins.
-    pub(in crate::supervisor) fn begin_with_adopted(&mut self, now: Timestamp) {
+    pub(in crate::supervisor) fn start(&mut self, now: Timestamp) {
         let is_starting =
             |worker: &&mut Worker| worker.adopted && matches!(worker.stage, Stage::Starting);
         for worker in self.workers.values_mut().filter(is_starting) {
-            worker.health.spare_until(now.after(FIRST_LOOK));
+            worker.health.grant_until(now.after(FIRST_LOOK));
         }
     }
 
     /// The adopted workers that serve other listeners than those to come.
-    fn roster_before(&self) -> Result<Option<Roster>, PlanError> {
+    fn previous_roster(&self) -> Result<Option<Roster>, PlanError> {
         let live = || self.workers.values().filter(|it| it.state() == WorkerState::Live);
         let Some(last) = live().map(|worker| worker.seat.index()).max() else { return Ok(None) };
         let generation = live().map(|worker| worker.generation).max();

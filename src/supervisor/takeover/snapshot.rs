@@ -60,10 +60,10 @@ impl Supervisor {
     /// [under way](Self::may_hand_over).
     pub fn snapshot(&self) -> Snapshot {
         let respawn = |(seat, generation): (Seat, Generation)| {
-            Some(self.respawns.get(&(seat, generation))?.snapshot(seat))
+            Some(self.backoffs.get(&(seat, generation))?.snapshot(seat))
         };
         Snapshot {
-            workers: self.workers.values().filter_map(|it| self.adopted_of(it)).collect(),
+            workers: self.workers.values().filter_map(|it| self.worker_snapshot(it)).collect(),
             backoffs: self.target.places().filter_map(respawn).collect(),
             history: History {
                 target: Some((self.target.generation, self.target.weights.clone())),
@@ -75,7 +75,7 @@ impl Supervisor {
         }
     }
 
-    fn adopted_of(&self, worker: &Worker) -> Option<WorkerSnapshot> {
+    fn worker_snapshot(&self, worker: &Worker) -> Option<WorkerSnapshot> {
         let stage = match &worker.stage {
             Stage::Starting | Stage::Ready { .. } => AdoptedStage::Starting,
             Stage::Live { .. } => AdoptedStage::InForce,
@@ -83,11 +83,11 @@ impl Supervisor {
             Stage::Reactivating(reactivation) => {
                 AdoptedStage::Retired { since: reactivation.retirement.since() }
             }
-            Stage::Dying { ending: Ending::Told { terminate_at }, .. } => AdoptedStage::Dying {
+            Stage::Dying { ending: Ending::Ordered { terminate_at }, .. } => AdoptedStage::Dying {
                 terminate_at: Some(*terminate_at),
                 kill_at: terminate_at.after(self.settings.die),
             },
-            Stage::Dying { ending: Ending::Asked { kill_at }, .. } => {
+            Stage::Dying { ending: Ending::Terminated { kill_at }, .. } => {
                 AdoptedStage::Dying { terminate_at: None, kill_at: *kill_at }
             }
             Stage::Dying { since, .. } => {
@@ -103,7 +103,7 @@ impl Supervisor {
             pid: worker.pid?,
             started: worker.started,
             stage,
-            is_superseded: worker.unfit || worker.is_drainer || is_closing,
+            is_superseded: worker.is_excluded || worker.is_drainer || is_closing,
             extended: worker.health.extended(),
             holds_listeners: worker.holds_listeners,
         })

@@ -38,16 +38,16 @@ pub(in crate::supervisor) struct SeatBackoff {
     /// When the last workers were lost, oldest first; no more than [`GiveUp::failures`].
     losses: VecDeque<Timestamp>,
     /// Until when it rests.
-    rests_until: Option<Timestamp>,
+    given_up_until: Option<Timestamp>,
 }
 
 /// What follows when a worker is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::supervisor) enum Next {
+pub(in crate::supervisor) enum NextSpawn {
     /// The next worker, after this delay.
     After(Duration),
     /// None for this long.
-    Rest(Duration),
+    GiveUpFor(Duration),
 }
 
 impl SeatBackoff {
@@ -57,10 +57,14 @@ impl SeatBackoff {
             failures,
             not_before,
             losses,
-            rests_until,
+            given_up_until,
             ..
         } = from;
-        Self { retry: Retry { failures, not_before }, losses: losses.into(), rests_until }
+        Self {
+            retry: Retry { failures, not_before },
+            losses: losses.into(),
+            given_up_until: rests_until,
+        }
     }
 
     /// What the next master has to know of that of this seat.
@@ -68,13 +72,13 @@ impl SeatBackoff {
         &self,
         seat: Seat,
     ) -> crate::supervisor::SeatBackoffSnapshot {
-        let Self { retry: Retry { failures, not_before }, losses, rests_until } = self;
+        let Self { retry: Retry { failures, not_before }, losses, given_up_until } = self;
         crate::supervisor::SeatBackoffSnapshot {
             seat,
             failures: *failures,
             not_before: *not_before,
             losses: losses.iter().copied().collect(),
-            rests_until: *rests_until,
+            rests_until: *given_up_until,
         }
     }
 
@@ -86,15 +90,15 @@ impl SeatBackoff {
         backoff: &Backoff,
         give_up: Option<GiveUp>,
         now: Timestamp,
-    ) -> Next {
+    ) -> NextSpawn {
         let delay = if was_steady {
             self.retry = Retry { failures: 0, not_before: now };
             Duration::ZERO
         } else {
             self.retry.failed(backoff, now)
         };
-        self.rests_until = None;
-        let Some(give_up) = give_up else { return Next::After(delay) };
+        self.given_up_until = None;
+        let Some(give_up) = give_up else { return NextSpawn::After(delay) };
         let most = usize::try_from(give_up.failures.max(1)).unwrap_or(usize::MAX);
         self.losses.push_back(now);
         while self.losses.len() > most {
@@ -103,25 +107,25 @@ impl SeatBackoff {
         let first = self.losses.front().filter(|_| self.losses.len() == most);
         if first.is_some_and(|first| now.since(*first) < give_up.window) {
             let rest = give_up.window.max(delay);
-            self.rests_until = Some(now.after(rest));
-            return Next::Rest(rest);
+            self.given_up_until = Some(now.after(rest));
+            return NextSpawn::GiveUpFor(rest);
         }
-        Next::After(delay)
+        NextSpawn::After(delay)
     }
 
     /// No worker before this.
     pub(in crate::supervisor) fn not_before(&self) -> Timestamp {
-        self.retry.not_before.max(self.rests_until.unwrap_or_default())
+        self.retry.not_before.max(self.given_up_until.unwrap_or_default())
     }
 
     /// Whether it rests.
-    pub(in crate::supervisor) fn rests(&self, now: Timestamp) -> bool {
-        self.rests_until.is_some_and(|until| now < until)
+    pub(in crate::supervisor) fn is_given_up(&self, now: Timestamp) -> bool {
+        self.given_up_until.is_some_and(|until| now < until)
     }
 
     /// Somebody wants to see it tried again.
-    pub(in crate::supervisor) fn forgive(&mut self) {
-        if self.rests_until.take().is_some() {
+    pub(in crate::supervisor) fn reset(&mut self) {
+        if self.given_up_until.take().is_some() {
             self.retry = Retry::default();
         }
         self.losses.clear();
@@ -140,7 +144,7 @@ mod tests {
     }
 
     /// What follows upon losses at these seconds.
-    fn follows(respawn: &mut SeatBackoff, was_steady: bool, seconds: &[u64]) -> Vec<Next> {
+    fn follows(respawn: &mut SeatBackoff, was_steady: bool, seconds: &[u64]) -> Vec<NextSpawn> {
         let lose = |second: &u64| respawn.lost(was_steady, &BACKOFF, GIVE_UP, at(*second));
         seconds.iter().map(lose).collect()
     }
@@ -149,17 +153,24 @@ mod tests {
     fn the_third_loss_within_a_minute_is_followed_by_a_rest_of_a_minute() {
         let mut respawn = SeatBackoff::default();
         let next = follows(&mut respawn, false, &[0, 30, 59]);
-        assert_eq!(next, [Next::After(SECOND), Next::After(2 * SECOND), Next::Rest(60 * SECOND)]);
-        assert!(respawn.rests(at(118)) && !respawn.rests(at(119)));
+        assert_eq!(
+            next,
+            [
+                NextSpawn::After(SECOND),
+                NextSpawn::After(2 * SECOND),
+                NextSpawn::GiveUpFor(60 * SECOND)
+            ]
+        );
+        assert!(respawn.is_given_up(at(118)) && !respawn.is_given_up(at(119)));
         assert_eq!(respawn.not_before(), at(119));
-        assert_eq!(follows(&mut respawn, false, &[119]), [Next::After(8 * SECOND)], "one try");
-        assert!(!respawn.rests(at(119)));
+        assert_eq!(follows(&mut respawn, false, &[119]), [NextSpawn::After(8 * SECOND)], "one try");
+        assert!(!respawn.is_given_up(at(119)));
     }
 
     #[test]
     fn losses_that_lie_apart_are_followed_by_delays_alone() {
         let next = follows(&mut SeatBackoff::default(), false, &[0, 30, 60, 90]);
-        assert!(next.iter().all(|next| matches!(next, Next::After(_))), "{next:?}");
+        assert!(next.iter().all(|next| matches!(next, NextSpawn::After(_))), "{next:?}");
     }
 
     #[test]
@@ -167,7 +178,11 @@ mod tests {
         let next = follows(&mut SeatBackoff::default(), true, &[0, 20, 40]);
         assert_eq!(
             next,
-            [Next::After(Duration::ZERO), Next::After(Duration::ZERO), Next::Rest(60 * SECOND)]
+            [
+                NextSpawn::After(Duration::ZERO),
+                NextSpawn::After(Duration::ZERO),
+                NextSpawn::GiveUpFor(60 * SECOND)
+            ]
         );
     }
 
@@ -175,9 +190,12 @@ mod tests {
     fn a_request_ends_the_rest_and_the_count() {
         let mut respawn = SeatBackoff::default();
         follows(&mut respawn, false, &[0, 1, 2]);
-        respawn.forgive();
-        assert_eq!((respawn.rests(at(2)), respawn.not_before()), (false, Timestamp::START));
-        assert_eq!(follows(&mut respawn, false, &[3, 4]).last(), Some(&Next::After(2 * SECOND)));
+        respawn.reset();
+        assert_eq!((respawn.is_given_up(at(2)), respawn.not_before()), (false, Timestamp::START));
+        assert_eq!(
+            follows(&mut respawn, false, &[3, 4]).last(),
+            Some(&NextSpawn::After(2 * SECOND))
+        );
     }
 
     const SECOND: Duration = Duration::from_secs(1);

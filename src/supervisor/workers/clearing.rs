@@ -18,7 +18,7 @@ use crate::supervisor::{
 /// A wish to see retired workers ended.
 #[derive(Debug, Clone)]
 pub(in crate::supervisor) struct Clearing {
-    wish: Wish,
+    origin: Origin,
     /// Those that are to go; `None`: all seats have to be occupied first.
     workers: Option<BTreeSet<WorkerId>>,
     /// How many of them were left when that was told last.
@@ -27,19 +27,19 @@ pub(in crate::supervisor) struct Clearing {
 
 /// Whose wish it is.
 #[derive(Debug, Clone, Copy)]
-enum Wish {
+enum Origin {
     /// An operator's.
-    Clear(RequestId),
+    Operator(RequestId),
     /// An operator's, after a reload to this generation.
     Restart(RequestId, Generation),
     /// That of the settings: the workers of an earlier master, all at once.
     KillOld,
 }
 
-impl Wish {
+impl Origin {
     fn request(self) -> Option<RequestId> {
         match self {
-            Self::Clear(request) | Self::Restart(request, _) => Some(request),
+            Self::Operator(request) | Self::Restart(request, _) => Some(request),
             Self::KillOld => None,
         }
     }
@@ -52,7 +52,7 @@ impl Supervisor {
         }
         let workers: BTreeSet<WorkerId> = self.retired().map(|worker| worker.id).collect();
         let left = workers.len();
-        let clearing = Clearing { wish: Wish::Clear(request), workers: Some(workers), left };
+        let clearing = Clearing { origin: Origin::Operator(request), workers: Some(workers), left };
         self.clearings.push(clearing);
     }
 
@@ -74,15 +74,15 @@ impl Supervisor {
         }
         let generation = self.target.generation;
         self.progress(request, Progress::Swapped { generation });
-        let wish = Wish::Restart(request, generation);
-        self.clearings.push(Clearing { wish, workers: None, left: 0 });
+        let origin = Origin::Restart(request, generation);
+        self.clearings.push(Clearing { origin, workers: None, left: 0 });
     }
 
     /// A plan of this master is in force, in place of that of an earlier one; or that one's still is,
     /// and holds.
     pub(in crate::supervisor) fn end_old_workers(&mut self) {
         if self.settings.kill_old {
-            self.clearings.push(Clearing { wish: Wish::KillOld, workers: None, left: 0 });
+            self.clearings.push(Clearing { origin: Origin::KillOld, workers: None, left: 0 });
         }
     }
 
@@ -92,9 +92,9 @@ impl Supervisor {
             return self.give_up_clearings();
         }
         self.begin_clearings();
-        while let Some((id, is_patient)) = self.next_cleared(now) {
+        while let Some((id, is_staggered)) = self.next_cleared(now) {
             self.end(id, EndReason::Cleared, now);
-            if is_patient {
+            if is_staggered {
                 self.next_end = now.after(self.settings.stagger);
             }
         }
@@ -105,7 +105,7 @@ impl Supervisor {
 
     /// When [`Self::advance_clearings`] has something to do.
     pub(in crate::supervisor) fn clear_deadline(&self) -> Option<Timestamp> {
-        self.to_clear().map(|(worker, is_patient)| self.clear_at(worker, is_patient)).min()
+        self.to_clear().map(|(worker, is_staggered)| self.clear_at(worker, is_staggered)).min()
     }
 
     /// When a retired worker may be ended that could go on: not before all who were sent to it have
@@ -129,7 +129,7 @@ impl Supervisor {
     pub(in crate::supervisor) fn is_reached(&self, worker: &Worker) -> bool {
         let has_their_sockets = || {
             let ports = worker.ports.as_ref().filter(|_| worker.reuses_listeners);
-            ports.is_some_and(|ports| self.kernel.leads_to(ports))
+            ports.is_some_and(|ports| self.kernel.steers_to(ports))
         };
         self.kernel.is_open() && (self.kernel.names(worker) || has_their_sockets())
     }
@@ -152,15 +152,16 @@ impl Supervisor {
             let is_among = |clearing: &&Clearing| {
                 clearing.workers.as_ref().is_some_and(|workers| workers.contains(&worker.id))
             };
-            let mut wishes = self.clearings.iter().filter(is_among).map(|clearing| clearing.wish);
-            let first = wishes.next()?;
-            let is_hurried = |wish| matches!(wish, Wish::KillOld);
-            Some((worker, !is_hurried(first) && !wishes.any(is_hurried)))
+            let mut origins =
+                self.clearings.iter().filter(is_among).map(|clearing| clearing.origin);
+            let first = origins.next()?;
+            let is_hurried = |origin| matches!(origin, Origin::KillOld);
+            Some((worker, !is_hurried(first) && !origins.any(is_hurried)))
         })
     }
 
-    fn clear_at(&self, worker: &Worker, is_patient: bool) -> Timestamp {
-        match is_patient {
+    fn clear_at(&self, worker: &Worker, is_staggered: bool) -> Timestamp {
+        match is_staggered {
             true => self.next_end.max(self.may_end_at(worker)),
             false => self.may_end_at(worker),
         }
@@ -168,8 +169,8 @@ impl Supervisor {
 
     fn next_cleared(&self, now: Timestamp) -> Option<(WorkerId, bool)> {
         let is_due =
-            |(worker, is_patient): &(&Worker, bool)| self.clear_at(worker, *is_patient) <= now;
-        self.to_clear().find(is_due).map(|(worker, is_patient)| (worker.id, is_patient))
+            |(worker, is_staggered): &(&Worker, bool)| self.clear_at(worker, *is_staggered) <= now;
+        self.to_clear().find(is_due).map(|(worker, is_staggered)| (worker.id, is_staggered))
     }
 
     /// Tells how many are left, if that has changed. Returns whether the wish is fulfilled.
@@ -180,11 +181,11 @@ impl Supervisor {
         let left = workers.iter().filter(is_left).count();
         let of = workers.len();
         let is_news = std::mem::replace(&mut clearing.left, left) != left;
-        match clearing.wish.request() {
+        match clearing.origin.request() {
             Some(request) if left == 0 => {
-                let done = match clearing.wish {
-                    Wish::Restart(_, generation) => Done::Restarted { generation, ended: of },
-                    Wish::Clear(_) | Wish::KillOld => Done::Cleared { ended: of },
+                let done = match clearing.origin {
+                    Origin::Restart(_, generation) => Done::Restarted { generation, ended: of },
+                    Origin::Operator(_) | Origin::KillOld => Done::Cleared { ended: of },
                 };
                 self.reply(request, Ok(done));
             }
@@ -196,7 +197,7 @@ impl Supervisor {
 
     fn give_up_clearings(&mut self) {
         for clearing in std::mem::take(&mut self.clearings) {
-            if let Some(request) = clearing.wish.request() {
+            if let Some(request) = clearing.origin.request() {
                 self.actions.push(Action::Reply { request, outcome: Err(Refusal::Stopping) });
             }
         }

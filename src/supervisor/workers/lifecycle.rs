@@ -13,7 +13,7 @@ impl Supervisor {
                 Stage::Starting => self.time_out(id, now),
                 Stage::Retired(_) => self.end(id, EndReason::DrainLimit, now),
                 Stage::Reactivating(_) => self.reactivation_timed_out(id, now),
-                Stage::Dying { ending: Ending::Told { .. }, .. } => self.terminate(id, now),
+                Stage::Dying { ending: Ending::Ordered { .. }, .. } => self.terminate(id, now),
                 Stage::Dying { .. } => self.kill(id),
                 Stage::Ready { .. } | Stage::Live { .. } => {}
             }
@@ -43,8 +43,8 @@ impl Supervisor {
             Stage::Ready { .. } | Stage::Live { .. } => None,
             Stage::Retired(retirement) => retirement.deadline(&self.settings),
             Stage::Reactivating(reactivation) => reactivation.deadline(),
-            Stage::Dying { ending: Ending::Told { terminate_at }, .. } => Some(*terminate_at),
-            Stage::Dying { ending: Ending::Asked { kill_at }, .. } => Some(*kill_at),
+            Stage::Dying { ending: Ending::Ordered { terminate_at }, .. } => Some(*terminate_at),
+            Stage::Dying { ending: Ending::Terminated { kill_at }, .. } => Some(*kill_at),
             Stage::Dying { .. } => None,
         }
     }
@@ -66,7 +66,7 @@ impl Supervisor {
             let worker = &self.workers[&id];
             match worker.stage {
                 Stage::Live { .. } if is_next(worker) => {}
-                Stage::Live { .. } if self.wants(worker) && self.is_set_aside(worker) => {}
+                Stage::Live { .. } if self.wants(worker) && self.keeps_seat_unhealthy(worker) => {}
                 Stage::Live { .. } => self.retire(id, now),
                 Stage::Reactivating(_) if !self.wants(worker) => self.retire_again(id, now),
                 Stage::Starting | Stage::Ready { .. } if !self.wants(worker) => {
@@ -87,14 +87,14 @@ impl Supervisor {
         let ports = worker.ports.as_ref().filter(|_| worker.reuses_listeners);
         let is_closed = || self.is_stopping() && self.is_closed();
         matches!(worker.stage, Stage::Ready { .. })
-            && ports.is_some_and(|ports| self.kernel.leads_to(ports))
+            && ports.is_some_and(|ports| self.kernel.steers_to(ports))
             && !is_closed()
     }
 
     /// Whether a worker that was never in force may have connections all the same: by the sockets that
     /// it has inherited, or under an earlier master.
     fn may_have_had_clients(&self, worker: &Worker) -> bool {
-        let serves = matches!(worker.stage, Stage::Ready { .. }) && !worker.unfit;
+        let serves = matches!(worker.stage, Stage::Ready { .. }) && !worker.is_excluded;
         worker.adopted || (worker.reuses_listeners && serves)
     }
 
@@ -103,23 +103,23 @@ impl Supervisor {
             return !self.stops_at_once();
         }
         let in_rollout = || self.rollout.as_ref().is_some_and(|r| r.to.includes(worker));
-        let is_fit = !worker.unfit && !worker.health.is_stopping();
+        let is_fit = !worker.is_excluded && !worker.health.is_stopping();
         is_fit && !self.is_stopping() && (self.target.includes(worker) || in_rollout())
     }
 
     pub(in crate::supervisor) fn retire(&mut self, id: WorkerId, now: Timestamp) {
-        self.end_return(id, now);
+        self.end_recovery(id, now);
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.stage = Stage::Retired(Retirement::new(now));
         self.actions.push(Action::Emit(worker.retired_event()));
-        self.note_retirement(id, now);
+        self.record_retirement(id, now);
     }
 
     /// Retires a worker that no plan of this master has named. One that was not seen to listen is not to
     /// serve again either: of two in a place a rollback goes back to the one that did.
     fn retire_unserved(&mut self, id: WorkerId, now: Timestamp) {
         if let Some(worker) = self.workers.get_mut(&id) {
-            worker.unfit |= matches!(worker.stage, Stage::Starting);
+            worker.is_excluded |= matches!(worker.stage, Stage::Starting);
         }
         self.retire(id, now);
     }
@@ -141,7 +141,7 @@ impl Supervisor {
             && worker.pid.is_some()
         {
             if worker.link.is_open() && !self.settings.die.is_zero() {
-                *ending = Ending::Told { terminate_at: now.after(self.settings.die) };
+                *ending = Ending::Ordered { terminate_at: now.after(self.settings.die) };
                 self.actions.push(Action::OrderStop { worker: id });
             } else {
                 self.terminate(id, now);
@@ -152,7 +152,7 @@ impl Supervisor {
     pub(in crate::supervisor) fn terminate(&mut self, id: WorkerId, now: Timestamp) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if let Stage::Dying { ending, .. } = &mut worker.stage {
-            *ending = Ending::Asked { kill_at: now.after(self.settings.die) };
+            *ending = Ending::Terminated { kill_at: now.after(self.settings.die) };
             self.actions.push(Action::Terminate { worker: id });
         }
     }

@@ -19,7 +19,7 @@ impl LinkState {
         self.is_open
     }
 
-    fn is_to_be_told(self) -> bool {
+    fn needs_retire_order(self) -> bool {
         self.is_open && !self.knows_retired
     }
 
@@ -47,7 +47,7 @@ impl Supervisor {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.link = LinkState { is_open: true, knows_retired };
         let gets_ready = matches!(worker.stage, Stage::Starting | Stage::Ready { .. });
-        worker.unfit |= knows_retired && worker.adopted && gets_ready;
+        worker.is_excluded |= knows_retired && worker.adopted && gets_ready;
     }
 
     pub(in crate::supervisor) fn link_closed(&mut self, id: WorkerId) {
@@ -59,7 +59,7 @@ impl Supervisor {
     /// A worker that does not do what it is told gets a signal at once.
     pub(in crate::supervisor) fn order_unanswered(&mut self, id: WorkerId, now: Timestamp) {
         let is_told = self.workers.get(&id).is_some_and(|worker| {
-            matches!(worker.stage, Stage::Dying { ending: Ending::Told { .. }, .. })
+            matches!(worker.stage, Stage::Dying { ending: Ending::Ordered { .. }, .. })
         });
         if is_told {
             self.terminate(id, now);
@@ -68,9 +68,10 @@ impl Supervisor {
 
     /// Tells workers that they are retired: not before those who were sent to them have been
     /// accepted, since a worker may stop to listen then; nor while a rollback may call them back.
-    pub(in crate::supervisor) fn tell_retired(&mut self, now: Timestamp) {
-        let is_to_be_told = |worker: &&Worker| worker.is_settled() && worker.link.is_to_be_told();
-        let settled = self.workers.values().filter(is_to_be_told).map(|worker| worker.id);
+    pub(in crate::supervisor) fn order_retirements(&mut self, now: Timestamp) {
+        let needs_retire_order =
+            |worker: &&Worker| worker.is_settled() && worker.link.needs_retire_order();
+        let settled = self.workers.values().filter(needs_retire_order).map(|worker| worker.id);
         for id in settled.collect::<Vec<_>>() {
             if !self.is_kept(id, now)
                 && let Some(worker) = self.workers.get_mut(&id)

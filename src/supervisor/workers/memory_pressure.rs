@@ -16,7 +16,7 @@
 //!
 //! While memory is short each look is followed by another one at the proportional memory. If that
 //! has shown that there is enough, the next is made when the resident memory has grown by what was
-//! free, or after [`RECHECK`]: pages that processes share become their own when they are written to,
+//! free, or after [`REMEASURE_AFTER`]: pages that processes share become their own when they are written to,
 //! which the resident memory does not show.
 
 use std::cmp::Reverse;
@@ -28,10 +28,10 @@ use crate::supervisor::{
 };
 
 /// After so long the proportional memory is measured again although it was not too much.
-const RECHECK: Duration = Duration::from_secs(10);
+const REMEASURE_AFTER: Duration = Duration::from_secs(10);
 
 /// After so long a measurement that was asked for is not waited for any more.
-const PATIENCE: Duration = Duration::from_secs(10);
+const MEASURE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The part of the low mark that memory has to fall below it before a crossing is told of again.
 const HYSTERESIS: u64 = 20;
@@ -42,15 +42,15 @@ pub(in crate::supervisor) struct MemoryPressure {
     /// When the proportional memory was asked for; `None`: it is not.
     asked: Option<Timestamp>,
     /// The last look at the proportional memory, unless it is certain since that there is enough.
-    look: Option<Look>,
+    measurement: Option<Measurement>,
     /// The highest mark whose crossing was told of.
-    told: Level,
+    reported: Level,
     /// It was told that nothing is left to be ended.
-    told_short: bool,
+    reported_shortage: bool,
 }
 
 #[derive(Debug, Clone)]
-struct Look {
+struct Measurement {
     at: Timestamp,
     shared: MemoryUsage,
     /// All resident memory then.
@@ -68,20 +68,20 @@ enum Level {
 /// One step against the want of memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
-    Ask(WorkerId),
+    Terminate(WorkerId),
     Kill(WorkerId),
 }
 
 impl Supervisor {
     /// Takes in how much resident memory there is.
-    pub(in crate::supervisor) fn measured(&mut self, footprint: &MemoryUsage, now: Timestamp) {
-        self.take_resident(footprint);
+    pub(in crate::supervisor) fn resident_measured(&mut self, usage: &MemoryUsage, now: Timestamp) {
+        self.record_rss(usage);
         let Some(marks) = self.settings.memory.marks else { return };
-        let resident = footprint.total();
+        let resident = usage.total();
         if resident <= marks.low {
-            self.memory_pressure.look = None;
-            self.fell_to(resident, marks);
-        } else if self.wants_shared(resident, marks, now) {
+            self.memory_pressure.measurement = None;
+            self.report_recovery(resident, marks);
+        } else if self.needs_proportional(resident, marks, now) {
             self.memory_pressure.asked = Some(now);
             let runs = |worker: &&Worker| worker.pid.is_some();
             let workers = self.workers.values().filter(runs).map(|worker| worker.id).collect();
@@ -89,19 +89,20 @@ impl Supervisor {
         }
     }
 
-    fn wants_shared(&self, resident: u64, marks: Marks, now: Timestamp) -> bool {
-        if self.memory_pressure.asked.is_some_and(|asked| now.since(asked) < PATIENCE) {
+    fn needs_proportional(&self, resident: u64, marks: Marks, now: Timestamp) -> bool {
+        if self.memory_pressure.asked.is_some_and(|asked| now.since(asked) < MEASURE_TIMEOUT) {
             return false;
         }
-        self.memory_pressure.look.as_ref().is_none_or(|look| {
-            let free = marks.low.saturating_sub(look.shared.total());
-            resident.saturating_sub(look.resident) >= free || now.since(look.at) >= RECHECK
+        self.memory_pressure.measurement.as_ref().is_none_or(|measurement| {
+            let free = marks.low.saturating_sub(measurement.shared.total());
+            resident.saturating_sub(measurement.resident) >= free
+                || now.since(measurement.at) >= REMEASURE_AFTER
         })
     }
 
     /// Takes in how much proportional memory there is. What could not be measured counts with its
     /// resident size.
-    pub(in crate::supervisor) fn measured_shared(
+    pub(in crate::supervisor) fn proportional_measured(
         &mut self,
         mut shared: MemoryUsage,
         now: Timestamp,
@@ -115,26 +116,27 @@ impl Supervisor {
             shared.workers.entry(*id).or_insert(*bytes);
         }
         let used = shared.total();
-        self.memory_pressure.look = Some(Look { at: now, shared, resident: resident.total() });
-        self.fell_to(used, marks);
-        self.tell_crossing(used, marks);
+        self.memory_pressure.measurement =
+            Some(Measurement { at: now, shared, resident: resident.total() });
+        self.report_recovery(used, marks);
+        self.report_crossing(used, marks);
     }
 
     /// Takes the next step against the want of memory, if one is due.
-    pub(in crate::supervisor) fn relieve(&mut self, now: Timestamp) {
+    pub(in crate::supervisor) fn relieve_memory_pressure(&mut self, now: Timestamp) {
         while self.next_end <= now {
             match self.next_step(now) {
-                Some(Step::Ask(id)) => self.end(id, EndReason::LowMemory, now),
+                Some(Step::Terminate(id)) => self.end(id, EndReason::LowMemory, now),
                 Some(Step::Kill(id)) => self.kill_for_memory(id, now),
                 None => break,
             }
             self.next_end = now.after(self.settings.stagger);
         }
-        self.tell_if_short();
+        self.report_shortage();
     }
 
-    /// When [`Self::relieve`] has something to do.
-    pub(in crate::supervisor) fn relief_deadline(&self) -> Option<Timestamp> {
+    /// When [`Self::relieve_memory_pressure`] has something to do.
+    pub(in crate::supervisor) fn memory_deadline(&self) -> Option<Timestamp> {
         let marks = self.settings.memory.marks?;
         let first = match self.bytes(|worker| !is_killed(worker))? > marks.high {
             true => self.killable().next().map(|_| Timestamp::START)?,
@@ -155,7 +157,7 @@ impl Supervisor {
         if self.bytes(|worker| !is_dying(worker))? > marks.low {
             let may_end = |worker: &&Worker| self.may_end_at(worker) <= now;
             let retired = self.retired().filter(may_end);
-            return first(retired.min_by_key(|worker| self.rank(worker))).map(Step::Ask);
+            return first(retired.min_by_key(|worker| self.rank(worker))).map(Step::Terminate);
         }
         None
     }
@@ -163,17 +165,20 @@ impl Supervisor {
     /// What the master has, and those of the workers that are still there and meant; `None` if that
     /// is not known.
     fn bytes(&self, is_meant: impl Fn(&Worker) -> bool) -> Option<u64> {
-        let look = self.memory_pressure.look.as_ref()?;
+        let measurement = self.memory_pressure.measurement.as_ref()?;
         let of = |(id, bytes): (&WorkerId, &u64)| {
             self.workers.get(id).filter(|worker| is_meant(worker)).map(|_| *bytes)
         };
-        let workers = look.shared.workers.iter().filter_map(of);
-        Some(workers.fold(look.shared.master, u64::saturating_add))
+        let workers = measurement.shared.workers.iter().filter_map(of);
+        Some(workers.fold(measurement.shared.master, u64::saturating_add))
     }
 
     fn bytes_of(&self, worker: &Worker) -> u64 {
-        let look = self.memory_pressure.look.as_ref();
-        look.and_then(|look| look.shared.workers.get(&worker.id)).copied().unwrap_or(0)
+        let measurement = self.memory_pressure.measurement.as_ref();
+        measurement
+            .and_then(|measurement| measurement.shared.workers.get(&worker.id))
+            .copied()
+            .unwrap_or(0)
     }
 
     /// Those that may be killed: retired ones, and those that were asked to end and have not.
@@ -181,7 +186,7 @@ impl Supervisor {
         let may_be_killed = |worker: &&Worker| {
             matches!(
                 worker.stage,
-                Stage::Retired(_) | Stage::Dying { ending: Ending::Asked { .. }, .. }
+                Stage::Retired(_) | Stage::Dying { ending: Ending::Terminated { .. }, .. }
             )
         };
         self.workers.values().filter(may_be_killed).filter(|worker| !self.is_reached(worker))
@@ -189,7 +194,7 @@ impl Supervisor {
 
     /// The lower, the sooner it is ended.
     fn rank(&self, worker: &Worker) -> impl Ord + use<> {
-        let connections = worker.facts.connections.map_or(u64::MAX, u64::from);
+        let connections = worker.reports.connections.map_or(u64::MAX, u64::from);
         let memory = Reverse(self.bytes_of(worker));
         let by_order = match self.settings.memory.order {
             KillOrder::Connections => (connections, memory, 0),
@@ -204,7 +209,7 @@ impl Supervisor {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if let Stage::Retired(_) = worker.stage {
             let (seat, generation) = (worker.seat, worker.generation);
-            worker.stage = Stage::Dying { since: now, ending: Ending::Asked { kill_at: now } };
+            worker.stage = Stage::Dying { since: now, ending: Ending::Terminated { kill_at: now } };
             let event = Event::Ending { worker: id, seat, generation, why: EndReason::HighMemory };
             self.actions.push(Action::Emit(event));
         }
@@ -212,29 +217,30 @@ impl Supervisor {
     }
 
     /// Memory is this much now: tells if the want is over, and forgets what was told of it.
-    fn fell_to(&mut self, used: u64, marks: Marks) {
-        if used <= marks.low && self.memory_pressure.told == Level::High {
-            self.memory_pressure.told = Level::Low;
-            self.memory_pressure.told_short = false;
+    fn report_recovery(&mut self, used: u64, marks: Marks) {
+        if used <= marks.low && self.memory_pressure.reported == Level::High {
+            self.memory_pressure.reported = Level::Low;
+            self.memory_pressure.reported_shortage = false;
         }
-        if used <= marks.low - marks.low / HYSTERESIS && self.memory_pressure.told == Level::Low {
-            self.memory_pressure.told = Level::Enough;
+        if used <= marks.low - marks.low / HYSTERESIS && self.memory_pressure.reported == Level::Low
+        {
+            self.memory_pressure.reported = Level::Enough;
             let event = Event::MemoryRecovered { used, low: marks.low };
             self.actions.push(Action::Emit(event));
         }
     }
 
     /// Tells once that a mark is crossed, and who goes because of it as things are.
-    fn tell_crossing(&mut self, used: u64, marks: Marks) {
+    fn report_crossing(&mut self, used: u64, marks: Marks) {
         let level = match used {
             _ if used > marks.high => Level::High,
             _ if used > marks.low => Level::Low,
             _ => Level::Enough,
         };
-        if level <= self.memory_pressure.told {
+        if level <= self.memory_pressure.reported {
             return;
         }
-        self.memory_pressure.told = level;
+        self.memory_pressure.reported = level;
         let (left, mark, mut candidates): (_, _, Vec<&Worker>) = match level {
             Level::High => {
                 (self.bytes(|worker| !is_killed(worker)), marks.high, self.killable().collect())
@@ -261,12 +267,12 @@ impl Supervisor {
     }
 
     /// Tells once that there is too much memory in use, and nobody left to be ended for it.
-    fn tell_if_short(&mut self) {
+    fn report_shortage(&mut self) {
         let Some(marks) = self.settings.memory.marks else { return };
         let used = self.bytes(|worker| !is_killed(worker));
         if let Some(used) = used.filter(|used| *used > marks.high)
             && self.killable().next().is_none()
-            && !std::mem::replace(&mut self.memory_pressure.told_short, true)
+            && !std::mem::replace(&mut self.memory_pressure.reported_shortage, true)
         {
             self.actions.push(Action::Emit(Event::MemoryShort { used, high: marks.high }));
         }

@@ -20,6 +20,6 @@ pub(super) use clearing::Clearing;
 pub(super) use memory_pressure::MemoryPressure;
 pub(super) use orphaned_listeners::OrphanedListeners;
 pub(super) use rate_limit::RateLimiter;
-pub(super) use replacement::Retiring;
+pub(super) use replacement::RetireRequest;
 pub(super) use retirement::Retirement;
 pub(super) use worker::{Ending, Stage};

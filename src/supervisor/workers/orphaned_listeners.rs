@@ -40,7 +40,7 @@ pub(in crate::supervisor) struct OrphanedListeners {
     ports: Option<Arc<[Port]>>,
     since: Timestamp,
     /// The plan could take the ports.
-    is_fit: bool,
+    is_reusable: bool,
     /// How many drainers in a row have left it.
     drainers: u32,
     /// Connections that waited in the queue at the last count.
@@ -57,7 +57,7 @@ impl OrphanedListeners {
             generation: worker.generation,
             ports: worker.ports.clone(),
             since: now,
-            is_fit: !worker.unfit,
+            is_reusable: !worker.is_excluded,
             drainers: worker.drainers,
             queued: 0,
             winding_up: Retirement::new(now),
@@ -94,8 +94,10 @@ impl Supervisor {
     /// Has a worker that is about to be spawned inherit what an earlier one in its place has left.
     pub(in crate::supervisor) fn reuse_listeners(&mut self, worker: &mut Worker) {
         let place = (worker.seat, worker.generation);
-        let left =
-            self.orphaned_listeners.iter().find(|(_, it)| it.is_fit && it.is_of(place.0, place.1));
+        let left = self
+            .orphaned_listeners
+            .iter()
+            .find(|(_, it)| it.is_reusable && it.is_of(place.0, place.1));
         if let Some(from) = left.map(|(id, _)| *id) {
             self.transfer_listeners(from, worker);
         }
@@ -108,8 +110,9 @@ impl Supervisor {
         now: Timestamp,
     ) {
         // While clients are still led there, that nobody waits means nothing.
-        let is_led_to = self.leads_to(id);
-        let Some(listeners) = self.orphaned_listeners.get_mut(&id).filter(|_| !is_led_to) else {
+        let is_steered_to = self.steers_to(id);
+        let Some(listeners) = self.orphaned_listeners.get_mut(&id).filter(|_| !is_steered_to)
+        else {
             return;
         };
         listeners.queued = sockets.queued;
@@ -154,18 +157,18 @@ impl Supervisor {
         let mut vacant = self.missing();
         let mut is_claimed = |listeners: &OrphanedListeners| {
             let claim = vacant.iter().position(|place| listeners.is_of(place.0, place.1));
-            claim.filter(|_| listeners.is_fit).map(|index| vacant.swap_remove(index)).is_some()
+            claim.filter(|_| listeners.is_reusable).map(|index| vacant.swap_remove(index)).is_some()
         };
         let unclaimed =
             self.orphaned_listeners.iter().filter(|(_, listeners)| !is_claimed(listeners));
-        unclaimed.map(|(id, _)| *id).filter(|id| !self.leads_to(*id)).collect()
+        unclaimed.map(|(id, _)| *id).filter(|id| !self.steers_to(*id)).collect()
     }
 
     /// Whether new connections may come to the sockets that this worker has left.
-    fn leads_to(&self, id: WorkerId) -> bool {
+    fn steers_to(&self, id: WorkerId) -> bool {
         let is_closed = || self.is_stopping() && self.is_closed();
         let ports = self.orphaned_listeners.get(&id).and_then(|listeners| listeners.ports.as_ref());
-        ports.is_some_and(|ports| self.kernel.leads_to(ports)) && !is_closed()
+        ports.is_some_and(|ports| self.kernel.steers_to(ports)) && !is_closed()
     }
 
     /// Whether the master has the sockets on these worker ports, for a worker to come or for one that
@@ -191,7 +194,7 @@ impl Supervisor {
     fn transfer_listeners(&mut self, from: WorkerId, to: &mut Worker) {
         let Some(listeners) = self.orphaned_listeners.remove(&from) else { return };
         // What a drainer leaves is as unfit for others as what it got.
-        (to.ports, to.unfit) = (listeners.ports, !listeners.is_fit);
+        (to.ports, to.is_excluded) = (listeners.ports, !listeners.is_reusable);
         (to.holds_listeners, to.reuses_listeners) = (true, true);
         self.actions.push(Action::TransferListeners { from, to: to.id });
     }

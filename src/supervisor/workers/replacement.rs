@@ -66,7 +66,7 @@ impl fmt::Display for ReplaceReason {
 
 /// What was heard of a worker, and bears on whether it stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(in crate::supervisor) struct Facts {
+pub(in crate::supervisor) struct Reports {
     /// It wants to be retired.
     asked: bool,
     /// What it said last of its lag.
@@ -77,16 +77,16 @@ pub(in crate::supervisor) struct Facts {
 
 impl Worker {
     /// It serves again: why it left is over, and it may leave again for what is true then.
-    pub(in crate::supervisor) fn stay(&mut self) {
+    pub(in crate::supervisor) fn cancel_replacement(&mut self) {
         self.leaving = None;
-        self.facts.asked = false;
-        self.facts.lag = None;
+        self.reports.asked = false;
+        self.reports.lag = None;
     }
 }
 
 /// A request for the retirement of one worker, until it is answered.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::supervisor) struct Retiring {
+pub(in crate::supervisor) struct RetireRequest {
     request: RequestId,
     worker: WorkerId,
     seat: Seat,
@@ -105,23 +105,23 @@ fn urgency(cause: &ReplaceReason) -> u8 {
 }
 
 impl Supervisor {
-    pub(in crate::supervisor) fn take_resident(&mut self, footprint: &MemoryUsage) {
-        for (id, bytes) in &footprint.workers {
+    pub(in crate::supervisor) fn record_rss(&mut self, usage: &MemoryUsage) {
+        for (id, bytes) in &usage.workers {
             if let Some(worker) = self.workers.get_mut(id) {
                 worker.rss = Some(*bytes);
             }
         }
     }
 
-    pub(in crate::supervisor) fn lags(&mut self, id: WorkerId, lag: Duration) {
+    pub(in crate::supervisor) fn report_lag(&mut self, id: WorkerId, lag: Duration) {
         if let Some(worker) = self.workers.get_mut(&id) {
-            worker.facts.lag = Some(lag);
+            worker.reports.lag = Some(lag);
         }
     }
 
-    pub(in crate::supervisor) fn retire_asked(&mut self, id: WorkerId) {
+    pub(in crate::supervisor) fn retire_requested(&mut self, id: WorkerId) {
         if let Some(worker) = self.workers.get_mut(&id) {
-            worker.facts.asked = true;
+            worker.reports.asked = true;
         }
     }
 
@@ -133,10 +133,10 @@ impl Supervisor {
     ) {
         match self.check_retirement(target) {
             Ok((worker, seat)) => {
-                self.retiring.push(Retiring { request, worker, seat });
-                let in_seat = self.respawns.iter_mut().filter(|((of, _), _)| *of == seat);
-                in_seat.for_each(|(_, respawn)| respawn.forgive());
-                self.leave(worker, ReplaceReason::OperatorRequest);
+                self.retire_requests.push(RetireRequest { request, worker, seat });
+                let in_seat = self.backoffs.iter_mut().filter(|((of, _), _)| *of == seat);
+                in_seat.for_each(|(_, respawn)| respawn.reset());
+                self.start_replacement(worker, ReplaceReason::OperatorRequest);
             }
             Err(refusal) => self.reply(request, Err(refusal)),
         }
@@ -166,9 +166,9 @@ impl Supervisor {
     }
 
     /// Has those leave that have a cause to, as far as the budget goes.
-    pub(in crate::supervisor) fn let_leave(&mut self, now: Timestamp) {
+    pub(in crate::supervisor) fn start_replacements(&mut self, now: Timestamp) {
         loop {
-            let due = self.causes().filter(|(at, ..)| *at <= now);
+            let due = self.replacement_candidates().filter(|(at, ..)| *at <= now);
             let first = due.min_by_key(|(_, cause, worker)| (urgency(cause), worker.id));
             let Some((_, cause, worker)) = first else {
                 self.is_held_back = false;
@@ -179,17 +179,17 @@ impl Supervisor {
                 return self.report_held_back(now);
             }
             self.is_held_back = false;
-            self.leave(id, cause);
+            self.start_replacement(id, cause);
         }
     }
 
-    /// When [`Self::let_leave`] has something to do.
-    pub(in crate::supervisor) fn leave_deadline(&self) -> Option<Timestamp> {
-        let first = self.causes().map(|(at, ..)| at).min()?;
+    /// When [`Self::start_replacements`] has something to do.
+    pub(in crate::supervisor) fn replacement_deadline(&self) -> Option<Timestamp> {
+        let first = self.replacement_candidates().map(|(at, ..)| at).min()?;
         Some(first.max(self.replacement_allowed_at()?))
     }
 
-    fn leave(&mut self, id: WorkerId, cause: ReplaceReason) {
+    fn start_replacement(&mut self, id: WorkerId, cause: ReplaceReason) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.leaving = Some(cause);
         let (seat, generation) = (worker.seat, worker.generation);
@@ -198,7 +198,7 @@ impl Supervisor {
     }
 
     /// The workers that have a cause to leave, or will have one by the passage of time alone.
-    fn causes(&self) -> impl Iterator<Item = (Timestamp, ReplaceReason, &Worker)> {
+    fn replacement_candidates(&self) -> impl Iterator<Item = (Timestamp, ReplaceReason, &Worker)> {
         let is_serving = matches!(self.phase, Phase::Serving);
         let target = self.target_to_fill().filter(|_| is_serving);
         let stays = move |worker: &&Worker| {
@@ -210,19 +210,19 @@ impl Supervisor {
         let max_age = self.settings.retire.max_age;
         let max_age = max_age.filter(|_| !self.workers.values().any(is_aged));
         self.workers.values().filter(stays).filter_map(move |worker| {
-            let (at, cause) = self.cause_of(worker, max_age)?;
+            let (at, cause) = self.replace_reason(worker, max_age)?;
             Some((at, cause, worker))
         })
     }
 
     /// The cause that the worker has had for longest or will have first, and since or from when; what
     /// was said or measured counts from the beginning.
-    fn cause_of(
+    fn replace_reason(
         &self,
         worker: &Worker,
         max_age: Option<Duration>,
     ) -> Option<(Timestamp, ReplaceReason)> {
-        let Facts { asked, lag, .. } = worker.facts;
+        let Reports { asked, lag, .. } = worker.reports;
         let retire = &self.settings.retire;
         let asked = asked.then_some((Timestamp::START, ReplaceReason::WorkerRequest));
         let memory = worker.rss.filter(|rss| retire.rss.is_some_and(|limit| *rss > limit));
@@ -249,7 +249,7 @@ impl Supervisor {
     /// Says once that the budget is used up.
     fn report_held_back(&mut self, now: Timestamp) {
         if !std::mem::replace(&mut self.is_held_back, true) {
-            let workers = self.causes().filter(|(at, ..)| *at <= now).count();
+            let workers = self.replacement_candidates().filter(|(at, ..)| *at <= now).count();
             let rate = self.settings.retire.rate;
             let window = self.settings.retire.window;
             let event = Event::RetirementsHeldBack { workers, rate, window };
@@ -258,7 +258,7 @@ impl Supervisor {
     }
 
     /// A live worker was just retired.
-    pub(in crate::supervisor) fn note_retirement(&mut self, id: WorkerId, now: Timestamp) {
+    pub(in crate::supervisor) fn record_retirement(&mut self, id: WorkerId, now: Timestamp) {
         let nice = self.settings.retire.renice;
         if nice != 0 {
             self.actions.push(Action::Renice { worker: id, nice });
@@ -293,11 +293,11 @@ impl Supervisor {
 
     /// Answers the requests whose worker has retired, or is gone.
     pub(in crate::supervisor) fn answer_retirements(&mut self) {
-        for retiring in std::mem::take(&mut self.retiring) {
-            let Retiring { request, worker: id, seat } = retiring;
+        for pending in std::mem::take(&mut self.retire_requests) {
+            let RetireRequest { request, worker: id, seat } = pending;
             match self.workers.get(&id) {
                 _ if self.is_stopping() => self.reply(request, Err(Refusal::Stopping)),
-                Some(worker) if worker.is_live() => self.retiring.push(retiring),
+                Some(worker) if worker.is_live() => self.retire_requests.push(pending),
                 Some(worker) => {
                     let pid = worker.pid;
                     let names = |worker: &&Worker| {
@@ -313,7 +313,7 @@ impl Supervisor {
 
     /// Tells those who wait for a successor that there is one.
     pub(in crate::supervisor) fn report_successor(&mut self, id: WorkerId) {
-        if let Some((request, seat)) = self.wait_for(id) {
+        if let Some((request, seat)) = self.request_awaiting(id) {
             self.progress(request, Progress::SuccessorReady { seat });
         }
     }
@@ -324,8 +324,10 @@ impl Supervisor {
         failure: &WorkerFailure,
         delay: Duration,
     ) {
-        let waits = |retiring: &&Retiring| retiring.seat == failure.seat;
-        if let Some(Retiring { request, .. }) = self.retiring.iter().find(waits).copied() {
+        let waits = |pending: &&RetireRequest| pending.seat == failure.seat;
+        if let Some(RetireRequest { request, .. }) =
+            self.retire_requests.iter().find(waits).copied()
+        {
             let step = Progress::SuccessorFailed { failure: failure.clone(), delay };
             self.progress(request, step);
         }
@@ -336,9 +338,9 @@ impl Supervisor {
     /// leaving.
     pub(in crate::supervisor) fn refuse_successor(&mut self, failure: &WorkerFailure) {
         let seat = failure.seat;
-        let in_seat: Vec<Retiring> =
-            self.retiring.extract_if(.., |retiring| retiring.seat == seat).collect();
-        for Retiring { request, worker, .. } in in_seat {
+        let in_seat: Vec<RetireRequest> =
+            self.retire_requests.extract_if(.., |pending| pending.seat == seat).collect();
+        for RetireRequest { request, worker, .. } in in_seat {
             if let Some(worker) = self.workers.get_mut(&worker) {
                 worker.leaving = None;
             }
@@ -347,16 +349,16 @@ impl Supervisor {
     }
 
     /// The request that waits for this worker to be ready.
-    fn wait_for(&self, id: WorkerId) -> Option<(RequestId, Seat)> {
+    fn request_awaiting(&self, id: WorkerId) -> Option<(RequestId, Seat)> {
         let worker = self.workers.get(&id)?;
-        let same_place = |retiring: &&Retiring| {
-            let old = self.workers.get(&retiring.worker);
-            retiring.worker != id
+        let same_place = |pending: &&RetireRequest| {
+            let old = self.workers.get(&pending.worker);
+            pending.worker != id
                 && old.is_some_and(|old| {
                     old.seat == worker.seat && old.generation == worker.generation
                 })
         };
-        let retiring = self.retiring.iter().find(same_place)?;
-        Some((retiring.request, retiring.seat))
+        let pending = self.retire_requests.iter().find(same_place)?;
+        Some((pending.request, pending.seat))
     }
 }

@@ -1,6 +1,6 @@
 //! Which workers are missing, and when they are started.
 
-use super::backoff::{Next, SeatBackoff};
+use super::backoff::{NextSpawn, SeatBackoff};
 use super::worker::{Worker, WorkerId};
 use crate::plan::{Generation, Seat};
 use crate::supervisor::rollout::Target;
@@ -47,17 +47,17 @@ impl Supervisor {
         }
         let was_steady = worker.ready_for(now) >= self.settings.steady;
         let (backoff, give_up) = (&self.settings.backoff, self.settings.give_up);
-        let respawn = self.respawns.entry((seat, worker.generation)).or_default();
+        let respawn = self.backoffs.entry((seat, worker.generation)).or_default();
         let next = respawn.lost(was_steady, backoff, give_up, now);
         if !is_filled {
             return;
         }
         match next {
-            Next::After(delay) => {
+            NextSpawn::After(delay) => {
                 self.report_failed_successor(&failure, delay);
                 self.actions.push(Action::Emit(Event::Respawn { seat, delay }));
             }
-            Next::Rest(rest) => {
+            NextSpawn::GiveUpFor(rest) => {
                 self.refuse_successor(&failure);
                 self.actions.push(Action::Emit(Event::GivenUp { failure, rest }));
             }
@@ -67,17 +67,20 @@ impl Supervisor {
     /// The seats that get no worker for now, since they lost too many of late.
     pub fn given_up(&self, now: Timestamp) -> impl Iterator<Item = Seat> {
         let target = self.target_in_effect();
-        let rests = move |seat: &Seat, generation: Generation| {
-            self.respawns.get(&(*seat, generation)).is_some_and(|respawn| respawn.rests(now))
+        let is_given_up = move |seat: &Seat, generation: Generation| {
+            self.backoffs.get(&(*seat, generation)).is_some_and(|respawn| respawn.is_given_up(now))
         };
-        target.places().filter(move |(seat, generation)| rests(seat, *generation)).map(|it| it.0)
+        target
+            .places()
+            .filter(move |(seat, generation)| is_given_up(seat, *generation))
+            .map(|it| it.0)
     }
 
     fn has_successor(&self, worker: &Worker) -> bool {
         let same_place = |it: &Worker| {
             it.seat == worker.seat && it.generation == worker.generation && it.leaving.is_none()
         };
-        self.workers.values().any(|it| it.is_promising() && same_place(it))
+        self.workers.values().any(|it| it.may_serve() && same_place(it))
     }
 
     fn spawn(&mut self, seat: Seat, generation: Generation, now: Timestamp) {
@@ -109,7 +112,7 @@ impl Supervisor {
         let Some(target) = self.target_to_fill() else { return Vec::new() };
         let mut filled = vec![false; target.seat_count()];
         for worker in self.workers.values() {
-            if worker.is_promising() && worker.leaving.is_none() && target.includes(worker) {
+            if worker.may_serve() && worker.leaving.is_none() && target.includes(worker) {
                 filled[worker.seat.index()] = true;
             }
         }
@@ -129,6 +132,6 @@ impl Supervisor {
     /// The back-off of a seat holds for the generation that failed, not for one that was just
     /// asked for.
     fn not_before(&self, seat: Seat, generation: Generation) -> Timestamp {
-        self.respawns.get(&(seat, generation)).map_or(Timestamp::START, SeatBackoff::not_before)
+        self.backoffs.get(&(seat, generation)).map_or(Timestamp::START, SeatBackoff::not_before)
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::links::LinkState;
-use super::replacement::{Facts, ReplaceReason};
+use super::replacement::{ReplaceReason, Reports};
 use super::retirement::Retirement;
 use crate::plan::{Generation, Occupant, Port, Seat};
 use crate::supervisor::health::Health;
@@ -44,13 +44,13 @@ pub struct Worker {
     pub leaving: Option<ReplaceReason>,
     /// Its resident memory in bytes when it was last measured; `None` if it never was.
     pub rss: Option<u64>,
-    pub(in crate::supervisor) facts: Facts,
+    pub(in crate::supervisor) reports: Reports,
     /// An earlier master has started it.
     pub adopted: bool,
     pub(in crate::supervisor) stage: Stage,
     /// Its ports cannot stand in the plan, or an earlier master has retired it: it is never to be named
     /// again.
-    pub(in crate::supervisor) unfit: bool,
+    pub(in crate::supervisor) is_excluded: bool,
     pub(in crate::supervisor) health: Health,
     /// The master has listening sockets for it: those that it was spawned with, or is to be.
     pub(in crate::supervisor) holds_listeners: bool,
@@ -113,9 +113,9 @@ pub(in crate::supervisor) enum Ending {
     /// Whether it was spawned at all is not known yet.
     Unspawned,
     /// It was told to end; SIGTERM follows.
-    Told { terminate_at: Timestamp },
+    Ordered { terminate_at: Timestamp },
     /// SIGTERM was sent; SIGKILL follows.
-    Asked { kill_at: Timestamp },
+    Terminated { kill_at: Timestamp },
     /// SIGKILL was sent.
     Killed,
 }
@@ -136,10 +136,10 @@ impl Worker {
             started: now,
             leaving: None,
             rss: None,
-            facts: Facts::default(),
+            reports: Reports::default(),
             adopted: false,
             stage: Stage::Starting,
-            unfit: false,
+            is_excluded: false,
             health: Health::default(),
             holds_listeners: false,
             reuses_listeners: false,
@@ -192,23 +192,23 @@ impl Worker {
 
     /// Whether the plan may name it, and should: it answers.
     pub(in crate::supervisor) fn can_serve(&self) -> bool {
-        self.is_able() && self.health.is_well()
+        self.is_eligible() && self.health.is_well()
     }
 
     /// Whether the plan may name it where nobody answers.
-    pub(in crate::supervisor) fn is_able(&self) -> bool {
+    pub(in crate::supervisor) fn is_eligible(&self) -> bool {
         let listens = match &self.stage {
             Stage::Ready { .. } | Stage::Live { .. } => true,
             Stage::Reactivating(reactivation) => reactivation.ready.is_some(),
             _ => false,
         };
-        listens && !self.unfit
+        listens && !self.is_excluded
     }
 
     /// Whether it serves, or may come to serve (again).
-    pub(in crate::supervisor) fn is_promising(&self) -> bool {
+    pub(in crate::supervisor) fn may_serve(&self) -> bool {
         let is_wanted = !self.is_drainer && !self.health.is_stopping();
-        is_wanted && (self.awaits_ready() || self.is_able())
+        is_wanted && (self.awaits_ready() || self.is_eligible())
     }
 
     /// How long it has been ready; zero if it is not.
