@@ -77,9 +77,7 @@ pub use leader::{Leader, PortHolders};
 pub use limits::{allow_nice_back, own_nice, raise_descriptor_limit};
 pub use listening::{Endpoint, HeldSocket, passed_sockets, somaxconn};
 pub use memory::{Bytes, MemoryWatch, Size};
-pub use notify::{
-    NotifyField, NotifyMessage, NotifySocket, Received, Sender, parse as parse_notification,
-};
+pub use notify::{NotifyMessage, NotifySocket, Received, Sender};
 pub use output::{Output, OutputItem, OutputReader};
 pub use peer_pidfd::{peer_process, session_of};
 pub use pidfd::{Delivery, Exit, PidFd};

@@ -12,7 +12,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use nix::errno::Errno;
 use tokio::io::unix::AsyncFd;
@@ -25,89 +24,13 @@ use crate::sys;
 /// (`NOTIFY_BUFFER_MAX`, src/core/manager.c) is the size of a pipe's guaranteed write, too.
 const LONGEST: usize = 4096;
 
-/// The most characters of a `STATUS=` that are kept.
-const LONGEST_TEXT: usize = 200;
-
-/// What one line of a message says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum NotifyField {
-    /// `READY=1`: it has started.
-    Ready,
-    /// `STOPPING=1`: it begins to end.
-    Stopping,
-    /// `WATCHDOG=1`: it is alive.
-    Alive,
-    /// `WATCHDOG=trigger`: it is to be treated as if it were not.
-    Trigger,
-    /// `WATCHDOG_USEC=`: how often it will say that it is alive, at least.
-    WatchdogInterval(Duration),
-    /// `EXTEND_TIMEOUT_USEC=`: it needs so much longer for what it does now.
-    MoreTime(Duration),
-    /// `STATUS=`: what it does, for people: printable, and at most 200 characters.
-    Status(String),
-    /// `ERRNO=`: what went wrong, as a positive number.
-    Errno(i32),
-    /// `MAINPID=`, `FDSTORE=1` and `FDSTOREREMOVE=1`: what only a service manager grants. Who the
-    /// worker is follows from what the master has started.
-    Refused(&'static str),
-}
-
-/// Reads a message. Lines of other keys, and with values that make no sense, are passed over; of a
-/// key that comes twice both count, in their order.
-pub fn parse(message: &[u8]) -> Vec<NotifyField> {
-    message.split(|byte| *byte == b'\n').filter_map(parse_field).collect()
-}
-
-fn parse_field(line: &[u8]) -> Option<NotifyField> {
-    let at = line.iter().position(|byte| *byte == b'=')?;
-    let (key, value) = (&line[..at], &line[at + 1..]);
-    Some(match (key, value) {
-        (b"READY", b"1") => NotifyField::Ready,
-        (b"STOPPING", b"1") => NotifyField::Stopping,
-        (b"WATCHDOG", b"1") => NotifyField::Alive,
-        (b"WATCHDOG", b"trigger") => NotifyField::Trigger,
-        (b"WATCHDOG_USEC", _) => NotifyField::WatchdogInterval(microseconds(value)?),
-        (b"EXTEND_TIMEOUT_USEC", _) => NotifyField::MoreTime(microseconds(value)?),
-        (b"STATUS", _) => NotifyField::Status(printable(value)),
-        (b"ERRNO", _) => {
-            NotifyField::Errno(number(value)?.try_into().ok().filter(|errno| *errno > 0)?)
-        }
-        (b"MAINPID", _) => NotifyField::Refused("MAINPID"),
-        (b"FDSTORE", b"1") => NotifyField::Refused("FDSTORE"),
-        (b"FDSTOREREMOVE", b"1") => NotifyField::Refused("FDSTOREREMOVE"),
-        _ => return None,
-    })
-}
-
-/// A number of decimal digits alone, within 64 bits.
-fn number(value: &[u8]) -> Option<u64> {
-    let is_number = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
-    std::str::from_utf8(value).ok().filter(|_| is_number)?.parse().ok()
-}
-
-fn microseconds(value: &[u8]) -> Option<Duration> {
-    number(value).map(Duration::from_micros)
-}
-
-/// Text that can stand in a log or on a terminal: control characters, bytes that are no UTF-8 and
-/// what changes the direction of text are replaced, and the rest is cut.
-fn printable(value: &[u8]) -> String {
-    let is_safe = |c: char| {
-        !(c.is_control()
-            || matches!(c, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'))
-    };
-    let text = String::from_utf8_lossy(value);
-    text.chars().take(LONGEST_TEXT).map(|c| if is_safe(c) { c } else { '\u{fffd}' }).collect()
-}
-
 /// A message, with what came along.
 #[derive(Debug)]
 pub struct NotifyMessage {
     /// Who sent it.
     pub sender: Sender,
-    /// What it says. Empty if it was too long.
-    pub fields: Vec<NotifyField>,
+    /// Its lines, as they were written. Empty if it was too long.
+    pub text: Vec<u8>,
     /// Descriptors that came along. They are closed with this: one who waits for that (`BARRIER=1`)
     /// then knows that all that it has said before was taken in.
     descriptors: Vec<OwnedFd>,
@@ -219,8 +142,8 @@ impl NotifySocket {
             Err(errno) => return Err(notify_error(&self.path, errno)),
         };
         let sender = Sender::of(datagram.pid, datagram.pidfd.as_ref());
-        let fields = if datagram.is_cut { Vec::new() } else { parse(&buffer[..datagram.length]) };
-        Ok(Received::Message(NotifyMessage { sender, fields, descriptors: datagram.descriptors }))
+        let text = if datagram.is_cut { Vec::new() } else { buffer[..datagram.length].to_vec() };
+        Ok(Received::Message(NotifyMessage { sender, text, descriptors: datagram.descriptors }))
     }
 
     /// Removes it from its directory.
@@ -272,82 +195,8 @@ fn notify_error(path: &Path, errno: Errno) -> ProcessError {
 mod tests {
     use std::io::{IoSlice, Read};
 
-    use proptest::prelude::*;
-
     use super::super::send_descriptors;
     use super::*;
-
-    #[test]
-    fn each_line_is_a_word() {
-        let message = b"READY=1\nSTATUS=up \xe2\x82\xac\nWATCHDOG=1\nX_MINE=2\nERRNO=2\n\
-                        WATCHDOG_USEC=1500000\nEXTEND_TIMEOUT_USEC=10000000\nSTOPPING=1\n\
-                        WATCHDOG=trigger\nMAINPID=1\nFDSTORE=1\nBARRIER=1";
-        assert_eq!(
-            parse(message),
-            [
-                NotifyField::Ready,
-                NotifyField::Status("up €".to_owned()),
-                NotifyField::Alive,
-                NotifyField::Errno(2),
-                NotifyField::WatchdogInterval(Duration::from_millis(1500)),
-                NotifyField::MoreTime(Duration::from_secs(10)),
-                NotifyField::Stopping,
-                NotifyField::Trigger,
-                NotifyField::Refused("MAINPID"),
-                NotifyField::Refused("FDSTORE"),
-            ]
-        );
-    }
-
-    #[test]
-    fn what_makes_no_sense_is_passed_over() {
-        for line in [
-            "",
-            "=",
-            "READY",
-            "READY=",
-            "READY=2",
-            "READY=1 ",
-            " READY=1",
-            "ready=1",
-            "READY=1\r",
-            "WATCHDOG=0",
-            "WATCHDOG_USEC=",
-            "WATCHDOG_USEC=-1",
-            "WATCHDOG_USEC=1.5",
-            "WATCHDOG_USEC=+1",
-            "EXTEND_TIMEOUT_USEC=99999999999999999999999",
-            "ERRNO=0",
-            "ERRNO=99999999999",
-            "FDSTORE=0",
-            "READY=1\0",
-            "STOPPING=yes",
-        ] {
-            assert_eq!(parse(line.as_bytes()), [], "{line:?}");
-        }
-    }
-
-    #[test]
-    fn a_status_is_cut_and_can_be_printed() {
-        let long = format!("STATUS={}", "é".repeat(500));
-        assert_eq!(parse(long.as_bytes()), [NotifyField::Status("é".repeat(200))]);
-        let wild = b"STATUS=\x1b[2Ja\x00\xff\x7f\xe2\x80\xaeb";
-        assert_eq!(
-            parse(wild),
-            [NotifyField::Status("\u{fffd}[2Ja\u{fffd}\u{fffd}\u{fffd}\u{fffd}b".to_owned())]
-        );
-    }
-
-    proptest! {
-        #[test]
-        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            for word in parse(&bytes) {
-                if let NotifyField::Status(text) = word {
-                    prop_assert!(text.chars().count() <= 200 && !text.contains(char::is_control));
-                }
-            }
-        }
-    }
 
     fn bound() -> (tempfile::TempDir, NotifySocket) {
         let directory = tempfile::tempdir().unwrap();
@@ -376,7 +225,7 @@ mod tests {
         let message = receive(&socket);
         let own = Stat::read(std::process::id()).unwrap().unwrap();
         assert_eq!(message.sender, Sender { pid: own.pid, session: Some(own.session) });
-        assert_eq!(message.fields, [NotifyField::Ready]);
+        assert_eq!(message.text, b"READY=1");
         assert!(matches!(socket.receive().unwrap(), Received::Nothing));
     }
 
@@ -390,7 +239,7 @@ mod tests {
         let command = command.args(["-c", script]).env("NOTIFY_SOCKET", socket.path());
         assert!(command.status().unwrap().success());
         let message = receive(&socket);
-        assert_eq!((message.sender.session, message.fields), (None, vec![NotifyField::Ready]));
+        assert_eq!((message.sender.session, &*message.text), (None, &b"READY=1"[..]));
     }
 
     #[test]
@@ -400,7 +249,7 @@ mod tests {
         send(&socket, b"BARRIER=1", &[writer.as_fd()]);
         drop(writer);
         let message = receive(&socket);
-        assert_eq!((message.descriptors(), message.fields.len()), (1, 0));
+        assert_eq!((message.descriptors(), &*message.text), (1, &b"BARRIER=1"[..]));
         drop(message);
         // Ends only if nobody has the other end.
         assert_eq!(reader.read(&mut [0]).unwrap(), 0);
@@ -414,8 +263,8 @@ mod tests {
         send(&socket, &long, &[writer.as_fd()]);
         drop(writer);
         send(&socket, b"STOPPING=1", &[]);
-        assert_eq!(receive(&socket).fields, []);
-        assert_eq!(receive(&socket).fields, [NotifyField::Stopping]);
+        assert_eq!(receive(&socket).text, b"");
+        assert_eq!(receive(&socket).text, b"STOPPING=1");
         assert_eq!(reader.read(&mut [0]).unwrap(), 0, "its descriptor is closed");
     }
 
@@ -426,7 +275,7 @@ mod tests {
         send(&socket, b"WATCHDOG=1", &vec![writer.as_fd(); 200]);
         drop(writer);
         let message = receive(&socket);
-        assert_eq!(message.fields, [NotifyField::Alive]);
+        assert_eq!(message.text, b"WATCHDOG=1");
         drop(message);
         assert_eq!(reader.read(&mut [0]).unwrap(), 0);
     }
@@ -443,7 +292,7 @@ mod tests {
             rustix::net::SendFlags::empty(),
         )
         .unwrap();
-        assert_eq!(receive(&socket).fields, []);
+        assert_eq!(receive(&socket).text, b"");
     }
 
     #[test]

@@ -113,7 +113,10 @@ mod workers;
 pub use action::{Action, Done, Progress};
 pub use error::{FailureCause, Refusal, Rollout, WorkerFailure};
 pub use event::{EndReason, Event, MemoryOf};
-pub use health::{NotReady, Unhealthy};
+pub use health::{
+    HealthDetector, NotReady, NotifyField, PortConnections, Probed, Said, Seen, Unhealthy,
+    WatchLimits,
+};
 pub use input::{Exit, Input, MemoryUsage, Request, RequestId, RetireTarget, Sockets, Start};
 pub use rollout::CanaryStatus;
 pub use rules::{Repairs, Verification, Writer};

@@ -1,9 +1,8 @@
 //! Health checks: whether workers are ready, and whether they answer.
 //!
-//! The monitor makes the checks, the detector says what they mean, and the supervisor decides what
+//! The monitor makes the checks, the [detector](crate::supervisor::HealthDetector) says what they mean, and the supervisor decides what
 //! becomes of a worker that is not well.
 
-pub(crate) mod detector;
 mod monitor;
 #[cfg(feature = "http")]
 mod probe;

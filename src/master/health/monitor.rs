@@ -1,4 +1,4 @@
-//! The checks by which the [detector](super::detector) knows what it knows: looks at sockets and
+//! The checks by which the [detector](crate::supervisor::HealthDetector) knows what it knows: looks at sockets and
 //! processes, probes, and what workers write to `NOTIFY_SOCKET`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -11,7 +11,6 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
-use super::detector::{Health, Probed, Said};
 use crate::config::Config;
 use crate::master::background::BackgroundThread;
 use crate::master::clock::Clock;
@@ -21,7 +20,10 @@ use crate::master::workers::{Workers, local_ports_of, worker_port_of};
 use crate::plan::Plan;
 use crate::process::{self, AcceptQueue, NotifyMessage, NotifySocket, ProcessError, Received};
 use crate::protocol::{Readiness, Status};
-use crate::supervisor::{Input, Supervisor, Timestamp, WorkerId, WorkerState};
+use crate::supervisor::{
+    HealthDetector, Input, NotifyField, PortConnections, Probed, Said, Seen, Supervisor, Timestamp,
+    WatchLimits, WorkerId, WorkerState,
+};
 
 /// How often it is looked whether workers that are starting listen.
 const READINESS_INTERVAL: Duration = Duration::from_millis(10);
@@ -44,7 +46,7 @@ const MESSAGES_REST: Duration = Duration::from_millis(1);
 
 /// Checks the health of all workers.
 pub(crate) struct HealthMonitor {
-    detector: Health,
+    detector: HealthDetector,
     readiness: Readiness,
     notify: Option<NotifySocket>,
     /// `None` before the loop runs, or without a socket.
@@ -98,8 +100,9 @@ impl HealthMonitor {
 
     pub(crate) fn new(config: &Config) -> Result<Self, MasterError> {
         let (sender, results) = mpsc::unbounded_channel();
+        let limits = WatchLimits { ping: config.timeouts.ping, watchdog: config.timeouts.watchdog };
         Ok(Self {
-            detector: Health::new(config.ready.clone(), &config.timeouts),
+            detector: HealthDetector::new(config.ready.clone(), limits),
             readiness: config.ready.clone(),
             notify: None,
             readable: None,
@@ -212,7 +215,7 @@ impl HealthMonitor {
         match workers.observe(&starting, false) {
             Ok(seen) => {
                 let now = clock.now();
-                let judge = |(worker, seen): (WorkerId, super::detector::Seen)| {
+                let judge = |(worker, seen): (WorkerId, Seen)| {
                     self.detector.starting(worker, seen.listens, seen.address, now)
                 };
                 let inputs = seen.into_iter().filter_map(judge).collect();
@@ -328,7 +331,7 @@ impl HealthMonitor {
                 self.check_queues_at =
                     now.after(now.since(began).saturating_mul(QUEUE_CHECK_PAUSE));
                 match found {
-                    Ok(found) => self.detector.witnessed(found, began),
+                    Ok(found) => self.detector.witnessed(port_connections(found), began),
                     Err(error) => tracing::warn!(%error, "cannot see which connections wait"),
                 }
                 self.detector.news(now).into()
@@ -338,8 +341,8 @@ impl HealthMonitor {
 
     /// Reads a message of a worker, if there is one.
     pub(crate) fn next_message(&mut self, workers: &Workers, now: Timestamp) -> Option<Heard> {
-        let mut message = self.receive()?;
-        let words = std::mem::take(&mut message.fields);
+        let message = self.receive()?;
+        let words = NotifyField::parse_all(&message.text);
         let session = message.sender.session;
         let inputs = match session.map(|session| (session, workers.worker_of(session))) {
             Some((_, Some(worker))) => {
@@ -452,4 +455,10 @@ fn log_said(worker: WorkerId, said: Said) -> VecDeque<Input> {
         );
     }
     said.events.into()
+}
+
+fn port_connections(found: BTreeMap<u16, AcceptQueue>) -> BTreeMap<u16, PortConnections> {
+    let connections =
+        |AcceptQueue { queued, accepted }: AcceptQueue| PortConnections { queued, accepted };
+    found.into_iter().map(|(port, queue)| (port, connections(queue))).collect()
 }

@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::master::health::detector::Probed;
+use crate::supervisor::Probed;
 
 /// The most of an answer's head that is read, in bytes.
 const HEAD: usize = 16 * 1024;

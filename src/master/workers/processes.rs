@@ -10,7 +10,6 @@ use nix::sys::signal::Signal;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
-use crate::master::health::detector::Seen;
 use crate::master::log_limit::LogLimiter;
 use crate::master::waiting::receive;
 use crate::master::workers::counting::{Counted, CountedWorkers};
@@ -21,6 +20,7 @@ use crate::process::{
     self, Child, Delivery, ListenSocket, ListenTable, OutputReader, ProcessError, Reachability,
     Transport, own_nice,
 };
+use crate::supervisor::Seen;
 use crate::supervisor::{Exit, Timestamp, WorkerId};
 
 /// A worker's process, from its start until its exit was noticed.

@@ -1,7 +1,11 @@
 //! Whether workers answer, and what follows when they do not.
 
 mod consequences;
+mod detector;
+mod notify_field;
 
 pub use consequences::{NotReady, Unhealthy};
+pub use detector::{Health as HealthDetector, PortConnections, Probed, Said, Seen, WatchLimits};
+pub use notify_field::NotifyField;
 
 pub(super) use consequences::{Availability, Health};

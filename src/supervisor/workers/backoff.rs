@@ -57,7 +57,7 @@ impl SeatBackoff {
             failures,
             not_before,
             losses,
-            given_up_until,
+            rests_until,
             ..
         } = from;
         Self {

@@ -24,8 +24,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::config::Timeouts;
-use crate::process::{AcceptQueue, NotifyField};
+use super::NotifyField;
 use crate::protocol::Readiness;
 use crate::supervisor::{Input, NotReady, Timestamp, Unhealthy, WorkerId};
 
@@ -37,26 +36,41 @@ const LOOKS: u32 = 2;
 const FLOOD: u32 = 200;
 const FLOOD_SPAN: Duration = Duration::from_secs(1);
 
+/// After how long a worker counts as unhealthy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WatchLimits {
+    /// `timeouts.ping`; `None`: workers are not watched by looking at them.
+    pub ping: Option<Duration>,
+    /// `timeouts.watchdog`, unless the worker itself sends another interval; `None`: workers need not
+    /// send `WATCHDOG=1`.
+    pub watchdog: Option<Duration>,
+}
+
+/// The connections of a worker port, each by its socket cookie, which no other socket has in this boot.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PortConnections {
+    /// The connections that wait to be accepted.
+    pub queued: BTreeSet<u64>,
+    /// The connections that were accepted, and that neither side has closed.
+    pub accepted: BTreeSet<u64>,
+}
+
 /// What a look at the kernel shows of a worker.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Seen {
+pub struct Seen {
     /// All its processes are stopped.
-    pub(crate) stopped: bool,
+    pub stopped: bool,
     /// Sockets of its own listen on all its ports.
-    pub(crate) listens: bool,
+    pub listens: bool,
     /// The connections that wait on each of its tcp ports.
-    pub(crate) queues: BTreeMap<u16, u32>,
+    pub queues: BTreeMap<u16, u32>,
     /// Where its first tcp port can be reached from this host.
-    pub(crate) address: Option<SocketAddr>,
+    pub address: Option<SocketAddr>,
 }
 
 /// How a probe went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(
-    not(any(feature = "http", test)),
-    expect(dead_code, reason = "without the feature none is made")
-)]
-pub(crate) enum Probed {
+pub enum Probed {
     /// Status 200.
     Fine,
     /// Anything else, or nothing in time.
@@ -67,7 +81,7 @@ pub(crate) enum Probed {
 
 /// What is known of the health of all workers.
 #[derive(Debug)]
-pub(crate) struct Health {
+pub struct Health {
     readiness: Readiness,
     ping: Option<Duration>,
     watchdog: Option<Duration>,
@@ -132,7 +146,7 @@ struct Queue {
     /// Since when it is neither empty nor seen to move.
     since: Option<Timestamp>,
     /// The connections that there were when it began not to.
-    witness: Option<AcceptQueue>,
+    witness: Option<PortConnections>,
     is_stuck: bool,
 }
 
@@ -164,21 +178,22 @@ struct Flood {
 
 /// What a message of a worker asks for, beside what is kept.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Said {
+pub struct Said {
     /// For the supervisor.
-    pub(crate) events: Vec<Input>,
+    pub events: Vec<Input>,
     /// For the log.
-    pub(crate) refused: Vec<&'static str>,
+    pub refused: Vec<&'static str>,
     /// So many messages came that this and further ones are dropped; told once in a span.
-    pub(crate) is_flood: bool,
+    pub is_flood: bool,
 }
 
 impl Health {
-    pub(crate) fn new(readiness: Readiness, timeouts: &Timeouts) -> Self {
+    /// A detector that knows no worker.
+    pub fn new(readiness: Readiness, limits: WatchLimits) -> Self {
         Self {
             readiness,
-            ping: timeouts.ping,
-            watchdog: timeouts.watchdog,
+            ping: limits.ping,
+            watchdog: limits.watchdog,
             workers: BTreeMap::new(),
             unclaimed: VecDeque::new(),
         }
@@ -186,14 +201,14 @@ impl Health {
 
     /// How often the kernel is looked at: often enough for two looks to add less than a second to the
     /// limit, and no oftener than the limit asks for. `None`: not at all.
-    pub(crate) fn look_interval(&self) -> Option<Duration> {
+    pub fn look_interval(&self) -> Option<Duration> {
         let (least, most) = (Duration::from_millis(100), Duration::from_millis(400));
         self.ping.map(|ping| (ping / 25).clamp(least, most))
     }
 
     /// Takes in a worker whose process, the first of its session, runs; returns what came of the
     /// messages that it has sent already.
-    pub(crate) fn started(&mut self, worker: WorkerId, session: u32, now: Timestamp) -> Said {
+    pub fn started(&mut self, worker: WorkerId, session: u32, now: Timestamp) -> Said {
         let vitals = Vitals {
             stage: Stage::Starting,
             listens: false,
@@ -222,7 +237,7 @@ impl Health {
     }
 
     /// Keeps a message of a session that is no worker's.
-    pub(crate) fn unclaimed(&mut self, session: u32, words: Vec<NotifyField>, now: Timestamp) {
+    pub fn unclaimed(&mut self, session: u32, words: Vec<NotifyField>, now: Timestamp) {
         self.drop_unclaimed(now);
         if self.unclaimed.len() < MOST_UNCLAIMED {
             self.unclaimed.push_back(Unclaimed { at: now, session, words });
@@ -230,20 +245,20 @@ impl Health {
     }
 
     /// Drops the messages that no worker has claimed in time; returns whether there were any.
-    pub(crate) fn drop_unclaimed(&mut self, now: Timestamp) -> bool {
+    pub fn drop_unclaimed(&mut self, now: Timestamp) -> bool {
         let before = self.unclaimed.len();
         self.unclaimed.retain(|it| now.since(it.at) < UNCLAIMED_SPAN);
         self.unclaimed.len() < before
     }
 
     /// The workers that are ready and not leaving.
-    pub(crate) fn watched(&self) -> Vec<WorkerId> {
+    pub fn watched(&self) -> Vec<WorkerId> {
         let ready = self.workers.iter().filter(|(_, vitals)| vitals.stage == Stage::Ready);
         ready.map(|(worker, _)| *worker).collect()
     }
 
     /// A worker of an earlier master is in force: it is watched from now on.
-    pub(crate) fn adopted(&mut self, worker: WorkerId, now: Timestamp) {
+    pub fn adopted(&mut self, worker: WorkerId, now: Timestamp) {
         if let Some(vitals) = self.workers.get_mut(&worker) {
             (vitals.stage, vitals.said_ready) = (Stage::Ready, true);
             vitals.watchdog.fed = now;
@@ -252,25 +267,25 @@ impl Health {
 
     /// Stops watching a worker that gets no clients any more: it may close its ports, and need not
     /// answer.
-    pub(crate) fn leaves(&mut self, worker: WorkerId) {
+    pub fn leaves(&mut self, worker: WorkerId) {
         if let Some(vitals) = self.workers.get_mut(&worker) {
             vitals.stage = Stage::Leaving;
         }
     }
 
     /// Forgets a worker.
-    pub(crate) fn ended(&mut self, worker: WorkerId) {
+    pub fn ended(&mut self, worker: WorkerId) {
         self.workers.remove(&worker);
     }
 
     /// What the worker says that it does.
-    pub(crate) fn text(&self, worker: WorkerId) -> Option<&str> {
+    pub fn text(&self, worker: WorkerId) -> Option<&str> {
         self.workers.get(&worker)?.text.as_deref()
     }
 
     /// Takes in what a worker that is starting shows: whether it listens on all its ports, and where it
     /// can be asked. Returns what the supervisor is to know.
-    pub(crate) fn starting(
+    pub fn starting(
         &mut self,
         worker: WorkerId,
         listens: bool,
@@ -311,12 +326,7 @@ impl Health {
     }
 
     /// Takes in a message of a worker.
-    pub(crate) fn said(
-        &mut self,
-        worker: WorkerId,
-        words: Vec<NotifyField>,
-        now: Timestamp,
-    ) -> Said {
+    pub fn said(&mut self, worker: WorkerId, words: Vec<NotifyField>, now: Timestamp) -> Said {
         let mut said = Said::default();
         let Some(vitals) = self.workers.get_mut(&worker) else { return said };
         if vitals.flood.is_over(now) {
@@ -328,12 +338,12 @@ impl Health {
                 NotifyField::Ready => vitals.said_ready = true,
                 NotifyField::Stopping => said.events.push(Input::Stopping { worker }),
                 NotifyField::Alive => vitals.watchdog.feed(now),
-                NotifyField::Trigger => vitals.watchdog.triggered = true,
+                NotifyField::WatchdogTrigger => vitals.watchdog.triggered = true,
                 NotifyField::WatchdogInterval(limit) => {
                     vitals.watchdog.limit = (!limit.is_zero()).then_some(limit);
                     vitals.watchdog.feed(now);
                 }
-                NotifyField::MoreTime(span) => {
+                NotifyField::ExtendTimeout(span) => {
                     said.events.push(Input::ExtendTimeout { worker, span })
                 }
                 NotifyField::Status(text) => vitals.text = (!text.is_empty()).then_some(text),
@@ -351,7 +361,7 @@ impl Health {
     }
 
     /// Takes in a look at workers that are ready.
-    pub(crate) fn looked(&mut self, seen: BTreeMap<WorkerId, Seen>, now: Timestamp) {
+    pub fn looked(&mut self, seen: BTreeMap<WorkerId, Seen>, now: Timestamp) {
         for (worker, seen) in seen {
             let Some(vitals) = self.workers.get_mut(&worker) else { continue };
             let count = |is: bool, before: u32| if is { before.saturating_add(1) } else { 0 };
@@ -366,14 +376,14 @@ impl Health {
     }
 
     /// The ports whose connections have to be looked at to tell whether their queues move.
-    pub(crate) fn doubtful_ports(&self, now: Timestamp) -> BTreeSet<u16> {
+    pub fn doubtful_ports(&self, now: Timestamp) -> BTreeSet<u16> {
         let Some(ping) = self.ping else { return BTreeSet::new() };
         let queues = self.workers.values().flat_map(|vitals| &vitals.queues);
         queues.filter(|(_, queue)| queue.is_doubtful(ping, now)).map(|(port, _)| *port).collect()
     }
 
     /// Takes in the connections of [`Self::doubtful_ports`], as they were at some moment.
-    pub(crate) fn witnessed(&mut self, mut found: BTreeMap<u16, AcceptQueue>, at: Timestamp) {
+    pub fn witnessed(&mut self, mut found: BTreeMap<u16, PortConnections>, at: Timestamp) {
         let Some(ping) = self.ping else { return };
         for vitals in self.workers.values_mut() {
             for (port, queue) in &mut vitals.queues {
@@ -385,7 +395,7 @@ impl Health {
     }
 
     /// Which workers are to be asked now, and where: those that are due, the longest due first.
-    pub(crate) fn due_probes(&self, now: Timestamp) -> Vec<(WorkerId, SocketAddr)> {
+    pub fn due_probes(&self, now: Timestamp) -> Vec<(WorkerId, SocketAddr)> {
         if !matches!(self.readiness, Readiness::Http(_)) {
             return Vec::new();
         }
@@ -409,7 +419,7 @@ impl Health {
     }
 
     /// How long a probe may take. With the pause before it, it is as long as `timeouts.ping`.
-    pub(crate) fn probe_patience(&self) -> Duration {
+    pub fn probe_patience(&self) -> Duration {
         self.ping_or_default() - self.probe_pause()
     }
 
@@ -423,19 +433,14 @@ impl Health {
     }
 
     /// Takes note that a worker is being asked.
-    pub(crate) fn probing(&mut self, worker: WorkerId, now: Timestamp) {
+    pub fn probing(&mut self, worker: WorkerId, now: Timestamp) {
         if let Some(vitals) = self.workers.get_mut(&worker) {
             vitals.probe.under_way = Some(now);
         }
     }
 
     /// Takes in how that went.
-    pub(crate) fn probed(
-        &mut self,
-        worker: WorkerId,
-        probed: Probed,
-        now: Timestamp,
-    ) -> Vec<Input> {
+    pub fn probed(&mut self, worker: WorkerId, probed: Probed, now: Timestamp) -> Vec<Input> {
         let pause = self.probe_pause();
         let Some(vitals) = self.workers.get_mut(&worker) else { return Vec::new() };
         let Some(began) = vitals.probe.under_way.take() else { return Vec::new() };
@@ -463,18 +468,13 @@ impl Health {
     }
 
     /// Takes in whether a worker that has joined over the control socket answers there.
-    pub(crate) fn pinged(
-        &mut self,
-        worker: WorkerId,
-        answers: bool,
-        now: Timestamp,
-    ) -> Option<Input> {
+    pub fn pinged(&mut self, worker: WorkerId, answers: bool, now: Timestamp) -> Option<Input> {
         self.workers.get_mut(&worker)?.mute = !answers;
         self.judge(worker, now)
     }
 
     /// What the supervisor does not know yet of workers that fell silent or answer again.
-    pub(crate) fn news(&mut self, now: Timestamp) -> Vec<Input> {
+    pub fn news(&mut self, now: Timestamp) -> Vec<Input> {
         let workers: Vec<WorkerId> = self.workers.keys().copied().collect();
         workers.into_iter().filter_map(|worker| self.judge(worker, now)).collect()
     }
@@ -562,7 +562,7 @@ impl Queue {
         }
     }
 
-    fn witness(&mut self, waiting: AcceptQueue, ping: Duration, at: Timestamp) {
+    fn witness(&mut self, waiting: PortConnections, ping: Duration, at: Timestamp) {
         let Some(since) = self.since else { return };
         let Some(before) = &self.witness else {
             self.witness = Some(waiting);
@@ -612,21 +612,14 @@ mod tests {
         Timestamp(Duration::from_millis(milliseconds))
     }
 
-    fn timeouts(ping: u64, watchdog: u64) -> Timeouts {
+    fn limits(ping: u64, watchdog: u64) -> WatchLimits {
         let limit = |seconds: u64| (seconds > 0).then(|| Duration::from_secs(seconds));
-        Timeouts {
-            ready: SECOND,
-            drain: None,
-            rollback: Duration::ZERO,
-            die: SECOND,
-            ping: limit(ping),
-            watchdog: limit(watchdog),
-        }
+        WatchLimits { ping: limit(ping), watchdog: limit(watchdog) }
     }
 
     /// One worker, ready since the start.
     fn live(readiness: Readiness, ping: u64, watchdog: u64) -> Health {
-        let mut health = Health::new(readiness, &timeouts(ping, watchdog));
+        let mut health = Health::new(readiness, limits(ping, watchdog));
         health.started(WORKER, 1, at(0));
         health.said(WORKER, vec![NotifyField::Ready], at(0));
         let address = "127.0.0.1:20000".parse().ok();
@@ -673,19 +666,19 @@ mod tests {
     fn a_worker_is_ready_when_it_listens_and_does_what_else_is_asked() {
         let ready = Some(Input::Ready { worker: WORKER });
         let lacks = |lack| Some(Input::NotReady { worker: WORKER, lack });
-        let mut tcp = Health::new(Readiness::Tcp, &timeouts(10, 0));
+        let mut tcp = Health::new(Readiness::Tcp, limits(10, 0));
         tcp.started(WORKER, 1, at(0));
         assert_eq!(tcp.starting(WORKER, false, None, at(1)), None);
         assert_eq!(tcp.starting(WORKER, true, None, at(2)), ready);
         assert_eq!(tcp.starting(WORKER, true, None, at(3)), None, "once");
 
-        let mut notify = Health::new(Readiness::Notify, &timeouts(10, 0));
+        let mut notify = Health::new(Readiness::Notify, limits(10, 0));
         notify.started(WORKER, 1, at(0));
         assert_eq!(notify.starting(WORKER, true, None, at(1)), lacks(NotReady::NotNotified));
         let said = notify.said(WORKER, vec![NotifyField::Ready], at(2));
         assert_eq!(said.events, Vec::from_iter(ready.clone()));
 
-        let mut early = Health::new(Readiness::Notify, &timeouts(10, 0));
+        let mut early = Health::new(Readiness::Notify, limits(10, 0));
         early.started(WORKER, 1, at(0));
         let said = early.said(WORKER, vec![NotifyField::Ready], at(1));
         assert_eq!(
@@ -697,16 +690,9 @@ mod tests {
     }
 
     #[test]
-    #[cfg(feature = "http")]
     fn a_worker_that_is_asked_is_ready_with_its_first_good_answer() {
-        let config = crate::config::Settings {
-            listen: Some(vec![crate::config::Given::by_flag("", "0.0.0.0:80".to_owned())]),
-            command: Some(crate::config::Given::by_flag("", vec!["x".to_owned()])),
-            ready: Some(crate::config::Given::by_flag("", "http:/x".to_owned())),
-            ..crate::config::Settings::default()
-        };
-        let readiness = config.check(1).unwrap().ready;
-        let mut health = Health::new(readiness, &timeouts(10, 0));
+        let readiness = Readiness::Http("/x".parse().unwrap());
+        let mut health = Health::new(readiness, limits(10, 0));
         let address: Option<SocketAddr> = "127.0.0.1:20000".parse().ok();
         let due = |health: &Health, now| health.due_probes(now).len();
         health.started(WORKER, 1, at(0));
@@ -760,9 +746,9 @@ mod tests {
         }
     }
 
-    fn waiting(queued: &[u64], accepted: &[u64]) -> BTreeMap<u16, AcceptQueue> {
+    fn waiting(queued: &[u64], accepted: &[u64]) -> BTreeMap<u16, PortConnections> {
         let set = |cookies: &[u64]| cookies.iter().copied().collect();
-        [(PORT, AcceptQueue { queued: set(queued), accepted: set(accepted) })].into()
+        [(PORT, PortConnections { queued: set(queued), accepted: set(accepted) })].into()
     }
 
     fn doubts(health: &Health, now: u64) -> bool {
@@ -867,7 +853,7 @@ mod tests {
         assert_eq!(health.news(at(9_000)), [], "told once");
         assert_eq!(say(&mut health, NotifyField::Alive, 9_000), Vec::from_iter(answered()));
         assert_eq!(
-            say(&mut health, NotifyField::Trigger, 9_100),
+            say(&mut health, NotifyField::WatchdogTrigger, 9_100),
             Vec::from_iter(silent(Unhealthy::Trigger))
         );
         assert_eq!(say(&mut health, NotifyField::Alive, 9_200), Vec::from_iter(answered()));
@@ -880,7 +866,7 @@ mod tests {
 
     #[test]
     fn a_worker_need_not_say_that_it_is_alive_before_it_is_ready_or_when_it_leaves() {
-        let mut health = Health::new(Readiness::Notify, &timeouts(10, 2));
+        let mut health = Health::new(Readiness::Notify, limits(10, 2));
         health.started(WORKER, 1, at(0));
         health.starting(WORKER, true, None, at(0));
         assert_eq!(health.news(at(60_000)), []);
@@ -898,7 +884,7 @@ mod tests {
             NotifyField::Refused("MAINPID"),
             NotifyField::Refused("MAINPID"),
             NotifyField::Stopping,
-            NotifyField::MoreTime(SECOND),
+            NotifyField::ExtendTimeout(SECOND),
         ];
         let said = health.said(WORKER, words.clone(), at(1));
         assert_eq!(said.refused, ["MAINPID"]);
@@ -928,7 +914,7 @@ mod tests {
 
     #[test]
     fn a_word_that_comes_before_the_news_of_the_start_is_kept_for_a_second() {
-        let mut health = Health::new(Readiness::Notify, &timeouts(10, 0));
+        let mut health = Health::new(Readiness::Notify, limits(10, 0));
         health.unclaimed(41, vec![NotifyField::Status("other".to_owned())], at(0));
         health.unclaimed(42, vec![NotifyField::Ready], at(0));
         health.started(WORKER, 42, at(5));
