@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::readiness::readiness;
 use super::{
     Config, ConfigError, Environment, Given, Http, OnExit, Origin, Ownership, Settings, Spawn,
-    Timeouts, WorkerCommand, parse, policy,
+    Timeouts, WorkerCommand, policy, text,
 };
 use crate::plan::{
     Assignment, Engine, Listener, Listeners, MAX_SEATS, Partition, PlanError, Port, PortRange,
@@ -103,12 +103,7 @@ impl Settings {
             },
             spawn: Spawn {
                 stagger: time(self.spawn_stagger, "100ms", "spawn.stagger")?,
-                backoff: text_value(
-                    self.spawn_backoff,
-                    "1s..30s",
-                    "spawn.backoff",
-                    parse::backoff,
-                )?,
+                backoff: text_value(self.spawn_backoff, "1s..30s", "spawn.backoff", text::backoff)?,
                 give_up: policy::give_up(self.spawn_give_up)?,
             },
             socket: socket(self.socket)?,
@@ -128,7 +123,7 @@ impl Settings {
                 order: self.memory_order,
             })?,
             kill_old: or_default(self.kill_old, false).value,
-            output: text_value(self.output_to, "stdout", "output.to", parse::output)?,
+            output: text_value(self.output_to, "stdout", "output.to", text::output)?,
             shares: shares.value,
         })
     }
@@ -338,7 +333,7 @@ fn limit(
     key: &'static str,
     (least, shown): (Duration, &str),
 ) -> Result<Option<Duration>, ConfigError> {
-    text_value(given, default, key, |text| match parse::duration(text)? {
+    text_value(given, default, key, |text| match text::duration(text)? {
         Duration::ZERO => Ok(None),
         time if time < least => Err(format!("{text}: expected 0 or at least {shown}")),
         time => Ok(Some(time)),
@@ -420,12 +415,12 @@ pub(super) fn time(
     default: &str,
     key: &'static str,
 ) -> Result<Duration, ConfigError> {
-    text_value(given, default, key, parse::duration)
+    text_value(given, default, key, text::duration)
 }
 
 /// For how long workers are kept for a rollback: not for longer than they may drain.
 fn kept(given: Option<Given<String>>, drain: Option<Duration>) -> Result<Duration, ConfigError> {
-    text_value(given, "0", "timeouts.rollback", |text| match parse::duration(text)? {
+    text_value(given, "0", "timeouts.rollback", |text| match text::duration(text)? {
         time if drain.is_some_and(|limit| time > limit) => Err(format!(
             "{text}: expected at most timeouts.drain, at which retired workers end whatever they do"
         )),
@@ -438,7 +433,7 @@ fn nonzero(
     default: &str,
     key: &'static str,
 ) -> Result<Duration, ConfigError> {
-    text_value(given, default, key, |text| match parse::duration(text)? {
+    text_value(given, default, key, |text| match text::duration(text)? {
         Duration::ZERO => Err("0: expected more than 0".to_owned()),
         time => Ok(time),
     })

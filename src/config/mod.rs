@@ -66,15 +66,15 @@ mod environment;
 mod error;
 #[cfg(feature = "cli")]
 mod file;
-mod parse;
+mod origin;
 mod policy;
 mod readiness;
-mod settings;
+mod text;
 
 pub use config::{Config, Http, OnExit, Ownership, Spawn, Timeouts, WorkerCommand, WorkerOutput};
 pub use environment::Environment;
 pub use error::ConfigError;
-pub use settings::{Given, Origin, Settings};
+pub use origin::{Given, Origin, Settings};
 
 pub use crate::protocol::{
     Backoff, GiveUp, KillOrder, Marks, Memory, ProbePath, ProbePathError, Readiness, Retire,

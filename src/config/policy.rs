@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::check::{or_default, quote, text_value, time, value_error};
-use super::{ConfigError, Given, parse};
+use super::{ConfigError, Given, text};
 use crate::protocol::{GiveUp, KillOrder, Marks, Memory, Retire};
 
 /// What was given for [`Retire`].
@@ -27,7 +27,7 @@ pub(super) struct MemoryGiven {
 
 pub(super) fn retire(given: RetireGiven) -> Result<Retire, ConfigError> {
     let unless_zero = |time: Duration| Some(time).filter(|time| !time.is_zero());
-    let rss = text_value(given.rss, "0", "retire.rss", parse::size)?;
+    let rss = text_value(given.rss, "0", "retire.rss", text::size)?;
     Ok(Retire {
         rss: Some(rss).filter(|rss| *rss > 0),
         rate: number(given.rate, 10, 1..=1024, "retire.rate")?,
@@ -39,7 +39,7 @@ pub(super) fn retire(given: RetireGiven) -> Result<Retire, ConfigError> {
 }
 
 pub(super) fn memory(given: MemoryGiven) -> Result<Memory, ConfigError> {
-    let total = text_value(given.total, "0", "memory.total", parse::size)?;
+    let total = text_value(given.total, "0", "memory.total", text::size)?;
     let low = share(given.low, 0.80, "memory.low")?;
     let high = share(given.high, 0.95, "memory.high")?;
     if low.value > high.value {
@@ -59,7 +59,7 @@ pub(super) fn memory(given: MemoryGiven) -> Result<Memory, ConfigError> {
 }
 
 pub(super) fn give_up(given: Option<Given<String>>) -> Result<Option<GiveUp>, ConfigError> {
-    text_value(given, "5 in 60s", "spawn.give_up", parse::give_up)
+    text_value(given, "5 in 60s", "spawn.give_up", text::give_up)
 }
 
 fn order(given: Option<Given<String>>) -> Result<KillOrder, ConfigError> {
