@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use crate::config::{Given, Settings};
+use crate::config::{Flags, keys_of_the_file};
 use crate::plan::{ClusterName, Engine, Share};
 use crate::protocol::RetireTarget;
 use clap::{Args, Parser, Subcommand};
@@ -45,7 +45,7 @@ pub(crate) enum Verb {
     /// another command, environment or number of workers, those come into force without a connection
     /// lost. SIGHUP reloads, SIGUSR1 is `ipcluster clear-retired`.
     /// `ipcluster stop` ends all.
-    #[command(after_help = RUN_HELP)]
+    #[command(after_help = run_help())]
     Run(RunArgs),
     /// Start a new generation and move all new connections to it
     ///
@@ -130,7 +130,10 @@ before answered (in a reload: another seat); half and 99 % of the answers came w
 Exit codes: 0 all that it shows is as promised; 1 it is not, or the system forbids user namespaces
 (stderr says what to change).";
 
-const RUN_HELP: &str = "\
+fn run_help() -> String {
+    let keys = keys_of_the_file();
+    format!(
+        "\
 Workers get PORT (the port to listen on, on all addresses), IPCLUSTER_PORT_<public> for each public
 port, IPCLUSTER_SEAT (from 0), IPCLUSTER_WORKERS (always above the seat: those of a reload --share
 have seats beyond --workers), IPCLUSTER_GENERATION, IPCLUSTER_NAME, IPCLUSTER_SOCKET and NOTIFY_SOCKET.
@@ -160,12 +163,12 @@ Examples:
   ipcluster run --name api --listen 10.9.0.1:80 --listen [::]:80 --env 'NODE_*' -- node server.js
   ipcluster run -c web.toml --workers 8 --http-listen 127.0.0.1:9180
 
-The file holds the same settings as the flags (name, listen, workers, command, partition, slots,
-weights, worker_ports, socket_activation, backlog, engine, local_clients, ready, ownership, user, group, on_exit, env, socket, [timeouts] ready, drain, rollback, die,
-ping, watchdog, [spawn] stagger, backoff, give_up, [retire] rss, rate, window, renice, max_age, lag, [memory] total, low, high,
-order, [output] to, [http] listen). Flags win.
+The file holds the same settings as the flags ({keys}).
+Flags win.
 
-Exit codes: 0 stopped, or left by a signal; 1 failed; 2 wrong usage.";
+Exit codes: 0 stopped, or left by a signal; 1 failed; 2 wrong usage."
+    )
+}
 
 const PLAN_HELP: &str = "\
 Example:
@@ -308,216 +311,13 @@ pub(crate) struct RunArgs {
     /// over its rules, workers and sockets, and ends
     #[arg(long)]
     pub(crate) replace: bool,
-    /// Name of the cluster, of its table in the kernel and of its control socket [default: main]
-    #[arg(long)]
-    name: Option<String>,
-    /// Address and port that clients connect to; repeat for more [0.0.0.0 and [::]: all addresses]
-    #[arg(long, value_name = "ADDR:PORT[/tcp|/udp]")]
-    listen: Option<Vec<String>>,
-    /// How many workers, 1 to 1024 [default: as many as CPUs]
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    workers: Option<i64>,
-    /// How clients are spread: hash, or mask (low bits of the address; N a power of two) [default:
-    /// hash]
-    #[arg(long, value_name = "hash|mask")]
-    partition: Option<String>,
-    /// Into how many slots the hash spreads clients; fixed for the life of the cluster [default:
-    /// 1024]
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    slots: Option<i64>,
-    /// Share of each worker, relative to the others [default: all the same]
-    #[arg(long, value_name = "W,W,...", value_delimiter = ',', allow_negative_numbers = true)]
-    weights: Option<Vec<f64>>,
-    /// Ports that workers get, enough for three generations; other hosts cannot reach them but
-    /// through a listener [default: 20000-29999]
-    #[arg(long, value_name = "FIRST-LAST")]
-    worker_ports: Option<String>,
-    /// Open the listening sockets of workers and keep them, so that connections that wait outlive a
-    /// worker; workers take them by LISTEN_FDS, as under systemd
-    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true,
-          default_missing_value = "true")]
-    socket_activation: Option<bool>,
-    /// How many connections wait in each of these sockets, at most net.core.somaxconn [default:
-    /// 4096]
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    backlog: Option<i64>,
-    /// How connections are handed to workers: redirect (the address is translated; any program), or
-    /// tproxy (nothing is translated or tracked; workers take their sockets by LISTEN_FDS) [default:
-    /// redirect]
-    #[arg(long, value_name = "redirect|tproxy")]
-    engine: Option<String>,
-    /// Balance connections that start on this host as well
-    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true,
-          default_missing_value = "true")]
-    local_clients: Option<bool>,
-    /// How a worker shows that it is ready: tcp (it listens), notify (and says READY=1, as
-    /// sd_notify does), http:/PATH (and answers with status 200 there), protocol (it listens where
-    /// it says over the control socket, as workers of the older system do) [default: tcp]
-    #[arg(long, value_name = "tcp|notify|http:/PATH|protocol")]
-    ready: Option<String>,
-    /// Control socket for workers alone, at this absolute path [default: the operators' one]
-    #[arg(long, value_name = "PATH")]
-    socket: Option<String>,
-    /// Whether other programs can change the rules: auto (not if the kernel can prevent it: Linux
-    /// 6.9), owned (not), shared (they can) [default: auto]
-    #[arg(long, value_name = "auto|owned|shared")]
-    ownership: Option<String>,
-    /// User that workers run as, by name or number [default: the master's, without its privilege]
-    #[arg(long, value_name = "USER")]
-    user: Option<String>,
-    /// Group that workers run as, by name or number [default: that of the user]
-    #[arg(long, value_name = "GROUP")]
-    group: Option<String>,
-    /// What becomes of the workers when SIGTERM or SIGINT ends the master: leave (they serve on, and
-    /// the next master adopts them), drain (they finish their connections and end, and the rules go;
-    /// at once with a second signal) [default: leave]
-    #[arg(long, value_name = "leave|drain")]
-    on_exit: Option<String>,
-    /// Variable that workers get too: KEY or PREFIX* passes yours on, KEY=VALUE sets it; repeat for
-    /// more
-    #[arg(long, value_name = "KEY[=VALUE]")]
-    env: Option<Vec<String>>,
-    /// How long a worker may take until it is ready [default: 30s]
-    #[arg(long, value_name = "TIME")]
-    ready_timeout: Option<String>,
-    /// How long a retired worker may finish its connections; 0: as long as it takes [default: 0]
-    #[arg(long, value_name = "TIME")]
-    drain_timeout: Option<String>,
-    /// How long after a reload the workers of the generation before are kept although their
-    /// connections have ended, so that `rollback` finds them; at most --drain-timeout [default: 0]
-    #[arg(long, value_name = "TIME")]
-    rollback_timeout: Option<String>,
-    /// How long a worker may take to end before it is killed [default: 5s]
-    #[arg(long, value_name = "TIME")]
-    die_timeout: Option<String>,
-    /// After how much silence a worker gets no clients until it answers again; from 1s, 0: never
-    /// [default: 10s]
-    #[arg(long, value_name = "TIME")]
-    ping_timeout: Option<String>,
-    /// How often a worker has to say WATCHDOG=1; from 100ms, 0: never [default: 0]
-    #[arg(long, value_name = "TIME")]
-    watchdog_timeout: Option<String>,
-    /// Pause between the starts of two workers [default: 100ms]
-    #[arg(long, value_name = "TIME")]
-    spawn_stagger: Option<String>,
-    /// Wait before a worker that died is replaced: the first time, and at most [default: 1s..30s]
-    #[arg(long, value_name = "FIRST..MOST")]
-    spawn_backoff: Option<String>,
-    /// Start no more workers for a seat that has lost so many in so short a time, for as long again or
-    /// until a reload, scale or retire; 0: never [default: 5 in 60s]
-    #[arg(long, value_name = "NUMBER in TIME")]
-    spawn_give_up: Option<String>,
-    /// Replace a worker that has more resident memory; 0: none [default: 0]
-    #[arg(long, value_name = "MEMORY")]
-    retire_rss: Option<String>,
-    /// Replace at most so many workers within --retire-window, but for those that `ipcluster retire`
-    /// names [default: 10]
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    retire_rate: Option<i64>,
-    /// See --retire-rate; 0: any number [default: 2min]
-    #[arg(long, value_name = "TIME")]
-    retire_window: Option<String>,
-    /// Nice value of retired workers, 0 to 19; 0: as it was [default: 1]
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    retire_renice: Option<i64>,
-    /// Replace a worker that was started so long ago, one after the other; 0: none [default: 0]
-    #[arg(long, value_name = "TIME")]
-    retire_max_age: Option<String>,
-    /// Replace a worker that reports its event loop so late; 0: none [default: 150ms]
-    #[arg(long, value_name = "TIME")]
-    retire_lag: Option<String>,
-    /// Memory of the master and all workers above a part of which retired workers end; 0: any
-    /// [default: 0]
-    #[arg(long, value_name = "MEMORY")]
-    memory_total: Option<String>,
-    /// The part of --memory-total above which retired workers are asked to end [default: 0.80]
-    #[arg(long, value_name = "PART", allow_negative_numbers = true)]
-    memory_low: Option<f64>,
-    /// The part of --memory-total above which retired workers are killed [default: 0.95]
-    #[arg(long, value_name = "PART", allow_negative_numbers = true)]
-    memory_high: Option<f64>,
-    /// Which retired worker ends first: connections (the one with the fewest), age (the oldest),
-    /// memory (the largest) [default: connections]
-    #[arg(long, value_name = "connections|age|memory")]
-    memory_order: Option<String>,
-    /// End the workers of an earlier master, without waiting for their connections, when the new ones
-    /// are in force [default: $IPC_START_KILLOLD is TRUE]
-    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true,
-          default_missing_value = "true")]
-    kill_old: Option<bool>,
-    /// Where what workers print goes: stdout (of this program, with the seat before each line),
-    /// journal (of systemd), or file:/DIRECTORY (a file for each seat and generation) [default:
-    /// stdout]
-    #[arg(long, alias = "output-to", value_name = "stdout|journal|file:/DIR")]
-    output: Option<String>,
-    /// Address and port for /metrics (Prometheus), /healthz and / (status), without a password
-    /// [default: none]
-    #[arg(long, value_name = "ADDR:PORT")]
-    http_listen: Option<String>,
-    /// What each worker runs
-    #[arg(last = true, value_name = "COMMAND")]
-    command: Option<Vec<String>>,
-}
-
-impl RunArgs {
-    /// What the flags say.
-    pub(crate) fn into_settings(self) -> Settings {
-        let one = |flag, value: Option<String>| value.map(|value| Given::by_flag(flag, value));
-        let number = |flag, value: Option<i64>| value.map(|value| Given::by_flag(flag, value));
-        let each = |flag, values: Option<Vec<String>>| {
-            let given = |value| Given::by_flag(flag, value);
-            values.map(|values| values.into_iter().map(given).collect())
-        };
-        Settings {
-            name: one("--name", self.name),
-            listen: each("--listen", self.listen),
-            workers: number("--workers", self.workers),
-            command: self.command.map(|command| Given::by_flag("command line", command)),
-            partition: one("--partition", self.partition),
-            slots: number("--slots", self.slots),
-            weights: self.weights.map(|weights| Given::by_flag("--weights", weights)),
-            worker_ports: one("--worker-ports", self.worker_ports),
-            socket_activation: self
-                .socket_activation
-                .map(|on| Given::by_flag("--socket-activation", on)),
-            backlog: number("--backlog", self.backlog),
-            engine: one("--engine", self.engine),
-            local_clients: self.local_clients.map(|on| Given::by_flag("--local-clients", on)),
-            ready: one("--ready", self.ready),
-            ownership: one("--ownership", self.ownership),
-            user: one("--user", self.user),
-            group: one("--group", self.group),
-            on_exit: one("--on-exit", self.on_exit),
-            env: each("--env", self.env),
-            socket: one("--socket", self.socket),
-            ready_timeout: one("--ready-timeout", self.ready_timeout),
-            drain_timeout: one("--drain-timeout", self.drain_timeout),
-            rollback_timeout: one("--rollback-timeout", self.rollback_timeout),
-            die_timeout: one("--die-timeout", self.die_timeout),
-            ping_timeout: one("--ping-timeout", self.ping_timeout),
-            watchdog_timeout: one("--watchdog-timeout", self.watchdog_timeout),
-            spawn_stagger: one("--spawn-stagger", self.spawn_stagger),
-            spawn_backoff: one("--spawn-backoff", self.spawn_backoff),
-            spawn_give_up: one("--spawn-give-up", self.spawn_give_up),
-            output_to: one("--output", self.output),
-            http_listen: one("--http-listen", self.http_listen),
-            retire_rss: one("--retire-rss", self.retire_rss),
-            retire_rate: number("--retire-rate", self.retire_rate),
-            retire_window: one("--retire-window", self.retire_window),
-            retire_renice: number("--retire-renice", self.retire_renice),
-            retire_max_age: one("--retire-max-age", self.retire_max_age),
-            retire_lag: one("--retire-lag", self.retire_lag),
-            memory_total: one("--memory-total", self.memory_total),
-            memory_low: self.memory_low.map(|part| Given::by_flag("--memory-low", part)),
-            memory_high: self.memory_high.map(|part| Given::by_flag("--memory-high", part)),
-            memory_order: one("--memory-order", self.memory_order),
-            kill_old: self.kill_old.map(|on| Given::by_flag("--kill-old", on)),
-        }
-    }
+    #[command(flatten)]
+    pub(crate) flags: Flags,
 }
 
 #[cfg(test)]
 mod tests {
+    use crate::config::ConfigBuilder;
     use crate::plan::Seat;
     use clap::CommandFactory;
     use clap::error::ErrorKind;
@@ -679,8 +479,8 @@ mod tests {
             memory = { total = "512MiB", low = 0.5, high = 1, order = "memory" }
             http = { listen = "127.0.0.1:9180" }
         "#;
-        let file = Settings::from_toml(file, "web.toml").unwrap().check(9);
-        assert_eq!(run.into_settings().check(9), file);
+        let file = ConfigBuilder::from_toml(file).unwrap().build_for(9).unwrap();
+        assert_eq!(run.flags.settings.build_for(9).unwrap(), file);
     }
 
     #[test]
@@ -709,7 +509,7 @@ mod tests {
         ] {
             let line = format!("run --listen 0.0.0.0:80 {line} -- x");
             let Ok(Verb::Run(run)) = parse(&line) else { panic!("{line}") };
-            let error = run.into_settings().check(4).unwrap_err();
+            let error = run.flags.settings.build_for(4).unwrap_err();
             assert_eq!(error.to_string(), expected);
             assert!(error.is_usage());
         }

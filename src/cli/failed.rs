@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use crate::config::ConfigError;
 use crate::control::ControlError;
+use crate::plan::PlanError;
 
 /// Why a verb did not do what it was to do.
 #[derive(Debug, PartialEq, Eq)]
@@ -44,11 +45,21 @@ impl From<ControlError> for Failed {
     }
 }
 
+impl From<PlanError> for Failed {
+    fn from(error: PlanError) -> Self {
+        Self::new(error.to_string())
+    }
+}
+
 impl From<ConfigError> for Failed {
     fn from(error: ConfigError) -> Self {
-        let hint = "`ipcluster run --help` describes the settings".to_owned();
+        let general = match error {
+            ConfigError::Read { .. } => "--config names a TOML file; flags alone do without one",
+            _ => "`ipcluster run --help` describes the settings",
+        };
+        let hint = error.hint().unwrap_or_else(|| general.to_owned());
         let code = if error.is_usage() { 2 } else { 1 };
-        Self { message: error.to_string(), hint: Some(hint), code }
+        Self { message: error.on_command_line(), hint: Some(hint), code }
     }
 }
 
@@ -65,11 +76,30 @@ pub(super) fn one_line(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
 
     #[test]
     fn a_failure_is_one_line_and_its_hint_another() {
         let failed = Failed::new("a\nb\u{1b}[31m é\n").hint("c\rd");
         assert_eq!(failed.text(), "error: a\\nb\\u{1b}[31m é\nhint: c\\rd\n");
         assert_eq!(Failed::new("a").text(), "error: a\n");
+    }
+
+    #[test]
+    fn what_is_missing_is_asked_for_by_its_flag() {
+        let missing = Failed::from(Config::builder().build().unwrap_err());
+        assert_eq!(
+            missing.text(),
+            "error: `listen` is missing: give at least one, such as --listen 0.0.0.0:80, or listen = \
+             [\"0.0.0.0:80\"] in the file\nhint: `ipcluster run --help` describes the settings\n"
+        );
+        assert_eq!(missing.code, 2);
+    }
+
+    #[test]
+    fn a_key_that_was_probably_meant_is_the_advice() {
+        let unknown = Failed::from(Config::from_toml("workrs = 4").unwrap_err());
+        assert!(unknown.text().ends_with("hint: did you mean `workers`?\n"), "{}", unknown.text());
+        assert_eq!(unknown.code, 1);
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::config::Config;
 use crate::plan::{Generation, Occupant, Plan, Port, Seat};
-use crate::process::PortPool;
+use crate::process::{PortPool, ProcessError};
 use crate::ruleset::lower;
 
 use super::args::RunArgs;
@@ -18,26 +18,24 @@ pub(super) fn run(args: RunArgs) -> Result<(), Failed> {
 }
 
 fn planned(config: &Config) -> Result<Plan, Failed> {
-    let failed = |error: &dyn std::error::Error| Failed::new(error.to_string());
-    let (name, listeners) = (config.name.clone(), config.listeners.clone());
-    let mut plan = Plan::new(name, listeners, config.partition, &config.weights, None)
-        .map_err(|error| failed(&error))?;
-    let count = config.listeners.public_ports().len();
-    let (first, last) = (config.worker_ports.first(), config.worker_ports.last());
-    let stride = config.engine.port_stride(&config.listeners);
+    let (name, listeners) = (config.name().clone(), config.listeners().clone());
+    let mut plan = Plan::new(name, listeners, config.partition(), config.weights(), None)?;
+    let count = config.listeners().public_ports().len();
+    let (first, last) = (config.worker_ports().first(), config.worker_ports().last());
+    let stride = config.engine().port_stride(config.listeners());
+    let failed = |error: ProcessError| Failed::new(error.to_string());
     let mut pool = PortPool::new(first.number()..=last.number(), BTreeSet::new())
-        .map_err(|error| failed(&error))?
+        .map_err(failed)?
         .with_stride(stride);
     let mut occupants = Vec::new();
-    for seat in (0..config.workers).map(Seat) {
-        let ports = pool.allocate(count, &BTreeSet::new()).map_err(|error| failed(&error))?;
+    for seat in (0..config.workers()).map(Seat) {
+        let ports = pool.allocate(count, &BTreeSet::new()).map_err(failed)?;
         let ports = ports.into_iter().filter_map(Port::new).collect();
         occupants.push((seat, Occupant { generation: Generation::FIRST, ports }));
     }
-    plan.occupy_all(occupants)
-        .and_then(|()| plan.set_engine(config.engine))
-        .and_then(|()| plan.set_guard(Some(config.worker_ports)))
-        .map_err(|error| failed(&error))?;
-    plan.set_local_clients(config.local_clients);
+    plan.occupy_all(occupants)?;
+    plan.set_engine(config.engine())?;
+    plan.set_guard(Some(config.worker_ports()))?;
+    plan.set_local_clients(config.local_clients());
     Ok(plan)
 }

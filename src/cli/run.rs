@@ -21,7 +21,7 @@ pub(super) fn run(
     }
     let directory = directory()?;
     super::log::to_stderr();
-    let name = config.name.clone();
+    let name = config.name().clone();
     let builder = Master::builder(config).control(directory).print_output();
     let builder = if replace { builder.replace() } else { builder };
     match builder.run_as_service()? {

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 
+use super::value::quote;
+
 /// The part of a worker's environment that the user chooses.
 ///
 /// A worker never gets the whole environment of the master, which may hold secrets. It gets
@@ -14,6 +16,14 @@ use std::os::unix::ffi::OsStrExt;
 ///    all variables that begin so;
 /// 3. for each entry `KEY=VALUE` that value;
 /// 4. what the master says of the worker (`PORT`, `IPCLUSTER_*`), which no entry can set.
+///
+/// ```
+/// use ipcluster::config::Environment;
+///
+/// let environment = Environment::default().pass("NODE_*")?.set("TZ", "UTC")?;
+/// assert!(environment.set("PORT", "80").is_err());
+/// # Ok::<_, ipcluster::config::EnvironmentError>(())
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Environment {
     passed: Vec<String>,
@@ -27,33 +37,58 @@ impl Environment {
         "TMPDIR",
     ];
 
-    /// Adds an entry, `KEY`, `PREFIX*` or `KEY=VALUE`.
+    /// The same environment with the master's value of `KEY`, or those of all variables that begin
+    /// with `PREFIX` for `PREFIX*`.
     ///
     /// # Errors
-    /// What is wrong with it: a name that is empty, given twice, or set by ipcluster itself, or a
-    /// NUL.
-    pub(super) fn add(&mut self, entry: &str) -> Result<(), &'static str> {
-        if entry.contains('\0') {
-            return Err("contains a NUL, which no environment can hold");
+    /// [`EnvironmentError`] for a name that is empty, given twice, or set by ipcluster itself.
+    pub fn pass(mut self, name: &str) -> Result<Self, EnvironmentError> {
+        self.check(name)?;
+        self.passed.push(name.to_owned());
+        Ok(self)
+    }
+
+    /// The same environment with this variable.
+    ///
+    /// # Errors
+    /// Those of [`Self::pass`]; for a value that contains a NUL.
+    pub fn set(mut self, name: &str, value: &str) -> Result<Self, EnvironmentError> {
+        if value.contains('\0') {
+            return Err(EnvironmentError::new(
+                name,
+                "contains a NUL, which no environment can hold",
+            ));
         }
-        let (key, value) = match entry.split_once('=') {
-            Some((key, value)) => (key, Some(value)),
-            None => (entry, None),
-        };
-        if key.trim_end_matches('*').is_empty() {
-            return Err("expected KEY, PREFIX* or KEY=VALUE");
+        self.check(name)?;
+        self.set.insert(name.to_owned(), value.to_owned());
+        Ok(self)
+    }
+
+    /// The same environment with an entry as a file and a flag have it: `KEY`, `PREFIX*` or
+    /// `KEY=VALUE`.
+    ///
+    /// # Errors
+    /// Those of [`Self::pass`] and [`Self::set`].
+    pub(super) fn with(self, entry: &str) -> Result<Self, EnvironmentError> {
+        match entry.split_once('=') {
+            Some((name, value)) => self.set(name, value),
+            None => self.pass(entry),
         }
-        if is_ours(key) {
-            return Err("is set by ipcluster for each worker; choose another name");
+    }
+
+    fn check(&self, name: &str) -> Result<(), EnvironmentError> {
+        let refused = |reason| Err(EnvironmentError::new(name, reason));
+        if name.contains('\0') {
+            return refused("contains a NUL, which no environment can hold");
         }
-        if self.set.contains_key(key) || self.passed.iter().any(|passed| passed == key) {
-            return Err("is given twice");
+        if name.contains('=') || name.trim_end_matches('*').is_empty() {
+            return refused("expected KEY, PREFIX* or KEY=VALUE");
         }
-        match value {
-            Some(value) => {
-                self.set.insert(key.to_owned(), value.to_owned());
-            }
-            None => self.passed.push(key.to_owned()),
+        if is_ours(name) {
+            return refused("is set by ipcluster for each worker; choose another name");
+        }
+        if self.set.contains_key(name) || self.passed.iter().any(|passed| passed == name) {
+            return refused("is given twice");
         }
         Ok(())
     }
@@ -79,6 +114,21 @@ impl Environment {
     }
 }
 
+/// Why a variable cannot be one of a worker's.
+// Not its value: it may be a secret.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{} {reason}", quote(name))]
+pub struct EnvironmentError {
+    name: String,
+    reason: &'static str,
+}
+
+impl EnvironmentError {
+    fn new(name: &str, reason: &'static str) -> Self {
+        Self { name: name.to_owned(), reason }
+    }
+}
+
 fn matches(pattern: &str, name: &OsString) -> bool {
     match pattern.strip_suffix('*') {
         Some(prefix) => name.as_bytes().starts_with(prefix.as_bytes()),
@@ -99,7 +149,7 @@ mod tests {
     fn environment(entries: &[&str]) -> Environment {
         let mut environment = Environment::default();
         for entry in entries {
-            environment.add(entry).unwrap();
+            environment = environment.with(entry).unwrap();
         }
         environment
     }
@@ -133,9 +183,10 @@ mod tests {
     #[test]
     fn entries_that_cannot_be_are_refused() {
         for entry in ["", "=x", "*", "A\0=b", "PORT=1", "IPCLUSTER_SEAT", "LISTEN_FDS=3"] {
-            assert!(Environment::default().add(entry).is_err(), "{entry:?}");
+            assert!(Environment::default().with(entry).is_err(), "{entry:?}");
         }
-        assert_eq!(environment(&["A=1"]).add("A"), Err("is given twice"));
-        assert_eq!(environment(&["A"]).add("A=1"), Err("is given twice"));
+        let twice = |first, entry| environment(&[first]).with(entry).unwrap_err().reason;
+        assert_eq!(twice("A=1", "A"), "is given twice");
+        assert_eq!(twice("A", "A=1"), "is given twice");
     }
 }

@@ -1,13 +1,33 @@
+use std::sync::Arc;
+
 use super::Origin;
 use crate::plan::PlanError;
 
-/// Why settings make no configuration. Each names the key, where its value comes from, and what is
-/// allowed.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+/// Why there is no [`Config`](super::Config). Each error names the setting by its key, says where its
+/// value comes from if that is a file, and what is allowed.
+///
+/// ```
+/// use ipcluster::config::Config;
+///
+/// let error = Config::from_toml("wrokers = 4").unwrap_err();
+/// assert!(error.to_string().starts_with("line 1: unknown key `wrokers`"));
+/// assert_eq!(error.hint().as_deref(), Some("did you mean `workers`?"));
+/// ```
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// A file that is no TOML; a key that is given twice counts as that.
+    /// A file that cannot be read.
+    #[error("cannot read {path}: {source}")]
+    #[non_exhaustive]
+    Read {
+        /// The file.
+        path: String,
+        /// Why not.
+        source: Arc<std::io::Error>,
+    },
+    /// A text that is no TOML; a key that is given twice counts as that.
     #[error("{origin}: {reason}")]
+    #[non_exhaustive]
     Syntax {
         /// Where the parser stopped.
         origin: Origin,
@@ -16,6 +36,7 @@ pub enum ConfigError {
     },
     /// A key that does not exist.
     #[error("{origin}: unknown key `{key}`: expected one of {allowed}")]
+    #[non_exhaustive]
     UnknownKey {
         /// Where it stands.
         origin: Origin,
@@ -23,9 +44,12 @@ pub enum ConfigError {
         key: String,
         /// The keys that may stand there.
         allowed: String,
+        /// The key that was probably meant, with its table.
+        near: Option<&'static str>,
     },
     /// A value of another type.
     #[error("{}: expected {expected}, found {found}", origin.of(key))]
+    #[non_exhaustive]
     WrongType {
         /// Where it stands.
         origin: Origin,
@@ -38,8 +62,9 @@ pub enum ConfigError {
     },
     /// A value that is out of range, malformed, or contradicts another.
     #[error("{}: {reason}", origin.of(key))]
+    #[non_exhaustive]
     Value {
-        /// Where it stands.
+        /// Where it comes from.
         origin: Origin,
         /// The key.
         key: &'static str,
@@ -48,8 +73,9 @@ pub enum ConfigError {
     },
     /// A value that cannot be planned.
     #[error("{}: {source}", origin.of(key))]
+    #[non_exhaustive]
     Plan {
-        /// Where it stands.
+        /// Where it comes from.
         origin: Origin,
         /// The key.
         key: &'static str,
@@ -58,24 +84,67 @@ pub enum ConfigError {
     },
     /// A value that has to be given and is not.
     #[error("`{key}` is missing: {how}")]
+    #[non_exhaustive]
     Missing {
         /// The key.
         key: &'static str,
-        /// How to give it.
+        /// What to give.
         how: &'static str,
     },
 }
 
 impl ConfigError {
-    /// Whether the command line is at fault (wrong usage), and not the file.
-    pub fn is_usage(&self) -> bool {
+    /// What to do about it, where the message does not say that already.
+    pub fn hint(&self) -> Option<String> {
         match self {
+            Self::UnknownKey { near: Some(near), .. } => Some(format!("did you mean `{near}`?")),
+            _ => None,
+        }
+    }
+
+    /// The key of the setting that is at fault; none if it is the file as a whole.
+    pub fn key(&self) -> Option<&str> {
+        match self {
+            Self::Read { .. } | Self::Syntax { .. } => None,
+            Self::UnknownKey { key, .. } => Some(key),
+            Self::WrongType { key, .. }
+            | Self::Value { key, .. }
+            | Self::Plan { key, .. }
+            | Self::Missing { key, .. } => Some(key),
+        }
+    }
+
+    /// Where the value at fault comes from; none if that is not a value.
+    pub fn origin(&self) -> Option<&Origin> {
+        match self {
+            Self::Read { .. } | Self::Missing { .. } => None,
             Self::Syntax { origin, .. }
             | Self::UnknownKey { origin, .. }
             | Self::WrongType { origin, .. }
             | Self::Value { origin, .. }
-            | Self::Plan { origin, .. } => matches!(origin, Origin::Flag { .. }),
+            | Self::Plan { origin, .. } => Some(origin),
+        }
+    }
+
+    /// The same error about a value that comes from elsewhere.
+    pub(super) fn at(mut self, elsewhere: &Origin) -> Self {
+        match &mut self {
+            Self::Read { .. } | Self::Missing { .. } => {}
+            Self::Syntax { origin, .. }
+            | Self::UnknownKey { origin, .. }
+            | Self::WrongType { origin, .. }
+            | Self::Value { origin, .. }
+            | Self::Plan { origin, .. } => origin.clone_from(elsewhere),
+        }
+        self
+    }
+
+    /// Whether the command line is at fault (wrong usage), and not the file.
+    #[cfg(feature = "cli")]
+    pub(crate) fn is_usage(&self) -> bool {
+        match self {
             Self::Missing { .. } => true,
+            _ => matches!(self.origin(), Some(Origin::Flag { .. })),
         }
     }
 }

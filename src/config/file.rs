@@ -1,322 +1,167 @@
-//! The configuration file: TOML, read by hand so that every error has a key and a line.
+//! The configuration file: TOML, of which every value has its line.
 
+use std::fs::File;
+use std::io::{self, Read};
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeString, DeTable, DeValue};
 
-use super::{ConfigError, Given, Origin, Settings};
+use super::keys::SETTINGS;
+use super::table::Setting;
+use super::value::{Form, Raw};
+use super::{Config, ConfigBuilder, ConfigError, Origin};
 
-impl Settings {
-    /// Reads the text of a configuration file; `path` is for messages.
+impl Config {
+    /// The configuration that a text in TOML describes; `docs/settings.md` has the keys, and
+    /// `packaging/ipcluster.toml` is an example.
     ///
     /// # Errors
-    /// [`ConfigError::Syntax`], [`ConfigError::UnknownKey`],
-    /// [`ConfigError::WrongType`], each with the line. Whether the values make sense is found out
-    /// by [`Settings::check`].
-    pub fn from_toml(text: &str, path: &str) -> Result<Self, ConfigError> {
-        let file = File { text, path: path.into() };
-        let table = DeTable::parse(text).map_err(|error| ConfigError::Syntax {
-            origin: file.origin(error.span().unwrap_or_default()),
+    /// Those of [`ConfigBuilder::from_toml`] and [`ConfigBuilder::build`].
+    ///
+    /// ```
+    /// use ipcluster::config::Config;
+    ///
+    /// let config = Config::from_toml(r#"
+    ///     listen = ["0.0.0.0:80"]
+    ///     command = ["node", "server.js"]
+    ///     [timeouts]
+    ///     drain = "10min"
+    /// "#)?;
+    /// assert_eq!(config.drain_timeout(), Some(std::time::Duration::from_secs(600)));
+    ///
+    /// let error = Config::from_toml("wrokers = 4").unwrap_err();
+    /// assert!(error.to_string().starts_with("line 1: unknown key `wrokers`: expected one of"));
+    /// assert_eq!(error.hint().as_deref(), Some("did you mean `workers`?"));
+    /// # Ok::<_, ipcluster::config::ConfigError>(())
+    /// ```
+    pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
+        ConfigBuilder::from_toml(text)?.build()
+    }
+
+    /// The configuration that a file in TOML describes.
+    ///
+    /// # Errors
+    /// Those of [`ConfigBuilder::from_file`] and [`ConfigBuilder::build`].
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
+        ConfigBuilder::from_file(path)?.build()
+    }
+}
+
+impl ConfigBuilder {
+    /// Takes the settings of a text in TOML.
+    ///
+    /// # Errors
+    /// [`ConfigError::Syntax`], [`ConfigError::UnknownKey`], [`ConfigError::WrongType`], each with the
+    /// line. Whether the values make sense is found out by [`Self::build`].
+    ///
+    /// ```
+    /// use ipcluster::config::{ConfigBuilder, WorkerCommand};
+    ///
+    /// let builder = ConfigBuilder::from_toml("listen = ['0.0.0.0:80']\nworkers = 2")?;
+    /// let config = builder.command(WorkerCommand::new("server")).workers(8).build()?;
+    /// assert_eq!(config.workers(), 8);
+    /// # Ok::<_, ipcluster::config::ConfigError>(())
+    /// ```
+    pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
+        Document { text, path: None }.read()
+    }
+
+    /// Takes the settings of a file in TOML, of at most 1 MiB.
+    ///
+    /// # Errors
+    /// [`ConfigError::Read`]; those of [`Self::from_toml`], with the path.
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
+        let path = path.as_ref();
+        let name = path.to_string_lossy();
+        let text = read(path).map_err(|error| ConfigError::Read {
+            path: name.clone().into_owned(),
+            source: Arc::new(error),
+        })?;
+        Document { text: &text, path: Some(name.into()) }.read()
+    }
+}
+
+/// Far more than any configuration, and little enough to hold: the path may be a device.
+const MAX_FILE: u64 = 1024 * 1024;
+
+fn read(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let length = File::open(path)?.take(MAX_FILE + 1).read_to_string(&mut text)?;
+    if length as u64 > MAX_FILE {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "longer than 1 MiB"));
+    }
+    Ok(text)
+}
+
+struct Document<'a> {
+    text: &'a str,
+    path: Option<Arc<str>>,
+}
+
+type Key<'i> = Spanned<DeString<'i>>;
+type Item<'i> = Spanned<DeValue<'i>>;
+
+impl Document<'_> {
+    fn read(&self) -> Result<ConfigBuilder, ConfigError> {
+        let document = DeTable::parse(self.text).map_err(|error| ConfigError::Syntax {
+            origin: self.origin(error.span().unwrap_or_default()),
             reason: error.message().lines().collect::<Vec<_>>().join(", "),
         })?;
-        let mut settings = Self::default();
-        for (key, value) in table.get_ref() {
-            file.read_key(&mut settings, key, value)?;
-        }
-        Ok(settings)
-    }
-}
-
-const KEYS: [&str; 19] = [
-    "name",
-    "listen",
-    "workers",
-    "command",
-    "partition",
-    "slots",
-    "weights",
-    "worker_ports",
-    "socket_activation",
-    "backlog",
-    "engine",
-    "local_clients",
-    "ready",
-    "ownership",
-    "user",
-    "group",
-    "on_exit",
-    "env",
-    "socket",
-];
-const TIMEOUTS: [&str; 6] = ["ready", "drain", "rollback", "die", "ping", "watchdog"];
-const SPAWN: [&str; 3] = ["stagger", "backoff", "give_up"];
-const RETIRE: [&str; 6] = ["rss", "rate", "window", "renice", "max_age", "lag"];
-const MEMORY: [&str; 4] = ["total", "low", "high", "order"];
-const OUTPUT: [&str; 1] = ["to"];
-const HTTP: [&str; 1] = ["listen"];
-
-struct File<'a> {
-    text: &'a str,
-    path: Arc<str>,
-}
-
-type Key<'i> = Spanned<toml::de::DeString<'i>>;
-type Value<'i> = Spanned<DeValue<'i>>;
-
-impl File<'_> {
-    fn read_key(
-        &self,
-        settings: &mut Settings,
-        key: &Key<'_>,
-        value: &Value<'_>,
-    ) -> Result<(), ConfigError> {
-        match key.get_ref().as_ref() {
-            "name" => settings.name = Some(self.text("name", value)?),
-            "listen" => settings.listen = Some(self.texts("listen", value)?),
-            "workers" => settings.workers = Some(self.integer("workers", value)?),
-            "command" => settings.command = Some(self.command(value)?),
-            "partition" => settings.partition = Some(self.text("partition", value)?),
-            "slots" => settings.slots = Some(self.integer("slots", value)?),
-            "weights" => settings.weights = Some(self.weights(value)?),
-            "worker_ports" => settings.worker_ports = Some(self.text("worker_ports", value)?),
-            "socket_activation" => {
-                settings.socket_activation = Some(self.truth("socket_activation", value)?);
-            }
-            "backlog" => settings.backlog = Some(self.integer("backlog", value)?),
-            "engine" => settings.engine = Some(self.text("engine", value)?),
-            "local_clients" => settings.local_clients = Some(self.truth("local_clients", value)?),
-            "ready" => settings.ready = Some(self.text("ready", value)?),
-            "ownership" => settings.ownership = Some(self.text("ownership", value)?),
-            "user" => settings.user = Some(self.text("user", value)?),
-            "group" => settings.group = Some(self.text("group", value)?),
-            "socket" => settings.socket = Some(self.text("socket", value)?),
-            "on_exit" => settings.on_exit = Some(self.text("on_exit", value)?),
-            "env" => settings.env = Some(self.texts("env", value)?),
-            "timeouts" => {
-                for (key, value) in self.table("timeouts", value)? {
-                    self.read_timeout(settings, key, value)?;
-                }
-            }
-            "spawn" => {
-                for (key, value) in self.table("spawn", value)? {
-                    self.read_spawn(settings, key, value)?;
-                }
-            }
-            "retire" => {
-                for (key, value) in self.table("retire", value)? {
-                    self.read_retire(settings, key, value)?;
-                }
-            }
-            "memory" => {
-                for (key, value) in self.table("memory", value)? {
-                    self.read_memory(settings, key, value)?;
-                }
-            }
-            "output" => {
-                for (key, value) in self.table("output", value)? {
-                    match key.get_ref().as_ref() {
-                        "to" => settings.output_to = Some(self.text("output.to", value)?),
-                        _ => return Err(self.unknown("output.", key, &OUTPUT, "")),
+        let mut builder = ConfigBuilder::default();
+        for (key, item) in document.get_ref() {
+            match tables().find(|table| *table == key.get_ref().as_ref()) {
+                Some(table) => {
+                    for (key, item) in self.table(table, item)? {
+                        self.read_setting(&mut builder, Some(table), key, item)?;
                     }
                 }
-            }
-            "http" => {
-                for (key, value) in self.table("http", value)? {
-                    match key.get_ref().as_ref() {
-                        "listen" => settings.http_listen = Some(self.text("http.listen", value)?),
-                        _ => return Err(self.unknown("http.", key, &HTTP, "")),
-                    }
-                }
-            }
-            _ => {
-                let tables = ", the tables timeouts, spawn, retire, memory, output and http";
-                return Err(self.unknown("", key, &KEYS, tables));
+                None => self.read_setting(&mut builder, None, key, item)?,
             }
         }
-        Ok(())
+        Ok(builder)
     }
 
-    fn read_timeout(
+    fn read_setting(
         &self,
-        settings: &mut Settings,
+        builder: &mut ConfigBuilder,
+        table: Option<&'static str>,
         key: &Key<'_>,
-        value: &Value<'_>,
+        item: &Item<'_>,
     ) -> Result<(), ConfigError> {
-        match key.get_ref().as_ref() {
-            "ready" => settings.ready_timeout = Some(self.time("timeouts.ready", value)?),
-            "drain" => settings.drain_timeout = Some(self.time("timeouts.drain", value)?),
-            "rollback" => {
-                settings.rollback_timeout = Some(self.time("timeouts.rollback", value)?);
-            }
-            "die" => settings.die_timeout = Some(self.time("timeouts.die", value)?),
-            "ping" => settings.ping_timeout = Some(self.time("timeouts.ping", value)?),
-            "watchdog" => settings.watchdog_timeout = Some(self.time("timeouts.watchdog", value)?),
-            _ => return Err(self.unknown("timeouts.", key, &TIMEOUTS, "")),
-        }
-        Ok(())
-    }
-
-    fn read_spawn(
-        &self,
-        settings: &mut Settings,
-        key: &Key<'_>,
-        value: &Value<'_>,
-    ) -> Result<(), ConfigError> {
-        match key.get_ref().as_ref() {
-            "stagger" => settings.spawn_stagger = Some(self.time("spawn.stagger", value)?),
-            "backoff" => {
-                let expected = "a range of times in quotes, such as \"1s..30s\"";
-                let text = value.get_ref().as_str().map(str::to_owned);
-                settings.spawn_backoff =
-                    Some(self.given("spawn.backoff", expected, text, value)?);
-            }
-            "give_up" => settings.spawn_give_up = Some(self.text("spawn.give_up", value)?),
-            _ => return Err(self.unknown("spawn.", key, &SPAWN, "")),
-        }
-        Ok(())
-    }
-
-    fn read_retire(
-        &self,
-        settings: &mut Settings,
-        key: &Key<'_>,
-        value: &Value<'_>,
-    ) -> Result<(), ConfigError> {
-        match key.get_ref().as_ref() {
-            "rss" => settings.retire_rss = Some(self.size("retire.rss", value)?),
-            "rate" => settings.retire_rate = Some(self.integer("retire.rate", value)?),
-            "window" => settings.retire_window = Some(self.time("retire.window", value)?),
-            "renice" => settings.retire_renice = Some(self.integer("retire.renice", value)?),
-            "max_age" => settings.retire_max_age = Some(self.time("retire.max_age", value)?),
-            "lag" => settings.retire_lag = Some(self.time("retire.lag", value)?),
-            _ => return Err(self.unknown("retire.", key, &RETIRE, "")),
-        }
-        Ok(())
-    }
-
-    fn read_memory(
-        &self,
-        settings: &mut Settings,
-        key: &Key<'_>,
-        value: &Value<'_>,
-    ) -> Result<(), ConfigError> {
-        match key.get_ref().as_ref() {
-            "total" => settings.memory_total = Some(self.size("memory.total", value)?),
-            "low" => settings.memory_low = Some(self.number("memory.low", value)?),
-            "high" => settings.memory_high = Some(self.number("memory.high", value)?),
-            "order" => settings.memory_order = Some(self.text("memory.order", value)?),
-            _ => return Err(self.unknown("memory.", key, &MEMORY, "")),
-        }
-        Ok(())
-    }
-
-    fn size(&self, key: &'static str, value: &Value<'_>) -> Result<Given<String>, ConfigError> {
-        let text = value.get_ref().as_str().map(str::to_owned);
-        self.given(key, "an amount of memory in quotes, such as \"448MiB\" or \"0\"", text, value)
-    }
-
-    fn number(&self, key: &'static str, value: &Value<'_>) -> Result<Given<f64>, ConfigError> {
-        let number = match value.get_ref() {
-            DeValue::Integer(number) if number.radix() == 10 => number.as_str().parse().ok(),
-            DeValue::Float(number) => number.as_str().parse().ok(),
-            _ => None,
+        let name = key.get_ref().as_ref();
+        let setting = in_table(table).find(|setting| setting.name() == name);
+        let setting = setting.ok_or_else(|| self.unknown(table, key))?;
+        let raw = raw(setting.form, item.get_ref());
+        let raw = raw.map_err(|at_fault| {
+            self.wrong_type(setting.key, setting.expected, at_fault.unwrap_or(item))
+        })?;
+        let items = match item.get_ref() {
+            DeValue::Array(items) => items.iter().map(|item| self.origin(item.span())).collect(),
+            _ => Vec::new(),
         };
-        self.given(key, "a number", number, value)
-    }
-
-    fn text(&self, key: &'static str, value: &Value<'_>) -> Result<Given<String>, ConfigError> {
-        self.given(key, "a text in quotes", value.get_ref().as_str().map(str::to_owned), value)
-    }
-
-    fn time(&self, key: &'static str, value: &Value<'_>) -> Result<Given<String>, ConfigError> {
-        let text = value.get_ref().as_str().map(str::to_owned);
-        self.given(key, "a time in quotes, such as \"30s\" or \"0\"", text, value)
-    }
-
-    fn integer(&self, key: &'static str, value: &Value<'_>) -> Result<Given<i64>, ConfigError> {
-        let number = value.get_ref().as_integer();
-        // One that does not fit is out of range for every key.
-        let number = number.map(|number| {
-            let too_large = if number.as_str().starts_with('-') { i64::MIN } else { i64::MAX };
-            i64::from_str_radix(number.as_str(), number.radix()).unwrap_or(too_large)
-        });
-        self.given(key, "a whole number", number, value)
-    }
-
-    fn texts(
-        &self,
-        key: &'static str,
-        value: &Value<'_>,
-    ) -> Result<Vec<Given<String>>, ConfigError> {
-        const EXPECTED: &str = "a list of texts in quotes";
-        let list = value.get_ref().as_array();
-        let list = list.ok_or_else(|| self.wrong_type(key, EXPECTED, value))?;
-        let text = |item: &Value<'_>| {
-            self.given(key, EXPECTED, item.get_ref().as_str().map(str::to_owned), item)
-        };
-        list.iter().map(text).collect()
-    }
-
-    fn command(&self, value: &Value<'_>) -> Result<Given<Vec<String>>, ConfigError> {
-        let parts = self.texts("command", value)?;
-        let value_origin = self.origin(value.span());
-        Ok(Given {
-            value: parts.into_iter().map(|part| part.value).collect(),
-            origin: value_origin,
-        })
-    }
-
-    fn truth(&self, key: &'static str, value: &Value<'_>) -> Result<Given<bool>, ConfigError> {
-        self.given(key, "true or false", value.get_ref().as_bool(), value)
-    }
-
-    fn weights(&self, value: &Value<'_>) -> Result<Given<Vec<f64>>, ConfigError> {
-        const EXPECTED: &str = "a list of numbers";
-        let list = value.get_ref().as_array();
-        let list = list.ok_or_else(|| self.wrong_type("weights", EXPECTED, value))?;
-        let weight = |item: &Value<'_>| {
-            let number = match item.get_ref() {
-                DeValue::Integer(number) if number.radix() == 10 => number.as_str().parse().ok(),
-                DeValue::Float(number) => number.as_str().parse().ok(),
-                _ => None,
-            };
-            number.ok_or_else(|| self.wrong_type("weights", EXPECTED, item))
-        };
-        let weights = list.iter().map(weight).collect::<Result<Vec<f64>, _>>()?;
-        Ok(Given { value: weights, origin: self.origin(value.span()) })
+        builder.read(setting.key, raw, self.origin(item.span()), items);
+        Ok(())
     }
 
     fn table<'v, 'i>(
         &self,
         key: &'static str,
-        value: &'v Value<'i>,
+        item: &'v Item<'i>,
     ) -> Result<&'v DeTable<'i>, ConfigError> {
-        let table = value.get_ref().as_table();
-        table.ok_or_else(|| self.wrong_type(key, "a table", value))
-    }
-
-    fn given<T>(
-        &self,
-        key: &'static str,
-        expected: &'static str,
-        found: Option<T>,
-        value: &Value<'_>,
-    ) -> Result<Given<T>, ConfigError> {
-        match found {
-            Some(found) => Ok(Given { value: found, origin: self.origin(value.span()) }),
-            None => Err(self.wrong_type(key, expected, value)),
-        }
+        let table = item.get_ref().as_table();
+        table.ok_or_else(|| self.wrong_type(key, "a table", item))
     }
 
     fn wrong_type(
         &self,
         key: &'static str,
         expected: &'static str,
-        value: &Value<'_>,
+        item: &Item<'_>,
     ) -> ConfigError {
-        let found = match value.get_ref() {
+        let found = match item.get_ref() {
             DeValue::String(_) => "a text",
             DeValue::Integer(_) => "a whole number",
             DeValue::Float(_) => "a number with a fraction",
@@ -325,27 +170,125 @@ impl File<'_> {
             DeValue::Array(_) => "a list",
             DeValue::Table(_) => "a table",
         };
-        ConfigError::WrongType { origin: self.origin(value.span()), key, expected, found }
+        ConfigError::WrongType { origin: self.origin(item.span()), key, expected, found }
     }
 
-    fn unknown(&self, table: &str, key: &Key<'_>, allowed: &[&str], more: &str) -> ConfigError {
+    fn unknown(&self, table: Option<&'static str>, key: &Key<'_>) -> ConfigError {
+        let name = escaped(key.get_ref());
+        let mut allowed = in_table(table).map(Setting::name).collect::<Vec<_>>().join(", ");
+        if table.is_none() {
+            let names: Vec<&str> = tables().collect();
+            if let [first @ .., last] = names.as_slice() {
+                allowed += &format!(", the tables {} and {last}", first.join(", "));
+            }
+        }
+        let key_of = |name: &str| table.map_or(name.to_owned(), |table| format!("{table}.{name}"));
         ConfigError::UnknownKey {
             origin: self.origin(key.span()),
-            key: format!("{table}{}", escaped(key.get_ref())),
-            allowed: format!("{}{more}", allowed.join(", ")),
+            near: nearest(&key_of(&name)),
+            key: key_of(&name),
+            allowed,
         }
     }
 
     fn origin(&self, span: Range<usize>) -> Origin {
         let before = self.text.as_bytes().iter().take(span.start);
         let line = 1 + before.filter(|byte| **byte == b'\n').count();
-        Origin::File { path: Arc::clone(&self.path), line }
+        Origin::File { path: self.path.clone(), line }
+    }
+}
+
+/// The settings that may stand in a table of the file, or outside of all.
+fn in_table(table: Option<&'static str>) -> impl Iterator<Item = &'static Setting> {
+    SETTINGS.iter().filter(move |it| !it.flag_only && it.table() == table)
+}
+
+/// The tables of the file, in order.
+fn tables() -> impl Iterator<Item = &'static str> {
+    let mut last = None;
+    SETTINGS.iter().filter_map(Setting::table).filter(move |table| {
+        let is_new = last != Some(*table);
+        last = Some(*table);
+        is_new
+    })
+}
+
+/// The value in the form that the setting wants; else the item of a list that has another form, or
+/// `None` for the value itself.
+fn raw<'v, 'i>(form: Form, value: &'v DeValue<'i>) -> Result<Raw, Option<&'v Item<'i>>> {
+    match form {
+        Form::Text => text(value).map(Raw::Text).ok_or(None),
+        Form::Integer => integer(value).map(Raw::Integer).ok_or(None),
+        Form::Number => number(value).map(Raw::Number).ok_or(None),
+        Form::Truth => value.as_bool().map(Raw::Truth).ok_or(None),
+        Form::Texts => list(value, text).map(Raw::Texts),
+        Form::Numbers => list(value, number).map(Raw::Numbers),
+    }
+}
+
+fn list<'v, 'i, T>(
+    value: &'v DeValue<'i>,
+    one: fn(&DeValue<'_>) -> Option<T>,
+) -> Result<Vec<T>, Option<&'v Item<'i>>> {
+    let items = value.as_array().ok_or(None)?;
+    items.iter().map(|item| one(item.get_ref()).ok_or(Some(item))).collect()
+}
+
+fn text(value: &DeValue<'_>) -> Option<String> {
+    value.as_str().map(str::to_owned)
+}
+
+fn integer(value: &DeValue<'_>) -> Option<i64> {
+    let number = value.as_integer()?;
+    // One that does not fit is out of range for every key.
+    let too_large = if number.as_str().starts_with('-') { i64::MIN } else { i64::MAX };
+    Some(i64::from_str_radix(number.as_str(), number.radix()).unwrap_or(too_large))
+}
+
+fn number(value: &DeValue<'_>) -> Option<f64> {
+    match value {
+        DeValue::Integer(number) if number.radix() == 10 => number.as_str().parse().ok(),
+        DeValue::Float(number) => number.as_str().parse().ok(),
+        _ => None,
     }
 }
 
 /// A key of the user's, escaped and cut to what a message can show.
 fn escaped(key: &str) -> String {
     key.chars().take(64).flat_map(char::escape_debug).collect()
+}
+
+/// The key that was probably meant by this one: the nearest of all that are near enough, also one of
+/// another table (`retire.max_age` by `max_age`).
+fn nearest(key: &str) -> Option<&'static str> {
+    let near = |known: &'static str| {
+        let name = known.rsplit('.').next().unwrap_or(known);
+        let distance = if name == key { 1 } else { distance(key, known) };
+        (distance <= 1 + known.len() / 5).then_some((distance, known))
+    };
+    let keys = SETTINGS.iter().filter(|it| !it.flag_only).map(|it| it.key);
+    keys.chain(tables()).filter_map(near).min().map(|(_, known)| known)
+}
+
+/// How many letters have to be added, removed, replaced or swapped with the next one to make one word
+/// of the other (the restricted Damerau-Levenshtein distance).
+fn distance(one: &str, other: &str) -> usize {
+    let (one, other): (Vec<char>, Vec<char>) = (one.chars().collect(), other.chars().collect());
+    let mut rows: Vec<Vec<usize>> = vec![(0..=other.len()).collect()];
+    for (i, letter) in one.iter().enumerate() {
+        let mut row = vec![i + 1];
+        for (j, wanted) in other.iter().enumerate() {
+            let replaced = rows[i][j] + usize::from(letter != wanted);
+            let mut least = replaced.min(rows[i][j + 1] + 1).min(row[j] + 1);
+            let is_swap = i > 0 && j > 0 && *letter == other[j - 1] && one[i - 1] == *wanted;
+            if is_swap {
+                least = least.min(rows[i - 1][j - 1] + 1);
+            }
+            row.push(least);
+        }
+        rows.push(row);
+    }
+    rows[one.len()][other.len()]
 }
 
 #[cfg(test)]
@@ -355,8 +298,8 @@ mod tests {
     use super::*;
 
     fn fault(text: &str) -> String {
-        let settings = Settings::from_toml(text, "web.toml");
-        settings.and_then(|settings| settings.check(4)).unwrap_err().to_string()
+        let builder = Document { text, path: Some("web.toml".into()) }.read();
+        builder.and_then(|builder| builder.build_for(4)).unwrap_err().to_string()
     }
 
     #[test]
@@ -409,59 +352,50 @@ mod tests {
             [http]
             listen = "127.0.0.1:9180"
         "#;
-        let config = Settings::from_toml(text, "web.toml").unwrap().check(9).unwrap();
-        let flags = Settings {
-            name: flag("web".to_owned()),
-            listen: Some(["0.0.0.0:80", "[::]:443"].map(|l| given(l.to_owned())).into()),
-            workers: flag(2),
-            command: flag(vec!["node".to_owned(), "server.js".to_owned()]),
-            partition: flag("hash".to_owned()),
-            slots: flag(2048),
-            weights: flag(vec![1.0, 2.5]),
-            worker_ports: flag("30000-30999".to_owned()),
-            socket_activation: flag(true),
-            backlog: flag(1024),
-            engine: flag("tproxy".to_owned()),
-            local_clients: flag(true),
-            ready: flag("tcp".to_owned()),
-            ownership: flag("shared".to_owned()),
-            user: flag("www-data".to_owned()),
-            group: flag("33".to_owned()),
-            on_exit: flag("drain".to_owned()),
-            env: Some(["NODE_*", "A=b"].map(|entry| given(entry.to_owned())).into()),
-            ready_timeout: flag("10s".to_owned()),
-            drain_timeout: flag("1h".to_owned()),
-            rollback_timeout: flag("10min".to_owned()),
-            die_timeout: flag("0".to_owned()),
-            ping_timeout: flag("2s".to_owned()),
-            watchdog_timeout: flag("500ms".to_owned()),
-            socket: flag("/tmp/host.zsocket".to_owned()),
-            spawn_stagger: flag("0".to_owned()),
-            spawn_backoff: flag("10ms..2min".to_owned()),
-            spawn_give_up: flag("3 in 1min".to_owned()),
-            retire_rss: flag("448MiB".to_owned()),
-            retire_rate: flag(5),
-            retire_window: flag("1min".to_owned()),
-            retire_renice: flag(19),
-            retire_max_age: flag("24h".to_owned()),
-            retire_lag: flag("0".to_owned()),
-            memory_total: flag("512MiB".to_owned()),
-            memory_low: flag(0.5),
-            memory_high: flag(1.0),
-            memory_order: flag("memory".to_owned()),
-            kill_old: None,
-            output_to: flag("file:/var/log/web".to_owned()),
-            http_listen: flag("127.0.0.1:9180".to_owned()),
-        };
-        assert_eq!(config, flags.check(9).unwrap());
-    }
-
-    fn given<T>(value: T) -> Given<T> {
-        Given::by_flag("--flag", value)
-    }
-
-    fn flag<T>(value: T) -> Option<Given<T>> {
-        Some(given(value))
+        let config = ConfigBuilder::from_toml(text).unwrap().build_for(9).unwrap();
+        let flags = Config::builder().flags(&[
+            ("name", "web"),
+            ("listen", "0.0.0.0:80 [::]:443"),
+            ("workers", "2"),
+            ("command", "node server.js"),
+            ("partition", "hash"),
+            ("slots", "2048"),
+            ("weights", "1 2.5"),
+            ("worker_ports", "30000-30999"),
+            ("socket_activation", "true"),
+            ("backlog", "1024"),
+            ("engine", "tproxy"),
+            ("local_clients", "true"),
+            ("ready", "tcp"),
+            ("ownership", "shared"),
+            ("user", "www-data"),
+            ("group", "33"),
+            ("on_exit", "drain"),
+            ("env", "NODE_* A=b"),
+            ("timeouts.ready", "10s"),
+            ("timeouts.drain", "1h"),
+            ("timeouts.rollback", "10min"),
+            ("timeouts.die", "0"),
+            ("timeouts.ping", "2s"),
+            ("timeouts.watchdog", "500ms"),
+            ("socket", "/tmp/host.zsocket"),
+            ("spawn.stagger", "0"),
+            ("spawn.backoff", "10ms..2min"),
+            ("spawn.give_up", "3 in 1min"),
+            ("retire.rss", "448MiB"),
+            ("retire.rate", "5"),
+            ("retire.window", "1min"),
+            ("retire.renice", "19"),
+            ("retire.max_age", "24h"),
+            ("retire.lag", "0"),
+            ("memory.total", "512MiB"),
+            ("memory.low", "0.5"),
+            ("memory.high", "1.0"),
+            ("memory.order", "memory"),
+            ("output.to", "file:/var/log/web"),
+            ("http.listen", "127.0.0.1:9180"),
+        ]);
+        assert_eq!(config, flags.build_for(9).unwrap());
     }
 
     #[test]
@@ -469,18 +403,21 @@ mod tests {
         let cases = [
             (
                 "\nwrokers = 4",
-                "web.toml, line 2: unknown key `wrokers`: expected one of name, listen, workers, command, partition, slots, weights, worker_ports, socket_activation, backlog, engine, local_clients, ready, ownership, user, group, on_exit, env, socket, the tables timeouts, spawn, retire, memory, output and http",
+                "web.toml, line 2: unknown key `wrokers`: expected one of {}, the tables timeouts, spawn, retire, memory, output and http",
             ),
             (
                 "[timeouts]\n\"a\\nb\" = 1",
-                "web.toml, line 2: unknown key `timeouts.a\\nb`: expected one of ready, drain, rollback, die, ping, watchdog",
+                "web.toml, line 2: unknown key `timeouts.a\\nb`: expected one of {timeouts}",
             ),
             (
                 "spawn.pause = 1",
-                "web.toml, line 1: unknown key `spawn.pause`: expected one of stagger, backoff, give_up",
+                "web.toml, line 1: unknown key `spawn.pause`: expected one of {spawn}",
             ),
-            ("output.file = 1", "web.toml, line 1: unknown key `output.file`: expected one of to"),
-            ("http.port = 1", "web.toml, line 1: unknown key `http.port`: expected one of listen"),
+            (
+                "output.file = 1",
+                "web.toml, line 1: unknown key `output.file`: expected one of {output}",
+            ),
+            ("http.port = 1", "web.toml, line 1: unknown key `http.port`: expected one of {http}"),
             (
                 "http = { listen = 9180 }",
                 "web.toml, line 1: `http.listen`: expected a text in quotes, found a whole number",
@@ -527,7 +464,7 @@ mod tests {
             ),
             (
                 "[retire]\nrsss = \"0\"",
-                "web.toml, line 2: unknown key `retire.rsss`: expected one of rss, rate, window, renice, max_age, lag",
+                "web.toml, line 2: unknown key `retire.rsss`: expected one of {retire}",
             ),
             (
                 "[memory]\nlow = \"0.8\"",
@@ -535,14 +472,27 @@ mod tests {
             ),
             (
                 "memory.max = 1",
-                "web.toml, line 1: unknown key `memory.max`: expected one of total, low, high, order",
+                "web.toml, line 1: unknown key `memory.max`: expected one of {memory}",
             ),
             (
                 "[spawn]\ngive_up = 5",
                 "web.toml, line 2: `spawn.give_up`: expected a text in quotes, found a whole number",
             ),
         ];
+        // Where the keys of a table are listed, `{table}` stands for them.
+        let names = |table: &str| {
+            let keys = SETTINGS.iter().filter(|it| !it.flag_only).map(|it| it.key);
+            let name = |key: &'static str| match table {
+                "" => Some(key).filter(|key| !key.contains('.')),
+                table => key.strip_prefix(table)?.strip_prefix('.'),
+            };
+            keys.filter_map(name).collect::<Vec<_>>().join(", ")
+        };
         for (text, expected) in cases {
+            let tables = ["", "timeouts", "spawn", "retire", "memory", "output", "http"];
+            let expected = tables.iter().fold(expected.to_owned(), |expected, table| {
+                expected.replace(&format!("{{{table}}}"), &names(table))
+            });
             assert_eq!(fault(text), expected, "{text}");
         }
     }
@@ -605,16 +555,41 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_gives_a_configuration_or_an_error(text in "(?s).{0,200}") {
-            let _ = Settings::from_toml(&text, "web.toml").and_then(|settings| settings.check(4));
+            let _ = ConfigBuilder::from_toml(&text).and_then(|builder| builder.build_for(4));
         }
 
         #[test]
         fn any_value_of_a_key_gives_a_configuration_or_an_error(
-            key in prop::sample::select(KEYS.to_vec()),
+            key in prop::sample::select(SETTINGS.iter().map(|it| it.key).collect::<Vec<_>>()),
             value in r#"(-?[0-9]{1,25}|1e999|-?nan|true|\[\]|\{\}|\[-?[0-9.]{1,5}\]|"[ -!#-\[\]-~]{0,20}"|\["[ -!#-\[\]-~]{0,20}"\])"#,
         ) {
             let text = format!("{key} = {value}");
-            let _ = Settings::from_toml(&text, "web.toml").and_then(|settings| settings.check(4));
+            let _ = ConfigBuilder::from_toml(&text).and_then(|builder| builder.build_for(4));
         }
+    }
+
+    #[test]
+    fn the_key_that_was_probably_meant_is_named() {
+        for (key, near) in [
+            ("wrokers", Some("workers")),
+            ("listens", Some("listen")),
+            ("timeouts.readdy", Some("timeouts.ready")),
+            ("timeout", Some("timeouts")),
+            ("max_age", Some("retire.max_age")),
+            ("worker_port", Some("worker_ports")),
+            ("xyzzy", None),
+            ("", None),
+        ] {
+            assert_eq!(nearest(key), near, "{key}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_named() {
+        let error = Config::from_file("/nonexistent/web.toml").unwrap_err();
+        let expected = "cannot read /nonexistent/web.toml: No such file or directory (os error 2)";
+        assert_eq!(error.to_string(), expected);
+        let error = Config::from_file("/dev/zero").unwrap_err().to_string();
+        assert!(error.contains("longer than 1 MiB"), "{error}");
     }
 }

@@ -1,37 +1,24 @@
-//! Values as they were given, not checked yet.
+//! Where a value comes from.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// A value and where it comes from.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Given<T> {
-    /// The value.
-    pub value: T,
-    /// Where it comes from.
-    pub origin: Origin,
-}
+use super::ConfigError;
+use crate::plan::PlanError;
 
-impl<T> Given<T> {
-    /// A value of a flag.
-    pub fn by_flag(flag: &'static str, value: T) -> Self {
-        Self { value, origin: Origin::Flag { flag } }
-    }
-}
-
-/// Where a value comes from.
+/// Where the value of a setting comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Origin {
-    /// A flag of the command line.
+    /// A flag of the command line, or a variable of the environment that counts as one.
     Flag {
         /// The flag with its dashes.
         flag: &'static str,
     },
-    /// A configuration file.
+    /// A text in TOML.
     File {
-        /// The path as the user gave it.
-        path: Arc<str>,
+        /// The path as the user gave it; none for a text that was not read from a file.
+        path: Option<Arc<str>>,
         /// The line, from 1.
         line: usize,
     },
@@ -40,15 +27,24 @@ pub enum Origin {
         /// The command.
         command: &'static str,
     },
-    /// Nobody gave it.
+    /// A method of [`ConfigBuilder`](super::ConfigBuilder).
+    Builder,
+    /// Nobody gave it: its default.
     Default,
 }
 
 impl Origin {
-    /// The origin of the value of a key, for messages. A flag says by itself which key it is.
+    /// Whether nobody gave the value.
+    pub fn is_default(&self) -> bool {
+        *self == Self::Default
+    }
+
+    /// The setting with this key and where its value comes from, for messages. A flag says by itself
+    /// which setting it is.
     pub(super) fn of(&self, key: &str) -> String {
         match self {
             Self::Flag { flag } => (*flag).to_owned(),
+            Self::Builder => format!("`{key}`"),
             Self::Default => format!("`{key}`, by default"),
             Self::File { .. } | Self::Command { .. } => format!("{self}: `{key}`"),
         }
@@ -60,106 +56,73 @@ impl fmt::Display for Origin {
         match self {
             Self::Flag { flag } => f.write_str(flag),
             Self::Command { command } => f.write_str(command),
-            Self::File { path, line } => write!(f, "{path}, line {line}"),
+            Self::File { path: Some(path), line } => write!(f, "{path}, line {line}"),
+            Self::File { path: None, line } => write!(f, "line {line}"),
+            Self::Builder => f.write_str("program"),
             Self::Default => f.write_str("default"),
         }
     }
 }
 
-/// What a file or a command line says; what it does not say is none or empty. The fields are the
-/// keys of [`crate::config`].
-#[derive(Debug, Clone, Default, PartialEq)]
-#[expect(missing_docs, reason = "the keys are documented in one table")]
-pub struct Settings {
-    pub name: Option<Given<String>>,
-    pub listen: Option<Vec<Given<String>>>,
-    pub workers: Option<Given<i64>>,
-    pub command: Option<Given<Vec<String>>>,
-    pub partition: Option<Given<String>>,
-    pub slots: Option<Given<i64>>,
-    pub weights: Option<Given<Vec<f64>>>,
-    pub worker_ports: Option<Given<String>>,
-    pub socket_activation: Option<Given<bool>>,
-    pub backlog: Option<Given<i64>>,
-    pub engine: Option<Given<String>>,
-    pub local_clients: Option<Given<bool>>,
-    pub ready: Option<Given<String>>,
-    pub ownership: Option<Given<String>>,
-    pub user: Option<Given<String>>,
-    pub group: Option<Given<String>>,
-    pub on_exit: Option<Given<String>>,
-    pub env: Option<Vec<Given<String>>>,
-    pub socket: Option<Given<String>>,
-    pub ready_timeout: Option<Given<String>>,
-    pub drain_timeout: Option<Given<String>>,
-    pub rollback_timeout: Option<Given<String>>,
-    pub die_timeout: Option<Given<String>>,
-    pub ping_timeout: Option<Given<String>>,
-    pub watchdog_timeout: Option<Given<String>>,
-    pub spawn_stagger: Option<Given<String>>,
-    pub spawn_backoff: Option<Given<String>>,
-    pub spawn_give_up: Option<Given<String>>,
-    pub output_to: Option<Given<String>>,
-    pub http_listen: Option<Given<String>>,
-    pub retire_rss: Option<Given<String>>,
-    pub retire_rate: Option<Given<i64>>,
-    pub retire_window: Option<Given<String>>,
-    pub retire_renice: Option<Given<i64>>,
-    pub retire_max_age: Option<Given<String>>,
-    pub retire_lag: Option<Given<String>>,
-    pub memory_total: Option<Given<String>>,
-    pub memory_low: Option<Given<f64>>,
-    pub memory_high: Option<Given<f64>>,
-    pub memory_order: Option<Given<String>>,
-    pub kill_old: Option<Given<bool>>,
+/// The value of a setting, with the setting's key and where it comes from.
+#[derive(Debug, Clone)]
+pub(super) struct Given<T> {
+    pub(super) key: &'static str,
+    pub(super) value: T,
+    pub(super) origin: Origin,
+    /// Where each item of a list stands, if that is known.
+    pub(super) items: Vec<Origin>,
 }
 
-impl Settings {
-    /// These settings, and those of `under` where these say nothing.
-    #[must_use]
-    pub fn over(self, under: Self) -> Self {
-        Self {
-            name: self.name.or(under.name),
-            listen: self.listen.or(under.listen),
-            workers: self.workers.or(under.workers),
-            command: self.command.or(under.command),
-            partition: self.partition.or(under.partition),
-            slots: self.slots.or(under.slots),
-            weights: self.weights.or(under.weights),
-            worker_ports: self.worker_ports.or(under.worker_ports),
-            socket_activation: self.socket_activation.or(under.socket_activation),
-            backlog: self.backlog.or(under.backlog),
-            engine: self.engine.or(under.engine),
-            local_clients: self.local_clients.or(under.local_clients),
-            ready: self.ready.or(under.ready),
-            ownership: self.ownership.or(under.ownership),
-            user: self.user.or(under.user),
-            group: self.group.or(under.group),
-            on_exit: self.on_exit.or(under.on_exit),
-            env: self.env.or(under.env),
-            socket: self.socket.or(under.socket),
-            ready_timeout: self.ready_timeout.or(under.ready_timeout),
-            drain_timeout: self.drain_timeout.or(under.drain_timeout),
-            rollback_timeout: self.rollback_timeout.or(under.rollback_timeout),
-            die_timeout: self.die_timeout.or(under.die_timeout),
-            ping_timeout: self.ping_timeout.or(under.ping_timeout),
-            watchdog_timeout: self.watchdog_timeout.or(under.watchdog_timeout),
-            spawn_stagger: self.spawn_stagger.or(under.spawn_stagger),
-            spawn_backoff: self.spawn_backoff.or(under.spawn_backoff),
-            spawn_give_up: self.spawn_give_up.or(under.spawn_give_up),
-            output_to: self.output_to.or(under.output_to),
-            http_listen: self.http_listen.or(under.http_listen),
-            retire_rss: self.retire_rss.or(under.retire_rss),
-            retire_rate: self.retire_rate.or(under.retire_rate),
-            retire_window: self.retire_window.or(under.retire_window),
-            retire_renice: self.retire_renice.or(under.retire_renice),
-            retire_max_age: self.retire_max_age.or(under.retire_max_age),
-            retire_lag: self.retire_lag.or(under.retire_lag),
-            memory_total: self.memory_total.or(under.memory_total),
-            memory_low: self.memory_low.or(under.memory_low),
-            memory_high: self.memory_high.or(under.memory_high),
-            memory_order: self.memory_order.or(under.memory_order),
-            kill_old: self.kill_old.or(under.kill_old),
-        }
+impl<T> Given<T> {
+    pub(super) fn new(key: &'static str, value: T, origin: Origin) -> Self {
+        Self { key, value, origin, items: Vec::new() }
+    }
+
+    pub(super) fn is_default(&self) -> bool {
+        self.origin.is_default()
+    }
+
+    /// The error that refuses this value.
+    pub(super) fn refused(&self, reason: impl Into<String>) -> ConfigError {
+        ConfigError::Value { origin: self.origin.clone(), key: self.key, reason: reason.into() }
+    }
+
+    /// The error that refuses this value because it cannot be planned.
+    pub(super) fn unplannable(&self, source: PlanError) -> ConfigError {
+        ConfigError::Plan { origin: self.origin.clone(), key: self.key, source }
+    }
+
+    /// This value as it stands at an item of a list, or as a whole where that is not known.
+    pub(super) fn item(&self, index: usize) -> Given<()> {
+        let origin = self.items.get(index).unwrap_or(&self.origin).clone();
+        Given::new(self.key, (), origin)
+    }
+}
+
+/// What getters of [`Config`](super::Config) are made of.
+impl<T> Given<T> {
+    pub(super) fn copied(&self) -> T
+    where
+        T: Copy,
+    {
+        self.value
+    }
+
+    pub(super) fn reference(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T: std::ops::Deref> Given<Option<T>> {
+    pub(super) fn dereferenced(&self) -> Option<&T::Target> {
+        self.value.as_deref()
+    }
+}
+
+/// Two values are the same wherever they come from.
+impl<T: PartialEq> PartialEq for Given<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.key == other.key && self.value == other.value
     }
 }

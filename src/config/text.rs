@@ -1,9 +1,9 @@
-//! Texts of single values: times, ranges of times, amounts of memory.
+//! Texts of single values: times, ranges of times, where output goes.
 
 use std::time::Duration;
 
 use super::WorkerOutput;
-use super::check::quote;
+use super::value::quote;
 use crate::protocol::{Backoff, GiveUp};
 
 /// The longest time that can be set: long enough for all, and far from where adding it to an
@@ -32,10 +32,24 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     // A number that does not fit is too long as well.
     let number: u64 = number.parse().unwrap_or(u64::MAX);
     let time = Duration::from_millis(number.saturating_mul(milliseconds));
-    if time > LONGEST {
-        return Err("expected at most a year, 8760h".to_owned());
+    check_duration(time).map(|()| time)
+}
+
+pub(super) fn check_duration(time: Duration) -> Result<(), String> {
+    if time > LONGEST { Err("expected at most a year, 8760h".to_owned()) } else { Ok(()) }
+}
+
+/// The text of a time, with the largest unit that it is a multiple of.
+pub(super) fn of_duration(time: Duration) -> String {
+    let milliseconds = time.as_millis();
+    if time != Duration::from_millis(u64::try_from(milliseconds).unwrap_or(u64::MAX)) {
+        return format!("{time:?}");
     }
-    Ok(time)
+    let units = [(3600 * 1000, "h"), (60 * 1000, "min"), (1000, "s"), (1, "ms")];
+    match units.into_iter().find(|(unit, _)| milliseconds % unit == 0) {
+        Some((unit, name)) if milliseconds > 0 => format!("{}{name}", milliseconds / unit),
+        _ => "0".to_owned(),
+    }
 }
 
 /// Reads a range of times, both above 0: `1s..30s`.
@@ -43,10 +57,16 @@ pub(super) fn backoff(text: &str) -> Result<Backoff, String> {
     let (min, max) =
         text.split_once("..").ok_or_else(|| "expected FIRST..MOST, such as 1s..30s".to_owned())?;
     let (min, max) = (duration(min)?, duration(max)?);
+    let backoff = Backoff { min, max };
+    check_backoff(&backoff).map(|()| backoff)
+}
+
+pub(super) fn check_backoff(Backoff { min, max }: &Backoff) -> Result<(), String> {
+    check_duration(*max)?;
     if min.is_zero() || max < min {
         return Err("expected FIRST..MOST with FIRST above 0 and up to MOST".to_owned());
     }
-    Ok(Backoff { min, max })
+    Ok(())
 }
 
 /// Reads where the output of workers goes.
@@ -66,49 +86,24 @@ pub(super) fn output(text: &str) -> Result<WorkerOutput, String> {
     }
 }
 
-/// The most memory that can be set: more than any machine has, and small enough for a `f64`.
-const MOST_MEMORY: u64 = 1 << 50;
-
-/// Reads an amount of memory: a whole number with a unit, or 0.
-pub(super) fn size(text: &str) -> Result<u64, String> {
-    let unit_at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(unit_at);
-    let shift = match unit {
-        "B" => Some(0),
-        "KiB" => Some(10),
-        "MiB" => Some(20),
-        "GiB" => Some(30),
-        "TiB" => Some(40),
-        "" if number.bytes().all(|digit| digit == b'0') => Some(0),
-        _ => None,
-    };
-    let Some(shift) = shift.filter(|_| !number.is_empty()) else {
-        let shown: String = text.chars().take(40).collect();
-        return Err(format!(
-            "{shown:?}: expected a whole number with B, KiB, MiB, GiB or TiB, such as 448MiB, or 0"
-        ));
-    };
-    // A number that does not fit is too much as well.
-    let number: u64 = number.parse().unwrap_or(u64::MAX);
-    match number.checked_mul(1 << shift).filter(|bytes| *bytes <= MOST_MEMORY) {
-        Some(bytes) => Ok(bytes),
-        None => Err("expected at most 1024TiB".to_owned()),
-    }
-}
-
-/// Reads how many failures in which time are too many: `5 in 60s`, or `0` for none.
-pub(super) fn give_up(text: &str) -> Result<Option<GiveUp>, String> {
-    if text == "0" {
-        return Ok(None);
-    }
+/// Reads how many failures in which time are too many: `5 in 60s`.
+pub(super) fn give_up(text: &str) -> Result<GiveUp, String> {
     let expected = || "expected NUMBER in TIME, such as 5 in 60s, or 0".to_owned();
     let (number, window) = text.split_once(" in ").ok_or_else(expected)?;
-    let failures = number.parse().ok().filter(|number| (1..=1000).contains(number));
-    let failures = failures.ok_or_else(|| "expected 1 to 1000 failures, or 0".to_owned())?;
-    match duration(window)? {
-        Duration::ZERO => Err("expected NUMBER in TIME with TIME above 0".to_owned()),
-        window => Ok(Some(GiveUp { failures, window })),
+    // A number that is none is out of range as well.
+    let give_up = GiveUp { failures: number.parse().unwrap_or(0), window: duration(window)? };
+    check_give_up(&give_up).map(|()| give_up)
+}
+
+pub(super) fn check_give_up(GiveUp { failures, window }: &GiveUp) -> Result<(), String> {
+    check_duration(*window)?;
+    if !(1..=1000).contains(failures) {
+        return Err("expected 1 to 1000 failures, or 0".to_owned());
     }
+    if window.is_zero() {
+        return Err("expected NUMBER in TIME with TIME above 0".to_owned());
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -135,6 +130,15 @@ mod tests {
     }
 
     #[test]
+    fn the_text_of_a_time_is_read_as_that_time() {
+        for text in ["0", "1ms", "999ms", "30s", "2min", "8760h", "61s", "1001ms"] {
+            assert_eq!(of_duration(duration(text).unwrap()), text);
+        }
+        assert_eq!(of_duration(Duration::from_micros(1500)), "1.5ms");
+        assert_eq!(of_duration(Duration::MAX), "18446744073709551615.999999999s");
+    }
+
+    #[test]
     fn a_backoff_goes_up() {
         let expected = Backoff { min: Duration::from_secs(1), max: Duration::from_secs(30) };
         assert_eq!(backoff("1s..30s"), Ok(expected));
@@ -157,32 +161,9 @@ mod tests {
     }
 
     #[test]
-    fn amounts_of_memory_have_units() {
-        for (text, bytes) in [
-            ("0", 0),
-            ("0MiB", 0),
-            ("7B", 7),
-            ("1KiB", 1024),
-            ("448MiB", 448 << 20),
-            ("2GiB", 2 << 30),
-            ("1024TiB", 1 << 50),
-        ] {
-            assert_eq!(size(text), Ok(bytes), "{text}");
-        }
-        for text in ["", "448", "MiB", "448MB", "448 MiB", "-1MiB", "1.5GiB", "1e9", "NaN", "0x1B"]
-        {
-            assert!(size(text).unwrap_err().contains("such as 448MiB"), "{text}");
-        }
-        for text in ["1025TiB", "99999999999999999999B", "18446744073709551615TiB"] {
-            assert!(size(text).unwrap_err().contains("at most 1024TiB"), "{text}");
-        }
-    }
-
-    #[test]
     fn a_number_of_failures_has_a_time() {
         let expected = GiveUp { failures: 5, window: Duration::from_secs(60) };
-        assert_eq!(give_up("5 in 60s"), Ok(Some(expected)));
-        assert_eq!(give_up("0"), Ok(None));
+        assert_eq!(give_up("5 in 60s"), Ok(expected));
         for text in ["", "5", "5in60s", "0 in 60s", "1001 in 60s", "-1 in 60s", "5 in 0", "5 in x"]
         {
             assert!(give_up(text).unwrap_err().contains("expected"), "{text}");
@@ -194,7 +175,6 @@ mod tests {
         fn any_text_is_a_time_or_an_error(text in ".{0,30}") {
             let _ = duration(&text);
             let _ = backoff(&text);
-            let _ = size(&text);
             let _ = give_up(&text);
         }
     }

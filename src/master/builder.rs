@@ -235,7 +235,7 @@ impl Builder {
     fn connect(&self) -> Result<Option<RunningMaster>, MasterError> {
         match &self.control {
             Some(directory) if self.replace => {
-                RunningMaster::connect(directory, &self.config.name, &self.observer)
+                RunningMaster::connect(directory, self.config.name(), &self.observer)
             }
             _ => Ok(None),
         }
@@ -250,8 +250,8 @@ impl Builder {
         running: Option<&mut RunningMaster>,
     ) -> Result<PreparedWorkers, MasterError> {
         let config = &self.config;
-        let logs = match &config.output {
-            WorkerOutput::Directory(directory) => Some(Logs::open(directory, &config.name)?),
+        let logs = match config.output() {
+            WorkerOutput::Directory(directory) => Some(Logs::open(directory, config.name())?),
             WorkerOutput::Stdout | WorkerOutput::Journal => None,
         };
         let sockets = match self.control.as_ref().zip(claim.lock.as_ref()) {
@@ -300,7 +300,7 @@ impl Builder {
             adopted.workers.push((worker.worker, worker.seat, started));
         }
         let workers_wanted = match supervisor.is_as_configured() || pending_reconfigure.is_some() {
-            true => usize::from(config.workers),
+            true => usize::from(config.workers()),
             false => supervisor.plan().seats().len(),
         };
         Ok(Parts {
@@ -311,7 +311,7 @@ impl Builder {
             foreign: ForeignScanner::new()?,
             workers: Workers::new(config, spawner, printer(config, self.print_output)?)?,
             health: HealthMonitor::new(config)?,
-            operators: Operators::new(workers_wanted, usize::from(config.workers))?,
+            operators: Operators::new(workers_wanted, usize::from(config.workers()))?,
             orphans,
             handover: BackgroundThread::new("handover")?,
         })
@@ -383,7 +383,7 @@ struct Parts {
 
 /// Looks up whom workers run as, if that is configured, and checks that they can be started so.
 fn look_up_account(config: &Config) -> Result<Option<Account>, MasterError> {
-    let account = Account::look_up(config.user.as_deref(), config.group.as_deref())?;
+    let account = Account::look_up(config.user(), config.group())?;
     match &account {
         Some(account) => account.check()?,
         None if effective_uid() == 0 => tracing::warn!(
@@ -397,11 +397,11 @@ fn look_up_account(config: &Config) -> Result<Option<Account>, MasterError> {
 
 /// The ports that workers get.
 fn port_pool(config: &Config) -> Result<PortPool, ProcessError> {
-    let public = config.listeners.public_ports();
+    let public = config.listeners().public_ports();
     let reserved = public.iter().map(|port| port.number()).collect();
-    let (first, last) = (config.worker_ports.first(), config.worker_ports.last());
+    let (first, last) = (config.worker_ports().first(), config.worker_ports().last());
     let pool = PortPool::new(first.number()..=last.number(), reserved)?;
-    Ok(pool.with_stride(config.engine.port_stride(&config.listeners)))
+    Ok(pool.with_stride(config.engine().port_stride(config.listeners())))
 }
 
 /// A copy of the socket of the HTTP server, to be handed over.
@@ -444,39 +444,39 @@ fn repair(
 /// What peers may take, and what of that which workers say is worth telling the supervisor.
 fn limits(config: &Config) -> ControlLimits {
     let mut limits = ControlLimits::default();
-    limits.worker.ping = config.timeouts.ping;
+    limits.worker.ping = config.ping_timeout();
     // Without a limit nobody is replaced for it, whatever is told.
-    limits.worker.lag = config.retire.lag.unwrap_or(limits.worker.lag);
+    limits.worker.lag = config.retire().lag.unwrap_or(limits.worker.lag);
     limits
 }
 
 fn settings(config: &Config) -> Settings {
     Settings {
-        weights: config.weights.clone(),
-        ready: config.timeouts.ready,
-        drain: config.timeouts.drain,
-        rollback: config.timeouts.rollback,
-        die: config.timeouts.die,
-        ping: config.timeouts.ping.unwrap_or(Settings::default().ping),
-        stagger: config.spawn.stagger,
-        backoff: config.spawn.backoff,
-        give_up: config.spawn.give_up,
-        retire: config.retire.clone(),
-        memory: config.memory.clone(),
-        kill_old: config.kill_old,
-        holds_listeners: config.socket_activation,
+        weights: config.weights().clone(),
+        ready: config.ready_timeout(),
+        drain: config.drain_timeout(),
+        rollback: config.rollback_timeout(),
+        die: config.die_timeout(),
+        ping: config.ping_timeout().unwrap_or(Settings::default().ping),
+        stagger: config.spawn_stagger(),
+        backoff: config.spawn_backoff(),
+        give_up: config.spawn_give_up(),
+        retire: config.retire(),
+        memory: config.memory(),
+        kill_old: config.kill_old(),
+        holds_listeners: config.socket_activation(),
         ..Settings::default()
     }
 }
 
 /// What passes on the output of workers, if anything does.
 fn printer(config: &Config, print_output: bool) -> Result<Option<Printer>, MasterError> {
-    let destination = match &config.output {
+    let destination = match config.output() {
         WorkerOutput::Stdout => print_output.then_some(Destination::Stdout),
         WorkerOutput::Journal => {
-            let program = Path::new(&config.command.program).file_name();
+            let program = Path::new(config.command().program()).file_name();
             let identifier = program.map_or_else(Default::default, |name| name.to_string_lossy());
-            let journal = Journal::open(&identifier, config.name.as_str());
+            let journal = Journal::open(&identifier, config.name().as_str());
             Some(Destination::Journal(journal.map_err(|source| MasterError::Journal { source })?))
         }
         WorkerOutput::Directory(_) => None,

@@ -21,10 +21,10 @@ const UNPRIVILEGED_PORT: u16 = 1024;
 /// what root owns, or what anybody may.
 pub fn needed_capabilities(config: &Config) -> Capabilities {
     let mut needed = Capabilities::NET_ADMIN;
-    if config.user.is_some() || config.group.is_some() {
+    if config.user().is_some() || config.group().is_some() {
         needed = needed.with(Capabilities::OTHER_USERS);
     }
-    if config.http.listen.is_some_and(|address| address.port() < UNPRIVILEGED_PORT) {
+    if config.http_listen().is_some_and(|address| address.port() < UNPRIVILEGED_PORT) {
         needed = needed.with(Capabilities::NET_BIND_SERVICE);
     }
     needed
@@ -33,19 +33,17 @@ pub fn needed_capabilities(config: &Config) -> Capabilities {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Given, Settings};
+    use crate::config::WorkerCommand;
 
     fn needed(user: &str, group: &str, http: &str) -> String {
-        let given = |text: &str| Some(Given::by_flag("--flag", text.to_owned()));
-        let settings = Settings {
-            listen: Some(given("0.0.0.0:80").into_iter().collect()),
-            command: Some(Given::by_flag("--", vec!["server".to_owned()])),
-            user: given(user),
-            group: given(group),
-            http_listen: given(http),
-            ..Settings::default()
-        };
-        needed_capabilities(&settings.check(1).unwrap()).to_string()
+        let given = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+        let builder = Config::builder()
+            .listen(vec!["0.0.0.0:80".parse().unwrap()])
+            .command(WorkerCommand::new("server"))
+            .user(given(user))
+            .group(given(group))
+            .http_listen(given(http).map(|address| address.parse().unwrap()));
+        needed_capabilities(&builder.build().unwrap()).to_string()
     }
 
     #[test]

@@ -165,7 +165,7 @@ impl Master {
         let mut signals = tokio::task::JoinSet::new();
         if self.obeys_signals {
             let taken = Signals::take().map_err(|source| MasterError::Signals { source })?;
-            signals.spawn(taken.obey(self.handle(), self.config.on_exit));
+            signals.spawn(taken.obey(self.handle(), self.config.on_exit()));
         }
         self.health.register()?;
         self.rules.register()?;
@@ -421,11 +421,11 @@ impl Master {
             Request::Explain { address } => responder.finish(self.explain(address)),
             Request::Command(command) => self.command(command, responder),
             Request::Events => {
-                let (name, generation) = (&self.config.name, self.supervisor.generation());
+                let (name, generation) = (self.config.name(), self.supervisor.generation());
                 self.operators.add_subscriber(name, generation, responder);
             }
             Request::EndOrphans => {
-                let kill_at = self.clock.now().after(self.config.timeouts.die);
+                let kill_at = self.clock.now().after(self.config.die_timeout());
                 let processes = self.orphans.end(kill_at);
                 let processes = u32::try_from(processes).unwrap_or(u32::MAX);
                 responder.finish(Ok(Outcome::OrphansEnded(OrphansEnded { processes })));
@@ -553,7 +553,7 @@ impl Master {
 impl fmt::Debug for Master {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Master")
-            .field("name", &self.config.name)
+            .field("name", self.config.name())
             .field("generation", &self.supervisor.generation())
             .finish_non_exhaustive()
     }

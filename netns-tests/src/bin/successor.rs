@@ -5,9 +5,10 @@
 
 use std::process::ExitCode;
 
-use ipcluster::config::{Config, Given, Settings};
+use ipcluster::config::{Config, Environment, WorkerCommand};
 use ipcluster::control::ControlDir;
 use ipcluster::master::Master;
+use ipcluster::plan::PlanError;
 use nix::sys::signal::{Signal, raise};
 
 fn main() -> ExitCode {
@@ -52,15 +53,15 @@ fn config() -> Result<Config, String> {
     let mut arguments = std::env::args().skip(1);
     let mut next = || arguments.next().ok_or("successor NAME PORT WORKERS WORKER".to_owned());
     let (name, port, workers, worker) = (next()?, next()?, next()?, next()?);
-    let given = |value: String| Given::by_flag("argument", value);
     let workers = workers.parse().map_err(|error| format!("{workers}: {error}"))?;
-    let settings = Settings {
-        name: Some(given(name)),
-        listen: Some(vec![given(format!("10.9.0.1:{port}")), given(format!("[fd09::1]:{port}"))]),
-        workers: Some(Given::by_flag("argument", workers)),
-        env: Some(vec![given("GREETER_*".to_owned())]),
-        command: Some(Given::by_flag("argument", vec![worker])),
-        ..Settings::default()
-    };
-    settings.check(4).map_err(|error| error.to_string())
+    let listen = [format!("10.9.0.1:{port}"), format!("[fd09::1]:{port}")];
+    let listen = listen.iter().map(|listener| listener.parse()).collect::<Result<_, PlanError>>();
+    let name: Result<_, PlanError> = name.parse();
+    let builder = Config::builder()
+        .name(name.map_err(|error| error.to_string())?)
+        .listen(listen.map_err(|error| error.to_string())?)
+        .workers(workers)
+        .env(Environment::default().pass("GREETER_*").map_err(|error| error.to_string())?)
+        .command(WorkerCommand::new(worker));
+    builder.build().map_err(|error| error.to_string())
 }

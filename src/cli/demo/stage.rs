@@ -6,11 +6,11 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::config::{Config, Given, Settings};
+use crate::config::{Backoff, Config, WorkerCommand};
 use crate::lab::{Load, Network, Pace, RunningLoad};
 use crate::master::{Ended, Handle, Master, MasterError};
 use crate::nft::Firewall;
-use crate::plan::{Engine, Plan, Seat};
+use crate::plan::{Engine, Plan, PlanError, Seat};
 use crate::process::PidFd;
 use crate::protocol::{Failure, WorkerState};
 use crate::supervisor::Event;
@@ -102,7 +102,7 @@ impl Stage {
     }
 
     fn read_kernel(&self) -> Result<Option<Plan>, Failed> {
-        let Config { name, listeners, .. } = &self.config;
+        let (name, listeners) = (self.config.name(), self.config.listeners());
         let read = || Firewall::open(name)?.read(Some(listeners));
         Ok(self.network.server().run_in(read)??)
     }
@@ -173,26 +173,18 @@ impl Stage {
 
 /// The configuration that `ipcluster run --listen 0.0.0.0:80 --listen [::]:80` would have.
 fn config(workers: u16, engine: Engine) -> Result<Config, Failed> {
-    let flag = |value: &str| Given::by_flag("demo", value.to_owned());
-    let settings = Settings {
-        name: Some(flag("demo")),
-        listen: Some(vec![
-            flag(&format!("0.0.0.0:{PUBLIC_PORT}")),
-            flag(&format!("[::]:{PUBLIC_PORT}")),
-        ]),
-        workers: Some(Given::by_flag("demo", workers.into())),
-        engine: Some(flag(&engine.to_string())),
+    let listen = ["0.0.0.0", "[::]"].map(|address| format!("{address}:{PUBLIC_PORT}").parse());
+    let builder = Config::builder()
+        .name("demo".parse()?)
+        .listen(listen.into_iter().collect::<Result<_, PlanError>>()?)
+        .workers(workers)
+        .engine(engine)
         // By this name it is found even where this user may not walk the path to it.
-        command: Some(Given::by_flag(
-            "demo",
-            vec!["/proc/self/exe".to_owned(), "demo-worker".to_owned()],
-        )),
-        spawn_stagger: Some(flag("0")),
+        .command(WorkerCommand::new("/proc/self/exe").arg("demo-worker"))
+        .spawn_stagger(Duration::ZERO)
         // Long enough for the others to be seen serving the clients of a dead worker.
-        spawn_backoff: Some(flag("800ms..5s")),
-        ..Settings::default()
-    };
-    Ok(settings.check(1)?)
+        .spawn_backoff(Backoff { min: Duration::from_millis(800), max: Duration::from_secs(5) });
+    Ok(builder.build()?)
 }
 
 /// The thread of the master.

@@ -1,54 +1,43 @@
 use std::time::Duration;
 
 use super::*;
-use crate::config::{Given, Settings as Keys};
+use crate::config::{ConfigBuilder, MemorySize, WorkerCommand};
 use crate::protocol::{Backoff, GiveUp, KillOrder, Marks, Memory, Retire};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn text(text: &str) -> Option<Given<String>> {
-    Some(Given::by_flag("--flag", text.to_owned()))
-}
-
-fn number<T>(number: T) -> Option<Given<T>> {
-    Some(Given::by_flag("--flag", number))
-}
-
-fn checked(settings: Keys) -> Config {
-    let least = Keys {
-        listen: Some(vec![Given::by_flag("--listen", "0.0.0.0:80".to_owned())]),
-        command: Some(Given::by_flag("--", vec!["server".to_owned()])),
-        ..Keys::default()
-    };
-    settings.over(least).check(1).unwrap()
+fn least() -> ConfigBuilder {
+    Config::builder()
+        .listen(vec!["0.0.0.0:80".parse().unwrap()])
+        .command(WorkerCommand::new("server"))
+        .workers(1)
 }
 
 /// Each has another value than its default, and than the others of its kind.
-fn everything() -> Keys {
-    Keys {
-        workers: number(3),
-        socket_activation: number(true),
-        ready_timeout: text("21s"),
-        drain_timeout: text("22min"),
-        rollback_timeout: text("23s"),
-        die_timeout: text("24s"),
-        ping_timeout: text("25s"),
-        spawn_stagger: text("2549ms"),
-        spawn_backoff: text("26s..27s"),
-        spawn_give_up: text("28 in 29s"),
-        retire_rss: text("448MiB"),
-        retire_rate: number(31),
-        retire_window: text("32s"),
-        retire_renice: number(3),
-        retire_max_age: text("34h"),
-        retire_lag: text("35ms"),
-        memory_total: text("512MiB"),
-        memory_low: number(0.25),
-        memory_high: number(0.5),
-        memory_order: text("age"),
-        kill_old: number(true),
-        ..Keys::default()
-    }
+fn everything() -> Config {
+    let builder = least()
+        .workers(3)
+        .socket_activation(true)
+        .ready_timeout(21 * SECOND)
+        .drain_timeout(Some(22 * 60 * SECOND))
+        .rollback_timeout(23 * SECOND)
+        .die_timeout(24 * SECOND)
+        .ping_timeout(Some(25 * SECOND))
+        .spawn_stagger(Duration::from_millis(2549))
+        .spawn_backoff(Backoff { min: 26 * SECOND, max: 27 * SECOND })
+        .spawn_give_up(Some(GiveUp { failures: 28, window: 29 * SECOND }))
+        .retire_rss(MemorySize::from_bytes(448 << 20))
+        .retire_rate(31)
+        .retire_window(32 * SECOND)
+        .retire_renice(3)
+        .retire_max_age(Some(34 * 3600 * SECOND))
+        .retire_lag(Some(Duration::from_millis(35)))
+        .memory_total(MemorySize::from_bytes(512 << 20))
+        .memory_low(0.25)
+        .memory_high(0.5)
+        .memory_order(KillOrder::Age)
+        .kill_old(true);
+    builder.build().unwrap()
 }
 
 #[test]
@@ -81,24 +70,24 @@ fn every_policy_of_the_configuration_reaches_the_supervisor() {
         settle: Settings::default().settle,
         steady: Settings::default().steady,
     };
-    assert_eq!(settings(&checked(everything())), expected);
-    for (name, order) in [("connections", KillOrder::Connections), ("memory", KillOrder::Memory)] {
-        let config = checked(Keys { memory_order: text(name), ..Keys::default() });
+    assert_eq!(settings(&everything()), expected);
+    for order in [KillOrder::Connections, KillOrder::Memory] {
+        let config = least().memory_order(order).build().unwrap();
         assert_eq!(settings(&config).memory.order, order);
     }
 }
 
 #[test]
 fn without_a_configuration_the_supervisor_has_its_defaults() {
-    assert_eq!(settings(&checked(Keys::default())), Settings::default());
-    assert_eq!(limits(&checked(Keys::default())), ControlLimits::default());
+    assert_eq!(settings(&least().build().unwrap()), Settings::default());
+    assert_eq!(limits(&least().build().unwrap()), ControlLimits::default());
 }
 
 #[test]
 fn what_peers_are_watched_for_is_as_configured() {
-    let worker = limits(&checked(everything())).worker;
+    let worker = limits(&everything()).worker;
     assert_eq!((worker.ping, worker.lag), (Some(25 * SECOND), Duration::from_millis(35)));
-    let off = Keys { ping_timeout: text("0"), retire_lag: text("0"), ..Keys::default() };
-    let worker = limits(&checked(off)).worker;
+    let off = least().ping_timeout(None).retire_lag(None).build().unwrap();
+    let worker = limits(&off).worker;
     assert_eq!((worker.ping, worker.lag), (None, ControlLimits::default().worker.lag));
 }

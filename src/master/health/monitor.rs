@@ -100,10 +100,11 @@ impl HealthMonitor {
 
     pub(crate) fn new(config: &Config) -> Result<Self, MasterError> {
         let (sender, results) = mpsc::unbounded_channel();
-        let limits = WatchLimits { ping: config.timeouts.ping, watchdog: config.timeouts.watchdog };
+        let limits =
+            WatchLimits { ping: config.ping_timeout(), watchdog: config.watchdog_timeout() };
         Ok(Self {
-            detector: HealthDetector::new(config.ready.clone(), limits),
-            readiness: config.ready.clone(),
+            detector: HealthDetector::new(config.ready().clone(), limits),
+            readiness: config.ready().clone(),
             notify: None,
             readable: None,
             rest_until: None,

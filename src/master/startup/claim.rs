@@ -56,7 +56,7 @@ impl Claim {
         // Before anything is read: what others change from then on is noticed.
         let commits = CommitWatch::open()?;
         refuse_overlap(config)?;
-        let in_force = read_in_force(&mut firewall, &config.listeners)?;
+        let in_force = read_in_force(&mut firewall, config.listeners())?;
         if running.is_none() {
             adopt_table(&mut firewall)?;
         }
@@ -95,10 +95,10 @@ fn lock(
 ) -> Result<(Option<Lock>, Option<OwnedFd>), MasterError> {
     let Some(directory) = directory else { return Ok((None, None)) };
     let Some(running) = running else {
-        return Ok((Some(directory.lock(&config.name)?), None));
+        return Ok((Some(directory.lock(config.name())?), None));
     };
     let lock = running.take_needed(DescriptorKind::Lock)?;
-    let lock = Lock::handed_over(directory, &config.name, lock)?;
+    let lock = Lock::handed_over(directory, config.name(), lock)?;
     Ok((Some(lock), Some(running.take_needed(DescriptorKind::Control)?)))
 }
 
@@ -108,7 +108,7 @@ fn listen_http(
     running: Option<&mut RunningMaster>,
 ) -> Result<Option<crate::http::HttpServer>, MasterError> {
     use crate::http::{HttpLimits, HttpServer};
-    let Some(address) = config.http.listen else { return Ok(None) };
+    let Some(address) = config.http_listen() else { return Ok(None) };
     let handed_over = running.and_then(|it| it.take(DescriptorKind::Http, ""));
     let handed_over =
         handed_over.map(|socket| HttpServer::handed_over(socket, address, HttpLimits::default()));
@@ -121,18 +121,18 @@ fn listen_http(
 /// Opens the rules of the cluster, by the socket that a running master hands over if there is one, and
 /// says how they will be protected. Changes nothing.
 fn open_firewall(config: &Config, handed_over: Option<OwnedFd>) -> Result<Firewall, NftError> {
-    let ownership = match config.ownership {
+    let ownership = match config.ownership() {
         Ownership::Auto => nft::Ownership::Auto,
         Ownership::Owned => nft::Ownership::Owned,
         Ownership::Shared => nft::Ownership::Shared,
     };
     let firewall = match handed_over {
-        Some(socket) => Firewall::from_descriptor(&config.name, socket)?,
-        None => Firewall::open(&config.name)?,
+        Some(socket) => Firewall::from_descriptor(config.name(), socket)?,
+        None => Firewall::open(config.name())?,
     };
     let mut firewall = firewall.with_ownership(ownership);
     firewall.probe()?;
-    log_protection(firewall.protection()?, config.ownership);
+    log_protection(firewall.protection()?, config.ownership());
     Ok(firewall)
 }
 

@@ -22,7 +22,7 @@ pub(in crate::master) struct Dedicated {
 /// [`MasterError::Process`]: the process has more than one thread, or the kernel refuses.
 pub(in crate::master) fn dedicate_process(config: &Config) -> Result<Dedicated, MasterError> {
     // While the process has CAP_SYS_RESOURCE, if it ever had.
-    if config.retire.renice != 0 && !allow_nice_back()? {
+    if config.retire().renice != 0 && !allow_nice_back()? {
         tracing::debug!("retired workers that serve again keep their nice value");
     }
     let kept = keep_only_capabilities(needed_capabilities(config))?;

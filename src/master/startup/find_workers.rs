@@ -90,7 +90,7 @@ impl Search<'_> {
         let leaders = Leader::all(self.users)?;
         for leader in leaders.into_iter().filter(|leader| !is_known(leader.pid())) {
             let public = self.listeners.public_ports();
-            let Some(said) = said_by(&leader, &self.config.name, public) else { continue };
+            let Some(said) = said_by(&leader, self.config.name(), public) else { continue };
             candidates.push(self.candidate(leader, said, table, holders)?);
         }
         Ok(candidates)
@@ -157,7 +157,7 @@ pub(crate) fn handed_over(
     table: &mut ListenTable,
 ) -> Result<Candidate, ProcessError> {
     let ports: Arc<[Port]> = told.ports.iter().copied().collect();
-    let fingerprint = said_by(&leader, &config.name, &[]).and_then(|said| said.fingerprint);
+    let fingerprint = said_by(&leader, config.name(), &[]).and_then(|said| said.fingerprint);
     let evidence = Evidence {
         pid: leader.pid(),
         seat: told.seat,
@@ -299,7 +299,7 @@ fn held_ports(
 ) -> Result<Arc<[Port]>, ProcessError> {
     let held = holders.ports_of(leader.pid())?;
     let held = held.into_iter().filter_map(Port::new);
-    Ok(held.filter(|port| config.worker_ports.contains(*port)).collect())
+    Ok(held.filter(|port| config.worker_ports().contains(*port)).collect())
 }
 
 /// Whether the session's own sockets are on all the ports, by every protocol that leads there.

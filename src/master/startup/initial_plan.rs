@@ -36,11 +36,11 @@ pub(crate) fn initial_plan(
     serving: &[Serving],
 ) -> Result<InitialPlan, PlanError> {
     let empty = || {
-        let (name, listeners) = (config.name.clone(), config.listeners.clone());
-        let mut plan = Plan::new(name, listeners, config.partition, &config.weights, None)?;
-        plan.set_engine(config.engine)?;
-        plan.set_guard(Some(config.worker_ports))?;
-        plan.set_local_clients(config.local_clients);
+        let (name, listeners) = (config.name().clone(), config.listeners().clone());
+        let mut plan = Plan::new(name, listeners, config.partition(), config.weights(), None)?;
+        plan.set_engine(config.engine())?;
+        plan.set_guard(Some(config.worker_ports()))?;
+        plan.set_local_clients(config.local_clients());
         Ok::<_, PlanError>(plan)
     };
     let Some(mut plan) = in_force else { return rebuild(empty()?, serving) };
@@ -63,12 +63,12 @@ pub(crate) fn initial_plan(
     for seat in dead {
         plan.vacate(seat)?;
     }
-    plan.set_guard(Some(config.worker_ports))?;
-    plan.set_local_clients(config.local_clients);
+    plan.set_guard(Some(config.worker_ports()))?;
+    plan.set_local_clients(config.local_clients());
     // A stop that its master did not survive is not gone on with.
     plan.set_admitting(true);
     if plan.survivors().next().is_none() {
-        plan = plan.rescaled(&config.weights)?;
+        plan = plan.rescaled(config.weights())?;
         plan.set_generation(plan.generation().next());
         return Ok(InitialPlan { plan, in_force: false });
     }
@@ -77,9 +77,9 @@ pub(crate) fn initial_plan(
 
 /// Whether the plan is of the cluster that is configured, as far as clients see it.
 pub(crate) fn is_same_cluster(config: &Config, plan: &Plan) -> bool {
-    *plan.listeners() == config.listeners
-        && plan.engine() == config.engine
-        && same_partition(plan.partition(), &config.partition)
+    plan.listeners() == config.listeners()
+        && plan.engine() == config.engine()
+        && same_partition(plan.partition(), &config.partition())
 }
 
 /// With no rules there, which of the workers were live is not known: those of the generation that
@@ -111,17 +111,18 @@ fn same_partition(in_force: &Partition, wanted: &Partition) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Given, Settings};
+    use crate::config::{ConfigBuilder, PartitionKind, WorkerCommand};
 
-    fn config(listen: &str, partition: &str, workers: i64) -> Config {
-        let settings = Settings {
-            listen: Some(vec![Given::by_flag("--listen", listen.to_owned())]),
-            command: Some(Given::by_flag("--", vec!["server".to_owned()])),
-            partition: Some(Given::by_flag("--partition", partition.to_owned())),
-            workers: Some(Given::by_flag("--workers", workers)),
-            ..Settings::default()
-        };
-        settings.check(4).unwrap()
+    fn builder(listen: &str, partition: PartitionKind, workers: u16) -> ConfigBuilder {
+        Config::builder()
+            .listen(vec![listen.parse().unwrap()])
+            .command(WorkerCommand::new("server"))
+            .partition(partition)
+            .workers(workers)
+    }
+
+    fn config(listen: &str, partition: PartitionKind, workers: u16) -> Config {
+        builder(listen, partition, workers).build().unwrap()
     }
 
     /// A worker on port 20000 + 100 g + k in seat k of generation g.
@@ -138,7 +139,7 @@ mod tests {
     fn left(config: &Config) -> Plan {
         let mut plan = initial_plan(config, None, &[]).unwrap().plan;
         plan.set_generation(Generation(7));
-        for Serving { seat, generation, ports } in workers(config.workers, 7) {
+        for Serving { seat, generation, ports } in workers(config.workers(), 7) {
             plan.occupy(seat, Occupant { generation, ports }).unwrap();
         }
         plan
@@ -146,7 +147,8 @@ mod tests {
 
     #[test]
     fn where_nothing_is_in_force_all_seats_are_vacant() {
-        let initial_plan = initial_plan(&config("0.0.0.0:80", "hash", 4), None, &[]).unwrap();
+        let initial_plan =
+            initial_plan(&config("0.0.0.0:80", PartitionKind::Hash, 4), None, &[]).unwrap();
         assert!(!initial_plan.in_force);
         assert_eq!(initial_plan.plan.generation(), Generation::FIRST);
         assert_eq!(initial_plan.plan.survivors().count(), 0);
@@ -154,14 +156,14 @@ mod tests {
 
     #[test]
     fn what_an_earlier_master_left_stays_as_it_is_while_its_workers_serve() {
-        let config = config("0.0.0.0:80", "hash", 4);
+        let config = config("0.0.0.0:80", PartitionKind::Hash, 4);
         let initial_plan = initial_plan(&config, Some(left(&config)), &workers(4, 7)).unwrap();
         assert_eq!(initial_plan, InitialPlan { plan: left(&config), in_force: true });
     }
 
     #[test]
     fn seats_whose_workers_are_gone_are_vacant_and_the_others_serve() {
-        let config = config("0.0.0.0:80", "hash", 4);
+        let config = config("0.0.0.0:80", PartitionKind::Hash, 4);
         let initial_plan = initial_plan(&config, Some(left(&config)), &[worker(2, 7)]).unwrap();
         assert!(initial_plan.in_force);
         assert_eq!(initial_plan.plan.survivors().collect::<Vec<_>>(), [Seat(2)]);
@@ -170,7 +172,7 @@ mod tests {
 
     #[test]
     fn a_worker_of_another_generation_seat_or_port_is_not_the_one_in_force() {
-        let config = config("0.0.0.0:80", "hash", 4);
+        let config = config("0.0.0.0:80", PartitionKind::Hash, 4);
         let mut others = workers(4, 7);
         others[0].generation = Generation(6);
         others[1].seat = Seat(0);
@@ -181,7 +183,7 @@ mod tests {
 
     #[test]
     fn with_no_worker_left_clients_keep_their_seats_in_the_next_generation() {
-        let config = config("0.0.0.0:80", "hash", 4);
+        let config = config("0.0.0.0:80", PartitionKind::Hash, 4);
         let mut closed = left(&config);
         closed.set_admitting(false);
         let initial_plan = initial_plan(&config, Some(closed), &[]).unwrap();
@@ -193,19 +195,21 @@ mod tests {
 
     #[test]
     fn the_guard_and_local_clients_are_as_configured_now() {
-        let before = config("0.0.0.0:80", "hash", 4);
-        let mut now = before.clone();
-        now.local_clients = true;
-        now.worker_ports = "20000-20999".parse().unwrap();
+        let before = config("0.0.0.0:80", PartitionKind::Hash, 4);
+        let now = builder("0.0.0.0:80", PartitionKind::Hash, 4)
+            .local_clients(true)
+            .worker_ports("20000-20999".parse().unwrap())
+            .build()
+            .unwrap();
         let initial_plan = initial_plan(&now, Some(left(&before)), &workers(4, 7)).unwrap();
         assert!(initial_plan.in_force);
-        assert_eq!(initial_plan.plan.guard(), Some(now.worker_ports));
+        assert_eq!(initial_plan.plan.guard(), Some(now.worker_ports()));
         assert!(initial_plan.plan.has_local_clients());
     }
 
     #[test]
     fn a_stop_that_its_master_did_not_survive_is_undone() {
-        let config = config("0.0.0.0:80", "hash", 4);
+        let config = config("0.0.0.0:80", PartitionKind::Hash, 4);
         let mut closed = left(&config);
         closed.set_admitting(false);
         let initial_plan = initial_plan(&config, Some(closed), &workers(4, 7)).unwrap();
@@ -214,26 +218,32 @@ mod tests {
 
     #[test]
     fn other_listeners_or_another_partition_make_another_cluster_of_the_next_generation() {
-        let before = config("0.0.0.0:80", "hash", 4);
-        for now in [config("0.0.0.0:81", "hash", 4), config("0.0.0.0:80", "mask", 4)] {
+        let before = config("0.0.0.0:80", PartitionKind::Hash, 4);
+        for now in [
+            config("0.0.0.0:81", PartitionKind::Hash, 4),
+            config("0.0.0.0:80", PartitionKind::Mask, 4),
+        ] {
             let initial_plan = initial_plan(&now, Some(left(&before)), &workers(4, 7)).unwrap();
             assert!(!initial_plan.in_force);
             assert_eq!(initial_plan.plan.generation(), Generation(8));
-            assert_eq!(*initial_plan.plan.listeners(), now.listeners);
-            assert_eq!(*initial_plan.plan.partition(), now.partition);
+            assert_eq!(initial_plan.plan.listeners(), now.listeners());
+            assert_eq!(*initial_plan.plan.partition(), now.partition());
         }
     }
 
     #[test]
     fn another_number_of_workers_begins_with_those_that_there_are() {
-        let (four, eight) = (config("0.0.0.0:80", "mask", 4), config("0.0.0.0:80", "mask", 8));
+        let (four, eight) = (
+            config("0.0.0.0:80", PartitionKind::Mask, 4),
+            config("0.0.0.0:80", PartitionKind::Mask, 8),
+        );
         let initial_plan = initial_plan(&eight, Some(left(&four)), &workers(4, 7)).unwrap();
         assert_eq!(initial_plan, InitialPlan { plan: left(&four), in_force: true });
     }
 
     #[test]
     fn rules_that_were_removed_are_rebuilt_from_the_generation_with_most_workers() {
-        let config = config("0.0.0.0:80", "hash", 4);
+        let config = config("0.0.0.0:80", PartitionKind::Hash, 4);
         let initial_plan = |serving: Vec<Serving>| initial_plan(&config, None, &serving).unwrap();
         assert_eq!(
             initial_plan(workers(4, 7)),

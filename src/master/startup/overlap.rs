@@ -8,7 +8,7 @@ use crate::plan::{ClusterName, Listeners, PortRange};
 /// Refuses listeners for whose connections another cluster has rules. Of two masters that start at
 /// the same moment each may miss the other.
 pub(super) fn refuse_overlap(config: &Config) -> Result<(), MasterError> {
-    for cluster in Firewall::clusters()?.into_iter().filter(|name| *name != config.name) {
+    for cluster in Firewall::clusters()?.into_iter().filter(|name| name != config.name()) {
         let theirs = match Firewall::open(&cluster)?.read(None) {
             Ok(Some(plan)) => plan,
             Ok(None) => continue,
@@ -22,11 +22,11 @@ pub(super) fn refuse_overlap(config: &Config) -> Result<(), MasterError> {
             }
             Err(error) => return Err(error.into()),
         };
-        if let Some((ours, theirs)) = config.listeners.overlap(theirs.listeners()) {
+        if let Some((ours, theirs)) = config.listeners().overlap(theirs.listeners()) {
             return Err(MasterError::Overlap { ours, cluster, theirs });
         }
-        refuse_guarded(&config.listeners, &config.name, theirs.guard(), &cluster)?;
-        refuse_guarded(theirs.listeners(), &cluster, Some(config.worker_ports), &config.name)?;
+        refuse_guarded(config.listeners(), config.name(), theirs.guard(), &cluster)?;
+        refuse_guarded(theirs.listeners(), &cluster, Some(config.worker_ports()), config.name())?;
     }
     Ok(())
 }

@@ -58,7 +58,7 @@ impl StartupState {
         account: Option<&Account>,
         mut handed: ReceivedSnapshot,
     ) -> Result<Self, MasterError> {
-        let listeners = in_force.map_or(&config.listeners, Plan::listeners);
+        let listeners = in_force.map_or(config.listeners(), Plan::listeners);
         // Those of an earlier configuration may have ports outside the range of now.
         let range = ports_of_interest(config, in_force);
         let mut sockets = Sockets::open()?;
@@ -90,7 +90,7 @@ impl StartupState {
             serves_on,
             in_force,
             fingerprint,
-            config.timeouts.ready,
+            config.ready_timeout(),
             now,
         );
         let mut last =
@@ -149,11 +149,11 @@ impl AdoptedWorker {
         let Evidence { seat, generation, mut ports, fingerprint, age, pid, .. } = evidence;
         let AdoptionFacts { worker, part, is_past, extended, output, sockets } = known;
         let sockets = ListenerSet::recover(listeners, &ports, sockets).map(Arc::new);
-        if part == AdoptedStage::Starting && config.ready == Readiness::Protocol {
+        if part == AdoptedStage::Starting && *config.ready() == Readiness::Protocol {
             // It will tell.
             ports = Arc::new([]);
         }
-        let name = config.name.clone();
+        let name = config.name().clone();
         let nothing = ConfigFingerprint { command: 0, shares: 0 };
         let label =
             WorkerLabel { name, generation, seat, fingerprint: fingerprint.unwrap_or(nothing) }
@@ -215,7 +215,7 @@ fn sockets_of(candidate: &Candidate, table: &ListenTable) -> Vec<HeldSocket> {
 
 /// The ports that workers have, or have had: those configured, and those of the plan in force.
 fn ports_of_interest(config: &Config, in_force: Option<&Plan>) -> std::ops::RangeInclusive<u16> {
-    let (mut first, mut last) = (config.worker_ports.first(), config.worker_ports.last());
+    let (mut first, mut last) = (config.worker_ports().first(), config.worker_ports().last());
     let guard = in_force.and_then(Plan::guard);
     for port in guard.into_iter().flat_map(|range| [range.first(), range.last()]) {
         (first, last) = (first.min(port), last.max(port));

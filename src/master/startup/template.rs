@@ -19,16 +19,16 @@ pub(in crate::master) fn worker_template(
     mut environment: Vec<(OsString, OsString)>,
     account: Option<Account>,
 ) -> Template {
-    if let Some(account) = account.as_ref().filter(|_| config.user.is_some()) {
+    if let Some(account) = account.as_ref().filter(|_| config.user().is_some()) {
         // The variables of this process say whom the master runs as.
         environment.retain(|(name, _)| Account::VARIABLES.iter().all(|it| name != it));
         environment.extend(account.variables());
     }
-    let mut environment = config.env.resolve(environment);
+    let mut environment = config.env().resolve(environment);
     // Where the directory was removed it has no name: then it counts as the same for every master.
     let directory = std::env::current_dir().unwrap_or_default();
     let fingerprint = ConfigFingerprint::of(config, &directory, &environment);
-    environment.insert("IPCLUSTER_NAME".into(), config.name.as_str().into());
+    environment.insert("IPCLUSTER_NAME".into(), config.name().as_str().into());
     if let Some(socket) = &sockets.socket {
         environment.insert("IPCLUSTER_SOCKET".into(), socket.into());
     }
@@ -38,25 +38,25 @@ pub(in crate::master) fn worker_template(
         environment.insert("NOTIFY_SOCKET".into(), path.into());
         // Without WATCHDOG_PID the watchdog is for whichever process of the worker asks
         // (sd_watchdog_enabled(3)).
-        if let Some(watchdog) = config.timeouts.watchdog {
+        if let Some(watchdog) = config.watchdog_timeout() {
             let microseconds = watchdog.as_micros().to_string();
             environment.insert("WATCHDOG_USEC".into(), microseconds.into());
         }
     }
     Template {
-        name: config.name.clone(),
+        name: config.name().clone(),
         fingerprint,
-        program: config.command.program.clone().into(),
-        arguments: config.command.arguments.iter().map(OsString::from).collect(),
+        program: config.command().program().into(),
+        arguments: config.command().arguments().iter().map(OsString::from).collect(),
         environment,
         account,
         descriptor_limit: None,
-        speaks_protocol: config.ready == Readiness::Protocol,
-        public_ports: config.listeners.public_ports().to_vec(),
-        transports: transports(&config.listeners),
+        speaks_protocol: *config.ready() == Readiness::Protocol,
+        public_ports: config.listeners().public_ports().to_vec(),
+        transports: transports(config.listeners()),
         logs: None,
-        openings: config
-            .socket_activation
-            .then(|| ListenerTemplate::of(&config.listeners, config.engine, config.backlog).into()),
+        openings: config.socket_activation().then(|| {
+            ListenerTemplate::of(config.listeners(), config.engine(), config.backlog()).into()
+        }),
     }
 }

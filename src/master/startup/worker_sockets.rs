@@ -81,14 +81,14 @@ impl PreparedSockets {
         let other = account.filter(|account| account.uid() != process::effective_uid());
         let Some(other) = other else {
             let bind = |path: &Path| Ok(WorkersSocket::bind(path, None)?);
-            let workers = config.socket.as_deref().map(|path| handed.workers(path, bind));
+            let workers = config.socket().map(|path| handed.workers(path, bind));
             let notify = control_socket.with_extension("note");
             let notify = handed.notify(&notify, NotifySocket::bind)?;
             return Ok(Self::of(control_socket, workers.transpose()?, notify, None, handed));
         };
         let directory = WorkersSocket::directory_beside(control.path())?;
-        let default = directory.join(format!("{}.sock", config.name));
-        let path = config.socket.as_ref().unwrap_or(&default);
+        let default = directory.join(format!("{}.sock", config.name()));
+        let path = config.socket().unwrap_or(&default);
         let prepared = process::with_group(other.gid(), || {
             let bind = |path: &Path| Ok(WorkersSocket::bind(path, Some(other.uid()))?);
             let workers = handed.workers(path, bind)?;

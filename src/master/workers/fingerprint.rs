@@ -30,20 +30,20 @@ impl ConfigFingerprint {
         variables: &BTreeMap<OsString, OsString>,
     ) -> Self {
         let mut command = Digest::default();
-        command.add(config.command.program.as_bytes());
-        for argument in &config.command.arguments {
+        command.add(config.command().program().as_bytes());
+        for argument in config.command().arguments() {
             command.add(argument.as_bytes());
         }
         command.add(directory.as_os_str().as_bytes());
-        for account in [&config.user, &config.group] {
-            command.add(account.as_deref().unwrap_or_default().as_bytes());
+        for account in [config.user(), config.group()] {
+            command.add(account.unwrap_or_default().as_bytes());
         }
-        for (name, value) in variables.iter().filter(|(name, _)| config.env.names(name)) {
+        for (name, value) in variables.iter().filter(|(name, _)| config.env().names(name)) {
             command.add(name.as_bytes());
             command.add(value.as_bytes());
         }
         let mut shares = Digest::default();
-        shares.add(format!("{:?}", config.weights).as_bytes());
+        shares.add(format!("{:?}", config.weights()).as_bytes());
         Self { command: command.0, shares: shares.0 }
     }
 }
@@ -126,24 +126,25 @@ impl FromStr for WorkerLabel {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Given, Settings};
+    use crate::config::{Environment, WorkerCommand};
 
-    fn config(command: &[&str], env: &[&str], workers: i64) -> Config {
-        let given = |text: &&str| Given::by_flag("--env", (*text).to_owned());
-        let command = command.iter().map(|word| (*word).to_owned()).collect();
-        let settings = Settings {
-            listen: Some(vec![Given::by_flag("--listen", "0.0.0.0:80".to_owned())]),
-            command: Some(Given::by_flag("--", command)),
-            env: Some(env.iter().map(given).collect()),
-            workers: Some(Given::by_flag("--workers", workers)),
-            ..Settings::default()
-        };
-        settings.check(4).unwrap()
+    fn config(command: &[&str], env: &[&str], workers: u16) -> Config {
+        let environment =
+            env.iter().try_fold(Environment::default(), |env, entry| match entry.split_once('=') {
+                Some((name, value)) => env.set(name, value),
+                None => env.pass(entry),
+            });
+        let builder = Config::builder()
+            .listen(vec!["0.0.0.0:80".parse().unwrap()])
+            .command(WorkerCommand::new(command[0]).args(command[1..].iter().copied()))
+            .env(environment.unwrap())
+            .workers(workers);
+        builder.build().unwrap()
     }
 
     fn fingerprint(config: &Config, directory: &str, ours: &[(&str, &str)]) -> ConfigFingerprint {
         let ours = ours.iter().map(|(name, value)| ((*name).into(), (*value).into()));
-        ConfigFingerprint::of(config, Path::new(directory), &config.env.resolve(ours))
+        ConfigFingerprint::of(config, Path::new(directory), &config.env().resolve(ours))
     }
 
     #[test]

@@ -92,14 +92,14 @@ impl Workers {
         printer: Option<Printer>,
     ) -> Result<Self, MasterError> {
         Ok(Self {
-            listeners: config.listeners.clone(),
-            choose_ports: config.ready == Readiness::Protocol,
-            die: config.timeouts.die,
+            listeners: config.listeners().clone(),
+            choose_ports: *config.ready() == Readiness::Protocol,
+            die: config.die_timeout(),
             processes: Processes::new(printer)?,
             spawner,
             held: HeldListeners::default(),
             connections: Connections::new()?,
-            links: WorkerLinks::new(config.timeouts.ping, config.worker_ports),
+            links: WorkerLinks::new(config.ping_timeout(), config.worker_ports()),
             memory: MemoryMonitor::new()?,
             output: Periodic::every(OUTPUT_INTERVAL),
             reap: Periodic::every(REAP_INTERVAL),

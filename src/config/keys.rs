@@ -1,0 +1,504 @@
+//! The table of settings: one declaration for each. Flags, keys of the file, checks of single values,
+//! the methods of [`ConfigBuilder`] and [`Config`], `--help`, `docs/settings.md` and
+//! `packaging/ipcluster.toml` are made from it.
+//!
+//! A new setting is a row here and the code that uses it; then
+//! `UPDATE_PAGES=1 cargo test -p ipcluster --lib config::reference` writes both pages anew. What a row
+//! says is described at [`Setting`], [`DefaultValue`](super::table::DefaultValue) and [`Changes`]; what contradicts other
+//! settings is refused in `check.rs`.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::origin::{Given, Origin};
+use super::range::{
+    Any, MoreThanZero, NameOfA, PartOfTotal, PlannedAs, Range, SocketPath, ZeroOrAtLeast,
+};
+use super::table::DefaultValue::{Is, Means, Required};
+use super::table::{Changes, Setting, settings};
+use super::value::{Entry, Raw, Value, resolve};
+use super::{
+    Config, ConfigError, Environment, MemorySize, OnExit, Ownership, PartitionKind, WorkerCommand,
+    WorkerOutput,
+};
+use crate::plan::{ClusterName, Engine, Listener, PortRange};
+use crate::protocol::{Backoff, GiveUp, KillOrder, Readiness};
+
+settings! {
+    /// Name of the cluster, of its table in the kernel and of its control socket
+    name: ClusterName {
+        key: "name",
+        flag: "--name", "NAME",
+        range: Any,
+        default: Is("main"),
+        changes: Never,
+        get: reference -> &ClusterName,
+    }
+
+    /// Address and port that clients connect to; repeat for more [0.0.0.0 and [::]: all addresses]
+    listen: Vec<Listener> {
+        key: "listen",
+        flag: "--listen", "ADDR:PORT[/tcp|/udp]",
+        range: Any,
+        default: Required("give at least one"),
+        example: "0.0.0.0:80",
+        changes: NewGeneration,
+        get: none,
+    }
+
+    /// How many workers, 1 to 1024
+    workers: u16 {
+        key: "workers",
+        flag: "--workers", "N",
+        range: 1..=1024,
+        default: Means("1", "as many as CPUs"),
+        changes: Scale,
+        get: copied -> u16,
+    }
+
+    /// What each worker runs
+    command: WorkerCommand {
+        key: "command",
+        flag: "--", "COMMAND",
+        range: Any,
+        default: Required("give what each worker runs"),
+        example: "node server.js",
+        changes: NewGeneration,
+        get: reference -> &WorkerCommand,
+    }
+
+    /// How clients are spread: hash, or mask (low bits of the address; `workers` a power of two)
+    partition: PartitionKind {
+        key: "partition",
+        flag: "--partition", "hash|mask",
+        range: Any,
+        default: Is("hash"),
+        changes: NewGeneration,
+        get: none,
+    }
+
+    /// Into how many slots the hash spreads clients, at least one for each worker
+    slots: u32 {
+        key: "slots",
+        flag: "--slots", "N",
+        range: PlannedAs("1 to 65536"),
+        default: Is("1024"),
+        changes: NewGeneration,
+        get: none,
+    }
+
+    /// Share of each worker, relative to the others
+    weights: Vec<f64> {
+        key: "weights",
+        flag: "--weights", "W,W,...",
+        range: Any,
+        default: Means("", "all the same"),
+        example: "1 1 2",
+        changes: Restart,
+        get: none,
+    }
+
+    /// Ports that workers get, enough for three generations; other hosts cannot reach them but through
+    /// a listener
+    worker_ports: PortRange {
+        key: "worker_ports",
+        flag: "--worker-ports", "FIRST-LAST",
+        range: Any,
+        default: Is("20000-29999"),
+        changes: NextGeneration,
+        get: copied -> PortRange,
+    }
+
+    /// Open the listening sockets of workers and keep them, so that connections that wait outlive a
+    /// worker; workers take them by LISTEN_FDS, as under systemd. With `ready` "tcp" such a worker
+    /// counts as ready as soon as its program runs
+    socket_activation: bool {
+        key: "socket_activation",
+        flag: "--socket-activation", "true|false",
+        range: Any,
+        default: Means("false", "true with the engine tproxy, else false"),
+        changes: NextGeneration,
+        get: copied -> bool,
+    }
+
+    /// How many connections wait in each of these sockets, at most net.core.somaxconn
+    backlog: u32 {
+        key: "backlog",
+        flag: "--backlog", "N",
+        range: 1..=65535,
+        default: Is("4096"),
+        changes: NextGeneration,
+        get: copied -> u32,
+    }
+
+    /// How connections are handed to workers: redirect (the address is translated; any program), or
+    /// tproxy (nothing is translated or tracked; workers take their sockets by LISTEN_FDS)
+    engine: Engine {
+        key: "engine",
+        flag: "--engine", "redirect|tproxy",
+        range: Any,
+        default: Is("redirect"),
+        changes: NewGeneration,
+        get: copied -> Engine,
+    }
+
+    /// Balance connections that start on this host as well
+    local_clients: bool {
+        key: "local_clients",
+        flag: "--local-clients", "true|false",
+        range: Any,
+        default: Is("false"),
+        changes: Restart,
+        get: copied -> bool,
+    }
+
+    /// How a worker shows that it is ready: tcp (it listens), notify (and sends READY=1, as sd_notify
+    /// does), http:/PATH (and answers with status 200 there), protocol (it listens where it says over
+    /// the control socket, as workers of the older system do)
+    ready: Readiness {
+        key: "ready",
+        flag: "--ready", "tcp|notify|http:/PATH|protocol",
+        range: Any,
+        default: Is("tcp"),
+        changes: Restart,
+        get: reference -> &Readiness,
+    }
+
+    /// Whether other programs can change the rules: auto (not if the kernel can prevent it: Linux
+    /// 6.9), owned (not), shared (they can)
+    ownership: Ownership {
+        key: "ownership",
+        flag: "--ownership", "auto|owned|shared",
+        range: Any,
+        default: Is("auto"),
+        changes: Restart,
+        get: copied -> Ownership,
+    }
+
+    /// User that workers run as, by name or number
+    user: Option<String> {
+        key: "user",
+        flag: "--user", "USER",
+        range: NameOfA("user"),
+        default: Means("", "the master's, without its privilege"),
+        example: "www-data",
+        changes: NewGeneration,
+        get: dereferenced -> Option<&str>,
+    }
+
+    /// Group that workers run as, by name or number
+    group: Option<String> {
+        key: "group",
+        flag: "--group", "GROUP",
+        range: NameOfA("group"),
+        default: Means("", "that of the user"),
+        example: "www-data",
+        changes: NewGeneration,
+        get: dereferenced -> Option<&str>,
+    }
+
+    /// What becomes of the workers when SIGTERM or SIGINT ends the master: leave (they serve on, and
+    /// the next master adopts them), drain (they finish their connections and end, and the rules go;
+    /// at once with a second signal)
+    on_exit: OnExit {
+        key: "on_exit",
+        flag: "--on-exit", "leave|drain",
+        range: Any,
+        default: Is("leave"),
+        changes: Restart,
+        get: copied -> OnExit,
+    }
+
+    /// Variable that workers get too: KEY or PREFIX* passes the master's on, KEY=VALUE sets it; repeat
+    /// for more
+    env: Environment {
+        key: "env",
+        flag: "--env", "KEY[=VALUE]",
+        range: Any,
+        default: Means("", "none"),
+        example: "NODE_* TZ=UTC",
+        changes: NewGeneration,
+        get: reference -> &Environment,
+    }
+
+    /// Control socket for workers alone, at this absolute path
+    socket: Option<PathBuf> {
+        key: "socket",
+        flag: "--socket", "PATH",
+        range: SocketPath,
+        default: Means("", "the operators' one"),
+        example: "/run/web/workers.sock",
+        changes: NextGeneration,
+        get: dereferenced -> Option<&Path>,
+    }
+
+    /// How long a worker may take until it is ready
+    ready_timeout: Duration {
+        key: "timeouts.ready",
+        flag: "--ready-timeout", "TIME",
+        range: MoreThanZero,
+        default: Is("30s"),
+        changes: Restart,
+        get: copied -> Duration,
+    }
+
+    /// How long a retired worker may finish its connections; 0: as long as it takes
+    drain_timeout: Option<Duration> {
+        key: "timeouts.drain",
+        flag: "--drain-timeout", "TIME",
+        range: Any,
+        default: Is("0"),
+        changes: Restart,
+        get: copied -> Option<Duration>,
+    }
+
+    /// How long after a reload the workers of the generation before are kept although their
+    /// connections have ended, so that `rollback` finds them; at most `timeouts.drain`
+    rollback_timeout: Duration {
+        key: "timeouts.rollback",
+        flag: "--rollback-timeout", "TIME",
+        range: Any,
+        default: Is("0"),
+        changes: Restart,
+        get: copied -> Duration,
+    }
+
+    /// How long a worker may take to end before it is killed
+    die_timeout: Duration {
+        key: "timeouts.die",
+        flag: "--die-timeout", "TIME",
+        range: Any,
+        default: Is("5s"),
+        changes: Restart,
+        get: copied -> Duration,
+    }
+
+    /// After how much silence a worker gets no clients until it answers again; from 1s, 0: never
+    // Workers are looked at a few times within it.
+    ping_timeout: Option<Duration> {
+        key: "timeouts.ping",
+        flag: "--ping-timeout", "TIME",
+        range: ZeroOrAtLeast(Duration::from_secs(1)),
+        default: Is("10s"),
+        changes: Restart,
+        get: copied -> Option<Duration>,
+    }
+
+    /// How often a worker has to send WATCHDOG=1; from 100ms, 0: never
+    // It is looked at ten times a second.
+    watchdog_timeout: Option<Duration> {
+        key: "timeouts.watchdog",
+        flag: "--watchdog-timeout", "TIME",
+        range: ZeroOrAtLeast(Duration::from_millis(100)),
+        default: Is("0"),
+        changes: NextGeneration,
+        get: copied -> Option<Duration>,
+    }
+
+    /// Pause between the starts of two workers
+    spawn_stagger: Duration {
+        key: "spawn.stagger",
+        flag: "--spawn-stagger", "TIME",
+        range: Any,
+        default: Is("100ms"),
+        changes: Restart,
+        get: copied -> Duration,
+    }
+
+    /// Wait before a worker that died is replaced: the first time, and at most
+    spawn_backoff: Backoff {
+        key: "spawn.backoff",
+        flag: "--spawn-backoff", "FIRST..MOST",
+        range: Any,
+        default: Is("1s..30s"),
+        changes: Restart,
+        get: copied -> Backoff,
+    }
+
+    /// Start no more workers for a seat that has lost so many in so short a time, for as long again or
+    /// until a reload, scale or retire; 0: never
+    spawn_give_up: Option<GiveUp> {
+        key: "spawn.give_up",
+        flag: "--spawn-give-up", "NUMBER in TIME",
+        range: Any,
+        default: Is("5 in 60s"),
+        changes: Restart,
+        get: copied -> Option<GiveUp>,
+    }
+
+    /// Replace a worker that has more resident memory; 0: none
+    retire_rss: Option<MemorySize> {
+        key: "retire.rss",
+        flag: "--retire-rss", "MEMORY",
+        range: Any,
+        default: Is("0"),
+        changes: Restart,
+        get: none,
+    }
+
+    /// Replace at most so many workers within `retire.window`, but for those that `ipcluster retire`
+    /// names
+    retire_rate: u32 {
+        key: "retire.rate",
+        flag: "--retire-rate", "N",
+        range: 1..=1024,
+        default: Is("10"),
+        changes: Restart,
+        get: none,
+    }
+
+    /// See `retire.rate`; 0: any number
+    retire_window: Duration {
+        key: "retire.window",
+        flag: "--retire-window", "TIME",
+        range: Any,
+        default: Is("2min"),
+        changes: Restart,
+        get: none,
+    }
+
+    /// Nice value of retired workers, 0 to 19; 0: as it was
+    retire_renice: i32 {
+        key: "retire.renice",
+        flag: "--retire-renice", "N",
+        range: 0..=19,
+        default: Is("1"),
+        changes: Restart,
+        get: none,
+    }
+
+    /// Replace a worker that was started so long ago, one after the other; 0: none
+    retire_max_age: Option<Duration> {
+        key: "retire.max_age",
+        flag: "--retire-max-age", "TIME",
+        range: Any,
+        default: Is("0"),
+        changes: Restart,
+        get: none,
+    }
+
+    /// Replace a worker that reports its event loop so late; 0: none
+    retire_lag: Option<Duration> {
+        key: "retire.lag",
+        flag: "--retire-lag", "TIME",
+        range: Any,
+        default: Is("150ms"),
+        changes: Restart,
+        get: none,
+    }
+
+    /// Memory of the master and all workers above a part of which retired workers end; 0: any
+    memory_total: Option<MemorySize> {
+        key: "memory.total",
+        flag: "--memory-total", "MEMORY",
+        range: Any,
+        default: Is("0"),
+        changes: Restart,
+        get: none,
+    }
+
+    /// The part of `memory.total` above which retired workers are asked to end
+    memory_low: f64 {
+        key: "memory.low",
+        flag: "--memory-low", "PART",
+        range: PartOfTotal,
+        default: Is("0.80"),
+        changes: Restart,
+        get: none,
+    }
+
+    /// The part of `memory.total` above which retired workers are killed
+    memory_high: f64 {
+        key: "memory.high",
+        flag: "--memory-high", "PART",
+        range: PartOfTotal,
+        default: Is("0.95"),
+        changes: Restart,
+        get: none,
+    }
+
+    /// Which retired worker ends first: connections (the one with the fewest), age (the oldest),
+    /// memory (the largest)
+    memory_order: KillOrder {
+        key: "memory.order",
+        flag: "--memory-order", "connections|age|memory",
+        range: Any,
+        default: Is("connections"),
+        changes: Restart,
+        get: none,
+    }
+
+    /// Where what workers print goes: stdout (of this program, with the seat before each line),
+    /// journal (of systemd), or file:/DIRECTORY (a file for each seat and generation; a worker keeps
+    /// the file that it was started with)
+    output: WorkerOutput {
+        key: "output.to",
+        flag: "--output" or "output-to", "stdout|journal|file:/DIR",
+        range: Any,
+        default: Is("stdout"),
+        changes: Restart,
+        get: reference -> &WorkerOutput,
+    }
+
+    /// Address and port for /metrics (Prometheus), /healthz and / (status), without a password
+    http_listen: Option<SocketAddr> {
+        key: "http.listen",
+        flag: "--http-listen", "ADDR:PORT",
+        range: Any,
+        default: Means("", "none"),
+        example: "127.0.0.1:9180",
+        changes: Restart,
+        get: copied -> Option<SocketAddr>,
+    }
+
+    /// End the workers of an earlier master, without waiting for their connections, when the new ones
+    /// are in force
+    kill_old: bool {
+        key: "kill_old" (flag_only),
+        flag: "--kill-old", "true|false",
+        range: Any,
+        default: Means("false", "$IPC_START_KILLOLD is TRUE"),
+        changes: Restart,
+        get: copied -> bool,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_default_and_every_example_can_be_given() {
+        for setting in SETTINGS {
+            let default = match setting.default {
+                Is(text) | Means(text, _) => Some(text),
+                Required(_) => None,
+            };
+            assert!(default.or(setting.example).is_some(), "{}", setting.key);
+            for text in default.into_iter().chain(setting.example) {
+                let least = ConfigBuilder::default()
+                    .listen(vec!["0.0.0.0:80".parse().unwrap()])
+                    .command(WorkerCommand::new("server"))
+                    .workers(3);
+                let mut given = ConfigBuilder::default();
+                let raw = setting.form.raw(text).unwrap();
+                given.read(setting.key, raw, Origin::Builder, Vec::new());
+                assert!(given.over(least).resolve().is_ok(), "{}: {text}", setting.key);
+            }
+        }
+    }
+
+    #[test]
+    fn no_key_and_no_flag_is_there_twice() {
+        let all = |of: fn(&Setting) -> &str| SETTINGS.iter().map(of).collect::<BTreeSet<_>>();
+        assert_eq!(all(|setting| setting.key).len(), SETTINGS.len());
+        assert_eq!(all(|setting| setting.flag).len(), SETTINGS.len());
+        for setting in SETTINGS {
+            assert!(setting.key.matches('.').count() <= 1, "{}", setting.key);
+            assert!(setting.flag.starts_with("--"), "{}", setting.flag);
+        }
+    }
+}

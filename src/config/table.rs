@@ -1,0 +1,212 @@
+//! What a setting is, and the macro that makes everything out of the one table in `keys.rs`.
+
+use super::value::Form;
+
+/// One setting, as far as flags, files and pages need to know it.
+#[derive(Debug)]
+#[allow(dead_code, reason = "flags and files are features, and pages are made by tests")]
+pub(crate) struct Setting {
+    /// Its name in errors and, but for [`Self::flag_only`], in the file: `key` or `table.key`.
+    pub(crate) key: &'static str,
+    /// Whether a file cannot give it.
+    pub(crate) flag_only: bool,
+    /// Its flag with the dashes; [`Self::COMMAND_LINE`] for what stands after `--`.
+    pub(crate) flag: &'static str,
+    /// Another name of the flag, from an earlier release.
+    pub(crate) alias: Option<&'static str>,
+    /// What stands for its value in help and pages.
+    pub(crate) takes: &'static str,
+    /// The form of its value in the file.
+    pub(crate) form: Form,
+    /// What the file has to have there, for errors.
+    pub(crate) expected: &'static str,
+    /// Which values are allowed, beyond what [`Self::takes`] says; empty: all.
+    pub(crate) range: fn() -> String,
+    pub(crate) default: DefaultValue,
+    /// A value for pages and messages, as [`Form::raw`] reads it, where the default shows none.
+    pub(crate) example: Option<&'static str>,
+    pub(crate) changes: Changes,
+    /// What it is for, as the lines of a doc comment. Other settings are named by their keys, in
+    /// backquotes.
+    pub(crate) doc: &'static str,
+}
+
+#[allow(dead_code, reason = "flags and files are features, and pages are made by tests")]
+impl Setting {
+    /// The flag of the setting that takes what stands after `--`.
+    pub(crate) const COMMAND_LINE: &'static str = "--";
+
+    /// The table of the file that it stands in; none for those at the top.
+    pub(crate) fn table(&self) -> Option<&'static str> {
+        self.key.split_once('.').map(|(table, _)| table)
+    }
+
+    /// Its key within that table.
+    pub(crate) fn name(&self) -> &'static str {
+        self.key.split_once('.').map_or(self.key, |(_, name)| name)
+    }
+
+    /// What it is for, in one line.
+    pub(crate) fn text(&self) -> String {
+        self.doc.lines().map(str::trim).collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// The value of a setting that nobody gives, as [`Form::raw`] reads it.
+#[derive(Debug)]
+pub(crate) enum DefaultValue {
+    /// This value.
+    Is(&'static str),
+    /// This value, which stands for what the second text says.
+    Means(&'static str, &'static str),
+    /// None: it has to be given. What to give.
+    Required(&'static str),
+}
+
+/// When another value of a setting comes into force. A running master does not read its file again;
+/// a restart is the end of the master and the start of another, or `run --replace`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Changes {
+    /// While the master runs, by `ipcluster scale`; and at a restart.
+    Scale,
+    /// At a restart, for all workers.
+    Restart,
+    /// At a restart, which starts new workers for it and retires those that run.
+    NewGeneration,
+    /// At a restart, for workers that are started after it: for all with the next generation.
+    NextGeneration,
+    /// Never: it makes another cluster.
+    Never,
+}
+
+impl Changes {
+    /// For the reference page.
+    #[cfg(test)]
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Self::Scale => "yes, by `scale`; at restart",
+            Self::Restart => "at restart",
+            Self::NewGeneration => "at restart, which starts a new generation",
+            Self::NextGeneration => "with the next generation after a restart",
+            Self::Never => "no: another value is another cluster",
+        }
+    }
+}
+
+/// Makes, out of one declaration for each setting: [`SETTINGS`](super::keys::SETTINGS); the methods
+/// of [`ConfigBuilder`](super::ConfigBuilder), typed and by key; the getters of
+/// [`Config`](super::Config), but for settings whose `get` is `none`: those are read by methods that
+/// see several settings at once.
+macro_rules! settings {
+    ($(
+        $(#[doc = $doc:literal])+
+        $field:ident: $type:ty {
+            key: $key:literal $(($only:ident))?,
+            flag: $flag:literal $(or $alias:literal)?, $takes:literal,
+            range: $range:expr,
+            default: $default:expr,
+            $(example: $example:literal,)?
+            changes: $changes:ident,
+            get: $get:ident $(-> $got:ty)?,
+        }
+    )+) => {
+        /// All settings, in the order of the reference page.
+        pub(crate) const SETTINGS: &[Setting] = &[$(Setting {
+            key: $key,
+            flag_only: settings!(@is_given $($only)?),
+            flag: $flag,
+            alias: settings!(@option $($alias)?),
+            takes: $takes,
+            form: <$type as Value>::FORM,
+            expected: <$type as Value>::EXPECTED,
+            range: || Range::<$type>::expected(&$range),
+            default: $default,
+            example: settings!(@option $($example)?),
+            changes: Changes::$changes,
+            doc: concat!($($doc, "\n"),+),
+        }),+];
+
+        /// Makes a [`Config`], from typed values, from a file, or from a file with typed values over
+        /// it. Nothing is checked before [`build`](Self::build).
+        ///
+        /// ```
+        /// use std::time::Duration;
+        ///
+        /// use ipcluster::config::{Config, WorkerCommand};
+        ///
+        /// let config = Config::builder()
+        ///     .listen(vec!["0.0.0.0:80".parse()?, "[::]:80".parse()?])
+        ///     .command(WorkerCommand::new("node").arg("server.js"))
+        ///     .workers(4)
+        ///     .drain_timeout(Some(Duration::from_secs(600)))
+        ///     .build()?;
+        /// assert_eq!(config.workers(), 4);
+        /// # Ok::<_, Box<dyn std::error::Error>>(())
+        /// ```
+        #[derive(Debug, Clone, Default)]
+        #[must_use]
+        pub struct ConfigBuilder {
+            $($field: Entry<$type>,)+
+        }
+
+        /// One method for each setting, with the setting's key.
+        impl ConfigBuilder {
+            $(
+                $(#[doc = $doc])+
+                #[doc = ""]
+                #[doc = concat!("Key: `", $key, "`.")]
+                pub fn $field(mut self, value: $type) -> Self {
+                    self.$field = Some(Given::new($key, Ok(value), Origin::Builder));
+                    self
+                }
+            )+
+
+            /// These settings, and those of `under` where these say nothing. A list replaces a list.
+            pub fn over(self, under: Self) -> Self {
+                Self { $($field: self.$field.or(under.$field),)+ }
+            }
+
+            /// Takes the value of the setting with this key as it was written; keeps what is wrong
+            /// with it for [`Self::build`], since another value may come over it.
+            pub(super) fn read(&mut self, key: &str, raw: Raw, origin: Origin, items: Vec<Origin>) {
+                match key {
+                    $($key => {
+                        let value = <$type as Value>::read(raw);
+                        self.$field = Some(Given { key: $key, value, origin, items });
+                    })+
+                    _ => {}
+                }
+            }
+
+            pub(super) fn resolve(self) -> Result<Values, ConfigError> {
+                Ok(Values { $($field: resolve(self.$field, $key, &$default, &$range)?,)+ })
+            }
+        }
+
+        /// A value for every setting, each of them allowed by itself.
+        #[derive(Debug, Clone, PartialEq)]
+        pub(super) struct Values {
+            $(pub(super) $field: Given<$type>,)+
+        }
+
+        /// One method for each setting that stands for itself.
+        impl Config {
+            $(settings! { @getter [$(#[doc = $doc])+] $key, $field, $get $(-> $got)? })+
+        }
+    };
+    (@getter [$($doc:tt)+] $key:literal, $field:ident, none) => {};
+    (@getter [$($doc:tt)+] $key:literal, $field:ident, $get:ident -> $got:ty) => {
+        $($doc)+
+        #[doc = ""]
+        #[doc = concat!("Key: `", $key, "`.")]
+        pub fn $field(&self) -> $got {
+            self.values.$field.$get()
+        }
+    };
+    (@is_given) => { false };
+    (@is_given flag_only) => { true };
+    (@option) => { None };
+    (@option $value:literal) => { Some($value) };
+}
+
+pub(super) use settings;
