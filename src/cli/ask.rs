@@ -4,10 +4,10 @@ use std::io::Write;
 
 use crate::control::{Client, ControlDir, ControlError};
 use crate::plan::ClusterName;
-use crate::protocol::{Outcome, Request};
 
 use super::Failed;
 use super::failed::one_line;
+use crate::protocol::{Outcome, Request};
 
 /// Sends a request to the master of a cluster, shows its progress on stderr, and gives its answer.
 pub(super) fn ask(
@@ -45,10 +45,11 @@ pub(super) fn mismatch(command: &str) -> Failed {
 #[cfg(test)]
 mod tests {
     use crate::control::{ControlLimits, ControlServer};
-    use crate::protocol::{Command, Failure, Stopped};
+    use crate::protocol::Refusal;
     use tokio::sync::mpsc;
 
     use super::*;
+    use crate::protocol::{Command, Stopped};
 
     /// A master in a thread of its own, which stops when it is told to and refuses all else.
     fn master(directory: &ControlDir) -> std::thread::JoinHandle<()> {
@@ -65,8 +66,7 @@ mod tests {
                         let answer = Outcome::Stopped(Stopped { workers: 4 });
                         request.responder.finish(Ok(answer));
                     } else {
-                        let failure = Failure::new("worker of seat 3 exited").hint("see its log");
-                        request.responder.finish(Err(failure));
+                        request.responder.finish(Err(Refusal::Starting));
                     }
                 }
                 serving.await.unwrap().unwrap();
@@ -80,7 +80,7 @@ mod tests {
         let directory = ControlDir::new(base.path().join("ipcluster"));
         let master = master(&directory);
         let failed = ask(&directory, None, Command::Reload { share: None }).unwrap_err();
-        assert_eq!(failed, Failed::new("worker of seat 3 exited").hint("see its log"));
+        assert_eq!(failed, Failed::from(Refusal::Starting));
         let stopped = ask(&directory, None, Command::Stop { now: true });
         assert_eq!(stopped, Ok(Outcome::Stopped(Stopped { workers: 4 })));
         master.join().unwrap();

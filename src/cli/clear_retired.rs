@@ -1,10 +1,10 @@
 //! `ipcluster clear-retired`
 
 use crate::control::ControlDir;
-use crate::protocol::{Command, Outcome, Request};
 
 use super::args::ClearRetiredArgs;
 use super::{Failed, ask, output};
+use crate::protocol::{Command, Outcome, Request};
 
 pub(super) fn run(directory: &ControlDir, args: ClearRetiredArgs) -> Result<(), Failed> {
     let request = match args.orphans {

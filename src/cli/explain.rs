@@ -6,10 +6,10 @@ use crate::control::{ControlDir, ControlError};
 use crate::master;
 use crate::nft::Firewall;
 use crate::plan::ClusterName;
-use crate::protocol::{Explanation, Outcome, Request};
 
 use super::args::ExplainArgs;
 use super::{Failed, ask, output};
+use crate::protocol::{Explanation, Outcome, Request};
 
 /// Asks the master; where none runs, reads the rules.
 pub(super) fn run(directory: &ControlDir, args: ExplainArgs) -> Result<(), Failed> {
@@ -30,8 +30,7 @@ fn from_kernel(name: &ClusterName, address: std::net::IpAddr) -> Result<Explanat
         return Err(Failed::new(format!("cluster {name}: no master runs, and there are no rules"))
             .hint("`ipcluster status` tells which clusters run"));
     };
-    master::explain(&plan, address, |_| None)
-        .map_err(|failure| Failed::new(failure.message).hint(failure.hint.unwrap_or_default()))
+    master::explain(&plan, address, |_| None).map_err(Failed::from)
 }
 
 fn text(explanation: &Explanation) -> String {

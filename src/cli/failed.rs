@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use crate::config::ConfigError;
 use crate::control::ControlError;
 use crate::plan::PlanError;
+use crate::protocol::{ErrorReply, Refusal};
 
 /// Why a verb did not do what it was to do.
 #[derive(Debug, PartialEq, Eq)]
@@ -48,6 +49,13 @@ impl From<ControlError> for Failed {
 impl From<PlanError> for Failed {
     fn from(error: PlanError) -> Self {
         Self::new(error.to_string())
+    }
+}
+
+impl From<Refusal> for Failed {
+    fn from(refusal: Refusal) -> Self {
+        let ErrorReply { message, hint } = ErrorReply::from(&refusal);
+        Self { message, hint, code: 1 }
     }
 }
 

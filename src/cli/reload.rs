@@ -1,10 +1,10 @@
 //! `ipcluster reload`
 
 use crate::control::ControlDir;
-use crate::protocol::{Command, Outcome, Reloaded};
 
 use super::args::ReloadArgs;
 use super::{Failed, ask, output};
+use crate::protocol::{Command, Outcome, Reloaded};
 
 pub(super) fn run(directory: &ControlDir, args: ReloadArgs) -> Result<(), Failed> {
     let command = match args.share {

@@ -2,10 +2,10 @@
 
 use crate::control::ControlDir;
 use crate::plan::{MAX_SEATS, Seat};
-use crate::protocol::{Command, Outcome, RetireTarget};
 
 use super::args::RetireArgs;
 use super::{Failed, ask, output};
+use crate::protocol::{Command, Outcome, RetireTarget};
 
 pub(super) fn run(directory: &ControlDir, args: RetireArgs) -> Result<(), Failed> {
     let command = Command::Retire(args.target);

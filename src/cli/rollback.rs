@@ -1,10 +1,10 @@
 //! `ipcluster rollback`
 
 use crate::control::ControlDir;
-use crate::protocol::{Command, Outcome};
 
 use super::args::ClusterArgs;
 use super::{Failed, ask, output};
+use crate::protocol::{Command, Outcome};
 
 pub(super) fn run(directory: &ControlDir, cluster: ClusterArgs) -> Result<(), Failed> {
     match ask::ask(directory, cluster.name.as_ref(), Command::Rollback)? {

@@ -1,10 +1,10 @@
 //! `ipcluster scale`
 
 use crate::control::ControlDir;
-use crate::protocol::{Command, Outcome};
 
 use super::args::ScaleArgs;
 use super::{Failed, ask, output};
+use crate::protocol::{Command, Outcome};
 
 pub(super) fn run(directory: &ControlDir, args: ScaleArgs) -> Result<(), Failed> {
     let command = Command::Scale { workers: args.workers };

@@ -1,10 +1,10 @@
 //! `ipcluster status`
 
 use crate::control::ControlDir;
-use crate::protocol::{Outcome, Request, Status};
 
 use super::args::StatusArgs;
 use super::{Failed, ask, output};
+use crate::protocol::{Outcome, Request, Status};
 
 pub(super) fn run(directory: &ControlDir, args: StatusArgs) -> Result<(), Failed> {
     match ask::ask(directory, args.cluster.name.as_ref(), Request::Status)? {

@@ -1,10 +1,10 @@
 //! `ipcluster stop`
 
 use crate::control::ControlDir;
-use crate::protocol::{Command, Outcome};
 
 use super::args::StopArgs;
 use super::{Failed, ask, output};
+use crate::protocol::{Command, Outcome};
 
 pub(super) fn run(directory: &ControlDir, args: StopArgs) -> Result<(), Failed> {
     let command = Command::Stop { now: args.now };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{MAX_LINE, VERSION};
 use crate::plan::{ClusterName, Port};
-use crate::protocol::Failure;
+use crate::protocol::ErrorReply;
 
 /// Why a line from a peer is no message. Text of the peer is cut and escaped.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -192,7 +192,7 @@ pub enum ControlError {
     },
     /// The master answered with an error.
     #[error("{}", .0.message)]
-    Failed(Failure),
+    Failed(ErrorReply),
     /// A system call failed.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {

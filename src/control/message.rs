@@ -5,9 +5,8 @@ use serde_json::{Map, Value};
 
 use super::MessageError;
 use crate::plan::MAX_SEATS;
-use crate::protocol::{
-    Command, EventRecord, Failure, Outcome, Request, RetireTarget, WorkerStatus, cut,
-};
+use crate::protocol::ErrorReply;
+use crate::protocol::{Command, EventRecord, Outcome, Request, RetireTarget, WorkerStatus, cut};
 
 /// The version of the protocol, the `v` of each request.
 pub const VERSION: u32 = 1;
@@ -129,7 +128,7 @@ pub enum Reply {
     Done(Outcome),
     /// Not done: nothing follows, and nothing has changed unless the message says so.
     #[serde(rename = "error")]
-    Failed(Failure),
+    Failed(ErrorReply),
 }
 
 impl Reply {
@@ -167,9 +166,9 @@ impl Reply {
                 vec![Self::Done(Outcome::Explained(explanation)).line()]
             }
             Self::Done(answer) => vec![Self::Done(answer).line()],
-            Self::Failed(Failure { message, hint }) => {
+            Self::Failed(ErrorReply { message, hint }) => {
                 let hint = hint.map(|hint| cut(&hint, TEXT_LIMIT));
-                vec![Self::Failed(Failure { message: cut(&message, TEXT_LIMIT), hint }).line()]
+                vec![Self::Failed(ErrorReply { message: cut(&message, TEXT_LIMIT), hint }).line()]
             }
         }
     }
@@ -179,7 +178,7 @@ impl Reply {
     }
 }
 
-impl From<MessageError> for Failure {
+impl From<MessageError> for ErrorReply {
     fn from(error: MessageError) -> Self {
         Self::new(error.to_string())
     }
@@ -415,7 +414,7 @@ mod tests {
     #[test]
     fn the_longest_texts_fit_into_a_line() {
         let text = "\u{1b}".repeat(MAX_LINE);
-        let failed = Failure::new(text.clone()).hint(text.clone());
+        let failed = ErrorReply::new(text.clone()).hint(text.clone());
         let explained = Outcome::Explained(Explanation {
             schema: SCHEMA,
             address: "::1".parse().unwrap(),

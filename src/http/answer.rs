@@ -4,7 +4,8 @@ use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Response, StatusCode};
 
 use super::{exposition, metrics};
-use crate::protocol::{Failure, Status};
+use crate::protocol::Refusal;
+use crate::protocol::Status;
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,8 +75,8 @@ impl PageError {
 }
 
 /// That the master does not tell its state.
-pub(super) fn unavailable(failure: &Failure) -> Response<String> {
-    text(StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", failure.message))
+pub(super) fn unavailable(refusal: &Refusal) -> Response<String> {
+    text(StatusCode::SERVICE_UNAVAILABLE, format!("{refusal}\n"))
 }
 
 fn text(status: StatusCode, body: String) -> Response<String> {

@@ -18,12 +18,13 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::HttpError;
 use super::answer::{Page, unavailable};
-use crate::protocol::{Failure, Status};
+use crate::protocol::Refusal;
+use crate::protocol::Status;
 
 /// Where a [`HttpServer`] learns the state of the cluster.
 pub trait StatusSource: Send + Sync + 'static {
     /// The state of the cluster, or why it is not known. Asked for by one at a time.
-    fn status(&self) -> impl Future<Output = Result<Status, Failure>> + Send;
+    fn status(&self) -> impl Future<Output = Result<Status, Refusal>> + Send;
 }
 
 /// What clients may take of a [`HttpServer`].
@@ -174,7 +175,7 @@ impl<S: StatusSource> StatusCache<S> {
         }
     }
 
-    async fn now(&self) -> Result<Arc<Status>, Failure> {
+    async fn now(&self) -> Result<Arc<Status>, Refusal> {
         let mut last = self.last.lock().await;
         if let Some((asked, status)) = &*last
             && asked.elapsed() < self.limits.age

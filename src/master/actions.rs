@@ -8,7 +8,8 @@ use super::operators::Operators;
 use super::rules::Rules;
 use super::workers::Workers;
 use crate::plan::Plan;
-use crate::supervisor::{Action, Event, Input, Refusal, WorkerFailure};
+use crate::protocol::{Event, Refusal, WorkerFailure};
+use crate::supervisor::{Action, Input};
 
 /// The subjects that act.
 pub(super) struct Actors<'a> {
@@ -47,10 +48,10 @@ impl Actors<'_> {
                 if let Err(Refusal::Worker(failure)) = &mut outcome {
                     self.add_last_lines(failure);
                 }
-                self.operators.reply(request, outcome, self.rules.last_swap());
+                self.operators.reply(request, outcome);
             }
             Action::Progress { request, step } => {
-                self.operators.progress(request, step.to_string());
+                self.operators.progress(request, &step);
             }
             Action::Emit(mut event) => {
                 if let Event::Failed(failure) = &mut event {

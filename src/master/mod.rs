@@ -60,3 +60,13 @@ pub use crate::control::ControlDir;
 pub use crate::process::{
     Capabilities, ServiceManager, allow_nice_back, keep_only_capabilities, raise_descriptor_limit,
 };
+
+// What a [`Handle`] answers and tells.
+pub use crate::protocol::{
+    Cleared, ConntrackFill, EndReason, Event, Exit, Explanation, FailureCause, ForeignChain,
+    LeavingCause, MemoryOf, NotReady, OnTrial, Orphan, OrphansEnded, Outcome, PartitionKind,
+    Progress, Refusal, Reloaded, ReplaceReason, Restarted, Restarts, RetireTarget, Retired,
+    Retirements, RolledBack, Rollout, RuleWriter, SCHEMA, Scaled, Stats, Status, Stopped,
+    SwapTimes, Trial, Unhealthy, WorkerFailure, WorkerHealth, WorkerId, WorkerState, WorkerStats,
+    WorkerStatus,
+};

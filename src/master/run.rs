@@ -26,8 +26,10 @@ use crate::config::Config;
 use crate::control::{self, Responder};
 use crate::plan::{Route, Seat};
 use crate::process;
-use crate::protocol::{Command, Failure, Orphan, OrphansEnded, Outcome, Request, RetireTarget};
-use crate::supervisor::{self, Action, Event, Input, Supervisor, WorkerId, WorkerState};
+use crate::protocol::{
+    Command, Event, Orphan, OrphansEnded, Outcome, Refusal, Request, WorkerId, WorkerState,
+};
+use crate::supervisor::{self, Action, Input, Supervisor};
 
 /// The process manager of one cluster, with its rules. See [`crate::master`].
 pub struct Master {
@@ -207,19 +209,8 @@ impl Master {
             "the configuration is another than that of the earlier master: {}",
             if renew { "new workers are started" } else { "the number of workers changes" }
         );
-        let (request, replies) = control::ReceivedRequest::new(Command::Reload { share: None });
-        self.request(supervisor::Request::Configure { renew }, request.responder);
-        tokio::spawn(async move {
-            match replies.outcome().await {
-                Some(Ok(_)) => tracing::info!("the configuration is in force"),
-                Some(Err(failure)) => tracing::error!(
-                    "the configuration is not in force, and the earlier workers serve on: {}; \
-                     start the master again when that is mended",
-                    failure.message
-                ),
-                None => {}
-            }
-        });
+        let request = self.operators.begin_reconfigure();
+        self.dispatch(Input::Configure { request, renew });
     }
 
     /// Waits for what happens next. Branches are tried in their order:
@@ -431,42 +422,23 @@ impl Master {
                 responder.finish(Ok(Outcome::OrphansEnded(OrphansEnded { processes })));
             }
             Request::Handover { .. } => {
-                let failure = Failure::new("takeover is asked for over the control socket alone");
-                responder.finish(Err(failure));
+                responder.finish(Err(Refusal::NoHandover));
             }
         }
     }
 
     fn command(&mut self, command: Command, responder: Responder) {
-        let request = match command {
-            Command::Reload { share: None } => supervisor::Request::Reload,
-            Command::Reload { share: Some(share) } => supervisor::Request::Canary { share },
-            Command::Promote => supervisor::Request::Promote,
-            Command::Rollback => supervisor::Request::Rollback,
-            Command::Restart => supervisor::Request::Restart,
-            Command::Retire(RetireTarget::Seat(seat)) => {
-                supervisor::Request::Retire { target: supervisor::RetireTarget::Seat(seat) }
-            }
-            Command::Retire(RetireTarget::Pid(pid)) => {
-                supervisor::Request::Retire { target: supervisor::RetireTarget::Pid(pid) }
-            }
-            Command::ClearRetired => supervisor::Request::ClearRetired,
-            Command::Scale { workers } => match self.config.scaled(workers) {
-                Ok(_) => supervisor::Request::Scale { workers },
-                Err(error) => return responder.finish(Err(Failure::new(error.to_string()))),
-            },
-            Command::Stop { now } => supervisor::Request::Stop { now },
-        };
-        self.request(request, responder);
+        if let Command::Scale { workers } = command
+            && let Err(error) = self.config.scaled(workers)
+        {
+            let reason = error.to_string();
+            return responder.finish(Err(Refusal::Configuration { reason }));
+        }
+        let id = self.operators.begin_request(command, responder);
+        self.dispatch(Input::Request(id, command));
     }
 
-    fn request(&mut self, request: supervisor::Request, responder: Responder) {
-        let workers = self.supervisor.workers().count();
-        let id = self.operators.begin_request(request, responder, workers);
-        self.dispatch(Input::Request(id, request));
-    }
-
-    fn explain(&self, address: IpAddr) -> Result<Outcome, Failure> {
+    fn explain(&self, address: IpAddr) -> Result<Outcome, Refusal> {
         let pid_of = |route: &Route<'_>| {
             let ports = Some(&route.occupant.ports);
             self.supervisor.workers().find(|worker| worker.ports.as_ref() == ports)?.pid
@@ -501,8 +473,7 @@ impl Master {
     /// Hands over to the process that asks, if that can be now.
     async fn hand_over(&mut self, request: control::ReceivedRequest) -> Option<Leaving> {
         let Some(handover) = &self.handover else {
-            let failure = Failure::new("takeover is asked for over the control socket alone");
-            request.responder.finish(Err(failure));
+            request.responder.finish(Err(Refusal::NoHandover));
             return None;
         };
         let possessions = Possessions {

@@ -3,30 +3,40 @@
 
 mod columns;
 mod counters;
+mod error_reply;
+mod event;
 mod event_record;
 mod outcome;
+mod progress;
 mod refusal;
 mod request;
 mod settings;
+mod stats;
 mod status;
 mod table;
 mod text;
+mod worker;
 
 pub(crate) use columns::{Align, Columns};
 pub use counters::{LeavingCause, Restarts, Retirements, SwapTimes};
+pub use error_reply::ErrorReply;
+pub use event::{EndReason, Event, MemoryOf, ReplaceReason};
 pub use event_record::EventRecord;
 pub(crate) use event_record::STATS_LIMIT;
 pub use outcome::{
     Cleared, OnTrial, OrphansEnded, Outcome, Reloaded, Restarted, Retired, RolledBack, Scaled,
     Stopped,
 };
-pub use refusal::Failure;
+pub use progress::Progress;
+pub use refusal::{Refusal, Rollout};
 pub use request::{Command, Request, RetireTarget};
 pub use settings::{
     Backoff, GiveUp, KillOrder, Marks, Memory, ProbePath, ProbePathError, Readiness, Retire,
 };
+pub use stats::{Stats, WorkerStats};
 pub use status::{
     ConntrackFill, Explanation, ForeignChain, Orphan, PartitionKind, RuleWriter, SCHEMA, Status,
-    Trial, WorkerHealth, WorkerState, WorkerStatus,
+    Trial, WorkerHealth, WorkerStatus,
 };
 pub(crate) use text::cut;
+pub use worker::{Exit, FailureCause, NotReady, Unhealthy, WorkerFailure, WorkerId, WorkerState};

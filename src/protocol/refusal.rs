@@ -1,25 +1,224 @@
 //! Why requests are not carried out.
 
-use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::net::IpAddr;
 
-/// Why a command was not carried out.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failure {
-    /// The reason, one line.
-    pub message: String,
-    /// What to do next, one line; none where there is nothing to say.
-    pub hint: Option<String>,
+use super::{ErrorReply, Outcome, ReplaceReason, WorkerFailure, WorkerState};
+use crate::plan::{Generation, PlanError, Seat};
+
+/// Why a request was refused, or given up. What was in force stays in force; only for
+/// [`Self::Stopping`] is that not certain, since the swap may have been on its way.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// No worker has been ready since the start.
+    #[error("the cluster is still starting: no worker of this master is in force yet")]
+    Starting,
+    /// The cluster is being stopped.
+    #[error("the cluster is being stopped")]
+    Stopping,
+    /// Another reload or scale has not ended.
+    #[error("a {0} is under way; try again when it has ended")]
+    Busy(Rollout),
+    /// A canary is in force: it is to be promoted or rolled back first.
+    #[error(
+        "generation {generation} is on trial: `ipcluster promote` or `ipcluster rollback` ends that"
+    )]
+    Canary {
+        /// Its generation.
+        generation: Generation,
+    },
+    /// No canary is in force.
+    #[error("no generation is on trial: `ipcluster reload --share` begins that")]
+    NoCanary,
+    /// No reload of this master is the last thing that was done to the cluster.
+    #[error(
+        "there is nothing to go back to: nothing was reloaded since the start, a scale or a rollback"
+    )]
+    NothingBefore,
+    /// Of the generation to go back to some workers have ended.
+    #[error("generation {generation} cannot serve again: its workers of {} have ended", seats_text(.seats))]
+    Gone {
+        /// The generation.
+        generation: Generation,
+        /// The seats of the workers that have ended.
+        seats: Vec<Seat>,
+    },
+    /// There can be no such plan.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The generation in force has the highest number that there is.
+    #[error("generation {0} is the last that can be numbered")]
+    LastGeneration(Generation),
+    /// The seats that would stay have no worker that serves, while others do.
+    #[error("no worker would be left to serve: those of the seats that stay are not ready")]
+    NobodyLeft,
+    /// The cluster has no such seat.
+    #[error("there is no seat {seat}: the cluster has seats 0 to {}", seats.saturating_sub(1))]
+    NoSuchSeat {
+        /// The seat.
+        seat: Seat,
+        /// How many there are.
+        seats: usize,
+    },
+    /// No live worker holds the seat: there is nothing to retire.
+    #[error("seat {seat} has no live worker")]
+    Vacant {
+        /// The seat.
+        seat: Seat,
+    },
+    /// No worker has this process.
+    #[error("no worker of this cluster has pid {pid}")]
+    NoSuchWorker {
+        /// The number.
+        pid: u32,
+    },
+    /// The worker gets no new connections anyway.
+    #[error("the worker, of seat {seat}, is {state}: only a live one can be retired")]
+    NotLive {
+        /// Its seat.
+        seat: Seat,
+        /// Where it is in its life.
+        state: WorkerState,
+    },
+    /// The worker is being replaced already.
+    #[error("the worker of seat {seat} is being replaced already: {cause}")]
+    Leaving {
+        /// Its seat.
+        seat: Seat,
+        /// Why.
+        cause: ReplaceReason,
+    },
+    /// The worker that was to be replaced died first. Its seat gets another one in any case.
+    #[error("the worker of seat {seat} died before its successor was ready")]
+    Died {
+        /// Its seat.
+        seat: Seat,
+    },
+    /// A new worker failed before it was put into force. The others were ended.
+    #[error("{0}")]
+    Worker(WorkerFailure),
+    /// The kernel did not take the plan, repeatedly. The new workers were ended.
+    #[error("the kernel did not take the new plan, {failures} times: {reason}")]
+    Commit {
+        /// The last error, for display.
+        reason: String,
+        /// How often it failed.
+        failures: u32,
+    },
+    /// The configuration does not allow the number of workers.
+    #[error("{reason}")]
+    Configuration {
+        /// Why, for display.
+        reason: String,
+    },
+    /// No seat has a worker, so that the client reaches none.
+    #[error("{address}: no seat has a worker, so its connections are dropped")]
+    Unserved {
+        /// The client.
+        address: IpAddr,
+    },
+    /// As many programs as may be are subscribed to events.
+    #[error("{limit} programs listen to events already")]
+    TooManySubscribers {
+        /// How many may be.
+        limit: usize,
+    },
+    /// A handover is asked for by a master over the control socket, and by nobody else.
+    #[error("takeover is asked for over the control socket alone")]
+    NoHandover,
+    /// The cluster was stopped before the request was carried out.
+    #[error("the cluster is stopped")]
+    Stopped,
+    /// Another master has taken over before the request was carried out.
+    #[error("another master has taken over meanwhile")]
+    HandedOver,
+    /// The master has ended; its workers and rules may serve on.
+    #[error("the master has ended")]
+    Ended,
+    /// The master gave an outcome of another request: a fault of this library.
+    #[error("the master answered something else: {0:?}")]
+    Mismatch(Box<Outcome>),
 }
 
-impl Failure {
-    /// A failure without advice.
-    pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), hint: None }
+impl Refusal {
+    /// What to do about it, in one line; `None` where there is nothing to say.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Worker(failure) if failure.last_lines.is_empty() => {
+                "the old workers serve on; it printed nothing"
+            }
+            Self::Worker(failure) => {
+                let last_lines: Vec<&str> = failure.last_lines.iter().map(|it| it.trim()).collect();
+                let last_lines = last_lines.join(" | ");
+                return Some(format!("the old workers serve on; it printed: {last_lines}"));
+            }
+            Self::Commit { .. } => "the old workers serve on; the log of the master says more",
+            Self::Gone { .. } => {
+                "reload with the old program in place; [timeouts] rollback keeps such workers for a time"
+            }
+            Self::NoSuchSeat { .. }
+            | Self::Vacant { .. }
+            | Self::NoSuchWorker { .. }
+            | Self::NotLive { .. } => {
+                "`ipcluster status` lists the workers with their seats and pids"
+            }
+            Self::Leaving { .. } => "`ipcluster status` tells when it is retired",
+            Self::Died { .. } => "its seat gets another worker in any case",
+            Self::Starting => "`ipcluster status` tells when workers are live",
+            Self::Unserved { .. } => "they succeed once a worker is ready",
+            Self::TooManySubscribers { .. } => "end one of them",
+            Self::HandedOver => "ask that one: `ipcluster status` shows what has come of it",
+            _ => return None,
+        };
+        Some(hint.to_owned())
     }
+}
 
-    /// The same with what to do next.
-    #[must_use]
-    pub fn hint(self, hint: impl Into<String>) -> Self {
-        Self { hint: Some(hint.into()), ..self }
+/// The reason in a line, and what to do next.
+impl From<&Refusal> for ErrorReply {
+    fn from(refusal: &Refusal) -> Self {
+        let text = refusal.to_string();
+        let message = text.lines().next().unwrap_or_default().to_owned();
+        Self { message, hint: refusal.hint() }
+    }
+}
+
+/// Some of the seats by number, and how many in all.
+fn seats_text(seats: &[Seat]) -> String {
+    const SHOWN: usize = 8;
+    let numbers: Vec<String> = seats.iter().take(SHOWN).map(ToString::to_string).collect();
+    let more = match seats.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let noun = if seats.len() == 1 { "seat" } else { "seats" };
+    format!("{noun} {}{more}", numbers.join(", "))
+}
+
+/// What brings in new workers and then changes the plan at one stroke.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Rollout {
+    /// A new generation.
+    Reload,
+    /// A new generation for a part of the clients.
+    Canary,
+    /// That generation for all of them.
+    Promote,
+    /// Workers of the generation before.
+    Rollback,
+    /// Another number of workers.
+    Scale,
+}
+
+impl fmt::Display for Rollout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Reload => "reload",
+            Self::Canary => "reload of a share",
+            Self::Promote => "promotion",
+            Self::Rollback => "rollback",
+            Self::Scale => "scale",
+        })
     }
 }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{LeavingCause, Restarts, Retirements, SwapTimes};
+use super::{LeavingCause, Restarts, Retirements, SwapTimes, WorkerState};
 use crate::plan::{ClusterName, Engine, Generation, Listener, Partition, Port, Seat, Slot};
 
 /// The version of the JSON of [`Status`] and [`Explanation`]. Fields may be added within a version;
@@ -118,6 +118,12 @@ pub struct RuleWriter {
     pub pid: u32,
     /// Its name, printable.
     pub name: String,
+}
+
+impl fmt::Display for RuleWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (pid {})", self.name, self.pid)
+    }
 }
 
 /// A rule of somebody else that decides before those of the cluster.
@@ -252,32 +258,6 @@ impl ConntrackFill {
     /// Whether more than 80 % of it are in use. At the limit the kernel drops new connections.
     pub fn is_nearly_full(self) -> bool {
         u64::from(self.entries) * 100 > u64::from(self.limit) * 80 && self.limit > 0
-    }
-}
-
-/// Where in its life a worker stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum WorkerState {
-    /// Spawned, or about to be; gets no connections yet.
-    Starting,
-    /// Gets the new connections of its seat.
-    Live,
-    /// Finishes the connections that it has, and gets no new ones.
-    Retired,
-    /// Was asked or signalled to end, and has not yet.
-    Dying,
-}
-
-impl fmt::Display for WorkerState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Starting => "starting",
-            Self::Live => "live",
-            Self::Retired => "retired",
-            Self::Dying => "dying",
-        })
     }
 }
 

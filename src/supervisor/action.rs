@@ -1,10 +1,8 @@
 //! What the supervisor wants done, and what it answers to requests.
 
-use std::fmt;
-use std::time::Duration;
-
-use super::{Event, Refusal, RequestId, WorkerFailure, WorkerId};
+use super::RequestId;
 use crate::plan::{Generation, Plan, Seat};
+use crate::protocol::{Event, Outcome, Progress, Refusal, WorkerId};
 
 /// Something that the master is to do, in the order given. None waits for the one before.
 #[derive(Debug, Clone, PartialEq)]
@@ -94,7 +92,7 @@ pub enum Action {
         /// The request.
         request: RequestId,
         /// What came of it.
-        outcome: Result<Done, Refusal>,
+        outcome: Result<Outcome, Refusal>,
     },
     /// How a request that is under way gets on.
     Progress {
@@ -107,161 +105,4 @@ pub enum Action {
     Emit(Event),
     /// The end of the master; the last action of all.
     Finish,
-}
-
-/// What a request has brought about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Done {
-    /// New connections go to workers of this generation.
-    Reloaded {
-        /// The generation in force.
-        generation: Generation,
-    },
-    /// A part of the clients gets workers of this generation, the others those that they had.
-    Canary {
-        /// The generation on trial.
-        generation: Generation,
-        /// How many workers it has.
-        workers: usize,
-        /// How many slots go to it.
-        slots: usize,
-        /// How many slots there are.
-        of: usize,
-    },
-    /// New connections go to workers of this generation again.
-    RolledBack {
-        /// The generation in force.
-        generation: Generation,
-    },
-    /// The cluster has so many workers.
-    Scaled {
-        /// The number of seats in force.
-        workers: u16,
-        /// How many slots have another seat than before.
-        moved: usize,
-        /// How many slots there are.
-        slots: usize,
-    },
-    /// The worker gets no new connections any more, its successor does.
-    Retired {
-        /// The seat.
-        seat: Seat,
-        /// The process id of the worker.
-        pid: Option<u32>,
-        /// That of its successor; none if the seat has none just now, or is gone.
-        successor: Option<u32>,
-    },
-    /// The workers that were retired are gone.
-    Cleared {
-        /// How many there were.
-        ended: usize,
-    },
-    /// New connections go to workers of this generation, and those before it are gone.
-    Restarted {
-        /// The generation that the reload put in force.
-        generation: Generation,
-        /// How many were retired, and are gone.
-        ended: usize,
-    },
-    /// No worker is left, and no rule.
-    Stopped,
-}
-
-impl fmt::Display for Done {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Reloaded { generation } => write!(f, "generation {generation} is in force"),
-            Self::Canary { generation, slots, of, .. } => {
-                write!(f, "generation {generation} is on trial on {slots} of {of} slots")
-            }
-            Self::RolledBack { generation } => {
-                write!(f, "generation {generation} is in force again")
-            }
-            Self::Scaled { workers, moved, slots } => {
-                write!(f, "{workers} workers; {moved} of {slots} slots moved")
-            }
-            Self::Retired { seat, .. } => write!(f, "the worker of seat {seat} is retired"),
-            Self::Cleared { ended } => write!(f, "{ended} retired workers have ended"),
-            Self::Restarted { generation, ended } => {
-                write!(f, "generation {generation} is in force, {ended} retired workers have ended")
-            }
-            Self::Stopped => f.write_str("stopped"),
-        }
-    }
-}
-
-/// A step on the way to the end of a request.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Progress {
-    /// One more of the new workers is ready.
-    WorkerReady {
-        /// Its seat.
-        seat: Seat,
-        /// How many new workers are ready now.
-        ready: usize,
-        /// How many have to be.
-        needed: usize,
-    },
-    /// The kernel did not take the new plan; it is tried again.
-    CommitFailed {
-        /// The error, for display.
-        reason: String,
-        /// How often it has failed.
-        failures: u32,
-    },
-    /// The successor of a worker that leaves is ready.
-    SuccessorReady {
-        /// Its seat.
-        seat: Seat,
-    },
-    /// The successor of a worker that leaves failed; the old one serves on.
-    SuccessorFailed {
-        /// How.
-        failure: WorkerFailure,
-        /// The delay before the next one.
-        delay: Duration,
-    },
-    /// The reload that begins a restart is done.
-    Swapped {
-        /// The generation in force.
-        generation: Generation,
-    },
-    /// Retired workers are ended.
-    Clearing {
-        /// How many of them are left.
-        left: usize,
-        /// How many there were.
-        of: usize,
-    },
-    /// New connections are refused; workers finish those that they have.
-    Draining {
-        /// How many workers are left.
-        workers: usize,
-    },
-}
-
-impl fmt::Display for Progress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::WorkerReady { seat, ready, needed } => {
-                write!(f, "seat {seat} is ready ({ready} of {needed})")
-            }
-            Self::CommitFailed { reason, failures } => {
-                write!(f, "the kernel did not take the plan (try {failures}): {reason}")
-            }
-            Self::SuccessorReady { seat } => write!(f, "seat {seat}: the successor is ready"),
-            Self::SuccessorFailed { failure, delay } => {
-                write!(
-                    f,
-                    "the successor failed; the old one serves on, and another is started in \
-                     {delay:?}: {failure}"
-                )
-            }
-            Self::Swapped { generation } => {
-                write!(f, "generation {generation} is in force; now the retired workers are ended")
-            }
-            Self::Clearing { left, of } => write!(f, "{left} of {of} retired workers are left"),
-            Self::Draining { workers } => write!(f, "{workers} workers are left to drain"),
-        }
-    }
 }

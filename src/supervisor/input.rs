@@ -1,12 +1,12 @@
 //! What happens in the world, as the master tells it.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{NotReady, Unhealthy, Verification, WorkerId, Writer};
-use crate::plan::{Port, Seat, Share};
+use super::Verification;
+use crate::plan::Port;
+use crate::protocol::{Command, Exit, NotReady, RuleWriter, Unhealthy, WorkerId};
 
 /// Something that has happened. Events of workers that the supervisor no longer knows are
 /// passed over.
@@ -62,7 +62,7 @@ pub enum Input {
         reason: String,
     },
     /// The worker's own process listens on all its worker ports, and what else readiness asks for. The
-    /// master looks again and again, for each worker in state [`Starting`](super::WorkerState::Starting).
+    /// master looks again and again, for each worker in state [`Starting`](crate::protocol::WorkerState::Starting).
     Ready {
         /// The worker.
         worker: WorkerId,
@@ -108,7 +108,7 @@ pub enum Input {
         last_lines: Vec<String>,
     },
     /// The sockets of a retired worker were counted. The master does so again and again, for each
-    /// worker in state [`Retired`](super::WorkerState::Retired), and for the sockets of
+    /// worker in state [`Retired`](crate::protocol::WorkerState::Retired), and for the sockets of
     /// [`orphaned_listeners`](super::Supervisor::orphaned_listeners).
     Connections {
         /// The worker.
@@ -146,7 +146,7 @@ pub enum Input {
     /// Somebody else has changed something in our table.
     TableChanged {
         /// Who it was; `None` if the kernel does not tell.
-        writer: Option<Writer>,
+        writer: Option<RuleWriter>,
     },
     /// Changes of rules went unnoticed: any may have been one of our table.
     NotificationsLost,
@@ -159,76 +159,22 @@ pub enum Input {
         /// The error, for display.
         reason: String,
     },
-    /// Somebody asks for something. Gets exactly one [`Action::Reply`](super::Action::Reply).
-    Request(RequestId, Request),
+    /// An operator asks for a change. Answered by exactly one [`Action::Reply`](super::Action::Reply).
+    Request(RequestId, Command),
+    /// The configuration is another than that of the earlier master: its weights are put in force in
+    /// place of those that were adopted with the rules. Answered as [`Self::Request`] is.
+    Configure {
+        /// The request that is answered.
+        request: RequestId,
+        /// Whether a new generation of workers is started too, since those that were adopted run
+        /// something else.
+        renew: bool,
+    },
 }
 
 /// Names a request in its answer. The master chooses the numbers, none twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u64);
-
-/// What an operator can ask for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Request {
-    /// A new generation of workers.
-    Reload,
-    /// A new generation of workers for a part of the clients, until [`Self::Promote`] or
-    /// [`Self::Rollback`].
-    Canary {
-        /// The part.
-        share: Share,
-    },
-    /// The generation on trial for all clients.
-    Promote,
-    /// The end of the generation on trial; or, where there is none, back to the generation before the
-    /// last reload.
-    Rollback,
-    /// The same, and then the end of all retired workers, as by [`Self::ClearRetired`]. Answered
-    /// when they are gone.
-    Restart,
-    /// Another worker in the place of this live one, which then retires. Answered when its successor
-    /// serves.
-    Retire {
-        /// Which.
-        target: RetireTarget,
-    },
-    /// The end of all workers that are retired now, one after the other. Answered when they are
-    /// gone.
-    ClearRetired,
-    /// Another number of workers, 1 to 1024, all of the same weight.
-    Scale {
-        /// The number.
-        workers: u16,
-    },
-    /// The configured weights, in place of those that were adopted with the rules.
-    Configure {
-        /// Also a new generation of workers, since those that were adopted run something else.
-        renew: bool,
-    },
-    /// The end of everything: workers, rules, master.
-    Stop {
-        /// Do not wait for established connections. Also hurries a stop that is under way.
-        now: bool,
-    },
-}
-
-/// Which live worker is meant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum RetireTarget {
-    /// The one in this seat.
-    Seat(Seat),
-    /// The one whose first process has this number.
-    Pid(u32),
-}
-
-impl fmt::Display for RetireTarget {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Seat(seat) => write!(f, "seat {seat}"),
-            Self::Pid(pid) => write!(f, "pid {pid}"),
-        }
-    }
-}
 
 /// Memory at one moment, in bytes.
 ///
@@ -248,48 +194,6 @@ impl MemoryUsage {
     pub fn total(&self) -> u64 {
         self.workers.values().fold(self.master, |sum, bytes| sum.saturating_add(*bytes))
     }
-}
-
-/// How a process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Exit {
-    /// It exited with this status, 0 to 255.
-    Code(i32),
-    /// This signal ended it.
-    Signal(i32),
-    /// It was adopted from an earlier master, and the kernel did not say.
-    Unknown,
-}
-
-impl fmt::Display for Exit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self::Unknown => f.write_str("ended, nobody knows how"),
-            Self::Code(code) => write!(f, "exited with status {code}"),
-            Self::Signal(signal) => match signal_name(signal) {
-                Some(name) => write!(f, "was ended by {name}"),
-                None => write!(f, "was ended by signal {signal}"),
-            },
-        }
-    }
-}
-
-/// The names of signals whose numbers are the same on every architecture (signal(7)).
-fn signal_name(signal: i32) -> Option<&'static str> {
-    Some(match signal {
-        1 => "SIGHUP",
-        2 => "SIGINT",
-        3 => "SIGQUIT",
-        4 => "SIGILL",
-        6 => "SIGABRT",
-        8 => "SIGFPE",
-        9 => "SIGKILL",
-        11 => "SIGSEGV",
-        13 => "SIGPIPE",
-        14 => "SIGALRM",
-        15 => "SIGTERM",
-        _ => return None,
-    })
 }
 
 /// The sockets on the worker ports of one worker, counted at one moment.

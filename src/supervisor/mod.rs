@@ -92,8 +92,6 @@
 //! asks for it, is replaced first ([`ReplaceReason`]).
 
 mod action;
-mod error;
-mod event;
 mod health;
 mod input;
 mod rollout;
@@ -102,7 +100,6 @@ mod settings;
 #[cfg(test)]
 mod simulation;
 mod state;
-mod stats;
 mod stop;
 mod takeover;
 #[cfg(test)]
@@ -110,25 +107,14 @@ mod tests;
 mod timestamp;
 mod workers;
 
-pub use action::{Action, Done, Progress};
-pub use error::{FailureCause, Refusal, Rollout, WorkerFailure};
-pub use event::{EndReason, Event, MemoryOf};
-pub use health::{
-    HealthDetector, NotReady, NotifyField, PortConnections, Probed, Said, Seen, Unhealthy,
-    WatchLimits,
-};
-pub use input::{Exit, Input, MemoryUsage, Request, RequestId, RetireTarget, Sockets, Start};
-pub use rollout::CanaryStatus;
-pub use rules::{Repairs, Verification, Writer};
+pub use action::Action;
+pub use health::{HealthDetector, NotifyField, PortConnections, Probed, Said, Seen, WatchLimits};
+pub use input::{Input, MemoryUsage, RequestId, Sockets, Start};
+pub use rules::{Repairs, Verification};
 pub use settings::Settings;
 pub use state::Supervisor;
-pub use stats::{Stats, WorkerStats};
 pub use takeover::{
     AdoptedCluster, AdoptedStage, History, SeatBackoffSnapshot, Snapshot, WorkerSnapshot,
 };
 pub use timestamp::Timestamp;
-pub use workers::{ReplaceReason, Worker, WorkerId, WorkerState};
-
-use crate::protocol::{Backoff, KillOrder, Marks};
-#[cfg(test)]
-use crate::protocol::{GiveUp, Memory, Retire};
+pub use workers::Worker;

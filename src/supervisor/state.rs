@@ -8,11 +8,12 @@ use super::stop::Stop;
 use super::workers::{
     Clearing, MemoryPressure, OrphanedListeners, RateLimiter, RetireRequest, SeatBackoff, Stage,
 };
-use super::{
-    Action, EndReason, Event, Exit, FailureCause, Input, Progress, Refusal, Request, RequestId,
-    Settings, Sockets, Start, Timestamp, Worker, WorkerFailure, WorkerId,
-};
+use super::{Action, Input, RequestId, Settings, Sockets, Start, Timestamp, Worker};
 use crate::plan::{Assignment, Generation, Plan, PlanError, Seat};
+use crate::protocol::{
+    Command, EndReason, Event, Exit, FailureCause, Outcome, Progress, Refusal, Stats,
+    WorkerFailure, WorkerId, WorkerStats,
+};
 
 /// The process manager of one cluster. See [`crate::supervisor`].
 #[derive(Debug, Clone)]
@@ -203,7 +204,8 @@ impl Supervisor {
             Input::Verified(finding) => self.verified(finding, now),
             Input::Restored => self.restored(now),
             Input::RestoreFailed { reason } => self.restore_failed(reason, now),
-            Input::Request(id, request) => self.request(id, request, now),
+            Input::Request(id, command) => self.request(id, command, now),
+            Input::Configure { request, renew } => self.configure(request, renew),
         }
     }
 
@@ -228,18 +230,17 @@ impl Supervisor {
         self.finish_stop();
     }
 
-    fn request(&mut self, id: RequestId, request: Request, now: Timestamp) {
-        match request {
-            Request::Stop { now: at_once } => self.stop(id, at_once),
-            Request::Reload => self.reload(id),
-            Request::Canary { share } => self.begin_canary(id, share),
-            Request::Promote => self.promote(id),
-            Request::Rollback => self.roll_back(id, now),
-            Request::Restart => self.restart(id),
-            Request::Retire { target } => self.request_retirement(id, target),
-            Request::ClearRetired => self.clear_retired(id),
-            Request::Configure { renew } => self.configure(id, renew),
-            Request::Scale { workers } => self.scale(id, workers),
+    fn request(&mut self, id: RequestId, command: Command, now: Timestamp) {
+        match command {
+            Command::Stop { now: at_once } => self.stop(id, at_once),
+            Command::Reload { share: None } => self.reload(id),
+            Command::Reload { share: Some(share) } => self.begin_canary(id, share),
+            Command::Promote => self.promote(id),
+            Command::Rollback => self.roll_back(id, now),
+            Command::Restart => self.restart(id),
+            Command::Retire(target) => self.request_retirement(id, target),
+            Command::ClearRetired => self.clear_retired(id),
+            Command::Scale { workers } => self.scale(id, workers),
         }
     }
 
@@ -337,7 +338,23 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn reply(&mut self, request: RequestId, outcome: Result<super::Done, Refusal>) {
+    /// The workers as they are now, with what is known of their memory. `master` is that of the
+    /// master, in bytes.
+    pub fn stats(&self, master: u64) -> Stats {
+        let of = |worker: &Worker| WorkerStats {
+            worker: worker.id,
+            seat: worker.seat,
+            generation: worker.generation,
+            pid: worker.pid,
+            state: worker.state(),
+            memory: worker.rss,
+        };
+        let mut workers: Vec<WorkerStats> = self.workers().map(of).collect();
+        workers.sort_by_key(|worker| (worker.seat, worker.worker));
+        Stats { master, workers: workers.into() }
+    }
+
+    pub(super) fn reply(&mut self, request: RequestId, outcome: Result<Outcome, Refusal>) {
         self.actions.push(Action::Reply { request, outcome });
     }
 
@@ -348,4 +365,9 @@ impl Supervisor {
     pub(super) fn roster_of(&self, target: &Target) -> Roster {
         Roster::of(target, self.workers.values())
     }
+}
+
+/// A count as requests are answered with it: far below the limit of the type.
+pub(super) fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
 }

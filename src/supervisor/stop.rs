@@ -1,10 +1,9 @@
 //! The end of a cluster: close it, drain the workers, remove the rules.
 
-use super::state::Phase;
+use super::state::{Phase, count};
 use super::workers::Stage;
-use super::{
-    Action, Done, EndReason, Progress, Refusal, RequestId, Supervisor, Timestamp, WorkerId,
-};
+use super::{Action, RequestId, Supervisor, Timestamp};
+use crate::protocol::{EndReason, Outcome, Progress, Refusal, Stopped, WorkerId};
 
 /// After so many failed commits the workers are ended although clients still reach them.
 const CLOSE_TRIES: u32 = 3;
@@ -12,8 +11,8 @@ const CLOSE_TRIES: u32 = 3;
 /// A stop under way.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Stop {
-    /// Who asked for it.
-    requests: Vec<RequestId>,
+    /// The requests for it, each with how many workers there were.
+    requests: Vec<(RequestId, u32)>,
     /// Established connections are not waited for.
     at_once: bool,
     /// How often the kernel did not take a plan since then.
@@ -29,14 +28,15 @@ impl Stop {
 
 impl Supervisor {
     pub(super) fn stop(&mut self, request: RequestId, at_once: bool) {
+        let workers = count(self.workers.len());
         match &mut self.phase {
-            Phase::Finished => self.reply(request, Ok(Done::Stopped)),
+            Phase::Finished => self.reply(request, Ok(stopped(0))),
             Phase::Stopping(stop) => {
-                stop.requests.push(request);
+                stop.requests.push((request, workers));
                 stop.at_once |= at_once;
             }
             Phase::Starting(_) | Phase::Serving => {
-                let stop = Stop { requests: vec![request], at_once, commit_failures: 0 };
+                let stop = Stop { requests: vec![(request, workers)], at_once, commit_failures: 0 };
                 self.phase = Phase::Stopping(stop);
                 self.give_up_rollout(Refusal::Stopping);
             }
@@ -75,7 +75,7 @@ impl Supervisor {
 
     fn report_stop_progress(&mut self, step: &Progress) {
         let Phase::Stopping(stop) = &self.phase else { return };
-        for &request in &stop.requests {
+        for &(request, _) in &stop.requests {
             self.actions.push(Action::Progress { request, step: step.clone() });
         }
     }
@@ -89,8 +89,8 @@ impl Supervisor {
         let requests = std::mem::take(&mut stop.requests);
         self.phase = Phase::Finished;
         self.actions.push(Action::Remove);
-        for request in requests {
-            self.reply(request, Ok(Done::Stopped));
+        for (request, workers) in requests {
+            self.reply(request, Ok(stopped(workers)));
         }
         self.actions.push(Action::Finish);
     }
@@ -104,4 +104,8 @@ impl Supervisor {
     pub(super) fn is_closed(&self) -> bool {
         !self.kernel.is_busy() && !self.is_outdated()
     }
+}
+
+fn stopped(workers: u32) -> Outcome {
+    Outcome::Stopped(Stopped { workers })
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::lab::{self, Failure, LabError, Network, Report, greeter};
 use crate::plan::{Engine, Generation, Plan, Seat};
 use crate::process::PidFd;
-use crate::supervisor::Event;
+use crate::protocol::Event;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 

@@ -12,8 +12,8 @@ use crate::master::{Ended, Handle, Master, MasterError};
 use crate::nft::Firewall;
 use crate::plan::{Engine, Plan, PlanError, Seat};
 use crate::process::PidFd;
-use crate::protocol::{Failure, WorkerState};
-use crate::supervisor::Event;
+use crate::protocol::Refusal;
+use crate::protocol::{Event, WorkerState};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::broadcast::{self, error::RecvError};
 
@@ -87,13 +87,10 @@ impl Stage {
     /// Waits for an answer of the master.
     pub(super) fn ask<T>(
         &self,
-        question: impl Future<Output = Result<T, Failure>>,
+        question: impl Future<Output = Result<T, Refusal>>,
     ) -> Result<T, Failed> {
         let answer = self.runtime.block_on(question);
-        answer.map_err(|failure| match failure.hint {
-            Some(hint) => Failed::new(failure.message).hint(hint),
-            None => Failed::new(failure.message),
-        })
+        answer.map_err(Failed::from)
     }
 
     /// The plan in the kernel, read back from it.

@@ -10,7 +10,7 @@ use super::operator::OperatorConnection;
 use super::worker_link::WorkerEvent;
 use super::{ControlLimits, ReceivedRequest};
 use crate::control::Reply;
-use crate::protocol::Failure;
+use crate::protocol::ErrorReply;
 
 /// Whether a server accepts peers. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -115,7 +115,7 @@ pub(super) fn may_command(peer: u32, ours: u32) -> bool {
 /// Answers a peer beyond the limit. An error reply fits into the empty send buffer of a new
 /// connection, so that this does not wait.
 fn reject(stream: &UnixStream, most: usize) {
-    let failure = Failure::new(format!("{most} control connections already"))
+    let failure = ErrorReply::new(format!("{most} control connections already"))
         .hint("try again when one of them has its answer");
     for line in Reply::Failed(failure).emit() {
         if let Err(error) = stream.try_write(format!("{line}\n").as_bytes()) {

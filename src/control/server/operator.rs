@@ -14,7 +14,8 @@ use super::{ControlLimits, ReceivedRequest};
 use crate::control::legacy::is_worker_line;
 use crate::control::token_bucket::TokenBucket;
 use crate::control::{LineDecoder, MessageError, Peer, PeerLimits, Reply};
-use crate::protocol::{Failure, Request};
+use crate::protocol::ErrorReply;
+use crate::protocol::Request;
 
 /// A connection that was accepted. It is an operator's until its first line says that it is a worker's.
 pub(super) struct OperatorConnection {
@@ -90,7 +91,7 @@ impl OperatorConnection {
                     return Ok(Some(Upgrade::Worker(line)));
                 }
                 Incoming::Line(_) if !self.may_command => {
-                    let failure = Failure::new("this socket is for workers")
+                    let failure = ErrorReply::new("this socket is for workers")
                         .hint("operators use the one in the runtime directory");
                     return self.refuse(failure).await.map(|()| None);
                 }
@@ -107,7 +108,7 @@ impl OperatorConnection {
                 Incoming::Garbled(error) => self.refuse(error.into()).await?,
                 Incoming::TimedOut => {
                     let seconds = self.limits.io_timeout.as_secs_f64();
-                    let failure = Failure::new(format!("no complete line within {seconds} s"));
+                    let failure = ErrorReply::new(format!("no complete line within {seconds} s"));
                     return self.refuse(failure).await.map(|()| None);
                 }
                 Incoming::End => return Ok(None),
@@ -155,19 +156,19 @@ impl OperatorConnection {
     ) -> io::Result<()> {
         let (request, mut replies) = ReceivedRequest::new(request);
         if requests.send(request).await.is_err() {
-            return self.refuse(Failure::new("the master is ending")).await;
+            return self.refuse(ErrorReply::new("the master is ending")).await;
         }
         while let Some(step) = replies.step().await {
             self.write(step).await?;
         }
         match replies.outcome().await {
             Some(Ok(answer)) => self.write(Reply::Done(answer)).await,
-            Some(Err(failure)) => self.refuse(failure).await,
-            None => self.refuse(Failure::new("the master gave no answer")).await,
+            Some(Err(refusal)) => self.refuse((&refusal).into()).await,
+            None => self.refuse(ErrorReply::new("the master gave no answer")).await,
         }
     }
 
-    async fn refuse(&mut self, failure: Failure) -> io::Result<()> {
+    async fn refuse(&mut self, failure: ErrorReply) -> io::Result<()> {
         self.write(Reply::Failed(failure)).await
     }
 

@@ -3,7 +3,8 @@
 use tokio::sync::{mpsc, oneshot};
 
 use crate::control::Reply;
-use crate::protocol::{EventRecord, Failure, Outcome, Request};
+use crate::protocol::Refusal;
+use crate::protocol::{EventRecord, Outcome, Request};
 
 /// A request of an operator, and where its answer goes.
 #[derive(Debug)]
@@ -35,7 +36,7 @@ impl ReceivedRequest {
 pub(crate) struct ReplyReceiver {
     /// Ends when the responder is finished or dropped: all progress comes before the answer.
     progress: mpsc::Receiver<Reply>,
-    answer: oneshot::Receiver<Result<Outcome, Failure>>,
+    answer: oneshot::Receiver<Result<Outcome, Refusal>>,
 }
 
 impl ReplyReceiver {
@@ -45,7 +46,7 @@ impl ReplyReceiver {
     }
 
     /// Waits for the answer; `None` if there will be none.
-    pub(crate) async fn outcome(self) -> Option<Result<Outcome, Failure>> {
+    pub(crate) async fn outcome(self) -> Option<Result<Outcome, Refusal>> {
         self.answer.await.ok()
     }
 }
@@ -56,7 +57,7 @@ impl ReplyReceiver {
 #[derive(Debug)]
 pub struct Responder {
     progress: mpsc::Sender<Reply>,
-    outcome: oneshot::Sender<Result<Outcome, Failure>>,
+    outcome: oneshot::Sender<Result<Outcome, Refusal>>,
 }
 
 impl Responder {
@@ -73,7 +74,7 @@ impl Responder {
     }
 
     /// Sends the answer, or the reason why there is none.
-    pub fn finish(self, outcome: Result<Outcome, Failure>) {
+    pub fn finish(self, outcome: Result<Outcome, Refusal>) {
         // The peer is gone.
         let _ = self.outcome.send(outcome);
     }

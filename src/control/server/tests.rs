@@ -10,9 +10,9 @@ use super::acceptor::may_command;
 use super::*;
 use crate::control::{Client, ControlDir, MAX_LINE, PeerEvent, Reply, WorkerOrder};
 use crate::plan::{ClusterName, Generation, Seat};
+use crate::protocol::Refusal;
 use crate::protocol::{
-    Command, EventRecord, Failure, Outcome, Reloaded, Request, Scaled, Status, WorkerState,
-    WorkerStatus,
+    Command, EventRecord, Outcome, Reloaded, Request, Scaled, Status, WorkerState, WorkerStatus,
 };
 
 /// A server of cluster `web` in a directory of its own.
@@ -49,7 +49,7 @@ impl World {
                     }
                     Request::Status => responder.finish(Ok(Outcome::Status(Box::new(status())))),
                     Request::Command(Command::Scale { .. }) => {
-                        responder.finish(Err(Failure::new("no").hint("later")));
+                        responder.finish(Err(Refusal::Starting));
                     }
                     _ => drop(responder),
                 }
@@ -158,7 +158,10 @@ async fn commands_are_answered_one_after_the_other() {
     let answer = client.ask(Request::Status, |_| {}).await.unwrap();
     assert!(answer == Outcome::Status(Box::new(status())));
     let refused = client.ask(Command::Scale { workers: 3 }, |_| {}).await.unwrap_err();
-    assert_eq!((refused.to_string(), refused.hint()), ("no".into(), Some("later".into())));
+    assert_eq!(
+        (refused.to_string(), refused.hint()),
+        (Refusal::Starting.to_string(), Refusal::Starting.hint())
+    );
     let dropped = client.ask(Command::Stop { now: false }, |_| {}).await.unwrap_err();
     assert_eq!(dropped.to_string(), "the master gave no answer");
 }
@@ -208,7 +211,7 @@ async fn lines_that_are_no_request_are_answered_and_the_next_one_is_read() {
     peer.send(b"\xa9\"}\n").await;
     assert!(peer.error().await.starts_with("unknown command \"é\""));
     peer.send(b"{\"v\":1,\"command\":\"scale\",\"workers\":5}\n").await;
-    assert_eq!(peer.error().await, "no");
+    assert_eq!(peer.error().await, Refusal::Starting.to_string());
 }
 
 #[tokio::test]
@@ -517,7 +520,7 @@ async fn an_operator_does_not_turn_into_a_worker_nor_the_other_way_round() {
     let _master = world.answer_all();
     let mut operator = Raw::connect(&world.socket()).await;
     operator.send(b"{\"v\":1,\"command\":\"scale\",\"workers\":5}\n").await;
-    assert_eq!(operator.error().await, "no");
+    assert_eq!(operator.error().await, Refusal::Starting.to_string());
     operator.send(&info()).await;
     assert_eq!(operator.error().await, "protocol version none: this master speaks version 1");
     let mut worker = Raw::connect(&path).await;

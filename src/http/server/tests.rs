@@ -20,11 +20,11 @@ impl Master {
 }
 
 impl StatusSource for Master {
-    async fn status(&self) -> Result<Status, Failure> {
+    async fn status(&self) -> Result<Status, Refusal> {
         self.asked.fetch_add(1, Ordering::Relaxed);
         drop(self.held_up.lock().await);
         if self.serving == u32::MAX {
-            return Err(Failure::new("the master has ended"));
+            return Err(Refusal::Ended);
         }
         let text = r#"{"schema": 1, "name": "web", "pid": 1, "generation": 7, "listeners": [],
             "partition": "hash", "slots": 8, "workers": []}"#;

@@ -20,10 +20,9 @@ use crate::master::operators::ServiceNotifier;
 use crate::master::workers::Workers;
 use crate::plan::{Generation, Weights};
 use crate::process::{PidFd, peer_process, send_descriptors};
-use crate::protocol::{Failure, Request};
+use crate::protocol::{Refusal, Request, WorkerId};
 use crate::supervisor::{
-    AdoptedStage, History, Refusal, SeatBackoffSnapshot, Snapshot, Supervisor, Timestamp, WorkerId,
-    WorkerSnapshot,
+    AdoptedStage, History, SeatBackoffSnapshot, Snapshot, Supervisor, Timestamp, WorkerSnapshot,
 };
 
 /// How long the next master may take for each thing that it has to do: meanwhile nobody steers clients
@@ -85,7 +84,7 @@ impl Handover {
     ) -> Option<u32> {
         let ReceivedRequest { request, responder, stream } = request;
         let (Request::Handover { format }, Some(stream)) = (request, stream) else {
-            responder.finish(Err(Failure::new("not a request over the control socket")));
+            responder.finish(Err(Refusal::NoHandover));
             return None;
         };
         let offered = peer_process(&stream)

@@ -6,7 +6,7 @@ use super::events::Subscribers;
 use super::metrics::Metrics;
 use crate::control::Responder;
 use crate::plan::{ClusterName, Generation};
-use crate::supervisor::Event;
+use crate::protocol::Event;
 
 /// Events that a slow subscriber may be behind before it misses some.
 const QUEUE: usize = 1024;

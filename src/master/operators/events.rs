@@ -10,9 +10,9 @@ use tokio::sync::broadcast::{Receiver, Sender};
 
 use crate::control::Responder;
 use crate::plan::{ClusterName, Generation, Seat};
-use crate::protocol::{EventRecord, Failure, Outcome, STATS_LIMIT};
-use crate::supervisor::{
-    EndReason, Event, Exit, MemoryOf, ReplaceReason, Stats, WorkerId, WorkerStats,
+use crate::protocol::{
+    EndReason, Event, EventRecord, Exit, MemoryOf, Outcome, Refusal, ReplaceReason, STATS_LIMIT,
+    Stats, WorkerId, WorkerStats,
 };
 
 /// How many may listen at a time: each takes one of the connections of the control socket, of which
@@ -43,8 +43,7 @@ impl Subscribers {
         responder: Responder,
     ) {
         let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() else {
-            let failure = Failure::new(format!("{SUBSCRIBERS} programs listen to events already"));
-            return responder.finish(Err(failure.hint("end one of them")));
+            return responder.finish(Err(Refusal::TooManySubscribers { limit: SUBSCRIBERS }));
         };
         let first = EventRecord::new("subscribed")
             .with("name", name.as_str())

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use crate::control::ReceivedRequest;
 use crate::plan::Share;
 use crate::protocol::{
-    Cleared, Command, Explanation, Failure, OnTrial, Outcome, Reloaded, Request, Restarted,
+    Cleared, Command, Explanation, OnTrial, Outcome, Refusal, Reloaded, Request, Restarted,
     RetireTarget, Retired, RolledBack, Scaled, Status,
 };
 
@@ -30,10 +30,10 @@ impl Handle {
     ///
     /// # Errors
     /// Why the old generation is still in force.
-    pub async fn reload(&self) -> Result<Reloaded, Failure> {
+    pub async fn reload(&self) -> Result<Reloaded, Refusal> {
         match self.ask(Command::Reload { share: None }).await? {
             Outcome::Reloaded(reloaded) => Ok(reloaded),
-            other => Err(unexpected(&other)),
+            other => Err(Refusal::Mismatch(Box::new(other))),
         }
     }
 
@@ -42,10 +42,10 @@ impl Handle {
     ///
     /// # Errors
     /// Why all clients get what they got before.
-    pub async fn reload_share(&self, share: Share) -> Result<OnTrial, Failure> {
+    pub async fn reload_share(&self, share: Share) -> Result<OnTrial, Refusal> {
         match self.ask(Command::Reload { share: Some(share) }).await? {
             Outcome::OnTrial(trial) => Ok(trial),
-            other => Err(unexpected(&other)),
+            other => Err(Refusal::Mismatch(Box::new(other))),
         }
     }
 
@@ -54,10 +54,10 @@ impl Handle {
     ///
     /// # Errors
     /// Why it is on trial still, or that there is none.
-    pub async fn promote(&self) -> Result<Reloaded, Failure> {
+    pub async fn promote(&self) -> Result<Reloaded, Refusal> {
         match self.ask(Command::Promote).await? {
             Outcome::Reloaded(reloaded) => Ok(reloaded),
-            other => Err(unexpected(&other)),
+            other => Err(Refusal::Mismatch(Box::new(other))),
         }
     }
 
@@ -66,10 +66,10 @@ impl Handle {
     ///
     /// # Errors
     /// Why everything stays as it is.
-    pub async fn roll_back(&self) -> Result<RolledBack, Failure> {
+    pub async fn roll_back(&self) -> Result<RolledBack, Refusal> {
         match self.ask(Command::Rollback).await? {
             Outcome::RolledBack(rolled_back) => Ok(rolled_back),
-            other => Err(unexpected(&other)),
+            other => Err(Refusal::Mismatch(Box::new(other))),
         }
     }
 
@@ -77,10 +77,10 @@ impl Handle {
     ///
     /// # Errors
     /// Why the number is what it was.
-    pub async fn scale(&self, workers: u16) -> Result<Scaled, Failure> {
+    pub async fn scale(&self, workers: u16) -> Result<Scaled, Refusal> {
         match self.ask(Command::Scale { workers }).await? {
             Outcome::Scaled(scaled) => Ok(scaled),
-            other => Err(unexpected(&other)),
+            other => Err(Refusal::Mismatch(Box::new(other))),
         }
     }
 
@@ -89,10 +89,10 @@ impl Handle {
     ///
     /// # Errors
     /// Why the old generation is still in force, or why not all retired workers were ended.
-    pub async fn restart(&self) -> Result<Restarted, Failure> {
+    pub async fn restart(&self) -> Result<Restarted, Refusal> {
         match self.ask(Command::Restart).await? {
             Outcome::Restarted(restarted) => Ok(restarted),
-            other => Err(unexpected(&other)),
+            other => Err(Refusal::Mismatch(Box::new(other))),
         }
     }
 
@@ -100,10 +100,10 @@ impl Handle {
     ///
     /// # Errors
     /// Why the old one still serves.
-    pub async fn retire(&self, target: RetireTarget) -> Result<Retired, Failure> {
+    pub async fn retire(&self, target: RetireTarget) -> Result<Retired, Refusal> {
         match self.ask(Command::Retire(target)).await? {
             Outcome::Retired(retired) => Ok(retired),
-            other => Err(unexpected(&other)),
+            other => Err(Refusal::Mismatch(Box::new(other))),
         }
     }
 
@@ -112,10 +112,10 @@ impl Handle {
     ///
     /// # Errors
     /// The cluster is being stopped.
-    pub async fn clear_retired(&self) -> Result<Cleared, Failure> {
+    pub async fn clear_retired(&self) -> Result<Cleared, Refusal> {
         match self.ask(Command::ClearRetired).await? {
             Outcome::Cleared(cleared) => Ok(cleared),
-            other => Err(unexpected(&other)),
+            other => Err(Refusal::Mismatch(Box::new(other))),
         }
     }
 
@@ -124,7 +124,7 @@ impl Handle {
     ///
     /// # Errors
     /// Why not everything could be ended.
-    pub async fn stop(&self, now: bool) -> Result<(), Failure> {
+    pub async fn stop(&self, now: bool) -> Result<(), Refusal> {
         self.ask(Command::Stop { now }).await.map(|_| ())
     }
 
@@ -132,10 +132,10 @@ impl Handle {
     ///
     /// # Errors
     /// The master is ending.
-    pub async fn end_orphans(&self) -> Result<u32, Failure> {
+    pub async fn end_orphans(&self) -> Result<u32, Refusal> {
         match self.ask(Request::EndOrphans).await? {
             Outcome::OrphansEnded(ended) => Ok(ended.processes),
-            other => Err(unexpected(&other)),
+            other => Err(Refusal::Mismatch(Box::new(other))),
         }
     }
 
@@ -143,10 +143,10 @@ impl Handle {
     ///
     /// # Errors
     /// The master is ending.
-    pub async fn status(&self) -> Result<Status, Failure> {
+    pub async fn status(&self) -> Result<Status, Refusal> {
         match self.ask(Request::Status).await? {
             Outcome::Status(status) => Ok(*status),
-            other => Err(unexpected(&other)),
+            other => Err(Refusal::Mismatch(Box::new(other))),
         }
     }
 
@@ -154,10 +154,10 @@ impl Handle {
     ///
     /// # Errors
     /// No worker is live, or the master is ending.
-    pub async fn explain(&self, address: IpAddr) -> Result<Explanation, Failure> {
+    pub async fn explain(&self, address: IpAddr) -> Result<Explanation, Refusal> {
         match self.ask(Request::Explain { address }).await? {
             Outcome::Explained(explanation) => Ok(explanation),
-            other => Err(unexpected(&other)),
+            other => Err(Refusal::Mismatch(Box::new(other))),
         }
     }
 
@@ -167,21 +167,16 @@ impl Handle {
         let _ = self.orders.send(Order::Leave).await;
     }
 
-    async fn ask(&self, request: impl Into<Request>) -> Result<Outcome, Failure> {
+    async fn ask(&self, request: impl Into<Request>) -> Result<Outcome, Refusal> {
         let (request, replies) = ReceivedRequest::new(request);
-        let ended = || Failure::new("the master has ended");
-        self.orders.send(Order::Request(request)).await.map_err(|_| ended())?;
-        replies.outcome().await.unwrap_or_else(|| Err(ended()))
+        self.orders.send(Order::Request(request)).await.map_err(|_| Refusal::Ended)?;
+        replies.outcome().await.unwrap_or(Err(Refusal::Ended))
     }
 }
 
 #[cfg(feature = "http")]
 impl crate::http::StatusSource for Handle {
-    async fn status(&self) -> Result<Status, Failure> {
+    async fn status(&self) -> Result<Status, Refusal> {
         Self::status(self).await
     }
-}
-
-fn unexpected(answer: &Outcome) -> Failure {
-    Failure::new(format!("the master answered something else: {answer:?}"))
 }

@@ -2,8 +2,7 @@
 
 use crate::master::operators::report;
 use crate::plan::Seat;
-use crate::protocol::{Restarts, Retirements, SwapTimes};
-use crate::supervisor::{Event, FailureCause};
+use crate::protocol::{Event, FailureCause, Restarts, Retirements, SwapTimes};
 
 /// Counts since the start of this master.
 #[derive(Debug, Default)]
@@ -73,7 +72,7 @@ mod tests {
 
     use super::*;
     use crate::plan::Generation;
-    use crate::supervisor::{WorkerFailure, WorkerId};
+    use crate::protocol::{WorkerFailure, WorkerId};
 
     fn failed(seat: u16, cause: FailureCause) -> Event {
         Event::Failed(WorkerFailure {

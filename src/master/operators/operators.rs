@@ -16,10 +16,8 @@ use crate::master::rules::Rules;
 use crate::master::waiting::{Periodic, receive_bounded};
 use crate::plan::{ClusterName, Generation};
 use crate::process::ServiceManager;
-use crate::protocol::{Failure, Orphan, Outcome, Status};
-use crate::supervisor::{
-    Done, Event, Refusal, Request, RequestId, Sockets, Supervisor, Timestamp, WorkerId,
-};
+use crate::protocol::{Command, Event, Orphan, Outcome, Progress, Refusal, Status, WorkerId};
+use crate::supervisor::{RequestId, Sockets, Supervisor, Timestamp};
 
 /// Requests that wait for the loop before further ones wait for their turn.
 const REQUEST_QUEUE: usize = 64;
@@ -151,36 +149,31 @@ impl Operators {
 
     // Requests that the supervisor decides.
 
-    /// Takes note of a request, `workers` being how many there are. Returns what the supervisor is to
-    /// call it.
-    pub(crate) fn begin_request(
-        &mut self,
-        request: Request,
-        responder: Responder,
-        workers: usize,
-    ) -> RequestId {
-        let id = self.replies.add(request, responder, workers);
-        if request == Request::Reload {
+    /// Takes note of a request. Returns what the supervisor is to call it.
+    pub(crate) fn begin_request(&mut self, command: Command, responder: Responder) -> RequestId {
+        let id = self.replies.begin(command, responder);
+        if command == (Command::Reload { share: None }) {
             self.service.reload_began(id);
         }
         id
     }
 
+    /// Takes note that the configuration is to be put in force, since it is another than that of the
+    /// earlier master. What comes of it is logged.
+    pub(crate) fn begin_reconfigure(&mut self) -> RequestId {
+        self.replies.begin_reconfigure()
+    }
+
     /// Tells how far a request has come.
-    pub(crate) fn progress(&self, request: RequestId, step: String) {
+    pub(crate) fn progress(&self, request: RequestId, step: &Progress) {
         self.replies.progress(request, step);
     }
 
-    /// Answers a request. `last_swap` is how long the last transaction took.
-    pub(crate) fn reply(
-        &mut self,
-        request: RequestId,
-        outcome: Result<Done, Refusal>,
-        last_swap: Duration,
-    ) {
+    /// Answers a request.
+    pub(crate) fn reply(&mut self, request: RequestId, outcome: Result<Outcome, Refusal>) {
         let failure = outcome.as_ref().err().map(ToString::to_string);
         self.service.answered(request, failure.as_deref());
-        self.replies.finish(request, outcome, last_swap);
+        self.replies.finish(request, outcome);
     }
 
     /// How many workers the cluster is to have.
@@ -302,8 +295,7 @@ impl Operators {
         let unheard = std::iter::from_fn(|| self.requests.try_recv().ok());
         let unheard: Vec<Responder> = unheard.map(|request| request.responder).collect();
         for responder in self.take_responders().chain(unheard) {
-            responder.finish(Err(Failure::new("another master has taken over meanwhile")
-                .hint("ask that one: `ipcluster status` shows what has come of it")));
+            responder.finish(Err(Refusal::HandedOver));
         }
         self.serving.take()
     }
@@ -311,7 +303,7 @@ impl Operators {
     /// The cluster is stopped: who waits for an answer is told.
     pub(crate) fn refuse_all(&mut self) {
         for responder in self.take_responders() {
-            responder.finish(Err(Failure::new("the cluster is stopped")));
+            responder.finish(Err(Refusal::Stopped));
         }
     }
 

@@ -1,16 +1,12 @@
-//! Answers that are owed to operators until the supervisor has decided.
+//! Replies that are owed until the supervisor has decided.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use super::report;
 use crate::control::Responder;
-use crate::protocol::{
-    Cleared, OnTrial, Outcome, Reloaded, Restarted, Retired, RolledBack, Scaled, Stopped,
-};
-use crate::supervisor::{Done, Refusal, Request, RequestId};
+use crate::protocol::{Command, Outcome, Progress, Refusal};
+use crate::supervisor::RequestId;
 
-/// The requests that wait for their answer.
+/// The requests that wait for their reply, and the number of workers that they are to lead to.
 pub(super) struct Replies {
     pending: BTreeMap<RequestId, Pending>,
     next_request: u64,
@@ -20,13 +16,18 @@ pub(super) struct Replies {
     workers_configured: usize,
 }
 
-/// An answer that is owed.
+/// A reply that is owed.
 struct Pending {
-    responder: Responder,
-    /// How many workers there were when it was asked for.
-    workers: usize,
-    /// How many the cluster was to have.
-    wanted: usize,
+    asker: Asker,
+    /// How many workers the cluster was to have before.
+    wanted_before: usize,
+}
+
+/// Who is replied to.
+enum Asker {
+    Operator(Responder),
+    /// This master, whose configuration is another than that of the earlier one.
+    Configuration,
 }
 
 impl Replies {
@@ -39,104 +40,62 @@ impl Replies {
         self.workers_wanted
     }
 
-    /// Keeps what a request is to be answered by; `workers` is how many there are.
-    pub(super) fn add(
-        &mut self,
-        request: Request,
-        responder: Responder,
-        workers: usize,
-    ) -> RequestId {
-        let id = RequestId(self.next_request);
-        self.next_request += 1;
-        self.pending.insert(id, Pending { responder, workers, wanted: self.workers_wanted });
-        match request {
-            Request::Scale { workers } => self.workers_wanted = usize::from(workers),
-            Request::Configure { .. } => self.workers_wanted = self.workers_configured,
-            _ => {}
+    /// Takes note of a command.
+    pub(super) fn begin(&mut self, command: Command, responder: Responder) -> RequestId {
+        let id = self.add(Asker::Operator(responder));
+        if let Command::Scale { workers } = command {
+            self.workers_wanted = usize::from(workers);
         }
         id
     }
 
-    /// Tells how far a request has come.
-    pub(super) fn progress(&self, request: RequestId, step: String) {
-        if let Some(pending) = self.pending.get(&request) {
-            pending.responder.progress(step);
+    /// Takes note that the configuration is to be put in force.
+    pub(super) fn begin_reconfigure(&mut self) -> RequestId {
+        let id = self.add(Asker::Configuration);
+        self.workers_wanted = self.workers_configured;
+        id
+    }
+
+    fn add(&mut self, asker: Asker) -> RequestId {
+        let id = RequestId(self.next_request);
+        self.next_request += 1;
+        self.pending.insert(id, Pending { asker, wanted_before: self.workers_wanted });
+        id
+    }
+
+    /// Tells how a request gets on.
+    pub(super) fn progress(&self, request: RequestId, step: &Progress) {
+        if let Some(Pending { asker: Asker::Operator(responder), .. }) = self.pending.get(&request)
+        {
+            responder.progress(step.to_string());
         }
     }
 
-    /// Answers a request. `last_swap` is how long the last transaction took.
-    pub(super) fn finish(
-        &mut self,
-        request: RequestId,
-        outcome: Result<Done, Refusal>,
-        last_swap: Duration,
-    ) {
-        let Some(Pending { responder, workers, wanted }) = self.pending.remove(&request) else {
+    /// Replies to a request.
+    pub(super) fn finish(&mut self, request: RequestId, outcome: Result<Outcome, Refusal>) {
+        let Some(Pending { asker, wanted_before }) = self.pending.remove(&request) else {
             tracing::error!(?request, "the supervisor has answered a request that nobody made");
             return;
         };
         if outcome.is_err() {
-            self.workers_wanted = wanted;
+            self.workers_wanted = wanted_before;
         }
-        let seats = self.workers_wanted;
-        let swap_seconds = last_swap.as_secs_f64();
-        responder.finish(match outcome {
-            Ok(Done::Reloaded { generation }) => Ok(Outcome::Reloaded(Reloaded {
-                generation,
-                workers: saturating(seats),
-                swap_seconds,
-            })),
-            Ok(Done::Canary { generation, workers, slots, of }) => Ok(Outcome::OnTrial(OnTrial {
-                generation,
-                workers: saturating(workers),
-                trial_slots: saturating(slots),
-                slots: saturating(of),
-                swap_seconds,
-            })),
-            Ok(Done::RolledBack { generation }) => Ok(Outcome::RolledBack(RolledBack {
-                generation,
-                workers: saturating(seats),
-                swap_seconds,
-            })),
-            Ok(Done::Scaled { workers, moved, slots }) => {
-                let (moved_slots, slots) = (saturating(moved), saturating(slots));
-                Ok(Outcome::Scaled(Scaled { workers, moved_slots, slots }))
-            }
-            Ok(Done::Retired { seat, pid, successor }) => {
-                Ok(Outcome::Retired(Retired { seat, pid, successor }))
-            }
-            Ok(Done::Cleared { ended }) => {
-                Ok(Outcome::Cleared(Cleared { workers: saturating(ended) }))
-            }
-            Ok(Done::Restarted { generation, ended }) => Ok(Outcome::Restarted(Restarted {
-                generation,
-                workers: saturating(seats),
-                ended: saturating(ended),
-            })),
-            Ok(Done::Stopped) => Ok(Outcome::Stopped(Stopped { workers: saturating(workers) })),
-            Err(refusal) => Err(report::failure(&refusal)),
-        });
+        match (asker, outcome) {
+            (Asker::Operator(responder), outcome) => responder.finish(outcome),
+            (Asker::Configuration, Ok(_)) => tracing::info!("the configuration is in force"),
+            (Asker::Configuration, Err(refusal)) => tracing::error!(
+                "the configuration is not in force, and the earlier workers serve on: {refusal}; \
+                 start the master again when that is mended"
+            ),
+        }
     }
 
-    /// Takes out those who wait for an answer and will have none of us.
+    /// Takes out the operators that wait for a reply: this master will give them none.
     pub(super) fn take_all(&mut self) -> impl Iterator<Item = Responder> + use<> {
-        std::mem::take(&mut self.pending).into_values().map(|pending| pending.responder)
+        let pending = std::mem::take(&mut self.pending).into_values();
+        pending.filter_map(|pending| match pending.asker {
+            Asker::Operator(responder) => Some(responder),
+            Asker::Configuration => None,
+        })
     }
-}
-
-/// A count that is far below the limit of its type.
-fn saturating<T: TryFrom<usize> + Bounded>(count: usize) -> T {
-    T::try_from(count).unwrap_or(T::MAX)
-}
-
-trait Bounded {
-    const MAX: Self;
-}
-
-impl Bounded for u16 {
-    const MAX: Self = Self::MAX;
-}
-
-impl Bounded for u32 {
-    const MAX: Self = Self::MAX;
 }

@@ -7,13 +7,11 @@ use crate::master::operators::metrics::Metrics;
 use crate::nft::ConntrackUsage;
 use crate::plan::{Listeners, Plan, Port, Protocol, Route, Seat};
 use crate::protocol::{
-    ConntrackFill, Explanation, Failure, ForeignChain, LeavingCause, RuleWriter, SCHEMA, Status,
-    Trial, WorkerHealth, WorkerState, WorkerStatus,
+    ConntrackFill, Explanation, ForeignChain, LeavingCause, Refusal, ReplaceReason, SCHEMA, Status,
+    WorkerHealth, WorkerId, WorkerState, WorkerStatus,
 };
 use crate::ruleset::CounterValue;
-use crate::supervisor::{
-    self, Refusal, ReplaceReason, Sockets, Supervisor, Timestamp, Worker, WorkerId,
-};
+use crate::supervisor::{Sockets, Supervisor, Timestamp, Worker};
 
 /// The state of a cluster. `counts` are the sockets of its workers, `counter_values` what the counters of its
 /// seats say, and `usage` is how full conntrack is, as far as known; `metrics` are the master's own.
@@ -31,17 +29,12 @@ pub(crate) fn status(
     let worker_status = |worker: &Worker| WorkerStatus {
         seat: worker.seat,
         slots: match worker.state() {
-            supervisor::WorkerState::Live => slots.get(worker.seat.index()).copied().unwrap_or(0),
+            WorkerState::Live => slots.get(worker.seat.index()).copied().unwrap_or(0),
             _ => 0,
         },
         pid: worker.pid,
         adopted: worker.adopted,
-        state: match worker.state() {
-            supervisor::WorkerState::Starting => WorkerState::Starting,
-            supervisor::WorkerState::Live => WorkerState::Live,
-            supervisor::WorkerState::Retired => WorkerState::Retired,
-            supervisor::WorkerState::Dying => WorkerState::Dying,
-        },
+        state: worker.state(),
         leaving: worker.leaving.map(cause),
         generation: worker.generation,
         health: if worker.is_healthy() { WorkerHealth::Ok } else { WorkerHealth::Silent },
@@ -52,9 +45,7 @@ pub(crate) fn status(
         queued: counts.get(&worker.id).map(|sockets| sockets.queued),
         half_open: counts.get(&worker.id).map(|sockets| sockets.half_open),
         connections_total: match worker.state() {
-            supervisor::WorkerState::Live => {
-                counter_values.get(&worker.seat).map(|it| it.connections)
-            }
+            WorkerState::Live => counter_values.get(&worker.seat).map(|it| it.connections),
             _ => None,
         },
         memory: worker.rss,
@@ -71,31 +62,17 @@ pub(crate) fn status(
         partition: plan.partition().into(),
         slots: plan.partition().slots(),
         repairs: supervisor.repairs().total,
-        last_writer: supervisor
-            .repairs()
-            .last_writer
-            .as_ref()
-            .map(|writer| RuleWriter { pid: writer.pid, name: writer.name.clone() }),
+        last_writer: supervisor.repairs().last_writer.clone(),
         foreign_chains,
         orphans: Vec::new(),
         conntrack: usage.map(|ConntrackUsage { entries, limit }| ConntrackFill { entries, limit }),
         serving: serving(plan),
-        trial: supervisor.canary().map(trial),
+        trial: supervisor.canary(),
         swaps: metrics.swaps,
         restarts: metrics.restarts,
         retirements: metrics.retirements,
         given_up: supervisor.given_up(now).map(|seat| seat.0).collect(),
         workers: workers.into_iter().map(worker_status).collect(),
-    }
-}
-
-fn trial(of: supervisor::CanaryStatus) -> Trial {
-    let count = |count| u32::try_from(count).expect("at most as many as slots, which are 32 bits");
-    Trial {
-        generation: of.generation,
-        first_seat: of.first_seat,
-        seats: count(of.seats),
-        slots: count(of.slots),
     }
 }
 
@@ -132,10 +109,9 @@ pub fn explain(
     plan: &Plan,
     address: IpAddr,
     pid_of: impl Fn(&Route<'_>) -> Option<u32>,
-) -> Result<Explanation, Failure> {
+) -> Result<Explanation, Refusal> {
     let Some(route) = plan.worker_for(address) else {
-        let message = format!("{address}: no seat has a worker, so its connections are dropped");
-        return Err(Failure::new(message).hint("they succeed once a worker is ready"));
+        return Err(Refusal::Unserved { address });
     };
     let services = |protocol| plan.listeners().services(protocol).iter();
     let ports_of = |protocol| services(protocol).map(|service| service.port).collect();
@@ -190,35 +166,4 @@ fn why(plan: &Plan, address: IpAddr, route: &Route<'_>) -> Vec<String> {
         steps.push("but the cluster is being stopped and admits no new connections".to_owned());
     }
     steps
-}
-
-/// A refusal in the words of the control socket: the reason in a line, and what to do next.
-pub(crate) fn failure(refusal: &Refusal) -> Failure {
-    let text = refusal.to_string();
-    let mut lines = text.lines();
-    let failure = Failure::new(lines.next().unwrap_or_default());
-    let last_lines: Vec<&str> = lines.map(str::trim).collect();
-    match refusal {
-        Refusal::Worker(_) if last_lines.is_empty() => {
-            failure.hint("the old workers serve on; it printed nothing")
-        }
-        Refusal::Worker(_) => failure
-            .hint(format!("the old workers serve on; it printed: {}", last_lines.join(" | "))),
-        Refusal::Commit { .. } => {
-            failure.hint("the old workers serve on; the log of the master says more")
-        }
-        Refusal::Gone { .. } => failure.hint(
-            "reload with the old program in place; [timeouts] rollback keeps such workers for a time",
-        ),
-        Refusal::NoSuchSeat { .. }
-        | Refusal::Vacant { .. }
-        | Refusal::NoSuchWorker { .. }
-        | Refusal::NotLive { .. } => {
-            failure.hint("`ipcluster status` lists the workers with their seats and pids")
-        }
-        Refusal::Leaving { .. } => failure.hint("`ipcluster status` tells when it is retired"),
-        Refusal::Died { .. } => failure.hint("its seat gets another worker in any case"),
-        Refusal::Starting => failure.hint("`ipcluster status` tells when workers are live"),
-        _ => failure,
-    }
 }

@@ -14,7 +14,8 @@ use crate::master::background::BackgroundThread;
 use crate::master::error::MasterError;
 use crate::master::waiting::receive;
 use crate::process::ProcessError;
-use crate::supervisor::{Sockets, WorkerId};
+use crate::protocol::WorkerId;
+use crate::supervisor::Sockets;
 
 /// What was counted.
 pub(crate) type StatusCounts = Result<BTreeMap<WorkerId, Sockets>, ProcessError>;

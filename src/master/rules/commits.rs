@@ -11,7 +11,8 @@ use tokio::io::unix::AsyncFd;
 use crate::master::error::MasterError;
 use crate::master::waiting::rest_until;
 use crate::nft::{Firewall, NftError, Watch, WatchEvent};
-use crate::supervisor::{Input, Writer};
+use crate::protocol::RuleWriter;
+use crate::supervisor::Input;
 
 /// Commits of others are read for one part in so many of the time, and not again before this rest: a
 /// hundredth of the time in which our rules are to be repaired.
@@ -103,7 +104,7 @@ fn read(watch: &mut Watch, firewall: &Firewall) -> Result<Commits, NftError> {
             WatchEvent::Committed(commit) => {
                 others_changed |= commit.touches_others(table);
                 if commit.touches(table) {
-                    let writer = commit.writer.map(|it| Writer { pid: it.pid, name: it.name });
+                    let writer = commit.writer.map(|it| RuleWriter { pid: it.pid, name: it.name });
                     inputs.push_back(Input::TableChanged { writer });
                 }
             }

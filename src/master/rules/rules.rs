@@ -11,9 +11,9 @@ use crate::master::error::{MasterError, causes};
 use crate::master::waiting::{Periodic, sleep_until};
 use crate::nft::{ConntrackUsage, Firewall, NftError};
 use crate::plan::{Plan, Seat};
-use crate::protocol::ForeignChain;
+use crate::protocol::{Event, ForeignChain};
 use crate::ruleset::CounterValue;
-use crate::supervisor::{Event, Input, Timestamp, Verification};
+use crate::supervisor::{Input, Timestamp, Verification};
 
 /// How often the fill of the connection tracking table is read.
 const CONNTRACK_INTERVAL: Duration = Duration::from_secs(5);
@@ -31,8 +31,6 @@ pub(crate) struct Rules {
     conntrack_check: Periodic,
     /// The table is not tidied earlier.
     next_tidy: Instant,
-    /// How long the last transaction took.
-    last_swap: Duration,
 }
 
 /// Work that is due.
@@ -53,7 +51,6 @@ impl Rules {
             conntrack: ConntrackMonitor::default(),
             conntrack_check: Periodic::every(CONNTRACK_INTERVAL),
             next_tidy: Instant::now(),
-            last_swap: Duration::ZERO,
         }
     }
 
@@ -123,7 +120,7 @@ impl Rules {
     pub(crate) fn commit(&mut self, plan: &Plan) -> Result<Duration, NftError> {
         let begin = Instant::now();
         let result = self.firewall.apply(plan);
-        self.last_swap = begin.elapsed();
+        let took = begin.elapsed();
         if let Err(error) = result {
             // What the next try changes is then counted from what is there.
             if let Err(error) = self.firewall.read(Some(plan.listeners())) {
@@ -131,13 +128,8 @@ impl Rules {
             }
             return Err(error);
         }
-        tracing::debug!(generation = %plan.generation(), took = ?self.last_swap, "committed");
-        Ok(self.last_swap)
-    }
-
-    /// How long the last transaction took.
-    pub(crate) fn last_swap(&self) -> Duration {
-        self.last_swap
+        tracing::debug!(generation = %plan.generation(), ?took, "committed");
+        Ok(took)
     }
 
     /// Compares the table with the plan in force. What was told of other people's commits comes first:

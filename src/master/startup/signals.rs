@@ -65,20 +65,20 @@ async fn either(one: &mut Signal, other: &mut Signal) -> Option<()> {
 
 async fn stop(master: Handle, now: bool) {
     if let Err(failure) = master.stop(now).await {
-        tracing::error!("stop failed: {}", failure.message);
+        tracing::error!("stop failed: {failure}");
     }
 }
 
 async fn reload(master: Handle) {
     match master.reload().await {
         Ok(reloaded) => tracing::info!("reload: generation {} is in force", reloaded.generation),
-        Err(failure) => tracing::error!("reload failed: {}", failure.message),
+        Err(failure) => tracing::error!("reload failed: {failure}"),
     }
 }
 
 async fn clear_retired(master: Handle) {
     match master.clear_retired().await {
         Ok(cleared) => tracing::info!("{} retired workers have ended", cleared.workers),
-        Err(failure) => tracing::error!("clear-retired failed: {}", failure.message),
+        Err(failure) => tracing::error!("clear-retired failed: {failure}"),
     }
 }

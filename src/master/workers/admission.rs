@@ -13,7 +13,8 @@ use super::processes::Processes;
 use crate::control::{self, JoinRequest, MessageError};
 use crate::plan::{Listeners, Port, Seat};
 use crate::process::{PidFd, ProcessError, peer_process, session_of};
-use crate::supervisor::{Supervisor, WorkerId, WorkerState};
+use crate::protocol::{WorkerId, WorkerState};
+use crate::supervisor::Supervisor;
 
 /// What an admission is decided by.
 pub(super) struct Admission<'a> {

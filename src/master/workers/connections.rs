@@ -13,7 +13,8 @@ use crate::master::error::MasterError;
 use crate::master::log_limit::LogLimiter;
 use crate::master::waiting::{Periodic, receive};
 use crate::plan::Port;
-use crate::supervisor::{Input, Sockets, Supervisor, WorkerId};
+use crate::protocol::WorkerId;
+use crate::supervisor::{Input, Sockets, Supervisor};
 
 /// How often they are counted.
 const INTERVAL: Duration = Duration::from_millis(100);

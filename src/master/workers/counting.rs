@@ -8,7 +8,8 @@ use std::time::Duration;
 use crate::nft::{Conntrack, ConntrackError};
 use crate::plan::{Engine, Plan, Port, Protocol};
 use crate::process::{self, Connection, ConnectionState, ProcessError, SocketOwners};
-use crate::supervisor::{Sockets, WorkerId};
+use crate::protocol::WorkerId;
+use crate::supervisor::Sockets;
 
 /// Whose sockets are to be counted.
 #[derive(Debug, Clone)]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::master::workers::counting::{CountedWorkers, Wanted};
 use crate::plan::{Plan, Port};
-use crate::supervisor::WorkerId;
+use crate::protocol::WorkerId;
 
 /// How many times as long as a look takes there is none: looks take a fifth of one processor at
 /// most, however much conntrack holds.

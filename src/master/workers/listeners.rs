@@ -15,7 +15,7 @@ use crate::master::workers::counting::{Counted, CountedWorkers};
 use crate::master::workers::processes::{families_of, transport};
 use crate::plan::{Engine, Listeners, Port, Protocol};
 use crate::process::{self, Endpoint, HeldSocket, PassedSocket, ProcessError};
-use crate::supervisor::WorkerId;
+use crate::protocol::WorkerId;
 
 /// What is opened for every worker, and how it is called in `LISTEN_FDNAMES`: `80/tcp`, as in
 /// `--listen`.

@@ -14,7 +14,8 @@ use crate::master::background::BackgroundThread;
 use crate::master::error::MasterError;
 use crate::master::waiting::{Periodic, receive};
 use crate::process::{Bytes, MemoryWatch, Size};
-use crate::supervisor::{MemoryUsage, WorkerId};
+use crate::protocol::WorkerId;
+use crate::supervisor::MemoryUsage;
 
 /// From one look to the next. Fixed, as the answer to a worker that grows fast must not depend on
 /// the configuration: what a worker grows by in a second is what a mark is exceeded by.

@@ -21,7 +21,7 @@ use crate::process::{
     Account, Child, ListenTable, Output, OutputReader, PortPool, ProcessError, Sockets, Spawn,
     Transport,
 };
-use crate::supervisor::WorkerId;
+use crate::protocol::WorkerId;
 
 /// What is the same for every worker.
 #[derive(Debug, Clone)]

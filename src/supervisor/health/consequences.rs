@@ -13,16 +13,15 @@
 //! A worker that says that it stops (`STOPPING=1`) is left out in the same way, for good, and its seat
 //! gets another worker at once.
 
-use std::fmt;
 use std::time::Duration;
 
+use crate::protocol::{
+    Backoff, EndReason, Event, FailureCause, NotReady, Unhealthy, WorkerFailure, WorkerId,
+};
 use crate::supervisor::rollout::Target;
 use crate::supervisor::state::Phase;
 use crate::supervisor::workers::{Ending, Stage};
-use crate::supervisor::{
-    Action, Backoff, EndReason, Event, FailureCause, Settings, Supervisor, Timestamp, Worker,
-    WorkerFailure, WorkerId,
-};
+use crate::supervisor::{Action, Settings, Supervisor, Timestamp, Worker};
 
 /// The delay from the answer of a worker to its return, by how often it fell silent in a row, less
 /// one: the first time there is none.
@@ -38,83 +37,6 @@ const LISTEN_GRACE: Duration = Duration::from_secs(1);
 /// How far a worker can push a deadline out by `EXTEND_TIMEOUT_USEC`, however often it asks: a worker
 /// that does nothing but ask would keep a reload waiting for ever.
 const LONGEST_EXTENSION: Duration = Duration::from_secs(3600);
-
-/// By what a worker counts as silent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[non_exhaustive]
-pub enum Unhealthy {
-    /// All its processes are stopped by a signal (SIGSTOP, SIGTSTP): none can do anything.
-    Stopped,
-    /// No process of its own listens on all its worker ports any more.
-    NotListening,
-    /// Connections wait to be accepted, and none was for so long.
-    Queue {
-        /// The limit that is over.
-        limit: Duration,
-    },
-    /// It did not say `WATCHDOG=1` for so long.
-    Watchdog {
-        /// The limit that is over.
-        limit: Duration,
-    },
-    /// It said `WATCHDOG=trigger`.
-    Trigger,
-    /// No answer with status 200 came for so long.
-    Probe {
-        /// The limit that is over.
-        limit: Duration,
-    },
-    /// It has joined over the control socket, and has said nothing there for so long, also when asked;
-    /// or its connection has ended so long ago.
-    Ping {
-        /// The limit that is over.
-        limit: Duration,
-    },
-}
-
-impl fmt::Display for Unhealthy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Stopped => f.write_str("it is stopped by a signal"),
-            Self::NotListening => f.write_str("it does not listen on all its ports any more"),
-            Self::Queue { limit } => {
-                write!(f, "connections wait, and it has accepted none for {limit:?}")
-            }
-            Self::Watchdog { limit } => write!(f, "no WATCHDOG=1 for {limit:?}"),
-            Self::Trigger => f.write_str("it said WATCHDOG=trigger"),
-            Self::Probe { limit } => write!(f, "no answer with status 200 for {limit:?}"),
-            Self::Ping { limit } => write!(f, "no word on the control socket for {limit:?}"),
-        }
-    }
-}
-
-/// What a worker that is starting lacks to be ready.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[non_exhaustive]
-pub enum NotReady {
-    /// It does not listen on all its ports.
-    #[default]
-    NotListening,
-    /// It says that it is ready, and does not listen on all its ports.
-    ReadyButNotListening,
-    /// It listens, and does not say that it is ready.
-    NotNotified,
-    /// It listens, and does not answer the probe with status 200.
-    ProbeFailed,
-}
-
-impl fmt::Display for NotReady {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NotListening => "did not listen on all its ports",
-            Self::ReadyButNotListening => {
-                "said that it was ready, but did not listen on all its ports"
-            }
-            Self::NotNotified => "listened, but did not say READY=1",
-            Self::ProbeFailed => "listened, but did not answer the probe with status 200",
-        })
-    }
-}
 
 /// What clients can expect of the workers of a target, the best last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

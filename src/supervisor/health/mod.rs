@@ -4,7 +4,6 @@ mod consequences;
 mod detector;
 mod notify_field;
 
-pub use consequences::{NotReady, Unhealthy};
 pub use detector::{Health as HealthDetector, PortConnections, Probed, Said, Seen, WatchLimits};
 pub use notify_field::NotifyField;
 

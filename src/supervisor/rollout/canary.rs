@@ -15,31 +15,21 @@
 //! spread over all workers that serve, whichever generation they are of: to be served comes first.
 //! Neither can the cluster be reloaded or scaled.
 
+use std::time::Duration;
+
 use super::target::{Canary, Target};
 use crate::plan::{Generation, Plan, PlanError, Seat, Share, Weights};
-use crate::supervisor::{Action, Done, Event, Refusal, RequestId, Rollout, Supervisor};
-
-/// A generation on trial, as [`Supervisor::canary`] tells of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct CanaryStatus {
-    /// Its generation.
-    pub generation: Generation,
-    /// The first of its seats: all from there on are its.
-    pub first_seat: Seat,
-    /// How many seats it has.
-    pub seats: usize,
-    /// How many slots it has.
-    pub slots: usize,
-}
+use crate::protocol::{Event, OnTrial, Outcome, Refusal, Rollout, Trial};
+use crate::supervisor::state::count;
+use crate::supervisor::{Action, RequestId, Supervisor};
 
 impl Supervisor {
     /// The generation on trial, if one is in force.
-    pub fn canary(&self) -> Option<CanaryStatus> {
+    pub fn canary(&self) -> Option<Trial> {
         let target = self.kernel.in_force.target()?;
         let Canary { generation, seats, slots } = target.canary?;
         let first_seat = Seat(u16::try_from(target.weights.seats()).ok()?);
-        Some(CanaryStatus { generation, first_seat, seats, slots })
+        Some(Trial { generation, first_seat, seats: count(seats), slots: count(slots) })
     }
 
     pub(in crate::supervisor) fn begin_canary(&mut self, request: RequestId, share: Share) {
@@ -82,10 +72,16 @@ impl Supervisor {
         }
     }
 
-    pub(in crate::supervisor) fn canary_done(&self, canary: Canary) -> Done {
+    pub(in crate::supervisor) fn canary_outcome(&self, canary: Canary, took: Duration) -> Outcome {
         let Canary { generation, seats, slots } = canary;
         let of = self.plan().assignment().slots();
-        Done::Canary { generation, workers: seats, slots, of }
+        Outcome::OnTrial(OnTrial {
+            generation,
+            workers: count(seats),
+            trial_slots: count(slots),
+            slots: count(of),
+            swap_seconds: took.as_secs_f64(),
+        })
     }
 
     /// Says that one has come into force.

@@ -5,8 +5,6 @@ mod rollback;
 mod swap;
 mod target;
 
-pub use canary::CanaryStatus;
-
 pub(super) use rollback::Reactivation;
 pub(super) use swap::RolloutState;
 pub(super) use target::{PlanWithWorkers, Roster, Target};

@@ -20,10 +20,9 @@ use std::time::Duration;
 
 use super::target::Target;
 use crate::plan::Seat;
+use crate::protocol::{EndReason, FailureCause, Refusal, Rollout, WorkerId};
 use crate::supervisor::workers::{Retirement, Stage};
-use crate::supervisor::{
-    EndReason, FailureCause, Refusal, RequestId, Rollout, Supervisor, Timestamp, Worker, WorkerId,
-};
+use crate::supervisor::{RequestId, Supervisor, Timestamp, Worker};
 
 /// For so long a retired worker is looked at until its sockets must have been seen to listen.
 const LOOK: Duration = Duration::from_secs(2);

@@ -5,14 +5,17 @@
 //! target, and the workers that it does not include retire. Until then the old target stays what it
 //! was, so that giving up is dropping the rollout: its workers are wanted by nobody then.
 
+use std::time::Duration;
+
 use super::target::{PlanWithWorkers, Target};
 use crate::plan::{Generation, Seat, Weights};
-use crate::supervisor::health::Availability;
-use crate::supervisor::state::Phase;
-use crate::supervisor::workers::SeatBackoff;
-use crate::supervisor::{
-    Done, Progress, Refusal, RequestId, Rollout, Supervisor, Worker, WorkerFailure, WorkerId,
+use crate::protocol::{
+    Outcome, Progress, Refusal, Reloaded, RolledBack, Rollout, Scaled, WorkerFailure, WorkerId,
 };
+use crate::supervisor::health::Availability;
+use crate::supervisor::state::{Phase, count};
+use crate::supervisor::workers::SeatBackoff;
+use crate::supervisor::{RequestId, Supervisor, Worker};
 
 /// After so many failed commits in a row a rollout is given up.
 const COMMIT_TRIES: u32 = 3;
@@ -74,7 +77,8 @@ impl Supervisor {
         match self.check_scale(workers) {
             Ok(to) if to.weights.seats() == self.target.weights.seats() => {
                 let slots = self.plan().assignment().slots();
-                self.reply(request, Ok(Done::Scaled { workers, moved: 0, slots }));
+                let scaled = Scaled { workers, moved_slots: 0, slots: count(slots) };
+                self.reply(request, Ok(Outcome::Scaled(scaled)));
             }
             Ok(to) => self.begin_rollout(Rollout::Scale, request, to),
             Err(refusal) => self.reply(request, Err(refusal)),
@@ -207,23 +211,30 @@ impl Supervisor {
     }
 
     /// If the plan in force follows the new target, the rollout is done.
-    pub(in crate::supervisor) fn end_rollout_in_force(&mut self, before: &PlanWithWorkers) {
+    pub(in crate::supervisor) fn end_rollout_in_force(
+        &mut self,
+        before: &PlanWithWorkers,
+        took: Duration,
+    ) {
         let in_force = &self.kernel.in_force;
         let target = in_force.target();
         let Some(rollout) = self.rollout.take_if(|rollout| Some(&rollout.to) == target) else {
             return;
         };
         let generation = rollout.to.generation;
-        let done = match (rollout.kind, rollout.to.canary) {
-            (_, Some(canary)) => self.canary_done(canary),
-            (Rollout::Rollback, None) => Done::RolledBack { generation },
-            (Rollout::Scale, None) => Done::Scaled {
-                workers: u16::try_from(rollout.to.weights.seats()).unwrap_or(u16::MAX),
-                moved: in_force.plan.assignment().moved_to(before.plan.assignment()),
-                slots: in_force.plan.assignment().slots(),
-            },
+        let (workers, swap_seconds) = (rollout.to.workers(), took.as_secs_f64());
+        let outcome = match (rollout.kind, rollout.to.canary) {
+            (_, Some(canary)) => self.canary_outcome(canary, took),
+            (Rollout::Rollback, None) => {
+                Outcome::RolledBack(RolledBack { generation, workers, swap_seconds })
+            }
+            (Rollout::Scale, None) => Outcome::Scaled(Scaled {
+                workers,
+                moved_slots: count(in_force.plan.assignment().moved_to(before.plan.assignment())),
+                slots: count(in_force.plan.assignment().slots()),
+            }),
             (Rollout::Reload | Rollout::Promote | Rollout::Canary, None) => {
-                Done::Reloaded { generation }
+                Outcome::Reloaded(Reloaded { generation, workers, swap_seconds })
             }
         };
         self.home = rollout.to.canary.map(|_| before.plan.assignment().clone());
@@ -235,7 +246,7 @@ impl Supervisor {
         self.backoffs.retain(|(seat, generation), _| rollout.to.has(*seat, *generation));
         self.target = rollout.to;
         self.announce_canary();
-        self.rollout_done(rollout.request, done);
+        self.rollout_done(rollout.request, outcome);
     }
 
     pub(in crate::supervisor) fn give_up_rollout(&mut self, refusal: Refusal) {

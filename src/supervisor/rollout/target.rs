@@ -1,7 +1,8 @@
 //! What the cluster wants, and which of those it has stand in the plan.
 
 use crate::plan::{Generation, MAX_SEATS, Plan, Seat, Weights};
-use crate::supervisor::{Worker, WorkerId};
+use crate::protocol::WorkerId;
+use crate::supervisor::Worker;
 
 /// The workers that a cluster wants: one of this generation in each seat, and those of a canary.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,6 +35,11 @@ impl Target {
     /// The number of its plan: that of its newest generation.
     pub(in crate::supervisor) fn newest(&self) -> Generation {
         self.canary.map_or(self.generation, |canary| canary.generation)
+    }
+
+    /// The number of workers that are wanted, without those of a canary.
+    pub(in crate::supervisor) fn workers(&self) -> u16 {
+        u16::try_from(self.weights.seats()).unwrap_or(u16::MAX)
     }
 
     pub(in crate::supervisor) fn seat_count(&self) -> usize {

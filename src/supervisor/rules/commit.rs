@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use super::desired::Unplannable;
+use crate::protocol::{Event, FailureCause};
 use crate::supervisor::rollout::PlanWithWorkers;
 use crate::supervisor::state::Phase;
 use crate::supervisor::workers::Stage;
-use crate::supervisor::{Action, Event, FailureCause, Start, Supervisor, Timestamp};
+use crate::supervisor::{Action, Start, Supervisor, Timestamp};
 
 impl Supervisor {
     /// Submits the plan that should be in force, if another one is.
@@ -66,7 +67,7 @@ impl Supervisor {
         if end_old_workers {
             self.end_old_workers();
         }
-        self.end_rollout_in_force(before);
+        self.end_rollout_in_force(before, took);
     }
 
     pub(in crate::supervisor) fn commit_failed(&mut self, reason: String, now: Timestamp) {

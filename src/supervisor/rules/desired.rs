@@ -1,11 +1,12 @@
 //! The plan that should be in force.
 
 use crate::plan::{Occupant, Plan, PlanError, Seat};
+use crate::protocol::WorkerId;
 use crate::supervisor::health::Availability;
 use crate::supervisor::rollout::{PlanWithWorkers, Roster, Target};
 use crate::supervisor::state::Phase;
 use crate::supervisor::workers::Stage;
-use crate::supervisor::{Start, Supervisor, WorkerId};
+use crate::supervisor::{Start, Supervisor};
 
 /// Why a roster makes no plan.
 #[derive(Debug)]

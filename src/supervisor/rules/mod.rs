@@ -5,6 +5,6 @@ mod desired;
 mod kernel;
 mod repair;
 
-pub use repair::{Repairs, Verification, Writer};
+pub use repair::{Repairs, Verification};
 
 pub(super) use kernel::Kernel;

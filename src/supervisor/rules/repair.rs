@@ -18,12 +18,12 @@
 //! | a look or a repair that fails | again after 100 ms, 200 ms and so on up to 5 s |
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::time::Duration;
 
+use crate::protocol::{Backoff, Event, RuleWriter};
 use crate::supervisor::state::Phase;
 use crate::supervisor::workers::Retry;
-use crate::supervisor::{Action, Backoff, Event, Supervisor, Timestamp};
+use crate::supervisor::{Action, Supervisor, Timestamp};
 
 /// The least time between two looks: a burst of small changes costs few.
 const VERIFY_INTERVAL: Duration = Duration::from_millis(20);
@@ -42,21 +42,6 @@ const QUIET: Duration = Duration::from_secs(60);
 
 /// The delays after a look or a repair that failed.
 const RETRY: Backoff = Backoff { min: Duration::from_millis(100), max: Duration::from_secs(5) };
-
-/// A process that changed our rules.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Writer {
-    /// Its number in the initial pid namespace.
-    pub pid: u32,
-    /// Its name, printable.
-    pub name: String,
-}
-
-impl fmt::Display for Writer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (pid {})", self.name, self.pid)
-    }
-}
 
 /// What a look at the table has shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,7 +66,7 @@ pub struct Repairs {
     /// How often the table was made anew.
     pub total: u64,
     /// Who made the last of them necessary, if that is known.
-    pub last_writer: Option<Writer>,
+    pub last_writer: Option<RuleWriter>,
 }
 
 /// What is known of the table as against the plan in force.
@@ -90,7 +75,7 @@ pub(in crate::supervisor) struct Repair {
     /// Somebody, or a commit of ours, has touched the table since it was last looked at.
     is_suspect: bool,
     /// Who touched it last, since the last repair.
-    writer: Option<Writer>,
+    writer: Option<RuleWriter>,
     outstanding: Option<Outstanding>,
     /// No look before this.
     next_verify: Timestamp,
@@ -153,7 +138,7 @@ impl Supervisor {
         &self.kernel.repair.repairs
     }
 
-    pub(in crate::supervisor) fn touched(&mut self, writer: Option<Writer>) {
+    pub(in crate::supervisor) fn touched(&mut self, writer: Option<RuleWriter>) {
         let repair = &mut self.kernel.repair;
         repair.suspect();
         if writer.is_some() {

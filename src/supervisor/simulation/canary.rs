@@ -4,8 +4,9 @@ use super::process::Pid;
 use super::topic::Topic;
 use super::world::World;
 use crate::plan::{Assignment, Plan};
+use crate::protocol::{Command, Event, Outcome};
 use crate::supervisor::workers::Stage;
-use crate::supervisor::{Action, Done, Event, Input, Request, Supervisor, Worker};
+use crate::supervisor::{Action, Input, Supervisor, Worker};
 
 pub(super) const TOPIC: Topic =
     Topic { born, taken_over, check_action, act, follow, ..Topic::NONE };
@@ -63,16 +64,16 @@ fn act(world: &mut World, action: &Action) {
             let (seats, assignment) = (world.plan.seats().len(), world.plan.assignment().clone());
             world.canary.before = Some(Home { seats, assignment, is_forgotten: false });
         }
-        Action::Reply { outcome: Ok(Done::Canary { .. }), .. } => {
+        Action::Reply { outcome: Ok(Outcome::OnTrial(_)), .. } => {
             world.canary.home = world.canary.before.clone();
-            let request = world.random.choose(&[Request::Promote, Request::Rollback]);
+            let request = world.random.choose(&[Command::Promote, Command::Rollback]);
             ask_perhaps(world, request);
         }
-        Action::Reply { outcome: Ok(Done::Reloaded { .. }), .. } => {
+        Action::Reply { outcome: Ok(Outcome::Reloaded(_)), .. } => {
             world.canary.home = None;
-            ask_perhaps(world, Request::Rollback);
+            ask_perhaps(world, Command::Rollback);
         }
-        Action::Reply { outcome: Ok(Done::RolledBack { .. }), .. } => world.canary.home = None,
+        Action::Reply { outcome: Ok(Outcome::RolledBack(_)), .. } => world.canary.home = None,
         // It is looked at anew before it serves again.
         Action::Emit(Event::Retired { worker, .. }) => {
             if let Some(pid) = world.pid_of(*worker)
@@ -86,10 +87,10 @@ fn act(world: &mut World, action: &Action) {
 }
 
 /// Operators do so within seconds, or never.
-fn ask_perhaps(world: &mut World, request: Request) {
+fn ask_perhaps(world: &mut World, command: Command) {
     if world.trouble > 0 && world.random.percent(40) {
         let delay = world.random.millis(0..3_000);
-        world.schedule(delay, move |world| world.ask(request));
+        world.schedule(delay, move |world| world.ask(command));
     }
 }
 

@@ -7,7 +7,8 @@ use super::process::Process;
 use super::topic::Topic;
 use super::world::World;
 use crate::plan::Plan;
-use crate::supervisor::{Action, Supervisor, Worker, WorkerId, WorkerState};
+use crate::protocol::{WorkerId, WorkerState};
+use crate::supervisor::{Action, Supervisor, Worker};
 
 /// After so many failed commits a stop ends workers that are still in force.
 const CLOSE_TRIES: u32 = 3;

@@ -7,9 +7,10 @@ use super::process::{Pid, Process};
 use super::topic::{TOPICS, Topic};
 use super::world::World;
 use crate::plan::{Occupant, Plan, Seat};
+use crate::protocol::{WorkerId, WorkerState};
 use crate::supervisor::{
     AdoptedCluster, AdoptedStage, History, Input, SeatBackoffSnapshot, Snapshot, Supervisor,
-    WorkerId, WorkerSnapshot, WorkerState,
+    WorkerSnapshot,
 };
 
 pub(super) const TOPIC: Topic = Topic { begin, ..Topic::NONE };

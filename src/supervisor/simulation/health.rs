@@ -6,10 +6,9 @@ use super::process::{Pid, Process};
 use super::topic::Topic;
 use super::world::World;
 use crate::plan::Plan;
+use crate::protocol::{Event, Exit, NotReady, ReplaceReason, Unhealthy, WorkerState};
 use crate::supervisor::workers::Stage;
-use crate::supervisor::{
-    Action, Event, Exit, Input, NotReady, ReplaceReason, Timestamp, Unhealthy, Worker, WorkerState,
-};
+use crate::supervisor::{Action, Input, Timestamp, Worker};
 
 pub(super) const TOPIC: Topic =
     Topic { born, taken_over, check_action, follow, check_state, ..Topic::NONE };

@@ -8,7 +8,8 @@ use super::process::{Pid, Process};
 use super::topic::Topic;
 use super::world::World;
 use crate::plan::{Port, Seat};
-use crate::supervisor::{Action, Event, Input, Sockets, Supervisor, Timestamp, WorkerId};
+use crate::protocol::{Event, WorkerId};
+use crate::supervisor::{Action, Input, Sockets, Supervisor, Timestamp};
 
 pub(super) const TOPIC: Topic =
     Topic { taken_over, check_action, act, check_state, check_rest, ..Topic::NONE };

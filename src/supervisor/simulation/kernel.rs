@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::topic::Topic;
 use super::world::World;
 use crate::plan::Plan;
-use crate::supervisor::{Action, Input, Timestamp, Verification, Writer};
+use crate::protocol::RuleWriter;
+use crate::supervisor::{Action, Input, Timestamp, Verification};
 
 pub(super) const TOPIC: Topic = Topic { begin, taken_over, check_action, act, ..Topic::NONE };
 
@@ -131,7 +132,7 @@ fn damage(world: &mut World) {
     let delay = world.random.millis(0..20);
     let is_lost = world.random.percent(20);
     world.schedule_for_master(delay, move |world| {
-        let writer = Some(Writer { pid: 99, name: "nft".to_owned() });
+        let writer = Some(RuleWriter { pid: 99, name: "nft".to_owned() });
         world.deliver(match is_lost {
             true => Input::NotificationsLost,
             false => Input::TableChanged { writer },

@@ -9,7 +9,8 @@ use super::process::Pid;
 use super::topic::Topic;
 use super::world::World;
 use crate::plan::Port;
-use crate::supervisor::{Action, Exit, Input, WorkerId};
+use crate::protocol::{Exit, WorkerId};
+use crate::supervisor::{Action, Input};
 
 pub(super) const TOPIC: Topic = Topic { begin, born, taken_over, check_action, act, ..Topic::NONE };
 

@@ -4,7 +4,8 @@ use super::process::Pid;
 use super::topic::Topic;
 use super::world::World;
 use crate::plan::Port;
-use crate::supervisor::{Action, Exit, Input};
+use crate::protocol::Exit;
+use crate::supervisor::{Action, Input};
 
 pub(super) const TOPIC: Topic = Topic { born, act, ..Topic::NONE };
 

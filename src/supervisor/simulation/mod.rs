@@ -72,7 +72,7 @@ use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use super::Request;
+use crate::protocol::Command;
 use sabotage::{FAULTS, Sabotage};
 use world::World;
 
@@ -143,7 +143,7 @@ fn live_through(world: &mut World) {
     if world.operators.stop.is_none() {
         world.check_rest();
         let now = world.random.percent(30);
-        world.ask(Request::Stop { now });
+        world.ask(Command::Stop { now });
         world.run(Duration::from_secs(60), 20_000);
     }
     world.check_end_of_all();

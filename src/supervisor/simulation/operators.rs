@@ -7,7 +7,10 @@ use super::process::{Pid, Process};
 use super::topic::Topic;
 use super::world::World;
 use crate::plan::Generation;
-use crate::supervisor::{Action, Done, Input, Refusal, Request, RequestId, Timestamp};
+use crate::protocol::{
+    Command, OnTrial, Outcome, Refusal, Reloaded, Restarted, Retired, RolledBack, Scaled,
+};
+use crate::supervisor::{Action, Input, RequestId, Timestamp};
 
 pub(super) const TOPIC: Topic =
     Topic { begin, taken_over, check_action, act, check_rest, ..Topic::NONE };
@@ -26,7 +29,7 @@ pub(super) struct State {
 /// A request and its answer.
 #[derive(Debug)]
 pub(super) struct Asked {
-    pub(super) request: Request,
+    pub(super) command: Command,
     /// The generation in force when it was made.
     pub(super) generation: Generation,
     pub(super) answered: bool,
@@ -56,7 +59,11 @@ fn taken_over(world: &mut World) {
 fn act(world: &mut World, action: &Action) {
     if let Action::Reply { request, outcome } = action {
         world.operators.requests.get_mut(request).expect("a known request").answered = true;
-        if let Ok(Done::Reloaded { generation } | Done::Canary { generation, .. }) = outcome {
+        if let Ok(
+            Outcome::Reloaded(Reloaded { generation, .. })
+            | Outcome::OnTrial(OnTrial { generation, .. }),
+        ) = outcome
+        {
             world.operators.highest = world.operators.highest.max(Some(*generation));
         }
     }
@@ -65,36 +72,36 @@ fn act(world: &mut World, action: &Action) {
 impl World {
     /// Has an operator ask for something, soon.
     pub(super) fn ask_something_in(&mut self, delay: Duration) {
-        let request = match self.random.below(20) {
-            0..5 => Request::Reload,
+        let command = match self.random.below(20) {
+            0..5 => Command::Reload { share: None },
             5..8 => {
                 let share = self.random.choose(&["10%", "25%", "50%", "90%", "0.01%"]);
-                Request::Canary { share: share.parse().expect("a share") }
+                Command::Reload { share: Some(share.parse().expect("a share")) }
             }
-            8..10 => Request::Promote,
-            10..14 => Request::Rollback,
+            8..10 => Command::Promote,
+            10..14 => Command::Rollback,
             14..19 => {
-                Request::Scale { workers: u16::try_from(self.random.below(9)).expect("small") }
+                Command::Scale { workers: u16::try_from(self.random.below(9)).expect("small") }
             }
-            _ => Request::Stop { now: self.random.percent(50) },
+            _ => Command::Stop { now: self.random.percent(50) },
         };
-        self.schedule(delay, move |world| world.ask(request));
+        self.schedule(delay, move |world| world.ask(command));
     }
 
-    pub(super) fn ask(&mut self, request: Request) {
+    pub(super) fn ask(&mut self, command: Command) {
         if self.supervisor.is_none() {
             return;
         }
         let id = RequestId(self.operators.requests.len() as u64);
         let generation = self.plan.generation();
-        self.operators.requests.insert(id, Asked { request, generation, answered: false });
-        if !matches!(request, Request::Stop { .. } | Request::ClearRetired) {
+        self.operators.requests.insert(id, Asked { command, generation, answered: false });
+        if !matches!(command, Command::Stop { .. } | Command::ClearRetired) {
             self.operators.last_change = Some(self.now);
         }
-        if let Request::Stop { now } = request {
+        if let Command::Stop { now } = command {
             self.operators.stop.get_or_insert_default().at_once |= now;
         }
-        self.deliver(Input::Request(id, request));
+        self.deliver(Input::Request(id, command));
     }
 }
 
@@ -113,62 +120,67 @@ fn check_action(world: &World, action: &Action) {
     }
 }
 
-fn check_reply(world: &World, request: RequestId, outcome: Result<&Done, &Refusal>) {
+fn check_reply(world: &World, request: RequestId, outcome: Result<&Outcome, &Refusal>) {
     let asked = world.operators.requests.get(&request).expect("a request that was made");
     assert!(!asked.answered, "{request:?} answered twice");
     let generation = world.plan.generation();
     let is_new = world.operators.highest.is_none_or(|highest| generation > highest);
-    match (asked.request, outcome) {
+    match (asked.command, outcome) {
         (_, Err(Refusal::Stopping)) => assert!(world.operators.stop.is_some()),
-        (Request::Reload, Ok(Done::Reloaded { generation: done })) => {
+        (
+            Command::Reload { share: None },
+            Ok(Outcome::Reloaded(Reloaded { generation: done, .. })),
+        ) => {
             assert_eq!(*done, generation, "another generation is in force");
             assert!(generation > asked.generation && is_new, "an old number for a new generation");
         }
-        (Request::Canary { share }, Ok(Done::Canary { generation: done, slots, of, .. })) => {
+        (
+            Command::Reload { share: Some(share) },
+            Ok(Outcome::OnTrial(OnTrial { generation: done, trial_slots, slots, .. })),
+        ) => {
             assert_eq!(*done, generation, "another generation is on trial");
             assert!(generation > asked.generation && is_new, "an old number for a new generation");
-            let wanted = share.of(u32::try_from(*of).expect("small"));
-            assert_eq!(*slots, wanted as usize, "another share than was asked for");
+            assert_eq!(*trial_slots, share.of(*slots), "another share than was asked for");
         }
-        (Request::Promote, Ok(Done::Reloaded { generation: done })) => {
+        (Command::Promote, Ok(Outcome::Reloaded(Reloaded { generation: done, .. }))) => {
             assert_eq!((*done, asked.generation), (generation, generation));
         }
-        (Request::Rollback, Ok(Done::RolledBack { generation: done })) => {
+        (Command::Rollback, Ok(Outcome::RolledBack(RolledBack { generation: done, .. }))) => {
             assert_eq!(*done, generation, "another generation is in force");
             assert!(generation < asked.generation, "not back");
         }
-        (Request::Scale { workers }, Ok(Done::Scaled { workers: done, .. })) => {
+        (Command::Scale { workers }, Ok(Outcome::Scaled(Scaled { workers: done, .. }))) => {
             assert_eq!(workers, *done);
             assert_eq!(world.plan.seats().len(), usize::from(workers));
             assert_eq!(generation, asked.generation);
         }
         // Until the old workers are gone there may be another reload, or the way back.
-        (Request::Restart, Ok(Done::Restarted { generation: done, .. })) => {
+        (Command::Restart, Ok(Outcome::Restarted(Restarted { generation: done, .. }))) => {
             assert!(*done > asked.generation, "no new generation");
         }
         (
-            Request::Restart,
+            Command::Restart,
             Err(Refusal::Busy(_) | Refusal::Starting | Refusal::Worker(_) | Refusal::Commit { .. }),
         ) => {}
-        (Request::ClearRetired, Ok(Done::Cleared { .. })) => {}
-        (Request::Retire { .. }, Ok(Done::Retired { pid, .. })) => {
+        (Command::ClearRetired, Ok(Outcome::Cleared(_))) => {}
+        (Command::Retire(_), Ok(Outcome::Retired(Retired { pid, .. }))) => {
             let pid = Pid(pid.expect("it has run"));
             let has_left =
                 |process: &Process| process.left_at.is_some() || process.may_be_aside(world.now);
             assert!(world.processes.get(&pid).is_none_or(has_left), "{pid:?} is not retired");
         }
-        (Request::Retire { .. }, Err(refusal)) => {
+        (Command::Retire(_), Err(refusal)) => {
             let is_change =
                 matches!(refusal, Refusal::NobodyLeft | Refusal::Plan(_) | Refusal::Commit { .. });
             assert!(!is_change, "{refusal}");
         }
-        (Request::Stop { .. }, Ok(Done::Stopped)) => assert_eq!(world.managed().count(), 0),
-        (Request::Stop { .. }, Err(_)) => panic!("a stop refused: {outcome:?}"),
+        (Command::Stop { .. }, Ok(Outcome::Stopped(_))) => assert_eq!(world.managed().count(), 0),
+        (Command::Stop { .. }, Err(_)) => panic!("a stop refused: {outcome:?}"),
         (_, Err(Refusal::Busy(_) | Refusal::Starting)) => {}
         (_, Err(_)) => {
             assert_eq!(generation, asked.generation, "failed, and yet in force");
         }
-        (request, outcome) => panic!("{request:?} answered with {outcome:?}"),
+        (command, outcome) => panic!("{command:?} answered with {outcome:?}"),
     }
 }
 

@@ -10,10 +10,11 @@ use super::random::Random;
 use super::topic::Topic;
 use super::world::World;
 use crate::plan::{Generation, Plan, Seat};
-use crate::supervisor::{
-    Action, EndReason, Event, GiveUp, Input, KillOrder, Marks, Memory, MemoryUsage, ReplaceReason,
-    Request, Retire, RetireTarget, Settings, Timestamp, Worker, WorkerId, WorkerState,
+use crate::protocol::{
+    Command, EndReason, Event, GiveUp, KillOrder, Marks, Memory, ReplaceReason, Retire,
+    RetireTarget, WorkerId, WorkerState,
 };
+use crate::supervisor::{Action, Input, MemoryUsage, Settings, Timestamp, Worker};
 
 pub(super) const TOPIC: Topic =
     Topic { begin, born, taken_over, check_action, act, check_state, ..Topic::NONE };
@@ -106,14 +107,14 @@ fn begin(world: &mut World) {
         let at = world.some_time();
         let seat = Seat(u16::try_from(world.random.below(8)).expect("small"));
         let pid = 100 + u32::try_from(world.random.below(30)).expect("small");
-        let request = world.random.choose(&[
-            Request::Retire { target: RetireTarget::Seat(seat) },
-            Request::Retire { target: RetireTarget::Seat(seat) },
-            Request::Retire { target: RetireTarget::Pid(pid) },
-            Request::ClearRetired,
-            Request::Restart,
+        let command = world.random.choose(&[
+            Command::Retire(RetireTarget::Seat(seat)),
+            Command::Retire(RetireTarget::Seat(seat)),
+            Command::Retire(RetireTarget::Pid(pid)),
+            Command::ClearRetired,
+            Command::Restart,
         ]);
-        world.schedule(at, move |world| world.ask(request));
+        world.schedule(at, move |world| world.ask(command));
     }
 }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::policy::Burden;
 use super::random::Random;
 use crate::plan::{Engine, Generation, Port, Seat};
-use crate::supervisor::{Sockets, Timestamp, WorkerId};
+use crate::protocol::WorkerId;
+use crate::supervisor::{Sockets, Timestamp};
 
 /// Names a process; no two in a history have the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

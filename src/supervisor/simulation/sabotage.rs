@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use super::world::World;
 use crate::plan::{Assignment, Generation, Seat, Weights};
+use crate::protocol::{
+    Command, EndReason, Event, KillOrder, Outcome, Reloaded, Unhealthy, WorkerId, WorkerState,
+};
 use crate::supervisor::health::Health;
 use crate::supervisor::state::Phase;
 use crate::supervisor::workers::RateLimiter;
 use crate::supervisor::workers::Stage;
-use crate::supervisor::{
-    Action, Done, EndReason, Event, Input, KillOrder, Request, Start, Supervisor, Unhealthy,
-    Worker, WorkerId, WorkerState,
-};
+use crate::supervisor::{Action, Input, Start, Supervisor, Worker};
 
 /// A supervisor's fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -394,10 +394,11 @@ fn mix_generations(world: &World, actions: &mut [Action]) {
 fn say_done(world: &World, supervisor: &Supervisor, actions: &mut Vec<Action>) {
     let is_swap = |action: &Action| matches!(action, Action::Commit(plan) if plan.generation() != world.plan.generation());
     let requests = &world.operators.requests;
-    let open =
-        requests.iter().find(|(_, asked)| !asked.answered && asked.request == Request::Reload);
+    let is_reload = |command| command == Command::Reload { share: None };
+    let open = requests.iter().find(|(_, asked)| !asked.answered && is_reload(asked.command));
     if let (Some((&request, _)), true) = (open, actions.iter().any(is_swap)) {
         let generation = supervisor.generation().next();
-        actions.push(Action::Reply { request, outcome: Ok(Done::Reloaded { generation }) });
+        let reloaded = Reloaded { generation, workers: 1, swap_seconds: 0.0 };
+        actions.push(Action::Reply { request, outcome: Ok(Outcome::Reloaded(reloaded)) });
     }
 }

@@ -9,9 +9,8 @@ use super::sabotage::Sabotage;
 use super::topic::TOPICS;
 use super::{canary, crash, held, kernel, links, operators, policy, time};
 use crate::plan::{Engine, Generation, Listeners, Occupant, Partition, Plan, Port, Seat, Weights};
-use crate::supervisor::{
-    Action, Backoff, Input, Settings, Start, Supervisor, Timestamp, Worker, WorkerId, WorkerState,
-};
+use crate::protocol::{Backoff, WorkerId, WorkerState};
+use crate::supervisor::{Action, Input, Settings, Start, Supervisor, Timestamp, Worker};
 
 /// Everything outside a supervisor, and what was seen of it so far.
 pub(super) struct World {

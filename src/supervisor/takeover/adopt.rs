@@ -10,14 +10,12 @@ use std::time::Duration;
 
 use super::snapshot::Snapshot;
 use crate::plan::{Generation, Plan, PlanError, Port, Seat, Weights};
+use crate::protocol::{Event, ReplaceReason, Rollout, WorkerId, WorkerState};
 use crate::supervisor::health::Health;
 use crate::supervisor::rollout::{Roster, Target};
 use crate::supervisor::state::Phase;
 use crate::supervisor::workers::{Ending, Retirement, SeatBackoff, Stage};
-use crate::supervisor::{
-    Event, ReplaceReason, RequestId, Rollout, Settings, Start, Supervisor, Timestamp, Worker,
-    WorkerId, WorkerState,
-};
+use crate::supervisor::{RequestId, Settings, Start, Supervisor, Timestamp, Worker};
 
 /// So long from its beginning on a master waits for a worker that was starting under the one before,
 /// though its time may be over: what the worker has said meanwhile, that it is ready or asks for more
@@ -94,7 +92,7 @@ impl Supervisor {
     /// A supervisor before its first event that goes on with the workers of an earlier master.
     ///
     /// The number and the weights of the seats are those in force, whatever the settings say:
-    /// [`Request::Configure`](crate::supervisor::Request::Configure) brings in those.
+    /// [`Input::Configure`](crate::supervisor::Input::Configure) brings in those.
     ///
     /// # Errors
     /// Those of [`Plan::rescaled`], if the slots cannot be shared out by the weights of `settings`.

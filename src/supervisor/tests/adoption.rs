@@ -1,4 +1,5 @@
 use super::*;
+use crate::protocol::{Event, Exit, Refusal, Retire, WorkerId, WorkerState};
 
 /// A worker of generation 4 in this seat, on port 30000 + k, called 10 + k.
 fn adopted(seat: u16, stage: AdoptedStage) -> WorkerSnapshot {
@@ -170,16 +171,16 @@ fn other_weights_come_in_by_request_and_with_them_other_workers_if_they_are_to()
     let mut scaled = bench(settings(3), adopted_cluster(left(2, &[0, 1]), in_force(&[0, 1])));
     assert!(!scaled.supervisor.is_as_configured());
     assert_eq!(scaled.take_spawned(), [], "nobody has asked");
-    scaled.request(Request::Configure { renew: false });
+    scaled.input(Input::Configure { request: RequestId(0), renew: false });
     assert_eq!(scaled.take_spawned(), [(12, 2, 4)]);
     scaled.ready(12);
     scaled.commit_done();
     assert_eq!(scaled.in_force(), [10, 11, 12]);
-    assert!(matches!(scaled.last_reply(), Ok(Done::Scaled { workers: 3, .. })));
+    assert!(matches!(scaled.last_reply(), Ok(Outcome::Scaled(Scaled { workers: 3, .. }))));
     assert!(scaled.supervisor.is_as_configured());
 
     let mut renewed = bench(settings(3), adopted_cluster(left(2, &[0, 1]), in_force(&[0, 1])));
-    renewed.request(Request::Configure { renew: true });
+    renewed.input(Input::Configure { request: RequestId(0), renew: true });
     assert_eq!(renewed.take_spawned(), [(12, 0, 5), (13, 1, 5), (14, 2, 5)]);
     for worker in 12..=14 {
         renewed.ready(worker);
@@ -197,7 +198,7 @@ fn with_kill_old_retired_ones_end_at_once_and_those_in_force_when_they_are_repla
     workers.push(WorkerSnapshot { generation: Generation(3), ..adopted(2, retired) });
     let mut bench = bench(kill_old, adopted_cluster(left(2, &[0, 1]), workers));
     assert_eq!(bench.take_terminated(), [12]);
-    bench.request(Request::Configure { renew: true });
+    bench.input(Input::Configure { request: RequestId(0), renew: true });
     bench.ready(13);
     bench.ready(14);
     bench.commit_done();
@@ -209,7 +210,7 @@ fn with_kill_old_retired_ones_end_at_once_and_those_in_force_when_they_are_repla
 #[test]
 fn what_new_workers_cannot_come_up_to_leaves_the_adopted_ones_in_force() {
     let mut bench = bench(settings(2), adopted_cluster(left(2, &[0, 1]), in_force(&[0, 1])));
-    bench.request(Request::Configure { renew: true });
+    bench.input(Input::Configure { request: RequestId(0), renew: true });
     bench.spawn(12);
     bench.dies(12, Exit::Code(1));
     assert!(matches!(bench.last_reply(), Err(Refusal::Worker(_))));
@@ -254,7 +255,7 @@ fn without_any_that_serves_the_first_that_is_ready_goes_into_force() {
 fn what_one_bequeaths_another_goes_on_with() {
     let mut bench = Bench::live(2);
     assert_eq!(bench.supervisor.may_hand_over(), Ok(()));
-    bench.request(Request::Reload);
+    bench.request(RELOAD);
     bench.input(Input::Tick);
     assert!(matches!(bench.supervisor.may_hand_over(), Err(Refusal::Busy(_))));
     for worker in [3, 4] {
@@ -323,7 +324,7 @@ fn one_that_was_starting_has_a_moment_to_say_so_to_the_next_master() {
 fn one_that_was_told_to_end_gets_its_signals_from_the_next_master() {
     let mut bench = Bench::live(2);
     bench.input(Input::LinkOpened { worker: WorkerId(1), knows_retired: false });
-    bench.request(Request::Reload);
+    bench.request(RELOAD);
     for worker in [3, 4] {
         bench.ready(worker);
     }
@@ -360,13 +361,13 @@ fn time_that_was_asked_for_counts_with_the_next_master() {
 #[test]
 fn a_rollback_goes_back_to_what_was_before_the_last_master() {
     let mut bench = Bench::live(2);
-    bench.request(Request::Reload);
+    bench.request(RELOAD);
     for worker in [3, 4] {
         bench.ready(worker);
     }
     bench.commit_done();
     bench.next_master();
-    bench.request(Request::Rollback);
+    bench.request(Command::Rollback);
     for worker in [1, 2] {
         bench.input(Input::Ready { worker: WorkerId(worker) });
     }
@@ -374,9 +375,9 @@ fn a_rollback_goes_back_to_what_was_before_the_last_master() {
     assert_eq!(bench.in_force(), [1, 2]);
     assert_eq!(bench.take_spawned(), [], "none but those that there were");
     bench.next_master();
-    bench.request(Request::Rollback);
+    bench.request(Command::Rollback);
     assert_eq!(*bench.last_reply(), Err(Refusal::NothingBefore), "it goes back once");
-    bench.request(Request::Reload);
+    bench.request(RELOAD);
     assert_eq!(bench.take_spawned(), [(5, 0, 3), (6, 1, 3)], "no number is used twice");
 }
 
@@ -398,7 +399,7 @@ fn retirements_under_the_last_master_count() {
 #[test]
 fn what_replaces_another_is_handed_over_as_its_successor() {
     let mut bench = Bench::live(2);
-    bench.request(Request::Retire { target: RetireTarget::Seat(Seat(0)) });
+    bench.request(Command::Retire(RetireTarget::Seat(Seat(0))));
     assert_eq!(bench.supervisor.may_hand_over(), Err(Refusal::Starting), "it is just started");
     bench.spawn(3);
     assert_eq!(bench.supervisor.may_hand_over(), Ok(()));
@@ -441,7 +442,7 @@ fn one_that_says_that_it_was_retired_does_not_serve_again() {
 fn one_that_was_starting_and_is_not_wanted_drains_as_it_may_have_clients() {
     let workers = vec![adopted(0, AdoptedStage::InForce), adopted(1, AdoptedStage::Starting)];
     let mut bench = bench(settings(2), adopted_cluster(left(2, &[0]), workers));
-    bench.request(Request::Scale { workers: 1 });
+    bench.request(Command::Scale { workers: 1 });
     bench.commit_done();
     assert_eq!((bench.state(11), bench.take_terminated()), (Some(WorkerState::Retired), vec![]));
     bench.counts(11, &[SERVING, SERVING]);
@@ -461,13 +462,13 @@ fn a_rollback_goes_back_to_the_worker_that_served_and_not_to_its_successor_to_be
     };
     let workers = vec![adopted(0, AdoptedStage::InForce), successor];
     let mut bench = bench(settings(1), adopted_cluster(left(1, &[0]), workers));
-    bench.request(Request::Reload);
+    bench.request(RELOAD);
     bench.ready(20);
     bench.commit_done();
     for worker in [10, 19] {
         assert_eq!(bench.state(worker), Some(WorkerState::Retired), "{worker}");
     }
-    bench.request(Request::Rollback);
+    bench.request(Command::Rollback);
     bench.input(Input::Ready { worker: WorkerId(10) });
     bench.commit_done();
     assert_eq!(bench.in_force(), [10]);
@@ -476,7 +477,7 @@ fn a_rollback_goes_back_to_the_worker_that_served_and_not_to_its_successor_to_be
 #[test]
 fn the_next_master_is_told_which_seats_are_on_trial_where_the_plan_does_not_show_it() {
     let mut bench = Bench::live(2);
-    bench.request(Request::Canary { share: "25%".parse().expect("a share") });
+    bench.request(Command::Reload { share: Some("25%".parse().expect("a share")) });
     bench.ready(3);
     bench.commit_done();
     let trial = bench.supervisor.canary();
@@ -491,7 +492,7 @@ fn the_next_master_is_told_which_seats_are_on_trial_where_the_plan_does_not_show
     bench.input(Input::Ready { worker: WorkerId(4) });
     bench.commit_done();
     assert_eq!(bench.in_force(), [1, 4, 3]);
-    bench.request(Request::Rollback);
+    bench.request(Command::Rollback);
     bench.commit_done();
     assert_eq!((bench.in_force(), bench.supervisor.canary()), (vec![1, 4], None));
 }

@@ -1,9 +1,10 @@
 use super::*;
 use crate::plan::{PlanError, Share, Slot};
+use crate::protocol::{Event, Exit, Refusal, WorkerState};
 use crate::supervisor::rollout::Target;
 
-fn share(text: &str) -> Request {
-    Request::Canary { share: text.parse::<Share>().expect("a share") }
+fn share(text: &str) -> Command {
+    Command::Reload { share: Some(text.parse::<Share>().expect("a share")) }
 }
 
 /// Two live workers, 1 and 2, on 64 slots; generation 2 is being started for some of them.
@@ -32,7 +33,13 @@ fn seats_of_slots(bench: &Bench) -> Vec<u16> {
 fn a_canary_gets_its_share_and_nobody_else_moves() {
     let before = seats_of_slots(&Bench::live(2));
     let bench = trying();
-    let done = Done::Canary { generation: Generation(2), workers: 1, slots: 6, of: 64 };
+    let done = Outcome::OnTrial(OnTrial {
+        generation: Generation(2),
+        workers: 1,
+        trial_slots: 6,
+        slots: 64,
+        swap_seconds: SWAP_SECONDS,
+    });
     assert_eq!(bench.replies, [Ok(done)]);
     let event = Event::CanaryInForce { generation: Generation(2), workers: 1, slots: 6, of: 64 };
     assert!(bench.events.contains(&event));
@@ -56,7 +63,7 @@ fn a_canary_gets_its_share_and_nobody_else_moves() {
 fn a_rollback_gives_every_slot_back_to_the_seat_that_lent_it() {
     let mut bench = Bench::live(2);
     for workers in [5, 3] {
-        bench.request(Request::Scale { workers });
+        bench.request(Command::Scale { workers });
         for worker in bench.take_spawned() {
             if bench.state(worker.0) == Some(WorkerState::Starting) && worker.0 > 2 {
                 bench.ready(worker.0);
@@ -70,14 +77,14 @@ fn a_rollback_gives_every_slot_back_to_the_seat_that_lent_it() {
     bench.ready(6);
     bench.commit_done();
     assert_ne!(seats_of_slots(&bench), before);
-    bench.request(Request::Rollback);
+    bench.request(Command::Rollback);
     bench.commit_done();
-    assert_eq!(bench.last_reply(), &Ok(Done::RolledBack { generation: Generation(1) }));
+    assert_eq!(bench.last_reply(), &Ok(rollback_outcome(1, 3)));
     assert_eq!(seats_of_slots(&bench), before);
     assert_eq!(bench.in_force(), [1, 2, 3]);
     assert_eq!(bench.state(6), Some(WorkerState::Retired));
     assert_eq!(bench.supervisor.plan().generation(), Generation(1));
-    bench.request(Request::Reload);
+    bench.request(RELOAD);
     assert_eq!(
         bench.take_spawned()[0],
         (7, 0, 3),
@@ -89,13 +96,13 @@ fn a_rollback_gives_every_slot_back_to_the_seat_that_lent_it() {
 fn a_promotion_starts_the_rest_and_then_swaps_once() {
     let before = seats_of_slots(&Bench::live(2));
     let mut bench = trying();
-    bench.request(Request::Promote);
+    bench.request(Command::Promote);
     assert_eq!(bench.take_spawned(), [(4, 0, 2), (5, 1, 2)]);
     bench.ready(4);
     assert_eq!(bench.commit, None);
     bench.ready(5);
     bench.commit_done();
-    assert_eq!(bench.last_reply(), &Ok(Done::Reloaded { generation: Generation(2) }));
+    assert_eq!(bench.last_reply(), &Ok(reload_outcome(2, 2)));
     assert_eq!(bench.in_force(), [4, 5]);
     assert_eq!(seats_of_slots(&bench), before);
     for retired in [1, 2, 3] {
@@ -107,7 +114,7 @@ fn a_promotion_starts_the_rest_and_then_swaps_once() {
 #[test]
 fn a_promotion_that_fails_leaves_the_canary() {
     let mut bench = trying();
-    bench.request(Request::Promote);
+    bench.request(Command::Promote);
     bench.take_spawned();
     bench.ready(4);
     bench.dies(5, Exit::Code(1));
@@ -127,7 +134,7 @@ fn a_canary_that_does_not_start_changes_nothing() {
     assert_eq!(bench.take_terminated(), [5]);
     assert_eq!((bench.in_force(), &bench.commit), (vec![1, 2, 3, 4], &None));
     assert_eq!(bench.supervisor.canary(), None);
-    bench.request(Request::Promote);
+    bench.request(Command::Promote);
     assert_eq!(bench.last_reply(), &Err(Refusal::NoCanary));
 }
 
@@ -157,7 +164,7 @@ fn a_rollback_does_not_take_the_only_workers_that_serve() {
     bench.dies(2, Exit::Code(1));
     bench.commit_done();
     assert_eq!(bench.in_force(), [0, 0, 3]);
-    bench.request(Request::Rollback);
+    bench.request(Command::Rollback);
     assert_eq!(bench.last_reply(), &Err(Refusal::NobodyLeft));
     assert_eq!(bench.in_force(), [0, 0, 3]);
 }
@@ -166,7 +173,7 @@ fn a_rollback_does_not_take_the_only_workers_that_serve() {
 fn what_would_change_the_cluster_waits_for_the_end_of_the_trial() {
     let mut bench = trying();
     let generation = Generation(2);
-    for request in [Request::Reload, share("1%"), Request::Scale { workers: 3 }] {
+    for request in [RELOAD, share("1%"), Command::Scale { workers: 3 }] {
         bench.request(request);
         assert_eq!(bench.last_reply(), &Err(Refusal::Canary { generation }), "{request:?}");
     }
@@ -198,7 +205,7 @@ fn a_share_that_cannot_be_is_refused() {
 #[test]
 fn a_stop_ends_a_canary_with_all_others() {
     let mut bench = trying();
-    bench.request(Request::Stop { now: true });
+    bench.request(Command::Stop { now: true });
     bench.commit_done();
     assert_eq!(bench.take_terminated(), [1, 2, 3]);
 }
@@ -226,7 +233,7 @@ fn a_plan_tells_of_its_canary() {
     bench.dies(3, Exit::Code(1));
     bench.commit_done();
     assert_eq!(found(&bench, 2), bench.supervisor.target, "a vacant canary");
-    bench.request(Request::Rollback);
+    bench.request(Command::Rollback);
     bench.commit_done();
     assert_eq!(found(&bench, 2), bench.supervisor.target);
     assert_eq!(found(&bench, 2).canary, None);

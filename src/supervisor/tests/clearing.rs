@@ -1,13 +1,14 @@
 //! Retired workers that are ended at somebody's wish.
 
 use super::*;
+use crate::protocol::{Exit, Progress, Refusal, Rollout, WorkerId};
 
 const STAGGER: Duration = Duration::from_millis(100);
 
 /// Workers 1 and 2 are retired and have a connection each, 3 and 4 live.
 fn reloaded() -> Bench {
     let mut bench = Bench::live(2);
-    bench.request(Request::Reload);
+    bench.request(RELOAD);
     bench.ready(3);
     bench.ready(4);
     bench.commit_done();
@@ -23,7 +24,7 @@ fn reloaded() -> Bench {
 #[test]
 fn all_retired_workers_end_one_after_the_other() {
     let mut bench = reloaded();
-    bench.request(Request::ClearRetired);
+    bench.request(Command::ClearRetired);
     assert_eq!(bench.take_terminated(), [1]);
     bench.pass(STAGGER - MILLISECOND);
     assert_eq!(bench.take_terminated(), NOBODY);
@@ -33,22 +34,22 @@ fn all_retired_workers_end_one_after_the_other() {
     assert_eq!(bench.steps.last(), Some(&Progress::Clearing { left: 1, of: 2 }));
     assert_eq!(bench.replies, []);
     bench.dies(2, Exit::Code(0));
-    assert_eq!(bench.replies, [Ok(Done::Cleared { ended: 2 })]);
+    assert_eq!(bench.replies, [Ok(clear_outcome(2))]);
     assert_eq!(bench.in_force(), [3, 4]);
 }
 
 #[test]
 fn where_nobody_is_retired_it_is_done_at_once() {
     let mut bench = Bench::live(2);
-    bench.request(Request::ClearRetired);
-    assert_eq!(bench.replies, [Ok(Done::Cleared { ended: 0 })]);
+    bench.request(Command::ClearRetired);
+    assert_eq!(bench.replies, [Ok(clear_outcome(0))]);
 }
 
 #[test]
 fn those_that_retire_later_are_not_meant() {
     let mut bench = reloaded();
-    bench.request(Request::ClearRetired);
-    bench.request(Request::Scale { workers: 1 });
+    bench.request(Command::ClearRetired);
+    bench.request(Command::Scale { workers: 1 });
     bench.commit_done();
     bench.counts(4, &[SERVING, SERVING]);
     bench.pass(SECOND);
@@ -58,12 +59,12 @@ fn those_that_retire_later_are_not_meant() {
 #[test]
 fn nobody_is_ended_for_whom_clients_wait_unless_it_hangs() {
     let mut bench = Bench::live(2);
-    bench.request(Request::Reload);
+    bench.request(RELOAD);
     bench.ready(3);
     bench.ready(4);
     bench.commit_done();
     bench.counts(2, &[SERVING]);
-    bench.request(Request::ClearRetired);
+    bench.request(Command::ClearRetired);
     assert_eq!(bench.take_terminated(), NOBODY);
     bench.counts(2, &[SERVING]);
     assert_eq!(bench.take_terminated(), [2]);
@@ -76,7 +77,7 @@ fn a_restart_is_a_reload_and_then_the_end_of_the_retired_workers() {
     let mut bench = Bench::live(2);
     bench.take_spawned();
     bench.supervisor.settings.stagger = STAGGER;
-    bench.request(Request::Restart);
+    bench.request(Command::Restart);
     bench.pass(STAGGER);
     assert_eq!(bench.take_spawned(), [(3, 0, 2), (4, 1, 2)]);
     bench.ready(3);
@@ -90,13 +91,16 @@ fn a_restart_is_a_reload_and_then_the_end_of_the_retired_workers() {
     assert_eq!(bench.take_terminated(), [1, 2]);
     bench.dies(1, Exit::Code(0));
     bench.dies(2, Exit::Code(0));
-    assert_eq!(bench.replies, [Ok(Done::Restarted { generation: Generation(2), ended: 2 })]);
+    assert_eq!(
+        bench.replies,
+        [Ok(Outcome::Restarted(Restarted { generation: Generation(2), workers: 2, ended: 2 }))]
+    );
 }
 
 #[test]
 fn a_restart_whose_reload_fails_ends_nobody() {
     let mut bench = Bench::live(2);
-    bench.request(Request::Restart);
+    bench.request(Command::Restart);
     bench.spawn(3);
     bench.dies(3, Exit::Code(1));
     assert!(matches!(bench.last_reply(), Err(Refusal::Worker(_))));
@@ -108,22 +112,22 @@ fn a_restart_whose_reload_fails_ends_nobody() {
 #[test]
 fn a_second_restart_is_refused_and_the_first_goes_on() {
     let mut bench = Bench::live(1);
-    bench.input(Input::Request(RequestId(1), Request::Restart));
-    bench.input(Input::Request(RequestId(2), Request::Restart));
+    bench.input(Input::Request(RequestId(1), Command::Restart));
+    bench.input(Input::Request(RequestId(2), Command::Restart));
     assert_eq!(bench.replies, [Err(Refusal::Busy(Rollout::Reload))]);
     bench.ready(2);
     bench.commit_done();
     bench.counts(1, &[SERVING, SERVING]);
     bench.dies(1, Exit::Code(0));
-    let done = Done::Restarted { generation: Generation(2), ended: 1 };
+    let done = Outcome::Restarted(Restarted { generation: Generation(2), workers: 1, ended: 1 });
     assert_eq!(bench.last_reply(), &Ok(done));
 }
 
 #[test]
 fn a_stop_ends_the_wait() {
     let mut bench = reloaded();
-    bench.request(Request::ClearRetired);
-    bench.request(Request::Stop { now: false });
+    bench.request(Command::ClearRetired);
+    bench.request(Command::Stop { now: false });
     assert_eq!(bench.replies, [Err(Refusal::Stopping)]);
 }
 
@@ -155,15 +159,15 @@ fn with_kill_old_nobody_ends_before_all_seats_are_occupied() {
 #[test]
 fn a_worker_that_a_rollback_puts_into_force_again_is_not_waited_for() {
     let mut bench = Bench::live(1);
-    bench.request(Request::Reload);
+    bench.request(RELOAD);
     bench.ready(2);
     bench.commit_done();
     bench.input(Input::RetireRequested { worker: WorkerId(1) });
-    bench.request(Request::ClearRetired);
-    bench.request(Request::Rollback);
+    bench.request(Command::ClearRetired);
+    bench.request(Command::Rollback);
     bench.input(Input::Ready { worker: WorkerId(1) });
     bench.commit_done();
     assert_eq!(bench.in_force(), [1]);
-    assert!(bench.replies.contains(&Ok(Done::Cleared { ended: 1 })), "{:?}", bench.replies);
+    assert!(bench.replies.contains(&Ok(clear_outcome(1))), "{:?}", bench.replies);
     assert_eq!(bench.take_spawned().last(), Some(&(2, 0, 2)), "it stays, whatever it asked for");
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::protocol::Exit;
 
 #[test]
 fn the_seat_of_a_dead_worker_is_vacant_until_its_replacement_is_ready() {

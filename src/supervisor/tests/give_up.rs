@@ -1,6 +1,7 @@
 //! Seats that lose too many workers.
 
 use super::*;
+use crate::protocol::{Event, Exit, FailureCause, GiveUp, Refusal, WorkerId, WorkerState};
 
 const GIVE_UP: GiveUp = GiveUp { failures: 5, window: Duration::from_secs(60) };
 
@@ -73,7 +74,7 @@ fn a_seat_that_is_given_up_is_told_of_with_its_last_failure() {
 
 #[test]
 fn a_reload_a_scale_and_a_retirement_end_the_rest() {
-    for request in [Request::Scale { workers: 3 }, Request::Scale { workers: 1 }, Request::Reload] {
+    for request in [Command::Scale { workers: 3 }, Command::Scale { workers: 1 }, RELOAD] {
         let mut bench = live(2);
         crash_loop(&mut bench, 1, 20 * SECOND);
         bench.request(request);
@@ -89,7 +90,7 @@ fn a_reload_a_scale_and_a_retirement_end_the_rest() {
 fn a_retirement_whose_successors_fail_ends_with_the_last_failure_and_the_old_one_stays() {
     let mut bench = live(2);
     bench.pass(20 * SECOND);
-    bench.request(Request::Retire { target: RetireTarget::Seat(Seat(0)) });
+    bench.request(Command::Retire(RetireTarget::Seat(Seat(0))));
     for delay in [1, 2, 4, 8, 0] {
         let [(worker, 0, 1)] = bench.take_spawned()[..] else { panic!("a successor") };
         bench.spawn(worker);
@@ -101,7 +102,7 @@ fn a_retirement_whose_successors_fail_ends_with_the_last_failure_and_the_old_one
     assert_eq!((bench.in_force(), bench.state(1)), (vec![1, 2], Some(WorkerState::Live)));
     bench.pass(600 * SECOND);
     assert_eq!(bench.take_spawned(), [], "nobody asks for a successor any more");
-    bench.request(Request::Retire { target: RetireTarget::Seat(Seat(0)) });
+    bench.request(Command::Retire(RetireTarget::Seat(Seat(0))));
     assert_eq!(bench.take_spawned(), [(8, 0, 1)], "but one may");
 }
 
@@ -124,7 +125,7 @@ fn a_worker_with_a_cause_of_its_own_goes_on_leaving_when_the_rest_is_over() {
 fn a_new_worker_that_fails_in_the_swap_is_tried_again_when_the_rest_is_over_not_when_the_swap_is() {
     let give_up = Some(GiveUp { failures: 1, window: 10 * SECOND });
     let mut bench = Bench::live_with(Settings { give_up, ..settings(2) }, 2);
-    bench.request(Request::Reload);
+    bench.request(RELOAD);
     bench.spawn(4);
     bench.dies(1, Exit::Signal(9));
     bench.dies(2, Exit::Signal(9));
@@ -135,7 +136,7 @@ fn a_new_worker_that_fails_in_the_swap_is_tried_again_when_the_rest_is_over_not_
     bench.take_spawned();
     bench.pass(SECOND);
     bench.commit_done();
-    assert!(matches!(bench.last_reply(), Ok(Done::Reloaded { .. })));
+    assert!(matches!(bench.last_reply(), Ok(Outcome::Reloaded(_))));
     bench.pass(8 * SECOND);
     assert_eq!((bench.take_spawned(), given_up(&bench)), (vec![], vec![1]));
     bench.pass(SECOND);

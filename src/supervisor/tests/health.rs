@@ -1,4 +1,7 @@
 use super::*;
+use crate::protocol::{
+    Event, Exit, FailureCause, NotReady, Refusal, Unhealthy, WorkerFailure, WorkerId, WorkerState,
+};
 
 impl Bench {
     fn silent(&mut self, worker: u64) {
@@ -114,7 +117,7 @@ fn a_silent_worker_does_not_keep_a_reload_from_replacing_it() {
     let mut bench = Bench::live(2);
     bench.silent(1);
     bench.commit_all();
-    bench.request(Request::Reload);
+    bench.request(RELOAD);
     for worker in [3, 4] {
         bench.ready(worker);
     }
@@ -128,7 +131,7 @@ fn a_silent_worker_does_not_keep_a_reload_from_replacing_it() {
 #[test]
 fn a_new_worker_that_falls_silent_does_not_count_as_ready() {
     let mut bench = Bench::live(2);
-    bench.request(Request::Reload);
+    bench.request(RELOAD);
     bench.ready(3);
     bench.silent(3);
     bench.ready(4);
@@ -141,7 +144,7 @@ fn a_new_worker_that_falls_silent_does_not_count_as_ready() {
 #[test]
 fn a_new_worker_that_stays_silent_fails_its_reload() {
     let mut bench = Bench::live(2);
-    bench.request(Request::Reload);
+    bench.request(RELOAD);
     bench.ready(3);
     bench.silent(3);
     bench.ready(4);
@@ -164,7 +167,7 @@ fn a_scale_that_would_leave_silent_workers_alone_is_refused() {
     let mut bench = Bench::live(2);
     bench.silent(1);
     bench.commit_all();
-    bench.request(Request::Scale { workers: 1 });
+    bench.request(Command::Scale { workers: 1 });
     assert_eq!(*bench.last_reply(), Err(Refusal::NobodyLeft));
     assert_eq!(bench.in_force(), [0, 2]);
 }
@@ -234,12 +237,12 @@ fn workers_that_stop_as_soon_as_they_are_ready_are_replaced_ever_later() {
 #[test]
 fn a_new_worker_that_stops_fails_its_reload() {
     let mut bench = Bench::live(2);
-    bench.request(Request::Reload);
+    bench.request(RELOAD);
     bench.ready(3);
     bench.stops(3);
-    let failed = |reply: &Result<Done, Refusal>| matches!(reply, Err(Refusal::Worker(failure)) if failure.cause == FailureCause::Stopping);
+    let failed = |reply: &Result<Outcome, Refusal>| matches!(reply, Err(Refusal::Worker(failure)) if failure.cause == FailureCause::Stopping);
     assert!(failed(bench.last_reply()));
-    bench.request(Request::Reload);
+    bench.request(RELOAD);
     bench.spawn(5);
     bench.stops(5);
     assert!(failed(bench.last_reply()));
@@ -248,7 +251,7 @@ fn a_new_worker_that_stops_fails_its_reload() {
 #[test]
 fn a_worker_that_asks_for_time_gets_it_up_to_an_hour() {
     let mut bench = Bench::live(1);
-    bench.request(Request::Reload);
+    bench.request(RELOAD);
     bench.spawn(2);
     let worker = WorkerId(2);
     let ask = |bench: &mut Bench, seconds: u32| {
@@ -281,7 +284,7 @@ fn a_worker_that_asks_for_time_gets_it_up_to_an_hour() {
 #[test]
 fn one_that_claims_to_be_ready_and_does_not_listen_is_reported_once() {
     let mut bench = Bench::live(1);
-    bench.request(Request::Reload);
+    bench.request(RELOAD);
     bench.spawn(2);
     let lacks =
         |bench: &mut Bench, lack| bench.input(Input::NotReady { worker: WorkerId(2), lack });
@@ -305,7 +308,7 @@ fn one_that_claims_to_be_ready_and_does_not_listen_is_reported_once() {
 #[test]
 fn a_new_worker_that_falls_silent_between_two_tries_of_the_swap_is_waited_for() {
     let mut bench = Bench::live(2);
-    bench.request(Request::Reload);
+    bench.request(RELOAD);
     bench.ready(3);
     bench.ready(4);
     bench.commit_fails();
@@ -321,7 +324,7 @@ fn a_new_worker_that_falls_silent_between_two_tries_of_the_swap_is_waited_for() 
     assert_eq!(bench.in_force(), [3, 4]);
     // Where the old ones do not serve any more it is not.
     let mut bench = Bench::live(2);
-    bench.request(Request::Reload);
+    bench.request(RELOAD);
     bench.ready(3);
     bench.ready(4);
     bench.commit_fails();
@@ -339,7 +342,7 @@ fn one_that_answers_again_while_the_kernel_is_busy_waits_for_it_and_is_not_retir
     bench.silent(1);
     bench.commit_done();
     // Another plan is on its way when it answers.
-    bench.request(Request::Scale { workers: 3 });
+    bench.request(Command::Scale { workers: 3 });
     bench.ready(3);
     assert!(bench.commit.is_some());
     bench.answers(1);
@@ -362,7 +365,7 @@ fn a_retired_worker_that_answered_before_answers() {
         bench.supervisor.workers().find(|it| it.id == WorkerId(1)).map(Worker::is_healthy)
     };
     assert_eq!(answers(&bench), Some(false), "the second time it waits for a second");
-    bench.request(Request::Reload);
+    bench.request(RELOAD);
     for worker in [3, 4] {
         bench.ready(worker);
     }

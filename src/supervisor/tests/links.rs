@@ -1,4 +1,5 @@
 use super::*;
+use crate::protocol::{WorkerId, WorkerState};
 
 fn link_opened(worker: u64) -> Input {
     Input::LinkOpened { worker: WorkerId(worker), knows_retired: false }
@@ -12,7 +13,7 @@ fn ports(number: u16) -> Arc<[Port]> {
 fn retired() -> Bench {
     let mut bench = Bench::live(2);
     bench.input(link_opened(1));
-    bench.request(Request::Reload);
+    bench.request(RELOAD);
     bench.ready(3);
     bench.ready(4);
     bench.commit_all();

@@ -1,6 +1,10 @@
 //! The memory marks of the cluster, and who ends because of them.
 
 use super::*;
+use crate::protocol::{
+    Event, Exit, KillOrder, Marks, Memory, MemoryOf, ReplaceReason, Unhealthy, WorkerId,
+    WorkerState,
+};
 
 /// Low 1000, high 2000; the master has 100.
 fn bench(order: KillOrder, stagger: Duration) -> Bench {
@@ -20,7 +24,7 @@ fn bench(order: KillOrder, stagger: Duration) -> Bench {
 /// Workers 1 to 3 are retired, 4 to 6 live.
 fn reloaded(order: KillOrder) -> Bench {
     let mut bench = bench(order, Duration::ZERO);
-    bench.request(Request::Reload);
+    bench.request(RELOAD);
     for worker in 4..=6 {
         bench.ready(worker);
     }
@@ -82,7 +86,7 @@ fn the_order_of_memory_is_that_then_connections() {
 #[test]
 fn the_order_of_age_is_the_longest_running_first() {
     let mut bench = bench(KillOrder::Age, MILLISECOND);
-    bench.request(Request::Reload);
+    bench.request(RELOAD);
     bench.pass(10 * MILLISECOND);
     for worker in [6, 5, 4] {
         bench.ready(worker);

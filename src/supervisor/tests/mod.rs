@@ -22,6 +22,10 @@ use std::time::Duration;
 
 use super::*;
 use crate::plan::{Generation, Listeners, Occupant, Partition, Plan, Port, Seat, Weights};
+use crate::protocol::{
+    Cleared, Command, Event, Exit, OnTrial, Outcome, Progress, Refusal, Reloaded, Restarted,
+    RetireTarget, Retired, RolledBack, Scaled, Stopped, WorkerId, WorkerState,
+};
 
 /// A supervisor whose spawns succeed at once; everything else is up to the test.
 struct Bench {
@@ -36,7 +40,7 @@ struct Bench {
     closed: Vec<WorkerId>,
     told_to_retire: Vec<u64>,
     told_to_die: Vec<u64>,
-    replies: Vec<Result<Done, Refusal>>,
+    replies: Vec<Result<Outcome, Refusal>>,
     removed: bool,
     finished: bool,
     /// Looks at the table; each is answered at once.
@@ -169,8 +173,8 @@ impl Bench {
         }
     }
 
-    fn request(&mut self, request: Request) {
-        self.input(Input::Request(RequestId(0), request));
+    fn request(&mut self, command: Command) {
+        self.input(Input::Request(RequestId(0), command));
     }
 
     /// Sockets of a worker, as often as given.
@@ -217,7 +221,7 @@ impl Bench {
         plan.seats().map(|(_, occupant)| occupant.map_or(0, holder)).collect()
     }
 
-    fn last_reply(&self) -> &Result<Done, Refusal> {
+    fn last_reply(&self) -> &Result<Outcome, Refusal> {
         self.replies.last().expect("a reply")
     }
 }
@@ -227,6 +231,34 @@ const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
 const IDLE: Sockets = Sockets { queued: 0, half_open: 0, established: 0, remembered: 0, bound: 0 };
 const SERVING: Sockets = Sockets { established: 1, ..IDLE };
+
+/// A reload of all clients.
+const RELOAD: Command = Command::Reload { share: None };
+
+/// The outcome of a reload, whose transaction took the time of [`Bench::commit_done`].
+fn reload_outcome(generation: u64, workers: u16) -> Outcome {
+    let generation = Generation(generation);
+    Outcome::Reloaded(Reloaded { generation, workers, swap_seconds: SWAP_SECONDS })
+}
+
+fn rollback_outcome(generation: u64, workers: u16) -> Outcome {
+    let generation = Generation(generation);
+    Outcome::RolledBack(RolledBack { generation, workers, swap_seconds: SWAP_SECONDS })
+}
+
+fn scale_outcome(workers: u16, moved_slots: u32, slots: u32) -> Outcome {
+    Outcome::Scaled(Scaled { workers, moved_slots, slots })
+}
+
+fn clear_outcome(workers: u32) -> Outcome {
+    Outcome::Cleared(Cleared { workers })
+}
+
+fn stop_outcome(workers: u32) -> Outcome {
+    Outcome::Stopped(Stopped { workers })
+}
+
+const SWAP_SECONDS: f64 = 0.001;
 
 fn settings(workers: u16) -> Settings {
     let (stagger, give_up) = (Duration::ZERO, None);

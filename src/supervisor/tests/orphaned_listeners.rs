@@ -1,6 +1,7 @@
 //! Listening sockets that outlive their worker.
 
 use super::*;
+use crate::protocol::{Event, Exit, Unhealthy, WorkerId, WorkerState};
 
 const WAITING: Sockets = Sockets { queued: 3, established: 3, ..IDLE };
 
@@ -103,7 +104,7 @@ fn what_a_successor_that_fails_had_inherited_goes_to_the_next_one() {
 #[test]
 fn the_sockets_of_a_drained_worker_are_closed_when_two_counts_show_nobody() {
     let mut bench = holding(1);
-    bench.request(Request::Reload);
+    bench.request(RELOAD);
     bench.ready(2);
     bench.commit_all();
     bench.counts(1, &[IDLE, IDLE]);
@@ -128,7 +129,7 @@ fn the_sockets_of_a_drained_worker_are_closed_when_two_counts_show_nobody() {
 #[test]
 fn who_waits_for_a_retired_worker_that_dies_is_served_by_a_process_that_no_plan_names() {
     let mut bench = holding(2);
-    bench.request(Request::Reload);
+    bench.request(RELOAD);
     bench.ready(3);
     bench.ready(4);
     bench.commit_all();
@@ -150,7 +151,7 @@ fn who_waits_for_a_retired_worker_that_dies_is_served_by_a_process_that_no_plan_
 #[test]
 fn after_three_that_could_not_serve_them_those_who_wait_are_given_up() {
     let mut bench = holding(1);
-    bench.request(Request::Reload);
+    bench.request(RELOAD);
     bench.ready(2);
     bench.commit_all();
     bench.dies(1, Exit::Signal(9));
@@ -184,7 +185,7 @@ fn after_three_that_could_not_serve_them_those_who_wait_are_given_up() {
 #[test]
 fn counts_mean_nothing_while_the_rules_still_lead_there() {
     let mut bench = holding(2);
-    bench.request(Request::Reload);
+    bench.request(RELOAD);
     // Its place is not filled again: a reload is under way.
     bench.dies(1, Exit::Signal(9));
     assert!(bench.commit.is_some());
@@ -200,7 +201,7 @@ fn counts_mean_nothing_while_the_rules_still_lead_there() {
 #[test]
 fn sockets_of_a_reload_that_fails_are_closed() {
     let mut bench = holding(2);
-    bench.request(Request::Reload);
+    bench.request(RELOAD);
     bench.spawn(3);
     bench.spawn(4);
     bench.dies(3, Exit::Code(1));
@@ -234,7 +235,7 @@ fn ports_that_no_plan_can_take_are_not_inherited() {
 #[test]
 fn a_stop_ends_when_nobody_waits_any_more_or_the_time_for_it_is_over() {
     let mut bench = holding(2);
-    bench.request(Request::Stop { now: false });
+    bench.request(Command::Stop { now: false });
     bench.commit_all();
     bench.counts(1, &[IDLE, IDLE]);
     bench.counts(2, &[IDLE, IDLE]);
@@ -251,7 +252,7 @@ fn a_stop_ends_when_nobody_waits_any_more_or_the_time_for_it_is_over() {
 #[test]
 fn a_stop_waits_for_the_process_that_serves_those_who_wait() {
     let mut bench = holding(1);
-    bench.request(Request::Stop { now: false });
+    bench.request(Command::Stop { now: false });
     bench.commit_all();
     bench.dies(1, Exit::Signal(9));
     bench.counts(1, &[WAITING]);
@@ -270,7 +271,7 @@ fn a_stop_waits_for_the_process_that_serves_those_who_wait() {
 #[test]
 fn a_stop_at_once_closes_all() {
     let mut bench = holding(2);
-    bench.request(Request::Stop { now: true });
+    bench.request(Command::Stop { now: true });
     bench.commit_all();
     bench.dies(1, Exit::Signal(15));
     assert_eq!(bench.take_closed(), [1]);
@@ -320,7 +321,7 @@ fn a_stop_ends_also_those_whose_inherited_sockets_the_plan_still_names() {
     });
     bench.input(Input::Unhealthy { worker: WorkerId(2), cause: Unhealthy::Stopped });
     bench.input(Input::Ready { worker: WorkerId(2) });
-    bench.request(Request::Stop { now: true });
+    bench.request(Command::Stop { now: true });
     bench.commit_all();
     assert_eq!(bench.take_terminated(), [2]);
     bench.dies(2, Exit::Signal(15));

@@ -1,10 +1,11 @@
 use super::*;
+use crate::protocol::{Exit, Refusal, Rollout, WorkerId, WorkerState};
 
 /// Two live workers, 1 and 2, and a reload whose workers are 3 and 4.
 fn reloading() -> Bench {
     let mut bench = Bench::live(2);
     bench.take_spawned();
-    bench.request(Request::Reload);
+    bench.request(RELOAD);
     assert_eq!(bench.take_spawned(), [(3, 0, 2), (4, 1, 2)]);
     bench
 }
@@ -20,7 +21,7 @@ fn all_new_workers_ready_then_one_swap_then_the_old_ones_retire() {
     let swap = bench.commit_done();
     assert_eq!(swap.generation(), Generation(2));
     assert_eq!(bench.in_force(), [3, 4]);
-    assert_eq!(bench.replies, [Ok(Done::Reloaded { generation: Generation(2) })]);
+    assert_eq!(bench.replies, [Ok(reload_outcome(2, 2))]);
     assert_eq!(bench.state(1), Some(WorkerState::Retired));
     assert_eq!(bench.take_terminated(), NOBODY);
     assert_eq!(bench.take_spawned(), []);
@@ -52,7 +53,7 @@ fn a_drain_limit_ends_retired_workers() {
     bench.input(Input::Start);
     bench.ready(1);
     bench.commit_done();
-    bench.request(Request::Reload);
+    bench.request(RELOAD);
     bench.ready(2);
     bench.commit_done();
     bench.counts(1, &[SERVING, SERVING]);
@@ -109,7 +110,7 @@ fn a_new_worker_that_fails_ends_the_reload_with_the_reason() {
         assert_eq!(bench.supervisor.generation(), Generation::FIRST);
         bench.pass(100 * SECOND);
         assert_eq!(bench.take_spawned(), [], "{reason}");
-        bench.request(Request::Reload);
+        bench.request(RELOAD);
         assert_eq!(bench.take_spawned(), [(5, 0, 2), (6, 1, 2)], "{reason}");
     }
 }
@@ -137,7 +138,7 @@ fn when_the_last_old_worker_dies_the_ready_new_ones_take_over() {
     bench.dies(2, Exit::Code(1));
     bench.commit_done();
     assert_eq!(bench.in_force(), [3, 0]);
-    assert_eq!(bench.replies, [Ok(Done::Reloaded { generation: Generation(2) })]);
+    assert_eq!(bench.replies, [Ok(reload_outcome(2, 2))]);
     bench.dies(4, Exit::Code(1));
     bench.pass(SECOND);
     assert_eq!(bench.take_spawned(), [(5, 1, 2)], "an ordinary failed start by now");
@@ -174,7 +175,7 @@ fn failed_swaps_go_on_when_no_old_worker_is_left() {
     }
     bench.commit_done();
     assert_eq!(bench.in_force(), [3, 4]);
-    assert_eq!(bench.replies, [Ok(Done::Reloaded { generation: Generation(2) })]);
+    assert_eq!(bench.replies, [Ok(reload_outcome(2, 2))]);
 }
 
 #[test]
@@ -202,9 +203,9 @@ fn a_new_worker_that_dies_during_the_swap_fails_the_reload_only_if_the_swap_fail
 #[test]
 fn a_second_reload_is_refused_while_one_is_under_way() {
     let mut bench = reloading();
-    bench.request(Request::Reload);
+    bench.request(RELOAD);
     assert_eq!(bench.last_reply(), &Err(Refusal::Busy(Rollout::Reload)));
-    bench.request(Request::Scale { workers: 4 });
+    bench.request(Command::Scale { workers: 4 });
     let refusal = bench.last_reply().as_ref().expect_err("refused");
     assert_eq!(refusal.to_string(), "a reload is under way; try again when it has ended");
     assert_eq!(bench.take_spawned(), []);
@@ -220,7 +221,7 @@ fn a_reload_helps_a_cluster_whose_workers_all_crash() {
     }
     bench.dies(6, Exit::Code(1));
     bench.take_spawned();
-    bench.request(Request::Reload);
+    bench.request(RELOAD);
     assert_eq!(bench.take_spawned(), [(7, 0, 2)], "the back-off of the old does not hold");
     bench.ready(7);
     bench.commit_done();
@@ -236,7 +237,7 @@ fn the_last_generation_cannot_be_reloaded() {
     bench.input(Input::Start);
     bench.ready(1);
     bench.commit_done();
-    bench.request(Request::Reload);
+    bench.request(RELOAD);
     assert_eq!(bench.last_reply(), &Err(Refusal::LastGeneration(Generation(u64::MAX))));
 }
 
@@ -253,5 +254,5 @@ fn a_new_worker_that_dies_between_two_tries_does_not_take_the_others_along() {
     bench.pass(SECOND);
     bench.commit_done();
     assert_eq!(bench.in_force(), [3, 0]);
-    assert_eq!(bench.replies, [Ok(Done::Reloaded { generation: Generation(2) })]);
+    assert_eq!(bench.replies, [Ok(reload_outcome(2, 2))]);
 }

@@ -1,9 +1,10 @@
 //! What happens when others change our table.
 
 use super::*;
+use crate::protocol::{Event, Exit, RuleWriter};
 
-fn nft() -> Option<Writer> {
-    Some(Writer { pid: 77, name: "nft".to_owned() })
+fn nft() -> Option<RuleWriter> {
+    Some(RuleWriter { pid: 77, name: "nft".to_owned() })
 }
 
 impl Bench {
@@ -131,7 +132,7 @@ fn a_death_during_a_repair_is_committed_after_it() {
 #[test]
 fn a_reload_during_a_repair_comes_into_force_after_it() {
     let mut bench = Bench::at_rest();
-    bench.request(Request::Reload);
+    bench.request(RELOAD);
     bench.damage();
     bench.ready(3);
     bench.ready(4);
@@ -139,7 +140,7 @@ fn a_reload_during_a_repair_comes_into_force_after_it() {
     bench.restore_done();
     bench.commit_done();
     assert_eq!(bench.in_force(), [3, 4]);
-    assert!(matches!(bench.last_reply(), Ok(Done::Reloaded { .. })));
+    assert!(matches!(bench.last_reply(), Ok(Outcome::Reloaded(_))));
 }
 
 #[test]
@@ -207,7 +208,7 @@ fn before_the_first_commit_and_after_the_end_nothing_is_looked_at() {
     bench.input(Input::TableChanged { writer: nft() });
     assert_eq!(bench.looks, 0, "there are no rules of ours");
     let mut bench = Bench::at_rest();
-    bench.request(Request::Stop { now: true });
+    bench.request(Command::Stop { now: true });
     bench.commit_all();
     bench.dies(1, Exit::Code(0));
     bench.dies(2, Exit::Code(0));

@@ -1,6 +1,10 @@
 //! Live workers that are replaced: rows of IPCLUSTER.md on retirement.
 
 use super::*;
+use crate::protocol::{
+    Event, Exit, Progress, Refusal, ReplaceReason, Retire, Rollout, Unhealthy, WorkerId,
+    WorkerState,
+};
 
 /// So many live workers, with these settings.
 fn live_with(settings: Settings) -> Bench {
@@ -25,7 +29,7 @@ fn asks(bench: &mut Bench, worker: u64) {
 }
 
 fn retire(bench: &mut Bench, seat: u16) {
-    bench.request(Request::Retire { target: RetireTarget::Seat(Seat(seat)) });
+    bench.request(Command::Retire(RetireTarget::Seat(Seat(seat))));
 }
 
 fn cause(bench: &Bench, worker: u64) -> Option<ReplaceReason> {
@@ -217,7 +221,7 @@ fn a_successor_that_fails_is_tried_again_and_the_old_one_serves_on() {
     bench.ready(4);
     assert_eq!(bench.steps.last(), Some(&Progress::SuccessorReady { seat: Seat(0) }));
     bench.commit_done();
-    let done = Done::Retired { seat: Seat(0), pid: Some(100), successor: Some(100) };
+    let done = Outcome::Retired(Retired { seat: Seat(0), pid: Some(100), successor: Some(100) });
     assert_eq!(bench.replies, [Ok(done)]);
     assert_eq!(bench.in_force(), [4, 2]);
 }
@@ -257,7 +261,7 @@ fn a_reload_retires_those_who_leave_and_nobody_begins_to() {
     let mut bench = live_with(settings(2));
     asks(&mut bench, 1);
     assert_eq!(bench.take_spawned(), [(3, 0, 1)]);
-    bench.request(Request::Reload);
+    bench.request(RELOAD);
     assert_eq!(bench.take_spawned(), [(4, 0, 2), (5, 1, 2)]);
     asks(&mut bench, 2);
     assert_eq!(bench.take_spawned(), [], "its successor is that of the new generation");
@@ -275,7 +279,7 @@ fn a_reload_retires_those_who_leave_and_nobody_begins_to() {
 #[test]
 fn after_a_reload_that_failed_those_who_asked_meanwhile_leave() {
     let mut bench = live_with(settings(2));
-    bench.request(Request::Reload);
+    bench.request(RELOAD);
     bench.take_spawned();
     asks(&mut bench, 2);
     bench.dies(3, Exit::Code(1));
@@ -288,9 +292,9 @@ fn scaling_down_retires_a_worker_that_leaves_without_a_successor() {
     let mut bench = live_with(settings(2));
     retire(&mut bench, 1);
     assert_eq!(bench.take_spawned(), [(3, 1, 1)]);
-    bench.request(Request::Scale { workers: 1 });
+    bench.request(Command::Scale { workers: 1 });
     bench.commit_done();
-    let done = Done::Retired { seat: Seat(1), pid: Some(100), successor: None };
+    let done = Outcome::Retired(Retired { seat: Seat(1), pid: Some(100), successor: None });
     assert!(bench.replies.contains(&Ok(done)), "{:?}", bench.replies);
     assert_eq!(bench.in_force(), [1]);
     bench.spawn(3);
@@ -300,7 +304,7 @@ fn scaling_down_retires_a_worker_that_leaves_without_a_successor() {
 #[test]
 fn a_pid_names_a_live_worker_as_well_as_its_seat() {
     let mut bench = live_with(settings(2));
-    bench.request(Request::Retire { target: RetireTarget::Pid(100) });
+    bench.request(Command::Retire(RetireTarget::Pid(100)));
     assert_eq!(bench.take_spawned(), [(3, 0, 1)]);
 }
 
@@ -309,7 +313,7 @@ fn what_cannot_be_retired_is_refused_with_the_reason() {
     let mut bench = live_with(settings(2));
     retire(&mut bench, 2);
     assert_eq!(bench.replies.pop(), Some(Err(Refusal::NoSuchSeat { seat: Seat(2), seats: 2 })));
-    bench.request(Request::Retire { target: RetireTarget::Pid(7) });
+    bench.request(Command::Retire(RetireTarget::Pid(7)));
     assert_eq!(bench.replies.pop(), Some(Err(Refusal::NoSuchWorker { pid: 7 })));
     retire(&mut bench, 0);
     retire(&mut bench, 0);
@@ -322,13 +326,13 @@ fn what_cannot_be_retired_is_refused_with_the_reason() {
     bench.ready(3);
     bench.commit_done();
     assert!(bench.replies.pop().expect("a reply").is_ok());
-    bench.request(Request::Retire { target: RetireTarget::Pid(100) });
+    bench.request(Command::Retire(RetireTarget::Pid(100)));
     let retired = Refusal::NotLive { seat: Seat(0), state: WorkerState::Retired };
     assert_eq!(bench.replies.pop(), Some(Err(retired)));
-    bench.request(Request::Reload);
+    bench.request(RELOAD);
     retire(&mut bench, 0);
     assert_eq!(bench.replies.pop(), Some(Err(Refusal::Busy(Rollout::Reload))));
-    bench.request(Request::Stop { now: false });
+    bench.request(Command::Stop { now: false });
     retire(&mut bench, 0);
     assert_eq!(bench.replies.pop(), Some(Err(Refusal::Stopping)));
 }
@@ -337,7 +341,7 @@ fn what_cannot_be_retired_is_refused_with_the_reason() {
 fn a_stop_ends_the_wait_for_a_successor() {
     let mut bench = live_with(settings(2));
     retire(&mut bench, 0);
-    bench.request(Request::Stop { now: false });
+    bench.request(Command::Stop { now: false });
     assert_eq!(bench.replies, [Err(Refusal::Stopping)]);
 }
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::protocol::{Exit, Refusal, WorkerId, WorkerState};
 
 /// Two workers of generation 2, 3 and 4, in force; 1 and 2 are retired and have connections.
 fn reloaded(keep: Duration) -> Bench {
@@ -8,7 +9,7 @@ fn reloaded(keep: Duration) -> Bench {
     bench.ready(1);
     bench.ready(2);
     bench.commit_all();
-    bench.request(Request::Reload);
+    bench.request(RELOAD);
     bench.ready(3);
     bench.ready(4);
     bench.commit_done();
@@ -30,7 +31,7 @@ fn awaited(bench: &Bench) -> Vec<u64> {
 #[test]
 fn retired_workers_that_still_listen_serve_again_without_a_start() {
     let mut bench = reloaded(Duration::ZERO);
-    bench.request(Request::Rollback);
+    bench.request(Command::Rollback);
     assert_eq!(awaited(&bench), [1, 2]);
     listens(&mut bench, 1);
     assert_eq!(bench.commit, None, "the other was not seen to listen");
@@ -38,7 +39,7 @@ fn retired_workers_that_still_listen_serve_again_without_a_start() {
     assert_eq!(bench.take_terminated(), NOBODY, "it is wanted again");
     listens(&mut bench, 2);
     bench.commit_done();
-    assert_eq!(bench.last_reply(), &Ok(Done::RolledBack { generation: Generation(1) }));
+    assert_eq!(bench.last_reply(), &Ok(rollback_outcome(1, 2)));
     assert_eq!(bench.in_force(), [1, 2]);
     assert_eq!(bench.take_spawned(), []);
     // Retired, back at the value that they had, and those of generation 2 retired in turn.
@@ -51,16 +52,16 @@ fn retired_workers_that_still_listen_serve_again_without_a_start() {
     ] {
         assert_eq!(bench.state(worker), Some(state), "{worker}");
     }
-    bench.request(Request::Rollback);
+    bench.request(Command::Rollback);
     assert_eq!(bench.last_reply(), &Err(Refusal::NothingBefore));
-    bench.request(Request::Reload);
+    bench.request(RELOAD);
     assert_eq!(bench.take_spawned(), [(5, 0, 3), (6, 1, 3)]);
 }
 
 #[test]
 fn one_that_does_not_listen_any_more_leaves_all_as_it_is() {
     let mut bench = reloaded(Duration::ZERO);
-    bench.request(Request::Rollback);
+    bench.request(Command::Rollback);
     listens(&mut bench, 1);
     bench.pass(2 * SECOND);
     let refusal = bench.last_reply().as_ref().expect_err("failed").to_string();
@@ -79,7 +80,7 @@ fn one_that_does_not_listen_any_more_leaves_all_as_it_is() {
 #[test]
 fn one_that_dies_meanwhile_leaves_all_as_it_is() {
     let mut bench = reloaded(Duration::ZERO);
-    bench.request(Request::Rollback);
+    bench.request(Command::Rollback);
     listens(&mut bench, 1);
     bench.dies(2, Exit::Code(0));
     assert!(matches!(bench.last_reply(), Err(Refusal::Worker(_))));
@@ -92,7 +93,7 @@ fn a_seat_whose_worker_has_ended_is_named() {
     let mut bench = reloaded(Duration::ZERO);
     bench.counts(1, &[IDLE]);
     assert_eq!(bench.take_terminated(), [1]);
-    bench.request(Request::Rollback);
+    bench.request(Command::Rollback);
     let refusal = bench.last_reply().as_ref().expect_err("refused").to_string();
     let expected = "generation 1 cannot serve again: its workers of seat 0 have ended";
     assert_eq!(refusal, expected);
@@ -108,7 +109,7 @@ fn workers_of_the_generation_before_are_kept_for_a_while() {
     bench.pass(SECOND);
     bench.counts(1, &[IDLE]);
     assert_eq!(bench.take_terminated(), [1]);
-    bench.request(Request::Reload);
+    bench.request(RELOAD);
     bench.ready(5);
     bench.ready(6);
     bench.commit_done();
@@ -120,7 +121,7 @@ fn workers_of_the_generation_before_are_kept_for_a_while() {
 fn a_stop_does_not_wait_for_those_that_are_kept() {
     let mut bench = reloaded(60 * SECOND);
     bench.counts(1, &[IDLE]);
-    bench.request(Request::Stop { now: false });
+    bench.request(Command::Stop { now: false });
     bench.commit_done();
     bench.counts(1, &[IDLE]);
     assert_eq!(bench.take_terminated(), [1]);
@@ -130,10 +131,10 @@ fn a_stop_does_not_wait_for_those_that_are_kept() {
 fn a_stop_in_the_middle_of_a_rollback_drains_all() {
     for at_once in [false, true] {
         let mut bench = reloaded(Duration::ZERO);
-        bench.request(Request::Rollback);
+        bench.request(Command::Rollback);
         listens(&mut bench, 1);
         listens(&mut bench, 2);
-        bench.request(Request::Stop { now: at_once });
+        bench.request(Command::Stop { now: at_once });
         bench.commit_done();
         bench.commit_done();
         assert!(!bench.supervisor.plan().is_admitting());
@@ -149,26 +150,26 @@ fn a_stop_in_the_middle_of_a_rollback_drains_all() {
 #[test]
 fn there_is_nothing_to_go_back_to_without_a_reload() {
     let mut bench = Bench::live(2);
-    bench.request(Request::Rollback);
+    bench.request(Command::Rollback);
     assert_eq!(bench.last_reply(), &Err(Refusal::NothingBefore));
     let mut bench = reloaded(Duration::ZERO);
-    bench.request(Request::Scale { workers: 1 });
+    bench.request(Command::Scale { workers: 1 });
     bench.commit_done();
-    bench.request(Request::Rollback);
+    bench.request(Command::Rollback);
     assert_eq!(bench.last_reply(), &Err(Refusal::NothingBefore));
 }
 
 #[test]
 fn a_promotion_can_be_rolled_back_to_the_generation_before_the_trial() {
     let mut bench = Bench::live(1);
-    bench.request(Request::Canary { share: "50%".parse().expect("a share") });
+    bench.request(Command::Reload { share: Some("50%".parse().expect("a share")) });
     bench.ready(2);
     bench.commit_done();
-    bench.request(Request::Promote);
+    bench.request(Command::Promote);
     bench.ready(3);
     bench.commit_done();
     assert_eq!(bench.in_force(), [3]);
-    bench.request(Request::Rollback);
+    bench.request(Command::Rollback);
     listens(&mut bench, 1);
     bench.commit_done();
     assert_eq!(bench.in_force(), [1]);

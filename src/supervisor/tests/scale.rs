@@ -1,11 +1,12 @@
 use super::*;
 use crate::plan::PlanError;
+use crate::protocol::{Exit, Refusal, WorkerState};
 
 #[test]
 fn scaling_up_waits_for_all_new_workers_and_moves_the_fewest_slots() {
     let mut bench = Bench::live(2);
     bench.take_spawned();
-    bench.request(Request::Scale { workers: 4 });
+    bench.request(Command::Scale { workers: 4 });
     assert_eq!(bench.take_spawned(), [(3, 2, 1), (4, 3, 1)]);
     bench.ready(3);
     assert_eq!(bench.commit, None);
@@ -13,13 +14,13 @@ fn scaling_up_waits_for_all_new_workers_and_moves_the_fewest_slots() {
     bench.commit_done();
     assert_eq!(bench.in_force(), [1, 2, 3, 4]);
     assert_eq!(bench.supervisor.generation(), Generation::FIRST);
-    assert_eq!(bench.replies, [Ok(Done::Scaled { workers: 4, moved: 32, slots: 64 })]);
+    assert_eq!(bench.replies, [Ok(scale_outcome(4, 32, 64))]);
 }
 
 #[test]
 fn a_new_worker_that_fails_leaves_the_number_as_it_was() {
     let mut bench = Bench::live(2);
-    bench.request(Request::Scale { workers: 4 });
+    bench.request(Command::Scale { workers: 4 });
     bench.take_spawned();
     bench.ready(3);
     bench.dies(4, Exit::Code(1));
@@ -33,10 +34,10 @@ fn a_new_worker_that_fails_leaves_the_number_as_it_was() {
 #[test]
 fn scaling_down_is_one_commit_and_retires_the_upper_seats() {
     let mut bench = Bench::live(4);
-    bench.request(Request::Scale { workers: 3 });
+    bench.request(Command::Scale { workers: 3 });
     bench.commit_done();
     assert_eq!(bench.in_force(), [1, 2, 3]);
-    assert_eq!(bench.replies, [Ok(Done::Scaled { workers: 3, moved: 16, slots: 64 })]);
+    assert_eq!(bench.replies, [Ok(scale_outcome(3, 16, 64))]);
     assert_eq!(bench.state(4), Some(WorkerState::Retired));
     bench.counts(4, &[IDLE, IDLE]);
     assert_eq!(bench.take_terminated(), [4]);
@@ -49,7 +50,7 @@ fn scaling_down_ends_the_replacement_of_a_dead_worker_in_an_upper_seat() {
     bench.dies(2, Exit::Code(1));
     bench.commit_done();
     bench.spawn(3);
-    bench.request(Request::Scale { workers: 1 });
+    bench.request(Command::Scale { workers: 1 });
     bench.commit_done();
     assert_eq!(bench.take_terminated(), [3]);
 }
@@ -59,7 +60,7 @@ fn scaling_down_does_not_retire_the_only_workers_that_serve() {
     let mut bench = Bench::live(3);
     bench.dies(1, Exit::Code(1));
     bench.commit_done();
-    bench.request(Request::Scale { workers: 1 });
+    bench.request(Command::Scale { workers: 1 });
     assert_eq!(bench.replies, [Err(Refusal::NobodyLeft)]);
     assert_eq!((bench.in_force(), &bench.commit), (vec![0, 2, 3], &None));
 }
@@ -67,7 +68,7 @@ fn scaling_down_does_not_retire_the_only_workers_that_serve() {
 #[test]
 fn a_worker_that_dies_while_the_cluster_grows_is_replaced_afterwards() {
     let mut bench = Bench::live(2);
-    bench.request(Request::Scale { workers: 3 });
+    bench.request(Command::Scale { workers: 3 });
     bench.take_spawned();
     bench.dies(1, Exit::Code(1));
     bench.commit_done();
@@ -81,8 +82,8 @@ fn a_worker_that_dies_while_the_cluster_grows_is_replaced_afterwards() {
 #[test]
 fn the_number_there_is_is_done_at_once() {
     let mut bench = Bench::live(2);
-    bench.request(Request::Scale { workers: 2 });
-    assert_eq!(bench.replies, [Ok(Done::Scaled { workers: 2, moved: 0, slots: 64 })]);
+    bench.request(Command::Scale { workers: 2 });
+    assert_eq!(bench.replies, [Ok(scale_outcome(2, 0, 64))]);
     assert_eq!(bench.commit, None);
 }
 
@@ -93,7 +94,7 @@ fn numbers_that_cannot_be_are_refused() {
     for (workers, refusal) in [(0, too_many(0)), (1025, too_many(1025)), (65, Refusal::Plan(fewer))]
     {
         let mut bench = Bench::live(2);
-        bench.request(Request::Scale { workers });
+        bench.request(Command::Scale { workers });
         assert_eq!(bench.replies, [Err(refusal)]);
         assert_eq!(bench.in_force(), [1, 2]);
     }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::protocol::{Exit, Refusal, WorkerId, WorkerState};
 
 #[test]
 fn the_first_ready_worker_goes_into_force_and_the_others_follow() {
@@ -104,7 +105,7 @@ fn a_takeover_keeps_the_old_plan_until_all_are_ready() {
     bench.ready(1);
     bench.ready(2);
     bench.dies(3, Exit::Code(1));
-    bench.request(Request::Reload);
+    bench.request(RELOAD);
     assert_eq!(bench.last_reply(), &Err(Refusal::Starting));
     bench.pass(SECOND);
     assert_eq!(bench.take_spawned(), [(4, 2, 5)], "tried again");

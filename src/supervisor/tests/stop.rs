@@ -1,9 +1,10 @@
 use super::*;
+use crate::protocol::{Exit, Refusal, WorkerId, WorkerState};
 
 #[test]
 fn a_stop_closes_drains_and_removes_in_this_order() {
     let mut bench = Bench::live(2);
-    bench.request(Request::Stop { now: false });
+    bench.request(Command::Stop { now: false });
     let closed = bench.commit.clone().expect("a commit");
     assert!(!closed.is_admitting());
     assert_eq!(bench.holders(&closed), [1, 2]);
@@ -18,14 +19,14 @@ fn a_stop_closes_drains_and_removes_in_this_order() {
     bench.counts(1, &[IDLE]);
     bench.dies(1, Exit::Code(0));
     assert!(bench.removed && bench.finished);
-    assert_eq!(bench.replies, [Ok(Done::Stopped)]);
+    assert_eq!(bench.replies, [Ok(stop_outcome(2))]);
     assert_eq!(bench.supervisor.deadline(), None);
 }
 
 #[test]
 fn a_stop_at_once_waits_for_the_closed_plan_alone() {
     let mut bench = Bench::live(2);
-    bench.request(Request::Stop { now: true });
+    bench.request(Command::Stop { now: true });
     assert_eq!(bench.take_terminated(), NOBODY);
     bench.commit_done();
     assert_eq!(bench.take_terminated(), [1, 2]);
@@ -36,12 +37,12 @@ fn a_stop_at_once_waits_for_the_closed_plan_alone() {
 #[test]
 fn a_second_stop_hurries_the_first_and_both_are_answered() {
     let mut bench = Bench::live(1);
-    bench.request(Request::Stop { now: false });
+    bench.request(Command::Stop { now: false });
     bench.commit_done();
-    bench.request(Request::Stop { now: true });
+    bench.request(Command::Stop { now: true });
     assert_eq!(bench.take_terminated(), [1]);
     bench.dies(1, Exit::Signal(15));
-    assert_eq!(bench.replies, [Ok(Done::Stopped), Ok(Done::Stopped)]);
+    assert_eq!(bench.replies, [Ok(stop_outcome(1)), Ok(stop_outcome(1))]);
 }
 
 #[test]
@@ -49,7 +50,7 @@ fn a_stop_before_anything_is_in_force_needs_no_commit() {
     let mut bench = Bench::new(settings(2), vacant(2), Start::Fresh);
     bench.input(Input::Start);
     bench.spawn(1);
-    bench.request(Request::Stop { now: false });
+    bench.request(Command::Stop { now: false });
     assert_eq!(bench.take_terminated(), [1]);
     bench.spawn(2);
     assert_eq!(bench.take_terminated(), [2], "as soon as it is known to run");
@@ -63,21 +64,21 @@ fn a_stop_before_anything_is_in_force_needs_no_commit() {
 #[test]
 fn a_stop_ends_a_reload() {
     let mut bench = Bench::live(1);
-    bench.request(Request::Reload);
+    bench.request(RELOAD);
     bench.spawn(2);
-    bench.request(Request::Stop { now: false });
+    bench.request(Command::Stop { now: false });
     assert_eq!(bench.replies, [Err(Refusal::Stopping)]);
     assert_eq!(bench.take_terminated(), [2]);
-    bench.request(Request::Reload);
+    bench.request(RELOAD);
     assert_eq!(bench.last_reply(), &Err(Refusal::Stopping));
 }
 
 #[test]
 fn a_stop_while_the_swap_is_on_its_way_drains_both_generations() {
     let mut bench = Bench::live(1);
-    bench.request(Request::Reload);
+    bench.request(RELOAD);
     bench.ready(2);
-    bench.request(Request::Stop { now: false });
+    bench.request(Command::Stop { now: false });
     assert_eq!(bench.take_terminated(), NOBODY, "2 may be in force any moment");
     bench.commit_done();
     bench.commit_done();
@@ -88,7 +89,7 @@ fn a_stop_while_the_swap_is_on_its_way_drains_both_generations() {
 #[test]
 fn a_kernel_that_refuses_the_closed_plan_does_not_keep_the_workers() {
     let mut bench = Bench::live(1);
-    bench.request(Request::Stop { now: true });
+    bench.request(Command::Stop { now: true });
     for _ in 0..2 {
         bench.commit_fails();
         assert_eq!(bench.take_terminated(), NOBODY);

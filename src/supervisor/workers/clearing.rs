@@ -8,12 +8,12 @@
 
 use std::collections::BTreeSet;
 
-use super::worker::{Stage, Worker, WorkerId};
+use super::worker::{Stage, Worker};
 use crate::plan::Generation;
+use crate::protocol::{Cleared, EndReason, Outcome, Progress, Refusal, Restarted, WorkerId};
 use crate::supervisor::rollout::Roster;
-use crate::supervisor::{
-    Action, Done, EndReason, Progress, Refusal, RequestId, Supervisor, Timestamp,
-};
+use crate::supervisor::state::count;
+use crate::supervisor::{Action, RequestId, Supervisor, Timestamp};
 
 /// A wish to see retired workers ended.
 #[derive(Debug, Clone)]
@@ -65,12 +65,12 @@ impl Supervisor {
     }
 
     /// A reload or scale is done.
-    pub(in crate::supervisor) fn rollout_done(&mut self, request: RequestId, done: Done) {
+    pub(in crate::supervisor) fn rollout_done(&mut self, request: RequestId, outcome: Outcome) {
         if self.configuring.take_if(|configuring| *configuring == request).is_some() {
             self.end_old_workers();
         }
         if self.restarting.take_if(|restarting| *restarting == request).is_none() {
-            return self.reply(request, Ok(done));
+            return self.reply(request, Ok(outcome));
         }
         let generation = self.target.generation;
         self.progress(request, Progress::Swapped { generation });
@@ -183,11 +183,16 @@ impl Supervisor {
         let is_news = std::mem::replace(&mut clearing.left, left) != left;
         match clearing.origin.request() {
             Some(request) if left == 0 => {
-                let done = match clearing.origin {
-                    Origin::Restart(_, generation) => Done::Restarted { generation, ended: of },
-                    Origin::Operator(_) | Origin::KillOld => Done::Cleared { ended: of },
+                let outcome = match clearing.origin {
+                    Origin::Restart(_, generation) => {
+                        let workers = self.target.workers();
+                        Outcome::Restarted(Restarted { generation, workers, ended: count(of) })
+                    }
+                    Origin::Operator(_) | Origin::KillOld => {
+                        Outcome::Cleared(Cleared { workers: count(of) })
+                    }
                 };
-                self.reply(request, Ok(done));
+                self.reply(request, Ok(outcome));
             }
             Some(request) if is_news => self.progress(request, Progress::Clearing { left, of }),
             _ => {}

@@ -1,8 +1,9 @@
 //! What becomes of each worker: timed out, retired, ended, killed.
 
 use super::retirement::Retirement;
-use super::worker::{Ending, Stage, Worker, WorkerId};
-use crate::supervisor::{Action, EndReason, Event, FailureCause, NotReady, Supervisor, Timestamp};
+use super::worker::{Ending, Stage, Worker};
+use crate::protocol::{EndReason, Event, FailureCause, NotReady, WorkerId};
+use crate::supervisor::{Action, Supervisor, Timestamp};
 
 impl Supervisor {
     pub(in crate::supervisor) fn act_on_deadlines(&mut self, now: Timestamp) {

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use super::worker::{Ending, Stage, Worker, WorkerId};
+use super::worker::{Ending, Stage, Worker};
 use crate::plan::Port;
+use crate::protocol::WorkerId;
 use crate::supervisor::{Action, Supervisor, Timestamp};
 
 /// Whether a worker can be told things, and what it was told.

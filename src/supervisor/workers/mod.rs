@@ -12,8 +12,7 @@ mod retirement;
 mod spawning;
 mod worker;
 
-pub use replacement::ReplaceReason;
-pub use worker::{Worker, WorkerId, WorkerState};
+pub use worker::Worker;
 
 pub(super) use backoff::{Retry, SeatBackoff};
 pub(super) use clearing::Clearing;

@@ -22,11 +22,10 @@
 use std::sync::Arc;
 
 use super::retirement::Retirement;
-use super::worker::{Worker, WorkerId};
+use super::worker::Worker;
 use crate::plan::{Generation, Port, Seat};
-use crate::supervisor::{
-    Action, Event, FailureCause, Settings, Sockets, Supervisor, Timestamp, WorkerFailure,
-};
+use crate::protocol::{Event, FailureCause, WorkerFailure, WorkerId};
+use crate::supervisor::{Action, Settings, Sockets, Supervisor, Timestamp};
 
 /// So many drainers are started for one estate.
 const MAX_DRAINERS: u32 = 3;

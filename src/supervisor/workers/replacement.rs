@@ -15,54 +15,17 @@
 //! successor is started then; and the causes of the others, which are facts that last, are looked at
 //! again.
 
-use std::fmt;
 use std::time::Duration;
 
 use super::rate_limit::RateLimit;
-use super::worker::{Stage, Worker, WorkerId};
+use super::worker::{Stage, Worker};
 use crate::plan::Seat;
-use crate::supervisor::event::Mebibytes;
-use crate::supervisor::state::Phase;
-use crate::supervisor::{
-    Action, Done, EndReason, Event, MemoryUsage, Progress, Refusal, RequestId, RetireTarget,
-    Supervisor, Timestamp, WorkerFailure,
+use crate::protocol::{
+    EndReason, Event, Outcome, Progress, Refusal, ReplaceReason, RetireTarget, Retired,
+    WorkerFailure, WorkerId,
 };
-
-/// Why a live worker is replaced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ReplaceReason {
-    /// An operator wants it.
-    OperatorRequest,
-    /// It does not answer.
-    Unhealthy,
-    /// It wants it itself.
-    WorkerRequest,
-    /// It has too much memory.
-    Memory {
-        /// Its resident memory, in bytes.
-        rss: u64,
-    },
-    /// Its event loop is too late.
-    Lag {
-        /// How late.
-        lag: Duration,
-    },
-    /// It has run for long enough.
-    Age,
-}
-
-impl fmt::Display for ReplaceReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::OperatorRequest => f.write_str("an operator wants it"),
-            Self::Unhealthy => f.write_str("it does not answer"),
-            Self::WorkerRequest => f.write_str("it asks for it"),
-            Self::Memory { rss } => write!(f, "it has {} of memory", Mebibytes(*rss)),
-            Self::Lag { lag } => write!(f, "its event loop is {lag:.0?} late"),
-            Self::Age => f.write_str("it has run for long enough"),
-        }
-    }
-}
+use crate::supervisor::state::Phase;
+use crate::supervisor::{Action, MemoryUsage, RequestId, Supervisor, Timestamp};
 
 /// What was heard of a worker, and bears on whether it stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -304,7 +267,7 @@ impl Supervisor {
                         worker.seat == seat && self.kernel.in_force.names(worker)
                     };
                     let successor = self.workers.values().find(names).and_then(|it| it.pid);
-                    self.reply(request, Ok(Done::Retired { seat, pid, successor }));
+                    self.reply(request, Ok(Outcome::Retired(Retired { seat, pid, successor })));
                 }
                 None => self.reply(request, Err(Refusal::Died { seat })),
             }

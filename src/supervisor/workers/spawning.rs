@@ -1,10 +1,11 @@
 //! Which workers are missing, and when they are started.
 
 use super::backoff::{NextSpawn, SeatBackoff};
-use super::worker::{Worker, WorkerId};
+use super::worker::Worker;
 use crate::plan::{Generation, Seat};
+use crate::protocol::{Event, WorkerFailure, WorkerId};
 use crate::supervisor::rollout::Target;
-use crate::supervisor::{Action, Event, Supervisor, Timestamp, WorkerFailure};
+use crate::supervisor::{Action, Supervisor, Timestamp};
 
 impl Supervisor {
     /// Starts the missing workers whose time has come, in the order of the seats.

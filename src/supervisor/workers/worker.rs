@@ -1,26 +1,16 @@
 //! One worker: who it is, and where in its life.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::links::LinkState;
-use super::replacement::{ReplaceReason, Reports};
+use super::replacement::Reports;
 use super::retirement::Retirement;
 use crate::plan::{Generation, Occupant, Port, Seat};
+use crate::protocol::{Event, ReplaceReason, WorkerId, WorkerState};
+use crate::supervisor::Timestamp;
 use crate::supervisor::health::Health;
 use crate::supervisor::rollout::Reactivation;
-use crate::supervisor::{Event, Timestamp};
-
-/// Names a worker; no two in the life of one master have the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct WorkerId(pub u64);
-
-impl fmt::Display for WorkerId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
 
 /// A worker from the decision to spawn it until its process is gone.
 #[derive(Debug, Clone)]
@@ -63,31 +53,6 @@ pub struct Worker {
     pub(in crate::supervisor) drainers: u32,
     /// Whether it can be told things, and what it was told.
     pub(in crate::supervisor) link: LinkState,
-}
-
-/// Where a worker is in its life, in the words of DESIGN and of `status`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum WorkerState {
-    /// It is not in force yet: being spawned, getting ready, or waiting for others of its reload; or it
-    /// was retired, and a rollback has it serve again if its ports still listen.
-    Starting,
-    /// It gets new connections.
-    Live,
-    /// It gets no new connections and finishes those that it has.
-    Retired,
-    /// It was asked to end.
-    Dying,
-}
-
-impl fmt::Display for WorkerState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Starting => "starting",
-            Self::Live => "live",
-            Self::Retired => "retired",
-            Self::Dying => "dying",
-        })
-    }
 }
 
 /// [`WorkerState`] with what is known in each.

@@ -4,8 +4,7 @@ use tokio::sync::broadcast;
 
 use super::*;
 use crate::control::{ReceivedRequest, Reply};
-use crate::protocol::Request;
-use crate::supervisor::{FailureCause, Unhealthy, WorkerFailure, WorkerState, Writer};
+use crate::protocol::{FailureCause, Request, RuleWriter, Unhealthy, WorkerFailure, WorkerState};
 
 const WORKER: WorkerId = WorkerId(3);
 const SEAT: Seat = Seat(1);
@@ -20,7 +19,7 @@ fn events() -> Vec<Event> {
     let cause = FailureCause::Exit(Exit::Code(3));
     let failure = WorkerFailure { worker, seat, generation, cause, last_lines: last_lines.clone() };
     let reason = "EBUSY".to_owned();
-    let writer = Some(Writer { pid: 977, name: "nft".to_owned() });
+    let writer = Some(RuleWriter { pid: 977, name: "nft".to_owned() });
     let stats = WorkerStats {
         worker,
         seat,
@@ -232,7 +231,7 @@ async fn some_connections_are_left_for_commands() {
     };
     let mut listening: Vec<_> = (0..SUBSCRIBERS).map(|_| subscribe()).collect();
     let refused = subscribe().outcome().await.unwrap().unwrap_err();
-    assert_eq!(refused.message, "16 programs listen to events already");
+    assert_eq!(refused.to_string(), "16 programs listen to events already");
     // One that goes away makes room, as soon as there is something to tell it.
     drop(listening.pop());
     for attempt in 0.. {

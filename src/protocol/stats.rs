@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::{Supervisor, Worker, WorkerId, WorkerState};
+use super::{WorkerId, WorkerState};
 use crate::plan::{Generation, Seat};
 
 /// The workers and their memory, at one moment.
@@ -31,24 +31,6 @@ pub struct WorkerStats {
     /// Its resident memory with all processes that it has started, in bytes; none if it is not
     /// known.
     pub memory: Option<u64>,
-}
-
-impl Supervisor {
-    /// The workers as they are now, with what is known of their memory. `master` is that of the
-    /// master, in bytes.
-    pub fn stats(&self, master: u64) -> Stats {
-        let of = |worker: &Worker| WorkerStats {
-            worker: worker.id,
-            seat: worker.seat,
-            generation: worker.generation,
-            pid: worker.pid,
-            state: worker.state(),
-            memory: worker.rss,
-        };
-        let mut workers: Vec<WorkerStats> = self.workers().map(of).collect();
-        workers.sort_by_key(|worker| (worker.seat, worker.worker));
-        Stats { master, workers: workers.into() }
-    }
 }
 
 impl fmt::Display for Stats {

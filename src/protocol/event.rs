@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{Exit, ReplaceReason, Stats, Unhealthy, WorkerFailure, WorkerId, WorkerState, Writer};
+use super::{Exit, RuleWriter, Stats, Unhealthy, WorkerFailure, WorkerId, WorkerState};
 use crate::plan::{Generation, Seat};
 
 /// Something worth a line in the log. Its `Display` is that line, without the time.
@@ -256,7 +256,7 @@ pub enum Event {
         /// How they differed, for display.
         what: String,
         /// Who it was, if that is known.
-        writer: Option<Writer>,
+        writer: Option<RuleWriter>,
         /// How often this master has repaired them.
         total: u64,
         /// For how long the next repair is held back, since there were so many; zero: not at all.
@@ -309,8 +309,44 @@ pub struct MemoryOf {
     pub bytes: u64,
 }
 
+/// Why a live worker is replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ReplaceReason {
+    /// An operator wants it.
+    OperatorRequest,
+    /// It does not answer.
+    Unhealthy,
+    /// It wants it itself.
+    WorkerRequest,
+    /// It has too much memory.
+    Memory {
+        /// Its resident memory, in bytes.
+        rss: u64,
+    },
+    /// Its event loop is too late.
+    Lag {
+        /// How late.
+        lag: Duration,
+    },
+    /// It has run for long enough.
+    Age,
+}
+
+impl fmt::Display for ReplaceReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OperatorRequest => f.write_str("an operator wants it"),
+            Self::Unhealthy => f.write_str("it does not answer"),
+            Self::WorkerRequest => f.write_str("it asks for it"),
+            Self::Memory { rss } => write!(f, "it has {} of memory", Mebibytes(*rss)),
+            Self::Lag { lag } => write!(f, "its event loop is {lag:.0?} late"),
+            Self::Age => f.write_str("it has run for long enough"),
+        }
+    }
+}
+
 /// An amount of memory, for display.
-pub(super) struct Mebibytes(pub(super) u64);
+struct Mebibytes(u64);
 
 impl fmt::Display for Mebibytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
