@@ -338,6 +338,8 @@ impl Master {
     }
 
     fn exited(&mut self, worker: WorkerId) {
+        // What it has said before its end is read while it is known.
+        self.read_messages();
         let Some(mut ended) = self.workers.take_exit(worker, self.clock.now()) else { return };
         // Clients are steered away first.
         let (exit, last_lines) = (ended.exit, std::mem::take(&mut ended.last_lines));

@@ -2,9 +2,9 @@
 //!
 //! One datagram is a few lines `KEY=VALUE`. Nobody is believed by what is in it: the kernel tells who
 //! sent it (`SCM_CREDENTIALS`, and since Linux 6.5 `SCM_PIDFD`), and what [`Sender::session`] says is
-//! the session of that very process, which is that of one worker. A process that has ended before its
-//! message was read has none, and its message counts for nobody; `systemd-notify` waits until it was
-//! read (`BARRIER=1`).
+//! the session of that very process, which is that of one worker. A process that has ended is known for
+//! as long as its parent has not waited for it; after that it has no session, and its message counts for
+//! nobody. `systemd-notify` waits until its message was read (`BARRIER=1`).
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -17,6 +17,7 @@ use nix::errno::Errno;
 use tokio::io::unix::AsyncFd;
 
 use super::error::{ProcessError, errno_of};
+use super::pidfd::PidFd;
 use super::stat::Stat;
 use crate::sys;
 
@@ -49,25 +50,27 @@ pub struct Sender {
     /// Its number, for display; 0 for a process of another pid namespace.
     pub pid: u32,
     /// Its session when the message was read: the pid of the process that made it, which for a
-    /// worker is its first process. `None` if it had ended by then.
+    /// worker is its first process. `None` if it had ended and was waited for by then.
     pub session: Option<u32>,
 }
 
 impl Sender {
-    fn of(pid: u32, pidfd: Option<&OwnedFd>) -> Self {
-        // A process that was started under the same number since has another pidfd: if the sender
-        // lives after its session was read, the number was its own all the time.
-        let stat = Stat::read(pid).ok().flatten().filter(|stat| !stat.ended);
-        let session = stat.filter(|_| pidfd.is_none_or(lives)).map(|stat| stat.session);
+    fn of(pid: u32, pidfd: Option<OwnedFd>) -> Self {
+        // A process that was started under the same number since has another pidfd: if the sender has
+        // its number after the session was read, that number was its own all the time.
+        let stat = Stat::read(pid).ok().flatten();
+        let session = stat.filter(|_| pidfd.is_none_or(has_its_number)).map(|stat| stat.session);
         Self { pid, session }
     }
 }
 
-/// Whether the process behind a pidfd has not ended: a pidfd is readable once it has.
-fn lives(pidfd: &OwnedFd) -> bool {
+/// Whether the process behind a pidfd lives, or is a zombie: nobody else gets its number until then.
+fn has_its_number(pidfd: OwnedFd) -> bool {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    let mut descriptors = [PollFd::new(pidfd, PollFlags::IN)];
-    matches!(poll(&mut descriptors, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(0))
+    // A pidfd is readable once its process has ended.
+    let mut descriptors = [PollFd::new(&pidfd, PollFlags::IN)];
+    let lives = matches!(poll(&mut descriptors, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(0));
+    lives || matches!(PidFd::from_descriptor(pidfd), Ok(Some(_)))
 }
 
 /// The socket that workers write to.
@@ -141,7 +144,7 @@ impl NotifySocket {
             Err(Errno::EAGAIN) => return Ok(Received::Nothing),
             Err(errno) => return Err(notify_error(&self.path, errno)),
         };
-        let sender = Sender::of(datagram.pid, datagram.pidfd.as_ref());
+        let sender = Sender::of(datagram.pid, datagram.pidfd);
         let text = if datagram.is_cut { Vec::new() } else { buffer[..datagram.length].to_vec() };
         Ok(Received::Message(NotifyMessage { sender, text, descriptors: datagram.descriptors }))
     }
@@ -229,17 +232,35 @@ mod tests {
         assert!(matches!(socket.receive().unwrap(), Received::Nothing));
     }
 
-    #[test]
-    fn a_sender_that_has_ended_has_no_session() {
-        let (_directory, socket) = bound();
+    /// A program that says that it is ready, and ends.
+    fn short_lived(socket: &NotifySocket) -> std::process::Command {
         let script = "import os, socket\n\
                       s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
                       s.sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])";
         let mut command = std::process::Command::new("python3");
-        let command = command.args(["-c", script]).env("NOTIFY_SOCKET", socket.path());
-        assert!(command.status().unwrap().success());
+        command.args(["-c", script]).env("NOTIFY_SOCKET", socket.path());
+        command
+    }
+
+    #[test]
+    fn a_sender_that_has_ended_has_no_session() {
+        let (_directory, socket) = bound();
+        assert!(short_lived(&socket).status().unwrap().success());
         let message = receive(&socket);
         assert_eq!((message.sender.session, &*message.text), (None, &b"READY=1"[..]));
+    }
+
+    #[test]
+    fn a_sender_that_nobody_has_waited_for_has_one() {
+        let (_directory, socket) = bound();
+        let mut child = short_lived(&socket).spawn().unwrap();
+        let pid = rustix::process::Pid::from_child(&child);
+        let ended = rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT;
+        rustix::process::waitid(rustix::process::WaitId::Pid(pid), ended).unwrap();
+        let message = receive(&socket);
+        let own = Stat::read(std::process::id()).unwrap().unwrap();
+        assert_eq!(message.sender, Sender { pid: child.id(), session: Some(own.session) });
+        child.wait().unwrap();
     }
 
     #[test]

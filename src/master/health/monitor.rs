@@ -357,7 +357,13 @@ impl HealthMonitor {
                 VecDeque::new()
             }
             None => {
-                self.warn_of_unknown_sender();
+                match workers.worker_of(message.sender.pid) {
+                    // Not a child of ours, so that somebody else has waited for it.
+                    Some(worker) => {
+                        tracing::debug!(%worker, "the last message of an adopted worker")
+                    }
+                    None => self.warn_of_unknown_sender(),
+                }
                 VecDeque::new()
             }
         };
