@@ -210,9 +210,13 @@ impl HealthMonitor {
         supervisor: &Supervisor,
         clock: Clock,
     ) -> VecDeque<Input> {
-        let watched: BTreeSet<WorkerId> = self.detector.watched().into_iter().collect();
-        let mut starting = ids(supervisor, |state| state == WorkerState::Starting);
-        starting.retain(|worker| !watched.contains(worker));
+        let starting = supervisor.workers().filter(|worker| worker.awaits_ready());
+        let starting: Vec<WorkerId> = starting.map(|worker| worker.id).collect();
+        // A rollback wants one back that had left only just now.
+        let is_back = |worker: &WorkerId| starting.contains(worker);
+        for worker in self.detector.watched().into_iter().filter(is_back) {
+            self.detector.leaves(worker);
+        }
         match workers.observe(&starting, false) {
             Ok(seen) => {
                 let now = clock.now();

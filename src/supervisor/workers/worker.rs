@@ -142,7 +142,7 @@ impl Worker {
     }
 
     /// Whether [`Input::Ready`](crate::supervisor::Input::Ready) of it is waited for.
-    pub(in crate::supervisor) fn awaits_ready(&self) -> bool {
+    pub fn awaits_ready(&self) -> bool {
         match &self.stage {
             Stage::Starting => true,
             Stage::Reactivating(reactivation) => reactivation.ready.is_none(),
