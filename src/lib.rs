@@ -70,7 +70,7 @@ mod protocol;
 #[cfg(feature = "worker")]
 mod role;
 #[cfg_attr(
-    not(feature = "firewall"),
+    not(all(feature = "firewall", target_os = "linux")),
     allow(dead_code, unused_imports, reason = "a part is for the firewall alone")
 )]
 pub mod ruleset;

@@ -38,6 +38,11 @@ pub fn member() -> PathBuf {
     beside_us("member")
 }
 
+/// Another example of the documentation, as a program.
+pub fn example(name: &str) -> PathBuf {
+    beside_us(&format!("example-{name}"))
+}
+
 /// A master that ends or stops at a given step of a takeover, as a program.
 pub fn successor() -> PathBuf {
     beside_us("successor")

@@ -383,12 +383,14 @@ fn sdk_of_another_user(lab: &Lab) {
 fn join_and_be_told(mut cluster: Cluster<'_>) {
     cluster.reload();
     cluster.wait_until_settled(2);
-    let log = cluster.log();
     for seat in 0..2 {
+        // What workers print is passed on by a thread of its own.
         let retired = format!("seat {seat} | retired: 0 connections left\n");
-        assert!(log.contains(&retired), "no {retired:?} in\n{log}");
+        wait_until(&format!("{retired:?} in the log"), SECONDS, || {
+            cluster.log().contains(&retired)
+        });
         let ended = format!("seat {seat}: worker of generation 1 exited with status 0");
-        assert!(log.contains(&ended), "no {ended:?} in\n{log}");
+        assert!(cluster.log().contains(&ended), "no {ended:?} in\n{}", cluster.log());
     }
 }
 

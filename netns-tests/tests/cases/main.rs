@@ -59,6 +59,7 @@ mod wall_clock;
 mod watch;
 mod witnesses;
 mod worker_death;
+mod worker_sdk;
 
 fn main() -> ExitCode {
     // Cases start this program again to play another part.
@@ -107,7 +108,8 @@ fn main() -> ExitCode {
         verbs,
         wall_clock,
         watch,
-        witnesses
+        witnesses,
+        worker_sdk
     ];
     // They measure a time or a rate, or load all processors.
     let serial = topics![

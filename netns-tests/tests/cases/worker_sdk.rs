@@ -1,0 +1,236 @@
+//! Workers in Rust, as the examples have them, behind a real master: they lose nothing in a reload, and
+//! end without a word in its log.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixDatagram;
+use std::process::Command;
+use std::time::Duration;
+
+use ipcluster::lab::Network;
+use netns_tests::{Case, Cluster, Lab, Need, example, member, wait_until};
+use nix::sys::signal::Signal;
+
+pub(crate) fn cases() -> Vec<Case> {
+    let case = |name, body| Case::new(name, body).needs(Need::Ipcluster);
+    vec![
+        case("axum_finishes_requests_and_web_sockets", axum).with_both_engines(),
+        case("hyper_finishes_requests_and_goes_on_accepting", hyper).with_both_engines(),
+        case("workers_that_end_cause_no_warning", silent_ends).with_both_engines_on_request(),
+        Case::new("a_worker_needs_no_control_directory", alone),
+    ]
+}
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn axum(lab: &Lab) {
+    let mut cluster = Cluster::new(lab, 1).start_with(&[example("axum").into()], 1);
+    let old = cluster.status().pids()[&0];
+    let mut idle = Client::connect(lab);
+    assert_eq!(idle.ask("/").body, "seat 0\n");
+    let mut socket = WebSocket::open(lab);
+    assert_eq!(socket.echo("before"), "before");
+    let mut slow = Client::connect(lab);
+    slow.request("/slow");
+    cluster.reload();
+    let answer = slow.answer();
+    assert_eq!((answer.body.as_str(), answer.header("connection")), ("seat 0\n", Some("close")));
+    slow.is_closed();
+    // The server says so first (RFC 6455, 7.4.1 and the registry of codes that it opens).
+    let (kind, payload) = socket.read();
+    assert_eq!(
+        (kind, &payload[..2], &payload[2..]),
+        (CLOSE, &1012u16.to_be_bytes()[..], &b"service restart"[..])
+    );
+    idle.is_closed();
+    let status = cluster.status();
+    let retired = status.workers.iter().find(|worker| worker.pid == Some(old)).expect("it lives");
+    assert_eq!((retired.state.as_str(), retired.connections), ("retired", Some(1)), "{status:?}");
+    socket.write(CLOSE, &1012u16.to_be_bytes());
+    cluster.wait_until_settled(1);
+    ended_well(&cluster);
+}
+
+fn hyper(lab: &Lab) {
+    let mut cluster = Cluster::new(lab, 1).start_with(&[example("hyper").into()], 1);
+    let mut idle = Client::connect(lab);
+    assert_eq!(idle.ask("/").body, "seat 0\n");
+    let mut slow = Client::connect(lab);
+    slow.request("/slow");
+    cluster.reload();
+    idle.is_closed();
+    let answer = slow.answer();
+    assert_eq!((answer.body.as_str(), answer.header("connection")), ("seat 0\n", Some("close")));
+    cluster.wait_until_settled(1);
+    ended_well(&cluster);
+    // It has not closed its listener, so that a rollback needs no new process.
+    let mut slow = Client::connect(lab);
+    slow.request("/slow");
+    let pids = cluster.status().pids();
+    cluster.reload();
+    cluster.succeed("rollback", &[]);
+    assert_eq!(cluster.status().pids(), pids);
+    assert_eq!(Client::connect(lab).ask("/").body, "seat 0\n");
+}
+
+fn ended_well(cluster: &Cluster<'_>) {
+    let log = cluster.log();
+    assert!(log.contains("seat 0: worker of generation 1 exited with status 0"), "{log}");
+    assert!(!log.contains("ended with connections open"), "{log}");
+    assert!(!log.contains("NOTIFY_SOCKET"), "{log}");
+}
+
+fn silent_ends(lab: &Lab) {
+    let mut cluster = Cluster::new(lab, 4).argument("--ready=notify");
+    cluster = cluster.start_with(&[member().into()], 4);
+    for _ in 0..5 {
+        cluster.reload();
+        cluster.wait_until_settled(4);
+    }
+    // The next master is no parent of theirs: nobody keeps what is left of them.
+    let before = cluster.terminate_master();
+    cluster.start_master(&[member().into()]);
+    cluster.wait_for_live(4);
+    cluster.reload();
+    cluster.wait_until_settled(4);
+    cluster.succeed("stop", &[]);
+    let status = cluster.master().wait(PATIENCE);
+    let log = before + &cluster.log();
+    assert!(status.success(), "{status}\n{log}");
+    assert!(!log.contains("NOTIFY_SOCKET"), "{log}");
+}
+
+/// What a master without a control directory says to its workers is their environment, and SIGTERM.
+fn alone(lab: &Lab) {
+    let path = lab.directory().join("notify");
+    let notified = UnixDatagram::bind(&path).unwrap();
+    notified.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut worker = Command::new(member());
+    worker.envs([
+        ("PORT", "20004"),
+        ("IPCLUSTER_PORT_80", "20004"),
+        ("IPCLUSTER_SEAT", "2"),
+        ("IPCLUSTER_WORKERS", "4"),
+        ("IPCLUSTER_GENERATION", "7"),
+        ("IPCLUSTER_NAME", "web"),
+    ]);
+    worker.env("NOTIFY_SOCKET", &path);
+    let mut worker = lab.start("worker", worker);
+    let next = || {
+        let mut text = [0; 64];
+        let length = notified.recv(&mut text).expect("the worker notifies");
+        String::from_utf8_lossy(&text[..length]).into_owned()
+    };
+    assert_eq!(next(), "READY=1");
+    assert_eq!(next(), "WATCHDOG=1");
+    assert_eq!(next(), "WATCHDOG=1");
+    let stream = lab.server().run_in(|| TcpStream::connect("127.0.0.1:20004"));
+    assert_eq!(Client::of(stream.unwrap().unwrap()).ask("/").body, "seat 2\n");
+    worker.signal(Signal::SIGTERM);
+    wait_until("STOPPING=1", PATIENCE, || next() == "STOPPING=1");
+    assert!(worker.wait(PATIENCE).success(), "{}", worker.output());
+}
+
+/// A client of HTTP/1.1 on one connection.
+struct Client(TcpStream);
+
+struct Answer {
+    headers: BTreeMap<String, String>,
+    body: String,
+}
+
+impl Answer {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(String::as_str)
+    }
+}
+
+impl Client {
+    fn connect(lab: &Lab) -> Self {
+        let to = Network::server_v4(80);
+        Self::of(lab.client().run_in(|| TcpStream::connect(to)).unwrap().unwrap())
+    }
+
+    fn of(stream: TcpStream) -> Self {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self(stream)
+    }
+
+    fn ask(&mut self, path: &str) -> Answer {
+        self.request(path);
+        self.answer()
+    }
+
+    fn request(&mut self, path: &str) {
+        write!(self.0, "GET {path} HTTP/1.1\r\nHost: example\r\n\r\n").unwrap();
+    }
+
+    fn answer(&mut self) -> Answer {
+        let head = self.head("HTTP/1.1 200 ");
+        let length = head["content-length"].parse().unwrap();
+        let mut body = vec![0; length];
+        self.0.read_exact(&mut body).unwrap();
+        Answer { headers: head, body: String::from_utf8(body).unwrap() }
+    }
+
+    /// The headers of an answer with this status.
+    fn head(&mut self, status: &str) -> BTreeMap<String, String> {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            self.0.read_exact(&mut byte).unwrap();
+            head.extend(byte);
+        }
+        let head = String::from_utf8(head).unwrap();
+        assert!(head.starts_with(status), "{head}");
+        let fields = head.lines().filter_map(|line| line.split_once(": "));
+        fields.map(|(name, value)| (name.to_lowercase(), value.to_owned())).collect()
+    }
+
+    /// Waits until the server has closed the connection, without having said anything more.
+    fn is_closed(&mut self) {
+        assert_eq!(self.0.read(&mut [0]).unwrap(), 0);
+    }
+}
+
+/// A client of WebSockets (RFC 6455), with frames of less than 126 bytes.
+struct WebSocket(Client);
+
+const TEXT: u8 = 1;
+const CLOSE: u8 = 8;
+
+impl WebSocket {
+    fn open(lab: &Lab) -> Self {
+        let mut client = Client::connect(lab);
+        let upgrade = "GET /echo HTTP/1.1\r\nHost: example\r\nConnection: Upgrade\r\n\
+                       Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                       Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+        client.0.write_all(upgrade.as_bytes()).unwrap();
+        let head = client.head("HTTP/1.1 101 ");
+        assert_eq!(head["sec-websocket-accept"], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        Self(client)
+    }
+
+    fn echo(&mut self, text: &str) -> String {
+        self.write(TEXT, text.as_bytes());
+        let (kind, payload) = self.read();
+        assert_eq!(kind, TEXT);
+        String::from_utf8(payload).unwrap()
+    }
+
+    /// Writes a frame, with a mask of zeros.
+    fn write(&mut self, kind: u8, payload: &[u8]) {
+        let length = u8::try_from(payload.len()).unwrap();
+        let head = [0x80 | kind, 0x80 | length, 0, 0, 0, 0];
+        self.0.0.write_all(&[&head, payload].concat()).unwrap();
+    }
+
+    fn read(&mut self) -> (u8, Vec<u8>) {
+        let mut head = [0; 2];
+        self.0.0.read_exact(&mut head).unwrap();
+        let mut payload = vec![0; usize::from(head[1])];
+        self.0.0.read_exact(&mut payload).unwrap();
+        (head[0] & 0x0f, payload)
+    }
+}
