@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::waiting;
-use crate::supervisor::Timestamp;
+use crate::protocol::Timestamp;
 
 /// A clock that began to run when the oldest thing that counts happened, such as the start of an
 /// adopted worker.

@@ -15,6 +15,7 @@ mod stats;
 mod status;
 mod table;
 mod text;
+mod timestamp;
 mod worker;
 
 pub(crate) use columns::{Align, Columns};
@@ -39,4 +40,5 @@ pub use status::{
     Trial, WorkerHealth, WorkerStatus,
 };
 pub(crate) use text::cut;
+pub(crate) use timestamp::Timestamp;
 pub use worker::{Exit, FailureCause, NotReady, Unhealthy, WorkerFailure, WorkerId, WorkerState};

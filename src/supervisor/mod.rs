@@ -104,7 +104,6 @@ mod stop;
 mod takeover;
 #[cfg(test)]
 mod tests;
-mod timestamp;
 mod workers;
 
 pub use action::Action;
@@ -116,5 +115,4 @@ pub use state::Supervisor;
 pub use takeover::{
     AdoptedCluster, AdoptedStage, History, SeatBackoffSnapshot, Snapshot, WorkerSnapshot,
 };
-pub use timestamp::Timestamp;
 pub use workers::Worker;

@@ -8,10 +8,10 @@ use super::stop::Stop;
 use super::workers::{
     Clearing, MemoryPressure, OrphanedListeners, RateLimiter, RetireRequest, SeatBackoff, Stage,
 };
-use super::{Action, Input, RequestId, Settings, Sockets, Start, Timestamp, Worker};
+use super::{Action, Input, RequestId, Settings, Sockets, Start, Worker};
 use crate::plan::{Assignment, Generation, Plan, PlanError, Seat};
 use crate::protocol::{
-    Command, EndReason, Event, Exit, FailureCause, Outcome, Progress, Refusal, Stats,
+    Command, EndReason, Event, Exit, FailureCause, Outcome, Progress, Refusal, Stats, Timestamp,
     WorkerFailure, WorkerId, WorkerStats,
 };
 

@@ -2,8 +2,8 @@
 
 use super::state::{Phase, count};
 use super::workers::Stage;
-use super::{Action, RequestId, Supervisor, Timestamp};
-use crate::protocol::{EndReason, Outcome, Progress, Refusal, Stopped, WorkerId};
+use super::{Action, RequestId, Supervisor};
+use crate::protocol::{EndReason, Outcome, Progress, Refusal, Stopped, Timestamp, WorkerId};
 
 /// After so many failed commits the workers are ended although clients still reach them.
 const CLOSE_TRIES: u32 = 3;

@@ -20,9 +20,9 @@ use crate::master::operators::ServiceNotifier;
 use crate::master::workers::Workers;
 use crate::plan::{Generation, Weights};
 use crate::process::{PidFd, peer_process, send_descriptors};
-use crate::protocol::{Refusal, Request, WorkerId};
+use crate::protocol::{Refusal, Request, Timestamp, WorkerId};
 use crate::supervisor::{
-    AdoptedStage, History, SeatBackoffSnapshot, Snapshot, Supervisor, Timestamp, WorkerSnapshot,
+    AdoptedStage, History, SeatBackoffSnapshot, Snapshot, Supervisor, WorkerSnapshot,
 };
 
 /// How long the next master may take for each thing that it has to do: meanwhile nobody steers clients

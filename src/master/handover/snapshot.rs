@@ -11,8 +11,8 @@ use crate::master::handover::give::listen_key;
 use crate::master::handover::receive::RunningMaster;
 use crate::plan::{Assignment, Generation, Weights};
 use crate::process::{HeldSocket, Leader, PidFd, ProcessError};
-use crate::protocol::WorkerId;
-use crate::supervisor::{AdoptedStage, History, SeatBackoffSnapshot, Timestamp};
+use crate::protocol::{Timestamp, WorkerId};
+use crate::supervisor::{AdoptedStage, History, SeatBackoffSnapshot};
 
 /// All of it but the rules; nothing, if no master runs.
 #[derive(Default)]

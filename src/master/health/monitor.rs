@@ -19,9 +19,9 @@ use crate::master::waiting::{Periodic, receive, rest_until};
 use crate::master::workers::{Workers, local_ports_of, worker_port_of};
 use crate::plan::Plan;
 use crate::process::{self, AcceptQueue, NotifyMessage, NotifySocket, ProcessError, Received};
-use crate::protocol::{Readiness, Status, WorkerId, WorkerState};
+use crate::protocol::{Readiness, Status, Timestamp, WorkerId, WorkerState};
 use crate::supervisor::{
-    HealthDetector, Input, NotifyField, PortConnections, Probed, Said, Seen, Supervisor, Timestamp,
+    HealthDetector, Input, NotifyField, PortConnections, Probed, Said, Seen, Supervisor,
     WatchLimits,
 };
 

@@ -16,8 +16,10 @@ use crate::master::rules::Rules;
 use crate::master::waiting::{Periodic, receive_bounded};
 use crate::plan::{ClusterName, Generation};
 use crate::process::ServiceManager;
-use crate::protocol::{Command, Event, Orphan, Outcome, Progress, Refusal, Status, WorkerId};
-use crate::supervisor::{RequestId, Sockets, Supervisor, Timestamp};
+use crate::protocol::{
+    Command, Event, Orphan, Outcome, Progress, Refusal, Status, Timestamp, WorkerId,
+};
+use crate::supervisor::{RequestId, Sockets, Supervisor};
 
 /// Requests that wait for the loop before further ones wait for their turn.
 const REQUEST_QUEUE: usize = 64;

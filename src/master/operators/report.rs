@@ -8,10 +8,10 @@ use crate::nft::ConntrackUsage;
 use crate::plan::{Listeners, Plan, Port, Protocol, Route, Seat};
 use crate::protocol::{
     ConntrackFill, Explanation, ForeignChain, LeavingCause, Refusal, ReplaceReason, SCHEMA, Status,
-    WorkerHealth, WorkerId, WorkerState, WorkerStatus,
+    Timestamp, WorkerHealth, WorkerId, WorkerState, WorkerStatus,
 };
 use crate::ruleset::CounterValue;
-use crate::supervisor::{Sockets, Supervisor, Timestamp, Worker};
+use crate::supervisor::{Sockets, Supervisor, Worker};
 
 /// The state of a cluster. `counts` are the sockets of its workers, `counter_values` what the counters of its
 /// seats say, and `usage` is how full conntrack is, as far as known; `metrics` are the master's own.

@@ -9,8 +9,7 @@ use crate::master::error::{MasterError, causes};
 use crate::master::waiting::receive;
 use crate::nft::{Certainty, ForeignNat, ForeignRules, NftError};
 use crate::plan::Plan;
-use crate::protocol::{Event, ForeignChain};
-use crate::supervisor::Timestamp;
+use crate::protocol::{Event, ForeignChain, Timestamp};
 
 /// The least time between the end of a scan and the next one.
 const INTERVAL: Duration = Duration::from_millis(400);

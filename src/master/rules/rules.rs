@@ -11,9 +11,9 @@ use crate::master::error::{MasterError, causes};
 use crate::master::waiting::{Periodic, sleep_until};
 use crate::nft::{ConntrackUsage, Firewall, NftError};
 use crate::plan::{Plan, Seat};
-use crate::protocol::{Event, ForeignChain};
+use crate::protocol::{Event, ForeignChain, Timestamp};
 use crate::ruleset::CounterValue;
-use crate::supervisor::{Input, Timestamp, Verification};
+use crate::supervisor::{Input, Verification};
 
 /// How often the fill of the connection tracking table is read.
 const CONNTRACK_INTERVAL: Duration = Duration::from_secs(5);

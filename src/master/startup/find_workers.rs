@@ -193,7 +193,7 @@ pub(crate) fn judge(
     before: Option<&Plan>,
     fingerprint: ConfigFingerprint,
     ready: Duration,
-    now: crate::supervisor::Timestamp,
+    now: crate::protocol::Timestamp,
 ) -> Vec<Verdict> {
     let mut given: BTreeSet<Seat> = BTreeSet::new();
     let mut verdicts = vec![];
@@ -337,7 +337,7 @@ pub(crate) fn users(account: Option<&Account>) -> BTreeSet<u32> {
 mod tests {
     use super::*;
     use crate::plan::{Occupant, Partition, Weights};
-    use crate::supervisor::Timestamp;
+    use crate::protocol::Timestamp;
 
     const FINGERPRINT: ConfigFingerprint = ConfigFingerprint { command: 1, shares: 2 };
     const READY: Duration = Duration::from_secs(30);

@@ -4,8 +4,7 @@ use nix::sys::signal::Signal;
 
 use crate::master::startup::find_workers::Candidate;
 use crate::process::Child;
-use crate::protocol::Orphan;
-use crate::supervisor::Timestamp;
+use crate::protocol::{Orphan, Timestamp};
 
 /// The orphans that were found when the master began.
 #[derive(Debug, Default)]

@@ -18,8 +18,8 @@ use crate::plan::{Listeners, Plan};
 use crate::process::{
     Account, HeldSocket, ListenTable, Output, OutputReader, ProcessError, Sockets,
 };
-use crate::protocol::{Readiness, WorkerId};
-use crate::supervisor::{AdoptedStage, History, SeatBackoffSnapshot, Timestamp, WorkerSnapshot};
+use crate::protocol::{Readiness, Timestamp, WorkerId};
+use crate::supervisor::{AdoptedStage, History, SeatBackoffSnapshot, WorkerSnapshot};
 
 /// What there is to go on with.
 pub(crate) struct StartupState {

@@ -12,8 +12,8 @@ use crate::master::log_limit::LogLimiter;
 use crate::master::waiting::receive_bounded;
 use crate::plan::{Port, PortRange};
 use crate::process::PidFd;
-use crate::protocol::WorkerId;
-use crate::supervisor::{Input, Timestamp};
+use crate::protocol::{Timestamp, WorkerId};
+use crate::supervisor::Input;
 
 /// What comes from workers and waits for the loop, before their connections wait.
 const QUEUE: usize = 256;

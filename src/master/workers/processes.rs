@@ -20,9 +20,8 @@ use crate::process::{
     self, Child, Delivery, ListenSocket, ListenTable, OutputReader, ProcessError, Reachability,
     Transport, own_nice,
 };
-use crate::protocol::{Exit, WorkerId};
+use crate::protocol::{Exit, Timestamp, WorkerId};
 use crate::supervisor::Seen;
-use crate::supervisor::Timestamp;
 
 /// A worker's process, from its start until its exit was noticed.
 pub(crate) struct Running {

@@ -22,8 +22,8 @@ use crate::master::error::MasterError;
 use crate::master::waiting::Periodic;
 use crate::plan::{Generation, Listeners, Port, Seat};
 use crate::process::ProcessError;
-use crate::protocol::{Exit, Readiness, WorkerId, WorkerState};
-use crate::supervisor::{Input, Supervisor, Timestamp, Worker};
+use crate::protocol::{Exit, Readiness, Timestamp, WorkerId, WorkerState};
+use crate::supervisor::{Input, Supervisor, Worker};
 
 /// How often what workers have printed is passed on.
 const OUTPUT_INTERVAL: Duration = Duration::from_millis(50);

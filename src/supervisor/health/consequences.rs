@@ -16,12 +16,13 @@
 use std::time::Duration;
 
 use crate::protocol::{
-    Backoff, EndReason, Event, FailureCause, NotReady, Unhealthy, WorkerFailure, WorkerId,
+    Backoff, EndReason, Event, FailureCause, NotReady, Timestamp, Unhealthy, WorkerFailure,
+    WorkerId,
 };
 use crate::supervisor::rollout::Target;
 use crate::supervisor::state::Phase;
 use crate::supervisor::workers::{Ending, Stage};
-use crate::supervisor::{Action, Settings, Supervisor, Timestamp, Worker};
+use crate::supervisor::{Action, Settings, Supervisor, Worker};
 
 /// The delay from the answer of a worker to its return, by how often it fell silent in a row, less
 /// one: the first time there is none.

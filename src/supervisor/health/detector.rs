@@ -25,8 +25,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::NotifyField;
-use crate::protocol::{NotReady, Readiness, Unhealthy, WorkerId};
-use crate::supervisor::{Input, Timestamp};
+use crate::protocol::{NotReady, Readiness, Timestamp, Unhealthy, WorkerId};
+use crate::supervisor::Input;
 
 /// How many looks in a row must show that a worker is stopped, or does not listen: a dump of sockets
 /// is no snapshot, and a worker may reopen its socket.

@@ -20,9 +20,9 @@ use std::time::Duration;
 
 use super::target::Target;
 use crate::plan::Seat;
-use crate::protocol::{EndReason, FailureCause, Refusal, Rollout, WorkerId};
+use crate::protocol::{EndReason, FailureCause, Refusal, Rollout, Timestamp, WorkerId};
 use crate::supervisor::workers::{Retirement, Stage};
-use crate::supervisor::{RequestId, Supervisor, Timestamp, Worker};
+use crate::supervisor::{RequestId, Supervisor, Worker};
 
 /// For so long a retired worker is looked at until its sockets must have been seen to listen.
 const LOOK: Duration = Duration::from_secs(2);

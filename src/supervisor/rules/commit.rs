@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use super::desired::Unplannable;
-use crate::protocol::{Event, FailureCause};
+use crate::protocol::{Event, FailureCause, Timestamp};
 use crate::supervisor::rollout::PlanWithWorkers;
 use crate::supervisor::state::Phase;
 use crate::supervisor::workers::Stage;
-use crate::supervisor::{Action, Start, Supervisor, Timestamp};
+use crate::supervisor::{Action, Start, Supervisor};
 
 impl Supervisor {
     /// Submits the plan that should be in force, if another one is.

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::repair::Repair;
 use crate::plan::{Plan, Port};
-use crate::protocol::Backoff;
+use crate::protocol::{Backoff, Timestamp};
 use crate::supervisor::rollout::{PlanWithWorkers, Target};
 use crate::supervisor::workers::Retry;
-use crate::supervisor::{Start, Timestamp, Worker};
+use crate::supervisor::{Start, Worker};
 
 /// The delays between tries to put a plan into force.
 const RETRY: Backoff = Backoff { min: Duration::from_millis(100), max: Duration::from_secs(5) };

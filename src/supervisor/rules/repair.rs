@@ -20,10 +20,10 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::protocol::{Backoff, Event, RuleWriter};
+use crate::protocol::{Backoff, Event, RuleWriter, Timestamp};
 use crate::supervisor::state::Phase;
 use crate::supervisor::workers::Retry;
-use crate::supervisor::{Action, Supervisor, Timestamp};
+use crate::supervisor::{Action, Supervisor};
 
 /// The least time between two looks: a burst of small changes costs few.
 const VERIFY_INTERVAL: Duration = Duration::from_millis(20);

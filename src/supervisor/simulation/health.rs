@@ -6,9 +6,9 @@ use super::process::{Pid, Process};
 use super::topic::Topic;
 use super::world::World;
 use crate::plan::Plan;
-use crate::protocol::{Event, Exit, NotReady, ReplaceReason, Unhealthy, WorkerState};
+use crate::protocol::{Event, Exit, NotReady, ReplaceReason, Timestamp, Unhealthy, WorkerState};
 use crate::supervisor::workers::Stage;
-use crate::supervisor::{Action, Input, Timestamp, Worker};
+use crate::supervisor::{Action, Input, Worker};
 
 pub(super) const TOPIC: Topic =
     Topic { born, taken_over, check_action, follow, check_state, ..Topic::NONE };

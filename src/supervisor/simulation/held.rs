@@ -8,8 +8,8 @@ use super::process::{Pid, Process};
 use super::topic::Topic;
 use super::world::World;
 use crate::plan::{Port, Seat};
-use crate::protocol::{Event, WorkerId};
-use crate::supervisor::{Action, Input, Sockets, Supervisor, Timestamp};
+use crate::protocol::{Event, Timestamp, WorkerId};
+use crate::supervisor::{Action, Input, Sockets, Supervisor};
 
 pub(super) const TOPIC: Topic =
     Topic { taken_over, check_action, act, check_state, check_rest, ..Topic::NONE };

@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::topic::Topic;
 use super::world::World;
 use crate::plan::Plan;
-use crate::protocol::RuleWriter;
-use crate::supervisor::{Action, Input, Timestamp, Verification};
+use crate::protocol::{RuleWriter, Timestamp};
+use crate::supervisor::{Action, Input, Verification};
 
 pub(super) const TOPIC: Topic = Topic { begin, taken_over, check_action, act, ..Topic::NONE };
 

@@ -8,9 +8,9 @@ use super::topic::Topic;
 use super::world::World;
 use crate::plan::Generation;
 use crate::protocol::{
-    Command, OnTrial, Outcome, Refusal, Reloaded, Restarted, Retired, RolledBack, Scaled,
+    Command, OnTrial, Outcome, Refusal, Reloaded, Restarted, Retired, RolledBack, Scaled, Timestamp,
 };
-use crate::supervisor::{Action, Input, RequestId, Timestamp};
+use crate::supervisor::{Action, Input, RequestId};
 
 pub(super) const TOPIC: Topic =
     Topic { begin, taken_over, check_action, act, check_rest, ..Topic::NONE };

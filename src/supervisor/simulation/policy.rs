@@ -12,9 +12,9 @@ use super::world::World;
 use crate::plan::{Generation, Plan, Seat};
 use crate::protocol::{
     Command, EndReason, Event, GiveUp, KillOrder, Marks, Memory, ReplaceReason, Retire,
-    RetireTarget, WorkerId, WorkerState,
+    RetireTarget, Timestamp, WorkerId, WorkerState,
 };
-use crate::supervisor::{Action, Input, MemoryUsage, Settings, Timestamp, Worker};
+use crate::supervisor::{Action, Input, MemoryUsage, Settings, Worker};
 
 pub(super) const TOPIC: Topic =
     Topic { begin, born, taken_over, check_action, act, check_state, ..Topic::NONE };

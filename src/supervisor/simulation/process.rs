@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::policy::Burden;
 use super::random::Random;
 use crate::plan::{Engine, Generation, Port, Seat};
-use crate::protocol::WorkerId;
-use crate::supervisor::{Sockets, Timestamp};
+use crate::protocol::{Timestamp, WorkerId};
+use crate::supervisor::Sockets;
 
 /// Names a process; no two in a history have the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -9,8 +9,8 @@ use super::sabotage::Sabotage;
 use super::topic::TOPICS;
 use super::{canary, crash, held, kernel, links, operators, policy, time};
 use crate::plan::{Engine, Generation, Listeners, Occupant, Partition, Plan, Port, Seat, Weights};
-use crate::protocol::{Backoff, WorkerId, WorkerState};
-use crate::supervisor::{Action, Input, Settings, Start, Supervisor, Timestamp, Worker};
+use crate::protocol::{Backoff, Timestamp, WorkerId, WorkerState};
+use crate::supervisor::{Action, Input, Settings, Start, Supervisor, Worker};
 
 /// Everything outside a supervisor, and what was seen of it so far.
 pub(super) struct World {

@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use super::snapshot::Snapshot;
 use crate::plan::{Generation, Plan, PlanError, Port, Seat, Weights};
-use crate::protocol::{Event, ReplaceReason, Rollout, WorkerId, WorkerState};
+use crate::protocol::{Event, ReplaceReason, Rollout, Timestamp, WorkerId, WorkerState};
 use crate::supervisor::health::Health;
 use crate::supervisor::rollout::{Roster, Target};
 use crate::supervisor::state::Phase;
 use crate::supervisor::workers::{Ending, Retirement, SeatBackoff, Stage};
-use crate::supervisor::{RequestId, Settings, Start, Supervisor, Timestamp, Worker};
+use crate::supervisor::{RequestId, Settings, Start, Supervisor, Worker};
 
 /// So long from its beginning on a master waits for a worker that was starting under the one before,
 /// though its time may be over: what the worker has said meanwhile, that it is ready or asks for more

@@ -10,10 +10,10 @@ use std::sync::Arc;
 
 use super::adopt::{AdoptedStage, WorkerSnapshot};
 use crate::plan::{Assignment, Generation, Seat, Weights};
-use crate::protocol::Refusal;
+use crate::protocol::{Refusal, Timestamp};
 use crate::supervisor::rollout::Target;
 use crate::supervisor::workers::{Ending, Stage};
-use crate::supervisor::{Supervisor, Timestamp, Worker};
+use crate::supervisor::{Supervisor, Worker};
 
 /// What a master leaves.
 #[derive(Debug, Clone, PartialEq, Default)]

@@ -24,7 +24,7 @@ use super::*;
 use crate::plan::{Generation, Listeners, Occupant, Partition, Plan, Port, Seat, Weights};
 use crate::protocol::{
     Cleared, Command, Event, Exit, OnTrial, Outcome, Progress, Refusal, Reloaded, Restarted,
-    RetireTarget, Retired, RolledBack, Scaled, Stopped, WorkerId, WorkerState,
+    RetireTarget, Retired, RolledBack, Scaled, Stopped, Timestamp, WorkerId, WorkerState,
 };
 
 /// A supervisor whose spawns succeed at once; everything else is up to the test.

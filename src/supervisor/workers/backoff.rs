@@ -4,8 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::plan::Seat;
-use crate::protocol::{Backoff, GiveUp};
-use crate::supervisor::Timestamp;
+use crate::protocol::{Backoff, GiveUp, Timestamp};
 
 /// When something that keeps failing may be tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

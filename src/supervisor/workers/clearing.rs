@@ -10,10 +10,12 @@ use std::collections::BTreeSet;
 
 use super::worker::{Stage, Worker};
 use crate::plan::Generation;
-use crate::protocol::{Cleared, EndReason, Outcome, Progress, Refusal, Restarted, WorkerId};
+use crate::protocol::{
+    Cleared, EndReason, Outcome, Progress, Refusal, Restarted, Timestamp, WorkerId,
+};
 use crate::supervisor::rollout::Roster;
 use crate::supervisor::state::count;
-use crate::supervisor::{Action, RequestId, Supervisor, Timestamp};
+use crate::supervisor::{Action, RequestId, Supervisor};
 
 /// A wish to see retired workers ended.
 #[derive(Debug, Clone)]

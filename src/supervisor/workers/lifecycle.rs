@@ -2,8 +2,8 @@
 
 use super::retirement::Retirement;
 use super::worker::{Ending, Stage, Worker};
-use crate::protocol::{EndReason, Event, FailureCause, NotReady, WorkerId};
-use crate::supervisor::{Action, Supervisor, Timestamp};
+use crate::protocol::{EndReason, Event, FailureCause, NotReady, Timestamp, WorkerId};
+use crate::supervisor::{Action, Supervisor};
 
 impl Supervisor {
     pub(in crate::supervisor) fn act_on_deadlines(&mut self, now: Timestamp) {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::worker::{Ending, Stage, Worker};
 use crate::plan::Port;
-use crate::protocol::WorkerId;
-use crate::supervisor::{Action, Supervisor, Timestamp};
+use crate::protocol::{Timestamp, WorkerId};
+use crate::supervisor::{Action, Supervisor};
 
 /// Whether a worker can be told things, and what it was told.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

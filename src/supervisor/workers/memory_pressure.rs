@@ -23,8 +23,8 @@ use std::cmp::Reverse;
 use std::time::Duration;
 
 use super::worker::{Ending, Stage, Worker};
-use crate::protocol::{EndReason, Event, KillOrder, Marks, MemoryOf, WorkerId};
-use crate::supervisor::{Action, MemoryUsage, Supervisor, Timestamp};
+use crate::protocol::{EndReason, Event, KillOrder, Marks, MemoryOf, Timestamp, WorkerId};
+use crate::supervisor::{Action, MemoryUsage, Supervisor};
 
 /// After so long the proportional memory is measured again although it was not too much.
 const REMEASURE_AFTER: Duration = Duration::from_secs(10);

@@ -24,8 +24,8 @@ use std::sync::Arc;
 use super::retirement::Retirement;
 use super::worker::Worker;
 use crate::plan::{Generation, Port, Seat};
-use crate::protocol::{Event, FailureCause, WorkerFailure, WorkerId};
-use crate::supervisor::{Action, Settings, Sockets, Supervisor, Timestamp};
+use crate::protocol::{Event, FailureCause, Timestamp, WorkerFailure, WorkerId};
+use crate::supervisor::{Action, Settings, Sockets, Supervisor};
 
 /// So many drainers are started for one estate.
 const MAX_DRAINERS: u32 = 3;

@@ -4,10 +4,9 @@
 //! of the window. So there are never more retirements in any window than the rate says, however long
 //! successors take to get ready.
 
+use crate::protocol::Timestamp;
 use std::collections::VecDeque;
 use std::time::Duration;
-
-use crate::supervisor::Timestamp;
 
 /// The retirements of late.
 #[derive(Debug, Clone, Default)]

@@ -21,11 +21,11 @@ use super::rate_limit::RateLimit;
 use super::worker::{Stage, Worker};
 use crate::plan::Seat;
 use crate::protocol::{
-    EndReason, Event, Outcome, Progress, Refusal, ReplaceReason, RetireTarget, Retired,
+    EndReason, Event, Outcome, Progress, Refusal, ReplaceReason, RetireTarget, Retired, Timestamp,
     WorkerFailure, WorkerId,
 };
 use crate::supervisor::state::Phase;
-use crate::supervisor::{Action, MemoryUsage, RequestId, Supervisor, Timestamp};
+use crate::supervisor::{Action, MemoryUsage, RequestId, Supervisor};
 
 /// What was heard of a worker, and bears on whether it stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -8,7 +8,8 @@
 
 use std::time::Duration;
 
-use crate::supervisor::{Settings, Sockets, Timestamp};
+use crate::protocol::Timestamp;
+use crate::supervisor::{Settings, Sockets};
 
 /// Reports in a row without a waiting connection that prove that there is none.
 const QUIET_REPORTS: u8 = 2;

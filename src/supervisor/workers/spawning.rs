@@ -3,9 +3,9 @@
 use super::backoff::{NextSpawn, SeatBackoff};
 use super::worker::Worker;
 use crate::plan::{Generation, Seat};
-use crate::protocol::{Event, WorkerFailure, WorkerId};
+use crate::protocol::{Event, Timestamp, WorkerFailure, WorkerId};
 use crate::supervisor::rollout::Target;
-use crate::supervisor::{Action, Supervisor, Timestamp};
+use crate::supervisor::{Action, Supervisor};
 
 impl Supervisor {
     /// Starts the missing workers whose time has come, in the order of the seats.

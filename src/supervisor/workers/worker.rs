@@ -7,8 +7,7 @@ use super::links::LinkState;
 use super::replacement::Reports;
 use super::retirement::Retirement;
 use crate::plan::{Generation, Occupant, Port, Seat};
-use crate::protocol::{Event, ReplaceReason, WorkerId, WorkerState};
-use crate::supervisor::Timestamp;
+use crate::protocol::{Event, ReplaceReason, Timestamp, WorkerId, WorkerState};
 use crate::supervisor::health::Health;
 use crate::supervisor::rollout::Reactivation;
 
