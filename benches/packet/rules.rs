@@ -1,25 +1,12 @@
 //! The rule sets that are compared. Each does what one plan says, in its own way.
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
+use std::io::Write as _;
 use std::net::IpAddr;
 use std::process::{Command, Stdio};
 
 use ipcluster::nft::Firewall;
 use ipcluster::plan::{Partition, Plan, Slot};
-use neli::consts::socket::{Msg, NlFamily};
-use neli::socket::NlSocket;
-use neli::utils::Groups;
-use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST, NetlinkMessage};
-use netlink_packet_netfilter::nftables::{
-    ChainAttribute, ChainMessage, Hook, HookNumber, InetHookNumber, NfTablesMessage,
-    TableAttribute, TableMessage,
-};
-use netlink_packet_netfilter::none::ControlMessage;
-use netlink_packet_netfilter::{
-    NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
-};
-
 /// A way to carry out a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Rules {
@@ -42,16 +29,11 @@ impl Rules {
         matches!(self, Self::Ours | Self::ByHand)
     }
 
-    /// Whether they are written in nft's language.
-    pub(crate) fn need_nft(self) -> bool {
-        matches!(self, Self::Tracking | Self::ByHand)
-    }
-
     /// Puts the rules in force in the network namespace of this thread.
     pub(crate) fn load(self, plan: &Plan) {
         match self {
             Self::None => {}
-            Self::EmptyChain => add_base_chain("empty", "nat", PRIORITY_DSTNAT, ACCEPT),
+            Self::EmptyChain => load_text(EMPTY_CHAIN),
             Self::Ours => {
                 let mut firewall = Firewall::open(plan.name()).expect("a netlink socket");
                 firewall.apply(plan).expect("the plan in force");
@@ -65,13 +47,12 @@ impl Rules {
 /// Drops every packet behind nat. So none reaches a socket, and the entry that conntrack made for it
 /// goes with it: the table stays empty. A policy needs no rule, so it costs next to nothing.
 pub(crate) fn add_sink() {
-    add_base_chain(SINK, "filter", PRIORITY_FILTER, DROP);
+    load_text(SINK);
 }
 
 /// Removes it.
 pub(crate) fn remove_sink() {
-    let table = TableMessage { attributes: vec![TableAttribute::Name(SINK.to_owned())] };
-    transact(vec![NfTablesMessage::DeleteTable(table)]);
+    load_text("delete table inet sink\n");
 }
 
 /// Whether the program nft is there.
@@ -87,75 +68,18 @@ const TRACKING: &str = "table ip tracking {
 }
 ";
 
+const EMPTY_CHAIN: &str = "table inet empty {
+    chain prerouting { type nat hook prerouting priority dstnat; policy accept; }
+}
+";
+
+const SINK: &str = "table inet sink {
+    chain prerouting { type filter hook prerouting priority filter; policy drop; }
+}
+";
+
 fn load_text(text: &str) {
     assert!(nft(&["-f", "-"], text), "nft refused {text}");
-}
-
-const SINK: &str = "sink";
-
-/// `NF_IP_PRI_NAT_DST`, `NF_IP_PRI_FILTER`.
-const PRIORITY_DSTNAT: i32 = -100;
-const PRIORITY_FILTER: i32 = 0;
-
-/// `NF_DROP`, `NF_ACCEPT`.
-const DROP: u32 = 0;
-const ACCEPT: u32 = 1;
-
-/// `NFNL_SUBSYS_NFTABLES`: what a batch is for.
-const SUBSYSTEM: u16 = 10;
-
-fn add_base_chain(table: &str, kind: &str, priority: i32, policy: u32) {
-    let hook = vec![
-        Hook::Number(HookNumber::Inet(InetHookNumber::PreRouting)),
-        Hook::Priority(priority.cast_unsigned()),
-    ];
-    transact(vec![
-        NfTablesMessage::NewTable(TableMessage {
-            attributes: vec![TableAttribute::Name(table.to_owned())],
-        }),
-        NfTablesMessage::NewChain(ChainMessage {
-            attributes: vec![
-                ChainAttribute::Table(table.to_owned()),
-                ChainAttribute::Name("prerouting".to_owned()),
-                ChainAttribute::Type(kind.to_owned()),
-                ChainAttribute::Policy(policy),
-                ChainAttribute::Hook(hook),
-            ],
-        }),
-    ]);
-}
-
-/// Sends one batch, and reads the acknowledgement of its last member.
-fn transact(members: Vec<NfTablesMessage>) {
-    let mut batch = vec![];
-    put(&mut batch, NetfilterProtoFamily::Unspec, 0, ControlMessage::BatchBegin);
-    for member in members {
-        put(&mut batch, NetfilterProtoFamily::Inet, NLM_F_CREATE, member);
-    }
-    put(&mut batch, NetfilterProtoFamily::Unspec, NLM_F_ACK, ControlMessage::BatchEnd);
-    let socket = NlSocket::connect(NlFamily::Netfilter, None, Groups::empty());
-    let socket = socket.expect("a netlink socket");
-    socket.send(&batch, Msg::empty()).expect("sent");
-    let mut reply = [0; 4096];
-    socket.recv(&mut reply, Msg::empty()).expect("a reply");
-    let error = i32::from_ne_bytes([reply[16], reply[17], reply[18], reply[19]]);
-    assert_eq!(error, 0, "{}", io::Error::from_raw_os_error(-error));
-}
-
-fn put(
-    batch: &mut Vec<u8>,
-    family: NetfilterProtoFamily,
-    flags: u16,
-    inner: impl Into<NetfilterMessageInner>,
-) {
-    let resource = if family == NetfilterProtoFamily::Unspec { SUBSYSTEM } else { 0 };
-    let header = NetfilterHeader::new(family, 0, resource);
-    let mut message = NetlinkMessage::from(NetfilterMessage::new(header, inner));
-    message.header.flags = NLM_F_REQUEST | flags;
-    message.finalize();
-    let start = batch.len();
-    batch.resize(start + message.buffer_len(), 0);
-    message.serialize(&mut batch[start..]);
 }
 
 /// The rules for a plan in nft's own syntax: its maps lead from the hash to the port at once.

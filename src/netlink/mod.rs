@@ -1,6 +1,7 @@
 //! Netlink itself: sockets, message framing, acknowledgements, dumps. What every netlink family
 //! shares; what the messages say belongs to the rooms that send them.
 
+pub(crate) mod attribute;
 mod frame;
 mod socket;
 
@@ -9,9 +10,8 @@ use std::io;
 
 use nix::errno::Errno;
 
-pub(crate) use frame::{
-    ACK, Acknowledgement, Attributes, ERROR, Message, Messages, REQUEST, align,
-};
+pub(crate) use attribute::Attributes;
+pub(crate) use frame::{ACK, Acknowledgement, ERROR, Message, Messages, REQUEST};
 pub(crate) use neli::consts::socket::NlFamily;
 pub(crate) use socket::{Socket, close_message, put_header};
 

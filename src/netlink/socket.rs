@@ -339,7 +339,7 @@ pub(crate) fn put_header(datagram: &mut Vec<u8>, kind: u16, flags: u16, sequence
 
 /// Ends the message that began at `start`: pads it and writes its length.
 pub(crate) fn close_message(datagram: &mut Vec<u8>, start: usize) {
-    datagram.resize(start + frame::align(datagram.len() - start), 0);
+    datagram.resize(start + super::attribute::align(datagram.len() - start), 0);
     let length = u32::try_from(datagram.len() - start).expect("messages are far below 4 GiB");
     datagram[start..start + 4].copy_from_slice(&length.to_ne_bytes());
 }

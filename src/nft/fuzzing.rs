@@ -1,21 +1,25 @@
 //! Everything that reads what the kernel sends, over bytes that it did not send: for the fuzzer and
 //! the tests of bad input.
 
-use netlink_packet_netfilter::nftables::{NfTablesMessage, RuleAttribute};
-
 use super::watch;
-use super::wire::batch::{Batch, INET_HEADER};
+use super::wire::batch::Batch;
+use super::wire::chain::Chain;
 use super::wire::counter::Object;
-use super::wire::expression::Expression;
+use super::wire::element;
+use super::wire::generation::Generation;
+use super::wire::message::{
+    self, NEW_CHAIN, NEW_GENERATION, NEW_RULE, NEW_SET, NEW_TABLE, SUBSYSTEM,
+};
 use super::wire::replies::Replies;
-use super::wire::{dump, element, rule, userdata};
-use crate::netlink::{ERROR, Messages};
+use super::wire::rule::Rule;
+use super::wire::set;
+use super::wire::table::Table;
+use crate::netlink::{Attributes, ERROR, Messages};
 use crate::plan::{Protocol, Seat};
 use crate::ruleset::{Digest, Family, Operation, SetName, TableName, Transaction};
 
 /// Reads a datagram in every way in which one of the kernel's is read. Returns how many of its
 /// messages are tables, chains, rules, sets or generations in their form.
-#[doc(hidden)]
 pub fn read_bytes(datagram: &[u8]) -> usize {
     let transaction = Transaction {
         table: TableName::any(),
@@ -32,35 +36,38 @@ pub fn read_bytes(datagram: &[u8]) -> usize {
 }
 
 fn is_read(kind: u16, body: &[u8]) -> bool {
-    let attributes = body.get(INET_HEADER.len()..).unwrap_or_default();
-    let _ = Object::parse(attributes).as_ref().and_then(Object::counter);
-    if let Some(elements) = element::parse(attributes) {
-        for set in [
-            SetName::Listeners(Family::V4),
-            SetName::Listeners(Family::V6),
-            SetName::Wildcards(Family::V4),
-            SetName::Slots(Digest(0)),
-            SetName::MaskedSlots(Family::V4, Digest(0)),
-            SetName::MaskedSlots(Family::V6, Digest(0)),
-            SetName::Ports(Seat(0), Protocol::Tcp, Digest(0)),
-        ] {
-            let _ = element::collect(set, &elements);
-        }
+    let Some((_, attributes)) = message::split(body) else { return false };
+    read_parts(Attributes::new(attributes));
+    let [subsystem, message] = kind.to_be_bytes();
+    let Some(whole) = Attributes::whole(attributes).filter(|_| subsystem == SUBSYSTEM) else {
+        return false;
+    };
+    match message {
+        NEW_TABLE => Table::parse(whole).is_some(),
+        NEW_CHAIN => Chain::parse(whole).is_some(),
+        NEW_RULE => Rule::parse(whole).is_some(),
+        NEW_SET => set::parse_name(whole).is_some(),
+        NEW_GENERATION => Generation::parse(whole).is_some(),
+        _ => false,
     }
-    match dump::parse(kind, body) {
-        Ok(NfTablesMessage::NewRule(message)) => {
-            for attribute in &message.attributes {
-                match attribute {
-                    RuleAttribute::Expressions(list) => {
-                        let known: Vec<_> = list.iter().filter_map(Expression::parse).collect();
-                        let _ = rule::parse(&known, None);
-                    }
-                    RuleAttribute::UserData(data) => drop(userdata::parse_comment(data)),
-                    _ => {}
-                }
-            }
-            true
-        }
-        parsed => parsed.is_ok(),
+}
+
+/// Reads attributes as those of every kind of object.
+fn read_parts(attributes: Attributes<'_>) {
+    let _ = Object::parse(attributes).as_ref().and_then(Object::counter);
+    let _ = Table::parse(attributes);
+    let _ = Chain::parse(attributes);
+    let _ = Rule::parse(attributes);
+    let Some(elements) = element::parse(attributes) else { return };
+    for set in [
+        SetName::Listeners(Family::V4),
+        SetName::Listeners(Family::V6),
+        SetName::Wildcards(Family::V4),
+        SetName::Slots(Digest(0)),
+        SetName::MaskedSlots(Family::V4, Digest(0)),
+        SetName::MaskedSlots(Family::V6, Digest(0)),
+        SetName::Ports(Seat(0), Protocol::Tcp, Digest(0)),
+    ] {
+        let _ = element::collect(set, &elements);
     }
 }

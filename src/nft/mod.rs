@@ -42,4 +42,4 @@ pub use fuzzing::read_bytes;
 pub use watch::{Commit, Watch, WatchEvent, WatchEvents, Writer};
 pub use wire::batch::Batch;
 #[doc(hidden)]
-pub use wire::dump::TableOwner;
+pub use wire::table::TableOwner;

@@ -241,12 +241,10 @@ pub struct ListenSocket {
 
 impl ListenSocket {
     fn read(header: InetResponseHeader, attributes: Attributes<'_>) -> Self {
-        let mut attributes = attributes;
         Self {
             address: header.socket_id.source_address,
             port: header.socket_id.source_port,
-            ipv6_only: attributes
-                .any(|(kind, value)| kind == INET_DIAG_SKV6ONLY && value.first() == Some(&1)),
+            ipv6_only: attributes.get(INET_DIAG_SKV6ONLY).and_then(<[u8]>::first) == Some(&1),
             inode: header.inode,
             uid: header.uid,
             queued: header.recv_queue,

@@ -106,22 +106,22 @@ impl<'a> Entry<'a> {
         if status & DESTINATION_TRANSLATED == 0 {
             return None;
         }
-        let protocol = nested(reply?, CTA_TUPLE_PROTO)?;
-        let transport = match nested(protocol, CTA_PROTO_NUM)? {
+        let protocol = Attributes::new(reply?).nested(CTA_TUPLE_PROTO)?;
+        let transport = match protocol.get(CTA_PROTO_NUM)? {
             [IPPROTO_TCP] => tcp(info),
             [IPPROTO_UDP] => TrackedProtocol::Udp,
             _ => return None,
         };
-        let port = u16::from_be_bytes(nested(protocol, CTA_PROTO_SRC_PORT)?.try_into().ok()?);
+        let port = u16::from_be_bytes(protocol.get(CTA_PROTO_SRC_PORT)?.try_into().ok()?);
         let key = Key { family, original: original?, zone, id };
         Some(Self { port, transport, key })
     }
 }
 
 fn tcp(info: Option<&[u8]>) -> TrackedProtocol {
-    let info = info.and_then(|info| nested(info, CTA_PROTOINFO_TCP)).unwrap_or_default();
+    let info = info.and_then(|info| Attributes::new(info).get(CTA_PROTOINFO_TCP));
     let (mut state, mut flags) = (None, 0);
-    for (kind, value) in Attributes::new(info) {
+    for (kind, value) in Attributes::new(info.unwrap_or_default()) {
         match (kind, value) {
             (CTA_PROTOINFO_TCP_STATE, [number]) => state = Some(*number),
             // struct nf_ct_tcp_flags { __u8 flags; __u8 mask; }
@@ -136,10 +136,6 @@ fn tcp(info: Option<&[u8]>) -> TrackedProtocol {
         // An entry without a state is one that is about to be removed.
         None => TrackedProtocol::Tcp { state: TcpState::Closed, is_released: true },
     }
-}
-
-fn nested(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
-    Attributes::new(attributes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
 }
 
 #[cfg(test)]

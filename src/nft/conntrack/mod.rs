@@ -13,6 +13,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 
+use crate::netlink::attribute::put_u32;
 use crate::netlink::{self, Attributes, NlFamily, Socket};
 
 use entry::{CTA_STATUS, DESTINATION_TRANSLATED, Entry, TcpState, TrackedProtocol};
@@ -269,26 +270,19 @@ impl ConntrackUsage {
     }
 
     fn parse(attributes: &[u8]) -> Option<Self> {
-        let (mut entries, mut limit) = (None, None);
-        for (kind, value) in Attributes::new(attributes) {
-            let number = || value.try_into().ok().map(u32::from_be_bytes);
-            match kind {
-                CTA_STATS_GLOBAL_ENTRIES => entries = number(),
-                CTA_STATS_GLOBAL_MAX_ENTRIES => limit = number(),
-                _ => {}
-            }
-        }
-        // The limit is told since Linux 4.18.
-        Some(Self { entries: entries?, limit: limit? })
+        let attributes = Attributes::new(attributes);
+        Some(Self {
+            entries: attributes.u32(CTA_STATS_GLOBAL_ENTRIES)?,
+            // The kernel tells it since Linux 4.18.
+            limit: attributes.u32(CTA_STATS_GLOBAL_MAX_ENTRIES)?,
+        })
     }
 }
 
 /// Asks for entries with a translated destination. Kernels that know no such filter give all.
 fn request() -> Vec<u8> {
     let mut body = ANY_FAMILY.to_vec();
-    body.extend_from_slice(&8u16.to_ne_bytes());
-    body.extend_from_slice(&CTA_STATUS.to_ne_bytes());
-    body.extend_from_slice(&DESTINATION_TRANSLATED.to_be_bytes());
+    put_u32(&mut body, CTA_STATUS, DESTINATION_TRANSLATED);
     body
 }
 

@@ -15,10 +15,11 @@ use super::firewall::NfTables;
 use super::firewall::Protection;
 use super::firewall::{Firewall, netlink_error};
 use super::wire::batch::Batch;
-use super::wire::dump::{TableOwner, TableState};
-use super::wire::message::{OWNER, PERSIST};
+use super::wire::dump::TableState;
 use super::wire::replies::Outcome;
+use super::wire::table::{OWNER, PERSIST};
 use crate::netlink::{Error, SocketOperation};
+use crate::nft::wire::table::TableOwner;
 use crate::plan::{ClusterName, Seat};
 use crate::ruleset::{CounterValue, Ruleset, TableName, Transaction};
 

@@ -10,25 +10,18 @@ use nix::errno::Errno;
 use super::{Disturbance, Injection};
 use crate::netlink::{self, Attributes, Error, Message, Messages};
 use crate::nft::error::{Fault, NotUnderstood};
-use crate::nft::wire::batch::{Batch, INET_HEADER};
-use crate::nft::wire::dump::{TableOwner, TableState};
-use crate::nft::wire::message::{DELETE_TABLE, NEW_TABLE, NFTA_TABLE_FLAGS, NFTA_TABLE_NAME};
-use crate::nft::wire::message::{OWNER, PERSIST};
+use crate::nft::wire::batch::Batch;
+use crate::nft::wire::dump::TableState;
+use crate::nft::wire::message::{
+    self, BATCH_BEGIN, BATCH_END, DELETE_TABLE, EXCLUSIVE, NEW_TABLE, NFNL_BATCH_GENID, TABLE,
+};
 use crate::nft::wire::replies::Outcome;
+use crate::nft::wire::table::TableOwner;
+use crate::nft::wire::table::{NFTA_TABLE_FLAGS, NFTA_TABLE_USERDATA};
+use crate::nft::wire::table::{OWNER, PERSIST};
 use crate::nft::wire::userdata;
 use crate::plan::{ClusterName, Seat};
 use crate::ruleset::{CounterValue, FakeTable, Operation, TableError, TableName, Transaction};
-
-/// `NFNL_MSG_BATCH_BEGIN`, `NFNL_MSG_BATCH_END`, `NFNL_BATCH_GENID`.
-const BATCH_BEGIN: u16 = 16;
-const BATCH_END: u16 = 17;
-const NFNL_BATCH_GENID: u16 = 1;
-
-/// `NLM_F_EXCL`.
-const EXCLUSIVE: u16 = 0x200;
-
-/// `NFTA_TABLE_USERDATA`.
-const NFTA_TABLE_USERDATA: u16 = 6;
 
 /// The port of those who are no firewall: they own nothing.
 const STRANGER: u32 = 0;
@@ -272,13 +265,12 @@ fn ends(messages: &[Message<'_>]) -> bool {
 }
 
 fn generation_id_of(messages: &[Message<'_>]) -> Option<u32> {
-    let id = attribute(messages.first()?, NFNL_BATCH_GENID)?;
-    Some(u32::from_be_bytes(id.try_into().ok()?))
+    attributes(messages.first()?).u32(NFNL_BATCH_GENID)
 }
 
-fn attribute<'a>(message: &Message<'a>, kind: u16) -> Option<&'a [u8]> {
-    let mut attributes = Attributes::new(message.body.get(INET_HEADER.len()..)?);
-    attributes.find_map(|(found, value)| (found == kind).then_some(value))
+/// The attributes of a message.
+fn attributes<'a>(message: &Message<'a>) -> Attributes<'a> {
+    Attributes::new(message::split(message.body).map_or(&[], |(_, attributes)| attributes))
 }
 
 /// A batch as a whole is refused: the fault is that of its begin.
@@ -314,19 +306,16 @@ impl Attempt {
         if matches!(message.kind, BATCH_BEGIN | BATCH_END) {
             return Ok(());
         }
-        // The table has the same number in all messages.
-        let name = attribute(message, NFTA_TABLE_NAME).and_then(|name| name.strip_suffix(&[0]));
-        let name = name.map(String::from_utf8_lossy).ok_or(Errno::EINVAL)?;
-        let there = self.tables.get_mut(&*name);
+        let attributes = attributes(message);
+        let name = attributes.text(TABLE).ok_or(Errno::EINVAL)?;
+        let there = self.tables.get_mut(name);
         if let Some(held) = &there {
             held.allows(self.sender)?;
         }
         let [_, kind] = message.kind.to_be_bytes();
-        match (u16::from(kind), there) {
+        match (kind, there) {
             (NEW_TABLE, held) => {
-                let flags = attribute(message, NFTA_TABLE_FLAGS);
-                let flags = flags.and_then(|flags| flags.try_into().ok()).map(u32::from_be_bytes);
-                let flags = flags.unwrap_or_default();
+                let flags = attributes.u32(NFTA_TABLE_FLAGS).unwrap_or_default();
                 if flags & !self.known_flags != 0 {
                     return Err(Errno::EOPNOTSUPP);
                 }
@@ -335,30 +324,30 @@ impl Attempt {
                     Some(held) => {
                         if held.update(flags, self.sender)? {
                             self.changes += 1;
-                            self.taken.insert(name.into_owned());
+                            self.taken.insert(name.to_owned());
                         }
                     }
                     None => {
-                        let comment = attribute(message, NFTA_TABLE_USERDATA);
+                        let comment = attributes.get(NFTA_TABLE_USERDATA);
                         let schema =
                             comment.and_then(userdata::parse_comment).and_then(TableName::schema);
                         let held = OwnedTable { schema, ..OwnedTable::new(flags, self.sender) };
-                        self.tables.insert(name.into_owned(), held);
+                        self.tables.insert(name.to_owned(), held);
                         self.changes += 1;
                     }
                 }
             }
             (_, None) => return Err(Errno::ENOENT),
             (DELETE_TABLE, Some(_)) => {
-                self.tables.remove(&*name);
-                self.taken.remove(&*name);
+                self.tables.remove(name);
+                self.taken.remove(name);
                 self.changes += 1;
             }
             (_, Some(held)) => {
                 // Chains and rules of the table that keeps connections are not looked at.
                 let Some(operation) = operation else { return Ok(()) };
                 let is_base = matches!(operation, Operation::AddChain(it) if it.base().is_some());
-                if is_base && self.taken.contains(&*name) {
+                if is_base && self.taken.contains(name) {
                     // `__NFT_TABLE_F_UPDATE` in `nf_tables_addchain`.
                     return Err(Errno::EINVAL);
                 }

@@ -11,8 +11,9 @@ use crate::netlink::Error;
 use crate::nft::error::{Fault, NftError, is_older_schema};
 use crate::nft::wire::batch::Batch;
 use crate::nft::wire::batch::OwnershipChange;
-use crate::nft::wire::dump::{TableOwner, TableState};
+use crate::nft::wire::dump::TableState;
 use crate::nft::wire::replies::Outcome;
+use crate::nft::wire::table::TableOwner;
 use crate::plan::Plan;
 use crate::ruleset::{Stale, Transaction, Transition, raise};
 

@@ -6,8 +6,8 @@ use super::{Firewall, netlink_error};
 use crate::netlink::Error;
 use crate::nft::error::NftError;
 use crate::nft::wire::batch::Batch;
-use crate::nft::wire::dump::TableOwner;
 use crate::nft::wire::replies::Outcome;
+use crate::nft::wire::table::TableOwner;
 use crate::plan::{Engine, Plan};
 use crate::ruleset::TableName;
 

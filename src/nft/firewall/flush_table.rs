@@ -20,59 +20,30 @@
 //!
 //! Its name does not begin as those of clusters do, and its comment is not their mark.
 
-use crate::nft::wire::attribute::{nest, put, put_data, put_string, put_u32};
-use crate::nft::wire::batch::{APPEND, CREATE, Member, NEW_RULE};
-use crate::nft::wire::message::OWNER;
-use crate::nft::wire::message::{
-    DELETE_TABLE, NEW_CHAIN, NEW_TABLE, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_TABLE,
-    NFTA_TABLE_FLAGS, NFTA_TABLE_NAME,
+use crate::netlink::attribute::{nest, put, put_text, put_u32};
+use crate::nft::wire::batch::Member;
+use crate::nft::wire::chain::{self, NFTA_CHAIN_NAME, NFTA_CHAIN_TABLE};
+use crate::nft::wire::data::put_data;
+use crate::nft::wire::expression::{
+    self, NFTA_BITWISE_DREG, NFTA_BITWISE_LEN, NFTA_BITWISE_MASK, NFTA_BITWISE_SREG,
+    NFTA_BITWISE_XOR, NFTA_CMP_DATA, NFTA_CMP_OP, NFTA_CMP_SREG, Relation,
 };
+use crate::nft::wire::message::{APPEND, CREATE, DELETE_TABLE, NEW_CHAIN, NEW_RULE, NEW_TABLE};
+use crate::nft::wire::rule::{NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_TABLE};
+use crate::nft::wire::table::{self, NFTA_TABLE_USERDATA, OWNER};
 use crate::nft::wire::userdata;
-use crate::ruleset::TableName;
+use crate::ruleset::{BaseChain, Hook, TableName};
 
 const CHAIN: &str = "keep";
 
-/// After every chain that maps something: it is only there. `NF_IP_PRI_NAT_SRC`.
-const PRIORITY: i32 = 100;
-
-/// `NF_INET_PRE_ROUTING`, `NF_ACCEPT`.
-const PREROUTING: u32 = 0;
-const ACCEPT: u32 = 1;
-
-/// `NFTA_TABLE_USERDATA`.
-const NFTA_TABLE_USERDATA: u16 = 6;
-
-/// `NFTA_CHAIN_*`, `NFTA_HOOK_*`.
-const NFTA_CHAIN_TABLE: u16 = 1;
-const NFTA_CHAIN_NAME: u16 = 3;
-const NFTA_CHAIN_HOOK: u16 = 4;
-const NFTA_CHAIN_POLICY: u16 = 5;
-const NFTA_CHAIN_TYPE: u16 = 7;
-const NFTA_HOOK_NUMBER: u16 = 1;
-const NFTA_HOOK_PRIORITY: u16 = 2;
-
-/// `NFTA_LIST_ELEM`, `NFTA_EXPR_NAME`, `NFTA_EXPR_DATA`.
-const NFTA_LIST_ELEM: u16 = 1;
-const NFTA_EXPR_NAME: u16 = 1;
-const NFTA_EXPR_DATA: u16 = 2;
+/// `NF_IP_PRI_NAT_SRC`: after every chain that translates a destination, since this one only has to be
+/// there.
+const BASE: BaseChain = BaseChain { kind: "nat", hook: Hook::Prerouting, priority: 100 };
 
 /// `NFTA_CT_DREG`, `NFTA_CT_KEY`, `NFT_CT_STATE`.
 const NFTA_CT_DREG: u16 = 1;
 const NFTA_CT_KEY: u16 = 2;
 const CT_STATE: u32 = 0;
-
-/// `NFTA_BITWISE_*`.
-const NFTA_BITWISE_SREG: u16 = 1;
-const NFTA_BITWISE_DREG: u16 = 2;
-const NFTA_BITWISE_LEN: u16 = 3;
-const NFTA_BITWISE_MASK: u16 = 4;
-const NFTA_BITWISE_XOR: u16 = 5;
-
-/// `NFTA_CMP_*`, `NFT_CMP_NEQ`.
-const NFTA_CMP_SREG: u16 = 1;
-const NFTA_CMP_OP: u16 = 2;
-const NFTA_CMP_DATA: u16 = 3;
-const NOT_EQUAL: u32 = 1;
 
 /// `NFT_REG_1`.
 const REGISTER: u32 = 1;
@@ -91,8 +62,7 @@ pub(super) fn make(of: &TableName, anew: bool) -> Vec<Member> {
     let table = name(of);
     let mut members = if anew { remove(of) } else { vec![] };
     let mut body = vec![];
-    put_string(&mut body, NFTA_TABLE_NAME, &table);
-    put_u32(&mut body, NFTA_TABLE_FLAGS, OWNER);
+    table::put_flags(&mut body, &table, OWNER);
     let comment = format!("keeps connections of {of} alive through a flush");
     put(&mut body, NFTA_TABLE_USERDATA, &userdata::comment(&comment));
     members.push(Member { message: NEW_TABLE, flags: CREATE, body });
@@ -104,20 +74,15 @@ pub(super) fn make(of: &TableName, anew: bool) -> Vec<Member> {
 /// Removes it.
 pub(super) fn remove(of: &TableName) -> Vec<Member> {
     let mut body = vec![];
-    put_string(&mut body, NFTA_TABLE_NAME, &name(of));
+    table::put_delete(&mut body, &name(of));
     vec![Member { message: DELETE_TABLE, flags: 0, body }]
 }
 
 fn chain(table: &str) -> Vec<u8> {
     let mut body = vec![];
-    put_string(&mut body, NFTA_CHAIN_TABLE, table);
-    put_string(&mut body, NFTA_CHAIN_NAME, CHAIN);
-    put_string(&mut body, NFTA_CHAIN_TYPE, "nat");
-    put_u32(&mut body, NFTA_CHAIN_POLICY, ACCEPT);
-    nest(&mut body, NFTA_CHAIN_HOOK, |body| {
-        put_u32(body, NFTA_HOOK_NUMBER, PREROUTING);
-        put_u32(body, NFTA_HOOK_PRIORITY, PRIORITY.cast_unsigned());
-    });
+    put_text(&mut body, NFTA_CHAIN_TABLE, table);
+    put_text(&mut body, NFTA_CHAIN_NAME, CHAIN);
+    chain::put_base(&mut body, BASE);
     body
 }
 
@@ -125,34 +90,27 @@ fn chain(table: &str) -> Vec<u8> {
 /// and a nat chain sees the first one of a flow only.
 fn rule(table: &str) -> Vec<u8> {
     let mut body = vec![];
-    put_string(&mut body, NFTA_RULE_TABLE, table);
-    put_string(&mut body, NFTA_RULE_CHAIN, CHAIN);
+    put_text(&mut body, NFTA_RULE_TABLE, table);
+    put_text(&mut body, NFTA_RULE_CHAIN, CHAIN);
     nest(&mut body, NFTA_RULE_EXPRESSIONS, |body| {
-        expression(body, "ct", |body| {
+        expression::put(body, "ct", |body| {
             put_u32(body, NFTA_CT_KEY, CT_STATE);
             put_u32(body, NFTA_CT_DREG, REGISTER);
         });
-        expression(body, "bitwise", |body| {
+        expression::put(body, "bitwise", |body| {
             put_u32(body, NFTA_BITWISE_SREG, REGISTER);
             put_u32(body, NFTA_BITWISE_DREG, REGISTER);
             put_u32(body, NFTA_BITWISE_LEN, 4);
             put_data(body, NFTA_BITWISE_MASK, &STATE_NEW.to_ne_bytes());
             put_data(body, NFTA_BITWISE_XOR, &[0; 4]);
         });
-        expression(body, "cmp", |body| {
+        expression::put(body, "cmp", |body| {
             put_u32(body, NFTA_CMP_SREG, REGISTER);
-            put_u32(body, NFTA_CMP_OP, NOT_EQUAL);
+            put_u32(body, NFTA_CMP_OP, Relation::NotEqual as u32);
             put_data(body, NFTA_CMP_DATA, &[0; 4]);
         });
     });
     body
-}
-
-fn expression(body: &mut Vec<u8>, name: &str, data: impl FnOnce(&mut Vec<u8>)) {
-    nest(body, NFTA_LIST_ELEM, |body| {
-        put_string(body, NFTA_EXPR_NAME, name);
-        nest(body, NFTA_EXPR_DATA, data);
-    });
 }
 
 #[cfg(test)]

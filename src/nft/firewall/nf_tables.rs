@@ -6,8 +6,9 @@ use std::os::fd::BorrowedFd;
 
 use crate::netlink::{Error, Socket};
 use crate::nft::wire::batch::Batch;
-use crate::nft::wire::dump::{self, TableOwner, TableState};
+use crate::nft::wire::dump::{self, TableState};
 use crate::nft::wire::replies::{Outcome, Replies};
+use crate::nft::wire::table::TableOwner;
 use crate::plan::Seat;
 use crate::ruleset::{CounterValue, TableName, Transaction};
 

@@ -8,9 +8,9 @@
 //! net/netfilter/nf_tables_api.c), and `OWNER` alone would take the table, and with it all
 //! connections, away when its master ends: so a table of ours has both, or none.
 
-use crate::nft::wire::attribute::{put_string, put_u32};
-use crate::nft::wire::batch::{CREATE, Member};
-use crate::nft::wire::message::{NEW_TABLE, NFTA_TABLE_FLAGS, NFTA_TABLE_NAME};
+use crate::nft::wire::batch::Member;
+use crate::nft::wire::message::{CREATE, NEW_TABLE};
+use crate::nft::wire::table;
 
 /// Whether the table of a cluster is to belong to its master.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -37,11 +37,10 @@ pub enum Protection {
     None,
 }
 
-/// A table with these flags, for a [dry run](crate::nft::wire::batch::Batch::dry_run). No nft could write its
-/// name, so that there is none that has it.
+/// A table with these flags, for a [dry run](crate::nft::wire::batch::Batch::dry_run). Its name is one
+/// that nft cannot write, so that there is no table of that name.
 pub(super) fn trial(flags: u32) -> Member {
     let mut body = vec![];
-    put_string(&mut body, NFTA_TABLE_NAME, "ipcluster:trial");
-    put_u32(&mut body, NFTA_TABLE_FLAGS, flags);
+    table::put_flags(&mut body, "ipcluster:trial", flags);
     Member { message: NEW_TABLE, flags: CREATE, body }
 }

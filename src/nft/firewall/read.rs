@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::{Firewall, netlink_error};
 use crate::nft::error::{NftError, NotUnderstood};
-use crate::nft::wire::dump::{TableOwner, TableState};
+use crate::nft::wire::dump::TableState;
+use crate::nft::wire::table::TableOwner;
 use crate::plan::{Listeners, Plan, Seat};
 use crate::ruleset::{CounterValue, Ruleset, Stale, TableName, lower, raise};
 

@@ -21,32 +21,19 @@ use std::fmt;
 
 use super::error::NftError;
 use super::firewall::netlink_error;
-use super::wire::attribute::put_string;
-use super::wire::batch::kind;
+use super::wire::chain::{
+    NFTA_CHAIN_HOOK, NFTA_CHAIN_NAME, NFTA_CHAIN_TABLE, NFTA_CHAIN_TYPE, NFTA_HOOK_HOOKNUM,
+    NFTA_HOOK_PRIORITY,
+};
 use super::wire::dump;
+use super::wire::element::NFTA_SET_ELEM_LIST_SET;
+use super::wire::message::{self, GET_CHAIN, GET_RULE, GET_SET, GET_SET_ELEMENT, TABLE, kind};
+use crate::netlink::attribute::put_text;
 use crate::netlink::{Attributes, Error, NlFamily, Socket};
 use crate::plan::{Engine, Listener, Listeners};
 use crate::ruleset::{PRIORITY_DSTNAT, TableName};
 use packet::Packet;
-use rule::{Element, Rule, Set, number, text};
-
-/// `NFT_MSG_GET*`.
-const GET_CHAIN: u16 = 4;
-const GET_RULE: u16 = 7;
-const GET_SET: u16 = 10;
-const GET_SET_ELEMENT: u16 = 13;
-
-/// `NFTA_CHAIN_*`, `NFTA_HOOK_*`.
-const NFTA_CHAIN_TABLE: u16 = 1;
-const NFTA_CHAIN_NAME: u16 = 3;
-const NFTA_CHAIN_HOOK: u16 = 4;
-const NFTA_CHAIN_TYPE: u16 = 7;
-const NFTA_HOOK_HOOKNUM: u16 = 1;
-const NFTA_HOOK_PRIORITY: u16 = 2;
-
-/// `NFTA_RULE_TABLE`, `NFTA_SET_TABLE`, `NFTA_SET_ELEM_LIST_TABLE`; `NFTA_SET_ELEM_LIST_SET`.
-const TABLE: u16 = 1;
-const SET: u16 = 2;
+use rule::{Element, Rule, Set, text};
 
 /// How often all is read again, if rules change meanwhile, before it counts as failed.
 const ATTEMPTS: u32 = 5;
@@ -191,7 +178,8 @@ impl ForeignRules {
             Ok(after_header(body).and_then(Set::parse))
         })?;
         for (name, mut set) in sets.into_iter().filter(|(name, _)| wanted.contains(name)) {
-            let of_set = request(family, &[(TABLE, &table.id.name), (SET, &name)]);
+            let of_set =
+                request(family, &[(TABLE, &table.id.name), (NFTA_SET_ELEM_LIST_SET, &name)]);
             let lists = self.socket.dump(kind(GET_SET_ELEMENT), 0, &of_set, |_, body| {
                 Ok(after_header(body).map(Element::parse_list))
             })?;
@@ -315,41 +303,29 @@ fn parse_base(body: &[u8]) -> Option<(TableId, Base)> {
     let family = [TableFamily::Inet, TableFamily::Ip, TableFamily::Ip6]
         .into_iter()
         .find(|family| body.first() == Some(&(*family as u8)))?;
-    let (mut table, mut name, mut hook, mut priority, mut is_nat) = (None, None, None, None, false);
-    for (kind, value) in Attributes::new(after_header(body)?) {
-        match kind {
-            NFTA_CHAIN_TABLE => table = Some(text(value)),
-            NFTA_CHAIN_NAME => name = Some(text(value)),
-            NFTA_CHAIN_TYPE => is_nat = text(value) == b"nat",
-            NFTA_CHAIN_HOOK => {
-                for (kind, value) in Attributes::new(value) {
-                    match kind {
-                        NFTA_HOOK_HOOKNUM => hook = number(value),
-                        NFTA_HOOK_PRIORITY => priority = number(value),
-                        _ => {}
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
+    let attributes = Attributes::new(after_header(body)?);
+    let is_nat = attributes.get(NFTA_CHAIN_TYPE).map(text) == Some(b"nat");
+    let entry = attributes.nested(NFTA_CHAIN_HOOK)?;
+    let number = entry.u32(NFTA_HOOK_HOOKNUM)?;
     let hook = [NatHook::Prerouting, NatHook::Output]
         .into_iter()
-        .find(|known| hook == Some(*known as u32))
+        .find(|known| *known as u32 == number)
         .filter(|_| is_nat)?;
-    let base = Base { name: name?.to_vec(), hook, priority: priority?.cast_signed() };
-    Some((TableId { family, name: table?.to_vec() }, base))
+    let priority = entry.u32(NFTA_HOOK_PRIORITY)?.cast_signed();
+    let name = |kind| attributes.get(kind).map(|name| text(name).to_vec());
+    let base = Base { name: name(NFTA_CHAIN_NAME)?, hook, priority };
+    Some((TableId { family, name: name(NFTA_CHAIN_TABLE)? }, base))
 }
 
 /// The attributes behind `struct nfgenmsg`.
 fn after_header(body: &[u8]) -> Option<&[u8]> {
-    body.get(4..)
+    message::split(body).map(|(_, attributes)| attributes)
 }
 
 fn request(family: u8, names: &[(u16, &[u8])]) -> Vec<u8> {
-    let mut body = vec![family, 0, 0, 0];
+    let mut body = message::header(family, 0).to_vec();
     for (kind, name) in names {
-        put_string(&mut body, *kind, &String::from_utf8_lossy(name));
+        put_text(&mut body, *kind, name);
     }
     body
 }

@@ -2,31 +2,54 @@
 //! of include/uapi/linux/netfilter/nf_tables.h.
 
 use crate::netlink::Attributes;
+use crate::nft::wire::data::{
+    NFTA_DATA_VALUE, NFTA_DATA_VERDICT, NFTA_VERDICT_CHAIN, NFTA_VERDICT_CODE,
+};
+use crate::nft::wire::element::{
+    NFTA_SET_ELEM_DATA, NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_LIST_ELEMENTS,
+};
+use crate::nft::wire::expression::{
+    ADDRESS_TYPE, DESTINATION, NFTA_BITWISE_DREG, NFTA_BITWISE_MASK, NFTA_BITWISE_OP,
+    NFTA_BITWISE_SREG, NFTA_BITWISE_XOR, NFTA_CMP_DATA, NFTA_CMP_OP, NFTA_CMP_SREG, NFTA_EXPR_DATA,
+    NFTA_EXPR_NAME, NFTA_FIB_DREG, NFTA_FIB_FLAGS, NFTA_FIB_RESULT, NFTA_IMMEDIATE_DATA,
+    NFTA_IMMEDIATE_DREG, NFTA_LOOKUP_DREG, NFTA_LOOKUP_FLAGS, NFTA_LOOKUP_SET, NFTA_LOOKUP_SREG,
+    NFTA_META_DREG, NFTA_META_KEY, NFTA_META_SREG, NFTA_PAYLOAD_BASE, NFTA_PAYLOAD_DREG,
+    NFTA_PAYLOAD_LEN, NFTA_PAYLOAD_OFFSET,
+};
+use crate::nft::wire::rule::{
+    NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_HANDLE, NFTA_RULE_TABLE,
+};
+use crate::nft::wire::set::{NFTA_SET_FLAGS, NFTA_SET_NAME};
 
-const NFTA_RULE_TABLE: u16 = 1;
-const NFTA_RULE_CHAIN: u16 = 2;
-const NFTA_RULE_HANDLE: u16 = 3;
-const NFTA_RULE_EXPRESSIONS: u16 = 4;
-const NFTA_EXPR_NAME: u16 = 1;
-const NFTA_EXPR_DATA: u16 = 2;
-
-const NFTA_SET_NAME: u16 = 2;
-const NFTA_SET_FLAGS: u16 = 3;
 /// `NFT_SET_INTERVAL`.
 const INTERVAL: u32 = 0x4;
-const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
-const NFTA_SET_ELEM_KEY: u16 = 1;
-const NFTA_SET_ELEM_DATA: u16 = 2;
+
 const NFTA_SET_ELEM_FLAGS: u16 = 3;
 const NFTA_SET_ELEM_KEY_END: u16 = 10;
 /// `NFT_SET_ELEM_INTERVAL_END`, `NFT_SET_ELEM_CATCHALL`.
 const INTERVAL_END: u32 = 0x1;
 const CATCHALL: u32 = 0x2;
 
-const NFTA_DATA_VALUE: u16 = 1;
-const NFTA_DATA_VERDICT: u16 = 2;
-const NFTA_VERDICT_CODE: u16 = 1;
-const NFTA_VERDICT_CHAIN: u16 = 2;
+const NFTA_RANGE_SREG: u16 = 1;
+const NFTA_RANGE_OP: u16 = 2;
+const NFTA_RANGE_FROM_DATA: u16 = 3;
+const NFTA_RANGE_TO_DATA: u16 = 4;
+/// `NFT_RANGE_EQ`.
+const IS_INSIDE: u32 = 0;
+
+const NFTA_NAT_TYPE: u16 = 1;
+/// `NFT_NAT_DNAT`.
+const DNAT: u32 = 1;
+
+const NFTA_MATCH_NAME: u16 = 1;
+const NFTA_MATCH_INFO: u16 = 3;
+const NFTA_TARGET_NAME: u16 = 1;
+
+/// `NFT_LOOKUP_F_INV`.
+const INVERTED: u32 = 1;
+
+/// `NFT_REG_VERDICT`.
+const VERDICT_REGISTER: u32 = 0;
 
 /// A rule: what it does, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -163,21 +186,17 @@ pub(super) struct Element {
 
 /// Reads a rule of this table, and the name of its chain.
 pub(super) fn parse(attributes: &[u8], of_table: &[u8]) -> Option<(Vec<u8>, Rule)> {
-    let (mut table, mut chain, mut handle, mut steps) = (None, None, 0, Vec::new());
-    for (kind, value) in Attributes::new(attributes) {
-        match kind {
-            NFTA_RULE_TABLE => table = Some(text(value)),
-            NFTA_RULE_CHAIN => chain = Some(text(value)),
-            NFTA_RULE_HANDLE => handle = u64::from_be_bytes(value.try_into().ok()?),
-            NFTA_RULE_EXPRESSIONS => {
-                steps = Attributes::new(value).map(|(_, one)| Step::parse(one)).collect();
-            }
-            _ => {}
-        }
-    }
+    let attributes = Attributes::new(attributes);
     // Older kernels give the rules of all tables.
-    (table? == of_table).then_some(())?;
-    Some((chain?.to_vec(), Rule { handle, steps }))
+    (text(attributes.get(NFTA_RULE_TABLE)?) == of_table).then_some(())?;
+    let chain = text(attributes.get(NFTA_RULE_CHAIN)?).to_vec();
+    let handle = match attributes.get(NFTA_RULE_HANDLE) {
+        Some(_) => attributes.u64(NFTA_RULE_HANDLE)?,
+        None => 0,
+    };
+    let expressions = attributes.nested(NFTA_RULE_EXPRESSIONS).into_iter().flatten();
+    let steps = expressions.map(|(_, one)| Step::parse(Attributes::new(one))).collect();
+    Some((chain, Rule { handle, steps }))
 }
 
 impl Rule {
@@ -191,30 +210,26 @@ impl Rule {
 }
 
 impl Step {
-    fn parse(expression: &[u8]) -> Self {
-        let name = find(expression, NFTA_EXPR_NAME).map(text).unwrap_or_default();
-        let data = Data(find(expression, NFTA_EXPR_DATA).unwrap_or_default());
-        data.step(name).unwrap_or(Self::Unknown)
+    fn parse(expression: Attributes<'_>) -> Self {
+        let name = expression.get(NFTA_EXPR_NAME).map(text).unwrap_or_default();
+        let data = expression.nested(NFTA_EXPR_DATA).unwrap_or(Attributes::new(&[]));
+        Data(data).step(name).unwrap_or(Self::Unknown)
     }
 }
 
 /// The attributes of one expression.
-struct Data<'a>(&'a [u8]);
+struct Data<'a>(Attributes<'a>);
 
 impl Data<'_> {
-    fn number(&self, kind: u16) -> Option<u32> {
-        number(find(self.0, kind)?)
-    }
-
     fn length(&self, kind: u16) -> Option<usize> {
         // Longer than all registers: not understood.
-        usize::try_from(self.number(kind)?).ok().filter(|length| *length <= 64)
+        usize::try_from(self.0.u32(kind)?).ok().filter(|length| *length <= 64)
     }
 
     /// The first byte of a data register: `NFT_REG_1` to `4` are 16 bytes long, `NFT_REG32_00` to `15`
     /// 4 bytes, over the same memory.
     fn register(&self, kind: u16) -> Option<usize> {
-        match self.number(kind)? {
+        match self.0.u32(kind)? {
             wide @ 1..=4 => usize::try_from((wide - 1) * 16).ok(),
             narrow @ 8..=23 => usize::try_from((narrow - 8) * 4).ok(),
             _ => None,
@@ -222,39 +237,33 @@ impl Data<'_> {
     }
 
     fn value(&self, kind: u16) -> Option<Vec<u8>> {
-        find(find(self.0, kind)?, NFTA_DATA_VALUE).map(<[u8]>::to_vec)
+        self.0.nested(kind)?.get(NFTA_DATA_VALUE).map(<[u8]>::to_vec)
     }
 
     fn step(&self, name: &[u8]) -> Option<Step> {
         Some(match name {
             b"meta" => self.meta()?,
             b"payload" => self.payload()?,
-            b"fib" => {
-                let is_destination_type = self.number(2)? == 3 && self.number(3)? == 2;
-                let what =
-                    if is_destination_type { Loaded::DestinationType } else { Loaded::Other };
-                Step::Load { what, to: self.register(1)?, length: 4 }
-            }
+            b"fib" => self.fib()?,
             b"cmp" => self.compare()?,
             b"range" => Step::Range {
-                from: self.register(1)?,
-                is_inside: self.number(2)? == 0,
-                low: self.value(3)?,
-                high: self.value(4)?,
+                from: self.register(NFTA_RANGE_SREG)?,
+                is_inside: self.0.u32(NFTA_RANGE_OP)? == IS_INSIDE,
+                low: self.value(NFTA_RANGE_FROM_DATA)?,
+                high: self.value(NFTA_RANGE_TO_DATA)?,
             },
-            b"bitwise" if self.number(6).unwrap_or(0) == 0 => Step::Bits {
-                from: self.register(1)?,
-                to: self.register(2)?,
-                mask: self.value(4)?,
-                xor: self.value(5)?,
+            b"bitwise" if self.0.u32(NFTA_BITWISE_OP).unwrap_or(0) == 0 => Step::Bits {
+                from: self.register(NFTA_BITWISE_SREG)?,
+                to: self.register(NFTA_BITWISE_DREG)?,
+                mask: self.value(NFTA_BITWISE_MASK)?,
+                xor: self.value(NFTA_BITWISE_XOR)?,
             },
             b"lookup" => self.lookup()?,
             b"immediate" => self.immediate()?,
-            // NFTA_NAT_TYPE: NFT_NAT_DNAT.
-            b"nat" if self.number(1)? == 1 => Step::Map,
+            b"nat" if self.0.u32(NFTA_NAT_TYPE)? == DNAT => Step::Map,
             b"redir" => Step::Map,
             b"match" => self.xt_match()?,
-            b"target" => match text(find(self.0, 1)?) {
+            b"target" => match text(self.0.get(NFTA_TARGET_NAME)?) {
                 b"DNAT" | b"REDIRECT" | b"NETMAP" => Step::Map,
                 _ => Step::Nothing,
             },
@@ -266,32 +275,40 @@ impl Data<'_> {
     }
 
     fn meta(&self) -> Option<Step> {
-        // NFTA_META_SREG: sets something.
-        if find(self.0, 3).is_some() {
+        // It sets something.
+        if self.0.get(NFTA_META_SREG).is_some() {
             return Some(Step::Nothing);
         }
-        let (what, length) = match self.number(2)? {
+        let (what, length) = match self.0.u32(NFTA_META_KEY)? {
             1 => (Loaded::EthernetType, 2),
             15 => (Loaded::Family, 1),
             16 => (Loaded::Protocol, 1),
             // An interface name takes 16 bytes.
             _ => (Loaded::Other, 16),
         };
-        Some(Step::Load { what, to: self.register(1)?, length })
+        Some(Step::Load { what, to: self.register(NFTA_META_DREG)?, length })
     }
 
     fn payload(&self) -> Option<Step> {
-        let offset = usize::try_from(self.number(3)?).ok()?;
-        let what = match self.number(2)? {
+        let offset = usize::try_from(self.0.u32(NFTA_PAYLOAD_OFFSET)?).ok()?;
+        let what = match self.0.u32(NFTA_PAYLOAD_BASE)? {
             1 => Loaded::Network { offset },
             2 => Loaded::Transport { offset },
             _ => Loaded::Other,
         };
-        Some(Step::Load { what, to: self.register(1)?, length: self.length(4)? })
+        let (to, length) = (self.register(NFTA_PAYLOAD_DREG)?, self.length(NFTA_PAYLOAD_LEN)?);
+        Some(Step::Load { what, to, length })
+    }
+
+    fn fib(&self) -> Option<Step> {
+        let is_destination_type = self.0.u32(NFTA_FIB_RESULT)? == ADDRESS_TYPE
+            && self.0.u32(NFTA_FIB_FLAGS)? == DESTINATION;
+        let what = if is_destination_type { Loaded::DestinationType } else { Loaded::Other };
+        Some(Step::Load { what, to: self.register(NFTA_FIB_DREG)?, length: 4 })
     }
 
     fn compare(&self) -> Option<Step> {
-        let operator = match self.number(2)? {
+        let operator = match self.0.u32(NFTA_CMP_OP)? {
             0 => Operator::Equal,
             1 => Operator::NotEqual,
             2 => Operator::Less,
@@ -300,38 +317,42 @@ impl Data<'_> {
             5 => Operator::GreaterOrEqual,
             _ => return None,
         };
-        Some(Step::Compare { from: self.register(1)?, operator, value: self.value(3)? })
+        let (from, value) = (self.register(NFTA_CMP_SREG)?, self.value(NFTA_CMP_DATA)?);
+        Some(Step::Compare { from, operator, value })
     }
 
     fn lookup(&self) -> Option<Step> {
-        let result = match find(self.0, 3).map(number) {
+        let result = match self.0.get(NFTA_LOOKUP_DREG) {
             None => LookupResult::None,
-            Some(Some(0)) => LookupResult::Verdict,
-            Some(_) => LookupResult::Register(self.register(3)?),
+            Some(_) if self.0.u32(NFTA_LOOKUP_DREG) == Some(VERDICT_REGISTER) => {
+                LookupResult::Verdict
+            }
+            Some(_) => LookupResult::Register(self.register(NFTA_LOOKUP_DREG)?),
         };
         Some(Step::Lookup {
-            key: self.register(2)?,
-            set: text(find(self.0, 1)?).to_vec(),
-            // NFT_LOOKUP_F_INV
-            is_inverted: self.number(5).unwrap_or(0) & 1 != 0,
+            key: self.register(NFTA_LOOKUP_SREG)?,
+            set: text(self.0.get(NFTA_LOOKUP_SET)?).to_vec(),
+            is_inverted: self.0.u32(NFTA_LOOKUP_FLAGS).unwrap_or(0) & INVERTED != 0,
             result,
         })
     }
 
     fn immediate(&self) -> Option<Step> {
-        let data = find(self.0, 2)?;
-        match find(data, NFTA_DATA_VERDICT) {
+        match self.0.nested(NFTA_IMMEDIATE_DATA)?.nested(NFTA_DATA_VERDICT) {
             Some(verdict) => Verdict::parse(verdict).map(Step::Verdict),
-            None => Some(Step::Constant { to: self.register(1)?, value: self.value(2)? }),
+            None => {
+                let to = self.register(NFTA_IMMEDIATE_DREG)?;
+                Some(Step::Constant { to, value: self.value(NFTA_IMMEDIATE_DATA)? })
+            }
         }
     }
 
     fn xt_match(&self) -> Option<Step> {
-        let info = find(self.0, 3).unwrap_or_default();
+        let info = self.0.get(NFTA_MATCH_INFO).unwrap_or_default();
         let port = |at: usize| {
             Some(u16::from_ne_bytes(info.get(at..at + 2)?.try_into().expect("two bytes")))
         };
-        let (flags, inverted) = match text(find(self.0, 1)?) {
+        let (flags, inverted) = match text(self.0.get(NFTA_MATCH_NAME)?) {
             // option, flg_mask, flg_cmp, invflags
             b"tcp" => (info.get(8..10)? != [0, 0], *info.get(11)?),
             b"udp" => (false, *info.get(8)?),
@@ -351,9 +372,9 @@ impl Data<'_> {
 }
 
 impl Verdict {
-    fn parse(attributes: &[u8]) -> Option<Self> {
-        let chain = || find(attributes, NFTA_VERDICT_CHAIN).map(|name| text(name).to_vec());
-        Some(match number(find(attributes, NFTA_VERDICT_CODE)?)?.cast_signed() {
+    fn parse(verdict: Attributes<'_>) -> Option<Self> {
+        let chain = || verdict.get(NFTA_VERDICT_CHAIN).map(|name| text(name).to_vec());
+        Some(match verdict.u32(NFTA_VERDICT_CODE)?.cast_signed() {
             -1 => Self::Continue,
             -2 => Self::Break,
             -3 => Self::Jump(chain()?),
@@ -367,8 +388,9 @@ impl Verdict {
 impl Set {
     /// Reads a set without its elements, and its name.
     pub(super) fn parse(attributes: &[u8]) -> Option<(Vec<u8>, Self)> {
-        let flags = find(attributes, NFTA_SET_FLAGS).and_then(number).unwrap_or(0);
-        let name = text(find(attributes, NFTA_SET_NAME)?).to_vec();
+        let attributes = Attributes::new(attributes);
+        let flags = attributes.u32(NFTA_SET_FLAGS).unwrap_or(0);
+        let name = text(attributes.get(NFTA_SET_NAME)?).to_vec();
         Some((name, Self { has_intervals: flags & INTERVAL != 0, elements: Vec::new() }))
     }
 }
@@ -376,20 +398,24 @@ impl Set {
 impl Element {
     /// Reads the elements of one message.
     pub(super) fn parse_list(attributes: &[u8]) -> Vec<Self> {
-        let list = find(attributes, NFTA_SET_ELEM_LIST_ELEMENTS).unwrap_or_default();
-        Attributes::new(list).map(|(_, element)| Self::parse(element)).collect()
+        let list = Attributes::new(attributes).nested(NFTA_SET_ELEM_LIST_ELEMENTS);
+        let elements = list.into_iter().flatten();
+        elements.map(|(_, element)| Self::parse(Attributes::new(element))).collect()
     }
 
-    fn parse(attributes: &[u8]) -> Self {
-        let flags = find(attributes, NFTA_SET_ELEM_FLAGS).and_then(number).unwrap_or(0);
-        let key = find(attributes, NFTA_SET_ELEM_KEY).and_then(|key| find(key, NFTA_DATA_VALUE));
-        let data = find(attributes, NFTA_SET_ELEM_DATA);
+    fn parse(element: Attributes<'_>) -> Self {
+        let flags = element.u32(NFTA_SET_ELEM_FLAGS).unwrap_or(0);
+        let key = element.nested(NFTA_SET_ELEM_KEY).and_then(|key| key.get(NFTA_DATA_VALUE));
+        let verdict = element
+            .nested(NFTA_SET_ELEM_DATA)
+            .and_then(|data| data.nested(NFTA_DATA_VERDICT))
+            .and_then(Verdict::parse);
         Self {
             key: key.unwrap_or_default().to_vec(),
             is_end: flags & INTERVAL_END != 0,
             is_catch_all: flags & CATCHALL != 0,
-            has_key_end: find(attributes, NFTA_SET_ELEM_KEY_END).is_some(),
-            verdict: data.and_then(|data| find(data, NFTA_DATA_VERDICT)).and_then(Verdict::parse),
+            has_key_end: element.get(NFTA_SET_ELEM_KEY_END).is_some(),
+            verdict,
         }
     }
 
@@ -397,15 +423,6 @@ impl Element {
     pub(super) fn order(&self) -> (&[u8], bool) {
         (&self.key, !self.is_end)
     }
-}
-
-fn find(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
-    Attributes::new(attributes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
-}
-
-/// A number in network order.
-pub(super) fn number(value: &[u8]) -> Option<u32> {
-    Some(u32::from_be_bytes(value.try_into().ok()?))
 }
 
 /// Text without the zero byte at its end.

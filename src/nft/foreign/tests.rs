@@ -252,15 +252,15 @@ proptest! {
     ) {
         let mut data = Vec::new();
         for (kind, number) in numbers {
-            crate::nft::wire::attribute::put_u32(&mut data, kind, number % 40);
+            crate::netlink::attribute::put_u32(&mut data, kind, number % 40);
         }
         let mut body = Vec::new();
-        put_string(&mut body, 1, "t");
-        put_string(&mut body, 2, "base");
-        crate::nft::wire::attribute::nest(&mut body, 4, |body| {
-            crate::nft::wire::attribute::nest(body, 1, |body| {
-                put_string(body, 1, name);
-                crate::nft::wire::attribute::put(body, 2, &data);
+        put_text(&mut body, 1, "t");
+        put_text(&mut body, 2, "base");
+        crate::netlink::attribute::nest(&mut body, 4, |body| {
+            crate::netlink::attribute::nest(body, 1, |body| {
+                put_text(body, 1, name);
+                crate::netlink::attribute::put(body, 2, &data);
             });
         });
         let (chain, rule) = rule::parse(&body, b"t").unwrap();

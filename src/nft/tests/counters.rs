@@ -25,7 +25,7 @@ fn any_counter() -> impl Strategy<Value = (CounterName, CounterValue)> {
 proptest! {
     #[test]
     fn a_counter_reads_back((name, value) in any_counter()) {
-        let object = Object::parse(&written(name, value)).unwrap();
+        let object = Object::parse(Attributes::new(&written(name, value))).unwrap();
         prop_assert_eq!(&object.table[..], "ipcluster_web");
         prop_assert_eq!(object.counter(), Some((name, value)));
     }
@@ -34,7 +34,7 @@ proptest! {
     fn every_cut_of_a_counter_is_none((name, value) in any_counter()) {
         let wire = written(name, value);
         for end in 0..wire.len() {
-            prop_assert_eq!(Object::parse(&wire[..end]), None);
+            prop_assert_eq!(Object::parse(Attributes::new(&wire[..end])), None);
         }
     }
 
@@ -46,7 +46,7 @@ proptest! {
     ) {
         let mut wire = written(name, value);
         *flipped.get_mut(&mut wire) = byte;
-        let _ = Object::parse(&wire).as_ref().and_then(Object::counter);
+        let _ = Object::parse(Attributes::new(&wire)).as_ref().and_then(Object::counter);
     }
 }
 
@@ -57,7 +57,7 @@ fn objects_of_another_kind_or_name_are_no_counters_of_ours() {
     // NFT_OBJECT_QUOTA, in NFTA_OBJ_TYPE, behind the names of the table and of the counter.
     let kind = wire.windows(8).position(|it| it[2..] == [3, 0, 0, 0, 0, 1]).unwrap();
     wire[kind + 7] = 2;
-    let object = Object::parse(&wire).unwrap();
+    let object = Object::parse(Attributes::new(&wire)).unwrap();
     assert_eq!((object.value, object.counter()), (None, None));
     let foreign =
         Object { name: "hits".to_owned(), value: Some(CounterValue::default()), ..object };
@@ -77,11 +77,14 @@ fn counters_are_those_of_nft() {
         let value = CounterValue { connections: counted.0, bytes: counted.1 };
         let counter = CounterName(Seat(seat));
         assert_eq!(counter.to_string(), name);
-        assert_eq!(Object::parse(&bytes).unwrap().counter(), Some((counter, value)));
+        assert_eq!(
+            Object::parse(Attributes::new(&bytes)).unwrap().counter(),
+            Some((counter, value))
+        );
         let mut wire = vec![];
         put_new(&mut wire, &TableName::of(&parsed("w")), counter, value);
-        let mut ours: Vec<_> = Attributes::new(&wire).collect();
-        let mut theirs: Vec<_> = Attributes::new(&bytes).collect();
+        let mut ours: Vec<_> = Attributes::new(&wire).into_iter().collect();
+        let mut theirs: Vec<_> = Attributes::new(&bytes).into_iter().collect();
         // Theirs is a table that is not one of ours.
         assert_eq!(
             (ours.remove(0), theirs.remove(0)),
@@ -91,6 +94,6 @@ fn counters_are_those_of_nft() {
     }
     let mut wire = vec![];
     put_delete(&mut wire, &table(), CounterName(Seat(1)));
-    let kinds: Vec<u16> = Attributes::new(&wire).map(|(kind, _)| kind).collect();
+    let kinds: Vec<u16> = Attributes::new(&wire).into_iter().map(|(kind, _)| kind).collect();
     assert_eq!(kinds, [1, 2, 3], "table, name and type");
 }

@@ -37,7 +37,10 @@ fn bodies_of(elements: &Elements) -> Vec<Vec<u8>> {
 }
 
 fn read(bodies: &[Vec<u8>]) -> Vec<Element> {
-    bodies.iter().flat_map(|body| element::parse(body).expect("elements of ours")).collect()
+    bodies
+        .iter()
+        .flat_map(|body| element::parse(Attributes::new(body)).expect("elements of ours"))
+        .collect()
 }
 
 fn any_elements() -> impl Strategy<Value = (SetName, Elements)> {
@@ -114,7 +117,7 @@ proptest! {
         elements in prop::collection::vec(any_element(), 0..20),
     ) {
         let mut elements = elements;
-        elements.extend(element::parse(&body).unwrap_or_default());
+        elements.extend(element::parse(Attributes::new(&body)).unwrap_or_default());
         for name in ALL_NAMES {
             let _ = collect(name, &elements);
         }
@@ -130,7 +133,7 @@ proptest! {
         let mut body = bodies_of(&elements).swap_remove(0);
         *flipped.get_mut(&mut body) = byte;
         for body in [&body[..], &body[..end.index(body.len())]] {
-            if let Some(read) = element::parse(body) {
+            if let Some(read) = element::parse(Attributes::new(body)) {
                 let _ = collect(name, &read);
             }
         }
@@ -151,7 +154,7 @@ fn the_most_slots_take_several_messages_and_read_back() {
         for body in &bodies {
             // Table, set, its number and the list, of which none may be longer than 65,535 bytes:
             // whatever followed one that was cut would not be read as these.
-            let kinds: Vec<u16> = Attributes::new(body).map(|(kind, _)| kind).collect();
+            let kinds: Vec<u16> = Attributes::new(body).into_iter().map(|(kind, _)| kind).collect();
             assert_eq!(kinds, [1, 2, 4, 3], "{name}");
             assert!(body.len() < 65_536 + 64, "{name}");
         }
@@ -195,13 +198,14 @@ fn elements_are_those_of_nft() {
 type Sorted = Vec<Vec<(u16, Vec<u8>)>>;
 
 fn list_of(body: &[u8]) -> Sorted {
-    let (_, list) = Attributes::new(body).find(|(kind, _)| *kind == 3).expect("the list");
+    let (_, list) =
+        Attributes::new(body).into_iter().find(|(kind, _)| *kind == 3).expect("the list");
     sorted(list)
 }
 
 fn sorted(list: &[u8]) -> Sorted {
-    let elements = Attributes::new(list).map(|(_, element)| {
-        let attributes = Attributes::new(element);
+    let elements = Attributes::new(list).into_iter().map(|(_, element)| {
+        let attributes = Attributes::new(element).into_iter();
         let mut attributes: Vec<_> =
             attributes.map(|(kind, value)| (kind, value.to_vec())).collect();
         attributes.sort();

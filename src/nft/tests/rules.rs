@@ -1,23 +1,21 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use netlink_packet_core::ParseableParametrized;
-use netlink_packet_netfilter::nftables::{NfTablesMessage, RuleAttribute};
 use proptest::prelude::*;
 
 use super::{captured, parsed, port};
-use crate::netlink::Attributes;
-use crate::nft::wire::attribute::nest;
-use crate::nft::wire::batch::{INET_HEADER, kind};
-use crate::nft::wire::counter::Object;
+use crate::netlink::{Attributes, close_message, put_header};
+use crate::nft::read_bytes;
 use crate::nft::wire::expression::Expression;
-use crate::nft::wire::{dump, message, rule};
+use crate::nft::wire::message::{
+    INET_HEADER, NEW_CHAIN, NEW_OBJECT, NEW_RULE, NEW_SET, NEW_SET_ELEMENT, NEW_TABLE, kind,
+};
+use crate::nft::wire::{bytecode, rule};
 use crate::plan::{Generation, Listener, Partition, Port, PortRange, Protocol, Seat};
 use crate::ruleset::{
     ChainName, Comment, CounterName, Digest, Family, Rule, Scope, SetName, TableName, TcpPorts,
 };
 
-/// `NFT_MSG_NEWRULE`, `NFTA_RULE_EXPRESSIONS`.
-const NEW_RULE: u8 = 6;
+/// `NFTA_RULE_EXPRESSIONS`.
 const EXPRESSIONS: u16 = 4;
 
 /// That in the names of the maps that were captured.
@@ -134,20 +132,12 @@ fn any_port() -> impl Strategy<Value = Port> {
 /// The expressions of a rule as the kernel lists them: through the wire.
 fn listed(of: &Rule) -> Vec<Expression> {
     let mut wire = vec![];
-    nest(&mut wire, EXPRESSIONS, |wire| {
-        rule::emit(of).into_iter().for_each(|expression| expression.emit(wire));
-    });
-    let NfTablesMessage::NewRule(read) =
-        NfTablesMessage::parse_with_param(&wire[..], NEW_RULE).unwrap()
-    else {
-        panic!("a rule")
-    };
-    let [RuleAttribute::Expressions(list)] = &read.attributes[..] else { panic!("{read:?}") };
-    list.iter().map(|element| Expression::parse(element).expect("one of ours")).collect()
+    bytecode::emit(of).into_iter().for_each(|expression| expression.emit(&mut wire));
+    Expression::parse_list(&wire).expect("ours")
 }
 
 fn read_back(expressions: &[Expression], of: &Rule) -> Option<Rule> {
-    rule::parse(expressions, of.comment())
+    bytecode::parse(expressions, of.comment())
 }
 
 proptest! {
@@ -189,7 +179,7 @@ proptest! {
     ) {
         let table = TableName::of(&"web".parse().unwrap());
         let mut wire = vec![];
-        message::put_rule(&mut wire, &table, ChainName::Seat(Seat(1)), &of);
+        rule::put_new(&mut wire, &table, ChainName::Seat(Seat(1)), &of);
         look_at(&wire[..end.index(wire.len())]);
         *flipped.get_mut(&mut wire) = byte;
         look_at(&wire);
@@ -204,18 +194,26 @@ proptest! {
 
 /// Reads all that there is, as far as it can be read.
 fn look_at(wire: &[u8]) {
-    let body = [&INET_HEADER[..], wire].concat();
-    let _ = Object::parse(wire).as_ref().and_then(Object::counter);
-    for message in [0, 3, NEW_RULE, 9, 12, 15, 18] {
-        let Ok(message) = dump::parse(kind(message.into()), &body) else { continue };
-        let NfTablesMessage::NewRule(message) = message else { continue };
-        for attribute in &message.attributes {
-            if let RuleAttribute::Expressions(list) = attribute {
-                let list: Vec<_> = list.iter().filter_map(Expression::parse).collect();
-                let _ = rule::parse(&list, Some(Comment::Generation(Generation(1))));
-            }
+    let attributes = Attributes::new(wire);
+    let _ = rule::Rule::parse(attributes);
+    for (_, list) in attributes {
+        if let Some(list) = Expression::parse_list(list) {
+            let _ = bytecode::parse(&list, Some(Comment::Generation(Generation(1))));
         }
     }
+    let body = [&INET_HEADER[..], wire].concat();
+    for message in [NEW_TABLE, NEW_CHAIN, NEW_RULE, NEW_SET, NEW_SET_ELEMENT, NEW_OBJECT] {
+        let _ = read_bytes(&framed(kind(message), &body));
+    }
+}
+
+/// A datagram of one message.
+fn framed(kind: u16, body: &[u8]) -> Vec<u8> {
+    let mut datagram = vec![];
+    put_header(&mut datagram, kind, 0, 0);
+    datagram.extend(body);
+    close_message(&mut datagram, 0);
+    datagram
 }
 
 /// nft itself writes these expressions for the text of these rules: so it can list them.
@@ -230,8 +228,9 @@ fn expressions_are_those_of_nft() {
         let rule = rule.unwrap_or_else(|| panic!("no rule prints as {text}"));
         let table = TableName::of(&"w".parse().unwrap());
         let mut wire = vec![];
-        message::put_rule(&mut wire, &table, ChainName::Prerouting, rule);
-        let (_, ours) = Attributes::new(&wire).find(|(kind, _)| *kind == EXPRESSIONS).unwrap();
+        rule::put_new(&mut wire, &table, ChainName::Prerouting, rule);
+        let (_, ours) =
+            Attributes::new(&wire).into_iter().find(|(kind, _)| *kind == EXPRESSIONS).unwrap();
         assert_eq!(expressions(ours), expressions(&bytes), "{text}");
     }
 }
@@ -247,13 +246,13 @@ fn expressions(list: &[u8]) -> Vec<(String, Sorted)> {
     const SET_ID: u16 = 4;
     /// `NFTA_OBJREF_IMM_NAME`.
     const OBJECT_NAME: u16 = 2;
-    let list = Attributes::new(list).map(|(_, expression)| {
+    let list = Attributes::new(list).into_iter().map(|(_, expression)| {
         let (mut name, mut data) = (String::new(), vec![]);
         for (kind, value) in Attributes::new(expression) {
             match kind {
                 NAME => name = String::from_utf8(value.to_vec()).unwrap(),
                 DATA => {
-                    let attributes = Attributes::new(value);
+                    let attributes = Attributes::new(value).into_iter();
                     data = attributes.map(|(kind, value)| (kind, value.to_vec())).collect();
                 }
                 other => panic!("an expression has no attribute {other}"),

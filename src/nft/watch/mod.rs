@@ -19,31 +19,13 @@ use tokio::io::unix::AsyncFd;
 
 use super::error::NftError;
 use super::firewall::netlink_error;
-use crate::netlink::{Attributes, Error, Message, Messages, NlFamily, Socket};
+use super::wire::generation::Generation;
+use super::wire::message::{self, INET, NEW_GENERATION, SUBSYSTEM, TABLE};
+use crate::netlink::{Attributes, Error, Messages, NlFamily, Socket};
 use crate::ruleset::TableName;
 
 /// `NFNLGRP_NFTABLES` (include/uapi/linux/netfilter/nfnetlink.h).
 const GROUP: u32 = 7;
-
-/// `NFNL_SUBSYS_NFTABLES`.
-const SUBSYSTEM: u8 = 10;
-
-/// `NFT_MSG_NEWGEN`, and its attributes (enum `nft_gen_attributes`).
-const NEW_GENERATION: u8 = 15;
-const NFTA_GEN_ID: u16 = 1;
-const NFTA_GEN_PROC_PID: u16 = 2;
-const NFTA_GEN_PROC_NAME: u16 = 3;
-
-/// `NFTA_TABLE_NAME`, `NFTA_CHAIN_TABLE`, `NFTA_RULE_TABLE`, `NFTA_SET_TABLE`,
-/// `NFTA_SET_ELEM_LIST_TABLE`, `NFTA_OBJ_TABLE`, `NFTA_FLOWTABLE_TABLE`: the table of an object has
-/// the same number in all messages.
-const TABLE: u16 = 1;
-
-/// The length of `struct nfgenmsg`, which begins every message.
-const HEADER_LEN: usize = 4;
-
-/// `NFPROTO_INET`: the family of our tables.
-const INET: u8 = 1;
 
 /// How many messages the receive buffer is made for, of 1 KiB each. What does not fit is lost, which
 /// costs a read-back of our table.
@@ -197,12 +179,13 @@ impl PendingCommit {
             if subsystem != SUBSYSTEM {
                 continue;
             }
-            let (family, attributes) = split(&message)?;
+            let (family, attributes) = message::split(message.body).ok_or(MALFORMED)?;
+            let attributes = Attributes::new(attributes);
             if kind == NEW_GENERATION {
                 let tables = std::mem::take(&mut self.tables);
-                events.push(WatchEvent::Committed(end(&message, attributes, tables)?));
+                events.push(WatchEvent::Committed(end(message.port, attributes, tables)?));
             } else {
-                let table = find(attributes, TABLE).ok_or(MALFORMED)?;
+                let table = attributes.get(TABLE).ok_or(MALFORMED)?;
                 let table = table.strip_suffix(&[0]).unwrap_or(table);
                 self.tables.insert((family, table.to_vec()));
             }
@@ -213,30 +196,14 @@ impl PendingCommit {
 
 const MALFORMED: Error = Error::Malformed { what: "notification of a commit" };
 
-/// The family and the attributes of a message.
-fn split<'a>(message: &Message<'a>) -> Result<(u8, &'a [u8]), Error> {
-    match message.body.split_at_checked(HEADER_LEN) {
-        Some((&[family, ..], attributes)) => Ok((family, attributes)),
-        _ => Err(MALFORMED),
-    }
-}
-
 fn end(
-    message: &Message<'_>,
-    attributes: &[u8],
+    port: u32,
+    attributes: Attributes<'_>,
     tables: BTreeSet<(u8, Vec<u8>)>,
 ) -> Result<Commit, Error> {
-    let number = |kind| Some(u32::from_be_bytes(find(attributes, kind)?.try_into().ok()?));
-    let writer = match (number(NFTA_GEN_PROC_PID), find(attributes, NFTA_GEN_PROC_NAME)) {
-        (Some(pid), Some(name)) => Some(Writer { pid, name: printable(name) }),
-        _ => None,
-    };
-    let generation_id = number(NFTA_GEN_ID).ok_or(MALFORMED)?;
-    Ok(Commit { generation_id, port: message.port, writer, tables })
-}
-
-fn find(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
-    Attributes::new(attributes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
+    let Generation { id, process } = Generation::parse(attributes).ok_or(MALFORMED)?;
+    let writer = process.map(|(pid, name)| Writer { pid, name: printable(name) });
+    Ok(Commit { generation_id: id, port, writer, tables })
 }
 
 /// The longest name that there is: `TASK_COMM_LEN` without its end.
@@ -262,9 +229,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// `NFT_MSG_NEWTABLE`, `NFT_MSG_DELRULE`.
-    const NEW_TABLE: u8 = 0;
-    const DELETE_RULE: u8 = 8;
+    use super::super::wire::generation::{NFTA_GEN_ID, NFTA_GEN_PROC_NAME, NFTA_GEN_PROC_PID};
+    use super::super::wire::message::{DELETE_RULE, NEW_TABLE};
 
     fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
         let length = u16::try_from(4 + value.len()).unwrap();

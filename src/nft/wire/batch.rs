@@ -1,56 +1,15 @@
 //! A transaction as the one datagram that carries it.
 
-use netlink_packet_core::Emitable;
-use netlink_packet_netfilter::nftables::{NfTablesMessage, TableFlags};
-
 use super::element::{self, SetReference};
-use super::message::OWNED;
-use super::{counter, message};
+use super::message::{
+    APPEND, BATCH_BEGIN, BATCH_END, CREATE, DELETE_CHAIN, DELETE_OBJECT, DELETE_RULE, DELETE_SET,
+    DELETE_TABLE, EXCLUSIVE, INET_HEADER, NEW_CHAIN, NEW_OBJECT, NEW_RULE, NEW_SET,
+    NEW_SET_ELEMENT, NEW_TABLE, NFNL_BATCH_GENID, SUBSYSTEM, UNSPECIFIED, header, kind,
+};
+use super::table::OWNED;
+use super::{chain, counter, rule, set, table};
 use crate::netlink::{ACK, REQUEST, close_message, put_header};
-use crate::ruleset::{Operation, Transaction};
-
-/// `NFNL_SUBSYS_NFTABLES`: the upper byte of a message's kind, and what `BATCH_BEGIN` names.
-const SUBSYSTEM: u16 = 10;
-
-/// `NFNL_MSG_BATCH_BEGIN`, `NFNL_MSG_BATCH_END`.
-const BATCH_BEGIN: u16 = 16;
-const BATCH_END: u16 = 17;
-
-/// `NFNL_BATCH_GENID` (include/uapi/linux/netfilter/nfnetlink.h).
-const NFNL_BATCH_GENID: u16 = 1;
-
-/// `NFT_MSG_NEWRULE`, `NFT_MSG_DELRULE`, `NFT_MSG_NEWSET`, `NFT_MSG_DELSET`, `NFT_MSG_NEWSETELEM`,
-/// `NFT_MSG_NEWOBJ`, `NFT_MSG_DELOBJ`.
-pub(in crate::nft) const NEW_RULE: u16 = 6;
-const DELETE_RULE: u16 = 8;
-const NEW_SET: u16 = 9;
-const DELETE_SET: u16 = 11;
-const NEW_SET_ELEMENT: u16 = 12;
-const NEW_OBJECT: u16 = 18;
-const DELETE_OBJECT: u16 = 20;
-
-/// `NLM_F_EXCL`, `NLM_F_CREATE`, `NLM_F_APPEND`.
-const EXCLUSIVE: u16 = 0x200;
-pub(in crate::nft) const CREATE: u16 = 0x400;
-pub(in crate::nft) const APPEND: u16 = 0x800;
-
-/// `AF_UNSPEC`, `NFPROTO_INET`.
-const UNSPECIFIED: u8 = 0;
-const INET: u8 = 1;
-
-/// `NFNL_SUBSYS_NFTABLES << 8 | kind`.
-pub(in crate::nft) const fn kind(message: u16) -> u16 {
-    (SUBSYSTEM << 8) | message
-}
-
-/// `struct nfgenmsg`.
-pub(in crate::nft) const fn netfilter_header(family: u8, resource: u16) -> [u8; 4] {
-    let [high, low] = resource.to_be_bytes();
-    [family, 0, high, low]
-}
-
-/// The header of requests about objects of an `inet` table.
-pub(in crate::nft) const INET_HEADER: [u8; 4] = netfilter_header(INET, 0);
+use crate::ruleset::{Operation, Set, TableName, Transaction};
 
 /// A transaction, encoded: `BATCH_BEGIN`, its members, `BATCH_END`. The end alone asks for an
 /// acknowledgement; errors come without asking.
@@ -61,17 +20,18 @@ pub struct Batch {
     places: Vec<Place>,
     next_set_id: u32,
     /// The flags of a table that it makes.
-    table_flags: TableFlags,
+    table_flags: u32,
 }
 
 /// What a batch does to the ownership of its table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::nft) enum OwnershipChange {
-    /// Nothing; a table that it makes is nobody's.
+    /// Nothing: a table that it makes has no owner.
     None,
-    /// A table that it makes is ours.
+    /// The sender owns a table that it makes.
     OwnIfCreated,
-    /// The same, and it begins with taking the one that is there, an orphan or ours.
+    /// It begins with making the sender the owner of the table that is there, which must be an orphan
+    /// or the sender's already. The sender owns a table that it makes, too.
     Adopt,
 }
 
@@ -88,7 +48,7 @@ struct Place {
 #[derive(Debug, Clone)]
 pub(in crate::nft) struct Member {
     /// `NFT_MSG_*`.
-    pub(in crate::nft) message: u16,
+    pub(in crate::nft) message: u8,
     /// `NLM_F_*`, without `NLM_F_REQUEST`.
     pub(in crate::nft) flags: u16,
     /// The attributes.
@@ -114,11 +74,12 @@ impl Batch {
             batch.table_flags = OWNED;
         }
         if ownership == OwnershipChange::Adopt {
-            let take = message::take_table(&transaction.table, OWNED);
-            batch.put(None, 0, &take);
+            batch.put(None, NEW_TABLE, 0, |body| {
+                table::put_flags(body, transaction.table.as_str(), OWNED);
+            });
         }
         for (index, operation) in transaction.operations.iter().enumerate() {
-            batch.put_operation(transaction, index, operation);
+            batch.put_operation(&transaction.table, index, operation);
         }
         batch.put_end();
         batch
@@ -129,9 +90,7 @@ impl Batch {
         let mut batch = Self::with_room_for(members.len());
         batch.put_begin(None);
         for member in members {
-            batch.put_with(None, member.message, member.flags, |datagram| {
-                datagram.extend_from_slice(&member.body);
-            });
+            batch.put_member(member, 0);
         }
         batch.put_end();
         batch
@@ -143,9 +102,7 @@ impl Batch {
     pub(in crate::nft) fn dry_run(member: &Member) -> Self {
         let mut batch = Self::with_room_for(1);
         batch.put_begin(None);
-        batch.put_with(None, member.message, member.flags | ACK, |datagram| {
-            datagram.extend_from_slice(&member.body);
-        });
+        batch.put_member(member, ACK);
         batch
     }
 
@@ -156,7 +113,7 @@ impl Batch {
             // Most have one message; maps, at most every third, two.
             places: Vec::with_capacity(4 + 2 * operations),
             next_set_id: 1,
-            table_flags: TableFlags::empty(),
+            table_flags: 0,
         }
     }
 
@@ -204,7 +161,7 @@ impl Batch {
 
     fn put_begin(&mut self, generation_id: Option<u32>) {
         self.begin(BATCH_BEGIN, 0, None);
-        self.datagram.extend(netfilter_header(UNSPECIFIED, SUBSYSTEM));
+        self.datagram.extend(header(UNSPECIFIED, SUBSYSTEM));
         if let Some(id) = generation_id {
             self.datagram.extend(8u16.to_ne_bytes());
             self.datagram.extend(NFNL_BATCH_GENID.to_ne_bytes());
@@ -215,81 +172,73 @@ impl Batch {
 
     fn put_end(&mut self) {
         self.begin(BATCH_END, ACK, None);
-        self.datagram.extend(netfilter_header(UNSPECIFIED, SUBSYSTEM));
+        self.datagram.extend(header(UNSPECIFIED, SUBSYSTEM));
         self.close();
     }
 
-    fn put_operation(&mut self, transaction: &Transaction, index: usize, operation: &Operation) {
-        let table = &transaction.table;
+    fn put_member(&mut self, member: &Member, flags: u16) {
+        self.put(None, member.message, member.flags | flags, |body| {
+            body.extend_from_slice(&member.body);
+        });
+    }
+
+    fn put_operation(&mut self, table: &TableName, index: usize, operation: &Operation) {
+        /// Fails where there is one of that name already.
+        const MAKE: u16 = CREATE | EXCLUSIVE;
+        let index = Some(index);
         match operation {
             Operation::AddTable => {
-                let add = message::add_table(table, self.table_flags);
-                self.put(Some(index), CREATE | EXCLUSIVE, &add);
+                let flags = self.table_flags;
+                self.put(index, NEW_TABLE, MAKE, |body| table::put_new(body, table, flags));
             }
-            Operation::DeleteTable => self.put(Some(index), 0, &message::delete_table(table)),
-            Operation::AddCounter(counter, value) => {
-                self.put_with(Some(index), NEW_OBJECT, CREATE | EXCLUSIVE, |datagram| {
-                    counter::put_new(datagram, table, *counter, *value);
+            Operation::DeleteTable => {
+                self.put(index, DELETE_TABLE, 0, |body| table::put_delete(body, table.as_str()));
+            }
+            Operation::AddCounter(name, value) => {
+                self.put(index, NEW_OBJECT, MAKE, |body| {
+                    counter::put_new(body, table, *name, *value);
                 });
             }
-            Operation::DeleteCounter(counter) => {
-                self.put_with(Some(index), DELETE_OBJECT, 0, |datagram| {
-                    counter::put_delete(datagram, table, *counter);
-                });
+            Operation::DeleteCounter(name) => {
+                self.put(index, DELETE_OBJECT, 0, |body| counter::put_delete(body, table, *name));
             }
-            Operation::AddChain(chain) => {
-                self.put(Some(index), CREATE | EXCLUSIVE, &message::add_chain(table, *chain));
+            Operation::AddChain(name) => {
+                self.put(index, NEW_CHAIN, MAKE, |body| chain::put_new(body, table, *name));
             }
-            Operation::FlushChain(chain) => {
-                self.put_with(Some(index), DELETE_RULE, 0, |datagram| {
-                    message::put_flush_chain(datagram, table, *chain);
-                })
+            Operation::FlushChain(name) => {
+                self.put(index, DELETE_RULE, 0, |body| rule::put_delete_all(body, table, *name));
             }
-            Operation::DeleteChain(chain) => {
-                self.put(Some(index), 0, &message::delete_chain(table, *chain));
+            Operation::DeleteChain(name) => {
+                self.put(index, DELETE_CHAIN, 0, |body| chain::put_delete(body, table, *name));
             }
-            Operation::AddSet(set) => {
-                let id = self.take_set_id();
-                // Else the kernel would add to what a set of that name holds.
-                self.put_with(Some(index), NEW_SET, CREATE | EXCLUSIVE, |datagram| {
-                    message::put_set(datagram, table, set, id);
-                });
-                let target = SetReference { table: table.as_str(), set: set.name, id };
-                self.put_elements(index, |datagram, begin| {
-                    element::emit(datagram, target, &set.elements, begin);
-                });
+            Operation::AddSet(set) => self.put_set(table, index, set),
+            Operation::DeleteSet(name) => {
+                self.put(index, DELETE_SET, 0, |body| set::put_delete(body, table, *name));
             }
-            Operation::DeleteSet(set) => self.put_with(Some(index), DELETE_SET, 0, |datagram| {
-                message::put_delete_set(datagram, table, *set);
-            }),
             Operation::AddRule(chain, rule) => {
-                self.put_with(Some(index), NEW_RULE, CREATE | APPEND, |datagram| {
-                    message::put_rule(datagram, table, *chain, rule);
+                self.put(index, NEW_RULE, CREATE | APPEND, |body| {
+                    rule::put_new(body, table, *chain, rule);
                 });
             }
         }
     }
 
-    fn take_set_id(&mut self) -> u32 {
+    fn put_set(&mut self, table: &TableName, index: Option<usize>, set: &Set) {
         let id = self.next_set_id;
         self.next_set_id += 1;
-        id
+        // Without NLM_F_EXCL the kernel would add to what a set of that name holds.
+        self.put(index, NEW_SET, CREATE | EXCLUSIVE, |body| set::put_new(body, table, set, id));
+        let reference = SetReference { table: table.as_str(), set: set.name, id };
+        self.put_elements(index, |datagram, begin| {
+            element::emit(datagram, reference, &set.elements, begin);
+        });
     }
 
-    fn put(&mut self, operation: Option<usize>, flags: u16, message: &NfTablesMessage) {
-        self.begin(kind(u8::from(message.message_type()).into()), flags, operation);
-        self.datagram.extend(INET_HEADER);
-        let start = self.datagram.len();
-        self.datagram.resize(start + message.buffer_len(), 0);
-        message.emit(&mut self.datagram[start..]);
-        self.close();
-    }
-
-    /// Puts a message whose body `write` writes.
-    fn put_with(
+    /// Puts a message with the attributes that `write` writes.
+    fn put(
         &mut self,
         operation: Option<usize>,
-        message: u16,
+        message: u8,
         flags: u16,
         write: impl FnOnce(&mut Vec<u8>),
     ) {
@@ -302,7 +251,7 @@ impl Batch {
     /// Lets `write` put elements into as many messages as they need.
     fn put_elements(
         &mut self,
-        operation: usize,
+        operation: Option<usize>,
         write: impl FnOnce(&mut Vec<u8>, &mut dyn FnMut(&mut Vec<u8>)),
     ) {
         let Self { datagram, places, .. } = self;
@@ -311,7 +260,7 @@ impl Batch {
             if let Some(start) = open.replace(datagram.len()) {
                 close_message(datagram, start);
             }
-            places.push(Place { start: datagram.len(), operation: Some(operation) });
+            places.push(Place { start: datagram.len(), operation });
             put_header(datagram, kind(NEW_SET_ELEMENT), REQUEST | CREATE, 0);
             datagram.extend(INET_HEADER);
         };

@@ -1,12 +1,13 @@
 //! Counters, which are objects of a table beside its chains: rules refer to them by name, so what
 //! they have counted outlives the rules.
 
-use super::attribute::{nest, put, put_name, put_string, put_u32};
+use super::put_name;
 use crate::netlink::Attributes;
+use crate::netlink::attribute::{nest, put, put_text, put_u32};
 use crate::ruleset::{CounterName, CounterValue, TableName};
 
 /// `NFTA_OBJ_*` (include/uapi/linux/netfilter/nf_tables.h).
-const NFTA_OBJ_TABLE: u16 = 1;
+const NFTA_OBJ_TABLE: u16 = super::message::TABLE;
 const NFTA_OBJ_NAME: u16 = 2;
 const NFTA_OBJ_TYPE: u16 = 3;
 const NFTA_OBJ_DATA: u16 = 4;
@@ -38,7 +39,7 @@ pub(in crate::nft) fn put_delete(buffer: &mut Vec<u8>, table: &TableName, name: 
 }
 
 fn put_reference(buffer: &mut Vec<u8>, table: &TableName, name: CounterName) {
-    put_string(buffer, NFTA_OBJ_TABLE, table.as_str());
+    put_text(buffer, NFTA_OBJ_TABLE, table.as_str());
     put_name(buffer, NFTA_OBJ_NAME, name);
     put_u32(buffer, NFTA_OBJ_TYPE, OBJECT_COUNTER);
 }
@@ -53,18 +54,14 @@ pub(in crate::nft) struct Object {
 }
 
 impl Object {
-    /// Reads one message of a dump (behind the netfilter header); `None` if it lacks a part.
-    pub(in crate::nft) fn parse(attributes: &[u8]) -> Option<Self> {
-        let text = |kind| {
-            let bytes = find(attributes, kind)?.strip_suffix(&[0])?;
-            String::from_utf8(bytes.to_vec()).ok()
-        };
-        let kind = u32::from_be_bytes(find(attributes, NFTA_OBJ_TYPE)?.try_into().ok()?);
-        let value = match kind {
-            OBJECT_COUNTER => Some(parse_tally(find(attributes, NFTA_OBJ_DATA)?)?),
+    /// Reads the attributes of a message; `None` if it lacks a part.
+    pub(in crate::nft) fn parse(attributes: Attributes<'_>) -> Option<Self> {
+        let value = match attributes.u32(NFTA_OBJ_TYPE)? {
+            OBJECT_COUNTER => Some(parse_value(attributes.nested(NFTA_OBJ_DATA)?)?),
             _ => None,
         };
-        Some(Self { table: text(NFTA_OBJ_TABLE)?, name: text(NFTA_OBJ_NAME)?, value })
+        let table = attributes.text(NFTA_OBJ_TABLE)?.to_owned();
+        Some(Self { table, name: attributes.text(NFTA_OBJ_NAME)?.to_owned(), value })
     }
 
     /// The counter of ours that it is; `None` for any other object.
@@ -73,14 +70,7 @@ impl Object {
     }
 }
 
-fn parse_tally(data: &[u8]) -> Option<CounterValue> {
-    let number = |kind| Some(u64::from_be_bytes(find(data, kind)?.try_into().ok()?));
-    Some(CounterValue {
-        connections: number(NFTA_COUNTER_PACKETS)?,
-        bytes: number(NFTA_COUNTER_BYTES)?,
-    })
-}
-
-fn find(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
-    Attributes::new(attributes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
+fn parse_value(data: Attributes<'_>) -> Option<CounterValue> {
+    let connections = data.u64(NFTA_COUNTER_PACKETS)?;
+    Some(CounterValue { connections, bytes: data.u64(NFTA_COUNTER_BYTES)? })
 }

@@ -2,41 +2,26 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use netlink_packet_core::ParseableParametrized;
-use netlink_packet_netfilter::nftables::{
-    ChainAttribute, GenAttribute, NfTablesMessage, RuleAttribute, RuleMessage, SetAttribute,
-    TableAttribute, TableFlags,
-};
 use nix::errno::Errno;
 
-use super::attribute::put_string;
-use super::batch::{INET_HEADER, kind};
+use super::chain::Chain;
 use super::counter::Object;
+use super::element::NFTA_SET_ELEM_LIST_SET;
 use super::element::{self, Element};
-use super::expression::Expression;
-use super::message::{OWNER, PERSIST};
-use super::{message, rule, userdata, validate};
+use super::generation::Generation;
+use super::message::{
+    self, GET_CHAIN, GET_GENERATION, GET_OBJECT, GET_RULE, GET_SET, GET_SET_ELEMENT, GET_TABLE,
+    INET_HEADER, MALFORMED, NEW_CHAIN, NEW_GENERATION, NEW_OBJECT, NEW_RULE, NEW_SET,
+    NEW_SET_ELEMENT, NEW_TABLE, TABLE, kind,
+};
+use super::rule::Rule;
+use super::set;
+use super::table::{OWNED, Table, TableOwner};
+use crate::netlink::attribute::put_text;
 use crate::netlink::{Error, Socket};
 use crate::nft::error::NotUnderstood;
 use crate::plan::Seat;
-use crate::ruleset::{
-    Chain, ChainName, Comment, CounterName, CounterValue, Rule, Ruleset, Set, SetName, TableName,
-};
-
-/// `NFT_MSG_GET*`.
-const GET_TABLE: u16 = 1;
-const GET_CHAIN: u16 = 4;
-const GET_RULE: u16 = 7;
-const GET_SET: u16 = 10;
-const GET_SET_ELEMENT: u16 = 13;
-const GET_GENERATION: u16 = 16;
-const GET_OBJECT: u16 = 19;
-
-/// `NFTA_TABLE_NAME`, `NFTA_RULE_TABLE`, `NFTA_SET_TABLE`, `NFTA_SET_ELEM_LIST_TABLE`,
-/// `NFTA_OBJ_TABLE`: the table has the same number in all.
-const TABLE: u16 = 1;
-/// `NFTA_SET_ELEM_LIST_SET`.
-const SET: u16 = 2;
+use crate::ruleset::{self, ChainName, CounterName, CounterValue, Ruleset, SetName, TableName};
 
 /// How often a table that changes while it is read is read anew.
 const READ_ATTEMPTS: u32 = 10;
@@ -58,27 +43,16 @@ pub(in crate::nft) enum TableState {
     },
 }
 
-/// Whose a table is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TableOwner {
-    /// Nobody's: anybody may change it, and it cannot get an owner that it would outlive.
-    None,
-    /// Nobody's since its owner has ended: anybody may change it, or become its owner.
-    Orphaned,
-    /// That of the netlink socket with this port id.
-    Socket(u32),
-}
-
 /// Reads a table whole. The kernel is asked several times; if anything in its rules has changed
 /// between the first and the last answer, all is read anew.
 pub(in crate::nft) fn read(socket: &mut Socket, table: &TableName) -> Result<TableState, Error> {
     for _ in 0..READ_ATTEMPTS {
         let before = generation_id(socket)?;
-        let found = read_once(socket, table);
+        let state = read_once(socket, table);
         // An object that vanished between two requests is a change too.
-        let vanished = matches!(&found, Err(error) if error.errno() == Some(Errno::ENOENT));
+        let vanished = matches!(&state, Err(error) if error.errno() == Some(Errno::ENOENT));
         if generation_id(socket)? == before && !vanished {
-            return found;
+            return state;
         }
     }
     Err(Error::DumpInterrupted { attempts: READ_ATTEMPTS })
@@ -86,138 +60,27 @@ pub(in crate::nft) fn read(socket: &mut Socket, table: &TableName) -> Result<Tab
 
 /// The number of the last transaction in this network namespace.
 pub(in crate::nft) fn generation_id(socket: &mut Socket) -> Result<u32, Error> {
-    let body = body(&[]);
-    socket.ask(kind(GET_GENERATION), &body, |kind, body| {
-        let NfTablesMessage::NewGen(message) = parse(kind, body)? else {
-            return Err(Error::Malformed { what: "generation" });
-        };
-        let id = message.attributes.iter().find_map(|attribute| match attribute {
-            GenAttribute::Id(id) => Some(*id),
-            _ => None,
-        });
-        id.ok_or(Error::Malformed { what: "generation" })
+    socket.ask(kind(GET_GENERATION), &INET_HEADER, |kind, body| {
+        let generation = Generation::parse(message::open(NEW_GENERATION, kind, body)?);
+        generation.map(|generation| generation.id).ok_or(MALFORMED)
     })
 }
 
-/// Whose a table of this name is; `None` if there is none.
+/// Who owns the table of this name; `None` if there is none.
 pub(in crate::nft) fn table_owner(
     socket: &mut Socket,
     table: &str,
 ) -> Result<Option<TableOwner>, Error> {
-    Ok(header(socket, table)?.map(|attributes| owner_of(&attributes)))
+    Ok(find_table(socket, table)?.map(|table| table.owner))
 }
 
 /// The names of all `inet` tables that carry our mark, of whatever schema.
 pub(in crate::nft) fn our_tables(socket: &mut Socket) -> Result<Vec<String>, Error> {
-    socket.dump(kind(GET_TABLE), 0, &body(&[]), |kind, body| {
-        let NfTablesMessage::NewTable(message) = parse(kind, body)? else { return Ok(None) };
-        Ok(schema_of(&message.attributes).and_then(|_| name_of(&message.attributes)))
-    })
-}
-
-fn name_of(attributes: &[TableAttribute]) -> Option<String> {
-    attributes.iter().find_map(|attribute| match attribute {
-        TableAttribute::Name(name) => Some(name.clone()),
-        _ => None,
-    })
-}
-
-/// The schema that the mark of a table of ours tells.
-fn schema_of(attributes: &[TableAttribute]) -> Option<u32> {
-    attributes.iter().find_map(|attribute| match attribute {
-        TableAttribute::UserData(data) => TableName::schema(userdata::parse_comment(data)?),
-        _ => None,
-    })
-}
-
-fn flags_of(attributes: &[TableAttribute]) -> TableFlags {
-    let flags = attributes.iter().find_map(|attribute| match attribute {
-        TableAttribute::Flags(flags) => Some(*flags),
-        _ => None,
-    });
-    flags.unwrap_or_default()
-}
-
-fn owner_of(attributes: &[TableAttribute]) -> TableOwner {
-    let owner = attributes.iter().find_map(|attribute| match attribute {
-        TableAttribute::Owner(port_id) => Some(*port_id),
-        _ => None,
-    });
-    match owner {
-        Some(port_id) => TableOwner::Socket(port_id),
-        None if flags_of(attributes).bits() & PERSIST != 0 => TableOwner::Orphaned,
-        None => TableOwner::None,
-    }
-}
-
-/// The attributes of a table; `None` if there is none of this name.
-fn header(socket: &mut Socket, table: &str) -> Result<Option<Vec<TableAttribute>>, Error> {
-    let in_table = body(&[(TABLE, table)]);
-    let header = socket.ask(kind(GET_TABLE), &in_table, |kind, body| match parse(kind, body)? {
-        NfTablesMessage::NewTable(message) => Ok(message.attributes),
-        _ => Err(Error::Malformed { what: "table" }),
-    });
-    match header {
-        Ok(attributes) => Ok(Some(attributes)),
-        Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-fn read_once(socket: &mut Socket, table: &TableName) -> Result<TableState, Error> {
-    let Some(attributes) = header(socket, table.as_str())? else { return Ok(TableState::Absent) };
-    let owner = owner_of(&attributes);
-    match schema_of(&attributes) {
-        None => return Ok(TableState::Foreign),
-        Some(TableName::SCHEMA) => {}
-        Some(found) => return Ok(TableState::OtherSchema { found, owner }),
-    }
-    // Such as `dormant`: then the kernel keeps the table and does nothing by it.
-    if flags_of(&attributes).bits() & !(OWNER | PERSIST) != 0 {
-        let object = "a flag of the table".to_owned();
-        return Ok(TableState::Ours { contents: Err(NotUnderstood::Object { object }), owner });
-    }
-    let raw = Raw {
-        chains: read_chains(socket, table)?,
-        objects: read_objects(socket, table)?,
-        sets: read_sets(socket, table)?,
-        rules: read_rules(socket, table)?,
-    };
-    let contents = raw.understand(table).map_err(|object| NotUnderstood::Object { object });
-    Ok(TableState::Ours { contents, owner })
-}
-
-/// What the kernel lists, before it is known to be ours.
-struct Raw {
-    chains: Vec<RawChain>,
-    objects: Vec<Option<Object>>,
-    sets: BTreeMap<String, Option<Vec<Element>>>,
-    rules: Vec<RuleMessage>,
-}
-
-struct RawChain {
-    name: String,
-    /// What makes it a base chain, in an order of the kernel's own.
-    hook: Vec<ChainAttribute>,
-}
-
-fn read_chains(socket: &mut Socket, table: &TableName) -> Result<Vec<RawChain>, Error> {
-    socket.dump(kind(GET_CHAIN), 0, &body(&[(TABLE, table.as_str())]), |kind, body| {
-        let NfTablesMessage::NewChain(message) = parse(kind, body)? else { return Ok(None) };
-        let (mut name, mut hook, mut is_here) = (None, vec![], false);
-        for attribute in message.attributes {
-            match attribute {
-                ChainAttribute::Name(value) => name = Some(value),
-                // Kernels before 6.3 give the chains of all tables.
-                ChainAttribute::Table(value) => is_here = value == table.as_str(),
-                ChainAttribute::Type(_) | ChainAttribute::Policy(_) | ChainAttribute::Hook(_) => {
-                    hook.push(attribute);
-                }
-                _ => {}
-            }
-        }
-        Ok(name.filter(|_| is_here).map(|name| RawChain { name, hook }))
-    })
+    let tables = list(socket, GET_TABLE, &[], |kind, body| {
+        Table::parse(message::open(NEW_TABLE, kind, body)?).ok_or(MALFORMED)
+    })?;
+    let ours = tables.into_iter().filter(|table| table.schema.is_some());
+    Ok(ours.map(|table| table.name).collect())
 }
 
 /// What the counters of a table have counted. Reading changes nothing (`NFT_MSG_GETOBJ_RESET` would
@@ -231,32 +94,86 @@ pub(in crate::nft) fn counter_values(
     Ok(counters.map(|(CounterName(seat), value)| (seat, value)).collect())
 }
 
-/// The objects of a table; `None` for one that cannot be read.
+fn read_once(socket: &mut Socket, name: &TableName) -> Result<TableState, Error> {
+    let Some(table) = find_table(socket, name.as_str())? else { return Ok(TableState::Absent) };
+    let owner = table.owner;
+    match table.schema {
+        None => return Ok(TableState::Foreign),
+        Some(TableName::SCHEMA) => {}
+        Some(found) => return Ok(TableState::OtherSchema { found, owner }),
+    }
+    // Such as `dormant`: then the kernel keeps the table and does nothing by it.
+    if table.flags & !OWNED != 0 {
+        let object = "a flag of the table".to_owned();
+        return Ok(TableState::Ours { contents: Err(NotUnderstood::Object { object }), owner });
+    }
+    let contents = Contents {
+        chains: read_chains(socket, name)?,
+        objects: read_objects(socket, name)?,
+        sets: read_sets(socket, name)?,
+        rules: read_rules(socket, name)?,
+    };
+    let contents = contents.understand(name).map_err(|object| NotUnderstood::Object { object });
+    Ok(TableState::Ours { contents, owner })
+}
+
+fn find_table(socket: &mut Socket, name: &str) -> Result<Option<Table>, Error> {
+    let table = socket.ask(kind(GET_TABLE), &request(&[(TABLE, name)]), |kind, body| {
+        Table::parse(message::open(NEW_TABLE, kind, body)?).ok_or(MALFORMED)
+    });
+    match table {
+        Ok(table) => Ok(Some(table)),
+        Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The contents of a table as the kernel lists them. What is not of a form that ours has is `None`.
+struct Contents {
+    chains: Vec<Chain>,
+    objects: Vec<Option<Object>>,
+    sets: BTreeMap<String, Option<Vec<Element>>>,
+    rules: Vec<Rule>,
+}
+
+fn read_chains(socket: &mut Socket, table: &TableName) -> Result<Vec<Chain>, Error> {
+    let mut chains = list(socket, GET_CHAIN, &[(TABLE, table.as_str())], |kind, body| {
+        Chain::parse(message::open(NEW_CHAIN, kind, body)?).ok_or(MALFORMED)
+    })?;
+    // Kernels before 6.3 give the chains of all tables.
+    chains.retain(|chain| chain.table == table.as_str());
+    Ok(chains)
+}
+
+fn read_rules(socket: &mut Socket, table: &TableName) -> Result<Vec<Rule>, Error> {
+    let mut rules = list(socket, GET_RULE, &[(TABLE, table.as_str())], |kind, body| {
+        Rule::parse(message::open(NEW_RULE, kind, body)?).ok_or(MALFORMED)
+    })?;
+    rules.retain(|rule| rule.table == table.as_str());
+    Ok(rules)
+}
+
 fn read_objects(socket: &mut Socket, table: &TableName) -> Result<Vec<Option<Object>>, Error> {
-    socket.dump(kind(GET_OBJECT), 0, &body(&[(TABLE, table.as_str())]), |_, body| {
-        let object = body.get(INET_HEADER.len()..).and_then(Object::parse);
-        let is_elsewhere = object.as_ref().is_some_and(|it| it.table != table.as_str());
-        Ok((!is_elsewhere).then_some(object))
-    })
+    let mut objects = list(socket, GET_OBJECT, &[(TABLE, table.as_str())], |kind, body| {
+        Ok(Object::parse(message::open(NEW_OBJECT, kind, body)?))
+    })?;
+    objects.retain(|object| object.as_ref().is_none_or(|it| it.table == table.as_str()));
+    Ok(objects)
 }
 
 fn read_sets(
     socket: &mut Socket,
     table: &TableName,
 ) -> Result<BTreeMap<String, Option<Vec<Element>>>, Error> {
-    let names =
-        socket.dump(kind(GET_SET), 0, &body(&[(TABLE, table.as_str())]), |kind, body| {
-            let NfTablesMessage::NewSet(message) = parse(kind, body)? else { return Ok(None) };
-            Ok(message.attributes.into_iter().find_map(|attribute| match attribute {
-                SetAttribute::Name(name) => Some(name),
-                _ => None,
-            }))
-        })?;
+    let names = list(socket, GET_SET, &[(TABLE, table.as_str())], |kind, body| {
+        let name = set::parse_name(message::open(NEW_SET, kind, body)?);
+        name.map(str::to_owned).ok_or(MALFORMED)
+    })?;
     let mut sets = BTreeMap::new();
     for name in names {
-        let of_set = body(&[(TABLE, table.as_str()), (SET, &name)]);
-        let parts = socket.dump(kind(GET_SET_ELEMENT), 0, &of_set, |_, body| {
-            Ok(Some(body.get(INET_HEADER.len()..).and_then(element::parse)))
+        let of_set = [(TABLE, table.as_str()), (NFTA_SET_ELEM_LIST_SET, name.as_str())];
+        let parts = list(socket, GET_SET_ELEMENT, &of_set, |kind, body| {
+            Ok(element::parse(message::open(NEW_SET_ELEMENT, kind, body)?))
         })?;
         let elements: Option<Vec<Vec<Element>>> = parts.into_iter().collect();
         sets.insert(name, elements.map(|parts| parts.concat()));
@@ -264,30 +181,38 @@ fn read_sets(
     Ok(sets)
 }
 
-fn read_rules(socket: &mut Socket, table: &TableName) -> Result<Vec<RuleMessage>, Error> {
-    socket.dump(kind(GET_RULE), 0, &body(&[(TABLE, table.as_str())]), |kind, body| {
-        Ok(match parse(kind, body)? {
-            NfTablesMessage::NewRule(message) => Some(message),
-            _ => None,
-        })
-    })
+/// Lists objects of `inet` tables: those that have these names as attributes.
+fn list<T>(
+    socket: &mut Socket,
+    message: u8,
+    names: &[(u16, &str)],
+    mut parse: impl FnMut(u16, &[u8]) -> Result<T, Error>,
+) -> Result<Vec<T>, Error> {
+    socket.dump(kind(message), 0, &request(names), |kind, body| parse(kind, body).map(Some))
 }
 
-impl Raw {
+/// The body of a request about objects of `inet` tables, with names as attributes.
+fn request(names: &[(u16, &str)]) -> Vec<u8> {
+    let mut body = INET_HEADER.to_vec();
+    for (kind, name) in names {
+        put_text(&mut body, *kind, name);
+    }
+    body
+}
+
+impl Contents {
     /// The ruleset; else the name of the first object that is not as we write it.
-    fn understand(&self, table: &TableName) -> Result<Ruleset, String> {
+    fn understand(self, table: &TableName) -> Result<Ruleset, String> {
         let mut chains = BTreeMap::new();
-        for chain in &self.chains {
-            let name = chain.understand().ok_or_else(|| format!("chain {}", chain.name))?;
-            chains.insert(name, vec![]);
+        for chain in self.chains {
+            let known = chain.known.ok_or_else(|| format!("chain {}", chain.name))?;
+            chains.insert(known, vec![]);
         }
-        for message in &self.rules {
-            let chain = chain_of(message).unwrap_or_default();
-            let rule = understand_rule(message);
-            let rules = ChainName::parse(chain).and_then(|name| chains.get_mut(&name));
-            match (rules, rule) {
+        for rule in self.rules {
+            let rules = ChainName::parse(&rule.chain).and_then(|name| chains.get_mut(&name));
+            match (rules, rule.known) {
                 (Some(rules), Some(rule)) => rules.push(rule),
-                _ => return Err(format!("a rule of chain {chain}")),
+                _ => return Err(format!("a rule of chain {}", rule.chain)),
             }
         }
         let mut counters = BTreeSet::new();
@@ -304,65 +229,13 @@ impl Raw {
             let (set, elements) = set.ok_or_else(|| format!("set {name}"))?;
             sets.insert(set, elements);
         }
+        let sets = sets.into_iter().map(|(name, elements)| ruleset::Set { name, elements });
+        let chains = chains.into_iter().map(|(name, rules)| ruleset::Chain { name, rules });
         Ok(Ruleset {
             table: table.clone(),
             counters: counters.into_iter().collect(),
-            sets: sets.into_iter().map(|(name, elements)| Set { name, elements }).collect(),
-            chains: chains.into_iter().map(|(name, rules)| Chain { name, rules }).collect(),
+            sets: sets.collect(),
+            chains: chains.collect(),
         })
-    }
-}
-
-impl RawChain {
-    fn understand(&self) -> Option<ChainName> {
-        let name = ChainName::parse(&self.name)?;
-        let expected = message::hook(name);
-        let is_same = self.hook.len() == expected.len()
-            && expected.iter().all(|attribute| self.hook.contains(attribute));
-        is_same.then_some(name)
-    }
-}
-
-fn understand_rule(message: &RuleMessage) -> Option<Rule> {
-    let mut expressions = vec![];
-    let mut comment = None;
-    for attribute in &message.attributes {
-        match attribute {
-            RuleAttribute::Expressions(list) => {
-                expressions = list.iter().map(Expression::parse).collect::<Option<_>>()?;
-            }
-            RuleAttribute::UserData(data) => {
-                comment = Some(Comment::parse(userdata::parse_comment(data)?)?);
-            }
-            _ => {}
-        }
-    }
-    rule::parse(&expressions, comment)
-}
-
-fn chain_of(message: &RuleMessage) -> Option<&str> {
-    message.attributes.iter().find_map(|attribute| match attribute {
-        RuleAttribute::Chain(name) => Some(name.as_str()),
-        _ => None,
-    })
-}
-
-/// A request about objects of `inet` tables, with names as attributes.
-fn body(names: &[(u16, &str)]) -> Vec<u8> {
-    let mut body = INET_HEADER.to_vec();
-    for (kind, name) in names {
-        put_string(&mut body, *kind, name);
-    }
-    body
-}
-
-pub(in crate::nft) fn parse(kind: u16, body: &[u8]) -> Result<NfTablesMessage, Error> {
-    let malformed = Error::Malformed { what: "nf_tables message" };
-    let [_, message] = kind.to_be_bytes();
-    match body.get(INET_HEADER.len()..) {
-        Some(attributes) if validate::is_sound(message, attributes) => {
-            NfTablesMessage::parse_with_param(attributes, message).map_err(|_| malformed)
-        }
-        _ => Err(malformed),
     }
 }

@@ -2,23 +2,23 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::attribute::{begin, end, nest, put, put_data, put_name, put_string, put_u32};
+use super::data::{
+    NFTA_DATA_VALUE, NFTA_DATA_VERDICT, NFTA_VERDICT_CHAIN, NFTA_VERDICT_CODE, put_data,
+};
+use super::expression::NFTA_LIST_ELEM;
+use super::put_name;
 use crate::netlink::Attributes;
+use crate::netlink::attribute::{begin, end, nest, put, put_text, put_u32};
 use crate::plan::{Port, Protocol, Seat};
 use crate::ruleset::{ChainName, Elements, SetName, low_v4, low_v6};
 
-/// `NFTA_SET_ELEM_LIST_*`.
-const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
-const NFTA_SET_ELEM_LIST_SET: u16 = 2;
-const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
+// `NFTA_SET_ELEM_LIST_*`, `NFTA_SET_ELEM_*` (include/uapi/linux/netfilter/nf_tables.h).
+pub(in crate::nft) const NFTA_SET_ELEM_LIST_TABLE: u16 = super::message::TABLE;
+pub(in crate::nft) const NFTA_SET_ELEM_LIST_SET: u16 = 2;
+pub(in crate::nft) const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
 const NFTA_SET_ELEM_LIST_SET_ID: u16 = 4;
-const NFTA_LIST_ELEM: u16 = 1;
-const NFTA_SET_ELEM_KEY: u16 = 1;
-const NFTA_SET_ELEM_DATA: u16 = 2;
-const NFTA_DATA_VALUE: u16 = 1;
-const NFTA_DATA_VERDICT: u16 = 2;
-const NFTA_VERDICT_CODE: u16 = 1;
-const NFTA_VERDICT_CHAIN: u16 = 2;
+pub(in crate::nft) const NFTA_SET_ELEM_KEY: u16 = 1;
+pub(in crate::nft) const NFTA_SET_ELEM_DATA: u16 = 2;
 
 /// `NFT_GOTO`.
 const GOTO: i32 = -4;
@@ -122,7 +122,7 @@ impl<F: FnMut(&mut Vec<u8>)> Lists<'_, F> {
 
     fn open_list(&mut self) {
         (self.message)(self.buffer);
-        put_string(self.buffer, NFTA_SET_ELEM_LIST_TABLE, self.target.table);
+        put_text(self.buffer, NFTA_SET_ELEM_LIST_TABLE, self.target.table);
         put_name(self.buffer, NFTA_SET_ELEM_LIST_SET, self.target.set);
         put_u32(self.buffer, NFTA_SET_ELEM_LIST_SET_ID, self.target.id);
         self.open = Some(begin(self.buffer, NFTA_SET_ELEM_LIST_ELEMENTS));
@@ -149,33 +149,27 @@ pub(in crate::nft) enum Value {
     Goto(String),
 }
 
-/// Reads the elements of one message of a dump (behind the netfilter header); `None` if some
-/// element is not of a form that ours have.
-pub(in crate::nft) fn parse(attributes: &[u8]) -> Option<Vec<Element>> {
-    let Some(list) = find(attributes, NFTA_SET_ELEM_LIST_ELEMENTS) else { return Some(vec![]) };
-    Attributes::new(list).map(|(_, element)| parse_element(element)).collect()
+/// Reads the elements of one message of a dump; `None` if some element is not of a form that ours have.
+pub(in crate::nft) fn parse(attributes: Attributes<'_>) -> Option<Vec<Element>> {
+    let Some(list) = attributes.nested(NFTA_SET_ELEM_LIST_ELEMENTS) else { return Some(vec![]) };
+    list.into_iter().map(|(_, element)| parse_element(Attributes::new(element))).collect()
 }
 
-fn parse_element(element: &[u8]) -> Option<Element> {
-    let key = find(find(element, NFTA_SET_ELEM_KEY)?, NFTA_DATA_VALUE)?.to_vec();
-    let value = match find(element, NFTA_SET_ELEM_DATA) {
+fn parse_element(element: Attributes<'_>) -> Option<Element> {
+    let key = element.nested(NFTA_SET_ELEM_KEY)?.get(NFTA_DATA_VALUE)?.to_vec();
+    let value = match element.nested(NFTA_SET_ELEM_DATA) {
         None => None,
-        Some(data) => match find(data, NFTA_DATA_VALUE) {
+        Some(data) => match data.get(NFTA_DATA_VALUE) {
             Some(bytes) => Some(Value::Bytes(bytes.to_vec())),
-            None => Some(Value::Goto(parse_goto(find(data, NFTA_DATA_VERDICT)?)?)),
+            None => Some(Value::Goto(parse_goto(data.nested(NFTA_DATA_VERDICT)?)?)),
         },
     };
     Some(Element { key, value })
 }
 
-fn parse_goto(verdict: &[u8]) -> Option<String> {
-    let code = find(verdict, NFTA_VERDICT_CODE)?;
-    let chain = find(verdict, NFTA_VERDICT_CHAIN)?.strip_suffix(&[0])?;
-    (code == GOTO.to_be_bytes()).then(|| String::from_utf8(chain.to_vec()).ok())?
-}
-
-fn find(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
-    Attributes::new(attributes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
+fn parse_goto(verdict: Attributes<'_>) -> Option<String> {
+    let is_goto = verdict.u32(NFTA_VERDICT_CODE)? == GOTO.cast_unsigned();
+    is_goto.then(|| verdict.text(NFTA_VERDICT_CHAIN).map(str::to_owned))?
 }
 
 /// Elements of one of our sets, of which the kernel gives them in any order; `None` if they are not

@@ -1,227 +1,84 @@
-//! Messages for tables, chains, sets and rules. Those that a transaction may have many of are written
-//! by hand (see [`super::attribute`]).
+//! The numbers of nf_tables messages, their flags, and the header that each begins with.
 
-use netlink_packet_netfilter::nftables::{
-    ChainAttribute, ChainMessage, Hook, HookNumber, InetHookNumber, NfTablesMessage,
-    TableAttribute, TableFlags, TableMessage,
-};
+use crate::netlink::{Attributes, Error};
 
-use super::attribute::{nest, put, put_name, put_string, put_u32};
-use super::rule;
-use super::userdata::{self, ByteOrder};
-use crate::ruleset::{self, ChainName, Elements, Name, Rule, Set, SetName, TableName};
+/// `NFNL_SUBSYS_NFTABLES`: the upper byte of a message's kind, and what `BATCH_BEGIN` names.
+pub(in crate::nft) const SUBSYSTEM: u8 = 10;
 
-/// `NF_ACCEPT`.
-const POLICY_ACCEPT: u32 = 1;
+/// `NFNL_MSG_BATCH_BEGIN`, `NFNL_MSG_BATCH_END`.
+pub(in crate::nft) const BATCH_BEGIN: u16 = 16;
+pub(in crate::nft) const BATCH_END: u16 = 17;
 
-/// The type that nft says a verdict has.
-const TYPE_VERDICT: u32 = 0xffff_ff00;
+/// `NFNL_BATCH_GENID` (include/uapi/linux/netfilter/nfnetlink.h).
+pub(in crate::nft) const NFNL_BATCH_GENID: u16 = 1;
 
-/// Types of nft (nftables, include/datatype.h), each 6 bits wide where several make one key.
-const TYPE_INTEGER: u32 = 4;
-const TYPE_IPV4_ADDRESS: u32 = 7;
-const TYPE_IPV6_ADDRESS: u32 = 8;
-const TYPE_PROTOCOL: u32 = 12;
-const TYPE_SERVICE: u32 = 13;
-const TYPE_BITS: u32 = 6;
-const TYPE_PROTOCOL_SERVICE: u32 = (TYPE_PROTOCOL << TYPE_BITS) | TYPE_SERVICE;
+// enum nf_tables_msg_types (include/uapi/linux/netfilter/nf_tables.h).
+pub(in crate::nft) const NEW_TABLE: u8 = 0;
+pub(in crate::nft) const GET_TABLE: u8 = 1;
+pub(in crate::nft) const DELETE_TABLE: u8 = 2;
+pub(in crate::nft) const NEW_CHAIN: u8 = 3;
+pub(in crate::nft) const GET_CHAIN: u8 = 4;
+pub(in crate::nft) const DELETE_CHAIN: u8 = 5;
+pub(in crate::nft) const NEW_RULE: u8 = 6;
+pub(in crate::nft) const GET_RULE: u8 = 7;
+pub(in crate::nft) const DELETE_RULE: u8 = 8;
+pub(in crate::nft) const NEW_SET: u8 = 9;
+pub(in crate::nft) const GET_SET: u8 = 10;
+pub(in crate::nft) const DELETE_SET: u8 = 11;
+pub(in crate::nft) const NEW_SET_ELEMENT: u8 = 12;
+pub(in crate::nft) const GET_SET_ELEMENT: u8 = 13;
+pub(in crate::nft) const NEW_GENERATION: u8 = 15;
+pub(in crate::nft) const GET_GENERATION: u8 = 16;
+pub(in crate::nft) const NEW_OBJECT: u8 = 18;
+pub(in crate::nft) const GET_OBJECT: u8 = 19;
+pub(in crate::nft) const DELETE_OBJECT: u8 = 20;
 
-pub(in crate::nft) fn table(name: &TableName) -> Vec<TableAttribute> {
-    vec![TableAttribute::Name(name.as_str().to_owned())]
+/// `NLM_F_EXCL`, `NLM_F_CREATE`, `NLM_F_APPEND`.
+pub(in crate::nft) const EXCLUSIVE: u16 = 0x200;
+pub(in crate::nft) const CREATE: u16 = 0x400;
+pub(in crate::nft) const APPEND: u16 = 0x800;
+
+/// `AF_UNSPEC`, `NFPROTO_INET`.
+pub(in crate::nft) const UNSPECIFIED: u8 = 0;
+pub(in crate::nft) const INET: u8 = 1;
+
+/// The table of an object has the same number in all messages: `NFTA_TABLE_NAME`, `NFTA_CHAIN_TABLE`,
+/// `NFTA_RULE_TABLE`, `NFTA_SET_TABLE`, `NFTA_SET_ELEM_LIST_TABLE`, `NFTA_OBJ_TABLE`,
+/// `NFTA_FLOWTABLE_TABLE`.
+pub(in crate::nft) const TABLE: u16 = 1;
+
+/// The kind of a message: `NFNL_SUBSYS_NFTABLES << 8 | message`.
+pub(in crate::nft) const fn kind(message: u8) -> u16 {
+    u16::from_be_bytes([SUBSYSTEM, message])
 }
 
-pub(in crate::nft) fn add_table(name: &TableName, flags: TableFlags) -> NfTablesMessage {
-    let mut attributes = table(name);
-    attributes.push(TableAttribute::Flags(flags));
-    attributes.push(TableAttribute::UserData(userdata::comment(TableName::COMMENT)));
-    NfTablesMessage::NewTable(TableMessage { attributes })
+/// `struct nfgenmsg`, with which every message begins.
+pub(in crate::nft) const fn header(family: u8, resource: u8) -> [u8; HEADER_LEN] {
+    // `res_id` is in network order.
+    [family, 0, 0, resource]
 }
 
-/// Makes the sender the owner of a table that has none; without effect if it is already.
-pub(in crate::nft) fn take_table(name: &TableName, flags: TableFlags) -> NfTablesMessage {
-    let mut attributes = table(name);
-    attributes.push(TableAttribute::Flags(flags));
-    NfTablesMessage::NewTable(TableMessage { attributes })
+/// The length of `struct nfgenmsg`.
+pub(in crate::nft) const HEADER_LEN: usize = 4;
+
+/// The header of messages about objects of an `inet` table.
+pub(in crate::nft) const INET_HEADER: [u8; HEADER_LEN] = header(INET, 0);
+
+/// The family and the attributes of a message.
+pub(in crate::nft) fn split(body: &[u8]) -> Option<(u8, &[u8])> {
+    let ([family, ..], attributes) = body.split_first_chunk::<HEADER_LEN>()?;
+    Some((*family, attributes))
 }
 
-pub(in crate::nft) fn delete_table(name: &TableName) -> NfTablesMessage {
-    NfTablesMessage::DeleteTable(TableMessage { attributes: table(name) })
+/// The attributes of a message that must be of this kind.
+///
+/// # Errors
+/// [`Error::Malformed`] if it is of another kind, or cut.
+pub(in crate::nft) fn open(expected: u8, kind: u16, body: &[u8]) -> Result<Attributes<'_>, Error> {
+    let is_expected = kind == self::kind(expected);
+    let attributes = split(body).filter(|_| is_expected).and_then(|(_, it)| Attributes::whole(it));
+    attributes.ok_or(MALFORMED)
 }
 
-fn chain(table: &TableName, name: ChainName) -> Vec<ChainAttribute> {
-    vec![ChainAttribute::Table(table.as_str().to_owned()), ChainAttribute::Name(name.to_string())]
-}
-
-pub(in crate::nft) fn add_chain(table: &TableName, name: ChainName) -> NfTablesMessage {
-    let mut attributes = chain(table, name);
-    attributes.extend(hook(name));
-    NfTablesMessage::NewChain(ChainMessage { attributes })
-}
-
-/// What makes a chain a base chain; nothing for one that is none.
-pub(in crate::nft) fn hook(name: ChainName) -> Vec<ChainAttribute> {
-    let Some(base) = name.base() else { return vec![] };
-    let hook = match base.hook {
-        ruleset::Hook::Prerouting => InetHookNumber::PreRouting,
-        ruleset::Hook::Output => InetHookNumber::LocalOut,
-    };
-    vec![
-        ChainAttribute::Type(base.kind.to_owned()),
-        ChainAttribute::Policy(POLICY_ACCEPT),
-        ChainAttribute::Hook(vec![
-            Hook::Number(HookNumber::Inet(hook)),
-            Hook::Priority(base.priority.cast_unsigned()),
-        ]),
-    ]
-}
-
-pub(in crate::nft) fn delete_chain(table: &TableName, name: ChainName) -> NfTablesMessage {
-    NfTablesMessage::DeleteChain(ChainMessage { attributes: chain(table, name) })
-}
-
-/// `NFT_MSG_NEWTABLE`, `NFT_MSG_DELTABLE`, `NFT_MSG_NEWCHAIN`.
-pub(in crate::nft) const NEW_TABLE: u16 = 0;
-pub(in crate::nft) const DELETE_TABLE: u16 = 2;
-pub(in crate::nft) const NEW_CHAIN: u16 = 3;
-
-/// `NFTA_TABLE_*`.
-pub(in crate::nft) const NFTA_TABLE_NAME: u16 = 1;
-pub(in crate::nft) const NFTA_TABLE_FLAGS: u16 = 2;
-
-/// `NFT_TABLE_F_OWNER`, `NFT_TABLE_F_PERSIST`.
-pub(in crate::nft) const OWNER: u32 = 0x2;
-pub(in crate::nft) const PERSIST: u32 = 0x4;
-
-/// The flags of a table that belongs to us.
-pub(in crate::nft) const OWNED: TableFlags = TableFlags::from_bits_retain(OWNER | PERSIST);
-
-/// `NFTA_RULE_*`.
-pub(in crate::nft) const NFTA_RULE_TABLE: u16 = 1;
-pub(in crate::nft) const NFTA_RULE_CHAIN: u16 = 2;
-pub(in crate::nft) const NFTA_RULE_EXPRESSIONS: u16 = 4;
-const NFTA_RULE_USERDATA: u16 = 7;
-
-/// Writes the body of the message that removes all rules of a chain.
-pub(in crate::nft) fn put_flush_chain(buffer: &mut Vec<u8>, table: &TableName, name: ChainName) {
-    put_chain(buffer, table, name);
-}
-
-fn put_chain(buffer: &mut Vec<u8>, table: &TableName, chain: ChainName) {
-    put_string(buffer, NFTA_RULE_TABLE, table.as_str());
-    put_name(buffer, NFTA_RULE_CHAIN, chain);
-}
-
-/// Writes the body of the message that adds a rule at the end of a chain.
-pub(in crate::nft) fn put_rule(
-    buffer: &mut Vec<u8>,
-    table: &TableName,
-    chain: ChainName,
-    rule: &Rule,
-) {
-    put_chain(buffer, table, chain);
-    nest(buffer, NFTA_RULE_EXPRESSIONS, |buffer| {
-        for expression in rule::emit(rule) {
-            expression.emit(buffer);
-        }
-    });
-    if let Some(comment) = rule.comment() {
-        put(buffer, NFTA_RULE_USERDATA, &userdata::comment(Name::from(comment).as_str()));
-    }
-}
-
-/// `NFTA_SET_*`.
-const NFTA_SET_TABLE: u16 = 1;
-const NFTA_SET_NAME: u16 = 2;
-const NFTA_SET_FLAGS: u16 = 3;
-const NFTA_SET_KEY_TYPE: u16 = 4;
-const NFTA_SET_KEY_LEN: u16 = 5;
-const NFTA_SET_DATA_TYPE: u16 = 6;
-const NFTA_SET_DATA_LEN: u16 = 7;
-const NFTA_SET_DESC: u16 = 9;
-const NFTA_SET_ID: u16 = 10;
-const NFTA_SET_USERDATA: u16 = 13;
-const NFTA_SET_DESC_SIZE: u16 = 1;
-
-/// `NFT_SET_MAP`.
-const MAP: u32 = 0x8;
-
-/// What a set or map is made of.
-struct Definition {
-    name: SetName,
-    flags: u32,
-    /// Type and length in bytes.
-    key: (u32, u32),
-    /// Type and length in bytes, of a map.
-    data: Option<(u32, u32)>,
-    size: usize,
-    user_data: Vec<u8>,
-}
-
-/// Writes the body of the message that makes a set or map. `id` names it in this transaction.
-pub(in crate::nft) fn put_set(buffer: &mut Vec<u8>, table: &TableName, of: &Set, id: u32) {
-    let address = |kind| (kind << (2 * TYPE_BITS)) | TYPE_PROTOCOL_SERVICE;
-    let (key, user_data) = match &of.elements {
-        Elements::Listeners4(_) => {
-            ((address(TYPE_IPV4_ADDRESS), 12), userdata::set(ByteOrder::Invalid))
-        }
-        Elements::Listeners6(_) => {
-            ((address(TYPE_IPV6_ADDRESS), 24), userdata::set(ByteOrder::Invalid))
-        }
-        Elements::Services(_) => ((TYPE_PROTOCOL_SERVICE, 8), userdata::set(ByteOrder::Invalid)),
-        Elements::Seats(seats) => {
-            let modulus = u32::try_from(seats.len()).expect("at most Partition::MAX_SLOTS");
-            ((TYPE_INTEGER, 4), userdata::numbered_map(modulus))
-        }
-        Elements::MaskedSeats4(_) => {
-            ((TYPE_IPV4_ADDRESS, 4), userdata::map(ByteOrder::Big, ByteOrder::Invalid))
-        }
-        Elements::MaskedSeats6(_) => {
-            ((TYPE_IPV6_ADDRESS, 16), userdata::map(ByteOrder::Big, ByteOrder::Invalid))
-        }
-        Elements::Ports(_) => ((TYPE_SERVICE, 2), userdata::map(ByteOrder::Big, ByteOrder::Big)),
-    };
-    let data = match &of.elements {
-        Elements::Listeners4(_) | Elements::Listeners6(_) | Elements::Services(_) => None,
-        Elements::Seats(_) | Elements::MaskedSeats4(_) | Elements::MaskedSeats6(_) => {
-            Some((TYPE_VERDICT, 0))
-        }
-        Elements::Ports(_) => Some((TYPE_SERVICE, 2)),
-    };
-    let definition = Definition {
-        name: of.name,
-        flags: if data.is_some() { MAP } else { 0 },
-        key,
-        data,
-        size: of.elements.len(),
-        user_data,
-    };
-    definition.put(buffer, table, id);
-}
-
-/// Writes the body of the message that removes a set.
-pub(in crate::nft) fn put_delete_set(buffer: &mut Vec<u8>, table: &TableName, name: SetName) {
-    put_string(buffer, NFTA_SET_TABLE, table.as_str());
-    put_name(buffer, NFTA_SET_NAME, name);
-}
-
-impl Definition {
-    fn put(&self, buffer: &mut Vec<u8>, table: &TableName, id: u32) {
-        put_string(buffer, NFTA_SET_TABLE, table.as_str());
-        put_name(buffer, NFTA_SET_NAME, self.name);
-        put_u32(buffer, NFTA_SET_FLAGS, self.flags);
-        let (key_type, key_len) = self.key;
-        put_u32(buffer, NFTA_SET_KEY_TYPE, key_type);
-        put_u32(buffer, NFTA_SET_KEY_LEN, key_len);
-        if let Some((data_type, data_len)) = self.data {
-            put_u32(buffer, NFTA_SET_DATA_TYPE, data_type);
-            put_u32(buffer, NFTA_SET_DATA_LEN, data_len);
-        }
-        put_u32(buffer, NFTA_SET_ID, id);
-        // Knowing how many elements there will ever be, the kernel takes a hash table of fixed
-        // size: lookups are faster than in a resizable one, and a dump cannot see an element twice
-        // because the table is just then being resized.
-        let size = u32::try_from(self.size).expect("at most Partition::MAX_SLOTS");
-        nest(buffer, NFTA_SET_DESC, |buffer| put_u32(buffer, NFTA_SET_DESC_SIZE, size));
-        put(buffer, NFTA_SET_USERDATA, &self.user_data);
-    }
-}
+/// What is said of a message that is cut or lacks a part.
+pub(in crate::nft) const MALFORMED: Error = Error::Malformed { what: "nf_tables message" };
