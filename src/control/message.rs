@@ -250,8 +250,8 @@ mod tests {
     use super::*;
     use crate::plan::{Generation, Port, Seat, Slot};
     use crate::protocol::{
-        ConntrackFill, Explanation, LeavingCause, PartitionKind, Restarts, Retirements, SCHEMA,
-        STATS_LIMIT, Status, SwapTimes, WorkerHealth, WorkerState,
+        ConntrackFill, Explanation, PartitionKind, ReplaceReasonKind, Restarts, Retirements,
+        SCHEMA, Status, SwapTimes, WORKERS_LIMIT, WorkerHealth, WorkerState,
     };
 
     #[test]
@@ -446,7 +446,7 @@ mod tests {
             "state": "starting", "memory": u64::MAX,
         });
         let stats = EventRecord::new("stats").with("master", u64::MAX);
-        let stats = stats.with("workers", vec![worker; STATS_LIMIT]).with("more", false);
+        let stats = stats.with("workers", vec![worker; WORKERS_LIMIT]).with("more", false);
         for event in [failed, stats] {
             let reply = Reply::Event(event.clone());
             assert_eq!(Reply::parse(&reply.clone().emit()[0]), Ok(reply));
@@ -487,7 +487,7 @@ mod tests {
                     pid: Some(4242),
                     adopted: false,
                     state: WorkerState::Live,
-                    leaving: Some(LeavingCause::Memory),
+                    leaving: Some(ReplaceReasonKind::Memory),
                     generation: Generation(3),
                     health: WorkerHealth::Silent,
                     text: None,

@@ -83,8 +83,8 @@ pub use token_bucket::{LINE_INTERVAL, LINES_AT_ONCE};
 
 // Part of what is said over the socket.
 pub use crate::protocol::{
-    Cleared, Command, ConntrackFill, ErrorReply, EventRecord, Explanation, ForeignChain,
-    LeavingCause, OnTrial, Orphan, OrphansEnded, Outcome, PartitionKind, Reloaded, Request,
-    Restarted, Restarts, RetireTarget, Retired, Retirements, RolledBack, RuleWriter, SCHEMA,
-    Scaled, Status, Stopped, SwapTimes, Trial, WorkerHealth, WorkerState, WorkerStatus,
+    Cleared, Command, ConntrackFill, ErrorReply, EventRecord, Explanation, ForeignChain, OnTrial,
+    Orphan, OrphansEnded, Outcome, PartitionKind, Reloaded, ReplaceReasonKind, Request, Restarted,
+    Restarts, RetireTarget, Retired, Retirements, RolledBack, RuleWriter, SCHEMA, Scaled, Status,
+    Stopped, SwapTimes, Trial, WorkerHealth, WorkerState, WorkerStatus,
 };

@@ -64,8 +64,8 @@ pub use crate::process::{
 // What a [`Handle`] answers and tells.
 pub use crate::protocol::{
     Cleared, ConntrackFill, EndReason, Event, Exit, Explanation, FailureCause, ForeignChain,
-    LeavingCause, MemoryOf, NotReady, OnTrial, Orphan, OrphansEnded, Outcome, PartitionKind,
-    Progress, Refusal, Reloaded, ReplaceReason, Restarted, Restarts, RetireTarget, Retired,
+    MemoryOf, NotReady, OnTrial, Orphan, OrphansEnded, Outcome, PartitionKind, Progress, Refusal,
+    Reloaded, ReplaceReason, ReplaceReasonKind, Restarted, Restarts, RetireTarget, Retired,
     Retirements, RolledBack, Rollout, RuleWriter, SCHEMA, Scaled, Stats, Status, Stopped,
     SwapTimes, Trial, Unhealthy, WorkerFailure, WorkerHealth, WorkerId, WorkerState, WorkerStats,
     WorkerStatus,

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::ReplaceReasonKind;
+
 /// How long the transactions took that put plans in force, as a histogram.
 ///
 /// ```
@@ -87,50 +89,32 @@ pub struct Restarts {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Retirements {
-    /// [`LeavingCause::Requested`].
+    /// [`ReplaceReasonKind::OperatorRequest`].
     pub requested: u64,
-    /// [`LeavingCause::Silent`].
+    /// [`ReplaceReasonKind::Unhealthy`].
     pub silent: u64,
-    /// [`LeavingCause::Asked`].
+    /// [`ReplaceReasonKind::WorkerRequest`].
     pub asked: u64,
-    /// [`LeavingCause::Memory`].
+    /// [`ReplaceReasonKind::Memory`].
     pub memory: u64,
-    /// [`LeavingCause::Lag`].
+    /// [`ReplaceReasonKind::Lag`].
     pub lag: u64,
-    /// [`LeavingCause::Age`].
+    /// [`ReplaceReasonKind::Age`].
     pub age: u64,
 }
 
 impl Retirements {
     /// The number of one cause.
-    pub fn of(&mut self, cause: LeavingCause) -> &mut u64 {
+    pub fn of(&mut self, cause: ReplaceReasonKind) -> &mut u64 {
         match cause {
-            LeavingCause::Requested => &mut self.requested,
-            LeavingCause::Silent => &mut self.silent,
-            LeavingCause::Asked => &mut self.asked,
-            LeavingCause::Memory => &mut self.memory,
-            LeavingCause::Lag => &mut self.lag,
-            LeavingCause::Age => &mut self.age,
+            ReplaceReasonKind::OperatorRequest => &mut self.requested,
+            ReplaceReasonKind::Unhealthy => &mut self.silent,
+            ReplaceReasonKind::WorkerRequest => &mut self.asked,
+            ReplaceReasonKind::Memory => &mut self.memory,
+            ReplaceReasonKind::Lag => &mut self.lag,
+            ReplaceReasonKind::Age => &mut self.age,
         }
     }
-}
-
-/// Why a live worker is replaced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LeavingCause {
-    /// An operator wants it.
-    Requested,
-    /// It does not answer.
-    Silent,
-    /// It wants it itself.
-    Asked,
-    /// It has too much memory.
-    Memory,
-    /// Its event loop is too late.
-    Lag,
-    /// It has run for long enough.
-    Age,
 }
 
 #[cfg(test)]

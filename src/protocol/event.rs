@@ -1,13 +1,19 @@
-//! What an operator wants to read in the log and to count.
+//! What happens to a cluster: for the log, for subscribers, and to be counted.
 
 use std::fmt;
 use std::time::Duration;
 
+use serde::ser::{SerializeStruct, Serializer};
+use serde::{Deserialize, Serialize};
+
+use super::event_record::WORKERS_LIMIT;
 use super::{Exit, RuleWriter, Stats, Unhealthy, WorkerFailure, WorkerId, WorkerState};
 use crate::plan::{Generation, Seat};
 
-/// Something worth a line in the log. Its `Display` is that line, without the time.
-#[derive(Debug, Clone, PartialEq)]
+/// Something that happened to the cluster. Its `Display` is a line for the log, without the time; its
+/// JSON is that of the table at [`EventRecord`](super::EventRecord).
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Event {
     /// A worker listens on all its ports.
@@ -19,6 +25,7 @@ pub enum Event {
         /// Its generation.
         generation: Generation,
         /// From its spawn until now.
+        #[serde(serialize_with = "seconds")]
         took: Duration,
     },
     /// A worker says that it is ready, and does not listen on all its ports: nobody is steered to it.
@@ -31,6 +38,7 @@ pub enum Event {
         generation: Generation,
     },
     /// A worker does not answer any more. Its clients go to others that do, if there are any.
+    #[serde(rename = "ping_timeout")]
     Unhealthy {
         /// The worker.
         worker: WorkerId,
@@ -39,9 +47,11 @@ pub enum Event {
         /// Its generation.
         generation: Generation,
         /// How that is known.
+        #[serde(serialize_with = "as_text")]
         cause: Unhealthy,
     },
     /// A worker that was silent answers, and gets its clients again.
+    #[serde(rename = "responsive")]
     Healthy {
         /// The worker.
         worker: WorkerId,
@@ -50,14 +60,17 @@ pub enum Event {
         /// Its generation.
         generation: Generation,
         /// For how long it has got none.
+        #[serde(serialize_with = "seconds")]
         silent: Duration,
     },
     /// The last worker that answered does not any more: all stay in force, since none is better.
+    #[serde(rename = "nobody_answers")]
     NoneHealthy {
         /// How many there are.
         workers: usize,
     },
     /// A live worker says that it stops. Its seat gets another one.
+    #[serde(rename = "stops")]
     Stopping {
         /// The worker.
         worker: WorkerId,
@@ -97,8 +110,10 @@ pub enum Event {
         /// Its generation.
         generation: Generation,
         /// How it ended.
+        #[serde(flatten)]
         exit: Exit,
         /// How long it had been ready.
+        #[serde(serialize_with = "seconds")]
         lived: Duration,
         /// What it printed last, oldest line first.
         last_lines: Vec<String>,
@@ -108,16 +123,20 @@ pub enum Event {
         /// The seat.
         seat: Seat,
         /// The delay; zero: at once.
+        #[serde(serialize_with = "seconds")]
         delay: Duration,
     },
     /// The seat lost too many workers, this one last, and gets none for a while.
     GivenUp {
         /// The last that was lost.
+        #[serde(flatten)]
         failure: WorkerFailure,
         /// For how long, unless an operator reloads, scales or retires before.
+        #[serde(serialize_with = "seconds")]
         rest: Duration,
     },
     /// A live worker is to be replaced. It serves until its successor is ready.
+    #[serde(rename = "retire")]
     Leaving {
         /// The worker.
         worker: WorkerId,
@@ -126,6 +145,7 @@ pub enum Event {
         /// Its generation.
         generation: Generation,
         /// Why.
+        #[serde(flatten)]
         cause: ReplaceReason,
     },
     /// More live workers are to be replaced than may be at a time. They serve on.
@@ -135,24 +155,31 @@ pub enum Event {
         /// So many may be replaced.
         rate: u32,
         /// Within this time.
+        #[serde(serialize_with = "seconds")]
         window: Duration,
     },
     /// The cluster has more memory than the low mark allows. Retired workers are asked to end.
+    #[serde(rename = "low_watermark_breached")]
     LowWatermark {
         /// Proportional memory of the master and all workers, in bytes.
         used: u64,
         /// The mark, in bytes.
+        #[serde(rename = "mark")]
         low: u64,
         /// Who is asked to end, in this order, as things are; nobody if none is retired.
+        #[serde(flatten, serialize_with = "ended_for_memory")]
         ending: Vec<MemoryOf>,
     },
     /// The cluster has more memory than the high mark allows. Retired workers are killed.
+    #[serde(rename = "high_watermark_breached")]
     HighWatermark {
         /// Proportional memory of the master and all workers, in bytes.
         used: u64,
         /// The mark, in bytes.
+        #[serde(rename = "mark")]
         high: u64,
         /// Who is killed, in this order, as things are; nobody if none is retired.
+        #[serde(flatten, serialize_with = "ended_for_memory")]
         ending: Vec<MemoryOf>,
     },
     /// The cluster has more memory than the high mark allows, and no retired worker is left that
@@ -161,6 +188,7 @@ pub enum Event {
         /// Proportional memory of the master and all workers that were not killed, in bytes.
         used: u64,
         /// The mark, in bytes.
+        #[serde(rename = "mark")]
         high: u64,
     },
     /// The memory of the cluster is clearly below the low mark again.
@@ -168,6 +196,7 @@ pub enum Event {
         /// Memory of the master and all workers, in bytes.
         used: u64,
         /// The mark, in bytes.
+        #[serde(rename = "mark")]
         low: u64,
     },
     /// A worker gets no new connections any more.
@@ -188,6 +217,7 @@ pub enum Event {
         /// Its generation.
         generation: Generation,
         /// Why.
+        #[serde(serialize_with = "as_text")]
         why: EndReason,
     },
     /// A worker did not end when asked to, and is killed.
@@ -208,10 +238,12 @@ pub enum Event {
         /// Its generation.
         generation: Generation,
         /// How it ended.
+        #[serde(flatten)]
         exit: Exit,
     },
     /// Connections wait in the queue that a worker has left, and no other is to come in its place: a
     /// process is started for them.
+    #[serde(rename = "finishing")]
     DrainerStarted {
         /// The seat of the worker.
         seat: Seat,
@@ -230,6 +262,7 @@ pub enum Event {
         connections: u32,
     },
     /// Another plan is in force.
+    #[serde(rename = "swapped")]
     InForce {
         /// Its generation.
         generation: Generation,
@@ -238,9 +271,11 @@ pub enum Event {
         /// Seats in all.
         seats: usize,
         /// How long its transaction took; zero if the kernel had nothing to change.
+        #[serde(serialize_with = "seconds")]
         took: Duration,
     },
     /// A part of the clients gets a new generation, on trial.
+    #[serde(rename = "on_trial")]
     CanaryInForce {
         /// Its generation.
         generation: Generation,
@@ -260,6 +295,7 @@ pub enum Event {
         /// How often this master has repaired them.
         total: u64,
         /// For how long the next repair is held back, since there were so many; zero: not at all.
+        #[serde(serialize_with = "seconds")]
         held_back: Duration,
     },
     /// Our rules could not be looked at, or not be repaired.
@@ -267,19 +303,24 @@ pub enum Event {
         /// The error, for display.
         reason: String,
         /// Until the next try.
+        #[serde(serialize_with = "seconds")]
         retry_in: Duration,
     },
     /// After repairs that had to be held back, nobody has changed our rules for a while.
+    #[serde(rename = "left_alone")]
     InterferenceEnded {
         /// For how long.
+        #[serde(serialize_with = "seconds")]
         quiet: Duration,
     },
     /// A rule of somebody else maps connections to a listener of ours before ours do.
+    #[serde(rename = "foreign_rule_found")]
     ForeignNatFound {
         /// The rule, for display.
         rule: String,
     },
     /// Such a rule is gone, or does so no more.
+    #[serde(rename = "foreign_rule_gone")]
     ForeignNatGone {
         /// The rule, for display.
         rule: String,
@@ -289,6 +330,7 @@ pub enum Event {
         /// The error, for display.
         reason: String,
         /// Until the next try.
+        #[serde(serialize_with = "seconds")]
         retry_in: Duration,
     },
     /// The memory of the cluster was looked at, as every second. Not for the log; made only while
@@ -297,7 +339,7 @@ pub enum Event {
 }
 
 /// What a worker has of the memory of the cluster.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct MemoryOf {
     /// The worker.
     pub worker: WorkerId,
@@ -306,6 +348,7 @@ pub struct MemoryOf {
     /// Its generation.
     pub generation: Generation,
     /// Its proportional memory, in bytes: about what its end frees.
+    #[serde(rename = "memory")]
     pub bytes: u64,
 }
 
@@ -330,6 +373,57 @@ pub enum ReplaceReason {
     },
     /// It has run for long enough.
     Age,
+}
+
+/// A [`ReplaceReason`] without what was measured: as it stands in the status and in metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum ReplaceReasonKind {
+    /// [`ReplaceReason::OperatorRequest`].
+    #[serde(rename = "requested")]
+    OperatorRequest,
+    /// [`ReplaceReason::Unhealthy`].
+    #[serde(rename = "silent")]
+    Unhealthy,
+    /// [`ReplaceReason::WorkerRequest`].
+    #[serde(rename = "asked")]
+    WorkerRequest,
+    /// [`ReplaceReason::Memory`].
+    Memory,
+    /// [`ReplaceReason::Lag`].
+    Lag,
+    /// [`ReplaceReason::Age`].
+    Age,
+}
+
+impl ReplaceReason {
+    /// The reason without what was measured.
+    pub fn kind(self) -> ReplaceReasonKind {
+        match self {
+            Self::OperatorRequest => ReplaceReasonKind::OperatorRequest,
+            Self::Unhealthy => ReplaceReasonKind::Unhealthy,
+            Self::WorkerRequest => ReplaceReasonKind::WorkerRequest,
+            Self::Memory { .. } => ReplaceReasonKind::Memory,
+            Self::Lag { .. } => ReplaceReasonKind::Lag,
+            Self::Age => ReplaceReasonKind::Age,
+        }
+    }
+}
+
+impl Serialize for ReplaceReason {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (memory, lag) = match self {
+            Self::Memory { rss } => (Some(*rss), None),
+            Self::Lag { lag } => (None, Some(lag.as_secs_f64())),
+            _ => (None, None),
+        };
+        let mut fields = serializer.serialize_struct("ReplaceReason", 3)?;
+        fields.serialize_field("cause", &self.kind())?;
+        fields.serialize_field("memory", &memory)?;
+        fields.serialize_field("lag", &lag)?;
+        fields.end()
+    }
 }
 
 impl fmt::Display for ReplaceReason {
@@ -583,4 +677,24 @@ impl fmt::Display for Event {
             Self::Stats(stats) => stats.fmt(f),
         }
     }
+}
+
+fn seconds<S: Serializer>(span: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(span.as_secs_f64())
+}
+
+pub(super) fn as_text<T: fmt::Display, S: Serializer>(
+    value: &T,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
+}
+
+/// The workers that are ended for want of memory, as far as a line holds them, and what that frees.
+fn ended_for_memory<S: Serializer>(ending: &[MemoryOf], serializer: S) -> Result<S::Ok, S::Error> {
+    let freed = ending.iter().fold(0_u64, |sum, it| sum.saturating_add(it.bytes));
+    let mut fields = serializer.serialize_struct("Ending", 2)?;
+    fields.serialize_field("freed", &freed)?;
+    fields.serialize_field("workers", &ending[..ending.len().min(WORKERS_LIMIT)])?;
+    fields.end()
 }

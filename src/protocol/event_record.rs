@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::cut;
+use super::{EndReason, Event, ReplaceReason, Stats, WorkerStats, cut};
 
 /// Something that happens to a cluster, as a subscriber is told of it.
 ///
@@ -80,8 +80,8 @@ const TEXT_LIMIT: usize = 4096;
 const LINES: usize = 10;
 const LINE_LIMIT: usize = 500;
 
-/// The most workers in one `stats`: each takes less than 200 bytes.
-pub(crate) const STATS_LIMIT: usize = 200;
+/// The most workers in one event: each takes less than 200 bytes.
+pub(crate) const WORKERS_LIMIT: usize = 200;
 
 impl EventRecord {
     /// An event of this name, at no time yet.
@@ -89,7 +89,51 @@ impl EventRecord {
         Self { event: event.to_owned(), time: 0.0, fields: Map::new() }
     }
 
-    /// The same with a field more. What does not fit into a line is cut: of a text the end, of a
+    /// What is told of an event, at no time yet: most make one record.
+    pub(crate) fn of(event: &Event) -> Vec<Self> {
+        match event {
+            Event::Stats(stats) => Self::of_stats(stats),
+            Event::Leaving { worker, seat, generation, cause: ReplaceReason::Unhealthy }
+            | Event::Ending { worker, seat, generation, why: EndReason::UnhealthyRetired } => {
+                let unresponsive = Self::new("unresponsive")
+                    .with("worker", worker.0)
+                    .with("seat", seat.0)
+                    .with("generation", generation.0);
+                vec![unresponsive, Self::of_one(event)]
+            }
+            Event::InForce { generation, occupied, seats, .. } if occupied == seats => {
+                let all_ready = Self::new("all_bands_ready")
+                    .with("generation", generation.0)
+                    .with("seats", *seats);
+                vec![Self::of_one(event), all_ready]
+            }
+            _ => vec![Self::of_one(event)],
+        }
+    }
+
+    fn of_one(event: &Event) -> Self {
+        let mut fields = fields(event);
+        let name = fields.remove("event").and_then(|name| name.as_str().map(str::to_owned));
+        let name = name.expect("an event is an object with its name");
+        fields
+            .into_iter()
+            .fold(Self::new(&name), |record, (field, value)| record.with(&field, value))
+    }
+
+    /// As many records as it takes for the workers of a large cluster.
+    fn of_stats(Stats { master, workers }: &Stats) -> Vec<Self> {
+        let record = |workers: &[WorkerStats], more: bool| {
+            let workers: Vec<Value> = workers.iter().map(|it| fields(it).into()).collect();
+            Self::new("stats").with("master", *master).with("workers", workers).with("more", more)
+        };
+        let count = workers.len().div_ceil(WORKERS_LIMIT);
+        let parts = workers.chunks(WORKERS_LIMIT).zip(1..);
+        let records: Vec<Self> =
+            parts.map(|(workers, number)| record(workers, number < count)).collect();
+        if records.is_empty() { vec![record(&[], false)] } else { records }
+    }
+
+    /// This event with a field more. What does not fit into a line is cut: of a text the end, of a
     /// list of texts all but the last ones.
     #[must_use]
     pub(crate) fn with(mut self, field: &str, value: impl Into<Value>) -> Self {
@@ -111,6 +155,14 @@ impl EventRecord {
     }
 }
 
+/// The fields of an event, or of a part of one.
+fn fields(value: &impl Serialize) -> Map<String, Value> {
+    match serde_json::to_value(value) {
+        Ok(Value::Object(fields)) => fields,
+        other => unreachable!("events are objects with text keys: {other:?}"),
+    }
+}
+
 fn short(item: Value) -> Value {
     match item {
         Value::String(text) => Value::String(cut(&text, LINE_LIMIT)),
@@ -120,7 +172,14 @@ fn short(item: Value) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::time::Duration;
+
     use super::*;
+    use crate::plan::{Generation, Seat};
+    use crate::protocol::{
+        Exit, FailureCause, MemoryOf, RuleWriter, Unhealthy, WorkerFailure, WorkerId, WorkerState,
+    };
 
     #[test]
     fn an_event_is_one_flat_object() {
@@ -129,5 +188,190 @@ mod tests {
         let line = r#"{"event":"respawn","time":1795372800.125,"delay":0.5,"seat":3}"#;
         assert_eq!(event.line(), line);
         assert_eq!(serde_json::from_str::<EventRecord>(line).unwrap(), event);
+    }
+
+    const WORKER: WorkerId = WorkerId(3);
+    const SEAT: Seat = Seat(1);
+    const GENERATION: Generation = Generation(2);
+    const SPAN: Duration = Duration::from_millis(1500);
+
+    /// One of each kind, but for the details that make no difference to its fields.
+    fn events() -> Vec<Event> {
+        let (worker, seat, generation) = (WORKER, SEAT, GENERATION);
+        let exit = Exit::Signal(9);
+        let last_lines = vec!["out of memory".to_owned()];
+        let cause = FailureCause::Exit(Exit::Code(3));
+        let failure =
+            WorkerFailure { worker, seat, generation, cause, last_lines: last_lines.clone() };
+        let reason = "EBUSY".to_owned();
+        let writer = Some(RuleWriter { pid: 977, name: "nft".to_owned() });
+        let stats = WorkerStats {
+            worker,
+            seat,
+            generation,
+            pid: Some(4242),
+            state: WorkerState::Live,
+            memory: Some(73_400_320),
+        };
+        let of = |bytes| MemoryOf { worker, seat, generation, bytes };
+        let ending = vec![of(60), of(40)];
+        vec![
+            Event::Ready { worker, seat, generation, took: SPAN },
+            Event::DrainerStarted { seat, generation, connections: 3 },
+            Event::QueueLost { seat, generation, connections: 3 },
+            Event::Unproven { worker, seat, generation },
+            Event::Unhealthy { worker, seat, generation, cause: Unhealthy::Stopped },
+            Event::Healthy { worker, seat, generation, silent: SPAN },
+            Event::NoneHealthy { workers: 4 },
+            Event::Stopping { worker, seat, generation },
+            Event::Adopted { worker, seat, generation, pid: 4242, state: WorkerState::Live },
+            Event::Orphan { pid: 4243, reason: "no socket".to_owned() },
+            Event::Failed(failure.clone()),
+            Event::Died { worker, seat, generation, exit, lived: SPAN, last_lines },
+            Event::GivenUp { failure: failure.clone(), rest: SPAN },
+            Event::Leaving {
+                worker,
+                seat,
+                generation,
+                cause: ReplaceReason::Memory { rss: 5 << 20 },
+            },
+            Event::Leaving { worker, seat, generation, cause: ReplaceReason::Lag { lag: SPAN } },
+            Event::Leaving { worker, seat, generation, cause: ReplaceReason::Unhealthy },
+            Event::RetirementsHeldBack { workers: 3, rate: 10, window: SPAN },
+            Event::LowWatermark { used: 900, low: 800, ending: ending.clone() },
+            Event::HighWatermark { used: 1000, high: 950, ending },
+            Event::MemoryShort { used: 1000, high: 950 },
+            Event::MemoryRecovered { used: 700, low: 800 },
+            Event::Respawn { seat, delay: SPAN },
+            Event::Retired { worker, seat, generation },
+            Event::Ending { worker, seat, generation, why: EndReason::Drained },
+            Event::Killed { worker, seat, generation },
+            Event::Ended { worker, seat, generation, exit: Exit::Code(0) },
+            Event::InForce { generation, occupied: 4, seats: 4, took: SPAN },
+            Event::CanaryInForce { generation, workers: 4, slots: 102, of: 1024 },
+            Event::Repaired { what: "gone".to_owned(), writer, total: 7, held_back: SPAN },
+            Event::RepairFailed { reason: reason.clone(), retry_in: SPAN },
+            Event::InterferenceEnded { quiet: SPAN },
+            Event::ForeignNatFound { rule: "a rule".to_owned() },
+            Event::ForeignNatGone { rule: "a rule".to_owned() },
+            Event::CommitFailed { reason, retry_in: SPAN },
+            Event::Stats(Stats { master: 1 << 20, workers: [stats].into() }),
+        ]
+    }
+
+    fn text(event: &Event) -> Vec<String> {
+        EventRecord::of(event).iter().map(EventRecord::line).collect()
+    }
+
+    /// The table in the documentation: the fields of each event.
+    fn documented() -> BTreeMap<String, BTreeSet<String>> {
+        let quoted = |cell: &str| -> Vec<String> {
+            cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+        };
+        let rows = include_str!("event_record.rs").lines();
+        rows.filter_map(|row| row.strip_prefix("/// | `"))
+            .map(|row| {
+                let mut cells = row.split(" | ");
+                let name = cells.next().unwrap().trim_end_matches('`').to_owned();
+                (name, quoted(cells.next().unwrap()).into_iter().collect())
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_table_of_events_is_true_and_complete() {
+        let mut told: BTreeMap<String, BTreeSet<String>> = events()
+            .iter()
+            .flat_map(EventRecord::of)
+            .map(|event| (event.event.clone(), event.fields.keys().cloned().collect()))
+            .collect();
+        // Of the subscription itself.
+        told.insert("subscribed".into(), ["name", "pid", "generation"].map(str::to_owned).into());
+        told.insert("missed".into(), ["count".to_owned()].into());
+        assert_eq!(documented(), told);
+    }
+
+    #[test]
+    fn every_event_of_the_older_system_has_its_own() {
+        for (older, numbers) in OLDER {
+            let fields = documented().remove(older).unwrap_or_else(|| panic!("{older} is missing"));
+            for number in numbers {
+                assert!(fields.contains(*number), "{older}: {number}");
+            }
+        }
+    }
+
+    /// The events of the older system with what they told.
+    const OLDER: [(&str, &[&str]); 7] = [
+        ("all_bands_ready", &["seats"]),
+        ("retire", &["worker", "seat", "cause"]),
+        ("unresponsive", &["worker", "seat"]),
+        ("ping_timeout", &["worker", "seat"]),
+        ("stats", &["master", "workers"]),
+        ("low_watermark_breached", &["used", "mark", "workers", "freed"]),
+        ("high_watermark_breached", &["used", "mark", "workers", "freed"]),
+    ];
+
+    #[test]
+    fn events_carry_the_numbers_of_their_notices() {
+        let lines: Vec<String> = events().iter().flat_map(text).collect();
+        for expected in [
+            r#"{"event":"ready","time":0.0,"generation":2,"seat":1,"took":1.5,"worker":3}"#,
+            r#"{"event":"died","time":0.0,"exit":null,"generation":2,"last_lines":["out of memory"],"lived":1.5,"seat":1,"signal":9,"worker":3}"#,
+            r#"{"event":"ended","time":0.0,"exit":0,"generation":2,"seat":1,"signal":null,"worker":3}"#,
+            r#"{"event":"retire","time":0.0,"cause":"memory","generation":2,"lag":null,"memory":5242880,"seat":1,"worker":3}"#,
+            r#"{"event":"retire","time":0.0,"cause":"lag","generation":2,"lag":1.5,"memory":null,"seat":1,"worker":3}"#,
+            r#"{"event":"unresponsive","time":0.0,"generation":2,"seat":1,"worker":3}"#,
+            r#"{"event":"high_watermark_breached","time":0.0,"freed":100,"mark":950,"used":1000,"workers":[{"generation":2,"memory":60,"seat":1,"worker":3},{"generation":2,"memory":40,"seat":1,"worker":3}]}"#,
+            r#"{"event":"swapped","time":0.0,"generation":2,"occupied":4,"seats":4,"took":1.5}"#,
+            r#"{"event":"all_bands_ready","time":0.0,"generation":2,"seats":4}"#,
+            r#"{"event":"repaired","time":0.0,"held_back":1.5,"total":7,"what":"gone","writer":{"name":"nft","pid":977}}"#,
+            r#"{"event":"stats","time":0.0,"master":1048576,"more":false,"workers":[{"generation":2,"memory":73400320,"pid":4242,"seat":1,"state":"live","worker":3}]}"#,
+        ] {
+            assert!(lines.iter().any(|line| line == expected), "{expected}\nin {lines:#?}");
+        }
+    }
+
+    #[test]
+    fn one_that_is_silent_for_too_long_is_unresponsive_be_it_live_or_retired() {
+        let (worker, seat, generation) = (WORKER, SEAT, GENERATION);
+        let names = |event: &Event| -> Vec<String> {
+            EventRecord::of(event).into_iter().map(|event| event.event).collect()
+        };
+        let live = Event::Leaving { worker, seat, generation, cause: ReplaceReason::Unhealthy };
+        assert_eq!(names(&live), ["unresponsive", "retire"]);
+        let retired = Event::Ending { worker, seat, generation, why: EndReason::UnhealthyRetired };
+        assert_eq!(names(&retired), ["unresponsive", "ending"]);
+    }
+
+    #[test]
+    fn a_swap_that_leaves_a_seat_vacant_is_not_all_bands_ready() {
+        let swap = Event::InForce { generation: GENERATION, occupied: 3, seats: 4, took: SPAN };
+        assert_eq!(
+            EventRecord::of(&swap).iter().map(|it| it.event.as_str()).collect::<Vec<_>>(),
+            ["swapped"]
+        );
+    }
+
+    #[test]
+    fn the_workers_of_a_large_cluster_come_in_several_events() {
+        let worker = |seat| WorkerStats {
+            worker: WorkerId(seat),
+            seat: Seat(u16::try_from(seat).unwrap()),
+            generation: GENERATION,
+            pid: None,
+            state: WorkerState::Starting,
+            memory: None,
+        };
+        let all = Stats { master: 1, workers: (0..1000).map(worker).collect() };
+        let events = EventRecord::of(&Event::Stats(all));
+        let more: Vec<bool> =
+            events.iter().map(|it| it.fields["more"].as_bool().unwrap()).collect();
+        assert_eq!(more, [true, true, true, true, false]);
+        let seats = events.iter().flat_map(|it| it.fields["workers"].as_array().unwrap());
+        let seats: Vec<u64> = seats.map(|it| it["seat"].as_u64().unwrap()).collect();
+        assert_eq!(seats, (0..1000).collect::<Vec<u64>>());
+        let none = EventRecord::of(&Event::Stats(Stats { master: 1, workers: [].into() }));
+        assert_eq!(none.len(), 1, "also of no worker there is one");
     }
 }

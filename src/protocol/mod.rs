@@ -19,11 +19,12 @@ mod timestamp;
 mod worker;
 
 pub(crate) use columns::{Align, Columns};
-pub use counters::{LeavingCause, Restarts, Retirements, SwapTimes};
+pub use counters::{Restarts, Retirements, SwapTimes};
 pub use error_reply::ErrorReply;
-pub use event::{EndReason, Event, MemoryOf, ReplaceReason};
+pub use event::{EndReason, Event, MemoryOf, ReplaceReason, ReplaceReasonKind};
 pub use event_record::EventRecord;
-pub(crate) use event_record::STATS_LIMIT;
+#[cfg(test)]
+pub(crate) use event_record::WORKERS_LIMIT;
 pub use outcome::{
     Cleared, OnTrial, OrphansEnded, Outcome, Reloaded, Restarted, Retired, RolledBack, Scaled,
     Stopped,

@@ -3,20 +3,25 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Serialize, Serializer};
+
 use super::{WorkerId, WorkerState};
 use crate::plan::{Generation, Seat};
 
 /// The workers and their memory, at one moment.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Stats {
     /// The resident memory of the master, in bytes.
     pub master: u64,
     /// All workers by seat, and by age in each.
+    #[serde(serialize_with = "as_list")]
     pub workers: Arc<[WorkerStats]>,
 }
 
 /// One worker of a [`Stats`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct WorkerStats {
     /// The worker.
     pub worker: WorkerId,
@@ -40,4 +45,8 @@ impl fmt::Display for Stats {
         let count = self.workers.len();
         write!(f, "{count} workers take {total} bytes of memory, the master {}", self.master)
     }
+}
+
+fn as_list<S: Serializer>(workers: &[WorkerStats], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(workers)
 }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{LeavingCause, Restarts, Retirements, SwapTimes, WorkerState};
+use super::{ReplaceReasonKind, Restarts, Retirements, SwapTimes, WorkerState};
 use crate::plan::{ClusterName, Engine, Generation, Listener, Partition, Port, Seat, Slot};
 
 /// The version of the JSON of [`Status`] and [`Explanation`]. Fields may be added within a version;
@@ -192,7 +192,7 @@ pub struct WorkerStatus {
     /// Why it is to retire, as soon as its successor is ready; none: it is not. One that has retired
     /// keeps it.
     #[serde(default)]
-    pub leaving: Option<LeavingCause>,
+    pub leaving: Option<ReplaceReasonKind>,
     /// The generation that it was started for.
     pub generation: Generation,
     /// Whether it answers.

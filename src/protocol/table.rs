@@ -199,7 +199,7 @@ fn uptime(seconds: f64) -> String {
 mod tests {
     use super::*;
     use crate::plan::{Generation, Seat};
-    use crate::protocol::{LeavingCause, RuleWriter};
+    use crate::protocol::{ReplaceReasonKind, RuleWriter};
 
     /// A status as it comes over the socket.
     fn status() -> Status {
@@ -291,7 +291,7 @@ connections to 0.0.0.0:80/tcp before us
         let expected = "given up   seats 1, 3: lost too many workers of late\n";
         assert_eq!(head(&status), facts(&status) + expected);
         for worker in &mut status.workers {
-            worker.leaving = Some(LeavingCause::Lag);
+            worker.leaving = Some(ReplaceReasonKind::Lag);
         }
         let states: Vec<String> =
             status.workers.iter().map(|worker| row(worker)[2].clone()).collect();

@@ -3,7 +3,10 @@
 use std::fmt;
 use std::time::Duration;
 
+use serde::ser::{SerializeStruct, Serializer};
 use serde::{Deserialize, Serialize};
+
+use super::event::as_text;
 
 use crate::plan::{Generation, PlanError, Seat};
 
@@ -54,6 +57,21 @@ pub enum Exit {
     Signal(i32),
     /// It was adopted from an earlier master, and the kernel did not say.
     Unknown,
+}
+
+/// The fields `exit` and `signal`, of which one is null, or both are.
+impl Serialize for Exit {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (status, signal) = match *self {
+            Self::Code(status) => (Some(status), None),
+            Self::Signal(signal) => (None, Some(signal)),
+            Self::Unknown => (None, None),
+        };
+        let mut fields = serializer.serialize_struct("Exit", 2)?;
+        fields.serialize_field("exit", &status)?;
+        fields.serialize_field("signal", &signal)?;
+        fields.end()
+    }
 }
 
 impl fmt::Display for Exit {
@@ -165,7 +183,8 @@ impl fmt::Display for NotReady {
 }
 
 /// A worker that failed before it was in force, or, where that is said, afterwards.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct WorkerFailure {
     /// The worker.
     pub worker: WorkerId,
@@ -174,6 +193,7 @@ pub struct WorkerFailure {
     /// Its generation.
     pub generation: Generation,
     /// What happened.
+    #[serde(rename = "reason", serialize_with = "as_text")]
     pub cause: FailureCause,
     /// What it printed last, oldest line first; empty if nothing is known. The supervisor knows it
     /// of a worker that has exited.

@@ -1,6 +1,5 @@
 //! What a master counts over its life, beside what the kernel and the supervisor count.
 
-use crate::master::operators::report;
 use crate::plan::Seat;
 use crate::protocol::{Event, FailureCause, Restarts, Retirements, SwapTimes};
 
@@ -45,7 +44,7 @@ impl Metrics {
                 };
                 self.lost = Some((failure.seat, loss));
             }
-            Event::Leaving { cause, .. } => *self.retirements.of(report::cause(*cause)) += 1,
+            Event::Leaving { cause, .. } => *self.retirements.of(cause.kind()) += 1,
             Event::Respawn { seat, .. } => {
                 if let Some((_, loss)) = self.lost.take_if(|(lost, _)| lost == seat) {
                     *self.count(loss) += 1;

@@ -7,8 +7,8 @@ use crate::master::operators::metrics::Metrics;
 use crate::nft::ConntrackUsage;
 use crate::plan::{Listeners, Plan, Port, Protocol, Route, Seat};
 use crate::protocol::{
-    ConntrackFill, Explanation, ForeignChain, LeavingCause, Refusal, ReplaceReason, SCHEMA, Status,
-    Timestamp, WorkerHealth, WorkerId, WorkerState, WorkerStatus,
+    ConntrackFill, Explanation, ForeignChain, Refusal, ReplaceReason, SCHEMA, Status, Timestamp,
+    WorkerHealth, WorkerId, WorkerState, WorkerStatus,
 };
 use crate::ruleset::CounterValue;
 use crate::supervisor::{Sockets, Supervisor, Worker};
@@ -35,7 +35,7 @@ pub(crate) fn status(
         pid: worker.pid,
         adopted: worker.adopted,
         state: worker.state(),
-        leaving: worker.leaving.map(cause),
+        leaving: worker.leaving.map(ReplaceReason::kind),
         generation: worker.generation,
         health: if worker.is_healthy() { WorkerHealth::Ok } else { WorkerHealth::Silent },
         text: None,
@@ -73,18 +73,6 @@ pub(crate) fn status(
         retirements: metrics.retirements,
         given_up: supervisor.given_up(now).map(|seat| seat.0).collect(),
         workers: workers.into_iter().map(worker_status).collect(),
-    }
-}
-
-/// A cause in the word of the control socket.
-pub(crate) fn cause(cause: ReplaceReason) -> LeavingCause {
-    match cause {
-        ReplaceReason::OperatorRequest => LeavingCause::Requested,
-        ReplaceReason::Unhealthy => LeavingCause::Silent,
-        ReplaceReason::WorkerRequest => LeavingCause::Asked,
-        ReplaceReason::Memory { .. } => LeavingCause::Memory,
-        ReplaceReason::Lag { .. } => LeavingCause::Lag,
-        ReplaceReason::Age => LeavingCause::Age,
     }
 }
 
