@@ -107,7 +107,10 @@ mod tests;
 mod workers;
 
 pub use action::Action;
-pub use health::{HealthDetector, NotifyField, PortConnections, Probed, Said, Seen, WatchLimits};
+pub use health::{
+    HealthDetector, NotifyEffect, NotifyField, Observation, PortConnections, ProbeResult,
+    WatchLimits,
+};
 pub use input::{Input, MemoryUsage, RequestId, Sockets, Start};
 pub use rules::{Repairs, Verification};
 pub use settings::Settings;

@@ -21,8 +21,8 @@ use crate::plan::Plan;
 use crate::process::{self, AcceptQueue, NotifyMessage, NotifySocket, ProcessError, Received};
 use crate::protocol::{Readiness, Status, Timestamp, WorkerId, WorkerState};
 use crate::supervisor::{
-    HealthDetector, Input, NotifyField, PortConnections, Probed, Said, Seen, Supervisor,
-    WatchLimits,
+    HealthDetector, Input, NotifyEffect, NotifyField, Observation, PortConnections, ProbeResult,
+    Supervisor, WatchLimits,
 };
 
 /// How often it is looked whether workers that are starting listen.
@@ -73,7 +73,7 @@ pub(crate) struct HealthMonitor {
 
 /// What a check outside the loop has shown.
 pub(crate) enum CheckResult {
-    Probed { worker: WorkerId, probed: Probed },
+    Probed { worker: WorkerId, result: ProbeResult },
     Queues { began: Timestamp, found: Result<BTreeMap<u16, AcceptQueue>, ProcessError> },
 }
 
@@ -170,8 +170,8 @@ impl HealthMonitor {
         pid: u32,
         now: Timestamp,
     ) -> VecDeque<Input> {
-        let said = self.detector.started(worker, pid, now);
-        log_said(worker, said)
+        let effect = self.detector.started(worker, pid, now);
+        log_refused(worker, effect)
     }
 
     /// Takes in where in its life a worker is that an earlier master has started. One that is in force
@@ -179,7 +179,7 @@ impl HealthMonitor {
     pub(crate) fn adopted(&mut self, worker: WorkerId, state: WorkerState, now: Timestamp) {
         match state {
             WorkerState::Live => self.detector.adopted(worker, now),
-            WorkerState::Retired | WorkerState::Dying => self.detector.leaves(worker),
+            WorkerState::Retired | WorkerState::Dying => self.detector.retired(worker),
             _ => {}
         }
     }
@@ -215,13 +215,13 @@ impl HealthMonitor {
         // A rollback wants one back that had left only just now.
         let is_back = |worker: &WorkerId| starting.contains(worker);
         for worker in self.detector.watched().into_iter().filter(is_back) {
-            self.detector.leaves(worker);
+            self.detector.retired(worker);
         }
         match workers.observe(&starting, false) {
             Ok(seen) => {
                 let now = clock.now();
-                let judge = |(worker, seen): (WorkerId, Seen)| {
-                    self.detector.starting(worker, seen.listens, seen.address, now)
+                let judge = |(worker, seen): (WorkerId, Observation)| {
+                    self.detector.observed_starting(worker, seen.listens, seen.address, now)
                 };
                 let inputs = seen.into_iter().filter_map(judge).collect();
                 self.begin_probes(now);
@@ -243,7 +243,7 @@ impl HealthMonitor {
     ) -> VecDeque<Input> {
         let leaving = |state| matches!(state, WorkerState::Retired | WorkerState::Dying);
         for worker in ids(supervisor, leaving) {
-            self.detector.leaves(worker);
+            self.detector.retired(worker);
         }
         if self.detector.drop_unclaimed(clock.now()) {
             self.warn_of_unknown_sender();
@@ -252,7 +252,7 @@ impl HealthMonitor {
         // Later than the look, so that a queue that it has seen for the first time counts.
         self.check_queues(supervisor.plan(), clock.now());
         self.begin_probes(clock.now());
-        self.detector.news(clock.now()).into()
+        self.detector.changes(clock.now()).into()
     }
 
     fn look_at_kernel(&mut self, workers: &mut Workers, now: Timestamp) {
@@ -264,7 +264,7 @@ impl HealthMonitor {
         match workers.observe(&self.detector.watched(), true) {
             Ok(seen) => {
                 self.has_failed = false;
-                self.detector.looked(seen, now);
+                self.detector.observed(seen, now);
             }
             Err(error) => {
                 // Nobody is silent because we cannot see.
@@ -280,7 +280,7 @@ impl HealthMonitor {
         if self.is_checking_queues || now < self.check_queues_at {
             return;
         }
-        let ports = self.detector.doubtful_ports(now);
+        let ports = self.detector.suspect_ports(now);
         if ports.is_empty() {
             return;
         }
@@ -299,7 +299,7 @@ impl HealthMonitor {
     fn begin_probes(&mut self, now: Timestamp) {
         let room = MOST_PROBES.saturating_sub(self.probes.len()).min(PROBES_AT_ONCE);
         for (worker, address) in self.detector.due_probes(now).into_iter().take(room) {
-            self.detector.probing(worker, now);
+            self.detector.probe_started(worker, now);
             self.probes.insert(worker);
             self.begin_probe(worker, address);
         }
@@ -308,12 +308,12 @@ impl HealthMonitor {
     #[cfg(feature = "http")]
     fn begin_probe(&self, worker: WorkerId, address: SocketAddr) {
         let Readiness::Http(path) = &self.readiness else { return };
-        let (path, patience) = (path.clone(), self.detector.probe_patience());
+        let (path, patience) = (path.clone(), self.detector.probe_timeout());
         let sender = self.sender.clone();
         tokio::spawn(async move {
-            let probed = super::probe::probe(address, path.as_str(), patience).await;
+            let result = super::probe::probe(address, path.as_str(), patience).await;
             // The loop has ended.
-            let _ = sender.send(CheckResult::Probed { worker, probed });
+            let _ = sender.send(CheckResult::Probed { worker, result });
         });
     }
 
@@ -321,25 +321,25 @@ impl HealthMonitor {
     #[cfg(not(feature = "http"))]
     fn begin_probe(&self, worker: WorkerId, _address: SocketAddr) {
         // The loop has ended.
-        let _ = self.sender.send(CheckResult::Probed { worker, probed: Probed::Unknown });
+        let _ = self.sender.send(CheckResult::Probed { worker, result: ProbeResult::NotMade });
     }
 
     /// Takes in the result of a check.
     pub(crate) fn take_result(&mut self, result: CheckResult, now: Timestamp) -> VecDeque<Input> {
         match result {
-            CheckResult::Probed { worker, probed } => {
+            CheckResult::Probed { worker, result } => {
                 self.probes.remove(&worker);
-                self.detector.probed(worker, probed, now).into()
+                self.detector.probe_ended(worker, result, now).into()
             }
             CheckResult::Queues { began, found } => {
                 self.is_checking_queues = false;
                 self.check_queues_at =
                     now.after(now.since(began).saturating_mul(QUEUE_CHECK_PAUSE));
                 match found {
-                    Ok(found) => self.detector.witnessed(port_connections(found), began),
+                    Ok(found) => self.detector.confirm_stuck(port_connections(found), began),
                     Err(error) => tracing::warn!(%error, "cannot see which connections wait"),
                 }
-                self.detector.news(now).into()
+                self.detector.changes(now).into()
             }
         }
     }
@@ -347,17 +347,17 @@ impl HealthMonitor {
     /// Reads a message of a worker, if there is one.
     pub(crate) fn next_message(&mut self, workers: &Workers, now: Timestamp) -> Option<Heard> {
         let message = self.receive()?;
-        let words = NotifyField::parse_all(&message.text);
+        let fields = NotifyField::parse_all(&message.text);
         let session = message.sender.session;
         let inputs = match session.map(|session| (session, workers.worker_of(session))) {
             Some((_, Some(worker))) => {
-                let said = self.detector.said(worker, words, now);
-                log_said(worker, said)
+                let effect = self.detector.notified(worker, fields, now);
+                log_refused(worker, effect)
             }
             Some((session, None)) => {
                 let pid = message.sender.pid;
                 tracing::debug!(pid, session, "a message on NOTIFY_SOCKET of no worker known yet");
-                self.detector.unclaimed(session, words, now);
+                self.detector.notified_by_stranger(session, fields, now);
                 VecDeque::new()
             }
             None => {
@@ -419,7 +419,8 @@ impl HealthMonitor {
     pub(crate) fn add_texts(&self, status: &mut Status, pids: &BTreeMap<u32, WorkerId>) {
         for shown in &mut status.workers {
             let worker = shown.pid.and_then(|pid| pids.get(&pid));
-            shown.text = worker.and_then(|worker| self.detector.text(*worker)).map(str::to_owned);
+            shown.text =
+                worker.and_then(|worker| self.detector.status_text(*worker)).map(str::to_owned);
         }
     }
 
@@ -455,17 +456,17 @@ fn ids(supervisor: &Supervisor, wanted: impl Fn(WorkerState) -> bool) -> Vec<Wor
 }
 
 /// Logs what a worker may not say, and returns what the supervisor is to know.
-fn log_said(worker: WorkerId, said: Said) -> VecDeque<Input> {
-    for what in said.refused {
+fn log_refused(worker: WorkerId, effect: NotifyEffect) -> VecDeque<Input> {
+    for what in effect.refused {
         tracing::warn!(%worker, "a worker asks for {what}: not granted, and not logged again");
     }
-    if said.is_flood {
+    if effect.is_flood {
         tracing::warn!(
             %worker,
             "a worker sends too many notifications: the rest of this second is dropped"
         );
     }
-    said.events.into()
+    effect.inputs.into()
 }
 
 fn port_connections(found: BTreeMap<u16, AcceptQueue>) -> BTreeMap<u16, PortConnections> {

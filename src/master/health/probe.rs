@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::supervisor::Probed;
+use crate::supervisor::ProbeResult;
 
 /// The most of an answer's head that is read, in bytes.
 const HEAD: usize = 16 * 1024;
@@ -24,32 +24,32 @@ const BODY: usize = 64 * 1024;
 
 /// Asks once: a GET of `path` at `address`, on a connection of its own. It went well if an answer with
 /// status 200 came within `patience`, whatever its body; redirects are not followed.
-pub(crate) async fn probe(address: SocketAddr, path: &str, patience: Duration) -> Probed {
+pub(crate) async fn probe(address: SocketAddr, path: &str, patience: Duration) -> ProbeResult {
     let asked = async {
         let stream = match TcpStream::connect(address).await {
             Ok(stream) => stream,
             Err(error) if is_ours(&error) => {
                 tracing::warn!(%address, %error, "cannot ask a worker");
-                return Probed::Unknown;
+                return ProbeResult::NotMade;
             }
             Err(error) => {
                 tracing::debug!(%address, %error, "a worker takes no connection");
-                return Probed::Failed;
+                return ProbeResult::Failed;
             }
         };
         match ask(stream, address, path).await {
-            Ok(StatusCode::OK) => Probed::Fine,
+            Ok(StatusCode::OK) => ProbeResult::Passed,
             Ok(status) => {
                 tracing::debug!(%address, %status, "a worker that was asked answers otherwise");
-                Probed::Failed
+                ProbeResult::Failed
             }
             Err(error) => {
                 tracing::debug!(%address, %error, "a worker that was asked");
-                Probed::Failed
+                ProbeResult::Failed
             }
         }
     };
-    timeout(patience, asked).await.unwrap_or(Probed::Failed)
+    timeout(patience, asked).await.unwrap_or(ProbeResult::Failed)
 }
 
 /// Whether an error of connect(2) says something of this process or host, not of the worker.
@@ -126,7 +126,7 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(5);
 
     /// How a probe goes of a server that reads a request and then sends this.
-    async fn answer(bytes: Vec<u8>) -> (Probed, String) {
+    async fn answer(bytes: Vec<u8>) -> (ProbeResult, String) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let served = tokio::spawn(async move {
@@ -156,7 +156,7 @@ mod tests {
             [head.as_bytes(), &long].concat(),
         ] {
             let (probed, request) = answer(bytes).await;
-            assert_eq!(probed, Probed::Fine);
+            assert_eq!(probed, ProbeResult::Passed);
             assert!(request.starts_with("GET /healthz?x=1 HTTP/1.1\r\n"), "{request}");
             assert!(request.to_lowercase().contains("\r\nhost: 127.0.0.1:"), "{request}");
         }
@@ -175,7 +175,7 @@ mod tests {
             endless,
         ] {
             let text = String::from_utf8_lossy(&bytes[..bytes.len().min(40)]).into_owned();
-            assert_eq!(answer(bytes).await.0, Probed::Failed, "{text:?}");
+            assert_eq!(answer(bytes).await.0, ProbeResult::Failed, "{text:?}");
         }
     }
 
@@ -184,9 +184,9 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let short = Duration::from_millis(50);
-        assert_eq!(probe(address, "/", short).await, Probed::Failed);
+        assert_eq!(probe(address, "/", short).await, ProbeResult::Failed);
         drop(listener);
-        assert_eq!(probe(address, "/", PATIENCE).await, Probed::Failed);
+        assert_eq!(probe(address, "/", PATIENCE).await, ProbeResult::Failed);
     }
 
     #[test]

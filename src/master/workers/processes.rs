@@ -21,7 +21,7 @@ use crate::process::{
     Transport, own_nice,
 };
 use crate::protocol::{Exit, Timestamp, WorkerId};
-use crate::supervisor::Seen;
+use crate::supervisor::Observation;
 
 /// A worker's process, from its start until its exit was noticed.
 pub(crate) struct Running {
@@ -41,7 +41,7 @@ pub(crate) struct Running {
 type SocketsByPort = BTreeMap<u16, Vec<ListenSocket>>;
 
 /// What the kernel shows of workers, of those that could be looked at.
-pub(crate) type Observations = BTreeMap<WorkerId, Seen>;
+pub(crate) type Observations = BTreeMap<WorkerId, Observation>;
 
 /// A worker whose first process has ended, while others of its group may live on.
 struct Exited {
@@ -353,7 +353,7 @@ impl Running {
         table: &mut ListenTable,
         by_port: &SocketsByPort,
         listeners: &Listeners,
-    ) -> Result<Seen, ProcessError> {
+    ) -> Result<Observation, ProcessError> {
         let services = listeners.services(Protocol::Tcp).iter();
         let ports: Vec<u16> =
             services.filter_map(|it| Some(self.ports.get(it.place)?.number())).collect();
@@ -364,7 +364,7 @@ impl Running {
             self.own = self.is_reached(table, listeners)?.then_some(inodes);
         }
         let queued = |port: &u16| sockets_on(port).iter().map(|socket| socket.queued).sum();
-        Ok(Seen {
+        Ok(Observation {
             stopped: false,
             listens: self.own.is_some(),
             queues: ports.iter().map(|port| (*port, queued(port))).collect(),

@@ -4,7 +4,9 @@ mod consequences;
 mod detector;
 mod notify_field;
 
-pub use detector::{Health as HealthDetector, PortConnections, Probed, Said, Seen, WatchLimits};
+pub use detector::{
+    HealthDetector, NotifyEffect, Observation, PortConnections, ProbeResult, WatchLimits,
+};
 pub use notify_field::NotifyField;
 
 pub(super) use consequences::{Availability, Health};
