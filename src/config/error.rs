@@ -9,9 +9,9 @@ use crate::plan::PlanError;
 /// ```
 /// use ipcluster::config::Config;
 ///
-/// let error = Config::from_toml("wrokers = 4").unwrap_err();
-/// assert!(error.to_string().starts_with("line 1: unknown key `wrokers`"));
-/// assert_eq!(error.hint().as_deref(), Some("did you mean `workers`?"));
+/// let error = Config::builder().workers(2000).build().unwrap_err();
+/// assert_eq!(error.to_string(), "`listen` is missing: give at least one");
+/// assert_eq!(error.key(), Some("listen"));
 /// ```
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]

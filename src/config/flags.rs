@@ -93,16 +93,20 @@ fn arg(setting: &'static Setting) -> Arg {
     }
 }
 
-/// What it is for, other settings by their flags, with its default.
+/// What it is for, other settings by their flags, with its range and default.
 fn help(setting: &Setting) -> String {
-    let named = SETTINGS
+    let mut help = SETTINGS
         .iter()
         .fold(setting.text(), |text, other| text.replace(&format!("`{}`", other.key), other.flag));
+    let range = (setting.range)();
+    if !range.is_empty() {
+        help += &format!(" [values: {range}]");
+    }
     match setting.default {
         DefaultValue::Is(text) | DefaultValue::Means(_, text) => {
-            format!("{named} [default: {text}]")
+            help + &format!(" [default: {text}]")
         }
-        DefaultValue::Required(_) => named,
+        DefaultValue::Required(_) => help,
     }
 }
 

@@ -4,7 +4,7 @@
 //!
 //! A new setting is a row here and the code that uses it; then
 //! `UPDATE_PAGES=1 cargo test -p ipcluster --lib config::reference` writes both pages anew. What a row
-//! says is described at [`Setting`], [`DefaultValue`](super::table::DefaultValue) and [`Changes`]; what contradicts other
+//! says is described at [`Setting`], [`DefaultValue`] and [`Changes`]; what contradicts other
 //! settings is refused in `check.rs`.
 
 use std::net::SocketAddr;
@@ -15,8 +15,7 @@ use super::origin::{Given, Origin};
 use super::range::{
     Any, MoreThanZero, NameOfA, PartOfTotal, PlannedAs, Range, SocketPath, ZeroOrAtLeast,
 };
-use super::table::DefaultValue::{Is, Means, Required};
-use super::table::{Changes, Setting, settings};
+use super::table::{Changes, DefaultValue, Setting, settings};
 use super::value::{Entry, Raw, Value, resolve};
 use super::{
     Config, ConfigError, Environment, MemorySize, OnExit, Ownership, PartitionKind, WorkerCommand,
@@ -31,7 +30,7 @@ settings! {
         key: "name",
         flag: "--name", "NAME",
         range: Any,
-        default: Is("main"),
+        default: "main",
         changes: Never,
         get: reference -> &ClusterName,
     }
@@ -41,18 +40,18 @@ settings! {
         key: "listen",
         flag: "--listen", "ADDR:PORT[/tcp|/udp]",
         range: Any,
-        default: Required("give at least one"),
+        default: required "give at least one",
         example: "0.0.0.0:80",
         changes: NewGeneration,
         get: none,
     }
 
-    /// How many workers, 1 to 1024
+    /// How many workers
     workers: u16 {
         key: "workers",
         flag: "--workers", "N",
         range: 1..=1024,
-        default: Means("1", "as many as CPUs"),
+        default: "1" means "as many as CPUs",
         changes: Scale,
         get: copied -> u16,
     }
@@ -62,7 +61,7 @@ settings! {
         key: "command",
         flag: "--", "COMMAND",
         range: Any,
-        default: Required("give what each worker runs"),
+        default: required "give what each worker runs",
         example: "node server.js",
         changes: NewGeneration,
         get: reference -> &WorkerCommand,
@@ -73,7 +72,7 @@ settings! {
         key: "partition",
         flag: "--partition", "hash|mask",
         range: Any,
-        default: Is("hash"),
+        default: "hash",
         changes: NewGeneration,
         get: none,
     }
@@ -83,7 +82,7 @@ settings! {
         key: "slots",
         flag: "--slots", "N",
         range: PlannedAs("1 to 65536"),
-        default: Is("1024"),
+        default: "1024",
         changes: NewGeneration,
         get: none,
     }
@@ -93,7 +92,7 @@ settings! {
         key: "weights",
         flag: "--weights", "W,W,...",
         range: Any,
-        default: Means("", "all the same"),
+        default: "" means "all the same",
         example: "1 1 2",
         changes: Restart,
         get: none,
@@ -105,7 +104,7 @@ settings! {
         key: "worker_ports",
         flag: "--worker-ports", "FIRST-LAST",
         range: Any,
-        default: Is("20000-29999"),
+        default: "20000-29999",
         changes: NextGeneration,
         get: copied -> PortRange,
     }
@@ -117,17 +116,18 @@ settings! {
         key: "socket_activation",
         flag: "--socket-activation", "true|false",
         range: Any,
-        default: Means("false", "true with the engine tproxy, else false"),
+        default: "false" means "true with the engine tproxy, else false",
         changes: NextGeneration,
         get: copied -> bool,
     }
 
-    /// How many connections wait in each of these sockets, at most net.core.somaxconn
+    /// With `socket_activation`: how many connections may wait in the queue of each listening socket, at
+    /// most net.core.somaxconn
     backlog: u32 {
         key: "backlog",
         flag: "--backlog", "N",
         range: 1..=65535,
-        default: Is("4096"),
+        default: "4096",
         changes: NextGeneration,
         get: copied -> u32,
     }
@@ -138,7 +138,7 @@ settings! {
         key: "engine",
         flag: "--engine", "redirect|tproxy",
         range: Any,
-        default: Is("redirect"),
+        default: "redirect",
         changes: NewGeneration,
         get: copied -> Engine,
     }
@@ -148,7 +148,7 @@ settings! {
         key: "local_clients",
         flag: "--local-clients", "true|false",
         range: Any,
-        default: Is("false"),
+        default: "false",
         changes: Restart,
         get: copied -> bool,
     }
@@ -160,7 +160,7 @@ settings! {
         key: "ready",
         flag: "--ready", "tcp|notify|http:/PATH|protocol",
         range: Any,
-        default: Is("tcp"),
+        default: "tcp",
         changes: Restart,
         get: reference -> &Readiness,
     }
@@ -171,28 +171,28 @@ settings! {
         key: "ownership",
         flag: "--ownership", "auto|owned|shared",
         range: Any,
-        default: Is("auto"),
+        default: "auto",
         changes: Restart,
         get: copied -> Ownership,
     }
 
-    /// User that workers run as, by name or number
+    /// User that workers run as
     user: Option<String> {
         key: "user",
         flag: "--user", "USER",
         range: NameOfA("user"),
-        default: Means("", "the master's, without its privilege"),
+        default: "" means "the master's, without its privilege",
         example: "www-data",
         changes: NewGeneration,
         get: dereferenced -> Option<&str>,
     }
 
-    /// Group that workers run as, by name or number
+    /// Group that workers run as
     group: Option<String> {
         key: "group",
         flag: "--group", "GROUP",
         range: NameOfA("group"),
-        default: Means("", "that of the user"),
+        default: "" means "that of the user",
         example: "www-data",
         changes: NewGeneration,
         get: dereferenced -> Option<&str>,
@@ -205,7 +205,7 @@ settings! {
         key: "on_exit",
         flag: "--on-exit", "leave|drain",
         range: Any,
-        default: Is("leave"),
+        default: "leave",
         changes: Restart,
         get: copied -> OnExit,
     }
@@ -216,18 +216,18 @@ settings! {
         key: "env",
         flag: "--env", "KEY[=VALUE]",
         range: Any,
-        default: Means("", "none"),
+        default: "" means "none",
         example: "NODE_* TZ=UTC",
         changes: NewGeneration,
         get: reference -> &Environment,
     }
 
-    /// Control socket for workers alone, at this absolute path
+    /// Control socket for workers alone
     socket: Option<PathBuf> {
         key: "socket",
         flag: "--socket", "PATH",
         range: SocketPath,
-        default: Means("", "the operators' one"),
+        default: "" means "the operators' one",
         example: "/run/web/workers.sock",
         changes: NextGeneration,
         get: dereferenced -> Option<&Path>,
@@ -238,7 +238,7 @@ settings! {
         key: "timeouts.ready",
         flag: "--ready-timeout", "TIME",
         range: MoreThanZero,
-        default: Is("30s"),
+        default: "30s",
         changes: Restart,
         get: copied -> Duration,
     }
@@ -248,7 +248,7 @@ settings! {
         key: "timeouts.drain",
         flag: "--drain-timeout", "TIME",
         range: Any,
-        default: Is("0"),
+        default: "0",
         changes: Restart,
         get: copied -> Option<Duration>,
     }
@@ -259,7 +259,7 @@ settings! {
         key: "timeouts.rollback",
         flag: "--rollback-timeout", "TIME",
         range: Any,
-        default: Is("0"),
+        default: "0",
         changes: Restart,
         get: copied -> Duration,
     }
@@ -269,30 +269,30 @@ settings! {
         key: "timeouts.die",
         flag: "--die-timeout", "TIME",
         range: Any,
-        default: Is("5s"),
+        default: "5s",
         changes: Restart,
         get: copied -> Duration,
     }
 
-    /// After how much silence a worker gets no clients until it answers again; from 1s, 0: never
+    /// After how much silence a worker gets no clients until it answers again; 0: never
     // Workers are looked at a few times within it.
     ping_timeout: Option<Duration> {
         key: "timeouts.ping",
         flag: "--ping-timeout", "TIME",
         range: ZeroOrAtLeast(Duration::from_secs(1)),
-        default: Is("10s"),
+        default: "10s",
         changes: Restart,
         get: copied -> Option<Duration>,
     }
 
-    /// How often a worker has to send WATCHDOG=1; from 100ms, 0: never
+    /// How often a worker has to send WATCHDOG=1; 0: never
     // It is looked at ten times a second.
     watchdog_timeout: Option<Duration> {
         key: "timeouts.watchdog",
         flag: "--watchdog-timeout", "TIME",
         range: ZeroOrAtLeast(Duration::from_millis(100)),
-        default: Is("0"),
-        changes: NextGeneration,
+        default: "0",
+        changes: Restart,
         get: copied -> Option<Duration>,
     }
 
@@ -301,7 +301,7 @@ settings! {
         key: "spawn.stagger",
         flag: "--spawn-stagger", "TIME",
         range: Any,
-        default: Is("100ms"),
+        default: "100ms",
         changes: Restart,
         get: copied -> Duration,
     }
@@ -311,7 +311,7 @@ settings! {
         key: "spawn.backoff",
         flag: "--spawn-backoff", "FIRST..MOST",
         range: Any,
-        default: Is("1s..30s"),
+        default: "1s..30s",
         changes: Restart,
         get: copied -> Backoff,
     }
@@ -322,7 +322,7 @@ settings! {
         key: "spawn.give_up",
         flag: "--spawn-give-up", "NUMBER in TIME",
         range: Any,
-        default: Is("5 in 60s"),
+        default: "5 in 60s",
         changes: Restart,
         get: copied -> Option<GiveUp>,
     }
@@ -332,38 +332,38 @@ settings! {
         key: "retire.rss",
         flag: "--retire-rss", "MEMORY",
         range: Any,
-        default: Is("0"),
+        default: "0",
         changes: Restart,
         get: none,
     }
 
-    /// Replace at most so many workers within `retire.window`, but for those that `ipcluster retire`
+    /// Replace at most so many workers within `retire.window`, apart from those that `ipcluster retire`
     /// names
     retire_rate: u32 {
         key: "retire.rate",
         flag: "--retire-rate", "N",
         range: 1..=1024,
-        default: Is("10"),
+        default: "10",
         changes: Restart,
         get: none,
     }
 
-    /// See `retire.rate`; 0: any number
+    /// Within which time no more than `retire.rate` workers are replaced; 0: any number at any time
     retire_window: Duration {
         key: "retire.window",
         flag: "--retire-window", "TIME",
         range: Any,
-        default: Is("2min"),
+        default: "2min",
         changes: Restart,
         get: none,
     }
 
-    /// Nice value of retired workers, 0 to 19; 0: as it was
+    /// Nice value of retired workers; 0: as it was
     retire_renice: i32 {
         key: "retire.renice",
         flag: "--retire-renice", "N",
         range: 0..=19,
-        default: Is("1"),
+        default: "1",
         changes: Restart,
         get: none,
     }
@@ -373,27 +373,28 @@ settings! {
         key: "retire.max_age",
         flag: "--retire-max-age", "TIME",
         range: Any,
-        default: Is("0"),
+        default: "0",
         changes: Restart,
         get: none,
     }
 
-    /// Replace a worker that reports its event loop so late; 0: none
+    /// Replace a worker that reports such a lag of its event loop; 0: none
     retire_lag: Option<Duration> {
         key: "retire.lag",
         flag: "--retire-lag", "TIME",
         range: Any,
-        default: Is("150ms"),
+        default: "150ms",
         changes: Restart,
         get: none,
     }
 
-    /// Memory of the master and all workers above a part of which retired workers end; 0: any
+    /// How much memory the master and all workers may have together: above a part of it retired workers
+    /// end; 0: any amount
     memory_total: Option<MemorySize> {
         key: "memory.total",
         flag: "--memory-total", "MEMORY",
         range: Any,
-        default: Is("0"),
+        default: "0",
         changes: Restart,
         get: none,
     }
@@ -403,7 +404,7 @@ settings! {
         key: "memory.low",
         flag: "--memory-low", "PART",
         range: PartOfTotal,
-        default: Is("0.80"),
+        default: "0.80",
         changes: Restart,
         get: none,
     }
@@ -413,7 +414,7 @@ settings! {
         key: "memory.high",
         flag: "--memory-high", "PART",
         range: PartOfTotal,
-        default: Is("0.95"),
+        default: "0.95",
         changes: Restart,
         get: none,
     }
@@ -424,7 +425,7 @@ settings! {
         key: "memory.order",
         flag: "--memory-order", "connections|age|memory",
         range: Any,
-        default: Is("connections"),
+        default: "connections",
         changes: Restart,
         get: none,
     }
@@ -436,7 +437,7 @@ settings! {
         key: "output.to",
         flag: "--output" or "output-to", "stdout|journal|file:/DIR",
         range: Any,
-        default: Is("stdout"),
+        default: "stdout",
         changes: Restart,
         get: reference -> &WorkerOutput,
     }
@@ -446,7 +447,7 @@ settings! {
         key: "http.listen",
         flag: "--http-listen", "ADDR:PORT",
         range: Any,
-        default: Means("", "none"),
+        default: "" means "none",
         example: "127.0.0.1:9180",
         changes: Restart,
         get: copied -> Option<SocketAddr>,
@@ -458,7 +459,7 @@ settings! {
         key: "kill_old" (flag_only),
         flag: "--kill-old", "true|false",
         range: Any,
-        default: Means("false", "$IPC_START_KILLOLD is TRUE"),
+        default: "false" means "$IPC_START_KILLOLD is TRUE",
         changes: Restart,
         get: copied -> bool,
     }
@@ -474,8 +475,8 @@ mod tests {
     fn every_default_and_every_example_can_be_given() {
         for setting in SETTINGS {
             let default = match setting.default {
-                Is(text) | Means(text, _) => Some(text),
-                Required(_) => None,
+                DefaultValue::Is(text) | DefaultValue::Means(text, _) => Some(text),
+                DefaultValue::Required(_) => None,
             };
             assert!(default.or(setting.example).is_some(), "{}", setting.key);
             for text in default.into_iter().chain(setting.example) {

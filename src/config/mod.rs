@@ -8,9 +8,9 @@
 //!
 //! Every setting is declared once, in the table in `keys.rs`, from which everything else is made: the
 //! methods of [`ConfigBuilder`] and [`Config`], the flags of `ipcluster run`, the keys of the file, the
-//! checks, the pages. `docs/settings.md` lists all of them.
+//! checks, and the page below. Where 0 turns something off, `None` does, and `Some` of 0 as well.
 //!
-//! A time is at most a year. Where 0 turns something off, `Some` of 0 does, too.
+#![doc = include_str!("../../docs/settings.md")]
 
 mod builder;
 mod check;

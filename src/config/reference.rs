@@ -29,7 +29,7 @@ with the line of the file, or the flag, and what is allowed.
 |---|---|
 | TIME | a whole number with `ms`, `s`, `min` or `h`, at most a year; 0 needs no unit |
 | MEMORY | a whole number with `B`, `KiB`, `MiB`, `GiB` or `TiB`; 0 needs no unit |
-| N, W, PART | a number, without quotes in the file; of the others those that are text are in quotes |
+| N, W, PART | a number; in the file without quotes, as are `true` and `false` |
 
 ## Changes
 
@@ -66,7 +66,7 @@ fn page() -> String {
         ),
         (
             Changes::Scale,
-            "`ipcluster scale` changes it for as long as the cluster lives; another value of the setting is another wish, which the next master follows",
+            "`ipcluster scale` changes the number while the master runs; a later master keeps that number until the setting has another value",
         ),
         (Changes::Never, "a master of another name does not touch what is there"),
     ] {
@@ -105,23 +105,17 @@ fn row(setting: &Setting) -> String {
         DefaultValue::Means(_, text) => text.to_owned(),
         DefaultValue::Required(_) => "required".to_owned(),
     };
+    let range = Some((setting.range)()).filter(|range| !range.is_empty());
+    let range = range.map_or_else(String::new, |range| format!(", {range}"));
     let example = setting.example.map(|text| format!("; such as `{}`", setting.form.toml(text)));
     let cells = [
         name,
         setting.text(),
-        format!("`{}`{}{}", setting.takes, after_comma(setting), example.unwrap_or_default()),
+        format!("`{}`{}{}", setting.takes, range, example.unwrap_or_default()),
         default,
         setting.changes.text().to_owned(),
     ];
     format!("| {} |\n", cells.map(|cell| cell.replace('|', "\\|")).join(" | "))
-}
-
-/// The range of a setting, to be put behind its values.
-fn after_comma(setting: &Setting) -> String {
-    match (setting.range)() {
-        range if range.is_empty() => range,
-        range => format!(", {range}"),
-    }
 }
 
 const EXAMPLE_HEAD: &str = "\
@@ -147,28 +141,25 @@ fn example() -> String {
 }
 
 fn entry(setting: &Setting) -> String {
-    let (line, default) = match setting.default {
-        DefaultValue::Is(text) => (assignment(setting, text, true), None),
-        DefaultValue::Means(text, meaning) => {
-            (assignment(setting, text, true), Some(format!("Default: {meaning}.")))
-        }
+    let range = Some((setting.range)()).filter(|range| !range.is_empty());
+    let example = setting.example.map(|text| setting.form.toml(text));
+    let (line, notes) = match setting.default {
         DefaultValue::Required(_) => {
-            (assignment(setting, setting.example.unwrap_or_default(), false), None)
+            (assignment("", setting, setting.example.unwrap_or_default()), vec![])
+        }
+        DefaultValue::Is(text) => (assignment("#", setting, text), vec![]),
+        DefaultValue::Means(text, meaning) => {
+            let default = Some(format!("default: {meaning}"));
+            let example = example.map(|example| format!("such as {example}"));
+            (assignment("#", setting, text), vec![default, example])
         }
     };
-    let example = match setting.default {
-        DefaultValue::Required(_) => None,
-        _ => setting.example.map(|text| format!("; such as {}", setting.form.toml(text))),
-    };
-    let values =
-        format!("{}{}{}.", setting.takes, after_comma(setting), example.unwrap_or_default());
-    let text = format!("{}. {values}", setting.text());
-    let text = default.into_iter().fold(text, |text, default| format!("{text} {default}"));
-    format!("\n{}{line}", comment(&text))
+    let notes = std::iter::once(range.map(|range| format!("values: {range}"))).chain(notes);
+    let text = notes.flatten().fold(setting.text(), |text, note| format!("{text}; {note}"));
+    format!("\n{}{line}", comment(&format!("{text}.")))
 }
 
-fn assignment(setting: &Setting, text: &str, commented: bool) -> String {
-    let mark = if commented { "#" } else { "" };
+fn assignment(mark: &str, setting: &Setting, text: &str) -> String {
     format!("{mark}{} = {}\n", setting.name(), setting.form.toml(text))
 }
 

@@ -52,8 +52,10 @@ impl Setting {
     }
 }
 
-/// The value of a setting that nobody gives, as [`Form::raw`] reads it.
+/// The value of a setting that nobody gives, as [`Form::raw`] reads it. In the table: `"30s"`, `"1"
+/// means "as many as CPUs"`, `required "give at least one"`.
 #[derive(Debug)]
+#[allow(dead_code, reason = "flags are a feature, and pages are made by tests")]
 pub(crate) enum DefaultValue {
     /// This value.
     Is(&'static str),
@@ -104,7 +106,7 @@ macro_rules! settings {
             key: $key:literal $(($only:ident))?,
             flag: $flag:literal $(or $alias:literal)?, $takes:literal,
             range: $range:expr,
-            default: $default:expr,
+            default: $($default:literal $(means $meaning:literal)?)? $(required $how:literal)?,
             $(example: $example:literal,)?
             changes: $changes:ident,
             get: $get:ident $(-> $got:ty)?,
@@ -120,7 +122,7 @@ macro_rules! settings {
             form: <$type as Value>::FORM,
             expected: <$type as Value>::EXPECTED,
             range: || Range::<$type>::expected(&$range),
-            default: $default,
+            default: settings!(@default $($default $($meaning)?)? $(required $how)?),
             example: settings!(@option $($example)?),
             changes: Changes::$changes,
             doc: concat!($($doc, "\n"),+),
@@ -154,7 +156,9 @@ macro_rules! settings {
             $(
                 $(#[doc = $doc])+
                 #[doc = ""]
-                #[doc = concat!("Key: `", $key, "`.")]
+                #[doc = concat!(
+                    "Key `", $key, "`, ", settings!(@default_text $($default $($meaning)?)?), "."
+                )]
                 pub fn $field(mut self, value: $type) -> Self {
                     self.$field = Some(Given::new($key, Ok(value), Origin::Builder));
                     self
@@ -168,6 +172,7 @@ macro_rules! settings {
 
             /// Takes the value of the setting with this key as it was written; keeps what is wrong
             /// with it for [`Self::build`], since another value may come over it.
+            #[cfg(any(feature = "toml", test))]
             pub(super) fn read(&mut self, key: &str, raw: Raw, origin: Origin, items: Vec<Origin>) {
                 match key {
                     $($key => {
@@ -179,7 +184,12 @@ macro_rules! settings {
             }
 
             pub(super) fn resolve(self) -> Result<Values, ConfigError> {
-                Ok(Values { $($field: resolve(self.$field, $key, &$default, &$range)?,)+ })
+                Ok(Values { $($field: resolve(
+                    self.$field,
+                    $key,
+                    &settings!(@default $($default $($meaning)?)? $(required $how)?),
+                    &$range,
+                )?,)+ })
             }
         }
 
@@ -198,13 +208,19 @@ macro_rules! settings {
     (@getter [$($doc:tt)+] $key:literal, $field:ident, $get:ident -> $got:ty) => {
         $($doc)+
         #[doc = ""]
-        #[doc = concat!("Key: `", $key, "`.")]
+        #[doc = concat!("Key `", $key, "`.")]
         pub fn $field(&self) -> $got {
             self.values.$field.$get()
         }
     };
     (@is_given) => { false };
     (@is_given flag_only) => { true };
+    (@default $default:literal) => { DefaultValue::Is($default) };
+    (@default $default:literal $meaning:literal) => { DefaultValue::Means($default, $meaning) };
+    (@default required $how:literal) => { DefaultValue::Required($how) };
+    (@default_text) => { "required" };
+    (@default_text $default:literal) => { concat!("default `", $default, "`") };
+    (@default_text $default:literal $meaning:literal) => { concat!("default: ", $meaning) };
     (@option) => { None };
     (@option $value:literal) => { Some($value) };
 }
