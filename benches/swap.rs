@@ -11,9 +11,10 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ipcluster::lab;
-use ipcluster::nft::{Batch, Firewall, Ownership};
+use ipcluster::nft::{Batch, Firewall};
 use ipcluster::plan::{
-    Generation, Listeners, Occupant, Partition, Plan, Port, PortRange, Seat, Slot, Weights,
+    Generation, Listeners, Occupant, Ownership, Partition, Plan, Port, PortRange, Seat, Slot,
+    Weights,
 };
 use ipcluster::ruleset::{Stale, Transition, lower};
 use neli::consts::socket::{Msg, NlFamily};

@@ -1,9 +1,9 @@
 //! Plans for the tests of the rules.
 
 use ipcluster::lab::Namespace;
-use ipcluster::nft::{Firewall, Ownership};
+use ipcluster::nft::Firewall;
 use ipcluster::plan::{
-    Engine, Generation, Listeners, Occupant, Partition, Plan, Port, Seat, Weights,
+    Engine, Generation, Listeners, Occupant, Ownership, Partition, Plan, Port, Seat, Weights,
 };
 use ipcluster::ruleset::ChainName;
 

@@ -104,20 +104,6 @@ pub enum PartitionKind {
     Mask,
 }
 
-/// Whether other programs that may change rules can change ours.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Ownership {
-    /// Not if the kernel can prevent it, else they can.
-    #[default]
-    Auto,
-    /// They cannot while a master runs, nor does `nft flush ruleset` touch them then. Needs Linux
-    /// 6.9.
-    Owned,
-    /// They can. `nft flush ruleset` removes the rules; established connections live on (since
-    /// Linux 5.12).
-    Shared,
-}
-
 /// What becomes of the workers when a signal (SIGTERM, SIGINT) ends the master.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnExit {

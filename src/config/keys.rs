@@ -18,10 +18,10 @@ use super::range::{
 use super::table::{Changes, DefaultValue, Setting, settings};
 use super::value::{Entry, Raw, Value, resolve};
 use super::{
-    Config, ConfigError, Environment, MemorySize, OnExit, Ownership, PartitionKind, WorkerCommand,
+    Config, ConfigError, Environment, MemorySize, OnExit, PartitionKind, WorkerCommand,
     WorkerOutput,
 };
-use crate::plan::{ClusterName, Engine, Listener, PortRange};
+use crate::plan::{ClusterName, Engine, Listener, Ownership, PortRange};
 use crate::protocol::{Backoff, GiveUp, KillOrder, Readiness};
 
 settings! {

@@ -36,7 +36,7 @@ mod text;
 mod value;
 
 pub use command::WorkerCommand;
-pub use config::{Config, OnExit, Ownership, PartitionKind, WorkerOutput};
+pub use config::{Config, OnExit, PartitionKind, WorkerOutput};
 pub use environment::{Environment, EnvironmentError};
 pub use error::ConfigError;
 #[cfg(feature = "cli")]

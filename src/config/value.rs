@@ -8,10 +8,9 @@ use super::origin::{Given, Origin};
 use super::range::Range;
 use super::table::DefaultValue;
 use super::{
-    ConfigError, Environment, MemorySize, OnExit, Ownership, PartitionKind, WorkerCommand,
-    WorkerOutput, text,
+    ConfigError, Environment, MemorySize, OnExit, PartitionKind, WorkerCommand, WorkerOutput, text,
 };
-use crate::plan::{ClusterName, Engine, Listener, Listeners, PlanError, PortRange};
+use crate::plan::{ClusterName, Engine, Listener, Listeners, Ownership, PlanError, PortRange};
 use crate::protocol::{Backoff, GiveUp, KillOrder, Readiness};
 
 /// The form of a value in TOML.

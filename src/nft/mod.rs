@@ -11,7 +11,7 @@
 //! are in the receive queue. If the acknowledgement is not among them (the queue was full, `ENOBUFS`),
 //! nothing is known of the outcome, and the table is read back to see which it was.
 //!
-//! Since Linux 6.9 the table belongs to the socket of its [`Firewall`] ([`Ownership`]): nobody else
+//! Since Linux 6.9 the table belongs to the socket of its [`Firewall`] ([`Ownership`](crate::plan::Ownership)): nobody else
 //! can change it. It outlives the socket, and the next master takes it in the same batch as its first
 //! change. Where the kernel cannot do that, or is not to, the table is everybody's, and a small second
 //! one keeps established connections alive while somebody has flushed it.
@@ -35,7 +35,7 @@ mod wire;
 pub use conntrack::{Conntrack, ConntrackError, ConntrackUsage, EntryCounts};
 pub use error::{Fault, NftError, NotUnderstood};
 pub use fake::{Disturbance, Fake, Injection};
-pub use firewall::{Applied, Firewall, Ownership, Protection};
+pub use firewall::{Applied, Firewall, Protection};
 pub use foreign::{Certainty, ForeignNat, ForeignRules, NatHook, TableFamily};
 #[doc(hidden)]
 pub use fuzzing::read_bytes;

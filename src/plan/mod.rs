@@ -47,6 +47,7 @@ mod jhash;
 #[cfg(feature = "serde")]
 mod json;
 mod listener;
+mod ownership;
 mod partition;
 #[expect(clippy::module_inception, reason = "the room is named after its main type")]
 mod plan;
@@ -63,6 +64,7 @@ pub use engine::Engine;
 pub use error::PlanError;
 pub use id::{ClusterName, Generation, Port, Seat, Slot};
 pub use listener::{Listener, Listeners, Protocol, Service};
+pub use ownership::Ownership;
 pub use partition::Partition;
 pub use plan::{Occupant, Plan, Route};
 pub use port_range::PortRange;

@@ -2,8 +2,8 @@
 //! where it can have none.
 
 use ipcluster::lab::{Held, Network};
-use ipcluster::nft::{Applied, Firewall, NftError, Ownership, Protection};
-use ipcluster::plan::{Partition, Plan, Seat, Weights};
+use ipcluster::nft::{Applied, Firewall, NftError, Protection};
+use ipcluster::plan::{Ownership, Partition, Plan, Seat, Weights};
 use ipcluster::ruleset::{TableName, lower};
 use netns_tests::plans::{firewall, full, occupy, shared};
 use netns_tests::{Case, Lab, Need, Process, Witness, plans};

@@ -6,14 +6,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::overlap::refuse_overlap;
-use crate::config::{Config, Ownership};
+use crate::config::Config;
 use crate::control::{ControlDir, Lock};
 use crate::master::error::MasterError;
 use crate::master::handover::protocol::DescriptorKind;
 use crate::master::handover::receive::RunningMaster;
 use crate::master::rules::CommitWatch;
-use crate::nft::{self, Firewall, NftError, Protection};
-use crate::plan::{Listeners, Plan};
+use crate::nft::{Firewall, NftError, Protection};
+use crate::plan::{Listeners, Ownership, Plan};
 
 /// How long the owner of the rules is waited for: of a master that was killed, the kernel closes the
 /// lock before the netlink socket. A second master is to give up within a second.
@@ -121,16 +121,11 @@ fn listen_http(
 /// Opens the rules of the cluster, by the socket that a running master hands over if there is one, and
 /// says how they will be protected. Changes nothing.
 fn open_firewall(config: &Config, handed_over: Option<OwnedFd>) -> Result<Firewall, NftError> {
-    let ownership = match config.ownership() {
-        Ownership::Auto => nft::Ownership::Auto,
-        Ownership::Owned => nft::Ownership::Owned,
-        Ownership::Shared => nft::Ownership::Shared,
-    };
     let firewall = match handed_over {
         Some(socket) => Firewall::from_descriptor(config.name(), socket)?,
         None => Firewall::open(config.name())?,
     };
-    let mut firewall = firewall.with_ownership(ownership);
+    let mut firewall = firewall.with_ownership(config.ownership());
     firewall.probe()?;
     log_protection(firewall.protection()?, config.ownership());
     Ok(firewall)

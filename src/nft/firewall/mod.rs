@@ -21,11 +21,11 @@ use crate::nft::wire::dump::{self, TableState};
 use crate::nft::wire::replies::Outcome;
 use crate::nft::wire::table::TableOwner;
 use crate::nft::wire::table::{OWNER, PERSIST};
-use crate::plan::{ClusterName, Plan, Seat};
+use crate::plan::{ClusterName, Ownership, Plan, Seat};
 use crate::ruleset::{CounterValue, Stale, TableName};
 pub(super) use nf_tables::NfTables;
+pub use ownership::Protection;
 use ownership::trial;
-pub use ownership::{Ownership, Protection};
 
 /// The rules of one cluster in the kernel.
 ///

@@ -12,21 +12,7 @@ use crate::nft::wire::batch::Member;
 use crate::nft::wire::message::{CREATE, NEW_TABLE};
 use crate::nft::wire::table;
 
-/// Whether the table of a cluster is to belong to its master.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Ownership {
-    /// [`Owned`](Self::Owned) if the kernel can do that, else [`Shared`](Self::Shared).
-    #[default]
-    Auto,
-    /// Only its master can change it. Needs Linux 6.9.
-    Owned,
-    /// Whoever may change rules can change it. `nft flush ruleset` removes it; a small table beside
-    /// it, which the flush leaves out (since Linux 5.12), then keeps established connections alive
-    /// until the table is made anew.
-    Shared,
-}
-
-/// How the table is protected in fact: [`Ownership`] and what the kernel can do.
+/// How the table is protected in fact: [`Ownership`](crate::plan::Ownership) and what the kernel can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protection {
     /// By ownership.

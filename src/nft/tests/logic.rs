@@ -5,9 +5,9 @@ use nix::errno::Errno;
 use super::{parsed, port};
 use crate::netlink::Error;
 use crate::nft::{
-    Applied, Disturbance, Fake, Firewall, Injection, NftError, Ownership, Protection, TableOwner,
+    Applied, Disturbance, Fake, Firewall, Injection, NftError, Protection, TableOwner,
 };
-use crate::plan::{Generation, Listeners, Occupant, Partition, Plan, Seat, Weights};
+use crate::plan::{Generation, Listeners, Occupant, Ownership, Partition, Plan, Seat, Weights};
 use crate::ruleset::{ChainName, CounterValue, Operation, TableName, Transaction, lower};
 
 fn plan(seats: u16) -> Plan {

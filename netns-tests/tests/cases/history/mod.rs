@@ -1,7 +1,9 @@
 //! Random histories of a cluster and of those who change its rules.
 
-use ipcluster::nft::{Disturbance, Ownership};
-use ipcluster::plan::{Engine, Generation, Partition, Plan, Port, PortRange, Seat, Weights};
+use ipcluster::nft::Disturbance;
+use ipcluster::plan::{
+    Engine, Generation, Ownership, Partition, Plan, Port, PortRange, Seat, Weights,
+};
 use ipcluster::ruleset::{
     ChainName, CounterName, CounterValue, Elements, Operation, Rule, Ruleset, Set, Transaction,
     lower,
