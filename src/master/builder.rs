@@ -6,7 +6,6 @@ use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::background::BackgroundThread;
 use super::clock::Clock;
@@ -14,14 +13,12 @@ use super::error::MasterError;
 use super::handover::give::Handover;
 use super::handover::observer::StepObserver;
 use super::handover::receive::RunningMaster;
-use super::handover::snapshot::ReceivedSnapshot;
 use super::health::HealthMonitor;
 use super::operators::Operators;
 use super::rules::{ForeignScanner, Rules};
 use super::run::{Adopted, Ended, Master, Subjects};
 use super::startup::claim::Claim;
 use super::startup::dedicate::{Dedicated, dedicate_process};
-use super::startup::initial_plan::InitialPlan;
 use super::startup::orphans::Orphans;
 use super::startup::state::{AdoptedWorker, StartupState};
 use super::startup::template::worker_template;
@@ -36,7 +33,7 @@ use crate::control::{ControlDir, ControlLimits, ControlServer, Lock};
 use crate::nft::Firewall;
 use crate::plan::Plan;
 use crate::process::{Account, PortPool, ProcessError, ServiceManager, effective_uid};
-use crate::supervisor::{AdoptedCluster, Settings, Snapshot, Supervisor};
+use crate::supervisor::{InitialPlan, Settings, Supervisor};
 
 /// Makes a [`Master`].
 #[derive(Debug)]
@@ -277,8 +274,9 @@ impl Builder {
         running: Option<&mut RunningMaster>,
     ) -> Result<StartupState, MasterError> {
         let (in_force, account) = (claim.in_force.as_ref(), template.account.as_ref());
-        let received = running.map(ReceivedSnapshot::from_master).unwrap_or_default();
-        StartupState::find(&self.config, in_force, template.fingerprint, account, received)
+        let now = Clock.now();
+        let received = running.map(|it| it.take_state(now)).transpose()?.unwrap_or_default();
+        StartupState::find(&self.config, in_force, template.fingerprint, account, received, now)
     }
 
     /// Makes what a master consists of, as far as it can be made before this process is the master: whatever
@@ -286,25 +284,20 @@ impl Builder {
     fn build(&self, template: Template, state: StartupState) -> Result<Parts, MasterError> {
         let config = &self.config;
         let pending_reconfigure = state.pending_reconfigure(template.fingerprint);
-        let StartupState { initial_plan, workers, orphans, respawns, past, oldest } = state;
-        let begin = Instant::now().checked_sub(oldest).unwrap_or_else(Instant::now);
-        let InitialPlan { plan, in_force: holds } = initial_plan.clone();
-        let known = workers.iter().map(|worker| worker.adopted.clone()).collect();
-        let snapshot = Snapshot { workers: known, backoffs: respawns, history: past };
-        let cluster = AdoptedCluster { plan, in_force: holds, snapshot };
-        let supervisor = Supervisor::adopt(settings(config), cluster)?;
+        let snapshot = state.snapshot();
+        let StartupState { initial_plan, workers, orphans, .. } = state;
+        let supervisor = Supervisor::adopt(settings(config), initial_plan.clone(), snapshot)?;
         let spawner = Spawner::new(template, port_pool(config)?)?;
         let mut adopted = Adopted { workers: Vec::new(), reconfigure: pending_reconfigure };
-        for AdoptedWorker { adopted: worker, started, .. } in workers {
-            spawner.hold(worker.worker, Arc::clone(&started.ports));
-            adopted.workers.push((worker.worker, worker.seat, started));
+        for AdoptedWorker { snapshot, started, .. } in workers {
+            spawner.hold(snapshot.worker, Arc::clone(&started.ports));
+            adopted.workers.push((snapshot.worker, snapshot.seat, started));
         }
         let workers_wanted = match supervisor.is_as_configured() || pending_reconfigure.is_some() {
             true => usize::from(config.workers()),
             false => supervisor.plan().seats().len(),
         };
         Ok(Parts {
-            clock: Clock::starting_at(begin),
             initial_plan,
             supervisor,
             adopted,
@@ -356,7 +349,7 @@ impl Builder {
             orphans: parts.orphans,
             handover,
         };
-        let master = Master::new(config, parts.clock, parts.supervisor, subjects, parts.adopted);
+        let master = Master::new(config, parts.supervisor, subjects, parts.adopted);
         Ok(if obeys_signals { master.obeying_signals() } else { master })
     }
 }
@@ -369,7 +362,6 @@ struct PreparedWorkers {
 
 /// What a master consists of, as far as it can be made before the process is the master.
 struct Parts {
-    clock: Clock,
     initial_plan: InitialPlan,
     supervisor: Supervisor,
     adopted: Adopted,

@@ -1,29 +1,43 @@
 //! The clock of a master: the time that the supervisor counts in, and waiting for moments of it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
 
 use super::waiting;
 use crate::protocol::Timestamp;
 
-/// A clock that began to run when the oldest thing that counts happened, such as the start of an
-/// adopted worker.
+/// The clock of the machine that never goes back (`CLOCK_MONOTONIC`, clock_gettime(2)). All masters of a
+/// machine have the same one, so that the timestamps of one mean the same to the next.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Clock {
-    begin: Instant,
-}
+pub(super) struct Clock;
 
 impl Clock {
-    pub(super) fn starting_at(begin: Instant) -> Self {
-        Self { begin }
-    }
-
     pub(super) fn now(self) -> Timestamp {
-        Timestamp(self.begin.elapsed())
+        let now = clock_gettime(ClockId::Monotonic);
+        // Neither is negative: the clock begins with the boot.
+        let (seconds, nanoseconds) = (now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs());
+        Timestamp(Duration::from_secs(seconds) + Duration::from_nanos(nanoseconds))
     }
 
     /// Waits for a moment; for ever, if there is none.
     pub(super) async fn sleep_until(self, deadline: Option<Timestamp>) {
-        let at = deadline.and_then(|Timestamp(since)| self.begin.checked_add(since));
+        // An `Instant` is of the same clock, but does not tell its time.
+        let at = deadline.and_then(|at| Instant::now().checked_add(at.since(self.now())));
         waiting::sleep_until(at).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_moment_is_over_when_it_was_waited_for() {
+        let began = Clock.now();
+        let at = began.after(Duration::from_millis(20));
+        Clock.sleep_until(Some(at)).await;
+        assert!(Clock.now() >= at, "{:?} is before {at:?}", Clock.now());
+        Clock.sleep_until(Some(began)).await;
     }
 }

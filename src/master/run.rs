@@ -113,7 +113,6 @@ impl Master {
 
     pub(super) fn new(
         config: Config,
-        clock: Clock,
         supervisor: Supervisor,
         subjects: Subjects,
         adopted: Adopted,
@@ -121,7 +120,7 @@ impl Master {
         let Subjects { rules, workers, health, operators, orphans, handover } = subjects;
         Self {
             config,
-            clock,
+            clock: Clock,
             supervisor,
             rules,
             workers,

@@ -11,6 +11,7 @@ mod progress;
 mod refusal;
 mod request;
 mod settings;
+mod snapshot;
 mod stats;
 mod status;
 mod table;
@@ -34,6 +35,10 @@ pub use refusal::{Refusal, Rollout};
 pub use request::{Command, Request, RetireTarget};
 pub use settings::{
     Backoff, GiveUp, KillOrder, Marks, Memory, ProbePath, ProbePathError, Readiness, Retire,
+};
+pub(crate) use snapshot::{
+    GenerationWeights, History, Millis, SeatBackoffSnapshot, Snapshot, StageSnapshot,
+    WorkerSnapshot,
 };
 pub use stats::{Stats, WorkerStats};
 pub use status::{

@@ -10,8 +10,11 @@ use super::event::as_text;
 
 use crate::plan::{Generation, PlanError, Seat};
 
-/// Names a worker; no two in the life of one master have the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// Names a worker; no two in the life of one cluster have the same, as long as its masters hand over to
+/// each other.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct WorkerId(pub u64);
 

@@ -116,6 +116,7 @@ pub use rules::{Repairs, Verification};
 pub use settings::Settings;
 pub use state::Supervisor;
 pub use takeover::{
-    AdoptedCluster, AdoptedStage, History, SeatBackoffSnapshot, Snapshot, WorkerSnapshot,
+    Evidence, InitialPlan, ServingWorker, Verdict, is_same_cluster, judge, planned_ports,
+    stage_of_handed_over,
 };
 pub use workers::Worker;

@@ -11,19 +11,15 @@ use tokio::sync::oneshot;
 
 use super::observer::StepObserver;
 use super::protocol::{
-    DescriptorKey, DescriptorKind, HANDOVER_FORMAT, Handover as State, HandshakeStep, Offer,
-    SnapshotGeneration, SnapshotHistory, SnapshotRespawn, SnapshotStage, SnapshotWorker,
+    DescriptorKey, DescriptorKind, HANDOVER_FORMAT, HandoverState, HandshakeStep, Offer,
 };
 use crate::control::{AcceptGate, ControlDescriptors, ReceivedRequest};
 use crate::master::background::BackgroundThread;
 use crate::master::operators::ServiceNotifier;
 use crate::master::workers::Workers;
-use crate::plan::{Generation, Weights};
 use crate::process::{PidFd, peer_process, send_descriptors};
-use crate::protocol::{Refusal, Request, Timestamp, WorkerId};
-use crate::supervisor::{
-    AdoptedStage, History, SeatBackoffSnapshot, Snapshot, Supervisor, WorkerSnapshot,
-};
+use crate::protocol::{Refusal, Request, Timestamp};
+use crate::supervisor::Supervisor;
 
 /// How long the next master may take for each thing that it has to do: meanwhile nobody steers clients
 /// away from a worker that dies.
@@ -54,9 +50,9 @@ pub(in crate::master) struct Possessions<'a> {
     pub(in crate::master) service: &'a ServiceNotifier,
 }
 
-/// What is offered, with the descriptors in the order of [`State::descriptors`].
+/// What is offered, with the descriptors in the order of [`HandoverState::descriptors`].
 struct OfferedState {
-    state: Box<State>,
+    state: Box<HandoverState>,
     descriptors: Vec<OwnedFd>,
 }
 
@@ -137,20 +133,19 @@ impl Handover {
     }
 
     fn collect(&self, possessions: &Possessions<'_>, now: Timestamp) -> io::Result<OfferedState> {
-        let Possessions { supervisor, rules, notify, workers: ours, service } = possessions;
-        let Snapshot { workers, backoffs, history } = supervisor.snapshot();
+        let Possessions { supervisor, rules, notify, workers, service } = possessions;
+        let snapshot = supervisor.snapshot();
         let (mut keys, mut descriptors) = (Vec::new(), Vec::new());
         let mut add = |key: DescriptorKey, descriptor: BorrowedFd<'_>| {
             keys.push(key);
             descriptor.try_clone_to_owned().map(|copy| descriptors.push(copy))
         };
-        let single = |kind| DescriptorKey { kind, key: String::new() };
-        let of_worker = |kind, worker: WorkerId| DescriptorKey { kind, key: worker.to_string() };
+        let single = DescriptorKey::single;
         add(single(DescriptorKind::Rules), *rules)?;
         add(single(DescriptorKind::Lock), self.sockets.lock.as_fd())?;
         add(single(DescriptorKind::Control), self.sockets.control.as_fd())?;
-        if let Some(workers) = &self.sockets.workers {
-            add(single(DescriptorKind::Workers), workers.as_fd())?;
+        if let Some(socket) = &self.sockets.workers {
+            add(single(DescriptorKind::Workers), socket.as_fd())?;
         }
         if let Some(http) = &self.http {
             add(single(DescriptorKind::Http), http.as_fd())?;
@@ -158,23 +153,20 @@ impl Handover {
         if let Some(notify) = notify {
             add(single(DescriptorKind::Notify), *notify)?;
         }
-        for worker in workers.iter().map(|it| it.worker) {
-            let Some((process, output)) = ours.descriptors(worker) else { continue };
-            add(of_worker(DescriptorKind::Process, worker), process)?;
-            add(of_worker(DescriptorKind::Output, worker), output)?;
-            for (place, socket) in ours.listener_descriptors(worker).enumerate() {
-                let key = listen_key(worker, place);
-                add(DescriptorKey { kind: DescriptorKind::Listen, key }, socket)?;
+        for worker in snapshot.workers.iter().map(|it| it.worker) {
+            let Some((process, output)) = workers.descriptors(worker) else { continue };
+            add(DescriptorKey::of_worker(DescriptorKind::Process, worker), process)?;
+            add(DescriptorKey::of_worker(DescriptorKind::Output, worker), output)?;
+            for (place, socket) in workers.listener_descriptors(worker).enumerate() {
+                add(DescriptorKey::listener(worker, place), socket)?;
             }
         }
-        let state = State {
+        let state = HandoverState {
             format: HANDOVER_FORMAT,
             pid: std::process::id(),
             manager: service.address().and_then(OsStr::to_str).map(str::to_owned),
             watchdog: service.watchdog().map(micros),
-            workers: workers.into_iter().map(|worker| handed(worker, now)).collect(),
-            respawns: backoffs.into_iter().map(|respawn| handed_respawn(respawn, now)).collect(),
-            past: handed_past(history, now),
+            snapshot: snapshot.to_message(now),
             descriptors: keys,
         };
         Ok(OfferedState { state: Box::new(state), descriptors })
@@ -182,67 +174,7 @@ impl Handover {
 }
 
 fn refused(message: String, is_transient: bool) -> Offer {
-    Offer::Refused { message, again: is_transient }
-}
-
-/// What the listening sockets of a worker are called.
-pub(crate) fn listen_key(worker: WorkerId, index: usize) -> String {
-    format!("{}/{index}", worker.0)
-}
-
-pub(crate) fn handed(worker: WorkerSnapshot, now: Timestamp) -> SnapshotWorker {
-    let stage = match worker.stage {
-        AdoptedStage::Starting => SnapshotStage::Starting,
-        AdoptedStage::InForce => SnapshotStage::Live,
-        AdoptedStage::Retired { since } => {
-            SnapshotStage::Retired { since: millis(now.since(since)) }
-        }
-        AdoptedStage::Dying { terminate_at, kill_at } => SnapshotStage::Dying {
-            terminate_in: terminate_at.map(|at| millis(at.since(now))),
-            kill_in: millis(kill_at.since(now)),
-        },
-    };
-    SnapshotWorker {
-        worker: worker.worker.0,
-        seat: worker.seat,
-        generation: worker.generation,
-        ports: worker.ports.to_vec(),
-        pid: worker.pid,
-        age: millis(now.since(worker.started)),
-        stage,
-        is_past: worker.is_superseded,
-        more_time: worker.extended.map(|until| millis(until.since(now))),
-    }
-}
-
-pub(crate) fn handed_respawn(respawn: SeatBackoffSnapshot, now: Timestamp) -> SnapshotRespawn {
-    let SeatBackoffSnapshot { seat, failures, not_before, losses, rests_until } = respawn;
-    SnapshotRespawn {
-        seat,
-        failures,
-        wait: millis(not_before.since(now)),
-        losses: losses.into_iter().map(|at| millis(now.since(at))).collect(),
-        rest: rests_until.map(|until| millis(until.since(now))),
-    }
-}
-
-pub(crate) fn handed_past(history: History, now: Timestamp) -> SnapshotHistory {
-    let History { target, before, home, retirements, last_generation } = history;
-    let told = |(generation, weights): (Generation, Weights)| SnapshotGeneration {
-        generation,
-        shares: weights.shares(),
-    };
-    SnapshotHistory {
-        aim: target.map(told),
-        before: before.map(told),
-        home: home.map(|home| home.table().to_vec()),
-        retirements: retirements.into_iter().map(|at| millis(now.since(at))).collect(),
-        last_generation: last_generation.map(|it| it.0),
-    }
-}
-
-fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+    Offer::Refused { message, is_transient }
 }
 
 fn micros(span: Duration) -> u64 {
@@ -276,7 +208,7 @@ fn hand_over(
 ) -> io::Result<()> {
     observer.reach("running: asked");
     let OfferedState { state, descriptors } = offered;
-    Offer::Handover(state).write(stream)?;
+    Offer::Accepted(state).write(stream)?;
     for some in descriptors.chunks(DESCRIPTORS_AT_ONCE) {
         let some: Vec<BorrowedFd<'_>> = some.iter().map(AsFd::as_fd).collect();
         send_descriptors(&*stream, &[0], &some).map_err(io::Error::other)?;

@@ -1,4 +1,4 @@
-//! Taking over from a master that runs: see [`Handover`] for what is said, and in which order.
+//! Taking over from a master that runs: the next master's part of a handover.
 //!
 //! Until the running master has granted it, nothing is changed here that anybody else could see; so
 //! whatever goes wrong, that one goes on. If it is the one that ends, what it has left is taken as
@@ -6,27 +6,31 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+
 use super::observer::StepObserver;
 use super::protocol::{
-    DescriptorKey, DescriptorKind, HANDOVER_FORMAT, Handover, HandshakeStep, Offer,
+    DescriptorKey, DescriptorKind, HANDOVER_FORMAT, HandoverState, HandshakeStep, Offer,
 };
 use crate::control::{ControlDir, ControlError, connect_to_master};
 use crate::master::error::MasterError;
 use crate::plan::ClusterName;
-use crate::process::{PidFd, ServiceManager, receive_descriptors};
-use crate::protocol::Request;
+use crate::process::{
+    HeldSocket, Leader, PidFd, ProcessError, ServiceManager, receive_descriptors,
+};
+use crate::protocol::{Request, Snapshot, Timestamp, WorkerSnapshot};
 
-/// How long a running master is asked again that is just doing something that takes no time.
+/// For how long a running master is asked again that refuses for a reason which passes within moments.
 const ASK_FOR: Duration = Duration::from_secs(10);
 const ASK_AGAIN: Duration = Duration::from_millis(20);
 
-/// How long one is waited for that does not answer: it may be stopped.
+/// How long a running master is waited for that does not answer: it may be stopped.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long after the end of the connection the running master may take to be gone. The kernel closes
@@ -34,21 +38,39 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const GONE_WITHIN: Duration = Duration::from_millis(500);
 
 /// The master that runs, and what it has offered.
-pub(crate) struct RunningMaster {
+pub(in crate::master) struct RunningMaster {
     name: ClusterName,
     stream: UnixStream,
     pidfd: PidFd,
-    pub(crate) handover: Handover,
+    state: HandoverState,
     descriptors: BTreeMap<DescriptorKey, OwnedFd>,
     observer: StepObserver,
 }
 
+/// What a running master hands over of its workers and of what it remembers; nothing, if no master runs.
+#[derive(Default)]
+pub(in crate::master) struct Received {
+    /// The workers that still run.
+    pub(in crate::master) workers: Vec<(Leader, WorkerRecord)>,
+    /// The rest, without workers.
+    pub(in crate::master) memory: Snapshot,
+}
+
+/// What is known of a worker of an earlier master, with copies of its descriptors.
+pub(in crate::master) struct WorkerRecord {
+    pub(in crate::master) snapshot: WorkerSnapshot,
+    /// The file that it prints to; `None` if it is not handed over.
+    pub(in crate::master) output: Option<OwnedFd>,
+    /// Its listening sockets, as far as the master has them.
+    pub(in crate::master) listeners: Vec<HeldSocket>,
+}
+
 /// What came of asking once.
-enum Asked {
+enum Answer {
     Offered(Box<RunningMaster>),
     Refused {
         reason: String,
-        again: bool,
+        is_transient: bool,
     },
     /// It ended meanwhile.
     Gone,
@@ -60,7 +82,7 @@ impl RunningMaster {
     ///
     /// # Errors
     /// [`MasterError::NotHandedOver`]: it goes on; [`MasterError::Control`].
-    pub(crate) fn connect(
+    pub(in crate::master) fn connect(
         directory: &ControlDir,
         name: &ClusterName,
         observer: &StepObserver,
@@ -70,11 +92,11 @@ impl RunningMaster {
             let is_last = Instant::now() >= until;
             match connect_to_master(directory, name)? {
                 Some((stream, pid)) => match Self::ask(name, stream, pid, observer)? {
-                    Asked::Offered(running_master) => return Ok(Some(*running_master)),
-                    Asked::Refused { reason, again } if is_last || !again => {
+                    Answer::Offered(running) => return Ok(Some(*running)),
+                    Answer::Refused { reason, is_transient } if is_last || !is_transient => {
                         return Err(MasterError::NotHandedOver { name: name.clone(), reason });
                     }
-                    Asked::Refused { .. } | Asked::Gone => {}
+                    Answer::Refused { .. } | Answer::Gone => {}
                 },
                 None if !directory.is_running(name)? => return Ok(None),
                 None if is_last => {
@@ -92,64 +114,104 @@ impl RunningMaster {
         mut stream: UnixStream,
         pid: u32,
         observer: &StepObserver,
-    ) -> Result<Asked, MasterError> {
+    ) -> Result<Answer, MasterError> {
         observer.reach("next: connected");
         let pidfd = match PidFd::open(pid) {
             Ok(pidfd) => pidfd,
-            Err(error) if error.errno() == Some(nix::errno::Errno::ESRCH) => {
-                return Ok(Asked::Gone);
-            }
+            Err(error) if error.errno() == Some(Errno::ESRCH) => return Ok(Answer::Gone),
             Err(error) => return Err(error.into()),
         };
-        let said = (|| {
-            stream.set_read_timeout(Some(PATIENCE))?;
-            stream.set_write_timeout(Some(PATIENCE))?;
-            let request = Request::Handover { format: HANDOVER_FORMAT }.emit();
-            io::Write::write_all(&mut stream, format!("{request}\n").as_bytes())?;
-            observer.reach("next: asked");
-            Offer::read(&mut stream)
-        })();
-        let handover = match said {
-            Ok(Offer::Handover(handover)) => *handover,
-            Ok(Offer::Refused { message, again }) => {
-                return Ok(Asked::Refused { reason: message, again });
+        let state = match read_offer(&mut stream, observer) {
+            Ok(Offer::Accepted(state)) => *state,
+            Ok(Offer::Refused { message, is_transient }) => {
+                return Ok(Answer::Refused { reason: message, is_transient });
             }
-            Err(error) => return unless_gone(&pidfd, &error),
+            Err(error) => return Ok(silent_or_gone(&pidfd, &error)),
         };
-        // So the pidfd is of the process that has said this: it has not ended in between.
-        if handover.pid != pid || handover.format != HANDOVER_FORMAT {
+        // So the pidfd is of the process that has sent this: it has not ended in between.
+        if state.pid != pid || state.format != HANDOVER_FORMAT {
             let reason = "it speaks another version of this protocol".to_owned();
-            return Ok(Asked::Refused { reason, again: false });
+            return Ok(Answer::Refused { reason, is_transient: false });
         }
-        let descriptors = match receive_all(&stream, &handover.descriptors) {
+        let descriptors = match read_descriptors(&stream, &state.descriptors) {
             Ok(descriptors) => descriptors,
-            Err(error) => return unless_gone(&pidfd, &error),
+            Err(error) => return Ok(silent_or_gone(&pidfd, &error)),
         };
         observer.reach("next: received");
         let (name, observer) = (name.clone(), observer.clone());
-        let running_master = Self { name, stream, pidfd, handover, descriptors, observer };
-        Ok(Asked::Offered(Box::new(running_master)))
+        let running = Self { name, stream, pidfd, state, descriptors, observer };
+        Ok(Answer::Offered(Box::new(running)))
     }
 
-    /// One of the descriptors that were handed over.
-    pub(crate) fn take(&mut self, kind: DescriptorKind, key: &str) -> Option<OwnedFd> {
-        self.descriptors.remove(&DescriptorKey { kind, key: key.to_owned() })
+    /// One of the descriptors that were handed over, if it was.
+    pub(in crate::master) fn take(&mut self, kind: DescriptorKind) -> Option<OwnedFd> {
+        self.descriptors.remove(&DescriptorKey::single(kind))
     }
 
-    /// The same for one without which there is nothing to go on with.
-    pub(crate) fn take_needed(&mut self, kind: DescriptorKind) -> Result<OwnedFd, MasterError> {
-        self.take(kind, "").ok_or_else(|| MasterError::NotHandedOver {
+    /// One of the descriptors without which there is nothing to go on with.
+    ///
+    /// # Errors
+    /// [`MasterError::NotHandedOver`]: the running master has left it out.
+    pub(in crate::master) fn take_needed(
+        &mut self,
+        kind: DescriptorKind,
+    ) -> Result<OwnedFd, MasterError> {
+        self.take(kind).ok_or_else(|| MasterError::NotHandedOver {
             name: self.name.clone(),
             reason: format!("it has left out a descriptor: {kind:?}"),
         })
     }
 
+    /// What it hands over of its workers and of what it remembers, as of `now`. A worker that has ended
+    /// meanwhile is as good as one that has ended before; a worker without its process is found like those of
+    /// a master that has crashed.
+    ///
+    /// # Errors
+    /// `/proc` cannot be read.
+    pub(in crate::master) fn take_state(
+        &mut self,
+        now: Timestamp,
+    ) -> Result<Received, ProcessError> {
+        let mut memory = std::mem::take(&mut self.state.snapshot).at(now);
+        let mut workers = Vec::new();
+        for snapshot in memory.workers.drain(..) {
+            workers.extend(self.take_worker(snapshot)?);
+        }
+        Ok(Received { workers, memory })
+    }
+
+    fn take_worker(
+        &mut self,
+        snapshot: WorkerSnapshot,
+    ) -> Result<Option<(Leader, WorkerRecord)>, ProcessError> {
+        let worker = snapshot.worker;
+        let mut take = |key| self.descriptors.remove(&key);
+        let process = take(DescriptorKey::of_worker(DescriptorKind::Process, worker));
+        let output = take(DescriptorKey::of_worker(DescriptorKind::Output, worker));
+        let listener = |place| take(DescriptorKey::listener(worker, place));
+        let listeners: Vec<OwnedFd> = (0..).map_while(listener).collect();
+        let Some(pidfd) = process.map(PidFd::from_descriptor).transpose()?.flatten() else {
+            return Ok(None);
+        };
+        let Some(process) = Leader::of(pidfd)? else { return Ok(None) };
+        let adopt = |socket| {
+            let adopted = HeldSocket::adopt(socket);
+            adopted
+                .inspect_err(|error| {
+                    tracing::warn!(%error, "a descriptor was handed over as a listening socket, and is none");
+                })
+                .ok()
+        };
+        let listeners = listeners.into_iter().filter_map(adopt).collect();
+        Ok(Some((process, WorkerRecord { snapshot, output, listeners })))
+    }
+
     /// The service manager that it notifies, which the next master goes on to notify: the manager watches
     /// the service in whichever process that is.
-    pub(crate) fn service_manager(&self) -> Option<ServiceManager> {
-        match ServiceManager::at(self.handover.manager.as_ref()?.into()) {
+    pub(in crate::master) fn service_manager(&self) -> Option<ServiceManager> {
+        match ServiceManager::at(self.state.manager.as_ref()?.into()) {
             Ok(manager) => {
-                Some(manager.with_watchdog(self.handover.watchdog.map(Duration::from_micros)))
+                Some(manager.with_watchdog(self.state.watchdog.map(Duration::from_micros)))
             }
             Err(error) => {
                 tracing::warn!(%error, "sd_notify is off: the address that was handed over is of no use");
@@ -162,7 +224,7 @@ impl RunningMaster {
     ///
     /// # Errors
     /// [`MasterError::NotHandedOver`]: the other one goes on.
-    pub(crate) fn commit(self) -> Result<(), MasterError> {
+    pub(in crate::master) fn commit(self) -> Result<(), MasterError> {
         let Self { name, mut stream, pidfd, observer, .. } = self;
         observer.reach("next: prepared");
         let granted = HandshakeStep::Prepared.send(&mut stream).and_then(|()| {
@@ -190,12 +252,35 @@ impl RunningMaster {
     }
 }
 
-fn unless_gone(pidfd: &PidFd, error: &dyn fmt::Display) -> Result<Asked, MasterError> {
-    if is_gone(pidfd) {
-        return Ok(Asked::Gone);
+fn read_offer(stream: &mut UnixStream, observer: &StepObserver) -> io::Result<Offer> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let request = Request::Handover { format: HANDOVER_FORMAT }.emit();
+    stream.write_all(format!("{request}\n").as_bytes())?;
+    observer.reach("next: asked");
+    Offer::read(stream)
+}
+
+fn read_descriptors(
+    stream: &UnixStream,
+    keys: &[DescriptorKey],
+) -> Result<BTreeMap<DescriptorKey, OwnedFd>, ProcessError> {
+    let mut received = Vec::new();
+    while received.len() < keys.len() {
+        received.extend(receive_descriptors(stream, &mut [0])?.1);
     }
-    let reason = format!("it does not answer: {error}");
-    Ok(Asked::Refused { reason, again: false })
+    Ok(keys.iter().cloned().zip(received).collect())
+}
+
+/// What an error of the connection means.
+fn silent_or_gone(pidfd: &PidFd, error: &dyn fmt::Display) -> Answer {
+    match is_gone(pidfd) {
+        true => Answer::Gone,
+        false => {
+            let reason = format!("it does not answer: {error}");
+            Answer::Refused { reason, is_transient: false }
+        }
+    }
 }
 
 /// Whether the process has ended, or does so within a moment.
@@ -204,15 +289,4 @@ fn is_gone(pidfd: &PidFd) -> bool {
         tracing::warn!(%error, "cannot tell whether the earlier master runs");
         false
     })
-}
-
-fn receive_all(
-    stream: &UnixStream,
-    told: &[DescriptorKey],
-) -> Result<BTreeMap<DescriptorKey, OwnedFd>, crate::process::ProcessError> {
-    let mut received = Vec::new();
-    while received.len() < told.len() {
-        received.extend(receive_descriptors(stream, &mut [0])?.1);
-    }
-    Ok(told.iter().cloned().zip(received).collect())
 }

@@ -114,9 +114,9 @@ impl HealthMonitor {
             readiness_check: Periodic::every(READINESS_INTERVAL),
             check: Periodic::every(CHECK_INTERVAL),
             probes: BTreeSet::new(),
-            look_at: Timestamp::START,
+            look_at: Timestamp::ZERO,
             is_checking_queues: false,
-            check_queues_at: Timestamp::START,
+            check_queues_at: Timestamp::ZERO,
             has_warned: false,
             has_failed: false,
         })

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::time::{Duration, Instant};
 
+use crate::master::clock::Clock;
 use crate::master::log_limit::LogLimiter;
 use crate::process::ServiceManager;
 use crate::supervisor::{RequestId, Supervisor};
@@ -210,9 +211,7 @@ impl Reported {
 
 /// The kernel's clock since boot, in microseconds: what systemd compares its own with.
 fn monotonic_usec() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    let (seconds, nanoseconds) = (now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs());
-    seconds * 1_000_000 + nanoseconds / 1000
+    u64::try_from(Clock.now().0.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// A text without control characters, cut to what a status line can show.

@@ -53,7 +53,7 @@ impl ForeignScanner {
             finished,
             others_changed: true,
             rules: Some(ForeignRules::open()?),
-            next_scan: Timestamp::START,
+            next_scan: Timestamp::ZERO,
             failures: 0,
             found: Vec::new(),
         })

@@ -109,7 +109,7 @@ fn listen_http(
 ) -> Result<Option<crate::http::HttpServer>, MasterError> {
     use crate::http::{HttpLimits, HttpServer};
     let Some(address) = config.http_listen() else { return Ok(None) };
-    let handed_over = running.and_then(|it| it.take(DescriptorKind::Http, ""));
+    let handed_over = running.and_then(|it| it.take(DescriptorKind::Http));
     let handed_over =
         handed_over.map(|socket| HttpServer::handed_over(socket, address, HttpLimits::default()));
     Ok(Some(match handed_over.transpose()?.flatten() {

@@ -4,7 +4,6 @@
 pub(crate) mod claim;
 pub(crate) mod dedicate;
 pub(crate) mod find_workers;
-pub(crate) mod initial_plan;
 pub(crate) mod orphans;
 mod overlap;
 pub(crate) mod signals;

@@ -2,9 +2,9 @@
 
 use nix::sys::signal::Signal;
 
-use crate::master::startup::find_workers::Candidate;
-use crate::process::Child;
+use crate::process::{Child, Leader};
 use crate::protocol::{Orphan, Timestamp};
+use crate::supervisor::Evidence;
 
 /// The orphans that were found when the master began.
 #[derive(Debug, Default)]
@@ -21,15 +21,14 @@ struct Process {
 }
 
 impl Orphans {
-    pub(crate) fn take_in(&mut self, candidate: Candidate, reason: &'static str) {
-        let Candidate { leader, evidence } = candidate;
+    pub(crate) fn take_in(&mut self, process: Leader, evidence: &Evidence, reason: &'static str) {
         let told = Orphan {
-            pid: evidence.pid,
+            pid: process.pid(),
             seat: evidence.seat,
             generation: evidence.generation,
             reason: reason.to_owned(),
         };
-        self.processes.push(Process { told, child: leader.adopt(), kill_at: None });
+        self.processes.push(Process { told, child: process.adopt(), kill_at: None });
     }
 
     /// Those that have not ended, for a status.

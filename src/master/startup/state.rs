@@ -1,226 +1,210 @@
-//! All that a new master has of an earlier one, but for the rules themselves.
+//! What a master starts with: all that it has of an earlier master, but for the rules themselves.
 
-use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
 
+use super::find_workers::{Candidate, Search};
+use super::orphans::Orphans;
 use crate::config::Config;
 use crate::master::error::MasterError;
-use crate::master::handover::snapshot::{AdoptionFacts, HandedOverWorker, ReceivedSnapshot};
-use crate::master::startup::find_workers::{self, Candidate, Evidence, Holders, Search, Verdict};
-use crate::master::startup::initial_plan::{InitialPlan, initial_plan, is_same_cluster};
-use crate::master::startup::orphans::Orphans;
+use crate::master::handover::receive::{Received, WorkerRecord};
 use crate::master::workers::fingerprint::{ConfigFingerprint, WorkerLabel};
 use crate::master::workers::listeners::ListenerSet;
-use crate::master::workers::processes::transports;
 use crate::master::workers::spawner::Started;
-use crate::plan::{Listeners, Plan};
-use crate::process::{
-    Account, HeldSocket, ListenTable, Output, OutputReader, ProcessError, Sockets,
+use crate::plan::{Plan, PlanError, Port};
+use crate::process::{Account, Leader, Output, OutputReader, ProcessError};
+use crate::protocol::{Readiness, Snapshot, StageSnapshot, Timestamp, WorkerId, WorkerSnapshot};
+use crate::supervisor::{
+    Evidence, InitialPlan, ServingWorker, Verdict, is_same_cluster, judge, stage_of_handed_over,
 };
-use crate::protocol::{Readiness, Timestamp, WorkerId};
-use crate::supervisor::{AdoptedStage, History, SeatBackoffSnapshot, WorkerSnapshot};
 
-/// What there is to go on with.
-pub(crate) struct StartupState {
-    pub(crate) initial_plan: InitialPlan,
-    pub(crate) workers: Vec<AdoptedWorker>,
-    pub(crate) orphans: Orphans,
-    pub(crate) respawns: Vec<SeatBackoffSnapshot>,
-    pub(crate) past: History,
-    /// How long ago the oldest of what counts was: the clock of this master begins there.
-    pub(crate) oldest: Duration,
+/// What a master starts with.
+pub(in crate::master) struct StartupState {
+    pub(in crate::master) initial_plan: InitialPlan,
+    pub(in crate::master) workers: Vec<AdoptedWorker>,
+    pub(in crate::master) orphans: Orphans,
+    /// What the earlier master remembers beside its workers.
+    memory: Snapshot,
 }
 
-/// An adopted worker.
-pub(crate) struct AdoptedWorker {
-    pub(crate) adopted: WorkerSnapshot,
-    pub(crate) started: Started,
-    pub(crate) fingerprint: Option<ConfigFingerprint>,
+/// A worker of an earlier master that this one goes on with.
+pub(in crate::master) struct AdoptedWorker {
+    pub(in crate::master) snapshot: WorkerSnapshot,
+    pub(in crate::master) started: Started,
+    /// The configuration that it was started with; `None` if it does not say.
+    fingerprint: Option<ConfigFingerprint>,
 }
 
 /// What the configuration of this master wants changed of what it has adopted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct PendingReconfigure {
+pub(in crate::master) struct PendingReconfigure {
     /// Workers run something else than they would if they were started now.
-    pub(crate) renew: bool,
+    pub(in crate::master) renew: bool,
 }
 
 impl StartupState {
-    /// Finds the workers of an earlier master; `in_force` is the plan that it left, `handed` what a
-    /// running one has handed over, `account` whom workers run as. Changes nothing.
-    pub(crate) fn find(
+    /// Finds the workers of an earlier master. `in_force` is the plan that it left, `received` what a
+    /// running master hands over, `fingerprint` that of workers that would be started now, and `account`
+    /// whom workers run as. Changes nothing.
+    ///
+    /// # Errors
+    /// [`MasterError::Process`] if `/proc` or the sockets cannot be read; [`MasterError::Plan`].
+    pub(in crate::master) fn find(
         config: &Config,
         in_force: Option<&Plan>,
         fingerprint: ConfigFingerprint,
         account: Option<&Account>,
-        mut handed: ReceivedSnapshot,
+        received: Received,
+        now: Timestamp,
     ) -> Result<Self, MasterError> {
-        let listeners = in_force.map_or(config.listeners(), Plan::listeners);
-        // Those of an earlier configuration may have ports outside the range of now.
-        let range = ports_of_interest(config, in_force);
-        let mut sockets = Sockets::open()?;
-        let mut table = ListenTable::read(&mut sockets, &transports(listeners), range.clone())?;
-        let (mut candidates, mut told) = (vec![], BTreeMap::new());
-        for (leader, worker) in handed.take_running()? {
-            let candidate =
-                find_workers::handed_over(leader, worker.facts(), config, listeners, &mut table)?;
-            told.insert(candidate.evidence.pid, worker);
-            candidates.push(candidate);
-        }
-        let users = find_workers::users(account);
-        let search = Search { config, listeners, in_force, users: &users };
-        let mut holders = Holders::new(&mut sockets, range);
-        let is_told = |pid| told.contains_key(&pid);
-        candidates.extend(search.candidates(is_told, &mut table, &mut holders)?);
-        let serving = find_workers::serving(candidates.iter().map(|it| &it.evidence));
-        let initial_plan = initial_plan(config, in_force.cloned(), &serving)?;
-        let serves_on = match in_force {
-            Some(before) if !is_same_cluster(config, before) => Some(before),
-            _ => Some(&initial_plan.plan),
-        };
-        let ages = candidates.iter().map(|it| it.evidence.age);
-        let oldest = ages.chain(handed.oldest()).max().unwrap_or_default();
-        let found: Vec<&Evidence> = candidates.iter().map(|it| &it.evidence).collect();
-        let now = Timestamp(oldest);
-        let verdicts = find_workers::judge(
-            &found,
-            serves_on,
-            in_force,
-            fingerprint,
-            config.ready_timeout(),
-            now,
-        );
-        let mut last =
-            told.values().map(|it: &HandedOverWorker| it.facts().worker).max().unwrap_or_default();
+        let Received { workers: handed_over, memory } = received;
+        let names = handed_over.iter().map(|(_, record)| record.snapshot.worker);
+        let mut last_name = names.max().unwrap_or_default();
+        let mut search = Search::begin(config, fingerprint, in_force, account, now)?;
+        let candidates = search.candidates(handed_over)?;
+        let serving: Vec<ServingWorker> = candidates.iter().filter_map(serving_worker).collect();
+        let configured = configured_plan(config)?;
+        let replaced = in_force.filter(|before| !is_same_cluster(&configured, before));
+        let initial_plan =
+            InitialPlan::new(configured, config.weights(), in_force.cloned(), &serving)?;
+        let served = replaced.unwrap_or(&initial_plan.plan);
+        let evidence: Vec<&Evidence> = candidates.iter().map(|it| &it.evidence).collect();
+        let verdicts = judge(&evidence, served, in_force, config.ready_timeout(), now);
         let (mut workers, mut orphans) = (vec![], Orphans::default());
         for (candidate, verdict) in candidates.into_iter().zip(verdicts) {
+            let Candidate { process, evidence, fingerprint, record } = candidate;
             let seen = match verdict {
-                Verdict::Adopted(part) => part,
+                Verdict::Adopt(stage) => stage,
                 Verdict::Orphan(reason) => {
-                    orphans.take_in(candidate, reason);
+                    orphans.take_in(process, &evidence, reason);
                     continue;
                 }
             };
-            let known = match told.remove(&candidate.evidence.pid) {
-                Some(told) => told.known(seen, now),
+            let record = match record {
+                Some(mut record) => {
+                    record.snapshot.stage = stage_of_handed_over(seen, record.snapshot.stage, now);
+                    record
+                }
                 None => {
-                    last += 1;
-                    let sockets = sockets_of(&candidate, &table);
-                    AdoptionFacts::found(WorkerId(last), seen, sockets)
+                    last_name = WorkerId(last_name.0 + 1);
+                    let listeners = search.copy_listeners(&process, &evidence.ports);
+                    let snapshot = found_worker(last_name, process.pid(), &evidence, seen);
+                    WorkerRecord { snapshot, output: None, listeners }
                 }
             };
-            workers.push(AdoptedWorker::of(candidate, known, listeners, now, config)?);
+            workers.push(AdoptedWorker::new(process, record, fingerprint, &search, config)?);
         }
-        let (respawns, past) = handed.remembered(now);
-        Ok(Self { initial_plan, workers, orphans, respawns, past, oldest })
+        Ok(Self { initial_plan, workers, orphans, memory })
     }
 
-    /// What is to be changed of it; `fingerprint` is that of workers that would be started now. The worker
-    /// that was started last tells what the earlier master was configured with: another number of
-    /// workers than that is what an operator asked for while it ran, and stays.
-    pub(crate) fn pending_reconfigure(
+    /// What the supervisor goes on from.
+    pub(in crate::master) fn snapshot(&self) -> Snapshot {
+        let workers = self.workers.iter().map(|it| it.snapshot.clone()).collect();
+        Snapshot { workers, ..self.memory.clone() }
+    }
+
+    /// What is to be changed of what was found; `fingerprint` is that of workers that would be started
+    /// now. The worker that was started last tells what the earlier master was configured with: another
+    /// number of workers than that is what an operator asked for while it ran, and stays.
+    pub(in crate::master) fn pending_reconfigure(
         &self,
         fingerprint: ConfigFingerprint,
     ) -> Option<PendingReconfigure> {
         if !self.initial_plan.in_force {
             return None;
         }
-        let in_force =
-            || self.workers.iter().filter(|it| it.adopted.stage == AdoptedStage::InForce);
-        let last = in_force().max_by_key(|it| it.adopted.started)?.fingerprint?;
-        let renew =
-            in_force().any(|it| it.fingerprint.is_some_and(|it| it.command != fingerprint.command));
+        let live = || self.workers.iter().filter(|it| it.snapshot.stage == StageSnapshot::Live);
+        let last = live().max_by_key(|it| it.snapshot.started)?.fingerprint?;
+        let is_other =
+            |it: &AdoptedWorker| it.fingerprint.is_some_and(|it| it.command != fingerprint.command);
+        let renew = live().any(is_other);
         (renew || last.shares != fingerprint.shares).then_some(PendingReconfigure { renew })
     }
 }
 
 impl AdoptedWorker {
-    fn of(
-        candidate: Candidate,
-        known: AdoptionFacts,
-        listeners: &Listeners,
-        now: Timestamp,
+    fn new(
+        process: Leader,
+        record: WorkerRecord,
+        fingerprint: Option<ConfigFingerprint>,
+        search: &Search<'_>,
         config: &Config,
     ) -> Result<Self, ProcessError> {
-        let Candidate { leader, evidence } = candidate;
-        let Evidence { seat, generation, mut ports, fingerprint, age, pid, .. } = evidence;
-        let AdoptionFacts { worker, part, is_past, extended, output, sockets } = known;
-        let sockets = ListenerSet::recover(listeners, &ports, sockets).map(Arc::new);
-        if part == AdoptedStage::Starting && *config.ready() == Readiness::Protocol {
-            // It will tell.
-            ports = Arc::new([]);
+        let WorkerRecord { mut snapshot, output, listeners } = record;
+        let ports: Arc<[Port]> = snapshot.ports.as_slice().into();
+        let sockets = ListenerSet::recover(search.listeners(), &ports, listeners).map(Arc::new);
+        snapshot.holds_listeners = sockets.is_some();
+        if snapshot.stage == StageSnapshot::Starting && *config.ready() == Readiness::Protocol {
+            // It reports them itself.
+            snapshot.ports.clear();
         }
-        let name = config.name().clone();
-        let nothing = ConfigFingerprint { command: 0, shares: 0 };
-        let label =
-            WorkerLabel { name, generation, seat, fingerprint: fingerprint.unwrap_or(nothing) }
-                .to_string();
-        let child = leader.adopt();
-        let output = match output {
-            Some(file) => OutputReader::from_descriptor(file, label.clone()).map(Some),
-            None => OutputReader::reopen(pid, label.clone()),
+        let label = WorkerLabel {
+            name: config.name().clone(),
+            generation: snapshot.generation,
+            seat: snapshot.seat,
+            fingerprint: fingerprint.unwrap_or(ConfigFingerprint::UNKNOWN),
         };
-        let output = match output {
-            Ok(Some(output)) => output,
-            // It prints elsewhere: nothing will ever come.
-            Ok(None) => Output::create(label)?.into_reader(),
-            // Most likely it has just ended, which is noticed as soon as it is watched.
-            Err(error) => {
-                tracing::warn!(%error, "what an adopted worker prints is not read");
-                Output::create(label)?.into_reader()
-            }
-        };
-        let started = Timestamp(now.since(Timestamp(age)));
-        let (shared, holds_listeners) = (Arc::clone(&ports), sockets.is_some());
-        let adopted = WorkerSnapshot {
-            worker,
-            seat,
-            generation,
-            ports: shared,
-            pid,
-            started,
-            stage: part,
-            is_superseded: is_past,
-            extended,
-            holds_listeners,
-        };
-        Ok(Self {
-            adopted,
-            started: Started { child, generation, output, ports, sockets },
-            fingerprint,
-        })
+        let output = read_output(process.pid(), output, label.to_string())?;
+        let ports = snapshot.ports.as_slice().into();
+        let (child, generation) = (process.adopt(), snapshot.generation);
+        let started = Started { child, generation, output, ports, sockets };
+        Ok(Self { snapshot, started, fingerprint })
     }
 }
 
-/// Those of a worker whose master is gone, if it was given any: the connections that wait in them are
-/// to outlive it again.
-fn sockets_of(candidate: &Candidate, table: &ListenTable) -> Vec<HeldSocket> {
-    let Candidate { leader, evidence } = candidate;
-    if leader.variable("LISTEN_FDS").is_none() {
-        return Vec::new();
+/// Reads on in what a worker prints: in the file that was handed over, or else in the one that its
+/// process has open.
+fn read_output(
+    pid: u32,
+    handed_over: Option<OwnedFd>,
+    label: String,
+) -> Result<OutputReader, ProcessError> {
+    let output = match handed_over {
+        Some(file) => OutputReader::from_descriptor(file, label.clone()).map(Some),
+        None => OutputReader::reopen(pid, label.clone()),
+    };
+    match output {
+        Ok(Some(output)) => return Ok(output),
+        // It prints elsewhere: nothing will ever come.
+        Ok(None) => {}
+        // Most likely it has just ended, which is noticed as soon as it is watched.
+        Err(error) => tracing::warn!(%error, "cannot read what an adopted worker prints"),
     }
-    let ports: Vec<u16> = evidence.ports.iter().map(|port| port.number()).collect();
-    leader.listening_sockets(table.inodes_on(&ports)).unwrap_or_else(|error| {
-        tracing::warn!(
-            %error,
-            "the listening sockets of a worker of an earlier master are its own from now on: when it \
-             ends, so do the connections that wait in them"
-        );
-        Vec::new()
-    })
+    Ok(Output::create(label)?.into_reader())
 }
 
-/// The ports that workers have, or have had: those configured, and those of the plan in force.
-fn ports_of_interest(config: &Config, in_force: Option<&Plan>) -> std::ops::RangeInclusive<u16> {
-    let (mut first, mut last) = (config.worker_ports().first(), config.worker_ports().last());
-    let guard = in_force.and_then(Plan::guard);
-    for port in guard.into_iter().flat_map(|range| [range.first(), range.last()]) {
-        (first, last) = (first.min(port), last.max(port));
+/// A worker that was found in `/proc`, not handed over.
+fn found_worker(
+    worker: WorkerId,
+    pid: u32,
+    evidence: &Evidence,
+    stage: StageSnapshot,
+) -> WorkerSnapshot {
+    WorkerSnapshot {
+        worker,
+        seat: evidence.seat,
+        generation: evidence.generation,
+        ports: evidence.ports.to_vec(),
+        pid,
+        started: evidence.started,
+        stage,
+        is_superseded: false,
+        extended: None,
+        holds_listeners: false,
     }
-    let occupants = in_force.into_iter().flat_map(Plan::seats).filter_map(|(_, it)| it);
-    for port in occupants.flat_map(|occupant| occupant.ports.iter().copied()) {
-        (first, last) = (first.min(port), last.max(port));
-    }
-    first.number()..=last.number()
+}
+
+fn serving_worker(candidate: &Candidate) -> Option<ServingWorker> {
+    let Evidence { seat, generation, ports, serves, .. } = &candidate.evidence;
+    serves.then(|| ServingWorker { seat: *seat, generation: *generation, ports: Arc::clone(ports) })
+}
+
+/// The plan of a cluster with this configuration, all of whose seats are vacant.
+fn configured_plan(config: &Config) -> Result<Plan, PlanError> {
+    let (name, listeners) = (config.name().clone(), config.listeners().clone());
+    let mut plan = Plan::new(name, listeners, config.partition(), config.weights(), None)?;
+    plan.set_engine(config.engine())?;
+    plan.set_guard(Some(config.worker_ports()))?;
+    plan.set_local_clients(config.local_clients());
+    Ok(plan)
 }

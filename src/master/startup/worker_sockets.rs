@@ -157,7 +157,7 @@ impl ReceivedSockets {
     fn from_master(running_master: &mut RunningMaster) -> Self {
         let mut take = |kind| {
             // The address of a Unix socket is asked for in the same way whatever its type is.
-            let socket = UnixListener::from(running_master.take(kind, "")?);
+            let socket = UnixListener::from(running_master.take(kind)?);
             let path = socket.local_addr().ok()?.as_pathname()?.to_owned();
             // Nobody finds one whose file was removed: another is bound there, while this can fail.
             path.symlink_metadata().ok()?;

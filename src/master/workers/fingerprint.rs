@@ -23,6 +23,9 @@ pub(crate) struct ConfigFingerprint {
 }
 
 impl ConfigFingerprint {
+    /// Of a worker that does not say with which configuration it was started.
+    pub(crate) const UNKNOWN: Self = Self { command: 0, shares: 0 };
+
     /// Of this configuration, in this directory; `variables` are those that workers get.
     pub(crate) fn of(
         config: &Config,

@@ -122,7 +122,7 @@ impl Health {
 
     /// Forgets what was asked for in the stage before.
     pub(in crate::supervisor) fn forget_extension(&mut self) {
-        (self.extended, self.granted_until) = (None, Timestamp::START);
+        (self.extended, self.granted_until) = (None, Timestamp::ZERO);
     }
 }
 

@@ -1,16 +1,18 @@
 //! Masters that are killed at any moment, or hand over, and those that go on with what they leave.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::process::{Pid, Process};
 use super::topic::{TOPICS, Topic};
 use super::world::World;
-use crate::plan::{Occupant, Plan, Seat};
-use crate::protocol::{WorkerId, WorkerState};
+use crate::plan::{Partition, Plan};
+use crate::protocol::{
+    History, SeatBackoffSnapshot, Snapshot, StageSnapshot, WorkerId, WorkerSnapshot, WorkerState,
+};
 use crate::supervisor::{
-    AdoptedCluster, AdoptedStage, History, Input, SeatBackoffSnapshot, Snapshot, Supervisor,
-    WorkerSnapshot,
+    Evidence, InitialPlan, Input, ServingWorker, Supervisor, Verdict, judge, stage_of_handed_over,
 };
 
 pub(super) const TOPIC: Topic = Topic { begin, ..Topic::NONE };
@@ -89,7 +91,8 @@ fn start_next_master(world: &mut World, handed: Option<Handed>) {
     world.reign += 1;
     world.processes.retain(|_, process| !process.dead);
     let before = world.plan.clone();
-    let (plan, in_force) = beginning(world);
+    let initial_plan = initial_plan(world);
+    let InitialPlan { plan, in_force } = initial_plan.clone();
     world.note(|now| format!("{:>9.3?}  the next master begins, plan in force: {in_force}", now.0));
     let told = handed.as_ref().map_or(&[][..], |handed| &handed.snapshot.workers);
     let workers = adopt_all(world, &plan, &before, told);
@@ -99,8 +102,7 @@ fn start_next_master(world: &mut World, handed: Option<Handed>) {
     let is_whole = plan == before && plan.survivors().count() == plan.seats().len();
     let snapshot = handed.as_ref().map(|handed| handed.snapshot.clone()).unwrap_or_default();
     let snapshot = Snapshot { workers: workers.clone(), ..snapshot };
-    let cluster = AdoptedCluster { plan, in_force, snapshot };
-    let supervisor = Supervisor::adopt(world.settings.clone(), cluster);
+    let supervisor = Supervisor::adopt(world.settings.clone(), initial_plan, snapshot);
     world.supervisor = Some(supervisor.expect("a plan that an earlier master has made"));
     world.crash.was_told = handed.is_some();
     TOPICS.iter().for_each(|topic| (topic.taken_over)(world));
@@ -114,7 +116,7 @@ fn start_next_master(world: &mut World, handed: Option<Handed>) {
     for adopted in &workers {
         let state = world.state_of(Pid(adopted.pid));
         assert!(state.is_some(), "an adoption forgets {adopted:?}");
-        let is_in_force = adopted.stage == AdoptedStage::InForce;
+        let is_in_force = adopted.stage == StageSnapshot::Live;
         assert!(!is_in_force || state == Some(WorkerState::Live), "an adoption ends {adopted:?}");
     }
     if let Some(handed) = handed {
@@ -143,22 +145,20 @@ fn check_handed(world: &World, handed: Handed, workers: &[WorkerSnapshot], in_fo
         let Some(adopted) = workers.iter().find(|it| it.worker == told.worker) else { continue };
         // One that was left out because it does not answer is retired; and where nobody serves, all
         // that are started are of a new generation.
-        let is_aside =
-            told.stage == AdoptedStage::InForce && adopted.stage != AdoptedStage::InForce;
-        let is_old = !in_force && adopted.stage == AdoptedStage::Starting;
+        let is_aside = told.stage == StageSnapshot::Live && adopted.stage != StageSnapshot::Live;
+        let is_old = !in_force && adopted.stage == StageSnapshot::Starting;
         let state = |of: &Supervisor| {
             of.workers().find(|it| it.id == told.worker).map(|worker| worker.state())
         };
         let (was, is) = (state(&by), state(next));
         let is_cleared =
-            world.settings.kill_old && matches!(adopted.stage, AdoptedStage::Retired { .. });
+            world.settings.kill_old && matches!(adopted.stage, StageSnapshot::Retired { .. });
         let may_differ = is_aside || is_old || is_cleared || was == Some(WorkerState::Dying);
         assert!(was == is || may_differ, "handed over as {was:?}, and now {is:?}: {adopted:?}");
     }
 }
 
-/// The workers that are there, as `master::startup::find_workers` judges them and `master::startup::state` takes them
-/// over: first those that were handed over.
+/// The workers that are there, as `master::startup` takes them over: first those that were handed over.
 fn adopt_all(
     world: &mut World,
     plan: &Plan,
@@ -168,71 +168,42 @@ fn adopt_all(
     let told: BTreeMap<Pid, &WorkerSnapshot> = told.iter().map(|it| (Pid(it.pid), it)).collect();
     let mut pids: Vec<Pid> = world.processes.keys().copied().collect();
     pids.sort_by_key(|pid| !told.contains_key(pid));
+    let all = pids.iter().map(|pid| (&world.processes[pid], told.contains_key(pid)));
+    let evidence: Vec<Evidence> =
+        all.map(|(process, is_told)| evidence(world, process, is_told)).collect();
+    let evidence: Vec<&Evidence> = evidence.iter().collect();
+    let verdicts = judge(&evidence, plan, Some(before), world.settings.ready, world.now);
     let mut last = told.values().map(|it| it.worker.0).max().unwrap_or_default();
-    let mut given = BTreeSet::new();
     let mut workers = Vec::new();
-    for pid in pids {
-        let told = told.get(&pid).copied();
-        let process = &world.processes[&pid];
-        let seen = match judge(world, process, plan, before, &mut given) {
-            Some(seen) => seen,
-            None if told.is_some() => AdoptedStage::Starting,
-            None => {
-                forget(world, pid);
-                continue;
+    for (pid, verdict) in pids.into_iter().zip(verdicts) {
+        match (verdict, told.get(&pid).copied()) {
+            (Verdict::Adopt(seen), Some(told)) => {
+                let stage = stage_of_handed_over(seen, told.stage, world.now);
+                workers.push(adopt(world, pid, told.worker, stage, Some(told)));
             }
-        };
-        let stage = told.map_or(seen, |told| told_part(world, seen, told));
-        let worker = told.map_or_else(
-            || {
+            (Verdict::Adopt(seen), None) => {
                 last += 1;
-                WorkerId(last)
-            },
-            |told| told.worker,
-        );
-        workers.push(adopt(world, pid, worker, stage, told));
+                workers.push(adopt(world, pid, WorkerId(last), seen, None));
+            }
+            (Verdict::Orphan(_), _) => forget(world, pid),
+        }
     }
     workers
 }
 
-/// Where in its life it is, by what can be seen of it; `None`: it is left alone.
-fn judge(
-    world: &World,
-    process: &Process,
-    plan: &Plan,
-    before: &Plan,
-    given: &mut BTreeSet<Seat>,
-) -> Option<AdoptedStage> {
-    let Process { seat, generation, ports, .. } = process;
-    let occupant_of = |plan: &Plan| {
-        let mut seats = plan.seats();
-        seats.find(|it| it.0 == *seat).and_then(|(_, occupant)| occupant.cloned())
-    };
-    let itself = Some(Occupant { generation: *generation, ports: ports.clone() });
-    let is_planned = occupant_of(plan) == itself;
-    let is_of_now = plan.generation() == *generation
-        && seat.index() < plan.seats().len()
-        && occupant_of(plan).is_none();
-    let was_planned = occupant_of(before) == itself;
-    let is_young = world.now.since(process.started) < world.settings.ready;
-    if is_planned && process.listens && given.insert(*seat) {
-        Some(AdoptedStage::InForce)
-    } else if is_of_now && !was_planned && is_young && given.insert(*seat) {
-        Some(AdoptedStage::Starting)
-    } else if world.links.picks_ports && !process.listens {
-        // Where it will listen nobody knows.
-        None
-    } else {
-        Some(AdoptedStage::Retired { since: world.now })
-    }
-}
-
-/// What was told counts, but for who is in force.
-fn told_part(world: &World, seen: AdoptedStage, told: &WorkerSnapshot) -> AdoptedStage {
-    match (seen, told.stage) {
-        (AdoptedStage::InForce, _) => AdoptedStage::InForce,
-        (_, AdoptedStage::InForce) => AdoptedStage::Retired { since: world.now },
-        (_, stage) => stage,
+/// What can be seen of a process, or was told of it.
+fn evidence(world: &World, process: &Process, is_told: bool) -> Evidence {
+    // Where it will listen nobody knows.
+    let hides_ports = world.links.picks_ports && !process.listens && !is_told;
+    Evidence {
+        seat: process.seat,
+        generation: process.generation,
+        ports: if hides_ports { Arc::new([]) } else { Arc::clone(&process.ports) },
+        serves: process.listens,
+        has_sockets: process.listens,
+        is_first_process: true,
+        is_current: true,
+        started: process.started,
     }
 }
 
@@ -246,7 +217,7 @@ fn adopt(
     world: &mut World,
     pid: Pid,
     worker: WorkerId,
-    stage: AdoptedStage,
+    stage: StageSnapshot,
     told: Option<&WorkerSnapshot>,
 ) -> WorkerSnapshot {
     let now = world.now;
@@ -257,27 +228,27 @@ fn adopt(
     };
     let process = world.processes.get_mut(&pid).expect("it is there");
     process.worker = Some(worker);
-    process.ready = stage == AdoptedStage::InForce;
+    process.ready = stage == StageSnapshot::Live;
     // What it was asked by one that is gone is not known, unless it is told.
-    process.signalled = matches!(stage, AdoptedStage::Dying { terminate_at: None, .. });
-    process.told = matches!(stage, AdoptedStage::Dying { terminate_at: Some(_), .. });
+    process.signalled = matches!(stage, StageSnapshot::Dying { terminate_at: None, .. });
+    process.told = matches!(stage, StageSnapshot::Dying { terminate_at: Some(_), .. });
     (process.quiet_reports, process.was_counted) = (0, false);
     (process.ready_again, process.looked_at, process.polled) = (false, false, false);
     process.keeps_own_sockets = keeps_sockets;
-    if let AdoptedStage::Retired { .. } | AdoptedStage::Dying { .. } = stage {
+    if let StageSnapshot::Retired { .. } | StageSnapshot::Dying { .. } = stage {
         process.left_at.get_or_insert(now);
     }
-    let mut ports = process.ports.clone();
-    process.is_anew = stage == AdoptedStage::Starting;
+    let mut ports = process.ports.to_vec();
+    process.is_anew = stage == StageSnapshot::Starting;
     if process.is_anew {
         // What it was before nobody can know.
         (process.left_at, process.was_named) = (None, false);
     }
-    if stage == AdoptedStage::Starting {
+    if stage == StageSnapshot::Starting {
         if world.links.picks_ports {
             // It tells where it listens when it joins again.
             process.keeps_ports = true;
-            ports = [].into();
+            ports = vec![];
         }
         if process.listens {
             super::lives::look_at(world, pid);
@@ -298,23 +269,36 @@ fn adopt(
     }
 }
 
-/// As `master::startup::initial_plan` has it.
-fn beginning(world: &World) -> (Plan, bool) {
-    let mut plan = world.plan.clone();
-    let serves = |seat: &Seat, occupant: &Occupant| {
-        let process = world.pid_with(occupant).map(|pid| &world.processes[&pid]);
-        process.is_some_and(|it| it.listens && it.seat == *seat)
+/// What the next master begins with, which has the same configuration.
+fn initial_plan(world: &World) -> InitialPlan {
+    let serving: Vec<ServingWorker> = world
+        .processes
+        .values()
+        .filter(|process| process.listens)
+        .map(|process| ServingWorker {
+            seat: process.seat,
+            generation: process.generation,
+            ports: Arc::clone(&process.ports),
+        })
+        .collect();
+    let weights = &world.settings.weights;
+    let in_force = world.plan.clone();
+    InitialPlan::new(configured_plan(world), weights, Some(in_force), &serving)
+        .expect("as many slots as before")
+}
+
+/// The plan of the configuration, with vacant seats.
+fn configured_plan(world: &World) -> Plan {
+    let (plan, weights) = (&world.plan, &world.settings.weights);
+    let partition = match plan.partition() {
+        Partition::Mask { .. } => {
+            Partition::mask(u32::try_from(weights.seats()).expect("small")).expect("a power of two")
+        }
+        hash => *hash,
     };
-    let is_gone = |seat: &Seat| plan.occupant(*seat).is_some_and(|it| !serves(seat, it));
-    let gone: Vec<Seat> = plan.seats().map(|(seat, _)| seat).filter(is_gone).collect();
-    for seat in gone {
-        plan.vacate(seat).expect("a seat of it");
-    }
-    plan.set_admitting(true);
-    if plan.survivors().next().is_some() {
-        return (plan, true);
-    }
-    let mut plan = plan.rescaled(&world.settings.weights).expect("as many slots as before");
-    plan.set_generation(plan.generation().next());
-    (plan, false)
+    let (name, listeners) = (plan.name().clone(), plan.listeners().clone());
+    let mut configured = Plan::new(name, listeners, partition, weights, None).expect("a plan");
+    configured.set_engine(plan.engine()).expect("no udp");
+    configured.set_guard(plan.guard()).expect("no public port");
+    configured
 }

@@ -93,7 +93,7 @@ impl Process {
             worker,
             seat,
             generation: Generation(7),
-            started: Timestamp::START,
+            started: Timestamp::ZERO,
             ports: Arc::new([]),
             is_excluded: false,
             listens: false,

@@ -76,7 +76,7 @@ impl World {
         let mut plan = initial_plan(&mut random, mask, start, &settings.weights);
         plan.set_engine(engine(seed, &settings)).expect("no udp");
         let mut world = Self {
-            now: Timestamp::START,
+            now: Timestamp::ZERO,
             supervisor: Supervisor::new(settings.clone(), plan.clone(), start).ok(),
             reign: 0,
             settings,

@@ -5,12 +5,13 @@
 //! Seats whose workers have died meanwhile are vacant, and filled like any other. Workers that were
 //! retired go on draining.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use super::snapshot::Snapshot;
-use crate::plan::{Generation, Plan, PlanError, Port, Seat, Weights};
-use crate::protocol::{Event, ReplaceReason, Rollout, Timestamp, WorkerId, WorkerState};
+use super::initial_plan::InitialPlan;
+use crate::plan::{Generation, PlanError, Seat, Weights};
+use crate::protocol::{
+    Event, ReplaceReason, Rollout, Snapshot, StageSnapshot, Timestamp, WorkerSnapshot, WorkerState,
+};
 use crate::supervisor::health::Health;
 use crate::supervisor::rollout::{Roster, Target};
 use crate::supervisor::state::Phase;
@@ -22,82 +23,22 @@ use crate::supervisor::{RequestId, Settings, Start, Supervisor, Worker};
 /// time, was not heard.
 const FIRST_LOOK: Duration = Duration::from_secs(5);
 
-/// What an earlier master has left.
-#[derive(Debug, Clone, PartialEq)]
-pub struct AdoptedCluster {
-    /// The plan in force. Or, if the listeners are to be others, the empty plan that workers are
-    /// to go into.
-    pub plan: Plan,
-    /// Whether the kernel holds `plan`. If not, it holds one with other listeners or another
-    /// partition, which the workers [in force](AdoptedStage::InForce) serve until all that are started for
-    /// `plan` are ready; without any of those the first that is ready goes into force.
-    pub in_force: bool,
-    /// The workers, no two of the same name, and what is known of the past.
-    pub snapshot: Snapshot,
-}
-
-/// A worker that an earlier master has started, and that runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WorkerSnapshot {
-    /// What it is called from now on.
-    pub worker: WorkerId,
-    /// Its seat.
-    pub seat: Seat,
-    /// Its generation.
-    pub generation: Generation,
-    /// Its worker ports; empty for one that picks them itself and has yet to tell them.
-    pub ports: Arc<[Port]>,
-    /// Its process.
-    pub pid: u32,
-    /// When it was started.
-    pub started: Timestamp,
-    /// Where in its life it is.
-    pub stage: AdoptedStage,
-    /// It is not to serve again once it is retired.
-    pub is_superseded: bool,
-    /// What it has to get ready is not over before this: it has asked for the time.
-    pub extended: Option<Timestamp>,
-    /// The master has its listening sockets as well.
-    pub holds_listeners: bool,
-}
-
-/// Where in its life an adopted worker is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AdoptedStage {
-    /// The rules in force name it.
-    InForce,
-    /// It is not ready yet, and is for a vacant seat of the generation in force.
-    Starting,
-    /// No rule names it.
-    Retired {
-        /// Since when, as far as is known.
-        since: Timestamp,
-    },
-    /// It was asked to end.
-    Dying {
-        /// When it is to get SIGTERM; `None`: it has.
-        terminate_at: Option<Timestamp>,
-        /// When it is to be killed, if that is all that is left to be done.
-        kill_at: Timestamp,
-    },
-}
-
-impl AdoptedStage {
-    pub(in crate::supervisor) fn is_retired(self) -> bool {
-        matches!(self, Self::Retired { .. })
-    }
-}
-
 impl Supervisor {
-    /// A supervisor before its first event that goes on with the workers of an earlier master.
+    /// A supervisor before its first input that goes on with the workers of an earlier master, no two of
+    /// the same name, and with what is known of the past.
     ///
     /// The number and the weights of the seats are those in force, whatever the settings say:
     /// [`Input::Configure`](crate::supervisor::Input::Configure) brings in those.
     ///
     /// # Errors
-    /// Those of [`Plan::rescaled`], if the slots cannot be shared out by the weights of `settings`.
-    pub fn adopt(settings: Settings, cluster: AdoptedCluster) -> Result<Self, PlanError> {
-        let AdoptedCluster { plan, in_force, snapshot } = cluster;
+    /// Those of [`Plan::rescaled`](crate::plan::Plan::rescaled), if the slots cannot be shared out by the
+    /// weights of `settings`.
+    pub fn adopt(
+        settings: Settings,
+        initial_plan: InitialPlan,
+        snapshot: Snapshot,
+    ) -> Result<Self, PlanError> {
+        let InitialPlan { plan, in_force } = initial_plan;
         let Snapshot { workers, backoffs, history } = snapshot;
         let mut supervisor = Self::new(settings, plan, Start::FromKernel)?;
         for adopted in workers {
@@ -107,8 +48,7 @@ impl Supervisor {
         if in_force {
             let plan = supervisor.plan();
             let told = history.target.clone();
-            let told = told
-                .and_then(|(generation, weights)| Target::from_snapshot(plan, generation, weights));
+            let told = told.and_then(|it| Target::from_snapshot(plan, it.generation, it.weights));
             supervisor.target = match told {
                 Some(target) => target,
                 None => Target::found_in(plan, &supervisor.settings.weights)?,
@@ -128,11 +68,10 @@ impl Supervisor {
                 supervisor.phase = Phase::Starting(Start::Fresh);
             }
         }
-        for respawn in backoffs {
-            let seat = respawn.seat;
+        for backoff in backoffs {
+            let seat = backoff.seat;
             if let Some(generation) = supervisor.target.generation_in(seat) {
-                let respawn = SeatBackoff::restored(respawn);
-                supervisor.backoffs.insert((seat, generation), respawn);
+                supervisor.backoffs.insert((seat, generation), SeatBackoff::restored(backoff));
             }
         }
         supervisor.restore(history, in_force);
@@ -164,26 +103,26 @@ impl Supervisor {
         }
     }
 
-    fn adopt_worker(&mut self, adopted: WorkerSnapshot) {
+    fn adopt_worker(&mut self, snapshot: WorkerSnapshot) {
         let WorkerSnapshot { worker: id, seat, generation, ports, pid, started, stage, .. } =
-            adopted;
-        let WorkerSnapshot { is_superseded, extended, holds_listeners, .. } = adopted;
+            snapshot;
+        let WorkerSnapshot { is_superseded, extended, holds_listeners, .. } = snapshot;
         let mut worker = Worker::new(id, seat, generation, started);
         worker.is_excluded = is_superseded;
         worker.health = Health::with_extension(extended);
-        worker.ports = Some(ports).filter(|ports| !ports.is_empty());
+        worker.ports = Some(ports).filter(|ports| !ports.is_empty()).map(Into::into);
         worker.pid = Some(pid);
         worker.adopted = true;
         worker.holds_listeners = holds_listeners;
         worker.stage = match stage {
             // When it got ready is not known; it took no time by all that depends on it.
-            AdoptedStage::InForce => Stage::Live { ready: started, since: started },
-            AdoptedStage::Starting => Stage::Starting,
-            AdoptedStage::Retired { since } => Stage::Retired(Retirement::new(since)),
-            AdoptedStage::Dying { terminate_at: Some(terminate_at), .. } => {
+            StageSnapshot::Live => Stage::Live { ready: started, since: started },
+            StageSnapshot::Starting => Stage::Starting,
+            StageSnapshot::Retired { since } => Stage::Retired(Retirement::new(since)),
+            StageSnapshot::Dying { terminate_at: Some(terminate_at), .. } => {
                 Stage::Dying { since: started, ending: Ending::Ordered { terminate_at } }
             }
-            AdoptedStage::Dying { terminate_at: None, kill_at } => {
+            StageSnapshot::Dying { terminate_at: None, kill_at } => {
                 Stage::Dying { since: started, ending: Ending::Terminated { kill_at } }
             }
         };

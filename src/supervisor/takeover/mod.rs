@@ -1,7 +1,9 @@
-//! What one master leaves to the next, and how the next one goes on with it.
+//! How a master goes on with what an earlier one left: in the kernel, in `/proc`, and in what it hands over.
 
 mod adopt;
+mod initial_plan;
+mod judge;
 mod snapshot;
 
-pub use adopt::{AdoptedCluster, AdoptedStage, WorkerSnapshot};
-pub use snapshot::{History, SeatBackoffSnapshot, Snapshot};
+pub use initial_plan::{InitialPlan, ServingWorker, is_same_cluster};
+pub use judge::{Evidence, Verdict, judge, planned_ports, stage_of_handed_over};

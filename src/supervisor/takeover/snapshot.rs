@@ -6,69 +6,31 @@
 //! is what somebody waits for at its control socket, a retirement or a clearing: it is carried out as
 //! far as it has come.
 
-use std::sync::Arc;
-
-use super::adopt::{AdoptedStage, WorkerSnapshot};
-use crate::plan::{Assignment, Generation, Seat, Weights};
-use crate::protocol::{Refusal, Timestamp};
+use crate::plan::{Assignment, Generation, Seat};
+use crate::protocol::{
+    GenerationWeights, History, Refusal, Snapshot, StageSnapshot, WorkerSnapshot,
+};
 use crate::supervisor::rollout::Target;
 use crate::supervisor::workers::{Ending, Stage};
 use crate::supervisor::{Supervisor, Worker};
-
-/// What a master leaves.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Snapshot {
-    /// The workers, by age.
-    pub workers: Vec<WorkerSnapshot>,
-    /// The back-offs.
-    pub backoffs: Vec<SeatBackoffSnapshot>,
-    /// What neither workers nor rules show.
-    pub history: History,
-}
-
-/// The back-off of a seat whose workers failed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SeatBackoffSnapshot {
-    /// The seat.
-    pub seat: Seat,
-    /// Failures in a row.
-    pub failures: u32,
-    /// No next worker before this.
-    pub not_before: Timestamp,
-    /// When the last workers were lost, oldest first.
-    pub losses: Vec<Timestamp>,
-    /// Until when it rests, since too many were lost; `None`: it does not.
-    pub rests_until: Option<Timestamp>,
-}
-
-/// What a master remembers.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct History {
-    /// The generation in force, and the shares of its seats: those beyond are a canary's.
-    pub target: Option<(Generation, Weights)>,
-    /// What a rollback goes back to: a generation, and the shares of its seats.
-    pub before: Option<(Generation, Weights)>,
-    /// Who had the slots before some were lent to a canary.
-    pub home: Option<Assignment>,
-    /// When workers were retired to be replaced, oldest first, as far as it counts.
-    pub retirements: Vec<Timestamp>,
-    /// The highest number of a generation that was in force.
-    pub last_generation: Option<Generation>,
-}
 
 impl Supervisor {
     /// What the next master needs to go on as this one would; given that nothing is
     /// [under way](Self::may_hand_over).
     pub fn snapshot(&self) -> Snapshot {
-        let respawn = |(seat, generation): (Seat, Generation)| {
+        let backoff = |(seat, generation): (Seat, Generation)| {
             Some(self.backoffs.get(&(seat, generation))?.snapshot(seat))
+        };
+        let weights = |target: &Target| GenerationWeights {
+            generation: target.generation,
+            weights: target.weights.clone(),
         };
         Snapshot {
             workers: self.workers.values().filter_map(|it| self.worker_snapshot(it)).collect(),
-            backoffs: self.target.places().filter_map(respawn).collect(),
+            backoffs: self.target.places().filter_map(backoff).collect(),
             history: History {
-                target: Some((self.target.generation, self.target.weights.clone())),
-                before: self.before.as_ref().map(|it| (it.generation, it.weights.clone())),
+                target: Some(weights(&self.target)),
+                before: self.before.as_ref().map(weights),
                 home: self.home.clone(),
                 retirements: self.rate_limiter.recorded().collect(),
                 last_generation: Some(self.last_generation),
@@ -78,29 +40,30 @@ impl Supervisor {
 
     fn worker_snapshot(&self, worker: &Worker) -> Option<WorkerSnapshot> {
         let stage = match &worker.stage {
-            Stage::Starting | Stage::Ready { .. } => AdoptedStage::Starting,
-            Stage::Live { .. } => AdoptedStage::InForce,
-            Stage::Retired(retirement) => AdoptedStage::Retired { since: retirement.since() },
+            Stage::Starting | Stage::Ready { .. } => StageSnapshot::Starting,
+            Stage::Live { .. } => StageSnapshot::Live,
+            Stage::Retired(retirement) => StageSnapshot::Retired { since: retirement.since() },
             Stage::Reactivating(reactivation) => {
-                AdoptedStage::Retired { since: reactivation.retirement.since() }
+                StageSnapshot::Retired { since: reactivation.retirement.since() }
             }
-            Stage::Dying { ending: Ending::Ordered { terminate_at }, .. } => AdoptedStage::Dying {
+            Stage::Dying { ending: Ending::Ordered { terminate_at }, .. } => StageSnapshot::Dying {
                 terminate_at: Some(*terminate_at),
                 kill_at: terminate_at.after(self.settings.die),
             },
             Stage::Dying { ending: Ending::Terminated { kill_at }, .. } => {
-                AdoptedStage::Dying { terminate_at: None, kill_at: *kill_at }
+                StageSnapshot::Dying { terminate_at: None, kill_at: *kill_at }
             }
             Stage::Dying { since, .. } => {
-                AdoptedStage::Dying { terminate_at: None, kill_at: *since }
+                StageSnapshot::Dying { terminate_at: None, kill_at: *since }
             }
         };
-        let is_closing = stage.is_retired() && worker.health.is_stopping();
+        let is_retired = matches!(stage, StageSnapshot::Retired { .. });
+        let is_closing = is_retired && worker.health.is_stopping();
         Some(WorkerSnapshot {
             worker: worker.id,
             seat: worker.seat,
             generation: worker.generation,
-            ports: Arc::clone(worker.ports.as_ref()?),
+            ports: worker.ports.as_deref()?.to_vec(),
             pid: worker.pid?,
             started: worker.started,
             stage,
@@ -134,12 +97,13 @@ impl Supervisor {
     }
 
     /// Takes in what an earlier master remembers; `in_force` as in
-    /// [`AdoptedCluster`](crate::supervisor::AdoptedCluster): there is no way back to workers of other listeners.
+    /// [`InitialPlan`](super::InitialPlan): there is no way back to workers of other listeners.
     pub(in crate::supervisor) fn restore(&mut self, history: History, in_force: bool) {
         let History { before, home, retirements, last_generation, .. } = history;
         let before = before.filter(|_| in_force);
-        self.before = before.map(|(generation, weights)| Target::all(generation, weights));
-        // Of a canary that is not in force any more it is of no use, nor for other slots or seats.
+        self.before = before.map(|it| Target::all(it.generation, it.weights));
+        // Without the canary in force nothing is to be given back; nor does a table of other slots or
+        // seats fit.
         let (slots, seats) = (self.plan().assignment().slots(), self.target.weights.seats());
         let is_of_use = |home: &Assignment| {
             let fits =

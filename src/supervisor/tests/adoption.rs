@@ -1,8 +1,9 @@
 use super::*;
 use crate::protocol::{Event, Exit, Refusal, Retire, WorkerId, WorkerState};
+use crate::protocol::{SeatBackoffSnapshot, Snapshot, StageSnapshot, WorkerSnapshot};
 
 /// A worker of generation 4 in this seat, on port 30000 + k, called 10 + k.
-fn adopted(seat: u16, stage: AdoptedStage) -> WorkerSnapshot {
+fn adopted(seat: u16, stage: StageSnapshot) -> WorkerSnapshot {
     WorkerSnapshot {
         worker: WorkerId(10 + u64::from(seat)),
         seat: Seat(seat),
@@ -28,17 +29,37 @@ fn left(seats: u16, occupied: &[u16]) -> Plan {
     plan
 }
 
-fn bench(settings: Settings, cluster: AdoptedCluster) -> Bench {
-    let plan = cluster.plan.clone();
+/// What an earlier master has left.
+struct Left {
+    initial_plan: InitialPlan,
+    snapshot: Snapshot,
+}
+
+impl Left {
+    fn adopt(self, settings: Settings) -> Supervisor {
+        Supervisor::adopt(settings, self.initial_plan, self.snapshot).expect("a plan")
+    }
+
+    /// The kernel holds another plan than that of the earlier master.
+    fn not_in_force(mut self) -> Self {
+        self.initial_plan.in_force = false;
+        self
+    }
+}
+
+/// The plan is in force, and these workers run.
+fn adopted_cluster(plan: Plan, workers: Vec<WorkerSnapshot>) -> Left {
+    let initial_plan = InitialPlan { plan, in_force: true };
+    Left { initial_plan, snapshot: Snapshot { workers, ..Snapshot::default() } }
+}
+
+fn bench(settings: Settings, left: Left) -> Bench {
+    let plan = left.initial_plan.plan.clone();
     let mut bench = Bench::new(settings.clone(), plan, Start::FromKernel);
-    bench.supervisor = Supervisor::adopt(settings, cluster).expect("a plan");
+    bench.supervisor = left.adopt(settings);
     bench.now = Timestamp(100 * SECOND);
     bench.input(Input::Start);
     bench
-}
-
-fn adopted_cluster(plan: Plan, workers: Vec<WorkerSnapshot>) -> AdoptedCluster {
-    AdoptedCluster { plan, in_force: true, snapshot: Snapshot { workers, ..Snapshot::default() } }
 }
 
 impl Bench {
@@ -46,16 +67,16 @@ impl Bench {
     fn next_master(&mut self) {
         self.supervisor.may_hand_over().expect("nothing is under way");
         let plan = self.supervisor.plan().clone();
-        let cluster = AdoptedCluster { plan, in_force: true, snapshot: self.supervisor.snapshot() };
-        let settings = self.supervisor.settings.clone();
-        self.supervisor = Supervisor::adopt(settings, cluster).expect("a plan");
+        let initial_plan = InitialPlan { plan, in_force: true };
+        let left = Left { initial_plan, snapshot: self.supervisor.snapshot() };
+        self.supervisor = left.adopt(self.supervisor.settings.clone());
         self.take_spawned();
         self.input(Input::Start);
     }
 }
 
 fn in_force(seats: &[u16]) -> Vec<WorkerSnapshot> {
-    seats.iter().map(|seat| adopted(*seat, AdoptedStage::InForce)).collect()
+    seats.iter().map(|seat| adopted(*seat, StageSnapshot::Live)).collect()
 }
 
 #[test]
@@ -83,8 +104,7 @@ fn what_was_done_to_the_rules_meanwhile_is_undone() {
     let plan = left(1, &[0]);
     let mut bench = Bench::new(settings(1), plan.clone(), Start::FromKernel);
     bench.finding = Verification::Differs { what: "chain seat_0".to_owned() };
-    bench.supervisor =
-        Supervisor::adopt(settings(1), adopted_cluster(plan.clone(), in_force(&[0]))).unwrap();
+    bench.supervisor = adopted_cluster(plan.clone(), in_force(&[0])).adopt(settings(1));
     bench.input(Input::Start);
     assert_eq!(bench.restore, Some(plan));
 }
@@ -100,7 +120,7 @@ fn a_vacant_seat_is_filled_in_the_generation_in_force() {
 
 #[test]
 fn one_that_is_getting_ready_goes_on_with_it() {
-    let workers = vec![adopted(0, AdoptedStage::InForce), adopted(1, AdoptedStage::Starting)];
+    let workers = vec![adopted(0, StageSnapshot::Live), adopted(1, StageSnapshot::Starting)];
     let late = Settings { ready: 150 * SECOND, ..settings(2) };
     let mut ready = bench(late.clone(), adopted_cluster(left(2, &[0]), workers.clone()));
     assert_eq!(ready.take_spawned(), []);
@@ -121,9 +141,9 @@ fn retired_ones_drain_on_and_dying_ones_are_killed_in_time() {
     let mut workers = in_force(&[0]);
     workers.push(WorkerSnapshot {
         generation: Generation(3),
-        ..adopted(1, AdoptedStage::Retired { since })
+        ..adopted(1, StageSnapshot::Retired { since })
     });
-    let dying = AdoptedStage::Dying { terminate_at: None, kill_at: Timestamp(103 * SECOND) };
+    let dying = StageSnapshot::Dying { terminate_at: None, kill_at: Timestamp(103 * SECOND) };
     workers.push(WorkerSnapshot { generation: Generation(3), ..adopted(2, dying) });
     let drain = Settings { drain: Some(10 * SECOND), ..settings(1) };
     let mut bench = bench(drain, adopted_cluster(left(1, &[0]), workers));
@@ -150,7 +170,7 @@ fn a_back_off_outlives_the_master() {
         failures: 3,
         not_before: Timestamp(107 * SECOND),
         losses: Vec::new(),
-        rests_until: None,
+        given_up_until: None,
     };
     let mut cluster = adopted_cluster(left(2, &[0]), in_force(&[0]));
     cluster.snapshot.backoffs.push(respawn);
@@ -194,7 +214,7 @@ fn other_weights_come_in_by_request_and_with_them_other_workers_if_they_are_to()
 fn with_kill_old_retired_ones_end_at_once_and_those_in_force_when_they_are_replaced() {
     let kill_old = Settings { kill_old: true, ..settings(2) };
     let mut workers = in_force(&[0, 1]);
-    let retired = AdoptedStage::Retired { since: Timestamp(SECOND) };
+    let retired = StageSnapshot::Retired { since: Timestamp(SECOND) };
     workers.push(WorkerSnapshot { generation: Generation(3), ..adopted(2, retired) });
     let mut bench = bench(kill_old, adopted_cluster(left(2, &[0, 1]), workers));
     assert_eq!(bench.take_terminated(), [12]);
@@ -223,7 +243,7 @@ fn what_new_workers_cannot_come_up_to_leaves_the_adopted_ones_in_force() {
 fn those_that_serve_other_listeners_do_until_all_new_ones_are_ready() {
     let mut plan = vacant(2);
     plan.set_generation(Generation(5));
-    let cluster = AdoptedCluster { in_force: false, ..adopted_cluster(plan, in_force(&[0, 1, 2])) };
+    let cluster = adopted_cluster(plan, in_force(&[0, 1, 2])).not_in_force();
     let mut bench = bench(settings(2), cluster);
     assert_eq!(bench.take_spawned(), [(13, 0, 5), (14, 1, 5)]);
     bench.ready(13);
@@ -241,8 +261,8 @@ fn those_that_serve_other_listeners_do_until_all_new_ones_are_ready() {
 fn without_any_that_serves_the_first_that_is_ready_goes_into_force() {
     let mut plan = vacant(2);
     plan.set_generation(Generation(5));
-    let retired = adopted(1, AdoptedStage::Retired { since: Timestamp(SECOND) });
-    let cluster = AdoptedCluster { in_force: false, ..adopted_cluster(plan, vec![retired]) };
+    let retired = adopted(1, StageSnapshot::Retired { since: Timestamp(SECOND) });
+    let cluster = adopted_cluster(plan, vec![retired]).not_in_force();
     let mut bench = bench(settings(2), cluster);
     assert_eq!(bench.take_spawned(), [(12, 0, 5), (13, 1, 5)]);
     bench.ready(13);
@@ -267,12 +287,11 @@ fn what_one_bequeaths_another_goes_on_with() {
     bench.counts(1, &[IDLE, IDLE]);
     bench.now = bench.now.after(2 * SECOND);
     let stages = bench.supervisor.snapshot().workers;
-    let stages: Vec<(u64, AdoptedStage)> =
+    let stages: Vec<(u64, StageSnapshot)> =
         stages.iter().map(|it| (it.worker.0, it.stage)).collect();
-    let dying = AdoptedStage::Dying { terminate_at: None, kill_at: Timestamp(5 * SECOND) };
-    let retired = AdoptedStage::Retired { since: Timestamp::START };
-    let expected =
-        [(1, dying), (2, retired), (3, AdoptedStage::InForce), (4, AdoptedStage::InForce)];
+    let dying = StageSnapshot::Dying { terminate_at: None, kill_at: Timestamp(5 * SECOND) };
+    let retired = StageSnapshot::Retired { since: Timestamp::ZERO };
+    let expected = [(1, dying), (2, retired), (3, StageSnapshot::Live), (4, StageSnapshot::Live)];
     assert_eq!(stages, expected);
     bench.next_master();
     assert_eq!(bench.in_force(), [3, 4]);
@@ -287,8 +306,8 @@ fn what_one_bequeaths_another_goes_on_with() {
 
 #[test]
 fn one_that_picks_its_ports_tells_them_to_the_next_master_too() {
-    let starting = WorkerSnapshot { ports: [].into(), ..adopted(1, AdoptedStage::Starting) };
-    let workers = vec![adopted(0, AdoptedStage::InForce), starting];
+    let starting = WorkerSnapshot { ports: [].into(), ..adopted(1, StageSnapshot::Starting) };
+    let workers = vec![adopted(0, StageSnapshot::Live), starting];
     let mut bench = bench(settings(2), adopted_cluster(left(2, &[0]), workers));
     let worker = WorkerId(11);
     bench.input(Input::Ready { worker });
@@ -303,7 +322,7 @@ fn one_that_picks_its_ports_tells_them_to_the_next_master_too() {
 
 #[test]
 fn one_that_was_starting_has_a_moment_to_say_so_to_the_next_master() {
-    let workers = vec![adopted(0, AdoptedStage::InForce), adopted(1, AdoptedStage::Starting)];
+    let workers = vec![adopted(0, StageSnapshot::Live), adopted(1, StageSnapshot::Starting)];
     let cluster = || adopted_cluster(left(2, &[0]), workers.clone());
     // It was started 99 s ago, and had 30 s, or what it has asked for.
     let mut silent = bench(settings(2), cluster());
@@ -430,7 +449,7 @@ fn nothing_is_handed_over_while_ports_are_unknown_or_a_plan_is_to_be_tried_again
 
 #[test]
 fn one_that_says_that_it_was_retired_does_not_serve_again() {
-    let workers = vec![adopted(0, AdoptedStage::InForce), adopted(1, AdoptedStage::Starting)];
+    let workers = vec![adopted(0, StageSnapshot::Live), adopted(1, StageSnapshot::Starting)];
     let mut bench = bench(settings(2), adopted_cluster(left(2, &[0]), workers));
     bench.input(Input::LinkOpened { worker: WorkerId(11), knows_retired: true });
     assert_eq!(bench.state(11), Some(WorkerState::Retired));
@@ -440,7 +459,7 @@ fn one_that_says_that_it_was_retired_does_not_serve_again() {
 
 #[test]
 fn one_that_was_starting_and_is_not_wanted_drains_as_it_may_have_clients() {
-    let workers = vec![adopted(0, AdoptedStage::InForce), adopted(1, AdoptedStage::Starting)];
+    let workers = vec![adopted(0, StageSnapshot::Live), adopted(1, StageSnapshot::Starting)];
     let mut bench = bench(settings(2), adopted_cluster(left(2, &[0]), workers));
     bench.request(Command::Scale { workers: 1 });
     bench.commit_done();
@@ -458,9 +477,9 @@ fn a_rollback_goes_back_to_the_worker_that_served_and_not_to_its_successor_to_be
         worker: WorkerId(19),
         pid: 1009,
         ports,
-        ..adopted(0, AdoptedStage::Starting)
+        ..adopted(0, StageSnapshot::Starting)
     };
-    let workers = vec![adopted(0, AdoptedStage::InForce), successor];
+    let workers = vec![adopted(0, StageSnapshot::Live), successor];
     let mut bench = bench(settings(1), adopted_cluster(left(1, &[0]), workers));
     bench.request(RELOAD);
     bench.ready(20);
@@ -501,7 +520,7 @@ fn the_next_master_is_told_which_seats_are_on_trial_where_the_plan_does_not_show
 fn clients_do_not_wait_at_sockets_that_an_adopted_worker_took_with_it() {
     let with_sockets = Settings { holds_listeners: true, ..settings(1) };
     for (holds_listeners, waits) in [(true, true), (false, false)] {
-        let worker = WorkerSnapshot { holds_listeners, ..adopted(0, AdoptedStage::InForce) };
+        let worker = WorkerSnapshot { holds_listeners, ..adopted(0, StageSnapshot::Live) };
         let mut bench = bench(with_sockets.clone(), adopted_cluster(left(1, &[0]), vec![worker]));
         bench.dies(10, Exit::Signal(9));
         let vacated = bench.commit.take().map(|plan| plan.survivors().count());

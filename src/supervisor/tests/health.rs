@@ -181,7 +181,7 @@ fn silent_workers_do_not_take_over_from_those_of_an_earlier_master() {
     bench.input(Input::Start);
     bench.spawn(1);
     bench.supervisor.workers.get_mut(&WorkerId(1)).expect("spawned").stage =
-        workers::Stage::Ready { ready: Timestamp::START };
+        workers::Stage::Ready { ready: Timestamp::ZERO };
     // As if it had fallen silent between two steps.
     bench.silent(1);
     assert_eq!(bench.commit, None);

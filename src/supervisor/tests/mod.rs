@@ -61,7 +61,7 @@ impl Bench {
     fn new(settings: Settings, in_force: Plan, start: Start) -> Self {
         Self {
             supervisor: Supervisor::new(settings, in_force, start).expect("a plan"),
-            now: Timestamp::START,
+            now: Timestamp::ZERO,
             commit: None,
             spawned: Vec::new(),
             terminated: Vec::new(),

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::plan::Seat;
-use crate::protocol::{Backoff, GiveUp, Timestamp};
+use crate::protocol::{Backoff, GiveUp, SeatBackoffSnapshot, Timestamp};
 
 /// When something that keeps failing may be tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -51,33 +51,20 @@ pub(in crate::supervisor) enum NextSpawn {
 
 impl SeatBackoff {
     /// What another master knew of it.
-    pub(in crate::supervisor) fn restored(from: crate::supervisor::SeatBackoffSnapshot) -> Self {
-        let crate::supervisor::SeatBackoffSnapshot {
-            failures,
-            not_before,
-            losses,
-            rests_until,
-            ..
-        } = from;
-        Self {
-            retry: Retry { failures, not_before },
-            losses: losses.into(),
-            given_up_until: rests_until,
-        }
+    pub(in crate::supervisor) fn restored(from: SeatBackoffSnapshot) -> Self {
+        let SeatBackoffSnapshot { failures, not_before, losses, given_up_until, .. } = from;
+        Self { retry: Retry { failures, not_before }, losses: losses.into(), given_up_until }
     }
 
     /// What the next master has to know of that of this seat.
-    pub(in crate::supervisor) fn snapshot(
-        &self,
-        seat: Seat,
-    ) -> crate::supervisor::SeatBackoffSnapshot {
+    pub(in crate::supervisor) fn snapshot(&self, seat: Seat) -> SeatBackoffSnapshot {
         let Self { retry: Retry { failures, not_before }, losses, given_up_until } = self;
-        crate::supervisor::SeatBackoffSnapshot {
+        SeatBackoffSnapshot {
             seat,
             failures: *failures,
             not_before: *not_before,
             losses: losses.iter().copied().collect(),
-            rests_until: *given_up_until,
+            given_up_until: *given_up_until,
         }
     }
 
@@ -190,7 +177,7 @@ mod tests {
         let mut respawn = SeatBackoff::default();
         follows(&mut respawn, false, &[0, 1, 2]);
         respawn.reset();
-        assert_eq!((respawn.is_given_up(at(2)), respawn.not_before()), (false, Timestamp::START));
+        assert_eq!((respawn.is_given_up(at(2)), respawn.not_before()), (false, Timestamp::ZERO));
         assert_eq!(
             follows(&mut respawn, false, &[3, 4]).last(),
             Some(&NextSpawn::After(2 * SECOND))

@@ -114,7 +114,7 @@ impl Supervisor {
     /// been accepted, or most likely never will be.
     pub(in crate::supervisor) fn may_end_at(&self, worker: &Worker) -> Timestamp {
         match worker.is_settled() {
-            true => Timestamp::START,
+            true => Timestamp::ZERO,
             false => worker.since().after(self.settings.settle),
         }
     }

@@ -138,7 +138,7 @@ impl Supervisor {
     pub(in crate::supervisor) fn memory_deadline(&self) -> Option<Timestamp> {
         let marks = self.settings.memory.marks?;
         let first = match self.bytes(|worker| !is_killed(worker))? > marks.high {
-            true => self.killable().next().map(|_| Timestamp::START)?,
+            true => self.killable().next().map(|_| Timestamp::ZERO)?,
             false if self.bytes(|worker| !is_dying(worker))? > marks.low => {
                 self.retired().map(|worker| self.may_end_at(worker)).min()?
             }

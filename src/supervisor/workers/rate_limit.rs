@@ -44,12 +44,12 @@ impl RateLimiter {
         under_way: usize,
     ) -> Option<Timestamp> {
         if limit.window.is_zero() {
-            return Some(Timestamp::START);
+            return Some(Timestamp::ZERO);
         }
         let places = limit.places().checked_sub(under_way).filter(|places| *places > 0)?;
         // The retirement whose place the next one would take.
         match self.recorded.len().checked_sub(places) {
-            None => Some(Timestamp::START),
+            None => Some(Timestamp::ZERO),
             Some(oldest) => Some(self.recorded[oldest].after(limit.window)),
         }
     }
@@ -75,7 +75,7 @@ mod tests {
     fn the_window_slides() {
         let mut rate_limiter = RateLimiter::default();
         for second in [10, 20, 50] {
-            assert_eq!(rate_limiter.allowed_at(LIMIT, 0), Some(Timestamp::START));
+            assert_eq!(rate_limiter.allowed_at(LIMIT, 0), Some(Timestamp::ZERO));
             rate_limiter.record(LIMIT, at(second));
         }
         assert_eq!(rate_limiter.allowed_at(LIMIT, 0), Some(at(110)));
@@ -86,7 +86,7 @@ mod tests {
     #[test]
     fn those_under_way_hold_their_places() {
         let mut rate_limiter = RateLimiter::default();
-        assert_eq!(rate_limiter.allowed_at(LIMIT, 2), Some(Timestamp::START));
+        assert_eq!(rate_limiter.allowed_at(LIMIT, 2), Some(Timestamp::ZERO));
         assert_eq!(rate_limiter.allowed_at(LIMIT, 3), None);
         assert_eq!(rate_limiter.allowed_at(LIMIT, 4), None);
         rate_limiter.record(LIMIT, at(10));
@@ -109,6 +109,6 @@ mod tests {
         let limit = RateLimit { window: Duration::ZERO, ..LIMIT };
         let mut rate_limiter = RateLimiter::default();
         (0..9).for_each(|second| rate_limiter.record(limit, at(second)));
-        assert_eq!(rate_limiter.allowed_at(limit, 9), Some(Timestamp::START));
+        assert_eq!(rate_limiter.allowed_at(limit, 9), Some(Timestamp::ZERO));
     }
 }

@@ -187,11 +187,11 @@ impl Supervisor {
     ) -> Option<(Timestamp, ReplaceReason)> {
         let Reports { asked, lag, .. } = worker.reports;
         let retire = &self.settings.retire;
-        let asked = asked.then_some((Timestamp::START, ReplaceReason::WorkerRequest));
+        let asked = asked.then_some((Timestamp::ZERO, ReplaceReason::WorkerRequest));
         let memory = worker.rss.filter(|rss| retire.rss.is_some_and(|limit| *rss > limit));
-        let memory = memory.map(|rss| (Timestamp::START, ReplaceReason::Memory { rss }));
+        let memory = memory.map(|rss| (Timestamp::ZERO, ReplaceReason::Memory { rss }));
         let lag = lag.filter(|lag| retire.lag.is_some_and(|limit| *lag >= limit));
-        let lag = lag.map(|lag| (Timestamp::START, ReplaceReason::Lag { lag }));
+        let lag = lag.map(|lag| (Timestamp::ZERO, ReplaceReason::Lag { lag }));
         let silent = worker.unhealthy_since();
         let silent =
             silent.map(|since| (since.after(self.settings.ping), ReplaceReason::Unhealthy));

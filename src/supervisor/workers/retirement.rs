@@ -84,8 +84,8 @@ mod tests {
     const SERVING: Sockets = Sockets { established: 1, ..IDLE };
 
     fn second_of_last(reports: &[Sockets]) -> Option<usize> {
-        let mut retirement = Retirement::new(Timestamp::START);
-        reports.iter().position(|report| retirement.report(*report, Timestamp::START))
+        let mut retirement = Retirement::new(Timestamp::ZERO);
+        reports.iter().position(|report| retirement.report(*report, Timestamp::ZERO))
     }
 
     #[test]
@@ -108,12 +108,12 @@ mod tests {
 
     #[test]
     fn quiet_reports_before_and_after_a_pause_are_not_in_a_row() {
-        let mut retirement = Retirement::new(Timestamp::START);
-        assert!(!retirement.report(IDLE, Timestamp::START));
+        let mut retirement = Retirement::new(Timestamp::ZERO);
+        assert!(!retirement.report(IDLE, Timestamp::ZERO));
         let mut resumed = retirement.resumed();
-        assert!(!resumed.report(IDLE, Timestamp::START));
+        assert!(!resumed.report(IDLE, Timestamp::ZERO));
         assert!(!resumed.is_settled());
-        assert!(resumed.report(IDLE, Timestamp::START));
+        assert!(resumed.report(IDLE, Timestamp::ZERO));
         assert!(resumed.resumed().is_settled(), "what is settled stays so");
     }
 
@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn without_a_limit_it_drains_for_ever() {
-        let retirement = Retirement::new(Timestamp::START);
+        let retirement = Retirement::new(Timestamp::ZERO);
         assert_eq!(retirement.deadline(&Settings::default()), None);
     }
 }

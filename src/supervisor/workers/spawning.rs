@@ -133,6 +133,6 @@ impl Supervisor {
     /// The back-off of a seat holds for the generation that failed, not for one that was just
     /// asked for.
     fn not_before(&self, seat: Seat, generation: Generation) -> Timestamp {
-        self.backoffs.get(&(seat, generation)).map_or(Timestamp::START, SeatBackoff::not_before)
+        self.backoffs.get(&(seat, generation)).map_or(Timestamp::ZERO, SeatBackoff::not_before)
     }
 }
