@@ -44,13 +44,19 @@
 pub mod cli;
 #[cfg(feature = "master")]
 pub mod config;
-#[cfg(all(any(feature = "master", feature = "worker"), target_os = "linux"))]
+#[cfg(all(feature = "master", target_os = "linux"))]
 pub mod control;
 #[cfg(all(feature = "http", target_os = "linux"))]
 pub mod http;
 #[cfg(all(feature = "lab", target_os = "linux"))]
 pub mod lab;
-#[cfg(all(any(feature = "lab", feature = "master", feature = "worker"), target_os = "linux"))]
+#[cfg(any(feature = "master", feature = "worker"))]
+#[cfg_attr(
+    not(all(feature = "master", target_os = "linux")),
+    allow(dead_code, unreachable_pub, unused_imports, reason = "a worker needs a part")
+)]
+mod line_protocol;
+#[cfg(any(feature = "worker", all(any(feature = "lab", feature = "master"), target_os = "linux")))]
 mod listen_fds;
 #[cfg(all(feature = "master", target_os = "linux"))]
 pub mod master;
@@ -65,7 +71,7 @@ pub mod nft;
 pub mod plan;
 #[cfg(all(any(feature = "lab", feature = "master"), target_os = "linux"))]
 pub mod process;
-#[cfg(any(feature = "master", feature = "worker"))]
+#[cfg(feature = "master")]
 mod protocol;
 #[cfg(feature = "worker")]
 mod role;
@@ -76,7 +82,10 @@ mod role;
 pub mod ruleset;
 #[cfg(feature = "master")]
 pub mod supervisor;
-#[cfg(all(any(feature = "firewall", feature = "lab", feature = "worker"), target_os = "linux"))]
+#[cfg(any(
+    feature = "worker",
+    all(any(feature = "firewall", feature = "lab"), target_os = "linux")
+))]
 mod sys;
 #[cfg(feature = "worker")]
 pub mod worker;

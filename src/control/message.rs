@@ -3,13 +3,10 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::MessageError;
+use crate::line_protocol::{MessageError, VERSION, cut, kind, not_json, shorten, wrong};
 use crate::plan::MAX_SEATS;
 use crate::protocol::ErrorReply;
-use crate::protocol::{Command, EventRecord, Outcome, Request, RetireTarget, WorkerStatus, cut};
-
-/// The version of the protocol, the `v` of each request.
-pub const VERSION: u32 = 1;
+use crate::protocol::{Command, EventRecord, Outcome, Request, RetireTarget, WorkerStatus};
 
 impl Request {
     /// Reads a request.
@@ -209,34 +206,6 @@ fn in_lines(workers: Vec<WorkerStatus>) -> Vec<String> {
         lines.push(Reply::Workers(part).line());
     }
     lines
-}
-
-pub(super) fn wrong(
-    command: &'static str,
-    field: &'static str,
-    expected: &'static str,
-) -> MessageError {
-    MessageError::Field { command, field, expected }
-}
-
-pub(super) fn not_json(error: serde_json::Error) -> MessageError {
-    MessageError::NotJson { reason: cut(&error.to_string(), 200) }
-}
-
-pub(super) fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a truth value",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a text",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
-}
-
-/// A value of the peer's as JSON, which has no control characters, cut to what a message can show.
-pub(super) fn shorten(value: &Value) -> String {
-    cut(&value.to_string(), 64)
 }
 
 #[cfg(test)]

@@ -56,7 +56,6 @@
 //! [`ControlServer`] and [`Client`] wait with tokio.
 
 mod client;
-mod codec;
 mod directory;
 mod error;
 mod legacy;
@@ -65,14 +64,10 @@ mod server;
 mod token_bucket;
 
 pub use client::{Client, connect_to_master};
-pub use codec::{LineDecoder, MAX_LINE};
 pub use directory::{ControlDir, Lock};
-pub use error::{ControlError, MessageError};
-pub use legacy::{
-    CloseReason, FromWorker, Peer, PeerAction, PeerEvent, PeerLimits, ToWorker, UNREAD_LIMIT,
-    WorkerInfo, WorkerOrder, worker_ports,
-};
-pub use message::{Reply, VERSION};
+pub use error::ControlError;
+pub use legacy::{CloseReason, Peer, PeerAction, PeerEvent, PeerLimits, UNREAD_LIMIT};
+pub use message::Reply;
 #[cfg(test)]
 pub(crate) use server::ReplyReceiver;
 pub use server::{
@@ -82,6 +77,10 @@ pub use server::{
 pub use token_bucket::{LINE_INTERVAL, LINES_AT_ONCE};
 
 // Part of what is said over the socket.
+pub use crate::line_protocol::{
+    FromWorker, LineDecoder, MAX_LINE, MessageError, ToWorker, VERSION, WorkerInfo, WorkerOrder,
+    worker_ports,
+};
 pub use crate::protocol::{
     Cleared, Command, ConntrackFill, ErrorReply, EventRecord, Explanation, ForeignChain, OnTrial,
     Orphan, OrphansEnded, Outcome, PartitionKind, Reloaded, ReplaceReasonKind, Request, Restarted,

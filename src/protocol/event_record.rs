@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{EndReason, Event, ReplaceReason, Stats, WorkerStats, cut};
+use super::{EndReason, Event, ReplaceReason, Stats, WorkerStats};
+use crate::line_protocol::cut;
 
 /// Something that happens to a cluster, as a subscriber is told of it.
 ///

@@ -15,7 +15,6 @@ mod snapshot;
 mod stats;
 mod status;
 mod table;
-mod text;
 mod timestamp;
 mod worker;
 
@@ -45,6 +44,5 @@ pub use status::{
     ConntrackFill, Explanation, ForeignChain, Orphan, PartitionKind, RuleWriter, SCHEMA, Status,
     Trial, WorkerHealth, WorkerStatus,
 };
-pub(crate) use text::cut;
 pub(crate) use timestamp::Timestamp;
 pub use worker::{Exit, FailureCause, NotReady, Unhealthy, WorkerFailure, WorkerId, WorkerState};

@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use super::notify::Notifier;
 use super::order::Orders;
 use super::{Order, OrderSignal, Worker};
-use crate::control::{FromWorker, LineDecoder, ToWorker, WorkerInfo, WorkerOrder};
+use crate::line_protocol::{FromWorker, LineDecoder, ToWorker, WorkerInfo, WorkerOrder};
 use crate::plan::{Port, Seat};
 
 /// From one sign of life to the next, as in the older system.

@@ -29,10 +29,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::message::id_of;
-use super::{FromWorker, ToWorker, WorkerInfo, WorkerOrder};
 use crate::control::token_bucket::TokenBucket;
-use crate::control::{LineDecoder, MessageError};
+use crate::line_protocol::{
+    FromWorker, LineDecoder, MessageError, ToWorker, WorkerInfo, WorkerOrder, id_of,
+};
 
 /// Bytes to a peer that wait for it to read them, beyond which its connection ends.
 pub const UNREAD_LIMIT: usize = 64 * 1024;

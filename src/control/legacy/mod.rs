@@ -1,9 +1,6 @@
-//! The older system's protocol, which workers speak: its messages, and the master's side of a
-//! connection. Pure.
+//! The master's side of a connection in the older system's protocol, which workers speak. Pure. Its
+//! messages are in [`crate::line_protocol`].
 
 mod connection;
-mod message;
 
 pub use connection::{CloseReason, Peer, PeerAction, PeerEvent, PeerLimits, UNREAD_LIMIT};
-pub(super) use message::is_worker_line;
-pub use message::{FromWorker, ToWorker, WorkerInfo, WorkerOrder, worker_ports};

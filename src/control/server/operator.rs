@@ -11,9 +11,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::limits::Permit;
 use super::worker_link::{self, WorkerEvent};
 use super::{ControlLimits, ReceivedRequest};
-use crate::control::legacy::is_worker_line;
 use crate::control::token_bucket::TokenBucket;
 use crate::control::{LineDecoder, MessageError, Peer, PeerLimits, Reply};
+use crate::line_protocol::is_worker_line;
 use crate::protocol::ErrorReply;
 use crate::protocol::Request;
 

@@ -20,13 +20,13 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use crate::control::MessageError;
-use crate::control::message::{kind, not_json, shorten, wrong};
+use super::MessageError;
+use super::error::{not_json, wrong};
+use super::text::{cut, kind, shorten};
 use crate::plan::{Port, Seat};
-use crate::protocol::cut;
 
 /// Whether a line is one of this protocol, and not an operator's: an object with a `__type`.
-pub(in crate::control) fn is_worker_line(line: &str) -> bool {
+pub(crate) fn is_worker_line(line: &str) -> bool {
     matches!(serde_json::from_str(line), Ok(Value::Object(fields)) if fields.contains_key("__type"))
 }
 
@@ -235,7 +235,7 @@ impl ToWorker {
         }
     }
 
-    /// The message as a line, without its end; shorter than [`MAX_LINE`](crate::control::MAX_LINE).
+    /// The message as a line, without its end; shorter than [`MAX_LINE`](super::MAX_LINE).
     pub fn emit(&self) -> String {
         let message = match self {
             Self::Response { id, refusal: None } => {
@@ -255,7 +255,7 @@ impl ToWorker {
 }
 
 /// The id of a line that could not be read, so that it can be answered; 0 if it has none.
-pub(super) fn id_of(line: &str) -> u64 {
+pub(crate) fn id_of(line: &str) -> u64 {
     object(line).ok().and_then(|fields| take_id("", &fields).ok()).unwrap_or(0)
 }
 

@@ -10,17 +10,6 @@ pub const MAX_LINE: usize = 64 * 1024;
 /// CR or LF ends a line and empty lines are passed over, so CR LF works too: JSON text holds
 /// neither unescaped. Never holds more than [`MAX_LINE`] bytes and what one call of
 /// [`Self::feed`] brought.
-///
-/// ```
-/// use ipcluster::control::LineDecoder;
-///
-/// let mut decoder = LineDecoder::default();
-/// decoder.feed(b"{\"v\":1}\r\n{\"v");
-/// assert_eq!(decoder.line(), Ok(Some("{\"v\":1}".to_owned())));
-/// assert_eq!(decoder.line(), Ok(None));
-/// decoder.feed(b"\":2}\n");
-/// assert_eq!(decoder.line(), Ok(Some("{\"v\":2}".to_owned())));
-/// ```
 #[derive(Debug, Default)]
 pub struct LineDecoder {
     buffer: Vec<u8>,
@@ -113,6 +102,16 @@ mod tests {
             }
         }
         lines
+    }
+
+    #[test]
+    fn either_end_ends_a_line_and_empty_lines_are_passed_over() {
+        let mut decoder = LineDecoder::default();
+        decoder.feed(b"{\"v\":1}\r\n{\"v");
+        assert_eq!(decoder.line(), Ok(Some("{\"v\":1}".to_owned())));
+        assert_eq!(decoder.line(), Ok(None));
+        decoder.feed(b"\":2}\n");
+        assert_eq!(decoder.line(), Ok(Some("{\"v\":2}".to_owned())));
     }
 
     #[test]

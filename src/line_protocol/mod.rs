@@ -1,0 +1,15 @@
+//! Lines of JSON, as they go over a control socket: how bytes become lines, what is wrong with one, and
+//! what workers and their master say to each other. Pure. Below both `control` and `worker`, so that
+//! a worker needs nothing of a master.
+
+mod decoder;
+mod error;
+mod text;
+mod worker;
+
+pub use decoder::{LineDecoder, MAX_LINE};
+pub use error::{MessageError, VERSION};
+pub(crate) use error::{not_json, wrong};
+pub(crate) use text::{cut, kind, shorten};
+pub use worker::{FromWorker, ToWorker, WorkerInfo, WorkerOrder, worker_ports};
+pub(crate) use worker::{id_of, is_worker_line};
