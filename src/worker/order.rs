@@ -46,7 +46,7 @@ impl Orders {
     }
 
     /// Whether a worker that was given these orders is to do what `order` says.
-    fn include(self, order: Order) -> bool {
+    fn cover(self, order: Order) -> bool {
         match order {
             // Who is to end gets no new connections either.
             Order::Retire => self.retire > 0 || self.die > 0,
@@ -70,7 +70,7 @@ impl OrderSignal {
     pub(super) fn new(order: Order, given: watch::Receiver<Orders>) -> Self {
         let mut watched = given.clone();
         let waiting = Box::pin(async move {
-            if watched.wait_for(|given| given.include(order)).await.is_err() {
+            if watched.wait_for(|given| given.cover(order)).await.is_err() {
                 std::future::pending().await
             }
         });
@@ -79,7 +79,7 @@ impl OrderSignal {
 
     /// Whether the order has been given: to answer with `Connection: close`, for example.
     pub fn is_given(&self) -> bool {
-        self.given.borrow().include(self.order)
+        self.given.borrow().cover(self.order)
     }
 }
 

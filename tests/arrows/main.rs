@@ -30,7 +30,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("process", &["netlink", "listen_fds", "sys"]),
     ("lab", &["netlink", "process"]),
     ("nft", &["netlink", "ruleset", "plan"]),
-    ("worker", &["line_protocol", "listen_fds", "plan"]),
+    ("worker", &["line_protocol", "listen_fds", "plan", "process"]), // process: in a test alone
     ("role", &["worker"]),
     (
         "master",
