@@ -43,6 +43,10 @@
 #[doc(hidden)]
 pub mod cli;
 #[cfg(feature = "master")]
+#[cfg_attr(
+    not(feature = "toml"),
+    allow(dead_code, reason = "a file and flags have texts to be read")
+)]
 pub mod config;
 #[cfg(all(feature = "master", target_os = "linux"))]
 pub mod control;
