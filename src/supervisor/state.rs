@@ -6,13 +6,12 @@ use super::rollout::{RolloutState, Roster, Target};
 use super::rules::Kernel;
 use super::stop::Stop;
 use super::workers::{
-    Clearing, MemoryPressure, OrphanedListeners, RateLimiter, RetireRequest, SeatBackoff, Stage,
+    Clearing, MemoryPressure, OrphanedListeners, RateLimiter, RetireRequest, SeatBackoff,
 };
-use super::{Action, Input, RequestId, Settings, Sockets, Start, Worker};
+use super::{Action, Input, RequestId, Settings, Start, Worker};
 use crate::plan::{Assignment, Generation, Plan, PlanError, Seat};
 use crate::protocol::{
-    Command, EndReason, Event, Exit, FailureCause, Outcome, Progress, Refusal, Stats, Timestamp,
-    WorkerFailure, WorkerId, WorkerStats,
+    Command, Event, Outcome, Progress, Refusal, Stats, Timestamp, WorkerId, WorkerStats,
 };
 
 /// The process manager of one cluster. See [`crate::supervisor`].
@@ -162,14 +161,7 @@ impl Supervisor {
         match input {
             Input::Start => self.start(now),
             Input::Tick => {}
-            Input::Spawned { worker: id, pid, ports } => {
-                if let Some(worker) = self.workers.get_mut(&id) {
-                    worker.pid = Some(pid);
-                    worker.ports = Some(ports).filter(|ports| !ports.is_empty());
-                    worker.holds_listeners = self.settings.holds_listeners;
-                    self.terminate_if_spawned(id, now);
-                }
-            }
+            Input::Spawned { worker, pid, ports } => self.spawned(worker, pid, ports, now),
             Input::PortsReported { worker, ports } => self.ports_reported(worker, ports),
             Input::LinkOpened { worker, knows_retired } => self.link_opened(worker, knows_retired),
             Input::LinkClosed { worker } => self.link_closed(worker),
@@ -184,7 +176,7 @@ impl Supervisor {
             Input::Exited { worker, exit, last_lines } => {
                 self.exited(worker, exit, last_lines, now);
             }
-            Input::Connections { worker, sockets } => self.counted(worker, sockets, now),
+            Input::Connections { worker, sockets } => self.sockets_counted(worker, sockets, now),
             Input::ResidentMeasured(footprint) => self.resident_measured(&footprint, now),
             Input::ProportionalMeasured(footprint) => self.proportional_measured(footprint, now),
             Input::Lagging { worker, lag } => self.report_lag(worker, lag),
@@ -244,100 +236,6 @@ impl Supervisor {
         }
     }
 
-    fn ready(&mut self, id: WorkerId, now: Timestamp) {
-        let Some(worker) = self.workers.get_mut(&id) else { return };
-        if worker.ports.is_none() {
-            return;
-        }
-        match &mut worker.stage {
-            Stage::Starting if worker.is_drainer => {
-                self.actions.push(Action::Emit(worker.ready_event(now)));
-                return self.retire(id, now);
-            }
-            Stage::Starting => {
-                worker.stage = Stage::Ready { ready: now };
-                worker.health.forget_extension();
-                self.actions.push(Action::Emit(worker.ready_event(now)));
-            }
-            Stage::Reactivating(reactivation) if reactivation.ready.is_none() => {
-                reactivation.ready = Some(now)
-            }
-            _ => return,
-        }
-        self.report_rollout_progress(id);
-        self.report_successor(id);
-    }
-
-    fn counted(&mut self, id: WorkerId, sockets: Sockets, now: Timestamp) {
-        let Some(worker) = self.workers.get_mut(&id) else {
-            return self.orphaned_listeners_counted(id, sockets, now);
-        };
-        let Sockets { queued, half_open, established, .. } = sockets;
-        worker.reports.connections =
-            Some(queued.saturating_add(half_open).saturating_add(established));
-        if let Stage::Retired(retirement) = &mut worker.stage {
-            let is_drained = retirement.report(sockets, now);
-            // Also where it has nothing left to finish: it is told to retire before it is told to end.
-            self.order_retirements(now);
-            if is_drained && !self.is_kept(id, now) {
-                self.end(id, EndReason::Drained, now);
-            }
-        }
-    }
-
-    fn spawn_failed(&mut self, id: WorkerId, reason: String, now: Timestamp) {
-        let Some(worker) = self.workers.remove(&id) else { return };
-        self.orphan_listeners(&worker, now);
-        if worker.is_drainer {
-            self.drainer_failed(&worker, FailureCause::Spawn { reason }, Vec::new());
-        } else if worker.may_serve() {
-            self.failed(&worker, FailureCause::Spawn { reason }, Vec::new(), now);
-        }
-    }
-
-    fn exited(&mut self, id: WorkerId, exit: Exit, last_lines: Vec<String>, now: Timestamp) {
-        let Some(worker) = self.workers.remove(&id) else { return };
-        self.orphan_listeners(&worker, now);
-        if !worker.may_serve() || self.is_stopping() {
-            let (seat, generation) = (worker.seat, worker.generation);
-            self.actions.push(Action::Emit(Event::Ended { worker: id, seat, generation, exit }));
-            self.report_drained();
-        } else if let Stage::Live { .. } = worker.stage {
-            self.died(&worker, exit, last_lines, now);
-        } else {
-            self.failed(&worker, FailureCause::Exit(exit), last_lines, now);
-        }
-    }
-
-    /// A live worker is gone. That its seat becomes vacant follows from that alone.
-    fn died(&mut self, worker: &Worker, exit: Exit, last_lines: Vec<String>, now: Timestamp) {
-        let (seat, generation) = (worker.seat, worker.generation);
-        let lived = worker.ready_for(now);
-        let cause = FailureCause::Died { exit, lived };
-        let id = worker.id;
-        let failure =
-            WorkerFailure { worker: id, seat, generation, cause, last_lines: last_lines.clone() };
-        let died = Event::Died { worker: id, seat, generation, exit, lived, last_lines };
-        self.actions.push(Action::Emit(died));
-        self.schedule_respawn(worker, failure, now);
-    }
-
-    /// A worker that was never in force fails.
-    pub(super) fn failed(
-        &mut self,
-        worker: &Worker,
-        cause: FailureCause,
-        last_lines: Vec<String>,
-        now: Timestamp,
-    ) {
-        let (seat, generation) = (worker.seat, worker.generation);
-        let failure = WorkerFailure { worker: worker.id, seat, generation, cause, last_lines };
-        self.actions.push(Action::Emit(Event::Failed(failure.clone())));
-        if !self.fail_rollout_of(worker, failure.clone()) {
-            self.schedule_respawn(worker, failure, now);
-        }
-    }
-
     /// The workers as they are now, with what is known of their memory. `master` is that of the
     /// master, in bytes.
     pub fn stats(&self, master: u64) -> Stats {
@@ -354,10 +252,17 @@ impl Supervisor {
         Stats { master, workers: workers.into() }
     }
 
+    /// Reports an event, for the log, the metrics and subscribers.
+    pub(super) fn emit(&mut self, event: Event) {
+        self.actions.push(Action::Emit(event));
+    }
+
+    /// Answers a request.
     pub(super) fn reply(&mut self, request: RequestId, outcome: Result<Outcome, Refusal>) {
         self.actions.push(Action::Reply { request, outcome });
     }
 
+    /// Reports a step on the way to the answer of a request.
     pub(super) fn progress(&mut self, request: RequestId, step: Progress) {
         self.actions.push(Action::Progress { request, step });
     }

@@ -69,7 +69,7 @@ impl Supervisor {
         self.report_stop_progress(&Progress::CommitFailed { reason, failures });
     }
 
-    pub(super) fn report_drained(&mut self) {
+    pub(super) fn report_stop_drains(&mut self) {
         self.report_stop_progress(&Progress::Draining { workers: self.workers.len() });
     }
 

@@ -3,10 +3,12 @@
 mod consequences;
 mod detector;
 mod notify_field;
+mod record;
 
 pub use detector::{
     HealthDetector, NotifyEffect, Observation, PortConnections, ProbeResult, WatchLimits,
 };
 pub use notify_field::NotifyField;
 
-pub(super) use consequences::{Availability, Health};
+pub(super) use consequences::Availability;
+pub(super) use record::Health;

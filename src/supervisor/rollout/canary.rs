@@ -21,7 +21,7 @@ use super::target::{Canary, Target};
 use crate::plan::{Generation, Plan, PlanError, Seat, Share, Weights};
 use crate::protocol::{Event, OnTrial, Outcome, Refusal, Rollout, Trial};
 use crate::supervisor::state::count;
-use crate::supervisor::{Action, RequestId, Supervisor};
+use crate::supervisor::{RequestId, Supervisor};
 
 impl Supervisor {
     /// The generation on trial, if one is in force.
@@ -88,12 +88,7 @@ impl Supervisor {
     pub(in crate::supervisor) fn announce_canary(&mut self) {
         if let Some(Canary { generation, seats: workers, slots }) = self.target.canary {
             let of = self.plan().assignment().slots();
-            self.actions.push(Action::Emit(Event::CanaryInForce {
-                generation,
-                workers,
-                slots,
-                of,
-            }));
+            self.emit(Event::CanaryInForce { generation, workers, slots, of });
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Changes of what the cluster wants: reload, scale, canary, promotion, rollback.
 
 mod canary;
+mod reload;
 mod rollback;
 mod swap;
 mod target;

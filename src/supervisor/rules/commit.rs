@@ -63,7 +63,7 @@ impl Supervisor {
             None => (kernel.in_force.plan.survivors().count(), kernel.in_force.plan.seats().len()),
         };
         let generation = self.generation();
-        self.actions.push(Action::Emit(Event::InForce { generation, occupied, seats, took }));
+        self.emit(Event::InForce { generation, occupied, seats, took });
         if end_old_workers {
             self.end_old_workers();
         }
@@ -73,8 +73,7 @@ impl Supervisor {
     pub(in crate::supervisor) fn commit_failed(&mut self, reason: String, now: Timestamp) {
         let was_rollout = self.rollout_is_submitted();
         let retry_in = self.kernel.failed(now);
-        let event = Event::CommitFailed { reason: reason.clone(), retry_in };
-        self.actions.push(Action::Emit(event));
+        self.emit(Event::CommitFailed { reason: reason.clone(), retry_in });
         if was_rollout {
             self.rollout_commit_failed(&reason);
         }

@@ -197,7 +197,7 @@ impl Supervisor {
         let held_back = repair.count(now);
         repair.repairs.last_writer.clone_from(&writer);
         let total = repair.repairs.total;
-        self.actions.push(Action::Emit(Event::Repaired { what, writer, total, held_back }));
+        self.emit(Event::Repaired { what, writer, total, held_back });
     }
 
     pub(in crate::supervisor) fn restore_failed(&mut self, reason: String, now: Timestamp) {
@@ -211,7 +211,7 @@ impl Supervisor {
         let repair = &mut self.kernel.repair;
         repair.suspect();
         let retry_in = repair.retry.failed(&RETRY, now);
-        self.actions.push(Action::Emit(Event::RepairFailed { reason, retry_in }));
+        self.emit(Event::RepairFailed { reason, retry_in });
     }
 
     fn end_interference(&mut self, now: Timestamp) {
@@ -219,7 +219,7 @@ impl Supervisor {
         if repair.quiet_at().is_some_and(|at| at <= now) {
             repair.held_back = 0;
             repair.latest.clear();
-            self.actions.push(Action::Emit(Event::InterferenceEnded { quiet: QUIET }));
+            self.emit(Event::InterferenceEnded { quiet: QUIET });
         }
     }
 }

@@ -1,39 +1,133 @@
-//! What becomes of each worker: timed out, retired, ended, killed.
+//! What happens to a worker's process: spawned, ready, counted, timed out, exited.
 
-use super::retirement::Retirement;
+use std::sync::Arc;
+
 use super::worker::{Ending, Stage, Worker};
-use crate::protocol::{EndReason, Event, FailureCause, NotReady, Timestamp, WorkerId};
-use crate::supervisor::{Action, Supervisor};
+use crate::plan::Port;
+use crate::protocol::{EndReason, Event, Exit, FailureCause, NotReady, Timestamp, WorkerId};
+use crate::supervisor::{Sockets, Supervisor};
 
 impl Supervisor {
-    pub(in crate::supervisor) fn act_on_deadlines(&mut self, now: Timestamp) {
-        let is_due = |worker: &&Worker| self.worker_deadline(worker).is_some_and(|at| at <= now);
-        let due: Vec<WorkerId> = self.workers.values().filter(is_due).map(|w| w.id).collect();
-        for id in due {
-            match &self.workers[&id].stage {
-                Stage::Starting => self.time_out(id, now),
-                Stage::Retired(_) => self.end(id, EndReason::DrainLimit, now),
-                Stage::Reactivating(_) => self.reactivation_timed_out(id, now),
-                Stage::Dying { ending: Ending::Ordered { .. }, .. } => self.terminate(id, now),
-                Stage::Dying { .. } => self.kill(id),
-                Stage::Ready { .. } | Stage::Live { .. } => {}
+    pub(in crate::supervisor) fn spawned(
+        &mut self,
+        id: WorkerId,
+        pid: u32,
+        ports: Arc<[Port]>,
+        now: Timestamp,
+    ) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        worker.pid = Some(pid);
+        worker.ports = Some(ports).filter(|ports| !ports.is_empty());
+        worker.holds_listeners = self.settings.holds_listeners;
+        self.terminate_if_spawned(id, now);
+    }
+
+    pub(in crate::supervisor) fn ready(&mut self, id: WorkerId, now: Timestamp) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        if worker.ports.is_none() {
+            return;
+        }
+        match &mut worker.stage {
+            Stage::Starting if worker.is_drainer => {
+                let event = worker.ready_event(now);
+                self.emit(event);
+                return self.retire(id, now);
+            }
+            Stage::Starting => {
+                worker.stage = Stage::Ready { ready: now };
+                worker.health.forget_extension();
+                let event = worker.ready_event(now);
+                self.emit(event);
+            }
+            Stage::Reactivating(reactivation) if reactivation.ready.is_none() => {
+                reactivation.ready = Some(now);
+            }
+            _ => return,
+        }
+        self.report_rollout_progress(id);
+        self.report_successor(id);
+    }
+
+    /// The sockets of a worker, or of one that has left its listening sockets, were counted.
+    pub(in crate::supervisor) fn sockets_counted(
+        &mut self,
+        id: WorkerId,
+        sockets: Sockets,
+        now: Timestamp,
+    ) {
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return self.orphaned_listeners_counted(id, sockets, now);
+        };
+        let Sockets { queued, half_open, established, .. } = sockets;
+        worker.reports.connections =
+            Some(queued.saturating_add(half_open).saturating_add(established));
+        if let Stage::Retired(retirement) = &mut worker.stage {
+            let is_drained = retirement.report(sockets, now);
+            // A worker that is drained is ordered to retire too, before it is ordered to stop.
+            self.order_retirements(now);
+            if is_drained && !self.is_kept(id, now) {
+                self.end(id, EndReason::Drained, now);
             }
         }
     }
 
-    pub(in crate::supervisor) fn time_out(&mut self, id: WorkerId, now: Timestamp) {
-        let worker = self.workers[&id].clone();
-        self.end(id, EndReason::NotReady, now);
-        let limit = worker.health.extend(worker.started.after(self.settings.ready));
-        let limit = limit.since(worker.started);
-        let cause = match worker.health.lack() {
-            NotReady::NotListening => FailureCause::NotReady { limit },
-            lack => FailureCause::Incomplete { limit, lack },
-        };
+    pub(in crate::supervisor) fn spawn_failed(
+        &mut self,
+        id: WorkerId,
+        reason: String,
+        now: Timestamp,
+    ) {
+        let Some(worker) = self.workers.remove(&id) else { return };
+        self.orphan_listeners(&worker, now);
         if worker.is_drainer {
-            return self.drainer_failed(&worker, cause, Vec::new());
+            self.drainer_failed(&worker, FailureCause::Spawn { reason });
+        } else if worker.may_serve() {
+            self.failed(&worker, FailureCause::Spawn { reason }, Vec::new(), now);
         }
-        self.failed(&worker, cause, Vec::new(), now);
+    }
+
+    pub(in crate::supervisor) fn exited(
+        &mut self,
+        id: WorkerId,
+        exit: Exit,
+        last_lines: Vec<String>,
+        now: Timestamp,
+    ) {
+        let Some(worker) = self.workers.remove(&id) else { return };
+        self.orphan_listeners(&worker, now);
+        if !worker.may_serve() || self.is_stopping() {
+            let (seat, generation) = (worker.seat, worker.generation);
+            self.emit(Event::Ended { worker: id, seat, generation, exit });
+            self.report_stop_drains();
+        } else if worker.is_live() {
+            self.died(&worker, exit, last_lines, now);
+        } else {
+            self.failed(&worker, FailureCause::Exit(exit), last_lines, now);
+        }
+    }
+
+    /// A live worker has died. That its seat is vacant follows from its absence alone.
+    fn died(&mut self, worker: &Worker, exit: Exit, last_lines: Vec<String>, now: Timestamp) {
+        let (seat, generation) = (worker.seat, worker.generation);
+        let lived = worker.ready_for(now);
+        let failure = worker.failure(FailureCause::Died { exit, lived }, last_lines.clone());
+        self.emit(Event::Died { worker: worker.id, seat, generation, exit, lived, last_lines });
+        self.schedule_respawn(worker, failure, now);
+    }
+
+    /// A worker that was never in force has failed.
+    pub(in crate::supervisor) fn failed(
+        &mut self,
+        worker: &Worker,
+        cause: FailureCause,
+        last_lines: Vec<String>,
+        now: Timestamp,
+    ) {
+        let failure = worker.failure(cause, last_lines);
+        self.emit(Event::Failed(failure.clone()));
+        if !self.fail_rollout_of(worker, failure.clone()) {
+            self.schedule_respawn(worker, failure, now);
+        }
     }
 
     pub(in crate::supervisor) fn worker_deadline(&self, worker: &Worker) -> Option<Timestamp> {
@@ -50,120 +144,34 @@ impl Supervisor {
         }
     }
 
-    /// Retires the live workers that no plan names any more nor is about to, and ends those that never will be
-    /// named. A worker that the plan in force names, or that one on its way to the kernel does, is
-    /// left alone.
-    pub(in crate::supervisor) fn release_workers(&mut self, now: Timestamp) {
-        // One that has just come back may have to wait for the kernel.
-        let next = self.desired_roster();
-        let is_next = |worker: &Worker| next.as_ref().is_some_and(|next| next.names(worker));
-        let unnamed: Vec<WorkerId> = self
-            .workers
-            .values()
-            .filter(|worker| !self.kernel.names(worker) && !self.serves_on_reused_listeners(worker))
-            .map(|worker| worker.id)
-            .collect();
-        for id in unnamed {
-            let worker = &self.workers[&id];
-            match worker.stage {
-                Stage::Live { .. } if is_next(worker) => {}
-                Stage::Live { .. } if self.wants(worker) && self.keeps_seat_unhealthy(worker) => {}
-                Stage::Live { .. } => self.retire(id, now),
-                Stage::Reactivating(_) if !self.wants(worker) => self.retire_again(id, now),
-                Stage::Starting | Stage::Ready { .. } if !self.wants(worker) => {
-                    let drains = self.may_have_had_clients(worker) && !self.stops_at_once();
-                    match drains {
-                        true => self.retire_unserved(id, now),
-                        false => self.end(id, EndReason::Unwanted, now),
-                    }
-                }
-                _ => {}
+    pub(in crate::supervisor) fn act_on_deadlines(&mut self, now: Timestamp) {
+        let is_due = |worker: &&Worker| self.worker_deadline(worker).is_some_and(|at| at <= now);
+        let due: Vec<WorkerId> = self.workers.values().filter(is_due).map(|w| w.id).collect();
+        for id in due {
+            match &self.workers[&id].stage {
+                Stage::Starting => self.time_out(id, now),
+                Stage::Retired(_) => self.end(id, EndReason::DrainLimit, now),
+                Stage::Reactivating(_) => self.reactivation_timed_out(id, now),
+                Stage::Dying { ending: Ending::Ordered { .. }, .. } => self.terminate(id, now),
+                Stage::Dying { .. } => self.kill(id),
+                Stage::Ready { .. } | Stage::Live { .. } => {}
             }
         }
     }
 
-    /// Whether the plan in force leads to sockets that a worker which is ready has inherited, and lets
-    /// clients in.
-    pub(in crate::supervisor) fn serves_on_reused_listeners(&self, worker: &Worker) -> bool {
-        let ports = worker.ports.as_ref().filter(|_| worker.reuses_listeners);
-        let is_closed = || self.is_stopping() && self.is_closed();
-        matches!(worker.stage, Stage::Ready { .. })
-            && ports.is_some_and(|ports| self.kernel.steers_to(ports))
-            && !is_closed()
-    }
-
-    /// Whether a worker that was never in force may have connections all the same: by the sockets that
-    /// it has inherited, or under an earlier master.
-    fn may_have_had_clients(&self, worker: &Worker) -> bool {
-        let serves = matches!(worker.stage, Stage::Ready { .. }) && !worker.is_excluded;
-        worker.adopted || (worker.reuses_listeners && serves)
-    }
-
-    fn wants(&self, worker: &Worker) -> bool {
-        if worker.is_drainer {
-            return !self.stops_at_once();
-        }
-        let in_rollout = || self.rollout.as_ref().is_some_and(|r| r.to.includes(worker));
-        let is_fit = !worker.is_excluded && !worker.health.is_stopping();
-        is_fit && !self.is_stopping() && (self.target.includes(worker) || in_rollout())
-    }
-
-    pub(in crate::supervisor) fn retire(&mut self, id: WorkerId, now: Timestamp) {
-        self.end_recovery(id, now);
-        let Some(worker) = self.workers.get_mut(&id) else { return };
-        worker.stage = Stage::Retired(Retirement::new(now));
-        self.actions.push(Action::Emit(worker.retired_event()));
-        self.record_retirement(id, now);
-    }
-
-    /// Retires a worker that no plan of this master has named. One that was not seen to listen is not to
-    /// serve again either: of two in a place a rollback goes back to the one that did.
-    fn retire_unserved(&mut self, id: WorkerId, now: Timestamp) {
-        if let Some(worker) = self.workers.get_mut(&id) {
-            worker.is_excluded |= matches!(worker.stage, Stage::Starting);
-        }
-        self.retire(id, now);
-    }
-
-    /// Asks a worker to end. One that may not have been spawned yet is asked when it has.
-    pub(in crate::supervisor) fn end(&mut self, id: WorkerId, why: EndReason, now: Timestamp) {
-        let Some(worker) = self.workers.get_mut(&id) else { return };
-        let (seat, generation) = (worker.seat, worker.generation);
-        worker.stage = Stage::Dying { since: now, ending: Ending::Unspawned };
-        let event = Event::Ending { worker: id, seat, generation, why };
-        self.actions.push(Action::Emit(event));
-        self.terminate_if_spawned(id, now);
-    }
-
-    /// Tells it to end, where it can be told, or has a signal say so.
-    pub(in crate::supervisor) fn terminate_if_spawned(&mut self, id: WorkerId, now: Timestamp) {
-        let Some(worker) = self.workers.get_mut(&id) else { return };
-        if let Stage::Dying { ending: ending @ Ending::Unspawned, .. } = &mut worker.stage
-            && worker.pid.is_some()
-        {
-            if worker.link.is_open() && !self.settings.die.is_zero() {
-                *ending = Ending::Ordered { terminate_at: now.after(self.settings.die) };
-                self.actions.push(Action::OrderStop { worker: id });
-            } else {
-                self.terminate(id, now);
-            }
-        }
-    }
-
-    pub(in crate::supervisor) fn terminate(&mut self, id: WorkerId, now: Timestamp) {
-        let Some(worker) = self.workers.get_mut(&id) else { return };
-        if let Stage::Dying { ending, .. } = &mut worker.stage {
-            *ending = Ending::Terminated { kill_at: now.after(self.settings.die) };
-            self.actions.push(Action::Terminate { worker: id });
-        }
-    }
-
-    pub(in crate::supervisor) fn kill(&mut self, id: WorkerId) {
-        let Some(worker) = self.workers.get_mut(&id) else { return };
-        if let Stage::Dying { ending, .. } = &mut worker.stage {
-            *ending = Ending::Killed;
-            self.actions.push(Action::Emit(worker.killed_event()));
-            self.actions.push(Action::Kill { worker: id });
+    /// A worker has not become ready in time.
+    fn time_out(&mut self, id: WorkerId, now: Timestamp) {
+        let worker = self.workers[&id].clone();
+        self.end(id, EndReason::NotReady, now);
+        let limit = worker.health.extend(worker.started.after(self.settings.ready));
+        let limit = limit.since(worker.started);
+        let cause = match worker.health.not_ready() {
+            NotReady::NotListening => FailureCause::NotReady { limit },
+            lack => FailureCause::Incomplete { limit, lack },
+        };
+        match worker.is_drainer {
+            true => self.drainer_failed(&worker, cause),
+            false => self.failed(&worker, cause, Vec::new(), now),
         }
     }
 }

@@ -88,6 +88,14 @@ impl Supervisor {
         }
     }
 
+    fn record_rss(&mut self, usage: &MemoryUsage) {
+        for (id, bytes) in &usage.workers {
+            if let Some(worker) = self.workers.get_mut(id) {
+                worker.rss = Some(*bytes);
+            }
+        }
+    }
+
     fn needs_proportional(&self, resident: u64, marks: Marks, now: Timestamp) -> bool {
         if self.memory_pressure.asked.is_some_and(|asked| now.since(asked) < MEASURE_TIMEOUT) {
             return false;
@@ -209,8 +217,7 @@ impl Supervisor {
         if let Stage::Retired(_) = worker.stage {
             let (seat, generation) = (worker.seat, worker.generation);
             worker.stage = Stage::Dying { since: now, ending: Ending::Terminated { kill_at: now } };
-            let event = Event::Ending { worker: id, seat, generation, why: EndReason::HighMemory };
-            self.actions.push(Action::Emit(event));
+            self.emit(Event::Ending { worker: id, seat, generation, why: EndReason::HighMemory });
         }
         self.kill(id);
     }
@@ -224,8 +231,7 @@ impl Supervisor {
         if used <= marks.low - marks.low / HYSTERESIS && self.memory_pressure.reported == Level::Low
         {
             self.memory_pressure.reported = Level::Enough;
-            let event = Event::MemoryRecovered { used, low: marks.low };
-            self.actions.push(Action::Emit(event));
+            self.emit(Event::MemoryRecovered { used, low: marks.low });
         }
     }
 
@@ -262,7 +268,7 @@ impl Supervisor {
             Level::High => Event::HighWatermark { used, high: marks.high, ending },
             _ => Event::LowWatermark { used, low: marks.low, ending },
         };
-        self.actions.push(Action::Emit(event));
+        self.emit(event);
     }
 
     /// Tells once that there is too much memory in use, and nobody left to be ended for it.
@@ -273,7 +279,7 @@ impl Supervisor {
             && self.killable().next().is_none()
             && !std::mem::replace(&mut self.memory_pressure.reported_shortage, true)
         {
-            self.actions.push(Action::Emit(Event::MemoryShort { used, high: marks.high }));
+            self.emit(Event::MemoryShort { used, high: marks.high });
         }
     }
 }

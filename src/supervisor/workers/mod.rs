@@ -2,12 +2,14 @@
 
 mod backoff;
 mod clearing;
+mod ending;
 mod lifecycle;
 mod links;
 mod memory_pressure;
 mod orphaned_listeners;
 mod rate_limit;
 mod replacement;
+mod retire_requests;
 mod retirement;
 mod spawning;
 mod worker;
@@ -19,6 +21,6 @@ pub(super) use clearing::Clearing;
 pub(super) use memory_pressure::MemoryPressure;
 pub(super) use orphaned_listeners::OrphanedListeners;
 pub(super) use rate_limit::RateLimiter;
-pub(super) use replacement::RetireRequest;
+pub(super) use retire_requests::RetireRequest;
 pub(super) use retirement::Retirement;
 pub(super) use worker::{Ending, Stage};

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use super::retirement::Retirement;
 use super::worker::Worker;
 use crate::plan::{Generation, Port, Seat};
-use crate::protocol::{Event, FailureCause, Timestamp, WorkerFailure, WorkerId};
+use crate::protocol::{Event, FailureCause, Timestamp, WorkerId};
 use crate::supervisor::{Action, Settings, Sockets, Supervisor};
 
 /// So many drainers are started for one estate.
@@ -129,7 +129,7 @@ impl Supervisor {
                 if listeners.queued > 0 {
                     let OrphanedListeners { seat, generation, queued, .. } = *listeners;
                     let lost = Event::QueueLost { seat, generation, connections: queued };
-                    self.actions.push(Action::Emit(lost));
+                    self.emit(lost);
                 }
                 self.close(id);
             } else if listeners.queued > 0 && self.next_spawn <= now {
@@ -184,8 +184,7 @@ impl Supervisor {
         let OrphanedListeners { seat, generation, queued, drainers, .. } = *listeners;
         let mut drainer = self.new_worker(seat, generation, now);
         (drainer.is_drainer, drainer.drainers) = (true, drainers + 1);
-        let event = Event::DrainerStarted { seat, generation, connections: queued };
-        self.actions.push(Action::Emit(event));
+        self.emit(Event::DrainerStarted { seat, generation, connections: queued });
         self.transfer_listeners(from, &mut drainer);
         self.begin(drainer, now);
     }
@@ -203,15 +202,8 @@ impl Supervisor {
         self.actions.push(Action::CloseListeners { worker: id });
     }
 
-    /// A drainer that could not be started, or did not get ready, is nobody's failure but its own.
-    pub(in crate::supervisor) fn drainer_failed(
-        &mut self,
-        worker: &Worker,
-        cause: FailureCause,
-        last_lines: Vec<String>,
-    ) {
-        let (seat, generation) = (worker.seat, worker.generation);
-        let failure = WorkerFailure { worker: worker.id, seat, generation, cause, last_lines };
-        self.actions.push(Action::Emit(Event::Failed(failure)));
+    /// Reports that a drainer could not be started, or did not get ready: no seat waits for it.
+    pub(in crate::supervisor) fn drainer_failed(&mut self, worker: &Worker, cause: FailureCause) {
+        self.emit(Event::Failed(worker.failure(cause, Vec::new())));
     }
 }

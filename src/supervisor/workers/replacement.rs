@@ -18,14 +18,10 @@
 use std::time::Duration;
 
 use super::rate_limit::RateLimit;
-use super::worker::{Stage, Worker};
-use crate::plan::Seat;
-use crate::protocol::{
-    EndReason, Event, Outcome, Progress, Refusal, ReplaceReason, RetireTarget, Retired, Timestamp,
-    WorkerFailure, WorkerId,
-};
+use super::worker::Worker;
+use crate::protocol::{Event, ReplaceReason, Timestamp, WorkerId};
 use crate::supervisor::state::Phase;
-use crate::supervisor::{Action, MemoryUsage, RequestId, Supervisor};
+use crate::supervisor::{Action, Supervisor};
 
 /// What was heard of a worker, and bears on whether it stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -47,14 +43,6 @@ impl Worker {
     }
 }
 
-/// A request for the retirement of one worker, until it is answered.
-#[derive(Debug, Clone, Copy)]
-pub(in crate::supervisor) struct RetireRequest {
-    request: RequestId,
-    worker: WorkerId,
-    seat: Seat,
-}
-
 /// The order in which the budget is given out: who serves its clients worst comes first.
 fn urgency(cause: &ReplaceReason) -> u8 {
     match cause {
@@ -68,14 +56,6 @@ fn urgency(cause: &ReplaceReason) -> u8 {
 }
 
 impl Supervisor {
-    pub(in crate::supervisor) fn record_rss(&mut self, usage: &MemoryUsage) {
-        for (id, bytes) in &usage.workers {
-            if let Some(worker) = self.workers.get_mut(id) {
-                worker.rss = Some(*bytes);
-            }
-        }
-    }
-
     pub(in crate::supervisor) fn report_lag(&mut self, id: WorkerId, lag: Duration) {
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.reports.lag = Some(lag);
@@ -85,46 +65,6 @@ impl Supervisor {
     pub(in crate::supervisor) fn retire_requested(&mut self, id: WorkerId) {
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.reports.asked = true;
-        }
-    }
-
-    /// An operator wants a worker replaced. That is not held back, but it is counted.
-    pub(in crate::supervisor) fn request_retirement(
-        &mut self,
-        request: RequestId,
-        target: RetireTarget,
-    ) {
-        match self.check_retirement(target) {
-            Ok((worker, seat)) => {
-                self.retire_requests.push(RetireRequest { request, worker, seat });
-                let in_seat = self.backoffs.iter_mut().filter(|((of, _), _)| *of == seat);
-                in_seat.for_each(|(_, respawn)| respawn.reset());
-                self.start_replacement(worker, ReplaceReason::OperatorRequest);
-            }
-            Err(refusal) => self.reply(request, Err(refusal)),
-        }
-    }
-
-    fn check_retirement(&self, target: RetireTarget) -> Result<(WorkerId, Seat), Refusal> {
-        self.check_idle()?;
-        let is_meant = |worker: &&Worker| match target {
-            RetireTarget::Seat(seat) => worker.seat == seat && worker.is_live(),
-            RetireTarget::Pid(pid) => worker.pid == Some(pid),
-        };
-        let seats = self.target.seat_count();
-        let worker = self.workers.values().find(is_meant).ok_or(match target {
-            RetireTarget::Seat(seat) if seat.index() >= seats => {
-                Refusal::NoSuchSeat { seat, seats }
-            }
-            RetireTarget::Seat(seat) => Refusal::Vacant { seat },
-            RetireTarget::Pid(pid) => Refusal::NoSuchWorker { pid },
-        })?;
-        match worker.leaving {
-            _ if !worker.is_live() => {
-                Err(Refusal::NotLive { seat: worker.seat, state: worker.state() })
-            }
-            Some(cause) => Err(Refusal::Leaving { seat: worker.seat, cause }),
-            None => Ok((worker.id, worker.seat)),
         }
     }
 
@@ -152,12 +92,11 @@ impl Supervisor {
         Some(first.max(self.replacement_allowed_at()?))
     }
 
-    fn start_replacement(&mut self, id: WorkerId, cause: ReplaceReason) {
+    pub(super) fn start_replacement(&mut self, id: WorkerId, cause: ReplaceReason) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.leaving = Some(cause);
         let (seat, generation) = (worker.seat, worker.generation);
-        let event = Event::Leaving { worker: id, seat, generation, cause };
-        self.actions.push(Action::Emit(event));
+        self.emit(Event::Leaving { worker: id, seat, generation, cause });
     }
 
     /// The workers that have a cause to leave, or will have one by the passage of time alone.
@@ -215,8 +154,7 @@ impl Supervisor {
             let workers = self.replacement_candidates().filter(|(at, ..)| *at <= now).count();
             let rate = self.settings.retire.rate;
             let window = self.settings.retire.window;
-            let event = Event::RetirementsHeldBack { workers, rate, window };
-            self.actions.push(Action::Emit(event));
+            self.emit(Event::RetirementsHeldBack { workers, rate, window });
         }
     }
 
@@ -229,99 +167,5 @@ impl Supervisor {
         if self.workers.get(&id).is_some_and(|worker| worker.leaving.is_some()) {
             self.rate_limiter.record(self.limit(), now);
         }
-    }
-
-    /// Ends the retired ones that have been silent for too long.
-    pub(in crate::supervisor) fn end_unhealthy(&mut self, now: Timestamp) {
-        for id in self.unhealthy_too_long(now) {
-            if let Stage::Retired(_) = self.workers[&id].stage {
-                self.end(id, EndReason::UnhealthyRetired, now);
-            }
-        }
-    }
-
-    fn unhealthy_too_long(&self, now: Timestamp) -> Vec<WorkerId> {
-        let is_due = |worker: &&Worker| self.unhealthy_limit(worker).is_some_and(|at| at <= now);
-        self.workers.values().filter(is_due).map(|worker| worker.id).collect()
-    }
-
-    pub(in crate::supervisor) fn unhealthy_deadline(&self) -> Option<Timestamp> {
-        self.workers.values().filter_map(|worker| self.unhealthy_limit(worker)).min()
-    }
-
-    fn unhealthy_limit(&self, worker: &Worker) -> Option<Timestamp> {
-        let over = worker.unhealthy_since()?.after(self.settings.ping);
-        matches!(worker.stage, Stage::Retired(_)).then_some(over)
-    }
-
-    /// Answers the requests whose worker has retired, or is gone.
-    pub(in crate::supervisor) fn answer_retirements(&mut self) {
-        for pending in std::mem::take(&mut self.retire_requests) {
-            let RetireRequest { request, worker: id, seat } = pending;
-            match self.workers.get(&id) {
-                _ if self.is_stopping() => self.reply(request, Err(Refusal::Stopping)),
-                Some(worker) if worker.is_live() => self.retire_requests.push(pending),
-                Some(worker) => {
-                    let pid = worker.pid;
-                    let names = |worker: &&Worker| {
-                        worker.seat == seat && self.kernel.in_force.names(worker)
-                    };
-                    let successor = self.workers.values().find(names).and_then(|it| it.pid);
-                    self.reply(request, Ok(Outcome::Retired(Retired { seat, pid, successor })));
-                }
-                None => self.reply(request, Err(Refusal::Died { seat })),
-            }
-        }
-    }
-
-    /// Tells those who wait for a successor that there is one.
-    pub(in crate::supervisor) fn report_successor(&mut self, id: WorkerId) {
-        if let Some((request, seat)) = self.request_awaiting(id) {
-            self.progress(request, Progress::SuccessorReady { seat });
-        }
-    }
-
-    /// Tells those who wait for a successor that it has failed, and when there is another.
-    pub(in crate::supervisor) fn report_failed_successor(
-        &mut self,
-        failure: &WorkerFailure,
-        delay: Duration,
-    ) {
-        let waits = |pending: &&RetireRequest| pending.seat == failure.seat;
-        if let Some(RetireRequest { request, .. }) =
-            self.retire_requests.iter().find(waits).copied()
-        {
-            let step = Progress::SuccessorFailed { failure: failure.clone(), delay };
-            self.progress(request, step);
-        }
-    }
-
-    /// A seat gets no more workers for a while. Who asked for another in it is told so, and the one
-    /// that it has stays, as if nothing had been asked for. A worker with a cause of its own goes on
-    /// leaving.
-    pub(in crate::supervisor) fn refuse_successor(&mut self, failure: &WorkerFailure) {
-        let seat = failure.seat;
-        let in_seat: Vec<RetireRequest> =
-            self.retire_requests.extract_if(.., |pending| pending.seat == seat).collect();
-        for RetireRequest { request, worker, .. } in in_seat {
-            if let Some(worker) = self.workers.get_mut(&worker) {
-                worker.leaving = None;
-            }
-            self.reply(request, Err(Refusal::Worker(failure.clone())));
-        }
-    }
-
-    /// The request that waits for this worker to be ready.
-    fn request_awaiting(&self, id: WorkerId) -> Option<(RequestId, Seat)> {
-        let worker = self.workers.get(&id)?;
-        let same_place = |pending: &&RetireRequest| {
-            let old = self.workers.get(&pending.worker);
-            pending.worker != id
-                && old.is_some_and(|old| {
-                    old.seat == worker.seat && old.generation == worker.generation
-                })
-        };
-        let pending = self.retire_requests.iter().find(same_place)?;
-        Some((pending.request, pending.seat))
     }
 }

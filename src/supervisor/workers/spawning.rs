@@ -42,7 +42,7 @@ impl Supervisor {
             // whenever it was to come.
             if is_filled && !self.has_successor(worker) {
                 let delay = self.not_before(seat, worker.generation).since(now);
-                self.actions.push(Action::Emit(Event::Respawn { seat, delay }));
+                self.emit(Event::Respawn { seat, delay });
             }
             return;
         }
@@ -56,11 +56,11 @@ impl Supervisor {
         match next {
             NextSpawn::After(delay) => {
                 self.report_failed_successor(&failure, delay);
-                self.actions.push(Action::Emit(Event::Respawn { seat, delay }));
+                self.emit(Event::Respawn { seat, delay });
             }
             NextSpawn::GiveUpFor(rest) => {
                 self.refuse_successor(&failure);
-                self.actions.push(Action::Emit(Event::GivenUp { failure, rest }));
+                self.emit(Event::GivenUp { failure, rest });
             }
         }
     }

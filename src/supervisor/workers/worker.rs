@@ -1,4 +1,4 @@
-//! One worker: who it is, and where in its life.
+//! One worker: its identity, and its stage from spawn to exit.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,14 +7,16 @@ use super::links::LinkState;
 use super::replacement::Reports;
 use super::retirement::Retirement;
 use crate::plan::{Generation, Occupant, Port, Seat};
-use crate::protocol::{Event, ReplaceReason, Timestamp, WorkerId, WorkerState};
+use crate::protocol::{
+    Event, FailureCause, ReplaceReason, Timestamp, WorkerFailure, WorkerId, WorkerState,
+};
 use crate::supervisor::health::Health;
 use crate::supervisor::rollout::Reactivation;
 
 /// A worker from the decision to spawn it until its process is gone.
 #[derive(Debug, Clone)]
 pub struct Worker {
-    /// Its name.
+    /// Names it among all workers of this master.
     pub id: WorkerId,
     /// The seat that it is for.
     pub seat: Seat,
@@ -22,50 +24,50 @@ pub struct Worker {
     pub generation: Generation,
     /// Its worker ports, in the order of
     /// [`Listeners::public_ports`](crate::plan::Listeners::public_ports); `None` until its
-    /// process runs, and if it picks them itself until it has told them.
+    /// process runs, or until it has reported them if it picks them itself.
     pub ports: Option<Arc<[Port]>>,
     /// Its process id, for display alone; `None` until its process runs.
     pub pid: Option<u32>,
-    /// When its spawn was decided; of an adopted one, when its process began.
+    /// When its spawn was decided; for an adopted worker, when its process began.
     pub started: Timestamp,
-    /// Why it is to retire as soon as its successor is ready; `None`: it is not. Of a live worker;
-    /// one that is retired or dying keeps it.
+    /// Why this live worker is replaced, and retires as soon as its successor is ready; `None`: it is not
+    /// replaced. A worker that is retired or dying keeps the reason.
     pub leaving: Option<ReplaceReason>,
     /// Its resident memory in bytes when it was last measured; `None` if it never was.
     pub rss: Option<u64>,
+    /// What was reported of it, and bears on its replacement.
     pub(in crate::supervisor) reports: Reports,
     /// An earlier master has started it.
     pub adopted: bool,
     pub(in crate::supervisor) stage: Stage,
-    /// Its ports cannot stand in the plan, or an earlier master has retired it: it is never to be named
-    /// again.
+    /// No further plan names it: its ports cannot stand in a plan, or an earlier master has retired it.
     pub(in crate::supervisor) is_excluded: bool,
     pub(in crate::supervisor) health: Health,
-    /// The master has listening sockets for it: those that it was spawned with, or is to be.
+    /// The master holds its listening sockets too.
     pub(in crate::supervisor) holds_listeners: bool,
-    /// These are of an earlier worker, whom plans have named.
+    /// Its listening sockets come from an earlier worker, which plans have named.
     pub(in crate::supervisor) reuses_listeners: bool,
-    /// It is there for connections that wait in sockets which another worker has left; no plan is to
-    /// name it. See `orphaned_listeners.rs`.
+    /// It was started to accept the connections that wait in orphaned listeners; no plan names it. See
+    /// `orphaned_listeners.rs`.
     pub(in crate::supervisor) is_drainer: bool,
-    /// How many drainers in a row its sockets have had, itself included.
+    /// How many drainers in a row its listening sockets have had, itself included.
     pub(in crate::supervisor) drainers: u32,
-    /// Whether it can be told things, and what it was told.
+    /// Its link over the control socket.
     pub(in crate::supervisor) link: LinkState,
 }
 
-/// [`WorkerState`] with what is known in each.
+/// The stage of a worker: finer than [`WorkerState`], with what is known in each.
 #[derive(Debug, Clone)]
 pub(in crate::supervisor) enum Stage {
-    /// Its ports do not listen yet.
+    /// It does not listen on all its ports yet.
     Starting,
-    /// Its ports listen, and no plan that names it was ever in force.
+    /// It listens, and no plan that names it was ever in force.
     Ready { ready: Timestamp },
     /// A plan that names it is, or just was, in force.
     Live { ready: Timestamp, since: Timestamp },
     /// No plan in force names it any more.
     Retired(Retirement),
-    /// It was retired, and is to serve again.
+    /// It was retired, and a rollback has it serve again.
     Reactivating(Reactivation),
     /// It is to end.
     Dying { since: Timestamp, ending: Ending },
@@ -76,7 +78,7 @@ pub(in crate::supervisor) enum Stage {
 pub(in crate::supervisor) enum Ending {
     /// Whether it was spawned at all is not known yet.
     Unspawned,
-    /// It was told to end; SIGTERM follows.
+    /// It was ordered to stop over its link; SIGTERM follows.
     Ordered { terminate_at: Timestamp },
     /// SIGTERM was sent; SIGKILL follows.
     Terminated { kill_at: Timestamp },
@@ -113,7 +115,7 @@ impl Worker {
         }
     }
 
-    /// Where it is in its life.
+    /// Its state, as operators are told of it.
     pub fn state(&self) -> WorkerState {
         match self.stage {
             Stage::Starting | Stage::Ready { .. } | Stage::Reactivating(_) => WorkerState::Starting,
@@ -123,7 +125,7 @@ impl Worker {
         }
     }
 
-    /// When it came into its present state.
+    /// When its present state began.
     pub fn since(&self) -> Timestamp {
         match &self.stage {
             Stage::Starting | Stage::Ready { .. } => self.started,
@@ -133,14 +135,14 @@ impl Worker {
         }
     }
 
-    /// Whether it is retired, and everything that was ever sent to it has come: its accept queue is
-    /// empty, no handshake is half open, and conntrack leads nobody else here. It may have
-    /// connections still.
+    /// Whether it is retired, and no further connection will come: its accept queue is empty, no
+    /// handshake is half open, and conntrack steers no further client here. It may still have
+    /// connections.
     pub fn is_settled(&self) -> bool {
         matches!(&self.stage, Stage::Retired(retirement) if retirement.is_settled())
     }
 
-    /// Whether [`Input::Ready`](crate::supervisor::Input::Ready) of it is waited for.
+    /// Whether the supervisor waits for its [`Input::Ready`](crate::supervisor::Input::Ready).
     pub fn awaits_ready(&self) -> bool {
         match &self.stage {
             Stage::Starting => true,
@@ -149,17 +151,17 @@ impl Worker {
         }
     }
 
-    /// Whether it gets new connections, or just did.
+    /// Whether it gets new connections, or did until just now.
     pub(in crate::supervisor) fn is_live(&self) -> bool {
         matches!(self.stage, Stage::Live { .. })
     }
 
-    /// Whether the plan may name it, and should: it answers.
+    /// Whether a plan may name it, and it is healthy.
     pub(in crate::supervisor) fn can_serve(&self) -> bool {
-        self.is_eligible() && self.health.is_well()
+        self.is_eligible() && self.health.is_good()
     }
 
-    /// Whether the plan may name it where nobody answers.
+    /// Whether a plan may name it, healthy or not.
     pub(in crate::supervisor) fn is_eligible(&self) -> bool {
         let listens = match &self.stage {
             Stage::Ready { .. } | Stage::Live { .. } => true,
@@ -169,7 +171,7 @@ impl Worker {
         listens && !self.is_excluded
     }
 
-    /// Whether it serves, or may come to serve (again).
+    /// Whether it serves, or may yet serve (again).
     pub(in crate::supervisor) fn may_serve(&self) -> bool {
         let is_wanted = !self.is_drainer && !self.health.is_stopping();
         is_wanted && (self.awaits_ready() || self.is_eligible())
@@ -188,16 +190,18 @@ impl Worker {
         Some(Occupant { generation: self.generation, ports: Arc::clone(self.ports.as_ref()?) })
     }
 
-    pub(in crate::supervisor) fn ready_event(&self, now: Timestamp) -> Event {
+    /// The failure of this worker.
+    pub(in crate::supervisor) fn failure(
+        &self,
+        cause: FailureCause,
+        last_lines: Vec<String>,
+    ) -> WorkerFailure {
+        let Self { id, seat, generation, .. } = *self;
+        WorkerFailure { worker: id, seat, generation, cause, last_lines }
+    }
+
+    pub(super) fn ready_event(&self, now: Timestamp) -> Event {
         let (worker, seat, generation) = (self.id, self.seat, self.generation);
         Event::Ready { worker, seat, generation, took: now.since(self.started) }
-    }
-
-    pub(in crate::supervisor) fn retired_event(&self) -> Event {
-        Event::Retired { worker: self.id, seat: self.seat, generation: self.generation }
-    }
-
-    pub(in crate::supervisor) fn killed_event(&self) -> Event {
-        Event::Killed { worker: self.id, seat: self.seat, generation: self.generation }
     }
 }

@@ -1,0 +1,49 @@
+//! Requests for a new generation, or for another number of workers.
+
+use super::target::Target;
+use crate::plan::{Generation, Weights};
+use crate::protocol::{Outcome, Refusal, Rollout, Scaled};
+use crate::supervisor::state::count;
+use crate::supervisor::{RequestId, Supervisor};
+
+impl Supervisor {
+    pub(in crate::supervisor) fn reload(&mut self, request: RequestId) {
+        match self.reload_target() {
+            Ok(to) => self.begin_rollout(Rollout::Reload, request, to),
+            Err(refusal) => self.reply(request, Err(refusal)),
+        }
+    }
+
+    fn reload_target(&self) -> Result<Target, Refusal> {
+        self.check_idle()?;
+        self.check_no_canary()?;
+        Ok(Target::all(self.next_generation()?, self.target.weights.clone()))
+    }
+
+    /// A number that no generation in force has had.
+    pub(in crate::supervisor) fn next_generation(&self) -> Result<Generation, Refusal> {
+        let last = self.last_generation.max(self.target.newest());
+        let next = last.next();
+        if next == last { Err(Refusal::LastGeneration(last)) } else { Ok(next) }
+    }
+
+    pub(in crate::supervisor) fn scale(&mut self, request: RequestId, workers: u16) {
+        match self.check_scale(workers) {
+            Ok(to) if to.weights.seats() == self.target.weights.seats() => {
+                let slots = self.plan().assignment().slots();
+                let scaled = Scaled { workers, moved_slots: 0, slots: count(slots) };
+                self.reply(request, Ok(Outcome::Scaled(scaled)));
+            }
+            Ok(to) => self.begin_rollout(Rollout::Scale, request, to),
+            Err(refusal) => self.reply(request, Err(refusal)),
+        }
+    }
+
+    fn check_scale(&self, workers: u16) -> Result<Target, Refusal> {
+        self.check_idle()?;
+        self.check_no_canary()?;
+        let weights = Weights::equal(usize::from(workers))?;
+        self.plan().rescaled(&weights)?;
+        Ok(Target::all(self.target.generation, weights))
+    }
+}

@@ -1,0 +1,131 @@
+//! Requests of operators to replace one live worker, from the request to its answer.
+
+use std::time::Duration;
+
+use super::worker::Worker;
+use crate::plan::Seat;
+use crate::protocol::{
+    Outcome, Progress, Refusal, ReplaceReason, RetireTarget, Retired, WorkerFailure, WorkerId,
+};
+use crate::supervisor::{RequestId, Supervisor};
+
+/// A request for the retirement of one worker, until it is answered.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::supervisor) struct RetireRequest {
+    request: RequestId,
+    worker: WorkerId,
+    seat: Seat,
+}
+
+impl Supervisor {
+    /// An operator wants a worker replaced. That is not held back, but it is counted.
+    pub(in crate::supervisor) fn request_retirement(
+        &mut self,
+        request: RequestId,
+        target: RetireTarget,
+    ) {
+        match self.check_retirement(target) {
+            Ok((worker, seat)) => {
+                self.retire_requests.push(RetireRequest { request, worker, seat });
+                let in_seat = self.backoffs.iter_mut().filter(|((of, _), _)| *of == seat);
+                in_seat.for_each(|(_, respawn)| respawn.reset());
+                self.start_replacement(worker, ReplaceReason::OperatorRequest);
+            }
+            Err(refusal) => self.reply(request, Err(refusal)),
+        }
+    }
+
+    fn check_retirement(&self, target: RetireTarget) -> Result<(WorkerId, Seat), Refusal> {
+        self.check_idle()?;
+        let is_meant = |worker: &&Worker| match target {
+            RetireTarget::Seat(seat) => worker.seat == seat && worker.is_live(),
+            RetireTarget::Pid(pid) => worker.pid == Some(pid),
+        };
+        let seats = self.target.seat_count();
+        let worker = self.workers.values().find(is_meant).ok_or(match target {
+            RetireTarget::Seat(seat) if seat.index() >= seats => {
+                Refusal::NoSuchSeat { seat, seats }
+            }
+            RetireTarget::Seat(seat) => Refusal::Vacant { seat },
+            RetireTarget::Pid(pid) => Refusal::NoSuchWorker { pid },
+        })?;
+        match worker.leaving {
+            _ if !worker.is_live() => {
+                Err(Refusal::NotLive { seat: worker.seat, state: worker.state() })
+            }
+            Some(cause) => Err(Refusal::Leaving { seat: worker.seat, cause }),
+            None => Ok((worker.id, worker.seat)),
+        }
+    }
+
+    /// Answers the requests whose worker has retired, or is gone.
+    pub(in crate::supervisor) fn answer_retirements(&mut self) {
+        for pending in std::mem::take(&mut self.retire_requests) {
+            let RetireRequest { request, worker: id, seat } = pending;
+            match self.workers.get(&id) {
+                _ if self.is_stopping() => self.reply(request, Err(Refusal::Stopping)),
+                Some(worker) if worker.is_live() => self.retire_requests.push(pending),
+                Some(worker) => {
+                    let pid = worker.pid;
+                    let names = |worker: &&Worker| {
+                        worker.seat == seat && self.kernel.in_force.names(worker)
+                    };
+                    let successor = self.workers.values().find(names).and_then(|it| it.pid);
+                    self.reply(request, Ok(Outcome::Retired(Retired { seat, pid, successor })));
+                }
+                None => self.reply(request, Err(Refusal::Died { seat })),
+            }
+        }
+    }
+
+    /// Tells those who wait for a successor that there is one.
+    pub(in crate::supervisor) fn report_successor(&mut self, id: WorkerId) {
+        if let Some((request, seat)) = self.request_awaiting(id) {
+            self.progress(request, Progress::SuccessorReady { seat });
+        }
+    }
+
+    /// Tells those who wait for a successor that it has failed, and when there is another.
+    pub(in crate::supervisor) fn report_failed_successor(
+        &mut self,
+        failure: &WorkerFailure,
+        delay: Duration,
+    ) {
+        let waits = |pending: &&RetireRequest| pending.seat == failure.seat;
+        if let Some(RetireRequest { request, .. }) =
+            self.retire_requests.iter().find(waits).copied()
+        {
+            let step = Progress::SuccessorFailed { failure: failure.clone(), delay };
+            self.progress(request, step);
+        }
+    }
+
+    /// A seat gets no more workers for a while. Who asked for another in it is told so, and the one
+    /// that it has stays, as if nothing had been asked for. A worker with a cause of its own goes on
+    /// leaving.
+    pub(in crate::supervisor) fn refuse_successor(&mut self, failure: &WorkerFailure) {
+        let seat = failure.seat;
+        let in_seat: Vec<RetireRequest> =
+            self.retire_requests.extract_if(.., |pending| pending.seat == seat).collect();
+        for RetireRequest { request, worker, .. } in in_seat {
+            if let Some(worker) = self.workers.get_mut(&worker) {
+                worker.leaving = None;
+            }
+            self.reply(request, Err(Refusal::Worker(failure.clone())));
+        }
+    }
+
+    /// The request that waits for this worker to be ready.
+    fn request_awaiting(&self, id: WorkerId) -> Option<(RequestId, Seat)> {
+        let worker = self.workers.get(&id)?;
+        let same_place = |pending: &&RetireRequest| {
+            let old = self.workers.get(&pending.worker);
+            pending.worker != id
+                && old.is_some_and(|old| {
+                    old.seat == worker.seat && old.generation == worker.generation
+                })
+        };
+        let pending = self.retire_requests.iter().find(same_place)?;
+        Some((pending.request, pending.seat))
+    }
+}
