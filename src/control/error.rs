@@ -110,7 +110,7 @@ impl ControlError {
     /// the NUL at the end.
     pub const MAX_SOCKET_PATH: usize = 107;
 
-    /// What to do about it, in one line.
+    /// What to do about it, in one line; `None` where the message says it all.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::NoRuntimeDir => Some(
@@ -118,10 +118,10 @@ impl ControlError {
                     .to_owned(),
             ),
             Self::NotOurs { .. } => {
-                Some("remove it if nobody needs it, or choose another with --runtime-dir".to_owned())
+                Some("remove it if nobody needs it, or choose another runtime directory (IPCLUSTER_RUNTIME_DIR)".to_owned())
             }
             Self::SocketPathTooLong { .. } => {
-                Some("choose a shorter directory with --runtime-dir".to_owned())
+                Some("choose a runtime directory with a shorter path (IPCLUSTER_RUNTIME_DIR)".to_owned())
             }
             Self::AlreadyRuns { name, .. } => Some(format!(
                 "`ipcluster run --replace` takes over from it; `ipcluster reload {name}` puts a new generation into force; `ipcluster stop {name}` ends it"
@@ -148,7 +148,7 @@ impl ControlError {
                 io::ErrorKind::PermissionDenied
                 | io::ErrorKind::ReadOnlyFilesystem
                 | io::ErrorKind::NotFound => {
-                    Some("choose a directory that you may use with --runtime-dir".to_owned())
+                    Some("choose a runtime directory that you may use (IPCLUSTER_RUNTIME_DIR)".to_owned())
                 }
                 _ => None,
             },

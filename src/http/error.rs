@@ -16,16 +16,16 @@ pub enum HttpError {
 }
 
 impl HttpError {
-    /// What to do about it, in one line.
-    pub fn hint(&self) -> String {
+    /// What to do about it, in one line; `None` where the message says it all.
+    pub fn hint(&self) -> Option<String> {
         let Self::Listen { address, source } = self;
-        match source.kind() {
+        Some(match source.kind() {
             io::ErrorKind::AddrInUse => format!(
-                "choose another --http-listen; `ss --tcp --listening --processes 'sport = :{}'` says \
+                "choose another address (`http.listen`); `ss --tcp --listening --processes 'sport = :{}'` says \
                  who has it",
                 address.port()
             ),
-            _ => "choose another --http-listen, such as 127.0.0.1:9180".to_owned(),
-        }
+            _ => "choose another address (`http.listen`), such as 127.0.0.1:9180".to_owned(),
+        })
     }
 }

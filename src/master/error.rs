@@ -107,49 +107,25 @@ pub enum MasterError {
 }
 
 impl MasterError {
-    /// What to do about it, in one line.
+    /// What to do about it, in one line; `None` where the message says it all.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Rules(NftError::Privilege) => Some(
-                "run it as root, or give the program the capability: setcap cap_net_admin+ep PROGRAM"
-                    .to_owned(),
-            ),
-            Self::Rules(NftError::ForeignTable { .. }) => {
-                Some("choose another --name, or remove that table".to_owned())
-            }
-            Self::Rules(NftError::OwnedByOther { .. }) => Some(
-                "another master of this cluster runs, perhaps in another runtime directory, or a \
-                 program still holds its netlink socket: end it; `nft list ruleset` names it, \
-                 `ss --family=netlink --processes` gives its pid"
-                    .to_owned(),
-            ),
-            Self::Rules(NftError::Schema { .. }) => Some(
-                "use that version of ipcluster, also to stop the cluster or to flush its rules"
-                    .to_owned(),
-            ),
-            Self::Rules(NftError::NoOwnership { .. }) => {
-                Some("use --ownership auto or shared".to_owned())
-            }
-            Self::Rules(NftError::NotUnderstood { .. }) => Some(
-                "it was made by another version, or changed by hand; `ipcluster flush NAME` removes it"
-                    .to_owned(),
-            ),
-            Self::Rules(NftError::Netlink { .. }) => {
-                Some("`ipcluster check` says what this machine lacks".to_owned())
-            }
+            Self::Rules(error) => error.hint(),
             Self::Overlap { cluster, .. } => Some(format!(
                 "choose another address or port, or end that cluster: `ipcluster stop {cluster}`; \
                  `ipcluster flush {cluster}` if its master is gone"
             )),
             Self::Guarded { .. } => Some(
-                "give this cluster other --worker-ports, or another --listen port".to_owned(),
+                "give this cluster other worker ports (`worker_ports`), or another public port \
+                 (`listen`)"
+                    .to_owned(),
             ),
             Self::NotHandedOver { name, .. } => Some(format!(
                 "it serves on: `ipcluster status {name}`; end it by SIGTERM or SIGKILL, and `ipcluster run` takes over what it leaves"
             )),
             Self::Control(error) => error.hint(),
             #[cfg(feature = "http")]
-            Self::Http(error) => Some(error.hint()),
+            Self::Http(error) => error.hint(),
             _ => None,
         }
     }

@@ -50,6 +50,7 @@ mod workers;
 
 pub use builder::Builder;
 pub use error::MasterError;
+pub use operators::Subscription;
 pub use operators::handle::Handle;
 pub use operators::report::explain;
 pub use privilege::needed_capabilities;

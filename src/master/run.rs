@@ -6,8 +6,6 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Instant;
 
-use tokio::sync::broadcast;
-
 use super::actions::Actors;
 use super::builder::Builder;
 use super::clock::Clock;
@@ -142,13 +140,6 @@ impl Master {
     /// A way to talk to it while it runs.
     pub fn handle(&self) -> Handle {
         self.operators.handle()
-    }
-
-    /// What happens from now on: workers that get ready, die, retire; plans that come into force; and,
-    /// while anybody is subscribed, the memory of all workers every second ([`Event::Stats`]). Who is
-    /// more than 1,024 events behind misses the oldest, and is told how many.
-    pub fn subscribe(&self) -> broadcast::Receiver<Event> {
-        self.operators.subscribe()
     }
 
     /// Runs until it is told to leave or to stop.

@@ -99,6 +99,33 @@ pub enum NftError {
 }
 
 impl NftError {
+    /// What to do about it, in one line; `None` where the message says it all.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Privilege => {
+                "run it as root, or give the program the capability: setcap cap_net_admin+ep PROGRAM"
+            }
+            Self::ForeignTable { .. } => {
+                "choose another name for the cluster (`name`), or remove that table"
+            }
+            Self::OwnedByOther { .. } => {
+                "another master of this cluster runs, perhaps in another runtime directory, or a \
+                 program still holds its netlink socket: end it; `nft list ruleset` names it, \
+                 `ss --family=netlink --processes` gives its pid"
+            }
+            Self::Schema { .. } => {
+                "use that version of ipcluster, also to stop the cluster or to flush its rules"
+            }
+            Self::NoOwnership { .. } => "use `ownership` auto or shared",
+            Self::NotUnderstood { .. } => {
+                "it was made by another version, or changed by hand; `ipcluster flush NAME` removes it"
+            }
+            Self::Netlink { .. } => "`ipcluster check` says what this machine lacks",
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
+
     /// Whether the table is one of ours, whose contents this version cannot read, and that
     /// [`Firewall::restore`](super::Firewall::restore) replaces whole all the same: of an older
     /// schema, or changed by somebody.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::event_record::WORKERS_LIMIT;
 use super::{Exit, RuleWriter, Stats, Unhealthy, WorkerFailure, WorkerId, WorkerState};
-use crate::plan::{Generation, Seat};
+use crate::plan::{ClusterName, Generation, Seat};
 
 /// Something that happened to the cluster. Its `Display` is a line for the log, without the time; its
 /// JSON is that of the table at [`EventRecord`](super::EventRecord).
@@ -332,6 +332,21 @@ pub enum Event {
         /// Until the next try.
         #[serde(serialize_with = "seconds")]
         retry_in: Duration,
+    },
+    /// A subscription begins: what follows is complete, but for [`Self::Missed`]. The first event that
+    /// the control socket tells a subscriber.
+    Subscribed {
+        /// The name of the cluster.
+        name: ClusterName,
+        /// The process id of the master.
+        pid: u32,
+        /// The generation in force.
+        generation: Generation,
+    },
+    /// The subscriber was slow: so many events went by that it is not told.
+    Missed {
+        /// How many.
+        count: u64,
     },
     /// The memory of the cluster was looked at, as every second. Not for the log; made only while
     /// somebody listens.
@@ -674,6 +689,10 @@ impl fmt::Display for Event {
             Self::CommitFailed { reason, retry_in } => {
                 write!(f, "the kernel did not take the plan: {reason}; again in {retry_in:?}")
             }
+            Self::Subscribed { name, pid, generation } => {
+                write!(f, "subscribed to cluster {name}, generation {generation} (master {pid})")
+            }
+            Self::Missed { count } => write!(f, "{count} events were missed"),
             Self::Stats(stats) => stats.fmt(f),
         }
     }

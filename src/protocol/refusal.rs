@@ -142,7 +142,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// What to do about it, in one line; `None` where there is nothing to say.
+    /// What to do about it, in one line; `None` where the message says it all.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Worker(failure) if failure.last_lines.is_empty() => {

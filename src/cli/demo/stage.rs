@@ -8,14 +8,13 @@ use std::time::{Duration, Instant};
 
 use crate::config::{Backoff, Config, WorkerCommand};
 use crate::lab::{Load, Network, Pace, RunningLoad};
-use crate::master::{Ended, Handle, Master, MasterError};
+use crate::master::{Ended, Handle, Master, MasterError, Subscription};
 use crate::nft::Firewall;
 use crate::plan::{Engine, Plan, PlanError, Seat};
 use crate::process::PidFd;
 use crate::protocol::Refusal;
 use crate::protocol::{Event, WorkerState};
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::broadcast::{self, error::RecvError};
 
 use super::super::Failed;
 use super::judge::Stopped;
@@ -193,23 +192,17 @@ fn manage(
     let runtime = current_thread().map_err(|source| MasterError::Thread { source })?;
     runtime.block_on(async {
         let master = Master::builder(config).start()?;
-        tokio::spawn(pass_on(master.subscribe(), sender));
+        tokio::spawn(pass_on(master.handle().subscribe(), sender));
         // Nobody waits for it any more.
         let _ = ready.send(master.handle());
         master.run().await
     })
 }
 
-async fn pass_on(mut events: broadcast::Receiver<Event>, sender: Sender<(Instant, Event)>) {
-    loop {
-        match events.recv().await {
-            Ok(event) => {
-                if sender.send((Instant::now(), event)).is_err() {
-                    return;
-                }
-            }
-            Err(RecvError::Lagged(_)) => {}
-            Err(RecvError::Closed) => return,
+async fn pass_on(mut events: Subscription, sender: Sender<(Instant, Event)>) {
+    while let Some(event) = events.next().await {
+        if sender.send((Instant::now(), event)).is_err() {
+            return;
         }
     }
 }

@@ -150,7 +150,7 @@ async fn an_address_that_is_taken_is_named() {
     let error = HttpServer::bind(address, HttpLimits::default()).unwrap_err();
     let text = error.to_string();
     assert!(text.starts_with(&format!("http.listen: cannot listen on {address}: ")), "{text}");
-    assert!(error.hint().contains("choose another --http-listen"));
+    assert!(error.hint().unwrap().contains("choose another address (`http.listen`)"));
     let foreign = HttpServer::bind("192.0.2.1:9180".parse().unwrap(), HttpLimits::default());
     assert!(foreign.unwrap_err().to_string().contains("192.0.2.1:9180"));
 }

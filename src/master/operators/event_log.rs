@@ -24,9 +24,9 @@ impl EventLog {
         Self { sender, subscribers: Subscribers::default(), metrics: Metrics::default() }
     }
 
-    /// What happens from now on.
-    pub(super) fn subscribe(&self) -> broadcast::Receiver<Event> {
-        self.sender.subscribe()
+    /// Where events come from, until [`Self::end`].
+    pub(super) fn sender(&self) -> broadcast::WeakSender<Event> {
+        self.sender.downgrade()
     }
 
     /// Whether anybody is subscribed.

@@ -41,10 +41,8 @@ impl Subscribers {
         let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() else {
             return responder.finish(Err(Refusal::TooManySubscribers { limit: SUBSCRIBERS }));
         };
-        let first = EventRecord::new("subscribed")
-            .with("name", name.as_str())
-            .with("pid", std::process::id())
-            .with("generation", generation.0);
+        let (name, pid) = (name.clone(), std::process::id());
+        let first = Event::Subscribed { name, pid, generation };
         let events = events.subscribe();
         tokio::spawn(async move {
             pass_on(first, events, responder).await;
@@ -53,17 +51,17 @@ impl Subscribers {
     }
 }
 
-async fn pass_on(first: EventRecord, mut events: Receiver<Event>, responder: Responder) {
-    let mut pending = vec![first];
+async fn pass_on(first: Event, mut events: Receiver<Event>, responder: Responder) {
+    let mut event = first;
     loop {
-        for event in pending {
-            if !responder.event(EventRecord { time: unix_time(), ..event }).await {
+        for record in EventRecord::of(&event) {
+            if !responder.event(EventRecord { time: unix_time(), ..record }).await {
                 return;
             }
         }
-        pending = match events.recv().await {
-            Ok(event) => EventRecord::of(&event),
-            Err(RecvError::Lagged(count)) => vec![EventRecord::new("missed").with("count", count)],
+        event = match events.recv().await {
+            Ok(event) => event,
+            Err(RecvError::Lagged(count)) => Event::Missed { count },
             Err(RecvError::Closed) => return responder.finish(Ok(Outcome::EventsOver)),
         };
     }

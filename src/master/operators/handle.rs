@@ -2,38 +2,64 @@
 
 use std::net::IpAddr;
 
+use tokio::sync::broadcast::WeakSender;
 use tokio::sync::mpsc;
 
+use super::subscription::Subscription;
 use crate::control::ReceivedRequest;
 use crate::plan::Share;
 use crate::protocol::{
-    Cleared, Command, Explanation, OnTrial, Outcome, Refusal, Reloaded, Request, Restarted,
-    RetireTarget, Retired, RolledBack, Scaled, Status,
+    Cleared, Command, Event, Explanation, OnTrial, OrphansEnded, Outcome, Refusal, Reloaded,
+    Request, Restarted, RetireTarget, Retired, RolledBack, Scaled, Status, Stopped,
 };
 
-/// What somebody wants of the loop.
+/// What the program that runs the master asks of its loop.
+#[derive(Debug)]
 pub(crate) enum Order {
-    /// Something that gets an answer.
+    /// A request, which gets a reply.
     Request(ReceivedRequest),
-    /// The end of the master, and of nothing else.
+    /// The end of the master alone.
     Leave,
 }
 
-/// A way to talk to a running [`Master`](crate::master::Master). Cheap to clone.
+/// A way to talk to a [`Master`](crate::master::Master) while it [runs](crate::master::Master::run). Cheap
+/// to clone.
+///
+/// Each request is answered when it is carried out, or refused: see [`Refusal`]. A request goes on if the
+/// future is dropped while it waits for the answer.
+///
+/// ```no_run
+/// use ipcluster::master::{Handle, Refusal};
+///
+/// async fn deploy(handle: &Handle) -> Result<(), Refusal> {
+///     match handle.reload().await {
+///         Ok(reloaded) => println!("generation {} is in force", reloaded.generation),
+///         // The old workers serve on.
+///         Err(Refusal::Worker(failure)) => println!("not deployed: {failure}"),
+///         Err(refusal) => return Err(refusal),
+///     }
+///     Ok(())
+/// }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Handle {
-    pub(crate) orders: mpsc::Sender<Order>,
+    orders: mpsc::Sender<Order>,
+    events: WeakSender<Event>,
 }
 
 impl Handle {
+    pub(super) fn new(orders: mpsc::Sender<Order>, events: WeakSender<Event>) -> Self {
+        Self { orders, events }
+    }
+
     /// Starts a new generation of workers and, when all are ready, sends new connections to it.
     ///
     /// # Errors
-    /// Why the old generation is still in force.
+    /// Why the old generation is still in force: most often [`Refusal::Worker`] or [`Refusal::Busy`].
     pub async fn reload(&self) -> Result<Reloaded, Refusal> {
         match self.ask(Command::Reload { share: None }).await? {
             Outcome::Reloaded(reloaded) => Ok(reloaded),
-            other => Err(Refusal::Mismatch(Box::new(other))),
+            other => Err(mismatch(other)),
         }
     }
 
@@ -45,7 +71,7 @@ impl Handle {
     pub async fn reload_share(&self, share: Share) -> Result<OnTrial, Refusal> {
         match self.ask(Command::Reload { share: Some(share) }).await? {
             Outcome::OnTrial(trial) => Ok(trial),
-            other => Err(Refusal::Mismatch(Box::new(other))),
+            other => Err(mismatch(other)),
         }
     }
 
@@ -53,11 +79,11 @@ impl Handle {
     /// sends all new connections to them.
     ///
     /// # Errors
-    /// Why it is on trial still, or that there is none.
+    /// Why it is on trial still, or [`Refusal::NoCanary`].
     pub async fn promote(&self) -> Result<Reloaded, Refusal> {
         match self.ask(Command::Promote).await? {
             Outcome::Reloaded(reloaded) => Ok(reloaded),
-            other => Err(Refusal::Mismatch(Box::new(other))),
+            other => Err(mismatch(other)),
         }
     }
 
@@ -69,7 +95,7 @@ impl Handle {
     pub async fn roll_back(&self) -> Result<RolledBack, Refusal> {
         match self.ask(Command::Rollback).await? {
             Outcome::RolledBack(rolled_back) => Ok(rolled_back),
-            other => Err(Refusal::Mismatch(Box::new(other))),
+            other => Err(mismatch(other)),
         }
     }
 
@@ -80,7 +106,7 @@ impl Handle {
     pub async fn scale(&self, workers: u16) -> Result<Scaled, Refusal> {
         match self.ask(Command::Scale { workers }).await? {
             Outcome::Scaled(scaled) => Ok(scaled),
-            other => Err(Refusal::Mismatch(Box::new(other))),
+            other => Err(mismatch(other)),
         }
     }
 
@@ -92,7 +118,7 @@ impl Handle {
     pub async fn restart(&self) -> Result<Restarted, Refusal> {
         match self.ask(Command::Restart).await? {
             Outcome::Restarted(restarted) => Ok(restarted),
-            other => Err(Refusal::Mismatch(Box::new(other))),
+            other => Err(mismatch(other)),
         }
     }
 
@@ -103,7 +129,7 @@ impl Handle {
     pub async fn retire(&self, target: RetireTarget) -> Result<Retired, Refusal> {
         match self.ask(Command::Retire(target)).await? {
             Outcome::Retired(retired) => Ok(retired),
-            other => Err(Refusal::Mismatch(Box::new(other))),
+            other => Err(mismatch(other)),
         }
     }
 
@@ -111,11 +137,11 @@ impl Handle {
     /// connections.
     ///
     /// # Errors
-    /// The cluster is being stopped.
+    /// [`Refusal::Stopping`], or why the master has gone.
     pub async fn clear_retired(&self) -> Result<Cleared, Refusal> {
         match self.ask(Command::ClearRetired).await? {
             Outcome::Cleared(cleared) => Ok(cleared),
-            other => Err(Refusal::Mismatch(Box::new(other))),
+            other => Err(mismatch(other)),
         }
     }
 
@@ -123,42 +149,50 @@ impl Handle {
     /// (unless `now`), ends them, removes the rules, and ends the master.
     ///
     /// # Errors
-    /// Why not everything could be ended.
-    pub async fn stop(&self, now: bool) -> Result<(), Refusal> {
-        self.ask(Command::Stop { now }).await.map(|_| ())
+    /// Why the master has gone before that: [`Refusal::HandedOver`], [`Refusal::Ended`].
+    pub async fn stop(&self, now: bool) -> Result<Stopped, Refusal> {
+        match self.ask(Command::Stop { now }).await? {
+            Outcome::Stopped(stopped) => Ok(stopped),
+            other => Err(mismatch(other)),
+        }
     }
 
-    /// Ends the orphans of the status. Returns how many there were.
+    /// Asks the [orphans](Status::orphans) of the status to end, and kills those that do not.
     ///
     /// # Errors
-    /// The master is ending.
-    pub async fn end_orphans(&self) -> Result<u32, Refusal> {
+    /// Why the master has gone.
+    pub async fn end_orphans(&self) -> Result<OrphansEnded, Refusal> {
         match self.ask(Request::EndOrphans).await? {
-            Outcome::OrphansEnded(ended) => Ok(ended.processes),
-            other => Err(Refusal::Mismatch(Box::new(other))),
+            Outcome::OrphansEnded(ended) => Ok(ended),
+            other => Err(mismatch(other)),
         }
     }
 
     /// The state of the cluster.
     ///
     /// # Errors
-    /// The master is ending.
+    /// Why the master has gone.
     pub async fn status(&self) -> Result<Status, Refusal> {
         match self.ask(Request::Status).await? {
             Outcome::Status(status) => Ok(*status),
-            other => Err(Refusal::Mismatch(Box::new(other))),
+            other => Err(mismatch(other)),
         }
     }
 
     /// Which worker gets the new connections of a client, and why.
     ///
     /// # Errors
-    /// No worker is live, or the master is ending.
+    /// [`Refusal::Unserved`], or why the master has gone.
     pub async fn explain(&self, address: IpAddr) -> Result<Explanation, Refusal> {
         match self.ask(Request::Explain { address }).await? {
             Outcome::Explained(explanation) => Ok(explanation),
-            other => Err(Refusal::Mismatch(Box::new(other))),
+            other => Err(mismatch(other)),
         }
+    }
+
+    /// Everything that happens from now on.
+    pub fn subscribe(&self) -> Subscription {
+        Subscription::to(&self.events)
     }
 
     /// Ends the master alone: workers and rules stay and serve on.
@@ -179,4 +213,8 @@ impl crate::http::StatusSource for Handle {
     async fn status(&self) -> Result<Status, Refusal> {
         Self::status(self).await
     }
+}
+
+fn mismatch(outcome: Outcome) -> Refusal {
+    Refusal::Mismatch(Box::new(outcome))
 }

@@ -18,7 +18,9 @@ mod replies;
 pub(crate) mod report;
 mod service_manager;
 mod statuses;
+mod subscription;
 
 pub(super) use operators::{Operators, Wanted};
 pub(super) use service_manager::ServiceNotifier;
 pub(super) use statuses::StatusCounts;
+pub use subscription::Subscription;

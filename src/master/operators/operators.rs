@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::event_log::EventLog;
@@ -119,7 +119,7 @@ impl Operators {
 
     /// A way to talk to the master.
     pub(crate) fn handle(&self) -> Handle {
-        Handle { orders: self.order_sender.clone() }
+        Handle::new(self.order_sender.clone(), self.events.sender())
     }
 
     /// Three things to wait for: requests over the control socket, what else operators want, and the
@@ -226,11 +226,6 @@ impl Operators {
     }
 
     // What happens.
-
-    /// What happens from now on.
-    pub(crate) fn subscribe(&self) -> broadcast::Receiver<Event> {
-        self.events.subscribe()
-    }
 
     /// Tells a peer of the control socket what happens from now on.
     pub(crate) fn add_subscriber(
