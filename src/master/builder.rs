@@ -23,11 +23,7 @@ use super::startup::orphans::Orphans;
 use super::startup::state::{AdoptedWorker, StartupState};
 use super::startup::template::worker_template;
 use super::startup::worker_sockets::{PreparedSockets, WorkerSockets};
-use super::workers::Workers;
-use super::workers::output::journal::Journal;
-use super::workers::output::logs::Logs;
-use super::workers::output::{Destination, Printer};
-use super::workers::spawner::{Spawner, Template};
+use super::workers::{Destination, Journal, Logs, Printer, Spawner, Template, Workers};
 use crate::config::{Config, WorkerOutput};
 use crate::control::{ControlDir, ControlLimits, ControlServer, Lock};
 use crate::nft::Firewall;
@@ -49,8 +45,15 @@ pub struct Builder {
     observer: StepObserver,
 }
 
+impl Master {
+    /// A master for this configuration.
+    pub fn builder(config: Config) -> Builder {
+        Builder::new(config)
+    }
+}
+
 impl Builder {
-    pub(super) fn new(config: Config) -> Self {
+    fn new(config: Config) -> Self {
         let environment = std::env::vars_os().collect();
         let observer = StepObserver::default();
         Self {
@@ -473,8 +476,7 @@ fn printer(config: &Config, print_output: bool) -> Result<Option<Printer>, Maste
         }
         WorkerOutput::Directory(_) => None,
     };
-    let printer = destination.map(Printer::new).transpose();
-    printer.map_err(|source| MasterError::Thread { source })
+    destination.map(Printer::new).transpose()
 }
 
 #[cfg(test)]

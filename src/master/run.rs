@@ -7,7 +7,6 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use super::actions::Actors;
-use super::builder::Builder;
 use super::clock::Clock;
 use super::error::MasterError;
 use super::handover::give::{Handover, Possessions};
@@ -18,8 +17,9 @@ use super::rules::{self, Rules};
 use super::startup::orphans::Orphans;
 use super::startup::signals::Signals;
 use super::startup::state::PendingReconfigure;
-use super::workers::spawner::{SpawnOutcome, Started};
-use super::workers::{self, Life, LinkEvent, LinkNews, Workers, count_sockets};
+use super::workers::{
+    self, Life, LinkEvent, LinkNews, SpawnOutcome, Started, Workers, count_sockets,
+};
 use crate::config::Config;
 use crate::control::{self, Responder};
 use crate::plan::{Route, Seat};
@@ -104,11 +104,6 @@ enum Leaving {
 }
 
 impl Master {
-    /// A master for this configuration.
-    pub fn builder(config: Config) -> Builder {
-        Builder::new(config)
-    }
-
     pub(super) fn new(
         config: Config,
         supervisor: Supervisor,
@@ -145,7 +140,7 @@ impl Master {
     /// Runs until it is told to leave or to stop.
     ///
     /// # Errors
-    /// [`MasterError::Signals`] if it is to [obey signals](Builder::obey_signals), and cannot take them;
+    /// [`MasterError::Signals`] if it is to [obey signals](super::Builder::obey_signals), and cannot take them;
     /// [`MasterError::Watch`] and [`MasterError::Notify`] if the runtime cannot wait for the kernel. What
     /// goes wrong later is logged, answered or tried again: a master does not end by itself.
     ///

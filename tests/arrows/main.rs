@@ -68,6 +68,53 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
 ];
 
+/// The subjects of the master, each with those that it may use. `mod.rs` may use all.
+const SUBJECTS: &[(&str, &[&str])] = &[
+    ("error", &[]),
+    ("privilege", &[]),
+    ("log_limit", &[]),
+    ("waiting", &[]),
+    ("clock", &["waiting"]),
+    ("background", &["error"]),
+    ("rules", &["background", "clock", "error", "waiting"]),
+    ("workers", &["background", "clock", "error", "log_limit", "waiting"]),
+    ("health", &["background", "clock", "error", "waiting", "workers"]),
+    ("operators", &["background", "error", "log_limit", "rules", "waiting"]),
+    ("handover", &["background", "error", "operators", "workers"]),
+    // operators: a handle for signals. privilege: what is kept of the capabilities.
+    ("startup", &["error", "handover", "operators", "privilege", "rules", "workers"]),
+    ("actions", &["operators", "rules", "workers"]),
+    (
+        "run",
+        &[
+            "actions",
+            "clock",
+            "error",
+            "handover",
+            "health",
+            "operators",
+            "rules",
+            "startup",
+            "workers",
+        ],
+    ),
+    (
+        "builder",
+        &[
+            "background",
+            "clock",
+            "error",
+            "handover",
+            "health",
+            "operators",
+            "rules",
+            "run",
+            "startup",
+            "workers",
+        ],
+    ),
+];
+
 /// Rooms without IO, clock, randomness or runtime. So is every file whose page (`//!`) has the sentence
 /// "Pure", the folder of a `mod.rs` with it, and an item in whose documentation it stands.
 const PURE: &[&str] = &["line_protocol", "plan", "protocol", "ruleset", "supervisor"];
@@ -76,7 +123,7 @@ const PURE: &[&str] = &["line_protocol", "plan", "protocol", "ruleset", "supervi
 const CLAIMS: &[&str] = &["Pure.", "Pure:"];
 
 /// Rooms in which no file may lead back to itself through others.
-const WITHOUT_RINGS: &[&str] = &["netlink", "http", "worker"];
+const WITHOUT_RINGS: &[&str] = &["netlink", "http", "worker", "master"];
 
 /// What pure code does not name: as a path or as the beginning of one.
 const IMPURE_PATHS: &[&str] = &[
@@ -155,6 +202,35 @@ fn no_file_leads_back_to_itself() {
         let rings = tree.rings(room);
         assert!(rings.is_empty(), "{room}: each of these leads to each other one: {rings:#?}");
     }
+}
+
+#[test]
+fn subjects_of_the_master_use_only_what_stands_below_them() {
+    let files = sources();
+    let tree = Tree::of(files.iter().map(|(name, text)| (module_of(name), tokens(name, text))));
+    let broken: Vec<String> = tree.modules().filter_map(|it| subject_broken(&tree, it)).collect();
+    assert!(broken.is_empty(), "\n{}\n", broken.join("\n"));
+}
+
+/// What a file of a subject names of a subject that it may not use.
+fn subject_broken(tree: &Tree, module: &[String]) -> Option<String> {
+    let subject_of = |module: &[String]| match module {
+        [room, subject, ..] if room == "master" => Some(subject.clone()),
+        _ => None,
+    };
+    let subject = subject_of(module)?;
+    let below = SUBJECTS.iter().find(|(name, _)| *name == subject).map(|(_, below)| *below);
+    let Some(below) = below else {
+        return Some(format!("{subject} is no subject: name it in tests/arrows/main.rs"));
+    };
+    let may_use = |other: &String| *other == subject || below.contains(&other.as_str());
+    let named: BTreeSet<String> = tree
+        .named_by(module)
+        .iter()
+        .filter_map(|named| subject_of(named))
+        .filter(|other| !may_use(other))
+        .collect();
+    (!named.is_empty()).then(|| format!("{}: may not use {named:?}", module.join("/")))
 }
 
 /// The files of `src/`, by their names in it.
@@ -396,6 +472,25 @@ fn impurity_is_found() {
     assert_eq!(violations("http/frame.rs", less), Vec::<String>::new());
     let folder = pure_folder("http/page/mod.rs", "//! Pages. Pure: nothing is read.\nmod a;");
     assert_eq!(folder, Some("http/page"));
+}
+
+#[test]
+fn a_subject_that_uses_one_above_it_is_found() {
+    for (rules, is_broken) in [
+        ("use super::run::Master;", true),
+        ("use crate::master::{clock, workers::Workers};", true),
+        ("use crate::master::clock::Clock; use crate::plan::Plan;", false),
+    ] {
+        let files = [
+            ("master/clock.rs", ""),
+            ("master/rules.rs", rules),
+            ("master/run.rs", "use super::rules::Rules;"),
+            ("master/workers/mod.rs", ""),
+        ];
+        let files = files.map(|(name, text)| (module_of(name), tokens(name, text)));
+        let tree = Tree::of(files);
+        assert_eq!(tree.modules().any(|it| subject_broken(&tree, it).is_some()), is_broken);
+    }
 }
 
 #[test]

@@ -32,6 +32,11 @@ impl Tree {
         tree
     }
 
+    /// All files.
+    pub(crate) fn modules(&self) -> impl Iterator<Item = &Module> {
+        self.files.keys()
+    }
+
     /// The modules whose files a file names, its own left out. What it merely offers to others by
     /// `pub use` does not count: that is a name, and no use of it.
     pub(crate) fn named_by(&self, module: &[String]) -> BTreeSet<Module> {

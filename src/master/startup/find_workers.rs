@@ -28,8 +28,7 @@ use nix::errno::Errno;
 
 use crate::config::Config;
 use crate::master::handover::receive::WorkerRecord;
-use crate::master::workers::fingerprint::{ConfigFingerprint, WorkerLabel};
-use crate::master::workers::processes::{transport, transports};
+use crate::master::workers::{ConfigFingerprint, WorkerLabel, transport, transports};
 use crate::plan::{ClusterName, Generation, Listeners, Plan, Port, Protocol, Seat};
 use crate::process::{
     Account, HeldSocket, Leader, ListenTable, PortHolders, ProcessError, Sockets, effective_uid,

@@ -4,10 +4,7 @@ use std::ffi::OsString;
 
 use super::worker_sockets::PreparedSockets;
 use crate::config::Config;
-use crate::master::workers::fingerprint::ConfigFingerprint;
-use crate::master::workers::listeners::ListenerTemplate;
-use crate::master::workers::processes::transports;
-use crate::master::workers::spawner::Template;
+use crate::master::workers::{ConfigFingerprint, ListenerTemplate, Template, transports};
 use crate::process::Account;
 use crate::protocol::Readiness;
 

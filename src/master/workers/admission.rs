@@ -8,7 +8,6 @@
 use std::sync::Arc;
 
 use super::connections::Connections;
-use super::links::WorkerLinks;
 use super::processes::Processes;
 use crate::control::{self, JoinRequest, MessageError};
 use crate::plan::{Listeners, Port, Seat};
@@ -21,7 +20,8 @@ pub(super) struct Admission<'a> {
     pub(super) supervisor: &'a Supervisor,
     pub(super) processes: &'a mut Processes,
     pub(super) connections: &'a Connections,
-    pub(super) links: &'a WorkerLinks,
+    /// Whether a worker has a connection already.
+    pub(super) is_connected: &'a dyn Fn(WorkerId) -> bool,
     pub(super) listeners: &'a Listeners,
 }
 
@@ -74,7 +74,7 @@ impl Admission<'_> {
             return Err(JoinRefused::Seat { given: request.info.seat, seat });
         }
         // Workers reconnect at once, which may be before the end of their last connection was heard of.
-        if self.links.is_connected(worker) {
+        if (self.is_connected)(worker) {
             return Err(JoinRefused::Second);
         }
         let ports = control::worker_ports(self.listeners.public_ports(), &request.info.ports)?;

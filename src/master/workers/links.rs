@@ -1,11 +1,12 @@
 //! The connections of workers to the control socket: what workers tell there, and what they are told.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::admission::{Admitted, JoinRefused};
 use crate::control::{JoinRequest, PeerEvent, WorkerEvent, WorkerLink, WorkerOrder};
 use crate::master::clock::Clock;
 use crate::master::log_limit::LogLimiter;
@@ -124,9 +125,15 @@ impl WorkerLinks {
             .collect()
     }
 
-    /// Lets a worker join.
-    pub(super) fn join(&mut self, admitted: Admitted, request: JoinRequest) -> Vec<LinkNews> {
-        let Admitted { worker, process, ports } = admitted;
+    /// Lets a worker join, of which `process` has connected. `ports` are its ports, if they were not known
+    /// before.
+    pub(super) fn join(
+        &mut self,
+        worker: WorkerId,
+        process: PidFd,
+        ports: Option<Arc<[Port]>>,
+        request: JoinRequest,
+    ) -> Vec<LinkNews> {
         let mut news = Vec::new();
         if let Some(ports) = ports {
             self.warn_of_unguarded(&ports);
@@ -145,7 +152,7 @@ impl WorkerLinks {
     }
 
     /// Tells a process that it may not join, and why.
-    pub(super) fn refuse(&mut self, refusal: &JoinRefused, request: JoinRequest) {
+    pub(super) fn refuse(&mut self, refusal: &dyn Error, request: JoinRequest) {
         if let Some(suppressed) = self.refusals.allow(Instant::now()) {
             tracing::warn!(reason = %refusal, suppressed, "a worker's connection was refused");
         }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::master::workers::counting::{Counted, CountedWorkers};
-use crate::master::workers::processes::{families_of, transport};
+use crate::master::workers::transports::{families_of, transport};
 use crate::plan::{Engine, Listeners, Port, Protocol};
 use crate::process::{self, Endpoint, HeldSocket, PassedSocket, ProcessError};
 use crate::protocol::WorkerId;

@@ -10,21 +10,27 @@
 //! | a second | their memory is measured, in a thread |
 //! | 50 ms | what they print is passed on |
 
-pub(crate) mod counting;
-pub(crate) mod fingerprint;
-pub(crate) mod listeners;
-pub(crate) mod output;
-pub(crate) mod processes;
-pub(crate) mod spawner;
-
 mod admission;
 mod connections;
+mod counting;
 mod draining;
+mod fingerprint;
 mod links;
+mod listeners;
 mod memory;
+mod observation;
+mod output;
+mod processes;
+mod spawner;
+mod transports;
 #[expect(clippy::module_inception, reason = "the room is named after its main type")]
 mod workers;
 
 pub(super) use counting::{count_sockets, local_ports_of, worker_port_of};
+pub(super) use fingerprint::{ConfigFingerprint, WorkerLabel};
 pub(super) use links::{LinkEvent, LinkNews};
+pub(super) use listeners::{ListenerSet, ListenerTemplate};
+pub(super) use output::{Destination, Journal, Logs, Printer};
+pub(super) use spawner::{SpawnOutcome, Spawner, Started, Template};
+pub(super) use transports::{transport, transports};
 pub(super) use workers::{Life, Spawned, Task, Workers};

@@ -1,7 +1,6 @@
 //! The processes of the workers, by worker.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,38 +9,27 @@ use nix::sys::signal::Signal;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
+use super::counting::{Counted, CountedWorkers};
+use super::observation::{Listening, Observations, by_port, not_listening};
+use super::output::{Flow, Origin, Printer, ReadBudget};
+use super::spawner::Started;
+use super::transports::transports;
 use crate::master::log_limit::LogLimiter;
 use crate::master::waiting::receive;
-use crate::master::workers::counting::{Counted, CountedWorkers};
-use crate::master::workers::output::{Flow, Origin, Printer, ReadBudget};
-use crate::master::workers::spawner::Started;
-use crate::plan::{Generation, Listener, Listeners, Port, Protocol, Seat};
-use crate::process::{
-    self, Child, Delivery, ListenSocket, ListenTable, OutputReader, ProcessError, Reachability,
-    Transport, own_nice,
-};
+use crate::plan::{Generation, Listeners, Port, Seat};
+use crate::process::{self, Child, Delivery, ListenTable, OutputReader, ProcessError, own_nice};
 use crate::protocol::{Exit, Timestamp, WorkerId};
-use crate::supervisor::Observation;
 
 /// A worker's process, from its start until its exit was noticed.
-pub(crate) struct Running {
-    pub(crate) seat: Seat,
+struct Running {
+    seat: Seat,
     generation: Generation,
     child: Child,
     output: OutputReader,
     flow: Flow,
     ports: Arc<[Port]>,
-    /// It was said why it is not ready although it may listen.
-    warned: bool,
-    /// The inodes of the sockets on its tcp ports when they were last seen to be its own.
-    own: Option<BTreeSet<u32>>,
+    listening: Listening,
 }
-
-/// The tcp sockets that listen, by port.
-type SocketsByPort = BTreeMap<u16, Vec<ListenSocket>>;
-
-/// What the kernel shows of workers, of those that could be looked at.
-pub(crate) type Observations = BTreeMap<WorkerId, Observation>;
 
 /// A worker whose first process has ended, while others of its group may live on.
 struct Exited {
@@ -93,9 +81,8 @@ impl Processes {
             // The loop has ended.
             let _ = exits.send(worker);
         });
-        let flow = Flow::default();
-        let running =
-            Running { seat, generation, child, output, flow, ports, warned: false, own: None };
+        let (flow, listening) = (Flow::default(), Listening::new(seat));
+        let running = Running { seat, generation, child, output, flow, ports, listening };
         self.running.insert(worker, running);
     }
 
@@ -141,7 +128,7 @@ impl Processes {
     /// Signals the process group of a worker.
     pub(crate) fn signal(&self, worker: WorkerId, signal: Signal) {
         let Some(running) = self.running.get(&worker) else { return };
-        report_delivery(worker, signal, running.child.signal_group(signal));
+        log_delivery(worker, signal, running.child.signal_group(signal));
     }
 
     /// Gives the process group of a worker a nice value.
@@ -191,7 +178,7 @@ impl Processes {
                 continue;
             }
             let signal = if now >= kill_at { Signal::SIGKILL } else { Signal::SIGTERM };
-            report_delivery(worker, signal, child.signal_group(signal));
+            log_delivery(worker, signal, child.signal_group(signal));
             self.exited.insert(worker, Exited { child, kill_at });
         }
         gone
@@ -262,17 +249,7 @@ impl Processes {
         let numbers = || ports.iter().map(|port| port.number());
         let (Some(first), Some(last)) = (numbers().min(), numbers().max()) else { return Ok(None) };
         let mut table = ListenTable::read(&mut self.sockets, &transports(listeners), first..=last)?;
-        for protocol in Protocol::ALL {
-            let services = listeners.services(protocol).iter();
-            let wanted: Vec<Port> = services.map(|service| ports[service.place]).collect();
-            let numbers: Vec<u16> = wanted.iter().map(|port| port.number()).collect();
-            let found =
-                table.listening_ports(running.child.pid(), transport(protocol), &numbers)?;
-            if let Some(port) = wanted.iter().find(|port| !found.contains_key(&port.number())) {
-                return Ok(Some(*port));
-            }
-        }
-        Ok(None)
+        not_listening(running.child.pid(), ports, &mut table, listeners)
     }
 
     /// What the kernel says of workers: whether they listen on all their ports, where clients of all
@@ -299,14 +276,16 @@ impl Processes {
                 // It has not told them yet.
                 continue;
             }
-            let seen = running.observe(&mut table, &by_port, listeners).and_then(|mut seen| {
+            let (pid, ports) = (running.child.pid(), &running.ports);
+            let seen = running.listening.observe(pid, ports, &mut table, &by_port, listeners);
+            let seen = seen.and_then(|mut seen| {
                 seen.stopped = whether_stopped && process::is_stopped(running.child.pidfd())?;
                 Ok(seen)
             });
             match seen {
                 Ok(seen) => drop(all.insert(*worker, seen)),
                 // The others have nothing to do with it.
-                Err(error) => running.complain(&error),
+                Err(error) => running.listening.warn_of_error(&error),
             }
         }
         Ok(all)
@@ -345,123 +324,9 @@ impl Running {
     fn origin(&self) -> Origin {
         Origin { seat: self.seat, generation: self.generation, pid: self.child.pid() }
     }
-
-    /// The sockets on its ports are asked for their owner when they are others than before: an owner
-    /// is found by reading all descriptors of its processes.
-    fn observe(
-        &mut self,
-        table: &mut ListenTable,
-        by_port: &SocketsByPort,
-        listeners: &Listeners,
-    ) -> Result<Observation, ProcessError> {
-        let services = listeners.services(Protocol::Tcp).iter();
-        let ports: Vec<u16> =
-            services.filter_map(|it| Some(self.ports.get(it.place)?.number())).collect();
-        let sockets_on = |port: &u16| by_port.get(port).map_or(&[][..], Vec::as_slice);
-        let inodes: BTreeSet<u32> =
-            ports.iter().flat_map(sockets_on).map(|socket| socket.inode).collect();
-        if self.own.as_ref() != Some(&inodes) {
-            self.own = self.is_reached(table, listeners)?.then_some(inodes);
-        }
-        let queued = |port: &u16| sockets_on(port).iter().map(|socket| socket.queued).sum();
-        Ok(Observation {
-            stopped: false,
-            listens: self.own.is_some(),
-            queues: ports.iter().map(|port| (*port, queued(port))).collect(),
-            address: ports.first().and_then(|port| local_address(sockets_on(port))),
-        })
-    }
-
-    fn is_reached(
-        &mut self,
-        table: &mut ListenTable,
-        listeners: &Listeners,
-    ) -> Result<bool, ProcessError> {
-        for protocol in Protocol::ALL {
-            let services = listeners.services(protocol).iter();
-            let services: Vec<(Port, u16)> = services
-                .filter_map(|it| Some((it.port, self.ports.get(it.place)?.number())))
-                .collect();
-            let numbers: Vec<u16> = services.iter().map(|(_, number)| *number).collect();
-            let transport = transport(protocol);
-            let reach = table.listening_ports(self.child.pid(), transport, &numbers)?;
-            for (public, number) in services {
-                let reached: Reachability = reach.get(&number).copied().unwrap_or_default();
-                let (ipv4, ipv6) = families_of(listeners, protocol, public);
-                if (ipv4 && !reached.ipv4) || (ipv6 && !reached.ipv6) {
-                    self.warn_of(number, reach.get(&number).copied(), ipv6);
-                    return Ok(false);
-                }
-            }
-        }
-        Ok(true)
-    }
-
-    /// Says once that it cannot be seen where the worker listens.
-    fn complain(&mut self, error: &ProcessError) {
-        if !std::mem::replace(&mut self.warned, true) {
-            let seat = self.seat;
-            tracing::warn!(%seat, %error, "cannot see where the worker listens: it is not ready");
-        }
-    }
-
-    /// Says once why a worker that listens is not ready all the same.
-    fn warn_of(&mut self, port: u16, reach: Option<Reachability>, needs_ipv6: bool) {
-        let Some(reach) = reach.filter(|_| !self.warned) else { return };
-        let seat = self.seat;
-        let any = if needs_ipv6 { "[::]" } else { "0.0.0.0" };
-        if reach.loopback_only() {
-            tracing::warn!(%seat, port, "the worker listens on loopback only: it must listen on {any}");
-        } else {
-            tracing::warn!(%seat, port, "the worker does not listen for all families: it must listen on {any}");
-        }
-        self.warned = true;
-    }
 }
 
-fn by_port(table: &ListenTable) -> SocketsByPort {
-    let mut by_port = SocketsByPort::new();
-    for socket in table.tcp_sockets() {
-        by_port.entry(socket.port).or_default().push(socket.clone());
-    }
-    by_port
-}
-
-/// Where this host itself reaches one of these sockets: the guard lets in what comes over loopback.
-fn local_address(sockets: &[ListenSocket]) -> Option<SocketAddr> {
-    let local = |socket: &ListenSocket| {
-        let address = match socket.address {
-            IpAddr::V4(v4) if v4.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-            IpAddr::V6(v6) if v6.is_unspecified() && socket.ipv6_only => Ipv6Addr::LOCALHOST.into(),
-            IpAddr::V6(v6) if v6.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-            address => address,
-        };
-        SocketAddr::new(address, socket.port)
-    };
-    sockets.iter().map(local).min()
-}
-
-/// What workers of these listeners have to speak.
-pub(crate) fn transports(listeners: &Listeners) -> Vec<Transport> {
-    let spoken = Protocol::ALL.into_iter().filter(|it| !listeners.services(*it).is_empty());
-    spoken.map(transport).collect()
-}
-
-pub(crate) const fn transport(protocol: Protocol) -> Transport {
-    match protocol {
-        Protocol::Tcp => Transport::Tcp,
-        Protocol::Udp => Transport::Udp,
-    }
-}
-
-/// The families of the listeners on a public port: IPv4, IPv6.
-pub(crate) fn families_of(listeners: &Listeners, protocol: Protocol, public: Port) -> (bool, bool) {
-    let is_on = move |it: &&Listener| it.port() == public && it.protocol() == protocol;
-    let on_port = || listeners.iter().filter(is_on);
-    (on_port().any(|l| l.address().is_ipv4()), on_port().any(|l| l.address().is_ipv6()))
-}
-
-fn report_delivery(worker: WorkerId, signal: Signal, result: Result<Delivery, ProcessError>) {
+fn log_delivery(worker: WorkerId, signal: Signal, result: Result<Delivery, ProcessError>) {
     match result {
         Ok(_) => {}
         Err(error) => tracing::error!(%worker, %signal, %error, "cannot signal a worker"),

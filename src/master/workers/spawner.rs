@@ -14,7 +14,7 @@ use crate::master::error::MasterError;
 use crate::master::waiting::receive;
 use crate::master::workers::fingerprint::{ConfigFingerprint, WorkerLabel};
 use crate::master::workers::listeners::{ListenerSet, ListenerTemplate};
-use crate::master::workers::output::logs::Logs;
+use crate::master::workers::output::Logs;
 use crate::nft::Conntrack;
 use crate::plan::{ClusterName, Generation, Port, Seat};
 use crate::process::{

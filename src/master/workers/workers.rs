@@ -12,8 +12,9 @@ use super::counting::CountedWorkers;
 use super::links::{LinkEvent, LinkNews, WorkerLinks};
 use super::listeners::HeldListeners;
 use super::memory::{Measured, MemoryMonitor, MemorySample};
+use super::observation::Observations;
 use super::output::Printer;
-use super::processes::{Observations, Processes};
+use super::processes::Processes;
 use super::spawner::{SpawnOutcome, SpawnRequest, Spawner, Started};
 use crate::config::Config;
 use crate::control::{JoinRequest, WorkerEvent, WorkerOrder};
@@ -355,13 +356,14 @@ impl Workers {
         supervisor: &Supervisor,
     ) -> Vec<LinkNews> {
         let Self { processes, connections, links, listeners, .. } = self;
-        let admission = Admission { supervisor, processes, connections, links, listeners };
+        let is_connected = &|worker| links.is_connected(worker);
+        let admission = Admission { supervisor, processes, connections, is_connected, listeners };
         match admission.admit(&request) {
-            Ok(admitted) => {
-                if let Admitted { worker, ports: Some(ports), .. } = &admitted {
-                    self.processes.set_ports(*worker, Arc::clone(ports));
+            Ok(Admitted { worker, process, ports }) => {
+                if let Some(ports) = &ports {
+                    self.processes.set_ports(worker, Arc::clone(ports));
                 }
-                self.links.join(admitted, request)
+                self.links.join(worker, process, ports, request)
             }
             Err(refusal) => {
                 self.links.refuse(&refusal, request);

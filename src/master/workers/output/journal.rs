@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
-use crate::master::workers::output::Origin;
+use super::origin::Origin;
 
 /// Where systemd-journald listens.
 const SOCKET: &str = "/run/systemd/journal/socket";

@@ -1,0 +1,24 @@
+//! How listeners of the plan are spoken of in sockets. Pure.
+
+use crate::plan::{Listener, Listeners, Port, Protocol};
+use crate::process::Transport;
+
+/// What workers of these listeners have to speak.
+pub(crate) fn transports(listeners: &Listeners) -> Vec<Transport> {
+    let spoken = Protocol::ALL.into_iter().filter(|it| !listeners.services(*it).is_empty());
+    spoken.map(transport).collect()
+}
+
+pub(crate) const fn transport(protocol: Protocol) -> Transport {
+    match protocol {
+        Protocol::Tcp => Transport::Tcp,
+        Protocol::Udp => Transport::Udp,
+    }
+}
+
+/// The families of the listeners on a public port: IPv4, IPv6.
+pub(crate) fn families_of(listeners: &Listeners, protocol: Protocol, public: Port) -> (bool, bool) {
+    let is_on = move |it: &&Listener| it.port() == public && it.protocol() == protocol;
+    let on_port = || listeners.iter().filter(is_on);
+    (on_port().any(|l| l.address().is_ipv4()), on_port().any(|l| l.address().is_ipv6()))
+}
