@@ -482,6 +482,7 @@ fn a_subject_that_uses_one_above_it_is_found() {
         ("use crate::master::clock::Clock; use crate::plan::Plan;", false),
     ] {
         let files = [
+            ("master/mod.rs", ""),
             ("master/clock.rs", ""),
             ("master/rules.rs", rules),
             ("master/run.rs", "use super::rules::Rules;"),
