@@ -2,21 +2,27 @@
 //!
 //! For each size (workers on slots), from the same inputs:
 //! - `full`: a plan from nothing: assignment and all workers in their seats, ports checked.
-//! - `loss`: what the master does when a worker dies: the difference, and carrying it out on the
-//!   plan in hand.
-//! - `loss_by_comparison`: the same by the general way: copy the plan, vacate, compare the two.
-//! - `scale_up`: the plan with one more seat, and its difference.
+//! - `loss`: what the master decides when a worker dies, from the event that its process has ended to
+//!   the plan that is to be put into force.
+//! - `loss_transaction`: from that plan and the one in force to the datagram for the kernel.
+//! - `scale_up`: the plan with one more seat.
 //! - `maglev_crate`: a lookup table of as many entries with the `maglev` crate (which takes the next
 //!   prime), which is all that a loss can do there as well. It keeps each worker's whole
 //!   permutation: left out at 1,024 workers on 65,536 slots, where that is 540 MB.
 //! - `maglev_textbook`: the same algorithm (Eisenbud et al., NSDI 2016, section 3.4) written for
 //!   speed, without the permutations.
 
+use std::collections::VecDeque;
 use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{
     BatchSize, BenchmarkGroup, BenchmarkId, Criterion, criterion_group, criterion_main,
+};
+use ipcluster::internals::nft::Batch;
+use ipcluster::internals::ruleset::{Stale, Transition};
+use ipcluster::internals::supervisor::{
+    Action, Exit, Input, Settings, Start, Supervisor, Timestamp, Verification, WorkerId,
 };
 use ipcluster::plan::{
     ClusterName, Generation, Listeners, Occupant, Partition, Plan, Port, Seat, Weights,
@@ -38,34 +44,38 @@ fn sizes(criterion: &mut Criterion) {
 fn planning(group: &mut BenchmarkGroup<'_, criterion::measurement::WallTime>, cluster: &Cluster) {
     let plan = cluster.plan();
     let more = Weights::equal(cluster.occupants.len() + 1).expect("at most 1024");
-    let lost = Seat(cluster.occupants[cluster.occupants.len() / 2].0.0);
     group.bench_function("full", |b| b.iter(|| cluster.plan()));
+    let serving = cluster.serving();
+    let lost = WorkerId(u64::try_from(cluster.occupants.len() / 2).expect("at most 1024") + 1);
+    let exited = || Input::Exited { worker: lost, exit: Exit::Signal(9), last_lines: Vec::new() };
     group.bench_function("loss", |b| {
         b.iter_batched_ref(
-            || cluster.plan(),
-            |plan| {
-                let loss = plan.vacating(black_box(lost)).expect("a seat of the plan");
-                plan.apply(&loss).expect("its own difference");
-                loss
-            },
-            BatchSize::SmallInput,
+            || (serving.clone(), exited()),
+            |(supervisor, exited)| supervisor.step(black_box(exited.clone()), Timestamp::ZERO),
+            BatchSize::LargeInput,
         );
     });
-    group.bench_function("loss_by_comparison", |b| {
+    let without = plan_committed(&mut serving.clone(), exited());
+    let (stale, now) = (Stale::default(), Duration::ZERO);
+    group.bench_function("loss_transaction", |b| {
         b.iter(|| {
-            let mut without = plan.clone();
-            without.vacate(black_box(lost)).expect("a seat of the plan");
-            let loss = plan.difference(&without).expect("the same cluster");
-            (without, loss)
+            let transition = Transition::between(&plan, &stale, black_box(&without), now);
+            Batch::encode(&transition.expect("the same cluster").transaction, None)
         });
     });
     group.bench_function("scale_up", |b| {
-        b.iter(|| {
-            let scaled = plan.rescaled(black_box(&more)).expect("slots enough");
-            let difference = plan.difference(&scaled).expect("the same cluster");
-            (scaled, difference)
-        });
+        b.iter(|| plan.rescaled(black_box(&more)).expect("slots enough"));
     });
+}
+
+/// The plan that a step puts into force.
+fn plan_committed(supervisor: &mut Supervisor, input: Input) -> Plan {
+    let actions = supervisor.step(input, Timestamp::ZERO);
+    let plan = actions.iter().find_map(|action| match action {
+        Action::Commit(plan) => Some(plan.clone()),
+        _ => None,
+    });
+    plan.unwrap_or_else(|| panic!("no plan: {actions:?}"))
 }
 
 fn others(
@@ -115,6 +125,35 @@ impl Cluster {
             Plan::new(name, listeners, self.partition, &self.weights, None).expect("slots enough");
         plan.occupy_all(self.occupants.iter().cloned()).expect("distinct ports");
         plan
+    }
+
+    /// A supervisor whose workers are all live, on the same ports as in [`Self::plan`].
+    fn serving(&self) -> Supervisor {
+        let (name, listeners) = (self.name.clone(), self.listeners.clone());
+        let vacant = Plan::new(name, listeners, self.partition, &self.weights, None);
+        let weights = self.weights.clone();
+        let settings = Settings { weights, stagger: Duration::ZERO, ..Settings::default() };
+        let vacant = vacant.expect("slots enough");
+        let mut supervisor = Supervisor::new(settings, vacant, Start::Fresh).expect("slots enough");
+        let mut inputs = VecDeque::from([Input::Start]);
+        while let Some(input) = inputs.pop_front() {
+            for action in supervisor.step(input, Timestamp::ZERO) {
+                match action {
+                    Action::Spawn { worker, seat, .. } => {
+                        let ports = self.occupants[seat.index()].1.ports.clone();
+                        inputs.push_back(Input::Spawned { worker, pid: 100, ports });
+                        inputs.push_back(Input::Ready { worker });
+                    }
+                    Action::Commit(_) => {
+                        inputs.push_back(Input::Committed { took: Duration::ZERO })
+                    }
+                    Action::Verify => inputs.push_back(Input::Verified(Verification::Same)),
+                    _ => {}
+                }
+            }
+        }
+        assert_eq!(supervisor.plan(), &self.plan(), "all workers are live");
+        supervisor
     }
 }
 

@@ -52,6 +52,9 @@ pub mod config;
 pub mod control;
 #[cfg(all(feature = "http", target_os = "linux"))]
 pub mod http;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod internals;
 #[cfg(all(feature = "lab", target_os = "linux"))]
 pub mod lab;
 #[cfg(any(feature = "master", feature = "worker"))]

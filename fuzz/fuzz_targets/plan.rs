@@ -3,7 +3,9 @@
 #![no_main]
 
 use std::net::IpAddr;
+use std::time::Duration;
 
+use ipcluster::internals::ruleset::{Stale, Transition};
 use ipcluster::plan::{
     Assignment, ClusterName, Engine, Generation, Listener, Listeners, Occupant, Partition, Plan, PlanError,
     Port, PortRange, Protocol, Seat, Weights,
@@ -96,12 +98,10 @@ fn plan(desired: &Desired, previous: &Assignment) -> Result<Plan, PlanError> {
         }
     }
     for seat in &desired.vacated {
-        let mut without = plan.clone();
-        if without.vacate(Seat(*seat)).is_ok() {
-            let loss = plan.vacating(Seat(*seat)).expect("the same seat");
-            assert_eq!(loss, plan.difference(&without).expect("the same cluster"));
-            plan.apply(&loss).expect("its own difference");
-            assert_eq!(plan, without);
+        let before = plan.clone();
+        if let Ok(lost) = plan.vacate(Seat(*seat)) {
+            let changed: Vec<Seat> = before.changed_seats(&plan).collect();
+            assert_eq!(changed, lost.map(|_| Seat(*seat)).into_iter().collect::<Vec<_>>());
         }
     }
     plan.set_generation(Generation(desired.generation.into()));
@@ -187,22 +187,19 @@ fn check(plan: &Plan, clients: &[IpAddr]) {
     ports.sort_unstable();
     ports.dedup();
     assert_eq!(ports.len(), count, "a port with two purposes");
-    assert!(plan.difference(plan).expect("the same cluster").is_empty());
+    assert_eq!(plan.changed_seats(plan).next(), None);
 }
 
 fn check_change(from: &Plan, to: &Plan) {
-    match from.difference(to) {
-        Ok(difference) => {
-            assert_eq!(difference.is_empty(), from == to);
-            let mut carried = from.clone();
-            carried.apply(&difference).expect("the difference of this very plan");
-            assert_eq!(&carried, to);
-            // On a plan that it was not made for it fits or is refused.
-            let mut other = to.clone();
-            if other.apply(&difference).is_ok() {
-                check(&other, &[]);
-            } else {
-                assert_eq!(&other, to);
+    let now = Duration::ZERO;
+    match Transition::between(from, &Stale::default(), to, now) {
+        Ok(transition) => {
+            let is_same = transition.transaction.is_empty();
+            assert!(is_same || from != to, "a transaction between equal plans");
+            let mut changed = from.changed_seats(to).peekable();
+            for (seat, held) in to.seats() {
+                let differs = changed.next_if_eq(&seat).is_some();
+                assert_eq!(differs, from.occupant(seat) != held, "seat {seat}");
             }
         }
         Err(error) => assert!(matches!(error, PlanError::OtherCluster { .. }), "{error}"),

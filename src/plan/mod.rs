@@ -19,9 +19,8 @@
 //! hash of their address. Once it is occupied again they come back.
 //!
 //! A [`Plan`] is all of this together. [`Plan::worker_for`] says exactly what the kernel will do:
-//! the kernel's own hash and scaling stand in `jhash`. A [`Difference`] is what changes from one
-//! plan to the next; the one that matters most, a worker's death, is made without a look at the
-//! rest of the plan ([`Plan::vacating`]).
+//! the kernel's own hash and scaling stand in `jhash`. [`Plan::changed_seats`] and
+//! [`Assignment::moved_to`] compare two plans.
 //!
 //! ```
 //! use ipcluster::plan::{Generation, Listeners, Occupant, Partition, Plan, Port, Seat, Weights};
@@ -58,7 +57,6 @@ mod share;
 mod tests;
 
 pub use assignment::{Assignment, Weights};
-pub use changes::Difference;
 pub(crate) use changes::PlanChanges;
 pub use engine::Engine;
 pub use error::PlanError;

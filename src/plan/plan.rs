@@ -212,8 +212,6 @@ impl Plan {
 
     /// Takes the worker out of a seat: its clients spread over the other workers.
     ///
-    /// [`Self::vacating`] tells beforehand what that changes.
-    ///
     /// # Errors
     /// [`PlanError::UnknownSeat`].
     pub fn vacate(&mut self, seat: Seat) -> Result<Option<Occupant>, PlanError> {
@@ -339,13 +337,13 @@ impl Plan {
         Some(Route { slot, home, seat, occupant: self.occupant(seat)? })
     }
 
-    pub(super) fn check_seat(&self, seat: Seat) -> Result<(), PlanError> {
+    fn check_seat(&self, seat: Seat) -> Result<(), PlanError> {
         let seats = self.seats.len();
         if seat.index() < seats { Ok(()) } else { Err(PlanError::UnknownSeat { seat, seats }) }
     }
 
     /// That every slot of the partition has a seat that exists.
-    pub(super) fn check_slots(&self) -> Result<(), PlanError> {
+    fn check_slots(&self) -> Result<(), PlanError> {
         check_seat_count(self.seats.len())?;
         let (assigned, slots) = (self.assignment.slots(), self.partition.slots() as usize);
         if assigned != slots {
@@ -355,7 +353,7 @@ impl Plan {
     }
 
     /// That every worker has one port for each public port, and that no port has two purposes.
-    pub(super) fn check_all_ports(&self) -> Result<(), PlanError> {
+    fn check_all_ports(&self) -> Result<(), PlanError> {
         check_guard(self.guard, &self.listeners)?;
         let public = self.listeners.public_ports();
         let mut taken: PortSet = public.iter().copied().collect();

@@ -25,8 +25,8 @@ pub struct PidFd {
 
 impl PidFd {
     /// Opens the process that has this pid now. Only the caller can know that it is the right one:
-    /// because it is a child that was not waited for yet, or by its
-    /// [`ProcessId`](super::ProcessId), read afterwards.
+    /// because it is a child that was not waited for yet, or by its start time, read while the pidfd
+    /// is open.
     ///
     /// # Errors
     /// `ESRCH` if there is none; `EINVAL` for 0, a number too large, or a thread.
@@ -225,11 +225,6 @@ impl Exit {
     fn of(status: &WaitIdStatus) -> Option<Self> {
         let signal = || status.terminating_signal().map(Self::Signal);
         status.exit_status().map(Self::Code).or_else(signal)
-    }
-
-    /// Whether it exited of its own will and found nothing wrong.
-    pub fn success(self) -> bool {
-        self == Self::Code(0)
     }
 }
 

@@ -256,7 +256,6 @@ mod ending {
             let child = worker.child.take().unwrap();
             let pid = child.pid();
             assert!(Stat::read(pid).unwrap().unwrap().ended, "a zombie until it is reaped");
-            assert_eq!(ProcessId::read(pid).unwrap(), None, "a zombie is dead");
             assert_eq!(child.reap().unwrap(), exit);
             assert!(Stat::read(pid).unwrap().is_none_or(|stat| stat.parent != std::process::id()));
         }

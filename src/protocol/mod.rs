@@ -44,5 +44,5 @@ pub use status::{
     ConntrackFill, Explanation, ForeignChain, Orphan, PartitionKind, RuleWriter, SCHEMA, Status,
     Trial, WorkerHealth, WorkerStatus,
 };
-pub(crate) use timestamp::Timestamp;
+pub use timestamp::Timestamp;
 pub use worker::{Exit, FailureCause, NotReady, Unhealthy, WorkerFailure, WorkerId, WorkerState};

@@ -1,71 +1,95 @@
-//! What changes from plan to plan, and carrying it out.
+//! What is said to change from plan to plan.
 
 use proptest::prelude::*;
 
-use super::super::{Difference, Plan, PlanError, Seat, Weights};
-use super::{any_plan, full_plan, listeners, occupant};
+use super::super::{Assignment, Partition, Plan, PlanChanges, PlanError, Port, Seat, Weights};
+use super::{any_plan, full_plan, listeners};
+
+const NOTHING: PlanChanges = PlanChanges {
+    generation: false,
+    listeners: false,
+    engine: false,
+    partition: false,
+    assignment: false,
+    seat_count: false,
+    admitting: false,
+    guard: false,
+    local_clients: false,
+};
+
+fn is_unchanged(from: &Plan, to: &Plan) -> bool {
+    from.changes(to).unwrap() == NOTHING && from.changed_seats(to).next().is_none()
+}
 
 proptest! {
     #[test]
     fn between_equal_plans_nothing_changes(plan in any_plan()) {
         let copy = rebuilt(&plan);
         prop_assert_eq!(&copy, &plan);
-        prop_assert!(plan.difference(&plan).unwrap().is_empty());
-        prop_assert!(plan.difference(&copy).unwrap().is_empty());
+        prop_assert!(is_unchanged(&plan, &plan));
+        prop_assert!(is_unchanged(&plan, &copy));
     }
 
     #[test]
-    fn a_difference_leads_from_one_plan_to_the_other(a in any_plan(), b in any_plan()) {
-        let difference = a.difference(&b).unwrap();
-        prop_assert_eq!(difference.is_empty(), a == b);
-        let mut carried = a.clone();
-        carried.apply(&difference).unwrap();
-        prop_assert_eq!(carried, b);
-    }
-
-    /// One that was made between other plans either fits or is refused and changes nothing; what
-    /// comes out is a plan that could have been read from the kernel.
-    #[test]
-    fn a_foreign_difference_fits_or_is_refused(a in any_plan(), b in any_plan(), c in any_plan()) {
-        let difference = b.difference(&c).unwrap();
-        let mut carried = a.clone();
-        match carried.apply(&difference) {
-            Ok(()) => prop_assert_eq!(rebuilt(&carried), carried),
-            Err(_) => prop_assert_eq!(carried, a),
-        }
+    fn what_changes_leads_from_one_plan_to_the_other(a in any_plan(), b in any_plan()) {
+        prop_assert_eq!(is_unchanged(&a, &b), a == b);
+        prop_assert_eq!(carried_out(&a, &b), b);
     }
 
     #[test]
-    fn a_loss_is_the_difference_to_the_plan_without_that_worker(
+    fn a_loss_changes_the_seat_of_that_worker_alone(
         (plan, seat) in any_plan().prop_flat_map(|plan| {
             let seats = u16::try_from(plan.seats().len()).unwrap();
             (Just(plan), 0..seats)
         })
     ) {
         let mut without = plan.clone();
-        without.vacate(Seat(seat)).unwrap();
-        let loss = plan.vacating(Seat(seat)).unwrap();
-        prop_assert_eq!(&loss, &plan.difference(&without).unwrap());
-        prop_assert!(loss.concerns_seats_alone());
-        let mut carried = plan.clone();
-        carried.apply(&loss).unwrap();
-        prop_assert_eq!(&carried, &without);
-        prop_assert_eq!(carried.assignment(), plan.assignment());
+        let lost = without.vacate(Seat(seat)).unwrap();
+        prop_assert_eq!(plan.changes(&without).unwrap(), NOTHING);
+        let changed: Vec<Seat> = plan.changed_seats(&without).collect();
+        prop_assert_eq!(changed, lost.map(|_| Seat(seat)).into_iter().collect::<Vec<_>>());
+        prop_assert_eq!(&carried_out(&plan, &without), &without);
+        prop_assert_eq!(without.assignment(), plan.assignment());
     }
 
     #[test]
-    fn scaling_there_and_elsewhere_is_a_difference(
+    fn scaling_there_and_elsewhere_is_a_change(
         (from, to) in (1..=64u16, 1..=64usize)
     ) {
         let plan = full_plan(from);
         let scaled = plan.rescaled(&Weights::equal(to).unwrap()).unwrap();
-        let mut carried = plan.clone();
-        carried.apply(&plan.difference(&scaled).unwrap()).unwrap();
-        prop_assert_eq!(&carried, &scaled);
+        prop_assert_eq!(&carried_out(&plan, &scaled), &scaled);
+        prop_assert_eq!(plan.changed_seats(&scaled).next(), None);
         for (seat, held) in scaled.seats() {
             prop_assert_eq!(held, plan.occupant(seat));
         }
     }
+}
+
+/// The plan with those parts of `target` that are said to change.
+fn carried_out(from: &Plan, target: &Plan) -> Plan {
+    let changes = from.changes(target).unwrap();
+    let pick = |changes: bool| if changes { target } else { from };
+    let count = pick(changes.seat_count).seats().len();
+    let mut seats: Vec<_> = from.seats().map(|(_, held)| held.cloned()).collect();
+    seats.resize(count, None);
+    for seat in from.changed_seats(target) {
+        seats[seat.index()] = target.occupant(seat).cloned();
+    }
+    let mut plan = Plan::from_parts(
+        from.name().clone(),
+        pick(changes.generation).generation(),
+        pick(changes.listeners).listeners().clone(),
+        *pick(changes.partition).partition(),
+        pick(changes.assignment).assignment().clone(),
+        seats,
+    )
+    .unwrap();
+    plan.set_admitting(pick(changes.admitting).is_admitting());
+    plan.set_engine(pick(changes.engine).engine()).unwrap();
+    plan.set_local_clients(pick(changes.local_clients).has_local_clients());
+    plan.set_guard(pick(changes.guard).guard()).unwrap();
+    plan
 }
 
 /// The same plan made anew from what a read-back would find.
@@ -87,7 +111,7 @@ fn rebuilt(plan: &Plan) -> Plan {
 }
 
 #[test]
-fn a_difference_of_another_cluster_is_refused() {
+fn changes_to_a_plan_of_another_cluster_are_refused() {
     let ours = full_plan(2);
     let theirs = Plan::new(
         "other".parse().unwrap(),
@@ -99,42 +123,37 @@ fn a_difference_of_another_cluster_is_refused() {
     .unwrap();
     let refused =
         PlanError::OtherCluster { ours: ours.name().clone(), theirs: theirs.name().clone() };
-    assert_eq!(ours.difference(&theirs), Err(refused.clone()));
-    let foreign = theirs.difference(&theirs).unwrap();
-    assert_eq!(ours.clone().apply(&foreign), Err(refused));
+    assert_eq!(ours.changes(&theirs), Err(refused));
 }
 
 #[test]
-fn a_difference_that_does_not_fit_names_what_does_not() {
-    let apply = |change: &dyn Fn(&mut Difference)| {
-        let mut plan = full_plan(2);
-        let mut difference = plan.difference(&plan).unwrap();
-        change(&mut difference);
-        let outcome = plan.apply(&difference).unwrap_err();
-        assert_eq!(plan, full_plan(2));
-        outcome
+fn parts_that_do_not_fit_together_name_what_does_not() {
+    let made = |public: &[&str], slots: u32, assignment: &Assignment, seats: usize| {
+        let plan = full_plan(2);
+        let mut held: Vec<_> = plan.seats().map(|(_, held)| held.cloned()).collect();
+        held.resize(seats, None);
+        let partition = Partition::hash(slots).unwrap();
+        let (name, generation) = (plan.name().clone(), plan.generation());
+        Plan::from_parts(name, generation, listeners(public), partition, assignment.clone(), held)
+            .unwrap_err()
     };
-    let unknown = PlanError::UnknownSeat { seat: Seat(2), seats: 2 };
-    assert_eq!(apply(&|it| drop(it.seats.insert(Seat(2), None))), unknown);
-    assert_eq!(apply(&|it| drop(it.seats.insert(Seat(2), Some(occupant(1, &[1]))))), unknown);
+    let of_two = full_plan(2).assignment().clone();
+    let port_80 = ["0.0.0.0:80"];
     assert_eq!(
-        apply(&|it| it.seat_count = Some(1)),
+        made(&port_80, 1024, &of_two, 1),
         PlanError::UnknownSeat { seat: Seat(1), seats: 1 }
     );
+    assert_eq!(made(&port_80, 1024, &of_two, 1025), PlanError::WorkerCount { workers: 1025 });
     assert_eq!(
-        apply(&|it| it.seat_count = Some(usize::MAX)),
-        PlanError::WorkerCount { workers: usize::MAX }
-    );
-    assert_eq!(
-        apply(&|it| it.partition = Some(super::Partition::hash(7).unwrap())),
+        made(&port_80, 7, &of_two, 2),
         PlanError::AssignmentSize { assigned: 1024, slots: 7 }
     );
     assert_eq!(
-        apply(&|it| it.listeners = Some(listeners(&["0.0.0.0:80", "0.0.0.0:81"]).into())),
+        made(&["0.0.0.0:80", "0.0.0.0:81"], 1024, &of_two, 2),
         PlanError::PortCount { seat: Seat(0), given: 1, needed: 2 }
     );
     assert_eq!(
-        apply(&|it| it.listeners = Some(listeners(&["0.0.0.0:20001"]).into())),
-        PlanError::PortIsPublic { seat: Seat(1), port: super::Port::new(20001).unwrap() }
+        made(&["0.0.0.0:20001"], 1024, &of_two, 2),
+        PlanError::PortIsPublic { seat: Seat(1), port: Port::new(20001).unwrap() }
     );
 }

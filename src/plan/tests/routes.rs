@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use proptest::prelude::*;
 
-use super::super::{Plan, Seat, Weights};
+use super::super::{Partition, Plan, Seat, Weights};
 use super::{any_client, any_plan, full_plan, listeners, occupant, vacant_plan};
 
 fn clients() -> impl Iterator<Item = IpAddr> {
@@ -125,13 +125,8 @@ fn a_scale_up_moves_clients_to_the_new_seat_alone() {
 fn several_ports_go_to_the_same_worker() {
     let public = listeners(&["0.0.0.0:80", "[::]:80", "0.0.0.0:443"]);
     assert_eq!(public.public_ports(), &*super::ports(&[80, 443]));
-    let mut plan = vacant_plan(1);
-    plan.apply(&{
-        let mut difference = plan.difference(&plan).unwrap();
-        difference.listeners = Some(public.into());
-        difference
-    })
-    .unwrap();
+    let (partition, one) = (Partition::hash(1024).unwrap(), Weights::equal(1).unwrap());
+    let mut plan = Plan::new("web".parse().unwrap(), public, partition, &one, None).unwrap();
     plan.occupy(Seat(0), occupant(1, &[20000, 20001])).unwrap();
     let route = plan.worker_for("10.8.1.7".parse().unwrap()).unwrap();
     assert_eq!(route.occupant.ports, super::ports(&[20000, 20001]));
