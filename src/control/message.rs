@@ -109,7 +109,7 @@ impl Verb {
     }
 }
 
-/// One line from a master.
+/// A line from a master.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]

@@ -29,7 +29,7 @@
 //! | `end_orphans` | | `orphans_ended`: [`OrphansEnded`] |
 //! | `takeover` | `format`: 1 | none: the connection becomes that of a handover from one master to the next |
 //! | `explain` | `address`: an IP address as text | `explained`: [`Explanation`] |
-//! | `events` | | lines `{"event":{...}}` ([`EventLine`]) until the master ends, then `events_over` |
+//! | `events` | | lines `{"event":{...}}` ([`EventRecord`]) until the master ends, then `events_over` |
 //!
 //! Each request is answered by any number of `progress` lines and then exactly one line `ok` or
 //! `error`. A cluster can have more workers than a line can hold: lines `{"workers":[...]}` come
@@ -48,11 +48,12 @@
 //!
 //! # Nobody is held up by a peer
 //!
-//! A user may have so many connections at a time, and a process fewer ([`ControlLimits`]); more are answered
-//! and closed. What is said faster than an operator or a worker ever would waits in the peer's own
-//! socket. Descriptors sent along are closed by the kernel, since nothing here asks for them.
+//! The connections of each user and of each process are limited ([`ControlLimits`]); further ones are
+//! answered with an error and closed. Lines that come faster than an operator or a worker would send them
+//! wait in the peer's own socket. Descriptors that are sent along are closed by the kernel, since nothing
+//! here asks for them.
 //!
-//! [`Command`], [`Reply`], [`LineDecoder`], [`FromWorker`], [`ToWorker`] and [`Peer`] are pure;
+//! [`Request`], [`Reply`], [`LineDecoder`], [`FromWorker`], [`ToWorker`] and [`Peer`] are pure;
 //! [`ControlServer`] and [`Client`] wait with tokio.
 
 mod client;

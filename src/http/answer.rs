@@ -7,7 +7,7 @@ use super::{exposition, metrics};
 use crate::protocol::Refusal;
 use crate::protocol::Status;
 
-/// What is asked for.
+/// The pages that can be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Page {
     Metrics,

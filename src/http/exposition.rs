@@ -8,7 +8,7 @@ use std::fmt::{Display, Write};
 /// The media type of this format.
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// What kind of a number a metric is.
+/// The type of a metric.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Kind {
     Counter,
@@ -63,7 +63,7 @@ impl Samples<'_> {
         self.add_part("", labels, value);
     }
 
-    /// The same with something after the name: the parts of a histogram have `_bucket`, `_sum` and
+    /// Adds a sample with a suffix to its name: the parts of a histogram have `_bucket`, `_sum` and
     /// `_count`.
     pub(super) fn add_part(
         &mut self,

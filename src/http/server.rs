@@ -27,7 +27,7 @@ pub trait StatusSource: Send + Sync + 'static {
     fn status(&self) -> impl Future<Output = Result<Status, Refusal>> + Send;
 }
 
-/// What clients may take of a [`HttpServer`].
+/// Limits on the clients of a [`HttpServer`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HttpLimits {
     /// Connections at a time, above 0; further ones wait in the kernel until one of these has ended.

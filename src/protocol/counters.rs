@@ -10,7 +10,7 @@ use super::ReplaceReasonKind;
 ///
 /// ```
 /// use std::time::Duration;
-/// use ipcluster::control::SwapTimes;
+/// use ipcluster::master::SwapTimes;
 ///
 /// let mut swaps = SwapTimes::default();
 /// swaps.observe(Duration::from_micros(170));
@@ -19,6 +19,7 @@ use super::ReplaceReasonKind;
 /// assert_eq!(up_to, [0, 1, 1]); // 100 us, 250 us, 500 us
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct SwapTimes {
     /// How many there were.
     pub count: u64,
@@ -72,6 +73,7 @@ impl SwapTimes {
 /// reload or a change of their number replaces do not count.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct Restarts {
     /// It was live, and its process ended.
     pub died: u64,
@@ -88,6 +90,7 @@ pub struct Restarts {
 /// How often a live worker was replaced, or is being replaced, by why.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct Retirements {
     /// [`ReplaceReasonKind::OperatorRequest`].
     pub requested: u64,

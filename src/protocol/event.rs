@@ -96,7 +96,7 @@ pub enum Event {
     Orphan {
         /// The process.
         pid: u32,
-        /// What is known of it, and what not, for display.
+        /// What is known of the process, and what not, for display.
         reason: String,
     },
     /// A worker failed before it was in force.
@@ -152,7 +152,7 @@ pub enum Event {
     RetirementsHeldBack {
         /// How many.
         workers: usize,
-        /// So many may be replaced.
+        /// How many may be replaced.
         rate: u32,
         /// Within this time.
         #[serde(serialize_with = "seconds")]
@@ -290,7 +290,7 @@ pub enum Event {
     Repaired {
         /// How they differed, for display.
         what: String,
-        /// Who it was, if that is known.
+        /// The process that changed them; `None` if it is not known.
         writer: Option<RuleWriter>,
         /// How often this master has repaired them.
         total: u64,
@@ -353,8 +353,9 @@ pub enum Event {
     Stats(Stats),
 }
 
-/// What a worker has of the memory of the cluster.
+/// A worker's part of the memory of the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct MemoryOf {
     /// The worker.
     pub worker: WorkerId,
@@ -369,6 +370,7 @@ pub struct MemoryOf {
 
 /// Why a live worker is replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum ReplaceReason {
     /// An operator wants it.
     OperatorRequest,
@@ -465,7 +467,7 @@ impl fmt::Display for Mebibytes {
     }
 }
 
-/// Who is ended for want of memory, and what that frees.
+/// The workers that are ended for want of memory, and how much that frees.
 struct Ending<'a>(&'a [MemoryOf], &'static str);
 
 impl fmt::Display for Ending<'_> {
@@ -491,6 +493,7 @@ const SHOWN: usize = 8;
 
 /// Why a worker is asked to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum EndReason {
     /// It did not get ready in time.
     NotReady,

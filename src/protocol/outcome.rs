@@ -5,39 +5,40 @@ use serde::{Deserialize, Serialize};
 use super::{Explanation, Status};
 use crate::plan::{Generation, Seat};
 
-/// What a request has led to.
+/// The outcome of a request that was carried out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Outcome {
-    /// Of a reload of all clients, and of [`Command::Promote`](super::Command::Promote).
+    /// The outcome of a reload of all clients, and of [`Command::Promote`](super::Command::Promote).
     Reloaded(Reloaded),
-    /// Of a reload of a share.
+    /// The outcome of a reload of a share.
     OnTrial(OnTrial),
-    /// Of [`Command::Rollback`](super::Command::Rollback).
+    /// The outcome of [`Command::Rollback`](super::Command::Rollback).
     RolledBack(RolledBack),
-    /// Of [`Command::Restart`](super::Command::Restart).
+    /// The outcome of [`Command::Restart`](super::Command::Restart).
     Restarted(Restarted),
-    /// Of [`Command::Retire`](super::Command::Retire).
+    /// The outcome of [`Command::Retire`](super::Command::Retire).
     Retired(Retired),
-    /// Of [`Command::ClearRetired`](super::Command::ClearRetired).
+    /// The outcome of [`Command::ClearRetired`](super::Command::ClearRetired).
     Cleared(Cleared),
-    /// Of [`Command::Scale`](super::Command::Scale).
+    /// The outcome of [`Command::Scale`](super::Command::Scale).
     Scaled(Scaled),
-    /// Of [`Command::Stop`](super::Command::Stop).
+    /// The outcome of [`Command::Stop`](super::Command::Stop).
     Stopped(Stopped),
-    /// Of [`Request::Status`](super::Request::Status).
+    /// The outcome of [`Request::Status`](super::Request::Status).
     Status(Box<Status>),
-    /// Of [`Request::Explain`](super::Request::Explain).
+    /// The outcome of [`Request::Explain`](super::Request::Explain).
     Explained(Explanation),
-    /// Of [`Request::EndOrphans`](super::Request::EndOrphans).
+    /// The outcome of [`Request::EndOrphans`](super::Request::EndOrphans).
     OrphansEnded(OrphansEnded),
-    /// Of [`Request::Events`](super::Request::Events), after the last event: the master ends.
+    /// The outcome of [`Request::Events`](super::Request::Events), after the last event: the master ends.
     EventsOver,
 }
 
 /// New connections go to a new generation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Reloaded {
     /// The generation that is in force now.
     pub generation: Generation,
@@ -49,6 +50,7 @@ pub struct Reloaded {
 
 /// A part of the clients goes to a new generation, on trial.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct OnTrial {
     /// The new generation.
     pub generation: Generation,
@@ -64,6 +66,7 @@ pub struct OnTrial {
 
 /// New connections go to an earlier generation again.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct RolledBack {
     /// The generation that is in force now.
     pub generation: Generation,
@@ -75,6 +78,7 @@ pub struct RolledBack {
 
 /// New connections go to a new generation, and the workers before it are gone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Restarted {
     /// The generation that is in force now.
     pub generation: Generation,
@@ -86,6 +90,7 @@ pub struct Restarted {
 
 /// New connections of one worker go to its successor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Retired {
     /// The seat of both.
     pub seat: Seat,
@@ -97,6 +102,7 @@ pub struct Retired {
 
 /// The workers that were retired have ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Cleared {
     /// How many there were.
     pub workers: u32,
@@ -104,6 +110,7 @@ pub struct Cleared {
 
 /// The cluster has another number of workers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Scaled {
     /// How many it has now.
     pub workers: u16,
@@ -115,6 +122,7 @@ pub struct Scaled {
 
 /// All workers have ended and the rules are gone.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Stopped {
     /// How many workers were ended.
     pub workers: u32,
@@ -122,6 +130,7 @@ pub struct Stopped {
 
 /// Orphans were asked to end, and are killed if they have not within the time that workers have.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct OrphansEnded {
     /// How many there were.
     pub processes: u32,

@@ -8,6 +8,7 @@ use crate::plan::{Generation, Seat};
 
 /// A step on the way to the end of a request.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub enum Progress {
     /// One more of the new workers is ready.
     WorkerReady {

@@ -36,7 +36,7 @@ pub enum Refusal {
         "there is nothing to go back to: nothing was reloaded since the start, a scale or a rollback"
     )]
     NothingBefore,
-    /// Of the generation to go back to some workers have ended.
+    /// Some workers of the generation to go back to have ended.
     #[error("generation {generation} cannot serve again: its workers of {} have ended", seats_text(.seats))]
     Gone {
         /// The generation.
@@ -196,8 +196,9 @@ fn seats_text(seats: &[Seat]) -> String {
     format!("{noun} {}{more}", numbers.join(", "))
 }
 
-/// What brings in new workers and then changes the plan at one stroke.
+/// An operation that brings in new workers and then changes the plan in one transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Rollout {
     /// A new generation.
     Reload,

@@ -14,12 +14,12 @@ use crate::plan::{Seat, Share};
 pub enum Request {
     /// The state of the cluster.
     Status,
-    /// Which worker a client reaches, and why.
+    /// The worker that a client reaches, and why it is that one.
     Explain {
         /// The client's address.
         address: IpAddr,
     },
-    /// Everything that happens, as it happens, until the master ends.
+    /// A subscription to events, until the master ends.
     Events,
     /// The end of the [orphans](super::Orphan) of the status.
     EndOrphans,
@@ -75,6 +75,7 @@ pub enum Command {
 /// The live worker that is to be retired.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum RetireTarget {
     /// The one in this seat.
     Seat(Seat),

@@ -84,7 +84,7 @@ impl Backoff {
 /// How many lost workers of one seat are too many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GiveUp {
-    /// So many, 1 to 1000.
+    /// The number of lost workers that is too many, 1 to 1000.
     pub failures: u32,
     /// Within this time, above 0. The seat also rests for so long, counted from the last failure.
     pub window: Duration,

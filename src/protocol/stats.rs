@@ -1,4 +1,4 @@
-//! How a cluster stands at one moment, for those who draw curves.
+//! Memory of the master and its workers at one moment, for graphs.
 
 use std::fmt;
 use std::sync::Arc;

@@ -40,6 +40,7 @@ pub const SCHEMA: u32 = 1;
 /// }
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Status {
     /// [`SCHEMA`].
     pub schema: u32,
@@ -61,7 +62,8 @@ pub struct Status {
     /// How often this master has made the rules anew because somebody else had changed them.
     #[serde(default)]
     pub repairs: u64,
-    /// Who made the last of these repairs necessary; none if there was none, or nobody knows.
+    /// The process that made the last of these repairs necessary; none if there was none, or it is not
+    /// known.
     #[serde(default)]
     pub last_writer: Option<RuleWriter>,
     /// Rules of others that map connections to our listeners before ours do, at most
@@ -100,6 +102,7 @@ pub struct Status {
 
 /// A generation that some of the clients get, until it is promoted or rolled back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Trial {
     /// Its number.
     pub generation: Generation,
@@ -113,6 +116,7 @@ pub struct Trial {
 
 /// A process that changed the rules of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct RuleWriter {
     /// Its number in the initial pid namespace.
     pub pid: u32,
@@ -128,6 +132,7 @@ impl fmt::Display for RuleWriter {
 
 /// A rule of somebody else that decides before those of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ForeignChain {
     /// The family of its table: `ip`, `ip6` or `inet`.
     pub family: String,
@@ -159,6 +164,7 @@ impl ForeignChain {
 
 /// A process that may be a worker that an earlier master has left.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Orphan {
     /// Its process id.
     pub pid: u32,
@@ -166,7 +172,7 @@ pub struct Orphan {
     pub seat: Seat,
     /// The generation that it says it is of.
     pub generation: Generation,
-    /// What is not proven, in words.
+    /// Why it is not proven to be a worker, for display.
     pub reason: String,
 }
 
@@ -175,8 +181,9 @@ impl Orphan {
     pub const MOST: usize = 64;
 }
 
-/// One worker of a [`Status`].
+/// A worker of a [`Status`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct WorkerStatus {
     /// The seat that it holds, is to hold, or held.
     pub seat: Seat,
@@ -198,7 +205,7 @@ pub struct WorkerStatus {
     /// Whether it answers.
     #[serde(default)]
     pub health: WorkerHealth,
-    /// What it says that it does (`STATUS=` of sd_notify), printable, at most 200 characters; none if
+    /// The status text that the worker has sent (`STATUS=` of sd_notify), printable, at most 200 characters; none if
     /// it has said nothing.
     #[serde(default)]
     pub text: Option<String>,
@@ -228,7 +235,7 @@ pub struct WorkerStatus {
     pub memory: Option<u64>,
 }
 
-/// Whether a worker answers, as far as is known.
+/// Whether a worker answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -242,6 +249,7 @@ pub enum WorkerHealth {
 
 /// How full the kernel's connection tracking table is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ConntrackFill {
     /// Tracked connections in the network namespace of the master, of all programs.
     pub entries: u32,
@@ -264,6 +272,7 @@ impl ConntrackFill {
 /// How client addresses fall into slots, without the numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum PartitionKind {
     /// [`Partition::Hash`].
     Hash,
@@ -291,6 +300,7 @@ impl fmt::Display for PartitionKind {
 
 /// Where new connections of one client address go, and why.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Explanation {
     /// [`SCHEMA`].
     pub schema: u32,
@@ -309,10 +319,10 @@ pub struct Explanation {
     pub generation: Generation,
     /// The worker port that each public port leads to.
     pub ports: BTreeMap<Port, Port>,
-    /// Those public ports that have a TCP listener.
+    /// The public ports that have a TCP listener.
     #[serde(default)]
     pub tcp_ports: BTreeSet<Port>,
-    /// Those public ports that have a UDP listener.
+    /// The public ports that have a UDP listener.
     #[serde(default)]
     pub udp_ports: BTreeSet<Port>,
     /// The steps from the address to the worker, in words, one sentence each.

@@ -53,6 +53,7 @@ impl fmt::Display for WorkerState {
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Exit {
     /// It exited with this status, 0 to 255.
     Code(i32),
@@ -157,7 +158,7 @@ impl fmt::Display for Unhealthy {
     }
 }
 
-/// What a worker that is starting lacks to be ready.
+/// Why a worker that is starting is not ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum NotReady {
@@ -195,7 +196,7 @@ pub struct WorkerFailure {
     pub seat: Seat,
     /// Its generation.
     pub generation: Generation,
-    /// What happened.
+    /// How it failed.
     #[serde(rename = "reason", serialize_with = "as_text")]
     pub cause: FailureCause,
     /// What it printed last, oldest line first; empty if nothing is known. The supervisor knows it
@@ -216,6 +217,7 @@ impl fmt::Display for WorkerFailure {
 
 /// How a worker failed.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub enum FailureCause {
     /// Its process could not be started.
     Spawn {
@@ -240,7 +242,7 @@ pub enum FailureCause {
     Incomplete {
         /// The time that it had.
         limit: Duration,
-        /// What it was.
+        /// What was missing.
         lack: NotReady,
     },
     /// It was ready, and fell silent before it was in force.

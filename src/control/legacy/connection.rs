@@ -37,7 +37,7 @@ use crate::line_protocol::{
 /// Bytes to a peer that wait for it to read them, beyond which its connection ends.
 pub const UNREAD_LIMIT: usize = 64 * 1024;
 
-/// What a worker may take of its master's time.
+/// Limits on a connection with a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PeerLimits {
     /// For each complete line, from when its first byte comes; for the first one, from the beginning.
@@ -46,7 +46,8 @@ pub struct PeerLimits {
     pub ping: Option<Duration>,
     /// For the answer to an order.
     pub answer: Duration,
-    /// A lag as long as this is worth telling. One that finds itself too busy lags so far at least.
+    /// The least lag that is reported. A worker that finds itself too busy counts as lagging this much at
+    /// least.
     pub lag: Duration,
 }
 
@@ -75,7 +76,7 @@ pub enum PeerAction {
     Close(CloseReason),
 }
 
-/// What a worker that has joined does.
+/// An event of a worker that has joined.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PeerEvent {
     /// It has said nothing for too long, and nothing when it was asked.
@@ -109,10 +110,10 @@ pub enum CloseReason {
     Unread,
 }
 
-/// One connection with a worker, or with somebody who says so.
+/// The master's side of a connection whose peer is, or claims to be, a worker.
 #[derive(Debug)]
 pub struct Peer {
-    /// Who the kernel says it is.
+    /// The process id of the peer, as the kernel tells it.
     pid: u32,
     limits: PeerLimits,
     decoder: LineDecoder,
@@ -149,7 +150,8 @@ impl Peer {
         Self::resume(pid, limits, LineDecoder::default(), now)
     }
 
-    /// One of which `decoder` has read before that it is a worker's, and not an operator's.
+    /// A connection whose first line was read by `decoder` already, to see that it is a worker's and not
+    /// an operator's.
     pub(in crate::control) fn resume(
         pid: u32,
         limits: PeerLimits,

@@ -73,7 +73,7 @@ pub(super) struct Acceptor {
 }
 
 impl Acceptor {
-    /// What serves a connection until it ends or is dropped; `None` if it is rejected.
+    /// A future that serves the connection until it ends or is dropped; `None` if it is rejected.
     pub(super) fn admit(
         &self,
         stream: UnixStream,

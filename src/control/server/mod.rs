@@ -30,7 +30,7 @@ pub use request::{ReceivedRequest, Responder};
 pub use worker_link::{JoinRequest, WorkerEvent, WorkerLink};
 pub use workers_socket::WorkersSocket;
 
-/// What a peer may take of the server.
+/// Limits on the peers of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ControlLimits {
     /// Connections of one user at a time, those of workers that have joined not counted; further
@@ -40,7 +40,7 @@ pub struct ControlLimits {
     pub connections_of_process: usize,
     /// Time for each complete line from a peer, and for the peer to take each reply.
     pub io_timeout: Duration,
-    /// What a worker that has joined may take.
+    /// Limits on workers that have joined.
     pub worker: PeerLimits,
 }
 

@@ -181,7 +181,7 @@ impl OperatorConnection {
     }
 }
 
-/// What a connection turns into that is no longer an operator's.
+/// The other kinds of connection that an operator's connection can turn into.
 enum Upgrade {
     /// A worker's, with its first line.
     Worker(String),
@@ -189,7 +189,7 @@ enum Upgrade {
     Handover(Request),
 }
 
-/// What a peer did next.
+/// The next thing that comes from a peer.
 enum Incoming {
     Line(String),
     Garbled(MessageError),

@@ -14,8 +14,8 @@ use tokio::time::{Instant, sleep_until};
 use super::limits::Permit;
 use crate::control::{Peer, PeerAction, PeerEvent, UNREAD_LIMIT, WorkerInfo, WorkerOrder};
 
-/// What comes from workers. Of one connection it comes in order: an arrival, if that is accepted any
-/// news, then the end.
+/// Events of worker connections. Those of one connection come in order: its request to join; if that is
+/// accepted, what the worker does; then the end.
 #[derive(Debug)]
 pub enum WorkerEvent {
     /// A process claims to be a worker.
@@ -37,7 +37,7 @@ pub enum WorkerEvent {
 /// A connection whose peer claims to be a worker. Dropped, it is refused.
 #[derive(Debug)]
 pub struct JoinRequest {
-    /// What it says of itself. Its pid is that of the process that connected.
+    /// What the process says of itself. Its pid is that of the process that connected.
     pub info: WorkerInfo,
     socket: Arc<UnixStream>,
     decision: oneshot::Sender<JoinDecision>,
@@ -50,7 +50,7 @@ enum JoinDecision {
 }
 
 impl JoinRequest {
-    /// Lets it join. `token` names it in what comes of it.
+    /// Lets the worker join. `token` names the connection in its events.
     pub fn accept(self, token: u64) -> WorkerLink {
         let (sender, orders) = mpsc::unbounded_channel();
         // If it has gone meanwhile, its end comes all the same as that of a worker that had joined:
@@ -59,7 +59,7 @@ impl JoinRequest {
         WorkerLink { token, orders: sender, socket: self.socket }
     }
 
-    /// Tells it why it does not join, and ends the connection.
+    /// Tells the process why it does not join, and ends the connection.
     pub fn refuse(self, reason: impl Into<String>) {
         // It has gone.
         let _ = self.decision.send(JoinDecision::Refused(reason.into()));
@@ -82,14 +82,14 @@ pub struct WorkerLink {
 }
 
 impl WorkerLink {
-    /// What names it.
+    /// The token that the connection was accepted with.
     pub fn token(&self) -> u64 {
         self.token
     }
 
-    /// Has the worker do something; `reason` is for its log. What comes of it is news.
+    /// Sends an order to the worker; `reason` is for its log. An order without an answer becomes an event.
     pub fn order(&self, order: WorkerOrder, reason: impl Into<String>) {
-        // The connection has ended, which is news as well.
+        // The connection has ended, which is an event as well.
         let _ = self.orders.send((order, reason.into()));
     }
 
@@ -100,14 +100,14 @@ impl WorkerLink {
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         match rustix::event::poll(&mut polled, Some(&now)) {
             Ok(_) => polled[0].revents().intersects(PollFlags::HUP | PollFlags::RDHUP),
-            // Not to be told: as good as there.
+            // Not known: counts as connected.
             Err(_) => false,
         }
     }
 }
 
-/// Serves one connection until it ends, or nobody hears of it any more. `line` is the first one,
-/// which has been read; `place` is given back when the worker has joined.
+/// Serves one connection until it ends, or the receiver of events is gone. `line` is the first one,
+/// which has been read; `permit` is given back when the worker has joined.
 pub(super) async fn serve(
     stream: UnixStream,
     peer: Peer,
@@ -144,7 +144,7 @@ struct Driver {
     peer: Peer,
     begin: Instant,
     events: mpsc::Sender<WorkerEvent>,
-    /// What is to be sent, and could not be yet.
+    /// Bytes that wait until the peer reads.
     unread: VecDeque<u8>,
     decision: Option<oneshot::Receiver<JoinDecision>>,
     orders: Option<mpsc::UnboundedReceiver<(WorkerOrder, String)>>,

@@ -1,4 +1,4 @@
-//! Telling of what happens: in the log, to those who are subscribed, and in what is counted.
+//! Events of the cluster: written to the log, sent to subscribers, counted in the metrics.
 
 use tokio::sync::broadcast;
 
@@ -61,8 +61,8 @@ impl EventLog {
     }
 }
 
-/// What an operator has to look at is a warning; what costs clients something, or needs somebody, an
-/// error.
+/// Writes an event to the log. An event that an operator should look at is a warning; one that costs
+/// clients something, or needs an operator, is an error.
 fn log(event: &Event) {
     match event {
         Event::Failed(_)

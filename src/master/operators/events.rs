@@ -15,7 +15,7 @@ use crate::protocol::{Event, EventRecord, Outcome, Refusal};
 /// some have to be left for commands.
 const SUBSCRIBERS: usize = 16;
 
-/// Those who listen on the control socket.
+/// The subscribers of the control socket.
 #[derive(Debug)]
 pub(crate) struct Subscribers {
     free: Arc<Semaphore>,

@@ -1,4 +1,4 @@
-//! Everybody who asks something of the master, or is told how it gets on.
+//! Operators: everybody who sends requests to the master or is told of events.
 //!
 //! | who | how |
 //! |---|---|

@@ -49,7 +49,7 @@ pub(crate) struct Operators {
 
 type ServerTask = JoinHandle<Result<(), ControlError>>;
 
-/// What operators want, or have wanted, beside requests over the control socket.
+/// What the loop hears from operators beside requests over the control socket.
 pub(crate) enum Wanted {
     /// Connections were counted for those who want the status.
     Status(StatusCounts),
@@ -322,7 +322,7 @@ impl Operators {
         }
     }
 
-    /// Those who wait for an answer, who will have none of us.
+    /// Takes out the responders that still wait: this master will not answer them.
     fn take_responders(&mut self) -> impl Iterator<Item = Responder> + use<> {
         self.replies.take_all().chain(self.statuses.take_all())
     }

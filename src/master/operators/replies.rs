@@ -23,7 +23,7 @@ struct Pending {
     wanted_before: usize,
 }
 
-/// Who is replied to.
+/// The asker that gets the reply.
 enum Asker {
     Operator(Responder),
     /// This master, whose configuration is another than that of the earlier one.

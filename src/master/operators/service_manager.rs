@@ -134,7 +134,7 @@ struct View {
     is_stopping: bool,
 }
 
-/// What the manager knows, and so what is news. Pure.
+/// What the service manager was told already, to tell it of changes alone. Pure.
 #[derive(Debug, Default)]
 struct Reported {
     is_ready: bool,

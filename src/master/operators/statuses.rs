@@ -17,7 +17,7 @@ use crate::process::ProcessError;
 use crate::protocol::WorkerId;
 use crate::supervisor::Sockets;
 
-/// What was counted.
+/// The connections that were counted, by worker.
 pub(crate) type StatusCounts = Result<BTreeMap<WorkerId, Sockets>, ProcessError>;
 
 /// The requests for the status.
@@ -25,9 +25,9 @@ pub(super) struct StatusRequests {
     counter: BackgroundThread,
     sender: mpsc::UnboundedSender<StatusCounts>,
     counts: mpsc::UnboundedReceiver<StatusCounts>,
-    /// Those for whom it counts; none: it does not.
+    /// Requests that the count under way is for; empty while none is.
     served: Vec<Responder>,
-    /// Those who have asked since that began.
+    /// Requests that have come since that count began.
     waiting: Vec<Responder>,
 }
 
@@ -63,7 +63,7 @@ impl StatusRequests {
         });
     }
 
-    /// What it counted has come: those whom it is for.
+    /// Takes out the requests that the finished count was for.
     pub(super) fn take_served(&mut self) -> Vec<Responder> {
         std::mem::take(&mut self.served)
     }
