@@ -1,4 +1,4 @@
-//! What the supervisor wants done, and what it answers to requests.
+//! What the supervisor wants done: its output.
 
 use super::RequestId;
 use crate::plan::{Generation, Plan, Seat};
@@ -17,15 +17,15 @@ pub enum Action {
         /// Its generation.
         generation: Generation,
     },
-    /// Give the listening sockets that one worker has left to another, whose [`Self::Spawn`] follows:
-    /// its process gets these and no new ones.
+    /// Transfer the listening sockets of a worker that has ended to another worker, whose
+    /// [`Self::Spawn`] follows: its process gets these sockets and no new ones.
     TransferListeners {
         /// The worker that has ended.
         from: WorkerId,
         /// The worker to be spawned.
         to: WorkerId,
     },
-    /// Close the listening sockets that a worker has left; its worker ports are free then.
+    /// Close the listening sockets of a worker that has ended; its worker ports are free then.
     CloseListeners {
         /// The worker, which has ended.
         worker: WorkerId,
@@ -34,22 +34,23 @@ pub enum Action {
     /// [`Input::Committed`](super::Input::Committed) or
     /// [`Input::CommitFailed`](super::Input::CommitFailed).
     Commit(Plan),
-    /// Look whether the kernel holds the plan in force, nothing less and nothing more. Answered by
+    /// Verify that the kernel holds the plan in force, nothing less and nothing more. Answered by
     /// [`Input::Verified`](super::Input::Verified).
     Verify,
-    /// Make the table anew, whole, from the plan in force. Answered by
+    /// Restore the whole table from the plan in force. Answered by
     /// [`Input::Restored`](super::Input::Restored) or
     /// [`Input::RestoreFailed`](super::Input::RestoreFailed). While a [`Self::Verify`] or this is
     /// outstanding there is no [`Self::Commit`], and the other way round.
     Restore(Plan),
-    /// Tell a worker that has [joined](super::Input::LinkOpened) that no new connections will come, and
-    /// that it is to finish those that it has.
+    /// Order a worker whose [link is open](super::Input::LinkOpened) to retire: no new connections will
+    /// come, and it is to finish those that it has.
     OrderRetire {
         /// The worker.
         worker: WorkerId,
     },
-    /// Tell a worker that has [joined](super::Input::LinkOpened) to end. Answered by
-    /// [`Input::OrderUnanswered`](super::Input::OrderUnanswered) if it does not answer or will not; else by its exit.
+    /// Order a worker whose [link is open](super::Input::LinkOpened) to stop. Answered by
+    /// [`Input::OrderUnanswered`](super::Input::OrderUnanswered) if it does not answer or refuses, else
+    /// by its exit.
     OrderStop {
         /// The worker.
         worker: WorkerId,
@@ -64,16 +65,16 @@ pub enum Action {
         /// The worker.
         worker: WorkerId,
     },
-    /// Give all processes of the worker's group this nice value, 1 to 19, since it has retired: those
-    /// that serve new clients come first. Not answered; if it fails, nothing is lost.
+    /// Give all processes of a retired worker's group this nice value, 1 to 19: workers that serve new
+    /// clients come first. Not answered; if it fails, nothing is lost.
     Renice {
         /// The worker.
         worker: WorkerId,
         /// The nice value.
         nice: i32,
     },
-    /// Give all processes of the worker's group the nice value back that workers are started with: it
-    /// had retired, and serves again. Not answered; if it fails, the worker serves all the same.
+    /// Give all processes of the worker's group the nice value back that workers are started with: the
+    /// worker was retired, and serves again. Not answered; if it fails, the worker serves all the same.
     RestoreNice {
         /// The worker.
         worker: WorkerId,
@@ -87,22 +88,22 @@ pub enum Action {
     },
     /// Delete the rules: no worker is left. Deleting what was never there is no error.
     Remove,
-    /// The one answer to a request.
+    /// Answer a request: once for each.
     Reply {
         /// The request.
         request: RequestId,
-        /// What came of it.
+        /// Its outcome.
         outcome: Result<Outcome, Refusal>,
     },
-    /// How a request that is under way gets on.
+    /// Report a step on the way to the answer of a request.
     Progress {
         /// The request.
         request: RequestId,
-        /// The step that was made.
+        /// The step.
         step: Progress,
     },
-    /// Something for the log and the metrics.
+    /// Report an event to the log, the metrics and subscribers.
     Emit(Event),
-    /// The end of the master; the last action of all.
+    /// End the master: the last action of all.
     Finish,
 }

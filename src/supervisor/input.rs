@@ -1,4 +1,4 @@
-//! What happens in the world, as the master tells it.
+//! What the master tells the supervisor: its input.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,11 +8,11 @@ use super::Verification;
 use crate::plan::Port;
 use crate::protocol::{Command, Exit, NotReady, RuleWriter, Unhealthy, WorkerId};
 
-/// Something that has happened. Events of workers that the supervisor no longer knows are
-/// passed over.
+/// Something that has happened. Inputs about workers that the supervisor no longer knows are
+/// ignored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
-    /// The master runs: the first event of all.
+    /// The master runs: the first input of all.
     Start,
     /// The [`deadline`](super::Supervisor::deadline) has come.
     Tick,
@@ -23,12 +23,12 @@ pub enum Input {
         /// Its process id, for display alone.
         pid: u32,
         /// The worker ports it was given, in the order of
-        /// [`Listeners::public_ports`](crate::plan::Listeners::public_ports). Empty for one that
-        /// picks them itself: [`Self::PortsReported`] follows.
+        /// [`Listeners::public_ports`](crate::plan::Listeners::public_ports). Empty for a worker that
+        /// picks its ports itself: [`Self::PortsReported`] follows.
         ports: Arc<[Port]>,
     },
-    /// A worker that picks its ports itself has told them, and sockets of its own listen there. It
-    /// keeps them for as long as it lives.
+    /// A worker that picks its ports itself has reported them, and sockets of its own listen there. It
+    /// keeps them for as long as it runs.
     PortsReported {
         /// The worker.
         worker: WorkerId,
@@ -36,20 +36,19 @@ pub enum Input {
         /// [`Listeners::public_ports`](crate::plan::Listeners::public_ports).
         ports: Arc<[Port]>,
     },
-    /// A worker has connected to the control socket, and can be told things.
+    /// A worker has linked to the control socket, and can be given orders.
     LinkOpened {
         /// The worker.
         worker: WorkerId,
-        /// It knows already that it is retired: an earlier connection has told it.
+        /// It knows already that it is retired: it was ordered so over an earlier link.
         knows_retired: bool,
     },
-    /// The connection of a worker that had joined has ended. It may come back.
+    /// The link of a worker has closed. The worker may link again.
     LinkClosed {
         /// The worker.
         worker: WorkerId,
     },
-    /// A worker did not answer what it was told to do ([`Action::OrderStop`](super::Action::OrderStop)),
-    /// or will not do it.
+    /// A worker did not answer an [`Action::OrderStop`](super::Action::OrderStop), or refuses it.
     OrderUnanswered {
         /// The worker.
         worker: WorkerId,
@@ -61,8 +60,9 @@ pub enum Input {
         /// The error, for display.
         reason: String,
     },
-    /// The worker's own process listens on all its worker ports, and what else readiness asks for. The
-    /// master looks again and again, for each worker in state [`Starting`](crate::protocol::WorkerState::Starting).
+    /// The worker is ready: its own processes listen on all its worker ports, and what else readiness asks
+    /// for holds. The master looks again and again, for each worker in state
+    /// [`Starting`](crate::protocol::WorkerState::Starting).
     Ready {
         /// The worker.
         worker: WorkerId,
@@ -74,11 +74,11 @@ pub enum Input {
         /// What it lacks now.
         lack: NotReady,
     },
-    /// A worker that was ready does not answer any more.
+    /// A worker that was ready is unhealthy.
     Unhealthy {
         /// The worker.
         worker: WorkerId,
-        /// How that is known.
+        /// By what it is unhealthy.
         cause: Unhealthy,
     },
     /// A worker that was [`Self::Unhealthy`] answers again.
@@ -118,14 +118,14 @@ pub enum Input {
     },
     /// One look at the resident memory of the master and of every worker that runs.
     ResidentMeasured(MemoryUsage),
-    /// The outstanding [`Action::MeasureProportional`](super::Action::MeasureProportional) is carried out: the
-    /// proportional set sizes.
+    /// The proportional set sizes that an
+    /// [`Action::MeasureProportional`](super::Action::MeasureProportional) asked for.
     ProportionalMeasured(MemoryUsage),
     /// The worker has measured how late its event loop runs, or has found that it is on time.
     Lagging {
         /// The worker.
         worker: WorkerId,
-        /// How late, smoothed by the worker. It holds until the next of these events.
+        /// How late, smoothed by the worker. It holds until the next of these inputs.
         lag: Duration,
     },
     /// The worker itself asks for its retirement.
@@ -135,7 +135,7 @@ pub enum Input {
     },
     /// The outstanding [`Action::Commit`](super::Action::Commit) is in force.
     Committed {
-        /// How long that took.
+        /// How long the transaction took.
         took: Duration,
     },
     /// The outstanding [`Action::Commit`](super::Action::Commit) changed nothing.
@@ -145,12 +145,12 @@ pub enum Input {
     },
     /// Somebody else has changed something in our table.
     TableChanged {
-        /// Who it was; `None` if the kernel does not tell.
+        /// The process that changed it; `None` if the kernel does not tell.
         writer: Option<RuleWriter>,
     },
-    /// Changes of rules went unnoticed: any may have been one of our table.
+    /// Notifications of rule changes were lost: one may have been about our table.
     NotificationsLost,
-    /// What the outstanding [`Action::Verify`](super::Action::Verify) has shown.
+    /// The result of the outstanding [`Action::Verify`](super::Action::Verify).
     Verified(Verification),
     /// The outstanding [`Action::Restore`](super::Action::Restore) is carried out.
     Restored,
@@ -182,15 +182,15 @@ pub struct RequestId(pub u64);
 /// it, or all proportional ones, which share such a page out among them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct MemoryUsage {
-    /// That of the master.
+    /// The memory of the master.
     pub master: u64,
-    /// That of each worker, summed up over its processes. A worker that could not be measured is
-    /// left out: what it had is then not known, which is not the same as 0.
+    /// The memory of each worker, summed up over its processes. A worker that could not be measured is
+    /// left out: its memory is not known, which is not the same as 0.
     pub workers: BTreeMap<WorkerId, u64>,
 }
 
 impl MemoryUsage {
-    /// All of it together.
+    /// The memory of the master and all workers.
     pub fn total(&self) -> u64 {
         self.workers.values().fold(self.master, |sum, bytes| sum.saturating_add(*bytes))
     }

@@ -7,13 +7,13 @@
 //! what is to be done ([`Action`]). It does nothing itself and reads no clock; the master does.
 //!
 //! ```text
-//!            Event, now                      Action
+//!            Input, now                      Action
 //!   master ------------> Supervisor::step ------------> master --> processes, kernel, clients
 //!      ^                                                  |
 //!      +--------------------------------------------------+   Spawned, Committed, Exited ...
 //! ```
 //!
-//! It is *level-triggered*. An event changes what is known of one worker, of the kernel or of a
+//! It is *level-triggered*. An input changes what is known of one worker, of the kernel or of a
 //! request, and nothing else. Then the same rules always run, in the same order, and each compares
 //! what is with what should be:
 //!
@@ -23,30 +23,31 @@
 //!    outstanding, that plan is committed;
 //! 4. a worker that was in force and is not named any more is retired; one that will never be
 //!    named is ended; one that the plan in force names is left alone;
-//! 5. a live worker that has a cause to be replaced begins to leave, if the budget allows it
-//!    (`workers/replacement.rs`, `workers/rate_limit.rs`);
+//! 5. the replacement of a live worker that there is a reason to replace begins, if the rate limit
+//!    allows it (`workers/replacement.rs`, `workers/rate_limit.rs`);
 //! 6. retired workers that somebody wants gone (`workers/clearing.rs`), or that memory is too short for
 //!    (`workers/memory_pressure.rs`), are ended, one after the other;
-//! 7. if the table in the kernel may have been changed, by whomever, it is looked at, and made anew
-//!    where it differs from the plan in force (`rules/repair.rs` tells how often);
-//! 8. a place that has no worker, or one that leaves, gets one, when its back-off and the stagger
-//!    allow it and it was not given up (`workers/spawning.rs`, `workers/backoff.rs`);
-//! 9. listening sockets that the master holds and whose worker has ended are handed on, or closed when
-//!    nobody waits in their queue (`workers/orphaned_listeners.rs`).
+//! 7. if the table in the kernel may have been changed, by whomever, it is verified, and restored where
+//!    it differs from the plan in force (`rules/repair.rs` tells how often);
+//! 8. a seat that has no worker, or whose worker is being replaced, gets a new one, when its back-off and
+//!    the stagger allow it and it was not given up (`workers/spawning.rs`, `workers/backoff.rs`);
+//! 9. listening sockets that the master holds and whose worker has ended are transferred to another
+//!    worker, or closed when nobody waits in their queue (`workers/orphaned_listeners.rs`).
 //!
-//! So no order of events is special. The death of a worker while a commit that names it is on its
+//! So no order of inputs is special. The death of a worker while a commit that names it is on its
 //! way is the same as any: after the answer the plan in force names a dead worker, the plan of
-//! those that can serve does not, and the difference is committed. Events that come while a commit
+//! those that can serve does not, and the difference is committed. Inputs that come while a commit
 //! is outstanding are gathered into the next one.
 //!
 //! # What should be
 //!
-//! An *target* is a generation and the weights of the seats: one worker of that generation in each
-//! seat; and perhaps a *canary*: another generation in more seats, on trial (`rollout/canary.rs`). The *roster* of a target is the workers of it that can serve now; it makes the plan. A
-//! cluster has one target, and while it is reloaded or scaled a second one: the workers that only the
-//! second includes are started beside the others, and when all are ready the plan follows the
-//! second target, in one commit. Only when that is in force is the first target dropped. Up to then,
-//! giving up means to drop the second, whose workers nobody wants then.
+//! A *target* is a generation and the weights of the seats: one worker of that generation in each
+//! seat; and perhaps a *canary*: another generation in more seats, on trial (`rollout/canary.rs`). The
+//! *roster* of a target lists its workers that can serve now; it makes the plan. A cluster has one
+//! target, and while it is reloaded or scaled a second one: the workers that only the second target
+//! includes are started beside the others, and when all are ready the plan follows the second target, in
+//! one commit. Only when that is in force is the first target dropped. Up to then, giving up means to
+//! drop the second target; its workers are ended.
 //!
 //! | | goes into force |
 //! |---|---|
@@ -68,28 +69,30 @@
 //!
 //! # Health
 //!
-//! Whether a worker answers is known beside its stage (`health/consequences.rs`). One that does not is left out of
-//! the roster as long as another answers, keeps its seat, and comes back when it answers again.
+//! Whether a worker is healthy is known beside its stage. The detector (`health/detector`) tells it from
+//! what the master observes. An unhealthy worker is left out of the roster as long as another one is
+//! healthy, keeps its seat, and is in the roster again when it answers (`health/consequences.rs`).
 //!
 //! # The end of a worker
 //!
-//! `Starting`, `Live`, `Retired`, `Dying`, gone: see [`WorkerState`]. A worker is retired only when
-//! a plan that does not name it is in force, and asked to end only when all connections that were
-//! sent to it have been accepted and have ended, or its drain limit is over. One that has joined by
-//! the control socket is told both: to retire, when nobody waits in its accept queue any more, and
-//! to end, before a signal says so. A stop first closes
-//! the plan to new connections and then retires all workers in the same way.
+//! `Starting`, `Live`, `Retired`, `Dying`, gone: see [`WorkerState`](crate::protocol::WorkerState). A
+//! worker is retired only when a plan that does not name it is in force, and asked to end only when all
+//! connections that were sent to it have been accepted and have ended, or its drain limit is over. A
+//! worker that is linked to the control socket gets both orders there: to retire, when nobody waits in
+//! its accept queue any more, and to stop, before it gets a signal. The stop of a cluster first closes the
+//! plan to new connections and then retires all workers in the same way.
 //!
 //! What ends a retired worker before its connections have ended, and what of it clients see:
 //!
 //! | | |
 //! |---|---|
-//! | its drain limit; a wish of an operator; the low memory mark | it is asked to end, which is to finish what it has; not before its accept queue is empty, or [`Settings::settle`] is over |
-//! | it has not answered for too long | it is asked to end, whatever is in its queue: it would serve none of that |
+//! | its drain limit; a request of an operator; the low memory mark | it is asked to end, which is to finish what it has; not before its accept queue is empty, or [`Settings::settle`] is over |
+//! | it has been unhealthy for too long | it is asked to end, whatever is in its queue: it would serve none of that |
 //! | the high memory mark | it is killed: its connections are reset |
 //!
-//! Nothing of this ever ends a live worker. One that is too large, too old, too slow or silent, or that
-//! asks for it, is replaced first ([`ReplaceReason`]).
+//! Nothing of this ever ends a live worker. A live worker that is too large, too old, too slow or
+//! unhealthy, or that asks for it, is replaced first
+//! ([`ReplaceReason`](crate::protocol::ReplaceReason)).
 
 mod action;
 mod health;

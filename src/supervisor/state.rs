@@ -21,55 +21,56 @@ pub struct Supervisor {
     pub(super) phase: Phase,
     /// The workers that the cluster wants, as long as no rollout has ended.
     pub(super) target: Target,
-    /// What the cluster wanted before the last reload or promotion: a rollback goes back to it.
+    /// The target before the last reload or promotion: a rollback goes back to it.
     pub(super) before: Option<Target>,
-    /// Who had the slots before some were lent to the canary.
+    /// The assignment before some slots were lent to the canary.
     pub(super) home: Option<Assignment>,
     /// The highest number of a generation that was ever in force, as far as this master knows.
     pub(super) last_generation: Generation,
-    /// The reload or scale under way.
+    /// The rollout under way: reload, scale, canary, promotion or rollback.
     pub(super) rollout: Option<RolloutState>,
     pub(super) workers: BTreeMap<WorkerId, Worker>,
-    /// Listening sockets without a worker, by the one that has left them.
+    /// Listening sockets without a worker, by the worker that has left them.
     pub(super) orphaned_listeners: BTreeMap<WorkerId, OrphanedListeners>,
     pub(super) last_worker: WorkerId,
-    /// Failures by place, and when each may have its next worker.
+    /// When each seat may have its next worker of a generation, after failures.
     pub(super) backoffs: BTreeMap<(Seat, Generation), SeatBackoff>,
-    /// No spawn before this, so that they stay apart by [`Settings::stagger`].
+    /// No spawn before this: spawns are [`Settings::stagger`] apart.
     pub(super) next_spawn: Timestamp,
-    /// No retired worker that could go on is ended before this, likewise.
+    /// No retired worker that could go on is ended before this: such ends are as far apart.
     pub(super) next_end: Timestamp,
+    /// The replacements of late.
     pub(super) rate_limiter: RateLimiter,
-    /// It was told that the budget holds retirements back.
+    /// It was reported that the rate limit holds replacements back.
     pub(super) is_held_back: bool,
-    /// The workers that operators want replaced.
+    /// Requests to replace one worker each.
     pub(super) retire_requests: Vec<RetireRequest>,
-    /// The reload after which the retired workers are to be ended.
+    /// The restart under way: a reload after which the retired workers are ended.
     pub(super) restarting: Option<RequestId>,
-    /// What brings in the settings in place of those of an earlier master.
+    /// The request that puts the configured weights in force in place of those of an earlier master.
     pub(super) configuring: Option<RequestId>,
     pub(super) clearings: Vec<Clearing>,
     pub(super) memory_pressure: MemoryPressure,
     pub(super) kernel: Kernel,
-    /// What this step wants done.
+    /// The actions of this step.
     pub(super) actions: Vec<Action>,
 }
 
-/// Where a master is in its life.
+/// The phase of the cluster.
 #[derive(Debug, Clone)]
 pub(super) enum Phase {
     /// No plan of this master is in force.
     Starting(Start),
-    /// One is.
+    /// A plan of this master is in force.
     Serving,
-    /// Everything is to end.
+    /// The cluster is being stopped.
     Stopping(Stop),
-    /// Everything has ended.
+    /// No worker and no rule is left.
     Finished,
 }
 
 impl Supervisor {
-    /// A supervisor before its first event. `in_force` is what the kernel holds
+    /// A supervisor before its first input. `in_force` is what the kernel holds
     /// ([`Start::FromKernel`]), or the empty plan that the first worker will go into
     /// ([`Start::Fresh`]).
     ///
@@ -108,7 +109,7 @@ impl Supervisor {
         })
     }
 
-    /// Takes an event in and returns what is to be done now. `now` is never before that of an
+    /// Takes in what has happened, and returns what is to be done now. `now` is never before that of an
     /// earlier call.
     pub fn step(&mut self, input: Input, now: Timestamp) -> Vec<Action> {
         self.apply(input, now);
@@ -141,7 +142,7 @@ impl Supervisor {
         &self.kernel.in_force.plan
     }
 
-    /// The generation in force; while a canary is, the one that all other clients get.
+    /// The generation in force; while a canary is in force, the generation of all other clients.
     pub fn generation(&self) -> Generation {
         let target = self.kernel.in_force.target();
         target.map_or(self.plan().generation(), |target| target.generation)
@@ -177,8 +178,8 @@ impl Supervisor {
                 self.exited(worker, exit, last_lines, now);
             }
             Input::Connections { worker, sockets } => self.sockets_counted(worker, sockets, now),
-            Input::ResidentMeasured(footprint) => self.resident_measured(&footprint, now),
-            Input::ProportionalMeasured(footprint) => self.proportional_measured(footprint, now),
+            Input::ResidentMeasured(usage) => self.resident_measured(&usage, now),
+            Input::ProportionalMeasured(usage) => self.proportional_measured(usage, now),
             Input::Lagging { worker, lag } => self.report_lag(worker, lag),
             Input::RetireRequested { worker } => self.retire_requested(worker),
             Input::Committed { took } => {
@@ -191,9 +192,9 @@ impl Supervisor {
                     self.commit_failed(reason, now);
                 }
             }
-            Input::TableChanged { writer } => self.touched(writer),
-            Input::NotificationsLost => self.touched(None),
-            Input::Verified(finding) => self.verified(finding, now),
+            Input::TableChanged { writer } => self.table_changed(writer),
+            Input::NotificationsLost => self.table_changed(None),
+            Input::Verified(verification) => self.verified(verification, now),
             Input::Restored => self.restored(now),
             Input::RestoreFailed { reason } => self.restore_failed(reason, now),
             Input::Request(id, command) => self.request(id, command, now),
@@ -202,7 +203,7 @@ impl Supervisor {
     }
 
     /// Compares what is with what should be, and acts on each difference. Every rule looks at the
-    /// state alone, not at what led to it.
+    /// state alone, not at the inputs that led to it.
     fn reconcile(&mut self, now: Timestamp) {
         self.act_on_deadlines(now);
         self.act_on_health(now);

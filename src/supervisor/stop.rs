@@ -5,7 +5,7 @@ use super::workers::Stage;
 use super::{Action, RequestId, Supervisor};
 use crate::protocol::{EndReason, Outcome, Progress, Refusal, Stopped, Timestamp, WorkerId};
 
-/// After so many failed commits the workers are ended although clients still reach them.
+/// How many failed commits it takes until the workers are ended although clients still reach them.
 const CLOSE_TRIES: u32 = 3;
 
 /// A stop under way.
@@ -15,7 +15,7 @@ pub(super) struct Stop {
     requests: Vec<(RequestId, u32)>,
     /// Established connections are not waited for.
     at_once: bool,
-    /// How often the kernel did not take a plan since then.
+    /// How many commits have failed since the stop was requested.
     commit_failures: u32,
 }
 
@@ -43,7 +43,7 @@ impl Supervisor {
         }
     }
 
-    /// Once no new connection can reach them: retires the live workers, or ends them.
+    /// Retires the live workers, or ends them, once no new connection can reach them.
     pub(super) fn advance_stop(&mut self, now: Timestamp) {
         let Phase::Stopping(stop) = &self.phase else { return };
         if !self.is_closed() {

@@ -64,7 +64,7 @@ impl Supervisor {
         Ok(Target::all(canary.generation, self.target.weights.clone()))
     }
 
-    /// What the operator asks for that there is a canary in the way of.
+    /// Refuses a request that cannot be carried out while a canary is in force.
     pub(in crate::supervisor) fn check_no_canary(&self) -> Result<(), Refusal> {
         match self.target.canary {
             Some(Canary { generation, .. }) => Err(Refusal::Canary { generation }),
@@ -84,7 +84,7 @@ impl Supervisor {
         })
     }
 
-    /// Says that one has come into force.
+    /// Reports that a canary has come into force.
     pub(in crate::supervisor) fn announce_canary(&mut self) {
         if let Some(Canary { generation, seats: workers, slots }) = self.target.canary {
             let of = self.plan().assignment().slots();

@@ -1,14 +1,14 @@
-//! Back to what was before the last change of generation.
+//! Rollback: back to the target before the last change of generation.
 //!
-//! While a canary is in force that is its end: see `canary.rs`. After a reload, or a promotion, the
+//! While a canary is in force, a rollback ends it: see `canary.rs`. After a reload, or a promotion, the
 //! workers of the generation before are retired, but as long as they run and still listen they can
 //! serve again. So a rollback starts nothing: the plan names them again, in one commit, and those of
 //! the newer generation retire in turn.
 //!
-//! * Every seat needs one: of those that were lost there are no others to be had, since the command
-//!   starts the new program by now. A retired worker ends when its connections have ended, unless
-//!   [`Settings::rollback`](crate::supervisor::Settings::rollback) says that those of the generation before are to
-//!   be kept for some time after a reload.
+//! * Every seat needs its retired worker: one that has ended cannot be replaced, since the command may
+//!   start the new program by now. A retired worker ends when its connections have ended, unless
+//!   [`Settings::rollback`](crate::supervisor::Settings::rollback) has the workers of the generation before
+//!   kept for some time after a reload.
 //! * A worker may have closed its sockets when it was told that it is retired. So the master looks
 //!   whether they still listen, as it does for a worker that starts; if not, within [`LOOK`], all stays
 //!   as it is.
@@ -24,17 +24,17 @@ use crate::protocol::{EndReason, FailureCause, Refusal, Rollout, Timestamp, Work
 use crate::supervisor::workers::{Retirement, Stage};
 use crate::supervisor::{RequestId, Supervisor, Worker};
 
-/// For so long a retired worker is looked at until its sockets must have been seen to listen.
+/// How long it may take until a retired worker is seen to listen.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// A retired worker that is to serve again.
+/// The reactivation of a retired worker.
 #[derive(Debug, Clone)]
 pub(in crate::supervisor) struct Reactivation {
-    /// What becomes of it if nothing comes of the rollback.
+    /// Its retirement, which goes on if the rollback fails.
     pub(in crate::supervisor) retirement: Retirement,
     /// When it was seen that it listens.
     pub(in crate::supervisor) ready: Option<Timestamp>,
-    /// When that must have been seen.
+    /// When it must have been seen to listen.
     by: Timestamp,
 }
 
@@ -55,7 +55,7 @@ impl Supervisor {
         }
     }
 
-    /// What to go back to, and the retired workers that it needs.
+    /// The target to go back to, and the retired workers that it needs.
     fn rollback_target(&self) -> Result<(Target, Vec<WorkerId>), Refusal> {
         self.check_idle()?;
         if self.target.canary.is_some() {
@@ -75,8 +75,7 @@ impl Supervisor {
         Err(Refusal::Gone { generation: before.generation, seats: gone })
     }
 
-    /// The worker that a target wants in a seat, if it is retired and nothing worse. Of several the one
-    /// that served last.
+    /// The retired worker that can serve again in a seat of a target; of several the one that served last.
     fn retired_in(&self, seat: Seat, target: &Target) -> Option<WorkerId> {
         let of_target = self.workers.values().filter(|it| it.seat == seat && target.includes(it));
         let is_fit = |it: &&Worker| !it.is_excluded && !it.is_drainer && !it.health.is_stopping();
@@ -94,7 +93,7 @@ impl Supervisor {
         }
     }
 
-    /// A retired worker does not serve again after all. Its time to drain has gone on meanwhile.
+    /// Retires a worker again that was to be reactivated. Its time to drain has gone on meanwhile.
     pub(in crate::supervisor) fn retire_again(&mut self, id: WorkerId, now: Timestamp) {
         self.end_recovery(id, now);
         let Some(worker) = self.workers.get_mut(&id) else { return };
@@ -105,7 +104,7 @@ impl Supervisor {
         }
     }
 
-    /// The sockets of a retired worker were not seen to listen any more.
+    /// A retired worker was not seen to listen in time.
     pub(in crate::supervisor) fn reactivation_timed_out(&mut self, id: WorkerId, now: Timestamp) {
         let worker = self.workers[&id].clone();
         self.retire_again(id, now);

@@ -1,9 +1,10 @@
-//! Reload, scale, canary, rollback: workers beside those in force, then one swap.
+//! The course of a rollout (reload, scale, canary, promotion, rollback): workers beside those in force,
+//! then one swap.
 //!
 //! Each is a change of [`Target`]. The workers that only the new target includes are started; when all
 //! are ready the plan follows the new target, in one commit; when that is in force the new target is the
 //! target, and the workers that it does not include retire. Until then the old target stays what it
-//! was, so that giving up is dropping the rollout: its workers are wanted by nobody then.
+//! was, so that giving up a rollout is to drop it: its workers are ended then.
 
 use std::time::Duration;
 
@@ -17,17 +18,17 @@ use crate::supervisor::state::{Phase, count};
 use crate::supervisor::workers::SeatBackoff;
 use crate::supervisor::{RequestId, Supervisor, Worker};
 
-/// After so many failed commits in a row a rollout is given up.
+/// How many failed commits in a row it takes to give up a rollout.
 const COMMIT_TRIES: u32 = 3;
 
-/// The reload, or whatever else, under way.
+/// The rollout under way.
 #[derive(Debug, Clone)]
 pub(in crate::supervisor) struct RolloutState {
     kind: Rollout,
     request: RequestId,
     pub(in crate::supervisor) to: Target,
     stage: RolloutStage,
-    /// How often the kernel did not take the plan of the swap.
+    /// How many commits of the swap have failed.
     commit_failures: u32,
 }
 
@@ -75,9 +76,9 @@ impl Supervisor {
     }
 
     /// Begins the swap when all new workers are ready; or, when none of the old ones can serve any
-    /// more, as soon as one of the new ones can. A silent new worker counts for as much as a silent old
-    /// one: only where there is nobody else. So one that falls silent before the kernel has the swap is
-    /// waited for again, where the old ones serve.
+    /// more, as soon as one of the new ones can. An unhealthy new worker counts for as much as an unhealthy
+    /// old one: only where there is no healthy one. So a new worker that becomes unhealthy before the swap
+    /// is submitted is waited for again, while the old ones serve.
     pub(in crate::supervisor) fn advance_rollout(&mut self) {
         let Some(rollout) = &self.rollout else { return };
         let (ready, needed) = self.new_workers(rollout);
@@ -93,7 +94,7 @@ impl Supervisor {
         }
     }
 
-    /// Whether it is not on its way, and the old workers serve meanwhile.
+    /// Whether the swap can be put off: it is not submitted, and the old workers serve.
     fn may_wait_with_swap(&self) -> bool {
         !self.rollout_is_submitted() && self.availability(&self.target) == Availability::Serving
     }
@@ -117,8 +118,7 @@ impl Supervisor {
         }
     }
 
-    /// If the worker is one that the rollout brings in, its failure is the rollout's. Returns
-    /// whether it was.
+    /// Fails the rollout if this worker is one that it brings in. Returns whether it did.
     pub(in crate::supervisor) fn fail_rollout_of(
         &mut self,
         worker: &Worker,
@@ -171,7 +171,7 @@ impl Supervisor {
         }
     }
 
-    /// If the plan in force follows the new target, the rollout is done.
+    /// Ends the rollout, if the plan in force follows its target.
     pub(in crate::supervisor) fn end_rollout_in_force(
         &mut self,
         before: &PlanWithWorkers,

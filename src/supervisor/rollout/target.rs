@@ -1,4 +1,4 @@
-//! What the cluster wants, and which of those it has stand in the plan.
+//! The workers that the cluster wants, and the roster of those that can serve.
 
 use crate::plan::{Generation, MAX_SEATS, Plan, Seat, Weights};
 use crate::protocol::WorkerId;
@@ -8,7 +8,7 @@ use crate::supervisor::Worker;
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::supervisor) struct Target {
     pub(in crate::supervisor) generation: Generation,
-    /// The seats without those of a canary.
+    /// The weights of the seats, without those of a canary.
     pub(in crate::supervisor) weights: Weights,
     pub(in crate::supervisor) canary: Option<Canary>,
 }
@@ -27,12 +27,12 @@ impl Target {
         Self { generation, weights, canary: None }
     }
 
-    /// The same without its canary.
+    /// This target without its canary.
     pub(in crate::supervisor) fn without_canary(&self) -> Self {
         Self::all(self.generation, self.weights.clone())
     }
 
-    /// The number of its plan: that of its newest generation.
+    /// The generation of its plan: its newest.
     pub(in crate::supervisor) fn newest(&self) -> Generation {
         self.canary.map_or(self.generation, |canary| canary.generation)
     }
@@ -59,7 +59,7 @@ impl Target {
         }
     }
 
-    /// The places, each with the generation that is wanted in it.
+    /// The seats, each with the generation that is wanted in it.
     pub(in crate::supervisor) fn places(&self) -> impl Iterator<Item = (Seat, Generation)> {
         self.seats().filter_map(|seat| Some((seat, self.generation_in(seat)?)))
     }
@@ -73,7 +73,7 @@ impl Target {
         self.generation_in(seat) == Some(generation)
     }
 
-    /// Whether the slots are shared out alike.
+    /// Whether both targets share out the slots alike.
     pub(in crate::supervisor) fn has_shape_of(&self, other: &Self) -> bool {
         let shape = |target: &Self| target.canary.map(|canary| (canary.seats, canary.slots));
         self.weights == other.weights && shape(self) == shape(other)
@@ -89,8 +89,8 @@ pub(in crate::supervisor) struct Roster {
 }
 
 impl Roster {
-    /// All workers that can serve, in the seats of `target`; where none can, those that are able to but
-    /// for their health (see `health.rs`). `workers` come by age, the oldest first.
+    /// The roster of a target: all its workers that can serve; where none can, those that could but for
+    /// their health (see `health/consequences.rs`). `workers` come by age, the oldest first.
     pub(in crate::supervisor) fn of<'a>(
         target: &Target,
         workers: impl Iterator<Item = &'a Worker> + Clone,
@@ -100,7 +100,7 @@ impl Roster {
         let mut holders = vec![None; target.seat_count()];
         for worker in able.filter(|worker| worker.can_serve() || !any_serves) {
             let holder: &mut Option<&Worker> = &mut holders[worker.seat.index()];
-            // One that leaves holds its seat until its successor is ready, the youngest if all leave.
+            // A leaving worker holds its seat until its successor is ready; if all leave, the youngest.
             if holder.is_none_or(|holder| holder.leaving.is_some() || worker.leaving.is_none()) {
                 *holder = Some(worker);
             }
@@ -113,7 +113,7 @@ impl Roster {
         self.holders.get(worker.seat.index()) == Some(&Some(worker.id))
     }
 
-    /// Whether somebody else holds the worker's place.
+    /// Whether another worker holds the seat of this one.
     fn seat_is_taken(&self, worker: &Worker) -> bool {
         let holder = self.holders.get(worker.seat.index()).copied().flatten();
         self.target.includes(worker) && holder.is_some_and(|holder| holder != worker.id)

@@ -80,7 +80,8 @@ impl Supervisor {
         self.stop_commit_failed(reason);
     }
 
-    /// Goes on without what cannot be planned.
+    /// Leaves out the worker that cannot be named in a plan; or counts a plan that cannot be made as a failed
+    /// commit.
     fn leave_out(&mut self, unplannable: Unplannable, now: Timestamp) {
         match unplannable {
             Unplannable::Worker { id, error } => {

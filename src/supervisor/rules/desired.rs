@@ -8,10 +8,10 @@ use crate::supervisor::state::Phase;
 use crate::supervisor::workers::Stage;
 use crate::supervisor::{Start, Supervisor};
 
-/// Why a roster makes no plan.
+/// Why no plan can be made of a roster.
 #[derive(Debug)]
 pub(in crate::supervisor) enum Unplannable {
-    /// One worker cannot stand in it.
+    /// This worker cannot be named in a plan.
     Worker { id: WorkerId, error: PlanError },
     /// The slots cannot be shared out.
     Plan(PlanError),
@@ -49,12 +49,12 @@ impl Supervisor {
         }
     }
 
-    /// The workers that should be in force; `None`: what is there shall stay.
+    /// The roster that should be in force; `None`: what is in force stays.
     pub(in crate::supervisor) fn desired_roster(&self) -> Option<Roster> {
         let roster = self.roster_of(self.target_in_effect());
         let is_time = match self.phase {
             Phase::Starting(Start::Fresh) => roster.occupied() > 0,
-            // Those of the earlier master are not replaced by workers that do not answer.
+            // The workers of the earlier master are not replaced by unhealthy ones.
             Phase::Starting(Start::FromKernel) => {
                 roster.is_full() && self.availability(&roster.target) == Availability::Serving
             }
@@ -64,9 +64,9 @@ impl Supervisor {
         is_time.then_some(roster)
     }
 
-    /// Whether the plan in force, none of whose workers can serve, leads to sockets that the next ones
-    /// get: clients wait there, in place of trying again and again. Not if one of its workers, which an
-    /// earlier master has started, has taken its sockets with it: clients would be refused there.
+    /// Whether the plan in force, none of whose workers can serve, steers to listening sockets that the next
+    /// workers reuse: clients wait there, instead of trying again and again. Not if one of its workers,
+    /// which an earlier master has started, has taken its sockets with it: clients would be refused there.
     fn clients_may_wait(&self, vacant: &Roster) -> bool {
         let in_force = self.kernel.in_force.roster.as_ref();
         let is_occupied = |it: &Roster| it.target == vacant.target && it.occupied() > 0;
@@ -123,8 +123,8 @@ impl Supervisor {
         })
     }
 
-    /// The worker without which there would be a plan. Of two with the same port it is the one
-    /// that is not live.
+    /// The worker that cannot be named in the plan. Of two with the same port that is the one that is not
+    /// live.
     fn culprit(&self, mut plan: Plan, roster: &Roster, error: PlanError) -> Unplannable {
         let mut occupants: Vec<_> = self.occupants(roster).collect();
         occupants.sort_by_key(|(id, ..)| !matches!(self.workers[id].stage, Stage::Live { .. }));

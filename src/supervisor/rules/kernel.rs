@@ -16,7 +16,7 @@ const RETRY: Backoff = Backoff { min: Duration::from_millis(100), max: Duration:
 #[derive(Debug, Clone)]
 pub(in crate::supervisor) struct Kernel {
     pub(in crate::supervisor) in_force: PlanWithWorkers,
-    /// Whether there are any rules at all.
+    /// Whether the kernel holds any rules of the cluster.
     pub(in crate::supervisor) has_rules: bool,
     outstanding: Option<PlanWithWorkers>,
     retry: Retry,
@@ -34,7 +34,7 @@ impl Kernel {
         }
     }
 
-    /// Whether anything is outstanding: a commit, or a look at the table, or its repair.
+    /// Whether anything is outstanding: a commit, or the verification or repair of the table.
     pub(in crate::supervisor) fn is_busy(&self) -> bool {
         self.is_committing() || self.repair.is_busy()
     }
@@ -50,13 +50,14 @@ impl Kernel {
             || self.outstanding.as_ref().is_some_and(|candidate| candidate.names(worker))
     }
 
-    /// Whether the plan in force, or one that may be any moment, names another worker in this one's seat.
+    /// Whether the plan in force, or one that may be in force any moment, names another worker in the seat of
+    /// this one.
     pub(in crate::supervisor) fn seat_is_taken(&self, worker: &Worker) -> bool {
         let candidates = [Some(&self.in_force), self.outstanding.as_ref()];
         candidates.into_iter().flatten().any(|candidate| candidate.seat_is_taken(worker))
     }
 
-    /// The same of whoever listens on these worker ports.
+    /// Whether new connections may reach whoever listens on these worker ports.
     pub(in crate::supervisor) fn steers_to(&self, ports: &[Port]) -> bool {
         let steers_there = |candidate: &PlanWithWorkers| {
             let mut occupants = candidate.plan.seats().filter_map(|(_, occupant)| occupant);
@@ -65,7 +66,7 @@ impl Kernel {
         steers_there(&self.in_force) || self.outstanding.as_ref().is_some_and(steers_there)
     }
 
-    /// Whether clients are let in.
+    /// Whether the rules let clients in.
     pub(in crate::supervisor) fn is_open(&self) -> bool {
         self.has_rules && self.in_force.plan.is_admitting()
     }
@@ -91,7 +92,7 @@ impl Kernel {
         Some(self.replace(candidate))
     }
 
-    /// A candidate whose plan equals the one in force needs no commit.
+    /// Replaces what is in force; returns what was before. No commit is needed if both plans are equal.
     pub(in crate::supervisor) fn replace(&mut self, candidate: PlanWithWorkers) -> PlanWithWorkers {
         self.retry = Retry::default();
         self.has_rules = true;

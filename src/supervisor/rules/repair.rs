@@ -1,21 +1,21 @@
 //! Whether the kernel still holds the plan in force, and what is done when it does not.
 //!
-//! Whoever has touched the table, and our own commits too, only make it *suspect*. A suspect table is
-//! looked at; if it differs from the plan in force, all of it is made anew in one transaction.
+//! A change of the table by whomever, our own commits included, only makes it *suspect*. A suspect table
+//! is verified; if it differs from the plan in force, all of it is restored in one transaction.
 //! Neither happens while a commit is outstanding, nor a commit while either is: the plan in force is
 //! then what the kernel should hold, and no other.
 //!
-//! A look is cheap and a mistake is repaired at once. Somebody who changes the table again and again
-//! is another matter: two programs that undo each other's work keep a processor and the lock of all
-//! rules busy, and help nobody. So:
+//! Verification is cheap, and a single change is repaired at once. A program that changes the table again
+//! and again is another matter: two programs that undo each other's work keep a processor and the lock of
+//! all rules busy, and help nobody. So:
 //!
 //! | | |
 //! |---|---|
-//! | two looks | 20 ms apart at least |
+//! | two verifications | 20 ms apart at least |
 //! | repairs | at once, up to 5 within 10 s |
 //! | further ones | 1, 2, 4, 8, 16, then 30 s after the one before, each with an error in the log |
 //! | back to normal | 60 s after the last repair |
-//! | a look or a repair that fails | again after 100 ms, 200 ms and so on up to 5 s |
+//! | a verification or a repair that fails | again after 100 ms, 200 ms and so on up to 5 s |
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -25,7 +25,7 @@ use crate::supervisor::state::Phase;
 use crate::supervisor::workers::Retry;
 use crate::supervisor::{Action, Supervisor};
 
-/// The least time between two looks: a burst of small changes costs few.
+/// The least time between two verifications: a burst of small changes costs few.
 const VERIFY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// So many repairs within [`WINDOW`] are not held back.
@@ -36,11 +36,11 @@ const WINDOW: Duration = Duration::from_secs(10);
 const INTERFERENCE_BACKOFF: Backoff =
     Backoff { min: Duration::from_secs(1), max: Duration::from_secs(30) };
 
-/// So long after the last repair the fight is over. Longer than its longest delay: else a table that
-/// is changed all the time would look as if it were left alone.
+/// The interference is over when there was no repair for so long. Longer than the longest delay between
+/// repairs: else a table that is changed all the time would look as if it were left alone.
 const QUIET: Duration = Duration::from_secs(60);
 
-/// The delays after a look or a repair that failed.
+/// The delays after a verification or a repair that failed.
 const RETRY: Backoff = Backoff { min: Duration::from_millis(100), max: Duration::from_secs(5) };
 
 /// What a look at the table has shown.
@@ -72,12 +72,12 @@ pub struct Repairs {
 /// What is known of the table as against the plan in force.
 #[derive(Debug, Clone, Default)]
 pub(in crate::supervisor) struct Repair {
-    /// Somebody, or a commit of ours, has touched the table since it was last looked at.
+    /// Somebody, or a commit of ours, has changed the table since it was last verified.
     is_suspect: bool,
-    /// Who touched it last, since the last repair.
+    /// Who changed it last, since the last repair.
     writer: Option<RuleWriter>,
     outstanding: Option<Outstanding>,
-    /// No look before this.
+    /// No verification before this.
     next_verify: Timestamp,
     /// When the latest repairs were made, at most [`BURST`] of them.
     latest: VecDeque<Timestamp>,
@@ -107,7 +107,7 @@ impl Repair {
         self.next_verify.max(self.retry.not_before)
     }
 
-    /// When the fight is over, if there is one and nothing else happens.
+    /// When the interference is over, if there is any and nothing else happens.
     fn quiet_at(&self) -> Option<Timestamp> {
         let last = self.latest.back().filter(|_| self.held_back > 0)?;
         Some(last.after(QUIET))
@@ -138,7 +138,7 @@ impl Supervisor {
         &self.kernel.repair.repairs
     }
 
-    pub(in crate::supervisor) fn touched(&mut self, writer: Option<RuleWriter>) {
+    pub(in crate::supervisor) fn table_changed(&mut self, writer: Option<RuleWriter>) {
         let repair = &mut self.kernel.repair;
         repair.suspect();
         if writer.is_some() {
@@ -146,7 +146,7 @@ impl Supervisor {
         }
     }
 
-    /// Looks at the table, if it is suspect and may be looked at now.
+    /// Verifies the table, if it is suspect and its time has come.
     pub(in crate::supervisor) fn verify_rules(&mut self, now: Timestamp) {
         self.end_interference(now);
         if self.verify_deadline().is_none_or(|at| at > now) {

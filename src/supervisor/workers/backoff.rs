@@ -1,4 +1,4 @@
-//! When what failed is tried again, and when a seat rests.
+//! Back-off after failures: when something is tried again, and when a seat is given up for a while.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -27,25 +27,25 @@ impl Retry {
 
 /// When a seat may have its next worker, after those that it has lost.
 ///
-/// A seat that lost too many rests for the length of the window that they were counted in: it must
-/// not stay vacant for ever because of something that has passed since (a full disk, a database that
-/// was away), and nobody may be there to see it. The rest keeps what was promised: never more spawns
-/// in any window than the limit. What an operator asks for ends it, since that may well be the cure.
+/// A seat that lost too many workers is given up for the length of the window that they were counted in.
+/// Not for ever: what made them fail may have passed since (a full disk, a database that was away), and
+/// nobody may be there to see it. The pause keeps the promise that there are never more spawns in any
+/// window than the limit. A request of an operator ends it, since that may well be the cure.
 #[derive(Debug, Clone, Default)]
 pub(in crate::supervisor) struct SeatBackoff {
     retry: Retry,
     /// When the last workers were lost, oldest first; no more than [`GiveUp::failures`].
     losses: VecDeque<Timestamp>,
-    /// Until when it rests.
+    /// Until when the seat is given up; `None`: it is not.
     given_up_until: Option<Timestamp>,
 }
 
-/// What follows when a worker is lost.
+/// When the next worker of a seat is spawned after a loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::supervisor) enum NextSpawn {
-    /// The next worker, after this delay.
+    /// After this delay.
     After(Duration),
-    /// None for this long.
+    /// The seat is given up for this long.
     GiveUpFor(Duration),
 }
 
@@ -68,8 +68,8 @@ impl SeatBackoff {
         }
     }
 
-    /// A worker of the seat is lost. One that had run steadily is replaced without delay, but it is
-    /// counted: a seat whose workers live for a few seconds each is in a crash loop, too.
+    /// Counts the loss of a worker of the seat. A worker that had run steadily is replaced without delay,
+    /// but counted: a seat whose workers live for a few seconds each is in a crash loop, too.
     pub(in crate::supervisor) fn lost(
         &mut self,
         was_steady: bool,
@@ -99,17 +99,17 @@ impl SeatBackoff {
         NextSpawn::After(delay)
     }
 
-    /// No worker before this.
+    /// No worker is spawned before this.
     pub(in crate::supervisor) fn not_before(&self) -> Timestamp {
         self.retry.not_before.max(self.given_up_until.unwrap_or_default())
     }
 
-    /// Whether it rests.
+    /// Whether the seat is given up.
     pub(in crate::supervisor) fn is_given_up(&self, now: Timestamp) -> bool {
         self.given_up_until.is_some_and(|until| now < until)
     }
 
-    /// Somebody wants to see it tried again.
+    /// Ends the pause and forgets the losses: an operator wants the seat tried again.
     pub(in crate::supervisor) fn reset(&mut self) {
         if self.given_up_until.take().is_some() {
             self.retry = Retry::default();

@@ -1,8 +1,8 @@
-//! The end of retired workers at somebody's wish: clear-retired, the second half of a restart, and
-//! the workers of an earlier master.
+//! The end of retired workers on request: `clear-retired`, the second half of a restart, and the workers
+//! of an earlier master (`kill_old`).
 //!
 //! They are ended one after the other, at least [`Settings::stagger`](crate::supervisor::Settings::stagger)
-//! apart, the oldest first. None is asked to end while clients still wait in its accept queue: they
+//! apart, the oldest first. A worker is not asked to end while clients still wait in its accept queue: they
 //! would be reset. That wait is short, and limited by
 //! [`Settings::settle`](crate::supervisor::Settings::settle): a worker that hangs never empties its queue.
 
@@ -17,24 +17,24 @@ use crate::supervisor::rollout::Roster;
 use crate::supervisor::state::count;
 use crate::supervisor::{Action, RequestId, Supervisor};
 
-/// A wish to see retired workers ended.
+/// A request to end retired workers, until it is fulfilled.
 #[derive(Debug, Clone)]
 pub(in crate::supervisor) struct Clearing {
     origin: Origin,
-    /// Those that are to go; `None`: all seats have to be occupied first.
+    /// The workers to be ended; `None`: all seats have to be occupied first.
     workers: Option<BTreeSet<WorkerId>>,
-    /// How many of them were left when that was told last.
+    /// How many of them were left at the last report.
     left: usize,
 }
 
-/// Whose wish it is.
+/// Where a request to end retired workers comes from.
 #[derive(Debug, Clone, Copy)]
 enum Origin {
-    /// An operator's.
+    /// `clear-retired`.
     Operator(RequestId),
-    /// An operator's, after a reload to this generation.
+    /// A restart, after its reload to this generation.
     Restart(RequestId, Generation),
-    /// That of the settings: the workers of an earlier master, all at once.
+    /// The setting `kill_old`: the workers of an earlier master, all at once.
     KillOld,
 }
 
@@ -58,7 +58,7 @@ impl Supervisor {
         self.clearings.push(clearing);
     }
 
-    /// A reload whose answer waits until the workers that it has retired are gone.
+    /// Begins a reload that is answered when the workers that it retires are gone.
     pub(in crate::supervisor) fn restart(&mut self, request: RequestId) {
         if self.check_idle().is_ok() {
             self.restarting = Some(request);
@@ -66,7 +66,7 @@ impl Supervisor {
         self.reload(request);
     }
 
-    /// A reload or scale is done.
+    /// Answers the request of a rollout that is done; or begins the second half of a restart.
     pub(in crate::supervisor) fn rollout_done(&mut self, request: RequestId, outcome: Outcome) {
         if self.configuring.take_if(|configuring| *configuring == request).is_some() {
             self.end_old_workers();
@@ -80,15 +80,14 @@ impl Supervisor {
         self.clearings.push(Clearing { origin, workers: None, left: 0 });
     }
 
-    /// A plan of this master is in force, in place of that of an earlier one; or that one's still is,
-    /// and holds.
+    /// Ends the workers of an earlier master, if `kill_old` is set: the plan in force is known to be right.
     pub(in crate::supervisor) fn end_old_workers(&mut self) {
         if self.settings.kill_old {
             self.clearings.push(Clearing { origin: Origin::KillOld, workers: None, left: 0 });
         }
     }
 
-    /// Ends the next of those that are to go, and answers where none is left.
+    /// Ends the workers that are due, and answers the requests of which none is left.
     pub(in crate::supervisor) fn advance_clearings(&mut self, now: Timestamp) {
         if self.is_stopping() {
             return self.give_up_clearings();
@@ -110,7 +109,7 @@ impl Supervisor {
         self.to_clear().map(|(worker, is_staggered)| self.clear_at(worker, is_staggered)).min()
     }
 
-    /// When a retired worker may be ended that could go on: not before all who were sent to it have
+    /// When a retired worker that could go on may be ended: not before all clients that were sent to it have
     /// been accepted, or most likely never will be.
     pub(in crate::supervisor) fn may_end_at(&self, worker: &Worker) -> Timestamp {
         match worker.is_settled() {
@@ -119,14 +118,14 @@ impl Supervisor {
         }
     }
 
-    /// The retired workers that no client is sent to any more. Of a stop that could not close the plan
-    /// there are others.
+    /// The retired workers that no client is sent to any more. After a stop that could not close the plan
+    /// clients are still sent to some.
     pub(in crate::supervisor) fn retired(&self) -> impl Iterator<Item = &Worker> {
         let is_retired = |worker: &&Worker| matches!(worker.stage, Stage::Retired(_));
         self.workers.values().filter(is_retired).filter(|worker| !self.is_reached(worker))
     }
 
-    /// Whether the rules send clients to the worker, or to sockets that it has inherited, or may any
+    /// Whether the rules send clients to the worker, or to listening sockets that it reuses, or may at any
     /// moment.
     pub(in crate::supervisor) fn is_reached(&self, worker: &Worker) -> bool {
         let has_their_sockets = || {
@@ -148,7 +147,7 @@ impl Supervisor {
         }
     }
 
-    /// The retired workers that are to go, oldest first, and whether they go one after the other.
+    /// The retired workers to be ended, oldest first, and whether they are ended one after the other.
     fn to_clear(&self) -> impl Iterator<Item = (&Worker, bool)> {
         self.retired().filter_map(|worker| {
             let is_among = |clearing: &&Clearing| {
@@ -175,10 +174,10 @@ impl Supervisor {
         self.to_clear().find(is_due).map(|(worker, is_staggered)| (worker.id, is_staggered))
     }
 
-    /// Tells how many are left, if that has changed. Returns whether the wish is fulfilled.
+    /// Reports how many workers are left, if that has changed. Returns whether none is.
     fn report_cleared(&mut self, clearing: &mut Clearing) -> bool {
         let Some(workers) = &clearing.workers else { return false };
-        // One that a rollback has put into force again is not meant any more.
+        // A worker that a rollback has put into force again is not meant any more.
         let is_left = |id: &&WorkerId| self.workers.get(id).is_some_and(|it| !it.is_live());
         let left = workers.iter().filter(is_left).count();
         let of = workers.len();

@@ -1,4 +1,4 @@
-//! Workers that have joined by the control socket: what they tell, and what they are told.
+//! Links of workers to the control socket: what workers report there, and the orders that they get.
 
 use std::sync::Arc;
 
@@ -7,11 +7,11 @@ use crate::plan::Port;
 use crate::protocol::{Timestamp, WorkerId};
 use crate::supervisor::{Action, Supervisor};
 
-/// Whether a worker can be told things, and what it was told.
+/// The link of one worker.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(in crate::supervisor) struct LinkState {
     is_open: bool,
-    /// It knows that it is retired.
+    /// The worker was ordered to retire.
     knows_retired: bool,
 }
 
@@ -24,14 +24,15 @@ impl LinkState {
         self.is_open && !self.knows_retired
     }
 
-    /// It serves again, and what it was told holds no more.
+    /// The worker serves again: the order to retire no longer holds.
     pub(in crate::supervisor) fn serves_again(&mut self) {
         self.knows_retired = false;
     }
 }
 
 impl Supervisor {
-    /// The ports of a worker are what it told first: they may be in force already.
+    /// Takes in the ports that a worker has picked. Only its first report counts: those ports may be in
+    /// force already.
     pub(in crate::supervisor) fn ports_reported(&mut self, id: WorkerId, ports: Arc<[Port]>) {
         if let Some(worker) = self.workers.get_mut(&id)
             && matches!(worker.stage, Stage::Starting)
@@ -42,8 +43,8 @@ impl Supervisor {
         }
     }
 
-    /// One that was taken for a worker which gets ready, and says that an earlier master has retired it,
-    /// is not to serve again: it may be about to close its sockets, or to end.
+    /// Takes in that a worker has linked. An adopted worker that was taken for a starting one, but that an
+    /// earlier master has retired, is not to serve again: it may be about to close its sockets, or to end.
     pub(in crate::supervisor) fn link_opened(&mut self, id: WorkerId, knows_retired: bool) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.link = LinkState { is_open: true, knows_retired };
@@ -57,18 +58,19 @@ impl Supervisor {
         }
     }
 
-    /// A worker that does not do what it is told gets a signal at once.
+    /// Terminates a worker that did not answer the order to stop, or refused it.
     pub(in crate::supervisor) fn order_unanswered(&mut self, id: WorkerId, now: Timestamp) {
-        let is_told = self.workers.get(&id).is_some_and(|worker| {
+        let is_ordered = self.workers.get(&id).is_some_and(|worker| {
             matches!(worker.stage, Stage::Dying { ending: Ending::Ordered { .. }, .. })
         });
-        if is_told {
+        if is_ordered {
             self.terminate(id, now);
         }
     }
 
-    /// Tells workers that they are retired: not before those who were sent to them have been
-    /// accepted, since a worker may stop to listen then; nor while a rollback may call them back.
+    /// Orders retired workers to retire. They are not ordered before all clients that were sent to them
+    /// have been accepted, since a worker may stop listening then; nor while a rollback may reactivate
+    /// them.
     pub(in crate::supervisor) fn order_retirements(&mut self, now: Timestamp) {
         let needs_retire_order =
             |worker: &&Worker| worker.is_settled() && worker.link.needs_retire_order();

@@ -1,23 +1,22 @@
-//! How much memory the cluster has, and which retired workers end because of it. A live worker never
-//! does.
+//! Memory marks: which retired workers end when the cluster has too much memory. A live worker never does.
 //!
 //! # How it works
 //!
-//! The master looks at resident memory every second or so, which costs it microseconds a worker, but
+//! The master measures resident memory every second or so, which costs it microseconds a worker, but
 //! counts a page once for each process that has it. That sum is never too small. So as long as it is
-//! below the low mark nothing else is asked for; where it is above, the proportional memory is
-//! measured ([`Action::MeasureProportional`]), up to milliseconds for a large process, and that alone
+//! below the low mark nothing else is measured; when it is above, the proportional memory is measured
+//! ([`Action::MeasureProportional`]), which takes up to milliseconds for a large process, and that alone
 //! decides:
 //!
 //! * above the low mark retired workers are asked to end, one after the other in the order of
-//!   [`KillOrder`], until what those have that stay is not above the mark;
-//! * above the high mark they are killed in that order, those first that were asked already, until
-//!   what those have that are not killed is not above that mark.
+//!   [`KillOrder`], until the memory of the remaining workers is not above the mark;
+//! * above the high mark they are killed in that order, first those that were asked to end already, until
+//!   the memory of the workers that are not killed is not above that mark.
 //!
-//! While memory is short each look is followed by another one at the proportional memory. If that
-//! has shown that there is enough, the next is made when the resident memory has grown by what was
-//! free, or after [`REMEASURE_AFTER`]: pages that processes share become their own when they are written to,
-//! which the resident memory does not show.
+//! While memory is short, every measurement of resident memory is followed by one of proportional memory.
+//! If that has shown that there is enough, the next one is made when the resident memory has grown by
+//! what was free, or after [`REMEASURE_AFTER`]: pages that processes share become their own when they are
+//! written to, which the resident memory does not show.
 
 use std::cmp::Reverse;
 use std::time::Duration;
@@ -26,13 +25,13 @@ use super::worker::{Ending, Stage, Worker};
 use crate::protocol::{EndReason, Event, KillOrder, Marks, MemoryOf, Timestamp, WorkerId};
 use crate::supervisor::{Action, MemoryUsage, Supervisor};
 
-/// After so long the proportional memory is measured again although it was not too much.
+/// How long after a measurement of proportional memory that was not too much it is measured again.
 const REMEASURE_AFTER: Duration = Duration::from_secs(10);
 
-/// After so long a measurement that was asked for is not waited for any more.
+/// How long a measurement that was asked for is waited for.
 const MEASURE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The part of the low mark that memory has to fall below it before a crossing is told of again.
+/// Memory has to fall below the low mark by the mark divided by this before a crossing is reported again.
 const HYSTERESIS: u64 = 20;
 
 /// What is known of the memory of the cluster.
@@ -40,11 +39,12 @@ const HYSTERESIS: u64 = 20;
 pub(in crate::supervisor) struct MemoryPressure {
     /// When the proportional memory was asked for; `None`: it is not.
     asked: Option<Timestamp>,
-    /// The last look at the proportional memory, unless it is certain since that there is enough.
+    /// The last measurement of proportional memory, unless resident memory has shown since that there is
+    /// enough.
     measurement: Option<Measurement>,
-    /// The highest mark whose crossing was told of.
+    /// The highest mark whose crossing was reported.
     reported: Level,
-    /// It was told that nothing is left to be ended.
+    /// It was reported that no worker is left to be killed.
     reported_shortage: bool,
 }
 
@@ -52,7 +52,7 @@ pub(in crate::supervisor) struct MemoryPressure {
 struct Measurement {
     at: Timestamp,
     shared: MemoryUsage,
-    /// All resident memory then.
+    /// The resident memory of the master and all workers then.
     resident: u64,
 }
 
@@ -64,7 +64,7 @@ enum Level {
     High,
 }
 
-/// One step against the want of memory.
+/// One step against memory pressure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     Terminate(WorkerId),
@@ -72,7 +72,7 @@ enum Step {
 }
 
 impl Supervisor {
-    /// Takes in how much resident memory there is.
+    /// Takes in the resident memory.
     pub(in crate::supervisor) fn resident_measured(&mut self, usage: &MemoryUsage, now: Timestamp) {
         self.record_rss(usage);
         let Some(marks) = self.settings.memory.marks else { return };
@@ -107,15 +107,15 @@ impl Supervisor {
         })
     }
 
-    /// Takes in how much proportional memory there is. What could not be measured counts with its
-    /// resident size.
+    /// Takes in the proportional memory. A worker that could not be measured counts with its resident
+    /// memory.
     pub(in crate::supervisor) fn proportional_measured(
         &mut self,
         mut shared: MemoryUsage,
         now: Timestamp,
     ) {
         let Some(marks) = self.settings.memory.marks else { return };
-        // One that comes too late is as good as any.
+        // A measurement that comes too late is as good as any.
         self.memory_pressure.asked = None;
         let resident = self.workers.values().filter_map(|worker| Some((worker.id, worker.rss?)));
         let resident = MemoryUsage { master: shared.master, workers: resident.collect() };
@@ -129,7 +129,7 @@ impl Supervisor {
         self.report_crossing(used, marks);
     }
 
-    /// Takes the next step against the want of memory, if one is due.
+    /// Takes the steps against memory pressure that are due.
     pub(in crate::supervisor) fn relieve_memory_pressure(&mut self, now: Timestamp) {
         while self.next_end <= now {
             match self.next_step(now) {
@@ -169,8 +169,8 @@ impl Supervisor {
         None
     }
 
-    /// What the master has, and those of the workers that are still there and meant; `None` if that
-    /// is not known.
+    /// The memory of the master and of the workers that are meant and still there; `None` if it is not
+    /// known.
     fn bytes(&self, is_meant: impl Fn(&Worker) -> bool) -> Option<u64> {
         let measurement = self.memory_pressure.measurement.as_ref()?;
         let of = |(id, bytes): (&WorkerId, &u64)| {
@@ -188,7 +188,7 @@ impl Supervisor {
             .unwrap_or(0)
     }
 
-    /// Those that may be killed: retired ones, and those that were asked to end and have not.
+    /// The workers that may be killed: retired ones, and those that were asked to end and have not.
     fn killable(&self) -> impl Iterator<Item = &Worker> {
         let may_be_killed = |worker: &&Worker| {
             matches!(
@@ -199,7 +199,7 @@ impl Supervisor {
         self.workers.values().filter(may_be_killed).filter(|worker| !self.is_reached(worker))
     }
 
-    /// The lower, the sooner it is ended.
+    /// The order in which workers are ended: the lowest first.
     fn rank(&self, worker: &Worker) -> impl Ord + use<> {
         let connections = worker.reports.connections.map_or(u64::MAX, u64::from);
         let memory = Reverse(self.bytes_of(worker));
@@ -208,8 +208,8 @@ impl Supervisor {
             KillOrder::Age => (0, Reverse(0), 0),
             KillOrder::Memory => (0, memory, connections),
         };
-        let answers = worker.is_healthy();
-        (answers, !is_dying(worker), by_order, worker.started, worker.id)
+        let is_healthy = worker.is_healthy();
+        (is_healthy, !is_dying(worker), by_order, worker.started, worker.id)
     }
 
     fn kill_for_memory(&mut self, id: WorkerId, now: Timestamp) {
@@ -222,7 +222,7 @@ impl Supervisor {
         self.kill(id);
     }
 
-    /// Memory is this much now: tells if the want is over, and forgets what was told of it.
+    /// Reports that memory is below the low mark again, after a crossing was reported.
     fn report_recovery(&mut self, used: u64, marks: Marks) {
         if used <= marks.low && self.memory_pressure.reported == Level::High {
             self.memory_pressure.reported = Level::Low;
@@ -235,7 +235,7 @@ impl Supervisor {
         }
     }
 
-    /// Tells once that a mark is crossed, and who goes because of it as things are.
+    /// Reports once that a mark is crossed, and which workers are ended for it as things are.
     fn report_crossing(&mut self, used: u64, marks: Marks) {
         let level = match used {
             _ if used > marks.high => Level::High,
@@ -271,7 +271,7 @@ impl Supervisor {
         self.emit(event);
     }
 
-    /// Tells once that there is too much memory in use, and nobody left to be ended for it.
+    /// Reports once that memory is above the high mark, and no worker is left to be killed.
     fn report_shortage(&mut self) {
         let Some(marks) = self.settings.memory.marks else { return };
         let used = self.bytes(|worker| !is_killed(worker));

@@ -1,21 +1,20 @@
-//! What becomes of listening sockets whose worker has ended, where the master holds them.
+//! Listening sockets whose worker has ended, where the master holds them too.
 //!
-//! Such sockets outlive their worker: the connections in their queues wait, and the kernel takes in
-//! further ones. What a worker leaves is an *estate*. Nobody is refused as long as somebody accepts
-//! from it, so:
+//! Such sockets are *orphaned*: they outlive their worker, the connections in their accept queues wait,
+//! and the kernel takes in further ones. None is refused as long as some process accepts them, so:
 //!
-//! 1. The next worker for the same place, seat and generation, inherits it: it gets the same sockets,
-//!    and with them the same worker ports. While one is to come, the estate waits. The rules lead new
-//!    clients to other workers meanwhile, so that they need not wait, too; but if no other worker can
-//!    serve, the rules stay as they are, and clients wait in the queue.
-//! 2. If none is to come, because the worker was retired or its place is not wanted any more, the
-//!    estate is wound up as a worker is that retires: its sockets are closed once nothing leads there
-//!    and nobody waits, by the same count ([`Retirement`]).
+//! 1. The next worker of the same seat and generation reuses them, and with them the same worker ports.
+//!    Until it is started they are kept. The rules steer new clients to other workers meanwhile, so that
+//!    they need not wait too; but if no other worker can serve, the rules stay as they are, and clients
+//!    wait in the queue.
+//! 2. If no such worker is to come, because the worker was retired or its seat is not wanted any more,
+//!    the sockets are drained as those of a retired worker are: they are closed once no rule steers there
+//!    and nobody waits, by the same counts ([`Retirement`]).
 //! 3. If somebody does wait, a *drainer* is started: a worker with these sockets that no plan ever
 //!    names. It is retired as soon as it is ready, accepts what waits, and ends like any retired
 //!    worker. Every program that can be a worker can do that, without knowing.
-//! 4. When [`MAX_DRAINERS`] in a row have left an estate in which somebody waits, the sockets are closed
-//!    all the same, and the kernel resets who waits: they had no hope. That is said.
+//! 4. When [`MAX_DRAINERS`] drainers in a row have ended while somebody waits, the sockets are closed all
+//!    the same, and the kernel resets the connections that wait. That is reported.
 //!
 //! A stop at once closes all of them; another stop waits for them for [`Settings::settle`] at most.
 
@@ -27,25 +26,25 @@ use crate::plan::{Generation, Port, Seat};
 use crate::protocol::{Event, FailureCause, Timestamp, WorkerId};
 use crate::supervisor::{Action, Settings, Sockets, Supervisor};
 
-/// So many drainers are started for one estate.
+/// How many drainers are started in a row for the same listening sockets.
 const MAX_DRAINERS: u32 = 3;
 
-/// Listening sockets without a worker.
+/// The listening sockets of a worker that has ended.
 #[derive(Debug, Clone)]
 pub(in crate::supervisor) struct OrphanedListeners {
     seat: Seat,
     generation: Generation,
-    /// None if no process has ever had the sockets, so that no plan can name them.
+    /// Their worker ports; `None` if no process has ever had the sockets, so that no plan can name them.
     ports: Option<Arc<[Port]>>,
     since: Timestamp,
-    /// The plan could take the ports.
+    /// Another worker may reuse them: a plan can name their ports.
     is_reusable: bool,
-    /// How many drainers in a row have left it.
+    /// How many drainers in a row have had them.
     drainers: u32,
     /// Connections that waited in the queue at the last count.
     queued: u32,
-    winding_up: Retirement,
-    /// The count has shown that nobody is left.
+    retirement: Retirement,
+    /// The counts have shown that nobody waits.
     is_empty: bool,
 }
 
@@ -59,7 +58,7 @@ impl OrphanedListeners {
             is_reusable: !worker.is_excluded,
             drainers: worker.drainers,
             queued: 0,
-            winding_up: Retirement::new(now),
+            retirement: Retirement::new(now),
             is_empty: false,
         }
     }
@@ -68,7 +67,7 @@ impl OrphanedListeners {
         (self.seat, self.generation) == (seat, generation)
     }
 
-    /// How long a stop waits for it.
+    /// Until when a stop waits for them.
     fn limit(&self, settings: &Settings) -> Timestamp {
         self.since.after(settings.settle)
     }
@@ -76,21 +75,22 @@ impl OrphanedListeners {
 
 impl Supervisor {
     /// The workers that have ended and whose listening sockets are to be counted, as those of retired
-    /// workers are, by [`Input::Connections`](crate::supervisor::Input::Connections).
-    /// With each, when it ended.
+    /// workers are, by [`Input::Connections`](crate::supervisor::Input::Connections); each with the time of
+    /// its end.
     pub fn orphaned_listeners(&self) -> impl Iterator<Item = (WorkerId, Timestamp)> {
         let since = |id| Some((id, self.orphaned_listeners.get(&id)?.since));
         self.unclaimed().into_iter().filter_map(since)
     }
 
-    /// Of a worker that was just removed.
+    /// Keeps the listening sockets of a worker that was just removed.
     pub(in crate::supervisor) fn orphan_listeners(&mut self, worker: &Worker, now: Timestamp) {
         if worker.holds_listeners {
             self.orphaned_listeners.insert(worker.id, OrphanedListeners::of(worker, now));
         }
     }
 
-    /// Has a worker that is about to be spawned inherit what an earlier one in its place has left.
+    /// Has a worker that is about to be spawned reuse the listening sockets of an earlier one of its seat and
+    /// generation.
     pub(in crate::supervisor) fn reuse_listeners(&mut self, worker: &mut Worker) {
         let place = (worker.seat, worker.generation);
         let left = self
@@ -108,17 +108,17 @@ impl Supervisor {
         sockets: Sockets,
         now: Timestamp,
     ) {
-        // While clients are still led there, that nobody waits means nothing.
+        // While clients are still steered there, that nobody waits means nothing.
         let is_steered_to = self.steers_to(id);
         let Some(listeners) = self.orphaned_listeners.get_mut(&id).filter(|_| !is_steered_to)
         else {
             return;
         };
         listeners.queued = sockets.queued;
-        listeners.is_empty = listeners.winding_up.report(sockets, now);
+        listeners.is_empty = listeners.retirement.report(sockets, now);
     }
 
-    /// Closes what is empty, and starts somebody for those who wait.
+    /// Closes the sockets in which nobody waits, and starts drainers for the others.
     pub(in crate::supervisor) fn manage_orphaned_listeners(&mut self, now: Timestamp) {
         for id in self.unclaimed() {
             let Some(listeners) = self.orphaned_listeners.get(&id) else { continue };
@@ -148,7 +148,7 @@ impl Supervisor {
         deadlines.min()
     }
 
-    /// The estates that no worker is to inherit, and to which the rules do not lead any more.
+    /// The orphaned listeners that no worker is to reuse, and that no rule steers to.
     fn unclaimed(&self) -> Vec<WorkerId> {
         if self.orphaned_listeners.is_empty() {
             return Vec::new();
@@ -163,15 +163,15 @@ impl Supervisor {
         unclaimed.map(|(id, _)| *id).filter(|id| !self.steers_to(*id)).collect()
     }
 
-    /// Whether new connections may come to the sockets that this worker has left.
+    /// Whether new connections may come to the orphaned listeners of this worker.
     fn steers_to(&self, id: WorkerId) -> bool {
         let is_closed = || self.is_stopping() && self.is_closed();
         let ports = self.orphaned_listeners.get(&id).and_then(|listeners| listeners.ports.as_ref());
         ports.is_some_and(|ports| self.kernel.steers_to(ports)) && !is_closed()
     }
 
-    /// Whether the master has the sockets on these worker ports, for a worker to come or for one that
-    /// gets ready with them.
+    /// Whether the master holds the listening sockets on these worker ports, for a worker to come or for one
+    /// that reuses them.
     pub(in crate::supervisor) fn holds_for_next(&self, ports: &Arc<[Port]>) -> bool {
         let is_left = |listeners: &OrphanedListeners| listeners.ports.as_ref() == Some(ports);
         let reuses_listeners =
@@ -191,7 +191,7 @@ impl Supervisor {
 
     fn transfer_listeners(&mut self, from: WorkerId, to: &mut Worker) {
         let Some(listeners) = self.orphaned_listeners.remove(&from) else { return };
-        // What a drainer leaves is as unfit for others as what it got.
+        // Listeners that no plan can name stay so when a drainer leaves them.
         (to.ports, to.is_excluded) = (listeners.ports, !listeners.is_reusable);
         (to.holds_listeners, to.reuses_listeners) = (true, true);
         self.actions.push(Action::TransferListeners { from, to: to.id });

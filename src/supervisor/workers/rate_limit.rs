@@ -1,4 +1,4 @@
-//! How many live workers may be replaced at a time: at most so many in a sliding window.
+//! The rate limit of replacements: at most so many live workers retire in a sliding window.
 //!
 //! A replacement that was begun counts until its worker has retired, and from then on for the length
 //! of the window. So there are never more retirements in any window than the rate says, however long
@@ -8,7 +8,7 @@ use crate::protocol::Timestamp;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// The retirements of late.
+/// Counts the retirements of late.
 #[derive(Debug, Clone, Default)]
 pub(in crate::supervisor) struct RateLimiter {
     /// When the last ones were, oldest first; no more than [`RateLimit::rate`].
@@ -23,7 +23,7 @@ pub(in crate::supervisor) struct RateLimit {
 }
 
 impl RateLimiter {
-    /// A worker has retired.
+    /// Counts the retirement of a replaced worker.
     pub(in crate::supervisor) fn record(&mut self, limit: RateLimit, now: Timestamp) {
         self.recorded.push_back(now);
         while self.recorded.len() > limit.places() {
@@ -36,8 +36,8 @@ impl RateLimiter {
         self.recorded.iter().copied()
     }
 
-    /// From when on one more replacement may be begun while so many are under way; `None`: not
-    /// before one of these has come to its end.
+    /// From when on one more replacement may begin while so many are under way; `None`: not before one of
+    /// these is done.
     pub(in crate::supervisor) fn allowed_at(
         &self,
         limit: RateLimit,

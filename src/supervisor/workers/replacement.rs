@@ -1,19 +1,19 @@
-//! Live workers that are to be replaced: who, when, and what becomes of it.
+//! Replacement of live workers: which, when, and why.
 //!
-//! Replacement comes first, then retirement. A worker that is to go is *leaving*
-//! ([`Worker::leaving`]): it stays in force, and its place counts as free for another worker. When
-//! that one is ready the roster names it in place of the one that leaves, in one commit, and the old
-//! one is retired like any that no plan names any more. If the successor fails it is started again,
-//! with back-off, and the old one serves on. A worker leaves once: what has made it leave is not
-//! looked at again.
+//! Replacement comes first, then retirement. A worker that is being replaced is *leaving*
+//! ([`Worker::leaving`]): it stays in force, and its seat counts as free for a successor. When the
+//! successor is ready the roster names it in place of the leaving worker, in one commit, and the old
+//! worker is retired like any that no plan names any more. If the successor fails it is started again,
+//! with back-off, and the old worker serves on. A replacement that has begun is not called off because
+//! its reason has passed.
 //!
 //! # During a reload
 //!
-//! No worker of the old generation begins to leave while a new one is prepared: the generation gets
-//! no more workers, since it is about to go as a whole, and a place in the budget would be taken for
-//! nothing. Whoever left already just waits for the swap, which retires it. If the reload fails, its
-//! successor is started then; and the causes of the others, which are facts that last, are looked at
-//! again.
+//! No replacement begins in the old generation while a new one is prepared: the old generation gets no
+//! more workers, since it is about to be retired as a whole, and the replacement would use up the rate
+//! limit for nothing. A worker that was leaving already waits for the swap, which retires it. If the
+//! reload fails, its successor is started then; and the reasons to replace the others, which last, are
+//! looked at again.
 
 use std::time::Duration;
 
@@ -23,19 +23,20 @@ use crate::protocol::{Event, ReplaceReason, Timestamp, WorkerId};
 use crate::supervisor::state::Phase;
 use crate::supervisor::{Action, Supervisor};
 
-/// What was heard of a worker, and bears on whether it stays.
+/// What was reported of a worker, and bears on its replacement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(in crate::supervisor) struct Reports {
-    /// It wants to be retired.
+    /// It asks for its retirement.
     asked: bool,
-    /// What it said last of its lag.
+    /// The last lag of its event loop that it reported.
     lag: Option<Duration>,
-    /// What it had to do when that was last counted: connections, handshakes among them.
+    /// Its connections at the last count, handshakes among them.
     pub(in crate::supervisor) connections: Option<u32>,
 }
 
 impl Worker {
-    /// It serves again: why it left is over, and it may leave again for what is true then.
+    /// Cancels the replacement of a worker that serves again. A reason that is reported from now on counts
+    /// anew.
     pub(in crate::supervisor) fn cancel_replacement(&mut self) {
         self.leaving = None;
         self.reports.asked = false;
@@ -43,7 +44,7 @@ impl Worker {
     }
 }
 
-/// The order in which the budget is given out: who serves its clients worst comes first.
+/// The order of replacements under the rate limit: the worker that serves its clients worst comes first.
 fn urgency(cause: &ReplaceReason) -> u8 {
     match cause {
         ReplaceReason::OperatorRequest => 0,
@@ -68,7 +69,7 @@ impl Supervisor {
         }
     }
 
-    /// Has those leave that have a cause to, as far as the budget goes.
+    /// Begins the replacements that are due, as far as the rate limit allows.
     pub(in crate::supervisor) fn start_replacements(&mut self, now: Timestamp) {
         loop {
             let due = self.replacement_candidates().filter(|(at, ..)| *at <= now);
@@ -99,7 +100,8 @@ impl Supervisor {
         self.emit(Event::Leaving { worker: id, seat, generation, cause });
     }
 
-    /// The workers that have a cause to leave, or will have one by the passage of time alone.
+    /// The live workers that there is a reason to replace, or will be by the passage of time alone, each
+    /// with that time.
     fn replacement_candidates(&self) -> impl Iterator<Item = (Timestamp, ReplaceReason, &Worker)> {
         let is_serving = matches!(self.phase, Phase::Serving);
         let target = self.target_to_fill().filter(|_| is_serving);
@@ -107,7 +109,7 @@ impl Supervisor {
             let has_place = target.is_some_and(|target| target.includes(worker));
             has_place && worker.is_live() && worker.leaving.is_none()
         };
-        // One after the other: those that were started together must not go together.
+        // One after the other: workers that were started together must not be replaced together.
         let is_aged = |other: &Worker| other.is_live() && other.leaving == Some(ReplaceReason::Age);
         let max_age = self.settings.retire.max_age;
         let max_age = max_age.filter(|_| !self.workers.values().any(is_aged));
@@ -117,8 +119,8 @@ impl Supervisor {
         })
     }
 
-    /// The cause that the worker has had for longest or will have first, and since or from when; what
-    /// was said or measured counts from the beginning.
+    /// The oldest or next reason to replace a worker, and since or from when it holds. What was reported or
+    /// measured holds from the beginning.
     fn replace_reason(
         &self,
         worker: &Worker,
@@ -131,11 +133,11 @@ impl Supervisor {
         let memory = memory.map(|rss| (Timestamp::ZERO, ReplaceReason::Memory { rss }));
         let lag = lag.filter(|lag| retire.lag.is_some_and(|limit| *lag >= limit));
         let lag = lag.map(|lag| (Timestamp::ZERO, ReplaceReason::Lag { lag }));
-        let silent = worker.unhealthy_since();
-        let silent =
-            silent.map(|since| (since.after(self.settings.ping), ReplaceReason::Unhealthy));
+        let unhealthy = worker.unhealthy_since();
+        let unhealthy =
+            unhealthy.map(|since| (since.after(self.settings.ping), ReplaceReason::Unhealthy));
         let age = max_age.map(|age| (worker.started.after(age), ReplaceReason::Age));
-        [asked, memory, lag, silent, age].into_iter().flatten().min_by_key(|(at, _)| *at)
+        [asked, memory, lag, unhealthy, age].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
     fn replacement_allowed_at(&self) -> Option<Timestamp> {
@@ -148,7 +150,7 @@ impl Supervisor {
         RateLimit { rate: self.settings.retire.rate, window: self.settings.retire.window }
     }
 
-    /// Says once that the budget is used up.
+    /// Reports once that the rate limit holds replacements back.
     fn report_held_back(&mut self, now: Timestamp) {
         if !std::mem::replace(&mut self.is_held_back, true) {
             let workers = self.replacement_candidates().filter(|(at, ..)| *at <= now).count();

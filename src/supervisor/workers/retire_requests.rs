@@ -18,7 +18,8 @@ pub(in crate::supervisor) struct RetireRequest {
 }
 
 impl Supervisor {
-    /// An operator wants a worker replaced. That is not held back, but it is counted.
+    /// Replaces a worker at the request of an operator. The rate limit does not hold that back, but counts
+    /// it.
     pub(in crate::supervisor) fn request_retirement(
         &mut self,
         request: RequestId,
@@ -78,14 +79,14 @@ impl Supervisor {
         }
     }
 
-    /// Tells those who wait for a successor that there is one.
+    /// Reports to the request that waits for this worker that the successor is ready.
     pub(in crate::supervisor) fn report_successor(&mut self, id: WorkerId) {
         if let Some((request, seat)) = self.request_awaiting(id) {
             self.progress(request, Progress::SuccessorReady { seat });
         }
     }
 
-    /// Tells those who wait for a successor that it has failed, and when there is another.
+    /// Reports to the request that waits for a successor that it has failed, and when the next is started.
     pub(in crate::supervisor) fn report_failed_successor(
         &mut self,
         failure: &WorkerFailure,
@@ -100,8 +101,8 @@ impl Supervisor {
         }
     }
 
-    /// A seat gets no more workers for a while. Who asked for another in it is told so, and the one
-    /// that it has stays, as if nothing had been asked for. A worker with a cause of its own goes on
+    /// Refuses the requests that wait for a successor in a seat that gets no more workers for a while: its
+    /// worker stays, as if nothing had been requested. A worker that leaves for a reason of its own goes on
     /// leaving.
     pub(in crate::supervisor) fn refuse_successor(&mut self, failure: &WorkerFailure) {
         let seat = failure.seat;

@@ -25,8 +25,8 @@ pub(in crate::supervisor) struct Retirement {
     /// Reports in a row in which all connections were accepted; not counted beyond
     /// [`QUIET_REPORTS`].
     quiet: u8,
-    /// Whether there were so many ever. After that none of those who were steered to it before its
-    /// retirement waits, and only such come that conntrack remembers as established.
+    /// Whether there were so many in a row ever. After that no client waits that was steered to the worker
+    /// before its retirement, and only clients come whose connection conntrack remembers as established.
     is_settled: bool,
 }
 
@@ -35,8 +35,8 @@ impl Retirement {
         Self { since: now, quiet: 0, is_settled: false }
     }
 
-    /// The same after a time in which no report came: what was seen before it does not count as seen in
-    /// a row with what comes.
+    /// This retirement after a pause in which no report came: reports before the pause do not count as in a
+    /// row with those after it.
     pub(in crate::supervisor) fn resumed(&self) -> Self {
         Self { quiet: 0, ..self.clone() }
     }

@@ -27,8 +27,8 @@ impl Supervisor {
         Some(due.max(self.next_spawn))
     }
 
-    /// A worker is lost, and no rollout with it. The next one for its seat follows without delay if
-    /// it had run steadily, and not for a while if the seat has lost too many of late.
+    /// Schedules the next worker of a seat after a loss that fails no rollout: without delay if the lost
+    /// worker had run steadily, and not for a while if the seat has lost too many of late.
     pub(in crate::supervisor) fn schedule_respawn(
         &mut self,
         worker: &Worker,
@@ -38,8 +38,7 @@ impl Supervisor {
         let seat = worker.seat;
         let is_filled = self.target_to_fill().is_some_and(|target| target.includes(worker));
         if worker.leaving.is_some() {
-            // Its successor was to come anyway, if it is not there, and may have failed before:
-            // whenever it was to come.
+            // Its successor was to come anyway, and may have failed before: its time stays.
             if is_filled && !self.has_successor(worker) {
                 let delay = self.not_before(seat, worker.generation).since(now);
                 self.emit(Event::Respawn { seat, delay });
@@ -65,7 +64,7 @@ impl Supervisor {
         }
     }
 
-    /// The seats that get no worker for now, since they lost too many of late.
+    /// The seats that are given up for now, since they lost too many workers of late.
     pub fn given_up(&self, now: Timestamp) -> impl Iterator<Item = Seat> {
         let target = self.target_in_effect();
         let is_given_up = move |seat: &Seat, generation: Generation| {
@@ -107,8 +106,8 @@ impl Supervisor {
         self.actions.push(Action::Spawn { worker: id, seat, generation });
     }
 
-    /// The places that have no worker, nor one that may become it, in the order of the seats. The
-    /// place of one that leaves is one of them.
+    /// The seats, each with its generation, that have no worker, nor one that is getting ready. The seat of a
+    /// leaving worker is among them.
     pub(in crate::supervisor) fn missing(&self) -> Vec<(Seat, Generation)> {
         let Some(target) = self.target_to_fill() else { return Vec::new() };
         let mut filled = vec![false; target.seat_count()];
@@ -120,8 +119,8 @@ impl Supervisor {
         target.places().filter(|(seat, _)| !filled[seat.index()]).collect()
     }
 
-    /// The target whose places shall have a worker. During a reload the old generation gets none: it
-    /// is about to go.
+    /// The target whose seats are to be filled. During a reload the old generation gets no more workers: it
+    /// is about to be retired.
     pub(in crate::supervisor) fn target_to_fill(&self) -> Option<&Target> {
         match &self.rollout {
             _ if self.is_stopping() => None,
@@ -130,8 +129,8 @@ impl Supervisor {
         }
     }
 
-    /// The back-off of a seat holds for the generation that failed, not for one that was just
-    /// asked for.
+    /// When a seat may have its next worker of a generation. The back-off holds for the generation that
+    /// failed, not for another.
     fn not_before(&self, seat: Seat, generation: Generation) -> Timestamp {
         self.backoffs.get(&(seat, generation)).map_or(Timestamp::ZERO, SeatBackoff::not_before)
     }
