@@ -72,7 +72,7 @@ impl Supervisor {
         }
     }
 
-    pub(in crate::supervisor) fn canary_outcome(&self, canary: Canary, took: Duration) -> Outcome {
+    pub(super) fn canary_outcome(&self, canary: Canary, took: Duration) -> Outcome {
         let Canary { generation, seats, slots } = canary;
         let of = self.plan().assignment().slots();
         Outcome::OnTrial(OnTrial {
@@ -85,7 +85,7 @@ impl Supervisor {
     }
 
     /// Reports that a canary has come into force.
-    pub(in crate::supervisor) fn announce_canary(&mut self) {
+    pub(super) fn announce_canary(&mut self) {
         if let Some(Canary { generation, seats: workers, slots }) = self.target.canary {
             let of = self.plan().assignment().slots();
             self.emit(Event::CanaryInForce { generation, workers, slots, of });

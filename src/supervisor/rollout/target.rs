@@ -28,7 +28,7 @@ impl Target {
     }
 
     /// This target without its canary.
-    pub(in crate::supervisor) fn without_canary(&self) -> Self {
+    pub(super) fn without_canary(&self) -> Self {
         Self::all(self.generation, self.weights.clone())
     }
 

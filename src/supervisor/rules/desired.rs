@@ -19,7 +19,7 @@ pub(in crate::supervisor) enum Unplannable {
 
 impl Supervisor {
     /// The plan that should be in force; `None` if it is.
-    pub(in crate::supervisor) fn desired(&self) -> Result<Option<PlanWithWorkers>, Unplannable> {
+    pub(super) fn desired(&self) -> Result<Option<PlanWithWorkers>, Unplannable> {
         if self.is_stopping() {
             return Ok(self.closed());
         }

@@ -81,7 +81,7 @@ impl Kernel {
         self.retry.not_before
     }
 
-    pub(in crate::supervisor) fn submit(&mut self, candidate: PlanWithWorkers) -> Plan {
+    pub(super) fn submit(&mut self, candidate: PlanWithWorkers) -> Plan {
         self.outstanding.insert(candidate).plan.clone()
     }
 

@@ -111,7 +111,7 @@ impl Supervisor {
 
     /// When a retired worker that could go on may be ended: not before all clients that were sent to it have
     /// been accepted, or most likely never will be.
-    pub(in crate::supervisor) fn may_end_at(&self, worker: &Worker) -> Timestamp {
+    pub(super) fn may_end_at(&self, worker: &Worker) -> Timestamp {
         match worker.is_settled() {
             true => Timestamp::ZERO,
             false => worker.since().after(self.settings.settle),
@@ -127,7 +127,7 @@ impl Supervisor {
 
     /// Whether the rules send clients to the worker, or to listening sockets that it reuses, or may at any
     /// moment.
-    pub(in crate::supervisor) fn is_reached(&self, worker: &Worker) -> bool {
+    pub(super) fn is_reached(&self, worker: &Worker) -> bool {
         let has_their_sockets = || {
             let ports = worker.ports.as_ref().filter(|_| worker.reuses_listeners);
             ports.is_some_and(|ports| self.kernel.steers_to(ports))

@@ -92,7 +92,7 @@ impl Supervisor {
     }
 
     /// Orders a worker that is to end to stop, if its link is open; else it gets SIGTERM.
-    pub(in crate::supervisor) fn terminate_if_spawned(&mut self, id: WorkerId, now: Timestamp) {
+    pub(super) fn terminate_if_spawned(&mut self, id: WorkerId, now: Timestamp) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if let Stage::Dying { ending: ending @ Ending::Unspawned, .. } = &mut worker.stage
             && worker.pid.is_some()
@@ -106,7 +106,7 @@ impl Supervisor {
         }
     }
 
-    pub(in crate::supervisor) fn terminate(&mut self, id: WorkerId, now: Timestamp) {
+    pub(super) fn terminate(&mut self, id: WorkerId, now: Timestamp) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if let Stage::Dying { ending, .. } = &mut worker.stage {
             *ending = Ending::Terminated { kill_at: now.after(self.settings.die) };
@@ -114,7 +114,7 @@ impl Supervisor {
         }
     }
 
-    pub(in crate::supervisor) fn kill(&mut self, id: WorkerId) {
+    pub(super) fn kill(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if let Stage::Dying { ending, .. } = &mut worker.stage {
             *ending = Ending::Killed;

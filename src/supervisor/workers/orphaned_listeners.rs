@@ -83,7 +83,7 @@ impl Supervisor {
     }
 
     /// Keeps the listening sockets of a worker that was just removed.
-    pub(in crate::supervisor) fn orphan_listeners(&mut self, worker: &Worker, now: Timestamp) {
+    pub(super) fn orphan_listeners(&mut self, worker: &Worker, now: Timestamp) {
         if worker.holds_listeners {
             self.orphaned_listeners.insert(worker.id, OrphanedListeners::of(worker, now));
         }
@@ -91,7 +91,7 @@ impl Supervisor {
 
     /// Has a worker that is about to be spawned reuse the listening sockets of an earlier one of its seat and
     /// generation.
-    pub(in crate::supervisor) fn reuse_listeners(&mut self, worker: &mut Worker) {
+    pub(super) fn reuse_listeners(&mut self, worker: &mut Worker) {
         let place = (worker.seat, worker.generation);
         let left = self
             .orphaned_listeners
@@ -102,7 +102,7 @@ impl Supervisor {
         }
     }
 
-    pub(in crate::supervisor) fn orphaned_listeners_counted(
+    pub(super) fn orphaned_listeners_counted(
         &mut self,
         id: WorkerId,
         sockets: Sockets,
@@ -203,7 +203,7 @@ impl Supervisor {
     }
 
     /// Reports that a drainer could not be started, or did not get ready: no seat waits for it.
-    pub(in crate::supervisor) fn drainer_failed(&mut self, worker: &Worker, cause: FailureCause) {
+    pub(super) fn drainer_failed(&mut self, worker: &Worker, cause: FailureCause) {
         self.emit(Event::Failed(worker.failure(cause, Vec::new())));
     }
 }

@@ -38,11 +38,7 @@ impl RateLimiter {
 
     /// From when on one more replacement may begin while so many are under way; `None`: not before one of
     /// these is done.
-    pub(in crate::supervisor) fn allowed_at(
-        &self,
-        limit: RateLimit,
-        under_way: usize,
-    ) -> Option<Timestamp> {
+    pub(super) fn allowed_at(&self, limit: RateLimit, under_way: usize) -> Option<Timestamp> {
         if limit.window.is_zero() {
             return Some(Timestamp::ZERO);
         }

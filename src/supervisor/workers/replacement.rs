@@ -161,7 +161,7 @@ impl Supervisor {
     }
 
     /// A live worker was just retired.
-    pub(in crate::supervisor) fn record_retirement(&mut self, id: WorkerId, now: Timestamp) {
+    pub(super) fn record_retirement(&mut self, id: WorkerId, now: Timestamp) {
         let nice = self.settings.retire.renice;
         if nice != 0 {
             self.actions.push(Action::Renice { worker: id, nice });

@@ -80,18 +80,14 @@ impl Supervisor {
     }
 
     /// Reports to the request that waits for this worker that the successor is ready.
-    pub(in crate::supervisor) fn report_successor(&mut self, id: WorkerId) {
+    pub(super) fn report_successor(&mut self, id: WorkerId) {
         if let Some((request, seat)) = self.request_awaiting(id) {
             self.progress(request, Progress::SuccessorReady { seat });
         }
     }
 
     /// Reports to the request that waits for a successor that it has failed, and when the next is started.
-    pub(in crate::supervisor) fn report_failed_successor(
-        &mut self,
-        failure: &WorkerFailure,
-        delay: Duration,
-    ) {
+    pub(super) fn report_failed_successor(&mut self, failure: &WorkerFailure, delay: Duration) {
         let waits = |pending: &&RetireRequest| pending.seat == failure.seat;
         if let Some(RetireRequest { request, .. }) =
             self.retire_requests.iter().find(waits).copied()
@@ -104,7 +100,7 @@ impl Supervisor {
     /// Refuses the requests that wait for a successor in a seat that gets no more workers for a while: its
     /// worker stays, as if nothing had been requested. A worker that leaves for a reason of its own goes on
     /// leaving.
-    pub(in crate::supervisor) fn refuse_successor(&mut self, failure: &WorkerFailure) {
+    pub(super) fn refuse_successor(&mut self, failure: &WorkerFailure) {
         let seat = failure.seat;
         let in_seat: Vec<RetireRequest> =
             self.retire_requests.extract_if(.., |pending| pending.seat == seat).collect();

@@ -50,7 +50,7 @@ impl Retirement {
     }
 
     /// Takes note of a report. Returns whether the worker has nothing left to do.
-    pub(in crate::supervisor) fn report(&mut self, sockets: Sockets, now: Timestamp) -> bool {
+    pub(super) fn report(&mut self, sockets: Sockets, now: Timestamp) -> bool {
         let quiet = self.quiet.saturating_add(1).min(QUIET_REPORTS);
         // A kernel that does not release its entries must not keep a worker for ever.
         let is_bound = sockets.bound > 0 && self.may_come_back(now);

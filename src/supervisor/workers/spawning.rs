@@ -89,7 +89,7 @@ impl Supervisor {
         self.begin(worker, now);
     }
 
-    pub(in crate::supervisor) fn new_worker(
+    pub(super) fn new_worker(
         &mut self,
         seat: Seat,
         generation: Generation,
@@ -108,7 +108,7 @@ impl Supervisor {
 
     /// The seats, each with its generation, that have no worker, nor one that is getting ready. The seat of a
     /// leaving worker is among them.
-    pub(in crate::supervisor) fn missing(&self) -> Vec<(Seat, Generation)> {
+    pub(super) fn missing(&self) -> Vec<(Seat, Generation)> {
         let Some(target) = self.target_to_fill() else { return Vec::new() };
         let mut filled = vec![false; target.seat_count()];
         for worker in self.workers.values() {
@@ -121,7 +121,7 @@ impl Supervisor {
 
     /// The target whose seats are to be filled. During a reload the old generation gets no more workers: it
     /// is about to be retired.
-    pub(in crate::supervisor) fn target_to_fill(&self) -> Option<&Target> {
+    pub(super) fn target_to_fill(&self) -> Option<&Target> {
         match &self.rollout {
             _ if self.is_stopping() => None,
             Some(rollout) if rollout.is_preparing() => Some(&rollout.to),

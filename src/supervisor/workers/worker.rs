@@ -178,7 +178,7 @@ impl Worker {
     }
 
     /// How long it has been ready; zero if it is not.
-    pub(in crate::supervisor) fn ready_for(&self, now: Timestamp) -> Duration {
+    pub(super) fn ready_for(&self, now: Timestamp) -> Duration {
         match self.stage {
             Stage::Ready { ready } | Stage::Live { ready, .. } => now.since(ready),
             _ => Duration::ZERO,
