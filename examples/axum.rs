@@ -13,6 +13,7 @@
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Bytes;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, close_code};
 use axum::extract::{Request, State, WebSocketUpgrade};
 use axum::http::header::{CONNECTION, HeaderValue};
@@ -47,8 +48,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (web_sockets, web_socket) = watch::channel(());
     let app = App { seat: worker.seat(), retired: link.retired(), web_socket };
     let router = Router::new()
-        .route("/", get(answer))
-        .route("/slow", get(answer_slowly))
+        .route("/", get(answer).post(count))
         .route("/echo", get(upgrade))
         .layer(middleware::from_fn_with_state(app.clone(), send_away))
         .with_state(app);
@@ -87,9 +87,9 @@ async fn answer(State(app): State<App>) -> String {
     format!("seat {}\n", app.seat)
 }
 
-async fn answer_slowly(State(app): State<App>) -> String {
-    sleep(Duration::from_secs(2)).await;
-    answer(State(app)).await
+/// An upload, which may take its time.
+async fn count(State(app): State<App>, body: Bytes) -> String {
+    format!("seat {}: {} bytes\n", app.seat, body.len())
 }
 
 async fn upgrade(State(app): State<App>, upgrade: WebSocketUpgrade) -> Response {

@@ -9,11 +9,10 @@
 //! Unlike a server that is shut down, a retired worker goes on accepting: a rollback can make it serve
 //! again. Only the connections that it has are asked to end.
 
-use std::convert::Infallible;
 use std::pin::pin;
 use std::time::Duration;
 
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -23,7 +22,7 @@ use ipcluster::plan::Seat;
 use ipcluster::worker::{OrderSignal, Worker};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 /// How long clients have once this process is to end.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -70,12 +69,11 @@ async fn serve(stream: TcpStream, seat: Seat, retired: OrderSignal) {
     }
 }
 
+/// Counts what the client uploads, which may take its time.
 async fn answer(
     request: Request<Incoming>,
     seat: Seat,
-) -> Result<Response<Full<Bytes>>, Infallible> {
-    if request.uri().path() == "/slow" {
-        sleep(Duration::from_secs(2)).await;
-    }
-    Ok(Response::new(Full::from(format!("seat {seat}\n"))))
+) -> Result<Response<Full<Bytes>>, hyper::Error> {
+    let body = request.into_body().collect().await?.to_bytes();
+    Ok(Response::new(Full::from(format!("seat {seat}: {} bytes\n", body.len()))))
 }

@@ -44,8 +44,8 @@
 pub mod cli;
 #[cfg(feature = "master")]
 #[cfg_attr(
-    not(feature = "toml"),
-    allow(dead_code, reason = "a file and flags have texts to be read")
+    not(all(feature = "toml", target_os = "linux")),
+    allow(dead_code, unused_imports, reason = "a file and flags have texts to be read")
 )]
 pub mod config;
 #[cfg(all(feature = "master", target_os = "linux"))]
@@ -79,6 +79,10 @@ pub mod plan;
 #[cfg(all(any(feature = "lab", feature = "master"), target_os = "linux"))]
 pub mod process;
 #[cfg(feature = "master")]
+#[cfg_attr(
+    not(target_os = "linux"),
+    allow(dead_code, unused_imports, reason = "their users need Linux")
+)]
 mod protocol;
 #[cfg(feature = "worker")]
 mod role;
@@ -88,6 +92,10 @@ mod role;
 )]
 pub mod ruleset;
 #[cfg(feature = "master")]
+#[cfg_attr(
+    not(target_os = "linux"),
+    allow(dead_code, unused_imports, reason = "their users need Linux")
+)]
 pub mod supervisor;
 #[cfg(any(
     feature = "worker",

@@ -203,9 +203,20 @@ fn is_socket_for(socket: &OwnedFd, protocol: Protocol) -> io::Result<bool> {
     let socket = SockRef::from(socket);
     let kind = socket.r#type()?;
     Ok(match protocol {
-        Protocol::Tcp => kind == Type::STREAM && socket.is_listener()?,
+        Protocol::Tcp => kind == Type::STREAM && is_listening(&socket)?,
         Protocol::Udp => kind == Type::DGRAM,
     } && socket.local_addr()?.as_socket().is_some_and(|address| address.port() != 0))
+}
+
+#[cfg(target_os = "linux")]
+fn is_listening(socket: &SockRef<'_>) -> io::Result<bool> {
+    socket.is_listener()
+}
+
+/// No master passes sockets there.
+#[cfg(not(target_os = "linux"))]
+fn is_listening(_socket: &SockRef<'_>) -> io::Result<bool> {
+    Ok(false)
 }
 
 /// The public port and protocol that a name such as `80/tcp` stands for.

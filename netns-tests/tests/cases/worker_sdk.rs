@@ -8,7 +8,7 @@ use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 use std::time::Duration;
 
-use ipcluster::lab::Network;
+use ipcluster::lab::{Load, Network};
 use netns_tests::{Case, Cluster, Lab, Need, example, member, wait_until};
 use nix::sys::signal::Signal;
 
@@ -19,6 +19,8 @@ pub(crate) fn cases() -> Vec<Case> {
         case("hyper_finishes_requests_and_goes_on_accepting", hyper).with_both_engines(),
         case("workers_that_end_cause_no_warning", silent_ends).with_both_engines_on_request(),
         Case::new("a_worker_needs_no_control_directory", alone),
+        case("one_program_is_master_and_worker", both),
+        Case::new("a_firewall_needs_no_master", firewall),
     ]
 }
 
@@ -31,18 +33,17 @@ fn axum(lab: &Lab) {
     assert_eq!(idle.ask("/").body, "seat 0\n");
     let mut socket = WebSocket::open(lab);
     assert_eq!(socket.echo("before"), "before");
-    let mut slow = Client::connect(lab);
-    slow.request("/slow");
+    let mut upload = Client::connect(lab);
+    upload.begin_upload();
     cluster.reload();
-    let answer = slow.answer();
-    assert_eq!((answer.body.as_str(), answer.header("connection")), ("seat 0\n", Some("close")));
-    slow.is_closed();
-    // The server says so first (RFC 6455, 7.4.1 and the registry of codes that it opens).
+    // The server says so first: "service restart", in the registry of RFC 6455, 11.7.
     let (kind, payload) = socket.read();
-    assert_eq!(
-        (kind, &payload[..2], &payload[2..]),
-        (CLOSE, &1012u16.to_be_bytes()[..], &b"service restart"[..])
-    );
+    assert_eq!((kind, &payload[2..]), (CLOSE, &b"service restart"[..]));
+    assert_eq!(payload[..2], 1012u16.to_be_bytes());
+    let answer = upload.end_upload();
+    assert_eq!(answer.body, "seat 0: 10 bytes\n");
+    assert_eq!(answer.header("connection"), Some("close"));
+    upload.is_closed();
     idle.is_closed();
     let status = cluster.status();
     let retired = status.workers.iter().find(|worker| worker.pid == Some(old)).expect("it lives");
@@ -55,23 +56,24 @@ fn axum(lab: &Lab) {
 fn hyper(lab: &Lab) {
     let mut cluster = Cluster::new(lab, 1).start_with(&[example("hyper").into()], 1);
     let mut idle = Client::connect(lab);
-    assert_eq!(idle.ask("/").body, "seat 0\n");
-    let mut slow = Client::connect(lab);
-    slow.request("/slow");
+    assert_eq!(idle.ask("/").body, "seat 0: 0 bytes\n");
+    let mut upload = Client::connect(lab);
+    upload.begin_upload();
     cluster.reload();
     idle.is_closed();
-    let answer = slow.answer();
-    assert_eq!((answer.body.as_str(), answer.header("connection")), ("seat 0\n", Some("close")));
+    let answer = upload.end_upload();
+    assert_eq!(answer.body, "seat 0: 10 bytes\n");
+    assert_eq!(answer.header("connection"), Some("close"));
     cluster.wait_until_settled(1);
     ended_well(&cluster);
-    // It has not closed its listener, so that a rollback needs no new process.
-    let mut slow = Client::connect(lab);
-    slow.request("/slow");
+    // It goes on listening, so that a rollback needs no new process.
+    let mut upload = Client::connect(lab);
+    upload.begin_upload();
     let pids = cluster.status().pids();
     cluster.reload();
     cluster.succeed("rollback", &[]);
     assert_eq!(cluster.status().pids(), pids);
-    assert_eq!(Client::connect(lab).ask("/").body, "seat 0\n");
+    assert_eq!(Client::connect(lab).ask("/").body, "seat 0: 0 bytes\n");
 }
 
 fn ended_well(cluster: &Cluster<'_>) {
@@ -132,6 +134,44 @@ fn alone(lab: &Lab) {
     assert!(worker.wait(PATIENCE).success(), "{}", worker.output());
 }
 
+fn both(lab: &Lab) {
+    let mut program = Command::new(example("master_and_worker"));
+    program.arg("10.9.0.1:80").env("XDG_RUNTIME_DIR", lab.directory());
+    let mut master = lab.start("master", program);
+    let served_by = |generation: u64| {
+        let answer = Client::try_connect(lab).map(|mut client| client.ask("/").body);
+        answer.is_ok_and(|body| body.ends_with(&format!(" of generation {generation}\n")))
+    };
+    wait_until("a worker", PATIENCE, || served_by(1));
+    master.signal(Signal::SIGHUP);
+    wait_until("the next generation", PATIENCE, || served_by(2));
+    master.signal(Signal::SIGTERM);
+    let status = master.wait(PATIENCE);
+    assert!(status.success(), "{status}\n{}", master.output());
+    assert!(Client::try_connect(lab).is_err(), "all of it has ended");
+}
+
+fn firewall(lab: &Lab) {
+    let _workers = [lab.greeter(20_000, 0), lab.greeter(20_001, 1)];
+    wait_until("the workers", PATIENCE, || {
+        [20_000, 20_001].iter().all(|port| lab.is_listened_to(*port))
+    });
+    let mut program = Command::new(example("firewall"));
+    program.args(["10.9.0.1:80", "20000", "20001"]);
+    program.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+    let mut program = lab.server().run_in(|| program.spawn()).unwrap().unwrap();
+    let mut said = [0; 128];
+    let length = program.stdout.take().unwrap().read(&mut said).unwrap();
+    let said = String::from_utf8_lossy(&said[..length]).into_owned();
+    assert!(said.starts_with("192.0.2.7 is sent to seat "), "{said}");
+    let load = Load::to([Network::server_v4(80)]).from(Network::clients_v4(50)).connections(200);
+    let report = load.start(lab.client()).unwrap().wait();
+    assert_eq!((report.failed(), report.changed_worker().len()), (0, 0), "{report}");
+    drop(program.stdin.take());
+    assert!(program.wait().unwrap().success());
+    assert!(Client::try_connect(lab).is_err(), "the rules are gone");
+}
+
 /// A client of HTTP/1.1 on one connection.
 struct Client(TcpStream);
 
@@ -148,8 +188,12 @@ impl Answer {
 
 impl Client {
     fn connect(lab: &Lab) -> Self {
+        Self::try_connect(lab).unwrap()
+    }
+
+    fn try_connect(lab: &Lab) -> std::io::Result<Self> {
         let to = Network::server_v4(80);
-        Self::of(lab.client().run_in(|| TcpStream::connect(to)).unwrap().unwrap())
+        lab.client().run_in(|| TcpStream::connect(to)).unwrap().map(Self::of)
     }
 
     fn of(stream: TcpStream) -> Self {
@@ -163,7 +207,21 @@ impl Client {
     }
 
     fn request(&mut self, path: &str) {
-        write!(self.0, "GET {path} HTTP/1.1\r\nHost: example\r\n\r\n").unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: example\r\n\r\n");
+        self.0.write_all(request.as_bytes()).unwrap();
+    }
+
+    /// Sends the first half of what the server is to count, once it counts.
+    fn begin_upload(&mut self) {
+        let head = "POST / HTTP/1.1\r\nHost: example\r\nContent-Length: 10\r\nExpect: 100-continue\r\n\r\n";
+        self.0.write_all(head.as_bytes()).unwrap();
+        self.head("HTTP/1.1 100 ");
+        self.0.write_all(b"01234").unwrap();
+    }
+
+    fn end_upload(&mut self) -> Answer {
+        self.0.write_all(b"56789").unwrap();
+        self.answer()
     }
 
     fn answer(&mut self) -> Answer {
