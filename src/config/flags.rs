@@ -138,3 +138,61 @@ impl ConfigError {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::least;
+    use super::*;
+
+    /// The settings of a command line.
+    fn given(arguments: &[String]) -> ConfigBuilder {
+        let command = Flags::augment_args(Command::new("run"));
+        let words = std::iter::once("run".to_owned()).chain(arguments.iter().cloned());
+        let matches = command.try_get_matches_from(words).unwrap();
+        Flags::from_arg_matches(&matches).unwrap().settings
+    }
+
+    #[test]
+    fn every_setting_is_the_same_by_its_flag_and_by_its_key() {
+        for setting in SETTINGS {
+            let default = match setting.default {
+                DefaultValue::Is(text) | DefaultValue::Means(text, _) => text,
+                DefaultValue::Required(_) => "",
+            };
+            let text = setting.example.unwrap_or(default);
+            let words = text.split_ascii_whitespace().map(str::to_owned);
+            let arguments: Vec<String> = match (setting.flag, setting.form) {
+                (Setting::COMMAND_LINE, _) => {
+                    std::iter::once("--".to_owned()).chain(words).collect()
+                }
+                (flag, Form::Texts) => words.map(|word| format!("{flag}={word}")).collect(),
+                (flag, Form::Numbers) => {
+                    vec![format!("{flag}={}", words.collect::<Vec<_>>().join(","))]
+                }
+                (flag, _) => vec![format!("{flag}={text}")],
+            };
+            let by_flag = given(&arguments);
+            if setting.flag_only {
+                by_flag.over(least()).build_for(3).unwrap();
+                continue;
+            }
+            let file = format!("{} = {}", setting.key, setting.form.toml(text));
+            let by_key = ConfigBuilder::from_toml(&file).unwrap();
+            // `backlog` may be given with it alone.
+            let least = || least().socket_activation(true);
+            let by_flag = by_flag.over(least()).build_for(3).unwrap();
+            assert_eq!(by_flag, by_key.over(least()).build_for(3).unwrap(), "{}", setting.key);
+        }
+    }
+
+    #[test]
+    fn the_help_names_other_settings_by_their_flags() {
+        let help = |key: &str| help(SETTINGS.iter().find(|setting| setting.key == key).unwrap());
+        let text = help("timeouts.rollback");
+        assert!(text.ends_with("finds them; at most --drain-timeout [default: 0]"), "{text}");
+        assert_eq!(
+            help("workers"),
+            "How many workers [values: 1 to 1024] [default: as many as CPUs]"
+        );
+    }
+}
