@@ -442,6 +442,17 @@ settings! {
         get: reference -> &WorkerOutput,
     }
 
+    /// Whether each line that goes to stdout begins with the seat of its worker; without it, lines that
+    /// are JSON stay JSON
+    output_prefix: bool {
+        key: "output.prefix",
+        flag: "--output-prefix", "true|false",
+        range: Any,
+        default: "true",
+        changes: Restart,
+        get: copied -> bool,
+    }
+
     /// Address and port for /metrics (Prometheus), /healthz and / (status), without a password
     http_listen: Option<SocketAddr> {
         key: "http.listen",

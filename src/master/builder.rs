@@ -467,7 +467,10 @@ fn settings(config: &Config) -> Settings {
 /// What passes on the output of workers, if anything does.
 fn printer(config: &Config, print_output: bool) -> Result<Option<Printer>, MasterError> {
     let destination = match config.output() {
-        WorkerOutput::Stdout => print_output.then_some(Destination::Stdout),
+        WorkerOutput::Stdout => {
+            let prefix = config.output_prefix();
+            print_output.then_some(Destination::Stdout { prefix })
+        }
         WorkerOutput::Journal => {
             let program = Path::new(config.command().program()).file_name();
             let identifier = program.map_or_else(Default::default, |name| name.to_string_lossy());

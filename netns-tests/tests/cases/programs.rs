@@ -17,6 +17,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case("a_tree_of_processes_is_a_worker", tree),
         case("what_is_left_of_a_worker_whose_leader_dies_goes_too", leaderless),
         case("output_comes_line_by_line_with_the_seat", output),
+        case("output_without_a_prefix_is_what_workers_print", output_without_prefix),
         case("a_worker_inherits_no_descriptor", descriptors),
         case("a_worker_gets_the_variables_that_are_promised", variables),
     ]
@@ -153,6 +154,17 @@ fn output(lab: &Lab) {
         })
     });
     assert!(!cluster.log().contains('\u{7}'), "control characters are escaped");
+}
+
+fn output_without_prefix(lab: &Lab) {
+    let script = "echo '{\"seat\":'$IPCLUSTER_SEAT'}'; exec \"$0\"";
+    let cluster = Cluster::new(lab, 2).argument("--output-prefix=false");
+    let cluster = cluster.start_with(&shell(script), 2);
+    wait_until("lines of JSON", Duration::from_secs(5), || {
+        let log = cluster.log();
+        (0..2).all(|seat| log.lines().any(|line| line == format!("{{\"seat\":{seat}}}")))
+    });
+    assert!(!cluster.log().contains("seat 0 |"), "{}", cluster.log());
 }
 
 fn descriptors(lab: &Lab) {

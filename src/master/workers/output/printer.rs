@@ -21,8 +21,8 @@ const LEAST_SHARE: usize = 4 * 1024;
 /// Where lines of workers go.
 #[derive(Debug)]
 pub(crate) enum Destination {
-    /// Our standard output, each with the seat before it.
-    Stdout,
+    /// Our standard output, each with the seat before it if there is to be a prefix.
+    Stdout { prefix: bool },
     /// The journal of systemd.
     Journal(Journal),
 }
@@ -184,9 +184,10 @@ impl Destination {
     fn write(&mut self, part: &Part) -> io::Result<()> {
         let Part { origin, printed, .. } = part;
         match self {
-            Self::Stdout => {
+            Self::Stdout { prefix } => {
+                let text = if *prefix { prefixed(*origin, printed) } else { plain(printed) };
                 let mut stdout = io::stdout().lock();
-                stdout.write_all(prefixed(*origin, printed).as_bytes())?;
+                stdout.write_all(text.as_bytes())?;
                 stdout.flush()
             }
             Self::Journal(journal) => {
@@ -209,6 +210,14 @@ fn prefixed(origin: Origin, printed: &[OutputItem]) -> String {
     let line = |one: &OutputItem| match one {
         OutputItem::Line(line) => format!("seat {seat} | {line}\n"),
         OutputItem::Skipped { bytes } => format!("seat {seat} | ({bytes} bytes skipped)\n"),
+    };
+    printed.iter().map(line).collect()
+}
+
+fn plain(printed: &[OutputItem]) -> String {
+    let line = |one: &OutputItem| match one {
+        OutputItem::Line(line) => format!("{line}\n"),
+        OutputItem::Skipped { bytes } => format!("({bytes} bytes skipped)\n"),
     };
     printed.iter().map(line).collect()
 }
@@ -253,6 +262,12 @@ mod tests {
             assert!(begin.elapsed() < Duration::from_secs(20), "{what}");
             thread::yield_now();
         }
+    }
+
+    #[test]
+    fn without_a_prefix_lines_are_as_the_worker_printed_them() {
+        let printed = [OutputItem::Line("{}".into()), OutputItem::Skipped { bytes: 7 }];
+        assert_eq!(plain(&printed), "{}\n(7 bytes skipped)\n");
     }
 
     #[test]
