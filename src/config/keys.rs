@@ -16,7 +16,9 @@ use super::range::{
     Any, MoreThanZero, NameOfA, PartOfTotal, PlannedAs, Range, SocketPath, ZeroOrAtLeast,
 };
 use super::table::{Changes, DefaultValue, Setting, settings};
-use super::value::{Entry, Raw, Value, resolve};
+#[cfg(any(feature = "toml", test))]
+use super::value::Raw;
+use super::value::{Entry, Value, resolve};
 use super::{
     Config, ConfigError, Environment, MemorySize, OnExit, PartitionKind, WorkerCommand,
     WorkerOutput,
