@@ -68,7 +68,7 @@ fn check_commit(world: &World, plan: &Plan) {
         let policy::State { leaving, staying, .. } = &world.policy;
         let is_leaving =
             process.worker.is_some_and(|id| leaving.contains(&id) || staying.contains(&id));
-        // An heir that got ready while its sockets were just taken out of force comes in now.
+        // A worker that reuses listeners, and got ready while they were just taken out of force, comes in now.
         let is_new = process.reuses_listeners && world.state_of(pid) == Some(WorkerState::Starting);
         let was_told = process.is_anew && process.is_open && process.knows_retired;
         assert!(

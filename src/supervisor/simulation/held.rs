@@ -140,7 +140,7 @@ impl World {
         self.held.left.insert(worker, held);
     }
 
-    /// The process of an heir begins with what it inherits. Returns whether it is one.
+    /// Gives a process the listeners that were transferred to its worker. Returns whether there were any.
     pub(super) fn take_listeners(&mut self, pid: Pid) -> bool {
         let worker = self.processes.get(&pid).and_then(|process| process.worker);
         let Some(held) = worker.and_then(|id| self.held.promised.remove(&id)) else { return false };
@@ -155,7 +155,7 @@ impl World {
         true
     }
 
-    /// What an heir was to get that could not be started stays where it is.
+    /// Listeners transferred to a worker that could not be started stay orphaned.
     pub(super) fn give_back_listeners(&mut self, worker: WorkerId) {
         if let Some(mut held) = self.held.promised.remove(&worker) {
             held.drainers = self.drainers_after(Some(worker), held.drainers);
@@ -164,8 +164,8 @@ impl World {
         }
     }
 
-    /// A process is ready: a drainer is retired from then on, and another heir may be in force by
-    /// the sockets that it has inherited.
+    /// A process is ready: a drainer is retired from then on, and another worker may be in force by
+    /// the listeners that it reuses.
     pub(super) fn successor_is_ready(&mut self, pid: Pid) {
         let worker = self.processes.get(&pid).and_then(|process| process.worker);
         let is_drainer = worker.is_some_and(|worker| self.is_drainer(worker));

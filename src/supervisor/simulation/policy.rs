@@ -306,7 +306,7 @@ fn check_replacement(world: &World, plan: &Plan) {
         return;
     }
     for (seat, occupant) in world.plan.seats() {
-        // An heir that starts has the ports of the one that is gone.
+        // A worker that reuses listeners has the ports of the worker that is gone.
         let pid = occupant.and_then(|it| world.pid_with(it));
         let live = pid.filter(|pid| world.state_of(*pid) == Some(WorkerState::Live));
         let process = live.map(|pid| &world.processes[&pid]);

@@ -77,7 +77,7 @@ pub(super) struct Process {
     pub(super) burden: Burden,
     /// A master that has adopted it takes it for one that has yet to get ready.
     pub(super) is_anew: bool,
-    /// It has inherited its sockets.
+    /// It reuses the listeners of an earlier worker.
     pub(super) reuses_listeners: bool,
     /// The master in office has not got its sockets, whatever the settings say.
     pub(super) keeps_own_sockets: bool,
@@ -139,7 +139,7 @@ impl Process {
         !self.dead
     }
 
-    /// Whether clients that are led to its sockets are its own: those of sockets that it has inherited
+    /// Whether clients that are led to its sockets are its own: those of listeners that it reuses
     /// wait until it is ready, whatever becomes of it before.
     pub(super) fn takes_clients(&self) -> bool {
         self.ready || !self.reuses_listeners

@@ -79,7 +79,7 @@ impl Supervisor {
     /// [`Refusal::Stopping`]; [`Refusal::Busy`] with a reload or a scale; [`Refusal::Starting`] before
     /// a plan of this master is in force, while a process is just being started, which takes
     /// milliseconds, or has not told the ports that it picks; while another plan should be in force
-    /// than is, and while listening sockets wait for a worker that is to inherit them.
+    /// than is, and while listening sockets wait for a worker that is to reuse them.
     pub fn may_hand_over(&self) -> Result<(), Refusal> {
         self.check_idle()?;
         let is_unknown = |worker: &Worker| worker.pid.is_none() || worker.ports.is_none();

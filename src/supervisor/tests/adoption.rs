@@ -272,7 +272,7 @@ fn without_any_that_serves_the_first_that_is_ready_goes_into_force() {
 }
 
 #[test]
-fn what_one_bequeaths_another_goes_on_with() {
+fn what_one_hands_over_another_goes_on_with() {
     let mut bench = Bench::live(2);
     assert_eq!(bench.supervisor.may_hand_over(), Ok(()));
     bench.request(RELOAD);

@@ -85,7 +85,7 @@ fn clients_wait_in_the_queues_where_no_other_worker_can_serve_them() {
 }
 
 #[test]
-fn what_a_successor_that_fails_had_inherited_goes_to_the_next_one() {
+fn listeners_of_a_successor_that_fails_go_to_the_next_one() {
     let mut bench = holding(2);
     bench.dies(1, Exit::Code(1));
     bench.commit_all();
@@ -214,7 +214,7 @@ fn sockets_of_a_reload_that_fails_are_closed() {
 }
 
 #[test]
-fn ports_that_no_plan_can_take_are_not_inherited() {
+fn ports_that_no_plan_can_take_are_not_reused() {
     let mut bench = holding(1);
     bench.dies(1, Exit::Code(1));
     bench.commit_all();
@@ -309,7 +309,7 @@ fn what_is_unfit_for_the_next_worker_is_so_after_a_drainer_too() {
 }
 
 #[test]
-fn a_stop_ends_also_those_whose_inherited_sockets_the_plan_still_names() {
+fn a_stop_ends_also_those_whose_reused_listeners_the_plan_still_names() {
     let mut bench = holding(1);
     bench.dies(1, Exit::Code(1));
     bench.pass(SECOND);
