@@ -194,7 +194,7 @@ fn find_foreign() -> Result<Vec<ForeignNat>, NftError> {
     let mut rules = ForeignRules::open()?;
     let mut plans = Vec::new();
     for cluster in Firewall::clusters()? {
-        match Firewall::open(&cluster)?.read(None) {
+        match Firewall::open(&cluster)?.read() {
             Ok(plan) => plans.extend(plan),
             // Its own verbs say what is wrong with it.
             Err(

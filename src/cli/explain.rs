@@ -25,7 +25,7 @@ pub(super) fn run(directory: &ControlDir, args: ExplainArgs) -> Result<(), Faile
 }
 
 fn from_kernel(name: &ClusterName, address: std::net::IpAddr) -> Result<Explanation, Failed> {
-    let plan = Firewall::open(name)?.read(None)?;
+    let plan = Firewall::open(name)?.read()?;
     let Some(plan) = plan else {
         return Err(Failed::new(format!("cluster {name}: no master runs, and there are no rules"))
             .hint("`ipcluster status` tells which clusters run"));

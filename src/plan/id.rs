@@ -39,6 +39,36 @@ impl fmt::Display for Port {
     }
 }
 
+impl TryFrom<u16> for Port {
+    type Error = InvalidPort;
+
+    fn try_from(number: u16) -> Result<Self, InvalidPort> {
+        Self::new(number).ok_or(InvalidPort)
+    }
+}
+
+impl From<Port> for u16 {
+    fn from(port: Port) -> Self {
+        port.number()
+    }
+}
+
+/// Decimal digits alone, without a sign.
+impl FromStr for Port {
+    type Err = InvalidPort;
+
+    fn from_str(text: &str) -> Result<Self, InvalidPort> {
+        let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
+        let number = is_plain.then(|| text.parse().ok()).flatten();
+        number.and_then(Self::new).ok_or(InvalidPort)
+    }
+}
+
+/// A number or text that is no port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("expected a port, 1 to 65535")]
+pub struct InvalidPort;
+
 /// One cell of the partition of all client addresses, counted from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(transparent))]

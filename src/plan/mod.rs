@@ -29,8 +29,8 @@
 //! let partition = Partition::hash(Partition::DEFAULT_SLOTS)?;
 //! let mut plan = Plan::new("web".parse()?, listeners, partition, &Weights::equal(2)?, None)?;
 //! for (seat, port) in [(Seat(0), 20000), (Seat(1), 20001)] {
-//!     let ports = Port::new(port).into_iter().collect();
-//!     plan.occupy(seat, Occupant { generation: Generation::FIRST, ports })?;
+//!     let ports = [Port::new(port).unwrap()];
+//!     plan.occupy(seat, Occupant::new(Generation::FIRST, ports))?;
 //! }
 //! let route = plan.worker_for("10.8.1.7".parse().unwrap()).expect("both seats have a worker");
 //! assert_eq!(route.seat, route.home);
@@ -60,7 +60,7 @@ pub use assignment::{Assignment, Weights};
 pub(crate) use changes::PlanChanges;
 pub use engine::Engine;
 pub use error::PlanError;
-pub use id::{ClusterName, Generation, Port, Seat, Slot};
+pub use id::{ClusterName, Generation, InvalidPort, Port, Seat, Slot};
 pub use listener::{Listener, Listeners, Protocol, Service};
 pub use ownership::Ownership;
 pub use partition::Partition;

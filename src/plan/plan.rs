@@ -21,6 +21,14 @@ pub struct Occupant {
     pub ports: Arc<[Port]>,
 }
 
+impl Occupant {
+    /// A worker of this generation with these worker ports, in the order of
+    /// [`Listeners::public_ports`].
+    pub fn new(generation: Generation, ports: impl Into<Arc<[Port]>>) -> Self {
+        Self { generation, ports: ports.into() }
+    }
+}
+
 /// Everything that the kernel should hold for one cluster. See [`crate::plan`].
 ///
 /// A clone shares all tables with the original until one of the two changes.

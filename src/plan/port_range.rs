@@ -75,10 +75,7 @@ impl FromStr for PortRange {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (first, last) = text.split_once('-').ok_or(EXPECTED)?;
-        let port = |text: &str| {
-            let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
-            is_plain.then(|| text.parse().ok().and_then(Port::new)).flatten().ok_or(EXPECTED)
-        };
+        let port = |text: &str| text.parse::<Port>().map_err(|_| EXPECTED);
         Self::new(port(first)?, port(last)?).ok_or("expected FIRST-LAST with FIRST up to LAST")
     }
 }

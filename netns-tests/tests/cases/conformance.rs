@@ -170,11 +170,13 @@ impl<'a> Side<'a> {
     }
 
     fn answer(&mut self, action: &Action, plan: &Plan) -> Result<String, String> {
-        let expected = Some(plan.listeners());
+        let expected = plan.listeners();
         let done = match action {
             Action::Apply(actor, _) => self.actors[*actor].apply(plan).map(|it| format!("{it:?}")),
             Action::Restore(actor) => self.actors[*actor].restore(plan).map(|it| format!("{it:?}")),
-            Action::Read(actor) => self.actors[*actor].read(expected).map(|it| format!("{it:?}")),
+            Action::Read(actor) => {
+                self.actors[*actor].read_in_order_of(expected).map(|it| format!("{it:?}"))
+            }
             Action::Verify(actor) => self.actors[*actor].verify().map(|()| String::new()),
             Action::Adopt(actor) => self.actors[*actor].adopt().map(|it| it.to_string()),
             Action::Remove(actor) => self.actors[*actor].remove().map(|it| it.to_string()),

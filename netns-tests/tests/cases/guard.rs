@@ -190,7 +190,7 @@ fn without_guard(lab: &Lab, cluster: &mut Cluster<'_>) {
     let name = "t".parse().unwrap();
     let without = || {
         let mut firewall = ipcluster::nft::Firewall::open(&name)?;
-        let mut plan = firewall.read(None)?.expect("a cluster");
+        let mut plan = firewall.read()?.expect("a cluster");
         plan.set_guard(None)?;
         firewall.apply(&plan)
     };

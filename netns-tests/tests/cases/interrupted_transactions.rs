@@ -177,7 +177,7 @@ fn victim(namespace: &Namespace, how: &str, first: u8, after: Duration) -> Vec<u
 /// Which of the plans the kernel holds, and nothing but it.
 fn holds(namespace: &Namespace, plans: &[Plan; 2]) -> Option<u8> {
     let mut reader = firewall(namespace, &plans[0]);
-    let Ok(Some(found)) = reader.read(Some(plans[0].listeners())) else { return None };
+    let Ok(Some(found)) = reader.read_in_order_of(plans[0].listeners()) else { return None };
     // What earlier plans left beside it is known as such, or `read` had failed.
     let number = plans.iter().position(|plan| lower(plan) == lower(&found))?;
     u8::try_from(number).ok()

@@ -51,7 +51,7 @@ fn by_udp(lab: &Lab, from: IpAddr, to: SocketAddr) -> Identity {
 fn balanced(lab: &Lab) {
     let cluster = cluster(lab).argument("--local-clients").start(4);
     let name = "t".parse().unwrap();
-    let plan = lab.server().run_in(|| Firewall::open(&name).unwrap().read(None)).unwrap();
+    let plan = lab.server().run_in(|| Firewall::open(&name).unwrap().read()).unwrap();
     let plan = plan.unwrap().expect("a cluster");
     let mut seats = BTreeSet::new();
     for (from, to) in sources() {

@@ -95,7 +95,7 @@ fn protected(lab: &Lab) {
         assert_eq!(listing(lab), before);
         owner.verify().unwrap();
         // Reading stays open.
-        let read = firewall(lab.server(), &plan).read(Some(plan.listeners())).unwrap();
+        let read = firewall(lab.server(), &plan).read_in_order_of(plan.listeners()).unwrap();
         assert_eq!(read.as_ref(), Some(&plan));
         // A swap, and then all of it anew.
         occupy(&mut plan, 1, 21000 + 100 * round, 1);
@@ -114,7 +114,7 @@ fn adopted(lab: &Lab) {
     for by_applying in [true, false, true] {
         assert_eq!(flags(lab).as_deref(), Some(""), "an orphan");
         let mut next = firewall(lab.server(), &plan);
-        let read = next.read(Some(plan.listeners())).unwrap();
+        let read = next.read_in_order_of(plan.listeners()).unwrap();
         assert_eq!(read.as_ref(), Some(&plan));
         if by_applying {
             let Applied { operations, bytes } = next.apply(&plan).unwrap();
@@ -137,7 +137,7 @@ fn adopted_and_changed(lab: &Lab) {
     for (round, reads) in [(0, true), (1, false)] {
         let mut next = firewall(lab.server(), &plan);
         if reads {
-            next.read(Some(plan.listeners())).unwrap();
+            next.read_in_order_of(plan.listeners()).unwrap();
         }
         occupy(&mut plan, 2, 22000 + round, 1);
         let Applied { operations, .. } = next.apply(&plan).unwrap();
@@ -155,7 +155,7 @@ fn changed_orphan(lab: &Lab) {
         firewall(lab.server(), &plan).apply(&plan).unwrap();
         let before = listing(lab);
         let mut next = firewall(lab.server(), &plan);
-        next.read(Some(plan.listeners())).unwrap();
+        next.read_in_order_of(plan.listeners()).unwrap();
         // Between its look and its first change.
         assert!(!is_forbidden(lab, change), "{change}");
         next.apply(&plan).unwrap_or_else(|error| panic!("{change}: {error}"));
@@ -188,7 +188,7 @@ fn live_owner(lab: &Lab) {
     let before = listing(lab);
     for ownership in [Ownership::Auto, Ownership::Owned, Ownership::Shared] {
         let mut second = firewall(lab.server(), &plan).with_ownership(ownership);
-        second.read(Some(plan.listeners())).unwrap();
+        second.read_in_order_of(plan.listeners()).unwrap();
         let results = [
             second.adopt().map(drop),
             second.apply(&other).map(drop),
@@ -276,7 +276,7 @@ fn older_schema(lab: &Lab) {
     let (_greeters, mut held) = held(lab);
     for open in [firewall, shared] {
         let mut next = open(lab.server(), &plan);
-        let error = next.read(Some(plan.listeners())).unwrap_err();
+        let error = next.read_in_order_of(plan.listeners()).unwrap_err();
         assert!(
             matches!(error, NftError::Schema { found: 1, ours: TableName::SCHEMA, .. }),
             "{error:?}"
@@ -302,7 +302,7 @@ fn newer_schema(lab: &Lab) {
         for open in [firewall, shared] {
             let mut firewall = open(lab.server(), &plan);
             let errors = [
-                firewall.read(None).map(drop),
+                firewall.read().map(drop),
                 firewall.adopt().map(drop),
                 firewall.apply(&plan).map(drop),
                 firewall.restore(&plan).map(drop),

@@ -95,7 +95,7 @@ fn handed_over(lab: &Lab) {
         let [descriptor] = <[OwnedFd; 1]>::try_from(descriptors).unwrap();
         let next = || Firewall::from_descriptor(plan.name(), descriptor);
         let mut next = lab.server().run_in(next).unwrap().unwrap();
-        let read = next.read(Some(plan.listeners())).unwrap();
+        let read = next.read_in_order_of(plan.listeners()).unwrap();
         assert_eq!(read.as_ref(), Some(&plan));
         more();
         drop(peer);

@@ -168,11 +168,11 @@ fn changes_of_base_chains(lab: &Lab) {
 fn all_states(lab: &Lab, listeners: &[&str], partition: Partition, seats: u16) {
     let states = life(listeners, partition, seats);
     let mut firewall = shared(lab.server(), &states[0].1);
-    assert_eq!(firewall.read(None).unwrap(), None);
+    assert_eq!(firewall.read().unwrap(), None);
     for (what, plan) in &states {
         firewall.apply(plan).unwrap_or_else(|error| panic!("{what}: {error}"));
         firewall.verify().unwrap_or_else(|error| panic!("{what}: {error}"));
-        let beside = shared(lab.server(), plan).read(Some(plan.listeners())).unwrap();
+        let beside = shared(lab.server(), plan).read_in_order_of(plan.listeners()).unwrap();
         assert_eq!(beside.as_ref(), Some(plan), "{what}: beside what is stale");
         tidy(&mut firewall);
         check(lab, what, plan);
@@ -190,7 +190,7 @@ fn tidy(firewall: &mut Firewall) {
 
 /// That the server's namespace holds this plan and nothing else, whoever looks.
 fn check(lab: &Lab, what: &str, plan: &Plan) {
-    let read = shared(lab.server(), plan).read(Some(plan.listeners())).unwrap();
+    let read = shared(lab.server(), plan).read_in_order_of(plan.listeners()).unwrap();
     assert_eq!(read.as_ref(), Some(plan), "{what}");
 
     let listing = list(lab.witness());
@@ -348,7 +348,7 @@ fn a_changed_table_is_another(lab: &Lab) {
         let namespace = Namespace::new().unwrap();
         Witness::new(&namespace).load(&changed);
         assert_ne!(objects(&namespace), ours, "{from} -> {to}");
-        let read = shared(&namespace, &plan).read(Some(plan.listeners()));
+        let read = shared(&namespace, &plan).read_in_order_of(plan.listeners());
         assert!(!matches!(&read, Ok(Some(read)) if *read == plan), "{from} -> {to}: the same");
     }
 }
@@ -383,7 +383,7 @@ fn the_printed_plan_loads(lab: &Lab) {
         Witness::new(&namespace).load(&text);
         let name = "t".parse().unwrap();
         let read = namespace.run_in(|| Firewall::open(&name)).unwrap();
-        let read = read.unwrap().read(None).unwrap().expect("a table of ours");
+        let read = read.unwrap().read().unwrap().expect("a table of ours");
         assert_eq!(lower(&read).to_string(), text, "{options:?}");
     }
 }

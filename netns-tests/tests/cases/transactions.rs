@@ -158,7 +158,7 @@ fn a_deleted_table(lab: &Lab) {
     plan.vacate(Seat(2)).unwrap();
     firewall.apply(&plan).unwrap();
     firewall.verify().unwrap();
-    assert_eq!(firewall.read(Some(plan.listeners())).unwrap(), Some(plan));
+    assert_eq!(firewall.read_in_order_of(plan.listeners()).unwrap(), Some(plan));
 }
 
 /// Changes of a table by somebody else, and the object that a reader names. `ENTRY` is the base chain
@@ -197,7 +197,7 @@ fn a_changed_table(lab: &Lab) {
         );
         assert_eq!(listing(lab), changed, "{change}: looking changes nothing");
         // What the master does when a commit has failed: it looks what is there, and tries again.
-        firewall.read(Some(plan.listeners())).unwrap_err();
+        firewall.read_in_order_of(plan.listeners()).unwrap_err();
         occupy(&mut plan, 0, 21000, 1);
         firewall.apply(&plan).unwrap_or_else(|error| panic!("{change}: {error}"));
         firewall.verify().unwrap_or_else(|error| panic!("{change}: {error}"));
@@ -217,7 +217,7 @@ fn what_is_not_understood(lab: &Lab) {
         lab.witness().load(&lab.witness().naming_slots(&change));
         let changed = listing(lab);
         let mut second = firewall(lab.server(), &plan);
-        let error = second.read(Some(plan.listeners())).unwrap_err();
+        let error = second.read_in_order_of(plan.listeners()).unwrap_err();
         assert!(matches!(error, NftError::NotUnderstood { .. }), "{change}: {error:?}");
         let text = error.to_string();
         assert!(text.contains(&object) && text.contains(TABLE), "{change}: {text}");
@@ -241,7 +241,7 @@ fn a_foreign_table(lab: &Lab) {
         let before = listing(lab);
         for mut firewall in [firewall(lab.server(), &plan), shared(lab.server(), &plan)] {
             let foreign = |error| matches!(error, NftError::ForeignTable { .. });
-            assert!(foreign(firewall.read(None).unwrap_err()));
+            assert!(foreign(firewall.read().unwrap_err()));
             assert!(foreign(firewall.adopt().unwrap_err()));
             assert!(foreign(firewall.apply(&plan).unwrap_err()));
             assert!(foreign(firewall.restore(&plan).unwrap_err()));
@@ -282,7 +282,7 @@ fn too_long(_: &Lab) {
         panic!("{error:?}")
     };
     assert!(length > told && told < limit && told > limit / 2, "{length}, {told}, {limit}");
-    assert_eq!(firewall.read(Some(plan.listeners())).unwrap().as_ref(), Some(&plan));
+    assert_eq!(firewall.read_in_order_of(plan.listeners()).unwrap().as_ref(), Some(&plan));
 
     // The largest plan there can be: in force, or what was in force still is.
     let mut huge = vacant(LISTENERS, Partition::hash(Partition::MAX_SLOTS).unwrap(), 1024);
@@ -292,7 +292,7 @@ fn too_long(_: &Lab) {
     match firewall.apply(&huge) {
         Ok(applied) => {
             assert!(applied.bytes < limit, "{applied:?}, {limit}");
-            assert_eq!(firewall.read(Some(huge.listeners())).unwrap().as_ref(), Some(&huge));
+            assert_eq!(firewall.read_in_order_of(huge.listeners()).unwrap().as_ref(), Some(&huge));
             plan = huge;
         }
         Err(NftError::Netlink { source: Error::TooLong { length, .. }, .. }) => {
@@ -406,7 +406,7 @@ fn lost_replies(lab: &Lab) {
         let error = firewall.carry_out_as_it_is(&transaction).unwrap_err();
         let lost = matches!(&error, NftError::Netlink { source: Error::RepliesLost, .. });
         assert!(lost, "round {round}: {error}");
-        assert_eq!(firewall.read(Some(plan.listeners())).unwrap().as_ref(), Some(&plan));
+        assert_eq!(firewall.read_in_order_of(plan.listeners()).unwrap().as_ref(), Some(&plan));
     }
 }
 
@@ -437,7 +437,7 @@ fn a_read_is_of_one_plan(lab: &Lab) {
         // On a machine with much else to do a look that was interrupted again and again takes a second.
         while reads < 300 && (reads < 30 || began.elapsed() < Duration::from_secs(20)) {
             reads += 1;
-            match reader.read(Some(small.listeners())) {
+            match reader.read_in_order_of(small.listeners()) {
                 Ok(Some(plan)) if plan == small => seen[0] = true,
                 Ok(Some(plan)) if plan == large => seen[1] = true,
                 Err(NftError::Netlink { source: Error::DumpInterrupted { .. }, .. }) => {
@@ -454,7 +454,7 @@ fn a_read_is_of_one_plan(lab: &Lab) {
         println!("{writes} commits; {reads} reads, {interrupted} of them given up; seen {seen:?}");
         assert!(writes > 100, "{writes} commits are no storm");
     });
-    let last = reader.read(Some(small.listeners())).unwrap().expect("a table");
+    let last = reader.read_in_order_of(small.listeners()).unwrap().expect("a table");
     assert!(last == small || last == large);
 }
 
@@ -470,7 +470,7 @@ fn an_older_run(lab: &Lab) {
         assert!(listing(lab).contains("generation 1"), "{}", listing(lab));
         let mut firewall = firewall(lab.server(), &new);
         if reads_first {
-            let read = firewall.read(Some(new.listeners())).unwrap();
+            let read = firewall.read_in_order_of(new.listeners()).unwrap();
             assert_eq!(read.as_ref(), Some(&old));
         }
         firewall.apply(&new).unwrap();

@@ -61,7 +61,7 @@ fn answers(lab: &Lab) -> BTreeMap<IpAddr, Identity> {
 
 fn check_against_the_plan(lab: &Lab, answers: &BTreeMap<IpAddr, Identity>) {
     let name = "t".parse().unwrap();
-    let plan = lab.server().run_in(|| Firewall::open(&name).unwrap().read(None)).unwrap();
+    let plan = lab.server().run_in(|| Firewall::open(&name).unwrap().read()).unwrap();
     let plan = plan.unwrap().expect("a cluster");
     for (client, by) in answers {
         let route = plan.worker_for(*client).expect("a live worker");

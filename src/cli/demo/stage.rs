@@ -99,7 +99,7 @@ impl Stage {
 
     fn read_kernel(&self) -> Result<Option<Plan>, Failed> {
         let (name, listeners) = (self.config.name(), self.config.listeners());
-        let read = || Firewall::open(name)?.read(Some(listeners));
+        let read = || Firewall::open(name)?.read_in_order_of(listeners);
         Ok(self.network.server().run_in(read)??)
     }
 

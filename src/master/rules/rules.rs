@@ -123,7 +123,7 @@ impl Rules {
         let took = begin.elapsed();
         if let Err(error) = result {
             // What the next try changes is then counted from what is there.
-            if let Err(error) = self.firewall.read(Some(plan.listeners())) {
+            if let Err(error) = self.firewall.read_in_order_of(plan.listeners()) {
                 tracing::warn!(%error, "cannot read what is in force");
             }
             return Err(error);

@@ -151,7 +151,7 @@ fn log_protection(protection: Protection, wanted: Ownership) {
 /// Reads the plan that an earlier master left. Rules of an older version of ipcluster cannot be read: they
 /// stay as they are until the first workers are ready, and are then replaced in one transaction.
 fn read_in_force(firewall: &mut Firewall, listeners: &Listeners) -> Result<Option<Plan>, NftError> {
-    match firewall.read(Some(listeners)) {
+    match firewall.read_in_order_of(listeners) {
         Err(error @ NftError::Schema { .. }) if error.can_be_replaced() => {
             tracing::warn!("{error}: it serves until new workers are ready, and is then replaced");
             Ok(None)

@@ -9,7 +9,7 @@ use crate::plan::{ClusterName, Listeners, PortRange};
 /// the same moment each may miss the other.
 pub(super) fn refuse_overlap(config: &Config) -> Result<(), MasterError> {
     for cluster in Firewall::clusters()?.into_iter().filter(|name| name != config.name()) {
-        let theirs = match Firewall::open(&cluster)?.read(None) {
+        let theirs = match Firewall::open(&cluster)?.read() {
             Ok(Some(plan)) => plan,
             Ok(None) => continue,
             Err(

@@ -8,6 +8,7 @@ mod ownership;
 mod read;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
@@ -265,6 +266,18 @@ impl Firewall {
             Outcome::Committed | Outcome::Unknown => self.protection().map(drop),
             Outcome::Refused(faults) => Err(self.refused(faults)),
         }
+    }
+}
+
+impl fmt::Debug for Firewall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Firewall")
+            .field("table", &self.table)
+            .field("in_force", &self.in_force)
+            .field("ownership", &self.ownership)
+            .field("protection", &self.protection)
+            .field("owns", &self.owns)
+            .finish_non_exhaustive()
     }
 }
 

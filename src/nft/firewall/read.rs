@@ -11,13 +11,28 @@ use crate::plan::{Listeners, Plan, Seat};
 use crate::ruleset::{CounterValue, Ruleset, Stale, TableName, lower, raise};
 
 impl Firewall {
-    /// Reads what is in force: what an earlier master left, or nothing. If the listeners are those
-    /// `expected`, they come in that order. Whose the table is makes no difference.
+    /// Reads the plan that is in force: what an earlier master left, or nothing. Who owns the table makes
+    /// no difference.
+    ///
+    /// The kernel does not keep the order of the listeners: see [`Self::read_in_order_of`].
     ///
     /// # Errors
     /// [`NftError::Privilege`]; [`NftError::ForeignTable`]; [`NftError::Schema`];
     /// [`NftError::NotUnderstood`]; [`NftError::Netlink`].
-    pub fn read(&mut self, expected: Option<&Listeners>) -> Result<Option<Plan>, NftError> {
+    pub fn read(&mut self) -> Result<Option<Plan>, NftError> {
+        self.read_plan(None)
+    }
+
+    /// Reads the plan that is in force, as [`Self::read`] does. If its listeners are the `expected` ones,
+    /// they come in that order, so that the plan can be compared with another of these listeners.
+    ///
+    /// # Errors
+    /// Those of [`Self::read`].
+    pub fn read_in_order_of(&mut self, expected: &Listeners) -> Result<Option<Plan>, NftError> {
+        self.read_plan(Some(expected))
+    }
+
+    fn read_plan(&mut self, expected: Option<&Listeners>) -> Result<Option<Plan>, NftError> {
         // If it cannot be read or understood, nothing is known of it: the next plan is then put in
         // force whole.
         (self.in_force, self.stale) = (None, Stale::default());

@@ -72,7 +72,7 @@ fn a_refusal_that_nobody_told_is_no_success() {
     assert!(lost, "{error}");
     assert!(!holds(&fake, &after));
     // It knows that it does not know: what is there is put right.
-    firewall.read(None).unwrap_err();
+    firewall.read().unwrap_err();
     firewall.apply(&after).unwrap();
     assert!(holds(&fake, &after));
 }
@@ -227,7 +227,7 @@ fn the_owner_is_who_holds_a_copy_of_the_descriptor() {
     drop(firewall);
     let mut next = fake.from_descriptor(before.name(), copy, port).unwrap();
     assert_eq!(next.table_owner().unwrap(), Some(TableOwner::Socket(port)));
-    next.read(Some(before.listeners())).unwrap();
+    next.read_in_order_of(before.listeners()).unwrap();
     next.apply(&after).unwrap();
     drop(next);
     let mut last = fake.open(before.name()).unwrap();
@@ -243,7 +243,7 @@ fn an_older_schema_is_replaced_and_a_newer_one_refused() {
         fake.disturb(&Disturbance::Schema(plan.name().clone(), newer)).unwrap();
         let mut firewall = fake.open(plan.name()).unwrap().with_ownership(ownership);
         for result in [
-            firewall.read(None).map(drop),
+            firewall.read().map(drop),
             firewall.adopt().map(drop),
             firewall.apply(&plan).map(drop),
             firewall.restore(&plan).map(drop),
@@ -254,7 +254,7 @@ fn an_older_schema_is_replaced_and_a_newer_one_refused() {
             assert!(is_newer && !error.can_be_replaced(), "{error}");
         }
         fake.disturb(&Disturbance::Schema(plan.name().clone(), 1)).unwrap();
-        assert!(firewall.read(None).unwrap_err().can_be_replaced());
+        assert!(firewall.read().unwrap_err().can_be_replaced());
         firewall.apply(&plan).unwrap();
         assert!(holds(&fake, &plan));
         firewall.verify().unwrap();
@@ -270,7 +270,7 @@ fn a_foreign_table_is_left_alone() {
         let mut firewall = fake.open(plan.name()).unwrap().with_ownership(ownership);
         firewall.protection().unwrap();
         for result in [
-            firewall.read(None).map(drop),
+            firewall.read().map(drop),
             firewall.adopt().map(drop),
             firewall.apply(&plan).map(drop),
             firewall.restore(&plan).map(drop),

@@ -13,7 +13,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use tokio::io::unix::AsyncFd;
 
@@ -135,6 +135,13 @@ impl Watch {
             }
         }
         Ok(WatchEvents { events, is_drained: false })
+    }
+}
+
+/// The netlink socket: it is readable when there is something to [read](Watch::read).
+impl AsFd for Watch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 
