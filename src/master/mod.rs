@@ -2,25 +2,42 @@
 //!
 //! # How it works
 //!
-//! One loop ([`Master::run`]) turns what happens into events for the
-//! [`Supervisor`](crate::supervisor::Supervisor), and what that wants done into system calls. It
-//! decides nothing itself.
+//! The master is a few subjects, a loop, and the pure [`Supervisor`](crate::supervisor::Supervisor), which
+//! decides everything. A subject owns its state, timers, threads and channels, and knows no other one's:
 //!
-//! | what happens | how the loop knows |
-//! |---|---|
-//! | a worker exits | its pidfd; before anything else, so that its clients are steered away at once |
-//! | a worker listens | while one is starting, its sockets are looked for every 10 ms (sock_diag) |
-//! | a worker is silent, or answers again | it is watched: `health/detector.rs` says by what |
-//! | a worker says something of itself | the socket of `NOTIFY_SOCKET`, which is read a part at a time |
-//! | a retired worker's connections end | they are counted every 100 ms (sock_diag, conntrack), beside the loop |
-//! | a worker speaks | the control socket, or one of the workers' own |
-//! | an operator asks | the control socket, or a [`Handle`]; for a status the connections of all workers are counted beside the loop |
-//! | a worker's memory grows | it is looked at every second, beside the loop (statm; smaps_rollup when asked for) |
-//! | others change our rules | the kernel tells of every commit (multicast) |
-//! | time passes | the supervisor's deadline |
+//! ```text
+//!                 wait          perform, take_...             step
+//!   workers    ----------->  run  -------------->  subject   inputs ->  Supervisor
+//!   health      what has    (loop)   what it makes    |                     |
+//!   rules       happened              of that         v                     v
+//!   operators                                       inputs              actions
+//!   orphans, handover                                                       |
+//!        ^                                                                  |
+//!        +------------------- actions.rs: workers, rules, operators <-------+
+//! ```
 //!
-//! Nothing in it waits: workers are started by a thread of their own, what they print goes to
-//! another, and long looks have theirs, all made at the start; a transaction takes the kernel's own time, micro- to milliseconds.
+//! Only `run.rs` passes things from one subject to another, and only `actions.rs` has actions performed;
+//! an import the other way round fails a test. What is waited for:
+//!
+//! | what happens | how it is known | subject |
+//! |---|---|---|
+//! | a worker exits | its pidfd; before anything else, so that its clients are steered away at once | workers |
+//! | a worker was started | the thread that starts workers | workers |
+//! | a worker listens | while one is starting, its sockets are looked for every 10 ms (sock_diag) | health |
+//! | a worker does not answer, or answers again | checks every 100 ms: [`HealthDetector`](crate::supervisor::HealthDetector) says which | health |
+//! | a worker says something of itself | the socket of `NOTIFY_SOCKET`, of which a part is read at a time | health |
+//! | a retired worker's connections end | they are counted every 100 ms, in a thread (sock_diag, conntrack) | workers |
+//! | a worker speaks | the control socket, or one of the workers' own | workers |
+//! | a worker's memory grows | it is measured every second, in a thread (statm; smaps_rollup when asked for) | workers |
+//! | an operator asks | the control socket, or a [`Handle`]; for a status connections are counted in a thread | operators |
+//! | others change rules | the kernel tells of every commit (multicast) | rules |
+//! | the next master asks | the control socket | handover |
+//! | time passes | the supervisor's deadline | |
+//!
+//! The loop never waits for anything but those, except for a handover. Workers are started by a thread,
+//! what they print goes to another one, and whatever takes long has a thread of its own. All of them are
+//! made at the start, so that none is missing when no thread can be made any more. A transaction takes the
+//! kernel's own time, micro- to milliseconds.
 //!
 //! It needs `CAP_NET_ADMIN`, and more only where [`needed_capabilities`] says so. A program of which
 //! it is the whole purpose gives up the rest ([`Builder::dedicate_process`]), as `ipcluster run` does.

@@ -79,7 +79,7 @@ const SUBJECTS: &[(&str, &[&str])] = &[
     ("rules", &["background", "clock", "error", "waiting"]),
     ("workers", &["background", "clock", "error", "log_limit", "waiting"]),
     ("health", &["background", "clock", "error", "waiting", "workers"]),
-    ("operators", &["background", "error", "log_limit", "rules", "waiting"]),
+    ("operators", &["background", "clock", "error", "log_limit", "rules", "waiting"]),
     ("handover", &["background", "error", "operators", "workers"]),
     // operators: a handle for signals. privilege: what is kept of the capabilities.
     ("startup", &["error", "handover", "operators", "privilege", "rules", "workers"]),
