@@ -1,8 +1,6 @@
 //! Making a master: what it needs before its loop can run.
 
 use std::ffi::OsString;
-#[cfg(feature = "http")]
-use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -32,6 +30,10 @@ use crate::process::{Account, PortPool, ProcessError, ServiceManager, effective_
 use crate::supervisor::{InitialPlan, Settings, Supervisor};
 
 /// Makes a [`Master`].
+///
+/// A program of which the master is the whole purpose needs no more than [`Self::run_as_service`]. One that
+/// talks to its master meanwhile calls [`Self::dedicate_process`], [`Self::start`] and [`Master::run`]. In a
+/// program that does other things as well, [`Self::start`] alone changes nothing about the process.
 #[derive(Debug)]
 pub struct Builder {
     config: Config,
@@ -76,7 +78,7 @@ impl Builder {
         Self { control: Some(directory), ..self }
     }
 
-    /// The variables of which workers get those that the configuration chooses; by default those of
+    /// Gives workers variables of these, those that the configuration chooses, in place of variables of
     /// this process.
     #[must_use]
     pub fn environment(self, variables: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
@@ -113,36 +115,43 @@ impl Builder {
         Self { obeys_signals: true, ..self }
     }
 
-    /// Makes this process the service of which the master is the whole purpose, as `ipcluster run` is. One
-    /// call for:
+    /// Makes this process the service of which the master is the whole purpose, as `ipcluster run` is. It is
+    /// one call for all of this, each of which can be had separately:
     ///
-    /// | what | by itself | acts on |
+    /// | what | separately | acts on |
     /// |---|---|---|
-    /// | all capabilities are given up but those that the master needs, for good, also by `exec` (`no_new_privs`) | [`keep_only_capabilities`] with [`needed_capabilities`] | the calling thread, and threads and processes that it starts from then on |
-    /// | the soft limit of open files is raised to the hard one; workers get the soft limit that was | [`raise_descriptor_limit`] with [`Self::worker_descriptor_limit`] | the process |
-    /// | retired workers that serve again after a rollback may get their nice value back, if the process may raise that limit (`CAP_SYS_RESOURCE`) | [`allow_nice_back`] | the process |
-    /// | the service manager that `NOTIFY_SOCKET` names is notified | [`Self::service_manager`] | |
-    /// | signals are obeyed | [`Self::obey_signals`] | the process |
+    /// | gives up all capabilities but those that the master needs, for good, also for what is executed (`no_new_privs`, an empty bounding set) | [`keep_only_capabilities`] with [`needed_capabilities`] | the calling thread, and threads and processes that it starts from then on |
+    /// | raises the soft limit of open files to the hard one; workers get the soft limit that was | [`raise_descriptor_limit`] with [`Self::worker_descriptor_limit`] | the process |
+    /// | lets retired workers that serve again after a rollback have their nice value back, where the process may raise that limit (`CAP_SYS_RESOURCE`) | [`allow_nice_back`] | the process |
+    /// | notifies the service manager that `NOTIFY_SOCKET` names | [`ServiceManager::from_environment`] with [`Self::service_manager`] | the master |
+    /// | obeys signals | [`Self::obey_signals`] | the process |
     ///
-    /// Call it early in `main`, before there is a second thread: capabilities belong to threads
-    /// (capabilities(7)), and a thread that exists already would keep all of its own. So it comes before a
-    /// multi-threaded runtime is made; within a runtime of one thread it is early enough.
+    /// Call it early in `main`, before there is a second thread: the kernel keeps capabilities for each
+    /// thread (capset(2) changes those of the calling thread alone), and a thread that is there already
+    /// would keep all of its own. So the call comes before a multi-threaded runtime is made; within a
+    /// runtime of one thread it is early enough.
     ///
     /// ```no_run
+    /// use ipcluster::config::{Config, WorkerCommand};
     /// use ipcluster::master::{ControlDir, Ended, Master};
-    /// # fn config() -> Result<ipcluster::config::Config, Box<dyn std::error::Error>> { todo!() }
     ///
     /// fn main() -> Result<(), Box<dyn std::error::Error>> {
-    ///     let builder = Master::builder(config()?).control(ControlDir::locate()?);
+    ///     let config = Config::builder()
+    ///         .listen(vec!["0.0.0.0:80".parse()?])
+    ///         .command(WorkerCommand::new("/usr/local/bin/server"))
+    ///         .build()?;
+    ///     let builder = Master::builder(config).control(ControlDir::locate()?);
     ///     let builder = builder.dedicate_process()?;
     ///     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     ///     let ended = runtime.block_on(async {
     ///         let master = builder.start()?;
-    ///         let handle = master.handle(); // reload, scale, status ... while it runs
+    ///         let handle = master.handle(); // to reload, scale, ask for the status ...
     ///         # drop(handle);
     ///         master.run().await
     ///     })?;
-    ///     assert!(matches!(ended, Ended::Left | Ended::Stopped));
+    ///     if ended == Ended::Left {
+    ///         println!("the workers serve on");
+    ///     }
     ///     Ok(())
     /// }
     /// ```
@@ -169,11 +178,15 @@ impl Builder {
     /// [`Self::dedicate_process`], a runtime of one thread, [`Self::start`] and [`Master::run`].
     ///
     /// ```no_run
+    /// use ipcluster::config::{Config, WorkerCommand};
     /// use ipcluster::master::{ControlDir, Master};
-    /// # fn config() -> Result<ipcluster::config::Config, Box<dyn std::error::Error>> { todo!() }
     ///
     /// fn main() -> Result<(), Box<dyn std::error::Error>> {
-    ///     let builder = Master::builder(config()?).control(ControlDir::locate()?);
+    ///     let config = Config::builder()
+    ///         .listen(vec!["0.0.0.0:80".parse()?])
+    ///         .command(WorkerCommand::new("/usr/local/bin/server"))
+    ///         .build()?;
+    ///     let builder = Master::builder(config).control(ControlDir::locate()?);
     ///     let ended = builder.run_as_service()?;
     ///     println!("{ended:?}");
     ///     Ok(())
@@ -195,24 +208,25 @@ impl Builder {
 
     /// Takes over from a master of this name in the same control directory, if one runs: its rules, its
     /// workers, its sockets. At every moment one of the two is the master, also if either is killed.
-    /// Without it, [`Self::start`] fails where one runs.
+    /// Without this, [`Self::start`] fails where another master runs.
     #[must_use]
     pub fn replace(self) -> Self {
         Self { replace: true, ..self }
     }
 
-    /// For tests: `observer` is told each step of a takeover, in either part, as it is reached.
+    /// For tests: `observer` is told each step of a handover as it is reached, on either side.
     #[doc(hidden)]
     #[must_use]
     pub fn observe(self, observer: impl Fn(&str) + Send + Sync + 'static) -> Self {
         Self { observer: StepObserver::new(observer), ..self }
     }
 
-    /// Takes the lock, reads what is in force and listens on the control socket, and for HTTP. Starts no worker
-    /// and changes no rule yet: that is [`Master::run`].
+    /// Makes this process the master of the cluster: claims the lock and the rules, finds the workers of an
+    /// earlier master, and listens on the control socket, and for HTTP. Starts no worker yet, and changes no
+    /// rule but where workers of an earlier master have ended: the rest is for [`Master::run`].
     ///
     /// # Errors
-    /// [`MasterError`]: without the privilege, or beside another master, at once.
+    /// [`MasterError`]: without the privilege, or beside another master, at once. Then nothing was changed.
     ///
     /// # Panics
     /// Outside a tokio runtime with IO, if the configuration has `http.listen`.
@@ -282,8 +296,8 @@ impl Builder {
         StartupState::find(&self.config, in_force, template.fingerprint, account, received, now)
     }
 
-    /// Makes what a master consists of, as far as it can be made before this process is the master: whatever
-    /// of it can fail, threads above all, must not be missing afterwards.
+    /// Makes what a master consists of, as far as it can be made before this process is the master: what of it
+    /// may fail, such as threads, fails while a running master can still go on.
     fn build(&self, template: Template, state: StartupState) -> Result<Parts, MasterError> {
         let config = &self.config;
         let pending_reconfigure = state.pending_reconfigure(template.fingerprint);
@@ -321,22 +335,18 @@ impl Builder {
         parts: Parts,
     ) -> Result<Master, MasterError> {
         let Self { config, observer, service_manager, obeys_signals, .. } = self;
-        let Claim { lock, control_socket, mut firewall, commits, in_force, .. } = claim;
+        let Claim { lock, control_socket, http_copy, mut firewall, commits, in_force, .. } = claim;
         let WorkerSockets { workers: workers_socket, notify } = sockets.open()?;
         let health = parts.health.with_socket(notify)?;
         repair(&mut firewall, in_force.as_ref(), &parts.initial_plan)?;
         let server = lock.map(|lock| serve(lock, control_socket, limits(&config))).transpose()?;
         let links = parts.workers.link_sender();
         let server = server.map(|server| server.with_workers(links, workers_socket));
-        #[cfg(feature = "http")]
-        let http_socket = copy_of(claim.http.as_ref())?;
-        #[cfg(not(feature = "http"))]
-        let http_socket = None;
         let handover = match &server {
             Some(server) => {
                 let (sockets, gate) = (server.descriptors()?, server.gate());
                 let observer = observer.clone();
-                Some(Handover::new(sockets, http_socket, gate, parts.handover, observer))
+                Some(Handover::new(sockets, http_copy, gate, parts.handover, observer))
             }
             None => None,
         };
@@ -399,14 +409,7 @@ fn port_pool(config: &Config) -> Result<PortPool, ProcessError> {
     Ok(pool.with_stride(config.engine().port_stride(config.listeners())))
 }
 
-/// A copy of the socket of the HTTP server, to be handed over.
-#[cfg(feature = "http")]
-fn copy_of(http: Option<&crate::http::HttpServer>) -> Result<Option<OwnedFd>, MasterError> {
-    let copy = http.map(|http| http.as_fd().try_clone_to_owned()).transpose();
-    copy.map_err(|source| MasterError::Descriptor { source })
-}
-
-/// Listens on the control socket, on that of the earlier master where it was handed over.
+/// Listens on the control socket: on `socket`, if a running master has handed it over.
 fn serve(
     lock: Lock,
     socket: Option<OwnedFd>,
@@ -418,9 +421,9 @@ fn serve(
     })
 }
 
-/// If workers of an earlier master have died since, their clients go to the others at once; if it
-/// died while it stopped the cluster, its listeners open again; and if somebody has removed the rules,
-/// they come back.
+/// Puts the initial plan in force where the kernel holds another one. Clients of workers that have died
+/// without a master go to the others at once; where the earlier master died while it stopped the cluster,
+/// the listeners open again; and where somebody has removed the rules, they come back.
 fn repair(
     firewall: &mut Firewall,
     in_force: Option<&Plan>,
@@ -429,14 +432,14 @@ fn repair(
     if initial_plan.in_force && in_force != Some(&initial_plan.plan) {
         firewall.apply(&initial_plan.plan)?;
         tracing::warn!(
-            "changed what an earlier master left: only workers that listen are in force, with the \
+            "changed the rules of the earlier master: only workers that listen are in force, with the \
              settings of now"
         );
     }
     Ok(())
 }
 
-/// What peers may take, and what of that which workers say is worth telling the supervisor.
+/// What peers of the control socket may take, and which reports of workers the supervisor gets.
 fn limits(config: &Config) -> ControlLimits {
     let mut limits = ControlLimits::default();
     limits.worker.ping = config.ping_timeout();
@@ -464,7 +467,7 @@ fn settings(config: &Config) -> Settings {
     }
 }
 
-/// What passes on the output of workers, if anything does.
+/// The thread that passes on the output of workers, if it is passed on.
 fn printer(config: &Config, print_output: bool) -> Result<Option<Printer>, MasterError> {
     let destination = match config.output() {
         WorkerOutput::Stdout => {

@@ -74,9 +74,12 @@ pub use privilege::needed_capabilities;
 pub use run::{Ended, Master};
 
 // What a program needs to embed a master.
-pub use crate::control::ControlDir;
+pub use crate::control::{ControlDir, ControlError};
+#[cfg(feature = "http")]
+pub use crate::http::HttpError;
 pub use crate::process::{
-    Capabilities, ServiceManager, allow_nice_back, keep_only_capabilities, raise_descriptor_limit,
+    Capabilities, ProcessError, ServiceManager, allow_nice_back, keep_only_capabilities,
+    raise_descriptor_limit,
 };
 
 // What a [`Handle`] answers and tells.

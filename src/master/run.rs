@@ -9,7 +9,7 @@ use std::time::Instant;
 use super::actions::Actors;
 use super::clock::Clock;
 use super::error::MasterError;
-use super::handover::give::{Handover, Possessions};
+use super::handover::give::{Handover, HandoverSource};
 use super::health::{self, CheckResult, HealthMonitor};
 use super::operators::handle::{Handle, Order};
 use super::operators::{self, Operators, StatusCounts, report};
@@ -179,7 +179,7 @@ impl Master {
                 self.health.adopted(worker, state, self.clock.now());
             }
         }
-        for Orphan { pid, reason, .. } in self.orphans.told() {
+        for Orphan { pid, reason, .. } in self.orphans.list() {
             self.operators.announce(Event::Orphan { pid, reason });
         }
         self.dispatch(Input::Start);
@@ -281,7 +281,7 @@ impl Master {
                 input.into_iter().for_each(|input| self.take_measure(input));
             }
             Happened::ServiceTick => self.operators.notify_service(),
-            Happened::Orphans => self.orphans.see_to(self.clock.now()),
+            Happened::Orphans => self.orphans.kill_overdue(self.clock.now()),
             Happened::Rules(task) => {
                 let (plan, now) = (self.supervisor.plan(), self.clock.now());
                 for event in self.rules.perform(task, plan, now) {
@@ -404,7 +404,7 @@ impl Master {
             }
             Request::EndOrphans => {
                 let kill_at = self.clock.now().after(self.config.die_timeout());
-                let processes = self.orphans.end(kill_at);
+                let processes = self.orphans.terminate(kill_at);
                 let processes = u32::try_from(processes).unwrap_or(u32::MAX);
                 responder.finish(Ok(Outcome::OrphansEnded(OrphansEnded { processes })));
             }
@@ -448,7 +448,7 @@ impl Master {
             tracing::warn!(%error, "cannot count connections");
             BTreeMap::new()
         });
-        let (orphans, now) = (self.orphans.told(), self.clock.now());
+        let (orphans, now) = (self.orphans.list(), self.clock.now());
         let Self { supervisor, rules, health, operators, .. } = self;
         let mut status = operators.status(&counts, supervisor, rules, orphans, now);
         let by_pid = |worker: &supervisor::Worker| Some((worker.pid?, worker.id));
@@ -463,14 +463,14 @@ impl Master {
             request.responder.finish(Err(Refusal::NoHandover));
             return None;
         };
-        let possessions = Possessions {
+        let source = HandoverSource {
             supervisor: &self.supervisor,
             rules: self.rules.descriptor(),
             notify: self.health.descriptor(),
             workers: &self.workers,
             service: self.operators.service(),
         };
-        let pid = handover.give(request, &possessions, self.clock.now()).await?;
+        let pid = handover.give(request, &source, self.clock.now()).await?;
         Some(Leaving::HandedOver { pid })
     }
 

@@ -39,8 +39,8 @@ pub(in crate::master) struct Handover {
     observer: StepObserver,
 }
 
-/// What the next master gets of the subjects of this one.
-pub(in crate::master) struct Possessions<'a> {
+/// The parts of a master whose state and descriptors are handed over.
+pub(in crate::master) struct HandoverSource<'a> {
     pub(in crate::master) supervisor: &'a Supervisor,
     /// The netlink socket that owns the table.
     pub(in crate::master) rules: BorrowedFd<'a>,
@@ -75,7 +75,7 @@ impl Handover {
     pub(in crate::master) async fn give(
         &self,
         request: ReceivedRequest,
-        possessions: &Possessions<'_>,
+        source: &HandoverSource<'_>,
         now: Timestamp,
     ) -> Option<u32> {
         let ReceivedRequest { request, responder, stream } = request;
@@ -85,7 +85,7 @@ impl Handover {
         };
         let offered = peer_process(&stream)
             .map_err(|error| refused(format!("it cannot tell who asks: {error}"), false))
-            .and_then(|next| Ok((next, self.offered_state(format, possessions, now)?)));
+            .and_then(|next| Ok((next, self.offered_state(format, source, now)?)));
         // Peers that come now wait for the next master.
         self.gate.set_open(false);
         let (sender, outcome) = oneshot::channel();
@@ -115,25 +115,25 @@ impl Handover {
     fn offered_state(
         &self,
         format: u32,
-        possessions: &Possessions<'_>,
+        source: &HandoverSource<'_>,
         now: Timestamp,
     ) -> Result<OfferedState, Offer> {
         if format != HANDOVER_FORMAT {
             let message = format!("it hands over in version {HANDOVER_FORMAT}, not {format}");
             return Err(refused(message, false));
         }
-        possessions.supervisor.may_hand_over().map_err(|refusal| {
+        source.supervisor.may_hand_over().map_err(|refusal| {
             refused(refusal.to_string(), matches!(refusal, Refusal::Starting))
         })?;
-        if possessions.workers.has_exited() {
+        if source.workers.has_exited() {
             return Err(refused("processes of a worker are just ending".to_owned(), true));
         }
-        self.collect(possessions, now)
+        self.collect(source, now)
             .map_err(|error| refused(format!("cannot copy descriptors: {error}"), false))
     }
 
-    fn collect(&self, possessions: &Possessions<'_>, now: Timestamp) -> io::Result<OfferedState> {
-        let Possessions { supervisor, rules, notify, workers, service } = possessions;
+    fn collect(&self, source: &HandoverSource<'_>, now: Timestamp) -> io::Result<OfferedState> {
+        let HandoverSource { supervisor, rules, notify, workers, service } = source;
         let snapshot = supervisor.snapshot();
         let (mut keys, mut descriptors) = (Vec::new(), Vec::new());
         let mut add = |key: DescriptorKey, descriptor: BorrowedFd<'_>| {

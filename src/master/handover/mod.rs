@@ -4,33 +4,41 @@
 //! a line, `{"v":1,"command":"takeover","format":1}`. From then on the connection is theirs alone:
 //!
 //! ```text
-//! next (receive.rs)                    running (give.rs)
-//!  |  takeover, format 1                |
-//!  |----------------------------------->|  stops deciding; or refuses
-//!  |        offer: state, descriptors   |
-//!  |<-----------------------------------|
-//!  |  prepared                          |     until here the next one has changed nothing, and if it
-//!  |----------------------------------->|     ends, or takes too long, the running one goes on
-//!  |                             granted |
-//!  |<-----------------------------------|
-//!  |  taken                             |     from "granted" on the running one does nothing more,
-//!  |----------------------------------->|     unless the connection ends without "taken"; and
-//!  |                                    |     before "taken" the next one does nothing. One that
-//!  |                                    |     stays silent then is killed: it may be stopped
-//!  is the master                       ends
+//! next master (receive.rs)            running master (give.rs)
+//!  |  takeover, format 1               |
+//!  |---------------------------------->|  stops deciding; or refuses, and goes on
+//!  |        offer: state, descriptors  |
+//!  |<----------------------------------|
+//!  |  prepared                         |
+//!  |---------------------------------->|
+//!  |                          granted  |
+//!  |<----------------------------------|
+//!  |  taken                            |
+//!  |---------------------------------->|
+//!  is the master                      ends
 //! ```
 //!
-//! Whichever process is killed at whatever point, one of them is the master, and not both: if the running
-//! one ends before it has granted, the next one takes what is left as if it had crashed.
+//! * Until the next master says that it is prepared it has changed nothing that anybody else could see. If
+//!   it ends, or takes too long, the running master goes on.
+//! * Once it has granted, the running master does nothing more, unless the connection ends before it hears
+//!   that the other one has taken over: then it goes on.
+//! * Before it says that it has taken over, the next master does nothing. If it stays silent after it was
+//!   granted, it may be stopped, and would go on at any later time: it is killed.
+//!
+//! So whichever process is killed at whatever point, one of them is the master, and not both. If the
+//! running master ends before it has granted, the next one takes what is left as after a crash.
 //!
 //! | file | |
 //! |---|---|
-//! | `protocol.rs` | what the two say to each other (pure) |
+//! | `protocol.rs` | the messages, and their form on the connection (pure) |
 //! | `give.rs` | the running master's part |
 //! | `receive.rs` | the next master's part, up to the moment when it is the master |
-//! | `../startup/find_workers.rs` | workers that nobody hands over: what the kernel and `/proc` show of them |
+//! | `observer.rs` | for tests that end a master at a given step |
+//!
+//! What the state consists of is in `protocol/snapshot.rs`, how a supervisor goes on from it in
+//! `supervisor/takeover/`. Workers that nobody hands over are found by `startup/find_workers.rs`.
 
-pub(in crate::master) mod give;
-pub(in crate::master) mod observer;
-pub(in crate::master) mod protocol;
-pub(in crate::master) mod receive;
+pub(super) mod give;
+pub(super) mod observer;
+pub(super) mod protocol;
+pub(super) mod receive;

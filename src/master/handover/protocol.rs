@@ -1,4 +1,4 @@
-//! What two masters say to each other in a handover: the messages, and their form on the connection.
+//! What two masters say to each other in a handover: the messages, and their form on the connection. Pure.
 
 use std::io::{self, Read, Write};
 

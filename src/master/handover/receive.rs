@@ -236,7 +236,7 @@ impl RunningMaster {
                 observer.reach("next: granted");
                 // If it cannot be told, it has ended, or was killed: there is no other master.
                 if let Err(error) = HandshakeStep::Taken.send(&mut stream) {
-                    tracing::warn!(%error, "the earlier master ended before it was told to");
+                    tracing::warn!(%error, "the earlier master ended before it was told that this one has taken over");
                 }
                 observer.reach("next: taken");
                 Ok(())

@@ -1,6 +1,8 @@
 //! What a master claims before it begins anything: the lock of the cluster, and the rules that are
 //! there. So a start that fails has changed nothing that it would have to undo.
 
+#[cfg(feature = "http")]
+use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -30,6 +32,8 @@ pub(in crate::master) struct Claim {
     pub(in crate::master) control_socket: Option<OwnedFd>,
     #[cfg(feature = "http")]
     pub(in crate::master) http: Option<crate::http::HttpServer>,
+    /// A copy of the socket of the HTTP server, to be handed over.
+    pub(in crate::master) http_copy: Option<OwnedFd>,
     pub(in crate::master) firewall: Firewall,
     pub(in crate::master) commits: CommitWatch,
     /// The plan that an earlier master left in the kernel.
@@ -51,6 +55,10 @@ impl Claim {
         let (lock, control_socket) = lock(config, directory, running.as_deref_mut())?;
         #[cfg(feature = "http")]
         let http = listen_http(config, running.as_deref_mut())?;
+        #[cfg(feature = "http")]
+        let http_copy = copy_of(http.as_ref())?;
+        #[cfg(not(feature = "http"))]
+        let http_copy = None;
         let rules = running.as_mut().map(|it| it.take_needed(DescriptorKind::Rules)).transpose()?;
         let mut firewall = open_firewall(config, rules)?;
         // Before anything is read: what others change from then on is noticed.
@@ -65,6 +73,7 @@ impl Claim {
             control_socket,
             #[cfg(feature = "http")]
             http,
+            http_copy,
             firewall,
             commits,
             in_force,
@@ -116,6 +125,12 @@ fn listen_http(
         Some(server) => server,
         None => HttpServer::bind(address, HttpLimits::default())?,
     }))
+}
+
+#[cfg(feature = "http")]
+fn copy_of(http: Option<&crate::http::HttpServer>) -> Result<Option<OwnedFd>, MasterError> {
+    let copy = http.map(|http| http.as_fd().try_clone_to_owned()).transpose();
+    copy.map_err(|source| MasterError::Descriptor { source })
 }
 
 /// Opens the rules of the cluster, by the socket that a running master hands over if there is one, and

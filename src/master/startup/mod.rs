@@ -1,12 +1,24 @@
-//! Starting up is recovering: the lock and the table are claimed, the workers of an earlier master are
-//! found, and the plan to begin with is made.
+//! Starting up is recovering: the lock and the rules are claimed, the workers of an earlier master are
+//! found, and the plan to begin with is made. [`Builder::start`](super::Builder::start) goes through it in
+//! stages, and until the last of them nothing is changed:
+//!
+//! | stage | file | |
+//! |---|---|---|
+//! | connect | `handover/receive.rs` | with `run --replace`, the running master offers all that it has |
+//! | claim | `claim.rs`, `overlap.rs` | the lock, the sockets of operators, the table in the kernel; refused beside another master, or a cluster with the same listeners |
+//! | prepare | `template.rs`, `worker_sockets.rs` | what workers are started with, and the sockets that they are told of |
+//! | find | `find_workers.rs`, `state.rs`, `orphans.rs` | the workers of the earlier master, by what it hands over, or by what the kernel and `/proc` show |
+//! | build | `builder.rs` | the supervisor, the subjects of the master, and their threads |
+//! | open | `builder.rs` | from here on this process is the master, and listens |
+//!
+//! `dedicate.rs` and `signals.rs` are for a process of which the master is the whole purpose.
 
-pub(crate) mod claim;
-pub(crate) mod dedicate;
-pub(crate) mod find_workers;
-pub(crate) mod orphans;
+pub(super) mod claim;
+pub(super) mod dedicate;
+mod find_workers;
+pub(super) mod orphans;
 mod overlap;
-pub(crate) mod signals;
-pub(crate) mod state;
-pub(crate) mod template;
-pub(crate) mod worker_sockets;
+pub(super) mod signals;
+pub(super) mod state;
+pub(super) mod template;
+pub(super) mod worker_sockets;

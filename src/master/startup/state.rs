@@ -74,7 +74,7 @@ impl StartupState {
             let seen = match verdict {
                 Verdict::Adopt(stage) => stage,
                 Verdict::Orphan(reason) => {
-                    orphans.take_in(process, &evidence, reason);
+                    orphans.add(process, &evidence, reason);
                     continue;
                 }
             };

@@ -1,4 +1,4 @@
-//! Where workers find their master: the sockets that they are told of.
+//! The sockets on which workers reach their master, and of which they are told when they start.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
@@ -11,99 +11,79 @@ use crate::master::handover::protocol::DescriptorKind;
 use crate::master::handover::receive::RunningMaster;
 use crate::process::{self, Account, NotifySocket};
 
-/// The sockets of workers, so far that workers can be told of them: those that a running master still
-/// listens on are [opened](Self::open) when it does so no more. Without a control socket there are
-/// none.
+/// The sockets of workers, bound, and their paths: workers can be told of them. Sockets that a running
+/// master hands over, and listens on until then, are [opened](Self::open) when it is not the master any
+/// more. Without a control directory there are no sockets.
 #[derive(Default)]
-pub(crate) struct PreparedSockets {
-    /// Where workers join.
-    pub(crate) socket: Option<PathBuf>,
-    /// Where they say what they are doing.
-    pub(crate) notify_path: Option<PathBuf>,
-    workers: Option<Opening<WorkersSocket>>,
-    notify: Option<Opening<NotifySocket>>,
+pub(in crate::master) struct PreparedSockets {
+    /// The path of the socket on which workers join (`IPCLUSTER_SOCKET`).
+    pub(super) socket: Option<PathBuf>,
+    /// The path of the socket that workers write to (`NOTIFY_SOCKET`).
+    pub(super) notify_path: Option<PathBuf>,
+    workers: Option<Prepared<WorkersSocket>>,
+    notify: Option<Prepared<NotifySocket>>,
     /// The user whose processes are workers, beside our own.
     user: Option<u32>,
-    obsolete: Obsolete,
+    /// Sockets of the running master that have other paths.
+    obsolete: ReceivedSockets,
 }
 
-enum Opening<T> {
+enum Prepared<T> {
     Bound(T),
-    /// A running master has handed it over.
-    Handed(PathBuf, OwnedFd),
-}
-
-/// Sockets of a running master with other paths than those of this one.
-#[derive(Default)]
-struct Obsolete {
-    workers: Option<(PathBuf, OwnedFd)>,
-    notify: Option<(PathBuf, OwnedFd)>,
-}
-
-impl Obsolete {
-    /// Removes the files. One that stays is in nobody's way, and no reason to end where no other
-    /// master is left.
-    fn remove(self) {
-        if let Some((path, socket)) = self.workers
-            && let Err(error) = WorkersSocket::handed_over(&path, socket, None).map(drop)
-        {
-            tracing::warn!(%error, "a socket of the earlier master may be left");
-        }
-        if let Some((path, socket)) = self.notify
-            && let Err(error) = NotifySocket::handed_over(path, socket).remove()
-        {
-            tracing::warn!(%error, "a socket of the earlier master may be left");
-        }
-    }
+    /// A running master hands it over, which was bound to this path.
+    Received(PathBuf, OwnedFd),
 }
 
 /// The sockets of workers.
 #[derive(Default)]
-pub(crate) struct WorkerSockets {
-    /// Where workers join, if that is another than the control socket.
-    pub(crate) workers: Option<WorkersSocket>,
-    pub(crate) notify: Option<NotifySocket>,
+pub(in crate::master) struct WorkerSockets {
+    /// The socket on which workers join, if that is another one than the control socket.
+    pub(in crate::master) workers: Option<WorkersSocket>,
+    /// The socket that workers write to (sd_notify(3)).
+    pub(in crate::master) notify: Option<NotifySocket>,
 }
 
 impl PreparedSockets {
-    /// Workers who run as another user may not enter the directory of the control socket: theirs are in
-    /// one beside it. Their group owns the files, since a group can be given without `CAP_CHOWN` (see
-    /// [`process::with_group`]); of the group, the workers' user alone may join, and whoever writes to
-    /// the other socket is believed if it is a process of a worker.
-    pub(crate) fn prepare(
+    /// Binds the sockets, or takes those that a running master hands over where they have the same paths.
+    ///
+    /// Workers that run as another user may not enter the directory of the control socket: their sockets
+    /// are in a directory beside it. Their group owns the files, since a group can be given without
+    /// `CAP_CHOWN` (see [`process::with_group`]); of the group, the workers' user alone may join, and
+    /// whoever writes to the other socket is believed if it is a process of a worker.
+    pub(in crate::master) fn prepare(
         config: &Config,
         control: &ControlDir,
         control_socket: &Path,
         account: Option<&Account>,
-        running_master: Option<&mut RunningMaster>,
+        running: Option<&mut RunningMaster>,
     ) -> Result<Self, MasterError> {
-        let mut handed = running_master.map(ReceivedSockets::from_master).unwrap_or_default();
+        let mut received = running.map(ReceivedSockets::from_master).unwrap_or_default();
         let other = account.filter(|account| account.uid() != process::effective_uid());
         let Some(other) = other else {
             let bind = |path: &Path| Ok(WorkersSocket::bind(path, None)?);
-            let workers = config.socket().map(|path| handed.workers(path, bind));
+            let workers = config.socket().map(|path| received.workers(path, bind));
             let notify = control_socket.with_extension("note");
-            let notify = handed.notify(&notify, NotifySocket::bind)?;
-            return Ok(Self::of(control_socket, workers.transpose()?, notify, None, handed));
+            let notify = received.notify(&notify, NotifySocket::bind)?;
+            return Ok(Self::of(control_socket, workers.transpose()?, notify, None, received));
         };
         let directory = WorkersSocket::directory_beside(control.path())?;
         let default = directory.join(format!("{}.sock", config.name()));
         let path = config.socket().unwrap_or(&default);
         let prepared = process::with_group(other.gid(), || {
             let bind = |path: &Path| Ok(WorkersSocket::bind(path, Some(other.uid()))?);
-            let workers = handed.workers(path, bind)?;
+            let workers = received.workers(path, bind)?;
             let notify = default.with_extension("note");
-            let notify = handed.notify(&notify, NotifySocket::bind_for_group)?;
+            let notify = received.notify(&notify, NotifySocket::bind_for_group)?;
             Ok::<_, MasterError>((workers, notify))
         })?;
         let (workers, notify) = prepared?;
-        Ok(Self::of(control_socket, Some(workers), notify, Some(other.uid()), handed))
+        Ok(Self::of(control_socket, Some(workers), notify, Some(other.uid()), received))
     }
 
     fn of(
         control_socket: &Path,
-        workers: Option<Opening<WorkersSocket>>,
-        notify: Opening<NotifySocket>,
+        workers: Option<Prepared<WorkersSocket>>,
+        notify: Prepared<NotifySocket>,
         user: Option<u32>,
         unused: ReceivedSockets,
     ) -> Self {
@@ -114,39 +94,39 @@ impl PreparedSockets {
             workers,
             notify: Some(notify),
             user,
-            obsolete: Obsolete { workers: unused.workers, notify: unused.notify },
+            obsolete: unused,
         }
     }
 
-    /// Listens. No other master does, from here on.
-    pub(crate) fn open(self) -> Result<WorkerSockets, MasterError> {
+    /// Listens. From here on no other master does.
+    pub(in crate::master) fn open(self) -> Result<WorkerSockets, MasterError> {
         let Self { workers, notify, user, obsolete, .. } = self;
         obsolete.remove();
         let workers = match workers {
-            Some(Opening::Handed(path, socket)) => {
+            Some(Prepared::Received(path, socket)) => {
                 Some(WorkersSocket::handed_over(&path, socket, user)?)
             }
-            Some(Opening::Bound(socket)) => Some(socket),
+            Some(Prepared::Bound(socket)) => Some(socket),
             None => None,
         };
         let notify = notify.map(|notify| match notify {
-            Opening::Handed(path, socket) => NotifySocket::handed_over(path, socket),
-            Opening::Bound(socket) => socket,
+            Prepared::Received(path, socket) => NotifySocket::handed_over(path, socket),
+            Prepared::Bound(socket) => socket,
         });
         Ok(WorkerSockets { workers, notify })
     }
 }
 
-impl<T> Opening<T> {
+impl<T> Prepared<T> {
     fn path<'a>(&'a self, of: impl Fn(&'a T) -> &'a Path) -> &'a Path {
         match self {
             Self::Bound(socket) => of(socket),
-            Self::Handed(path, _) => path,
+            Self::Received(path, _) => path,
         }
     }
 }
 
-/// What a running master has handed over, with the paths at which it was bound.
+/// The sockets of workers that a running master hands over, with the paths to which they are bound.
 #[derive(Default)]
 struct ReceivedSockets {
     workers: Option<(PathBuf, OwnedFd)>,
@@ -154,12 +134,13 @@ struct ReceivedSockets {
 }
 
 impl ReceivedSockets {
-    fn from_master(running_master: &mut RunningMaster) -> Self {
+    fn from_master(running: &mut RunningMaster) -> Self {
         let mut take = |kind| {
-            // The address of a Unix socket is asked for in the same way whatever its type is.
-            let socket = UnixListener::from(running_master.take(kind)?);
+            // Whatever its type is, the address of a Unix socket is asked for in the same way.
+            let socket = UnixListener::from(running.take(kind)?);
             let path = socket.local_addr().ok()?.as_pathname()?.to_owned();
-            // Nobody finds one whose file was removed: another is bound there, while this can fail.
+            // A socket whose file was removed is found by nobody. Another one is bound in its place, now,
+            // while the start may still fail.
             path.symlink_metadata().ok()?;
             Some((path, OwnedFd::from(socket)))
         };
@@ -170,10 +151,10 @@ impl ReceivedSockets {
         &mut self,
         path: &Path,
         bind: impl FnOnce(&Path) -> Result<WorkersSocket, MasterError>,
-    ) -> Result<Opening<WorkersSocket>, MasterError> {
+    ) -> Result<Prepared<WorkersSocket>, MasterError> {
         match self.workers.take_if(|(bound, _)| bound == path) {
-            Some((path, socket)) => Ok(Opening::Handed(path, socket)),
-            None => bind(path).map(Opening::Bound),
+            Some((path, socket)) => Ok(Prepared::Received(path, socket)),
+            None => bind(path).map(Prepared::Bound),
         }
     }
 
@@ -181,10 +162,25 @@ impl ReceivedSockets {
         &mut self,
         path: &Path,
         bind: impl FnOnce(&Path) -> Result<NotifySocket, process::ProcessError>,
-    ) -> Result<Opening<NotifySocket>, MasterError> {
+    ) -> Result<Prepared<NotifySocket>, MasterError> {
         match self.notify.take_if(|(bound, _)| bound == path) {
-            Some((path, socket)) => Ok(Opening::Handed(path, socket)),
-            None => Ok(Opening::Bound(bind(path)?)),
+            Some((path, socket)) => Ok(Prepared::Received(path, socket)),
+            None => Ok(Prepared::Bound(bind(path)?)),
+        }
+    }
+
+    /// Removes the files. A file that stays is in nobody's way, and no reason to end where no other master
+    /// is left.
+    fn remove(self) {
+        if let Some((path, socket)) = self.workers
+            && let Err(error) = WorkersSocket::handed_over(&path, socket, None).map(drop)
+        {
+            tracing::warn!(%error, "cannot remove the workers' socket of the earlier master");
+        }
+        if let Some((path, socket)) = self.notify
+            && let Err(error) = NotifySocket::handed_over(path, socket).remove()
+        {
+            tracing::warn!(%error, "cannot remove the NOTIFY_SOCKET of the earlier master");
         }
     }
 }

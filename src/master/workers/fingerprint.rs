@@ -1,5 +1,5 @@
-//! What a worker carries to say what it was started as: `IPCLUSTER_CONFIG` in its environment, and
-//! the label of the file that it prints to.
+//! What a worker carries to say with which configuration it was started: `IPCLUSTER_CONFIG` in its
+//! environment, and the label of the file that it prints to. Pure.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -11,22 +11,24 @@ use std::str::FromStr;
 use crate::config::Config;
 use crate::plan::{ClusterName, Generation, Seat};
 
-/// Digests of the configuration that a worker was started with, so that the next master knows
-/// whether it would start the same one. Not secret and no proof of anything.
+/// Digests of the configuration that a worker was started with, so that the next master knows whether it
+/// would start the same worker. Neither a secret nor a proof of anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ConfigFingerprint {
-    /// Of what workers run: the command, the directory that it runs in, as whom, and the
-    /// variables that `env` names. Not of the others, such as `TERM`, which differ from one login to the next.
+    /// Digest of what workers run: the command, the directory that it runs in, the user and the group,
+    /// and the variables that `env` names. Other variables, such as `TERM`, differ from one login to the
+    /// next and do not count.
     pub(crate) command: u64,
-    /// Of how many workers there are to be, and their weights.
+    /// Digest of the number of workers and their weights.
     pub(crate) shares: u64,
 }
 
 impl ConfigFingerprint {
-    /// Of a worker that does not say with which configuration it was started.
+    /// The fingerprint of a worker that does not say with which configuration it was started.
     pub(crate) const UNKNOWN: Self = Self { command: 0, shares: 0 };
 
-    /// Of this configuration, in this directory; `variables` are those that workers get.
+    /// The fingerprint of workers that are started with this configuration, in this directory;
+    /// `variables` are those that workers get.
     pub(crate) fn of(
         config: &Config,
         directory: &Path,
@@ -45,6 +47,7 @@ impl ConfigFingerprint {
             command.add(name.as_bytes());
             command.add(value.as_bytes());
         }
+        // This text is part of the format: in another release it must be the same (see the tests).
         let mut shares = Digest::default();
         shares.add(format!("{:?}", config.weights()).as_bytes());
         Self { command: command.0, shares: shares.0 }
@@ -93,7 +96,7 @@ impl Digest {
     }
 }
 
-/// What the file that a worker prints to is labelled with. A program may overwrite its environment
+/// The label of the file that a worker prints to. A program may overwrite its environment
 /// (`setproctitle(3)`), but not the name of that file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct WorkerLabel {
@@ -151,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_changes_with_what_workers_run_and_nothing_else() {
+    fn a_fingerprint_changes_with_what_workers_run_and_nothing_else() {
         let before =
             fingerprint(&config(&["a", "b"], &["A*"], 4), "/", &[("AX", "1"), ("TERM", "x")]);
         let same =
@@ -172,8 +175,15 @@ mod tests {
         assert_ne!(more.shares, before.shares);
     }
 
+    /// If it were another one in the next release, an upgrade would restart all workers.
     #[test]
-    fn marks_and_labels_are_read_as_they_were_written() {
+    fn a_fingerprint_is_the_same_in_every_release() {
+        let made = fingerprint(&config(&["a", "b"], &["A*"], 4), "/", &[("AX", "1")]);
+        assert_eq!(made.to_string(), "1cec9d112cdae839-55743820ef4940c2");
+    }
+
+    #[test]
+    fn fingerprints_and_labels_are_read_as_they_were_written() {
         let fingerprint = ConfigFingerprint { command: 7, shares: u64::MAX };
         assert_eq!(fingerprint.to_string().parse(), Ok(fingerprint));
         let (generation, seat) = (Generation(3), Seat(1023));
