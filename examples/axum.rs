@@ -31,7 +31,7 @@ use tokio::time::{sleep, timeout};
 const IDLE: Duration = Duration::from_secs(2);
 
 /// How long clients have for the rest, once this process is to end.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Clone)]
 struct App {

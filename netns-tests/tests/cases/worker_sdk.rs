@@ -24,7 +24,7 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 fn axum(lab: &Lab) {
     let mut cluster = Cluster::new(lab, 1).start_with(&[example("axum").into()], 1);
@@ -45,9 +45,10 @@ fn axum(lab: &Lab) {
     assert_eq!(answer.header("connection"), Some("close"));
     upload.is_closed();
     idle.is_closed();
-    let status = cluster.status();
-    let retired = status.workers.iter().find(|worker| worker.pid == Some(old)).expect("it lives");
-    assert_eq!((retired.state.as_str(), retired.connections), ("retired", Some(1)), "{status:?}");
+    cluster.wait_for("the WebSocket alone", |status| {
+        let retired = status.workers.iter().find(|worker| worker.pid == Some(old));
+        retired.is_some_and(|it| (it.state.as_str(), it.connections) == ("retired", Some(1)))
+    });
     socket.write(CLOSE, &1012u16.to_be_bytes());
     cluster.wait_until_settled(1);
     ended_well(&cluster);
