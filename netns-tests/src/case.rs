@@ -6,7 +6,8 @@ use std::io::{self, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
-use std::sync::{OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock};
+use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
 use ipcluster::lab::enter_user_namespace;
@@ -18,12 +19,15 @@ use nix::sys::signal::Signal;
 use nix::sys::time::TimeVal;
 use nix::sys::wait::{WaitStatus, waitpid};
 
+use super::schedule::{Schedule, Share};
 use super::{Lab, programs};
 
 const STAGE: &str = "NETNS_TESTS_STAGE";
 const CASE: &str = "NETNS_TESTS_CASE";
 const PIDS: &str = "NETNS_TESTS_PIDS";
 const STRICT: &str = "NETNS_TESTS_STRICT";
+/// Set for a case that gives way to busy ones where processors are short.
+const GIVES_WAY: &str = "NETNS_TESTS_GIVES_WAY";
 /// For the processes that a case starts, too.
 const ENGINE: &str = "NETNS_TESTS_ENGINE";
 /// The only engine with which cases run that run with both.
@@ -49,8 +53,6 @@ pub enum Need {
     Conntrack,
     /// The program `curl`.
     Curl,
-    /// The program `ipcluster`, freshly built.
-    Ipcluster,
     /// The program `python3`.
     Python,
     /// The program `node`.
@@ -72,7 +74,7 @@ pub struct Case {
     body: fn(&Lab),
     needs: Vec<Need>,
     limit: Duration,
-    is_serial: bool,
+    share: Share,
     on_request: bool,
     engine: Engine,
     has_both_engines: bool,
@@ -87,7 +89,7 @@ impl Case {
             body,
             needs: Vec::new(),
             limit: Duration::from_secs(120),
-            is_serial: false,
+            share: Share::Some,
             on_request: false,
             engine: Engine::Redirect,
             has_both_engines: false,
@@ -106,9 +108,17 @@ impl Case {
         self
     }
 
-    /// Has no other case run at the same time: it measures a time or a rate, or loads all processors.
+    /// Has no other case run at the same time: it measures what the machine can do, or how soon
+    /// something happens while the machine does all that it can.
     pub fn serial(mut self) -> Self {
-        self.is_serial = true;
+        self.share = Share::All;
+        self
+    }
+
+    /// Has no other case of this kind run at the same time, and the others give way to it: it keeps a
+    /// processor busy, as a load of thousands of connections a second does, or looks at nice values.
+    pub fn busy(mut self) -> Self {
+        self.share = Share::Much;
         self
     }
 
@@ -175,8 +185,8 @@ macro_rules! topics {
 
 /// Runs the cases as `cargo test` expects of a test program: the whole of its `main`.
 ///
-/// First those that may run beside others, four at once unless `--test-threads` says otherwise: each
-/// has its own namespaces, and much of what they do is to wait. Then those that are
+/// They begin in this order, as many at once as `--test-threads` says, or three for each processor: each
+/// has its own namespaces, and much of what they do is to wait. At the end those that are
 /// [serial](Case::serial), one after the other.
 pub fn run(cases: impl IntoIterator<Item = Case>) -> ExitCode {
     let cases: Vec<Case> = cases.into_iter().flat_map(Case::for_each_engine).collect();
@@ -189,11 +199,11 @@ pub fn run(cases: impl IntoIterator<Item = Case>) -> ExitCode {
     }
 }
 
-/// How many cases run at once that may.
-const AT_ONCE: usize = 4;
+/// How many cases run at once for each processor.
+const AT_ONCE: usize = 3;
 
-/// Held by every case that runs: shared, or by a serial one alone.
-static MACHINE: RwLock<()> = RwLock::new(());
+/// How nice cases are to [busy](Case::busy) ones, whose loads would else not keep their rates.
+const NICE: i32 = 5;
 
 /// Those of the engine that is asked for, of cases that run with both.
 fn chosen(mut cases: Vec<Case>) -> Vec<Case> {
@@ -206,30 +216,27 @@ fn chosen(mut cases: Vec<Case>) -> Vec<Case> {
 
 fn run_trials(mut cases: Vec<Case>) -> ExitCode {
     let mut arguments = Arguments::from_args();
-    arguments.test_threads.get_or_insert(AT_ONCE);
-    cases.sort_by_key(|case| case.is_serial);
+    let processors = available_parallelism().map_or(1, Into::into);
+    let at_once = arguments.test_threads.unwrap_or(AT_ONCE * processors);
+    let schedule = Arc::new(Schedule::new(at_once));
+    // A thread for each, in which it waits for its turn.
+    arguments.test_threads = Some(cases.len().max(2));
+    cases.sort_by_key(|case| case.share == Share::All);
     let shows = arguments.nocapture;
     let trials = cases
         .into_iter()
-        .map(|case| {
-            let on_request = case.on_request;
-            Trial::ignorable_test(case.name.clone(), move || take_turn(&case, shows))
-                .with_ignored_flag(on_request)
+        .enumerate()
+        .map(|(place, case)| {
+            let (name, on_request) = (case.name.clone(), case.on_request);
+            let schedule = Arc::clone(&schedule);
+            let runner = move || {
+                let _turn = schedule.wait(place, case.share);
+                try_case(&case, shows)
+            };
+            Trial::ignorable_test(name, runner).with_ignored_flag(on_request)
         })
         .collect();
     libtest_mimic::run(&arguments, trials).exit_code()
-}
-
-/// Runs a case when no serial one runs, or a serial one when no other one does.
-fn take_turn(case: &Case, shows: bool) -> Result<Completion, Failed> {
-    // It guards no data, so that a panic leaves nothing behind that is half done.
-    if case.is_serial {
-        let _alone = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
-        try_case(case, shows)
-    } else {
-        let _shared = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
-        try_case(case, shows)
-    }
 }
 
 fn try_case(case: &Case, shows: bool) -> Result<Completion, Failed> {
@@ -245,7 +252,7 @@ fn try_case(case: &Case, shows: bool) -> Result<Completion, Failed> {
             Err(format!("{STRICT} is set, and {reason}").into())
         }
         Some((reason, _)) => Ok(Completion::ignored_with(reason)),
-        None => run_isolated(&case.name, case.engine, isolation(), shows)
+        None => run_isolated(&case.name, case.engine, case.share, isolation(), shows)
             .map_err(Failed::from)
             .and_then(|(status, output)| verdict(case, status, &output))
             .map(|()| Completion::Completed),
@@ -268,7 +275,6 @@ impl Need {
             Self::Python => program("python3"),
             Self::Node => program("node"),
             Self::Gunicorn => program("gunicorn"),
-            Self::Ipcluster => programs::build_ipcluster().err(),
             Self::OtherUsers => {
                 // As root the case stays in the user namespace that this runs in; any other user is
                 // the only one of a new one.
@@ -316,7 +322,7 @@ enum Isolation {
 fn isolation() -> &'static Isolation {
     static ISOLATION: OnceLock<Isolation> = OnceLock::new();
     ISOLATION.get_or_init(|| {
-        match run_isolated(PROBE, Engine::default(), &Isolation::Whole, false) {
+        match run_isolated(PROBE, Engine::default(), Share::All, &Isolation::Whole, false) {
             Ok((status, _)) if status.success() => Isolation::Whole,
             Ok((status, _)) if status.code() == Some(NO_PROC.into()) => Isolation::WithoutPids,
             Ok((_, output)) => Isolation::Forbidden(output.trim().to_owned()),
@@ -329,6 +335,7 @@ fn isolation() -> &'static Isolation {
 fn run_isolated(
     case: &str,
     engine: Engine,
+    share: Share,
     isolation: &Isolation,
     shows: bool,
 ) -> io::Result<(ExitStatus, String)> {
@@ -336,6 +343,9 @@ fn run_isolated(
     command.env(CASE, case).env(ENGINE, engine.to_string()).stdin(Stdio::null());
     if let Isolation::Whole = isolation {
         command.env(PIDS, "1");
+    }
+    if share == Share::Some {
+        command.env(GIVES_WAY, "1");
     }
     if shows {
         return command.status().map(|status| (status, String::new()));
@@ -372,6 +382,9 @@ fn stage(name: &str) -> io::Result<Command> {
 
 /// Makes the namespaces and waits for what runs in them. Has one thread, as that needs.
 fn enter() -> ExitCode {
+    if env::var_os(GIVES_WAY).is_some() {
+        rustix::process::nice(NICE).expect("whoever may run may run behind others");
+    }
     if let Err(error) = enter_user_namespace() {
         eprintln!("{error}");
         return ExitCode::from(FORBIDDEN);

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,10 +13,9 @@ use ipcluster::plan::Engine;
 use nix::sys::signal::Signal;
 use serde::Deserialize;
 
-use super::{Lab, Process, engine, greeter, ipcluster};
+use super::{Lab, Process, control, engine, greeter, ipcluster};
 
-/// A running `ipcluster run`, and the other verbs for it. Its test
-/// [needs](crate::Need::Ipcluster) the program.
+/// A running `ipcluster run`, and the other verbs for it.
 ///
 /// When this value goes the master is killed; the workers end with the test's pid namespace.
 #[derive(Debug)]
@@ -30,12 +30,17 @@ pub struct Cluster<'a> {
 /// How long a status is waited for.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long nobody looks between two looks at a status. Much shorter, and they are a load of their own.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(4);
+
 /// What `ipcluster status --json` says, as far as tests look at it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct Status {
     /// The cluster's name.
     pub name: String,
+    /// The master's process.
+    pub pid: u32,
     /// The generation in force.
     pub generation: u64,
     /// How often the rules were made anew.
@@ -269,7 +274,7 @@ impl<'a> Cluster<'a> {
             last = self.try_status().or(last);
             match last.take_if(|status| condition(status)) {
                 Some(status) => return status,
-                None if began.elapsed() < PATIENCE => thread::sleep(Duration::from_millis(1)),
+                None if began.elapsed() < PATIENCE => thread::sleep(BETWEEN_LOOKS),
                 None => break,
             }
         }
@@ -286,22 +291,33 @@ impl<'a> Cluster<'a> {
         })
     }
 
-    /// Its status, or none while no master answers.
+    /// Its status over the control socket, or none while no master answers: for those who look again
+    /// and again, since a program for each look would take the processors from those who are looked at.
     pub fn try_status(&self) -> Option<Status> {
+        let socket = format!("ipcluster/{}.sock", self.name);
+        // The second is that of a master that does not run as root.
+        let directories = [Path::new("/run"), self.lab.directory()];
+        let stream =
+            directories.iter().find_map(|it| UnixStream::connect(it.join(&socket)).ok())?;
+        // A process that has as many connections as one may have is refused. A program is another one.
+        control::status(stream).or_else(|| self.printed_status())
+    }
+
+    /// Its status, as the program prints it.
+    ///
+    /// # Panics
+    /// Where no master answers.
+    pub fn status(&self) -> Status {
+        self.printed_status().unwrap_or_else(|| panic!("no status; the master:\n{}", self.log()))
+    }
+
+    fn printed_status(&self) -> Option<Status> {
         let output = self.verb("status", &["--json"]);
         output.status.success().then(|| {
             serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
                 panic!("status --json: {error}\n{}", String::from_utf8_lossy(&output.stdout))
             })
         })
-    }
-
-    /// Its status.
-    ///
-    /// # Panics
-    /// Where no master answers.
-    pub fn status(&self) -> Status {
-        self.try_status().unwrap_or_else(|| panic!("no status; the master:\n{}", self.log()))
     }
 
     /// Reloads, which must succeed.

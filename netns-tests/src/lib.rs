@@ -3,9 +3,8 @@
 //! # How it works
 //!
 //! `tests/cases/` is a program without Rust's own harness. A file in it is a topic: it has a function
-//! `cases`, and a case is called `topic::case`. Several cases run at once; those that measure a time or a
-//! rate, or load all processors, are [serial](Case::serial) and run one after the other when the others
-//! are done. Every case runs in a process of its own, in a user, network, mount and pid namespace of
+//! `cases`, and a case is called `topic::case`. Several cases run at once; those that measure what the
+//! machine can do are [serial](Case::serial) and run one after the other when the others are done. Every case runs in a process of its own, in a user, network, mount and pid namespace of
 //! its own, so it works without root, touches nothing of the host, and leaves nothing behind: when
 //! it ends, however it ends, the kernel ends every process that it started.
 //!
@@ -39,10 +38,12 @@
 
 mod case;
 mod cluster;
+mod control;
 mod lab;
 pub mod plans;
 mod process;
 mod programs;
+mod schedule;
 mod witness;
 
 pub use case::{Case, Need, engine, run};

@@ -12,17 +12,20 @@ use nix::sys::signal::Signal;
 use super::retire::nice;
 
 pub(crate) fn cases() -> Vec<Case> {
-    let case = |name, body| Case::new(name, body).needs(Need::Ipcluster);
     vec![
-        case("a_share_of_clients_gets_the_canary_and_promote_gives_it_to_all", promoted),
-        case("a_canary_that_is_rolled_back_leaves_everyone_where_they_were", rolled_back),
-        case("a_reload_is_rolled_back_to_the_processes_that_served_before", reload_rolled_back),
-        case("a_rollback_goes_back_to_what_an_earlier_master_knew", rolled_back_by_the_next)
+        Case::new("a_share_of_clients_gets_the_canary_and_promote_gives_it_to_all", promoted),
+        Case::new("a_canary_that_is_rolled_back_leaves_everyone_where_they_were", rolled_back),
+        Case::new(
+            "a_reload_is_rolled_back_to_the_processes_that_served_before",
+            reload_rolled_back,
+        )
+        .busy(),
+        Case::new("a_rollback_goes_back_to_what_an_earlier_master_knew", rolled_back_by_the_next)
             .needs(Need::Pids),
-        case("a_rollback_needs_all_workers_of_the_generation_before", gone),
-        case("a_canary_that_does_not_start_changes_nothing", does_not_start),
-        case("workers_that_die_during_a_trial_are_replaced", deaths),
-        case("a_master_that_dies_during_a_trial_loses_nobody", master_dies),
+        Case::new("a_rollback_needs_all_workers_of_the_generation_before", gone),
+        Case::new("a_canary_that_does_not_start_changes_nothing", does_not_start),
+        Case::new("workers_that_die_during_a_trial_are_replaced", deaths),
+        Case::new("a_master_that_dies_during_a_trial_loses_nobody", master_dies),
     ]
 }
 

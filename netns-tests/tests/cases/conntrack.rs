@@ -13,7 +13,7 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case::new("udp_flows_of_a_released_port_move_and_others_stay", flows).needs(Need::Nft),
         Case::new("the_fill_is_that_of_the_files", fill).needs(Need::Nft),
-        Case::new("status_tells_the_fill_and_what_waits", status).needs(Need::Ipcluster),
+        Case::new("status_tells_the_fill_and_what_waits", status),
     ]
 }
 

@@ -8,7 +8,7 @@ use ipcluster::plan::Engine;
 use netns_tests::{Case, Cluster, Lab, Need, engine, greeter, wait_until};
 
 pub(crate) fn cases() -> Vec<Case> {
-    let case = |name, body| Case::new(name, body).needs(Need::Ipcluster).needs(Need::Nft);
+    let case = |name, body| Case::new(name, body).needs(Need::Nft);
     vec![
         case("every_connection_is_counted_once_across_all_changes", counted).with_both_engines(),
         case("counters_go_on_when_the_table_is_made_anew", made_anew).with_both_engines(),

@@ -8,11 +8,7 @@ use std::path::PathBuf;
 use netns_tests::{Case, Cluster, Lab, Need};
 
 pub(crate) fn cases() -> Vec<Case> {
-    vec![
-        Case::new("workers_inherit_no_descriptor_of_the_master", inherited)
-            .needs(Need::Ipcluster)
-            .needs(Need::Pids),
-    ]
+    vec![Case::new("workers_inherit_no_descriptor_of_the_master", inherited).needs(Need::Pids)]
 }
 
 /// The open files of a process, by descriptor.

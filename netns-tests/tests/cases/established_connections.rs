@@ -7,13 +7,12 @@ use netns_tests::{Case, Cluster, Lab, Need, signal};
 use nix::sys::signal::Signal;
 
 pub(crate) fn cases() -> Vec<Case> {
-    let case = |name, body| Case::new(name, body).needs(Need::Ipcluster);
     vec![
-        case("held_connections_outlive_swaps_scaling_and_deaths", outlive).with_both_engines(),
-        case("held_connections_outlive_the_repair_of_the_rules", repair)
+        Case::new("held_connections_outlive_swaps_scaling_and_deaths", outlive).with_both_engines(),
+        Case::new("held_connections_outlive_the_repair_of_the_rules", repair)
             .needs(Need::Nft)
             .with_both_engines(),
-        case("control_without_the_rules_they_are_reset", control).needs(Need::Nft),
+        Case::new("control_without_the_rules_they_are_reset", control).needs(Need::Nft),
     ]
 }
 

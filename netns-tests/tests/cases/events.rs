@@ -2,15 +2,14 @@
 
 use std::time::Duration;
 
-use netns_tests::{Case, Cluster, Lab, Need, Process, signal, wait_until};
+use netns_tests::{Case, Cluster, Lab, Process, signal, wait_until};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
 pub(crate) fn cases() -> Vec<Case> {
-    let case = |name, body| Case::new(name, body).needs(Need::Ipcluster);
     vec![
-        case("what_happens_is_told_as_it_happens_until_the_master_ends", told),
-        case("a_subscriber_that_does_not_read_holds_up_nobody", unread),
+        Case::new("what_happens_is_told_as_it_happens_until_the_master_ends", told),
+        Case::new("a_subscriber_that_does_not_read_holds_up_nobody", unread),
     ]
 }
 

@@ -24,7 +24,6 @@ pub(crate) fn cases() -> Vec<Case> {
             .with_both_engines_on_request(),
         Case::new("a_prediction_by_another_plan_is_wrong", another_plan_is_wrong),
         Case::new("explain_says_who_answers", explain_says_who_answers)
-            .needs(Need::Ipcluster)
             .needs(Need::Pids)
             .with_both_engines(),
     ]

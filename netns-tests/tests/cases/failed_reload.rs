@@ -9,18 +9,17 @@ use netns_tests::{Case, Cluster, Lab, Need, greeter, is_alive, signal, wait_unti
 use nix::sys::signal::Signal;
 
 pub(crate) fn cases() -> Vec<Case> {
-    let case = |name, body| Case::new(name, body).needs(Need::Ipcluster);
     vec![
-        case("new_workers_that_exit_fail_the_reload", exits),
-        case("new_workers_that_are_killed_fail_the_reload", killed),
-        case("new_workers_that_never_listen_fail_the_reload", never_listens),
-        case("new_workers_that_hang_fail_the_reload_and_are_killed", hangs),
-        case("one_new_worker_of_four_that_exits_fails_the_reload", one_of_four),
-        case("a_new_program_that_cannot_be_run_fails_the_reload", cannot_run),
-        case("control_without_old_workers_the_same_failures_lose_connections", control),
-        case("a_worker_that_exits_before_it_is_ready_is_put_off", backs_off),
-        case("a_slow_start_is_waited_for", slow_start),
-        case("a_worker_on_loopback_gets_no_clients", loopback).needs(Need::Python),
+        Case::new("new_workers_that_exit_fail_the_reload", exits),
+        Case::new("new_workers_that_are_killed_fail_the_reload", killed),
+        Case::new("new_workers_that_never_listen_fail_the_reload", never_listens),
+        Case::new("new_workers_that_hang_fail_the_reload_and_are_killed", hangs),
+        Case::new("one_new_worker_of_four_that_exits_fails_the_reload", one_of_four),
+        Case::new("a_new_program_that_cannot_be_run_fails_the_reload", cannot_run),
+        Case::new("control_without_old_workers_the_same_failures_lose_connections", control),
+        Case::new("a_worker_that_exits_before_it_is_ready_is_put_off", backs_off),
+        Case::new("a_slow_start_is_waited_for", slow_start),
+        Case::new("a_worker_on_loopback_gets_no_clients", loopback).needs(Need::Python),
     ]
 }
 

@@ -7,11 +7,12 @@ use ipcluster::plan::Engine;
 use netns_tests::{Case, Cluster, Lab, Need, engine, greeter, wait_until};
 
 pub(crate) fn cases() -> Vec<Case> {
-    let case = |name, body| Case::new(name, body).needs(Need::Ipcluster).needs(Need::Nft);
+    let case = |name, body| Case::new(name, body).needs(Need::Nft);
     let long = Duration::from_secs(300);
     vec![
         case("ten_flushes_under_load_lose_nothing", under_load)
             .limit(long)
+            .busy()
             .with_both_engines_on_request(),
         case("after_a_flush_without_a_master_the_next_one_repairs", without_a_master)
             .limit(long)

@@ -12,10 +12,8 @@ pub(crate) fn cases() -> Vec<Case> {
         nft("rules_of_every_kind_are_judged_right", kinds),
         nft("where_nothing_is_translated_rules_of_every_priority_count", any_priority)
             .with(Engine::Tproxy),
-        nft("what_is_found_is_what_happens", witness_of_the_kernel)
-            .needs(Need::Ipcluster)
-            .with_both_engines(),
-        nft("a_foreign_chain_is_reported_within_a_second", reported).needs(Need::Ipcluster),
+        nft("what_is_found_is_what_happens", witness_of_the_kernel).with_both_engines(),
+        nft("a_foreign_chain_is_reported_within_a_second", reported),
     ]
 }
 

@@ -11,9 +11,7 @@ use nix::sys::signal::Signal;
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
-        Case::new("a_stranger_with_the_number_of_a_worker_is_left_alone", reused)
-            .needs(Need::Ipcluster)
-            .needs(Need::Pids),
+        Case::new("a_stranger_with_the_number_of_a_worker_is_left_alone", reused).needs(Need::Pids),
     ]
 }
 

@@ -11,7 +11,7 @@ use ipcluster::plan::Engine;
 use netns_tests::{Case, Cluster, Lab, Need, engine};
 
 pub(crate) fn cases() -> Vec<Case> {
-    let case = |name, body| Case::new(name, body).needs(Need::Ipcluster).needs(Need::Nft);
+    let case = |name, body| Case::new(name, body).needs(Need::Nft);
     vec![
         case("worker_ports_are_closed_to_others_and_open_to_this_host", closed).with_both_engines(),
         case("a_port_scan_finds_nothing_and_without_the_guard_all_workers", port_scan)

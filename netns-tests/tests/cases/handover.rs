@@ -17,7 +17,7 @@ use netns_tests::{
 use nix::sys::signal::Signal;
 
 pub(crate) fn cases() -> Vec<Case> {
-    let case = |name, body| Case::new(name, body).needs(Need::Ipcluster).needs(Need::Pids);
+    let case = |name, body| Case::new(name, body).needs(Need::Pids);
     vec![
         case("a_running_master_is_replaced_and_nobody_notices", replaced)
             .needs(Need::Nft)
@@ -78,9 +78,7 @@ impl<'a> Scene<'a> {
     /// Waits until this process is the master, by what it says itself.
     fn is_master(&self, master: &mut Process) -> bool {
         assert!(master.is_running(), "the master ended:\n{}", master.output());
-        let output = self.cluster.verb("status", &["--json"]);
-        let pid = format!("\"pid\":{},", master.pid());
-        output.status.success() && compact(&output.stdout).contains(&pid)
+        self.cluster.try_status().is_some_and(|status| status.pid == master.pid())
     }
 }
 

@@ -10,7 +10,7 @@ use netns_tests::{Case, Cluster, Lab, Need, is_alive, signal, wait_until};
 use nix::sys::signal::Signal;
 
 pub(crate) fn cases() -> Vec<Case> {
-    let case = |name, body| Case::new(name, body).needs(Need::Ipcluster).needs(Need::Python);
+    let case = |name, body| Case::new(name, body).needs(Need::Python);
     vec![
         case("a_worker_that_is_to_say_so_is_ready_when_it_does", late),
         case("one_that_says_ready_and_does_not_listen_gets_nobody", early),

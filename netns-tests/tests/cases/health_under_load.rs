@@ -3,17 +3,16 @@
 use std::time::{Duration, Instant};
 
 use ipcluster::lab::{Failure, Pace, RunningLoad};
-use netns_tests::{Case, Cluster, Lab, Need, signal, wait_until};
+use netns_tests::{Case, Cluster, Lab, signal, wait_until};
 use nix::sys::signal::Signal;
 
 pub(crate) fn cases() -> Vec<Case> {
-    let case = |name, body| Case::new(name, body).needs(Need::Ipcluster);
     vec![
-        case("clients_of_a_stopped_worker_are_steered_away_and_come_back", stopped)
+        Case::new("clients_of_a_stopped_worker_are_steered_away_and_come_back", stopped)
             .with_both_engines_on_request(),
-        case("control_where_nobody_looks_a_stopped_worker_keeps_its_clients", control)
+        Case::new("control_where_nobody_looks_a_stopped_worker_keeps_its_clients", control)
             .with_both_engines_on_request(),
-        case("watching_many_workers_costs_little", cost).on_request(),
+        Case::new("watching_many_workers_costs_little", cost).serial().on_request(),
     ]
 }
 

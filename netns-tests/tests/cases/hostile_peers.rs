@@ -16,13 +16,12 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 
 pub(crate) fn cases() -> Vec<Case> {
+    let case = |name, body| Case::new(name, body).serial();
     vec![
-        Case::new("a_thousand_hostile_connections_delay_no_swap", flood).needs(Need::Ipcluster),
-        Case::new("a_worker_that_floods_its_master_delays_no_swap", flooded_by_worker)
-            .needs(Need::Ipcluster)
+        case("a_thousand_hostile_connections_delay_no_swap", flood),
+        case("a_worker_that_floods_its_master_delays_no_swap", flooded_by_worker)
             .needs(Need::Python),
-        Case::new("whoever_asks_for_the_status_delays_no_swap", asked)
-            .needs(Need::Ipcluster)
+        case("whoever_asks_for_the_status_delays_no_swap", asked)
             .limit(Duration::from_secs(300))
             .with_both_engines_on_request(),
     ]

@@ -13,7 +13,7 @@ use netns_tests::plans::firewall;
 use netns_tests::{Case, Lab, Process, greeter, plans, wait_until};
 
 pub(crate) fn cases() -> Vec<Case> {
-    let case = |name, body| Case::new(name, body).limit(Duration::from_secs(300));
+    let case = |name, body| Case::new(name, body).limit(Duration::from_secs(300)).busy();
     vec![
         case("reloads_of_two_ports", |lab| nothing_is_lost(lab, reloaded)),
         case("scaling", |lab| nothing_is_lost(lab, scaled)).on_request().with_both_engines(),

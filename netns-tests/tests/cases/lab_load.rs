@@ -17,7 +17,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("a_killed_greeter_is_seen_and_timed", a_killed_greeter),
         Case::new("a_change_of_worker_is_counted", a_change_of_worker),
         Case::new("reset_close_leaves_no_time_wait", reset_close),
-        Case::new("ten_thousand_a_second", ten_thousand_a_second),
+        Case::new("ten_thousand_a_second", ten_thousand_a_second).serial(),
         Case::new("a_load_stops_when_told", a_load_stops),
         Case::new("loads_that_make_no_sense_are_refused", nonsense),
         Case::new("a_held_connection_echoes_until_the_worker_dies", a_held_connection),

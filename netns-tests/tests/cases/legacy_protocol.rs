@@ -11,7 +11,7 @@ use netns_tests::{Case, Cluster, Lab, Need, member, signal, wait_until};
 use nix::sys::signal::Signal;
 
 pub(crate) fn cases() -> Vec<Case> {
-    let older = |name, body| Case::new(name, body).needs(Need::Ipcluster).needs(Need::Node);
+    let older = |name, body| Case::new(name, body).needs(Need::Node);
     vec![
         older("they_join_serve_and_are_told_to_retire_and_to_die", reload),
         older("they_ask_for_their_retirement_and_are_missed_when_they_hang", asks_and_hangs),
@@ -24,14 +24,11 @@ pub(crate) fn cases() -> Vec<Case> {
         older("what_a_worker_says_of_its_memory_counts_for_nothing", memory),
         older("what_a_worker_says_of_itself_has_to_be_so", liars),
         older("one_worker_has_one_seat", twice),
-        Case::new("who_is_no_worker_gets_nothing", strangers).needs(Need::Ipcluster),
-        Case::new("a_worker_in_rust_joins_and_is_told", sdk)
-            .needs(Need::Ipcluster)
-            .with_both_engines(),
+        Case::new("who_is_no_worker_gets_nothing", strangers),
+        Case::new("a_worker_in_rust_joins_and_is_told", sdk).with_both_engines(),
         Case::new("a_worker_of_another_user_joins_and_is_told", sdk_of_another_user)
-            .needs(Need::Ipcluster)
             .needs(Need::OtherUsers),
-        Case::new("a_socket_that_is_not_ours_is_refused_and_stays", sockets).needs(Need::Ipcluster),
+        Case::new("a_socket_that_is_not_ours_is_refused_and_stays", sockets),
     ]
 }
 

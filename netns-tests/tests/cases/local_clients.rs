@@ -7,15 +7,14 @@ use std::time::Duration;
 
 use ipcluster::lab::{Flow, Held, Identity, Network};
 use ipcluster::nft::Firewall;
-use netns_tests::{Case, Cluster, Lab, Need, greeter};
+use netns_tests::{Case, Cluster, Lab, greeter};
 
 pub(crate) fn cases() -> Vec<Case> {
-    let case = |name, body| Case::new(name, body).needs(Need::Ipcluster);
     vec![
-        case("connections_of_this_host_are_balanced", balanced).with_both_engines(),
-        case("control_without_the_setting_they_are_refused", control).with_both_engines(),
-        case("it_is_turned_on_and_off_by_a_new_master", turned_on_and_off).with_both_engines(),
-        case("addresses_that_no_listener_names_are_left_alone", elsewhere).with_both_engines(),
+        Case::new("connections_of_this_host_are_balanced", balanced).with_both_engines(),
+        Case::new("control_without_the_setting_they_are_refused", control).with_both_engines(),
+        Case::new("it_is_turned_on_and_off_by_a_new_master", turned_on_and_off).with_both_engines(),
+        Case::new("addresses_that_no_listener_names_are_left_alone", elsewhere).with_both_engines(),
     ]
 }
 

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use ipcluster::lab::Pace;
-use netns_tests::{Case, Cluster, Lab, Need, greeter, wait_until};
+use netns_tests::{Case, Cluster, Lab, greeter, wait_until};
 
 pub(crate) fn cases() -> Vec<Case> {
     let case = Case::new("many_workers_run_reload_drain_and_change_their_master", many);
-    vec![case.needs(Need::Ipcluster).limit(Duration::from_secs(300)).on_request()]
+    vec![case.limit(Duration::from_secs(300)).serial().on_request()]
 }
 
 const WORKERS: u16 = 256;

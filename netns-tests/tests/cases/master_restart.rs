@@ -3,19 +3,19 @@
 use std::time::Duration;
 
 use ipcluster::lab::{Held, Network, Pace, RunningLoad};
-use netns_tests::{Case, Cluster, Lab, Need, greeter, is_alive, signal, wait_until};
+use netns_tests::{Case, Cluster, Lab, greeter, is_alive, signal, wait_until};
 use nix::sys::signal::Signal;
 
 pub(crate) fn cases() -> Vec<Case> {
-    let case = |name, body| Case::new(name, body).needs(Need::Ipcluster);
     vec![
-        case("a_killed_master_is_missed_by_nobody", killed).with_both_engines_on_request(),
-        case("a_terminated_master_is_missed_by_nobody", terminated).with_both_engines_on_request(),
-        case("control_workers_that_go_with_the_master_lose_connections", control)
+        Case::new("a_killed_master_is_missed_by_nobody", killed).with_both_engines_on_request(),
+        Case::new("a_terminated_master_is_missed_by_nobody", terminated)
             .with_both_engines_on_request(),
-        case("workers_print_without_a_master", printing),
-        case("workers_that_died_without_a_master_get_no_clients_of_the_next", died_meanwhile),
-        case("another_number_of_workers_keeps_the_seats_that_stay", rescaled),
+        Case::new("control_workers_that_go_with_the_master_lose_connections", control)
+            .with_both_engines_on_request(),
+        Case::new("workers_print_without_a_master", printing),
+        Case::new("workers_that_died_without_a_master_get_no_clients_of_the_next", died_meanwhile),
+        Case::new("another_number_of_workers_keeps_the_seats_that_stay", rescaled),
     ]
 }
 

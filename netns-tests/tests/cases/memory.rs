@@ -5,18 +5,17 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use ipcluster::lab::{Held, Network, Pace};
-use netns_tests::{Case, Cluster, Lab, Need, Process, is_alive, wait_until};
+use netns_tests::{Case, Cluster, Lab, Process, is_alive, wait_until};
 use serde_json::Value;
 
 pub(crate) fn cases() -> Vec<Case> {
-    let case = |name, body| Case::new(name, body).needs(Need::Ipcluster);
     vec![
-        case("a_worker_that_leaks_is_replaced_within_two_seconds_of_its_mark", leaking),
-        case("above_the_high_mark_live_workers_are_left_alone_and_somebody_is_told", all_live),
-        case("above_the_low_mark_a_retired_worker_is_asked_to_end", |lab| {
+        Case::new("a_worker_that_leaks_is_replaced_within_two_seconds_of_its_mark", leaking),
+        Case::new("above_the_high_mark_live_workers_are_left_alone_and_somebody_is_told", all_live),
+        Case::new("above_the_low_mark_a_retired_worker_is_asked_to_end", |lab| {
             retired(lab, ["--memory-total=400MiB", "--memory-low=0.5"], "low_watermark_breached");
         }),
-        case("above_the_high_mark_a_retired_worker_is_killed", |lab| {
+        Case::new("above_the_high_mark_a_retired_worker_is_killed", |lab| {
             retired(lab, ["--memory-total=200MiB", "--memory-low=0.8"], "high_watermark_breached");
         }),
     ]

@@ -12,14 +12,13 @@ use netns_tests::{Case, Cluster, Lab, Need, engine, greeter, signal, wait_until}
 use nix::sys::signal::Signal;
 
 pub(crate) fn cases() -> Vec<Case> {
-    let case = |name, body| Case::new(name, body).needs(Need::Ipcluster);
     vec![
-        case("metrics_follow_the_load_reloads_and_deaths", metrics).with_both_engines(),
-        case("metrics_count_repairs", repairs).needs(Need::Nft),
-        case("health_is_503_while_nobody_is_served", health),
-        case("health_is_503_while_the_cluster_stops", stopping),
-        case("slow_clients_hold_no_reload_up", slow),
-        case("an_address_that_is_taken_is_an_error_at_the_start", taken),
+        Case::new("metrics_follow_the_load_reloads_and_deaths", metrics).with_both_engines(),
+        Case::new("metrics_count_repairs", repairs).needs(Need::Nft),
+        Case::new("health_is_503_while_nobody_is_served", health),
+        Case::new("health_is_503_while_the_cluster_stops", stopping),
+        Case::new("slow_clients_hold_no_reload_up", slow),
+        Case::new("an_address_that_is_taken_is_an_error_at_the_start", taken),
     ]
 }
 

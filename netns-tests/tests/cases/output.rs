@@ -7,14 +7,13 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::time::Duration;
 
-use netns_tests::{Case, Cluster, Lab, Need, greeter, wait_until};
+use netns_tests::{Case, Cluster, Lab, greeter, wait_until};
 
 pub(crate) fn cases() -> Vec<Case> {
-    let case = |name, body| Case::new(name, body).needs(Need::Ipcluster);
     vec![
-        case("workers_print_to_a_file_for_each_seat_and_generation", files),
-        case("workers_print_to_the_journal_which_may_come_and_go", journal),
-        case("a_worker_that_floods_its_output_holds_up_nobody", flood),
+        Case::new("workers_print_to_a_file_for_each_seat_and_generation", files),
+        Case::new("workers_print_to_the_journal_which_may_come_and_go", journal),
+        Case::new("a_worker_that_floods_its_output_holds_up_nobody", flood),
     ]
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use netns_tests::{Case, Cluster, Lab, Need, Process, greeter, ipcluster, wait_until};
 
 pub(crate) fn cases() -> Vec<Case> {
-    let case = |name, body| Case::new(name, body).needs(Need::Ipcluster).needs(Need::Nft);
+    let case = |name, body| Case::new(name, body).needs(Need::Nft);
     vec![
         case("a_cluster_that_overlaps_another_is_refused", refused),
         case("clusters_on_other_addresses_and_ports_live_side_by_side", side_by_side),

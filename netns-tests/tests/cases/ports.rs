@@ -8,12 +8,11 @@ use ipcluster::lab::{Held, Network};
 use netns_tests::{Case, Cluster, Lab, Need, Status, wait_until};
 
 pub(crate) fn cases() -> Vec<Case> {
-    let case = |name, body| Case::new(name, body).needs(Need::Ipcluster);
     vec![
-        case("a_port_that_conntrack_remembers_is_not_given_away", remembered)
+        Case::new("a_port_that_conntrack_remembers_is_not_given_away", remembered)
             .needs(Need::Conntrack),
-        case("a_port_that_somebody_else_listens_on_is_left_alone", taken),
-        case("a_port_of_a_worker_that_drains_is_not_given_away", draining),
+        Case::new("a_port_that_somebody_else_listens_on_is_left_alone", taken),
+        Case::new("a_port_of_a_worker_that_drains_is_not_given_away", draining),
     ]
 }
 

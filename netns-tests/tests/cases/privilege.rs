@@ -13,28 +13,19 @@ use nix::sys::signal::Signal;
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
-        Case::new("run_without_the_capability", run_without_it)
-            .needs(Need::Ipcluster)
-            .needs(Need::Nft)
-            .needs(Need::Pids),
-        Case::new("other_verbs_without_the_capability", other_verbs)
-            .needs(Need::Ipcluster)
-            .needs(Need::Nft),
+        Case::new("run_without_the_capability", run_without_it).needs(Need::Nft).needs(Need::Pids),
+        Case::new("other_verbs_without_the_capability", other_verbs).needs(Need::Nft),
         Case::new("a_master_keeps_one_capability_and_its_workers_none", least)
-            .needs(Need::Ipcluster)
             .needs(Need::Pids)
             .with_both_engines(),
         Case::new("workers_run_as_a_user_by_name", as_nobody)
-            .needs(Need::Ipcluster)
             .needs(Need::OtherUsers)
             .needs(Need::Pids)
             .with_both_engines(),
         Case::new("workers_run_as_a_user_by_number", by_number)
-            .needs(Need::Ipcluster)
             .needs(Need::OtherUsers)
             .needs(Need::Pids),
-        Case::new("a_user_that_workers_cannot_run_as_is_named", impossible_users)
-            .needs(Need::Ipcluster),
+        Case::new("a_user_that_workers_cannot_run_as_is_named", impossible_users),
     ]
 }
 

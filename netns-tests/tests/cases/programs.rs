@@ -10,16 +10,15 @@ use netns_tests::{Case, Cluster, Lab, Need, greeter, is_alive, signal, wait_unti
 use nix::sys::signal::Signal;
 
 pub(crate) fn cases() -> Vec<Case> {
-    let case = |name, body| Case::new(name, body).needs(Need::Ipcluster);
     vec![
-        case("a_python_server_is_a_worker", python).needs(Need::Python),
-        case("a_node_server_is_a_worker", node).needs(Need::Node),
-        case("a_tree_of_processes_is_a_worker", tree),
-        case("what_is_left_of_a_worker_whose_leader_dies_goes_too", leaderless),
-        case("output_comes_line_by_line_with_the_seat", output),
-        case("output_without_a_prefix_is_what_workers_print", output_without_prefix),
-        case("a_worker_inherits_no_descriptor", descriptors),
-        case("a_worker_gets_the_variables_that_are_promised", variables),
+        Case::new("a_python_server_is_a_worker", python).needs(Need::Python),
+        Case::new("a_node_server_is_a_worker", node).needs(Need::Node),
+        Case::new("a_tree_of_processes_is_a_worker", tree),
+        Case::new("what_is_left_of_a_worker_whose_leader_dies_goes_too", leaderless),
+        Case::new("output_comes_line_by_line_with_the_seat", output),
+        Case::new("output_without_a_prefix_is_what_workers_print", output_without_prefix),
+        Case::new("a_worker_inherits_no_descriptor", descriptors),
+        Case::new("a_worker_gets_the_variables_that_are_promised", variables),
     ]
 }
 

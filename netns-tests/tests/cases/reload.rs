@@ -4,21 +4,25 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ipcluster::lab::{Load, Pace, RunningLoad};
-use netns_tests::{Case, Cluster, Lab, Need, signal, wait_until};
+use netns_tests::{Case, Cluster, Lab, signal, wait_until};
 use nix::sys::signal::Signal;
 
 pub(crate) fn cases() -> Vec<Case> {
-    let case = |name, body| Case::new(name, body).needs(Need::Ipcluster);
     let long = Duration::from_secs(300);
     vec![
-        case("reloads_under_load_lose_nothing", reloads).limit(long).with_both_engines(),
-        case("control_workers_that_end_before_the_rules_move_lose_connections", control),
-        case("twenty_reloads_at_ten_thousand_a_second_lose_nothing", full)
+        Case::new("reloads_under_load_lose_nothing", reloads)
             .limit(long)
+            .busy()
+            .with_both_engines(),
+        Case::new("control_workers_that_end_before_the_rules_move_lose_connections", control)
+            .busy(),
+        Case::new("twenty_reloads_at_ten_thousand_a_second_lose_nothing", full)
+            .limit(long)
+            .serial()
             .on_request()
             .with_both_engines(),
-        case("control_of_that", full_control).limit(long).on_request(),
-        case("reloads_take_turns", turns).with_both_engines_on_request(),
+        Case::new("control_of_that", full_control).limit(long).serial().on_request(),
+        Case::new("reloads_take_turns", turns).with_both_engines_on_request(),
     ]
 }
 
@@ -88,7 +92,7 @@ fn reload_in_the_wrong_order(cluster: Cluster<'_>, lab: &Lab, load: Load) {
     let old = cluster.status().pids();
     let mut reload = cluster.begin("reload", &[]);
     wait_until("the new workers to start", Duration::from_secs(5), || {
-        cluster.status().workers.len() > old.len()
+        cluster.try_status().is_some_and(|status| status.workers.len() > old.len())
     });
     for pid in old.values() {
         signal(*pid, Signal::SIGTERM);

@@ -12,12 +12,9 @@ use nix::sys::signal::Signal;
 pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case::new("without_processes_a_master_tries_again", no_processes)
-            .needs(Need::Ipcluster)
             .needs(Need::OtherUsers)
             .needs(Need::Pids),
-        Case::new("without_descriptors_a_master_serves_on", no_descriptors)
-            .needs(Need::Ipcluster)
-            .needs(Need::Pids),
+        Case::new("without_descriptors_a_master_serves_on", no_descriptors).needs(Need::Pids),
     ]
 }
 

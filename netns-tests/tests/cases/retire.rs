@@ -9,18 +9,21 @@ use netns_tests::{Case, Cluster, Lab, Need, Status, is_alive, signal, wait_until
 use nix::sys::signal::Signal;
 
 pub(crate) fn cases() -> Vec<Case> {
-    let case = |name, body| Case::new(name, body).needs(Need::Ipcluster);
     vec![
-        case("retiring_workers_under_load_loses_nothing", retire).with_both_engines(),
-        case("control_workers_that_end_without_a_successor_lose_connections", control),
-        case("what_cannot_be_retired_is_refused", refusals),
-        case("sigusr1_and_clear_retired_end_the_retired_workers_alone", clear)
+        Case::new("retiring_workers_under_load_loses_nothing", retire).busy().with_both_engines(),
+        Case::new("control_workers_that_end_without_a_successor_lose_connections", control),
+        Case::new("what_cannot_be_retired_is_refused", refusals),
+        Case::new("sigusr1_and_clear_retired_end_the_retired_workers_alone", clear)
             .with_both_engines_on_request(),
-        case("who_waits_for_a_retired_worker_is_served_before_it_ends", waits).needs(Need::Python),
-        case("a_restart_ends_the_old_workers_when_the_new_ones_serve", restart)
+        Case::new("who_waits_for_a_retired_worker_is_served_before_it_ends", waits)
+            .needs(Need::Python),
+        Case::new("a_restart_ends_the_old_workers_when_the_new_ones_serve", restart)
             .with_both_engines_on_request(),
-        case("a_crash_loop_is_given_up_and_tried_again_later", crash_loop),
-        case("a_generation_that_crashes_when_it_is_ready_is_not_put_in_force", crash_in_reload),
+        Case::new("a_crash_loop_is_given_up_and_tried_again_later", crash_loop),
+        Case::new(
+            "a_generation_that_crashes_when_it_is_ready_is_not_put_in_force",
+            crash_in_reload,
+        ),
     ]
 }
 
@@ -134,7 +137,7 @@ fn refusals(lab: &Lab) {
     }
     let mut first = cluster.begin("retire", &["1"]);
     wait_until("the first to be taken up", Duration::from_secs(5), || {
-        cluster.status().workers.len() > 2
+        cluster.try_status().is_some_and(|status| status.workers.len() > 2)
     });
     let error = cluster.fail("retire", &["1"]);
     assert!(error.contains("is being replaced already: an operator wants it"), "{error}");

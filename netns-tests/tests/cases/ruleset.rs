@@ -65,9 +65,7 @@ pub(crate) fn cases() -> Vec<Case> {
         nft("changes_of_the_guard_and_local_clients", changes_of_base_chains).with_both_engines(),
         nft("many_workers_on_many_slots", many_workers).with_both_engines(),
         nft("a_changed_table_is_seen_as_another", a_changed_table_is_another).with_both_engines(),
-        nft("the_plan_that_is_printed_loads", the_printed_plan_loads)
-            .needs(Need::Ipcluster)
-            .with_both_engines(),
+        nft("the_plan_that_is_printed_loads", the_printed_plan_loads).with_both_engines(),
         #[cfg(feature = "rustables")]
         nft("rustables_sees_the_same", rustables_sees_the_same),
     ]

@@ -9,7 +9,7 @@ use netns_tests::{Case, Cluster, Lab, Need, greeter};
 use nix::sys::signal::Signal;
 
 pub(crate) fn cases() -> Vec<Case> {
-    let case = |name, body| Case::new(name, body).needs(Need::Ipcluster).needs(Need::Pids);
+    let case = |name, body| Case::new(name, body).needs(Need::Pids);
     vec![
         case("a_service_manager_hears_of_start_reload_and_stop", by_path),
         case("a_service_manager_at_an_abstract_address_hears_of_a_master_that_leaves", by_name),

@@ -18,29 +18,32 @@ use nix::unistd::Pid;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
 
 pub(crate) fn cases() -> Vec<Case> {
-    let case = |name, body| Case::new(name, body).needs(Need::Ipcluster);
     vec![
-        case("five_kills_refuse_nobody_who_waits", greeter_killed).with_both_engines(),
-        case("control_without_it_all_who_wait_are_reset", control_killed),
-        case("clients_of_a_single_worker_wait_for_its_successor", single_killed)
+        Case::new("five_kills_refuse_nobody_who_waits", greeter_killed).with_both_engines(),
+        Case::new("control_without_it_all_who_wait_are_reset", control_killed),
+        Case::new("clients_of_a_single_worker_wait_for_its_successor", single_killed)
             .with_both_engines(),
-        case("a_plain_server_takes_the_sockets", plain).needs(Need::Python).with_both_engines(),
-        case("gunicorn_takes_the_sockets", gunicorn)
+        Case::new("a_plain_server_takes_the_sockets", plain)
+            .needs(Need::Python)
+            .with_both_engines(),
+        Case::new("gunicorn_takes_the_sockets", gunicorn)
             .needs(Need::Gunicorn)
             .needs(Need::Python)
             .with_both_engines(),
-        case("sockets_that_were_handed_over_outlive_a_worker", handed_over).with_both_engines(),
-        case("sockets_of_an_adopted_worker_outlive_it", adopted).with_both_engines(),
-        case("who_waits_for_a_retired_worker_that_dies_is_served", retired_killed)
+        Case::new("sockets_that_were_handed_over_outlive_a_worker", handed_over)
             .with_both_engines(),
-        case("who_waits_for_a_worker_at_its_drain_limit_is_served", drain_limit)
+        Case::new("sockets_of_an_adopted_worker_outlive_it", adopted).with_both_engines(),
+        Case::new("who_waits_for_a_retired_worker_that_dies_is_served", retired_killed)
+            .with_both_engines(),
+        Case::new("who_waits_for_a_worker_at_its_drain_limit_is_served", drain_limit)
             .with_both_engines_on_request(),
-        case("a_reload_loses_nothing", reloaded).with_both_engines(),
-        case("a_worker_gets_its_sockets_and_no_other_descriptor", descriptors).with_both_engines(),
-        case("a_worker_port_is_never_free_for_others", squatted),
-        case("a_port_that_somebody_has_is_passed_over", busy_port),
-        case("udp_sockets_are_passed_too", udp).with_both_engines(),
-        case("a_longer_queue_than_the_kernel_allows_is_said", capped_backlog),
+        Case::new("a_reload_loses_nothing", reloaded).with_both_engines(),
+        Case::new("a_worker_gets_its_sockets_and_no_other_descriptor", descriptors)
+            .with_both_engines(),
+        Case::new("a_worker_port_is_never_free_for_others", squatted),
+        Case::new("a_port_that_somebody_has_is_passed_over", busy_port),
+        Case::new("udp_sockets_are_passed_too", udp).with_both_engines(),
+        Case::new("a_longer_queue_than_the_kernel_allows_is_said", capped_backlog),
     ]
 }
 

@@ -4,13 +4,12 @@
 use std::time::Duration;
 
 use ipcluster::lab::{FailureKind, Pace, Report, RunningLoad};
-use netns_tests::{Case, Cluster, Lab, Need, signal, wait_until};
+use netns_tests::{Case, Cluster, Lab, signal, wait_until};
 use nix::sys::signal::Signal;
 
 pub(crate) fn cases() -> Vec<Case> {
-    let case = |name, body| {
-        Case::new(name, body).needs(Need::Ipcluster).limit(Duration::from_secs(300)).on_request()
-    };
+    let case =
+        |name, body| Case::new(name, body).limit(Duration::from_secs(300)).serial().on_request();
     vec![
         case("twenty_kills_at_ten_thousand_a_second_refuse_nobody", held).with_both_engines(),
         case("control_without_held_sockets_they_refuse_some", control),

@@ -14,12 +14,12 @@ use ipcluster::lab::{Close, FailureKind, Load, Pace, Report};
 use ipcluster::nft::Conntrack;
 use ipcluster::plan::Partition;
 use ipcluster::process::{Connections, Sockets};
-use netns_tests::{Case, Cluster, Lab, Need, Process, greeter, plans, resetter, wait_until};
+use netns_tests::{Case, Cluster, Lab, Process, greeter, plans, resetter, wait_until};
 use nix::sys::signal::Signal;
 
 pub(crate) fn cases() -> Vec<Case> {
-    let case = |name, body| Case::new(name, body).limit(Duration::from_secs(300));
-    let master = |name, body| case(name, body).needs(Need::Ipcluster);
+    let case = |name, body| Case::new(name, body).limit(Duration::from_secs(300)).busy();
+    let master = |name, body| case(name, body);
     // What is not run every time is milder, or the same without a master.
     vec![
         case("swaps_that_release_the_old_port_lose_nothing", |lab| released(lab, &greeter()))
@@ -42,8 +42,8 @@ pub(crate) fn cases() -> Vec<Case> {
 }
 
 fn full(name: &'static str, body: fn(&Lab)) -> Case {
-    let case = Case::new(name, body).needs(Need::Ipcluster);
-    case.limit(Duration::from_secs(1800)).on_request()
+    let case = Case::new(name, body);
+    case.limit(Duration::from_secs(1800)).serial().on_request()
 }
 
 /// What F33 asks for.

@@ -9,7 +9,6 @@ use netns_tests::{Case, Cluster, Lab, Need, greeter, wait_until};
 pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case::new("the_next_run_replaces_the_rules_of_a_dead_one", the_next_run)
-            .needs(Need::Ipcluster)
             .needs(Need::Nft)
             .needs(Need::Pids),
     ]

@@ -15,7 +15,7 @@ use nix::sys::signal::Signal;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(crate) fn cases() -> Vec<Case> {
-    let case = |name, body| Case::new(name, body).needs(Need::Ipcluster).with(Engine::Tproxy);
+    let case = |name, body| Case::new(name, body).with(Engine::Tproxy);
     vec![
         case("established_connections_outlive_the_loss_of_the_rules", rules_lost).needs(Need::Nft),
         case("established_connections_pass_where_new_ones_are_dropped", dropped),

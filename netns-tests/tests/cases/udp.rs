@@ -5,23 +5,22 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipcluster::lab::{Flow, Identity, Network};
 use ipcluster::nft::Firewall;
-use netns_tests::{Case, Cluster, Lab, Need};
+use netns_tests::{Case, Cluster, Lab};
 use serde_json::Value;
 
 /// Clients of each family.
 const CLIENTS: u16 = 1500;
 
 pub(crate) fn cases() -> Vec<Case> {
-    let case = |name, body| Case::new(name, body).needs(Need::Ipcluster);
     vec![
-        case("prediction_is_reality", |lab| prediction_is_reality(lab, "hash", 5))
+        Case::new("prediction_is_reality", |lab| prediction_is_reality(lab, "hash", 5))
             .with_both_engines(),
-        case("prediction_by_mask_is_reality", |lab| prediction_is_reality(lab, "mask", 4))
+        Case::new("prediction_by_mask_is_reality", |lab| prediction_is_reality(lab, "mask", 4))
             .with_both_engines_on_request(),
-        case("one_port_in_both_protocols_is_one_workers", both_protocols).with_both_engines(),
-        case("new_flows_go_to_the_new_generation", reload),
-        case("wildcards_take_every_address_of_the_host", wildcards).with_both_engines(),
-        case("a_worker_without_a_udp_socket_is_not_ready", not_ready),
+        Case::new("one_port_in_both_protocols_is_one_workers", both_protocols).with_both_engines(),
+        Case::new("new_flows_go_to_the_new_generation", reload),
+        Case::new("wildcards_take_every_address_of_the_host", wildcards).with_both_engines(),
+        Case::new("a_worker_without_a_udp_socket_is_not_ready", not_ready),
     ]
 }
 

@@ -12,19 +12,18 @@ use netns_tests::{Case, Cluster, Lab, Need, greeter, is_alive, wait_until};
 use serde_json::Value;
 
 pub(crate) fn cases() -> Vec<Case> {
-    let case = |name, body| Case::new(name, body).needs(Need::Ipcluster);
     vec![
-        case("status_says_what_runs", status).with_both_engines(),
-        case("explain_names_the_worker_that_answers", explain).with_both_engines(),
-        case("scaling_moves_the_clients_that_it_says_and_no_other", scale).with_both_engines(),
-        case("a_stop_drains_and_leaves_nothing", stop).needs(Need::Nft).with_both_engines(),
-        case("a_stop_at_once_does_not_wait_for_connections", stop_now)
+        Case::new("status_says_what_runs", status).with_both_engines(),
+        Case::new("explain_names_the_worker_that_answers", explain).with_both_engines(),
+        Case::new("scaling_moves_the_clients_that_it_says_and_no_other", scale).with_both_engines(),
+        Case::new("a_stop_drains_and_leaves_nothing", stop).needs(Need::Nft).with_both_engines(),
+        Case::new("a_stop_at_once_does_not_wait_for_connections", stop_now)
             .needs(Need::Nft)
             .with_both_engines_on_request(),
-        case("a_second_master_is_refused_at_once", second_master),
-        case("of_two_masters_that_start_together_one_wins", two_masters),
-        case("flush_removes_the_rules_of_a_dead_master_alone", flush).needs(Need::Nft),
-        case("the_control_socket_is_for_its_owner_alone", control_socket),
+        Case::new("a_second_master_is_refused_at_once", second_master),
+        Case::new("of_two_masters_that_start_together_one_wins", two_masters),
+        Case::new("flush_removes_the_rules_of_a_dead_master_alone", flush).needs(Need::Nft),
+        Case::new("the_control_socket_is_for_its_owner_alone", control_socket),
     ]
 }
 

@@ -10,7 +10,6 @@ use netns_tests::{Case, Cluster, Lab, Need, libfaketime, wait_until};
 pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case::new("a_wall_clock_that_jumps_ends_no_worker", jumps)
-            .needs(Need::Ipcluster)
             .needs(Need::Faketime)
             .needs(Need::Pids),
     ]

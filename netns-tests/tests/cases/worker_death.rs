@@ -6,24 +6,26 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ipcluster::lab::{Answered, Failure, Load, Pace, Report, RunningLoad};
-use netns_tests::{Case, Cluster, Lab, Need, Status, signal, wait_until, waited_for_processor};
+use netns_tests::{Case, Cluster, Lab, Status, signal, wait_until, waited_for_processor};
 use nix::sys::signal::Signal;
 
 pub(crate) fn cases() -> Vec<Case> {
-    let case = |name, body| Case::new(name, body).needs(Need::Ipcluster);
     let long = Duration::from_secs(300);
     vec![
-        case("a_killed_worker_costs_what_was_in_flight", killed)
+        Case::new("a_killed_worker_costs_what_was_in_flight", killed)
             .limit(long)
+            .serial()
             .with_both_engines_on_request(),
-        case("the_same_at_ten_thousand_a_second", killed_at_full_rate)
+        Case::new("the_same_at_ten_thousand_a_second", killed_at_full_rate)
             .limit(long)
+            .serial()
             .on_request()
             .with_both_engines(),
-        case("control_a_stopped_master_steers_nobody_away", control),
-        case("of_two_workers_that_die_at_once_both_are_steered_around", two_at_once),
-        case("the_last_worker_that_dies_is_replaced", the_last_one).with_both_engines_on_request(),
-        case("an_exit_before_it_is_ready_is_seen_within_50_ms", early_exits),
+        Case::new("control_a_stopped_master_steers_nobody_away", control).busy(),
+        Case::new("of_two_workers_that_die_at_once_both_are_steered_around", two_at_once).serial(),
+        Case::new("the_last_worker_that_dies_is_replaced", the_last_one)
+            .with_both_engines_on_request(),
+        Case::new("an_exit_before_it_is_ready_is_seen_within_50_ms", early_exits),
     ]
 }
 

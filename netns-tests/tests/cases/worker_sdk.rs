@@ -9,17 +9,16 @@ use std::process::Command;
 use std::time::Duration;
 
 use ipcluster::lab::{Load, Network};
-use netns_tests::{Case, Cluster, Lab, Need, example, member, wait_until};
+use netns_tests::{Case, Cluster, Lab, example, member, wait_until};
 use nix::sys::signal::Signal;
 
 pub(crate) fn cases() -> Vec<Case> {
-    let case = |name, body| Case::new(name, body).needs(Need::Ipcluster);
     vec![
-        case("axum_finishes_requests_and_web_sockets", axum).with_both_engines(),
-        case("hyper_finishes_requests_and_goes_on_accepting", hyper).with_both_engines(),
-        case("workers_that_end_cause_no_warning", silent_ends).with_both_engines_on_request(),
+        Case::new("axum_finishes_requests_and_web_sockets", axum).with_both_engines(),
+        Case::new("hyper_finishes_requests_and_goes_on_accepting", hyper).with_both_engines(),
+        Case::new("workers_that_end_cause_no_warning", silent_ends).with_both_engines_on_request(),
         Case::new("a_worker_needs_no_control_directory", alone),
-        case("one_program_is_master_and_worker", both),
+        Case::new("one_program_is_master_and_worker", both),
         Case::new("a_firewall_needs_no_master", firewall),
     ]
 }
