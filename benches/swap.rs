@@ -10,13 +10,15 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use ipcluster::internals::nft::Batch;
+use ipcluster::internals::ruleset::{Stale, Transition};
 use ipcluster::lab;
-use ipcluster::nft::{Batch, Firewall};
+use ipcluster::nft::Firewall;
 use ipcluster::plan::{
     Generation, Listeners, Occupant, Ownership, Partition, Plan, Port, PortRange, Seat, Slot,
     Weights,
 };
-use ipcluster::ruleset::{Stale, Transition, lower};
+use ipcluster::ruleset::lower;
 use neli::consts::socket::{Msg, NlFamily};
 use neli::socket::NlSocket;
 use neli::utils::Groups;

@@ -49,9 +49,9 @@ pub mod cli;
 )]
 pub mod config;
 #[cfg(all(feature = "master", target_os = "linux"))]
-pub mod control;
+mod control;
 #[cfg(all(feature = "http", target_os = "linux"))]
-pub mod http;
+mod http;
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod internals;
@@ -72,12 +72,12 @@ pub mod master;
     not(feature = "firewall"),
     allow(dead_code, unused_imports, reason = "lab needs a part")
 )]
-pub mod netlink;
+mod netlink;
 #[cfg(all(feature = "firewall", target_os = "linux"))]
 pub mod nft;
 pub mod plan;
 #[cfg(all(any(feature = "lab", feature = "master"), target_os = "linux"))]
-pub mod process;
+mod process;
 #[cfg(feature = "master")]
 #[cfg_attr(
     not(target_os = "linux"),
@@ -96,7 +96,7 @@ pub mod ruleset;
     not(target_os = "linux"),
     allow(dead_code, unused_imports, reason = "their users need Linux")
 )]
-pub mod supervisor;
+mod supervisor;
 #[cfg(any(
     feature = "worker",
     all(any(feature = "firewall", feature = "lab"), target_os = "linux")

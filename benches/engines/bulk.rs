@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use ipcluster::internals::process::{Endpoint, HeldSocket, Transport};
 use ipcluster::lab::{Namespace, Network};
-use ipcluster::process::{Endpoint, HeldSocket, Transport};
 use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with, sockopt};
 

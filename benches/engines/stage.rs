@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
+use ipcluster::internals::nft::Conntrack;
 use ipcluster::lab::Network;
-use ipcluster::nft::{Conntrack, Firewall};
+use ipcluster::nft::Firewall;
 use ipcluster::plan::{
     Engine, Generation, Listeners, Occupant, Partition, Plan, Port, PortRange, Seat, Weights,
 };

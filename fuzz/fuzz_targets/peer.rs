@@ -4,9 +4,7 @@
 
 use std::time::Duration;
 
-use ipcluster::control::{
-    FromWorker, LINE_INTERVAL, LINES_AT_ONCE, Peer, PeerAction, PeerLimits, ToWorker, WorkerOrder,
-};
+use ipcluster::internals::control::{FromWorker, LINE_INTERVAL, LINES_AT_ONCE, Peer, PeerAction, PeerLimits, ToWorker, WorkerOrder};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 

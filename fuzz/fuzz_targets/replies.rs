@@ -1,7 +1,7 @@
 //! Any bytes in place of what the kernel answers and tells: nothing panics.
 #![no_main]
 
-use ipcluster::nft::read_bytes;
+use ipcluster::internals::nft::read_bytes;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|datagram: &[u8]| {

@@ -1,11 +1,11 @@
 //! Plans for the tests of the rules.
 
+use ipcluster::internals::ruleset::ChainName;
 use ipcluster::lab::Namespace;
 use ipcluster::nft::Firewall;
 use ipcluster::plan::{
     Engine, Generation, Listeners, Occupant, Ownership, Partition, Plan, Port, Seat, Weights,
 };
-use ipcluster::ruleset::ChainName;
 
 use super::engine;
 

@@ -16,30 +16,31 @@
 //! change. Where the kernel cannot do that, or is not to, the table is everybody's, and a small second
 //! one keeps established connections alive while somebody has flushed it.
 //!
-//! WatchEvents back gives the same objects that lowering gives, in the same order: one comparison tells
+//! Reading back gives the same objects that lowering gives, in the same order: one comparison tells
 //! whether the kernel holds the plan, and [`raise`](crate::ruleset::raise) makes the plan from them
 //! when a new master starts. Rules are recognized by every one of their expressions; a table is known
 //! as ours by its comment, never by its name alone.
 
-mod conntrack;
+pub(crate) mod conntrack;
 mod error;
-mod fake;
+pub(crate) mod fake;
 mod firewall;
-mod foreign;
-mod fuzzing;
+pub(crate) mod foreign;
+pub(crate) mod fuzzing;
 #[cfg(test)]
 mod tests;
 mod watch;
-mod wire;
+pub(crate) mod wire;
 
-pub use conntrack::{Conntrack, ConntrackError, ConntrackUsage, EntryCounts};
+pub use crate::netlink::{Error as NetlinkError, SocketOperation};
+pub(crate) use conntrack::{Conntrack, ConntrackError, ConntrackUsage, EntryCounts};
 pub use error::{Fault, NftError, NotUnderstood};
-pub use fake::{Disturbance, Fake, Injection};
+pub(crate) use fake::{Disturbance, Fake, Injection};
 pub use firewall::{Applied, Firewall, Protection};
-pub use foreign::{Certainty, ForeignNat, ForeignRules, NatHook, TableFamily};
+pub(crate) use foreign::{Certainty, ForeignNat, ForeignRules, NatHook, TableFamily};
 #[doc(hidden)]
-pub use fuzzing::read_bytes;
+pub(crate) use fuzzing::read_bytes;
 pub use watch::{Commit, Watch, WatchEvent, WatchEvents, Writer};
-pub use wire::batch::Batch;
+pub(crate) use wire::batch::Batch;
 #[doc(hidden)]
-pub use wire::table::TableOwner;
+pub(crate) use wire::table::TableOwner;

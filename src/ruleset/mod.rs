@@ -8,23 +8,24 @@
 mod fake_table;
 mod lower;
 mod name;
-mod object;
+pub(crate) mod object;
 mod raise;
-mod stale;
+pub(crate) mod stale;
 #[cfg(test)]
 mod tests;
 mod text;
-mod transition;
+pub(crate) mod transition;
 
 pub(crate) use fake_table::{FakeTable, TableError};
 pub use lower::lower;
 pub(crate) use name::Name;
 pub(crate) use object::PRIORITY_DSTNAT;
-pub use object::{
+pub use object::Ruleset;
+pub(crate) use object::{
     BaseChain, Chain, ChainName, Comment, CounterName, CounterValue, Digest, Elements, Family,
-    Hook, Rule, Ruleset, Scope, Set, SetName, TableName, TcpPorts,
+    Hook, Rule, Scope, Set, SetName, TableName, TcpPorts,
 };
-pub use raise::{RaiseError, raise};
-pub use stale::Stale;
+pub(crate) use raise::{RaiseError, raise};
+pub(crate) use stale::Stale;
 pub(crate) use text::{low_v4, low_v6};
-pub use transition::{Operation, Transaction, Transition};
+pub(crate) use transition::{Operation, Transaction, Transition};

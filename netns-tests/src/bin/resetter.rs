@@ -8,8 +8,8 @@ use std::io::{self, Read, Write};
 use std::net::{Ipv6Addr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 
+use ipcluster::internals::process::passed_sockets;
 use ipcluster::lab::Identity;
-use ipcluster::process::passed_sockets;
 use nix::libc;
 use nix::sys::socket::{Backlog, listen, setsockopt, sockopt};
 

@@ -6,7 +6,7 @@
 use std::process::ExitCode;
 
 use ipcluster::config::{Config, Environment, WorkerCommand};
-use ipcluster::control::ControlDir;
+use ipcluster::master::ControlDir;
 use ipcluster::master::Master;
 use ipcluster::plan::PlanError;
 use nix::sys::signal::{Signal, raise};

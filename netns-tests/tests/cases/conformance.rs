@@ -8,10 +8,11 @@ use std::env;
 use std::time::Duration;
 
 use crate::history::{Action, History, STEPS};
+use ipcluster::internals::nft::{Disturbance, Fake, TableOwner};
+use ipcluster::internals::ruleset::{CounterValue, Ruleset};
 use ipcluster::lab::Namespace;
-use ipcluster::nft::{Disturbance, Fake, Fault, Firewall, NftError, TableOwner};
+use ipcluster::nft::{Fault, Firewall, NftError};
 use ipcluster::plan::{ClusterName, Plan, Seat};
-use ipcluster::ruleset::{CounterValue, Ruleset};
 use netns_tests::{Case, Lab, Need, Witness};
 use nix::errno::Errno;
 

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
+use ipcluster::internals::nft::{Conntrack, EntryCounts};
 use ipcluster::lab::Network;
-use ipcluster::nft::{Conntrack, EntryCounts};
 use netns_tests::{Case, Cluster, Lab, Need};
 
 pub(crate) fn cases() -> Vec<Case> {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use ipcluster::nft::{Certainty, ForeignNat, ForeignRules};
+use ipcluster::internals::nft::{Certainty, ForeignNat, ForeignRules};
 use ipcluster::plan::{Engine, Listener, Listeners};
 use netns_tests::{Case, Cluster, Lab, Need, engine, wait_until};
 

@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ipcluster::internals::ruleset::TableName;
 use ipcluster::lab::{Held, Network};
 use ipcluster::nft::{Watch, WatchEvent};
-use ipcluster::ruleset::TableName;
 use netns_tests::{Case, Cluster, Lab, Need, greeter, signal, wait_until, waited_for_processor};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;

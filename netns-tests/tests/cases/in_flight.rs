@@ -5,10 +5,10 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use ipcluster::internals::ruleset::{Stale, Transition};
 use ipcluster::lab::{FailureKind, Pace};
 use ipcluster::nft::Firewall;
 use ipcluster::plan::{Generation, Occupant, Partition, Plan, Port, Seat, Weights};
-use ipcluster::ruleset::{Stale, Transition};
 use netns_tests::plans::firewall;
 use netns_tests::{Case, Lab, Process, greeter, plans, wait_until};
 

@@ -7,10 +7,11 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ipcluster::internals::ruleset::Transaction;
 use ipcluster::lab::Namespace;
 use ipcluster::nft::Firewall;
 use ipcluster::plan::{Partition, Plan};
-use ipcluster::ruleset::{Transaction, lower};
+use ipcluster::ruleset::lower;
 use netns_tests::plans::{firewall, full, occupy, shared};
 use netns_tests::{Case, Lab};
 

@@ -1,10 +1,11 @@
 //! Whose the table is: who can change it, how it gets its next owner, and what becomes of connections
 //! where it can have none.
 
+use ipcluster::internals::ruleset::TableName;
 use ipcluster::lab::{Held, Network};
 use ipcluster::nft::{Applied, Firewall, NftError, Protection};
 use ipcluster::plan::{Ownership, Partition, Plan, Seat, Weights};
-use ipcluster::ruleset::{TableName, lower};
+use ipcluster::ruleset::lower;
 use netns_tests::plans::{firewall, full, occupy, shared};
 use netns_tests::{Case, Lab, Need, Process, Witness, plans};
 use nix::errno::Errno;

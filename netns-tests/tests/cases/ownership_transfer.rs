@@ -12,12 +12,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use ipcluster::internals::process::{receive_descriptors, send_descriptors};
+use ipcluster::internals::ruleset::{ChainName, Operation, TableName, Transaction};
 use ipcluster::lab::Namespace;
-use ipcluster::netlink::Error;
+use ipcluster::nft::NetlinkError as Error;
 use ipcluster::nft::{Firewall, NftError};
 use ipcluster::plan::{Partition, Plan, Seat};
-use ipcluster::process::{receive_descriptors, send_descriptors};
-use ipcluster::ruleset::{ChainName, Operation, TableName, Transaction};
 use netns_tests::plans::{firewall, full, occupy};
 use netns_tests::{Case, Lab, wait_until};
 

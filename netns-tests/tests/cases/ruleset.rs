@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 use std::time::Instant;
 
+use ipcluster::internals::ruleset::Stale;
 use ipcluster::lab::Namespace;
 use ipcluster::nft::Firewall;
 use ipcluster::plan::{Engine, Generation, Partition, Plan, Seat, Weights};
-use ipcluster::ruleset::{Stale, lower};
+use ipcluster::ruleset::lower;
 use netns_tests::plans::{full, occupy, shared, vacant};
 use netns_tests::{Case, Lab, Need, Witness, engine, ipcluster};
 use serde_json::Value;

@@ -10,10 +10,10 @@ use std::collections::{BTreeSet, VecDeque};
 use std::path::Path;
 use std::time::Duration;
 
+use ipcluster::internals::nft::Conntrack;
+use ipcluster::internals::process::{Connections, Sockets};
 use ipcluster::lab::{Close, FailureKind, Load, Pace, Report};
-use ipcluster::nft::Conntrack;
 use ipcluster::plan::Partition;
-use ipcluster::process::{Connections, Sockets};
 use netns_tests::{Case, Cluster, Lab, Process, greeter, plans, resetter, wait_until};
 use nix::sys::signal::Signal;
 

@@ -6,9 +6,9 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
+use ipcluster::internals::process::{Connection, ConnectionState, Sockets};
 use ipcluster::lab::{Held, Network, Pace};
 use ipcluster::plan::{Engine, Partition, Seat};
-use ipcluster::process::{Connection, ConnectionState, Sockets};
 use netns_tests::{Case, Cluster, Lab, Need, Process, plans, wait_until};
 use nix::sys::signal::Signal;
 

@@ -9,14 +9,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ipcluster::internals::ruleset::{ChainName, Operation, TableName, Transaction};
+use ipcluster::internals::ruleset::{Digest, Elements, Family, Rule, Scope, Set, SetName};
 use ipcluster::lab::Namespace;
-use ipcluster::netlink::Error;
+use ipcluster::nft::NetlinkError as Error;
 use ipcluster::nft::{Fault, Firewall, NftError};
 use ipcluster::plan::{Generation, Partition, Plan, Seat, Weights};
-use ipcluster::ruleset::{
-    ChainName, Digest, Elements, Family, Operation, Rule, Scope, Set, SetName, TableName,
-    Transaction, lower,
-};
+use ipcluster::ruleset::lower;
 use netns_tests::plans::{entry, firewall, full, occupy, shared, vacant};
 use netns_tests::{Case, Lab, Need};
 use nix::errno::Errno;

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use ipcluster::internals::ruleset::TableName;
 use ipcluster::nft::{Commit, Firewall, Watch, WatchEvent};
 use ipcluster::plan::{Listeners, Partition, Plan, Seat, Weights};
-use ipcluster::ruleset::TableName;
 use netns_tests::plans::full;
 use netns_tests::{Case, Lab, Need, plans, wait_until};
 

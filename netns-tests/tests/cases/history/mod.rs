@@ -1,13 +1,12 @@
 //! Random histories of a cluster and of those who change its rules.
 
-use ipcluster::nft::Disturbance;
+use ipcluster::internals::nft::Disturbance;
+use ipcluster::internals::ruleset::{ChainName, CounterValue, Operation, Ruleset, Transaction};
+use ipcluster::internals::ruleset::{CounterName, Elements, Rule, Set};
 use ipcluster::plan::{
     Engine, Generation, Ownership, Partition, Plan, Port, PortRange, Seat, Weights,
 };
-use ipcluster::ruleset::{
-    ChainName, CounterName, CounterValue, Elements, Operation, Rule, Ruleset, Set, Transaction,
-    lower,
-};
+use ipcluster::ruleset::lower;
 
 use netns_tests::engine;
 use netns_tests::plans::{entry, occupy, vacant};
