@@ -44,5 +44,5 @@ pub mod ruleset {
 #[cfg(feature = "master")]
 pub mod supervisor {
     pub use crate::protocol::{Exit, Timestamp, WorkerId};
-    pub use crate::supervisor::{Action, Input, Settings, Start, Supervisor};
+    pub use crate::supervisor::{Action, Input, Settings, Start, Supervisor, Verification};
 }

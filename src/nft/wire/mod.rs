@@ -3,7 +3,7 @@
 //!
 //! Reading gives `None` for what is cut or lacks a part, whatever the bytes are, and never panics.
 
-pub(super) mod batch;
+pub(crate) mod batch;
 pub(super) mod bytecode;
 pub(super) mod chain;
 pub(super) mod counter;
@@ -16,7 +16,7 @@ pub(super) mod message;
 pub(super) mod replies;
 pub(super) mod rule;
 pub(super) mod set;
-pub(super) mod table;
+pub(crate) mod table;
 pub(super) mod userdata;
 
 use crate::netlink::attribute::put_text;
