@@ -51,8 +51,8 @@ impl Client {
         Ok(Self { name, socket: path, stream, decoder: LineDecoder::default() })
     }
 
-    /// The cluster.
-    pub fn name(&self) -> &ClusterName {
+    #[cfg(test)]
+    pub(super) fn name(&self) -> &ClusterName {
         &self.name
     }
 

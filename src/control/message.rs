@@ -215,8 +215,8 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
-    use super::super::{LineDecoder, MAX_LINE};
     use super::*;
+    use crate::line_protocol::{LineDecoder, MAX_LINE};
     use crate::plan::{Generation, Port, Seat, Slot};
     use crate::protocol::{
         ConntrackFill, Explanation, PartitionKind, ReplaceReasonKind, Restarts, Retirements,

@@ -67,7 +67,7 @@ mod token_bucket;
 pub use client::{Client, connect_to_master};
 pub use directory::{ControlDir, Lock};
 pub use error::ControlError;
-pub use legacy::{CloseReason, Peer, PeerAction, PeerEvent, PeerLimits, UNREAD_LIMIT};
+pub use legacy::{Peer, PeerAction, PeerEvent, PeerLimits, UNREAD_LIMIT};
 pub use message::Reply;
 #[cfg(test)]
 pub(crate) use server::ReplyReceiver;
@@ -79,12 +79,5 @@ pub use token_bucket::{LINE_INTERVAL, LINES_AT_ONCE};
 
 // Part of what is said over the socket.
 pub use crate::line_protocol::{
-    FromWorker, LineDecoder, MAX_LINE, MessageError, ToWorker, VERSION, WorkerInfo, WorkerOrder,
-    worker_ports,
-};
-pub use crate::protocol::{
-    Cleared, Command, ConntrackFill, ErrorReply, EventRecord, Explanation, ForeignChain, OnTrial,
-    Orphan, OrphansEnded, Outcome, PartitionKind, Reloaded, ReplaceReasonKind, Request, Restarted,
-    Restarts, RetireTarget, Retired, Retirements, RolledBack, RuleWriter, SCHEMA, Scaled, Status,
-    Stopped, SwapTimes, Trial, WorkerHealth, WorkerState, WorkerStatus,
+    FromWorker, LineDecoder, MessageError, ToWorker, WorkerInfo, WorkerOrder, worker_ports,
 };

@@ -33,14 +33,10 @@ mod watch;
 pub(crate) mod wire;
 
 pub use crate::netlink::{Error as NetlinkError, SocketOperation};
-pub(crate) use conntrack::{Conntrack, ConntrackError, ConntrackUsage, EntryCounts};
+pub(crate) use conntrack::{Conntrack, ConntrackError, ConntrackUsage};
 pub use error::{Fault, NftError, NotUnderstood};
+#[cfg(test)]
 pub(crate) use fake::{Disturbance, Fake, Injection};
 pub use firewall::{Applied, Firewall, Protection};
-pub(crate) use foreign::{Certainty, ForeignNat, ForeignRules, NatHook, TableFamily};
-#[doc(hidden)]
-pub(crate) use fuzzing::read_bytes;
+pub(crate) use foreign::{Certainty, ForeignNat, ForeignRules};
 pub use watch::{Commit, Watch, WatchEvent, WatchEvents, Writer};
-pub(crate) use wire::batch::Batch;
-#[doc(hidden)]
-pub(crate) use wire::table::TableOwner;

@@ -77,7 +77,8 @@ impl Account {
     }
 
     /// The numbers of all its groups.
-    pub fn groups(&self) -> &[u32] {
+    #[cfg(test)]
+    fn groups(&self) -> &[u32] {
         &self.groups
     }
 

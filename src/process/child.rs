@@ -97,7 +97,8 @@ impl Child {
     ///
     /// # Errors
     /// `EPERM`.
-    pub fn signal(&self, signal: Signal) -> Result<Delivery, ProcessError> {
+    #[cfg(test)]
+    pub(super) fn signal(&self, signal: Signal) -> Result<Delivery, ProcessError> {
         self.pidfd.signal(signal)
     }
 
@@ -257,6 +258,7 @@ impl AsFd for Child {
 #[derive(Debug)]
 pub struct Unreaped {
     /// The child, as it was.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the master goes on without it"))]
     pub child: Child,
     /// Why; `None` if it has not ended.
     pub error: Option<ProcessError>,

@@ -35,8 +35,6 @@ pub struct Leader {
     start_ticks: u64,
     /// For how long it has run.
     pub age: Duration,
-    /// Its real and effective user ids.
-    pub uids: [u32; 2],
     /// Its environment when it became its program. A program can overwrite it
     /// (`setproctitle(3)` does), so that it may say nothing; only those who may trace the process
     /// can have it say something else.
@@ -71,7 +69,8 @@ impl Leader {
     ///
     /// # Errors
     /// `/proc` cannot be read.
-    pub fn find(pid: u32, users: &BTreeSet<u32>) -> Result<Option<Self>, ProcessError> {
+    #[cfg(test)]
+    fn find(pid: u32, users: &BTreeSet<u32>) -> Result<Option<Self>, ProcessError> {
         let here = network_namespace(Path::new("/proc/thread-self/ns/net")).map_err(|errno| {
             ProcessError::Host { operation: ProcessOperation::Read("ns/net"), errno }
         })?;
@@ -92,7 +91,6 @@ impl Leader {
         let leader = Self {
             start_ticks: found.start_ticks,
             age: age(found.start_ticks),
-            uids: uids(pid)?.unwrap_or_default(),
             environment: with_ids_of(pid, || environment(pid)).unwrap_or_default(),
             label: with_ids_of(pid, || label(pid)).unwrap_or_default(),
             pidfd,
@@ -114,10 +112,9 @@ impl Leader {
             Err(error) => return Err(error),
         };
         let read = |pidfd: PidFd| -> Result<Option<Self>, ProcessError> {
-            let Some(uids) = uids(pid)?.filter(|uids| uids.iter().all(|id| users.contains(id)))
-            else {
+            if !uids(pid)?.is_some_and(|uids| uids.iter().all(|id| users.contains(id))) {
                 return Ok(None);
-            };
+            }
             with_ids_of(pid, || {
                 let namespace = network_namespace(Path::new(&format!("/proc/{pid}/ns/net")));
                 let namespace =
@@ -129,7 +126,6 @@ impl Leader {
                     pidfd,
                     start_ticks: found.start_ticks,
                     age: age(found.start_ticks),
-                    uids,
                     environment: environment(pid)?,
                     label: label(pid)?,
                 }))

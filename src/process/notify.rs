@@ -34,12 +34,14 @@ pub struct NotifyMessage {
     pub text: Vec<u8>,
     /// Descriptors that came along. They are closed with this: one who waits for that (`BARRIER=1`)
     /// then knows that all that it has said before was taken in.
+    #[cfg_attr(not(test), expect(dead_code, reason = "closed when the message is dropped"))]
     descriptors: Vec<OwnedFd>,
 }
 
 impl NotifyMessage {
     /// How many descriptors came along.
-    pub fn descriptors(&self) -> usize {
+    #[cfg(test)]
+    fn descriptors(&self) -> usize {
         self.descriptors.len()
     }
 }

@@ -74,12 +74,6 @@ impl ListenTable {
         self.sockets.iter().map(|(_, socket)| socket.port).collect()
     }
 
-    /// The ports that something listens on by this transport.
-    pub fn ports_of(&self, transport: Transport) -> BTreeSet<u16> {
-        let of_transport = self.sockets.iter().filter(|(of, _)| *of == transport);
-        of_transport.map(|(_, socket)| socket.port).collect()
-    }
-
     /// The inodes of those of them that are on these ports.
     pub fn inodes_on(&self, ports: &[u16]) -> HashSet<u32> {
         let on_ports = self.sockets.iter().filter(|(_, socket)| ports.contains(&socket.port));

@@ -56,7 +56,8 @@ impl Spawn {
     /// [`ProcessError::Fork`] if there is no process to be had, which may be different later;
     /// [`ProcessError::Exec`] and [`ProcessError::Directory`] name what cannot be run or entered;
     /// [`ProcessError::Prepare`]; [`ProcessError::ZeroByte`].
-    pub fn start(&self, output: &Output) -> Result<Child, ProcessError> {
+    #[cfg(test)]
+    pub(super) fn start(&self, output: &Output) -> Result<Child, ProcessError> {
         self.start_with(&[], output)
     }
 

@@ -85,7 +85,8 @@ pub enum RetireTarget {
 
 impl Request {
     /// The word for it in the protocol and on the command line.
-    pub fn name(&self) -> &'static str {
+    #[cfg(test)]
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Status => "status",
             Self::Explain { .. } => "explain",
@@ -99,7 +100,8 @@ impl Request {
 
 impl Command {
     /// The word for it in the protocol and on the command line.
-    pub fn name(&self) -> &'static str {
+    #[cfg(test)]
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Reload { .. } => "reload",
             Self::Promote => "promote",

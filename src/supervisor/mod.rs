@@ -115,7 +115,9 @@ pub use health::{
     WatchLimits,
 };
 pub use input::{Input, MemoryUsage, RequestId, Sockets, Start};
-pub use rules::{Repairs, Verification};
+#[cfg(test)]
+pub(crate) use rules::Repairs;
+pub use rules::Verification;
 pub use settings::Settings;
 pub use state::Supervisor;
 pub use takeover::{

@@ -3,4 +3,4 @@
 
 mod connection;
 
-pub use connection::{CloseReason, Peer, PeerAction, PeerEvent, PeerLimits, UNREAD_LIMIT};
+pub use connection::{Peer, PeerAction, PeerEvent, PeerLimits, UNREAD_LIMIT};

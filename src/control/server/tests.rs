@@ -8,7 +8,8 @@ use tokio::time::Instant;
 
 use super::acceptor::may_command;
 use super::*;
-use crate::control::{Client, ControlDir, MAX_LINE, PeerEvent, Reply, WorkerOrder};
+use crate::control::{Client, ControlDir, PeerEvent, Reply, WorkerOrder};
+use crate::line_protocol::MAX_LINE;
 use crate::plan::{ClusterName, Generation, Seat};
 use crate::protocol::Refusal;
 use crate::protocol::{

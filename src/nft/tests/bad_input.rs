@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use crate::netlink::{Attributes, Messages};
-use crate::nft::read_bytes;
+use crate::nft::fuzzing::read_bytes;
 use crate::nft::wire::batch::Batch;
 use crate::plan::{Listeners, Partition, Plan, Weights};
 use crate::ruleset::Transaction;

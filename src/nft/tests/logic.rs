@@ -4,9 +4,8 @@ use nix::errno::Errno;
 
 use super::{parsed, port};
 use crate::netlink::Error;
-use crate::nft::{
-    Applied, Disturbance, Fake, Firewall, Injection, NftError, Protection, TableOwner,
-};
+use crate::nft::wire::table::TableOwner;
+use crate::nft::{Applied, Disturbance, Fake, Firewall, Injection, NftError, Protection};
 use crate::plan::{Generation, Listeners, Occupant, Ownership, Partition, Plan, Seat, Weights};
 use crate::ruleset::{ChainName, CounterValue, Operation, TableName, Transaction, lower};
 

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::{captured, parsed, port};
 use crate::netlink::{Attributes, close_message, put_header};
-use crate::nft::read_bytes;
+use crate::nft::fuzzing::read_bytes;
 use crate::nft::wire::expression::Expression;
 use crate::nft::wire::message::{
     INET_HEADER, NEW_CHAIN, NEW_OBJECT, NEW_RULE, NEW_SET, NEW_SET_ELEMENT, NEW_TABLE, kind,

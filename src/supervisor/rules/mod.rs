@@ -5,6 +5,8 @@ mod desired;
 mod kernel;
 mod repair;
 
-pub use repair::{Repairs, Verification};
+#[cfg(test)]
+pub(crate) use repair::Repairs;
+pub use repair::Verification;
 
 pub(super) use kernel::Kernel;

@@ -99,7 +99,7 @@ fn any_other_first_message_ends_the_connection_and_is_answered() {
         (b"1\n".to_vec(), 0, "expected a JSON object, found a number"),
         (b"\"x\"\r".to_vec(), 0, "expected a JSON object, found a text"),
         (b"\xff\n".to_vec(), 0, "line is not UTF-8 from byte 0 on"),
-        (vec![b' '; crate::control::MAX_LINE + 1], 0, "line of more than 65536 bytes"),
+        (vec![b' '; crate::line_protocol::MAX_LINE + 1], 0, "line of more than 65536 bytes"),
     ] {
         let mut peer = new();
         let (answered, text, end) = refusal(peer.receive(&first, MS));
