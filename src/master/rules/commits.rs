@@ -109,9 +109,7 @@ fn read(watch: &mut Watch, firewall: &Firewall) -> Result<Commits, NftError> {
                 }
             }
             WatchEvent::Lost => {
-                tracing::warn!(
-                    "missed changes that others made to rules, since notifications were lost: all is read again"
-                );
+                tracing::warn!("notifications of rule changes were lost: all rules are read again");
                 others_changed = true;
                 inputs.push_back(Input::NotificationsLost);
             }
