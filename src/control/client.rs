@@ -15,7 +15,7 @@ use crate::protocol::{EventRecord, Outcome, Request};
 
 /// A connection to the master of one cluster.
 #[derive(Debug)]
-pub struct Client {
+pub(crate) struct Client {
     name: ClusterName,
     socket: PathBuf,
     stream: UnixStream,
@@ -30,7 +30,7 @@ impl Client {
     /// [`ControlError::NoneRuns`] and [`ControlError::SeveralRun`];
     /// [`ControlError::ForeignMaster`] if the socket is served by a user who is neither root nor
     /// ours; [`ControlError::Io`].
-    pub async fn connect(
+    pub(crate) async fn connect(
         directory: &ControlDir,
         name: Option<&ClusterName>,
     ) -> Result<Self, ControlError> {
@@ -64,7 +64,7 @@ impl Client {
     /// [`ControlError::Failed`] if the master says so; [`ControlError::Disconnected`] if it ends
     /// first; [`ControlError::NoAnswer`]; [`ControlError::Message`] if it sends something else;
     /// [`ControlError::Io`].
-    pub async fn ask(
+    pub(crate) async fn ask(
         &mut self,
         request: impl Into<Request>,
         progress: impl FnMut(&str),
@@ -85,7 +85,7 @@ impl Client {
     }
 
     /// How long a master may take for an answer that needs no work.
-    pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+    pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
     /// Asks for events, and gives each to `happened` until that returns `false` or the master ends,
     /// be it by a crash.
@@ -93,7 +93,7 @@ impl Client {
     /// # Errors
     /// [`ControlError::Failed`] if the master refuses, since there are too many subscribers;
     /// [`ControlError::Message`]; [`ControlError::Io`].
-    pub async fn events(
+    pub(crate) async fn events(
         &mut self,
         mut happened: impl FnMut(EventRecord) -> bool,
     ) -> Result<(), ControlError> {
@@ -175,7 +175,7 @@ impl Client {
 ///
 /// # Errors
 /// [`ControlError::ForeignMaster`], [`ControlError::Io`].
-pub fn connect_to_master(
+pub(crate) fn connect_to_master(
     directory: &ControlDir,
     name: &ClusterName,
 ) -> Result<Option<(std::os::unix::net::UnixStream, u32)>, ControlError> {

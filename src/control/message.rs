@@ -13,7 +13,7 @@ impl Request {
     ///
     /// # Errors
     /// A [`MessageError`] that says what about the line is wrong, and what is expected.
-    pub fn parse(line: &str) -> Result<Self, MessageError> {
+    pub(crate) fn parse(line: &str) -> Result<Self, MessageError> {
         let value: Value = serde_json::from_str(line).map_err(not_json)?;
         let Value::Object(mut fields) = value else {
             return Err(MessageError::NotAnObject { found: kind(&value) });
@@ -34,7 +34,7 @@ impl Request {
     }
 
     /// The request as a line, without its end.
-    pub fn emit(&self) -> String {
+    pub(crate) fn emit(&self) -> String {
         #[derive(Serialize)]
         struct Line<'a> {
             v: u32,
@@ -113,7 +113,7 @@ impl Verb {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
-pub enum Reply {
+pub(crate) enum Reply {
     /// How far it is; more follows.
     Progress(String),
     /// Some of the workers of the [`Status`] that follows.
@@ -133,7 +133,7 @@ impl Reply {
     ///
     /// # Errors
     /// [`MessageError::NotJson`], [`MessageError::UnknownReply`].
-    pub fn parse(line: &str) -> Result<Self, MessageError> {
+    pub(crate) fn parse(line: &str) -> Result<Self, MessageError> {
         serde_json::from_str(line).map_err(|error| match error.classify() {
             serde_json::error::Category::Data => {
                 MessageError::UnknownReply { reason: cut(&error.to_string(), 200) }
@@ -145,7 +145,7 @@ impl Reply {
     /// The reply as lines, without their ends, none of which is longer than
     /// [`MAX_LINE`](super::MAX_LINE): long texts are cut, and the workers of a large cluster come
     /// in lines of their own.
-    pub fn emit(self) -> Vec<String> {
+    pub(crate) fn emit(self) -> Vec<String> {
         match self {
             Self::Progress(text) => vec![Self::Progress(cut(&text, TEXT_LIMIT)).line()],
             Self::Workers(workers) => in_lines(workers),

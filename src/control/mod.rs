@@ -64,20 +64,21 @@ mod message;
 mod server;
 mod token_bucket;
 
-pub use client::{Client, connect_to_master};
-pub use directory::{ControlDir, Lock};
+pub(crate) use client::{Client, connect_to_master};
+pub use directory::ControlDir;
+pub(crate) use directory::Lock;
 pub use error::ControlError;
-pub use legacy::{Peer, PeerAction, PeerEvent, PeerLimits, UNREAD_LIMIT};
-pub use message::Reply;
+pub use legacy::{Peer, PeerAction, PeerLimits};
+pub(crate) use legacy::{PeerEvent, UNREAD_LIMIT};
+pub(crate) use message::Reply;
 #[cfg(test)]
 pub(crate) use server::ReplyReceiver;
-pub use server::{
+pub(crate) use server::{
     AcceptGate, ControlDescriptors, ControlLimits, ControlServer, JoinRequest, ReceivedRequest,
     Responder, WorkerEvent, WorkerLink, WorkersSocket,
 };
 pub use token_bucket::{LINE_INTERVAL, LINES_AT_ONCE};
 
 // Part of what is said over the socket.
-pub use crate::line_protocol::{
-    FromWorker, LineDecoder, MessageError, ToWorker, WorkerInfo, WorkerOrder, worker_ports,
-};
+pub use crate::line_protocol::{FromWorker, ToWorker, WorkerOrder};
+pub(crate) use crate::line_protocol::{LineDecoder, MessageError, WorkerInfo, worker_ports};

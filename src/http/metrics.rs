@@ -8,7 +8,7 @@ use crate::protocol::{Status, WorkerState};
 
 /// The metrics of a cluster in the text format of Prometheus, version 0.0.4; see [`crate::http`] for
 /// what they mean. The same status gives the same text.
-pub fn metrics(status: &Status) -> String {
+pub(crate) fn metrics(status: &Status) -> String {
     let mut text = Exposition::default();
     text.metric("ipcluster_generation", Kind::Gauge, "The generation in force.")
         .add(&[], status.generation);

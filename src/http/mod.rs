@@ -54,5 +54,5 @@ mod metrics;
 mod server;
 
 pub use error::HttpError;
-pub use metrics::metrics;
-pub use server::{HttpLimits, HttpServer, StatusSource};
+pub(crate) use metrics::metrics;
+pub(crate) use server::{HttpLimits, HttpServer, StatusSource};

@@ -22,14 +22,14 @@ use crate::protocol::Refusal;
 use crate::protocol::Status;
 
 /// Where a [`HttpServer`] learns the state of the cluster.
-pub trait StatusSource: Send + Sync + 'static {
+pub(crate) trait StatusSource: Send + Sync + 'static {
     /// The state of the cluster, or why it is not known. Asked for by one at a time.
     fn status(&self) -> impl Future<Output = Result<Status, Refusal>> + Send;
 }
 
 /// Limits on the clients of a [`HttpServer`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HttpLimits {
+pub(crate) struct HttpLimits {
     /// Connections at a time, above 0; further ones wait in the kernel until one of these has ended.
     pub connections: usize,
     /// Time for a client to send its request, its head at least.
@@ -53,7 +53,7 @@ impl Default for HttpLimits {
 
 /// An HTTP server that listens: clients can connect, and are served by [`Self::serve`].
 #[derive(Debug)]
-pub struct HttpServer {
+pub(crate) struct HttpServer {
     listener: tokio::net::TcpListener,
     limits: HttpLimits,
 }
@@ -73,7 +73,7 @@ impl HttpServer {
     ///
     /// # Panics
     /// Outside a tokio runtime with IO.
-    pub fn bind(address: SocketAddr, limits: HttpLimits) -> Result<Self, HttpError> {
+    pub(crate) fn bind(address: SocketAddr, limits: HttpLimits) -> Result<Self, HttpError> {
         let listen = || {
             let listener = TcpListener::bind(address)?;
             listener.set_nonblocking(true)?;
@@ -90,7 +90,7 @@ impl HttpServer {
     ///
     /// # Panics
     /// Outside a tokio runtime with IO.
-    pub fn handed_over(
+    pub(crate) fn handed_over(
         descriptor: OwnedFd,
         address: SocketAddr,
         limits: HttpLimits,
@@ -111,7 +111,7 @@ impl HttpServer {
     ///
     /// # Panics
     /// Outside a tokio runtime with IO and time.
-    pub async fn serve(self, source: impl StatusSource) -> Infallible {
+    pub(crate) async fn serve(self, source: impl StatusSource) -> Infallible {
         let Self { listener, limits } = self;
         let cache = Arc::new(StatusCache { source, limits, last: Mutex::new(None) });
         let mut connections = JoinSet::new();

@@ -3,7 +3,7 @@
 use super::MessageError;
 
 /// The longest line, in bytes, its end not counted.
-pub const MAX_LINE: usize = 64 * 1024;
+pub(crate) const MAX_LINE: usize = 64 * 1024;
 
 /// Cuts a stream of bytes into lines.
 ///
@@ -11,7 +11,7 @@ pub const MAX_LINE: usize = 64 * 1024;
 /// neither unescaped. Never holds more than [`MAX_LINE`] bytes and what one call of
 /// [`Self::feed`] brought.
 #[derive(Debug, Default)]
-pub struct LineDecoder {
+pub(crate) struct LineDecoder {
     buffer: Vec<u8>,
     /// So many bytes of the buffer hold no end of line.
     scanned: usize,
@@ -21,7 +21,7 @@ pub struct LineDecoder {
 
 impl LineDecoder {
     /// Takes the next bytes of the stream. Call [`Self::line`] until it has no more.
-    pub fn feed(&mut self, bytes: &[u8]) {
+    pub(crate) fn feed(&mut self, bytes: &[u8]) {
         if !self.broken {
             self.buffer.extend_from_slice(bytes);
         }
@@ -32,7 +32,7 @@ impl LineDecoder {
     /// # Errors
     /// [`MessageError::NotUtf8`]: that line is dropped, the next ones are good.
     /// [`MessageError::TooLong`], from then on at every call: the stream is of no more use.
-    pub fn line(&mut self) -> Result<Option<String>, MessageError> {
+    pub(crate) fn line(&mut self) -> Result<Option<String>, MessageError> {
         while !self.broken {
             let Some(length) = self.find_end() else {
                 self.broken = self.buffer.len() > MAX_LINE;
@@ -59,7 +59,7 @@ impl LineDecoder {
 
     /// Whether bytes are kept that [`Self::line`] has not given yet: after it gave `None`, those of a
     /// line whose end has not come.
-    pub fn is_amid_line(&self) -> bool {
+    pub(crate) fn is_amid_line(&self) -> bool {
         !self.buffer.is_empty()
     }
 

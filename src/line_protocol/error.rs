@@ -3,7 +3,7 @@ use super::text::cut;
 use crate::plan::Port;
 
 /// The version of the protocol, the `v` of each request.
-pub const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 1;
 
 /// Why a line from a peer is no message. Text of the peer is cut and escaped.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

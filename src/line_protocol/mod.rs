@@ -7,9 +7,10 @@ mod error;
 mod text;
 mod worker;
 
-pub use decoder::{LineDecoder, MAX_LINE};
-pub use error::{MessageError, VERSION};
+pub(crate) use decoder::{LineDecoder, MAX_LINE};
+pub(crate) use error::{MessageError, VERSION};
 pub(crate) use error::{not_json, wrong};
 pub(crate) use text::{cut, kind, shorten};
-pub use worker::{FromWorker, ToWorker, WorkerInfo, WorkerOrder, worker_ports};
+pub use worker::{FromWorker, ToWorker, WorkerOrder};
+pub(crate) use worker::{WorkerInfo, worker_ports};
 pub(crate) use worker::{id_of, is_worker_line};

@@ -264,7 +264,7 @@ pub(crate) fn id_of(line: &str) -> u64 {
 /// # Errors
 /// [`MessageError::Portmap`]: a public port is missing, one is not public, or a worker port is given
 /// twice.
-pub fn worker_ports(
+pub(crate) fn worker_ports(
     public: &[Port],
     reported: &BTreeMap<Port, Port>,
 ) -> Result<Vec<Port>, MessageError> {

@@ -13,7 +13,7 @@ use crate::sys::Ids;
 /// Whom workers run as: a user, a group and supplementary groups. Looked up once, since after a
 /// fork nothing can be.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Account {
+pub(crate) struct Account {
     uid: u32,
     gid: u32,
     groups: Vec<u32>,
@@ -37,7 +37,10 @@ impl Account {
     ///
     /// # Errors
     /// [`ProcessError::Account`] names the key at fault.
-    pub fn look_up(user: Option<&str>, group: Option<&str>) -> Result<Option<Self>, ProcessError> {
+    pub(crate) fn look_up(
+        user: Option<&str>,
+        group: Option<&str>,
+    ) -> Result<Option<Self>, ProcessError> {
         let gid = group.map(find_group).transpose()?;
         let Some(user) = user else {
             let uid = geteuid().as_raw();
@@ -67,12 +70,12 @@ impl Account {
     }
 
     /// The user's number.
-    pub fn uid(&self) -> u32 {
+    pub(crate) fn uid(&self) -> u32 {
         self.uid
     }
 
     /// The number of its primary group.
-    pub fn gid(&self) -> u32 {
+    pub(crate) fn gid(&self) -> u32 {
         self.gid
     }
 
@@ -84,16 +87,16 @@ impl Account {
 
     /// Whether this process has this user and group already: then there is nothing to change, and
     /// the supplementary groups stay those of this process.
-    pub fn is_ours(&self) -> bool {
+    pub(crate) fn is_ours(&self) -> bool {
         (self.uid, self.gid) == (geteuid().as_raw(), getegid().as_raw())
     }
 
     /// The names of all variables that say who a process runs as.
-    pub const VARIABLES: [&'static str; 4] = ["USER", "LOGNAME", "HOME", "SHELL"];
+    pub(crate) const VARIABLES: [&'static str; 4] = ["USER", "LOGNAME", "HOME", "SHELL"];
 
     /// `USER`, `LOGNAME`, `HOME` and `SHELL` of the user, as systemd sets them where a unit has
     /// `User=`. None for a user that the system knows by number alone.
-    pub fn variables(&self) -> Vec<(OsString, OsString)> {
+    pub(crate) fn variables(&self) -> Vec<(OsString, OsString)> {
         let Some(login) = &self.login else { return Vec::new() };
         let values = [&login.name, &login.name, &login.home, &login.shell];
         Self::VARIABLES
@@ -108,7 +111,7 @@ impl Account {
     ///
     /// # Errors
     /// [`ProcessError::Account`] names the key at fault.
-    pub fn check(&self) -> Result<(), ProcessError> {
+    pub(crate) fn check(&self) -> Result<(), ProcessError> {
         if self.is_ours() {
             return Ok(());
         }

@@ -26,7 +26,7 @@ use super::stat::{self, Stat};
 ///
 /// Dropping it ends nothing and waits for nothing: workers outlive their master.
 #[derive(Debug)]
-pub struct Child {
+pub(crate) struct Child {
     pidfd: PidFd,
     parentage: Parentage,
 }
@@ -54,17 +54,17 @@ impl Child {
     }
 
     /// Whether another master has started it.
-    pub fn is_adopted(&self) -> bool {
+    pub(crate) fn is_adopted(&self) -> bool {
         self.parentage != Parentage::Ours
     }
 
     /// Its number, which is that of its group and session, too.
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.pidfd.pid()
     }
 
     /// Its descriptor.
-    pub fn pidfd(&self) -> &PidFd {
+    pub(crate) fn pidfd(&self) -> &PidFd {
         &self.pidfd
     }
 
@@ -73,7 +73,7 @@ impl Child {
     ///
     /// # Errors
     /// No descriptor or no memory is left.
-    pub fn exited(&self) -> impl Future<Output = Result<(), ProcessError>> + Send + use<> {
+    pub(crate) fn exited(&self) -> impl Future<Output = Result<(), ProcessError>> + Send + use<> {
         self.pidfd.exited()
     }
 
@@ -83,7 +83,7 @@ impl Child {
     /// # Errors
     /// `ECHILD` if something else in this process waits for children that are not its own, such as
     /// `waitpid(-1)`.
-    pub fn exit(&self) -> Result<Option<Exit>, ProcessError> {
+    pub(crate) fn exit(&self) -> Result<Option<Exit>, ProcessError> {
         match (self.parentage, self.pidfd.peek()) {
             (Parentage::Adopted { .. }, Err(error)) if error.errno() == Some(Errno::ECHILD) => {
                 let has_exited = self.pidfd.has_exited()?;
@@ -106,7 +106,7 @@ impl Child {
     ///
     /// # Errors
     /// `EPERM` if not one of them may be signalled.
-    pub fn signal_group(&self, signal: Signal) -> Result<Delivery, ProcessError> {
+    pub(crate) fn signal_group(&self, signal: Signal) -> Result<Delivery, ProcessError> {
         match (self.pidfd.signal_group(signal), self.parentage) {
             (Err(error), parentage) if error.errno() == Some(Errno::EINVAL) => match parentage {
                 Parentage::Ours => self.signal_group_number(signal),
@@ -134,7 +134,7 @@ impl Child {
     ///
     /// # Errors
     /// `EPERM` or `EACCES` if one of them could not be changed; the others are.
-    pub fn renice_group(&self, nice: i32) -> Result<Delivery, ProcessError> {
+    pub(crate) fn renice_group(&self, nice: i32) -> Result<Delivery, ProcessError> {
         let failed = |errno| failed(self.pid(), ProcessOperation::Renice, errno);
         // Of an adopted one that holds while it lives; what it leaves behind keeps its value.
         if self.is_adopted() && self.pidfd.has_exited()? {
@@ -194,7 +194,7 @@ impl Child {
     ///
     /// # Errors
     /// `/proc` cannot be read.
-    pub fn others(&self) -> Result<usize, ProcessError> {
+    pub(crate) fn others(&self) -> Result<usize, ProcessError> {
         let leader = self.pid();
         let this = std::process::id();
         let mut alive = 0;
@@ -231,7 +231,7 @@ impl Child {
     ///
     /// # Errors
     /// It still runs (`error` is `None`), or what [`exit`](Self::exit) says.
-    pub fn reap(self) -> Result<Exit, Unreaped> {
+    pub(crate) fn reap(self) -> Result<Exit, Unreaped> {
         match self.pidfd.reap() {
             Ok(Some(exit)) => Ok(exit),
             // Its parent does that, who need not be this process.
@@ -256,7 +256,7 @@ impl AsFd for Child {
 
 /// A child that could not be waited for.
 #[derive(Debug)]
-pub struct Unreaped {
+pub(crate) struct Unreaped {
     /// The child, as it was.
     #[cfg_attr(not(test), expect(dead_code, reason = "the master goes on without it"))]
     pub child: Child,

@@ -2,7 +2,7 @@ use super::capabilities::Capabilities;
 use super::error::ProcessError;
 
 /// The effective user id of this process.
-pub fn effective_uid() -> u32 {
+pub(crate) fn effective_uid() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
@@ -13,7 +13,7 @@ pub fn effective_uid() -> u32 {
 ///
 /// # Errors
 /// The kernel does not tell.
-pub fn has_cap_net_admin() -> Result<bool, ProcessError> {
+pub(crate) fn has_cap_net_admin() -> Result<bool, ProcessError> {
     Ok(Capabilities::effective()?.has(Capabilities::NET_ADMIN))
 }
 

@@ -13,7 +13,7 @@ use rustix::net::{
 use super::error::{ProcessError, ProcessOperation, errno_from};
 
 /// The most descriptors that one message carries (`SCM_MAX_FD`, include/net/scm.h).
-pub const MAX_DESCRIPTORS: usize = 253;
+const MAX_DESCRIPTORS: usize = 253;
 
 /// Sends `bytes`, at least one, and a copy of each descriptor, at most [`MAX_DESCRIPTORS`]
 /// (`SCM_RIGHTS`, unix(7)). From here on each is open until both this process and the receiver have

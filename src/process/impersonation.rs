@@ -34,7 +34,7 @@ pub(crate) fn with_ids_of<T>(pid: u32, work: impl FnOnce() -> T) -> T {
 ///
 /// # Errors
 /// [`ProcessError::Host`], `EPERM` without `CAP_SETGID`: nothing was done.
-pub fn with_group<T>(gid: u32, work: impl FnOnce() -> T) -> Result<T, ProcessError> {
+pub(crate) fn with_group<T>(gid: u32, work: impl FnOnce() -> T) -> Result<T, ProcessError> {
     let failed = |errno| ProcessError::Host { operation: ProcessOperation::SetGroups, errno };
     if gid == u32::MAX {
         return Err(failed(nix::errno::Errno::EINVAL));

@@ -29,7 +29,7 @@ use super::stat::{self, Stat};
 /// one process, and the pidfd stands for that one. A pid that was given to another process between
 /// two reads is found out.
 #[derive(Debug)]
-pub struct Leader {
+pub(crate) struct Leader {
     pidfd: PidFd,
     /// Clock ticks from boot to its start.
     start_ticks: u64,
@@ -51,7 +51,7 @@ impl Leader {
     ///
     /// # Errors
     /// `/proc` cannot be read.
-    pub fn all(users: &BTreeSet<u32>) -> Result<Vec<Self>, ProcessError> {
+    pub(crate) fn all(users: &BTreeSet<u32>) -> Result<Vec<Self>, ProcessError> {
         let here = network_namespace(Path::new("/proc/thread-self/ns/net")).map_err(|errno| {
             ProcessError::Host { operation: ProcessOperation::Read("ns/net"), errno }
         })?;
@@ -85,7 +85,7 @@ impl Leader {
     ///
     /// # Errors
     /// `/proc` cannot be read.
-    pub fn of(pidfd: PidFd) -> Result<Option<Self>, ProcessError> {
+    pub(crate) fn of(pidfd: PidFd) -> Result<Option<Self>, ProcessError> {
         let pid = pidfd.pid();
         let Some(found) = Stat::read(pid)?.filter(|stat| !stat.ended) else { return Ok(None) };
         let leader = Self {
@@ -150,12 +150,12 @@ impl Leader {
     }
 
     /// Its process id.
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.pidfd.pid()
     }
 
     /// The value of a variable of its environment, if that is text.
-    pub fn variable(&self, name: &str) -> Option<&str> {
+    pub(crate) fn variable(&self, name: &str) -> Option<&str> {
         self.environment.get(OsStr::new(name))?.to_str()
     }
 
@@ -164,12 +164,15 @@ impl Leader {
     ///
     /// # Errors
     /// [`ProcessError::Process`].
-    pub fn listening_sockets(&self, inodes: HashSet<u32>) -> Result<Vec<HeldSocket>, ProcessError> {
+    pub(crate) fn listening_sockets(
+        &self,
+        inodes: HashSet<u32>,
+    ) -> Result<Vec<HeldSocket>, ProcessError> {
         HeldSocket::of_process(&self.pidfd, inodes)
     }
 
     /// Takes it over: from here on it is watched and signalled like a child.
-    pub fn adopt(self) -> Child {
+    pub(crate) fn adopt(self) -> Child {
         Child::adopted(self.pidfd, self.start_ticks)
     }
 }
@@ -177,7 +180,7 @@ impl Leader {
 /// Which processes hold sockets on worker ports, at one moment: listening ones, connections, and
 /// UDP sockets.
 #[derive(Debug)]
-pub struct PortHolders {
+pub(crate) struct PortHolders {
     sockets: Vec<LocalSocket>,
     /// Each process that is alive, with its session.
     processes: Vec<(u32, u32)>,
@@ -188,7 +191,7 @@ impl PortHolders {
     ///
     /// # Errors
     /// [`ProcessError::Sockets`]; `/proc` cannot be read.
-    pub fn read(
+    pub(crate) fn read(
         sockets: &mut Sockets,
         ports: std::ops::RangeInclusive<u16>,
     ) -> Result<Self, ProcessError> {
@@ -202,7 +205,7 @@ impl PortHolders {
     ///
     /// # Errors
     /// `/proc` cannot be read.
-    pub fn ports_of(&self, session: u32) -> Result<BTreeSet<u16>, ProcessError> {
+    pub(crate) fn ports_of(&self, session: u32) -> Result<BTreeSet<u16>, ProcessError> {
         let mut ports = BTreeSet::new();
         for (pid, _) in self.processes.iter().filter(|(_, of)| *of == session) {
             let inodes = match socket_inodes(*pid) {
@@ -223,7 +226,7 @@ impl PortHolders {
     ///
     /// # Errors
     /// `/proc` cannot be read.
-    pub fn holds(&self, session: u32, ports: &[u16]) -> Result<bool, ProcessError> {
+    pub(crate) fn holds(&self, session: u32, ports: &[u16]) -> Result<bool, ProcessError> {
         let held = self.ports_of(session)?;
         Ok(ports.iter().any(|port| held.contains(port)))
     }

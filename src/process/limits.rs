@@ -22,7 +22,7 @@ pub fn raise_descriptor_limit() -> Result<u64, ProcessError> {
 ///
 /// # Errors
 /// [`ProcessError::Host`] if the kernel refuses.
-pub fn own_nice() -> Result<i32, ProcessError> {
+pub(crate) fn own_nice() -> Result<i32, ProcessError> {
     getpriority_process(None).map_err(failed)
 }
 

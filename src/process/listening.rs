@@ -188,7 +188,7 @@ fn inspect(descriptor: &OwnedFd) -> rustix::io::Result<Option<(Transport, u16)>>
 ///
 /// # Errors
 /// [`ProcessError::Host`].
-pub fn somaxconn() -> Result<u32, ProcessError> {
+pub(crate) fn somaxconn() -> Result<u32, ProcessError> {
     const FILE: &str = "net.core.somaxconn";
     let failed = |errno| ProcessError::Host { operation: ProcessOperation::Read(FILE), errno };
     // Not /proc/sys/net: /proc/self/net is that of the process, and of /proc/sys the same holds.

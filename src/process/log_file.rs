@@ -20,7 +20,7 @@ impl Output {
     /// # Errors
     /// [`ProcessError::Output`], which names the file: `ELOOP` if it is a symbolic link, `EINVAL`
     /// if it is something else than a file, and those of open(2).
-    pub fn append_to(path: &Path) -> Result<Self, ProcessError> {
+    pub(crate) fn append_to(path: &Path) -> Result<Self, ProcessError> {
         let label = path.display().to_string();
         let failed = |errno| ProcessError::Output {
             label: label.clone(),
@@ -54,7 +54,7 @@ impl OutputReader {
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn read_last_lines(&mut self) -> Result<(), ProcessError> {
+    pub(crate) fn read_last_lines(&mut self) -> Result<(), ProcessError> {
         let Some(begin) = self.log_begin else { return Ok(()) };
         let size = self.size()?;
         // Somebody may have truncated it.

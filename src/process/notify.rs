@@ -27,7 +27,7 @@ const LONGEST: usize = 4096;
 
 /// A message, with what came along.
 #[derive(Debug)]
-pub struct NotifyMessage {
+pub(crate) struct NotifyMessage {
     /// Who sent it.
     pub sender: Sender,
     /// Its lines, as they were written. Empty if it was too long.
@@ -48,7 +48,7 @@ impl NotifyMessage {
 
 /// Who sent a message, as the kernel says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sender {
+pub(crate) struct Sender {
     /// Its number, for display; 0 for a process of another pid namespace.
     pub pid: u32,
     /// Its session when the message was read: the pid of the process that made it, which for a
@@ -81,14 +81,14 @@ fn has_its_number(pidfd: OwnedFd) -> bool {
 /// while no master runs. Workers outlive their master, so the path does not depend on it; the next one
 /// puts a new socket in its place. What is written while none runs is refused (`ECONNREFUSED`).
 #[derive(Debug)]
-pub struct NotifySocket {
+pub(crate) struct NotifySocket {
     path: PathBuf,
     socket: UnixDatagram,
 }
 
 /// What [`NotifySocket::receive`] finds.
 #[derive(Debug)]
-pub enum Received {
+pub(crate) enum Received {
     /// A message.
     Message(NotifyMessage),
     /// Nothing (any more).
@@ -102,7 +102,7 @@ impl NotifySocket {
     /// # Errors
     /// [`ProcessError::NotifySocket`]: the path is too long, taken by something that is no socket of this
     /// user, or cannot be made.
-    pub fn bind(path: &Path) -> Result<Self, ProcessError> {
+    pub(crate) fn bind(path: &Path) -> Result<Self, ProcessError> {
         Self::bind_with_mode(path, 0o600)
     }
 
@@ -111,7 +111,7 @@ impl NotifySocket {
     ///
     /// # Errors
     /// As [`Self::bind`].
-    pub fn bind_for_group(path: &Path) -> Result<Self, ProcessError> {
+    pub(crate) fn bind_for_group(path: &Path) -> Result<Self, ProcessError> {
         Self::bind_with_mode(path, 0o660)
     }
 
@@ -126,12 +126,12 @@ impl NotifySocket {
     }
 
     /// The socket of an earlier master, with all that waits there.
-    pub fn handed_over(path: PathBuf, socket: OwnedFd) -> Self {
+    pub(crate) fn handed_over(path: PathBuf, socket: OwnedFd) -> Self {
         Self { path, socket: socket.into() }
     }
 
     /// Its path: what workers get as `NOTIFY_SOCKET`.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
@@ -139,7 +139,7 @@ impl NotifySocket {
     ///
     /// # Errors
     /// [`ProcessError::NotifySocket`]. The next one can be read all the same.
-    pub fn receive(&self) -> Result<Received, ProcessError> {
+    pub(crate) fn receive(&self) -> Result<Received, ProcessError> {
         let mut buffer = [0; LONGEST];
         let datagram = match sys::receive_datagram(self.socket.as_fd(), &mut buffer) {
             Ok(datagram) => datagram,
@@ -155,7 +155,7 @@ impl NotifySocket {
     ///
     /// # Errors
     /// [`ProcessError::NotifySocket`].
-    pub fn remove(self) -> Result<(), ProcessError> {
+    pub(crate) fn remove(self) -> Result<(), ProcessError> {
         fs::remove_file(&self.path).map_err(|error| notify_error(&self.path, errno_of(&error)))
     }
 
@@ -166,7 +166,7 @@ impl NotifySocket {
     ///
     /// # Panics
     /// Outside a tokio runtime with IO.
-    pub fn readable(&self) -> io::Result<AsyncFd<OwnedFd>> {
+    pub(crate) fn readable(&self) -> io::Result<AsyncFd<OwnedFd>> {
         sys::watch_readable(self.socket.as_fd().try_clone_to_owned()?)
     }
 }

@@ -43,7 +43,7 @@ pub(super) const LAST_BYTES: usize = 16 * 1024;
 /// overwrite each other. What was read is given back to the kernel at once. While no master runs
 /// the file grows with what is printed, in the memory of the worker's control group.
 #[derive(Debug)]
-pub struct Output {
+pub(crate) struct Output {
     pub(super) file: OwnedFd,
     pub(super) label: String,
     /// The length of a file on disk when it was opened; none for one in memory.
@@ -56,7 +56,7 @@ impl Output {
     ///
     /// # Errors
     /// No descriptor or no memory is left.
-    pub fn create(label: impl Into<String>) -> Result<Self, ProcessError> {
+    pub(crate) fn create(label: impl Into<String>) -> Result<Self, ProcessError> {
         let label = label.into();
         let file = create_memfd(&memfd_name(&label));
         match file {
@@ -73,7 +73,7 @@ impl Output {
     }
 
     /// The reading end, once the worker was started. The file lives as long as anyone has it open.
-    pub fn into_reader(self) -> OutputReader {
+    pub(crate) fn into_reader(self) -> OutputReader {
         let log_begin = self.log_begin;
         OutputReader { log_begin, ..OutputReader::new(self.file, self.label) }
     }
@@ -81,7 +81,7 @@ impl Output {
 
 /// Something that a worker printed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum OutputItem {
+pub(crate) enum OutputItem {
     /// A line without its end, at most 8 KiB of it (a longer one comes in parts), with control
     /// characters escaped.
     Line(String),
@@ -100,7 +100,7 @@ pub enum OutputItem {
 /// (`echo hello > /dev/stderr`); if such a program cuts off lines in the time between two looks,
 /// they are lost.
 #[derive(Debug)]
-pub struct OutputReader {
+pub(crate) struct OutputReader {
     file: OwnedFd,
     label: String,
     offset: u64,
@@ -120,7 +120,7 @@ impl OutputReader {
     ///
     /// # Errors
     /// `/proc/PID/fd` cannot be read: the process has ended, or is not ours to inspect.
-    pub fn reopen(pid: u32, label: impl Into<String>) -> Result<Option<Self>, ProcessError> {
+    pub(crate) fn reopen(pid: u32, label: impl Into<String>) -> Result<Option<Self>, ProcessError> {
         let label = label.into();
         with_ids_of(pid, || Self::reopen_as_owner(pid, label))
     }
@@ -156,7 +156,10 @@ impl OutputReader {
     ///
     /// # Errors
     /// The file cannot be inspected.
-    pub fn from_descriptor(file: OwnedFd, label: impl Into<String>) -> Result<Self, ProcessError> {
+    pub(crate) fn from_descriptor(
+        file: OwnedFd,
+        label: impl Into<String>,
+    ) -> Result<Self, ProcessError> {
         let reader = Self::new(file, label.into());
         let failed = |errno| reader.failed(ProcessOperation::ReadMemfd, errno_from(errno));
         // A file in memory is in a file system of the kernel's own, where no file has a name. One that
@@ -185,7 +188,7 @@ impl OutputReader {
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn poll(&mut self, max_bytes: usize) -> Result<Vec<OutputItem>, ProcessError> {
+    pub(crate) fn poll(&mut self, max_bytes: usize) -> Result<Vec<OutputItem>, ProcessError> {
         let mut printed = Vec::new();
         if self.log_begin.is_none() {
             self.poll_into(max_bytes, &mut printed)?;
@@ -198,7 +201,7 @@ impl OutputReader {
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn finish(&mut self) -> Result<Vec<OutputItem>, ProcessError> {
+    pub(crate) fn finish(&mut self) -> Result<Vec<OutputItem>, ProcessError> {
         let mut printed = Vec::new();
         if self.log_begin.is_some() {
             return self.read_last_lines().map(|()| printed);
@@ -217,7 +220,7 @@ impl OutputReader {
 
     /// The last lines that were read, the oldest first: at most 20, of 16 KiB together (but always
     /// one).
-    pub fn last_lines(&self) -> impl ExactSizeIterator<Item = &str> {
+    pub(crate) fn last_lines(&self) -> impl ExactSizeIterator<Item = &str> {
         self.last.iter().map(String::as_str)
     }
 

@@ -16,7 +16,7 @@ use super::stat::Stat;
 /// # Errors
 /// [`ProcessError::Process`] with `ESRCH` if it has ended, and been waited for; [`ProcessError::Host`]
 /// if the socket does not tell, as one that was not connected.
-pub fn peer_process(socket: impl AsFd) -> Result<PidFd, ProcessError> {
+pub(crate) fn peer_process(socket: impl AsFd) -> Result<PidFd, ProcessError> {
     let failed = |errno| ProcessError::Host { operation: ProcessOperation::AskPeer, errno };
     let credentials = getsockopt(&socket, sockopt::PeerCredentials).map_err(failed)?;
     let pid = u32::try_from(credentials.pid()).ok().filter(|pid| *pid > 0);
@@ -43,7 +43,7 @@ pub fn peer_process(socket: impl AsFd) -> Result<PidFd, ProcessError> {
 ///
 /// # Errors
 /// `/proc` cannot be read or not understood.
-pub fn session_of(process: &PidFd) -> Result<Option<u32>, ProcessError> {
+pub(crate) fn session_of(process: &PidFd) -> Result<Option<u32>, ProcessError> {
     let stat = Stat::read(process.pid())?;
     // Of another process, if this one ended before it was read.
     if process.has_exited()? {

@@ -212,7 +212,7 @@ pub enum Delivery {
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exit {
+pub(crate) enum Exit {
     /// It exited with this status, 0 to 255.
     Code(i32),
     /// It was ended by the signal with this number.

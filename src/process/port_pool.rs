@@ -19,7 +19,7 @@ use super::ProcessError;
 /// # Ok::<(), ipcluster::process::ProcessError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PortPool {
+pub(crate) struct PortPool {
     first: u16,
     last: u16,
     reserved: BTreeSet<u16>,
@@ -32,7 +32,10 @@ impl PortPool {
     ///
     /// # Errors
     /// [`ProcessError::PortRange`]: the range is empty or holds 0.
-    pub fn new(range: RangeInclusive<u16>, reserved: BTreeSet<u16>) -> Result<Self, ProcessError> {
+    pub(crate) fn new(
+        range: RangeInclusive<u16>,
+        reserved: BTreeSet<u16>,
+    ) -> Result<Self, ProcessError> {
         let (first, last) = range.into_inner();
         if first == 0 || first > last {
             return Err(ProcessError::PortRange { first, last });
@@ -44,13 +47,13 @@ impl PortPool {
     /// together, as rest when divided by `stride`: a power of two that is not less than there are
     /// places. `None`: any port is for any place.
     #[must_use]
-    pub fn with_stride(mut self, stride: Option<u16>) -> Self {
+    pub(crate) fn with_stride(mut self, stride: Option<u16>) -> Self {
         self.stride = stride;
         self
     }
 
     /// The range that the ports come from.
-    pub fn range(&self) -> RangeInclusive<u16> {
+    pub(crate) fn range(&self) -> RangeInclusive<u16> {
         self.first..=self.last
     }
 
@@ -59,7 +62,7 @@ impl PortPool {
     ///
     /// # Errors
     /// [`ProcessError::PortsExhausted`]: fewer are free. None is given then.
-    pub fn allocate(
+    pub(crate) fn allocate(
         &mut self,
         count: usize,
         taken: &BTreeSet<u16>,

@@ -17,7 +17,7 @@ use crate::sys::{self, ExecImage};
 
 /// A descriptor that a worker begins with, and the name that tells it what it is.
 #[derive(Debug, Clone, Copy)]
-pub struct PassedSocket<'a> {
+pub(crate) struct PassedSocket<'a> {
     /// What it is called in `LISTEN_FDNAMES`: ASCII without control characters and colons, at most
     /// 255 of them (sd_listen_fds_with_names(3)). What is no part of that becomes `_`.
     pub name: &'a str,

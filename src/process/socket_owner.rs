@@ -37,7 +37,7 @@ impl fmt::Display for Transport {
 /// worker's leader are read only if something listens on one of its ports, and the processes of
 /// the host are listed, once for all workers, only if the leader is not the one that does.
 #[derive(Debug)]
-pub struct ListenTable {
+pub(crate) struct ListenTable {
     sockets: Vec<(Transport, ListenSocket)>,
     /// The pids of each session; `None` as long as nobody needed them.
     sessions: Option<HashMap<u32, Vec<u32>>>,
@@ -48,7 +48,7 @@ impl ListenTable {
     ///
     /// # Errors
     /// [`ProcessError::Sockets`].
-    pub fn read(
+    pub(crate) fn read(
         sockets: &mut Sockets,
         transports: &[Transport],
         ports: RangeInclusive<u16>,
@@ -65,17 +65,17 @@ impl ListenTable {
     }
 
     /// The TCP sockets that listen.
-    pub fn tcp_sockets(&self) -> impl Iterator<Item = &ListenSocket> {
+    pub(crate) fn tcp_sockets(&self) -> impl Iterator<Item = &ListenSocket> {
         self.sockets.iter().filter(|(of, _)| *of == Transport::Tcp).map(|(_, socket)| socket)
     }
 
     /// The ports that something listens on, by whatever transport.
-    pub fn ports(&self) -> BTreeSet<u16> {
+    pub(crate) fn ports(&self) -> BTreeSet<u16> {
         self.sockets.iter().map(|(_, socket)| socket.port).collect()
     }
 
     /// The inodes of those of them that are on these ports.
-    pub fn inodes_on(&self, ports: &[u16]) -> HashSet<u32> {
+    pub(crate) fn inodes_on(&self, ports: &[u16]) -> HashSet<u32> {
         let on_ports = self.sockets.iter().filter(|(_, socket)| ports.contains(&socket.port));
         on_ports.map(|(_, socket)| socket.inode).collect()
     }
@@ -93,7 +93,7 @@ impl ListenTable {
     /// process lacks `CAP_SETUID` and `CAP_SETGID` to look at it as that one; it has capabilities
     /// that we lack; or it cannot be dumped, which is root's to inspect), unless all was found
     /// without it.
-    pub fn listening_ports(
+    pub(crate) fn listening_ports(
         &mut self,
         leader: u32,
         transport: Transport,
@@ -128,7 +128,7 @@ impl ListenTable {
 /// address alone, where the kernel's `redirect`, which sends a connection to the primary address of
 /// the interface that it came in by, does not lead.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Reachability {
+pub(crate) struct Reachability {
     /// Clients with IPv4 addresses do.
     pub ipv4: bool,
     /// Clients with IPv6 addresses do.
@@ -154,7 +154,7 @@ impl Reachability {
 
     /// Whether only this host itself reaches the port, by a loopback address. The worker has to
     /// listen on `0.0.0.0` or `[::]`.
-    pub fn loopback_only(self) -> bool {
+    pub(crate) fn loopback_only(self) -> bool {
         !self.ipv4 && !self.ipv6
     }
 }
@@ -232,7 +232,7 @@ impl Candidate {
 /// Which sockets the processes of workers have open. Made for being asked about many workers: the
 /// processes of the host are listed once.
 #[derive(Debug)]
-pub struct SocketOwners {
+pub(crate) struct SocketOwners {
     sessions: HashMap<u32, Vec<u32>>,
 }
 
@@ -241,7 +241,7 @@ impl SocketOwners {
     ///
     /// # Errors
     /// [`ProcessError::Host`].
-    pub fn read() -> Result<Self, ProcessError> {
+    pub(crate) fn read() -> Result<Self, ProcessError> {
         Ok(Self { sessions: processes_by_session()? })
     }
 
@@ -250,7 +250,7 @@ impl SocketOwners {
     ///
     /// # Errors
     /// Those of [`ListenTable::listening_ports`], for any of its processes.
-    pub fn inodes_of(&self, leader: u32) -> Result<HashSet<u32>, ProcessError> {
+    pub(crate) fn inodes_of(&self, leader: u32) -> Result<HashSet<u32>, ProcessError> {
         let mut all = HashSet::new();
         for pid in self.sessions.get(&leader).into_iter().flatten() {
             all.extend(socket_inodes(*pid)?.1);

@@ -32,7 +32,7 @@ use crate::sys::{self, Step};
 /// mode mask, `oom_score_adj` and the nice value: who starts this process chooses those. It gets no
 /// signal when this process ends (`PR_SET_PDEATHSIG`): workers outlive their master.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Spawn {
+pub(crate) struct Spawn {
     /// The program. Without a `/` it is looked for in `PATH` of `env`, or in `/bin` and `/usr/bin`
     /// if that has none (`execvp(3)`).
     pub program: OsString,
@@ -67,7 +67,7 @@ impl Spawn {
     ///
     /// # Errors
     /// Those of [`Self::start`].
-    pub fn start_with(
+    pub(crate) fn start_with(
         &self,
         passed: &[PassedSocket<'_>],
         output: &Output,

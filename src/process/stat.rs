@@ -114,7 +114,7 @@ pub(super) fn processes() -> Result<Vec<Stat>, ProcessError> {
 ///
 /// # Errors
 /// `/proc` cannot be read.
-pub fn is_stopped(leader: &PidFd) -> Result<bool, ProcessError> {
+pub(crate) fn is_stopped(leader: &PidFd) -> Result<bool, ProcessError> {
     // NOWAIT: that it is stopped is told each time as long as it is (`wait_task_stopped`, kernel/exit.c).
     let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     let (pid, id) = (leader.pid(), WaitId::PidFd(leader.as_fd()));

@@ -64,7 +64,7 @@ use crate::line_protocol::cut;
 /// and `signal` the signal that ended it: one of them is null; or both, of an adopted worker whose end
 /// the kernel tells to its parent alone (before Linux 6.15).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct EventRecord {
+pub(crate) struct EventRecord {
     /// Its name.
     pub event: String,
     /// When it happened, in seconds since 1970.
@@ -151,7 +151,7 @@ impl EventRecord {
     }
 
     /// The event as JSON, in one line without its end.
-    pub fn line(&self) -> String {
+    pub(crate) fn line(&self) -> String {
         serde_json::to_string(self).expect("texts, numbers and maps with text keys only")
     }
 }

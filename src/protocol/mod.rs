@@ -20,9 +20,9 @@ mod worker;
 
 pub(crate) use columns::{Align, Columns};
 pub use counters::{Restarts, Retirements, SwapTimes};
-pub use error_reply::ErrorReply;
+pub(crate) use error_reply::ErrorReply;
 pub use event::{EndReason, Event, MemoryOf, ReplaceReason, ReplaceReasonKind};
-pub use event_record::EventRecord;
+pub(crate) use event_record::EventRecord;
 #[cfg(test)]
 pub(crate) use event_record::WORKERS_LIMIT;
 pub use outcome::{
@@ -31,7 +31,8 @@ pub use outcome::{
 };
 pub use progress::Progress;
 pub use refusal::{Refusal, Rollout};
-pub use request::{Command, Request, RetireTarget};
+pub use request::RetireTarget;
+pub(crate) use request::{Command, Request};
 pub use settings::{
     Backoff, GiveUp, KillOrder, Marks, Memory, ProbePath, ProbePathError, Readiness, Retire,
 };

@@ -11,7 +11,7 @@ use crate::plan::{Seat, Share};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
 #[non_exhaustive]
-pub enum Request {
+pub(crate) enum Request {
     /// The state of the cluster.
     Status,
     /// The worker that a client reaches, and why it is that one.

@@ -39,7 +39,7 @@ pub enum RaiseError {
 /// # Errors
 /// [`RaiseError`] unless lowering the plan gives exactly this ruleset again, apart from what an
 /// earlier plan has left in it ([`Stale`](super::Stale)).
-pub fn raise(ruleset: &Ruleset, expected: Option<&Listeners>) -> Result<Plan, RaiseError> {
+pub(crate) fn raise(ruleset: &Ruleset, expected: Option<&Listeners>) -> Result<Plan, RaiseError> {
     let name = TableName::cluster(ruleset.table.as_str()).ok_or(shape("the table's name"))?;
     let (engine, entry) = entry_of(ruleset)?;
     let rules = match entry {

@@ -110,18 +110,19 @@ mod tests;
 mod workers;
 
 pub use action::Action;
-pub use health::{
+pub(crate) use health::{
     HealthDetector, NotifyEffect, NotifyField, Observation, PortConnections, ProbeResult,
     WatchLimits,
 };
-pub use input::{Input, MemoryUsage, RequestId, Sockets, Start};
+pub use input::{Input, Start};
+pub(crate) use input::{MemoryUsage, RequestId, Sockets};
 #[cfg(test)]
 pub(crate) use rules::Repairs;
 pub use rules::Verification;
 pub use settings::Settings;
 pub use state::Supervisor;
-pub use takeover::{
+pub(crate) use takeover::{
     Evidence, InitialPlan, ServingWorker, Verdict, is_same_cluster, judge, planned_ports,
     stage_of_handed_over,
 };
-pub use workers::Worker;
+pub(crate) use workers::Worker;

@@ -35,7 +35,7 @@ use crate::line_protocol::{
 };
 
 /// Bytes to a peer that wait for it to read them, beyond which its connection ends.
-pub const UNREAD_LIMIT: usize = 64 * 1024;
+pub(crate) const UNREAD_LIMIT: usize = 64 * 1024;
 
 /// Limits on a connection with a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

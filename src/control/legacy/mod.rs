@@ -3,4 +3,5 @@
 
 mod connection;
 
-pub use connection::{Peer, PeerAction, PeerEvent, PeerLimits, UNREAD_LIMIT};
+pub use connection::{Peer, PeerAction, PeerLimits};
+pub(crate) use connection::{PeerEvent, UNREAD_LIMIT};

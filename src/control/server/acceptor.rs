@@ -14,7 +14,7 @@ use crate::protocol::ErrorReply;
 
 /// Whether a server accepts peers. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct AcceptGate {
+pub(crate) struct AcceptGate {
     state: watch::Sender<GateState>,
 }
 
@@ -35,12 +35,12 @@ impl AcceptGate {
     }
 
     /// Accepts peers, or lets those that come from now on wait in the kernel.
-    pub fn set_open(&self, open: bool) {
+    pub(crate) fn set_open(&self, open: bool) {
         self.state.send_replace(if open { GateState::Open } else { GateState::Closed });
     }
 
     /// Ends the server. The socket and its path stay for the process that they were handed over to.
-    pub fn hand_over(&self) {
+    pub(crate) fn hand_over(&self) {
         self.state.send_replace(GateState::HandedOver);
     }
 }

@@ -23,16 +23,16 @@ use limits::ConnectionLimits;
 use super::directory::io_error;
 use super::{ControlError, Lock, PeerLimits};
 
-pub use acceptor::AcceptGate;
+pub(crate) use acceptor::AcceptGate;
 #[cfg(test)]
 pub(crate) use request::ReplyReceiver;
-pub use request::{ReceivedRequest, Responder};
-pub use worker_link::{JoinRequest, WorkerEvent, WorkerLink};
-pub use workers_socket::WorkersSocket;
+pub(crate) use request::{ReceivedRequest, Responder};
+pub(crate) use worker_link::{JoinRequest, WorkerEvent, WorkerLink};
+pub(crate) use workers_socket::WorkersSocket;
 
 /// Limits on the peers of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ControlLimits {
+pub(crate) struct ControlLimits {
     /// Connections of one user at a time, those of workers that have joined not counted; further
     /// ones are answered with an error at once.
     pub connections: usize,
@@ -57,7 +57,7 @@ impl Default for ControlLimits {
 
 /// A control socket that listens: peers can connect, and are served by [`Self::serve`].
 #[derive(Debug)]
-pub struct ControlServer {
+pub(crate) struct ControlServer {
     listener: std::os::unix::net::UnixListener,
     lock: Lock,
     limits: ControlLimits,
@@ -69,7 +69,7 @@ pub struct ControlServer {
 
 /// The descriptors of a [`ControlServer`].
 #[derive(Debug)]
-pub struct ControlDescriptors {
+pub(crate) struct ControlDescriptors {
     /// The lock file.
     pub lock: OwnedFd,
     /// The control socket.
@@ -84,7 +84,7 @@ impl ControlServer {
     /// # Errors
     /// [`ControlError::NotOurs`] if something else than a socket of ours is in its place, which
     /// then stays; [`ControlError::Io`].
-    pub fn bind(lock: Lock, limits: ControlLimits) -> Result<Self, ControlError> {
+    pub(crate) fn bind(lock: Lock, limits: ControlLimits) -> Result<Self, ControlError> {
         let listener = lock.bind()?;
         Self::on(listener, lock, limits)
     }
@@ -94,7 +94,7 @@ impl ControlServer {
     ///
     /// # Errors
     /// [`ControlError::NotOurs`] if it is no Unix socket with that path; [`ControlError::Io`].
-    pub fn handed_over(
+    pub(crate) fn handed_over(
         lock: Lock,
         descriptor: OwnedFd,
         limits: ControlLimits,
@@ -126,7 +126,7 @@ impl ControlServer {
 
     /// Lets workers join, here and on a socket of their own. Without this they are refused.
     #[must_use]
-    pub fn with_workers(
+    pub(crate) fn with_workers(
         self,
         events: mpsc::Sender<WorkerEvent>,
         socket: Option<WorkersSocket>,
@@ -135,7 +135,7 @@ impl ControlServer {
     }
 
     /// Opens and closes the server for new peers.
-    pub fn gate(&self) -> AcceptGate {
+    pub(crate) fn gate(&self) -> AcceptGate {
         self.gate.clone()
     }
 
@@ -143,7 +143,7 @@ impl ControlServer {
     ///
     /// # Errors
     /// [`ControlError::Io`]: no descriptor is left.
-    pub fn descriptors(&self) -> Result<ControlDescriptors, ControlError> {
+    pub(crate) fn descriptors(&self) -> Result<ControlDescriptors, ControlError> {
         let control = self.listener.as_fd().try_clone_to_owned();
         Ok(ControlDescriptors {
             lock: self.lock.descriptor()?,
@@ -161,7 +161,10 @@ impl ControlServer {
     ///
     /// # Panics
     /// Outside a tokio runtime with IO and time.
-    pub async fn serve(self, requests: mpsc::Sender<ReceivedRequest>) -> Result<(), ControlError> {
+    pub(crate) async fn serve(
+        self,
+        requests: mpsc::Sender<ReceivedRequest>,
+    ) -> Result<(), ControlError> {
         let Self { listener, lock, limits, socket_file, gate, workers, events } = self;
         let mut gate = gate.subscribe();
         let listener = UnixListener::from_std(listener);

@@ -8,7 +8,7 @@ use crate::protocol::{EventRecord, Outcome, Request};
 
 /// A request of an operator, and where its answer goes.
 #[derive(Debug)]
-pub struct ReceivedRequest {
+pub(crate) struct ReceivedRequest {
     /// The request.
     pub request: Request,
     /// Where the answer goes.
@@ -55,26 +55,26 @@ impl ReplyReceiver {
 /// that is slow misses some of the progress, and one that is gone misses all. Dropped without an
 /// answer, it tells the peer that there will be none.
 #[derive(Debug)]
-pub struct Responder {
+pub(crate) struct Responder {
     progress: mpsc::Sender<Reply>,
     outcome: oneshot::Sender<Result<Outcome, Refusal>>,
 }
 
 impl Responder {
     /// Sends one line of progress.
-    pub fn progress(&self, text: impl Into<String>) {
+    pub(crate) fn progress(&self, text: impl Into<String>) {
         // Full: the peer is slow. Closed: it is gone.
         let _ = self.progress.try_send(Reply::Progress(text.into()));
     }
 
     /// Sends an event. Waits while the peer is slow; `false` if it is gone, or so slow that the server
     /// has dropped it.
-    pub async fn event(&self, event: EventRecord) -> bool {
+    pub(crate) async fn event(&self, event: EventRecord) -> bool {
         self.progress.send(Reply::Event(event)).await.is_ok()
     }
 
     /// Sends the answer, or the reason why there is none.
-    pub fn finish(self, outcome: Result<Outcome, Refusal>) {
+    pub(crate) fn finish(self, outcome: Result<Outcome, Refusal>) {
         // The peer is gone.
         let _ = self.outcome.send(outcome);
     }

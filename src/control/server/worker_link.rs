@@ -17,7 +17,7 @@ use crate::control::{Peer, PeerAction, PeerEvent, UNREAD_LIMIT, WorkerInfo, Work
 /// Events of worker connections. Those of one connection come in order: its request to join; if that is
 /// accepted, what the worker does; then the end.
 #[derive(Debug)]
-pub enum WorkerEvent {
+pub(crate) enum WorkerEvent {
     /// A process claims to be a worker.
     JoinRequested(JoinRequest),
     /// An event of a worker that has joined.
@@ -36,7 +36,7 @@ pub enum WorkerEvent {
 
 /// A connection whose peer claims to be a worker. Dropped, it is refused.
 #[derive(Debug)]
-pub struct JoinRequest {
+pub(crate) struct JoinRequest {
     /// What the process says of itself. Its pid is that of the process that connected.
     pub info: WorkerInfo,
     socket: Arc<UnixStream>,
@@ -51,7 +51,7 @@ enum JoinDecision {
 
 impl JoinRequest {
     /// Lets the worker join. `token` names the connection in its events.
-    pub fn accept(self, token: u64) -> WorkerLink {
+    pub(crate) fn accept(self, token: u64) -> WorkerLink {
         let (sender, orders) = mpsc::unbounded_channel();
         // If it has gone meanwhile, its end comes all the same as that of a worker that had joined:
         // see `Driver::decided`.
@@ -60,7 +60,7 @@ impl JoinRequest {
     }
 
     /// Tells the process why it does not join, and ends the connection.
-    pub fn refuse(self, reason: impl Into<String>) {
+    pub(crate) fn refuse(self, reason: impl Into<String>) {
         // It has gone.
         let _ = self.decision.send(JoinDecision::Refused(reason.into()));
     }
@@ -75,7 +75,7 @@ impl AsFd for JoinRequest {
 
 /// The master's end of a connection with a worker that has joined. Dropped, the connection ends.
 #[derive(Debug)]
-pub struct WorkerLink {
+pub(crate) struct WorkerLink {
     token: u64,
     orders: mpsc::UnboundedSender<(WorkerOrder, String)>,
     socket: Arc<UnixStream>,
@@ -83,19 +83,19 @@ pub struct WorkerLink {
 
 impl WorkerLink {
     /// The token that the connection was accepted with.
-    pub fn token(&self) -> u64 {
+    pub(crate) fn token(&self) -> u64 {
         self.token
     }
 
     /// Sends an order to the worker; `reason` is for its log. An order without an answer becomes an event.
-    pub fn order(&self, order: WorkerOrder, reason: impl Into<String>) {
+    pub(crate) fn order(&self, order: WorkerOrder, reason: impl Into<String>) {
         // The connection has ended, which is an event as well.
         let _ = self.orders.send((order, reason.into()));
     }
 
     /// Whether the worker has closed its end, or it was closed for it when it ended; known at once,
     /// and before [`WorkerEvent::Disconnected`] tells.
-    pub fn is_gone(&self) -> bool {
+    pub(crate) fn is_gone(&self) -> bool {
         let mut polled = [PollFd::new(&self.socket, PollFlags::RDHUP)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         match rustix::event::poll(&mut polled, Some(&now)) {

@@ -21,7 +21,7 @@ use crate::control::directory::{io_error, not_ours};
 /// What is at its path already is replaced only if it is a socket of ours on which nobody listens:
 /// anything else stays as it is, and is an error.
 #[derive(Debug)]
-pub struct WorkersSocket {
+pub(crate) struct WorkersSocket {
     pub(super) listener: UnixListener,
     pub(super) file: SocketFile,
     /// The user whose processes are workers, beside our own.
@@ -37,7 +37,7 @@ impl WorkersSocket {
     /// # Errors
     /// [`ControlError::SocketPathTooLong`]; [`ControlError::NotOurs`] if a directory is another, or
     /// something else than a dead socket of ours is in its place; [`ControlError::Io`].
-    pub fn bind(path: &Path, user: Option<u32>) -> Result<Self, ControlError> {
+    pub(crate) fn bind(path: &Path, user: Option<u32>) -> Result<Self, ControlError> {
         if path.as_os_str().len() > ControlError::MAX_SOCKET_PATH {
             return Err(ControlError::SocketPathTooLong { path: path.to_owned() });
         }
@@ -63,7 +63,7 @@ impl WorkersSocket {
     ///
     /// # Errors
     /// [`ControlError::Io`]: it is no listening Unix socket, or its file is gone.
-    pub fn handed_over(
+    pub(crate) fn handed_over(
         path: &Path,
         descriptor: OwnedFd,
         user: Option<u32>,
@@ -80,7 +80,7 @@ impl WorkersSocket {
     ///
     /// # Errors
     /// [`ControlError::Io`]: no descriptor is left.
-    pub fn descriptor(&self) -> Result<OwnedFd, ControlError> {
+    pub(crate) fn descriptor(&self) -> Result<OwnedFd, ControlError> {
         let copy = self.listener.as_fd().try_clone_to_owned();
         copy.map_err(io_error("copy the descriptor of", &self.file.path))
     }
@@ -90,7 +90,7 @@ impl WorkersSocket {
     ///
     /// # Errors
     /// [`ControlError::Io`].
-    pub fn directory_beside(control: &Path) -> Result<PathBuf, ControlError> {
+    pub(crate) fn directory_beside(control: &Path) -> Result<PathBuf, ControlError> {
         let mut name = control.file_name().unwrap_or("ipcluster".as_ref()).to_owned();
         name.push("-workers");
         let path = control.with_file_name(name);
@@ -103,7 +103,7 @@ impl WorkersSocket {
     }
 
     /// Where it is.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.file.path
     }
 }

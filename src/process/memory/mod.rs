@@ -46,7 +46,7 @@ use super::stat::{self, Stat};
 use cgroup::{Group, Groups};
 use member::Member;
 
-pub use proc_files::Bytes;
+pub(crate) use proc_files::Bytes;
 
 /// From one pass over `/proc` to the next, at least.
 const PASS_INTERVAL: Duration = Duration::from_secs(5);
@@ -80,7 +80,7 @@ struct Tree {
 ///
 /// # Errors
 /// It cannot be told: no descriptor is left, a file may not be read, or is malformed.
-pub type Size = Result<Option<Bytes>, ProcessError>;
+pub(crate) type Size = Result<Option<Bytes>, ProcessError>;
 
 impl<K: Ord + Copy> MemoryWatch<K> {
     /// Watches nobody yet.

@@ -5,10 +5,10 @@ mod detector;
 mod notify_field;
 mod record;
 
-pub use detector::{
+pub(crate) use detector::{
     HealthDetector, NotifyEffect, Observation, PortConnections, ProbeResult, WatchLimits,
 };
-pub use notify_field::NotifyField;
+pub(crate) use notify_field::NotifyField;
 
 pub(super) use consequences::Availability;
 pub(super) use record::Health;

@@ -8,7 +8,7 @@ const LONGEST_TEXT: usize = 200;
 /// What one line `KEY=VALUE` of a message says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum NotifyField {
+pub(crate) enum NotifyField {
     /// `READY=1`: it has started.
     Ready,
     /// `STOPPING=1`: it begins to end.
@@ -33,7 +33,7 @@ pub enum NotifyField {
 impl NotifyField {
     /// Parses a message. Lines of other keys, and with values that make no sense, are passed over; of a
     /// key that comes twice both count, in their order.
-    pub fn parse_all(message: &[u8]) -> Vec<Self> {
+    pub(crate) fn parse_all(message: &[u8]) -> Vec<Self> {
         message.split(|byte| *byte == b'\n').filter_map(parse_field).collect()
     }
 }

@@ -101,7 +101,7 @@ impl InitialPlan {
 }
 
 /// Whether the plan in force is of the cluster that is configured, as far as clients see it.
-pub fn is_same_cluster(configured: &Plan, in_force: &Plan) -> bool {
+pub(crate) fn is_same_cluster(configured: &Plan, in_force: &Plan) -> bool {
     in_force.listeners() == configured.listeners()
         && in_force.engine() == configured.engine()
         && is_same_partition(in_force.partition(), configured.partition())

@@ -10,7 +10,7 @@ use crate::protocol::{StageSnapshot, Timestamp};
 /// What is known of a process that says that it is a worker of this cluster: from what it says of
 /// itself, and from its sockets.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Evidence {
+pub(crate) struct Evidence {
     /// The seat that it was started for.
     pub seat: Seat,
     /// The generation that it was started for.
@@ -33,7 +33,7 @@ pub struct Evidence {
 
 /// What becomes of a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// It is adopted as a worker in this stage.
     Adopt(StageSnapshot),
     /// It is an orphan, and left alone; with the reason, for display.
@@ -44,7 +44,7 @@ pub enum Verdict {
 ///
 /// `plan` is the plan that these workers serve from now on, and `before` the plan that the earlier master left:
 /// the same, unless seats were vacated. `ready` is the time that a worker has to get ready.
-pub fn judge(
+pub(crate) fn judge(
     processes: &[&Evidence],
     plan: &Plan,
     before: Option<&Plan>,
@@ -79,7 +79,7 @@ pub fn judge(
 
 /// The stage of a worker that a running master hands over, which says that it is in the stage `told`: that one,
 /// unless the sockets of the worker say otherwise. [`judge`] has `seen` them.
-pub fn stage_of_handed_over(
+pub(crate) fn stage_of_handed_over(
     seen: StageSnapshot,
     told: StageSnapshot,
     now: Timestamp,
@@ -92,7 +92,11 @@ pub fn stage_of_handed_over(
 }
 
 /// The ports that a plan gives to a seat, if its occupant is of this generation.
-pub fn planned_ports(plan: &Plan, seat: Seat, generation: Generation) -> Option<&Arc<[Port]>> {
+pub(crate) fn planned_ports(
+    plan: &Plan,
+    seat: Seat,
+    generation: Generation,
+) -> Option<&Arc<[Port]>> {
     if seat.index() >= plan.seats().len() {
         return None;
     }

@@ -5,5 +5,5 @@ mod initial_plan;
 mod judge;
 mod snapshot;
 
-pub use initial_plan::{InitialPlan, ServingWorker, is_same_cluster};
-pub use judge::{Evidence, Verdict, judge, planned_ports, stage_of_handed_over};
+pub(crate) use initial_plan::{InitialPlan, ServingWorker, is_same_cluster};
+pub(crate) use judge::{Evidence, Verdict, judge, planned_ports, stage_of_handed_over};

@@ -14,7 +14,7 @@ mod retirement;
 mod spawning;
 mod worker;
 
-pub use worker::Worker;
+pub(crate) use worker::Worker;
 
 pub(super) use backoff::{Retry, SeatBackoff};
 pub(super) use clearing::Clearing;

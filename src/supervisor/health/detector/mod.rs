@@ -32,7 +32,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-pub use queue::PortConnections;
+pub(crate) use queue::PortConnections;
 
 use self::probe::ProbeTimes;
 use self::unclaimed::UnclaimedMessages;
@@ -43,7 +43,7 @@ use crate::supervisor::Input;
 
 /// After how long a worker counts as unhealthy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct WatchLimits {
+pub(crate) struct WatchLimits {
     /// `timeouts.ping`; `None`: workers are not watched by looking at them.
     pub ping: Option<Duration>,
     /// `timeouts.watchdog`, unless the worker itself sends another interval; `None`: workers need not
@@ -53,7 +53,7 @@ pub struct WatchLimits {
 
 /// What a look at the kernel shows of a worker.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Observation {
+pub(crate) struct Observation {
     /// All its processes are stopped by a signal.
     pub stopped: bool,
     /// Sockets of its own listen on all its ports.
@@ -66,7 +66,7 @@ pub struct Observation {
 
 /// The outcome of a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ProbeResult {
+pub(crate) enum ProbeResult {
     /// The worker answered with status 200.
     Passed,
     /// The worker answered otherwise, or not in time.
@@ -77,7 +77,7 @@ pub enum ProbeResult {
 
 /// What follows from a message of a worker, beside what the detector keeps.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct NotifyEffect {
+pub(crate) struct NotifyEffect {
     /// For [`Supervisor::step`](crate::supervisor::Supervisor::step).
     pub inputs: Vec<Input>,
     /// Requests that are not granted, each reported once per worker: for the log.
@@ -88,7 +88,7 @@ pub struct NotifyEffect {
 
 /// Tells which workers are ready and which are healthy, from what the master observes.
 #[derive(Debug)]
-pub struct HealthDetector {
+pub(crate) struct HealthDetector {
     readiness: Readiness,
     limits: WatchLimits,
     workers: BTreeMap<WorkerId, WatchedWorker>,
@@ -97,7 +97,7 @@ pub struct HealthDetector {
 
 impl HealthDetector {
     /// A detector that knows no worker.
-    pub fn new(readiness: Readiness, limits: WatchLimits) -> Self {
+    pub(crate) fn new(readiness: Readiness, limits: WatchLimits) -> Self {
         Self {
             readiness,
             limits,
@@ -108,21 +108,26 @@ impl HealthDetector {
 
     /// The time between two looks at the kernel: short enough for two looks to add less than a second to
     /// `timeouts.ping`, and no shorter than that needs. `None`: no looks.
-    pub fn look_interval(&self) -> Option<Duration> {
+    pub(crate) fn look_interval(&self) -> Option<Duration> {
         let (least, most) = (Duration::from_millis(100), Duration::from_millis(400));
         self.limits.ping.map(|ping| (ping / 25).clamp(least, most))
     }
 
     /// Starts watching a worker whose process, the first of its session, runs. Returns the effect of the
     /// messages that it has sent already.
-    pub fn started(&mut self, worker: WorkerId, session: u32, now: Timestamp) -> NotifyEffect {
+    pub(crate) fn started(
+        &mut self,
+        worker: WorkerId,
+        session: u32,
+        now: Timestamp,
+    ) -> NotifyEffect {
         self.workers.insert(worker, WatchedWorker::new(self.limits.watchdog, now));
         let fields = self.unclaimed.claim(session, now);
         self.notified(worker, fields, now)
     }
 
     /// Starts watching a worker of an earlier master that is in force: it counts as ready.
-    pub fn adopted(&mut self, worker: WorkerId, now: Timestamp) {
+    pub(crate) fn adopted(&mut self, worker: WorkerId, now: Timestamp) {
         if let Some(watched) = self.workers.get_mut(&worker) {
             watched.adopt(now);
         }
@@ -130,31 +135,31 @@ impl HealthDetector {
 
     /// Stops watching a worker that gets no clients any more: it may close its ports, and need not
     /// answer.
-    pub fn retired(&mut self, worker: WorkerId) {
+    pub(crate) fn retired(&mut self, worker: WorkerId) {
         if let Some(watched) = self.workers.get_mut(&worker) {
             watched.stage = WatchStage::Retired;
         }
     }
 
     /// Forgets a worker whose process has ended.
-    pub fn ended(&mut self, worker: WorkerId) {
+    pub(crate) fn ended(&mut self, worker: WorkerId) {
         self.workers.remove(&worker);
     }
 
     /// The workers that are ready and not retired.
-    pub fn watched(&self) -> Vec<WorkerId> {
+    pub(crate) fn watched(&self) -> Vec<WorkerId> {
         let ready = self.workers.iter().filter(|(_, watched)| watched.stage == WatchStage::Ready);
         ready.map(|(worker, _)| *worker).collect()
     }
 
     /// The last `STATUS=` of a worker, for display.
-    pub fn status_text(&self, worker: WorkerId) -> Option<&str> {
+    pub(crate) fn status_text(&self, worker: WorkerId) -> Option<&str> {
         self.workers.get(&worker)?.status_text.as_deref()
     }
 
     /// Takes in whether a worker that is starting listens on all its ports, and where it can be probed.
     /// Returns what the supervisor is to know.
-    pub fn observed_starting(
+    pub(crate) fn observed_starting(
         &mut self,
         worker: WorkerId,
         listens: bool,
@@ -171,7 +176,11 @@ impl HealthDetector {
     }
 
     /// Takes in a look at workers that are ready. [`Self::changes`] tells what follows.
-    pub fn observed(&mut self, observations: BTreeMap<WorkerId, Observation>, now: Timestamp) {
+    pub(crate) fn observed(
+        &mut self,
+        observations: BTreeMap<WorkerId, Observation>,
+        now: Timestamp,
+    ) {
         for (worker, observation) in observations {
             if let Some(watched) = self.workers.get_mut(&worker) {
                 watched.observe(observation, now);
@@ -180,14 +189,14 @@ impl HealthDetector {
     }
 
     /// The ports whose connections have to be looked at to tell whether their accept queues move.
-    pub fn suspect_ports(&self, now: Timestamp) -> BTreeSet<u16> {
+    pub(crate) fn suspect_ports(&self, now: Timestamp) -> BTreeSet<u16> {
         let Some(ping) = self.limits.ping else { return BTreeSet::new() };
         let queues = self.workers.values().flat_map(|watched| &watched.queues);
         queues.filter(|(_, queue)| queue.is_suspect(ping, now)).map(|(port, _)| *port).collect()
     }
 
     /// Takes in the connections of [`Self::suspect_ports`], as they were at `at`.
-    pub fn confirm_stuck(
+    pub(crate) fn confirm_stuck(
         &mut self,
         mut connections: BTreeMap<u16, PortConnections>,
         at: Timestamp,
@@ -203,7 +212,7 @@ impl HealthDetector {
     }
 
     /// Takes in a message of a worker.
-    pub fn notified(
+    pub(crate) fn notified(
         &mut self,
         worker: WorkerId,
         fields: Vec<NotifyField>,
@@ -232,17 +241,22 @@ impl HealthDetector {
 
     /// Keeps a message of a session that is no worker's yet: the master may not know yet that it has
     /// started that worker.
-    pub fn notified_by_stranger(&mut self, session: u32, fields: Vec<NotifyField>, now: Timestamp) {
+    pub(crate) fn notified_by_stranger(
+        &mut self,
+        session: u32,
+        fields: Vec<NotifyField>,
+        now: Timestamp,
+    ) {
         self.unclaimed.keep(session, fields, now);
     }
 
     /// Drops the messages that no worker has claimed in time; returns whether there were any.
-    pub fn drop_unclaimed(&mut self, now: Timestamp) -> bool {
+    pub(crate) fn drop_unclaimed(&mut self, now: Timestamp) -> bool {
         self.unclaimed.drop_expired(now)
     }
 
     /// Which workers are to be probed now, and where: the longest due first.
-    pub fn due_probes(&self, now: Timestamp) -> Vec<(WorkerId, SocketAddr)> {
+    pub(crate) fn due_probes(&self, now: Timestamp) -> Vec<(WorkerId, SocketAddr)> {
         if !matches!(self.readiness, Readiness::Http(_)) {
             return Vec::new();
         }
@@ -258,19 +272,19 @@ impl HealthDetector {
     }
 
     /// How long a probe may take. Together with the pause before it that is `timeouts.ping`.
-    pub fn probe_timeout(&self) -> Duration {
+    pub(crate) fn probe_timeout(&self) -> Duration {
         self.probe_times().timeout()
     }
 
     /// Takes in that a probe of a worker begins.
-    pub fn probe_started(&mut self, worker: WorkerId, now: Timestamp) {
+    pub(crate) fn probe_started(&mut self, worker: WorkerId, now: Timestamp) {
         if let Some(watched) = self.workers.get_mut(&worker) {
             watched.probe.start(now);
         }
     }
 
     /// Takes in the outcome of a probe. Returns what the supervisor is to know.
-    pub fn probe_ended(
+    pub(crate) fn probe_ended(
         &mut self,
         worker: WorkerId,
         result: ProbeResult,
@@ -290,13 +304,18 @@ impl HealthDetector {
     }
 
     /// Takes in whether a worker that has linked to the control socket answers there.
-    pub fn pinged(&mut self, worker: WorkerId, answers: bool, now: Timestamp) -> Option<Input> {
+    pub(crate) fn pinged(
+        &mut self,
+        worker: WorkerId,
+        answers: bool,
+        now: Timestamp,
+    ) -> Option<Input> {
         self.workers.get_mut(&worker)?.no_ping = !answers;
         self.evaluate_health(worker, now)
     }
 
     /// What the supervisor has not been told yet: workers that became unhealthy, or healthy again.
-    pub fn changes(&mut self, now: Timestamp) -> Vec<Input> {
+    pub(crate) fn changes(&mut self, now: Timestamp) -> Vec<Input> {
         let workers: Vec<WorkerId> = self.workers.keys().copied().collect();
         workers.into_iter().filter_map(|worker| self.evaluate_health(worker, now)).collect()
     }

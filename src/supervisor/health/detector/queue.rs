@@ -12,7 +12,7 @@ use crate::protocol::Timestamp;
 
 /// The connections of a worker port, each by its socket cookie, which no other socket has in this boot.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct PortConnections {
+pub(crate) struct PortConnections {
     /// The connections that wait to be accepted.
     pub queued: BTreeSet<u64>,
     /// The connections that were accepted, and that neither side has closed.
