@@ -3,7 +3,7 @@
 
 use nix::errno::Errno;
 
-use super::Error;
+use super::NetlinkError;
 use super::attribute::{Attributes, align};
 
 /// The length of `struct nlmsghdr`.
@@ -50,7 +50,7 @@ impl<'a> Messages<'a> {
 }
 
 impl<'a> Iterator for Messages<'a> {
-    type Item = Result<Message<'a>, Error>;
+    type Item = Result<Message<'a>, NetlinkError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.rest.is_empty() {
@@ -63,7 +63,7 @@ impl<'a> Iterator for Messages<'a> {
             }
             None => {
                 self.rest = &[];
-                Some(Err(Error::Malformed { what: "message header" }))
+                Some(Err(NetlinkError::Malformed { what: "message header" }))
             }
         }
     }
@@ -98,8 +98,8 @@ pub(crate) struct Acknowledgement {
 
 impl Acknowledgement {
     /// Reads a message of kind `NLMSG_ERROR`.
-    pub(crate) fn parse(message: &Message<'_>) -> Result<Self, Error> {
-        Self::parse_checked(message).ok_or(Error::Malformed { what: "acknowledgement" })
+    pub(crate) fn parse(message: &Message<'_>) -> Result<Self, NetlinkError> {
+        Self::parse_checked(message).ok_or(NetlinkError::Malformed { what: "acknowledgement" })
     }
 
     fn parse_checked(message: &Message<'_>) -> Option<Self> {

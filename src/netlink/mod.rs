@@ -18,7 +18,7 @@ pub(crate) use socket::{Socket, close_message, put_header};
 /// Why a netlink request has failed, below the level of what it asked for.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {
+pub enum NetlinkError {
     /// A system call on the socket failed.
     #[error("netlink: {operation}: {source}")]
     Socket {
@@ -66,7 +66,7 @@ pub enum Error {
     },
 }
 
-impl Error {
+impl NetlinkError {
     /// The errno at the bottom, if there is one.
     pub fn errno(&self) -> Option<Errno> {
         match self {

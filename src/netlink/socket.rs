@@ -14,7 +14,7 @@ use rustix::net::{AddressFamily, RecvFlags};
 use tokio::io::unix::AsyncFd;
 
 use super::frame::{self, Acknowledgement, Message, Messages};
-use super::{Error, SocketOperation};
+use super::{NetlinkError, SocketOperation};
 use crate::sys;
 
 /// How often a dump that the kernel calls interrupted (`NLM_F_DUMP_INTR`) is begun anew.
@@ -41,19 +41,19 @@ pub(crate) struct Socket {
 
 impl Socket {
     /// Opens a socket of this family.
-    pub(crate) fn open(family: NlFamily) -> Result<Self, Error> {
+    pub(crate) fn open(family: NlFamily) -> Result<Self, NetlinkError> {
         Self::open_in(family, Groups::empty())
     }
 
     /// Opens a socket of this family that is also sent what the kernel tells a multicast group.
     /// Most families want `CAP_NET_ADMIN` in the network namespace for that (`EPERM`).
-    pub(crate) fn subscribe(family: NlFamily, group: u32) -> Result<Self, Error> {
+    pub(crate) fn subscribe(family: NlFamily, group: u32) -> Result<Self, NetlinkError> {
         Self::open_in(family, Groups::new_groups(&[group]))
     }
 
-    fn open_in(family: NlFamily, groups: Groups) -> Result<Self, Error> {
+    fn open_in(family: NlFamily, groups: Groups) -> Result<Self, NetlinkError> {
         let inner = NlSocket::connect(family, None, groups)
-            .map_err(|source| Error::Socket { operation: SocketOperation::Open, source })?;
+            .map_err(|source| NetlinkError::Socket { operation: SocketOperation::Open, source })?;
         Self::prepare(inner)
     }
 
@@ -61,11 +61,14 @@ impl Socket {
     /// namespace. Replies to the requests of that one are thrown away.
     ///
     /// # Errors
-    /// [`Error::NotThatSocket`] if it is of another kind or of another network namespace;
-    /// [`Error::Socket`].
-    pub(crate) fn from_descriptor(family: NlFamily, descriptor: OwnedFd) -> Result<Self, Error> {
-        let unlike = |what| Error::NotThatSocket { what };
-        let inspected = |errno: rustix::io::Errno| Error::Socket {
+    /// [`NetlinkError::NotThatSocket`] if it is of another kind or of another network namespace;
+    /// [`NetlinkError::Socket`].
+    pub(crate) fn from_descriptor(
+        family: NlFamily,
+        descriptor: OwnedFd,
+    ) -> Result<Self, NetlinkError> {
+        let unlike = |what| NetlinkError::NotThatSocket { what };
+        let inspected = |errno: rustix::io::Errno| NetlinkError::Socket {
             operation: SocketOperation::Inspect,
             source: errno.into(),
         };
@@ -90,15 +93,16 @@ impl Socket {
         Ok(socket)
     }
 
-    fn prepare(inner: NlSocket) -> Result<Self, Error> {
-        let failed = |operation| move |source: io::Error| Error::Socket { operation, source };
+    fn prepare(inner: NlSocket) -> Result<Self, NetlinkError> {
+        let failed =
+            |operation| move |source: io::Error| NetlinkError::Socket { operation, source };
         inner.enable_ext_ack(true).map_err(failed(SocketOperation::SetOption))?;
         sys::set_capped_acknowledgements(&inner).map_err(failed(SocketOperation::SetOption))?;
         // Connected to the kernel (port 0), a socket refuses datagrams of other processes:
         // netlink_getsockbyportid() gives their sender ECONNREFUSED.
         let kernel = SocketAddrNetlink::new(0, 0);
         rustix::net::connect(sys::descriptor_of(&inner), &kernel).map_err(|errno| {
-            Error::Socket { operation: SocketOperation::Open, source: errno.into() }
+            NetlinkError::Socket { operation: SocketOperation::Open, source: errno.into() }
         })?;
         Ok(Self {
             inner,
@@ -111,10 +115,10 @@ impl Socket {
 
     /// The number by which the kernel knows this socket among those of its family in the network
     /// namespace (`nl_pid`). Not a process id, and the same in every copy of the descriptor.
-    pub(crate) fn port(&self) -> Result<u32, Error> {
+    pub(crate) fn port(&self) -> Result<u32, NetlinkError> {
         let address = rustix::net::getsockname(sys::descriptor_of(&self.inner))
             .and_then(SocketAddrNetlink::try_from)
-            .map_err(|errno| Error::Socket {
+            .map_err(|errno| NetlinkError::Socket {
                 operation: SocketOperation::Open,
                 source: errno.into(),
             })?;
@@ -146,7 +150,7 @@ impl Socket {
 
     /// Makes the send buffer hold a datagram of `length` bytes: beyond `net.core.wmem_max` where
     /// the capability allows it (`SO_SNDBUFFORCE`; refused in a user namespace), else up to that.
-    pub(crate) fn reserve_send(&mut self, length: usize) -> Result<(), Error> {
+    pub(crate) fn reserve_send(&mut self, length: usize) -> Result<(), NetlinkError> {
         let needed = length + SEND_RESERVE;
         if needed <= self.send_buffer {
             return Ok(());
@@ -162,13 +166,13 @@ impl Socket {
         self.send_buffer = nix::sys::socket::getsockopt(&descriptor, sockopt::SndBuf)
             .map_err(|errno| option_error("SO_SNDBUF", errno))?;
         if needed > self.send_buffer {
-            return Err(Error::TooLong { length, limit: self.send_buffer - SEND_RESERVE });
+            return Err(NetlinkError::TooLong { length, limit: self.send_buffer - SEND_RESERVE });
         }
         Ok(())
     }
 
     /// Makes the receive buffer hold an error reply to each of `messages` messages (1 KiB each).
-    pub(crate) fn reserve_receive(&mut self, messages: usize) -> Result<(), Error> {
+    pub(crate) fn reserve_receive(&mut self, messages: usize) -> Result<(), NetlinkError> {
         let wanted = (messages * 1024).max(256 * 1024);
         if wanted <= self.receive_buffer {
             return Ok(());
@@ -183,16 +187,16 @@ impl Socket {
     }
 
     /// Sends one datagram. The kernel has worked on all of it when this returns.
-    pub(crate) fn send(&self, datagram: &[u8]) -> Result<(), Error> {
+    pub(crate) fn send(&self, datagram: &[u8]) -> Result<(), NetlinkError> {
         match self.inner.send(datagram, Msg::empty()) {
             Ok(sent) if sent == datagram.len() => Ok(()),
-            Ok(_) => Err(Error::Malformed { what: "send: the datagram was cut" }),
-            Err(source) => Err(Error::Socket { operation: SocketOperation::Send, source }),
+            Ok(_) => Err(NetlinkError::Malformed { what: "send: the datagram was cut" }),
+            Err(source) => Err(NetlinkError::Socket { operation: SocketOperation::Send, source }),
         }
     }
 
     /// The next datagram that the kernel has sent; `None` if there is none.
-    pub(crate) fn receive(&mut self) -> Result<Option<&[u8]>, Error> {
+    pub(crate) fn receive(&mut self) -> Result<Option<&[u8]>, NetlinkError> {
         loop {
             let flags = RecvFlags::TRUNC | RecvFlags::DONTWAIT;
             let descriptor = sys::descriptor_of(&self.inner);
@@ -201,10 +205,13 @@ impl Socket {
                 Ok((_, length, sender)) => (length, sender),
                 Err(rustix::io::Errno::AGAIN) => return Ok(None),
                 Err(rustix::io::Errno::INTR) => continue,
-                Err(rustix::io::Errno::NOBUFS) => return Err(Error::RepliesLost),
+                Err(rustix::io::Errno::NOBUFS) => return Err(NetlinkError::RepliesLost),
                 Err(errno) => {
                     let source = errno.into();
-                    return Err(Error::Socket { operation: SocketOperation::Receive, source });
+                    return Err(NetlinkError::Socket {
+                        operation: SocketOperation::Receive,
+                        source,
+                    });
                 }
             };
             let from_kernel = sender
@@ -214,7 +221,7 @@ impl Socket {
                 continue;
             }
             if length > self.received.len() {
-                return Err(Error::Malformed { what: "reply: longer than the buffer" });
+                return Err(NetlinkError::Malformed { what: "reply: longer than the buffer" });
             }
             return Ok(Some(&self.received[..length]));
         }
@@ -224,15 +231,15 @@ impl Socket {
     /// what is to be kept of it. A dump that changed while it was read is read anew.
     ///
     /// # Errors
-    /// [`Error::Refused`] with the kernel's errno; [`Error::DumpInterrupted`] if there was a change
+    /// [`NetlinkError::Refused`] with the kernel's errno; [`NetlinkError::DumpInterrupted`] if there was a change
     /// during each of 10 attempts; whatever `parse` returns.
     pub(crate) fn dump<T>(
         &mut self,
         kind: u16,
         flags: u16,
         body: &[u8],
-        mut parse: impl FnMut(u16, &[u8]) -> Result<Option<T>, Error>,
-    ) -> Result<Vec<T>, Error> {
+        mut parse: impl FnMut(u16, &[u8]) -> Result<Option<T>, NetlinkError>,
+    ) -> Result<Vec<T>, NetlinkError> {
         self.reserve_receive(0)?;
         for _ in 0..DUMP_ATTEMPTS {
             let sequence = self.next_sequence();
@@ -242,20 +249,20 @@ impl Socket {
                 return Ok(objects);
             }
         }
-        Err(Error::DumpInterrupted { attempts: DUMP_ATTEMPTS })
+        Err(NetlinkError::DumpInterrupted { attempts: DUMP_ATTEMPTS })
     }
 
     /// One attempt at a dump; `None` if it was interrupted.
     fn collect_dump<T>(
         &mut self,
         sequence: u32,
-        parse: &mut impl FnMut(u16, &[u8]) -> Result<Option<T>, Error>,
-    ) -> Result<Option<Vec<T>>, Error> {
+        parse: &mut impl FnMut(u16, &[u8]) -> Result<Option<T>, NetlinkError>,
+    ) -> Result<Option<Vec<T>>, NetlinkError> {
         let mut objects = Vec::new();
         let mut interrupted = false;
         let mut failure = None;
         loop {
-            let datagram = self.receive()?.ok_or(Error::RepliesLost)?;
+            let datagram = self.receive()?.ok_or(NetlinkError::RepliesLost)?;
             for message in Messages::new(datagram) {
                 let message = message?;
                 if message.sequence != sequence {
@@ -287,12 +294,12 @@ impl Socket {
         &mut self,
         kind: u16,
         body: &[u8],
-        parse: impl FnOnce(u16, &[u8]) -> Result<T, Error>,
-    ) -> Result<T, Error> {
+        parse: impl FnOnce(u16, &[u8]) -> Result<T, NetlinkError>,
+    ) -> Result<T, NetlinkError> {
         let sequence = self.next_sequence();
         self.send(&request(kind, 0, sequence, body))?;
         loop {
-            let datagram = self.receive()?.ok_or(Error::RepliesLost)?;
+            let datagram = self.receive()?.ok_or(NetlinkError::RepliesLost)?;
             for message in Messages::new(datagram) {
                 let message = message?;
                 if message.sequence == sequence {
@@ -307,13 +314,13 @@ impl Socket {
 
     /// Throws away what is left of earlier replies.
     pub(crate) fn discard_replies(&mut self) {
-        while matches!(self.receive(), Ok(Some(_)) | Err(Error::RepliesLost)) {}
+        while matches!(self.receive(), Ok(Some(_)) | Err(NetlinkError::RepliesLost)) {}
     }
 }
 
 /// What tells one network namespace from another: device and inode of its file.
-fn namespace_id(socket: impl AsFd) -> Result<(u64, u64), Error> {
-    let failed = |source| Error::Socket { operation: SocketOperation::Inspect, source };
+fn namespace_id(socket: impl AsFd) -> Result<(u64, u64), NetlinkError> {
+    let failed = |source| NetlinkError::Socket { operation: SocketOperation::Inspect, source };
     let namespace = sys::network_namespace_of(socket.as_fd()).map_err(failed)?;
     let stat = rustix::fs::fstat(&namespace).map_err(|errno| failed(errno.into()))?;
     Ok((stat.st_dev, stat.st_ino))
@@ -345,19 +352,21 @@ pub(crate) fn close_message(datagram: &mut Vec<u8>, start: usize) {
 }
 
 /// What `NLMSG_DONE` carries: a dump can fail at its end.
-fn dump_error(message: &Message<'_>) -> Option<Error> {
+fn dump_error(message: &Message<'_>) -> Option<NetlinkError> {
     let code = i32::from_ne_bytes(message.body.get(..4)?.try_into().ok()?);
-    (code < 0).then(|| Error::Refused { errno: Errno::from_raw(code.saturating_neg()) })
+    (code < 0).then(|| NetlinkError::Refused { errno: Errno::from_raw(code.saturating_neg()) })
 }
 
-fn refusal(message: &Message<'_>) -> Error {
+fn refusal(message: &Message<'_>) -> NetlinkError {
     match Acknowledgement::parse(message) {
-        Ok(Acknowledgement { error: Some(errno), .. }) => Error::Refused { errno },
-        Ok(_) => Error::Malformed { what: "reply: an acknowledgement in place of an object" },
+        Ok(Acknowledgement { error: Some(errno), .. }) => NetlinkError::Refused { errno },
+        Ok(_) => {
+            NetlinkError::Malformed { what: "reply: an acknowledgement in place of an object" }
+        }
         Err(error) => error,
     }
 }
 
-fn option_error(option: &'static str, errno: Errno) -> Error {
-    Error::Socket { operation: SocketOperation::SetBuffer(option), source: errno.into() }
+fn option_error(option: &'static str, errno: Errno) -> NetlinkError {
+    NetlinkError::Socket { operation: SocketOperation::SetBuffer(option), source: errno.into() }
 }

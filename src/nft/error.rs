@@ -2,7 +2,7 @@ use std::fmt;
 
 use nix::errno::Errno;
 
-use crate::netlink;
+use crate::netlink::NetlinkError;
 use crate::plan::PlanError;
 use crate::ruleset::{Operation, RaiseError, TableName};
 
@@ -22,7 +22,7 @@ pub enum NftError {
         /// What was being done.
         intent: &'static str,
         /// What failed.
-        source: netlink::Error,
+        source: NetlinkError,
     },
     /// The kernel refused a transaction. Nothing of it is in force.
     #[error("table inet {table}: the kernel refused the change: {}", Faults(.faults))]

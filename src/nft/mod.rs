@@ -32,7 +32,7 @@ mod tests;
 mod watch;
 pub(crate) mod wire;
 
-pub use crate::netlink::{Error as NetlinkError, SocketOperation};
+pub use crate::netlink::{NetlinkError, SocketOperation};
 pub(crate) use conntrack::{Conntrack, ConntrackError, ConntrackUsage};
 pub use error::{Fault, NftError, NotUnderstood};
 #[cfg(test)]

@@ -13,7 +13,7 @@ use netlink_packet_sock_diag::inet::{
 };
 use nix::errno::Errno;
 
-use crate::netlink::{Attributes, Error as NetlinkError, NlFamily, Socket};
+use crate::netlink::{Attributes, NetlinkError, NlFamily, Socket};
 
 use super::ProcessError;
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 use ipcluster::internals::process::{receive_descriptors, send_descriptors};
 use ipcluster::internals::ruleset::{ChainName, Operation, TableName, Transaction};
 use ipcluster::lab::Namespace;
-use ipcluster::nft::NetlinkError as Error;
+use ipcluster::nft::NetlinkError;
 use ipcluster::nft::{Firewall, NftError};
 use ipcluster::plan::{Partition, Plan, Seat};
 use netns_tests::plans::{firewall, full, occupy};
@@ -148,7 +148,9 @@ fn other_descriptors(lab: &Lab) {
     for (what, descriptor) in cases {
         let result = || Firewall::from_descriptor(plan.name(), descriptor).map(drop);
         match lab.server().run_in(result).unwrap() {
-            Err(NftError::Netlink { source: Error::NotThatSocket { what: told }, .. }) => {
+            Err(NftError::Netlink {
+                source: NetlinkError::NotThatSocket { what: told }, ..
+            }) => {
                 assert_eq!(told, what);
             }
             other => panic!("{what}: {other:?}"),

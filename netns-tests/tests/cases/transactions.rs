@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use ipcluster::internals::ruleset::{ChainName, Operation, TableName, Transaction};
 use ipcluster::internals::ruleset::{Digest, Elements, Family, Rule, Scope, Set, SetName};
 use ipcluster::lab::Namespace;
-use ipcluster::nft::NetlinkError as Error;
+use ipcluster::nft::NetlinkError;
 use ipcluster::nft::{Fault, Firewall, NftError};
 use ipcluster::plan::{Generation, Partition, Plan, Seat, Weights};
 use ipcluster::ruleset::lower;
@@ -277,7 +277,8 @@ fn too_long(_: &Lab) {
     let operations = vec![Operation::FlushChain(seat(0)); limit / 32];
     let transaction = Transaction { table: TableName::of(plan.name()), operations };
     let error = firewall.carry_out_as_it_is(&transaction).unwrap_err();
-    let NftError::Netlink { source: Error::TooLong { length, limit: told }, .. } = error else {
+    let NftError::Netlink { source: NetlinkError::TooLong { length, limit: told }, .. } = error
+    else {
         panic!("{error:?}")
     };
     assert!(length > told && told < limit && told > limit / 2, "{length}, {told}, {limit}");
@@ -294,7 +295,7 @@ fn too_long(_: &Lab) {
             assert_eq!(firewall.read_in_order_of(huge.listeners()).unwrap().as_ref(), Some(&huge));
             plan = huge;
         }
-        Err(NftError::Netlink { source: Error::TooLong { length, .. }, .. }) => {
+        Err(NftError::Netlink { source: NetlinkError::TooLong { length, .. }, .. }) => {
             assert!(length + 32 > limit, "{length}, {limit}");
             firewall.verify().expect("what was in force still is");
         }
@@ -403,7 +404,7 @@ fn lost_replies(lab: &Lab) {
         let operations = vec![Operation::FlushChain(seat(0)), Operation::DeleteChain(seat(9))];
         let transaction = Transaction { table: TableName::of(plan.name()), operations };
         let error = firewall.carry_out_as_it_is(&transaction).unwrap_err();
-        let lost = matches!(&error, NftError::Netlink { source: Error::RepliesLost, .. });
+        let lost = matches!(&error, NftError::Netlink { source: NetlinkError::RepliesLost, .. });
         assert!(lost, "round {round}: {error}");
         assert_eq!(firewall.read_in_order_of(plan.listeners()).unwrap().as_ref(), Some(&plan));
     }
@@ -439,7 +440,7 @@ fn a_read_is_of_one_plan(lab: &Lab) {
             match reader.read_in_order_of(small.listeners()) {
                 Ok(Some(plan)) if plan == small => seen[0] = true,
                 Ok(Some(plan)) if plan == large => seen[1] = true,
-                Err(NftError::Netlink { source: Error::DumpInterrupted { .. }, .. }) => {
+                Err(NftError::Netlink { source: NetlinkError::DumpInterrupted { .. }, .. }) => {
                     interrupted += 1;
                 }
                 other => {

@@ -14,7 +14,7 @@ use std::path::Path;
 use nix::errno::Errno;
 
 use crate::netlink::attribute::put_u32;
-use crate::netlink::{self, Attributes, NlFamily, Socket};
+use crate::netlink::{Attributes, NetlinkError, NlFamily, Socket};
 
 use entry::{CTA_STATUS, DESTINATION_TRANSLATED, Entry, TcpState, TrackedProtocol};
 use update::EntryUpdates;
@@ -48,13 +48,13 @@ pub enum ConntrackError {
     #[error("cannot list the tracked connections: {source}")]
     Netlink {
         /// Why.
-        source: netlink::Error,
+        source: NetlinkError,
     },
     /// An entry could not be changed or deleted.
     #[error("cannot release the tracked connections of old worker ports: {source}")]
     Change {
         /// Why.
-        source: netlink::Error,
+        source: NetlinkError,
     },
 }
 
@@ -168,7 +168,7 @@ impl Conntrack {
     pub fn usage(&mut self) -> Result<Option<ConntrackUsage>, ConntrackError> {
         let Some(netlink) = &mut self.netlink else { return Ok(None) };
         let result = netlink.ask(GET_STATS, &ANY_FAMILY, |_, body| {
-            let malformed = netlink::Error::Malformed { what: "conntrack statistics" };
+            let malformed = NetlinkError::Malformed { what: "conntrack statistics" };
             body.get(ANY_FAMILY.len()..).and_then(ConntrackUsage::parse).ok_or(malformed)
         });
         result.map(Some).or_else(|error| none_if_untracked(error).map(|()| None))
@@ -178,7 +178,7 @@ impl Conntrack {
     fn dump(&mut self, mut take: impl FnMut(Entry<'_>)) -> Result<(), ConntrackError> {
         let Some(netlink) = &mut self.netlink else { return Ok(()) };
         let result = netlink.dump(GET, 0, &request(), |_, body| {
-            let malformed = netlink::Error::Malformed { what: "conntrack entry" };
+            let malformed = NetlinkError::Malformed { what: "conntrack entry" };
             let (header, attributes) = body.split_at_checked(ANY_FAMILY.len()).ok_or(malformed)?;
             if let Some(entry) = Entry::parse(header[0], attributes) {
                 take(entry);
@@ -288,7 +288,7 @@ fn request() -> Vec<u8> {
 
 /// A kernel without netfilter sockets (`EPROTONOSUPPORT`) or without this part of them (`EINVAL`,
 /// `nfnetlink_rcv_msg`) has no entries if it tracks no connections.
-fn none_if_untracked(source: netlink::Error) -> Result<(), ConntrackError> {
+fn none_if_untracked(source: NetlinkError) -> Result<(), ConntrackError> {
     match source.errno() {
         Some(Errno::EPROTONOSUPPORT | Errno::EINVAL) if Path::new(TRACKING).exists() => {
             Err(ConntrackError::NotListed)

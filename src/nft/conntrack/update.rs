@@ -8,7 +8,7 @@ use super::entry::{
 };
 use crate::netlink::attribute::{nest, put};
 use crate::netlink::{
-    Acknowledgement, ERROR, Error, Messages, REQUEST, Socket, close_message, put_header,
+    Acknowledgement, ERROR, Messages, NetlinkError, REQUEST, Socket, close_message, put_header,
 };
 
 /// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_NEW`: without `NLM_F_CREATE` it changes an entry that
@@ -65,7 +65,7 @@ impl EntryUpdates {
     }
 
     /// Sends all. EntryCounts that are gone by now are no error.
-    pub(super) fn send(self, netlink: &mut Socket) -> Result<(), Error> {
+    pub(super) fn send(self, netlink: &mut Socket) -> Result<(), NetlinkError> {
         for messages in self.messages.chunks(AT_ONCE) {
             let datagram = messages.concat();
             netlink.reserve_send(datagram.len())?;
@@ -80,7 +80,7 @@ impl EntryUpdates {
                     }
                     match Acknowledgement::parse(&reply)?.error {
                         None | Some(Errno::ENOENT) => {}
-                        Some(errno) => return Err(Error::Refused { errno }),
+                        Some(errno) => return Err(NetlinkError::Refused { errno }),
                     }
                 }
             }

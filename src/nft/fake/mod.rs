@@ -18,7 +18,7 @@ use super::wire::batch::Batch;
 use super::wire::dump::TableState;
 use super::wire::replies::Outcome;
 use super::wire::table::{OWNER, PERSIST};
-use crate::netlink::{Error, SocketOperation};
+use crate::netlink::{NetlinkError, SocketOperation};
 use crate::nft::wire::table::TableOwner;
 use crate::plan::{ClusterName, Seat};
 use crate::ruleset::{CounterValue, Ruleset, TableName, Transaction};
@@ -113,7 +113,7 @@ impl Fake {
             Ok((OwnedFd::from(socket), end))
         });
         let (descriptor, end) = opened.map_err(|source| {
-            let source = Error::Socket { operation: SocketOperation::Open, source };
+            let source = NetlinkError::Socket { operation: SocketOperation::Open, source };
             netlink_error(&table, "open a socket for it", source)
         })?;
         let port = self.namespace().connect(end);
@@ -213,27 +213,34 @@ struct Socket {
 }
 
 impl NfTables for Socket {
-    fn transact(&mut self, batch: &mut Batch, transaction: &Transaction) -> Result<Outcome, Error> {
+    fn transact(
+        &mut self,
+        batch: &mut Batch,
+        transaction: &Transaction,
+    ) -> Result<Outcome, NetlinkError> {
         lock(&self.namespace).transact(self.port, batch, transaction)
     }
 
-    fn read(&mut self, table: &TableName) -> Result<TableState, Error> {
+    fn read(&mut self, table: &TableName) -> Result<TableState, NetlinkError> {
         Ok(lock(&self.namespace).read(table))
     }
 
-    fn table_owner(&mut self, table: &str) -> Result<Option<TableOwner>, Error> {
+    fn table_owner(&mut self, table: &str) -> Result<Option<TableOwner>, NetlinkError> {
         Ok(lock(&self.namespace).table_owner(table))
     }
 
-    fn generation_id(&mut self) -> Result<u32, Error> {
+    fn generation_id(&mut self) -> Result<u32, NetlinkError> {
         Ok(lock(&self.namespace).generation_id)
     }
 
-    fn counter_values(&mut self, table: &TableName) -> Result<BTreeMap<Seat, CounterValue>, Error> {
+    fn counter_values(
+        &mut self,
+        table: &TableName,
+    ) -> Result<BTreeMap<Seat, CounterValue>, NetlinkError> {
         Ok(lock(&self.namespace).counter_values(table.as_str()))
     }
 
-    fn port(&self) -> Result<u32, Error> {
+    fn port(&self) -> Result<u32, NetlinkError> {
         Ok(self.port)
     }
 

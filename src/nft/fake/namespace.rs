@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use nix::errno::Errno;
 
 use super::{Disturbance, Injection};
-use crate::netlink::{self, Attributes, Error, Message, Messages};
+use crate::netlink::{self, Attributes, Message, Messages, NetlinkError};
 use crate::nft::error::{Fault, NotUnderstood};
 use crate::nft::wire::batch::Batch;
 use crate::nft::wire::dump::TableState;
@@ -88,7 +88,7 @@ impl Namespace {
         sender: u32,
         batch: &Batch,
         transaction: &Transaction,
-    ) -> Result<Outcome, Error> {
+    ) -> Result<Outcome, NetlinkError> {
         self.release();
         let messages: Vec<_> = Messages::new(batch.datagram()).collect::<Result<_, _>>()?;
         let injection = match ends(&messages) {
@@ -102,7 +102,7 @@ impl Namespace {
             Some(Injection::Refuse(errno)) => return Ok(refused(errno)),
             Some(Injection::FailToSend(errno)) => {
                 let operation = netlink::SocketOperation::Send;
-                return Err(Error::Socket { operation, source: errno.into() });
+                return Err(NetlinkError::Socket { operation, source: errno.into() });
             }
             Some(Injection::LoseReplies) => {
                 self.carry_out(sender, &messages, batch, transaction);

@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use super::ownership::Protection;
 use super::read::stale_beside;
 use super::{Applied, Firewall, netlink_error};
-use crate::netlink::Error;
+use crate::netlink::NetlinkError;
 use crate::nft::error::{Fault, NftError, is_older_schema};
 use crate::nft::wire::batch::Batch;
 use crate::nft::wire::batch::OwnershipChange;
@@ -106,7 +106,7 @@ impl Firewall {
                 Outcome::Refused(faults) => Err(firewall.refused(faults)),
                 Outcome::Unknown if firewall.read_ruleset()?.is_none() => Ok(Some(true)),
                 Outcome::Unknown => {
-                    Err(netlink_error(&firewall.table, "remove it", Error::RepliesLost))
+                    Err(netlink_error(&firewall.table, "remove it", NetlinkError::RepliesLost))
                 }
             }
         })
@@ -123,7 +123,9 @@ impl Firewall {
         match self.send(&mut Batch::encode(transaction, None), transaction)? {
             Outcome::Committed => Ok(()),
             Outcome::Refused(faults) => Err(self.refused(faults)),
-            Outcome::Unknown => Err(netlink_error(&self.table, "change it", Error::RepliesLost)),
+            Outcome::Unknown => {
+                Err(netlink_error(&self.table, "change it", NetlinkError::RepliesLost))
+            }
         }
     }
 
@@ -276,7 +278,7 @@ impl Firewall {
             Outcome::Refused(faults) => return Err(self.refused(faults)),
             Outcome::Unknown if self.holds(plan, &stale)? && self.owns == owned => {}
             Outcome::Unknown => {
-                return Err(netlink_error(&self.table, "change it", Error::RepliesLost));
+                return Err(netlink_error(&self.table, "change it", NetlinkError::RepliesLost));
             }
         }
         while let Some(last) = self.counter_values.last_entry()

@@ -3,7 +3,7 @@
 
 use super::flush_table;
 use super::{Firewall, netlink_error};
-use crate::netlink::Error;
+use crate::netlink::NetlinkError;
 use crate::nft::error::NftError;
 use crate::nft::wire::batch::Batch;
 use crate::nft::wire::replies::Outcome;
@@ -41,7 +41,7 @@ impl Firewall {
                 match self.send(&mut batch, &self.nothing())? {
                     Outcome::Committed => {}
                     Outcome::Refused(faults) => return Err(self.refused(faults)),
-                    Outcome::Unknown => return Err(failed(&self.table, Error::RepliesLost)),
+                    Outcome::Unknown => return Err(failed(&self.table, NetlinkError::RepliesLost)),
                 }
             }
         }
@@ -57,9 +57,11 @@ impl Firewall {
         match self.send(&mut Batch::of(&flush_table::remove(&self.table)), &self.nothing())? {
             Outcome::Committed => Ok(()),
             Outcome::Refused(faults) => Err(self.refused(faults)),
-            Outcome::Unknown => {
-                Err(netlink_error(&self.table, "let go of its connections", Error::RepliesLost))
-            }
+            Outcome::Unknown => Err(netlink_error(
+                &self.table,
+                "let go of its connections",
+                NetlinkError::RepliesLost,
+            )),
         }
     }
 }

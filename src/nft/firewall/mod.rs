@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use nix::errno::Errno;
 
-use crate::netlink::{Error, NlFamily, Socket};
+use crate::netlink::{NetlinkError, NlFamily, Socket};
 use crate::nft::error::{NftError, is_older_schema};
 use crate::nft::wire::batch::Batch;
 use crate::nft::wire::batch::OwnershipChange;
@@ -82,7 +82,7 @@ impl Firewall {
     /// should change nothing any more. What is in force is to be [read](Self::read).
     ///
     /// # Errors
-    /// [`NftError::Netlink`] with [`Error::NotThatSocket`] if it is anything but a netfilter netlink
+    /// [`NftError::Netlink`] with [`NetlinkError::NotThatSocket`] if it is anything but a netfilter netlink
     /// socket of this network namespace; [`NftError::Privilege`].
     pub fn from_descriptor(cluster: &ClusterName, descriptor: OwnedFd) -> Result<Self, NftError> {
         let table = TableName::of(cluster);
@@ -166,7 +166,7 @@ impl Firewall {
             }
             Outcome::Unknown => {
                 let intent = "find out how it can be protected";
-                Err(netlink_error(&self.table, intent, Error::RepliesLost))
+                Err(netlink_error(&self.table, intent, NetlinkError::RepliesLost))
             }
         }
     }
@@ -288,7 +288,11 @@ impl AsFd for Firewall {
     }
 }
 
-pub(super) fn netlink_error(table: &TableName, intent: &'static str, source: Error) -> NftError {
+pub(super) fn netlink_error(
+    table: &TableName,
+    intent: &'static str,
+    source: NetlinkError,
+) -> NftError {
     match source.errno() {
         Some(Errno::EPERM | Errno::EACCES) => NftError::Privilege,
         _ => NftError::Netlink { table: table.clone(), intent, source },

@@ -29,7 +29,7 @@ use super::wire::dump;
 use super::wire::element::NFTA_SET_ELEM_LIST_SET;
 use super::wire::message::{self, GET_CHAIN, GET_RULE, GET_SET, GET_SET_ELEMENT, TABLE, kind};
 use crate::netlink::attribute::put_text;
-use crate::netlink::{Attributes, Error, NlFamily, Socket};
+use crate::netlink::{Attributes, NetlinkError, NlFamily, Socket};
 use crate::plan::{Engine, Listener, Listeners};
 use crate::ruleset::{PRIORITY_DSTNAT, TableName};
 use packet::Packet;
@@ -135,7 +135,7 @@ impl ForeignRules {
         Ok(analyse(&tables, &targets, ours))
     }
 
-    fn read(&mut self, hooks: &[NatHook], ours: i32) -> Result<Vec<Table>, Error> {
+    fn read(&mut self, hooks: &[NatHook], ours: i32) -> Result<Vec<Table>, NetlinkError> {
         for _ in 0..ATTEMPTS {
             let before = dump::generation_id(&mut self.socket)?;
             let tables = self.read_once(hooks, ours);
@@ -143,10 +143,10 @@ impl ForeignRules {
                 return tables;
             }
         }
-        Err(Error::DumpInterrupted { attempts: ATTEMPTS })
+        Err(NetlinkError::DumpInterrupted { attempts: ATTEMPTS })
     }
 
-    fn read_once(&mut self, hooks: &[NatHook], priority: i32) -> Result<Vec<Table>, Error> {
+    fn read_once(&mut self, hooks: &[NatHook], priority: i32) -> Result<Vec<Table>, NetlinkError> {
         let ours: BTreeSet<String> = dump::our_tables(&mut self.socket)?.into_iter().collect();
         let bases = self.socket.dump(kind(GET_CHAIN), 0, &request(0, &[]), |_, body| {
             Ok(parse_base(body).filter(|(of, base)| {
@@ -162,7 +162,7 @@ impl ForeignRules {
         tables.into_iter().map(|(id, bases)| self.read_table(id, bases)).collect()
     }
 
-    fn read_table(&mut self, id: TableId, bases: Vec<Base>) -> Result<Table, Error> {
+    fn read_table(&mut self, id: TableId, bases: Vec<Base>) -> Result<Table, NetlinkError> {
         let family = id.family as u8;
         let in_table = request(family, &[(TABLE, &id.name)]);
         let mut table = Table { id, bases, chains: BTreeMap::new(), sets: BTreeMap::new() };
@@ -334,7 +334,7 @@ fn printable(name: &[u8]) -> String {
     name.escape_ascii().to_string()
 }
 
-fn failed(source: Error) -> NftError {
+fn failed(source: NetlinkError) -> NftError {
     netlink_error(&TableName::any(), "look for nat chains that decide before it", source)
 }
 

@@ -3,7 +3,7 @@
 use nix::errno::Errno;
 
 use super::{parsed, port};
-use crate::netlink::Error;
+use crate::netlink::NetlinkError;
 use crate::nft::wire::table::TableOwner;
 use crate::nft::{Applied, Disturbance, Fake, Firewall, Injection, NftError, Protection};
 use crate::plan::{Generation, Listeners, Occupant, Ownership, Partition, Plan, Seat, Weights};
@@ -67,7 +67,7 @@ fn a_refusal_that_nobody_told_is_no_success() {
     fake.disturb(&gone).unwrap();
     fake.inject(Injection::LoseReplies);
     let error = firewall.apply(&after).unwrap_err();
-    let lost = matches!(&error, NftError::Netlink { source: Error::RepliesLost, .. });
+    let lost = matches!(&error, NftError::Netlink { source: NetlinkError::RepliesLost, .. });
     assert!(lost, "{error}");
     assert!(!holds(&fake, &after));
     // It knows that it does not know: what is there is put right.

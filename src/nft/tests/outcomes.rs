@@ -1,6 +1,6 @@
 use nix::errno::Errno;
 
-use crate::netlink::Error;
+use crate::netlink::NetlinkError;
 use crate::nft::error::Fault;
 use crate::nft::wire::batch::Batch;
 use crate::nft::wire::replies::{Outcome, Replies};
@@ -43,7 +43,7 @@ fn reply(place: u32, errno: i32) -> Vec<u8> {
     bytes
 }
 
-fn outcome(replies: &[Vec<u8>]) -> Result<Outcome, Error> {
+fn outcome(replies: &[Vec<u8>]) -> Result<Outcome, NetlinkError> {
     let transaction = transaction();
     let mut batch = Batch::encode(&transaction, None);
     batch.number_from(FIRST);
@@ -144,6 +144,6 @@ fn a_reply_that_is_cut_is_an_error() {
     let whole = reply(4, 0);
     for end in 1..whole.len() {
         let outcome = outcome(&[whole[..end].to_vec()]);
-        assert!(matches!(outcome, Err(Error::Malformed { .. })), "{end} bytes: {outcome:?}");
+        assert!(matches!(outcome, Err(NetlinkError::Malformed { .. })), "{end} bytes: {outcome:?}");
     }
 }

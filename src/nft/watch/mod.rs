@@ -21,7 +21,7 @@ use super::error::NftError;
 use super::firewall::netlink_error;
 use super::wire::generation::Generation;
 use super::wire::message::{self, INET, NEW_GENERATION, SUBSYSTEM, TABLE};
-use crate::netlink::{Attributes, Error, Messages, NlFamily, Socket};
+use crate::netlink::{Attributes, Messages, NetlinkError, NlFamily, Socket};
 use crate::ruleset::TableName;
 
 /// `NFNLGRP_NFTABLES` (include/uapi/linux/netfilter/nfnetlink.h).
@@ -127,7 +127,7 @@ impl Watch {
                     }
                     return Ok(WatchEvents { events, is_drained: true });
                 }
-                Err(Error::RepliesLost | Error::Malformed { .. }) => {
+                Err(NetlinkError::RepliesLost | NetlinkError::Malformed { .. }) => {
                     self.commit = PendingCommit::default();
                     self.lost = true;
                 }
@@ -179,7 +179,11 @@ struct PendingCommit {
 
 impl PendingCommit {
     /// Takes a datagram in, and adds the commits that end in it to `events`.
-    fn take_in(&mut self, datagram: &[u8], events: &mut Vec<WatchEvent>) -> Result<(), Error> {
+    fn take_in(
+        &mut self,
+        datagram: &[u8],
+        events: &mut Vec<WatchEvent>,
+    ) -> Result<(), NetlinkError> {
         for message in Messages::new(datagram) {
             let message = message?;
             let [subsystem, kind] = message.kind.to_be_bytes();
@@ -201,13 +205,13 @@ impl PendingCommit {
     }
 }
 
-const MALFORMED: Error = Error::Malformed { what: "notification of a commit" };
+const MALFORMED: NetlinkError = NetlinkError::Malformed { what: "notification of a commit" };
 
 fn end(
     port: u32,
     attributes: Attributes<'_>,
     tables: BTreeSet<(u8, Vec<u8>)>,
-) -> Result<Commit, Error> {
+) -> Result<Commit, NetlinkError> {
     let Generation { id, process } = Generation::parse(attributes).ok_or(MALFORMED)?;
     let writer = process.map(|(pid, name)| Writer { pid, name: printable(name) });
     Ok(Commit { generation_id: id, port, writer, tables })
@@ -227,7 +231,7 @@ pub(super) fn read_bytes(datagram: &[u8]) {
     let _ = PendingCommit::default().take_in(datagram, &mut vec![]);
 }
 
-fn failed(source: Error) -> NftError {
+fn failed(source: NetlinkError) -> NftError {
     netlink_error(&TableName::any(), "watch for events of it", source)
 }
 
@@ -272,7 +276,7 @@ mod tests {
         message(NEW_GENERATION, port, 0, &attributes)
     }
 
-    fn read(datagrams: &[Vec<u8>]) -> Result<Vec<WatchEvent>, Error> {
+    fn read(datagrams: &[Vec<u8>]) -> Result<Vec<WatchEvent>, NetlinkError> {
         let (mut unfinished, mut events) = (PendingCommit::default(), Vec::new());
         for datagram in datagrams {
             unfinished.take_in(datagram, &mut events)?;

@@ -18,7 +18,7 @@ use super::rule::Rule;
 use super::set;
 use super::table::{OWNED, Table, TableOwner};
 use crate::netlink::attribute::put_text;
-use crate::netlink::{Error, Socket};
+use crate::netlink::{NetlinkError, Socket};
 use crate::nft::error::NotUnderstood;
 use crate::plan::Seat;
 use crate::ruleset::{self, ChainName, CounterName, CounterValue, Ruleset, SetName, TableName};
@@ -45,7 +45,10 @@ pub(in crate::nft) enum TableState {
 
 /// Reads a table whole. The kernel is asked several times; if anything in its rules has changed
 /// between the first and the last answer, all is read anew.
-pub(in crate::nft) fn read(socket: &mut Socket, table: &TableName) -> Result<TableState, Error> {
+pub(in crate::nft) fn read(
+    socket: &mut Socket,
+    table: &TableName,
+) -> Result<TableState, NetlinkError> {
     for _ in 0..READ_ATTEMPTS {
         let before = generation_id(socket)?;
         let state = read_once(socket, table);
@@ -55,11 +58,11 @@ pub(in crate::nft) fn read(socket: &mut Socket, table: &TableName) -> Result<Tab
             return state;
         }
     }
-    Err(Error::DumpInterrupted { attempts: READ_ATTEMPTS })
+    Err(NetlinkError::DumpInterrupted { attempts: READ_ATTEMPTS })
 }
 
 /// The number of the last transaction in this network namespace.
-pub(in crate::nft) fn generation_id(socket: &mut Socket) -> Result<u32, Error> {
+pub(in crate::nft) fn generation_id(socket: &mut Socket) -> Result<u32, NetlinkError> {
     socket.ask(kind(GET_GENERATION), &INET_HEADER, |kind, body| {
         let generation = Generation::parse(message::open(NEW_GENERATION, kind, body)?);
         generation.map(|generation| generation.id).ok_or(MALFORMED)
@@ -70,12 +73,12 @@ pub(in crate::nft) fn generation_id(socket: &mut Socket) -> Result<u32, Error> {
 pub(in crate::nft) fn table_owner(
     socket: &mut Socket,
     table: &str,
-) -> Result<Option<TableOwner>, Error> {
+) -> Result<Option<TableOwner>, NetlinkError> {
     Ok(find_table(socket, table)?.map(|table| table.owner))
 }
 
 /// The names of all `inet` tables that carry our mark, of whatever schema.
-pub(in crate::nft) fn our_tables(socket: &mut Socket) -> Result<Vec<String>, Error> {
+pub(in crate::nft) fn our_tables(socket: &mut Socket) -> Result<Vec<String>, NetlinkError> {
     let tables = list(socket, GET_TABLE, &[], |kind, body| {
         Table::parse(message::open(NEW_TABLE, kind, body)?).ok_or(MALFORMED)
     })?;
@@ -88,13 +91,13 @@ pub(in crate::nft) fn our_tables(socket: &mut Socket) -> Result<Vec<String>, Err
 pub(in crate::nft) fn counter_values(
     socket: &mut Socket,
     table: &TableName,
-) -> Result<BTreeMap<Seat, CounterValue>, Error> {
+) -> Result<BTreeMap<Seat, CounterValue>, NetlinkError> {
     let objects = read_objects(socket, table)?;
     let counters = objects.iter().flatten().filter_map(Object::counter);
     Ok(counters.map(|(CounterName(seat), value)| (seat, value)).collect())
 }
 
-fn read_once(socket: &mut Socket, name: &TableName) -> Result<TableState, Error> {
+fn read_once(socket: &mut Socket, name: &TableName) -> Result<TableState, NetlinkError> {
     let Some(table) = find_table(socket, name.as_str())? else { return Ok(TableState::Absent) };
     let owner = table.owner;
     match table.schema {
@@ -117,7 +120,7 @@ fn read_once(socket: &mut Socket, name: &TableName) -> Result<TableState, Error>
     Ok(TableState::Ours { contents, owner })
 }
 
-fn find_table(socket: &mut Socket, name: &str) -> Result<Option<Table>, Error> {
+fn find_table(socket: &mut Socket, name: &str) -> Result<Option<Table>, NetlinkError> {
     let table = socket.ask(kind(GET_TABLE), &request(&[(TABLE, name)]), |kind, body| {
         Table::parse(message::open(NEW_TABLE, kind, body)?).ok_or(MALFORMED)
     });
@@ -136,7 +139,7 @@ struct Contents {
     rules: Vec<Rule>,
 }
 
-fn read_chains(socket: &mut Socket, table: &TableName) -> Result<Vec<Chain>, Error> {
+fn read_chains(socket: &mut Socket, table: &TableName) -> Result<Vec<Chain>, NetlinkError> {
     let mut chains = list(socket, GET_CHAIN, &[(TABLE, table.as_str())], |kind, body| {
         Chain::parse(message::open(NEW_CHAIN, kind, body)?).ok_or(MALFORMED)
     })?;
@@ -145,7 +148,7 @@ fn read_chains(socket: &mut Socket, table: &TableName) -> Result<Vec<Chain>, Err
     Ok(chains)
 }
 
-fn read_rules(socket: &mut Socket, table: &TableName) -> Result<Vec<Rule>, Error> {
+fn read_rules(socket: &mut Socket, table: &TableName) -> Result<Vec<Rule>, NetlinkError> {
     let mut rules = list(socket, GET_RULE, &[(TABLE, table.as_str())], |kind, body| {
         Rule::parse(message::open(NEW_RULE, kind, body)?).ok_or(MALFORMED)
     })?;
@@ -153,7 +156,10 @@ fn read_rules(socket: &mut Socket, table: &TableName) -> Result<Vec<Rule>, Error
     Ok(rules)
 }
 
-fn read_objects(socket: &mut Socket, table: &TableName) -> Result<Vec<Option<Object>>, Error> {
+fn read_objects(
+    socket: &mut Socket,
+    table: &TableName,
+) -> Result<Vec<Option<Object>>, NetlinkError> {
     let mut objects = list(socket, GET_OBJECT, &[(TABLE, table.as_str())], |kind, body| {
         Ok(Object::parse(message::open(NEW_OBJECT, kind, body)?))
     })?;
@@ -164,7 +170,7 @@ fn read_objects(socket: &mut Socket, table: &TableName) -> Result<Vec<Option<Obj
 fn read_sets(
     socket: &mut Socket,
     table: &TableName,
-) -> Result<BTreeMap<String, Option<Vec<Element>>>, Error> {
+) -> Result<BTreeMap<String, Option<Vec<Element>>>, NetlinkError> {
     let names = list(socket, GET_SET, &[(TABLE, table.as_str())], |kind, body| {
         let name = set::parse_name(message::open(NEW_SET, kind, body)?);
         name.map(str::to_owned).ok_or(MALFORMED)
@@ -186,8 +192,8 @@ fn list<T>(
     socket: &mut Socket,
     message: u8,
     names: &[(u16, &str)],
-    mut parse: impl FnMut(u16, &[u8]) -> Result<T, Error>,
-) -> Result<Vec<T>, Error> {
+    mut parse: impl FnMut(u16, &[u8]) -> Result<T, NetlinkError>,
+) -> Result<Vec<T>, NetlinkError> {
     socket.dump(kind(message), 0, &request(names), |kind, body| parse(kind, body).map(Some))
 }
 

@@ -1,6 +1,6 @@
 //! The numbers of nf_tables messages, their flags, and the header that each begins with.
 
-use crate::netlink::{Attributes, Error};
+use crate::netlink::{Attributes, NetlinkError};
 
 /// `NFNL_SUBSYS_NFTABLES`: the upper byte of a message's kind, and what `BATCH_BEGIN` names.
 pub(in crate::nft) const SUBSYSTEM: u8 = 10;
@@ -73,12 +73,17 @@ pub(in crate::nft) fn split(body: &[u8]) -> Option<(u8, &[u8])> {
 /// The attributes of a message that must be of this kind.
 ///
 /// # Errors
-/// [`Error::Malformed`] if it is of another kind, or cut.
-pub(in crate::nft) fn open(expected: u8, kind: u16, body: &[u8]) -> Result<Attributes<'_>, Error> {
+/// [`NetlinkError::Malformed`] if it is of another kind, or cut.
+pub(in crate::nft) fn open(
+    expected: u8,
+    kind: u16,
+    body: &[u8],
+) -> Result<Attributes<'_>, NetlinkError> {
     let is_expected = kind == self::kind(expected);
     let attributes = split(body).filter(|_| is_expected).and_then(|(_, it)| Attributes::whole(it));
     attributes.ok_or(MALFORMED)
 }
 
 /// What is said of a message that is cut or lacks a part.
-pub(in crate::nft) const MALFORMED: Error = Error::Malformed { what: "nf_tables message" };
+pub(in crate::nft) const MALFORMED: NetlinkError =
+    NetlinkError::Malformed { what: "nf_tables message" };

@@ -1,7 +1,7 @@
 //! What the replies to a batch say of it.
 
 use super::batch::Batch;
-use crate::netlink::{Acknowledgement, ERROR, Error, Messages};
+use crate::netlink::{Acknowledgement, ERROR, Messages, NetlinkError};
 use crate::nft::error::Fault;
 use crate::ruleset::Transaction;
 
@@ -29,7 +29,7 @@ impl<'a> Replies<'a> {
         Self { batch, transaction, faults: vec![], ended: false }
     }
 
-    pub(in crate::nft) fn read(&mut self, datagram: &[u8]) -> Result<(), Error> {
+    pub(in crate::nft) fn read(&mut self, datagram: &[u8]) -> Result<(), NetlinkError> {
         for message in Messages::new(datagram) {
             let message = message?;
             let Some(place) = self.batch.message_at(message.sequence) else { continue };
