@@ -23,9 +23,11 @@
 
 pub(crate) mod conntrack;
 mod error;
+#[cfg(any(test, feature = "internals"))]
 pub(crate) mod fake;
 mod firewall;
 pub(crate) mod foreign;
+#[cfg(any(test, feature = "internals"))]
 pub(crate) mod fuzzing;
 #[cfg(test)]
 mod tests;

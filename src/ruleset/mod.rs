@@ -5,6 +5,7 @@
 //! need not change, and what they leave: no packet may find the rules that it is on its way through
 //! without the maps that these use ([`Stale`]).
 
+#[cfg(any(test, feature = "internals"))]
 mod fake_table;
 mod lower;
 mod name;
@@ -16,14 +17,17 @@ mod tests;
 mod text;
 pub(crate) mod transition;
 
+#[cfg(any(test, feature = "internals"))]
 pub(crate) use fake_table::{FakeTable, TableError};
 pub use lower::lower;
 pub(crate) use name::Name;
+#[cfg(any(test, feature = "internals"))]
+pub(crate) use object::Digest;
 pub(crate) use object::PRIORITY_DSTNAT;
 pub use object::Ruleset;
 pub(crate) use object::{
-    BaseChain, Chain, ChainName, Comment, CounterName, CounterValue, Digest, Elements, Family,
-    Hook, Rule, Scope, Set, SetName, TableName, TcpPorts,
+    BaseChain, Chain, ChainName, Comment, CounterName, CounterValue, Elements, Family, Hook, Rule,
+    Scope, Set, SetName, TableName, TcpPorts,
 };
 pub(crate) use raise::{RaiseError, raise};
 pub(crate) use stale::Stale;

@@ -226,6 +226,7 @@ fn printable(name: &[u8]) -> String {
 }
 
 /// Reads a datagram that may be anything.
+#[cfg(any(test, feature = "internals"))]
 pub(super) fn read_bytes(datagram: &[u8]) {
     // What is not understood counts as lost.
     let _ = PendingCommit::default().take_in(datagram, &mut vec![]);
