@@ -1,10 +1,8 @@
 //! Messages in a datagram: `struct nlmsghdr` (include/uapi/linux/netlink.h), read with every
 //! length checked.
 
-use nix::errno::Errno;
-
-use super::NetlinkError;
 use super::attribute::{Attributes, align};
+use super::{Errno, NetlinkError};
 
 /// The length of `struct nlmsghdr`.
 pub(crate) const HEADER_LEN: usize = 16;

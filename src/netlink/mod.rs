@@ -2,16 +2,18 @@
 //! shares; what the messages say belongs to the rooms that send them.
 
 pub(crate) mod attribute;
+mod errno;
 mod frame;
 mod socket;
 
 use std::fmt;
 use std::io;
 
-use nix::errno::Errno;
-
 pub(crate) use attribute::Attributes;
-pub(crate) use frame::{ACK, Acknowledgement, ERROR, Message, Messages, REQUEST};
+pub use errno::Errno;
+#[cfg(any(test, feature = "internals"))]
+pub(crate) use frame::Message;
+pub(crate) use frame::{ACK, Acknowledgement, ERROR, Messages, REQUEST};
 pub(crate) use neli::consts::socket::NlFamily;
 pub(crate) use socket::{Socket, close_message, put_header};
 

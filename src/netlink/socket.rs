@@ -7,14 +7,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use neli::consts::socket::{Msg, NlFamily};
 use neli::socket::NlSocket;
 use neli::utils::Groups;
-use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RecvFlags};
 use tokio::io::unix::AsyncFd;
 
 use super::frame::{self, Acknowledgement, Message, Messages};
-use super::{NetlinkError, SocketOperation};
+use super::{Errno, NetlinkError, SocketOperation};
 use crate::sys;
 
 /// How often a dump that the kernel calls interrupted (`NLM_F_DUMP_INTR`) is begun anew.
@@ -367,6 +366,6 @@ fn refusal(message: &Message<'_>) -> NetlinkError {
     }
 }
 
-fn option_error(option: &'static str, errno: Errno) -> NetlinkError {
+fn option_error(option: &'static str, errno: nix::errno::Errno) -> NetlinkError {
     NetlinkError::Socket { operation: SocketOperation::SetBuffer(option), source: errno.into() }
 }

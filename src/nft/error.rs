@@ -1,8 +1,6 @@
 use std::fmt;
 
-use nix::errno::Errno;
-
-use crate::netlink::NetlinkError;
+use crate::netlink::{Errno, NetlinkError};
 use crate::plan::PlanError;
 use crate::ruleset::{Operation, RaiseError, TableName};
 
@@ -189,8 +187,8 @@ pub struct Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.operation {
-            Some(operation) => write!(f, "{}: {}", Described(operation), self.errno.desc())?,
-            None => write!(f, "the transaction: {}", self.errno.desc())?,
+            Some(operation) => write!(f, "{}: {}", Described(operation), self.errno.description())?,
+            None => write!(f, "the transaction: {}", self.errno.description())?,
         }
         match &self.text {
             Some(text) => write!(f, " ({text})"),

@@ -34,7 +34,7 @@ mod tests;
 mod watch;
 pub(crate) mod wire;
 
-pub use crate::netlink::{NetlinkError, SocketOperation};
+pub use crate::netlink::{Errno, NetlinkError, SocketOperation};
 pub(crate) use conntrack::{Conntrack, ConntrackError, ConntrackUsage};
 pub use error::{Fault, NftError, NotUnderstood};
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use nix::errno::Errno;
 
 use super::socket_owner::Transport;
-use crate::netlink;
+use crate::netlink::NetlinkError;
 
 /// Why something about a process, its output or its sockets could not be done.
 #[derive(Debug, thiserror::Error)]
@@ -128,7 +128,7 @@ pub enum ProcessError {
     #[error("cannot list the TCP sockets: {source}")]
     Sockets {
         /// Why.
-        source: netlink::Error,
+        source: NetlinkError,
     },
     /// `user` or `group` names nobody that workers could run as.
     #[error("`{key}`: {value:?}: {fault}")]
@@ -193,7 +193,7 @@ impl ProcessError {
             | Self::NotifySocket { errno, .. }
             | Self::ServiceManager { errno, .. }
             | Self::Account { fault: AccountFault::Lookup(errno), .. } => Some(*errno),
-            Self::Sockets { source } => source.errno(),
+            Self::Sockets { source } => source.errno().map(|errno| errno.known()),
             _ => None,
         }
     }

@@ -13,7 +13,7 @@ use netlink_packet_sock_diag::inet::{
 };
 use nix::errno::Errno;
 
-use crate::netlink::{Attributes, NetlinkError, NlFamily, Socket};
+use crate::netlink::{self, Attributes, NetlinkError, NlFamily, Socket};
 
 use super::ProcessError;
 
@@ -198,7 +198,8 @@ impl Sockets {
             match result {
                 Ok(sockets) => found.extend(sockets),
                 // A kernel without IPv6 has no sockets of it.
-                Err(error) if family == AF_INET6 && error.errno() == Some(Errno::ENOENT) => {}
+                Err(error)
+                    if family == AF_INET6 && error.errno() == Some(netlink::Errno::ENOENT) => {}
                 Err(error) => return Err(sockets_error(error)),
             }
         }

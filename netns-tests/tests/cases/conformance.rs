@@ -260,7 +260,9 @@ impl Kernel<'_> {
     ) -> Result<(), Errno> {
         let namespace = match self {
             Self::Real(namespace) => namespace,
-            Self::Fake(fake) => return fake.disturb(disturbance),
+            Self::Fake(fake) => {
+                return fake.disturb(disturbance).map_err(|errno| Errno::from_raw(errno.raw()));
+            }
         };
         let table = format!("inet ipcluster_{cluster}");
         let delete = if there { format!("delete table {table}\n") } else { String::new() };

@@ -11,10 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-use nix::errno::Errno;
-
 use crate::netlink::attribute::put_u32;
-use crate::netlink::{Attributes, NetlinkError, NlFamily, Socket};
+use crate::netlink::{Attributes, Errno, NetlinkError, NlFamily, Socket};
 
 use entry::{CTA_STATUS, DESTINATION_TRANSLATED, Entry, TcpState, TrackedProtocol};
 use update::EntryUpdates;

@@ -1,14 +1,13 @@
 //! EntryUpdates of single entries, many to a datagram.
 
-use nix::errno::Errno;
-
 use super::entry::{
     CLOSE_INIT, CTA_ID, CTA_PROTOINFO, CTA_PROTOINFO_TCP, CTA_PROTOINFO_TCP_FLAGS_ORIGINAL,
     CTA_PROTOINFO_TCP_FLAGS_REPLY, CTA_TUPLE_ORIG, CTA_ZONE, Key,
 };
 use crate::netlink::attribute::{nest, put};
 use crate::netlink::{
-    Acknowledgement, ERROR, Messages, NetlinkError, REQUEST, Socket, close_message, put_header,
+    Acknowledgement, ERROR, Errno, Messages, NetlinkError, REQUEST, Socket, close_message,
+    put_header,
 };
 
 /// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_NEW`: without `NLM_F_CREATE` it changes an entry that

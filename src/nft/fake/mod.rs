@@ -8,8 +8,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use nix::errno::Errno;
-
 use super::error::NftError;
 use super::firewall::NfTables;
 use super::firewall::Protection;
@@ -18,7 +16,7 @@ use super::wire::batch::Batch;
 use super::wire::dump::TableState;
 use super::wire::replies::Outcome;
 use super::wire::table::{OWNER, PERSIST};
-use crate::netlink::{NetlinkError, SocketOperation};
+use crate::netlink::{Errno, NetlinkError, SocketOperation};
 use crate::nft::wire::table::TableOwner;
 use crate::plan::{ClusterName, Seat};
 use crate::ruleset::{CounterValue, Ruleset, TableName, Transaction};

@@ -5,10 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{ErrorKind, Read as _};
 use std::os::unix::net::UnixStream;
 
-use nix::errno::Errno;
-
 use super::{Disturbance, Injection};
-use crate::netlink::{self, Attributes, Message, Messages, NetlinkError};
+use crate::netlink::{self, Attributes, Errno, Message, Messages, NetlinkError};
 use crate::nft::error::{Fault, NotUnderstood};
 use crate::nft::wire::batch::Batch;
 use crate::nft::wire::dump::TableState;

@@ -2,12 +2,10 @@
 
 use std::time::Instant;
 
-use nix::errno::Errno;
-
 use super::ownership::Protection;
 use super::read::stale_beside;
 use super::{Applied, Firewall, netlink_error};
-use crate::netlink::NetlinkError;
+use crate::netlink::{Errno, NetlinkError};
 use crate::nft::error::{Fault, NftError, is_older_schema};
 use crate::nft::wire::batch::Batch;
 use crate::nft::wire::batch::OwnershipChange;

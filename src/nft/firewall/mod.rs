@@ -12,9 +12,7 @@ use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
-use nix::errno::Errno;
-
-use crate::netlink::{NetlinkError, NlFamily, Socket};
+use crate::netlink::{Errno, NetlinkError, NlFamily, Socket};
 use crate::nft::error::{NftError, is_older_schema};
 use crate::nft::wire::batch::Batch;
 use crate::nft::wire::batch::OwnershipChange;
@@ -159,7 +157,7 @@ impl Firewall {
             Outcome::Committed => Ok(Ok(())),
             Outcome::Refused(faults) => {
                 let errno = faults.first().map(|fault| fault.errno);
-                match errno.filter(|errno| matches!(errno, Errno::EOPNOTSUPP | Errno::EINVAL)) {
+                match errno.filter(|errno| matches!(*errno, Errno::EOPNOTSUPP | Errno::EINVAL)) {
                     Some(errno) => Ok(Err(errno)),
                     None => Err(self.refused(faults)),
                 }

@@ -1,9 +1,7 @@
 //! What a firewall makes of faults, of others and of what it finds: on the fake, without a kernel.
 
-use nix::errno::Errno;
-
 use super::{parsed, port};
-use crate::netlink::NetlinkError;
+use crate::netlink::{Errno, NetlinkError};
 use crate::nft::wire::table::TableOwner;
 use crate::nft::{Applied, Disturbance, Fake, Firewall, Injection, NftError, Protection};
 use crate::plan::{Generation, Listeners, Occupant, Ownership, Partition, Plan, Seat, Weights};

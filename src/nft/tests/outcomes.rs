@@ -1,6 +1,4 @@
-use nix::errno::Errno;
-
-use crate::netlink::NetlinkError;
+use crate::netlink::{Errno, NetlinkError};
 use crate::nft::error::Fault;
 use crate::nft::wire::batch::Batch;
 use crate::nft::wire::replies::{Outcome, Replies};

@@ -2,8 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nix::errno::Errno;
-
 use super::chain::Chain;
 use super::counter::Object;
 use super::element::NFTA_SET_ELEM_LIST_SET;
@@ -18,7 +16,7 @@ use super::rule::Rule;
 use super::set;
 use super::table::{OWNED, Table, TableOwner};
 use crate::netlink::attribute::put_text;
-use crate::netlink::{NetlinkError, Socket};
+use crate::netlink::{Errno, NetlinkError, Socket};
 use crate::nft::error::NotUnderstood;
 use crate::plan::Seat;
 use crate::ruleset::{self, ChainName, CounterName, CounterValue, Ruleset, SetName, TableName};
