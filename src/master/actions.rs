@@ -1,4 +1,4 @@
-//! What the supervisor wants done, and who does it.
+//! The actions of the supervisor, each performed by the subject that can.
 
 use std::collections::VecDeque;
 

@@ -11,17 +11,17 @@ use crate::process::ProcessError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MasterError {
-    /// The rules.
+    /// The rules in the kernel cannot be read or changed.
     #[error(transparent)]
     Rules(#[from] NftError),
     /// The control socket or the lock: most often another master of that name.
     #[error(transparent)]
     Control(#[from] ControlError),
-    /// The HTTP server.
+    /// The HTTP server cannot listen.
     #[cfg(feature = "http")]
     #[error(transparent)]
     Http(#[from] crate::http::HttpError),
-    /// Processes and their sockets.
+    /// A system call about processes, or about sockets of theirs, has failed.
     #[error(transparent)]
     Process(#[from] ProcessError),
     /// The configuration makes up no plan.
@@ -80,13 +80,13 @@ pub enum MasterError {
     /// Workers are to say that they are ready, and have no socket to say it on.
     #[error("`ready`: notify needs a control directory, in which the socket for it is made")]
     NoNotifySocket,
-    /// No descriptor is left.
+    /// A descriptor cannot be duplicated (dup(2)): most likely the limit of open files is reached.
     #[error("cannot copy a descriptor: {source}")]
     Descriptor {
         /// Why.
         source: std::io::Error,
     },
-    /// The thread that starts workers could not be made.
+    /// A thread of the master could not be made.
     #[error("cannot start a thread: {source}")]
     Thread {
         /// Why.

@@ -40,7 +40,7 @@ pub struct Master {
     operators: Operators,
     /// Processes that look like workers of an earlier master, and could not be proven to be.
     orphans: Orphans,
-    /// What there is to go on with, until this runs.
+    /// What an earlier master left to go on with, until this one runs.
     adopted: Adopted,
     /// `None` without a control directory: nobody can ask for a handover.
     handover: Option<Handover>,
@@ -52,7 +52,7 @@ pub struct Master {
 /// What an earlier master has left for this one to go on with.
 #[derive(Default)]
 pub(super) struct Adopted {
-    /// Its workers.
+    /// The workers of the earlier master.
     pub(super) workers: Vec<(WorkerId, Seat, Started)>,
     /// What is to be changed of what was adopted.
     pub(super) reconfigure: Option<PendingReconfigure>,
@@ -97,7 +97,7 @@ enum Happened {
     Commits,
 }
 
-/// What ends the loop beside the supervisor.
+/// Why the loop ends while the cluster goes on.
 enum Leaving {
     Leave,
     HandedOver { pid: u32 },

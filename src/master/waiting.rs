@@ -1,5 +1,5 @@
-//! What the loop waits by. Everything here may be dropped while it waits, as `select!` does with all
-//! branches but one, and loses nothing by that.
+//! Timers and channels that the loop waits for. All of them are cancel-safe: `select!` drops all branches
+//! but one, and nothing is lost by that.
 
 use std::future;
 use std::time::{Duration, Instant};

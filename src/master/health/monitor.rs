@@ -71,7 +71,7 @@ pub(crate) struct HealthMonitor {
     has_failed: bool,
 }
 
-/// What a check outside the loop has shown.
+/// The result of a check outside the loop.
 pub(crate) enum CheckResult {
     Probed { worker: WorkerId, result: ProbeResult },
     Queues { began: Timestamp, found: Result<BTreeMap<u16, AcceptQueue>, ProcessError> },
@@ -86,7 +86,7 @@ pub(crate) enum Task {
     Check,
 }
 
-/// What a message of a worker makes known.
+/// A message of a worker, and what it makes known.
 pub(crate) struct Heard {
     pub(crate) inputs: VecDeque<Input>,
     /// Its descriptors are closed when it has been acted on, not before: who waits for that

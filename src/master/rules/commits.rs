@@ -31,7 +31,7 @@ pub(crate) struct CommitWatch {
     rest_until: Option<Instant>,
 }
 
-/// What was told of commits.
+/// Commits that the kernel has told of.
 pub(super) struct Commits {
     /// What the supervisor is to know.
     pub(super) inputs: VecDeque<Input>,

@@ -36,7 +36,7 @@ pub(crate) struct ForeignScanner {
     found: Vec<ForeignNat>,
 }
 
-/// What a scan gives back.
+/// The result of a scan.
 pub(crate) struct Scan {
     rules: ForeignRules,
     began: Timestamp,

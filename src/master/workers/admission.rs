@@ -15,7 +15,7 @@ use crate::process::{PidFd, ProcessError, peer_process, session_of};
 use crate::protocol::{WorkerId, WorkerState};
 use crate::supervisor::Supervisor;
 
-/// What an admission is decided by.
+/// What the master knows that decides who may join.
 pub(super) struct Admission<'a> {
     pub(super) supervisor: &'a Supervisor,
     pub(super) processes: &'a mut Processes,

@@ -16,7 +16,7 @@ use crate::plan::Port;
 use crate::protocol::WorkerId;
 use crate::supervisor::{Input, Sockets, Supervisor};
 
-/// How often they are counted.
+/// How often connections are counted.
 const INTERVAL: Duration = Duration::from_millis(100);
 
 /// The sockets of workers, if they could be counted.

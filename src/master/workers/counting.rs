@@ -11,7 +11,7 @@ use crate::process::{self, Connection, ConnectionState, ProcessError, SocketOwne
 use crate::protocol::WorkerId;
 use crate::supervisor::Sockets;
 
-/// Whose sockets are to be counted.
+/// A worker whose connections are to be counted.
 #[derive(Debug, Clone)]
 pub(crate) struct Counted {
     pub(crate) ports: Arc<[Port]>,
@@ -147,16 +147,16 @@ pub(crate) fn local_ports_of(plan: &Plan, worker_ports: BTreeSet<u16>) -> BTreeS
     }
 }
 
-/// What is to be counted, and let go.
+/// The connections to be counted, and the ports whose clients are to be let go.
 #[derive(Debug, Clone)]
 pub(crate) struct Wanted {
     /// Retired workers.
     pub(crate) retired: CountedWorkers,
-    /// Those of them that are settled: they have let all clients go.
+    /// The retired workers that are settled: no handshake leads to them any more.
     pub(crate) settled: BTreeSet<WorkerId>,
     /// Ports of workers whose process has ended, with nobody behind them.
     pub(crate) gone: Vec<Arc<[Port]>>,
-    /// What is in force.
+    /// The plan in force.
     pub(crate) plan: Plan,
 }
 

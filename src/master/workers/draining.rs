@@ -8,11 +8,11 @@ use crate::master::workers::counting::{CountedWorkers, Wanted};
 use crate::plan::{Plan, Port};
 use crate::protocol::WorkerId;
 
-/// How many times as long as a look takes there is none: looks take a fifth of one processor at
+/// How many times as long as a look takes the pause after it is: looks take a fifth of one processor at
 /// most, however much conntrack holds.
 const PAUSE: u32 = 4;
 
-/// What a look counts for at most: no long pause comes of a machine that slept.
+/// The longest time that a look counts for, so that no long pause comes of a machine that slept.
 const LONGEST: Duration = Duration::from_secs(2);
 
 /// The looks at workers that are retired or gone.
@@ -33,7 +33,8 @@ struct Gone {
     is_reaped: bool,
 }
 
-/// Its only look, which lets its clients go. One is enough: it begins when the rules have moved.
+/// The only look at a worker that is gone, which lets its clients go. A single look is enough, since it
+/// begins when the rules have moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Check {
     Wanted,

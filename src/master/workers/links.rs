@@ -16,7 +16,7 @@ use crate::process::PidFd;
 use crate::protocol::{Timestamp, WorkerId};
 use crate::supervisor::Input;
 
-/// What comes from workers and waits for the loop, before their connections wait.
+/// How many messages of workers wait for the loop before their connections wait.
 const QUEUE: usize = 256;
 
 /// The least time between two log lines about processes that were refused.
@@ -29,7 +29,7 @@ pub(super) struct WorkerLinks {
     connected: BTreeMap<WorkerId, Connected>,
     /// Workers whose connection has ended, and when.
     disconnected: BTreeMap<WorkerId, Timestamp>,
-    /// Those of them of which it was told that they do not answer.
+    /// The disconnected workers that were reported not to answer.
     silent: BTreeSet<WorkerId>,
     /// How long a worker may be without a connection; `None`: for ever.
     ping: Option<Duration>,
@@ -55,14 +55,14 @@ impl Connected {
     }
 }
 
-/// What comes of the connections.
+/// Something that happened to the connections of workers.
 pub(crate) enum LinkEvent {
     Link(WorkerEvent),
     /// A worker has been without a connection for too long.
     Missed,
 }
 
-/// What is to be made known of a worker.
+/// News of a worker, and who is to know it.
 pub(crate) enum LinkNews {
     /// To the supervisor.
     Input(Input),

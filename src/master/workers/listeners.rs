@@ -17,7 +17,7 @@ use crate::plan::{Engine, Listeners, Port, Protocol};
 use crate::process::{self, Endpoint, HeldSocket, PassedSocket, ProcessError};
 use crate::protocol::WorkerId;
 
-/// What is opened for every worker, and how it is called in `LISTEN_FDNAMES`: `80/tcp`, as in
+/// The sockets that are opened for every worker, and their names in `LISTEN_FDNAMES`: `80/tcp`, as in
 /// `--listen`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ListenerTemplate {
@@ -88,7 +88,7 @@ pub(crate) struct ListenerSet {
 }
 
 impl ListenerSet {
-    /// Those of a worker of an earlier master, of all listening sockets that are known to be its;
+    /// The listening sockets of a worker of an earlier master, out of all that are known to be its own;
     /// `None` if one is missing.
     pub(crate) fn recover(
         listeners: &Listeners,
@@ -102,7 +102,7 @@ impl ListenerSet {
             let index = known.iter().position(is_it)?;
             Some((opening.name, known.swap_remove(index)))
         };
-        // How many may wait, and of what kind they are, was decided when they were opened.
+        // Backlog and engine were decided when the sockets were opened, and do not matter here.
         let openings = ListenerTemplate::of(listeners, Engine::default(), 0).openings;
         let sockets = openings.into_iter().map(recover).collect::<Option<_>>()?;
         Some(Self { sockets, ports: Arc::clone(ports) })
@@ -118,14 +118,14 @@ impl ListenerSet {
         &self.ports
     }
 
-    /// What a worker is started with.
+    /// The sockets with their names, as a worker is started with them.
     pub(crate) fn to_pass(&self) -> Vec<PassedSocket<'_>> {
         let sockets = self.sockets.iter();
         sockets.map(|(name, socket)| PassedSocket { name, socket: socket.as_fd() }).collect()
     }
 }
 
-/// All sockets that the master holds, by the worker that has them, or had them last.
+/// All listening sockets that the master holds, by the worker that has them, or had them last.
 #[derive(Debug, Default)]
 pub(crate) struct HeldListeners {
     by_worker: BTreeMap<WorkerId, Arc<ListenerSet>>,

@@ -29,17 +29,17 @@ pub(super) struct MemoryMonitor {
     due: Periodic,
     /// `None` while a look is under way.
     watch: Option<MemoryWatch<WorkerId>>,
-    /// Those whose proportional sizes are asked for, until that look begins.
+    /// The workers whose proportional sizes are asked for, until that look begins.
     asked: Option<Vec<WorkerId>>,
     /// The last resident sizes of those workers that run and could be measured.
     sizes: BTreeMap<WorkerId, Bytes>,
     /// The last resident size of this process; `None` if it was never known.
     own: Option<Bytes>,
-    /// Those who cannot be measured, of which that was logged.
+    /// The workers that cannot be measured, where that was logged.
     unknown: BTreeSet<WorkerId>,
 }
 
-/// What a look gives back.
+/// The sizes that a look has found.
 pub(crate) struct MemorySample {
     watch: MemoryWatch<WorkerId>,
     kind: Kind,
@@ -53,7 +53,7 @@ enum Kind {
     Proportional,
 }
 
-/// What came of a look.
+/// What the supervisor is to know of a look.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Measured {
     /// The resident sizes, as every second.
@@ -132,7 +132,7 @@ impl MemoryMonitor {
             if let Some(bytes) = self.known_or_said(Some(worker), size) {
                 sizes.insert(worker, bytes);
             } else if let (Kind::Proportional, Some(bytes)) = (kind, self.sizes.get(&worker)) {
-                // It is at least not more than that.
+                // The proportional size is at most the resident one.
                 sizes.insert(worker, *bytes);
             }
         }
@@ -143,7 +143,7 @@ impl MemoryMonitor {
                 self.sizes = sizes;
                 Measured::Resident(footprint(self.own?, &self.sizes))
             }
-            // It is asked for after a look that knew the resident one.
+            // Proportional sizes are asked for after a look that knew the resident size of the master.
             Kind::Proportional => {
                 Measured::Proportional(footprint(own.or(self.own).unwrap_or_default(), &sizes))
             }

@@ -38,7 +38,7 @@ struct Exited {
     kill_at: Timestamp,
 }
 
-/// All processes of ours.
+/// The processes of all workers.
 pub(crate) struct Processes {
     running: BTreeMap<WorkerId, Running>,
     exited: BTreeMap<WorkerId, Exited>,
@@ -49,7 +49,7 @@ pub(crate) struct Processes {
     exits: mpsc::UnboundedReceiver<WorkerId>,
 }
 
-/// How often it is looked whether a worker has ended whose pidfd cannot be waited for.
+/// How often the exit of a worker is polled whose pidfd cannot be waited for.
 const EXIT_INTERVAL: Duration = Duration::from_millis(100);
 
 impl Processes {
@@ -273,7 +273,7 @@ impl Processes {
         for worker in workers {
             let Some(running) = self.running.get_mut(worker) else { continue };
             if running.ports.is_empty() {
-                // It has not told them yet.
+                // The worker has not reported its ports yet.
                 continue;
             }
             let (pid, ports) = (running.child.pid(), &running.ports);
@@ -302,7 +302,8 @@ impl Processes {
         Some(Arc::clone(&self.running.get(&worker)?.ports))
     }
 
-    /// Those of `workers` that run, to be counted; with each, for how long nobody has been sent to it.
+    /// The workers among `workers` that run, to have their connections counted; each comes with the time
+    /// for which no new connection has been sent to it.
     pub(crate) fn counted(
         &self,
         workers: impl IntoIterator<Item = (WorkerId, Option<Duration>)>,

@@ -23,25 +23,25 @@ use crate::process::{
 };
 use crate::protocol::WorkerId;
 
-/// What is the same for every worker.
+/// What all workers are started with.
 #[derive(Debug, Clone)]
 pub(crate) struct Template {
     pub(crate) name: ClusterName,
-    /// What the next master knows the configuration by.
+    /// The digest by which the next master compares configurations.
     pub(crate) fingerprint: ConfigFingerprint,
     pub(crate) program: OsString,
     pub(crate) arguments: Vec<OsString>,
     /// Variables that do not depend on the worker.
     pub(crate) environment: BTreeMap<OsString, OsString>,
-    /// Whom it runs as.
+    /// The user and group that workers run as.
     pub(crate) account: Option<Account>,
-    /// Its soft limit of open files.
+    /// The soft limit of open files of workers.
     pub(crate) descriptor_limit: Option<u64>,
-    /// It gets what workers of the older system get, too.
+    /// Workers get the variables and the argument of the older system, too.
     pub(crate) speaks_protocol: bool,
     /// Each worker gets a worker port for each.
     pub(crate) public_ports: Vec<Port>,
-    /// What it speaks there.
+    /// The transports that workers listen by on their ports.
     pub(crate) transports: Vec<Transport>,
     /// Files for what it prints; none for memory.
     pub(crate) logs: Option<Logs>,
@@ -55,7 +55,7 @@ pub(crate) struct SpawnRequest {
     pub(crate) worker: WorkerId,
     pub(crate) seat: Seat,
     pub(crate) generation: Generation,
-    /// How many workers the cluster is to have.
+    /// `IPCLUSTER_WORKERS`: how many workers the cluster is to have.
     pub(crate) workers: usize,
     /// The sockets that an earlier worker has left for it.
     pub(crate) inherited: Option<Arc<ListenerSet>>,
@@ -67,11 +67,11 @@ pub(crate) struct Started {
     pub(crate) generation: Generation,
     pub(crate) output: OutputReader,
     pub(crate) ports: Arc<[Port]>,
-    /// What it was started with.
+    /// The listening sockets that the worker was started with.
     pub(crate) sockets: Option<Arc<ListenerSet>>,
 }
 
-/// What came of an order.
+/// The worker that was started on request, or why it could not be.
 pub(crate) struct SpawnOutcome {
     pub(crate) worker: WorkerId,
     pub(crate) result: Result<Started, ProcessError>,
@@ -225,7 +225,7 @@ impl Work {
         let taken = &self.taken_ports()? | busy;
         match self.pool.allocate(count, &taken) {
             Err(ProcessError::PortsExhausted { .. }) => {
-                // It may be that an old answer alone keeps those that are needed.
+                // The ports that are needed may be kept by an old answer of conntrack alone.
                 self.refresh_remembered(Duration::ZERO);
                 let taken = &self.taken_ports()? | busy;
                 self.pool.allocate(count, &taken)

@@ -3,7 +3,7 @@
 use crate::plan::{Listener, Listeners, Port, Protocol};
 use crate::process::Transport;
 
-/// What workers of these listeners have to speak.
+/// The transports that workers of these listeners listen by.
 pub(crate) fn transports(listeners: &Listeners) -> Vec<Transport> {
     let spoken = Protocol::ALL.into_iter().filter(|it| !listeners.services(*it).is_empty());
     spoken.map(transport).collect()

@@ -90,7 +90,7 @@ impl Printer {
         reader: &mut OutputReader,
         bytes: usize,
     ) -> usize {
-        // Of one that is too far ahead the beginning is skipped also while it waits.
+        // Where a worker is too far ahead of its readers, its oldest output is skipped also while it waits.
         let printed = reader.poll(if flow.is_busy() { 0 } else { bytes });
         self.send(origin, flow, printed)
     }
@@ -157,7 +157,7 @@ impl ReadBudget {
         flow: &Flow,
         reader: &mut OutputReader,
     ) {
-        // What those before have left is for those that come.
+        // Bytes that earlier workers did not need are for the later ones.
         let share = (self.bytes / self.workers.max(1)).max(LEAST_SHARE);
         let read = match printer {
             Some(printer) => printer.pass_on(origin, flow, reader, share),
