@@ -5,37 +5,71 @@
 //! alone. A reload starts a new generation of workers and moves all new connections to it in one
 //! transaction; established connections stay where they are until they end.
 //!
+//! # The doors
+//!
+//! | module | feature | what it is for |
+//! |---|---|---|
+//! | [`plan`] | none; any platform | which worker a client address reaches, what the kernel should hold. Pure |
+//! | [`ruleset`] | none; any platform | a plan as text in nft syntax. Pure |
+//! | `nft` | `firewall` | `nft::Firewall`: puts a plan in force in one transaction, reads back what is, watches it |
+//! | `master`, `config` | `master`; also `http`, `toml` | `master::Master`: the whole manager, to be embedded; `ipcluster run` is little more than it |
+//! | `worker` | `worker` | what a Rust worker links: its listener, readiness, being told to finish and to end |
+//! | `lab` | `lab` | virtual networks and a load generator, for tests, benches and the demo |
+//!
+//! The features `firewall`, `master` and `lab` need Linux. With `worker` on another system,
+//! `Worker::from_env` answers that the program does not run under ipcluster.
+//!
+//! # Words
+//!
+//! | word | meaning |
+//! |---|---|
+//! | listener | a public address, protocol and port that clients connect to |
+//! | worker | one process that serves all listeners, on one worker port for each public port |
+//! | worker port | the port on which one worker serves one public port |
+//! | slot | one cell of the partition of all client addresses |
+//! | seat | a numbered place, 0 to N-1, that one live worker holds at a time; its successor takes the same seat |
+//! | occupant | the worker that a plan names in a seat: its generation and its worker ports |
+//! | partition | the pure function from a client address to a slot |
+//! | assignment | the table from slots to seats |
+//! | plan | everything that the kernel should hold for one cluster: listeners, partition, assignment, worker ports |
+//! | generation | a numbered set of workers of one release; a reload starts a new one |
+//! | in force | said of the plan that the kernel has acknowledged last |
+//! | live, retired | a worker that gets new connections; one that only finishes those that it has |
+//! | roster | the workers of a generation that can serve now; a plan is made from it |
+//! | canary | a generation that gets a share of the slots, on trial, beside the one that has the others |
+//! | rollout | the way of a new generation into force: a reload, a canary, a promotion, a rollback |
+//! | drain | the time in which a retired worker finishes its connections |
+//! | orphaned listeners | listening sockets that the master holds and whose worker has ended |
+//! | master | the process that starts, watches and replaces workers and owns the rules |
+//! | adopt | to manage workers and rules that an earlier master left |
+//! | handover | the change from a running master to the next one, which gets its state and descriptors |
+//! | orphan | a process that may be a worker of an earlier master, and cannot be proven to be |
+//! | engine | the way in which the kernel gives a connection to a worker: by translation (`redirect`) or without (`tproxy`) |
+//! | lower, raise | to make nftables objects from a plan; to make the plan from them |
+//! | stale | said of objects in the table that the plan in force does not use any more |
+//! | guard | the chain that closes worker ports to other hosts |
+//!
 //! # Architecture
 //!
-//! Each module is a room; it uses only those below it, which a test enforces. Three of them are
-//! pure, and hold nearly all decisions:
+//! A module uses only those below it, which a test enforces (`tests/arrows`). Those that are marked as
+//! pure hold nearly all decisions: no IO, no clock, no randomness.
 //!
 //! ```text
-//! cli (the program)
-//! master                              the loop: events in, actions out
-//! nft                                 the rules in the kernel
-//! supervisor   ruleset   config   worker
-//! plan         process   control      lab   http
-//!              netlink
+//! cli                                         the program: one file for each verb
+//! master                                      the loop: events in, actions out
+//! nft          control   http   worker   lab  the kernel's rules; sockets of operators and workers
+//! supervisor*  config    ruleset*   process   every decision; settings; plan as rules; processes
+//! protocol*                                   requests, outcomes, status, events, settings: one type each
+//! plan*        line_protocol*   netlink       client address -> slot -> seat -> worker
+//!                                             * pure
 //! ```
-//!
-//! * [`plan`] (pure): client address -> slot -> seat -> worker; what the kernel should hold.
-//! * [`ruleset`] (pure): a plan as nftables objects, their text, the transactions between plans.
-//! * [`supervisor`] (pure): every decision of the process manager, as `step(event, now) -> actions`.
-//! * [`nft`]: those objects in the kernel, in one batch; reading them back; conntrack.
-//! * [`process`]: processes, pidfds, their output and their sockets.
-//! * [`control`]: the socket of operators and workers. [`config`]: text and flags to a checked configuration.
-//! * [`master`]: the whole manager, to be embedded; `ipcluster run` is little more than it.
-//! * [`worker`]: what a Rust worker links to be told by its master, and to tell.
-//! * `http` (feature `http`): metrics, a health check and a status page, of what `control` knows.
-//! * `lab` (feature `lab`): virtual networks and a load generator, for demos, tests and benches.
 //!
 //! The kernel is the state file: a new master reads back what is in force and begins with that.
 //!
 //! # Where to begin
 //!
-//! [`plan::Plan`] to know which worker an address reaches; [`nft::Firewall`] to put a plan in force;
-//! [`master::Master`] for all of it.
+//! [`plan::Plan`] to know which worker an address reaches; `nft::Firewall` to put a plan in force;
+//! `master::Master` for all of it.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 // With a part of the features, or without those who test it, some code has no caller, and some that is

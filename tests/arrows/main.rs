@@ -66,6 +66,11 @@ const ROOMS: &[(&str, &[&str])] = &[
             "lab",
         ],
     ),
+    // What benches, fuzz targets and tests in namespaces reach of closed rooms.
+    (
+        "internals",
+        &["control", "line_protocol", "nft", "process", "protocol", "ruleset", "supervisor"],
+    ),
 ];
 
 /// The subjects of the master, each with those that it may use. `mod.rs` may use all.
