@@ -9,7 +9,7 @@
 use std::io::stdin;
 
 use ipcluster::nft::Firewall;
-use ipcluster::plan::{Generation, Listeners, Occupant, Partition, Plan, Port, Seat, Weights};
+use ipcluster::plan::{Generation, Listeners, Occupant, Partition, Plan, Seat, Weights};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -21,8 +21,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let weights = Weights::equal(ports.len())?;
     let mut plan = Plan::new("example".parse()?, listeners, partition, &weights, None)?;
     for (seat, port) in (0..).map(Seat).zip(ports) {
-        let port = Port::new(port.parse()?).ok_or("0 is no port")?;
-        plan.occupy(seat, Occupant { generation: Generation::FIRST, ports: [port].into() })?;
+        plan.occupy(seat, Occupant::new(Generation::FIRST, [port.parse()?]))?;
     }
     let mut firewall = Firewall::open(plan.name())?;
     firewall.apply(&plan)?;
