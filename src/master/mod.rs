@@ -2,7 +2,7 @@
 //!
 //! # How it works
 //!
-//! The master is a few subjects, a loop, and the pure [`Supervisor`](crate::supervisor::Supervisor), which
+//! The master is a few subjects, a loop, and the pure `Supervisor`, which
 //! decides everything. A subject owns its state, timers, threads and channels, and knows no other one's:
 //!
 //! ```text
@@ -24,7 +24,7 @@
 //! | a worker exits | its pidfd; before anything else, so that its clients are steered away at once | workers |
 //! | a worker was started | the thread that starts workers | workers |
 //! | a worker listens | while one is starting, its sockets are looked for every 10 ms (sock_diag) | health |
-//! | a worker does not answer, or answers again | checks every 100 ms: [`HealthDetector`](crate::supervisor::HealthDetector) says which | health |
+//! | a worker does not answer, or answers again | checks every 100 ms: `supervisor::HealthDetector` says which | health |
 //! | a worker says something of itself | the socket of `NOTIFY_SOCKET`, of which a part is read at a time | health |
 //! | a retired worker's connections end | they are counted every 100 ms, in a thread (sock_diag, conntrack) | workers |
 //! | a worker speaks | the control socket, or one of the workers' own | workers |
