@@ -8,7 +8,8 @@ mod text;
 mod worker;
 
 pub(crate) use decoder::{LineDecoder, MAX_LINE};
-pub(crate) use error::{MessageError, VERSION};
+pub use error::MessageError;
+pub(crate) use error::VERSION;
 pub(crate) use error::{not_json, wrong};
 pub(crate) use text::{cut, kind, shorten};
 pub use worker::{FromWorker, ToWorker, WorkerOrder};

@@ -77,17 +77,18 @@ pub use run::{Ended, Master};
 pub use crate::control::{ControlDir, ControlError};
 #[cfg(feature = "http")]
 pub use crate::http::HttpError;
+pub use crate::line_protocol::MessageError;
 pub use crate::process::{
-    Capabilities, ProcessError, ServiceManager, allow_nice_back, keep_only_capabilities,
-    raise_descriptor_limit,
+    AccountFault, Capabilities, ProcessError, ProcessOperation, ServiceManager, Transport,
+    allow_nice_back, keep_only_capabilities, raise_descriptor_limit,
 };
 
 // What a [`Handle`] answers and tells.
 pub use crate::protocol::{
-    Cleared, ConntrackFill, EndReason, Event, Exit, Explanation, FailureCause, ForeignChain,
-    MemoryOf, NotReady, OnTrial, Orphan, OrphansEnded, Outcome, PartitionKind, Progress, Refusal,
-    Reloaded, ReplaceReason, ReplaceReasonKind, Restarted, Restarts, RetireTarget, Retired,
-    Retirements, RolledBack, Rollout, RuleWriter, SCHEMA, Scaled, Stats, Status, Stopped,
-    SwapTimes, Trial, Unhealthy, WorkerFailure, WorkerHealth, WorkerId, WorkerState, WorkerStats,
-    WorkerStatus,
+    Cleared, ConntrackFill, EndReason, ErrorReply, Event, Exit, Explanation, FailureCause,
+    ForeignChain, MemoryOf, NotReady, OnTrial, Orphan, OrphansEnded, Outcome, PartitionKind,
+    Progress, Refusal, Reloaded, ReplaceReason, ReplaceReasonKind, Restarted, Restarts,
+    RetireTarget, Retired, Retirements, RolledBack, Rollout, RuleWriter, SCHEMA, Scaled, Stats,
+    Status, Stopped, SwapTimes, Trial, Unhealthy, WorkerFailure, WorkerHealth, WorkerId,
+    WorkerState, WorkerStats, WorkerStatus,
 };

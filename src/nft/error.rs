@@ -172,16 +172,27 @@ pub enum NotUnderstood {
 }
 
 /// One fault that the kernel found in a transaction.
+///
+/// Its text names the operation at fault, and what the kernel says to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Fault {
     /// The operation at fault; `None` if it is the transaction as a whole.
-    pub operation: Option<Operation>,
+    pub(crate) operation: Option<Operation>,
     /// The errno.
     pub errno: Errno,
     /// Where in the operation's message, in bytes from its header, the kernel found it.
     pub offset: Option<u32>,
     /// The kernel's words.
     pub text: Option<String>,
+}
+
+#[cfg(any(test, feature = "internals"))]
+impl Fault {
+    /// The operation at fault; `None` if it is the transaction as a whole.
+    pub fn operation(&self) -> Option<&Operation> {
+        self.operation.as_ref()
+    }
 }
 
 impl fmt::Display for Fault {

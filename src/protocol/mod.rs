@@ -20,7 +20,7 @@ mod worker;
 
 pub(crate) use columns::{Align, Columns};
 pub use counters::{Restarts, Retirements, SwapTimes};
-pub(crate) use error_reply::ErrorReply;
+pub use error_reply::ErrorReply;
 pub use event::{EndReason, Event, MemoryOf, ReplaceReason, ReplaceReasonKind};
 pub(crate) use event_record::EventRecord;
 #[cfg(test)]

@@ -24,12 +24,13 @@ pub(crate) use name::Name;
 #[cfg(any(test, feature = "internals"))]
 pub(crate) use object::Digest;
 pub(crate) use object::PRIORITY_DSTNAT;
-pub use object::Ruleset;
 pub(crate) use object::{
-    BaseChain, Chain, ChainName, Comment, CounterName, CounterValue, Elements, Family, Hook, Rule,
-    Scope, Set, SetName, TableName, TcpPorts,
+    BaseChain, Chain, ChainName, Comment, CounterName, Elements, Family, Hook, Rule, Scope, Set,
+    SetName, TcpPorts,
 };
-pub(crate) use raise::{RaiseError, raise};
+pub use object::{CounterValue, Ruleset, TableName};
+pub use raise::RaiseError;
+pub(crate) use raise::raise;
 pub(crate) use stale::Stale;
 pub(crate) use text::{low_v4, low_v6};
 pub(crate) use transition::{Operation, Transaction, Transition};

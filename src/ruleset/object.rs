@@ -11,13 +11,36 @@ use crate::plan::{ClusterName, Generation, Listener, Port, PortRange, Protocol, 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ruleset {
     /// The table, family `inet`.
-    pub table: TableName,
+    pub(crate) table: TableName,
     /// Its counters, one for each seat, in order. What they have counted is no part of the ruleset.
-    pub counters: Vec<CounterName>,
+    pub(crate) counters: Vec<CounterName>,
     /// Its sets and maps, in the order of [`SetName`].
-    pub sets: Vec<Set>,
+    pub(crate) sets: Vec<Set>,
     /// Its chains, in the order of [`ChainName`].
-    pub chains: Vec<Chain>,
+    pub(crate) chains: Vec<Chain>,
+}
+
+#[cfg(any(test, feature = "internals"))]
+impl Ruleset {
+    /// The table.
+    pub fn table(&self) -> &TableName {
+        &self.table
+    }
+
+    /// Its counters.
+    pub fn counters(&self) -> &[CounterName] {
+        &self.counters
+    }
+
+    /// Its sets and maps.
+    pub fn sets(&self) -> &[Set] {
+        &self.sets
+    }
+
+    /// Its chains.
+    pub fn chains(&self) -> &[Chain] {
+        &self.chains
+    }
 }
 
 /// The name of a cluster's table, `ipcluster_<cluster>`.

@@ -210,8 +210,8 @@ impl<'a> Side<'a> {
             NftError::Refused { faults, .. } => {
                 // The messages of one operation can be at fault one by one: of each the first.
                 let mut faults: Vec<&Fault> = faults.iter().collect();
-                faults.dedup_by_key(|fault| fault.operation.clone());
-                let faults = faults.iter().map(|it| format!("{:?} {:?}", it.errno, it.operation));
+                faults.dedup_by_key(|fault| fault.operation().cloned());
+                let faults = faults.iter().map(|it| format!("{:?} {:?}", it.errno, it.operation()));
                 format!("refused: {}", faults.collect::<Vec<_>>().join(", "))
             }
             NftError::OwnedByOther { owner, .. } => {

@@ -82,7 +82,7 @@ fn a_refusal(lab: &Lab) {
     let masked = SetName::MaskedSlots(Family::V4, Digest(0));
     let lookup = Rule::Mask { scope: Scope::All(Family::V4), slots: 8, map: masked };
     let map = |name, seats| Set { name, elements: Elements::Seats(seats) };
-    let sets = lower(&plan).sets;
+    let sets = lower(&plan).sets().to_vec();
     let there = sets.iter().find(|set| matches!(set.name, SetName::Slots(_))).unwrap().name;
     let survivors = SetName::Survivors(Digest(0));
     // The kernel would add these to those that are there, if it were not told that it is to be new.
@@ -116,7 +116,7 @@ fn a_refusal(lab: &Lab) {
         let faults = faults(Err(error));
         assert_eq!(faults.len(), 1, "{text}");
         assert_eq!(
-            (faults[0].operation.as_ref(), faults[0].errno.raw()),
+            (faults[0].operation(), faults[0].errno.raw()),
             (Some(&fault), errno as i32),
             "{text}"
         );
@@ -144,7 +144,8 @@ fn several_refusals(lab: &Lab) {
     }
     let table = TableName::of(plan.name());
     let result = firewall.carry_out_as_it_is(&Transaction { table, operations });
-    let named: Vec<_> = faults(result).into_iter().filter_map(|fault| fault.operation).collect();
+    let named: Vec<_> =
+        faults(result).into_iter().filter_map(|fault| fault.operation().cloned()).collect();
     assert_eq!(named, missing);
     assert_eq!(listing(lab), before);
 }

@@ -115,7 +115,7 @@ impl Firewall {
     ///
     /// # Errors
     /// Those of [`Self::apply`].
-    #[doc(hidden)]
+    #[cfg(any(test, feature = "internals"))]
     pub fn carry_out_as_it_is(&mut self, transaction: &Transaction) -> Result<(), NftError> {
         (self.in_force, self.stale) = (None, Stale::default());
         match self.send(&mut Batch::encode(transaction, None), transaction)? {

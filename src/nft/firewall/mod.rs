@@ -220,7 +220,7 @@ impl Firewall {
     ///
     /// # Errors
     /// [`NftError::Privilege`], [`NftError::Netlink`].
-    #[doc(hidden)]
+    #[cfg(any(test, feature = "internals"))]
     pub fn table_owner(&mut self) -> Result<Option<TableOwner>, NftError> {
         let owner = self.nf_tables.table_owner(self.table.as_str());
         owner.map_err(|source| netlink_error(&self.table, "read it", source))
@@ -236,7 +236,8 @@ impl Firewall {
         id.map_err(|source| netlink_error(&self.table, "read it", source))
     }
 
-    /// What earlier plans have left in the table, as far as we know.
+    /// What earlier plans have left in the table, as far as we know, for tests.
+    #[cfg(any(test, feature = "internals"))]
     pub fn stale(&self) -> &Stale {
         &self.stale
     }

@@ -183,14 +183,14 @@ impl History {
         let ruleset = lower(&self.plan);
         let count = 1 + self.random.below(3);
         let operations = (0..count).map(|_| self.operation(&ruleset)).collect();
-        Transaction { table: ruleset.table, operations }
+        Transaction { table: ruleset.table().clone(), operations }
     }
 
     fn operation(&mut self, ruleset: &Ruleset) -> Operation {
         // One more than there are.
-        let seat = seat_of(self.random.below(ruleset.counters.len() + 1));
+        let seat = seat_of(self.random.below(ruleset.counters().len() + 1));
         let chain = self.chain(ruleset, seat);
-        let set = ruleset.sets[self.random.below(ruleset.sets.len())].clone();
+        let set = ruleset.sets()[self.random.below(ruleset.sets().len())].clone();
         match self.random.below(24) {
             0 => Operation::AddTable,
             1 => Operation::DeleteTable,
@@ -206,7 +206,7 @@ impl History {
             16..=18 => Operation::DeleteSet(set.name),
             _ => {
                 let mut rules: Vec<&Rule> =
-                    ruleset.chains.iter().flat_map(|chain| &chain.rules).collect();
+                    ruleset.chains().iter().flat_map(|chain| &chain.rules).collect();
                 if self.random.below(2) == 0 {
                     // Those that lead to chains, and so may lead back.
                     rules.retain(|rule| matches!(rule, Rule::Hash { .. } | Rule::Mask { .. }));
@@ -239,7 +239,7 @@ impl History {
     fn chain(&mut self, ruleset: &Ruleset, seat: Seat) -> ChainName {
         match self.random.below(4) {
             0 => ChainName::Output,
-            1 => ruleset.chains[self.random.below(ruleset.chains.len())].name,
+            1 => ruleset.chains()[self.random.below(ruleset.chains().len())].name,
             _ => ChainName::Seat(seat),
         }
     }
