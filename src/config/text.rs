@@ -46,7 +46,7 @@ pub(super) fn of_duration(time: Duration) -> String {
         return format!("{time:?}");
     }
     let units = [(3600 * 1000, "h"), (60 * 1000, "min"), (1000, "s"), (1, "ms")];
-    match units.into_iter().find(|(unit, _)| milliseconds % unit == 0) {
+    match units.into_iter().find(|(unit, _)| milliseconds.is_multiple_of(*unit)) {
         Some((unit, name)) if milliseconds > 0 => format!("{}{name}", milliseconds / unit),
         _ => "0".to_owned(),
     }

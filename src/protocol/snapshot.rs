@@ -3,7 +3,7 @@
 //!
 //! The times in it are points on one clock ([`Timestamp`]) wherever it is used. Only in the message from
 //! one master to the next are they spans, in milliseconds from the moment of writing, since the format of
-//! that message is older than the common clock: [`Snapshot::to_message`] and [`Snapshot::at`] translate,
+//! that message is older than the common clock: [`Snapshot::into_message`] and [`Snapshot::at`] translate,
 //! and nothing else does. That is why each type here has the type of its times as a parameter: the fields
 //! are declared once, for both forms. A span is never negative; whether it counts back or ahead follows
 //! from its field, and the names in the message say it (`age`, `terminate_in`).
@@ -151,7 +151,7 @@ impl Millis {
 impl Snapshot {
     /// What a message that is written `now` says.
     #[must_use]
-    pub fn to_message(self, now: Timestamp) -> Snapshot<Millis> {
+    pub fn into_message(self, now: Timestamp) -> Snapshot<Millis> {
         self.map_times(|past| Millis::between(past, now), |future| Millis::between(now, future))
     }
 }
@@ -332,7 +332,7 @@ mod tests {
 
     #[test]
     fn times_are_the_same_by_the_clock_of_another_master() {
-        let message = snapshot().to_message(at(1000));
+        let message = snapshot().into_message(at(1000));
         assert_eq!(message.clone().at(at(1000)), snapshot());
         let later = message.at(at(1300));
         let StageSnapshot::Dying { terminate_at, kill_at } = later.workers[3].stage else {
@@ -344,9 +344,9 @@ mod tests {
 
     #[test]
     fn what_lies_before_the_boot_of_the_machine_is_at_its_boot() {
-        let moved = snapshot().to_message(at(1000)).at(at(3));
+        let moved = snapshot().into_message(at(1000)).at(at(3));
         assert_eq!(moved.workers[0].started, Timestamp::ZERO);
-        let late = snapshot().to_message(at(5000));
+        let late = snapshot().into_message(at(5000));
         assert_eq!(late.backoffs[0].not_before, Millis(0), "the time for it is over");
     }
 
@@ -354,7 +354,7 @@ mod tests {
     fn the_message_is_that_of_masters_with_a_clock_each() {
         let parsed: Snapshot<Millis> = serde_json::from_str(MESSAGE).unwrap();
         assert_eq!(parsed.clone().at(at(1000)), snapshot());
-        let written = serde_json::to_string(&snapshot().to_message(at(1000))).unwrap();
+        let written = serde_json::to_string(&snapshot().into_message(at(1000))).unwrap();
         let compact: String = MESSAGE.chars().filter(|c| !c.is_whitespace()).collect();
         assert_eq!(written, compact, "also in the order of its fields");
     }

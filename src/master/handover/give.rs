@@ -166,7 +166,7 @@ impl Handover {
             pid: std::process::id(),
             manager: service.address().and_then(OsStr::to_str).map(str::to_owned),
             watchdog: service.watchdog().map(micros),
-            snapshot: snapshot.to_message(now),
+            snapshot: snapshot.into_message(now),
             descriptors: keys,
         };
         Ok(OfferedState { state: Box::new(state), descriptors })

@@ -6,7 +6,9 @@ use std::sync::Arc;
 /// Tells a test which step of a handover is reached, for it to end or stop this process there. Does
 /// nothing by default.
 #[derive(Clone, Default)]
-pub(in crate::master) struct StepObserver(Option<Arc<dyn Fn(&str) + Send + Sync>>);
+pub(in crate::master) struct StepObserver(Option<Observer>);
+
+type Observer = Arc<dyn Fn(&str) + Send + Sync>;
 
 impl StepObserver {
     pub(in crate::master) fn new(observer: impl Fn(&str) + Send + Sync + 'static) -> Self {
