@@ -27,7 +27,7 @@ pub(super) fn run(
     match builder.run_as_service()? {
         Ended::Replaced => tracing::info!("another master of cluster {name} has taken over"),
         Ended::Left => tracing::info!(
-            "left: workers and rules of cluster {name} serve on; the next `run` takes them over, \
+            "left: workers and rules of cluster {name} stay in service; the next `run` takes them over, \
              `ipcluster flush {name}` removes the rules"
         ),
         _ => tracing::info!("cluster {name} is stopped"),

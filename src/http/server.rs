@@ -151,8 +151,8 @@ async fn serve_one<S: StatusSource>(stream: TcpStream, cache: Arc<StatusCache<S>
     let connection = http.serve_connection(TokioIo::new(stream), answer);
     match timeout(limits.connection, connection).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "an HTTP client"),
-        Err(_) => tracing::debug!("an HTTP client takes too long"),
+        Ok(Err(error)) => tracing::debug!(%error, "an HTTP connection failed"),
+        Err(_) => tracing::debug!("an HTTP request timed out"),
     }
 }
 

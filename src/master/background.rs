@@ -35,7 +35,7 @@ impl BackgroundThread {
     pub(super) fn run(&self, job: impl FnOnce() + Send + 'static) {
         if self.jobs.send(Box::new(job)).is_err() {
             // The thread ends only by a panic, which it has reported.
-            tracing::error!(thread = self.name, "a background thread has ended by a panic");
+            tracing::error!(thread = self.name, "a background thread panicked");
         }
     }
 }

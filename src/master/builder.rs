@@ -392,8 +392,8 @@ fn look_up_account(config: &Config) -> Result<Option<Account>, MasterError> {
     match &account {
         Some(account) => account.check()?,
         None if effective_uid() == 0 => tracing::warn!(
-            "workers run as root: without its capabilities, but they own what root owns; `user` \
-             has them run as somebody else (`user = \"root\"` if it is meant so)"
+            "workers run as root, without capabilities, but with access to all files of root: set \
+             `user` to run them as another user (`user = \"root\"` if that is intended)"
         ),
         None => {}
     }
@@ -433,7 +433,7 @@ fn repair(
         firewall.apply(&initial_plan.plan)?;
         tracing::warn!(
             "changed the rules of the earlier master: only workers that listen are in force, with the \
-             settings of now"
+             current settings"
         );
     }
     Ok(())

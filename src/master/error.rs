@@ -60,7 +60,7 @@ pub enum MasterError {
         reason: String,
     },
     /// The runtime cannot wait for changes of rules.
-    #[error("cannot wait for changes of rules: {source}")]
+    #[error("cannot receive nftables notifications: {source}")]
     Watch {
         /// Why.
         source: std::io::Error,
@@ -72,7 +72,7 @@ pub enum MasterError {
         source: std::io::Error,
     },
     /// The runtime cannot wait for what workers say.
-    #[error("cannot wait for what workers say: {source}")]
+    #[error("cannot poll NOTIFY_SOCKET: {source}")]
     Notify {
         /// Why.
         source: std::io::Error,
@@ -121,7 +121,7 @@ impl MasterError {
                     .to_owned(),
             ),
             Self::NotHandedOver { name, .. } => Some(format!(
-                "it serves on: `ipcluster status {name}`; end it by SIGTERM or SIGKILL, and `ipcluster run` takes over what it leaves"
+                "it keeps running: `ipcluster status {name}`; end it by SIGTERM or SIGKILL, and `ipcluster run` takes over what it leaves"
             )),
             Self::Control(error) => error.hint(),
             #[cfg(feature = "http")]

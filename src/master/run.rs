@@ -191,7 +191,7 @@ impl Master {
     /// Puts the configuration in force where it is another than that of the earlier master.
     fn reconfigure(&mut self, PendingReconfigure { renew }: PendingReconfigure) {
         tracing::info!(
-            "the configuration is another than that of the earlier master: {}",
+            "the configuration differs from that of the earlier master: {}",
             if renew { "new workers are started" } else { "the number of workers changes" }
         );
         let request = self.operators.begin_reconfigure();
@@ -345,7 +345,9 @@ impl Master {
                 self.dispatch(Input::Spawned { worker, pid, ports });
                 self.begin_health_checks(worker, pid);
             }
-            (Ok(_), None) => tracing::error!(%worker, "a worker was started that nobody knows"),
+            (Ok(_), None) => {
+                tracing::error!(%worker, "a process was started for an unknown worker")
+            }
         }
     }
 

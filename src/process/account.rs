@@ -249,13 +249,13 @@ mod tests {
     fn what_names_nobody_is_refused_by_its_key() {
         assert_eq!(
             fault(Some("no such user"), None),
-            "`user`: \"no such user\": there is none of that name: expected a name that `getent` finds, or a number"
+            "`user`: \"no such user\": no such name: expected a name that `getent` finds, or a number"
         );
         assert!(fault(None, Some("no such group")).starts_with("`group`: \"no such group\":"));
         for number in ["4294967295", "4294967296", "99999999999999999999"] {
             assert!(fault(Some(number), None).contains("expected a number"), "{number}");
         }
-        assert!(fault(Some("-1"), None).contains("none of that name"));
+        assert!(fault(Some("-1"), None).contains("no such name: expected"));
     }
 
     #[test]

@@ -204,7 +204,7 @@ impl ProcessError {
 #[non_exhaustive]
 pub enum AccountFault {
     /// A name that the system does not know.
-    #[error("there is none of that name: expected a name that `getent` finds, or a number")]
+    #[error("no such name: expected a name that `getent` finds, or a number")]
     Unknown,
     /// A number that no user or group can have.
     #[error("expected a number from 0 to 4294967294")]
@@ -326,7 +326,7 @@ impl fmt::Display for ProcessOperation {
             Self::Listen => "cannot listen",
             Self::InspectSocket => "this is no listening socket",
             Self::CopyDescriptor => "cannot copy a descriptor",
-            Self::AskPeer => "cannot tell who has connected",
+            Self::AskPeer => "cannot read the credentials of the peer",
         })
     }
 }

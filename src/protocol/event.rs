@@ -446,12 +446,12 @@ impl Serialize for ReplaceReason {
 impl fmt::Display for ReplaceReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::OperatorRequest => f.write_str("an operator wants it"),
-            Self::Unhealthy => f.write_str("it does not answer"),
-            Self::WorkerRequest => f.write_str("it asks for it"),
-            Self::Memory { rss } => write!(f, "it has {} of memory", Mebibytes(*rss)),
-            Self::Lag { lag } => write!(f, "its event loop is {lag:.0?} late"),
-            Self::Age => f.write_str("it has run for long enough"),
+            Self::OperatorRequest => f.write_str("requested by an operator"),
+            Self::Unhealthy => f.write_str("it is unhealthy"),
+            Self::WorkerRequest => f.write_str("requested by the worker"),
+            Self::Memory { rss } => write!(f, "its memory usage is {}", Mebibytes(*rss)),
+            Self::Lag { lag } => write!(f, "its event loop lag is {lag:.0?}"),
+            Self::Age => f.write_str("it has reached its maximum age"),
         }
     }
 }
@@ -474,7 +474,7 @@ impl fmt::Display for Ending<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(ending, verb) = self;
         if ending.is_empty() {
-            return write!(f, "no worker is retired that could be {verb}");
+            return write!(f, "no retired worker is left to be {verb}");
         }
         let freed = ending.iter().fold(0_u64, |sum, it| sum.saturating_add(it.bytes));
         write!(f, "{} to be {verb}, which frees {}:", ending.len(), Mebibytes(freed))?;
@@ -546,32 +546,34 @@ impl fmt::Display for Event {
             }
             Self::Unproven { seat, generation, .. } => write!(
                 f,
-                "seat {seat}: worker of generation {generation} says that it is ready, but does not \
-                 listen on all its ports: it gets no clients"
+                "seat {seat}: worker of generation {generation} reports that it is ready, but does not \
+                 listen on all its ports: it gets no connections"
             ),
             Self::Unhealthy { seat, generation, cause, .. } => write!(
                 f,
-                "seat {seat}: worker of generation {generation} does not answer ({cause}): its \
-                 clients go to others"
+                "seat {seat}: worker of generation {generation} is unhealthy ({cause}): its new \
+                 connections go to other workers"
             ),
             Self::Healthy { seat, generation, silent, .. } => write!(
                 f,
-                "seat {seat}: worker of generation {generation} answers again, after {silent:.1?}"
+                "seat {seat}: worker of generation {generation} is healthy again, after {silent:.1?}"
             ),
             Self::NoneHealthy { workers } => write!(
                 f,
-                "none of {workers} workers answers: they all keep their clients, since nobody else \
-                 could serve them"
+                "none of {workers} workers is healthy: all keep their clients, since no other \
+                 worker could serve them"
             ),
             Self::Stopping { seat, generation, .. } => write!(
                 f,
-                "seat {seat}: worker of generation {generation} says that it stops: it is replaced"
+                "seat {seat}: worker of generation {generation} reports that it is stopping: it is replaced"
             ),
             Self::Adopted { seat, generation, pid, state, .. } => {
                 write!(f, "seat {seat}: {state} worker of generation {generation} adopted")?;
                 write!(f, " (pid {pid})")
             }
-            Self::Orphan { pid, reason } => write!(f, "process {pid} is left alone: {reason}"),
+            Self::Orphan { pid, reason } => {
+                write!(f, "orphan process {pid} is not adopted: {reason}")
+            }
             Self::Failed(failure) => failure.fmt(f),
             Self::Died { seat, generation, exit, lived, last_lines, .. } => {
                 write!(f, "seat {seat}: live worker of generation {generation} {exit}")?;
@@ -587,8 +589,8 @@ impl fmt::Display for Event {
             Self::GivenUp { failure, rest } => {
                 write!(
                     f,
-                    "seat {}: given up for {rest:?}, or until a reload, scale or retire: it lost \
-                     too many workers; the last: {failure}",
+                    "seat {}: given up for {rest:?}, or until a reload, scale or retire: too many \
+                     workers failed; the last: {failure}",
                     failure.seat
                 )
             }
@@ -598,8 +600,8 @@ impl fmt::Display for Event {
             Self::RetirementsHeldBack { workers, rate, window } => {
                 write!(
                     f,
-                    "{workers} live workers have to wait for their replacement: at most {rate} are \
-                     replaced in {window:?}"
+                    "replacement of {workers} live workers is delayed: the limit is {rate} \
+                     in {window:?}"
                 )
             }
             Self::LowWatermark { used, low, ending } => {
@@ -616,8 +618,8 @@ impl fmt::Display for Event {
                 let (used, high) = (Mebibytes(*used), Mebibytes(*high));
                 write!(
                     f,
-                    "memory: {used}, above the high mark of {high}, and all workers are live: they \
-                     are left alone; run fewer, or smaller ones, or raise memory.total"
+                    "memory: {used}, above the high mark of {high}, and all workers are live: none \
+                     is killed; run fewer or smaller workers, or raise memory.total"
                 )
             }
             Self::MemoryRecovered { used, low } => {
@@ -631,7 +633,10 @@ impl fmt::Display for Event {
                 write!(f, "seat {seat}: worker of generation {generation} asked to end: {why}")
             }
             Self::Killed { seat, generation, .. } => {
-                write!(f, "seat {seat}: worker of generation {generation} did not end: killed")
+                write!(
+                    f,
+                    "seat {seat}: worker of generation {generation} did not exit in time: killed"
+                )
             }
             Self::Ended { seat, generation, exit, .. } => {
                 write!(f, "seat {seat}: worker of generation {generation} {exit}")
@@ -645,7 +650,10 @@ impl fmt::Display for Event {
             }
             Self::QueueLost { seat, generation, connections } => {
                 write!(f, "seat {seat}: {connections} connections that waited for a worker of ")?;
-                write!(f, "generation {generation} are reset: nobody could be started for them")
+                write!(
+                    f,
+                    "generation {generation} are reset: no process could be started to accept them"
+                )
             }
             Self::InForce { generation, occupied, seats, took } => {
                 write!(
@@ -659,38 +667,35 @@ impl fmt::Display for Event {
                 "generation {generation} on trial, {workers} workers on {slots} of {of} slots"
             ),
             Self::ForeignNatFound { rule } => {
-                write!(f, "decides before our rules: {rule}")
+                write!(f, "foreign NAT rule takes precedence over our rules: {rule}")
             }
             Self::ForeignNatGone { rule } => {
-                write!(f, "no longer decides before our rules: {rule}")
+                write!(f, "foreign NAT rule no longer takes precedence over our rules: {rule}")
             }
             Self::Repaired { what, writer, total, held_back } => {
                 f.write_str("our rules were changed by ")?;
                 match writer {
                     Some(writer) => write!(f, "{writer}")?,
-                    None => f.write_str("somebody else")?,
+                    None => f.write_str("an unknown process")?,
                 }
-                write!(f, " and made anew ({what}; repair {total} of this master)")?;
+                write!(f, " and restored ({what}; repair {total} of this master)")?;
                 if held_back.is_zero() {
                     return Ok(());
                 }
                 write!(
                     f,
-                    ": it happens again and again, so the next repair is not before {held_back:?} \
-                     from now, and clients may be refused until then: stop whatever changes them"
+                    ": changes are frequent, so the next repair is delayed by {held_back:?}, and \
+                     clients may be refused until then: stop the program that changes them"
                 )
             }
             Self::RepairFailed { reason, retry_in } => {
-                write!(f, "cannot see to our rules: {reason}; again in {retry_in:?}")
+                write!(f, "cannot verify or restore our rules: {reason}; retrying in {retry_in:?}")
             }
             Self::InterferenceEnded { quiet } => {
-                write!(
-                    f,
-                    "nobody has changed our rules for {quiet:?}: repairs are made at once again"
-                )
+                write!(f, "our rules were unchanged for {quiet:?}: repairs are immediate again")
             }
             Self::CommitFailed { reason, retry_in } => {
-                write!(f, "the kernel did not take the plan: {reason}; again in {retry_in:?}")
+                write!(f, "the kernel rejected the plan: {reason}; retrying in {retry_in:?}")
             }
             Self::Subscribed { name, pid, generation } => {
                 write!(f, "subscribed to cluster {name}, generation {generation} (master {pid})")

@@ -64,13 +64,13 @@ impl fmt::Display for Progress {
                 write!(f, "seat {seat} is ready ({ready} of {needed})")
             }
             Self::CommitFailed { reason, failures } => {
-                write!(f, "the kernel did not take the plan (try {failures}): {reason}")
+                write!(f, "the kernel rejected the plan (try {failures}): {reason}")
             }
             Self::SuccessorReady { seat } => write!(f, "seat {seat}: the successor is ready"),
             Self::SuccessorFailed { failure, delay } => {
                 write!(
                     f,
-                    "the successor failed; the old one serves on, and another is started in \
+                    "the successor failed; the old worker keeps serving, and another is started in \
                      {delay:?}: {failure}"
                 )
             }

@@ -33,7 +33,7 @@ pub enum Refusal {
     NoCanary,
     /// No reload of this master is the last thing that was done to the cluster.
     #[error(
-        "there is nothing to go back to: nothing was reloaded since the start, a scale or a rollback"
+        "no earlier generation to roll back to: no reload since the start, a scale or a rollback"
     )]
     NothingBefore,
     /// Some workers of the generation to go back to have ended.
@@ -48,10 +48,10 @@ pub enum Refusal {
     #[error(transparent)]
     Plan(#[from] PlanError),
     /// The generation in force has the highest number that there is.
-    #[error("generation {0} is the last that can be numbered")]
+    #[error("generation numbers are exhausted: {0} is the last")]
     LastGeneration(Generation),
     /// The seats that would stay have no worker that serves, while others do.
-    #[error("no worker would be left to serve: those of the seats that stay are not ready")]
+    #[error("no serving worker would be left: those of the remaining seats are not ready")]
     NobodyLeft,
     /// The cluster has no such seat.
     #[error("there is no seat {seat}: the cluster has seats 0 to {}", seats.saturating_sub(1))]
@@ -99,7 +99,7 @@ pub enum Refusal {
     #[error("{0}")]
     Worker(WorkerFailure),
     /// The kernel did not take the plan, repeatedly. The new workers were ended.
-    #[error("the kernel did not take the new plan, {failures} times: {reason}")]
+    #[error("the kernel rejected the new plan {failures} times: {reason}")]
     Commit {
         /// The last error, for display.
         reason: String,
@@ -119,13 +119,13 @@ pub enum Refusal {
         address: IpAddr,
     },
     /// As many programs as may be are subscribed to events.
-    #[error("{limit} programs listen to events already")]
+    #[error("too many event subscribers: the limit is {limit}")]
     TooManySubscribers {
         /// How many may be.
         limit: usize,
     },
     /// A handover is asked for by a master over the control socket, and by nobody else.
-    #[error("takeover is asked for over the control socket alone")]
+    #[error("takeover is only possible over the control socket")]
     NoHandover,
     /// The cluster was stopped before the request was carried out.
     #[error("the cluster is stopped")]
@@ -137,7 +137,7 @@ pub enum Refusal {
     #[error("the master has ended")]
     Ended,
     /// The master gave an outcome of another request: a fault of this library.
-    #[error("the master answered something else: {0:?}")]
+    #[error("unexpected reply of the master: {0:?}")]
     Mismatch(Box<Outcome>),
 }
 
@@ -146,14 +146,14 @@ impl Refusal {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Worker(failure) if failure.last_lines.is_empty() => {
-                "the old workers serve on; it printed nothing"
+                "the old workers keep serving; it printed nothing"
             }
             Self::Worker(failure) => {
                 let last_lines: Vec<&str> = failure.last_lines.iter().map(|it| it.trim()).collect();
                 let last_lines = last_lines.join(" | ");
-                return Some(format!("the old workers serve on; it printed: {last_lines}"));
+                return Some(format!("the old workers keep serving; it printed: {last_lines}"));
             }
-            Self::Commit { .. } => "the old workers serve on; the log of the master says more",
+            Self::Commit { .. } => "the old workers keep serving; the log of the master says more",
             Self::Gone { .. } => {
                 "reload with the old program in place; [timeouts] rollback keeps such workers for a time"
             }

@@ -81,7 +81,7 @@ impl Serialize for Exit {
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Self::Unknown => f.write_str("ended, nobody knows how"),
+            Self::Unknown => f.write_str("ended, exit status unknown"),
             Self::Code(code) => write!(f, "exited with status {code}"),
             Self::Signal(signal) => match signal_name(signal) {
                 Some(name) => write!(f, "was ended by {name}"),

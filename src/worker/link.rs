@@ -163,7 +163,7 @@ async fn obey_sigterm(orderly: Arc<Orderly>) {
     let mut terminate = match signal(SignalKind::terminate()) {
         Ok(terminate) => terminate,
         Err(error) => {
-            tracing::warn!(%error, "SIGTERM cannot be caught: it ends this worker at once");
+            tracing::warn!(%error, "cannot handle SIGTERM: it ends this worker at once");
             return;
         }
     };
@@ -198,7 +198,7 @@ impl Session {
         let Some(socket) = socket else { return self.say_alive().await };
         loop {
             if let Err(error) = self.connect(&socket).await {
-                tracing::debug!(%error, socket = %socket.display(), "not joined");
+                tracing::debug!(%error, socket = %socket.display(), "cannot join the master");
             }
             sleep(RECONNECT_INTERVAL).await;
         }

@@ -20,7 +20,7 @@ impl Notifier {
     /// says the same.
     pub(super) fn say(&self, text: &str) {
         if let Err(error) = self.try_say(text) {
-            tracing::debug!(%error, socket = ?self.address, "cannot notify");
+            tracing::debug!(%error, socket = ?self.address, "sd_notify failed");
         }
     }
 

@@ -91,7 +91,7 @@ fn exits(lab: &Lab) {
         fail_reload(lab, "echo no database; echo giving up >&2; GREETER_EXIT=7");
     assert!(error.contains("exited with status 7"), "{error}");
     assert!(error.contains("no database") && error.contains("giving up"), "{error}");
-    assert!(error.contains("the old workers serve on"), "{error}");
+    assert!(error.contains("the old workers keep serving"), "{error}");
     assert!(error.lines().any(|line| line.starts_with("error: seat ")), "{error}");
     assert!(log.contains("| no database"), "{log}");
 }
@@ -114,7 +114,7 @@ fn hangs(lab: &Lab) {
         fail_reload(lab, "trap '' TERM; echo stuck; while :; do sleep 0.1; done");
     assert!(error.contains("did not listen on all its ports within 2s"), "{error}");
     assert!(error.contains("stuck"), "{error}");
-    assert!(log.contains("did not end: killed"), "{log}");
+    assert!(log.contains("did not exit in time: killed"), "{log}");
 }
 
 fn one_of_four(lab: &Lab) {

@@ -165,8 +165,7 @@ fn reported(lab: &Lab) {
         "",
     );
     let committed = Instant::now();
-    let said =
-        "decides before our rules: table ip other, chain pre (nat prerouting, priority -150)";
+    let said = "foreign NAT rule takes precedence over our rules: table ip other, chain pre (nat prerouting, priority -150)";
     wait_until("the report", Duration::from_secs(5), || cluster.log().contains(said));
     let took = committed.elapsed();
     assert!(took < Duration::from_secs(1), "{took:?}");
@@ -185,6 +184,10 @@ fn reported(lab: &Lab) {
 
     lab.witness().nft(&["delete", "table", "ip", "other"], "");
     cluster.wait_for("it to go", |status| status.foreign_chains.is_empty());
-    assert!(cluster.log().contains("no longer decides before our rules: table ip other"));
+    assert!(
+        cluster
+            .log()
+            .contains("foreign NAT rule no longer takes precedence over our rules: table ip other")
+    );
     assert_eq!(cluster.status().repairs, 0, "our own table was left alone");
 }

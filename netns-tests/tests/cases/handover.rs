@@ -367,7 +367,7 @@ fn orphaned(lab: &Lab) {
     assert_eq!(after.pids()[&0], worker);
     assert!(is_alive(daemon));
     assert!(
-        cluster.log().contains(&format!("process {daemon} is left alone")),
+        cluster.log().contains(&format!("orphan process {daemon} is not adopted")),
         "{}",
         cluster.log()
     );

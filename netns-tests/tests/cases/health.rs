@@ -130,14 +130,14 @@ fn early(lab: &Lab) {
     let arguments = ["--ready", "notify", "--ready-timeout", "4s", "--die-timeout", "0"];
     let workers = Workers::start(lab, 1, "early", &arguments);
     wait_until("the report", Duration::from_secs(20), || {
-        workers.count_in_log("says that it is ready, but does not listen") == 1
+        workers.count_in_log("reports that it is ready, but does not listen") == 1
     });
     let status = workers.cluster.status();
     assert_eq!(status.live().len(), 0, "{status:?}");
     wait_until("its end", Duration::from_secs(20), || {
         workers.count_in_log("said that it was ready, but did not listen on all its ports") == 1
     });
-    assert_eq!(workers.count_in_log("says that it is ready, but"), 1, "reported once");
+    assert_eq!(workers.count_in_log("reports that it is ready, but"), 1, "reported once");
 }
 
 fn senders(lab: &Lab) {
@@ -148,7 +148,7 @@ fn senders(lab: &Lab) {
     let arguments = ["--ready", "notify", "--ready-timeout", "4s"];
     let workers = Workers::start(lab, 1, "stranger", &arguments);
     for text in [
-        "a process that is no worker's writes to NOTIFY_SOCKET",
+        "NOTIFY_SOCKET messages of a process that belongs to no worker",
         "listened, but did not say READY=1 within 4s",
     ] {
         wait_until(text, Duration::from_secs(20), || workers.count_in_log(text) > 0);
@@ -176,7 +176,7 @@ fn stops(lab: &Lab) {
     answers(&load, 50);
     let report = load.stop();
     assert_eq!(report.failed(), 0, "{report}\nthe master:\n{}", workers.cluster.log());
-    assert_eq!(workers.count_in_log("says that it stops"), 1);
+    assert_eq!(workers.count_in_log("reports that it is stopping"), 1);
     assert_eq!(workers.count_in_log("live worker of generation 1 exited"), 0, "it did not die");
 }
 
@@ -248,7 +248,7 @@ fn all_silent(lab: &Lab) {
     }
     workers.wait_for_health(&["silent", "silent"]);
     wait_until("the word", Duration::from_secs(5), || {
-        workers.count_in_log("none of 2 workers answers: they all keep their clients") == 1
+        workers.count_in_log("none of 2 workers is healthy: all keep their clients") == 1
     });
     // Both are in force: what comes now waits for them in their queues.
     let load = Load::to([Network::server_v4(80)]).from(Network::clients_v4(50));
@@ -288,7 +288,7 @@ fn stopped_in_a_reload(lab: &Lab) {
     });
     signal(pid_of(0), Signal::SIGSTOP);
     wait_until("its silence", Duration::from_secs(5), || {
-        workers.count_in_log("seat 0: worker of generation 2 does not answer") == 1
+        workers.count_in_log("seat 0: worker of generation 2 is unhealthy") == 1
     });
     signal(pid_of(1), Signal::SIGCONT);
     let status = reload.wait(Duration::from_secs(20));

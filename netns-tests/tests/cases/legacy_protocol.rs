@@ -114,17 +114,14 @@ fn asks_and_hangs(lab: &Lab) {
     let pids = cluster.status().pids();
     signal(pids[&0], Signal::SIGUSR1);
     wait_for_log(&cluster, "seat 0 | answer ok\n");
-    wait_for_log(&cluster, "a worker asks for its retirement");
+    wait_for_log(&cluster, "a worker requests its retirement");
     signal(pids[&1], Signal::SIGHUP);
     let begin = Instant::now();
-    wait_for_log(
-        &cluster,
-        "seat 1: worker of generation 1 does not answer (no word on the control",
-    );
+    wait_for_log(&cluster, "seat 1: worker of generation 1 is unhealthy (no word on the control");
     let took = begin.elapsed();
     assert!(took < Duration::from_secs(6), "seen after {took:?}");
     signal(pids[&1], Signal::SIGHUP);
-    wait_for_log(&cluster, "seat 1: worker of generation 1 answers again, after ");
+    wait_for_log(&cluster, "seat 1: worker of generation 1 is healthy again, after ");
     wait_for_log(&cluster, "seat 1 | order info\n");
 }
 
@@ -226,7 +223,7 @@ fn busy(lab: &Lab) {
         let cluster = older(lab, 1).environment("OLDER_FIELDS", fields);
         let mut cluster = cluster.argument("--retire-lag").argument(limit);
         cluster.start_master(&command());
-        wait_for_log(&cluster, "seat 0: worker of generation 1 is replaced: its event loop is");
+        wait_for_log(&cluster, "seat 0: worker of generation 1 is replaced: its event loop lag is");
         wait_for_log(&cluster, "seat 0 | order retire\n");
         cluster.succeed("stop", &["--now"]);
         assert!(cluster.master().wait(SECONDS).success());

@@ -27,7 +27,7 @@ fn killed(lab: &Lab) {
 fn terminated(lab: &Lab) {
     without_a_master(lab, |cluster| {
         let log = cluster.terminate_master();
-        assert!(log.contains("serve on"), "{log}");
+        assert!(log.contains("stay in service"), "{log}");
     });
 }
 

@@ -74,13 +74,13 @@ fn repaired(lab: &Lab) {
         assert_eq!(status.repairs, number, "{what}");
         let writer = status.last_writer.unwrap();
         assert_eq!(writer.name, "nft", "{what}");
-        let said = format!("our rules were changed by nft (pid {}) and made anew", writer.pid);
+        let said = format!("our rules were changed by nft (pid {}) and restored", writer.pid);
         assert!(cluster.log().contains(&said), "{what}: {}", cluster.log());
         wait_until("the next", Duration::from_secs(5), || Instant::now() >= next);
     }
     let text = cluster.succeed("status", &[]);
     assert!(text.contains("repairs    7, the last after changes by nft"), "{text}");
-    assert!(!cluster.log().contains("again and again"), "{}", cluster.log());
+    assert!(!cluster.log().contains("changes are frequent"), "{}", cluster.log());
 }
 
 /// New connections fail while there are no rules; then they do no more.
@@ -137,7 +137,7 @@ fn fighter(lab: &Lab) {
     // Five at once, then after 1, 3 and 7 s.
     assert!((6..=9).contains(&repairs), "{repairs} repairs:\n{log}");
     let loud =
-        log.lines().filter(|line| line.contains("ERROR") && line.contains("again and again"));
+        log.lines().filter(|line| line.contains("ERROR") && line.contains("changes are frequent"));
     assert!(loud.clone().count() >= 2, "{log}");
     assert!(loud.clone().all(|line| line.contains("changed by nft (pid ")), "{log}");
     let last = cluster.wait_for("the last repair", |_| listing(lab) == before);
@@ -163,8 +163,8 @@ fn lost(lab: &Lab) {
     assert_eq!(status.last_writer, None, "nobody knows");
     assert_eq!(listing(lab), before);
     let log = cluster.log();
-    assert!(log.contains("notifications of rule changes were lost"), "{log}");
-    assert!(log.contains("our rules were changed by somebody else"), "{log}");
+    assert!(log.contains("nftables notifications were lost (ENOBUFS)"), "{log}");
+    assert!(log.contains("our rules were changed by an unknown process"), "{log}");
 }
 
 /// Somebody who commits to a table of his own as fast as he can.
@@ -221,7 +221,8 @@ fn storm(lab: &Lab) {
     change(lab, CHANGES[2]);
     wait_until("a repair or an error", Duration::from_secs(10), || {
         let log = cluster.log();
-        log.contains("our rules were changed by") || log.contains("cannot see to our rules")
+        log.contains("our rules were changed by")
+            || log.contains("cannot verify or restore our rules")
     });
     drop(storm);
     cluster.wait_for("the repair", |status| status.repairs == 1);

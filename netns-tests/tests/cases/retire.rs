@@ -140,7 +140,7 @@ fn refusals(lab: &Lab) {
         cluster.try_status().is_some_and(|status| status.workers.len() > 2)
     });
     let error = cluster.fail("retire", &["1"]);
-    assert!(error.contains("is being replaced already: an operator wants it"), "{error}");
+    assert!(error.contains("is being replaced already: requested by an operator"), "{error}");
     assert!(first.wait(Duration::from_secs(10)).success(), "{}", first.output());
     assert!(first.output().contains("seat 1: the successor is ready"), "{}", first.output());
 }

@@ -82,13 +82,13 @@ impl Acceptor {
         let peer = match stream.peer_cred() {
             Ok(peer) => peer,
             Err(error) => {
-                tracing::warn!(%error, "control peer of unknown user refused");
+                tracing::warn!(%error, "control connection refused: unknown user");
                 return None;
             }
         };
         let is_ours = may_command(peer.uid(), nix::unistd::geteuid().as_raw());
         if !is_ours && self.worker_user != Some(peer.uid()) {
-            tracing::warn!(uid = peer.uid(), "control peer of another user refused");
+            tracing::warn!(uid = peer.uid(), "control connection refused: another user");
             return None;
         }
         let pid = peer.pid().unwrap_or(0);
@@ -119,7 +119,7 @@ fn reject(stream: &UnixStream, most: usize) {
         .hint("try again when one of them has its answer");
     for line in Reply::Failed(failure).emit() {
         if let Err(error) = stream.try_write(format!("{line}\n").as_bytes()) {
-            tracing::debug!(%error, "control peer beyond the limit not told");
+            tracing::debug!(%error, "cannot send the refusal of a control connection beyond the limit");
         }
     }
 }

@@ -263,7 +263,7 @@ impl Driver {
                 }
                 PeerAction::Close(why) => {
                     self.flush()?;
-                    tracing::debug!(%why, "worker connection ended by us");
+                    tracing::debug!(%why, "worker connection closed by the master");
                     return Ok(true);
                 }
             }
@@ -271,7 +271,7 @@ impl Driver {
         self.flush()?;
         if self.unread.len() > UNREAD_LIMIT {
             self.peer.give_up();
-            tracing::debug!("worker connection ended by us: the peer does not read");
+            tracing::debug!("worker connection closed by the master: the peer does not read");
             return Ok(true);
         }
         Ok(false)

@@ -84,7 +84,9 @@ impl Handover {
             return None;
         };
         let offered = peer_process(&stream)
-            .map_err(|error| refused(format!("it cannot tell who asks: {error}"), false))
+            .map_err(|error| {
+                refused(format!("it cannot read the credentials of the peer: {error}"), false)
+            })
             .and_then(|next| Ok((next, self.offered_state(format, source, now)?)));
         // Peers that come now wait for the next master.
         self.gate.set_open(false);
@@ -98,9 +100,11 @@ impl Handover {
             Ok(Ok(next @ Some(_))) => return next,
             Ok(Ok(None)) => {}
             Ok(Err(error)) => {
-                tracing::warn!(%error, "handover failed: this master goes on");
+                tracing::warn!(%error, "handover failed: this master keeps running");
             }
-            Err(_) => tracing::error!("handover failed, its thread is gone: this master goes on"),
+            Err(_) => {
+                tracing::error!("handover failed: its thread panicked; this master keeps running")
+            }
         }
         self.gate.set_open(true);
         None
@@ -238,7 +242,7 @@ fn is_timeout(error: &io::Error) -> bool {
 /// when it says what it is.
 fn kill_silent(stream: &mut UnixStream, next: &PidFd) -> io::Error {
     if let Err(error) = next.signal(Signal::SIGKILL) {
-        tracing::error!(%error, pid = next.pid(), "cannot kill the next master, which does not answer");
+        tracing::error!(%error, pid = next.pid(), "cannot kill the unresponsive next master");
     }
     // The kernel closes its end of the connection when no code of it runs any more. If it has taken over
     // just before that, it was a master that was killed, and this one goes on where that began.

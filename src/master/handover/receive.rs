@@ -198,7 +198,7 @@ impl RunningMaster {
             let adopted = HeldSocket::adopt(socket);
             adopted
                 .inspect_err(|error| {
-                    tracing::warn!(%error, "a descriptor was handed over as a listening socket, and is none");
+                    tracing::warn!(%error, "a descriptor handed over as a listening socket is not one");
                 })
                 .ok()
         };
@@ -214,7 +214,7 @@ impl RunningMaster {
                 Some(manager.with_watchdog(self.state.watchdog.map(Duration::from_micros)))
             }
             Err(error) => {
-                tracing::warn!(%error, "sd_notify is off: the address that was handed over is of no use");
+                tracing::warn!(%error, "sd_notify is off: the NOTIFY_SOCKET that was handed over is invalid");
                 None
             }
         }
@@ -236,18 +236,19 @@ impl RunningMaster {
                 observer.reach("next: granted");
                 // If it cannot be told, it has ended, or was killed: there is no other master.
                 if let Err(error) = HandshakeStep::Taken.send(&mut stream) {
-                    tracing::warn!(%error, "the earlier master ended before it was told that this one has taken over");
+                    tracing::warn!(%error, "the earlier master exited before the handover was acknowledged");
                 }
                 observer.reach("next: taken");
                 Ok(())
             }
             Err(_) if is_gone(&pidfd) => {
-                tracing::warn!("the earlier master ended before it had handed over");
+                tracing::warn!("the earlier master exited before the handover was complete");
                 Ok(())
             }
-            Err(error) => {
-                Err(MasterError::NotHandedOver { name, reason: format!("it gave up: {error}") })
-            }
+            Err(error) => Err(MasterError::NotHandedOver {
+                name,
+                reason: format!("the handover failed: {error}"),
+            }),
         }
     }
 }
@@ -286,7 +287,7 @@ fn silent_or_gone(pidfd: &PidFd, error: &dyn fmt::Display) -> Answer {
 /// Whether the process has ended, or does so within a moment.
 fn is_gone(pidfd: &PidFd) -> bool {
     pidfd.exits_within(GONE_WITHIN).unwrap_or_else(|error| {
-        tracing::warn!(%error, "cannot tell whether the earlier master runs");
+        tracing::warn!(%error, "cannot check whether the earlier master is running");
         false
     })
 }

@@ -228,7 +228,7 @@ impl HealthMonitor {
                 inputs
             }
             Err(error) => {
-                tracing::warn!(%error, "cannot see which workers listen");
+                tracing::warn!(%error, "cannot check which workers listen");
                 VecDeque::new()
             }
         }
@@ -269,7 +269,7 @@ impl HealthMonitor {
             Err(error) => {
                 // Nobody is silent because we cannot see.
                 if !std::mem::replace(&mut self.has_failed, true) {
-                    tracing::warn!(%error, "cannot see which workers answer");
+                    tracing::warn!(%error, "cannot check which workers respond");
                 }
             }
         }
@@ -337,7 +337,9 @@ impl HealthMonitor {
                     now.after(now.since(began).saturating_mul(QUEUE_CHECK_PAUSE));
                 match found {
                     Ok(found) => self.detector.confirm_stuck(port_connections(found), began),
-                    Err(error) => tracing::warn!(%error, "cannot see which connections wait"),
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot read the accept queues of workers")
+                    }
                 }
                 self.detector.changes(now).into()
             }
@@ -356,7 +358,11 @@ impl HealthMonitor {
             }
             Some((session, None)) => {
                 let pid = message.sender.pid;
-                tracing::debug!(pid, session, "a message on NOTIFY_SOCKET of no worker known yet");
+                tracing::debug!(
+                    pid,
+                    session,
+                    "NOTIFY_SOCKET message of a process that is not known as a worker yet"
+                );
                 self.detector.notified_by_stranger(session, fields, now);
                 VecDeque::new()
             }
@@ -364,7 +370,7 @@ impl HealthMonitor {
                 match workers.worker_of(message.sender.pid) {
                     // Not a child of ours, so that somebody else has waited for it.
                     Some(worker) => {
-                        tracing::debug!(%worker, "the last message of an adopted worker")
+                        tracing::debug!(%worker, "last NOTIFY_SOCKET message of an adopted worker that has exited")
                     }
                     None => self.warn_of_unknown_sender(),
                 }
@@ -385,7 +391,7 @@ impl HealthMonitor {
             Ok(Ok(Received::Message(message))) => Some(message),
             Ok(Ok(Received::Nothing)) | Err(_) => None,
             Ok(Err(error)) => {
-                tracing::warn!(%error, "cannot read what a worker writes to NOTIFY_SOCKET");
+                tracing::warn!(%error, "cannot receive from NOTIFY_SOCKET");
                 None
             }
         }
@@ -409,8 +415,8 @@ impl HealthMonitor {
     fn warn_of_unknown_sender(&mut self) {
         if !std::mem::replace(&mut self.has_warned, true) {
             tracing::warn!(
-                "a process that is no worker's writes to NOTIFY_SOCKET, or had ended when it was \
-                 read: its messages are ignored, and this is not logged again"
+                "NOTIFY_SOCKET messages of a process that belongs to no worker, or that has exited: \
+                 ignored, and not logged again"
             );
         }
     }
@@ -433,7 +439,7 @@ impl HealthMonitor {
     pub(crate) fn remove_socket(&mut self) {
         self.readable = None;
         if let Some(Err(error)) = self.notify.take().map(NotifySocket::remove) {
-            tracing::warn!(%error, "cannot remove the socket that workers wrote to");
+            tracing::warn!(%error, "cannot remove the NOTIFY_SOCKET of the workers");
         }
     }
 }

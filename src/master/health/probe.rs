@@ -29,22 +29,22 @@ pub(crate) async fn probe(address: SocketAddr, path: &str, patience: Duration) -
         let stream = match TcpStream::connect(address).await {
             Ok(stream) => stream,
             Err(error) if is_ours(&error) => {
-                tracing::warn!(%address, %error, "cannot ask a worker");
+                tracing::warn!(%address, %error, "cannot probe a worker");
                 return ProbeResult::NotMade;
             }
             Err(error) => {
-                tracing::debug!(%address, %error, "a worker takes no connection");
+                tracing::debug!(%address, %error, "a worker refused the connection of a probe");
                 return ProbeResult::Failed;
             }
         };
         match ask(stream, address, path).await {
             Ok(StatusCode::OK) => ProbeResult::Passed,
             Ok(status) => {
-                tracing::debug!(%address, %status, "a worker that was asked answers otherwise");
+                tracing::debug!(%address, %status, "the probe of a worker got a status other than 200");
                 ProbeResult::Failed
             }
             Err(error) => {
-                tracing::debug!(%address, %error, "a worker that was asked");
+                tracing::debug!(%address, %error, "the probe of a worker failed");
                 ProbeResult::Failed
             }
         }

@@ -74,7 +74,7 @@ impl Replies {
     /// Replies to a request.
     pub(super) fn finish(&mut self, request: RequestId, outcome: Result<Outcome, Refusal>) {
         let Some(Pending { asker, wanted_before }) = self.pending.remove(&request) else {
-            tracing::error!(?request, "the supervisor has answered a request that nobody made");
+            tracing::error!(?request, "the supervisor answered an unknown request");
             return;
         };
         if outcome.is_err() {
@@ -84,8 +84,8 @@ impl Replies {
             (Asker::Operator(responder), outcome) => responder.finish(outcome),
             (Asker::Configuration, Ok(_)) => tracing::info!("the configuration is in force"),
             (Asker::Configuration, Err(refusal)) => tracing::error!(
-                "the configuration is not in force, and the earlier workers serve on: {refusal}; \
-                 start the master again when that is mended"
+                "the configuration is not in force, and the earlier workers keep serving: {refusal}; \
+                 restart the master once that is fixed"
             ),
         }
     }

@@ -119,7 +119,7 @@ impl ServiceNotifier {
         if let Err(error) = sent
             && let Some(suppressed) = self.log_limiter.allow(Instant::now())
         {
-            tracing::warn!(%error, suppressed, "cannot notify the service manager: tried again");
+            tracing::warn!(%error, suppressed, "sd_notify failed: retrying");
         }
     }
 }

@@ -109,7 +109,9 @@ fn read(watch: &mut Watch, firewall: &Firewall) -> Result<Commits, NftError> {
                 }
             }
             WatchEvent::Lost => {
-                tracing::warn!("notifications of rule changes were lost: all rules are read again");
+                tracing::warn!(
+                    "nftables notifications were lost (ENOBUFS): all rules are read again"
+                );
                 others_changed = true;
                 inputs.push_back(Input::NotificationsLost);
             }

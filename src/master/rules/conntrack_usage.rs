@@ -24,7 +24,7 @@ impl ConntrackMonitor {
             Ok(Some(usage)) => usage,
             Ok(None) => return,
             Err(error) => {
-                return tracing::debug!(%error, "cannot see how full connection tracking is");
+                return tracing::debug!(%error, "cannot read how many entries conntrack has");
             }
         };
         let ConntrackUsage { entries, limit } = usage;

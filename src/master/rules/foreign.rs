@@ -111,7 +111,10 @@ impl ForeignScanner {
                 self.next_scan = now.after(pause.min(PATIENCE));
                 self.others_changed = true;
                 if self.failures == 1 {
-                    tracing::warn!(error = causes(&error), "cannot look for nat rules of others");
+                    tracing::warn!(
+                        error = causes(&error),
+                        "cannot list the NAT rules of other programs"
+                    );
                 }
                 Vec::new()
             }

@@ -95,7 +95,7 @@ impl Rules {
     pub(crate) fn take_commits(&mut self) -> VecDeque<Input> {
         let commits = self.commits.read_ready(&self.firewall);
         self.note_commits(commits).unwrap_or_else(|error| {
-            tracing::error!(%error, "cannot hear who changes rules");
+            tracing::error!(%error, "cannot receive nftables notifications");
             [Input::NotificationsLost].into()
         })
     }
@@ -124,7 +124,7 @@ impl Rules {
         if let Err(error) = result {
             // What the next try changes is then counted from what is there.
             if let Err(error) = self.firewall.read_in_order_of(plan.listeners()) {
-                tracing::warn!(%error, "cannot read what is in force");
+                tracing::warn!(%error, "cannot read the rules in force");
             }
             return Err(error);
         }
@@ -137,7 +137,7 @@ impl Rules {
     pub(crate) fn verify(&mut self) -> VecDeque<Input> {
         let commits = self.commits.read(&self.firewall);
         let mut inputs = self.note_commits(commits).unwrap_or_else(|error| {
-            tracing::warn!(%error, "cannot hear who changes rules");
+            tracing::warn!(%error, "cannot receive nftables notifications");
             VecDeque::new()
         });
         inputs.push_back(Input::Verified(match self.firewall.verify() {
@@ -164,7 +164,7 @@ impl Rules {
     /// Removes the table.
     pub(crate) fn remove(&mut self) {
         if let Err(error) = self.firewall.remove() {
-            tracing::error!(%error, "cannot remove the rules: `ipcluster flush` does");
+            tracing::error!(%error, "cannot remove the rules: run `ipcluster flush`");
         }
     }
 
@@ -174,7 +174,10 @@ impl Rules {
             Ok(_) => TIDY_INTERVAL,
             // Nothing leads to it, so that nothing depends on it: the next transaction tries too.
             Err(error) => {
-                tracing::warn!(error = causes(&error), "cannot remove what earlier plans left");
+                tracing::warn!(
+                    error = causes(&error),
+                    "cannot remove stale rules of earlier plans"
+                );
                 TIDY_PATIENCE
             }
         };
@@ -184,7 +187,7 @@ impl Rules {
     /// What the counters of the seats say; nothing, if they cannot be read.
     pub(crate) fn counters(&mut self) -> BTreeMap<Seat, CounterValue> {
         self.firewall.counter_values().unwrap_or_else(|error| {
-            tracing::warn!(%error, "cannot read how many connections each seat has had");
+            tracing::warn!(%error, "cannot read the connection counters of the seats");
             BTreeMap::new()
         })
     }
@@ -192,7 +195,7 @@ impl Rules {
     /// How full the connection tracking table is; `None` if that is not known.
     pub(crate) fn conntrack_usage(&self) -> Option<ConntrackUsage> {
         conntrack_usage::read().unwrap_or_else(|error| {
-            tracing::warn!(%error, "cannot see how full connection tracking is");
+            tracing::warn!(%error, "cannot read how many entries conntrack has");
             None
         })
     }

@@ -148,7 +148,9 @@ fn open_firewall(config: &Config, handed_over: Option<OwnedFd>) -> Result<Firewa
 
 fn log_protection(protection: Protection, wanted: Ownership) {
     match (protection, wanted) {
-        (Protection::Owned, _) => tracing::debug!("nobody else can change the rules"),
+        (Protection::Owned, _) => {
+            tracing::debug!("the nftables table is owned: other programs cannot change the rules")
+        }
         (Protection::Kept, Ownership::Shared) => {
             tracing::info!("other programs can change the rules, as configured");
         }

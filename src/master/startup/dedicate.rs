@@ -23,10 +23,12 @@ pub(in crate::master) struct Dedicated {
 pub(in crate::master) fn dedicate_process(config: &Config) -> Result<Dedicated, MasterError> {
     // While the process has CAP_SYS_RESOURCE, if it ever had.
     if config.retire().renice != 0 && !allow_nice_back()? {
-        tracing::debug!("retired workers that serve again keep their nice value");
+        tracing::debug!(
+            "RLIMIT_NICE cannot be raised: after a rollback, workers keep the nice value of retired ones"
+        );
     }
     let kept = keep_only_capabilities(needed_capabilities(config))?;
-    tracing::debug!("keeps {kept}");
+    tracing::debug!("capabilities kept: {kept}");
     let descriptor_limit = raise_descriptor_limit()?;
     let service_manager = ServiceManager::from_environment(|name| std::env::var_os(name));
     // Not fatal: the service manager itself notices that nobody notifies it.

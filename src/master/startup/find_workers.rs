@@ -206,8 +206,8 @@ impl<'a> Search<'a> {
         process.listening_sockets(self.table.inodes_on(&ports)).unwrap_or_else(|error| {
             tracing::warn!(
                 %error,
-                "cannot copy the listening sockets of a worker of an earlier master: when it ends, the \
-                 connections that wait in them are lost"
+                "cannot copy the listening sockets of a worker of an earlier master: connections \
+                 in their accept queues are lost when it exits"
             );
             Vec::new()
         })

@@ -68,13 +68,15 @@ impl Orphans {
 impl Process {
     fn is_running(&self) -> bool {
         let exit = self.child.exit();
-        exit.inspect_err(|error| tracing::warn!(%error, "cannot tell whether an orphan runs"))
-            .is_ok_and(|exit| exit.is_none())
+        exit.inspect_err(
+            |error| tracing::warn!(%error, "cannot check whether an orphan process is running"),
+        )
+        .is_ok_and(|exit| exit.is_none())
     }
 
     fn signal(&self, signal: Signal) {
         if let Err(error) = self.child.signal_group(signal) {
-            tracing::error!(%error, %signal, "cannot signal an orphan");
+            tracing::error!(%error, %signal, "cannot signal an orphan process");
         }
     }
 }

@@ -17,7 +17,7 @@ pub(super) fn refuse_overlap(config: &Config) -> Result<(), MasterError> {
                 | NftError::ForeignTable { .. }
                 | NftError::Schema { .. }),
             ) => {
-                tracing::warn!(%error, "cannot tell whether listeners of {cluster} overlap ours");
+                tracing::warn!(%error, "cannot check the listeners of cluster {cluster} for overlap");
                 continue;
             }
             Err(error) => return Err(error.into()),

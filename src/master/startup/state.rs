@@ -166,7 +166,7 @@ fn read_output(
         // It prints elsewhere: nothing will ever come.
         Ok(None) => {}
         // Most likely it has just ended, which is noticed as soon as it is watched.
-        Err(error) => tracing::warn!(%error, "cannot read what an adopted worker prints"),
+        Err(error) => tracing::warn!(%error, "cannot read the output of an adopted worker"),
     }
     Ok(Output::create(label)?.into_reader())
 }

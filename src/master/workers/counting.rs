@@ -165,7 +165,7 @@ pub(crate) struct Wanted {
 pub(crate) enum CountError {
     #[error(transparent)]
     Sockets(#[from] ProcessError),
-    #[error("cannot see what conntrack remembers: {0}")]
+    #[error("cannot list conntrack entries: {0}")]
     Conntrack(#[from] ConntrackError),
 }
 

@@ -175,7 +175,7 @@ impl WorkerLinks {
             PeerEvent::Answered => LinkNews::Answers { worker, answers: true },
             PeerEvent::Lagging(lag) => LinkNews::Input(Input::Lagging { worker, lag }),
             PeerEvent::RetireAsked(reason) => {
-                tracing::info!(%worker, ?reason, "a worker asks for its retirement");
+                tracing::info!(%worker, ?reason, "a worker requests its retirement");
                 LinkNews::Input(Input::RetireRequested { worker })
             }
             PeerEvent::Unanswered(order) => {

@@ -63,7 +63,7 @@ impl ListenerTemplate {
             tracing::warn!(
                 wanted,
                 limit,
-                "fewer connections than `backlog` can wait in a queue: raise net.core.somaxconn"
+                "`backlog` exceeds net.core.somaxconn, which limits the accept queues: raise it"
             );
         }
         Ok(())
@@ -140,7 +140,9 @@ impl HeldListeners {
     pub(crate) fn transfer(&mut self, from: WorkerId, to: WorkerId) {
         match self.by_worker.remove(&from) {
             Some(sockets) => self.insert(to, sockets),
-            None => tracing::error!(%from, %to, "a worker is to get sockets that nobody has left"),
+            None => {
+                tracing::error!(%from, %to, "no listening sockets are kept for the worker that is to inherit them")
+            }
         }
     }
 

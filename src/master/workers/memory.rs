@@ -161,12 +161,12 @@ impl MemoryMonitor {
             (Ok(size), _) => size,
             (Err(error), Some(worker)) => {
                 if self.unknown.insert(worker) {
-                    tracing::warn!(%worker, %error, "cannot tell how much memory a worker takes");
+                    tracing::warn!(%worker, %error, "cannot read the memory usage of a worker");
                 }
                 None
             }
             (Err(error), None) => {
-                tracing::debug!(%error, "cannot tell how much memory this process takes");
+                tracing::debug!(%error, "cannot read the memory usage of the master");
                 None
             }
         }

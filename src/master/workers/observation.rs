@@ -89,7 +89,7 @@ impl Listening {
     pub(super) fn warn_of_error(&mut self, error: &ProcessError) {
         if !std::mem::replace(&mut self.has_warned, true) {
             let seat = self.seat;
-            tracing::warn!(%seat, %error, "cannot see where the worker listens: it is not ready");
+            tracing::warn!(%seat, %error, "cannot read the listening sockets of the worker: it is not ready");
         }
     }
 

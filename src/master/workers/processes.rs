@@ -73,7 +73,7 @@ impl Processes {
         let exits = self.exits_sender.clone();
         tokio::spawn(async move {
             if let Err(error) = exited.await {
-                tracing::error!(%worker, %error, "cannot wait for the exit of a worker: polled");
+                tracing::error!(%worker, %error, "cannot wait for the exit of a worker: polling instead");
                 while !matches!(pidfd.has_exited(), Ok(true)) {
                     sleep(EXIT_INTERVAL).await;
                 }
@@ -109,7 +109,7 @@ impl Processes {
             Ok(Some(process::Exit::Unknown)) => Exit::Unknown,
             Ok(None) => return None,
             Err(error) => {
-                tracing::error!(%worker, %error, "cannot tell how a worker ended");
+                tracing::error!(%worker, %error, "cannot read the exit status of a worker");
                 Exit::Code(255)
             }
         };
@@ -135,7 +135,7 @@ impl Processes {
     pub(crate) fn renice(&self, worker: WorkerId, nice: i32) {
         let Some(running) = self.running.get(&worker) else { return };
         if let Err(error) = running.child.renice_group(nice) {
-            tracing::warn!(%worker, nice, %error, "cannot let a retired worker give way to others");
+            tracing::warn!(%worker, nice, %error, "cannot raise the nice value of a retired worker");
         }
     }
 
@@ -146,8 +146,8 @@ impl Processes {
         if let Err(error) = restored {
             tracing::warn!(
                 %worker, %error,
-                "a worker that was retired serves again, and still gives way to others: reload to \
-                 have new ones in its place, or start the master with a higher limit of the nice value \
+                "cannot restore the nice value of a worker that serves again after its retirement: \
+                 reload to replace it, or start the master with a higher limit of the nice value \
                  (LimitNICE, `ulimit -e`)"
             );
         }
@@ -162,7 +162,7 @@ impl Processes {
                 if let Some(suppressed) = self.unseen.allow(Instant::now()) {
                     tracing::warn!(
                         %worker, %error, suppressed,
-                        "cannot look for the other processes of a worker"
+                        "cannot list the other processes of a worker"
                     );
                 }
                 1
@@ -225,7 +225,7 @@ impl Processes {
         let running = self.running.get_mut(&worker)?;
         running.pass_on(&mut ReadBudget::new(1), self.printer.as_mut());
         if let Err(error) = running.output.read_last_lines() {
-            tracing::warn!(%worker, %error, "cannot read what a worker printed last");
+            tracing::warn!(%worker, %error, "cannot read the last output of a worker");
         }
         Some(running.output.last_lines().map(str::to_owned).collect())
     }

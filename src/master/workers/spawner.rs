@@ -142,7 +142,7 @@ impl Spawner {
     fn send(&self, message: Message) {
         if self.messages.send(message).is_err() {
             // The thread ends only by a panic, which it has reported.
-            tracing::error!("the thread that starts workers is gone: no worker can be started");
+            tracing::error!("the thread that starts workers has exited: no worker can be started");
         }
     }
 }
@@ -260,7 +260,7 @@ impl Work {
                 self.remembered = Some((Instant::now(), ports));
                 self.released.clear();
             }
-            Err(error) => tracing::warn!(%error, "cannot see which ports conntrack remembers"),
+            Err(error) => tracing::warn!(%error, "cannot read which ports conntrack entries use"),
         }
     }
 

@@ -231,7 +231,7 @@ impl Firewall {
         }
         // Without them the rules are worth no less.
         if let Err(error) = self.counter_values() {
-            tracing::warn!(%error, "counters of connections may go back to earlier values");
+            tracing::warn!(%error, "the counters in force cannot be read: connection counters may fall back to earlier values");
         }
         transaction.seed(&self.counter_values);
     }

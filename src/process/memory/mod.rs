@@ -196,7 +196,7 @@ impl<K: Ord + Copy> MemoryWatch<K> {
         match stat::processes() {
             Ok(processes) => self.sort_in(processes),
             Err(error) => {
-                tracing::debug!(%error, "cannot look for the processes of workers");
+                tracing::debug!(%error, "cannot list the processes of workers");
             }
         }
         self.find_groups();

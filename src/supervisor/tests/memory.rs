@@ -261,9 +261,9 @@ fn the_lines_for_the_log_name_who_goes_and_what_that_frees() {
                 58.0 MiB: seat 1 generation 2 (30.0 MiB) seat 2 generation 2 (28.0 MiB)";
     assert_eq!(Event::LowWatermark { used, low, ending }.to_string(), line);
     let none = Event::HighWatermark { used, high: low, ending: vec![] }.to_string();
-    assert!(none.ends_with("no worker is retired that could be killed"), "{none}");
+    assert!(none.ends_with("no retired worker is left to be killed"), "{none}");
     let all = Event::LowWatermark { used, low, ending: vec![of(1, 1); 1000] }.to_string();
     assert!(all.len() < 500 && all.ends_with("and more"), "{all}");
     let cause = ReplaceReason::Memory { rss: (448 << 20) + (1 << 19) };
-    assert_eq!(cause.to_string(), "it has 448.5 MiB of memory");
+    assert_eq!(cause.to_string(), "its memory usage is 448.5 MiB");
 }

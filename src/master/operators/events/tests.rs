@@ -59,7 +59,7 @@ async fn some_connections_are_left_for_commands() {
     };
     let mut listening: Vec<_> = (0..SUBSCRIBERS).map(|_| subscribe()).collect();
     let refused = subscribe().outcome().await.unwrap().unwrap_err();
-    assert_eq!(refused.to_string(), "16 programs listen to events already");
+    assert_eq!(refused.to_string(), "too many event subscribers: the limit is 16");
     // One that goes away makes room, as soon as there is something to tell it.
     drop(listening.pop());
     for attempt in 0.. {

@@ -58,20 +58,20 @@ impl Journal {
             match self.socket.send_to(&entry, &self.path) {
                 Ok(_) => {
                     if std::mem::take(&mut self.is_away) {
-                        tracing::info!("the journal can be reached again");
+                        tracing::info!("the journal is reachable again");
                     }
                     return;
                 }
                 Err(error) if is_passing(&error) => {
                     if !std::mem::replace(&mut self.is_away, true) {
                         let path = self.path.display();
-                        tracing::warn!(%path, %error, "cannot reach the journal: lines of workers wait");
+                        tracing::warn!(%path, %error, "cannot reach the journal: the output of workers waits in its pipes");
                     }
                     thread::sleep(pause);
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
                 Err(error) => {
-                    tracing::warn!(%error, seat = %origin.seat, "the journal did not take a line");
+                    tracing::warn!(%error, seat = %origin.seat, "the journal rejected a line of a worker");
                     return;
                 }
             }

@@ -109,7 +109,7 @@ impl Printer {
         let printed = match printed {
             Ok(printed) => printed,
             Err(error) => {
-                tracing::warn!(seat = %origin.seat, %error, "cannot read what a worker printed");
+                tracing::warn!(seat = %origin.seat, %error, "cannot read the output of a worker");
                 return 0;
             }
         };
@@ -132,7 +132,9 @@ impl Printer {
         let Self { parts, finished } = self;
         drop(parts);
         if finished.recv_timeout(patience) == Err(mpsc::RecvTimeoutError::Timeout) {
-            tracing::warn!("lines of workers are lost: nobody has read them within {patience:?}");
+            tracing::warn!(
+                "output of workers is lost: standard output was blocked for {patience:?}"
+            );
         }
     }
 }
@@ -174,7 +176,7 @@ fn discard(origin: Origin, reader: &mut OutputReader, bytes: usize) -> usize {
         Ok(printed) if printed.is_empty() => 0,
         Ok(_) => bytes,
         Err(error) => {
-            tracing::warn!(seat = %origin.seat, %error, "cannot read what a worker printed");
+            tracing::warn!(seat = %origin.seat, %error, "cannot read the output of a worker");
             0
         }
     }
