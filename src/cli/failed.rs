@@ -22,7 +22,7 @@ impl Failed {
         Self { message: message.into(), hint: None, code: 1 }
     }
 
-    /// The same with what to do next.
+    /// This failure with a hint what to do next.
     pub(crate) fn hint(self, hint: impl Into<String>) -> Self {
         Self { hint: Some(hint.into()), ..self }
     }

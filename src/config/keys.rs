@@ -37,7 +37,7 @@ settings! {
         get: reference -> &ClusterName,
     }
 
-    /// Address and port that clients connect to; repeat for more [0.0.0.0 and [::]: all addresses]
+    /// Address and port that clients connect to; repeat for more [0.0.0.0 and `[::]`: all addresses]
     listen: Vec<Listener> {
         key: "listen",
         flag: "--listen", "ADDR:PORT[/tcp|/udp]",

@@ -20,7 +20,7 @@ pub(super) const MAX_LENGTH: usize = 16 * 1024;
 
 /// Reads `bytes`, after which the server has closed if `ended`.
 ///
-/// Of an HTTP response the status must be 200, and the body is as long as `Content-Length` says, or
+/// Reads an HTTP response: the status must be 200, and the body is as long as `Content-Length` says, or
 /// lasts to the end; a chunked one is not understood.
 pub(super) fn read(bytes: &[u8], ended: bool) -> Answer {
     let more = match (ended, bytes.len() < MAX_LENGTH) {

@@ -136,7 +136,7 @@ impl Flow {
     /// The client's address and port.
     ///
     /// # Errors
-    /// Those of `getsockname`.
+    /// The errors of getsockname(2).
     pub fn source(&self) -> io::Result<SocketAddr> {
         self.socket.local_addr()
     }

@@ -58,7 +58,7 @@ impl Held {
     /// The client's address and port.
     ///
     /// # Errors
-    /// Those of `getsockname`.
+    /// The errors of getsockname(2).
     pub fn source(&self) -> io::Result<SocketAddr> {
         self.stream.get_ref().local_addr()
     }

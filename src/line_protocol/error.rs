@@ -9,7 +9,7 @@ pub(crate) const VERSION: u32 = 1;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MessageError {
-    /// More than [`MAX_LINE`] bytes without an end of line.
+    /// More than `MAX_LINE` bytes without an end of line.
     #[error("line of more than {MAX_LINE} bytes")]
     TooLong,
     /// A line that is not UTF-8.

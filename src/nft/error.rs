@@ -45,7 +45,7 @@ pub enum NftError {
         table: TableName,
         /// Its schema.
         found: u32,
-        /// That of this version, [`TableName::SCHEMA`].
+        /// That of this version, `TableName::SCHEMA`.
         ours: u32,
     },
     /// The table belongs to another netlink socket, which is still open somewhere

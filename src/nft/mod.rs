@@ -2,7 +2,7 @@
 //!
 //! # How it works
 //!
-//! A [`Transaction`](crate::ruleset::Transaction) is encoded as one datagram ([`Batch`]), which the
+//! A `Transaction` is encoded as one datagram (`Batch`), which the
 //! kernel carries out whole or not at all. The end of it asks for an acknowledgement; its members do
 //! not, so that 8,000 of them give one reply; errors come without asking, each with the sequence
 //! number of the message at fault, which leads back to the operation, the chain, the map.
@@ -17,7 +17,7 @@
 //! one keeps established connections alive while somebody has flushed it.
 //!
 //! Reading back gives the same objects that lowering gives, in the same order: one comparison tells
-//! whether the kernel holds the plan, and [`raise`](crate::ruleset::raise) makes the plan from them
+//! whether the kernel holds the plan, and `raise` makes the plan from them
 //! when a new master starts. Rules are recognized by every one of their expressions; a table is known
 //! as ours by its comment, never by its name alone.
 

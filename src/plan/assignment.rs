@@ -18,7 +18,7 @@ impl Weights {
     /// leaves 64 bits.
     const SCALE: u64 = 1 << 47;
 
-    /// The same share for each of `seats` seats.
+    /// Equal weights for `seats` seats.
     ///
     /// # Errors
     /// [`PlanError::WorkerCount`] unless `seats` is 1 to 1024.
@@ -27,7 +27,7 @@ impl Weights {
         Ok(Self { scaled: vec![Self::SCALE; seats] })
     }
 
-    /// One share for each seat, relative to the others. 0 means no slots at all.
+    /// Weights by seat, each relative to the others. 0 means no slots at all.
     ///
     /// # Errors
     /// [`PlanError::WorkerCount`] unless there are 1 to 1024; [`PlanError::Weight`] for one that
@@ -117,7 +117,7 @@ impl Assignment {
         Ok(Self { seats: table })
     }
 
-    /// The same with `extra` more seats than `seats`, which get `lent` slots, as many each: every
+    /// This assignment with `extra` more seats than `seats`, which get `lent` slots, as many each: every
     /// other seat lends a part as large as its part of the table, its last slots. No other slot moves.
     pub(super) fn lending(&self, seats: usize, extra: usize, lent: usize) -> Self {
         let mut table = self.seats.clone();

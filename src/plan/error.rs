@@ -30,7 +30,7 @@ pub enum PlanError {
         /// What is wrong with it.
         reason: &'static str,
     },
-    /// The same listener twice.
+    /// One listener was given twice.
     #[error("listener {listener} is given twice")]
     DuplicateListener {
         /// The listener.

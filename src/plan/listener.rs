@@ -76,7 +76,7 @@ impl Listener {
     /// A TCP listener.
     ///
     /// # Errors
-    /// Those of [`Self::new`].
+    /// The errors of [`Self::new`].
     pub fn tcp(address: IpAddr, port: Port) -> Result<Self, PlanError> {
         Self::new(Protocol::Tcp, address, port)
     }
@@ -85,7 +85,7 @@ impl Listener {
     /// addresses and ports, without a pause longer than its time-outs.
     ///
     /// # Errors
-    /// Those of [`Self::new`].
+    /// The errors of [`Self::new`].
     pub fn udp(address: IpAddr, port: Port) -> Result<Self, PlanError> {
         Self::new(Protocol::Udp, address, port)
     }

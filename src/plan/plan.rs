@@ -65,7 +65,7 @@ impl Plan {
     /// and without clients of this host.
     ///
     /// # Errors
-    /// Those of [`Assignment::new`].
+    /// The errors of [`Assignment::new`].
     pub fn new(
         name: ClusterName,
         listeners: Listeners,
@@ -119,11 +119,11 @@ impl Plan {
         Ok(plan)
     }
 
-    /// The same cluster with another number or other shares of seats: the assignment moves the
+    /// This plan with another number of seats, or with other weights: the assignment moves the
     /// fewest slots; workers in seats that no longer exist are gone, new seats are vacant.
     ///
     /// # Errors
-    /// Those of [`Assignment::new`].
+    /// The errors of [`Assignment::new`].
     pub fn rescaled(&self, weights: &Weights) -> Result<Self, PlanError> {
         let partition = match self.partition {
             Partition::Mask { .. } => {
@@ -141,7 +141,7 @@ impl Plan {
         Ok(plan)
     }
 
-    /// The same cluster with `extra` more seats, vacant, that get `lent` slots together, as many each.
+    /// This plan with `extra` more seats, vacant, that get `lent` slots together, as many each.
     /// Every other seat lends a part as large as its part of all slots, and no other slot moves.
     ///
     /// # Errors
@@ -164,7 +164,7 @@ impl Plan {
         Ok(plan)
     }
 
-    /// The same cluster with `seats` seats, in which every slot has the seat that it has in `home`: what
+    /// This plan with `seats` seats, in which every slot has the seat that it has in `home`: what
     /// was [lent](Self::lending) goes back. Workers in seats beyond are gone.
     ///
     /// # Errors
@@ -197,7 +197,7 @@ impl Plan {
     /// replaces, and two may change places.
     ///
     /// # Errors
-    /// Those of [`Self::occupy`]; [`PlanError::SeatGivenTwice`].
+    /// The errors of [`Self::occupy`]; [`PlanError::SeatGivenTwice`].
     pub fn occupy_all(
         &mut self,
         occupants: impl IntoIterator<Item = (Seat, Occupant)>,

@@ -31,9 +31,9 @@ impl Capabilities {
         (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN"),
     ];
 
-    /// Those that the calling thread has in its effective set.
+    /// The capabilities in the effective set of the calling thread.
     ///
-    /// It has them in its user namespace: over nf_tables they hold only in network namespaces that
+    /// The thread has them in its user namespace: over nf_tables they hold only in network namespaces that
     /// belong to that one.
     ///
     /// # Errors
@@ -42,13 +42,13 @@ impl Capabilities {
         Ok(Self(sets()?.effective))
     }
 
-    /// Those in either.
+    /// The union of both sets.
     #[must_use]
     pub const fn with(self, other: Self) -> Self {
         Self(self.0.union(other.0))
     }
 
-    /// Those in both.
+    /// The intersection of both sets.
     #[must_use]
     pub const fn and(self, other: Self) -> Self {
         Self(self.0.intersection(other.0))
@@ -96,7 +96,7 @@ pub fn keep_only_capabilities(wanted: Capabilities) -> Result<Capabilities, Proc
     keep_only(wanted)
 }
 
-/// The same for the calling thread.
+/// Drops all capabilities of the calling thread but the wanted ones.
 fn keep_only(wanted: Capabilities) -> Result<Capabilities, ProcessError> {
     let CapabilitySets { effective, permitted, .. } = sets()?;
     let kept = wanted.0 & effective & permitted;

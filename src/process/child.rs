@@ -116,8 +116,8 @@ impl Child {
         }
     }
 
-    /// The same before Linux 6.9, by the group's number: right as long as the leader was not
-    /// waited for, which a child of ours stands for.
+    /// Signals the process group by its number, where the kernel is older than Linux 6.9. The number
+    /// is right as long as the leader was not waited for, which holds for a child of this process.
     pub(super) fn signal_group_number(&self, signal: Signal) -> Result<Delivery, ProcessError> {
         match killpg(Pid::from_raw(self.pid().cast_signed()), signal) {
             Ok(()) => Ok(Delivery::Sent),
@@ -136,14 +136,15 @@ impl Child {
     /// `EPERM` or `EACCES` if one of them could not be changed; the others are.
     pub(crate) fn renice_group(&self, nice: i32) -> Result<Delivery, ProcessError> {
         let failed = |errno| failed(self.pid(), ProcessOperation::Renice, errno);
-        // Of an adopted one that holds while it lives; what it leaves behind keeps its value.
+        // The group number of an adopted process is its own only while it lives; processes that it leaves
+        // behind keep their nice value.
         if self.is_adopted() && self.pidfd.has_exited()? {
             return Ok(Delivery::Gone);
         }
         // The number is the group's own for as long as the leader was not waited for, which this type
         // stands for.
         let group = rustix::process::Pid::from_raw(self.pid().cast_signed());
-        // Of processes of another user only as that user, or with CAP_SYS_NICE (`set_one_prio_perm`,
+        // The kernel lets processes of another user be reniced only by that user, or with CAP_SYS_NICE (`set_one_prio_perm`,
         // kernel/sys.c).
         let renice = || rustix::process::setpriority_pgrp(group, nice);
         match with_ids_of(self.pid(), renice).map_err(errno_from) {
@@ -153,7 +154,8 @@ impl Child {
         }
     }
 
-    /// The same before Linux 6.9 for an adopted process: each member by itself, through a pidfd. A
+    /// Signals the group of an adopted process, where the kernel is older than Linux 6.9: each member
+    /// by itself, through a pidfd. A
     /// number that a group has is given to no other process (`free_pid`, kernel/pid.c), so the group
     /// is the leader's for as long as that has not ended. What it leaves behind when it has is left
     /// alone.

@@ -13,7 +13,7 @@ use super::error::errno_of;
 /// them reads the first descriptors of what may be a hundred thousand.
 ///
 /// # Errors
-/// Of `/proc/PID/fd`: `ENOENT` or `ESRCH` if the process is gone, `EACCES` if it may not be inspected.
+/// Reading `/proc/PID/fd` fails with `ENOENT` or `ESRCH` if the process is gone, `EACCES` if it may not be inspected.
 pub(super) fn each_socket(
     pid: u32,
     mut visit: impl FnMut(i32, u32) -> ControlFlow<()>,

@@ -15,7 +15,7 @@ use super::error::{ProcessError, ProcessOperation, errno_from};
 /// The most descriptors that one message carries (`SCM_MAX_FD`, include/net/scm.h).
 const MAX_DESCRIPTORS: usize = 253;
 
-/// Sends `bytes`, at least one, and a copy of each descriptor, at most [`MAX_DESCRIPTORS`]
+/// Sends `bytes`, at least one, and a copy of each descriptor, at most `MAX_DESCRIPTORS`
 /// (`SCM_RIGHTS`, unix(7)). From here on each is open until both this process and the receiver have
 /// closed it, even if that never takes it out of the queue, and so is what hangs on it: a lock, the
 /// ownership of a table. Waits while the socket's buffer is full, unless it was made non-blocking.

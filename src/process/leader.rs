@@ -135,7 +135,7 @@ impl Leader {
             Ok(Some(leader)) => leader,
             Ok(None) => return Ok(None),
             Err(error) if is_gone(error.errno()) => return Ok(None),
-            // Of another user after all, or closed to us (not dumpable): nothing to be proven.
+            // The process runs as another user after all, or is not dumpable: nothing can be proven.
             Err(error) if matches!(error.errno(), Some(Errno::EACCES | Errno::EPERM)) => {
                 tracing::debug!(%error, "cannot inspect a session leader");
                 return Ok(None);
@@ -210,7 +210,7 @@ impl PortHolders {
         for (pid, _) in self.processes.iter().filter(|(_, of)| *of == session) {
             let inodes = match socket_inodes(*pid) {
                 Ok((_, inodes)) => inodes,
-                // One that has more privilege than we proves nothing, and is no reason not to begin.
+                // A process with more privilege than this one proves nothing, and is no reason to fail.
                 Err(error) if error.errno() == Some(Errno::EACCES) => continue,
                 Err(error) => return Err(error),
             };

@@ -5,7 +5,7 @@ use rustix::process::{Resource, Rlimit, getpriority_process, getrlimit, setrlimi
 use super::error::{ProcessError, ProcessOperation, errno_from};
 
 /// Raises the soft limit of open files (`RLIMIT_NOFILE`) of this process to its hard one, and
-/// returns what it was, to give to [`Spawn::descriptor_limit`](super::Spawn::descriptor_limit).
+/// returns what it was, to give to `Spawn::descriptor_limit`.
 ///
 /// The usual soft limit of 1,024 is there for programs that use `select(2)`. A master has two
 /// descriptors for each worker, and a few dozens of its own.

@@ -33,7 +33,7 @@ pub struct Endpoint {
 
 /// A listening TCP socket, or a bound UDP socket, in the hands of this process: as long as it has
 /// it, the port belongs to nobody else, and the connections in its queue wait for whoever accepts
-/// next. It is closed on exec, so that none but those whom it is [passed](super::PassedSocket) to get it.
+/// next. It is closed on exec, so that none but those whom it is passed (`PassedSocket`) to get it.
 #[derive(Debug)]
 pub struct HeldSocket {
     descriptor: OwnedFd,
@@ -76,7 +76,7 @@ impl HeldSocket {
             set(sockopt::set_ipv6_v6only(&descriptor, !ipv4))?;
         }
         if transparent {
-            // Of both families: an IPv6 socket hands this level on, and has one flag for both
+            // The option serves both families: an IPv6 socket hands this level on, and has one flag for both
             // (`ipv6_setsockopt`, net/ipv6/ipv6_sockglue.c).
             setsockopt(&descriptor, IpTransparent, &true).map_err(|errno| {
                 ProcessError::Listen {
@@ -87,9 +87,9 @@ impl HeldSocket {
                 }
             })?;
         }
-        // Of TCP: connections of an earlier worker that are in TIME_WAIT do not keep the port; a
+        // For TCP: connections of an earlier worker that are in TIME_WAIT do not keep the port; a
         // socket that listens does, whoever sets this (inet_csk_bind_conflict,
-        // net/ipv4/inet_connection_sock.c). Of UDP it would let others take the port from us.
+        // net/ipv4/inet_connection_sock.c). For UDP the option would let others take the port from us.
         if transport == Transport::Tcp {
             set(sockopt::set_socket_reuseaddr(&descriptor, true))?;
         }
@@ -114,8 +114,8 @@ impl HeldSocket {
         Ok(Self { descriptor, transport, port })
     }
 
-    /// Those of these sockets, named by their inodes, that another process has open, of which clients
-    /// reach some port: copies, for whoever holds them from now on (`pidfd_getfd(2)`, since Linux 5.6).
+    /// Copies of those sockets, named by their inodes, that another process has open and that clients
+    /// reach by some port: for whoever holds them from now on (`pidfd_getfd(2)`, since Linux 5.6).
     /// They may be in other processes as well.
     ///
     /// # Errors

@@ -106,7 +106,7 @@ impl NotifySocket {
         Self::bind_with_mode(path, 0o600)
     }
 
-    /// The same for this user and the group that the socket is made with: that of a directory with
+    /// As [`Self::bind`], but writable also for the group that the socket is made with: that of a directory with
     /// the setgid bit, or else of the thread (see [`with_group`](super::with_group)).
     ///
     /// # Errors

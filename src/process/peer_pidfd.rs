@@ -45,7 +45,7 @@ pub(crate) fn peer_process(socket: impl AsFd) -> Result<PidFd, ProcessError> {
 /// `/proc` cannot be read or not understood.
 pub(crate) fn session_of(process: &PidFd) -> Result<Option<u32>, ProcessError> {
     let stat = Stat::read(process.pid())?;
-    // Of another process, if this one ended before it was read.
+    // The data read is of another process if this one ended before.
     if process.has_exited()? {
         return Ok(None);
     }

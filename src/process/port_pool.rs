@@ -43,9 +43,9 @@ impl PortPool {
         Ok(Self { first, last, reserved, next: first, stride: None })
     }
 
-    /// The same pool, of which each port that is given leaves its place, among those that are given
-    /// together, as rest when divided by `stride`: a power of two that is not less than there are
-    /// places. `None`: any port is for any place.
+    /// This pool with a stride: of the ports that are given together, the one in place k leaves k as
+    /// remainder when divided by `stride`, a power of two that is not less than the number of places.
+    /// `None`: any port is for any place.
     #[must_use]
     pub(crate) fn with_stride(mut self, stride: Option<u16>) -> Self {
         self.stride = stride;

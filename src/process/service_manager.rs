@@ -58,8 +58,8 @@ impl ServiceManager {
         Ok(Self { socket, address, name, watchdog: None, unsent: VecDeque::new() })
     }
 
-    /// The same, which takes the master for hanging without `WATCHDOG=1` for so long: of one that watched
-    /// another process before.
+    /// This service manager with a watchdog that expects `WATCHDOG=1` at least every `limit`: for a
+    /// limit that was set for an earlier master.
     #[must_use]
     pub fn with_watchdog(self, limit: Option<Duration>) -> Self {
         Self { watchdog: limit.filter(|limit| !limit.is_zero()), ..self }

@@ -80,7 +80,7 @@ impl ListenTable {
         on_ports.map(|(_, socket)| socket.inode).collect()
     }
 
-    /// Those of `ports` on which a process of this worker listens by this transport, and who reaches
+    /// The subset of `ports` on which a process of this worker listens by this transport, and who reaches
     /// it there.
     /// `leader` is the pid of the worker's first process, which is the number of its session: all
     /// processes in that session belong to the worker. It must not have been waited for.
@@ -249,7 +249,7 @@ impl SocketOwners {
     /// [`ListenTable::listening_ports`].
     ///
     /// # Errors
-    /// Those of [`ListenTable::listening_ports`], for any of its processes.
+    /// The errors of [`ListenTable::listening_ports`], for any of its processes.
     pub(crate) fn inodes_of(&self, leader: u32) -> Result<HashSet<u32>, ProcessError> {
         let mut all = HashSet::new();
         for pid in self.sessions.get(&leader).into_iter().flatten() {

@@ -165,7 +165,7 @@ impl Sockets {
             Err(error) if error.errno() == Some(Errno::ENOENT) => {}
             Err(error) => return Err(error),
         }
-        // Those that no process has are orphans, or wait for somebody to accept them.
+        // Sockets without an inode belong to no process: orphans, or connections in an accept queue.
         found.retain(|socket| socket.inode != 0);
         Ok(found)
     }
@@ -258,10 +258,10 @@ impl ListenSocket {
 /// (`sock_gen_cookie`, net/core/sock_diag.c).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AcceptQueue {
-    /// Those that wait to be accepted. One that its client has reset is not among them, although it
+    /// Connections that wait to be accepted. A connection that its client has reset is not among them, although it
     /// has its place in the queue.
     pub queued: BTreeSet<u64>,
-    /// Those that were accepted, and that neither side has closed.
+    /// Connections that were accepted, and that neither side has closed.
     pub accepted: BTreeSet<u64>,
 }
 

@@ -61,12 +61,12 @@ impl Spawn {
         self.start_with(&[], output)
     }
 
-    /// The same with sockets of ours, as its descriptors from 3 on, in this order, blocking. Only
+    /// Starts the process with sockets of this one, as its descriptors from 3 on, in this order, blocking. Only
     /// then `LISTEN_FDS`, `LISTEN_PID` and `LISTEN_FDNAMES` say so (sd_listen_fds(3)), in place of
     /// what `env` has under such names.
     ///
     /// # Errors
-    /// Those of [`Self::start`].
+    /// The errors of [`Self::start`].
     pub(crate) fn start_with(
         &self,
         passed: &[PassedSocket<'_>],

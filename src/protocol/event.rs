@@ -11,7 +11,7 @@ use super::{Exit, RuleWriter, Stats, Unhealthy, WorkerFailure, WorkerId, WorkerS
 use crate::plan::{ClusterName, Generation, Seat};
 
 /// Something that happened to the cluster. Its `Display` is a line for the log, without the time; its
-/// JSON is that of the table at [`EventRecord`](super::EventRecord).
+/// JSON is that of the table at `EventRecord`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 #[non_exhaustive]

@@ -10,29 +10,29 @@ use crate::plan::{Generation, Seat};
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Outcome {
-    /// The outcome of a reload of all clients, and of [`Command::Promote`](super::Command::Promote).
+    /// The outcome of a reload of all clients, and of `Command::Promote`.
     Reloaded(Reloaded),
     /// The outcome of a reload of a share.
     OnTrial(OnTrial),
-    /// The outcome of [`Command::Rollback`](super::Command::Rollback).
+    /// The outcome of `Command::Rollback`.
     RolledBack(RolledBack),
-    /// The outcome of [`Command::Restart`](super::Command::Restart).
+    /// The outcome of `Command::Restart`.
     Restarted(Restarted),
-    /// The outcome of [`Command::Retire`](super::Command::Retire).
+    /// The outcome of `Command::Retire`.
     Retired(Retired),
-    /// The outcome of [`Command::ClearRetired`](super::Command::ClearRetired).
+    /// The outcome of `Command::ClearRetired`.
     Cleared(Cleared),
-    /// The outcome of [`Command::Scale`](super::Command::Scale).
+    /// The outcome of `Command::Scale`.
     Scaled(Scaled),
-    /// The outcome of [`Command::Stop`](super::Command::Stop).
+    /// The outcome of `Command::Stop`.
     Stopped(Stopped),
-    /// The outcome of [`Request::Status`](super::Request::Status).
+    /// The outcome of `Request::Status`.
     Status(Box<Status>),
-    /// The outcome of [`Request::Explain`](super::Request::Explain).
+    /// The outcome of `Request::Explain`.
     Explained(Explanation),
-    /// The outcome of [`Request::EndOrphans`](super::Request::EndOrphans).
+    /// The outcome of `Request::EndOrphans`.
     OrphansEnded(OrphansEnded),
-    /// The outcome of [`Request::Events`](super::Request::Events), after the last event: the master ends.
+    /// The outcome of `Request::Events`, after the last event: the master ends.
     EventsOver,
 }
 

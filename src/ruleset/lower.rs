@@ -222,7 +222,7 @@ fn passing_rules(plan: &Plan) -> Vec<Rule> {
 fn dispatch_rules(plan: &Plan, slots: &[SetName]) -> Vec<Rule> {
     let is_for = |map: &SetName, scope: Scope| match map {
         SetName::MaskedSlots(family, _) => *family == scope.family(),
-        // One for both families.
+        // One rule serves both families.
         _ => true,
     };
     let table = plan.assignment().table();

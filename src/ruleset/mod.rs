@@ -1,9 +1,9 @@
 //! The nftables objects that a plan lowers to, and the transactions between plans. Pure.
 //!
-//! [`lower`] gives the whole table of a plan; it prints in nft syntax. [`Transition`] gives the
+//! [`lower`] gives the whole table of a plan; it prints in nft syntax. `Transition` gives the
 //! operations that change the table of one plan into that of another, with nothing in them that
 //! need not change, and what they leave: no packet may find the rules that it is on its way through
-//! without the maps that these use ([`Stale`]).
+//! without the maps that these use (`Stale`).
 
 #[cfg(any(test, feature = "internals"))]
 mod fake_table;

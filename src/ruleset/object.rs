@@ -14,9 +14,9 @@ pub struct Ruleset {
     pub(crate) table: TableName,
     /// Its counters, one for each seat, in order. What they have counted is no part of the ruleset.
     pub(crate) counters: Vec<CounterName>,
-    /// Its sets and maps, in the order of [`SetName`].
+    /// Its sets and maps, in the order of `SetName`.
     pub(crate) sets: Vec<Set>,
-    /// Its chains, in the order of [`ChainName`].
+    /// Its chains, in the order of `ChainName`.
     pub(crate) chains: Vec<Chain>,
 }
 
@@ -323,7 +323,7 @@ impl fmt::Display for SetName {
 pub struct Digest(pub u32);
 
 impl Digest {
-    /// Of these elements.
+    /// The digest of these elements.
     pub fn of(elements: &Elements) -> Self {
         let pair = |one: u16, other: u16| u64::from(one) << 16 | u64::from(other);
         let service =
@@ -467,14 +467,14 @@ pub struct Chain {
 /// Which connections a rule takes, of those that come to its chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// All of this family.
+    /// All packets of this family.
     All(Family),
-    /// Those to listeners with addresses: `ip daddr . meta l4proto . th dport @listeners4`.
+    /// Packets to listeners with addresses: `ip daddr . meta l4proto . th dport @listeners4`.
     Listeners(Family),
-    /// Those to wildcard listeners: `meta l4proto . th dport @wildcards4 fib daddr type local`.
+    /// Packets to wildcard listeners: `meta l4proto . th dport @wildcards4 fib daddr type local`.
     Wildcards(Family),
-    /// Those to this listener, one of few of its family with an address or without one: the same
-    /// without a set, `ip daddr 10.9.0.1 tcp dport 80` or `tcp dport 80 fib daddr type local`.
+    /// Packets to this listener, where its family has few listeners with an address, or few without
+    /// one: matched without a set, `ip daddr 10.9.0.1 tcp dport 80` or `tcp dport 80 fib daddr type local`.
     Listener(Listener),
 }
 
@@ -518,9 +518,9 @@ impl Scope {
 /// The public ports of tcp that a rule takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TcpPorts {
-    /// One of few.
+    /// A single port, where there are few.
     One(Port),
-    /// Those of the set [`SetName::Established`].
+    /// The ports in the set [`SetName::Established`].
     Set,
 }
 
@@ -586,7 +586,7 @@ pub enum Rule {
     },
     /// `tcp dport 80 tproxy to :20000 accept`: to the worker's own socket, with nothing translated.
     ///
-    /// One for each public port: nft 1.0.6 lists a `tproxy to` with a map as something that it does
+    /// There is one such rule for each public port: nft 1.0.6 lists a `tproxy to` with a map as something that it does
     /// not read again.
     Tproxy {
         /// The protocol.
@@ -604,7 +604,7 @@ pub enum Rule {
     /// connection that has its socket goes there by itself, whatever the rules say by now. That of one
     /// that has none goes on: behind a SYN cookie the listening socket of its worker knows it.
     Established {
-        /// Of what ports.
+        /// The public ports that it is for.
         ports: TcpPorts,
     },
     /// `udp sport 20000-29999 udp sport & 1 == 1 socket transparent 1 ip saddr set 10.9.0.1 udp sport

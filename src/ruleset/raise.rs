@@ -160,7 +160,7 @@ fn places_of(ruleset: &Ruleset) -> BTreeMap<Port, usize> {
     rules.filter_map(place).collect()
 }
 
-/// The same listeners, in such an order that each public port has its place.
+/// The listeners in such an order that each public port has its place.
 fn in_place(listeners: Listeners, places: &BTreeMap<Port, usize>) -> Result<Listeners, PlanError> {
     let mut unplaced: Vec<Port> = listeners.public_ports().to_vec();
     unplaced.retain(|port| !places.contains_key(port));

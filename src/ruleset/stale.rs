@@ -61,7 +61,7 @@ impl Stale {
         Some(*since + Self::GRACE)
     }
 
-    /// The same, as long stale as it is in `known` where it is there too.
+    /// These stale objects, each stale for as long as in `known`, if it is there too.
     #[must_use]
     pub fn aged_as(mut self, known: &Self) -> Self {
         for (name, (_, since)) in &mut self.maps {

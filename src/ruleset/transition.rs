@@ -106,7 +106,7 @@ pub struct Transition {
 }
 
 impl Transition {
-    /// PlanChanges what is in force into what should be, touching nothing else: a seat whose worker
+    /// The transition from what is in force to what should be, touching nothing else: a seat whose worker
     /// stays is not mentioned. No map is changed, and nothing that the rules in force lead to is
     /// removed: it becomes stale. What of `stale` the target wants again is used again, and the rest
     /// is removed when its [grace](Stale::GRACE) is over.
@@ -246,11 +246,11 @@ enum ChainChange {
 /// What becomes of maps.
 #[derive(Default)]
 struct Maps {
-    /// Those that the target has and the table lacks.
+    /// Maps that the target has and the table lacks.
     made: Vec<Set>,
-    /// Those that were stale and are wanted again.
+    /// Maps that were stale and are wanted again.
     revived: Vec<SetName>,
-    /// Those that the target has no more.
+    /// Maps that the target no longer has.
     left: Vec<Set>,
 }
 
@@ -275,7 +275,7 @@ impl Maps {
         }
         let mut stays = stays.into_iter();
         maps.left.retain(|_| stays.next() == Some(false));
-        // One that has the name of a stale one is not the same.
+        // A map that has the name of a stale map is not the same.
         let is_known = |map: &Set| stale.maps.contains_key(&map.name);
         (!maps.left.iter().any(is_known)).then_some(maps)
     }

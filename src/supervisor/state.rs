@@ -14,7 +14,7 @@ use crate::protocol::{
     Command, Event, Outcome, Progress, Refusal, Stats, Timestamp, WorkerId, WorkerStats,
 };
 
-/// The process manager of one cluster. See [`crate::supervisor`].
+/// The process manager of one cluster. See `crate::supervisor`.
 #[derive(Debug, Clone)]
 pub struct Supervisor {
     pub(super) settings: Settings,

@@ -121,7 +121,7 @@ pub(super) struct Killed {
     pub(super) replaced_after: Duration,
     /// Connections in flight on the worker, or on their way to it until the rules had changed.
     pub(super) exposed: usize,
-    /// Those of them that failed.
+    /// How many of the exposed connections failed.
     pub(super) lost: usize,
     pub(super) losses: Losses,
     /// Connections of its clients that others answered, and how many others.

@@ -32,7 +32,7 @@ impl Window {
         self.answers.len() as u64 + self.failed
     }
 
-    /// Those that were not answered.
+    /// Connections that were not answered.
     pub(super) fn failed(&self) -> u64 {
         self.failed
     }

@@ -191,7 +191,7 @@ impl Show<'_> {
         Ok(until)
     }
 
-    /// One worker more; then the load ends. Returns all that happened, and the workers at the end.
+    /// Scales to one worker more; then the load ends. Returns all that happened, and the workers at the end.
     fn scale(
         &self,
         hands: Hands,

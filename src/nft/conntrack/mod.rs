@@ -223,8 +223,8 @@ pub struct EntryCounts {
     /// Ended by a reset: `CLOSE` (10 s). A new handshake from the same client port can be sent on
     /// to this port nevertheless, unless it was [released](Conntrack::release).
     pub closed: u32,
-    /// Those of all the above, and UDP flows, by which what the client begins next can come to this
-    /// port although the rules lead elsewhere.
+    /// Connections of all the states above, and UDP flows, by which the next connection of the client
+    /// can come to this port although the rules lead elsewhere.
     pub bound: u32,
 }
 
@@ -245,7 +245,7 @@ impl EntryCounts {
 /// How full the table is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConntrackUsage {
-    /// EntryCounts of this network namespace.
+    /// The number of conntrack entries in this network namespace.
     pub entries: u32,
     /// How many there may be: `net.netfilter.nf_conntrack_max`; 0 for any number. Beyond it the
     /// kernel drops the first packets of new connections.

@@ -1,4 +1,4 @@
-//! EntryUpdates of single entries, many to a datagram.
+//! Changes of single conntrack entries, many to a datagram.
 
 use super::entry::{
     CLOSE_INIT, CTA_ID, CTA_PROTOINFO, CTA_PROTOINFO_TCP, CTA_PROTOINFO_TCP_FLAGS_ORIGINAL,
@@ -63,7 +63,7 @@ impl EntryUpdates {
         self.messages.push(message);
     }
 
-    /// Sends all. EntryCounts that are gone by now are no error.
+    /// Sends all changes. Entries that are gone by now are no error.
     pub(super) fn send(self, netlink: &mut Socket) -> Result<(), NetlinkError> {
         for messages in self.messages.chunks(AT_ONCE) {
             let datagram = messages.concat();

@@ -90,7 +90,7 @@ impl Fake {
         Self::protecting(Protection::Owned)
     }
 
-    /// The same of a kernel that can protect a table no better than this.
+    /// An empty network namespace of a kernel that can protect a table no better than this.
     pub fn protecting(best: Protection) -> Self {
         let flags = match best {
             Protection::Owned => OWNER | PERSIST,
@@ -123,7 +123,7 @@ impl Fake {
     /// [`Firewall::from_descriptor`]. `port` is the [port](Firewall::port) of that one.
     ///
     /// # Errors
-    /// Those of [`Firewall::read_ruleset`].
+    /// The errors of [`Firewall::read_ruleset`].
     pub fn from_descriptor(
         &self,
         cluster: &ClusterName,

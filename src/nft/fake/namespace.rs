@@ -133,7 +133,7 @@ impl Namespace {
         }
         if ends(messages) {
             self.tables = attempt.tables;
-            // One that does nothing is none (`nf_tables_commit` with an empty list).
+            // A transaction that changes nothing makes no new generation (`nf_tables_commit` with an empty list).
             self.generation_id += u32::from(attempt.changes > 0);
         }
         Outcome::Committed

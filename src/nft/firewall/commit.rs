@@ -47,12 +47,12 @@ impl Firewall {
     }
 
     /// Removes what earlier plans have left in the table, as far as at `now` no packet can be on its
-    /// way through the rules that led to it ([`Stale::GRACE`]). Without effect while nothing is in
+    /// way through the rules that led to it (`Stale::GRACE`). Without effect while nothing is in
     /// force that we know of, or the table is to be ours and is not yet. [`Self::apply`] does the
     /// same by the way.
     ///
     /// # Errors
-    /// Those of [`Self::apply`]. What is in force is as it was.
+    /// The errors of [`Self::apply`]. The plan in force is unchanged.
     pub fn tidy(&mut self, now: Instant) -> Result<Applied, NftError> {
         let nothing = Applied { operations: 0, bytes: 0 };
         let may = self.owns || self.protection()? != Protection::Owned;
@@ -80,7 +80,7 @@ impl Firewall {
     /// Established connections through it are reset with their next packet.
     ///
     /// # Errors
-    /// Those of [`Self::apply`].
+    /// The errors of [`Self::apply`].
     pub fn remove(&mut self) -> Result<bool, NftError> {
         let removed = self.remove_table()?;
         (self.in_force, self.stale, self.owns) = (None, Stale::default(), false);
@@ -114,7 +114,7 @@ impl Firewall {
     /// counts as unknown then.
     ///
     /// # Errors
-    /// Those of [`Self::apply`].
+    /// The errors of [`Self::apply`].
     #[cfg(any(test, feature = "internals"))]
     pub fn carry_out_as_it_is(&mut self, transaction: &Transaction) -> Result<(), NftError> {
         (self.in_force, self.stale) = (None, Stale::default());
@@ -133,7 +133,7 @@ impl Firewall {
     /// microseconds, is lost, and if the table is gone all since they were read before.
     ///
     /// # Errors
-    /// Those of [`Self::apply`], and [`NftError::Overtaken`].
+    /// The errors of [`Self::apply`], and [`NftError::Overtaken`].
     pub fn restore(&mut self, plan: &Plan) -> Result<Applied, NftError> {
         if self.protection()? == Protection::Kept {
             self.keep_connections_of(plan)?;

@@ -115,7 +115,7 @@ impl Firewall {
         }
     }
 
-    /// The same with another kind of ownership.
+    /// This firewall with another kind of ownership of its table.
     #[must_use]
     pub fn with_ownership(self, ownership: Ownership) -> Self {
         Self { ownership, protection: None, ..self }

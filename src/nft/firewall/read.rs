@@ -27,7 +27,7 @@ impl Firewall {
     /// they come in that order, so that the plan can be compared with another of these listeners.
     ///
     /// # Errors
-    /// Those of [`Self::read`].
+    /// The errors of [`Self::read`].
     pub fn read_in_order_of(&mut self, expected: &Listeners) -> Result<Option<Plan>, NftError> {
         self.read_plan(Some(expected))
     }
@@ -47,7 +47,7 @@ impl Firewall {
     /// Reads the objects that are in force, and what earlier plans have left of theirs.
     ///
     /// # Errors
-    /// Those of [`Self::read`].
+    /// The errors of [`Self::read`].
     pub fn read_ruleset(&mut self) -> Result<Option<Ruleset>, NftError> {
         match self.look()? {
             TableState::Absent => Ok(None),

@@ -101,7 +101,7 @@ impl Watch {
     /// ready for errors as well: that something was lost is one.
     ///
     /// # Errors
-    /// Those of dup(2) and epoll_ctl(2).
+    /// The errors of dup(2) and epoll_ctl(2).
     pub fn readable(&self) -> io::Result<AsyncFd<OwnedFd>> {
         self.socket.readable()
     }

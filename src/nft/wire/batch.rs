@@ -62,7 +62,7 @@ impl Batch {
         Self::encode_as(transaction, generation_id, OwnershipChange::None)
     }
 
-    /// The same, with what it makes of the ownership of the table.
+    /// As [`Self::encode`], with a change of the table's ownership.
     pub(in crate::nft) fn encode_as(
         transaction: &Transaction,
         generation_id: Option<u32>,

@@ -49,7 +49,7 @@ pub(in crate::nft) fn parse_comment(data: &[u8]) -> Option<&str> {
     std::str::from_utf8(value).ok()?.strip_suffix('\0')
 }
 
-/// Of a set of this key.
+/// The user data of a set with this key.
 pub(in crate::nft) fn set(key: ByteOrder) -> Vec<u8> {
     let mut data = Vec::with_capacity(ROOM);
     put_number(&mut data, KEY_BYTE_ORDER, key as u32);
@@ -57,7 +57,7 @@ pub(in crate::nft) fn set(key: ByteOrder) -> Vec<u8> {
     data
 }
 
-/// Of a map of this key and value.
+/// The user data of a map with this key and value.
 pub(in crate::nft) fn map(key: ByteOrder, value: ByteOrder) -> Vec<u8> {
     let mut data = Vec::with_capacity(ROOM);
     put_number(&mut data, KEY_BYTE_ORDER, key as u32);
@@ -66,7 +66,7 @@ pub(in crate::nft) fn map(key: ByteOrder, value: ByteOrder) -> Vec<u8> {
     data
 }
 
-/// Of a map `typeof numgen inc mod N : verdict`. A hash would say the same of the key, but nft 1.0.6
+/// The user data of a map `typeof numgen inc mod N : verdict`. A hash would say the same of the key, but nft 1.0.6
 /// lists `typeof jhash ...` wrongly.
 pub(in crate::nft) fn numbered_map(modulus: u32) -> Vec<u8> {
     let mut numgen = vec![];

@@ -44,7 +44,7 @@ impl Groups {
         let mut inside = BTreeSet::new();
         processes_below(&directory, &mut inside)?;
         let is_alone = inside.iter().all(|pid| members.contains(pid) || is_member(*pid));
-        // One that has moved elsewhere would be missing from the figures.
+        // A process that has moved elsewhere would be missing from the figures.
         let is_whole = members.iter().all(|pid| inside.contains(pid));
         if !is_alone || !is_whole {
             return None;
@@ -95,7 +95,7 @@ impl Group {
         Some(Bytes(current.0.saturating_sub(self.inactive.0)))
     }
 
-    /// The same as of now.
+    /// As [`Self::size`], but with the inactive file pages read anew.
     pub(super) fn size_now(&mut self) -> Option<Bytes> {
         self.inactive = inactive_of(&self.directory).ok()?;
         self.size()

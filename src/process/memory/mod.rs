@@ -152,7 +152,7 @@ impl<K: Ord + Copy> MemoryWatch<K> {
     /// The resident size of this process alone, without what it has started.
     ///
     /// # Errors
-    /// Those of [`Size`].
+    /// The errors of [`Size`].
     pub fn own(&mut self) -> Size {
         match self.own_member()? {
             Some(member) => member.resident(),
@@ -163,7 +163,7 @@ impl<K: Ord + Copy> MemoryWatch<K> {
     /// The proportional size of this process alone.
     ///
     /// # Errors
-    /// Those of [`Size`].
+    /// The errors of [`Size`].
     pub fn own_proportional(&mut self) -> Size {
         match self.own_member()? {
             Some(member) => member.proportional(),
