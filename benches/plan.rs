@@ -107,8 +107,8 @@ impl Cluster {
     fn new(workers: u16, slots: u32) -> Self {
         let listener = "0.0.0.0:80".parse().expect("a listener");
         let occupant = |seat| {
-            let ports = Port::new(20_000 + seat).into_iter().collect();
-            (Seat(seat), Occupant { generation: Generation::FIRST, ports })
+            let ports: Vec<_> = Port::new(20_000 + seat).into_iter().collect();
+            (Seat(seat), Occupant::new(Generation::FIRST, ports))
         };
         Self {
             name: "web".parse().expect("a name"),

@@ -113,7 +113,7 @@ fn whole_on(listeners: &[&str], workers: u16, slots: u32) -> Plan {
 fn occupy(plan: &mut Plan, seats: std::ops::Range<u16>, first: u16, generation: Generation) {
     let occupant = |seat: u16| {
         let ports = [first + 2 * seat, first + 2 * seat + 1].map(|p| Port::new(p).expect("a port"));
-        (Seat(seat), Occupant { generation, ports: ports.as_slice().into() })
+        (Seat(seat), Occupant::new(generation, ports))
     };
     plan.occupy_all(seats.map(occupant)).expect("ports of nobody else");
 }

@@ -123,7 +123,7 @@ fn plan(engine: Engine) -> Plan {
     plan.set_guard(Some(PortRange::default())).expect("no public port in it");
     let occupant = |seat: u16| {
         let port = Port::new(port_of(seat)).expect("a port");
-        (Seat(seat), Occupant { generation: Generation::FIRST, ports: [port].as_slice().into() })
+        (Seat(seat), Occupant::new(Generation::FIRST, [port]))
     };
     plan.occupy_all((0..WORKERS).map(occupant)).expect("ports of nobody else");
     plan

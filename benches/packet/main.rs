@@ -159,8 +159,9 @@ fn plan(listeners: &[String], slots: u32, workers: u16) -> Plan {
     let public = u16::try_from(plan.listeners().public_ports().len()).expect("at most 64");
     let occupant = |seat: u16| {
         let first = 20_000 + seat * public;
-        let ports = (first..first + public).map(|port| Port::new(port).expect("a port")).collect();
-        (Seat(seat), Occupant { generation: Generation::FIRST, ports })
+        let ports: Vec<_> =
+            (first..first + public).map(|port| Port::new(port).expect("a port")).collect();
+        (Seat(seat), Occupant::new(Generation::FIRST, ports))
     };
     plan.occupy_all((0..workers).map(occupant)).expect("ports of nobody else");
     plan

@@ -154,12 +154,12 @@ fn weights(input: &WeightsInput) -> Result<Weights, PlanError> {
 fn occupant(plan: &Plan, seat: Seat, input: &OccupantInput) -> Occupant {
     let needed = u16::try_from(plan.listeners().public_ports().len()).expect("at most 1024");
     let first = 20_000u16.wrapping_add(seat.0.wrapping_mul(needed));
-    let ports = if input.fitting {
+    let ports: Vec<_> = if input.fitting {
         (0..needed).filter_map(|k| Port::new(first.wrapping_add(k))).collect()
     } else {
         input.ports.iter().filter_map(|number| Port::new(*number)).collect()
     };
-    Occupant { generation: Generation(input.generation.into()), ports }
+    Occupant::new(Generation(input.generation.into()), ports)
 }
 
 fn check(plan: &Plan, clients: &[IpAddr]) {

@@ -41,9 +41,9 @@ pub fn occupy(plan: &mut Plan, seat: u16, base: u16, generation: u64) {
     let count = u16::try_from(plan.listeners().public_ports().len()).unwrap();
     let stride = plan.engine().port_stride(plan.listeners());
     let first = base + seat * stride.unwrap_or(count);
-    let ports = (first..first + count).map(|port| Port::new(port).unwrap()).collect();
+    let ports: Vec<_> = (first..first + count).map(|port| Port::new(port).unwrap()).collect();
     let generation = Generation(generation);
-    plan.occupy(Seat(seat), Occupant { generation, ports }).unwrap();
+    plan.occupy(Seat(seat), Occupant::new(generation, ports)).unwrap();
 }
 
 /// A firewall for the plan's cluster in a namespace, whose table others can change and nft can list

@@ -29,6 +29,7 @@ pub struct Load {
 
 /// When the connections of a load begin.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub enum Pace {
     /// So many a second, however fast the answers come (open loop): what is late is made up for,
     /// so that a pause of the server is seen by as many connections as it would be by users.
@@ -39,6 +40,7 @@ pub enum Pace {
 
 /// How a client gets its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Ask {
     /// It sends `GET / HTTP/1.1`: any server that answers with an identity will do.
     Http,
@@ -50,6 +52,7 @@ pub enum Ask {
 
 /// How a client ends a connection that was answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Close {
     /// By `close`, which sends a FIN.
     Normal,
@@ -172,6 +175,7 @@ fn raise_file_limit() -> Result<(), LabError> {
 
 /// How far a running load is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct Counters {
     /// Connections begun.
     pub started: u64,

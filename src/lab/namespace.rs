@@ -15,6 +15,7 @@ use super::link::RouteSocket;
 
 /// How [`enter_user_namespace`] got the process its privileges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Entered {
     /// It was root already, and stayed in its user namespace.
     AsRoot,

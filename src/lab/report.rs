@@ -12,6 +12,7 @@ use super::Identity;
 
 /// A connection that a worker answered completely.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Answered {
     /// The client's address.
     pub client: IpAddr,
@@ -27,6 +28,7 @@ pub struct Answered {
 
 /// A connection that was not answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Failure {
     /// The client's address and port; port 0 where the kernel had not chosen one.
     pub source: SocketAddr,

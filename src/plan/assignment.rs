@@ -6,6 +6,15 @@ use std::iter::repeat_n;
 use super::{MAX_SEATS, Partition, PlanError, Seat, Slot};
 
 /// The relative shares of the seats, one each; all the same by default.
+///
+/// ```
+/// use ipcluster::plan::Weights;
+///
+/// // The second worker is to get twice as many clients as each of the others.
+/// let weights = Weights::new(&[1.0, 2.0, 1.0])?;
+/// assert_eq!(weights.seats(), 3);
+/// # Ok::<(), ipcluster::plan::PlanError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Weights {
     /// Fixed point: the largest weight is [`Self::SCALE`], and one above zero is never less than 1.
@@ -79,6 +88,17 @@ pub(super) fn check_seat_count(workers: usize) -> Result<(), PlanError> {
 }
 
 /// Which seat serves each slot.
+///
+/// ```
+/// use ipcluster::plan::{Assignment, Partition, Weights};
+///
+/// let partition = Partition::hash(1000)?;
+/// let four = Assignment::new(&partition, &Weights::equal(4)?, None)?;
+/// let five = Assignment::new(&partition, &Weights::equal(5)?, Some(&four))?;
+/// let moved = four.table().iter().zip(five.table()).filter(|(old, new)| old != new);
+/// assert_eq!(moved.count(), 200, "only the slots of the fifth seat move");
+/// # Ok::<(), ipcluster::plan::PlanError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Assignment {
     seats: Vec<Seat>,

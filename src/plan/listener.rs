@@ -169,6 +169,14 @@ impl FromStr for Listener {
 }
 
 /// The listeners of one cluster: at least one, in the order given, no two the same.
+///
+/// ```
+/// use ipcluster::plan::Listeners;
+///
+/// let listeners = Listeners::new(vec!["0.0.0.0:80".parse()?, "[::]:80".parse()?])?;
+/// assert_eq!(listeners.public_ports().len(), 1, "one worker port serves both");
+/// # Ok::<(), ipcluster::plan::PlanError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listeners {
     all: Vec<Listener>,

@@ -1,5 +1,6 @@
 /// Whether the table of a cluster is to belong to its master, so that nobody else can change it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Ownership {
     /// [`Owned`](Self::Owned) if the kernel can do that, else [`Shared`](Self::Shared).
     #[default]

@@ -9,6 +9,16 @@ use super::{PlanError, Slot};
 ///
 /// An IPv6 client counts by its /64 in both kinds: it changes the lower half at will (privacy
 /// extensions, RFC 8981).
+///
+/// ```
+/// use std::net::Ipv4Addr;
+///
+/// use ipcluster::plan::{Partition, Slot};
+///
+/// let partition = Partition::mask(8)?;
+/// assert_eq!(partition.slot_of(Ipv4Addr::new(192, 0, 2, 13).into()), Slot(5));
+/// # Ok::<(), ipcluster::plan::PlanError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Partition {
     /// The low bits of the address, `source & (slots - 1)`: exactly the slots of the older system.

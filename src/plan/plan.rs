@@ -14,6 +14,7 @@ use super::{
 
 /// A live worker as the rules see it: its generation, and one worker port for each public port.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Occupant {
     /// The generation that the worker was started for.
     pub generation: Generation,
@@ -48,6 +49,7 @@ pub struct Plan {
 
 /// Where a client's new connections go.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Route<'a> {
     /// The slot that the client's address falls into.
     pub slot: Slot,

@@ -87,7 +87,7 @@ fn kill(worker: u32, master: u32, watch: &mut Watch) -> Duration {
     let table = TableName::of(&"t".parse().unwrap());
     let is_swap = |change: &WatchEvent| match change {
         WatchEvent::Committed(commit) => commit.touches(&table),
-        WatchEvent::Lost => panic!("lost"),
+        event => panic!("{event:?}"),
     };
     wait_until("the swap", Duration::from_secs(30), || {
         watch.read().unwrap().events.iter().any(is_swap)

@@ -184,7 +184,7 @@ fn placed(mut plan: Plan, number: u16) -> Plan {
             .into_iter()
             .zip(turns)
             .map(|(first, turn)| Port::new(first + (turn + seat) % PORTS).unwrap());
-        (Seat(seat), Occupant { generation: Generation(1), ports: ports.collect() })
+        (Seat(seat), Occupant::new(Generation(1), ports.collect::<Vec<_>>()))
     });
     plan.occupy_all(occupants).unwrap();
     plan

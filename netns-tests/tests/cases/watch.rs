@@ -36,7 +36,7 @@ fn read(watch: &mut Watch, count: usize) -> Vec<WatchEvent> {
 fn commit(change: &WatchEvent) -> &Commit {
     match change {
         WatchEvent::Committed(commit) => commit,
-        WatchEvent::Lost => panic!("lost"),
+        event => panic!("{event:?}"),
     }
 }
 

@@ -33,6 +33,27 @@ use ownership::trial;
 /// By default the table belongs to its socket as soon as it has changed it ([`Ownership::Auto`]), and
 /// for as long as any copy of the descriptor is open: of [`as_fd`](AsFd::as_fd), or of a process
 /// that it was sent to, which goes on with [`from_descriptor`](Self::from_descriptor).
+///
+/// ```no_run
+/// use ipcluster::nft::Firewall;
+/// use ipcluster::plan::{ClusterName, Generation, Listeners, Occupant, Partition};
+/// use ipcluster::plan::{Plan, Port, Seat, Weights};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let name: ClusterName = "web".parse()?;
+/// let listeners = Listeners::new(vec!["0.0.0.0:80".parse()?])?;
+/// let mut plan =
+///     Plan::new(name.clone(), listeners, Partition::hash(1024)?, &Weights::equal(1)?, None)?;
+/// let worker = Occupant::new(Generation::FIRST, [Port::try_from(20_000)?]);
+/// plan.occupy(Seat(0), worker)?;
+///
+/// let mut firewall = Firewall::open(&name)?;
+/// // What is in force: nothing, or what an earlier process has left.
+/// firewall.read()?;
+/// firewall.apply(&plan)?;
+/// # Ok(())
+/// # }
+/// ```
 pub struct Firewall {
     nf_tables: Box<dyn NfTables>,
     table: TableName,
@@ -55,6 +76,7 @@ pub struct Firewall {
 
 /// A transaction that was carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Applied {
     /// How many operations it had; 0 if there was nothing to change.
     pub operations: usize,

@@ -14,6 +14,7 @@ use crate::nft::wire::table;
 
 /// How the table is protected in fact: [`Ownership`](crate::plan::Ownership) and what the kernel can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Protection {
     /// By ownership.
     Owned,

@@ -35,6 +35,28 @@ const BUFFERED: usize = 2048;
 const DATAGRAMS: usize = 256;
 
 /// A socket that hears of every commit in its network namespace.
+///
+/// ```no_run
+/// use ipcluster::nft::{Watch, WatchEvent};
+///
+/// # async fn watch() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut watch = Watch::open()?;
+/// let ready = watch.readable()?;
+/// loop {
+///     let mut guard = ready.readable().await?;
+///     let found = watch.read()?;
+///     for event in found.events {
+///         match event {
+///             WatchEvent::Committed(commit) => println!("changed by {:?}", commit.writer),
+///             _ => println!("something was lost: read anew"),
+///         }
+///     }
+///     if found.is_drained {
+///         guard.clear_ready();
+///     }
+/// }
+/// # }
+/// ```
 pub struct Watch {
     socket: Socket,
     commit: PendingCommit,
@@ -44,6 +66,7 @@ pub struct Watch {
 
 /// Something that the kernel told.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum WatchEvent {
     /// A transaction was carried out.
     Committed(Commit),
@@ -54,6 +77,7 @@ pub enum WatchEvent {
 
 /// A transaction that was carried out.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Commit {
     /// The generation id that it brought about, of all rules of the network namespace.
     pub generation_id: u32,
@@ -68,6 +92,7 @@ pub struct Commit {
 
 /// A process that changed rules.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Writer {
     /// Its number in the initial pid namespace (`task_pid_nr`), also for a reader in another.
     pub pid: u32,
@@ -78,6 +103,7 @@ pub struct Writer {
 
 /// What one [`Watch::read`] has found.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct WatchEvents {
     /// What was told, in order.
     pub events: Vec<WatchEvent>,
