@@ -398,14 +398,14 @@ fn rustables_sees_the_same(lab: &Lab) {
             let ruleset = lower(&plan);
             let tables = lab.witness().tables();
             let [table] = tables.as_slice() else { panic!("{what}: {tables:?}") };
-            assert_eq!(table.name, ruleset.table.as_str(), "{what}");
+            assert_eq!(table.name, ruleset.table().as_str(), "{what}");
             assert_eq!(table.flags, 0x6, "{what}: owner, persist");
             let names: BTreeSet<_> = table.chains.iter().map(|chain| chain.name.clone()).collect();
             let expected: BTreeSet<_> =
-                ruleset.chains.iter().map(|chain| chain.name.to_string()).collect();
+                ruleset.chains().iter().map(|chain| chain.name.to_string()).collect();
             assert_eq!(names, expected, "{what}");
             assert_eq!(table.chains.len(), expected.len(), "{what}: none twice");
-            for chain in &ruleset.chains {
+            for chain in ruleset.chains() {
                 let name = chain.name.to_string();
                 let seen = table.chains.iter().find(|seen| seen.name == name).unwrap();
                 assert_eq!(seen.is_base, chain.name.base().is_some(), "{what}: {name}");
