@@ -36,6 +36,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         "master",
         &[
             "netlink",
+            "line_protocol", // the error of a message that is none
             "plan",
             "protocol",
             "ruleset",
