@@ -222,5 +222,5 @@ fn taken(lab: &Lab) {
     assert_eq!(status.code(), Some(1), "{said}");
     let expected = format!("http.listen: cannot listen on {ADDRESS}: Address already in use");
     assert!(said.contains(&expected), "{said}");
-    assert!(said.contains("choose another --http-listen"), "{said}");
+    assert!(said.contains("choose another address (`http.listen`)"), "{said}");
 }

@@ -143,7 +143,7 @@ fn nobody(lab: &Lab) {
     let cluster = Cluster::new(lab, 2).environment("NOTIFY_SOCKET", path.to_str().unwrap());
     let mut cluster = cluster.start(2);
     cluster.reload();
-    let complaints = cluster.log().matches("service manager").count();
+    let complaints = cluster.log().matches("sd_notify failed").count();
     assert_eq!(complaints, 1, "{}", cluster.log());
     // One that comes late hears of it.
     let mut manager = Manager::new(UnixDatagram::bind(&path).unwrap());
