@@ -14,7 +14,7 @@ pub mod control {
 #[cfg(all(feature = "firewall", target_os = "linux"))]
 pub mod nft {
     pub use crate::nft::conntrack::{Conntrack, EntryCounts};
-    pub use crate::nft::fake::{Disturbance, Fake};
+    pub use crate::nft::fake::{Disturbance, Fake, Injection};
     pub use crate::nft::foreign::{Certainty, ForeignNat, ForeignRules};
     pub use crate::nft::fuzzing::read_bytes;
     pub use crate::nft::wire::batch::Batch;

@@ -7,17 +7,6 @@ use super::ProcessError;
 /// possible, so that what still remembers its last worker (clients, conntrack, logs) forgets.
 ///
 /// Pure: which ports are in use is an argument.
-///
-/// ```
-/// use std::collections::BTreeSet;
-/// use ipcluster::process::PortPool;
-///
-/// let mut pool = PortPool::new(20000..=20003, BTreeSet::from([20001]))?;
-/// let none = BTreeSet::new();
-/// assert_eq!(pool.allocate(2, &none)?, [20000, 20002]);
-/// assert_eq!(pool.allocate(2, &none)?, [20003, 20000]);
-/// # Ok::<(), ipcluster::process::ProcessError>(())
-/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PortPool {
     first: u16,
@@ -98,6 +87,14 @@ impl PortPool {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn ports_are_given_in_turn_and_reserved_ones_are_not() {
+        let mut pool = PortPool::new(20000..=20003, BTreeSet::from([20001])).unwrap();
+        let none = BTreeSet::new();
+        assert_eq!(pool.allocate(2, &none).unwrap(), [20000, 20002]);
+        assert_eq!(pool.allocate(2, &none).unwrap(), [20003, 20000]);
+    }
 
     #[test]
     fn every_port_is_used_once_before_any_is_used_again() {

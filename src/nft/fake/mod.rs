@@ -34,7 +34,7 @@ use namespace::Namespace;
 /// No packet passes it: what counters count has to be [told](Self::count).
 ///
 /// ```
-/// use ipcluster::nft::{Fake, Injection};
+/// use ipcluster::internals::nft::{Fake, Injection};
 /// # use ipcluster::plan::{Listeners, Partition, Plan, Weights};
 /// # let listeners = Listeners::new(vec!["10.9.0.1:80".parse()?])?;
 /// # let partition = Partition::hash(64)?;
