@@ -200,7 +200,7 @@ pub fn run(cases: impl IntoIterator<Item = Case>) -> ExitCode {
 }
 
 /// How many cases run at once for each processor.
-const AT_ONCE: usize = 3;
+const AT_ONCE: usize = 2;
 
 /// How nice cases are to [busy](Case::busy) ones, whose loads would else not keep their rates.
 const NICE: i32 = 5;

@@ -9,8 +9,10 @@ use nix::sys::signal::Signal;
 pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case::new("clients_of_a_stopped_worker_are_steered_away_and_come_back", stopped)
+            .serial()
             .with_both_engines_on_request(),
         Case::new("control_where_nobody_looks_a_stopped_worker_keeps_its_clients", control)
+            .serial()
             .with_both_engines_on_request(),
         Case::new("watching_many_workers_costs_little", cost).serial().on_request(),
     ]
