@@ -10,26 +10,38 @@ use nix::errno::Errno as Known;
 pub struct Errno(i32);
 
 impl Errno {
+    pub(crate) const E2BIG: Self = Self::of(Known::E2BIG);
     pub(crate) const EACCES: Self = Self::of(Known::EACCES);
+    pub(crate) const EADDRINUSE: Self = Self::of(Known::EADDRINUSE);
+    pub(crate) const EAFNOSUPPORT: Self = Self::of(Known::EAFNOSUPPORT);
+    pub(crate) const EAGAIN: Self = Self::of(Known::EAGAIN);
+    pub(crate) const EBADF: Self = Self::of(Known::EBADF);
+    pub(crate) const EBUSY: Self = Self::of(Known::EBUSY);
+    pub(crate) const ECHILD: Self = Self::of(Known::ECHILD);
+    pub(crate) const EEXIST: Self = Self::of(Known::EEXIST);
+    pub(crate) const EINTR: Self = Self::of(Known::EINTR);
     pub(crate) const EINVAL: Self = Self::of(Known::EINVAL);
+    pub(crate) const EIO: Self = Self::of(Known::EIO);
+    pub(crate) const EMLINK: Self = Self::of(Known::EMLINK);
+    pub(crate) const EMSGSIZE: Self = Self::of(Known::EMSGSIZE);
     pub(crate) const ENOENT: Self = Self::of(Known::ENOENT);
+    pub(crate) const ENOPROTOOPT: Self = Self::of(Known::ENOPROTOOPT);
+    pub(crate) const ENOTDIR: Self = Self::of(Known::ENOTDIR);
     pub(crate) const EOPNOTSUPP: Self = Self::of(Known::EOPNOTSUPP);
     pub(crate) const EPERM: Self = Self::of(Known::EPERM);
+    pub(crate) const EPIPE: Self = Self::of(Known::EPIPE);
     pub(crate) const EPROTONOSUPPORT: Self = Self::of(Known::EPROTONOSUPPORT);
+    pub(crate) const ESRCH: Self = Self::of(Known::ESRCH);
     /// What nf_tables answers when the rules have changed since a batch was made for them. It is an
     /// error number of the kernel alone, and has no place in `errno.h` of most C libraries.
     pub(crate) const ERESTART: Self = Self::of(Known::ERESTART);
 
-    #[cfg(any(test, feature = "internals"))]
-    pub(crate) const EBUSY: Self = Self::of(Known::EBUSY);
-    #[cfg(any(test, feature = "internals"))]
-    pub(crate) const EEXIST: Self = Self::of(Known::EEXIST);
-    #[cfg(any(test, feature = "internals"))]
-    pub(crate) const EMLINK: Self = Self::of(Known::EMLINK);
     #[cfg(test)]
-    pub(crate) const EMSGSIZE: Self = Self::of(Known::EMSGSIZE);
+    pub(crate) const ELOOP: Self = Self::of(Known::ELOOP);
     #[cfg(test)]
     pub(crate) const ENOMEM: Self = Self::of(Known::ENOMEM);
+    #[cfg(test)]
+    pub(crate) const ENOTSOCK: Self = Self::of(Known::ENOTSOCK);
 
     /// The error of this number.
     pub(crate) const fn from_raw(number: i32) -> Self {

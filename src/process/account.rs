@@ -1,13 +1,13 @@
 use std::ffi::OsString;
 use std::fs;
 
-use nix::errno::Errno;
 use nix::unistd::{Group, User, getgrouplist};
 use rustix::process::{getegid, geteuid};
 use rustix::thread::{Gid, Uid};
 
 use super::capabilities::Capabilities;
 use super::error::{AccountFault, ProcessError};
+use crate::netlink::Errno;
 use crate::sys::Ids;
 
 /// Whom workers run as: a user, a group and supplementary groups. Looked up once, since after a
@@ -56,7 +56,7 @@ impl Account {
         let name = std::ffi::CString::new(entry.name.as_str())
             .map_err(|_| fault(AccountFault::Unknown))?;
         let groups = getgrouplist(&name, nix::unistd::Gid::from_raw(gid))
-            .map_err(|errno| fault(AccountFault::Lookup(errno)))?;
+            .map_err(|errno| fault(AccountFault::Lookup(Errno::of(errno))))?;
         Ok(Some(Self {
             uid,
             gid,
@@ -148,7 +148,7 @@ impl Account {
 
 fn find_user(text: &str) -> Result<(u32, Option<User>), ProcessError> {
     let fault = |fault| account_error("user", text, fault);
-    let lookup = |errno: Errno| fault(AccountFault::Lookup(errno));
+    let lookup = |errno| fault(AccountFault::Lookup(Errno::of(errno)));
     match number(text).map_err(fault)? {
         // A number means that number, whatever else is called so.
         Some(uid) => Ok((uid, User::from_uid(nix::unistd::Uid::from_raw(uid)).map_err(lookup)?)),
@@ -165,7 +165,8 @@ fn find_group(text: &str) -> Result<u32, ProcessError> {
     if let Some(gid) = number(text).map_err(fault)? {
         return Ok(gid);
     }
-    let group = Group::from_name(text).map_err(|errno| fault(AccountFault::Lookup(errno)))?;
+    let group =
+        Group::from_name(text).map_err(|errno| fault(AccountFault::Lookup(Errno::of(errno))))?;
     group.map(|group| group.gid.as_raw()).ok_or(fault(AccountFault::Unknown))
 }
 

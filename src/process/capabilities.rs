@@ -1,10 +1,10 @@
 use std::fmt;
 use std::fs;
 
-use nix::errno::Errno;
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
 use super::error::{ProcessError, ProcessOperation, errno_from, errno_of};
+use crate::netlink::Errno;
 use crate::sys;
 
 /// A set of those capabilities (capabilities(7)) that this crate has a use for.

@@ -1,7 +1,6 @@
 use std::future::Future;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
@@ -9,6 +8,7 @@ use super::error::{ProcessError, ProcessOperation, errno_from};
 use super::impersonation::with_ids_of;
 use super::pidfd::{Delivery, Exit, PidFd, failed};
 use super::stat::{self, Stat};
+use crate::netlink::Errno;
 
 /// A worker's first process, the leader of a session and of a process group of its own: a child of
 /// this process that was not waited for yet, or one that an earlier master started and this one has
@@ -119,7 +119,7 @@ impl Child {
     /// Signals the process group by its number, where the kernel is older than Linux 6.9. The number
     /// is right as long as the leader was not waited for, which holds for a child of this process.
     pub(super) fn signal_group_number(&self, signal: Signal) -> Result<Delivery, ProcessError> {
-        match killpg(Pid::from_raw(self.pid().cast_signed()), signal) {
+        match killpg(Pid::from_raw(self.pid().cast_signed()), signal).map_err(Errno::of) {
             Ok(()) => Ok(Delivery::Sent),
             Err(Errno::ESRCH) => Ok(Delivery::Gone),
             Err(errno) => Err(failed(self.pid(), ProcessOperation::SignalGroup, errno)),

@@ -3,9 +3,8 @@
 use std::fs;
 use std::ops::ControlFlow;
 
-use nix::errno::Errno;
-
 use super::error::errno_of;
+use crate::netlink::Errno;
 
 /// Calls `visit` with the number and the inode of each socket that a process has open, until that breaks
 /// off; in the order of the numbers, in which the kernel lists them (`proc_readfd_common`,

@@ -3,10 +3,8 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use nix::errno::Errno;
-
 use super::socket_owner::Transport;
-use crate::netlink::NetlinkError;
+use crate::netlink::{Errno, NetlinkError};
 
 /// Why something about a process, its output or its sockets could not be done.
 #[derive(Debug, thiserror::Error)]
@@ -193,7 +191,7 @@ impl ProcessError {
             | Self::NotifySocket { errno, .. }
             | Self::ServiceManager { errno, .. }
             | Self::Account { fault: AccountFault::Lookup(errno), .. } => Some(*errno),
-            Self::Sockets { source } => source.errno().map(|errno| errno.known()),
+            Self::Sockets { source } => source.errno(),
             _ => None,
         }
     }

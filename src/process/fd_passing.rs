@@ -4,13 +4,13 @@ use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use nix::errno::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
 use super::error::{ProcessError, ProcessOperation, errno_from};
+use crate::netlink::Errno;
 
 /// The most descriptors that one message carries (`SCM_MAX_FD`, include/net/scm.h).
 const MAX_DESCRIPTORS: usize = 253;

@@ -37,7 +37,7 @@ pub(crate) fn with_ids_of<T>(pid: u32, work: impl FnOnce() -> T) -> T {
 pub(crate) fn with_group<T>(gid: u32, work: impl FnOnce() -> T) -> Result<T, ProcessError> {
     let failed = |errno| ProcessError::Host { operation: ProcessOperation::SetGroups, errno };
     if gid == u32::MAX {
-        return Err(failed(nix::errno::Errno::EINVAL));
+        return Err(failed(crate::netlink::Errno::EINVAL));
     }
     let before = getegid();
     set_thread_res_gid(None, Some(Gid::from_raw(gid)), Some(before))

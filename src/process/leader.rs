@@ -8,7 +8,6 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-use nix::errno::Errno;
 use nix::time::{ClockId, clock_gettime};
 use procfs::FromBufRead;
 
@@ -21,6 +20,7 @@ use super::pidfd::{PidFd, failed};
 use super::socket_owner::socket_inodes;
 use super::sockets::{LocalSocket, Sockets};
 use super::stat::{self, Stat};
+use crate::netlink::Errno;
 
 /// A process that leads a session and a group of its own, as every worker does; whether it is a
 /// worker, and whose, is for the caller to tell by what it says of itself.

@@ -6,7 +6,6 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use nix::errno::Errno;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::IpTransparent;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, listen, sockopt};
@@ -16,6 +15,7 @@ use super::error::{ProcessError, ProcessOperation, errno_from, errno_of};
 use super::pidfd::PidFd;
 use super::socket_owner::Transport;
 use crate::listen_fds::{ListenFdsError, passed_descriptors};
+use crate::netlink::Errno;
 
 /// Whom a listening socket is for, and what it speaks. At least one family is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +83,7 @@ impl HeldSocket {
                     port,
                     transport,
                     operation: ProcessOperation::OpenSocket,
-                    errno,
+                    errno: Errno::of(errno),
                 }
             })?;
         }

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use nix::errno::Errno;
 use rustix::fs::{FileType, Mode, OFlags};
 
 use super::error::{ProcessError, ProcessOperation, errno_from};
 use super::output::{LAST_BYTES, Output, OutputReader};
+use crate::netlink::Errno;
 
 impl Output {
     /// Opens a file on disk at its end, or makes it (mode 0640, less what the umask takes), for the

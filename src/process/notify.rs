@@ -13,12 +13,12 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
 use tokio::io::unix::AsyncFd;
 
 use super::error::{ProcessError, errno_of};
 use super::pidfd::PidFd;
 use super::stat::Stat;
+use crate::netlink::Errno;
 use crate::sys;
 
 /// The longest message that is read, in bytes; longer ones are dropped whole. systemd's own limit
@@ -121,7 +121,8 @@ impl NotifySocket {
         let socket = UnixDatagram::bind(path).map_err(failed)?;
         fs::set_permissions(path, Permissions::from_mode(mode)).map_err(failed)?;
         socket.set_nonblocking(true).map_err(failed)?;
-        sys::ask_for_senders(socket.as_fd()).map_err(|errno| notify_error(path, errno))?;
+        sys::ask_for_senders(socket.as_fd())
+            .map_err(|errno| notify_error(path, Errno::of(errno)))?;
         Ok(Self { path: path.to_owned(), socket })
     }
 
@@ -141,11 +142,12 @@ impl NotifySocket {
     /// [`ProcessError::NotifySocket`]. The next one can be read all the same.
     pub(crate) fn receive(&self) -> Result<Received, ProcessError> {
         let mut buffer = [0; LONGEST];
-        let datagram = match sys::receive_datagram(self.socket.as_fd(), &mut buffer) {
-            Ok(datagram) => datagram,
-            Err(Errno::EAGAIN) => return Ok(Received::Nothing),
-            Err(errno) => return Err(notify_error(&self.path, errno)),
-        };
+        let datagram =
+            match sys::receive_datagram(self.socket.as_fd(), &mut buffer).map_err(Errno::of) {
+                Ok(datagram) => datagram,
+                Err(Errno::EAGAIN) => return Ok(Received::Nothing),
+                Err(errno) => return Err(notify_error(&self.path, errno)),
+            };
         let sender = Sender::of(datagram.pid, datagram.pidfd);
         let text = if datagram.is_cut { Vec::new() } else { buffer[..datagram.length].to_vec() };
         Ok(Received::Message(NotifyMessage { sender, text, descriptors: datagram.descriptors }))

@@ -3,12 +3,12 @@ use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
-use nix::errno::Errno;
 use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SeekFrom};
 
 use super::error::{ProcessError, ProcessOperation, errno_from, errno_of};
 use super::impersonation::with_ids_of;
 use super::lines::LineSplitter;
+use crate::netlink::Errno;
 
 /// What the kernel calls our files in `/proc/PID/fd`, before the label.
 pub(super) const NAME_PREFIX: &str = "ipcluster:";

@@ -1,11 +1,11 @@
 use std::os::fd::AsFd;
 
-use nix::errno::Errno;
 use nix::sys::socket::{getsockopt, sockopt};
 
 use super::error::{ProcessError, ProcessOperation};
 use super::pidfd::PidFd;
 use super::stat::Stat;
+use crate::netlink::Errno;
 
 /// The process at the other end of a Unix socket: the one that connected, by a descriptor that cannot
 /// come to mean another.
@@ -18,11 +18,12 @@ use super::stat::Stat;
 /// if the socket does not tell, as one that was not connected.
 pub(crate) fn peer_process(socket: impl AsFd) -> Result<PidFd, ProcessError> {
     let failed = |errno| ProcessError::Host { operation: ProcessOperation::AskPeer, errno };
-    let credentials = getsockopt(&socket, sockopt::PeerCredentials).map_err(failed)?;
+    let credentials =
+        getsockopt(&socket, sockopt::PeerCredentials).map_err(Errno::of).map_err(failed)?;
     let pid = u32::try_from(credentials.pid()).ok().filter(|pid| *pid > 0);
     // 0: of a pid namespace that this process does not see.
     let pid = pid.ok_or_else(|| failed(Errno::ESRCH))?;
-    match getsockopt(&socket, sockopt::PeerPidfd) {
+    match getsockopt(&socket, sockopt::PeerPidfd).map_err(Errno::of) {
         Ok(descriptor) => Ok(PidFd::of_peer(descriptor, pid)),
         Err(Errno::ENOPROTOOPT) => PidFd::open(pid),
         // It was waited for before; since Linux 6.16 there is a descriptor all the same.

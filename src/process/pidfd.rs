@@ -5,12 +5,12 @@ use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, WaitId, WaitIdOptions, WaitIdStatus};
 
 use super::error::{ProcessError, ProcessOperation, errno_from, errno_of};
+use crate::netlink::Errno;
 use crate::sys;
 
 /// A process, by a descriptor that stands for it and for no other, ever: a signal sent through it
@@ -86,14 +86,14 @@ impl PidFd {
     /// # Errors
     /// `EPERM` if not one of them may be signalled; `EINVAL` before Linux 6.9.
     pub fn signal_group(&self, signal: Signal) -> Result<Delivery, ProcessError> {
-        let result = sys::signal_group(self.descriptor.as_fd(), Some(signal));
+        let result = sys::signal_group(self.descriptor.as_fd(), Some(signal)).map_err(Errno::of);
         self.delivery(ProcessOperation::SignalGroup, result)
     }
 
     /// Whether anyone is in the group that this process leads, a zombie too: signal 0, which
     /// reaches nobody.
     pub(super) fn probe_group(&self) -> Result<Delivery, ProcessError> {
-        let result = sys::signal_group(self.descriptor.as_fd(), None);
+        let result = sys::signal_group(self.descriptor.as_fd(), None).map_err(Errno::of);
         match self.delivery(ProcessOperation::SignalGroup, result) {
             // Someone is there who may not be signalled.
             Err(error) if error.errno() == Some(Errno::EPERM) => Ok(Delivery::Sent),

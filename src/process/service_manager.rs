@@ -5,9 +5,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-use nix::errno::Errno;
-
 use super::error::{ProcessError, errno_of};
+use crate::netlink::Errno;
 
 /// Messages that wait for a service manager that does not read before the oldest are dropped.
 const QUEUE: usize = 32;

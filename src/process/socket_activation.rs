@@ -6,13 +6,13 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::process::Command;
 
-use nix::errno::Errno;
 use rustix::fs::OFlags;
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::pipe::PipeFlags;
 
 use super::error::errno_from;
 use crate::listen_fds::FIRST_PASSED;
+use crate::netlink::Errno;
 use crate::sys::{self, ExecImage};
 
 /// A descriptor that a worker begins with, and the name that tells it what it is.

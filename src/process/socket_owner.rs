@@ -3,8 +3,6 @@ use std::fmt;
 use std::net::IpAddr;
 use std::ops::{ControlFlow, RangeInclusive};
 
-use nix::errno::Errno;
-
 use super::credentials::effective_uid;
 use super::descriptors::each_socket;
 use super::error::{ProcessError, ProcessOperation};
@@ -12,6 +10,7 @@ use super::impersonation::with_ids_of;
 use super::pidfd::failed;
 use super::sockets::{ListenSocket, Sockets};
 use super::stat;
+use crate::netlink::Errno;
 
 /// What a socket that clients reach speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

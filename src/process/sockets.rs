@@ -11,9 +11,8 @@ use netlink_packet_sock_diag::constants::{
 use netlink_packet_sock_diag::inet::{
     ExtensionFlags, InetRequest, InetResponseHeader, SocketId, StateFlags, Timer,
 };
-use nix::errno::Errno;
 
-use crate::netlink::{self, Attributes, NetlinkError, NlFamily, Socket};
+use crate::netlink::{Attributes, Errno, NetlinkError, NlFamily, Socket};
 
 use super::ProcessError;
 
@@ -198,8 +197,7 @@ impl Sockets {
             match result {
                 Ok(sockets) => found.extend(sockets),
                 // A kernel without IPv6 has no sockets of it.
-                Err(error)
-                    if family == AF_INET6 && error.errno() == Some(netlink::Errno::ENOENT) => {}
+                Err(error) if family == AF_INET6 && error.errno() == Some(Errno::ENOENT) => {}
                 Err(error) => return Err(sockets_error(error)),
             }
         }

@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use nix::errno::Errno;
 use rustix::event::EventfdFlags;
 
 use super::account::Account;
@@ -16,6 +15,7 @@ use super::error::{ProcessError, ProcessOperation, errno_from, errno_of};
 use super::output::Output;
 use super::pidfd::PidFd;
 use super::socket_activation::{self, PassedSocket};
+use crate::netlink::Errno;
 use crate::sys::{self, Step};
 
 /// A program to be started as a worker: all that it gets from us.
@@ -73,8 +73,9 @@ impl Spawn {
         output: &Output,
     ) -> Result<Child, ProcessError> {
         self.check()?;
-        sys::keep_exit_statuses()
-            .map_err(|errno| self.prepare_error(ProcessOperation::ResetSignals, errno))?;
+        sys::keep_exit_statuses().map_err(|errno| {
+            self.prepare_error(ProcessOperation::ResetSignals, Errno::of(errno))
+        })?;
         let progress = self.progress()?;
         let mut command = Command::new(&self.program);
         command

@@ -3,12 +3,12 @@
 use std::fs;
 use std::os::fd::AsFd;
 
-use nix::errno::Errno;
 use procfs::FromRead;
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 
 use super::error::{ProcessError, ProcessOperation, errno_from, errno_of};
 use super::pidfd::{PidFd, failed};
+use crate::netlink::Errno;
 
 /// What this crate needs of `/proc/PID/stat`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

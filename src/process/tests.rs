@@ -7,11 +7,11 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 
 use super::stat::Stat;
 use super::*;
+use crate::netlink::Errno;
 
 /// Ends what a test has started, however the test ends.
 struct Worker {

@@ -12,14 +12,13 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-
 use super::observer::StepObserver;
 use super::protocol::{
     DescriptorKey, DescriptorKind, HANDOVER_FORMAT, HandoverState, HandshakeStep, Offer,
 };
 use crate::control::{ControlDir, ControlError, connect_to_master};
 use crate::master::error::MasterError;
+use crate::netlink::Errno;
 use crate::plan::ClusterName;
 use crate::process::{
     HeldSocket, Leader, PidFd, ProcessError, ServiceManager, receive_descriptors,

@@ -24,11 +24,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use nix::errno::Errno;
-
 use crate::config::Config;
 use crate::master::handover::receive::WorkerRecord;
 use crate::master::workers::{ConfigFingerprint, WorkerLabel, transport, transports};
+use crate::netlink::Errno;
 use crate::plan::{ClusterName, Generation, Listeners, Plan, Port, Protocol, Seat};
 use crate::process::{
     Account, HeldSocket, Leader, ListenTable, PortHolders, ProcessError, Sockets, effective_uid,

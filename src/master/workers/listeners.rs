@@ -182,7 +182,7 @@ impl HeldListeners {
 mod tests {
     use std::net::TcpListener;
 
-    use nix::errno::Errno;
+    use crate::netlink::Errno;
 
     use super::*;
     use crate::process::Transport;

@@ -180,7 +180,7 @@ fn footprint(own: Bytes, workers: &BTreeMap<WorkerId, Bytes>) -> MemoryUsage {
 
 #[cfg(test)]
 mod tests {
-    use nix::errno::Errno;
+    use crate::netlink::Errno;
 
     use super::*;
     use crate::process::{ProcessError, ProcessOperation};

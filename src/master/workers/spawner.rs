@@ -7,7 +7,6 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::master::error::MasterError;
@@ -15,6 +14,7 @@ use crate::master::waiting::receive;
 use crate::master::workers::fingerprint::{ConfigFingerprint, WorkerLabel};
 use crate::master::workers::listeners::{ListenerSet, ListenerTemplate};
 use crate::master::workers::output::Logs;
+use crate::netlink::Errno;
 use crate::nft::Conntrack;
 use crate::plan::{ClusterName, Generation, Port, Seat};
 use crate::process::{

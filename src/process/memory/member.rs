@@ -2,13 +2,13 @@
 
 use std::os::fd::OwnedFd;
 
-use nix::errno::Errno;
 use rustix::fs::{Mode, OFlags};
 
 use super::super::error::{ProcessError, ProcessOperation, errno_from};
 use super::super::impersonation::with_ids_of;
 use super::super::stat::Stat;
 use super::proc_files::{self, Bytes, STATM_LEN};
+use crate::netlink::Errno;
 
 /// The longest `/proc/PID/stat`, with room: a name of at most 64 bytes and 50 numbers.
 const STAT_LEN: usize = 2048;

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
 
+use crate::netlink::Errno;
 use crate::plan::{ClusterName, Generation, Seat};
 use crate::process::{ProcessError, ProcessOperation};
 
@@ -28,7 +28,9 @@ impl Logs {
             operation: ProcessOperation::OpenLog,
             errno,
         };
-        access(directory, AccessFlags::W_OK | AccessFlags::X_OK).map_err(failed)?;
+        access(directory, AccessFlags::W_OK | AccessFlags::X_OK)
+            .map_err(Errno::of)
+            .map_err(failed)?;
         if !directory.is_dir() {
             return Err(failed(Errno::ENOTDIR));
         }
