@@ -83,10 +83,6 @@
 #[doc(hidden)]
 pub mod cli;
 #[cfg(feature = "master")]
-#[cfg_attr(
-    not(all(feature = "toml", target_os = "linux")),
-    allow(dead_code, unused_imports, reason = "a file and flags have texts to be read")
-)]
 pub mod config;
 #[cfg(all(feature = "master", target_os = "linux"))]
 mod control;
@@ -98,20 +94,12 @@ pub mod internals;
 #[cfg(all(feature = "lab", target_os = "linux"))]
 pub mod lab;
 #[cfg(any(feature = "master", feature = "worker"))]
-#[cfg_attr(
-    not(all(feature = "master", target_os = "linux")),
-    allow(dead_code, unreachable_pub, unused_imports, reason = "a worker needs a part")
-)]
 mod line_protocol;
 #[cfg(any(feature = "worker", all(any(feature = "lab", feature = "master"), target_os = "linux")))]
 mod listen_fds;
 #[cfg(all(feature = "master", target_os = "linux"))]
 pub mod master;
 #[cfg(all(any(feature = "firewall", feature = "lab"), target_os = "linux"))]
-#[cfg_attr(
-    not(feature = "firewall"),
-    allow(dead_code, unused_imports, reason = "lab needs a part")
-)]
 mod netlink;
 #[cfg(all(feature = "firewall", target_os = "linux"))]
 pub mod nft;
@@ -119,23 +107,11 @@ pub mod plan;
 #[cfg(all(any(feature = "lab", feature = "master"), target_os = "linux"))]
 mod process;
 #[cfg(feature = "master")]
-#[cfg_attr(
-    not(target_os = "linux"),
-    allow(dead_code, unused_imports, reason = "their users need Linux")
-)]
 mod protocol;
 #[cfg(feature = "worker")]
 mod role;
-#[cfg_attr(
-    not(all(feature = "firewall", target_os = "linux")),
-    allow(dead_code, unused_imports, reason = "a part is for the firewall alone")
-)]
 pub mod ruleset;
 #[cfg(feature = "master")]
-#[cfg_attr(
-    not(target_os = "linux"),
-    allow(dead_code, unused_imports, reason = "their users need Linux")
-)]
 mod supervisor;
 #[cfg(any(
     feature = "worker",

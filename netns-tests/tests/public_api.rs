@@ -50,8 +50,9 @@ fn items(rustdoc_json: &Path, omit_derived: bool) -> Result<Vec<String>, Box<dyn
 }
 
 /// The documentation of the library in JSON, with the default features: those are all but `internals`.
+/// It is made where `netns-tests/run` has its documentation made.
 fn rustdoc_json() -> Result<PathBuf, Box<dyn Error>> {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("..");
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("../lints");
     let cargo = Command::new(env!("CARGO"))
         .args(["rustdoc", "--quiet", "--package", "ipcluster", "--lib", "--target-dir"])
         .arg(&target)
