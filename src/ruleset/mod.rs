@@ -4,6 +4,18 @@
 //! operations that change the table of one plan into that of another, with nothing in them that
 //! need not change, and what they leave: no packet may find the rules that it is on its way through
 //! without the maps that these use (`Stale`).
+//!
+//! ```
+//! use ipcluster::plan::{Generation, Listeners, Occupant, Partition, Plan, Port, Seat, Weights};
+//!
+//! let listeners = Listeners::new(vec!["0.0.0.0:80".parse()?])?;
+//! let mut plan =
+//!     Plan::new("web".parse()?, listeners, Partition::hash(64)?, &Weights::equal(1)?, None)?;
+//! plan.occupy(Seat(0), Occupant::new(Generation::FIRST, [Port::new(20000).unwrap()]))?;
+//! let text = ipcluster::ruleset::lower(&plan).to_string(); // what `nft -f` reads
+//! assert!(text.starts_with("table inet ipcluster_web {"), "{text}");
+//! # Ok::<(), ipcluster::plan::PlanError>(())
+//! ```
 
 #[cfg(any(test, feature = "internals"))]
 mod fake_table;
