@@ -1,0 +1,219 @@
+//! Measures real servers as workers: three reloads of each under load, in each way that it can be given
+//! a port or a socket. `run` beside this file installs them and runs this.
+//!
+//! ```text
+//! servers [libtest arguments]     measures; cases are called SERVER::WAY
+//! servers page RESULTS PAGE       writes the tables of a page from what was measured
+//! ```
+
+mod backend;
+mod load;
+mod measurement;
+mod page;
+mod table;
+
+use std::ffi::OsString;
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+use std::{env, fs};
+
+use ipcluster::lab::Network;
+use ipcluster::plan::Engine;
+use netns_tests::{Case, Cluster, Lab, Need, Process, wait_until};
+
+use load::{Clients, Habit};
+use measurement::{Measurement, Way};
+use table::{SERVERS, Server};
+
+/// How many workers a cluster has.
+const WORKERS: u16 = 2;
+/// How often it is reloaded.
+const RELOADS: usize = 3;
+/// How long the end of an earlier generation is waited for.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Where the programs of `run` and what was measured are; `target/servers` unless it is set.
+const HOME: &str = "SERVERS_HOME";
+/// Has workers run without the preset of their server.
+const WITHOUT: &str = "SERVERS_WITHOUT_PRESETS";
+
+fn main() -> ExitCode {
+    let arguments: Vec<OsString> = env::args_os().skip(1).collect();
+    match arguments.as_slice() {
+        [verb, results, page] if verb == "page" => {
+            page::write(Path::new(results), Path::new(page)).expect("the page can be written");
+            ExitCode::SUCCESS
+        }
+        _ => netns_tests::run(cases()),
+    }
+}
+
+fn cases() -> impl Iterator<Item = Case> {
+    SERVERS.iter().flat_map(|server| {
+        Way::ALL.into_iter().filter(|way| way.arguments(server).is_some()).map(|way| {
+            let case = Case::new(way.name(), measure).in_topic(server.name);
+            let case = if server.other_user { case.needs(Need::OtherUsers) } else { case };
+            let case = if way == Way::Tproxy { case.with(Engine::Tproxy) } else { case };
+            if server.in_ci && way != Way::Tproxy { case } else { case.on_request() }
+        })
+    })
+}
+
+fn measure(lab: &Lab) {
+    let (name, way) = lab.name().split_once("::").expect("a case is called SERVER::WAY");
+    let server = SERVERS.iter().find(|server| server.name == name).expect("a server");
+    let way = Way::ALL.into_iter().find(|it| it.name() == way).expect("a way");
+    let directory = prepare(lab);
+    backend::start(lab.server());
+    let mut cluster = start(lab, server, way, &directory);
+    let proxy = server.fastcgi.then(|| fastcgi_proxy(lab, &directory));
+    let target = match proxy {
+        Some(_) => FASTCGI_PROXY.parse().expect("an address"),
+        None => Network::server_v4(80),
+    };
+    let habits = [(Habit::KeepAlive, 30), (Habit::Short, 15), (Habit::Slow, 6)];
+    let habits = habits.iter().flat_map(|(habit, count)| std::iter::repeat_n(*habit, *count));
+    let clients = Clients::start(lab.client(), target, Network::clients_v4(51).zip(habits));
+    let more = |count: u64| {
+        let goal = clients.requests() + count;
+        wait_until("requests", Duration::from_secs(30), || clients.requests() >= goal);
+    };
+    more(200);
+    let mut gone = Vec::new();
+    for _ in 0..RELOADS {
+        cluster.reload();
+        gone.push(wait_for_the_end_of_others(&cluster).map(|time| time.as_secs_f64()));
+        more(100);
+    }
+    let count = clients.stop();
+    let measurement = Measurement {
+        server: name.to_owned(),
+        way,
+        has_preset: env::var_os(WITHOUT).is_none(),
+        version: version(server),
+        requests: count.requests,
+        failed: count.failed.clone(),
+        gone,
+    };
+    println!("{measurement:?}\n{}", count.log.join("\n"));
+    println!("--- the master:\n{}", cluster.log());
+    measurement.save(&results()).expect("a result can be written");
+    cluster.succeed("stop", &[]);
+    cluster.master().wait(Duration::from_secs(30));
+    assert_eq!(count.lost(), 0, "{:?}", count.failed);
+}
+
+/// Waits until no worker of an earlier generation is left, and says how long that took.
+fn wait_for_the_end_of_others(cluster: &Cluster<'_>) -> Option<Duration> {
+    let began = Instant::now();
+    while began.elapsed() < PATIENCE {
+        let status = cluster.try_status().unwrap_or_default();
+        if status.is_settled(WORKERS.into()) {
+            return Some(began.elapsed());
+        }
+        // Looking is work that servers would have the processor for.
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    None
+}
+
+fn home() -> PathBuf {
+    let ours = || {
+        let program = env::current_exe().expect("/proc is mounted");
+        let target = program.ancestors().nth(2).expect("target/debug/servers");
+        target.join("servers")
+    };
+    env::var_os(HOME).map_or_else(ours, PathBuf::from)
+}
+
+fn results() -> PathBuf {
+    home().join("results")
+}
+
+fn path() -> String {
+    let home = home();
+    let home = home.display();
+    format!(
+        "{home}/python/bin:{home}/npm/node_modules/.bin:{home}/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
+    )
+}
+
+/// Copies the applications and configurations to a directory where every user may write.
+fn prepare(lab: &Lab) -> PathBuf {
+    let directory = lab.directory().join("server");
+    fs::create_dir(&directory).expect("an empty file system");
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o1777)).expect("it is ours");
+    let apps = Path::new(env!("CARGO_MANIFEST_DIR")).join("servers/apps");
+    let files = fs::read_dir(apps).expect("the applications are part of the sources");
+    for file in files.flatten().filter(|file| file.path().is_file()) {
+        let text = fs::read_to_string(file.path()).expect("text");
+        let text = text.replace("{dir}", &directory.display().to_string());
+        fs::write(directory.join(file.file_name()), text).expect("the directory is ours");
+    }
+    directory
+}
+
+fn start<'a>(lab: &'a Lab, server: &Server, way: Way, directory: &Path) -> Cluster<'a> {
+    let dir = directory.display().to_string();
+    let mut cluster =
+        Cluster::on(lab, [Network::server_v4(80)], WORKERS).environment("PATH", &path());
+    for variable in [
+        &format!("HOME={dir}"),
+        &format!("PYTHONPATH={dir}"),
+        "PYTHONDONTWRITEBYTECODE=1",
+        "PHP_CLI_SERVER_WORKERS=8",
+    ] {
+        cluster = cluster.argument("--env").argument(variable);
+    }
+    if way == Way::Sockets {
+        cluster = cluster.argument("--socket-activation");
+    }
+    if server.other_user {
+        cluster = cluster.argument("--user").argument("nobody");
+    }
+    cluster = cluster.argument("--drain-timeout").argument("2s");
+    let arguments = way.arguments(server).expect("a case has its way");
+    let variable = server.environment[usize::from(way != Way::Port)];
+    let export = if variable.is_empty() { String::new() } else { format!("export '{variable}';") };
+    let export = export.replace("{port}", "'$PORT'");
+    let config = "sed s/{port}/$PORT/ {dir}/nginx.conf >{dir}/nginx-$PORT.conf; ";
+    let config = if server.preset == "nginx" { config } else { "" };
+    let command = server.command.replace("{where}", arguments);
+    let command = command.replace("/nginx.conf", "/nginx-$PORT.conf").replace("{port}", "$PORT");
+    let script = format!("export LISTEN_PID=$$; {export} {config} exec {command}");
+    let script = script.replace("{dir}", &dir);
+    cluster.start_with(&["sh".into(), "-c".into(), script.into()], WORKERS.into())
+}
+
+/// One of the client's addresses, and the port that `fastcgi.conf` names.
+const FASTCGI_PROXY: &str = "10.8.255.1:80";
+
+/// A proxy in the client's namespace that asks php-fpm from the address of its client.
+fn fastcgi_proxy(lab: &Lab, directory: &Path) -> Process {
+    let log = directory.join("fastcgi.log");
+    let mut command = Command::new("/usr/sbin/nginx");
+    command.arg("-p").arg(directory).arg("-c").arg(directory.join("fastcgi.conf"));
+    let proxy = Process::start(lab.client(), command, &log);
+    let connects = || lab.client().run_in(|| TcpStream::connect(FASTCGI_PROXY).is_ok());
+    wait_until("the proxy to listen", Duration::from_secs(10), || connects().is_ok_and(|is| is));
+    proxy
+}
+
+/// The first line with a digit of what the server says.
+fn version(server: &Server) -> String {
+    let mut words = server.version.split(' ');
+    let mut command = Command::new("env");
+    command.arg(format!("PATH={}", path())).args(&mut words);
+    let output = command.output().expect("env(1) can be run");
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text);
+    let is_version =
+        |word: &&str| word.contains('.') && word.contains(|c: char| c.is_ascii_digit());
+    let words = text.split([' ', '/', '\n', ',', ')', '-', '+']);
+    let numbers = words.map(|word| word.trim_start_matches(['v', 'g', 'o'])).filter(is_version);
+    let mut numbers = numbers.filter(|word| word.starts_with(|c: char| c.is_ascii_digit()));
+    numbers.next().unwrap_or("unknown").to_owned()
+}
