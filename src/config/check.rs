@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use super::config::Config;
 use super::keys::{SETTINGS, Values};
 use super::origin::Origin;
-use super::{ConfigError, PartitionKind};
+use super::{ConfigError, PartitionKind, WorkerTexts};
 use crate::plan::{
     Assignment, Engine, Listeners, Partition, PlanError, Port, PortRange, Protocol, Weights,
 };
@@ -26,7 +26,8 @@ impl Config {
         check_readiness(&values, &listeners)?;
         check_rollback(&values)?;
         check_memory(&values)?;
-        Ok(Self { values, listeners, partition, weights })
+        let texts = WorkerTexts::of(&values, &listeners)?;
+        Ok(Self { values, listeners, partition, weights, texts })
     }
 }
 
@@ -82,8 +83,9 @@ fn check_assignment(
 
 /// Whether no worker port is public, and there are enough of them.
 fn check_worker_ports(values: &Values, listeners: &Listeners) -> Result<(), ConfigError> {
-    let Values { worker_ports, workers, engine, .. } = values;
+    let Values { worker_ports, workers, engine, private_ports, .. } = values;
     let (range, workers) = (worker_ports.value, workers.value);
+    let private = usize::from(private_ports.value);
     let public = listeners.public_ports();
     if let Some(port) = public.iter().find(|port| range.contains(**port)) {
         return Err(worker_ports.refused(format!(
@@ -91,13 +93,21 @@ fn check_worker_ports(values: &Values, listeners: &Listeners) -> Result<(), Conf
              expected a range without it"
         )));
     }
-    // Where worker ports tell their places, as many are left out as there are rests without a place.
-    let places = engine.value.port_stride(listeners).map_or(public.len(), usize::from);
+    // Where worker ports tell their places, as many are left out as there are rests without a place; and
+    // private ports may all have the same rest.
+    let places = match engine.value.port_stride(listeners) {
+        Some(stride) => usize::from(stride) * (1 + private),
+        None => public.len() + private,
+    };
     let needed = PortRange::needed(workers, places);
+    let and_private = match private {
+        0 => String::new(),
+        count => format!(" and {count} private"),
+    };
     if range.count() < needed {
         return Err(worker_ports.refused(format!(
-            "{range} has {} ports: expected at least {needed}, for {workers} workers with {} public \
-             ports each in {} generations",
+            "{range} has {} ports: expected at least {needed}, for {workers} workers with {} \
+             public{and_private} ports each in {} generations",
             range.count(),
             public.len(),
             PortRange::GENERATIONS,

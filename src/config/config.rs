@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use super::keys::Values;
 use super::origin::{Given, Origin};
-use super::{ConfigBuilder, ConfigError, MemorySize};
+use super::texts::{WorkerTexts, names};
+use super::{ConfigBuilder, ConfigError, MemorySize, Names};
 use crate::plan::{Listeners, Partition, Weights};
 use crate::protocol::{Marks, Memory, Retire};
 
@@ -18,6 +19,7 @@ pub struct Config {
     pub(super) listeners: Listeners,
     pub(super) partition: Partition,
     pub(super) weights: Weights,
+    pub(super) texts: WorkerTexts,
 }
 
 impl Config {
@@ -40,6 +42,16 @@ impl Config {
     /// The shares of the workers, by [`ConfigBuilder::weights`] and [`ConfigBuilder::workers`].
     pub fn weights(&self) -> &Weights {
         &self.weights
+    }
+
+    /// The texts in which values of each worker stand.
+    pub(crate) fn worker_texts(&self) -> &WorkerTexts {
+        &self.texts
+    }
+
+    /// What placeholders can stand for, also in `config_template`.
+    pub(crate) fn placeholder_names(&self) -> Names<'_> {
+        names(&self.values, &self.listeners)
     }
 
     /// When live workers are replaced: the table `retire`.

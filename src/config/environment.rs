@@ -76,6 +76,11 @@ impl Environment {
         }
     }
 
+    /// The variables that entries give a value, with it, in the order of their names.
+    pub(super) fn values(&self) -> impl Iterator<Item = (&String, &String)> {
+        self.set.iter()
+    }
+
     fn check(&self, name: &str) -> Result<(), EnvironmentError> {
         let refused = |reason| Err(EnvironmentError::new(name, reason));
         if name.contains('\0') {

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::origin::{Given, Origin};
 use super::range::{
-    Any, MoreThanZero, NameOfA, PartOfTotal, PlannedAs, Range, SocketPath, ZeroOrAtLeast,
+    Any, FilePath, MoreThanZero, NameOfA, PartOfTotal, PlannedAs, Range, SocketPath, ZeroOrAtLeast,
 };
 use super::table::{Changes, DefaultValue, Setting, settings};
 #[cfg(any(feature = "toml", test))]
@@ -58,7 +58,7 @@ settings! {
         get: copied -> u16,
     }
 
-    /// What each worker runs
+    /// What each worker runs; `{port}`, `{seat}` and other values of the worker stand in braces
     command: WorkerCommand {
         key: "command",
         flag: "--", "COMMAND",
@@ -109,6 +109,29 @@ settings! {
         default: "20000-29999",
         changes: NextGeneration,
         get: copied -> PortRange,
+    }
+
+    /// How many further ports each worker gets, for metrics or a debugger: `{private_port}`,
+    /// `{private_port:2}` and so on. They are among `worker_ports`, and closed to other hosts
+    private_ports: u16 {
+        key: "private_ports",
+        flag: "--private-ports", "N",
+        range: 0..=16,
+        default: "0",
+        changes: NextGeneration,
+        get: copied -> u16,
+    }
+
+    /// A file from which a configuration file is made for each worker, with its values in the place of
+    /// `{port}` and others; `{config}` is the path of that file, which goes with the worker
+    config_template: Option<PathBuf> {
+        key: "config_template",
+        flag: "--config-template", "FILE",
+        range: FilePath,
+        default: "" means "none",
+        example: "/etc/web/nginx.conf.in",
+        changes: NextGeneration,
+        get: dereferenced -> Option<&Path>,
     }
 
     /// Open the listening sockets of workers and keep them, so that connections that wait outlive a
@@ -212,8 +235,8 @@ settings! {
         get: copied -> OnExit,
     }
 
-    /// Variable that workers get too: KEY or PREFIX* passes the master's on, KEY=VALUE sets it; repeat
-    /// for more
+    /// Variable that workers get too: KEY or PREFIX* passes the master's on, KEY=VALUE sets it (`{port}`
+    /// and others as in `command`); repeat for more
     env: Environment {
         key: "env",
         flag: "--env", "KEY[=VALUE]",

@@ -23,9 +23,11 @@ mod error;
 mod file;
 #[cfg(feature = "cli")]
 mod flags;
+mod hints;
 mod keys;
 mod memory_size;
 mod origin;
+mod placeholder;
 mod range;
 #[cfg(test)]
 mod reference;
@@ -33,6 +35,7 @@ mod table;
 #[cfg(test)]
 mod testing;
 mod text;
+mod texts;
 mod value;
 
 pub use command::WorkerCommand;
@@ -44,6 +47,8 @@ pub(crate) use flags::{Flags, keys as keys_of_the_file};
 pub use keys::ConfigBuilder;
 pub use memory_size::{MemorySize, MemorySizeError};
 pub use origin::Origin;
+pub(crate) use placeholder::{Names, Placeholder, PlaceholderText};
+pub(crate) use texts::WorkerTexts;
 
 pub use crate::protocol::{
     Backoff, GiveUp, KillOrder, Marks, Memory, ProbePath, ProbePathError, Readiness, Retire,

@@ -121,6 +121,26 @@ impl Range<Option<String>> for NameOfA {
     }
 }
 
+/// The path of a file.
+pub(super) struct FilePath;
+
+impl Range<Option<PathBuf>> for FilePath {
+    fn expected(&self) -> String {
+        String::new()
+    }
+
+    fn check(&self, value: &Option<PathBuf>) -> Result<(), Fault> {
+        let Some(path) = value else { return Ok(()) };
+        let text = path.to_string_lossy();
+        let refused = |reason: &str| Err(Fault::new(format!("{}: {reason}", quote(&text))));
+        match path.file_name() {
+            _ if text.contains('\0') => refused("no path contains a NUL"),
+            None => refused("expected the path of a file"),
+            Some(_) => Ok(()),
+        }
+    }
+}
+
 /// The path of a Unix socket.
 pub(super) struct SocketPath;
 

@@ -451,6 +451,8 @@ mod tests {
             given_up: vec![7],
             workers: (0..workers)
                 .map(|seat| WorkerStatus {
+                    private_ports: Vec::new(),
+                    number: None,
                     seat: Seat(seat),
                     slots: 512,
                     pid: Some(4242),

@@ -19,7 +19,7 @@ use super::startup::claim::Claim;
 use super::startup::dedicate::{Dedicated, dedicate_process};
 use super::startup::orphans::Orphans;
 use super::startup::state::{AdoptedWorker, StartupState};
-use super::startup::template::worker_template;
+use super::startup::template::{config_template, worker_template};
 use super::startup::worker_sockets::{PreparedSockets, WorkerSockets};
 use super::workers::{Destination, Journal, Logs, Printer, Spawner, Template, Workers};
 use crate::config::{Config, WorkerOutput};
@@ -231,6 +231,9 @@ impl Builder {
     /// # Panics
     /// Outside a tokio runtime with IO, if the configuration has `http.listen`.
     pub fn start(mut self) -> Result<Master, MasterError> {
+        for hint in self.config.hints() {
+            tracing::warn!("{hint}");
+        }
         let account = look_up_account(&self.config)?;
         let mut running = self.connect()?;
         let mut claim = Claim::acquire(&self.config, self.control.as_ref(), running.as_mut())?;
@@ -275,8 +278,10 @@ impl Builder {
             }
             None => PreparedSockets::default(),
         };
+        let made_configs = config_template(config, self.control.as_ref(), account.as_ref())?;
         let template = worker_template(config, &sockets, self.environment.clone(), account);
-        let template = Template { logs, descriptor_limit: self.descriptor_limit, ..template };
+        let descriptor_limit = self.descriptor_limit;
+        let template = Template { logs, descriptor_limit, config: made_configs, ..template };
         if let Some(listeners) = &template.openings {
             listeners.check_backlog()?;
         }
@@ -307,9 +312,11 @@ impl Builder {
         let spawner = Spawner::new(template, port_pool(config)?)?;
         let mut adopted = Adopted { workers: Vec::new(), reconfigure: pending_reconfigure };
         for AdoptedWorker { snapshot, started, .. } in workers {
-            spawner.hold(snapshot.worker, Arc::clone(&started.ports));
+            let (ports, told) = (Arc::clone(&started.ports), started.told.clone());
+            spawner.hold(snapshot.worker, ports, told);
             adopted.workers.push((snapshot.worker, snapshot.seat, started));
         }
+        spawner.all_held();
         let workers_wanted = match supervisor.is_as_configured() || pending_reconfigure.is_some() {
             true => usize::from(config.workers()),
             false => supervisor.plan().seats().len(),

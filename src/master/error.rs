@@ -80,6 +80,15 @@ pub enum MasterError {
     /// Workers are to say that they are ready, and have no socket to say it on.
     #[error("`ready`: notify needs a control directory, in which the socket for it is made")]
     NoNotifySocket,
+    /// Workers are to have configuration files, and there is no directory for them.
+    #[error("`config_template` needs a control directory, beside which the files are made")]
+    NoConfigDirectory,
+    /// No configuration files can be made for workers.
+    #[error("{reason}")]
+    ConfigTemplate {
+        /// Why, for display.
+        reason: String,
+    },
     /// A descriptor cannot be duplicated (dup(2)): most likely the limit of open files is reached.
     #[error("cannot copy a descriptor: {source}")]
     Descriptor {

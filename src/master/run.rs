@@ -451,10 +451,11 @@ impl Master {
             BTreeMap::new()
         });
         let (orphans, now) = (self.orphans.list(), self.clock.now());
-        let Self { supervisor, rules, health, operators, .. } = self;
+        let Self { supervisor, rules, health, operators, workers, .. } = self;
         let mut status = operators.status(&counts, supervisor, rules, orphans, now);
         let by_pid = |worker: &supervisor::Worker| Some((worker.pid?, worker.id));
         health.add_texts(&mut status, &supervisor.workers().filter_map(by_pid).collect());
+        workers.add_told(&mut status);
         operators.answer_status(&status);
         self.count_for_status();
     }
@@ -501,6 +502,7 @@ impl Master {
     async fn stop(mut self) -> Ended {
         self.operators.refuse_all();
         self.workers.reap_all(self.clock).await;
+        self.workers.stop().await;
         self.workers.finish_output();
         self.operators.end_events();
         self.health.remove_socket();

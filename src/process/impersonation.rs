@@ -28,6 +28,21 @@ pub(crate) fn with_ids_of<T>(pid: u32, work: impl FnOnce() -> T) -> T {
     work()
 }
 
+/// Runs `work` with this effective user and group, on this thread: files that it makes are that user's, which
+/// takes no `CAP_CHOWN`. As for [`with_ids_of`], `work` must not wait.
+///
+/// # Errors
+/// [`ProcessError::Host`], `EPERM` without `CAP_SETUID` and `CAP_SETGID`: nothing was done.
+pub(crate) fn with_ids<T>(uid: u32, gid: u32, work: impl FnOnce() -> T) -> Result<T, ProcessError> {
+    let failed = |errno| ProcessError::Host { operation: ProcessOperation::SetUser, errno };
+    if uid == u32::MAX || gid == u32::MAX {
+        return Err(failed(crate::netlink::Errno::EINVAL));
+    }
+    let _impersonation = Impersonation::of(Uid::from_raw(uid), Gid::from_raw(gid))
+        .map_err(|errno| failed(errno_from(errno)))?;
+    Ok(work())
+}
+
 /// Runs `work` with this effective group, on this thread: files that it makes are that group's. So a
 /// socket for workers who run as an [`Account`](super::Account) needs no `CAP_CHOWN`: made in this way
 /// with mode 0660, below directories that they may enter, it is for them and us alone.
@@ -73,21 +88,24 @@ impl Impersonation {
         // The directory itself, mode 0555, always has the effective user and group of the process
         // (`task_dump_owner`, fs/proc/base.c).
         let found = fs::metadata(format!("/proc/{pid}")).ok()?;
-        let before = Self { uid: geteuid(), gid: getegid() };
-        let is_same = (found.uid(), found.gid()) == (before.uid.as_raw(), before.gid.as_raw());
+        let is_same = (found.uid(), found.gid()) == (geteuid().as_raw(), getegid().as_raw());
         let is_number = found.uid() != u32::MAX && found.gid() != u32::MAX;
-        if is_same || !is_number || (found.uid() == 0 && !before.uid.is_root()) {
+        if is_same || !is_number || (found.uid() == 0 && !geteuid().is_root()) {
             return None;
         }
-        let (uid, gid) = (Uid::from_raw(found.uid()), Gid::from_raw(found.gid()));
+        Self::of(Uid::from_raw(found.uid()), Gid::from_raw(found.gid())).ok()
+    }
+
+    fn of(uid: Uid, gid: Gid) -> Result<Self, rustix::io::Errno> {
+        let (own_uid, own_gid) = (geteuid(), getegid());
         // The saved ids are those to go back to. The group first, and last on the way back: it
         // takes the capability that goes with user 0.
-        set_thread_res_gid(None, Some(gid), Some(before.gid)).ok()?;
-        match set_thread_res_uid(None, Some(uid), Some(before.uid)) {
-            Ok(()) => Some(before),
-            Err(_) => {
-                restore_group(before.gid);
-                None
+        set_thread_res_gid(None, Some(gid), Some(own_gid))?;
+        match set_thread_res_uid(None, Some(uid), Some(own_uid)) {
+            Ok(()) => Ok(Self { uid: own_uid, gid: own_gid }),
+            Err(errno) => {
+                restore_group(own_gid);
+                Err(errno)
             }
         }
     }
@@ -126,6 +144,25 @@ mod tests {
         }
         assert_eq!(ids(), before);
         assert!(with_group(u32::MAX, || panic!("nothing is done")).is_err());
+    }
+
+    #[test]
+    fn files_made_in_the_name_of_a_user_are_that_users() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("file");
+        let before = ids();
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+        fs::set_permissions(directory.path(), open).unwrap();
+        match with_ids(54_321, 54_322, || fs::write(&file, "")) {
+            Ok(written) => {
+                written.unwrap();
+                let found = fs::metadata(&file).unwrap();
+                assert_eq!((found.uid(), found.gid()), (54_321, 54_322));
+            }
+            Err(_) => assert!(!file.exists()),
+        }
+        assert_eq!(ids(), before);
+        assert!(with_ids(u32::MAX, 1, || panic!("nothing is done")).is_err());
     }
 
     #[test]

@@ -70,7 +70,7 @@ pub(crate) use child::Child;
 pub(crate) use credentials::{effective_uid, has_cap_net_admin};
 pub use error::{AccountFault, ProcessError, ProcessOperation};
 pub use fd_passing::{receive_descriptors, send_descriptors};
-pub(crate) use impersonation::with_group;
+pub(crate) use impersonation::{with_group, with_ids};
 pub(crate) use leader::{Leader, PortHolders};
 pub(crate) use limits::own_nice;
 pub use limits::{allow_nice_back, raise_descriptor_limit};

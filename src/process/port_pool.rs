@@ -56,9 +56,30 @@ impl PortPool {
         count: usize,
         taken: &BTreeSet<u16>,
     ) -> Result<Vec<u16>, ProcessError> {
+        self.take(count, taken, self.stride)
+    }
+
+    /// As [`Self::allocate`], whatever the stride is: these ports are for no place.
+    ///
+    /// # Errors
+    /// The errors of [`Self::allocate`].
+    pub(crate) fn allocate_any(
+        &mut self,
+        count: usize,
+        taken: &BTreeSet<u16>,
+    ) -> Result<Vec<u16>, ProcessError> {
+        self.take(count, taken, None)
+    }
+
+    fn take(
+        &mut self,
+        count: usize,
+        taken: &BTreeSet<u16>,
+        stride: Option<u16>,
+    ) -> Result<Vec<u16>, ProcessError> {
         let in_turn = || (self.next..=self.last).chain(self.first..self.next);
         let is_free = |port: &u16| !taken.contains(port) && !self.reserved.contains(port);
-        let ports: Vec<u16> = match self.stride {
+        let ports: Vec<u16> = match stride {
             None => in_turn().filter(is_free).take(count).collect(),
             Some(stride) => (0..stride)
                 .take(count)

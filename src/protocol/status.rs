@@ -34,7 +34,7 @@ pub const SCHEMA: u32 = 1;
 ///   "workers": [
 ///     {"seat": 0, "slots": 512, "pid": 4242, "adopted": false, "state": "live",
 ///      "leaving": null, "generation": 3,
-///      "health": "ok", "text": null, "ports": {"80": 20004}, "uptime": 73.5, "connections": 12, "queued": 0, "half_open": 0,
+///      "health": "ok", "text": null, "ports": {"80": 20004}, "private_ports": [], "number": 1, "uptime": 73.5, "connections": 12, "queued": 0, "half_open": 0,
 ///      "connections_total": 48151, "memory": 73400320}
 ///   ]
 /// }
@@ -211,6 +211,14 @@ pub struct WorkerStatus {
     pub text: Option<String>,
     /// Its worker port for each public port.
     pub ports: BTreeMap<Port, Port>,
+    /// Its further ports (`private_ports`), in their order; empty for a worker of an earlier master that has
+    /// overwritten its environment.
+    #[serde(default)]
+    pub private_ports: Vec<Port>,
+    /// The number that no other worker has while it lives (`IPCLUSTER_WORKER`); none for a worker of an
+    /// earlier master that has overwritten its environment.
+    #[serde(default)]
+    pub number: Option<u64>,
     /// Seconds since its process was started, finite; 0 while it has none.
     pub uptime: f64,
     /// Established connections to its worker ports, of both families, those that wait to be

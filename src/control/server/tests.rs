@@ -105,6 +105,8 @@ fn reloaded() -> Outcome {
 /// A status that does not fit into one line.
 fn status() -> Status {
     let worker = |seat| WorkerStatus {
+        private_ports: Vec::new(),
+        number: None,
         seat: Seat(seat),
         slots: 1,
         pid: None,

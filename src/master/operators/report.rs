@@ -27,6 +27,8 @@ pub(crate) fn status(
     let plan = supervisor.plan();
     let slots = plan.assignment().slots_by_seat(plan.seats().len());
     let worker_status = |worker: &Worker| WorkerStatus {
+        private_ports: Vec::new(),
+        number: None,
         seat: worker.seat,
         slots: match worker.state() {
             WorkerState::Live => slots.get(worker.seat.index()).copied().unwrap_or(0),

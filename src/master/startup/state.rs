@@ -8,7 +8,7 @@ use super::orphans::Orphans;
 use crate::config::Config;
 use crate::master::error::MasterError;
 use crate::master::handover::receive::{Received, WorkerRecord};
-use crate::master::workers::{ConfigFingerprint, ListenerSet, Started, WorkerLabel};
+use crate::master::workers::{ConfigFingerprint, ListenerSet, Started, ToldValues, WorkerLabel};
 use crate::plan::{Plan, PlanError, Port};
 use crate::process::{Account, Leader, Output, OutputReader, ProcessError};
 use crate::protocol::{Readiness, Snapshot, StageSnapshot, Timestamp, WorkerId, WorkerSnapshot};
@@ -144,8 +144,9 @@ impl AdoptedWorker {
         };
         let output = read_output(process.pid(), output, label.to_string())?;
         let ports = snapshot.ports.as_slice().into();
+        let told = ToldValues::of(|name| process.variable(name));
         let (child, generation) = (process.adopt(), snapshot.generation);
-        let started = Started { child, generation, output, ports, sockets };
+        let started = Started { child, generation, output, ports, told, sockets };
         Ok(Self { snapshot, started, fingerprint })
     }
 }

@@ -1,14 +1,19 @@
 //! What every worker is started with.
 
 use std::ffi::OsString;
+use std::sync::Arc;
 
 use super::worker_sockets::PreparedSockets;
 use crate::config::Config;
-use crate::master::workers::{ConfigFingerprint, ListenerTemplate, Template, transports};
-use crate::process::Account;
+use crate::control::{ControlDir, WorkersSocket};
+use crate::master::error::MasterError;
+use crate::master::workers::{
+    ConfigCopies, ConfigFingerprint, ConfigTemplate, ListenerTemplate, Template, transports,
+};
+use crate::process::{Account, effective_uid};
 use crate::protocol::Readiness;
 
-/// What is the same for every worker of this configuration, but for the files that workers print to and
+/// What is the same for every worker of this configuration, but for the files that are made for them and
 /// their limit of open files.
 pub(in crate::master) fn worker_template(
     config: &Config,
@@ -40,20 +45,45 @@ pub(in crate::master) fn worker_template(
             environment.insert("WATCHDOG_USEC".into(), microseconds.into());
         }
     }
+    let texts = config.worker_texts();
     Template {
         name: config.name().clone(),
         fingerprint,
-        program: config.command().program().into(),
-        arguments: config.command().arguments().iter().map(OsString::from).collect(),
+        program: texts.program.clone(),
+        arguments: texts.arguments.clone(),
         environment,
+        texts: texts.environment.clone(),
+        config: None,
         account,
         descriptor_limit: None,
         speaks_protocol: *config.ready() == Readiness::Protocol,
         public_ports: config.listeners().public_ports().to_vec(),
+        private_ports: usize::from(config.private_ports()),
         transports: transports(config.listeners()),
         logs: None,
         openings: config.socket_activation().then(|| {
             ListenerTemplate::of(config.listeners(), config.engine(), config.backlog()).into()
         }),
     }
+}
+
+/// What the configuration file of each worker is made of, if it gets one: the directory for these files is
+/// made.
+pub(in crate::master) fn config_template(
+    config: &Config,
+    control: Option<&ControlDir>,
+    account: Option<&Account>,
+) -> Result<Option<ConfigTemplate>, MasterError> {
+    let Some(template) = config.config_template() else { return Ok(None) };
+    let control = control.ok_or(MasterError::NoConfigDirectory)?;
+    let other = account.filter(|account| account.uid() != effective_uid());
+    let directory = match other {
+        Some(_) => WorkersSocket::directory_beside(control.path())?,
+        None => control.path().to_owned(),
+    };
+    let directory = directory.join(format!("{}.configs", config.name()));
+    let owner = other.map(|account| (account.uid(), account.gid()));
+    let copies = ConfigCopies::prepare(directory, template, owner)
+        .map_err(|error| MasterError::ConfigTemplate { reason: error.to_string() })?;
+    Ok(Some(ConfigTemplate { copies, config: Arc::new(config.clone()) }))
 }

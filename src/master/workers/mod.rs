@@ -11,6 +11,7 @@
 //! | 50 ms | what they print is passed on |
 
 mod admission;
+mod config_copies;
 mod connections;
 mod counting;
 mod draining;
@@ -18,19 +19,23 @@ mod fingerprint;
 mod links;
 mod listeners;
 mod memory;
+mod numbers;
 mod observation;
 mod output;
 mod processes;
 mod spawner;
 mod transports;
+mod values;
 #[expect(clippy::module_inception, reason = "the room is named after its main type")]
 mod workers;
 
+pub(super) use config_copies::ConfigCopies;
 pub(super) use counting::{count_sockets, local_ports_of, worker_port_of};
 pub(super) use fingerprint::{ConfigFingerprint, WorkerLabel};
 pub(super) use links::{LinkEvent, LinkNews};
 pub(super) use listeners::{ListenerSet, ListenerTemplate};
 pub(super) use output::{Destination, Journal, Logs, Printer};
-pub(super) use spawner::{SpawnOutcome, Spawner, Started, Template};
+pub(super) use spawner::{ConfigTemplate, SpawnOutcome, Spawner, Started, Template};
 pub(super) use transports::{transport, transports};
+pub(super) use values::ToldValues;
 pub(super) use workers::{Life, Spawned, Task, Workers};

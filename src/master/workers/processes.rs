@@ -14,6 +14,7 @@ use super::observation::{Listening, Observations, by_port, not_listening};
 use super::output::{Flow, Origin, Printer, ReadBudget};
 use super::spawner::Started;
 use super::transports::transports;
+use super::values::ToldValues;
 use crate::master::log_limit::LogLimiter;
 use crate::master::waiting::receive;
 use crate::plan::{Generation, Listeners, Port, Seat};
@@ -28,6 +29,7 @@ struct Running {
     output: OutputReader,
     flow: Flow,
     ports: Arc<[Port]>,
+    told: ToldValues,
     listening: Listening,
 }
 
@@ -68,7 +70,7 @@ impl Processes {
 
     /// Takes a worker in, and waits for its exit in a task of its own.
     pub(crate) fn insert(&mut self, worker: WorkerId, seat: Seat, started: Started) {
-        let Started { child, generation, output, ports, .. } = started;
+        let Started { child, generation, output, ports, told, .. } = started;
         let (pidfd, exited) = (child.pidfd().clone(), child.exited());
         let exits = self.exits_sender.clone();
         tokio::spawn(async move {
@@ -82,7 +84,7 @@ impl Processes {
             let _ = exits.send(worker);
         });
         let (flow, listening) = (Flow::default(), Listening::new(seat));
-        let running = Running { seat, generation, child, output, flow, ports, listening };
+        let running = Running { seat, generation, child, output, flow, ports, told, listening };
         self.running.insert(worker, running);
     }
 
@@ -295,6 +297,11 @@ impl Processes {
     pub(crate) fn worker_of(&self, session: u32) -> Option<WorkerId> {
         let mut running = self.running.iter();
         running.find(|(_, running)| running.child.pid() == session).map(|(worker, _)| *worker)
+    }
+
+    /// What each worker that runs was told of itself, by the pid of its first process.
+    pub(crate) fn told(&self) -> BTreeMap<u32, &ToldValues> {
+        self.running.values().map(|running| (running.child.pid(), &running.told)).collect()
     }
 
     /// The worker ports of a worker that runs.

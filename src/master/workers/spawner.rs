@@ -9,6 +9,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
+use super::config_copies::{ConfigCopies, ConfigCopyError};
+use super::numbers::WorkerNumbers;
+use super::values::{ToldValues, WorkerValues};
+use crate::config::{Config, PlaceholderText};
 use crate::master::error::MasterError;
 use crate::master::waiting::receive;
 use crate::master::workers::fingerprint::{ConfigFingerprint, WorkerLabel};
@@ -29,10 +33,14 @@ pub(crate) struct Template {
     pub(crate) name: ClusterName,
     /// The digest by which the next master compares configurations.
     pub(crate) fingerprint: ConfigFingerprint,
-    pub(crate) program: OsString,
-    pub(crate) arguments: Vec<OsString>,
+    pub(crate) program: PlaceholderText,
+    pub(crate) arguments: Vec<PlaceholderText>,
     /// Variables that do not depend on the worker.
     pub(crate) environment: BTreeMap<OsString, OsString>,
+    /// Variables of the configuration, whose values may depend on it.
+    pub(crate) texts: Vec<(String, PlaceholderText)>,
+    /// The configuration file that is made for it.
+    pub(crate) config: Option<ConfigTemplate>,
     /// The user and group that workers run as.
     pub(crate) account: Option<Account>,
     /// The soft limit of open files of workers.
@@ -41,12 +49,22 @@ pub(crate) struct Template {
     pub(crate) speaks_protocol: bool,
     /// Each worker gets a worker port for each.
     pub(crate) public_ports: Vec<Port>,
+    /// How many ports it gets beside those.
+    pub(crate) private_ports: usize,
     /// The transports that workers listen by on their ports.
     pub(crate) transports: Vec<Transport>,
     /// Files for what it prints; none for memory.
     pub(crate) logs: Option<Logs>,
     /// The sockets that are opened for it, if it does not open its own.
     pub(crate) openings: Option<Arc<ListenerTemplate>>,
+}
+
+/// What configuration files of workers are made of.
+#[derive(Debug, Clone)]
+pub(crate) struct ConfigTemplate {
+    pub(crate) copies: ConfigCopies,
+    /// The settings, which say what placeholders can stand for.
+    pub(crate) config: Arc<Config>,
 }
 
 /// A worker to be started.
@@ -67,20 +85,37 @@ pub(crate) struct Started {
     pub(crate) generation: Generation,
     pub(crate) output: OutputReader,
     pub(crate) ports: Arc<[Port]>,
+    /// What it was told of itself beside that.
+    pub(crate) told: ToldValues,
     /// The listening sockets that the worker was started with.
     pub(crate) sockets: Option<Arc<ListenerSet>>,
+}
+
+/// Why a worker could not be started.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SpawnError {
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    #[error(transparent)]
+    ConfigCopy(#[from] ConfigCopyError),
 }
 
 /// The worker that was started on request, or why it could not be.
 pub(crate) struct SpawnOutcome {
     pub(crate) worker: WorkerId,
-    pub(crate) result: Result<Started, ProcessError>,
+    pub(crate) result: Result<Started, SpawnError>,
 }
 
 enum Message {
     Start(SpawnRequest),
-    /// A worker of an earlier master has these ports.
-    Hold(WorkerId, Arc<[Port]>),
+    /// A worker of an earlier master has these ports, and was told this.
+    Hold(WorkerId, Arc<[Port]>, ToldValues),
+    /// All workers of an earlier master are held.
+    Held,
+    /// The worker's processes are gone.
+    Ended(WorkerId),
+    /// No worker is left, and none will be started.
+    Stopped,
     /// The worker's processes are gone, and its ports are free as far as it is concerned.
     Release(WorkerId),
 }
@@ -100,6 +135,8 @@ impl Spawner {
             template,
             pool,
             held: BTreeMap::new(),
+            numbers: WorkerNumbers::default(),
+            known_numbers: true,
             released: BTreeSet::new(),
             remembered: None,
         };
@@ -107,7 +144,14 @@ impl Spawner {
             for message in inbox {
                 match message {
                     Message::Release(worker) => work.release(worker),
-                    Message::Hold(worker, ports) => drop(work.held.insert(worker, ports)),
+                    Message::Hold(worker, ports, told) => work.hold(worker, &ports, told),
+                    Message::Held => work.remove_old_configs(),
+                    Message::Ended(worker) => work.ended(worker),
+                    Message::Stopped => {
+                        if let Some(config) = &work.template.config {
+                            config.copies.remove_all();
+                        }
+                    }
                     Message::Start(order) => {
                         let worker = order.worker;
                         let outcome = SpawnOutcome { worker, result: work.start(order) };
@@ -131,8 +175,26 @@ impl Spawner {
         self.send(Message::Start(order));
     }
 
-    pub(crate) fn hold(&self, worker: WorkerId, ports: Arc<[Port]>) {
-        self.send(Message::Hold(worker, ports));
+    pub(crate) fn hold(&self, worker: WorkerId, ports: Arc<[Port]>, told: ToldValues) {
+        self.send(Message::Hold(worker, ports, told));
+    }
+
+    /// Every worker of an earlier master is [held](Self::hold).
+    pub(crate) fn all_held(&self) {
+        self.send(Message::Held);
+    }
+
+    /// Nothing is left of a worker's processes.
+    pub(crate) fn ended(&self, worker: WorkerId) {
+        self.send(Message::Ended(worker));
+    }
+
+    /// Waits until the thread has taken in all that it was told; no worker is left.
+    pub(crate) async fn stop(&mut self) {
+        self.send(Message::Stopped);
+        // Dropping the end that it listens on ends the thread, and with it the other one.
+        self.messages = mpsc::channel().0;
+        while self.outcomes.recv().await.is_some() {}
     }
 
     pub(crate) fn release(&self, worker: WorkerId) {
@@ -150,8 +212,11 @@ impl Spawner {
 struct Work {
     template: Template,
     pool: PortPool,
-    /// The ports of every worker that was started and not released.
-    held: BTreeMap<WorkerId, Arc<[Port]>>,
+    /// The ports of every worker that was started and not released, private ones too.
+    held: BTreeMap<WorkerId, Vec<Port>>,
+    numbers: WorkerNumbers,
+    /// Whether the number of every worker of an earlier master is known.
+    known_numbers: bool,
     /// The ports that were released since conntrack was read.
     released: BTreeSet<u16>,
     /// The ports that conntrack pointed at when it was read, and when that was.
@@ -168,7 +233,39 @@ impl Work {
         self.released.extend(ports.iter().flat_map(|ports| ports.iter()).map(|it| it.number()));
     }
 
-    fn start(&mut self, order: SpawnRequest) -> Result<Started, ProcessError> {
+    fn hold(&mut self, worker: WorkerId, ports: &[Port], told: ToldValues) {
+        // The lowest number is above all that a master gives that has not had to begin there.
+        let beyond = u64::try_from(since_boot().as_micros()).unwrap_or(u64::MAX).max(1 << 32);
+        self.numbers.hold(worker, told.number, beyond);
+        self.known_numbers &= told.number.is_some();
+        self.held.insert(worker, ports.iter().chain(&told.private_ports).copied().collect());
+    }
+
+    /// Removes configuration files whose workers ended while no master ran.
+    fn remove_old_configs(&self) {
+        if let Some(config) = self.template.config.as_ref().filter(|_| self.known_numbers) {
+            config.copies.retain(&self.numbers.all());
+        }
+    }
+
+    fn ended(&mut self, worker: WorkerId) {
+        let number = self.numbers.release(worker);
+        if let Some((config, number)) = self.template.config.as_ref().zip(number) {
+            config.copies.remove(number);
+        }
+    }
+
+    fn start(&mut self, order: SpawnRequest) -> Result<Started, SpawnError> {
+        let worker = order.worker;
+        let number = self.numbers.give(worker);
+        let started = self.start_numbered(order, number);
+        if started.is_err() {
+            self.ended(worker);
+        }
+        started
+    }
+
+    fn start_numbered(&mut self, order: SpawnRequest, number: u64) -> Result<Started, SpawnError> {
         let sockets = match (&order.inherited, &self.template.openings) {
             (Some(inherited), _) => Some(Arc::clone(inherited)),
             (None, Some(openings)) => {
@@ -177,10 +274,15 @@ impl Work {
             }
             (None, None) => None,
         };
-        let ports = match &sockets {
+        let ports: Arc<[Port]> = match &sockets {
             Some(sockets) => Arc::clone(sockets.ports()),
-            None => self.allocate(&BTreeSet::new())?.into_iter().filter_map(Port::new).collect(),
+            None => {
+                let count = self.template.public_ports.len();
+                let ports = self.allocate(&BTreeSet::new(), |pool, it| pool.allocate(count, it))?;
+                ports.into_iter().filter_map(Port::new).collect()
+            }
         };
+        let private_ports = self.allocate_private(&ports)?;
         let Template { name, fingerprint, .. } = &self.template;
         let (name, fingerprint) = (name.clone(), *fingerprint);
         let label =
@@ -189,19 +291,35 @@ impl Work {
             Some(logs) => Output::append_to(&logs.file(order.seat, order.generation))?,
             None => Output::create(label.to_string())?,
         };
+        let (request, private_ports) = (&order, private_ports.as_slice());
+        let config = self.template.config.as_ref().map(|config| config.copies.path(number));
+        let values = WorkerValues { request, ports: &ports, private_ports, number, config };
+        self.write_config(&values)?;
+        let template = &self.template;
         let spawn = Spawn {
-            program: self.template.program.clone(),
-            args: self.arguments(&order),
-            env: self.environment(&order, &ports),
+            program: values.expand(&template.program, template).into(),
+            args: values.arguments(template),
+            env: values.environment(template),
             directory: None,
-            account: self.template.account.clone(),
-            descriptor_limit: self.template.descriptor_limit,
+            account: template.account.clone(),
+            descriptor_limit: template.descriptor_limit,
         };
         let passed = sockets.as_ref().map(|sockets| sockets.to_pass()).unwrap_or_default();
         let child = spawn.start_with(&passed, &output)?;
-        self.held.insert(order.worker, Arc::clone(&ports));
+        let told = ToldValues { number: Some(number), private_ports: private_ports.to_vec() };
+        self.held.insert(order.worker, ports.iter().chain(private_ports).copied().collect());
         let (generation, output) = (order.generation, output.into_reader());
-        Ok(Started { child, generation, output, ports, sockets })
+        Ok(Started { child, generation, output, ports, told, sockets })
+    }
+
+    /// Makes the configuration file of a worker, if it has one.
+    fn write_config(&self, values: &WorkerValues<'_>) -> Result<(), SpawnError> {
+        let Some(ConfigTemplate { copies, config }) = &self.template.config else { return Ok(()) };
+        let text = copies.read_template()?;
+        let text = PlaceholderText::parse(&text, config.placeholder_names())
+            .map_err(|error| copies.placeholder_error(error.line_in(&text), error.to_string()))?;
+        copies.write(values.number, &values.expand(&text, &self.template))?;
+        Ok(())
     }
 
     /// Opens sockets on worker ports that nobody has: one on which nothing listens can be somebody's
@@ -209,7 +327,9 @@ impl Work {
     fn open(&mut self, openings: &ListenerTemplate) -> Result<ListenerSet, ProcessError> {
         let mut busy = BTreeSet::new();
         loop {
-            match openings.open(self.allocate(&busy)?) {
+            let count = self.template.public_ports.len();
+            let ports = self.allocate(&busy, |pool, taken| pool.allocate(count, taken))?;
+            match openings.open(ports) {
                 Err(ProcessError::Listen { port, errno: Errno::EADDRINUSE, .. }) => {
                     busy.insert(port);
                 }
@@ -218,17 +338,31 @@ impl Work {
         }
     }
 
-    /// A worker port for each public port, none of them `busy`.
-    fn allocate(&mut self, busy: &BTreeSet<u16>) -> Result<Vec<u16>, ProcessError> {
-        let count = self.template.public_ports.len();
+    /// Ports for a worker that are for no public port, none of them among `ports`, which it has.
+    fn allocate_private(&mut self, ports: &[Port]) -> Result<Vec<Port>, ProcessError> {
+        let count = self.template.private_ports;
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        let busy = ports.iter().map(|port| port.number()).collect();
+        let ports = self.allocate(&busy, |pool, taken| pool.allocate_any(count, taken))?;
+        Ok(ports.into_iter().filter_map(Port::new).collect())
+    }
+
+    /// Ports of the pool, none of them `busy`.
+    fn allocate(
+        &mut self,
+        busy: &BTreeSet<u16>,
+        take: impl Fn(&mut PortPool, &BTreeSet<u16>) -> Result<Vec<u16>, ProcessError>,
+    ) -> Result<Vec<u16>, ProcessError> {
         self.refresh_remembered(CONNTRACK_AGE);
         let taken = &self.taken_ports()? | busy;
-        match self.pool.allocate(count, &taken) {
+        match take(&mut self.pool, &taken) {
             Err(ProcessError::PortsExhausted { .. }) => {
                 // The ports that are needed may be kept by an old answer of conntrack alone.
                 self.refresh_remembered(Duration::ZERO);
                 let taken = &self.taken_ports()? | busy;
-                self.pool.allocate(count, &taken)
+                take(&mut self.pool, &taken)
             }
             result => result,
         }
@@ -241,7 +375,11 @@ impl Work {
         let range = self.pool.range();
         let mut taken: BTreeSet<u16> =
             self.held.values().flat_map(|ports| ports.iter()).map(|port| port.number()).collect();
-        let transports = &self.template.transports;
+        // Whatever a program speaks on a private port.
+        let transports = match self.template.private_ports {
+            0 => self.template.transports.as_slice(),
+            _ => &[Transport::Tcp, Transport::Udp],
+        };
         taken.extend(ListenTable::read(&mut Sockets::open()?, transports, range)?.ports());
         taken.extend(&self.released);
         taken.extend(self.remembered.iter().flat_map(|(_, ports)| ports));
@@ -263,35 +401,11 @@ impl Work {
             Err(error) => tracing::warn!(%error, "cannot read which ports conntrack entries use"),
         }
     }
+}
 
-    fn arguments(&self, order: &SpawnRequest) -> Vec<OsString> {
-        let mut arguments = self.template.arguments.clone();
-        if self.template.speaks_protocol {
-            arguments.push(format!("{}:{}", order.seat, order.workers).into());
-        }
-        arguments
-    }
-
-    fn environment(&self, order: &SpawnRequest, ports: &[Port]) -> BTreeMap<OsString, OsString> {
-        let mut environment = self.template.environment.clone();
-        let mut set = |name: String, value: String| {
-            environment.insert(name.into(), value.into());
-        };
-        if let Some(first) = ports.first() {
-            set("PORT".to_owned(), first.to_string());
-        }
-        for (public, worker) in self.template.public_ports.iter().zip(ports) {
-            set(format!("IPCLUSTER_PORT_{public}"), worker.to_string());
-        }
-        set("IPCLUSTER_SEAT".to_owned(), order.seat.to_string());
-        set("IPCLUSTER_WORKERS".to_owned(), order.workers.to_string());
-        set("IPCLUSTER_GENERATION".to_owned(), order.generation.to_string());
-        set("IPCLUSTER_CONFIG".to_owned(), self.template.fingerprint.to_string());
-        if self.template.speaks_protocol {
-            set("__ZWORKER__".to_owned(), "TRUE".to_owned());
-            set("__ZWORKER__BAND__".to_owned(), order.seat.to_string());
-            set("__ZWORKER__NUM_WORKERS__".to_owned(), order.workers.to_string());
-        }
-        environment
-    }
+/// How long ago the machine was started.
+fn since_boot() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
+    Duration::from_secs(seconds)
 }

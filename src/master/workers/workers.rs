@@ -23,7 +23,7 @@ use crate::master::error::MasterError;
 use crate::master::waiting::Periodic;
 use crate::plan::{Generation, Listeners, Port, Seat};
 use crate::process::ProcessError;
-use crate::protocol::{Exit, Readiness, Timestamp, WorkerId, WorkerState};
+use crate::protocol::{Exit, Readiness, Status, Timestamp, WorkerId, WorkerState};
 use crate::supervisor::{Input, Supervisor, Worker};
 
 /// How often what workers have printed is passed on.
@@ -238,6 +238,7 @@ impl Workers {
 
     fn reap(&mut self, now: Timestamp) {
         for worker in self.processes.reap(now) {
+            self.spawner.ended(worker);
             self.connections.reaped(worker);
         }
         self.release_ports();
@@ -249,6 +250,21 @@ impl Workers {
         while self.processes.has_exited() {
             look.tick().await;
             self.reap(clock.now());
+        }
+    }
+
+    /// No worker is left: what was made for them goes.
+    pub(crate) async fn stop(&mut self) {
+        self.spawner.stop().await;
+    }
+
+    /// Adds to a status what workers were told of themselves.
+    pub(crate) fn add_told(&self, status: &mut Status) {
+        let told = self.processes.told();
+        for shown in &mut status.workers {
+            let Some(told) = shown.pid.and_then(|pid| told.get(&pid)) else { continue };
+            shown.number = told.number;
+            shown.private_ports = told.private_ports.clone();
         }
     }
 
