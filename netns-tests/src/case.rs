@@ -59,6 +59,8 @@ pub enum Need {
     Node,
     /// The program `gunicorn`.
     Gunicorn,
+    /// The program `nginx`.
+    Nginx,
     /// A pid namespace, in which the numbers of processes begin at 1.
     Pids,
     /// Users besides root, whom processes can be started as: `nobody`, 65534, and others.
@@ -275,6 +277,7 @@ impl Need {
             Self::Python => program("python3"),
             Self::Node => program("node"),
             Self::Gunicorn => program("gunicorn"),
+            Self::Nginx => program("nginx"),
             Self::OtherUsers => {
                 // As root the case stays in the user namespace that this runs in; any other user is
                 // the only one of a new one.

@@ -103,6 +103,10 @@ pub struct WorkerStatus {
     pub text: Option<String>,
     /// Its worker port for each public port.
     pub ports: BTreeMap<String, u16>,
+    /// Its further ports.
+    pub private_ports: Vec<u16>,
+    /// The number that no other worker has, if that is known.
+    pub number: Option<u64>,
     /// How many connections it has, if that is known.
     pub connections: Option<u32>,
     /// How many wait to be accepted, if that is known.

@@ -50,7 +50,7 @@ pub use case::{Case, Need, engine, run};
 pub use cluster::{Cluster, ForeignChain, RuleWriter, Status, WorkerStatus};
 pub use lab::Lab;
 pub use process::{Process, is_alive, is_stopped, signal, wait_until, waited_for_processor};
-pub use programs::{example, greeter, ipcluster, libfaketime, member, resetter, successor};
+pub use programs::{example, find, greeter, ipcluster, libfaketime, member, resetter, successor};
 pub use witness::Witness;
 #[cfg(feature = "rustables")]
 pub use witness::{SeenChain, SeenTable};

@@ -4,7 +4,7 @@ use std::env;
 use std::path::PathBuf;
 
 /// The path of a program: in `PATH`, or where a Debian user's `PATH` does not look.
-pub(crate) fn find(name: &str) -> Option<PathBuf> {
+pub fn find(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
         .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))

@@ -60,6 +60,7 @@ mod watch;
 mod witnesses;
 mod worker_death;
 mod worker_sdk;
+mod worker_start;
 
 fn main() -> ExitCode {
     // Cases start this program again to play another part.
@@ -123,6 +124,7 @@ fn main() -> ExitCode {
         wall_clock,
         watch,
         witnesses,
-        worker_sdk
+        worker_sdk,
+        worker_start
     ])
 }
