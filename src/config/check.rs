@@ -229,7 +229,7 @@ mod tests {
     use super::super::value::Raw;
     use super::super::{ConfigBuilder, WorkerCommand};
     use super::*;
-    use crate::protocol::{GiveUp, KillOrder, Marks, Memory, Retire};
+    use crate::protocol::{GiveUp, KillOrder, Marks, Memory, Retire, SignalError};
 
     fn fault(builder: ConfigBuilder) -> String {
         builder.build_for(4).unwrap_err().to_string()
@@ -409,6 +409,8 @@ mod tests {
             "cluster name {:?}: expected 1 to 64 of a-z A-Z 0-9 _ -, beginning with a letter or digit",
             "x".repeat(64)
         );
+        let no_signal = |text: &str| format!("{text:?}: {SignalError}");
+        let [misspelt, empty, beyond] = ["QIUT", "", "RTMIN+64"].map(no_signal);
         let cases: &[(&[(&str, &str)], &str)] = &[
             (&[("workers", "0")], "0: expected 1 to 1024"),
             (&[("workers", "-1")], "-1: expected 1 to 1024"),
@@ -476,6 +478,15 @@ mod tests {
             (&[("memory.total", "9999TiB")], "expected at most 1024TiB"),
             (&[("retire.rate", "0")], "0: expected 1 to 1024"),
             (&[("retire.rate", "9223372036854775807")], "9223372036854775807: expected 1 to 1024"),
+            (&[("stop_signal", "STOP")], "SIGSTOP: expected the name of a signal but STOP"),
+            (&[("stop_signal", "QIUT")], &misspelt),
+            (&[("stop_signal", "")], &empty),
+            (
+                &[("retire_signal", "KILL")],
+                "SIGKILL: expected the name of a signal that programs can handle: not KILL or STOP",
+            ),
+            (&[("retire_signal", "RTMIN+64")], &beyond),
+            (&[("kill_mode", "cgroup")], "\"cgroup\": expected group, mixed or process"),
             (&[("retire.renice", "20")], "20: expected 0 to 19"),
             (&[("retire.renice", "-1")], "-1: expected 0 to 19"),
             (&[("memory.low", "0.0")], "0: expected a part of memory.total, above 0 and at most 1"),

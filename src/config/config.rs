@@ -7,7 +7,7 @@ use super::origin::{Given, Origin};
 use super::texts::{WorkerTexts, names};
 use super::{ConfigBuilder, ConfigError, MemorySize, Names};
 use crate::plan::{Listeners, Partition, Weights};
-use crate::protocol::{Marks, Memory, Retire};
+use crate::protocol::{EndSignals, Marks, Memory, Retire};
 
 /// The configuration of one cluster, free of contradictions. Made by [`Config::builder`] or read from
 /// a file; it does not change any more.
@@ -64,6 +64,17 @@ impl Config {
             rate: values.retire_rate.value,
             window: values.retire_window.value,
             renice: values.retire_renice.value,
+        }
+    }
+
+    /// How workers are told that they are retired, and to end: `stop_signal`, `retire_signal` and
+    /// `kill_mode`.
+    pub fn end_signals(&self) -> EndSignals {
+        let values = &self.values;
+        EndSignals {
+            stop: values.stop_signal.value,
+            retire: values.retire_signal.value,
+            kill_mode: values.kill_mode.value,
         }
     }
 

@@ -321,6 +321,9 @@ mod tests {
             ownership = "shared"
             user = "www-data"
             group = "33"
+            stop_signal = "SIGQUIT"
+            retire_signal = "RTMIN+3"
+            kill_mode = "mixed"
             on_exit = "drain"
             env = ["NODE_*", "A=b"]
             socket = "/tmp/host.zsocket"
@@ -370,6 +373,9 @@ mod tests {
             ("ownership", "shared"),
             ("user", "www-data"),
             ("group", "33"),
+            ("stop_signal", "QUIT"),
+            ("retire_signal", "SIGRTMIN+3"),
+            ("kill_mode", "mixed"),
             ("on_exit", "drain"),
             ("env", "NODE_* A=b"),
             ("timeouts.ready", "10s"),

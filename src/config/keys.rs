@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use super::origin::{Given, Origin};
 use super::range::{
-    Any, FilePath, MoreThanZero, NameOfA, PartOfTotal, PlannedAs, Range, SocketPath, ZeroOrAtLeast,
+    Any, FilePath, FinishingSignal, MoreThanZero, NameOfA, PartOfTotal, PlannedAs, Range,
+    SocketPath, StopSignal, ZeroOrAtLeast,
 };
 use super::table::{Changes, DefaultValue, Setting, settings};
 #[cfg(any(feature = "toml", test))]
@@ -24,7 +25,7 @@ use super::{
     WorkerOutput,
 };
 use crate::plan::{ClusterName, Engine, Listener, Ownership, PortRange};
-use crate::protocol::{Backoff, GiveUp, KillOrder, Readiness};
+use crate::protocol::{Backoff, GiveUp, KillMode, KillOrder, Readiness, Signal};
 
 settings! {
     /// Name of the cluster, of its table in the kernel and of its control socket
@@ -221,6 +222,41 @@ settings! {
         example: "www-data",
         changes: NewGeneration,
         get: dereferenced -> Option<&str>,
+    }
+
+    /// Signal that tells a worker to end; after `timeouts.die` SIGKILL follows
+    stop_signal: Signal {
+        key: "stop_signal",
+        flag: "--stop-signal", "SIGNAL",
+        range: StopSignal,
+        default: "TERM",
+        changes: Restart,
+        get: none,
+    }
+
+    /// Signal that tells a worker once that it is retired: sent when the rules have moved and its queue
+    /// is empty, long before its end. It is to finish the connections that it has, for which
+    /// `timeouts.drain` counts from then on, and cannot serve again
+    retire_signal: Option<Signal> {
+        key: "retire_signal",
+        flag: "--retire-signal", "SIGNAL",
+        range: FinishingSignal,
+        default: "" means "none",
+        example: "QUIT",
+        changes: Restart,
+        get: none,
+    }
+
+    /// Which processes of a worker signals go to: group (all of its process group), mixed (the main
+    /// process alone; SIGKILL all of them, and what is left when the main process has ended), process
+    /// (the main process alone; what it leaves is told to end when it has ended)
+    kill_mode: KillMode {
+        key: "kill_mode",
+        flag: "--kill-mode", "group|mixed|process",
+        range: Any,
+        default: "group",
+        changes: Restart,
+        get: none,
     }
 
     /// What becomes of the workers when SIGTERM or SIGINT ends the master: leave (they serve on, and

@@ -51,5 +51,6 @@ pub(crate) use placeholder::{Names, Placeholder, PlaceholderText};
 pub(crate) use texts::WorkerTexts;
 
 pub use crate::protocol::{
-    Backoff, GiveUp, KillOrder, Marks, Memory, ProbePath, ProbePathError, Readiness, Retire,
+    Backoff, EndSignals, GiveUp, KillMode, KillOrder, Marks, Memory, ProbePath, ProbePathError,
+    Readiness, Retire, Signal, SignalError,
 };

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::text;
 use super::value::{Fault, quote};
+use crate::protocol::Signal;
 
 /// The values that are allowed.
 pub(super) trait Range<T> {
@@ -79,6 +80,40 @@ impl Range<Option<Duration>> for ZeroOrAtLeast {
     fn check(&self, value: &Option<Duration>) -> Result<(), Fault> {
         match value {
             Some(time) if *time < self.0 => Err(Fault::out_of_range(text::of_duration(*time))),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A signal that can end a process: SIGSTOP only has it wait for SIGKILL.
+pub(super) struct StopSignal;
+
+impl Range<Signal> for StopSignal {
+    fn expected(&self) -> String {
+        "the name of a signal but STOP".to_owned()
+    }
+
+    fn check(&self, value: &Signal) -> Result<(), Fault> {
+        match *value {
+            Signal::STOP => Err(Fault::out_of_range(value.to_string())),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A signal that a process can take to finish what it has.
+pub(super) struct FinishingSignal;
+
+impl Range<Option<Signal>> for FinishingSignal {
+    fn expected(&self) -> String {
+        "the name of a signal that programs can handle: not KILL or STOP".to_owned()
+    }
+
+    fn check(&self, value: &Option<Signal>) -> Result<(), Fault> {
+        match *value {
+            Some(signal @ (Signal::KILL | Signal::STOP)) => {
+                Err(Fault::out_of_range(signal.to_string()))
+            }
             _ => Ok(()),
         }
     }

@@ -11,7 +11,7 @@ use super::{
     ConfigError, Environment, MemorySize, OnExit, PartitionKind, WorkerCommand, WorkerOutput, text,
 };
 use crate::plan::{ClusterName, Engine, Listener, Listeners, Ownership, PlanError, PortRange};
-use crate::protocol::{Backoff, GiveUp, KillOrder, Readiness};
+use crate::protocol::{Backoff, GiveUp, KillMode, KillOrder, Readiness, Signal};
 
 /// The form of a value in TOML.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -287,6 +287,21 @@ impl Choice for OnExit {
 impl Choice for KillOrder {
     const NAMES: &'static [(&'static str, Self)] =
         &[("connections", Self::Connections), ("age", Self::Age), ("memory", Self::Memory)];
+}
+
+impl Choice for KillMode {
+    const NAMES: &'static [(&'static str, Self)] =
+        &[("group", Self::Group), ("mixed", Self::Mixed), ("process", Self::Process)];
+}
+
+impl Text for Signal {
+    fn from_text(text: String) -> Result<Self, Fault> {
+        text.parse().map_err(|expected| Fault::new(format!("{}: {expected}", quote(&text))))
+    }
+}
+
+impl Optional for Signal {
+    const OFF: &'static str = "";
 }
 
 impl Text for ClusterName {

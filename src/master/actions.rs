@@ -2,8 +2,6 @@
 
 use std::collections::VecDeque;
 
-use nix::sys::signal::Signal;
-
 use super::operators::Operators;
 use super::rules::Rules;
 use super::workers::Workers;
@@ -38,8 +36,9 @@ impl Actors<'_> {
                     return [Input::OrderUnanswered { worker }].into();
                 }
             }
-            Action::Terminate { worker } => self.workers.signal(worker, Signal::SIGTERM),
-            Action::Kill { worker } => self.workers.signal(worker, Signal::SIGKILL),
+            Action::TellRetired { worker, signals } => self.workers.tell_retired(worker, signals),
+            Action::Terminate { worker, signals } => self.workers.terminate(worker, signals),
+            Action::Kill { worker, signals } => self.workers.kill(worker, signals),
             Action::Renice { worker, nice } => self.workers.renice(worker, nice),
             Action::RestoreNice { worker } => self.workers.restore_nice(worker),
             Action::MeasureProportional { workers } => self.workers.measure_shared(workers),

@@ -462,6 +462,7 @@ fn settings(config: &Config) -> Settings {
         drain: config.drain_timeout(),
         rollback: config.rollback_timeout(),
         die: config.die_timeout(),
+        signals: config.end_signals(),
         ping: config.ping_timeout().unwrap_or(Settings::default().ping),
         stagger: config.spawn_stagger(),
         backoff: config.spawn_backoff(),

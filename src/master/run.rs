@@ -325,7 +325,11 @@ impl Master {
     fn exited(&mut self, worker: WorkerId) {
         // What it has said before its end is read while it is known.
         self.read_messages();
-        let Some(mut ended) = self.workers.take_exit(worker, self.clock.now()) else { return };
+        let known = self.supervisor.workers().find(|known| known.id == worker);
+        let signals = known.map_or_else(|| self.config.end_signals(), |known| known.signals);
+        let Some(mut ended) = self.workers.take_exit(worker, signals, self.clock.now()) else {
+            return;
+        };
         // Clients are steered away first.
         let (exit, last_lines) = (ended.exit, std::mem::take(&mut ended.last_lines));
         self.dispatch(Input::Exited { worker, exit, last_lines });

@@ -1,14 +1,13 @@
 use std::future::Future;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
-
 use super::error::{ProcessError, ProcessOperation, errno_from};
 use super::impersonation::with_ids_of;
 use super::pidfd::{Delivery, Exit, PidFd, failed};
+use super::signal::SignalNumber;
 use super::stat::{self, Stat};
 use crate::netlink::Errno;
+use crate::sys;
 
 /// A worker's first process, the leader of a session and of a process group of its own: a child of
 /// this process that was not waited for yet, or one that an earlier master started and this one has
@@ -97,16 +96,19 @@ impl Child {
     ///
     /// # Errors
     /// `EPERM`.
-    #[cfg(test)]
-    pub(super) fn signal(&self, signal: Signal) -> Result<Delivery, ProcessError> {
-        self.pidfd.signal(signal)
+    pub(crate) fn signal(&self, signal: impl Into<SignalNumber>) -> Result<Delivery, ProcessError> {
+        self.pidfd.send(signal.into())
     }
 
     /// Sends a signal to all processes of its group, also when it has itself ended.
     ///
     /// # Errors
     /// `EPERM` if not one of them may be signalled.
-    pub(crate) fn signal_group(&self, signal: Signal) -> Result<Delivery, ProcessError> {
+    pub(crate) fn signal_group(
+        &self,
+        signal: impl Into<SignalNumber>,
+    ) -> Result<Delivery, ProcessError> {
+        let signal = signal.into();
         match (self.pidfd.signal_group(signal), self.parentage) {
             (Err(error), parentage) if error.errno() == Some(Errno::EINVAL) => match parentage {
                 Parentage::Ours => self.signal_group_number(signal),
@@ -118,8 +120,12 @@ impl Child {
 
     /// Signals the process group by its number, where the kernel is older than Linux 6.9. The number
     /// is right as long as the leader was not waited for, which holds for a child of this process.
-    pub(super) fn signal_group_number(&self, signal: Signal) -> Result<Delivery, ProcessError> {
-        match killpg(Pid::from_raw(self.pid().cast_signed()), signal).map_err(Errno::of) {
+    pub(super) fn signal_group_number(
+        &self,
+        signal: impl Into<SignalNumber>,
+    ) -> Result<Delivery, ProcessError> {
+        let number = signal.into().get();
+        match sys::signal_group_number(self.pid().cast_signed(), number).map_err(Errno::of) {
             Ok(()) => Ok(Delivery::Sent),
             Err(Errno::ESRCH) => Ok(Delivery::Gone),
             Err(errno) => Err(failed(self.pid(), ProcessOperation::SignalGroup, errno)),
@@ -161,9 +167,10 @@ impl Child {
     /// alone.
     pub(super) fn signal_members(
         &self,
-        signal: Signal,
+        signal: impl Into<SignalNumber>,
         start_ticks: u64,
     ) -> Result<Delivery, ProcessError> {
+        let signal = signal.into();
         let mut delivery = Delivery::Gone;
         let mut members = stat::processes()?;
         // The leader last: it is the proof.
@@ -180,7 +187,7 @@ impl Child {
             // no other.
             let is_still = Stat::read(member.pid)?
                 .is_some_and(|stat| stat.start_ticks == member.start_ticks && is_member(&stat));
-            if is_still && !self.pidfd.has_exited()? && pidfd.signal(signal)? == Delivery::Sent {
+            if is_still && !self.pidfd.has_exited()? && pidfd.send(signal)? == Delivery::Sent {
                 delivery = Delivery::Sent;
             }
         }

@@ -10,6 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, WaitId, WaitIdOptions, WaitIdStatus};
 
 use super::error::{ProcessError, ProcessOperation, errno_from, errno_of};
+use super::signal::SignalNumber;
 use crate::netlink::Errno;
 use crate::sys;
 
@@ -74,10 +75,13 @@ impl PidFd {
     /// # Errors
     /// `EPERM`. A process that has ended is no error: see [`Delivery`].
     pub fn signal(&self, signal: Signal) -> Result<Delivery, ProcessError> {
-        let number = rustix::process::Signal::from_named_raw(signal as i32)
-            .ok_or_else(|| failed(self.pid, ProcessOperation::Signal, Errno::EINVAL))?;
-        let result = rustix::process::pidfd_send_signal(&*self.descriptor, number);
-        self.delivery(ProcessOperation::Signal, result.map_err(errno_from))
+        self.send(signal.into())
+    }
+
+    /// Sends any signal to this one process: see [`Self::signal`].
+    pub(crate) fn send(&self, signal: SignalNumber) -> Result<Delivery, ProcessError> {
+        let result = sys::signal_process(self.descriptor.as_fd(), signal.get()).map_err(Errno::of);
+        self.delivery(ProcessOperation::Signal, result)
     }
 
     /// Sends a signal to all processes of the group that this process leads, also when it has
@@ -85,15 +89,15 @@ impl PidFd {
     ///
     /// # Errors
     /// `EPERM` if not one of them may be signalled; `EINVAL` before Linux 6.9.
-    pub fn signal_group(&self, signal: Signal) -> Result<Delivery, ProcessError> {
-        let result = sys::signal_group(self.descriptor.as_fd(), Some(signal)).map_err(Errno::of);
+    pub(crate) fn signal_group(&self, signal: SignalNumber) -> Result<Delivery, ProcessError> {
+        let result = sys::signal_group(self.descriptor.as_fd(), signal.get()).map_err(Errno::of);
         self.delivery(ProcessOperation::SignalGroup, result)
     }
 
     /// Whether anyone is in the group that this process leads, a zombie too: signal 0, which
     /// reaches nobody.
     pub(super) fn probe_group(&self) -> Result<Delivery, ProcessError> {
-        let result = sys::signal_group(self.descriptor.as_fd(), None).map_err(Errno::of);
+        let result = sys::signal_group(self.descriptor.as_fd(), 0).map_err(Errno::of);
         match self.delivery(ProcessOperation::SignalGroup, result) {
             // Someone is there who may not be signalled.
             Err(error) if error.errno() == Some(Errno::EPERM) => Ok(Delivery::Sent),

@@ -11,6 +11,7 @@ mod progress;
 mod refusal;
 mod request;
 mod settings;
+mod signal;
 mod snapshot;
 mod stats;
 mod status;
@@ -36,6 +37,7 @@ pub(crate) use request::{Command, Request};
 pub use settings::{
     Backoff, GiveUp, KillOrder, Marks, Memory, ProbePath, ProbePathError, Readiness, Retire,
 };
+pub use signal::{EndSignals, KillMode, Signal, SignalError};
 pub(crate) use snapshot::{
     GenerationWeights, History, Millis, SeatBackoffSnapshot, Snapshot, StageSnapshot,
     WorkerSnapshot,

@@ -44,6 +44,17 @@ pub enum Refusal {
         /// The seats of the workers that have ended.
         seats: Vec<Seat>,
     },
+    /// Some workers of the generation to go back to got their retire signal, and end.
+    #[error(
+        "generation {generation} cannot serve again: its workers of {} got the retire signal",
+        seats_text(.seats)
+    )]
+    Finishing {
+        /// The generation.
+        generation: Generation,
+        /// The seats of these workers.
+        seats: Vec<Seat>,
+    },
     /// There can be no such plan.
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -154,7 +165,7 @@ impl Refusal {
                 return Some(format!("the old workers keep serving; it printed: {last_lines}"));
             }
             Self::Commit { .. } => "the old workers keep serving; the log of the master says more",
-            Self::Gone { .. } => {
+            Self::Gone { .. } | Self::Finishing { .. } => {
                 "reload with the old program in place; [timeouts] rollback keeps such workers for a time"
             }
             Self::NoSuchSeat { .. }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{Timestamp, WorkerId};
+use super::{EndSignals, Timestamp, WorkerId};
 use crate::plan::{Assignment, Generation, Port, Seat, Weights};
 
 /// The state of a master.
@@ -54,6 +54,12 @@ pub struct WorkerSnapshot<T = Timestamp> {
     /// in the message, for how much longer.
     #[serde(rename = "more_time", default)]
     pub extended: Option<T>,
+    /// How it is told that it is retired, and to end; `None` if the earlier master did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signals: Option<EndSignals>,
+    /// When it was told that it is retired; in the message, how long ago.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told: Option<T>,
     /// The master has its listening sockets as well. The message does not say it: the sockets come
     /// with it, or do not.
     #[serde(skip)]
@@ -190,6 +196,8 @@ impl<T> Snapshot<T> {
             },
             is_superseded: it.is_superseded,
             extended: it.extended.map(future),
+            signals: it.signals,
+            told: it.told.map(past),
             holds_listeners: it.holds_listeners,
         };
         let backoff = |it: SeatBackoffSnapshot<T>| SeatBackoffSnapshot {
@@ -279,6 +287,8 @@ mod tests {
             stage,
             is_superseded: seat == 2,
             extended: (seat == 1).then_some(at(1007)),
+            signals: None,
+            told: None,
             holds_listeners: false,
         };
         let terminate_at = Some(at(1011));
@@ -340,6 +350,19 @@ mod tests {
         };
         assert_eq!((terminate_at, kill_at), (Some(at(1311)), at(1320)));
         assert_eq!((later.workers[3].started, later.backoffs[0].losses[0]), (at(1295), at(1297)));
+    }
+
+    #[test]
+    fn what_a_retired_worker_was_told_and_how_goes_along() {
+        let signals = EndSignals { retire: "QUIT".parse().ok(), ..EndSignals::default() };
+        let mut retired = snapshot();
+        (retired.workers[2].signals, retired.workers[2].told) = (Some(signals), Some(at(993)));
+        let text = serde_json::to_string(&retired.clone().into_message(at(1000))).unwrap();
+        let told =
+            r#""signals":{"stop":"SIGTERM","retire":"SIGQUIT","kill_mode":"group"},"told":7000"#;
+        assert!(text.contains(told), "{text}");
+        let parsed: Snapshot<Millis> = serde_json::from_str(&text).unwrap();
+        assert_eq!(parsed.at(at(1000)), retired);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::RequestId;
 use crate::plan::{Generation, Plan, Seat};
-use crate::protocol::{Event, Outcome, Progress, Refusal, WorkerId};
+use crate::protocol::{EndSignals, Event, Outcome, Progress, Refusal, WorkerId};
 
 /// Something that the master is to do, in the order given. None waits for the one before.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,15 +55,27 @@ pub enum Action {
         /// The worker.
         worker: WorkerId,
     },
-    /// Send SIGTERM to the worker's process group.
+    /// Tell a worker that it is retired, once: no new connections will come, and it is to finish those
+    /// that it has. By its retire signal, if it has one.
+    TellRetired {
+        /// The worker.
+        worker: WorkerId,
+        /// Its signals.
+        signals: EndSignals,
+    },
+    /// Send a worker its stop signal.
     Terminate {
         /// The worker.
         worker: WorkerId,
+        /// Its signals.
+        signals: EndSignals,
     },
-    /// Send SIGKILL to the worker's process group.
+    /// Send a worker SIGKILL.
     Kill {
         /// The worker.
         worker: WorkerId,
+        /// Its signals: they say to which processes.
+        signals: EndSignals,
     },
     /// Give all processes of a retired worker's group this nice value, 1 to 19: workers that serve new
     /// clients come first. Not answered; if it fails, nothing is lost.

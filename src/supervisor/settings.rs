@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::plan::Weights;
-use crate::protocol::{Backoff, GiveUp, Memory, Retire};
+use crate::protocol::{Backoff, EndSignals, GiveUp, Memory, Retire};
 
 /// How many workers there are, and how long each step of their lives may take.
 #[derive(Debug, Clone, PartialEq)]
@@ -13,8 +13,8 @@ pub struct Settings {
     pub weights: Weights,
     /// From the spawn of a worker until all its ports must listen. Default 30 s.
     pub ready: Duration,
-    /// From the retirement of a worker until it is asked to end even though it still has
-    /// connections. `None`, the default: no limit.
+    /// From the retirement of a worker, or from its retire signal if it gets one, until it is asked to
+    /// end even though it still has connections. `None`, the default: no limit.
     pub drain: Option<Duration>,
     /// How much longer than [`Self::drain`] a retired worker is left alone at most while clients
     /// still wait in its accept queue; a worker that hangs never empties it. Default 5 s. Without
@@ -27,8 +27,11 @@ pub struct Settings {
     /// For how long after a reload the workers of the generation before are kept although they have
     /// nothing left to do, so that a rollback finds them. Zero, the default: not at all.
     pub rollback: Duration,
-    /// From SIGTERM to SIGKILL. Default 5 s.
+    /// From the stop signal to SIGKILL. Default 5 s.
     pub die: Duration,
+    /// How workers that this master starts are told that they are retired, and to end. Default: by
+    /// SIGTERM to end, and by no signal that they are retired.
+    pub signals: EndSignals,
     /// A worker that was ready for at least so long is replaced without delay when it dies; one
     /// that was not counts as failed. Default 10 s.
     pub steady: Duration,
@@ -63,6 +66,7 @@ impl Default for Settings {
             ping: Duration::from_secs(10),
             rollback: Duration::ZERO,
             die: Duration::from_secs(5),
+            signals: EndSignals::default(),
             steady: Duration::from_secs(10),
             backoff: Backoff { min: Duration::from_secs(1), max: Duration::from_secs(30) },
             stagger: Duration::from_millis(100),

@@ -24,7 +24,7 @@ pub(crate) use netlink::{
     descriptor_of, netlink_socket, network_namespace_of, set_capped_acknowledgements,
 };
 #[cfg(all(any(feature = "lab", feature = "master"), target_os = "linux"))]
-pub(crate) use pidfd::{pidfd_exit_status, signal_group};
+pub(crate) use pidfd::{pidfd_exit_status, signal_group, signal_group_number, signal_process};
 #[cfg(all(any(feature = "firewall", feature = "lab"), target_os = "linux"))]
 pub(crate) use readable::watch_readable;
 #[cfg(all(any(feature = "lab", feature = "master"), target_os = "linux"))]

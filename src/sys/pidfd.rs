@@ -3,24 +3,42 @@
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
-use nix::sys::signal::Signal;
+/// Signals one process, by `pidfd_send_signal(2)`: a real-time signal too.
+pub(crate) fn signal_process(process: BorrowedFd<'_>, signal: i32) -> Result<(), Errno> {
+    send_signal(process, signal, 0)
+}
 
 /// Signals the process group that this process leads, by `pidfd_send_signal(2)` with
-/// `PIDFD_SIGNAL_PROCESS_GROUP` (since Linux 6.9; `EINVAL` before). Without a signal it only says
-/// whether anyone is in it (`ESRCH`: nobody).
-pub(crate) fn signal_group(leader: BorrowedFd<'_>, signal: Option<Signal>) -> Result<(), Errno> {
+/// `PIDFD_SIGNAL_PROCESS_GROUP` (since Linux 6.9; `EINVAL` before). Signal 0 only says whether anyone
+/// is in it (`ESRCH`: nobody).
+pub(crate) fn signal_group(leader: BorrowedFd<'_>, signal: i32) -> Result<(), Errno> {
     const PIDFD_SIGNAL_PROCESS_GROUP: libc::c_uint = 1 << 2;
+    send_signal(leader, signal, PIDFD_SIGNAL_PROCESS_GROUP)
+}
+
+fn send_signal(process: BorrowedFd<'_>, signal: i32, flags: libc::c_uint) -> Result<(), Errno> {
     // SAFETY: the descriptor is open for the length of the call (it is borrowed); the siginfo
     // pointer may be null, which has the kernel fill one in.
     let result = unsafe {
         libc::syscall(
             libc::SYS_pidfd_send_signal,
-            leader.as_raw_fd(),
-            signal.map_or(0, |signal| signal as libc::c_int),
+            process.as_raw_fd(),
+            signal,
             std::ptr::null::<libc::siginfo_t>(),
-            PIDFD_SIGNAL_PROCESS_GROUP,
+            flags,
         )
     };
+    Errno::result(result).map(drop)
+}
+
+/// Signals the process group with this number, by kill(2): for kernels before Linux 6.9, where the number
+/// is known to be right. `group` is above 1: the others have other meanings.
+pub(crate) fn signal_group_number(group: i32, signal: i32) -> Result<(), Errno> {
+    if group <= 1 {
+        return Err(Errno::EINVAL);
+    }
+    // SAFETY: the call takes two numbers and touches no memory.
+    let result = unsafe { libc::kill(-group, signal) };
     Errno::result(result).map(drop)
 }
 

@@ -9,6 +9,7 @@ mod conformance;
 mod conntrack;
 mod counters;
 mod descriptors;
+mod end_signals;
 mod established_connections;
 mod events;
 mod explain;
@@ -87,6 +88,7 @@ fn main() -> ExitCode {
         conntrack,
         counters,
         descriptors,
+        end_signals,
         established_connections,
         events,
         failed_reload,

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::config::{ConfigBuilder, MemorySize, WorkerCommand};
-use crate::protocol::{Backoff, GiveUp, KillOrder, Marks, Memory, Retire};
+use crate::protocol::{Backoff, EndSignals, GiveUp, KillMode, KillOrder, Marks, Memory, Retire};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -22,6 +22,9 @@ fn everything() -> Config {
         .drain_timeout(Some(22 * 60 * SECOND))
         .rollback_timeout(23 * SECOND)
         .die_timeout(24 * SECOND)
+        .stop_signal("QUIT".parse().unwrap())
+        .retire_signal("WINCH".parse().ok())
+        .kill_mode(KillMode::Mixed)
         .ping_timeout(Some(25 * SECOND))
         .spawn_stagger(Duration::from_millis(2549))
         .spawn_backoff(Backoff { min: 26 * SECOND, max: 27 * SECOND })
@@ -48,6 +51,11 @@ fn every_policy_of_the_configuration_reaches_the_supervisor() {
         drain: Some(22 * 60 * SECOND),
         rollback: 23 * SECOND,
         die: 24 * SECOND,
+        signals: EndSignals {
+            stop: "QUIT".parse().unwrap(),
+            retire: "WINCH".parse().ok(),
+            kill_mode: KillMode::Mixed,
+        },
         ping: 25 * SECOND,
         stagger: Duration::from_millis(2549),
         backoff: Backoff { min: 26 * SECOND, max: 27 * SECOND },

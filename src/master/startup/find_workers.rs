@@ -26,13 +26,15 @@ use std::sync::Arc;
 
 use crate::config::Config;
 use crate::master::handover::receive::WorkerRecord;
-use crate::master::workers::{ConfigFingerprint, WorkerLabel, transport, transports};
+use crate::master::workers::{
+    ConfigFingerprint, WorkerLabel, read_end_signals, transport, transports,
+};
 use crate::netlink::Errno;
 use crate::plan::{ClusterName, Generation, Listeners, Plan, Port, Protocol, Seat};
 use crate::process::{
     Account, HeldSocket, Leader, ListenTable, PortHolders, ProcessError, Sockets, effective_uid,
 };
-use crate::protocol::Timestamp;
+use crate::protocol::{EndSignals, Timestamp};
 use crate::supervisor::{Evidence, planned_ports};
 
 /// A process that says that it is a worker of this cluster.
@@ -176,6 +178,22 @@ impl<'a> Search<'a> {
             }
         }
         Ok(!ports.is_empty())
+    }
+
+    /// How a worker is told that it is retired, and to end. One that runs what would be started now has
+    /// the signals that are configured now; one that runs something else has those that it was started
+    /// with, as it says itself, or as the earlier master says (`told`).
+    pub(super) fn end_signals(
+        &self,
+        process: &Leader,
+        fingerprint: Option<ConfigFingerprint>,
+        told: Option<EndSignals>,
+    ) -> EndSignals {
+        let configured = self.config.end_signals();
+        match fingerprint {
+            Some(its) if its.command == self.fingerprint.command => configured,
+            _ => read_end_signals(process).or(told).unwrap_or(configured),
+        }
     }
 
     /// The worker ports on which a process has sockets.

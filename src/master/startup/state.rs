@@ -129,6 +129,7 @@ impl AdoptedWorker {
         config: &Config,
     ) -> Result<Self, ProcessError> {
         let WorkerRecord { mut snapshot, output, listeners } = record;
+        snapshot.signals = Some(search.end_signals(&process, fingerprint, snapshot.signals));
         let ports: Arc<[Port]> = snapshot.ports.as_slice().into();
         let sockets = ListenerSet::recover(search.listeners(), &ports, listeners).map(Arc::new);
         snapshot.holds_listeners = sockets.is_some();
@@ -189,6 +190,8 @@ fn found_worker(
         stage,
         is_superseded: false,
         extended: None,
+        signals: None,
+        told: None,
         holds_listeners: false,
     }
 }

@@ -8,7 +8,8 @@ use crate::config::Config;
 use crate::control::{ControlDir, WorkersSocket};
 use crate::master::error::MasterError;
 use crate::master::workers::{
-    ConfigCopies, ConfigFingerprint, ConfigTemplate, ListenerTemplate, Template, transports,
+    ConfigCopies, ConfigFingerprint, ConfigTemplate, ListenerTemplate, Template, set_end_signals,
+    transports,
 };
 use crate::process::{Account, effective_uid};
 use crate::protocol::Readiness;
@@ -30,6 +31,7 @@ pub(in crate::master) fn worker_template(
     // Where the directory was removed it has no name: then it counts as the same for every master.
     let directory = std::env::current_dir().unwrap_or_default();
     let fingerprint = ConfigFingerprint::of(config, &directory, &environment);
+    set_end_signals(config.end_signals(), &mut environment);
     environment.insert("IPCLUSTER_NAME".into(), config.name().as_str().into());
     if let Some(socket) = &sockets.socket {
         environment.insert("IPCLUSTER_SOCKET".into(), socket.into());

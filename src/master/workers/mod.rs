@@ -15,6 +15,7 @@ mod config_copies;
 mod connections;
 mod counting;
 mod draining;
+mod end_signals;
 mod fingerprint;
 mod links;
 mod listeners;
@@ -31,6 +32,9 @@ mod workers;
 
 pub(super) use config_copies::ConfigCopies;
 pub(super) use counting::{count_sockets, local_ports_of, worker_port_of};
+pub(super) use end_signals::{
+    read_variables as read_end_signals, set_variables as set_end_signals,
+};
 pub(super) use fingerprint::{ConfigFingerprint, WorkerLabel};
 pub(super) use links::{LinkEvent, LinkNews};
 pub(super) use listeners::{ListenerSet, ListenerTemplate};

@@ -5,7 +5,6 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
@@ -18,8 +17,10 @@ use super::values::ToldValues;
 use crate::master::log_limit::LogLimiter;
 use crate::master::waiting::receive;
 use crate::plan::{Generation, Listeners, Port, Seat};
-use crate::process::{self, Child, Delivery, ListenTable, OutputReader, ProcessError, own_nice};
-use crate::protocol::{Exit, Timestamp, WorkerId};
+use crate::process::{
+    self, Child, Delivery, ListenTable, OutputReader, ProcessError, SignalNumber, own_nice,
+};
+use crate::protocol::{EndSignals, Exit, KillMode, Signal, Timestamp, WorkerId};
 
 /// A worker's process, from its start until its exit was noticed.
 struct Running {
@@ -36,6 +37,10 @@ struct Running {
 /// A worker whose first process has ended, while others of its group may live on.
 struct Exited {
     child: Child,
+    /// How they are told to end.
+    signals: EndSignals,
+    /// They were.
+    is_told: bool,
     /// When they are killed.
     kill_at: Timestamp,
 }
@@ -103,6 +108,7 @@ impl Processes {
     pub(crate) fn take_exit(
         &mut self,
         worker: WorkerId,
+        signals: EndSignals,
         kill_at: Timestamp,
     ) -> Option<(Exit, Vec<String>)> {
         let exit = match self.running.get(&worker)?.child.exit() {
@@ -123,14 +129,36 @@ impl Processes {
             None => drop(output.finish()),
         }
         let last_lines = output.last_lines().map(str::to_owned).collect();
-        self.exited.insert(worker, Exited { child, kill_at });
+        self.exited.insert(worker, Exited { child, signals, is_told: false, kill_at });
         Some((exit, last_lines))
     }
 
-    /// Signals the process group of a worker.
-    pub(crate) fn signal(&self, worker: WorkerId, signal: Signal) {
+    /// Sends a worker its retire signal, if it has one.
+    pub(crate) fn tell_retired(&self, worker: WorkerId, signals: EndSignals) {
+        if let Some(signal) = signals.retire {
+            tracing::info!(%worker, %signal, "sends a retired worker its retire signal");
+            self.signal(worker, signal, signals.kill_mode == KillMode::Group);
+        }
+    }
+
+    /// Sends a worker its stop signal.
+    pub(crate) fn terminate(&self, worker: WorkerId, signals: EndSignals) {
+        self.signal(worker, signals.stop, signals.kill_mode == KillMode::Group);
+    }
+
+    /// Sends a worker SIGKILL.
+    pub(crate) fn kill(&self, worker: WorkerId, signals: EndSignals) {
+        self.signal(worker, Signal::KILL, signals.kill_mode != KillMode::Process);
+    }
+
+    /// Signals the process group of a worker, or its main process alone.
+    fn signal(&self, worker: WorkerId, signal: Signal, whole_group: bool) {
         let Some(running) = self.running.get(&worker) else { return };
-        log_delivery(worker, signal, running.child.signal_group(signal));
+        let child = &running.child;
+        send(worker, signal, |number| match whole_group {
+            true => child.signal_group(number),
+            false => child.signal(number),
+        });
     }
 
     /// Gives the process group of a worker a nice value.
@@ -159,7 +187,8 @@ impl Processes {
     /// kills them when their time is over, and reaps. Returns the workers of which nothing is left.
     pub(crate) fn reap(&mut self, now: Timestamp) -> Vec<WorkerId> {
         let mut gone = vec![];
-        for (worker, Exited { child, kill_at }) in std::mem::take(&mut self.exited) {
+        for (worker, mut exited) in std::mem::take(&mut self.exited) {
+            let Exited { child, signals, is_told, kill_at } = &mut exited;
             let others = child.others().unwrap_or_else(|error| {
                 if let Some(suppressed) = self.unseen.allow(Instant::now()) {
                     tracing::warn!(
@@ -170,7 +199,7 @@ impl Processes {
                 1
             });
             if others == 0 {
-                match child.reap() {
+                match exited.child.reap() {
                     Ok(_) => {}
                     Err(unreaped) => {
                         tracing::error!(%worker, error = ?unreaped.error, "cannot reap a worker");
@@ -179,9 +208,13 @@ impl Processes {
                 gone.push(worker);
                 continue;
             }
-            let signal = if now >= kill_at { Signal::SIGKILL } else { Signal::SIGTERM };
-            log_delivery(worker, signal, child.signal_group(signal));
-            self.exited.insert(worker, Exited { child, kill_at });
+            let is_due = now >= *kill_at || signals.kill_mode == KillMode::Mixed;
+            // Told once: programs take a second signal for an order to hurry.
+            if is_due || !std::mem::replace(is_told, true) {
+                let signal = if is_due { Signal::KILL } else { signals.stop };
+                send(worker, signal, |number| child.signal_group(number));
+            }
+            self.exited.insert(worker, exited);
         }
         gone
     }
@@ -334,9 +367,16 @@ impl Running {
     }
 }
 
-fn log_delivery(worker: WorkerId, signal: Signal, result: Result<Delivery, ProcessError>) {
-    match result {
-        Ok(_) => {}
-        Err(error) => tracing::error!(%worker, %signal, %error, "cannot signal a worker"),
+/// Sends a signal to processes of a worker, in the way of `to`; what comes of it is logged.
+fn send(
+    worker: WorkerId,
+    signal: Signal,
+    to: impl FnOnce(SignalNumber) -> Result<Delivery, ProcessError>,
+) {
+    let Some(number) = SignalNumber::of(&signal.to_string()) else {
+        return tracing::error!(%worker, %signal, "cannot signal a worker: no such signal here");
+    };
+    if let Err(error) = to(number) {
+        tracing::error!(%worker, %signal, %error, "cannot signal a worker");
     }
 }

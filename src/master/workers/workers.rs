@@ -3,7 +3,6 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
 use tokio::sync::mpsc;
 
 use super::admission::{Admission, Admitted};
@@ -23,7 +22,7 @@ use crate::master::error::MasterError;
 use crate::master::waiting::Periodic;
 use crate::plan::{Generation, Listeners, Port, Seat};
 use crate::process::ProcessError;
-use crate::protocol::{Exit, Readiness, Status, Timestamp, WorkerId, WorkerState};
+use crate::protocol::{EndSignals, Exit, Readiness, Status, Timestamp, WorkerId, WorkerState};
 use crate::supervisor::{Input, Supervisor, Worker};
 
 /// How often what workers have printed is passed on.
@@ -217,9 +216,14 @@ impl Workers {
 
     /// How a worker has ended; `None` if it runs, or is none of ours. Who else of its process group is
     /// left is looked for later.
-    pub(crate) fn take_exit(&mut self, worker: WorkerId, now: Timestamp) -> Option<ExitedWorker> {
+    pub(crate) fn take_exit(
+        &mut self,
+        worker: WorkerId,
+        signals: EndSignals,
+        now: Timestamp,
+    ) -> Option<ExitedWorker> {
         let ports = self.processes.ports_of(worker)?;
-        let (exit, last_lines) = self.processes.take_exit(worker, now.after(self.die))?;
+        let (exit, last_lines) = self.processes.take_exit(worker, signals, now.after(self.die))?;
         self.links.forget(worker);
         Some(ExitedWorker { exit, last_lines, ports })
     }
@@ -405,9 +409,19 @@ impl Workers {
 
     // Processes.
 
-    /// Signals the process group of a worker.
-    pub(crate) fn signal(&self, worker: WorkerId, signal: Signal) {
-        self.processes.signal(worker, signal);
+    /// Sends a worker its retire signal, if it has one.
+    pub(crate) fn tell_retired(&self, worker: WorkerId, signals: EndSignals) {
+        self.processes.tell_retired(worker, signals);
+    }
+
+    /// Sends a worker its stop signal.
+    pub(crate) fn terminate(&self, worker: WorkerId, signals: EndSignals) {
+        self.processes.terminate(worker, signals);
+    }
+
+    /// Sends a worker SIGKILL.
+    pub(crate) fn kill(&self, worker: WorkerId, signals: EndSignals) {
+        self.processes.kill(worker, signals);
     }
 
     /// Gives the process group of a worker a nice value.

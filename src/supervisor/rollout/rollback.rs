@@ -9,7 +9,9 @@
 //!   start the new program by now. A retired worker ends when its connections have ended, unless
 //!   [`Settings::rollback`](crate::supervisor::Settings::rollback) has the workers of the generation before
 //!   kept for some time after a reload.
-//! * A worker may have closed its sockets when it was told that it is retired. So the master looks
+//! * A worker that got its retire signal cannot serve again: it is sent when the workers are not kept any
+//!   more.
+//! * A worker may have closed its sockets when it was told that it is retired in another way. So the master looks
 //!   whether they still listen, as it does for a worker that starts; if not, within [`LOOK`], all stays
 //!   as it is.
 //! * The plan has the number of the generation that it goes back to, and the number of the one that was
@@ -72,13 +74,22 @@ impl Supervisor {
         if gone.is_empty() {
             return Ok((before, there));
         }
+        let is_finishing = |seat: &Seat| {
+            let mut workers = self.workers.values();
+            workers.any(|it| it.seat == *seat && before.includes(it) && it.is_finishing())
+        };
+        if gone.iter().all(is_finishing) {
+            return Err(Refusal::Finishing { generation: before.generation, seats: gone });
+        }
         Err(Refusal::Gone { generation: before.generation, seats: gone })
     }
 
     /// The retired worker that can serve again in a seat of a target; of several the one that served last.
+    /// One that got its retire signal cannot.
     fn retired_in(&self, seat: Seat, target: &Target) -> Option<WorkerId> {
         let of_target = self.workers.values().filter(|it| it.seat == seat && target.includes(it));
-        let is_fit = |it: &&Worker| !it.is_excluded && !it.is_drainer && !it.health.is_stopping();
+        let is_wanted = |it: &&Worker| !it.is_excluded && !it.is_drainer && !it.is_finishing();
+        let is_fit = |it: &&Worker| is_wanted(it) && !it.health.is_stopping();
         let retired = of_target.filter(|it| matches!(it.stage, Stage::Retired(_))).filter(is_fit);
         retired.map(|worker| worker.id).next_back()
     }

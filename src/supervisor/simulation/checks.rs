@@ -34,12 +34,12 @@ fn check_action(world: &World, action: &Action) {
         Action::Commit(plan) => check_commit(world, plan),
         Action::OrderStop { worker } => check_end(world, *worker),
         // Of one that was told to end it was checked then.
-        Action::Terminate { worker } if world.process_of(*worker).is_some_and(|it| it.told) => {
+        Action::Terminate { worker, .. } if world.process_of(*worker).is_some_and(|it| it.told) => {
             let is_first = world.process_of(*worker).is_some_and(|it| !it.signalled);
             assert!(is_first, "{worker} terminated twice");
         }
-        Action::Terminate { worker } => check_end(world, *worker),
-        Action::Kill { worker } => {
+        Action::Terminate { worker, .. } => check_end(world, *worker),
+        Action::Kill { worker, .. } => {
             let process = world.process_of(*worker);
             let is_warned = process.is_none_or(|process| process.signalled);
             let may_go = world.policy.killable.contains(worker);
@@ -62,6 +62,8 @@ fn check_commit(world: &World, plan: &Plan) {
         let Some(occupant) = occupant else { continue };
         let pid = world.pid_with(occupant).expect("a worker that has not been seen to die");
         let process = &world.processes[&pid];
+        let is_finishing = process.finishes_since.is_some();
+        assert!(!is_finishing, "a worker that got its retire signal gets clients");
         let is_fine = process.ready && !process.signalled && !process.told;
         assert!(is_fine, "seat {seat} goes to {process:?}");
         // Whose successor died before anybody was told of it goes on.
@@ -108,7 +110,8 @@ fn check_end(world: &World, worker: WorkerId) {
     }
     let at_once = world.operators.stop.as_ref().is_some_and(|stop| stop.at_once);
     if let Some(left_at) = process.left_at.filter(|_| process.was_named && !at_once) {
-        let over = |drain| world.now >= left_at.after(drain);
+        let began = process.finishes_since.unwrap_or(left_at);
+        let over = |drain| world.now >= began.after(drain);
         let is_limit = world.settings.drain.is_some_and(over);
         assert!(process.is_drained() || is_limit, "{worker} not drained: {process:?}");
     }

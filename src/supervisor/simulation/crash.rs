@@ -265,6 +265,9 @@ fn adopt(
         stage,
         is_superseded: told.is_some_and(|told| told.is_superseded),
         extended: told.and_then(|told| told.extended),
+        signals: told.and_then(|told| told.signals),
+        // What it was told stands in a file of its own.
+        told: told.and_then(|told| told.told).or(process.finishes_since),
         holds_listeners: !keeps_sockets,
     }
 }

@@ -20,8 +20,8 @@ fn act(world: &mut World, action: &Action) {
             }
             world.schedule_for_master(delay, move |world| spawned(world, pid));
         }
-        Action::Terminate { worker } => signal(world, world.pid_of(worker), Exit::Signal(15)),
-        Action::Kill { worker } => signal(world, world.pid_of(worker), Exit::Signal(9)),
+        Action::Terminate { worker, .. } => signal(world, world.pid_of(worker), Exit::Signal(15)),
+        Action::Kill { worker, .. } => signal(world, world.pid_of(worker), Exit::Signal(9)),
         _ => {}
     }
 }

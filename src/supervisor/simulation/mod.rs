@@ -16,6 +16,7 @@
 //! | `crash` | masters are killed at any moment, also in the middle of a commit; others adopt what they leave | if all workers in force are alive nothing changes; no worker in force is ended by it |
 //! | `canary` | workers that close their sockets when they are retired; looks at those that a rollback recalls | a generation on trial has its share, no other client moves, and after it every slot is where it was; nobody serves again that does not listen |
 //! | `health` | workers that fall silent, for a moment or long, again and again; that say that they stop, ask for time, or claim to be ready | nobody is named that is silent while another answers; whoever answers for long is named; a cluster is never vacant because of health (`checks`) |
+//! | `end_signals` | workers that get a retire signal, and end by themselves after it or pass over it | it is sent once, also by the next master, and when nobody waits; nobody serves again who got it; the time to drain counts from it (`checks`) |
 //! | `links` | workers that pick their ports, that join and part, say things, and pass over what they are told | nobody is told to retire while clients may wait, or twice; who is told to end is out of force and drained |
 //!
 //! A history is at most [`EVENTS`] events of trouble, then calm, in which everything must come to
@@ -53,6 +54,7 @@
 mod canary;
 mod checks;
 mod crash;
+mod end_signals;
 mod health;
 mod held;
 mod kernel;

@@ -49,6 +49,8 @@ pub(super) struct Process {
     pub(super) is_open: bool,
     /// It was told that it is retired.
     pub(super) knows_retired: bool,
+    /// When it got its retire signal.
+    pub(super) finishes_since: Option<Timestamp>,
     /// SIGTERM does nothing to it.
     pub(super) stubborn: bool,
     /// It does not run any more; the supervisor may not know yet.
@@ -107,6 +109,7 @@ impl Process {
             keeps_ports: false,
             is_open: false,
             knows_retired: false,
+            finishes_since: None,
             stubborn: false,
             dead: false,
             was_named: false,

@@ -9,7 +9,8 @@ use std::time::Duration;
 use super::world::World;
 use crate::plan::{Assignment, Generation, Seat, Weights};
 use crate::protocol::{
-    Command, EndReason, Event, KillOrder, Outcome, Reloaded, Unhealthy, WorkerId, WorkerState,
+    Command, EndReason, EndSignals, Event, KillOrder, Outcome, Reloaded, Unhealthy, WorkerId,
+    WorkerState,
 };
 use crate::supervisor::health::Health;
 use crate::supervisor::state::Phase;
@@ -68,6 +69,12 @@ pub(super) enum Fault {
     RecallsBlindly,
     /// A worker is told that it is retired while clients wait in its queue.
     TellsToRetireTooEarly,
+    /// A worker gets its retire signal while clients wait in its queue.
+    SignalsTooEarly,
+    /// Who got a retire signal is forgotten.
+    ForgetsWhoFinishes,
+    /// A worker that got its retire signal is taken for one that can serve again.
+    RecallsTheFinishing,
     /// The number of a generation that was given up is used again.
     ReusesANumber,
     /// A worker that leaves is taken out of force before its successor is ready.
@@ -128,6 +135,9 @@ pub(super) const FAULTS: &[(Fault, &str)] = &[
     (Fault::ForgetsWhoLent, "a lent slot went back to another seat"),
     (Fault::RecallsBlindly, "a retired worker gets new connections again"),
     (Fault::TellsToRetireTooEarly, "told to retire"),
+    (Fault::SignalsTooEarly, "a retire signal while clients wait"),
+    (Fault::ForgetsWhoFinishes, "gets its retire signal twice"),
+    (Fault::RecallsTheFinishing, "that got its retire signal gets clients"),
     (Fault::ReusesANumber, "an old number for a new generation"),
     (Fault::RetiresFirst, "vacated although its worker lives"),
     (Fault::ForgetsTheBudget, "beyond the rate limit"),
@@ -172,7 +182,7 @@ impl Sabotage {
         match self.fault {
             Fault::TerminatesInForce => {
                 if let Some(worker) = of_state(WorkerState::Live).filter(|_| commits) {
-                    actions.push(Action::Terminate { worker });
+                    actions.push(Action::Terminate { worker, signals: EndSignals::default() });
                 }
             }
             Fault::RetiresBeforeTheCommit => {
@@ -225,8 +235,8 @@ impl Sabotage {
             }
             Fault::KillsWithoutWarning => {
                 for action in actions {
-                    if let Action::Terminate { worker } = *action {
-                        *action = Action::Kill { worker };
+                    if let Action::Terminate { worker, signals } = *action {
+                        *action = Action::Kill { worker, signals };
                     }
                 }
             }
@@ -341,6 +351,34 @@ impl Sabotage {
                     |it: &&Worker| it.link.is_open() && matches!(it.stage, Stage::Retired(_));
                 let worker = supervisor.workers().find(is_it).map(|it| it.id);
                 actions.extend(worker.map(|worker| Action::OrderRetire { worker }));
+            }
+            Fault::SignalsTooEarly => {
+                let is_it = |it: &&Worker| {
+                    let is_unsettled = matches!(&it.stage, Stage::Retired(it) if !it.is_settled());
+                    is_unsettled && it.signals.retire.is_some()
+                };
+                let found = supervisor.workers().find(is_it);
+                let tell = |it: &Worker| Action::TellRetired { worker: it.id, signals: it.signals };
+                actions.extend(found.map(tell));
+            }
+            Fault::ForgetsWhoFinishes => {
+                for worker in supervisor.workers.values_mut() {
+                    if let Stage::Retired(retirement) = &mut worker.stage {
+                        retirement.forget_told();
+                    }
+                }
+            }
+            Fault::RecallsTheFinishing => {
+                let finishing = supervisor.workers().find(|it| it.is_finishing());
+                let found = finishing.and_then(|it| Some((it.seat, it.occupant()?)));
+                for action in actions {
+                    if let (Action::Commit(plan), Some((seat, occupant))) = (action, &found)
+                        && plan.vacate(*seat).is_ok()
+                        && plan.occupy(*seat, occupant.clone()).is_ok()
+                    {
+                        break;
+                    }
+                }
             }
             Fault::ReusesANumber => supervisor.last_generation = Generation::FIRST,
             Fault::RetiresFirst => {

@@ -51,4 +51,5 @@ pub(super) const TOPICS: &[Topic] = &[
     super::health::TOPIC,
     super::held::TOPIC,
     super::links::TOPIC,
+    super::end_signals::TOPIC,
 ];

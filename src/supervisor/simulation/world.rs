@@ -7,7 +7,7 @@ use super::process::{Pid, Process};
 use super::random::Random;
 use super::sabotage::Sabotage;
 use super::topic::TOPICS;
-use super::{canary, crash, held, kernel, links, operators, policy, time};
+use super::{canary, crash, end_signals, held, kernel, links, operators, policy, time};
 use crate::plan::{Engine, Generation, Listeners, Occupant, Partition, Plan, Port, Seat, Weights};
 use crate::protocol::{Backoff, Timestamp, WorkerId, WorkerState};
 use crate::supervisor::{Action, Input, Settings, Start, Supervisor, Worker};
@@ -66,6 +66,7 @@ impl World {
             ping: Duration::from_secs(3),
             rollback: random.choose(&[Duration::ZERO, Duration::from_secs(2)]),
             die: Duration::from_secs(2),
+            signals: end_signals::settings(seed),
             steady: Duration::from_secs(10),
             backoff: Backoff { min: Duration::from_secs(1), max: Duration::from_secs(30) },
             stagger: random.choose(&[Duration::ZERO, Duration::from_millis(100)]),

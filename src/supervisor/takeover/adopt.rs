@@ -106,19 +106,28 @@ impl Supervisor {
     fn adopt_worker(&mut self, snapshot: WorkerSnapshot) {
         let WorkerSnapshot { worker: id, seat, generation, ports, pid, started, stage, .. } =
             snapshot;
-        let WorkerSnapshot { is_superseded, extended, holds_listeners, .. } = snapshot;
+        let WorkerSnapshot { is_superseded, extended, holds_listeners, signals, told, .. } =
+            snapshot;
         let mut worker = Worker::new(id, seat, generation, started);
         worker.is_excluded = is_superseded;
         worker.health = Health::with_extension(extended);
         worker.ports = Some(ports).filter(|ports| !ports.is_empty()).map(Into::into);
         worker.pid = Some(pid);
         worker.adopted = true;
+        worker.signals = signals.unwrap_or(self.settings.signals);
         worker.holds_listeners = holds_listeners;
+        let is_finishing = told.is_some() && worker.signals.retire.is_some();
         worker.stage = match stage {
+            // It got its retire signal, and closes its sockets: it does not get ready any more.
+            StageSnapshot::Starting if is_finishing => {
+                Stage::Retired(Retirement::resumed_from(told.unwrap_or(started), told))
+            }
             // When it got ready is not known; it took no time by all that depends on it.
             StageSnapshot::Live => Stage::Live { ready: started, since: started },
             StageSnapshot::Starting => Stage::Starting,
-            StageSnapshot::Retired { since } => Stage::Retired(Retirement::new(since)),
+            StageSnapshot::Retired { since } => {
+                Stage::Retired(Retirement::resumed_from(since, told))
+            }
             StageSnapshot::Dying { terminate_at: Some(terminate_at), .. } => {
                 Stage::Dying { since: started, ending: Ending::Ordered { terminate_at } }
             }

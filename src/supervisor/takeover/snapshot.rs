@@ -67,9 +67,17 @@ impl Supervisor {
             pid: worker.pid?,
             started: worker.started,
             stage,
-            is_superseded: worker.is_excluded || worker.is_drainer || is_closing,
+            is_superseded: worker.is_excluded
+                || worker.is_drainer
+                || is_closing
+                || worker.is_finishing(),
             extended: worker.health.extended(),
             holds_listeners: worker.holds_listeners,
+            signals: Some(worker.signals),
+            told: match &worker.stage {
+                Stage::Retired(retirement) => retirement.told(),
+                _ => None,
+            },
         })
     }
 

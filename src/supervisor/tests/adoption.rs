@@ -14,6 +14,8 @@ fn adopted(seat: u16, stage: StageSnapshot) -> WorkerSnapshot {
         stage,
         is_superseded: false,
         extended: None,
+        signals: None,
+        told: None,
         holds_listeners: false,
     }
 }

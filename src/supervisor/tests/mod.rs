@@ -4,6 +4,7 @@ mod adoption;
 mod canary;
 mod clearing;
 mod death;
+mod end_signals;
 mod give_up;
 mod health;
 mod links;
@@ -24,7 +25,7 @@ use super::*;
 use crate::plan::{Generation, Listeners, Occupant, Partition, Plan, Port, Seat, Weights};
 use crate::protocol::{
     Cleared, Command, Event, Exit, OnTrial, Outcome, Progress, Refusal, Reloaded, Restarted,
-    RetireTarget, Retired, RolledBack, Scaled, Stopped, Timestamp, WorkerId, WorkerState,
+    RetireTarget, Retired, RolledBack, Scaled, Signal, Stopped, Timestamp, WorkerId, WorkerState,
 };
 
 /// A supervisor whose spawns succeed at once; everything else is up to the test.
@@ -39,6 +40,8 @@ struct Bench {
     transferred: Vec<(WorkerId, WorkerId)>,
     closed: Vec<WorkerId>,
     told_to_retire: Vec<u64>,
+    /// Who was told by a signal, and by which.
+    retire_signals: Vec<(u64, Option<Signal>)>,
     told_to_die: Vec<u64>,
     replies: Vec<Result<Outcome, Refusal>>,
     removed: bool,
@@ -69,6 +72,7 @@ impl Bench {
             transferred: Vec::new(),
             closed: Vec::new(),
             told_to_retire: Vec::new(),
+            retire_signals: Vec::new(),
             told_to_die: Vec::new(),
             replies: Vec::new(),
             removed: false,
@@ -116,9 +120,12 @@ impl Bench {
                 }
                 Action::Commit(plan) => assert!(self.commit.replace(plan).is_none()),
                 Action::OrderRetire { worker } => self.told_to_retire.push(worker.0),
+                Action::TellRetired { worker, signals } => {
+                    self.retire_signals.push((worker.0, signals.retire));
+                }
                 Action::OrderStop { worker } => self.told_to_die.push(worker.0),
-                Action::Terminate { worker } => self.terminated.push(worker),
-                Action::Kill { worker } => self.killed.push(worker),
+                Action::Terminate { worker, .. } => self.terminated.push(worker),
+                Action::Kill { worker, .. } => self.killed.push(worker),
                 Action::TransferListeners { from, to } => self.transferred.push((from, to)),
                 Action::CloseListeners { worker } => self.closed.push(worker),
                 Action::Reply { outcome, .. } => self.replies.push(outcome),

@@ -91,7 +91,7 @@ impl Supervisor {
         self.terminate_if_spawned(id, now);
     }
 
-    /// Orders a worker that is to end to stop, if its link is open; else it gets SIGTERM.
+    /// Orders a worker that is to end to stop, if its link is open; else it gets its stop signal.
     pub(super) fn terminate_if_spawned(&mut self, id: WorkerId, now: Timestamp) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if let Stage::Dying { ending: ending @ Ending::Unspawned, .. } = &mut worker.stage
@@ -110,7 +110,8 @@ impl Supervisor {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if let Stage::Dying { ending, .. } = &mut worker.stage {
             *ending = Ending::Terminated { kill_at: now.after(self.settings.die) };
-            self.actions.push(Action::Terminate { worker: id });
+            let signals = worker.signals;
+            self.actions.push(Action::Terminate { worker: id, signals });
         }
     }
 
@@ -118,9 +119,9 @@ impl Supervisor {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if let Stage::Dying { ending, .. } = &mut worker.stage {
             *ending = Ending::Killed;
-            let (seat, generation) = (worker.seat, worker.generation);
+            let Worker { seat, generation, signals, .. } = *worker;
             self.emit(Event::Killed { worker: id, seat, generation });
-            self.actions.push(Action::Kill { worker: id });
+            self.actions.push(Action::Kill { worker: id, signals });
         }
     }
 }

@@ -17,6 +17,7 @@ impl Supervisor {
     ) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.pid = Some(pid);
+        worker.signals = self.settings.signals;
         worker.ports = Some(ports).filter(|ports| !ports.is_empty());
         worker.holds_listeners = self.settings.holds_listeners;
         self.terminate_if_spawned(id, now);
@@ -65,10 +66,18 @@ impl Supervisor {
             let is_drained = retirement.report(sockets, now);
             // A worker that is drained is ordered to retire too, before it is ordered to stop.
             self.order_retirements(now);
-            if is_drained && !self.is_kept(id, now) {
+            if is_drained && !self.is_kept(id, now) && !self.reacts_to_signal(id, now) {
                 self.end(id, EndReason::Drained, now);
             }
         }
+    }
+
+    /// Whether a retired worker got its retire signal just now, and may be about to end by itself.
+    fn reacts_to_signal(&self, id: WorkerId, now: Timestamp) -> bool {
+        self.workers.get(&id).is_some_and(|worker| {
+            let may_react = matches!(&worker.stage, Stage::Retired(it) if it.may_react(now));
+            may_react && worker.signals.retire.is_some()
+        })
     }
 
     pub(in crate::supervisor) fn spawn_failed(
@@ -136,7 +145,9 @@ impl Supervisor {
                 Some(worker.health.extend(worker.started.after(self.settings.ready)))
             }
             Stage::Ready { .. } | Stage::Live { .. } => None,
-            Stage::Retired(retirement) => retirement.deadline(&self.settings),
+            Stage::Retired(retirement) => {
+                retirement.deadline(worker.signals.retire.is_some(), &self.settings)
+            }
             Stage::Reactivating(reactivation) => reactivation.deadline(),
             Stage::Dying { ending: Ending::Ordered { terminate_at }, .. } => Some(*terminate_at),
             Stage::Dying { ending: Ending::Terminated { kill_at }, .. } => Some(*kill_at),

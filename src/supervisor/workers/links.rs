@@ -68,19 +68,32 @@ impl Supervisor {
         }
     }
 
-    /// Orders retired workers to retire. They are not ordered before all clients that were sent to them
-    /// have been accepted, since a worker may stop listening then; nor while a rollback may reactivate
-    /// them.
+    /// Tells retired workers that they are: over their links, and by their retire signals. They are not
+    /// told before all clients that were sent to them have been accepted, since a worker may stop
+    /// listening then; nor while a rollback may reactivate them. Each is told once: programs take a
+    /// second signal of the kind for an order to hurry.
     pub(in crate::supervisor) fn order_retirements(&mut self, now: Timestamp) {
-        let needs_retire_order =
-            |worker: &&Worker| worker.is_settled() && worker.link.needs_retire_order();
-        let settled = self.workers.values().filter(needs_retire_order).map(|worker| worker.id);
+        let is_untold =
+            |worker: &Worker| matches!(&worker.stage, Stage::Retired(it) if it.told().is_none());
+        let is_to_know = |worker: &&Worker| {
+            worker.is_settled() && (worker.link.needs_retire_order() || is_untold(worker))
+        };
+        let settled = self.workers.values().filter(is_to_know).map(|worker| worker.id);
         for id in settled.collect::<Vec<_>>() {
-            if !self.is_kept(id, now)
-                && let Some(worker) = self.workers.get_mut(&id)
-            {
+            if self.is_kept(id, now) {
+                continue;
+            }
+            let Some(worker) = self.workers.get_mut(&id) else { continue };
+            if worker.link.needs_retire_order() {
                 worker.link.knows_retired = true;
                 self.actions.push(Action::OrderRetire { worker: id });
+            }
+            if let Stage::Retired(retirement) = &mut worker.stage
+                && retirement.told().is_none()
+            {
+                retirement.tell(now);
+                let signals = worker.signals;
+                self.actions.push(Action::TellRetired { worker: id, signals });
             }
         }
     }

@@ -18,6 +18,10 @@ const QUIET_REPORTS: u8 = 2;
 /// send again after 1, 3, 7, 15, 31 seconds; what conntrack holds longer has most likely vanished.
 const COME_BACK: Duration = Duration::from_secs(60);
 
+/// How long a worker has to act on its retire signal before it is asked to end because it has nothing left
+/// to do: most programs end by themselves then, and two signals at once are an order to hurry.
+const REACTION: Duration = Duration::from_secs(1);
+
 /// The retirement of one worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::supervisor) struct Retirement {
@@ -25,6 +29,8 @@ pub(in crate::supervisor) struct Retirement {
     /// Reports in a row in which all connections were accepted; not counted beyond
     /// [`QUIET_REPORTS`].
     quiet: u8,
+    /// When the worker was told that it is retired.
+    told: Option<Timestamp>,
     /// Whether there were so many in a row ever. After that no client waits that was steered to the worker
     /// before its retirement, and only clients come whose connection conntrack remembers as established.
     is_settled: bool,
@@ -32,7 +38,12 @@ pub(in crate::supervisor) struct Retirement {
 
 impl Retirement {
     pub(in crate::supervisor) fn new(now: Timestamp) -> Self {
-        Self { since: now, quiet: 0, is_settled: false }
+        Self { since: now, quiet: 0, told: None, is_settled: false }
+    }
+
+    /// A retirement under an earlier master, which told the worker then.
+    pub(in crate::supervisor) fn resumed_from(since: Timestamp, told: Option<Timestamp>) -> Self {
+        Self { told, ..Self::new(since) }
     }
 
     /// This retirement after a pause in which no report came: reports before the pause do not count as in a
@@ -43,6 +54,25 @@ impl Retirement {
 
     pub(in crate::supervisor) fn since(&self) -> Timestamp {
         self.since
+    }
+
+    /// When the worker was told that it is retired.
+    pub(in crate::supervisor) fn told(&self) -> Option<Timestamp> {
+        self.told
+    }
+
+    /// Whether a worker that gets a retire signal was told by it just now.
+    pub(super) fn may_react(&self, now: Timestamp) -> bool {
+        self.told.is_some_and(|told| now.since(told) < REACTION)
+    }
+
+    pub(super) fn tell(&mut self, now: Timestamp) {
+        self.told = Some(now);
+    }
+
+    #[cfg(test)]
+    pub(in crate::supervisor) fn forget_told(&mut self) {
+        self.told = None;
     }
 
     pub(in crate::supervisor) fn is_settled(&self) -> bool {
@@ -65,10 +95,24 @@ impl Retirement {
         now.since(self.since) < COME_BACK
     }
 
-    /// When the worker must end whatever connections it has; `None`: never.
-    pub(in crate::supervisor) fn deadline(&self, settings: &Settings) -> Option<Timestamp> {
+    /// When the worker must end whatever connections it has; `None`: never. One that gets a retire
+    /// signal has its time to drain from that on; one that never empties its queue is not told, and has
+    /// it from when it would have been told at the latest.
+    pub(in crate::supervisor) fn deadline(
+        &self,
+        gets_signal: bool,
+        settings: &Settings,
+    ) -> Option<Timestamp> {
+        let drain = settings.drain?;
         let grace = if self.is_settled { Duration::ZERO } else { settings.settle };
-        settings.drain.map(|drain| self.since.after(drain.saturating_add(grace)))
+        Some(match (gets_signal, self.told) {
+            (true, Some(told)) => told.after(drain),
+            (true, None) => {
+                let latest = settings.rollback.saturating_add(settings.settle);
+                self.since.after(latest.saturating_add(drain))
+            }
+            (false, _) => self.since.after(drain.saturating_add(grace)),
+        })
     }
 }
 
@@ -122,10 +166,24 @@ mod tests {
         let seconds = |s| Timestamp(Duration::from_secs(s));
         let settings = Settings { drain: Some(Duration::from_secs(10)), ..Settings::default() };
         let mut retirement = Retirement::new(seconds(100));
-        assert_eq!(retirement.deadline(&settings), Some(seconds(115)));
+        assert_eq!(retirement.deadline(false, &settings), Some(seconds(115)));
         retirement.report(SERVING, seconds(101));
         retirement.report(SERVING, seconds(101));
-        assert_eq!(retirement.deadline(&settings), Some(seconds(110)));
+        assert_eq!(retirement.deadline(false, &settings), Some(seconds(110)));
+    }
+
+    #[test]
+    fn the_time_to_drain_counts_from_the_retire_signal() {
+        let seconds = |s| Timestamp(Duration::from_secs(s));
+        let (drain, rollback) = (Some(Duration::from_secs(10)), Duration::from_secs(60));
+        let settings = Settings { drain, rollback, ..Settings::default() };
+        let mut retirement = Retirement::new(seconds(100));
+        assert_eq!(retirement.deadline(true, &settings), Some(seconds(175)), "it may be kept");
+        retirement.tell(seconds(160));
+        assert_eq!(retirement.deadline(true, &settings), Some(seconds(170)));
+        assert_eq!(retirement.resumed().deadline(true, &settings), Some(seconds(170)));
+        let adopted = Retirement::resumed_from(seconds(100), Some(seconds(103)));
+        assert_eq!(adopted.deadline(true, &settings), Some(seconds(113)));
     }
 
     #[test]
@@ -154,6 +212,7 @@ mod tests {
     #[test]
     fn without_a_limit_it_drains_for_ever() {
         let retirement = Retirement::new(Timestamp::ZERO);
-        assert_eq!(retirement.deadline(&Settings::default()), None);
+        assert_eq!(retirement.deadline(false, &Settings::default()), None);
+        assert_eq!(retirement.deadline(true, &Settings::default()), None);
     }
 }

@@ -8,7 +8,7 @@ use super::replacement::Reports;
 use super::retirement::Retirement;
 use crate::plan::{Generation, Occupant, Port, Seat};
 use crate::protocol::{
-    Event, FailureCause, ReplaceReason, Timestamp, WorkerFailure, WorkerId, WorkerState,
+    EndSignals, Event, FailureCause, ReplaceReason, Timestamp, WorkerFailure, WorkerId, WorkerState,
 };
 use crate::supervisor::health::Health;
 use crate::supervisor::rollout::Reactivation;
@@ -39,6 +39,8 @@ pub struct Worker {
     pub(in crate::supervisor) reports: Reports,
     /// An earlier master has started it.
     pub adopted: bool,
+    /// How it is told that it is retired, and to end.
+    pub signals: EndSignals,
     pub(in crate::supervisor) stage: Stage,
     /// No further plan names it: its ports cannot stand in a plan, or an earlier master has retired it.
     pub(in crate::supervisor) is_excluded: bool,
@@ -78,9 +80,9 @@ pub(in crate::supervisor) enum Stage {
 pub(in crate::supervisor) enum Ending {
     /// Whether it was spawned at all is not known yet.
     Unspawned,
-    /// It was ordered to stop over its link; SIGTERM follows.
+    /// It was ordered to stop over its link; the stop signal follows.
     Ordered { terminate_at: Timestamp },
-    /// SIGTERM was sent; SIGKILL follows.
+    /// The stop signal was sent; SIGKILL follows.
     Terminated { kill_at: Timestamp },
     /// SIGKILL was sent.
     Killed,
@@ -104,6 +106,7 @@ impl Worker {
             rss: None,
             reports: Reports::default(),
             adopted: false,
+            signals: EndSignals::default(),
             stage: Stage::Starting,
             is_excluded: false,
             health: Health::default(),
@@ -140,6 +143,13 @@ impl Worker {
     /// connections.
     pub fn is_settled(&self) -> bool {
         matches!(&self.stage, Stage::Retired(retirement) if retirement.is_settled())
+    }
+
+    /// Whether it is retired and got its retire signal. Programs end in their own time after that,
+    /// most of them with no further connection: it cannot serve again.
+    pub(in crate::supervisor) fn is_finishing(&self) -> bool {
+        let is_told = matches!(&self.stage, Stage::Retired(it) if it.told().is_some());
+        is_told && self.signals.retire.is_some()
     }
 
     /// Whether the supervisor waits for its [`Input::Ready`](crate::supervisor::Input::Ready).
