@@ -367,7 +367,8 @@ settings! {
         get: copied -> Duration,
     }
 
-    /// Wait before a worker that died is replaced: the first time, and at most
+    /// Wait before a worker that failed is replaced: the first time, and at most. None for one that
+    /// was ready for 10 s, nor for a live one that ends with status 0
     spawn_backoff: Backoff {
         key: "spawn.backoff",
         flag: "--spawn-backoff", "FIRST..MOST",
@@ -378,7 +379,7 @@ settings! {
     }
 
     /// Start no more workers for a seat that has lost so many in so short a time, for as long again or
-    /// until a reload, scale or retire; 0: never
+    /// until a reload, scale or retire, and only while another worker serves; 0: never
     spawn_give_up: Option<GiveUp> {
         key: "spawn.give_up",
         flag: "--spawn-give-up", "NUMBER in TIME",

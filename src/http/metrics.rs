@@ -77,6 +77,7 @@ fn restarts(text: &mut Exposition, status: &Status) {
     let restarts = status.restarts;
     for (reason, count) in [
         ("died", restarts.died),
+        ("ended", restarts.ended),
         ("exited", restarts.exited),
         ("not_ready", restarts.not_ready),
         ("spawn", restarts.spawn),
@@ -202,6 +203,7 @@ ipcluster_worker_rss_bytes{seat="2",pid="4242"} 73400320
 # HELP ipcluster_worker_restarts_total Workers that this master replaced because they were lost, by what had become of them.
 # TYPE ipcluster_worker_restarts_total counter
 ipcluster_worker_restarts_total{reason="died"} 4
+ipcluster_worker_restarts_total{reason="ended"} 0
 ipcluster_worker_restarts_total{reason="exited"} 0
 ipcluster_worker_restarts_total{reason="not_ready"} 0
 ipcluster_worker_restarts_total{reason="spawn"} 0

@@ -58,7 +58,8 @@ impl Actors<'_> {
                 }
                 self.operators.announce(event);
             }
-            Action::Finish => {}
+            // The loop ends by these.
+            Action::FailStart(_) | Action::Finish => {}
         }
         VecDeque::new()
     }

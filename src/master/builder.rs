@@ -305,10 +305,13 @@ impl Builder {
     /// may fail, such as threads, fails while a running master can still go on.
     fn build(&self, template: Template, state: StartupState) -> Result<Parts, MasterError> {
         let config = &self.config;
-        let pending_reconfigure = state.pending_reconfigure(template.fingerprint);
+        let found_reconfigure = state.pending_reconfigure(template.fingerprint);
         let snapshot = state.snapshot();
         let StartupState { initial_plan, workers, orphans, .. } = state;
         let supervisor = Supervisor::adopt(settings(config), initial_plan.clone(), snapshot)?;
+        // Whatever the workers were started with: shares that are in force already are no change.
+        let pending_reconfigure =
+            found_reconfigure.filter(|wanted| wanted.renew || !supervisor.is_as_configured());
         let spawner = Spawner::new(template, port_pool(config)?)?;
         let mut adopted = Adopted { workers: Vec::new(), reconfigure: pending_reconfigure };
         for AdoptedWorker { snapshot, started, .. } in workers {

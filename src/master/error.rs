@@ -6,6 +6,7 @@ use crate::control::ControlError;
 use crate::nft::NftError;
 use crate::plan::{ClusterName, Listener, PlanError, Port, PortRange};
 use crate::process::ProcessError;
+use crate::protocol::WorkerFailure;
 
 /// Why a master could not start, or could not go on.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +51,12 @@ pub enum MasterError {
         range: PortRange,
         /// The cluster that they belong to.
         guarded_by: ClusterName,
+    },
+    /// The first worker of a new cluster cannot be run: its program does not exist, or may not be run.
+    #[error("{}", failure.cause.spawn_error().unwrap_or("it could not be started"))]
+    FirstWorker {
+        /// Which worker, and why.
+        failure: WorkerFailure,
     },
     /// The master that runs goes on: it did not hand over.
     #[error("the master of cluster {name} does not hand over: {reason}")]
@@ -132,6 +139,11 @@ impl MasterError {
             Self::NotHandedOver { name, .. } => Some(format!(
                 "it keeps running: `ipcluster status {name}`; end it by SIGTERM or SIGKILL, and `ipcluster run` takes over what it leaves"
             )),
+            Self::FirstWorker { .. } => Some(
+                "`command` names what each worker runs: a program that the user of the workers may run, \
+                 by its path, or by a name in the PATH that workers get"
+                    .to_owned(),
+            ),
             Self::Control(error) => error.hint(),
             #[cfg(feature = "http")]
             Self::Http(error) => error.hint(),

@@ -25,7 +25,8 @@ use crate::control::{self, Responder};
 use crate::plan::{Route, Seat};
 use crate::process;
 use crate::protocol::{
-    Command, Event, Orphan, OrphansEnded, Outcome, Refusal, Request, WorkerId, WorkerState,
+    Command, Event, Orphan, OrphansEnded, Outcome, Refusal, Request, WorkerFailure, WorkerId,
+    WorkerState,
 };
 use crate::supervisor::{self, Action, Input, Supervisor};
 
@@ -47,6 +48,8 @@ pub struct Master {
     /// Whether signals of the process are for this master.
     obeys_signals: bool,
     is_finished: bool,
+    /// Why the first worker could not be run.
+    start_failure: Option<WorkerFailure>,
 }
 
 /// What an earlier master has left for this one to go on with.
@@ -124,6 +127,7 @@ impl Master {
             handover,
             obeys_signals: false,
             is_finished: false,
+            start_failure: None,
         }
     }
 
@@ -140,6 +144,7 @@ impl Master {
     /// Runs until it is told to leave or to stop.
     ///
     /// # Errors
+    /// [`MasterError::FirstWorker`] if nothing of the cluster exists yet, and its command cannot be run;
     /// [`MasterError::Signals`] if it is to [obey signals](super::Builder::obey_signals), and cannot take them;
     /// [`MasterError::Watch`] and [`MasterError::Notify`] if the runtime cannot wait for the kernel. What
     /// goes wrong later is logged, answered or tried again: a master does not end by itself.
@@ -165,7 +170,13 @@ impl Master {
                 None => {}
             }
         }
-        Ok(self.stop().await)
+        match self.start_failure.take() {
+            Some(failure) => {
+                self.stop().await;
+                Err(MasterError::FirstWorker { failure })
+            }
+            None => Ok(self.stop().await),
+        }
     }
 
     /// Goes on with what there is.
@@ -312,10 +323,14 @@ impl Master {
     /// rules, or few.
     fn dispatch_all(&mut self, mut inputs: VecDeque<Input>) {
         let Self { supervisor, clock, workers, rules, operators, is_finished, .. } = self;
+        let start_failure = &mut self.start_failure;
         let mut actors = Actors { workers, rules, operators };
         while let Some(input) = inputs.pop_front() {
             for action in supervisor.step(input, clock.now()) {
                 *is_finished |= action == Action::Finish;
+                if let Action::FailStart(failure) = &action {
+                    *start_failure = Some(failure.clone());
+                }
                 inputs.extend(actors.perform(action));
             }
         }
@@ -342,7 +357,8 @@ impl Master {
         let seat = self.supervisor.workers().find(|known| known.id == worker).map(|it| it.seat);
         match (result, seat) {
             (Err(error), _) => {
-                self.dispatch(Input::SpawnFailed { worker, reason: error.to_string() });
+                let (reason, is_permanent) = (error.to_string(), error.is_permanent());
+                self.dispatch(Input::SpawnFailed { worker, reason, is_permanent });
             }
             (Ok(started), Some(seat)) => {
                 let workers::Spawned { pid, ports } = self.workers.started(worker, seat, started);

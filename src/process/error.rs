@@ -197,6 +197,31 @@ impl ProcessError {
     }
 }
 
+impl ProcessError {
+    /// Whether a program that could not be started cannot be until somebody has mended something: it
+    /// does not exist, may not be run, or is no program. `false` where another try may succeed by itself.
+    pub(crate) fn is_permanent(&self) -> bool {
+        use nix::errno::Errno as Known;
+        match self {
+            Self::Exec { errno, .. } | Self::Directory { errno, .. } => matches!(
+                errno.known(),
+                Known::ENOENT
+                    | Known::EACCES
+                    | Known::EPERM
+                    | Known::ENOEXEC
+                    | Known::ENOTDIR
+                    | Known::EISDIR
+                    | Known::ELOOP
+                    | Known::ENAMETOOLONG
+                    | Known::E2BIG
+                    | Known::ELIBBAD
+            ),
+            Self::ZeroByte { .. } => true,
+            _ => false,
+        }
+    }
+}
+
 /// Why workers cannot run as a user or group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

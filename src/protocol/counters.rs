@@ -75,8 +75,10 @@ impl SwapTimes {
 #[serde(default)]
 #[non_exhaustive]
 pub struct Restarts {
-    /// It was live, and its process ended.
+    /// It was live, and its process ended by a failure.
     pub died: u64,
+    /// It was live, and its process ended by itself with status 0.
+    pub ended: u64,
     /// Its process ended before it was in force.
     pub exited: u64,
     /// It did not get ready in time.

@@ -101,7 +101,8 @@ pub enum Event {
     },
     /// A worker failed before it was in force.
     Failed(WorkerFailure),
-    /// A live worker died. Its clients go to the others.
+    /// A live worker ended without being asked to. Its clients go to the others. With status 0 that is
+    /// no failure.
     Died {
         /// The worker.
         worker: WorkerId,
@@ -237,9 +238,11 @@ pub enum Event {
         seat: Seat,
         /// Its generation.
         generation: Generation,
-        /// How it ended.
+        /// How it ended. Of a worker that was asked to end no status is a failure.
         #[serde(flatten)]
         exit: Exit,
+        /// It was asked to end.
+        asked: bool,
     },
     /// Connections wait in the queue that a worker has left, and no other is to come in its place: a
     /// process is started for them.
@@ -575,6 +578,11 @@ impl fmt::Display for Event {
                 write!(f, "orphan process {pid} is not adopted: {reason}")
             }
             Self::Failed(failure) => failure.fmt(f),
+            Self::Died { seat, generation, exit: Exit::Code(0), lived, .. } => write!(
+                f,
+                "seat {seat}: live worker of generation {generation} ended by itself (status 0), \
+                 {lived:.1?} after it was ready"
+            ),
             Self::Died { seat, generation, exit, lived, last_lines, .. } => {
                 write!(f, "seat {seat}: live worker of generation {generation} {exit}")?;
                 write!(f, ", {lived:.1?} after it was ready")?;
@@ -589,8 +597,9 @@ impl fmt::Display for Event {
             Self::GivenUp { failure, rest } => {
                 write!(
                     f,
-                    "seat {}: given up for {rest:?}, or until a reload, scale or retire: too many \
-                     workers failed; the last: {failure}",
+                    "seat {}: given up for {rest:?}, or until a reload, scale or retire, or until no \
+                     other seat has a worker that serves: too many workers failed; the last: \
+                     {failure}",
                     failure.seat
                 )
             }
@@ -638,8 +647,17 @@ impl fmt::Display for Event {
                     "seat {seat}: worker of generation {generation} did not exit in time: killed"
                 )
             }
-            Self::Ended { seat, generation, exit, .. } => {
-                write!(f, "seat {seat}: worker of generation {generation} {exit}")
+            Self::Ended { seat, generation, exit, asked: true, .. } => {
+                write!(f, "seat {seat}: worker of generation {generation} ended as asked ({exit})")
+            }
+            Self::Ended { seat, generation, exit, asked: false, .. } => {
+                write!(f, "seat {seat}: worker of generation {generation} {exit}")?;
+                match exit {
+                    Exit::Code(0) => Ok(()),
+                    _ => {
+                        f.write_str(" before it was asked to end: connections that it had are cut")
+                    }
+                }
             }
             Self::DrainerStarted { seat, generation, connections } => {
                 write!(

@@ -33,7 +33,7 @@ use crate::line_protocol::cut;
 /// | `adopted` | `worker`, `seat`, `generation`, `pid`, `state` | a worker that an earlier master has started is this one's from now on |
 /// | `orphan` | `pid`, `reason` | a process seems to be a worker of an earlier master, and cannot be proven to be one: it is left alone |
 /// | `failed` | `worker`, `seat`, `generation`, `reason`, `last_lines` | a worker ended, or did not get ready, before it was in force |
-/// | `died` | `worker`, `seat`, `generation`, `exit`, `signal`, `lived`, `last_lines` | a live worker is gone, this long after it was ready |
+/// | `died` | `worker`, `seat`, `generation`, `exit`, `signal`, `lived`, `last_lines` | a live worker is gone, this long after it was ready; with status 0 it has ended by itself, and has not failed |
 /// | `respawn` | `seat`, `delay` | the seat gets another worker after this delay |
 /// | `given_up` | `worker`, `seat`, `generation`, `reason`, `last_lines`, `rest` | the seat has lost too many workers, this one last, and gets none for so long |
 /// | `retire` | `worker`, `seat`, `generation`, `cause`, `memory`, `lag` | a live worker is to be replaced; it serves until its successor is ready. The cause is `requested`, `asked` (by itself), `memory`, `lag`, `silent` or `age`; its memory or its lag are told if those are the cause, else null |
@@ -42,7 +42,7 @@ use crate::line_protocol::cut;
 /// | `retired` | `worker`, `seat`, `generation` | a worker gets no new connections any more |
 /// | `ending` | `worker`, `seat`, `generation`, `why` | a worker is asked to end |
 /// | `killed` | `worker`, `seat`, `generation` | a worker did not end when asked to |
-/// | `ended` | `worker`, `seat`, `generation`, `exit`, `signal` | a worker that was retired or asked to end is gone |
+/// | `ended` | `worker`, `seat`, `generation`, `exit`, `signal`, `asked` | a worker that was retired or asked to end is gone; of one that was asked to end, no exit status is a failure |
 /// | `swapped` | `generation`, `occupied`, `seats`, `took` | another plan is in force, with a worker in so many of its seats; the transaction took so long |
 /// | `all_bands_ready` | `generation`, `seats` | with that, every seat has a worker |
 /// | `finishing` | `seat`, `generation`, `connections` | so many connections wait in the sockets of a worker that has ended: a process is started to accept them |
@@ -247,7 +247,7 @@ mod tests {
             Event::Retired { worker, seat, generation },
             Event::Ending { worker, seat, generation, why: EndReason::Drained },
             Event::Killed { worker, seat, generation },
-            Event::Ended { worker, seat, generation, exit: Exit::Code(0) },
+            Event::Ended { worker, seat, generation, exit: Exit::Code(0), asked: true },
             Event::InForce { generation, occupied: 4, seats: 4, took: SPAN },
             Event::CanaryInForce { generation, workers: 4, slots: 102, of: 1024 },
             Event::Repaired { what: "gone".to_owned(), writer, total: 7, held_back: SPAN },
@@ -318,7 +318,7 @@ mod tests {
         for expected in [
             r#"{"event":"ready","time":0.0,"generation":2,"seat":1,"took":1.5,"worker":3}"#,
             r#"{"event":"died","time":0.0,"exit":null,"generation":2,"last_lines":["out of memory"],"lived":1.5,"seat":1,"signal":9,"worker":3}"#,
-            r#"{"event":"ended","time":0.0,"exit":0,"generation":2,"seat":1,"signal":null,"worker":3}"#,
+            r#"{"event":"ended","time":0.0,"asked":true,"exit":0,"generation":2,"seat":1,"signal":null,"worker":3}"#,
             r#"{"event":"retire","time":0.0,"cause":"memory","generation":2,"lag":null,"memory":5242880,"seat":1,"worker":3}"#,
             r#"{"event":"retire","time":0.0,"cause":"lag","generation":2,"lag":1.5,"memory":null,"seat":1,"worker":3}"#,
             r#"{"event":"unresponsive","time":0.0,"generation":2,"seat":1,"worker":3}"#,

@@ -14,6 +14,9 @@ pub enum Refusal {
     /// No worker has been ready since the start.
     #[error("the cluster is still starting: no worker of this master is in force yet")]
     Starting,
+    /// A later request took the place of this one, before any worker was in force.
+    #[error("another reload or scale was asked for before a worker of this one was ready")]
+    Superseded,
     /// The cluster is being stopped.
     #[error("the cluster is being stopped")]
     Stopping,

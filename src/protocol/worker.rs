@@ -253,6 +253,16 @@ pub enum FailureCause {
     Unfit(PlanError),
 }
 
+impl FailureCause {
+    /// The error of a process that could not be started, if it was that.
+    pub(crate) fn spawn_error(&self) -> Option<&str> {
+        match self {
+            Self::Spawn { reason } => Some(reason),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for FailureCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -2,7 +2,7 @@
 
 use super::RequestId;
 use crate::plan::{Generation, Plan, Seat};
-use crate::protocol::{EndSignals, Event, Outcome, Progress, Refusal, WorkerId};
+use crate::protocol::{EndSignals, Event, Outcome, Progress, Refusal, WorkerFailure, WorkerId};
 
 /// Something that the master is to do, in the order given. None waits for the one before.
 #[derive(Debug, Clone, PartialEq)]
@@ -116,6 +116,9 @@ pub enum Action {
     },
     /// Report an event to the log, the metrics and subscribers.
     Emit(Event),
+    /// The first worker of a new cluster cannot be run: the master ends with this failure, after
+    /// [`Self::Finish`].
+    FailStart(WorkerFailure),
     /// End the master: the last action of all.
     Finish,
 }

@@ -59,6 +59,9 @@ pub enum Input {
         worker: WorkerId,
         /// The error, for display.
         reason: String,
+        /// The program does not exist or may not be run, so that no try succeeds until somebody has
+        /// mended that.
+        is_permanent: bool,
     },
     /// The worker is ready: its own processes listen on all its worker ports, and what else readiness asks
     /// for holds. The master looks again and again, for each worker in state

@@ -33,6 +33,8 @@ pub struct Supervisor {
     /// Listening sockets without a worker, by the worker that has left them.
     pub(super) orphaned_listeners: BTreeMap<WorkerId, OrphanedListeners>,
     pub(super) last_worker: WorkerId,
+    /// A process of a worker was started by this master, or is adopted.
+    pub(super) has_started_worker: bool,
     /// When each seat may have its next worker of a generation, after failures.
     pub(super) backoffs: BTreeMap<(Seat, Generation), SeatBackoff>,
     /// No spawn before this: spawns are [`Settings::stagger`] apart.
@@ -94,6 +96,7 @@ impl Supervisor {
             workers: BTreeMap::new(),
             orphaned_listeners: BTreeMap::new(),
             last_worker: WorkerId(0),
+            has_started_worker: false,
             backoffs: BTreeMap::new(),
             next_spawn: Timestamp::ZERO,
             next_end: Timestamp::ZERO,
@@ -167,7 +170,9 @@ impl Supervisor {
             Input::LinkOpened { worker, knows_retired } => self.link_opened(worker, knows_retired),
             Input::LinkClosed { worker } => self.link_closed(worker),
             Input::OrderUnanswered { worker } => self.order_unanswered(worker, now),
-            Input::SpawnFailed { worker, reason } => self.spawn_failed(worker, reason, now),
+            Input::SpawnFailed { worker, reason, is_permanent } => {
+                self.spawn_failed(worker, reason, is_permanent, now);
+            }
             Input::Ready { worker } => self.ready(worker, now),
             Input::NotReady { worker, lack } => self.not_ready(worker, lack, now),
             Input::Unhealthy { worker, cause } => self.became_unhealthy(worker, cause, now),

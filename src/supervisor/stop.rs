@@ -3,7 +3,9 @@
 use super::state::{Phase, count};
 use super::workers::Stage;
 use super::{Action, RequestId, Supervisor};
-use crate::protocol::{EndReason, Outcome, Progress, Refusal, Stopped, Timestamp, WorkerId};
+use crate::protocol::{
+    EndReason, Outcome, Progress, Refusal, Stopped, Timestamp, WorkerFailure, WorkerId,
+};
 
 /// How many failed commits it takes until the workers are ended although clients still reach them.
 const CLOSE_TRIES: u32 = 3;
@@ -92,6 +94,16 @@ impl Supervisor {
         for (request, workers) in requests {
             self.reply(request, Ok(stopped(workers)));
         }
+        self.actions.push(Action::Finish);
+    }
+
+    /// Ends a master whose first worker cannot be run: nothing is lost by it, and whoever started it sees why.
+    pub(super) fn abandon_start(&mut self, failure: WorkerFailure) {
+        self.give_up_rollout(Refusal::Worker(failure.clone()));
+        self.workers.clear();
+        self.phase = Phase::Finished;
+        self.actions.push(Action::Remove);
+        self.actions.push(Action::FailStart(failure));
         self.actions.push(Action::Finish);
     }
 

@@ -47,6 +47,7 @@ mod repair;
 mod resource_exhaustion;
 mod retire;
 mod ruleset;
+mod seats;
 mod service_manager;
 mod socket_activation;
 mod socket_activation_under_load;
@@ -116,6 +117,7 @@ fn main() -> ExitCode {
         programs,
         resource_exhaustion,
         ruleset,
+        seats,
         service_manager,
         socket_activation,
         socket_activation_under_load,

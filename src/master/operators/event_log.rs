@@ -6,7 +6,7 @@ use super::events::Subscribers;
 use super::metrics::Metrics;
 use crate::control::Responder;
 use crate::plan::{ClusterName, Generation};
-use crate::protocol::Event;
+use crate::protocol::{Event, Exit};
 
 /// Events that a slow subscriber may be behind before it misses some.
 const QUEUE: usize = 1024;
@@ -65,6 +65,11 @@ impl EventLog {
 /// clients something, or needs an operator, is an error.
 fn log(event: &Event) {
     match event {
+        // It has ended by itself, and its seat gets another at once.
+        Event::Died { exit: Exit::Code(0), .. } => tracing::info!("{event}"),
+        Event::Ended { asked: false, exit: Exit::Code(1..) | Exit::Signal(_), .. } => {
+            tracing::warn!("{event}");
+        }
         Event::Failed(_)
         | Event::Died { .. }
         | Event::Killed { .. }

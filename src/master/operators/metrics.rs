@@ -1,7 +1,7 @@
 //! What a master counts over its life, beside what the kernel and the supervisor count.
 
 use crate::plan::Seat;
-use crate::protocol::{Event, FailureCause, Restarts, Retirements, SwapTimes};
+use crate::protocol::{Event, Exit, FailureCause, Restarts, Retirements, SwapTimes};
 
 /// Counts since the start of this master.
 #[derive(Debug, Default)]
@@ -19,6 +19,7 @@ pub(crate) struct Metrics {
 #[derive(Debug, Clone, Copy)]
 enum Loss {
     Died,
+    Ended,
     Exited,
     NotReady,
     Spawn,
@@ -30,6 +31,7 @@ impl Metrics {
     /// reload or scale fails with it, it is not told.
     pub(crate) fn note(&mut self, event: &Event) {
         match event {
+            Event::Died { seat, exit: Exit::Code(0), .. } => self.lost = Some((*seat, Loss::Ended)),
             Event::Died { seat, .. } => self.lost = Some((*seat, Loss::Died)),
             Event::Failed(failure) => {
                 let loss = match failure.cause {
@@ -57,6 +59,7 @@ impl Metrics {
     fn count(&mut self, loss: Loss) -> &mut u64 {
         match loss {
             Loss::Died => &mut self.restarts.died,
+            Loss::Ended => &mut self.restarts.ended,
             Loss::Exited => &mut self.restarts.exited,
             Loss::NotReady => &mut self.restarts.not_ready,
             Loss::Spawn => &mut self.restarts.spawn,

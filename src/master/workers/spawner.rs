@@ -100,6 +100,16 @@ pub(crate) enum SpawnError {
     ConfigCopy(#[from] ConfigCopyError),
 }
 
+impl SpawnError {
+    /// Whether the program cannot be run until somebody has mended something.
+    pub(crate) fn is_permanent(&self) -> bool {
+        match self {
+            Self::Process(error) => error.is_permanent(),
+            Self::ConfigCopy(_) => false,
+        }
+    }
+}
+
 /// The worker that was started on request, or why it could not be.
 pub(crate) struct SpawnOutcome {
     pub(crate) worker: WorkerId,

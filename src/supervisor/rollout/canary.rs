@@ -59,7 +59,7 @@ impl Supervisor {
     }
 
     fn promoted_target(&self) -> Result<Target, Refusal> {
-        self.check_idle()?;
+        self.check_idle_or_starting()?;
         let canary = self.target.canary.ok_or(Refusal::NoCanary)?;
         Ok(Target::all(canary.generation, self.target.weights.clone()))
     }

@@ -3,6 +3,7 @@
 mod canary;
 mod reload;
 mod rollback;
+mod starting;
 mod swap;
 mod target;
 

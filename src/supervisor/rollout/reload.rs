@@ -9,13 +9,16 @@ use crate::supervisor::{RequestId, Supervisor};
 impl Supervisor {
     pub(in crate::supervisor) fn reload(&mut self, request: RequestId) {
         match self.reload_target() {
-            Ok(to) => self.begin_rollout(Rollout::Reload, request, to),
+            Ok(to) => {
+                self.supersede_rollout();
+                self.begin_rollout(Rollout::Reload, request, to);
+            }
             Err(refusal) => self.reply(request, Err(refusal)),
         }
     }
 
     fn reload_target(&self) -> Result<Target, Refusal> {
-        self.check_idle()?;
+        self.check_idle_or_starting()?;
         self.check_no_canary()?;
         Ok(Target::all(self.next_generation()?, self.target.weights.clone()))
     }
@@ -34,13 +37,14 @@ impl Supervisor {
                 let scaled = Scaled { workers, moved_slots: 0, slots: count(slots) };
                 self.reply(request, Ok(Outcome::Scaled(scaled)));
             }
+            Ok(to) if self.is_starting() => self.scale_before_start(request, to),
             Ok(to) => self.begin_rollout(Rollout::Scale, request, to),
             Err(refusal) => self.reply(request, Err(refusal)),
         }
     }
 
     fn check_scale(&self, workers: u16) -> Result<Target, Refusal> {
-        self.check_idle()?;
+        self.check_idle_or_starting()?;
         self.check_no_canary()?;
         let weights = Weights::equal(usize::from(workers))?;
         self.plan().rescaled(&weights)?;

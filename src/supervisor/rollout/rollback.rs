@@ -59,11 +59,12 @@ impl Supervisor {
 
     /// The target to go back to, and the retired workers that it needs.
     fn rollback_target(&self) -> Result<(Target, Vec<WorkerId>), Refusal> {
-        self.check_idle()?;
+        self.check_idle_or_starting()?;
         if self.target.canary.is_some() {
             return Ok((self.target.without_canary(), Vec::new()));
         }
-        let before = self.before.clone().ok_or(Refusal::NothingBefore)?;
+        let before = self.before.clone().filter(|_| !self.is_starting());
+        let before = before.ok_or(Refusal::NothingBefore)?;
         let (mut there, mut gone) = (Vec::new(), Vec::new());
         for seat in before.seats() {
             match self.retired_in(seat, &before) {

@@ -92,6 +92,18 @@ impl Supervisor {
         if self.would_serve_nobody() {
             self.give_up_rollout(Refusal::NobodyLeft);
         }
+        self.end_rollout_without_change();
+    }
+
+    /// Ends a rollout to the target that is in force: no commit will do so.
+    fn end_rollout_without_change(&mut self) {
+        let Some(rollout) = self.rollout.as_ref().filter(|rollout| rollout.is_swapping()) else {
+            return;
+        };
+        if self.kernel.in_force.target() == Some(&rollout.to) && !self.kernel.is_committing() {
+            let before = self.kernel.in_force.clone();
+            self.end_rollout_in_force(&before, Duration::ZERO);
+        }
     }
 
     /// Whether the swap can be put off: it is not submitted, and the old workers serve.
@@ -199,8 +211,13 @@ impl Supervisor {
             }
         };
         self.home = rollout.to.canary.map(|_| before.plan.assignment().clone());
+        // A target that was never in force is nothing to go back to.
+        let was_in_force = before.target() == Some(&self.target);
         self.before = match rollout.kind {
-            Rollout::Reload | Rollout::Promote => Some(self.target.without_canary()),
+            Rollout::Reload | Rollout::Promote if was_in_force => {
+                Some(self.target.without_canary())
+            }
+            Rollout::Reload | Rollout::Promote => None,
             Rollout::Canary | Rollout::Rollback | Rollout::Scale => None,
         };
         self.last_generation = self.last_generation.max(rollout.to.newest());

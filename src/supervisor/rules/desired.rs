@@ -103,6 +103,10 @@ impl Supervisor {
     /// A plan with the slots shared out as `target` wants.
     fn shape_for(&self, target: &Target) -> Result<Plan, PlanError> {
         let plan = &self.kernel.in_force.plan;
+        if self.is_starting() {
+            // The plan has the weights of the configuration, whatever roster is in force.
+            return plan.rescaled(&target.weights);
+        }
         match (self.kernel.in_force.target(), &target.canary) {
             (Some(in_force), _) if in_force.has_shape_of(target) => Ok(plan.clone()),
             (Some(in_force), Some(canary)) if in_force.weights == target.weights => {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::process::{Pid, Process};
 use super::topic::{TOPICS, Topic};
 use super::world::World;
-use crate::plan::{Partition, Plan};
+use crate::plan::{Partition, Plan, Weights};
 use crate::protocol::{
     History, SeatBackoffSnapshot, Snapshot, StageSnapshot, WorkerId, WorkerSnapshot, WorkerState,
 };
@@ -89,6 +89,10 @@ fn ask_for_all(world: &mut World, tries: u32) {
 /// Another `run`: what is in force, less the workers that are gone, is what it begins with.
 fn start_next_master(world: &mut World, handed: Option<Handed>) {
     world.reign += 1;
+    let is_configured_anew = world.goes_wrong(60);
+    if is_configured_anew {
+        change_weights(world);
+    }
     world.processes.retain(|_, process| !process.dead);
     let before = world.plan.clone();
     let initial_plan = initial_plan(world);
@@ -122,6 +126,24 @@ fn start_next_master(world: &mut World, handed: Option<Handed>) {
     if let Some(handed) = handed {
         check_handed(world, handed, &workers, in_force);
     }
+    if in_force && is_configured_anew {
+        let renew = world.random.percent(30);
+        let workers = u16::try_from(world.settings.weights.seats()).expect("few");
+        world.configure(workers, renew);
+    }
+}
+
+/// The next master is configured with other weights, or by chance with the same.
+fn change_weights(world: &mut World) {
+    let seats = match world.plan.partition() {
+        Partition::Mask { .. } => world.random.choose(&[1, 2, 4]),
+        _ => world.random.choose(&[1, 2, 3, 4, 5]),
+    };
+    let mut weights = vec![1.0; seats];
+    if !matches!(world.plan.partition(), Partition::Mask { .. }) && world.random.percent(30) {
+        weights[0] = 2.0;
+    }
+    world.settings.weights = Weights::new(&weights).expect("some");
 }
 
 /// The next master goes on as this one would have.

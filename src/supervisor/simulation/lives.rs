@@ -31,7 +31,11 @@ fn spawned(world: &mut World, pid: Pid) {
         let process = world.processes.remove(&pid).expect("it was asked for");
         if let Some(worker) = process.worker {
             world.give_back_listeners(worker);
-            world.deliver(Input::SpawnFailed { worker, reason: "fork: EAGAIN".to_owned() });
+            world.deliver(Input::SpawnFailed {
+                worker,
+                reason: "fork: EAGAIN".to_owned(),
+                is_permanent: false,
+            });
         }
         return;
     }
@@ -65,7 +69,8 @@ fn born(world: &mut World, pid: Pid) {
         world.schedule(early, move |world| world.die(pid, Exit::Code(1)));
     } else if world.goes_wrong(60) {
         let late = world.some_time();
-        world.schedule(late, move |world| world.die(pid, Exit::Signal(11)));
+        let exit = world.random.choose(&[Exit::Signal(11), Exit::Signal(11), Exit::Code(0)]);
+        world.schedule(late, move |world| world.die(pid, exit));
     }
 }
 

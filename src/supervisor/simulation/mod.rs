@@ -13,7 +13,7 @@
 //! | `policy` | workers that grow, lag, hang and want to go; too little memory; looks at it that fail or come late; operators who retire and clear | replacement comes first; the budget; no live worker ends for want of memory, and those that do go in order; no seat gets more workers than it may lose |
 //! | `held` | listening sockets outlive their workers | they are handed on or closed, never on those who wait, and none is left over |
 //! | `time` | the clock jumps, by up to ten hours | |
-//! | `crash` | masters are killed at any moment, also in the middle of a commit; others adopt what they leave | if all workers in force are alive nothing changes; no worker in force is ended by it |
+//! | `crash` | masters are killed at any moment, also in the middle of a commit; others adopt what they leave, some with other weights | if all workers in force are alive nothing changes; no worker in force is ended by it |
 //! | `canary` | workers that close their sockets when they are retired; looks at those that a rollback recalls | a generation on trial has its share, no other client moves, and after it every slot is where it was; nobody serves again that does not listen |
 //! | `health` | workers that fall silent, for a moment or long, again and again; that say that they stop, ask for time, or claim to be ready | nobody is named that is silent while another answers; whoever answers for long is named; a cluster is never vacant because of health (`checks`) |
 //! | `end_signals` | workers that get a retire signal, and end by themselves after it or pass over it | it is sent once, also by the next master, and when nobody waits; nobody serves again who got it; the time to drain counts from it (`checks`) |

@@ -11,13 +11,16 @@ use super::topic::Topic;
 use super::world::World;
 use crate::plan::{Generation, Plan, Seat};
 use crate::protocol::{
-    Command, EndReason, Event, GiveUp, KillOrder, Marks, Memory, ReplaceReason, Retire,
+    Command, EndReason, Event, Exit, GiveUp, KillOrder, Marks, Memory, ReplaceReason, Retire,
     RetireTarget, Timestamp, WorkerId, WorkerState,
 };
 use crate::supervisor::{Action, Input, MemoryUsage, Settings, Worker};
 
 pub(super) const TOPIC: Topic =
     Topic { begin, born, taken_over, check_action, act, check_state, ..Topic::NONE };
+
+/// A worker that was ready for so long is replaced at once, and its seat begins anew.
+const STEADY: Duration = Duration::from_secs(10);
 
 /// The master has as much itself.
 const MASTER: u64 = 50;
@@ -244,10 +247,15 @@ fn remember(state: &mut State, event: &Event, now: Timestamp) {
                 state.retirements.push(now);
             }
         }
-        Event::Died { worker, seat, generation, .. } => {
+        Event::Died { worker, seat, generation, exit, lived, .. } => {
             let was_leaving = state.leaving.remove(worker);
-            if !was_leaving {
-                state.lost.insert((*seat, *generation), now);
+            match exit {
+                _ if was_leaving => {}
+                // It has ended, and has not failed.
+                Exit::Code(0) => {}
+                // What was before is forgotten.
+                _ if *lived >= STEADY => drop(state.respawns.remove(seat)),
+                _ => drop(state.lost.insert((*seat, *generation), now)),
             }
         }
         Event::Failed(failure) if !state.drainers.contains(&failure.worker) => {
@@ -338,8 +346,13 @@ fn check_budget(world: &World, cause: ReplaceReason) {
     );
 }
 
-/// A seat that loses its workers gets no more than so many in their place.
+/// A seat that loses its workers gets no more than so many in their place, as long as another worker
+/// serves.
 fn check_respawn(world: &World, seat: Seat, generation: Generation) {
+    let serves = |worker: &Worker| worker.state() == WorkerState::Live && worker.can_serve();
+    if !world.workers().any(serves) {
+        return;
+    }
     let asked = world.operators.last_change.unwrap_or_default();
     let lost_at = world.policy.lost.get(&(seat, generation));
     let (Some(give_up), Some(_)) = (world.settings.give_up, lost_at.filter(|at| **at > asked))

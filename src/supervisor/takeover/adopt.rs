@@ -139,6 +139,7 @@ impl Supervisor {
         let event = Event::Adopted { worker: id, seat, generation, pid, state };
         self.actions.push(crate::supervisor::Action::Emit(event));
         self.last_worker = self.last_worker.max(id);
+        self.has_started_worker = true;
         // What was rolled back is not begun again under the same number.
         self.last_generation = self.last_generation.max(generation);
         self.workers.insert(id, worker);

@@ -181,7 +181,11 @@ fn a_back_off_outlives_the_master() {
     assert_eq!(bench.take_spawned(), []);
     bench.pass(SECOND);
     assert_eq!(bench.take_spawned(), [(11, 1, 4)]);
-    bench.input(Input::SpawnFailed { worker: WorkerId(11), reason: "EAGAIN".into() });
+    bench.input(Input::SpawnFailed {
+        worker: WorkerId(11),
+        reason: "EAGAIN".into(),
+        is_permanent: false,
+    });
     bench.pass(7 * SECOND);
     assert_eq!(bench.take_spawned(), [], "the fourth failure in a row");
     bench.pass(SECOND);

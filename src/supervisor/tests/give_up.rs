@@ -112,7 +112,11 @@ fn a_worker_with_a_cause_of_its_own_goes_on_leaving_when_the_rest_is_over() {
     bench.input(Input::RetireRequested { worker: WorkerId(1) });
     for delay in [1, 2, 4, 8, 60] {
         let [(worker, 0, 1)] = bench.take_spawned()[..] else { panic!("a successor") };
-        bench.input(Input::SpawnFailed { worker: WorkerId(worker), reason: "EAGAIN".into() });
+        bench.input(Input::SpawnFailed {
+            worker: WorkerId(worker),
+            reason: "EAGAIN".into(),
+            is_permanent: false,
+        });
         bench.pass(delay * SECOND - MILLISECOND);
         assert_eq!(bench.take_spawned(), [], "before {delay} s");
         bench.pass(MILLISECOND);
@@ -141,4 +145,57 @@ fn a_new_worker_that_fails_in_the_swap_is_tried_again_when_the_rest_is_over_not_
     assert_eq!((bench.take_spawned(), given_up(&bench)), (vec![], vec![1]));
     bench.pass(SECOND);
     assert_eq!(bench.take_spawned(), [(5, 1, 2)]);
+}
+
+/// Each worker of both seats fails as soon as it runs; returns when workers of seat 0 were spawned.
+fn crash_all(bench: &mut Bench, span: Duration) -> Vec<u64> {
+    let end = bench.now.after(span);
+    let mut spawned = Vec::new();
+    loop {
+        for (worker, seat, _) in bench.take_spawned() {
+            if seat == 0 {
+                spawned.push(bench.now.0.as_secs());
+            }
+            bench.spawn(worker);
+            bench.dies(worker, Exit::Code(1));
+            bench.commit_all();
+        }
+        let Some(at) = bench.supervisor.deadline().filter(|at| *at <= end) else { break };
+        bench.now = at;
+        bench.input(Input::Tick);
+    }
+    bench.now = end;
+    spawned
+}
+
+#[test]
+fn while_nobody_serves_no_seat_is_given_up_and_each_is_tried_after_its_back_off() {
+    let mut bench = live(2);
+    bench.dies(1, Exit::Code(1));
+    bench.dies(2, Exit::Code(1));
+    bench.commit_all();
+    assert_eq!(crash_all(&mut bench, 200 * SECOND), [1, 3, 7, 15, 31, 61, 91, 121, 151, 181]);
+    assert_eq!(given_up(&bench), [0_u16; 0]);
+    assert!(!bench.events.iter().any(|event| matches!(event, Event::GivenUp { .. })));
+    // What made them fail has passed.
+    bench.pass(30 * SECOND);
+    let [(first, ..), (second, ..)] = bench.take_spawned()[..] else { panic!("two spawns") };
+    bench.ready(first);
+    bench.ready(second);
+    bench.commit_all();
+    assert_eq!(bench.in_force(), [first, second]);
+}
+
+#[test]
+fn the_death_of_the_last_worker_that_serves_ends_the_rest_of_the_others() {
+    let mut bench = live(2);
+    crash_loop(&mut bench, 1, 20 * SECOND);
+    assert_eq!((given_up(&bench), bench.take_spawned()), (vec![0], vec![]));
+    bench.dies(2, Exit::Signal(9));
+    bench.commit_all();
+    assert_eq!(given_up(&bench), [0_u16; 0]);
+    let spawned = bench.take_spawned();
+    assert!(spawned.iter().any(|(_, seat, _)| *seat == 1), "{spawned:?}");
+    bench.pass(16 * SECOND);
+    assert!(bench.take_spawned().iter().any(|(_, seat, _)| *seat == 0), "its back-off is over");
 }

@@ -16,6 +16,7 @@ mod retire;
 mod rollback;
 mod scale;
 mod start;
+mod starting;
 mod stop;
 
 use std::sync::Arc;
@@ -25,7 +26,8 @@ use super::*;
 use crate::plan::{Generation, Listeners, Occupant, Partition, Plan, Port, Seat, Weights};
 use crate::protocol::{
     Cleared, Command, Event, Exit, OnTrial, Outcome, Progress, Refusal, Reloaded, Restarted,
-    RetireTarget, Retired, RolledBack, Scaled, Signal, Stopped, Timestamp, WorkerId, WorkerState,
+    RetireTarget, Retired, RolledBack, Scaled, Signal, Stopped, Timestamp, WorkerFailure, WorkerId,
+    WorkerState,
 };
 
 /// A supervisor whose spawns succeed at once; everything else is up to the test.
@@ -46,6 +48,7 @@ struct Bench {
     replies: Vec<Result<Outcome, Refusal>>,
     removed: bool,
     finished: bool,
+    start_failure: Option<WorkerFailure>,
     /// Looks at the table; each is answered at once.
     looks: u32,
     /// What a look shows.
@@ -77,6 +80,7 @@ impl Bench {
             replies: Vec::new(),
             removed: false,
             finished: false,
+            start_failure: None,
             looks: 0,
             finding: Verification::Same,
             restore: None,
@@ -130,6 +134,7 @@ impl Bench {
                 Action::CloseListeners { worker } => self.closed.push(worker),
                 Action::Reply { outcome, .. } => self.replies.push(outcome),
                 Action::Remove => self.removed = true,
+                Action::FailStart(failure) => self.start_failure = Some(failure),
                 Action::Finish => self.finished = true,
                 Action::Verify => self.looks += 1,
                 Action::Restore(plan) => assert!(self.restore.replace(plan).is_none()),
@@ -290,7 +295,7 @@ fn events_of_strangers_and_answers_to_nothing_are_passed_over() {
     for input in [
         Input::Ready { worker },
         Input::Exited { worker, exit: Exit::Code(0), last_lines: vec![] },
-        Input::SpawnFailed { worker, reason: String::new() },
+        Input::SpawnFailed { worker, reason: String::new(), is_permanent: false },
         Input::Connections { worker, sockets: IDLE },
         Input::PortsReported { worker, ports: Arc::new([]) },
         Input::LinkOpened { worker, knows_retired: false },

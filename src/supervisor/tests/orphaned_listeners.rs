@@ -91,7 +91,11 @@ fn listeners_of_a_successor_that_fails_go_to_the_next_one() {
     bench.commit_all();
     bench.pass(SECOND);
     assert_eq!(bench.take_transferred(), [(1, 3)]);
-    bench.input(Input::SpawnFailed { worker: WorkerId(3), reason: "EAGAIN".to_owned() });
+    bench.input(Input::SpawnFailed {
+        worker: WorkerId(3),
+        reason: "EAGAIN".to_owned(),
+        is_permanent: false,
+    });
     bench.pass(2 * SECOND);
     assert_eq!(bench.take_transferred(), [(3, 4)]);
     bench.spawn_with(4, 20_001);
@@ -161,7 +165,11 @@ fn after_three_that_could_not_serve_them_those_who_wait_are_given_up() {
         match drainer {
             3 => {
                 let worker = WorkerId(3);
-                bench.input(Input::SpawnFailed { worker, reason: "EAGAIN".to_owned() });
+                bench.input(Input::SpawnFailed {
+                    worker,
+                    reason: "EAGAIN".to_owned(),
+                    is_permanent: false,
+                });
             }
             4 => {
                 bench.spawn_with(4, 20_001);

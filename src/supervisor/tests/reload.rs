@@ -82,7 +82,11 @@ fn a_new_worker_that_fails_ends_the_reload_with_the_reason() {
         (
             |bench| {
                 let reason = "fork: EAGAIN".to_owned();
-                bench.input(Input::SpawnFailed { worker: WorkerId(4), reason });
+                bench.input(Input::SpawnFailed {
+                    worker: WorkerId(4),
+                    reason,
+                    is_permanent: false,
+                });
             },
             "seat 1: the worker of generation 2 could not be started: fork: EAGAIN",
         ),

@@ -99,3 +99,15 @@ fn numbers_that_cannot_be_are_refused() {
         assert_eq!(bench.in_force(), [1, 2]);
     }
 }
+
+#[test]
+fn a_configuration_with_the_shares_in_force_changes_nothing_and_is_answered() {
+    let mut bench = Bench::live(3);
+    for _ in 0..2 {
+        bench.input(Input::Configure { request: RequestId(7), renew: false });
+        assert_eq!(bench.last_reply(), &Ok(scale_outcome(3, 0, 64)));
+        assert_eq!((&bench.commit, bench.supervisor.deadline()), (&None, None));
+    }
+    bench.request(Command::Scale { workers: 2 });
+    assert!(bench.commit.is_some(), "nothing is under way");
+}

@@ -1,4 +1,13 @@
 //! Back-off after failures: when something is tried again, and when a seat is given up for a while.
+//!
+//! | how a seat lost its worker | its next worker | counts |
+//! |---|---|---|
+//! | a live worker ended with status 0 | at once, but no sooner than [`Backoff::min`] after the start of the one that ended | no |
+//! | it had been ready for [`Settings::steady`](crate::supervisor::Settings::steady) | at once | no; earlier failures are forgotten |
+//! | any other | after a delay that doubles with each failure in a row | yes |
+//!
+//! A seat whose failures are too many in too short a time is given up for a while, but only as long as
+//! another worker can serve its clients. While nobody can, every seat is tried again after its delay alone.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -30,7 +39,8 @@ impl Retry {
 /// A seat that lost too many workers is given up for the length of the window that they were counted in.
 /// Not for ever: what made them fail may have passed since (a full disk, a database that was away), and
 /// nobody may be there to see it. The pause keeps the promise that there are never more spawns in any
-/// window than the limit. A request of an operator ends it, since that may well be the cure.
+/// window than the limit. A request of an operator ends it, since that may well be the cure. It does not
+/// hold while no worker of the cluster can serve: then whatever may bring one back is worth a try.
 #[derive(Debug, Clone, Default)]
 pub(in crate::supervisor) struct SeatBackoff {
     retry: Retry,
@@ -40,13 +50,33 @@ pub(in crate::supervisor) struct SeatBackoff {
     given_up_until: Option<Timestamp>,
 }
 
+/// How a seat has lost its worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::supervisor) enum SeatLoss {
+    /// The worker was live and ended with status 0, as a server does that serves a limited number of
+    /// requests: it has not failed.
+    Ended {
+        /// When it was started.
+        started: Timestamp,
+    },
+    /// It failed after it had run for long enough: no crash loop.
+    SteadyFailure,
+    /// It failed soon after its start, or before it was ready.
+    Failure,
+}
+
 /// When the next worker of a seat is spawned after a loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::supervisor) enum NextSpawn {
     /// After this delay.
     After(Duration),
-    /// The seat is given up for this long.
-    GiveUpFor(Duration),
+    /// The seat is given up.
+    GiveUp {
+        /// For this long, while another worker can serve.
+        rest: Duration,
+        /// The delay while none can.
+        delay: Duration,
+    },
 }
 
 impl SeatBackoff {
@@ -68,20 +98,25 @@ impl SeatBackoff {
         }
     }
 
-    /// Counts the loss of a worker of the seat. A worker that had run steadily is replaced without delay,
-    /// but counted: a seat whose workers live for a few seconds each is in a crash loop, too.
+    /// Takes in the loss of a worker of the seat.
     pub(in crate::supervisor) fn lost(
         &mut self,
-        was_steady: bool,
+        loss: SeatLoss,
         backoff: &Backoff,
         give_up: Option<GiveUp>,
         now: Timestamp,
     ) -> NextSpawn {
-        let delay = if was_steady {
-            self.retry = Retry { failures: 0, not_before: now };
-            Duration::ZERO
-        } else {
-            self.retry.failed(backoff, now)
+        let delay = match loss {
+            SeatLoss::Ended { started } => {
+                // A program that ends as soon as it listens must not keep a processor busy.
+                self.retry.not_before = started.after(backoff.min).max(now);
+                return NextSpawn::After(self.retry.not_before.since(now));
+            }
+            SeatLoss::SteadyFailure => {
+                *self = Self::default();
+                return NextSpawn::After(Duration::ZERO);
+            }
+            SeatLoss::Failure => self.retry.failed(backoff, now),
         };
         self.given_up_until = None;
         let Some(give_up) = give_up else { return NextSpawn::After(delay) };
@@ -94,27 +129,25 @@ impl SeatBackoff {
         if first.is_some_and(|first| now.since(*first) < give_up.window) {
             let rest = give_up.window.max(delay);
             self.given_up_until = Some(now.after(rest));
-            return NextSpawn::GiveUpFor(rest);
+            return NextSpawn::GiveUp { rest, delay };
         }
         NextSpawn::After(delay)
     }
 
-    /// No worker is spawned before this.
-    pub(in crate::supervisor) fn not_before(&self) -> Timestamp {
-        self.retry.not_before.max(self.given_up_until.unwrap_or_default())
+    /// No worker is spawned before this; `may_rest` is whether another worker can serve.
+    pub(in crate::supervisor) fn not_before(&self, may_rest: bool) -> Timestamp {
+        let rest = self.given_up_until.filter(|_| may_rest);
+        self.retry.not_before.max(rest.unwrap_or_default())
     }
 
-    /// Whether the seat is given up.
+    /// Whether the seat is given up, as long as another worker can serve.
     pub(in crate::supervisor) fn is_given_up(&self, now: Timestamp) -> bool {
         self.given_up_until.is_some_and(|until| now < until)
     }
 
-    /// Ends the pause and forgets the losses: an operator wants the seat tried again.
+    /// Ends every delay and forgets the losses: an operator wants the seat tried again.
     pub(in crate::supervisor) fn reset(&mut self) {
-        if self.given_up_until.take().is_some() {
-            self.retry = Retry::default();
-        }
-        self.losses.clear();
+        *self = Self::default();
     }
 }
 
@@ -130,56 +163,91 @@ mod tests {
     }
 
     /// What follows upon losses at these seconds.
-    fn follows(respawn: &mut SeatBackoff, was_steady: bool, seconds: &[u64]) -> Vec<NextSpawn> {
-        let lose = |second: &u64| respawn.lost(was_steady, &BACKOFF, GIVE_UP, at(*second));
+    fn follows(respawn: &mut SeatBackoff, loss: SeatLoss, seconds: &[u64]) -> Vec<NextSpawn> {
+        let lose = |second: &u64| respawn.lost(loss, &BACKOFF, GIVE_UP, at(*second));
         seconds.iter().map(lose).collect()
     }
 
     #[test]
     fn the_third_loss_within_a_minute_is_followed_by_a_rest_of_a_minute() {
         let mut respawn = SeatBackoff::default();
-        let next = follows(&mut respawn, false, &[0, 30, 59]);
+        let next = follows(&mut respawn, SeatLoss::Failure, &[0, 30, 59]);
         assert_eq!(
             next,
             [
                 NextSpawn::After(SECOND),
                 NextSpawn::After(2 * SECOND),
-                NextSpawn::GiveUpFor(60 * SECOND)
+                NextSpawn::GiveUp { rest: 60 * SECOND, delay: 4 * SECOND }
             ]
         );
         assert!(respawn.is_given_up(at(118)) && !respawn.is_given_up(at(119)));
-        assert_eq!(respawn.not_before(), at(119));
-        assert_eq!(follows(&mut respawn, false, &[119]), [NextSpawn::After(8 * SECOND)], "one try");
+        assert_eq!(respawn.not_before(true), at(119));
+        assert_eq!(
+            respawn.not_before(false),
+            at(63),
+            "while nobody serves the back-off alone counts"
+        );
+        assert_eq!(
+            follows(&mut respawn, SeatLoss::Failure, &[119]),
+            [NextSpawn::After(8 * SECOND)],
+            "one try"
+        );
         assert!(!respawn.is_given_up(at(119)));
     }
 
     #[test]
     fn losses_that_lie_apart_are_followed_by_delays_alone() {
-        let next = follows(&mut SeatBackoff::default(), false, &[0, 30, 60, 90]);
+        let next = follows(&mut SeatBackoff::default(), SeatLoss::Failure, &[0, 30, 60, 90]);
         assert!(next.iter().all(|next| matches!(next, NextSpawn::After(_))), "{next:?}");
     }
 
     #[test]
-    fn steady_workers_count_without_delay() {
-        let next = follows(&mut SeatBackoff::default(), true, &[0, 20, 40]);
+    fn a_worker_that_ran_steadily_is_replaced_at_once_and_earlier_failures_are_forgotten() {
+        let mut respawn = SeatBackoff::default();
+        follows(&mut respawn, SeatLoss::Failure, &[0, 1]);
+        let next = follows(&mut respawn, SeatLoss::SteadyFailure, &[11, 21, 31, 41]);
+        assert_eq!(next, [NextSpawn::After(Duration::ZERO); 4]);
         assert_eq!(
-            next,
-            [
-                NextSpawn::After(Duration::ZERO),
-                NextSpawn::After(Duration::ZERO),
-                NextSpawn::GiveUpFor(60 * SECOND)
-            ]
+            follows(&mut respawn, SeatLoss::Failure, &[42]),
+            [NextSpawn::After(SECOND)],
+            "the first failure of a new row"
+        );
+    }
+
+    #[test]
+    fn an_end_with_status_0_neither_counts_nor_forgets() {
+        let mut respawn = SeatBackoff::default();
+        follows(&mut respawn, SeatLoss::Failure, &[0]);
+        for second in 2..9 {
+            let ended = SeatLoss::Ended { started: at(second - 1) };
+            let next = follows(&mut respawn, ended, &[second]);
+            assert_eq!(next, [NextSpawn::After(Duration::ZERO)]);
+        }
+        assert_eq!(
+            follows(&mut respawn, SeatLoss::Failure, &[9]),
+            [NextSpawn::After(2 * SECOND)],
+            "the second failure in a row"
+        );
+    }
+
+    #[test]
+    fn a_program_that_ends_as_soon_as_it_listens_is_started_once_a_second() {
+        let ended = SeatLoss::Ended { started: at(5) };
+        assert_eq!(
+            follows(&mut SeatBackoff::default(), ended, &[5, 6, 7]),
+            [SECOND, Duration::ZERO, Duration::ZERO].map(NextSpawn::After)
         );
     }
 
     #[test]
     fn a_request_ends_the_rest_and_the_count() {
         let mut respawn = SeatBackoff::default();
-        follows(&mut respawn, false, &[0, 1, 2]);
+        follows(&mut respawn, SeatLoss::Failure, &[0, 1, 2]);
         respawn.reset();
-        assert_eq!((respawn.is_given_up(at(2)), respawn.not_before()), (false, Timestamp::ZERO));
+        let not_before = respawn.not_before(true);
+        assert_eq!((respawn.is_given_up(at(2)), not_before), (false, Timestamp::ZERO));
         assert_eq!(
-            follows(&mut respawn, false, &[3, 4]).last(),
+            follows(&mut respawn, SeatLoss::Failure, &[3, 4]).last(),
             Some(&NextSpawn::After(2 * SECOND))
         );
     }

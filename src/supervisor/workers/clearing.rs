@@ -60,7 +60,7 @@ impl Supervisor {
 
     /// Begins a reload that is answered when the workers that it retires are gone.
     pub(in crate::supervisor) fn restart(&mut self, request: RequestId) {
-        if self.check_idle().is_ok() {
+        if self.check_idle_or_starting().is_ok() {
             self.restarting = Some(request);
         }
         self.reload(request);

@@ -15,6 +15,7 @@ impl Supervisor {
         ports: Arc<[Port]>,
         now: Timestamp,
     ) {
+        self.has_started_worker = true;
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.pid = Some(pid);
         worker.signals = self.settings.signals;
@@ -84,10 +85,14 @@ impl Supervisor {
         &mut self,
         id: WorkerId,
         reason: String,
+        is_permanent: bool,
         now: Timestamp,
     ) {
         let Some(worker) = self.workers.remove(&id) else { return };
         self.orphan_listeners(&worker, now);
+        if is_permanent && self.is_first_start() {
+            return self.abandon_start(worker.failure(FailureCause::Spawn { reason }, Vec::new()));
+        }
         if worker.is_drainer {
             self.drainer_failed(&worker, FailureCause::Spawn { reason });
         } else if worker.may_serve() {
@@ -106,7 +111,8 @@ impl Supervisor {
         self.orphan_listeners(&worker, now);
         if !worker.may_serve() || self.is_stopping() {
             let (seat, generation) = (worker.seat, worker.generation);
-            self.emit(Event::Ended { worker: id, seat, generation, exit });
+            let asked = matches!(worker.stage, Stage::Dying { .. });
+            self.emit(Event::Ended { worker: id, seat, generation, exit, asked });
             self.report_stop_drains();
         } else if worker.is_live() {
             self.died(&worker, exit, last_lines, now);

@@ -28,16 +28,29 @@ impl Supervisor {
         match self.check_retirement(target) {
             Ok((worker, seat)) => {
                 self.retire_requests.push(RetireRequest { request, worker, seat });
-                let in_seat = self.backoffs.iter_mut().filter(|((of, _), _)| *of == seat);
-                in_seat.for_each(|(_, respawn)| respawn.reset());
+                self.try_at_once(seat);
                 self.start_replacement(worker, ReplaceReason::OperatorRequest);
             }
-            Err(refusal) => self.reply(request, Err(refusal)),
+            Err(refusal) => {
+                if let Refusal::Vacant { seat } = refusal {
+                    // There is nobody to retire, but whoever asks wants another worker there.
+                    self.try_at_once(seat);
+                }
+                self.reply(request, Err(refusal));
+            }
         }
     }
 
+    /// Has the next worker of a seat started without delay.
+    fn try_at_once(&mut self, seat: Seat) {
+        let in_seat = self.backoffs.iter_mut().filter(|((of, _), _)| *of == seat);
+        in_seat.for_each(|(_, respawn)| respawn.reset());
+    }
+
     fn check_retirement(&self, target: RetireTarget) -> Result<(WorkerId, Seat), Refusal> {
-        self.check_idle()?;
+        if self.is_stopping() {
+            return Err(Refusal::Stopping);
+        }
         let is_meant = |worker: &&Worker| match target {
             RetireTarget::Seat(seat) => worker.seat == seat && worker.is_live(),
             RetireTarget::Pid(pid) => worker.pid == Some(pid),
@@ -55,7 +68,7 @@ impl Supervisor {
                 Err(Refusal::NotLive { seat: worker.seat, state: worker.state() })
             }
             Some(cause) => Err(Refusal::Leaving { seat: worker.seat, cause }),
-            None => Ok((worker.id, worker.seat)),
+            None => self.check_idle().map(|()| (worker.id, worker.seat)),
         }
     }
 

@@ -1,9 +1,9 @@
 //! Which workers are missing, and when they are started.
 
-use super::backoff::{NextSpawn, SeatBackoff};
+use super::backoff::{NextSpawn, SeatBackoff, SeatLoss};
 use super::worker::Worker;
 use crate::plan::{Generation, Seat};
-use crate::protocol::{Event, Timestamp, WorkerFailure, WorkerId};
+use crate::protocol::{Event, Exit, FailureCause, Timestamp, WorkerFailure, WorkerId};
 use crate::supervisor::rollout::Target;
 use crate::supervisor::{Action, Supervisor};
 
@@ -27,8 +27,7 @@ impl Supervisor {
         Some(due.max(self.next_spawn))
     }
 
-    /// Schedules the next worker of a seat after a loss that fails no rollout: without delay if the lost
-    /// worker had run steadily, and not for a while if the seat has lost too many of late.
+    /// Schedules the next worker of a seat after a loss that fails no rollout: see `backoff.rs`.
     pub(in crate::supervisor) fn schedule_respawn(
         &mut self,
         worker: &Worker,
@@ -45,10 +44,10 @@ impl Supervisor {
             }
             return;
         }
-        let was_steady = worker.ready_for(now) >= self.settings.steady;
+        let loss = self.seat_loss(worker, &failure, now);
         let (backoff, give_up) = (&self.settings.backoff, self.settings.give_up);
         let respawn = self.backoffs.entry((seat, worker.generation)).or_default();
-        let next = respawn.lost(was_steady, backoff, give_up, now);
+        let next = respawn.lost(loss, backoff, give_up, now);
         if !is_filled {
             return;
         }
@@ -57,18 +56,39 @@ impl Supervisor {
                 self.report_failed_successor(&failure, delay);
                 self.emit(Event::Respawn { seat, delay });
             }
-            NextSpawn::GiveUpFor(rest) => {
+            NextSpawn::GiveUp { rest, .. } if self.anybody_serves() => {
                 self.refuse_successor(&failure);
                 self.emit(Event::GivenUp { failure, rest });
             }
+            NextSpawn::GiveUp { delay, .. } => self.emit(Event::Respawn { seat, delay }),
         }
     }
 
-    /// The seats that are given up for now, since they lost too many workers of late.
+    fn seat_loss(&self, worker: &Worker, failure: &WorkerFailure, now: Timestamp) -> SeatLoss {
+        match failure.cause {
+            _ if !worker.is_live() => SeatLoss::Failure,
+            // It has said in time that it stops: that is no crash either.
+            FailureCause::Died { exit: Exit::Code(0), .. } | FailureCause::Stopping => {
+                SeatLoss::Ended { started: worker.started }
+            }
+            _ if worker.ready_for(now) >= self.settings.steady => SeatLoss::SteadyFailure,
+            _ => SeatLoss::Failure,
+        }
+    }
+
+    /// Whether any worker can serve the clients of a seat that is given up. While none can no seat is.
+    fn anybody_serves(&self) -> bool {
+        self.workers.values().any(Worker::can_serve)
+    }
+
+    /// The seats that are given up for now, since they lost too many workers of late, and other workers
+    /// serve.
     pub fn given_up(&self, now: Timestamp) -> impl Iterator<Item = Seat> {
         let target = self.target_in_effect();
+        let anybody_serves = self.anybody_serves();
         let is_given_up = move |seat: &Seat, generation: Generation| {
-            self.backoffs.get(&(*seat, generation)).is_some_and(|respawn| respawn.is_given_up(now))
+            let respawn = self.backoffs.get(&(*seat, generation)).filter(|_| anybody_serves);
+            respawn.is_some_and(|respawn| respawn.is_given_up(now))
         };
         target
             .places()
@@ -132,6 +152,7 @@ impl Supervisor {
     /// When a seat may have its next worker of a generation. The back-off holds for the generation that
     /// failed, not for another.
     fn not_before(&self, seat: Seat, generation: Generation) -> Timestamp {
-        self.backoffs.get(&(seat, generation)).map_or(Timestamp::ZERO, SeatBackoff::not_before)
+        let backoff: Option<&SeatBackoff> = self.backoffs.get(&(seat, generation));
+        backoff.map_or(Timestamp::ZERO, |backoff| backoff.not_before(self.anybody_serves()))
     }
 }

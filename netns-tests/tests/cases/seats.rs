@@ -1,0 +1,215 @@
+//! A seat is not left without a worker: ends that are no crashes, starts that fail, masters with other
+//! numbers of workers.
+
+use std::ffi::OsString;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use ipcluster::lab::{Load, Network, Pace};
+use netns_tests::{Case, Cluster, Lab, Need, greeter, wait_until};
+
+pub(crate) fn cases() -> Vec<Case> {
+    vec![
+        Case::new("a_command_that_cannot_be_run_ends_run_at_once", cannot_run).with_both_engines(),
+        Case::new("a_command_that_goes_away_later_ends_no_master", goes_away),
+        Case::new("a_failing_start_can_be_mended_and_reload_tries_at_once", mended_by_reload),
+        Case::new("a_start_that_hangs_can_be_mended_and_reload_does_not_wait", hangs_at_start),
+        Case::new("workers_that_end_after_so_many_requests_are_replaced_at_once", limited_requests)
+            .needs(Need::Python)
+            .busy(),
+        Case::new("while_no_worker_serves_no_seat_is_given_up", never_given_up),
+        Case::new("masters_with_other_numbers_of_workers_change_them_and_go_on", other_numbers),
+    ]
+}
+
+fn cannot_run(lab: &Lab) {
+    let file = |name: &str, text: &str, mode: u32| {
+        let path = lab.directory().join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        path.into_os_string()
+    };
+    let commands: [(OsString, &str); 4] = [
+        ("/no/such/server".into(), "ENOENT"),
+        ("no-such-server".into(), "ENOENT"),
+        (file("not-executable", "#!/bin/sh\n", 0o644), "EACCES"),
+        (lab.directory().as_os_str().to_owned(), "EACCES"),
+    ];
+    for (command, errno) in commands {
+        let mut cluster = Cluster::new(lab, 4);
+        let began = Instant::now();
+        cluster.start_master(&[command.clone(), "--flag".into()]);
+        let status = cluster.master().wait(Duration::from_secs(5));
+        let output = cluster.log();
+        assert_eq!(status.code(), Some(1), "{output}");
+        println!("{} after {:?}", status, began.elapsed());
+        let command = command.to_str().unwrap();
+        let lines: Vec<&str> = output.lines().filter(|line| line.contains(command)).collect();
+        let [line] = lines[..] else { panic!("{command} is named once:\n{output}") };
+        assert!(line.starts_with("error: cannot run program") && line.contains(errno), "{line}");
+        assert!(output.contains("hint: `command`"), "{output}");
+    }
+}
+
+fn goes_away(lab: &Lab) {
+    let program = lab.directory().join("server");
+    std::fs::copy(greeter(), &program).unwrap();
+    let mut cluster = Cluster::new(lab, 2).start_with(&[program.clone().into()], 2);
+    std::fs::remove_file(&program).unwrap();
+    let error = cluster.fail("reload", &[]);
+    assert!(error.contains("cannot run program") && error.contains("ENOENT"), "{error}");
+    std::fs::copy(greeter(), &program).unwrap();
+    cluster.reload();
+    cluster.wait_until_settled(2);
+}
+
+/// Greeters whose first commands are in a file, without waiting for them.
+fn start_adjustable(cluster: &mut Cluster<'_>, lab: &Lab, first: &str) {
+    cluster.set_greeters(first);
+    let script = "set -a; . \"$0\"; exec \"$1\"";
+    let settings = lab.directory().join("greeters.sh");
+    cluster.start_master(&[
+        "sh".into(),
+        "-c".into(),
+        script.into(),
+        settings.into(),
+        greeter().into(),
+    ]);
+}
+
+fn mended_by_reload(lab: &Lab) {
+    let mut cluster = Cluster::new(lab, 2);
+    start_adjustable(&mut cluster, lab, "exit 3");
+    wait_until("the back-off to grow", Duration::from_secs(20), || {
+        cluster.log().contains("started in 4s")
+    });
+    assert!(cluster.fail("retire", &["0"]).contains("seat 0 has no live worker"));
+    assert!(cluster.fail("rollback", &[]).contains("no earlier generation"));
+    assert!(cluster.succeed("scale", &["3"]).contains('3'));
+    cluster.set_greeters("");
+    let began = Instant::now();
+    cluster.reload();
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(3), "the reload took {took:?}");
+    let status = cluster.wait_until_settled(3);
+    assert_eq!(status.generation, 2);
+}
+
+fn hangs_at_start(lab: &Lab) {
+    let mut cluster = Cluster::new(lab, 2);
+    start_adjustable(&mut cluster, lab, "sleep 1000");
+    cluster.wait_for("two that start", |status| status.workers.len() == 2);
+    cluster.set_greeters("");
+    let began = Instant::now();
+    cluster.reload();
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(3), "the reload took {took:?}");
+    cluster.wait_until_settled(2);
+}
+
+/// A server that stops to listen after so many requests, finishes them, and ends with status 0, as
+/// `uvicorn --limit-max-requests` and gunicorn's `max_requests` do.
+const LIMITED: &str = "
+import http.server, os, sys, threading
+LIMIT = int(sys.argv[1])
+served = 0
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        global served
+        body = f\"{os.getpid()} {os.environ['IPCLUSTER_SEAT']} {os.environ['IPCLUSTER_GENERATION']}\\n\".encode()
+        self.send_response(200)
+        self.send_header('Content-Length', str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+        served += 1
+        if served == LIMIT:
+            threading.Thread(target=server.shutdown).start()
+    def log_message(self, *args):
+        pass
+class Server(http.server.ThreadingHTTPServer):
+    daemon_threads = False
+    request_queue_size = 128
+server = Server(('0.0.0.0', int(os.environ['PORT'])), Handler)
+server.serve_forever(0.05)
+server.server_close()
+";
+
+fn limited_requests(lab: &Lab) {
+    let file = lab.directory().join("limited.py");
+    std::fs::write(&file, LIMITED).unwrap();
+    let mut cluster = Cluster::on(lab, [Network::server_v4(80)], 4);
+    cluster.start_master(&["python3".into(), file.into(), "50".into()]);
+    cluster.wait_for_live(4);
+    // Each seat gets about 20 requests a second, so that its workers serve for 2.5 s each.
+    let load = Load::to([Network::server_v4(80)])
+        .from(Network::clients_v4(200))
+        .pace(Pace::Rate(80.0))
+        .start(lab.client())
+        .unwrap();
+    wait_until("a thousand answers", Duration::from_secs(60), || load.counters().answered >= 1000);
+    let report = load.stop();
+    println!("{report}");
+    let log = cluster.log();
+    let ended = log.matches("ended by itself (status 0)").count();
+    assert!(ended >= 12, "{ended} workers have ended:\n{log}");
+    assert!(!log.contains("given up"), "{log}");
+    assert!(!log.contains("a new worker is started in 2s"), "{log}");
+    // What fails came while a worker had closed its listening socket, and had not ended yet.
+    let lost = usize::try_from(report.failed()).expect("few");
+    assert!(lost <= 6 * ended, "{ended} ends: {report}");
+    cluster.wait_for_live(4);
+}
+
+fn never_given_up(lab: &Lab) {
+    let mut cluster = Cluster::new(lab, 2)
+        .argument("--spawn-backoff")
+        .argument("50ms..200ms")
+        .argument("--spawn-give-up")
+        .argument("2 in 60s");
+    start_adjustable(&mut cluster, lab, "exit 3");
+    // A seat that was given up after two failures would rest for a minute.
+    wait_until("more failures than give a seat up", Duration::from_secs(20), || {
+        cluster.log().matches("exited with status 3").count() >= 10
+    });
+    assert!(!cluster.log().contains("given up"), "{}", cluster.log());
+    cluster.set_greeters("");
+    let began = Instant::now();
+    cluster.wait_for_live(1);
+    assert!(began.elapsed() < Duration::from_secs(3), "nobody has to act");
+}
+
+fn other_numbers(lab: &Lab) {
+    for numbers in [[4, 3, 3], [3, 4, 4], [2, 2, 2]] {
+        let mut last = None;
+        for workers in numbers {
+            let mut cluster = Cluster::new(lab, workers).start(usize::from(workers));
+            cluster.wait_until_settled(workers.into());
+            // Nothing is under way for ever.
+            cluster.reload();
+            let status = cluster.wait_until_settled(workers.into());
+            cluster.terminate_master();
+            last = Some((cluster, status));
+        }
+        let (cluster, _) = last.expect("three masters");
+        stop(lab, cluster);
+    }
+    // An operator scales, and the number is then that of the configuration.
+    let mut cluster = Cluster::new(lab, 2).start(2);
+    cluster.succeed("scale", &["4"]);
+    cluster.wait_until_settled(4);
+    cluster.terminate_master();
+    let mut cluster = Cluster::new(lab, 4).start(4);
+    cluster.wait_until_settled(4);
+    cluster.succeed("scale", &["3"]);
+    cluster.wait_until_settled(3);
+}
+
+/// Ends a cluster whose master has left.
+fn stop(lab: &Lab, mut cluster: Cluster<'_>) {
+    cluster.start_master(&[greeter().into()]);
+    cluster.wait_for("a master", |status| !status.workers.is_empty());
+    cluster.succeed("stop", &["--now"]);
+    cluster.master().wait(Duration::from_secs(10));
+    assert!(Path::new(lab.directory()).exists());
+}
