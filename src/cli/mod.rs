@@ -21,6 +21,7 @@ mod rollback;
 mod run;
 mod scale;
 mod status;
+mod staying;
 mod stop;
 
 use std::error::Error;

@@ -3,7 +3,7 @@
 use crate::control::ControlDir;
 
 use super::args::ReloadArgs;
-use super::{Failed, ask, output};
+use super::{Failed, ask, output, staying};
 use crate::protocol::{Command, Outcome, Reloaded};
 
 pub(super) fn run(directory: &ControlDir, args: ReloadArgs) -> Result<(), Failed> {
@@ -16,7 +16,10 @@ pub(super) fn run(directory: &ControlDir, args: ReloadArgs) -> Result<(), Failed
             "generation {} is in force: {} workers; {} retired workers have ended\n",
             done.generation, done.workers, done.ended
         )),
-        Outcome::Reloaded(done) => output::answer(&in_force(&done)),
+        Outcome::Reloaded(done) => {
+            let staying = staying::told(directory, args.cluster.name.as_ref());
+            output::answer(&(in_force(&done) + &staying))
+        }
         Outcome::OnTrial(done) => output::answer(&format!(
             "generation {} is on trial: {} of {} slots, {} workers, swapped in {:.0} us\n",
             done.generation,

@@ -343,6 +343,7 @@ mod tests {
             rate = 5
             window = "1min"
             renice = 19
+            idle = "5s"
             max_age = "24h"
             lag = "0"
             [memory]
@@ -392,6 +393,7 @@ mod tests {
             ("retire.rate", "5"),
             ("retire.window", "1min"),
             ("retire.renice", "19"),
+            ("retire.idle", "5s"),
             ("retire.max_age", "24h"),
             ("retire.lag", "0"),
             ("memory.total", "512MiB"),

@@ -430,6 +430,21 @@ settings! {
         get: none,
     }
 
+    /// End a retired worker although it has connections when nothing has come or gone on any of them for
+    /// so long, as on those that clients keep for later requests. While an answer is awaited it is not
+    /// ended, for a minute at least; 0: only when its connections have ended
+    // Off, because the kernel does not know whether a connection that is silent, such as that of a chat or
+    // a shell, is of no use; for servers that speak HTTP it does no harm.
+    retire_idle: Option<Duration> {
+        key: "retire.idle",
+        flag: "--retire-idle", "TIME",
+        range: ZeroOrAtLeast(Duration::from_secs(1)),
+        default: "0",
+        example: "5s",
+        changes: Restart,
+        get: copied -> Option<Duration>,
+    }
+
     /// Replace a worker that was started so long ago, one after the other; 0: none
     retire_max_age: Option<Duration> {
         key: "retire.max_age",

@@ -451,6 +451,7 @@ mod tests {
             given_up: vec![7],
             workers: (0..workers)
                 .map(|seat| WorkerStatus {
+                    retired: None,
                     private_ports: Vec::new(),
                     number: None,
                     seat: Seat(seat),

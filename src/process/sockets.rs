@@ -169,6 +169,15 @@ impl Sockets {
         Ok(found)
     }
 
+    /// The established connections on these local ports, with `INET_DIAG_INFO`.
+    pub(super) fn dump_with_info<T>(
+        &mut self,
+        ports: &RangeInclusive<u16>,
+        read: impl Fn(InetResponseHeader, Attributes<'_>) -> T,
+    ) -> Result<Vec<T>, ProcessError> {
+        self.dump_with(IPPROTO_TCP, CONNECTED, ExtensionFlags::INFO, ports, read)
+    }
+
     /// All sockets in these states on these local ports, of both families.
     fn dump<T>(
         &mut self,
@@ -177,12 +186,23 @@ impl Sockets {
         ports: &RangeInclusive<u16>,
         read: impl Fn(InetResponseHeader, Attributes<'_>) -> T,
     ) -> Result<Vec<T>, ProcessError> {
+        self.dump_with(protocol, states, ExtensionFlags::empty(), ports, read)
+    }
+
+    fn dump_with<T>(
+        &mut self,
+        protocol: u8,
+        states: StateFlags,
+        extensions: ExtensionFlags,
+        ports: &RangeInclusive<u16>,
+        read: impl Fn(InetResponseHeader, Attributes<'_>) -> T,
+    ) -> Result<Vec<T>, ProcessError> {
         let mut found = Vec::new();
         for (family, any) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
             let request = InetRequest {
                 family,
                 protocol,
-                extensions: ExtensionFlags::empty(),
+                extensions: extensions.clone(),
                 states: states.clone(),
                 socket_id: any,
             };

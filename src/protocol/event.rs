@@ -509,6 +509,8 @@ pub enum EndReason {
     Unwanted,
     /// It was retired, and its last connection has ended.
     Drained,
+    /// It was retired, and all its connections have been silent for the set time.
+    Idle,
     /// It was retired, and its time to drain is over.
     DrainLimit,
     /// It was retired, and did not answer.
@@ -531,6 +533,7 @@ impl fmt::Display for EndReason {
             Self::Stopping => "it says that it stops",
             Self::Unwanted => "it is not wanted any more",
             Self::Drained => "its last connection has ended",
+            Self::Idle => "its connections are idle",
             Self::DrainLimit => "its time to drain is over",
             Self::UnhealthyRetired => "it does not answer",
             Self::LowMemory => "the cluster is above its low memory mark",

@@ -200,6 +200,9 @@ pub struct WorkerStatus {
     /// keeps it.
     #[serde(default)]
     pub leaving: Option<ReplaceReasonKind>,
+    /// Seconds since it was retired; none if it was not, or is told to end already.
+    #[serde(default)]
+    pub retired: Option<f64>,
     /// The generation that it was started for.
     pub generation: Generation,
     /// Whether it answers.

@@ -150,6 +150,9 @@ fn row(worker: &WorkerStatus) -> [String; COLUMNS] {
 fn state(worker: &WorkerStatus) -> String {
     let state = match (worker.state, worker.leaving) {
         (WorkerState::Live, Some(_)) => "leaving".to_owned(),
+        (WorkerState::Retired, _) if worker.retired.is_some() => {
+            format!("retired {}", uptime(worker.retired.unwrap_or_default()))
+        }
         (state, _) => state.to_string(),
     };
     match worker.health {

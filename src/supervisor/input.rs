@@ -217,6 +217,9 @@ pub struct Sockets {
     /// here what the client begins next when it was looked at; they have been released since. Looked
     /// for until the worker [is settled](super::Worker::is_settled).
     pub bound: u32,
+    /// Accepted connections that have not been silent for so long that the worker may end although it
+    /// has them; `None` if that was not looked at.
+    pub active: Option<u32>,
 }
 
 impl Sockets {

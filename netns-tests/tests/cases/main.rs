@@ -23,6 +23,7 @@ mod health;
 mod health_under_load;
 mod history;
 mod hostile_peers;
+mod idle_connections;
 mod in_flight;
 mod interrupted_transactions;
 mod lab_addresses;
@@ -99,6 +100,7 @@ fn main() -> ExitCode {
         health,
         health_under_load,
         hostile_peers,
+        idle_connections,
         lab_addresses,
         lab_greeter,
         lab_load,

@@ -105,6 +105,7 @@ fn reloaded() -> Outcome {
 /// A status that does not fit into one line.
 fn status() -> Status {
     let worker = |seat| WorkerStatus {
+        retired: None,
         private_ports: Vec::new(),
         number: None,
         seat: Seat(seat),

@@ -38,6 +38,8 @@ pub(crate) fn status(
         adopted: worker.adopted,
         state: worker.state(),
         leaving: worker.leaving.map(ReplaceReason::kind),
+        retired: (worker.state() == WorkerState::Retired)
+            .then(|| now.since(worker.since()).as_secs_f64()),
         generation: worker.generation,
         health: if worker.is_healthy() { WorkerHealth::Ok } else { WorkerHealth::Silent },
         text: None,

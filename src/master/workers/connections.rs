@@ -30,10 +30,29 @@ pub(super) struct Connections {
     counts: mpsc::UnboundedReceiver<Counts>,
     due: Periodic,
     failures: LogLimiter,
+    idle: IdleLooks,
+}
+
+/// When it is looked for how long the connections of retired workers have been silent.
+#[derive(Debug)]
+struct IdleLooks {
+    /// `retire.idle`.
+    limit: Option<Duration>,
+    not_before: Option<Instant>,
+}
+
+impl IdleLooks {
+    /// The limit, if it is time for a look: four times within it.
+    fn begin(&mut self, now: Instant) -> Option<Duration> {
+        let limit = self.limit.filter(|_| self.not_before.is_none_or(|at| at <= now))?;
+        self.not_before = now.checked_add(limit / 4);
+        Some(limit)
+    }
 }
 
 impl Connections {
-    pub(super) fn new() -> Result<Self, MasterError> {
+    /// `idle` is `retire.idle`.
+    pub(super) fn new(idle: Option<Duration>) -> Result<Self, MasterError> {
         let (sender, counts) = mpsc::unbounded_channel();
         Ok(Self {
             draining: Draining::default(),
@@ -42,6 +61,7 @@ impl Connections {
             counts,
             due: Periodic::every(INTERVAL),
             failures: LogLimiter::default(),
+            idle: IdleLooks { limit: idle, not_before: None },
         })
     }
 
@@ -55,8 +75,10 @@ impl Connections {
     pub(super) fn count(&mut self, retired: CountedWorkers, supervisor: &Supervisor) {
         let settled = supervisor.workers().filter(|worker| worker.is_settled());
         let settled = settled.map(|worker| worker.id).collect();
-        let began = self.draining.begin(retired, settled, supervisor.plan(), Instant::now());
-        let Some(wanted) = began else { return };
+        let now = Instant::now();
+        let began = self.draining.begin(retired, settled, supervisor.plan(), now);
+        let Some(mut wanted) = began else { return };
+        wanted.idle = if wanted.settled.is_empty() { None } else { self.idle.begin(now) };
         let sender = self.sender.clone();
         self.thread.run(move || {
             // The loop has ended.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::nft::{Conntrack, ConntrackError};
 use crate::plan::{Engine, Plan, Port, Protocol};
-use crate::process::{self, Connection, ConnectionState, ProcessError, SocketOwners};
+use crate::process::{self, Connection, ConnectionState, ProcessError, Silence, SocketOwners};
 use crate::protocol::WorkerId;
 use crate::supervisor::Sockets;
 
@@ -80,6 +80,11 @@ fn count_by_owner(
     workers: &CountedWorkers,
     plan: &Plan,
 ) -> Result<BTreeMap<WorkerId, Sockets>, ProcessError> {
+    Ok(attribute(connections, &owners_of(workers)?, workers, plan))
+}
+
+/// The worker that has each socket open, by the socket's inode.
+fn owners_of(workers: &CountedWorkers) -> Result<HashMap<u32, WorkerId>, ProcessError> {
     let owners = SocketOwners::read()?;
     let mut owner_of = HashMap::new();
     for (worker, counted) in workers {
@@ -88,7 +93,7 @@ fn count_by_owner(
             owner_of.extend(inodes.into_iter().map(|inode| (inode, *worker)));
         }
     }
-    Ok(attribute(connections, &owner_of, workers, plan))
+    Ok(owner_of)
 }
 
 /// Whose connections these are. Of a handshake nobody can say at whose socket it began: it counts for
@@ -158,6 +163,8 @@ pub(crate) struct Wanted {
     pub(crate) gone: Vec<Arc<[Port]>>,
     /// The plan in force.
     pub(crate) plan: Plan,
+    /// It is looked which connections have been silent for so long.
+    pub(crate) idle: Option<Duration>,
 }
 
 /// Why it is not known how many connections there are.
@@ -183,6 +190,9 @@ pub(crate) enum CountError {
 /// clients whose handshake is under way.
 pub(crate) fn count_all(wanted: &Wanted) -> Result<BTreeMap<WorkerId, Sockets>, CountError> {
     let mut sockets = count_sockets(&mut process::Sockets::open()?, &wanted.retired, &wanted.plan)?;
+    if let Some(limit) = wanted.idle {
+        count_active(wanted, limit, &mut sockets)?;
+    }
     if wanted.plan.engine() == Engine::Tproxy {
         // Nothing is translated, so conntrack leads nobody anywhere.
         return Ok(sockets);
@@ -211,6 +221,45 @@ pub(crate) fn count_all(wanted: &Wanted) -> Result<BTreeMap<WorkerId, Sockets>, 
         }
     }
     Ok(sockets)
+}
+
+/// Counts, of workers that are settled and have connections, those connections that have not been silent
+/// for so long.
+fn count_active(
+    wanted: &Wanted,
+    limit: Duration,
+    counts: &mut BTreeMap<WorkerId, Sockets>,
+) -> Result<(), ProcessError> {
+    let has_connections = |it: &Sockets| it.all_accepted() && it.established > 0;
+    let is_asked = |worker: &WorkerId| {
+        wanted.settled.contains(worker) && counts.get(worker).is_some_and(has_connections)
+    };
+    let asked: CountedWorkers = wanted
+        .retired
+        .iter()
+        .filter(|(worker, _)| is_asked(worker))
+        .map(|(worker, counted)| (*worker, counted.clone()))
+        .collect();
+    if asked.is_empty() {
+        return Ok(());
+    }
+    let ports = local_ports_of(&wanted.plan, numbers(asked.values().map(|it| &it.ports)).collect());
+    let silences = process::Sockets::open()?.silences(&ports)?;
+    let owners = match wanted.plan.engine() {
+        Engine::Redirect => HashMap::new(),
+        Engine::Tproxy => owners_of(&asked)?,
+    };
+    for (worker, counted) in &asked {
+        let is_its = |it: &&Silence| match wanted.plan.engine() {
+            Engine::Redirect => numbers([&counted.ports]).any(|port| port == it.port),
+            Engine::Tproxy => owners.get(&it.inode) == Some(worker),
+        };
+        let active = silences.iter().filter(is_its).filter(|it| !it.is_idle(limit)).count();
+        if let Some(count) = counts.get_mut(worker) {
+            count.active = Some(u32::try_from(active).unwrap_or(u32::MAX));
+        }
+    }
+    Ok(())
 }
 
 fn numbers<'a>(ports: impl IntoIterator<Item = &'a Arc<[Port]>>) -> impl Iterator<Item = u16> {

@@ -78,7 +78,7 @@ impl Draining {
             gone.look = Check::UnderWay;
             ports.push(Arc::clone(&gone.ports));
         }
-        Some(Wanted { retired, settled, gone: ports, plan: plan.clone() })
+        Some(Wanted { retired, settled, gone: ports, plan: plan.clone(), idle: None })
     }
 
     /// Ends the look under way, whatever came of it.

@@ -98,7 +98,7 @@ impl Workers {
             processes: Processes::new(printer)?,
             spawner,
             held: HeldListeners::default(),
-            connections: Connections::new()?,
+            connections: Connections::new(config.retire_idle())?,
             links: WorkerLinks::new(config.ping_timeout(), config.worker_ports()),
             memory: MemoryMonitor::new()?,
             output: Periodic::every(OUTPUT_INTERVAL),

@@ -76,6 +76,10 @@ pub(super) struct Process {
     /// It was retired so long ago that clients of which conntrack alone knows are waited for no more.
     pub(super) is_late: bool,
     pub(super) sockets: Sockets,
+    /// It is looked for how long its connections have been silent: all but those beyond two are.
+    pub(super) is_looked_at_for_silence: bool,
+    /// Successive reports, that the supervisor got, in which all were silent.
+    pub(super) silent_reports: u32,
     pub(super) burden: Burden,
     /// A master that has adopted it takes it for one that has yet to get ready.
     pub(super) is_anew: bool,
@@ -122,6 +126,8 @@ impl Process {
             was_quiet: false,
             was_counted: false,
             burden,
+            is_looked_at_for_silence: false,
+            silent_reports: 0,
             is_late: false,
             is_anew: false,
             reuses_listeners: false,
@@ -133,6 +139,7 @@ impl Process {
                 established: few(10),
                 remembered: few(2),
                 bound: few(3),
+                active: None,
             },
         }
     }
@@ -150,7 +157,8 @@ impl Process {
 
     /// Time passes: the queue empties, connections end.
     pub(super) fn work(&mut self, random: &mut Random, engine: Engine) -> Sockets {
-        let Sockets { queued, half_open, established, remembered, bound } = &mut self.sockets;
+        let Sockets { queued, half_open, established, remembered, bound, active } =
+            &mut self.sockets;
         if engine == Engine::Tproxy {
             // Connections belong to sockets alone.
             *remembered = 0;
@@ -174,6 +182,9 @@ impl Process {
         let is_bound = engine == Engine::Redirect && self.quiet_reports == 0;
         *bound = u32::from(is_bound && random.percent(30));
         let is_quiet = *queued == 0 && *half_open == 0 && (*bound == 0 || self.is_late);
+        *active = self.is_looked_at_for_silence.then(|| established.saturating_sub(2));
+        let is_silent = *active == Some(0);
+        self.silent_reports = if is_silent { self.silent_reports + 1 } else { 0 };
         self.quiet_reports = if is_quiet { self.quiet_reports + 1 } else { 0 };
         self.was_quiet |= self.quiet_reports >= 2;
         self.was_counted = true;
@@ -182,6 +193,9 @@ impl Process {
 
     /// Whether the safe order allows to ask it to end, but for limits and stops.
     pub(super) fn is_drained(&self) -> bool {
+        if self.quiet_reports >= 2 && self.silent_reports >= 2 {
+            return true;
+        }
         let is_quiet = self.quiet_reports >= 2 && self.sockets.established == 0;
         is_quiet && (self.sockets.remembered == 0 || self.is_late)
     }

@@ -30,6 +30,8 @@ pub(super) struct World {
     pub(super) next_port: u16,
     /// What is in force.
     pub(super) plan: Plan,
+    /// Each fifth history has retired workers end whose connections are silent.
+    looks_for_silence: bool,
     pub(super) removed: bool,
     pub(super) finished: bool,
     /// Events that were told to a supervisor.
@@ -89,6 +91,7 @@ impl World {
             next_pid: 100,
             next_port: 20_000,
             plan,
+            looks_for_silence: seed.is_multiple_of(5),
             removed: false,
             finished: false,
             inputs: 0,
@@ -273,7 +276,8 @@ impl World {
     pub(super) fn add_process(&mut self, worker: Option<WorkerId>, seat: Seat) -> Pid {
         let pid = Pid(self.next_pid);
         self.next_pid += 1;
-        let process = Process::new(worker, seat, &mut self.random);
+        let mut process = Process::new(worker, seat, &mut self.random);
+        process.is_looked_at_for_silence = self.looks_for_silence;
         self.processes.insert(pid, process);
         pid
     }

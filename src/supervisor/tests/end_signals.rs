@@ -97,6 +97,31 @@ fn without_a_retire_signal_a_worker_that_was_told_can_serve_again() {
 }
 
 #[test]
+fn a_retired_worker_whose_connections_are_idle_ends_unless_it_is_kept() {
+    let mut bench = retired(settings(2));
+    let (idle, busy) =
+        (Sockets { active: Some(0), ..SERVING }, Sockets { active: Some(1), ..SERVING });
+    bench.counts(1, &[idle, busy, idle]);
+    assert_eq!(bench.take_terminated(), NOBODY);
+    bench.counts(1, &[idle]);
+    assert_eq!(bench.take_terminated(), [1]);
+    let why = |bench: &Bench| {
+        let mut events = bench.events.iter().rev();
+        events.find_map(|it| match it {
+            Event::Ending { why, .. } => Some(*why),
+            _ => None,
+        })
+    };
+    assert_eq!(why(&bench), Some(EndReason::Idle));
+    let mut bench = retired(Settings { rollback: 10 * SECOND, ..settings(2) });
+    bench.counts(1, &[idle, idle, idle]);
+    assert_eq!(bench.take_terminated(), NOBODY, "there may be a rollback");
+    bench.pass(10 * SECOND);
+    bench.counts(1, &[idle]);
+    assert_eq!(bench.take_terminated(), [1]);
+}
+
+#[test]
 fn a_stop_tells_workers_that_are_kept_too() {
     let kept = Settings { rollback: 10 * SECOND, ..settings(2) };
     let mut bench = retired(with_retire_signal(kept));

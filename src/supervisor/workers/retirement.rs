@@ -29,6 +29,8 @@ pub(in crate::supervisor) struct Retirement {
     /// Reports in a row in which all connections were accepted; not counted beyond
     /// [`QUIET_REPORTS`].
     quiet: u8,
+    /// Looks in a row in which all connections were silent; not counted beyond [`QUIET_REPORTS`].
+    silent: u8,
     /// When the worker was told that it is retired.
     told: Option<Timestamp>,
     /// Whether there were so many in a row ever. After that no client waits that was steered to the worker
@@ -38,7 +40,7 @@ pub(in crate::supervisor) struct Retirement {
 
 impl Retirement {
     pub(in crate::supervisor) fn new(now: Timestamp) -> Self {
-        Self { since: now, quiet: 0, told: None, is_settled: false }
+        Self { since: now, quiet: 0, silent: 0, told: None, is_settled: false }
     }
 
     /// A retirement under an earlier master, which told the worker then.
@@ -49,7 +51,7 @@ impl Retirement {
     /// This retirement after a pause in which no report came: reports before the pause do not count as in a
     /// row with those after it.
     pub(in crate::supervisor) fn resumed(&self) -> Self {
-        Self { quiet: 0, ..self.clone() }
+        Self { quiet: 0, silent: 0, ..self.clone() }
     }
 
     pub(in crate::supervisor) fn since(&self) -> Timestamp {
@@ -86,8 +88,18 @@ impl Retirement {
         let is_bound = sockets.bound > 0 && self.may_come_back(now);
         self.quiet = if sockets.all_accepted() && !is_bound { quiet } else { 0 };
         self.is_settled |= self.quiet == QUIET_REPORTS;
+        if let Some(active) = sockets.active {
+            let silent = self.silent.saturating_add(1).min(QUIET_REPORTS);
+            self.silent = if active == 0 { silent } else { 0 };
+        }
         let is_idle = self.quiet == QUIET_REPORTS && sockets.established == 0;
         is_idle && !(sockets.remembered > 0 && self.may_come_back(now))
+    }
+
+    /// Whether all connections of the worker have been silent for so long that it may end: seen twice,
+    /// as nothing else that cannot be undone follows from a look at sockets that may have missed one.
+    pub(super) fn is_silent(&self) -> bool {
+        self.quiet == QUIET_REPORTS && self.silent == QUIET_REPORTS
     }
 
     /// Whether clients that the worker has no socket for may still send again.
@@ -121,7 +133,7 @@ mod tests {
     use super::*;
 
     const IDLE: Sockets =
-        Sockets { queued: 0, half_open: 0, established: 0, remembered: 0, bound: 0 };
+        Sockets { queued: 0, half_open: 0, established: 0, remembered: 0, bound: 0, active: None };
     const QUEUED: Sockets = Sockets { queued: 1, ..IDLE };
     const HALF_OPEN: Sockets = Sockets { half_open: 1, ..IDLE };
     const BOUND: Sockets = Sockets { bound: 1, ..IDLE };
@@ -159,6 +171,27 @@ mod tests {
         assert!(!resumed.is_settled());
         assert!(resumed.report(IDLE, Timestamp::ZERO));
         assert!(resumed.resumed().is_settled(), "what is settled stays so");
+    }
+
+    #[test]
+    fn a_worker_whose_connections_are_silent_may_end_after_the_second_look() {
+        let look = |active| Sockets { established: 3, active, ..IDLE };
+        for (reports, is_silent) in [
+            (&[look(Some(0)), look(Some(0))][..], true),
+            (&[look(Some(0)), look(None), look(None), look(Some(0))], true),
+            (&[look(Some(0))], false),
+            (&[look(None), look(None)], false),
+            (&[look(Some(0)), look(Some(1)), look(Some(0))], false),
+            (&[look(Some(0)), look(Some(0)), look(Some(2))], false),
+            (&[look(Some(0)), look(Some(0)), Sockets { queued: 1, ..look(None) }], false),
+        ] {
+            let mut retirement = Retirement::new(Timestamp::ZERO);
+            for report in reports {
+                assert!(!retirement.report(*report, Timestamp::ZERO), "it has connections");
+            }
+            assert_eq!(retirement.is_silent(), is_silent, "{reports:?}");
+            assert!(!retirement.resumed().is_silent());
+        }
     }
 
     #[test]
