@@ -97,6 +97,8 @@ pub(crate) enum Verb {
     Explain(ExplainArgs),
     /// Say what this machine supports and lacks; exit code 1 if `run` would fail
     Check,
+    /// List the servers that have a preset (--server of `run`); with a name, all that is known of one
+    Servers(ServersArgs),
     /// Remove the rules of a cluster whose master is gone
     ///
     /// Refused while a master runs: `ipcluster stop` is for that. Workers that still run are not
@@ -268,6 +270,13 @@ pub(crate) struct ScaleArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct ServersArgs {
+    /// A name of the list
+    #[arg(value_name = "SERVER")]
+    pub(crate) server: Option<String>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct StopArgs {
     #[command(flatten)]
     pub(crate) cluster: ClusterArgs,
@@ -388,6 +397,8 @@ mod tests {
             "stop",
             "stop --now web",
             "check",
+            "servers",
+            "servers nginx",
             "flush",
             "flush web",
             "demo",

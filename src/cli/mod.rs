@@ -20,6 +20,7 @@ mod retire;
 mod rollback;
 mod run;
 mod scale;
+mod servers;
 mod status;
 mod staying;
 mod stop;
@@ -65,6 +66,7 @@ fn carry_out(arguments: Arguments) -> Result<(), Failed> {
         Verb::Plan(run) => plan::run(run),
         Verb::Explain(explain) => explain::run(&directory()?, explain),
         Verb::Check => check::run(),
+        Verb::Servers(servers) => servers::run(&servers),
         Verb::Flush(cluster) => flush::run(&directory()?, cluster),
         Verb::Demo(args) => demo::run(args.engine),
         Verb::DemoWorker => demo::worker(),

@@ -28,10 +28,12 @@ impl ConfigBuilder {
 
     /// [`Self::build`] for a machine with so many CPUs.
     pub(crate) fn build_for(self, cpus: usize) -> Result<Config, ConfigError> {
-        let mut values = self.resolve()?;
+        let (builder, server) = self.with_preset();
+        let mut values = builder.resolve()?;
         if values.workers.is_default() {
             values.workers.value = u16::try_from(cpus).unwrap_or(u16::MAX).clamp(1, MAX_SEATS);
         }
-        Config::check(values)
+        let server = server.map(|server| server.applied_to(&mut values));
+        Config::check(values, server)
     }
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use super::config::Config;
 use super::keys::{SETTINGS, Values};
 use super::origin::Origin;
+use super::servers::ServerInForce;
 use super::{ConfigError, PartitionKind, WorkerTexts};
 use crate::plan::{
     Assignment, Engine, Listeners, Partition, PlanError, Port, PortRange, Protocol, Weights,
@@ -13,7 +14,10 @@ use crate::protocol::Readiness;
 
 impl Config {
     /// The configuration of these values, each of which is allowed by itself.
-    pub(super) fn check(mut values: Values) -> Result<Self, ConfigError> {
+    pub(super) fn check(
+        mut values: Values,
+        server: Option<ServerInForce>,
+    ) -> Result<Self, ConfigError> {
         let listen = &values.listen;
         let listeners =
             Listeners::new(listen.value.clone()).map_err(|error| listen.unplannable(error))?;
@@ -27,7 +31,7 @@ impl Config {
         check_rollback(&values)?;
         check_memory(&values)?;
         let texts = WorkerTexts::of(&values, &listeners)?;
-        Ok(Self { values, listeners, partition, weights, texts })
+        Ok(Self { values, listeners, partition, weights, texts, server })
     }
 }
 

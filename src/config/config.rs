@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use super::keys::Values;
 use super::origin::{Given, Origin};
+use super::servers::ServerInForce;
 use super::texts::{WorkerTexts, names};
-use super::{ConfigBuilder, ConfigError, MemorySize, Names};
+use super::{ConfigBuilder, ConfigError, MemorySize, Names, ServerPreset};
 use crate::plan::{Listeners, Partition, Weights};
 use crate::protocol::{EndSignals, Marks, Memory, Retire};
 
@@ -20,6 +21,7 @@ pub struct Config {
     pub(super) partition: Partition,
     pub(super) weights: Weights,
     pub(super) texts: WorkerTexts,
+    pub(super) server: Option<ServerInForce>,
 }
 
 impl Config {
@@ -52,6 +54,17 @@ impl Config {
     /// What placeholders can stand for, also in `config_template`.
     pub(crate) fn placeholder_names(&self) -> Names<'_> {
         names(&self.values, &self.listeners)
+    }
+
+    /// What is known of the server that workers run, by [`ConfigBuilder::server`] and
+    /// [`ConfigBuilder::command`].
+    pub fn server(&self) -> Option<&'static ServerPreset> {
+        self.server.as_ref().map(|server| server.preset)
+    }
+
+    /// The preset and what it has added and set, for the log.
+    pub(crate) fn server_in_force(&self) -> Option<&ServerInForce> {
+        self.server.as_ref()
     }
 
     /// When live workers are replaced: the table `retire`.
@@ -113,7 +126,7 @@ impl Config {
             weights.resize(usize::from(workers), 1.0);
         }
         // Whatever does not fit any more, the number is at fault.
-        Self::check(values).map_err(|error| error.at(&ORIGIN))
+        Self::check(values, self.server.clone()).map_err(|error| error.at(&ORIGIN))
     }
 }
 

@@ -17,11 +17,9 @@ use super::range::{
     SocketPath, StopSignal, ZeroOrAtLeast,
 };
 use super::table::{Changes, DefaultValue, Setting, settings};
-#[cfg(any(feature = "toml", test))]
-use super::value::Raw;
-use super::value::{Entry, Value, resolve};
+use super::value::{Entry, Raw, Value, resolve};
 use super::{
-    Config, ConfigError, Environment, MemorySize, OnExit, PartitionKind, WorkerCommand,
+    Config, ConfigError, Environment, MemorySize, OnExit, PartitionKind, Server, WorkerCommand,
     WorkerOutput,
 };
 use crate::plan::{ClusterName, Engine, Listener, Ownership, PortRange};
@@ -68,6 +66,17 @@ settings! {
         example: "node server.js",
         changes: NewGeneration,
         get: reference -> &WorkerCommand,
+    }
+
+    /// What is known of the server that workers run, see `ipcluster servers`: its preset sets what no
+    /// other setting gives, and tells it where it listens; auto (the one that `command` names), none
+    server: Server {
+        key: "server",
+        flag: "--server", "NAME|auto|none",
+        range: Any,
+        default: "auto",
+        changes: NewGeneration,
+        get: none,
     }
 
     /// How clients are spread: hash, or mask (low bits of the address; `workers` a power of two)

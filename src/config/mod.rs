@@ -31,6 +31,7 @@ mod placeholder;
 mod range;
 #[cfg(test)]
 mod reference;
+mod servers;
 mod table;
 #[cfg(test)]
 mod testing;
@@ -48,6 +49,7 @@ pub use keys::ConfigBuilder;
 pub use memory_size::{MemorySize, MemorySizeError};
 pub use origin::Origin;
 pub(crate) use placeholder::{Names, Placeholder, PlaceholderText};
+pub use servers::{Server, ServerPreset};
 pub(crate) use texts::WorkerTexts;
 
 pub use crate::protocol::{

@@ -29,6 +29,12 @@ pub enum Origin {
     },
     /// A method of [`ConfigBuilder`](super::ConfigBuilder).
     Builder,
+    /// What is known of the server that workers run
+    /// ([`ServerPreset`](super::ServerPreset)), since nobody gave another value.
+    Preset {
+        /// The name of the server.
+        server: &'static str,
+    },
     /// Nobody gave it: its default.
     Default,
 }
@@ -46,7 +52,9 @@ impl Origin {
             Self::Flag { flag } => (*flag).to_owned(),
             Self::Builder => format!("`{key}`"),
             Self::Default => format!("`{key}`, by default"),
-            Self::File { .. } | Self::Command { .. } => format!("{self}: `{key}`"),
+            Self::File { .. } | Self::Command { .. } | Self::Preset { .. } => {
+                format!("{self}: `{key}`")
+            }
         }
     }
 }
@@ -58,6 +66,7 @@ impl fmt::Display for Origin {
             Self::Command { command } => f.write_str(command),
             Self::File { path: Some(path), line } => write!(f, "{path}, line {line}"),
             Self::File { path: None, line } => write!(f, "line {line}"),
+            Self::Preset { server } => write!(f, "server preset {server}"),
             Self::Builder => f.write_str("program"),
             Self::Default => f.write_str("default"),
         }

@@ -148,7 +148,7 @@ macro_rules! settings {
         #[derive(Debug, Clone, Default)]
         #[must_use]
         pub struct ConfigBuilder {
-            $($field: Entry<$type>,)+
+            $(pub(super) $field: Entry<$type>,)+
         }
 
         /// One method for each setting, with the setting's key.
@@ -172,7 +172,6 @@ macro_rules! settings {
 
             /// Takes the value of the setting with this key as it was written; keeps what is wrong
             /// with it for [`Self::build`], since another value may come over it.
-            #[cfg(any(feature = "toml", test))]
             pub(super) fn read(&mut self, key: &str, raw: Raw, origin: Origin, items: Vec<Origin>) {
                 match key {
                     $($key => {
@@ -180,6 +179,14 @@ macro_rules! settings {
                         self.$field = Some(Given { key: $key, value, origin, items });
                     })+
                     _ => {}
+                }
+            }
+
+            /// Whether something was given for the setting with this key.
+            pub(super) fn gives(&self, key: &str) -> bool {
+                match key {
+                    $($key => self.$field.is_some(),)+
+                    _ => false,
                 }
             }
 

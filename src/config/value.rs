@@ -8,7 +8,8 @@ use super::origin::{Given, Origin};
 use super::range::Range;
 use super::table::DefaultValue;
 use super::{
-    ConfigError, Environment, MemorySize, OnExit, PartitionKind, WorkerCommand, WorkerOutput, text,
+    ConfigError, Environment, MemorySize, OnExit, PartitionKind, Server, ServerPreset,
+    WorkerCommand, WorkerOutput, text,
 };
 use crate::plan::{ClusterName, Engine, Listener, Listeners, Ownership, PlanError, PortRange};
 use crate::protocol::{Backoff, GiveUp, KillMode, KillOrder, Readiness, Signal};
@@ -319,6 +320,23 @@ impl Text for PortRange {
 impl Text for Engine {
     fn from_text(text: String) -> Result<Self, Fault> {
         text.parse().map_err(|expected| Fault::new(format!("{}: {expected}", quote(&text))))
+    }
+}
+
+impl Text for Server {
+    fn from_text(text: String) -> Result<Self, Fault> {
+        match text.as_str() {
+            "auto" => Ok(Self::Auto),
+            "none" => Ok(Self::None),
+            name => ServerPreset::named(name).map(Self::Preset).ok_or_else(|| {
+                let names: Vec<_> = ServerPreset::all().iter().map(ServerPreset::name).collect();
+                Fault::new(format!(
+                    "{}: expected auto, none or one of {}",
+                    quote(name),
+                    names.join(", ")
+                ))
+            }),
+        }
     }
 }
 

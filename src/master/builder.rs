@@ -245,6 +245,7 @@ impl Builder {
         let handed_over = || running.as_ref().and_then(RunningMaster::service_manager);
         self.service_manager = self.service_manager.or_else(handed_over);
         claim.confirm(running)?;
+        log_server_preset(&self.config);
         self.open(claim, workers.sockets, parts)
     }
 
@@ -397,6 +398,15 @@ struct Parts {
 }
 
 /// Looks up whom workers run as, if that is configured, and checks that they can be started so.
+/// Says which preset is in force, and what it does.
+fn log_server_preset(config: &Config) {
+    let Some(server) = config.server_in_force() else { return };
+    tracing::info!("{server}; `server = \"none\"` turns it off");
+    if let Some(obstacle) = server.obstacle() {
+        tracing::warn!("{obstacle}: its workers do not get ready");
+    }
+}
+
 fn look_up_account(config: &Config) -> Result<Option<Account>, MasterError> {
     let account = Account::look_up(config.user(), config.group())?;
     match &account {
