@@ -7,12 +7,14 @@
 //! ```
 
 mod backend;
+mod grpc;
 mod load;
 mod measurement;
 mod page;
 mod table;
 
 use std::ffi::OsString;
+use std::iter::repeat_n;
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -20,20 +22,22 @@ use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 use std::{env, fs};
 
+use ipcluster::config::{ServerPreset, WorkerCommand};
 use ipcluster::lab::Network;
 use ipcluster::plan::Engine;
 use netns_tests::{Case, Cluster, Lab, Need, Process, wait_until};
 
-use load::{Clients, Habit};
+use grpc::Calls;
+use load::{Clients, Count, Habit};
 use measurement::{Measurement, Way};
-use table::{SERVERS, Server};
+use table::{SERVERS, Server, Speaks};
 
 /// How many workers a cluster has.
 const WORKERS: u16 = 2;
-/// How often it is reloaded.
+/// How often it is reloaded; without the preset once.
 const RELOADS: usize = 3;
 /// How long the end of an earlier generation is waited for.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(16);
 
 /// Where the programs of `run` and what was measured are; `target/servers` unless it is set.
 const HOME: &str = "SERVERS_HOME";
@@ -52,12 +56,14 @@ fn main() -> ExitCode {
 }
 
 fn cases() -> impl Iterator<Item = Case> {
-    SERVERS.iter().flat_map(|server| {
-        Way::ALL.into_iter().filter(|way| way.arguments(server).is_some()).map(|way| {
+    // The control is there for one way: it takes long, since keep-alive clients stay.
+    let ways = if has_preset() { &Way::ALL[..] } else { &[Way::Port] };
+    SERVERS.iter().flat_map(move |server| {
+        ways.iter().copied().filter(|way| way.arguments(server).is_some()).map(|way| {
             let case = Case::new(way.name(), measure).in_topic(server.name);
             let case = if server.other_user { case.needs(Need::OtherUsers) } else { case };
             let case = if way == Way::Tproxy { case.with(Engine::Tproxy) } else { case };
-            if server.in_ci && way != Way::Tproxy { case } else { case.on_request() }
+            if server.in_ci.contains(&way) { case } else { case.on_request() }
         })
     })
 }
@@ -69,30 +75,23 @@ fn measure(lab: &Lab) {
     let directory = prepare(lab);
     backend::start(lab.server());
     let mut cluster = start(lab, server, way, &directory);
-    let proxy = server.fastcgi.then(|| fastcgi_proxy(lab, &directory));
-    let target = match proxy {
-        Some(_) => FASTCGI_PROXY.parse().expect("an address"),
-        None => Network::server_v4(80),
-    };
-    let habits = [(Habit::KeepAlive, 30), (Habit::Short, 15), (Habit::Slow, 6)];
-    let habits = habits.iter().flat_map(|(habit, count)| std::iter::repeat_n(*habit, *count));
-    let clients = Clients::start(lab.client(), target, Network::clients_v4(51).zip(habits));
+    let (clients, _proxy) = Load::start(lab, server, &directory);
     let more = |count: u64| {
         let goal = clients.requests() + count;
         wait_until("requests", Duration::from_secs(30), || clients.requests() >= goal);
     };
-    more(200);
+    more(100);
     let mut gone = Vec::new();
-    for _ in 0..RELOADS {
+    for _ in 0..if has_preset() { RELOADS } else { 1 } {
         cluster.reload();
         gone.push(wait_for_the_end_of_others(&cluster).map(|time| time.as_secs_f64()));
-        more(100);
+        more(50);
     }
     let count = clients.stop();
     let measurement = Measurement {
         server: name.to_owned(),
         way,
-        has_preset: env::var_os(WITHOUT).is_none(),
+        has_preset: has_preset(),
         version: version(server),
         requests: count.requests,
         failed: count.failed.clone(),
@@ -104,6 +103,49 @@ fn measure(lab: &Lab) {
     cluster.succeed("stop", &[]);
     cluster.master().wait(Duration::from_secs(30));
     assert_eq!(count.lost(), 0, "{:?}", count.failed);
+}
+
+/// The clients of a server.
+enum Load {
+    Http(Clients),
+    Grpc(Calls),
+}
+
+impl Load {
+    /// Starts them, and what has to stand between them and the server.
+    fn start(lab: &Lab, server: &Server, directory: &Path) -> (Self, Option<Process>) {
+        let public = Network::server_v4(80);
+        let (proxy, target) = match server.speaks {
+            Speaks::Grpc => {
+                let python = home().join("python/bin/python");
+                let target = public.to_string();
+                return (Self::Grpc(Calls::start(lab.client(), &python, directory, &target)), None);
+            }
+            Speaks::FastCgi => {
+                let target = FASTCGI_PROXY.parse().expect("an address");
+                (Some(fastcgi_proxy(lab, directory)), target)
+            }
+            Speaks::Http => (None, public),
+        };
+        let habits = [(Habit::KeepAlive, 30), (Habit::Short, 15), (Habit::Slow, 6)];
+        let habits = habits.iter().flat_map(|(habit, count)| repeat_n(*habit, *count));
+        let clients = Clients::start(lab.client(), target, Network::clients_v4(51).zip(habits));
+        (Self::Http(clients), proxy)
+    }
+
+    fn requests(&self) -> u64 {
+        match self {
+            Self::Http(clients) => clients.requests(),
+            Self::Grpc(calls) => calls.requests(),
+        }
+    }
+
+    fn stop(self) -> Count {
+        match self {
+            Self::Http(clients) => clients.stop(),
+            Self::Grpc(calls) => calls.stop(),
+        }
+    }
 }
 
 /// Waits until no worker of an earlier generation is left, and says how long that took.
@@ -158,34 +200,48 @@ fn prepare(lab: &Lab) -> PathBuf {
 
 fn start<'a>(lab: &'a Lab, server: &Server, way: Way, directory: &Path) -> Cluster<'a> {
     let dir = directory.display().to_string();
-    let mut cluster =
-        Cluster::on(lab, [Network::server_v4(80)], WORKERS).environment("PATH", &path());
-    for variable in [
-        &format!("HOME={dir}"),
-        &format!("PYTHONPATH={dir}"),
-        "PYTHONDONTWRITEBYTECODE=1",
-        "PHP_CLI_SERVER_WORKERS=8",
-    ] {
-        cluster = cluster.argument("--env").argument(variable);
+    let mut arguments: Vec<String> = Vec::new();
+    for variable in ["HOME={dir}", "PYTHONPATH={dir}", "PYTHONDONTWRITEBYTECODE=1", PHP] {
+        arguments.extend(["--env".to_owned(), variable.replace("{dir}", &dir)]);
     }
     if way == Way::Sockets {
-        cluster = cluster.argument("--socket-activation");
+        arguments.push("--socket-activation".to_owned());
     }
     if server.other_user {
-        cluster = cluster.argument("--user").argument("nobody");
+        arguments.extend(["--user", "nobody"].map(str::to_owned));
     }
-    cluster = cluster.argument("--drain-timeout").argument("2s");
-    let arguments = way.arguments(server).expect("a case has its way");
+    if server.command.contains("{config}") {
+        arguments.extend(["--config-template".to_owned(), format!("{dir}/{}.conf", server.name)]);
+    }
+    let place = way.arguments(server).expect("a case has its way");
+    let told = has_preset() && server.told_by_preset;
+    let command = server.command.replace("{where}", if told { "" } else { place });
+    let command = command.replace("{dir}", &dir);
+    let words: Vec<&str> = command.split_ascii_whitespace().collect();
     let variable = server.environment[usize::from(way != Way::Port)];
-    let export = if variable.is_empty() { String::new() } else { format!("export '{variable}';") };
-    let export = export.replace("{port}", "'$PORT'");
-    let config = "sed s/{port}/$PORT/ {dir}/nginx.conf >{dir}/nginx-$PORT.conf; ";
-    let config = if server.preset == "nginx" { config } else { "" };
-    let command = server.command.replace("{where}", arguments);
-    let command = command.replace("/nginx.conf", "/nginx-$PORT.conf").replace("{port}", "$PORT");
-    let script = format!("export LISTEN_PID=$$; {export} {config} exec {command}");
-    let script = script.replace("{dir}", &dir);
-    cluster.start_with(&["sh".into(), "-c".into(), script.into()], WORKERS.into())
+    if !variable.is_empty() && !told {
+        arguments.extend(["--env".to_owned(), variable.to_owned()]);
+    }
+    if has_preset() {
+        let command = WorkerCommand::new(words[0]).args(words[1..].iter().copied());
+        if ServerPreset::of(&command).is_none_or(|it| it.name() != server.preset) {
+            arguments.extend(["--server", server.preset].map(str::to_owned));
+        }
+        arguments.extend(server.settings.split_ascii_whitespace().map(str::to_owned));
+    } else {
+        arguments.extend(["--server", "none"].map(str::to_owned));
+    }
+    let cluster = Cluster::on(lab, [Network::server_v4(80)], WORKERS).environment("PATH", &path());
+    let cluster = arguments.into_iter().fold(cluster, Cluster::argument);
+    let words: Vec<OsString> = words.into_iter().map(OsString::from).collect();
+    cluster.start_with(&words, WORKERS.into())
+}
+
+/// Has PHP's own server answer more than one client at a time.
+const PHP: &str = "PHP_CLI_SERVER_WORKERS=8";
+
+fn has_preset() -> bool {
+    env::var_os(WITHOUT).is_none()
 }
 
 /// One of the client's addresses, and the port that `fastcgi.conf` names.

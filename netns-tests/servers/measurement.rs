@@ -58,7 +58,7 @@ pub(crate) struct Measurement {
     /// Those that were not answered whole with 200.
     pub(crate) failed: BTreeMap<Failure, u64>,
     /// For each reload, how many seconds after it the last worker of an earlier generation was gone;
-    /// `None` where one was left after 20 s.
+    /// `None` where one was left after 16 s.
     pub(crate) gone: Vec<Option<f64>>,
 }
 

@@ -1,5 +1,7 @@
 //! The servers that are measured.
 
+use super::measurement::Way;
+
 /// A server, and how it is started as a worker.
 #[derive(Debug)]
 pub(crate) struct Server {
@@ -24,10 +26,21 @@ pub(crate) struct Server {
     pub(crate) environment: [&'static str; 2],
     /// Whether it cannot run as root without capabilities.
     pub(crate) other_user: bool,
-    /// Whether it speaks FastCGI: a proxy for each client stands before it.
-    pub(crate) fastcgi: bool,
-    /// Whether CI measures it.
-    pub(crate) in_ci: bool,
+    /// What its clients speak.
+    pub(crate) speaks: Speaks,
+    /// In which ways CI measures it.
+    pub(crate) in_ci: &'static [Way],
+}
+
+/// A protocol of clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Speaks {
+    /// HTTP/1.1.
+    Http,
+    /// FastCGI: a proxy stands between it and the clients, which asks from the address of each.
+    FastCgi,
+    /// gRPC: the clients are those of `grpc_client.py`.
+    Grpc,
 }
 
 const SERVER: Server = Server {
@@ -41,8 +54,8 @@ const SERVER: Server = Server {
     settings: "",
     environment: ["", ""],
     other_user: false,
-    fastcgi: false,
-    in_ci: false,
+    speaks: Speaks::Http,
+    in_ci: &[],
 };
 
 /// All of them, in the order of the page.
@@ -55,7 +68,7 @@ pub(crate) const SERVERS: &[Server] = &[
         port: "-b 0.0.0.0:{port}",
         command: "gunicorn {where} -k gthread --threads 16 wsgi:app",
         socket: Some(""),
-        in_ci: true,
+        in_ci: &[Way::Port, Way::Tproxy],
         ..SERVER
     },
     Server {
@@ -76,7 +89,7 @@ pub(crate) const SERVERS: &[Server] = &[
         command: "uvicorn {where} --no-access-log asgi:app",
         port: "--host 0.0.0.0 --port {port}",
         socket: Some("--fd 3"),
-        in_ci: true,
+        in_ci: &[Way::Sockets],
         ..SERVER
     },
     Server {
@@ -152,9 +165,9 @@ pub(crate) const SERVERS: &[Server] = &[
         environment: ["", "NGINX=3;"],
         preset: "nginx",
         version: "nginx -v",
-        command: "nginx -p {dir} -c {dir}/nginx.conf",
+        command: "nginx -p {dir} -c {config}",
         socket: Some(""),
-        in_ci: true,
+        in_ci: &[Way::Sockets],
         ..SERVER
     },
     Server {
@@ -172,7 +185,7 @@ pub(crate) const SERVERS: &[Server] = &[
         version: "haproxy -v",
         command: "haproxy -db -f {dir}/haproxy.cfg",
         socket: Some(""),
-        in_ci: true,
+        in_ci: &[Way::Port],
         ..SERVER
     },
     Server {
@@ -207,7 +220,7 @@ pub(crate) const SERVERS: &[Server] = &[
         command: "php-fpm8.2 -O -y {dir}/php-fpm.conf",
         socket: Some(""),
         other_user: true,
-        fastcgi: true,
+        speaks: Speaks::FastCgi,
         ..SERVER
     },
     Server {
@@ -225,7 +238,7 @@ pub(crate) const SERVERS: &[Server] = &[
         version: "node --version",
         command: "node {dir}/graceful.js",
         socket: Some(""),
-        in_ci: true,
+        in_ci: &[Way::Port],
         ..SERVER
     },
     Server {
@@ -294,6 +307,15 @@ pub(crate) const SERVERS: &[Server] = &[
         command: "twist web {where} --class twisted_app.resource",
         port: "--listen tcp:{port}",
         socket: Some("--listen systemd:domain=INET:index=0"),
+        ..SERVER
+    },
+    Server {
+        name: "grpc-python",
+        preset: "grpc",
+        settings: "--retire-signal TERM",
+        version: "pip show grpcio",
+        command: "python {dir}/grpc_server.py",
+        speaks: Speaks::Grpc,
         ..SERVER
     },
 ];
