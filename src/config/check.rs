@@ -10,7 +10,7 @@ use super::{ConfigError, PartitionKind, WorkerTexts};
 use crate::plan::{
     Assignment, Engine, Listeners, Partition, PlanError, Port, PortRange, Protocol, Weights,
 };
-use crate::protocol::Readiness;
+use crate::protocol::{HttpScheme, Readiness};
 
 impl Config {
     /// The configuration of these values, each of which is allowed by itself.
@@ -157,6 +157,9 @@ fn flag_of(key: &str, origin: &Origin) -> String {
 /// Whether this build can serve and ask over HTTP.
 const HAS_HTTP: bool = cfg!(feature = "http");
 
+/// Whether this build can ask over TLS.
+const HAS_TLS: bool = false;
+
 fn check_http(values: &Values, listeners: &Listeners) -> Result<(), ConfigError> {
     let given = &values.http_listen;
     let Some(address) = given.value else { return Ok(()) };
@@ -181,12 +184,15 @@ fn check_http(values: &Values, listeners: &Listeners) -> Result<(), ConfigError>
 fn check_readiness(values: &Values, listeners: &Listeners) -> Result<(), ConfigError> {
     let Values { ready, engine, socket_activation, .. } = values;
     match &ready.value {
-        Readiness::Http(path) if !HAS_HTTP => Err(ready.refused(format!(
-            "\"http:{path}\": this build cannot ask over HTTP: it needs the feature `http`"
+        Readiness::Http(probe) if !HAS_HTTP => Err(ready.refused(format!(
+            "\"{probe}\": this build cannot ask over HTTP: it needs the feature `http`"
         ))),
-        Readiness::Http(path) if listeners.services(Protocol::Tcp).is_empty() => Err(ready
+        Readiness::Http(probe) if probe.scheme() == HttpScheme::Https && !HAS_TLS => {
+            Err(ready.refused(format!("\"{probe}\": this build cannot ask over TLS")))
+        }
+        Readiness::Http(probe) if listeners.services(Protocol::Tcp).is_empty() => Err(ready
             .refused(format!(
-                "\"http:{path}\": HTTP needs a tcp listener: expected tcp, notify or protocol"
+                "\"{probe}\": HTTP needs a tcp listener: expected tcp, notify or protocol"
             ))),
         Readiness::Protocol if socket_activation.value => {
             let reason = "workers with ready = \"protocol\" open their sockets themselves: choose \

@@ -145,8 +145,8 @@ settings! {
     }
 
     /// Open the listening sockets of workers and keep them, so that connections that wait outlive a
-    /// worker; workers take them by LISTEN_FDS, as under systemd. With `ready` "tcp" such a worker
-    /// counts as ready as soon as its program runs
+    /// worker; workers take them by LISTEN_FDS, as under systemd. Such a worker is ready when it is seen
+    /// to accept from them
     socket_activation: bool {
         key: "socket_activation",
         flag: "--socket-activation", "true|false",
@@ -188,9 +188,10 @@ settings! {
         get: copied -> bool,
     }
 
-    /// How a worker shows that it is ready: tcp (it listens), notify (and sends READY=1, as sd_notify
-    /// does), http:/PATH (and answers with status 200 there), protocol (it listens where it says over
-    /// the control socket, as workers of the older system do)
+    /// How a worker shows that it is ready: tcp (it listens; with `socket_activation` it accepts), notify
+    /// (and sends READY=1, as sd_notify does), http:/PATH or http://HOST/PATH (and answers with a status
+    /// of 2xx there), protocol (it listens where it says over the control socket, as workers of the older
+    /// system do)
     ready: Readiness {
         key: "ready",
         flag: "--ready", "tcp|notify|http:/PATH|protocol",

@@ -53,6 +53,6 @@ pub use servers::{Server, ServerPreset};
 pub(crate) use texts::WorkerTexts;
 
 pub use crate::protocol::{
-    Backoff, EndSignals, GiveUp, KillMode, KillOrder, Marks, Memory, ProbePath, ProbePathError,
-    Readiness, Retire, Signal, SignalError,
+    Backoff, EndSignals, GiveUp, HttpProbe, HttpProbeError, HttpScheme, KillMode, KillOrder, Marks,
+    Memory, ProbePath, ProbePathError, Readiness, Retire, Signal, SignalError,
 };

@@ -342,19 +342,19 @@ impl Text for Server {
 
 impl Text for Readiness {
     fn from_text(text: String) -> Result<Self, Fault> {
-        let path = match (text.as_str(), text.strip_prefix("http:")) {
-            ("tcp", _) => return Ok(Self::Tcp),
-            ("notify", _) => return Ok(Self::Notify),
-            ("protocol", _) => return Ok(Self::Protocol),
-            (_, Some(path)) => path.parse(),
-            (_, None) => {
-                let expected = "expected tcp, notify, http:/PATH or protocol";
+        match text.as_str() {
+            "tcp" => return Ok(Self::Tcp),
+            "notify" => return Ok(Self::Notify),
+            "protocol" => return Ok(Self::Protocol),
+            probe if probe.starts_with("http:") || probe.starts_with("https:") => {}
+            _ => {
+                let expected = "expected tcp, notify, http:/PATH, https:/PATH or protocol";
                 return Err(Fault::new(format!("{}: {expected}", quote(&text))));
             }
-        };
-        path.map(Self::Http).map_err(|_| {
+        }
+        text.parse().map(Self::Http).map_err(|_| {
             let expected = "expected http: and a path that begins with / and has no spaces, such as \
-                            http:/healthz";
+                            http:/healthz, or http://HOST/healthz to ask for another Host";
             Fault::new(format!("{}: {expected}", quote(&text)))
         })
     }
@@ -600,6 +600,7 @@ pub(super) fn quote(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::HttpScheme;
 
     fn readiness(text: &str) -> Result<Readiness, String> {
         let read = Readiness::from_text(text.to_owned());
@@ -614,9 +615,10 @@ mod tests {
         assert_eq!(readiness("tcp"), Ok(Readiness::Tcp));
         assert_eq!(readiness("notify"), Ok(Readiness::Notify));
         assert_eq!(readiness("protocol"), Ok(Readiness::Protocol));
-        for text in ["", "TCP", "udp", "http", "notify ", "https:/x"] {
+        for text in ["", "TCP", "udp", "http", "notify ", "ftp:/x"] {
             let error = readiness(text).unwrap_err();
-            assert!(error.contains("expected tcp, notify, http:/PATH or protocol"), "{error}");
+            let expected = "expected tcp, notify, http:/PATH, https:/PATH or protocol";
+            assert!(error.contains(expected), "{error}");
         }
     }
 
@@ -626,13 +628,50 @@ mod tests {
             let Ok(Readiness::Http(read)) = readiness(&format!("http:{path}")) else {
                 panic!("{path} is a path");
             };
-            assert_eq!(read.as_str(), path);
+            assert_eq!(read.path().as_str(), path);
+            assert_eq!((read.host(), read.scheme()), (None, HttpScheme::Http));
         }
         let long = format!("/{}", "x".repeat(1024));
-        for path in ["", "x", "//a b", "/\r\nHost:x", "/ü", "/#", "/\u{7f}", &long] {
+        for path in [
+            "",
+            "x",
+            "//a b",
+            "//",
+            "///x",
+            "//host",
+            "//a b/",
+            "//a@b/",
+            "/\r\nHost:x",
+            "/ü",
+            "/#",
+            "/\u{7f}",
+            &long,
+        ] {
             let error = readiness(&format!("http:{path}")).unwrap_err();
             assert!(error.contains("expected http: and a path"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_probe_names_its_host_and_port() {
+        let read = |text: &str| match readiness(text) {
+            Ok(Readiness::Http(read)) => read,
+            other => panic!("{text}: {other:?}"),
+        };
+        for (text, host, port) in [
+            ("http://www.example/healthz?x=1", Some("www.example"), None),
+            ("https://www.example:8443/", Some("www.example:8443"), Some(8443)),
+            ("http://[fd09::1]/", Some("[fd09::1]"), None),
+            ("http://[fd09::1]:81/", Some("[fd09::1]:81"), Some(81)),
+            ("https:/", None, None),
+        ] {
+            let read = read(text);
+            assert_eq!((read.host(), read.port()), (host, port), "{text}");
+            assert_eq!(read.to_string(), text);
+            assert_eq!(text.starts_with("https:"), read.scheme() == HttpScheme::Https);
+        }
+        // A path alone is one of HTTP.
+        assert_eq!("/x".parse(), Ok(read("http:/x")));
     }
 
     #[test]

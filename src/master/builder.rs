@@ -17,6 +17,7 @@ use super::rules::{ForeignScanner, Rules};
 use super::run::{Adopted, Ended, Master, Subjects};
 use super::startup::claim::Claim;
 use super::startup::dedicate::{Dedicated, dedicate_process};
+use super::startup::ipv6_listeners::warn_of_ipv6_only;
 use super::startup::orphans::Orphans;
 use super::startup::state::{AdoptedWorker, StartupState};
 use super::startup::template::{config_template, worker_template};
@@ -26,7 +27,9 @@ use crate::config::{Config, WorkerOutput};
 use crate::control::{ControlDir, ControlLimits, ControlServer, Lock};
 use crate::nft::Firewall;
 use crate::plan::Plan;
-use crate::process::{Account, PortPool, ProcessError, ServiceManager, effective_uid};
+use crate::process::{
+    Account, OwnConnections, PortPool, ProcessError, ServiceManager, effective_uid,
+};
 use crate::supervisor::{InitialPlan, Settings, Supervisor};
 
 /// Makes a [`Master`].
@@ -286,6 +289,7 @@ impl Builder {
         if let Some(listeners) = &template.openings {
             listeners.check_backlog()?;
         }
+        warn_of_ipv6_only(config.listeners());
         Ok(PreparedWorkers { template, sockets })
     }
 
@@ -325,13 +329,19 @@ impl Builder {
             true => usize::from(config.workers()),
             false => supervisor.plan().seats().len(),
         };
+        let own = Arc::new(OwnConnections::default());
         Ok(Parts {
             initial_plan,
             supervisor,
             adopted,
             foreign: ForeignScanner::new()?,
-            workers: Workers::new(config, spawner, printer(config, self.print_output)?)?,
-            health: HealthMonitor::new(config)?,
+            workers: Workers::new(
+                config,
+                spawner,
+                printer(config, self.print_output)?,
+                Arc::clone(&own),
+            )?,
+            health: HealthMonitor::new(config, own)?,
             operators: Operators::new(workers_wanted, usize::from(config.workers()))?,
             orphans,
             handover: BackgroundThread::new("handover")?,

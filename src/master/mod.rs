@@ -85,10 +85,11 @@ pub use crate::process::{
 
 // What a [`Handle`] answers and tells.
 pub use crate::protocol::{
-    Cleared, ConntrackFill, EndReason, ErrorReply, Event, Exit, Explanation, FailureCause,
-    ForeignChain, MemoryOf, NotReady, OnTrial, Orphan, OrphansEnded, Outcome, PartitionKind,
-    Progress, Refusal, Reloaded, ReplaceReason, ReplaceReasonKind, Restarted, Restarts,
-    RetireTarget, Retired, Retirements, RolledBack, Rollout, RuleWriter, SCHEMA, Scaled, Stats,
-    Status, Stopped, SwapTimes, Trial, Unhealthy, WorkerFailure, WorkerHealth, WorkerId,
+    AcceptFault, Cleared, ConntrackFill, EndReason, ErrorReply, Event, Exit, Explanation,
+    FailureCause, ForeignChain, MemoryOf, NotReady, OnTrial, Orphan, OrphansEnded, Outcome,
+    PartitionKind, PortFault, PortFaultKind, ProbeFault, ProbeOutcome, Progress, ReadinessFault,
+    Refusal, Reloaded, ReplaceReason, ReplaceReasonKind, Restarted, Restarts, RetireTarget,
+    Retired, Retirements, RolledBack, Rollout, RuleWriter, SCHEMA, Scaled, Stats, Status, Stopped,
+    SwapTimes, Trial, Unhealthy, UnservedSocket, WorkerFailure, WorkerHealth, WorkerId,
     WorkerState, WorkerStats, WorkerStatus,
 };

@@ -261,7 +261,7 @@ impl Master {
                 self.dispatch_each(inputs);
             }
             Happened::Checked(result) => {
-                let inputs = self.health.take_result(result, self.clock.now());
+                let inputs = self.health.take_result(result, &self.supervisor, self.clock.now());
                 self.dispatch_all(inputs);
             }
             Happened::Deadline => self.dispatch(Input::Tick),
@@ -372,7 +372,8 @@ impl Master {
     }
 
     fn begin_health_checks(&mut self, worker: WorkerId, pid: u32) {
-        let inputs = self.health.started(worker, pid, self.clock.now());
+        let has_passed_sockets = self.workers.has_passed_sockets(worker);
+        let inputs = self.health.started(worker, pid, has_passed_sockets, self.clock.now());
         self.dispatch_all(inputs);
     }
 
@@ -459,9 +460,9 @@ impl Master {
     fn count_for_status(&mut self) {
         if self.operators.is_count_due() {
             let all = self.workers.counted(&self.supervisor, |_| true, self.clock.now());
-            let plan = self.supervisor.plan().clone();
+            let (plan, own) = (self.supervisor.plan().clone(), self.health.own_connections());
             self.operators
-                .count(move || count_sockets(&mut process::Sockets::open()?, &all, &plan));
+                .count(move || count_sockets(&mut process::Sockets::open()?, &all, &plan, &own));
         }
     }
 

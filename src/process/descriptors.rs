@@ -6,6 +6,17 @@ use std::ops::ControlFlow;
 use super::error::errno_of;
 use crate::netlink::Errno;
 
+/// What a descriptor refers to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Target {
+    /// A socket with this inode.
+    Socket(u32),
+    /// An epoll instance.
+    Epoll,
+    /// Anything else.
+    Other,
+}
+
 /// Calls `visit` with the number and the inode of each socket that a process has open, until that breaks
 /// off; in the order of the numbers, in which the kernel lists them (`proc_readfd_common`,
 /// fs/proc/fd.c). A server opens the sockets on which it listens before it has connections: who looks for
@@ -17,6 +28,20 @@ pub(super) fn each_socket(
     pid: u32,
     mut visit: impl FnMut(i32, u32) -> ControlFlow<()>,
 ) -> Result<(), Errno> {
+    each_descriptor(pid, |number, target| match target {
+        Target::Socket(inode) => visit(number, inode),
+        Target::Epoll | Target::Other => ControlFlow::Continue(()),
+    })
+}
+
+/// Calls `visit` with the number and the target of each descriptor of a process, as [`each_socket`] does.
+///
+/// # Errors
+/// Those of [`each_socket`].
+pub(super) fn each_descriptor(
+    pid: u32,
+    mut visit: impl FnMut(i32, Target) -> ControlFlow<()>,
+) -> Result<(), Errno> {
     let directory = format!("/proc/{pid}/fd");
     for entry in fs::read_dir(directory).map_err(|error| errno_of(&error))? {
         let entry = entry.map_err(|error| errno_of(&error))?;
@@ -27,14 +52,24 @@ pub(super) fn each_socket(
             Err(error) => return Err(errno_of(&error)),
         };
         let number = entry.file_name().to_str().and_then(|number| number.parse().ok());
-        let inode = target.to_str().and_then(socket_inode);
-        if let Some((number, inode)) = number.zip(inode)
-            && visit(number, inode).is_break()
+        if let Some(number) = number
+            && visit(number, target.to_str().map_or(Target::Other, Target::of)).is_break()
         {
             break;
         }
     }
     Ok(())
+}
+
+impl Target {
+    /// The target of a link in `/proc/PID/fd`.
+    fn of(link: &str) -> Self {
+        match socket_inode(link) {
+            Some(inode) => Self::Socket(inode),
+            None if link == "anon_inode:[eventpoll]" => Self::Epoll,
+            None => Self::Other,
+        }
+    }
 }
 
 /// The inode of `socket:[inode]`.
@@ -75,6 +110,9 @@ mod tests {
         assert_eq!(socket_inode("socket:[4711]"), Some(4711));
         for target in ["socket:[", "socket:[]", "socket:[-1]", "pipe:[4711]", "/socket:[4711]"] {
             assert_eq!(socket_inode(target), None, "{target}");
+            assert_eq!(Target::of(target), Target::Other, "{target}");
         }
+        assert_eq!(Target::of("socket:[4711]"), Target::Socket(4711));
+        assert_eq!(Target::of("anon_inode:[eventpoll]"), Target::Epoll);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -157,6 +157,27 @@ impl HeldSocket {
     /// The port.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The inode of its file, as in the `socket:[inode]` of `/proc/PID/fd`.
+    pub(crate) fn inode(&self) -> Option<u32> {
+        u32::try_from(rustix::fs::fstat(&self.descriptor).ok()?.st_ino).ok()
+    }
+
+    /// Where this host itself reaches it, by a loopback address where it has all addresses.
+    pub(crate) fn local_address(&self) -> Option<SocketAddr> {
+        let address = SocketAddr::try_from(getsockname(&self.descriptor).ok()?).ok()?;
+        let ip = match address.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(ip) if ip.is_unspecified() => {
+                match sockopt::ipv6_v6only(&self.descriptor).ok()? {
+                    true => Ipv6Addr::LOCALHOST.into(),
+                    false => Ipv4Addr::LOCALHOST.into(),
+                }
+            }
+            ip => ip,
+        };
+        Some(SocketAddr::new(ip, self.port))
     }
 }
 

@@ -20,8 +20,8 @@
 //! worker of an earlier master, and then it is adopted as a [`Child`].
 //!
 //! [`Sockets`] asks the kernel which TCP sockets listen and how many connections ports have. A
-//! [`ListenTable`] of one moment says on which of its ports a worker's own processes listen, and
-//! who reaches them there.
+//! [`ListenTable`] of one moment says on which of its ports a worker's own processes listen, and by
+//! which sockets. An [`AcceptLooker`] says whether they accept from sockets that they were started with.
 //!
 //! [`MemoryWatch`] tells how much memory workers take, each with the processes that it has started.
 //!
@@ -38,6 +38,7 @@
 //!
 //! This room stands on `netlink` alone: it knows no cluster, seat or generation.
 
+mod accepting;
 mod account;
 mod capabilities;
 mod child;
@@ -54,6 +55,7 @@ mod log_file;
 mod memory;
 mod notify;
 mod output;
+mod own_connections;
 mod peer_pidfd;
 mod pidfd;
 mod port_pool;
@@ -66,6 +68,7 @@ mod sockets;
 mod spawn;
 mod stat;
 
+pub(crate) use accepting::{AcceptLooker, AcceptState};
 pub(crate) use account::Account;
 pub use capabilities::{Capabilities, keep_only_capabilities};
 pub(crate) use child::Child;
@@ -82,6 +85,7 @@ pub use memory::MemoryWatch;
 pub(crate) use memory::{Bytes, Size};
 pub(crate) use notify::{NotifyMessage, NotifySocket, Received};
 pub(crate) use output::{Output, OutputItem, OutputReader};
+pub(crate) use own_connections::{OwnConnection, OwnConnections};
 pub(crate) use peer_pidfd::{peer_process, session_of};
 pub(crate) use pidfd::{Delivery, Exit, PidFd};
 pub(crate) use port_pool::PortPool;
@@ -90,11 +94,11 @@ pub(crate) use signal::SignalNumber;
 pub(crate) use silence::Silence;
 pub(crate) use socket_activation::PassedSocket;
 pub use socket_owner::Transport;
-pub(crate) use socket_owner::{ListenTable, Reachability, SocketOwners};
+pub(crate) use socket_owner::{ListenTable, SocketOwners};
 pub(crate) use sockets::{AcceptQueue, ListenSocket};
 pub use sockets::{Connection, ConnectionState, Connections, Sockets};
 pub(crate) use spawn::Spawn;
-pub(crate) use stat::is_stopped;
+pub(crate) use stat::{is_shown, is_stopped};
 
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,5 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
-use std::net::IpAddr;
 use std::ops::{ControlFlow, RangeInclusive};
 
 use super::credentials::effective_uid;
@@ -63,6 +62,18 @@ impl ListenTable {
         Ok(Self { sockets: found, sessions: None })
     }
 
+    /// The sockets of this transport on this port, whosever they are.
+    pub(crate) fn sockets_on(
+        &self,
+        transport: Transport,
+        port: u16,
+    ) -> impl Iterator<Item = &ListenSocket> {
+        let is_it = move |(of, socket): &&(Transport, ListenSocket)| {
+            *of == transport && socket.port == port
+        };
+        self.sockets.iter().filter(is_it).map(|(_, socket)| socket)
+    }
+
     /// The TCP sockets that listen.
     pub(crate) fn tcp_sockets(&self) -> impl Iterator<Item = &ListenSocket> {
         self.sockets.iter().filter(|(of, _)| *of == Transport::Tcp).map(|(_, socket)| socket)
@@ -79,8 +90,8 @@ impl ListenTable {
         on_ports.map(|(_, socket)| socket.inode).collect()
     }
 
-    /// The subset of `ports` on which a process of this worker listens by this transport, and who reaches
-    /// it there.
+    /// The subset of `ports` on which a process of this worker listens by this transport, and the sockets
+    /// by which it does.
     /// `leader` is the pid of the worker's first process, which is the number of its session: all
     /// processes in that session belong to the worker. It must not have been waited for.
     ///
@@ -97,7 +108,7 @@ impl ListenTable {
         leader: u32,
         transport: Transport,
         ports: &[u16],
-    ) -> Result<BTreeMap<u16, Reachability>, ProcessError> {
+    ) -> Result<BTreeMap<u16, Vec<ListenSocket>>, ProcessError> {
         let of_transport = self.sockets.iter().filter(|(of, _)| *of == transport);
         let mut search = Search::new(of_transport.map(|(_, socket)| socket), ports);
         if !search.is_over() {
@@ -123,45 +134,10 @@ impl ListenTable {
     }
 }
 
-/// Which clients reach a port on which a worker listens. None of them: it listens on a loopback
-/// address alone, where the kernel's `redirect`, which sends a connection to the primary address of
-/// the interface that it came in by, does not lead.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Reachability {
-    /// Clients with IPv4 addresses do.
-    pub ipv4: bool,
-    /// Clients with IPv6 addresses do.
-    pub ipv6: bool,
-}
-
-impl Reachability {
-    fn of(socket: &ListenSocket) -> Self {
-        match socket.address.to_canonical() {
-            address if address.is_loopback() => Self::default(),
-            IpAddr::V4(_) => Self { ipv4: true, ipv6: false },
-            // A socket on [::] takes IPv4 connections as well, unless it was told not to.
-            IpAddr::V6(address) => {
-                Self { ipv4: address.is_unspecified() && !socket.ipv6_only, ipv6: true }
-            }
-        }
-    }
-
-    fn add(&mut self, other: Self) {
-        self.ipv4 |= other.ipv4;
-        self.ipv6 |= other.ipv6;
-    }
-
-    /// Whether only this host itself reaches the port, by a loopback address. The worker has to
-    /// listen on `0.0.0.0` or `[::]`.
-    pub(crate) fn loopback_only(self) -> bool {
-        !self.ipv4 && !self.ipv6
-    }
-}
-
 /// The sockets on a worker's ports that are not known to be the worker's yet, and what is known.
 struct Search {
-    candidates: HashMap<u32, Candidate>,
-    reach: BTreeMap<u16, Reachability>,
+    candidates: HashMap<u32, ListenSocket>,
+    found: BTreeMap<u16, Vec<ListenSocket>>,
     refused: Option<ProcessError>,
     /// The user that this process is.
     ours: u32,
@@ -171,9 +147,9 @@ impl Search {
     fn new<'a>(sockets: impl Iterator<Item = &'a ListenSocket>, ports: &[u16]) -> Self {
         let candidates = sockets
             .filter(|socket| ports.contains(&socket.port))
-            .map(|socket| (socket.inode, Candidate::of(socket)))
+            .map(|socket| (socket.inode, socket.clone()))
             .collect();
-        Self { candidates, reach: BTreeMap::new(), refused: None, ours: effective_uid() }
+        Self { candidates, found: BTreeMap::new(), refused: None, ours: effective_uid() }
     }
 
     fn is_over(&self) -> bool {
@@ -201,30 +177,17 @@ impl Search {
     /// Takes note of a socket that a process of the worker has open, if it is that of one of these users.
     fn take(&mut self, inode: u32, users: [u32; 2]) {
         if self.candidates.get(&inode).is_some_and(|it| users.contains(&it.uid))
-            && let Some(Candidate { port, reach, .. }) = self.candidates.remove(&inode)
+            && let Some(socket) = self.candidates.remove(&inode)
         {
-            self.reach.entry(port).or_default().add(reach);
+            self.found.entry(socket.port).or_default().push(socket);
         }
     }
 
-    fn finish(self) -> Result<BTreeMap<u16, Reachability>, ProcessError> {
+    fn finish(self) -> Result<BTreeMap<u16, Vec<ListenSocket>>, ProcessError> {
         match self.refused {
             Some(error) if !self.candidates.is_empty() => Err(error),
-            _ => Ok(self.reach),
+            _ => Ok(self.found),
         }
-    }
-}
-
-/// A socket on a worker's port.
-struct Candidate {
-    port: u16,
-    reach: Reachability,
-    uid: u32,
-}
-
-impl Candidate {
-    fn of(socket: &ListenSocket) -> Self {
-        Self { port: socket.port, reach: Reachability::of(socket), uid: socket.uid }
     }
 }
 
@@ -258,7 +221,7 @@ impl SocketOwners {
     }
 }
 
-fn processes_by_session() -> Result<HashMap<u32, Vec<u32>>, ProcessError> {
+pub(super) fn processes_by_session() -> Result<HashMap<u32, Vec<u32>>, ProcessError> {
     let mut sessions: HashMap<u32, Vec<u32>> = HashMap::new();
     for process in stat::processes()?.iter().filter(|process| !process.ended) {
         sessions.entry(process.session).or_default().push(process.pid);

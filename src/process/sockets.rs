@@ -1,5 +1,5 @@
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -145,6 +145,31 @@ impl Sockets {
         Ok(found)
     }
 
+    /// The connections of these local ports with both addresses: those that wait to be accepted, and those
+    /// that were. Costs what [`Self::connection_counts`] does.
+    ///
+    /// # Errors
+    /// [`ProcessError::Sockets`].
+    pub(crate) fn peers(
+        &mut self,
+        ports: &BTreeSet<u16>,
+    ) -> Result<Vec<PeerConnection>, ProcessError> {
+        let (Some(first), Some(last)) = (ports.first(), ports.last()) else { return Ok(vec![]) };
+        let states = StateFlags::ESTABLISHED | StateFlags::CLOSE_WAIT;
+        let found = self.dump(IPPROTO_TCP, states, &(*first..=*last), |header, _| {
+            let id = &header.socket_id;
+            let peer = SocketAddr::new(id.destination_address.to_canonical(), id.destination_port);
+            // Not accepted yet: no file, so no inode.
+            PeerConnection {
+                port: id.source_port,
+                peer,
+                inode: header.inode,
+                accepted: header.inode != 0,
+            }
+        })?;
+        Ok(found.into_iter().filter(|it| ports.contains(&it.port)).collect())
+    }
+
     /// The sockets of processes on these local ports, TCP and UDP, whatever their state.
     ///
     /// # Errors
@@ -237,6 +262,19 @@ pub(super) struct LocalSocket {
     pub(super) port: u16,
     /// As in the `socket:[inode]` of `/proc/PID/fd`.
     pub(super) inode: u32,
+}
+
+/// A connection of a local port, with both ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PeerConnection {
+    /// The local port.
+    pub(crate) port: u16,
+    /// The other side.
+    pub(crate) peer: SocketAddr,
+    /// As in the `socket:[inode]` of `/proc/PID/fd`; 0 while no process has it.
+    pub(crate) inode: u32,
+    /// A process has it.
+    pub(crate) accepted: bool,
 }
 
 /// A listening TCP socket, or an unconnected UDP socket.

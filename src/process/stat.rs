@@ -104,6 +104,19 @@ pub(super) fn processes() -> Result<Vec<Stat>, ProcessError> {
     Ok(processes)
 }
 
+/// Fails if `/proc` does not show this process, which has not been waited for: another user's, where it
+/// is mounted with `hidepid=2`.
+///
+/// # Errors
+/// [`ProcessError::Process`].
+pub(crate) fn is_shown(pid: u32) -> Result<(), ProcessError> {
+    fs::metadata(format!("/proc/{pid}")).map(drop).map_err(|error| ProcessError::Process {
+        pid,
+        operation: ProcessOperation::Read("stat"),
+        errno: errno_of(&error),
+    })
+}
+
 /// Whether all processes of the session that this process leads are stopped by a signal (state `T`,
 /// proc_pid_stat(5)), so that none can do anything. One that a debugger holds (`t`) is not. False if
 /// there is no such process.

@@ -8,6 +8,7 @@ mod event;
 mod event_record;
 mod outcome;
 mod progress;
+mod readiness_fault;
 mod refusal;
 mod request;
 mod settings;
@@ -31,11 +32,15 @@ pub use outcome::{
     Stopped,
 };
 pub use progress::Progress;
+pub use readiness_fault::{
+    AcceptFault, PortFault, PortFaultKind, ProbeFault, ProbeOutcome, ReadinessFault, UnservedSocket,
+};
 pub use refusal::{Refusal, Rollout};
 pub use request::RetireTarget;
 pub(crate) use request::{Command, Request};
 pub use settings::{
-    Backoff, GiveUp, KillOrder, Marks, Memory, ProbePath, ProbePathError, Readiness, Retire,
+    Backoff, GiveUp, HttpProbe, HttpProbeError, HttpScheme, KillOrder, Marks, Memory, ProbePath,
+    ProbePathError, Readiness, Retire,
 };
 pub use signal::{EndSignals, KillMode, Signal, SignalError};
 pub(crate) use snapshot::{

@@ -14,13 +14,123 @@ pub enum Readiness {
     Tcp,
     /// The worker has sent `READY=1`, as sd_notify(3) does.
     Notify,
-    /// A GET of this path, on the worker port of the first tcp listener, was answered with status 200
-    /// in time. While the worker is live it is asked again and again.
-    Http(ProbePath),
+    /// A GET, on the worker port that this names, was answered with a status of 2xx in time. While the
+    /// worker is live it is asked again and again.
+    Http(HttpProbe),
     /// The worker has told over the control socket on which ports it listens, as workers of the older
     /// system do: it may pick them itself. It gets what such workers expect in their environment and
     /// arguments.
     Protocol,
+}
+
+/// What is asked of a worker over HTTP: `http:/PATH`, or `http://HOST/PATH` with the Host to ask for;
+/// with `https:` over TLS, whatever the certificate of the worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpProbe {
+    scheme: HttpScheme,
+    host: Option<String>,
+    path: ProbePath,
+}
+
+/// Whether a probe is asked over TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum HttpScheme {
+    /// No.
+    Http,
+    /// Yes.
+    Https,
+}
+
+impl HttpScheme {
+    /// The port that is not written in a URL.
+    pub const fn default_port(self) -> u16 {
+        match self {
+            Self::Http => 80,
+            Self::Https => 443,
+        }
+    }
+}
+
+impl HttpProbe {
+    const LONGEST_HOST: usize = 255;
+
+    /// How it is asked.
+    pub fn scheme(&self) -> HttpScheme {
+        self.scheme
+    }
+
+    /// The Host that is asked for, perhaps with a port; `None`: that of the listener.
+    pub fn host(&self) -> Option<&str> {
+        self.host.as_deref()
+    }
+
+    /// The public port of the Host, if it has one: the worker port that is for it is asked.
+    pub fn port(&self) -> Option<u16> {
+        let (host, port) = self.host()?.rsplit_once(':')?;
+        let is_port = !host.starts_with('[') || host.ends_with(']');
+        is_port.then(|| port.parse().ok()).flatten()
+    }
+
+    /// The path, and query.
+    pub fn path(&self) -> &ProbePath {
+        &self.path
+    }
+}
+
+impl From<ProbePath> for HttpProbe {
+    /// A GET of this path over HTTP.
+    fn from(path: ProbePath) -> Self {
+        Self { scheme: HttpScheme::Http, host: None, path }
+    }
+}
+
+/// A text that is no [`HttpProbe`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("expected http:/PATH, http://HOST/PATH, https:/PATH or https://HOST/PATH")]
+pub struct HttpProbeError;
+
+impl FromStr for HttpProbe {
+    type Err = HttpProbeError;
+
+    /// Reads `http:/PATH`, `http://HOST/PATH`, the same with `https:`, or a path alone.
+    fn from_str(text: &str) -> Result<Self, HttpProbeError> {
+        let (scheme, rest) = match (text.strip_prefix("http:"), text.strip_prefix("https:")) {
+            (Some(rest), _) => (HttpScheme::Http, rest),
+            (_, Some(rest)) => (HttpScheme::Https, rest),
+            (None, None) => (HttpScheme::Http, text),
+        };
+        let (host, path) = match rest.strip_prefix("//") {
+            Some(rest) if rest.len() < text.len() - 2 => {
+                let (host, path) = rest.split_at(rest.find('/').ok_or(HttpProbeError)?);
+                (Some(host), path)
+            }
+            _ => (None, rest),
+        };
+        if !host.is_none_or(is_host) {
+            return Err(HttpProbeError);
+        }
+        let path = path.parse().map_err(|_| HttpProbeError)?;
+        Ok(Self { scheme, host: host.map(str::to_owned), path })
+    }
+}
+
+/// Whether this can stand in `Host`: a name or an address, and perhaps a port.
+fn is_host(text: &str) -> bool {
+    let is_fit = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:[]%".contains(&byte);
+    !text.is_empty() && text.len() <= HttpProbe::LONGEST_HOST && text.bytes().all(is_fit)
+}
+
+impl fmt::Display for HttpProbe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.scheme {
+            HttpScheme::Http => "http:",
+            HttpScheme::Https => "https:",
+        })?;
+        if let Some(host) = &self.host {
+            write!(f, "//{host}")?;
+        }
+        self.path.fmt(f)
+    }
 }
 
 /// The path, and query, of an HTTP request: `/`, and then up to 1,023 printable characters of ASCII

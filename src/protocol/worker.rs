@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::ser::{SerializeStruct, Serializer};
 use serde::{Deserialize, Serialize};
 
+use super::ReadinessFault;
 use super::event::as_text;
 
 use crate::plan::{Generation, PlanError, Seat};
@@ -129,7 +130,7 @@ pub enum Unhealthy {
     },
     /// It said `WATCHDOG=trigger`.
     Trigger,
-    /// No answer with status 200 came for so long.
+    /// No answer with a status of 2xx came for so long.
     Probe {
         /// The limit that is over.
         limit: Duration,
@@ -152,7 +153,7 @@ impl fmt::Display for Unhealthy {
             }
             Self::Watchdog { limit } => write!(f, "no WATCHDOG=1 for {limit:?}"),
             Self::Trigger => f.write_str("it said WATCHDOG=trigger"),
-            Self::Probe { limit } => write!(f, "no answer with status 200 for {limit:?}"),
+            Self::Probe { limit } => write!(f, "no answer with status 2xx for {limit:?}"),
             Self::Ping { limit } => write!(f, "no word on the control socket for {limit:?}"),
         }
     }
@@ -169,8 +170,10 @@ pub enum NotReady {
     ReadyButNotListening,
     /// It listens, and does not say that it is ready.
     NotNotified,
-    /// It listens, and does not answer the probe with status 200.
+    /// It listens, and does not answer the probe with a status of 2xx.
     ProbeFailed,
+    /// The master has opened its sockets, and no process of it was seen to accept from them.
+    NotAccepting,
 }
 
 impl fmt::Display for NotReady {
@@ -181,7 +184,8 @@ impl fmt::Display for NotReady {
                 "said that it was ready, but did not listen on all its ports"
             }
             Self::NotNotified => "listened, but did not say READY=1",
-            Self::ProbeFailed => "listened, but did not answer the probe with status 200",
+            Self::ProbeFailed => "listened, but did not answer the probe with 2xx",
+            Self::NotAccepting => "did not accept from the passed sockets",
         })
     }
 }
@@ -245,6 +249,15 @@ pub enum FailureCause {
         /// What was missing.
         lack: NotReady,
     },
+    /// It was not ready when its time was over, and it was seen why.
+    Readiness {
+        /// The time that it had.
+        limit: Duration,
+        /// What was missing.
+        lack: NotReady,
+        /// What was seen.
+        fault: Box<ReadinessFault>,
+    },
     /// It was ready, and fell silent before it was in force.
     Unhealthy(Unhealthy),
     /// It said that it stops before it was in force.
@@ -273,6 +286,9 @@ impl fmt::Display for FailureCause {
             }
             Self::Died { exit, lived } => write!(f, "{exit}, {lived:.1?} after it was ready"),
             Self::Incomplete { limit, lack } => write!(f, "{lack} within {limit:?}"),
+            Self::Readiness { limit, lack, fault } => {
+                write!(f, "{lack} within {limit:?}: the worker {fault}")
+            }
             Self::Unhealthy(cause) => write!(f, "did not answer any more: {cause}"),
             Self::Stopping => f.write_str("said that it stops before it was in force"),
             Self::Unfit(error) => write!(f, "cannot be put into force: {error}"),

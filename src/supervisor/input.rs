@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Verification;
 use crate::plan::Port;
-use crate::protocol::{Command, Exit, NotReady, RuleWriter, Unhealthy, WorkerId};
+use crate::protocol::{Command, Exit, NotReady, ReadinessFault, RuleWriter, Unhealthy, WorkerId};
 
 /// Something that has happened. Inputs about workers that the supervisor no longer knows are
 /// ignored.
@@ -76,6 +76,13 @@ pub enum Input {
         worker: WorkerId,
         /// What it lacks now.
         lack: NotReady,
+    },
+    /// What was seen of a worker that is starting and not ready: for whoever is told that it failed.
+    ReadinessFault {
+        /// The worker.
+        worker: WorkerId,
+        /// What was seen.
+        fault: ReadinessFault,
     },
     /// A worker that was ready is unhealthy.
     Unhealthy {

@@ -174,6 +174,7 @@ impl Supervisor {
                 self.spawn_failed(worker, reason, is_permanent, now);
             }
             Input::Ready { worker } => self.ready(worker, now),
+            Input::ReadinessFault { worker, fault } => self.readiness_fault(worker, fault),
             Input::NotReady { worker, lack } => self.not_ready(worker, lack, now),
             Input::Unhealthy { worker, cause } => self.became_unhealthy(worker, cause, now),
             Input::Healthy { worker } => self.became_healthy(worker, now),

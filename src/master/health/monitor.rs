@@ -5,24 +5,37 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+#[cfg(feature = "http")]
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
+#[cfg(feature = "http")]
+use tokio::time::timeout;
 
+use super::faults::ReadinessFaults;
+#[cfg(feature = "http")]
+use super::probe::ProbeRequest;
+use super::starting::{StartingChecker, StartingReport, StartingWorker, Wanted};
 use crate::config::Config;
 use crate::master::background::BackgroundThread;
 use crate::master::clock::Clock;
 use crate::master::error::MasterError;
 use crate::master::waiting::{Periodic, receive, rest_until};
-use crate::master::workers::{Workers, local_ports_of, worker_port_of};
+use crate::master::workers::{Observations, Workers, local_ports_of, worker_port_of};
 use crate::plan::Plan;
-use crate::process::{self, AcceptQueue, NotifyMessage, NotifySocket, ProcessError, Received};
-use crate::protocol::{Readiness, Status, Timestamp, WorkerId, WorkerState};
+use crate::process::{
+    self, AcceptQueue, NotifyMessage, NotifySocket, OwnConnections, ProcessError, Received,
+};
+use crate::protocol::{
+    PortFaultKind, ProbeFault, Readiness, ReadinessFault, Status, Timestamp, WorkerId, WorkerState,
+};
 use crate::supervisor::{
     HealthDetector, Input, NotifyEffect, NotifyField, Observation, PortConnections, ProbeResult,
-    Supervisor, WatchLimits,
+    Supervisor, WatchLimits, Worker,
 };
 
 /// How often it is looked whether workers that are starting listen.
@@ -37,8 +50,15 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 const MOST_PROBES: usize = 128;
 const PROBES_AT_ONCE: usize = 32;
 
+/// How long a probe of a worker that is starting goes on until it is told that there is no answer.
+#[cfg(feature = "http")]
+const PROBE_PATIENCE: Duration = Duration::from_secs(1);
+
 /// How many times as long as a look at connections takes there is none.
 const QUEUE_CHECK_PAUSE: u32 = 4;
+
+/// How many times as long as a look at workers that are starting takes there is none.
+const STARTING_CHECK_PAUSE: u32 = 4;
 
 /// How the time for messages is bounded: one part in so many, and not again before this rest.
 const MESSAGES_SHARE: u32 = 5;
@@ -55,10 +75,22 @@ pub(crate) struct HealthMonitor {
     rest_until: Option<Instant>,
     /// Looks at the connections in accept queues: there may be very many.
     queue_checker: BackgroundThread,
+    /// The connections that checks make.
+    own: Arc<OwnConnections>,
+    /// Looks at workers that are starting: there may be very many descriptors and threads.
+    ready_checker: BackgroundThread,
+    starting: Arc<Mutex<StartingChecker>>,
+    is_checking_starting: bool,
+    check_starting_at: Timestamp,
+    /// What was seen of workers that are starting.
+    faults: ReadinessFaults,
     sender: mpsc::UnboundedSender<CheckResult>,
     results: mpsc::UnboundedReceiver<CheckResult>,
     readiness_check: Periodic,
     check: Periodic,
+    /// What probes ask.
+    #[cfg(feature = "http")]
+    probe_request: Option<ProbeRequest>,
     /// Workers that are being probed.
     probes: BTreeSet<WorkerId>,
     /// The kernel is looked at no earlier.
@@ -73,8 +105,24 @@ pub(crate) struct HealthMonitor {
 
 /// The result of a check outside the loop.
 pub(crate) enum CheckResult {
-    Probed { worker: WorkerId, result: ProbeResult },
-    Queues { began: Timestamp, found: Result<BTreeMap<u16, AcceptQueue>, ProcessError> },
+    Probed {
+        worker: WorkerId,
+        result: ProbeResult,
+        fault: Option<ProbeFault>,
+    },
+    /// A probe goes on, and it has had no answer for [`PROBE_PATIENCE`].
+    Unanswered {
+        worker: WorkerId,
+        fault: ProbeFault,
+    },
+    Starting {
+        began: Timestamp,
+        reports: Vec<StartingReport>,
+    },
+    Queues {
+        began: Timestamp,
+        found: Result<BTreeMap<u16, AcceptQueue>, ProcessError>,
+    },
 }
 
 /// Work that is due.
@@ -98,17 +146,31 @@ impl HealthMonitor {
     /// The most messages that are read before others have their turn.
     pub(crate) const MESSAGES_AT_ONCE: usize = 64;
 
-    pub(crate) fn new(config: &Config) -> Result<Self, MasterError> {
+    pub(crate) fn new(config: &Config, own: Arc<OwnConnections>) -> Result<Self, MasterError> {
         let (sender, results) = mpsc::unbounded_channel();
         let limits =
             WatchLimits { ping: config.ping_timeout(), watchdog: config.watchdog_timeout() };
+        let detector = HealthDetector::new(config.ready().clone(), limits);
         Ok(Self {
-            detector: HealthDetector::new(config.ready().clone(), limits),
+            #[cfg(feature = "http")]
+            probe_request: match config.ready() {
+                Readiness::Http(probe) => {
+                    Some(ProbeRequest::new(probe, config.listeners(), detector.probe_timeout()))
+                }
+                _ => None,
+            },
+            detector,
             readiness: config.ready().clone(),
             notify: None,
             readable: None,
             rest_until: None,
             queue_checker: BackgroundThread::new("queue-checker")?,
+            starting: Arc::new(Mutex::new(StartingChecker::new(Arc::clone(&own)))),
+            own,
+            ready_checker: BackgroundThread::new("ready-checker")?,
+            is_checking_starting: false,
+            check_starting_at: Timestamp::ZERO,
+            faults: ReadinessFaults::default(),
             sender,
             results,
             readiness_check: Periodic::every(READINESS_INTERVAL),
@@ -168,10 +230,19 @@ impl HealthMonitor {
         &mut self,
         worker: WorkerId,
         pid: u32,
+        has_passed_sockets: bool,
         now: Timestamp,
     ) -> VecDeque<Input> {
         let effect = self.detector.started(worker, pid, now);
+        if has_passed_sockets {
+            self.detector.must_accept(worker);
+        }
         log_refused(worker, effect)
+    }
+
+    /// The connections that checks make.
+    pub(crate) fn own_connections(&self) -> Arc<OwnConnections> {
+        Arc::clone(&self.own)
     }
 
     /// Takes in where in its life a worker is that an earlier master has started. One that is in force
@@ -187,6 +258,7 @@ impl HealthMonitor {
     /// Forgets a worker whose process has ended.
     pub(crate) fn ended(&mut self, worker: WorkerId) {
         self.detector.ended(worker);
+        self.faults.forget(worker);
     }
 
     /// Does what is due.
@@ -218,20 +290,108 @@ impl HealthMonitor {
             self.detector.retired(worker);
         }
         match workers.observe(&starting, false) {
-            Ok(seen) => {
-                let now = clock.now();
-                let judge = |(worker, seen): (WorkerId, Observation)| {
-                    self.detector.observed_starting(worker, seen.listens, seen.address, now)
-                };
-                let inputs = seen.into_iter().filter_map(judge).collect();
-                self.begin_probes(now);
-                inputs
+            Ok(observations) => {
+                self.take_observations(observations, &starting, workers, supervisor, clock.now())
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot check which workers listen");
                 VecDeque::new()
             }
         }
+    }
+
+    /// Takes in what was seen of workers that are starting, and has those looked at that lack something.
+    fn take_observations(
+        &mut self,
+        observations: Observations,
+        starting: &[WorkerId],
+        workers: &Workers,
+        supervisor: &Supervisor,
+        now: Timestamp,
+    ) -> VecDeque<Input> {
+        let Observations { seen, unseen } = observations;
+        let (mut inputs, mut wanted) = (VecDeque::new(), BTreeMap::new());
+        for (worker, seen) in seen {
+            let Observation { listens, address, fault, .. } = seen;
+            inputs.extend(self.detector.observed_starting(worker, listens, address, now));
+            match fault {
+                Some(fault) if fault.kind == PortFaultKind::Missing => {
+                    wanted.insert(worker, Wanted::Listens(fault));
+                }
+                Some(fault) => {
+                    let fault = ReadinessFault::Port(fault);
+                    inputs.extend(self.note_fault(worker, fault, supervisor));
+                }
+                None => {}
+            }
+        }
+        for (worker, fault) in unseen {
+            inputs.extend(self.note_fault(worker, fault, supervisor));
+        }
+        for worker in self.detector.awaiting_acceptance(starting) {
+            wanted.entry(worker).or_insert_with(|| Wanted::Accepts(workers.passed_sockets(worker)));
+        }
+        self.check_starting(wanted, workers, now);
+        self.begin_probes(now);
+        inputs
+    }
+
+    /// Begins a look at workers that are starting and lack something, if it is time for one.
+    fn check_starting(
+        &mut self,
+        wanted: BTreeMap<WorkerId, Wanted>,
+        workers: &Workers,
+        now: Timestamp,
+    ) {
+        if self.is_checking_starting || now < self.check_starting_at || wanted.is_empty() {
+            return;
+        }
+        let with_pid = |(worker, wanted)| {
+            Some(StartingWorker { worker, pid: workers.pid_of(worker)?, wanted })
+        };
+        let wanted: Vec<StartingWorker> = wanted.into_iter().filter_map(with_pid).collect();
+        self.is_checking_starting = true;
+        let (checker, sender) = (Arc::clone(&self.starting), self.sender.clone());
+        self.ready_checker.run(move || {
+            // This thread alone uses it, and keeps nothing that a panic could have left half done.
+            let mut checker = checker.lock().unwrap_or_else(PoisonError::into_inner);
+            let reports = checker.check(wanted);
+            // The loop has ended.
+            let _ = sender.send(CheckResult::Starting { began: now, reports });
+        });
+    }
+
+    /// Takes in what was seen of workers that are starting.
+    fn take_reports(
+        &mut self,
+        reports: Vec<StartingReport>,
+        supervisor: &Supervisor,
+        now: Timestamp,
+    ) -> VecDeque<Input> {
+        let mut inputs = VecDeque::new();
+        for StartingReport { worker, accepts, fault } in reports {
+            if accepts {
+                inputs.extend(self.detector.accepts(worker, now));
+            }
+            let fault = fault.and_then(|fault| self.note_fault(worker, fault, supervisor));
+            inputs.extend(fault);
+        }
+        inputs
+    }
+
+    /// Takes note of what a worker lacks that is starting. Returns what the supervisor is to know, if that
+    /// is new.
+    fn note_fault(
+        &mut self,
+        worker: WorkerId,
+        fault: ReadinessFault,
+        supervisor: &Supervisor,
+    ) -> Option<Input> {
+        let is_starting = |known: &&Worker| known.id == worker && known.awaits_ready();
+        let known = supervisor.workers().find(is_starting)?;
+        self.faults
+            .note(worker, known.seat, &fault)
+            .then(|| Input::ReadinessFault { worker, fault })
     }
 
     /// Checks workers that are ready: looks at the kernel, probes, and tells what has changed.
@@ -262,7 +422,7 @@ impl HealthMonitor {
         }
         self.look_at = now.after(interval);
         match workers.observe(&self.detector.watched(), true) {
-            Ok(seen) => {
+            Ok(Observations { seen, .. }) => {
                 self.has_failed = false;
                 self.detector.observed(seen, now);
             }
@@ -307,13 +467,21 @@ impl HealthMonitor {
 
     #[cfg(feature = "http")]
     fn begin_probe(&self, worker: WorkerId, address: SocketAddr) {
-        let Readiness::Http(path) = &self.readiness else { return };
-        let (path, patience) = (path.clone(), self.detector.probe_timeout());
-        let sender = self.sender.clone();
+        let Some(request) = self.probe_request.clone() else { return };
+        let (sender, own) = (self.sender.clone(), Arc::clone(&self.own));
         tokio::spawn(async move {
-            let result = super::probe::probe(address, path.as_str(), patience).await;
-            // The loop has ended.
-            let _ = sender.send(CheckResult::Probed { worker, result });
+            let mut probe = pin!(super::probe::probe(address, &request, &own));
+            // The limit of a worker that is starting can be over before that of its probe.
+            let (result, fault) = match timeout(PROBE_PATIENCE, &mut probe).await {
+                Ok(ended) => ended,
+                Err(_) => {
+                    let fault = request.unanswered(address, PROBE_PATIENCE);
+                    // The loop has ended, here and below.
+                    let _ = sender.send(CheckResult::Unanswered { worker, fault });
+                    probe.await
+                }
+            };
+            let _ = sender.send(CheckResult::Probed { worker, result, fault });
         });
     }
 
@@ -321,15 +489,36 @@ impl HealthMonitor {
     #[cfg(not(feature = "http"))]
     fn begin_probe(&self, worker: WorkerId, _address: SocketAddr) {
         // The loop has ended.
-        let _ = self.sender.send(CheckResult::Probed { worker, result: ProbeResult::NotMade });
+        let (result, fault) = (ProbeResult::NotMade, None);
+        let _ = self.sender.send(CheckResult::Probed { worker, result, fault });
     }
 
     /// Takes in the result of a check.
-    pub(crate) fn take_result(&mut self, result: CheckResult, now: Timestamp) -> VecDeque<Input> {
+    pub(crate) fn take_result(
+        &mut self,
+        result: CheckResult,
+        supervisor: &Supervisor,
+        now: Timestamp,
+    ) -> VecDeque<Input> {
         match result {
-            CheckResult::Probed { worker, result } => {
+            CheckResult::Probed { worker, result, fault } => {
                 self.probes.remove(&worker);
-                self.detector.probe_ended(worker, result, now).into()
+                let mut inputs: VecDeque<Input> =
+                    self.detector.probe_ended(worker, result, now).into();
+                let fault = fault.map(ReadinessFault::Probe);
+                let fault = fault.and_then(|fault| self.note_fault(worker, fault, supervisor));
+                inputs.extend(fault);
+                inputs
+            }
+            CheckResult::Unanswered { worker, fault } => {
+                let fault = ReadinessFault::Probe(fault);
+                self.note_fault(worker, fault, supervisor).into_iter().collect()
+            }
+            CheckResult::Starting { began, reports } => {
+                self.is_checking_starting = false;
+                self.check_starting_at =
+                    now.after(now.since(began).saturating_mul(STARTING_CHECK_PAUSE));
+                self.take_reports(reports, supervisor, now)
             }
             CheckResult::Queues { began, found } => {
                 self.is_checking_queues = false;

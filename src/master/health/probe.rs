@@ -1,7 +1,7 @@
 //! Asking a worker over HTTP whether it is well.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::time::Duration;
 
@@ -11,9 +11,13 @@ use hyper::header::{CONNECTION, HOST, USER_AGENT};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use nix::errno::Errno;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
+use crate::master::workers::probed_port;
+use crate::plan::{Listener, Listeners, Port, Protocol};
+use crate::process::OwnConnections;
+use crate::protocol::{HttpProbe, ProbeFault, ProbeOutcome};
 use crate::supervisor::ProbeResult;
 
 /// The most of an answer's head that is read, in bytes.
@@ -22,34 +26,115 @@ const HEAD: usize = 16 * 1024;
 /// The most of its body, which is read only so that the worker can send it to its end.
 const BODY: usize = 64 * 1024;
 
-/// Asks once: a GET of `path` at `address`, on a connection of its own. It went well if an answer with
-/// status 200 came within `patience`, whatever its body; redirects are not followed.
-pub(crate) async fn probe(address: SocketAddr, path: &str, patience: Duration) -> ProbeResult {
-    let asked = async {
-        let stream = match TcpStream::connect(address).await {
-            Ok(stream) => stream,
-            Err(error) if is_ours(&error) => {
-                tracing::warn!(%address, %error, "cannot probe a worker");
-                return ProbeResult::NotMade;
-            }
-            Err(error) => {
-                tracing::debug!(%address, %error, "a worker refused the connection of a probe");
-                return ProbeResult::Failed;
-            }
+/// What is asked.
+#[derive(Debug, Clone)]
+pub(super) struct ProbeRequest {
+    /// As the configuration says it.
+    pub(super) probe: HttpProbe,
+    /// The Host to ask for.
+    pub(super) host: String,
+    /// How long it may take.
+    pub(super) patience: Duration,
+}
+
+impl ProbeRequest {
+    /// What the probe asks workers of these listeners, and the public port whose worker port is asked:
+    /// that of the probe's Host, the usual one of its scheme, or the first.
+    pub(super) fn new(probe: &HttpProbe, listeners: &Listeners, patience: Duration) -> Self {
+        let host = match (probe.host(), probed_port(probe, listeners)) {
+            (Some(host), _) => host.to_owned(),
+            (None, Some(port)) => host_of(probe, port, listeners),
+            (None, None) => String::from("localhost"),
         };
-        match ask(stream, address, path).await {
-            Ok(StatusCode::OK) => ProbeResult::Passed,
-            Ok(status) => {
-                tracing::debug!(%address, %status, "the probe of a worker got a status other than 200");
-                ProbeResult::Failed
-            }
-            Err(error) => {
-                tracing::debug!(%address, %error, "the probe of a worker failed");
-                ProbeResult::Failed
-            }
-        }
+        Self { probe: probe.clone(), host, patience }
+    }
+
+    /// What is told of a worker that has not answered for so long.
+    pub(super) fn unanswered(&self, address: SocketAddr, limit: Duration) -> ProbeFault {
+        self.fault(address, ProbeOutcome::TimedOut { limit })
+    }
+
+    fn fault(&self, address: SocketAddr, outcome: ProbeOutcome) -> ProbeFault {
+        let (probe, host) = (self.probe.to_string(), self.host.clone());
+        ProbeFault { probe, address, host, outcome }
+    }
+}
+
+/// The Host of a listener on this port: its address, or `localhost` for all addresses of the host.
+fn host_of(probe: &HttpProbe, port: Port, listeners: &Listeners) -> String {
+    let is_on = |it: &&Listener| it.port() == port && it.protocol() == Protocol::Tcp;
+    let host = match listeners.iter().find(is_on).map(Listener::address) {
+        Some(IpAddr::V4(address)) if !address.is_unspecified() => address.to_string(),
+        Some(IpAddr::V6(address)) if !address.is_unspecified() => format!("[{address}]"),
+        _ => String::from("localhost"),
     };
-    timeout(patience, asked).await.unwrap_or(ProbeResult::Failed)
+    match port.number() == probe.scheme().default_port() {
+        true => host,
+        false => format!("{host}:{port}"),
+    }
+}
+
+/// Asks once, on a connection of its own. It went well if an answer with a status of 2xx came in time,
+/// whatever its body; redirects are not followed. Otherwise tells what came of it.
+pub(super) async fn probe(
+    address: SocketAddr,
+    request: &ProbeRequest,
+    own: &OwnConnections,
+) -> (ProbeResult, Option<ProbeFault>) {
+    let fault = |outcome| {
+        let fault = request.fault(address, outcome);
+        tracing::debug!("the probe failed: the worker {fault}");
+        (ProbeResult::Failed, Some(fault))
+    };
+    let limit = request.patience;
+    let asked = timeout(limit, connect_and_ask(address, request, own)).await;
+    match asked.unwrap_or(Err(NotPassed::Failed(ProbeOutcome::TimedOut { limit }))) {
+        Ok(()) => (ProbeResult::Passed, None),
+        Err(NotPassed::Failed(outcome)) => fault(outcome),
+        Err(NotPassed::NotMade(error)) => {
+            tracing::warn!(%address, %error, "cannot probe a worker");
+            (ProbeResult::NotMade, None)
+        }
+    }
+}
+
+/// Why a probe did not go well.
+enum NotPassed {
+    /// For a reason that is not the worker's.
+    NotMade(io::Error),
+    Failed(ProbeOutcome),
+}
+
+async fn connect_and_ask(
+    address: SocketAddr,
+    request: &ProbeRequest,
+    own: &OwnConnections,
+) -> Result<(), NotPassed> {
+    let refused = |error: io::Error| match is_ours(&error) {
+        true => NotPassed::NotMade(error),
+        false => NotPassed::Failed(ProbeOutcome::Refused { error: error.to_string() }),
+    };
+    let (socket, connection) = own.socket(address).map_err(NotPassed::NotMade)?;
+    let socket = TcpSocket::from_std_stream(socket.into());
+    let stream = socket.connect(address).await.map_err(|error| {
+        own.forget(connection);
+        refused(error)
+    })?;
+    let answered = ask(stream, request).await;
+    if !matches!(answered, Err(AskError::Hyper(ref error)) if error.is_timeout()) {
+        // It was accepted, since it was answered or closed.
+        own.forget(connection);
+    }
+    let outcome = match answered {
+        Ok(status) if status.is_success() => return Ok(()),
+        Ok(status) => ProbeOutcome::Status {
+            code: status.as_u16(),
+            reason: status.canonical_reason().unwrap_or_default(),
+        },
+        Err(AskError::Hyper(error)) if error.is_incomplete_message() => ProbeOutcome::Closed,
+        Err(error) => ProbeOutcome::NotHttp { error: error.to_string() },
+    };
+    Err(NotPassed::Failed(outcome))
 }
 
 /// Whether an error of connect(2) says something of this process or host, not of the worker.
@@ -69,17 +154,22 @@ fn is_ours(error: &io::Error) -> bool {
     )
 }
 
-async fn ask(
-    stream: TcpStream,
-    address: SocketAddr,
-    path: &str,
-) -> Result<StatusCode, Box<dyn std::error::Error + Send + Sync>> {
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+enum AskError {
+    #[error(transparent)]
+    Hyper(#[from] hyper::Error),
+    #[error("cannot be asked: {0}")]
+    Request(#[from] hyper::http::Error),
+}
+
+async fn ask(stream: TcpStream, request: &ProbeRequest) -> Result<StatusCode, AskError> {
     let mut http = http1::Builder::new();
     let (mut sender, connection) = http.max_buf_size(HEAD).handshake(TokioIo::new(stream)).await?;
     let request = Request::builder()
         .method(Method::GET)
-        .uri(path)
-        .header(HOST, address.to_string())
+        .uri(request.probe.path().as_str())
+        .header(HOST, &request.host)
         .header(USER_AGENT, concat!("ipcluster/", env!("CARGO_PKG_VERSION")))
         .header(CONNECTION, "close")
         .body(String::new())?;
@@ -118,15 +208,23 @@ async fn read_body(answer: Response<Incoming>) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::process::Sockets;
 
     const PATIENCE: Duration = Duration::from_secs(5);
 
-    /// How a probe goes of a server that reads a request and then sends this.
-    async fn answer(bytes: Vec<u8>) -> (ProbeResult, String) {
+    fn request(patience: Duration) -> ProbeRequest {
+        let listeners = Listeners::new(vec!["0.0.0.0:80".parse().unwrap()]).unwrap();
+        ProbeRequest::new(&"/healthz?x=1".parse().unwrap(), &listeners, patience)
+    }
+
+    /// How a probe goes of a server that reads a request and then sends this, and what it has read.
+    async fn answer(bytes: Vec<u8>) -> (Option<ProbeOutcome>, String) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let served = tokio::spawn(async move {
@@ -139,12 +237,19 @@ mod tests {
             let _ = stream.write_all(&bytes).await;
             String::from_utf8(request).unwrap()
         });
-        let probed = probe(address, "/healthz?x=1", PATIENCE).await;
-        (probed, served.await.unwrap())
+        let probed = probe(address, &request(PATIENCE), &OwnConnections::default()).await;
+        (outcome(probed), served.await.unwrap())
+    }
+
+    /// Why a probe has failed; `None`: it passed.
+    fn outcome((result, fault): (ProbeResult, Option<ProbeFault>)) -> Option<ProbeOutcome> {
+        assert_eq!(result == ProbeResult::Passed, fault.is_none());
+        assert_ne!(result, ProbeResult::NotMade);
+        fault.map(|fault| fault.outcome)
     }
 
     #[tokio::test]
-    async fn status_200_is_fine_whatever_the_body() {
+    async fn a_status_of_2xx_is_fine_whatever_the_body() {
         let long = vec![b'x'; 10 * BODY];
         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", long.len());
         for bytes in [
@@ -153,29 +258,40 @@ mod tests {
             b"HTTP/1.0 200 OK\r\n\r\nuntil the end".to_vec(),
             b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\ncut".to_vec(),
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nnonsense".to_vec(),
+            b"HTTP/1.1 204 No Content\r\n\r\n".to_vec(),
+            b"HTTP/1.1 299 Fine\r\nContent-Length: 0\r\n\r\n".to_vec(),
             [head.as_bytes(), &long].concat(),
         ] {
-            let (probed, request) = answer(bytes).await;
-            assert_eq!(probed, ProbeResult::Passed);
+            let (failed, request) = answer(bytes).await;
+            assert_eq!(failed, None);
             assert!(request.starts_with("GET /healthz?x=1 HTTP/1.1\r\n"), "{request}");
-            assert!(request.to_lowercase().contains("\r\nhost: 127.0.0.1:"), "{request}");
+            assert!(request.to_lowercase().contains("\r\nhost: localhost\r\n"), "{request}");
         }
     }
 
     #[tokio::test]
-    async fn everything_else_has_failed() {
+    async fn everything_else_has_failed_and_is_told() {
         let endless = [b"HTTP/1.1 200 OK\r\nX: ".as_slice(), &[b'x'; 4 * HEAD]].concat();
-        for bytes in [
-            b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n".to_vec(),
-            b"HTTP/1.1 204 No Content\r\n\r\n".to_vec(),
-            b"HTTP/1.1 302 Found\r\nLocation: /\r\nContent-Length: 0\r\n\r\n".to_vec(),
-            b"SSH-2.0-x\r\n".to_vec(),
-            b"".to_vec(),
-            b"HTTP/1.1 200".to_vec(),
-            endless,
+        let status = |code, reason| Some(ProbeOutcome::Status { code, reason });
+        for (bytes, expected) in [
+            (
+                b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n".to_vec(),
+                status(503, "Service Unavailable"),
+            ),
+            (
+                b"HTTP/1.1 302 Found\r\nLocation: /\r\nContent-Length: 0\r\n\r\n".to_vec(),
+                status(302, "Found"),
+            ),
+            (b"HTTP/1.1 499 X\r\nContent-Length: 0\r\n\r\n".to_vec(), status(499, "")),
+            (b"".to_vec(), Some(ProbeOutcome::Closed)),
+            (b"HTTP/1.1 200".to_vec(), Some(ProbeOutcome::Closed)),
         ] {
             let text = String::from_utf8_lossy(&bytes[..bytes.len().min(40)]).into_owned();
-            assert_eq!(answer(bytes).await.0, ProbeResult::Failed, "{text:?}");
+            assert_eq!(answer(bytes).await.0, expected, "{text:?}");
+        }
+        for bytes in [b"SSH-2.0-x\r\n".to_vec(), endless] {
+            let (outcome, _) = answer(bytes).await;
+            assert!(matches!(outcome, Some(ProbeOutcome::NotHttp { .. })), "{outcome:?}");
         }
     }
 
@@ -183,10 +299,36 @@ mod tests {
     async fn no_answer_in_time_has_failed_and_so_has_no_listener() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let short = Duration::from_millis(50);
-        assert_eq!(probe(address, "/", short).await, ProbeResult::Failed);
+        let (own, limit) = (OwnConnections::default(), Duration::from_millis(50));
+        let slow = probe(address, &request(limit), &own).await;
+        assert_eq!(outcome(slow), Some(ProbeOutcome::TimedOut { limit }));
+        let mut sockets = Sockets::open().unwrap();
+        let ports = BTreeSet::from([address.port()]);
+        let waiting = own.queued(&mut sockets, &ports).unwrap();
+        assert_eq!(waiting.into_values().collect::<Vec<_>>(), [1], "known for our own");
         drop(listener);
-        assert_eq!(probe(address, "/", PATIENCE).await, ProbeResult::Failed);
+        let refused = outcome(probe(address, &request(PATIENCE), &own).await);
+        assert!(matches!(refused, Some(ProbeOutcome::Refused { .. })), "{refused:?}");
+    }
+
+    #[test]
+    fn the_host_is_that_of_the_probe_or_the_listener() {
+        for (probe, listeners, port, host) in [
+            ("http:/", vec!["0.0.0.0:80"], 80, "localhost"),
+            ("http:/", vec!["10.9.0.1:80", "[fd09::1]:443"], 80, "10.9.0.1"),
+            ("https:/", vec!["10.9.0.1:80", "[fd09::1]:443"], 443, "[fd09::1]"),
+            ("http:/", vec!["[::]:8080", "0.0.0.0:9000"], 8080, "localhost:8080"),
+            ("http:/", vec!["10.9.0.1:443"], 443, "10.9.0.1:443"),
+            ("http://www.example/", vec!["0.0.0.0:8080"], 8080, "www.example"),
+            ("http://www.example:81/", vec!["0.0.0.0:80", "0.0.0.0:81"], 81, "www.example:81"),
+            ("http://www.example:82/", vec!["0.0.0.0:80", "0.0.0.0:81"], 80, "www.example:82"),
+        ] {
+            let listeners = listeners.iter().map(|text| text.parse().unwrap()).collect();
+            let listeners = Listeners::new(listeners).unwrap();
+            let probe: HttpProbe = probe.parse().unwrap();
+            assert_eq!(probed_port(&probe, &listeners), Port::new(port), "{probe}");
+            assert_eq!(ProbeRequest::new(&probe, &listeners, PATIENCE).host, host, "{probe}");
+        }
     }
 
     #[test]

@@ -38,6 +38,7 @@ impl Metrics {
                     FailureCause::Exit(_) => Loss::Exited,
                     FailureCause::NotReady { .. }
                     | FailureCause::Incomplete { .. }
+                    | FailureCause::Readiness { .. }
                     | FailureCause::Unhealthy(_) => Loss::NotReady,
                     FailureCause::Stopping => Loss::Exited,
                     FailureCause::Spawn { .. } => Loss::Spawn,

@@ -13,6 +13,7 @@ use crate::master::error::MasterError;
 use crate::master::log_limit::LogLimiter;
 use crate::master::waiting::{Periodic, receive};
 use crate::plan::Port;
+use crate::process::OwnConnections;
 use crate::protocol::WorkerId;
 use crate::supervisor::{Input, Sockets, Supervisor};
 
@@ -25,6 +26,8 @@ pub(crate) type Counts = Result<BTreeMap<WorkerId, Sockets>, CountError>;
 /// Counts connections, and knows which ports they keep from being given out again.
 pub(super) struct Connections {
     draining: Draining,
+    /// The connections that the master makes itself: nobody waits on them.
+    own: Arc<OwnConnections>,
     thread: BackgroundThread,
     sender: mpsc::UnboundedSender<Counts>,
     counts: mpsc::UnboundedReceiver<Counts>,
@@ -51,11 +54,15 @@ impl IdleLooks {
 }
 
 impl Connections {
-    /// `idle` is `retire.idle`.
-    pub(super) fn new(idle: Option<Duration>) -> Result<Self, MasterError> {
+    /// `idle` is `retire.idle`; `own` are the connections that the master makes itself.
+    pub(super) fn new(
+        idle: Option<Duration>,
+        own: Arc<OwnConnections>,
+    ) -> Result<Self, MasterError> {
         let (sender, counts) = mpsc::unbounded_channel();
         Ok(Self {
             draining: Draining::default(),
+            own,
             thread: BackgroundThread::new("drain-counter")?,
             sender,
             counts,
@@ -75,8 +82,8 @@ impl Connections {
     pub(super) fn count(&mut self, retired: CountedWorkers, supervisor: &Supervisor) {
         let settled = supervisor.workers().filter(|worker| worker.is_settled());
         let settled = settled.map(|worker| worker.id).collect();
-        let now = Instant::now();
-        let began = self.draining.begin(retired, settled, supervisor.plan(), now);
+        let (now, own) = (Instant::now(), Arc::clone(&self.own));
+        let began = self.draining.begin(retired, settled, supervisor.plan(), own, now);
         let Some(mut wanted) = began else { return };
         wanted.idle = if wanted.settled.is_empty() { None } else { self.idle.begin(now) };
         let sender = self.sender.clone();

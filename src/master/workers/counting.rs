@@ -5,9 +5,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::netlink::Errno;
 use crate::nft::{Conntrack, ConntrackError};
 use crate::plan::{Engine, Plan, Port, Protocol};
-use crate::process::{self, Connection, ConnectionState, ProcessError, Silence, SocketOwners};
+use crate::process::{
+    self, Connection, ConnectionState, OwnConnections, ProcessError, Silence, SocketOwners,
+};
 use crate::protocol::WorkerId;
 use crate::supervisor::Sockets;
 
@@ -24,12 +27,14 @@ pub(crate) struct Counted {
 /// Workers whose connections are to be counted.
 pub(crate) type CountedWorkers = BTreeMap<WorkerId, Counted>;
 
-/// Counts the sockets of workers: about a millisecond, and with [`Engine::Tproxy`] one more for each
+/// Counts the sockets of workers, without connections of the master that wait to be accepted: about a
+/// millisecond, and with [`Engine::Tproxy`] one more for each
 /// thousand descriptors that they have.
 pub(crate) fn count_sockets(
     sockets: &mut process::Sockets,
     workers: &CountedWorkers,
     plan: &Plan,
+    own: &OwnConnections,
 ) -> Result<BTreeMap<WorkerId, Sockets>, ProcessError> {
     let ports: BTreeSet<u16> = numbers(workers.values().map(|worker| &worker.ports)).collect();
     let (Some(first), Some(last)) = (ports.first(), ports.last()) else {
@@ -46,9 +51,18 @@ pub(crate) fn count_sockets(
             count_by_owner(&sockets.connections(&public.collect())?, workers, plan)?
         }
     };
+    // Nobody waits there: a worker that ends meanwhile need not be replaced for them.
+    let own = own.queued(sockets, &ports)?;
     for (worker, count) in &mut counts {
         let ports = workers.get(worker).map(|worker| &worker.ports);
-        count.queued = numbers(ports).filter_map(|number| queued.get(&number)).sum();
+        let sum = |of: &dyn Fn(&u16) -> Option<u32>| {
+            numbers(ports).filter_map(|number| of(&number)).fold(0u32, u32::saturating_add)
+        };
+        let of_ours = sum(&|number| own.get(number).copied());
+        count.queued = sum(&|number| queued.get(number).copied()).saturating_sub(of_ours);
+        if plan.engine() == Engine::Redirect {
+            count.established = count.established.saturating_sub(of_ours);
+        }
         if plan.engine() == Engine::Tproxy {
             count.established += count.queued;
         }
@@ -80,20 +94,55 @@ fn count_by_owner(
     workers: &CountedWorkers,
     plan: &Plan,
 ) -> Result<BTreeMap<WorkerId, Sockets>, ProcessError> {
-    Ok(attribute(connections, &owners_of(workers)?, workers, plan))
+    let Owners { of, unseen } = Owners::read(workers)?;
+    let mut counts = attribute(connections, &of, workers, plan);
+    attribute_unseen(connections, &of, &unseen, &mut counts);
+    Ok(counts)
 }
 
-/// The worker that has each socket open, by the socket's inode.
-fn owners_of(workers: &CountedWorkers) -> Result<HashMap<u32, WorkerId>, ProcessError> {
-    let owners = SocketOwners::read()?;
-    let mut owner_of = HashMap::new();
-    for (worker, counted) in workers {
-        if let Some(session) = counted.session {
-            let inodes = owners.inodes_of(session)?;
-            owner_of.extend(inodes.into_iter().map(|inode| (inode, *worker)));
+/// Which worker has which sockets.
+#[derive(Debug, Default)]
+struct Owners {
+    /// The worker that has each socket open, by the socket's inode.
+    of: HashMap<u32, WorkerId>,
+    /// Workers whose processes may not be looked at.
+    unseen: Vec<WorkerId>,
+}
+
+impl Owners {
+    fn read(workers: &CountedWorkers) -> Result<Self, ProcessError> {
+        let (processes, mut owners) = (SocketOwners::read()?, Self::default());
+        for (worker, counted) in workers {
+            let Some(session) = counted.session else { continue };
+            match processes.inodes_of(session) {
+                Ok(inodes) => owners.of.extend(inodes.into_iter().map(|inode| (inode, *worker))),
+                // The others have nothing to do with it.
+                Err(error) if error.errno() == Some(Errno::EACCES) => {
+                    tracing::debug!(%worker, %error, "cannot read whose connections are whose");
+                    owners.unseen.push(*worker);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(owners)
+    }
+}
+
+/// Counts the connections that no process has which may be looked at for each worker that may not: it is
+/// not taken for one that has none. Pure.
+fn attribute_unseen(
+    connections: &[Connection],
+    owner_of: &HashMap<u32, WorkerId>,
+    unseen: &[WorkerId],
+    counts: &mut BTreeMap<WorkerId, Sockets>,
+) {
+    let is_unowned = |it: &&Connection| matches!(it.state, ConnectionState::Accepted { inode } if !owner_of.contains_key(&inode));
+    let unowned = connections.iter().filter(is_unowned).count();
+    for worker in unseen {
+        if let Some(count) = counts.get_mut(worker) {
+            count.established += u32::try_from(unowned).unwrap_or(u32::MAX);
         }
     }
-    Ok(owner_of)
 }
 
 /// Whose connections these are. Of a handshake nobody can say at whose socket it began: it counts for
@@ -165,6 +214,8 @@ pub(crate) struct Wanted {
     pub(crate) plan: Plan,
     /// It is looked which connections have been silent for so long.
     pub(crate) idle: Option<Duration>,
+    /// The connections that the master has made itself.
+    pub(crate) own: Arc<OwnConnections>,
 }
 
 /// Why it is not known how many connections there are.
@@ -189,7 +240,8 @@ pub(crate) enum CountError {
 /// [`CountError`]: nothing is known then. Taking the unseen for nobody would close a listener on
 /// clients whose handshake is under way.
 pub(crate) fn count_all(wanted: &Wanted) -> Result<BTreeMap<WorkerId, Sockets>, CountError> {
-    let mut sockets = count_sockets(&mut process::Sockets::open()?, &wanted.retired, &wanted.plan)?;
+    let Wanted { retired, plan, own, .. } = wanted;
+    let mut sockets = count_sockets(&mut process::Sockets::open()?, retired, plan, own)?;
     if let Some(limit) = wanted.idle {
         count_active(wanted, limit, &mut sockets)?;
     }
@@ -246,13 +298,14 @@ fn count_active(
     let ports = local_ports_of(&wanted.plan, numbers(asked.values().map(|it| &it.ports)).collect());
     let silences = process::Sockets::open()?.silences(&ports)?;
     let owners = match wanted.plan.engine() {
-        Engine::Redirect => HashMap::new(),
-        Engine::Tproxy => owners_of(&asked)?,
+        Engine::Redirect => Owners::default(),
+        Engine::Tproxy => Owners::read(&asked)?,
     };
-    for (worker, counted) in &asked {
+    // Nobody knows how long those have been silent that cannot be told apart.
+    for (worker, counted) in asked.iter().filter(|(it, _)| !owners.unseen.contains(it)) {
         let is_its = |it: &&Silence| match wanted.plan.engine() {
             Engine::Redirect => numbers([&counted.ports]).any(|port| port == it.port),
-            Engine::Tproxy => owners.get(&it.inode) == Some(worker),
+            Engine::Tproxy => owners.of.get(&it.inode) == Some(worker),
         };
         let active = silences.iter().filter(is_its).filter(|it| !it.is_idle(limit)).count();
         if let Some(count) = counts.get_mut(worker) {
@@ -316,6 +369,19 @@ mod tests {
         let queued = [from("10.8.0.1", ConnectionState::Queued)];
         let counts = attribute(&queued, &owner_of, &workers, &plan());
         assert!(counts.values().all(|count| *count == Sockets::default()));
+    }
+
+    #[test]
+    fn what_nobody_is_seen_to_have_is_that_of_those_who_cannot_be_looked_at() {
+        let workers: CountedWorkers =
+            [worker(1, 20_000, Some(SECOND)), worker(2, 20_010, None)].into();
+        let owner_of = HashMap::from([(7, WorkerId(1))]);
+        let accepted = |inode| from("10.8.0.1", ConnectionState::Accepted { inode });
+        let all = [accepted(7), accepted(8), from("10.8.0.1", ConnectionState::Queued)];
+        let mut counts = attribute(&all, &owner_of, &workers, &plan());
+        attribute_unseen(&all, &owner_of, &[WorkerId(2)], &mut counts);
+        let established: Vec<u32> = counts.values().map(|count| count.established).collect();
+        assert_eq!(established, [1, 1]);
     }
 
     #[test]

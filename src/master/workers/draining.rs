@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::master::workers::counting::{CountedWorkers, Wanted};
 use crate::plan::{Plan, Port};
+use crate::process::OwnConnections;
 use crate::protocol::WorkerId;
 
 /// How many times as long as a look takes the pause after it is: looks take a fifth of one processor at
@@ -67,6 +68,7 @@ impl Draining {
         retired: CountedWorkers,
         settled: BTreeSet<WorkerId>,
         plan: &Plan,
+        own: Arc<OwnConnections>,
         now: Instant,
     ) -> Option<Wanted> {
         if self.under_way.is_some() || self.not_before.is_some_and(|at| now < at) {
@@ -78,7 +80,7 @@ impl Draining {
             gone.look = Check::UnderWay;
             ports.push(Arc::clone(&gone.ports));
         }
-        Some(Wanted { retired, settled, gone: ports, plan: plan.clone(), idle: None })
+        Some(Wanted { retired, settled, gone: ports, plan: plan.clone(), idle: None, own })
     }
 
     /// Ends the look under way, whatever came of it.
@@ -123,7 +125,7 @@ mod tests {
     }
 
     fn begin(draining: &mut Draining, now: Instant) -> Option<usize> {
-        let wanted = draining.begin(BTreeMap::new(), BTreeSet::new(), &plan(), now);
+        let wanted = draining.begin(BTreeMap::new(), BTreeSet::new(), &plan(), Arc::default(), now);
         wanted.map(|wanted| wanted.gone.len())
     }
 

@@ -7,14 +7,16 @@
 //! closed, the supervisor decides (`supervisor/workers/orphaned_listeners.rs`).
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::listen_fds::FIRST_PASSED;
 use crate::master::workers::counting::{Counted, CountedWorkers};
 use crate::master::workers::transports::{families_of, transport};
 use crate::plan::{Engine, Listeners, Port, Protocol};
-use crate::process::{self, Endpoint, HeldSocket, PassedSocket, ProcessError};
+use crate::process::{self, Endpoint, HeldSocket, PassedSocket, ProcessError, Transport};
 use crate::protocol::WorkerId;
 
 /// The sockets that are opened for every worker, and their names in `LISTEN_FDNAMES`: `80/tcp`, as in
@@ -80,6 +82,23 @@ impl ListenerTemplate {
     }
 }
 
+/// A listening tcp socket that a worker was started with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PassedListener {
+    /// Its number among the descriptors of the worker, unless that has changed it.
+    pub(crate) descriptor: u16,
+    /// Its name in `LISTEN_FDNAMES`.
+    pub(crate) name: String,
+    /// Its worker port.
+    pub(crate) port: u16,
+    /// Its public port.
+    pub(crate) public: u16,
+    /// The inode of its file.
+    pub(crate) inode: u32,
+    /// Where this host reaches it.
+    pub(crate) address: SocketAddr,
+}
+
 /// The sockets of one worker.
 #[derive(Debug)]
 pub(crate) struct ListenerSet {
@@ -116,6 +135,25 @@ impl ListenerSet {
     /// The worker ports, one for each public port.
     pub(crate) fn ports(&self) -> &Arc<[Port]> {
         &self.ports
+    }
+
+    /// The tcp sockets as the worker has them when it starts; `public` are the public ports in their order.
+    pub(crate) fn passed(&self, public: &[Port]) -> Vec<PassedListener> {
+        let passed = |(descriptor, (name, socket)): (u16, &(String, HeldSocket))| {
+            let place = self.ports.iter().position(|port| port.number() == socket.port())?;
+            Some(PassedListener {
+                descriptor,
+                name: name.clone(),
+                port: socket.port(),
+                public: public.get(place)?.number(),
+                inode: socket.inode()?,
+                address: socket.local_address()?,
+            })
+        };
+        let tcp = (FIRST_PASSED..).zip(&self.sockets);
+        tcp.filter(|(_, (_, socket))| socket.transport() == Transport::Tcp)
+            .filter_map(passed)
+            .collect()
     }
 
     /// The sockets with their names, as a worker is started with them.
@@ -185,7 +223,6 @@ mod tests {
     use crate::netlink::Errno;
 
     use super::*;
-    use crate::process::Transport;
 
     fn listeners(all: &[&str]) -> Listeners {
         Listeners::new(all.iter().map(|text| text.parse().unwrap()).collect()).unwrap()

@@ -3,23 +3,39 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::transports::{families_of, transport};
+use super::port_fault::port_fault;
+use super::transports::transport;
 use crate::plan::{Listeners, Port, Protocol, Seat};
-use crate::process::{ListenSocket, ListenTable, ProcessError, Reachability};
-use crate::protocol::WorkerId;
+use crate::process::{ListenSocket, ListenTable, ProcessError, is_shown};
+use crate::protocol::{PortFault, PortFaultKind, ReadinessFault, WorkerId};
 use crate::supervisor::Observation;
 
-/// What the kernel shows of workers, of those that could be looked at.
-pub(crate) type Observations = BTreeMap<WorkerId, Observation>;
+/// What the kernel shows of workers.
+#[derive(Debug, Default)]
+pub(crate) struct Observations {
+    /// Of those that could be looked at.
+    pub(crate) seen: BTreeMap<WorkerId, Observation>,
+    /// Why the others could not.
+    pub(crate) unseen: BTreeMap<WorkerId, ReadinessFault>,
+}
 
 /// The tcp sockets that listen, by port.
 pub(super) type SocketsByPort = BTreeMap<u16, Vec<ListenSocket>>;
+
+/// The listening sockets of one moment, and what they are for.
+pub(super) struct Look<'a> {
+    pub(super) table: &'a mut ListenTable,
+    pub(super) by_port: &'a SocketsByPort,
+    pub(super) listeners: &'a Listeners,
+    /// The public port whose worker port is probed; `None`: the first.
+    pub(super) probed: Option<Port>,
+}
 
 /// Where one worker listens, as far as it was seen.
 #[derive(Debug)]
 pub(super) struct Listening {
     seat: Seat,
-    /// It was logged why the worker is not ready although it may listen.
+    /// It was logged that the worker cannot be looked at.
     has_warned: bool,
     /// The inodes of the sockets on its tcp ports when they were last seen to be its own.
     own: Option<BTreeSet<u32>>,
@@ -33,56 +49,42 @@ impl Listening {
     /// Looks at the sockets on the ports of the worker; `process` is its first process. They are asked for
     /// their owner only when they are others than before: an owner is found by reading all descriptors of
     /// its processes.
+    ///
+    /// Where those may not be read, sockets that the master holds too (`is_held`) are taken for the
+    /// worker's: their ports are nobody else's, and whether it accepts from them shows a connection.
     pub(super) fn observe(
         &mut self,
         process: u32,
         ports: &[Port],
-        table: &mut ListenTable,
-        by_port: &SocketsByPort,
-        listeners: &Listeners,
+        is_held: bool,
+        look: Look<'_>,
     ) -> Result<Observation, ProcessError> {
+        let Look { table, by_port, listeners, probed } = look;
         let services = listeners.services(Protocol::Tcp).iter();
         let tcp_ports: Vec<u16> =
             services.filter_map(|it| Some(ports.get(it.place)?.number())).collect();
         let sockets_on = |port: &u16| by_port.get(port).map_or(&[][..], Vec::as_slice);
         let inodes: BTreeSet<u32> =
             tcp_ports.iter().flat_map(sockets_on).map(|socket| socket.inode).collect();
+        let (mut fault, mut is_unseen) = (None, false);
         if self.own.as_ref() != Some(&inodes) {
-            self.own = self.is_reached(process, ports, table, listeners)?.then_some(inodes);
+            self.own = None;
+            match find_fault(process, ports, table, listeners).and_then(|it| shown(process, it)) {
+                Ok(None) => self.own = Some(inodes),
+                Ok(found) => fault = found,
+                Err(_) if is_held => is_unseen = true,
+                Err(error) => return Err(error),
+            }
         }
         let queued = |port: &u16| sockets_on(port).iter().map(|socket| socket.queued).sum();
         Ok(Observation {
             stopped: false,
-            listens: self.own.is_some(),
+            listens: self.own.is_some() || is_unseen,
             queues: tcp_ports.iter().map(|port| (*port, queued(port))).collect(),
-            address: tcp_ports.first().and_then(|port| local_address(sockets_on(port))),
+            address: probed_worker_port(listeners, probed, ports)
+                .and_then(|port| local_address(sockets_on(&port))),
+            fault,
         })
-    }
-
-    fn is_reached(
-        &mut self,
-        process: u32,
-        ports: &[Port],
-        table: &mut ListenTable,
-        listeners: &Listeners,
-    ) -> Result<bool, ProcessError> {
-        for protocol in Protocol::ALL {
-            let services = listeners.services(protocol).iter();
-            let services: Vec<(Port, u16)> =
-                services.filter_map(|it| Some((it.port, ports.get(it.place)?.number()))).collect();
-            let numbers: Vec<u16> = services.iter().map(|(_, number)| *number).collect();
-            let transport = transport(protocol);
-            let reach = table.listening_ports(process, transport, &numbers)?;
-            for (public, number) in services {
-                let reached: Reachability = reach.get(&number).copied().unwrap_or_default();
-                let (ipv4, ipv6) = families_of(listeners, protocol, public);
-                if (ipv4 && !reached.ipv4) || (ipv6 && !reached.ipv6) {
-                    self.warn_of(number, reach.get(&number).copied(), ipv6);
-                    return Ok(false);
-                }
-            }
-        }
-        Ok(true)
     }
 
     /// Logs once that it cannot be seen where the worker listens.
@@ -92,19 +94,44 @@ impl Listening {
             tracing::warn!(%seat, %error, "cannot read the listening sockets of the worker: it is not ready");
         }
     }
+}
 
-    /// Logs once why a worker that listens is not ready all the same.
-    fn warn_of(&mut self, port: u16, reach: Option<Reachability>, needs_ipv6: bool) {
-        let Some(reach) = reach.filter(|_| !self.has_warned) else { return };
-        let seat = self.seat;
-        let any = if needs_ipv6 { "[::]" } else { "0.0.0.0" };
-        if reach.loopback_only() {
-            tracing::warn!(%seat, port, "the worker listens on loopback only: it must listen on {any}");
-        } else {
-            tracing::warn!(%seat, port, "the worker does not listen for all families: it must listen on {any}");
-        }
-        self.has_warned = true;
+/// What was found of a process, unless `/proc` does not show that, so that nothing could be found.
+fn shown(process: u32, found: Option<PortFault>) -> Result<Option<PortFault>, ProcessError> {
+    if found.is_some() {
+        is_shown(process)?;
     }
+    Ok(found)
+}
+
+/// The first worker port on which clients of all its listeners do not reach the worker.
+fn find_fault(
+    process: u32,
+    ports: &[Port],
+    table: &mut ListenTable,
+    listeners: &Listeners,
+) -> Result<Option<PortFault>, ProcessError> {
+    for protocol in Protocol::ALL {
+        let services = listeners.services(protocol).iter();
+        let services: Vec<(Port, Port)> =
+            services.filter_map(|it| Some((it.port, *ports.get(it.place)?))).collect();
+        let numbers: Vec<u16> = services.iter().map(|(_, port)| port.number()).collect();
+        let transport = transport(protocol);
+        let own = table.listening_ports(process, transport, &numbers)?;
+        for (public, port) in services {
+            let own = own.get(&port.number()).map_or(&[][..], Vec::as_slice);
+            let Some(mut kind) = port_fault(listeners, protocol, public, own) else { continue };
+            if let PortFaultKind::Missing = kind
+                && let Some(socket) = table.sockets_on(transport, port.number()).next()
+            {
+                kind = PortFaultKind::Taken { uid: socket.uid };
+            }
+            let (public_ports, elsewhere) = (listeners.public_ports().len(), Vec::new());
+            let fault = PortFault { public, protocol, port, public_ports, kind, elsewhere };
+            return Ok(Some(fault));
+        }
+    }
+    Ok(None)
 }
 
 /// The first of these ports, in the order of the public ports, on which no socket of the session that
@@ -133,6 +160,13 @@ pub(super) fn by_port(table: &ListenTable) -> SocketsByPort {
         by_port.entry(socket.port).or_default().push(socket.clone());
     }
     by_port
+}
+
+/// The worker port that is probed.
+fn probed_worker_port(listeners: &Listeners, probed: Option<Port>, ports: &[Port]) -> Option<u16> {
+    let services = listeners.services(Protocol::Tcp);
+    let of = services.iter().find(|service| Some(service.port) == probed);
+    Some(ports.get(of.or(services.first())?.place)?.number())
 }
 
 /// Where this host itself reaches one of these sockets: the guard lets in what comes over loopback.

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use super::counting::{Counted, CountedWorkers};
-use super::observation::{Listening, Observations, by_port, not_listening};
+use super::observation::{Listening, Look, Observations, by_port, not_listening};
 use super::output::{Flow, Origin, Printer, ReadBudget};
 use super::spawner::Started;
 use super::transports::transports;
@@ -20,7 +20,7 @@ use crate::plan::{Generation, Listeners, Port, Seat};
 use crate::process::{
     self, Child, Delivery, ListenTable, OutputReader, ProcessError, SignalNumber, own_nice,
 };
-use crate::protocol::{EndSignals, Exit, KillMode, Signal, Timestamp, WorkerId};
+use crate::protocol::{EndSignals, Exit, KillMode, ReadinessFault, Signal, Timestamp, WorkerId};
 
 /// A worker's process, from its start until its exit was noticed.
 struct Running {
@@ -289,22 +289,25 @@ impl Processes {
 
     /// What the kernel says of workers: whether they listen on all their ports, where clients of all
     /// `listeners` reach them, and what waits there; and whether they are stopped, if that is asked.
+    /// `is_held` is whether the master holds the sockets of a worker too.
     pub(crate) fn observe(
         &mut self,
         workers: &[WorkerId],
         listeners: &Listeners,
+        is_held: impl Fn(WorkerId) -> bool,
+        probed: Option<Port>,
         whether_stopped: bool,
     ) -> Result<Observations, ProcessError> {
         let ports = workers.iter().filter_map(|worker| self.running.get(worker));
         let ports: BTreeSet<u16> =
             ports.flat_map(|running| running.ports.iter()).map(|port| port.number()).collect();
         let (Some(first), Some(last)) = (ports.first(), ports.last()) else {
-            return Ok(BTreeMap::new());
+            return Ok(Observations::default());
         };
         let transports = transports(listeners);
         let mut table = ListenTable::read(&mut self.sockets, &transports, *first..=*last)?;
         let by_port = by_port(&table);
-        let mut all = BTreeMap::new();
+        let mut all = Observations::default();
         for worker in workers {
             let Some(running) = self.running.get_mut(worker) else { continue };
             if running.ports.is_empty() {
@@ -312,15 +315,20 @@ impl Processes {
                 continue;
             }
             let (pid, ports) = (running.child.pid(), &running.ports);
-            let seen = running.listening.observe(pid, ports, &mut table, &by_port, listeners);
+            let looked = Look { table: &mut table, by_port: &by_port, listeners, probed };
+            let seen = running.listening.observe(pid, ports, is_held(*worker), looked);
             let seen = seen.and_then(|mut seen| {
                 seen.stopped = whether_stopped && process::is_stopped(running.child.pidfd())?;
                 Ok(seen)
             });
             match seen {
-                Ok(seen) => drop(all.insert(*worker, seen)),
+                Ok(seen) => drop(all.seen.insert(*worker, seen)),
                 // The others have nothing to do with it.
-                Err(error) => running.listening.warn_of_error(&error),
+                Err(error) => {
+                    running.listening.warn_of_error(&error);
+                    let error = error.to_string();
+                    all.unseen.insert(*worker, ReadinessFault::Unseen { error });
+                }
             }
         }
         Ok(all)
@@ -335,6 +343,11 @@ impl Processes {
     /// What each worker that runs was told of itself, by the pid of its first process.
     pub(crate) fn told(&self) -> BTreeMap<u32, &ToldValues> {
         self.running.values().map(|running| (running.child.pid(), &running.told)).collect()
+    }
+
+    /// The pid of the first process of a worker that runs, which is kept until [`Self::take_exit`].
+    pub(crate) fn pid_of(&self, worker: WorkerId) -> Option<u32> {
+        self.running.get(&worker).map(|running| running.child.pid())
     }
 
     /// The worker ports of a worker that runs.

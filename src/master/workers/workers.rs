@@ -9,19 +9,20 @@ use super::admission::{Admission, Admitted};
 use super::connections::{Connections, Counts};
 use super::counting::CountedWorkers;
 use super::links::{LinkEvent, LinkNews, WorkerLinks};
-use super::listeners::HeldListeners;
+use super::listeners::{HeldListeners, PassedListener};
 use super::memory::{Measured, MemoryMonitor, MemorySample};
 use super::observation::Observations;
 use super::output::Printer;
 use super::processes::Processes;
 use super::spawner::{SpawnOutcome, SpawnRequest, Spawner, Started};
+use super::transports::probed_port;
 use crate::config::Config;
 use crate::control::{JoinRequest, WorkerEvent, WorkerOrder};
 use crate::master::clock::Clock;
 use crate::master::error::MasterError;
 use crate::master::waiting::Periodic;
 use crate::plan::{Generation, Listeners, Port, Seat};
-use crate::process::ProcessError;
+use crate::process::{OwnConnections, ProcessError};
 use crate::protocol::{EndSignals, Exit, Readiness, Status, Timestamp, WorkerId, WorkerState};
 use crate::supervisor::{Input, Supervisor, Worker};
 
@@ -37,6 +38,8 @@ const REAP_INTERVAL: Duration = Duration::from_millis(100);
 /// All workers: their processes, sockets, connections, memory and output.
 pub(crate) struct Workers {
     listeners: Listeners,
+    /// The public port whose worker port is probed, if any is.
+    probed: Option<Port>,
     /// Workers choose their ports, and report them.
     choose_ports: bool,
     /// From when a worker has exited until what is left of its process group is killed.
@@ -90,15 +93,20 @@ impl Workers {
         config: &Config,
         spawner: Spawner,
         printer: Option<Printer>,
+        own: Arc<OwnConnections>,
     ) -> Result<Self, MasterError> {
         Ok(Self {
             listeners: config.listeners().clone(),
+            probed: match config.ready() {
+                Readiness::Http(probe) => probed_port(probe, config.listeners()),
+                _ => None,
+            },
             choose_ports: *config.ready() == Readiness::Protocol,
             die: config.die_timeout(),
             processes: Processes::new(printer)?,
             spawner,
             held: HeldListeners::default(),
-            connections: Connections::new(config.retire_idle())?,
+            connections: Connections::new(config.retire_idle(), own)?,
             links: WorkerLinks::new(config.ping_timeout(), config.worker_ports()),
             memory: MemoryMonitor::new()?,
             output: Periodic::every(OUTPUT_INTERVAL),
@@ -451,7 +459,24 @@ impl Workers {
         workers: &[WorkerId],
         whether_stopped: bool,
     ) -> Result<Observations, ProcessError> {
-        self.processes.observe(workers, &self.listeners, whether_stopped)
+        let is_held = |worker| self.held.has(worker);
+        self.processes.observe(workers, &self.listeners, is_held, self.probed, whether_stopped)
+    }
+
+    /// Whether the master holds the listening sockets of a worker too.
+    pub(crate) fn has_passed_sockets(&self, worker: WorkerId) -> bool {
+        self.held.has(worker)
+    }
+
+    /// The process of a worker that runs, and the tcp sockets that it was started with, to be looked at.
+    pub(crate) fn passed_sockets(&self, worker: WorkerId) -> Vec<PassedListener> {
+        let public = self.listeners.public_ports();
+        self.held.of(worker).map(|sockets| sockets.passed(public)).unwrap_or_default()
+    }
+
+    /// The pid of a worker's first process.
+    pub(crate) fn pid_of(&self, worker: WorkerId) -> Option<u32> {
+        self.processes.pid_of(worker)
     }
 
     /// The worker whose first process has made this session.

@@ -16,7 +16,9 @@
 use std::time::Duration;
 
 use super::record::LONGEST_EXTENSION;
-use crate::protocol::{EndReason, Event, FailureCause, NotReady, Timestamp, Unhealthy, WorkerId};
+use crate::protocol::{
+    EndReason, Event, FailureCause, NotReady, ReadinessFault, Timestamp, Unhealthy, WorkerId,
+};
 use crate::supervisor::rollout::Target;
 use crate::supervisor::state::Phase;
 use crate::supervisor::workers::{Ending, Stage};
@@ -167,10 +169,15 @@ impl Supervisor {
         not_ready: NotReady,
         now: Timestamp,
     ) {
-        if let Some(worker) = self.workers.get_mut(&id)
-            && matches!(worker.stage, Stage::Starting)
-        {
+        if let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.awaits_ready()) {
             worker.health.set_not_ready(not_ready, now);
+        }
+    }
+
+    /// What was seen of a starting worker that is not ready.
+    pub(in crate::supervisor) fn readiness_fault(&mut self, id: WorkerId, fault: ReadinessFault) {
+        if let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.awaits_ready()) {
+            worker.health.set_readiness_fault(fault);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::protocol::{Backoff, NotReady, Timestamp, Unhealthy};
+use crate::protocol::{Backoff, FailureCause, NotReady, ReadinessFault, Timestamp, Unhealthy};
 use crate::supervisor::workers::Stage;
 use crate::supervisor::{Settings, Worker};
 
@@ -34,6 +34,8 @@ pub(in crate::supervisor) struct Health {
     is_stopping: bool,
     /// What it lacks to be ready, while it is starting.
     not_ready: NotReady,
+    /// What was seen of it, while it is not ready.
+    readiness_fault: Option<ReadinessFault>,
     /// When to report that it claims to be ready and does not listen; `None`: never, or done.
     unproven_at: Option<Timestamp>,
     has_reported_unproven: bool,
@@ -111,8 +113,22 @@ impl Health {
         self.outage.is_some_and(|outage| outage.ends_at.is_some())
     }
 
-    pub(in crate::supervisor) fn not_ready(&self) -> NotReady {
-        self.not_ready
+    /// Takes in what was seen of the worker, which is not ready.
+    pub(super) fn set_readiness_fault(&mut self, fault: ReadinessFault) {
+        self.readiness_fault = Some(fault);
+    }
+
+    /// How a worker has failed that was not ready when `limit` was over.
+    pub(in crate::supervisor) fn not_ready_cause(&self, limit: Duration) -> FailureCause {
+        // What was seen may be of something else that the worker lacked before.
+        let fault = self.readiness_fault.as_ref().filter(|fault| fault.explains(self.not_ready));
+        match (self.not_ready, fault) {
+            (lack, Some(fault)) => {
+                FailureCause::Readiness { limit, lack, fault: Box::new(fault.clone()) }
+            }
+            (NotReady::NotListening, None) => FailureCause::NotReady { limit },
+            (lack, None) => FailureCause::Incomplete { limit, lack },
+        }
     }
 
     /// Takes in what the worker lacks to be ready.
@@ -156,6 +172,11 @@ impl Health {
     /// Forgets the time that was asked for in the stage before.
     pub(in crate::supervisor) fn forget_extension(&mut self) {
         (self.extended, self.granted_until) = (None, Timestamp::ZERO);
+    }
+
+    /// Forgets why the worker was not ready: it is, or it is looked at anew.
+    pub(in crate::supervisor) fn forget_not_ready(&mut self) {
+        (self.not_ready, self.readiness_fault) = (NotReady::default(), None);
     }
 }
 

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use super::target::Target;
 use crate::plan::Seat;
-use crate::protocol::{EndReason, FailureCause, Refusal, Rollout, Timestamp, WorkerId};
+use crate::protocol::{EndReason, Refusal, Rollout, Timestamp, WorkerId};
 use crate::supervisor::workers::{Retirement, Stage};
 use crate::supervisor::{RequestId, Supervisor, Worker};
 
@@ -120,7 +120,7 @@ impl Supervisor {
     pub(in crate::supervisor) fn reactivation_timed_out(&mut self, id: WorkerId, now: Timestamp) {
         let worker = self.workers[&id].clone();
         self.retire_again(id, now);
-        let cause = FailureCause::NotReady { limit: LOOK };
+        let cause = worker.health.not_ready_cause(LOOK);
         self.failed(&worker, cause, Vec::new(), now);
     }
 

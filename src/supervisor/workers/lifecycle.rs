@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::worker::{Ending, Stage, Worker};
 use crate::plan::Port;
-use crate::protocol::{EndReason, Event, Exit, FailureCause, NotReady, Timestamp, WorkerId};
+use crate::protocol::{EndReason, Event, Exit, FailureCause, Timestamp, WorkerId};
 use crate::supervisor::{Sockets, Supervisor};
 
 impl Supervisor {
@@ -38,6 +38,7 @@ impl Supervisor {
             Stage::Starting => {
                 worker.stage = Stage::Ready { ready: now };
                 worker.health.forget_extension();
+                worker.health.forget_not_ready();
                 let event = worker.ready_event(now);
                 self.emit(event);
             }
@@ -184,10 +185,7 @@ impl Supervisor {
         self.end(id, EndReason::NotReady, now);
         let limit = worker.health.extend(worker.started.after(self.settings.ready));
         let limit = limit.since(worker.started);
-        let cause = match worker.health.not_ready() {
-            NotReady::NotListening => FailureCause::NotReady { limit },
-            lack => FailureCause::Incomplete { limit, lack },
-        };
+        let cause = worker.health.not_ready_cause(limit);
         match worker.is_drainer {
             true => self.drainer_failed(&worker, cause),
             false => self.failed(&worker, cause, Vec::new(), now),

@@ -9,7 +9,7 @@
 //! | its listening sockets | none of its own listens on a port of its, twice in a row | a dump of sockets per look, for all workers |
 //! | its accept queue | connections wait, and none was accepted for `timeouts.ping` | that dump; a dump of connections only while a queue does not get shorter |
 //! | `WATCHDOG=1` | not sent for `timeouts.watchdog`, or for the interval that the worker itself has sent | nothing |
-//! | the probe | no answer with status 200 for `timeouts.ping` (`ready = "http:/path"`) | a connection four times within `timeouts.ping` |
+//! | the probe | no answer with status 2xx for `timeouts.ping` (`ready = "http:/path"`) | a connection four times within `timeouts.ping` |
 //! | the control socket | a linked worker sent nothing for `timeouts.ping`, also when pinged | a message within `timeouts.ping` |
 //!
 //! The first three need no help of the worker, and are on unless `timeouts.ping` is 0. They find a
@@ -38,7 +38,7 @@ use self::probe::ProbeTimes;
 use self::unclaimed::UnclaimedMessages;
 use self::watched_worker::{WatchStage, WatchedWorker};
 use super::NotifyField;
-use crate::protocol::{Readiness, Timestamp, WorkerId};
+use crate::protocol::{PortFault, Readiness, Timestamp, WorkerId};
 use crate::supervisor::Input;
 
 /// After how long a worker counts as unhealthy.
@@ -62,12 +62,14 @@ pub(crate) struct Observation {
     pub queues: BTreeMap<u16, u32>,
     /// Where its first tcp port can be reached from this host.
     pub address: Option<SocketAddr>,
+    /// Why it does not listen as its listeners need it, if that was looked for.
+    pub fault: Option<PortFault>,
 }
 
 /// The outcome of a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ProbeResult {
-    /// The worker answered with status 200.
+    /// The worker answered with a status of 2xx.
     Passed,
     /// The worker answered otherwise, or not in time.
     Failed,
@@ -124,6 +126,32 @@ impl HealthDetector {
         self.workers.insert(worker, WatchedWorker::new(self.limits.watchdog, now));
         let fields = self.unclaimed.claim(session, now);
         self.notified(worker, fields, now)
+    }
+
+    /// Takes in that a worker was started with listening sockets of the master's. It is not ready before
+    /// [`Self::accepts`], or a probe, shows that it accepts from them: neither that they listen nor
+    /// `READY=1` do.
+    pub(crate) fn must_accept(&mut self, worker: WorkerId) {
+        if let Some(watched) = self.workers.get_mut(&worker) {
+            watched.must_accept();
+        }
+    }
+
+    /// The workers among these that [`Self::accepts`] is waited for. None are where probes show it.
+    pub(crate) fn awaiting_acceptance(&self, workers: &[WorkerId]) -> Vec<WorkerId> {
+        if matches!(self.readiness, Readiness::Http(_)) {
+            return Vec::new();
+        }
+        let awaits =
+            |it: &&WorkerId| self.workers.get(it).is_some_and(WatchedWorker::awaits_acceptance);
+        workers.iter().filter(awaits).copied().collect()
+    }
+
+    /// Takes in that a worker accepts from the sockets that it was started with. Returns what the
+    /// supervisor is to know.
+    pub(crate) fn accepts(&mut self, worker: WorkerId, now: Timestamp) -> Option<Input> {
+        self.workers.get_mut(&worker)?.accepts();
+        self.evaluate_readiness(worker, now)
     }
 
     /// Starts watching a worker of an earlier master that is in force: it counts as ready.

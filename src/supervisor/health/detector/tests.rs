@@ -29,7 +29,7 @@ fn live(readiness: Readiness, ping: u64, watchdog: u64) -> HealthDetector {
 
 fn seen(queued: u32) -> Observation {
     let queues = [(PORT, queued)].into();
-    Observation { stopped: false, listens: true, queues, address: None }
+    Observation { stopped: false, listens: true, queues, address: None, fault: None }
 }
 
 fn look(detector: &mut HealthDetector, seen: Observation, now: Timestamp) -> Option<Input> {
@@ -84,6 +84,61 @@ fn a_worker_is_ready_when_it_listens_and_does_what_else_is_asked() {
         "says so, and does not listen"
     );
     assert_eq!(early.observed_starting(WORKER, true, None, at(2)), ready);
+}
+
+#[test]
+fn a_worker_with_passed_sockets_is_ready_when_it_is_seen_to_accept() {
+    let ready = Some(Input::Ready { worker: WORKER });
+    let lacks = |lack| Some(Input::NotReady { worker: WORKER, lack });
+    for readiness in [Readiness::Tcp, Readiness::Notify] {
+        let notifies = readiness == Readiness::Notify;
+        let mut detector = HealthDetector::new(readiness, limits(10, 0));
+        detector.started(WORKER, 1, at(0));
+        assert_eq!(detector.awaiting_acceptance(&[WORKER]), []);
+        detector.must_accept(WORKER);
+        assert_eq!(detector.awaiting_acceptance(&[WORKER]), [WORKER]);
+        if notifies {
+            let lack = lacks(NotReady::NotNotified);
+            assert_eq!(detector.observed_starting(WORKER, true, None, at(1)), lack);
+            let effect = detector.notified(WORKER, vec![NotifyField::Ready], at(2));
+            let lack = lacks(NotReady::NotAccepting);
+            assert_eq!(effect.inputs, Vec::from_iter(lack), "a shell's child may say so");
+        } else {
+            let lack = lacks(NotReady::NotAccepting);
+            assert_eq!(detector.observed_starting(WORKER, true, None, at(1)), lack);
+        }
+        assert_eq!(detector.accepts(WORKER, at(3)), ready);
+        assert_eq!(detector.accepts(WORKER, at(4)), None, "once");
+        assert_eq!(detector.awaiting_acceptance(&[WORKER]), []);
+        // A rollback looks anew.
+        detector.retired(WORKER);
+        let lack = lacks(NotReady::NotAccepting);
+        detector.observed_starting(WORKER, false, None, at(5));
+        assert_eq!(detector.observed_starting(WORKER, true, None, at(5)), lack);
+        assert_eq!(detector.accepts(WORKER, at(6)), ready);
+    }
+}
+
+#[test]
+fn whoever_answers_a_probe_accepts() {
+    let readiness = Readiness::Http("/x".parse().unwrap());
+    let mut detector = HealthDetector::new(readiness, limits(10, 0));
+    detector.started(WORKER, 1, at(0));
+    detector.must_accept(WORKER);
+    assert_eq!(detector.awaiting_acceptance(&[WORKER]), [], "the probe shows it");
+    detector.observed_starting(WORKER, true, "127.0.0.1:20000".parse().ok(), at(0));
+    detector.probe_started(WORKER, at(0));
+    let ready = Input::Ready { worker: WORKER };
+    assert_eq!(detector.probe_ended(WORKER, ProbeResult::Passed, at(1)), [ready]);
+}
+
+#[test]
+fn a_worker_with_sockets_of_its_own_need_not_be_seen_to_accept() {
+    let mut detector = HealthDetector::new(Readiness::Tcp, limits(10, 0));
+    detector.started(WORKER, 1, at(0));
+    assert_eq!(detector.accepts(WORKER, at(0)), None);
+    let ready = Some(Input::Ready { worker: WORKER });
+    assert_eq!(detector.observed_starting(WORKER, true, None, at(0)), ready);
 }
 
 #[test]

@@ -22,6 +22,8 @@ pub(super) struct WatchedWorker {
     pub(super) stage: WatchStage,
     /// Whether it listened on all its ports while it was starting.
     pub(super) listens: bool,
+    /// Whether its processes accept from the sockets that it was started with.
+    acceptance: Acceptance,
     /// It has sent `READY=1`.
     sent_ready: bool,
     /// What the supervisor was told that it lacks.
@@ -43,6 +45,17 @@ pub(super) struct WatchedWorker {
     /// The requests of it that were refused, and reported so.
     refused: BTreeSet<&'static str>,
     pub(super) flood_limit: FloodLimit,
+}
+
+/// Whether a worker accepts from the sockets that it was started with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Acceptance {
+    /// It opens its own: that it listens is enough.
+    OwnSockets,
+    /// It was not seen to accept.
+    Unseen,
+    /// It was.
+    Seen,
 }
 
 /// Whether a worker is watched.
@@ -71,6 +84,7 @@ impl WatchedWorker {
         Self {
             stage: WatchStage::Starting,
             listens: false,
+            acceptance: Acceptance::OwnSockets,
             sent_ready: false,
             not_ready: NotReady::NotListening,
             address: None,
@@ -93,9 +107,29 @@ impl WatchedWorker {
         self.watchdog.fed = now;
     }
 
+    /// It was started with sockets of the master's: it listens from the start, which shows nothing.
+    pub(super) fn must_accept(&mut self) {
+        self.acceptance = Acceptance::Unseen;
+    }
+
+    /// Whether it is not ready before it is seen to accept.
+    pub(super) fn awaits_acceptance(&self) -> bool {
+        self.stage == WatchStage::Starting && self.acceptance == Acceptance::Unseen
+    }
+
+    /// Takes in that it accepts from all sockets that it was started with.
+    pub(super) fn accepts(&mut self) {
+        if self.acceptance == Acceptance::Unseen {
+            self.acceptance = Acceptance::Seen;
+        }
+    }
+
     /// It was retired, and has to be seen to be ready again.
     pub(super) fn restart(&mut self) {
         self.stage = WatchStage::Starting;
+        if self.acceptance == Acceptance::Seen {
+            self.acceptance = Acceptance::Unseen;
+        }
         (self.stopped, self.not_listening) = (0, 0);
         self.queues.clear();
         self.probe.reset();
@@ -166,7 +200,10 @@ impl WatchedWorker {
             _ if !self.listens && self.sent_ready => Some(NotReady::ReadyButNotListening),
             _ if !self.listens => Some(NotReady::NotListening),
             Readiness::Notify if !self.sent_ready => Some(NotReady::NotNotified),
+            // Whoever answers a probe has accepted it.
             Readiness::Http(_) if !self.probe.has_passed => Some(NotReady::ProbeFailed),
+            Readiness::Http(_) => None,
+            _ if self.acceptance == Acceptance::Unseen => Some(NotReady::NotAccepting),
             _ => None,
         }
     }

@@ -1,0 +1,302 @@
+//! Looks at workers that are starting and not ready: whether they accept from the sockets that they were
+//! started with, and what keeps them from being ready. In a thread, since it reads all that `/proc` shows of
+//! their processes.
+//!
+//! A worker whose processes are not seen to accept ([`AcceptLooker`] tells how that is seen) is given a
+//! connection for each socket, once it has had [`PATIENCE`]: when that was taken from the queue, it
+//! accepts. It is one connection for each socket and start, on which nothing is sent, and it is closed when
+//! it was taken. Nobody who is seen to accept gets any.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
+
+use crate::master::log_limit::LogLimiter;
+use crate::master::workers::PassedListener;
+use crate::process::{
+    AcceptLooker, AcceptState, OwnConnection, OwnConnections, ProcessError, Sockets,
+};
+use crate::protocol::{AcceptFault, PortFault, ReadinessFault, UnservedSocket, WorkerId};
+
+/// How long a worker is only looked at before a connection is made to it, and before it is told what it
+/// lacks.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The same for a worker that may not be looked at.
+const PATIENCE_UNSEEN: Duration = Duration::from_millis(200);
+
+/// After how long connections are looked for that it has accepted: all connections of the host are read for
+/// that.
+const QUIET: Duration = Duration::from_millis(200);
+
+/// A worker that is starting and not ready.
+#[derive(Debug, Clone)]
+pub(super) struct StartingWorker {
+    pub(super) worker: WorkerId,
+    /// Its first process.
+    pub(super) pid: u32,
+    /// Why it is looked at.
+    pub(super) wanted: Wanted,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum Wanted {
+    /// Whether it accepts from these sockets.
+    Accepts(Vec<PassedListener>),
+    /// Where it listens, since this is wrong.
+    Listens(PortFault),
+}
+
+/// What was seen of such a worker.
+#[derive(Debug)]
+pub(crate) struct StartingReport {
+    pub(super) worker: WorkerId,
+    /// It accepts from all sockets that it was started with.
+    pub(super) accepts: bool,
+    /// What it lacks; `None` if nothing, or as long as it is too early to say.
+    pub(super) fault: Option<ReadinessFault>,
+}
+
+/// The looks at workers that are starting.
+#[derive(Debug, Default)]
+pub(super) struct StartingChecker {
+    own: Arc<OwnConnections>,
+    /// `None` until it is needed.
+    sockets: Option<Sockets>,
+    /// Since when each worker is looked at.
+    since: BTreeMap<WorkerId, Instant>,
+    /// The connections that were made, by the worker and the worker port.
+    trials: BTreeMap<(WorkerId, u16), Trial>,
+    failures: LogLimiter,
+}
+
+/// A connection that was made to see whether it is taken.
+#[derive(Debug)]
+struct Trial {
+    connection: OwnConnection,
+    socket: OwnedFd,
+}
+
+impl StartingChecker {
+    pub(super) fn new(own: Arc<OwnConnections>) -> Self {
+        Self { own, ..Self::default() }
+    }
+
+    /// Looks at these workers; those that were looked at before and are not among them any more are
+    /// forgotten.
+    pub(super) fn check(&mut self, workers: Vec<StartingWorker>) -> Vec<StartingReport> {
+        let listed: BTreeSet<WorkerId> = workers.iter().map(|it| it.worker).collect();
+        self.since.retain(|worker, _| listed.contains(worker));
+        self.trials.retain(|(worker, _), _| listed.contains(worker));
+        let mut looker = AcceptLooker::default();
+        let mut reports = Vec::new();
+        for starting in workers {
+            let StartingWorker { worker, pid, wanted } = starting;
+            let since = *self.since.entry(worker).or_insert_with(Instant::now);
+            let checked = match wanted {
+                Wanted::Accepts(passed) => {
+                    self.check_acceptance(worker, pid, &passed, since.elapsed(), &mut looker)
+                }
+                Wanted::Listens(fault) => self.locate(pid, fault, since.elapsed(), &mut looker),
+            };
+            match checked {
+                Ok((accepts, fault)) => {
+                    reports.push(StartingReport { worker, accepts, fault });
+                }
+                Err(error) => {
+                    if let Some(suppressed) = self.failures.allow(Instant::now()) {
+                        tracing::warn!(%worker, %error, suppressed, "cannot look at a starting worker");
+                    }
+                }
+            }
+        }
+        reports
+    }
+
+    /// Whether a worker accepts from the sockets that it was started with, and if not, why.
+    fn check_acceptance(
+        &mut self,
+        worker: WorkerId,
+        pid: u32,
+        passed: &[PassedListener],
+        waited: Duration,
+        looker: &mut AcceptLooker,
+    ) -> Result<(bool, Option<ReadinessFault>), ProcessError> {
+        let inodes: Vec<u32> = passed.iter().map(|socket| socket.inode).collect();
+        let mut look = looker.look(pid, &inodes, &HashMap::new())?;
+        if !look.is_complete() && waited >= QUIET {
+            let accepted = self.accepted(passed, &look.sockets)?;
+            for index in accepted {
+                look.states[index] = AcceptState::Accepting;
+            }
+        }
+        let patience = if look.refused.is_some() { PATIENCE_UNSEEN } else { PATIENCE };
+        let mut is_tried = false;
+        if !look.is_complete() && waited >= patience {
+            is_tried = true;
+            for (socket, state) in passed.iter().zip(&mut look.states) {
+                // Nobody can take what comes to a socket that nobody has, if all could be looked at.
+                let may_accept = *state == AcceptState::Open || look.refused.is_some();
+                if *state != AcceptState::Accepting && may_accept && self.takes(worker, socket)? {
+                    *state = AcceptState::Accepting;
+                }
+            }
+        }
+        if look.is_complete() {
+            if let Some(error) = look.refused {
+                tracing::warn!(
+                    %worker, %error,
+                    "the processes of a worker cannot be looked at: a connection that it has taken shows that \
+                     it accepts"
+                );
+            }
+            return Ok((true, None));
+        }
+        if !is_tried {
+            return Ok((false, None));
+        }
+        let unserved = passed.iter().zip(&look.states);
+        let unserved = unserved.filter(|(_, state)| **state != AcceptState::Accepting);
+        let sockets: Vec<UnservedSocket> = unserved
+            .map(|(socket, state)| UnservedSocket {
+                descriptor: socket.descriptor,
+                name: socket.name.clone(),
+                is_closed: *state == AcceptState::Closed && look.refused.is_none(),
+            })
+            .collect();
+        let fault = AcceptFault {
+            is_tried: sockets.iter().any(|socket| !socket.is_closed),
+            sockets,
+            elsewhere: self.elsewhere(&look.sockets, &inodes)?,
+            wrapper: look.wrapper,
+            unseen: look.refused.map(|error| error.to_string()),
+        };
+        Ok((false, Some(ReadinessFault::Accept(fault))))
+    }
+
+    /// Where a worker listens that does not listen where it has to.
+    fn locate(
+        &mut self,
+        pid: u32,
+        fault: PortFault,
+        waited: Duration,
+        looker: &mut AcceptLooker,
+    ) -> Result<(bool, Option<ReadinessFault>), ProcessError> {
+        if waited < QUIET {
+            return Ok((false, None));
+        }
+        let look = looker.look(pid, &[], &HashMap::new())?;
+        let elsewhere = self.elsewhere(&look.sockets, &[])?;
+        let elsewhere = elsewhere.into_iter().filter(|it| it.port() != fault.port.number());
+        let fault = PortFault { elsewhere: elsewhere.collect(), ..fault };
+        Ok((false, Some(ReadinessFault::Port(fault))))
+    }
+
+    /// The indices of the sockets from which one of these connections came.
+    fn accepted(
+        &mut self,
+        passed: &[PassedListener],
+        sockets: &HashSet<u32>,
+    ) -> Result<Vec<usize>, ProcessError> {
+        // The port that was connected to, or, by `redirect` and from this host, the worker port.
+        let ports = passed.iter().flat_map(|socket| [socket.port, socket.public]).collect();
+        let connections = open(&mut self.sockets)?.peers(&ports)?;
+        let held = connections.iter().filter(|it| it.accepted && sockets.contains(&it.inode));
+        let ports: BTreeSet<u16> = held.map(|connection| connection.port).collect();
+        let is_accepted = |socket: &PassedListener| {
+            ports.contains(&socket.port) || ports.contains(&socket.public)
+        };
+        let accepted = passed.iter().enumerate().filter(|(_, socket)| is_accepted(socket));
+        Ok(accepted.map(|(index, _)| index).collect())
+    }
+
+    /// Whether a connection that was made to this socket was taken; the first time it is made.
+    fn takes(&mut self, worker: WorkerId, socket: &PassedListener) -> Result<bool, ProcessError> {
+        let key = (worker, socket.port);
+        let Some(trial) = self.trials.get(&key) else {
+            match Trial::begin(&self.own, socket.address) {
+                Ok(trial) => drop(self.trials.insert(key, trial)),
+                Err(error) => {
+                    if let Some(suppressed) = self.failures.allow(Instant::now()) {
+                        tracing::warn!(
+                            address = %socket.address, %error, suppressed,
+                            "cannot connect to a worker to see whether it accepts"
+                        );
+                    }
+                }
+            }
+            return Ok(false);
+        };
+        let connection = trial.connection;
+        let is_taken = match trial.is_answered() {
+            Ok(true) => true,
+            Ok(false) => {
+                let found = self.own.find(open(&mut self.sockets)?, &[socket.port].into())?;
+                found.iter().any(|it| it.peer == connection.peer && it.accepted)
+            }
+            // It was reset. The next look makes another one.
+            Err(_) => {
+                self.own.forget(connection);
+                self.trials.remove(&key);
+                false
+            }
+        };
+        if is_taken {
+            self.own.forget(connection);
+            self.trials.remove(&key);
+        }
+        Ok(is_taken)
+    }
+
+    /// The addresses on which these sockets listen, but for those in `except`.
+    fn elsewhere(
+        &mut self,
+        sockets: &HashSet<u32>,
+        except: &[u32],
+    ) -> Result<Vec<SocketAddr>, ProcessError> {
+        let listening = open(&mut self.sockets)?.listeners(1..=u16::MAX)?;
+        let is_it = |inode: &u32| sockets.contains(inode) && !except.contains(inode);
+        let found = listening.iter().filter(|socket| is_it(&socket.inode));
+        let addresses: BTreeSet<SocketAddr> =
+            found.map(|socket| SocketAddr::new(socket.address, socket.port)).collect();
+        Ok(addresses.into_iter().collect())
+    }
+}
+
+fn open(sockets: &mut Option<Sockets>) -> Result<&mut Sockets, ProcessError> {
+    let opened = match sockets.take() {
+        Some(opened) => opened,
+        None => Sockets::open()?,
+    };
+    Ok(sockets.insert(opened))
+}
+
+impl Trial {
+    fn begin(own: &OwnConnections, address: SocketAddr) -> io::Result<Self> {
+        let (socket, connection) = own.socket(address)?;
+        match rustix::net::connect(&socket, &address) {
+            Ok(()) | Err(Errno::INPROGRESS) => Ok(Self { connection, socket }),
+            Err(errno) => {
+                own.forget(connection);
+                Err(errno.into())
+            }
+        }
+    }
+
+    /// Whether the other side has sent something or closed the connection, which only a process does
+    /// that has accepted it.
+    fn is_answered(&self) -> io::Result<bool> {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        match rustix::net::recv(&self.socket, &mut [0], flags) {
+            Ok(_) => Ok(true),
+            Err(Errno::AGAIN | Errno::NOTCONN) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}
