@@ -19,6 +19,7 @@ impl Errno {
     pub(crate) const EBUSY: Self = Self::of(Known::EBUSY);
     pub(crate) const ECHILD: Self = Self::of(Known::ECHILD);
     pub(crate) const EEXIST: Self = Self::of(Known::EEXIST);
+    pub(crate) const EFAULT: Self = Self::of(Known::EFAULT);
     pub(crate) const EINTR: Self = Self::of(Known::EINTR);
     pub(crate) const EINVAL: Self = Self::of(Known::EINVAL);
     pub(crate) const EIO: Self = Self::of(Known::EIO);

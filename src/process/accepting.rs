@@ -24,14 +24,13 @@ use std::io::{BufRead, BufReader};
 use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
 
-use nix::errno::Errno;
-
 use super::descriptors::{Target, each_descriptor};
 use super::error::{ProcessError, ProcessOperation, errno_of};
 use super::impersonation::with_ids_of;
 use super::pidfd::failed;
 use super::socket_owner::processes_by_session;
 use super::stat::is_shown;
+use crate::netlink::Errno;
 
 /// `EPOLLIN` and `EPOLLRDNORM`, which a listening socket reports when a connection waits.
 const READABLE: u32 = 0x0041;

@@ -200,7 +200,7 @@ fn asked(lab: &Lab) {
     assert_eq!(status.live()[0].seat, 1, "{status:?}");
     workers.untell("ill-0");
     workers.cluster.wait_until_settled(2);
-    for (what, cause) in [("ill-1", "status 200"), ("hang-1", "status 200")] {
+    for (what, cause) in [("ill-1", "status 2xx"), ("hang-1", "status 2xx")] {
         workers.tell(what);
         workers.wait_for_health(&["ok", "silent"]);
         assert_eq!(workers.answering(), [0], "{what}");

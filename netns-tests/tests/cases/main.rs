@@ -43,6 +43,7 @@ mod ownership_transfer;
 mod ports;
 mod privilege;
 mod programs;
+mod readiness;
 mod reload;
 mod repair;
 mod resource_exhaustion;
@@ -75,6 +76,7 @@ fn main() -> ExitCode {
     run(topics![
         worker_death,
         reload,
+        readiness,
         source_ports,
         flush,
         in_flight,
