@@ -25,8 +25,6 @@ mod status;
 mod staying;
 mod stop;
 
-use std::error::Error;
-use std::iter::successors;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -35,7 +33,7 @@ use args::{Arguments, Verb};
 use failed::Failed;
 
 use crate::control::ControlDir;
-use crate::master::MasterError;
+use crate::master::{MasterError, causes};
 use crate::nft::NftError;
 
 /// The program: does what its command line says.
@@ -71,12 +69,6 @@ fn carry_out(arguments: Arguments) -> Result<(), Failed> {
         Verb::Demo(args) => demo::run(args.engine),
         Verb::DemoWorker => demo::worker(),
     }
-}
-
-/// An error and what caused it, in one line.
-fn causes(error: &dyn Error) -> String {
-    let causes = successors(error.source(), |cause| (*cause).source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 impl From<NftError> for Failed {

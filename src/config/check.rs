@@ -322,6 +322,8 @@ mod tests {
             window: seconds(120),
             renice: 1,
             max_age: None,
+            connections: None,
+            jitter: 10,
             lag: Some(Duration::from_millis(150)),
         };
         assert_eq!(config.retire(), expected);

@@ -74,6 +74,8 @@ impl Config {
             rss: values.retire_rss.value.map(MemorySize::bytes),
             lag: values.retire_lag.value,
             max_age: values.retire_max_age.value,
+            connections: Some(values.retire_connections.value.into()).filter(|limit| *limit > 0),
+            jitter: values.retire_jitter.value,
             rate: values.retire_rate.value,
             window: values.retire_window.value,
             renice: values.retire_renice.value,

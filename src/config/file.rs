@@ -345,6 +345,8 @@ mod tests {
             renice = 19
             idle = "5s"
             max_age = "24h"
+            connections = 100000
+            jitter = 25
             lag = "0"
             [memory]
             total = "512MiB"
@@ -395,6 +397,8 @@ mod tests {
             ("retire.renice", "19"),
             ("retire.idle", "5s"),
             ("retire.max_age", "24h"),
+            ("retire.connections", "100000"),
+            ("retire.jitter", "25"),
             ("retire.lag", "0"),
             ("memory.total", "512MiB"),
             ("memory.low", "0.5"),

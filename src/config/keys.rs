@@ -465,6 +465,28 @@ settings! {
         get: none,
     }
 
+    /// Replace a worker that about so many connections were led to, before it ends by a limit of its
+    /// own; 0: none
+    retire_connections: u32 {
+        key: "retire.connections",
+        flag: "--retire-connections", "N",
+        range: Any,
+        default: "0",
+        changes: Restart,
+        get: none,
+    }
+
+    /// By how many percent at most `retire.max_age` and `retire.connections` are lower for each worker,
+    /// at random, so that workers are not replaced all at once
+    retire_jitter: u32 {
+        key: "retire.jitter",
+        flag: "--retire-jitter", "PERCENT",
+        range: 0..=100,
+        default: "10",
+        changes: Restart,
+        get: none,
+    }
+
     /// Replace a worker that reports such a lag of its event loop; 0: none
     retire_lag: Option<Duration> {
         key: "retire.lag",

@@ -100,6 +100,7 @@ fn retirements(text: &mut Exposition, status: &Status) {
         ("asked", retirements.asked),
         ("memory", retirements.memory),
         ("lag", retirements.lag),
+        ("connections", retirements.connections),
         ("age", retirements.age),
     ] {
         samples.add(&[("cause", &cause)], count);
@@ -215,6 +216,7 @@ ipcluster_worker_retirements_total{cause="silent"} 0
 ipcluster_worker_retirements_total{cause="asked"} 0
 ipcluster_worker_retirements_total{cause="memory"} 0
 ipcluster_worker_retirements_total{cause="lag"} 3
+ipcluster_worker_retirements_total{cause="connections"} 0
 ipcluster_worker_retirements_total{cause="age"} 0
 # HELP ipcluster_seats_given_up Seats that get no worker for now, since they lost too many of late.
 # TYPE ipcluster_seats_given_up gauge

@@ -29,7 +29,7 @@
 //! | `ipcluster_worker_connections` | `seat`, `pid`, `state` | established connections of a worker process |
 //! | `ipcluster_worker_rss_bytes` | `seat`, `pid` | resident memory of a worker, with all processes that it has started; none while it is not known |
 //! | `ipcluster_worker_restarts_total` | `reason` | workers that were lost and replaced: `died` (a live one), `ended` (a live one, by itself with status 0), `exited` or `not_ready` or `unfit` (before it was in force), `spawn` (could not be started) |
-//! | `ipcluster_worker_retirements_total` | `cause` | live workers that were replaced, or are being: `requested` (by an operator), `silent`, `asked` (by the worker), `memory`, `lag`, `age` |
+//! | `ipcluster_worker_retirements_total` | `cause` | live workers that were replaced, or are being: `requested` (by an operator), `silent`, `asked` (by the worker), `memory`, `lag`, `connections`, `age` |
 //! | `ipcluster_seats_given_up` | | seats that get no worker for now, since they lost too many of late |
 //! | `ipcluster_swap_seconds` | | histogram: from a plan to its acknowledgement by the kernel |
 //! | `ipcluster_rules_repaired_total` | | repairs of rules that others had changed |

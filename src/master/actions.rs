@@ -42,6 +42,9 @@ impl Actors<'_> {
             Action::Renice { worker, nice } => self.workers.renice(worker, nice),
             Action::RestoreNice { worker } => self.workers.restore_nice(worker),
             Action::MeasureProportional { workers } => self.workers.measure_shared(workers),
+            Action::CountConnections => {
+                return [Input::ConnectionsCounted(self.rules.connections_by_seat())].into();
+            }
             Action::Remove => self.rules.remove(),
             Action::Reply { request, mut outcome } => {
                 if let Err(Refusal::Worker(failure)) = &mut outcome {

@@ -1,6 +1,7 @@
 //! Making a master: what it needs before its loop can run.
 
 use std::ffi::OsString;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -313,7 +314,8 @@ impl Builder {
         let found_reconfigure = state.pending_reconfigure(template.fingerprint);
         let snapshot = state.snapshot();
         let StartupState { initial_plan, workers, orphans, .. } = state;
-        let supervisor = Supervisor::adopt(settings(config), initial_plan.clone(), snapshot)?;
+        let settings = Settings { seed: random_seed(), ..settings(config) };
+        let supervisor = Supervisor::adopt(settings, initial_plan.clone(), snapshot)?;
         // Whatever the workers were started with: shares that are in force already are no change.
         let pending_reconfigure =
             found_reconfigure.filter(|wanted| wanted.renew || !supervisor.is_as_configured());
@@ -496,6 +498,12 @@ fn settings(config: &Config) -> Settings {
         holds_listeners: config.socket_activation(),
         ..Settings::default()
     }
+}
+
+/// A number that no other master has.
+fn random_seed() -> u64 {
+    // Each value has keys of its own, which come from the kernel's random numbers.
+    RandomState::new().build_hasher().finish()
 }
 
 /// The thread that passes on the output of workers, if it is passed on.

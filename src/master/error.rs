@@ -152,12 +152,40 @@ impl MasterError {
     }
 }
 
-/// An error with what it came of, in one line.
-pub(super) fn causes(error: &dyn Error) -> String {
+/// An error with what it came of, in one line. A cause that the error itself names already is not named
+/// again.
+pub(crate) fn causes(error: &dyn Error) -> String {
     let (mut text, mut cause) = (error.to_string(), error.source());
     while let Some(error) = cause {
-        text = format!("{text}: {error}");
+        let words = error.to_string();
+        if !text.contains(&words) {
+            text = format!("{text}: {words}");
+        }
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    enum Sample {
+        #[error("cannot go on: {source}")]
+        Names { source: std::io::Error },
+        #[error("cannot go on")]
+        NamesNot { source: std::io::Error },
+        #[error(transparent)]
+        Passes(#[from] Box<Sample>),
+    }
+
+    #[test]
+    fn each_cause_is_named_once() {
+        let source = || std::io::Error::from_raw_os_error(2);
+        let expected = "cannot go on: No such file or directory (os error 2)";
+        assert_eq!(causes(&Sample::Names { source: source() }), expected);
+        assert_eq!(causes(&Sample::NamesNot { source: source() }), expected);
+        assert_eq!(causes(&Sample::Passes(Sample::Names { source: source() }.into())), expected);
+    }
 }

@@ -67,6 +67,7 @@ mod workers;
 
 pub use builder::Builder;
 pub use error::MasterError;
+pub(crate) use error::causes;
 pub use operators::Subscription;
 pub use operators::handle::Handle;
 pub use operators::report::explain;

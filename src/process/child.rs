@@ -267,7 +267,6 @@ impl AsFd for Child {
 #[derive(Debug)]
 pub(crate) struct Unreaped {
     /// The child, as it was.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the master goes on without it"))]
     pub child: Child,
     /// Why; `None` if it has not ended.
     pub error: Option<ProcessError>,

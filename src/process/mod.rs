@@ -71,7 +71,7 @@ mod stat;
 pub(crate) use accepting::{AcceptLooker, AcceptState};
 pub(crate) use account::Account;
 pub use capabilities::{Capabilities, keep_only_capabilities};
-pub(crate) use child::Child;
+pub(crate) use child::{Child, Unreaped};
 pub(crate) use credentials::{effective_uid, has_cap_net_admin};
 pub use error::{AccountFault, ProcessError, ProcessOperation};
 pub use fd_passing::{receive_descriptors, send_descriptors};

@@ -104,6 +104,8 @@ pub struct Retirements {
     pub memory: u64,
     /// [`ReplaceReasonKind::Lag`].
     pub lag: u64,
+    /// [`ReplaceReasonKind::Connections`].
+    pub connections: u64,
     /// [`ReplaceReasonKind::Age`].
     pub age: u64,
 }
@@ -117,6 +119,7 @@ impl Retirements {
             ReplaceReasonKind::WorkerRequest => &mut self.asked,
             ReplaceReasonKind::Memory => &mut self.memory,
             ReplaceReasonKind::Lag => &mut self.lag,
+            ReplaceReasonKind::Connections => &mut self.connections,
             ReplaceReasonKind::Age => &mut self.age,
         }
     }

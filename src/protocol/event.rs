@@ -391,6 +391,11 @@ pub enum ReplaceReason {
         /// How late.
         lag: Duration,
     },
+    /// It has had enough connections.
+    Connections {
+        /// How many the rules have led to it, as far as that was counted.
+        connections: u64,
+    },
     /// It has run for long enough.
     Age,
 }
@@ -413,6 +418,8 @@ pub enum ReplaceReasonKind {
     Memory,
     /// [`ReplaceReason::Lag`].
     Lag,
+    /// [`ReplaceReason::Connections`].
+    Connections,
     /// [`ReplaceReason::Age`].
     Age,
 }
@@ -426,6 +433,7 @@ impl ReplaceReason {
             Self::WorkerRequest => ReplaceReasonKind::WorkerRequest,
             Self::Memory { .. } => ReplaceReasonKind::Memory,
             Self::Lag { .. } => ReplaceReasonKind::Lag,
+            Self::Connections { .. } => ReplaceReasonKind::Connections,
             Self::Age => ReplaceReasonKind::Age,
         }
     }
@@ -438,10 +446,15 @@ impl Serialize for ReplaceReason {
             Self::Lag { lag } => (None, Some(lag.as_secs_f64())),
             _ => (None, None),
         };
-        let mut fields = serializer.serialize_struct("ReplaceReason", 3)?;
+        let connections = match self {
+            Self::Connections { connections } => Some(*connections),
+            _ => None,
+        };
+        let mut fields = serializer.serialize_struct("ReplaceReason", 4)?;
         fields.serialize_field("cause", &self.kind())?;
         fields.serialize_field("memory", &memory)?;
         fields.serialize_field("lag", &lag)?;
+        fields.serialize_field("connections", &connections)?;
         fields.end()
     }
 }
@@ -454,6 +467,9 @@ impl fmt::Display for ReplaceReason {
             Self::WorkerRequest => f.write_str("requested by the worker"),
             Self::Memory { rss } => write!(f, "its memory usage is {}", Mebibytes(*rss)),
             Self::Lag { lag } => write!(f, "its event loop lag is {lag:.0?}"),
+            Self::Connections { connections } => {
+                write!(f, "it has had {connections} connections")
+            }
             Self::Age => f.write_str("it has reached its maximum age"),
         }
     }

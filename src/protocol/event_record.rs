@@ -36,7 +36,7 @@ use crate::line_protocol::cut;
 /// | `died` | `worker`, `seat`, `generation`, `exit`, `signal`, `lived`, `last_lines` | a live worker is gone, this long after it was ready; with status 0 it has ended by itself, and has not failed |
 /// | `respawn` | `seat`, `delay` | the seat gets another worker after this delay |
 /// | `given_up` | `worker`, `seat`, `generation`, `reason`, `last_lines`, `rest` | the seat has lost too many workers, this one last, and gets none for so long |
-/// | `retire` | `worker`, `seat`, `generation`, `cause`, `memory`, `lag` | a live worker is to be replaced; it serves until its successor is ready. The cause is `requested`, `asked` (by itself), `memory`, `lag`, `silent` or `age`; its memory or its lag are told if those are the cause, else null |
+/// | `retire` | `worker`, `seat`, `generation`, `cause`, `memory`, `lag`, `connections` | a live worker is to be replaced; it serves until its successor is ready. The cause is `requested`, `asked` (by itself), `memory`, `lag`, `silent`, `connections` or `age`; its memory, its lag or its connections are told if those are the cause, else null |
 /// | `unresponsive` | `worker`, `seat`, `generation` | a worker has not answered for too long: it is replaced, or ended if it is retired |
 /// | `retirements_held_back` | `workers`, `rate`, `window` | so many live workers have to wait for their replacement: at most `rate` are replaced in `window` |
 /// | `retired` | `worker`, `seat`, `generation` | a worker gets no new connections any more |
@@ -319,8 +319,8 @@ mod tests {
             r#"{"event":"ready","time":0.0,"generation":2,"seat":1,"took":1.5,"worker":3}"#,
             r#"{"event":"died","time":0.0,"exit":null,"generation":2,"last_lines":["out of memory"],"lived":1.5,"seat":1,"signal":9,"worker":3}"#,
             r#"{"event":"ended","time":0.0,"asked":true,"exit":0,"generation":2,"seat":1,"signal":null,"worker":3}"#,
-            r#"{"event":"retire","time":0.0,"cause":"memory","generation":2,"lag":null,"memory":5242880,"seat":1,"worker":3}"#,
-            r#"{"event":"retire","time":0.0,"cause":"lag","generation":2,"lag":1.5,"memory":null,"seat":1,"worker":3}"#,
+            r#"{"event":"retire","time":0.0,"cause":"memory","connections":null,"generation":2,"lag":null,"memory":5242880,"seat":1,"worker":3}"#,
+            r#"{"event":"retire","time":0.0,"cause":"lag","connections":null,"generation":2,"lag":1.5,"memory":null,"seat":1,"worker":3}"#,
             r#"{"event":"unresponsive","time":0.0,"generation":2,"seat":1,"worker":3}"#,
             r#"{"event":"high_watermark_breached","time":0.0,"freed":100,"mark":950,"used":1000,"workers":[{"generation":2,"memory":60,"seat":1,"worker":3},{"generation":2,"memory":40,"seat":1,"worker":3}]}"#,
             r#"{"event":"swapped","time":0.0,"generation":2,"occupied":4,"seats":4,"took":1.5}"#,

@@ -212,6 +212,13 @@ pub struct Retire {
     /// A worker that was started so long ago is replaced, one after the other; `None`, the default:
     /// none is.
     pub max_age: Option<Duration>,
+    /// A worker that the rules have led about so many connections to is replaced; `None`, the default:
+    /// none is.
+    pub connections: Option<u64>,
+    /// By how much of [`Self::max_age`] and [`Self::connections`] the limits of each worker are lower, at
+    /// random, in percent, at most 100: so that workers that were started together are not replaced
+    /// together. Default 0.
+    pub jitter: u32,
     /// At most so many are replaced in [`Self::window`], 1 to 1024. Those that operators ask for are
     /// counted, but not held back. Default 10.
     pub rate: u32,
@@ -227,6 +234,8 @@ impl Default for Retire {
             rss: None,
             lag: Some(Duration::from_millis(150)),
             max_age: None,
+            connections: None,
+            jitter: 0,
             rate: 10,
             window: Duration::from_secs(120),
             renice: 1,

@@ -64,6 +64,9 @@ pub struct WorkerSnapshot<T = Timestamp> {
     /// with it, or do not.
     #[serde(skip)]
     pub holds_listeners: bool,
+    /// How many connections the rules have led to it, as far as they were counted.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub led: u64,
 }
 
 /// Where in its life a worker is that another master takes over.
@@ -139,6 +142,10 @@ pub struct GenerationWeights {
     pub weights: Weights,
 }
 
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
 /// A span of time in a message between masters: milliseconds, back or ahead from the moment of writing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Millis(pub u64);
@@ -197,6 +204,7 @@ impl<T> Snapshot<T> {
             is_superseded: it.is_superseded,
             extended: it.extended.map(future),
             signals: it.signals,
+            led: it.led,
             told: it.told.map(past),
             holds_listeners: it.holds_listeners,
         };
@@ -288,6 +296,7 @@ mod tests {
             is_superseded: seat == 2,
             extended: (seat == 1).then_some(at(1007)),
             signals: None,
+            led: 0,
             told: None,
             holds_listeners: false,
         };

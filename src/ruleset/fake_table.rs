@@ -186,6 +186,7 @@ fn sets_in(rule: &Rule) -> impl Iterator<Item = SetName> + use<> {
         Rule::Established { ports: TcpPorts::Set } => [Some(SetName::Established), None],
         Rule::Redirect { .. }
         | Rule::Drop { .. }
+        | Rule::DropTracked { .. }
         | Rule::Guard { .. }
         | Rule::Count { .. }
         | Rule::Tproxy { .. }

@@ -365,7 +365,12 @@ fn tproxy_rules(plan: &Plan, seat: Seat, occupant: &Occupant) -> Vec<Rule> {
 /// The rules of a vacant seat.
 fn vacant_rules(plan: &Plan, survivors: Option<SetName>) -> Vec<Rule> {
     let generation = plan.generation();
-    let Some(map) = survivors else { return vec![Rule::Drop { generation }] };
+    let Some(map) = survivors else {
+        return vec![match plan.engine() {
+            Engine::Redirect => Rule::DropTracked { generation },
+            Engine::Tproxy => Rule::Drop { generation },
+        }];
+    };
     let modulus = u32::try_from(plan.survivors().count()).expect("at most MAX_SEATS");
     let seed = plan.partition().spread_seed();
     let comment = Comment::Generation(generation);

@@ -627,6 +627,15 @@ pub enum Rule {
         /// The generation, kept as a comment.
         generation: Generation,
     },
+    /// `ct direction original counter drop`: the same where connections are translated. Every connection
+    /// comes by a chain of translation in its original direction, so the condition always holds; but with
+    /// it the rule uses connection tracking. While no worker is left nothing else in the table does, and
+    /// the kernel would end the tracking of the network namespace (`nf_ct_netns_put`), and with it the
+    /// connections that retired workers still serve.
+    DropTracked {
+        /// The generation, kept as a comment.
+        generation: Generation,
+    },
     /// `th dport 20000-29999 meta l4proto tcp iif != "lo" fib daddr type != unicast drop`. What most
     /// packets are not comes first: every one that comes to this host passes here. An address of type
     /// unicast is another host's: what this host forwards is none of our business. Broadcast and
@@ -689,7 +698,8 @@ impl Rule {
             Self::Redirect { generation, .. }
             | Self::RedirectByMap { generation, .. }
             | Self::Tproxy { generation, .. }
-            | Self::Drop { generation } => Some(Comment::Generation(*generation)),
+            | Self::Drop { generation }
+            | Self::DropTracked { generation } => Some(Comment::Generation(*generation)),
         }
     }
 

@@ -70,10 +70,28 @@ pub(crate) fn raise(ruleset: &Ruleset, expected: Option<&Listeners>) -> Result<P
         Engine::Tproxy => !passing.contains(&Rule::PassLocal),
     });
     plan.set_guard(guard_of(ruleset)?)?;
-    match surplus(&lower(&plan), ruleset) {
+    let tracked = as_tracked(&plan, ruleset);
+    match surplus(&lower(&plan), tracked.as_ref().unwrap_or(ruleset)) {
         Some(_) => Ok(plan),
         None => Err(RaiseError::Surplus),
     }
+}
+
+/// The ruleset with the rules of vacant seats that use connection tracking, where it has such as earlier
+/// releases wrote, which did not. The next plan that is put in force replaces them.
+fn as_tracked(plan: &Plan, ruleset: &Ruleset) -> Option<Ruleset> {
+    let is_untracked = |rule: &Rule| matches!(rule, Rule::Drop { .. });
+    let mut rules = ruleset.chains.iter().flat_map(|chain| &chain.rules);
+    if plan.engine() != Engine::Redirect || !rules.any(is_untracked) {
+        return None;
+    }
+    let mut ruleset = ruleset.clone();
+    for rule in ruleset.chains.iter_mut().flat_map(|chain| &mut chain.rules) {
+        if let Rule::Drop { generation } = *rule {
+            *rule = Rule::DropTracked { generation };
+        }
+    }
+    Some(ruleset)
 }
 
 /// The engine, by the base chain that it has, and the rules of that.

@@ -227,6 +227,7 @@ impl Display for Rule {
                 write!(f, "udp sport set {public}")?;
             }
             Self::Drop { .. } => f.write_str("counter drop")?,
+            Self::DropTracked { .. } => f.write_str("ct direction original counter drop")?,
             Self::Guard { protocol, ports } => {
                 write!(f, "th dport {ports} meta l4proto {protocol} ")?;
                 f.write_str("iif != \"lo\" fib daddr type != unicast drop")?;

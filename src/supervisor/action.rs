@@ -98,6 +98,9 @@ pub enum Action {
         /// The workers: all that run.
         workers: Vec<WorkerId>,
     },
+    /// Read the counters of the seats: a limit of connections is near, or may be. At most one is
+    /// outstanding; answered by [`Input::ConnectionsCounted`](super::Input::ConnectionsCounted).
+    CountConnections,
     /// Delete the rules: no worker is left. Deleting what was never there is no error.
     Remove,
     /// Answer a request: once for each.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Verification;
-use crate::plan::Port;
+use crate::plan::{Port, Seat};
 use crate::protocol::{Command, Exit, NotReady, ReadinessFault, RuleWriter, Unhealthy, WorkerId};
 
 /// Something that has happened. Inputs about workers that the supervisor no longer knows are
@@ -131,6 +131,10 @@ pub enum Input {
     /// The proportional set sizes that an
     /// [`Action::MeasureProportional`](super::Action::MeasureProportional) asked for.
     ProportionalMeasured(MemoryUsage),
+    /// What the counters of the seats say that an
+    /// [`Action::CountConnections`](super::Action::CountConnections) asked for: how many connections the
+    /// rules have led to each; `None`: they could not be read.
+    ConnectionsCounted(Option<BTreeMap<Seat, u64>>),
     /// The worker has measured how late its event loop runs, or has found that it is on time.
     Lagging {
         /// The worker.

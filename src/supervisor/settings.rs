@@ -45,6 +45,8 @@ pub struct Settings {
     pub give_up: Option<GiveUp>,
     /// When live workers are replaced.
     pub retire: Retire,
+    /// From which the jitter of each worker is drawn. Default 0.
+    pub seed: u64,
     /// How much memory the cluster may have.
     pub memory: Memory,
     /// Whether the workers of an earlier master are ended, without waiting for their connections,
@@ -72,6 +74,7 @@ impl Default for Settings {
             stagger: Duration::from_millis(100),
             give_up: Some(GiveUp { failures: 5, window: Duration::from_secs(60) }),
             retire: Retire::default(),
+            seed: 0,
             memory: Memory::default(),
             kill_old: false,
             holds_listeners: false,

@@ -6,7 +6,8 @@ use super::rollout::{RolloutState, Roster, Target};
 use super::rules::Kernel;
 use super::stop::Stop;
 use super::workers::{
-    Clearing, MemoryPressure, OrphanedListeners, RateLimiter, RetireRequest, SeatBackoff,
+    Clearing, ConnectionCounts, MemoryPressure, OrphanedListeners, RateLimiter, RetireRequest,
+    SeatBackoff,
 };
 use super::{Action, Input, RequestId, Settings, Start, Worker};
 use crate::plan::{Assignment, Generation, Plan, PlanError, Seat};
@@ -53,6 +54,7 @@ pub struct Supervisor {
     pub(super) configuring: Option<RequestId>,
     pub(super) clearings: Vec<Clearing>,
     pub(super) memory_pressure: MemoryPressure,
+    pub(super) connection_counts: ConnectionCounts,
     pub(super) kernel: Kernel,
     /// The actions of this step.
     pub(super) actions: Vec<Action>,
@@ -107,6 +109,7 @@ impl Supervisor {
             configuring: None,
             clearings: Vec::new(),
             memory_pressure: MemoryPressure::default(),
+            connection_counts: ConnectionCounts::default(),
             kernel: Kernel::new(in_force, start),
             actions: Vec::new(),
         })
@@ -131,6 +134,7 @@ impl Supervisor {
             self.unhealthy_deadline(),
             self.clear_deadline(),
             self.memory_deadline(),
+            self.connection_count_deadline(),
         ];
         workers
             .chain(kernel)
@@ -186,6 +190,7 @@ impl Supervisor {
             Input::Connections { worker, sockets } => self.sockets_counted(worker, sockets, now),
             Input::ResidentMeasured(usage) => self.resident_measured(&usage, now),
             Input::ProportionalMeasured(usage) => self.proportional_measured(usage, now),
+            Input::ConnectionsCounted(totals) => self.connections_counted(totals, now),
             Input::Lagging { worker, lag } => self.report_lag(worker, lag),
             Input::RetireRequested { worker } => self.retire_requested(worker),
             Input::Committed { took } => {
@@ -219,6 +224,7 @@ impl Supervisor {
         self.release_workers(now);
         self.answer_retirements();
         self.end_unhealthy(now);
+        self.count_connections(now);
         self.start_replacements(now);
         self.advance_clearings(now);
         self.relieve_memory_pressure(now);

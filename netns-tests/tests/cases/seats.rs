@@ -4,10 +4,12 @@
 use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use ipcluster::lab::{Load, Network, Pace};
-use netns_tests::{Case, Cluster, Lab, Need, greeter, wait_until};
+use ipcluster::lab::{Held, Load, Network, Pace};
+use netns_tests::{Case, Cluster, Lab, Need, greeter, signal, wait_until};
+use nix::sys::signal::Signal;
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -18,6 +20,14 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("workers_that_end_after_so_many_requests_are_replaced_at_once", limited_requests)
             .needs(Need::Python)
             .busy(),
+        Case::new("a_limit_of_connections_replaces_workers_before_they_end", connection_limit)
+            .needs(Need::Python)
+            .busy(),
+        Case::new("a_worker_that_dies_while_it_is_traced_is_replaced", traced)
+            .needs(Need::Python)
+            .with_both_engines(),
+        Case::new("workers_whose_log_cannot_be_written_are_started_all_the_same", log_is_gone),
+        Case::new("the_death_of_the_last_worker_cuts_no_connection_of_retired_ones", last_of_all),
         Case::new("while_no_worker_serves_no_seat_is_given_up", never_given_up),
         Case::new("masters_with_other_numbers_of_workers_change_them_and_go_on", other_numbers),
     ]
@@ -159,6 +169,120 @@ fn limited_requests(lab: &Lab) {
     let lost = usize::try_from(report.failed()).expect("few");
     assert!(lost <= 6 * ended, "{ended} ends: {report}");
     cluster.wait_for_live(4);
+}
+
+/// The same program, replaced after 50 connections of the 100 after which it would end.
+fn connection_limit(lab: &Lab) {
+    let file = lab.directory().join("limited.py");
+    std::fs::write(&file, LIMITED).unwrap();
+    let mut cluster = Cluster::on(lab, [Network::server_v4(80)], 4)
+        .argument("--retire-connections")
+        .argument("50")
+        .argument("--retire-window")
+        .argument("0");
+    cluster.start_master(&["python3".into(), file.into(), "100".into()]);
+    cluster.wait_for_live(4);
+    let load = Load::to([Network::server_v4(80)])
+        .from(Network::clients_v4(200))
+        .pace(Pace::Rate(80.0))
+        .start(lab.client())
+        .unwrap();
+    wait_until("a thousand answers", Duration::from_secs(60), || load.counters().answered >= 1000);
+    let report = load.stop();
+    println!("{report}");
+    let log = cluster.log();
+    let replaced = log.matches("is replaced: it has had").count();
+    assert!(replaced >= 8, "{replaced} replaced:\n{log}");
+    assert!(!log.contains("ended by itself"), "{log}");
+    assert_eq!(report.failed(), 0, "{report}");
+    let status: serde_json::Value =
+        serde_json::from_str(&cluster.succeed("status", &["--json"])).unwrap();
+    let counted = status["retirements"]["connections"].as_u64();
+    assert!(counted >= u64::try_from(replaced).ok(), "{counted:?} of {replaced}");
+}
+
+/// Traces a process, and never looks at what becomes of it: `PTRACE_SEIZE`.
+const TRACER: &str = "
+import ctypes, sys, time
+libc = ctypes.CDLL(None, use_errno=True)
+libc.ptrace.argtypes = [ctypes.c_long] * 4
+if libc.ptrace(0x4206, int(sys.argv[1]), 0, 0) != 0:
+    sys.exit('ptrace: ' + str(ctypes.get_errno()))
+print('attached', flush=True)
+time.sleep(1000)
+";
+
+fn traced(lab: &Lab) {
+    let mut cluster = Cluster::new(lab, 2).start(2);
+    let pid = cluster.status().pids()[&0];
+    let mut command = Command::new("python3");
+    command.args(["-c", TRACER, &pid.to_string()]);
+    let tracer = lab.start("tracer", command);
+    wait_until("the tracer", Duration::from_secs(10), || tracer.output().contains("attached"));
+    signal(pid, Signal::SIGKILL);
+    cluster.wait_for("a successor", |status| {
+        status.is_settled(2) && status.pids().get(&0).is_some_and(|it| *it != pid)
+    });
+    assert!(cluster.log().contains("exit status is not known"), "{}", cluster.log());
+    let report = Lab::load(80, 100).connections(200).start(lab.client()).unwrap().wait();
+    assert_eq!(report.failed(), 0, "{report}");
+    // One more, and a stop that does not wait for the tracer.
+    cluster.succeed("stop", &["--now"]);
+    let status = cluster.master().wait(Duration::from_secs(10));
+    assert!(status.success(), "{}", cluster.log());
+}
+
+fn log_is_gone(lab: &Lab) {
+    let logs = lab.directory().join("logs");
+    std::fs::create_dir(&logs).unwrap();
+    let output = format!("file:{}", logs.display());
+    let mut cluster = Cluster::new(lab, 2)
+        .argument("--output")
+        .argument(output)
+        .argument("--spawn-backoff")
+        .argument("10ms..10ms")
+        .start(2);
+    let kill_first = |cluster: &mut Cluster<'_>| {
+        let pid = cluster.status().pids()[&0];
+        signal(pid, Signal::SIGKILL);
+        cluster.wait_for("a successor", |status| {
+            status.is_settled(2) && status.pids().get(&0).is_some_and(|it| *it != pid)
+        });
+    };
+    std::fs::remove_dir_all(&logs).unwrap();
+    kill_first(&mut cluster);
+    let log = cluster.log();
+    let line = log.lines().find(|line| line.contains("cannot write the log of a worker"));
+    assert!(line.is_some_and(|line| line.contains("ERROR") && line.contains("ENOENT")), "{log}");
+    std::fs::create_dir(&logs).unwrap();
+    kill_first(&mut cluster);
+    assert!(logs.join("t.seat-0.generation-1.log").is_file(), "it is tried again");
+}
+
+/// Nothing but our table uses connection tracking here. While no worker is left its rules drop what comes;
+/// that must not end the tracking of what retired workers still have.
+fn last_of_all(lab: &Lab) {
+    let mut cluster = Cluster::new(lab, 2).start_adjustable(2);
+    let mut held: Vec<Held> = Network::clients_v4(40)
+        .map(|from| Held::open(lab.client(), from, Network::server_v4(80)).unwrap())
+        .collect();
+    cluster.reload();
+    cluster.set_greeters("exit 1");
+    for pid in cluster.status().pids().into_values() {
+        signal(pid, Signal::SIGKILL);
+    }
+    cluster.wait_for("no live worker", |status| status.live().is_empty());
+    let refused = Lab::load(80, 20).connections(20).start(lab.client()).unwrap().wait();
+    assert_eq!(refused.answered(), 0, "nobody serves: {refused}");
+    for connection in &mut held {
+        connection.echo("still there").unwrap();
+    }
+    cluster.set_greeters("");
+    cluster.reload();
+    cluster.wait_for("two live workers", |status| status.live().len() == 2);
+    for connection in &mut held {
+        connection.echo("and still").unwrap();
+    }
 }
 
 fn never_given_up(lab: &Lab) {

@@ -38,6 +38,8 @@ fn everything() -> Config {
         .memory_total(MemorySize::from_bytes(512 << 20))
         .memory_low(0.25)
         .memory_high(0.5)
+        .retire_connections(36)
+        .retire_jitter(37)
         .memory_order(KillOrder::Age)
         .kill_old(true);
     builder.build().unwrap()
@@ -64,6 +66,8 @@ fn every_policy_of_the_configuration_reaches_the_supervisor() {
             rss: Some(448 << 20),
             lag: Some(Duration::from_millis(35)),
             max_age: Some(34 * 3600 * SECOND),
+            connections: Some(36),
+            jitter: 37,
             rate: 31,
             window: 32 * SECOND,
             renice: 3,
@@ -75,6 +79,7 @@ fn every_policy_of_the_configuration_reaches_the_supervisor() {
         kill_old: true,
         holds_listeners: true,
         // Those that nobody can set.
+        seed: Settings::default().seed,
         settle: Settings::default().settle,
         steady: Settings::default().steady,
     };
@@ -87,7 +92,10 @@ fn every_policy_of_the_configuration_reaches_the_supervisor() {
 
 #[test]
 fn without_a_configuration_the_supervisor_has_its_defaults() {
-    assert_eq!(settings(&least().build().unwrap()), Settings::default());
+    // For programs that embed a supervisor of their own limits are exact.
+    let retire = Retire { jitter: 10, ..Retire::default() };
+    let expected = Settings { retire, ..Settings::default() };
+    assert_eq!(settings(&least().build().unwrap()), expected);
     assert_eq!(limits(&least().build().unwrap()), ControlLimits::default());
 }
 

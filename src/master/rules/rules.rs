@@ -192,6 +192,13 @@ impl Rules {
         })
     }
 
+    /// How many connections the rules have led to each seat; `None` if that cannot be read.
+    pub(crate) fn connections_by_seat(&mut self) -> Option<BTreeMap<Seat, u64>> {
+        let values = self.counters();
+        let of = |(seat, value): (Seat, CounterValue)| (seat, value.connections);
+        Some(values.into_iter().map(of).collect()).filter(|it: &BTreeMap<_, _>| !it.is_empty())
+    }
+
     /// How full the connection tracking table is; `None` if that is not known.
     pub(crate) fn conntrack_usage(&self) -> Option<ConntrackUsage> {
         conntrack_usage::read().unwrap_or_else(|error| {

@@ -191,6 +191,7 @@ fn found_worker(
         is_superseded: false,
         extended: None,
         signals: None,
+        led: 0,
         told: None,
         holds_listeners: false,
     }

@@ -18,7 +18,8 @@ use crate::master::log_limit::LogLimiter;
 use crate::master::waiting::receive;
 use crate::plan::{Generation, Listeners, Port, Seat};
 use crate::process::{
-    self, Child, Delivery, ListenTable, OutputReader, ProcessError, SignalNumber, own_nice,
+    self, Child, Delivery, ListenTable, OutputReader, ProcessError, SignalNumber, Unreaped,
+    own_nice,
 };
 use crate::protocol::{EndSignals, Exit, KillMode, ReadinessFault, Signal, Timestamp, WorkerId};
 
@@ -32,6 +33,8 @@ struct Running {
     ports: Arc<[Port]>,
     told: ToldValues,
     listening: Listening,
+    /// How often the kernel did not say how it has ended, although it has.
+    untold_exits: usize,
 }
 
 /// A worker whose first process has ended, while others of its group may live on.
@@ -49,12 +52,25 @@ struct Exited {
 pub(crate) struct Processes {
     running: BTreeMap<WorkerId, Running>,
     exited: BTreeMap<WorkerId, Exited>,
+    /// Processes that have ended, and whose zombie a tracer holds.
+    traced: Vec<Child>,
     sockets: process::Sockets,
     printer: Option<Printer>,
     unseen: LogLimiter,
     exits_sender: mpsc::UnboundedSender<WorkerId>,
     exits: mpsc::UnboundedReceiver<WorkerId>,
 }
+
+/// When it is looked again how a worker has ended that a tracer may hold, such as strace or a debugger: the
+/// kernel tells its parent only when the tracer has seen the end, or lets it go. After the last look its
+/// exit status counts as unknown: its clients must not wait.
+const TRACED_LOOKS: [Duration; 5] = [
+    Duration::from_millis(1),
+    Duration::from_millis(2),
+    Duration::from_millis(4),
+    Duration::from_millis(8),
+    Duration::from_millis(16),
+];
 
 /// How often the exit of a worker is polled whose pidfd cannot be waited for.
 const EXIT_INTERVAL: Duration = Duration::from_millis(100);
@@ -65,6 +81,7 @@ impl Processes {
         Ok(Self {
             running: BTreeMap::new(),
             exited: BTreeMap::new(),
+            traced: Vec::new(),
             sockets: process::Sockets::open()?,
             printer,
             unseen: LogLimiter::default(),
@@ -89,7 +106,17 @@ impl Processes {
             let _ = exits.send(worker);
         });
         let (flow, listening) = (Flow::default(), Listening::new(seat));
-        let running = Running { seat, generation, child, output, flow, ports, told, listening };
+        let running = Running {
+            seat,
+            generation,
+            child,
+            output,
+            flow,
+            ports,
+            told,
+            listening,
+            untold_exits: 0,
+        };
         self.running.insert(worker, running);
     }
 
@@ -112,10 +139,11 @@ impl Processes {
         kill_at: Timestamp,
     ) -> Option<(Exit, Vec<String>)> {
         let exit = match self.running.get(&worker)?.child.exit() {
+            Ok(None) if self.awaits_tracer(worker) => return None,
+            Ok(None) => Exit::Unknown,
             Ok(Some(process::Exit::Code(code))) => Exit::Code(code),
             Ok(Some(process::Exit::Signal(signal))) => Exit::Signal(signal),
             Ok(Some(process::Exit::Unknown)) => Exit::Unknown,
-            Ok(None) => return None,
             Err(error) => {
                 tracing::error!(%worker, %error, "cannot read the exit status of a worker");
                 Exit::Code(255)
@@ -131,6 +159,32 @@ impl Processes {
         let last_lines = output.last_lines().map(str::to_owned).collect();
         self.exited.insert(worker, Exited { child, signals, is_told: false, kill_at });
         Some((exit, last_lines))
+    }
+
+    /// Whether to look again how a worker has ended of which the kernel does not say it; another message
+    /// comes then.
+    fn awaits_tracer(&mut self, worker: WorkerId) -> bool {
+        let Some(running) = self.running.get_mut(&worker) else { return true };
+        if !matches!(running.child.pidfd().has_exited(), Ok(true)) {
+            return true;
+        }
+        let Some(pause) = TRACED_LOOKS.get(running.untold_exits).copied() else {
+            let (seat, pid) = (running.seat, running.child.pid());
+            tracing::warn!(
+                %seat, pid,
+                "a worker has ended while another process traces it (strace, a debugger), and its exit \
+                 status is not known: it is replaced"
+            );
+            return false;
+        };
+        running.untold_exits += 1;
+        let exits = self.exits_sender.clone();
+        tokio::spawn(async move {
+            sleep(pause).await;
+            // The loop has ended.
+            let _ = exits.send(worker);
+        });
+        true
     }
 
     /// Sends a worker its retire signal, if it has one.
@@ -186,6 +240,7 @@ impl Processes {
     /// Looks after the process groups of which the first process has ended: asks the others to end,
     /// kills them when their time is over, and reaps. Returns the workers of which nothing is left.
     pub(crate) fn reap(&mut self, now: Timestamp) -> Vec<WorkerId> {
+        self.reap_traced();
         let mut gone = vec![];
         for (worker, mut exited) in std::mem::take(&mut self.exited) {
             let Exited { child, signals, is_told, kill_at } = &mut exited;
@@ -201,8 +256,10 @@ impl Processes {
             if others == 0 {
                 match exited.child.reap() {
                     Ok(_) => {}
-                    Err(unreaped) => {
-                        tracing::error!(%worker, error = ?unreaped.error, "cannot reap a worker");
+                    // All that is left of it is a zombie that somebody traces.
+                    Err(Unreaped { child, error: None }) => self.traced.push(child),
+                    Err(Unreaped { error: Some(error), .. }) => {
+                        tracing::error!(%worker, %error, "cannot reap a worker");
                     }
                 }
                 gone.push(worker);
@@ -219,9 +276,27 @@ impl Processes {
         gone
     }
 
-    /// Whether there is anything for [`Self::reap`].
+    /// Reaps the processes that nobody traces any more.
+    fn reap_traced(&mut self) {
+        for child in std::mem::take(&mut self.traced) {
+            match child.reap() {
+                Ok(_) => {}
+                Err(Unreaped { child, error: None }) => self.traced.push(child),
+                Err(Unreaped { error: Some(error), .. }) => {
+                    tracing::error!(%error, "cannot reap a worker that was traced");
+                }
+            }
+        }
+    }
+
+    /// Whether processes of workers are left whose first process has ended.
     pub(crate) fn has_exited(&self) -> bool {
         !self.exited.is_empty()
+    }
+
+    /// Whether there is anything for [`Self::reap`].
+    pub(crate) fn has_unreaped(&self) -> bool {
+        self.has_exited() || !self.traced.is_empty()
     }
 
     /// All workers that run, each with the pid of its first process, which is kept until

@@ -298,7 +298,7 @@ impl Work {
         let label =
             WorkerLabel { name, generation: order.generation, seat: order.seat, fingerprint };
         let output = match &self.template.logs {
-            Some(logs) => Output::append_to(&logs.file(order.seat, order.generation))?,
+            Some(logs) => logs.open_for(order.seat, order.generation, &label)?,
             None => Output::create(label.to_string())?,
         };
         let (request, private_ports) = (&order, private_ports.as_slice());

@@ -123,7 +123,7 @@ impl Workers {
     ) -> (impl Future<Output = Life>, impl Future<Output = LinkEvent>, impl Future<Output = Task>)
     {
         let is_draining = self.is_draining(supervisor);
-        let (is_running, has_exited) = (self.is_running(), self.processes.has_exited());
+        let (is_running, has_exited) = (self.is_running(), self.processes.has_unreaped());
         let Self { processes, spawner, connections, links, memory, output, reap, .. } = self;
         let (counted, count) = connections.wait();
         let (sample, sampled) = memory.wait();

@@ -96,6 +96,7 @@ fn any_rule() -> impl Strategy<Value = Rule> {
             Rule::Guard { protocol, ports }
         }),
         generation().prop_map(|generation| Rule::Drop { generation }),
+        generation().prop_map(|generation| Rule::DropTracked { generation }),
     ]
 }
 
@@ -221,7 +222,7 @@ fn framed(kind: u16, body: &[u8]) -> Vec<u8> {
 #[cfg(target_endian = "little")]
 fn expressions_are_those_of_nft() {
     let captured = captured("rule");
-    assert_eq!(captured.len(), 27);
+    assert_eq!(captured.len(), 28);
     let rules = captured_rules();
     for (text, bytes) in captured {
         let rule = rules.iter().find(|rule| rule.to_string() == text);
@@ -302,5 +303,6 @@ fn captured_rules() -> Vec<Rule> {
         rules.push(Rule::Guard { protocol, ports });
     }
     rules.push(Rule::Drop { generation: Generation(3) });
+    rules.push(Rule::DropTracked { generation: Generation(3) });
     rules
 }

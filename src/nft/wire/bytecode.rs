@@ -41,6 +41,7 @@ pub(in crate::nft) fn emit(rule: &Rule) -> Vec<Expression> {
             emit_reply(*ports, *stride, *place, *public, *address)
         }
         Rule::Drop { .. } => vec![Expression::Counter, Expression::Drop],
+        Rule::DropTracked { .. } => emit_drop_tracked(),
         Rule::Guard { protocol, ports } => emit_guard(*protocol, *ports),
     }
 }
@@ -351,6 +352,18 @@ fn is_between(ports: PortRange) -> [Expression; 2] {
     )
 }
 
+/// `IP_CT_DIR_ORIGINAL` (include/uapi/linux/netfilter/nf_conntrack_tuple_common.h).
+const ORIGINAL: u8 = 0;
+
+fn emit_drop_tracked() -> Vec<Expression> {
+    vec![
+        Expression::LoadDirection { to: FIRST },
+        is_equal([ORIGINAL].into()),
+        Expression::Counter,
+        Expression::Drop,
+    ]
+}
+
 fn emit_guard(protocol: Protocol, ports: PortRange) -> Vec<Expression> {
     let compare = |relation, value| Expression::Compare { register: FIRST, relation, value };
     let [first, last] = is_between(ports);
@@ -388,6 +401,9 @@ fn candidate(expressions: &[Expression], comment: Option<Comment>) -> Option<Rul
     let scope = || scope_of(expressions);
     match expressions {
         [Expression::Counter, Expression::Drop] => Some(Rule::Drop { generation: generation? }),
+        [Expression::LoadDirection { .. }, _, Expression::Counter, Expression::Drop] => {
+            Some(Rule::DropTracked { generation: generation? })
+        }
         [
             _,
             Expression::Compare { value: protocol, .. },

@@ -63,7 +63,7 @@ fn changes(ruleset: &Ruleset) -> Vec<(String, Ruleset)> {
             all.chains.push(copy);
         });
         change(format!("a rule too many in {name}"), &mut |all| {
-            let rule = Rule::Drop { generation: Generation(1) };
+            let rule = Rule::DropTracked { generation: Generation(1) };
             all.chains[index].rules.push(rule);
         });
         for place in 0..chain.rules.len() {
@@ -174,6 +174,9 @@ fn another(rule: &mut Rule) {
             Rule::Guard { protocol, ports: PortRange::new(ports.first(), last).unwrap() }
         }
         Rule::Drop { generation } => Rule::Drop { generation: Generation(generation.0 + 1) },
+        Rule::DropTracked { generation } => {
+            Rule::DropTracked { generation: Generation(generation.0 + 1) }
+        }
         Rule::Count { protocol, counter } => {
             Rule::Count { protocol, counter: CounterName(Seat(counter.0.0 + 1)) }
         }

@@ -288,6 +288,7 @@ fn adopt(
         is_superseded: told.is_some_and(|told| told.is_superseded),
         extended: told.and_then(|told| told.extended),
         signals: told.and_then(|told| told.signals),
+        led: told.map_or(0, |told| told.led),
         // What it was told stands in a file of its own.
         told: told.and_then(|told| told.told).or(process.finishes_since),
         holds_listeners: !keeps_sockets,

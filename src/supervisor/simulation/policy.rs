@@ -41,6 +41,8 @@ pub(super) fn settings(random: &mut Random) -> Settings {
             rss: random.choose(&[None, Some(250)]),
             lag: random.choose(&[None, Some(Duration::from_millis(150))]),
             max_age: random.choose(&[None, None, Some(seconds(25))]),
+            connections: random.choose(&[None, None, Some(60)]),
+            jitter: random.choose(&[0, 20]),
             rate: random.choose(&[1, 2, 4]),
             window: random.choose(&[seconds(0), seconds(5), seconds(20)]),
             renice: 1,
@@ -97,6 +99,11 @@ pub(super) struct State {
     lost: BTreeMap<(Seat, Generation), Timestamp>,
     /// When lost workers of a seat were replaced.
     respawns: BTreeMap<Seat, Vec<Timestamp>>,
+    /// What the counters of the seats say, and when they were read last.
+    connections: BTreeMap<Seat, u64>,
+    counted_at: Timestamp,
+    /// The master has asked for them, and has not got them.
+    is_counting: bool,
     /// Those that only empty the queue of a worker that is gone.
     drainers: BTreeSet<WorkerId>,
 }
@@ -188,6 +195,29 @@ fn look_closely(world: &mut World) {
     world.deliver(Input::ProportionalMeasured(shared));
 }
 
+/// The master reads the counters of the seats. Now and then it cannot, or they were made anew.
+fn count_connections(world: &mut World) {
+    assert!(!world.policy.is_counting, "connections are counted twice at once");
+    world.policy.is_counting = true;
+    let span = world.now.since(world.policy.counted_at).as_secs();
+    world.policy.counted_at = world.now;
+    for seat in (0..8).map(Seat) {
+        // None comes in calm, or every worker would be replaced for ever.
+        let more = if world.trouble > 0 { world.random.below(4) * span } else { 0 };
+        *world.policy.connections.entry(seat).or_default() += more;
+    }
+    if world.goes_wrong(5) {
+        world.policy.connections.clear();
+    }
+    let totals = world.policy.connections.clone();
+    let totals = Some(totals).filter(|_| !world.goes_wrong(10));
+    let delay = world.random.millis(0..20);
+    world.schedule_for_master(delay, move |world| {
+        world.policy.is_counting = false;
+        world.deliver(Input::ConnectionsCounted(totals));
+    });
+}
+
 /// What a look shows: some that run cannot be looked at.
 fn footprint(world: &mut World, of: impl Fn(&Burden) -> u64) -> MemoryUsage {
     let mut footprint = MemoryUsage { master: MASTER, ..MemoryUsage::default() };
@@ -213,6 +243,7 @@ fn act(world: &mut World, action: &Action) {
             }
             world.schedule_for_master(delay, look_closely);
         }
+        Action::CountConnections => count_connections(world),
         Action::Spawn { worker, .. } if world.is_drainer(*worker) => {
             world.policy.drainers.insert(*worker);
         }
@@ -453,9 +484,10 @@ impl World {
     /// Nothing goes wrong any more, and nobody grows old.
     pub(super) fn calm_down(&mut self) {
         self.trouble = 0;
-        self.settings.retire.max_age = None;
+        (self.settings.retire.max_age, self.settings.retire.connections) = (None, None);
         if let Some(supervisor) = &mut self.supervisor {
             supervisor.settings.retire.max_age = None;
+            supervisor.settings.retire.connections = None;
         }
     }
 }

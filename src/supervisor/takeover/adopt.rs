@@ -116,6 +116,7 @@ impl Supervisor {
         worker.adopted = true;
         worker.signals = signals.unwrap_or(self.settings.signals);
         worker.holds_listeners = holds_listeners;
+        worker.reports.led = snapshot.led;
         let is_finishing = told.is_some() && worker.signals.retire.is_some();
         worker.stage = match stage {
             // It got its retire signal, and closes its sockets: it does not get ready any more.

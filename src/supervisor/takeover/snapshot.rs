@@ -74,6 +74,7 @@ impl Supervisor {
             extended: worker.health.extended(),
             holds_listeners: worker.holds_listeners,
             signals: Some(worker.signals),
+            led: worker.reports.led,
             told: match &worker.stage {
                 Stage::Retired(retirement) => retirement.told(),
                 _ => None,

@@ -15,6 +15,7 @@ fn adopted(seat: u16, stage: StageSnapshot) -> WorkerSnapshot {
         is_superseded: false,
         extended: None,
         signals: None,
+        led: 0,
         told: None,
         holds_listeners: false,
     }

@@ -3,6 +3,7 @@
 mod adoption;
 mod canary;
 mod clearing;
+mod connection_limit;
 mod death;
 mod end_signals;
 mod give_up;
@@ -60,6 +61,8 @@ struct Bench {
     /// Whose proportional memory was asked for, each time.
     measures: Vec<Vec<WorkerId>>,
     steps: Vec<Progress>,
+    /// The counters of the seats were asked for.
+    is_counting: bool,
     next_port: u16,
 }
 
@@ -88,6 +91,7 @@ impl Bench {
             reniced: Vec::new(),
             measures: Vec::new(),
             steps: Vec::new(),
+            is_counting: false,
             next_port: 20_000,
         }
     }
@@ -137,6 +141,7 @@ impl Bench {
                 Action::FailStart(failure) => self.start_failure = Some(failure),
                 Action::Finish => self.finished = true,
                 Action::Verify => self.looks += 1,
+                Action::CountConnections => self.is_counting = true,
                 Action::Restore(plan) => assert!(self.restore.replace(plan).is_none()),
                 Action::Emit(event) => self.events.push(event),
                 Action::Renice { worker, nice } => self.reniced.push((worker.0, nice)),

@@ -114,7 +114,12 @@ impl Supervisor {
         self.orphan_listeners(&worker, now);
         if !worker.may_serve() || self.is_stopping() {
             let (seat, generation) = (worker.seat, worker.generation);
-            let asked = matches!(worker.stage, Stage::Dying { .. });
+            let asked = match &worker.stage {
+                Stage::Dying { .. } => true,
+                // A retire signal may well have it end by itself.
+                Stage::Retired(retirement) => retirement.told().is_some(),
+                _ => false,
+            };
             self.emit(Event::Ended { worker: id, seat, generation, exit, asked });
             self.report_stop_drains();
         } else if worker.is_live() {

@@ -2,7 +2,9 @@
 
 mod backoff;
 mod clearing;
+mod connection_limit;
 mod ending;
+mod jitter;
 mod lifecycle;
 mod links;
 mod memory_pressure;
@@ -18,6 +20,7 @@ pub(crate) use worker::Worker;
 
 pub(super) use backoff::{Retry, SeatBackoff};
 pub(super) use clearing::Clearing;
+pub(super) use connection_limit::ConnectionCounts;
 pub(super) use memory_pressure::MemoryPressure;
 pub(super) use orphaned_listeners::OrphanedListeners;
 pub(super) use rate_limit::RateLimiter;

@@ -30,6 +30,8 @@ pub(in crate::supervisor) struct Reports {
     asked: bool,
     /// The last lag of its event loop that it reported.
     lag: Option<Duration>,
+    /// How many connections the rules have led to it, as far as that was counted.
+    pub(in crate::supervisor) led: u64,
     /// Its connections at the last count, handshakes among them.
     pub(in crate::supervisor) connections: Option<u32>,
 }
@@ -52,7 +54,8 @@ fn urgency(cause: &ReplaceReason) -> u8 {
         ReplaceReason::WorkerRequest => 2,
         ReplaceReason::Memory { .. } => 3,
         ReplaceReason::Lag { .. } => 4,
-        ReplaceReason::Age => 5,
+        ReplaceReason::Connections { .. } => 5,
+        ReplaceReason::Age => 6,
     }
 }
 
@@ -126,7 +129,7 @@ impl Supervisor {
         worker: &Worker,
         max_age: Option<Duration>,
     ) -> Option<(Timestamp, ReplaceReason)> {
-        let Reports { asked, lag, .. } = worker.reports;
+        let Reports { asked, lag, led, .. } = worker.reports;
         let retire = &self.settings.retire;
         let asked = asked.then_some((Timestamp::ZERO, ReplaceReason::WorkerRequest));
         let memory = worker.rss.filter(|rss| retire.rss.is_some_and(|limit| *rss > limit));
@@ -136,8 +139,15 @@ impl Supervisor {
         let unhealthy = worker.unhealthy_since();
         let unhealthy =
             unhealthy.map(|since| (since.after(self.settings.ping), ReplaceReason::Unhealthy));
-        let age = max_age.map(|age| (worker.started.after(age), ReplaceReason::Age));
-        [asked, memory, lag, unhealthy, age].into_iter().flatten().min_by_key(|(at, _)| *at)
+        let connections = self.connection_limit(worker).filter(|limit| led >= *limit);
+        let connections =
+            connections.map(|_| (Timestamp::ZERO, ReplaceReason::Connections { connections: led }));
+        let age = max_age.map(|age| self.jitter_of(worker).time(age));
+        let age = age.map(|age| (worker.started.after(age), ReplaceReason::Age));
+        [asked, memory, lag, unhealthy, connections, age]
+            .into_iter()
+            .flatten()
+            .min_by_key(|(at, _)| *at)
     }
 
     fn replacement_allowed_at(&self) -> Option<Timestamp> {

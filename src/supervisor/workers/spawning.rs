@@ -67,8 +67,7 @@ impl Supervisor {
     fn seat_loss(&self, worker: &Worker, failure: &WorkerFailure, now: Timestamp) -> SeatLoss {
         match failure.cause {
             _ if !worker.is_live() => SeatLoss::Failure,
-            // It has said in time that it stops: that is no crash either.
-            FailureCause::Died { exit: Exit::Code(0), .. } | FailureCause::Stopping => {
+            FailureCause::Died { exit: Exit::Code(0), .. } => {
                 SeatLoss::Ended { started: worker.started }
             }
             _ if worker.ready_for(now) >= self.settings.steady => SeatLoss::SteadyFailure,

@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{AccessFlags, access};
 
+use crate::master::workers::fingerprint::WorkerLabel;
 use crate::netlink::Errno;
 use crate::plan::{ClusterName, Generation, Seat};
-use crate::process::{ProcessError, ProcessOperation};
+use crate::process::{Output, ProcessError, ProcessOperation};
 
 /// Where the output of workers goes: `NAME.seat-K.generation-G.log` in one directory. Workers that
 /// follow one another in a seat and generation write on in the same file.
@@ -35,6 +36,27 @@ impl Logs {
             return Err(failed(Errno::ENOTDIR));
         }
         Ok(Self { directory: directory.to_owned(), name: name.clone() })
+    }
+
+    /// The file of a worker; or where that cannot be opened, such as when the directory is gone or its file
+    /// system is full or read-only, memory: a worker is more than its log. What it prints is then lost but
+    /// for its last lines; the next worker tries the file again.
+    ///
+    /// # Errors
+    /// [`ProcessError::Output`]: there is no memory either.
+    pub(crate) fn open_for(
+        &self,
+        seat: Seat,
+        generation: Generation,
+        label: &WorkerLabel,
+    ) -> Result<Output, ProcessError> {
+        Output::append_to(&self.file(seat, generation)).or_else(|error| {
+            tracing::error!(
+                %seat, %generation, %error,
+                "cannot write the log of a worker: it is started without, and what it prints is lost;                  the next worker of the seat tries again"
+            );
+            Output::create(label.to_string())
+        })
     }
 
     pub(crate) fn file(&self, seat: Seat, generation: Generation) -> PathBuf {

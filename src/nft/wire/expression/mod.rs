@@ -5,6 +5,7 @@
 
 mod bitwise;
 mod cmp;
+mod ct;
 mod fib;
 mod hash;
 mod immediate;
@@ -71,6 +72,8 @@ pub(in crate::nft) enum Expression {
     LoadAddress { address: Data, to: Register },
     /// Writes a register into a header, and corrects the checksums.
     Store { from: Register, header: Header, offset: u32, length: u32, checksum: Checksum },
+    /// Loads the direction of the packet in its connection: 0 is the original one, that of who connects.
+    LoadDirection { to: Register },
     /// Loads whether the socket that the packet would reach has `IP_TRANSPARENT`. Ends the rule where
     /// there is no socket.
     LoadTransparent { to: Register },
@@ -106,6 +109,7 @@ impl Expression {
             Self::LoadPort { .. } | Self::LoadAddress { .. } | Self::Drop | Self::Accept => {
                 "immediate"
             }
+            Self::LoadDirection { .. } => "ct",
             Self::LoadTransparent { .. } => "socket",
             Self::Tproxy { .. } => "tproxy",
             Self::Redirect { .. } => "redir",
@@ -136,6 +140,7 @@ impl Expression {
                 immediate::emit(buffer, *to, &port.number().to_be_bytes());
             }
             Self::LoadAddress { address, to } => immediate::emit(buffer, *to, address.as_bytes()),
+            Self::LoadDirection { to } => ct::emit(buffer, *to),
             Self::LoadTransparent { to } => socket::emit(buffer, *to),
             Self::Tproxy { port } => tproxy::emit(buffer, *port),
             Self::Redirect { port } => redir::emit(buffer, *port),
@@ -165,6 +170,7 @@ impl Expression {
             "objref" => objref::parse(data),
             "hash" => hash::parse(data),
             "redir" => redir::parse(data),
+            "ct" => ct::parse(data),
             "socket" => socket::parse(data),
             "tproxy" => tproxy::parse(data),
             "fib" => fib::parse(data),
