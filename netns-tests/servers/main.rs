@@ -87,6 +87,7 @@ fn measure(lab: &Lab) {
         gone.push(wait_for_the_end_of_others(&cluster).map(|time| time.as_secs_f64()));
         more(50);
     }
+    let has_ended = gone.iter().all(Option::is_some);
     let count = clients.stop();
     let measurement = Measurement {
         server: name.to_owned(),
@@ -103,6 +104,15 @@ fn measure(lab: &Lab) {
     cluster.succeed("stop", &[]);
     cluster.master().wait(Duration::from_secs(30));
     assert_eq!(count.lost(), 0, "{:?}", count.failed);
+    assert!(has_ended || !ends_by_signal(server), "workers of an earlier generation are left");
+}
+
+/// Whether retired workers are told to end at once, so that no client can have them stay.
+fn ends_by_signal(server: &Server) -> bool {
+    let preset = ServerPreset::named(server.preset).expect("a preset");
+    let settings = preset.settings();
+    let is_told = settings.iter().any(|(key, _)| *key == "retire_signal");
+    has_preset() && (is_told || server.settings.contains("--retire-signal"))
 }
 
 /// The clients of a server.

@@ -13,7 +13,7 @@ use super::preset::{Arguments, Place, ServerPreset, Way};
 const FINISHES_AT_TERM: &[(&str, &str)] = &[("retire_signal", "TERM"), ("kill_mode", "mixed")];
 
 /// Settings where no signal is known at which every application finishes what it has begun.
-const UNTIL_SILENT: &[(&str, &str)] = &[];
+const UNTIL_SILENT: &[(&str, &str)] = &[("retire.idle", "1min")];
 
 const ROW: ServerPreset = ServerPreset {
     name: "",
@@ -236,7 +236,7 @@ pub(super) const PRESETS: &[ServerPreset] = &[
     ServerPreset {
         name: "php",
         about: "PHP's own server: php -S",
-        settings: &[("stop_signal", "INT")],
+        settings: &[("stop_signal", "INT"), ("retire.idle", "5s")],
         port: Way::ByHand("php -S 0.0.0.0:{port}"),
         socket: Way::Never("it has no setting for it"),
         hints: &["it closes each connection after its answer, so that a retired one soon has none"],
@@ -246,7 +246,7 @@ pub(super) const PRESETS: &[ServerPreset] = &[
         name: "php-fpm",
         about: "PHP, FastCGI",
         programs: &["php-fpm"],
-        settings: &[("stop_signal", "QUIT"), ("kill_mode", "mixed")],
+        settings: &[("stop_signal", "QUIT"), ("kill_mode", "mixed"), ("retire.idle", "5s")],
         port: Way::ByHand("listen = 0.0.0.0:${PORT}"),
         socket: Way::Variable { name: "FPM_SOCKETS", each: "{any}:{port}={fd}", between: "," },
         hints: &[
@@ -346,7 +346,7 @@ pub(super) const PRESETS: &[ServerPreset] = &[
         about: "Python, WSGI",
         programs: &["waitress-serve"],
         modules: &["waitress"],
-        settings: &[("stop_signal", "INT")],
+        settings: &[("stop_signal", "INT"), ("retire.idle", "5s")],
         port: repeated(
             &["--listen={any}:{port}"],
             &["--listen", "--host", "--port", "--unix-socket"],
