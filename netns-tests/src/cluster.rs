@@ -213,10 +213,15 @@ impl<'a> Cluster<'a> {
     /// [`set_greeters`](Self::set_greeters), and waits until `workers` of them are live.
     pub fn start_adjustable(self, workers: usize) -> Self {
         self.set_greeters("");
+        let command = self.adjustable_command();
+        self.start_with(&command, workers)
+    }
+
+    /// The worker command of an [adjustable](Self::start_adjustable) cluster.
+    pub fn adjustable_command(&self) -> [OsString; 5] {
         let script = "set -a; . \"$0\"; exec \"$1\"";
         let settings = self.greeter_settings();
-        let command = ["sh".into(), "-c".into(), script.into(), settings.into(), greeter().into()];
-        self.start_with(&command, workers)
+        ["sh".into(), "-c".into(), script.into(), settings.into(), greeter().into()]
     }
 
     /// What greeters of an [adjustable](Self::start_adjustable) cluster that start from now on do
