@@ -10,7 +10,7 @@ use crate::plan::{Engine, Listeners};
 use crate::protocol::Readiness;
 
 /// A preset, and what holds because of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct ServerInForce {
     pub(crate) preset: &'static ServerPreset,
     /// Whether the command named it, not the setting `server`.
@@ -23,6 +23,13 @@ pub(crate) struct ServerInForce {
     variable: Option<String>,
     /// Why its workers will not serve, if that is known beforehand.
     obstacle: Option<String>,
+}
+
+/// Configurations are equal if their settings are, whether a preset gave those or somebody.
+impl PartialEq for ServerInForce {
+    fn eq(&self, other: &Self) -> bool {
+        self.preset == other.preset
+    }
 }
 
 impl ConfigBuilder {
