@@ -87,10 +87,10 @@ pub use crate::process::{
 // What a [`Handle`] answers and tells.
 pub use crate::protocol::{
     AcceptFault, Cleared, ConntrackFill, EndReason, ErrorReply, Event, Exit, Explanation,
-    FailureCause, ForeignChain, MemoryOf, NotReady, OnTrial, Orphan, OrphansEnded, Outcome,
-    PartitionKind, PortFault, PortFaultKind, ProbeFault, ProbeOutcome, Progress, ReadinessFault,
-    Refusal, Reloaded, ReplaceReason, ReplaceReasonKind, Restarted, Restarts, RetireTarget,
-    Retired, Retirements, RolledBack, Rollout, RuleWriter, SCHEMA, Scaled, Stats, Status, Stopped,
-    SwapTimes, Trial, Unhealthy, UnservedSocket, WorkerFailure, WorkerHealth, WorkerId,
-    WorkerState, WorkerStats, WorkerStatus,
+    FailureCause, ForeignChain, MemoryOf, NoAcceptor, NotReady, OnTrial, Orphan, OrphansEnded,
+    Outcome, PartitionKind, PortFault, PortFaultKind, ProbeFault, ProbeOutcome, Progress,
+    ReadinessFault, Refusal, Reloaded, ReplaceReason, ReplaceReasonKind, Restarted, Restarts,
+    RetireTarget, Retired, Retirements, RolledBack, Rollout, RuleWriter, SCHEMA, Scaled, Stats,
+    Status, Stopped, SwapTimes, Trial, Unhealthy, UnservedSocket, WorkerFailure, WorkerHealth,
+    WorkerId, WorkerState, WorkerStats, WorkerStatus,
 };

@@ -25,6 +25,9 @@ pub(super) struct Stat {
     pub(super) ended: bool,
     /// Stopped by a signal; not by a debugger, which is state `t`.
     pub(super) stopped: bool,
+    /// Page faults of the children that it has waited for, minor and major ones: no process ends without
+    /// some, so it grows with each of them.
+    pub(super) child_faults: u64,
 }
 
 impl Stat {
@@ -77,6 +80,7 @@ impl Stat {
             start_ticks: stat.starttime,
             ended: matches!(stat.state, 'Z' | 'X' | 'x'),
             stopped: stat.state == 'T',
+            child_faults: stat.cminflt.saturating_add(stat.cmajflt),
         })
     }
 }

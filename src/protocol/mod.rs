@@ -33,7 +33,8 @@ pub use outcome::{
 };
 pub use progress::Progress;
 pub use readiness_fault::{
-    AcceptFault, PortFault, PortFaultKind, ProbeFault, ProbeOutcome, ReadinessFault, UnservedSocket,
+    AcceptFault, NoAcceptor, PortFault, PortFaultKind, ProbeFault, ProbeOutcome, ReadinessFault,
+    UnservedSocket,
 };
 pub use refusal::{Refusal, Rollout};
 pub use request::RetireTarget;

@@ -16,6 +16,8 @@ pub enum ReadinessFault {
     Port(PortFault),
     /// It does not accept from the sockets that it was started with.
     Accept(AcceptFault),
+    /// It listens, and none of its processes accepts.
+    NoAcceptor(NoAcceptor),
     /// It does not answer the probe as it should.
     Probe(ProbeFault),
     /// Its sockets may not be looked at.
@@ -34,7 +36,9 @@ impl ReadinessFault {
                 matches!(lack, NotReady::NotListening | NotReady::ReadyButNotListening)
             }
             // Whoever is to take the sockets may not have come as far as to say READY=1.
-            Self::Accept(_) => matches!(lack, NotReady::NotAccepting | NotReady::NotNotified),
+            Self::Accept(_) | Self::NoAcceptor(_) => {
+                matches!(lack, NotReady::NotAccepting | NotReady::NotNotified)
+            }
             Self::Probe(_) => lack == NotReady::ProbeFailed,
         }
     }
@@ -45,6 +49,7 @@ impl fmt::Display for ReadinessFault {
         match self {
             Self::Port(fault) => fault.fmt(f),
             Self::Accept(fault) => fault.fmt(f),
+            Self::NoAcceptor(fault) => fault.fmt(f),
             Self::Probe(fault) => fault.fmt(f),
             Self::Unseen { error } => write!(
                 f,
@@ -256,6 +261,38 @@ impl fmt::Display for AcceptFault {
             "have the server take descriptor {first} (such as `--fd {first}` or `fd://{first}`), or turn \
              socket_activation off and have it listen on PORT"
         )
+    }
+}
+
+/// A worker that starts child processes listens, and neither it nor they accept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoAcceptor {
+    /// The worker ports on which nobody accepts; at least one.
+    pub ports: Vec<u16>,
+    /// Child processes have ended since the worker was first seen to listen.
+    pub children_end: bool,
+    /// The processes of the worker may not be looked at: why, for display.
+    pub unseen: Option<String>,
+}
+
+impl fmt::Display for NoAcceptor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ports: Vec<String> = self.ports.iter().map(u16::to_string).collect();
+        write!(
+            f,
+            "listens on {}, but none of its processes accepts connections",
+            ports.join(", ")
+        )?;
+        if let Some(error) = &self.unseen {
+            write!(f, " (they cannot be looked at: {error})")?;
+        }
+        if self.children_end {
+            f.write_str(
+                ", and its child processes end again: they print why; a server that changes its user \
+                 cannot, since workers have no privilege: have the master do it (`user`)",
+            )?;
+        }
+        Ok(())
     }
 }
 

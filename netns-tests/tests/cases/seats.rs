@@ -28,6 +28,9 @@ pub(crate) fn cases() -> Vec<Case> {
             .with_both_engines(),
         Case::new("workers_whose_log_cannot_be_written_are_started_all_the_same", log_is_gone),
         Case::new("the_death_of_the_last_worker_cuts_no_connection_of_retired_ones", last_of_all),
+        Case::new("a_server_whose_child_processes_die_at_once_is_not_live", prefork)
+            .needs(Need::Python)
+            .busy(),
         Case::new("while_no_worker_serves_no_seat_is_given_up", never_given_up),
         Case::new("masters_with_other_numbers_of_workers_change_them_and_go_on", other_numbers),
     ]
@@ -257,6 +260,72 @@ fn log_is_gone(lab: &Lab) {
     std::fs::create_dir(&logs).unwrap();
     kill_first(&mut cluster);
     assert!(logs.join("t.seat-0.generation-1.log").is_file(), "it is tried again");
+}
+
+/// A server whose first process listens, and whose child processes accept; or end as soon as they are
+/// started, as those of php-fpm do that cannot change their user.
+const PREFORK: &str = "
+import os, socket, sys
+listener = socket.socket()
+listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+listener.bind(('0.0.0.0', int(os.environ['PORT'])))
+listener.listen(128)
+def serve():
+    body = f\"{os.getppid()} {os.environ['IPCLUSTER_SEAT']} {os.environ['IPCLUSTER_GENERATION']}\\n\"
+    while True:
+        connection, _ = listener.accept()
+        connection.settimeout(5)
+        try:
+            connection.recv(1000)
+            head = f'HTTP/1.1 200 OK\\r\\nContent-Length: {len(body)}\\r\\nConnection: close\\r\\n\\r\\n'
+            connection.sendall((head + body).encode())
+        except OSError:
+            pass
+        connection.close()
+children = 0
+while True:
+    while children < 2:
+        if os.fork() == 0:
+            if sys.argv[1] == 'serve':
+                serve()
+            os._exit(70)
+        children += 1
+    os.wait()
+    children -= 1
+";
+
+fn prefork(lab: &Lab) {
+    let (file, mode) = (lab.directory().join("prefork.py"), lab.directory().join("mode"));
+    std::fs::write(&file, PREFORK).unwrap();
+    std::fs::write(&mode, "serve").unwrap();
+    let mut cluster =
+        Cluster::on(lab, [Network::server_v4(80)], 2).argument("--ready-timeout").argument("4s");
+    let script = "exec python3 \"$0\" \"$(cat \"$1\")\"";
+    let began = Instant::now();
+    cluster.start_master(&[
+        "sh".into(),
+        "-c".into(),
+        script.into(),
+        file.into(),
+        mode.clone().into(),
+    ]);
+    cluster.wait_for_live(2);
+    println!("live after {:?}", began.elapsed());
+    let load = Load::to([Network::server_v4(80)])
+        .from(Network::clients_v4(50))
+        .pace(Pace::Rate(50.0))
+        .start(lab.client())
+        .unwrap();
+    std::fs::write(&mode, "end").unwrap();
+    let error = cluster.fail("reload", &[]);
+    assert!(error.contains("none of its processes accepts connections"), "{error}");
+    assert!(error.contains("its child processes end again"), "{error}");
+    std::fs::write(&mode, "serve").unwrap();
+    cluster.reload();
+    let report = load.stop();
+    println!("{report}");
+    assert_eq!(report.failed(), 0, "{report}");
+    assert!(cluster.status().generation > 1);
 }
 
 /// Nothing but our table uses connection tracking here. While no worker is left its rules drop what comes;

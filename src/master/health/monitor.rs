@@ -313,6 +313,9 @@ impl HealthMonitor {
         let (mut inputs, mut wanted) = (VecDeque::new(), BTreeMap::new());
         for (worker, seen) in seen {
             let Observation { listens, address, fault, .. } = seen;
+            if listens && workers.has_children(worker) {
+                self.detector.must_be_accepting(worker);
+            }
             inputs.extend(self.detector.observed_starting(worker, listens, address, now));
             match fault {
                 Some(fault) if fault.kind == PortFaultKind::Missing => {
@@ -329,7 +332,13 @@ impl HealthMonitor {
             inputs.extend(self.note_fault(worker, fault, supervisor));
         }
         for worker in self.detector.awaiting_acceptance(starting) {
-            wanted.entry(worker).or_insert_with(|| Wanted::Accepts(workers.passed_sockets(worker)));
+            wanted.entry(worker).or_insert_with(|| {
+                let passed = workers.passed_sockets(worker);
+                match passed.is_empty() {
+                    true => Wanted::AcceptsOnOwn(workers.tcp_ports(worker)),
+                    false => Wanted::Accepts(passed),
+                }
+            });
         }
         self.check_starting(wanted, workers, now);
         self.begin_probes(now);

@@ -18,11 +18,14 @@ use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
 use crate::master::log_limit::LogLimiter;
-use crate::master::workers::PassedListener;
+use crate::master::workers::{PassedListener, address_here};
 use crate::process::{
-    AcceptLooker, AcceptState, OwnConnection, OwnConnections, ProcessError, Sockets,
+    AcceptLooker, AcceptState, Children, ListenSocket, OwnConnection, OwnConnections, ProcessError,
+    Sockets,
 };
-use crate::protocol::{AcceptFault, PortFault, ReadinessFault, UnservedSocket, WorkerId};
+use crate::protocol::{
+    AcceptFault, NoAcceptor, PortFault, ReadinessFault, UnservedSocket, WorkerId,
+};
 
 /// How long a worker is only looked at before a connection is made to it, and before it is told what it
 /// lacks.
@@ -49,6 +52,8 @@ pub(super) struct StartingWorker {
 pub(super) enum Wanted {
     /// Whether it accepts from these sockets.
     Accepts(Vec<PassedListener>),
+    /// Whether it accepts from its own sockets on these worker ports, each with its public port.
+    AcceptsOnOwn(Vec<(u16, u16)>),
     /// Where it listens, since this is wrong.
     Listens(PortFault),
 }
@@ -57,7 +62,7 @@ pub(super) enum Wanted {
 #[derive(Debug)]
 pub(crate) struct StartingReport {
     pub(super) worker: WorkerId,
-    /// It accepts from all sockets that it was started with.
+    /// It accepts from all sockets that were asked for.
     pub(super) accepts: bool,
     /// What it lacks; `None` if nothing, or as long as it is too early to say.
     pub(super) fault: Option<ReadinessFault>,
@@ -73,6 +78,8 @@ pub(super) struct StartingChecker {
     since: BTreeMap<WorkerId, Instant>,
     /// The connections that were made, by the worker and the worker port.
     trials: BTreeMap<(WorkerId, u16), Trial>,
+    /// How many children each worker had waited for when it was first looked at.
+    children_ended: BTreeMap<WorkerId, u64>,
     failures: LogLimiter,
 }
 
@@ -94,6 +101,7 @@ impl StartingChecker {
         let listed: BTreeSet<WorkerId> = workers.iter().map(|it| it.worker).collect();
         self.since.retain(|worker, _| listed.contains(worker));
         self.trials.retain(|(worker, _), _| listed.contains(worker));
+        self.children_ended.retain(|worker, _| listed.contains(worker));
         let mut looker = AcceptLooker::default();
         let mut reports = Vec::new();
         for starting in workers {
@@ -102,6 +110,9 @@ impl StartingChecker {
             let checked = match wanted {
                 Wanted::Accepts(passed) => {
                     self.check_acceptance(worker, pid, &passed, since.elapsed(), &mut looker)
+                }
+                Wanted::AcceptsOnOwn(ports) => {
+                    self.check_own_sockets(worker, pid, &ports, since.elapsed(), &mut looker)
                 }
                 Wanted::Listens(fault) => self.locate(pid, fault, since.elapsed(), &mut looker),
             };
@@ -178,6 +189,63 @@ impl StartingChecker {
             unseen: look.refused.map(|error| error.to_string()),
         };
         Ok((false, Some(ReadinessFault::Accept(fault))))
+    }
+
+    /// Whether a worker accepts from sockets of its own, and if not, why.
+    fn check_own_sockets(
+        &mut self,
+        worker: WorkerId,
+        pid: u32,
+        ports: &[(u16, u16)],
+        waited: Duration,
+        looker: &mut AcceptLooker,
+    ) -> Result<(bool, Option<ReadinessFault>), ProcessError> {
+        let ended = Children::read(pid)?.unwrap_or_default().ended;
+        let ended_before = *self.children_ended.entry(worker).or_insert(ended);
+        let sockets = self.sockets_on(ports)?;
+        let inodes: Vec<u32> = sockets.iter().map(|socket| socket.inode).collect();
+        let look = looker.look(pid, &inodes, &HashMap::new())?;
+        // Sockets of others on its ports are none of its business, where it can be seen whose they are.
+        let is_its = |state: &AcceptState| *state != AcceptState::Closed || look.refused.is_some();
+        let of_it = sockets.into_iter().zip(&look.states);
+        let own: Vec<PassedListener> =
+            of_it.filter(|(_, state)| is_its(state)).map(|(socket, _)| socket).collect();
+        if own.is_empty() {
+            return Ok((false, None));
+        }
+        let (accepts, fault) = self.check_acceptance(worker, pid, &own, waited, looker)?;
+        let fault = fault.map(|fault| match fault {
+            ReadinessFault::Accept(AcceptFault { sockets, unseen, .. }) => {
+                let named = |it: &UnservedSocket| it.name.parse().ok();
+                let mut ports: Vec<u16> = sockets.iter().filter_map(named).collect();
+                ports.dedup();
+                let children_end = ended > ended_before;
+                ReadinessFault::NoAcceptor(NoAcceptor { ports, children_end, unseen })
+            }
+            other => other,
+        });
+        Ok((accepts, fault))
+    }
+
+    /// The listening sockets on these worker ports, each named by its port.
+    fn sockets_on(&mut self, ports: &[(u16, u16)]) -> Result<Vec<PassedListener>, ProcessError> {
+        let numbers = || ports.iter().map(|(port, _)| *port);
+        let (Some(first), Some(last)) = (numbers().min(), numbers().max()) else {
+            return Ok(Vec::new());
+        };
+        let listening = open(&mut self.sockets)?.listeners(first..=last)?;
+        let socket_of = |socket: &ListenSocket| {
+            let (port, public) = *ports.iter().find(|(port, _)| *port == socket.port)?;
+            Some(PassedListener {
+                descriptor: 0,
+                name: port.to_string(),
+                port,
+                public,
+                inode: socket.inode,
+                address: address_here(socket),
+            })
+        };
+        Ok(listening.iter().filter_map(socket_of).collect())
     }
 
     /// Where a worker listens that does not listen where it has to.

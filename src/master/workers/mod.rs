@@ -40,6 +40,7 @@ pub(super) use fingerprint::{ConfigFingerprint, WorkerLabel};
 pub(super) use links::{LinkEvent, LinkNews};
 pub(super) use listeners::{ListenerSet, ListenerTemplate, PassedListener};
 pub(super) use observation::Observations;
+pub(super) use observation::address_here;
 pub(super) use output::{Destination, Journal, Logs, Printer};
 pub(super) use spawner::{ConfigTemplate, SpawnOutcome, Spawner, Started, Template};
 pub(super) use transports::{probed_port, transport, transports};

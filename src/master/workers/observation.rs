@@ -171,14 +171,16 @@ fn probed_worker_port(listeners: &Listeners, probed: Option<Port>, ports: &[Port
 
 /// Where this host itself reaches one of these sockets: the guard lets in what comes over loopback.
 fn local_address(sockets: &[ListenSocket]) -> Option<SocketAddr> {
-    let local = |socket: &ListenSocket| {
-        let address = match socket.address {
-            IpAddr::V4(v4) if v4.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-            IpAddr::V6(v6) if v6.is_unspecified() && socket.ipv6_only => Ipv6Addr::LOCALHOST.into(),
-            IpAddr::V6(v6) if v6.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-            address => address,
-        };
-        SocketAddr::new(address, socket.port)
+    sockets.iter().map(address_here).min()
+}
+
+/// Where this host itself reaches a socket.
+pub(crate) fn address_here(socket: &ListenSocket) -> SocketAddr {
+    let address = match socket.address {
+        IpAddr::V4(v4) if v4.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(v6) if v6.is_unspecified() && socket.ipv6_only => Ipv6Addr::LOCALHOST.into(),
+        IpAddr::V6(v6) if v6.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        address => address,
     };
-    sockets.iter().map(local).min()
+    SocketAddr::new(address, socket.port)
 }

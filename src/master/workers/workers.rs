@@ -21,8 +21,8 @@ use crate::control::{JoinRequest, WorkerEvent, WorkerOrder};
 use crate::master::clock::Clock;
 use crate::master::error::MasterError;
 use crate::master::waiting::Periodic;
-use crate::plan::{Generation, Listeners, Port, Seat};
-use crate::process::{OwnConnections, ProcessError};
+use crate::plan::{Generation, Listeners, Port, Protocol, Seat};
+use crate::process::{Children, OwnConnections, ProcessError};
 use crate::protocol::{EndSignals, Exit, Readiness, Status, Timestamp, WorkerId, WorkerState};
 use crate::supervisor::{Input, Supervisor, Worker};
 
@@ -472,6 +472,20 @@ impl Workers {
     pub(crate) fn passed_sockets(&self, worker: WorkerId) -> Vec<PassedListener> {
         let public = self.listeners.public_ports();
         self.held.of(worker).map(|sockets| sockets.passed(public)).unwrap_or_default()
+    }
+
+    /// Whether the first process of a worker has child processes, or has had some; `false` where that cannot
+    /// be read.
+    pub(crate) fn has_children(&self, worker: WorkerId) -> bool {
+        let children = self.pid_of(worker).map(Children::read).and_then(Result::ok).flatten();
+        children.is_some_and(Children::were_any)
+    }
+
+    /// The worker ports of a worker that are for tcp, each with its public port.
+    pub(crate) fn tcp_ports(&self, worker: WorkerId) -> Vec<(u16, u16)> {
+        let Some(ports) = self.processes.ports_of(worker) else { return Vec::new() };
+        let services = self.listeners.services(Protocol::Tcp).iter();
+        services.filter_map(|it| Some((ports.get(it.place)?.number(), it.port.number()))).collect()
     }
 
     /// The pid of a worker's first process.

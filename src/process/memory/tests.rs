@@ -3,7 +3,7 @@ use std::process::{Child, Command, Stdio};
 use super::*;
 
 fn stat(pid: u32, parent: u32, group: u32, session: u32, start_ticks: u64) -> Stat {
-    Stat { pid, parent, group, session, start_ticks, ended: false, stopped: false }
+    Stat { pid, parent, group, session, start_ticks, ended: false, stopped: false, child_faults: 0 }
 }
 
 #[test]

@@ -137,6 +137,14 @@ impl HealthDetector {
         }
     }
 
+    /// Takes in that a worker that is starting has child processes, or has had some, on sockets of its own. It
+    /// is not ready before [`Self::accepts`] either: they may all end at once.
+    pub(crate) fn must_be_accepting(&mut self, worker: WorkerId) {
+        if let Some(watched) = self.workers.get_mut(&worker) {
+            watched.must_be_accepting();
+        }
+    }
+
     /// The workers among these that [`Self::accepts`] is waited for. None are where probes show it.
     pub(crate) fn awaiting_acceptance(&self, workers: &[WorkerId]) -> Vec<WorkerId> {
         if matches!(self.readiness, Readiness::Http(_)) {

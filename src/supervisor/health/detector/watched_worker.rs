@@ -112,6 +112,14 @@ impl WatchedWorker {
         self.acceptance = Acceptance::Unseen;
     }
 
+    /// It listens on sockets of its own and starts child processes, which may be those that accept: that the
+    /// first process listens shows nothing of them.
+    pub(super) fn must_be_accepting(&mut self) {
+        if self.acceptance == Acceptance::OwnSockets {
+            self.acceptance = Acceptance::Unseen;
+        }
+    }
+
     /// Whether it is not ready before it is seen to accept.
     pub(super) fn awaits_acceptance(&self) -> bool {
         self.stage == WatchStage::Starting && self.acceptance == Acceptance::Unseen
