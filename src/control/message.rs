@@ -322,6 +322,21 @@ mod tests {
 
     #[test]
     fn a_status_has_the_documented_form() {
+        let restarts = json!({
+            "died": u64::MAX, "ended": 0, "exited": 0, "not_ready": 0, "spawn": 0, "unfit": 0
+        });
+        let retirements = json!({
+            "requested": 0, "silent": 0, "asked": 0, "memory": u64::MAX, "lag": 0, "connections": 0,
+            "age": 0
+        });
+        let worker = json!({
+            "seat": 0, "slots": 512, "pid": 4242, "adopted": false, "state": "live", "leaving": "memory",
+            "generation": 3,
+            "ports": {"80": 20000}, "uptime": 73.5, "connections": 12,
+            "connections_total": u64::MAX, "memory": u64::MAX,
+            "queued": 3, "half_open": 1, "health": "silent", "text": null, "number": null,
+            "private_ports": [], "retired": null,
+        });
         let expected = json!({ "ok": { "status": {
             "schema": 1, "name": "web", "pid": 4100, "generation": 3,
             "listeners": ["0.0.0.0:80/tcp"], "engine": "redirect", "partition": "hash", "slots": 1024,
@@ -329,18 +344,7 @@ mod tests {
             "orphans": [],
             "conntrack": {"entries": 1804, "limit": 262_144}, "serving": u32::MAX, "trial": null,
             "swaps": {"count": u64::MAX, "seconds": 0.25, "buckets": vec![u64::MAX; 13]},
-            "restarts": {"died": u64::MAX, "exited": 0, "not_ready": 0, "spawn": 0, "unfit": 0},
-            "retirements": {
-                "requested": 0, "silent": 0, "asked": 0, "memory": u64::MAX, "lag": 0, "age": 0
-            },
-            "given_up": [7],
-            "workers": [{
-                "seat": 0, "slots": 512, "pid": 4242, "adopted": false, "state": "live", "leaving": "memory",
-                "generation": 3,
-                "ports": {"80": 20000}, "uptime": 73.5, "connections": 12,
-                "connections_total": u64::MAX, "memory": u64::MAX,
-                "queued": 3, "half_open": 1, "health": "silent", "text": null,
-            }],
+            "restarts": restarts, "retirements": retirements, "given_up": [7], "workers": [worker],
         }}});
         let reply = Reply::Done(Outcome::Status(Box::new(status(1, 1))));
         assert_eq!(serde_json::to_value(&reply).unwrap(), expected);

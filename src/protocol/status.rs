@@ -28,8 +28,8 @@ pub const SCHEMA: u32 = 1;
 ///   "orphans": [],
 ///   "conntrack": {"entries": 1804, "limit": 262144}, "serving": 2, "trial": null,
 ///   "swaps": {"count": 2, "seconds": 0.000412, "buckets": [0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]},
-///   "restarts": {"died": 1, "exited": 0, "not_ready": 0, "spawn": 0, "unfit": 0},
-///   "retirements": {"requested": 0, "silent": 0, "asked": 0, "memory": 1, "lag": 0, "age": 0},
+///   "restarts": {"died": 1, "ended": 0, "exited": 0, "not_ready": 0, "spawn": 0, "unfit": 0},
+///   "retirements": {"requested": 0, "silent": 0, "asked": 0, "memory": 1, "lag": 0, "connections": 0, "age": 0},
 ///   "given_up": [],
 ///   "workers": [
 ///     {"seat": 0, "slots": 512, "pid": 4242, "adopted": false, "state": "live",
