@@ -24,6 +24,7 @@ pub struct Cluster<'a> {
     name: String,
     arguments: Vec<OsString>,
     environment: Vec<(String, String)>,
+    directory: Option<PathBuf>,
     master: Option<Process>,
 }
 
@@ -167,6 +168,7 @@ impl<'a> Cluster<'a> {
             name: "t".to_owned(),
             arguments: Vec::new(),
             environment: Vec::new(),
+            directory: None,
             master: None,
         };
         for target in listeners {
@@ -189,6 +191,12 @@ impl<'a> Cluster<'a> {
     /// `GREETER_` on to its workers.
     pub fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Has the master start in this directory, which it is told by this name (`PWD`), as a shell does.
+    pub fn in_directory(mut self, directory: &Path) -> Self {
+        self.directory = Some(directory.to_owned());
         self
     }
 
@@ -244,6 +252,9 @@ impl<'a> Cluster<'a> {
         let mut command = self.command("run");
         command.args(["--name", &self.name]).args(&self.arguments).arg("--").args(worker);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        if let Some(directory) = &self.directory {
+            command.current_dir(directory).env("PWD", directory);
+        }
         self.master = Some(self.lab.start("master", command));
     }
 

@@ -46,6 +46,11 @@ impl Config {
         &self.weights
     }
 
+    /// The files with variables of workers: [`ConfigBuilder::env_file`].
+    pub fn env_files(&self) -> &[PathBuf] {
+        &self.values.env_file.value
+    }
+
     /// The texts in which values of each worker stand.
     pub(crate) fn worker_texts(&self) -> &WorkerTexts {
         &self.texts

@@ -12,8 +12,8 @@ use super::value::quote;
 ///
 /// 1. those of [`Self::PASSED`] that the master has: what programs need to find programs, a home,
 ///    a language and a time zone;
-/// 2. for each entry `KEY` of `env` the master's value, if it has one, and for `PREFIX*` those of
-///    all variables that begin so;
+/// 2. for each entry `KEY` of `env` the master's value, if it has one, for `PREFIX*` those of
+///    all variables that begin so, and for `*` those of all;
 /// 3. for each entry `KEY=VALUE` that value;
 /// 4. what the master says of the worker (`PORT`, `IPCLUSTER_*`), which no entry can set.
 ///
@@ -86,7 +86,7 @@ impl Environment {
         if name.contains('\0') {
             return refused("contains a NUL, which no environment can hold");
         }
-        if name.contains('=') || name.trim_end_matches('*').is_empty() {
+        if name.contains('=') || name != "*" && name.trim_end_matches('*').is_empty() {
             return refused("expected KEY, PREFIX* or KEY=VALUE");
         }
         if is_ours(name) {
@@ -112,11 +112,79 @@ impl Environment {
     }
 
     /// Whether an entry names this variable, so that the user wants workers to have it, or its
-    /// value.
+    /// value. `*` names those alone that are not of one login or one start.
     pub fn names(&self, name: &OsString) -> bool {
         let is_set = name.to_str().is_some_and(|name| self.set.contains_key(name));
-        is_set || self.passed.iter().any(|pattern| matches(pattern, name))
+        let is_named = |pattern: &String| match pattern.as_str() {
+            "*" => !is_of_a_session(name),
+            pattern => matches(pattern, name),
+        };
+        is_set || self.passed.iter().any(is_named)
     }
+
+    /// The names of those variables that workers do not get, and may miss: not what every login has.
+    pub(crate) fn not_passed<'a>(
+        &self,
+        ours: impl IntoIterator<Item = &'a OsString>,
+    ) -> Vec<&'a OsString> {
+        let is_passed = |name: &OsString| {
+            Self::PASSED.into_iter().any(|pattern| matches(pattern, name)) || self.names(name)
+        };
+        let is_ours = |name: &OsString| name.to_str().is_some_and(is_ours);
+        let missed =
+            |name: &&OsString| !is_passed(name) && !is_ours(name) && !is_of_a_session(name);
+        let mut names: Vec<&OsString> = ours.into_iter().filter(missed).collect();
+        names.sort();
+        names
+    }
+}
+
+/// Variables that shells, terminals, sudo, ssh and service managers set for whatever they start; no program
+/// that serves is configured by them.
+const OF_A_SESSION: [&str; 34] = [
+    "_",
+    "PWD",
+    "OLDPWD",
+    "SHLVL",
+    "PS1",
+    "PS2",
+    "PS4",
+    "LS_COLORS",
+    "LESS*",
+    "PAGER",
+    "EDITOR",
+    "VISUAL",
+    "MAIL",
+    "HOSTNAME",
+    "COLUMNS",
+    "LINES",
+    "COLORTERM",
+    "TERM_*",
+    "DISPLAY",
+    "XAUTHORITY",
+    "WAYLAND_*",
+    "XDG_*",
+    "DBUS_*",
+    "SSH_*",
+    "SUDO_*",
+    "GPG_*",
+    "TMUX*",
+    "VTE_VERSION",
+    "WINDOWID",
+    "INVOCATION_ID",
+    "JOURNAL_STREAM",
+    "SYSTEMD_*",
+    "MANAGERPID*",
+    "MEMORY_PRESSURE_*",
+];
+
+fn is_of_a_session(name: &OsString) -> bool {
+    OF_A_SESSION.into_iter().any(|pattern| matches(pattern, name))
+}
+
+/// Whether ipcluster itself gives workers this variable, so that no file may.
+pub(crate) fn is_reserved(name: &str) -> bool {
+    is_ours(name)
 }
 
 /// Why a variable cannot be one of a worker's.
@@ -186,8 +254,32 @@ mod tests {
     }
 
     #[test]
+    fn a_star_passes_all_and_what_is_not_passed_can_be_named() {
+        let expected =
+            ["LC_ALL=C", "NODE_ENV=production", "NODE_OPTIONS=-y", "PATH=/bin", "SECRET=x"];
+        assert_eq!(resolved(&["*"]), expected);
+        let ours: Vec<OsString> = [
+            "NODE_ENV",
+            "SHLVL",
+            "PATH",
+            "SSH_TTY",
+            "DATABASE_URL",
+            "LISTEN_FDS",
+            "_",
+            "INVOCATION_ID",
+        ]
+        .map(OsString::from)
+        .into();
+        assert_eq!(environment(&[]).not_passed(&ours), ["DATABASE_URL", "NODE_ENV"]);
+        assert_eq!(environment(&["NODE_*"]).not_passed(&ours), ["DATABASE_URL"]);
+        assert_eq!(environment(&["*"]).not_passed(&ours), Vec::<&str>::new());
+        assert!(!environment(&["*"]).names(&"INVOCATION_ID".into()));
+        assert!(environment(&["*"]).names(&"NODE_ENV".into()));
+    }
+
+    #[test]
     fn entries_that_cannot_be_are_refused() {
-        for entry in ["", "=x", "*", "A\0=b", "PORT=1", "IPCLUSTER_SEAT", "LISTEN_FDS=3"] {
+        for entry in ["", "=x", "**", "A\0=b", "PORT=1", "IPCLUSTER_SEAT", "LISTEN_FDS=3"] {
             assert!(Environment::default().with(entry).is_err(), "{entry:?}");
         }
         let twice = |first, entry| environment(&[first]).with(entry).unwrap_err().reason;

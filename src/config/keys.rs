@@ -13,14 +13,14 @@ use std::time::Duration;
 
 use super::origin::{Given, Origin};
 use super::range::{
-    Any, FilePath, FinishingSignal, MoreThanZero, NameOfA, PartOfTotal, PlannedAs, Range,
-    SocketPath, StopSignal, ZeroOrAtLeast,
+    Any, DirectoryPath, FilePath, FinishingSignal, MoreThanZero, NameOfA, PartOfTotal, PlannedAs,
+    Range, SocketPath, StopSignal, ZeroOrAtLeast,
 };
 use super::table::{Changes, DefaultValue, Setting, settings};
 use super::value::{Entry, Raw, Value, resolve};
 use super::{
-    Config, ConfigError, Environment, MemorySize, OnExit, PartitionKind, Server, WorkerCommand,
-    WorkerOutput,
+    Config, ConfigError, Environment, FileModeMask, MemorySize, OnExit, PartitionKind,
+    ResourceLimit, Server, WorkerCommand, WorkerOutput,
 };
 use crate::plan::{ClusterName, Engine, Listener, Ownership, PortRange};
 use crate::protocol::{Backoff, GiveUp, KillMode, KillOrder, Readiness, Signal};
@@ -77,6 +77,18 @@ settings! {
         default: "auto",
         changes: NewGeneration,
         get: none,
+    }
+
+    /// The directory that workers run in, an absolute path; it is resolved once for each generation, so that
+    /// a link may be moved to another release before a reload
+    directory: Option<PathBuf> {
+        key: "directory",
+        flag: "--directory", "DIR",
+        range: DirectoryPath,
+        default: "" means "the one that the master was started in",
+        example: "/srv/web/current",
+        changes: NewGeneration,
+        get: dereferenced -> Option<&Path>,
     }
 
     /// How clients are spread: hash, or mask (low bits of the address; `workers` a power of two)
@@ -293,6 +305,39 @@ settings! {
         get: reference -> &Environment,
     }
 
+    /// File with variables that workers get, as systemd's EnvironmentFile; read for each generation, over
+    /// `env`; with - before it it may be missing; repeat for more
+    env_file: Vec<PathBuf> {
+        key: "env_file",
+        flag: "--env-file", "FILE",
+        range: Any,
+        default: "" means "none",
+        example: "/etc/default/web",
+        changes: NextGeneration,
+        get: none,
+    }
+
+    /// Mask of the modes of files that workers make, in octal
+    umask: Option<FileModeMask> {
+        key: "umask",
+        flag: "--umask", "MASK",
+        range: Any,
+        default: "" means "the master's",
+        example: "0027",
+        changes: NextGeneration,
+        get: copied -> Option<FileModeMask>,
+    }
+
+    /// What is added to the master's nice value for workers
+    nice: i32 {
+        key: "nice",
+        flag: "--nice", "N",
+        range: -20..=19,
+        default: "0",
+        changes: NextGeneration,
+        get: copied -> i32,
+    }
+
     /// Control socket for workers alone
     socket: Option<PathBuf> {
         key: "socket",
@@ -363,6 +408,17 @@ settings! {
         flag: "--watchdog-timeout", "TIME",
         range: ZeroOrAtLeast(Duration::from_millis(100)),
         default: "0",
+        changes: Restart,
+        get: copied -> Option<Duration>,
+    }
+
+    /// How long `hooks.before_reload` and `hooks.after_reload` may take before they are ended; 0: as long as
+    /// it takes
+    hook_timeout: Option<Duration> {
+        key: "timeouts.hook",
+        flag: "--hook-timeout", "TIME",
+        range: Any,
+        default: "5min",
         changes: Restart,
         get: copied -> Option<Duration>,
     }
@@ -537,6 +593,64 @@ settings! {
         default: "connections",
         changes: Restart,
         get: none,
+    }
+
+    /// How many files a worker may have open: both limits, SOFT:HARD, or infinity
+    limit_nofile: Option<ResourceLimit> {
+        key: "limits.nofile",
+        flag: "--limit-nofile", "LIMIT",
+        range: Any,
+        default: "" means "the master's",
+        example: "65536",
+        changes: NextGeneration,
+        get: copied -> Option<ResourceLimit>,
+    }
+
+    /// How large a core file of a worker may be, in bytes: both limits, SOFT:HARD, or infinity; K, M, G and T
+    /// are powers of 1024
+    limit_core: Option<ResourceLimit> {
+        key: "limits.core",
+        flag: "--limit-core", "LIMIT",
+        range: Any,
+        default: "" means "the master's",
+        example: "0:infinity",
+        changes: NextGeneration,
+        get: copied -> Option<ResourceLimit>,
+    }
+
+    /// How much memory a worker may lock, in bytes, as `limits.core`
+    limit_memlock: Option<ResourceLimit> {
+        key: "limits.memlock",
+        flag: "--limit-memlock", "LIMIT",
+        range: Any,
+        default: "" means "the master's",
+        example: "64M",
+        changes: NextGeneration,
+        get: copied -> Option<ResourceLimit>,
+    }
+
+    /// Command that runs before the workers of a reload are started, such as a migration; if it fails, so does
+    /// the reload. As a flag one word, and repeated for the next
+    before_reload: Option<WorkerCommand> {
+        key: "hooks.before_reload",
+        flag: "--before-reload", "COMMAND",
+        range: Any,
+        default: "" means "none",
+        example: "./migrate up",
+        changes: Restart,
+        get: reference -> &Option<WorkerCommand>,
+    }
+
+    /// Command that runs when a reload is in force; the log says what came of it. As a flag one word, and
+    /// repeated for the next
+    after_reload: Option<WorkerCommand> {
+        key: "hooks.after_reload",
+        flag: "--after-reload", "COMMAND",
+        range: Any,
+        default: "" means "none",
+        example: "./purge-cache",
+        changes: Restart,
+        get: reference -> &Option<WorkerCommand>,
     }
 
     /// Where what workers print goes: stdout (of this program, with the seat before each line),

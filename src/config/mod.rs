@@ -21,6 +21,7 @@ mod environment;
 mod error;
 #[cfg(feature = "toml")]
 mod file;
+mod file_mode_mask;
 #[cfg(feature = "cli")]
 mod flags;
 mod hints;
@@ -31,6 +32,7 @@ mod placeholder;
 mod range;
 #[cfg(test)]
 mod reference;
+mod resource_limit;
 mod servers;
 mod table;
 #[cfg(test)]
@@ -41,14 +43,17 @@ mod value;
 
 pub use command::WorkerCommand;
 pub use config::{Config, OnExit, PartitionKind, WorkerOutput};
+pub(crate) use environment::is_reserved;
 pub use environment::{Environment, EnvironmentError};
 pub use error::ConfigError;
+pub use file_mode_mask::FileModeMask;
 #[cfg(feature = "cli")]
 pub(crate) use flags::{Flags, keys as keys_of_the_file};
 pub use keys::ConfigBuilder;
 pub use memory_size::{MemorySize, MemorySizeError};
 pub use origin::Origin;
 pub(crate) use placeholder::{Names, Placeholder, PlaceholderText};
+pub use resource_limit::{ResourceLimit, ResourceLimitError};
 pub use servers::{Server, ServerPreset};
 pub(crate) use texts::WorkerTexts;
 

@@ -30,8 +30,17 @@ pub(crate) enum Placeholder {
     Generation,
     /// The name of the cluster.
     Name,
+    /// The directory of its generation, without links.
+    Directory,
     /// The path of its own copy of `config_template`.
     Config,
+}
+
+impl Placeholder {
+    /// Whether workers of one generation have different values.
+    pub(crate) fn differs_by_worker(self) -> bool {
+        !matches!(self, Self::Generation | Self::Name | Self::Directory)
+    }
 }
 
 /// A text with placeholders.
@@ -94,6 +103,46 @@ impl PlaceholderText {
     }
 }
 
+impl PlaceholderText {
+    /// The values that differ between workers of one generation.
+    pub(crate) fn of_workers(&self) -> impl Iterator<Item = Placeholder> {
+        self.placeholders().filter(|it| it.differs_by_worker())
+    }
+
+    /// Its placeholders, in their order.
+    pub(crate) fn placeholders(&self) -> impl Iterator<Item = Placeholder> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Literal(_) => None,
+            Part::Value(placeholder) => Some(*placeholder),
+        })
+    }
+
+    /// A path, parted before the first name in it that differs between workers of one generation: what all of
+    /// them have in common, and the rest, which is relative to that.
+    pub(crate) fn split_path(&self) -> (Self, Self) {
+        let differs = |part: &Part| matches!(part, Part::Value(it) if it.differs_by_worker());
+        let Some(first) = self.parts.iter().position(differs) else {
+            return (self.clone(), Self::default());
+        };
+        let (mut common, mut rest) = (self.parts[..first].to_vec(), self.parts[first..].to_vec());
+        // Back to the last slash before it.
+        while let Some(part) = common.pop() {
+            match part {
+                Part::Literal(text) => match text.rsplit_once('/') {
+                    Some((directory, name)) => {
+                        common.push(Part::Literal(format!("{directory}/")));
+                        rest.insert(0, Part::Literal(name.to_owned()));
+                        break;
+                    }
+                    None => rest.insert(0, Part::Literal(text)),
+                },
+                value @ Part::Value(_) => rest.insert(0, value),
+            }
+        }
+        (Self { parts: common }, Self { parts: rest })
+    }
+}
+
 /// What placeholders can stand for with some settings.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Names<'a> {
@@ -106,8 +155,8 @@ pub(crate) struct Names<'a> {
 
 impl Names<'_> {
     /// The names; `port` and `private_port` also with a colon and a number.
-    pub(crate) const ALL: [&'static str; 7] =
-        ["port", "private_port", "seat", "worker", "generation", "name", "config"];
+    pub(crate) const ALL: [&'static str; 8] =
+        ["port", "private_port", "seat", "worker", "generation", "name", "directory", "config"];
 
     /// Whether this is a placeholder with any settings.
     fn knows(&self, name: &str) -> bool {
@@ -125,6 +174,7 @@ impl Names<'_> {
             ("worker", _) if name == "worker" => Placeholder::Worker,
             ("generation", _) if name == "generation" => Placeholder::Generation,
             ("name", _) if name == "name" => Placeholder::Name,
+            ("directory", _) if name == "directory" => Placeholder::Directory,
             ("config", _) if name == "config" && self.has_config => Placeholder::Config,
             _ => return Ok(None),
         }))
@@ -292,6 +342,7 @@ mod tests {
             Placeholder::Worker => "7".to_owned(),
             Placeholder::Generation => "2".to_owned(),
             Placeholder::Name => "web".to_owned(),
+            Placeholder::Directory => "/srv/1".to_owned(),
             Placeholder::Config => "/run/x.conf".to_owned(),
         }
     }
@@ -310,6 +361,7 @@ mod tests {
             ("{private_port}{private_port:2}", "2100021001"),
             ("{name}-{generation}.{seat}#{worker}", "web-2.3#7"),
             ("--config={config}", "--config=/run/x.conf"),
+            ("{directory}/server.js", "/srv/1/server.js"),
             ("listen {port};}", "listen 20000;}"),
         ] {
             assert_eq!(expanded(text), expected, "{text}");
@@ -388,6 +440,23 @@ mod tests {
         assert_eq!(misspelt("-c {config}", none), [("config", "config")]);
     }
 
+    #[test]
+    fn a_path_is_parted_where_workers_differ() {
+        let listeners = listeners();
+        for (text, common, rest) in [
+            ("/srv/{name}/current", "/srv/web/current", ""),
+            ("/srv/current/{seat}/x", "/srv/current/", "3/x"),
+            ("/srv/{name}/g{generation}-{seat}", "/srv/web/", "g2-3"),
+            ("/{worker}", "/", "7"),
+        ] {
+            let parts = PlaceholderText::parse(text, names(&listeners)).unwrap().split_path();
+            assert_eq!(
+                (parts.0.expand(value), parts.1.expand(value)),
+                (common.into(), rest.into())
+            );
+        }
+    }
+
     /// Texts that are made of what matters.
     fn text() -> impl Strategy<Value = String> {
         let piece = prop_oneof![
@@ -407,7 +476,7 @@ mod tests {
     fn first(text: &str) -> Option<(usize, &'static str)> {
         let all =
             ["{port}", "{port:443}", "{seat}", "{worker}", "{generation}", "{name}", "{config}"];
-        let all = all.into_iter().chain(["{private_port}", "{port:80}"]);
+        let all = all.into_iter().chain(["{private_port}", "{port:80}", "{directory}"]);
         all.filter_map(|name| Some((text.find(name)?, name))).min()
     }
 

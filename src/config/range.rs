@@ -156,6 +156,27 @@ impl Range<Option<String>> for NameOfA {
     }
 }
 
+/// The path of a directory that does not depend on where the master was started.
+pub(super) struct DirectoryPath;
+
+impl Range<Option<PathBuf>> for DirectoryPath {
+    fn expected(&self) -> String {
+        "an absolute path".to_owned()
+    }
+
+    fn check(&self, value: &Option<PathBuf>) -> Result<(), Fault> {
+        let Some(path) = value else { return Ok(()) };
+        let text = path.to_string_lossy();
+        if text.contains('\0') {
+            Err(Fault::new(format!("{}: no path contains a NUL", quote(&text))))
+        } else if path.is_absolute() {
+            Ok(())
+        } else {
+            Err(Fault::out_of_range(quote(&text)))
+        }
+    }
+}
+
 /// The path of a file.
 pub(super) struct FilePath;
 

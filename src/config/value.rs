@@ -8,8 +8,8 @@ use super::origin::{Given, Origin};
 use super::range::Range;
 use super::table::DefaultValue;
 use super::{
-    ConfigError, Environment, MemorySize, OnExit, PartitionKind, Server, ServerPreset,
-    WorkerCommand, WorkerOutput, text,
+    ConfigError, Environment, FileModeMask, MemorySize, OnExit, PartitionKind, ResourceLimit,
+    Server, ServerPreset, WorkerCommand, WorkerOutput, text,
 };
 use crate::plan::{ClusterName, Engine, Listener, Listeners, Ownership, PlanError, PortRange};
 use crate::protocol::{Backoff, GiveUp, KillMode, KillOrder, Readiness, Signal};
@@ -457,6 +457,36 @@ impl Optional for PathBuf {
     const OFF: &'static str = "";
 }
 
+impl Text for FileModeMask {
+    fn from_text(text: String) -> Result<Self, Fault> {
+        let expected = "expected a mask in octal, 0 to 0777, such as 0027";
+        Self::read(&text).ok_or_else(|| Fault::new(format!("{}: {expected}", quote(&text))))
+    }
+}
+
+impl Optional for FileModeMask {
+    const OFF: &'static str = "";
+}
+
+impl Text for ResourceLimit {
+    const EXPECTED: &'static str = "a limit in quotes, such as \"65536\" or \"1024:65536\"";
+
+    fn from_text(text: String) -> Result<Self, Fault> {
+        text.parse().map_err(|error: super::ResourceLimitError| Fault::new(error.to_string()))
+    }
+
+    fn check(&self) -> Result<(), Fault> {
+        match self.is_sound() {
+            true => Ok(()),
+            false => Err(Fault::new(format!("{self}: expected SOFT:HARD with SOFT up to HARD"))),
+        }
+    }
+}
+
+impl Optional for ResourceLimit {
+    const OFF: &'static str = "";
+}
+
 impl Text for SocketAddr {
     fn from_text(text: String) -> Result<Self, Fault> {
         let expected = "expected ADDR:PORT, such as 127.0.0.1:9180";
@@ -553,6 +583,39 @@ impl Value for Environment {
         entries.into_iter().try_fold(Self::default(), |environment, (item, entry)| {
             environment.with(&entry).map_err(|error| Fault::new(error.to_string()).at(item))
         })
+    }
+}
+
+impl Value for Vec<PathBuf> {
+    const FORM: Form = Form::Texts;
+
+    fn read(raw: Raw) -> Result<Self, Fault> {
+        Ok(texts(raw)?.into_iter().map(PathBuf::from).collect())
+    }
+
+    fn check(&self) -> Result<(), Fault> {
+        for (item, path) in self.iter().enumerate() {
+            let text = path.to_string_lossy();
+            if text.contains('\0') || text.trim_start_matches('-').is_empty() {
+                let reason = format!("{}: expected the path of a file", quote(&text));
+                return Err(Fault::new(reason).at(item));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// None for no words.
+impl Value for Option<WorkerCommand> {
+    const FORM: Form = Form::Texts;
+
+    fn read(raw: Raw) -> Result<Self, Fault> {
+        let words = texts(raw)?;
+        (!words.is_empty()).then(|| WorkerCommand::read(Raw::Texts(words))).transpose()
+    }
+
+    fn check(&self) -> Result<(), Fault> {
+        self.as_ref().map_or(Ok(()), Value::check)
     }
 }
 

@@ -25,6 +25,9 @@ impl Actors<'_> {
                 let workers = self.operators.workers_wanted().max(seat.index() + 1);
                 self.workers.spawn(worker, seat, generation, workers);
             }
+            Action::PrepareRelease { generation } => self.workers.prepare(generation),
+            Action::RunAfterReload { generation } => self.workers.after_reload(generation),
+            Action::CancelPreparation => self.workers.cancel_preparation(),
             Action::TransferListeners { from, to } => self.workers.transfer_listeners(from, to),
             Action::CloseListeners { worker } => self.workers.close_listeners(worker),
             Action::Commit(plan) => return [self.commit(&plan)].into(),

@@ -323,7 +323,7 @@ impl Builder {
         let mut adopted = Adopted { workers: Vec::new(), reconfigure: pending_reconfigure };
         for AdoptedWorker { snapshot, started, .. } in workers {
             let (ports, told) = (Arc::clone(&started.ports), started.told.clone());
-            spawner.hold(snapshot.worker, ports, told);
+            spawner.hold(snapshot.worker, started.generation, ports, told);
             adopted.workers.push((snapshot.worker, snapshot.seat, started));
         }
         spawner.all_held();
@@ -496,6 +496,7 @@ fn settings(config: &Config) -> Settings {
         memory: config.memory(),
         kill_old: config.kill_old(),
         holds_listeners: config.socket_activation(),
+        prepares_releases: true,
         ..Settings::default()
     }
 }

@@ -90,6 +90,20 @@ pub enum MasterError {
     /// Workers are to have configuration files, and there is no directory for them.
     #[error("`config_template` needs a control directory, beside which the files are made")]
     NoConfigDirectory,
+    /// Workers are to have a lower nice value than this process may give.
+    #[error("`nice`: {nice}: this process may not lower nice values so far")]
+    Nice {
+        /// What is to be added.
+        nice: i32,
+    },
+    /// Workers are to have a higher limit than this process may give.
+    #[error("`{resource}` is above the hard limit of this process, {hard}, which it may not raise")]
+    Limit {
+        /// The setting.
+        resource: &'static str,
+        /// The limit that there is.
+        hard: u64,
+    },
     /// No configuration files can be made for workers.
     #[error("{reason}")]
     ConfigTemplate {
@@ -131,6 +145,15 @@ impl MasterError {
                 "choose another address or port, or end that cluster: `ipcluster stop {cluster}`; \
                  `ipcluster flush {cluster}` if its master is gone"
             )),
+            Self::Nice { .. } => Some(
+                "it takes CAP_SYS_NICE, or a higher limit: LimitNICE in the unit, `ulimit -e`"
+                    .to_owned(),
+            ),
+            Self::Limit { .. } => Some(
+                "raise it where the master is started (LimitNOFILE, LimitCORE, LimitMEMLOCK in the unit; \
+                 `ulimit -H`), or set a lower one"
+                    .to_owned(),
+            ),
             Self::Guarded { .. } => Some(
                 "give this cluster other worker ports (`worker_ports`), or another public port \
                  (`listen`)"

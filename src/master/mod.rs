@@ -89,8 +89,8 @@ pub use crate::protocol::{
     AcceptFault, Cleared, ConntrackFill, EndReason, ErrorReply, Event, Exit, Explanation,
     FailureCause, ForeignChain, MemoryOf, NoAcceptor, NotReady, OnTrial, Orphan, OrphansEnded,
     Outcome, PartitionKind, PortFault, PortFaultKind, ProbeFault, ProbeOutcome, Progress,
-    ReadinessFault, Refusal, Reloaded, ReplaceReason, ReplaceReasonKind, Restarted, Restarts,
-    RetireTarget, Retired, Retirements, RolledBack, Rollout, RuleWriter, SCHEMA, Scaled, Stats,
-    Status, Stopped, SwapTimes, Trial, Unhealthy, UnservedSocket, WorkerFailure, WorkerHealth,
-    WorkerId, WorkerState, WorkerStats, WorkerStatus,
+    ReadinessFault, Refusal, ReleaseFailure, Reloaded, ReplaceReason, ReplaceReasonKind, Restarted,
+    Restarts, RetireTarget, Retired, Retirements, RolledBack, Rollout, RuleWriter, SCHEMA, Scaled,
+    Stats, Status, Stopped, SwapTimes, Trial, Unhealthy, UnservedSocket, WorkerFailure,
+    WorkerHealth, WorkerId, WorkerState, WorkerStats, WorkerStatus,
 };

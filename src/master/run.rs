@@ -255,6 +255,15 @@ impl Master {
         match happened {
             Happened::Life(Life::Exited(worker)) => self.exited(worker),
             Happened::Life(Life::Spawned(outcome)) => self.spawned(outcome),
+            Happened::Life(Life::Prepared(prepared)) => {
+                let input = self.workers.take_prepared(prepared);
+                self.dispatch_all(input.into_iter().collect());
+            }
+            Happened::Life(Life::AfterReload(hook)) => self.workers.start_hook(hook),
+            Happened::Life(Life::HookEnded(ended)) => {
+                let input = self.workers.take_hook(ended);
+                self.dispatch_all(input.into_iter().collect());
+            }
             Happened::Life(Life::Counted(counts)) => {
                 let now = self.clock.now();
                 let inputs = self.workers.take_counts(counts, &self.supervisor, now);
@@ -514,6 +523,7 @@ impl Master {
     /// The workers and the rules stay.
     async fn leave(mut self) -> Ended {
         self.operators.announce_leaving();
+        self.workers.stop_hooks().await;
         self.workers.finish_output();
         self.operators.abort().await;
         Ended::Left
@@ -522,6 +532,7 @@ impl Master {
     /// No worker and no rule is left.
     async fn stop(mut self) -> Ended {
         self.operators.refuse_all();
+        self.workers.stop_hooks().await;
         self.workers.reap_all(self.clock).await;
         self.workers.stop().await;
         self.workers.finish_output();

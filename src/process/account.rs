@@ -79,6 +79,11 @@ impl Account {
         self.gid
     }
 
+    /// The numbers of all its groups, the primary one among them.
+    pub(super) fn all_groups(&self) -> Vec<u32> {
+        self.groups.iter().copied().chain([self.gid]).collect()
+    }
+
     /// The numbers of all its groups.
     #[cfg(test)]
     fn groups(&self) -> &[u32] {

@@ -273,6 +273,8 @@ pub enum ProcessOperation {
     ResetSignals,
     /// `setrlimit(2)`.
     SetLimits,
+    /// `setpriority(2)`, of a new process.
+    SetNice,
     /// `setgroups(2)` or `setresgid(2)`.
     SetGroups,
     /// `setresuid(2)`.
@@ -328,7 +330,8 @@ impl fmt::Display for ProcessOperation {
             Self::Wait => "cannot wait for its end",
             Self::NewSession => "cannot make a session",
             Self::ResetSignals => "cannot reset the signals",
-            Self::SetLimits => "cannot set the limit of open files",
+            Self::SetLimits => "cannot set its resource limits",
+            Self::SetNice => "cannot set its nice value",
             Self::SetGroups => "cannot change to the groups of `user` and `group`",
             Self::SetUser => "cannot change to `user`",
             Self::DropCapabilities => "cannot drop the capabilities",

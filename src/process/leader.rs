@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
@@ -157,6 +157,13 @@ impl Leader {
     /// The value of a variable of its environment, if that is text.
     pub(crate) fn variable(&self, name: &str) -> Option<&str> {
         self.environment.get(OsStr::new(name))?.to_str()
+    }
+
+    /// Its working directory, by the name that it has now; `None` if it was removed, or may not be looked at.
+    pub(crate) fn working_directory(&self) -> Option<PathBuf> {
+        let link = format!("/proc/{}/cwd", self.pid());
+        // A name of a directory that was removed says so (`d_path`), and leads nowhere.
+        with_ids_of(self.pid(), || fs::read_link(link).ok().filter(|path| path.is_dir()))
     }
 
     /// Copies of those of these sockets that it has: see [`HeldSocket::of_process`]. A process of another user can be copied from only with
@@ -328,9 +335,7 @@ mod tests {
             program: "/bin/sh".into(),
             args: vec!["-c".into(), "sleep 60 & exec sleep 60".into()],
             env: BTreeMap::from([("IPCLUSTER_NAME".into(), variable.into())]),
-            directory: None,
-            account: None,
-            descriptor_limit: None,
+            ..Spawn::default()
         };
         spawn.start(&Output::create(label).unwrap()).unwrap()
     }

@@ -11,6 +11,7 @@ use rustix::io::fcntl_dupfd_cloexec;
 use rustix::pipe::PipeFlags;
 
 use super::error::errno_from;
+use super::spawn::Spawn;
 use crate::listen_fds::FIRST_PASSED;
 use crate::netlink::Errno;
 use crate::sys::{self, ExecImage};
@@ -47,7 +48,7 @@ impl ExecReport {
     }
 }
 
-/// Has the child of `command` become `program` with the sockets as its descriptors 3, 4, and so on,
+/// Has the child of `command` become the program of `spawn` with the sockets as its descriptors 3, 4, and so on,
 /// and with the variables that say so. Called last: the child does not come back from it.
 ///
 /// Whatever this process has under those numbers is closed in the child, which can be the pipe by
@@ -55,9 +56,7 @@ impl ExecReport {
 /// of the sockets, are given numbers above.
 pub(super) fn pass(
     command: &mut Command,
-    program: &OsString,
-    arguments: &[OsString],
-    environment: &BTreeMap<OsString, OsString>,
+    spawn: &Spawn,
     passed: &[PassedSocket<'_>],
 ) -> Result<ExecReport, Errno> {
     let count = u16::try_from(passed.len()).map_err(|_| Errno::E2BIG)?;
@@ -72,11 +71,12 @@ pub(super) fn pass(
     }
     let (pipe, low) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(errno_from)?;
     let report = fcntl_dupfd_cloexec(&low, above).map_err(errno_from)?;
-    let mut all = vec![program.clone()];
-    all.extend_from_slice(arguments);
+    let mut all = vec![spawn.program.clone()];
+    all.extend_from_slice(&spawn.args);
     let image = ExecImage {
+        file: c_string(spawn.file().to_owned())?,
         arguments: all.into_iter().map(c_string).collect::<Result<_, _>>()?,
-        environment: variables(environment, passed)?,
+        environment: variables(&spawn.env, passed)?,
         descriptors,
     };
     sys::become_with_descriptors(command, image, report);

@@ -3,7 +3,8 @@ use std::ffi::{CString, OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use rustix::event::EventfdFlags;
 use super::account::Account;
 use super::child::Child;
 use super::error::{ProcessError, ProcessOperation, errno_from, errno_of};
+use super::limits::{ResourceLimit, own_nice};
 use super::output::Output;
 use super::pidfd::PidFd;
 use super::socket_activation::{self, PassedSocket};
@@ -28,25 +30,35 @@ use crate::sys::{self, Step};
 ///
 /// It has no capability and gets none by whatever it runs (`no_new_privs`; where this process has
 /// `CAP_SETPCAP`, also an empty bounding set and `SECBIT_NOROOT`), not even as root: such a worker
-/// is stopped by file permissions as anybody is. What it inherits are resource limits, the file
-/// mode mask, `oom_score_adj` and the nice value: who starts this process chooses those. It gets no
+/// is stopped by file permissions as anybody is. What it inherits, as far as nothing else is said here, are
+/// resource limits, the file mode mask, `oom_score_adj` and the nice value. It gets no
 /// signal when this process ends (`PR_SET_PDEATHSIG`): workers outlive their master.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Spawn {
-    /// The program. Without a `/` it is looked for in `PATH` of `env`, or in `/bin` and `/usr/bin`
-    /// if that has none (`execvp(3)`).
+    /// The program, as it is called in errors and finds itself called (`argv[0]`).
     pub program: OsString,
+    /// The file that is run; `None`: [`Self::program`]. Without a `/` it is looked for in `PATH` of
+    /// `env`, or in `/bin` and `/usr/bin` if that has none (`execvp(3)`).
+    pub file: Option<PathBuf>,
     /// Its arguments, without the program's name.
     pub args: Vec<OsString>,
     /// All of its environment: nothing is inherited.
     pub env: BTreeMap<OsString, OsString>,
     /// Its working directory; `None` for that of this process.
     pub directory: Option<PathBuf>,
+    /// Whether the directory is entered as this process may enter it, and not as the account may.
+    pub enters_as_starter: bool,
     /// Whom it runs as; `None` for the user, group and supplementary groups of this process.
     pub account: Option<Account>,
     /// Its soft limit of open files (`RLIMIT_NOFILE`), at most the hard one; `None` for that of
     /// this process, which may have raised its own: programs that use `select(2)` fail above 1,024.
     pub descriptor_limit: Option<u64>,
+    /// Limits that it gets, over those of this process.
+    pub limits: Vec<ResourceLimit>,
+    /// The mask of file modes (`umask(2)`); `None` for that of this process.
+    pub umask: Option<u32>,
+    /// What is added to the nice value of this process.
+    pub nice: i32,
 }
 
 impl Spawn {
@@ -77,8 +89,9 @@ impl Spawn {
             self.prepare_error(ProcessOperation::ResetSignals, Errno::of(errno))
         })?;
         let progress = self.progress()?;
-        let mut command = Command::new(&self.program);
+        let mut command = Command::new(self.file());
         command
+            .arg0(&self.program)
             .args(&self.args)
             .env_clear()
             .envs(&self.env)
@@ -89,7 +102,21 @@ impl Spawn {
             CString::new(directory.as_os_str().as_bytes()).expect("checked to hold no zero byte")
         });
         let ids = self.account.as_ref().and_then(Account::to_become);
-        let setup = sys::Setup { directory, ids, descriptor_limit: self.descriptor_limit };
+        let descriptors = self.descriptor_limit.map(ResourceLimit::soft_descriptors);
+        let limits: Vec<ResourceLimit> =
+            descriptors.into_iter().chain(self.limits.iter().copied()).collect();
+        let nice = match self.nice {
+            0 => None,
+            more => Some(own_nice()?.saturating_add(more).clamp(-20, 19)),
+        };
+        let setup = sys::Setup {
+            directory,
+            enters_as_starter: self.enters_as_starter,
+            ids,
+            limits: limits.iter().map(ResourceLimit::to_set).collect(),
+            umask: self.umask,
+            nice,
+        };
         sys::prepare_child(&mut command, setup, Arc::clone(&progress));
         // Keeps a number free for the pidfd: a child without one would have to be ended again.
         let reserved = progress.try_clone();
@@ -97,7 +124,7 @@ impl Spawn {
         let report = match passed {
             [] => None,
             _ => Some(
-                socket_activation::pass(&mut command, &self.program, &self.args, &self.env, passed)
+                socket_activation::pass(&mut command, self, passed)
                     .map_err(|errno| self.fork_error(errno))?,
             ),
         };
@@ -115,10 +142,15 @@ impl Spawn {
         Ok(Child::new(pidfd))
     }
 
+    /// What is given to execvp(3).
+    pub(super) fn file(&self) -> &OsStr {
+        self.file.as_deref().map_or(&self.program, Path::as_os_str)
+    }
+
     fn check(&self) -> Result<(), ProcessError> {
         let holds_zero = |text: &OsStr| text.as_bytes().contains(&0);
         let directory = self.directory.as_ref().map(|directory| directory.as_os_str());
-        let what = if holds_zero(&self.program) {
+        let what = if holds_zero(&self.program) || holds_zero(self.file()) {
             "its name"
         } else if self.args.iter().any(|arg| holds_zero(arg)) {
             "an argument"
@@ -147,10 +179,11 @@ impl Spawn {
             Step::NewSession => self.prepare_error(ProcessOperation::NewSession, errno),
             Step::ResetSignals => self.prepare_error(ProcessOperation::ResetSignals, errno),
             Step::SetLimits => self.prepare_error(ProcessOperation::SetLimits, errno),
+            Step::SetNice => self.prepare_error(ProcessOperation::SetNice, errno),
             Step::SetGroups => self.prepare_error(ProcessOperation::SetGroups, errno),
             Step::SetUser => self.prepare_error(ProcessOperation::SetUser, errno),
             Step::DropCapabilities => self.prepare_error(ProcessOperation::DropCapabilities, errno),
-            Step::Directory => ProcessError::Directory {
+            Step::EnterAsStarter | Step::Directory => ProcessError::Directory {
                 program: self.program(),
                 directory: self.directory.clone().unwrap_or_default(),
                 errno,
@@ -171,7 +204,7 @@ impl Spawn {
     }
 
     fn program(&self) -> PathBuf {
-        PathBuf::from(&self.program)
+        PathBuf::from(self.file())
     }
 }
 

@@ -36,7 +36,7 @@ pub use readiness_fault::{
     AcceptFault, NoAcceptor, PortFault, PortFaultKind, ProbeFault, ProbeOutcome, ReadinessFault,
     UnservedSocket,
 };
-pub use refusal::{Refusal, Rollout};
+pub use refusal::{Refusal, ReleaseFailure, Rollout};
 pub use request::RetireTarget;
 pub(crate) use request::{Command, Request};
 pub use settings::{

@@ -10,6 +10,11 @@ use crate::plan::{Generation, Seat};
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Progress {
+    /// The hook before a new generation runs: none of its workers is started yet.
+    HookRuns {
+        /// The generation.
+        generation: Generation,
+    },
     /// One more of the new workers is ready.
     WorkerReady {
         /// Its seat.
@@ -60,6 +65,9 @@ pub enum Progress {
 impl fmt::Display for Progress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::HookRuns { generation } => {
+                write!(f, "before_reload of generation {generation} runs")
+            }
             Self::WorkerReady { seat, ready, needed } => {
                 write!(f, "seat {seat} is ready ({ready} of {needed})")
             }

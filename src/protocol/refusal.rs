@@ -112,6 +112,15 @@ pub enum Refusal {
     /// A new worker failed before it was put into force. The others were ended.
     #[error("{0}")]
     Worker(WorkerFailure),
+    /// No worker of a new generation could be started: something that they are started from is missing, or the
+    /// hook before them has failed.
+    #[error("generation {generation} could not be started: {}", .failure.reason)]
+    Release {
+        /// The generation.
+        generation: Generation,
+        /// Why.
+        failure: ReleaseFailure,
+    },
     /// The kernel did not take the plan, repeatedly. The new workers were ended.
     #[error("the kernel rejected the new plan {failures} times: {reason}")]
     Commit {
@@ -155,6 +164,23 @@ pub enum Refusal {
     Mismatch(Box<Outcome>),
 }
 
+/// Why no worker of a new generation can be started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReleaseFailure {
+    /// What is missing or has failed, for display.
+    pub reason: String,
+    /// What the hook printed last, the oldest line first; empty without one.
+    pub last_lines: Vec<String>,
+}
+
+impl ReleaseFailure {
+    /// Of nothing that prints.
+    pub(crate) fn new(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), last_lines: Vec::new() }
+    }
+}
+
 impl Refusal {
     /// What to do about it, in one line; `None` where the message says it all.
     pub fn hint(&self) -> Option<String> {
@@ -163,6 +189,14 @@ impl Refusal {
                 "the old workers keep serving; it printed nothing"
             }
             Self::Worker(failure) => {
+                let last_lines: Vec<&str> = failure.last_lines.iter().map(|it| it.trim()).collect();
+                let last_lines = last_lines.join(" | ");
+                return Some(format!("the old workers keep serving; it printed: {last_lines}"));
+            }
+            Self::Release { failure, .. } if failure.last_lines.is_empty() => {
+                "the old workers keep serving"
+            }
+            Self::Release { failure, .. } => {
                 let last_lines: Vec<&str> = failure.last_lines.iter().map(|it| it.trim()).collect();
                 let last_lines = last_lines.join(" | ");
                 return Some(format!("the old workers keep serving; it printed: {last_lines}"));

@@ -17,6 +17,21 @@ pub enum Action {
         /// Its generation.
         generation: Generation,
     },
+    /// Find what the workers of a new generation are started from (directory, program, variables), and run the
+    /// hook that comes before them. Answered by
+    /// [`Input::ReleasePrepared`](super::Input::ReleasePrepared); [`Self::Spawn`] of such workers
+    /// follows.
+    PrepareRelease {
+        /// The generation.
+        generation: Generation,
+    },
+    /// End the hook of [`Self::PrepareRelease`]: nothing will come of it.
+    CancelPreparation,
+    /// Run the hook that follows a reload. Not answered.
+    RunAfterReload {
+        /// The generation that is in force.
+        generation: Generation,
+    },
     /// Transfer the listening sockets of a worker that has ended to another worker, whose
     /// [`Self::Spawn`] follows: its process gets these sockets and no new ones.
     TransferListeners {

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Verification;
-use crate::plan::{Port, Seat};
-use crate::protocol::{Command, Exit, NotReady, ReadinessFault, RuleWriter, Unhealthy, WorkerId};
+use crate::plan::{Generation, Port, Seat};
+use crate::protocol::{
+    Command, Exit, NotReady, ReadinessFault, ReleaseFailure, RuleWriter, Unhealthy, WorkerId,
+};
 
 /// Something that has happened. Inputs about workers that the supervisor no longer knows are
 /// ignored.
@@ -16,6 +18,19 @@ pub enum Input {
     Start,
     /// The [`deadline`](super::Supervisor::deadline) has come.
     Tick,
+    /// The hook before a new generation runs; [`Self::ReleasePrepared`] follows.
+    HookRuns {
+        /// The generation.
+        generation: Generation,
+    },
+    /// What the workers of a new generation are started from was found, and the hook before them has succeeded;
+    /// or why none can be started.
+    ReleasePrepared {
+        /// The generation.
+        generation: Generation,
+        /// `None`: they can be.
+        failure: Option<ReleaseFailure>,
+    },
     /// An [`Action::Spawn`](super::Action::Spawn) succeeded: the process runs.
     Spawned {
         /// The worker.

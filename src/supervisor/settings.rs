@@ -55,6 +55,9 @@ pub struct Settings {
     /// Whether the master opens the listening sockets of workers, and keeps them when those end.
     /// Default: no, workers do.
     pub holds_listeners: bool,
+    /// Whether [`Action::PrepareRelease`](super::Action::PrepareRelease) comes before the first worker of a
+    /// reload. Default: yes.
+    pub prepares_releases: bool,
 }
 
 impl Default for Settings {
@@ -78,6 +81,7 @@ impl Default for Settings {
             memory: Memory::default(),
             kill_old: false,
             holds_listeners: false,
+            prepares_releases: true,
         }
     }
 }

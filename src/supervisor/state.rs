@@ -169,6 +169,10 @@ impl Supervisor {
         match input {
             Input::Start => self.start(now),
             Input::Tick => {}
+            Input::HookRuns { generation } => self.hook_runs(generation),
+            Input::ReleasePrepared { generation, failure } => {
+                self.release_prepared(generation, failure);
+            }
             Input::Spawned { worker, pid, ports } => self.spawned(worker, pid, ports, now),
             Input::PortsReported { worker, ports } => self.ports_reported(worker, ports),
             Input::LinkOpened { worker, knows_retired } => self.link_opened(worker, knows_retired),

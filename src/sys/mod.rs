@@ -29,6 +29,6 @@ pub(crate) use pidfd::{pidfd_exit_status, signal_group, signal_group_number, sig
 pub(crate) use readable::watch_readable;
 #[cfg(all(any(feature = "lab", feature = "master"), target_os = "linux"))]
 pub(crate) use spawn::{
-    ERRNO_LEN, ExecImage, Ids, Setup, Step, become_with_descriptors, close_ways_to_capabilities,
-    keep_exit_statuses, prepare_child,
+    ERRNO_LEN, ExecImage, Ids, LimitToSet, Setup, Step, become_with_descriptors,
+    close_ways_to_capabilities, keep_exit_statuses, prepare_child,
 };

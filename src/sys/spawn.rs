@@ -1,6 +1,6 @@
 //! What runs between fork and exec.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
-use rustix::process::{Gid, Resource, Rlimit, Uid, getrlimit, setrlimit};
+use rustix::process::{Gid, Resource, Rlimit, Uid, getrlimit, setpriority_process, setrlimit};
 use rustix::thread::{
     CapabilitiesSecureBits, CapabilitySet, CapabilitySets, capabilities_secure_bits,
     remove_capability_from_bounding_set, set_capabilities, set_capabilities_secure_bits,
@@ -25,6 +25,9 @@ pub(crate) enum Step {
     NewSession,
     ResetSignals,
     SetLimits,
+    SetNice,
+    /// Only as the starter may enter it.
+    EnterAsStarter,
     SetGroups,
     SetUser,
     DropCapabilities,
@@ -33,11 +36,13 @@ pub(crate) enum Step {
 }
 
 impl Step {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 11] = [
         Self::Fork,
         Self::NewSession,
         Self::ResetSignals,
         Self::SetLimits,
+        Self::SetNice,
+        Self::EnterAsStarter,
         Self::SetGroups,
         Self::SetUser,
         Self::DropCapabilities,
@@ -65,10 +70,26 @@ impl Step {
 pub(crate) struct Setup {
     /// Its working directory; that of this process without.
     pub(crate) directory: Option<CString>,
+    /// Whether it is entered before the ids change.
+    pub(crate) enters_as_starter: bool,
     /// Whom it runs as; as this process does without.
     pub(crate) ids: Option<Ids>,
-    /// Its soft limit of open files, at most the hard one; that of this process without.
-    pub(crate) descriptor_limit: Option<u64>,
+    /// Limits that it gets, in their order.
+    pub(crate) limits: Vec<LimitToSet>,
+    /// Its mask of file modes; that of this process without.
+    pub(crate) umask: Option<u32>,
+    /// Its nice value; that of this process without.
+    pub(crate) nice: Option<i32>,
+}
+
+/// A limit of a new process.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LimitToSet {
+    pub(crate) resource: Resource,
+    /// At most the hard one; `None` for no limit.
+    pub(crate) soft: Option<u64>,
+    /// `None` for that of this process, `Some(None)` for no limit.
+    pub(crate) hard: Option<Option<u64>>,
 }
 
 /// The numbers of a user.
@@ -92,21 +113,23 @@ pub(crate) fn prepare_child(command: &mut Command, setup: Setup, progress: Arc<O
         keep_standard_descriptors_only();
         begin_step(progress.as_fd())?;
         setup.set_limits()?;
+        begin_step(progress.as_fd())?;
+        setup.set_nice()?;
+        begin_step(progress.as_fd())?;
+        setup.enter(true)?;
         close_ways_to_capabilities();
         setup.set_ids(progress.as_fd())?;
         begin_step(progress.as_fd())?;
         drop_capabilities()?;
         // As the user, whom the directory has to let in.
         begin_step(progress.as_fd())?;
-        if let Some(directory) = &setup.directory {
-            nix::unistd::chdir(directory.as_c_str())?;
-        }
+        setup.enter(false)?;
         begin_step(progress.as_fd())
     };
     // SAFETY: between fork and exec of a process with threads, only async-signal-safe functions
     // may run, and no lock of another thread may be waited for. The hook makes bare system calls
-    // (write, setsid, rt_sigaction, rt_sigprocmask, close_range, prlimit64, prctl, setgroups,
-    // setresgid, setresuid, capset, chdir), through wrappers that neither allocate nor lock: those
+    // (write, setsid, rt_sigaction, rt_sigprocmask, close_range, prlimit64, setpriority, umask, prctl,
+    // setgroups, setresgid, setresuid, capset, chdir), through wrappers that neither allocate nor lock: those
     // that set ids are the kernel's own, for this thread, not the C library's, which would have all
     // threads of the process follow and takes a lock for that. The directory is a C string already,
     // the errors are made from an errno, which takes no memory. What the hook captures was
@@ -116,11 +139,35 @@ pub(crate) fn prepare_child(command: &mut Command, setup: Setup, progress: Arc<O
 
 impl Setup {
     fn set_limits(&self) -> io::Result<()> {
-        let Some(wanted) = self.descriptor_limit else { return Ok(()) };
-        let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-        let current = Some(maximum.map_or(wanted, |maximum| wanted.min(maximum)));
-        setrlimit(Resource::Nofile, Rlimit { current, maximum })?;
+        for LimitToSet { resource, soft, hard } in &self.limits {
+            let maximum = hard.unwrap_or_else(|| getrlimit(*resource).maximum);
+            let current = match (*soft, maximum) {
+                (Some(soft), Some(maximum)) => Some(soft.min(maximum)),
+                (soft, maximum) => soft.or(maximum),
+            };
+            setrlimit(*resource, Rlimit { current, maximum })?;
+        }
+        if let Some(mask) = self.umask {
+            rustix::process::umask(rustix::fs::Mode::from_raw_mode(mask));
+        }
         Ok(())
+    }
+
+    fn set_nice(&self) -> io::Result<()> {
+        if let Some(nice) = self.nice {
+            setpriority_process(None, nice)?;
+        }
+        Ok(())
+    }
+
+    /// Enters the directory, if it is now that it is entered.
+    fn enter(&self, as_starter: bool) -> io::Result<()> {
+        match &self.directory {
+            Some(directory) if self.enters_as_starter == as_starter => {
+                Ok(nix::unistd::chdir(directory.as_c_str())?)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Groups first: without the user's privilege they cannot be set any more.
@@ -175,7 +222,9 @@ fn drop_capabilities() -> io::Result<()> {
 
 /// What a new process becomes, made before the fork: nothing can be allocated after it.
 pub(crate) struct ExecImage {
-    /// The program, looked for in the `PATH` of `environment` if it has no `/`, and its arguments.
+    /// The file that is run, looked for in the `PATH` of `environment` if it has no `/`.
+    pub(crate) file: CString,
+    /// What the program is called, and its arguments.
     pub(crate) arguments: Vec<CString>,
     /// All variables (`NAME=value`) but `LISTEN_PID`.
     pub(crate) environment: Vec<CString>,
@@ -194,7 +243,7 @@ pub(crate) const ERRNO_LEN: usize = size_of::<i32>();
 /// The standard library would run the program after this hook, with an environment that was made
 /// before the fork, in which nobody can know the pid.
 pub(crate) fn become_with_descriptors(command: &mut Command, image: ExecImage, report: OwnedFd) {
-    let ExecImage { arguments, environment, descriptors } = image;
+    let ExecImage { file, arguments, environment, descriptors } = image;
     let arguments = CStrings::new(0, arguments);
     let mut environment = CStrings::new(1, environment);
     let mut pid_entry = PidEntry::new();
@@ -202,7 +251,7 @@ pub(crate) fn become_with_descriptors(command: &mut Command, image: ExecImage, r
         let errno = match place(&descriptors) {
             Ok(()) => {
                 environment.pointers[0] = pid_entry.fill(std::process::id());
-                run(&arguments, &environment)
+                run(&file, &arguments, &environment)
             }
             Err(errno) => errno,
         };
@@ -230,17 +279,17 @@ fn place(descriptors: &[OwnedFd]) -> Result<(), Errno> {
 }
 
 /// Runs the program; returns why it cannot be.
-fn run(arguments: &CStrings, environment: &CStrings) -> Errno {
+fn run(file: &CStr, arguments: &CStrings, environment: &CStrings) -> Errno {
     unsafe extern "C" {
         /// environ(7). execvp(3) takes from it both the variables and the `PATH` to look in.
         static mut environ: *const *const libc::c_char;
     }
     // SAFETY: this is the child of a fork, with one thread, so nobody else reads or writes `environ`
-    // at this time. Both arrays end with a null pointer, and point to strings that live on: they are
-    // borrowed.
+    // at this time. The file and both arrays are borrowed and live on; the arrays end with a null
+    // pointer, and point to strings that they own.
     unsafe {
         (&raw mut environ).write(environment.pointers.as_ptr());
-        libc::execvp(arguments.pointers[0], arguments.pointers.as_ptr());
+        libc::execvp(file.as_ptr(), arguments.pointers.as_ptr());
     }
     Errno::last()
 }

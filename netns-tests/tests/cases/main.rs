@@ -44,6 +44,7 @@ mod ports;
 mod privilege;
 mod programs;
 mod readiness;
+mod releases;
 mod reload;
 mod repair;
 mod resource_exhaustion;
@@ -119,6 +120,7 @@ fn main() -> ExitCode {
         ports,
         privilege,
         programs,
+        releases,
         resource_exhaustion,
         ruleset,
         seats,

@@ -77,6 +77,7 @@ fn every_policy_of_the_configuration_reaches_the_supervisor() {
             order: KillOrder::Age,
         },
         kill_old: true,
+        prepares_releases: true,
         holds_listeners: true,
         // Those that nobody can set.
         seed: Settings::default().seed,

@@ -3,9 +3,8 @@
 use crate::config::Config;
 use crate::master::error::MasterError;
 use crate::master::privilege::needed_capabilities;
-use crate::process::{
-    ServiceManager, allow_nice_back, keep_only_capabilities, raise_descriptor_limit,
-};
+use crate::master::startup::template::limits;
+use crate::process::{ServiceManager, allow_nice, keep_only_capabilities, raise_descriptor_limit};
 
 /// What a process has that was dedicated to a master.
 pub(in crate::master) struct Dedicated {
@@ -22,10 +21,20 @@ pub(in crate::master) struct Dedicated {
 /// [`MasterError::Process`]: the process has more than one thread, or the kernel refuses.
 pub(in crate::master) fn dedicate_process(config: &Config) -> Result<Dedicated, MasterError> {
     // While the process has CAP_SYS_RESOURCE, if it ever had.
-    if config.retire().renice != 0 && !allow_nice_back()? {
+    let nice = config.nice();
+    // A greater one than the master's needs no limit, unless it is to be had back.
+    if (nice < 0 || config.retire().renice != 0) && !allow_nice(nice)? {
+        if nice < 0 {
+            return Err(MasterError::Nice { nice });
+        }
         tracing::debug!(
             "RLIMIT_NICE cannot be raised: after a rollback, workers keep the nice value of retired ones"
         );
+    }
+    for limit in limits(config) {
+        if let Some(hard) = limit.allow()? {
+            return Err(MasterError::Limit { resource: limit.resource.key(), hard });
+        }
     }
     let kept = keep_only_capabilities(needed_capabilities(config))?;
     tracing::debug!("capabilities kept: {kept}");

@@ -145,7 +145,7 @@ impl AdoptedWorker {
         };
         let output = read_output(process.pid(), output, label.to_string())?;
         let ports = snapshot.ports.as_slice().into();
-        let told = ToldValues::of(|name| process.variable(name));
+        let told = ToldValues::of(|name| process.variable(name), process.working_directory());
         let (child, generation) = (process.adopt(), snapshot.generation);
         let started = Started { child, generation, output, ports, told, sockets };
         Ok(Self { snapshot, started, fingerprint })

@@ -1,17 +1,18 @@
 //! What every worker is started with.
 
 use std::ffi::OsString;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::worker_sockets::PreparedSockets;
-use crate::config::Config;
+use crate::config::{Config, FileModeMask};
 use crate::control::{ControlDir, WorkersSocket};
 use crate::master::error::MasterError;
 use crate::master::workers::{
-    ConfigCopies, ConfigFingerprint, ConfigTemplate, ListenerTemplate, Template, set_end_signals,
-    transports,
+    ConfigCopies, ConfigFingerprint, ConfigTemplate, HookTemplates, ListenerTemplate,
+    StartDirectory, Template, logical_directory, set_end_signals, transports,
 };
-use crate::process::{Account, effective_uid};
+use crate::process::{Account, LimitedResource, ResourceLimit, effective_uid};
 use crate::protocol::Readiness;
 
 /// What is the same for every worker of this configuration, but for the files that are made for them and
@@ -22,15 +23,27 @@ pub(in crate::master) fn worker_template(
     mut environment: Vec<(OsString, OsString)>,
     account: Option<Account>,
 ) -> Template {
+    let texts = config.worker_texts();
     if let Some(account) = account.as_ref().filter(|_| config.user().is_some()) {
         // The variables of this process say whom the master runs as.
         environment.retain(|(name, _)| Account::VARIABLES.iter().all(|it| name != it));
         environment.extend(account.variables());
     }
+    say_what_is_not_passed(config, &environment);
     let mut environment = config.env().resolve(environment);
+    let directory = match &texts.directory {
+        Some(text) => {
+            let (common, rest) = text.split_path();
+            StartDirectory::Configured { common, rest }
+        }
+        None => StartDirectory::OfMaster(logical_directory(std::env::var_os("PWD"))),
+    };
     // Where the directory was removed it has no name: then it counts as the same for every master.
-    let directory = std::env::current_dir().unwrap_or_default();
-    let fingerprint = ConfigFingerprint::of(config, &directory, &environment);
+    let named = match &directory {
+        StartDirectory::Configured { .. } => config.directory(),
+        StartDirectory::OfMaster(directory) => directory.as_deref(),
+    };
+    let fingerprint = ConfigFingerprint::of(config, named.unwrap_or(Path::new("")), &environment);
     set_end_signals(config.end_signals(), &mut environment);
     environment.insert("IPCLUSTER_NAME".into(), config.name().as_str().into());
     if let Some(socket) = &sockets.socket {
@@ -47,7 +60,6 @@ pub(in crate::master) fn worker_template(
             environment.insert("WATCHDOG_USEC".into(), microseconds.into());
         }
     }
-    let texts = config.worker_texts();
     Template {
         name: config.name().clone(),
         fingerprint,
@@ -56,8 +68,19 @@ pub(in crate::master) fn worker_template(
         environment,
         texts: texts.environment.clone(),
         config: None,
+        directory,
+        env_files: config.env_files().to_vec(),
         account,
         descriptor_limit: None,
+        limits: limits(config),
+        umask: config.umask().map(FileModeMask::bits),
+        nice: config.nice(),
+        hooks: HookTemplates {
+            before_reload: texts.before_reload.clone(),
+            after_reload: texts.after_reload.clone(),
+            limit: config.hook_timeout(),
+            die: config.die_timeout(),
+        },
         speaks_protocol: *config.ready() == Readiness::Protocol,
         public_ports: config.listeners().public_ports().to_vec(),
         private_ports: usize::from(config.private_ports()),
@@ -67,6 +90,34 @@ pub(in crate::master) fn worker_template(
             ListenerTemplate::of(config.listeners(), config.engine(), config.backlog()).into()
         }),
     }
+}
+
+/// Names the variables of this process that workers do not get: a program that misses one may say something
+/// else altogether.
+fn say_what_is_not_passed(config: &Config, environment: &[(OsString, OsString)]) {
+    let names = config.env().not_passed(environment.iter().map(|(name, _)| name));
+    if names.is_empty() {
+        return;
+    }
+    let names: Vec<_> = names.iter().map(|name| name.to_string_lossy()).collect();
+    tracing::info!(
+        "variables that are not passed on to workers: {} (`env` passes a NAME, PREFIX* or *)",
+        names.join(", ")
+    );
+}
+
+/// The limits that workers get of their own.
+pub(in crate::master) fn limits(config: &Config) -> Vec<ResourceLimit> {
+    let limits = [
+        (LimitedResource::Descriptors, config.limit_nofile()),
+        (LimitedResource::Core, config.limit_core()),
+        (LimitedResource::LockedMemory, config.limit_memlock()),
+    ];
+    let limit = |(resource, limit): (_, Option<crate::config::ResourceLimit>)| {
+        let crate::config::ResourceLimit { soft, hard } = limit?;
+        Some(ResourceLimit { resource, soft, hard: Some(hard) })
+    };
+    limits.into_iter().filter_map(limit).collect()
 }
 
 /// What the configuration file of each worker is made of, if it gets one: the directory for these files is

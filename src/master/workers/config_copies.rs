@@ -77,18 +77,18 @@ impl ConfigCopies {
         Ok(Self { directory, template: template.to_owned(), owner })
     }
 
-    /// The text of the template.
-    pub(super) fn read_template(&self) -> Result<String, ConfigCopyError> {
+    /// The text of the template, whose path counts from this directory if it is relative.
+    pub(super) fn read_template(&self, base: &Path) -> Result<String, ConfigCopyError> {
+        let path = base.join(&self.template);
         let read = || {
             let mut text = String::new();
-            let length =
-                File::open(&self.template)?.take(MAX_TEMPLATE + 1).read_to_string(&mut text)?;
+            let length = File::open(&path)?.take(MAX_TEMPLATE + 1).read_to_string(&mut text)?;
             match length as u64 > MAX_TEMPLATE {
                 true => Err(io::Error::new(io::ErrorKind::FileTooLarge, "longer than 4 MiB")),
                 false => Ok(text),
             }
         };
-        read().map_err(failed("read", &self.template))
+        read().map_err(failed("read", &path))
     }
 
     /// Says in which line of the template a placeholder is wrong.
@@ -231,9 +231,10 @@ mod tests {
     #[test]
     fn a_template_that_is_missing_or_endless_is_refused() {
         let base = tempfile::tempdir().unwrap();
-        let missing = copies(base.path(), "/nowhere/x.conf").read_template().unwrap_err();
+        let missing =
+            copies(base.path(), "/nowhere/x.conf").read_template(Path::new("/")).unwrap_err();
         assert!(missing.to_string().contains("cannot read /nowhere/x.conf"), "{missing}");
-        let endless = copies(base.path(), "/dev/zero").read_template().unwrap_err();
+        let endless = copies(base.path(), "/dev/zero").read_template(Path::new("/")).unwrap_err();
         assert!(endless.to_string().contains("longer than 4 MiB"), "{endless}");
     }
 }

@@ -55,6 +55,7 @@ pub(crate) struct Processes {
     /// Processes that have ended, and whose zombie a tracer holds.
     traced: Vec<Child>,
     sockets: process::Sockets,
+    nice: i32,
     printer: Option<Printer>,
     unseen: LogLimiter,
     exits_sender: mpsc::UnboundedSender<WorkerId>,
@@ -76,13 +77,15 @@ const TRACED_LOOKS: [Duration; 5] = [
 const EXIT_INTERVAL: Duration = Duration::from_millis(100);
 
 impl Processes {
-    pub(crate) fn new(printer: Option<Printer>) -> Result<Self, ProcessError> {
+    /// `nice` is what workers have more than this process.
+    pub(crate) fn new(printer: Option<Printer>, nice: i32) -> Result<Self, ProcessError> {
         let (exits_sender, exits) = mpsc::unbounded_channel();
         Ok(Self {
             running: BTreeMap::new(),
             exited: BTreeMap::new(),
             traced: Vec::new(),
             sockets: process::Sockets::open()?,
+            nice,
             printer,
             unseen: LogLimiter::default(),
             exits_sender,
@@ -218,15 +221,18 @@ impl Processes {
     /// Gives the process group of a worker a nice value.
     pub(crate) fn renice(&self, worker: WorkerId, nice: i32) {
         let Some(running) = self.running.get(&worker) else { return };
-        if let Err(error) = running.child.renice_group(nice) {
+        // Not less than it was started with.
+        let begun = own_nice().map_or(nice, |own| own + self.nice);
+        if let Err(error) = running.child.renice_group(nice.max(begun).clamp(-20, 19)) {
             tracing::warn!(%worker, nice, %error, "cannot raise the nice value of a retired worker");
         }
     }
 
-    /// Gives the process group of a worker the nice value that it was started with: our own.
+    /// Gives the process group of a worker the nice value that it was started with.
     pub(crate) fn restore_nice(&self, worker: WorkerId) {
         let Some(running) = self.running.get(&worker) else { return };
-        let restored = own_nice().and_then(|nice| running.child.renice_group(nice));
+        let restored = own_nice()
+            .and_then(|nice| running.child.renice_group((nice + self.nice).clamp(-20, 19)));
         if let Err(error) = restored {
             tracing::warn!(
                 %worker, %error,

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,7 +11,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::config_copies::{ConfigCopies, ConfigCopyError};
+use super::hooks::{Hook, HookKind};
 use super::numbers::WorkerNumbers;
+use super::release::{HookWords, Release, ReleaseError, RunningRelease, StartDirectory};
 use super::values::{ToldValues, WorkerValues};
 use crate::config::{Config, PlaceholderText};
 use crate::master::error::MasterError;
@@ -22,8 +25,8 @@ use crate::netlink::Errno;
 use crate::nft::Conntrack;
 use crate::plan::{ClusterName, Generation, Port, Seat};
 use crate::process::{
-    Account, Child, ListenTable, Output, OutputReader, PortPool, ProcessError, Sockets, Spawn,
-    Transport,
+    Account, Child, ListenTable, Output, OutputReader, PortPool, ProcessError, ResourceLimit,
+    Sockets, Spawn, Transport,
 };
 use crate::protocol::WorkerId;
 
@@ -41,10 +44,20 @@ pub(crate) struct Template {
     pub(crate) texts: Vec<(String, PlaceholderText)>,
     /// The configuration file that is made for it.
     pub(crate) config: Option<ConfigTemplate>,
+    /// Where workers are started.
+    pub(crate) directory: StartDirectory,
+    /// Files with more variables.
+    pub(crate) env_files: Vec<PathBuf>,
     /// The user and group that workers run as.
     pub(crate) account: Option<Account>,
     /// The soft limit of open files of workers.
     pub(crate) descriptor_limit: Option<u64>,
+    /// Limits of workers, over those of the master.
+    pub(crate) limits: Vec<ResourceLimit>,
+    pub(crate) umask: Option<u32>,
+    /// What is added to the nice value of the master.
+    pub(crate) nice: i32,
+    pub(crate) hooks: HookTemplates,
     /// Workers get the variables and the argument of the older system, too.
     pub(crate) speaks_protocol: bool,
     /// Each worker gets a worker port for each.
@@ -57,6 +70,33 @@ pub(crate) struct Template {
     pub(crate) logs: Option<Logs>,
     /// The sockets that are opened for it, if it does not open its own.
     pub(crate) openings: Option<Arc<ListenerTemplate>>,
+}
+
+impl Template {
+    /// Whether each worker has another program, as far as can be told before it is started.
+    pub(super) fn differs_by_worker(&self) -> bool {
+        let is_relative = || {
+            let program = self.program.expand(|_| String::new());
+            program.contains('/') && !program.starts_with('/')
+        };
+        let has_rest = match &self.directory {
+            StartDirectory::Configured { rest, .. } => *rest != PlaceholderText::default(),
+            StartDirectory::OfMaster(_) => false,
+        };
+        self.program.of_workers().next().is_some() || has_rest && is_relative()
+    }
+}
+
+/// Commands that run before and after a reload.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct HookTemplates {
+    /// The program and its arguments; empty for nothing.
+    pub(crate) before_reload: Vec<PlaceholderText>,
+    pub(crate) after_reload: Vec<PlaceholderText>,
+    /// How long each may take; `None`: as long as it takes.
+    pub(crate) limit: Option<Duration>,
+    /// From SIGTERM to SIGKILL.
+    pub(crate) die: Duration,
 }
 
 /// What configuration files of workers are made of.
@@ -98,6 +138,28 @@ pub(crate) enum SpawnError {
     Process(#[from] ProcessError),
     #[error(transparent)]
     ConfigCopy(#[from] ConfigCopyError),
+    #[error(transparent)]
+    Release(#[from] ReleaseError),
+}
+
+/// A new generation whose workers can be started when its hook has succeeded, or why they cannot.
+pub(crate) struct Prepared {
+    /// Which request is answered.
+    pub(crate) preparation: Preparation,
+    pub(crate) generation: Generation,
+    pub(crate) result: Result<Option<Hook>, SpawnError>,
+}
+
+/// A request for a new generation. A generation that is given up may be asked for again, with the same number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Preparation(pub(crate) u64);
+
+/// What came of a request.
+pub(crate) enum SpawnerOutcome {
+    Spawned(SpawnOutcome),
+    Prepared(Prepared),
+    /// The hook that runs after a reload, if there is one and it can be started.
+    AfterReload(Hook),
 }
 
 impl SpawnError {
@@ -106,6 +168,7 @@ impl SpawnError {
         match self {
             Self::Process(error) => error.is_permanent(),
             Self::ConfigCopy(_) => false,
+            Self::Release(_) => true,
         }
     }
 }
@@ -118,8 +181,12 @@ pub(crate) struct SpawnOutcome {
 
 enum Message {
     Start(SpawnRequest),
-    /// A worker of an earlier master has these ports, and was told this.
-    Hold(WorkerId, Arc<[Port]>, ToldValues),
+    /// A generation begins.
+    Prepare(Preparation, Generation),
+    /// A generation is in force.
+    AfterReload(Generation),
+    /// A worker of an earlier master, of this generation, has these ports, and was told this.
+    Hold(WorkerId, Generation, Arc<[Port]>, ToldValues),
     /// All workers of an earlier master are held.
     Held,
     /// The worker's processes are gone.
@@ -133,7 +200,7 @@ enum Message {
 /// The loop's end of the thread, which ends when this is dropped.
 pub(crate) struct Spawner {
     messages: mpsc::Sender<Message>,
-    outcomes: UnboundedReceiver<SpawnOutcome>,
+    outcomes: UnboundedReceiver<SpawnerOutcome>,
 }
 
 impl Spawner {
@@ -145,6 +212,8 @@ impl Spawner {
             template,
             pool,
             held: BTreeMap::new(),
+            releases: BTreeMap::new(),
+            running: BTreeMap::new(),
             numbers: WorkerNumbers::default(),
             known_numbers: true,
             released: BTreeSet::new(),
@@ -154,8 +223,31 @@ impl Spawner {
             for message in inbox {
                 match message {
                     Message::Release(worker) => work.release(worker),
-                    Message::Hold(worker, ports, told) => work.hold(worker, &ports, told),
-                    Message::Held => work.remove_old_configs(),
+                    Message::Hold(worker, generation, ports, told) => {
+                        work.hold(worker, generation, &ports, told);
+                    }
+                    Message::Held => {
+                        work.remove_old_configs();
+                        work.compare_release();
+                    }
+                    Message::Prepare(preparation, generation) => {
+                        let result = work.prepare(preparation, generation);
+                        let prepared = Prepared { preparation, generation, result };
+                        if sender.send(SpawnerOutcome::Prepared(prepared)).is_err() {
+                            return;
+                        }
+                    }
+                    Message::AfterReload(generation) => match work.after_reload(generation) {
+                        Ok(Some(hook)) => {
+                            if sender.send(SpawnerOutcome::AfterReload(hook)).is_err() {
+                                return;
+                            }
+                        }
+                        Ok(None) => {}
+                        Err(error) => {
+                            tracing::warn!("generation {generation}: after_reload: {error}")
+                        }
+                    },
                     Message::Ended(worker) => work.ended(worker),
                     Message::Stopped => {
                         if let Some(config) = &work.template.config {
@@ -165,7 +257,7 @@ impl Spawner {
                     Message::Start(order) => {
                         let worker = order.worker;
                         let outcome = SpawnOutcome { worker, result: work.start(order) };
-                        if sender.send(outcome).is_err() {
+                        if sender.send(SpawnerOutcome::Spawned(outcome)).is_err() {
                             return;
                         }
                     }
@@ -177,7 +269,7 @@ impl Spawner {
     }
 
     /// Waits for what came of the next request, in the order of the requests.
-    pub(crate) async fn outcome(&mut self) -> SpawnOutcome {
+    pub(crate) async fn outcome(&mut self) -> SpawnerOutcome {
         receive(&mut self.outcomes).await
     }
 
@@ -185,8 +277,24 @@ impl Spawner {
         self.send(Message::Start(order));
     }
 
-    pub(crate) fn hold(&self, worker: WorkerId, ports: Arc<[Port]>, told: ToldValues) {
-        self.send(Message::Hold(worker, ports, told));
+    /// Finds what the workers of a new generation are started from. There is exactly one answer.
+    pub(crate) fn prepare(&self, preparation: Preparation, generation: Generation) {
+        self.send(Message::Prepare(preparation, generation));
+    }
+
+    /// Has the hook run that follows a reload.
+    pub(crate) fn after_reload(&self, generation: Generation) {
+        self.send(Message::AfterReload(generation));
+    }
+
+    pub(crate) fn hold(
+        &self,
+        worker: WorkerId,
+        generation: Generation,
+        ports: Arc<[Port]>,
+        told: ToldValues,
+    ) {
+        self.send(Message::Hold(worker, generation, ports, told));
     }
 
     /// Every worker of an earlier master is [held](Self::hold).
@@ -222,8 +330,12 @@ impl Spawner {
 struct Work {
     template: Template,
     pool: PortPool,
-    /// The ports of every worker that was started and not released, private ones too.
-    held: BTreeMap<WorkerId, Vec<Port>>,
+    /// Every worker that was started and not released.
+    held: BTreeMap<WorkerId, Held>,
+    /// What the workers of a generation are started from.
+    releases: BTreeMap<Generation, Release>,
+    /// What is known of that for generations of an earlier master.
+    running: BTreeMap<Generation, RunningRelease>,
     numbers: WorkerNumbers,
     /// Whether the number of every worker of an earlier master is known.
     known_numbers: bool,
@@ -233,22 +345,121 @@ struct Work {
     remembered: Option<(Instant, BTreeSet<u16>)>,
 }
 
+/// A worker that was started and not released.
+struct Held {
+    generation: Generation,
+    /// Its ports, private ones too.
+    ports: Vec<Port>,
+}
+
+/// So many of the last generations are remembered, also when they have no workers: one that is given up may
+/// be begun again.
+const REMEMBERED: u64 = 4;
+
 /// How long what conntrack said is not asked for again. A port that it points at now was pointed at
 /// then, or has had a worker of ours since; so an old answer can only keep a port too long.
 const CONNTRACK_AGE: Duration = Duration::from_secs(10);
 
 impl Work {
     fn release(&mut self, worker: WorkerId) {
-        let ports = self.held.remove(&worker);
-        self.released.extend(ports.iter().flat_map(|ports| ports.iter()).map(|it| it.number()));
+        let held = self.held.remove(&worker);
+        self.released.extend(held.iter().flat_map(|held| &held.ports).map(|it| it.number()));
     }
 
-    fn hold(&mut self, worker: WorkerId, ports: &[Port], told: ToldValues) {
+    fn hold(&mut self, worker: WorkerId, generation: Generation, ports: &[Port], told: ToldValues) {
         // The lowest number is above all that a master gives that has not had to begin there.
         let beyond = u64::try_from(since_boot().as_micros()).unwrap_or(u64::MAX).max(1 << 32);
         self.numbers.hold(worker, told.number, beyond);
         self.known_numbers &= told.number.is_some();
-        self.held.insert(worker, ports.iter().chain(&told.private_ports).copied().collect());
+        let ports = ports.iter().chain(&told.private_ports).copied().collect();
+        self.held.insert(worker, Held { generation, ports });
+        self.running.entry(generation).or_insert(told.release);
+    }
+
+    /// Says that another release is there than the one that workers of an earlier master run.
+    fn compare_release(&self) {
+        let Some((generation, running)) = self.running.last_key_value() else { return };
+        let Ok(found) = Release::find(&self.template, *generation) else { return };
+        let Some((before, now)) = running.directory.as_deref().zip(found.directory()) else {
+            return;
+        };
+        if before != now {
+            tracing::info!(
+                "generation {generation} runs in {}, and what is configured leads to {} now: `ipcluster \
+                 reload` starts that",
+                before.display(),
+                now.display()
+            );
+        }
+    }
+
+    /// Finds what the workers of a new generation are started from, and the hook that runs before them.
+    fn prepare(
+        &mut self,
+        preparation: Preparation,
+        generation: Generation,
+    ) -> Result<Option<Hook>, SpawnError> {
+        self.releases.remove(&generation);
+        self.running.remove(&generation);
+        let held: BTreeSet<Generation> = self.held.values().map(|held| held.generation).collect();
+        let is_recent = |it: Generation| it.0.saturating_add(REMEMBERED) > generation.0;
+        self.releases.retain(|it, _| is_recent(*it) || held.contains(it));
+        let release = Release::find(&self.template, generation)?;
+        let words = release.hook(&self.template, &self.template.hooks.before_reload)?;
+        let hook =
+            words.map(|words| self.hook(HookKind::BeforeReload(preparation), &release, words));
+        self.releases.insert(generation, release);
+        Ok(hook)
+    }
+
+    fn after_reload(&mut self, generation: Generation) -> Result<Option<Hook>, SpawnError> {
+        if self.template.hooks.after_reload.is_empty() {
+            return Ok(None);
+        }
+        let release = self.take_release(generation)?;
+        let words = release.hook(&self.template, &self.template.hooks.after_reload);
+        let hook =
+            words.map(|words| words.map(|words| self.hook(HookKind::AfterReload, &release, words)));
+        self.releases.insert(generation, release);
+        Ok(hook?)
+    }
+
+    fn hook(&self, kind: HookKind, release: &Release, (file, program, args): HookWords) -> Hook {
+        let template = &self.template;
+        let mut env = release.environment(template);
+        // It is no worker: nobody waits for its word.
+        for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC"] {
+            env.remove(std::ffi::OsStr::new(name));
+        }
+        env.insert("IPCLUSTER_HOOK".into(), kind.to_string().into());
+        let directory = release.directory().map(ToOwned::to_owned);
+        let spawn = Spawn { file: Some(file), program, args, env, directory, ..self.common() };
+        let HookTemplates { limit, die, .. } = template.hooks;
+        Hook { kind, generation: release.generation(), spawn, limit, die }
+    }
+
+    /// What is the same for all that is started.
+    fn common(&self) -> Spawn {
+        let template = &self.template;
+        Spawn {
+            enters_as_starter: matches!(template.directory, StartDirectory::OfMaster(_)),
+            account: template.account.clone(),
+            descriptor_limit: template.descriptor_limit,
+            limits: template.limits.clone(),
+            umask: template.umask,
+            nice: template.nice,
+            ..Spawn::default()
+        }
+    }
+
+    /// Takes out what workers of a generation are started from, which is found now if it was not before: for
+    /// the first generation, and those of an earlier master.
+    fn take_release(&mut self, generation: Generation) -> Result<Release, ReleaseError> {
+        match (self.releases.remove(&generation), self.running.get(&generation)) {
+            (Some(release), _) => Ok(release),
+            (None, Some(running)) => Release::of_running(&self.template, generation, running),
+            (None, None) => Release::find(&self.template, generation),
+        }
     }
 
     /// Removes configuration files whose workers ended while no master ran.
@@ -266,16 +477,24 @@ impl Work {
     }
 
     fn start(&mut self, order: SpawnRequest) -> Result<Started, SpawnError> {
-        let worker = order.worker;
+        let (worker, generation) = (order.worker, order.generation);
+        let release = self.take_release(generation)?;
         let number = self.numbers.give(worker);
-        let started = self.start_numbered(order, number);
+        let started = self.start_numbered(order, number, &release);
         if started.is_err() {
             self.ended(worker);
         }
+        self.releases.insert(generation, release);
         started
     }
 
-    fn start_numbered(&mut self, order: SpawnRequest, number: u64) -> Result<Started, SpawnError> {
+    fn start_numbered(
+        &mut self,
+        order: SpawnRequest,
+        number: u64,
+        release: &Release,
+    ) -> Result<Started, SpawnError> {
+        let program = release.program(&self.template)?;
         let sockets = match (&order.inherited, &self.template.openings) {
             (Some(inherited), _) => Some(Arc::clone(inherited)),
             (None, Some(openings)) => {
@@ -303,33 +522,42 @@ impl Work {
         };
         let (request, private_ports) = (&order, private_ports.as_slice());
         let config = self.template.config.as_ref().map(|config| config.copies.path(number));
-        let values = WorkerValues { request, ports: &ports, private_ports, number, config };
-        self.write_config(&values)?;
         let template = &self.template;
+        let values = WorkerValues {
+            request,
+            template,
+            release,
+            ports: &ports,
+            private_ports,
+            number,
+            config,
+        };
+        if let (Some(template), Some(text)) = (&template.config, release.config()) {
+            template.copies.write(number, &values.expand(text))?;
+        }
+        let (file, name) = match program {
+            Some((file, name)) => (Some(file), name),
+            None => (None, values.expand(&template.program).into()),
+        };
         let spawn = Spawn {
-            program: values.expand(&template.program, template).into(),
-            args: values.arguments(template),
-            env: values.environment(template),
-            directory: None,
-            account: template.account.clone(),
-            descriptor_limit: template.descriptor_limit,
+            program: name,
+            file,
+            args: values.arguments(),
+            env: values.environment(),
+            directory: values.directory(),
+            ..self.common()
         };
         let passed = sockets.as_ref().map(|sockets| sockets.to_pass()).unwrap_or_default();
         let child = spawn.start_with(&passed, &output)?;
-        let told = ToldValues { number: Some(number), private_ports: private_ports.to_vec() };
-        self.held.insert(order.worker, ports.iter().chain(private_ports).copied().collect());
+        let told = ToldValues {
+            number: Some(number),
+            private_ports: private_ports.to_vec(),
+            release: RunningRelease::default(),
+        };
         let (generation, output) = (order.generation, output.into_reader());
+        let held = Held { generation, ports: ports.iter().chain(private_ports).copied().collect() };
+        self.held.insert(order.worker, held);
         Ok(Started { child, generation, output, ports, told, sockets })
-    }
-
-    /// Makes the configuration file of a worker, if it has one.
-    fn write_config(&self, values: &WorkerValues<'_>) -> Result<(), SpawnError> {
-        let Some(ConfigTemplate { copies, config }) = &self.template.config else { return Ok(()) };
-        let text = copies.read_template()?;
-        let text = PlaceholderText::parse(&text, config.placeholder_names())
-            .map_err(|error| copies.placeholder_error(error.line_in(&text), error.to_string()))?;
-        copies.write(values.number, &values.expand(&text, &self.template))?;
-        Ok(())
     }
 
     /// Opens sockets on worker ports that nobody has: one on which nothing listens can be somebody's
@@ -384,7 +612,7 @@ impl Work {
     fn taken_ports(&self) -> Result<BTreeSet<u16>, ProcessError> {
         let range = self.pool.range();
         let mut taken: BTreeSet<u16> =
-            self.held.values().flat_map(|ports| ports.iter()).map(|port| port.number()).collect();
+            self.held.values().flat_map(|held| &held.ports).map(|port| port.number()).collect();
         // Whatever a program speaks on a private port.
         let transports = match self.template.private_ports {
             0 => self.template.transports.as_slice(),

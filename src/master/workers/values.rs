@@ -1,9 +1,10 @@
 //! What a worker is told of itself: variables of its environment, and values of placeholders.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
-use std::path::PathBuf;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
 
+use super::release::{Release, RunningRelease, StartDirectory};
 use super::spawner::{SpawnRequest, Template};
 use crate::config::{Placeholder, PlaceholderText};
 use crate::plan::Port;
@@ -11,6 +12,9 @@ use crate::plan::Port;
 /// The values of one worker that is to be started.
 pub(super) struct WorkerValues<'a> {
     pub(super) request: &'a SpawnRequest,
+    pub(super) template: &'a Template,
+    /// What it is started from.
+    pub(super) release: &'a Release,
     /// Its worker port for each public port.
     pub(super) ports: &'a [Port],
     pub(super) private_ports: &'a [Port],
@@ -22,13 +26,16 @@ pub(super) struct WorkerValues<'a> {
 
 impl WorkerValues<'_> {
     /// A text with these values.
-    pub(super) fn expand(&self, text: &PlaceholderText, template: &Template) -> String {
-        text.expand(|placeholder| self.value(placeholder, template))
+    pub(super) fn expand(&self, text: &PlaceholderText) -> String {
+        text.expand(|placeholder| self.value(placeholder))
     }
 
-    fn value(&self, placeholder: Placeholder, template: &Template) -> String {
+    fn value(&self, placeholder: Placeholder) -> String {
         let of = |ports: &[Port], place: usize| {
             ports.get(place).map_or_else(String::new, ToString::to_string)
+        };
+        let path = |path: Option<&Path>| {
+            path.map_or_else(String::new, |path| path.to_string_lossy().into_owned())
         };
         match placeholder {
             Placeholder::Port(place) => of(self.ports, place),
@@ -36,30 +43,53 @@ impl WorkerValues<'_> {
             Placeholder::Seat => self.request.seat.to_string(),
             Placeholder::Worker => self.number.to_string(),
             Placeholder::Generation => self.request.generation.to_string(),
-            Placeholder::Name => template.name.to_string(),
-            Placeholder::Config => {
-                let path = self.config.as_ref().map(|path| path.to_string_lossy());
-                path.map_or_else(String::new, |path| path.into_owned())
+            Placeholder::Name => self.template.name.to_string(),
+            Placeholder::Directory => {
+                path(Some(self.release.directory().unwrap_or(Path::new("."))))
             }
+            Placeholder::Config => path(self.config.as_deref()),
+        }
+    }
+
+    /// Its working directory; `None` for that of the master.
+    pub(super) fn directory(&self) -> Option<PathBuf> {
+        let directory = self.release.directory()?;
+        match &self.template.directory {
+            StartDirectory::Configured { rest, .. } if *rest != PlaceholderText::default() => {
+                Some(directory.join(self.expand(rest)))
+            }
+            _ => Some(directory.to_owned()),
         }
     }
 
     /// Its arguments.
-    pub(super) fn arguments(&self, template: &Template) -> Vec<OsString> {
-        let expanded = template.arguments.iter().map(|text| self.expand(text, template).into());
+    pub(super) fn arguments(&self) -> Vec<OsString> {
+        let expanded = self.template.arguments.iter().map(|text| self.expand(text).into());
         let mut arguments: Vec<OsString> = expanded.collect();
-        if template.speaks_protocol {
+        if self.template.speaks_protocol {
             arguments.push(format!("{}:{}", self.request.seat, self.request.workers).into());
         }
         arguments
     }
 
     /// All of its environment but what comes with sockets that it is started with.
-    pub(super) fn environment(&self, template: &Template) -> BTreeMap<OsString, OsString> {
-        let SpawnRequest { seat, generation, workers, .. } = self.request;
-        let mut environment = template.environment.clone();
-        for (name, text) in &template.texts {
-            environment.insert(name.into(), self.expand(text, template).into());
+    pub(super) fn environment(&self) -> BTreeMap<OsString, OsString> {
+        let Self { template, release, .. } = self;
+        let SpawnRequest { seat, workers, .. } = self.request;
+        let mut environment = release.environment(template);
+        for (name, text) in template.texts.iter().filter(|(name, _)| !release.sets(name)) {
+            if text.of_workers().next().is_some() {
+                environment.insert(name.into(), self.expand(text).into());
+            }
+        }
+        for (name, value) in release.program_variables() {
+            environment.insert(name.into(), value);
+        }
+        if let Some(directory) = self.directory()
+            && environment.get(OsStr::new("PWD")).map(OsString::as_os_str)
+                == release.directory().map(Path::as_os_str)
+        {
+            environment.insert("PWD".into(), directory.into());
         }
         let mut set = |name: String, value: String| {
             environment.insert(name.into(), value.into());
@@ -82,7 +112,6 @@ impl WorkerValues<'_> {
         set("IPCLUSTER_SEAT".to_owned(), seat.to_string());
         set(WORKER_VARIABLE.to_owned(), self.number.to_string());
         set("IPCLUSTER_WORKERS".to_owned(), workers.to_string());
-        set("IPCLUSTER_GENERATION".to_owned(), generation.to_string());
         set("IPCLUSTER_CONFIG".to_owned(), template.fingerprint.to_string());
         if template.speaks_protocol {
             set("__ZWORKER__".to_owned(), "TRUE".to_owned());
@@ -106,13 +135,19 @@ fn private_port_variable(place: usize) -> String {
 pub(crate) struct ToldValues {
     pub(crate) number: Option<u64>,
     pub(crate) private_ports: Vec<Port>,
+    /// Of a worker of an earlier master alone: of which release it is.
+    pub(crate) release: RunningRelease,
 }
 
 impl ToldValues {
-    /// Reads the variables of a process.
-    pub(crate) fn of<'a>(variable: impl Fn(&str) -> Option<&'a str>) -> Self {
+    /// Reads the variables of a process; `working_directory` is the one that it is in.
+    pub(crate) fn of<'a>(
+        variable: impl Fn(&str) -> Option<&'a str>,
+        working_directory: Option<PathBuf>,
+    ) -> Self {
         let number = variable(WORKER_VARIABLE).and_then(|text| text.parse().ok());
         let port = |place| Port::new(variable(&private_port_variable(place))?.parse().ok()?);
-        Self { number, private_ports: (1..).map_while(port).collect() }
+        let private_ports = (1..).map_while(port).collect();
+        Self { number, private_ports, release: RunningRelease::of(variable, working_directory) }
     }
 }

@@ -8,13 +8,16 @@ use tokio::sync::mpsc;
 use super::admission::{Admission, Admitted};
 use super::connections::{Connections, Counts};
 use super::counting::CountedWorkers;
+use super::hooks::{Hook, HookEnded, HookFailure, HookKind, Hooks};
 use super::links::{LinkEvent, LinkNews, WorkerLinks};
 use super::listeners::{HeldListeners, PassedListener};
 use super::memory::{Measured, MemoryMonitor, MemorySample};
 use super::observation::Observations;
 use super::output::Printer;
 use super::processes::Processes;
-use super::spawner::{SpawnOutcome, SpawnRequest, Spawner, Started};
+use super::spawner::{
+    Preparation, Prepared, SpawnOutcome, SpawnRequest, Spawner, SpawnerOutcome, Started,
+};
 use super::transports::probed_port;
 use crate::config::Config;
 use crate::control::{JoinRequest, WorkerEvent, WorkerOrder};
@@ -23,7 +26,9 @@ use crate::master::error::MasterError;
 use crate::master::waiting::Periodic;
 use crate::plan::{Generation, Listeners, Port, Protocol, Seat};
 use crate::process::{Children, OwnConnections, ProcessError};
-use crate::protocol::{EndSignals, Exit, Readiness, Status, Timestamp, WorkerId, WorkerState};
+use crate::protocol::{
+    EndSignals, Exit, Readiness, ReleaseFailure, Status, Timestamp, WorkerId, WorkerState,
+};
 use crate::supervisor::{Input, Supervisor, Worker};
 
 /// How often what workers have printed is passed on.
@@ -46,6 +51,9 @@ pub(crate) struct Workers {
     die: Duration,
     processes: Processes,
     spawner: Spawner,
+    hooks: Hooks,
+    /// The last request for a new generation: answers to an earlier one come too late.
+    preparation: Preparation,
     held: HeldListeners,
     connections: Connections,
     links: WorkerLinks,
@@ -60,6 +68,12 @@ pub(crate) enum Life {
     Exited(WorkerId),
     /// It was started, or could not be.
     Spawned(SpawnOutcome),
+    /// What a new generation is started from was found, or is missing.
+    Prepared(Prepared),
+    /// A hook that runs after a reload is to be started.
+    AfterReload(Hook),
+    /// A hook has ended.
+    HookEnded(HookEnded),
     /// Connections of retired and ended workers were counted.
     Counted(Counts),
 }
@@ -103,8 +117,10 @@ impl Workers {
             },
             choose_ports: *config.ready() == Readiness::Protocol,
             die: config.die_timeout(),
-            processes: Processes::new(printer)?,
+            processes: Processes::new(printer, config.nice())?,
             spawner,
+            hooks: Hooks::new()?,
+            preparation: Preparation::default(),
             held: HeldListeners::default(),
             connections: Connections::new(config.retire_idle(), own)?,
             links: WorkerLinks::new(config.ping_timeout(), config.worker_ports()),
@@ -124,14 +140,19 @@ impl Workers {
     {
         let is_draining = self.is_draining(supervisor);
         let (is_running, has_exited) = (self.is_running(), self.processes.has_unreaped());
-        let Self { processes, spawner, connections, links, memory, output, reap, .. } = self;
+        let Self { processes, spawner, hooks, connections, links, memory, output, reap, .. } = self;
         let (counted, count) = connections.wait();
         let (sample, sampled) = memory.wait();
         let life = async move {
             tokio::select! {
                 biased;
                 worker = processes.exit() => Life::Exited(worker),
-                outcome = spawner.outcome() => Life::Spawned(outcome),
+                outcome = spawner.outcome() => match outcome {
+                    SpawnerOutcome::Spawned(outcome) => Life::Spawned(outcome),
+                    SpawnerOutcome::Prepared(prepared) => Life::Prepared(prepared),
+                    SpawnerOutcome::AfterReload(hook) => Life::AfterReload(hook),
+                },
+                ended = hooks.ended() => Life::HookEnded(ended),
                 counts = counted => Life::Counted(counts),
             }
         };
@@ -190,6 +211,64 @@ impl Workers {
     ) {
         let inherited = self.held.of(worker);
         self.spawner.start(SpawnRequest { worker, seat, generation, workers, inherited });
+    }
+
+    /// Finds what the workers of a new generation are started from, and runs the hook that comes before them.
+    /// [`Self::take_prepared`] and [`Self::take_hook`] tell what came of it.
+    pub(crate) fn prepare(&mut self, generation: Generation) {
+        self.preparation.0 += 1;
+        self.spawner.prepare(self.preparation, generation);
+    }
+
+    /// Runs the hook that follows a reload, if there is one.
+    pub(crate) fn after_reload(&self, generation: Generation) {
+        self.spawner.after_reload(generation);
+    }
+
+    /// Ends the hook that runs before a new generation: nothing is to come of it any more.
+    pub(crate) fn cancel_preparation(&mut self) {
+        self.preparation.0 += 1;
+        self.hooks.cancel();
+    }
+
+    /// Ends the hooks that run, and waits until they have.
+    pub(crate) async fn stop_hooks(&mut self) {
+        self.hooks.stop().await;
+    }
+
+    /// Takes in what was found for a new generation. Returns what the supervisor is to know of it, unless
+    /// a hook is to run first.
+    pub(crate) fn take_prepared(&mut self, prepared: Prepared) -> Option<Input> {
+        let Prepared { preparation, generation, result } = prepared;
+        if preparation != self.preparation {
+            return None;
+        }
+        let failure = match result {
+            Ok(Some(hook)) => {
+                self.hooks.start(hook);
+                return Some(Input::HookRuns { generation });
+            }
+            Ok(None) => None,
+            Err(error) => Some(ReleaseFailure::new(error.to_string())),
+        };
+        Some(Input::ReleasePrepared { generation, failure })
+    }
+
+    /// Starts a hook that follows a reload.
+    pub(crate) fn start_hook(&mut self, hook: Hook) {
+        self.hooks.start(hook);
+    }
+
+    /// Takes in the end of a hook. Returns what the supervisor is to know of it.
+    pub(crate) fn take_hook(&mut self, ended: HookEnded) -> Option<Input> {
+        self.hooks.take_end();
+        ended.log();
+        let HookEnded { kind, generation, result } = ended;
+        let failure = result
+            .err()
+            .map(|HookFailure { reason, last_lines }| ReleaseFailure { reason, last_lines });
+        (kind == HookKind::BeforeReload(self.preparation))
+            .then_some(Input::ReleasePrepared { generation, failure })
     }
 
     /// Takes in a worker that was started.

@@ -11,12 +11,13 @@ use std::time::Duration;
 use super::target::{PlanWithWorkers, Target};
 use crate::plan::{Generation, Seat};
 use crate::protocol::{
-    Outcome, Progress, Refusal, Reloaded, RolledBack, Rollout, Scaled, WorkerFailure, WorkerId,
+    Outcome, Progress, Refusal, ReleaseFailure, Reloaded, RolledBack, Rollout, Scaled,
+    WorkerFailure, WorkerId,
 };
 use crate::supervisor::health::Availability;
 use crate::supervisor::state::{Phase, count};
 use crate::supervisor::workers::SeatBackoff;
-use crate::supervisor::{RequestId, Supervisor, Worker};
+use crate::supervisor::{Action, RequestId, Supervisor, Worker};
 
 /// How many failed commits in a row it takes to give up a rollout.
 const COMMIT_TRIES: u32 = 3;
@@ -34,6 +35,8 @@ pub(in crate::supervisor) struct RolloutState {
 
 #[derive(Debug, Clone)]
 enum RolloutStage {
+    /// What the new workers are started from is found, and the hook before them runs.
+    PreparingRelease,
     /// The new workers are getting ready.
     Preparing,
     /// The plan follows the new target, as soon as the kernel takes it.
@@ -46,6 +49,11 @@ enum RolloutStage {
 impl RolloutState {
     pub(in crate::supervisor) fn is_preparing(&self) -> bool {
         matches!(self.stage, RolloutStage::Preparing)
+    }
+
+    /// Whether it waits for what the workers of this generation are started from.
+    fn prepares(&self, generation: Generation) -> bool {
+        matches!(self.stage, RolloutStage::PreparingRelease) && self.to.newest() == generation
     }
 
     pub(in crate::supervisor) fn is_swapping(&self) -> bool {
@@ -70,7 +78,14 @@ impl Supervisor {
         request: RequestId,
         to: Target,
     ) {
-        let stage = RolloutStage::Preparing;
+        let brings_release = matches!(kind, Rollout::Reload | Rollout::Canary);
+        let stage = match self.settings.prepares_releases && brings_release {
+            true => {
+                self.actions.push(Action::PrepareRelease { generation: to.newest() });
+                RolloutStage::PreparingRelease
+            }
+            false => RolloutStage::Preparing,
+        };
         self.rollout = Some(RolloutState { kind, request, to, stage, commit_failures: 0 });
         self.backoffs.values_mut().for_each(SeatBackoff::reset);
     }
@@ -227,8 +242,43 @@ impl Supervisor {
         self.rollout_done(rollout.request, outcome);
     }
 
+    /// Has the hook run that follows a reload, when one is done.
+    pub(in crate::supervisor) fn follow_reload(&mut self, outcome: &Outcome) {
+        if let Outcome::Reloaded(Reloaded { generation, .. }) = outcome
+            && self.settings.prepares_releases
+        {
+            self.actions.push(Action::RunAfterReload { generation: *generation });
+        }
+    }
+
+    pub(in crate::supervisor) fn hook_runs(&mut self, generation: Generation) {
+        let rollout = self.rollout.as_ref().filter(|rollout| rollout.prepares(generation));
+        if let Some(request) = rollout.map(|rollout| rollout.request) {
+            self.progress(request, Progress::HookRuns { generation });
+        }
+    }
+
+    /// Takes in whether workers of a new generation can be started.
+    pub(in crate::supervisor) fn release_prepared(
+        &mut self,
+        generation: Generation,
+        failure: Option<ReleaseFailure>,
+    ) {
+        if !self.rollout.as_ref().is_some_and(|rollout| rollout.prepares(generation)) {
+            return;
+        }
+        match failure {
+            None => self.set_rollout_stage(RolloutStage::Preparing),
+            Some(failure) => self.give_up_rollout(Refusal::Release { generation, failure }),
+        }
+    }
+
     pub(in crate::supervisor) fn give_up_rollout(&mut self, refusal: Refusal) {
         if let Some(rollout) = self.rollout.take() {
+            let is_wanted = matches!(refusal, Refusal::Release { .. });
+            if matches!(rollout.stage, RolloutStage::PreparingRelease) && !is_wanted {
+                self.actions.push(Action::CancelPreparation);
+            }
             self.reply(rollout.request, Err(refusal));
         }
     }

@@ -64,6 +64,7 @@ mod operators;
 mod policy;
 mod process;
 mod random;
+mod release;
 mod sabotage;
 mod time;
 mod topic;

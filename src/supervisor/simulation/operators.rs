@@ -192,6 +192,7 @@ fn check_reply(world: &World, request: RequestId, outcome: Result<&Outcome, &Ref
                 | Refusal::Starting
                 | Refusal::Superseded
                 | Refusal::Worker(_)
+                | Refusal::Release { .. }
                 | Refusal::Commit { .. },
             ),
         ) => {}

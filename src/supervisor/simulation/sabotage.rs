@@ -39,6 +39,8 @@ pub(super) enum Fault {
     ForgetsToSpawn,
     /// A process is started twice.
     SpawnsTwice,
+    /// A worker of a new generation is started before its release is prepared.
+    SpawnsUnprepared,
     /// A worker is started although all is to end.
     SpawnsWhileStopping,
     /// SIGKILL in place of SIGTERM.
@@ -111,6 +113,7 @@ pub(super) enum Fault {
 
 /// All faults, each with words of the invariant that tells of it.
 pub(super) const FAULTS: &[(Fault, &str)] = &[
+    (Fault::SpawnsUnprepared, "a generation that is not prepared"),
     (Fault::TerminatesInForce, "terminated while in force"),
     (Fault::RetiresBeforeTheCommit, "gets connections"),
     (Fault::EndsUndrained, "not drained"),
@@ -226,6 +229,19 @@ impl Sabotage {
             Fault::SpawnsTwice => {
                 let spawn = actions.iter().find(|action| matches!(action, Action::Spawn { .. }));
                 actions.extend(spawn.cloned());
+            }
+            Fault::SpawnsUnprepared => {
+                let prepares = |action: &Action| match *action {
+                    Action::PrepareRelease { generation } => Some(generation),
+                    _ => None,
+                };
+                let spawn = |generation| Action::Spawn {
+                    worker: WorkerId(1_000_000),
+                    seat: Seat(0),
+                    generation,
+                };
+                let begun = actions.iter().find_map(prepares);
+                actions.extend(begun.map(spawn));
             }
             Fault::SpawnsWhileStopping => {
                 if wants(actions, |action| matches!(action, Action::Terminate { .. })) {

@@ -52,4 +52,5 @@ pub(super) const TOPICS: &[Topic] = &[
     super::held::TOPIC,
     super::links::TOPIC,
     super::end_signals::TOPIC,
+    super::release::TOPIC,
 ];

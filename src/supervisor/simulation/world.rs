@@ -7,7 +7,7 @@ use super::process::{Pid, Process};
 use super::random::Random;
 use super::sabotage::Sabotage;
 use super::topic::TOPICS;
-use super::{canary, crash, end_signals, held, kernel, links, operators, policy, time};
+use super::{canary, crash, end_signals, held, kernel, links, operators, policy, release, time};
 use crate::plan::{Engine, Generation, Listeners, Occupant, Partition, Plan, Port, Seat, Weights};
 use crate::protocol::{Backoff, Timestamp, WorkerId, WorkerState};
 use crate::supervisor::{Action, Input, Settings, Start, Supervisor, Worker};
@@ -44,6 +44,7 @@ pub(super) struct World {
     pub(super) canary: canary::State,
     pub(super) held: held::State,
     pub(super) links: links::State,
+    pub(super) release: release::State,
     pub(super) sabotage: Option<Sabotage>,
     /// Every event and action, if somebody wants to read them.
     pub(super) journal: Option<Vec<String>>,
@@ -72,6 +73,8 @@ impl World {
             steady: Duration::from_secs(10),
             backoff: Backoff { min: Duration::from_secs(1), max: Duration::from_secs(30) },
             stagger: random.choose(&[Duration::ZERO, Duration::from_millis(100)]),
+            // Parity has the engine: see below.
+            prepares_releases: seed % 4 < 2,
             holds_listeners: random.percent(50) || wanted_engine() == Some(Engine::Tproxy),
             ..policy::settings(&mut random)
         };
@@ -103,6 +106,7 @@ impl World {
             canary: canary::State::default(),
             held: held::State::default(),
             links: links::State::default(),
+            release: release::State::default(),
             sabotage: None,
             journal: None,
         };

@@ -11,6 +11,7 @@ mod health;
 mod links;
 mod memory;
 mod orphaned_listeners;
+mod release;
 mod reload;
 mod repair;
 mod retire;
@@ -63,6 +64,12 @@ struct Bench {
     steps: Vec<Progress>,
     /// The counters of the seats were asked for.
     is_counting: bool,
+    /// The generations whose release was to be prepared.
+    prepared: Vec<u64>,
+    /// Those whose hook after a reload was to run.
+    followed: Vec<u64>,
+    /// How often the preparation was to end.
+    cancelled: u32,
     next_port: u16,
 }
 
@@ -92,6 +99,9 @@ impl Bench {
             measures: Vec::new(),
             steps: Vec::new(),
             is_counting: false,
+            prepared: Vec::new(),
+            followed: Vec::new(),
+            cancelled: 0,
             next_port: 20_000,
         }
     }
@@ -126,6 +136,9 @@ impl Bench {
                 Action::Spawn { worker, seat, generation } => {
                     self.spawned.push((worker, seat, generation));
                 }
+                Action::PrepareRelease { generation } => self.prepared.push(generation.0),
+                Action::RunAfterReload { generation } => self.followed.push(generation.0),
+                Action::CancelPreparation => self.cancelled += 1,
                 Action::Commit(plan) => assert!(self.commit.replace(plan).is_none()),
                 Action::OrderRetire { worker } => self.told_to_retire.push(worker.0),
                 Action::TellRetired { worker, signals } => {
@@ -280,7 +293,8 @@ const SWAP_SECONDS: f64 = 0.001;
 
 fn settings(workers: u16) -> Settings {
     let (stagger, give_up) = (Duration::ZERO, None);
-    Settings { weights: equal(workers), stagger, give_up, ..Settings::default() }
+    let prepares_releases = false;
+    Settings { weights: equal(workers), stagger, give_up, prepares_releases, ..Settings::default() }
 }
 
 fn equal(workers: u16) -> Weights {

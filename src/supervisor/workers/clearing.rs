@@ -68,6 +68,7 @@ impl Supervisor {
 
     /// Answers the request of a rollout that is done; or begins the second half of a restart.
     pub(in crate::supervisor) fn rollout_done(&mut self, request: RequestId, outcome: Outcome) {
+        self.follow_reload(&outcome);
         if self.configuring.take_if(|configuring| *configuring == request).is_some() {
             self.end_old_workers();
         }
