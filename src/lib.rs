@@ -37,6 +37,8 @@
 //! | live, retired | a worker that gets new connections; one that only finishes those that it has |
 //! | roster | the workers of a generation that can serve now; a plan is made from it |
 //! | canary | a generation that gets a share of the slots, on trial, beside the one that has the others |
+//! | probation | the time after a rollout in which its workers are watched, and those before it are kept |
+//! | standby | said of a retired worker that is kept able to serve until a probation is over |
 //! | rollout | the way of a new generation into force: a reload, a canary, a promotion, a rollback |
 //! | drain | the time in which a retired worker finishes its connections |
 //! | orphaned listeners | listening sockets that the master holds and whose worker has ended |

@@ -22,6 +22,8 @@ use super::{Lab, Process, control, engine, greeter, ipcluster};
 pub struct Cluster<'a> {
     lab: &'a Lab,
     name: String,
+    /// How long new workers are on probation; `None`: as long as by default.
+    probation: Option<String>,
     arguments: Vec<OsString>,
     environment: Vec<(String, String)>,
     directory: Option<PathBuf>,
@@ -96,6 +98,8 @@ pub struct WorkerStatus {
     pub pid: Option<u32>,
     /// `starting`, `live`, `retired` or `dying`.
     pub state: String,
+    /// Whether it is kept able to serve until a probation is over.
+    pub standby: bool,
     /// Its generation.
     pub generation: u64,
     /// `ok` or `silent`.
@@ -166,6 +170,7 @@ impl<'a> Cluster<'a> {
         let mut cluster = Self {
             lab,
             name: "t".to_owned(),
+            probation: Some("0".to_owned()),
             arguments: Vec::new(),
             environment: Vec::new(),
             directory: None,
@@ -185,6 +190,20 @@ impl<'a> Cluster<'a> {
     pub fn argument(mut self, argument: impl Into<OsString>) -> Self {
         self.arguments.push(argument.into());
         self
+    }
+
+    /// Puts the workers of a rollout on probation for so long; `None`: as long as by default. Without this
+    /// there is no probation, so that a reload is answered when it is in force.
+    pub fn on_probation(mut self, probation: impl Into<Option<&'static str>>) -> Self {
+        self.probation = probation.into().map(str::to_owned);
+        self
+    }
+
+    /// The arguments of `run` up to the command.
+    fn settings(&self) -> Vec<OsString> {
+        let probation = self.probation.iter();
+        let probation = probation.flat_map(|it| ["--rollout-probation".into(), it.into()]);
+        self.arguments.iter().cloned().chain(probation).collect()
     }
 
     /// Sets a variable in the environment of the master, which passes those that begin with
@@ -250,7 +269,7 @@ impl<'a> Cluster<'a> {
     /// [`kill_master`](Self::kill_master): the next one.
     pub fn start_master(&mut self, worker: &[OsString]) {
         let mut command = self.command("run");
-        command.args(["--name", &self.name]).args(&self.arguments).arg("--").args(worker);
+        command.args(["--name", &self.name]).args(self.settings()).arg("--").args(worker);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         if let Some(directory) = &self.directory {
             command.current_dir(directory).env("PWD", directory);
@@ -265,7 +284,7 @@ impl<'a> Cluster<'a> {
     pub fn replace_master(&mut self, worker: &[OsString]) -> Process {
         let old = self.master.take().expect("a master was started");
         let mut command = self.command("run");
-        command.arg("--replace").args(["--name", &self.name]).args(&self.arguments);
+        command.arg("--replace").args(["--name", &self.name]).args(self.settings());
         command.arg("--").args(worker);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         self.master = Some(self.lab.start("master", command));

@@ -49,8 +49,11 @@ pub(crate) enum Verb {
     Run(RunArgs),
     /// Start a new generation and move all new connections to it
     ///
-    /// Returns when new connections go to the new workers, or says why not: then the old ones serve
-    /// on. Established connections stay with the old workers, which end when those have ended.
+    /// Returns when the new workers have passed their probation (--rollout-probation of `run`), or says why
+    /// not: then the old ones serve. New connections go to the new workers from the beginning of the
+    /// probation on; if too many of them fail until its end, new connections go back to the old ones,
+    /// which were kept. Established connections stay with the old workers, which end when those have
+    /// ended.
     ///
     /// With --share the new generation is on trial: workers beside the old ones get a part of the
     /// clients, chosen by their address, and nobody else notices. `promote` or `rollback` ends that.
@@ -59,9 +62,10 @@ pub(crate) enum Verb {
     /// Put the generation on trial into force for all clients
     ///
     /// It gets a worker in every seat, and when all are ready all new connections go to those, or it
-    /// says why not: then it stays on trial. Those of the old generation, and those that were on trial,
+    /// says why not: then it stays on trial. As after a reload they are on probation, and if that fails
+    /// the generation before the trial serves all clients again. Those of the old generation, and those that were on trial,
     /// finish their connections.
-    Promote(ClusterArgs),
+    Promote(PromoteArgs),
     /// End the trial of a generation, or go back to the one before the last reload
     ///
     /// On trial: its clients go back to the workers that they had. After a reload or promote: new
@@ -87,6 +91,9 @@ pub(crate) enum Verb {
     #[command(after_help = EVENTS_HELP)]
     Events(ClusterArgs),
     /// Change the number of workers, with the least movement of clients
+    ///
+    /// New workers are on probation, as after a reload: if too many of them fail, the cluster has as many
+    /// workers as before again.
     Scale(ScaleArgs),
     /// Drain and end all workers, remove the rules, end the master
     Stop(StopArgs),
@@ -123,7 +130,8 @@ const RELOAD_HELP: &str = "\
 Examples:
   ipcluster reload                    all clients get the new generation
   ipcluster reload --share 10%        one of ten clients does: 102 of 1,024 slots
-  ipcluster reload web --share 0.5%   of the cluster web";
+  ipcluster reload web --share 0.5%   of the cluster web
+  ipcluster reload --no-wait          return when the new workers are in force, before their probation";
 
 const DEMO_HELP: &str = "\
 Columns: connections that ended in the phase; those that failed; clients that another worker than
@@ -179,17 +187,18 @@ Example:
 const STATUS_HELP: &str = "\
 States: starting (gets no connections yet), live (gets those of its seat), leaving (live, until its
 successor is ready), retired (finishes those
-that it has), dying (was asked to end).
+that it has), standby (retired, but kept able to serve until the workers after it have passed their
+probation), dying (was asked to end).
 
 --json prints one object: schema (1), name, pid (of the master), generation, listeners, partition,
 slots, repairs (of rules that others had changed) and last_writer (who made the last one necessary),
 foreign_chains (rules of others that decide before ours), orphans (pid, seat, generation, reason: of
 processes that seem to be workers of an earlier master, but cannot be proven to be), conntrack (entries, limit; 0: none), serving
-(seats that get connections), trial (of a generation: generation, first_seat, seats, slots; or null),
-swaps (a histogram), restarts (by reason), retirements (of live workers, by cause), given_up (seats that get no worker for
+(seats that get connections), trial (of a generation: generation, first_seat, seats, slots; or null), probation (of what was put in force last: generation, before, seconds_left, failures,
+standby; or null), returns (after failed probations), swaps (a histogram), restarts (by reason), retirements (of live workers, by cause), given_up (seats that get no worker for
 now), and workers: a list of seat, slots, pid (null before it is spawned), adopted (an earlier
 master has started it), state, leaving (why it is
-replaced, or null), generation,
+replaced, or null), standby (retired, and kept until a probation is over), generation,
 health (ok, silent), text (what it says of itself: STATUS= of sd_notify; else null), ports
 (public port: worker port), uptime (seconds), connections (established ones; null if not counted),
 queued (not accepted yet), half_open (handshakes under way), connections_total (of a live worker: all
@@ -238,6 +247,18 @@ pub(crate) struct ReloadArgs {
     /// return when they are gone
     #[arg(long, conflicts_with = "share")]
     pub(crate) clear_retired: bool,
+    /// Return when the new workers are in force, and not when their probation is over
+    #[arg(long, conflicts_with = "clear_retired")]
+    pub(crate) no_wait: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PromoteArgs {
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+    /// Return when the new workers are in force, and not when their probation is over
+    #[arg(long)]
+    pub(crate) no_wait: bool,
 }
 
 #[derive(Debug, Args)]
@@ -267,6 +288,9 @@ pub(crate) struct ScaleArgs {
     /// How many workers there shall be, 1 to 1024
     #[arg(value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) workers: u16,
+    /// Return when the new workers are in force, and not when their probation is over
+    #[arg(long)]
+    pub(crate) no_wait: bool,
 }
 
 #[derive(Debug, Args)]
@@ -352,7 +376,7 @@ mod tests {
             ("scale web 1024", Some("web"), 1024),
             ("scale 7 8", Some("7"), 8),
         ] {
-            let Ok(Verb::Scale(ScaleArgs { name, workers })) = parse(line) else {
+            let Ok(Verb::Scale(ScaleArgs { name, workers, .. })) = parse(line) else {
                 panic!("{line}")
             };
             assert_eq!(name.as_ref().map(ClusterName::as_str), expected_name, "{line}");

@@ -51,7 +51,7 @@ fn carry_out(arguments: Arguments) -> Result<(), Failed> {
     };
     match arguments.verb {
         Verb::Reload(reload) => reload::run(&directory()?, reload),
-        Verb::Promote(cluster) => promote::run(&directory()?, cluster),
+        Verb::Promote(args) => promote::run(&directory()?, args),
         Verb::Rollback(cluster) => rollback::run(&directory()?, cluster),
         Verb::Retire(retire) => retire::run(&directory()?, retire),
         Verb::ClearRetired(cluster) => clear_retired::run(&directory()?, cluster),

@@ -4,14 +4,15 @@ use crate::control::ControlDir;
 
 use super::args::ReloadArgs;
 use super::{Failed, ask, output, staying};
-use crate::protocol::{Command, Outcome, Reloaded};
+use crate::protocol::{Command, CommandRequest, Outcome, Reloaded};
 
 pub(super) fn run(directory: &ControlDir, args: ReloadArgs) -> Result<(), Failed> {
     let command = match args.share {
         None if args.clear_retired => Command::Restart,
         share => Command::Reload { share },
     };
-    match ask::ask(directory, args.cluster.name.as_ref(), command)? {
+    let request = CommandRequest { command, no_wait: args.no_wait };
+    match ask::ask(directory, args.cluster.name.as_ref(), request)? {
         Outcome::Restarted(done) => output::answer(&format!(
             "generation {} is in force: {} workers; {} retired workers have ended\n",
             done.generation, done.workers, done.ended

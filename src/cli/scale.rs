@@ -4,11 +4,12 @@ use crate::control::ControlDir;
 
 use super::args::ScaleArgs;
 use super::{Failed, ask, output};
-use crate::protocol::{Command, Outcome};
+use crate::protocol::{Command, CommandRequest, Outcome};
 
 pub(super) fn run(directory: &ControlDir, args: ScaleArgs) -> Result<(), Failed> {
     let command = Command::Scale { workers: args.workers };
-    match ask::ask(directory, args.name.as_ref(), command)? {
+    let request = CommandRequest { command, no_wait: args.no_wait };
+    match ask::ask(directory, args.name.as_ref(), request)? {
         Outcome::Scaled(done) => output::answer(&format!(
             "{} workers: {} of {} slots moved\n",
             done.workers, done.moved_slots, done.slots

@@ -23,7 +23,7 @@ use super::{
     ResourceLimit, Server, WorkerCommand, WorkerOutput,
 };
 use crate::plan::{ClusterName, Engine, Listener, Ownership, PortRange};
-use crate::protocol::{Backoff, GiveUp, KillMode, KillOrder, Readiness, Signal};
+use crate::protocol::{Backoff, GiveUp, KillMode, KillOrder, MaxFailures, Readiness, Signal};
 
 settings! {
     /// Name of the cluster, of its table in the kernel and of its control socket
@@ -347,6 +347,30 @@ settings! {
         example: "/run/web/workers.sock",
         changes: NextGeneration,
         get: dereferenced -> Option<&Path>,
+    }
+
+    /// How long the workers that a reload, promote, scale or changed configuration has put in force are on
+    /// probation: those before them are kept able to serve meanwhile, and serve again if too many new ones
+    /// fail; 0: not at all
+    rollout_probation: Duration {
+        key: "rollout.probation",
+        flag: "--rollout-probation", "TIME",
+        range: Any,
+        default: "10s",
+        changes: Restart,
+        get: copied -> Duration,
+    }
+
+    /// How many workers may be lost or become unhealthy on probation until those before them serve again:
+    /// a number, or auto (each seat may lose one, if the next one gets ready). Whatever it is, they do
+    /// when no worker is healthy
+    rollout_max_failures: MaxFailures {
+        key: "rollout.max_failures",
+        flag: "--rollout-max-failures", "N|auto",
+        range: Any,
+        default: "auto",
+        changes: Restart,
+        get: copied -> MaxFailures,
     }
 
     /// How long a worker may take until it is ready

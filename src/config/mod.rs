@@ -59,5 +59,5 @@ pub(crate) use texts::WorkerTexts;
 
 pub use crate::protocol::{
     Backoff, EndSignals, GiveUp, HttpProbe, HttpProbeError, HttpScheme, KillMode, KillOrder, Marks,
-    Memory, ProbePath, ProbePathError, Readiness, Retire, Signal, SignalError,
+    MaxFailures, Memory, ProbePath, ProbePathError, Readiness, Retire, Signal, SignalError,
 };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::WorkerOutput;
 use super::value::quote;
-use crate::protocol::{Backoff, GiveUp};
+use crate::protocol::{Backoff, GiveUp, MaxFailures};
 
 /// The longest time that can be set: long enough for all, and far from where adding it to an
 /// instant overflows.
@@ -106,11 +106,50 @@ pub(super) fn check_give_up(GiveUp { failures, window }: &GiveUp) -> Result<(), 
     Ok(())
 }
 
+/// Reads how many workers may fail on probation: `2`, or `auto`.
+pub(super) fn max_failures(text: &str) -> Result<MaxFailures, String> {
+    match text {
+        "auto" => Ok(MaxFailures::Auto),
+        _ => {
+            let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+            if !is_number {
+                return Err(format!("{}: expected a number, or auto", quote(text)));
+            }
+            // A number that does not fit is too large as well.
+            let most = MaxFailures::Total(text.parse().unwrap_or(u32::MAX));
+            check_max_failures(most).map(|()| most)
+        }
+    }
+}
+
+pub(super) fn check_max_failures(most: MaxFailures) -> Result<(), String> {
+    match most {
+        MaxFailures::Total(1001..) => Err("expected at most 1000 failures, or auto".to_owned()),
+        MaxFailures::Total(_) | MaxFailures::Auto => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn failures_on_probation_are_a_number_or_auto() {
+        assert_eq!(max_failures("auto"), Ok(MaxFailures::Auto));
+        assert_eq!(max_failures("0"), Ok(MaxFailures::Total(0)));
+        assert_eq!(max_failures("1000"), Ok(MaxFailures::Total(1000)));
+        for (text, reason) in [
+            ("", "expected a number, or auto"),
+            ("-1", "expected a number, or auto"),
+            ("1.5", "expected a number, or auto"),
+            ("1001", "at most 1000"),
+            ("99999999999999999999", "at most 1000"),
+        ] {
+            assert!(max_failures(text).unwrap_err().contains(reason), "{text}");
+        }
+    }
 
     #[test]
     fn times_have_units() {

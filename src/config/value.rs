@@ -12,7 +12,7 @@ use super::{
     Server, ServerPreset, WorkerCommand, WorkerOutput, text,
 };
 use crate::plan::{ClusterName, Engine, Listener, Listeners, Ownership, PlanError, PortRange};
-use crate::protocol::{Backoff, GiveUp, KillMode, KillOrder, Readiness, Signal};
+use crate::protocol::{Backoff, GiveUp, KillMode, KillOrder, MaxFailures, Readiness, Signal};
 
 /// The form of a value in TOML.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -435,6 +435,18 @@ impl Text for GiveUp {
 
 impl Optional for GiveUp {
     const OFF: &'static str = "0";
+}
+
+impl Text for MaxFailures {
+    const EXPECTED: &'static str = "a number in quotes, such as \"2\", or \"auto\"";
+
+    fn from_text(text: String) -> Result<Self, Fault> {
+        text::max_failures(&text).map_err(Fault::new)
+    }
+
+    fn check(&self) -> Result<(), Fault> {
+        text::check_max_failures(*self).map_err(Fault::new)
+    }
 }
 
 impl Text for String {

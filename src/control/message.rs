@@ -6,7 +6,9 @@ use serde_json::{Map, Value};
 use crate::line_protocol::{MessageError, VERSION, cut, kind, not_json, shorten, wrong};
 use crate::plan::MAX_SEATS;
 use crate::protocol::ErrorReply;
-use crate::protocol::{Command, EventRecord, Outcome, Request, RetireTarget, WorkerStatus};
+use crate::protocol::{
+    Command, CommandRequest, EventRecord, Outcome, Request, RetireTarget, WorkerStatus,
+};
 
 impl Request {
     /// Reads a request.
@@ -27,9 +29,13 @@ impl Request {
         let Some(verb) = VERBS.iter().find(|verb| name == verb.name) else {
             return Err(MessageError::UnknownCommand { name: shorten(name) });
         };
+        let is_impatient = verb.take_no_wait(&mut fields)?;
         verb.check_fields(&fields)?;
         let fault = verb.fault(&fields);
-        let request: Self = serde_json::from_value(fields.into()).map_err(|_| fault.clone())?;
+        let mut request: Self = serde_json::from_value(fields.into()).map_err(|_| fault.clone())?;
+        if let Self::Command(CommandRequest { no_wait, .. }) = &mut request {
+            *no_wait = is_impatient;
+        }
         if request.is_in_range() { Ok(request) } else { Err(fault) }
     }
 
@@ -47,9 +53,12 @@ impl Request {
 
     fn is_in_range(&self) -> bool {
         match self {
-            Self::Command(Command::Scale { workers }) => (1..=MAX_SEATS).contains(workers),
-            Self::Command(Command::Retire(RetireTarget::Seat(seat))) => seat.0 < MAX_SEATS,
-            Self::Command(Command::Retire(RetireTarget::Pid(pid))) => *pid > 0,
+            Self::Command(CommandRequest { command, .. }) => match command {
+                Command::Scale { workers } => (1..=MAX_SEATS).contains(workers),
+                Command::Retire(RetireTarget::Seat(seat)) => seat.0 < MAX_SEATS,
+                Command::Retire(RetireTarget::Pid(pid)) => *pid > 0,
+                _ => true,
+            },
             _ => true,
         }
     }
@@ -82,7 +91,22 @@ const fn verb(name: &'static str, fields: &'static [(&'static str, &'static str)
     Verb { name, fields }
 }
 
+/// The commands that put workers on probation, and can be answered before that is over.
+const WITH_PROBATION: [&str; 3] = ["reload", "promote", "scale"];
+
 impl Verb {
+    /// Takes out whether the end of a probation is not waited for; a field of commands that have one.
+    fn take_no_wait(&self, fields: &mut Map<String, Value>) -> Result<bool, MessageError> {
+        if !WITH_PROBATION.contains(&self.name) {
+            return Ok(false);
+        }
+        match fields.remove("no_wait") {
+            None => Ok(false),
+            Some(Value::Bool(no_wait)) => Ok(no_wait),
+            Some(_) => Err(wrong(self.name, "no_wait", "true or false")),
+        }
+    }
+
     /// Refuses fields that the command does not have.
     fn check_fields(&self, fields: &Map<String, Value>) -> Result<(), MessageError> {
         let is_known = |name: &str| self.fields.iter().any(|(field, _)| *field == name);
@@ -195,7 +219,7 @@ fn in_lines(workers: Vec<WorkerStatus>) -> Vec<String> {
     for worker in workers {
         // JSON doubles what it has to escape of a printable text: quotes and backslashes.
         let text = worker.text.as_ref().map_or(0, |text| 2 * text.len());
-        length += 288 + text + 14 * worker.ports.len();
+        length += 304 + text + 14 * worker.ports.len();
         part.push(worker);
         if length >= WORKERS_LIMIT {
             lines.push(Reply::Workers(std::mem::take(&mut part)).line());
@@ -219,8 +243,8 @@ mod tests {
     use crate::line_protocol::{LineDecoder, MAX_LINE};
     use crate::plan::{Generation, Port, Seat, Slot};
     use crate::protocol::{
-        ConntrackFill, Explanation, PartitionKind, ReplaceReasonKind, Restarts, Retirements,
-        SCHEMA, Status, SwapTimes, WORKERS_LIMIT, WorkerHealth, WorkerState,
+        ConntrackFill, Explanation, PartitionKind, Probation, ReplaceReasonKind, Restarts,
+        Retirements, SCHEMA, Status, SwapTimes, WORKERS_LIMIT, WorkerHealth, WorkerState,
     };
 
     #[test]
@@ -230,6 +254,11 @@ mod tests {
             Request::Handover { format: 1 },
             Command::Reload { share: None }.into(),
             Command::Reload { share: Some("0.5%".parse().unwrap()) }.into(),
+            Request::Command(CommandRequest { command: Command::Promote, no_wait: true }),
+            Request::Command(CommandRequest {
+                command: Command::Reload { share: Some("10%".parse().unwrap()) },
+                no_wait: true,
+            }),
             Command::Promote.into(),
             Command::Rollback.into(),
             Command::Restart.into(),
@@ -245,6 +274,11 @@ mod tests {
         for request in requests {
             assert_eq!(Request::parse(&request.emit()), Ok(request));
         }
+        let plain = Request::from(Command::Reload { share: None }).emit();
+        assert_eq!(
+            plain, r#"{"v":1,"command":"reload"}"#,
+            "as masters of earlier releases read it"
+        );
         let short = r#"{"command":"stop","v":1}"#;
         assert_eq!(Request::parse(short), Ok(Command::Stop { now: false }.into()));
     }
@@ -272,6 +306,14 @@ mod tests {
             (r#"{"v":1,"command":"reload","share":10}"#, SHARE),
             (r#"{"v":1,"command":"reload","share":"100%"}"#, SHARE),
             (r#"{"v":1,"command":"promote","share":"10%"}"#, r#"promote: unknown field "share""#),
+            (
+                r#"{"v":1,"command":"reload","no_wait":1}"#,
+                "reload: no_wait: expected true or false",
+            ),
+            (
+                r#"{"v":1,"command":"rollback","no_wait":true}"#,
+                r#"rollback: unknown field "no_wait""#,
+            ),
             (r#"{"v":1,"command":"scale"}"#, SCALE),
             (r#"{"v":1,"command":"scale","workers":0}"#, SCALE),
             (r#"{"v":1,"command":"scale","workers":-1}"#, SCALE),
@@ -337,7 +379,7 @@ mod tests {
             "queued": 3, "half_open": 1, "health": "silent", "text": null, "number": null,
             "private_ports": [], "retired": null,
         });
-        let expected = json!({ "ok": { "status": {
+        let mut expected = json!({ "ok": { "status": {
             "schema": 1, "name": "web", "pid": 4100, "generation": 3,
             "listeners": ["0.0.0.0:80/tcp"], "engine": "redirect", "partition": "hash", "slots": 1024,
             "repairs": 0, "last_writer": null, "foreign_chains": [],
@@ -346,6 +388,12 @@ mod tests {
             "swaps": {"count": u64::MAX, "seconds": 0.25, "buckets": vec![u64::MAX; 13]},
             "restarts": restarts, "retirements": retirements, "given_up": [7], "workers": [worker],
         }}});
+        let status_fields = &mut expected["ok"]["status"];
+        status_fields["probation"] = json!({
+            "generation": 3, "before": 2, "seconds_left": 7.5, "failures": 1, "standby": 2
+        });
+        status_fields["returns"] = json!(4);
+        status_fields["workers"][0]["standby"] = json!(false);
         let reply = Reply::Done(Outcome::Status(Box::new(status(1, 1))));
         assert_eq!(serde_json::to_value(&reply).unwrap(), expected);
         assert_eq!(serde_json::from_value::<Reply>(expected).unwrap(), reply);
@@ -442,6 +490,14 @@ mod tests {
             last_writer: None,
             foreign_chains: Vec::new(),
             trial: None,
+            probation: Some(Probation {
+                generation: Generation(3),
+                before: Generation(2),
+                seconds_left: 7.5,
+                failures: 1,
+                standby: 2,
+            }),
+            returns: 4,
             orphans: Vec::new(),
             conntrack: Some(ConntrackFill { entries: 1804, limit: 262_144 }),
             serving: u32::MAX,
@@ -464,6 +520,7 @@ mod tests {
                     adopted: false,
                     state: WorkerState::Live,
                     leaving: Some(ReplaceReasonKind::Memory),
+                    standby: false,
                     generation: Generation(3),
                     health: WorkerHealth::Silent,
                     text: None,

@@ -24,6 +24,7 @@ pub(crate) fn metrics(status: &Status) -> String {
         "Times that this master made the rules anew because others had changed them.",
     )
     .add(&[], status.repairs);
+    probation(&mut text, status);
     conntrack(&mut text, status);
     text.finish()
 }
@@ -127,6 +128,21 @@ fn swaps(text: &mut Exposition, status: &Status) {
     samples.add_part("_count", &[], status.swaps.count);
 }
 
+fn probation(text: &mut Exposition, status: &Status) {
+    text.metric(
+        "ipcluster_rollout_on_probation",
+        Kind::Gauge,
+        "Whether the workers that were put in force last are on probation.",
+    )
+    .add(&[], u8::from(status.probation.is_some()));
+    text.metric(
+        "ipcluster_rollout_returns_total",
+        Kind::Counter,
+        "Times that this master put the workers before in force again, since a probation failed.",
+    )
+    .add(&[], status.returns);
+}
+
 fn conntrack(text: &mut Exposition, status: &Status) {
     let mut entries = text.metric(
         "ipcluster_conntrack_entries",
@@ -162,7 +178,7 @@ mod tests {
                 "schema": 1, "name": "web", "pid": 4100, "generation": 3,
                 "listeners": ["0.0.0.0:80/tcp"], "partition": "hash", "slots": 1024, "repairs": 2,
                 "conntrack": {"entries": 900, "limit": 1000},
-                "restarts": {"died": 4}, "retirements": {"lag": 3}, "given_up": [5, 6],
+                "restarts": {"died": 4}, "retirements": {"lag": 3}, "returns": 1, "given_up": [5, 6],
                 "workers": [
                     {"seat": 10, "slots": 512, "pid": 77, "state": "live", "generation": 3,
                      "ports": {}, "uptime": 1, "connections": 7, "connections_total": 10},
@@ -242,6 +258,12 @@ ipcluster_swap_seconds_count 2
 # HELP ipcluster_rules_repaired_total Times that this master made the rules anew because others had changed them.
 # TYPE ipcluster_rules_repaired_total counter
 ipcluster_rules_repaired_total 2
+# HELP ipcluster_rollout_on_probation Whether the workers that were put in force last are on probation.
+# TYPE ipcluster_rollout_on_probation gauge
+ipcluster_rollout_on_probation 0
+# HELP ipcluster_rollout_returns_total Times that this master put the workers before in force again, since a probation failed.
+# TYPE ipcluster_rollout_returns_total counter
+ipcluster_rollout_returns_total 1
 # HELP ipcluster_conntrack_entries Connections of all programs that the kernel tracks in the master's network namespace.
 # TYPE ipcluster_conntrack_entries gauge
 ipcluster_conntrack_entries 900

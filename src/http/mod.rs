@@ -32,6 +32,8 @@
 //! | `ipcluster_worker_retirements_total` | `cause` | live workers that were replaced, or are being: `requested` (by an operator), `silent`, `asked` (by the worker), `memory`, `lag`, `connections`, `age` |
 //! | `ipcluster_seats_given_up` | | seats that get no worker for now, since they lost too many of late |
 //! | `ipcluster_swap_seconds` | | histogram: from a plan to its acknowledgement by the kernel |
+//! | `ipcluster_rollout_on_probation` | | 1 while the workers that were put in force last are on probation |
+//! | `ipcluster_rollout_returns_total` | | probations that failed, after which the workers before served again |
 //! | `ipcluster_rules_repaired_total` | | repairs of rules that others had changed |
 //! | `ipcluster_conntrack_entries` | | connections that the kernel tracks, of all programs |
 //! | `ipcluster_conntrack_limit` | | the most that it does; `+Inf` without a limit |

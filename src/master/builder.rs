@@ -486,6 +486,8 @@ fn settings(config: &Config) -> Settings {
         ready: config.ready_timeout(),
         drain: config.drain_timeout(),
         rollback: config.rollback_timeout(),
+        probation: config.rollout_probation(),
+        max_failures: config.rollout_max_failures(),
         die: config.die_timeout(),
         signals: config.end_signals(),
         ping: config.ping_timeout().unwrap_or(Settings::default().ping),

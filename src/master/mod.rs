@@ -88,9 +88,9 @@ pub use crate::process::{
 pub use crate::protocol::{
     AcceptFault, Cleared, ConntrackFill, EndReason, ErrorReply, Event, Exit, Explanation,
     FailureCause, ForeignChain, MemoryOf, NoAcceptor, NotReady, OnTrial, Orphan, OrphansEnded,
-    Outcome, PartitionKind, PortFault, PortFaultKind, ProbeFault, ProbeOutcome, Progress,
-    ReadinessFault, Refusal, ReleaseFailure, Reloaded, ReplaceReason, ReplaceReasonKind, Restarted,
-    Restarts, RetireTarget, Retired, Retirements, RolledBack, Rollout, RuleWriter, SCHEMA, Scaled,
-    Stats, Status, Stopped, SwapTimes, Trial, Unhealthy, UnservedSocket, WorkerFailure,
-    WorkerHealth, WorkerId, WorkerState, WorkerStats, WorkerStatus,
+    Outcome, PartitionKind, PortFault, PortFaultKind, Probation, ProbationFailure, ProbeFault,
+    ProbeOutcome, Progress, ReadinessFault, Refusal, ReleaseFailure, Reloaded, ReplaceReason,
+    ReplaceReasonKind, Restarted, Restarts, RetireTarget, Retired, Retirements, RolledBack,
+    Rollout, RuleWriter, SCHEMA, Scaled, Stats, Status, Stopped, SwapTimes, Trial, Unhealthy,
+    UnservedSocket, WorkerFailure, WorkerHealth, WorkerId, WorkerState, WorkerStats, WorkerStatus,
 };

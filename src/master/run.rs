@@ -25,8 +25,8 @@ use crate::control::{self, Responder};
 use crate::plan::{Route, Seat};
 use crate::process;
 use crate::protocol::{
-    Command, Event, Orphan, OrphansEnded, Outcome, Refusal, Request, WorkerFailure, WorkerId,
-    WorkerState,
+    Command, CommandRequest, Event, Orphan, OrphansEnded, Outcome, Refusal, Request, WorkerFailure,
+    WorkerId, WorkerState,
 };
 use crate::supervisor::{self, Action, Input, Supervisor};
 
@@ -429,7 +429,7 @@ impl Master {
                 self.count_for_status();
             }
             Request::Explain { address } => responder.finish(self.explain(address)),
-            Request::Command(command) => self.command(command, responder),
+            Request::Command(request) => self.command(request, responder),
             Request::Events => {
                 let (name, generation) = (self.config.name(), self.supervisor.generation());
                 self.operators.add_subscriber(name, generation, responder);
@@ -446,14 +446,15 @@ impl Master {
         }
     }
 
-    fn command(&mut self, command: Command, responder: Responder) {
+    fn command(&mut self, request: CommandRequest, responder: Responder) {
+        let CommandRequest { command, .. } = request;
         if let Command::Scale { workers } = command
             && let Err(error) = self.config.scaled(workers)
         {
             let reason = error.to_string();
             return responder.finish(Err(Refusal::Configuration { reason }));
         }
-        let id = self.operators.begin_request(command, responder);
+        let id = self.operators.begin_request(request, responder);
         self.dispatch(Input::Request(id, command));
     }
 

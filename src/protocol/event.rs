@@ -277,6 +277,40 @@ pub enum Event {
         #[serde(serialize_with = "seconds")]
         took: Duration,
     },
+    /// What a rollout has put in force is on probation; the workers before it are kept able to serve.
+    #[serde(rename = "on_probation")]
+    ProbationBegan {
+        /// The generation on probation.
+        generation: Generation,
+        /// The generation that is kept.
+        before: Generation,
+        /// How long the probation takes.
+        #[serde(serialize_with = "seconds")]
+        probation: Duration,
+    },
+    /// A probation is over, and was passed: the workers that were kept retire.
+    ProbationPassed {
+        /// The generation that was on probation.
+        generation: Generation,
+    },
+    /// Too many workers on probation were lost, or none is healthy.
+    ProbationFailed {
+        /// The generation that was on probation.
+        generation: Generation,
+        /// The generation that is put in force again; `None`: none of its workers could serve.
+        back_to: Option<Generation>,
+        /// Why, for display.
+        reason: String,
+        /// What the worker that failed first printed last, oldest line first.
+        last_lines: Vec<String>,
+    },
+    /// After a probation that failed, the workers before it are in force again.
+    Returned {
+        /// Their generation.
+        generation: Generation,
+        /// The generation that was on probation.
+        from: Generation,
+    },
     /// A part of the clients gets a new generation, on trial.
     #[serde(rename = "on_trial")]
     CanaryInForce {
@@ -698,6 +732,27 @@ impl fmt::Display for Event {
                     "generation {generation} in force, {occupied} of {seats} seats occupied, "
                 )?;
                 write!(f, "swapped in {took:.1?}")
+            }
+            Self::ProbationBegan { generation, before, probation } if generation == before => {
+                write!(f, "new workers of generation {generation} on probation for {probation:?}")
+            }
+            Self::ProbationBegan { generation, before, probation } => write!(
+                f,
+                "generation {generation} on probation for {probation:?}, generation {before} is kept \
+                 until then"
+            ),
+            Self::ProbationPassed { generation } => {
+                write!(f, "generation {generation} has passed its probation")
+            }
+            Self::ProbationFailed { back_to, reason, .. } => match back_to {
+                Some(before) => write!(f, "{reason}: going back to generation {before}"),
+                None => write!(f, "{reason}: no worker of the generation before could serve"),
+            },
+            Self::Returned { generation, from } if generation == from => {
+                write!(f, "the workers of generation {generation} before the scale serve again")
+            }
+            Self::Returned { generation, from } => {
+                write!(f, "generation {generation} serves again, in place of generation {from}")
             }
             Self::CanaryInForce { generation, workers, slots, of } => write!(
                 f,

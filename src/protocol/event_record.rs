@@ -47,6 +47,10 @@ use crate::line_protocol::cut;
 /// | `all_bands_ready` | `generation`, `seats` | with that, every seat has a worker |
 /// | `finishing` | `seat`, `generation`, `connections` | so many connections wait in the sockets of a worker that has ended: a process is started to accept them |
 /// | `queue_lost` | `seat`, `generation`, `connections` | nobody could be started for them: they are reset |
+/// | `on_probation` | `generation`, `before`, `probation` | what a rollout has put in force is on probation for so long; the workers before it are kept able to serve |
+/// | `probation_passed` | `generation` | that is over: the workers that were kept retire |
+/// | `probation_failed` | `generation`, `back_to`, `reason`, `last_lines` | too many of its workers were lost, or none is healthy: generation `back_to` (null if it could not serve) is put in force again |
+/// | `returned` | `generation`, `from` | that is in force again, in place of the one on probation |
 /// | `on_trial` | `generation`, `workers`, `slots`, `of` | a new generation with so many workers gets so many of the slots, on trial |
 /// | `commit_failed` | `reason`, `retry_in` | the kernel did not take a plan |
 /// | `repaired` | `what`, `writer`, `total`, `held_back` | somebody else (`pid`, `name`; null if not known) had changed our rules; they are as they should be. The next repair is held back for so long |
@@ -249,6 +253,15 @@ mod tests {
             Event::Killed { worker, seat, generation },
             Event::Ended { worker, seat, generation, exit: Exit::Code(0), asked: true },
             Event::InForce { generation, occupied: 4, seats: 4, took: SPAN },
+            Event::ProbationBegan { generation, before: GENERATION, probation: SPAN },
+            Event::ProbationPassed { generation },
+            Event::ProbationFailed {
+                generation,
+                back_to: Some(GENERATION),
+                reason: "seat 1".to_owned(),
+                last_lines: failure.last_lines.clone(),
+            },
+            Event::Returned { generation, from: GENERATION },
             Event::CanaryInForce { generation, workers: 4, slots: 102, of: 1024 },
             Event::Repaired { what: "gone".to_owned(), writer, total: 7, held_back: SPAN },
             Event::RepairFailed { reason: reason.clone(), retry_in: SPAN },

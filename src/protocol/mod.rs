@@ -7,6 +7,7 @@ mod error_reply;
 mod event;
 mod event_record;
 mod outcome;
+mod probation;
 mod progress;
 mod readiness_fault;
 mod refusal;
@@ -31,6 +32,7 @@ pub use outcome::{
     Cleared, OnTrial, OrphansEnded, Outcome, Reloaded, Restarted, Retired, RolledBack, Scaled,
     Stopped,
 };
+pub use probation::{Probation, ProbationFailure};
 pub use progress::Progress;
 pub use readiness_fault::{
     AcceptFault, NoAcceptor, PortFault, PortFaultKind, ProbeFault, ProbeOutcome, ReadinessFault,
@@ -38,15 +40,15 @@ pub use readiness_fault::{
 };
 pub use refusal::{Refusal, ReleaseFailure, Rollout};
 pub use request::RetireTarget;
-pub(crate) use request::{Command, Request};
+pub(crate) use request::{Command, CommandRequest, Request};
 pub use settings::{
-    Backoff, GiveUp, HttpProbe, HttpProbeError, HttpScheme, KillOrder, Marks, Memory, ProbePath,
-    ProbePathError, Readiness, Retire,
+    Backoff, GiveUp, HttpProbe, HttpProbeError, HttpScheme, KillOrder, Marks, MaxFailures, Memory,
+    ProbePath, ProbePathError, Readiness, Retire,
 };
 pub use signal::{EndSignals, KillMode, Signal, SignalError};
 pub(crate) use snapshot::{
-    GenerationWeights, History, Millis, SeatBackoffSnapshot, Snapshot, StageSnapshot,
-    WorkerSnapshot,
+    GenerationWeights, History, Millis, ProbationSnapshot, SeatBackoffSnapshot, Snapshot,
+    StageSnapshot, WorkerSnapshot,
 };
 pub use stats::{Stats, WorkerStats};
 pub use status::{

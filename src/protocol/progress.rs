@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::WorkerFailure;
+use super::{Outcome, WorkerFailure};
 use crate::plan::{Generation, Seat};
 
 /// A step on the way to the end of a request.
@@ -30,6 +30,28 @@ pub enum Progress {
         reason: String,
         /// How often it has failed.
         failures: u32,
+    },
+    /// The new workers are in force, and on probation: the workers before them are kept until that is
+    /// over.
+    OnProbation {
+        /// The generation on probation.
+        generation: Generation,
+        /// The generation that is kept.
+        before: Generation,
+        /// How long the probation takes.
+        probation: Duration,
+        /// What the request comes to if the probation is passed.
+        outcome: Box<Outcome>,
+    },
+    /// A worker on probation was lost or became unhealthy.
+    FailedOnProbation {
+        /// How.
+        failure: WorkerFailure,
+    },
+    /// The probation has failed: the workers before it are put in force again.
+    GoingBack {
+        /// Their generation.
+        generation: Generation,
     },
     /// The successor of a worker that leaves is ready.
     SuccessorReady {
@@ -73,6 +95,26 @@ impl fmt::Display for Progress {
             }
             Self::CommitFailed { reason, failures } => {
                 write!(f, "the kernel rejected the plan (try {failures}): {reason}")
+            }
+            Self::OnProbation { generation, before, probation, .. } if generation == before => {
+                write!(f, "the new workers are in force, on probation for {probation:?}")
+            }
+            Self::OnProbation { generation, before, probation, .. } => write!(
+                f,
+                "generation {generation} is in force, on probation for {probation:?}; generation \
+                 {before} is kept until then"
+            ),
+            Self::FailedOnProbation { failure } => {
+                failure.without_lines().fmt(f)?;
+                let lines: Vec<&str> = failure.last_lines.iter().map(|line| line.trim()).collect();
+                if lines.is_empty() {
+                    Ok(())
+                } else {
+                    write!(f, "; it printed: {}", lines.join(" | "))
+                }
+            }
+            Self::GoingBack { generation } => {
+                write!(f, "the probation has failed: going back to generation {generation}")
             }
             Self::SuccessorReady { seat } => write!(f, "seat {seat}: the successor is ready"),
             Self::SuccessorFailed { failure, delay } => {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use super::{ErrorReply, Outcome, ReplaceReason, WorkerFailure, WorkerState};
+use super::{ErrorReply, Outcome, ProbationFailure, ReplaceReason, WorkerFailure, WorkerState};
 use crate::plan::{Generation, PlanError, Seat};
 
 /// Why a request was refused, or given up. What was in force stays in force; only for
@@ -23,6 +23,27 @@ pub enum Refusal {
     /// Another reload or scale has not ended.
     #[error("a {0} is under way; try again when it has ended")]
     Busy(Rollout),
+    /// What a rollout has put in force is on probation.
+    #[error(
+        "generation {generation} is on probation after a {rollout}: try again when that is over"
+    )]
+    OnProbation {
+        /// The generation on probation.
+        generation: Generation,
+        /// The rollout that it came by.
+        rollout: Rollout,
+    },
+    /// What the request had put in force failed on probation.
+    #[error("{0}")]
+    Probation(ProbationFailure),
+    /// What the request had put in force was replaced before its probation was over.
+    #[error("generation {generation} was replaced by a {by} before its probation was over")]
+    Replaced {
+        /// The generation that was on probation.
+        generation: Generation,
+        /// What has replaced it.
+        by: Rollout,
+    },
     /// A canary is in force: it is to be promoted or rolled back first.
     #[error(
         "generation {generation} is on trial: `ipcluster promote` or `ipcluster rollback` ends that"
@@ -201,6 +222,12 @@ impl Refusal {
                 let last_lines = last_lines.join(" | ");
                 return Some(format!("the old workers keep serving; it printed: {last_lines}"));
             }
+            Self::Probation(failure) => return Some(failure.hint()),
+            Self::OnProbation { .. } => {
+                "`ipcluster status` tells when; `ipcluster rollback` goes back now, and a reload \
+                 replaces it"
+            }
+            Self::Replaced { .. } => "`ipcluster status` shows what serves",
             Self::Commit { .. } => "the old workers keep serving; the log of the master says more",
             Self::Gone { .. } | Self::Finishing { .. } => {
                 "reload with the old program in place; [timeouts] rollback keeps such workers for a time"

@@ -31,7 +31,19 @@ pub(crate) enum Request {
     },
     /// A change of the cluster, which the supervisor decides.
     #[serde(untagged)]
-    Command(Command),
+    Command(CommandRequest),
+}
+
+/// A command, and whether its end is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CommandRequest {
+    /// The command.
+    #[serde(flatten)]
+    pub(crate) command: Command,
+    /// It is answered when what it puts in force is in force, and not when the probation of that is over.
+    /// Only for commands that put workers on probation.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) no_wait: bool,
 }
 
 /// A change of the cluster that an operator can ask for.
@@ -93,7 +105,7 @@ impl Request {
             Self::Events => "events",
             Self::EndOrphans => "end_orphans",
             Self::Handover { .. } => "takeover",
-            Self::Command(command) => command.name(),
+            Self::Command(request) => request.command.name(),
         }
     }
 }
@@ -115,9 +127,15 @@ impl Command {
     }
 }
 
+impl From<CommandRequest> for Request {
+    fn from(request: CommandRequest) -> Self {
+        Self::Command(request)
+    }
+}
+
 impl From<Command> for Request {
     fn from(command: Command) -> Self {
-        Self::Command(command)
+        Self::Command(CommandRequest { command, no_wait: false })
     }
 }
 

@@ -200,6 +200,18 @@ pub struct GiveUp {
     pub window: Duration,
 }
 
+/// How many workers a rollout may lose on probation until the workers before it are put in force again.
+/// Whatever it is, they are when no worker in force is healthy, or a seat is given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum MaxFailures {
+    /// Each seat may lose one worker, if the next one gets ready.
+    #[default]
+    Auto,
+    /// So many workers of all seats together, those that become unhealthy among them; 0 to 1000.
+    Total(u32),
+}
+
 /// When live workers are replaced by others, and how many.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retire {

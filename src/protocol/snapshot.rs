@@ -130,6 +130,31 @@ pub struct History<T = Timestamp> {
     pub retirements: Vec<T>,
     /// The highest number of a generation that was in force.
     pub last_generation: Option<Generation>,
+    /// The probation of what is in force, if it is on probation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub probation: Option<ProbationSnapshot<T>>,
+}
+
+/// A probation that has begun.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ProbationSnapshot<T = Timestamp> {
+    /// What is put in force again if it fails.
+    pub before: GenerationWeights,
+    /// The seat of each slot before the swap.
+    #[serde(with = "slot_table")]
+    pub home: Option<Assignment>,
+    /// When it began; in the message, how long ago.
+    pub since: T,
+    /// Workers that were retired before this do not serve again; in the message, how long ago.
+    pub kept_since: T,
+    /// When it is over at the earliest; in the message, in how long.
+    pub until: T,
+    /// How many workers each seat has lost since, where it has lost any.
+    #[serde(default)]
+    pub losses: Vec<(Seat, u32)>,
+    /// How many workers were lost or became unhealthy since.
+    #[serde(default)]
+    pub failures: u32,
 }
 
 /// A generation, and how its slots are shared out among its seats.
@@ -215,12 +240,22 @@ impl<T> Snapshot<T> {
             losses: it.losses.into_iter().map(past).collect(),
             given_up_until: it.given_up_until.map(future),
         };
-        let History { target, before, home, retirements, last_generation } = self.history;
+        let History { target, before, home, retirements, last_generation, probation } =
+            self.history;
+        let probation = probation.map(|it| ProbationSnapshot {
+            before: it.before,
+            home: it.home,
+            since: past(it.since),
+            kept_since: past(it.kept_since),
+            until: future(it.until),
+            losses: it.losses,
+            failures: it.failures,
+        });
         let retirements = retirements.into_iter().map(past).collect();
         Snapshot {
             workers: self.workers.into_iter().map(worker).collect(),
             backoffs: self.backoffs.into_iter().map(backoff).collect(),
-            history: History { target, before, home, retirements, last_generation },
+            history: History { target, before, home, retirements, last_generation, probation },
         }
     }
 }
@@ -239,6 +274,7 @@ impl<T> Default for History<T> {
             home: None,
             retirements: Vec::new(),
             last_generation: None,
+            probation: None,
         }
     }
 }
@@ -328,6 +364,7 @@ mod tests {
                 home: Some(Assignment::from_table(vec![Seat(1), Seat(0), Seat(1)])),
                 retirements: vec![at(940), at(950)],
                 last_generation: Some(Generation(6)),
+                probation: None,
             },
         }
     }
@@ -372,6 +409,25 @@ mod tests {
         assert!(text.contains(told), "{text}");
         let parsed: Snapshot<Millis> = serde_json::from_str(&text).unwrap();
         assert_eq!(parsed.at(at(1000)), retired);
+    }
+
+    #[test]
+    fn a_probation_goes_on_by_the_clock_of_another_master() {
+        let mut handed = snapshot();
+        handed.history.probation = Some(ProbationSnapshot {
+            before: handed.history.before.clone().unwrap(),
+            home: handed.history.home.clone(),
+            since: at(997),
+            kept_since: at(990),
+            until: at(1007),
+            losses: vec![(Seat(1), 1)],
+            failures: 1,
+        });
+        let written = serde_json::to_string(&handed.clone().into_message(at(1000))).unwrap();
+        let expected = r#""probation":{"before":{"generation":2,"shares":[140737488355328.0,70368744177664.0,0.0]},"home":[1,0,1],"since":3000,"kept_since":10000,"until":7000,"losses":[[1,1]],"failures":1}"#;
+        assert!(written.contains(expected), "{written}");
+        let read: Snapshot<Millis> = serde_json::from_str(&written).unwrap();
+        assert_eq!(read.at(at(1000)), handed);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ReplaceReasonKind, Restarts, Retirements, SwapTimes, WorkerState};
+use super::{Probation, ReplaceReasonKind, Restarts, Retirements, SwapTimes, WorkerState};
 use crate::plan::{ClusterName, Engine, Generation, Listener, Partition, Port, Seat, Slot};
 
 /// The version of the JSON of [`Status`] and [`Explanation`]. Fields may be added within a version;
@@ -27,6 +27,8 @@ pub const SCHEMA: u32 = 1;
 ///   ],
 ///   "orphans": [],
 ///   "conntrack": {"entries": 1804, "limit": 262144}, "serving": 2, "trial": null,
+///   "probation": {"generation": 3, "before": 2, "seconds_left": 7.5, "failures": 0, "standby": 2},
+///   "returns": 0,
 ///   "swaps": {"count": 2, "seconds": 0.000412, "buckets": [0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]},
 ///   "restarts": {"died": 1, "ended": 0, "exited": 0, "not_ready": 0, "spawn": 0, "unfit": 0},
 ///   "retirements": {"requested": 0, "silent": 0, "asked": 0, "memory": 1, "lag": 0, "connections": 0, "age": 0},
@@ -84,6 +86,13 @@ pub struct Status {
     /// The generation on trial; none while there is none.
     #[serde(default)]
     pub trial: Option<Trial>,
+    /// The probation under way; none while there is none.
+    #[serde(default)]
+    pub probation: Option<Probation>,
+    /// How often this master has put the workers before a rollout in force again, since those that it
+    /// had brought in failed on probation.
+    #[serde(default)]
+    pub returns: u64,
     /// How long the transactions of this master took.
     #[serde(default)]
     pub swaps: SwapTimes,
@@ -203,6 +212,9 @@ pub struct WorkerStatus {
     /// Seconds since it was retired; none if it was not, or is told to end already.
     #[serde(default)]
     pub retired: Option<f64>,
+    /// Whether it is retired, and kept able to serve while the workers that replaced it are on probation.
+    #[serde(default)]
+    pub standby: bool,
     /// The generation that it was started for.
     pub generation: Generation,
     /// Whether it answers.

@@ -1,8 +1,8 @@
 //! A status as text. Pure.
 
 use super::{
-    Align, Columns, ConntrackFill, ForeignChain, Orphan, Status, Trial, WorkerHealth, WorkerState,
-    WorkerStatus,
+    Align, Columns, ConntrackFill, ForeignChain, Orphan, Probation, Status, Trial, WorkerHealth,
+    WorkerState, WorkerStatus,
 };
 
 impl Status {
@@ -73,6 +73,12 @@ fn head(status: &Status) -> String {
             "orphan     process {pid} (seat {seat}, generation {generation}): {reason}\n"
         ));
     }
+    if let Some(probation) = &status.probation {
+        head.push_str(&format!("probation  {}\n", on_probation(probation)));
+    }
+    if status.returns > 0 {
+        head.push_str(&format!("returns    {}, after probations that failed\n", status.returns));
+    }
     if let Some(trial) = &status.trial {
         head.push_str(&format!("trial      {}\n", on_trial(trial, status.slots)));
     }
@@ -88,6 +94,24 @@ fn on_trial(trial: &Trial, slots: u32) -> String {
         _ => format!("seats {first_seat} to {last}"),
     };
     format!("generation {generation} on {given} of {slots} slots ({percent:.1} %): {seats}")
+}
+
+fn on_probation(probation: &Probation) -> String {
+    let Probation { generation, before, seconds_left, failures, standby } = probation;
+    let left = match *seconds_left > 0.0 {
+        true => format!("{seconds_left:.0} s left"),
+        false => "waiting for lost workers to be replaced".to_owned(),
+    };
+    let failures = match failures {
+        0 => "no worker has failed".to_owned(),
+        1 => "1 worker has failed".to_owned(),
+        many => format!("{many} workers have failed"),
+    };
+    let kept = match generation == before {
+        true => String::new(),
+        false => format!("; {standby} workers of generation {before} on standby"),
+    };
+    format!("generation {generation}, {left}, {failures}{kept}")
 }
 
 fn foreign_chain(foreign: &ForeignChain) -> String {
@@ -150,6 +174,7 @@ fn row(worker: &WorkerStatus) -> [String; COLUMNS] {
 fn state(worker: &WorkerStatus) -> String {
     let state = match (worker.state, worker.leaving) {
         (WorkerState::Live, Some(_)) => "leaving".to_owned(),
+        (WorkerState::Retired, _) if worker.standby => "standby".to_owned(),
         (WorkerState::Retired, _) if worker.retired.is_some() => {
             format!("retired {}", uptime(worker.retired.unwrap_or_default()))
         }

@@ -208,6 +208,14 @@ pub struct WorkerFailure {
     pub last_lines: Vec<String>,
 }
 
+impl WorkerFailure {
+    /// This failure without what the worker printed, which makes its text one line.
+    #[must_use]
+    pub(crate) fn without_lines(&self) -> Self {
+        Self { last_lines: Vec::new(), cause: self.cause.clone(), ..*self }
+    }
+}
+
 impl fmt::Display for WorkerFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "seat {}: the worker of generation {} ", self.seat, self.generation)?;

@@ -61,6 +61,9 @@
 //! | rollback | of a canary: at once. Of a reload: when all retired workers of the generation before were seen to listen still (`rollout/rollback.rs`) |
 //! | a death | at once: the seat is vacant until its next worker is ready |
 //!
+//! What a rollout has put in force is on probation for a while, in which those before it are kept able to
+//! serve, and serve again if it fails (`rollout/probation.rs`).
+//!
 //! If during a reload the last of the old workers dies, the plan goes over to those of the new
 //! ones that are ready, without waiting for the others: some worker is better than none. From then
 //! on it does not go back as long as one of them serves. While all seats are vacant the kernel

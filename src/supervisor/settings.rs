@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::plan::Weights;
-use crate::protocol::{Backoff, EndSignals, GiveUp, Memory, Retire};
+use crate::protocol::{Backoff, EndSignals, GiveUp, MaxFailures, Memory, Retire};
 
 /// How many workers there are, and how long each step of their lives may take.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,6 +27,11 @@ pub struct Settings {
     /// For how long after a reload the workers of the generation before are kept although they have
     /// nothing left to do, so that a rollback finds them. Zero, the default: not at all.
     pub rollback: Duration,
+    /// For how long the workers that a rollout has brought in are on probation. Zero: not at all.
+    /// Default 10 s.
+    pub probation: Duration,
+    /// How many of them may fail on probation. Default: see [`MaxFailures::Auto`].
+    pub max_failures: MaxFailures,
     /// From the stop signal to SIGKILL. Default 5 s.
     pub die: Duration,
     /// How workers that this master starts are told that they are retired, and to end. Default: by
@@ -70,6 +75,8 @@ impl Default for Settings {
             settle: Duration::from_secs(5),
             ping: Duration::from_secs(10),
             rollback: Duration::ZERO,
+            probation: Duration::from_secs(10),
+            max_failures: MaxFailures::Auto,
             die: Duration::from_secs(5),
             signals: EndSignals::default(),
             steady: Duration::from_secs(10),

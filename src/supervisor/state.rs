@@ -1,8 +1,8 @@
 //! The supervisor: what it remembers, and the order in which it decides.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::rollout::{RolloutState, Roster, Target};
+use super::rollout::{Probation, RolloutState, Roster, Target};
 use super::rules::Kernel;
 use super::stop::Stop;
 use super::workers::{
@@ -30,6 +30,10 @@ pub struct Supervisor {
     pub(super) last_generation: Generation,
     /// The rollout under way: reload, scale, canary, promotion or rollback.
     pub(super) rollout: Option<RolloutState>,
+    /// The probation of what the last rollout has put in force.
+    pub(super) probation: Option<Probation>,
+    /// A probation may have been under way when an earlier master crashed.
+    pub(super) may_be_on_probation: bool,
     pub(super) workers: BTreeMap<WorkerId, Worker>,
     /// Listening sockets without a worker, by the worker that has left them.
     pub(super) orphaned_listeners: BTreeMap<WorkerId, OrphanedListeners>,
@@ -48,8 +52,8 @@ pub struct Supervisor {
     pub(super) is_held_back: bool,
     /// Requests to replace one worker each.
     pub(super) retire_requests: Vec<RetireRequest>,
-    /// The restart under way: a reload after which the retired workers are ended.
-    pub(super) restarting: Option<RequestId>,
+    /// The restarts under way: reloads after which the retired workers are ended.
+    pub(super) restarting: BTreeSet<RequestId>,
     /// The request that puts the configured weights in force in place of those of an earlier master.
     pub(super) configuring: Option<RequestId>,
     pub(super) clearings: Vec<Clearing>,
@@ -95,6 +99,8 @@ impl Supervisor {
             settings,
             phase: Phase::Starting(start),
             rollout: None,
+            probation: None,
+            may_be_on_probation: false,
             workers: BTreeMap::new(),
             orphaned_listeners: BTreeMap::new(),
             last_worker: WorkerId(0),
@@ -105,7 +111,7 @@ impl Supervisor {
             rate_limiter: RateLimiter::default(),
             is_held_back: false,
             retire_requests: Vec::new(),
-            restarting: None,
+            restarting: BTreeSet::new(),
             configuring: None,
             clearings: Vec::new(),
             memory_pressure: MemoryPressure::default(),
@@ -140,6 +146,7 @@ impl Supervisor {
             .chain(kernel)
             .chain(self.spawn_deadline())
             .chain(policy.into_iter().flatten())
+            .chain(self.probation_deadline())
             .chain(self.orphaned_listeners_deadline())
             .min()
     }
@@ -222,8 +229,13 @@ impl Supervisor {
     fn reconcile(&mut self, now: Timestamp) {
         self.act_on_deadlines(now);
         self.act_on_health(now);
-        self.advance_rollout();
+        self.advance_probation(now);
+        self.advance_rollout(now);
         self.commit_changes(now);
+        // A commit that needs nothing of the kernel, or a worker that no plan can name, may have decided it.
+        while self.advance_probation(now) {
+            self.commit_changes(now);
+        }
         self.advance_stop(now);
         self.release_workers(now);
         self.answer_retirements();
@@ -271,6 +283,7 @@ impl Supervisor {
 
     /// Reports an event, for the log, the metrics and subscribers.
     pub(super) fn emit(&mut self, event: Event) {
+        self.note_for_probation(&event);
         self.actions.push(Action::Emit(event));
     }
 

@@ -41,6 +41,7 @@ impl Supervisor {
                 let stop = Stop { requests: vec![(request, workers)], at_once, commit_failures: 0 };
                 self.phase = Phase::Stopping(stop);
                 self.give_up_rollout(Refusal::Stopping);
+                self.stop_probation();
             }
         }
     }

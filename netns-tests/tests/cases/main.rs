@@ -42,6 +42,7 @@ mod ownership;
 mod ownership_transfer;
 mod ports;
 mod privilege;
+mod probation;
 mod programs;
 mod readiness;
 mod releases;
@@ -78,6 +79,7 @@ fn main() -> ExitCode {
         worker_death,
         reload,
         readiness,
+        probation,
         source_ports,
         flush,
         in_flight,

@@ -33,6 +33,9 @@ pub(super) const LOOK: Duration = Duration::from_millis(20);
 /// How long a client waits for its answer: a slow machine is not a lost connection.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long new workers are on probation: long enough to be seen, and short for ten reloads.
+const PROBATION: Duration = Duration::from_millis(200);
+
 /// A master that manages workers in a network of its own.
 pub(super) struct Stage {
     network: Network,
@@ -178,6 +181,7 @@ fn config(workers: u16, engine: Engine) -> Result<Config, Failed> {
         // By this name it is found even where this user may not walk the path to it.
         .command(WorkerCommand::new("/proc/self/exe").arg("demo-worker"))
         .spawn_stagger(Duration::ZERO)
+        .rollout_probation(PROBATION)
         // Long enough for the others to be seen serving the clients of a dead worker.
         .spawn_backoff(Backoff { min: Duration::from_millis(800), max: Duration::from_secs(5) });
     Ok(builder.build()?)

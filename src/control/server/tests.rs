@@ -44,14 +44,15 @@ impl World {
         tokio::spawn(async move {
             while let Some(ReceivedRequest { request, responder, .. }) = requests.recv().await {
                 match request {
-                    Request::Command(Command::Reload { share: None }) => {
-                        responder.progress("starting");
-                        responder.finish(Ok(reloaded()));
-                    }
+                    Request::Command(request) => match request.command {
+                        Command::Reload { share: None } => {
+                            responder.progress("starting");
+                            responder.finish(Ok(reloaded()));
+                        }
+                        Command::Scale { .. } => responder.finish(Err(Refusal::Starting)),
+                        _ => drop(responder),
+                    },
                     Request::Status => responder.finish(Ok(Outcome::Status(Box::new(status())))),
-                    Request::Command(Command::Scale { .. }) => {
-                        responder.finish(Err(Refusal::Starting));
-                    }
                     _ => drop(responder),
                 }
             }
@@ -114,6 +115,7 @@ fn status() -> Status {
         adopted: false,
         state: WorkerState::Starting,
         leaving: None,
+        standby: false,
         generation: Generation(1),
         health: crate::protocol::WorkerHealth::Ok,
         text: None,
@@ -140,6 +142,8 @@ fn status() -> Status {
         orphans: Vec::new(),
         conntrack: None,
         trial: None,
+        probation: None,
+        returns: 0,
         serving: 0,
         swaps: crate::protocol::SwapTimes::default(),
         restarts: crate::protocol::Restarts::default(),

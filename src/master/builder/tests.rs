@@ -2,7 +2,9 @@ use std::time::Duration;
 
 use super::*;
 use crate::config::{ConfigBuilder, MemorySize, WorkerCommand};
-use crate::protocol::{Backoff, EndSignals, GiveUp, KillMode, KillOrder, Marks, Memory, Retire};
+use crate::protocol::{
+    Backoff, EndSignals, GiveUp, KillMode, KillOrder, Marks, MaxFailures, Memory, Retire,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -21,6 +23,8 @@ fn everything() -> Config {
         .ready_timeout(21 * SECOND)
         .drain_timeout(Some(22 * 60 * SECOND))
         .rollback_timeout(23 * SECOND)
+        .rollout_probation(36 * SECOND)
+        .rollout_max_failures(MaxFailures::Total(37))
         .die_timeout(24 * SECOND)
         .stop_signal("QUIT".parse().unwrap())
         .retire_signal("WINCH".parse().ok())
@@ -52,6 +56,8 @@ fn every_policy_of_the_configuration_reaches_the_supervisor() {
         ready: 21 * SECOND,
         drain: Some(22 * 60 * SECOND),
         rollback: 23 * SECOND,
+        probation: 36 * SECOND,
+        max_failures: MaxFailures::Total(37),
         die: 24 * SECOND,
         signals: EndSignals {
             stop: "QUIT".parse().unwrap(),

@@ -410,9 +410,13 @@ impl HealthMonitor {
         supervisor: &Supervisor,
         clock: Clock,
     ) -> VecDeque<Input> {
-        let leaving = |state| matches!(state, WorkerState::Retired | WorkerState::Dying);
-        for worker in ids(supervisor, leaving) {
-            self.detector.retired(worker);
+        // Those on standby are watched like live ones: they are to serve again at any moment.
+        let is_leaving = |worker: &&Worker| {
+            let leaves = matches!(worker.state(), WorkerState::Retired | WorkerState::Dying);
+            leaves && !supervisor.is_standby(worker)
+        };
+        for worker in supervisor.workers().filter(is_leaving) {
+            self.detector.retired(worker.id);
         }
         if self.detector.drop_unclaimed(clock.now()) {
             self.warn_of_unknown_sender();
@@ -652,11 +656,6 @@ async fn ready(socket: Option<&AsyncFd<OwnedFd>>, not_before: Option<Instant>) -
         }
         None => std::future::pending().await,
     }
-}
-
-fn ids(supervisor: &Supervisor, wanted: impl Fn(WorkerState) -> bool) -> Vec<WorkerId> {
-    let workers = supervisor.workers().filter(|worker| wanted(worker.state()));
-    workers.map(|worker| worker.id).collect()
 }
 
 /// Logs what a worker may not say, and returns what the supervisor is to know.

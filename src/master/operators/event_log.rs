@@ -81,6 +81,7 @@ fn log(event: &Event) {
         | Event::Stopping { .. }
         | Event::DrainerStarted { .. }
         | Event::Orphan { .. }
+        | Event::Returned { .. }
         | Event::ForeignNatFound { .. } => {
             tracing::warn!("{event}");
         }
@@ -92,6 +93,7 @@ fn log(event: &Event) {
         | Event::Repaired { .. }
         | Event::RepairFailed { .. }
         | Event::GivenUp { .. }
+        | Event::ProbationFailed { .. }
         | Event::MemoryShort { .. }
         | Event::NoneHealthy { .. } => tracing::error!("{event}"),
         Event::Stats(_) => tracing::trace!("{event}"),

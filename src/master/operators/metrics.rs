@@ -12,6 +12,8 @@ pub(crate) struct Metrics {
     pub(crate) restarts: Restarts,
     /// Live workers that were, or are being, replaced by others, by cause.
     pub(crate) retirements: Retirements,
+    /// Probations that failed, after which the workers before were put in force again.
+    pub(crate) returns: u64,
     /// The last worker that was lost: its seat, and what had become of it.
     lost: Option<(Seat, Loss)>,
 }
@@ -47,6 +49,7 @@ impl Metrics {
                 };
                 self.lost = Some((failure.seat, loss));
             }
+            Event::Returned { .. } => self.returns += 1,
             Event::Leaving { cause, .. } => *self.retirements.of(cause.kind()) += 1,
             Event::Respawn { seat, .. } => {
                 if let Some((_, loss)) = self.lost.take_if(|(lost, _)| lost == seat) {

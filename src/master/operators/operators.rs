@@ -17,7 +17,7 @@ use crate::master::waiting::{Periodic, receive_bounded};
 use crate::plan::{ClusterName, Generation};
 use crate::process::ServiceManager;
 use crate::protocol::{
-    Command, Event, Orphan, Outcome, Progress, Refusal, Status, Timestamp, WorkerId,
+    Command, CommandRequest, Event, Orphan, Outcome, Progress, Refusal, Status, Timestamp, WorkerId,
 };
 use crate::supervisor::{RequestId, Sockets, Supervisor};
 
@@ -152,8 +152,13 @@ impl Operators {
     // Requests that the supervisor decides.
 
     /// Takes note of a request. Returns what the supervisor is to call it.
-    pub(crate) fn begin_request(&mut self, command: Command, responder: Responder) -> RequestId {
-        let id = self.replies.begin(command, responder);
+    pub(crate) fn begin_request(
+        &mut self,
+        request: CommandRequest,
+        responder: Responder,
+    ) -> RequestId {
+        let CommandRequest { command, .. } = request;
+        let id = self.replies.begin(request, responder);
         if command == (Command::Reload { share: None }) {
             self.service.reload_began(id);
         }
@@ -167,7 +172,7 @@ impl Operators {
     }
 
     /// Tells how far a request has come.
-    pub(crate) fn progress(&self, request: RequestId, step: &Progress) {
+    pub(crate) fn progress(&mut self, request: RequestId, step: &Progress) {
         self.replies.progress(request, step);
     }
 

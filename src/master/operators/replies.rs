@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::control::Responder;
-use crate::protocol::{Command, Outcome, Progress, Refusal};
+use crate::protocol::{Command, CommandRequest, Outcome, Progress, Refusal};
 use crate::supervisor::RequestId;
 
 /// The requests that wait for their reply, and the number of workers that they are to lead to.
@@ -26,6 +26,10 @@ struct Pending {
 /// The asker that gets the reply.
 enum Asker {
     Operator(Responder),
+    /// An operator who does not wait for the end of a probation.
+    Impatient(Responder),
+    /// Such an operator, who has the reply.
+    Served,
     /// This master, whose configuration is another than that of the earlier one.
     Configuration,
 }
@@ -41,9 +45,12 @@ impl Replies {
     }
 
     /// Takes note of a command.
-    pub(super) fn begin(&mut self, command: Command, responder: Responder) -> RequestId {
-        let id = self.add(Asker::Operator(responder));
-        if let Command::Scale { workers } = command {
+    pub(super) fn begin(&mut self, request: CommandRequest, responder: Responder) -> RequestId {
+        let id = self.add(match request.no_wait {
+            true => Asker::Impatient(responder),
+            false => Asker::Operator(responder),
+        });
+        if let Command::Scale { workers } = request.command {
             self.workers_wanted = usize::from(workers);
         }
         id
@@ -64,10 +71,16 @@ impl Replies {
     }
 
     /// Tells how a request gets on.
-    pub(super) fn progress(&self, request: RequestId, step: &Progress) {
-        if let Some(Pending { asker: Asker::Operator(responder), .. }) = self.pending.get(&request)
-        {
+    pub(super) fn progress(&mut self, request: RequestId, step: &Progress) {
+        let Some(Pending { asker, .. }) = self.pending.get_mut(&request) else { return };
+        if let Asker::Operator(responder) | Asker::Impatient(responder) = asker {
             responder.progress(step.to_string());
+        }
+        if let Progress::OnProbation { outcome, .. } = step
+            && let Asker::Impatient(_) = asker
+            && let Asker::Impatient(responder) = std::mem::replace(asker, Asker::Served)
+        {
+            responder.finish(Ok(outcome.as_ref().clone()));
         }
     }
 
@@ -81,7 +94,11 @@ impl Replies {
             self.workers_wanted = wanted_before;
         }
         match (asker, outcome) {
-            (Asker::Operator(responder), outcome) => responder.finish(outcome),
+            (Asker::Operator(responder) | Asker::Impatient(responder), outcome) => {
+                responder.finish(outcome);
+            }
+            // The log has it.
+            (Asker::Served, _) => {}
             (Asker::Configuration, Ok(_)) => tracing::info!("the configuration is in force"),
             (Asker::Configuration, Err(refusal)) => tracing::error!(
                 "the configuration is not in force, and the earlier workers keep serving: {refusal}; \
@@ -94,8 +111,8 @@ impl Replies {
     pub(super) fn take_all(&mut self) -> impl Iterator<Item = Responder> + use<> {
         let pending = std::mem::take(&mut self.pending).into_values();
         pending.filter_map(|pending| match pending.asker {
-            Asker::Operator(responder) => Some(responder),
-            Asker::Configuration => None,
+            Asker::Operator(responder) | Asker::Impatient(responder) => Some(responder),
+            Asker::Served | Asker::Configuration => None,
         })
     }
 }

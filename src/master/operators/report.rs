@@ -40,6 +40,7 @@ pub(crate) fn status(
         leaving: worker.leaving.map(ReplaceReason::kind),
         retired: (worker.state() == WorkerState::Retired)
             .then(|| now.since(worker.since()).as_secs_f64()),
+        standby: supervisor.is_standby(worker),
         generation: worker.generation,
         health: if worker.is_healthy() { WorkerHealth::Ok } else { WorkerHealth::Silent },
         text: None,
@@ -72,6 +73,8 @@ pub(crate) fn status(
         conntrack: usage.map(|ConntrackUsage { entries, limit }| ConntrackFill { entries, limit }),
         serving: serving(plan),
         trial: supervisor.canary(),
+        probation: supervisor.probation(now),
+        returns: metrics.returns,
         swaps: metrics.swaps,
         restarts: metrics.restarts,
         retirements: metrics.retirements,

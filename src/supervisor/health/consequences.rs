@@ -232,7 +232,7 @@ impl Supervisor {
 
     /// Until when a retired worker may be unhealthy.
     fn unhealthy_limit(&self, worker: &Worker) -> Option<Timestamp> {
-        let is_retired = matches!(worker.stage, Stage::Retired(_));
+        let is_retired = matches!(worker.stage, Stage::Retired(_)) && !self.is_standby(worker);
         is_retired.then_some(worker.unhealthy_since()?.after(self.settings.ping))
     }
 }

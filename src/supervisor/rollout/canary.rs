@@ -41,6 +41,7 @@ impl Supervisor {
 
     fn canary_target(&self, share: Share) -> Result<Target, Refusal> {
         self.check_idle()?;
+        self.check_no_probation()?;
         self.check_no_canary()?;
         let generation = self.next_generation()?;
         let all = self.plan().partition().slots();

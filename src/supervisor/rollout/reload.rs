@@ -45,6 +45,7 @@ impl Supervisor {
 
     fn check_scale(&self, workers: u16) -> Result<Target, Refusal> {
         self.check_idle_or_starting()?;
+        self.check_no_probation()?;
         self.check_no_canary()?;
         let weights = Weights::equal(usize::from(workers))?;
         self.plan().rescaled(&weights)?;

@@ -8,7 +8,8 @@
 //! * Every seat needs its retired worker: one that has ended cannot be replaced, since the command may
 //!   start the new program by now. A retired worker ends when its connections have ended, unless
 //!   [`Settings::rollback`](crate::supervisor::Settings::rollback) has the workers of the generation before
-//!   kept for some time after a reload.
+//!   kept for some time after a reload. While a new generation is on probation they are kept in any case
+//!   (`probation.rs`).
 //! * A worker that got its retire signal cannot serve again: it is sent when the workers are not kept any
 //!   more.
 //! * A worker may have closed its sockets when it was told that it is retired in another way. So the master looks
@@ -41,6 +42,13 @@ pub(in crate::supervisor) struct Reactivation {
 }
 
 impl Reactivation {
+    /// A worker that this master has retired, and that was on standby since, is known to listen.
+    pub(super) fn ready_if_known(&mut self, now: Timestamp) {
+        if self.retirement.is_of_this_master() {
+            self.ready.get_or_insert(now);
+        }
+    }
+
     pub(in crate::supervisor) fn deadline(&self) -> Option<Timestamp> {
         self.ready.is_none().then_some(self.by)
     }
@@ -95,7 +103,7 @@ impl Supervisor {
         retired.map(|worker| worker.id).next_back()
     }
 
-    fn reactivate(&mut self, id: WorkerId, now: Timestamp) {
+    pub(super) fn reactivate(&mut self, id: WorkerId, now: Timestamp) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if let Stage::Retired(retirement) = &worker.stage {
             let retirement = retirement.clone();
@@ -124,11 +132,16 @@ impl Supervisor {
         self.failed(&worker, cause, Vec::new(), now);
     }
 
-    /// Whether a retired worker that has nothing left to do is kept, since there may be a rollback.
+    /// Whether a retired worker is kept able to serve, since it may have to serve again: it is on standby,
+    /// or there may be a rollback. It is not told that it is retired, nor ended because it has nothing left
+    /// to do.
     pub(in crate::supervisor) fn is_kept(&self, id: WorkerId, now: Timestamp) -> bool {
         let Some(worker) = self.workers.get(&id).filter(|_| !self.is_stopping()) else {
             return false;
         };
+        if self.is_standby(worker) {
+            return true;
+        }
         let may_return = self.before.as_ref().is_some_and(|before| before.includes(worker));
         may_return && !worker.is_drainer && now.since(worker.since()) < self.settings.rollback
     }

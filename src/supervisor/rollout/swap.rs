@@ -3,7 +3,8 @@
 //!
 //! Each is a change of [`Target`]. The workers that only the new target includes are started; when all
 //! are ready the plan follows the new target, in one commit; when that is in force the new target is the
-//! target, and the workers that it does not include retire. Until then the old target stays what it
+//! target, and the workers that it does not include retire; they are kept able to serve while the new
+//! ones are on probation (`probation.rs`). Until then the old target stays what it
 //! was, so that giving up a rollout is to drop it: its workers are ended then.
 
 use std::time::Duration;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use super::target::{PlanWithWorkers, Target};
 use crate::plan::{Generation, Seat};
 use crate::protocol::{
-    Outcome, Progress, Refusal, ReleaseFailure, Reloaded, RolledBack, Rollout, Scaled,
+    Outcome, Progress, Refusal, ReleaseFailure, Reloaded, RolledBack, Rollout, Scaled, Timestamp,
     WorkerFailure, WorkerId,
 };
 use crate::supervisor::health::Availability;
@@ -68,6 +69,7 @@ impl Supervisor {
             (Phase::Starting(_), _) => Err(Refusal::Starting),
             (Phase::Stopping(_) | Phase::Finished, _) => Err(Refusal::Stopping),
             (Phase::Serving, Some(rollout)) => Err(Refusal::Busy(rollout.kind)),
+            (Phase::Serving, None) if self.is_returning() => Err(Refusal::Busy(Rollout::Rollback)),
             (Phase::Serving, None) => Ok(()),
         }
     }
@@ -94,7 +96,7 @@ impl Supervisor {
     /// more, as soon as one of the new ones can. An unhealthy new worker counts for as much as an unhealthy
     /// old one: only where there is no healthy one. So a new worker that becomes unhealthy before the swap
     /// is submitted is waited for again, while the old ones serve.
-    pub(in crate::supervisor) fn advance_rollout(&mut self) {
+    pub(in crate::supervisor) fn advance_rollout(&mut self, now: Timestamp) {
         let Some(rollout) = &self.rollout else { return };
         let (ready, needed) = self.new_workers(rollout);
         let is_time =
@@ -107,17 +109,17 @@ impl Supervisor {
         if self.would_serve_nobody() {
             self.give_up_rollout(Refusal::NobodyLeft);
         }
-        self.end_rollout_without_change();
+        self.end_rollout_without_change(now);
     }
 
     /// Ends a rollout to the target that is in force: no commit will do so.
-    fn end_rollout_without_change(&mut self) {
+    fn end_rollout_without_change(&mut self, now: Timestamp) {
         let Some(rollout) = self.rollout.as_ref().filter(|rollout| rollout.is_swapping()) else {
             return;
         };
         if self.kernel.in_force.target() == Some(&rollout.to) && !self.kernel.is_committing() {
             let before = self.kernel.in_force.clone();
-            self.end_rollout_in_force(&before, Duration::ZERO);
+            self.end_rollout_in_force(&before, Duration::ZERO, now);
         }
     }
 
@@ -203,6 +205,7 @@ impl Supervisor {
         &mut self,
         before: &PlanWithWorkers,
         took: Duration,
+        now: Timestamp,
     ) {
         let in_force = &self.kernel.in_force;
         let target = in_force.target();
@@ -225,21 +228,22 @@ impl Supervisor {
                 Outcome::Reloaded(Reloaded { generation, workers, swap_seconds })
             }
         };
+        let lent = self.home.take().filter(|_| self.target.canary.is_some());
+        let home = lent.unwrap_or_else(|| before.plan.assignment().clone());
         self.home = rollout.to.canary.map(|_| before.plan.assignment().clone());
         // A target that was never in force is nothing to go back to.
         let was_in_force = before.target() == Some(&self.target);
-        self.before = match rollout.kind {
-            Rollout::Reload | Rollout::Promote if was_in_force => {
-                Some(self.target.without_canary())
-            }
-            Rollout::Reload | Rollout::Promote => None,
-            Rollout::Canary | Rollout::Rollback | Rollout::Scale => None,
-        };
         self.last_generation = self.last_generation.max(rollout.to.newest());
         self.backoffs.retain(|(seat, generation), _| rollout.to.has(*seat, *generation));
-        self.target = rollout.to;
+        let earlier = std::mem::replace(&mut self.target, rollout.to);
         self.announce_canary();
-        self.rollout_done(rollout.request, outcome);
+        let request = (rollout.request, outcome);
+        let earlier = was_in_force.then_some(earlier);
+        let proven = self.begin_probation(rollout.kind, request, earlier, home, now);
+        self.before = match rollout.kind {
+            Rollout::Reload | Rollout::Promote => proven,
+            Rollout::Canary | Rollout::Rollback | Rollout::Scale => None,
+        };
     }
 
     /// Has the hook run that follows a reload, when one is done.
@@ -275,6 +279,7 @@ impl Supervisor {
 
     pub(in crate::supervisor) fn give_up_rollout(&mut self, refusal: Refusal) {
         if let Some(rollout) = self.rollout.take() {
+            self.restarting.remove(&rollout.request);
             let is_wanted = matches!(refusal, Refusal::Release { .. });
             if matches!(rollout.stage, RolloutStage::PreparingRelease) && !is_wanted {
                 self.actions.push(Action::CancelPreparation);

@@ -67,7 +67,8 @@ impl Supervisor {
         if end_old_workers {
             self.end_old_workers();
         }
-        self.end_rollout_in_force(before, took);
+        self.end_rollout_in_force(before, took, now);
+        self.end_return_in_force();
     }
 
     pub(in crate::supervisor) fn commit_failed(&mut self, reason: String, now: Timestamp) {

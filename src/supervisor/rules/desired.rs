@@ -109,6 +109,9 @@ impl Supervisor {
         }
         match (self.kernel.in_force.target(), &target.canary) {
             (Some(in_force), _) if in_force.has_shape_of(target) => Ok(plan.clone()),
+            (Some(_), None) if let Some(home) = self.home_of(target, plan) => {
+                plan.returned(home, target.weights.seats())
+            }
             (Some(in_force), Some(canary)) if in_force.weights == target.weights => {
                 plan.lending(canary.seats, canary.slots)
             }

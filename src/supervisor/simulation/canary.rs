@@ -64,16 +64,22 @@ fn act(world: &mut World, action: &Action) {
             let (seats, assignment) = (world.plan.seats().len(), world.plan.assignment().clone());
             world.canary.before = Some(Home { seats, assignment, is_forgotten: false });
         }
-        Action::Reply { outcome: Ok(Outcome::OnTrial(_)), .. } => {
+        Action::Emit(Event::InForce { .. }) => {
+            let trial = world.supervisor.as_ref().and_then(Supervisor::canary);
+            if trial.is_none() {
+                world.canary.home = None;
+            }
+        }
+        Action::Emit(Event::CanaryInForce { .. }) => {
             world.canary.home = world.canary.before.clone();
+        }
+        Action::Reply { outcome: Ok(Outcome::OnTrial(_)), .. } => {
             let request = world.random.choose(&[Command::Promote, Command::Rollback]);
             ask_perhaps(world, request);
         }
         Action::Reply { outcome: Ok(Outcome::Reloaded(_)), .. } => {
-            world.canary.home = None;
             ask_perhaps(world, Command::Rollback);
         }
-        Action::Reply { outcome: Ok(Outcome::RolledBack(_)), .. } => world.canary.home = None,
         // It is looked at anew before it serves again.
         Action::Emit(Event::Retired { worker, .. }) => {
             if let Some(pid) = world.pid_of(*worker)

@@ -81,6 +81,7 @@ fn check_commit(world: &World, plan: &Plan) {
         let is_back =
             process.answered_at.is_some() && world.state_of(pid) == Some(WorkerState::Live);
         let may_serve = process.left_at.is_none() || process.ready_again;
+        let may_serve = may_serve || world.is_kept_by_this_master(pid);
         let may_serve = may_serve || is_leaving || is_new || is_back;
         assert!(may_serve, "a retired worker gets new connections again");
     }

@@ -9,7 +9,8 @@ use super::topic::{TOPICS, Topic};
 use super::world::World;
 use crate::plan::{Partition, Plan, Weights};
 use crate::protocol::{
-    History, SeatBackoffSnapshot, Snapshot, StageSnapshot, WorkerId, WorkerSnapshot, WorkerState,
+    GenerationWeights, History, SeatBackoffSnapshot, Snapshot, StageSnapshot, WorkerId,
+    WorkerSnapshot, WorkerState,
 };
 use crate::supervisor::{
     Evidence, InitialPlan, Input, ServingWorker, Supervisor, Verdict, judge, stage_of_handed_over,
@@ -160,7 +161,16 @@ fn check_handed(world: &World, handed: Handed, workers: &[WorkerSnapshot], in_fo
     assert!(last_generation >= history.last_generation, "a handover loses {history:?}");
     // Where the plan does not show the canary any more, since its workers have ended, there is none.
     let home = history.home.clone().filter(|_| next.canary().is_some());
-    let is_kept = goes_on_with.history == History { last_generation, home, ..history.clone() };
+    // Where the plan shows what was there before already, there is nothing to go back to.
+    let is_back = |weights: &GenerationWeights| {
+        let target = &next.target;
+        (weights.generation, &weights.weights) == (target.generation, &target.weights)
+    };
+    let probation = history.probation.clone();
+    let probation = probation.filter(|it| next.canary().is_some() || !is_back(&it.before));
+    let probation = probation.filter(|it| it.until > world.now);
+    let is_kept =
+        goes_on_with.history == History { last_generation, home, probation, ..history.clone() };
     assert!(!in_force || is_kept, "a handover loses {history:?}: {:?}", goes_on_with.history);
     by.step(Input::Tick, world.now);
     for told in told {

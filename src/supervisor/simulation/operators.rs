@@ -34,6 +34,8 @@ pub(super) struct Asked {
     pub(super) generation: Generation,
     /// No plan of the master in office was in force when it was made.
     was_starting: bool,
+    /// How many probations had failed by then.
+    returns: u64,
     pub(super) answered: bool,
 }
 
@@ -122,9 +124,9 @@ impl World {
     }
 
     fn note_request(&mut self, id: RequestId, command: Command) {
-        let generation = self.plan.generation();
+        let (generation, returns) = (self.plan.generation(), self.probation.returns);
         let was_starting = self.supervisor.as_ref().is_some_and(Supervisor::is_starting);
-        let asked = Asked { command, generation, was_starting, answered: false };
+        let asked = Asked { command, generation, was_starting, returns, answered: false };
         self.operators.requests.insert(id, asked);
     }
 }
@@ -151,6 +153,11 @@ fn check_reply(world: &World, request: RequestId, outcome: Result<&Outcome, &Ref
     let is_new = world.operators.highest.is_none_or(|highest| generation > highest);
     match (asked.command, outcome) {
         (_, Err(Refusal::Stopping)) => assert!(world.operators.stop.is_some()),
+        (_, Err(Refusal::Probation(failure))) => {
+            let serving = failure.serving.unwrap_or(failure.generation);
+            assert_eq!(generation, serving, "another generation serves");
+        }
+        (_, Err(Refusal::Replaced { .. })) => {}
         (
             Command::Reload { share: None },
             Ok(Outcome::Reloaded(Reloaded { generation: done, .. })),
@@ -214,7 +221,9 @@ fn check_reply(world: &World, request: RequestId, outcome: Result<&Outcome, &Ref
         // The generation that the start began with may be in force by now.
         (_, Err(_)) if asked.was_starting => {}
         (_, Err(_)) => {
-            assert_eq!(generation, asked.generation, "failed, and yet in force");
+            let has_returned = asked.returns != world.probation.returns;
+            let is_same = generation == asked.generation;
+            assert!(is_same || has_returned, "failed, and yet in force");
         }
         (command, outcome) => panic!("{command:?} answered with {outcome:?}"),
     }

@@ -105,7 +105,7 @@ pub(super) struct State {
     /// The master has asked for them, and has not got them.
     is_counting: bool,
     /// Those that only empty the queue of a worker that is gone.
-    drainers: BTreeSet<WorkerId>,
+    pub(super) drainers: BTreeSet<WorkerId>,
 }
 
 fn begin(world: &mut World) {
@@ -341,7 +341,8 @@ fn is_out(world: &World, process: &Process) -> bool {
 
 /// Replacement first: who is taken out of force while it runs has a successor there.
 fn check_replacement(world: &World, plan: &Plan) {
-    if !plan.is_admitting() {
+    // The way back from a probation leads to those of the generation before that are left.
+    if !plan.is_admitting() || plan.generation() < world.plan.generation() {
         return;
     }
     for (seat, occupant) in world.plan.seats() {
@@ -400,6 +401,8 @@ fn check_ending(world: &World, id: WorkerId, why: EndReason) {
     let Some(process) = world.process_of(id) else { return };
     match why {
         EndReason::LowMemory | EndReason::Cleared | EndReason::HighMemory => {
+            let is_spared = why != EndReason::HighMemory;
+            assert!(!(is_spared && world.is_standby(id)), "{id} ended on standby: {why}");
             assert!(is_out(world, process), "{id} is live, and ended: {why}");
         }
         _ => return,
@@ -445,6 +448,9 @@ fn check_order(world: &World, process: &Process, id: WorkerId) {
     let started = world.workers().find(|worker| worker.id == id).map(|worker| worker.started);
     let rank = rank(world, process, id, started.unwrap_or_default());
     for other in retired.filter(may_end) {
+        if world.is_standby(other.id) {
+            continue;
+        }
         let process_of_it = world.process_of(other.id);
         // Of a stop that could not close the plan there are retired ones in force.
         let Some(its_process) = process_of_it.filter(|it| !names(&world.plan, it)) else {

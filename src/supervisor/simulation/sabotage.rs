@@ -9,8 +9,8 @@ use std::time::Duration;
 use super::world::World;
 use crate::plan::{Assignment, Generation, Seat, Weights};
 use crate::protocol::{
-    Command, EndReason, EndSignals, Event, KillOrder, Outcome, Reloaded, Unhealthy, WorkerId,
-    WorkerState,
+    Command, EndReason, EndSignals, Event, KillOrder, MaxFailures, Outcome, Reloaded, Unhealthy,
+    WorkerId, WorkerState,
 };
 use crate::supervisor::health::Health;
 use crate::supervisor::state::Phase;
@@ -109,6 +109,12 @@ pub(super) enum Fault {
     ForgetsBackoffs,
     /// Nor with what it was told of the generation before.
     ForgetsHistory,
+    /// The probation of a rollout is forgotten, and with it who is to be kept.
+    ForgetsTheStandby,
+    /// The way back from a probation that has failed is not committed.
+    NeverGoesBack,
+    /// Workers that fail on probation are not counted.
+    CountsNoFailures,
 }
 
 /// All faults, each with words of the invariant that tells of it.
@@ -157,6 +163,9 @@ pub(super) const FAULTS: &[(Fault, &str)] = &[
     (Fault::ChangesWhatItFinds, "an adoption changes the rules"),
     (Fault::ForgetsBackoffs, "a handover loses back-offs"),
     (Fault::ForgetsHistory, "a handover loses History"),
+    (Fault::ForgetsTheStandby, "on standby"),
+    (Fault::NeverGoesBack, "those who could serve again do not"),
+    (Fault::CountsNoFailures, "failed beyond the limit"),
 ];
 
 /// A fault, and what it remembers.
@@ -317,6 +326,18 @@ impl Sabotage {
             | Fault::ChangesWhatItFinds
             | Fault::ForgetsBackoffs
             | Fault::ForgetsHistory => {}
+            Fault::ForgetsTheStandby => supervisor.probation = None,
+            Fault::NeverGoesBack => {
+                let fails = |action: &Action| {
+                    matches!(action, Action::Emit(Event::ProbationFailed { back_to: Some(_), .. }))
+                };
+                if wants(actions, fails) {
+                    actions.retain(|action| !matches!(action, Action::Commit(_)));
+                }
+            }
+            Fault::CountsNoFailures => {
+                supervisor.settings.max_failures = MaxFailures::Total(1000);
+            }
             Fault::SaysDoneTooEarly => say_done(world, supervisor, actions),
             Fault::MovesOthersForATrial => {
                 for action in actions {

@@ -40,6 +40,7 @@ impl Topic {
 
 /// All topics, in the order in which they are asked.
 pub(super) const TOPICS: &[Topic] = &[
+    super::probation::TOPIC,
     super::checks::TOPIC,
     super::lives::TOPIC,
     super::kernel::TOPIC,

@@ -7,7 +7,9 @@ use super::process::{Pid, Process};
 use super::random::Random;
 use super::sabotage::Sabotage;
 use super::topic::TOPICS;
-use super::{canary, crash, end_signals, held, kernel, links, operators, policy, release, time};
+use super::{
+    canary, crash, end_signals, held, kernel, links, operators, policy, probation, release, time,
+};
 use crate::plan::{Engine, Generation, Listeners, Occupant, Partition, Plan, Port, Seat, Weights};
 use crate::protocol::{Backoff, Timestamp, WorkerId, WorkerState};
 use crate::supervisor::{Action, Input, Settings, Start, Supervisor, Worker};
@@ -42,6 +44,7 @@ pub(super) struct World {
     pub(super) time: time::State,
     pub(super) crash: crash::State,
     pub(super) canary: canary::State,
+    pub(super) probation: probation::State,
     pub(super) held: held::State,
     pub(super) links: links::State,
     pub(super) release: release::State,
@@ -68,6 +71,8 @@ impl World {
             settle: Duration::from_secs(2),
             ping: Duration::from_secs(3),
             rollback: random.choose(&[Duration::ZERO, Duration::from_secs(2)]),
+            probation: probation::length(seed),
+            max_failures: probation::max_failures(seed),
             die: Duration::from_secs(2),
             signals: end_signals::settings(seed),
             steady: Duration::from_secs(10),
@@ -104,6 +109,7 @@ impl World {
             time: time::State::default(),
             crash: crash::State::default(),
             canary: canary::State::default(),
+            probation: probation::State::default(),
             held: held::State::default(),
             links: links::State::default(),
             release: release::State::default(),

@@ -46,8 +46,9 @@ impl Supervisor {
         }
         supervisor.resume_replacements();
         if in_force {
-            let plan = supervisor.plan();
             let told = history.target.clone();
+            supervisor.may_be_on_probation = told.is_none();
+            let plan = supervisor.plan();
             let told = told.and_then(|it| Target::from_snapshot(plan, it.generation, it.weights));
             supervisor.target = match told {
                 Some(target) => target,
@@ -166,6 +167,9 @@ impl Supervisor {
             |worker: &&mut Worker| worker.adopted && matches!(worker.stage, Stage::Starting);
         for worker in self.workers.values_mut().filter(is_starting) {
             worker.health.grant_until(now.after(FIRST_LOOK));
+        }
+        if std::mem::take(&mut self.may_be_on_probation) {
+            self.resume_probation(now);
         }
     }
 

@@ -34,6 +34,7 @@ impl Supervisor {
                 home: self.home.clone(),
                 retirements: self.rate_limiter.recorded().collect(),
                 last_generation: Some(self.last_generation),
+                probation: self.probation_snapshot(),
             },
         }
     }
@@ -96,8 +97,10 @@ impl Supervisor {
         let is_reusing = |worker: &Worker| {
             worker.reuses_listeners && matches!(worker.stage, Stage::Starting | Stage::Ready { .. })
         };
-        let awaits_workers =
-            !self.orphaned_listeners.is_empty() || self.workers.values().any(is_reusing);
+        let is_reactivating = |it: &Worker| matches!(it.stage, Stage::Reactivating(_));
+        let awaits_workers = self.workers.values().any(is_reactivating)
+            || !self.orphaned_listeners.is_empty()
+            || self.workers.values().any(is_reusing);
         let is_wrong = self.kernel.is_busy() || self.is_outdated();
         if is_spawning || awaits_workers || is_wrong {
             return Err(Refusal::Starting);
@@ -108,7 +111,7 @@ impl Supervisor {
     /// Takes in what an earlier master remembers; `in_force` as in
     /// [`InitialPlan`](super::InitialPlan): there is no way back to workers of other listeners.
     pub(in crate::supervisor) fn restore(&mut self, history: History, in_force: bool) {
-        let History { before, home, retirements, last_generation, .. } = history;
+        let History { before, home, retirements, last_generation, probation, .. } = history;
         let before = before.filter(|_| in_force);
         self.before = before.map(|it| Target::all(it.generation, it.weights));
         // Without the canary in force nothing is to be given back; nor does a table of other slots or
@@ -122,6 +125,11 @@ impl Supervisor {
         self.home = home.filter(is_of_use);
         let limit = self.limit();
         retirements.into_iter().for_each(|at| self.rate_limiter.record(limit, at));
+        if let Some(probation) =
+            probation.filter(|_| in_force && !self.settings.probation.is_zero())
+        {
+            self.restore_probation(probation);
+        }
         let last = last_generation.unwrap_or(self.last_generation);
         self.last_generation = self.last_generation.max(last);
     }

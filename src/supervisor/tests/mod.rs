@@ -11,6 +11,7 @@ mod health;
 mod links;
 mod memory;
 mod orphaned_listeners;
+mod probation;
 mod release;
 mod reload;
 mod repair;
@@ -293,8 +294,10 @@ const SWAP_SECONDS: f64 = 0.001;
 
 fn settings(workers: u16) -> Settings {
     let (stagger, give_up) = (Duration::ZERO, None);
-    let prepares_releases = false;
-    Settings { weights: equal(workers), stagger, give_up, prepares_releases, ..Settings::default() }
+    // Probation and the preparation of releases are topics of files of their own.
+    let (probation, prepares_releases) = (Duration::ZERO, false);
+    let weights = equal(workers);
+    Settings { weights, stagger, give_up, probation, prepares_releases, ..Settings::default() }
 }
 
 fn equal(workers: u16) -> Weights {

@@ -61,7 +61,7 @@ impl Supervisor {
     /// Begins a reload that is answered when the workers that it retires are gone.
     pub(in crate::supervisor) fn restart(&mut self, request: RequestId) {
         if self.check_idle_or_starting().is_ok() {
-            self.restarting = Some(request);
+            self.restarting.insert(request);
         }
         self.reload(request);
     }
@@ -72,7 +72,7 @@ impl Supervisor {
         if self.configuring.take_if(|configuring| *configuring == request).is_some() {
             self.end_old_workers();
         }
-        if self.restarting.take_if(|restarting| *restarting == request).is_none() {
+        if !self.restarting.remove(&request) {
             return self.reply(request, Ok(outcome));
         }
         let generation = self.target.generation;
@@ -126,6 +126,11 @@ impl Supervisor {
         self.workers.values().filter(is_retired).filter(|worker| !self.is_reached(worker))
     }
 
+    /// Those of them that are not on standby.
+    pub(in crate::supervisor) fn endable(&self) -> impl Iterator<Item = &Worker> {
+        self.retired().filter(|worker| !self.is_standby(worker))
+    }
+
     /// Whether the rules send clients to the worker, or to listening sockets that it reuses, or may at any
     /// moment.
     pub(super) fn is_reached(&self, worker: &Worker) -> bool {
@@ -150,7 +155,7 @@ impl Supervisor {
 
     /// The retired workers to be ended, oldest first, and whether they are ended one after the other.
     fn to_clear(&self) -> impl Iterator<Item = (&Worker, bool)> {
-        self.retired().filter_map(|worker| {
+        self.endable().filter_map(|worker| {
             let is_among = |clearing: &&Clearing| {
                 clearing.workers.as_ref().is_some_and(|workers| workers.contains(&worker.id))
             };

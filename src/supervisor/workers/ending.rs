@@ -61,7 +61,9 @@ impl Supervisor {
         }
         let in_rollout = || self.rollout.as_ref().is_some_and(|r| r.to.includes(worker));
         let is_usable = !worker.is_excluded && !worker.health.is_stopping();
-        is_usable && !self.is_stopping() && (self.target.includes(worker) || in_rollout())
+        let has_place =
+            || self.target.includes(worker) || in_rollout() || self.is_returning_to(worker);
+        is_usable && !self.is_stopping() && has_place()
     }
 
     pub(in crate::supervisor) fn retire(&mut self, id: WorkerId, now: Timestamp) {

@@ -159,6 +159,7 @@ impl Supervisor {
                 Some(worker.health.extend(worker.started.after(self.settings.ready)))
             }
             Stage::Ready { .. } | Stage::Live { .. } => None,
+            Stage::Retired(_) if self.is_standby(worker) => None,
             Stage::Retired(retirement) => {
                 retirement.deadline(worker.signals.retire.is_some(), &self.settings)
             }

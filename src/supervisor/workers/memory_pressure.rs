@@ -13,6 +13,8 @@
 //! * above the high mark they are killed in that order, first those that were asked to end already, until
 //!   the memory of the workers that are not killed is not above that mark.
 //!
+//! Workers on standby (`rollout/probation.rs`) are not asked to end, and are killed after all others.
+//!
 //! While memory is short, every measurement of resident memory is followed by one of proportional memory.
 //! If that has shown that there is enough, the next one is made when the resident memory has grown by
 //! what was free, or after [`REMEASURE_AFTER`]: pages that processes share become their own when they are
@@ -148,7 +150,7 @@ impl Supervisor {
         let first = match self.bytes(|worker| !is_killed(worker))? > marks.high {
             true => self.killable().next().map(|_| Timestamp::ZERO)?,
             false if self.bytes(|worker| !is_dying(worker))? > marks.low => {
-                self.retired().map(|worker| self.may_end_at(worker)).min()?
+                self.endable().map(|worker| self.may_end_at(worker)).min()?
             }
             false => return None,
         };
@@ -163,7 +165,7 @@ impl Supervisor {
         }
         if self.bytes(|worker| !is_dying(worker))? > marks.low {
             let may_end = |worker: &&Worker| self.may_end_at(worker) <= now;
-            let retired = self.retired().filter(may_end);
+            let retired = self.endable().filter(may_end);
             return first(retired.min_by_key(|worker| self.rank(worker))).map(Step::Terminate);
         }
         None
@@ -209,7 +211,8 @@ impl Supervisor {
             KillOrder::Memory => (0, memory, connections),
         };
         let is_healthy = worker.is_healthy();
-        (is_healthy, !is_dying(worker), by_order, worker.started, worker.id)
+        let is_standby = self.is_standby(worker);
+        (is_standby, is_healthy, !is_dying(worker), by_order, worker.started, worker.id)
     }
 
     fn kill_for_memory(&mut self, id: WorkerId, now: Timestamp) {
@@ -250,7 +253,7 @@ impl Supervisor {
             Level::High => {
                 (self.bytes(|worker| !is_killed(worker)), marks.high, self.killable().collect())
             }
-            _ => (self.bytes(|worker| !is_dying(worker)), marks.low, self.retired().collect()),
+            _ => (self.bytes(|worker| !is_dying(worker)), marks.low, self.endable().collect()),
         };
         candidates.sort_by_key(|worker| self.rank(worker));
         let mut left = left.unwrap_or(used);

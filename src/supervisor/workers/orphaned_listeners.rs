@@ -204,6 +204,7 @@ impl Supervisor {
 
     /// Reports that a drainer could not be started, or did not get ready: no seat waits for it.
     pub(super) fn drainer_failed(&mut self, worker: &Worker, cause: FailureCause) {
-        self.emit(Event::Failed(worker.failure(cause, Vec::new())));
+        // Not by `emit`: a drainer is no worker on probation.
+        self.actions.push(Action::Emit(Event::Failed(worker.failure(cause, Vec::new()))));
     }
 }

@@ -25,7 +25,10 @@ const REACTION: Duration = Duration::from_secs(1);
 /// The retirement of one worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::supervisor) struct Retirement {
+    /// When it began, or when the standby of the worker was over.
     since: Timestamp,
+    /// This master has taken the worker out of force, and so knows what it was told since.
+    is_of_this_master: bool,
     /// Reports in a row in which all connections were accepted; not counted beyond
     /// [`QUIET_REPORTS`].
     quiet: u8,
@@ -40,12 +43,28 @@ pub(in crate::supervisor) struct Retirement {
 
 impl Retirement {
     pub(in crate::supervisor) fn new(now: Timestamp) -> Self {
-        Self { since: now, quiet: 0, silent: 0, told: None, is_settled: false }
+        Self {
+            since: now,
+            is_of_this_master: true,
+            quiet: 0,
+            silent: 0,
+            told: None,
+            is_settled: false,
+        }
     }
 
-    /// A retirement under an earlier master, which told the worker then.
+    /// A retirement under an earlier master, which told the worker then: it may have closed its sockets.
     pub(in crate::supervisor) fn resumed_from(since: Timestamp, told: Option<Timestamp>) -> Self {
-        Self { told, ..Self::new(since) }
+        Self { told, is_of_this_master: false, ..Self::new(since) }
+    }
+
+    /// The worker was on standby, and is to finish what it has from now on.
+    pub(in crate::supervisor) fn begin_again(&mut self, now: Timestamp) {
+        self.since = now;
+    }
+
+    pub(in crate::supervisor) fn is_of_this_master(&self) -> bool {
+        self.is_of_this_master
     }
 
     /// This retirement after a pause in which no report came: reports before the pause do not count as in a
