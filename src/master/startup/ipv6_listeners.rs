@@ -36,9 +36,9 @@ mod tests {
             let listeners = Listeners::new(all).unwrap();
             ipv6_only(&listeners).map(Listener::to_string).collect()
         };
-        assert_eq!(found(&["[::]:80"]), ["[::]:80"]);
-        assert_eq!(found(&["[::]:80", "10.9.0.1:443", "[::]:443"]), ["[::]:80"]);
-        assert_eq!(found(&["[::]:80", "0.0.0.0:80/udp"]), ["[::]:80"]);
+        assert_eq!(found(&["[::]:80"]), ["[::]:80/tcp"]);
+        assert_eq!(found(&["[::]:80", "10.9.0.1:443", "[::]:443"]), ["[::]:80/tcp"]);
+        assert_eq!(found(&["[::]:80", "0.0.0.0:80/udp"]), ["[::]:80/tcp"]);
         assert_eq!(found(&["[::]:80", "0.0.0.0:80", "[fd09::1]:81"]), [""; 0]);
     }
 }
