@@ -381,7 +381,7 @@ impl Master {
     }
 
     fn begin_health_checks(&mut self, worker: WorkerId, pid: u32) {
-        let has_passed_sockets = self.workers.has_passed_sockets(worker);
+        let has_passed_sockets = !self.workers.passed_sockets(worker).is_empty();
         let inputs = self.health.started(worker, pid, has_passed_sockets, self.clock.now());
         self.dispatch_all(inputs);
     }

@@ -35,10 +35,7 @@ impl ReadinessFault {
             Self::Port(_) => {
                 matches!(lack, NotReady::NotListening | NotReady::ReadyButNotListening)
             }
-            // Whoever is to take the sockets may not have come as far as to say READY=1.
-            Self::Accept(_) | Self::NoAcceptor(_) => {
-                matches!(lack, NotReady::NotAccepting | NotReady::NotNotified)
-            }
+            Self::Accept(_) | Self::NoAcceptor(_) => lack == NotReady::NotAccepting,
             Self::Probe(_) => lack == NotReady::ProbeFailed,
         }
     }

@@ -162,7 +162,7 @@ fn others(lab: &Lab) {
 }
 
 /// Two addresses of which one is not that which the routes choose, a wildcard, and a server that
-/// binds to no address and asks for none.
+/// binds to no address and asks for none. It accepts from its tcp socket as well, or it would not be ready.
 fn plain_udp(lab: &Lab) {
     let addresses = ["10.9.0.77/32", "10.9.0.78/32"];
     for address in addresses {
@@ -202,11 +202,12 @@ import os, selectors, socket
 names = os.environ['LISTEN_FDNAMES'].split(':')
 selector = selectors.DefaultSelector()
 for number, name in enumerate(names, 3):
-    listener = socket.socket(fileno=number)
-    if name.endswith('/udp'):
-        selector.register(listener, selectors.EVENT_READ)
+    selector.register(socket.socket(fileno=number), selectors.EVENT_READ, name)
 while True:
     for key, _ in selector.select():
+        if key.data.endswith('/tcp'):
+            key.fileobj.accept()[0].close()
+            continue
         question, client = key.fileobj.recvfrom(64)
         key.fileobj.sendto(question, client)
 ";

@@ -10,6 +10,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::time::{ClockId, clock_gettime};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
@@ -50,6 +51,13 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 const MOST_PROBES: usize = 128;
 const PROBES_AT_ONCE: usize = 32;
 
+/// How long a worker is only looked at before a connection is made to see whether it accepts; at most a
+/// quarter of `timeouts.ready`.
+const START_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a worker has not been ready when it is logged what it lacks; at most half of `timeouts.ready`.
+const LOG_PATIENCE: Duration = Duration::from_secs(5);
+
 /// How long a probe of a worker that is starting goes on until it is told that there is no answer.
 #[cfg(feature = "http")]
 const PROBE_PATIENCE: Duration = Duration::from_secs(1);
@@ -57,7 +65,7 @@ const PROBE_PATIENCE: Duration = Duration::from_secs(1);
 /// How many times as long as a look at connections takes there is none.
 const QUEUE_CHECK_PAUSE: u32 = 4;
 
-/// How many times as long as a look at workers that are starting takes there is none.
+/// How many times as long as a look at workers that are starting takes of a processor there is none.
 const STARTING_CHECK_PAUSE: u32 = 4;
 
 /// How the time for messages is bounded: one part in so many, and not again before this rest.
@@ -80,6 +88,8 @@ pub(crate) struct HealthMonitor {
     /// Looks at workers that are starting: there may be very many descriptors and threads.
     ready_checker: BackgroundThread,
     starting: Arc<Mutex<StartingChecker>>,
+    /// `timeouts.ready`.
+    ready_timeout: Duration,
     is_checking_starting: bool,
     check_starting_at: Timestamp,
     /// What was seen of workers that are starting.
@@ -115,8 +125,9 @@ pub(crate) enum CheckResult {
         worker: WorkerId,
         fault: ProbeFault,
     },
+    /// Workers that are starting were looked at, which took so much of a processor.
     Starting {
-        began: Timestamp,
+        took: Duration,
         reports: Vec<StartingReport>,
     },
     Queues {
@@ -168,6 +179,7 @@ impl HealthMonitor {
             starting: Arc::new(Mutex::new(StartingChecker::new(Arc::clone(&own)))),
             own,
             ready_checker: BackgroundThread::new("ready-checker")?,
+            ready_timeout: config.ready_timeout(),
             is_checking_starting: false,
             check_starting_at: Timestamp::ZERO,
             faults: ReadinessFaults::default(),
@@ -323,13 +335,13 @@ impl HealthMonitor {
                 }
                 Some(fault) => {
                     let fault = ReadinessFault::Port(fault);
-                    inputs.extend(self.note_fault(worker, fault, supervisor));
+                    inputs.extend(self.note_fault(worker, fault, supervisor, now));
                 }
                 None => {}
             }
         }
         for (worker, fault) in unseen {
-            inputs.extend(self.note_fault(worker, fault, supervisor));
+            inputs.extend(self.note_fault(worker, fault, supervisor, now));
         }
         for worker in self.detector.awaiting_acceptance(starting) {
             wanted.entry(worker).or_insert_with(|| {
@@ -340,7 +352,7 @@ impl HealthMonitor {
                 }
             });
         }
-        self.check_starting(wanted, workers, now);
+        self.check_starting(wanted, workers, supervisor, now);
         self.begin_probes(now);
         inputs
     }
@@ -350,23 +362,36 @@ impl HealthMonitor {
         &mut self,
         wanted: BTreeMap<WorkerId, Wanted>,
         workers: &Workers,
+        supervisor: &Supervisor,
         now: Timestamp,
     ) {
         if self.is_checking_starting || now < self.check_starting_at || wanted.is_empty() {
             return;
         }
-        let with_pid = |(worker, wanted)| {
-            Some(StartingWorker { worker, pid: workers.pid_of(worker)?, wanted })
+        let patience = START_PATIENCE.min(self.ready_timeout / 4);
+        let mut wanted = wanted;
+        let starting = |known: &Worker| {
+            let (worker, age) = (known.id, now.since(known.started));
+            let wanted = wanted.remove(&worker)?;
+            // Where it listens is asked only of those that take long for that.
+            let is_due = !matches!(wanted, Wanted::Listens(_)) || age >= patience;
+            let pid = workers.pid_of(worker).filter(|_| is_due)?;
+            Some(StartingWorker { worker, pid, age, patience, wanted })
         };
-        let wanted: Vec<StartingWorker> = wanted.into_iter().filter_map(with_pid).collect();
+        let wanted: Vec<StartingWorker> = supervisor.workers().filter_map(starting).collect();
+        if wanted.is_empty() {
+            return;
+        }
         self.is_checking_starting = true;
         let (checker, sender) = (Arc::clone(&self.starting), self.sender.clone());
         self.ready_checker.run(move || {
             // This thread alone uses it, and keeps nothing that a panic could have left half done.
             let mut checker = checker.lock().unwrap_or_else(PoisonError::into_inner);
+            let began = processor_time();
             let reports = checker.check(wanted);
+            let took = processor_time().saturating_sub(began);
             // The loop has ended.
-            let _ = sender.send(CheckResult::Starting { began: now, reports });
+            let _ = sender.send(CheckResult::Starting { took, reports });
         });
     }
 
@@ -382,7 +407,7 @@ impl HealthMonitor {
             if accepts {
                 inputs.extend(self.detector.accepts(worker, now));
             }
-            let fault = fault.and_then(|fault| self.note_fault(worker, fault, supervisor));
+            let fault = fault.and_then(|fault| self.note_fault(worker, fault, supervisor, now));
             inputs.extend(fault);
         }
         inputs
@@ -395,12 +420,13 @@ impl HealthMonitor {
         worker: WorkerId,
         fault: ReadinessFault,
         supervisor: &Supervisor,
+        now: Timestamp,
     ) -> Option<Input> {
         let is_starting = |known: &&Worker| known.id == worker && known.awaits_ready();
         let known = supervisor.workers().find(is_starting)?;
-        self.faults
-            .note(worker, known.seat, &fault)
-            .then(|| Input::ReadinessFault { worker, fault })
+        let is_due = now.since(known.started) >= LOG_PATIENCE.min(self.ready_timeout / 2);
+        let is_new = self.faults.note(worker, known.seat, &fault, is_due);
+        is_new.then(|| Input::ReadinessFault { worker, fault })
     }
 
     /// Checks workers that are ready: looks at the kernel, probes, and tells what has changed.
@@ -519,18 +545,17 @@ impl HealthMonitor {
                 let mut inputs: VecDeque<Input> =
                     self.detector.probe_ended(worker, result, now).into();
                 let fault = fault.map(ReadinessFault::Probe);
-                let fault = fault.and_then(|fault| self.note_fault(worker, fault, supervisor));
+                let fault = fault.and_then(|fault| self.note_fault(worker, fault, supervisor, now));
                 inputs.extend(fault);
                 inputs
             }
             CheckResult::Unanswered { worker, fault } => {
                 let fault = ReadinessFault::Probe(fault);
-                self.note_fault(worker, fault, supervisor).into_iter().collect()
+                self.note_fault(worker, fault, supervisor, now).into_iter().collect()
             }
-            CheckResult::Starting { began, reports } => {
+            CheckResult::Starting { took, reports } => {
                 self.is_checking_starting = false;
-                self.check_starting_at =
-                    now.after(now.since(began).saturating_mul(STARTING_CHECK_PAUSE));
+                self.check_starting_at = now.after(took.saturating_mul(STARTING_CHECK_PAUSE));
                 self.take_reports(reports, supervisor, now)
             }
             CheckResult::Queues { began, found } => {
@@ -644,6 +669,13 @@ impl HealthMonitor {
             tracing::warn!(%error, "cannot remove the NOTIFY_SOCKET of the workers");
         }
     }
+}
+
+/// The time that this thread has had of a processor: on a busy machine a look takes longer than it costs.
+fn processor_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    let (seconds, nanoseconds) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
+    seconds.ok().zip(nanoseconds.ok()).map_or(Duration::ZERO, |(s, n)| Duration::new(s, n))
 }
 
 /// Waits until there are messages of workers to be read; for ever, if there is no socket for them.

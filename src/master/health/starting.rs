@@ -3,7 +3,7 @@
 //! their processes.
 //!
 //! A worker whose processes are not seen to accept ([`AcceptLooker`] tells how that is seen) is given a
-//! connection for each socket, once it has had [`PATIENCE`]: when that was taken from the queue, it
+//! connection for each socket, once it has had time to start: when that was taken from the queue, it
 //! accepts. It is one connection for each socket and start, on which nothing is sent, and it is closed when
 //! it was taken. Nobody who is seen to accept gets any.
 
@@ -27,16 +27,15 @@ use crate::protocol::{
     AcceptFault, NoAcceptor, PortFault, ReadinessFault, UnservedSocket, WorkerId,
 };
 
-/// How long a worker is only looked at before a connection is made to it, and before it is told what it
-/// lacks.
-const PATIENCE: Duration = Duration::from_secs(1);
-
-/// The same for a worker that may not be looked at.
+/// How old a worker is that gets a connection, if its processes may not be looked at.
 const PATIENCE_UNSEEN: Duration = Duration::from_millis(200);
 
-/// After how long connections are looked for that it has accepted: all connections of the host are read for
-/// that.
+/// How old a worker is for whom connections are looked for that it has accepted: all connections of the host
+/// are read for that.
 const QUIET: Duration = Duration::from_millis(200);
+
+/// How often a worker is looked at that has had time to start.
+const PAUSE: Duration = Duration::from_millis(250);
 
 /// A worker that is starting and not ready.
 #[derive(Debug, Clone)]
@@ -44,6 +43,10 @@ pub(super) struct StartingWorker {
     pub(super) worker: WorkerId,
     /// Its first process.
     pub(super) pid: u32,
+    /// For how long it has run.
+    pub(super) age: Duration,
+    /// How long it is only looked at.
+    pub(super) patience: Duration,
     /// Why it is looked at.
     pub(super) wanted: Wanted,
 }
@@ -74,8 +77,8 @@ pub(super) struct StartingChecker {
     own: Arc<OwnConnections>,
     /// `None` until it is needed.
     sockets: Option<Sockets>,
-    /// Since when each worker is looked at.
-    since: BTreeMap<WorkerId, Instant>,
+    /// When each worker was looked at last that has had time to start.
+    looked: BTreeMap<WorkerId, Instant>,
     /// The connections that were made, by the worker and the worker port.
     trials: BTreeMap<(WorkerId, u16), Trial>,
     /// How many children each worker had waited for when it was first looked at.
@@ -99,22 +102,26 @@ impl StartingChecker {
     /// forgotten.
     pub(super) fn check(&mut self, workers: Vec<StartingWorker>) -> Vec<StartingReport> {
         let listed: BTreeSet<WorkerId> = workers.iter().map(|it| it.worker).collect();
-        self.since.retain(|worker, _| listed.contains(worker));
+        self.looked.retain(|worker, _| listed.contains(worker));
         self.trials.retain(|(worker, _), _| listed.contains(worker));
         self.children_ended.retain(|worker, _| listed.contains(worker));
         let mut looker = AcceptLooker::default();
         let mut reports = Vec::new();
         for starting in workers {
-            let StartingWorker { worker, pid, wanted } = starting;
-            let since = *self.since.entry(worker).or_insert_with(Instant::now);
-            let checked = match wanted {
-                Wanted::Accepts(passed) => {
-                    self.check_acceptance(worker, pid, &passed, since.elapsed(), &mut looker)
+            let worker = starting.worker;
+            if starting.age >= starting.patience {
+                let last = self.looked.get(&worker);
+                if last.is_some_and(|last| last.elapsed() < PAUSE) {
+                    continue;
                 }
+                self.looked.insert(worker, Instant::now());
+            }
+            let checked = match &starting.wanted {
+                Wanted::Accepts(passed) => self.check_acceptance(&starting, passed, &mut looker),
                 Wanted::AcceptsOnOwn(ports) => {
-                    self.check_own_sockets(worker, pid, &ports, since.elapsed(), &mut looker)
+                    self.check_own_sockets(&starting, ports, &mut looker)
                 }
-                Wanted::Listens(fault) => self.locate(pid, fault, since.elapsed(), &mut looker),
+                Wanted::Listens(fault) => self.locate(starting.pid, fault, &mut looker),
             };
             match checked {
                 Ok((accepts, fault)) => {
@@ -133,23 +140,22 @@ impl StartingChecker {
     /// Whether a worker accepts from the sockets that it was started with, and if not, why.
     fn check_acceptance(
         &mut self,
-        worker: WorkerId,
-        pid: u32,
+        starting: &StartingWorker,
         passed: &[PassedListener],
-        waited: Duration,
         looker: &mut AcceptLooker,
     ) -> Result<(bool, Option<ReadinessFault>), ProcessError> {
+        let StartingWorker { worker, pid, age, patience, .. } = *starting;
         let inodes: Vec<u32> = passed.iter().map(|socket| socket.inode).collect();
         let mut look = looker.look(pid, &inodes, &HashMap::new())?;
-        if !look.is_complete() && waited >= QUIET {
+        if !look.is_complete() && age >= QUIET {
             let accepted = self.accepted(passed, &look.sockets)?;
             for index in accepted {
                 look.states[index] = AcceptState::Accepting;
             }
         }
-        let patience = if look.refused.is_some() { PATIENCE_UNSEEN } else { PATIENCE };
+        let patience = if look.refused.is_some() { PATIENCE_UNSEEN } else { patience };
         let mut is_tried = false;
-        if !look.is_complete() && waited >= patience {
+        if !look.is_complete() && age >= patience {
             is_tried = true;
             for (socket, state) in passed.iter().zip(&mut look.states) {
                 // Nobody can take what comes to a socket that nobody has, if all could be looked at.
@@ -194,12 +200,15 @@ impl StartingChecker {
     /// Whether a worker accepts from sockets of its own, and if not, why.
     fn check_own_sockets(
         &mut self,
-        worker: WorkerId,
-        pid: u32,
+        starting: &StartingWorker,
         ports: &[(u16, u16)],
-        waited: Duration,
         looker: &mut AcceptLooker,
     ) -> Result<(bool, Option<ReadinessFault>), ProcessError> {
+        let StartingWorker { worker, pid, .. } = *starting;
+        if ports.is_empty() {
+            // Nobody accepts from udp sockets.
+            return Ok((true, None));
+        }
         let ended = Children::read(pid)?.unwrap_or_default().ended;
         let ended_before = *self.children_ended.entry(worker).or_insert(ended);
         let sockets = self.sockets_on(ports)?;
@@ -213,7 +222,7 @@ impl StartingChecker {
         if own.is_empty() {
             return Ok((false, None));
         }
-        let (accepts, fault) = self.check_acceptance(worker, pid, &own, waited, looker)?;
+        let (accepts, fault) = self.check_acceptance(starting, &own, looker)?;
         let fault = fault.map(|fault| match fault {
             ReadinessFault::Accept(AcceptFault { sockets, unseen, .. }) => {
                 let named = |it: &UnservedSocket| it.name.parse().ok();
@@ -252,17 +261,13 @@ impl StartingChecker {
     fn locate(
         &mut self,
         pid: u32,
-        fault: PortFault,
-        waited: Duration,
+        fault: &PortFault,
         looker: &mut AcceptLooker,
     ) -> Result<(bool, Option<ReadinessFault>), ProcessError> {
-        if waited < QUIET {
-            return Ok((false, None));
-        }
         let look = looker.look(pid, &[], &HashMap::new())?;
         let elsewhere = self.elsewhere(&look.sockets, &[])?;
         let elsewhere = elsewhere.into_iter().filter(|it| it.port() != fault.port.number());
-        let fault = PortFault { elsewhere: elsewhere.collect(), ..fault };
+        let fault = PortFault { elsewhere: elsewhere.collect(), ..fault.clone() };
         Ok((false, Some(ReadinessFault::Port(fault))))
     }
 

@@ -29,6 +29,8 @@ pub(super) struct Look<'a> {
     pub(super) listeners: &'a Listeners,
     /// The public port whose worker port is probed; `None`: the first.
     pub(super) probed: Option<Port>,
+    /// The workers are starting.
+    pub(super) is_starting: bool,
 }
 
 /// Where one worker listens, as far as it was seen.
@@ -59,7 +61,7 @@ impl Listening {
         is_held: bool,
         look: Look<'_>,
     ) -> Result<Observation, ProcessError> {
-        let Look { table, by_port, listeners, probed } = look;
+        let Look { table, by_port, listeners, probed, is_starting } = look;
         let services = listeners.services(Protocol::Tcp).iter();
         let tcp_ports: Vec<u16> =
             services.filter_map(|it| Some(ports.get(it.place)?.number())).collect();
@@ -67,7 +69,10 @@ impl Listening {
         let inodes: BTreeSet<u32> =
             tcp_ports.iter().flat_map(sockets_on).map(|socket| socket.inode).collect();
         let (mut fault, mut is_unseen) = (None, false);
-        if self.own.as_ref() != Some(&inodes) {
+        if is_starting && is_held {
+            // That it has them is seen with whether it accepts from them, outside the loop.
+            is_unseen = true;
+        } else if self.own.as_ref() != Some(&inodes) {
             self.own = None;
             match find_fault(process, ports, table, listeners).and_then(|it| shown(process, it)) {
                 Ok(None) => self.own = Some(inodes),

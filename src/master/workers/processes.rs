@@ -396,7 +396,9 @@ impl Processes {
                 continue;
             }
             let (pid, ports) = (running.child.pid(), &running.ports);
-            let looked = Look { table: &mut table, by_port: &by_port, listeners, probed };
+            let table = &mut table;
+            let is_starting = !whether_stopped;
+            let looked = Look { table, by_port: &by_port, listeners, probed, is_starting };
             let seen = running.listening.observe(pid, ports, is_held(*worker), looked);
             let seen = seen.and_then(|mut seen| {
                 seen.stopped = whether_stopped && process::is_stopped(running.child.pidfd())?;

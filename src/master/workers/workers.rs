@@ -542,12 +542,7 @@ impl Workers {
         self.processes.observe(workers, &self.listeners, is_held, self.probed, whether_stopped)
     }
 
-    /// Whether the master holds the listening sockets of a worker too.
-    pub(crate) fn has_passed_sockets(&self, worker: WorkerId) -> bool {
-        self.held.has(worker)
-    }
-
-    /// The process of a worker that runs, and the tcp sockets that it was started with, to be looked at.
+    /// The tcp sockets that a worker was started with.
     pub(crate) fn passed_sockets(&self, worker: WorkerId) -> Vec<PassedListener> {
         let public = self.listeners.public_ports();
         self.held.of(worker).map(|sockets| sockets.passed(public)).unwrap_or_default()

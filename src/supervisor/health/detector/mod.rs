@@ -145,13 +145,12 @@ impl HealthDetector {
         }
     }
 
-    /// The workers among these that [`Self::accepts`] is waited for. None are where probes show it.
+    /// The workers among these that [`Self::accepts`] is waited for, and nothing else. None are where probes
+    /// show it.
     pub(crate) fn awaiting_acceptance(&self, workers: &[WorkerId]) -> Vec<WorkerId> {
-        if matches!(self.readiness, Readiness::Http(_)) {
-            return Vec::new();
-        }
-        let awaits =
-            |it: &&WorkerId| self.workers.get(it).is_some_and(WatchedWorker::awaits_acceptance);
+        let awaits = |it: &&WorkerId| {
+            self.workers.get(it).is_some_and(|it| it.awaits_acceptance(&self.readiness))
+        };
         workers.iter().filter(awaits).copied().collect()
     }
 

@@ -96,8 +96,8 @@ fn a_worker_with_passed_sockets_is_ready_when_it_is_seen_to_accept() {
         detector.started(WORKER, 1, at(0));
         assert_eq!(detector.awaiting_acceptance(&[WORKER]), []);
         detector.must_accept(WORKER);
-        assert_eq!(detector.awaiting_acceptance(&[WORKER]), [WORKER]);
         if notifies {
+            assert_eq!(detector.awaiting_acceptance(&[WORKER]), [], "it has not come so far");
             let lack = lacks(NotReady::NotNotified);
             assert_eq!(detector.observed_starting(WORKER, true, None, at(1)), lack);
             let effect = detector.notified(WORKER, vec![NotifyField::Ready], at(2));
@@ -107,6 +107,7 @@ fn a_worker_with_passed_sockets_is_ready_when_it_is_seen_to_accept() {
             let lack = lacks(NotReady::NotAccepting);
             assert_eq!(detector.observed_starting(WORKER, true, None, at(1)), lack);
         }
+        assert_eq!(detector.awaiting_acceptance(&[WORKER]), [WORKER]);
         assert_eq!(detector.accepts(WORKER, at(3)), ready);
         assert_eq!(detector.accepts(WORKER, at(4)), None, "once");
         assert_eq!(detector.awaiting_acceptance(&[WORKER]), []);

@@ -120,9 +120,15 @@ impl WatchedWorker {
         }
     }
 
-    /// Whether it is not ready before it is seen to accept.
-    pub(super) fn awaits_acceptance(&self) -> bool {
-        self.stage == WatchStage::Starting && self.acceptance == Acceptance::Unseen
+    /// Whether it is ready as soon as it is seen to accept.
+    pub(super) fn awaits_acceptance(&self, readiness: &Readiness) -> bool {
+        let lacks_else = match readiness {
+            Readiness::Http(_) => true,
+            Readiness::Notify => !self.sent_ready,
+            _ => false,
+        };
+        let is_unseen = self.acceptance == Acceptance::Unseen;
+        self.stage == WatchStage::Starting && is_unseen && !lacks_else
     }
 
     /// Takes in that it accepts from all sockets that it was started with.
