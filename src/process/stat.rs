@@ -44,10 +44,7 @@ impl Stat {
         match fs::read(format!("/proc/{pid}/stat")) {
             // A process that ends while it is read can give an empty file.
             Ok(bytes) if bytes.is_empty() => Ok(None),
-            Ok(bytes) => match Self::parse(&bytes) {
-                Some(stat) => Ok(Some(stat)),
-                None => Err(ProcessError::Malformed { pid, file: "stat" }),
-            },
+            Ok(bytes) => Self::of_process(pid, &bytes),
             Err(error) => match errno_of(&error) {
                 Errno::ENOENT | Errno::ESRCH => Ok(None),
                 errno => Err(ProcessError::Process {
@@ -59,19 +56,22 @@ impl Stat {
         }
     }
 
-    /// Reads the one line of the file; `None` if it is cut or is something else.
-    pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
-        // The parser of procfs takes it for granted that a number and a space stand before the
-        // name, and a space and something after it, and panics otherwise.
-        let open = bytes.iter().position(|byte| *byte == b'(')?;
-        let close = bytes.iter().rposition(|byte| *byte == b')')?;
-        let number = bytes[..open].strip_suffix(b" ")?;
-        let fields = bytes.get(close + 1..)?.strip_prefix(b" ")?.trim_ascii();
-        let numbered = !number.is_empty() && number.iter().all(u8::is_ascii_digit);
-        if !numbered || open > close || fields.is_empty() || !fields.is_ascii() {
-            return None;
+    /// Reads the file of a process; `None` if the process is gone.
+    ///
+    /// # Errors
+    /// [`ProcessError::Malformed`].
+    pub(super) fn of_process(pid: u32, bytes: &[u8]) -> Result<Option<Self>, ProcessError> {
+        match Self::parse(bytes) {
+            Some(stat) => Ok(Some(stat)),
+            None if is_being_reaped(bytes) => Ok(None),
+            None => Err(ProcessError::Malformed { pid, file: "stat" }),
         }
-        let stat = procfs::process::Stat::from_read(bytes).ok()?;
+    }
+
+    /// Reads the one line of the file; `None` if it is cut, is something else, or is that of a process that
+    /// is [being reaped](is_being_reaped).
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let stat = line_of(bytes)?;
         Some(Self {
             pid: u32::try_from(stat.pid).ok()?,
             parent: u32::try_from(stat.ppid).ok()?,
@@ -85,11 +85,34 @@ impl Stat {
     }
 }
 
+/// Reads the one line of the file.
+fn line_of(bytes: &[u8]) -> Option<procfs::process::Stat> {
+    // The parser of procfs takes it for granted that a number and a space stand before the
+    // name, and a space and something after it, and panics otherwise.
+    let open = bytes.iter().position(|byte| *byte == b'(')?;
+    let close = bytes.iter().rposition(|byte| *byte == b')')?;
+    let number = bytes[..open].strip_suffix(b" ")?;
+    let fields = bytes.get(close + 1..)?.strip_prefix(b" ")?.trim_ascii();
+    let numbered = !number.is_empty() && number.iter().all(u8::is_ascii_digit);
+    if !numbered || open > close || fields.is_empty() || !fields.is_ascii() {
+        return None;
+    }
+    procfs::process::Stat::from_read(bytes).ok()
+}
+
+/// Whether this is the line of a process that its parent is just waiting for: it is in no group and no
+/// session any more, for which the kernel writes -1 (`do_task_stat`, fs/proc/array.c: `lock_task_sighand`
+/// fails behind `__exit_signal`). It is gone.
+fn is_being_reaped(bytes: &[u8]) -> bool {
+    line_of(bytes).is_some_and(|stat| stat.pgrp == -1 && stat.session == -1)
+}
+
 /// All processes that `/proc` shows, in no order. Not a snapshot: one that starts meanwhile may be
 /// missing, and so may one that changes its pid by exec in a thread.
 ///
 /// # Errors
-/// `/proc` cannot be read. A single process that cannot be read (`hidepid`) is left out.
+/// `/proc` cannot be read. A single process that cannot be read (`hidepid`) is left out, and so is one
+/// whose line is not understood, which the log says.
 pub(super) fn processes() -> Result<Vec<Stat>, ProcessError> {
     let failed = |error| ProcessError::Host {
         operation: ProcessOperation::ListProcesses,
@@ -102,6 +125,10 @@ pub(super) fn processes() -> Result<Vec<Stat>, ProcessError> {
         match Stat::read(pid) {
             Ok(stat) => processes.extend(stat),
             Err(ProcessError::Process { errno: Errno::EACCES | Errno::EPERM, .. }) => {}
+            // One odd line says nothing of the other processes.
+            Err(error @ ProcessError::Malformed { .. }) => {
+                tracing::debug!(%error, "left out of a list of processes");
+            }
             Err(error) => return Err(error),
         }
     }
@@ -183,6 +210,20 @@ mod tests {
     fn a_zombie_has_ended() {
         assert!(Stat::parse(&line("sh", 'Z')).unwrap().ended);
         assert!(!Stat::parse(&line("Z", 'D')).unwrap().ended);
+    }
+
+    /// As Linux 6.18 shows it while `wait` takes the process out of the table.
+    #[test]
+    fn a_process_that_is_being_reaped_is_gone_and_not_malformed() {
+        let reaped = b"72 (python3) X 0 -1 -1 0 -1 4194316 0 0 0 0 0 0 0 0 20 0 0 0 14412 0 0 \
+            18446744073709551615 0 0 0 0 0 0 0 0 0 0 0 0 17 0 0 0 0 0 0 0 0 0 0 0 0 0 0\n";
+        assert_eq!(Stat::of_process(72, reaped).unwrap(), None);
+        let zombie = Stat::of_process(4242, &line("sh", 'Z')).unwrap().unwrap();
+        assert!(zombie.ended);
+        for odd in [&b"72 (python3) X 0 -1"[..], b"72 (python3) X 0 -1 7 0 -1"] {
+            let error = Stat::of_process(72, odd).unwrap_err();
+            assert_eq!(error.to_string(), "process 72: /proc/72/stat is malformed");
+        }
     }
 
     #[test]

@@ -109,9 +109,7 @@ impl Directory {
     fn stat(&self) -> Result<Option<Stat>, ProcessError> {
         let mut buffer = [0; STAT_LEN];
         let Some(length) = self.read("stat", &mut buffer)? else { return Ok(None) };
-        Stat::parse(&buffer[..length])
-            .map(Some)
-            .ok_or(ProcessError::Malformed { pid: self.pid, file: "stat" })
+        Stat::of_process(self.pid, &buffer[..length])
     }
 
     fn open_file(&self, file: &'static str) -> Result<Option<OwnedFd>, ProcessError> {
