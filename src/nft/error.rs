@@ -235,6 +235,8 @@ impl fmt::Display for Described<'_> {
             Operation::DeleteChain(chain) => write!(f, "delete chain {chain}"),
             Operation::AddSet(set) => write!(f, "add set {}", set.name),
             Operation::DeleteSet(set) => write!(f, "delete set {set}"),
+            Operation::AddPorts(set, _) => write!(f, "add ports to set {set}"),
+            Operation::DeletePorts(set, _) => write!(f, "delete ports from set {set}"),
             Operation::AddRule(chain, rule) => write!(f, "add to chain {chain} the rule {rule}"),
         }
     }

@@ -14,6 +14,7 @@ pub(crate) struct PlanChanges {
     pub(crate) assignment: bool,
     pub(crate) seat_count: bool,
     pub(crate) admitting: bool,
+    /// Apart from the ports that it closes ([`Plan::guard_difference`]).
     pub(crate) guard: bool,
     pub(crate) local_clients: bool,
 }
@@ -36,7 +37,7 @@ impl Plan {
                 && self.assignment != target.assignment,
             seat_count: self.seats.len() != target.seats.len(),
             admitting: self.admitting != target.admitting,
-            guard: self.guard != target.guard,
+            guard: self.guard() != target.guard() || self.guards_range() != target.guards_range(),
             local_clients: self.local_clients != target.local_clients,
         })
     }

@@ -41,6 +41,7 @@ mod assignment;
 mod changes;
 mod engine;
 mod error;
+mod guard;
 mod id;
 mod jhash;
 #[cfg(feature = "serde")]

@@ -5,11 +5,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::assignment::check_seat_count;
+use super::guard::{Guard, check_guard};
 use super::partition::hashed;
 use super::port_set::PortSet;
 use super::{
-    Assignment, ClusterName, Engine, Generation, Listeners, Partition, PlanError, Port, PortRange,
-    Seat, Slot, Weights,
+    Assignment, ClusterName, Engine, Generation, Listeners, Partition, PlanError, Port, Seat, Slot,
+    Weights,
 };
 
 /// A live worker as the rules see it: its generation, and one worker port for each public port.
@@ -43,7 +44,7 @@ pub struct Plan {
     pub(super) assignment: Arc<Assignment>,
     pub(super) seats: Arc<Vec<Option<Occupant>>>,
     pub(super) admitting: bool,
-    pub(super) guard: Option<PortRange>,
+    pub(super) guard: Option<Guard>,
     pub(super) local_clients: bool,
 }
 
@@ -216,6 +217,7 @@ impl Plan {
         }
         next.check_all_ports()?;
         self.check_generations(&next)?;
+        next.take_seated_from_guard();
         *self = next;
         Ok(())
     }
@@ -258,23 +260,6 @@ impl Plan {
     /// Whether new connections are balanced; not so while a cluster is being stopped.
     pub fn is_admitting(&self) -> bool {
         self.admitting
-    }
-
-    /// Guards these ports: packets from other hosts to them are dropped, so that workers are
-    /// reached through listeners alone. With `None` any host can reach any worker by its own port.
-    ///
-    /// # Errors
-    /// [`PlanError::PublicPortGuarded`] if a listener's port is among them: its packets would be
-    /// dropped before they are redirected.
-    pub fn set_guard(&mut self, ports: Option<PortRange>) -> Result<(), PlanError> {
-        check_guard(ports, &self.listeners)?;
-        self.guard = ports;
-        Ok(())
-    }
-
-    /// The ports that other hosts cannot reach.
-    pub fn guard(&self) -> Option<PortRange> {
-        self.guard
     }
 
     /// Whether connections that start on this host are balanced as well. All that go to one address
@@ -364,7 +349,7 @@ impl Plan {
 
     /// That every worker has one port for each public port, and that no port has two purposes.
     fn check_all_ports(&self) -> Result<(), PlanError> {
-        check_guard(self.guard, &self.listeners)?;
+        check_guard(self.guard(), &self.listeners)?;
         let public = self.listeners.public_ports();
         let mut taken: PortSet = public.iter().copied().collect();
         for (seat, occupant) in self.occupants() {
@@ -422,15 +407,7 @@ impl Plan {
         Ok(())
     }
 
-    fn occupants(&self) -> impl Iterator<Item = (Seat, &Occupant)> {
+    pub(super) fn occupants(&self) -> impl Iterator<Item = (Seat, &Occupant)> {
         self.seats().filter_map(|(seat, occupant)| Some((seat, occupant?)))
-    }
-}
-
-fn check_guard(guard: Option<PortRange>, listeners: &Listeners) -> Result<(), PlanError> {
-    let Some(range) = guard else { return Ok(()) };
-    match listeners.public_ports().iter().find(|port| range.contains(**port)) {
-        Some(port) => Err(PlanError::PublicPortGuarded { port: *port, range }),
-        None => Ok(()),
     }
 }

@@ -123,6 +123,23 @@ impl FakeTable {
                 }
                 self.sets.remove(name).ok_or(TableError::Missing)?;
             }
+            Operation::AddPorts(name, ports) => {
+                let Some(Elements::WorkerPorts(held)) = self.sets.get_mut(name) else {
+                    return Err(TableError::Missing);
+                };
+                // Of one that is there already the kernel takes no notice.
+                held.extend(ports);
+                held.sort_unstable();
+                held.dedup();
+            }
+            Operation::DeletePorts(name, ports) => {
+                let Some(Elements::WorkerPorts(held)) = self.sets.get_mut(name) else {
+                    return Err(TableError::Missing);
+                };
+                let is_there = ports.iter().all(|port| held.contains(port));
+                held.retain(|port| !ports.contains(port));
+                return if is_there { Ok(()) } else { Err(TableError::Missing) };
+            }
             Operation::AddRule(chain, rule) => {
                 let has_sets = sets_in(rule).all(|set| self.sets.contains_key(&set));
                 let has_counter =
@@ -183,11 +200,12 @@ fn sets_in(rule: &Rule) -> impl Iterator<Item = SetName> + use<> {
     let names = match rule {
         Rule::Hash { scope, map, .. } | Rule::Mask { scope, map, .. } => [scope.set(), Some(*map)],
         Rule::RedirectByMap { map, .. } => [None, Some(*map)],
+        Rule::Guard { .. } => [Some(SetName::Guarded), None],
         Rule::Established { ports: TcpPorts::Set } => [Some(SetName::Established), None],
         Rule::Redirect { .. }
         | Rule::Drop { .. }
         | Rule::DropTracked { .. }
-        | Rule::Guard { .. }
+        | Rule::GuardRange { .. }
         | Rule::Count { .. }
         | Rule::Tproxy { .. }
         | Rule::PassLocal
@@ -215,6 +233,7 @@ fn chains_in(elements: &Elements) -> BTreeSet<ChainName> {
         Elements::Listeners4(_)
         | Elements::Listeners6(_)
         | Elements::Services(_)
-        | Elements::Ports(_) => [].into(),
+        | Elements::Ports(_)
+        | Elements::WorkerPorts(_) => [].into(),
     }
 }

@@ -11,6 +11,7 @@ use crate::plan::{Engine, Listener, Occupant, Partition, Plan, PortRange, Protoc
 /// All objects of a plan.
 pub fn lower(plan: &Plan) -> Ruleset {
     let mut sets = listener_sets(plan);
+    sets.extend(guard_set(plan));
     let slots = slot_maps(plan);
     let slot_names: Vec<SetName> = slots.iter().map(|map| map.name).collect();
     sets.extend(slots);
@@ -264,10 +265,29 @@ fn scopes(plan: &Plan) -> Vec<Scope> {
     [(v4, false), (v6, false), (v6, true), (v4, true)].into_iter().flat_map(scopes).collect()
 }
 
+/// The set of the worker ports that other hosts cannot reach.
+pub(super) fn guard_set(plan: &Plan) -> Option<Set> {
+    has_guard_set(plan).then(|| Set {
+        name: SetName::Guarded,
+        elements: Elements::WorkerPorts(plan.guarded_ports()),
+    })
+}
+
+/// Whether the plan has that set.
+pub(super) fn has_guard_set(plan: &Plan) -> bool {
+    plan.guard().is_some() && !plan.guards_range()
+}
+
 /// The rules that drop what other hosts send to worker ports.
 fn guard_rules(plan: &Plan) -> Vec<Rule> {
-    let Some(ports) = plan.guard() else { return vec![] };
-    Protocol::ALL.into_iter().map(|protocol| Rule::Guard { protocol, ports }).collect()
+    let Some(range) = plan.guard() else { return vec![] };
+    if plan.guards_range() {
+        let rule = |protocol| Rule::GuardRange { protocol, ports: range };
+        return Protocol::ALL.into_iter().map(rule).collect();
+    }
+    let mut protocols = Protocol::ALL.to_vec();
+    protocols.retain(|protocol| !plan.listeners().services(*protocol).is_empty());
+    protocols.into_iter().map(|protocol| Rule::Guard { protocol, range }).collect()
 }
 
 /// The rules that make the answers of workers come from where their clients have written to.

@@ -108,6 +108,7 @@ impl From<SetName> for Name {
             SetName::Wildcards(Family::V4) => name.push(b"wildcards4"),
             SetName::Wildcards(Family::V6) => name.push(b"wildcards6"),
             SetName::Established => name.push(b"established"),
+            SetName::Guarded => name.push(b"guarded"),
             SetName::Slots(_) => name.push(b"slots"),
             SetName::MaskedSlots(Family::V4, _) => name.push(b"slots4"),
             SetName::MaskedSlots(Family::V6, _) => name.push(b"slots6"),
@@ -148,6 +149,12 @@ impl From<Comment> for Name {
                 name.push_number(slots.into());
                 name.push(b" slots");
             }
+            Comment::WorkerPorts(range) => {
+                name.push(b"worker ports ");
+                name.push_number(range.first().number().into());
+                name.push(b"-");
+                name.push_number(range.last().number().into());
+            }
         }
         name
     }
@@ -169,6 +176,8 @@ mod tests {
         assert_eq!(Name::from(generation).as_str(), "generation 18446744073709551615");
         let seats = Comment::Seats { seats: u16::MAX, slots: u32::MAX };
         assert_eq!(Name::from(seats).as_str(), "65535 seats, 4294967295 slots");
+        let ports = Comment::WorkerPorts("10000-65535".parse().unwrap());
+        assert_eq!(Name::from(ports).as_str(), "worker ports 10000-65535");
     }
 
     #[test]

@@ -55,7 +55,10 @@ impl TableName {
     /// its own. It goes up with every change of the layout that an older version would misread.
     ///
     /// 1: tcp alone, a counter in each redirect. 2: tcp and udp, a guard, a named counter a seat.
-    /// 3: no chain between the base chains and those of the seats, several slots by one key.
+    /// 3: no chain between the base chains and those of the seats, several slots by one key. Its guard
+    /// was one of a range of ports ([`Rule::GuardRange`]) before it was one of the ports that workers hold
+    /// ([`Rule::Guard`]): this version reads both, an earlier one replaces a table that it does not
+    /// understand.
     pub const SCHEMA: u32 = 3;
 
     /// The comment of every table of ours: by it, not by its name, a table is known as ours. Ends
@@ -259,6 +262,9 @@ pub enum SetName {
     Wildcards(Family),
     /// The public ports of tcp, whose established connections no rule is for: `established`.
     Established,
+    /// The worker ports that other hosts cannot reach: `guarded`. The one set that changes while it is in
+    /// use: a port comes or goes, and no lookup of another port notices.
+    Guarded,
     /// The hash partition: slot -> seat: `slots_9c1e07aa`.
     Slots(Digest),
     /// The mask partition: the low bits of the address -> seat: `slots4_9c1e07aa`.
@@ -278,6 +284,7 @@ impl SetName {
             "wildcards4" => return Some(Self::Wildcards(Family::V4)),
             "wildcards6" => return Some(Self::Wildcards(Family::V6)),
             "established" => return Some(Self::Established),
+            "guarded" => return Some(Self::Guarded),
             _ => {}
         }
         let (what, digest) = name.rsplit_once('_')?;
@@ -296,10 +303,10 @@ impl SetName {
         }
     }
 
-    /// The digest of what a map of this name holds; `None` for the sets of listeners.
+    /// The digest of what a map of this name holds; `None` for the sets of listeners and of guarded ports.
     pub const fn digest(self) -> Option<Digest> {
         match self {
-            Self::Listeners(_) | Self::Wildcards(_) | Self::Established => None,
+            Self::Listeners(_) | Self::Wildcards(_) | Self::Established | Self::Guarded => None,
             Self::Slots(digest)
             | Self::MaskedSlots(_, digest)
             | Self::Survivors(digest)
@@ -354,6 +361,9 @@ impl Digest {
             }
             Elements::Ports(all) => {
                 all.iter().for_each(|(from, to)| mix.add(pair(from.number(), to.number())));
+            }
+            Elements::WorkerPorts(all) => {
+                all.iter().for_each(|port| mix.add(port.number().into()));
             }
         }
         mix.finish()
@@ -435,6 +445,8 @@ pub enum Elements {
     MaskedSeats6(Vec<Seat>),
     /// `inet_service : inet_service`: public port -> worker port, in the order of the public ports.
     Ports(Vec<(Port, Port)>),
+    /// `inet_service`: worker ports. Of no fixed number.
+    WorkerPorts(Vec<Port>),
 }
 
 impl Elements {
@@ -446,6 +458,7 @@ impl Elements {
             Self::Services(all) => all.len(),
             Self::Seats(all) | Self::MaskedSeats4(all) | Self::MaskedSeats6(all) => all.len(),
             Self::Ports(all) => all.len(),
+            Self::WorkerPorts(all) => all.len(),
         }
     }
 
@@ -636,11 +649,22 @@ pub enum Rule {
         /// The generation, kept as a comment.
         generation: Generation,
     },
-    /// `th dport 20000-29999 meta l4proto tcp iif != "lo" fib daddr type != unicast drop`. What most
-    /// packets are not comes first: every one that comes to this host passes here. An address of type
-    /// unicast is another host's: what this host forwards is none of our business. Broadcast and
-    /// multicast would reach a worker's udp socket, as what is sent to a local address does.
+    /// `tcp flags syn / syn,ack tcp dport @guarded iif != "lo" fib daddr type != unicast drop`, or
+    /// `udp dport @guarded ...`. What most packets are not comes first: every one that comes to this
+    /// host passes here. Of tcp only what begins a connection is dropped: an answer to a connection that
+    /// this host began from such a port passes. An address of type unicast is another host's: what this
+    /// host forwards is none of our business. Broadcast and multicast would reach a worker's udp socket,
+    /// as what is sent to a local address does.
     Guard {
+        /// The protocol.
+        protocol: Protocol,
+        /// Where worker ports lie, kept as a comment.
+        range: PortRange,
+    },
+    /// `th dport 20000-29999 meta l4proto tcp iif != "lo" fib daddr type != unicast drop`: the guard of
+    /// earlier versions, which takes all packets to all ports of the range. It is read, to be replaced in
+    /// the first transaction.
+    GuardRange {
         /// The protocol.
         protocol: Protocol,
         /// The ports.
@@ -662,17 +686,20 @@ pub enum Comment {
         /// Slots, a multiple of the number of keys.
         slots: u32,
     },
+    /// `worker ports 20000-29999`: where they lie. The set tells those that workers hold now.
+    WorkerPorts(PortRange),
 }
 
 impl Comment {
     /// Reads it back; `None` for a comment that is none of ours.
     pub fn parse(text: &str) -> Option<Self> {
-        let comment = match text.strip_prefix("generation ") {
-            Some(number) => Self::Generation(Generation(number.parse().ok()?)),
-            None => {
-                let (seats, slots) = text.strip_suffix(" slots")?.split_once(" seats, ")?;
-                Self::Seats { seats: seats.parse().ok()?, slots: slots.parse().ok()? }
-            }
+        let comment = if let Some(number) = text.strip_prefix("generation ") {
+            Self::Generation(Generation(number.parse().ok()?))
+        } else if let Some(range) = text.strip_prefix("worker ports ") {
+            Self::WorkerPorts(range.parse().ok()?)
+        } else {
+            let (seats, slots) = text.strip_suffix(" slots")?.split_once(" seats, ")?;
+            Self::Seats { seats: seats.parse().ok()?, slots: slots.parse().ok()? }
         };
         (comment.to_string() == text).then_some(comment)
     }
@@ -689,12 +716,13 @@ impl Rule {
     pub fn comment(&self) -> Option<Comment> {
         match self {
             Self::Mask { .. }
-            | Self::Guard { .. }
+            | Self::GuardRange { .. }
             | Self::Count { .. }
             | Self::PassLocal
             | Self::Established { .. }
             | Self::Reply { .. } => None,
             Self::Hash { comment, .. } => Some(*comment),
+            Self::Guard { range, .. } => Some(Comment::WorkerPorts(*range)),
             Self::Redirect { generation, .. }
             | Self::RedirectByMap { generation, .. }
             | Self::Tproxy { generation, .. }
@@ -707,7 +735,7 @@ impl Rule {
     pub fn generation(&self) -> Option<Generation> {
         match self.comment()? {
             Comment::Generation(generation) => Some(generation),
-            Comment::Seats { .. } => None,
+            Comment::Seats { .. } | Comment::WorkerPorts(_) => None,
         }
     }
 }

@@ -11,7 +11,7 @@ use super::object::{
 use super::stale::surplus;
 use crate::plan::{
     Assignment, Engine, Generation, Listener, Listeners, Occupant, Partition, Plan, PlanError,
-    Port, PortRange, Seat,
+    Port, Seat,
 };
 
 /// Why a table is none that this version lowers a plan to. It was made by another version, or
@@ -69,7 +69,7 @@ pub(crate) fn raise(ruleset: &Ruleset, expected: Option<&Listeners>) -> Result<P
         Engine::Redirect => rules_of(ruleset, ChainName::Output).is_some(),
         Engine::Tproxy => !passing.contains(&Rule::PassLocal),
     });
-    plan.set_guard(guard_of(ruleset)?)?;
+    set_guard(&mut plan, ruleset)?;
     let tracked = as_tracked(&plan, ruleset);
     match surplus(&lower(&plan), tracked.as_ref().unwrap_or(ruleset)) {
         Some(_) => Ok(plan),
@@ -147,7 +147,8 @@ fn listeners_of(
             Elements::Seats(_)
             | Elements::MaskedSeats4(_)
             | Elements::MaskedSeats6(_)
-            | Elements::Ports(_) => {}
+            | Elements::Ports(_)
+            | Elements::WorkerPorts(_) => {}
         }
     }
     let set_of = |listeners: &mut dyn Iterator<Item = Listener>| listeners.collect::<BTreeSet<_>>();
@@ -300,10 +301,19 @@ fn occupant_of(
     Ok(Some(Occupant { generation, ports }))
 }
 
-fn guard_of(ruleset: &Ruleset) -> Result<Option<PortRange>, RaiseError> {
+fn set_guard(plan: &mut Plan, ruleset: &Ruleset) -> Result<(), RaiseError> {
     match rules_of(ruleset, ChainName::Guard) {
-        None => Ok(None),
-        Some([Rule::Guard { ports, .. }, ..]) => Ok(Some(*ports)),
-        Some(_) => Err(shape("chain guard")),
+        None => {}
+        Some([Rule::GuardRange { ports, .. }, ..]) => plan.set_guard_of_range(*ports)?,
+        Some([Rule::Guard { range, .. }, ..]) => {
+            plan.set_guard(Some(*range))?;
+            let held = |set: &Set| match (set.name, &set.elements) {
+                (SetName::Guarded, Elements::WorkerPorts(ports)) => ports.clone(),
+                _ => vec![],
+            };
+            plan.guard_unseated(ruleset.sets.iter().flat_map(held));
+        }
+        Some(_) => return Err(shape("chain guard")),
     }
+    Ok(())
 }

@@ -40,11 +40,17 @@ impl Display for Set {
             Elements::MaskedSeats4(_) => ("map", "type ipv4_addr : verdict".into()),
             Elements::MaskedSeats6(_) => ("map", "type ipv6_addr : verdict".into()),
             Elements::Ports(_) => ("map", "type inet_service : inet_service".into()),
+            Elements::WorkerPorts(_) => ("set", "type inet_service".into()),
         };
         writeln!(f, "\t{keyword} {} {{", self.name)?;
         writeln!(f, "\t\t{kind}")?;
-        writeln!(f, "\t\tsize {}", self.elements.len())?;
-        writeln!(f, "\t\telements = {{ {} }}", self.elements)?;
+        if !matches!(self.elements, Elements::WorkerPorts(_)) {
+            writeln!(f, "\t\tsize {}", self.elements.len())?;
+        }
+        // nft reads no empty list.
+        if !self.elements.is_empty() {
+            writeln!(f, "\t\telements = {{ {} }}", self.elements)?;
+        }
         f.write_str("\t}\n")
     }
 }
@@ -76,6 +82,7 @@ impl Display for Elements {
                 (0u32..).zip(seats).map(|(key, seat)| format!("{} : {}", low_v6(key), go(*seat))),
             ),
             Self::Ports(all) => list(f, all.iter().map(|(from, to)| format!("{from} : {to}"))),
+            Self::WorkerPorts(all) => list(f, all.iter().map(|port| port.to_string())),
         }
     }
 }
@@ -228,7 +235,14 @@ impl Display for Rule {
             }
             Self::Drop { .. } => f.write_str("counter drop")?,
             Self::DropTracked { .. } => f.write_str("ct direction original counter drop")?,
-            Self::Guard { protocol, ports } => {
+            Self::Guard { protocol, .. } => {
+                if *protocol == Protocol::Tcp {
+                    f.write_str("tcp flags syn / syn,ack ")?;
+                }
+                write!(f, "{protocol} dport @{} ", SetName::Guarded)?;
+                f.write_str("iif != \"lo\" fib daddr type != unicast drop")?;
+            }
+            Self::GuardRange { protocol, ports } => {
                 write!(f, "th dport {ports} meta l4proto {protocol} ")?;
                 f.write_str("iif != \"lo\" fib daddr type != unicast drop")?;
             }

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::lower::{
-    BESIDE_SEATS, has_chain, lower, port_maps, rules_beside_seats, seat_rules, slot_maps,
-    survivors_map,
+    BESIDE_SEATS, guard_set, has_chain, has_guard_set, lower, port_maps, rules_beside_seats,
+    seat_rules, slot_maps, survivors_map,
 };
 use super::object::{Chain, ChainName, CounterName, CounterValue, Rule, Set, SetName, TableName};
 use super::stale::Stale;
-use crate::plan::{Engine, Partition, Plan, PlanChanges, PlanError, Seat};
+use crate::plan::{Engine, Partition, Plan, PlanChanges, PlanError, Port, Seat};
 
 /// One member of a transaction: a verb and an object of the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +32,10 @@ pub enum Operation {
     AddSet(Set),
     /// Remove a set or map, which no rule may use.
     DeleteSet(SetName),
+    /// Add worker ports to a set of them, which may be in use.
+    AddPorts(SetName, Vec<Port>),
+    /// Remove worker ports from a set of them, which may be in use.
+    DeletePorts(SetName, Vec<Port>),
     /// Add a rule at the end of a chain.
     AddRule(ChainName, Rule),
 }
@@ -230,6 +234,7 @@ struct Change<'a> {
     /// The maps of ports of `seats`, in that order.
     ports: Vec<SetName>,
     maps: Maps,
+    guard: Option<GuardSetChange>,
     guard_changes: bool,
     local_clients_change: bool,
 }
@@ -241,6 +246,44 @@ enum ChainChange {
     /// It gets other rules.
     Rewritten,
     Deleted,
+}
+
+/// What becomes of the set of guarded ports. It alone changes while rules use it: a packet whose lookup
+/// misses a port just then is one that comes around the balancer, and meets what it met before.
+enum GuardSetChange {
+    Made(Set),
+    Changed { removed: Vec<Port>, added: Vec<Port> },
+    Deleted,
+}
+
+impl GuardSetChange {
+    fn between(in_force: &Plan, target: &Plan, seats: &[Seat]) -> Option<Self> {
+        match (has_guard_set(in_force), has_guard_set(target)) {
+            (false, _) => guard_set(target).map(Self::Made),
+            (true, false) => Some(Self::Deleted),
+            (true, true) => {
+                let (removed, added) = in_force.guard_difference(target, seats);
+                Some(Self::Changed { removed, added })
+            }
+        }
+    }
+
+    /// Behind the removal of the rules that use a set which goes, before rules that use one which comes.
+    fn put(self, operations: &mut Vec<Operation>) {
+        const NAME: SetName = SetName::Guarded;
+        match self {
+            Self::Made(set) => operations.push(Operation::AddSet(set)),
+            Self::Changed { removed, added } => {
+                if !removed.is_empty() {
+                    operations.push(Operation::DeletePorts(NAME, removed));
+                }
+                if !added.is_empty() {
+                    operations.push(Operation::AddPorts(NAME, added));
+                }
+            }
+            Self::Deleted => operations.push(Operation::DeleteSet(NAME)),
+        }
+    }
 }
 
 /// What becomes of maps.
@@ -324,6 +367,7 @@ impl<'a> Change<'a> {
         after.extend(seats.iter().flat_map(|seat| port_maps(target, *seat)));
         let ports = after[others..].iter().map(name).collect();
         let maps = Maps::new(before, after, stale)?;
+        let guard = GuardSetChange::between(in_force, target, &seats);
         Some(Self {
             in_force,
             target,
@@ -333,6 +377,7 @@ impl<'a> Change<'a> {
             survivors,
             ports,
             maps,
+            guard,
             guard_changes: changes.guard,
             local_clients_change: changes.local_clients,
         })
@@ -353,6 +398,9 @@ impl<'a> Change<'a> {
         self.add_chains(&mut operations, &revived);
         self.flush_chains(&mut operations);
         operations.extend(std::mem::take(&mut self.maps.made).into_iter().map(Operation::AddSet));
+        if let Some(change) = self.guard.take() {
+            change.put(&mut operations);
+        }
         self.add_rules(&mut operations);
         self.delete_chains(&mut operations);
 

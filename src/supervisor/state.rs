@@ -248,6 +248,8 @@ impl Supervisor {
         self.verify_rules(now);
         self.spawn_missing(now);
         self.manage_orphaned_listeners(now);
+        // What is guarded goes with the sockets that were closed just now.
+        self.commit_changes(now);
         self.finish_stop();
     }
 

@@ -11,7 +11,7 @@ use crate::control::{JoinRequest, PeerEvent, WorkerEvent, WorkerLink, WorkerOrde
 use crate::master::clock::Clock;
 use crate::master::log_limit::LogLimiter;
 use crate::master::waiting::receive_bounded;
-use crate::plan::{Port, PortRange};
+use crate::plan::Port;
 use crate::process::PidFd;
 use crate::protocol::{Timestamp, WorkerId};
 use crate::supervisor::Input;
@@ -34,11 +34,7 @@ pub(super) struct WorkerLinks {
     /// How long a worker may be without a connection; `None`: for ever.
     ping: Option<Duration>,
     last_token: u64,
-    /// The ports that the guard covers.
-    guarded: PortRange,
     refusals: LogLimiter,
-    /// It was logged that a worker has ports that the guard does not cover.
-    said_unguarded: bool,
 }
 
 struct Connected {
@@ -71,7 +67,7 @@ pub(crate) enum LinkNews {
 }
 
 impl WorkerLinks {
-    pub(super) fn new(ping: Option<Duration>, guarded: PortRange) -> Self {
+    pub(super) fn new(ping: Option<Duration>) -> Self {
         let (sender, events) = mpsc::channel(QUEUE);
         Self {
             sender,
@@ -81,9 +77,7 @@ impl WorkerLinks {
             silent: BTreeSet::new(),
             ping,
             last_token: 0,
-            guarded,
             refusals: LogLimiter::every(REFUSAL_INTERVAL),
-            said_unguarded: false,
         }
     }
 
@@ -136,7 +130,6 @@ impl WorkerLinks {
     ) -> Vec<LinkNews> {
         let mut news = Vec::new();
         if let Some(ports) = ports {
-            self.warn_of_unguarded(&ports);
             news.push(LinkNews::Input(Input::PortsReported { worker, ports }));
         }
         let knows_retired = request.info.is_retired;
@@ -207,20 +200,6 @@ impl WorkerLinks {
         self.connected.remove(&worker);
         self.disconnected.remove(&worker);
         self.silent.remove(&worker);
-    }
-
-    /// Warns once that other hosts can reach workers around the balancer.
-    fn warn_of_unguarded(&mut self, ports: &[Port]) {
-        let range = self.guarded;
-        let outside = ports.iter().find(|port| !range.contains(**port));
-        if let Some(port) = outside.filter(|_| !self.said_unguarded) {
-            self.said_unguarded = true;
-            tracing::warn!(
-                "a worker listens on port {port}, outside of worker_ports {range}: other hosts can \
-                 reach it there, around the balancer; have it listen on the port in PORT, or close \
-                 its ports by a firewall"
-            );
-        }
     }
 
     fn worker_with(&self, token: u64) -> Option<WorkerId> {

@@ -123,7 +123,7 @@ impl Workers {
             preparation: Preparation::default(),
             held: HeldListeners::default(),
             connections: Connections::new(config.retire_idle(), own)?,
-            links: WorkerLinks::new(config.ping_timeout(), config.worker_ports()),
+            links: WorkerLinks::new(config.ping_timeout()),
             memory: MemoryMonitor::new()?,
             output: Periodic::every(OUTPUT_INTERVAL),
             reap: Periodic::every(REAP_INTERVAL),

@@ -7,7 +7,7 @@ use crate::plan::{MAX_SEATS, Partition, Protocol, Seat};
 use crate::ruleset::{Digest, Elements, Family, SetName};
 
 const TARGET: SetReference<'static> =
-    SetReference { table: "ipcluster_web", set: SetName::Slots(DIGEST), id: 3 };
+    SetReference { table: "ipcluster_web", set: SetName::Slots(DIGEST), id: Some(3) };
 
 const DIGEST: Digest = Digest(0x9c1e_07aa);
 
@@ -57,6 +57,10 @@ fn any_elements() -> impl Strategy<Value = (SetName, Elements)> {
         prop::collection::btree_map(1..=u16::MAX, 1..=u16::MAX, 1..20).prop_map(|of| {
             let of = of.into_iter().map(|(from, to)| (port(from), port(to)));
             (SetName::Ports(Seat(3), Protocol::Udp, DIGEST), Elements::Ports(of.collect()))
+        }),
+        prop::collection::btree_set((1..=u16::MAX).prop_map(port), 1..50).prop_map(|of| {
+            let of = of.into_iter().collect();
+            (SetName::Guarded, Elements::WorkerPorts(of))
         }),
         services().prop_map(move |of| {
             (SetName::Wildcards(v4), Elements::Services(of.into_iter().collect()))
@@ -186,12 +190,13 @@ fn elements_are_those_of_nft() {
             Some(SetName::Ports(_, Protocol::Udp, _)) => {
                 Elements::Ports(vec![(port(80), port(20000))])
             }
+            Some(SetName::Guarded) => Elements::WorkerPorts(vec![port(20000), port(20001)]),
             other => panic!("{other:?} was not captured"),
         };
         assert_eq!(list_of(&bodies_of(&elements)[0]), sorted(&bytes), "{name}");
         compared += 1;
     }
-    assert_eq!(compared, 6);
+    assert_eq!(compared, 7);
 }
 
 /// Elements, each as its attributes in the order of their numbers.

@@ -3,13 +3,14 @@
 use super::element::{self, SetReference};
 use super::message::{
     APPEND, BATCH_BEGIN, BATCH_END, CREATE, DELETE_CHAIN, DELETE_OBJECT, DELETE_RULE, DELETE_SET,
-    DELETE_TABLE, EXCLUSIVE, INET_HEADER, NEW_CHAIN, NEW_OBJECT, NEW_RULE, NEW_SET,
-    NEW_SET_ELEMENT, NEW_TABLE, NFNL_BATCH_GENID, SUBSYSTEM, UNSPECIFIED, header, kind,
+    DELETE_SET_ELEMENT, DELETE_TABLE, EXCLUSIVE, INET_HEADER, NEW_CHAIN, NEW_OBJECT, NEW_RULE,
+    NEW_SET, NEW_SET_ELEMENT, NEW_TABLE, NFNL_BATCH_GENID, SUBSYSTEM, UNSPECIFIED, header, kind,
 };
 use super::table::OWNED;
 use super::{chain, counter, rule, set, table};
 use crate::netlink::{ACK, REQUEST, close_message, put_header};
-use crate::ruleset::{Operation, Set, TableName, Transaction};
+use crate::plan::Port;
+use crate::ruleset::{Operation, Set, SetName, TableName, Transaction};
 
 /// A transaction, encoded: `BATCH_BEGIN`, its members, `BATCH_END`. The end alone asks for an
 /// acknowledgement; errors come without asking.
@@ -215,6 +216,12 @@ impl Batch {
             Operation::DeleteSet(name) => {
                 self.put(index, DELETE_SET, 0, |body| set::put_delete(body, table, *name));
             }
+            Operation::AddPorts(name, ports) => {
+                self.put_ports(table, index, *name, ports, (NEW_SET_ELEMENT, CREATE));
+            }
+            Operation::DeletePorts(name, ports) => {
+                self.put_ports(table, index, *name, ports, (DELETE_SET_ELEMENT, 0));
+            }
             Operation::AddRule(chain, rule) => {
                 self.put(index, NEW_RULE, CREATE | APPEND, |body| {
                     rule::put_new(body, table, *chain, rule);
@@ -228,9 +235,24 @@ impl Batch {
         self.next_set_id += 1;
         // Without NLM_F_EXCL the kernel would add to what a set of that name holds.
         self.put(index, NEW_SET, CREATE | EXCLUSIVE, |body| set::put_new(body, table, set, id));
-        let reference = SetReference { table: table.as_str(), set: set.name, id };
-        self.put_elements(index, |datagram, begin| {
+        let reference = SetReference { table: table.as_str(), set: set.name, id: Some(id) };
+        self.put_elements(index, (NEW_SET_ELEMENT, CREATE), |datagram, begin| {
             element::emit(datagram, reference, &set.elements, begin);
+        });
+    }
+
+    /// Puts elements of a set that an earlier transaction has made.
+    fn put_ports(
+        &mut self,
+        table: &TableName,
+        index: Option<usize>,
+        set: SetName,
+        ports: &[Port],
+        message: (u8, u16),
+    ) {
+        let reference = SetReference { table: table.as_str(), set, id: None };
+        self.put_elements(index, message, |datagram, begin| {
+            element::emit_ports(datagram, reference, ports, begin);
         });
     }
 
@@ -252,6 +274,7 @@ impl Batch {
     fn put_elements(
         &mut self,
         operation: Option<usize>,
+        (message, flags): (u8, u16),
         write: impl FnOnce(&mut Vec<u8>, &mut dyn FnMut(&mut Vec<u8>)),
     ) {
         let Self { datagram, places, .. } = self;
@@ -261,7 +284,7 @@ impl Batch {
                 close_message(datagram, start);
             }
             places.push(Place { start: datagram.len(), operation });
-            put_header(datagram, kind(NEW_SET_ELEMENT), REQUEST | CREATE, 0);
+            put_header(datagram, kind(message), REQUEST | flags, 0);
             datagram.extend(INET_HEADER);
         };
         write(datagram, &mut begin);

@@ -42,7 +42,8 @@ pub(in crate::nft) fn emit(rule: &Rule) -> Vec<Expression> {
         }
         Rule::Drop { .. } => vec![Expression::Counter, Expression::Drop],
         Rule::DropTracked { .. } => emit_drop_tracked(),
-        Rule::Guard { protocol, ports } => emit_guard(*protocol, *ports),
+        Rule::Guard { protocol, .. } => emit_guard(*protocol),
+        Rule::GuardRange { protocol, ports } => emit_guard_of_range(*protocol, *ports),
     }
 }
 
@@ -221,12 +222,18 @@ fn emit_redirect_by_map(protocol: Protocol, counter: CounterName, map: SetName) 
 /// packet of a connection has the second alone.
 const HANDSHAKE_FLAGS: u8 = 0x17;
 const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
 
 /// Whether these flags of a tcp packet are those of the first of a connection.
 fn handshake(relation: Relation) -> [Expression; 3] {
+    is_syn_among(HANDSHAKE_FLAGS, relation)
+}
+
+/// Whether a tcp packet has SYN alone of these flags.
+fn is_syn_among(flags: u8, relation: Relation) -> [Expression; 3] {
+    let mask = Expression::And { register: FIRST, mask: [flags].into() };
     let flags =
         Expression::LoadPayload { header: Header::Transport, offset: 13, length: 1, to: FIRST };
-    let mask = Expression::And { register: FIRST, mask: [HANDSHAKE_FLAGS].into() };
     let compare = Expression::Compare { register: FIRST, relation, value: [SYN].into() };
     [flags, mask, compare]
 }
@@ -364,16 +371,28 @@ fn emit_drop_tracked() -> Vec<Expression> {
     ]
 }
 
-fn emit_guard(protocol: Protocol, ports: PortRange) -> Vec<Expression> {
-    let compare = |relation, value| Expression::Compare { register: FIRST, relation, value };
+fn emit_guard(protocol: Protocol) -> Vec<Expression> {
+    let mut rule = is_protocol(protocol).to_vec();
+    if protocol == Protocol::Tcp {
+        rule.extend(is_syn_among(SYN | ACK, Relation::Equal));
+    }
+    rule.extend([LOAD_PORT, is_in(SetName::Guarded)]);
+    rule.extend(drop_from_others());
+    rule
+}
+
+fn emit_guard_of_range(protocol: Protocol, ports: PortRange) -> Vec<Expression> {
     let [first, last] = is_between(ports);
     let [load_protocol, is_protocol] = is_protocol(protocol);
-    vec![
-        LOAD_PORT,
-        first,
-        last,
-        load_protocol,
-        is_protocol,
+    let mut rule = vec![LOAD_PORT, first, last, load_protocol, is_protocol];
+    rule.extend(drop_from_others());
+    rule
+}
+
+/// Drops what other hosts have sent to this one.
+fn drop_from_others() -> [Expression; 5] {
+    let compare = |relation, value| Expression::Compare { register: FIRST, relation, value };
+    [
         Expression::LoadMeta { key: MetaKey::InputInterface, to: FIRST },
         compare(Relation::NotEqual, LOOPBACK.to_ne_bytes().into()),
         Expression::LoadAddressType { to: FIRST },
@@ -441,7 +460,11 @@ fn candidate(expressions: &[Expression], comment: Option<Comment>) -> Option<Rul
             Expression::Drop,
         ] => {
             let ports = PortRange::new(port_of(first)?, port_of(last)?)?;
-            Some(Rule::Guard { protocol: protocol_of(protocol)?, ports })
+            Some(Rule::GuardRange { protocol: protocol_of(protocol)?, ports })
+        }
+        [_, Expression::Compare { value: protocol, .. }, .., Expression::Drop] => {
+            let Some(Comment::WorkerPorts(range)) = comment else { return None };
+            Some(Rule::Guard { protocol: protocol_of(protocol)?, range })
         }
         [_, Expression::Compare { value: protocol, .. }, .., Expression::CountIn { counter }] => {
             Some(Rule::Count {

@@ -26,12 +26,12 @@ const GOTO: i32 = -4;
 /// The longest list of elements in one message: an attribute's length is 16 bits.
 const LIST_LIMIT: usize = 60_000;
 
-/// The set that elements go into: by its name, and by its number in the transaction that makes it.
+/// The set that elements go into: by its name, and by its number if the same transaction makes it.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::nft) struct SetReference<'a> {
     pub(in crate::nft) table: &'a str,
     pub(in crate::nft) set: SetName,
-    pub(in crate::nft) id: u32,
+    pub(in crate::nft) id: Option<u32>,
 }
 
 /// Writes the bodies of the messages that add these elements, as many as it needs; `message` begins
@@ -44,6 +44,7 @@ pub(in crate::nft) fn emit(
 ) {
     let mut lists = Lists { buffer, target, message, open: None };
     match elements {
+        Elements::WorkerPorts(ports) => lists.add_ports(ports),
         Elements::Listeners4(all) => {
             for (address, protocol, port) in all {
                 lists.add_key(&[&address.octets()[..], &service_key(*protocol, *port)].concat());
@@ -73,6 +74,18 @@ pub(in crate::nft) fn emit(
             }
         }
     }
+    lists.close();
+}
+
+/// Writes the bodies of the messages about these ports of a set of them, as [`emit`] does.
+pub(in crate::nft) fn emit_ports(
+    buffer: &mut Vec<u8>,
+    target: SetReference<'_>,
+    ports: &[Port],
+    message: impl FnMut(&mut Vec<u8>),
+) {
+    let mut lists = Lists { buffer, target, message, open: None };
+    lists.add_ports(ports);
     lists.close();
 }
 
@@ -106,6 +119,12 @@ impl<F: FnMut(&mut Vec<u8>)> Lists<'_, F> {
         }
     }
 
+    fn add_ports(&mut self, ports: &[Port]) {
+        for port in ports {
+            self.add_key(&port.number().to_be_bytes());
+        }
+    }
+
     fn add_key(&mut self, key: &[u8]) {
         self.add(|buffer| put_data(buffer, NFTA_SET_ELEM_KEY, key));
     }
@@ -124,7 +143,9 @@ impl<F: FnMut(&mut Vec<u8>)> Lists<'_, F> {
         (self.message)(self.buffer);
         put_text(self.buffer, NFTA_SET_ELEM_LIST_TABLE, self.target.table);
         put_name(self.buffer, NFTA_SET_ELEM_LIST_SET, self.target.set);
-        put_u32(self.buffer, NFTA_SET_ELEM_LIST_SET_ID, self.target.id);
+        if let Some(id) = self.target.id {
+            put_u32(self.buffer, NFTA_SET_ELEM_LIST_SET_ID, id);
+        }
         self.open = Some(begin(self.buffer, NFTA_SET_ELEM_LIST_ELEMENTS));
     }
 
@@ -194,6 +215,10 @@ pub(in crate::nft) fn collect(name: SetName, elements: &[Element]) -> Option<Ele
         SetName::Wildcards(_) | SetName::Established => Some(Elements::Services(sorted(
             elements.iter().map(|element| parse_service(&element.key)),
         )?)),
+        SetName::Guarded => {
+            let ports = elements.iter().map(|element| parse_port(&element.key));
+            Some(Elements::WorkerPorts(sorted(ports)?))
+        }
         SetName::Slots(_) | SetName::Survivors(_) => {
             seats_in_order(elements, |key| Some(u32::from_ne_bytes(key.try_into().ok()?)))
                 .map(Elements::Seats)
@@ -217,6 +242,10 @@ fn collect_ports(elements: &[Element]) -> Option<Vec<(Port, Port)>> {
         Some(Value::Bytes(value)) => Some((port(&element.key)?, port(value)?)),
         _ => None,
     }))
+}
+
+fn parse_port(key: &[u8]) -> Option<Port> {
+    Port::new(u16::from_be_bytes(key.try_into().ok()?))
 }
 
 fn parse_service(key: &[u8]) -> Option<(Protocol, Port)> {

@@ -25,6 +25,7 @@ pub(in crate::nft) const DELETE_RULE: u8 = 8;
 pub(in crate::nft) const NEW_SET: u8 = 9;
 pub(in crate::nft) const GET_SET: u8 = 10;
 pub(in crate::nft) const DELETE_SET: u8 = 11;
+pub(in crate::nft) const DELETE_SET_ELEMENT: u8 = 14;
 pub(in crate::nft) const NEW_SET_ELEMENT: u8 = 12;
 pub(in crate::nft) const GET_SET_ELEMENT: u8 = 13;
 pub(in crate::nft) const NEW_GENERATION: u8 = 15;

@@ -42,7 +42,8 @@ struct Definition {
     key: (u32, u32),
     /// Type and length in bytes, of a map.
     data: Option<(u32, u32)>,
-    size: usize,
+    /// How many elements there will ever be; `None` if that is not known.
+    size: Option<usize>,
     user_data: Vec<u8>,
 }
 
@@ -67,21 +68,26 @@ pub(super) fn put_new(buffer: &mut Vec<u8>, table: &TableName, of: &Set, id: u32
         Elements::MaskedSeats6(_) => {
             ((TYPE_IPV6_ADDRESS, 16), userdata::map(ByteOrder::Big, ByteOrder::Invalid))
         }
+        Elements::WorkerPorts(_) => ((TYPE_SERVICE, 2), userdata::set(ByteOrder::Big)),
         Elements::Ports(_) => ((TYPE_SERVICE, 2), userdata::map(ByteOrder::Big, ByteOrder::Big)),
     };
     let data = match &of.elements {
-        Elements::Listeners4(_) | Elements::Listeners6(_) | Elements::Services(_) => None,
+        Elements::Listeners4(_)
+        | Elements::Listeners6(_)
+        | Elements::Services(_)
+        | Elements::WorkerPorts(_) => None,
         Elements::Seats(_) | Elements::MaskedSeats4(_) | Elements::MaskedSeats6(_) => {
             Some((TYPE_VERDICT, 0))
         }
         Elements::Ports(_) => Some((TYPE_SERVICE, 2)),
     };
+    let is_fixed = !matches!(of.elements, Elements::WorkerPorts(_));
     let definition = Definition {
         name: of.name,
         flags: if data.is_some() { MAP } else { 0 },
         key,
         data,
-        size: of.elements.len(),
+        size: is_fixed.then_some(of.elements.len()),
         user_data,
     };
     definition.put(buffer, table, id);
@@ -108,9 +114,12 @@ impl Definition {
         put_u32(buffer, NFTA_SET_ID, id);
         // Knowing how many elements there will ever be, the kernel takes a hash table of fixed
         // size: lookups are faster than in a resizable one, and a dump cannot see an element twice
-        // because the table is just then being resized.
-        let size = u32::try_from(self.size).expect("at most Partition::MAX_SLOTS");
-        nest(buffer, NFTA_SET_DESC, |buffer| put_u32(buffer, NFTA_SET_DESC_SIZE, size));
+        // because the table is just then being resized. Without it a set of ports is a bitmap, in which
+        // a port comes and goes without a move of others (net/netfilter/nft_set_bitmap.c).
+        if let Some(size) = self.size {
+            let size = u32::try_from(size).expect("at most Partition::MAX_SLOTS");
+            nest(buffer, NFTA_SET_DESC, |buffer| put_u32(buffer, NFTA_SET_DESC_SIZE, size));
+        }
         put(buffer, NFTA_SET_USERDATA, &self.user_data);
     }
 }

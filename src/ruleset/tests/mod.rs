@@ -72,6 +72,9 @@ enum Event {
     Rescale(u16),
     Admit(bool),
     Guard(Option<u16>),
+    GuardRange,
+    /// So many workers without a seat.
+    Unseated(u8),
     LocalClients(bool),
     Engine(Engine),
 }
@@ -85,7 +88,9 @@ fn any_event() -> impl Strategy<Value = Event> {
         2 => Just(Event::Reload),
         2 => (0..5u16).prop_map(Event::Rescale),
         1 => any::<bool>().prop_map(Event::Admit),
-        1 => prop::option::of(20_000..30_000u16).prop_map(Event::Guard),
+        2 => prop::option::of(20_000..30_000u16).prop_map(Event::Guard),
+        1 => Just(Event::GuardRange),
+        2 => (0..3u8).prop_map(Event::Unseated),
         1 => any::<bool>().prop_map(Event::LocalClients),
         1 => any_engine().prop_map(Event::Engine),
     ]
@@ -135,6 +140,14 @@ impl History {
                 let first = Port::new(20_000).unwrap();
                 let range = last.and_then(|last| PortRange::new(first, Port::new(last)?));
                 self.plan.set_guard(range).unwrap();
+            }
+            Event::GuardRange => {
+                self.plan.set_guard_of_range("20000-29999".parse().unwrap()).unwrap();
+            }
+            Event::Unseated(count) => {
+                let first = self.next_port;
+                self.next_port += 8 * u16::from(count);
+                self.plan.guard_unseated((first..self.next_port).filter_map(Port::new));
             }
             Event::LocalClients(balanced) => self.plan.set_local_clients(balanced),
             Event::Engine(engine) => self.plan.set_engine(engine).unwrap(),

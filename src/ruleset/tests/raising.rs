@@ -104,7 +104,8 @@ fn changes(ruleset: &Ruleset) -> Vec<(String, Ruleset)> {
             | Rule::RedirectByMap { protocol, .. }
             | Rule::Tproxy { protocol, .. }
             | Rule::Count { protocol, .. }
-            | Rule::Guard { protocol, .. }) = chain.rules[place]
+            | Rule::Guard { protocol, .. }
+            | Rule::GuardRange { protocol, .. }) = chain.rules[place]
             else {
                 continue;
             };
@@ -117,7 +118,8 @@ fn changes(ruleset: &Ruleset) -> Vec<(String, Ruleset)> {
                 | Rule::RedirectByMap { protocol, .. }
                 | Rule::Tproxy { protocol, .. }
                 | Rule::Count { protocol, .. }
-                | Rule::Guard { protocol, .. }) = &mut all.chains[index].rules[place]
+                | Rule::Guard { protocol, .. }
+                | Rule::GuardRange { protocol, .. }) = &mut all.chains[index].rules[place]
                 else {
                     panic!("the same rule")
                 };
@@ -139,6 +141,7 @@ fn changes(ruleset: &Ruleset) -> Vec<(String, Ruleset)> {
             Elements::Listeners6(of) => of[0].2 = Port::new(9).unwrap(),
             Elements::Services(of) => of[0].1 = Port::new(9).unwrap(),
             Elements::Ports(of) => of[0].1 = Port::new(9).unwrap(),
+            Elements::WorkerPorts(of) => of.insert(0, Port::new(9).unwrap()),
         });
     }
     all
@@ -169,9 +172,13 @@ fn another(rule: &mut Rule) {
             let generation = Generation(generation.0 + 1);
             Rule::RedirectByMap { protocol, counter, map, generation }
         }
-        Rule::Guard { protocol, ports } => {
+        Rule::Guard { protocol, range } => {
+            let last = Port::new(range.last().number() + 1).unwrap();
+            Rule::Guard { protocol, range: PortRange::new(range.first(), last).unwrap() }
+        }
+        Rule::GuardRange { protocol, ports } => {
             let last = Port::new(ports.last().number() + 1).unwrap();
-            Rule::Guard { protocol, ports: PortRange::new(ports.first(), last).unwrap() }
+            Rule::GuardRange { protocol, ports: PortRange::new(ports.first(), last).unwrap() }
         }
         Rule::Drop { generation } => Rule::Drop { generation: Generation(generation.0 + 1) },
         Rule::DropTracked { generation } => {
@@ -205,6 +212,9 @@ fn pop(elements: &mut Elements) {
         Elements::Listeners6(of) => of.truncate(of.len() - 1),
         Elements::Services(of) => of.truncate(of.len() - 1),
         Elements::Ports(of) => of.truncate(of.len() - 1),
+        // With none there is nobody to be kept from.
+        Elements::WorkerPorts(of) if of.is_empty() => of.push(Port::new(9).unwrap()),
+        Elements::WorkerPorts(of) => of.truncate(of.len() - 1),
         Elements::Seats(of) | Elements::MaskedSeats4(of) | Elements::MaskedSeats6(of) => {
             of.truncate(of.len() - 1);
         }

@@ -10,7 +10,7 @@ use super::super::{
 };
 use super::kernel::Kernel;
 use super::{any_history, any_pair, full, occupy};
-use crate::plan::{Generation, Partition, Plan, Seat, Weights};
+use crate::plan::{Generation, Partition, Plan, Port, Seat, Weights};
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
@@ -41,7 +41,7 @@ proptest! {
         let mut kernel = Kernel::holding(&before);
         kernel.carry_out(&transaction).unwrap();
         let after = kernel.ruleset(&transaction.table).unwrap();
-        for set in &before.sets {
+        for set in before.sets.iter().filter(|set| !is_guarded(set.name)) {
             prop_assert!(after.sets.contains(set), "{}", set.name);
         }
         let is_seat = |chain: &&Chain| matches!(chain.name, ChainName::Seat(_));
@@ -88,7 +88,8 @@ proptest! {
                 used.clear();
                 continue;
             }
-            for gone in before.iter().filter(|set| !held.sets.contains(set)) {
+            let kept = before.iter().filter(|set| !is_guarded(set.name));
+            for gone in kept.filter(|set| !held.sets.contains(set)) {
                 prop_assert!(now - used[&gone.name] >= Stale::GRACE, "{} is gone", gone.name);
             }
         }
@@ -110,7 +111,11 @@ proptest! {
         let (before, after) = (lower(&from), lower(&to));
         let names = |sets: &[Set]| sets.iter().map(|set| set.name).collect::<BTreeSet<_>>();
         let made = &names(&after.sets) - &names(&before.sets);
-        prop_assert_eq!(mentioned_sets(&transaction), made);
+        let mut mentioned = mentioned_sets(&transaction);
+        // A set of guarded ports goes with its rule.
+        mentioned.retain(|name| !is_guarded(*name) || made.contains(name));
+        prop_assert_eq!(mentioned, made);
+        prop_assert_eq!(mentioned_ports(&transaction), changed_ports(&before, &after));
         let counters = |ruleset: &Ruleset| ruleset.counters.iter().copied().collect::<BTreeSet<_>>();
         let made = &counters(&after) - &counters(&before);
         prop_assert_eq!(mentioned_counters(&transaction), made);
@@ -153,6 +158,44 @@ proptest! {
         kernel.carry_out(&Transaction::remove(lower(&to).table)).unwrap();
         prop_assert_eq!(&kernel, &Kernel::default());
     }
+}
+
+fn is_guarded(set: SetName) -> bool {
+    set == SetName::Guarded
+}
+
+/// The ports that a transaction takes from a set that stays, and that it adds to one.
+type PortChanges = BTreeMap<SetName, (Vec<Port>, Vec<Port>)>;
+
+fn mentioned_ports(transaction: &Transaction) -> PortChanges {
+    let mut changes = PortChanges::new();
+    for operation in &transaction.operations {
+        match operation {
+            Operation::DeletePorts(set, ports) => {
+                changes.entry(*set).or_default().0.extend(ports);
+            }
+            Operation::AddPorts(set, ports) => changes.entry(*set).or_default().1.extend(ports),
+            _ => {}
+        }
+    }
+    changes
+}
+
+fn changed_ports(before: &Ruleset, after: &Ruleset) -> PortChanges {
+    let ports = |ruleset: &Ruleset, name: SetName| {
+        let set = ruleset.sets.iter().find(|set| set.name == name)?;
+        match &set.elements {
+            Elements::WorkerPorts(ports) => Some(ports.iter().copied().collect::<BTreeSet<_>>()),
+            _ => None,
+        }
+    };
+    let names = before.sets.iter().map(|set| set.name);
+    let changes = names.filter_map(|name| {
+        let (before, after) = (ports(before, name)?, ports(after, name)?);
+        let only = |one: &BTreeSet<Port>, other| one.difference(other).copied().collect::<Vec<_>>();
+        Some((name, (only(&before, &after), only(&after, &before))))
+    });
+    changes.filter(|(_, (removed, added))| !removed.is_empty() || !added.is_empty()).collect()
 }
 
 fn mentioned_chains(transaction: &Transaction) -> BTreeSet<ChainName> {
@@ -240,7 +283,8 @@ fn a_reload_with_everything_on_touches_the_chains_of_the_seats_alone() {
         occupy(&mut to, seat, 21000 + 10 * seat.0, Generation(2));
     }
     let operations = between(&from, &to, Duration::ZERO).transaction.operations;
-    assert_eq!(operations.len(), 8 * 3, "{operations:?}");
+    // And the ports that come into the guard, and those that leave it.
+    assert_eq!(operations.len(), 8 * 3 + 2, "{operations:?}");
 }
 
 #[test]

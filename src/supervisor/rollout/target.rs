@@ -146,6 +146,11 @@ impl PlanWithWorkers {
         self.roster.as_ref().is_some_and(|roster| roster.seat_is_taken(worker))
     }
 
+    /// Whether the same workers get the same clients, and only the ports that are guarded are others.
+    pub(in crate::supervisor) fn differs_in_guard_alone(&self, other: &Self) -> bool {
+        self.roster == other.roster && self.plan.differs_in_guard_alone(&other.plan)
+    }
+
     pub(in crate::supervisor) fn target(&self) -> Option<&Target> {
         self.roster.as_ref().map(|roster| &roster.target)
     }

@@ -38,6 +38,9 @@ impl Supervisor {
         took: Duration,
         now: Timestamp,
     ) {
+        if self.kernel.in_force.differs_in_guard_alone(before) {
+            return;
+        }
         let renices = self.settings.retire.renice != 0;
         let Self { kernel, workers, actions, .. } = self;
         for worker in workers.values_mut().filter(|worker| kernel.in_force.names(worker)) {

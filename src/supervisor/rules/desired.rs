@@ -27,7 +27,7 @@ impl Supervisor {
             Some(roster) if self.kernel.in_force.roster.as_ref() != Some(&roster) => {
                 Ok(Some(PlanWithWorkers { plan: self.plan_of(&roster)?, roster: Some(roster) }))
             }
-            _ => Ok(None),
+            _ => Ok(self.guarded_anew()),
         }
     }
 
@@ -35,9 +35,11 @@ impl Supervisor {
     pub(in crate::supervisor) fn is_outdated(&self) -> bool {
         match self.is_stopping() {
             true => self.closed().is_some(),
-            false => self
-                .desired_roster()
-                .is_some_and(|roster| self.kernel.in_force.roster.as_ref() != Some(&roster)),
+            false => {
+                let roster = self.desired_roster();
+                roster.is_some_and(|roster| self.kernel.in_force.roster.as_ref() != Some(&roster))
+                    || self.guarded_anew().is_some()
+            }
         }
     }
 
@@ -95,7 +97,10 @@ impl Supervisor {
         plan.set_generation(roster.target.newest());
         let empty = plan.clone();
         match plan.occupy_all(self.occupants(roster).map(|(_, seat, occupant)| (seat, occupant))) {
-            Ok(()) => Ok(plan),
+            Ok(()) => {
+                plan.guard_unseated(self.held_ports());
+                Ok(plan)
+            }
             Err(error) => Err(self.culprit(empty, roster, error)),
         }
     }

@@ -2,6 +2,7 @@
 
 mod commit;
 mod desired;
+mod guard;
 mod kernel;
 mod repair;
 

@@ -56,6 +56,7 @@ mod canary;
 mod checks;
 mod crash;
 mod end_signals;
+mod guard;
 mod health;
 mod held;
 mod kernel;

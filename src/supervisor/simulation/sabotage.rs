@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use super::guard;
 use super::world::World;
 use crate::plan::{Assignment, Generation, Seat, Weights};
 use crate::protocol::{
@@ -55,6 +56,8 @@ pub(super) enum Fault {
     NeverLooks,
     /// The table is made anew without a look.
     RestoresBlindly,
+    /// Ports are not guarded when a worker starts, but when something else changes.
+    GuardsTooLate,
     /// A request gets no answer.
     LosesAReply,
     /// A request gets two.
@@ -136,6 +139,7 @@ pub(super) const FAULTS: &[(Fault, &str)] = &[
     (Fault::RetriesAtOnce, "tried again after"),
     (Fault::NeverLooks, "damage that was not repaired"),
     (Fault::RestoresBlindly, "a repair of what nobody has changed"),
+    (Fault::GuardsTooLate, "is open to other hosts"),
     (Fault::LosesAReply, "requests without an answer"),
     (Fault::RepliesTwice, "answered twice"),
     (Fault::SaysDoneTooEarly, "another generation is in force"),
@@ -286,6 +290,9 @@ impl Sabotage {
                         *action = Action::Restore(world.plan.clone());
                     }
                 }
+            }
+            Fault::GuardsTooLate => {
+                actions.retain(|action| !guard::is_of_guard_alone(world, action));
             }
             Fault::LosesAReply => {
                 actions.retain(|action| !matches!(action, Action::Reply { outcome: Ok(_), .. }));

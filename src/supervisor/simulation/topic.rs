@@ -44,6 +44,7 @@ pub(super) const TOPICS: &[Topic] = &[
     super::checks::TOPIC,
     super::lives::TOPIC,
     super::kernel::TOPIC,
+    super::guard::TOPIC,
     super::operators::TOPIC,
     super::policy::TOPIC,
     super::time::TOPIC,

@@ -69,7 +69,9 @@ impl InitialPlan {
         for seat in dead {
             plan.vacate(seat)?;
         }
+        let before = plan.clone();
         plan.set_guard(configured.guard())?;
+        plan.guard_unseated_of(&before);
         plan.set_local_clients(configured.has_local_clients());
         // A stop that its master did not survive is not gone on with.
         plan.set_admitting(true);

@@ -63,6 +63,11 @@ impl OrphanedListeners {
         }
     }
 
+    /// Their worker ports; `None` if no process has ever had the sockets.
+    pub(in crate::supervisor) fn ports(&self) -> Option<&[Port]> {
+        self.ports.as_deref()
+    }
+
     fn is_of(&self, seat: Seat, generation: Generation) -> bool {
         (self.seat, self.generation) == (seat, generation)
     }

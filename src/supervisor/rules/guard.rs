@@ -1,0 +1,33 @@
+//! The worker ports that other hosts cannot reach: those that workers hold now.
+//!
+//! A port is closed from the moment that a worker's process has it, through its retirement, until that
+//! process is gone; where the master holds its listening sockets, until these are closed. Every plan that
+//! is committed closes these ports. When no other plan is wanted, the one in force is committed again
+//! with them, so that a port that nobody of ours holds is open to whoever has it.
+
+use crate::plan::Port;
+use crate::supervisor::Supervisor;
+use crate::supervisor::rollout::PlanWithWorkers;
+use crate::supervisor::state::Phase;
+
+impl Supervisor {
+    /// The worker ports of all workers, and those of the listening sockets that workers have left.
+    pub(in crate::supervisor) fn held_ports(&self) -> impl Iterator<Item = Port> {
+        let of_workers = self.workers.values().filter_map(|worker| worker.ports.as_deref());
+        let orphaned = self.orphaned_listeners.values().filter_map(|it| it.ports());
+        of_workers.chain(orphaned).flatten().copied()
+    }
+
+    /// The plan in force with the ports guarded that are held now; `None` if it guards them.
+    pub(super) fn guarded_anew(&self) -> Option<PlanWithWorkers> {
+        let in_force = &self.kernel.in_force;
+        let is_ours = self.kernel.has_rules && in_force.roster.is_some();
+        if !is_ours || !matches!(self.phase, Phase::Serving) || in_force.plan.guard().is_none() {
+            return None;
+        }
+        let mut plan = in_force.plan.clone();
+        plan.guard_unseated(self.held_ports());
+        let roster = in_force.roster.clone();
+        (plan != in_force.plan).then_some(PlanWithWorkers { plan, roster })
+    }
+}
