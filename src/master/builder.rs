@@ -22,15 +22,14 @@ use super::startup::ipv6_listeners::warn_of_ipv6_only;
 use super::startup::orphans::Orphans;
 use super::startup::state::{AdoptedWorker, StartupState};
 use super::startup::template::{config_template, worker_template};
+use super::startup::worker_ports::port_pool;
 use super::startup::worker_sockets::{PreparedSockets, WorkerSockets};
 use super::workers::{Destination, Journal, Logs, Printer, Spawner, Template, Workers};
 use crate::config::{Config, WorkerOutput};
 use crate::control::{ControlDir, ControlLimits, ControlServer, Lock};
 use crate::nft::Firewall;
 use crate::plan::Plan;
-use crate::process::{
-    Account, OwnConnections, PortPool, ProcessError, ServiceManager, effective_uid,
-};
+use crate::process::{Account, OwnConnections, ServiceManager, effective_uid};
 use crate::supervisor::{InitialPlan, Settings, Supervisor};
 
 /// Makes a [`Master`].
@@ -430,15 +429,6 @@ fn look_up_account(config: &Config) -> Result<Option<Account>, MasterError> {
         None => {}
     }
     Ok(account)
-}
-
-/// The ports that workers get.
-fn port_pool(config: &Config) -> Result<PortPool, ProcessError> {
-    let public = config.listeners().public_ports();
-    let reserved = public.iter().map(|port| port.number()).collect();
-    let (first, last) = (config.worker_ports().first(), config.worker_ports().last());
-    let pool = PortPool::new(first.number()..=last.number(), reserved)?;
-    Ok(pool.with_stride(config.engine().port_stride(config.listeners())))
 }
 
 /// Listens on the control socket: on `socket`, if a running master has handed it over.

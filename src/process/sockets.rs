@@ -182,7 +182,8 @@ impl Sockets {
             port: header.socket_id.source_port,
             inode: header.inode,
         };
-        let mut found = self.dump(IPPROTO_TCP, StateFlags::all(), &ports, read)?;
+        let states = StateFlags::all() | StateFlags::from_bits_retain(BOUND_INACTIVE);
+        let mut found = self.dump(IPPROTO_TCP, states, &ports, read)?;
         match self.dump(IPPROTO_UDP, StateFlags::all(), &ports, read) {
             Ok(sockets) => found.extend(sockets),
             // A kernel without udp_diag, where there are no UDP listeners either.
@@ -255,6 +256,10 @@ impl std::fmt::Debug for Sockets {
         f.debug_struct("Sockets").finish_non_exhaustive()
     }
 }
+
+/// `1 << TCP_BOUND_INACTIVE` (include/net/tcp_states.h): sockets that are bound, and neither listen nor are
+/// connected. Kernels before 6.8 list none of them.
+const BOUND_INACTIVE: u32 = 1 << 13;
 
 /// A socket of some process with a local port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -36,6 +36,7 @@ mod many_workers;
 mod master_restart;
 mod memory;
 mod metrics;
+mod neighbours;
 mod output;
 mod overlapping_clusters;
 mod ownership;
@@ -115,6 +116,7 @@ fn main() -> ExitCode {
         many_workers,
         memory,
         metrics,
+        neighbours,
         output,
         overlapping_clusters,
         ownership,

@@ -22,4 +22,5 @@ mod overlap;
 pub(super) mod signals;
 pub(super) mod state;
 pub(super) mod template;
+pub(super) mod worker_ports;
 pub(super) mod worker_sockets;

@@ -24,6 +24,7 @@ mod memory;
 mod numbers;
 mod observation;
 mod output;
+mod port_claims;
 mod port_fault;
 mod processes;
 mod release;

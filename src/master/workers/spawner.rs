@@ -21,6 +21,7 @@ use crate::master::waiting::receive;
 use crate::master::workers::fingerprint::{ConfigFingerprint, WorkerLabel};
 use crate::master::workers::listeners::{ListenerSet, ListenerTemplate};
 use crate::master::workers::output::Logs;
+use crate::master::workers::port_claims::PortClaims;
 use crate::netlink::Errno;
 use crate::nft::Conntrack;
 use crate::plan::{ClusterName, Generation, Port, Seat};
@@ -218,6 +219,7 @@ impl Spawner {
             known_numbers: true,
             released: BTreeSet::new(),
             remembered: None,
+            claims: PortClaims::default(),
         };
         let thread = thread::Builder::new().name("spawner".to_owned()).spawn(move || {
             for message in inbox {
@@ -343,6 +345,17 @@ struct Work {
     released: BTreeSet<u16>,
     /// The ports that conntrack pointed at when it was read, and when that was.
     remembered: Option<(Instant, BTreeSet<u16>)>,
+    /// The claims of ports on which nothing was seen to listen yet.
+    claims: PortClaims,
+}
+
+/// The transports by which something on a worker port is in the way: by whatever a program speaks, on a private
+/// port.
+fn transports(template: &Template) -> &[Transport] {
+    match template.private_ports {
+        0 => template.transports.as_slice(),
+        _ => &[Transport::Tcp, Transport::Udp],
+    }
 }
 
 /// A worker that was started and not released.
@@ -587,8 +600,27 @@ impl Work {
         Ok(ports.into_iter().filter_map(Port::new).collect())
     }
 
-    /// Ports of the pool, none of them `busy`.
+    /// Ports of the pool, none of them `busy`, that nobody else has ([`PortClaims`]).
     fn allocate(
+        &mut self,
+        busy: &BTreeSet<u16>,
+        take: impl Fn(&mut PortPool, &BTreeSet<u16>) -> Result<Vec<u16>, ProcessError>,
+    ) -> Result<Vec<u16>, ProcessError> {
+        let mut busy = busy.clone();
+        self.claims.retain(|port| {
+            busy.contains(&port) || self.held.values().flat_map(|held| &held.ports).any(|it| it.number() == port)
+        });
+        loop {
+            let ports = self.allocate_free(&busy, &take)?;
+            let taken = self.claims.take(&ports, transports(&self.template), self.pool.range());
+            if taken.is_empty() {
+                return Ok(ports);
+            }
+            busy.extend(taken);
+        }
+    }
+
+    fn allocate_free(
         &mut self,
         busy: &BTreeSet<u16>,
         take: impl Fn(&mut PortPool, &BTreeSet<u16>) -> Result<Vec<u16>, ProcessError>,
@@ -609,16 +641,15 @@ impl Work {
     /// Ports that a worker of ours has, that anything listens on, or that some connection of an
     /// earlier worker may still come to: conntrack remembers where it sent a client, and would send
     /// its next packets to whoever has the port then.
-    fn taken_ports(&self) -> Result<BTreeSet<u16>, ProcessError> {
+    fn taken_ports(&mut self) -> Result<BTreeSet<u16>, ProcessError> {
         let range = self.pool.range();
         let mut taken: BTreeSet<u16> =
             self.held.values().flat_map(|held| &held.ports).map(|port| port.number()).collect();
-        // Whatever a program speaks on a private port.
-        let transports = match self.template.private_ports {
-            0 => self.template.transports.as_slice(),
-            _ => &[Transport::Tcp, Transport::Udp],
-        };
-        taken.extend(ListenTable::read(&mut Sockets::open()?, transports, range)?.ports());
+        let transports = transports(&self.template);
+        let listening = ListenTable::read(&mut Sockets::open()?, transports, range)?.ports();
+        // From here on its own socket keeps the port for a worker.
+        self.claims.retain(|port| !listening.contains(&port));
+        taken.extend(listening);
         taken.extend(&self.released);
         taken.extend(self.remembered.iter().flat_map(|(_, ports)| ports));
         Ok(taken)

@@ -18,6 +18,8 @@ mod rule;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 
 use super::error::NftError;
 use super::firewall::netlink_error;
@@ -30,7 +32,7 @@ use super::wire::element::NFTA_SET_ELEM_LIST_SET;
 use super::wire::message::{self, GET_CHAIN, GET_RULE, GET_SET, GET_SET_ELEMENT, TABLE, kind};
 use crate::netlink::attribute::put_text;
 use crate::netlink::{Attributes, NetlinkError, NlFamily, Socket};
-use crate::plan::{Engine, Listener, Listeners};
+use crate::plan::{Engine, Listener, Listeners, Port, Protocol};
 use crate::ruleset::{PRIORITY_DSTNAT, TableName};
 use packet::Packet;
 use rule::{Element, Rule, Set, text};
@@ -133,6 +135,27 @@ impl ForeignRules {
             None => Packet::any().into_iter().map(|packet| (None, packet)).collect(),
         };
         Ok(analyse(&tables, &targets, ours))
+    }
+
+    /// Those of these ports of this host for which some nat rule of others is, whatever it maps to and
+    /// whenever it does. A rule that is for the first and the last port of `range` as well is for all of it,
+    /// and does not count.
+    ///
+    /// # Errors
+    /// The errors of [`Self::find`].
+    pub(crate) fn mapped_ports(
+        &mut self,
+        ports: &[u16],
+        range: RangeInclusive<u16>,
+    ) -> Result<BTreeSet<u16>, NftError> {
+        let tables = self.read(&[NatHook::Prerouting], i32::MAX).map_err(failed)?;
+        if tables.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        let (first, last) = range.into_inner();
+        let general = &rules_for(&tables, first) & &rules_for(&tables, last);
+        let is_mapped = |port: &u16| !rules_for(&tables, *port).is_subset(&general);
+        Ok(ports.iter().copied().filter(is_mapped).collect())
     }
 
     fn read(&mut self, hooks: &[NatHook], ours: i32) -> Result<Vec<Table>, NetlinkError> {
@@ -297,6 +320,25 @@ fn analyse(tables: &[Table], targets: &[(Option<Listener>, Packet)], ours: i32) 
     let mut all: Vec<ForeignNat> = found.into_values().collect();
     all.sort_by(|a, b| (a.priority, a).cmp(&(b.priority, b)));
     all
+}
+
+/// The rules that map, or may map, what comes for this port of this host: the table, the chain, the handle.
+fn rules_for(tables: &[Table], port: u16) -> BTreeSet<(usize, Vec<u8>, u64)> {
+    let any: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+    let Some(port) = Port::new(port) else { return BTreeSet::new() };
+    let listeners = Protocol::ALL.into_iter().flat_map(|protocol| {
+        any.into_iter().filter_map(move |address| Listener::new(protocol, address, port).ok())
+    });
+    let mut found = BTreeSet::new();
+    for packet in listeners.map(|listener| Packet::to(&listener)) {
+        for (number, table) in tables.iter().enumerate() {
+            for base in table.bases.iter().filter(|_| packet.is_seen_by(table.id.family)) {
+                let mappings = packet.walk(&table.chains, &table.sets, &base.name);
+                found.extend(mappings.into_iter().map(|it| (number, it.chain, it.handle)));
+            }
+        }
+    }
+    found
 }
 
 fn parse_base(body: &[u8]) -> Option<(TableId, Base)> {
