@@ -314,7 +314,7 @@ impl Builder {
         let snapshot = state.snapshot();
         let StartupState { initial_plan, workers, orphans, .. } = state;
         let settings = Settings { seed: random_seed(), ..settings(config) };
-        let supervisor = Supervisor::adopt(settings, initial_plan.clone(), snapshot)?;
+        let mut supervisor = Supervisor::adopt(settings, initial_plan.clone(), snapshot)?;
         // Whatever the workers were started with: shares that are in force already are no change.
         let pending_reconfigure =
             found_reconfigure.filter(|wanted| wanted.renew || !supervisor.is_as_configured());
@@ -322,6 +322,7 @@ impl Builder {
         let mut adopted = Adopted { workers: Vec::new(), reconfigure: pending_reconfigure };
         for AdoptedWorker { snapshot, started, .. } in workers {
             let (ports, told) = (Arc::clone(&started.ports), started.told.clone());
+            supervisor.hold_private_ports(snapshot.worker, told.private_ports.as_slice().into());
             spawner.hold(snapshot.worker, started.generation, ports, told);
             adopted.workers.push((snapshot.worker, snapshot.seat, started));
         }

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::actions::Actors;
@@ -370,6 +371,8 @@ impl Master {
                 self.dispatch(Input::SpawnFailed { worker, reason, is_permanent });
             }
             (Ok(started), Some(seat)) => {
+                let private_ports = Arc::from(started.told.private_ports.as_slice());
+                self.dispatch(Input::PrivatePorts { worker, ports: private_ports });
                 let workers::Spawned { pid, ports } = self.workers.started(worker, seat, started);
                 self.dispatch(Input::Spawned { worker, pid, ports });
                 self.begin_health_checks(worker, pid);

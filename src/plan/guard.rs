@@ -33,7 +33,7 @@ impl Guard {
 impl Plan {
     /// Guards worker ports, which lie in this range: connections that other hosts begin to them are
     /// dropped, so that workers are reached through listeners alone. Only ports that workers hold are
-    /// closed, for the protocols that listeners have. With `None` any host can reach any worker by its own
+    /// closed, for tcp, and for udp where a listener is udp. With `None` any host can reach any worker by its own
     /// port.
     ///
     /// # Errors

@@ -286,7 +286,10 @@ fn guard_rules(plan: &Plan) -> Vec<Rule> {
         return Protocol::ALL.into_iter().map(rule).collect();
     }
     let mut protocols = Protocol::ALL.to_vec();
-    protocols.retain(|protocol| !plan.listeners().services(*protocol).is_empty());
+    // Private ports are most often tcp, whatever the listeners are.
+    let is_needed =
+        |protocol| protocol == Protocol::Tcp || !plan.listeners().services(protocol).is_empty();
+    protocols.retain(|protocol| is_needed(*protocol));
     protocols.into_iter().map(|protocol| Rule::Guard { protocol, range }).collect()
 }
 

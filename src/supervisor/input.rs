@@ -42,6 +42,14 @@ pub enum Input {
         /// picks its ports itself: [`Self::PortsReported`] follows.
         ports: Arc<[Port]>,
     },
+    /// The worker that is being started has these ports beside its worker ports: no plan leads there, and
+    /// other hosts are kept away as from those.
+    PrivatePorts {
+        /// The worker.
+        worker: WorkerId,
+        /// Its private ports.
+        ports: Arc<[Port]>,
+    },
     /// A worker that picks its ports itself has reported them, and sockets of its own listen there. It
     /// keeps them for as long as it runs.
     PortsReported {

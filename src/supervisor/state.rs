@@ -181,6 +181,7 @@ impl Supervisor {
                 self.release_prepared(generation, failure);
             }
             Input::Spawned { worker, pid, ports } => self.spawned(worker, pid, ports, now),
+            Input::PrivatePorts { worker, ports } => self.hold_private_ports(worker, ports),
             Input::PortsReported { worker, ports } => self.ports_reported(worker, ports),
             Input::LinkOpened { worker, knows_retired } => self.link_opened(worker, knows_retired),
             Input::LinkClosed { worker } => self.link_closed(worker),

@@ -608,7 +608,8 @@ impl Work {
     ) -> Result<Vec<u16>, ProcessError> {
         let mut busy = busy.clone();
         self.claims.retain(|port| {
-            busy.contains(&port) || self.held.values().flat_map(|held| &held.ports).any(|it| it.number() == port)
+            busy.contains(&port)
+                || self.held.values().flat_map(|held| &held.ports).any(|it| it.number() == port)
         });
         loop {
             let ports = self.allocate_free(&busy, &take)?;

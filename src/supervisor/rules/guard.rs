@@ -5,17 +5,29 @@
 //! is committed closes these ports. When no other plan is wanted, the one in force is committed again
 //! with them, so that a port that nobody of ours holds is open to whoever has it.
 
+use std::sync::Arc;
+
 use crate::plan::Port;
+use crate::protocol::WorkerId;
 use crate::supervisor::Supervisor;
 use crate::supervisor::rollout::PlanWithWorkers;
 use crate::supervisor::state::Phase;
 
 impl Supervisor {
-    /// The worker ports of all workers, and those of the listening sockets that workers have left.
+    /// Takes note of the private ports of a worker.
+    pub(crate) fn hold_private_ports(&mut self, worker: WorkerId, ports: Arc<[Port]>) {
+        if let Some(worker) = self.workers.get_mut(&worker) {
+            worker.private_ports = ports;
+        }
+    }
+
+    /// The worker ports and private ports of all workers, and the worker ports of the listening sockets that
+    /// workers have left.
     pub(in crate::supervisor) fn held_ports(&self) -> impl Iterator<Item = Port> {
         let of_workers = self.workers.values().filter_map(|worker| worker.ports.as_deref());
         let orphaned = self.orphaned_listeners.values().filter_map(|it| it.ports());
-        of_workers.chain(orphaned).flatten().copied()
+        let private = self.workers.values().map(|worker| &*worker.private_ports);
+        of_workers.chain(private).chain(orphaned).flatten().copied()
     }
 
     /// The plan in force with the ports guarded that are held now; `None` if it guards them.

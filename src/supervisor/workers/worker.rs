@@ -26,6 +26,8 @@ pub struct Worker {
     /// [`Listeners::public_ports`](crate::plan::Listeners::public_ports); `None` until its
     /// process runs, or until it has reported them if it picks them itself.
     pub ports: Option<Arc<[Port]>>,
+    /// The ports that it has beside those, which no plan names.
+    pub(in crate::supervisor) private_ports: Arc<[Port]>,
     /// Its process id, for display alone; `None` until its process runs.
     pub pid: Option<u32>,
     /// When its spawn was decided; for an adopted worker, when its process began.
@@ -100,6 +102,7 @@ impl Worker {
             seat,
             generation,
             ports: None,
+            private_ports: Arc::default(),
             pid: None,
             started: now,
             leaving: None,
