@@ -199,7 +199,16 @@ fn found_worker(
 
 fn serving_worker(candidate: &Candidate) -> Option<ServingWorker> {
     let Evidence { seat, generation, ports, serves, .. } = &candidate.evidence;
-    serves.then(|| ServingWorker { seat: *seat, generation: *generation, ports: Arc::clone(ports) })
+    // One that got its retire signal takes no further connection, whatever the plan says.
+    let is_told = candidate.record.as_ref().is_some_and(|record| {
+        let WorkerSnapshot { told, signals, .. } = &record.snapshot;
+        told.is_some() && signals.is_some_and(|signals| signals.retire.is_some())
+    });
+    (*serves && !is_told).then(|| ServingWorker {
+        seat: *seat,
+        generation: *generation,
+        ports: Arc::clone(ports),
+    })
 }
 
 /// The plan of a cluster with this configuration, all of whose seats are vacant.

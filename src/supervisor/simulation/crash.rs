@@ -313,7 +313,9 @@ fn initial_plan(world: &World) -> InitialPlan {
     let serving: Vec<ServingWorker> = world
         .processes
         .values()
-        .filter(|process| process.listens)
+        // One that got its retire signal takes no further connection, though a master that died while it
+        // stopped the cluster has left it in the plan.
+        .filter(|process| process.listens && process.finishes_since.is_none())
         .map(|process| ServingWorker {
             seat: process.seat,
             generation: process.generation,
