@@ -112,11 +112,15 @@ impl Environment {
     }
 
     /// Whether an entry names this variable, so that the user wants workers to have it, or its
-    /// value. `*` names those alone that are not of one login or one start.
+    /// value. `*` names those alone that workers would not get without it, and that are not of one login
+    /// or one start.
     pub fn names(&self, name: &OsString) -> bool {
         let is_set = name.to_str().is_some_and(|name| self.set.contains_key(name));
         let is_named = |pattern: &String| match pattern.as_str() {
-            "*" => !is_of_a_session(name),
+            "*" => {
+                let is_always = Self::PASSED.into_iter().any(|pattern| matches(pattern, name));
+                !is_always && !is_of_a_session(name)
+            }
             pattern => matches(pattern, name),
         };
         is_set || self.passed.iter().any(is_named)
@@ -274,6 +278,7 @@ mod tests {
         assert_eq!(environment(&["NODE_*"]).not_passed(&ours), ["DATABASE_URL"]);
         assert_eq!(environment(&["*"]).not_passed(&ours), Vec::<&str>::new());
         assert!(!environment(&["*"]).names(&"INVOCATION_ID".into()));
+        assert!(!environment(&["*"]).names(&"TERM".into()));
         assert!(environment(&["*"]).names(&"NODE_ENV".into()));
     }
 

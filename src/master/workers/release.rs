@@ -84,6 +84,9 @@ const TARGET: &str = "IPCLUSTER_PROGRAM_TARGET";
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct RunningRelease {
     pub(crate) directory: Option<PathBuf>,
+    /// Whether the worker was told that directory; else it is the one that it is in, and a program may have
+    /// gone elsewhere.
+    was_told: bool,
     /// The program, and what its name leads to.
     program: Option<(PathBuf, PathBuf)>,
 }
@@ -97,7 +100,9 @@ impl RunningRelease {
         let path = |name| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
         let program = path(PROGRAM);
         let target = path(TARGET).or_else(|| program.clone());
-        Self { directory: path(DIRECTORY).or(working_directory), program: program.zip(target) }
+        let told = path(DIRECTORY);
+        let was_told = told.is_some();
+        Self { directory: told.or(working_directory), was_told, program: program.zip(target) }
     }
 }
 
@@ -132,7 +137,11 @@ impl Release {
             as_workers_or_self(account, || Program::known(path, target).ok_or(()))
         });
         let program = known.and_then(Result::ok);
-        Self::complete(template, generation, Some(directory), program)
+        match Self::complete(template, generation, Some(directory), program) {
+            // The directory is a guess, and not where the program is.
+            Err(_) if !running.was_told => Self::find(template, generation),
+            completed => completed,
+        }
     }
 
     fn complete(
@@ -471,6 +480,7 @@ mod tests {
         assert_eq!(release.directory, Some("/srv/1".into()));
         assert_eq!(release.program, Some(("/srv/1/server".into(), "/srv/1/server".into())));
         let release = RunningRelease::of(|_| None, Some("/srv/2".into()));
-        assert_eq!(release, RunningRelease { directory: Some("/srv/2".into()), program: None });
+        let directory = Some("/srv/2".into());
+        assert_eq!(release, RunningRelease { directory, was_told: false, program: None });
     }
 }
