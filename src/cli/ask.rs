@@ -63,7 +63,7 @@ mod tests {
                 while let Some(request) = requests.recv().await {
                     if request.request == (Command::Stop { now: true }).into() {
                         requests.close();
-                        let answer = Outcome::Stopped(Stopped { workers: 4 });
+                        let answer = Outcome::Stopped(Stopped { workers: 4, left: 0 });
                         request.responder.finish(Ok(answer));
                     } else {
                         request.responder.finish(Err(Refusal::Starting));
@@ -82,7 +82,7 @@ mod tests {
         let failed = ask(&directory, None, Command::Reload { share: None }).unwrap_err();
         assert_eq!(failed, Failed::from(Refusal::Starting));
         let stopped = ask(&directory, None, Command::Stop { now: true });
-        assert_eq!(stopped, Ok(Outcome::Stopped(Stopped { workers: 4 })));
+        assert_eq!(stopped, Ok(Outcome::Stopped(Stopped { workers: 4, left: 0 })));
         master.join().unwrap();
         let gone = ask(&directory, None, Request::Status).unwrap_err();
         let directory = directory.path().to_owned();

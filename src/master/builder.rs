@@ -126,6 +126,7 @@ impl Builder {
     /// | gives up all capabilities but those that the master needs, for good, also for what is executed (`no_new_privs`, an empty bounding set) | [`keep_only_capabilities`] with [`needed_capabilities`] | the calling thread, and threads and processes that it starts from then on |
     /// | raises the soft limit of open files to the hard one; workers get the soft limit that was | [`raise_descriptor_limit`] with [`Self::worker_descriptor_limit`] | the process |
     /// | lets retired workers that serve again after a rollback have their nice value back, where the process may raise that limit (`CAP_SYS_RESOURCE`) | [`allow_nice_back`] | the process |
+    /// | becomes the parent of processes below it whose parent ends, and waits for them: so daemons that a worker starts are found, and ended with it. Children that the program starts itself have to stay in its session, else they are taken for such | [`adopt_orphans`] | the process |
     /// | notifies the service manager that `NOTIFY_SOCKET` names | [`ServiceManager::from_environment`] with [`Self::service_manager`] | the master |
     /// | obeys signals | [`Self::obey_signals`] | the process |
     ///

@@ -81,7 +81,7 @@ pub use crate::http::HttpError;
 pub use crate::line_protocol::MessageError;
 pub use crate::process::{
     AccountFault, Capabilities, ProcessError, ProcessOperation, ServiceManager, Transport,
-    allow_nice_back, keep_only_capabilities, raise_descriptor_limit,
+    adopt_orphans, allow_nice_back, keep_only_capabilities, raise_descriptor_limit,
 };
 
 // What a [`Handle`] answers and tells.

@@ -19,7 +19,8 @@ use super::startup::orphans::Orphans;
 use super::startup::signals::Signals;
 use super::startup::state::PendingReconfigure;
 use super::workers::{
-    self, Life, LinkEvent, LinkNews, SpawnOutcome, Started, Workers, count_sockets,
+    self, ExitedWorker, Life, LinkEvent, LinkNews, RemainsNews, SpawnOutcome, Started, Workers,
+    count_sockets,
 };
 use crate::config::Config;
 use crate::control::{self, Responder};
@@ -162,6 +163,7 @@ impl Master {
         }
         self.health.register()?;
         self.rules.register()?;
+        self.workers.register()?;
         self.begin();
         while !self.is_finished {
             let happened = self.next().await?;
@@ -270,6 +272,7 @@ impl Master {
                 let inputs = self.workers.take_counts(counts, &self.supervisor, now);
                 self.dispatch_each(inputs);
             }
+            Happened::Life(Life::Looked(workers, look)) => self.take_look(workers, look),
             Happened::Checked(result) => {
                 let inputs = self.health.take_result(result, &self.supervisor, self.clock.now());
                 self.dispatch_all(inputs);
@@ -352,14 +355,47 @@ impl Master {
         self.read_messages();
         let known = self.supervisor.workers().find(|known| known.id == worker);
         let signals = known.map_or_else(|| self.config.end_signals(), |known| known.signals);
-        let Some(mut ended) = self.workers.take_exit(worker, signals, self.clock.now()) else {
+        let is_starting = known.is_some_and(|known| known.state() == WorkerState::Starting);
+        let now = self.clock.now();
+        let Some(ended) = self.workers.take_exit(worker, signals, is_starting, now) else {
             return;
         };
+        match ended.may_be_daemon {
+            true => self.workers.defer(worker, ended),
+            false => self.ended(worker, ended),
+        }
+    }
+
+    fn ended(&mut self, worker: WorkerId, mut ended: ExitedWorker) {
         // Clients are steered away first.
         let (exit, last_lines) = (ended.exit, std::mem::take(&mut ended.last_lines));
         self.dispatch(Input::Exited { worker, exit, last_lines });
         self.health.ended(worker);
         self.workers.drain_ended(worker, ended, &self.supervisor, self.clock.now());
+    }
+
+    /// Takes in what workers have left that have ended.
+    fn take_look(&mut self, workers: Vec<WorkerId>, look: workers::Look) {
+        let ends_all = self.supervisor.is_stopping() && !self.workers.is_running();
+        for news in self.workers.take_look(workers, look, ends_all, self.clock.now()) {
+            match news {
+                RemainsNews::FirstLook { worker, background } => {
+                    let Some(ended) = self.workers.take_deferred(worker) else { continue };
+                    if let Some(advice) = background {
+                        self.dispatch(Input::WentIntoBackground { worker, advice });
+                    }
+                    self.ended(worker, ended);
+                }
+                RemainsNews::Reaped { worker, left } => {
+                    self.dispatch(Input::Reaped { worker, left });
+                }
+                RemainsNews::Orphan { process, seat, generation, reason } => {
+                    let pid = process.pid();
+                    self.orphans.add_process(process, seat, generation, reason.clone());
+                    self.operators.announce(Event::Orphan { pid, reason });
+                }
+            }
+        }
     }
 
     fn spawned(&mut self, outcome: SpawnOutcome) {

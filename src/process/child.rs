@@ -1,5 +1,7 @@
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::error::{ProcessError, ProcessOperation, errno_from};
 use super::impersonation::with_ids_of;
@@ -15,8 +17,8 @@ use crate::sys;
 ///
 /// As long as there is a `Child` that we started, its pid, which is also the number of its group,
 /// belongs to it: an ended child is a zombie until [`reap`](Self::reap) takes it, and with it the
-/// right to signal anything. So keep it until [`others`](Self::others) says that the rest of its
-/// tree has ended.
+/// right to signal anything. So keep it until [`Remnants`](super::Remnants) has found that the rest of
+/// its tree has ended.
 ///
 /// An adopted one has another parent, which takes its zombie whenever it likes, and its number may
 /// then go to a stranger. So nothing is ever done to an adopted process by its number: signals go
@@ -40,6 +42,24 @@ enum Parentage {
     },
 }
 
+/// The children that this process has started by [`Spawn`](super::Spawn) and that are held by a [`Child`]: no
+/// orphans.
+static STARTED: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+
+/// The children that this process has started. Whoever starts one holds this from before the fork until the
+/// child is among them; nothing that waits is done meanwhile.
+pub(super) fn started_children() -> MutexGuard<'static, BTreeSet<u32>> {
+    STARTED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if self.parentage == Parentage::Ours {
+            started_children().remove(&self.pid());
+        }
+    }
+}
+
 impl Child {
     /// `pidfd` is of a child of this process that nobody has waited for or will.
     pub(super) fn new(pidfd: PidFd) -> Self {
@@ -55,6 +75,14 @@ impl Child {
     /// Whether another master has started it.
     pub(crate) fn is_adopted(&self) -> bool {
         self.parentage != Parentage::Ours
+    }
+
+    /// The clock tick after boot at which it began, if another master has started it.
+    pub(super) fn adopted_at(&self) -> Option<u64> {
+        match self.parentage {
+            Parentage::Ours => None,
+            Parentage::Adopted { start_ticks } => Some(start_ticks),
+        }
     }
 
     /// Its number, which is that of its group and session, too.
@@ -203,6 +231,7 @@ impl Child {
     ///
     /// # Errors
     /// `/proc` cannot be read.
+    #[cfg(test)]
     pub(crate) fn others(&self) -> Result<usize, ProcessError> {
         let leader = self.pid();
         let this = std::process::id();
@@ -227,6 +256,7 @@ impl Child {
     /// leader is gone, and with it all of the group, another may have come to the number: then the
     /// kernel finds nobody to signal (signal 0) through the pidfd. Before Linux 6.9 only a leader
     /// that has not ended proves it.
+    #[cfg(test)]
     fn group_is_its_own(&self) -> Result<bool, ProcessError> {
         match self.pidfd.probe_group() {
             Ok(delivery) => Ok(delivery == Delivery::Sent),
@@ -275,7 +305,7 @@ pub(crate) struct Unreaped {
 /// Waits for an ended process of a worker's tree that came to this process as its new parent. Its
 /// pid is its own until it is waited for, which only this process can do. What fails here is
 /// tried again at the next look.
-fn reap_orphan(orphan: &Stat) {
+pub(super) fn reap_orphan(orphan: &Stat) {
     if let Ok(pidfd) = PidFd::open(orphan.pid) {
         let _ = pidfd.reap();
     }

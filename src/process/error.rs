@@ -275,6 +275,8 @@ pub enum ProcessOperation {
     SetLimits,
     /// `setpriority(2)`, of a new process.
     SetNice,
+    /// `prctl(2)` with `PR_SET_CHILD_SUBREAPER`.
+    AdoptOrphans,
     /// `setgroups(2)` or `setresgid(2)`.
     SetGroups,
     /// `setresuid(2)`.
@@ -332,6 +334,7 @@ impl fmt::Display for ProcessOperation {
             Self::ResetSignals => "cannot reset the signals",
             Self::SetLimits => "cannot set its resource limits",
             Self::SetNice => "cannot set its nice value",
+            Self::AdoptOrphans => "cannot become the parent of orphaned processes",
             Self::SetGroups => "cannot change to the groups of `user` and `group`",
             Self::SetUser => "cannot change to `user`",
             Self::DropCapabilities => "cannot drop the capabilities",

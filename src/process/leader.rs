@@ -8,7 +8,6 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::time::{ClockId, clock_gettime};
 use procfs::FromBufRead;
 
 use super::child::Child;
@@ -305,17 +304,12 @@ fn label_of(target: &[u8]) -> Option<String> {
     std::str::from_utf8(name).ok().map(str::to_owned)
 }
 
-/// How long ago a tick after boot was; zero if it is still to come. The clock is that of the kernel
-/// for start times (`CLOCK_BOOTTIME`), which nobody sets.
+/// How long ago a tick after boot was; zero if it is still to come.
 fn age(start_ticks: u64) -> Duration {
-    let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK);
-    // USER_HZ is 100 on all architectures that the kernel still has but alpha.
-    let per_second = per_second.ok().flatten().and_then(|n| u64::try_from(n).ok());
-    let per_second = per_second.filter(|n| *n > 0).unwrap_or(100);
+    let per_second = stat::ticks_per_second();
     let started = Duration::from_secs(start_ticks / per_second)
         + Duration::from_millis(start_ticks % per_second * 1000 / per_second);
-    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from);
-    now.saturating_sub(started)
+    stat::since_boot().saturating_sub(started)
 }
 
 #[cfg(test)]

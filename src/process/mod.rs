@@ -6,8 +6,8 @@
 //! [`Spawn`] starts a program as the leader of a session and process group of its own. What comes
 //! of it is a [`Child`], which holds a pidfd: [`Child::exited`] says that it has ended, and signals
 //! go to it or to its group, never to a bare number. A worker may be a tree of processes, so the
-//! zombie of its leader, and with it the group's number, is kept until [`Child::others`] finds no
-//! more of them; [`Child::reap`] then ends the right to signal, which the types enforce.
+//! zombie of its leader, and with it the group's number, is kept until [`Remnants`] finds no
+//! more of them, in whatever group or session; [`Child::reap`] then ends the right to signal, which the types enforce.
 //!
 //! A worker has no capability, and gets none. It runs as an [`Account`], or as the user of this
 //! process; what the kernel lets only that user see of it, this process looks at in its name.
@@ -72,6 +72,7 @@ mod socket_owner;
 mod sockets;
 mod spawn;
 mod stat;
+mod trace;
 
 pub(crate) use accepting::{AcceptLooker, AcceptState};
 pub(crate) use account::Account;
@@ -109,6 +110,8 @@ pub(crate) use sockets::{AcceptQueue, ListenSocket};
 pub use sockets::{Connection, ConnectionState, Connections, Sockets};
 pub(crate) use spawn::Spawn;
 pub(crate) use stat::{is_shown, is_stopped};
+pub use trace::adopt_orphans;
+pub(crate) use trace::{Remaining, Remnants, Trace, adopts_orphans, reap_orphans};
 
 #[cfg(test)]
 mod tests;

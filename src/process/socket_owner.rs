@@ -90,6 +90,12 @@ impl ListenTable {
         on_ports.map(|(_, socket)| socket.inode).collect()
     }
 
+    /// The users of those of them that are on these ports.
+    pub(super) fn users_on(&self, ports: &[u16]) -> BTreeSet<u32> {
+        let on_ports = self.sockets.iter().filter(|(_, socket)| ports.contains(&socket.port));
+        on_ports.map(|(_, socket)| socket.uid).collect()
+    }
+
     /// The subset of `ports` on which a process of this worker listens by this transport, and the sockets
     /// by which it does.
     /// `leader` is the pid of the worker's first process, which is the number of its session: all

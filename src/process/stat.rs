@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::os::fd::AsFd;
+use std::time::Duration;
 
+use nix::time::{ClockId, clock_gettime};
 use procfs::FromRead;
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 
@@ -107,6 +109,24 @@ fn is_being_reaped(bytes: &[u8]) -> bool {
     line_of(bytes).is_some_and(|stat| stat.pgrp == -1 && stat.session == -1)
 }
 
+/// The time since boot, by the clock of the kernel for start times (`CLOCK_BOOTTIME`), which nobody sets.
+pub(super) fn since_boot() -> Duration {
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from)
+}
+
+/// How many ticks a second has (`USER_HZ`): 100 on all architectures that the kernel still has but alpha.
+pub(super) fn ticks_per_second() -> u64 {
+    let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK);
+    let per_second = per_second.ok().flatten().and_then(|n| u64::try_from(n).ok());
+    per_second.filter(|n| *n > 0).unwrap_or(100)
+}
+
+/// The clock tick after boot that it is now: what starts from now on has no lower [`Stat::start_ticks`].
+pub(super) fn ticks_now() -> u64 {
+    let (now, per_second) = (since_boot(), ticks_per_second());
+    now.as_secs() * per_second + u64::from(now.subsec_millis()) * per_second / 1000
+}
+
 /// All processes that `/proc` shows, in no order. Not a snapshot: one that starts meanwhile may be
 /// missing, and so may one that changes its pid by exec in a thread.
 ///
@@ -178,7 +198,7 @@ pub(crate) fn is_stopped(leader: &PidFd) -> Result<bool, ProcessError> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     use nix::sys::signal::Signal;
     use proptest::prelude::*;

@@ -126,6 +126,10 @@ pub struct Scaled {
 pub struct Stopped {
     /// How many workers were ended.
     pub workers: u32,
+    /// How many processes go on all the same, which the log of the master names: SIGKILL does not end them,
+    /// or they listen on a worker port and are not proven to be of a worker.
+    #[serde(default)]
+    pub left: u32,
 }
 
 /// Orphans were asked to end, and are killed if they have not within the time that workers have.

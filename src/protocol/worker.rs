@@ -238,6 +238,13 @@ pub enum FailureCause {
     },
     /// Its process ended before it was in force.
     Exit(Exit),
+    /// Its process ended before it was in force, and has left others: it went into the background.
+    Background {
+        /// How it ended.
+        exit: Exit,
+        /// What is left, and how it is kept in the foreground, for display.
+        advice: String,
+    },
     /// It did not listen on all its ports in time.
     NotReady {
         /// The time that it had.
@@ -289,6 +296,9 @@ impl fmt::Display for FailureCause {
         match self {
             Self::Spawn { reason } => write!(f, "could not be started: {reason}"),
             Self::Exit(exit) => write!(f, "{exit} before it was in force"),
+            Self::Background { exit, advice } => {
+                write!(f, "went into the background ({exit}): {advice}")
+            }
             Self::NotReady { limit } => {
                 write!(f, "did not listen on all its ports within {limit:?}")
             }

@@ -140,6 +140,21 @@ pub enum Input {
         /// What it printed last, oldest line first.
         last_lines: Vec<String>,
     },
+    /// No process is left of a worker whose first process has ended: [`Self::Exited`] came before.
+    Reaped {
+        /// The worker.
+        worker: WorkerId,
+        /// So many are left all the same: SIGKILL does not end them, or they are not proven to be of it.
+        left: u32,
+    },
+    /// The first process of a worker has ended, and has left others that do its work: it went into the
+    /// background, as daemons do. [`Self::Exited`] follows.
+    WentIntoBackground {
+        /// The worker.
+        worker: WorkerId,
+        /// What is left of it and how it is kept in the foreground, for display.
+        advice: String,
+    },
     /// The sockets of a retired worker were counted. The master does so again and again, for each
     /// worker in state [`Retired`](crate::protocol::WorkerState::Retired), and for the sockets of
     /// [`orphaned_listeners`](super::Supervisor::orphaned_listeners).

@@ -35,6 +35,10 @@ pub struct Supervisor {
     /// A probation may have been under way when an earlier master crashed.
     pub(super) may_be_on_probation: bool,
     pub(super) workers: BTreeMap<WorkerId, Worker>,
+    /// Workers whose first process has ended, while others of their processes may be left.
+    pub(super) unreaped: BTreeSet<WorkerId>,
+    /// How many processes of workers could not be ended.
+    pub(super) left_behind: u32,
     /// Listening sockets without a worker, by the worker that has left them.
     pub(super) orphaned_listeners: BTreeMap<WorkerId, OrphanedListeners>,
     pub(super) last_worker: WorkerId,
@@ -102,6 +106,8 @@ impl Supervisor {
             probation: None,
             may_be_on_probation: false,
             workers: BTreeMap::new(),
+            unreaped: BTreeSet::new(),
+            left_behind: 0,
             orphaned_listeners: BTreeMap::new(),
             last_worker: WorkerId(0),
             has_started_worker: false,
@@ -198,6 +204,16 @@ impl Supervisor {
             Input::ExtendTimeout { worker, span } => self.extend_timeout(worker, span, now),
             Input::Exited { worker, exit, last_lines } => {
                 self.exited(worker, exit, last_lines, now);
+            }
+            Input::Reaped { worker, left } => {
+                if self.unreaped.remove(&worker) {
+                    self.left_behind = self.left_behind.saturating_add(left);
+                }
+            }
+            Input::WentIntoBackground { worker, advice } => {
+                if let Some(worker) = self.workers.get_mut(&worker) {
+                    worker.background = Some(advice);
+                }
             }
             Input::Connections { worker, sockets } => self.sockets_counted(worker, sockets, now),
             Input::ResidentMeasured(usage) => self.resident_measured(&usage, now),

@@ -83,17 +83,19 @@ impl Supervisor {
         }
     }
 
-    /// When no worker is left: removes the rules and ends.
+    /// When no worker is left, nor any process that one has left: removes the rules and ends.
     pub(super) fn finish_stop(&mut self) {
-        if !self.workers.is_empty() || !self.orphaned_listeners.is_empty() || !self.is_closed() {
+        let is_left = !self.workers.is_empty() || !self.unreaped.is_empty();
+        if is_left || !self.orphaned_listeners.is_empty() || !self.is_closed() {
             return;
         }
         let Phase::Stopping(stop) = &mut self.phase else { return };
         let requests = std::mem::take(&mut stop.requests);
         self.phase = Phase::Finished;
         self.actions.push(Action::Remove);
+        let left = self.left_behind;
         for (request, workers) in requests {
-            self.reply(request, Ok(stopped(workers)));
+            self.reply(request, Ok(Outcome::Stopped(Stopped { workers, left })));
         }
         self.actions.push(Action::Finish);
     }
@@ -120,5 +122,5 @@ impl Supervisor {
 }
 
 fn stopped(workers: u32) -> Outcome {
-    Outcome::Stopped(Stopped { workers })
+    Outcome::Stopped(Stopped { workers, left: 0 })
 }

@@ -30,6 +30,7 @@ mod lab_addresses;
 mod lab_greeter;
 mod lab_load;
 mod lab_namespaces;
+mod left_processes;
 mod legacy_protocol;
 mod local_clients;
 mod many_workers;
@@ -111,6 +112,7 @@ fn main() -> ExitCode {
         lab_greeter,
         lab_load,
         lab_namespaces,
+        left_processes,
         legacy_protocol,
         local_clients,
         many_workers,

@@ -37,7 +37,7 @@ impl Metrics {
             Event::Died { seat, .. } => self.lost = Some((*seat, Loss::Died)),
             Event::Failed(failure) => {
                 let loss = match failure.cause {
-                    FailureCause::Exit(_) => Loss::Exited,
+                    FailureCause::Exit(_) | FailureCause::Background { .. } => Loss::Exited,
                     FailureCause::NotReady { .. }
                     | FailureCause::Incomplete { .. }
                     | FailureCause::Readiness { .. }

@@ -4,7 +4,9 @@ use crate::config::Config;
 use crate::master::error::MasterError;
 use crate::master::privilege::needed_capabilities;
 use crate::master::startup::template::limits;
-use crate::process::{ServiceManager, allow_nice, keep_only_capabilities, raise_descriptor_limit};
+use crate::process::{
+    ServiceManager, adopt_orphans, allow_nice, keep_only_capabilities, raise_descriptor_limit,
+};
 
 /// What a process has that was dedicated to a master.
 pub(in crate::master) struct Dedicated {
@@ -35,6 +37,10 @@ pub(in crate::master) fn dedicate_process(config: &Config) -> Result<Dedicated, 
         if let Some(hard) = limit.allow()? {
             return Err(MasterError::Limit { resource: limit.resource.key(), hard });
         }
+    }
+    // Daemons of workers that leave everything else that tells whose they are.
+    if let Err(error) = adopt_orphans() {
+        tracing::warn!(%error, "daemons that workers start may not be found");
     }
     let kept = keep_only_capabilities(needed_capabilities(config))?;
     tracing::debug!("capabilities kept: {kept}");

@@ -2,11 +2,12 @@
 
 use nix::sys::signal::Signal;
 
-use crate::process::{Child, Leader};
+use crate::plan::{Generation, Seat};
+use crate::process::{Child, Leader, PidFd};
 use crate::protocol::{Orphan, Timestamp};
 use crate::supervisor::Evidence;
 
-/// The orphans that were found when the master started.
+/// The orphans that were found when the master started, and what workers have left since.
 #[derive(Debug, Default)]
 pub(in crate::master) struct Orphans {
     processes: Vec<Process>,
@@ -15,9 +16,18 @@ pub(in crate::master) struct Orphans {
 #[derive(Debug)]
 struct Process {
     orphan: Orphan,
-    child: Child,
+    handle: Handle,
     /// When it is killed, since it was asked to end.
     kill_at: Option<Timestamp>,
+}
+
+/// What an orphan is watched and signalled by.
+#[derive(Debug)]
+enum Handle {
+    /// It leads a group, which is signalled with it.
+    Leader(Child),
+    /// It alone.
+    One(PidFd),
 }
 
 impl Orphans {
@@ -29,7 +39,23 @@ impl Orphans {
             generation: evidence.generation,
             reason: reason.to_owned(),
         };
-        self.processes.push(Process { orphan, child: process.adopt(), kill_at: None });
+        let handle = Handle::Leader(process.adopt());
+        self.processes.push(Process { orphan, handle, kill_at: None });
+    }
+
+    /// Keeps a process that a worker has left.
+    pub(in crate::master) fn add_process(
+        &mut self,
+        process: PidFd,
+        seat: Seat,
+        generation: Generation,
+        reason: String,
+    ) {
+        let orphan = Orphan { pid: process.pid(), seat, generation, reason };
+        if self.processes.iter().all(|known| known.orphan.pid != orphan.pid || !known.is_running())
+        {
+            self.processes.push(Process { orphan, handle: Handle::One(process), kill_at: None });
+        }
     }
 
     /// The orphans that have not ended, for a status.
@@ -67,15 +93,23 @@ impl Orphans {
 
 impl Process {
     fn is_running(&self) -> bool {
-        let exit = self.child.exit();
-        exit.inspect_err(
-            |error| tracing::warn!(%error, "cannot check whether an orphan process is running"),
-        )
-        .is_ok_and(|exit| exit.is_none())
+        let has_exited = match &self.handle {
+            Handle::Leader(child) => child.exit().map(|exit| exit.is_some()),
+            Handle::One(process) => process.has_exited(),
+        };
+        has_exited
+            .inspect_err(
+                |error| tracing::warn!(%error, "cannot check whether an orphan process is running"),
+            )
+            .is_ok_and(|has_exited| !has_exited)
     }
 
     fn signal(&self, signal: Signal) {
-        if let Err(error) = self.child.signal_group(signal) {
+        let sent = match &self.handle {
+            Handle::Leader(child) => child.signal_group(signal),
+            Handle::One(process) => process.signal(signal),
+        };
+        if let Err(error) = sent {
             tracing::error!(%error, %signal, "cannot signal an orphan process");
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::sleep;
@@ -14,14 +14,12 @@ use super::output::{Flow, Origin, Printer, ReadBudget};
 use super::spawner::Started;
 use super::transports::transports;
 use super::values::ToldValues;
-use crate::master::log_limit::LogLimiter;
 use crate::master::waiting::receive;
 use crate::plan::{Generation, Listeners, Port, Seat};
 use crate::process::{
-    self, Child, Delivery, ListenTable, OutputReader, ProcessError, SignalNumber, Unreaped,
-    own_nice,
+    self, Child, Delivery, ListenTable, OutputReader, ProcessError, SignalNumber, own_nice,
 };
-use crate::protocol::{EndSignals, Exit, KillMode, ReadinessFault, Signal, Timestamp, WorkerId};
+use crate::protocol::{EndSignals, Exit, KillMode, ReadinessFault, Signal, WorkerId};
 
 /// A worker's process, from its start until its exit was noticed.
 struct Running {
@@ -37,27 +35,23 @@ struct Running {
     untold_exits: usize,
 }
 
-/// A worker whose first process has ended, while others of its group may live on.
-struct Exited {
-    child: Child,
-    /// How they are told to end.
-    signals: EndSignals,
-    /// They were.
-    is_told: bool,
-    /// When they are killed.
-    kill_at: Timestamp,
+/// A worker whose first process has ended.
+pub(super) struct Ended {
+    pub(super) seat: Seat,
+    pub(super) generation: Generation,
+    pub(super) child: Child,
+    /// Its worker ports.
+    pub(super) ports: Vec<u16>,
+    /// What `IPCLUSTER_WORKER` says, if that is known.
+    pub(super) number: Option<u64>,
 }
 
 /// The processes of all workers.
 pub(crate) struct Processes {
     running: BTreeMap<WorkerId, Running>,
-    exited: BTreeMap<WorkerId, Exited>,
-    /// Processes that have ended, and whose zombie a tracer holds.
-    traced: Vec<Child>,
     sockets: process::Sockets,
     nice: i32,
     printer: Option<Printer>,
-    unseen: LogLimiter,
     exits_sender: mpsc::UnboundedSender<WorkerId>,
     exits: mpsc::UnboundedReceiver<WorkerId>,
 }
@@ -82,12 +76,9 @@ impl Processes {
         let (exits_sender, exits) = mpsc::unbounded_channel();
         Ok(Self {
             running: BTreeMap::new(),
-            exited: BTreeMap::new(),
-            traced: Vec::new(),
             sockets: process::Sockets::open()?,
             nice,
             printer,
-            unseen: LogLimiter::default(),
             exits_sender,
             exits,
         })
@@ -135,12 +126,7 @@ impl Processes {
     }
 
     /// How a worker has ended and what it printed last; `None` if it runs, or is none of ours.
-    pub(crate) fn take_exit(
-        &mut self,
-        worker: WorkerId,
-        signals: EndSignals,
-        kill_at: Timestamp,
-    ) -> Option<(Exit, Vec<String>)> {
+    pub(super) fn take_exit(&mut self, worker: WorkerId) -> Option<(Exit, Vec<String>, Ended)> {
         let exit = match self.running.get(&worker)?.child.exit() {
             Ok(None) if self.awaits_tracer(worker) => return None,
             Ok(None) => Exit::Unknown,
@@ -154,14 +140,14 @@ impl Processes {
         };
         let running = self.running.remove(&worker)?;
         let origin = running.origin();
-        let Running { child, mut output, flow, .. } = running;
+        let Running { seat, generation, child, mut output, flow, ports, told, .. } = running;
         match &mut self.printer {
             Some(printer) => printer.pass_on_rest(origin, &flow, &mut output),
             None => drop(output.finish()),
         }
         let last_lines = output.last_lines().map(str::to_owned).collect();
-        self.exited.insert(worker, Exited { child, signals, is_told: false, kill_at });
-        Some((exit, last_lines))
+        let ports = ports.iter().map(|port| port.number()).collect();
+        Some((exit, last_lines, Ended { seat, generation, child, ports, number: told.number }))
     }
 
     /// Whether to look again how a worker has ended of which the kernel does not say it; another message
@@ -241,68 +227,6 @@ impl Processes {
                  (LimitNICE, `ulimit -e`)"
             );
         }
-    }
-
-    /// Looks after the process groups of which the first process has ended: asks the others to end,
-    /// kills them when their time is over, and reaps. Returns the workers of which nothing is left.
-    pub(crate) fn reap(&mut self, now: Timestamp) -> Vec<WorkerId> {
-        self.reap_traced();
-        let mut gone = vec![];
-        for (worker, mut exited) in std::mem::take(&mut self.exited) {
-            let Exited { child, signals, is_told, kill_at } = &mut exited;
-            let others = child.others().unwrap_or_else(|error| {
-                if let Some(suppressed) = self.unseen.allow(Instant::now()) {
-                    tracing::warn!(
-                        %worker, %error, suppressed,
-                        "cannot list the other processes of a worker"
-                    );
-                }
-                1
-            });
-            if others == 0 {
-                match exited.child.reap() {
-                    Ok(_) => {}
-                    // All that is left of it is a zombie that somebody traces.
-                    Err(Unreaped { child, error: None }) => self.traced.push(child),
-                    Err(Unreaped { error: Some(error), .. }) => {
-                        tracing::error!(%worker, %error, "cannot reap a worker");
-                    }
-                }
-                gone.push(worker);
-                continue;
-            }
-            let is_due = now >= *kill_at || signals.kill_mode == KillMode::Mixed;
-            // Told once: programs take a second signal for an order to hurry.
-            if is_due || !std::mem::replace(is_told, true) {
-                let signal = if is_due { Signal::KILL } else { signals.stop };
-                send(worker, signal, |number| child.signal_group(number));
-            }
-            self.exited.insert(worker, exited);
-        }
-        gone
-    }
-
-    /// Reaps the processes that nobody traces any more.
-    fn reap_traced(&mut self) {
-        for child in std::mem::take(&mut self.traced) {
-            match child.reap() {
-                Ok(_) => {}
-                Err(Unreaped { child, error: None }) => self.traced.push(child),
-                Err(Unreaped { error: Some(error), .. }) => {
-                    tracing::error!(%error, "cannot reap a worker that was traced");
-                }
-            }
-        }
-    }
-
-    /// Whether processes of workers are left whose first process has ended.
-    pub(crate) fn has_exited(&self) -> bool {
-        !self.exited.is_empty()
-    }
-
-    /// Whether there is anything for [`Self::reap`].
-    pub(crate) fn has_unreaped(&self) -> bool {
-        self.has_exited() || !self.traced.is_empty()
     }
 
     /// All workers that run, each with the pid of its first process, which is kept until
@@ -417,6 +341,11 @@ impl Processes {
         Ok(all)
     }
 
+    /// The sessions of all workers that run.
+    pub(super) fn sessions(&self) -> BTreeSet<u32> {
+        self.running.values().map(|running| running.child.pid()).collect()
+    }
+
     /// The worker whose first process has made this session.
     pub(crate) fn worker_of(&self, session: u32) -> Option<WorkerId> {
         let mut running = self.running.iter();
@@ -464,7 +393,7 @@ impl Running {
 }
 
 /// Sends a signal to processes of a worker, in the way of `to`; what comes of it is logged.
-fn send(
+pub(super) fn send(
     worker: WorkerId,
     signal: Signal,
     to: impl FnOnce(SignalNumber) -> Result<Delivery, ProcessError>,

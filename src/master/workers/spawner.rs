@@ -27,7 +27,7 @@ use crate::nft::Conntrack;
 use crate::plan::{ClusterName, Generation, Port, Seat};
 use crate::process::{
     Account, Child, ListenTable, Output, OutputReader, PortPool, ProcessError, ResourceLimit,
-    Sockets, Spawn, Transport,
+    Sockets, Spawn, Transport, reap_orphans,
 };
 use crate::protocol::WorkerId;
 
@@ -196,6 +196,8 @@ enum Message {
     Stopped,
     /// The worker's processes are gone, and its ports are free as far as it is concerned.
     Release(WorkerId),
+    /// Children of this process have ended that it may not have started.
+    ReapOrphans,
 }
 
 /// The loop's end of the thread, which ends when this is dropped.
@@ -225,6 +227,7 @@ impl Spawner {
             for message in inbox {
                 match message {
                     Message::Release(worker) => work.release(worker),
+                    Message::ReapOrphans => work.reap_orphans(),
                     Message::Hold(worker, generation, ports, told) => {
                         work.hold(worker, generation, &ports, told);
                     }
@@ -315,6 +318,11 @@ impl Spawner {
         // Dropping the end that it listens on ends the thread, and with it the other one.
         self.messages = mpsc::channel().0;
         while self.outcomes.recv().await.is_some() {}
+    }
+
+    /// Waits for children of this process that have ended and that it has not started.
+    pub(crate) fn reap_orphans(&self) {
+        self.send(Message::ReapOrphans);
     }
 
     pub(crate) fn release(&self, worker: WorkerId) {
@@ -479,6 +487,12 @@ impl Work {
     fn remove_old_configs(&self) {
         if let Some(config) = self.template.config.as_ref().filter(|_| self.known_numbers) {
             config.copies.retain(&self.numbers.all());
+        }
+    }
+
+    fn reap_orphans(&self) {
+        if let Err(error) = reap_orphans() {
+            tracing::warn!(%error, "cannot wait for orphans that have ended");
         }
     }
 

@@ -1,8 +1,9 @@
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::admission::{Admission, Admitted};
@@ -15,17 +16,18 @@ use super::memory::{Measured, MemoryMonitor, MemorySample};
 use super::observation::Observations;
 use super::output::Printer;
 use super::processes::Processes;
+use super::remains::{Exited, Look, Remains, RemainsNews};
 use super::spawner::{
     Preparation, Prepared, SpawnOutcome, SpawnRequest, Spawner, SpawnerOutcome, Started,
 };
-use super::transports::probed_port;
+use super::transports::{probed_port, transports};
 use crate::config::Config;
 use crate::control::{JoinRequest, WorkerEvent, WorkerOrder};
 use crate::master::clock::Clock;
 use crate::master::error::MasterError;
-use crate::master::waiting::Periodic;
-use crate::plan::{Generation, Listeners, Port, Protocol, Seat};
-use crate::process::{Children, OwnConnections, ProcessError};
+use crate::master::waiting::{Periodic, rest_until};
+use crate::plan::{ClusterName, Generation, Listeners, Port, Protocol, Seat};
+use crate::process::{Children, OwnConnections, ProcessError, adopts_orphans};
 use crate::protocol::{
     EndSignals, Exit, Readiness, ReleaseFailure, Status, Timestamp, WorkerId, WorkerState,
 };
@@ -37,8 +39,8 @@ const OUTPUT_INTERVAL: Duration = Duration::from_millis(50);
 /// How long the end of the master waits for who reads what workers printed.
 const OUTPUT_PATIENCE: Duration = Duration::from_secs(1);
 
-/// How often it is looked whether the process groups of workers that have exited are empty.
-const REAP_INTERVAL: Duration = Duration::from_millis(100);
+/// How often orphans that have ended are waited for, at most.
+const ORPHANS_INTERVAL: Duration = Duration::from_millis(100);
 
 /// All workers: their processes, sockets, connections, memory and output.
 pub(crate) struct Workers {
@@ -49,7 +51,16 @@ pub(crate) struct Workers {
     choose_ports: bool,
     /// From when a worker has exited until what is left of its process group is killed.
     die: Duration,
+    /// The name of the cluster, which its workers have in their environment.
+    name: ClusterName,
     processes: Processes,
+    /// Workers that have ended, until nothing is left of them.
+    remains: Remains,
+    /// Workers of which it is not known yet whether they have ended or gone into the background.
+    deferred: BTreeMap<WorkerId, ExitedWorker>,
+    /// Tells that a child of this process has ended, where orphans become its children.
+    child_ended: Option<Signal>,
+    orphans_not_before: Option<Instant>,
     spawner: Spawner,
     hooks: Hooks,
     /// The last request for a new generation: answers to an earlier one come too late.
@@ -59,7 +70,6 @@ pub(crate) struct Workers {
     links: WorkerLinks,
     memory: MemoryMonitor,
     output: Periodic,
-    reap: Periodic,
 }
 
 /// Something that happened in the life of a worker.
@@ -76,12 +86,15 @@ pub(crate) enum Life {
     HookEnded(HookEnded),
     /// Connections of retired and ended workers were counted.
     Counted(Counts),
+    /// It was looked what workers have left that have ended.
+    Looked(Vec<WorkerId>, Look),
 }
 
 /// Work that is due.
 pub(crate) enum Task {
     CountConnections,
-    Reap,
+    LookForRemains,
+    ReapOrphans,
     SampleMemory,
     TakeMemory(Box<MemorySample>),
     PassOnOutput,
@@ -99,7 +112,18 @@ pub(crate) struct ExitedWorker {
     pub(crate) exit: Exit,
     /// What it printed last, the oldest line first.
     pub(crate) last_lines: Vec<String>,
+    /// It may have gone into the background: what it has left will show that.
+    pub(crate) may_be_daemon: bool,
     ports: Arc<[Port]>,
+}
+
+/// Waits until a child of this process has ended, but not before.
+async fn next_orphan(ended: &mut Option<Signal>, not_before: Option<Instant>) {
+    rest_until(not_before).await;
+    match ended {
+        Some(ended) => drop(ended.recv().await),
+        None => std::future::pending().await,
+    }
 }
 
 impl Workers {
@@ -117,7 +141,12 @@ impl Workers {
             },
             choose_ports: *config.ready() == Readiness::Protocol,
             die: config.die_timeout(),
+            name: config.name().clone(),
             processes: Processes::new(printer, config.nice())?,
+            remains: Remains::new(transports(config.listeners()))?,
+            deferred: BTreeMap::new(),
+            child_ended: None,
+            orphans_not_before: None,
             spawner,
             hooks: Hooks::new()?,
             preparation: Preparation::default(),
@@ -126,7 +155,6 @@ impl Workers {
             links: WorkerLinks::new(config.ping_timeout()),
             memory: MemoryMonitor::new()?,
             output: Periodic::every(OUTPUT_INTERVAL),
-            reap: Periodic::every(REAP_INTERVAL),
         })
     }
 
@@ -139,8 +167,11 @@ impl Workers {
     ) -> (impl Future<Output = Life>, impl Future<Output = LinkEvent>, impl Future<Output = Task>)
     {
         let is_draining = self.is_draining(supervisor);
-        let (is_running, has_exited) = (self.is_running(), self.processes.has_unreaped());
-        let Self { processes, spawner, hooks, connections, links, memory, output, reap, .. } = self;
+        let (is_running, has_unreaped) = (self.is_running(), self.remains.has_unreaped());
+        let Self { processes, spawner, hooks, connections, links, memory, output, remains, .. } =
+            self;
+        let child_ended = next_orphan(&mut self.child_ended, self.orphans_not_before);
+        let (looked, look) = remains.wait();
         let (counted, count) = connections.wait();
         let (sample, sampled) = memory.wait();
         let life = async move {
@@ -154,13 +185,15 @@ impl Workers {
                 },
                 ended = hooks.ended() => Life::HookEnded(ended),
                 counts = counted => Life::Counted(counts),
+                (workers, look) = looked => Life::Looked(workers, look),
             }
         };
         let task = async move {
             tokio::select! {
                 biased;
                 () = count, if is_draining => Task::CountConnections,
-                () = reap.tick(), if has_exited => Task::Reap,
+                () = look, if has_unreaped => Task::LookForRemains,
+                () = child_ended => Task::ReapOrphans,
                 () = sample, if is_running => Task::SampleMemory,
                 sample = sampled => Task::TakeMemory(Box::new(sample)),
                 () = output.tick(), if is_running => Task::PassOnOutput,
@@ -178,7 +211,11 @@ impl Workers {
     ) -> Option<Input> {
         match task {
             Task::CountConnections => self.count_connections(supervisor, now),
-            Task::Reap => self.reap(now),
+            Task::LookForRemains => self.look_for_remains(),
+            Task::ReapOrphans => {
+                self.orphans_not_before = Instant::now().checked_add(ORPHANS_INTERVAL);
+                self.spawner.reap_orphans();
+            }
             Task::SampleMemory => self.memory.look(self.processes.pids()),
             Task::TakeMemory(sample) => {
                 let processes = &self.processes;
@@ -301,18 +338,51 @@ impl Workers {
         self.processes.insert(worker, seat, started);
     }
 
-    /// How a worker has ended; `None` if it runs, or is none of ours. Who else of its process group is
-    /// left is looked for later.
+    /// How a worker has ended; `None` if it runs, or is none of ours. What it has left is looked for from
+    /// now on; one that was `starting` may have gone into the background.
     pub(crate) fn take_exit(
         &mut self,
         worker: WorkerId,
         signals: EndSignals,
+        was_starting: bool,
         now: Timestamp,
     ) -> Option<ExitedWorker> {
         let ports = self.processes.ports_of(worker)?;
-        let (exit, last_lines) = self.processes.take_exit(worker, signals, now.after(self.die))?;
+        let (exit, last_lines, ended) = self.processes.take_exit(worker)?;
+        let mut trace = ended.child.trace();
+        trace.ports = ended.ports;
+        if let Some(number) = ended.number {
+            let variables = [
+                ("IPCLUSTER_NAME", self.name.to_string()),
+                ("IPCLUSTER_WORKER", number.to_string()),
+            ];
+            trace.variables =
+                variables.map(|(name, value)| format!("{name}={value}").into_bytes()).into();
+        }
+        let may_be_daemon = was_starting && exit == Exit::Code(0);
+        let exited = Exited {
+            seat: ended.seat,
+            generation: ended.generation,
+            child: ended.child,
+            trace,
+            signals,
+            kill_at: now.after(self.die),
+            may_be_daemon,
+        };
+        self.remains.insert(worker, exited);
+        self.look_for_remains();
         self.links.forget(worker);
-        Some(ExitedWorker { exit, last_lines, ports })
+        Some(ExitedWorker { exit, last_lines, ports, may_be_daemon })
+    }
+
+    /// Keeps the end of a worker back until it is known whether it has gone into the background.
+    pub(crate) fn defer(&mut self, worker: WorkerId, ended: ExitedWorker) {
+        self.deferred.insert(worker, ended);
+    }
+
+    /// The end of a worker that was kept back.
+    pub(crate) fn take_deferred(&mut self, worker: WorkerId) -> Option<ExitedWorker> {
+        self.deferred.remove(&worker)
     }
 
     /// Takes care of the clients of a worker that has ended, when no rule names it any more.
@@ -327,26 +397,66 @@ impl Workers {
         self.count_connections(supervisor, now);
     }
 
-    fn reap(&mut self, now: Timestamp) {
-        for worker in self.processes.reap(now) {
-            self.spawner.ended(worker);
-            self.connections.reaped(worker);
-        }
-        self.release_ports();
+    fn look_for_remains(&mut self) {
+        self.remains.begin(self.processes.sessions());
     }
 
-    /// Waits for the rest of the process groups, which are killed when their time is over.
+    /// Takes in what workers have left; with `ends_all` also what is of no worker that is known.
+    pub(crate) fn take_look(
+        &mut self,
+        workers: Vec<WorkerId>,
+        look: Look,
+        ends_all: bool,
+        now: Timestamp,
+    ) -> Vec<RemainsNews> {
+        let news = self.remains.take(workers, look, ends_all, now);
+        for it in &news {
+            if let RemainsNews::Reaped { worker, .. } = it {
+                self.connections.reaped(*worker);
+                self.spawner.ended(*worker);
+            }
+        }
+        self.release_ports();
+        self.look_for_remains();
+        news
+    }
+
+    /// Waits for the rest of the processes, which are killed when their time is over.
     pub(crate) async fn reap_all(&mut self, clock: Clock) {
-        let mut look = Periodic::every(REAP_INTERVAL);
-        while self.processes.has_exited() {
-            look.tick().await;
-            self.reap(clock.now());
+        while self.has_exited() {
+            self.look_for_remains();
+            let (looked, due) = self.remains.wait();
+            let look = tokio::select! {
+                biased;
+                look = looked => Some(look),
+                () = due => None,
+            };
+            if let Some((workers, look)) = look {
+                drop(self.take_look(workers, look, true, clock.now()));
+            }
         }
     }
 
     /// No worker is left: what was made for them goes.
     pub(crate) async fn stop(&mut self) {
         self.spawner.stop().await;
+    }
+
+    /// Whether processes of workers may be left whose first process has ended.
+    pub(crate) fn has_exited(&self) -> bool {
+        !self.remains.is_empty()
+    }
+
+    /// Begins to wait for orphans that become children of this process, if they do.
+    ///
+    /// # Errors
+    /// [`MasterError::Signals`].
+    pub(crate) fn register(&mut self) -> Result<(), MasterError> {
+        if adopts_orphans() {
+            let ended = signal(SignalKind::child());
+            self.child_ended = Some(ended.map_err(|source| MasterError::Signals { source })?);
+        }
+        Ok(())
     }
 
     /// Adds to a status what workers were told of themselves.
@@ -357,11 +467,6 @@ impl Workers {
             shown.number = told.number;
             shown.private_ports = told.private_ports.clone();
         }
-    }
-
-    /// Whether processes of workers are left whose first process has ended.
-    pub(crate) fn has_exited(&self) -> bool {
-        self.processes.has_exited()
     }
 
     // Connections of clients.

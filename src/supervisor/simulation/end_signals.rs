@@ -3,10 +3,10 @@
 use super::checks::gave_up_closing;
 use super::topic::Topic;
 use super::world::World;
-use crate::protocol::{EndSignals, Exit, WorkerId};
+use crate::protocol::{EndSignals, Exit, WorkerId, WorkerState};
 use crate::supervisor::Action;
 
-pub(super) const TOPIC: Topic = Topic { check_action, act, ..Topic::NONE };
+pub(super) const TOPIC: Topic = Topic { check_action, act, taken_over, ..Topic::NONE };
 
 /// Two of three histories have a retire signal.
 pub(super) fn settings(seed: u64) -> EndSignals {
@@ -19,6 +19,17 @@ fn check_action(world: &World, action: &Action) {
         && signals.retire.is_some()
     {
         check_signal(world, *worker);
+    }
+}
+
+/// One that got the signal from a master that was stopping the cluster, and is in force again, is as good
+/// as one that says that it stops.
+fn taken_over(world: &mut World) {
+    let live = world.workers().filter(|worker| worker.state() == WorkerState::Live);
+    let live: Vec<WorkerId> = live.map(|worker| worker.id).collect();
+    for process in world.processes.values_mut() {
+        let is_live = process.worker.is_some_and(|worker| live.contains(&worker));
+        process.stops |= is_live && process.finishes_since.is_some();
     }
 }
 

@@ -1,5 +1,7 @@
 //! Processes: spawns that fail, slow starts, deaths, and those that will not die.
 
+use std::time::Duration;
+
 use super::process::Pid;
 use super::topic::Topic;
 use super::world::World;
@@ -7,7 +9,18 @@ use crate::plan::Port;
 use crate::protocol::Exit;
 use crate::supervisor::{Action, Input};
 
-pub(super) const TOPIC: Topic = Topic { born, act, ..Topic::NONE };
+pub(super) const TOPIC: Topic = Topic { born, act, check_action, taken_over, ..Topic::NONE };
+
+/// The next master does not know of what workers have left.
+fn taken_over(world: &mut World) {
+    world.unreaped.clear();
+}
+
+fn check_action(world: &World, action: &Action) {
+    if *action == Action::Finish {
+        assert!(world.unreaped.is_empty(), "stopped while processes of workers are left");
+    }
+}
 
 fn act(world: &mut World, action: &Action) {
     match *action {
@@ -130,7 +143,14 @@ impl World {
                 world.keep_sockets(worker, &process);
             }
             let last_lines = vec!["bye".to_owned()];
+            world.unreaped.insert(worker);
             world.deliver(Input::Exited { worker, exit, last_lines });
+            // What it has left ends some time later.
+            let later = Duration::from_millis(u64::from(pid.0 % 7) * 50);
+            world.schedule_for_master(later, move |world| {
+                world.unreaped.remove(&worker);
+                world.deliver(Input::Reaped { worker, left: 0 });
+            });
         });
     }
 }

@@ -80,6 +80,8 @@ pub(super) enum Fault {
     ForgetsWhoFinishes,
     /// A worker that got its retire signal is taken for one that can serve again.
     RecallsTheFinishing,
+    /// A stop does not wait for what workers have left.
+    StopsTooEarly,
     /// The number of a generation that was given up is used again.
     ReusesANumber,
     /// A worker that leaves is taken out of force before its successor is ready.
@@ -151,6 +153,7 @@ pub(super) const FAULTS: &[(Fault, &str)] = &[
     (Fault::SignalsTooEarly, "a retire signal while clients wait"),
     (Fault::ForgetsWhoFinishes, "gets its retire signal twice"),
     (Fault::RecallsTheFinishing, "that got its retire signal gets clients"),
+    (Fault::StopsTooEarly, "stopped while processes of workers are left"),
     (Fault::ReusesANumber, "an old number for a new generation"),
     (Fault::RetiresFirst, "vacated although its worker lives"),
     (Fault::ForgetsTheBudget, "beyond the rate limit"),
@@ -422,6 +425,11 @@ impl Sabotage {
                     {
                         break;
                     }
+                }
+            }
+            Fault::StopsTooEarly => {
+                if !std::mem::take(&mut supervisor.unreaped).is_empty() {
+                    actions.extend(supervisor.step(Input::Tick, world.now));
                 }
             }
             Fault::ReusesANumber => supervisor.last_generation = Generation::FIRST,

@@ -1,6 +1,6 @@
 //! The world around a supervisor: a clock, an agenda, processes and the table in the kernel.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::process::{Pid, Process};
@@ -33,6 +33,8 @@ pub(super) struct World {
     pub(super) next_port: u16,
     /// What is in force.
     pub(super) plan: Plan,
+    /// Workers that have ended and left processes, as the master in office knows.
+    pub(super) unreaped: BTreeSet<WorkerId>,
     /// Each fifth history has retired workers end whose connections are silent.
     looks_for_silence: bool,
     pub(super) removed: bool,
@@ -103,6 +105,7 @@ impl World {
             next_pid: 100,
             next_port: 20_000,
             plan,
+            unreaped: BTreeSet::new(),
             looks_for_silence: seed.is_multiple_of(5),
             removed: false,
             finished: false,

@@ -119,6 +119,7 @@ impl Supervisor {
         worker.holds_listeners = holds_listeners;
         worker.reports.led = snapshot.led;
         let is_finishing = told.is_some() && worker.signals.retire.is_some();
+        worker.told_before = told.filter(|_| is_finishing);
         worker.stage = match stage {
             // It got its retire signal, and closes its sockets: it does not get ready any more.
             StageSnapshot::Starting if is_finishing => {
@@ -163,6 +164,10 @@ impl Supervisor {
 
     /// The master begins.
     pub(in crate::supervisor) fn start(&mut self, now: Timestamp) {
+        // A worker in force that got its retire signal serves until its successor is ready, if it does.
+        let finishing = |worker: &&Worker| worker.is_live() && worker.told_before.is_some();
+        let finishing: Vec<_> = self.workers.values().filter(finishing).map(|it| it.id).collect();
+        finishing.into_iter().for_each(|id| self.worker_stopping(id, now));
         let is_starting =
             |worker: &&mut Worker| worker.adopted && matches!(worker.stage, Stage::Starting);
         for worker in self.workers.values_mut().filter(is_starting) {

@@ -167,6 +167,35 @@ fn the_next_master_knows_who_was_told_and_does_not_tell_again() {
 }
 
 #[test]
+fn a_worker_that_a_stopping_master_has_told_serves_until_its_successor_is_ready() {
+    let mut bench = Bench::live_with(with_retire_signal(settings(1)), 1);
+    bench.request(Command::Stop { now: false });
+    bench.commit_all();
+    bench.counts(1, &[SERVING, SERVING]);
+    assert_eq!(bench.retire_signals, [(1, quit())]);
+    let mut snapshot = bench.supervisor.snapshot();
+    // The master is killed, and the next one opens the plan again.
+    snapshot.workers[0].stage = crate::protocol::StageSnapshot::Live;
+    let mut plan = vacant(1);
+    plan.set_generation(Generation(1));
+    let ports = snapshot.workers[0].ports.clone().into();
+    plan.occupy(Seat(0), Occupant { generation: Generation(1), ports }).unwrap();
+    let initial = InitialPlan { plan, in_force: true };
+    bench.supervisor =
+        Supervisor::adopt(with_retire_signal(settings(1)), initial, snapshot).unwrap();
+    (bench.spawned, bench.commit) = (Vec::new(), None);
+    bench.retire_signals.clear();
+    bench.input(Input::Start);
+    bench.pass(SECOND);
+    assert_eq!((bench.take_spawned(), bench.in_force()), (vec![(2, 0, 1)], vec![1]));
+    bench.ready(2);
+    bench.commit_all();
+    assert_eq!(bench.in_force(), [2]);
+    bench.counts(1, &[SERVING, SERVING]);
+    assert_eq!(bench.retire_signals, [], "it was told already");
+}
+
+#[test]
 fn a_limit_ends_a_worker_whatever_it_was_told() {
     let mut bench = retired(with_retire_signal(Settings { drain: Some(SECOND), ..settings(2) }));
     bench.counts(1, &[SERVING, SERVING]);

@@ -185,6 +185,7 @@ impl Bench {
     fn dies(&mut self, worker: u64, exit: Exit) {
         let last_lines = vec!["out of cheese".to_owned()];
         self.input(Input::Exited { worker: WorkerId(worker), exit, last_lines });
+        self.input(Input::Reaped { worker: WorkerId(worker), left: 0 });
     }
 
     fn commit_done(&mut self) -> Plan {
@@ -287,7 +288,7 @@ fn clear_outcome(workers: u32) -> Outcome {
 }
 
 fn stop_outcome(workers: u32) -> Outcome {
-    Outcome::Stopped(Stopped { workers })
+    Outcome::Stopped(Stopped { workers, left: 0 })
 }
 
 const SWAP_SECONDS: f64 = 0.001;
@@ -318,6 +319,8 @@ fn events_of_strangers_and_answers_to_nothing_are_passed_over() {
     for input in [
         Input::Ready { worker },
         Input::Exited { worker, exit: Exit::Code(0), last_lines: vec![] },
+        Input::Reaped { worker, left: 0 },
+        Input::WentIntoBackground { worker, advice: String::new() },
         Input::SpawnFailed { worker, reason: String::new(), is_permanent: false },
         Input::Connections { worker, sockets: IDLE },
         Input::PortsReported { worker, ports: Arc::new([]) },

@@ -98,3 +98,31 @@ fn a_kernel_that_refuses_the_closed_plan_does_not_keep_the_workers() {
     bench.commit_fails();
     assert_eq!(bench.take_terminated(), [1]);
 }
+
+#[test]
+fn a_stop_waits_for_what_workers_have_left() {
+    let mut bench = Bench::live(1);
+    bench.request(Command::Stop { now: true });
+    bench.commit_done();
+    bench.input(Input::Exited { worker: WorkerId(1), exit: Exit::Code(0), last_lines: vec![] });
+    assert_eq!((bench.finished, bench.replies.len()), (false, 0));
+    bench.input(Input::Reaped { worker: WorkerId(1), left: 0 });
+    assert!(bench.removed && bench.finished);
+    assert_eq!(bench.replies, [Ok(stop_outcome(1))]);
+}
+
+#[test]
+fn a_worker_that_goes_into_the_background_fails_with_what_to_do() {
+    let mut bench = Bench::live(1);
+    bench.request(RELOAD);
+    bench.spawn(2);
+    let advice = "it has left nginx (7)".to_owned();
+    bench.input(Input::WentIntoBackground { worker: WorkerId(2), advice: advice.clone() });
+    bench.dies(2, Exit::Code(0));
+    let Err(Refusal::Worker(failure)) = bench.last_reply() else { panic!("{:?}", bench.replies) };
+    let exit = Exit::Code(0);
+    assert_eq!(failure.cause, crate::protocol::FailureCause::Background { exit, advice });
+    assert!(
+        failure.to_string().contains("went into the background (exited with status 0): it has")
+    );
+}

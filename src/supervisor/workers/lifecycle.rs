@@ -110,7 +110,8 @@ impl Supervisor {
         last_lines: Vec<String>,
         now: Timestamp,
     ) {
-        let Some(worker) = self.workers.remove(&id) else { return };
+        let Some(mut worker) = self.workers.remove(&id) else { return };
+        self.unreaped.insert(id);
         self.orphan_listeners(&worker, now);
         if !worker.may_serve() || self.is_stopping() {
             let (seat, generation) = (worker.seat, worker.generation);
@@ -125,7 +126,11 @@ impl Supervisor {
         } else if worker.is_live() {
             self.died(&worker, exit, last_lines, now);
         } else {
-            self.failed(&worker, FailureCause::Exit(exit), last_lines, now);
+            let cause = match worker.background.take() {
+                Some(advice) => FailureCause::Background { exit, advice },
+                None => FailureCause::Exit(exit),
+            };
+            self.failed(&worker, cause, last_lines, now);
         }
     }
 

@@ -137,7 +137,7 @@ impl Retirement {
         let drain = settings.drain?;
         let grace = if self.is_settled { Duration::ZERO } else { settings.settle };
         Some(match (gets_signal, self.told) {
-            (true, Some(told)) => told.after(drain),
+            (true, Some(told)) => told.max(self.since).after(drain),
             (true, None) => {
                 let latest = settings.rollback.saturating_add(settings.settle);
                 self.since.after(latest.saturating_add(drain))

@@ -58,6 +58,11 @@ pub struct Worker {
     pub(in crate::supervisor) drainers: u32,
     /// Its link over the control socket.
     pub(in crate::supervisor) link: LinkState,
+    /// When an earlier master has sent it its retire signal, although it is in force: that master was
+    /// stopping the cluster.
+    pub(in crate::supervisor) told_before: Option<Timestamp>,
+    /// It went into the background: what is left of it, and what to do about it.
+    pub(in crate::supervisor) background: Option<String>,
 }
 
 /// The stage of a worker: finer than [`WorkerState`], with what is known in each.
@@ -118,6 +123,8 @@ impl Worker {
             is_drainer: false,
             drainers: 0,
             link: LinkState::default(),
+            told_before: None,
+            background: None,
         }
     }
 
