@@ -39,6 +39,7 @@ impl Actors<'_> {
                     return [Input::OrderUnanswered { worker }].into();
                 }
             }
+            Action::TellServing { worker } => self.workers.tell_serving(worker),
             Action::TellRetired { worker, signals } => self.workers.tell_retired(worker, signals),
             Action::Terminate { worker, signals } => self.workers.terminate(worker, signals),
             Action::Kill { worker, signals } => self.workers.kill(worker, signals),

@@ -21,7 +21,7 @@ use super::startup::dedicate::{Dedicated, dedicate_process};
 use super::startup::ipv6_listeners::warn_of_ipv6_only;
 use super::startup::orphans::Orphans;
 use super::startup::state::{AdoptedWorker, StartupState};
-use super::startup::template::{config_template, worker_template};
+use super::startup::template::{config_template, state_files, worker_template};
 use super::startup::worker_ports::port_pool;
 use super::startup::worker_sockets::{PreparedSockets, WorkerSockets};
 use super::workers::{Destination, Journal, Logs, Printer, Spawner, Template, Workers};
@@ -284,9 +284,12 @@ impl Builder {
             None => PreparedSockets::default(),
         };
         let made_configs = config_template(config, self.control.as_ref(), account.as_ref())?;
+        let account_of_states = account.clone();
         let template = worker_template(config, &sockets, self.environment.clone(), account);
         let descriptor_limit = self.descriptor_limit;
-        let template = Template { logs, descriptor_limit, config: made_configs, ..template };
+        let states = state_files(config, self.control.as_ref(), account_of_states.as_ref());
+        let template =
+            Template { logs, descriptor_limit, config: made_configs, states, ..template };
         if let Some(listeners) = &template.openings {
             listeners.check_backlog()?;
         }
@@ -304,7 +307,9 @@ impl Builder {
         let (in_force, account) = (claim.in_force.as_ref(), template.account.as_ref());
         let now = Clock.now();
         let received = running.map(|it| it.take_state(now)).transpose()?.unwrap_or_default();
-        StartupState::find(&self.config, in_force, template.fingerprint, account, received, now)
+        let states = template.states.as_ref();
+        let fingerprint = template.fingerprint;
+        StartupState::find(&self.config, in_force, fingerprint, account, states, received, now)
     }
 
     /// Makes what a master consists of, as far as it can be made before this process is the master: what of it
@@ -319,6 +324,7 @@ impl Builder {
         // Whatever the workers were started with: shares that are in force already are no change.
         let pending_reconfigure =
             found_reconfigure.filter(|wanted| wanted.renew || !supervisor.is_as_configured());
+        let states = template.states.clone();
         let spawner = Spawner::new(template, port_pool(config)?)?;
         let mut adopted = Adopted { workers: Vec::new(), reconfigure: pending_reconfigure };
         for AdoptedWorker { snapshot, started, .. } in workers {
@@ -340,6 +346,7 @@ impl Builder {
             foreign: ForeignScanner::new()?,
             workers: Workers::new(
                 config,
+                states,
                 spawner,
                 printer(config, self.print_output)?,
                 Arc::clone(&own),

@@ -272,6 +272,9 @@ impl Master {
                 let inputs = self.workers.take_counts(counts, &self.supervisor, now);
                 self.dispatch_each(inputs);
             }
+            Happened::Life(Life::Told(worker, signals)) => {
+                self.workers.send_retire_signal(worker, signals);
+            }
             Happened::Life(Life::Looked(workers, look)) => self.take_look(workers, look),
             Happened::Checked(result) => {
                 let inputs = self.health.take_result(result, &self.supervisor, self.clock.now());

@@ -1,6 +1,7 @@
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::error::{ProcessError, ProcessOperation, errno_from};
@@ -35,37 +36,64 @@ pub(crate) struct Child {
 /// Whose child a process is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Parentage {
-    Ours,
-    /// It began at this tick; its parent is another process, or has become this one.
-    Adopted {
-        start_ticks: u64,
+    Ours {
+        /// Tells it from others that have had its pid.
+        number: u64,
     },
+    /// It began at this tick; its parent is another process, or has become this one.
+    Adopted { start_ticks: u64 },
 }
 
 /// The children that this process has started by [`Spawn`](super::Spawn) and that are held by a [`Child`]: no
-/// orphans.
-static STARTED: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+/// orphans. A number tells two children apart that have the same pid one after the other.
+static STARTED: Mutex<BTreeMap<u32, u64>> = Mutex::new(BTreeMap::new());
 
-/// The children that this process has started. Whoever starts one holds this from before the fork until the
-/// child is among them; nothing that waits is done meanwhile.
-pub(super) fn started_children() -> MutexGuard<'static, BTreeSet<u32>> {
-    STARTED.lock().unwrap_or_else(PoisonError::into_inner)
+/// Those of them that nobody holds any more, until the next look.
+static RELEASED: Mutex<Vec<(u32, u64)>> = Mutex::new(Vec::new());
+
+/// The children that this process has started, while nobody starts one. Whoever does holds this from before
+/// the fork until the child is among them.
+pub(super) struct StartedChildren(MutexGuard<'static, BTreeMap<u32, u64>>);
+
+impl StartedChildren {
+    /// Waits for who starts a child.
+    pub(super) fn lock() -> Self {
+        let mut started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
+        for (pid, number) in lock_released().drain(..) {
+            if started.get(&pid) == Some(&number) {
+                started.remove(&pid);
+            }
+        }
+        Self(started)
+    }
+
+    pub(super) fn contains(&self, pid: u32) -> bool {
+        self.0.contains_key(&pid)
+    }
+
+    /// Takes in a child of this process that nobody has waited for or will.
+    pub(super) fn add(&mut self, pidfd: PidFd) -> Child {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        self.0.insert(pidfd.pid(), number);
+        Child { pidfd, parentage: Parentage::Ours { number } }
+    }
+}
+
+/// Nothing that waits is done with it.
+fn lock_released() -> MutexGuard<'static, Vec<(u32, u64)>> {
+    RELEASED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Child {
     fn drop(&mut self) {
-        if self.parentage == Parentage::Ours {
-            started_children().remove(&self.pid());
+        if let Parentage::Ours { number } = self.parentage {
+            lock_released().push((self.pid(), number));
         }
     }
 }
 
 impl Child {
-    /// `pidfd` is of a child of this process that nobody has waited for or will.
-    pub(super) fn new(pidfd: PidFd) -> Self {
-        Self { pidfd, parentage: Parentage::Ours }
-    }
-
     /// `pidfd` is of a process that an earlier master started, the leader of its session and group,
     /// which began at this tick after boot.
     pub(super) fn adopted(pidfd: PidFd, start_ticks: u64) -> Self {
@@ -74,13 +102,13 @@ impl Child {
 
     /// Whether another master has started it.
     pub(crate) fn is_adopted(&self) -> bool {
-        self.parentage != Parentage::Ours
+        matches!(self.parentage, Parentage::Adopted { .. })
     }
 
     /// The clock tick after boot at which it began, if another master has started it.
     pub(super) fn adopted_at(&self) -> Option<u64> {
         match self.parentage {
-            Parentage::Ours => None,
+            Parentage::Ours { .. } => None,
             Parentage::Adopted { start_ticks } => Some(start_ticks),
         }
     }
@@ -139,7 +167,7 @@ impl Child {
         let signal = signal.into();
         match (self.pidfd.signal_group(signal), self.parentage) {
             (Err(error), parentage) if error.errno() == Some(Errno::EINVAL) => match parentage {
-                Parentage::Ours => self.signal_group_number(signal),
+                Parentage::Ours { .. } => self.signal_group_number(signal),
                 Parentage::Adopted { start_ticks } => self.signal_members(signal, start_ticks),
             },
             (result, _) => result,
@@ -231,7 +259,6 @@ impl Child {
     ///
     /// # Errors
     /// `/proc` cannot be read.
-    #[cfg(test)]
     pub(crate) fn others(&self) -> Result<usize, ProcessError> {
         let leader = self.pid();
         let this = std::process::id();
@@ -256,7 +283,6 @@ impl Child {
     /// leader is gone, and with it all of the group, another may have come to the number: then the
     /// kernel finds nobody to signal (signal 0) through the pidfd. Before Linux 6.9 only a leader
     /// that has not ended proves it.
-    #[cfg(test)]
     fn group_is_its_own(&self) -> Result<bool, ProcessError> {
         match self.pidfd.probe_group() {
             Ok(delivery) => Ok(delivery == Delivery::Sent),

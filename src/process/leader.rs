@@ -243,7 +243,7 @@ fn is_gone(errno: Option<Errno>) -> bool {
 }
 
 /// The device and the inode of a namespace.
-fn network_namespace(path: &Path) -> Result<(u64, u64), Errno> {
+pub(super) fn network_namespace(path: &Path) -> Result<(u64, u64), Errno> {
     let found = fs::metadata(path).map_err(|error| errno_of(&error))?;
     Ok((found.dev(), found.ino()))
 }
@@ -261,7 +261,7 @@ fn uids(pid: u32) -> Result<Option<[u32; 2]>, ProcessError> {
     }
 }
 
-fn environment(pid: u32) -> Result<BTreeMap<OsString, OsString>, ProcessError> {
+pub(super) fn environment(pid: u32) -> Result<BTreeMap<OsString, OsString>, ProcessError> {
     let bytes = fs::read(format!("/proc/{pid}/environ"))
         .map_err(|error| failed(pid, ProcessOperation::Read("environ"), errno_of(&error)))?;
     Ok(variables(&bytes))

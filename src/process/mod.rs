@@ -111,7 +111,7 @@ pub use sockets::{Connection, ConnectionState, Connections, Sockets};
 pub(crate) use spawn::Spawn;
 pub(crate) use stat::{is_shown, is_stopped};
 pub use trace::adopt_orphans;
-pub(crate) use trace::{Remaining, Remnants, Trace, adopts_orphans, reap_orphans};
+pub(crate) use trace::{Marked, Remaining, Remnants, Trace, adopts_orphans, reap_orphans};
 
 #[cfg(test)]
 mod tests;

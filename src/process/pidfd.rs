@@ -96,7 +96,6 @@ impl PidFd {
 
     /// Whether anyone is in the group that this process leads, a zombie too: signal 0, which
     /// reaches nobody.
-    #[cfg(test)]
     pub(super) fn probe_group(&self) -> Result<Delivery, ProcessError> {
         let result = sys::signal_group(self.descriptor.as_fd(), 0).map_err(Errno::of);
         match self.delivery(ProcessOperation::SignalGroup, result) {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use rustix::event::EventfdFlags;
 
 use super::account::Account;
-use super::child::{Child, started_children};
+use super::child::{Child, StartedChildren};
 use super::error::{ProcessError, ProcessOperation, errno_from, errno_of};
 use super::limits::{ResourceLimit, own_nice};
 use super::output::Output;
@@ -128,7 +128,7 @@ impl Spawn {
                     .map_err(|errno| self.fork_error(errno))?,
             ),
         };
-        let mut started = started_children();
+        let mut started = StartedChildren::lock();
         // The standard library's own handle is not used: it knows the child by its number alone.
         let pid = command.spawn().map_err(|error| self.spawn_error(&error, &progress))?.id();
         drop(reserved);
@@ -140,8 +140,7 @@ impl Spawn {
             })?;
         }
         let pidfd = PidFd::open(pid).inspect_err(|_| kill_and_reap(pid))?;
-        started.insert(pid);
-        Ok(Child::new(pidfd))
+        Ok(started.add(pidfd))
     }
 
     /// What is given to execvp(3).

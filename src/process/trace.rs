@@ -13,12 +13,16 @@
 //! left alone: it may be a stranger.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
-use super::child::{Child, reap_orphan, started_children};
+use super::child::{Child, StartedChildren, reap_orphan};
 use super::error::ProcessError;
 use super::impersonation::with_ids_of;
+use super::leader::{environment, network_namespace};
 use super::pidfd::PidFd;
 use super::socket_owner::{ListenTable, Transport, socket_inodes};
 use super::sockets::Sockets;
@@ -282,6 +286,60 @@ fn open(process: &Stat, leader: Option<u32>) -> Option<Remaining> {
     is_same.then(|| Remaining { pidfd, name: name.trim_end().to_owned(), is_in_group })
 }
 
+/// A process that was started with a certain variable.
+#[derive(Debug)]
+pub(crate) struct Marked {
+    /// Its descriptor.
+    pub(crate) pidfd: PidFd,
+    /// The name of its program.
+    pub(crate) name: String,
+    environment: BTreeMap<OsString, OsString>,
+}
+
+impl Marked {
+    /// The processes of these users, in the network namespace of the calling thread, that were started with
+    /// this entry in their environment (`NAME=value`), and are in none of these sessions. Reads `/proc` once
+    /// over, and the environment of each process of these users.
+    ///
+    /// # Errors
+    /// `/proc` cannot be read. A process that may not be inspected is left out.
+    pub(crate) fn all(
+        entry: &[u8],
+        users: &BTreeSet<u32>,
+        sessions: &BTreeSet<u32>,
+    ) -> Result<Vec<Self>, ProcessError> {
+        let here = network_namespace(Path::new("/proc/thread-self/ns/net")).ok();
+        let this = std::process::id();
+        let is_meant = |process: &Stat| {
+            let is_known = process.pid == this || sessions.contains(&process.session);
+            !process.ended && !is_known && is_of(process.pid, users)
+        };
+        let mut found = Vec::new();
+        for process in stat::processes()?.into_iter().filter(is_meant) {
+            let pid = process.pid;
+            let environment = with_ids_of(pid, || {
+                let namespace = network_namespace(Path::new(&format!("/proc/{pid}/ns/net"))).ok();
+                environment(pid).ok().filter(|_| namespace == here)
+            });
+            let Some(environment) = environment else { continue };
+            let has = |(name, value): (&OsString, &OsString)| {
+                [name.as_bytes(), b"=", value.as_bytes()].concat() == entry
+            };
+            if environment.iter().any(has)
+                && let Some(Remaining { pidfd, name, .. }) = open(&process, None)
+            {
+                found.push(Self { pidfd, name, environment });
+            }
+        }
+        Ok(found)
+    }
+
+    /// The value of a variable, if that is text.
+    pub(crate) fn variable(&self, name: &str) -> Option<&str> {
+        self.environment.get(OsStr::new(name))?.to_str()
+    }
+}
+
 /// Whether processes below this one whose parent ends become its children.
 pub(crate) fn adopts_orphans() -> bool {
     let is_subreaper = rustix::process::child_subreaper().is_ok_and(|set| set.is_some());
@@ -316,8 +374,8 @@ pub(crate) fn reap_orphans() -> Result<(), ProcessError> {
     };
     let ended: Vec<Stat> = stat::processes()?.into_iter().filter(is_orphan).collect();
     // Whoever was being started when the list was made is among them by now.
-    let started = started_children();
-    for process in ended.iter().filter(|process| !started.contains(&process.pid)) {
+    let started = StartedChildren::lock();
+    for process in ended.iter().filter(|process| !started.contains(process.pid)) {
         reap_orphan(process);
     }
     Ok(())

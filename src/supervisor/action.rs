@@ -78,6 +78,11 @@ pub enum Action {
         /// Its signals.
         signals: EndSignals,
     },
+    /// Tell a worker that was [told that it is retired](Self::TellRetired) that it serves again.
+    TellServing {
+        /// The worker.
+        worker: WorkerId,
+    },
     /// Send a worker its stop signal.
     Terminate {
         /// The worker.

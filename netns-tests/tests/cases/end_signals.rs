@@ -19,6 +19,15 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("a_worker_that_got_its_retire_signal_is_not_recalled", not_recalled)
             .needs(Need::Python),
         Case::new("signals_that_there_are_not_are_refused", refused),
+        Case::new("a_master_that_follows_one_that_was_killed_tells_nobody_twice", killed_master)
+            .needs(Need::Python),
+        Case::new("a_shell_a_python_and_a_node_program_read_that_they_are_retired", state_file)
+            .needs(Need::Python)
+            .needs(Need::Node)
+            .with_both_engines_on_request(),
+        Case::new("a_worker_of_another_user_can_read_its_state_file_and_not_write_it", other_user)
+            .needs(Need::Python)
+            .needs(Need::OtherUsers),
     ]
 }
 
@@ -145,4 +154,95 @@ fn refused(lab: &Lab) {
         assert_eq!(status.code(), Some(2), "{}", cluster.log());
         assert!(cluster.log().contains(said), "{flag} {value}: {}", cluster.log());
     }
+}
+
+fn killed_master(lab: &Lab) {
+    let mut cluster = cluster(lab, &["--retire-signal", "WINCH"], "stay");
+    let held = hold(lab);
+    let seat = held.by().seat;
+    cluster.reload();
+    wait_for(lab, seat, "main", &[libc::SIGWINCH]);
+    cluster.kill_master();
+    cluster.start_master(&worker(lab, "stay"));
+    cluster.wait_for("two live workers of generation 2", |status| {
+        status.live().len() == 2 && status.generation == 2
+    });
+    let refusal = cluster.fail("rollback", &[]);
+    assert!(refusal.contains("cannot roll back") || refusal.contains("no earlier"), "{refusal}");
+    drop(held);
+    wait_for(lab, seat, "main", &[libc::SIGWINCH, libc::SIGTERM]);
+    cluster.wait_until_settled(2);
+    cluster.succeed("stop", &[]);
+}
+
+/// A program that serves, and says on its output when it reads that it is retired: in three languages, each
+/// in the way that is usual there.
+fn state_file(lab: &Lab) {
+    let python = "
+import os, socket, threading, time
+if os.environ.get('LISTEN_PID') == str(os.getpid()):
+    listener = socket.socket(fileno=3)
+else:
+    listener = socket.create_server(('0.0.0.0', int(os.environ['PORT'])))
+def watch():
+    with open(os.environ['IPCLUSTER_STATE_FILE']) as state:
+        while 'RETIRING=1' not in state.readline():
+            time.sleep(0.02)
+    print('python reads that it is retired', flush=True)
+threading.Thread(target=watch, daemon=True).start()
+while True:
+    listener.accept()[0].close()
+";
+    let node = "
+const fs = require('fs'), net = require('net'), file = process.env.IPCLUSTER_STATE_FILE;
+const server = net.createServer(socket => socket.end());
+server.listen(process.env.LISTEN_FDS ? { fd: 3 } : { port: process.env.PORT, host: '0.0.0.0' });
+const watcher = fs.watch(file, () => {
+    if (!fs.readFileSync(file, 'utf8').trimEnd().endsWith('RETIRING=1')) return;
+    console.log('node reads that it is retired');
+    watcher.close();
+});
+";
+    let directory = lab.directory();
+    std::fs::write(directory.join("state.py"), python).unwrap();
+    std::fs::write(directory.join("state.js"), node).unwrap();
+    let shell = format!(
+        "if [ $IPCLUSTER_SEAT = 0 ]; then exec python3 {0}/state.py; fi\n\
+         if [ $IPCLUSTER_SEAT = 1 ]; then exec node {0}/state.js; fi\n\
+         tail -f \"$IPCLUSTER_STATE_FILE\" | {{ grep -qm1 RETIRING=1; echo the shell reads that it is \
+         retired; }} &\n\
+         exec python3 -c \"$(sed 's/^threading.*//' {0}/state.py)\"",
+        directory.display()
+    );
+    let cluster = Cluster::on(lab, [Network::server_v4(80)], 3);
+    let cluster = cluster.argument("--retire-signal").argument("CONT");
+    let mut cluster = cluster.start_with(&["sh".into(), "-c".into(), shell.into()], 3);
+    let all = ["python reads", "node reads", "the shell reads"];
+    assert!(!all.iter().any(|who| cluster.log().contains(who)), "{}", cluster.log());
+    cluster.reload();
+    wait_until("all three to read it", PATIENCE, || {
+        all.iter().all(|who| cluster.log().contains(&format!("{who} that it is retired")))
+    });
+    cluster.wait_until_settled(3);
+    cluster.succeed("stop", &[]);
+}
+
+fn other_user(lab: &Lab) {
+    let text = "
+import os, socket
+state = os.environ['IPCLUSTER_STATE_FILE']
+print('state file', repr(open(state).read()), os.access(state, os.W_OK), os.getuid(), flush=True)
+listener = socket.create_server(('0.0.0.0', int(os.environ['PORT'])))
+while True:
+    listener.accept()[0].close()
+";
+    let command: [OsString; 3] = ["python3".into(), "-c".into(), text.into()];
+    let cluster = Cluster::on(lab, [Network::server_v4(80)], 1);
+    let mut cluster = cluster.argument("--user").argument("nobody").start_with(&command, 1);
+    wait_until("what it reads", PATIENCE, || cluster.log().contains("state file '' False 65534"));
+    let path = Path::new("/run/ipcluster-workers/t.states/1");
+    assert!(path.exists());
+    cluster.succeed("stop", &[]);
+    assert!(cluster.master().wait(PATIENCE).success(), "{}", cluster.log());
+    assert!(!path.exists(), "nothing is left of it");
 }

@@ -145,7 +145,11 @@ fn background(lab: &Lab, command: &[OsString], part: &str, advice: &str) {
     }
     assert!(cluster.log().contains("went into the background"), "{}", cluster.log());
     // It is tried again and again; each time nothing is left.
-    wait_until("the end of a daemon", PATIENCE, || processes(part).is_empty());
+    let began = std::time::Instant::now();
+    while !processes(part).is_empty() {
+        assert!(began.elapsed() < PATIENCE, "{:?} go on:\n{}", processes(part), cluster.log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
     cluster.succeed("stop", &["--now"]);
     assert_eq!(processes(part), [0; 0], "{}", cluster.log());
 }

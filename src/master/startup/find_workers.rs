@@ -180,6 +180,11 @@ impl<'a> Search<'a> {
         Ok(!ports.is_empty())
     }
 
+    /// The users that workers run as.
+    pub(super) fn users(&self) -> &BTreeSet<u32> {
+        &self.users
+    }
+
     /// How a worker is told that it is retired, and to end. One that runs what would be started now has
     /// the signals that are configured now; one that runs something else has those that it was started
     /// with, as it says itself, or as the earlier master says (`told`).

@@ -58,6 +58,11 @@ impl Orphans {
         }
     }
 
+    /// The first processes of those that were found when the master started.
+    pub(super) fn pids(&self) -> impl Iterator<Item = u32> {
+        self.processes.iter().map(|process| process.orphan.pid)
+    }
+
     /// The orphans that have not ended, for a status.
     pub(in crate::master) fn list(&mut self) -> Vec<Orphan> {
         self.processes.retain(Process::is_running);

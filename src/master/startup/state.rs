@@ -1,5 +1,6 @@
 //! What a master starts with: all that it has of an earlier master, but for the rules themselves.
 
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -8,9 +9,11 @@ use super::orphans::Orphans;
 use crate::config::Config;
 use crate::master::error::MasterError;
 use crate::master::handover::receive::{Received, WorkerRecord};
-use crate::master::workers::{ConfigFingerprint, ListenerSet, Started, ToldValues, WorkerLabel};
-use crate::plan::{Plan, PlanError, Port};
-use crate::process::{Account, Leader, Output, OutputReader, ProcessError};
+use crate::master::workers::{
+    ConfigFingerprint, ListenerSet, Started, StateFiles, ToldValues, WorkerLabel,
+};
+use crate::plan::{Generation, Plan, PlanError, Port, Seat};
+use crate::process::{Account, Leader, Marked, Output, OutputReader, ProcessError};
 use crate::protocol::{Readiness, Snapshot, StageSnapshot, Timestamp, WorkerId, WorkerSnapshot};
 use crate::supervisor::{
     Evidence, InitialPlan, ServingWorker, Verdict, is_same_cluster, judge, stage_of_handed_over,
@@ -52,6 +55,7 @@ impl StartupState {
         in_force: Option<&Plan>,
         fingerprint: ConfigFingerprint,
         account: Option<&Account>,
+        states: Option<&StateFiles>,
         received: Received,
         now: Timestamp,
     ) -> Result<Self, MasterError> {
@@ -90,8 +94,10 @@ impl StartupState {
                     WorkerRecord { snapshot, output: None, listeners }
                 }
             };
-            workers.push(AdoptedWorker::new(process, record, fingerprint, &search, config)?);
+            let worker = AdoptedWorker::new(process, record, fingerprint, &search, config)?;
+            workers.push(worker.told_before(states, now));
         }
+        add_strays(&mut orphans, &workers, &search, config)?;
         Ok(Self { initial_plan, workers, orphans, memory })
     }
 
@@ -121,6 +127,15 @@ impl StartupState {
 }
 
 impl AdoptedWorker {
+    /// The same, with when it was told that it is retired, as far as its state file says that: an earlier
+    /// master that was killed can say nothing.
+    fn told_before(mut self, states: Option<&StateFiles>, now: Timestamp) -> Self {
+        let number = self.started.told.number;
+        let told = states.zip(number).and_then(|(states, number)| states.told(number));
+        self.snapshot.told = self.snapshot.told.or(told.map(|ago| now.before(ago)));
+        self
+    }
+
     fn new(
         process: Leader,
         record: WorkerRecord,
@@ -150,6 +165,36 @@ impl AdoptedWorker {
         let started = Started { child, generation, output, ports, told, sockets };
         Ok(Self { snapshot, started, fingerprint })
     }
+}
+
+/// Adds the processes that workers of an earlier master have left, which have ended while no master ran: they
+/// have the variables of a worker of this cluster, and none is adopted that they are of.
+fn add_strays(
+    orphans: &mut Orphans,
+    workers: &[AdoptedWorker],
+    search: &Search<'_>,
+    config: &Config,
+) -> Result<(), ProcessError> {
+    let adopted: BTreeSet<u32> = workers.iter().map(|it| it.started.child.pid()).collect();
+    let numbers: BTreeSet<u64> =
+        workers.iter().filter_map(|worker| worker.started.told.number).collect();
+    let sessions = adopted.into_iter().chain(orphans.pids()).collect();
+    let entry = format!("IPCLUSTER_NAME={}", config.name());
+    for marked in Marked::all(entry.as_bytes(), search.users(), &sessions)? {
+        let number = |name: &str| marked.variable(name)?.parse::<u64>().ok();
+        let (Some(seat), Some(generation)) =
+            (marked.variable("IPCLUSTER_SEAT"), number("IPCLUSTER_GENERATION"))
+        else {
+            continue;
+        };
+        let Ok(seat) = seat.parse().map(Seat) else { continue };
+        if number("IPCLUSTER_WORKER").is_some_and(|number| numbers.contains(&number)) {
+            continue;
+        }
+        let reason = format!("{} was left by a worker that has ended", marked.name);
+        orphans.add_process(marked.pidfd, seat, Generation(generation), reason);
+    }
+    Ok(())
 }
 
 /// Reads on in what a worker prints: in the file that was handed over, or else in the one that its

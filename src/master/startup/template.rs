@@ -1,6 +1,7 @@
 //! What every worker is started with.
 
 use std::ffi::OsString;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use crate::control::{ControlDir, WorkersSocket};
 use crate::master::error::MasterError;
 use crate::master::workers::{
     ConfigCopies, ConfigFingerprint, ConfigTemplate, HookTemplates, ListenerTemplate,
-    StartDirectory, Template, logical_directory, set_end_signals, transports,
+    StartDirectory, StateFiles, Template, logical_directory, set_end_signals, transports,
 };
 use crate::process::{Account, LimitedResource, ResourceLimit, effective_uid};
 use crate::protocol::Readiness;
@@ -86,6 +87,7 @@ pub(in crate::master) fn worker_template(
         private_ports: usize::from(config.private_ports()),
         transports: transports(config.listeners()),
         logs: None,
+        states: None,
         openings: config.socket_activation().then(|| {
             ListenerTemplate::of(config.listeners(), config.engine(), config.backlog()).into()
         }),
@@ -118,6 +120,29 @@ pub(in crate::master) fn limits(config: &Config) -> Vec<ResourceLimit> {
         Some(ResourceLimit { resource, soft, hard: Some(hard) })
     };
     limits.into_iter().filter_map(limit).collect()
+}
+
+/// The files in which workers read whether they are retired, if there is a control directory: the directory
+/// for these files is made. Where that cannot be, workers have no such files, and are told by signals alone.
+pub(in crate::master) fn state_files(
+    config: &Config,
+    control: Option<&ControlDir>,
+    account: Option<&Account>,
+) -> Option<StateFiles> {
+    let control = control?;
+    let other = account.filter(|account| account.uid() != effective_uid());
+    let prepare = || {
+        let directory = match other {
+            Some(_) => WorkersSocket::directory_beside(control.path()).map_err(io::Error::other)?,
+            None => control.path().to_owned(),
+        };
+        let directory = std::path::absolute(directory.join(format!("{}.states", config.name())))?;
+        StateFiles::prepare(directory, other.map(Account::gid))
+    };
+    let prepared = prepare().inspect_err(
+        |error| tracing::warn!(%error, "workers get no IPCLUSTER_STATE_FILE: cannot make a directory"),
+    );
+    prepared.ok()
 }
 
 /// What the configuration file of each worker is made of, if it gets one: the directory for these files is

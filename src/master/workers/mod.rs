@@ -31,6 +31,8 @@ mod processes;
 mod release;
 mod remains;
 mod spawner;
+mod state_files;
+mod teller;
 mod transports;
 mod values;
 #[expect(clippy::module_inception, reason = "the room is named after its main type")]
@@ -50,6 +52,7 @@ pub(super) use output::{Destination, Journal, Logs, Printer};
 pub(super) use release::{StartDirectory, logical_directory};
 pub(super) use remains::{Look, RemainsNews};
 pub(super) use spawner::{ConfigTemplate, HookTemplates, SpawnOutcome, Spawner, Started, Template};
+pub(super) use state_files::StateFiles;
 pub(super) use transports::{probed_port, transport, transports};
 pub(super) use values::ToldValues;
 pub(super) use workers::{ExitedWorker, Life, Spawned, Task, Workers};

@@ -341,6 +341,11 @@ impl Processes {
         Ok(all)
     }
 
+    /// What `IPCLUSTER_WORKER` of a worker that runs says, if that is known.
+    pub(super) fn number_of(&self, worker: WorkerId) -> Option<u64> {
+        self.running.get(&worker)?.told.number
+    }
+
     /// The sessions of all workers that run.
     pub(super) fn sessions(&self) -> BTreeSet<u32> {
         self.running.values().map(|running| running.child.pid()).collect()

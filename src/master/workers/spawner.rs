@@ -14,9 +14,11 @@ use super::config_copies::{ConfigCopies, ConfigCopyError};
 use super::hooks::{Hook, HookKind};
 use super::numbers::WorkerNumbers;
 use super::release::{HookWords, Release, ReleaseError, RunningRelease, StartDirectory};
+use super::state_files::StateFiles;
 use super::values::{ToldValues, WorkerValues};
 use crate::config::{Config, PlaceholderText};
 use crate::master::error::MasterError;
+use crate::master::log_limit::LogLimiter;
 use crate::master::waiting::receive;
 use crate::master::workers::fingerprint::{ConfigFingerprint, WorkerLabel};
 use crate::master::workers::listeners::{ListenerSet, ListenerTemplate};
@@ -71,6 +73,8 @@ pub(crate) struct Template {
     pub(crate) logs: Option<Logs>,
     /// The sockets that are opened for it, if it does not open its own.
     pub(crate) openings: Option<Arc<ListenerTemplate>>,
+    /// The files in which workers read whether they are retired; none without a control directory.
+    pub(crate) states: Option<StateFiles>,
 }
 
 impl Template {
@@ -219,6 +223,7 @@ impl Spawner {
             running: BTreeMap::new(),
             numbers: WorkerNumbers::default(),
             known_numbers: true,
+            unreaped: LogLimiter::default(),
             released: BTreeSet::new(),
             remembered: None,
             claims: PortClaims::default(),
@@ -257,6 +262,9 @@ impl Spawner {
                     Message::Stopped => {
                         if let Some(config) = &work.template.config {
                             config.copies.remove_all();
+                        }
+                        if let Some(states) = &work.template.states {
+                            states.remove_all();
                         }
                     }
                     Message::Start(order) => {
@@ -349,6 +357,7 @@ struct Work {
     numbers: WorkerNumbers,
     /// Whether the number of every worker of an earlier master is known.
     known_numbers: bool,
+    unreaped: LogLimiter,
     /// The ports that were released since conntrack was read.
     released: BTreeSet<u16>,
     /// The ports that conntrack pointed at when it was read, and when that was.
@@ -488,11 +497,16 @@ impl Work {
         if let Some(config) = self.template.config.as_ref().filter(|_| self.known_numbers) {
             config.copies.retain(&self.numbers.all());
         }
+        if let Some(states) = self.template.states.as_ref().filter(|_| self.known_numbers) {
+            states.retain(&self.numbers.all());
+        }
     }
 
-    fn reap_orphans(&self) {
-        if let Err(error) = reap_orphans() {
-            tracing::warn!(%error, "cannot wait for orphans that have ended");
+    fn reap_orphans(&mut self) {
+        if let Err(error) = reap_orphans()
+            && let Some(suppressed) = self.unreaped.allow(Instant::now())
+        {
+            tracing::warn!(%error, suppressed, "cannot wait for orphans that have ended");
         }
     }
 
@@ -500,6 +514,9 @@ impl Work {
         let number = self.numbers.release(worker);
         if let Some((config, number)) = self.template.config.as_ref().zip(number) {
             config.copies.remove(number);
+        }
+        if let Some((states, number)) = self.template.states.as_ref().zip(number) {
+            states.remove(number);
         }
     }
 
@@ -549,6 +566,7 @@ impl Work {
         };
         let (request, private_ports) = (&order, private_ports.as_slice());
         let config = self.template.config.as_ref().map(|config| config.copies.path(number));
+        let state = self.make_state_file(number);
         let template = &self.template;
         let values = WorkerValues {
             request,
@@ -558,6 +576,7 @@ impl Work {
             private_ports,
             number,
             config,
+            state,
         };
         if let (Some(template), Some(text)) = (&template.config, release.config()) {
             template.copies.write(number, &values.expand(text))?;
@@ -585,6 +604,17 @@ impl Work {
         let held = Held { generation, ports: ports.iter().chain(private_ports).copied().collect() };
         self.held.insert(order.worker, held);
         Ok(Started { child, generation, output, ports, told, sockets })
+    }
+
+    /// Makes the file in which a worker reads whether it is retired. A worker is more than that file.
+    fn make_state_file(&self, number: u64) -> Option<PathBuf> {
+        let states = self.template.states.as_ref()?;
+        let made = states.create(number).inspect_err(|error| {
+            let path = states.path(number);
+            let path = path.display();
+            tracing::error!(%path, %error, "cannot make the state file of a worker");
+        });
+        made.ok()
     }
 
     /// Opens sockets on worker ports that nobody has: one on which nothing listens can be somebody's

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::release::{Release, RunningRelease, StartDirectory};
 use super::spawner::{SpawnRequest, Template};
+use super::state_files;
 use crate::config::{Placeholder, PlaceholderText};
 use crate::plan::Port;
 
@@ -20,6 +21,8 @@ pub(super) struct WorkerValues<'a> {
     pub(super) private_ports: &'a [Port],
     /// A number that no other worker has while it lives.
     pub(super) number: u64,
+    /// The file in which it reads whether it is retired.
+    pub(super) state: Option<PathBuf>,
     /// Its copy of `config_template`.
     pub(super) config: Option<PathBuf>,
 }
@@ -108,6 +111,9 @@ impl WorkerValues<'_> {
         }
         if let Some(config) = &self.config {
             set("IPCLUSTER_CONFIG_FILE".to_owned(), config.to_string_lossy().into_owned());
+        }
+        if let Some(state) = &self.state {
+            set(state_files::VARIABLE.to_owned(), state.to_string_lossy().into_owned());
         }
         set("IPCLUSTER_SEAT".to_owned(), seat.to_string());
         set(WORKER_VARIABLE.to_owned(), self.number.to_string());

@@ -20,6 +20,8 @@ use super::remains::{Exited, Look, Remains, RemainsNews};
 use super::spawner::{
     Preparation, Prepared, SpawnOutcome, SpawnRequest, Spawner, SpawnerOutcome, Started,
 };
+use super::state_files::StateFiles;
+use super::teller::Teller;
 use super::transports::{probed_port, transports};
 use crate::config::Config;
 use crate::control::{JoinRequest, WorkerEvent, WorkerOrder};
@@ -54,6 +56,7 @@ pub(crate) struct Workers {
     /// The name of the cluster, which its workers have in their environment.
     name: ClusterName,
     processes: Processes,
+    teller: Teller,
     /// Workers that have ended, until nothing is left of them.
     remains: Remains,
     /// Workers of which it is not known yet whether they have ended or gone into the background.
@@ -86,6 +89,8 @@ pub(crate) enum Life {
     HookEnded(HookEnded),
     /// Connections of retired and ended workers were counted.
     Counted(Counts),
+    /// A worker is to get its retire signal.
+    Told(WorkerId, EndSignals),
     /// It was looked what workers have left that have ended.
     Looked(Vec<WorkerId>, Look),
 }
@@ -129,6 +134,7 @@ async fn next_orphan(ended: &mut Option<Signal>, not_before: Option<Instant>) {
 impl Workers {
     pub(crate) fn new(
         config: &Config,
+        states: Option<StateFiles>,
         spawner: Spawner,
         printer: Option<Printer>,
         own: Arc<OwnConnections>,
@@ -143,6 +149,7 @@ impl Workers {
             die: config.die_timeout(),
             name: config.name().clone(),
             processes: Processes::new(printer, config.nice())?,
+            teller: Teller::new(states)?,
             remains: Remains::new(transports(config.listeners()))?,
             deferred: BTreeMap::new(),
             child_ended: None,
@@ -172,6 +179,7 @@ impl Workers {
             self;
         let child_ended = next_orphan(&mut self.child_ended, self.orphans_not_before);
         let (looked, look) = remains.wait();
+        let told = self.teller.next();
         let (counted, count) = connections.wait();
         let (sample, sampled) = memory.wait();
         let life = async move {
@@ -186,6 +194,7 @@ impl Workers {
                 ended = hooks.ended() => Life::HookEnded(ended),
                 counts = counted => Life::Counted(counts),
                 (workers, look) = looked => Life::Looked(workers, look),
+                (worker, signals) = told => Life::Told(worker, signals),
             }
         };
         let task = async move {
@@ -370,7 +379,6 @@ impl Workers {
             may_be_daemon,
         };
         self.remains.insert(worker, exited);
-        self.look_for_remains();
         self.links.forget(worker);
         Some(ExitedWorker { exit, last_lines, ports, may_be_daemon })
     }
@@ -378,6 +386,7 @@ impl Workers {
     /// Keeps the end of a worker back until it is known whether it has gone into the background.
     pub(crate) fn defer(&mut self, worker: WorkerId, ended: ExitedWorker) {
         self.deferred.insert(worker, ended);
+        self.look_for_remains();
     }
 
     /// The end of a worker that was kept back.
@@ -393,6 +402,7 @@ impl Workers {
         supervisor: &Supervisor,
         now: Timestamp,
     ) {
+        self.look_for_remains();
         self.connections.ended(worker, ended.ports);
         self.count_connections(supervisor, now);
     }
@@ -601,8 +611,18 @@ impl Workers {
 
     // Processes.
 
-    /// Sends a worker its retire signal, if it has one.
+    /// Tells a worker that it is retired; [`Life::Told`] comes when its retire signal is due.
     pub(crate) fn tell_retired(&self, worker: WorkerId, signals: EndSignals) {
+        self.teller.tell_retired(worker, signals, self.processes.number_of(worker));
+    }
+
+    /// Tells a worker that it serves again.
+    pub(crate) fn tell_serving(&self, worker: WorkerId) {
+        self.teller.tell_serving(worker, self.processes.number_of(worker));
+    }
+
+    /// Sends a worker its retire signal, if it has one.
+    pub(crate) fn send_retire_signal(&self, worker: WorkerId, signals: EndSignals) {
         self.processes.tell_retired(worker, signals);
     }
 

@@ -53,6 +53,11 @@ impl Supervisor {
                 if renices && matches!(worker.stage, Stage::Reactivating(_)) {
                     actions.push(Action::RestoreNice { worker: worker.id });
                 }
+                if let Stage::Reactivating(reactivation) = &worker.stage
+                    && reactivation.retirement.told().is_some()
+                {
+                    actions.push(Action::TellServing { worker: worker.id });
+                }
                 worker.stage = Stage::Live { ready, since: now };
                 worker.link.serves_again();
             }

@@ -94,6 +94,7 @@ fn without_a_retire_signal_a_worker_that_was_told_can_serve_again() {
     }
     bench.commit_all();
     assert_eq!(bench.in_force(), [1, 2]);
+    assert_eq!(bench.told_to_serve, [1, 2]);
 }
 
 #[test]

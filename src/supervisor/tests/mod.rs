@@ -47,6 +47,8 @@ struct Bench {
     told_to_retire: Vec<u64>,
     /// Who was told by a signal, and by which.
     retire_signals: Vec<(u64, Option<Signal>)>,
+    /// Who was told that it serves again.
+    told_to_serve: Vec<u64>,
     told_to_die: Vec<u64>,
     replies: Vec<Result<Outcome, Refusal>>,
     removed: bool,
@@ -87,6 +89,7 @@ impl Bench {
             closed: Vec::new(),
             told_to_retire: Vec::new(),
             retire_signals: Vec::new(),
+            told_to_serve: Vec::new(),
             told_to_die: Vec::new(),
             replies: Vec::new(),
             removed: false,
@@ -145,6 +148,7 @@ impl Bench {
                 Action::TellRetired { worker, signals } => {
                     self.retire_signals.push((worker.0, signals.retire));
                 }
+                Action::TellServing { worker } => self.told_to_serve.push(worker.0),
                 Action::OrderStop { worker } => self.told_to_die.push(worker.0),
                 Action::Terminate { worker, .. } => self.terminated.push(worker),
                 Action::Kill { worker, .. } => self.killed.push(worker),

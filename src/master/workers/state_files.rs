@@ -1,0 +1,200 @@
+//! The file in which each worker can read whether it is retired: `IPCLUSTER_STATE_FILE`.
+//!
+//! It is empty while the worker serves. When the worker is told that it is retired, a line `RETIRING=1` is
+//! added to it, before the retire signal is sent; if a rollback has it serve again, `RETIRING=0`. The last
+//! line counts. Lines are added in place, so that `tail -f`, inotify(7), `fs.watch` of Node and a look now
+//! and then all see them.
+//!
+//! The files are in a directory of the cluster beside its sockets, `NAME.states`, one for each worker, named
+//! by `IPCLUSTER_WORKER`. A worker can read its own and not write it. A file outlives a master that is
+//! killed: the next one reads in it whether the worker was told, and does not tell it twice.
+
+use std::collections::BTreeSet;
+use std::fs::{self, DirBuilder, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::process::{effective_uid, with_group};
+
+/// The variable with the path of the file.
+pub(super) const VARIABLE: &str = "IPCLUSTER_STATE_FILE";
+
+const RETIRING: &str = "RETIRING=1";
+const SERVING: &str = "RETIRING=0";
+
+/// Where the files are.
+#[derive(Debug, Clone)]
+pub(crate) struct StateFiles {
+    directory: PathBuf,
+    /// The group that workers run as, if they run as another user.
+    group: Option<u32>,
+}
+
+impl StateFiles {
+    /// Makes the directory for the files: `directory`, in which no other cluster makes any.
+    ///
+    /// # Errors
+    /// It cannot be made, or is something else than a directory of ours.
+    pub(crate) fn prepare(directory: PathBuf, group: Option<u32>) -> io::Result<Self> {
+        let create = || match DirBuilder::new().mode(0o700).create(&directory) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => Ok(()),
+        };
+        in_group(group, create)?;
+        let found = fs::symlink_metadata(&directory)?;
+        let is_fit = found.is_dir()
+            && found.uid() == effective_uid()
+            && group.is_none_or(|group| group == found.gid());
+        if !is_fit {
+            let reason = "expected a directory of this user, of the group of the workers";
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, reason));
+        }
+        // Workers open what they know the name of.
+        let mode = if group.is_some() { 0o710 } else { 0o700 };
+        fs::set_permissions(&directory, Permissions::from_mode(mode))?;
+        Ok(Self { directory, group })
+    }
+
+    /// The path of the file of the worker with this number.
+    pub(super) fn path(&self, number: u64) -> PathBuf {
+        self.directory.join(number.to_string())
+    }
+
+    /// Makes the file of a worker that is to be started.
+    pub(super) fn create(&self, number: u64) -> io::Result<PathBuf> {
+        let path = self.path(number);
+        self.remove(number);
+        let mode = if self.group.is_some() { 0o640 } else { 0o600 };
+        let create = || {
+            let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&path)?;
+            // Whatever the file mode mask is.
+            file.set_permissions(Permissions::from_mode(mode))
+        };
+        in_group(self.group, create)?;
+        Ok(path)
+    }
+
+    /// Adds that the worker with this number is retired, or serves again. A worker that an earlier release
+    /// has started has no file.
+    pub(super) fn add(&self, number: u64, is_retired: bool) -> io::Result<()> {
+        let path = self.path(number);
+        let line = if is_retired { RETIRING } else { SERVING };
+        match OpenOptions::new().append(true).open(&path) {
+            Ok(mut file) => file.write_all(format!("{line}\n").as_bytes()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// How long ago the worker with this number was told that it is retired; `None` if it was not.
+    pub(crate) fn told(&self, number: u64) -> Option<Duration> {
+        let path = self.path(number);
+        let text = fs::read_to_string(&path).ok()?;
+        let modified = fs::metadata(&path).ok()?.modified().ok()?;
+        let age = modified.elapsed().unwrap_or_default();
+        (text.lines().last() == Some(RETIRING)).then_some(age)
+    }
+
+    /// Removes the file of the worker with this number, if there is one.
+    pub(super) fn remove(&self, number: u64) {
+        remove(&self.path(number));
+    }
+
+    /// Removes the files of all workers but those with these numbers.
+    pub(super) fn retain(&self, numbers: &BTreeSet<u64>) {
+        let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
+        for entry in entries {
+            let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
+            if number.is_none_or(|number| !numbers.contains(&number)) {
+                remove(&entry.path());
+            }
+        }
+    }
+
+    /// Removes all of it, when no worker is left.
+    pub(super) fn remove_all(&self) {
+        self.retain(&BTreeSet::new());
+        if let Err(error) = fs::remove_dir(&self.directory) {
+            let path = self.directory.display();
+            tracing::debug!(%path, %error, "cannot remove the directory of state files");
+        }
+    }
+}
+
+fn in_group<T>(group: Option<u32>, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    match group {
+        Some(group) => with_group(group, work).map_err(io::Error::other)?,
+        None => work(),
+    }
+}
+
+fn remove(path: &Path) {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            let path = path.display();
+            tracing::warn!(%path, %error, "cannot remove the state file of a worker");
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files(base: &Path) -> StateFiles {
+        StateFiles::prepare(base.join("web.states"), None).unwrap()
+    }
+
+    #[test]
+    fn the_last_line_says_whether_a_worker_is_retired() {
+        let base = tempfile::tempdir().unwrap();
+        let files = files(base.path());
+        let path = files.create(7).unwrap();
+        let text = || fs::read_to_string(&path).unwrap();
+        assert_eq!((text().as_str(), files.told(7)), ("", None));
+        files.add(7, true).unwrap();
+        assert_eq!(text(), "RETIRING=1\n");
+        assert!(files.told(7).is_some_and(|ago| ago < Duration::from_secs(60)));
+        // A master that begins anew finds what the one before has written.
+        let next = StateFiles::prepare(base.path().join("web.states"), None).unwrap();
+        assert!(next.told(7).is_some());
+        files.add(7, false).unwrap();
+        assert_eq!((text().as_str(), files.told(7)), ("RETIRING=1\nRETIRING=0\n", None));
+        assert_eq!(files.create(7).unwrap(), path);
+        assert_eq!(text(), "", "of the next worker with that number");
+    }
+
+    #[test]
+    fn a_worker_without_a_file_is_told_all_the_same() {
+        let base = tempfile::tempdir().unwrap();
+        let files = files(base.path());
+        files.add(1, true).unwrap();
+        assert_eq!(files.told(1), None);
+    }
+
+    #[test]
+    fn files_of_workers_that_are_gone_go() {
+        let base = tempfile::tempdir().unwrap();
+        let files = files(base.path());
+        let paths = [1, 2, 3].map(|number| files.create(number).unwrap());
+        fs::write(files.directory.join("else"), "").unwrap();
+        files.retain(&[2].into());
+        assert_eq!(paths.each_ref().map(|path| path.exists()), [false, true, false]);
+        files.remove_all();
+        assert!(!files.directory.exists());
+    }
+
+    #[test]
+    fn what_is_no_directory_of_ours_is_refused() {
+        let base = tempfile::tempdir().unwrap();
+        let path = base.path().join("web.states");
+        fs::write(&path, "").unwrap();
+        assert!(StateFiles::prepare(path.clone(), None).is_err());
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink(base.path(), &path).unwrap();
+        assert!(StateFiles::prepare(path, None).is_err());
+    }
+}
