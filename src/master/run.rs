@@ -412,7 +412,7 @@ impl Master {
             (Ok(started), Some(seat)) => {
                 let private_ports = Arc::from(started.told.private_ports.as_slice());
                 self.dispatch(Input::PrivatePorts { worker, ports: private_ports });
-                let workers::Spawned { pid, ports } = self.workers.started(worker, seat, started);
+                let workers::Spawned { pid, ports } = self.workers.started(worker, seat, *started);
                 self.dispatch(Input::Spawned { worker, pid, ports });
                 self.begin_health_checks(worker, pid);
             }

@@ -66,8 +66,8 @@ impl ResourceLimit {
         Self { resource: LimitedResource::Descriptors, soft: Some(soft), hard: None }
     }
 
-    pub(super) fn to_set(&self) -> LimitToSet {
-        let Self { resource, soft, hard } = *self;
+    pub(super) fn to_set(self) -> LimitToSet {
+        let Self { resource, soft, hard } = self;
         LimitToSet { resource: resource.resource(), soft, hard }
     }
 

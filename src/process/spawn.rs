@@ -113,7 +113,7 @@ impl Spawn {
             directory,
             enters_as_starter: self.enters_as_starter,
             ids,
-            limits: limits.iter().map(ResourceLimit::to_set).collect(),
+            limits: limits.into_iter().map(ResourceLimit::to_set).collect(),
             umask: self.umask,
             nice,
         };

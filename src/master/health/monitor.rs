@@ -426,7 +426,7 @@ impl HealthMonitor {
         let known = supervisor.workers().find(is_starting)?;
         let is_due = now.since(known.started) >= LOG_PATIENCE.min(self.ready_timeout / 2);
         let is_new = self.faults.note(worker, known.seat, &fault, is_due);
-        is_new.then(|| Input::ReadinessFault { worker, fault })
+        is_new.then_some(Input::ReadinessFault { worker, fault })
     }
 
     /// Checks workers that are ready: looks at the kernel, probes, and tells what has changed.

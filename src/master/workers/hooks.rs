@@ -85,7 +85,7 @@ impl Hooks {
     }
 
     /// Runs a hook. [`Self::ended`] tells what came of it.
-    pub(crate) fn start(&mut self, hook: Hook) {
+    pub(crate) fn start(&mut self, hook: Box<Hook>) {
         let thread = match hook.kind {
             HookKind::BeforeReload(_) => &self.before,
             HookKind::AfterReload => &self.after,

@@ -152,7 +152,7 @@ pub(crate) struct Prepared {
     /// Which request is answered.
     pub(crate) preparation: Preparation,
     pub(crate) generation: Generation,
-    pub(crate) result: Result<Option<Hook>, SpawnError>,
+    pub(crate) result: Result<Option<Box<Hook>>, SpawnError>,
 }
 
 /// A request for a new generation. A generation that is given up may be asked for again, with the same number.
@@ -164,7 +164,7 @@ pub(crate) enum SpawnerOutcome {
     Spawned(SpawnOutcome),
     Prepared(Prepared),
     /// The hook that runs after a reload, if there is one and it can be started.
-    AfterReload(Hook),
+    AfterReload(Box<Hook>),
 }
 
 impl SpawnError {
@@ -181,7 +181,7 @@ impl SpawnError {
 /// The worker that was started on request, or why it could not be.
 pub(crate) struct SpawnOutcome {
     pub(crate) worker: WorkerId,
-    pub(crate) result: Result<Started, SpawnError>,
+    pub(crate) result: Result<Box<Started>, SpawnError>,
 }
 
 enum Message {
@@ -269,7 +269,8 @@ impl Spawner {
                     }
                     Message::Start(order) => {
                         let worker = order.worker;
-                        let outcome = SpawnOutcome { worker, result: work.start(order) };
+                        let outcome =
+                            SpawnOutcome { worker, result: work.start(order).map(Box::new) };
                         if sender.send(SpawnerOutcome::Spawned(outcome)).is_err() {
                             return;
                         }
@@ -428,7 +429,7 @@ impl Work {
         &mut self,
         preparation: Preparation,
         generation: Generation,
-    ) -> Result<Option<Hook>, SpawnError> {
+    ) -> Result<Option<Box<Hook>>, SpawnError> {
         self.releases.remove(&generation);
         self.running.remove(&generation);
         let held: BTreeSet<Generation> = self.held.values().map(|held| held.generation).collect();
@@ -442,7 +443,7 @@ impl Work {
         Ok(hook)
     }
 
-    fn after_reload(&mut self, generation: Generation) -> Result<Option<Hook>, SpawnError> {
+    fn after_reload(&mut self, generation: Generation) -> Result<Option<Box<Hook>>, SpawnError> {
         if self.template.hooks.after_reload.is_empty() {
             return Ok(None);
         }
@@ -454,7 +455,12 @@ impl Work {
         Ok(hook?)
     }
 
-    fn hook(&self, kind: HookKind, release: &Release, (file, program, args): HookWords) -> Hook {
+    fn hook(
+        &self,
+        kind: HookKind,
+        release: &Release,
+        (file, program, args): HookWords,
+    ) -> Box<Hook> {
         let template = &self.template;
         let mut env = release.environment(template);
         // It is no worker: nobody waits for its word.
@@ -465,7 +471,7 @@ impl Work {
         let directory = release.directory().map(ToOwned::to_owned);
         let spawn = Spawn { file: Some(file), program, args, env, directory, ..self.common() };
         let HookTemplates { limit, die, .. } = template.hooks;
-        Hook { kind, generation: release.generation(), spawn, limit, die }
+        Box::new(Hook { kind, generation: release.generation(), spawn, limit, die })
     }
 
     /// What is the same for all that is started.

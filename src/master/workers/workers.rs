@@ -84,7 +84,7 @@ pub(crate) enum Life {
     /// What a new generation is started from was found, or is missing.
     Prepared(Prepared),
     /// A hook that runs after a reload is to be started.
-    AfterReload(Hook),
+    AfterReload(Box<Hook>),
     /// A hook has ended.
     HookEnded(HookEnded),
     /// Connections of retired and ended workers were counted.
@@ -301,7 +301,7 @@ impl Workers {
     }
 
     /// Starts a hook that follows a reload.
-    pub(crate) fn start_hook(&mut self, hook: Hook) {
+    pub(crate) fn start_hook(&mut self, hook: Box<Hook>) {
         self.hooks.start(hook);
     }
 

@@ -22,12 +22,14 @@ use crate::supervisor::{Action, Supervisor};
 const SHORTEST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(5);
 
+/// Who was in force in a seat, and what its counter said, if that could be read.
+type SeatCount = (WorkerId, Option<u64>);
+
 /// What is known of the counters of the seats.
 #[derive(Debug, Clone, Default)]
 pub(in crate::supervisor) struct ConnectionCounts {
-    /// The last look: its time, and for each seat who was in force there and what its counter said, if
-    /// that could be read.
-    last: Option<(Timestamp, BTreeMap<Seat, (WorkerId, Option<u64>)>)>,
+    /// The last look: its time, and what was seen of each seat.
+    last: Option<(Timestamp, BTreeMap<Seat, SeatCount>)>,
     /// A look is outstanding.
     is_asked: bool,
     /// No look before this.
