@@ -386,7 +386,7 @@ impl Builder {
         #[cfg(feature = "http")]
         let operators = operators.with_http(claim.http);
         let subjects = Subjects {
-            rules: Rules::new(firewall, commits, parts.foreign),
+            rules: Rules::new(firewall, commits, parts.foreign)?,
             workers: parts.workers,
             health,
             operators,

@@ -1,11 +1,12 @@
 //! Clients by UDP: each stays with its worker, and that is the one that the plan names.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::Duration;
 
 use ipcluster::lab::{Flow, Identity, Network};
 use ipcluster::nft::Firewall;
-use netns_tests::{Case, Cluster, Lab};
+use netns_tests::{Case, Cluster, Lab, Need, greeter, wait_until};
 use serde_json::Value;
 
 /// Clients of each family.
@@ -20,6 +21,8 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("one_port_in_both_protocols_is_one_workers", both_protocols).with_both_engines(),
         Case::new("new_flows_go_to_the_new_generation", reload),
         Case::new("wildcards_take_every_address_of_the_host", wildcards).with_both_engines(),
+        Case::new("who_was_sending_before_is_served_and_not_led_to_workers_after", older_senders)
+            .needs(Need::Nft),
         Case::new("a_worker_without_a_udp_socket_is_not_ready", not_ready),
     ]
 }
@@ -151,6 +154,42 @@ fn reload(lab: &Lab) {
 fn wildcards(lab: &Lab) {
     let _cluster = cluster(lab, &["0.0.0.0:53/udp", "[::]:53/udp"], 3).start(3);
     check_against_the_plan(lab, &answers(lab));
+}
+
+/// On a host whose firewall uses connection tracking: an entry leads a sender where its first datagram went.
+fn older_senders(lab: &Lab) {
+    lab.witness().load(
+        "table inet firewall { chain input { type filter hook input priority 0;\n\
+         ct state established,related accept\n}\n}\n",
+    );
+    let limit = Duration::from_secs(5);
+    let to = Network::server_v4(53);
+    let sender = lab.client().run_in(|| UdpSocket::bind("10.9.0.2:4000")).unwrap().unwrap();
+    sender.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    let is_answered = || {
+        sender.send_to(b"?", to).unwrap();
+        sender.recv_from(&mut [0; 256]).is_ok()
+    };
+    // Nobody listens yet.
+    assert!(!is_answered() && !is_answered());
+    let mut cluster = cluster(lab, DNS, 2).start(2);
+    wait_until("who was sending before to be served", limit, is_answered);
+    for _ in 0..20 {
+        assert!(is_answered(), "served from then on");
+    }
+    // A plain server on the public port has them after the stop.
+    cluster.succeed("stop", &[]);
+    let bind = || UdpSocket::bind("10.9.0.1:53").unwrap();
+    let plain = lab.server().run_in(bind).unwrap();
+    plain.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    wait_until("them to reach the plain server", limit, || {
+        sender.send_to(b"?", to).unwrap();
+        plain.recv_from(&mut [0; 256]).is_ok()
+    });
+    drop(plain);
+    // And the next cluster again.
+    cluster.start_master(&[greeter().into()]);
+    wait_until("them to be served again", 2 * limit, is_answered);
 }
 
 /// It listens by TCP on the same port, which is not what was asked for.

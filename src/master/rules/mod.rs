@@ -6,6 +6,7 @@
 //! | a commit of somebody else (multicast) | the supervisor is told if it touched our table |
 //! | commits outside our table | nat rules that decide before ours are looked for, in a thread |
 //! | remains of earlier plans | they are removed when nothing can lead to them any more |
+//! | a plan with udp listeners that comes into force, and a second more | entries of udp senders that lead to no worker are deleted, in a thread |
 //! | 5 seconds | how full the connection tracking table is |
 
 mod commits;
@@ -13,6 +14,7 @@ mod conntrack_usage;
 mod foreign;
 #[expect(clippy::module_inception, reason = "the room is named after its main type")]
 mod rules;
+mod udp_senders;
 
 pub(super) use commits::CommitWatch;
 pub(super) use foreign::ForeignScanner;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::commits::{CommitWatch, Commits};
 use super::conntrack_usage::{self, ConntrackMonitor};
 use super::foreign::{ForeignScanner, Scan};
+use super::udp_senders::UdpSenders;
 use crate::master::clock::Clock;
 use crate::master::error::{MasterError, causes};
 use crate::master::waiting::{Periodic, sleep_until};
@@ -29,6 +30,7 @@ pub(crate) struct Rules {
     foreign: ForeignScanner,
     conntrack: ConntrackMonitor,
     conntrack_check: Periodic,
+    udp_senders: UdpSenders,
     /// The table is not tidied earlier.
     next_tidy: Instant,
 }
@@ -36,6 +38,7 @@ pub(crate) struct Rules {
 /// Work that is due.
 pub(crate) enum Task {
     CheckConntrack,
+    ReleaseUdpSenders,
     Tidy,
     ScanForeign,
     TakeForeign(Scan),
@@ -43,15 +46,20 @@ pub(crate) enum Task {
 
 impl Rules {
     /// `commits` listens since before the rules were read.
-    pub(crate) fn new(firewall: Firewall, commits: CommitWatch, foreign: ForeignScanner) -> Self {
-        Self {
+    pub(crate) fn new(
+        firewall: Firewall,
+        commits: CommitWatch,
+        foreign: ForeignScanner,
+    ) -> Result<Self, MasterError> {
+        Ok(Self {
             firewall,
             commits,
             foreign,
             conntrack: ConntrackMonitor::default(),
             conntrack_check: Periodic::every(CONNTRACK_INTERVAL),
+            udp_senders: UdpSenders::new()?,
             next_tidy: Instant::now(),
-        }
+        })
     }
 
     /// Gets ready to [wait](Self::wait) in the runtime of the caller.
@@ -65,7 +73,8 @@ impl Rules {
         &mut self,
         clock: Clock,
     ) -> (impl Future<Output = Task>, impl Future<Output = io::Result<()>>) {
-        let Self { firewall, commits, foreign, conntrack_check, next_tidy, .. } = self;
+        let Self { firewall, commits, foreign, conntrack_check, udp_senders, next_tidy, .. } = self;
+        let udp_senders_at = udp_senders.due();
         let tidy_at = firewall.tidy_at().map(|at| at.max(*next_tidy));
         let scan_at = foreign.due();
         let task = async move {
@@ -73,6 +82,7 @@ impl Rules {
                 biased;
                 () = conntrack_check.tick() => Task::CheckConntrack,
                 () = sleep_until(tidy_at) => Task::Tidy,
+                () = sleep_until(udp_senders_at) => Task::ReleaseUdpSenders,
                 () = clock.sleep_until(scan_at) => Task::ScanForeign,
                 scan = foreign.finished() => Task::TakeForeign(scan),
             }
@@ -84,6 +94,7 @@ impl Rules {
     pub(crate) fn perform(&mut self, task: Task, plan: &Plan, now: Timestamp) -> Vec<Event> {
         match task {
             Task::CheckConntrack => self.conntrack.check(),
+            Task::ReleaseUdpSenders => self.udp_senders.release(plan),
             Task::Tidy => self.tidy(),
             Task::ScanForeign => self.foreign.begin(plan, now),
             Task::TakeForeign(scan) => return self.foreign.take_in(scan, now),
@@ -128,6 +139,7 @@ impl Rules {
             }
             return Err(error);
         }
+        self.udp_senders.committed(plan);
         tracing::debug!(generation = %plan.generation(), ?took, "committed");
         Ok(took)
     }
@@ -166,6 +178,7 @@ impl Rules {
         if let Err(error) = self.firewall.remove() {
             tracing::error!(%error, "cannot remove the rules: run `ipcluster flush`");
         }
+        self.udp_senders.removed();
     }
 
     /// Removes what earlier plans have left in the table.

@@ -5,6 +5,7 @@
 //! port is in use as long as an entry points at it, with or without a worker behind it.
 
 mod entry;
+mod sender;
 mod update;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,8 +14,10 @@ use std::path::Path;
 
 use crate::netlink::attribute::put_u32;
 use crate::netlink::{Attributes, Errno, NetlinkError, NlFamily, Socket};
+use crate::plan::Listeners;
 
 use entry::{CTA_STATUS, DESTINATION_TRANSLATED, Entry, TcpState, TrackedProtocol};
+use sender::Sender;
 use update::EntryUpdates;
 
 /// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET`.
@@ -157,6 +160,36 @@ impl Conntrack {
             changes.send(netlink).map_err(|source| ConntrackError::Change { source })?;
         }
         Ok(counts)
+    }
+
+    /// Deletes the entries of UDP flows to these listeners that lead to no worker: to the public port itself,
+    /// or to one of `ports`, the worker ports, that is not `held`. The next datagram of such a flow goes by the
+    /// rules. Returns how many there were.
+    ///
+    /// # Errors
+    /// [`ConntrackError`].
+    pub(crate) fn release_senders(
+        &mut self,
+        listeners: &Listeners,
+        ports: &RangeInclusive<u16>,
+        held: &BTreeSet<u16>,
+    ) -> Result<usize, ConntrackError> {
+        let Some(netlink) = &mut self.netlink else { return Ok(0) };
+        let mut changes = EntryUpdates::default();
+        let mut count = 0;
+        let result = netlink.dump(GET, 0, &ANY_FAMILY, |_, body| {
+            let malformed = NetlinkError::Malformed { what: "conntrack entry" };
+            let (header, attributes) = body.split_at_checked(ANY_FAMILY.len()).ok_or(malformed)?;
+            let sender = Sender::parse(header[0], attributes);
+            if let Some(sender) = sender.filter(|it| it.is_astray(listeners, ports, held)) {
+                changes.delete(&sender.key);
+                count += 1;
+            }
+            Ok(None::<()>)
+        });
+        result.map(drop).or_else(none_if_untracked)?;
+        changes.send(netlink).map_err(|source| ConntrackError::Change { source })?;
+        Ok(count)
     }
 
     /// How full the table is; `None` where the kernel tracks no connections.
