@@ -158,7 +158,7 @@ fn flag_of(key: &str, origin: &Origin) -> String {
 const HAS_HTTP: bool = cfg!(feature = "http");
 
 /// Whether this build can ask over TLS.
-const HAS_TLS: bool = false;
+const HAS_TLS: bool = cfg!(feature = "tls");
 
 fn check_http(values: &Values, listeners: &Listeners) -> Result<(), ConfigError> {
     let given = &values.http_listen;
@@ -187,9 +187,10 @@ fn check_readiness(values: &Values, listeners: &Listeners) -> Result<(), ConfigE
         Readiness::Http(probe) if !HAS_HTTP => Err(ready.refused(format!(
             "\"{probe}\": this build cannot ask over HTTP: it needs the feature `http`"
         ))),
-        Readiness::Http(probe) if probe.scheme() == HttpScheme::Https && !HAS_TLS => {
-            Err(ready.refused(format!("\"{probe}\": this build cannot ask over TLS")))
-        }
+        Readiness::Http(probe) if probe.scheme() == HttpScheme::Https && !HAS_TLS => Err(ready
+            .refused(format!(
+                "\"{probe}\": this build cannot ask over TLS: it needs the feature `tls`"
+            ))),
         Readiness::Http(probe) if listeners.services(Protocol::Tcp).is_empty() => Err(ready
             .refused(format!(
                 "\"{probe}\": HTTP needs a tcp listener: expected tcp, notify or protocol"

@@ -8,5 +8,7 @@ mod monitor;
 #[cfg(feature = "http")]
 mod probe;
 mod starting;
+#[cfg(feature = "tls")]
+mod tls;
 
 pub(super) use monitor::{CheckResult, HealthMonitor, Task};

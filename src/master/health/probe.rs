@@ -11,13 +11,14 @@ use hyper::header::{CONNECTION, HOST, USER_AGENT};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use nix::errno::Errno;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use crate::master::workers::probed_port;
 use crate::plan::{Listener, Listeners, Port, Protocol};
 use crate::process::OwnConnections;
-use crate::protocol::{HttpProbe, ProbeFault, ProbeOutcome};
+use crate::protocol::{HttpProbe, HttpScheme, ProbeFault, ProbeOutcome};
 use crate::supervisor::ProbeResult;
 
 /// The most of an answer's head that is read, in bytes.
@@ -120,7 +121,10 @@ async fn connect_and_ask(
         own.forget(connection);
         refused(error)
     })?;
-    let answered = ask(stream, request).await;
+    let answered = match request.probe.scheme() {
+        HttpScheme::Http => ask(stream, request).await,
+        HttpScheme::Https => ask_over_tls(stream, request).await,
+    };
     if !matches!(answered, Err(AskError::Hyper(ref error)) if error.is_timeout()) {
         // It was accepted, since it was answered or closed.
         own.forget(connection);
@@ -132,6 +136,7 @@ async fn connect_and_ask(
             reason: status.canonical_reason().unwrap_or_default(),
         },
         Err(AskError::Hyper(error)) if error.is_incomplete_message() => ProbeOutcome::Closed,
+        Err(AskError::Tls(error)) => ProbeOutcome::Tls { error: error.to_string() },
         Err(error) => ProbeOutcome::NotHttp { error: error.to_string() },
     };
     Err(NotPassed::Failed(outcome))
@@ -161,9 +166,26 @@ enum AskError {
     Hyper(#[from] hyper::Error),
     #[error("cannot be asked: {0}")]
     Request(#[from] hyper::http::Error),
+    #[error("{0}")]
+    Tls(io::Error),
 }
 
-async fn ask(stream: TcpStream, request: &ProbeRequest) -> Result<StatusCode, AskError> {
+#[cfg(feature = "tls")]
+async fn ask_over_tls(stream: TcpStream, request: &ProbeRequest) -> Result<StatusCode, AskError> {
+    let stream = super::tls::connect(stream, &request.host).await.map_err(AskError::Tls)?;
+    ask(stream, request).await
+}
+
+/// The configuration asks for it with the feature alone.
+#[cfg(not(feature = "tls"))]
+async fn ask_over_tls(_: TcpStream, _: &ProbeRequest) -> Result<StatusCode, AskError> {
+    Err(AskError::Tls(io::ErrorKind::Unsupported.into()))
+}
+
+async fn ask(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    request: &ProbeRequest,
+) -> Result<StatusCode, AskError> {
     let mut http = http1::Builder::new();
     let (mut sender, connection) = http.max_buf_size(HEAD).handshake(TokioIo::new(stream)).await?;
     let request = Request::builder()
@@ -309,6 +331,53 @@ mod tests {
         drop(listener);
         let refused = outcome(probe(address, &request(PATIENCE), &own).await);
         assert!(matches!(refused, Some(ProbeOutcome::Refused { .. })), "{refused:?}");
+    }
+
+    /// Servers of one connection that speak TLS, and then this; and one that does not.
+    #[cfg(feature = "tls")]
+    #[tokio::test]
+    async fn https_is_asked_over_tls_whatever_the_certificate() {
+        let status = |code, reason| Some(ProbeOutcome::Status { code, reason });
+        for (answer, expected) in [
+            ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", None),
+            (
+                "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n",
+                status(503, "Service Unavailable"),
+            ),
+        ] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let served = tokio::spawn(async move {
+                let (stream, _) = listener.accept().await.unwrap();
+                let mut stream =
+                    super::super::tls::testing::acceptor().accept(stream).await.unwrap();
+                let mut request = Vec::new();
+                while !request.ends_with(b"\r\n\r\n") {
+                    request.push(stream.read_u8().await.unwrap());
+                }
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                stream.shutdown().await.unwrap();
+                String::from_utf8(request).unwrap()
+            });
+            let listeners = Listeners::new(vec!["0.0.0.0:443".parse().unwrap()]).unwrap();
+            let probed = "https:/healthz".parse().unwrap();
+            let request = ProbeRequest::new(&probed, &listeners, PATIENCE);
+            let probed = probe(address, &request, &OwnConnections::default()).await;
+            assert_eq!(outcome(probed), expected);
+            let asked = served.await.unwrap();
+            assert!(asked.starts_with("GET /healthz HTTP/1.1\r\n"), "{asked}");
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
+            let _ = stream.read(&mut [0; 1024]).await;
+        });
+        let listeners = Listeners::new(vec!["0.0.0.0:443".parse().unwrap()]).unwrap();
+        let request = ProbeRequest::new(&"https:/".parse().unwrap(), &listeners, PATIENCE);
+        let plain = outcome(probe(address, &request, &OwnConnections::default()).await);
+        assert!(matches!(plain, Some(ProbeOutcome::Tls { .. })), "{plain:?}");
     }
 
     #[test]
