@@ -185,7 +185,7 @@ impl fmt::Display for NotReady {
             }
             Self::NotNotified => "listened, but did not say READY=1",
             Self::ProbeFailed => "listened, but did not answer the probe with 2xx",
-            Self::NotAccepting => "did not accept from the passed sockets",
+            Self::NotAccepting => "did not accept connections",
         })
     }
 }
