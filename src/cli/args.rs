@@ -161,6 +161,10 @@ With --socket-activation they get their sockets as well: LISTEN_FDS of them, fro
 LISTEN_FDNAMES (80/tcp:443/tcp:443/udp) and LISTEN_PID. A worker that takes them is ready as soon as its
 program runs: connections wait until it accepts.
 
+Servers that many people run (gunicorn, uvicorn, puma, nginx, ...) are recognised by COMMAND, told where to
+listen, and told to end by the signal at which they finish what they have begun. `ipcluster servers` lists
+them; --server names one that COMMAND does not, as where it is a script, and --server none turns it off.
+
 With --ready protocol it is ready when it has said, over the control socket, on which ports it listens,
 as workers of the older ipcluster do. It then gets __ZWORKER__, __ZWORKER__BAND__,
 __ZWORKER__NUM_WORKERS__ and <seat>:<workers> as its last argument, too, and --socket names the path

@@ -19,6 +19,8 @@ pub(crate) struct ServerInForce {
     settings: Vec<String>,
     /// What it added to the command.
     arguments: Vec<String>,
+    /// What the server needs in its arguments, where the command is a script or the like.
+    missing: Vec<String>,
     /// The variable that it set.
     variable: Option<String>,
     /// Why its workers will not serve, if that is known beforehand.
@@ -70,6 +72,7 @@ impl ConfigBuilder {
             is_recognised,
             settings,
             arguments: Vec::new(),
+            missing: Vec::new(),
             variable: None,
             obstacle: None,
         };
@@ -90,14 +93,19 @@ impl ServerInForce {
             values.socket_activation.value || values.engine.value == Engine::Tproxy;
         let command = &mut values.command.value;
         let additions = self.preset.additions(command, &listeners, passes_sockets);
-        let mut words = additions.words.into_iter();
-        command.program = words.next().unwrap_or_default();
-        command.arguments = words.collect();
-        if !additions.arguments.is_empty() {
-            // Words do not stand any more where the file has them.
-            values.command.items.clear();
+        if ServerPreset::of(command) == Some(self.preset) {
+            let mut words = additions.words.into_iter();
+            command.program = words.next().unwrap_or_default();
+            command.arguments = words.collect();
+            if !additions.arguments.is_empty() {
+                // Words do not stand any more where the file has them.
+                values.command.items.clear();
+            }
+            self.arguments = additions.arguments;
+        } else {
+            // A script may have other uses for arguments.
+            self.missing = additions.arguments;
         }
-        self.arguments = additions.arguments;
         if let Some((name, value)) = additions.variable
             && !values.env.value.names(&name.into())
             && let Ok(env) = values.env.value.clone().set(name, &value)
@@ -130,8 +138,17 @@ impl fmt::Display for ServerInForce {
             parts.push(format!("variable {variable}"));
         }
         match parts.is_empty() {
-            true => f.write_str("changes nothing that is not given"),
-            false => f.write_str(&parts.join(", ")),
+            true => f.write_str("changes nothing that is not given")?,
+            false => f.write_str(&parts.join(", "))?,
+        }
+        match self.missing.as_slice() {
+            [] => Ok(()),
+            missing => write!(
+                f,
+                "; the command is not {} itself, and has to give it the arguments {}",
+                self.preset.name(),
+                missing.join(" ")
+            ),
         }
     }
 }
@@ -215,6 +232,17 @@ mod tests {
         let config = of("granian a:b", &[("engine", "tproxy")]);
         let obstacle = config.server_in_force().unwrap().obstacle().unwrap().to_owned();
         assert!(obstacle.starts_with("granian takes no socket that it is passed: "), "{obstacle}");
+    }
+
+    #[test]
+    fn a_script_gets_no_arguments_that_it_may_not_know() {
+        let config = of("./start.sh web", &[("server", "uvicorn")]);
+        assert_eq!(words(&config), "./start.sh web");
+        let text = config.server_in_force().unwrap().to_string();
+        let expected = "; the command is not uvicorn itself, and has to give it the arguments \
+                        --host 0.0.0.0 --port {port}";
+        assert!(text.ends_with(expected), "{text}");
+        assert_eq!(words(&of("uvicorn --fd 3", &[("server", "uvicorn")])), "uvicorn --fd 3");
     }
 
     #[test]
