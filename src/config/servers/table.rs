@@ -217,6 +217,7 @@ pub(super) const PRESETS: &[ServerPreset] = &[
         socket: Way::Variable { name: "NGINX", each: "{fd};", between: "" },
         hints: &[
             "run it in the foreground: daemon off",
+            "worker_processes 1, or accept_mutex on, with a passed socket: it is blocking, so that of two processes that wake up for a connection one waits in accept(2)",
             "absolute_redirect off: else it sends clients to the worker port",
             "with a passed socket too `listen` names its address: 0.0.0.0:{port}, or [::]:{port} with a listener for IPv6",
             "`user` needs privilege: set that of ipcluster",
@@ -337,6 +338,7 @@ pub(super) const PRESETS: &[ServerPreset] = &[
         port: repeated(&["--http-socket", "{any}:{port}"], SOCKETS_OF_UWSGI),
         socket: repeated(&["--http-socket", "fd://{fd}"], SOCKETS_OF_UWSGI),
         hints: &[
+            "add-header = Connection: close: it closes after each answer, and does not say so",
             "at SIGTERM its master process reloads, at once: the preset has it finish and end instead",
         ],
         ..ROW
