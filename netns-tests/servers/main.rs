@@ -217,7 +217,7 @@ fn prepare(lab: &Lab) -> PathBuf {
 
 fn start<'a>(lab: &'a Lab, server: &Server, way: Way, directory: &Path) -> Cluster<'a> {
     let dir = directory.display().to_string();
-    let mut arguments = vec!["--rollout-probation".to_owned(), PROBATION.to_owned()];
+    let mut arguments: Vec<String> = Vec::new();
     for variable in ["HOME={dir}", "PYTHONPATH={dir}", "PYTHONDONTWRITEBYTECODE=1", PHP] {
         arguments.extend(["--env".to_owned(), variable.replace("{dir}", &dir)]);
     }
@@ -249,6 +249,7 @@ fn start<'a>(lab: &'a Lab, server: &Server, way: Way, directory: &Path) -> Clust
         arguments.extend(["--server", "none"].map(str::to_owned));
     }
     let cluster = Cluster::on(lab, [Network::server_v4(80)], WORKERS).environment("PATH", &path());
+    let cluster = cluster.on_probation(PROBATION);
     let cluster = arguments.into_iter().fold(cluster, Cluster::argument);
     let words: Vec<OsString> = words.into_iter().map(OsString::from).collect();
     cluster.start_with(&words, WORKERS.into())
