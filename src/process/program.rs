@@ -135,7 +135,11 @@ impl Program {
         let target = fs::canonicalize(&found).map_err(|error| unreadable(&found, &error))?;
         let parent = found.parent().unwrap_or(Path::new("/"));
         let parent = fs::canonicalize(parent).map_err(|error| unreadable(&found, &error))?;
-        let resolved = parent.join(found.file_name().unwrap_or(name));
+        // What lies there is another thing for each process, and this one's is closed to workers.
+        let resolved = match found.starts_with("/proc/self") {
+            true => found.clone(),
+            false => parent.join(found.file_name().unwrap_or(name)),
+        };
         let is_direct = resolved == found;
         Ok(Self { path: resolved, target, id: FileId::of_metadata(&metadata), is_direct })
     }
@@ -287,6 +291,13 @@ mod tests {
             directory,
             None,
         )
+    }
+
+    #[test]
+    fn the_program_that_runs_is_that_of_each_process() {
+        let own = find("/proc/self/exe", Path::new("/")).unwrap();
+        assert_eq!(own.path(), Path::new("/proc/self/exe"));
+        assert_eq!(own.target(), std::env::current_exe().unwrap());
     }
 
     /// Releases 1 and 2 with a program each, and a link to one of them.
