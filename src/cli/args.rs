@@ -150,7 +150,8 @@ have seats beyond --workers), IPCLUSTER_GENERATION, IPCLUSTER_NAME, IPCLUSTER_SO
 Of the other variables they get PATH, HOME, USER, LOGNAME, SHELL, TERM, TZ, LANG, LANGUAGE, LC_*,
 TMPDIR, and those of --env. A worker is ready when it listens on its ports, or is bound to those of
 udp listeners; on SIGTERM, or what --stop-signal names, it should finish its connections and exit.
-IPCLUSTER_STOP_SIGNAL, IPCLUSTER_RETIRE_SIGNAL and IPCLUSTER_KILL_MODE say which signals it gets.
+IPCLUSTER_STOP_SIGNAL, IPCLUSTER_RETIRE_SIGNAL and IPCLUSTER_KILL_MODE say which signals it gets;
+IPCLUSTER_STATE_FILE names a file with the line RETIRING=1 once another worker has its place.
 
 A worker that is stopped, does not listen any more, accepts nobody for the ping timeout while others
 wait, or does not answer what --ready http:/PATH or --watchdog-timeout ask of it, gets no new clients
