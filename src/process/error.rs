@@ -40,7 +40,15 @@ pub enum ProcessError {
         errno: Errno,
     },
     /// The program cannot be run: it does not exist, is not executable, or is not a program.
-    #[error("cannot run program {}: {errno}", program.display())]
+    #[error(
+        "cannot run program {}: {errno}{}",
+        program.display(),
+        if errno.known() == nix::errno::Errno::ENOEXEC {
+            " (it is no program: a script names its interpreter in its first line, such as #!/bin/sh)"
+        } else {
+            ""
+        }
+    )]
     Exec {
         /// The program.
         program: PathBuf,

@@ -49,7 +49,7 @@ impl ExecReport {
 }
 
 /// Has the child of `command` become the program of `spawn` with the sockets as its descriptors 3, 4, and so on,
-/// and with the variables that say so. Called last: the child does not come back from it.
+/// and, if there are any, with the variables that say so. Called last: the child does not come back from it.
 ///
 /// Whatever this process has under those numbers is closed in the child, which can be the pipe by
 /// which the standard library waits for the exec; so there is another one here, and it, and copies
@@ -73,10 +73,12 @@ pub(super) fn pass(
     let report = fcntl_dupfd_cloexec(&low, above).map_err(errno_from)?;
     let mut all = vec![spawn.program.clone()];
     all.extend_from_slice(&spawn.args);
+    let files = spawn.candidates().into_iter().map(|file| c_string(file.into()));
     let image = ExecImage {
-        file: c_string(spawn.file().to_owned())?,
+        files: files.collect::<Result<_, _>>()?,
         arguments: all.into_iter().map(c_string).collect::<Result<_, _>>()?,
         environment: variables(&spawn.env, passed)?,
+        is_told_pid: !passed.is_empty(),
         descriptors,
     };
     sys::become_with_descriptors(command, image, report);
@@ -91,7 +93,10 @@ fn variables(
     let names: Vec<String> = passed.iter().map(|it| spelled(it.name)).collect();
     let of_ours = [("LISTEN_FDS", passed.len().to_string()), ("LISTEN_FDNAMES", names.join(":"))];
     let of_ours = of_ours.map(|(name, value)| (OsString::from(name), OsString::from(value)));
-    let is_ours = |name: &OsString| name.to_str().is_some_and(|name| name.starts_with("LISTEN_"));
+    let of_ours = of_ours.into_iter().filter(|_| !passed.is_empty());
+    let is_ours = |name: &OsString| {
+        !passed.is_empty() && name.to_str().is_some_and(|name| name.starts_with("LISTEN_"))
+    };
     let others = environment.iter().filter(|(name, _)| !is_ours(name));
     let others = others.map(|(name, value)| (name.clone(), value.clone()));
     let entry = |(mut name, value): (OsString, OsString)| {

@@ -121,31 +121,35 @@ impl Spawn {
         // Keeps a number free for the pidfd: a child without one would have to be ended again.
         let reserved = progress.try_clone();
         let reserved = reserved.map_err(|error| self.fork_error(errno_of(&error)))?;
-        let report = match passed {
-            [] => None,
-            _ => Some(
-                socket_activation::pass(&mut command, self, passed)
-                    .map_err(|errno| self.fork_error(errno))?,
-            ),
-        };
+        let report = socket_activation::pass(&mut command, self, passed)
+            .map_err(|errno| self.fork_error(errno))?;
         let mut started = StartedChildren::lock();
         // The standard library's own handle is not used: it knows the child by its number alone.
         let pid = command.spawn().map_err(|error| self.spawn_error(&error, &progress))?.id();
         drop(reserved);
         drop(command);
-        if let Some(report) = report {
-            report.wait().map_err(|errno| {
-                kill_and_reap(pid);
-                self.spawn_error(&io::Error::from(errno), &progress)
-            })?;
-        }
+        report.wait().map_err(|errno| {
+            kill_and_reap(pid);
+            self.spawn_error(&io::Error::from(errno), &progress)
+        })?;
         let pidfd = PidFd::open(pid).inspect_err(|_| kill_and_reap(pid))?;
         Ok(started.add(pidfd))
     }
 
-    /// What is given to execvp(3).
+    /// What is run, as it is looked for by [`Self::candidates`].
     pub(super) fn file(&self) -> &OsStr {
         self.file.as_deref().map_or(&self.program, Path::as_os_str)
+    }
+
+    /// The files that may be the program, as execvp(3) looks for them.
+    pub(super) fn candidates(&self) -> Vec<PathBuf> {
+        let file = Path::new(self.file());
+        if file.as_os_str().as_bytes().contains(&b'/') || file.as_os_str().is_empty() {
+            return vec![file.to_owned()];
+        }
+        let path = self.env.get(OsStr::new("PATH")).map_or(OsStr::new("/bin:/usr/bin"), |it| it);
+        // An empty entry is the working directory.
+        std::env::split_paths(path).map(|directory| directory.join(file)).collect()
     }
 
     fn check(&self) -> Result<(), ProcessError> {

@@ -191,6 +191,33 @@ mod spawning {
         let error = Worker::start(&forbidden).err().unwrap();
         assert!(matches!(error, ProcessError::Exec { errno: Errno::EACCES, .. }), "{error:?}");
 
+        // execvp(3) would give it to a shell.
+        let directory = tempfile::tempdir().unwrap();
+        let script = directory.path().join("script");
+        std::fs::write(&script, "echo served\n").unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&script, mode).unwrap();
+        let by_path = Spawn { program: script.clone().into(), ..shell("") };
+        let mut by_name = Spawn { program: "script".into(), ..shell("") };
+        by_name
+            .env
+            .insert("PATH".into(), format!("/no/such:{}", directory.path().display()).into());
+        for spawn in [by_path, by_name] {
+            let error = Worker::start(&spawn).err().unwrap();
+            assert_eq!(
+                error.errno().map(Errno::known),
+                Some(nix::errno::Errno::ENOEXEC),
+                "{error:?}"
+            );
+            assert!(error.to_string().contains("it is no program"), "{error}");
+            assert!(error.is_permanent());
+        }
+        std::fs::write(&script, "#!/bin/sh\necho served\n").unwrap();
+        let mut named = shell("");
+        (named.program, named.args) = ("script".into(), Vec::new());
+        named.env.insert("PATH".into(), format!("/etc:{}", directory.path().display()).into());
+        assert_eq!(Worker::start(&named).unwrap().all_lines(), ["served"]);
+
         let mut nowhere = shell("");
         nowhere.directory = Some("/no/such/directory".into());
         let error = Worker::start(&nowhere).err().unwrap();
@@ -706,7 +733,7 @@ mod passing {
     fn programs_are_found_in_the_path_of_their_environment() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("worker-of-this-test");
-        std::fs::write(&file, "echo no interpreter line\n").unwrap();
+        std::fs::write(&file, "#!/bin/sh\necho found\n").unwrap();
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(&file, mode).unwrap();
         let mut spawn = shell("");
@@ -715,7 +742,7 @@ mod passing {
         assert_eq!(error.errno(), Some(Errno::ENOENT));
         spawn.env.insert("PATH".into(), directory.path().into());
         let worker = start_with(&spawn, &[&held()]).unwrap();
-        assert_eq!(worker.all_lines(), ["no interpreter line"], "as execvp does");
+        assert_eq!(worker.all_lines(), ["found"]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What runs between fork and exec.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -222,12 +222,15 @@ fn drop_capabilities() -> io::Result<()> {
 
 /// What a new process becomes, made before the fork: nothing can be allocated after it.
 pub(crate) struct ExecImage {
-    /// The file that is run, looked for in the `PATH` of `environment` if it has no `/`.
-    pub(crate) file: CString,
+    /// The files that may be the program, in the order in which they are tried: the first that is there is
+    /// run.
+    pub(crate) files: Vec<CString>,
     /// What the program is called, and its arguments.
     pub(crate) arguments: Vec<CString>,
     /// All variables (`NAME=value`) but `LISTEN_PID`.
     pub(crate) environment: Vec<CString>,
+    /// Whether it gets its own pid in `LISTEN_PID`.
+    pub(crate) is_told_pid: bool,
     /// What becomes its descriptors from 3 on. Their own numbers are above those.
     pub(crate) descriptors: Vec<OwnedFd>,
 }
@@ -235,23 +238,26 @@ pub(crate) struct ExecImage {
 /// How many bytes a child reports an errno by.
 pub(crate) const ERRNO_LEN: usize = size_of::<i32>();
 
-/// Has the child of `command` become the program of `image` with its descriptors, and with its own
-/// pid in `LISTEN_PID`. Must be the last hook of the command: the child runs the program from it, or
+/// Has the child of `command` become the program of `image` with its descriptors, and where it is told, with
+/// its own pid in `LISTEN_PID`. Must be the last hook of the command: the child runs the program from it, or
 /// writes the errno ([`ERRNO_LEN`] bytes) to `report`, whose number must be above those of the
 /// descriptors, and ends. At success `report` is closed.
 ///
 /// The standard library would run the program after this hook, with an environment that was made
-/// before the fork, in which nobody can know the pid.
+/// before the fork, in which nobody can know the pid; and by execvp(3), which gives a file that the
+/// kernel does not take for a program to a shell.
 pub(crate) fn become_with_descriptors(command: &mut Command, image: ExecImage, report: OwnedFd) {
-    let ExecImage { file, arguments, environment, descriptors } = image;
+    let ExecImage { files, arguments, environment, is_told_pid, descriptors } = image;
     let arguments = CStrings::new(0, arguments);
-    let mut environment = CStrings::new(1, environment);
+    let mut environment = CStrings::new(usize::from(is_told_pid), environment);
     let mut pid_entry = PidEntry::new();
     let hook = move || -> io::Result<()> {
         let errno = match place(&descriptors) {
             Ok(()) => {
-                environment.pointers[0] = pid_entry.fill(std::process::id());
-                run(&file, &arguments, &environment)
+                if is_told_pid {
+                    environment.pointers[0] = pid_entry.fill(std::process::id());
+                }
+                run(&files, &arguments, &environment)
             }
             Err(errno) => errno,
         };
@@ -262,7 +268,6 @@ pub(crate) fn become_with_descriptors(command: &mut Command, image: ExecImage, r
     };
     // SAFETY: as in `prepare_child`: the hook makes system calls (dup3, getpid, execve, write, exit)
     // and writes to memory that it owns, which is the child's own copy; nothing allocates or locks.
-    // execvp is what the standard library itself calls here.
     unsafe { command.pre_exec(hook) };
 }
 
@@ -278,20 +283,28 @@ fn place(descriptors: &[OwnedFd]) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Runs the program; returns why it cannot be.
-fn run(file: &CStr, arguments: &CStrings, environment: &CStrings) -> Errno {
-    unsafe extern "C" {
-        /// environ(7). execvp(3) takes from it both the variables and the `PATH` to look in.
-        static mut environ: *const *const libc::c_char;
+/// Runs the first of these files that is there; returns why none can be. As execvp(3) does, but that what is no
+/// program is an error.
+fn run(files: &[CString], arguments: &CStrings, environment: &CStrings) -> Errno {
+    let mut failure = Errno::ENOENT;
+    for file in files {
+        // SAFETY: the file and both arrays are borrowed and live on; the arrays end with a null pointer, and
+        // point to strings that they own. Where the call returns nothing has changed.
+        unsafe {
+            libc::execve(file.as_ptr(), arguments.pointers.as_ptr(), environment.pointers.as_ptr());
+        }
+        match Errno::last() {
+            // A later one may be it; if none is, this says more than that the last was not there.
+            Errno::EACCES => failure = Errno::EACCES,
+            errno @ (Errno::ENOENT | Errno::ENOTDIR | Errno::ESTALE | Errno::ENODEV) => {
+                if files.len() == 1 {
+                    failure = errno;
+                }
+            }
+            errno => return errno,
+        }
     }
-    // SAFETY: this is the child of a fork, with one thread, so nobody else reads or writes `environ`
-    // at this time. The file and both arrays are borrowed and live on; the arrays end with a null
-    // pointer, and point to strings that they own.
-    unsafe {
-        (&raw mut environ).write(environment.pointers.as_ptr());
-        libc::execvp(file.as_ptr(), arguments.pointers.as_ptr());
-    }
-    Errno::last()
+    failure
 }
 
 /// Strings and what execve(2) takes of them: an array of pointers, the last one null.

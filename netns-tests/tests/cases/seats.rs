@@ -43,10 +43,12 @@ fn cannot_run(lab: &Lab) {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
         path.into_os_string()
     };
-    let commands: [(OsString, &str); 4] = [
+    let commands: [(OsString, &str); 6] = [
         ("/no/such/server".into(), "ENOENT"),
         ("no-such-server".into(), "ENOENT"),
         (file("not-executable", "#!/bin/sh\n", 0o644), "EACCES"),
+        (file("no-interpreter", "#!/no/such/shell\n", 0o755), "ENOENT"),
+        (file("no-program", "exec \"$@\"\n", 0o755), "ENOEXEC"),
         (lab.directory().as_os_str().to_owned(), "EACCES"),
     ];
     for (command, errno) in commands {
