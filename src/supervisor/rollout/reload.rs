@@ -8,11 +8,11 @@ use crate::supervisor::{RequestId, Supervisor};
 
 impl Supervisor {
     pub(in crate::supervisor) fn reload(&mut self, request: RequestId) {
+        if self.check_idle_or_starting().is_ok() {
+            self.supersede_rollout();
+        }
         match self.reload_target() {
-            Ok(to) => {
-                self.supersede_rollout();
-                self.begin_rollout(Rollout::Reload, request, to);
-            }
+            Ok(to) => self.begin_rollout(Rollout::Reload, request, to),
             Err(refusal) => self.reply(request, Err(refusal)),
         }
     }
@@ -37,8 +37,11 @@ impl Supervisor {
                 let scaled = Scaled { workers, moved_slots: 0, slots: count(slots) };
                 self.reply(request, Ok(Outcome::Scaled(scaled)));
             }
-            Ok(to) if self.is_starting() => self.scale_before_start(request, to),
-            Ok(to) => self.begin_rollout(Rollout::Scale, request, to),
+            Ok(to) if self.can_scale_at_once() => self.scale_before_start(request, to),
+            Ok(to) => {
+                self.supersede_rollout();
+                self.begin_rollout(Rollout::Scale, request, to);
+            }
             Err(refusal) => self.reply(request, Err(refusal)),
         }
     }

@@ -6,15 +6,15 @@
 //!
 //! | request | what is done |
 //! |---|---|
-//! | `reload` | a new generation is started at once, beside the workers that are getting ready; a reload under way is superseded |
-//! | `scale` | holds at once, since no client has a seat yet |
+//! | `reload` | a new generation is started at once, beside the workers that are getting ready; a reload under way is superseded, unless its plan is on its way to the kernel |
+//! | `scale` | holds at once as long as no worker can serve, since no client has a seat yet; else as later |
 //! | `retire` | the seat is tried at once; there is no live worker to retire, which is the answer |
 //! | `rollback`, `promote` | there is nothing to go back to, and nothing on trial |
 
 use super::target::Target;
 use crate::protocol::{Outcome, Refusal, Scaled};
 use crate::supervisor::state::{Phase, count};
-use crate::supervisor::{RequestId, Start, Supervisor};
+use crate::supervisor::{RequestId, Start, Supervisor, Worker};
 
 impl Supervisor {
     /// Whether no plan of this master is in force.
@@ -30,16 +30,28 @@ impl Supervisor {
     /// As [`Self::check_idle`], for requests that can be carried out before the first plan is in force.
     pub(in crate::supervisor) fn check_idle_or_starting(&self) -> Result<(), Refusal> {
         match self.check_idle() {
-            Err(Refusal::Starting) => Ok(()),
+            Err(Refusal::Starting) => match &self.rollout {
+                Some(rollout) if self.rollout_is_submitted() => Err(Refusal::Busy(rollout.kind())),
+                _ => Ok(()),
+            },
             checked => checked,
         }
     }
 
-    /// Refuses the request of a rollout that another request supersedes while the cluster starts.
+    /// Refuses the request of a rollout that another request supersedes while the cluster starts. Its
+    /// generation is not used again: workers of it are still there.
     pub(super) fn supersede_rollout(&mut self) {
-        if self.is_starting() {
+        if let Some(rollout) = self.rollout.as_ref().filter(|_| self.is_starting()) {
+            self.last_generation = self.last_generation.max(rollout.to.newest());
             self.give_up_rollout(Refusal::Superseded);
         }
+    }
+
+    /// Whether the number of workers can be changed without a rollout: no worker can serve, and no plan is
+    /// on its way to the kernel.
+    pub(super) fn can_scale_at_once(&self) -> bool {
+        let serves = self.workers.values().any(Worker::is_eligible);
+        self.is_starting() && !serves && !self.kernel.is_committing()
     }
 
     /// Changes the number of workers before the first plan is in force: no slot moves.

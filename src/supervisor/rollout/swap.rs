@@ -48,6 +48,10 @@ enum RolloutStage {
 }
 
 impl RolloutState {
+    pub(super) fn kind(&self) -> Rollout {
+        self.kind
+    }
+
     pub(in crate::supervisor) fn is_preparing(&self) -> bool {
         matches!(self.stage, RolloutStage::Preparing)
     }

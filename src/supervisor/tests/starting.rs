@@ -1,6 +1,7 @@
 //! Requests while no plan of this master is in force, and programs that cannot be run.
 
 use super::*;
+use crate::protocol::Rollout;
 
 fn starting(workers: u16) -> Bench {
     let mut bench = Bench::new(settings(workers), vacant(workers), Start::Fresh);
@@ -114,6 +115,43 @@ fn a_second_reload_supersedes_the_first() {
     bench.ready(next);
     bench.commit_all();
     assert!(matches!(bench.last_reply(), Ok(Outcome::Reloaded(_))));
+}
+
+#[test]
+fn a_reload_whose_plan_is_on_its_way_is_not_superseded() {
+    let mut bench = starting(1);
+    bench.spawn(1);
+    bench.request(RELOAD);
+    let (next, ..) = bench.take_spawned().pop().expect("a new generation");
+    bench.ready(next);
+    assert!(bench.commit.is_some());
+    bench.request(RELOAD);
+    assert_eq!(bench.last_reply(), &Err(Refusal::Busy(Rollout::Reload)));
+    bench.commit_all();
+    assert_eq!(bench.replies.last(), Some(&Ok(reload_outcome(2, 1))));
+}
+
+#[test]
+fn a_superseded_generation_has_its_number_for_good() {
+    let mut bench = starting(1);
+    bench.spawn(1);
+    bench.request(RELOAD);
+    let hung = bench.take_spawned();
+    assert_eq!(hung.last().map(|it| it.2), Some(2));
+    bench.spawn(hung.last().expect("one").0);
+    bench.request(RELOAD);
+    let next = bench.take_spawned();
+    assert_eq!(next.last().map(|it| it.2), Some(3), "not the worker that hangs");
+}
+
+#[test]
+fn a_scale_while_a_worker_comes_into_force_takes_it_out_for_nobody() {
+    let mut bench = starting(3);
+    bench.ready(2);
+    assert!(bench.commit.is_some(), "seat 1 comes into force");
+    bench.request(Command::Scale { workers: 1 });
+    bench.commit_all();
+    assert!(bench.in_force().contains(&2), "{:?}", bench.in_force());
 }
 
 #[test]
