@@ -36,6 +36,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         "master",
         &[
             "netlink",
+            "listen_fds",    // at which descriptor the passed sockets begin
             "line_protocol", // the error of a message that is none
             "plan",
             "protocol",
@@ -84,7 +85,7 @@ const SUBJECTS: &[(&str, &[&str])] = &[
     ("background", &["error"]),
     ("rules", &["background", "clock", "error", "waiting"]),
     ("workers", &["background", "clock", "error", "log_limit", "waiting"]),
-    ("health", &["background", "clock", "error", "waiting", "workers"]),
+    ("health", &["background", "clock", "error", "log_limit", "waiting", "workers"]),
     ("operators", &["background", "clock", "error", "log_limit", "rules", "waiting"]),
     ("handover", &["background", "error", "operators", "workers"]),
     // operators: a handle for signals. privilege: what is kept of the capabilities.

@@ -9,12 +9,15 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::spawner::Preparation;
 use crate::master::background::BackgroundThread;
 use crate::master::error::MasterError;
 use crate::master::waiting::receive;
 use crate::plan::Generation;
 use crate::process::{Child, Exit, Output, OutputItem, OutputReader, ProcessError, Spawn};
+
+/// A request for a new generation. A generation that is given up may be asked for again, with the same number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Preparation(pub(crate) u64);
 
 /// When a hook runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -18,19 +18,10 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use super::config_copies::ConfigCopyError;
-use super::spawner::{ConfigTemplate, Template};
+use super::template::{ConfigTemplate, StartDirectory, Template};
 use crate::config::{Placeholder, PlaceholderText, is_reserved};
 use crate::plan::Generation;
 use crate::process::{Account, FileId, Located, Program, ProgramFault, parse_env_file, with_ids};
-
-/// The directory that workers are started in, as it is configured.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum StartDirectory {
-    /// `directory`: what all workers of a generation have in common, and the rest.
-    Configured { common: PlaceholderText, rest: PlaceholderText },
-    /// The one that the master was started in, by the name that it had then; `None` if it has none.
-    OfMaster(Option<PathBuf>),
-}
 
 /// What the workers of a generation have in common.
 #[derive(Debug)]

@@ -2,7 +2,6 @@
 //! not have.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -10,119 +9,26 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use super::config_copies::{ConfigCopies, ConfigCopyError};
-use super::hooks::{Hook, HookKind};
+use super::config_copies::ConfigCopyError;
+use super::hooks::{Hook, HookKind, Preparation};
 use super::numbers::WorkerNumbers;
-use super::release::{HookWords, Release, ReleaseError, RunningRelease, StartDirectory};
-use super::state_files::StateFiles;
+use super::release::{HookWords, Release, ReleaseError, RunningRelease};
+use super::template::{HookTemplates, SpawnRequest, StartDirectory, Template};
 use super::values::{ToldValues, WorkerValues};
-use crate::config::{Config, PlaceholderText};
 use crate::master::error::MasterError;
 use crate::master::log_limit::LogLimiter;
 use crate::master::waiting::receive;
-use crate::master::workers::fingerprint::{ConfigFingerprint, WorkerLabel};
+use crate::master::workers::fingerprint::WorkerLabel;
 use crate::master::workers::listeners::{ListenerSet, ListenerTemplate};
-use crate::master::workers::output::Logs;
 use crate::master::workers::port_claims::PortClaims;
 use crate::netlink::Errno;
 use crate::nft::Conntrack;
-use crate::plan::{ClusterName, Generation, Port, Seat};
+use crate::plan::{Generation, Port};
 use crate::process::{
-    Account, Child, ListenTable, Output, OutputReader, PortPool, ProcessError, ResourceLimit,
-    Sockets, Spawn, Transport, reap_orphans,
+    Child, ListenTable, Output, OutputReader, PortPool, ProcessError, Sockets, Spawn, Transport,
+    reap_orphans,
 };
 use crate::protocol::WorkerId;
-
-/// What all workers are started with.
-#[derive(Debug, Clone)]
-pub(crate) struct Template {
-    pub(crate) name: ClusterName,
-    /// The digest by which the next master compares configurations.
-    pub(crate) fingerprint: ConfigFingerprint,
-    pub(crate) program: PlaceholderText,
-    pub(crate) arguments: Vec<PlaceholderText>,
-    /// Variables that do not depend on the worker.
-    pub(crate) environment: BTreeMap<OsString, OsString>,
-    /// Variables of the configuration, whose values may depend on it.
-    pub(crate) texts: Vec<(String, PlaceholderText)>,
-    /// The configuration file that is made for it.
-    pub(crate) config: Option<ConfigTemplate>,
-    /// Where workers are started.
-    pub(crate) directory: StartDirectory,
-    /// Files with more variables.
-    pub(crate) env_files: Vec<PathBuf>,
-    /// The user and group that workers run as.
-    pub(crate) account: Option<Account>,
-    /// The soft limit of open files of workers.
-    pub(crate) descriptor_limit: Option<u64>,
-    /// Limits of workers, over those of the master.
-    pub(crate) limits: Vec<ResourceLimit>,
-    pub(crate) umask: Option<u32>,
-    /// What is added to the nice value of the master.
-    pub(crate) nice: i32,
-    pub(crate) hooks: HookTemplates,
-    /// Workers get the variables and the argument of the older system, too.
-    pub(crate) speaks_protocol: bool,
-    /// Each worker gets a worker port for each.
-    pub(crate) public_ports: Vec<Port>,
-    /// How many ports it gets beside those.
-    pub(crate) private_ports: usize,
-    /// The transports that workers listen by on their ports.
-    pub(crate) transports: Vec<Transport>,
-    /// Files for what it prints; none for memory.
-    pub(crate) logs: Option<Logs>,
-    /// The sockets that are opened for it, if it does not open its own.
-    pub(crate) openings: Option<Arc<ListenerTemplate>>,
-    /// The files in which workers read whether they are retired; none without a control directory.
-    pub(crate) states: Option<StateFiles>,
-}
-
-impl Template {
-    /// Whether each worker has another program, as far as can be told before it is started.
-    pub(super) fn differs_by_worker(&self) -> bool {
-        let is_relative = || {
-            let program = self.program.expand(|_| String::new());
-            program.contains('/') && !program.starts_with('/')
-        };
-        let has_rest = match &self.directory {
-            StartDirectory::Configured { rest, .. } => *rest != PlaceholderText::default(),
-            StartDirectory::OfMaster(_) => false,
-        };
-        self.program.of_workers().next().is_some() || has_rest && is_relative()
-    }
-}
-
-/// Commands that run before and after a reload.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct HookTemplates {
-    /// The program and its arguments; empty for nothing.
-    pub(crate) before_reload: Vec<PlaceholderText>,
-    pub(crate) after_reload: Vec<PlaceholderText>,
-    /// How long each may take; `None`: as long as it takes.
-    pub(crate) limit: Option<Duration>,
-    /// From SIGTERM to SIGKILL.
-    pub(crate) die: Duration,
-}
-
-/// What configuration files of workers are made of.
-#[derive(Debug, Clone)]
-pub(crate) struct ConfigTemplate {
-    pub(crate) copies: ConfigCopies,
-    /// The settings, which say what placeholders can stand for.
-    pub(crate) config: Arc<Config>,
-}
-
-/// A worker to be started.
-#[derive(Debug, Clone)]
-pub(crate) struct SpawnRequest {
-    pub(crate) worker: WorkerId,
-    pub(crate) seat: Seat,
-    pub(crate) generation: Generation,
-    /// `IPCLUSTER_WORKERS`: how many workers the cluster is to have.
-    pub(crate) workers: usize,
-    /// The sockets that an earlier worker has left for it.
-    pub(crate) inherited: Option<Arc<ListenerSet>>,
-}
 
 /// A worker that was started.
 pub(crate) struct Started {
@@ -154,10 +60,6 @@ pub(crate) struct Prepared {
     pub(crate) generation: Generation,
     pub(crate) result: Result<Option<Box<Hook>>, SpawnError>,
 }
-
-/// A request for a new generation. A generation that is given up may be asked for again, with the same number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Preparation(pub(crate) u64);
 
 /// What came of a request.
 pub(crate) enum SpawnerOutcome {

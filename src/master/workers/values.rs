@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use super::release::{Release, RunningRelease, StartDirectory};
-use super::spawner::{SpawnRequest, Template};
+use super::release::{Release, RunningRelease};
 use super::state_files;
+use super::template::{SpawnRequest, StartDirectory, Template};
 use crate::config::{Placeholder, PlaceholderText};
 use crate::plan::Port;
 

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::admission::{Admission, Admitted};
 use super::connections::{Connections, Counts};
 use super::counting::CountedWorkers;
-use super::hooks::{Hook, HookEnded, HookFailure, HookKind, Hooks};
+use super::hooks::{Hook, HookEnded, HookFailure, HookKind, Hooks, Preparation};
 use super::links::{LinkEvent, LinkNews, WorkerLinks};
 use super::listeners::{HeldListeners, PassedListener};
 use super::memory::{Measured, MemoryMonitor, MemorySample};
@@ -17,11 +17,10 @@ use super::observation::Observations;
 use super::output::Printer;
 use super::processes::Processes;
 use super::remains::{Exited, Look, Remains, RemainsNews};
-use super::spawner::{
-    Preparation, Prepared, SpawnOutcome, SpawnRequest, Spawner, SpawnerOutcome, Started,
-};
+use super::spawner::{Prepared, SpawnOutcome, Spawner, SpawnerOutcome, Started};
 use super::state_files::StateFiles;
 use super::teller::Teller;
+use super::template::SpawnRequest;
 use super::transports::{probed_port, transports};
 use crate::config::Config;
 use crate::control::{JoinRequest, WorkerEvent, WorkerOrder};
