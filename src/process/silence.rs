@@ -23,6 +23,9 @@ pub(crate) struct Silence {
     received: Duration,
     /// How long ago the last data was sent, for the first time or again.
     sent: Duration,
+    /// More segments with data have come than were sent. It tells which word was the last where both are of
+    /// one tick of the kernel's clock (4 ms at 250 Hz), as a request right behind the handshake is.
+    has_more_received: bool,
     /// Data that the process has not read, or that the other side has not acknowledged.
     has_queued: bool,
 }
@@ -32,23 +35,32 @@ impl Silence {
     /// the client's, a request may be being worked on: then an answer is waited for, for a minute at
     /// least.
     pub(crate) fn is_idle(&self, limit: Duration) -> bool {
-        let awaits_answer = self.received < self.sent;
+        let is_one_tick = self.received == self.sent;
+        let awaits_answer = self.received < self.sent || (is_one_tick && self.has_more_received);
         let limit = if awaits_answer { limit.max(ANSWER) } else { limit };
         !self.has_queued && self.received.min(self.sent) >= limit
     }
 
-    /// What `struct tcp_info` says (include/uapi/linux/tcp.h): two of its numbers, in milliseconds.
+    /// What `struct tcp_info` says (include/uapi/linux/tcp.h): two of its numbers, in milliseconds, and where the
+    /// kernel tells them (since Linux 4.6), two counts of segments.
     /// `None` if it is shorter than that, or of a socket that no process has (`inode` 0).
     fn parse(port: u16, inode: u32, has_queued: bool, info: &[u8]) -> Option<Self> {
         /// `tcpi_last_data_sent` and `tcpi_last_data_recv`, at the same place since Linux 2.6.
         const SENT: usize = 44;
         const RECEIVED: usize = 52;
-        let milliseconds = |at: usize| {
+        /// `tcpi_data_segs_in` and `tcpi_data_segs_out`.
+        const SEGMENTS_IN: usize = 152;
+        const SEGMENTS_OUT: usize = 156;
+        let number = |at: usize| {
             let bytes = info.get(at..at + 4)?.try_into().ok()?;
-            Some(Duration::from_millis(u32::from_ne_bytes(bytes).into()))
+            Some(u32::from_ne_bytes(bytes))
         };
+        let milliseconds = |at| number(at).map(|it| Duration::from_millis(it.into()));
         let (received, sent) = (milliseconds(RECEIVED)?, milliseconds(SENT)?);
-        (inode != 0).then_some(Self { port, inode, received, sent, has_queued })
+        let segments = number(SEGMENTS_IN).zip(number(SEGMENTS_OUT));
+        let has_more_received = segments.is_some_and(|(inwards, outwards)| inwards > outwards);
+        let silence = Self { port, inode, received, sent, has_more_received, has_queued };
+        (inode != 0).then_some(silence)
     }
 }
 
@@ -80,7 +92,8 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn silence(received: Duration, sent: Duration) -> Silence {
-        Silence { port: 20_000, inode: 1, received, sent, has_queued: false }
+        let (has_more_received, has_queued) = (false, false);
+        Silence { port: 20_000, inode: 1, received, sent, has_more_received, has_queued }
     }
 
     #[test]
@@ -99,6 +112,8 @@ mod tests {
             assert_eq!(found, is_idle, "received {received:?}, sent {sent:?}");
         }
         assert!(!silence(60 * SECOND, 61 * SECOND).is_idle(90 * SECOND));
+        let first_request = Silence { has_more_received: true, ..silence(5 * SECOND, 5 * SECOND) };
+        assert!(!first_request.is_idle(5 * SECOND), "it came in the tick of the handshake");
         let queued = Silence { has_queued: true, ..silence(100 * SECOND, 100 * SECOND) };
         assert!(!queued.is_idle(SECOND), "an answer is on its way, or a request is not read");
     }
