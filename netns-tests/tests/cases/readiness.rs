@@ -85,7 +85,14 @@ impl<'a> Styled<'a> {
         let report = load.stop();
         assert_eq!(report.failed(), 0, "{report}\n{}", self.cluster.log());
         assert!(report.workers().keys().all(|by| by.generation == before.generation), "{report}");
-        // Nobody waits in the sockets of those that have failed: no process is started for them.
+        // Nobody waits in the sockets of those that have failed: they are closed, and no process is started
+        // for them.
+        let live: Vec<u16> =
+            after.live().iter().flat_map(|it| it.ports.values().copied()).collect();
+        wait_until("the sockets of failed workers to be closed", Duration::from_secs(30), || {
+            let mut ports = (20_000..20_040).filter(|port| !live.contains(port));
+            !ports.any(|port| self.lab.is_listened_to(port))
+        });
         let log = self.cluster.log();
         assert!(!log.contains("a process is started to accept them"), "{log}");
         assert!(!log.contains("that waited"), "{log}");
