@@ -69,7 +69,7 @@ impl Supervisor {
     pub(in crate::supervisor) fn retire(&mut self, id: WorkerId, now: Timestamp) {
         self.end_recovery(id, now);
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        worker.stage = Stage::Retired(Retirement::resumed_from(now, worker.told_before));
+        worker.stage = Stage::Retired(Retirement::of_told(now, worker.told_before));
         let (seat, generation) = (worker.seat, worker.generation);
         self.emit(Event::Retired { worker: id, seat, generation });
         self.record_retirement(id, now);

@@ -63,6 +63,11 @@ impl Retirement {
         self.since = now;
     }
 
+    /// The retirement that begins now of a worker that an earlier master may have told of it.
+    pub(in crate::supervisor) fn of_told(now: Timestamp, told: Option<Timestamp>) -> Self {
+        Self { told, ..Self::new(now) }
+    }
+
     pub(in crate::supervisor) fn is_of_this_master(&self) -> bool {
         self.is_of_this_master
     }
