@@ -266,7 +266,7 @@ impl Supervisor {
         self.spawn_missing(now);
         self.manage_orphaned_listeners(now);
         // What is guarded goes with the sockets that were closed just now.
-        self.commit_changes(now);
+        self.commit_guarded_ports(now);
         self.finish_stop();
     }
 

@@ -8,10 +8,10 @@
 use std::sync::Arc;
 
 use crate::plan::Port;
-use crate::protocol::WorkerId;
-use crate::supervisor::Supervisor;
+use crate::protocol::{Timestamp, WorkerId};
 use crate::supervisor::rollout::PlanWithWorkers;
 use crate::supervisor::state::Phase;
+use crate::supervisor::{Action, Supervisor};
 
 impl Supervisor {
     /// Takes note of the private ports of a worker.
@@ -28,6 +28,22 @@ impl Supervisor {
         let orphaned = self.orphaned_listeners.values().filter_map(|it| it.ports());
         let private = self.workers.values().map(|worker| &*worker.private_ports);
         of_workers.chain(private).chain(orphaned).flatten().copied()
+    }
+
+    /// Submits the plan in force with the ports guarded that are held now, if nothing else is to change: what
+    /// else is, the next step decides from its beginning.
+    pub(in crate::supervisor) fn commit_guarded_ports(&mut self, now: Timestamp) {
+        if self.kernel.is_busy() || self.kernel.not_before() > now {
+            return;
+        }
+        let in_force = self.kernel.in_force.roster.as_ref();
+        if self.desired_roster().is_some_and(|roster| in_force != Some(&roster)) {
+            return;
+        }
+        if let Some(candidate) = self.guarded_anew() {
+            let plan = self.kernel.submit(candidate);
+            self.actions.push(Action::Commit(plan));
+        }
     }
 
     /// The plan in force with the ports guarded that are held now; `None` if it guards them.
