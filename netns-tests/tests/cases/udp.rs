@@ -195,7 +195,7 @@ fn older_senders(lab: &Lab) {
 /// It listens by TCP on the same port, which is not what was asked for.
 fn not_ready(lab: &Lab) {
     let mut cluster = Cluster::on(lab, [], 1).argument("--listen").argument("10.9.0.1:53/udp");
-    cluster.start_master(&[netns_tests::greeter().into()]);
+    cluster.start_master(&[greeter().into()]);
     let status = cluster.wait_for("a worker that listens", |status| {
         status.workers.first().is_some_and(|worker| {
             worker.ports.get("53").is_some_and(|port| lab.is_listened_to(*port))
