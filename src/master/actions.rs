@@ -73,10 +73,7 @@ impl Actors<'_> {
 
     fn commit(&mut self, plan: &Plan) -> Input {
         match self.rules.commit(plan) {
-            Ok(took) => {
-                self.operators.count_swap(took);
-                Input::Committed { took }
-            }
+            Ok(took) => Input::Committed { took },
             Err(error) => Input::CommitFailed { reason: error.to_string() },
         }
     }

@@ -168,6 +168,8 @@ impl Builder {
     /// [`needed_capabilities`]: crate::master::needed_capabilities
     /// [`raise_descriptor_limit`]: crate::process::raise_descriptor_limit
     /// [`allow_nice_back`]: crate::process::allow_nice_back
+    /// [`adopt_orphans`]: crate::process::adopt_orphans
+    /// [`ProcessError::ManyThreads`]: crate::process::ProcessError::ManyThreads
     pub fn dedicate_process(self) -> Result<Self, MasterError> {
         let Dedicated { descriptor_limit, service_manager } = dedicate_process(&self.config)?;
         Ok(Self {

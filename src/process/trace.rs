@@ -168,12 +168,20 @@ impl<'a> Search<'a> {
     }
 
     fn is_in_session(&self, process: &Stat, trace: &Trace) -> bool {
-        let is_its_time = match trace.adopted {
-            // What is younger than the end of the leader may be in a session that has got its number.
-            Some((started, ended)) => (started..=ended).contains(&process.start_ticks),
-            None => true,
-        };
-        process.session == trace.leader && is_its_time
+        process.session == trace.leader
+            && trace.adopted.is_none_or(|(started, ended)| {
+                // What is younger than the end of the leader, as far as that is known, may be in a session
+                // that has got its number.
+                (started..=ended).contains(&process.start_ticks)
+                    && !self.is_reused(trace.leader, started)
+            })
+    }
+
+    /// Whether the number of a process that began then is another one's by now. A number is not given away
+    /// as long as anybody is in the session or in the group that it stands for (`free_pid`, kernel/pid.c),
+    /// so that nothing is left of those of the first process either.
+    fn is_reused(&self, pid: u32, started: u64) -> bool {
+        self.all.iter().any(|process| process.pid == pid && process.start_ticks != started)
     }
 
     fn began_within(&self, process: &Stat, place: usize) -> bool {

@@ -242,7 +242,7 @@ fn dies(lab: &Lab) {
         status.is_settled(2) && status.pids()[&1] != before[&1]
     });
     assert_eq!((after.generation, after.pids()[&0]), (1, before[&0]));
-    assert!(cluster.log().contains("exited with status 0"), "{}", cluster.log());
+    assert!(cluster.log().contains("ended by itself (status 0)"), "{}", cluster.log());
 }
 
 fn memory(lab: &Lab) {
@@ -387,7 +387,8 @@ fn join_and_be_told(mut cluster: Cluster<'_>) {
         wait_until(&format!("{retired:?} in the log"), SECONDS, || {
             cluster.log().contains(&retired)
         });
-        let ended = format!("seat {seat}: worker of generation 1 exited with status 0");
+        let ended =
+            format!("seat {seat}: worker of generation 1 ended as asked (exited with status 0)");
         assert!(cluster.log().contains(&ended), "no {ended:?} in\n{}", cluster.log());
     }
 }

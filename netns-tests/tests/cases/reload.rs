@@ -85,7 +85,7 @@ fn full_control(lab: &Lab) {
 
 /// A reload with the order turned round: the old workers close their listeners first.
 fn reload_in_the_wrong_order(cluster: Cluster<'_>, lab: &Lab, load: Load) {
-    let cluster = cluster.environment("GREETER_DELAY_MS", "300").start(4);
+    let mut cluster = cluster.environment("GREETER_DELAY_MS", "300").start(4);
     let load = load.start(lab.client()).unwrap();
     answers(&load, 1000);
     assert_eq!(load.counters().failed, 0, "the load is sound: {}", load.report());
@@ -94,9 +94,14 @@ fn reload_in_the_wrong_order(cluster: Cluster<'_>, lab: &Lab, load: Load) {
     wait_until("the new workers to start", Duration::from_secs(5), || {
         cluster.try_status().is_some_and(|status| status.workers.len() > old.len())
     });
+    // The master is stopped meanwhile: it would lead connections away from those that have ended.
+    cluster.master().signal(Signal::SIGSTOP);
     for pid in old.values() {
         signal(*pid, Signal::SIGTERM);
     }
+    let are_lost = || load.counters().failed > 100;
+    wait_until("connections to be refused", Duration::from_secs(20), are_lost);
+    cluster.master().signal(Signal::SIGCONT);
     reload.wait(Duration::from_secs(20));
     let answered = load.counters().answered;
     answers(&load, answered + 1000);

@@ -78,7 +78,10 @@ fn hyper(lab: &Lab) {
 
 fn ended_well(cluster: &Cluster<'_>) {
     let log = cluster.log();
-    assert!(log.contains("seat 0: worker of generation 1 exited with status 0"), "{log}");
+    assert!(
+        log.contains("seat 0: worker of generation 1 ended as asked (exited with status 0)"),
+        "{log}"
+    );
     assert!(!log.contains("ended with connections open"), "{log}");
     assert!(!log.contains("NOTIFY_SOCKET"), "{log}");
 }

@@ -55,10 +55,6 @@ impl EventLog {
     pub(super) fn metrics(&self) -> &Metrics {
         &self.metrics
     }
-
-    pub(super) fn metrics_mut(&mut self) -> &mut Metrics {
-        &mut self.metrics
-    }
 }
 
 /// Writes an event to the log. An event that an operator should look at is a warning; one that costs

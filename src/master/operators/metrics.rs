@@ -49,6 +49,8 @@ impl Metrics {
                 };
                 self.lost = Some((failure.seat, loss));
             }
+            // A transaction that changes nothing but what is guarded is no swap.
+            Event::InForce { took, .. } => self.swaps.observe(*took),
             Event::Returned { .. } => self.returns += 1,
             Event::Leaving { cause, .. } => *self.retirements.of(cause.kind()) += 1,
             Event::Respawn { seat, .. } => {

@@ -1,5 +1,4 @@
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -250,11 +249,6 @@ impl Operators {
     /// Tells of something that happened, in the log and to all who are subscribed.
     pub(crate) fn announce(&mut self, event: Event) {
         self.events.announce(event);
-    }
-
-    /// Counts a transaction that has put a plan in force.
-    pub(crate) fn count_swap(&mut self, took: Duration) {
-        self.events.metrics_mut().swaps.observe(took);
     }
 
     // The service manager.
