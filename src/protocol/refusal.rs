@@ -253,7 +253,11 @@ impl Refusal {
 /// The reason in a line, and what to do next.
 impl From<&Refusal> for ErrorReply {
     fn from(refusal: &Refusal) -> Self {
-        let text = refusal.to_string();
+        let text = match refusal {
+            // Its lines are in the hint.
+            Refusal::Worker(failure) => failure.without_lines().to_string(),
+            _ => refusal.to_string(),
+        };
         let message = text.lines().next().unwrap_or_default().to_owned();
         Self { message, hint: refusal.hint() }
     }

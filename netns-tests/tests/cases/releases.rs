@@ -438,7 +438,9 @@ fn hook_stop(lab: &Lab) {
     let mut cluster = cluster.start(2);
     let mut reload = cluster.begin("reload", &[]);
     let child = hooked(lab);
-    assert!(reload.output().contains("before_reload of generation 2 runs"), "{}", reload.output());
+    wait_until("the reload to say so", Duration::from_secs(10), || {
+        reload.output().contains("before_reload of generation 2 runs")
+    });
     // Meanwhile everything else goes on.
     kill_and_wait(&mut cluster);
     let error = cluster.fail("reload", &[]);

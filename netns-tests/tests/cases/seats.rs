@@ -176,7 +176,7 @@ fn limited_requests(lab: &Lab) {
     cluster.wait_for_live(4);
 }
 
-/// The same program, replaced after 50 connections of the 100 after which it would end.
+/// The same program, replaced after 50 connections of the 200 after which it would end.
 fn connection_limit(lab: &Lab) {
     let file = lab.directory().join("limited.py");
     std::fs::write(&file, LIMITED).unwrap();
@@ -185,7 +185,7 @@ fn connection_limit(lab: &Lab) {
         .argument("50")
         .argument("--retire-window")
         .argument("0");
-    cluster.start_master(&["python3".into(), file.into(), "100".into()]);
+    cluster.start_master(&["python3".into(), file.into(), "200".into()]);
     cluster.wait_for_live(4);
     let load = Load::to([Network::server_v4(80)])
         .from(Network::clients_v4(200))

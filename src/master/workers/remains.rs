@@ -76,8 +76,8 @@ struct Pending {
     told: Told,
     /// There was a look at it.
     was_seen: bool,
-    /// A look has found something. After that it takes two that find nothing: a process that is just being
-    /// made can be missed.
+    /// A look has found something, or it may be a daemon that is just being made. Then it takes two looks
+    /// that find nothing: a process whose parent ends while it is made can be missed.
     was_left: bool,
     /// When what is left then is left alone.
     give_up_at: Option<Timestamp>,
@@ -109,10 +109,10 @@ impl Remains {
     /// Takes in a worker that has ended. The next look is due at once.
     pub(super) fn insert(&mut self, worker: WorkerId, exited: Exited) {
         let pending = Pending {
-            exited,
             told: Told::new(),
             was_seen: false,
-            was_left: false,
+            was_left: exited.may_be_daemon,
+            exited,
             give_up_at: None,
         };
         self.exited.insert(worker, pending);
@@ -185,6 +185,9 @@ impl Remains {
         }
         for (place, (worker, left)) in workers.into_iter().zip(of).enumerate() {
             let Some(pending) = self.exited.get_mut(&worker) else { continue };
+            if left.is_empty() && std::mem::take(&mut pending.was_left) {
+                continue;
+            }
             let was_seen = std::mem::replace(&mut pending.was_seen, true);
             if !was_seen {
                 let background = pending.exited.background_of(&left);
@@ -193,9 +196,6 @@ impl Remains {
             if !left.is_empty() && !pending.is_given_up(now) {
                 pending.was_left = true;
                 pending.end(worker, &left, now);
-                continue;
-            }
-            if left.is_empty() && std::mem::take(&mut pending.was_left) {
                 continue;
             }
             // What has no worker is waited for as if it were of each.
