@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use ipcluster::lab::{Held, Load, Network, Pace};
+use ipcluster::lab::{Held, Load, Network, Pace, Report};
 use netns_tests::{Case, Cluster, Lab, Need, greeter, signal, wait_until};
 use nix::sys::signal::Signal;
 
@@ -150,13 +150,15 @@ server.serve_forever(0.05)
 server.server_close()
 ";
 
-fn limited_requests(lab: &Lab) {
+/// The command of a server that ends after so many requests.
+fn limited(lab: &Lab, requests: &str) -> [OsString; 3] {
     let file = lab.directory().join("limited.py");
     std::fs::write(&file, LIMITED).unwrap();
-    let mut cluster = Cluster::on(lab, [Network::server_v4(80)], 4);
-    cluster.start_master(&["python3".into(), file.into(), "50".into()]);
-    cluster.wait_for_live(4);
-    // Each seat gets about 20 requests a second, so that its workers serve for 2.5 s each.
+    ["python3".into(), file.into(), requests.into()]
+}
+
+/// A load of which each of four seats gets about 20 requests a second: 50 in 2.5 s.
+fn a_thousand_answers(lab: &Lab) -> Report {
     let load = Load::to([Network::server_v4(80)])
         .from(Network::clients_v4(200))
         .pace(Pace::Rate(80.0))
@@ -165,6 +167,14 @@ fn limited_requests(lab: &Lab) {
     wait_until("a thousand answers", Duration::from_secs(60), || load.counters().answered >= 1000);
     let report = load.stop();
     println!("{report}");
+    report
+}
+
+fn limited_requests(lab: &Lab) {
+    let mut cluster = Cluster::on(lab, [Network::server_v4(80)], 4);
+    cluster.start_master(&limited(lab, "50"));
+    cluster.wait_for_live(4);
+    let report = a_thousand_answers(lab);
     let log = cluster.log();
     let ended = log.matches("ended by itself (status 0)").count();
     assert!(ended >= 12, "{ended} workers have ended:\n{log}");
@@ -178,23 +188,14 @@ fn limited_requests(lab: &Lab) {
 
 /// The same program, replaced after 50 connections of the 200 after which it would end.
 fn connection_limit(lab: &Lab) {
-    let file = lab.directory().join("limited.py");
-    std::fs::write(&file, LIMITED).unwrap();
     let mut cluster = Cluster::on(lab, [Network::server_v4(80)], 4)
         .argument("--retire-connections")
         .argument("50")
         .argument("--retire-window")
         .argument("0");
-    cluster.start_master(&["python3".into(), file.into(), "200".into()]);
+    cluster.start_master(&limited(lab, "200"));
     cluster.wait_for_live(4);
-    let load = Load::to([Network::server_v4(80)])
-        .from(Network::clients_v4(200))
-        .pace(Pace::Rate(80.0))
-        .start(lab.client())
-        .unwrap();
-    wait_until("a thousand answers", Duration::from_secs(60), || load.counters().answered >= 1000);
-    let report = load.stop();
-    println!("{report}");
+    let report = a_thousand_answers(lab);
     let log = cluster.log();
     let replaced = log.matches("is replaced: it has had").count();
     assert!(replaced >= 8, "{replaced} replaced:\n{log}");
