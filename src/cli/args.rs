@@ -111,6 +111,13 @@ pub(crate) enum Verb {
     /// Refused while a master runs: `ipcluster stop` is for that. Workers that still run are not
     /// ended. Connections that the rules carry are reset.
     Flush(ClusterArgs),
+    /// Print the nftables rules of this host without those of ipcluster, to be loaded again by `nft -f`
+    ///
+    /// A file that holds a table of a master that runs is refused by nft as a whole, since nobody else can
+    /// change that table: what `nft list ruleset` prints is no backup on a host with a cluster. Each table of
+    /// the output replaces the one of its name and leaves the others alone. Needs the program nft.
+    #[command(after_help = SAVE_OTHERS_HELP)]
+    SaveOthers(SaveOthersArgs),
     /// Show the whole thing in a network namespace of its own, without root, in half a minute
     ///
     /// Puts workers behind rules in the real kernel, connects to them from thousands of client
@@ -219,6 +226,12 @@ all workers. Who reads too slowly gets `missed` with a count, and after five sec
 Example:
   ipcluster events web | jq --unbuffered 'select(.event != \"stats\")'";
 
+const SAVE_OTHERS_HELP: &str = "\
+Examples:
+  ipcluster save-others > /etc/nftables.conf             loaded by `nft -f`, as nftables.service does
+  ipcluster save-others --json > rules.json              loaded by `nft -j -f rules.json`
+  sed -i '/^table inet ipcluster[_.]/,/^}/d' OLD         takes our tables out of what `nft list ruleset` printed";
+
 const COMPLETIONS_HELP: &str = "\
 Example:
   ipcluster completions bash > /usr/share/bash-completion/completions/ipcluster";
@@ -296,6 +309,13 @@ pub(crate) struct ScaleArgs {
     /// Return when the new workers are in force, and not when their probation is over
     #[arg(long)]
     pub(crate) no_wait: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SaveOthersArgs {
+    /// Print JSON, for `nft -j -f`
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -407,6 +427,8 @@ mod tests {
     #[test]
     fn every_verb_is_known() {
         for line in [
+            "save-others",
+            "save-others --json",
             "reload",
             "reload web",
             "reload --share 10%",

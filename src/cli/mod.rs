@@ -19,6 +19,7 @@ mod reload;
 mod retire;
 mod rollback;
 mod run;
+mod save_others;
 mod scale;
 mod servers;
 mod status;
@@ -66,6 +67,7 @@ fn carry_out(arguments: Arguments) -> Result<(), Failed> {
         Verb::Check => check::run(),
         Verb::Servers(servers) => servers::run(&servers),
         Verb::Flush(cluster) => flush::run(&directory()?, cluster),
+        Verb::SaveOthers(args) => save_others::run(&args),
         Verb::Demo(args) => demo::run(args.engine),
         Verb::DemoWorker => demo::worker(),
     }

@@ -4,6 +4,11 @@ use std::io::{ErrorKind, Write};
 
 use super::Failed;
 
+/// Says something beside the answer, on standard error. Without that it is left unsaid.
+pub(super) fn note(text: &str) {
+    let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
+}
+
 /// Prints the answer. A reader that has seen enough (`| head`) is no failure.
 pub(super) fn answer(text: &str) -> Result<(), Failed> {
     let mut stdout = std::io::stdout().lock();

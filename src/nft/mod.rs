@@ -29,6 +29,7 @@ mod firewall;
 pub(crate) mod foreign;
 #[cfg(any(test, feature = "internals"))]
 pub(crate) mod fuzzing;
+mod other_tables;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -41,4 +42,5 @@ pub use error::{Fault, NftError, NotUnderstood};
 pub(crate) use fake::{Disturbance, Fake, Injection};
 pub use firewall::{Applied, Firewall, Protection};
 pub(crate) use foreign::{Certainty, ForeignNat, ForeignRules};
+pub(crate) use other_tables::{OtherTable, OtherTables};
 pub use watch::{Commit, Watch, WatchEvent, WatchEvents, Writer};

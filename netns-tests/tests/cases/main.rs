@@ -53,6 +53,7 @@ mod repair;
 mod resource_exhaustion;
 mod retire;
 mod ruleset;
+mod saved_rulesets;
 mod seats;
 mod service_manager;
 mod socket_activation;
@@ -129,6 +130,7 @@ fn main() -> ExitCode {
         releases,
         resource_exhaustion,
         ruleset,
+        saved_rulesets,
         seats,
         service_manager,
         socket_activation,
