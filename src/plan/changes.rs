@@ -17,6 +17,7 @@ pub(crate) struct PlanChanges {
     /// Apart from the ports that it closes ([`Plan::guard_difference`]).
     pub(crate) guard: bool,
     pub(crate) local_clients: bool,
+    pub(crate) destination: bool,
 }
 
 impl Plan {
@@ -39,6 +40,7 @@ impl Plan {
             admitting: self.admitting != target.admitting,
             guard: self.guard() != target.guard() || self.guards_range() != target.guards_range(),
             local_clients: self.local_clients != target.local_clients,
+            destination: self.destination != target.destination,
         })
     }
 

@@ -37,6 +37,21 @@ impl Engine {
     }
 }
 
+/// Where [`Engine::Redirect`] sends a connection, beside the worker port.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Destination {
+    /// To the address that the client has dialled: it is the worker's local address as well, and the
+    /// connection lives as long as that address does. Only datagrams to a listener without an address go
+    /// to one of the interface ([`Self::OfInterface`]): a plain socket that is bound to all addresses
+    /// answers from the one that the routes prefer, and connection tracking knows only that answer.
+    #[default]
+    Dialled,
+    /// To an address of the interface by which it came in, as earlier releases had it: the primary one of
+    /// IPv4, the one of IPv6 that was added last; where there is none, nowhere. Such a plan is only read
+    /// from the kernel.
+    OfInterface,
+}
+
 impl fmt::Display for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -59,6 +59,7 @@ mod tests;
 
 pub use assignment::{Assignment, Weights};
 pub(crate) use changes::PlanChanges;
+pub(crate) use engine::Destination;
 pub use engine::Engine;
 pub use error::PlanError;
 pub use id::{ClusterName, Generation, InvalidPort, Port, Seat, Slot};

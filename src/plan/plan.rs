@@ -9,8 +9,8 @@ use super::guard::{Guard, check_guard};
 use super::partition::hashed;
 use super::port_set::PortSet;
 use super::{
-    Assignment, ClusterName, Engine, Generation, Listeners, Partition, PlanError, Port, Seat, Slot,
-    Weights,
+    Assignment, ClusterName, Destination, Engine, Generation, Listeners, Partition, PlanError,
+    Port, Seat, Slot, Weights,
 };
 
 /// A live worker as the rules see it: its generation, and one worker port for each public port.
@@ -46,6 +46,7 @@ pub struct Plan {
     pub(super) admitting: bool,
     pub(super) guard: Option<Guard>,
     pub(super) local_clients: bool,
+    pub(super) destination: Destination,
 }
 
 /// Where a client's new connections go.
@@ -87,6 +88,7 @@ impl Plan {
             admitting: true,
             guard: None,
             local_clients: false,
+            destination: Destination::Dialled,
         })
     }
 
@@ -116,6 +118,7 @@ impl Plan {
             admitting: true,
             guard: None,
             local_clients: false,
+            destination: Destination::Dialled,
         };
         plan.check_slots()?;
         plan.check_all_ports()?;
@@ -249,6 +252,16 @@ impl Plan {
     /// How connections are handed to workers.
     pub fn engine(&self) -> Engine {
         self.engine
+    }
+
+    /// Has translated connections go to addresses of this kind.
+    pub(crate) fn set_destination(&mut self, destination: Destination) {
+        self.destination = destination;
+    }
+
+    /// To which addresses translated connections go.
+    pub(crate) fn destination(&self) -> Destination {
+        self.destination
     }
 
     /// Opens the listeners, or closes them: then new connections reach the host itself, which

@@ -199,10 +199,11 @@ impl FakeTable {
 fn sets_in(rule: &Rule) -> impl Iterator<Item = SetName> + use<> {
     let names = match rule {
         Rule::Hash { scope, map, .. } | Rule::Mask { scope, map, .. } => [scope.set(), Some(*map)],
-        Rule::RedirectByMap { map, .. } => [None, Some(*map)],
+        Rule::RedirectByMap { map, .. } | Rule::TranslateByMap { map, .. } => [None, Some(*map)],
         Rule::Guard { .. } => [Some(SetName::Guarded), None],
         Rule::Established { ports: TcpPorts::Set } => [Some(SetName::Established), None],
         Rule::Redirect { .. }
+        | Rule::Translate { .. }
         | Rule::Drop { .. }
         | Rule::DropTracked { .. }
         | Rule::GuardRange { .. }
@@ -218,7 +219,9 @@ fn sets_in(rule: &Rule) -> impl Iterator<Item = SetName> + use<> {
 /// The counter that a rule counts in.
 fn counter_in(rule: &Rule) -> Option<CounterName> {
     match rule {
-        Rule::Redirect { counter, .. }
+        Rule::Translate { counter, .. }
+        | Rule::TranslateByMap { counter, .. }
+        | Rule::Redirect { counter, .. }
         | Rule::RedirectByMap { counter, .. }
         | Rule::Count { counter, .. } => Some(*counter),
         _ => None,

@@ -6,6 +6,7 @@ use super::object::{
     Chain, ChainName, Comment, CounterName, Elements, Family, Rule, Ruleset, Scope, Set, SetName,
     TableName, TcpPorts,
 };
+use super::translation::translation_rules;
 use crate::plan::{Engine, Listener, Occupant, Partition, Plan, PortRange, Protocol, Seat};
 
 /// All objects of a plan.
@@ -333,38 +334,11 @@ pub(super) fn seat_rules(
 ) -> Vec<Rule> {
     match plan.occupant(seat) {
         Some(occupant) => match plan.engine() {
-            Engine::Redirect => redirect_rules(plan, seat, occupant, ports),
+            Engine::Redirect => translation_rules(plan, seat, occupant, ports),
             Engine::Tproxy => tproxy_rules(plan, seat, occupant),
         },
         None => vacant_rules(plan, survivors),
     }
-}
-
-/// The rules of a seat with a worker: one for each protocol, plain where that has a single public
-/// port, else with a map, so that the cost of a connection does not grow with the listeners.
-///
-/// One rule for both protocols would need, beside its map, an anonymous set of them: nft takes a
-/// redirect to ports only behind a match of the transport protocols that it can see in the rule.
-fn redirect_rules(
-    plan: &Plan,
-    seat: Seat,
-    occupant: &Occupant,
-    ports: &mut impl Iterator<Item = SetName>,
-) -> Vec<Rule> {
-    let counter = CounterName(seat);
-    let generation = occupant.generation;
-    let rule = |protocol| match plan.listeners().services(protocol) {
-        [] => None,
-        [only] => {
-            let (public, worker) = (only.port, occupant.ports[only.place]);
-            Some(Rule::Redirect { protocol, counter, public, worker, generation })
-        }
-        _ => {
-            let map = ports.next()?;
-            Some(Rule::RedirectByMap { protocol, counter, map, generation })
-        }
-    };
-    Protocol::ALL.into_iter().filter_map(rule).collect()
 }
 
 /// The rules of a seat whose worker has the sockets that its connections are given to.

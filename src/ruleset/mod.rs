@@ -28,6 +28,7 @@ pub(crate) mod stale;
 mod tests;
 mod text;
 pub(crate) mod transition;
+mod translation;
 
 #[cfg(any(test, feature = "internals"))]
 pub(crate) use fake_table::{FakeTable, TableError};
@@ -38,7 +39,7 @@ pub(crate) use object::Digest;
 pub(crate) use object::PRIORITY_DSTNAT;
 pub(crate) use object::{
     BaseChain, Chain, ChainName, Comment, CounterName, Elements, Family, Hook, Rule, Scope, Set,
-    SetName, TcpPorts,
+    SetName, TcpPorts, Translated,
 };
 pub use object::{CounterValue, Ruleset, TableName};
 pub use raise::RaiseError;

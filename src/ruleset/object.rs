@@ -57,8 +57,9 @@ impl TableName {
     /// 1: tcp alone, a counter in each redirect. 2: tcp and udp, a guard, a named counter a seat.
     /// 3: no chain between the base chains and those of the seats, several slots by one key. Its guard
     /// was one of a range of ports ([`Rule::GuardRange`]) before it was one of the ports that workers hold
-    /// ([`Rule::Guard`]): this version reads both, an earlier one replaces a table that it does not
-    /// understand.
+    /// ([`Rule::Guard`]), and all connections went to an address of the interface ([`Rule::Redirect`])
+    /// before they went to the one that was dialled ([`Rule::Translate`]): this version reads both, an
+    /// earlier one replaces a table that it does not understand.
     pub const SCHEMA: u32 = 3;
 
     /// The comment of every table of ours: by it, not by its name, a table is known as ours. Ends
@@ -124,7 +125,7 @@ impl fmt::Display for CounterName {
 /// SYNs of tcp, also one that a client has sent again, and every datagram of udp.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CounterValue {
-    /// Connections.
+    /// Translated.
     pub connections: u64,
     /// The bytes of their first packets, from the IP header on.
     pub bytes: u64,
@@ -528,6 +529,18 @@ impl Scope {
     }
 }
 
+/// Which connections a rule of a seat translates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Translated {
+    /// Of this family.
+    pub family: Family,
+    /// Of this protocol.
+    pub protocol: Protocol,
+    /// Whether only those that begin on this host and stay on it, `oif "lo"`: before a packet has come in
+    /// or is sent, the kernel knows the interface for that of the second kind alone.
+    pub local: bool,
+}
+
 /// The public ports of tcp that a rule takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TcpPorts {
@@ -562,8 +575,38 @@ pub enum Rule {
         /// The map.
         map: SetName,
     },
-    /// `tcp dport 80 counter name "seat_0" redirect to :20000`: for a protocol with a single public
-    /// port.
+    /// `meta nfproto ipv4 tcp dport 80 counter name "seat_0" dnat ip to ip daddr:20000`: for a protocol
+    /// with a single public port. The address stays as the client has dialled it.
+    ///
+    /// `dnat to :20000`, without an address, would do the same for both families. But from Linux 5.14 to
+    /// 5.18 the kernel takes such a rule and translates nothing by it (`nft_nat_inet_eval`, mended by
+    /// "netfilter: nat: really support inet nat without l3 address").
+    Translate {
+        /// Which connections.
+        connections: Translated,
+        /// The counter.
+        counter: CounterName,
+        /// The public port.
+        public: Port,
+        /// The worker port.
+        worker: Port,
+        /// The worker's generation, kept as a comment.
+        generation: Generation,
+    },
+    /// `meta nfproto ipv4 meta l4proto tcp counter name "seat_0" dnat ip to ip daddr:th dport map
+    /// @seat_0_tcp_9c1e07aa`: for one with several.
+    TranslateByMap {
+        /// Which connections.
+        connections: Translated,
+        /// The counter.
+        counter: CounterName,
+        /// The map from public to worker ports.
+        map: SetName,
+        /// The worker's generation, kept as a comment.
+        generation: Generation,
+    },
+    /// `tcp dport 80 counter name "seat_0" redirect to :20000`: to an address of the interface, for a
+    /// protocol with a single public port.
     Redirect {
         /// The protocol.
         protocol: Protocol,
@@ -723,7 +766,9 @@ impl Rule {
             | Self::Reply { .. } => None,
             Self::Hash { comment, .. } => Some(*comment),
             Self::Guard { range, .. } => Some(Comment::WorkerPorts(*range)),
-            Self::Redirect { generation, .. }
+            Self::Translate { generation, .. }
+            | Self::TranslateByMap { generation, .. }
+            | Self::Redirect { generation, .. }
             | Self::RedirectByMap { generation, .. }
             | Self::Tproxy { generation, .. }
             | Self::Drop { generation }

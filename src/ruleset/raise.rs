@@ -10,8 +10,8 @@ use super::object::{
 };
 use super::stale::surplus;
 use crate::plan::{
-    Assignment, Engine, Generation, Listener, Listeners, Occupant, Partition, Plan, PlanError,
-    Port, Seat,
+    Assignment, Destination, Engine, Generation, Listener, Listeners, Occupant, Partition, Plan,
+    PlanError, Port, Seat,
 };
 
 /// Why a table is none that this version lowers a plan to. It was made by another version, or
@@ -71,10 +71,14 @@ pub(crate) fn raise(ruleset: &Ruleset, expected: Option<&Listeners>) -> Result<P
     });
     set_guard(&mut plan, ruleset)?;
     let tracked = as_tracked(&plan, ruleset);
-    match surplus(&lower(&plan), tracked.as_ref().unwrap_or(ruleset)) {
-        Some(_) => Ok(plan),
-        None => Err(RaiseError::Surplus),
+    let found = tracked.as_ref().unwrap_or(ruleset);
+    for destination in [Destination::Dialled, Destination::OfInterface] {
+        plan.set_destination(destination);
+        if surplus(&lower(&plan), found).is_some() {
+            return Ok(plan);
+        }
     }
+    Err(RaiseError::Surplus)
 }
 
 /// The ruleset with the rules of vacant seats that use connection tracking, where it has such as earlier
@@ -280,12 +284,14 @@ fn occupant_of(
     let mut of_worker = None;
     for rule in rules {
         match rule {
-            Rule::Redirect { public, worker, generation, .. }
+            Rule::Translate { public, worker, generation, .. }
+            | Rule::Redirect { public, worker, generation, .. }
             | Rule::Tproxy { public, worker, generation, .. } => {
                 by_public.insert(*public, *worker);
                 of_worker = Some(*generation);
             }
-            Rule::RedirectByMap { map, generation, .. } => {
+            Rule::TranslateByMap { map, generation, .. }
+            | Rule::RedirectByMap { map, generation, .. } => {
                 let Some(Elements::Ports(ports)) = maps.get(map) else {
                     return Err(shape("the map of a seat"));
                 };

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::object::{
     BaseChain, Chain, ChainName, Elements, Family, Hook, Rule, Ruleset, Scope, Set, SetName,
-    TableName, TcpPorts,
+    TableName, TcpPorts, Translated,
 };
 use crate::plan::Protocol;
 
@@ -147,12 +147,34 @@ impl Display for Hook {
     }
 }
 
+/// The word that nft has for a family.
+const fn ip(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ip",
+        Family::V6 => "ip6",
+    }
+}
+
+/// Apart from the protocol, with a space behind it.
+impl Display for Translated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.local {
+            f.write_str("oif \"lo\" ")?;
+        }
+        match self.family {
+            Family::V4 => f.write_str("meta nfproto ipv4 "),
+            Family::V6 => f.write_str("meta nfproto ipv6 "),
+        }
+    }
+}
+
 /// With a space behind it, unless it is nothing.
 impl Display for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (ip, digit) = match self.family() {
-            Family::V4 => ("ip", 4),
-            Family::V6 => ("ip6", 6),
+        let ip = ip(self.family());
+        let digit = match self.family() {
+            Family::V4 => 4,
+            Family::V6 => 6,
         };
         match self {
             Self::All(_) => {}
@@ -192,6 +214,18 @@ impl Display for Rule {
                 Family::V4 => write!(f, "{scope}ip saddr & {} vmap @{map}", low_v4(slots - 1))?,
                 Family::V6 => write!(f, "{scope}ip6 saddr & {} vmap @{map}", low_v6(slots - 1))?,
             },
+            Self::Translate { connections, counter, public, worker, .. } => {
+                let ip = ip(connections.family);
+                let Translated { protocol, .. } = connections;
+                write!(f, "{connections}{protocol} dport {public} counter name \"{counter}\" ")?;
+                write!(f, "dnat {ip} to {ip} daddr:{worker}")?;
+            }
+            Self::TranslateByMap { connections, counter, map, .. } => {
+                let ip = ip(connections.family);
+                let Translated { protocol, .. } = connections;
+                write!(f, "{connections}meta l4proto {protocol} counter name \"{counter}\" ")?;
+                write!(f, "dnat {ip} to {ip} daddr:th dport map @{map}")?;
+            }
             Self::Redirect { protocol, counter, public, worker, .. } => {
                 write!(f, "{protocol} dport {public} counter name \"{counter}\" ")?;
                 write!(f, "redirect to :{worker}")?;

@@ -9,6 +9,7 @@ use super::lower::{
 };
 use super::object::{Chain, ChainName, CounterName, CounterValue, Rule, Set, SetName, TableName};
 use super::stale::Stale;
+use super::translation::translates_alike;
 use crate::plan::{Engine, Partition, Plan, PlanChanges, PlanError, Port, Seat};
 
 /// One member of a transaction: a verb and an object of the table.
@@ -209,12 +210,24 @@ impl Survivors {
 }
 
 /// The seats of the target whose chains get other rules, in order.
-fn changed_seats(in_force: &Plan, target: &Plan, vacant_rules_change: bool) -> Vec<Seat> {
+fn changed_seats(
+    in_force: &Plan,
+    target: &Plan,
+    changes: PlanChanges,
+    vacant_rules_change: bool,
+) -> Vec<Seat> {
+    let occupied_rules_change = target.engine() == Engine::Redirect
+        && (changes.destination || changes.local_clients)
+        && !translates_alike(in_force, target);
     let mut others = in_force.changed_seats(target).peekable();
     let is_new = |seat: Seat| seat.index() >= in_force.seats().len();
     let changed = target.seats().filter(|(seat, held)| {
         let is_other = others.next_if_eq(seat).is_some();
-        is_other || is_new(*seat) || (held.is_none() && vacant_rules_change)
+        let rules_change = match held {
+            Some(_) => occupied_rules_change,
+            None => vacant_rules_change,
+        };
+        is_other || is_new(*seat) || rules_change
     });
     changed.map(|(seat, _)| seat).collect()
 }
@@ -340,7 +353,7 @@ impl<'a> Change<'a> {
         };
         let vacant_rules_change =
             survivors_change || changes.generation || old_survivors.count != new_survivors.count;
-        let seats = changed_seats(in_force, target, vacant_rules_change);
+        let seats = changed_seats(in_force, target, changes, vacant_rules_change);
         let slots_change = changes.assignment || changes.seat_count;
         let name = |map: &Set| map.name;
         let (mut before, mut after) =

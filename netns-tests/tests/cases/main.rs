@@ -9,6 +9,7 @@ mod conformance;
 mod conntrack;
 mod counters;
 mod descriptors;
+mod destinations;
 mod end_signals;
 mod established_connections;
 mod events;
@@ -98,6 +99,7 @@ fn main() -> ExitCode {
         conntrack,
         counters,
         descriptors,
+        destinations,
         end_signals,
         established_connections,
         events,

@@ -143,7 +143,7 @@ fn adopted_and_changed(lab: &Lab) {
         }
         occupy(&mut plan, 2, 22000 + round, 1);
         let Applied { operations, .. } = next.apply(&plan).unwrap();
-        assert_eq!(operations, 2, "its chain is flushed and gets its rule; no more");
+        assert_eq!(operations, 3, "its chain is flushed and gets its rules; no more");
         next.verify().unwrap();
         assert!(is_owned(lab));
     }

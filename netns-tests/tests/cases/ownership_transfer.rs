@@ -103,7 +103,7 @@ fn handed_over(lab: &Lab) {
         more();
         let mut changed = plan.clone();
         occupy(&mut changed, 1, 21000, 1);
-        assert_eq!(next.apply(&changed).unwrap().operations, 2);
+        assert_eq!(next.apply(&changed).unwrap().operations, 3);
         next.verify().unwrap();
         more();
         stop.store(true, Ordering::Relaxed);

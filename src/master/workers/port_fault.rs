@@ -6,10 +6,9 @@ use crate::plan::{Listener, Listeners, Port, Protocol};
 use crate::process::ListenSocket;
 use crate::protocol::PortFaultKind;
 
-/// What is wrong with the sockets that a worker has on the port for this public port; `None`: nothing. The
-/// kernel's `redirect` sends a connection to the primary address of the interface that it came in by, so a
-/// socket on one address of the host is enough only where that is the address of all listeners, and a
-/// loopback address never is.
+/// What is wrong with the sockets that a worker has on the port for this public port; `None`: nothing. A
+/// connection goes to the address that its client has dialled, so a socket on one address of the host is
+/// enough only where that is the address of all listeners. Other hosts can dial no loopback address.
 pub(super) fn port_fault(
     listeners: &Listeners,
     protocol: Protocol,

@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::netlink::Messages;
 use crate::nft::wire::batch::Batch;
@@ -62,13 +62,14 @@ fn every_message_leads_back_to_its_operation() {
 
 /// The number of a set in its transaction is how the kernel finds it for its elements.
 #[test]
-fn every_redirect_by_a_map_has_one_of_its_own() {
+fn every_seat_with_a_map_has_one_of_its_own() {
     let transaction = Transaction::create(&plan(4, 64));
     let batch = Batch::encode(&transaction, None);
     let of = |index: usize| {
         (0..batch.messages()).filter(|place| batch.operation_of(*place) == Some(index)).count()
     };
     let mut made = BTreeSet::new();
+    let mut users = BTreeMap::new();
     let mut count = 0;
     for (index, operation) in transaction.operations.iter().enumerate() {
         match operation {
@@ -76,15 +77,17 @@ fn every_redirect_by_a_map_has_one_of_its_own() {
                 assert_eq!(of(index), 2, "the set, its elements");
                 made.insert(set.name);
             }
-            Operation::AddRule(_, Rule::RedirectByMap { map, .. }) => {
+            Operation::AddRule(chain, Rule::TranslateByMap { map, .. }) => {
                 assert_eq!(of(index), 1, "the rule");
-                assert!(made.remove(map), "made before, for it alone");
+                assert!(made.contains(map), "made before");
+                let user = users.entry(*map).or_insert(*chain);
+                assert_eq!(user, chain, "for it alone");
                 count += 1;
             }
             _ => {}
         }
     }
-    assert_eq!(count, 4);
+    assert_eq!((users.len(), count), (4, 8), "a rule for each family");
 }
 
 #[test]

@@ -45,7 +45,7 @@ fn an_outcome_that_nobody_told_is_read_back() {
         let fake = Fake::new();
         let (mut firewall, _, after) = in_force(&fake, ownership);
         fake.inject(Injection::LoseReplies);
-        assert_eq!(firewall.apply(&after).unwrap().operations, 2);
+        assert_eq!(firewall.apply(&after).unwrap().operations, 3);
         assert_eq!(fake.injections_left(), 0);
         assert!(holds(&fake, &after));
         firewall.verify().unwrap();
@@ -187,7 +187,7 @@ fn an_orphan_is_adopted_as_it_is_or_changed_at_once() {
         assert_eq!(next.table_owner().unwrap(), Some(TableOwner::Orphaned));
         let generation_id = fake.generation_id();
         if by_applying {
-            assert_eq!(next.apply(&after).unwrap().operations, 2);
+            assert_eq!(next.apply(&after).unwrap().operations, 3);
         } else {
             assert!(next.adopt().unwrap());
             assert!(holds(&fake, &before));

@@ -13,6 +13,7 @@ use crate::nft::wire::{bytecode, rule};
 use crate::plan::{Generation, Listener, Partition, Port, PortRange, Protocol, Seat};
 use crate::ruleset::{
     ChainName, Comment, CounterName, Digest, Family, Rule, Scope, SetName, TableName, TcpPorts,
+    Translated,
 };
 
 /// `NFTA_RULE_EXPRESSIONS`.
@@ -58,6 +59,23 @@ fn any_rule() -> impl Strategy<Value = Rule> {
                 protocol,
                 counter,
                 map,
+                generation
+            }
+        ),
+        (any_connections(), any_counter(), map(), generation()).prop_map(
+            |(connections, counter, map, generation)| Rule::TranslateByMap {
+                connections,
+                counter,
+                map,
+                generation
+            }
+        ),
+        (any_connections(), any_counter(), any_port(), any_port(), generation()).prop_map(
+            |(connections, counter, public, worker, generation)| Rule::Translate {
+                connections,
+                counter,
+                public,
+                worker,
                 generation
             }
         ),
@@ -120,6 +138,11 @@ fn any_scope() -> impl Strategy<Value = Scope> {
             Scope::Listener(Listener::new(protocol, address, port).unwrap())
         }),
     ]
+}
+
+fn any_connections() -> impl Strategy<Value = Translated> {
+    (prop::sample::select(Family::ALL.to_vec()), any_protocol(), any::<bool>())
+        .prop_map(|(family, protocol, local)| Translated { family, protocol, local })
 }
 
 fn any_protocol() -> impl Strategy<Value = Protocol> {
@@ -226,7 +249,7 @@ fn framed(kind: u16, body: &[u8]) -> Vec<u8> {
 #[cfg(target_endian = "little")]
 fn expressions_are_those_of_nft() {
     let captured = captured("rule");
-    assert_eq!(captured.len(), 30);
+    assert_eq!(captured.len(), 36);
     let rules = captured_rules();
     for (text, bytes) in captured {
         let rule = rules.iter().find(|rule| rule.to_string() == text);
@@ -295,12 +318,20 @@ fn captured_rules() -> Vec<Rule> {
     for (protocol, seat) in Protocol::ALL.into_iter().zip([Seat(0), Seat(1)]) {
         let (counter, map) = (CounterName(seat), SetName::Ports(seat, protocol, DIGEST));
         rules.push(Rule::RedirectByMap { protocol, counter, map, generation });
+        for (family, local) in Family::ALL.into_iter().flat_map(|it| [(it, false), (it, true)]) {
+            let connections = Translated { family, protocol, local };
+            rules.push(Rule::TranslateByMap { connections, counter, map, generation });
+        }
     }
     for (protocol, counter, public) in
         [(Protocol::Tcp, counters[0], 80), (Protocol::Udp, counters[1], 53)]
     {
         let (public, worker) = (port(public), port(20000));
         rules.push(Rule::Redirect { protocol, counter, public, worker, generation });
+        for (family, local) in Family::ALL.into_iter().flat_map(|it| [(it, false), (it, true)]) {
+            let connections = Translated { family, protocol, local };
+            rules.push(Rule::Translate { connections, counter, public, worker, generation });
+        }
     }
     for protocol in Protocol::ALL {
         let ports = PortRange::new(port(20000), port(29999)).unwrap();

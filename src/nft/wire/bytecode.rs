@@ -7,9 +7,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::data::{Data, Register};
 use super::expression::{Checksum, Expression, Header, LookupResult, MetaKey, Relation};
-use crate::plan::{Listener, Port, PortRange, Protocol};
+use crate::plan::{Generation, Listener, Port, PortRange, Protocol};
 use crate::ruleset::{
-    Comment, CounterName, Family, Rule, Scope, SetName, TcpPorts, low_v4, low_v6,
+    Comment, CounterName, Family, Rule, Scope, SetName, TcpPorts, Translated, low_v4, low_v6,
 };
 
 /// `RTN_UNICAST`, `RTN_LOCAL` (include/uapi/linux/rtnetlink.h).
@@ -27,6 +27,12 @@ pub(in crate::nft) fn emit(rule: &Rule) -> Vec<Expression> {
     match rule {
         Rule::Hash { scope, modulus, seed, map, .. } => emit_hash(*scope, *modulus, *seed, *map),
         Rule::Mask { scope, slots, map } => emit_mask(*scope, *slots, *map),
+        Rule::Translate { connections, counter, public, worker, .. } => {
+            emit_translate(*connections, *counter, *public, *worker)
+        }
+        Rule::TranslateByMap { connections, counter, map, .. } => {
+            emit_translate_by_map(*connections, *counter, *map)
+        }
         Rule::Redirect { protocol, counter, public, worker, .. } => {
             emit_redirect(*protocol, *counter, *public, *worker)
         }
@@ -187,6 +193,62 @@ fn is_port(port: Port) -> Expression {
 /// The destination port: at the same place in tcp and udp.
 const LOAD_PORT: Expression =
     Expression::LoadPayload { header: Header::Transport, offset: 2, length: 2, to: FIRST };
+
+fn is_one_of(connections: Translated) -> Vec<Expression> {
+    let mut conditions = vec![];
+    if connections.local {
+        let key = MetaKey::OutputInterface;
+        conditions.push(Expression::LoadMeta { key, to: FIRST });
+        conditions.push(is_equal(LOOPBACK.to_ne_bytes().into()));
+    }
+    conditions.extend(is_family(connections.family));
+    conditions.extend(is_protocol(connections.protocol));
+    conditions
+}
+
+/// The register that nft gives to the port of a translation, `NFT_REG_2`.
+const SECOND: Register = Register(4);
+
+fn emit_translate(
+    connections: Translated,
+    counter: CounterName,
+    public: Port,
+    worker: Port,
+) -> Vec<Expression> {
+    let family = connections.family;
+    let mut rule = is_one_of(connections);
+    rule.extend([
+        LOAD_PORT,
+        is_port(public),
+        Expression::CountIn { counter: counter.into() },
+        load_destination(family),
+        Expression::LoadPort { port: worker, to: SECOND },
+        translate(family),
+    ]);
+    rule
+}
+
+fn emit_translate_by_map(
+    connections: Translated,
+    counter: CounterName,
+    map: SetName,
+) -> Vec<Expression> {
+    let family = connections.family;
+    let mut rule = is_one_of(connections);
+    rule.extend([
+        Expression::CountIn { counter: counter.into() },
+        load_destination(family),
+        Expression::LoadPayload { header: Header::Transport, offset: 2, length: 2, to: SECOND },
+        Expression::Lookup { key: SECOND, set: map.into(), result: LookupResult::Load(SECOND) },
+        translate(family),
+    ]);
+    rule
+}
+
+fn translate(family: Family) -> Expression {
+    let family = nfproto(family);
+    Expression::TranslateDestination { family, address: FIRST, port: SECOND }
+}
 
 fn emit_redirect(
     protocol: Protocol,
@@ -419,6 +481,9 @@ fn candidate(expressions: &[Expression], comment: Option<Comment>) -> Option<Rul
     };
     let scope = || scope_of(expressions);
     match expressions {
+        [.., Expression::TranslateDestination { .. }] => {
+            translation_of(expressions, set(), generation?)
+        }
         [Expression::Counter, Expression::Drop] => Some(Rule::Drop { generation: generation? }),
         [Expression::LoadDirection { .. }, _, Expression::Counter, Expression::Drop] => {
             Some(Rule::DropTracked { generation: generation? })
@@ -523,6 +588,46 @@ fn candidate(expressions: &[Expression], comment: Option<Comment>) -> Option<Rul
             let slots = slots_of_mask(mask.as_bytes())?;
             Some(Rule::Mask { scope: scope()?, slots, map: set()? })
         }
+        _ => None,
+    }
+}
+
+/// The rule of ours that translates to an address and a port, if it is one.
+fn translation_of(
+    expressions: &[Expression],
+    map: Option<SetName>,
+    generation: Generation,
+) -> Option<Rule> {
+    let (local, rest) = match expressions {
+        [Expression::LoadMeta { key: MetaKey::OutputInterface, .. }, _, rest @ ..] => (true, rest),
+        all => (false, all),
+    };
+    let [_, _, _, Expression::Compare { value: protocol, .. }, rest @ ..] = rest else {
+        return None;
+    };
+    let (family, protocol) = (family_of(expressions)?, protocol_of(protocol)?);
+    let connections = Translated { family, protocol, local };
+    match rest {
+        [Expression::CountIn { counter }, ..] => Some(Rule::TranslateByMap {
+            connections,
+            counter: CounterName::parse(counter.as_str())?,
+            map: map?,
+            generation,
+        }),
+        [
+            _,
+            Expression::Compare { value: public, .. },
+            Expression::CountIn { counter },
+            _,
+            Expression::LoadPort { port: worker, .. },
+            _,
+        ] => Some(Rule::Translate {
+            connections,
+            counter: CounterName::parse(counter.as_str())?,
+            public: port_of(public)?,
+            worker: *worker,
+            generation,
+        }),
         _ => None,
     }
 }

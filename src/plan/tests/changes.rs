@@ -15,6 +15,7 @@ const NOTHING: PlanChanges = PlanChanges {
     admitting: false,
     guard: false,
     local_clients: false,
+    destination: false,
 };
 
 fn is_unchanged(from: &Plan, to: &Plan) -> bool {

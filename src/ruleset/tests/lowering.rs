@@ -2,7 +2,7 @@ use std::net::IpAddr;
 
 use super::super::{Chain, ChainName, Elements, Rule, Ruleset, Scope, SetName, lower};
 use super::full;
-use crate::plan::{Engine, Partition, Plan, Slot, Weights};
+use crate::plan::{Engine, Partition, Plan, Seat, Slot, Weights};
 
 fn hash(slots: u32) -> Partition {
     Partition::hash(slots).unwrap()
@@ -90,6 +90,44 @@ fn few_listeners_of_a_kind_need_no_set() {
     assert_eq!(wildcard.to_string(), "udp dport 53 fib daddr type local ");
     let sets = ruleset.sets.iter().filter(|set| set.name.digest().is_none());
     assert_eq!(sets.map(|set| set.name.to_string()).collect::<Vec<_>>(), ["listeners4"]);
+}
+
+/// Of datagrams for every address alone the address is left to the kernel, which gives them one of the
+/// interface: a plain socket of a worker answers from that one.
+#[test]
+fn a_connection_keeps_the_address_that_its_client_has_dialled() {
+    let seat = |listeners: &[&str], local_clients| {
+        let mut plan = full(listeners, hash(8), 1);
+        plan.set_local_clients(local_clients);
+        let ruleset = lower(&plan);
+        let rules = rules(&ruleset, ChainName::Seat(Seat(0))).unwrap();
+        let texts = rules.iter().map(|rule| {
+            rule.to_string()
+                .replace(" counter name \"seat_0\"", "")
+                .replace(" comment \"generation 1\"", "")
+        });
+        texts.collect::<Vec<_>>()
+    };
+    let v4 = "meta nfproto ipv4 tcp dport 80 dnat ip to ip daddr:20000";
+    let v6 = "meta nfproto ipv6 tcp dport 80 dnat ip6 to ip6 daddr:20000";
+    for local_clients in [false, true] {
+        assert_eq!(seat(&["10.9.0.1:80"], local_clients), [v4]);
+        assert_eq!(seat(&["0.0.0.0:80"], local_clients), [v4]);
+        assert_eq!(seat(&["[::]:80", "0.0.0.0:80"], local_clients), [v4, v6]);
+        assert_eq!(
+            seat(&["10.9.0.1:53/udp", "[fd09::1]:53/udp"], local_clients),
+            [
+                "meta nfproto ipv4 udp dport 53 dnat ip to ip daddr:20000",
+                "meta nfproto ipv6 udp dport 53 dnat ip6 to ip6 daddr:20000"
+            ]
+        );
+    }
+    let named = "meta nfproto ipv6 udp dport 53 dnat ip6 to ip6 daddr:20000";
+    let local = "oif \"lo\" meta nfproto ipv4 udp dport 53 dnat ip to ip daddr:20000";
+    let rest = "udp dport 53 redirect to :20000";
+    let mixed = ["0.0.0.0:53/udp", "[fd09::1]:53/udp"];
+    assert_eq!(seat(&mixed, false), [named, rest]);
+    assert_eq!(seat(&mixed, true), [local, named, rest]);
 }
 
 /// One address of a family and port is written into answers; of several, or of all, nobody can say

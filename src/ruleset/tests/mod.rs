@@ -8,7 +8,8 @@ mod transitions;
 use proptest::prelude::*;
 
 use crate::plan::{
-    Engine, Generation, Listeners, Occupant, Partition, Plan, Port, PortRange, Seat, Weights,
+    Destination, Engine, Generation, Listeners, Occupant, Partition, Plan, Port, PortRange, Seat,
+    Weights,
 };
 
 const MIXES: [&[&str]; 9] = [
@@ -76,6 +77,7 @@ enum Event {
     /// So many workers without a seat.
     Unseated(u8),
     LocalClients(bool),
+    Destination(Destination),
     Engine(Engine),
 }
 
@@ -92,6 +94,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => Just(Event::GuardRange),
         2 => (0..3u8).prop_map(Event::Unseated),
         1 => any::<bool>().prop_map(Event::LocalClients),
+        1 => any_destination().prop_map(Event::Destination),
         1 => any_engine().prop_map(Event::Engine),
     ]
 }
@@ -150,6 +153,7 @@ impl History {
                 self.plan.guard_unseated((first..self.next_port).filter_map(Port::new));
             }
             Event::LocalClients(balanced) => self.plan.set_local_clients(balanced),
+            Event::Destination(destination) => self.plan.set_destination(destination),
             Event::Engine(engine) => self.plan.set_engine(engine).unwrap(),
         }
     }
@@ -177,6 +181,10 @@ fn any_start() -> impl Strategy<Value = Plan> {
 
 fn any_engine() -> impl Strategy<Value = Engine> {
     prop::sample::select(Engine::ALL.to_vec())
+}
+
+fn any_destination() -> impl Strategy<Value = Destination> {
+    prop::sample::select(vec![Destination::Dialled, Destination::OfInterface])
 }
 
 /// Two plans of one cluster: the second is what became of the first, or has nothing to do with it.

@@ -6,11 +6,11 @@ use proptest::prelude::*;
 use super::super::fake_table::TableError;
 use super::super::{
     Chain, ChainName, CounterName, Elements, Operation, Ruleset, Set, SetName, Stale, Transaction,
-    Transition, lower,
+    Transition, lower, raise,
 };
 use super::kernel::Kernel;
 use super::{any_history, any_pair, full, occupy};
-use crate::plan::{Generation, Partition, Plan, Port, Seat, Weights};
+use crate::plan::{Destination, Generation, Partition, Plan, Port, Seat, Weights};
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
@@ -247,15 +247,19 @@ fn whole(seats: u16) -> Plan {
 }
 
 #[test]
-fn a_replaced_worker_costs_two_operations_however_many_there_are() {
+fn a_replaced_worker_costs_an_operation_a_family_and_one_however_many_there_are() {
     let from = full(&["10.9.0.1:80", "[fd09::1]:80"], Partition::hash(1024).unwrap(), 64);
     let mut to = from.clone();
     occupy(&mut to, Seat(7), 30000, Generation(1));
     let chain = ChainName::Seat(Seat(7));
-    let [rule] = &lower(&to).chains[7].rules[..] else { panic!("one rule") };
+    let [v4, v6] = &lower(&to).chains[7].rules[..] else { panic!("two rules") };
     assert_eq!(
         between(&from, &to, Duration::ZERO).transaction.operations,
-        [Operation::FlushChain(chain), Operation::AddRule(chain, rule.clone())]
+        [
+            Operation::FlushChain(chain),
+            Operation::AddRule(chain, v4.clone()),
+            Operation::AddRule(chain, v6.clone())
+        ]
     );
 }
 
@@ -271,7 +275,7 @@ fn a_death_touches_the_chain_of_the_dead_and_the_survivors_alone() {
     assert_eq!(made.len(), 1);
 }
 
-/// A worker of a cluster with everything on: a flush and a rule for each protocol.
+/// A worker of a cluster with everything on: a flush and a rule for each protocol and family.
 #[test]
 fn a_reload_with_everything_on_touches_the_chains_of_the_seats_alone() {
     let listeners = ["10.9.0.1:80", "[fd09::1]:80", "10.9.0.1:443/udp", "[fd09::1]:443/udp"];
@@ -284,7 +288,7 @@ fn a_reload_with_everything_on_touches_the_chains_of_the_seats_alone() {
     }
     let operations = between(&from, &to, Duration::ZERO).transaction.operations;
     // And the ports that come into the guard, and those that leave it.
-    assert_eq!(operations.len(), 8 * 3 + 2, "{operations:?}");
+    assert_eq!(operations.len(), 8 * 5 + 2, "{operations:?}");
 }
 
 #[test]
@@ -300,6 +304,45 @@ fn turning_on_the_guard_or_local_clients_touches_their_chains_alone() {
     to.set_guard(Some("20000-20999".parse().unwrap())).unwrap();
     let other = between(&from, &to, Duration::ZERO).transaction;
     assert_ne!(other, there);
+}
+
+/// What the release before has put in force becomes what this one would have, and nothing else of the
+/// table is touched: the chains of seats with a worker are rewritten in one transaction.
+#[test]
+fn the_translation_of_the_release_before_is_replaced_where_it_stands() {
+    let listeners = ["10.9.0.1:80", "[::]:80", "10.9.0.1:443", "10.9.0.1:53/udp"];
+    let to = full(&listeners, Partition::hash(1024).unwrap(), 4);
+    let mut from = to.clone();
+    from.set_destination(Destination::OfInterface);
+    from.vacate(Seat(3)).unwrap();
+    let mut to = to;
+    to.vacate(Seat(3)).unwrap();
+    let before = lower(&from);
+    assert_eq!(raise(&before, None).unwrap().destination(), Destination::OfInterface);
+    let transaction = between(&from, &to, Duration::ZERO).transaction;
+    assert!(!transaction.makes_table());
+    let seats = [0, 1, 2].map(|seat| ChainName::Seat(Seat(seat)));
+    assert_eq!(mentioned_chains(&transaction), seats.into());
+    let mut kernel = Kernel::holding(&before);
+    kernel.carry_out(&transaction).unwrap();
+    assert_eq!(kernel, Kernel::holding(&lower(&to)));
+}
+
+/// Where clients of this host are balanced, a datagram of theirs to a listener without an address keeps
+/// the address that it goes to.
+#[test]
+fn turning_on_local_clients_rewrites_seats_with_datagrams_for_every_address() {
+    for (listener, rewritten) in
+        [("0.0.0.0:53/udp", 4), ("10.9.0.1:53/udp", 0), ("0.0.0.0:53", 0), ("[::]:53/udp", 4)]
+    {
+        let from = full(&[listener], Partition::hash(1024).unwrap(), 4);
+        let mut to = from.clone();
+        to.set_local_clients(true);
+        let there = between(&from, &to, Duration::ZERO).transaction;
+        let seats = mentioned_chains(&there);
+        let seats = seats.into_iter().filter(|chain| matches!(chain, ChainName::Seat(_))).count();
+        assert_eq!(seats, rewritten, "{listener}");
+    }
 }
 
 #[test]

@@ -73,6 +73,7 @@ impl InitialPlan {
         plan.set_guard(configured.guard())?;
         plan.guard_unseated_of(&before);
         plan.set_local_clients(configured.has_local_clients());
+        plan.set_destination(configured.destination());
         // A stop that its master did not survive is not gone on with.
         plan.set_admitting(true);
         if plan.survivors().next().is_none() {

@@ -14,6 +14,8 @@ pub(in crate::nft) const NFTA_META_SREG: u16 = 3;
 pub(in crate::nft) enum MetaKey {
     /// `NFT_META_IIF`: the index of the input interface.
     InputInterface = 4,
+    /// `NFT_META_OIF`: the index of the output interface.
+    OutputInterface = 5,
     /// `NFT_META_NFPROTO`: IPv4 or IPv6, as netfilter counts them.
     Family = 15,
     /// `NFT_META_L4PROTO`: the transport protocol.
@@ -21,7 +23,8 @@ pub(in crate::nft) enum MetaKey {
 }
 
 impl MetaKey {
-    const ALL: [Self; 3] = [Self::InputInterface, Self::Family, Self::Protocol];
+    const ALL: [Self; 4] =
+        [Self::InputInterface, Self::OutputInterface, Self::Family, Self::Protocol];
 }
 
 pub(super) fn emit(buffer: &mut Vec<u8>, key: MetaKey, to: Register) {

@@ -11,6 +11,7 @@ mod hash;
 mod immediate;
 mod lookup;
 mod meta;
+mod nat;
 mod objref;
 mod payload;
 mod redir;
@@ -82,6 +83,9 @@ pub(in crate::nft) enum Expression {
     Tproxy { port: Register },
     /// Translates the destination to this host and the port in a register.
     Redirect { port: Register },
+    /// Translates the destination to the address and the port in two registers, in packets of this
+    /// `NFPROTO`.
+    TranslateDestination { family: u8, address: Register, port: Register },
     /// Drops the packet.
     Drop,
     /// Accepts the packet: no later rule of the base chain sees it.
@@ -113,6 +117,7 @@ impl Expression {
             Self::LoadTransparent { .. } => "socket",
             Self::Tproxy { .. } => "tproxy",
             Self::Redirect { .. } => "redir",
+            Self::TranslateDestination { .. } => "nat",
         }
     }
 
@@ -144,6 +149,9 @@ impl Expression {
             Self::LoadTransparent { to } => socket::emit(buffer, *to),
             Self::Tproxy { port } => tproxy::emit(buffer, *port),
             Self::Redirect { port } => redir::emit(buffer, *port),
+            Self::TranslateDestination { family, address, port } => {
+                nat::emit(buffer, *family, *address, *port);
+            }
             Self::Drop => immediate::emit_verdict(buffer, immediate::DROP),
             Self::Accept => immediate::emit_verdict(buffer, immediate::ACCEPT),
         }
@@ -170,6 +178,7 @@ impl Expression {
             "objref" => objref::parse(data),
             "hash" => hash::parse(data),
             "redir" => redir::parse(data),
+            "nat" => nat::parse(data),
             "ct" => ct::parse(data),
             "socket" => socket::parse(data),
             "tproxy" => tproxy::parse(data),
