@@ -214,8 +214,9 @@ replaced, or null), standby (retired, and kept until a probation is over), gener
 health (ok, silent), text (what it says of itself: STATUS= of sd_notify; else null), ports
 (public port: worker port), uptime (seconds), connections (established ones; null if not counted),
 queued (not accepted yet), half_open (handshakes under way), connections_total (of a live worker: all
-that its seat was ever given, whoever held it; else null), and memory (resident bytes, with the
-processes that it has started; null if not known).
+that its seat was ever given, whoever held it; else null), memory (resident bytes, with the
+processes that it has started; null if not known), and processor (seconds of processor time of all of
+them; null if not known).
 Fields may be added within a schema.";
 
 const EVENTS_HELP: &str = "\

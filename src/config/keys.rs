@@ -700,7 +700,7 @@ settings! {
         get: copied -> bool,
     }
 
-    /// Address and port for /metrics (Prometheus), /healthz and / (status), without a password
+    /// Address and port for / (a page to look at), /metrics (Prometheus) and /healthz, without a password
     http_listen: Option<SocketAddr> {
         key: "http.listen",
         flag: "--http-listen", "ADDR:PORT",

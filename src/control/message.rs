@@ -375,7 +375,7 @@ mod tests {
             "seat": 0, "slots": 512, "pid": 4242, "adopted": false, "state": "live", "leaving": "memory",
             "generation": 3,
             "ports": {"80": 20000}, "uptime": 73.5, "connections": 12,
-            "connections_total": u64::MAX, "memory": u64::MAX,
+            "connections_total": u64::MAX, "memory": u64::MAX, "processor": 12.25,
             "queued": 3, "half_open": 1, "health": "silent", "text": null, "number": null,
             "private_ports": [], "retired": null,
         });
@@ -529,6 +529,7 @@ mod tests {
                     connections: Some(12),
                     connections_total: Some(u64::MAX),
                     memory: Some(u64::MAX),
+                    processor: Some(12.25),
                     queued: Some(3),
                     half_open: Some(1),
                 })

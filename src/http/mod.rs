@@ -4,7 +4,11 @@
 //! |---|---|
 //! | `/metrics` | [`metrics`], for Prometheus |
 //! | `/healthz` | 200 while new connections are served, else 503: for a load balancer before this host |
-//! | `/` | the table of `ipcluster status`, as text |
+//! | `/` | for a browser (`Accept: text/html`) the page for people (`page/`), else the table of `ipcluster status` |
+//! | `/status.json` | the object of `ipcluster status --json` |
+//! | `/slots.json` | which seat each slot is assigned to |
+//! | `/events` | server-sent events: `status`, every second and after each event; `happened`, as `ipcluster events` |
+//! | `/explain?address=` | where the new connections of a client address go, and why |
 //!
 //! GET and HEAD alone; nothing here changes anything. There is no password and no TLS: listen on
 //! loopback or on an address that only monitoring reaches.
@@ -48,13 +52,25 @@
 //! [`Status`](crate::protocol::Status), one request at a time and at most every 100 ms however many
 //! ask; makes one answer a connection; serves at most 64 connections, 10 seconds each ([`HttpLimits`]); and
 //! never reads a body. Clients that are slow wait for each other, and the master for none of them.
+//!
+//! Of these connections at most 16 read `/events`, for as long as they like. Each is a task that subscribes to
+//! events and has a timer; all timers fall together, so that one status serves all. One frame at a time waits
+//! for a client, and 128 KiB in the kernel: what else happens stays in the queue that all subscribers share,
+//! and is counted as `missed` when that is full. Who takes nothing for 15 seconds loses the connection. While
+//! nobody looks there is no task, no subscription and no timer.
+//!
+//! Every answer forbids to be shown in a frame, and the page to load anything from elsewhere
+//! (`Content-Security-Policy`). The page keeps the history that it shows by itself: the master has none.
 
 mod answer;
+mod body;
 mod error;
 mod exposition;
+mod live;
 mod metrics;
+mod query;
 mod server;
 
 pub use error::HttpError;
 pub(crate) use metrics::metrics;
-pub(crate) use server::{HttpLimits, HttpServer, StatusSource};
+pub(crate) use server::{EventSource, HttpLimits, HttpServer, StatusSource};

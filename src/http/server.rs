@@ -1,30 +1,53 @@
 //! Waiting for clients: never long, and never for many at a time.
 
 use std::convert::Infallible;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use hyper::body::Incoming;
+use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Method, Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::net::sockopt::{set_socket_send_buffer_size, set_tcp_user_timeout};
 use tokio::net::TcpStream;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::HttpError;
-use super::answer::{Page, unavailable};
-use crate::protocol::Refusal;
-use crate::protocol::Status;
+use super::answer::{self, Page, unavailable};
+use super::body::Content;
+use super::live::{self, LiveStream};
+use crate::protocol::{EventRecord, Explanation, Refusal, SlotTable, Status};
 
 /// Where a [`HttpServer`] learns the state of the cluster.
 pub(crate) trait StatusSource: Send + Sync + 'static {
+    /// Where it learns what happens.
+    type Events: EventSource;
+
     /// The state of the cluster, or why it is not known. Asked for by one at a time.
     fn status(&self) -> impl Future<Output = Result<Status, Refusal>> + Send;
+
+    /// Where new connections of a client go.
+    fn explain(&self, address: IpAddr)
+    -> impl Future<Output = Result<Explanation, Refusal>> + Send;
+
+    /// Which seat each slot is assigned to.
+    fn slot_table(&self) -> impl Future<Output = Result<SlotTable, Refusal>> + Send;
+
+    /// Everything that happens from now on.
+    fn events(&self) -> Self::Events;
+}
+
+/// What happens to the cluster.
+pub(crate) trait EventSource: Send + 'static {
+    /// Waits for the next event; `None` when the master has ended. Nothing is lost when it is dropped while
+    /// it waits.
+    fn next(&mut self) -> impl Future<Output = Option<Vec<EventRecord>>> + Send;
 }
 
 /// Limits on the clients of a [`HttpServer`].
@@ -36,6 +59,10 @@ pub(crate) struct HttpLimits {
     pub header: Duration,
     /// Time for a connection in all, with the time that the answer takes to be made and to be read.
     pub connection: Duration,
+    /// Clients at a time that are told of events, below [`Self::connections`].
+    pub streams: usize,
+    /// Time for such a client to take what it is told.
+    pub stall: Duration,
     /// How old an answer of the [`StatusSource`] may be, so that many requests cost it no more than few.
     pub age: Duration,
 }
@@ -44,6 +71,8 @@ impl Default for HttpLimits {
     fn default() -> Self {
         Self {
             connections: 64,
+            streams: 16,
+            stall: Duration::from_secs(15),
             header: Duration::from_secs(5),
             connection: Duration::from_secs(10),
             age: Duration::from_millis(100),
@@ -113,7 +142,7 @@ impl HttpServer {
     /// Outside a tokio runtime with IO and time.
     pub(crate) async fn serve(self, source: impl StatusSource) -> Infallible {
         let Self { listener, limits } = self;
-        let cache = Arc::new(StatusCache { source, limits, last: Mutex::new(None) });
+        let cache = Arc::new(StatusCache::new(source, limits));
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
@@ -142,50 +171,148 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Serves one request. One only, so that idle clients keep no place.
 async fn serve_one<S: StatusSource>(stream: TcpStream, cache: Arc<StatusCache<S>>) {
     let limits = cache.limits;
-    let answer = service_fn(move |request: Request<Incoming>| {
-        let cache = Arc::clone(&cache);
-        async move { Ok::<_, Infallible>(cache.answer(&request).await) }
+    limit_buffers(&stream, limits);
+    let (begin, mut begun) = mpsc::channel(1);
+    let answer = service_fn(|request: Request<Incoming>| {
+        let (cache, begin) = (Arc::clone(&cache), begin.clone());
+        async move { Ok::<_, Infallible>(cache.answer(&request, &begin).await) }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(limits.header).keep_alive(false);
-    let connection = http.serve_connection(TokioIo::new(stream), answer);
-    match timeout(limits.connection, connection).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "an HTTP connection failed"),
-        Err(_) => tracing::debug!("an HTTP request timed out"),
+    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), answer));
+    let ended = tokio::select! {
+        ended = timeout(limits.connection, &mut connection) => ended.ok(),
+        Some(stream) = begun.recv() => {
+            let stream: LiveStream = stream;
+            tokio::select! {
+                ended = &mut connection => Some(ended),
+                () = stream.serve(Arc::clone(&cache)) => None,
+            }
+        }
+    };
+    match ended {
+        Some(Ok(())) => {}
+        Some(Err(error)) => tracing::debug!(%error, "an HTTP connection failed"),
+        None => {
+            tracing::debug!("an HTTP connection is closed: it took too long, or the master ends")
+        }
     }
 }
 
+/// Has the kernel keep little for a client that does not read, and close the connection of one that is not
+/// there any more (tcp(7), `TCP_USER_TIMEOUT`).
+fn limit_buffers(stream: &TcpStream, limits: HttpLimits) {
+    let timeout = u32::try_from(limits.stall.as_millis()).unwrap_or(u32::MAX);
+    let limited = set_socket_send_buffer_size(stream, SEND_BUFFER)
+        .and_then(|()| set_tcp_user_timeout(stream, timeout));
+    if let Err(error) = limited {
+        tracing::debug!(%error, "cannot limit the buffers of an HTTP client");
+    }
+}
+
+/// What the kernel keeps for a client that does not read, in bytes; it takes twice as much memory.
+const SEND_BUFFER: usize = 128 * 1024;
+
 /// The last status that the source gave.
-struct StatusCache<S> {
+pub(super) struct StatusCache<S> {
     source: S,
     limits: HttpLimits,
+    /// When the server began: ticks of all clients are counted from then, so that one status is enough for
+    /// all.
+    began: Instant,
+    /// Places of clients that are told of events.
+    streams: Arc<Semaphore>,
     /// The last one, and when it was asked for. Locked while the next one is asked for.
-    last: Mutex<Option<(Instant, Arc<Status>)>>,
+    last: Mutex<Option<(Instant, Arc<Cached>)>>,
+}
+
+/// A status, and its form for those who are told of it as it changes.
+struct Cached {
+    status: Status,
+    frame: OnceLock<Bytes>,
 }
 
 impl<S: StatusSource> StatusCache<S> {
-    async fn answer(&self, request: &Request<Incoming>) -> Response<String> {
-        match Page::of(request.method(), request.uri().path()) {
-            Ok(page) => match self.now().await {
-                Ok(status) => page.show(&status),
-                Err(failure) => unavailable(&failure),
-            },
-            Err(wrong) => wrong.show(),
+    fn new(source: S, limits: HttpLimits) -> Self {
+        let streams = Arc::new(Semaphore::new(limits.streams));
+        Self { source, limits, began: Instant::now(), streams, last: Mutex::new(None) }
+    }
+
+    pub(super) fn source(&self) -> &S {
+        &self.source
+    }
+
+    pub(super) fn limits(&self) -> HttpLimits {
+        self.limits
+    }
+
+    /// The answer to a request. For one that is to be told of events, `begin` gets where they go.
+    async fn answer(
+        &self,
+        request: &Request<Incoming>,
+        begin: &mpsc::Sender<LiveStream>,
+    ) -> Response<Content> {
+        let page = match Page::of(request) {
+            Ok(page) => page,
+            Err(wrong) => return wrong.show(),
+        };
+        match self.page(page, request.method() == Method::HEAD, begin).await {
+            Ok(answer) => answer,
+            Err(refusal) => unavailable(&refusal),
         }
     }
 
-    async fn now(&self) -> Result<Arc<Status>, Refusal> {
+    async fn page(
+        &self,
+        page: Page,
+        is_head: bool,
+        begin: &mpsc::Sender<LiveStream>,
+    ) -> Result<Response<Content>, Refusal> {
+        Ok(match page {
+            Page::Fixed(file) => file.show(),
+            Page::Status(page) => page.show(&self.now().await?.status),
+            Page::Explain(address) => answer::json(&self.source.explain(address).await?),
+            Page::Slots => answer::json(&self.source.slot_table().await?),
+            Page::Events if is_head => answer::events(Content::Whole(None)),
+            Page::Events => self.stream(begin),
+        })
+    }
+
+    fn stream(&self, begin: &mpsc::Sender<LiveStream>) -> Response<Content> {
+        let Ok(place) = Arc::clone(&self.streams).try_acquire_owned() else {
+            return answer::too_many_streams(self.limits.streams);
+        };
+        let (frames, content) = mpsc::channel(1);
+        // There is room: a connection has one request. Without its stream the answer is empty.
+        let _ = begin.try_send(LiveStream { frames, place });
+        answer::events(Content::Live(content))
+    }
+
+    /// The status as it is told to those who see it change.
+    pub(super) async fn frame(&self) -> Result<Bytes, Refusal> {
+        let cached = self.now().await?;
+        Ok(cached.frame.get_or_init(|| live::status_frame(&cached.status)).clone())
+    }
+
+    /// The next of the moments that are so far apart, the same for all clients.
+    pub(super) fn next_tick(&self, interval: Duration) -> Instant {
+        let nanos = interval.as_nanos().max(1);
+        let left = nanos - self.began.elapsed().as_nanos() % nanos;
+        Instant::now() + Duration::from_nanos(u64::try_from(left).unwrap_or(u64::MAX))
+    }
+
+    async fn now(&self) -> Result<Arc<Cached>, Refusal> {
         let mut last = self.last.lock().await;
-        if let Some((asked, status)) = &*last
+        if let Some((asked, cached)) = &*last
             && asked.elapsed() < self.limits.age
         {
-            return Ok(Arc::clone(status));
+            return Ok(Arc::clone(cached));
         }
         let asked = Instant::now();
-        let status = Arc::new(self.source.status().await?);
-        *last = Some((asked, Arc::clone(&status)));
-        Ok(status)
+        let status = self.source.status().await?;
+        let cached = Arc::new(Cached { status, frame: OnceLock::new() });
+        *last = Some((asked, Arc::clone(&cached)));
+        Ok(cached)
     }
 }
 

@@ -295,6 +295,11 @@ impl Master {
             Happened::Wanted(operators::Wanted::Order(Order::Request(request))) => {
                 self.asked(request);
             }
+            #[cfg(feature = "http")]
+            Happened::Wanted(operators::Wanted::Order(Order::SlotTable(answer))) => {
+                // Nobody waits for it any more.
+                let _ = answer.send(crate::protocol::SlotTable::of(self.supervisor.plan()));
+            }
             Happened::Wanted(operators::Wanted::Order(Order::Leave)) => {
                 return Some(Leaving::Leave);
             }
@@ -513,13 +518,15 @@ impl Master {
         if self.operators.is_count_due() {
             let all = self.workers.counted(&self.supervisor, |_| true, self.clock.now());
             let (plan, own) = (self.supervisor.plan().clone(), self.health.own_connections());
-            self.operators
-                .count(move || count_sockets(&mut process::Sockets::open()?, &all, &plan, &own));
+            self.operators.count(self.workers.leaders(), move || {
+                count_sockets(&mut process::Sockets::open()?, &all, &plan, &own)
+            });
         }
     }
 
     fn answer_status(&mut self, counts: StatusCounts) {
-        let counts = counts.unwrap_or_else(|error| {
+        let StatusCounts { connections, processor } = counts;
+        let counts = connections.unwrap_or_else(|error| {
             tracing::warn!(%error, "cannot count connections");
             BTreeMap::new()
         });
@@ -529,6 +536,7 @@ impl Master {
         let by_pid = |worker: &supervisor::Worker| Some((worker.pid?, worker.id));
         health.add_texts(&mut status, &supervisor.workers().filter_map(by_pid).collect());
         workers.add_told(&mut status);
+        report::add_processor(&mut status, &processor);
         operators.answer_status(&status);
         self.count_for_status();
     }

@@ -143,8 +143,9 @@ impl Leader {
         };
         // The pidfd was opened before anything was read. If its process lives still, it had the number
         // all the time, and what was read is of it.
-        let is_same =
-            Stat::read(pid)?.is_some_and(|now| now == Stat { parent: now.parent, ..*found });
+        let is_same = Stat::read(pid)?.is_some_and(|now| {
+            now == Stat { parent: now.parent, processor_ticks: now.processor_ticks, ..*found }
+        });
         Ok((is_same && !leader.pidfd.has_exited()?).then_some(leader))
     }
 

@@ -30,6 +30,9 @@ pub(super) struct Stat {
     /// Page faults of the children that it has waited for, minor and major ones: no process ends without
     /// some, so it grows with each of them.
     pub(super) child_faults: u64,
+    /// Clock ticks of processor time, in user and in kernel mode, also of the children that it has waited
+    /// for.
+    pub(super) processor_ticks: u64,
 }
 
 impl Stat {
@@ -83,6 +86,10 @@ impl Stat {
             ended: matches!(stat.state, 'Z' | 'X' | 'x'),
             stopped: stat.state == 'T',
             child_faults: stat.cminflt.saturating_add(stat.cmajflt),
+            processor_ticks: [stat.utime, stat.stime]
+                .into_iter()
+                .chain([stat.cutime, stat.cstime].map(|ticks| u64::try_from(ticks).unwrap_or(0)))
+                .fold(0, u64::saturating_add),
         })
     }
 }

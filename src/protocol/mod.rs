@@ -14,6 +14,8 @@ mod refusal;
 mod request;
 mod settings;
 mod signal;
+#[cfg(feature = "http")]
+mod slot_table;
 mod snapshot;
 mod stats;
 mod status;
@@ -46,6 +48,8 @@ pub use settings::{
     ProbePath, ProbePathError, Readiness, Retire,
 };
 pub use signal::{EndSignals, KillMode, Signal, SignalError};
+#[cfg(feature = "http")]
+pub(crate) use slot_table::SlotTable;
 pub(crate) use snapshot::{
     GenerationWeights, History, Millis, ProbationSnapshot, SeatBackoffSnapshot, Snapshot,
     StageSnapshot, WorkerSnapshot,

@@ -37,7 +37,7 @@ pub const SCHEMA: u32 = 1;
 ///     {"seat": 0, "slots": 512, "pid": 4242, "adopted": false, "state": "live",
 ///      "leaving": null, "generation": 3,
 ///      "health": "ok", "text": null, "ports": {"80": 20004}, "private_ports": [], "number": 1, "uptime": 73.5, "connections": 12, "queued": 0, "half_open": 0,
-///      "connections_total": 48151, "memory": 73400320}
+///      "connections_total": 48151, "memory": 73400320, "processor": 12.25}
 ///   ]
 /// }
 /// ```
@@ -256,6 +256,10 @@ pub struct WorkerStatus {
     /// not known.
     #[serde(default)]
     pub memory: Option<u64>,
+    /// Seconds of processor time, finite: in user and in kernel mode, of all its processes that live, and
+    /// of those that they have waited for. None if that is not known.
+    #[serde(default)]
+    pub processor: Option<f64>,
 }
 
 /// Whether a worker answers.

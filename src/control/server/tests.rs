@@ -124,6 +124,7 @@ fn status() -> Status {
         connections: None,
         connections_total: None,
         memory: None,
+        processor: None,
         queued: None,
         half_open: None,
     };

@@ -1,9 +1,10 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::broadcast;
 
 use super::*;
-use crate::plan::{ClusterName, Generation};
+use crate::plan::{ClusterName, Generation, Seat, Slot};
 
 /// A master that counts how often it is asked, and answers while nobody holds it up.
 #[derive(Clone)]
@@ -11,15 +12,53 @@ struct Master {
     asked: Arc<AtomicUsize>,
     held_up: Arc<Mutex<()>>,
     serving: u32,
+    events: broadcast::Sender<String>,
 }
 
 impl Master {
     fn new(serving: u32) -> Self {
-        Self { asked: Arc::default(), held_up: Arc::default(), serving }
+        let events = broadcast::channel(4).0;
+        Self { asked: Arc::default(), held_up: Arc::default(), serving, events }
+    }
+}
+
+impl EventSource for broadcast::Receiver<String> {
+    async fn next(&mut self) -> Option<Vec<EventRecord>> {
+        Some(vec![EventRecord::new(&self.recv().await.ok()?)])
     }
 }
 
 impl StatusSource for Master {
+    type Events = broadcast::Receiver<String>;
+
+    async fn explain(&self, address: IpAddr) -> Result<Explanation, Refusal> {
+        if address.is_unspecified() {
+            return Err(Refusal::Unserved { address });
+        }
+        Ok(Explanation {
+            schema: 1,
+            address,
+            slot: Slot(5),
+            home: Seat(1),
+            seat: Seat(1),
+            pid: Some(4242),
+            generation: Generation(7),
+            ports: std::collections::BTreeMap::new(),
+            tcp_ports: std::collections::BTreeSet::new(),
+            udp_ports: std::collections::BTreeSet::new(),
+            why: vec!["because".to_owned()],
+        })
+    }
+
+    async fn slot_table(&self) -> Result<SlotTable, Refusal> {
+        let runs = vec![(Seat(0), 4), (Seat(1), 4)];
+        Ok(SlotTable { schema: 1, generation: Generation(7), slots: 8, runs })
+    }
+
+    fn events(&self) -> Self::Events {
+        self.events.subscribe()
+    }
+
     async fn status(&self) -> Result<Status, Refusal> {
         self.asked.fetch_add(1, Ordering::Relaxed);
         drop(self.held_up.lock().await);
@@ -79,6 +118,166 @@ async fn each_page_has_its_form() {
     let head = exchange(address, "HEAD /healthz HTTP/1.1\r\nHost: web\r\n\r\n").await;
     assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && head.ends_with("\r\n\r\n"), "{head}");
     assert!(exchange(address, "\x16\x03\x01\x02\r\n\r\n").await.starts_with("HTTP/1.1 400 "));
+}
+
+#[tokio::test]
+async fn a_browser_gets_the_page_and_nothing_of_others() {
+    let (address, _server) = serve(&Master::new(2), HttpLimits::default());
+    let browser = "GET / HTTP/1.1\r\nHost: web\r\n\
+        Accept: text/html,application/xhtml+xml;q=0.9,*/*;q=0.8\r\n\r\n";
+    let page = exchange(address, browser).await;
+    assert!(page.contains("content-type: text/html; charset=utf-8\r\n"), "{page}");
+    assert!(page.contains("vary: accept\r\n"), "{page}");
+    let policy = page.lines().find(|line| line.starts_with("content-security-policy: ")).unwrap();
+    for part in
+        ["default-src 'none'", "script-src 'self'", "frame-ancestors 'none'", "form-action 'none'"]
+    {
+        assert!(policy.contains(part), "{policy}");
+    }
+    for file in ["/page.css", "/page.js"] {
+        let name = &file[1..];
+        assert!(page.contains(&format!("\"{name}\"")), "the page names {name}");
+        assert!(get(address, file).await.starts_with("HTTP/1.1 200 OK\r\n"), "{file}");
+    }
+    let all = [&page, &get(address, "/page.css").await, &get(address, "/page.js").await]
+        .map(|file| file.replace("http://www.w3.org/2000/svg", ""));
+    assert!(!all.iter().any(|file| file.contains("http://") || file.contains("https://")));
+    assert!(!page.contains("style=") && !page.contains("onclick"), "the policy forbids them");
+}
+
+#[tokio::test]
+async fn every_answer_forbids_frames_and_guesses() {
+    let (address, _server) = serve(&Master::new(2), HttpLimits::default());
+    let pages =
+        ["/", "/page.js", "/metrics", "/healthz", "/status.json", "/slots.json", "/explain", "/x"];
+    for path in pages {
+        let answer = get(address, path).await;
+        for header in [
+            "x-frame-options: DENY\r\n",
+            "x-content-type-options: nosniff\r\n",
+            "frame-ancestors 'none'\r\n",
+            "cache-control: no-store\r\n",
+            "cross-origin-resource-policy: same-origin\r\n",
+        ] {
+            assert!(answer.contains(header), "{path}: {header} in {answer}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn where_a_client_goes_is_explained() {
+    let (address, _server) = serve(&Master::new(2), HttpLimits::default());
+    let explained = get(address, "/explain?address=2001%3Adb8%3A%3A7").await;
+    assert!(explained.contains("content-type: application/json\r\n"), "{explained}");
+    assert!(explained.contains(r#""address":"2001:db8::7","slot":5"#), "{explained}");
+    let slots = get(address, "/slots.json").await;
+    assert!(slots.contains(r#""slots":8,"runs":[[0,4],[1,4]]"#), "{slots}");
+    assert!(get(address, "/explain?address=0.0.0.0").await.starts_with("HTTP/1.1 503 "));
+    for query in ["", "?address=", "?address=web.example", "?address=1.2.3"] {
+        let answer = get(address, &format!("/explain{query}")).await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+        assert!(answer.contains("is no IP address: expected one such as 192.0.2.7"), "{answer}");
+    }
+    let json = get(address, "/status.json").await;
+    let (_, body) = json.split_once("\r\n\r\n").unwrap();
+    assert_eq!(serde_json::from_str::<Status>(body).unwrap().generation, Generation(7));
+}
+
+/// A client of `/events`, and what it has read.
+struct Viewer {
+    stream: TcpStream,
+    text: String,
+}
+
+impl Viewer {
+    async fn open(address: SocketAddr) -> Self {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET /events HTTP/1.1\r\nHost: web\r\n\r\n").await.unwrap();
+        Self { stream, text: String::new() }
+    }
+
+    /// Reads until this was told so often.
+    async fn until(&mut self, wanted: &str, times: usize) {
+        while self.text.matches(wanted).count() < times {
+            let mut bytes = [0; 4096];
+            let read = timeout(Duration::from_secs(20), self.stream.read(&mut bytes));
+            let count = read.await.unwrap_or_else(|_| panic!("{wanted}: {}", self.text)).unwrap();
+            assert!(count > 0, "the end: {}", self.text);
+            self.text.push_str(&String::from_utf8_lossy(&bytes[..count]));
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_happens_is_told_at_once_and_the_status_after_it() {
+    let master = Master::new(2);
+    let (address, _server) = serve(&master, HttpLimits::default());
+    let mut viewer = Viewer::open(address).await;
+    viewer.until("event: status\ndata: {\"schema\":1,", 1).await;
+    assert!(viewer.text.contains("content-type: text/event-stream\r\n"), "{}", viewer.text);
+    assert!(viewer.text.contains("retry: 1000\n\n"), "{}", viewer.text);
+    master.events.send("died".to_owned()).unwrap();
+    viewer.until("event: happened\ndata: {\"event\":\"died\",\"time\":0.0}\n\n", 1).await;
+    let before = viewer.text.matches("event: status").count();
+    viewer.until("event: status", before + 1).await;
+}
+
+#[tokio::test]
+async fn while_nobody_looks_nothing_is_asked_for() {
+    let master = Master::new(2);
+    let (address, _server) =
+        serve(&master, HttpLimits { age: Duration::ZERO, ..HttpLimits::default() });
+    let mut viewer = Viewer::open(address).await;
+    viewer.until("event: status", 2).await;
+    drop(viewer);
+    while master.events.receiver_count() > 0 {
+        sleep(Duration::from_millis(1)).await;
+    }
+    let asked = master.asked.load(Ordering::Relaxed);
+    sleep(live::INTERVAL * 2).await;
+    assert_eq!(master.asked.load(Ordering::Relaxed), asked);
+}
+
+#[tokio::test]
+async fn places_for_viewers_are_few_and_leave_room_for_others() {
+    let master = Master::new(2);
+    let limits = HttpLimits { connections: 3, streams: 2, ..HttpLimits::default() };
+    let (address, _server) = serve(&master, limits);
+    let mut viewers = Vec::new();
+    for _ in 0..2 {
+        let mut viewer = Viewer::open(address).await;
+        viewer.until("event: status", 1).await;
+        viewers.push(viewer);
+    }
+    let turned_away = get(address, "/events").await;
+    assert!(turned_away.starts_with("HTTP/1.1 503 "), "{turned_away}");
+    assert!(get(address, "/healthz").await.ends_with("ok\n"));
+    let head = exchange(address, "HEAD /events HTTP/1.1\r\nHost: web\r\n\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+    drop(viewers);
+    while master.events.receiver_count() > 0 {
+        sleep(Duration::from_millis(1)).await;
+    }
+    Viewer::open(address).await.until("event: status", 1).await;
+}
+
+#[tokio::test]
+async fn a_viewer_that_reads_nothing_loses_its_place() {
+    let master = Master::new(2);
+    let limits = HttpLimits { stall: Duration::from_millis(300), ..HttpLimits::default() };
+    let (address, _server) = serve(&master, limits);
+    let _viewer = Viewer::open(address).await;
+    while master.events.receiver_count() == 0 {
+        sleep(Duration::from_millis(1)).await;
+    }
+    // Much more than the buffers of both ends hold.
+    let large = "x".repeat(256 * 1024);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while master.events.receiver_count() > 0 {
+        assert!(Instant::now() < deadline, "it has its place still");
+        let _ = master.events.send(large.clone());
+        sleep(Duration::from_millis(1)).await;
+    }
 }
 
 #[tokio::test]

@@ -54,8 +54,8 @@ impl Subscribers {
 async fn pass_on(first: Event, mut events: Receiver<Event>, responder: Responder) {
     let mut event = first;
     loop {
-        for record in EventRecord::of(&event) {
-            if !responder.event(EventRecord { time: unix_time(), ..record }).await {
+        for record in records(&event) {
+            if !responder.event(record).await {
                 return;
             }
         }
@@ -65,6 +65,12 @@ async fn pass_on(first: Event, mut events: Receiver<Event>, responder: Responder
             Err(RecvError::Closed) => return responder.finish(Ok(Outcome::EventsOver)),
         };
     }
+}
+
+/// What is told of an event, as of now.
+pub(super) fn records(event: &Event) -> Vec<EventRecord> {
+    let time = unix_time();
+    EventRecord::of(event).into_iter().map(|record| EventRecord { time, ..record }).collect()
 }
 
 /// Seconds since 1970, of a clock that may jump: for display alone.

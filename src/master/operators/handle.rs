@@ -18,6 +18,9 @@ use crate::protocol::{
 pub(crate) enum Order {
     /// A request, which gets a reply.
     Request(ReceivedRequest),
+    /// The assignment of the plan in force.
+    #[cfg(feature = "http")]
+    SlotTable(tokio::sync::oneshot::Sender<crate::protocol::SlotTable>),
     /// The end of the master alone.
     Leave,
 }
@@ -210,8 +213,37 @@ impl Handle {
 
 #[cfg(feature = "http")]
 impl crate::http::StatusSource for Handle {
+    type Events = Subscription;
+
     async fn status(&self) -> Result<Status, Refusal> {
         Self::status(self).await
+    }
+
+    async fn explain(&self, address: IpAddr) -> Result<Explanation, Refusal> {
+        Self::explain(self, address).await
+    }
+
+    async fn slot_table(&self) -> Result<crate::protocol::SlotTable, Refusal> {
+        let (sender, answer) = tokio::sync::oneshot::channel();
+        self.orders.send(Order::SlotTable(sender)).await.map_err(|_| Refusal::Ended)?;
+        answer.await.map_err(|_| Refusal::Ended)
+    }
+
+    fn events(&self) -> Subscription {
+        self.subscribe()
+    }
+}
+
+/// Without [`Event::Stats`]: who looks at the pages gets the status as often.
+#[cfg(feature = "http")]
+impl crate::http::EventSource for Subscription {
+    async fn next(&mut self) -> Option<Vec<crate::protocol::EventRecord>> {
+        loop {
+            match Self::next(self).await? {
+                Event::Stats(_) => {}
+                event => return Some(super::events::records(&event)),
+            }
+        }
     }
 }
 

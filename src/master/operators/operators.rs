@@ -8,7 +8,7 @@ use super::handle::{Handle, Order};
 use super::replies::Replies;
 use super::report;
 use super::service_manager::ServiceNotifier;
-use super::statuses::{StatusCounts, StatusRequests};
+use super::statuses::{ConnectionCounts, StatusCounts, StatusRequests};
 use crate::control::{self, ControlError, ControlServer, Responder};
 use crate::master::error::MasterError;
 use crate::master::rules::Rules;
@@ -199,9 +199,14 @@ impl Operators {
         self.statuses.is_due()
     }
 
-    /// Has connections counted for those who have asked.
-    pub(crate) fn count(&mut self, job: impl FnOnce() -> StatusCounts + Send + 'static) {
-        self.statuses.count(job);
+    /// Has connections counted for those who have asked, and the processor time of the workers with these
+    /// first processes looked up.
+    pub(crate) fn count(
+        &mut self,
+        leaders: Vec<u32>,
+        job: impl FnOnce() -> ConnectionCounts + Send + 'static,
+    ) {
+        self.statuses.count(leaders, job);
     }
 
     /// The state of the cluster, with these connections of its workers.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use crate::master::operators::metrics::Metrics;
 use crate::nft::ConntrackUsage;
@@ -54,6 +55,7 @@ pub(crate) fn status(
             _ => None,
         },
         memory: worker.rss,
+        processor: None,
     };
     let mut workers: Vec<&Worker> = supervisor.workers().collect();
     workers.sort_by_key(|worker| (worker.seat, worker.generation, worker.id));
@@ -80,6 +82,14 @@ pub(crate) fn status(
         retirements: metrics.retirements,
         given_up: supervisor.given_up(now).map(|seat| seat.0).collect(),
         workers: workers.into_iter().map(worker_status).collect(),
+    }
+}
+
+/// Adds the processor time of workers, by the pid of their first process.
+pub(crate) fn add_processor(status: &mut Status, processor: &BTreeMap<u32, Duration>) {
+    for worker in &mut status.workers {
+        let taken = worker.pid.and_then(|pid| processor.get(&pid));
+        worker.processor = taken.map(Duration::as_secs_f64);
     }
 }
 

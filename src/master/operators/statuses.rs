@@ -6,6 +6,8 @@
 //! began, so that nobody can have it done more than once at a time, however many ask.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
@@ -13,16 +15,25 @@ use crate::control::Responder;
 use crate::master::background::BackgroundThread;
 use crate::master::error::MasterError;
 use crate::master::waiting::receive;
-use crate::process::ProcessError;
+use crate::process::{ProcessError, ProcessorWatch};
 use crate::protocol::WorkerId;
 use crate::supervisor::Sockets;
 
 /// The connections that were counted, by worker.
-pub(crate) type StatusCounts = Result<BTreeMap<WorkerId, Sockets>, ProcessError>;
+pub(crate) type ConnectionCounts = Result<BTreeMap<WorkerId, Sockets>, ProcessError>;
+
+/// What was looked up for those who want the status.
+pub(crate) struct StatusCounts {
+    pub(crate) connections: ConnectionCounts,
+    /// The processor time of workers, by the pid of their first process.
+    pub(crate) processor: BTreeMap<u32, Duration>,
+}
 
 /// The requests for the status.
 pub(super) struct StatusRequests {
     counter: BackgroundThread,
+    /// Locked by the thread alone, whose jobs come one after the other.
+    processor: Arc<Mutex<ProcessorWatch>>,
     sender: mpsc::UnboundedSender<StatusCounts>,
     counts: mpsc::UnboundedReceiver<StatusCounts>,
     /// Requests that the count under way is for; empty while none is.
@@ -35,7 +46,8 @@ impl StatusRequests {
     pub(super) fn new() -> Result<Self, MasterError> {
         let (sender, counts) = mpsc::unbounded_channel();
         let counter = BackgroundThread::new("status-counter")?;
-        Ok(Self { counter, sender, counts, served: Vec::new(), waiting: Vec::new() })
+        let processor = Arc::default();
+        Ok(Self { counter, processor, sender, counts, served: Vec::new(), waiting: Vec::new() })
     }
 
     /// Waits for what was counted.
@@ -53,13 +65,21 @@ impl StatusRequests {
         self.served.is_empty() && !self.waiting.is_empty()
     }
 
-    /// Has `job` count for all who wait.
-    pub(super) fn count(&mut self, job: impl FnOnce() -> StatusCounts + Send + 'static) {
+    /// Has `job` count for all who wait, and looks up the processor time of the workers with these first
+    /// processes.
+    pub(super) fn count(
+        &mut self,
+        leaders: Vec<u32>,
+        job: impl FnOnce() -> ConnectionCounts + Send + 'static,
+    ) {
         self.served.append(&mut self.waiting);
-        let sender = self.sender.clone();
+        let (sender, processor) = (self.sender.clone(), Arc::clone(&self.processor));
         self.counter.run(move || {
+            let connections = job();
+            // What a panic may have left is no more than an incomplete list.
+            let processor = processor.lock().unwrap_or_else(PoisonError::into_inner).look(&leaders);
             // The loop has ended.
-            let _ = sender.send(job());
+            let _ = sender.send(StatusCounts { connections, processor });
         });
     }
 
@@ -92,13 +112,14 @@ mod tests {
         statuses.add(responder());
         statuses.add(responder());
         assert!(statuses.is_due());
-        statuses.count(|| Ok(BTreeMap::from([(WorkerId(1), Sockets::default())])));
+        let own = std::process::id();
+        statuses.count(vec![own], || Ok(BTreeMap::from([(WorkerId(1), Sockets::default())])));
         statuses.add(responder());
         assert!(!statuses.is_due(), "one at a time");
-        assert_eq!(statuses.counted().await.unwrap().len(), 1);
+        assert_eq!(statuses.counted().await.connections.unwrap().len(), 1);
         assert_eq!(statuses.take_served().len(), 2);
         assert!(statuses.is_due(), "for the third");
-        statuses.count(|| Ok(BTreeMap::new()));
+        statuses.count(Vec::new(), || Ok(BTreeMap::new()));
         statuses.add(responder());
         assert_eq!(statuses.take_all().len(), 2);
         assert!(!statuses.is_due());

@@ -478,6 +478,11 @@ impl Workers {
         }
     }
 
+    /// The pids of the first processes of all workers that run.
+    pub(crate) fn leaders(&self) -> Vec<u32> {
+        self.processes.pids().into_iter().map(|(_, pid)| pid).collect()
+    }
+
     // Connections of clients.
 
     /// Whether there is anything to be counted or let go.

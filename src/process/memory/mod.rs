@@ -207,7 +207,7 @@ impl<K: Ord + Copy> MemoryWatch<K> {
     fn sort_in(&mut self, processes: Vec<Stat>) {
         let leaders = self.trees.iter().map(|(key, tree)| (tree.leader.pid(), *key)).collect();
         let mut members: BTreeMap<K, Vec<Stat>> = BTreeMap::new();
-        for (key, stat) in sorted(processes, &leaders) {
+        for (key, stat) in owners(processes, &leaders) {
             members.entry(key).or_default().push(stat);
         }
         let keys: Vec<K> = self.trees.keys().copied().collect();
@@ -323,7 +323,10 @@ impl Tree {
 
 /// To whom processes belong, in the order of their starts, without the leaders: to the leader whose
 /// session or group they are in, else to whom their parent belongs.
-fn sorted<K: Copy>(mut processes: Vec<Stat>, leaders: &BTreeMap<u32, K>) -> Vec<(K, Stat)> {
+pub(super) fn owners<K: Copy>(
+    mut processes: Vec<Stat>,
+    leaders: &BTreeMap<u32, K>,
+) -> Vec<(K, Stat)> {
     // A child starts after its parent; in the same tick mostly with a higher pid, and where the
     // pids have wrapped around in just that tick, the next pass finds it no better: its parent then
     // has most likely put it into its session.

@@ -3,7 +3,18 @@ use std::process::{Child, Command, Stdio};
 use super::*;
 
 fn stat(pid: u32, parent: u32, group: u32, session: u32, start_ticks: u64) -> Stat {
-    Stat { pid, parent, group, session, start_ticks, ended: false, stopped: false, child_faults: 0 }
+    let (ended, stopped) = (false, false);
+    Stat {
+        pid,
+        parent,
+        group,
+        session,
+        start_ticks,
+        ended,
+        stopped,
+        child_faults: 0,
+        processor_ticks: 0,
+    }
 }
 
 #[test]
@@ -31,7 +42,7 @@ fn processes_belong_to_the_leader_of_their_session_or_group_or_to_whom_their_par
     let mut turned = processes.clone();
     turned.reverse();
     for processes in [processes, turned] {
-        let found = sorted(processes, &leaders);
+        let found = owners(processes, &leaders);
         let found: BTreeSet<(u32, char)> = found.iter().map(|(key, it)| (it.pid, *key)).collect();
         let expected = [(11, 'a'), (21, 'b'), (12, 'a'), (13, 'a'), (14, 'a'), (31, 'c')];
         assert_eq!(found, BTreeSet::from(expected));
