@@ -141,9 +141,7 @@ impl FromStr for ClusterName {
     type Err = PlanError;
 
     fn from_str(text: &str) -> Result<Self, PlanError> {
-        let begins_well = text.starts_with(|c: char| c.is_ascii_alphanumeric());
-        let only_plain = text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
-        if begins_well && only_plain && text.len() <= Self::MAX_LEN {
+        if is_plain_name(text, Self::MAX_LEN) {
             Ok(Self(text.into()))
         } else {
             Err(PlanError::Name { name: text.chars().take(Self::MAX_LEN).collect() })
@@ -155,4 +153,11 @@ impl fmt::Display for ClusterName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
+}
+
+/// Whether this is a name: letters, digits, `_` and `-` of ASCII, the first one a letter or a digit.
+pub(super) fn is_plain_name(text: &str, longest: usize) -> bool {
+    let begins_well = text.starts_with(|c: char| c.is_ascii_alphanumeric());
+    let only_plain = text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
+    begins_well && only_plain && text.len() <= longest
 }

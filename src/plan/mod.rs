@@ -41,6 +41,7 @@ mod assignment;
 mod changes;
 mod engine;
 mod error;
+pub mod fleet;
 mod guard;
 mod id;
 mod jhash;
