@@ -3,6 +3,7 @@
 use serde::de::{Deserialize, Deserializer, Error};
 use serde::ser::{Serialize, Serializer};
 
+use super::fleet::{MacAddress, MemberName};
 use super::{ClusterName, Engine, Listener, Share};
 
 macro_rules! as_text {
@@ -21,7 +22,7 @@ macro_rules! as_text {
     )*};
 }
 
-as_text!(ClusterName, Engine, Listener, Share);
+as_text!(ClusterName, Engine, Listener, MacAddress, MemberName, Share);
 
 #[cfg(test)]
 mod tests {

@@ -139,8 +139,8 @@ pub(super) fn slot_maps(plan: &Plan) -> Vec<Set> {
 /// Ranges of keys (`flags interval`) would be few for many more assignments. But their set type shows
 /// new elements only some time after the rules that look for them are in force (`nft_rbtree_commit`,
 /// net/netfilter/nft_set_rbtree.c, of Linux 6.18.44): connections that come just then are refused.
-fn slots_in_key(table: &[Seat]) -> usize {
-    let runs = table.chunk_by(|one, other| one == other).map(<[Seat]>::len);
+pub(super) fn slots_in_key<T: PartialEq>(table: &[T]) -> usize {
+    let runs = table.chunk_by(|one, other| one == other).map(<[T]>::len);
     runs.reduce(greatest_common_divisor).unwrap_or(1)
 }
 

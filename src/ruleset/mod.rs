@@ -19,6 +19,7 @@
 
 #[cfg(any(test, feature = "internals"))]
 mod fake_table;
+mod fleet;
 mod lower;
 mod name;
 pub(crate) mod object;
@@ -32,6 +33,7 @@ mod translation;
 
 #[cfg(any(test, feature = "internals"))]
 pub(crate) use fake_table::{FakeTable, TableError};
+pub use fleet::{DeviceName, FleetHost, FleetRuleset, lower_fleet};
 pub use lower::lower;
 pub(crate) use name::Name;
 #[cfg(any(test, feature = "internals"))]

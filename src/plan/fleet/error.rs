@@ -1,6 +1,7 @@
 use std::net::IpAddr;
 
-use super::super::Partition;
+use crate::plan::{Listener, Partition};
+
 use super::{Fleet, MemberName, Members};
 
 /// Why there can be no such fleet. Each names the value at fault and what is allowed.
@@ -92,6 +93,50 @@ pub enum FleetError {
     Schema {
         /// The number given.
         schema: u32,
+    },
+    /// No member has this name.
+    #[error("{name} is no member of the fleet")]
+    NotAMember {
+        /// The name.
+        name: MemberName,
+    },
+    /// A text that is no MAC address of a host.
+    #[error("{text:?}: expected the MAC address of a host, such as 02:00:00:00:00:01")]
+    Mac {
+        /// The text as given, cut to 32 characters.
+        text: String,
+    },
+    /// A member whose MAC address is not known.
+    #[error(
+        "member {name}: its MAC address is not known, by which its packets are let pass: give it as \"mac\""
+    )]
+    NoMac {
+        /// The member.
+        name: MemberName,
+    },
+    /// A member that is to get packets of a family of which it has no address.
+    #[error("member {name} has no {family} address, and a listener is of that family")]
+    NoAddress {
+        /// The member.
+        name: MemberName,
+        /// `IPv4` or `IPv6`.
+        family: &'static str,
+    },
+    /// A listener on all addresses of a host.
+    #[error(
+        "listener {listener}: expected an address that every member has, not all addresses of each"
+    )]
+    WildcardListener {
+        /// The listener.
+        listener: Listener,
+    },
+    /// A text that is no name of a network device.
+    #[error(
+        "network device {text:?}: expected 1 to 15 characters, no space, `/`, `:`, quote, `*` or backslash"
+    )]
+    Device {
+        /// The text as given, cut to 32 characters.
+        text: String,
     },
     /// Owners that are none of these members, or not of each slot once.
     #[error("owners: {reason}")]

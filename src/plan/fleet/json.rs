@@ -18,7 +18,9 @@ use std::net::IpAddr;
 use serde::de::{Deserialize, Deserializer, Error};
 use serde::ser::{Serialize, Serializer};
 
-use super::{Fleet, FleetError, Member, MemberName, MemberState, Members, Owners, partition};
+use super::{
+    Fleet, FleetError, MacAddress, Member, MemberName, MemberState, Members, Owners, partition,
+};
 use crate::plan::Partition;
 
 /// The version of this form. A reader refuses a higher one.
@@ -45,6 +47,8 @@ struct FleetForm {
 struct MemberForm {
     name: MemberName,
     addresses: Vec<IpAddr>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mac: Option<MacAddress>,
     #[serde(default = "weight")]
     weight: u16,
     #[serde(default)]
@@ -81,18 +85,6 @@ const fn weight() -> u16 {
     1
 }
 
-impl Serialize for MemberName {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for MemberName {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
-    }
-}
-
 impl Serialize for Fleet {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         FleetForm::from(self).serialize(serializer)
@@ -113,8 +105,9 @@ impl From<&Fleet> for FleetForm {
         let members = fleet.members.iter().map(|member| MemberForm {
             name: member.name().clone(),
             addresses: member.addresses().collect(),
-            weight: member.given_weight(),
-            state: member.current_state(),
+            mac: member.mac(),
+            weight: member.weight(),
+            state: member.state(),
         });
         let (members, owners) = (members.collect(), runs(&fleet.owners));
         Self { schema: SCHEMA, slots, seed, kept: fleet.kept, members, owners }
@@ -166,6 +159,6 @@ impl FleetForm {
 impl MemberForm {
     fn read(self) -> Result<Member, FleetError> {
         let member = Member::new(self.name, self.addresses)?;
-        Ok(member.weight(self.weight).state(self.state))
+        Ok(member.with_mac(self.mac).with_weight(self.weight).with_state(self.state))
     }
 }

@@ -40,6 +40,36 @@ impl fmt::Display for MemberName {
     }
 }
 
+/// The MAC address of a host on the link of a fleet: neither a group's nor all zeros.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MacAddress([u8; 6]);
+
+impl FromStr for MacAddress {
+    type Err = FleetError;
+
+    /// Reads six bytes in hexadecimal, with colons between them.
+    fn from_str(text: &str) -> Result<Self, FleetError> {
+        let error = || FleetError::Mac { text: text.chars().take(32).collect() };
+        let mut bytes = [0; 6];
+        let mut parts = text.split(':');
+        for byte in &mut bytes {
+            let part = parts.next().filter(|part| part.len() == 2).ok_or_else(error)?;
+            let is_plain = part.bytes().all(|digit| digit.is_ascii_hexdigit());
+            let value = is_plain.then(|| u8::from_str_radix(part, 16).ok()).flatten();
+            *byte = value.ok_or_else(error)?;
+        }
+        let is_of_a_host = bytes != [0; 6] && bytes[0] & 1 == 0;
+        (parts.next().is_none() && is_of_a_host).then_some(Self(bytes)).ok_or_else(error)
+    }
+}
+
+impl fmt::Display for MacAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
 /// What a member does at present.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(
@@ -64,6 +94,7 @@ pub struct Member {
     name: MemberName,
     v4: Option<Ipv4Addr>,
     v6: Option<Ipv6Addr>,
+    mac: Option<MacAddress>,
     weight: u16,
     state: MemberState,
 }
@@ -93,19 +124,25 @@ impl Member {
         }
         match (v4, v6) {
             (None, None) => Err(FleetError::Addresses { name }),
-            _ => Ok(Self { name, v4, v6, weight: 1, state: MemberState::Serving }),
+            _ => Ok(Self { name, v4, v6, mac: None, weight: 1, state: MemberState::Serving }),
         }
+    }
+
+    /// The MAC address from which its packets come on the common link.
+    #[must_use]
+    pub fn with_mac(self, mac: impl Into<Option<MacAddress>>) -> Self {
+        Self { mac: mac.into(), ..self }
     }
 
     /// Its share relative to the others', 0 to 65535. With 0 it owns nothing.
     #[must_use]
-    pub fn weight(self, weight: u16) -> Self {
+    pub fn with_weight(self, weight: u16) -> Self {
         Self { weight, ..self }
     }
 
     /// What it does.
     #[must_use]
-    pub fn state(self, state: MemberState) -> Self {
+    pub fn with_state(self, state: MemberState) -> Self {
         Self { state, ..self }
     }
 
@@ -119,13 +156,18 @@ impl Member {
         self.v4.map(IpAddr::V4).into_iter().chain(self.v6.map(IpAddr::V6))
     }
 
+    /// Its MAC address, if it is known.
+    pub fn mac(&self) -> Option<MacAddress> {
+        self.mac
+    }
+
     /// Its weight as it was given.
-    pub fn given_weight(&self) -> u16 {
+    pub fn weight(&self) -> u16 {
         self.weight
     }
 
     /// What it does at present.
-    pub fn current_state(&self) -> MemberState {
+    pub fn state(&self) -> MemberState {
         self.state
     }
 

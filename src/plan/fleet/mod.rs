@@ -43,7 +43,7 @@ mod tests;
 use std::net::IpAddr;
 
 pub use error::FleetError;
-pub use member::{Member, MemberName, MemberState, Members};
+pub use member::{MacAddress, Member, MemberName, MemberState, Members};
 pub use owners::Owners;
 
 use super::{Partition, Slot};

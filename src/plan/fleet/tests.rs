@@ -35,7 +35,8 @@ fn any_list() -> impl Strategy<Value = Vec<Member>> {
     let attributes = prop::collection::vec((any::<bool>(), weight, any_state()), 12);
     let members = attributes.prop_map(|attributes| {
         let listed = (0u8..).zip(attributes).filter(|(_, (listed, ..))| *listed);
-        let made = listed.map(|(nth, (_, weight, state))| member(nth).weight(weight).state(state));
+        let made = listed
+            .map(|(nth, (_, weight, state))| member(nth).with_weight(weight).with_state(state));
         made.collect::<Vec<_>>()
     });
     members.prop_shuffle()
@@ -47,8 +48,8 @@ fn any_members() -> impl Strategy<Value = Members> {
 
 /// The weight by which a member is to get slots.
 fn share(member: &Member) -> u64 {
-    match member.current_state() {
-        MemberState::Serving => u64::from(member.given_weight()),
+    match member.state() {
+        MemberState::Serving => u64::from(member.weight()),
         _ => 0,
     }
 }
@@ -184,7 +185,7 @@ fn who_drains_owns_nothing_and_is_remembered() {
     let all = Fleet::new(90, serving(0..3)).unwrap();
     let list = all.members().iter().cloned();
     let drains = |member: Member| match member.name() == &name("m1") {
-        true => member.state(MemberState::Draining),
+        true => member.with_state(MemberState::Draining),
         false => member,
     };
     let draining = all.with_members(Members::new(list.map(drains)).unwrap()).unwrap();
@@ -196,7 +197,8 @@ fn who_drains_owns_nothing_and_is_remembered() {
 fn where_nobody_serves_the_fleet_stays_as_it_was() {
     let fleet = Fleet::new(8, serving([0])).unwrap();
     let nobody =
-        Members::new([member(0).weight(0), member(1).state(MemberState::Joining)]).unwrap();
+        Members::new([member(0).with_weight(0), member(1).with_state(MemberState::Joining)])
+            .unwrap();
     assert_eq!(fleet.with_members(nobody), Err(FleetError::NobodyServes));
     let none = Members::new([]).unwrap();
     assert!(none.is_empty());
