@@ -4,8 +4,10 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use crate::config::{Flags, keys_of_the_file};
-use crate::plan::{ClusterName, Engine, Share};
+use crate::plan::fleet::MemberName;
+use crate::plan::{ClusterName, Engine, Listener, Share};
 use crate::protocol::RetireTarget;
+use crate::ruleset::DeviceName;
 use clap::{Args, Parser, Subcommand};
 
 /// Sticky load balancing in the kernel for the worker processes of one host.
@@ -102,6 +104,11 @@ pub(crate) enum Verb {
     Plan(RunArgs),
     /// Say which slot, seat, worker and port a client address reaches, and why
     Explain(ExplainArgs),
+    /// Say who serves whom among several hosts, and print the rules that pass packets on
+    ///
+    /// Works from a file, with nothing running; needs no privilege, and changes nothing.
+    #[command(subcommand)]
+    Fleet(FleetVerb),
     /// Say what this machine supports and lacks; exit code 1 if `run` would fail
     Check,
     /// List the servers that have a preset (--server of `run`); with a name, all that is known of one
@@ -342,6 +349,88 @@ pub(crate) struct ExplainArgs {
     pub(crate) name: Option<ClusterName>,
     /// The client's IPv4 or IPv6 address
     pub(crate) address: IpAddr,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum FleetVerb {
+    /// Say which member serves a client, which did before, and with --config in which seat
+    Explain(FleetExplainArgs),
+    /// Print the file with the owners after a change; say on standard error what moves
+    #[command(after_help = FLEET_PLAN_HELP)]
+    Plan(FleetPlanArgs),
+    /// Print the rules of one member as a script for `nft -f`, which puts them in the place of those of before
+    #[command(after_help = FLEET_RULES_HELP)]
+    Rules(FleetRulesArgs),
+}
+
+const FLEET_PLAN_HELP: &str = "\
+Examples:
+  ipcluster fleet plan --members fleet.json > next.json            after the list was changed by hand
+  ipcluster fleet plan --members fleet.json --drain b > next.json  b owns nothing, and keeps its connections
+  ipcluster fleet plan --members fleet.json --without b            what becomes of the slots if b dies
+
+The least that a file needs:
+  {\"members\": [{\"name\": \"a\", \"addresses\": [\"10.0.0.1\"], \"mac\": \"02:00:00:00:00:01\"},
+               {\"name\": \"b\", \"addresses\": [\"10.0.0.2\"], \"mac\": \"02:00:00:00:00:02\"}]}
+Also: slots (1024), seed, kept (former owners a slot, 2); of a member weight (1) and state (serving,
+joining or draining); owners, as this verb prints them.";
+
+const FLEET_RULES_HELP: &str = "\
+Example, on member a:
+  ipcluster fleet rules --members fleet.json --member a --device eth0 --listen 192.0.2.1:80 | nft -f -
+
+The rules of the host's own cluster stay as they are. `nft list ruleset` shows the tables
+ipcluster_fleet_NAME; deleting them ends the passing on.";
+
+#[derive(Debug, Args)]
+pub(crate) struct FleetMembersArgs {
+    /// The file with the members, and with the owners as they were
+    #[arg(long, value_name = "FILE")]
+    pub(crate) members: PathBuf,
+    /// As if this member were gone; may be repeated
+    #[arg(long, value_name = "MEMBER")]
+    pub(crate) without: Vec<MemberName>,
+    /// As if this member were draining; may be repeated
+    #[arg(long, value_name = "MEMBER")]
+    pub(crate) drain: Vec<MemberName>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FleetExplainArgs {
+    /// The client's IPv4 or IPv6 address
+    pub(crate) address: IpAddr,
+    #[command(flatten)]
+    pub(crate) members: FleetMembersArgs,
+    /// The configuration of the members' clusters: says the seat as well
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FleetPlanArgs {
+    #[command(flatten)]
+    pub(crate) members: FleetMembersArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FleetRulesArgs {
+    #[command(flatten)]
+    pub(crate) members: FleetMembersArgs,
+    /// The member whose rules to print
+    #[arg(long, value_name = "MEMBER")]
+    pub(crate) member: MemberName,
+    /// The network device on which clients' packets come in and the other members are
+    #[arg(long)]
+    pub(crate) device: DeviceName,
+    /// A public address that all members have, such as 192.0.2.1:80 or 192.0.2.1:53/udp; may be repeated
+    #[arg(long, value_name = "ADDRESS:PORT", required = true)]
+    pub(crate) listen: Vec<Listener>,
+    /// The engine of the member's cluster: redirect or tproxy
+    #[arg(long, value_name = "redirect|tproxy", default_value_t, value_parser = parse_engine)]
+    pub(crate) engine: Engine,
+    /// The name of the fleet
+    #[arg(long, default_value = "fleet")]
+    pub(crate) name: ClusterName,
 }
 
 #[derive(Debug, Args)]

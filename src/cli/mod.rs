@@ -10,6 +10,7 @@ mod demo;
 mod events;
 mod explain;
 mod failed;
+mod fleet;
 mod flush;
 mod log;
 mod output;
@@ -64,6 +65,7 @@ fn carry_out(arguments: Arguments) -> Result<(), Failed> {
         Verb::Run(run) => run::run(directory, run),
         Verb::Plan(run) => plan::run(run),
         Verb::Explain(explain) => explain::run(&directory()?, explain),
+        Verb::Fleet(verb) => fleet::run(verb),
         Verb::Check => check::run(),
         Verb::Servers(servers) => servers::run(&servers),
         Verb::Flush(cluster) => flush::run(&directory()?, cluster),

@@ -19,3 +19,8 @@ pub(super) fn answer(text: &str) -> Result<(), Failed> {
         _ => Ok(()),
     }
 }
+
+/// Says something about the answer on standard error, which the answer does without.
+pub(super) fn remark(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}

@@ -1,6 +1,8 @@
 //! `ipcluster plan`: what would be installed, in nft syntax.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::Path;
 
 use crate::config::Config;
 use crate::plan::{Generation, Occupant, Plan, Port, Seat};
@@ -15,6 +17,12 @@ pub(super) fn run(args: RunArgs) -> Result<(), Failed> {
     let config = configure::config(args)?;
     let plan = planned(&config)?;
     output::answer(&lower(&plan).to_string())
+}
+
+/// The seat that a client reaches on a host whose cluster has this configuration and all its workers.
+pub(super) fn seat_of(path: &Path, client: IpAddr) -> Result<Option<Seat>, Failed> {
+    let plan = planned(&Config::from_file(path)?)?;
+    Ok(plan.worker_for(client).map(|route| route.seat))
 }
 
 fn planned(config: &Config) -> Result<Plan, Failed> {

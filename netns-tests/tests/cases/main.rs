@@ -15,6 +15,7 @@ mod established_connections;
 mod events;
 mod explain;
 mod failed_reload;
+mod fleet;
 mod flush;
 mod foreign_chains;
 mod foreign_processes;
@@ -104,6 +105,7 @@ fn main() -> ExitCode {
         established_connections,
         events,
         failed_reload,
+        fleet,
         foreign_chains,
         foreign_processes,
         handover,
