@@ -3,7 +3,7 @@
 //! Slots that follow each other and have the same owners stand as one entry, in order:
 //!
 //! ```json
-//! {"schema":1,"slots":1024,"seed":4058954524,"kept":2,
+//! {"schema":1,"slots":1024,"seed":4058938140,"kept":2,
 //!  "members":[{"name":"a","addresses":["10.0.0.1"],"weight":1,"state":"serving"},
 //!             {"name":"b","addresses":["10.0.0.2"],"weight":1,"state":"serving"}],
 //!  "owners":[{"slots":512,"owner":"a"},{"slots":512,"owner":"b","former":["a"]}]}
