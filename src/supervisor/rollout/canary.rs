@@ -143,13 +143,21 @@ impl Target {
         let is_vacant = |index: usize| plan.seats().nth(index).is_some_and(|(_, it)| it.is_none());
         let is_wanted =
             (last + 1..all).contains(&wanted.seats()) && (last + 1..wanted.seats()).all(is_vacant);
-        let weights = match is_wanted {
+        let first = if is_wanted { wanted.seats() } else { last + 1 };
+        let weights = match is_wanted && takes_from_canary_alone(plan, wanted)? {
             true => wanted.clone(),
-            false => Weights::new(&shares[..=last])?,
+            // What is wanted now was not in force before: the shares of the seats then stay.
+            false => Weights::new(&shares[..first])?,
         };
-        let first = weights.seats();
         let slots = slots[first..].iter().map(|slots| *slots as usize).sum();
         let canary = Canary { generation: plan.generation(), seats: all - first, slots };
         Ok(Self { generation, weights, canary: Some(canary) })
     }
+}
+
+/// Whether only slots of seats after those of `weights` get other seats when the plan is rescaled to these.
+fn takes_from_canary_alone(plan: &Plan, weights: &Weights) -> Result<bool, PlanError> {
+    let rescaled = plan.rescaled(weights)?;
+    let mut slots = plan.assignment().table().iter().zip(rescaled.assignment().table());
+    Ok(slots.all(|(now, then)| now == then || now.index() >= weights.seats()))
 }

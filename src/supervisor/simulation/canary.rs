@@ -5,6 +5,7 @@ use super::topic::Topic;
 use super::world::World;
 use crate::plan::{Assignment, Plan};
 use crate::protocol::{Command, Event, Outcome};
+use crate::supervisor::rollout::Target;
 use crate::supervisor::workers::Stage;
 use crate::supervisor::{Action, Input, Supervisor, Worker};
 
@@ -133,7 +134,9 @@ fn check_action(world: &World, action: &Action) {
     let (now, next) = (world.plan.assignment(), plan.assignment());
     let (seats, next_seats) = (world.plan.seats().len(), plan.seats().len());
     let is_takeover = world.occupants().any(|occupant| world.is_foreign(occupant));
-    let begins = next_seats > seats && plan.generation() > world.plan.generation();
+    // A next master that is configured with more workers and another command begins them as a reload.
+    let brings_trial = next_target(world).is_none_or(|target| target.canary.is_some());
+    let begins = next_seats > seats && plan.generation() > world.plan.generation() && brings_trial;
     match &world.canary.home {
         None if begins && !is_takeover => {
             let mut both = now.table().iter().zip(next.table());
@@ -155,6 +158,11 @@ fn check_action(world: &World, action: &Action) {
         }
         None => check_generations(plan, next_seats),
     }
+}
+
+/// The target of the rollout under way.
+fn next_target(world: &World) -> Option<&Target> {
+    Some(&world.supervisor.as_ref()?.rollout.as_ref()?.to)
 }
 
 /// All of one generation in the first `seats` seats, and of the plan's in those after them.

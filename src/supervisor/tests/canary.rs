@@ -248,3 +248,17 @@ fn a_plan_without_a_canary_tells_its_shares() {
     let again = bench.supervisor.plan().rescaled(&target.weights).expect("as many slots");
     assert_eq!(again.assignment(), bench.supervisor.plan().assignment());
 }
+
+#[test]
+fn a_canary_found_under_another_configuration_takes_its_own_slots_back_alone() {
+    let bench = trying();
+    let wanted = Weights::new(&[3.0, 1.0]).expect("weights");
+    let plan = bench.supervisor.plan();
+    let found = Target::found_in(plan, &wanted).expect("a plan that was in force");
+    assert_eq!(found.canary, bench.supervisor.target.canary);
+    let back = plan.rescaled(&found.weights).expect("as many slots");
+    let (now, then) = (plan.assignment().table(), back.assignment().table());
+    let moved: Vec<_> = now.iter().zip(then).filter(|(now, then)| now != then).collect();
+    assert!(moved.iter().all(|(now, _)| **now == Seat(2)), "{moved:?}");
+    assert_eq!(moved.len(), 6);
+}
