@@ -101,11 +101,44 @@ fn say_what_is_not_passed(config: &Config, environment: &[(OsString, OsString)])
     if names.is_empty() {
         return;
     }
-    let names: Vec<_> = names.iter().map(|name| name.to_string_lossy()).collect();
+    let names: Vec<String> = names.iter().map(|name| name.to_string_lossy().into_owned()).collect();
+    tracing::debug!("variables that are not passed on to workers, all: {}", names.join(", "));
     tracing::info!(
         "variables that are not passed on to workers: {} (`env` passes a NAME, PREFIX* or *)",
-        names.join(", ")
+        short_list(names)
     );
+}
+
+/// So many names stand in the log line at most.
+const NAMED: usize = 24;
+
+/// How variables end that programs of users read: these names come first where not all are said.
+const LIKELY: [&str; 12] = [
+    "_ENV",
+    "_URL",
+    "_URI",
+    "_DSN",
+    "_HOST",
+    "_PORT",
+    "_KEY",
+    "_SECRET",
+    "_TOKEN",
+    "_PASSWORD",
+    "_CONFIG",
+    "_MODULE",
+];
+
+fn short_list(mut names: Vec<String>) -> String {
+    let more = names.len().saturating_sub(NAMED);
+    if more > 0 {
+        names.sort_by_key(|name| !LIKELY.iter().any(|end| name.ends_with(end)));
+        names.truncate(NAMED);
+    }
+    let mut text = names.join(", ");
+    if more > 0 {
+        text.push_str(&format!(" and {more} more, which the log names at level debug"));
+    }
+    text
 }
 
 /// The limits that workers get of their own.
@@ -164,4 +197,20 @@ pub(in crate::master) fn config_template(
     let copies = ConfigCopies::prepare(directory, template, owner)
         .map_err(|error| MasterError::ConfigTemplate { reason: error.to_string() })?;
     Ok(Some(ConfigTemplate { copies, config: Arc::new(config.clone()) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_names_those_of_applications_are_said() {
+        let few = vec!["A".to_owned(), "B_URL".to_owned()];
+        assert_eq!(short_list(few), "A, B_URL");
+        let mut many: Vec<String> = (0..30).map(|number| format!("A{number:02}")).collect();
+        many.push("NODE_ENV".to_owned());
+        let said = short_list(many);
+        assert!(said.starts_with("NODE_ENV, A00, A01, "), "{said}");
+        assert!(said.ends_with("A22 and 7 more, which the log names at level debug"), "{said}");
+    }
 }
