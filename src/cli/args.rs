@@ -2,10 +2,11 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use crate::config::{Flags, keys_of_the_file};
 use crate::plan::fleet::MemberName;
-use crate::plan::{ClusterName, Engine, Listener, Share};
+use crate::plan::{ClusterName, Engine, Listener, MAX_SEATS, Share};
 use crate::protocol::RetireTarget;
 use crate::ruleset::DeviceName;
 use clap::{Args, Parser, Subcommand};
@@ -310,13 +311,38 @@ pub(crate) struct StatusArgs {
 #[command(allow_missing_positional = true)]
 pub(crate) struct ScaleArgs {
     /// The cluster [default: the only one that runs]
+    #[arg(allow_negative_numbers = true)]
     pub(crate) name: Option<ClusterName>,
-    /// How many workers there shall be, 1 to 1024
-    #[arg(value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub(crate) workers: u16,
+    /// How many workers there shall be, 1 to 1024; or so many more or fewer than now: +1, -2
+    #[arg(value_name = "N", allow_negative_numbers = true, value_parser = ScaleNumber::from_str)]
+    pub(crate) workers: ScaleNumber,
     /// Return when the new workers are in force, and not when their probation is over
     #[arg(long)]
     pub(crate) no_wait: bool,
+}
+
+/// The number of workers that `scale` is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ScaleNumber {
+    To(u16),
+    /// So many more; fewer, if it is negative.
+    By(i32),
+}
+
+impl FromStr for ScaleNumber {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let most = i32::from(MAX_SEATS);
+        let expected = || format!("expected 1 to {most}, or +N or -N for so many more or fewer");
+        let number: i32 = text.parse().map_err(|_| expected())?;
+        let is_relative = text.starts_with(['+', '-']);
+        match (is_relative, u16::try_from(number)) {
+            (true, _) if number != 0 && (-most..=most).contains(&number) => Ok(Self::By(number)),
+            (false, Ok(workers @ 1..=MAX_SEATS)) => Ok(Self::To(workers)),
+            _ => Err(expected()),
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -495,7 +521,16 @@ mod tests {
                 panic!("{line}")
             };
             assert_eq!(name.as_ref().map(ClusterName::as_str), expected_name, "{line}");
-            assert_eq!(workers, expected_workers);
+            assert_eq!(workers, ScaleNumber::To(expected_workers));
+        }
+        for (line, expected_name, expected) in
+            [("scale +1", None, 1), ("scale -1", None, -1), ("scale web -12", Some("web"), -12)]
+        {
+            let Ok(Verb::Scale(ScaleArgs { name, workers, .. })) = parse(line) else {
+                panic!("{line}")
+            };
+            assert_eq!(name.as_ref().map(ClusterName::as_str), expected_name, "{line}");
+            assert_eq!(workers, ScaleNumber::By(expected), "{line}");
         }
         for (line, expected_name, expected) in [
             ("retire 5", None, RetireTarget::Seat(Seat(5))),
@@ -561,7 +596,8 @@ mod tests {
             "scale",
             "scale 0",
             "scale 1025",
-            "scale -1",
+            "scale -0",
+            "scale +1025",
             "scale web x",
             "explain",
             "explain 10.0.0",

@@ -108,6 +108,12 @@ impl Config {
         Memory { marks: values.memory_total.value.map(marks), order: values.memory_order.value }
     }
 
+    /// The share 1, which a worker beyond those of [`Self::weights`] gets, as a multiple of the largest share.
+    pub(crate) fn further_share(&self) -> f64 {
+        let largest = self.values.weights.value.iter().copied().fold(0.0, f64::max);
+        if largest > 0.0 { largest.recip() } else { 1.0 }
+    }
+
     /// The same cluster with another number of workers: new ones have the share 1.
     ///
     /// # Errors

@@ -55,6 +55,7 @@ impl Request {
         match self {
             Self::Command(CommandRequest { command, .. }) => match command {
                 Command::Scale { workers } => (1..=MAX_SEATS).contains(workers),
+                Command::ScaleBy { by } => *by != 0 && by.unsigned_abs() <= u32::from(MAX_SEATS),
                 Command::Retire(RetireTarget::Seat(seat)) => seat.0 < MAX_SEATS,
                 Command::Retire(RetireTarget::Pid(pid)) => *pid > 0,
                 _ => true,
@@ -71,7 +72,7 @@ struct Verb {
     fields: &'static [(&'static str, &'static str)],
 }
 
-const VERBS: [Verb; 13] = [
+const VERBS: [Verb; 14] = [
     verb("reload", &[("share", "percent above 0% and below 100% as text")]),
     verb("promote", &[]),
     verb("rollback", &[]),
@@ -80,6 +81,7 @@ const VERBS: [Verb; 13] = [
     verb("clear-retired", &[]),
     verb("status", &[]),
     verb("scale", &[("workers", "a number from 1 to 1024")]),
+    verb("scale-by", &[("by", "a number from -1024 to 1024, and not 0")]),
     verb("stop", &[("now", "true or false")]),
     verb("end_orphans", &[]),
     verb("takeover", &[("format", "a number")]),
@@ -92,7 +94,7 @@ const fn verb(name: &'static str, fields: &'static [(&'static str, &'static str)
 }
 
 /// The commands that put workers on probation, and can be answered before that is over.
-const WITH_PROBATION: [&str; 3] = ["reload", "promote", "scale"];
+const WITH_PROBATION: [&str; 4] = ["reload", "promote", "scale", "scale-by"];
 
 impl Verb {
     /// Takes out whether the end of a probation is not waited for; a field of commands that have one.
@@ -320,6 +322,10 @@ mod tests {
             (r#"{"v":1,"command":"scale","workers":1025}"#, SCALE),
             (r#"{"v":1,"command":"scale","workers":1e3}"#, SCALE),
             (r#"{"v":1,"command":"scale","workers":"4"}"#, SCALE),
+            (
+                r#"{"v":1,"command":"scale-by","by":0}"#,
+                "scale-by: by: expected a number from -1024 to 1024, and not 0",
+            ),
             (r#"{"v":1,"command":"retire"}"#, TARGET),
             (r#"{"v":1,"command":"retire","seat":1,"pid":1}"#, TARGET),
             (

@@ -54,6 +54,9 @@ impl Actors<'_> {
                 if let Err(Refusal::Worker(failure)) = &mut outcome {
                     self.add_last_lines(failure);
                 }
+                if outcome.is_ok() {
+                    self.workers.request_succeeded(request);
+                }
                 self.operators.reply(request, outcome);
             }
             Action::Progress { request, step } => {

@@ -24,7 +24,7 @@ use super::startup::state::{AdoptedWorker, StartupState};
 use super::startup::template::{config_template, state_files, worker_template};
 use super::startup::worker_ports::port_pool;
 use super::startup::worker_sockets::{PreparedSockets, WorkerSockets};
-use super::workers::{Destination, Journal, Logs, Printer, Spawner, Template, Workers};
+use super::workers::{Destination, Journal, Logs, Printer, Spawner, StateFiles, Template, Workers};
 use crate::config::{Config, WorkerOutput};
 use crate::control::{ControlDir, ControlLimits, ControlServer, Lock};
 use crate::nft::Firewall;
@@ -318,7 +318,8 @@ impl Builder {
     /// may fail, such as threads, fails while a running master can still go on.
     fn build(&self, template: Template, state: StartupState) -> Result<Parts, MasterError> {
         let config = &self.config;
-        let found_reconfigure = state.pending_reconfigure(template.fingerprint);
+        let configured = template.states.as_ref().and_then(StateFiles::configured);
+        let found_reconfigure = state.pending_reconfigure(template.fingerprint, configured);
         let snapshot = state.snapshot();
         let StartupState { initial_plan, workers, orphans, .. } = state;
         let settings = Settings { seed: random_seed(), ..settings(config) };
@@ -326,9 +327,9 @@ impl Builder {
         // Whatever the workers were started with: shares that are in force already are no change.
         let pending_reconfigure =
             found_reconfigure.filter(|wanted| wanted.renew || !supervisor.is_as_configured());
-        let states = template.states.clone();
+        let (states, shares) = (template.states.clone(), template.fingerprint.shares);
         let spawner = Spawner::new(template, port_pool(config)?)?;
-        let mut adopted = Adopted { workers: Vec::new(), reconfigure: pending_reconfigure };
+        let mut adopted = Adopted { workers: Vec::new(), reconfigure: pending_reconfigure, shares };
         for AdoptedWorker { snapshot, started, .. } in workers {
             let (ports, told) = (Arc::clone(&started.ports), started.told.clone());
             supervisor.hold_private_ports(snapshot.worker, told.private_ports.as_slice().into());
@@ -484,6 +485,7 @@ fn limits(config: &Config) -> ControlLimits {
 fn settings(config: &Config) -> Settings {
     Settings {
         weights: config.weights().clone(),
+        further_share: config.further_share(),
         ready: config.ready_timeout(),
         drain: config.drain_timeout(),
         rollback: config.rollback_timeout(),

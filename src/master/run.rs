@@ -61,6 +61,8 @@ pub(super) struct Adopted {
     pub(super) workers: Vec<(WorkerId, Seat, Started)>,
     /// What is to be changed of what was adopted.
     pub(super) reconfigure: Option<PendingReconfigure>,
+    /// The digest of the shares that are configured.
+    pub(super) shares: u64,
 }
 
 /// The subjects of a master, each of which knows of itself alone.
@@ -184,7 +186,7 @@ impl Master {
 
     /// Goes on with what there is.
     fn begin(&mut self) {
-        let Adopted { workers, reconfigure } = std::mem::take(&mut self.adopted);
+        let Adopted { workers, reconfigure, shares } = std::mem::take(&mut self.adopted);
         for (worker, seat, started) in workers {
             let pid = self.workers.adopt(worker, seat, started);
             self.begin_health_checks(worker, pid);
@@ -197,18 +199,20 @@ impl Master {
             self.operators.announce(Event::Orphan { pid, reason });
         }
         self.dispatch(Input::Start);
-        if let Some(reconfigure) = reconfigure {
-            self.reconfigure(reconfigure);
+        match reconfigure {
+            Some(reconfigure) => self.reconfigure(reconfigure, shares),
+            None => self.workers.note_configured(shares),
         }
     }
 
     /// Puts the configuration in force where it is another than that of the earlier master.
-    fn reconfigure(&mut self, PendingReconfigure { renew }: PendingReconfigure) {
+    fn reconfigure(&mut self, PendingReconfigure { renew }: PendingReconfigure, shares: u64) {
         tracing::info!(
             "the configuration differs from that of the earlier master: {}",
             if renew { "new workers are started" } else { "the number of workers changes" }
         );
         let request = self.operators.begin_reconfigure();
+        self.workers.await_configured(request, shares);
         self.dispatch(Input::Configure { request, renew });
     }
 
@@ -425,6 +429,7 @@ impl Master {
                 tracing::error!(%worker, "a process was started for an unknown worker")
             }
         }
+        self.workers.start_is_known();
     }
 
     fn begin_health_checks(&mut self, worker: WorkerId, pid: u32) {
@@ -494,7 +499,14 @@ impl Master {
     }
 
     fn command(&mut self, request: CommandRequest, responder: Responder) {
-        let CommandRequest { command, .. } = request;
+        // Relative to what the cluster is to have when the request is taken up.
+        let command = match request.command {
+            Command::ScaleBy { by } => {
+                Command::Scale { workers: self.supervisor.workers_after(by) }
+            }
+            command => command,
+        };
+        let request = CommandRequest { command, ..request };
         if let Command::Scale { workers } = command
             && let Err(error) = self.config.scaled(workers)
         {

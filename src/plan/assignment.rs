@@ -70,6 +70,19 @@ impl Weights {
         self.scaled.len()
     }
 
+    /// These weights for another number of seats: those that stay keep theirs, each further one gets the mean of
+    /// what there was.
+    ///
+    /// # Errors
+    /// Those of [`Self::new`].
+    pub(crate) fn resized(&self, seats: usize) -> Result<Self, PlanError> {
+        let mut shares = self.shares();
+        #[expect(clippy::cast_precision_loss, reason = "1024 at most")]
+        let mean = shares.iter().sum::<f64>() / shares.len() as f64;
+        shares.resize(seats.min(usize::from(MAX_SEATS) + 1), mean);
+        Self::new(&shares)
+    }
+
     /// The shares, by seat: [`Self::new`] makes the same weights of them.
     pub fn shares(&self) -> Vec<f64> {
         #[expect(clippy::cast_precision_loss, reason = "SCALE and less, whole numbers")]

@@ -71,10 +71,15 @@ pub enum Command {
     Retire(RetireTarget),
     /// The end of all workers that are retired now, one after the other. Answered when they are gone.
     ClearRetired,
-    /// Another number of workers, all of the same weight.
+    /// Another number of workers. Those that stay keep their weights.
     Scale {
         /// The number, 1 to [`MAX_SEATS`](crate::plan::MAX_SEATS).
         workers: u16,
+    },
+    /// So many workers more, or fewer if it is negative, than the cluster is to have.
+    ScaleBy {
+        /// The difference.
+        by: i32,
     },
     /// The end of everything: workers, rules, master.
     Stop {
@@ -122,6 +127,7 @@ impl Command {
             Self::Retire(_) => "retire",
             Self::ClearRetired => "clear-retired",
             Self::Scale { .. } => "scale",
+            Self::ScaleBy { .. } => "scale-by",
             Self::Stop { .. } => "stop",
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::plan::Weights;
+use crate::plan::{MAX_SEATS, PlanError, Weights};
 use crate::protocol::{Backoff, EndSignals, GiveUp, MaxFailures, Memory, Retire};
 
 /// How many workers there are, and how long each step of their lives may take.
@@ -11,6 +11,8 @@ pub struct Settings {
     /// The seats and their shares. On the kernel of an earlier master they may be others than in
     /// the plan that it left.
     pub weights: Weights,
+    /// The share of a seat beyond those of `weights`, as a multiple of the largest of these. Default 1.
+    pub further_share: f64,
     /// From the spawn of a worker until all its ports must listen. Default 30 s.
     pub ready: Duration,
     /// From the retirement of a worker, or from its retire signal if it gets one, until it is asked to
@@ -65,11 +67,26 @@ pub struct Settings {
     pub prepares_releases: bool,
 }
 
+impl Settings {
+    /// What the configuration makes of another number of seats: those that it names get their shares, all
+    /// others [`Self::further_share`].
+    ///
+    /// # Errors
+    /// Those of [`Weights::new`].
+    pub(super) fn weights_of(&self, seats: usize) -> Result<Weights, PlanError> {
+        let mut shares = self.weights.shares();
+        let largest = shares.iter().copied().fold(0.0, f64::max);
+        shares.resize(seats.min(usize::from(MAX_SEATS) + 1), largest * self.further_share);
+        Weights::new(&shares)
+    }
+}
+
 impl Default for Settings {
     /// One worker.
     fn default() -> Self {
         Self {
             weights: Weights::equal(1).expect("1 is a number of workers"),
+            further_share: 1.0,
             ready: Duration::from_secs(30),
             drain: None,
             settle: Duration::from_secs(5),

@@ -281,6 +281,7 @@ impl Supervisor {
             Command::Retire(target) => self.request_retirement(id, target),
             Command::ClearRetired => self.clear_retired(id),
             Command::Scale { workers } => self.scale(id, workers),
+            Command::ScaleBy { by } => self.scale(id, self.workers_after(by)),
         }
     }
 

@@ -16,6 +16,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("workers_print_without_a_master", printing),
         Case::new("workers_that_died_without_a_master_get_no_clients_of_the_next", died_meanwhile),
         Case::new("another_number_of_workers_keeps_the_seats_that_stay", rescaled),
+        Case::new("a_changed_configuration_is_told_from_a_scale", configured_anew),
     ]
 }
 
@@ -200,4 +201,45 @@ fn rescaled(lab: &Lab) {
         count += 1;
     }
     assert!((150..250).contains(&count), "a fifth of 1000 clients moves: {count}");
+}
+
+/// What is configured anew is put in force, however often; what an operator has changed since stays.
+fn configured_anew(lab: &Lab) {
+    let next = |workers: u16, weights: Option<&str>, expected: usize| {
+        let mut cluster = Cluster::new(lab, workers);
+        if let Some(weights) = weights {
+            cluster = cluster.argument(&format!("--weights={weights}"));
+        }
+        cluster.start_master(&[greeter().into()]);
+        cluster.wait_until_settled(expected);
+        cluster
+    };
+    let slots = |cluster: &Cluster<'_>| -> Vec<u32> {
+        cluster.status().live().into_iter().map(|worker| worker.slots).collect()
+    };
+    for workers in [4, 3, 4, 4] {
+        next(workers, None, workers.into()).terminate_master();
+    }
+    // Nothing was started for the smaller number, which is in force all the same.
+    let mut cluster = next(3, None, 3);
+    cluster.succeed("scale", &["2"]);
+    cluster.wait_until_settled(2);
+    cluster.terminate_master();
+    drop(cluster);
+    let mut cluster = next(3, None, 2);
+    cluster.terminate_master();
+    drop(cluster);
+    let mut cluster = next(3, Some("1,2,1"), 3);
+    assert_eq!(slots(&cluster), [256, 512, 256]);
+    cluster.terminate_master();
+    drop(cluster);
+    let mut cluster = next(3, Some("2,1,1"), 3);
+    assert_eq!(slots(&cluster), [512, 256, 256]);
+    cluster.succeed("scale", &["+1"]);
+    cluster.wait_until_settled(4);
+    let with_a_fourth = slots(&cluster);
+    assert!(with_a_fourth[0] > 400 && with_a_fourth[3] > 200, "{with_a_fourth:?}");
+    cluster.succeed("scale", &["-1"]);
+    cluster.wait_until_settled(3);
+    assert_eq!(slots(&cluster), [512, 256, 256]);
 }

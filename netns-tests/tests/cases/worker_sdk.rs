@@ -89,6 +89,8 @@ fn ended_well(cluster: &Cluster<'_>) {
 fn silent_ends(lab: &Lab) {
     let mut cluster = Cluster::new(lab, 4).argument("--ready=notify");
     cluster = cluster.start_with(&[member().into()], 4);
+    let refused = "a worker's connection was refused";
+    assert!(!cluster.log().contains(refused), "{}", cluster.log());
     for _ in 0..5 {
         cluster.reload();
         cluster.wait_until_settled(4);
@@ -102,6 +104,7 @@ fn silent_ends(lab: &Lab) {
     cluster.succeed("stop", &[]);
     let status = cluster.master().wait(PATIENCE);
     let log = before + &cluster.log();
+    assert!(!log.contains(refused), "{log}");
     assert!(status.success(), "{status}\n{log}");
     assert!(!log.contains("NOTIFY_SOCKET"), "{log}");
 }

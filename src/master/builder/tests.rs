@@ -53,6 +53,7 @@ fn everything() -> Config {
 fn every_policy_of_the_configuration_reaches_the_supervisor() {
     let expected = Settings {
         weights: crate::plan::Weights::equal(3).unwrap(),
+        further_share: 1.0,
         ready: 21 * SECOND,
         drain: Some(22 * 60 * SECOND),
         rollback: 23 * SECOND,

@@ -108,21 +108,24 @@ impl StartupState {
     }
 
     /// What is to be changed of what was found; `fingerprint` is that of workers that would be started
-    /// now. The worker that was started last tells what the earlier master was configured with: another
-    /// number of workers than that is what an operator asked for while it ran, and stays.
+    /// now. What the earlier master was `configured` with it has noted; for one that has not, the worker that was
+    /// started last tells it. Another number of workers than that is what an operator asked for while it ran,
+    /// and stays.
     pub(in crate::master) fn pending_reconfigure(
         &self,
         fingerprint: ConfigFingerprint,
+        configured: Option<u64>,
     ) -> Option<PendingReconfigure> {
         if !self.initial_plan.in_force {
             return None;
         }
         let live = || self.workers.iter().filter(|it| it.snapshot.stage == StageSnapshot::Live);
-        let last = live().max_by_key(|it| it.snapshot.started)?.fingerprint?;
+        let last = live().max_by_key(|it| it.snapshot.started)?.fingerprint.map(|it| it.shares);
+        let shares = configured.or(last)?;
         let is_other =
             |it: &AdoptedWorker| it.fingerprint.is_some_and(|it| it.command != fingerprint.command);
         let renew = live().any(is_other);
-        (renew || last.shares != fingerprint.shares).then_some(PendingReconfigure { renew })
+        (renew || shares != fingerprint.shares).then_some(PendingReconfigure { renew })
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+use super::early_joins::EarlyJoins;
 use crate::control::{JoinRequest, PeerEvent, WorkerEvent, WorkerLink, WorkerOrder};
 use crate::master::clock::Clock;
 use crate::master::log_limit::LogLimiter;
@@ -35,6 +36,7 @@ pub(super) struct WorkerLinks {
     ping: Option<Duration>,
     last_token: u64,
     refusals: LogLimiter,
+    early: EarlyJoins<JoinRequest>,
 }
 
 struct Connected {
@@ -78,6 +80,7 @@ impl WorkerLinks {
             ping,
             last_token: 0,
             refusals: LogLimiter::every(REFUSAL_INTERVAL),
+            early: EarlyJoins::new(),
         }
     }
 
@@ -89,10 +92,14 @@ impl WorkerLinks {
     /// Takes in nothing more.
     pub(super) fn close(&mut self) {
         self.events.close();
+        self.early.clear();
     }
 
     /// Waits for what comes next.
     pub(super) async fn next(&mut self, clock: Clock) -> LinkEvent {
+        if let Some(request) = self.early.next() {
+            return LinkEvent::Link(WorkerEvent::JoinRequested(request));
+        }
         let deadline = self.deadline();
         tokio::select! {
             biased;
@@ -142,6 +149,19 @@ impl WorkerLinks {
             news.push(LinkNews::Answers { worker, answers: true });
         }
         news
+    }
+
+    /// Keeps the request of a process that may be of a worker whose start is not known yet; refuses it, if too
+    /// many wait.
+    pub(super) fn keep(&mut self, refusal: &dyn Error, request: JoinRequest) {
+        if let Err(request) = self.early.keep(request) {
+            self.refuse(refusal, request);
+        }
+    }
+
+    /// A start has succeeded or failed.
+    pub(super) fn start_is_known(&mut self) {
+        self.early.start_is_known();
     }
 
     /// Tells a process that it may not join, and why.

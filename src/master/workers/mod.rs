@@ -15,6 +15,7 @@ mod config_copies;
 mod connections;
 mod counting;
 mod draining;
+mod early_joins;
 mod end_signals;
 mod fingerprint;
 mod foreground;

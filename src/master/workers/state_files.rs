@@ -8,6 +8,10 @@
 //! The files are in a directory of the cluster beside its sockets, `NAME.states`, one for each worker, named
 //! by `IPCLUSTER_WORKER`. A worker can read its own and not write it. A file outlives a master that is
 //! killed: the next one reads in it whether the worker was told, and does not tell it twice.
+//!
+//! Beside them, in `configured`, a master notes the shares that it was configured with, as soon as these are in
+//! force: so the next one can tell what was changed in its configuration from what an operator has changed
+//! while a master ran.
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
@@ -20,6 +24,9 @@ use crate::process::{effective_uid, with_group};
 
 /// The variable with the path of the file.
 pub(super) const VARIABLE: &str = "IPCLUSTER_STATE_FILE";
+
+/// The file with the shares that a master was configured with.
+const CONFIGURED: &str = "configured";
 
 const RETIRING: &str = "RETIRING=1";
 const SERVING: &str = "RETIRING=0";
@@ -97,6 +104,30 @@ impl StateFiles {
         (text.lines().last() == Some(RETIRING)).then_some(age)
     }
 
+    /// The digest of the shares that were configured when a master last put its configuration in force;
+    /// `None`: none of this release has.
+    pub(crate) fn configured(&self) -> Option<u64> {
+        let text = fs::read_to_string(self.directory.join(CONFIGURED)).ok()?;
+        u64::from_str_radix(text.trim(), 16).ok()
+    }
+
+    /// Notes the digest of the shares that are configured: they are in force.
+    pub(super) fn note_configured(&self, shares: u64) {
+        if self.configured() == Some(shares) {
+            return;
+        }
+        // In one step: a reader finds one of both.
+        let (path, new) = (self.directory.join(CONFIGURED), self.directory.join("configured.new"));
+        let write = || {
+            fs::write(&new, format!("{shares:016x}\n"))?;
+            fs::rename(&new, &path)
+        };
+        if let Err(error) = in_group(self.group, write) {
+            let path = path.display();
+            tracing::warn!(%path, %error, "cannot note the configured number of workers");
+        }
+    }
+
     /// Removes the file of the worker with this number, if there is one.
     pub(super) fn remove(&self, number: u64) {
         remove(&self.path(number));
@@ -107,7 +138,8 @@ impl StateFiles {
         let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
         for entry in entries {
             let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
-            if number.is_none_or(|number| !numbers.contains(&number)) {
+            let is_configured = entry.file_name() == CONFIGURED;
+            if !is_configured && number.is_none_or(|number| !numbers.contains(&number)) {
                 remove(&entry.path());
             }
         }
@@ -116,6 +148,7 @@ impl StateFiles {
     /// Removes all of it, when no worker is left.
     pub(super) fn remove_all(&self) {
         self.retain(&BTreeSet::new());
+        remove(&self.directory.join(CONFIGURED));
         if let Err(error) = fs::remove_dir(&self.directory) {
             let path = self.directory.display();
             tracing::debug!(%path, %error, "cannot remove the directory of state files");
@@ -183,6 +216,21 @@ mod tests {
         fs::write(files.directory.join("else"), "").unwrap();
         files.retain(&[2].into());
         assert_eq!(paths.each_ref().map(|path| path.exists()), [false, true, false]);
+        files.remove_all();
+        assert!(!files.directory.exists());
+    }
+
+    #[test]
+    fn what_was_configured_stays_until_the_end() {
+        let base = tempfile::tempdir().unwrap();
+        let files = files(base.path());
+        assert_eq!(files.configured(), None);
+        files.note_configured(7);
+        files.note_configured(u64::MAX);
+        files.retain(&BTreeSet::new());
+        assert_eq!(files.configured(), Some(u64::MAX));
+        fs::write(files.directory.join(CONFIGURED), "half a numb").unwrap();
+        assert_eq!(files.configured(), None);
         files.remove_all();
         assert!(!files.directory.exists());
     }

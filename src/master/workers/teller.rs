@@ -40,6 +40,13 @@ impl Teller {
         self.write(worker, number, false, || {});
     }
 
+    /// Writes that these shares are configured, and in force.
+    pub(super) fn note_configured(&self, shares: u64) {
+        if let Some(files) = self.files.clone() {
+            self.thread.run(move || files.note_configured(shares));
+        }
+    }
+
     /// Waits for a worker that is to get its retire signal.
     pub(super) async fn next(&mut self) -> Told {
         receive(&mut self.told).await

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
-use super::admission::{Admission, Admitted};
+use super::admission::{Admission, Admitted, JoinRefused};
 use super::connections::{Connections, Counts};
 use super::counting::CountedWorkers;
 use super::hooks::{Hook, HookEnded, HookFailure, HookKind, Hooks, Preparation};
@@ -32,7 +32,7 @@ use crate::process::{Children, OwnConnections, ProcessError, adopts_orphans};
 use crate::protocol::{
     EndSignals, Exit, Readiness, ReleaseFailure, Status, Timestamp, WorkerId, WorkerState,
 };
-use crate::supervisor::{Input, Supervisor, Worker};
+use crate::supervisor::{Input, RequestId, Supervisor, Worker};
 
 /// How often what workers have printed is passed on.
 const OUTPUT_INTERVAL: Duration = Duration::from_millis(50);
@@ -72,6 +72,8 @@ pub(crate) struct Workers {
     links: WorkerLinks,
     memory: MemoryMonitor,
     output: Periodic,
+    /// The request that puts the configured shares in force, and their digest.
+    awaited_shares: Option<(RequestId, u64)>,
 }
 
 /// Something that happened in the life of a worker.
@@ -130,6 +132,11 @@ async fn next_orphan(ended: &mut Option<Signal>, not_before: Option<Instant>) {
     }
 }
 
+/// Whether a worker is being started, and it is not known yet as which process.
+fn awaits_start(supervisor: &Supervisor) -> bool {
+    supervisor.workers().any(|worker| worker.pid.is_none())
+}
+
 impl Workers {
     pub(crate) fn new(
         config: &Config,
@@ -161,6 +168,7 @@ impl Workers {
             links: WorkerLinks::new(config.ping_timeout()),
             memory: MemoryMonitor::new()?,
             output: Periodic::every(OUTPUT_INTERVAL),
+            awaited_shares: None,
         })
     }
 
@@ -591,11 +599,20 @@ impl Workers {
                 }
                 self.links.join(worker, process, ports, request)
             }
+            Err(refusal @ JoinRefused::Stranger(_)) if awaits_start(supervisor) => {
+                self.links.keep(&refusal, request);
+                Vec::new()
+            }
             Err(refusal) => {
                 self.links.refuse(&refusal, request);
                 Vec::new()
             }
         }
+    }
+
+    /// A start has succeeded or failed, and the supervisor knows it.
+    pub(crate) fn start_is_known(&mut self) {
+        self.links.start_is_known();
     }
 
     /// Tells a worker that others have its place, if it is connected.
@@ -623,6 +640,23 @@ impl Workers {
     /// Tells a worker that it serves again.
     pub(crate) fn tell_serving(&self, worker: WorkerId) {
         self.teller.tell_serving(worker, self.processes.number_of(worker));
+    }
+
+    /// Notes that these shares are configured, and in force, for the next master.
+    pub(crate) fn note_configured(&self, shares: u64) {
+        self.teller.note_configured(shares);
+    }
+
+    /// Has these shares noted when this request has succeeded.
+    pub(crate) fn await_configured(&mut self, request: RequestId, shares: u64) {
+        self.awaited_shares = Some((request, shares));
+    }
+
+    /// Takes in that a request has succeeded.
+    pub(crate) fn request_succeeded(&mut self, request: RequestId) {
+        if let Some((_, shares)) = self.awaited_shares.take_if(|(awaited, _)| *awaited == request) {
+            self.note_configured(shares);
+        }
     }
 
     /// Sends a worker its retire signal, if it has one.

@@ -1,7 +1,7 @@
 //! Requests for a new generation, or for another number of workers.
 
 use super::target::Target;
-use crate::plan::{Generation, Weights};
+use crate::plan::{Generation, PlanError, Weights};
 use crate::protocol::{Outcome, Refusal, Rollout, Scaled};
 use crate::supervisor::state::count;
 use crate::supervisor::{RequestId, Supervisor};
@@ -46,11 +46,26 @@ impl Supervisor {
         }
     }
 
+    /// The weights for another number of seats: those of the configuration, unless others are in force.
+    fn scaled_weights(&self, seats: usize) -> Result<Weights, PlanError> {
+        let now = &self.target.weights;
+        match self.settings.weights_of(now.seats()) {
+            Ok(configured) if configured == *now => self.settings.weights_of(seats),
+            _ => now.resized(seats),
+        }
+    }
+
+    /// How many workers there will be with `by` more, or fewer; the number is not checked.
+    pub(crate) fn workers_after(&self, by: i32) -> u16 {
+        let workers = i32::from(self.target.workers()).saturating_add(by);
+        u16::try_from(workers.max(0)).unwrap_or(u16::MAX)
+    }
+
     fn check_scale(&self, workers: u16) -> Result<Target, Refusal> {
         self.check_idle_or_starting()?;
         self.check_no_probation()?;
         self.check_no_canary()?;
-        let weights = Weights::equal(usize::from(workers))?;
+        let weights = self.scaled_weights(usize::from(workers))?;
         self.plan().rescaled(&weights)?;
         Ok(Target::all(self.target.generation, weights))
     }

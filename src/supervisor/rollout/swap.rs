@@ -226,7 +226,10 @@ impl Supervisor {
             (Rollout::Scale, None) => Outcome::Scaled(Scaled {
                 workers,
                 moved_slots: count(in_force.plan.assignment().moved_to(before.plan.assignment())),
-                slots: count(in_force.plan.assignment().slots()),
+                // A mask has fewer slots with fewer workers: those that moved are of the larger number.
+                slots: count(
+                    in_force.plan.assignment().slots().max(before.plan.assignment().slots()),
+                ),
             }),
             (Rollout::Reload | Rollout::Promote | Rollout::Canary, None) => {
                 Outcome::Reloaded(Reloaded { generation, workers, swap_seconds })

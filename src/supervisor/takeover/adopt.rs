@@ -52,7 +52,7 @@ impl Supervisor {
             let told = told.and_then(|it| Target::from_snapshot(plan, it.generation, it.weights));
             supervisor.target = match told {
                 Some(target) => target,
-                None => Target::found_in(plan, &supervisor.settings.weights)?,
+                None => supervisor.target_found()?,
             };
             supervisor.phase = Phase::Serving;
             supervisor.kernel.in_force.roster = Some(supervisor.roster_of(&supervisor.target));
@@ -77,6 +77,20 @@ impl Supervisor {
         }
         supervisor.restore(history, in_force);
         Ok(supervisor)
+    }
+
+    /// What the plan in force stands for, where no earlier master has told. The number of workers may have been
+    /// changed while it ran.
+    fn target_found(&self) -> Result<Target, PlanError> {
+        let (plan, settings) = (self.plan(), &self.settings);
+        let found = Target::found_in(plan, &settings.weights)?;
+        if found.canary.is_none()
+            && let Ok(scaled) = settings.weights_of(plan.seats().len())
+            && plan.rescaled(&scaled)?.assignment() == plan.assignment()
+        {
+            return Ok(Target::all(found.generation, scaled));
+        }
+        Ok(found)
     }
 
     /// Whether the seats in force, or to come into force, are those of the settings.

@@ -126,6 +126,18 @@ impl Bench {
         bench
     }
 
+    /// The same on the slots of another partition.
+    fn live_on(partition: Partition, workers: u16) -> Self {
+        let plan = vacant(workers);
+        let (name, listeners) = (plan.name().clone(), plan.listeners().clone());
+        let plan = Plan::new(name, listeners, partition, &equal(workers), None).expect("a plan");
+        let mut bench = Self::new(settings(workers), plan, Start::Fresh);
+        bench.input(Input::Start);
+        (1..=u64::from(workers)).for_each(|worker| bench.ready(worker));
+        bench.commit_all();
+        bench
+    }
+
     fn input(&mut self, input: Input) {
         let looks = self.looks;
         self.step(input);

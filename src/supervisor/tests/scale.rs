@@ -111,3 +111,78 @@ fn a_configuration_with_the_shares_in_force_changes_nothing_and_is_answered() {
     bench.request(Command::Scale { workers: 2 });
     assert!(bench.commit.is_some(), "nothing is under way");
 }
+
+fn weighted(weights: &[f64]) -> Bench {
+    let weights = Weights::new(weights).expect("weights");
+    // What `weights` of the configuration call 1.
+    let shares = Settings { weights: weights.clone(), further_share: 0.5, ..settings(1) };
+    let seats = weights.seats();
+    let mut plan = vacant(u16::try_from(seats).expect("few"));
+    plan = plan.rescaled(&weights).expect("enough slots");
+    let mut bench = Bench::new(shares, plan, Start::Fresh);
+    bench.input(Input::Start);
+    for id in 1..=seats as u64 {
+        bench.ready(id);
+        bench.commit_all();
+    }
+    bench.take_spawned();
+    bench
+}
+
+fn slots_by_seat(bench: &Bench) -> Vec<u32> {
+    let plan = bench.supervisor.plan();
+    plan.assignment().slots_by_seat(plan.seats().len())
+}
+
+#[test]
+fn those_who_stay_keep_their_weights_and_the_configured_ones_come_back() {
+    let mut bench = weighted(&[1.0, 2.0, 1.0]);
+    assert_eq!(slots_by_seat(&bench), [16, 32, 16]);
+    bench.request(Command::Scale { workers: 2 });
+    bench.commit_done();
+    assert_eq!(slots_by_seat(&bench), [21, 43]);
+    bench.request(Command::Scale { workers: 4 });
+    bench.ready(4);
+    bench.ready(5);
+    bench.commit_done();
+    let by_seat = slots_by_seat(&bench);
+    assert_eq!(by_seat.iter().sum::<u32>(), 64);
+    // 1 to 2 to 1 to 1: the fourth is beyond those that are configured.
+    assert!((25..=26).contains(&by_seat[1]) && by_seat[0] <= 13 && by_seat[3] >= 12, "{by_seat:?}");
+}
+
+#[test]
+fn where_other_weights_are_in_force_a_further_worker_gets_the_mean() {
+    let mut bench = weighted(&[1.0, 3.0]);
+    bench.supervisor.settings.weights = equal(2);
+    bench.request(Command::Scale { workers: 3 });
+    bench.ready(3);
+    bench.commit_done();
+    let by_seat = slots_by_seat(&bench);
+    assert_eq!((by_seat[2], by_seat[0] + by_seat[1]), (21, 43), "{by_seat:?}");
+    assert!(by_seat[1] >= 32, "{by_seat:?}");
+}
+
+#[test]
+fn a_difference_counts_from_what_there_is_to_be() {
+    let mut bench = Bench::live(3);
+    bench.request(Command::ScaleBy { by: -1 });
+    bench.commit_done();
+    assert_eq!(bench.replies, [Ok(scale_outcome(2, 21, 64))]);
+    assert_eq!(bench.supervisor.workers_after(1), 3);
+    assert_eq!((bench.supervisor.workers_after(-2), bench.supervisor.workers_after(-9)), (0, 0));
+    bench.request(Command::ScaleBy { by: -2 });
+    assert!(matches!(
+        bench.last_reply(),
+        Err(Refusal::Plan(PlanError::WorkerCount { workers: 0 }))
+    ));
+}
+
+#[test]
+fn with_a_mask_the_slots_that_move_are_of_the_larger_number() {
+    let partition = Partition::mask(4).expect("a power of two");
+    let mut bench = Bench::live_on(partition, 4);
+    bench.request(Command::Scale { workers: 2 });
+    bench.commit_done();
+    assert_eq!(bench.replies, [Ok(scale_outcome(2, 2, 4))], "half of the clients move");
+}
