@@ -125,7 +125,7 @@ impl fmt::Display for CounterName {
 /// SYNs of tcp, also one that a client has sent again, and every datagram of udp.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CounterValue {
-    /// Translated.
+    /// Connections.
     pub connections: u64,
     /// The bytes of their first packets, from the IP header on.
     pub bytes: u64,
