@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::actions::Actors;
 use super::clock::Clock;
@@ -31,6 +31,9 @@ use crate::protocol::{
     WorkerId, WorkerState,
 };
 use crate::supervisor::{self, Action, Input, Supervisor};
+
+/// For how long a status waits for a look at the memory of workers.
+const MEMORY_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The process manager of one cluster, with its rules. See [`crate::master`].
 pub struct Master {
@@ -229,8 +232,9 @@ impl Master {
         let Self { clock, supervisor, rules, workers, health, operators, orphans, .. } = self;
         let is = |state| supervisor.workers().any(|worker| worker.state() == state);
         let (are_starting, are_running) = (is(WorkerState::Starting), workers.is_running());
-        let (checked, messages, health_task) = health.wait(are_starting, are_running);
-        let (life, link, workers_task) = workers.wait(supervisor, *clock);
+        let (checked, messages, health_task) = health.wait(are_starting, are_running, *clock);
+        let shows_memory = operators.has_subscribers();
+        let (life, link, workers_task) = workers.wait(supervisor, shows_memory, *clock);
         let (request, wanted, service_tick) = operators.wait();
         let (rules_task, commits) = rules.wait(*clock);
         Ok(tokio::select! {
@@ -530,13 +534,19 @@ impl Master {
         if self.operators.is_count_due() {
             let all = self.workers.counted(&self.supervisor, |_| true, self.clock.now());
             let (plan, own) = (self.supervisor.plan().clone(), self.health.own_connections());
+            let memory = self.workers.refresh_memory(self.clock.now());
             self.operators.count(self.workers.leaders(), move || {
+                // The status is to show what the workers take now; but it does not wait for that for long.
+                let _ = memory.map(|memory| memory.recv_timeout(MEMORY_PATIENCE));
                 count_sockets(&mut process::Sockets::open()?, &all, &plan, &own)
             });
         }
     }
 
     fn answer_status(&mut self, counts: StatusCounts) {
+        if let Some(measured) = self.workers.measured() {
+            self.take_measure(measured);
+        }
         let StatusCounts { connections, processor } = counts;
         let counts = connections.unwrap_or_else(|error| {
             tracing::warn!(%error, "cannot count connections");

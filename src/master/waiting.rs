@@ -7,6 +7,20 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::time::{self, Interval, MissedTickBehavior};
 
+use crate::protocol::Timestamp;
+
+/// From one look to the next at what has not changed of late and of which the kernel does not tell: what
+/// workers print, and how many connections wait for them. All such looks are at
+/// [whole multiples](next_multiple) of it, or of a multiple of it, so that they wake the process once together.
+pub(super) const QUIET_INTERVAL: Duration = Duration::from_millis(600);
+
+/// The next moment that is a whole multiple of `interval` after the boot of the machine.
+pub(super) fn next_multiple(now: Timestamp, interval: Duration) -> Timestamp {
+    let past = now.0.as_nanos().checked_rem(interval.as_nanos()).unwrap_or(0);
+    let past = Duration::from_nanos(u64::try_from(past).unwrap_or(0));
+    now.before(past).after(interval)
+}
+
 /// Work that is done again and again. The first time is at once, and a time that was missed is not
 /// made up for.
 #[derive(Debug)]
@@ -60,5 +74,20 @@ pub(super) async fn receive_bounded<T>(channel: &mut mpsc::Receiver<T>) -> T {
     match channel.recv().await {
         Some(received) => received,
         None => future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_of_one_interval_fall_together_and_none_is_late() {
+        let at = |milliseconds| Timestamp(Duration::from_millis(milliseconds));
+        for (now, next) in [(0, 600), (1, 600), (599, 600), (600, 1200), (601, 1200)] {
+            assert_eq!(next_multiple(at(now), QUIET_INTERVAL), at(next), "{now}");
+        }
+        let longer = next_multiple(at(601), 8 * QUIET_INTERVAL);
+        assert_eq!(next_multiple(longer.before(Duration::from_millis(1)), QUIET_INTERVAL), longer);
     }
 }

@@ -17,6 +17,8 @@ pub(crate) use frame::{ACK, Acknowledgement, ERROR, Messages, REQUEST};
 pub(crate) use neli::consts::socket::NlFamily;
 pub(crate) use socket::{Socket, close_message, put_header};
 
+pub(crate) use crate::sys::{Drained, drain};
+
 /// Why a netlink request has failed, below the level of what it asked for.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

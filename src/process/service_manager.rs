@@ -88,6 +88,11 @@ impl ServiceManager {
         self.flush()
     }
 
+    /// Whether something that was sent has not been taken.
+    pub fn has_unsent(&self) -> bool {
+        !self.unsent.is_empty()
+    }
+
     /// Sends what was kept.
     ///
     /// # Errors

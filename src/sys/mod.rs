@@ -26,7 +26,7 @@ pub(crate) use netlink::{
 #[cfg(all(any(feature = "lab", feature = "master"), target_os = "linux"))]
 pub(crate) use pidfd::{pidfd_exit_status, signal_group, signal_group_number, signal_process};
 #[cfg(all(any(feature = "firewall", feature = "lab"), target_os = "linux"))]
-pub(crate) use readable::watch_readable;
+pub(crate) use readable::{Drained, drain, watch_readable};
 #[cfg(all(any(feature = "lab", feature = "master"), target_os = "linux"))]
 pub(crate) use spawn::{
     ERRNO_LEN, ExecImage, Ids, LimitToSet, Setup, Step, become_with_descriptors,

@@ -26,6 +26,7 @@ mod health_under_load;
 mod history;
 mod hostile_peers;
 mod idle_connections;
+mod idle_master;
 mod in_flight;
 mod interrupted_transactions;
 mod lab_addresses;
@@ -113,6 +114,7 @@ fn main() -> ExitCode {
         health_under_load,
         hostile_peers,
         idle_connections,
+        idle_master,
         lab_addresses,
         lab_greeter,
         lab_load,

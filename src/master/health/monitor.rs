@@ -25,7 +25,7 @@ use crate::config::Config;
 use crate::master::background::BackgroundThread;
 use crate::master::clock::Clock;
 use crate::master::error::MasterError;
-use crate::master::waiting::{Periodic, receive, rest_until};
+use crate::master::waiting::{Periodic, QUIET_INTERVAL, next_multiple, receive, rest_until};
 use crate::master::workers::{Observations, Workers, local_ports_of, worker_port_of};
 use crate::plan::Plan;
 use crate::process::{
@@ -42,8 +42,8 @@ use crate::supervisor::{
 /// How often it is looked whether workers that are starting listen.
 const READINESS_INTERVAL: Duration = Duration::from_millis(10);
 
-/// How often workers that are ready are checked: what has no event of its own is known so much later at
-/// most.
+/// The least time between two checks of workers that are ready: what has no event of its own is known so much
+/// later at most than it could be.
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The most probes that are under way, and the most that begin at once. A worker whose turn does not
@@ -97,7 +97,8 @@ pub(crate) struct HealthMonitor {
     sender: mpsc::UnboundedSender<CheckResult>,
     results: mpsc::UnboundedReceiver<CheckResult>,
     readiness_check: Periodic,
-    check: Periodic,
+    /// Workers that are ready are checked no earlier.
+    check_not_before: Timestamp,
     /// What probes ask.
     #[cfg(feature = "http")]
     probe_request: Option<ProbeRequest>,
@@ -186,7 +187,7 @@ impl HealthMonitor {
             sender,
             results,
             readiness_check: Periodic::every(READINESS_INTERVAL),
-            check: Periodic::every(CHECK_INTERVAL),
+            check_not_before: Timestamp::ZERO,
             probes: BTreeSet::new(),
             look_at: Timestamp::ZERO,
             is_checking_queues: false,
@@ -220,21 +221,36 @@ impl HealthMonitor {
         &mut self,
         are_starting: bool,
         are_running: bool,
+        clock: Clock,
     ) -> (
         impl Future<Output = CheckResult>,
         impl Future<Output = io::Result<()>>,
         impl Future<Output = Task>,
     ) {
-        let Self { readable, rest_until, results, readiness_check, check, .. } = self;
+        let check_at = self.check_at().filter(|_| are_running);
+        let Self { readable, rest_until, results, readiness_check, .. } = self;
         let task = async move {
             tokio::select! {
                 biased;
                 () = readiness_check.tick(), if are_starting => Task::LookForReady,
-                () = check.tick(), if are_running => Task::Check,
-                else => std::future::pending().await,
+                () = clock.sleep_until(check_at) => Task::Check,
             }
         };
         (receive(results), ready(readable.as_ref(), *rest_until), task)
+    }
+
+    /// When workers that are ready are to be checked, if nothing else happens before.
+    fn check_at(&self) -> Option<Timestamp> {
+        let look = self.detector.look_interval().is_some() && self.detector.has_watched();
+        let queues = self.detector.suspect_at().filter(|_| !self.is_checking_queues);
+        let probe = self.detector.next_probe().filter(|_| self.probes.len() < MOST_PROBES);
+        let due = [
+            look.then_some(self.look_at),
+            queues.map(|at| at.max(self.check_queues_at)),
+            probe,
+            self.detector.deadline(),
+        ];
+        due.into_iter().flatten().min().map(|at| at.max(self.check_not_before))
     }
 
     /// Takes in a worker that runs. Returns what came of the messages that it has sent already.
@@ -436,6 +452,7 @@ impl HealthMonitor {
         supervisor: &Supervisor,
         clock: Clock,
     ) -> VecDeque<Input> {
+        self.check_not_before = clock.now().after(CHECK_INTERVAL);
         // Those on standby are watched like live ones: they are to serve again at any moment.
         let is_leaving = |worker: &&Worker| {
             let leaves = matches!(worker.state(), WorkerState::Retired | WorkerState::Dying);
@@ -455,11 +472,9 @@ impl HealthMonitor {
     }
 
     fn look_at_kernel(&mut self, workers: &mut Workers, now: Timestamp) {
-        let Some(interval) = self.detector.look_interval() else { return };
-        if now < self.look_at {
+        if now < self.look_at || self.detector.look_interval().is_none() {
             return;
         }
-        self.look_at = now.after(interval);
         match workers.observe(&self.detector.watched(), true) {
             Ok(Observations { seen, .. }) => {
                 self.has_failed = false;
@@ -471,6 +486,13 @@ impl HealthMonitor {
                     tracing::warn!(%error, "cannot check which workers respond");
                 }
             }
+        }
+        // What was seen decides.
+        if let Some(interval) = self.detector.look_interval() {
+            self.look_at = match interval {
+                QUIET_INTERVAL => next_multiple(now, QUIET_INTERVAL),
+                interval => now.after(interval),
+            };
         }
     }
 

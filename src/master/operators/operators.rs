@@ -138,9 +138,9 @@ impl Operators {
                 order = receive_bounded(orders) => Wanted::Order(order),
             }
         };
-        let has_manager = service.has_manager();
+        let needs_tick = service.needs_tick();
         let tick = async move {
-            match has_manager {
+            match needs_tick {
                 true => service_tick.tick().await,
                 false => std::future::pending().await,
             }

@@ -30,6 +30,13 @@ impl ServiceNotifier {
         self.manager.is_some()
     }
 
+    /// Whether [`Self::tick`] has anything to do: the manager waits for a sign of life, or has not taken what it
+    /// was told.
+    pub(crate) fn needs_tick(&self) -> bool {
+        let needs = |it: &ServiceManager| it.watchdog().is_some() || it.has_unsent();
+        self.manager.as_ref().is_some_and(needs)
+    }
+
     /// How often [`Self::tick`] is to be called: the manager's limit is twice as long, as
     /// sd_watchdog_enabled(3) has it.
     pub(crate) fn interval(&self) -> Duration {

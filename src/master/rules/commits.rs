@@ -10,6 +10,7 @@ use tokio::io::unix::AsyncFd;
 
 use crate::master::error::MasterError;
 use crate::master::waiting::rest_until;
+use crate::netlink::{Drained, drain};
 use crate::nft::{Firewall, NftError, Watch, WatchEvent};
 use crate::protocol::RuleWriter;
 use crate::supervisor::Input;
@@ -32,12 +33,13 @@ pub(crate) struct CommitWatch {
 }
 
 /// Commits that the kernel has told of.
+#[derive(Default)]
 pub(super) struct Commits {
     /// What the supervisor is to know.
     pub(super) inputs: VecDeque<Input>,
     /// Somebody may have changed rules outside our table.
     pub(super) others_changed: bool,
-    is_drained: bool,
+    drained: Drained,
 }
 
 impl CommitWatch {
@@ -70,16 +72,19 @@ impl CommitWatch {
     pub(super) fn read_ready(&mut self, firewall: &Firewall) -> Result<Commits, NftError> {
         let Self { watch, readable, .. } = self;
         let Some(readable) = readable else { return read(watch, firewall) };
-        let mut commits = None;
-        // "Would block" makes the next `ready` wait for the kernel.
-        let _ = readable.try_io(READY, |_| {
-            let drained = commits.insert(read(watch, firewall));
-            match drained {
-                Ok(Commits { is_drained: false, .. }) => Ok(()),
-                _ => Err(io::ErrorKind::WouldBlock.into()),
+        let (mut all, mut failed) = (Commits::default(), None);
+        drain(readable, || match read(watch, firewall) {
+            Ok(Commits { inputs, others_changed, drained }) => {
+                all.inputs.extend(inputs);
+                all.others_changed |= others_changed;
+                drained
+            }
+            Err(error) => {
+                failed = Some(error);
+                Drained::All
             }
         });
-        commits.unwrap_or_else(|| read(watch, firewall))
+        failed.map_or(Ok(all), Err)
     }
 
     /// Reads what was told so far, without waiting.
@@ -117,5 +122,6 @@ fn read(watch: &mut Watch, firewall: &Firewall) -> Result<Commits, NftError> {
             }
         }
     }
-    Ok(Commits { inputs, others_changed, is_drained: reading.is_drained })
+    let drained = if reading.is_drained { Drained::All } else { Drained::Part };
+    Ok(Commits { inputs, others_changed, drained })
 }

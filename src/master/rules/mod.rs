@@ -7,7 +7,7 @@
 //! | commits outside our table | nat rules that decide before ours are looked for, in a thread |
 //! | remains of earlier plans | they are removed when nothing can lead to them any more |
 //! | a plan with udp listeners that comes into force, and a second more | entries of udp senders that lead to no worker are deleted, in a thread |
-//! | 5 seconds | how full the connection tracking table is |
+//! | 5 seconds, with the engine `redirect` | how full the connection tracking table is |
 
 mod commits;
 mod conntrack_usage;

@@ -9,15 +9,16 @@ use super::foreign::{ForeignScanner, Scan};
 use super::udp_senders::UdpSenders;
 use crate::master::clock::Clock;
 use crate::master::error::{MasterError, causes};
-use crate::master::waiting::{Periodic, sleep_until};
+use crate::master::waiting::{QUIET_INTERVAL, next_multiple, sleep_until};
 use crate::nft::{ConntrackUsage, Firewall, NftError};
-use crate::plan::{Plan, Seat};
+use crate::plan::{Engine, Plan, Seat};
 use crate::protocol::{Event, ForeignChain, Timestamp};
 use crate::ruleset::CounterValue;
 use crate::supervisor::{Input, Verification};
 
-/// How often the fill of the connection tracking table is read.
-const CONNTRACK_INTERVAL: Duration = Duration::from_secs(5);
+/// How often the fill of the connection tracking table is read, while the rules in force use it: the kernel tells
+/// nobody before it drops connections.
+const CONNTRACK_INTERVAL: Duration = QUIET_INTERVAL.saturating_mul(8);
 
 /// The least time from tidying the table to the next time, and from when that has failed.
 const TIDY_INTERVAL: Duration = Duration::from_millis(200);
@@ -29,7 +30,8 @@ pub(crate) struct Rules {
     commits: CommitWatch,
     foreign: ForeignScanner,
     conntrack: ConntrackMonitor,
-    conntrack_check: Periodic,
+    /// When it is read how full that table is; `None` while the rules in force do not use it.
+    conntrack_check: Option<Timestamp>,
     udp_senders: UdpSenders,
     /// The table is not tidied earlier.
     next_tidy: Instant,
@@ -56,7 +58,7 @@ impl Rules {
             commits,
             foreign,
             conntrack: ConntrackMonitor::default(),
-            conntrack_check: Periodic::every(CONNTRACK_INTERVAL),
+            conntrack_check: Some(Timestamp::ZERO),
             udp_senders: UdpSenders::new()?,
             next_tidy: Instant::now(),
         })
@@ -73,14 +75,15 @@ impl Rules {
         &mut self,
         clock: Clock,
     ) -> (impl Future<Output = Task>, impl Future<Output = io::Result<()>>) {
-        let Self { firewall, commits, foreign, conntrack_check, udp_senders, next_tidy, .. } = self;
+        let Self { firewall, commits, foreign, udp_senders, next_tidy, .. } = self;
+        let conntrack_at = self.conntrack_check;
         let udp_senders_at = udp_senders.due();
         let tidy_at = firewall.tidy_at().map(|at| at.max(*next_tidy));
         let scan_at = foreign.due();
         let task = async move {
             tokio::select! {
                 biased;
-                () = conntrack_check.tick() => Task::CheckConntrack,
+                () = clock.sleep_until(conntrack_at) => Task::CheckConntrack,
                 () = sleep_until(tidy_at) => Task::Tidy,
                 () = sleep_until(udp_senders_at) => Task::ReleaseUdpSenders,
                 () = clock.sleep_until(scan_at) => Task::ScanForeign,
@@ -93,7 +96,13 @@ impl Rules {
     /// Does what is due. `plan` is what is in force.
     pub(crate) fn perform(&mut self, task: Task, plan: &Plan, now: Timestamp) -> Vec<Event> {
         match task {
-            Task::CheckConntrack => self.conntrack.check(),
+            Task::CheckConntrack => {
+                let is_used = plan.engine() == Engine::Redirect;
+                self.conntrack_check = is_used.then(|| next_multiple(now, CONNTRACK_INTERVAL));
+                if is_used {
+                    self.conntrack.check();
+                }
+            }
             Task::ReleaseUdpSenders => self.udp_senders.release(plan),
             Task::Tidy => self.tidy(),
             Task::ScanForeign => self.foreign.begin(plan, now),
@@ -140,6 +149,7 @@ impl Rules {
             return Err(error);
         }
         self.udp_senders.committed(plan);
+        self.conntrack_check.get_or_insert(Timestamp::ZERO);
         tracing::debug!(generation = %plan.generation(), ?took, "committed");
         Ok(took)
     }

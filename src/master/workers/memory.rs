@@ -1,4 +1,5 @@
-//! How much memory the workers take: looked at every second, in a thread.
+//! How much memory the workers take: looked at in a thread, every second while a limit is set or somebody is
+//! subscribed, and otherwise when somebody asks.
 //!
 //! A look reads one small file for each process and takes far less than a millisecond, but every
 //! few seconds it also goes through `/proc`, which on a host with many processes takes tens of
@@ -6,6 +7,8 @@
 //! for either.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+use std::sync::mpsc as std_mpsc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -14,7 +17,7 @@ use crate::master::background::BackgroundThread;
 use crate::master::error::MasterError;
 use crate::master::waiting::{Periodic, receive};
 use crate::process::{Bytes, MemoryWatch, Size};
-use crate::protocol::WorkerId;
+use crate::protocol::{Timestamp, WorkerId};
 use crate::supervisor::MemoryUsage;
 
 /// From one look to the next. Fixed, as the answer to a worker that grows fast must not depend on
@@ -27,6 +30,8 @@ pub(super) struct MemoryMonitor {
     sender: mpsc::UnboundedSender<MemorySample>,
     samples: mpsc::UnboundedReceiver<MemorySample>,
     due: Periodic,
+    /// When the last look at the resident sizes began.
+    looked_at: Timestamp,
     /// `None` while a look is under way.
     watch: Option<MemoryWatch<WorkerId>>,
     /// The workers whose proportional sizes are asked for, until that look begins.
@@ -70,6 +75,7 @@ impl MemoryMonitor {
             sender,
             samples,
             due: Periodic::every(INTERVAL),
+            looked_at: Timestamp::ZERO,
             watch: Some(MemoryWatch::new()),
             asked: None,
             sizes: BTreeMap::new(),
@@ -85,10 +91,35 @@ impl MemoryMonitor {
         (self.due.tick(), receive(&mut self.samples))
     }
 
+    /// A look that has ended and was not taken in, if there is one.
+    pub(super) fn ended(&mut self) -> Option<MemorySample> {
+        self.samples.try_recv().ok()
+    }
+
     /// Begins a look at the resident sizes of `workers`, all that run, each with the pid of its
     /// first process; unless one is under way.
-    pub(super) fn look(&mut self, workers: Vec<(WorkerId, u32)>) {
+    pub(super) fn look(&mut self, workers: Vec<(WorkerId, u32)>, now: Timestamp) {
         self.begin(Kind::Resident, move |watch| (watch.own(), watch.look(&workers)));
+        self.looked_at = now;
+    }
+
+    /// As [`Self::look`], unless the last one began less than a second ago. What is returned is closed when
+    /// the look has ended, so that somebody can wait for it.
+    pub(super) fn refresh(
+        &mut self,
+        workers: impl FnOnce() -> Vec<(WorkerId, u32)>,
+        now: Timestamp,
+    ) -> Option<std_mpsc::Receiver<Infallible>> {
+        if self.watch.is_none() || now.since(self.looked_at) < INTERVAL {
+            return None;
+        }
+        let (sender, ended) = std_mpsc::channel();
+        let workers = workers();
+        self.begin(Kind::Resident, move |watch| (watch.own(), watch.look(&workers)));
+        // One job follows upon the other.
+        self.thread.run(move || drop(sender));
+        self.looked_at = now;
+        Some(ended)
     }
 
     /// Begins a look at the proportional sizes of these workers, at once or after the one that is
@@ -242,9 +273,9 @@ mod tests {
     async fn every_question_has_its_answer_also_during_a_look() {
         let mut monitor = MemoryMonitor::new().unwrap();
         let pid = std::process::id();
-        monitor.look(vec![(ONE, pid)]);
+        monitor.look(vec![(ONE, pid)], Timestamp::ZERO);
         monitor.ask(vec![ONE]);
-        monitor.look(vec![(ONE, pid)]);
+        monitor.look(vec![(ONE, pid)], Timestamp::ZERO);
         for is_expected in [
             |measured: &Measured| matches!(measured, Measured::Resident(it) if it.workers[&ONE] > 0),
             |measured: &Measured| matches!(measured, Measured::Proportional(it) if it.workers[&ONE] > 0),
@@ -257,5 +288,22 @@ mod tests {
             monitor.samples.try_recv().is_err(),
             "a look that is due during another one is left out"
         );
+    }
+
+    #[test]
+    fn who_asks_gets_a_look_that_is_a_second_old_at_most_and_can_wait_for_it() {
+        let mut monitor = MemoryMonitor::new().unwrap();
+        let workers = || vec![(ONE, std::process::id())];
+        let at = |milliseconds| Timestamp(Duration::from_millis(milliseconds));
+        let ended = monitor.refresh(workers, at(5000)).expect("nothing is known yet");
+        assert_eq!(
+            ended.recv_timeout(Duration::from_secs(20)),
+            Err(std_mpsc::RecvTimeoutError::Disconnected)
+        );
+        let look = monitor.ended().expect("it has ended");
+        assert!(monitor.refresh(workers, at(7000)).is_none(), "it was not taken in");
+        assert!(monitor.take_in(look, |_| true).is_some());
+        assert!(monitor.refresh(workers, at(5999)).is_none());
+        assert!(monitor.refresh(workers, at(6000)).is_some());
     }
 }

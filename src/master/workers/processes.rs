@@ -245,12 +245,14 @@ impl Processes {
         !self.running.is_empty()
     }
 
-    /// Passes on what workers have printed.
-    pub(crate) fn pass_on_output(&mut self) {
+    /// Passes on what workers have printed. Returns whether any has.
+    pub(crate) fn pass_on_output(&mut self) -> bool {
         let mut look = ReadBudget::new(self.running.len());
+        let mut has_read = false;
         for running in self.running.values_mut() {
-            running.pass_on(&mut look, self.printer.as_mut());
+            has_read |= running.pass_on(&mut look, self.printer.as_mut());
         }
+        has_read
     }
 
     /// Waits until what was passed on has been written, but no longer than this.
@@ -388,8 +390,9 @@ impl Processes {
 }
 
 impl Running {
-    fn pass_on(&mut self, look: &mut ReadBudget, printer: Option<&mut Printer>) {
-        look.pass_on(printer, self.origin(), &self.flow, &mut self.output);
+    /// Returns whether it has printed something, or what it has printed is on its way.
+    fn pass_on(&mut self, look: &mut ReadBudget, printer: Option<&mut Printer>) -> bool {
+        look.pass_on(printer, self.origin(), &self.flow, &mut self.output) || self.flow.is_busy()
     }
 
     fn origin(&self) -> Origin {

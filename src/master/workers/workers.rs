@@ -1,4 +1,5 @@
 use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,7 +27,7 @@ use crate::config::Config;
 use crate::control::{JoinRequest, WorkerEvent, WorkerOrder};
 use crate::master::clock::Clock;
 use crate::master::error::MasterError;
-use crate::master::waiting::{Periodic, rest_until};
+use crate::master::waiting::{QUIET_INTERVAL, next_multiple, rest_until};
 use crate::plan::{ClusterName, Generation, Listeners, Port, Protocol, Seat};
 use crate::process::{Children, OwnConnections, ProcessError, adopts_orphans};
 use crate::protocol::{
@@ -34,7 +35,9 @@ use crate::protocol::{
 };
 use crate::supervisor::{Input, RequestId, Supervisor, Worker};
 
-/// How often what workers have printed is passed on.
+/// How often what workers print is passed on while they print; twice as long after each look that found
+/// nothing, up to [`QUIET_INTERVAL`]. The kernel tells nobody of a write to a file in memory (since Linux 6.14,
+/// `alloc_file_pseudo`, fs/file_table.c), and a pipe would block or kill the worker: see `process::Output`.
 const OUTPUT_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How long the end of the master waits for who reads what workers printed.
@@ -71,9 +74,12 @@ pub(crate) struct Workers {
     connections: Connections,
     links: WorkerLinks,
     memory: MemoryMonitor,
-    output: Periodic,
     /// The request that puts the configured shares in force, and their digest.
     awaited_shares: Option<(RequestId, u64)>,
+    /// The configuration limits memory, so that it is looked at without being asked for.
+    limits_memory: bool,
+    output_at: Timestamp,
+    output_pause: Duration,
 }
 
 /// Something that happened in the life of a worker.
@@ -167,23 +173,28 @@ impl Workers {
             connections: Connections::new(config.retire_idle(), own)?,
             links: WorkerLinks::new(config.ping_timeout()),
             memory: MemoryMonitor::new()?,
-            output: Periodic::every(OUTPUT_INTERVAL),
             awaited_shares: None,
+            limits_memory: config.retire().rss.is_some() || config.memory().marks.is_some(),
+            output_at: Timestamp::ZERO,
+            output_pause: OUTPUT_INTERVAL,
         })
     }
 
     /// Three things to wait for: what happens in the life of workers, what comes over their
-    /// connections, and work that is due.
+    /// connections, and work that is due. `shows_memory` is whether somebody is told of the memory of
+    /// workers all the time.
     pub(crate) fn wait(
         &mut self,
         supervisor: &Supervisor,
+        shows_memory: bool,
         clock: Clock,
     ) -> (impl Future<Output = Life>, impl Future<Output = LinkEvent>, impl Future<Output = Task>)
     {
         let is_draining = self.is_draining(supervisor);
         let (is_running, has_unreaped) = (self.is_running(), self.remains.has_unreaped());
-        let Self { processes, spawner, hooks, connections, links, memory, output, remains, .. } =
-            self;
+        let is_sampling = is_running && (self.limits_memory || shows_memory);
+        let output_at = is_running.then_some(self.output_at);
+        let Self { processes, spawner, hooks, connections, links, memory, remains, .. } = self;
         let child_ended = next_orphan(&mut self.child_ended, self.orphans_not_before);
         let (looked, look) = remains.wait();
         let told = self.teller.next();
@@ -210,9 +221,9 @@ impl Workers {
                 () = count, if is_draining => Task::CountConnections,
                 () = look, if has_unreaped => Task::LookForRemains,
                 () = child_ended => Task::ReapOrphans,
-                () = sample, if is_running => Task::SampleMemory,
+                () = sample, if is_sampling => Task::SampleMemory,
                 sample = sampled => Task::TakeMemory(Box::new(sample)),
-                () = output.tick(), if is_running => Task::PassOnOutput,
+                () = clock.sleep_until(output_at) => Task::PassOnOutput,
             }
         };
         (life, links.next(clock), task)
@@ -232,18 +243,45 @@ impl Workers {
                 self.orphans_not_before = Instant::now().checked_add(ORPHANS_INTERVAL);
                 self.spawner.reap_orphans();
             }
-            Task::SampleMemory => self.memory.look(self.processes.pids()),
-            Task::TakeMemory(sample) => {
-                let processes = &self.processes;
-                let measured = self.memory.take_in(*sample, |worker| processes.runs(worker))?;
-                return Some(match measured {
-                    Measured::Resident(footprint) => Input::ResidentMeasured(footprint),
-                    Measured::Proportional(footprint) => Input::ProportionalMeasured(footprint),
-                });
+            Task::SampleMemory => self.memory.look(self.processes.pids(), now),
+            Task::TakeMemory(sample) => return self.take_memory(*sample),
+            Task::PassOnOutput => {
+                self.output_pause = match self.processes.pass_on_output() {
+                    true => OUTPUT_INTERVAL,
+                    false => QUIET_INTERVAL.min(self.output_pause * 2),
+                };
+                self.output_at = match self.output_pause {
+                    QUIET_INTERVAL => next_multiple(now, QUIET_INTERVAL),
+                    pause => now.after(pause),
+                };
             }
-            Task::PassOnOutput => self.processes.pass_on_output(),
         }
         None
+    }
+
+    /// Begins a look at the memory of all workers, if none was of late. Who wants to see what it shows waits
+    /// until what is returned is closed, and has [`Self::measured`] called then.
+    pub(crate) fn refresh_memory(
+        &mut self,
+        now: Timestamp,
+    ) -> Option<std::sync::mpsc::Receiver<Infallible>> {
+        let processes = &self.processes;
+        self.memory.refresh(|| processes.pids(), now)
+    }
+
+    /// Takes in a look at the memory of workers that has ended. Returns what the supervisor is to know.
+    pub(crate) fn measured(&mut self) -> Option<Input> {
+        let sample = self.memory.ended()?;
+        self.take_memory(sample)
+    }
+
+    fn take_memory(&mut self, sample: MemorySample) -> Option<Input> {
+        let processes = &self.processes;
+        let measured = self.memory.take_in(sample, |worker| processes.runs(worker))?;
+        Some(match measured {
+            Measured::Resident(footprint) => Input::ResidentMeasured(footprint),
+            Measured::Proportional(footprint) => Input::ProportionalMeasured(footprint),
+        })
     }
 
     /// Whether any worker runs.
@@ -352,6 +390,9 @@ impl Workers {
             self.held.insert(worker, Arc::clone(sockets));
         }
         self.processes.insert(worker, seat, started);
+        // A worker that starts prints, most likely.
+        self.output_pause = OUTPUT_INTERVAL;
+        self.output_at = Timestamp::ZERO;
     }
 
     /// How a worker has ended; `None` if it runs, or is none of ours. What it has left is looked for from

@@ -32,7 +32,7 @@ pub(crate) enum Destination {
 pub(crate) struct Flow(Arc<AtomicUsize>);
 
 impl Flow {
-    fn is_busy(&self) -> bool {
+    pub(crate) fn is_busy(&self) -> bool {
         self.0.load(Ordering::Acquire) > 0
     }
 }
@@ -151,14 +151,14 @@ impl ReadBudget {
         Self { bytes: BYTES_AT_A_LOOK, workers }
     }
 
-    /// Passes on what the next of the workers has printed.
+    /// Passes on what the next of the workers has printed. Returns whether it has printed a whole line.
     pub(crate) fn pass_on(
         &mut self,
         printer: Option<&mut Printer>,
         origin: Origin,
         flow: &Flow,
         reader: &mut OutputReader,
-    ) {
+    ) -> bool {
         // Bytes that earlier workers did not need are for the later ones.
         let share = (self.bytes / self.workers.max(1)).max(LEAST_SHARE);
         let read = match printer {
@@ -167,6 +167,7 @@ impl ReadBudget {
         };
         self.bytes = self.bytes.saturating_sub(read);
         self.workers = self.workers.saturating_sub(1);
+        read > 0
     }
 }
 

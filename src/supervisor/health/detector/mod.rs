@@ -88,6 +88,9 @@ pub(crate) struct NotifyEffect {
     pub is_flood: bool,
 }
 
+/// The least time between two looks.
+const LEAST_INTERVAL: Duration = Duration::from_millis(100);
+
 /// Tells which workers are ready and which are healthy, from what the master observes.
 #[derive(Debug)]
 pub(crate) struct HealthDetector {
@@ -108,11 +111,51 @@ impl HealthDetector {
         }
     }
 
-    /// The time between two looks at the kernel: short enough for two looks to add less than a second to
-    /// `timeouts.ping`, and no shorter than that needs. `None`: no looks.
+    /// The time from one look at the kernel to the next: short enough for two looks to add less than a second
+    /// to `timeouts.ping`, and no shorter than that needs. `None`: no looks.
+    ///
+    /// The kernel tells nobody that connections wait for a worker, that it has closed a listening socket, or
+    /// that it is stopped while it is no child. So it is looked at; the longer, the less was seen.
     pub(crate) fn look_interval(&self) -> Option<Duration> {
-        let (least, most) = (Duration::from_millis(100), Duration::from_millis(400));
-        self.limits.ping.map(|ping| (ping / 25).clamp(least, most))
+        let ping = self.limits.ping?;
+        let share = |parts, most| (ping / parts).clamp(LEAST_INTERVAL, most);
+        let ready = || self.workers.values().filter(|watched| watched.stage == WatchStage::Ready);
+        Some(if ready().any(WatchedWorker::is_in_doubt) {
+            share(50, Duration::from_millis(200))
+        } else if ready().any(WatchedWorker::is_waited_for) {
+            share(25, Duration::from_millis(400))
+        } else {
+            share(16, Duration::from_millis(600))
+        })
+    }
+
+    /// Whether any worker is ready and not retired.
+    pub(crate) fn has_watched(&self) -> bool {
+        self.workers.values().any(|watched| watched.stage == WatchStage::Ready)
+    }
+
+    /// When [`Self::changes`] or [`Self::drop_unclaimed`] has something to tell, if nothing is heard before.
+    pub(crate) fn deadline(&self) -> Option<Timestamp> {
+        let probe_timeout = self.limits.ping.map(|_| self.probe_timeout());
+        let workers = self.workers.values();
+        let silent = workers.filter_map(|watched| watched.silent_at(probe_timeout)).min();
+        silent.into_iter().chain(self.unclaimed.expires_at()).min()
+    }
+
+    /// When [`Self::suspect_ports`] has any to be looked at, as far as is known; it may be over.
+    pub(crate) fn suspect_at(&self) -> Option<Timestamp> {
+        let ping = self.limits.ping?;
+        let queues = self.workers.values().flat_map(|watched| watched.queues.values());
+        queues.filter_map(|queue| queue.suspect_at(ping)).min()
+    }
+
+    /// When the next of [`Self::due_probes`] is; it may be over.
+    pub(crate) fn next_probe(&self) -> Option<Timestamp> {
+        if !matches!(self.readiness, Readiness::Http(_)) {
+            return None;
+        }
+        let is_watched = self.limits.ping.is_some();
+        self.workers.values().filter_map(|watched| watched.next_probe(is_watched)).min()
     }
 
     /// Starts watching a worker whose process, the first of its session, runs. Returns the effect of the

@@ -26,6 +26,11 @@ impl Probe {
         self.began.is_none() && self.not_before <= now
     }
 
+    /// When it is due; `None` while one is outstanding.
+    pub(super) fn next(&self) -> Option<Timestamp> {
+        self.began.is_none().then_some(self.not_before)
+    }
+
     pub(super) fn start(&mut self, now: Timestamp) {
         self.began = Some(now);
     }

@@ -49,6 +49,17 @@ impl QueueState {
         }
     }
 
+    /// Whether connections wait, as far as was seen.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.since.is_some()
+    }
+
+    /// When its connections have to be looked at; it may be over. `None` while nothing waits.
+    pub(super) fn suspect_at(&self, ping: Duration) -> Option<Timestamp> {
+        let since = self.since?;
+        Some(if self.at_first.is_some() { since.after(ping) } else { since })
+    }
+
     /// Whether its connections have to be looked at. The first time is one look after it was seen to
     /// wait, so that a queue that is just being emptied costs nothing; the second time is when `ping` is
     /// over; and while it is stuck, each look.

@@ -295,10 +295,63 @@ fn without_a_limit_the_kernel_is_not_asked() {
 
 #[test]
 fn looks_come_often_enough_for_the_limit_and_a_second() {
-    for (ping, milliseconds) in [(1, 100), (5, 200), (10, 400), (3_600, 400)] {
-        let detector = live(Readiness::Tcp, ping, 0);
-        assert_eq!(detector.look_interval(), Some(Duration::from_millis(milliseconds)));
+    for (ping, quiet, waiting, doubtful) in
+        [(1, 100, 100, 100), (4, 250, 160, 100), (10, 600, 400, 200), (3_600, 600, 400, 200)]
+    {
+        let is = |detector: &HealthDetector, expected| {
+            assert_eq!(detector.look_interval(), Some(Duration::from_millis(expected)), "{ping} s");
+        };
+        let mut detector = live(Readiness::Tcp, ping, 0);
+        is(&detector, quiet);
+        look(&mut detector, seen(1), at(1_000));
+        is(&detector, waiting);
+        look(&mut detector, seen(0), at(1_001));
+        is(&detector, quiet);
+        let stopped = || Observation { stopped: true, ..seen(0) };
+        look(&mut detector, stopped(), at(1_002));
+        is(&detector, doubtful);
+        assert_eq!(look(&mut detector, stopped(), at(1_003)), unhealthy(Unhealthy::Stopped));
+        is(&detector, waiting);
+        assert!(quiet + doubtful < 1_000);
+        detector.retired(WORKER);
+        is(&detector, quiet);
     }
+}
+
+#[test]
+fn what_needs_no_look_is_known_when_it_is_due_and_nothing_is_due_at_rest() {
+    let mut detector = live(Readiness::Tcp, 10, 0);
+    assert_eq!((detector.deadline(), detector.next_probe()), (None, None));
+    assert_eq!(detector.suspect_at(), None);
+    detector.notified_by_stranger(99, vec![NotifyField::Ready], at(500));
+    let expires = detector.deadline().unwrap();
+    assert!(detector.drop_unclaimed(expires));
+    assert_eq!(detector.deadline(), None);
+
+    let mut fed = live(Readiness::Notify, 10, 2);
+    fed.notified(WORKER, vec![NotifyField::Alive], at(2_000));
+    let over = fed.deadline().unwrap();
+    assert_eq!(fed.changes(over.before(Duration::from_nanos(1))), []);
+    assert_ne!(fed.changes(over), []);
+    assert_eq!(fed.deadline(), None, "it was told");
+
+    let mut queued = live(Readiness::Tcp, 10, 0);
+    look(&mut queued, seen(1), at(1_000));
+    assert_eq!(queued.suspect_at(), Some(at(1_000)), "the next look counts");
+    queued.confirm_stuck(waiting(&[1], &[]), at(1_100));
+    assert_eq!(queued.suspect_at(), Some(at(11_000)));
+}
+
+#[test]
+fn the_next_probe_is_known() {
+    let probe = Readiness::Http("/".parse().unwrap());
+    let mut detector = live(probe, 10, 0);
+    assert_eq!(detector.next_probe(), Some(at(2_500)));
+    detector.probe_started(WORKER, at(2_500));
+    assert_eq!(detector.next_probe(), None, "one is under way");
+    detector.probe_ended(WORKER, ProbeResult::Failed, at(3_000));
+    assert_eq!(detector.next_probe(), Some(at(5_500)));
+    assert_eq!(detector.deadline(), Some(at(10_000)), "it counts from when the first one began");
 }
 
 #[test]

@@ -39,6 +39,11 @@ impl UnclaimedMessages {
         claimed.into_iter().flat_map(|it| it.fields).collect()
     }
 
+    /// When the oldest message is to be dropped, if there is one.
+    pub(super) fn expires_at(&self) -> Option<Timestamp> {
+        self.0.front().map(|oldest| oldest.at.after(KEPT_FOR))
+    }
+
     /// Returns whether any message was dropped.
     pub(super) fn drop_expired(&mut self, now: Timestamp) -> bool {
         let before = self.0.len();

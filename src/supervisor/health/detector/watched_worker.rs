@@ -181,6 +181,34 @@ impl WatchedWorker {
         self.refused.insert(what).then_some(what)
     }
 
+    /// Whether the last look was the first to show that it is stopped or does not listen: one more decides.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        let is_begun = |looks: u32| (1..LOOKS).contains(&looks);
+        is_begun(self.stopped) || is_begun(self.not_listening)
+    }
+
+    /// Whether connections wait for it, or it was told that it is unhealthy: what changes is to be seen soon.
+    pub(super) fn is_waited_for(&self) -> bool {
+        self.reported.is_some() || self.queues.values().any(QueueState::is_waiting)
+    }
+
+    /// When it becomes unhealthy, if nothing is heard of it before; only what needs no look counts.
+    pub(super) fn silent_at(&self, probe_timeout: Option<Duration>) -> Option<Timestamp> {
+        if self.stage != WatchStage::Ready || self.reported.is_some() {
+            return None;
+        }
+        let probe = self.probe.failing_since.zip(probe_timeout);
+        let probe = probe.map(|(since, timeout)| since.after(timeout));
+        let watchdog = self.watchdog.unhealthy_at();
+        probe.into_iter().chain(watchdog).min()
+    }
+
+    /// When it is probed next, unless a probe is under way; it may be over.
+    pub(super) fn next_probe(&self, is_watched: bool) -> Option<Timestamp> {
+        let is_wanted = self.stage == WatchStage::Ready && is_watched && self.address.is_some();
+        is_wanted.then(|| self.probe.next()).flatten()
+    }
+
     pub(super) fn is_probe_due(&self, is_watched: bool, now: Timestamp) -> bool {
         let is_wanted = match self.stage {
             WatchStage::Starting => self.listens,
@@ -284,6 +312,11 @@ impl WatchedWorker {
 impl Watchdog {
     fn feed(&mut self, now: Timestamp) {
         (self.fed, self.triggered) = (now, false);
+    }
+
+    /// The first moment at which [`Self::unhealthy`] says that nothing came in time.
+    fn unhealthy_at(&self) -> Option<Timestamp> {
+        self.limit.map(|limit| self.fed.after(limit).after(Duration::from_nanos(1)))
     }
 
     fn unhealthy(&self, now: Timestamp) -> Option<Unhealthy> {
