@@ -24,6 +24,7 @@ impl Config {
         let (partition, weights) = (partition(&values)?, weights(&values)?);
         check_assignment(&values, &partition, &weights)?;
         check_worker_ports(&values, &listeners)?;
+        check_local_clients(&values, &listeners)?;
         values.socket_activation.value = socket_activation(&values)?;
         check_backlog(&values)?;
         check_http(&values, &listeners)?;
@@ -83,6 +84,18 @@ fn check_assignment(
         }
         _ => values.workers.unplannable(error),
     })
+}
+
+/// Whether a listener on a loopback address, which clients of this host alone can reach, has any.
+fn check_local_clients(values: &Values, listeners: &Listeners) -> Result<(), ConfigError> {
+    let local_clients = &values.local_clients;
+    match listeners.iter().find(|listener| listener.is_loopback()) {
+        Some(listener) if !local_clients.value => Err(local_clients.refused(format!(
+            "false, and the listener {listener} has clients on this host alone: leave it out, or the \
+             listener"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Whether no worker port is public, and there are enough of them.

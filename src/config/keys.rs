@@ -190,12 +190,13 @@ settings! {
         get: copied -> Engine,
     }
 
-    /// Balance connections that start on this host as well
+    /// Balance connections that start on this host as well, to loopback addresses too: false leaves those to
+    /// what listens on the public port itself
     local_clients: bool {
         key: "local_clients",
         flag: "--local-clients", "true|false",
         range: Any,
-        default: "false",
+        default: "true",
         changes: Restart,
         get: copied -> bool,
     }

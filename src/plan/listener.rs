@@ -64,8 +64,8 @@ impl Listener {
     /// A listener.
     ///
     /// # Errors
-    /// [`PlanError::ListenerAddress`] for addresses that no client of another host can connect
-    /// to: multicast, loopback, IPv4 broadcast and IPv4-mapped IPv6 addresses.
+    /// [`PlanError::ListenerAddress`] for addresses that no client can connect to: multicast, IPv4
+    /// broadcast and IPv4-mapped IPv6 addresses.
     pub fn new(protocol: Protocol, address: IpAddr, port: Port) -> Result<Self, PlanError> {
         match unreachable_because(address) {
             Some(reason) => Err(PlanError::ListenerAddress { address, reason }),
@@ -114,6 +114,11 @@ impl Listener {
         self.protocol == other.protocol && self.port == other.port && same_address
     }
 
+    /// Whether its clients are on this host, where no other host can be: a loopback address.
+    pub fn is_loopback(&self) -> bool {
+        self.address.is_loopback()
+    }
+
     /// Whether it stands for every address of its family on this host.
     pub fn is_wildcard(&self) -> bool {
         self.address.is_unspecified()
@@ -123,9 +128,6 @@ impl Listener {
 fn unreachable_because(address: IpAddr) -> Option<&'static str> {
     if address.is_multicast() {
         return Some("a multicast address; name a unicast address or 0.0.0.0 or [::]");
-    }
-    if address.is_loopback() {
-        return Some("a loopback address, which other hosts cannot reach");
     }
     match address {
         IpAddr::V4(v4) if v4.is_broadcast() => Some("the broadcast address"),

@@ -8,7 +8,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::IpTransparent;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, listen, sockopt};
+use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, listen};
 
 use super::descriptors::each_socket;
 use super::error::{ProcessError, ProcessOperation, errno_from, errno_of};
@@ -86,6 +87,9 @@ impl HeldSocket {
                     errno: Errno::of(errno),
                 }
             })?;
+        }
+        if transparent && transport == Transport::Udp && ipv4 {
+            fragment_on_the_way(&descriptor).map_err(failed(ProcessOperation::OpenSocket))?;
         }
         // For TCP: connections of an earlier worker that are in TIME_WAIT do not keep the port; a
         // socket that listens does, whoever sets this (inet_csk_bind_conflict,
@@ -191,6 +195,17 @@ impl From<HeldSocket> for OwnedFd {
     fn from(socket: HeldSocket) -> Self {
         socket.descriptor
     }
+}
+
+/// Has the datagrams that a socket sends by IPv4 go out without DF (`IP_PMTUDISC_DONT`, ip(7)), so that
+/// routers on the way cut those in pieces that are too long for their next link.
+///
+/// With it a router would answer one by an ICMP error about a datagram from the public port, which a rule
+/// has written into it. The kernel looks for the socket by that port (`__udp4_lib_err`, net/ipv4/udp.c), finds
+/// none, learns no path MTU, and answers of that length never arrive. IPv6 has no such option: there no
+/// router cuts anything in pieces.
+fn fragment_on_the_way(descriptor: &OwnedFd) -> rustix::io::Result<()> {
+    sockopt::set_ip_mtu_discover(descriptor, Ipv4PathMtuDiscovery::DONT)
 }
 
 /// What a socket of the Internet that clients reach speaks, and its port; `None` for others.

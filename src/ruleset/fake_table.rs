@@ -210,6 +210,7 @@ fn sets_in(rule: &Rule) -> impl Iterator<Item = SetName> + use<> {
         | Rule::Count { .. }
         | Rule::Tproxy { .. }
         | Rule::PassLocal
+        | Rule::PassRemote
         | Rule::Established { ports: TcpPorts::One(_) }
         | Rule::Reply { .. } => [None, None],
     };

@@ -7,7 +7,9 @@ use super::object::{
     TableName, TcpPorts,
 };
 use super::translation::translation_rules;
-use crate::plan::{Engine, Listener, Occupant, Partition, Plan, PortRange, Protocol, Seat};
+use crate::plan::{
+    Destination, Engine, Listener, Occupant, Partition, Plan, PortRange, Protocol, Seat,
+};
 
 /// All objects of a plan.
 pub fn lower(plan: &Plan) -> Ruleset {
@@ -185,8 +187,16 @@ pub(super) fn survivors(plan: &Plan) -> Option<Vec<Seat>> {
 /// The rules of a chain that is none of a seat. `slots` are the names of the plan's [`slot_maps`].
 pub(super) fn rules_beside_seats(plan: &Plan, chain: ChainName, slots: &[SetName]) -> Vec<Rule> {
     match chain {
-        ChainName::Prerouting | ChainName::Output | ChainName::Intercept if plan.is_admitting() => {
+        ChainName::Prerouting | ChainName::Intercept if plan.is_admitting() => {
             entry_rules(plan, slots)
+        }
+        ChainName::Output if plan.is_admitting() => {
+            // Earlier releases had none.
+            let passing = plan.destination() == Destination::Dialled;
+            let mut rules = vec![];
+            rules.extend(passing.then_some(Rule::PassRemote));
+            rules.extend(entry_rules(plan, slots));
+            rules
         }
         ChainName::Closed => entry_rules(plan, slots),
         ChainName::Guard => guard_rules(plan),

@@ -656,6 +656,9 @@ pub enum Rule {
     },
     /// `iif "lo" accept`: what this host sends to itself is none of ours.
     PassLocal,
+    /// `oif != "lo" accept`: what this host sends to others is none of ours, to the address of a listener
+    /// too, which may be another host's just now (one that moves between hosts).
+    PassRemote,
     /// `tcp dport 80 tcp flags != syn / fin,syn,rst,ack socket transparent 1 accept`: a packet of a
     /// connection that has its socket goes there by itself, whatever the rules say by now. That of one
     /// that has none goes on: behind a SYN cookie the listening socket of its worker knows it.
@@ -762,6 +765,7 @@ impl Rule {
             | Self::GuardRange { .. }
             | Self::Count { .. }
             | Self::PassLocal
+            | Self::PassRemote
             | Self::Established { .. }
             | Self::Reply { .. } => None,
             Self::Hash { comment, .. } => Some(*comment),

@@ -245,6 +245,7 @@ impl Display for Rule {
                 write!(f, "{protocol} dport {public} tproxy to :{worker} accept")?;
             }
             Self::PassLocal => f.write_str("iif \"lo\" accept")?,
+            Self::PassRemote => f.write_str("oif != \"lo\" accept")?,
             Self::Established { ports } => {
                 match ports {
                     TcpPorts::One(port) => write!(f, "tcp dport {port} ")?,

@@ -250,6 +250,7 @@ struct Change<'a> {
     guard: Option<GuardSetChange>,
     guard_changes: bool,
     local_clients_change: bool,
+    destination_changes: bool,
 }
 
 /// What becomes of a chain that is none of a seat.
@@ -359,7 +360,7 @@ impl<'a> Change<'a> {
         let (mut before, mut after) =
             (Vec::with_capacity(seats.len() + 2), Vec::with_capacity(seats.len() + 2));
         let mut slots = vec![];
-        if slots_change || changes.admitting || changes.local_clients {
+        if slots_change || changes.admitting || changes.local_clients || changes.destination {
             let of_target = slot_maps(target);
             slots.extend(of_target.iter().map(name));
             if slots_change {
@@ -393,6 +394,7 @@ impl<'a> Change<'a> {
             guard,
             guard_changes: changes.guard,
             local_clients_change: changes.local_clients,
+            destination_changes: changes.destination,
         })
     }
 
@@ -462,8 +464,11 @@ impl<'a> Change<'a> {
         match chain {
             ChainName::Seat(_) => false,
             ChainName::Closed => entry_changes,
-            ChainName::Prerouting | ChainName::Output | ChainName::Intercept => {
+            ChainName::Prerouting | ChainName::Intercept => {
                 was_open != is_open || (entry_changes && is_open)
+            }
+            ChainName::Output => {
+                was_open != is_open || ((entry_changes || self.destination_changes) && is_open)
             }
             ChainName::Guard | ChainName::Replies => self.guard_changes,
         }

@@ -154,7 +154,10 @@ fn put_back(lab: &Lab) {
         v4.replace(" dnat ip to ip daddr:", " redirect to :")
     };
     // nft 1.0.6 has no word for a flag of the table, and lists it as an empty one.
-    let is_kept = |line: &&str| !line.contains(" dnat ip6 ") && !line.trim().starts_with("flags");
+    let is_kept = |line: &&str| {
+        let is_new = line.contains(" dnat ip6 ") || line.trim() == "oif != \"lo\" accept";
+        !is_new && !line.trim().starts_with("flags")
+    };
     let lines = listing.lines().filter(is_kept);
     let table: String = lines.map(|line| before(line) + "\n").collect();
     assert!(table.contains(" redirect to :") && !table.contains("dnat ip"), "{table}");

@@ -1,13 +1,14 @@
 //! Clients on the same host.
 
 use std::collections::BTreeSet;
-use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::io::{ErrorKind, Read};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use ipcluster::lab::{Flow, Held, Identity, Network};
 use ipcluster::nft::Firewall;
-use netns_tests::{Case, Cluster, Lab, greeter};
+use ipcluster::plan::Partition;
+use netns_tests::{Case, Cluster, Lab, Need, greeter, plans};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -15,6 +16,14 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("control_without_the_setting_they_are_refused", control).with_both_engines(),
         Case::new("it_is_turned_on_and_off_by_a_new_master", turned_on_and_off).with_both_engines(),
         Case::new("addresses_that_no_listener_names_are_left_alone", elsewhere).with_both_engines(),
+        Case::new("listeners_on_loopback_serve_this_host", on_loopback).with_both_engines(),
+        Case::new("a_worker_on_loopback_is_ready_for_listeners_there", worker_on_loopback)
+            .needs(Need::Python),
+        Case::new("a_plain_udp_server_answers_clients_of_this_host", plain_udp)
+            .with_both_engines()
+            .needs(Need::Python),
+        Case::new("an_address_that_is_another_hosts_just_now_is_left_alone", moved_away)
+            .with_both_engines(),
     ]
 }
 
@@ -48,7 +57,7 @@ fn by_udp(lab: &Lab, from: IpAddr, to: SocketAddr) -> Identity {
 }
 
 fn balanced(lab: &Lab) {
-    let cluster = cluster(lab).argument("--local-clients").start(4);
+    let cluster = cluster(lab).start(4);
     let name = "t".parse().unwrap();
     let plan = lab.server().run_in(|| Firewall::open(&name).unwrap().read()).unwrap();
     let plan = plan.unwrap().expect("a cluster");
@@ -91,7 +100,7 @@ fn refuses(lab: &Lab, to: SocketAddr) -> bool {
 }
 
 fn control(lab: &Lab) {
-    let _cluster = cluster(lab).start(4);
+    let _cluster = cluster(lab).argument("--local-clients=false").start(4);
     assert!(is_refused(lab));
 }
 
@@ -115,10 +124,127 @@ fn elsewhere(lab: &Lab) {
     for (listener, takes_all) in
         [(Network::server_v4(80), false), ("0.0.0.0:80".parse().unwrap(), true)]
     {
-        let mut cluster = Cluster::on(lab, [listener], 2).argument("--local-clients").start(2);
+        let mut cluster = Cluster::on(lab, [listener], 2).start(2);
         assert!(!is_refused(lab));
         assert_eq!(refuses(lab, loopback), !takes_all, "{listener}");
         cluster.succeed("stop", &["--now"]);
         assert!(cluster.master().wait(Duration::from_secs(5)).success(), "{}", cluster.log());
     }
+}
+
+const LOOPBACK: [&str; 2] = ["127.0.0.1:80", "[::1]:80"];
+
+fn on_loopback(lab: &Lab) {
+    let targets = LOOPBACK.map(|text| text.parse::<SocketAddr>().unwrap());
+    let mut cluster = Cluster::on(lab, targets, 2).start(2);
+    for to in targets {
+        let mut held = Held::open(lab.server(), to.ip(), to).unwrap();
+        cluster.reload();
+        held.echo("after the reload").unwrap();
+    }
+    // Neither other hosts nor clients of another address come by it.
+    let from = Network::clients_v4(1).next().unwrap();
+    assert!(Held::open(lab.client(), from, Network::server_v4(80)).is_err());
+    assert!(is_refused(lab));
+    cluster.terminate_master();
+    let mut refused = Cluster::on(lab, targets, 2).argument("--local-clients=false");
+    refused.start_master(&["true".into()]);
+    assert!(!refused.master().wait(Duration::from_secs(20)).success());
+    let said = "the listener 127.0.0.1:80/tcp has clients on this host alone";
+    assert!(refused.log().contains(said), "{}", refused.log());
+}
+
+fn worker_on_loopback(lab: &Lab) {
+    let program = lab.directory().join("loopback.py");
+    std::fs::write(&program, ON_LOOPBACK).unwrap();
+    let to: SocketAddr = LOOPBACK[0].parse().unwrap();
+    let cluster = Cluster::on(lab, [to], 2);
+    let _cluster = cluster.start_with(&["python3".into(), program.into()], 2);
+    let connect = || TcpStream::connect_timeout(&to, Duration::from_secs(5)).unwrap();
+    let mut answer = String::new();
+    lab.server().run_in(connect).unwrap().read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "127.0.0.1");
+}
+
+const ON_LOOPBACK: &str = "\
+import os, socket
+server = socket.create_server(('127.0.0.1', int(os.environ['PORT'])))
+while True:
+    client, _ = server.accept()
+    client.sendall(client.getsockname()[0].encode())
+    client.close()
+";
+
+/// It binds to no address and asks for none; and its clients hear from nobody but whom they wrote to. The
+/// host has a single address beside those of loopback.
+fn plain_udp(lab: &Lab) {
+    let program = lab.directory().join("answer.py");
+    std::fs::write(&program, ANSWER).unwrap();
+    let mut cluster = Cluster::on(lab, [], 2);
+    for listener in ["0.0.0.0:53/udp", "[::]:53/udp", "10.9.0.1:54/udp", "10.9.0.1:443"] {
+        cluster = cluster.argument("--listen").argument(listener);
+    }
+    let _cluster = cluster.start_with(&["python3".into(), program.into()], 2);
+    let targets =
+        ["10.9.0.1:53", "127.0.0.1:53", "[fd09::1]:53", "[::1]:53", "10.9.0.1:54"].map(parse);
+    for namespace in [lab.server(), lab.client()] {
+        for to in targets {
+            if to.ip().is_loopback() && std::ptr::eq(namespace, lab.client()) {
+                continue;
+            }
+            let ask = || {
+                let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+                let socket = UdpSocket::bind(any).unwrap();
+                socket.connect(to).unwrap();
+                socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+                socket.send(b"who?").unwrap();
+                socket.recv(&mut [0; 64]).unwrap_or_else(|error| panic!("{to}: {error}"))
+            };
+            assert_eq!(namespace.run_in(ask).unwrap(), 4, "{to}");
+        }
+    }
+}
+
+fn parse(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+/// Of the sockets that it is given, or, where it is given none, that it opens itself.
+const ANSWER: &str = "\
+import os, selectors, socket
+selector = selectors.DefaultSelector()
+names = os.environ.get('LISTEN_FDNAMES')
+if names:
+    for number, name in enumerate(names.split(':'), 3):
+        selector.register(socket.socket(fileno=number), selectors.EVENT_READ, name)
+else:
+    for name, port in os.environ.items():
+        if name.startswith('IPCLUSTER_PORT_'):
+            for kind, protocol in ((socket.SOCK_DGRAM, 'udp'), (socket.SOCK_STREAM, '/tcp')):
+                opened = socket.socket(socket.AF_INET6, kind)
+                opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+                opened.bind(('::', int(port)))
+                if kind == socket.SOCK_STREAM:
+                    opened.listen()
+                selector.register(opened, selectors.EVENT_READ, protocol)
+while True:
+    for key, _ in selector.select():
+        if key.data.endswith('/tcp'):
+            key.fileobj.accept()[0].close()
+            continue
+        question, client = key.fileobj.recvfrom(64)
+        key.fileobj.sendto(question, client)
+";
+
+/// The address of a listener moves between hosts (VRRP): what this host sends there goes there.
+fn moved_away(lab: &Lab) {
+    let mut plan = plans::full(&["10.9.0.2:80"], Partition::hash(64).unwrap(), 1);
+    plan.set_local_clients(true);
+    plans::firewall(lab.server(), &plan).apply(&plan).unwrap();
+    let to: SocketAddr = parse("10.9.0.2:80");
+    let listener = lab.client().run_in(|| TcpListener::bind(to).unwrap()).unwrap();
+    let connect = || TcpStream::connect_timeout(&to, Duration::from_secs(5));
+    let stream = lab.server().run_in(connect).unwrap().unwrap();
+    let (_, from) = listener.accept().unwrap();
+    assert_eq!(from, stream.local_addr().unwrap());
 }

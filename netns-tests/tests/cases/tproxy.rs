@@ -4,12 +4,13 @@
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::process::Command;
 use std::time::Duration;
 
 use ipcluster::internals::process::{Connection, ConnectionState, Sockets};
-use ipcluster::lab::{Held, Network, Pace};
+use ipcluster::lab::{Held, Namespace, Network, Pace};
 use ipcluster::plan::{Engine, Partition, Seat};
-use netns_tests::{Case, Cluster, Lab, Need, Process, plans, wait_until};
+use netns_tests::{Case, Cluster, Lab, Need, Process, Witness, plans, wait_until};
 use nix::sys::signal::Signal;
 
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -31,6 +32,10 @@ pub(crate) fn cases() -> Vec<Case> {
         case("a_plain_udp_server_answers_from_the_address_that_was_asked", plain_udp)
             .needs(Need::Python),
         case("the_engine_changes_with_the_next_master", changed),
+        case("answers_by_udp_that_are_too_long_for_the_path_arrive", |lab| narrow_path(lab, false))
+            .needs(Need::Python),
+        case("control_with_path_mtu_discovery_they_never_arrive", |lab| narrow_path(lab, true))
+            .needs(Need::Python),
     ]
 }
 
@@ -228,3 +233,73 @@ fn changed(lab: &Lab) {
     let report = Lab::load(80, 40).connections(200).start(lab.client()).unwrap().wait();
     assert_eq!((report.answered(), report.failed()), (200, 0), "{report}");
 }
+
+/// The client is behind a router, whose link to it takes packets of 1,280 bytes.
+fn narrow_path(lab: &Lab, discover: bool) {
+    let router = Witness::new(lab.client());
+    let behind = Namespace::new().unwrap();
+    let client = Witness::new(&behind);
+    lab.client().set_sysctl("net/ipv4/ip_forward", "1").unwrap();
+    let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    let ip = |witness: &Witness<'_>, text: &str| {
+        let words = words(text);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        witness.succeed("ip", &words, "");
+    };
+    // Whose namespace the far end goes into.
+    let mut sleep = Command::new("sleep");
+    sleep.arg("60");
+    let sleeper = Process::start(&behind, sleep, &lab.directory().join("sleep.log"));
+    ip(&router, &format!("link add narrow type veth peer name far netns {}", sleeper.pid()));
+    ip(&router, "address add 10.7.0.1/24 dev narrow");
+    ip(&router, "link set narrow mtu 1280 up");
+    ip(&client, "address add 10.7.0.2/24 dev far");
+    ip(&client, "link set far mtu 1280 up");
+    ip(&client, "route add default via 10.7.0.1");
+    ip(&lab.witness(), "route add 10.7.0.0/24 via 10.9.0.2");
+    let program = lab.directory().join("long.py");
+    std::fs::write(&program, LONG_ANSWER).unwrap();
+    let mut cluster = Cluster::on(lab, [], 2);
+    for listener in ["10.9.0.1:53/udp", "10.9.0.1:443"] {
+        cluster = cluster.argument("--listen").argument(listener);
+    }
+    let discovery = if discover { "discover" } else { "leave" };
+    let _cluster = cluster.start_with(&["python3".into(), program.into(), discovery.into()], 2);
+    let ask = || {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.connect("10.9.0.1:53").unwrap();
+        let patience = Duration::from_millis(if discover { 300 } else { 5000 });
+        socket.set_read_timeout(Some(patience)).unwrap();
+        // The first answer tells the sender of the path, if anything can.
+        let answers = (0..3).map(|_| {
+            socket.send(b"long").unwrap();
+            socket.recv(&mut [0; 2000])
+        });
+        answers.map(Result::ok).collect::<Vec<_>>()
+    };
+    let answers = behind.run_in(ask).unwrap();
+    let expected = if discover { None } else { Some(1400) };
+    assert_eq!(answers, [expected; 3]);
+    sleeper.signal(Signal::SIGTERM);
+}
+
+const LONG_ANSWER: &str = "\
+import os, selectors, socket, sys
+names = os.environ['LISTEN_FDNAMES'].split(':')
+selector = selectors.DefaultSelector()
+for number, name in enumerate(names, 3):
+    opened = socket.socket(fileno=number)
+    if sys.argv[1] == 'discover' and name.endswith('/udp'):
+        opened.setsockopt(socket.IPPROTO_IP, 10, 2)  # IP_MTU_DISCOVER, IP_PMTUDISC_DO
+    selector.register(opened, selectors.EVENT_READ, name)
+while True:
+    for key, _ in selector.select():
+        if key.data.endswith('/tcp'):
+            key.fileobj.accept()[0].close()
+            continue
+        _, client = key.fileobj.recvfrom(64)
+        try:
+            key.fileobj.sendto(b'x' * 1400, client)
+        except OSError:
+            pass
+";

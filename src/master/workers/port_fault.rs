@@ -45,7 +45,6 @@ pub(super) fn port_fault(
 fn reaches(socket: &ListenSocket, address: IpAddr) -> bool {
     let own = socket.address.to_canonical();
     match own {
-        _ if own.is_loopback() => false,
         IpAddr::V4(own) if own.is_unspecified() => address.is_ipv4(),
         // A socket on [::] takes IPv4 connections as well, unless it was told not to.
         IpAddr::V6(own) if own.is_unspecified() => address.is_ipv6() || !socket.ipv6_only,
@@ -94,6 +93,21 @@ mod tests {
         assert_eq!(both, one, "not loopback alone");
         let one = Some(PortFaultKind::OneAddress { address: on("fd09::1") });
         assert_eq!(fault(&["[::]:80"], &[("fd09::1", false)]), one);
+    }
+
+    #[test]
+    fn a_socket_on_loopback_is_reached_by_listeners_there_alone() {
+        assert_eq!(fault(&["127.0.0.1:80"], &[("127.0.0.1", false)]), None);
+        assert_eq!(fault(&["127.0.0.1:80"], &[("0.0.0.0", false)]), None);
+        assert_eq!(fault(&["[::1]:80"], &[("::1", false)]), None);
+        let loopback = |address: &str| PortFaultKind::LoopbackOnly {
+            address: address.parse().unwrap(),
+            needs_ipv6: false,
+        };
+        let of_both = fault(&["127.0.0.1:80", "10.9.0.1:80"], &[("127.0.0.1", false)]);
+        assert_eq!(of_both, Some(loopback("127.0.0.1")));
+        let other = fault(&["127.0.0.1:80"], &[("127.0.0.2", false)]);
+        assert_eq!(other, Some(loopback("127.0.0.2")));
     }
 
     #[test]

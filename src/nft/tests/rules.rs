@@ -90,6 +90,7 @@ fn any_rule() -> impl Strategy<Value = Rule> {
             }
         ),
         Just(Rule::PassLocal),
+        Just(Rule::PassRemote),
         prop_oneof![any_port().prop_map(TcpPorts::One), Just(TcpPorts::Set)]
             .prop_map(|ports| Rule::Established { ports }),
         (any_port(), any_port(), 0..=10u32, any::<u16>(), any_port(), any::<Option<IpAddr>>())
@@ -249,7 +250,7 @@ fn framed(kind: u16, body: &[u8]) -> Vec<u8> {
 #[cfg(target_endian = "little")]
 fn expressions_are_those_of_nft() {
     let captured = captured("rule");
-    assert_eq!(captured.len(), 36);
+    assert_eq!(captured.len(), 37);
     let rules = captured_rules();
     for (text, bytes) in captured {
         let rule = rules.iter().find(|rule| rule.to_string() == text);
@@ -313,6 +314,7 @@ fn captured_rules() -> Vec<Rule> {
         let map = SetName::MaskedSlots(scope.family(), DIGEST);
         rules.push(Rule::Mask { scope, slots: 2, map });
     }
+    rules.push(Rule::PassRemote);
     let generation = Generation(1);
     let counters = [0, 1].map(|seat| CounterName(Seat(seat)));
     for (protocol, seat) in Protocol::ALL.into_iter().zip([Seat(0), Seat(1)]) {

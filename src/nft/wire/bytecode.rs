@@ -42,6 +42,7 @@ pub(in crate::nft) fn emit(rule: &Rule) -> Vec<Expression> {
         Rule::Count { protocol, counter } => emit_count(*protocol, *counter),
         Rule::Tproxy { protocol, public, worker, .. } => emit_tproxy(*protocol, *public, *worker),
         Rule::PassLocal => emit_pass_local(),
+        Rule::PassRemote => emit_pass_remote(),
         Rule::Established { ports } => emit_established(*ports),
         Rule::Reply { ports, stride, place, public, address } => {
             emit_reply(*ports, *stride, *place, *public, *address)
@@ -330,6 +331,15 @@ fn emit_pass_local() -> Vec<Expression> {
     ]
 }
 
+fn emit_pass_remote() -> Vec<Expression> {
+    let value = LOOPBACK.to_ne_bytes().into();
+    vec![
+        Expression::LoadMeta { key: MetaKey::OutputInterface, to: FIRST },
+        Expression::Compare { register: FIRST, relation: Relation::NotEqual, value },
+        Expression::Accept,
+    ]
+}
+
 fn emit_established(ports: TcpPorts) -> Vec<Expression> {
     let mut rule = vec![];
     match ports {
@@ -551,6 +561,9 @@ fn candidate(expressions: &[Expression], comment: Option<Comment>) -> Option<Rul
             worker: *worker,
             generation: generation?,
         }),
+        [Expression::LoadMeta { key: MetaKey::OutputInterface, .. }, _, Expression::Accept] => {
+            Some(Rule::PassRemote)
+        }
         [_, _, Expression::Accept] => Some(Rule::PassLocal),
         [.., Expression::LoadTransparent { .. }, _, Expression::Accept] => {
             let ports = match set() {

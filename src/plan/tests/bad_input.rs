@@ -237,9 +237,6 @@ fn parts_that_do_not_fit() {
 #[test]
 fn addresses_of_listeners() {
     for refused in [
-        "127.0.0.1:80",
-        "127.255.0.3:80",
-        "[::1]:80",
         "224.0.0.1:80",
         "239.1.2.3:80",
         "[ff02::1]:80",
@@ -259,9 +256,17 @@ fn addresses_of_listeners() {
     for wildcard in ["0.0.0.0:80", "[::]:80"] {
         assert!(wildcard.parse::<Listener>().unwrap().is_wildcard());
     }
-    for unicast in ["10.9.0.1:65535/tcp", "[2001:db8::1]:1/udp", "[fe80::1]:80/tcp"] {
+    for (unicast, is_loopback) in [
+        ("10.9.0.1:65535/tcp", false),
+        ("[2001:db8::1]:1/udp", false),
+        ("[fe80::1]:80/tcp", false),
+        ("127.0.0.1:80/tcp", true),
+        ("127.255.0.3:80/udp", true),
+        ("[::1]:80/tcp", true),
+    ] {
         let listener: Listener = unicast.parse().unwrap();
         assert!(!listener.is_wildcard());
+        assert_eq!(listener.is_loopback(), is_loopback);
         assert_eq!(listener.to_string(), unicast, "parsed and printed again");
     }
 }

@@ -213,7 +213,7 @@ fn another(rule: &mut Rule) {
             let worker = Port::new(9).unwrap();
             Rule::Tproxy { protocol, public, worker, generation }
         }
-        Rule::PassLocal => Rule::Drop { generation: Generation(1) },
+        Rule::PassLocal | Rule::PassRemote => Rule::Drop { generation: Generation(1) },
         Rule::Established { ports: TcpPorts::One(port) } => {
             let port = Port::new(port.number() + 1).unwrap();
             Rule::Established { ports: TcpPorts::One(port) }
