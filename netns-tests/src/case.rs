@@ -67,6 +67,10 @@ pub enum Need {
     OtherUsers,
     /// The library libfaketime.
     Faketime,
+    /// A kernel with MPTCP, and the program `ip`.
+    Multipath,
+    /// The program `iptables-legacy`, and a kernel with its nat table.
+    IptablesLegacy,
 }
 
 /// One test: a name, what it needs and what it does.
@@ -264,7 +268,8 @@ fn try_case(case: &Case, shows: bool) -> Result<Completion, Failed> {
 impl Need {
     /// Whether it is there when all is installed: a user without root has no other users.
     fn can_be_had(self) -> bool {
-        self != Self::OtherUsers || nix::unistd::geteuid().is_root()
+        // The last is a kernel's.
+        self != Self::Multipath && (self != Self::OtherUsers || nix::unistd::geteuid().is_root())
     }
 
     /// Why it is not there.
@@ -293,6 +298,11 @@ impl Need {
             Self::Faketime => {
                 programs::libfaketime().is_none().then(|| "no libfaketime".to_owned())
             }
+            Self::Multipath => {
+                let is_there = Path::new("/proc/sys/net/mptcp/enabled").exists();
+                (!is_there).then(|| "no MPTCP in this kernel".to_owned()).or_else(|| program("ip"))
+            }
+            Self::IptablesLegacy => program("iptables-legacy"),
             Self::Pids => (!matches!(isolation, Isolation::Whole))
                 .then(|| "no pid namespace: /proc cannot be mounted here".to_owned()),
         }

@@ -4,13 +4,13 @@
 //! tables stay. Each table replaces the one of its name and touches no other.
 
 use std::collections::BTreeSet;
-use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
 use super::args::SaveOthersArgs;
 use super::{Failed, output};
 use crate::nft::{OtherTable, OtherTables};
+use crate::process::run_stock_tool;
 
 /// How often the ruleset is read, if it changes meanwhile.
 const ATTEMPTS: u32 = 5;
@@ -107,12 +107,7 @@ fn word(table: &OtherTable) -> Result<&str, Failed> {
 
 /// What nft prints.
 fn nft(arguments: &[&str]) -> Result<Vec<u8>, Failed> {
-    let run = |program: &str| {
-        let mut command = Command::new(program);
-        command.args(arguments).stdin(Stdio::null()).env("LC_ALL", "C").output()
-    };
-    // Users besides root have no /usr/sbin in their PATH on some systems.
-    let output = run("nft").or_else(|_| run("/usr/sbin/nft"));
+    let output = run_stock_tool("nft", arguments);
     let output = output.map_err(|error| {
         Failed::new(format!("nft cannot be run: {error}"))
             .hint("install nftables: the rules of others are saved by it")

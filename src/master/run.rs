@@ -535,10 +535,12 @@ impl Master {
             let all = self.workers.counted(&self.supervisor, |_| true, self.clock.now());
             let (plan, own) = (self.supervisor.plan().clone(), self.health.own_connections());
             let memory = self.workers.refresh_memory(self.clock.now());
+            let mut handshakes = self.workers.handshakes();
             self.operators.count(self.workers.leaders(), move || {
                 // The status is to show what the workers take now; but it does not wait for that for long.
                 let _ = memory.map(|memory| memory.recv_timeout(MEMORY_PATIENCE));
-                count_sockets(&mut process::Sockets::open()?, &all, &plan, &own)
+                let mut sockets = process::Sockets::open()?;
+                count_sockets(&mut sockets, &all, &plan, &own, &mut handshakes)
             });
         }
     }

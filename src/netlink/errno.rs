@@ -33,6 +33,7 @@ impl Errno {
     pub(crate) const EPIPE: Self = Self::of(Known::EPIPE);
     pub(crate) const EPROTONOSUPPORT: Self = Self::of(Known::EPROTONOSUPPORT);
     pub(crate) const ESRCH: Self = Self::of(Known::ESRCH);
+    pub(crate) const ETIME: Self = Self::of(Known::ETIME);
     /// What nf_tables answers when the rules have changed since a batch was made for them. It is an
     /// error number of the kernel alone, and has no place in `errno.h` of most C libraries.
     pub(crate) const ERESTART: Self = Self::of(Known::ERESTART);

@@ -73,6 +73,7 @@ mod socket_owner;
 mod sockets;
 mod spawn;
 mod stat;
+mod stock_tool;
 mod trace;
 
 pub(crate) use accepting::{AcceptLooker, AcceptState};
@@ -108,10 +109,11 @@ pub(crate) use silence::Silence;
 pub(crate) use socket_activation::PassedSocket;
 pub use socket_owner::Transport;
 pub(crate) use socket_owner::{ListenTable, SocketOwners};
-pub(crate) use sockets::{AcceptQueue, ListenSocket};
+pub(crate) use sockets::{AcceptQueue, ListenSocket, PeerConnection};
 pub use sockets::{Connection, ConnectionState, Connections, Sockets};
 pub(crate) use spawn::Spawn;
 pub(crate) use stat::{is_shown, is_stopped};
+pub(crate) use stock_tool::run_stock_tool;
 pub use trace::adopt_orphans;
 pub(crate) use trace::{Marked, Remaining, Remnants, Trace, adopts_orphans, reap_orphans};
 

@@ -104,7 +104,10 @@ impl Sockets {
         let (Some(first), Some(last)) = (ports.first(), ports.last()) else { return Ok(vec![]) };
         let found = self.dump(IPPROTO_TCP, CONNECTED, &(*first..=*last), |header, _| {
             let state = match Phase::of(&header) {
-                Phase::HalfOpen => ConnectionState::HalfOpen { retransmits: retransmits(&header) },
+                Phase::HalfOpen => ConnectionState::HalfOpen {
+                    retransmits: retransmits(&header),
+                    cookie: u64::from_ne_bytes(header.socket_id.cookie),
+                },
                 Phase::Established if header.inode == 0 => ConnectionState::Queued,
                 Phase::Established => ConnectionState::Accepted { inode: header.inode },
                 Phase::Over => return None,
@@ -357,6 +360,8 @@ pub enum ConnectionState {
     HalfOpen {
         /// At most `net.ipv4.tcp_synack_retries`.
         retransmits: u8,
+        /// That of no other socket in this boot; the connection that comes of it keeps it.
+        cookie: u64,
     },
     /// It waits to be accepted.
     Queued,

@@ -561,6 +561,8 @@ pub enum EndReason {
     Drained,
     /// It was retired, and all its connections have been silent for the set time.
     Idle,
+    /// It was retired, and connection tracking leads no packet of its connections to it any more.
+    Stranded,
     /// It was retired, and its time to drain is over.
     DrainLimit,
     /// It was retired, and did not answer.
@@ -584,6 +586,7 @@ impl fmt::Display for EndReason {
             Self::Unwanted => "it is not wanted any more",
             Self::Drained => "its last connection has ended",
             Self::Idle => "its connections are idle",
+            Self::Stranded => "connection tracking has no entry of its connections any more",
             Self::DrainLimit => "its time to drain is over",
             Self::UnhealthyRetired => "it does not answer",
             Self::LowMemory => "the cluster is above its low memory mark",

@@ -269,6 +269,9 @@ pub struct Sockets {
     /// Accepted connections that have not been silent for so long that the worker may end although it
     /// has them; `None` if that was not looked at.
     pub active: Option<u32>,
+    /// Accepted connections that conntrack has no entry of any more, so that nothing of theirs comes to the
+    /// worker, since the rules lead their clients elsewhere; `None` if that was not looked at.
+    pub stranded: Option<u32>,
 }
 
 impl Sockets {

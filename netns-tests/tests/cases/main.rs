@@ -8,11 +8,13 @@ mod canary;
 mod conformance;
 mod conntrack;
 mod counters;
+mod deferred_accept;
 mod descriptors;
 mod destinations;
 mod end_signals;
 mod established_connections;
 mod events;
+mod expired_entries;
 mod explain;
 mod failed_reload;
 mod fleet;
@@ -40,6 +42,7 @@ mod many_workers;
 mod master_restart;
 mod memory;
 mod metrics;
+mod multipath;
 mod neighbours;
 mod output;
 mod overlapping_clusters;
@@ -100,11 +103,13 @@ fn main() -> ExitCode {
         retire,
         conntrack,
         counters,
+        deferred_accept,
         descriptors,
         destinations,
         end_signals,
         established_connections,
         events,
+        expired_entries,
         failed_reload,
         fleet,
         foreign_chains,
@@ -125,6 +130,7 @@ fn main() -> ExitCode {
         many_workers,
         memory,
         metrics,
+        multipath,
         neighbours,
         output,
         overlapping_clusters,

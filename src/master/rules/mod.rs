@@ -7,11 +7,13 @@
 //! | commits outside our table | nat rules that decide before ours are looked for, in a thread |
 //! | remains of earlier plans | they are removed when nothing can lead to them any more |
 //! | a plan with udp listeners that comes into force, and a second more | entries of udp senders that lead to no worker are deleted, in a thread |
+//! | a quarter of the time for which connection tracking remembers silent connections | the entries of those that workers have are kept, in a thread |
 //! | 5 seconds, with the engine `redirect` | how full the connection tracking table is |
 
 mod commits;
 mod conntrack_usage;
 mod foreign;
+mod idle_connections;
 #[expect(clippy::module_inception, reason = "the room is named after its main type")]
 mod rules;
 mod udp_senders;

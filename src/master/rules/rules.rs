@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::commits::{CommitWatch, Commits};
 use super::conntrack_usage::{self, ConntrackMonitor};
 use super::foreign::{ForeignScanner, Scan};
+use super::idle_connections::IdleConnections;
 use super::udp_senders::UdpSenders;
 use crate::master::clock::Clock;
 use crate::master::error::{MasterError, causes};
@@ -33,6 +34,7 @@ pub(crate) struct Rules {
     /// When it is read how full that table is; `None` while the rules in force do not use it.
     conntrack_check: Option<Timestamp>,
     udp_senders: UdpSenders,
+    idle_connections: IdleConnections,
     /// The table is not tidied earlier.
     next_tidy: Instant,
 }
@@ -41,6 +43,7 @@ pub(crate) struct Rules {
 pub(crate) enum Task {
     CheckConntrack,
     ReleaseUdpSenders,
+    KeepIdleConnections,
     Tidy,
     ScanForeign,
     TakeForeign(Scan),
@@ -60,6 +63,7 @@ impl Rules {
             conntrack: ConntrackMonitor::default(),
             conntrack_check: Some(Timestamp::ZERO),
             udp_senders: UdpSenders::new()?,
+            idle_connections: IdleConnections::new()?,
             next_tidy: Instant::now(),
         })
     }
@@ -75,8 +79,10 @@ impl Rules {
         &mut self,
         clock: Clock,
     ) -> (impl Future<Output = Task>, impl Future<Output = io::Result<()>>) {
-        let Self { firewall, commits, foreign, udp_senders, next_tidy, .. } = self;
+        let Self { firewall, commits, foreign, udp_senders, idle_connections, next_tidy, .. } =
+            self;
         let conntrack_at = self.conntrack_check;
+        let idle_connections_at = idle_connections.due();
         let udp_senders_at = udp_senders.due();
         let tidy_at = firewall.tidy_at().map(|at| at.max(*next_tidy));
         let scan_at = foreign.due();
@@ -86,6 +92,7 @@ impl Rules {
                 () = clock.sleep_until(conntrack_at) => Task::CheckConntrack,
                 () = sleep_until(tidy_at) => Task::Tidy,
                 () = sleep_until(udp_senders_at) => Task::ReleaseUdpSenders,
+                () = sleep_until(idle_connections_at) => Task::KeepIdleConnections,
                 () = clock.sleep_until(scan_at) => Task::ScanForeign,
                 scan = foreign.finished() => Task::TakeForeign(scan),
             }
@@ -104,6 +111,7 @@ impl Rules {
                 }
             }
             Task::ReleaseUdpSenders => self.udp_senders.release(plan),
+            Task::KeepIdleConnections => self.idle_connections.look(plan, Instant::now()),
             Task::Tidy => self.tidy(),
             Task::ScanForeign => self.foreign.begin(plan, now),
             Task::TakeForeign(scan) => return self.foreign.take_in(scan, now),
@@ -150,6 +158,7 @@ impl Rules {
         }
         self.udp_senders.committed(plan);
         self.conntrack_check.get_or_insert(Timestamp::ZERO);
+        self.idle_connections.committed(plan);
         tracing::debug!(generation = %plan.generation(), ?took, "committed");
         Ok(took)
     }

@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::counting::{CountError, CountedWorkers, count_all};
+use super::counted::CountedWorkers;
+use super::counting::{CountError, count_all};
 use super::draining::Draining;
+use super::handshakes::Handshakes;
 use crate::master::background::BackgroundThread;
 use crate::master::error::MasterError;
 use crate::master::log_limit::LogLimiter;
@@ -34,6 +36,7 @@ pub(super) struct Connections {
     due: Periodic,
     failures: LogLimiter,
     idle: IdleLooks,
+    entries: EntryLooks,
 }
 
 /// When it is looked for how long the connections of retired workers have been silent.
@@ -53,6 +56,32 @@ impl IdleLooks {
     }
 }
 
+/// When it is looked whether conntrack has entries of the connections of retired workers. It takes the
+/// kernel up to a second where the table is full: at most a fiftieth of the time goes into it.
+#[derive(Debug, Default)]
+struct EntryLooks {
+    began: Option<Instant>,
+    not_before: Option<Instant>,
+}
+
+impl EntryLooks {
+    const INTERVAL: Duration = Duration::from_secs(1);
+    const PAUSE: u32 = 49;
+
+    /// Whether it is time for a look.
+    fn begin(&mut self, now: Instant) -> bool {
+        let is_time = self.not_before.is_none_or(|at| at <= now);
+        self.began = is_time.then_some(now);
+        is_time
+    }
+
+    fn end(&mut self, now: Instant) {
+        let Some(began) = self.began.take() else { return };
+        let pause = now.duration_since(began).saturating_mul(Self::PAUSE).max(Self::INTERVAL);
+        self.not_before = now.checked_add(pause);
+    }
+}
+
 impl Connections {
     /// `idle` is `retire.idle`; `own` are the connections that the master makes itself.
     pub(super) fn new(
@@ -69,6 +98,7 @@ impl Connections {
             due: Periodic::every(INTERVAL),
             failures: LogLimiter::default(),
             idle: IdleLooks { limit: idle, not_before: None },
+            entries: EntryLooks::default(),
         })
     }
 
@@ -85,7 +115,10 @@ impl Connections {
         let (now, own) = (Instant::now(), Arc::clone(&self.own));
         let began = self.draining.begin(retired, settled, supervisor.plan(), own, now);
         let Some(mut wanted) = began else { return };
-        wanted.idle = if wanted.settled.is_empty() { None } else { self.idle.begin(now) };
+        if !wanted.settled.is_empty() {
+            wanted.idle = self.idle.begin(now);
+            wanted.entries = self.entries.begin(now);
+        }
         let sender = self.sender.clone();
         self.thread.run(move || {
             // The loop has ended.
@@ -93,9 +126,16 @@ impl Connections {
         });
     }
 
+    /// What is known of handshakes under way, for a count of another kind.
+    pub(super) fn handshakes(&self) -> Handshakes {
+        self.draining.handshakes()
+    }
+
     /// Ends a count.
     pub(super) fn end(&mut self) {
-        self.draining.end(Instant::now());
+        let now = Instant::now();
+        self.draining.end(now);
+        self.entries.end(now);
     }
 
     /// What the supervisor is to know of a count.

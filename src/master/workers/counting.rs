@@ -2,30 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::counted::{Counted, CountedWorkers};
+use super::handshakes::{Handshake, Handshakes};
 use crate::netlink::Errno;
 use crate::nft::{Conntrack, ConntrackError};
 use crate::plan::{Engine, Plan, Port, Protocol};
 use crate::process::{
-    self, Connection, ConnectionState, OwnConnections, ProcessError, Silence, SocketOwners,
+    self, Connection, ConnectionState, OwnConnections, PeerConnection, ProcessError, Silence,
+    SocketOwners,
 };
 use crate::protocol::WorkerId;
 use crate::supervisor::Sockets;
-
-/// A worker whose connections are to be counted.
-#[derive(Debug, Clone)]
-pub(crate) struct Counted {
-    pub(crate) ports: Arc<[Port]>,
-    /// The number of its session; `None` for what a worker has left whose processes are gone.
-    pub(crate) session: Option<u32>,
-    /// For how long no new connection has been sent there; `None` while some are.
-    pub(crate) left_for: Option<Duration>,
-}
-
-/// Workers whose connections are to be counted.
-pub(crate) type CountedWorkers = BTreeMap<WorkerId, Counted>;
 
 /// Counts the sockets of workers, without connections of the master that wait to be accepted: about a
 /// millisecond, and with [`Engine::Tproxy`] one more for each
@@ -35,6 +25,7 @@ pub(crate) fn count_sockets(
     workers: &CountedWorkers,
     plan: &Plan,
     own: &OwnConnections,
+    handshakes: &mut Handshakes,
 ) -> Result<BTreeMap<WorkerId, Sockets>, ProcessError> {
     let ports: BTreeSet<u16> = numbers(workers.values().map(|worker| &worker.ports)).collect();
     let (Some(first), Some(last)) = (ports.first(), ports.last()) else {
@@ -48,7 +39,7 @@ pub(crate) fn count_sockets(
         Engine::Redirect => count_by_port(&sockets.connection_counts(&ports)?, workers),
         Engine::Tproxy => {
             let public = plan.listeners().services(Protocol::Tcp).iter().map(|it| it.port.number());
-            count_by_owner(&sockets.connections(&public.collect())?, workers, plan)?
+            count_by_owner(&sockets.connections(&public.collect())?, workers, plan, handshakes)?
         }
     };
     // Nobody waits there: a worker that ends meanwhile need not be replaced for them.
@@ -93,9 +84,22 @@ fn count_by_owner(
     connections: &[Connection],
     workers: &CountedWorkers,
     plan: &Plan,
+    handshakes: &mut Handshakes,
 ) -> Result<BTreeMap<WorkerId, Sockets>, ProcessError> {
     let Owners { of, unseen } = Owners::read(workers)?;
-    let mut counts = attribute(connections, &of, workers, plan);
+    let mut counts = attribute(connections, &of, workers);
+    let under_way = connections.iter().filter_map(|it| match it.state {
+        ConnectionState::HalfOpen { retransmits, cookie } => {
+            Some(Handshake { client: it.client, retransmits, cookie })
+        }
+        _ => None,
+    });
+    let under_way: Vec<Handshake> = under_way.collect();
+    for (worker, count) in handshakes.count(&under_way, workers, plan) {
+        if let Some(counts) = counts.get_mut(&worker) {
+            counts.half_open = count;
+        }
+    }
     attribute_unseen(connections, &of, &unseen, &mut counts);
     Ok(counts)
 }
@@ -145,36 +149,20 @@ fn attribute_unseen(
     }
 }
 
-/// Whose connections these are. Of a handshake nobody can say at whose socket it began: it counts for
-/// the worker to which its client is sent now, and for every worker to which nobody is sent any more,
-/// unless it is too young for that. Pure.
+/// Whose connections these are that a process has. Pure.
 fn attribute(
     connections: &[Connection],
     owner_of: &HashMap<u32, WorkerId>,
     workers: &CountedWorkers,
-    plan: &Plan,
 ) -> BTreeMap<WorkerId, Sockets> {
     let none = |worker: &WorkerId| (*worker, Sockets::default());
     let mut counts: BTreeMap<WorkerId, Sockets> = workers.keys().map(none).collect();
-    for Connection { client, state, .. } in connections {
-        match *state {
-            // Counted by the queue of its listening socket.
-            ConnectionState::Queued => {}
-            ConnectionState::Accepted { inode } => {
-                let owner = owner_of.get(&inode).and_then(|worker| counts.get_mut(worker));
-                if let Some(count) = owner {
-                    count.established += 1;
-                }
-            }
-            ConnectionState::HalfOpen { retransmits } => {
-                let sent_to = plan.worker_for(*client).map(|route| &route.occupant.ports);
-                let oldest = ConnectionState::oldest_handshake(retransmits);
-                for (worker, count) in &mut counts {
-                    let Counted { ports, left_for, .. } = &workers[worker];
-                    let may_be = left_for.map_or(sent_to == Some(ports), |it| oldest >= it);
-                    count.half_open += u32::from(may_be);
-                }
-            }
+    for Connection { state, .. } in connections {
+        // Those in a queue are counted by that of their listening socket.
+        let ConnectionState::Accepted { inode } = state else { continue };
+        let owner = owner_of.get(inode).and_then(|worker| counts.get_mut(worker));
+        if let Some(count) = owner {
+            count.established += 1;
         }
     }
     counts
@@ -214,8 +202,12 @@ pub(crate) struct Wanted {
     pub(crate) plan: Plan,
     /// It is looked which connections have been silent for so long.
     pub(crate) idle: Option<Duration>,
+    /// It is looked which connections conntrack has no entry of any more.
+    pub(crate) entries: bool,
     /// The connections that the master has made itself.
     pub(crate) own: Arc<OwnConnections>,
+    /// What is known of handshakes since the count before.
+    pub(crate) handshakes: Arc<Mutex<Handshakes>>,
 }
 
 /// Why it is not known how many connections there are.
@@ -241,13 +233,19 @@ pub(crate) enum CountError {
 /// clients whose handshake is under way.
 pub(crate) fn count_all(wanted: &Wanted) -> Result<BTreeMap<WorkerId, Sockets>, CountError> {
     let Wanted { retired, plan, own, .. } = wanted;
-    let mut sockets = count_sockets(&mut process::Sockets::open()?, retired, plan, own)?;
+    let mut known = snapshot(&wanted.handshakes);
+    let mut sockets =
+        count_sockets(&mut process::Sockets::open()?, retired, plan, own, &mut known)?;
+    *wanted.handshakes.lock().unwrap_or_else(PoisonError::into_inner) = known;
     if let Some(limit) = wanted.idle {
         count_active(wanted, limit, &mut sockets)?;
     }
     if wanted.plan.engine() == Engine::Tproxy {
         // Nothing is translated, so conntrack leads nobody anywhere.
         return Ok(sockets);
+    }
+    if wanted.entries {
+        count_stranded(wanted, &mut sockets)?;
     }
     let is_idle = |sockets: &Sockets| sockets.all_accepted() && sockets.established == 0;
     let retired = || wanted.retired.iter();
@@ -273,6 +271,12 @@ pub(crate) fn count_all(wanted: &Wanted) -> Result<BTreeMap<WorkerId, Sockets>, 
         }
     }
     Ok(sockets)
+}
+
+/// What is known of handshakes, to look at them once more. It is no longer locked than to be copied, since the
+/// loop waits for it as well.
+pub(crate) fn snapshot(handshakes: &Mutex<Handshakes>) -> Handshakes {
+    handshakes.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
 /// Counts, of workers that are settled and have connections, those connections that have not been silent
@@ -315,6 +319,44 @@ fn count_active(
     Ok(())
 }
 
+/// Counts, of workers that are settled and have connections, those connections that conntrack has no entry of:
+/// it has expired, or somebody has deleted it. What the client sends goes to the worker that the rules name,
+/// which knows of no such connection, and what this worker sends goes out with its worker port.
+fn count_stranded(
+    wanted: &Wanted,
+    counts: &mut BTreeMap<WorkerId, Sockets>,
+) -> Result<(), CountError> {
+    let asked: Vec<(&WorkerId, &Counted)> = wanted
+        .retired
+        .iter()
+        .filter(|(worker, _)| wanted.settled.contains(worker))
+        .filter(|(worker, _)| counts.get(worker).is_some_and(|it| it.established > 0))
+        .collect();
+    let ports: BTreeSet<u16> = numbers(asked.iter().map(|(_, it)| &it.ports)).collect();
+    if ports.is_empty() {
+        return Ok(());
+    }
+    // First the entries: a connection that has a socket afterwards had one then.
+    let tracked = Conntrack::open()?.clients(&ports)?;
+    let connections = process::Sockets::open()?.peers(&ports)?;
+    for (worker, counted) in asked {
+        let of_worker = |it: &&PeerConnection| {
+            it.accepted && numbers([&counted.ports]).any(|port| port == it.port)
+        };
+        let is_stranded = |it: &&PeerConnection| {
+            // What begins on this host need not be tracked to arrive.
+            let is_local = it.peer.ip().is_loopback();
+            let is_tracked = tracked.get(&it.port).is_some_and(|all| all.contains(&it.peer));
+            !is_local && !is_tracked
+        };
+        let stranded = connections.iter().filter(of_worker).filter(is_stranded).count();
+        if let Some(count) = counts.get_mut(worker) {
+            count.stranded = Some(u32::try_from(stranded).unwrap_or(u32::MAX));
+        }
+    }
+    Ok(())
+}
+
 fn numbers<'a>(ports: impl IntoIterator<Item = &'a Arc<[Port]>>) -> impl Iterator<Item = u16> {
     ports.into_iter().flat_map(|ports| ports.iter()).map(|port| port.number())
 }
@@ -352,10 +394,6 @@ mod tests {
         Connection { port: 80, client: client.parse().unwrap(), state }
     }
 
-    fn half_open(counts: &BTreeMap<WorkerId, Sockets>) -> Vec<u32> {
-        counts.values().map(|count| count.half_open).collect()
-    }
-
     #[test]
     fn who_has_accepted_a_connection_has_it_whoever_would_get_it_now() {
         let workers: CountedWorkers =
@@ -363,11 +401,11 @@ mod tests {
         let owner_of = HashMap::from([(7, WorkerId(1)), (8, WorkerId(2)), (9, WorkerId(3))]);
         let accepted = |inode| from("10.8.0.1", ConnectionState::Accepted { inode });
         let all = [accepted(7), accepted(8), accepted(8), accepted(9), accepted(10)];
-        let counts = attribute(&all, &owner_of, &workers, &plan());
+        let counts = attribute(&all, &owner_of, &workers);
         let established: Vec<u32> = counts.values().map(|count| count.established).collect();
         assert_eq!(established, [1, 2]);
         let queued = [from("10.8.0.1", ConnectionState::Queued)];
-        let counts = attribute(&queued, &owner_of, &workers, &plan());
+        let counts = attribute(&queued, &owner_of, &workers);
         assert!(counts.values().all(|count| *count == Sockets::default()));
     }
 
@@ -378,31 +416,10 @@ mod tests {
         let owner_of = HashMap::from([(7, WorkerId(1))]);
         let accepted = |inode| from("10.8.0.1", ConnectionState::Accepted { inode });
         let all = [accepted(7), accepted(8), from("10.8.0.1", ConnectionState::Queued)];
-        let mut counts = attribute(&all, &owner_of, &workers, &plan());
+        let mut counts = attribute(&all, &owner_of, &workers);
         attribute_unseen(&all, &owner_of, &[WorkerId(2)], &mut counts);
         let established: Vec<u32> = counts.values().map(|count| count.established).collect();
         assert_eq!(established, [1, 1]);
-    }
-
-    #[test]
-    fn a_handshake_is_that_of_whoever_can_have_begun_it() {
-        let plan = plan();
-        let client = "10.8.0.1";
-        let route = plan.worker_for(client.parse().unwrap()).unwrap();
-        let (its, other) = (20_010 + route.seat.0, 20_010 + 1 - route.seat.0);
-        let workers = |left_for| -> CountedWorkers {
-            [worker(1, its, None), worker(2, other, None), worker(3, 20_000, Some(left_for))].into()
-        };
-        let of = |retransmits, left_for| {
-            let handshake = from(client, ConnectionState::HalfOpen { retransmits });
-            half_open(&attribute(&[handshake], &HashMap::new(), &workers(left_for), &plan))
-        };
-        assert_eq!(of(0, SECOND), [1, 0, 1], "it may have begun before the rules moved");
-        assert_eq!(of(0, 2 * SECOND), [1, 0, 0], "the kernel would have repeated its answer");
-        assert_eq!(of(1, 2 * SECOND), [1, 0, 1]);
-        assert_eq!(of(1, 4 * SECOND), [1, 0, 0]);
-        assert_eq!(of(5, 70 * SECOND), [1, 0, 1]);
-        assert_eq!(of(5, 71 * SECOND), [1, 0, 0], "by then it was given up");
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! Which workers are on their way out, and when they are looked at next.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::master::workers::counting::{CountedWorkers, Wanted};
+use crate::master::workers::counted::CountedWorkers;
+use crate::master::workers::counting::{self, Wanted};
+use crate::master::workers::handshakes::Handshakes;
 use crate::plan::{Plan, Port};
 use crate::process::OwnConnections;
 use crate::protocol::WorkerId;
@@ -23,6 +25,8 @@ pub(crate) struct Draining {
     under_way: Option<Instant>,
     not_before: Option<Instant>,
     gone: BTreeMap<WorkerId, Gone>,
+    /// What is known of handshakes under way.
+    handshakes: Arc<Mutex<Handshakes>>,
 }
 
 /// A worker whose first process has ended.
@@ -62,6 +66,11 @@ impl Draining {
         self.gone.values().any(|gone| gone.ports.contains(&port))
     }
 
+    /// What is known of handshakes under way.
+    pub(crate) fn handshakes(&self) -> Handshakes {
+        counting::snapshot(&self.handshakes)
+    }
+
     /// Begins a look, unless one is under way or was not long ago.
     pub(crate) fn begin(
         &mut self,
@@ -80,7 +89,16 @@ impl Draining {
             gone.look = Check::UnderWay;
             ports.push(Arc::clone(&gone.ports));
         }
-        Some(Wanted { retired, settled, gone: ports, plan: plan.clone(), idle: None, own })
+        Some(Wanted {
+            retired,
+            settled,
+            gone: ports,
+            plan: plan.clone(),
+            idle: None,
+            entries: false,
+            own,
+            handshakes: Arc::clone(&self.handshakes),
+        })
     }
 
     /// Ends the look under way, whatever came of it.

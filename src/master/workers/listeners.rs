@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::listen_fds::FIRST_PASSED;
-use crate::master::workers::counting::{Counted, CountedWorkers};
+use crate::master::workers::counted::{Counted, CountedWorkers};
 use crate::master::workers::transports::{families_of, transport};
 use crate::plan::{Engine, Listeners, Port, Protocol};
 use crate::process::{self, Endpoint, HeldSocket, PassedSocket, ProcessError, Transport};

@@ -13,12 +13,14 @@
 mod admission;
 mod config_copies;
 mod connections;
+mod counted;
 mod counting;
 mod draining;
 mod early_joins;
 mod end_signals;
 mod fingerprint;
 mod foreground;
+mod handshakes;
 mod hooks;
 mod links;
 mod listeners;

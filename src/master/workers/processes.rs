@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
-use super::counting::{Counted, CountedWorkers};
+use super::counted::{Counted, CountedWorkers};
 use super::observation::{Listening, Look, Observations, by_port, not_listening};
 use super::output::{Flow, Origin, Printer, ReadBudget};
 use super::spawner::Started;

@@ -9,7 +9,8 @@ use tokio::sync::mpsc;
 
 use super::admission::{Admission, Admitted, JoinRefused};
 use super::connections::{Connections, Counts};
-use super::counting::CountedWorkers;
+use super::counted::CountedWorkers;
+use super::handshakes::Handshakes;
 use super::hooks::{Hook, HookEnded, HookFailure, HookKind, Hooks, Preparation};
 use super::links::{LinkEvent, LinkNews, WorkerLinks};
 use super::listeners::{HeldListeners, PassedListener};
@@ -562,6 +563,11 @@ impl Workers {
             (worker.state() == WorkerState::Retired).then(|| now.since(worker.since()))
         };
         self.processes.counted(workers.map(|worker| (worker.id, left_for(worker))))
+    }
+
+    /// What is known of handshakes under way, for a count of another kind.
+    pub(crate) fn handshakes(&self) -> Handshakes {
+        self.connections.handshakes()
     }
 
     /// Takes in what was counted.

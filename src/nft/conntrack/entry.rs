@@ -7,6 +7,7 @@ pub(super) const CTA_TUPLE_ORIG: u16 = 1;
 pub(super) const CTA_TUPLE_REPLY: u16 = 2;
 pub(super) const CTA_STATUS: u16 = 3;
 pub(super) const CTA_PROTOINFO: u16 = 4;
+pub(super) const CTA_TIMEOUT: u16 = 7;
 pub(super) const CTA_ID: u16 = 12;
 pub(super) const CTA_ZONE: u16 = 18;
 pub(super) const CTA_PROTOINFO_TCP: u16 = 1;
@@ -139,13 +140,13 @@ fn tcp(info: Option<&[u8]>) -> TrackedProtocol {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// A message body after `struct nfgenmsg`, as `strace -e sendmsg,recvmsg conntrack -L` shows it
     /// for `tcp 6 10 CLOSE src=10.9.1.1 dst=10.9.0.1 sport=40000 dport=80 src=10.9.0.1 dst=10.9.1.1
     /// sport=20000 dport=40000 [ASSURED]`.
-    fn entry(protocol: u8, state: u8, flags: u8) -> Vec<u8> {
+    pub(in crate::nft::conntrack) fn entry(protocol: u8, state: u8, flags: u8) -> Vec<u8> {
         let tuple = |source: [u8; 4], destination: [u8; 4], from: u16, to: u16| {
             let ip = [attribute(1, &source), attribute(2, &destination)].concat();
             let ports = [

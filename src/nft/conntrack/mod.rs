@@ -4,18 +4,22 @@
 //! connection to its worker port, whatever the rules say by then, until the entry times out: so a
 //! port is in use as long as an entry points at it, with or without a worker behind it.
 
+mod connection;
 mod entry;
 mod sender;
 mod update;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::Path;
+use std::time::Duration;
 
 use crate::netlink::attribute::put_u32;
 use crate::netlink::{Attributes, Errno, NetlinkError, NlFamily, Socket};
 use crate::plan::Listeners;
 
+use connection::TrackedConnection;
 use entry::{CTA_STATUS, DESTINATION_TRANSLATED, Entry, TcpState, TrackedProtocol};
 use sender::Sender;
 use update::EntryUpdates;
@@ -192,6 +196,49 @@ impl Conntrack {
         Ok(count)
     }
 
+    /// Keeps the entries of these connections, of which each port has its clients: those that expire within
+    /// half of `timeout` get the whole of it, as by a packet. Returns how many there were.
+    ///
+    /// # Errors
+    /// [`ConntrackError`].
+    pub(crate) fn keep(
+        &mut self,
+        clients: &BTreeMap<u16, BTreeSet<SocketAddr>>,
+        timeout: Duration,
+    ) -> Result<usize, ConntrackError> {
+        let whole = u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX);
+        let mut changes = EntryUpdates::default();
+        let mut count = 0;
+        self.connections(|it| {
+            let has = clients.get(&it.port).is_some_and(|clients| clients.contains(&it.client));
+            if has && it.is_established && it.expires_in.is_some_and(|left| left <= whole / 2) {
+                changes.keep(&it.key, whole);
+                count += 1;
+            }
+        })?;
+        if let Some(netlink) = &mut self.netlink {
+            changes.send(netlink).map_err(|source| ConntrackError::Change { source })?;
+        }
+        Ok(count)
+    }
+
+    /// The connections, ended or not, that are led to each of these ports: the addresses of their clients.
+    ///
+    /// # Errors
+    /// [`ConntrackError`].
+    pub(crate) fn clients(
+        &mut self,
+        ports: &BTreeSet<u16>,
+    ) -> Result<BTreeMap<u16, BTreeSet<SocketAddr>>, ConntrackError> {
+        let mut clients: BTreeMap<u16, BTreeSet<SocketAddr>> = BTreeMap::new();
+        self.connections(|it| {
+            if ports.contains(&it.port) {
+                clients.entry(it.port).or_default().insert(it.client);
+            }
+        })?;
+        Ok(clients)
+    }
+
     /// How full the table is; `None` where the kernel tracks no connections.
     ///
     /// # Errors
@@ -207,13 +254,31 @@ impl Conntrack {
 
     /// Has `take` look at every entry with a translated destination.
     fn dump(&mut self, mut take: impl FnMut(Entry<'_>)) -> Result<(), ConntrackError> {
+        self.dump_raw(|family, attributes| {
+            if let Some(entry) = Entry::parse(family, attributes) {
+                take(entry);
+            }
+        })
+    }
+
+    /// Has `take` look at every TCP connection with a translated destination.
+    fn connections(
+        &mut self,
+        mut take: impl FnMut(TrackedConnection<'_>),
+    ) -> Result<(), ConntrackError> {
+        self.dump_raw(|family, attributes| {
+            if let Some(connection) = TrackedConnection::parse(family, attributes) {
+                take(connection);
+            }
+        })
+    }
+
+    fn dump_raw(&mut self, mut take: impl FnMut(u8, &[u8])) -> Result<(), ConntrackError> {
         let Some(netlink) = &mut self.netlink else { return Ok(()) };
         let result = netlink.dump(GET, 0, &request(), |_, body| {
             let malformed = NetlinkError::Malformed { what: "conntrack entry" };
             let (header, attributes) = body.split_at_checked(ANY_FAMILY.len()).ok_or(malformed)?;
-            if let Some(entry) = Entry::parse(header[0], attributes) {
-                take(entry);
-            }
+            take(header[0], attributes);
             Ok(None::<()>)
         });
         result.map(drop).or_else(none_if_untracked)

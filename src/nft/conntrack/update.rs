@@ -2,7 +2,7 @@
 
 use super::entry::{
     CLOSE_INIT, CTA_ID, CTA_PROTOINFO, CTA_PROTOINFO_TCP, CTA_PROTOINFO_TCP_FLAGS_ORIGINAL,
-    CTA_PROTOINFO_TCP_FLAGS_REPLY, CTA_TUPLE_ORIG, CTA_ZONE, Key,
+    CTA_PROTOINFO_TCP_FLAGS_REPLY, CTA_TIMEOUT, CTA_TUPLE_ORIG, CTA_ZONE, Key,
 };
 use crate::netlink::attribute::{nest, put};
 use crate::netlink::{
@@ -37,6 +37,13 @@ impl EntryUpdates {
                     put(message, CTA_PROTOINFO_TCP_FLAGS_REPLY, &[CLOSE_INIT; 2]);
                 });
             });
+        });
+    }
+
+    /// Has an entry expire when no packet comes for so many seconds from now on.
+    pub(super) fn keep(&mut self, key: &Key<'_>, seconds: u32) {
+        self.push(CHANGE, key, |message| {
+            put(message, CTA_TIMEOUT, &seconds.to_be_bytes());
         });
     }
 
@@ -78,7 +85,8 @@ impl EntryUpdates {
                         continue;
                     }
                     match Acknowledgement::parse(&reply)?.error {
-                        None | Some(Errno::ENOENT) => {}
+                        // ETIME: it is being removed.
+                        None | Some(Errno::ENOENT | Errno::ETIME) => {}
                         Some(errno) => return Err(NetlinkError::Refused { errno }),
                     }
                 }

@@ -80,6 +80,8 @@ pub(super) struct Process {
     pub(super) is_looked_at_for_silence: bool,
     /// Successive reports, that the supervisor got, in which all were silent.
     pub(super) silent_reports: u32,
+    /// Looks in a row in which no connection had an entry.
+    stranded_looks: u32,
     pub(super) burden: Burden,
     /// A master that has adopted it takes it for one that has yet to get ready.
     pub(super) is_anew: bool,
@@ -128,6 +130,7 @@ impl Process {
             burden,
             is_looked_at_for_silence: false,
             silent_reports: 0,
+            stranded_looks: 0,
             is_late: false,
             is_anew: false,
             reuses_listeners: false,
@@ -140,6 +143,7 @@ impl Process {
                 remembered: few(2),
                 bound: few(3),
                 active: None,
+                stranded: None,
             },
         }
     }
@@ -157,7 +161,7 @@ impl Process {
 
     /// Time passes: the queue empties, connections end.
     pub(super) fn work(&mut self, random: &mut Random, engine: Engine) -> Sockets {
-        let Sockets { queued, half_open, established, remembered, bound, active } =
+        let Sockets { queued, half_open, established, remembered, bound, active, stranded } =
             &mut self.sockets;
         if engine == Engine::Tproxy {
             // Connections belong to sockets alone.
@@ -185,6 +189,14 @@ impl Process {
         *active = self.is_looked_at_for_silence.then(|| established.saturating_sub(2));
         let is_silent = *active == Some(0);
         self.silent_reports = if is_silent { self.silent_reports + 1 } else { 0 };
+        // Of some workers the entries of pairs of connections are gone.
+        *stranded = self.is_looked_at_for_silence.then_some(*established - *established % 2);
+        match (*established, *stranded) {
+            (0, _) => self.stranded_looks = 0,
+            (_, None) => {}
+            (all, Some(of_them)) if of_them == all => self.stranded_looks += 1,
+            _ => self.stranded_looks = 0,
+        }
         self.quiet_reports = if is_quiet { self.quiet_reports + 1 } else { 0 };
         self.was_quiet |= self.quiet_reports >= 2;
         self.was_counted = true;
@@ -193,7 +205,8 @@ impl Process {
 
     /// Whether the safe order allows to ask it to end, but for limits and stops.
     pub(super) fn is_drained(&self) -> bool {
-        if self.quiet_reports >= 2 && self.silent_reports >= 2 {
+        let may_end_with_connections = self.silent_reports >= 2 || self.stranded_looks >= 2;
+        if self.quiet_reports >= 2 && may_end_with_connections {
             return true;
         }
         let is_quiet = self.quiet_reports >= 2 && self.sockets.established == 0;

@@ -66,8 +66,12 @@ impl Supervisor {
             Some(queued.saturating_add(half_open).saturating_add(established));
         if let Stage::Retired(retirement) = &mut worker.stage {
             let is_drained = retirement.report(sockets, now);
-            let why = if is_drained { EndReason::Drained } else { EndReason::Idle };
-            let may_end = is_drained || retirement.is_silent();
+            let why = match (is_drained, retirement.is_stranded()) {
+                (true, _) => EndReason::Drained,
+                (false, true) => EndReason::Stranded,
+                (false, false) => EndReason::Idle,
+            };
+            let may_end = is_drained || retirement.is_stranded() || retirement.is_silent();
             // A worker that is drained is ordered to retire too, before it is ordered to stop.
             self.order_retirements(now);
             if may_end && !self.is_kept(id, now) && !self.reacts_to_signal(id, now) {

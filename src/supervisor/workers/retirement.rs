@@ -34,6 +34,9 @@ pub(in crate::supervisor) struct Retirement {
     quiet: u8,
     /// Looks in a row in which all connections were silent; not counted beyond [`QUIET_REPORTS`].
     silent: u8,
+    /// Looks in a row in which no connection had an entry any more; not counted beyond
+    /// [`QUIET_REPORTS`].
+    stranded: u8,
     /// When the worker was told that it is retired.
     told: Option<Timestamp>,
     /// Whether there were so many in a row ever. After that no client waits that was steered to the worker
@@ -48,6 +51,7 @@ impl Retirement {
             is_of_this_master: true,
             quiet: 0,
             silent: 0,
+            stranded: 0,
             told: None,
             is_settled: false,
         }
@@ -75,7 +79,7 @@ impl Retirement {
     /// This retirement after a pause in which no report came: reports before the pause do not count as in a
     /// row with those after it.
     pub(in crate::supervisor) fn resumed(&self) -> Self {
-        Self { quiet: 0, silent: 0, ..self.clone() }
+        Self { quiet: 0, silent: 0, stranded: 0, ..self.clone() }
     }
 
     pub(in crate::supervisor) fn since(&self) -> Timestamp {
@@ -116,6 +120,13 @@ impl Retirement {
             let silent = self.silent.saturating_add(1).min(QUIET_REPORTS);
             self.silent = if active == 0 { silent } else { 0 };
         }
+        if let Some(stranded) = sockets.stranded {
+            let looks = self.stranded.saturating_add(1).min(QUIET_REPORTS);
+            self.stranded = if stranded >= sockets.established { looks } else { 0 };
+        }
+        if sockets.established == 0 {
+            self.stranded = 0;
+        }
         let is_idle = self.quiet == QUIET_REPORTS && sockets.established == 0;
         is_idle && !(sockets.remembered > 0 && self.may_come_back(now))
     }
@@ -124,6 +135,12 @@ impl Retirement {
     /// as nothing else that cannot be undone follows from a look at sockets that may have missed one.
     pub(super) fn is_silent(&self) -> bool {
         self.quiet == QUIET_REPORTS && self.silent == QUIET_REPORTS
+    }
+
+    /// Whether no connection of the worker has an entry of connection tracking any more: seen twice, for the
+    /// same reason.
+    pub(super) fn is_stranded(&self) -> bool {
+        self.quiet == QUIET_REPORTS && self.stranded == QUIET_REPORTS
     }
 
     /// Whether clients that the worker has no socket for may still send again.
@@ -156,8 +173,15 @@ impl Retirement {
 mod tests {
     use super::*;
 
-    const IDLE: Sockets =
-        Sockets { queued: 0, half_open: 0, established: 0, remembered: 0, bound: 0, active: None };
+    const IDLE: Sockets = Sockets {
+        queued: 0,
+        half_open: 0,
+        established: 0,
+        remembered: 0,
+        bound: 0,
+        active: None,
+        stranded: None,
+    };
     const QUEUED: Sockets = Sockets { queued: 1, ..IDLE };
     const HALF_OPEN: Sockets = Sockets { half_open: 1, ..IDLE };
     const BOUND: Sockets = Sockets { bound: 1, ..IDLE };
@@ -215,6 +239,27 @@ mod tests {
             }
             assert_eq!(retirement.is_silent(), is_silent, "{reports:?}");
             assert!(!retirement.resumed().is_silent());
+        }
+    }
+
+    #[test]
+    fn a_worker_whose_connections_have_no_entry_may_end_after_the_second_look() {
+        let look = |established, stranded| Sockets { established, stranded, ..IDLE };
+        for (reports, is_stranded) in [
+            (&[look(2, Some(2)), look(2, Some(2))][..], true),
+            (&[look(2, Some(2)), look(2, None), look(2, None), look(1, Some(1))], true),
+            (&[look(2, Some(2))], false),
+            (&[look(2, None), look(2, None)], false),
+            (&[look(2, Some(1)), look(2, Some(1))], false),
+            (&[look(2, Some(2)), look(2, Some(1)), look(2, Some(2))], false),
+            (&[look(2, Some(2)), look(2, Some(2)), Sockets { queued: 1, ..look(2, None) }], false),
+        ] {
+            let mut retirement = Retirement::new(Timestamp::ZERO);
+            for report in reports {
+                assert!(!retirement.report(*report, Timestamp::ZERO), "it has connections");
+            }
+            assert_eq!(retirement.is_stranded(), is_stranded, "{reports:?}");
+            assert!(!retirement.resumed().is_stranded());
         }
     }
 
