@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -275,6 +276,16 @@ impl<'a> Cluster<'a> {
             command.current_dir(directory).env("PWD", directory);
         }
         self.master = Some(self.lab.start("master", command));
+    }
+
+    /// As [`start_master`](Self::start_master), with this as its standard output and error.
+    pub fn start_master_printing_to(&mut self, worker: &[OsString], output: OwnedFd) {
+        let mut command = self.command("run");
+        command.args(["--name", &self.name]).args(self.settings()).arg("--").args(worker);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        let log = self.lab.directory().join("nobody-writes-it");
+        let server = self.lab.server();
+        self.master = Some(Process::start_printing_to(server, command, &log, output));
     }
 
     /// Starts a master that takes over from the one that runs, and returns that one.

@@ -1,6 +1,7 @@
 //! Processes of a test, and waiting.
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
@@ -73,10 +74,24 @@ impl Process {
     ///
     /// # Panics
     /// Where it cannot be started.
-    pub fn start(namespace: &Namespace, mut command: Command, log: &Path) -> Self {
+    pub fn start(namespace: &Namespace, command: Command, log: &Path) -> Self {
         let file = fs::File::create(log).expect("the log can be made");
-        let copy = file.try_clone().expect("a descriptor can be copied");
-        command.stdin(Stdio::null()).stdout(copy).stderr(file);
+        Self::start_printing_to(namespace, command, log, file.into())
+    }
+
+    /// Starts `command` in `namespace`; what it prints goes to `output`, and what somebody makes of that
+    /// may stand in the file `log`.
+    ///
+    /// # Panics
+    /// Where it cannot be started.
+    pub fn start_printing_to(
+        namespace: &Namespace,
+        mut command: Command,
+        log: &Path,
+        output: OwnedFd,
+    ) -> Self {
+        let copy = output.try_clone().expect("a descriptor can be copied");
+        command.stdin(Stdio::null()).stdout(copy).stderr(output);
         let child = namespace.run_in(|| command.spawn()).expect("the namespace can be entered");
         let child = child.unwrap_or_else(|error| panic!("{command:?}: {error}"));
         Self { child, log: log.to_owned() }

@@ -3,10 +3,11 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use crate::config::{Flags, keys_of_the_file};
 use crate::plan::fleet::MemberName;
-use crate::plan::{ClusterName, Engine, Listener, MAX_SEATS, Share};
+use crate::plan::{ClusterName, Engine, Listener, MAX_SEATS, Seat, Share};
 use crate::protocol::RetireTarget;
 use crate::ruleset::DeviceName;
 use clap::{Args, Parser, Subcommand};
@@ -93,6 +94,15 @@ pub(crate) enum Verb {
     /// Print what happens, one JSON object a line, until the master ends
     #[command(after_help = EVENTS_HELP)]
     Events(ClusterArgs),
+    /// Wait until the cluster is ready, or until no connection is left with workers of before
+    ///
+    /// ready: every seat has a worker that serves, of the generation in force, and no rollout or probation
+    /// is under way. drained: no worker is left that only finishes its connections.
+    #[command(after_help = WAIT_HELP)]
+    Wait(WaitArgs),
+    /// Show what workers have printed last
+    #[command(after_help = LOGS_HELP)]
+    Logs(LogsArgs),
     /// Change the number of workers, with the least movement of clients
     ///
     /// New workers are on probation, as after a reload: if too many of them fail, the cluster has as many
@@ -208,7 +218,9 @@ const STATUS_HELP: &str = "\
 States: starting (gets no connections yet), live (gets those of its seat), leaving (live, until its
 successor is ready), retired (finishes those
 that it has), standby (retired, but kept able to serve until the workers after it have passed their
-probation), dying (was asked to end).
+probation), dying (was asked to end), waiting (the seat has no worker; below it stands when the next one is
+started and why), given up (it has lost too many). CONNS are established connections, QUEUED those of them
+that wait to be accepted; RESTARTS counts the workers of the seat that were lost while this master runs.
 
 --json prints one object: schema (1), name, pid (of the master), generation, listeners, partition,
 slots, repairs (of rules that others had changed) and last_writer (who made the last one necessary),
@@ -216,15 +228,15 @@ foreign_chains (rules of others that decide before ours), orphans (pid, seat, ge
 processes that seem to be workers of an earlier master, but cannot be proven to be), conntrack (entries, limit; 0: none), serving
 (seats that get connections), trial (of a generation: generation, first_seat, seats, slots; or null), probation (of what was put in force last: generation, before, seconds_left, failures,
 standby; or null), returns (after failed probations), swaps (a histogram), restarts (by reason), retirements (of live workers, by cause), given_up (seats that get no worker for
-now), and workers: a list of seat, slots, pid (null before it is spawned), adopted (an earlier
+now), waiting (seats without a worker, at most 64: seat, next_try in seconds, reason, restarts), and workers: a list of seat, slots, pid (null before it is spawned), adopted (an earlier
 master has started it), state, leaving (why it is
 replaced, or null), standby (retired, and kept until a probation is over), generation,
 health (ok, silent), text (what it says of itself: STATUS= of sd_notify; else null), ports
 (public port: worker port), uptime (seconds), connections (established ones; null if not counted),
 queued (not accepted yet), half_open (handshakes under way), connections_total (of a live worker: all
 that its seat was ever given, whoever held it; else null), memory (resident bytes, with the
-processes that it has started; null if not known), and processor (seconds of processor time of all of
-them; null if not known).
+processes that it has started; null if not known), processor (seconds of processor time of all of
+them; null if not known), restarts (of its seat) and last_loss (what became of the worker before it, or null).
 Fields may be added within a schema.";
 
 const EVENTS_HELP: &str = "\
@@ -240,6 +252,23 @@ Examples:
   ipcluster save-others > /etc/nftables.conf             loaded by `nft -f`, as nftables.service does
   ipcluster save-others --json > rules.json              loaded by `nft -j -f rules.json`
   sed -i '/^table inet ipcluster[_.]/,/^}/d' OLD         takes our tables out of what `nft list ruleset` printed";
+
+const WAIT_HELP: &str = "\
+Examples:
+  ipcluster wait ready --timeout 30s            exit code 1 if it is not by then
+  ipcluster reload && ipcluster wait drained    until the last connection of the old workers has ended
+
+Exit codes: 0 it is so; 1 it was not in time, or no master runs; 2 wrong usage; 130 Ctrl-C.";
+
+const LOGS_HELP: &str = "\
+Of each seat the last 64 KiB are kept in memory (of more than 64 seats 4 MiB in all; a line counts for 64
+bytes more than it has), also of workers that have ended. A master that is started anew has what it finds in
+the files of --output file:/DIRECTORY; with --output journal, `journalctl IPCLUSTER_NAME=NAME` has the rest.
+
+Examples:
+  ipcluster logs              the last lines of each seat, in the order in which they were printed
+  ipcluster logs 3 -n 100     100 lines of the workers in seat 3
+  ipcluster logs web 3 -f     and those that follow, until Ctrl-C";
 
 const COMPLETIONS_HELP: &str = "\
 Example:
@@ -277,6 +306,8 @@ pub(crate) struct ReloadArgs {
     /// Return when the new workers are in force, and not when their probation is over
     #[arg(long, conflicts_with = "clear_retired")]
     pub(crate) no_wait: bool,
+    #[command(flatten)]
+    pub(crate) patience: TimeoutArgs,
 }
 
 #[derive(Debug, Args)]
@@ -302,9 +333,64 @@ pub(crate) struct RetireArgs {
 pub(crate) struct StatusArgs {
     #[command(flatten)]
     pub(crate) cluster: ClusterArgs,
+    /// Show it anew every second, until Ctrl-C; with --json an object a line
+    #[arg(short, long)]
+    pub(crate) watch: bool,
+    /// Show all columns: also slots, half-open connections, all connections so far, and ports
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) wide: bool,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum WaitFor {
+    /// Every seat is served, and nothing is under way
+    Ready,
+    /// No worker of before is left
+    Drained,
+}
+
+#[derive(Debug, Args)]
+#[command(allow_missing_positional = true)]
+pub(crate) struct WaitArgs {
+    /// The cluster [default: the only one that runs]
+    pub(crate) name: Option<ClusterName>,
+    /// What is waited for
+    pub(crate) state: WaitFor,
+    /// The longest time [default: for ever]
+    #[arg(long, value_name = "TIME", value_parser = crate::config::duration)]
+    pub(crate) timeout: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TimeoutArgs {
+    /// Wait no longer than this: exit code 1, and what was asked for goes on
+    #[arg(long, value_name = "TIME", value_parser = crate::config::duration)]
+    pub(crate) timeout: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogsArgs {
+    /// The cluster [default: the only one that runs]; a number that stands alone is a seat
+    #[arg(value_name = "NAME")]
+    pub(crate) name: Option<ClusterName>,
+    /// The seat whose workers are meant [default: all]
+    #[arg(value_name = "SEAT", value_parser = super::logs::seat)]
+    pub(crate) seat: Option<Seat>,
+    /// How many lines of each seat
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]
+    pub(crate) lines: u32,
+    /// Go on with what is printed from now on
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Show when each line was read, in UTC
+    #[arg(short, long)]
+    pub(crate) timestamps: bool,
+    /// Do not show the seat before each line
+    #[arg(long)]
+    pub(crate) no_prefix: bool,
 }
 
 #[derive(Debug, Args)]
@@ -319,6 +405,8 @@ pub(crate) struct ScaleArgs {
     /// Return when the new workers are in force, and not when their probation is over
     #[arg(long)]
     pub(crate) no_wait: bool,
+    #[command(flatten)]
+    pub(crate) patience: TimeoutArgs,
 }
 
 /// The number of workers that `scale` is given.
@@ -366,6 +454,11 @@ pub(crate) struct StopArgs {
     /// Do not wait for connections to end
     #[arg(long)]
     pub(crate) now: bool,
+    /// Return when it has begun, and not when all have ended
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+    #[command(flatten)]
+    pub(crate) patience: TimeoutArgs,
 }
 
 #[derive(Debug, Args)]
@@ -492,7 +585,6 @@ pub(crate) struct RunArgs {
 #[cfg(test)]
 mod tests {
     use crate::config::ConfigBuilder;
-    use crate::plan::Seat;
     use clap::CommandFactory;
     use clap::error::ErrorKind;
 
@@ -568,8 +660,18 @@ mod tests {
             "clear-retired web --orphans",
             "status",
             "status web --json",
+            "status --watch --wide",
             "events",
             "events web",
+            "wait ready",
+            "wait web drained --timeout 30s",
+            "reload --timeout 1min",
+            "scale 3 --timeout 1min",
+            "stop --no-wait",
+            "stop web --timeout 1min",
+            "logs",
+            "logs 3",
+            "logs web 3 -n 100 -f -t --no-prefix",
             "stop",
             "stop --now web",
             "check",
@@ -601,6 +703,12 @@ mod tests {
             "scale web x",
             "explain",
             "explain 10.0.0",
+            "wait",
+            "wait web",
+            "wait ready web",
+            "wait ready --timeout x",
+            "logs web x",
+            "logs web 2048",
             "reload a/b",
             "reload a b",
             "reload --share",

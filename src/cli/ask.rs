@@ -1,6 +1,7 @@
 //! Asking a running master.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
 
 use crate::control::{Client, ControlDir, ControlError};
 use crate::plan::ClusterName;
@@ -31,9 +32,126 @@ pub(super) fn try_ask(
     }))
 }
 
-fn show_progress(step: &str) {
+/// Shows on stderr how far it is.
+pub(super) fn show_progress(step: &str) {
     // Progress that cannot be shown must not end what is in progress.
     let _ = writeln!(std::io::stderr(), "{}", one_line(step));
+}
+
+/// How long a command is waited for, and what is said meanwhile.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// What goes on when it is waited for no longer, with its verb: `the reload goes on`.
+    pub(super) goes_on: &'static str,
+    /// The longest time.
+    pub(super) timeout: Option<Duration>,
+    /// It is not waited for at all: only until the master has begun.
+    pub(super) no_wait: bool,
+}
+
+/// As [`ask`], for what takes a while: says on a terminal what drains meanwhile, and on Ctrl-C or after the
+/// time limit that it goes on all the same. `None` if it was not to be waited for.
+pub(super) fn ask_patiently(
+    directory: &ControlDir,
+    name: Option<&ClusterName>,
+    request: impl Into<Request>,
+    patience: Patience,
+) -> Result<Option<Outcome>, Failed> {
+    let request = request.into();
+    in_runtime(async {
+        let mut client = Client::connect(directory, name).await?;
+        let mut terminal = Terminal::default();
+        let begun = tokio::sync::Notify::new();
+        let line = std::cell::RefCell::new(&mut terminal);
+        let progress = |step: &str| {
+            line.borrow_mut().step(step);
+            begun.notify_one();
+        };
+        let answer = client.ask(request, progress);
+        let Patience { goes_on, timeout, no_wait } = patience;
+        let over = async {
+            match timeout {
+                Some(limit) => tokio::time::sleep(limit).await,
+                None => std::future::pending().await,
+            }
+        };
+        let drains = async {
+            // What is over at once needs no word about how far it is.
+            loop {
+                tokio::time::sleep(LOOK).await;
+                if is_terminal() {
+                    let draining = draining(directory, name).await;
+                    line.borrow_mut().show(draining.as_deref());
+                }
+            }
+        };
+        let hint = "`ipcluster status` shows how far it is, `ipcluster wait` waits for it";
+        let answer = tokio::select! {
+            biased;
+            answer = answer => Ok(Some(answer?)),
+            () = begun.notified(), if no_wait => Ok(None),
+            () = over => {
+                let limit = timeout.unwrap_or_default();
+                Err(Failed::new(format!("it took longer than {limit:?}: {goes_on}")).hint(hint))
+            }
+            interrupted = tokio::signal::ctrl_c() => {
+                // Where it cannot be waited for it does what it always does.
+                interrupted.map_err(|error| Failed::new(format!("cannot wait for Ctrl-C: {error}")))?;
+                Err(Failed::new(format!("interrupted: {goes_on}")).hint(hint).code(130))
+            }
+            () = drains => Ok(None),
+        };
+        terminal.show(None);
+        answer
+    })
+}
+
+/// From one look at what drains to the next.
+const LOOK: Duration = Duration::from_secs(1);
+
+pub(super) fn in_runtime<T>(work: impl Future<Output = Result<T, Failed>>) -> Result<T, Failed> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failed::new(format!("cannot wait for IO: {error}")))?;
+    runtime.block_on(work)
+}
+
+/// What drains now, in words; `None` where nothing does, or it cannot be had.
+async fn draining(directory: &ControlDir, name: Option<&ClusterName>) -> Option<String> {
+    let mut client = Client::connect(directory, name).await.ok()?;
+    match client.ask(Request::Status, |_| {}).await {
+        Ok(Outcome::Status(status)) => status.draining(),
+        _ => None,
+    }
+}
+
+fn is_terminal() -> bool {
+    std::io::stderr().is_terminal()
+}
+
+/// Stderr, of which the last line may be one that is written over.
+#[derive(Debug, Default)]
+struct Terminal {
+    shows: bool,
+}
+
+impl Terminal {
+    /// A step stays.
+    fn step(&mut self, step: &str) {
+        self.show(None);
+        show_progress(step);
+    }
+
+    /// How far it is, in the place of what was shown before.
+    fn show(&mut self, draining: Option<&str>) {
+        let text = match draining {
+            Some(draining) => format!("\r\x1b[Kdraining: {}", one_line(draining)),
+            None if self.shows => "\r\x1b[K".to_owned(),
+            None => return,
+        };
+        self.shows = draining.is_some();
+        let mut stderr = std::io::stderr();
+        let _ = stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush());
+    }
 }
 
 /// An answer to another command than the one that was asked.

@@ -27,6 +27,11 @@ impl Failed {
         Self { hint: Some(hint.into()), ..self }
     }
 
+    /// This failure with another exit code.
+    pub(crate) fn code(self, code: u8) -> Self {
+        Self { code, ..self }
+    }
+
     /// Tells the user, and gives the exit code.
     pub(crate) fn report(self) -> ExitCode {
         // Without stderr only the exit code is left.

@@ -13,6 +13,7 @@ mod failed;
 mod fleet;
 mod flush;
 mod log;
+mod logs;
 mod output;
 mod plan;
 mod promote;
@@ -26,6 +27,7 @@ mod servers;
 mod status;
 mod staying;
 mod stop;
+mod wait;
 
 use std::process::ExitCode;
 
@@ -59,6 +61,8 @@ fn carry_out(arguments: Arguments) -> Result<(), Failed> {
         Verb::ClearRetired(cluster) => clear_retired::run(&directory()?, cluster),
         Verb::Status(status) => status::run(&directory()?, status),
         Verb::Events(cluster) => events::run(&directory()?, cluster),
+        Verb::Wait(wait) => wait::run(&directory()?, wait),
+        Verb::Logs(logs) => logs::run(&directory()?, logs),
         Verb::Scale(scale) => scale::run(&directory()?, scale),
         Verb::Stop(stop) => stop::run(&directory()?, stop),
         Verb::Completions(completions) => completions::run(completions),

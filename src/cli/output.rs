@@ -11,12 +11,18 @@ pub(super) fn note(text: &str) {
 
 /// Prints the answer. A reader that has seen enough (`| head`) is no failure.
 pub(super) fn answer(text: &str) -> Result<(), Failed> {
+    answer_more(text).map(drop)
+}
+
+/// Prints a part of the answer; `false` if its reader has seen enough.
+pub(super) fn answer_more(text: &str) -> Result<bool, Failed> {
     let mut stdout = std::io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             Err(Failed::new(format!("cannot write the answer: {error}")))
         }
-        _ => Ok(()),
+        Err(_) => Ok(false),
+        Ok(()) => Ok(true),
     }
 }
 

@@ -3,8 +3,10 @@
 use crate::control::ControlDir;
 
 use super::args::ReloadArgs;
+use super::ask::Patience;
+use super::clear_retired::have;
 use super::{Failed, ask, output, staying};
-use crate::protocol::{Command, CommandRequest, Outcome, Reloaded};
+use crate::protocol::{Command, CommandRequest, Outcome, Reloaded, counted};
 
 pub(super) fn run(directory: &ControlDir, args: ReloadArgs) -> Result<(), Failed> {
     let command = match args.share {
@@ -12,33 +14,42 @@ pub(super) fn run(directory: &ControlDir, args: ReloadArgs) -> Result<(), Failed
         share => Command::Reload { share },
     };
     let request = CommandRequest { command, no_wait: args.no_wait };
-    match ask::ask(directory, args.cluster.name.as_ref(), request)? {
+    let goes_on = "the reload goes on";
+    let patience = Patience { goes_on, timeout: args.patience.timeout, no_wait: false };
+    let name = args.cluster.name.as_ref();
+    match ask::ask_patiently(directory, name, request, patience)?.ok_or_else(mismatch)? {
         Outcome::Restarted(done) => output::answer(&format!(
-            "generation {} is in force: {} workers; {} retired workers have ended\n",
-            done.generation, done.workers, done.ended
+            "generation {} is in force: {}; {} ended\n",
+            done.generation,
+            counted(u64::from(done.workers), "worker"),
+            have(done.ended, "retired worker")
         )),
         Outcome::Reloaded(done) => {
             let staying = staying::told(directory, args.cluster.name.as_ref());
             output::answer(&(in_force(&done) + &staying))
         }
         Outcome::OnTrial(done) => output::answer(&format!(
-            "generation {} is on trial: {} of {} slots, {} workers, swapped in {:.0} us\n",
+            "generation {} is on trial: {} of {} slots, {}, swapped in {:.0} us\n",
             done.generation,
             done.trial_slots,
             done.slots,
-            done.workers,
+            counted(u64::from(done.workers), "worker"),
             done.swap_seconds * 1e6
         )),
-        _ => Err(ask::mismatch("reload")),
+        _ => Err(mismatch()),
     }
+}
+
+fn mismatch() -> Failed {
+    ask::mismatch("reload")
 }
 
 /// That a generation is in force for all clients.
 pub(super) fn in_force(done: &Reloaded) -> String {
     format!(
-        "generation {} is in force: {} workers, swapped in {:.0} us\n",
+        "generation {} is in force: {}, swapped in {:.0} us\n",
         done.generation,
-        done.workers,
+        counted(u64::from(done.workers), "worker"),
         done.swap_seconds * 1e6
     )
 }

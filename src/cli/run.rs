@@ -20,11 +20,12 @@ pub(super) fn run(
         return Err(NftError::Privilege.into());
     }
     let directory = directory()?;
-    super::log::to_stderr();
+    let log = super::log::to_stderr(&config);
     let name = config.name().clone();
     let builder = Master::builder(config).control(directory).print_output();
     let builder = if replace { builder.replace() } else { builder };
-    match builder.run_as_service()? {
+    let begin_log = || log.begin().map_err(|source| MasterError::Thread { source });
+    match builder.run_as_service_with(begin_log)? {
         Ended::Replaced => tracing::info!("another master of cluster {name} has taken over"),
         Ended::Left => tracing::info!(
             "left: workers and rules of cluster {name} stay in service; the next `run` takes them over, \

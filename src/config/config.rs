@@ -163,6 +163,34 @@ pub enum OnExit {
     Drain,
 }
 
+/// Up to which level the master logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LogLevel {
+    /// What costs clients something, or needs an operator.
+    Error,
+    /// Also what an operator should look at.
+    Warn,
+    /// Also what happens to workers and rules.
+    Info,
+    /// Also how that comes about.
+    Debug,
+    /// All.
+    Trace,
+}
+
+/// How the master logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LogFormat {
+    /// A line with its time and level.
+    Text,
+    /// A JSON object a line: `time`, `level`, `message` and further fields.
+    Json,
+    /// A line with its priority, as `<4>` (sd-daemon(3)), and without a time.
+    Journal,
+}
+
 /// Where the standard output and error of workers go.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
@@ -177,8 +205,8 @@ pub enum WorkerOutput {
     /// `SYSLOG_PID`, `IPCLUSTER_NAME`, `IPCLUSTER_SEAT` and `IPCLUSTER_GENERATION`. It waits as for
     /// [`Self::Stdout`], also while the journal is away.
     Journal,
-    /// To files in this directory, which exists: `NAME.seat-K.generation-G.log`, written by the
-    /// worker itself, at the end. Old ones are removed by nobody: that is for logrotate
-    /// (`copytruncate`) and the like.
+    /// To files in this directory, which exists: `NAME.seat-K.generation-G.log`, each written at its end,
+    /// and made anew when somebody has renamed or removed it, such as logrotate. It waits as for
+    /// [`Self::Stdout`], also while a file cannot be written.
     Directory(PathBuf),
 }

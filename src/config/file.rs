@@ -415,7 +415,7 @@ mod tests {
         let cases = [
             (
                 "\nwrokers = 4",
-                "web.toml, line 2: unknown key `wrokers`: expected one of {}, the tables rollout, timeouts, spawn, retire, memory, limits, hooks, output and http",
+                "web.toml, line 2: unknown key `wrokers`: expected one of {}, the tables rollout, timeouts, spawn, retire, memory, limits, hooks, output, log and http",
             ),
             (
                 "[timeouts]\n\"a\\nb\" = 1",

@@ -19,8 +19,8 @@ use super::range::{
 use super::table::{Changes, DefaultValue, Setting, settings};
 use super::value::{Entry, Raw, Value, resolve};
 use super::{
-    Config, ConfigError, Environment, FileModeMask, MemorySize, OnExit, PartitionKind,
-    ResourceLimit, Server, WorkerCommand, WorkerOutput,
+    Config, ConfigError, Environment, FileModeMask, LogFormat, LogLevel, MemorySize, OnExit,
+    PartitionKind, ResourceLimit, Server, WorkerCommand, WorkerOutput,
 };
 use crate::plan::{ClusterName, Engine, Listener, Ownership, PortRange};
 use crate::protocol::{Backoff, GiveUp, KillMode, KillOrder, MaxFailures, Readiness, Signal};
@@ -678,9 +678,9 @@ settings! {
         get: reference -> &Option<WorkerCommand>,
     }
 
-    /// Where what workers print goes: stdout (of this program, with the seat before each line),
-    /// journal (of systemd), or file:/DIRECTORY (a file for each seat and generation; a worker keeps
-    /// the file that it was started with)
+    /// Where what workers print goes: stdout (of this program), journal (of systemd), or
+    /// file:/DIRECTORY (`NAME.seat-K.generation-G.log`, made anew when it is renamed or removed). It waits
+    /// in memory while it cannot be written, at most 16 MiB of each worker
     output: WorkerOutput {
         key: "output.to",
         flag: "--output" or "output-to", "stdout|journal|file:/DIR",
@@ -699,6 +699,52 @@ settings! {
         default: "true",
         changes: Restart,
         get: copied -> bool,
+    }
+
+    /// Whether each line that goes to stdout or a file begins with the time at which it was read, in UTC
+    /// (`2026-11-29T16:31:05.042Z`)
+    output_timestamps: bool {
+        key: "output.timestamps",
+        flag: "--output-timestamps", "true|false",
+        range: Any,
+        default: "false",
+        changes: Restart,
+        get: copied -> bool,
+    }
+
+    /// With file:/DIRECTORY: of how many generations the files are kept; those of older ones are removed
+    /// when a new one prints, with what was rotated of them
+    output_keep: u16 {
+        key: "output.keep",
+        flag: "--output-keep", "N",
+        range: Any,
+        default: "0" means "of all",
+        example: "10",
+        changes: Restart,
+        get: copied -> u16,
+    }
+
+    /// Up to which level the master logs: error, warn, info, debug or trace
+    log_level: Option<LogLevel> {
+        key: "log.level",
+        flag: "--log-level", "LEVEL",
+        range: Any,
+        default: "" means "what $IPCLUSTER_LOG says, else info",
+        example: "debug",
+        changes: Restart,
+        get: copied -> Option<LogLevel>,
+    }
+
+    /// How the master logs, on stderr: text, json (an object a line), journal (with priorities as `<4>`
+    /// and without times, for a journal that has its own)
+    log_format: Option<LogFormat> {
+        key: "log.format",
+        flag: "--log-format", "text|json|journal",
+        range: Any,
+        default: "" means "journal where stderr leads to that of systemd, else text",
+        example: "json",
+        changes: Restart,
+        get: copied -> Option<LogFormat>,
     }
 
     /// Address and port for / (a page to look at), /metrics (Prometheus) and /healthz, without a password

@@ -42,7 +42,7 @@ mod texts;
 mod value;
 
 pub use command::WorkerCommand;
-pub use config::{Config, OnExit, PartitionKind, WorkerOutput};
+pub use config::{Config, LogFormat, LogLevel, OnExit, PartitionKind, WorkerOutput};
 pub(crate) use environment::is_reserved;
 pub use environment::{Environment, EnvironmentError};
 pub use error::ConfigError;
@@ -55,6 +55,8 @@ pub use origin::Origin;
 pub(crate) use placeholder::{Names, Placeholder, PlaceholderText};
 pub use resource_limit::{ResourceLimit, ResourceLimitError};
 pub use servers::{Server, ServerPreset};
+#[cfg(feature = "cli")]
+pub(crate) use text::duration;
 pub(crate) use texts::WorkerTexts;
 
 pub use crate::protocol::{

@@ -11,7 +11,7 @@ use crate::protocol::{Backoff, GiveUp, MaxFailures};
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Reads a time: a whole number with a unit, or 0.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let expected = || {
         let shown: String = text.chars().take(40).collect();
         format!("{shown:?}: expected a whole number with ms, s, min or h, such as 30s, or 0")

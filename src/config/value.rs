@@ -8,8 +8,8 @@ use super::origin::{Given, Origin};
 use super::range::Range;
 use super::table::DefaultValue;
 use super::{
-    ConfigError, Environment, FileModeMask, MemorySize, OnExit, PartitionKind, ResourceLimit,
-    Server, ServerPreset, WorkerCommand, WorkerOutput, text,
+    ConfigError, Environment, FileModeMask, LogFormat, LogLevel, MemorySize, OnExit, PartitionKind,
+    ResourceLimit, Server, ServerPreset, WorkerCommand, WorkerOutput, text,
 };
 use crate::plan::{ClusterName, Engine, Listener, Listeners, Ownership, PlanError, PortRange};
 use crate::protocol::{Backoff, GiveUp, KillMode, KillOrder, MaxFailures, Readiness, Signal};
@@ -283,6 +283,29 @@ impl Choice for Ownership {
 impl Choice for OnExit {
     const NAMES: &'static [(&'static str, Self)] =
         &[("leave", Self::Leave), ("drain", Self::Drain)];
+}
+
+impl Choice for LogLevel {
+    const NAMES: &'static [(&'static str, Self)] = &[
+        ("error", Self::Error),
+        ("warn", Self::Warn),
+        ("info", Self::Info),
+        ("debug", Self::Debug),
+        ("trace", Self::Trace),
+    ];
+}
+
+impl Optional for LogLevel {
+    const OFF: &'static str = "";
+}
+
+impl Choice for LogFormat {
+    const NAMES: &'static [(&'static str, Self)] =
+        &[("text", Self::Text), ("json", Self::Json), ("journal", Self::Journal)];
+}
+
+impl Optional for LogFormat {
+    const OFF: &'static str = "";
 }
 
 impl Choice for KillOrder {

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::directory::io_error;
 use super::{ControlDir, ControlError, LineDecoder, Reply};
 use crate::plan::ClusterName;
-use crate::protocol::{EventRecord, Outcome, Request};
+use crate::protocol::{EventRecord, LogLine, LogsRequest, LogsShown, Outcome, Request};
 
 /// A connection to the master of one cluster.
 #[derive(Debug)]
@@ -78,7 +78,7 @@ impl Client {
                     Err(ControlError::NoAnswer { name, waited: Self::ANSWER_TIMEOUT })
                 })
             }
-            Request::Command(_) | Request::Events | Request::Handover { .. } => {
+            Request::Command(_) | Request::Events | Request::Logs(_) | Request::Handover { .. } => {
                 self.exchange(request, progress).await
             }
         }
@@ -105,9 +105,41 @@ impl Client {
                         return Ok(());
                     }
                 }
-                Ok(Reply::Progress(_) | Reply::Workers(_)) => {}
+                Ok(Reply::Progress(_) | Reply::Workers(_) | Reply::Lines(_)) => {}
                 Ok(Reply::Done(_)) | Err(ControlError::Disconnected { .. }) => return Ok(()),
                 Ok(Reply::Failed(failure)) => return Err(ControlError::Failed(failure)),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Asks for lines of workers, and gives each to `shown` until that returns `false`, or there are no
+    /// more; to follow, until the master ends. `progress` gets what the master says meanwhile. `None` if it
+    /// has ended while it was followed, or `shown` has seen enough.
+    ///
+    /// # Errors
+    /// [`ControlError::Failed`] if the master refuses; [`ControlError::Disconnected`] if it ends before it
+    /// has answered; [`ControlError::Message`]; [`ControlError::Io`].
+    pub(crate) async fn logs(
+        &mut self,
+        request: LogsRequest,
+        mut progress: impl FnMut(&str),
+        mut shown: impl FnMut(&LogLine) -> bool,
+    ) -> Result<Option<LogsShown>, ControlError> {
+        self.send(Request::Logs(request)).await?;
+        loop {
+            match self.read_reply().await {
+                Ok(Reply::Lines(lines)) => {
+                    if !lines.iter().all(&mut shown) {
+                        return Ok(None);
+                    }
+                }
+                Ok(Reply::Progress(text)) => progress(&text),
+                Ok(Reply::Event(_) | Reply::Workers(_)) => {}
+                Ok(Reply::Done(Outcome::Logs(done))) => return Ok(Some(done)),
+                Ok(Reply::Done(_)) => return Ok(None),
+                Ok(Reply::Failed(failure)) => return Err(ControlError::Failed(failure)),
+                Err(ControlError::Disconnected { .. }) if request.follow => return Ok(None),
                 Err(error) => return Err(error),
             }
         }
@@ -123,7 +155,7 @@ impl Client {
         loop {
             match self.read_reply().await? {
                 Reply::Progress(text) => progress(&text),
-                Reply::Event(_) => {}
+                Reply::Event(_) | Reply::Lines(_) => {}
                 Reply::Workers(some) => workers.extend(some),
                 Reply::Done(Outcome::Status(mut status)) => {
                     workers.append(&mut status.workers);

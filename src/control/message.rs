@@ -3,11 +3,12 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::line_protocol::{MessageError, VERSION, cut, kind, not_json, shorten, wrong};
+use crate::line_protocol::{MAX_LINE, MessageError, VERSION, cut, kind, not_json, shorten, wrong};
 use crate::plan::MAX_SEATS;
 use crate::protocol::ErrorReply;
 use crate::protocol::{
-    Command, CommandRequest, EventRecord, Outcome, Request, RetireTarget, WorkerStatus,
+    Command, CommandRequest, EventRecord, LogLine, LogsRequest, Outcome, Request, RetireTarget,
+    WorkerStatus,
 };
 
 impl Request {
@@ -60,6 +61,7 @@ impl Request {
                 Command::Retire(RetireTarget::Pid(pid)) => *pid > 0,
                 _ => true,
             },
+            Self::Logs(LogsRequest { seat: Some(seat), .. }) => seat.0 < 2 * MAX_SEATS,
             _ => true,
         }
     }
@@ -72,7 +74,7 @@ struct Verb {
     fields: &'static [(&'static str, &'static str)],
 }
 
-const VERBS: [Verb; 14] = [
+const VERBS: [Verb; 15] = [
     verb("reload", &[("share", "percent above 0% and below 100% as text")]),
     verb("promote", &[]),
     verb("rollback", &[]),
@@ -87,6 +89,14 @@ const VERBS: [Verb; 14] = [
     verb("takeover", &[("format", "a number")]),
     verb("explain", &[("address", "an IPv4 or IPv6 address as text")]),
     verb("events", &[]),
+    verb(
+        "logs",
+        &[
+            ("lines", "a number of lines"),
+            ("seat", "a number from 0 to 2047"),
+            ("follow", "true or false"),
+        ],
+    ),
 ];
 
 const fn verb(name: &'static str, fields: &'static [(&'static str, &'static str)]) -> Verb {
@@ -129,6 +139,9 @@ impl Verb {
             (Some(((field, expected), None)), _) | (None, [(field, expected)]) => {
                 wrong(self.name, field, expected)
             }
+            (_, [(field, expected), ..]) if self.name == "logs" => {
+                wrong(self.name, field, expected)
+            }
             (_, [(field, _), ..]) => wrong(self.name, field, "either `seat` or `pid`, one of them"),
             (_, []) => MessageError::NoCommand,
         }
@@ -144,6 +157,8 @@ pub(crate) enum Reply {
     Progress(String),
     /// Some of the workers of the [`Status`] that follows.
     Workers(Vec<WorkerStatus>),
+    /// Lines that workers have printed; more follows.
+    Lines(Vec<LogLine>),
     /// Something has happened; more follows.
     Event(EventRecord),
     /// Done: nothing follows.
@@ -175,6 +190,7 @@ impl Reply {
         match self {
             Self::Progress(text) => vec![Self::Progress(cut(&text, TEXT_LIMIT)).line()],
             Self::Workers(workers) => in_lines(workers),
+            Self::Lines(lines) => lines_in_lines(lines),
             Self::Event(event) => vec![Self::Event(event).line()],
             Self::Done(Outcome::Status(mut status)) => {
                 let mut lines = in_lines(std::mem::take(&mut status.workers));
@@ -220,8 +236,9 @@ fn in_lines(workers: Vec<WorkerStatus>) -> Vec<String> {
     let (mut part, mut length) = (Vec::new(), 0);
     for worker in workers {
         // JSON doubles what it has to escape of a printable text: quotes and backslashes.
-        let text = worker.text.as_ref().map_or(0, |text| 2 * text.len());
-        length += 304 + text + 14 * worker.ports.len();
+        let texts = [&worker.text, &worker.last_loss].into_iter().flatten();
+        let text: usize = texts.map(|text| 2 * text.len()).sum();
+        length += 344 + text + 14 * worker.ports.len();
         part.push(worker);
         if length >= WORKERS_LIMIT {
             lines.push(Reply::Workers(std::mem::take(&mut part)).line());
@@ -234,6 +251,31 @@ fn in_lines(workers: Vec<WorkerStatus>) -> Vec<String> {
     lines
 }
 
+/// Bytes of a line of a worker that are passed on at most. JSON may need six for one of them.
+const LINE_LIMIT: usize = 8 * 1024;
+
+/// Lines of workers as lines `{"lines":[...]}`.
+fn lines_in_lines(lines: Vec<LogLine>) -> Vec<String> {
+    let mut replies = Vec::new();
+    let (mut part, mut length) = (Vec::new(), 0);
+    for mut line in lines {
+        if line.line.len() > LINE_LIMIT {
+            line.line = cut(&line.line, LINE_LIMIT);
+        }
+        let next = 128 + 6 * line.line.len();
+        if !part.is_empty() && length + next > MAX_LINE - 128 {
+            replies.push(Reply::Lines(std::mem::take(&mut part)).line());
+            length = 0;
+        }
+        length += next;
+        part.push(line);
+    }
+    if !part.is_empty() {
+        replies.push(Reply::Lines(part).line());
+    }
+    replies
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -242,11 +284,12 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::line_protocol::{LineDecoder, MAX_LINE};
+    use crate::line_protocol::LineDecoder;
     use crate::plan::{Generation, Port, Seat, Slot};
     use crate::protocol::{
         ConntrackFill, Explanation, PartitionKind, Probation, ReplaceReasonKind, Restarts,
-        Retirements, SCHEMA, Status, SwapTimes, WORKERS_LIMIT, WorkerHealth, WorkerState,
+        Retirements, SCHEMA, Status, SwapTimes, WORKERS_LIMIT, WaitingSeat, WorkerHealth,
+        WorkerState,
     };
 
     #[test]
@@ -272,6 +315,8 @@ mod tests {
             Command::Stop { now: true }.into(),
             Request::Explain { address: "2001:db8::1".parse().unwrap() },
             Request::Events,
+            Request::Logs(LogsRequest { seat: Some(Seat(3)), lines: 10, follow: true }),
+            Request::Logs(LogsRequest { seat: None, lines: 0, follow: false }),
         ];
         for request in requests {
             assert_eq!(Request::parse(&request.emit()), Ok(request));
@@ -299,11 +344,11 @@ mod tests {
             (r#"{"v":1}"#, r#"request without a "command""#),
             (
                 r#"{"v":1,"command":"re\u001bload"}"#,
-                r#"unknown command "re\u001bload": expected reload, promote, rollback, restart, retire, clear-retired, status, scale, stop, explain or events"#,
+                r#"unknown command "re\u001bload": expected reload, promote, rollback, restart, retire, clear-retired, status, scale, stop, explain, events or logs"#,
             ),
             (
                 r#"{"v":1,"command":7}"#,
-                "unknown command 7: expected reload, promote, rollback, restart, retire, clear-retired, status, scale, stop, explain or events",
+                "unknown command 7: expected reload, promote, rollback, restart, retire, clear-retired, status, scale, stop, explain, events or logs",
             ),
             (r#"{"v":1,"command":"reload","share":10}"#, SHARE),
             (r#"{"v":1,"command":"reload","share":"100%"}"#, SHARE),
@@ -382,6 +427,7 @@ mod tests {
             "generation": 3,
             "ports": {"80": 20000}, "uptime": 73.5, "connections": 12,
             "connections_total": u64::MAX, "memory": u64::MAX, "processor": 12.25,
+            "restarts": u64::MAX, "last_loss": "\\".repeat(WaitingSeat::REASON_LEN),
             "queued": 3, "half_open": 1, "health": "silent", "text": null, "number": null,
             "private_ports": [], "retired": null,
         });
@@ -399,6 +445,7 @@ mod tests {
             "generation": 3, "before": 2, "seconds_left": 7.5, "failures": 1, "standby": 2
         });
         status_fields["returns"] = json!(4);
+        status_fields["waiting"] = json!([]);
         status_fields["workers"][0]["standby"] = json!(false);
         let reply = Reply::Done(Outcome::Status(Box::new(status(1, 1))));
         assert_eq!(serde_json::to_value(&reply).unwrap(), expected);
@@ -411,6 +458,13 @@ mod tests {
             check_lines_of(status(workers, public_ports));
             for letter in ["\u{fffd}", "\""] {
                 let mut wordy = status(workers, public_ports);
+                let waiting = WaitingSeat {
+                    seat: Seat(u16::MAX),
+                    next_try: Some(f64::MAX),
+                    reason: Some("\\".repeat(WaitingSeat::REASON_LEN)),
+                    restarts: u64::MAX,
+                };
+                wordy.waiting = vec![waiting; WaitingSeat::MOST];
                 for worker in &mut wordy.workers {
                     worker.text = Some(letter.repeat(200));
                 }
@@ -484,6 +538,7 @@ mod tests {
 
     fn status(workers: u16, public_ports: u16) -> Status {
         Status {
+            waiting: Vec::new(),
             schema: SCHEMA,
             name: "web".parse().unwrap(),
             pid: 4100,
@@ -517,6 +572,8 @@ mod tests {
             given_up: vec![7],
             workers: (0..workers)
                 .map(|seat| WorkerStatus {
+                    restarts: u64::MAX,
+                    last_loss: Some("\\".repeat(WaitingSeat::REASON_LEN)),
                     retired: None,
                     private_ports: Vec::new(),
                     number: None,

@@ -30,6 +30,7 @@
 //! | `end_orphans` | | `orphans_ended`: [`OrphansEnded`] |
 //! | `takeover` | `format`: 1 | none: the connection becomes that of a handover from one master to the next |
 //! | `explain` | `address`: an IP address as text | `explained`: [`Explanation`] |
+//! | `logs` | `lines`: how many of each seat; `seat`: 0 to 2047; `follow`: true or false (the default) | lines `{"lines":[...]}` ([`LogLine`]), then `logs`: [`LogsShown`] |
 //! | `events` | | lines `{"event":{...}}` ([`EventRecord`]) until the master ends, then `events_over` |
 //!
 //! Each request is answered by any number of `progress` lines and then exactly one line `ok` or

@@ -41,7 +41,7 @@ pub enum MessageError {
     NoCommand,
     /// A command that does not exist.
     #[error(
-        "unknown command {name}: expected reload, promote, rollback, restart, retire, clear-retired, status, scale, stop, explain or events"
+        "unknown command {name}: expected reload, promote, rollback, restart, retire, clear-retired, status, scale, stop, explain, events or logs"
     )]
     UnknownCommand {
         /// The command as given.

@@ -24,12 +24,15 @@ use super::startup::state::{AdoptedWorker, StartupState};
 use super::startup::template::{config_template, state_files, worker_template};
 use super::startup::worker_ports::port_pool;
 use super::startup::worker_sockets::{PreparedSockets, WorkerSockets};
-use super::workers::{Destination, Journal, Logs, Printer, Spawner, StateFiles, Template, Workers};
+use super::workers::{
+    Destination, Journal, Layout, LogFiles, Printer, Recent, SharedRecent, Spawner, StateFiles,
+    Stdout, Template, Workers, last_lines_of_files,
+};
 use crate::config::{Config, WorkerOutput};
 use crate::control::{ControlDir, ControlLimits, ControlServer, Lock};
 use crate::nft::Firewall;
 use crate::plan::Plan;
-use crate::process::{Account, OwnConnections, ServiceManager, effective_uid};
+use crate::process::{Account, OwnConnections, ServiceManager, effective_uid, is_journal};
 use crate::supervisor::{InitialPlan, Settings, Supervisor};
 
 /// Makes a [`Master`].
@@ -206,7 +209,16 @@ impl Builder {
     /// # Panics
     /// Within a tokio runtime.
     pub fn run_as_service(self) -> Result<Ended, MasterError> {
+        self.run_as_service_with(|| Ok(()))
+    }
+
+    /// As [`Self::run_as_service`]; calls `dedicated` when the process may have more than one thread.
+    pub(crate) fn run_as_service_with(
+        self,
+        dedicated: impl FnOnce() -> Result<(), MasterError>,
+    ) -> Result<Ended, MasterError> {
         let builder = self.dedicate_process()?;
+        dedicated()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|source| MasterError::Runtime { source })?;
         runtime.block_on(async { builder.start()?.run().await })
@@ -274,10 +286,6 @@ impl Builder {
         running: Option<&mut RunningMaster>,
     ) -> Result<PreparedWorkers, MasterError> {
         let config = &self.config;
-        let logs = match config.output() {
-            WorkerOutput::Directory(directory) => Some(Logs::open(directory, config.name())?),
-            WorkerOutput::Stdout | WorkerOutput::Journal => None,
-        };
         let sockets = match self.control.as_ref().zip(claim.lock.as_ref()) {
             Some((control, lock)) => {
                 let account = account.as_ref();
@@ -290,8 +298,7 @@ impl Builder {
         let template = worker_template(config, &sockets, self.environment.clone(), account);
         let descriptor_limit = self.descriptor_limit;
         let states = state_files(config, self.control.as_ref(), account_of_states.as_ref());
-        let template =
-            Template { logs, descriptor_limit, config: made_configs, states, ..template };
+        let template = Template { descriptor_limit, config: made_configs, states, ..template };
         if let Some(listeners) = &template.openings {
             listeners.check_backlog()?;
         }
@@ -352,6 +359,7 @@ impl Builder {
                 states,
                 spawner,
                 printer(config, self.print_output)?,
+                recent_output(config),
                 Arc::clone(&own),
             )?,
             health: HealthMonitor::new(config, own)?,
@@ -516,8 +524,13 @@ fn random_seed() -> u64 {
 fn printer(config: &Config, print_output: bool) -> Result<Option<Printer>, MasterError> {
     let destination = match config.output() {
         WorkerOutput::Stdout => {
-            let prefix = config.output_prefix();
-            print_output.then_some(Destination::Stdout { prefix })
+            let layout = Layout {
+                prefix: config.output_prefix(),
+                timestamps: config.output_timestamps(),
+                priority_first: is_journal(std::io::stdout()),
+                ..Layout::default()
+            };
+            print_output.then(|| Destination::Stdout(Stdout::new(layout)))
         }
         WorkerOutput::Journal => {
             let program = Path::new(config.command().program()).file_name();
@@ -525,9 +538,32 @@ fn printer(config: &Config, print_output: bool) -> Result<Option<Printer>, Maste
             let journal = Journal::open(&identifier, config.name().as_str());
             Some(Destination::Journal(journal.map_err(|source| MasterError::Journal { source })?))
         }
-        WorkerOutput::Directory(_) => None,
+        WorkerOutput::Directory(directory) => {
+            let (keep, timestamps) = (config.output_keep(), config.output_timestamps());
+            Some(Destination::Files(LogFiles::open(directory, config.name(), keep, timestamps)?))
+        }
     };
     destination.map(Printer::new).transpose()
+}
+
+/// The last lines of workers, as far as earlier masters have left them.
+fn recent_output(config: &Config) -> SharedRecent {
+    let name = config.name();
+    let (recent, older) = match config.output() {
+        WorkerOutput::Stdout => (Recent::default(), None),
+        WorkerOutput::Journal => {
+            (Recent::default(), Some(format!("journalctl IPCLUSTER_NAME={name}")))
+        }
+        WorkerOutput::Directory(directory) => {
+            let mut recent = Recent::default();
+            for (seat, generation, lines) in last_lines_of_files(directory, name) {
+                lines.into_iter().for_each(|line| recent.push_old(seat, generation, line));
+            }
+            let files = directory.join(format!("{name}.seat-*.log")).display().to_string();
+            (recent, Some(files))
+        }
+    };
+    SharedRecent::new(recent, older)
 }
 
 #[cfg(test)]

@@ -87,10 +87,11 @@ pub use crate::process::{
 // What a [`Handle`] answers and tells.
 pub use crate::protocol::{
     AcceptFault, Cleared, ConntrackFill, EndReason, ErrorReply, Event, Exit, Explanation,
-    FailureCause, ForeignChain, MemoryOf, NoAcceptor, NotReady, OnTrial, Orphan, OrphansEnded,
-    Outcome, PartitionKind, PortFault, PortFaultKind, Probation, ProbationFailure, ProbeFault,
-    ProbeOutcome, Progress, ReadinessFault, Refusal, ReleaseFailure, Reloaded, ReplaceReason,
-    ReplaceReasonKind, Restarted, Restarts, RetireTarget, Retired, Retirements, RolledBack,
-    Rollout, RuleWriter, SCHEMA, Scaled, Stats, Status, Stopped, SwapTimes, Trial, Unhealthy,
-    UnservedSocket, WorkerFailure, WorkerHealth, WorkerId, WorkerState, WorkerStats, WorkerStatus,
+    FailureCause, ForeignChain, LogsShown, MemoryOf, NoAcceptor, NotReady, OnTrial, Orphan,
+    OrphansEnded, Outcome, PartitionKind, PortFault, PortFaultKind, Probation, ProbationFailure,
+    ProbeFault, ProbeOutcome, Progress, ReadinessFault, Refusal, ReleaseFailure, Reloaded,
+    ReplaceReason, ReplaceReasonKind, Restarted, Restarts, RetireTarget, Retired, Retirements,
+    RolledBack, Rollout, RuleWriter, SCHEMA, Scaled, Stats, Status, Stopped, SwapTimes, Trial,
+    Unhealthy, UnservedSocket, WaitingSeat, WorkerFailure, WorkerHealth, WorkerId, WorkerState,
+    WorkerStats, WorkerStatus,
 };

@@ -490,6 +490,7 @@ impl Master {
                 let (name, generation) = (self.config.name(), self.supervisor.generation());
                 self.operators.add_subscriber(name, generation, responder);
             }
+            Request::Logs(request) => self.workers.show_logs(request, responder),
             Request::EndOrphans => {
                 let kill_at = self.clock.now().after(self.config.die_timeout());
                 let processes = self.orphans.terminate(kill_at);

@@ -42,6 +42,24 @@ impl Children {
     }
 }
 
+/// The children of a process, also those that have ended and were not waited for. None where the kernel
+/// does not list them (`CONFIG_PROC_CHILDREN`).
+///
+/// # Errors
+/// `/proc` does not let them be read; the process has ended.
+pub(super) fn children_of(pid: u32) -> io::Result<Vec<u32>> {
+    let mut children = Vec::new();
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        match fs::read_to_string(thread?.path().join("children")) {
+            Ok(list) => children.extend(list.split_ascii_whitespace().flat_map(str::parse::<u32>)),
+            // The thread has ended, or the kernel lists none.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(children)
+}
+
 /// The kernel lists the children of each thread (proc_pid_children(5), since Linux 3.5).
 fn has_some(pid: u32) -> io::Result<bool> {
     for thread in fs::read_dir(format!("/proc/{pid}/task"))? {

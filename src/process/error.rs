@@ -305,6 +305,8 @@ pub enum ProcessOperation {
     CreateMemfd,
     /// Opening a file on disk for a worker's output.
     OpenLog,
+    /// Reading a log file.
+    ReadLog,
     /// Opening a memfd of another process through `/proc`.
     ReopenMemfd,
     /// `fstat(2)`, `lseek(2)` or `pread(2)` of a memfd.
@@ -353,6 +355,7 @@ impl fmt::Display for ProcessOperation {
             Self::Descriptor => "cannot make a descriptor",
             Self::CreateMemfd => "cannot create a memfd",
             Self::OpenLog => "cannot open the log",
+            Self::ReadLog => "cannot read the log",
             Self::ReopenMemfd => "cannot open the memfd",
             Self::ReadMemfd => "cannot read the memfd",
             Self::ReleaseMemfd => "cannot release read pages",

@@ -1,5 +1,7 @@
 //! Bytes that a worker printed, as lines. Pure.
 
+use std::borrow::Cow;
+
 /// The longest line, in bytes; a longer one is given in parts.
 pub(super) const LINE_LEN: usize = 8 * 1024;
 
@@ -60,21 +62,63 @@ impl LineSplitter {
 }
 
 /// Text without control characters, which a terminal or a log would act upon: they are written as
-/// `\u{1b}`. Tabs stay. What is not UTF-8 becomes U+FFFD.
+/// `\u{1b}`. Tabs stay, and so does what sets colours (`ESC [ ... m`), of which [`plain`] takes care.
+/// What is not UTF-8 becomes U+FFFD.
 fn printable(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
-    if !text.contains(|c: char| c.is_control() && c != '\t') {
-        return text.into_owned();
+    escape(&text, true).into_owned()
+}
+
+/// A line of a worker for a reader who is no terminal: what sets colours is escaped as well.
+pub(crate) fn plain(line: &str) -> Cow<'_, str> {
+    escape(line, false)
+}
+
+/// A line of a worker for a terminal: what it sets does not last beyond its end.
+pub(crate) fn coloured(line: &str) -> Cow<'_, str> {
+    match line.contains(ESCAPE) {
+        true => Cow::Owned(format!("{line}{RESET}")),
+        false => Cow::Borrowed(line),
+    }
+}
+
+const ESCAPE: char = '\u{1b}';
+
+/// Sets colours and the like back to what they are without any ("Select Graphic Rendition", ECMA-48
+/// 8.3.117).
+const RESET: &str = "\u{1b}[0m";
+
+fn escape(text: &str, keeps_colours: bool) -> Cow<'_, str> {
+    let is_control = |c: char| c.is_control() && c != '\t';
+    if !text.contains(is_control) {
+        return Cow::Borrowed(text);
     }
     let mut escaped = String::with_capacity(text.len() + 16);
-    for c in text.chars() {
-        if c.is_control() && c != '\t' {
-            escaped.extend(c.escape_unicode());
-        } else {
-            escaped.push(c);
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        let kept = match keeps_colours {
+            true => colour_len(rest),
+            false => 0,
+        };
+        let length = if kept > 0 { kept } else { c.len_utf8() };
+        match is_control(c) && kept == 0 {
+            true => escaped.extend(c.escape_unicode()),
+            false => escaped.push_str(&rest[..length]),
         }
+        rest = &rest[length..];
     }
-    escaped
+    Cow::Owned(escaped)
+}
+
+/// How many bytes at the beginning of a text set colours, and do nothing else; 0 if none do.
+fn colour_len(text: &str) -> usize {
+    let Some(parameters) = text.strip_prefix("\u{1b}[") else { return 0 };
+    let is_parameter = |byte: &u8| byte.is_ascii_digit() || matches!(byte, b';' | b':');
+    let length = parameters.bytes().take_while(|byte| is_parameter(byte)).count();
+    match parameters.as_bytes().get(length) {
+        Some(b'm') => 2 + length + 1,
+        _ => 0,
+    }
 }
 
 fn without_return(line: &[u8]) -> &[u8] {
@@ -123,7 +167,27 @@ mod tests {
     fn control_characters_are_escaped_and_foreign_bytes_replaced() {
         let mut splitter = LineSplitter::default();
         let lines = split(&mut splitter, b"\x1b[31mred\x1b[0m\ta\x00b\xff\x7f\xc2\x9b\n");
+        let lines: Vec<_> = lines.iter().map(|line| plain(line)).collect();
         assert_eq!(lines, ["\\u{1b}[31mred\\u{1b}[0m\tab\u{fffd}\\u{7f}\\u{9b}"]);
+    }
+
+    #[test]
+    fn colours_reach_a_terminal_and_nothing_else_does() {
+        let mut splitter = LineSplitter::default();
+        for (printed, expected) in [
+            (&b"\x1b[1;31mred"[..], "\u{1b}[1;31mred\u{1b}[0m"),
+            (b"\x1b[38:2::1:2:3mx\x1b[m", "\u{1b}[38:2::1:2:3mx\u{1b}[m\u{1b}[0m"),
+            (b"none", "none"),
+            // Clears the screen, sets the title, asks the terminal something, and is cut off.
+            (b"\x1b[2J", "\\u{1b}[2J"),
+            (b"\x1b]0;title\x07", "\\u{1b}]0;title\\u{7}"),
+            (b"\x1b[6n\x1b[>1m", "\\u{1b}[6n\\u{1b}[>1m"),
+            (b"\x1b[31", "\\u{1b}[31"),
+            (b"\x1b", "\\u{1b}"),
+        ] {
+            let line = split(&mut splitter, &[printed, b"\n"].concat()).concat();
+            assert_eq!(coloured(&line), expected);
+        }
     }
 
     #[test]

@@ -1,51 +1,88 @@
-//! Output that goes to a file on disk, which the worker itself writes.
+//! The last lines of output that goes to a file on disk, which a worker of an earlier release writes
+//! itself; and a file on disk that is written here.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rustix::fs::{FileType, Mode, OFlags};
 
 use super::error::{ProcessError, ProcessOperation, errno_from};
-use super::output::{LAST_BYTES, Output, OutputReader};
+use super::lines::LineSplitter;
+use super::output::{LAST_BYTES, OutputReader};
 use crate::netlink::Errno;
 
-impl Output {
-    /// Opens a file on disk at its end, or makes it (mode 0640, less what the umask takes), for the
-    /// worker to write to: nobody stands between the two, so nothing is lost whoever ends, and
-    /// nobody is held up by what others write. Its name does not lead further: it is no symbolic
-    /// link.
-    ///
-    /// It has to be there for as long as the worker runs. Renaming or truncating it (logrotate's
-    /// `copytruncate`) is harmless: it is written at its end only (`O_APPEND`).
-    ///
-    /// # Errors
-    /// [`ProcessError::Output`], which names the file: `ELOOP` if it is a symbolic link, `EINVAL`
-    /// if it is something else than a file, and those of open(2).
-    pub(crate) fn append_to(path: &Path) -> Result<Self, ProcessError> {
-        let label = path.display().to_string();
-        let failed = |errno| ProcessError::Output {
-            label: label.clone(),
-            operation: ProcessOperation::OpenLog,
-            errno,
-        };
-        // Read for the last lines. Neither a pipe nor a terminal that somebody has put there is
-        // waited for, or becomes ours.
-        let flags = OFlags::RDWR
-            | OFlags::APPEND
-            | OFlags::CREATE
-            | OFlags::CLOEXEC
-            | OFlags::NOFOLLOW
-            | OFlags::NOCTTY
-            | OFlags::NONBLOCK;
-        let mode = Mode::from_raw_mode(0o640);
-        let file = rustix::fs::open(path, flags, mode).map_err(|it| failed(errno_from(it)))?;
-        let stat = rustix::fs::fstat(&file).map_err(|it| failed(errno_from(it)))?;
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return Err(failed(Errno::EINVAL));
-        }
-        rustix::fs::fcntl_setfl(&file, OFlags::APPEND).map_err(|it| failed(errno_from(it)))?;
-        let begin = u64::try_from(stat.st_size).unwrap_or(0);
-        Ok(Self { file, label, log_begin: Some(begin) })
+/// Opens a file on disk at its end, or makes it (mode 0640, less what the umask takes). Its name does
+/// not lead further: it is no symbolic link. It is written at its end only (`O_APPEND`), whoever else
+/// writes to it or truncates it.
+///
+/// # Errors
+/// [`ProcessError::Output`], which names the file: `ELOOP` if it is a symbolic link, `EINVAL` if it is
+/// something else than a file, and those of open(2).
+pub(crate) fn open_log(path: &Path) -> Result<OwnedFd, ProcessError> {
+    let failed = |errno| ProcessError::Output {
+        label: path.display().to_string(),
+        operation: ProcessOperation::OpenLog,
+        errno,
+    };
+    // Neither a pipe nor a terminal that somebody has put there is waited for, or becomes ours.
+    let flags = OFlags::WRONLY
+        | OFlags::APPEND
+        | OFlags::CREATE
+        | OFlags::CLOEXEC
+        | OFlags::NOFOLLOW
+        | OFlags::NOCTTY
+        | OFlags::NONBLOCK;
+    let mode = Mode::from_raw_mode(0o640);
+    let file = rustix::fs::open(path, flags, mode).map_err(|it| match it {
+        // A pipe that nobody reads.
+        rustix::io::Errno::NXIO => failed(Errno::EINVAL),
+        it => failed(errno_from(it)),
+    })?;
+    let stat = rustix::fs::fstat(&file).map_err(|it| failed(errno_from(it)))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(failed(Errno::EINVAL));
     }
+    rustix::fs::fcntl_setfl(&file, OFlags::APPEND).map_err(|it| failed(errno_from(it)))?;
+    Ok(file)
+}
+
+/// The last lines of a file on disk, of so many bytes at most.
+///
+/// # Errors
+/// [`ProcessError::Output`], which names the file: it cannot be opened or read, or is no file.
+pub(crate) fn last_lines_of(path: &Path, bytes: usize) -> Result<Vec<String>, ProcessError> {
+    let label = path.display().to_string();
+    let failed = |operation| {
+        let label = label.clone();
+        move |errno| ProcessError::Output { label, operation, errno: errno_from(errno) }
+    };
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file =
+        rustix::fs::open(path, flags, Mode::empty()).map_err(failed(ProcessOperation::OpenLog))?;
+    let stat = rustix::fs::fstat(&file).map_err(failed(ProcessOperation::OpenLog))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(failed(ProcessOperation::OpenLog)(rustix::io::Errno::INVAL));
+    }
+    let size = u64::try_from(stat.st_size).unwrap_or(0);
+    let from = size.saturating_sub(bytes as u64);
+    let mut buffer = vec![0; usize::try_from(size - from).unwrap_or(bytes)];
+    let mut length = 0;
+    while length < buffer.len() {
+        let at = from + length as u64;
+        match rustix::io::pread(&file, &mut buffer[length..], at) {
+            Ok(0) => break,
+            Ok(count) => length += count,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(failed(ProcessOperation::ReadLog)(errno)),
+        }
+    }
+    let (mut splitter, mut lines) = (LineSplitter::default(), Vec::new());
+    if from > 0 {
+        splitter.skip_to_next_line();
+    }
+    splitter.push(&buffer[..length], |line| lines.push(line));
+    lines.extend(splitter.start_anew());
+    Ok(lines)
 }
 
 impl OutputReader {
@@ -88,14 +125,20 @@ mod tests {
 
     use super::*;
 
+    /// A file on disk, as a worker of an earlier release writes to it itself, and what reads it.
+    fn written_by_worker(path: &Path) -> (fs::File, OutputReader) {
+        let options = || fs::File::options().read(true).append(true).create(true).to_owned();
+        let worker = options().open(path).unwrap();
+        let reader = OutputReader::from_descriptor(options().open(path).unwrap().into(), "web");
+        (worker, reader.unwrap())
+    }
+
     #[test]
-    fn the_worker_writes_at_the_end_of_the_file_and_its_last_lines_are_known() {
+    fn the_last_lines_of_a_worker_that_writes_itself_are_known() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("web.log");
         fs::write(&path, "of an earlier worker\n").unwrap();
-        let output = Output::append_to(&path).unwrap();
-        let mut worker = fs::File::from(output.writer().unwrap());
-        let mut reader = output.into_reader();
+        let (mut worker, mut reader) = written_by_worker(&path);
         write!(worker, "one\ntwo\nthr").unwrap();
         assert_eq!(reader.poll(1000).unwrap(), [], "nothing is passed on");
         reader.read_last_lines().unwrap();
@@ -115,9 +158,7 @@ mod tests {
     #[test]
     fn of_much_output_whole_lines_at_its_end_are_kept() {
         let directory = tempfile::tempdir().unwrap();
-        let output = Output::append_to(&directory.path().join("web.log")).unwrap();
-        let mut worker = fs::File::from(output.writer().unwrap());
-        let mut reader = output.into_reader();
+        let (mut worker, mut reader) = written_by_worker(&directory.path().join("web.log"));
         for number in 0..100 {
             writeln!(worker, "{number:01000}").unwrap();
         }
@@ -131,16 +172,16 @@ mod tests {
     fn what_is_no_file_is_refused_by_its_name() {
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name);
-        let errno = |name: &str| Output::append_to(&path(name)).unwrap_err().errno().unwrap();
+        let errno = |name: &str| open_log(&path(name)).unwrap_err().errno().unwrap();
         symlink(path("elsewhere"), path("link")).unwrap();
         assert_eq!(errno("link"), Errno::ELOOP);
         assert!(!path("elsewhere").exists());
         nix::unistd::mkfifo(&path("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
         assert_eq!(errno("pipe"), Errno::EINVAL);
         assert_eq!(errno("missing/web.log"), Errno::ENOENT);
-        let error = Output::append_to(&path("missing/web.log")).unwrap_err().to_string();
+        let error = open_log(&path("missing/web.log")).unwrap_err().to_string();
         assert!(error.contains("missing/web.log: cannot open the log: ENOENT"), "{error}");
-        Output::append_to(&path("new")).unwrap();
+        open_log(&path("new")).unwrap();
         let mode = fs::metadata(path("new")).unwrap().permissions().mode();
         assert_eq!(mode & 0o137, 0, "neither the group nor others write it: {mode:o}");
     }

@@ -14,7 +14,7 @@
 //! [`keep_only_capabilities`] is for a program that is to have no more privilege than it needs.
 //!
 //! What a worker prints goes to an [`Output`], a file in memory rather than a pipe, so that it
-//! keeps on serving when the master ends; or to a file on disk.
+//! keeps on serving when the master ends, and when nobody reads.
 //!
 //! A [`Leader`] is a process that was there before: what it says of itself may prove that it is a
 //! worker of an earlier master, and then it is adopted as a [`Child`].
@@ -74,6 +74,7 @@ mod sockets;
 mod spawn;
 mod stat;
 mod stock_tool;
+mod stream;
 mod trace;
 
 pub(crate) use accepting::{AcceptLooker, AcceptState};
@@ -89,8 +90,10 @@ pub(crate) use impersonation::{with_group, with_ids};
 pub(crate) use leader::{Leader, PortHolders};
 pub(crate) use limits::{LimitedResource, ResourceLimit, allow_nice, own_nice};
 pub use limits::{allow_nice_back, raise_descriptor_limit};
+pub(crate) use lines::{coloured, plain};
 pub(crate) use listening::somaxconn;
 pub use listening::{Endpoint, HeldSocket, passed_sockets};
+pub(crate) use log_file::{last_lines_of, open_log};
 pub use memory::MemoryWatch;
 pub(crate) use memory::{Bytes, Size};
 pub(crate) use notify::{NotifyMessage, NotifySocket, Received};
@@ -114,6 +117,7 @@ pub use sockets::{Connection, ConnectionState, Connections, Sockets};
 pub(crate) use spawn::Spawn;
 pub(crate) use stat::{is_shown, is_stopped};
 pub(crate) use stock_tool::run_stock_tool;
+pub(crate) use stream::{FIRST_PAUSE, LONGEST_PAUSE, is_journal, write_all};
 pub use trace::adopt_orphans;
 pub(crate) use trace::{Marked, Remaining, Remnants, Trace, adopts_orphans, reap_orphans};
 

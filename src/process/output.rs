@@ -7,7 +7,7 @@ use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SeekFrom};
 
 use super::error::{ProcessError, ProcessOperation, errno_from, errno_of};
 use super::impersonation::with_ids_of;
-use super::lines::LineSplitter;
+use super::lines::{LineSplitter, plain};
 use crate::netlink::Errno;
 
 /// What the kernel calls our files in `/proc/PID/fd`, before the label.
@@ -33,8 +33,7 @@ const PAGE: u64 = PAGE_LEN as u64;
 const LAST_LINES: usize = 20;
 pub(super) const LAST_BYTES: usize = 16 * 1024;
 
-/// Where a worker's standard output and error go: a file in memory (`memfd_create(2)`), or one on disk
-/// ([`Self::append_to`]).
+/// Where a worker's standard output and error go: a file in memory (`memfd_create(2)`).
 ///
 /// Not a pipe: a pipe whose reader has ended kills its writer by `SIGPIPE`, and one that is not
 /// read blocks it when 64 KiB are full; but workers go on serving while no master runs. A write to
@@ -46,8 +45,6 @@ pub(super) const LAST_BYTES: usize = 16 * 1024;
 pub(crate) struct Output {
     pub(super) file: OwnedFd,
     pub(super) label: String,
-    /// The length of a file on disk when it was opened; none for one in memory.
-    pub(super) log_begin: Option<u64>,
 }
 
 impl Output {
@@ -60,7 +57,7 @@ impl Output {
         let label = label.into();
         let file = create_memfd(&memfd_name(&label));
         match file {
-            Ok(file) => Ok(Self { file, label, log_begin: None }),
+            Ok(file) => Ok(Self { file, label }),
             Err(errno) => {
                 Err(ProcessError::Output { label, operation: ProcessOperation::CreateMemfd, errno })
             }
@@ -74,8 +71,7 @@ impl Output {
 
     /// The reading end, once the worker was started. The file lives as long as anyone has it open.
     pub(crate) fn into_reader(self) -> OutputReader {
-        let log_begin = self.log_begin;
-        OutputReader { log_begin, ..OutputReader::new(self.file, self.label) }
+        OutputReader::new(self.file, self.label)
     }
 }
 
@@ -83,7 +79,8 @@ impl Output {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum OutputItem {
     /// A line without its end, at most 8 KiB of it (a longer one comes in parts), with control
-    /// characters escaped.
+    /// characters escaped but those that set colours: [`plain`](super::plain) and
+    /// [`coloured`](super::coloured) make text of it that can be shown.
     Line(String),
     /// The worker printed faster than was read: so many bytes were dropped.
     Skipped {
@@ -151,8 +148,8 @@ impl OutputReader {
     }
 
     /// The output of a worker that another master has read, by the descriptor of the file. `label`
-    /// says whose output it is. Of a file on disk ([`Output::append_to`]) the last lines are those from
-    /// now on.
+    /// says whose output it is. Of a file on disk, to which the workers of earlier releases write
+    /// themselves, the last lines are those from now on.
     ///
     /// # Errors
     /// The file cannot be inspected.
@@ -218,8 +215,8 @@ impl OutputReader {
         Ok(printed)
     }
 
-    /// The last lines that were read, the oldest first: at most 20, of 16 KiB together (but always
-    /// one).
+    /// The last lines that were read, the oldest first, without those that are empty: at most 20, of 16
+    /// KiB together (but always one).
     pub(crate) fn last_lines(&self) -> impl ExactSizeIterator<Item = &str> {
         self.last.iter().map(String::as_str)
     }
@@ -314,8 +311,13 @@ impl OutputReader {
     }
 
     pub(super) fn keep(&mut self, line: &str) {
-        self.last.push_back(line.to_owned());
+        // A line that says nothing is none of those that tell why a worker has ended.
+        let line = plain(line.trim_end());
+        if line.is_empty() {
+            return;
+        }
         self.last_bytes += line.len();
+        self.last.push_back(line.into_owned());
         while self.last.len() > LAST_LINES || self.last_bytes > LAST_BYTES && self.last.len() > 1 {
             let dropped = self.last.pop_front().map_or(0, |line| line.len());
             self.last_bytes -= dropped;
@@ -411,6 +413,14 @@ mod tests {
         assert_eq!(lines(reader.finish().unwrap()), ["three"]);
         assert_eq!(reader.finish().unwrap(), []);
         assert_eq!(reader.last_lines().collect::<Vec<_>>(), ["one", "two", "three"]);
+    }
+
+    #[test]
+    fn lines_that_say_nothing_are_none_of_the_last_lines() {
+        let (mut worker, mut reader) = pair();
+        worker.write_all(b"\n  \nerror: no config  \n\t\n\n").unwrap();
+        assert_eq!(reader.poll(1 << 20).unwrap().len(), 5);
+        assert!(reader.last_lines().eq(["error: no config"]));
     }
 
     #[test]

@@ -63,7 +63,7 @@ impl Worker {
 
     fn take(&mut self, printed: Vec<OutputItem>) {
         self.lines.extend(printed.into_iter().map(|printed| match printed {
-            OutputItem::Line(line) => line,
+            OutputItem::Line(line) => plain(&line).into_owned(),
             OutputItem::Skipped { bytes } => panic!("{bytes} bytes skipped"),
         }));
     }

@@ -6,6 +6,7 @@ mod counters;
 mod error_reply;
 mod event;
 mod event_record;
+mod log_line;
 mod outcome;
 mod probation;
 mod progress;
@@ -21,6 +22,7 @@ mod stats;
 mod status;
 mod table;
 mod timestamp;
+mod utc;
 mod worker;
 
 pub(crate) use columns::{Align, Columns};
@@ -30,6 +32,8 @@ pub use event::{EndReason, Event, MemoryOf, ReplaceReason, ReplaceReasonKind};
 pub(crate) use event_record::EventRecord;
 #[cfg(test)]
 pub(crate) use event_record::WORKERS_LIMIT;
+pub use log_line::LogsShown;
+pub(crate) use log_line::{LogLine, LogsRequest};
 pub use outcome::{
     Cleared, OnTrial, OrphansEnded, Outcome, Reloaded, Restarted, Retired, RolledBack, Scaled,
     Stopped,
@@ -57,7 +61,9 @@ pub(crate) use snapshot::{
 pub use stats::{Stats, WorkerStats};
 pub use status::{
     ConntrackFill, Explanation, ForeignChain, Orphan, PartitionKind, RuleWriter, SCHEMA, Status,
-    Trial, WorkerHealth, WorkerStatus,
+    Trial, WaitingSeat, WorkerHealth, WorkerStatus,
 };
+pub(crate) use table::counted;
 pub use timestamp::Timestamp;
+pub(crate) use utc::utc;
 pub use worker::{Exit, FailureCause, NotReady, Unhealthy, WorkerFailure, WorkerId, WorkerState};

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Explanation, Status};
+use super::{Explanation, LogsShown, Status};
 use crate::plan::{Generation, Seat};
 
 /// The outcome of a request that was carried out.
@@ -32,6 +32,8 @@ pub enum Outcome {
     Explained(Explanation),
     /// The outcome of `Request::EndOrphans`.
     OrphansEnded(OrphansEnded),
+    /// The outcome of `Request::Logs`, after the last line.
+    Logs(LogsShown),
     /// The outcome of `Request::Events`, after the last event: the master ends.
     EventsOver,
 }

@@ -127,7 +127,12 @@ impl fmt::Display for Progress {
             Self::Swapped { generation } => {
                 write!(f, "generation {generation} is in force; now the retired workers are ended")
             }
-            Self::Clearing { left, of } => write!(f, "{left} of {of} retired workers are left"),
+            Self::Clearing { left, of } => {
+                let (are, s) =
+                    (if *left == 1 { "is" } else { "are" }, if *of == 1 { "" } else { "s" });
+                write!(f, "{left} of {of} retired worker{s} {are} left")
+            }
+            Self::Draining { workers: 1 } => f.write_str("1 worker is left to drain"),
             Self::Draining { workers } => write!(f, "{workers} workers are left to drain"),
         }
     }

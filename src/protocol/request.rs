@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::LogsRequest;
 use crate::plan::{Seat, Share};
 
 /// A request of an operator. In JSON it is an object whose `command` is the [name](Self::name).
@@ -21,6 +22,8 @@ pub(crate) enum Request {
     },
     /// A subscription to events, until the master ends.
     Events,
+    /// The last lines that workers have printed, and those that they print from now on.
+    Logs(LogsRequest),
     /// The end of the [orphans](super::Orphan) of the status.
     EndOrphans,
     /// The handover to the master that asks.
@@ -108,6 +111,7 @@ impl Request {
             Self::Status => "status",
             Self::Explain { .. } => "explain",
             Self::Events => "events",
+            Self::Logs(_) => "logs",
             Self::EndOrphans => "end_orphans",
             Self::Handover { .. } => "takeover",
             Self::Command(request) => request.command.name(),

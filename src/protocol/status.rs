@@ -105,8 +105,37 @@ pub struct Status {
     /// The seats that get no worker for now, since they lost too many of late.
     #[serde(default)]
     pub given_up: Vec<u16>,
+    /// Seats without a worker that serves or gets ready, at most [`WaitingSeat::MOST`].
+    #[serde(default)]
+    pub waiting: Vec<WaitingSeat>,
     /// All workers by seat, also those of older generations that have not ended yet.
     pub workers: Vec<WorkerStatus>,
+}
+
+/// A seat that has no worker now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct WaitingSeat {
+    /// The seat.
+    pub seat: Seat,
+    /// Seconds until its next worker is started, at the latest; 0: it is its turn as soon as those before it
+    /// have started. None if that is not known.
+    pub next_try: Option<f64>,
+    /// What became of its last worker, for display, at most [`Self::REASON_LEN`] characters; none if it has
+    /// had none.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// How often this master has replaced a worker of the seat that was lost.
+    #[serde(default)]
+    pub restarts: u64,
+}
+
+impl WaitingSeat {
+    /// The most of them in a [`Status`], which is to fit into a line.
+    pub const MOST: usize = 64;
+
+    /// The most characters of a reason.
+    pub const REASON_LEN: usize = 120;
 }
 
 /// A generation that some of the clients get, until it is promoted or rolled back.
@@ -260,6 +289,15 @@ pub struct WorkerStatus {
     /// of those that they have waited for. None if that is not known.
     #[serde(default)]
     pub processor: Option<f64>,
+    /// How often this master has replaced a worker of its seat that was lost; 0 for one that is not live
+    /// and does not get ready.
+    #[serde(default)]
+    pub restarts: u64,
+    /// What became of the worker that the seat has lost last, or why it was replaced, for display, at most
+    /// [`WaitingSeat::REASON_LEN`] characters; none if it has lost none while this master runs, or for one
+    /// that is not live and does not get ready.
+    #[serde(default)]
+    pub last_loss: Option<String>,
 }
 
 /// Whether a worker answers.

@@ -1,26 +1,100 @@
 //! A status as text. Pure.
 
+use std::collections::BTreeSet;
+
 use super::{
-    Align, Columns, ConntrackFill, ForeignChain, Orphan, Probation, Status, Trial, WorkerHealth,
-    WorkerState, WorkerStatus,
+    Align, Columns, ConntrackFill, ForeignChain, Orphan, Probation, Status, Trial, WaitingSeat,
+    WorkerHealth, WorkerState, WorkerStatus,
 };
 
 impl Status {
-    /// The status as text, as `ipcluster status` prints it: a head about the cluster, then one line a
-    /// worker, by seat. For people: what is to be parsed is the JSON.
+    /// The status as text, as `ipcluster status` prints it, in 80 columns: a head about the cluster, then
+    /// one line a worker, by seat, and one for each seat that waits for its next worker; below it what became
+    /// of the last one. For people: what is to be parsed is the JSON.
     pub fn table(&self) -> String {
-        let mut workers: Vec<&WorkerStatus> = self.workers.iter().collect();
-        workers.sort_by_key(|worker| {
-            let newest_first = std::cmp::Reverse(worker.generation);
-            (worker.seat, newest_first, worker.state, worker.pid)
+        let mut rows = vec![(NARROW_HEADER.map(str::to_owned), None)];
+        let mut waiting: Vec<&WaitingSeat> = self.waiting.iter().collect();
+        waiting.sort_by_key(|waiting| std::cmp::Reverse(waiting.seat));
+        for worker in self.by_seat() {
+            while let Some(before) = waiting.pop_if(|waiting| waiting.seat < worker.seat) {
+                rows.push(self.waiting_row(before));
+            }
+            rows.push((narrow_row(worker), worker.last_loss.as_deref().map(last_loss)));
+        }
+        rows.extend(waiting.into_iter().rev().map(|waiting| self.waiting_row(waiting)));
+        let columns = Columns::fitting(NARROW_ALIGNS, 2, rows.iter().map(|(row, _)| row));
+        let lines = rows.iter().map(|(row, note)| {
+            let note = note.iter().map(|note| format!("      {note}\n"));
+            columns.line(row) + &note.collect::<String>()
         });
+        head(self) + "\n" + &lines.collect::<String>()
+    }
+
+    /// As [`Self::table`], with all columns, as `ipcluster status --wide` prints it.
+    pub fn wide_table(&self) -> String {
+        let workers = self.by_seat();
         let header = HEADER.map(str::to_owned);
         let rows: Vec<_> = std::iter::once(header).chain(workers.into_iter().map(row)).collect();
         let columns = Columns::fitting(ALIGNS, 2, rows.iter());
         let lines = rows.iter().map(|row| columns.line(row));
         head(self) + "\n" + &lines.collect::<String>()
     }
+
+    /// What workers of before finish, in words; `None` where nothing drains.
+    #[cfg(feature = "cli")]
+    pub(crate) fn draining(&self) -> Option<String> {
+        draining(self)
+    }
+
+    fn by_seat(&self) -> Vec<&WorkerStatus> {
+        let mut workers: Vec<&WorkerStatus> = self.workers.iter().collect();
+        workers.sort_by_key(|worker| {
+            let newest_first = std::cmp::Reverse(worker.generation);
+            (worker.seat, newest_first, worker.state, worker.pid)
+        });
+        workers
+    }
+
+    fn waiting_row(&self, waiting: &WaitingSeat) -> ([String; NARROW_COLUMNS], Option<String>) {
+        let WaitingSeat { seat, next_try, reason, restarts } = waiting;
+        let state = if self.given_up.contains(&seat.0) { "given up" } else { "waiting" };
+        let dash = || "-".to_owned();
+        let row = [
+            seat.to_string(),
+            state.to_owned(),
+            dash(),
+            dash(),
+            dash(),
+            dash(),
+            dash(),
+            dash(),
+            restarts.to_string(),
+        ];
+        let next = match next_try {
+            Some(seconds) if *seconds >= 1.0 => format!("next try in {}", uptime(seconds.ceil())),
+            Some(_) => "next try now".to_owned(),
+            None => "not started yet".to_owned(),
+        };
+        let note =
+            reason.as_deref().map_or(next.clone(), |it| format!("{next}; the last one {it}"));
+        (row, Some(note))
+    }
 }
+
+fn last_loss(reason: &str) -> String {
+    format!("the one before {reason}")
+}
+
+const NARROW_COLUMNS: usize = 9;
+
+const NARROW_HEADER: [&str; NARROW_COLUMNS] =
+    ["SEAT", "STATE", "GEN", "PID", "CONNS", "QUEUED", "MEMORY", "UPTIME", "RESTARTS"];
+
+const NARROW_ALIGNS: [Align; NARROW_COLUMNS] = {
+    let mut aligns = [Align::Right; NARROW_COLUMNS];
+    aligns[1] = Align::Left;
+    aligns
+};
 
 const COLUMNS: usize = 12;
 
@@ -60,7 +134,8 @@ fn head(status: &Status) -> String {
     if !status.given_up.is_empty() {
         let seats: Vec<String> = status.given_up.iter().map(u16::to_string).collect();
         head.push_str(&format!(
-            "given up   seats {}: lost too many workers of late\n",
+            "given up   {} {}: lost too many workers of late\n",
+            if seats.len() == 1 { "seat" } else { "seats" },
             seats.join(", ")
         ));
     }
@@ -79,10 +154,47 @@ fn head(status: &Status) -> String {
     if status.returns > 0 {
         head.push_str(&format!("returns    {}, after probations that failed\n", status.returns));
     }
+    if let Some(draining) = draining(status) {
+        head.push_str(&format!("draining   {draining}\n"));
+    }
     if let Some(trial) = &status.trial {
         head.push_str(&format!("trial      {}\n", on_trial(trial, status.slots)));
     }
     head
+}
+
+/// The connections that workers of before finish: how many, with whom, and for how long.
+fn draining(status: &Status) -> Option<String> {
+    let is_draining =
+        |it: &&WorkerStatus| matches!(it.state, WorkerState::Retired | WorkerState::Dying);
+    let workers: Vec<&WorkerStatus> =
+        status.workers.iter().filter(is_draining).filter(|worker| !worker.standby).collect();
+    let oldest = workers
+        .iter()
+        .filter_map(|it| it.retired)
+        .fold(None, |oldest: Option<f64>, it| Some(oldest.map_or(it, |oldest| oldest.max(it))));
+    let connections: u64 = workers.iter().filter_map(|it| it.connections).map(u64::from).sum();
+    let generations: BTreeSet<_> = workers.iter().map(|it| it.generation).collect();
+    let generations: Vec<String> = generations.iter().map(ToString::to_string).collect();
+    let of = if generations.len() == 1 { "generation" } else { "generations" };
+    let oldest = oldest.map_or(String::new(), |oldest| format!(", since {}", uptime(oldest)));
+    let count = u64::try_from(workers.len()).unwrap_or(u64::MAX);
+    (!workers.is_empty()).then(|| {
+        format!(
+            "{} with {} of {of} {}{oldest}",
+            counted(connections, "connection"),
+            counted(count, "worker"),
+            generations.join(", ")
+        )
+    })
+}
+
+/// A number of things, in words.
+pub(crate) fn counted(count: u64, what: &str) -> String {
+    match count {
+        1 => format!("1 {what}"),
+        many => format!("{many} {what}s"),
+    }
 }
 
 fn on_trial(trial: &Trial, slots: u32) -> String {
@@ -109,7 +221,10 @@ fn on_probation(probation: &Probation) -> String {
     };
     let kept = match generation == before {
         true => String::new(),
-        false => format!("; {standby} workers of generation {before} on standby"),
+        false => {
+            let workers = counted(u64::from(*standby), "worker");
+            format!("; {workers} of generation {before} on standby")
+        }
     };
     format!("generation {generation}, {left}, {failures}{kept}")
 }
@@ -150,6 +265,24 @@ fn conntrack(fill: ConntrackFill) -> String {
         0 => format!("conntrack  {entries} entries\n"),
         _ => format!("conntrack  {entries} of {limit} entries, {percent} %{warning}\n"),
     }
+}
+
+fn narrow_row(worker: &WorkerStatus) -> [String; NARROW_COLUMNS] {
+    let or_dash = |number: Option<u64>| number.map_or("-".to_owned(), |number| number.to_string());
+    [
+        worker.seat.to_string(),
+        state(worker),
+        worker.generation.to_string(),
+        or_dash(worker.pid.map(u64::from)),
+        or_dash(worker.connections.map(u64::from)),
+        or_dash(worker.queued.map(u64::from)),
+        worker.memory.map_or("-".to_owned(), amount),
+        worker.pid.map_or("-".to_owned(), |_| uptime(worker.uptime)),
+        match worker.state {
+            WorkerState::Live | WorkerState::Starting => worker.restarts.to_string(),
+            _ => "-".to_owned(),
+        },
+    ]
 }
 
 fn row(worker: &WorkerStatus) -> [String; COLUMNS] {
@@ -261,13 +394,67 @@ listeners  0.0.0.0:80/tcp [::]:443/tcp
 engine     redirect
 partition  hash, 1024 slots
 conntrack  900 of 1000 entries, 90 %: nearly full, raise net.netfilter.nf_conntrack_max
+draining   1 connection with 1 worker of generation 2
 
 SEAT  SLOTS  STATE     GENERATION   PID  CONNECTIONS  QUEUED  HALF-OPEN  TOTAL    MEMORY    UPTIME  PORTS
    0    512  live               3  4242          120       3          1  48151  70.0 MiB  1min 13s  1:1 2:2 3:3 4:4 +2
    0      0  retired            2   999            1       -          -      -         -    1d 01h  80:20000 443:20001
    1      0  starting           3     -            -       -          -      -         -         -  80:20006 443:20007
 ";
-        assert_eq!(status().table(), expected);
+        assert_eq!(status().wide_table(), expected);
+    }
+
+    #[test]
+    fn in_80_columns_every_seat_has_a_row_also_one_that_waits() {
+        let mut status = status();
+        let waiting = |seat, next_try, reason: Option<&str>, restarts| WaitingSeat {
+            seat: Seat(seat),
+            next_try,
+            reason: reason.map(str::to_owned),
+            restarts,
+        };
+        status.waiting = vec![
+            waiting(3, None, None, 0),
+            waiting(2, Some(3.2), Some("exited with status 1 before it was in force"), 17),
+        ];
+        status.workers[2].last_loss = Some("was ended by SIGKILL, 2.0s after it was ready".into());
+        status.workers[2].restarts = 1;
+        status.workers[1].retired = Some(12.7);
+        let expected = "\
+SEAT  STATE        GEN   PID  CONNS  QUEUED    MEMORY    UPTIME  RESTARTS
+   0  live           3  4242    120       3  70.0 MiB  1min 13s         1
+      the one before was ended by SIGKILL, 2.0s after it was ready
+   0  retired 12s    2   999      1       -         -    1d 01h         -
+   1  starting       3     -      -       -         -         -         0
+   2  waiting        -     -      -       -         -         -        17
+      next try in 4s; the last one exited with status 1 before it was in force
+   3  waiting        -     -      -       -         -         -         0
+      not started yet
+";
+        let table = status.table();
+        let (head, rows) = table.split_once("\n\n").unwrap();
+        assert_eq!(rows, expected);
+        let expected = "draining   1 connection with 1 worker of generation 2, since 12s";
+        assert!(head.contains(expected), "{head}");
+        assert!(rows.lines().all(|line| line.chars().count() <= 80));
+        status.given_up = vec![2];
+        assert!(status.table().contains("   2  given up "), "{}", status.table());
+    }
+
+    #[test]
+    fn the_widest_usual_row_fits_into_80_columns() {
+        let mut status = status();
+        let worker = &mut status.workers[2];
+        worker.generation = Generation(9999);
+        worker.pid = Some(4_194_304);
+        worker.connections = Some(99_999);
+        worker.memory = Some(1023 << 20);
+        worker.uptime = 3600.0 * 24.0 * 399.0;
+        worker.restarts = 99_999;
+        worker.health = WorkerHealth::Silent;
+        let table = status.table();
+        let rows = table.split_once("\n\n").unwrap().1;
+        assert!(rows.lines().all(|line| line.chars().count() <= 80), "{rows}");
     }
 
     #[test]
@@ -291,8 +478,10 @@ repairs    2, the last after changes by nft (pid 77)
 foreign    table ip nat, chain PREROUTING (prerouting, priority -150): rule 9 of chain DOCKER may map \
 connections to 0.0.0.0:80/tcp before us
 ";
-        assert_eq!(head(&status), facts(&status) + expected);
+        assert_eq!(head(&status), facts(&status) + expected + DRAINING);
     }
+
+    const DRAINING: &str = "draining   1 connection with 1 worker of generation 2\n";
 
     #[test]
     fn a_generation_on_trial_stands_in_the_head() {
@@ -308,7 +497,7 @@ connections to 0.0.0.0:80/tcp before us
             ),
         ] {
             status.trial = trial;
-            assert_eq!(head(&status), facts(&status) + expected);
+            assert_eq!(head(&status), facts(&status) + DRAINING + expected);
         }
     }
 
@@ -317,7 +506,7 @@ connections to 0.0.0.0:80/tcp before us
         let mut status = status();
         status.given_up = vec![1, 3];
         let expected = "given up   seats 1, 3: lost too many workers of late\n";
-        assert_eq!(head(&status), facts(&status) + expected);
+        assert_eq!(head(&status), facts(&status) + expected + DRAINING);
         for worker in &mut status.workers {
             worker.leaving = Some(ReplaceReasonKind::Lag);
         }

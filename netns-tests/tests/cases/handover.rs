@@ -376,7 +376,7 @@ fn orphaned(lab: &Lab) {
     assert!(status.contains(&format!("\"orphans\":[{{\"pid\":{daemon},\"seat\":0")), "{status}");
     // Only at somebody's wish does it end.
     let answer = cluster.succeed("clear-retired", &["--orphans"]);
-    assert!(answer.contains("1 orphans were asked to end"), "{answer}");
+    assert!(answer.contains("1 orphan was asked to end"), "{answer}");
     wait_until("its end", Duration::from_secs(8), || !is_alive(daemon));
     assert!(is_alive(worker));
 }

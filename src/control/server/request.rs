@@ -4,7 +4,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::control::Reply;
 use crate::protocol::Refusal;
-use crate::protocol::{EventRecord, Outcome, Request};
+use crate::protocol::{EventRecord, LogLine, Outcome, Request};
 
 /// A request of an operator, and where its answer goes.
 #[derive(Debug)]
@@ -51,7 +51,8 @@ impl ReplyReceiver {
     }
 }
 
-/// Answers one [`ReceivedRequest`]. Nothing in it but [`Self::event`] waits, and nothing fails: a peer
+/// Answers one [`ReceivedRequest`]. Nothing in it but [`Self::event`] and
+/// [`Self::lines`] waits, and nothing fails: a peer
 /// that is slow misses some of the progress, and one that is gone misses all. Dropped without an
 /// answer, it tells the peer that there will be none.
 #[derive(Debug)]
@@ -71,6 +72,12 @@ impl Responder {
     /// has dropped it.
     pub(crate) async fn event(&self, event: EventRecord) -> bool {
         self.progress.send(Reply::Event(event)).await.is_ok()
+    }
+
+    /// Sends lines of workers. Waits while the peer is slow; `false` if it is gone, or so slow that the
+    /// server has dropped it.
+    pub(crate) async fn lines(&self, lines: Vec<LogLine>) -> bool {
+        lines.is_empty() || self.progress.send(Reply::Lines(lines)).await.is_ok()
     }
 
     /// Sends the answer, or the reason why there is none.

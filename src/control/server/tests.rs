@@ -106,6 +106,8 @@ fn reloaded() -> Outcome {
 /// A status that does not fit into one line.
 fn status() -> Status {
     let worker = |seat| WorkerStatus {
+        restarts: 0,
+        last_loss: None,
         retired: None,
         private_ports: Vec::new(),
         number: None,
@@ -129,6 +131,7 @@ fn status() -> Status {
         half_open: None,
     };
     Status {
+        waiting: Vec::new(),
         schema: crate::protocol::SCHEMA,
         name: name("web"),
         pid: 1,

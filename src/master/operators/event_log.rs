@@ -5,6 +5,7 @@ use tokio::sync::broadcast;
 use super::events::Subscribers;
 use super::metrics::Metrics;
 use crate::control::Responder;
+use crate::master::clock::Clock;
 use crate::plan::{ClusterName, Generation};
 use crate::protocol::{Event, Exit};
 
@@ -41,7 +42,7 @@ impl EventLog {
 
     /// Tells all that something happened.
     pub(super) fn announce(&mut self, event: Event) {
-        self.metrics.note(&event);
+        self.metrics.note(&event, Clock.now());
         log(&event);
         // Nobody listens.
         let _ = self.sender.send(event);

@@ -1,15 +1,15 @@
 //! What the master tells operators: status, explanations, refusals.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::master::operators::metrics::Metrics;
+use crate::master::operators::metrics::{Metrics, SeatHistory};
 use crate::nft::ConntrackUsage;
 use crate::plan::{Listeners, Plan, Port, Protocol, Route, Seat};
 use crate::protocol::{
     ConntrackFill, Explanation, ForeignChain, Refusal, ReplaceReason, SCHEMA, Status, Timestamp,
-    WorkerHealth, WorkerId, WorkerState, WorkerStatus,
+    WaitingSeat, WorkerHealth, WorkerId, WorkerState, WorkerStatus,
 };
 use crate::ruleset::CounterValue;
 use crate::supervisor::{Sockets, Supervisor, Worker};
@@ -27,35 +27,61 @@ pub(crate) fn status(
 ) -> Status {
     let plan = supervisor.plan();
     let slots = plan.assignment().slots_by_seat(plan.seats().len());
-    let worker_status = |worker: &Worker| WorkerStatus {
-        private_ports: Vec::new(),
-        number: None,
-        seat: worker.seat,
-        slots: match worker.state() {
-            WorkerState::Live => slots.get(worker.seat.index()).copied().unwrap_or(0),
-            _ => 0,
-        },
-        pid: worker.pid,
-        adopted: worker.adopted,
-        state: worker.state(),
-        leaving: worker.leaving.map(ReplaceReason::kind),
-        retired: (worker.state() == WorkerState::Retired)
-            .then(|| now.since(worker.since()).as_secs_f64()),
-        standby: supervisor.is_standby(worker),
-        generation: worker.generation,
-        health: if worker.is_healthy() { WorkerHealth::Ok } else { WorkerHealth::Silent },
-        text: None,
-        ports: worker.ports.iter().flat_map(|ports| by_public(plan.listeners(), ports)).collect(),
-        uptime: now.since(worker.started).as_secs_f64(),
-        connections: counts.get(&worker.id).map(|sockets| sockets.established),
-        queued: counts.get(&worker.id).map(|sockets| sockets.queued),
-        half_open: counts.get(&worker.id).map(|sockets| sockets.half_open),
-        connections_total: match worker.state() {
-            WorkerState::Live => counter_values.get(&worker.seat).map(|it| it.connections),
-            _ => None,
-        },
-        memory: worker.rss,
-        processor: None,
+    let has_seat =
+        |worker: &Worker| matches!(worker.state(), WorkerState::Live | WorkerState::Starting);
+    let worker_status = |worker: &Worker| {
+        let SeatHistory { restarts, reason, .. } = match has_seat(worker) {
+            true => metrics.of_seat(worker.seat),
+            false => SeatHistory::default(),
+        };
+        WorkerStatus {
+            restarts,
+            last_loss: reason,
+            private_ports: Vec::new(),
+            number: None,
+            seat: worker.seat,
+            slots: match worker.state() {
+                WorkerState::Live => slots.get(worker.seat.index()).copied().unwrap_or(0),
+                _ => 0,
+            },
+            pid: worker.pid,
+            adopted: worker.adopted,
+            state: worker.state(),
+            leaving: worker.leaving.map(ReplaceReason::kind),
+            retired: (worker.state() == WorkerState::Retired)
+                .then(|| now.since(worker.since()).as_secs_f64()),
+            standby: supervisor.is_standby(worker),
+            generation: worker.generation,
+            health: if worker.is_healthy() { WorkerHealth::Ok } else { WorkerHealth::Silent },
+            text: None,
+            ports: worker
+                .ports
+                .iter()
+                .flat_map(|ports| by_public(plan.listeners(), ports))
+                .collect(),
+            uptime: now.since(worker.started).as_secs_f64(),
+            connections: counts.get(&worker.id).map(|sockets| sockets.established),
+            queued: counts.get(&worker.id).map(|sockets| sockets.queued),
+            half_open: counts.get(&worker.id).map(|sockets| sockets.half_open),
+            connections_total: match worker.state() {
+                WorkerState::Live => counter_values.get(&worker.seat).map(|it| it.connections),
+                _ => None,
+            },
+            memory: worker.rss,
+            processor: None,
+        }
+    };
+    let occupied: BTreeSet<Seat> =
+        supervisor.workers().filter(|it| has_seat(it)).map(|it| it.seat).collect();
+    let vacant = plan.seats().map(|(seat, _)| seat).filter(|seat| !occupied.contains(seat));
+    let waiting = |seat: Seat| {
+        let SeatHistory { restarts, reason, next_try } = metrics.of_seat(seat);
+        let next_try = next_try.map(|at| at.since(now).as_secs_f64());
+        WaitingSeat { seat, next_try, reason, restarts }
+    };
+    let waiting = match supervisor.is_stopping() {
+        true => Vec::new(),
+        false => vacant.take(WaitingSeat::MOST).map(waiting).collect(),
     };
     let mut workers: Vec<&Worker> = supervisor.workers().collect();
     workers.sort_by_key(|worker| (worker.seat, worker.generation, worker.id));
@@ -80,6 +106,7 @@ pub(crate) fn status(
         swaps: metrics.swaps,
         restarts: metrics.restarts,
         retirements: metrics.retirements,
+        waiting,
         given_up: supervisor.given_up(now).map(|seat| seat.0).collect(),
         workers: workers.into_iter().map(worker_status).collect(),
     }

@@ -86,7 +86,6 @@ pub(in crate::master) fn worker_template(
         public_ports: config.listeners().public_ports().to_vec(),
         private_ports: usize::from(config.private_ports()),
         transports: transports(config.listeners()),
-        logs: None,
         states: None,
         openings: config.socket_activation().then(|| {
             ListenerTemplate::of(config.listeners(), config.engine(), config.backlog()).into()

@@ -13,7 +13,7 @@ use crate::master::background::BackgroundThread;
 use crate::master::error::MasterError;
 use crate::master::waiting::receive;
 use crate::plan::Generation;
-use crate::process::{Child, Exit, Output, OutputItem, OutputReader, ProcessError, Spawn};
+use crate::process::{Child, Exit, Output, OutputItem, OutputReader, ProcessError, Spawn, plain};
 
 /// A request for a new generation. A generation that is given up may be asked for again, with the same number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -215,7 +215,7 @@ impl Hook {
     fn log_lines(&self, printed: Result<Vec<OutputItem>, ProcessError>) {
         match printed {
             Ok(printed) => printed.into_iter().for_each(|printed| match printed {
-                OutputItem::Line(line) => tracing::info!("{} | {line}", self.kind),
+                OutputItem::Line(line) => tracing::info!("{} | {}", self.kind, plain(&line)),
                 OutputItem::Skipped { bytes } => {
                     tracing::info!("{} | ({bytes} bytes skipped)", self.kind);
                 }

@@ -52,7 +52,10 @@ pub(super) use links::{LinkEvent, LinkNews};
 pub(super) use listeners::{ListenerSet, ListenerTemplate, PassedListener};
 pub(super) use observation::Observations;
 pub(super) use observation::address_here;
-pub(super) use output::{Destination, Journal, Logs, Printer};
+pub(super) use output::{
+    Destination, Journal, Layout, LogFiles, Printer, Recent, SharedRecent, Stdout,
+    last_lines_of_files,
+};
 pub(super) use release::logical_directory;
 pub(super) use remains::{Look, RemainsNews};
 pub(super) use spawner::{SpawnOutcome, Spawner, Started};

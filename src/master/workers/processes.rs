@@ -10,16 +10,18 @@ use tokio::time::sleep;
 
 use super::counted::{Counted, CountedWorkers};
 use super::observation::{Listening, Look, Observations, by_port, not_listening};
-use super::output::{Flow, Origin, Printer, ReadBudget};
+use super::output::{Flow, Origin, Printer, ReadBudget, SharedRecent};
 use super::spawner::Started;
 use super::transports::transports;
 use super::values::ToldValues;
+use crate::control::Responder;
 use crate::master::waiting::receive;
 use crate::plan::{Generation, Listeners, Port, Seat};
 use crate::process::{
-    self, Child, Delivery, ListenTable, OutputReader, ProcessError, SignalNumber, own_nice,
+    self, Child, Delivery, ListenTable, OutputItem, OutputReader, ProcessError, SignalNumber,
+    own_nice,
 };
-use crate::protocol::{EndSignals, Exit, KillMode, ReadinessFault, Signal, WorkerId};
+use crate::protocol::{EndSignals, Exit, KillMode, LogsRequest, ReadinessFault, Signal, WorkerId};
 
 /// A worker's process, from its start until its exit was noticed.
 struct Running {
@@ -52,6 +54,7 @@ pub(crate) struct Processes {
     sockets: process::Sockets,
     nice: i32,
     printer: Option<Printer>,
+    recent: SharedRecent,
     exits_sender: mpsc::UnboundedSender<WorkerId>,
     exits: mpsc::UnboundedReceiver<WorkerId>,
 }
@@ -72,13 +75,18 @@ const EXIT_INTERVAL: Duration = Duration::from_millis(100);
 
 impl Processes {
     /// `nice` is what workers have more than this process.
-    pub(crate) fn new(printer: Option<Printer>, nice: i32) -> Result<Self, ProcessError> {
+    pub(crate) fn new(
+        printer: Option<Printer>,
+        recent: SharedRecent,
+        nice: i32,
+    ) -> Result<Self, ProcessError> {
         let (exits_sender, exits) = mpsc::unbounded_channel();
         Ok(Self {
             running: BTreeMap::new(),
             sockets: process::Sockets::open()?,
             nice,
             printer,
+            recent,
             exits_sender,
             exits,
         })
@@ -141,9 +149,10 @@ impl Processes {
         let running = self.running.remove(&worker)?;
         let origin = running.origin();
         let Running { seat, generation, child, mut output, flow, ports, told, .. } = running;
+        let seen = |printed: &[OutputItem]| self.recent.add(origin, printed);
         match &mut self.printer {
-            Some(printer) => printer.pass_on_rest(origin, &flow, &mut output),
-            None => drop(output.finish()),
+            Some(printer) => printer.pass_on_rest(origin, &flow, &mut output, seen),
+            None => seen(&output.finish().unwrap_or_default()),
         }
         let last_lines = output.last_lines().map(str::to_owned).collect();
         let ports = ports.iter().map(|port| port.number()).collect();
@@ -250,9 +259,15 @@ impl Processes {
         let mut look = ReadBudget::new(self.running.len());
         let mut has_read = false;
         for running in self.running.values_mut() {
-            has_read |= running.pass_on(&mut look, self.printer.as_mut());
+            has_read |= running.pass_on(&mut look, self.printer.as_mut(), &self.recent);
         }
         has_read
+    }
+
+    /// Sends the last lines of workers to who asks for them.
+    pub(crate) fn show_logs(&mut self, request: LogsRequest, responder: Responder) {
+        self.pass_on_output();
+        self.recent.show(request, responder);
     }
 
     /// Waits until what was passed on has been written, but no longer than this.
@@ -265,7 +280,7 @@ impl Processes {
     /// What a worker that runs has printed last, the oldest line first.
     pub(crate) fn last_lines(&mut self, worker: WorkerId) -> Option<Vec<String>> {
         let running = self.running.get_mut(&worker)?;
-        running.pass_on(&mut ReadBudget::new(1), self.printer.as_mut());
+        running.pass_on(&mut ReadBudget::new(1), self.printer.as_mut(), &self.recent);
         if let Err(error) = running.output.read_last_lines() {
             tracing::warn!(%worker, %error, "cannot read the last output of a worker");
         }
@@ -391,8 +406,15 @@ impl Processes {
 
 impl Running {
     /// Returns whether it has printed something, or what it has printed is on its way.
-    fn pass_on(&mut self, look: &mut ReadBudget, printer: Option<&mut Printer>) -> bool {
-        look.pass_on(printer, self.origin(), &self.flow, &mut self.output) || self.flow.is_busy()
+    fn pass_on(
+        &mut self,
+        look: &mut ReadBudget,
+        printer: Option<&mut Printer>,
+        recent: &SharedRecent,
+    ) -> bool {
+        let origin = self.origin();
+        let seen = |printed: &[OutputItem]| recent.add(origin, printed);
+        look.pass_on(printer, origin, &self.flow, &mut self.output, seen) || self.flow.is_busy()
     }
 
     fn origin(&self) -> Origin {

@@ -468,10 +468,7 @@ impl Work {
         let (name, fingerprint) = (name.clone(), *fingerprint);
         let label =
             WorkerLabel { name, generation: order.generation, seat: order.seat, fingerprint };
-        let output = match &self.template.logs {
-            Some(logs) => logs.open_for(order.seat, order.generation, &label)?,
-            None => Output::create(label.to_string())?,
-        };
+        let output = Output::create(label.to_string())?;
         let (request, private_ports) = (&order, private_ports.as_slice());
         let config = self.template.config.as_ref().map(|config| config.copies.path(number));
         let state = self.make_state_file(number);

@@ -9,7 +9,6 @@ use std::time::Duration;
 use super::config_copies::ConfigCopies;
 use super::fingerprint::ConfigFingerprint;
 use super::listeners::{ListenerSet, ListenerTemplate};
-use super::output::Logs;
 use super::state_files::StateFiles;
 use crate::config::{Config, PlaceholderText};
 use crate::plan::{ClusterName, Generation, Port, Seat};
@@ -52,8 +51,6 @@ pub(crate) struct Template {
     pub(crate) private_ports: usize,
     /// The transports that workers listen by on their ports.
     pub(crate) transports: Vec<Transport>,
-    /// Files for what it prints; none for memory.
-    pub(crate) logs: Option<Logs>,
     /// The sockets that are opened for it, if it does not open its own.
     pub(crate) openings: Option<Arc<ListenerTemplate>>,
     /// The files in which workers read whether they are retired; none without a control directory.

@@ -16,7 +16,7 @@ use super::links::{LinkEvent, LinkNews, WorkerLinks};
 use super::listeners::{HeldListeners, PassedListener};
 use super::memory::{Measured, MemoryMonitor, MemorySample};
 use super::observation::Observations;
-use super::output::Printer;
+use super::output::{Printer, SharedRecent};
 use super::processes::Processes;
 use super::remains::{Exited, Look, Remains, RemainsNews};
 use super::spawner::{Prepared, SpawnOutcome, Spawner, SpawnerOutcome, Started};
@@ -25,14 +25,15 @@ use super::teller::Teller;
 use super::template::SpawnRequest;
 use super::transports::{probed_port, transports};
 use crate::config::Config;
-use crate::control::{JoinRequest, WorkerEvent, WorkerOrder};
+use crate::control::{JoinRequest, Responder, WorkerEvent, WorkerOrder};
 use crate::master::clock::Clock;
 use crate::master::error::MasterError;
 use crate::master::waiting::{QUIET_INTERVAL, next_multiple, rest_until};
 use crate::plan::{ClusterName, Generation, Listeners, Port, Protocol, Seat};
 use crate::process::{Children, OwnConnections, ProcessError, adopts_orphans};
 use crate::protocol::{
-    EndSignals, Exit, Readiness, ReleaseFailure, Status, Timestamp, WorkerId, WorkerState,
+    EndSignals, Exit, LogsRequest, Readiness, ReleaseFailure, Status, Timestamp, WorkerId,
+    WorkerState,
 };
 use crate::supervisor::{Input, RequestId, Supervisor, Worker};
 
@@ -150,6 +151,7 @@ impl Workers {
         states: Option<StateFiles>,
         spawner: Spawner,
         printer: Option<Printer>,
+        recent: SharedRecent,
         own: Arc<OwnConnections>,
     ) -> Result<Self, MasterError> {
         Ok(Self {
@@ -161,7 +163,7 @@ impl Workers {
             choose_ports: *config.ready() == Readiness::Protocol,
             die: config.die_timeout(),
             name: config.name().clone(),
-            processes: Processes::new(printer, config.nice())?,
+            processes: Processes::new(printer, recent, config.nice())?,
             teller: Teller::new(states)?,
             remains: Remains::new(transports(config.listeners()))?,
             deferred: BTreeMap::new(),
@@ -793,6 +795,11 @@ impl Workers {
         worker: WorkerId,
     ) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.held.descriptors(worker)
+    }
+
+    /// Sends the last lines of workers to who asks for them.
+    pub(crate) fn show_logs(&mut self, request: LogsRequest, responder: Responder) {
+        self.processes.show_logs(request, responder);
     }
 
     /// Passes on what workers have printed, and waits until it is written, though not for long: who

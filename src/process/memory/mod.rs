@@ -18,7 +18,9 @@
 //! parents live. Who belongs to whom is found in one pass over `/proc` for all workers, which takes
 //! about 10 us for each process of the host. So it is made every 5 s, and on hosts with very many
 //! processes so rarely that it takes no more than 0.2 % of the time. **A process that a worker
-//! starts is counted from the next pass on**; one that ends is not counted any more at once.
+//! starts is counted from the next pass on**; one that ends is not counted any more at once. Of a worker
+//! that was first seen less than 10 s ago the children are found at each look, where the kernel lists them
+//! (`/proc/PID/task/TID/children`), so that one that is wrapped (`sh -c`, `npm start`) has its size at once.
 //!
 //! **Cgroups.** Where the hierarchy of version 2 has the controller `memory`, and a worker sits in
 //! a cgroup that holds all of its tree and no process of anybody else (as with `systemd-run
@@ -41,6 +43,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit};
 
+use super::children::children_of;
 use super::error::ProcessError;
 use super::stat::{self, Stat};
 use cgroup::{Group, Groups};
@@ -74,6 +77,8 @@ struct Tree {
     leader: Member,
     others: Vec<Member>,
     group: Option<Group>,
+    /// When it was first seen.
+    seen: Instant,
 }
 
 /// What is known of a worker's size: `None` if it is gone.
@@ -118,7 +123,8 @@ impl<K: Ord + Copy> MemoryWatch<K> {
             if !self.trees.contains_key(key) {
                 match self.open(*pid) {
                     Ok(Some(leader)) => {
-                        let tree = Tree { leader, others: Vec::new(), group: None };
+                        let seen = Instant::now();
+                        let tree = Tree { leader, others: Vec::new(), group: None, seen };
                         self.trees.insert(*key, tree);
                         // Its processes are not known yet.
                         self.next_pass = self.next_pass.min(Instant::now() + FIRST_PASS);
@@ -130,8 +136,9 @@ impl<K: Ord + Copy> MemoryWatch<K> {
                 }
             }
         }
-        if Instant::now() >= self.next_pass {
-            self.pass();
+        match Instant::now() >= self.next_pass {
+            true => self.pass(),
+            false => self.find_children_of_new(),
         }
         let mut size = |key: &K| match (self.trees.get_mut(key), failed.remove(key)) {
             (Some(tree), _) => tree.resident(),
@@ -234,6 +241,39 @@ impl<K: Ord + Copy> MemoryWatch<K> {
         }
     }
 
+    /// Finds the descendants of workers that were first seen a short while ago.
+    fn find_children_of_new(&mut self) {
+        let leaders: BTreeSet<u32> = self.trees.values().map(|tree| tree.leader.pid()).collect();
+        let is_new = |tree: &Tree| tree.seen.elapsed() < NEW;
+        let new: Vec<K> =
+            self.trees.iter().filter(|(_, tree)| is_new(tree)).map(|(key, _)| *key).collect();
+        for key in new {
+            let Some(tree) = self.trees.get(&key) else { continue };
+            let mut known: BTreeSet<u32> = tree.others.iter().map(Member::pid).collect();
+            known.extend(&leaders);
+            let mut parents: Vec<u32> =
+                tree.others.iter().chain([&tree.leader]).map(Member::pid).collect();
+            while let Some(parent) = parents.pop() {
+                // A process that has ended meanwhile has none, and the next pass finds what cannot be
+                // listed.
+                for pid in children_of(parent).unwrap_or_default() {
+                    if !known.insert(pid) || known.len() - leaders.len() > MOST_CHILDREN {
+                        continue;
+                    }
+                    let Ok(Some(member)) = self.open(pid) else { continue };
+                    // Another may have its pid by now.
+                    let is_child = |stat: &Stat| stat.parent == parent && member.is(stat);
+                    let is_child =
+                        Stat::read(pid).ok().flatten().is_some_and(|stat| is_child(&stat));
+                    if let Some(tree) = self.trees.get_mut(&key).filter(|_| is_child) {
+                        tree.others.push(member);
+                        parents.push(pid);
+                    }
+                }
+            }
+        }
+    }
+
     fn find_groups(&mut self) {
         let Some(groups) = &self.groups else { return };
         for tree in self.trees.values_mut() {
@@ -251,6 +291,12 @@ impl<K: Ord + Copy> Default for MemoryWatch<K> {
 /// How soon after a worker was first seen its processes are looked for: one that starts others does
 /// so early, and many workers start one after the other.
 const FIRST_PASS: Duration = Duration::from_secs(2);
+
+/// For how long a worker is new: a wrapper has started its program by then.
+const NEW: Duration = Duration::from_secs(10);
+
+/// So many descendants of a new worker are found at most; the next pass finds all.
+const MOST_CHILDREN: usize = 64;
 
 impl Tree {
     fn descriptors(&self) -> usize {

@@ -85,6 +85,11 @@ fn a_tree_counts_as_the_sum_of_its_processes() {
     let mut watch = MemoryWatch::new();
     watch.next_pass = Instant::now() + Duration::from_secs(600);
     watch.groups = None;
+    // Of one that is not new any more, those that it has started are found by a pass alone.
+    watch.look(&[(1, pid)]);
+    let tree = watch.trees.get_mut(&1).unwrap();
+    tree.others.clear();
+    tree.seen -= NEW;
     let alone = known(watch.look(&[(1, pid)]))[0].1;
     assert_eq!(watch.processes(), 1, "those that it has started are found by a pass alone");
     watch.next_pass = Instant::now();
@@ -141,4 +146,18 @@ fn this_process_is_measured_without_what_it_has_started() {
     let proportional = watch.own_proportional().unwrap().unwrap();
     assert!(proportional.0 > 0 && resident.0 > 0);
     assert_eq!(watch.processes(), 0);
+}
+
+#[test]
+fn a_program_that_is_wrapped_is_counted_at_the_first_look() {
+    // The wrapper stays, as `npm start` does, and what it starts is in a session of its own.
+    let shell = Shell::start("setsid sh -c 'sleep 100 & echo; wait' & wait");
+    let mut watch = MemoryWatch::new();
+    let sizes = watch.look(&[('a', shell.0.id())]);
+    assert!(matches!(sizes.as_slice(), [('a', Ok(Some(_)))]), "{sizes:?}");
+    if children_of(shell.0.id()).unwrap().is_empty() {
+        eprintln!("skipped: this kernel does not list children");
+        return;
+    }
+    assert_eq!(watch.processes(), 3, "without a pass");
 }

@@ -1,16 +1,18 @@
 //! The thread that writes what workers print, and the share of each worker in it.
 
-use std::io::{self, Write as _};
+use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::files::LogFiles;
 use super::journal::Journal;
 use super::origin::Origin;
+use super::stdout::Stdout;
 use crate::master::error::MasterError;
-use crate::process::{OutputItem, OutputReader, ProcessError};
+use crate::process::{OutputItem, OutputReader, ProcessError, plain};
 
 /// How much of all workers is read at one look: splitting that into lines takes a few milliseconds.
 const BYTES_AT_A_LOOK: usize = 1024 * 1024;
@@ -18,13 +20,19 @@ const BYTES_AT_A_LOOK: usize = 1024 * 1024;
 /// What each worker may have of it, however many they are.
 const LEAST_SHARE: usize = 4 * 1024;
 
+/// How much may be on the way of workers that have ended, whose memory is gone with them. Workers that run
+/// have one part each on the way.
+const REST_LIMIT: usize = 16 * 1024 * 1024;
+
 /// Where lines of workers go.
 #[derive(Debug)]
 pub(crate) enum Destination {
-    /// Our standard output, each with the seat before it if there is to be a prefix.
-    Stdout { prefix: bool },
+    /// Our standard output.
+    Stdout(Stdout),
     /// The journal of systemd.
     Journal(Journal),
+    /// A file for each seat and generation.
+    Files(LogFiles),
 }
 
 /// How many parts of what one worker has printed are on their way.
@@ -40,13 +48,20 @@ impl Flow {
 /// What a worker has printed, on its way until this is gone.
 struct Part {
     origin: Origin,
+    /// When it was read, after 1970.
+    at: Duration,
     printed: Vec<OutputItem>,
     flow: Flow,
+    /// How much of it counts for [`REST_LIMIT`].
+    rest: Option<(usize, Arc<AtomicUsize>)>,
 }
 
 impl Drop for Part {
     fn drop(&mut self) {
         self.flow.0.fetch_sub(1, Ordering::Release);
+        if let Some((bytes, all)) = &self.rest {
+            all.fetch_sub(*bytes, Ordering::Release);
+        }
     }
 }
 
@@ -54,6 +69,10 @@ impl Drop for Part {
 #[derive(Debug)]
 pub(crate) struct Printer {
     parts: mpsc::Sender<Part>,
+    /// Bytes on the way of workers that have ended.
+    rest: Arc<AtomicUsize>,
+    /// Bytes of workers that have ended which found no place on the way, and were not told of yet.
+    dropped: Arc<AtomicU64>,
     /// Is disconnected when the thread has written everything.
     finished: mpsc::Receiver<()>,
 }
@@ -64,78 +83,105 @@ impl Printer {
             .map_err(|source| MasterError::Thread { source })
     }
 
-    fn with(
-        mut write: impl FnMut(&Part) -> io::Result<()> + Send + 'static,
-    ) -> Result<Self, io::Error> {
+    fn with(mut write: impl FnMut(&Part) + Send + 'static) -> Result<Self, io::Error> {
         let (parts, inbox) = mpsc::channel::<Part>();
         let (running, finished) = mpsc::channel();
+        let dropped = Arc::<AtomicU64>::default();
+        let untold = Arc::clone(&dropped);
         thread::Builder::new().name("printer".to_owned()).spawn(move || {
             let _running = running;
-            for part in inbox {
-                if write(&part).is_err() {
-                    // Nobody reads any more. What workers print later is of no use to anybody.
-                    return;
+            for mut part in inbox {
+                let bytes = untold.swap(0, Ordering::Relaxed);
+                if bytes > 0 {
+                    part.printed.insert(0, OutputItem::Skipped { bytes });
                 }
+                write(&part);
             }
         })?;
-        Ok(Self { parts, finished })
+        Ok(Self { parts, rest: Arc::default(), dropped, finished })
     }
 
     /// Passes on what a worker has printed since the last time, at most so many bytes; nothing as
-    /// long as that of the last time is on its way. Returns how much was read.
+    /// long as that of the last time is on its way. Returns how much was read. `seen` gets what was read.
     fn pass_on(
         &mut self,
         origin: Origin,
         flow: &Flow,
         reader: &mut OutputReader,
         bytes: usize,
+        seen: impl FnOnce(&[OutputItem]),
     ) -> usize {
         // Where a worker is too far ahead of its readers, its oldest output is skipped also while it waits.
         let printed = reader.poll(if flow.is_busy() { 0 } else { bytes });
-        self.send(origin, flow, printed)
+        self.send(origin, flow, read(origin, printed), false, seen)
     }
 
-    /// Passes on the rest of what a worker that has ended printed.
-    pub(crate) fn pass_on_rest(&mut self, origin: Origin, flow: &Flow, reader: &mut OutputReader) {
-        self.send(origin, flow, reader.finish());
+    /// Passes on the rest of what a worker that has ended printed; `seen` gets it. Of workers that end one
+    /// after the other while nobody reads, 16 MiB in all are kept, and it is said how much was not.
+    pub(crate) fn pass_on_rest(
+        &mut self,
+        origin: Origin,
+        flow: &Flow,
+        reader: &mut OutputReader,
+        seen: impl FnOnce(&[OutputItem]),
+    ) {
+        self.send(origin, flow, read(origin, reader.finish()), true, seen);
     }
 
     fn send(
         &mut self,
         origin: Origin,
         flow: &Flow,
-        printed: Result<Vec<OutputItem>, ProcessError>,
+        printed: Vec<OutputItem>,
+        is_rest: bool,
+        seen: impl FnOnce(&[OutputItem]),
     ) -> usize {
-        let printed = match printed {
-            Ok(printed) => printed,
-            Err(error) => {
-                tracing::warn!(seat = %origin.seat, %error, "cannot read the output of a worker");
-                return 0;
-            }
-        };
         if printed.is_empty() {
             return 0;
         }
-        let length = |one: &OutputItem| match one {
-            OutputItem::Line(line) => line.len() + 1,
-            OutputItem::Skipped { .. } => 0,
-        };
+        seen(&printed);
         let bytes = printed.iter().map(length).sum();
+        let rest = match is_rest {
+            true if self.rest.load(Ordering::Acquire).saturating_add(bytes) > REST_LIMIT => {
+                self.dropped.fetch_add(bytes as u64, Ordering::Relaxed);
+                return bytes;
+            }
+            true => {
+                self.rest.fetch_add(bytes, Ordering::Relaxed);
+                Some((bytes, Arc::clone(&self.rest)))
+            }
+            false => None,
+        };
         flow.0.fetch_add(1, Ordering::Relaxed);
-        // Without the thread nobody reads any more: it is dropped, and the flow is free.
-        let _ = self.parts.send(Part { origin, printed, flow: flow.clone() });
+        // A clock that stands before 1970 shows as that.
+        let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let part = Part { origin, at, printed, flow: flow.clone(), rest };
+        // The thread ends with this alone.
+        let _ = self.parts.send(part);
         bytes
     }
 
     /// Waits until everything is written, but no longer than this: whoever reads it may not.
     pub(crate) fn finish(self, patience: Duration) {
-        let Self { parts, finished } = self;
+        let Self { parts, finished, .. } = self;
         drop(parts);
         if finished.recv_timeout(patience) == Err(mpsc::RecvTimeoutError::Timeout) {
-            tracing::warn!(
-                "output of workers is lost: standard output was blocked for {patience:?}"
-            );
+            tracing::warn!("output of workers is lost: it could not be written for {patience:?}");
         }
+    }
+}
+
+fn read(origin: Origin, printed: Result<Vec<OutputItem>, ProcessError>) -> Vec<OutputItem> {
+    printed.unwrap_or_else(|error| {
+        tracing::warn!(seat = %origin.seat, %error, "cannot read the output of a worker");
+        Vec::new()
+    })
+}
+
+fn length(one: &OutputItem) -> usize {
+    match one {
+        OutputItem::Line(line) => line.len() + 1,
+        OutputItem::Skipped { .. } => 0,
     }
 }
 
@@ -151,19 +197,25 @@ impl ReadBudget {
         Self { bytes: BYTES_AT_A_LOOK, workers }
     }
 
-    /// Passes on what the next of the workers has printed. Returns whether it has printed a whole line.
+    /// Passes on what the next of the workers has printed, if there is anybody to pass it on to; `seen` gets
+    /// what was read. Returns whether it has printed a whole line.
     pub(crate) fn pass_on(
         &mut self,
         printer: Option<&mut Printer>,
         origin: Origin,
         flow: &Flow,
         reader: &mut OutputReader,
+        seen: impl FnOnce(&[OutputItem]),
     ) -> bool {
         // Bytes that earlier workers did not need are for the later ones.
         let share = (self.bytes / self.workers.max(1)).max(LEAST_SHARE);
         let read = match printer {
-            Some(printer) => printer.pass_on(origin, flow, reader, share),
-            None => discard(origin, reader, share),
+            Some(printer) => printer.pass_on(origin, flow, reader, share, seen),
+            None => {
+                let printed = read(origin, reader.poll(share));
+                seen(&printed);
+                printed.iter().map(length).sum()
+            }
         };
         self.bytes = self.bytes.saturating_sub(read);
         self.workers = self.workers.saturating_sub(1);
@@ -171,58 +223,24 @@ impl ReadBudget {
     }
 }
 
-/// Reads for the last lines alone.
-fn discard(origin: Origin, reader: &mut OutputReader, bytes: usize) -> usize {
-    match reader.poll(bytes) {
-        Ok(printed) if printed.is_empty() => 0,
-        Ok(_) => bytes,
-        Err(error) => {
-            tracing::warn!(seat = %origin.seat, %error, "cannot read the output of a worker");
-            0
-        }
-    }
-}
-
 impl Destination {
-    fn write(&mut self, part: &Part) -> io::Result<()> {
-        let Part { origin, printed, .. } = part;
+    fn write(&mut self, part: &Part) {
+        let Part { origin, at, printed, .. } = part;
         match self {
-            Self::Stdout { prefix } => {
-                let text = if *prefix { prefixed(*origin, printed) } else { plain(printed) };
-                let mut stdout = io::stdout().lock();
-                stdout.write_all(text.as_bytes())?;
-                stdout.flush()
-            }
+            Self::Stdout(stdout) => stdout.write(*origin, *at, printed),
+            Self::Files(files) => files.write(*origin, *at, printed),
             Self::Journal(journal) => {
                 for one in printed {
                     match one {
-                        OutputItem::Line(line) => journal.write(origin, line),
+                        OutputItem::Line(line) => journal.write(origin, &plain(line)),
                         OutputItem::Skipped { bytes } => {
                             journal.write(origin, &format!("<4>({bytes} bytes skipped)"));
                         }
                     }
                 }
-                Ok(())
             }
         }
     }
-}
-
-fn prefixed(origin: Origin, printed: &[OutputItem]) -> String {
-    let seat = origin.seat;
-    let line = |one: &OutputItem| match one {
-        OutputItem::Line(line) => format!("seat {seat} | {line}\n"),
-        OutputItem::Skipped { bytes } => format!("seat {seat} | ({bytes} bytes skipped)\n"),
-    };
-    printed.iter().map(line).collect()
-}
-
-fn plain(printed: &[OutputItem]) -> String {
-    let line = |one: &OutputItem| match one {
-        OutputItem::Line(line) => format!("{line}\n"),
-        OutputItem::Skipped { bytes } => format!("({bytes} bytes skipped)\n"),
-    };
-    printed.iter().map(line).collect()
 }
 
 #[cfg(test)]
@@ -231,12 +249,18 @@ mod tests {
     use std::sync::Mutex;
     use std::time::Instant;
 
+    use super::super::lines::Layout;
     use super::*;
     use crate::plan::{Generation, Seat};
     use crate::process::Output;
 
     fn origin(seat: u16) -> Origin {
         Origin { seat: Seat(seat), generation: Generation(1), pid: 1 }
+    }
+
+    fn prefixed(part: &Part) -> String {
+        let layout = Layout { prefix: true, ..Layout::default() };
+        layout.text(part.origin, part.at, &part.printed)
     }
 
     /// A worker: what it prints, and what reads that.
@@ -255,7 +279,7 @@ mod tests {
         }
 
         fn look(&mut self, look: &mut ReadBudget, printer: &mut Printer) {
-            look.pass_on(Some(printer), origin(self.seat), &self.flow, &mut self.reader);
+            look.pass_on(Some(printer), origin(self.seat), &self.flow, &mut self.reader, |_| {});
         }
     }
 
@@ -265,18 +289,6 @@ mod tests {
             assert!(begin.elapsed() < Duration::from_secs(20), "{what}");
             thread::yield_now();
         }
-    }
-
-    #[test]
-    fn without_a_prefix_lines_are_as_the_worker_printed_them() {
-        let printed = [OutputItem::Line("{}".into()), OutputItem::Skipped { bytes: 7 }];
-        assert_eq!(plain(&printed), "{}\n(7 bytes skipped)\n");
-    }
-
-    #[test]
-    fn lines_have_their_seat_before_them() {
-        let printed = [OutputItem::Line("one".into()), OutputItem::Skipped { bytes: 7 }];
-        assert_eq!(prefixed(origin(3), &printed), "seat 3 | one\nseat 3 | (7 bytes skipped)\n");
     }
 
     #[test]
@@ -291,12 +303,11 @@ mod tests {
                     OutputItem::Line(line) => Some(line.clone()),
                     OutputItem::Skipped { .. } => None,
                 }));
-                return Ok(());
+                return;
             }
-            let bytes = prefixed(part.origin, &part.printed).len();
+            let bytes = prefixed(part).len();
             counted.fetch_add(bytes, Ordering::Relaxed);
             thread::sleep(Duration::from_secs_f64(bytes as f64 / 20e6));
-            Ok(())
         })
         .unwrap();
         let (mut flood, mut quiet) = (Worker::new(0), Worker::new(1));
@@ -324,8 +335,7 @@ mod tests {
         let seen = Arc::clone(&text);
         let mut printer = Printer::with(move |part| {
             let _ = wait.recv();
-            seen.lock().unwrap().push_str(&prefixed(part.origin, &part.printed));
-            Ok(())
+            seen.lock().unwrap().push_str(&prefixed(part));
         })
         .unwrap();
         let mut worker = Worker::new(0);
@@ -354,7 +364,7 @@ mod tests {
 
     #[test]
     fn nobody_is_left_out_of_a_look() {
-        let mut printer = Printer::with(|_| Ok(())).unwrap();
+        let mut printer = Printer::with(|_| {}).unwrap();
         let mut look = ReadBudget::new(3);
         let mut workers: Vec<Worker> = (0..3).map(Worker::new).collect();
         workers[0].prints.write_all(&b"0123456\n".repeat(1024 * 1024)).unwrap();
@@ -370,20 +380,18 @@ mod tests {
     fn the_end_waits_for_what_is_on_its_way_but_not_for_ever() {
         let (sent, arrived) = mpsc::channel();
         let mut printer = Printer::with(move |part| {
-            sent.send(prefixed(part.origin, &part.printed)).unwrap();
-            Ok(())
+            sent.send(prefixed(part)).unwrap();
         })
         .unwrap();
         let mut worker = Worker::new(0);
         write!(worker.prints, "no end of line").unwrap();
-        printer.pass_on_rest(origin(0), &worker.flow, &mut worker.reader);
+        printer.pass_on_rest(origin(0), &worker.flow, &mut worker.reader, |_| {});
         printer.finish(Duration::from_secs(20));
         assert_eq!(arrived.try_recv().unwrap(), "seat 0 | no end of line\n");
 
         let (_go, wait) = mpsc::channel::<()>();
         let mut stuck = Printer::with(move |_| {
             let _ = wait.recv();
-            Ok(())
         })
         .unwrap();
         writeln!(worker.prints, "a line").unwrap();
@@ -391,5 +399,34 @@ mod tests {
         let begin = Instant::now();
         stuck.finish(Duration::from_millis(50));
         assert!(begin.elapsed() < Duration::from_secs(10));
+    }
+
+    #[test]
+    fn workers_that_end_while_nobody_reads_take_no_more_memory_than_the_limit() {
+        let (go, wait) = mpsc::channel::<()>();
+        let text: Arc<Mutex<String>> = Arc::default();
+        let seen = Arc::clone(&text);
+        let mut printer = Printer::with(move |part| {
+            let _ = wait.recv();
+            seen.lock().unwrap().push_str(&prefixed(part));
+        })
+        .unwrap();
+        let line = "x".repeat(1023);
+        for _ in 0..6 {
+            let mut worker = Worker::new(0);
+            worker.prints.write_all(format!("{line}\n").repeat(4 * 1024).as_bytes()).unwrap();
+            printer.pass_on_rest(origin(0), &worker.flow, &mut worker.reader, |_| {});
+            assert!(printer.rest.load(Ordering::Acquire) <= REST_LIMIT);
+        }
+        assert_eq!(printer.dropped.load(Ordering::Relaxed), 2 * 4 * 1024 * 1024);
+        drop(go);
+        wait_for("the way to be free", || printer.rest.load(Ordering::Acquire) == 0);
+        let mut worker = Worker::new(1);
+        writeln!(worker.prints, "last").unwrap();
+        printer.pass_on_rest(origin(1), &worker.flow, &mut worker.reader, |_| {});
+        printer.finish(Duration::from_secs(20));
+        let text = text.lock().unwrap();
+        assert!(text.contains("(8388608 bytes skipped)\n"), "it is said how much that was");
+        assert!(text.ends_with("seat 1 | last\n"));
     }
 }
