@@ -13,7 +13,7 @@
 //! |---|---|
 //! | two verifications | 20 ms apart at least |
 //! | repairs | at once, up to 5 within 10 s |
-//! | further ones | 1, 2, 4, 8, 16, then 30 s after the one before, each with an error in the log |
+//! | further ones | 1 s after the one before, each with an error in the log: whoever fights with us takes clients away for no longer |
 //! | back to normal | 60 s after the last repair |
 //! | a verification or a repair that fails | again after 100 ms, 200 ms and so on up to 5 s |
 
@@ -32,9 +32,9 @@ const VERIFY_INTERVAL: Duration = Duration::from_millis(20);
 const BURST: usize = 5;
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// The delays between repairs after those.
-const INTERFERENCE_BACKOFF: Backoff =
-    Backoff { min: Duration::from_secs(1), max: Duration::from_secs(30) };
+/// The delay between repairs after those: what was changed may have been all rules, and nobody be served
+/// until they are back.
+const INTERFERENCE_DELAY: Duration = Duration::from_secs(1);
 
 /// The interference is over when there was no repair for so long. Longer than the longest delay between
 /// repairs: else a table that is changed all the time would look as if it were left alone.
@@ -126,9 +126,8 @@ impl Repair {
             return Duration::ZERO;
         }
         self.held_back = self.held_back.saturating_add(1);
-        let delay = INTERFERENCE_BACKOFF.delay(self.held_back);
-        self.next_verify = now.after(delay);
-        delay
+        self.next_verify = now.after(INTERFERENCE_DELAY);
+        INTERFERENCE_DELAY
     }
 }
 
