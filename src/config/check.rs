@@ -319,7 +319,7 @@ mod tests {
         assert_eq!(config.die_timeout(), Duration::from_secs(5));
         assert_eq!(config.ping_timeout(), Some(Duration::from_secs(10)));
         assert_eq!(config.watchdog_timeout(), None);
-        assert_eq!(config.spawn_stagger(), Duration::from_millis(100));
+        assert_eq!((config.spawn_parallel(), config.spawn_stagger()), (0, Duration::ZERO));
         assert_eq!(config.spawn_backoff().max, Duration::from_secs(30));
         assert_eq!(config.command().program(), "server");
         assert_eq!(config.http_listen(), None);

@@ -448,12 +448,24 @@ settings! {
         get: copied -> Option<Duration>,
     }
 
-    /// Pause between the starts of two workers
+    /// How many workers start at a time: the next one when one of them is ready, or has been starting for 1 s;
+    /// 0: as many as there are processors
+    spawn_parallel: u16 {
+        key: "spawn.parallel",
+        flag: "--spawn-parallel", "N",
+        range: 0..=1024,
+        default: "0",
+        changes: Restart,
+        get: copied -> u16,
+    }
+
+    /// Pause between the starts of two workers, and between the ends of two that could have gone on, which
+    /// lie 100 ms apart if this is 0. `spawn.parallel` is for most what is wanted
     spawn_stagger: Duration {
         key: "spawn.stagger",
         flag: "--spawn-stagger", "TIME",
         range: Any,
-        default: "100ms",
+        default: "0",
         changes: Restart,
         get: copied -> Duration,
     }
@@ -557,8 +569,8 @@ settings! {
         get: none,
     }
 
-    /// By how many percent at most `retire.max_age` and `retire.connections` are lower for each worker,
-    /// at random, so that workers are not replaced all at once
+    /// By how many percent at most `drain`, `retire.max_age` and `retire.connections` are lower for each worker,
+    /// at random, so that workers do not end, and are not replaced, all at once
     retire_jitter: u32 {
         key: "retire.jitter",
         flag: "--retire-jitter", "PERCENT",

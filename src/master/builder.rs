@@ -2,9 +2,11 @@
 
 use std::ffi::OsString;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::num::NonZero;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::background::BackgroundThread;
 use super::clock::Clock;
@@ -502,7 +504,12 @@ fn settings(config: &Config) -> Settings {
         die: config.die_timeout(),
         signals: config.end_signals(),
         ping: config.ping_timeout().unwrap_or(Settings::default().ping),
+        parallel: parallel_starts(config),
         stagger: config.spawn_stagger(),
+        end_stagger: match config.spawn_stagger() {
+            Duration::ZERO => Settings::default().end_stagger,
+            given => given,
+        },
         backoff: config.spawn_backoff(),
         give_up: config.spawn_give_up(),
         retire: config.retire(),
@@ -511,6 +518,14 @@ fn settings(config: &Config) -> Settings {
         holds_listeners: config.socket_activation(),
         prepares_releases: true,
         ..Settings::default()
+    }
+}
+
+/// How many workers start at a time.
+fn parallel_starts(config: &Config) -> usize {
+    match config.spawn_parallel() {
+        0 => std::thread::available_parallelism().map_or(1, NonZero::get),
+        given => usize::from(given),
     }
 }
 

@@ -45,9 +45,14 @@ pub struct Settings {
     /// The delay before the replacement of a worker that failed, by how often it did in a row.
     /// Default 1 s to 30 s.
     pub backoff: Backoff,
-    /// The least time between two spawns, and between the ends of two retired workers that could
-    /// have gone on; zero: all at once. Default 100 ms.
+    /// How many workers start at a time at most, 1 or more: the next one is started when one of them is ready,
+    /// or has been starting for [`Self::SLOW_START`]. Default: no limit.
+    pub parallel: usize,
+    /// The least time between two spawns; zero, the default: none.
     pub stagger: Duration,
+    /// The least time between the ends of two retired workers that could have gone on; zero: all at once.
+    /// Default 100 ms.
+    pub end_stagger: Duration,
     /// When no more workers are started for a seat; `None`: never. Default 5 failures in 60 s.
     pub give_up: Option<GiveUp>,
     /// When live workers are replaced.
@@ -68,6 +73,10 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// A worker that starts for longer waits for something else than a processor, most likely, and keeps no
+    /// other from starting.
+    pub const SLOW_START: Duration = Duration::from_secs(1);
+
     /// What the configuration makes of another number of seats: those that it names get their shares, all
     /// others [`Self::further_share`].
     ///
@@ -98,7 +107,9 @@ impl Default for Settings {
             signals: EndSignals::default(),
             steady: Duration::from_secs(10),
             backoff: Backoff { min: Duration::from_secs(1), max: Duration::from_secs(30) },
-            stagger: Duration::from_millis(100),
+            parallel: usize::MAX,
+            stagger: Duration::ZERO,
+            end_stagger: Duration::from_millis(100),
             give_up: Some(GiveUp { failures: 5, window: Duration::from_secs(60) }),
             retire: Retire::default(),
             seed: 0,

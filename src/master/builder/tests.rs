@@ -30,6 +30,7 @@ fn everything() -> Config {
         .retire_signal("WINCH".parse().ok())
         .kill_mode(KillMode::Mixed)
         .ping_timeout(Some(25 * SECOND))
+        .spawn_parallel(38)
         .spawn_stagger(Duration::from_millis(2549))
         .spawn_backoff(Backoff { min: 26 * SECOND, max: 27 * SECOND })
         .spawn_give_up(Some(GiveUp { failures: 28, window: 29 * SECOND }))
@@ -66,7 +67,9 @@ fn every_policy_of_the_configuration_reaches_the_supervisor() {
             kill_mode: KillMode::Mixed,
         },
         ping: 25 * SECOND,
+        parallel: 38,
         stagger: Duration::from_millis(2549),
+        end_stagger: Duration::from_millis(2549),
         backoff: Backoff { min: 26 * SECOND, max: 27 * SECOND },
         give_up: Some(GiveUp { failures: 28, window: 29 * SECOND }),
         retire: Retire {
@@ -102,7 +105,8 @@ fn every_policy_of_the_configuration_reaches_the_supervisor() {
 fn without_a_configuration_the_supervisor_has_its_defaults() {
     // For programs that embed a supervisor of their own limits are exact.
     let retire = Retire { jitter: 10, ..Retire::default() };
-    let expected = Settings { retire, ..Settings::default() };
+    let parallel = std::thread::available_parallelism().unwrap().get();
+    let expected = Settings { retire, parallel, ..Settings::default() };
     assert_eq!(settings(&least().build().unwrap()), expected);
     assert_eq!(limits(&least().build().unwrap()), ControlLimits::default());
 }

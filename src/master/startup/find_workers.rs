@@ -138,8 +138,14 @@ impl<'a> Search<'a> {
 
     fn found(&mut self, process: Leader, claims: Claims) -> Result<Candidate, ProcessError> {
         let Claims { seat, generation, fingerprint, ports, is_first_process } = claims;
-        let planned = || planned_ports(self.in_force?, seat, generation).cloned();
-        let ports = match ports.or_else(planned) {
+        // A process that does not say its ports has those that the plan gives to its place if it listens there.
+        // Another one of its place, retired before, has its own.
+        let planned = self.in_force.and_then(|plan| planned_ports(plan, seat, generation)).cloned();
+        let planned = match (&ports, planned) {
+            (None, Some(planned)) if self.serves(process.pid(), &planned)? => Some(planned),
+            _ => None,
+        };
+        let ports = match ports.or(planned) {
             Some(ports) => ports,
             None => self.held_ports(&process)?,
         };

@@ -153,10 +153,14 @@ impl Supervisor {
         let until = now.after(span);
         match &mut worker.stage {
             Stage::Starting => worker.health.set_extended(until),
+            // It was told over its link: its stop signal waits.
+            Stage::Dying { since, ending: Ending::Ordered { terminate_at } } => {
+                let first = since.after(self.settings.die);
+                *terminate_at = first.max(until.min(first.after(LONGEST_EXTENSION)));
+            }
             Stage::Dying { since, ending: Ending::Terminated { kill_at } } => {
                 let first = since.after(self.settings.die);
-                let furthest = first.after(LONGEST_EXTENSION);
-                *kill_at = first.max(until.min(furthest));
+                *kill_at = first.max(until.min(first.after(LONGEST_EXTENSION)));
             }
             _ => {}
         }

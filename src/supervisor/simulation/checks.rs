@@ -41,7 +41,7 @@ fn check_action(world: &World, action: &Action) {
         Action::Terminate { worker, .. } => check_end(world, *worker),
         Action::Kill { worker, .. } => {
             let process = world.process_of(*worker);
-            let is_warned = process.is_none_or(|process| process.signalled);
+            let is_warned = process.is_none_or(|it| it.signalled || it.told);
             let may_go = world.policy.killable.contains(worker);
             assert!(is_warned || may_go, "{worker} killed without warning");
         }
@@ -113,7 +113,10 @@ fn check_end(world: &World, worker: WorkerId) {
     if let Some(left_at) = process.left_at.filter(|_| process.was_named && !at_once) {
         let began = process.finishes_since.unwrap_or(left_at);
         let over = |drain| world.now >= began.after(drain);
-        let is_limit = world.settings.drain.is_some_and(over);
+        let is_limit = world
+            .settings
+            .drain
+            .is_some_and(|drain| over(drain * (100 - world.settings.retire.jitter) / 100));
         assert!(process.is_drained() || is_limit, "{worker} not drained: {process:?}");
     }
 }

@@ -421,7 +421,7 @@ fn check_ending(world: &World, id: WorkerId, why: EndReason) {
         && let Some(last_end) = world.policy.last_end
     {
         let pause = world.now.since(last_end);
-        assert!(pause >= world.settings.stagger, "{id} ended {pause:?} after another");
+        assert!(pause >= world.settings.end_stagger, "{id} ended {pause:?} after another");
     }
 }
 

@@ -68,6 +68,7 @@ impl World {
         let mut random = Random::new(seed);
         let mask = random.percent(20);
         let workers = if mask { random.choose(&[1, 2, 4, 8]) } else { 1 + random.below(6) };
+        let stagger = random.choose(&[Duration::ZERO, Duration::from_millis(100)]);
         let settings = Settings {
             weights: Weights::equal(usize::try_from(workers).expect("small")).expect("in range"),
             ready: Duration::from_secs(5),
@@ -81,7 +82,9 @@ impl World {
             signals: end_signals::settings(seed),
             steady: Duration::from_secs(10),
             backoff: Backoff { min: Duration::from_secs(1), max: Duration::from_secs(30) },
-            stagger: random.choose(&[Duration::ZERO, Duration::from_millis(100)]),
+            stagger,
+            end_stagger: stagger,
+            parallel: if seed % 8 < 2 { 1 + usize::from(seed % 8 == 0) } else { usize::MAX },
             // Parity has the engine: see below.
             prepares_releases: seed % 4 < 2,
             holds_listeners: random.percent(50) || wanted_engine() == Some(Engine::Tproxy),

@@ -146,10 +146,12 @@ impl Supervisor {
                 Stage::Retired(Retirement::resumed_from(since, told))
             }
             StageSnapshot::Dying { terminate_at: Some(terminate_at), .. } => {
-                Stage::Dying { since: started, ending: Ending::Ordered { terminate_at } }
+                let since = terminate_at.before(self.settings.die);
+                Stage::Dying { since, ending: Ending::Ordered { terminate_at } }
             }
             StageSnapshot::Dying { terminate_at: None, kill_at } => {
-                Stage::Dying { since: started, ending: Ending::Terminated { kill_at } }
+                let since = kill_at.before(self.settings.die);
+                Stage::Dying { since, ending: Ending::Terminated { kill_at } }
             }
         };
         let state = worker.state();

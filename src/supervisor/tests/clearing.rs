@@ -14,7 +14,7 @@ fn reloaded() -> Bench {
     bench.commit_done();
     bench.replies.clear();
     bench.take_spawned();
-    bench.supervisor.settings.stagger = STAGGER;
+    bench.supervisor.settings.end_stagger = STAGGER;
     for worker in [1, 2] {
         bench.counts(worker, &[SERVING, SERVING]);
     }
@@ -76,7 +76,7 @@ fn nobody_is_ended_for_whom_clients_wait_unless_it_hangs() {
 fn a_restart_is_a_reload_and_then_the_end_of_the_retired_workers() {
     let mut bench = Bench::live(2);
     bench.take_spawned();
-    bench.supervisor.settings.stagger = STAGGER;
+    bench.supervisor.settings.end_stagger = STAGGER;
     bench.request(Command::Restart);
     bench.pass(STAGGER);
     assert_eq!(bench.take_spawned(), [(3, 0, 2), (4, 1, 2)]);

@@ -100,3 +100,29 @@ fn a_worker_whose_connection_has_ended_is_not_told() {
     assert_eq!(bench.told_to_die, NOBODY);
     assert_eq!(bench.take_terminated(), [1]);
 }
+
+#[test]
+fn one_that_is_told_to_end_and_asks_for_time_gets_its_signal_that_much_later() {
+    let mut bench = Bench::live(2);
+    let worker = WorkerId(1);
+    bench.input(Input::LinkOpened { worker, knows_retired: false });
+    bench.request(Command::Reload { share: None });
+    bench.ready(3);
+    bench.ready(4);
+    bench.commit_done();
+    bench.counts(1, &[IDLE, IDLE]);
+    assert_eq!(bench.told_to_die, [1]);
+    bench.input(Input::ExtendTimeout { worker, span: 20 * SECOND });
+    bench.pass(20 * SECOND - MILLISECOND);
+    assert_eq!((bench.take_terminated(), &bench.killed), (vec![], &vec![]));
+    bench.pass(MILLISECOND);
+    assert_eq!(bench.take_terminated(), [1]);
+    bench.input(Input::ExtendTimeout { worker, span: SECOND });
+    bench.pass(5 * SECOND - MILLISECOND);
+    assert_eq!(bench.killed, [], "never less than what it has");
+    bench.input(Input::ExtendTimeout { worker, span: 10 * SECOND });
+    bench.pass(9 * SECOND);
+    assert_eq!(bench.killed, []);
+    bench.pass(SECOND);
+    assert_eq!(bench.killed, [worker]);
+}

@@ -9,8 +9,13 @@ use crate::protocol::{
 /// Low 1000, high 2000; the master has 100.
 fn bench(order: KillOrder, stagger: Duration) -> Bench {
     let marks = Some(Marks { low: 1000, high: 2000 });
-    let settings =
-        Settings { memory: Memory { marks, order }, stagger, die: 30 * SECOND, ..settings(3) };
+    let settings = Settings {
+        memory: Memory { marks, order },
+        stagger,
+        end_stagger: stagger,
+        die: 30 * SECOND,
+        ..settings(3)
+    };
     let mut bench = Bench::new(settings, vacant(3), Start::Fresh);
     bench.input(Input::Start);
     for worker in 1..=3 {
@@ -112,7 +117,7 @@ fn those_that_do_not_answer_go_first_and_those_whose_connections_nobody_knows_la
 fn ends_stay_apart_by_the_stagger() {
     let mut bench = reloaded(KillOrder::Connections);
     serve(&mut bench, &[(1, 1), (2, 2), (3, 3)]);
-    bench.supervisor.settings.stagger = 100 * MILLISECOND;
+    bench.supervisor.settings.end_stagger = 100 * MILLISECOND;
     measured(&mut bench, &[(1, 200), (2, 200), (3, 200), (4, 950)]);
     assert_eq!(bench.take_terminated(), [1]);
     bench.pass(99 * MILLISECOND);
@@ -266,4 +271,15 @@ fn the_lines_for_the_log_name_who_goes_and_what_that_frees() {
     assert!(all.len() < 500 && all.ends_with("and more"), "{all}");
     let cause = ReplaceReason::Memory { rss: (448 << 20) + (1 << 19) };
     assert_eq!(cause.to_string(), "its memory usage is 448.5 MiB");
+}
+
+#[test]
+fn one_that_was_told_to_end_over_its_link_is_killed_before_those_that_were_not() {
+    let mut bench = reloaded(KillOrder::Connections);
+    bench.input(Input::LinkOpened { worker: WorkerId(1), knows_retired: true });
+    serve(&mut bench, &[(2, 1), (3, 1)]);
+    bench.counts(1, &[IDLE, IDLE]);
+    assert_eq!(bench.told_to_die, [1]);
+    measured(&mut bench, &[(1, 900), (2, 600), (3, 600), (4, 100), (5, 100), (6, 100)]);
+    assert_eq!(killed(&bench), [1], "what is left is below the mark");
 }

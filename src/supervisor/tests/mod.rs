@@ -317,11 +317,11 @@ fn stop_outcome(workers: u32) -> Outcome {
 const SWAP_SECONDS: f64 = 0.001;
 
 fn settings(workers: u16) -> Settings {
-    let (stagger, give_up) = (Duration::ZERO, None);
+    let (end_stagger, give_up) = (Duration::ZERO, None);
     // Probation and the preparation of releases are topics of files of their own.
     let (probation, prepares_releases) = (Duration::ZERO, false);
     let weights = equal(workers);
-    Settings { weights, stagger, give_up, probation, prepares_releases, ..Settings::default() }
+    Settings { weights, end_stagger, give_up, probation, prepares_releases, ..Settings::default() }
 }
 
 fn equal(workers: u16) -> Weights {

@@ -335,3 +335,23 @@ fn a_stop_ends_also_those_whose_reused_listeners_the_plan_still_names() {
     bench.dies(2, Exit::Signal(15));
     assert!(bench.finished);
 }
+
+#[test]
+fn who_waits_for_a_seat_that_is_given_up_is_handed_on() {
+    let give_up = Some(crate::protocol::GiveUp { failures: 2, window: 60 * SECOND });
+    let settings = Settings { holds_listeners: true, give_up, ..settings(2) };
+    let mut bench = Bench::live_with(settings, 2);
+    bench.dies(1, Exit::Code(1));
+    bench.commit_done();
+    assert!(bench.orphaned_listeners().is_empty(), "its next worker is to have them");
+    bench.pass(SECOND);
+    bench.spawn_with(3, 20_001);
+    bench.dies(3, Exit::Code(1));
+    assert_eq!(bench.supervisor.given_up(bench.now).count(), 1);
+    assert_eq!(bench.orphaned_listeners(), [3]);
+    bench.take_spawned();
+    bench.take_transferred();
+    bench.counts(3, &[WAITING]);
+    assert_eq!(bench.take_transferred(), [(3, 4)], "one that empties the queue");
+    assert_eq!(bench.take_spawned(), [(4, 0, 1)]);
+}

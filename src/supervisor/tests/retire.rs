@@ -374,3 +374,25 @@ fn when_a_successor_dies_on_its_way_into_force_the_old_one_takes_the_seat_back()
     bench.pass(SECOND);
     assert_eq!(bench.take_spawned(), [(4, 0, 1)]);
 }
+
+#[test]
+fn the_limits_of_a_generation_lie_apart() {
+    let drain = Some(100 * SECOND);
+    let mut limited = Settings { drain, seed: 7, settle: Duration::ZERO, ..settings(4) };
+    limited.retire.jitter = 10;
+    let mut bench = Bench::live_with(limited, 4);
+    bench.request(RELOAD);
+    (5..=8).for_each(|worker| bench.ready(worker));
+    bench.commit_done();
+    let busy = Sockets { established: 1, ..IDLE };
+    (1..=4).for_each(|worker| bench.counts(worker, &[busy, busy]));
+    let mut ends = Vec::new();
+    for millisecond in 0..=100_000_u32 {
+        let ended = bench.take_terminated();
+        ends.extend(ended.iter().map(|_| millisecond));
+        bench.pass(MILLISECOND);
+    }
+    assert_eq!(ends.len(), 4, "{ends:?}");
+    assert!(ends.iter().all(|end| (90_000..=100_001).contains(end)), "{ends:?}");
+    assert!(ends.windows(2).all(|two| two[0] < two[1]), "{ends:?}");
+}

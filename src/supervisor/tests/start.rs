@@ -138,3 +138,22 @@ fn weights_that_the_slots_cannot_serve_are_refused_before_anything_starts() {
     let fewer = crate::plan::PlanError::FewerSlotsThanWorkers { slots: 64, workers: 65 };
     assert_eq!(error, Some(fewer));
 }
+
+#[test]
+fn no_more_start_at_a_time_than_is_allowed() {
+    let two = Settings { parallel: 2, ..settings(5) };
+    let mut bench = Bench::new(two, vacant(5), Start::Fresh);
+    bench.input(Input::Start);
+    assert_eq!(bench.take_spawned(), [(1, 0, 1), (2, 1, 1)]);
+    bench.pass(10 * MILLISECOND);
+    bench.ready(2);
+    bench.commit_all();
+    assert_eq!(bench.take_spawned(), [(3, 2, 1)], "the next one at once");
+    bench.dies(3, Exit::Code(1));
+    assert_eq!(bench.take_spawned(), [(4, 3, 1)]);
+    // Worker 1 hangs: it keeps nobody else waiting for longer than a second.
+    bench.pass(SECOND - 11 * MILLISECOND);
+    assert_eq!(bench.take_spawned(), []);
+    bench.pass(MILLISECOND);
+    assert_eq!(bench.take_spawned(), [(5, 4, 1)]);
+}

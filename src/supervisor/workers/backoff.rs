@@ -145,6 +145,11 @@ impl SeatBackoff {
         self.given_up_until.is_some_and(|until| now < until)
     }
 
+    /// Whether the seat was given up, and has not been tried again since.
+    pub(in crate::supervisor) fn rests(&self) -> bool {
+        self.given_up_until.is_some()
+    }
+
     /// Ends every delay and forgets the losses: an operator wants the seat tried again.
     pub(in crate::supervisor) fn reset(&mut self) {
         *self = Self::default();

@@ -1,7 +1,7 @@
 //! The end of retired workers on request: `clear-retired`, the second half of a restart, and the workers
 //! of an earlier master (`kill_old`).
 //!
-//! They are ended one after the other, at least [`Settings::stagger`](crate::supervisor::Settings::stagger)
+//! They are ended one after the other, at least [`Settings::end_stagger`](crate::supervisor::Settings::end_stagger)
 //! apart, the oldest first. A worker is not asked to end while clients still wait in its accept queue: they
 //! would be reset. That wait is short, and limited by
 //! [`Settings::settle`](crate::supervisor::Settings::settle): a worker that hangs never empties its queue.
@@ -97,7 +97,7 @@ impl Supervisor {
         while let Some((id, is_staggered)) = self.next_cleared(now) {
             self.end(id, EndReason::Cleared, now);
             if is_staggered {
-                self.next_end = now.after(self.settings.stagger);
+                self.next_end = now.after(self.settings.end_stagger);
             }
         }
         let mut clearings = std::mem::take(&mut self.clearings);

@@ -110,7 +110,11 @@ impl Supervisor {
 
     pub(super) fn terminate(&mut self, id: WorkerId, now: Timestamp) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        if let Stage::Dying { ending, .. } = &mut worker.stage {
+        if let Stage::Dying { ending, since } = &mut worker.stage {
+            if let Ending::Ordered { .. } = ending {
+                // Its time to end counts from the signal.
+                *since = now;
+            }
             *ending = Ending::Terminated { kill_at: now.after(self.settings.die) };
             let signals = worker.signals;
             self.actions.push(Action::Terminate { worker: id, signals });

@@ -170,7 +170,9 @@ impl Supervisor {
             Stage::Ready { .. } | Stage::Live { .. } => None,
             Stage::Retired(_) if self.is_standby(worker) => None,
             Stage::Retired(retirement) => {
-                retirement.deadline(worker.signals.retire.is_some(), &self.settings)
+                // Not all of a generation at once: whom they served would all connect again at once.
+                let drain = self.settings.drain.map(|drain| self.jitter_of(worker).time(drain));
+                retirement.deadline(worker.signals.retire.is_some(), drain, &self.settings)
             }
             Stage::Reactivating(reactivation) => reactivation.deadline(),
             Stage::Dying { ending: Ending::Ordered { terminate_at }, .. } => Some(*terminate_at),

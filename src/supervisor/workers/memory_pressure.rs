@@ -139,7 +139,7 @@ impl Supervisor {
                 Some(Step::Kill(id)) => self.kill_for_memory(id, now),
                 None => break,
             }
-            self.next_end = now.after(self.settings.stagger);
+            self.next_end = now.after(self.settings.end_stagger);
         }
         self.report_shortage();
     }
@@ -190,12 +190,17 @@ impl Supervisor {
             .unwrap_or(0)
     }
 
-    /// The workers that may be killed: retired ones, and those that were asked to end and have not.
+    /// The workers that may be killed: retired ones, and those that were asked to end, over their link or by a
+    /// signal, and have not.
     fn killable(&self) -> impl Iterator<Item = &Worker> {
         let may_be_killed = |worker: &&Worker| {
             matches!(
                 worker.stage,
-                Stage::Retired(_) | Stage::Dying { ending: Ending::Terminated { .. }, .. }
+                Stage::Retired(_)
+                    | Stage::Dying {
+                        ending: Ending::Ordered { .. } | Ending::Terminated { .. },
+                        ..
+                    }
             )
         };
         self.workers.values().filter(may_be_killed).filter(|worker| !self.is_reached(worker))

@@ -13,6 +13,8 @@
 //! 3. If somebody does wait, a *drainer* is started: a worker with these sockets that no plan ever
 //!    names. It is retired as soon as it is ready, accepts what waits, and ends like any retired
 //!    worker. Every program that can be a worker can do that, without knowing.
+//!    The same holds of the sockets of a seat that is given up for a while, as long as another worker
+//!    serves: its next worker opens others.
 //! 4. When [`MAX_DRAINERS`] drainers in a row have ended while somebody waits, the sockets are closed all
 //!    the same, and the kernel resets the connections that wait. That is reported.
 //!
@@ -159,6 +161,8 @@ impl Supervisor {
             return Vec::new();
         }
         let mut vacant = self.missing();
+        // Whoever waits for a seat that is given up would wait for long, beside workers that serve.
+        vacant.retain(|(seat, generation)| !self.is_at_rest(*seat, *generation));
         let mut is_claimed = |listeners: &OrphanedListeners| {
             let claim = vacant.iter().position(|place| listeners.is_of(place.0, place.1));
             claim.filter(|_| listeners.is_reusable).map(|index| vacant.swap_remove(index)).is_some()

@@ -148,15 +148,16 @@ impl Retirement {
         now.since(self.since) < COME_BACK
     }
 
-    /// When the worker must end whatever connections it has; `None`: never. One that gets a retire
+    /// When the worker, whose limit is `drain`, must end whatever connections it has; `None`: never. One that gets a retire
     /// signal has its time to drain from that on; one that never empties its queue is not told, and has
     /// it from when it would have been told at the latest.
     pub(in crate::supervisor) fn deadline(
         &self,
         gets_signal: bool,
+        drain: Option<Duration>,
         settings: &Settings,
     ) -> Option<Timestamp> {
-        let drain = settings.drain?;
+        let drain = drain?;
         let grace = if self.is_settled { Duration::ZERO } else { settings.settle };
         Some(match (gets_signal, self.told) {
             (true, Some(told)) => told.max(self.since).after(drain),
@@ -268,10 +269,10 @@ mod tests {
         let seconds = |s| Timestamp(Duration::from_secs(s));
         let settings = Settings { drain: Some(Duration::from_secs(10)), ..Settings::default() };
         let mut retirement = Retirement::new(seconds(100));
-        assert_eq!(retirement.deadline(false, &settings), Some(seconds(115)));
+        assert_eq!(retirement.deadline(false, settings.drain, &settings), Some(seconds(115)));
         retirement.report(SERVING, seconds(101));
         retirement.report(SERVING, seconds(101));
-        assert_eq!(retirement.deadline(false, &settings), Some(seconds(110)));
+        assert_eq!(retirement.deadline(false, settings.drain, &settings), Some(seconds(110)));
     }
 
     #[test]
@@ -280,12 +281,19 @@ mod tests {
         let (drain, rollback) = (Some(Duration::from_secs(10)), Duration::from_secs(60));
         let settings = Settings { drain, rollback, ..Settings::default() };
         let mut retirement = Retirement::new(seconds(100));
-        assert_eq!(retirement.deadline(true, &settings), Some(seconds(175)), "it may be kept");
+        assert_eq!(
+            retirement.deadline(true, settings.drain, &settings),
+            Some(seconds(175)),
+            "it may be kept"
+        );
         retirement.tell(seconds(160));
-        assert_eq!(retirement.deadline(true, &settings), Some(seconds(170)));
-        assert_eq!(retirement.resumed().deadline(true, &settings), Some(seconds(170)));
+        assert_eq!(retirement.deadline(true, settings.drain, &settings), Some(seconds(170)));
+        assert_eq!(
+            retirement.resumed().deadline(true, settings.drain, &settings),
+            Some(seconds(170))
+        );
         let adopted = Retirement::resumed_from(seconds(100), Some(seconds(103)));
-        assert_eq!(adopted.deadline(true, &settings), Some(seconds(113)));
+        assert_eq!(adopted.deadline(true, settings.drain, &settings), Some(seconds(113)));
     }
 
     #[test]
@@ -314,7 +322,7 @@ mod tests {
     #[test]
     fn without_a_limit_it_drains_for_ever() {
         let retirement = Retirement::new(Timestamp::ZERO);
-        assert_eq!(retirement.deadline(false, &Settings::default()), None);
-        assert_eq!(retirement.deadline(true, &Settings::default()), None);
+        assert_eq!(retirement.deadline(false, None, &Settings::default()), None);
+        assert_eq!(retirement.deadline(true, None, &Settings::default()), None);
     }
 }

@@ -1,17 +1,17 @@
 //! Which workers are missing, and when they are started.
 
 use super::backoff::{NextSpawn, SeatBackoff, SeatLoss};
-use super::worker::Worker;
+use super::worker::{Stage, Worker};
 use crate::plan::{Generation, Seat};
 use crate::protocol::{Event, Exit, FailureCause, Timestamp, WorkerFailure, WorkerId};
 use crate::supervisor::rollout::Target;
-use crate::supervisor::{Action, Supervisor};
+use crate::supervisor::{Action, Settings, Supervisor};
 
 impl Supervisor {
     /// Starts the missing workers whose time has come, in the order of the seats.
     pub(in crate::supervisor) fn spawn_missing(&mut self, now: Timestamp) {
         for (seat, generation) in self.missing() {
-            if self.next_spawn > now {
+            if self.may_spawn_at() > now {
                 return;
             }
             if self.not_before(seat, generation) <= now {
@@ -24,7 +24,19 @@ impl Supervisor {
     pub(in crate::supervisor) fn spawn_deadline(&self) -> Option<Timestamp> {
         let missing = self.missing().into_iter();
         let due = missing.map(|(seat, generation)| self.not_before(seat, generation)).min()?;
-        Some(due.max(self.next_spawn))
+        Some(due.max(self.may_spawn_at()))
+    }
+
+    /// When another worker may be started beside those that start now.
+    fn may_spawn_at(&self) -> Timestamp {
+        let is_starting = |it: &&Worker| matches!(it.stage, Stage::Starting) && !it.adopted;
+        let starting = self.workers.values().filter(is_starting).map(|worker| worker.started);
+        let mut slow_at: Vec<_> = starting.map(|at| at.after(Settings::SLOW_START)).collect();
+        // As many as are too many have to be ready, or slow.
+        let too_many = (slow_at.len() + 1).saturating_sub(self.settings.parallel.max(1));
+        slow_at.sort_unstable();
+        let next = too_many.checked_sub(1).and_then(|last| slow_at.get(last).copied());
+        self.next_spawn.max(next.unwrap_or_default())
     }
 
     /// Schedules the next worker of a seat after a loss that fails no rollout: see `backoff.rs`.
@@ -93,6 +105,12 @@ impl Supervisor {
             .places()
             .filter(move |(seat, generation)| is_given_up(seat, *generation))
             .map(|it| it.0)
+    }
+
+    /// Whether a seat is given up, or is about to be tried again, while other workers serve.
+    pub(super) fn is_at_rest(&self, seat: Seat, generation: Generation) -> bool {
+        let backoff = self.backoffs.get(&(seat, generation));
+        backoff.is_some_and(SeatBackoff::rests) && self.anybody_serves()
     }
 
     fn has_successor(&self, worker: &Worker) -> bool {
