@@ -91,6 +91,12 @@ pub(crate) enum Verb {
     /// Show the workers by seat
     #[command(after_help = STATUS_HELP)]
     Status(StatusArgs),
+    /// Show the cluster on the whole screen, live: seats, rates, what drains, events
+    ///
+    /// Keys retire a worker, reload, roll back and scale, each with a question. q ends it, and the cluster
+    /// goes on.
+    #[command(after_help = TOP_HELP)]
+    Top(ClusterArgs),
     /// Print what happens, one JSON object a line, until the master ends
     #[command(after_help = EVENTS_HELP)]
     Events(ClusterArgs),
@@ -238,6 +244,14 @@ that its seat was ever given, whoever held it; else null), memory (resident byte
 processes that it has started; null if not known), processor (seconds of processor time of all of
 them; null if not known), restarts (of its seat) and last_loss (what became of the worker before it, or null).
 Fields may be added within a schema.";
+
+const TOP_HELP: &str = "\
+Keys: up, down (j, k) choose a worker; t retires it, once another has its place; r reloads; b rolls back; + and -
+scale by one, s to a number; ? is help; q quits.
+
+States: as `ipcluster status`, and drains (retired: finishes the connections that it has), with the time since.
+NEW/S are connections that the rules led to the seat, CPU is 100% for one processor, with all processes of the
+worker. NO_COLOR turns colours off. It takes one of the places for subscribers to events.";
 
 const EVENTS_HELP: &str = "\
 Each line has event (its name), time (seconds since 1970), and what is known: mostly worker (a number),
@@ -672,6 +686,8 @@ mod tests {
             "logs",
             "logs 3",
             "logs web 3 -n 100 -f -t --no-prefix",
+            "top",
+            "top web",
             "stop",
             "stop --now web",
             "check",

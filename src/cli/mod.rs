@@ -27,6 +27,7 @@ mod servers;
 mod status;
 mod staying;
 mod stop;
+mod top;
 mod wait;
 
 use std::process::ExitCode;
@@ -60,6 +61,7 @@ fn carry_out(arguments: Arguments) -> Result<(), Failed> {
         Verb::Retire(retire) => retire::run(&directory()?, retire),
         Verb::ClearRetired(cluster) => clear_retired::run(&directory()?, cluster),
         Verb::Status(status) => status::run(&directory()?, status),
+        Verb::Top(cluster) => top::run(&directory()?, cluster),
         Verb::Events(cluster) => events::run(&directory()?, cluster),
         Verb::Wait(wait) => wait::run(&directory()?, wait),
         Verb::Logs(logs) => logs::run(&directory()?, logs),

@@ -48,6 +48,7 @@ mod output;
 mod overlapping_clusters;
 mod ownership;
 mod ownership_transfer;
+mod page;
 mod ports;
 mod privilege;
 mod probation;
@@ -66,6 +67,7 @@ mod socket_activation;
 mod socket_activation_under_load;
 mod source_ports;
 mod stale_rules;
+mod top;
 mod tproxy;
 mod transactions;
 mod udp;
@@ -98,6 +100,8 @@ fn main() -> ExitCode {
         conformance,
         interrupted_transactions,
         explain,
+        page,
+        top,
         canary,
         guard,
         retire,
