@@ -1,16 +1,15 @@
 //! The status and what happens, as server-sent events
 //! (<https://html.spec.whatwg.org/multipage/server-sent-events.html>).
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Bytes;
-use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::server::{EventSource, StatusCache, StatusSource};
-use crate::protocol::{EventRecord, Status};
+use super::cache::StatusCache;
+use super::source::{EventSource, StatusSource};
+use super::sse;
 
 /// From one status to the next, while nothing happens.
 pub(super) const INTERVAL: Duration = Duration::from_secs(1);
@@ -29,14 +28,14 @@ pub(super) struct LiveStream {
 impl LiveStream {
     /// Tells the client of each event at once, and of the status after each, and every second. Ends with
     /// the master, or when the client has taken nothing for as long as the limit says.
-    pub(super) async fn serve<S: StatusSource>(self, cache: Arc<StatusCache<S>>) {
+    pub(super) async fn serve<S: StatusSource>(self, cache: &StatusCache<S>) {
         let Self { frames, place } = self;
-        let limits = cache.limits();
+        let limits = cache.limits;
         let send = |frame: Bytes| {
             let frames = &frames;
             async move { matches!(timeout(limits.stall, frames.send(frame)).await, Ok(Ok(()))) }
         };
-        let mut events = cache.source().events();
+        let mut events = cache.source.events();
         let mut due = Instant::now();
         if !send(Bytes::from_static(b"retry: 1000\n\n")).await {
             return;
@@ -46,7 +45,7 @@ impl LiveStream {
                 happened = events.next() => {
                     let Some(records) = happened else { break };
                     for record in &records {
-                        if !send(happened_frame(record)).await {
+                        if !send(sse::frame("happened", record)).await {
                             return;
                         }
                     }
@@ -73,38 +72,9 @@ fn interval(bytes: usize) -> Duration {
     INTERVAL.saturating_mul(parts.max(1))
 }
 
-/// A status as a frame.
-pub(super) fn status_frame(status: &Status) -> Bytes {
-    frame("status", status)
-}
-
-fn happened_frame(record: &EventRecord) -> Bytes {
-    frame("happened", record)
-}
-
-/// JSON has no line end of its own, so one field of data is all of it.
-fn frame(name: &str, data: &impl Serialize) -> Bytes {
-    let data = serde_json::to_string(data).unwrap_or_else(|error| {
-        tracing::warn!(%error, name, "cannot be told as JSON");
-        "null".to_owned()
-    });
-    Bytes::from(format!("event: {name}\ndata: {data}\n\n"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_frame_is_a_name_and_one_line() {
-        let record = EventRecord::new("failed").with("reason", "a\nb\r\u{2028}");
-        let frame = happened_frame(&record);
-        let text = std::str::from_utf8(&frame).unwrap();
-        assert_eq!(
-            text,
-            "event: happened\ndata: {\"event\":\"failed\",\"time\":0.0,\"reason\":\"a\\nb\\r\u{2028}\"}\n\n"
-        );
-    }
 
     #[test]
     fn a_large_status_is_told_more_rarely() {

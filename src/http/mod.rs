@@ -64,13 +64,19 @@
 
 mod answer;
 mod body;
+mod cache;
 mod error;
 mod exposition;
+mod limits;
 mod live;
 mod metrics;
 mod query;
 mod server;
+mod source;
+mod sse;
 
 pub use error::HttpError;
+pub(crate) use limits::HttpLimits;
 pub(crate) use metrics::metrics;
-pub(crate) use server::{EventSource, HttpLimits, HttpServer, StatusSource};
+pub(crate) use server::HttpServer;
+pub(crate) use source::{EventSource, StatusSource};

@@ -121,7 +121,7 @@ let table = null;       // The last slots.json.
 let picked = null;      // The seat whose slots are shown.
 let explained = null;   // The last answer of /explain.
 const totals = [
-  { name: "New connections per second", series: new Series(), show: rate },
+  { name: "New connections / s", series: new Series(), show: rate },
   { name: "Established connections", series: new Series(), show: count },
   { name: "Processor of all workers", series: new Series(), show: percent },
   { name: "Memory of all workers", series: new Series(), show: bytes },

@@ -1,10 +1,14 @@
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::broadcast;
+use tokio::sync::{Mutex, broadcast};
+use tokio::time::Instant;
 
 use super::*;
+use crate::http::source::EventSource;
 use crate::plan::{ClusterName, Generation, Seat, Slot};
+use crate::protocol::{EventRecord, Explanation, SlotTable, Status};
 
 /// A master that counts how often it is asked, and answers while nobody holds it up.
 #[derive(Clone)]
@@ -234,7 +238,7 @@ async fn while_nobody_looks_nothing_is_asked_for() {
         sleep(Duration::from_millis(1)).await;
     }
     let asked = master.asked.load(Ordering::Relaxed);
-    sleep(live::INTERVAL * 2).await;
+    sleep(crate::http::live::INTERVAL * 2).await;
     assert_eq!(master.asked.load(Ordering::Relaxed), asked);
 }
 
