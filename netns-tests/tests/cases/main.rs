@@ -17,6 +17,7 @@ mod events;
 mod expired_entries;
 mod explain;
 mod failed_reload;
+mod firewalls;
 mod fleet;
 mod flush;
 mod foreign_chains;
@@ -116,6 +117,7 @@ fn main() -> ExitCode {
         expired_entries,
         failed_reload,
         fleet,
+        firewalls,
         foreign_chains,
         foreign_processes,
         handover,
