@@ -28,6 +28,7 @@ pub struct Cluster<'a> {
     arguments: Vec<OsString>,
     environment: Vec<(String, String)>,
     directory: Option<PathBuf>,
+    wrapper: Vec<OsString>,
     master: Option<Process>,
 }
 
@@ -175,6 +176,7 @@ impl<'a> Cluster<'a> {
             arguments: Vec::new(),
             environment: Vec::new(),
             directory: None,
+            wrapper: Vec::new(),
             master: None,
         };
         for target in listeners {
@@ -185,6 +187,25 @@ impl<'a> Cluster<'a> {
         }
         let passed = cluster.argument("--env").argument("GREETER_*");
         passed.argument("--workers").argument(workers.to_string())
+    }
+
+    /// A cluster whose settings are in this file: `run --name t -c FILE -- greeter`, with the [`engine`] of
+    /// the case.
+    pub fn from_file(lab: &'a Lab, file: &Path) -> Self {
+        let mut cluster = Self {
+            lab,
+            name: "t".to_owned(),
+            probation: None,
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            directory: None,
+            wrapper: Vec::new(),
+            master: None,
+        };
+        if engine() != Engine::default() {
+            cluster = cluster.argument("--engine").argument(engine().to_string());
+        }
+        cluster.argument("-c").argument(file)
     }
 
     /// Adds an argument of `run`, before the command.
@@ -200,6 +221,11 @@ impl<'a> Cluster<'a> {
         self
     }
 
+    /// The arguments of `run` up to the command, without its name.
+    pub fn flags(&self) -> Vec<OsString> {
+        self.settings()
+    }
+
     /// The arguments of `run` up to the command.
     fn settings(&self) -> Vec<OsString> {
         let probation = self.probation.iter();
@@ -211,6 +237,12 @@ impl<'a> Cluster<'a> {
     /// `GREETER_` on to its workers.
     pub fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Has another program run the master: these words come before its command line.
+    pub fn wrapped(mut self, words: &[&str]) -> Self {
+        self.wrapper = words.iter().map(OsString::from).collect();
         self
     }
 
@@ -269,7 +301,15 @@ impl<'a> Cluster<'a> {
     /// Starts a master with this worker command, and does not wait. Also after
     /// [`kill_master`](Self::kill_master): the next one.
     pub fn start_master(&mut self, worker: &[OsString]) {
-        let mut command = self.command("run");
+        let mut command = match self.wrapper.split_first() {
+            Some((program, words)) => {
+                let mut command = Command::new(program);
+                command.args(words).arg(ipcluster()).arg("run");
+                command.env("XDG_RUNTIME_DIR", self.lab.directory());
+                command
+            }
+            None => self.command("run"),
+        };
         command.args(["--name", &self.name]).args(self.settings()).arg("--").args(worker);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         if let Some(directory) = &self.directory {

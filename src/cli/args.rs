@@ -44,14 +44,20 @@ Exit codes: 0 done; 1 failed (stderr says why, and what to do next); 2 wrong usa
 pub(crate) enum Verb {
     /// Start a cluster, or take over one whose master is gone; stays in the foreground
     ///
-    /// SIGTERM and SIGINT end the master alone: the workers and the rules serve on, and the next
-    /// `run` of the same name adopts them: the same processes, and no rule changes. If it is given
+    /// SIGTERM ends the master alone: the workers and the rules serve on, and the next
+    /// `run` of the same name adopts them: the same processes, and no rule changes. Ctrl-C in a terminal, and
+    /// the end of a container whose process 1 it is, end all: workers finish their connections, a second
+    /// Ctrl-C does not wait for that (see --on-exit). If it is given
     /// another command, environment or number of workers, those come into force without a connection
     /// lost. SIGHUP reloads, SIGUSR1 is `ipcluster clear-retired`.
     /// `ipcluster stop` ends all.
     #[command(after_help = run_help())]
     Run(RunArgs),
     /// Start a new generation and move all new connections to it
+    ///
+    /// The file that `run -c` has named is read again: what has changed is said, and put in force with the new
+    /// generation. An invalid file, or a change that a running master cannot make, is refused, and nothing has
+    /// happened. Flags of `run` still win.
     ///
     /// Returns when the new workers have passed their probation (--rollout-probation of `run`), or says why
     /// not: then the old ones serve. New connections go to the new workers from the beginning of the
@@ -127,7 +133,13 @@ pub(crate) enum Verb {
     #[command(subcommand)]
     Fleet(FleetVerb),
     /// Say what this machine supports and lacks; exit code 1 if `run` would fail
-    Check,
+    ///
+    /// With -c the configuration of that file is checked first, as `run -c` and `reload` do.
+    Check(CheckArgs),
+    /// Show the settings in force, and where each value comes from
+    ///
+    /// Prints them as a file has them. What `reload` would change is said below, as comments.
+    Config(ConfigArgs),
     /// List the servers that have a preset (--server of `run`); with a name, all that is known of one
     Servers(ServersArgs),
     /// Remove the rules of a cluster whose master is gone
@@ -234,7 +246,7 @@ foreign_chains (rules of others that decide before ours), orphans (pid, seat, ge
 processes that seem to be workers of an earlier master, but cannot be proven to be), conntrack (entries, limit; 0: none), serving
 (seats that get connections), trial (of a generation: generation, first_seat, seats, slots; or null), probation (of what was put in force last: generation, before, seconds_left, failures,
 standby; or null), returns (after failed probations), swaps (a histogram), restarts (by reason), retirements (of live workers, by cause), given_up (seats that get no worker for
-now), waiting (seats without a worker, at most 64: seat, next_try in seconds, reason, restarts), and workers: a list of seat, slots, pid (null before it is spawned), adopted (an earlier
+now), waiting (seats without a worker, at most 64: seat, next_try in seconds, reason, restarts), configuration (in_force, and reason: what is configured and not in force), and workers: a list of seat, slots, pid (null before it is spawned), adopted (an earlier
 master has started it), state, leaving (why it is
 replaced, or null), standby (retired, and kept until a probation is over), generation,
 health (ok, silent), text (what it says of itself: STATUS= of sd_notify; else null), ports
@@ -322,6 +334,30 @@ pub(crate) struct ReloadArgs {
     pub(crate) no_wait: bool,
     #[command(flatten)]
     pub(crate) patience: TimeoutArgs,
+    /// Say what the file changes and when that would come into force, and do nothing; exit code 1 if the
+    /// reload would be refused
+    #[arg(long, conflicts_with_all = ["share", "clear_retired", "no_wait"])]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// The configuration file to check
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConfigArgs {
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+    /// Print JSON: settings (key, value, origin), changes (key, before, after, applies: what `reload`
+    /// would change) and refused (why it would be refused, or null)
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print an example of a file instead, with every setting and its default
+    #[arg(long, conflicts_with_all = ["name", "json"])]
+    pub(crate) example: bool,
 }
 
 #[derive(Debug, Args)]
@@ -662,6 +698,11 @@ mod tests {
             "save-others --json",
             "reload",
             "reload web",
+            "reload web --dry-run",
+            "config",
+            "config web --json",
+            "config --example",
+            "check -c web.toml",
             "reload --share 10%",
             "reload web --share 0.5%",
             "promote",

@@ -14,7 +14,9 @@ use crate::plan::{
 use crate::process::{Endpoint, HeldSocket, PidFd, Transport, has_cap_net_admin};
 use nix::sys::utsname::uname;
 
+use super::args::CheckArgs;
 use super::{Failed, causes, output};
+use crate::config::ConfigBuilder;
 
 /// The first kernel with nat chains in `inet` tables (5.2), `pidfd_open` (5.3) and `waitid` of a pidfd.
 const OLDEST_KERNEL: (u32, u32) = (5, 4);
@@ -41,7 +43,14 @@ impl fmt::Display for Finding {
 }
 
 /// Looks at everything that `run` needs, and prints a line for each.
-pub(super) fn run() -> Result<(), Failed> {
+pub(super) fn run(args: &CheckArgs) -> Result<(), Failed> {
+    if let Some(path) = &args.config {
+        let config = ConfigBuilder::from_file(path)?.build()?;
+        let hints = config.hints();
+        let hints = hints.iter().map(|hint| format!("{}\n", Warning(hint.clone())));
+        let valid = Good(format!("configuration {}: valid", path.display()));
+        output::answer(&format!("{valid}\n{}", hints.collect::<String>()))?;
+    }
     let mut findings = vec![kernel(), capability(), pidfd(), runtime_directory()];
     findings.push(worker_ports());
     findings.push(connection_tracking());

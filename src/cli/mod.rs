@@ -5,6 +5,7 @@ mod ask;
 mod check;
 mod clear_retired;
 mod completions;
+mod config;
 mod configure;
 mod demo;
 mod events;
@@ -72,7 +73,8 @@ fn carry_out(arguments: Arguments) -> Result<(), Failed> {
         Verb::Plan(run) => plan::run(run),
         Verb::Explain(explain) => explain::run(&directory()?, explain),
         Verb::Fleet(verb) => fleet::run(verb),
-        Verb::Check => check::run(),
+        Verb::Check(args) => check::run(&args),
+        Verb::Config(args) => config::run(directory, args),
         Verb::Servers(servers) => servers::run(&servers),
         Verb::Flush(cluster) => flush::run(&directory()?, cluster),
         Verb::SaveOthers(args) => save_others::run(&args),

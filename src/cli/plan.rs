@@ -14,7 +14,7 @@ use super::{Failed, configure, output};
 
 /// Prints the table of a cluster whose workers have the first ports of their range.
 pub(super) fn run(args: RunArgs) -> Result<(), Failed> {
-    let config = configure::config(args)?;
+    let config = configure::config(&args)?;
     let plan = planned(&config)?;
     output::answer(&lower(&plan).to_string())
 }

@@ -5,10 +5,13 @@ use crate::control::ControlDir;
 use super::args::ReloadArgs;
 use super::ask::Patience;
 use super::clear_retired::have;
-use super::{Failed, ask, output, staying};
+use super::{Failed, ask, config, output, staying};
 use crate::protocol::{Command, CommandRequest, Outcome, Reloaded, counted};
 
 pub(super) fn run(directory: &ControlDir, args: ReloadArgs) -> Result<(), Failed> {
+    if args.dry_run {
+        return dry_run(directory, &args);
+    }
     let command = match args.share {
         None if args.clear_retired => Command::Restart,
         share => Command::Reload { share },
@@ -42,6 +45,19 @@ pub(super) fn run(directory: &ControlDir, args: ReloadArgs) -> Result<(), Failed
 
 fn mismatch() -> Failed {
     ask::mismatch("reload")
+}
+
+/// Says what a reload would change.
+fn dry_run(directory: &ControlDir, args: &ReloadArgs) -> Result<(), Failed> {
+    let report = config::report(directory, &args.cluster)?;
+    if let Some(reason) = report.refused {
+        return Err(Failed::new(reason).hint("nothing has happened; the cluster runs as it did"));
+    }
+    if report.changes.is_empty() {
+        return output::answer("no setting changes: a reload starts new workers with the same\n");
+    }
+    let lines = report.changes.iter().map(|change| config::change_line(change) + "\n");
+    output::answer(&lines.collect::<String>())
 }
 
 /// That a generation is in force for all clients.

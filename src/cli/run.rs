@@ -15,7 +15,8 @@ pub(super) fn run(
     args: RunArgs,
 ) -> Result<(), Failed> {
     let replace = args.replace;
-    let config = configure::config(args)?;
+    let source = configure::source(&args);
+    let config = configure::config(&args)?;
     if !has_cap_net_admin().map_err(MasterError::from)? {
         return Err(NftError::Privilege.into());
     }
@@ -24,6 +25,10 @@ pub(super) fn run(
     let name = config.name().clone();
     let builder = Master::builder(config).control(directory).print_output();
     let builder = if replace { builder.replace() } else { builder };
+    let builder = match source {
+        Some(source) => builder.reload_from(source),
+        None => builder,
+    };
     let begin_log = || log.begin().map_err(|source| MasterError::Thread { source });
     match builder.run_as_service_with(begin_log)? {
         Ended::Replaced => tracing::info!("another master of cluster {name} has taken over"),

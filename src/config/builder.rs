@@ -32,6 +32,7 @@ impl ConfigBuilder {
         let mut values = builder.resolve()?;
         if values.workers.is_default() {
             values.workers.value = u16::try_from(cpus).unwrap_or(u16::MAX).clamp(1, MAX_SEATS);
+            values.workers.text = Some(values.workers.value.to_string());
         }
         let server = server.map(|server| server.applied_to(&mut values));
         Config::check(values, server)

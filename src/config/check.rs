@@ -26,6 +26,7 @@ impl Config {
         check_worker_ports(&values, &listeners)?;
         check_local_clients(&values, &listeners)?;
         values.socket_activation.value = socket_activation(&values)?;
+        values.socket_activation.text = Some(values.socket_activation.value.to_string());
         check_backlog(&values)?;
         check_http(&values, &listeners)?;
         check_readiness(&values, &listeners)?;

@@ -133,7 +133,8 @@ impl Config {
     pub fn scaled(&self, workers: u16) -> Result<Self, ConfigError> {
         const ORIGIN: Origin = Origin::Command { command: "scale" };
         let mut values = self.values.clone();
-        values.workers = Given::new(values.workers.key, workers, ORIGIN);
+        let workers_now = Given::new(values.workers.key, workers, ORIGIN);
+        values.workers = workers_now.written(workers.to_string());
         let weights = &mut values.weights.value;
         if !weights.is_empty() {
             weights.resize(usize::from(workers), 1.0);
@@ -156,8 +157,12 @@ pub enum PartitionKind {
 /// What becomes of the workers when a signal (SIGTERM, SIGINT) ends the master.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnExit {
-    /// They and the rules serve on, and the next master adopts them.
+    /// [`Self::Drain`] by Ctrl-C in the terminal that the master was started in, and where it is the first
+    /// process of a container, which ends with it; [`Self::Leave`] by any other signal, as a service manager
+    /// sends it.
     #[default]
+    Auto,
+    /// They and the rules serve on, and the next master adopts them.
     Leave,
     /// They finish their connections and end, and the rules go: as for `ipcluster stop`.
     Drain,
@@ -189,6 +194,28 @@ pub enum LogFormat {
     Json,
     /// A line with its priority, as `<4>` (sd-daemon(3)), and without a time.
     Journal,
+}
+
+/// What ends a master by a signal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum EndedBy {
+    /// Ctrl-C in its terminal.
+    Keyboard,
+    /// A signal to the first process of a container.
+    ContainerEnd,
+    /// Any other signal.
+    Signal,
+}
+
+impl OnExit {
+    /// Whether the workers end too.
+    pub(crate) fn drains(self, by: EndedBy) -> bool {
+        match self {
+            Self::Auto => by != EndedBy::Signal,
+            Self::Leave => false,
+            Self::Drain => true,
+        }
+    }
 }
 
 /// Where the standard output and error of workers go.

@@ -81,6 +81,11 @@ impl Environment {
         self.set.iter()
     }
 
+    /// The entries that pass a variable of the master on.
+    pub(super) fn passed(&self) -> &[String] {
+        &self.passed
+    }
+
     fn check(&self, name: &str) -> Result<(), EnvironmentError> {
         let refused = |reason| Err(EnvironmentError::new(name, reason));
         if name.contains('\0') {

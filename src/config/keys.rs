@@ -16,7 +16,7 @@ use super::range::{
     Any, DirectoryPath, FilePath, FinishingSignal, MoreThanZero, NameOfA, PartOfTotal, PlannedAs,
     Range, SocketPath, StopSignal, ZeroOrAtLeast,
 };
-use super::table::{Changes, DefaultValue, Setting, settings};
+use super::table::{Changes, DefaultValue, Setting, ValueRow, settings};
 use super::value::{Entry, Raw, Value, resolve};
 use super::{
     Config, ConfigError, Environment, FileModeMask, LogFormat, LogLevel, MemorySize, OnExit,
@@ -97,7 +97,7 @@ settings! {
         flag: "--partition", "hash|mask",
         range: Any,
         default: "hash",
-        changes: NewGeneration,
+        changes: RestartRenews,
         get: none,
     }
 
@@ -107,7 +107,7 @@ settings! {
         flag: "--slots", "N",
         range: PlannedAs("1 to 65536"),
         default: "1024",
-        changes: NewGeneration,
+        changes: RestartRenews,
         get: none,
     }
 
@@ -118,7 +118,7 @@ settings! {
         range: Any,
         default: "" means "all the same",
         example: "1 1 2",
-        changes: Restart,
+        changes: Scale,
         get: none,
     }
 
@@ -129,7 +129,7 @@ settings! {
         flag: "--worker-ports", "FIRST-LAST",
         range: Any,
         default: "20000-29999",
-        changes: NextGeneration,
+        changes: Restart,
         get: copied -> PortRange,
     }
 
@@ -164,7 +164,7 @@ settings! {
         flag: "--socket-activation", "true|false",
         range: Any,
         default: "false" means "true with the engine tproxy, else false",
-        changes: NextGeneration,
+        changes: Restart,
         get: copied -> bool,
     }
 
@@ -186,7 +186,7 @@ settings! {
         flag: "--engine", "redirect|tproxy",
         range: Any,
         default: "redirect",
-        changes: NewGeneration,
+        changes: RestartRenews,
         get: copied -> Engine,
     }
 
@@ -232,7 +232,7 @@ settings! {
         range: NameOfA("user"),
         default: "" means "the master's, without its privilege",
         example: "www-data",
-        changes: NewGeneration,
+        changes: RestartRenews,
         get: dereferenced -> Option<&str>,
     }
 
@@ -243,7 +243,7 @@ settings! {
         range: NameOfA("group"),
         default: "" means "that of the user",
         example: "www-data",
-        changes: NewGeneration,
+        changes: RestartRenews,
         get: dereferenced -> Option<&str>,
     }
 
@@ -253,7 +253,7 @@ settings! {
         flag: "--stop-signal", "SIGNAL",
         range: StopSignal,
         default: "TERM",
-        changes: Restart,
+        changes: NextGeneration,
         get: none,
     }
 
@@ -266,7 +266,7 @@ settings! {
         range: FinishingSignal,
         default: "" means "none",
         example: "QUIT",
-        changes: Restart,
+        changes: NextGeneration,
         get: none,
     }
 
@@ -278,19 +278,20 @@ settings! {
         flag: "--kill-mode", "group|mixed|process",
         range: Any,
         default: "group",
-        changes: Restart,
+        changes: NextGeneration,
         get: none,
     }
 
     /// What becomes of the workers when SIGTERM or SIGINT ends the master: leave (they serve on, and
     /// the next master adopts them), drain (they finish their connections and end, and the rules go;
-    /// at once with a second signal)
+    /// at once with a second signal), auto (drain by Ctrl-C in a terminal and as process 1 of a container,
+    /// else leave)
     on_exit: OnExit {
         key: "on_exit",
-        flag: "--on-exit", "leave|drain",
+        flag: "--on-exit", "auto|leave|drain",
         range: Any,
-        default: "leave",
-        changes: Restart,
+        default: "auto",
+        changes: AtOnce,
         get: copied -> OnExit,
     }
 
@@ -335,7 +336,7 @@ settings! {
         flag: "--nice", "N",
         range: -20..=19,
         default: "0",
-        changes: NextGeneration,
+        changes: Restart,
         get: copied -> i32,
     }
 
@@ -346,7 +347,7 @@ settings! {
         range: SocketPath,
         default: "" means "the operators' one",
         example: "/run/web/workers.sock",
-        changes: NextGeneration,
+        changes: Restart,
         get: dereferenced -> Option<&Path>,
     }
 
@@ -358,7 +359,7 @@ settings! {
         flag: "--rollout-probation", "TIME",
         range: Any,
         default: "10s",
-        changes: Restart,
+        changes: AtOnce,
         get: copied -> Duration,
     }
 
@@ -370,7 +371,7 @@ settings! {
         flag: "--rollout-max-failures", "N|auto",
         range: Any,
         default: "auto",
-        changes: Restart,
+        changes: AtOnce,
         get: copied -> MaxFailures,
     }
 
@@ -380,7 +381,7 @@ settings! {
         flag: "--ready-timeout", "TIME",
         range: MoreThanZero,
         default: "30s",
-        changes: Restart,
+        changes: AtOnce,
         get: copied -> Duration,
     }
 
@@ -390,7 +391,7 @@ settings! {
         flag: "--drain-timeout", "TIME",
         range: Any,
         default: "0",
-        changes: Restart,
+        changes: AtOnce,
         get: copied -> Option<Duration>,
     }
 
@@ -401,7 +402,7 @@ settings! {
         flag: "--rollback-timeout", "TIME",
         range: Any,
         default: "0",
-        changes: Restart,
+        changes: AtOnce,
         get: copied -> Duration,
     }
 
@@ -411,7 +412,7 @@ settings! {
         flag: "--die-timeout", "TIME",
         range: Any,
         default: "5s",
-        changes: Restart,
+        changes: AtOnce,
         get: copied -> Duration,
     }
 
@@ -444,7 +445,7 @@ settings! {
         flag: "--hook-timeout", "TIME",
         range: Any,
         default: "5min",
-        changes: Restart,
+        changes: NextGeneration,
         get: copied -> Option<Duration>,
     }
 
@@ -455,7 +456,7 @@ settings! {
         flag: "--spawn-parallel", "N",
         range: 0..=1024,
         default: "0",
-        changes: Restart,
+        changes: AtOnce,
         get: copied -> u16,
     }
 
@@ -466,7 +467,7 @@ settings! {
         flag: "--spawn-stagger", "TIME",
         range: Any,
         default: "0",
-        changes: Restart,
+        changes: AtOnce,
         get: copied -> Duration,
     }
 
@@ -477,7 +478,7 @@ settings! {
         flag: "--spawn-backoff", "FIRST..MOST",
         range: Any,
         default: "1s..30s",
-        changes: Restart,
+        changes: AtOnce,
         get: copied -> Backoff,
     }
 
@@ -488,7 +489,7 @@ settings! {
         flag: "--spawn-give-up", "NUMBER in TIME",
         range: Any,
         default: "5 in 60s",
-        changes: Restart,
+        changes: AtOnce,
         get: copied -> Option<GiveUp>,
     }
 
@@ -498,7 +499,7 @@ settings! {
         flag: "--retire-rss", "MEMORY",
         range: Any,
         default: "0",
-        changes: Restart,
+        changes: AtOnce,
         get: none,
     }
 
@@ -509,7 +510,7 @@ settings! {
         flag: "--retire-rate", "N",
         range: 1..=1024,
         default: "10",
-        changes: Restart,
+        changes: AtOnce,
         get: none,
     }
 
@@ -519,7 +520,7 @@ settings! {
         flag: "--retire-window", "TIME",
         range: Any,
         default: "2min",
-        changes: Restart,
+        changes: AtOnce,
         get: none,
     }
 
@@ -529,7 +530,7 @@ settings! {
         flag: "--retire-renice", "N",
         range: 0..=19,
         default: "1",
-        changes: Restart,
+        changes: AtOnce,
         get: none,
     }
 
@@ -544,7 +545,7 @@ settings! {
         range: ZeroOrAtLeast(Duration::from_secs(1)),
         default: "0",
         example: "5s",
-        changes: Restart,
+        changes: AtOnce,
         get: copied -> Option<Duration>,
     }
 
@@ -554,7 +555,7 @@ settings! {
         flag: "--retire-max-age", "TIME",
         range: Any,
         default: "0",
-        changes: Restart,
+        changes: AtOnce,
         get: none,
     }
 
@@ -565,7 +566,7 @@ settings! {
         flag: "--retire-connections", "N",
         range: Any,
         default: "0",
-        changes: Restart,
+        changes: AtOnce,
         get: none,
     }
 
@@ -576,7 +577,7 @@ settings! {
         flag: "--retire-jitter", "PERCENT",
         range: 0..=100,
         default: "10",
-        changes: Restart,
+        changes: AtOnce,
         get: none,
     }
 
@@ -597,7 +598,7 @@ settings! {
         flag: "--memory-total", "MEMORY",
         range: Any,
         default: "0",
-        changes: Restart,
+        changes: AtOnce,
         get: none,
     }
 
@@ -607,7 +608,7 @@ settings! {
         flag: "--memory-low", "PART",
         range: PartOfTotal,
         default: "0.80",
-        changes: Restart,
+        changes: AtOnce,
         get: none,
     }
 
@@ -617,7 +618,7 @@ settings! {
         flag: "--memory-high", "PART",
         range: PartOfTotal,
         default: "0.95",
-        changes: Restart,
+        changes: AtOnce,
         get: none,
     }
 
@@ -628,7 +629,7 @@ settings! {
         flag: "--memory-order", "connections|age|memory",
         range: Any,
         default: "connections",
-        changes: Restart,
+        changes: AtOnce,
         get: none,
     }
 
@@ -674,7 +675,7 @@ settings! {
         range: Any,
         default: "" means "none",
         example: "./migrate up",
-        changes: Restart,
+        changes: NextGeneration,
         get: reference -> &Option<WorkerCommand>,
     }
 
@@ -686,7 +687,7 @@ settings! {
         range: Any,
         default: "" means "none",
         example: "./purge-cache",
-        changes: Restart,
+        changes: NextGeneration,
         get: reference -> &Option<WorkerCommand>,
     }
 

@@ -3,8 +3,9 @@
 //! [`Config::builder`] takes typed values and checks them once, at
 //! [`build`](ConfigBuilder::build); with the feature `toml` a file can be read as well
 //! (`Config::from_file`), and values of a program laid over it. A configuration does not change any
-//! more: a running master keeps the one that it was started with, and another comes into force with
-//! another master ([`Builder::replace`](crate::master::Builder::replace)).
+//! more. A running master puts another one in force by a reload
+//! ([`Builder::reload_from`](crate::master::Builder::reload_from)), as far as each setting says below; the
+//! rest takes another master ([`Builder::replace`](crate::master::Builder::replace)).
 //!
 //! Every setting is declared once, in the table in `keys.rs`, from which everything else is made: the
 //! methods of [`ConfigBuilder`] and [`Config`], the flags of `ipcluster run`, the keys of the file, the
@@ -13,6 +14,7 @@
 #![doc = include_str!("../../docs/settings.md")]
 
 mod builder;
+mod changes;
 mod check;
 mod command;
 #[expect(clippy::module_inception, reason = "the room is named after its main type")]
@@ -41,7 +43,9 @@ mod text;
 mod texts;
 mod value;
 
+pub(crate) use changes::refusal_of;
 pub use command::WorkerCommand;
+pub(crate) use config::EndedBy;
 pub use config::{Config, LogFormat, LogLevel, OnExit, PartitionKind, WorkerOutput};
 pub(crate) use environment::is_reserved;
 pub use environment::{Environment, EnvironmentError};

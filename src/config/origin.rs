@@ -81,11 +81,18 @@ pub(super) struct Given<T> {
     pub(super) origin: Origin,
     /// Where each item of a list stands, if that is known.
     pub(super) items: Vec<Origin>,
+    /// The value as a file has it; none for a typed one.
+    pub(super) text: Option<String>,
 }
 
 impl<T> Given<T> {
     pub(super) fn new(key: &'static str, value: T, origin: Origin) -> Self {
-        Self { key, value, origin, items: Vec::new() }
+        Self { key, value, origin, items: Vec::new(), text: None }
+    }
+
+    /// With the value as a file has it.
+    pub(super) fn written(self, text: String) -> Self {
+        Self { text: Some(text), ..self }
     }
 
     pub(super) fn is_default(&self) -> bool {

@@ -1,6 +1,8 @@
 //! What a setting is, and the macro that makes everything out of the one table in `keys.rs`.
 
+use super::Origin;
 use super::value::Form;
+use crate::protocol::Applies;
 
 /// One setting, as far as flags, files and pages need to know it.
 #[derive(Debug)]
@@ -65,31 +67,58 @@ pub(crate) enum DefaultValue {
     Required(&'static str),
 }
 
-/// When another value of a setting comes into force. A running master does not read its file again;
-/// a restart is the end of the master and the start of another, or `run --replace`.
+/// The value of a setting, for display and comparison.
+pub(super) struct ValueRow<'a> {
+    pub(super) key: &'static str,
+    pub(super) flag_only: bool,
+    /// As a file has it; none for a typed value.
+    pub(super) text: Option<&'a str>,
+    pub(super) debug: &'a dyn std::fmt::Debug,
+    pub(super) origin: &'a Origin,
+    pub(super) changes: Changes,
+}
+
+/// When another value of a setting comes into force: by `ipcluster reload`, which reads the file again, or
+/// at a restart, which is the end of the master and the start of another, or `run --replace`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Changes {
-    /// While the master runs, by `ipcluster scale`; and at a restart.
+    /// By `ipcluster scale`, by a reload, and at a restart.
     Scale,
-    /// At a restart, for all workers.
-    Restart,
-    /// At a restart, which starts new workers for it and retires those that run.
+    /// By a reload, and at a restart, at once for all workers.
+    AtOnce,
+    /// By a reload, with the generation that it starts; and at a restart, which starts one for it.
     NewGeneration,
-    /// At a restart, for workers that are started after it: for all with the next generation.
+    /// By a reload, with the generation that it starts; and at a restart for workers that are started after
+    /// it: for all with the next generation.
     NextGeneration,
+    /// At a restart alone, for all workers.
+    Restart,
+    /// At a restart alone, which starts new workers for it and retires those that run.
+    RestartRenews,
     /// Never: it makes another cluster.
     Never,
 }
 
 impl Changes {
+    /// When a running master puts another value in force.
+    pub(super) fn applies(self) -> Applies {
+        match self {
+            Self::AtOnce => Applies::AtOnce,
+            Self::Scale | Self::NewGeneration | Self::NextGeneration => Applies::NextGeneration,
+            Self::Restart | Self::RestartRenews => Applies::NewMaster,
+            Self::Never => Applies::Never,
+        }
+    }
+
     /// For the reference page.
     #[cfg(test)]
     pub(crate) fn text(self) -> &'static str {
         match self {
-            Self::Scale => "yes, by `scale`; at restart",
-            Self::Restart => "at restart",
-            Self::NewGeneration => "at restart, which starts a new generation",
-            Self::NextGeneration => "with the next generation after a restart",
+            Self::Scale => "by `reload` or `scale`",
+            Self::AtOnce => "by `reload`, at once",
+            Self::NewGeneration | Self::NextGeneration => "by `reload`, with its generation",
+            Self::Restart => "at restart (`run --replace`)",
+            Self::RestartRenews => "at restart (`run --replace`), which starts a new generation",
             Self::Never => "no: another value is another cluster",
         }
     }
@@ -175,8 +204,9 @@ macro_rules! settings {
             pub(super) fn read(&mut self, key: &str, raw: Raw, origin: Origin, items: Vec<Origin>) {
                 match key {
                     $($key => {
+                        let text = Some(raw.toml());
                         let value = <$type as Value>::read(raw);
-                        self.$field = Some(Given { key: $key, value, origin, items });
+                        self.$field = Some(Given { key: $key, value, origin, items, text });
                     })+
                     _ => {}
                 }
@@ -204,6 +234,25 @@ macro_rules! settings {
         #[derive(Debug, Clone, PartialEq)]
         pub(super) struct Values {
             $(pub(super) $field: Given<$type>,)+
+        }
+
+        impl Values {
+            /// All settings as a file has them, in the order of the reference page.
+            pub(super) fn rows(&self) -> Vec<ValueRow<'_>> {
+                vec![$(ValueRow {
+                    key: $key,
+                    flag_only: settings!(@is_given $($only)?),
+                    text: self.$field.text.as_deref(),
+                    debug: &self.$field.value,
+                    origin: &self.$field.origin,
+                    changes: Changes::$changes,
+                }),+]
+            }
+
+            /// For each of [`Self::rows`] whether `other` has the same value.
+            pub(super) fn equal(&self, other: &Self) -> Vec<bool> {
+                vec![$(self.$field == other.$field),+]
+            }
         }
 
         /// One method for each setting that stands for itself.

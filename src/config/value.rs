@@ -64,7 +64,6 @@ impl Form {
         }
     }
 
-    #[allow(dead_code, reason = "flags are a feature, and pages are made by tests")]
     /// The text as it stands in a file, given what [`Self::raw`] reads.
     pub(crate) fn toml(self, text: &str) -> String {
         let words = || text.split_ascii_whitespace();
@@ -73,6 +72,23 @@ impl Form {
             Self::Integer | Self::Number | Self::Truth => text.to_owned(),
             Self::Texts => format!("{:?}", words().collect::<Vec<_>>()),
             Self::Numbers => format!("[{}]", words().collect::<Vec<_>>().join(", ")),
+        }
+    }
+}
+
+impl Raw {
+    /// The value as a file has it.
+    pub(super) fn toml(&self) -> String {
+        match self {
+            Self::Text(text) => format!("{text:?}"),
+            Self::Integer(number) => number.to_string(),
+            Self::Number(number) => number.to_string(),
+            Self::Truth(truth) => truth.to_string(),
+            Self::Texts(texts) => format!("{texts:?}"),
+            Self::Numbers(numbers) => {
+                let numbers: Vec<String> = numbers.iter().map(ToString::to_string).collect();
+                format!("[{}]", numbers.join(", "))
+            }
         }
     }
 }
@@ -153,15 +169,16 @@ pub(super) fn resolve<T: Value>(
     default: &DefaultValue,
     range: &impl Range<T>,
 ) -> Result<Given<T>, ConfigError> {
-    let Given { value, origin, items, .. } = match (entry, default) {
+    let Given { value, origin, items, text, .. } = match (entry, default) {
         (Some(given), _) => given,
         (None, DefaultValue::Is(text) | DefaultValue::Means(text, _)) => {
             let raw = T::FORM.raw(text).ok_or_else(|| Fault::new(T::EXPECTED));
-            Given::new(key, raw.and_then(T::read), Origin::Default)
+            let given = Given::new(key, raw.and_then(T::read), Origin::Default);
+            given.written(T::FORM.toml(text))
         }
         (None, DefaultValue::Required(how)) => return Err(ConfigError::Missing { key, how }),
     };
-    let place = Given { key, value: (), origin, items };
+    let place = Given { key, value: (), origin, items, text: None };
     let checked = value.map(T::normalized).and_then(|value| {
         value.check()?;
         range.check(&value)?;
@@ -170,7 +187,7 @@ pub(super) fn resolve<T: Value>(
     let Fault { kind, item } = match checked {
         Ok(value) => {
             let Given { origin, items, .. } = place;
-            return Ok(Given { key, value, origin, items });
+            return Ok(Given { key, value, origin, items, text });
         }
         Err(fault) => fault,
     };
@@ -282,7 +299,7 @@ impl Choice for Ownership {
 
 impl Choice for OnExit {
     const NAMES: &'static [(&'static str, Self)] =
-        &[("leave", Self::Leave), ("drain", Self::Drain)];
+        &[("auto", Self::Auto), ("leave", Self::Leave), ("drain", Self::Drain)];
 }
 
 impl Choice for LogLevel {

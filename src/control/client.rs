@@ -78,9 +78,12 @@ impl Client {
                     Err(ControlError::NoAnswer { name, waited: Self::ANSWER_TIMEOUT })
                 })
             }
-            Request::Command(_) | Request::Events | Request::Logs(_) | Request::Handover { .. } => {
-                self.exchange(request, progress).await
-            }
+            // Reading the configuration again may wait for a directory of users.
+            Request::Configuration
+            | Request::Command(_)
+            | Request::Events
+            | Request::Logs(_)
+            | Request::Handover { .. } => self.exchange(request, progress).await,
         }
     }
 

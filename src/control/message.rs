@@ -74,7 +74,7 @@ struct Verb {
     fields: &'static [(&'static str, &'static str)],
 }
 
-const VERBS: [Verb; 15] = [
+const VERBS: [Verb; 16] = [
     verb("reload", &[("share", "percent above 0% and below 100% as text")]),
     verb("promote", &[]),
     verb("rollback", &[]),
@@ -97,6 +97,7 @@ const VERBS: [Verb; 15] = [
             ("follow", "true or false"),
         ],
     ),
+    verb("configuration", &[]),
 ];
 
 const fn verb(name: &'static str, fields: &'static [(&'static str, &'static str)]) -> Verb {
@@ -296,6 +297,7 @@ mod tests {
     fn every_command_is_read_as_it_was_written() {
         let requests = [
             Request::EndOrphans,
+            Request::Configuration,
             Request::Handover { format: 1 },
             Command::Reload { share: None }.into(),
             Command::Reload { share: Some("0.5%".parse().unwrap()) }.into(),
@@ -438,7 +440,7 @@ mod tests {
             "orphans": [],
             "conntrack": {"entries": 1804, "limit": 262_144}, "serving": u32::MAX, "trial": null,
             "swaps": {"count": u64::MAX, "seconds": 0.25, "buckets": vec![u64::MAX; 13]},
-            "restarts": restarts, "retirements": retirements, "given_up": [7], "workers": [worker],
+            "restarts": restarts, "retirements": retirements, "given_up": [7], "configuration": {"in_force": true, "reason": null}, "workers": [worker],
         }}});
         let status_fields = &mut expected["ok"]["status"];
         status_fields["probation"] = json!({
@@ -539,6 +541,7 @@ mod tests {
     fn status(workers: u16, public_ports: u16) -> Status {
         Status {
             waiting: Vec::new(),
+            configuration: crate::protocol::ConfigurationStatus::default(),
             schema: SCHEMA,
             name: "web".parse().unwrap(),
             pid: 4100,

@@ -27,6 +27,7 @@
 //! | `scale` | `workers`: 1 to 1024 | `scaled`: [`Scaled`] |
 //! | `reload`, `promote`, `scale` | also `no_wait`: true or false (the default) | the same, when it is in force and not when its probation is over |
 //! | `stop` | `now`: true or false (the default) | `stopped`: [`Stopped`] |
+//! | `configuration` | | `configuration`: settings (key, value, origin), changes (key, before, after, applies) and refused |
 //! | `end_orphans` | | `orphans_ended`: [`OrphansEnded`] |
 //! | `takeover` | `format`: 1 | none: the connection becomes that of a handover from one master to the next |
 //! | `explain` | `address`: an IP address as text | `explained`: [`Explanation`] |

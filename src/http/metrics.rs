@@ -24,6 +24,12 @@ pub(crate) fn metrics(status: &Status) -> String {
         "Times that this master made the rules anew because others had changed them.",
     )
     .add(&[], status.repairs);
+    text.metric(
+        "ipcluster_config_last_reload_successful",
+        Kind::Gauge,
+        "1 if what is configured is in force; 0 if the last reload, or the start, could not put it in force.",
+    )
+    .add(&[], u8::from(status.configuration.in_force));
     probation(&mut text, status);
     conntrack(&mut text, status);
     text.finish()
@@ -258,6 +264,9 @@ ipcluster_swap_seconds_count 2
 # HELP ipcluster_rules_repaired_total Times that this master made the rules anew because others had changed them.
 # TYPE ipcluster_rules_repaired_total counter
 ipcluster_rules_repaired_total 2
+# HELP ipcluster_config_last_reload_successful 1 if what is configured is in force; 0 if the last reload, or the start, could not put it in force.
+# TYPE ipcluster_config_last_reload_successful gauge
+ipcluster_config_last_reload_successful 1
 # HELP ipcluster_rollout_on_probation Whether the workers that were put in force last are on probation.
 # TYPE ipcluster_rollout_on_probation gauge
 ipcluster_rollout_on_probation 0

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::configuration::Configuration;
 use super::operators::Operators;
 use super::rules::Rules;
 use super::workers::Workers;
@@ -14,6 +15,7 @@ pub(super) struct Actors<'a> {
     pub(super) workers: &'a mut Workers,
     pub(super) rules: &'a mut Rules,
     pub(super) operators: &'a mut Operators,
+    pub(super) configuration: &'a mut Configuration,
 }
 
 impl Actors<'_> {
@@ -25,7 +27,10 @@ impl Actors<'_> {
                 let workers = self.operators.workers_wanted().max(seat.index() + 1);
                 self.workers.spawn(worker, seat, generation, workers);
             }
-            Action::PrepareRelease { generation } => self.workers.prepare(generation),
+            Action::PrepareRelease { generation } => {
+                self.configuration.generation_begins(generation);
+                self.workers.prepare(generation);
+            }
             Action::RunAfterReload { generation } => self.workers.after_reload(generation),
             Action::CancelPreparation => self.workers.cancel_preparation(),
             Action::TransferListeners { from, to } => self.workers.transfer_listeners(from, to),
@@ -57,6 +62,7 @@ impl Actors<'_> {
                 if outcome.is_ok() {
                     self.workers.request_succeeded(request);
                 }
+                self.configuration.answered(request, &outcome);
                 self.operators.reply(request, outcome);
             }
             Action::Progress { request, step } => {

@@ -2,14 +2,15 @@
 
 use std::ffi::OsString;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::num::NonZero;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::background::BackgroundThread;
 use super::clock::Clock;
+use super::configuration::{
+    ConfigAndTemplate, ConfigSource, Configuration, ConfigurationReader, settings,
+};
 use super::error::MasterError;
 use super::handover::give::Handover;
 use super::handover::observer::StepObserver;
@@ -20,17 +21,16 @@ use super::rules::{ForeignScanner, Rules};
 use super::run::{Adopted, Ended, Master, Subjects};
 use super::startup::claim::Claim;
 use super::startup::dedicate::{Dedicated, dedicate_process};
-use super::startup::ipv6_listeners::warn_of_ipv6_only;
 use super::startup::orphans::Orphans;
 use super::startup::state::{AdoptedWorker, StartupState};
-use super::startup::template::{config_template, state_files, worker_template};
+use super::startup::template::TemplateSource;
 use super::startup::worker_ports::port_pool;
 use super::startup::worker_sockets::{PreparedSockets, WorkerSockets};
 use super::workers::{
     Destination, Journal, Layout, LogFiles, Printer, Recent, SharedRecent, Spawner, StateFiles,
     Stdout, Template, Workers, last_lines_of_files,
 };
-use crate::config::{Config, WorkerOutput};
+use crate::config::{Config, ConfigError, WorkerOutput};
 use crate::control::{ControlDir, ControlLimits, ControlServer, Lock};
 use crate::nft::Firewall;
 use crate::plan::Plan;
@@ -52,6 +52,7 @@ pub struct Builder {
     service_manager: Option<ServiceManager>,
     obeys_signals: bool,
     replace: bool,
+    reload_from: Option<ConfigSource>,
     observer: StepObserver,
 }
 
@@ -75,6 +76,7 @@ impl Builder {
             service_manager: None,
             obeys_signals: false,
             replace: false,
+            reload_from: None,
             observer,
         }
     }
@@ -107,6 +109,34 @@ impl Builder {
         Self { service_manager: Some(manager), ..self }
     }
 
+    /// Has each reload read the configuration again, by this function, which is called in a thread of its
+    /// own. What has changed is put in force with the new generation; where it cannot be, or the function
+    /// fails, the reload is refused, and nothing has happened. Without this, a reload starts a new
+    /// generation with the configuration that the master has.
+    ///
+    /// ```
+    /// use ipcluster::config::{Config, WorkerCommand};
+    /// use ipcluster::master::Master;
+    ///
+    /// let read = |workers| {
+    ///     Config::builder()
+    ///         .listen(vec!["0.0.0.0:80".parse().expect("a listener")])
+    ///         .command(WorkerCommand::new("server"))
+    ///         .workers(workers)
+    ///         .build()
+    /// };
+    /// let builder = Master::builder(read(2)?).reload_from(move || read(3));
+    /// # drop(builder);
+    /// # Ok::<_, ipcluster::config::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn reload_from(
+        self,
+        read: impl Fn() -> Result<Config, ConfigError> + Send + Sync + 'static,
+    ) -> Self {
+        Self { reload_from: Some(ConfigSource::new(read)), ..self }
+    }
+
     /// Prints what workers print on standard output, each line with the seat before it, unless the
     /// configuration sends it elsewhere (`output.to`).
     #[must_use]
@@ -114,9 +144,10 @@ impl Builder {
         Self { print_output: true, ..self }
     }
 
-    /// Has [`Master::run`] obey the signals of the process: SIGTERM and SIGINT end the master alone, or with
-    /// the setting `on_exit = "drain"` stop the cluster, where the second of them does not wait for
-    /// connections; SIGHUP is a reload, SIGUSR1 is clear-retired. None of these signals ends the process any
+    /// Has [`Master::run`] obey the signals of the process: SIGTERM and SIGINT end the master alone, or stop
+    /// the cluster, as the setting `on_exit` says ([`OnExit`](crate::config::OnExit)), where the second of
+    /// them does not wait for connections; SIGHUP is a reload, unless the terminal of the process has ended;
+    /// SIGUSR1 is clear-retired. None of these signals ends the process any
     /// more by itself, also when the master has ended.
     #[must_use]
     pub fn obey_signals(self) -> Self {
@@ -259,7 +290,8 @@ impl Builder {
         let mut claim = Claim::acquire(&self.config, self.control.as_ref(), running.as_mut())?;
         let workers = self.prepare_workers(&claim, account, running.as_mut())?;
         let state = self.find(&claim, &workers.template, running.as_mut())?;
-        let parts = self.build(workers.template, state)?;
+        let templates = workers.templates;
+        let parts = self.build(workers.template, templates, state)?;
         // Up to here nothing was changed that the running master, or a worker, could notice. From here on
         // this process is the master.
         let handed_over = || running.as_ref().and_then(RunningMaster::service_manager);
@@ -295,17 +327,14 @@ impl Builder {
             }
             None => PreparedSockets::default(),
         };
-        let made_configs = config_template(config, self.control.as_ref(), account.as_ref())?;
-        let account_of_states = account.clone();
-        let template = worker_template(config, &sockets, self.environment.clone(), account);
-        let descriptor_limit = self.descriptor_limit;
-        let states = state_files(config, self.control.as_ref(), account_of_states.as_ref());
-        let template = Template { descriptor_limit, config: made_configs, states, ..template };
-        if let Some(listeners) = &template.openings {
-            listeners.check_backlog()?;
-        }
-        warn_of_ipv6_only(config.listeners());
-        Ok(PreparedWorkers { template, sockets })
+        let templates = TemplateSource {
+            control: self.control.clone(),
+            environment: self.environment.clone(),
+            paths: sockets.paths(),
+            descriptor_limit: self.descriptor_limit,
+        };
+        let template = templates.make(config, account)?;
+        Ok(PreparedWorkers { template, templates, sockets })
     }
 
     /// Finds what an earlier master has left beside its rules.
@@ -325,7 +354,12 @@ impl Builder {
 
     /// Makes what a master consists of, as far as it can be made before this process is the master: what of it
     /// may fail, such as threads, fails while a running master can still go on.
-    fn build(&self, template: Template, state: StartupState) -> Result<Parts, MasterError> {
+    fn build(
+        &self,
+        template: Template,
+        templates: TemplateSource,
+        state: StartupState,
+    ) -> Result<Parts, MasterError> {
         let config = &self.config;
         let configured = template.states.as_ref().and_then(StateFiles::configured);
         let found_reconfigure = state.pending_reconfigure(template.fingerprint, configured);
@@ -337,7 +371,12 @@ impl Builder {
         let pending_reconfigure =
             found_reconfigure.filter(|wanted| wanted.renew || !supervisor.is_as_configured());
         let (states, shares) = (template.states.clone(), template.fingerprint.shares);
-        let spawner = Spawner::new(template, port_pool(config)?)?;
+        let template = Arc::new(template);
+        let spawner = Spawner::new(Arc::clone(&template), port_pool(config)?)?;
+        let read = self.reload_from.clone();
+        let reader = read.map(|read| ConfigurationReader::new(read, templates)).transpose()?;
+        let (config_in_force, in_force) = (Arc::new(config.clone()), Arc::clone(&template));
+        let in_force = ConfigAndTemplate { config: config_in_force, template: in_force };
         let mut adopted = Adopted { workers: Vec::new(), reconfigure: pending_reconfigure, shares };
         for AdoptedWorker { snapshot, started, .. } in workers {
             let (ports, told) = (Arc::clone(&started.ports), started.told.clone());
@@ -356,8 +395,10 @@ impl Builder {
             supervisor,
             adopted,
             foreign: ForeignScanner::new()?,
+            configuration: Configuration::new(in_force, reader),
             workers: Workers::new(
                 config,
+                template,
                 states,
                 spawner,
                 printer(config, self.print_output)?,
@@ -383,6 +424,10 @@ impl Builder {
         let WorkerSockets { workers: workers_socket, notify } = sockets.open()?;
         let health = parts.health.with_socket(notify)?;
         repair(&mut firewall, in_force.as_ref(), &parts.initial_plan)?;
+        let in_kernel = match parts.initial_plan.in_force {
+            true => Some(parts.initial_plan.plan.clone()),
+            false => in_force,
+        };
         let server = lock.map(|lock| serve(lock, control_socket, limits(&config))).transpose()?;
         let links = parts.workers.link_sender();
         let server = server.map(|server| server.with_workers(links, workers_socket));
@@ -399,14 +444,15 @@ impl Builder {
         #[cfg(feature = "http")]
         let operators = operators.with_http(claim.http);
         let subjects = Subjects {
-            rules: Rules::new(firewall, commits, parts.foreign)?,
+            rules: Rules::new(firewall, commits, parts.foreign, in_kernel.as_ref())?,
             workers: parts.workers,
             health,
             operators,
             orphans: parts.orphans,
             handover,
+            configuration: parts.configuration,
         };
-        let master = Master::new(config, parts.supervisor, subjects, parts.adopted);
+        let master = Master::new(parts.supervisor, subjects, parts.adopted);
         Ok(if obeys_signals { master.obeying_signals() } else { master })
     }
 }
@@ -414,6 +460,7 @@ impl Builder {
 /// What workers are started with.
 struct PreparedWorkers {
     template: Template,
+    templates: TemplateSource,
     sockets: PreparedSockets,
 }
 
@@ -422,6 +469,7 @@ struct Parts {
     initial_plan: InitialPlan,
     supervisor: Supervisor,
     adopted: Adopted,
+    configuration: Configuration,
     foreign: ForeignScanner,
     workers: Workers,
     health: HealthMonitor,
@@ -490,43 +538,6 @@ fn limits(config: &Config) -> ControlLimits {
     // Without a limit nobody is replaced for it, whatever is told.
     limits.worker.lag = config.retire().lag.unwrap_or(limits.worker.lag);
     limits
-}
-
-fn settings(config: &Config) -> Settings {
-    Settings {
-        weights: config.weights().clone(),
-        further_share: config.further_share(),
-        ready: config.ready_timeout(),
-        drain: config.drain_timeout(),
-        rollback: config.rollback_timeout(),
-        probation: config.rollout_probation(),
-        max_failures: config.rollout_max_failures(),
-        die: config.die_timeout(),
-        signals: config.end_signals(),
-        ping: config.ping_timeout().unwrap_or(Settings::default().ping),
-        parallel: parallel_starts(config),
-        stagger: config.spawn_stagger(),
-        end_stagger: match config.spawn_stagger() {
-            Duration::ZERO => Settings::default().end_stagger,
-            given => given,
-        },
-        backoff: config.spawn_backoff(),
-        give_up: config.spawn_give_up(),
-        retire: config.retire(),
-        memory: config.memory(),
-        kill_old: config.kill_old(),
-        holds_listeners: config.socket_activation(),
-        prepares_releases: true,
-        ..Settings::default()
-    }
-}
-
-/// How many workers start at a time.
-fn parallel_starts(config: &Config) -> usize {
-    match config.spawn_parallel() {
-        0 => std::thread::available_parallelism().map_or(1, NonZero::get),
-        given => usize::from(given),
-    }
 }
 
 /// A number that no other master has.

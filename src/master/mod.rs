@@ -53,6 +53,7 @@ mod actions;
 mod background;
 mod builder;
 mod clock;
+mod configuration;
 mod error;
 mod handover;
 mod health;
@@ -86,12 +87,13 @@ pub use crate::process::{
 
 // What a [`Handle`] answers and tells.
 pub use crate::protocol::{
-    AcceptFault, Cleared, ConntrackFill, EndReason, ErrorReply, Event, Exit, Explanation,
-    FailureCause, ForeignChain, LogsShown, MemoryOf, NoAcceptor, NotReady, OnTrial, Orphan,
-    OrphansEnded, Outcome, PartitionKind, PortFault, PortFaultKind, Probation, ProbationFailure,
-    ProbeFault, ProbeOutcome, Progress, ReadinessFault, Refusal, ReleaseFailure, Reloaded,
-    ReplaceReason, ReplaceReasonKind, Restarted, Restarts, RetireTarget, Retired, Retirements,
-    RolledBack, Rollout, RuleWriter, SCHEMA, Scaled, Stats, Status, Stopped, SwapTimes, Trial,
-    Unhealthy, UnservedSocket, WaitingSeat, WorkerFailure, WorkerHealth, WorkerId, WorkerState,
-    WorkerStats, WorkerStatus,
+    AcceptFault, Applies, Cleared, ConfigurationReport, ConfigurationStatus, ConntrackFill,
+    EndReason, ErrorReply, Event, Exit, Explanation, FailureCause, ForeignChain, LogsShown,
+    MemoryOf, NoAcceptor, NotReady, OnTrial, Orphan, OrphansEnded, Outcome, PartitionKind,
+    PortFault, PortFaultKind, Probation, ProbationFailure, ProbeFault, ProbeOutcome, Progress,
+    ReadinessFault, Refusal, ReleaseFailure, Reloaded, ReplaceReason, ReplaceReasonKind, Restarted,
+    Restarts, RetireTarget, Retired, Retirements, RolledBack, Rollout, RuleWriter, SCHEMA, Scaled,
+    SettingChange, SettingInForce, Stats, Status, Stopped, SwapTimes, Trial, Unhealthy,
+    UnservedSocket, WaitingSeat, WorkerFailure, WorkerHealth, WorkerId, WorkerState, WorkerStats,
+    WorkerStatus,
 };

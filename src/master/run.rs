@@ -9,6 +9,10 @@ use std::time::{Duration, Instant};
 
 use super::actions::Actors;
 use super::clock::Clock;
+use super::configuration::{
+    ConfigAndTemplate, Configuration, ProposedConfiguration, Purpose, ReadConfiguration, Verdict,
+    settings,
+};
 use super::error::MasterError;
 use super::handover::give::{Handover, HandoverSource};
 use super::health::{self, CheckResult, HealthMonitor};
@@ -22,22 +26,22 @@ use super::workers::{
     self, ExitedWorker, Life, LinkEvent, LinkNews, RemainsNews, SpawnOutcome, Started, Workers,
     count_sockets,
 };
-use crate::config::Config;
+use crate::config::{Config, EndedBy};
 use crate::control::{self, Responder};
 use crate::plan::{Route, Seat};
 use crate::process;
 use crate::protocol::{
-    Command, CommandRequest, Event, Orphan, OrphansEnded, Outcome, Refusal, Request, WorkerFailure,
-    WorkerId, WorkerState,
+    Command, CommandRequest, Event, Orphan, OrphansEnded, Outcome, Progress, Refusal, Request,
+    WorkerFailure, WorkerId, WorkerState, changes_text,
 };
-use crate::supervisor::{self, Action, Input, Supervisor};
+use crate::supervisor::{self, Action, Configured, Input, RequestId, Supervisor};
 
 /// For how long a status waits for a look at the memory of workers.
 const MEMORY_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The process manager of one cluster, with its rules. See [`crate::master`].
 pub struct Master {
-    config: Config,
+    configuration: Configuration,
     clock: Clock,
     supervisor: Supervisor,
     rules: Rules,
@@ -52,6 +56,8 @@ pub struct Master {
     handover: Option<Handover>,
     /// Whether signals of the process are for this master.
     obeys_signals: bool,
+    /// A signal has begun the stop of the cluster.
+    is_told_to_end: bool,
     is_finished: bool,
     /// Why the first worker could not be run.
     start_failure: Option<WorkerFailure>,
@@ -76,6 +82,7 @@ pub(super) struct Subjects {
     pub(super) operators: Operators,
     pub(super) orphans: Orphans,
     pub(super) handover: Option<Handover>,
+    pub(super) configuration: Configuration,
 }
 
 /// How a master came to its end.
@@ -103,6 +110,7 @@ enum Happened {
     Workers(workers::Task),
     ServiceTick,
     Orphans,
+    Configuration(Box<ReadConfiguration>),
     Rules(rules::Task),
     Commits,
 }
@@ -114,15 +122,11 @@ enum Leaving {
 }
 
 impl Master {
-    pub(super) fn new(
-        config: Config,
-        supervisor: Supervisor,
-        subjects: Subjects,
-        adopted: Adopted,
-    ) -> Self {
-        let Subjects { rules, workers, health, operators, orphans, handover } = subjects;
+    pub(super) fn new(supervisor: Supervisor, subjects: Subjects, adopted: Adopted) -> Self {
+        let Subjects { rules, workers, health, operators, orphans, handover, configuration } =
+            subjects;
         Self {
-            config,
+            configuration,
             clock: Clock,
             supervisor,
             rules,
@@ -133,6 +137,7 @@ impl Master {
             adopted,
             handover,
             obeys_signals: false,
+            is_told_to_end: false,
             is_finished: false,
             start_failure: None,
         }
@@ -164,7 +169,7 @@ impl Master {
         let mut signals = tokio::task::JoinSet::new();
         if self.obeys_signals {
             let taken = Signals::take().map_err(|source| MasterError::Signals { source })?;
-            signals.spawn(taken.obey(self.handle(), self.config.on_exit()));
+            signals.spawn(taken.obey(self.handle()));
         }
         self.health.register()?;
         self.rules.register()?;
@@ -216,6 +221,7 @@ impl Master {
         );
         let request = self.operators.begin_reconfigure();
         self.workers.await_configured(request, shares);
+        self.configuration.starts(request);
         self.dispatch(Input::Configure { request, renew });
     }
 
@@ -230,6 +236,7 @@ impl Master {
     /// read by [`Self::handle_happened`].
     async fn next(&mut self) -> Result<Happened, MasterError> {
         let Self { clock, supervisor, rules, workers, health, operators, orphans, .. } = self;
+        let configuration = &mut self.configuration;
         let is = |state| supervisor.workers().any(|worker| worker.state() == state);
         let (are_starting, are_running) = (is(WorkerState::Starting), workers.is_running());
         let (checked, messages, health_task) = health.wait(are_starting, are_running, *clock);
@@ -249,6 +256,7 @@ impl Master {
             request = request => Happened::Request(request),
             event = link => Happened::Link(event),
             wanted = wanted => Happened::Wanted(wanted),
+            read = configuration.next() => Happened::Configuration(Box::new(read)),
             task = health_task => Happened::Health(task),
             task = workers_task => Happened::Workers(task),
             () = service_tick => Happened::ServiceTick,
@@ -311,6 +319,12 @@ impl Master {
             Happened::Wanted(operators::Wanted::Order(Order::Leave)) => {
                 return Some(Leaving::Leave);
             }
+            Happened::Wanted(operators::Wanted::Order(Order::End(by))) => {
+                if !self.configuration.config().on_exit().drains(by) {
+                    return Some(Leaving::Leave);
+                }
+                self.drain_by_signal(by);
+            }
             Happened::Health(task) => {
                 let Self { health, workers, supervisor, clock, .. } = self;
                 let inputs = health.perform(task, workers, supervisor, *clock);
@@ -320,6 +334,7 @@ impl Master {
                 let input = self.workers.perform(task, &self.supervisor, self.clock.now());
                 input.into_iter().for_each(|input| self.take_measure(input));
             }
+            Happened::Configuration(read) => self.take_configuration(*read),
             Happened::ServiceTick => self.operators.notify_service(),
             Happened::Orphans => self.orphans.kill_overdue(self.clock.now()),
             Happened::Rules(task) => {
@@ -353,7 +368,8 @@ impl Master {
     fn dispatch_all(&mut self, mut inputs: VecDeque<Input>) {
         let Self { supervisor, clock, workers, rules, operators, is_finished, .. } = self;
         let start_failure = &mut self.start_failure;
-        let mut actors = Actors { workers, rules, operators };
+        let configuration = &mut self.configuration;
+        let mut actors = Actors { workers, rules, operators, configuration };
         while let Some(input) = inputs.pop_front() {
             for action in supervisor.step(input, clock.now()) {
                 *is_finished |= action == Action::Finish;
@@ -364,13 +380,19 @@ impl Master {
             }
         }
         self.operators.observe(&self.supervisor);
+        while let Some(before) = self.configuration.take_revert() {
+            self.configure(&before);
+            let configured = Box::new(configured(&before.config));
+            self.dispatch(Input::Configured(configured));
+        }
     }
 
     fn exited(&mut self, worker: WorkerId) {
         // What it has said before its end is read while it is known.
         self.read_messages();
         let known = self.supervisor.workers().find(|known| known.id == worker);
-        let signals = known.map_or_else(|| self.config.end_signals(), |known| known.signals);
+        let signals =
+            known.map_or_else(|| self.configuration.config().end_signals(), |known| known.signals);
         let is_starting = known.is_some_and(|known| known.state() == WorkerState::Starting);
         let now = self.clock.now();
         let Some(ended) = self.workers.take_exit(worker, signals, is_starting, now) else {
@@ -487,15 +509,23 @@ impl Master {
             Request::Explain { address } => responder.finish(self.explain(address)),
             Request::Command(request) => self.command(request, responder),
             Request::Events => {
-                let (name, generation) = (self.config.name(), self.supervisor.generation());
+                let (name, generation) =
+                    (self.configuration.config().name(), self.supervisor.generation());
                 self.operators.add_subscriber(name, generation, responder);
             }
             Request::Logs(request) => self.workers.show_logs(request, responder),
             Request::EndOrphans => {
-                let kill_at = self.clock.now().after(self.config.die_timeout());
+                let kill_at = self.clock.now().after(self.configuration.config().die_timeout());
                 let processes = self.orphans.terminate(kill_at);
                 let processes = u32::try_from(processes).unwrap_or(u32::MAX);
                 responder.finish(Ok(Outcome::OrphansEnded(OrphansEnded { processes })));
+            }
+            Request::Configuration => {
+                let unread = self.configuration.read(Purpose::Report(responder));
+                if let Err(Purpose::Report(responder)) = unread {
+                    let report = Box::new(self.configuration.report(None));
+                    responder.finish(Ok(Outcome::Configuration(report)));
+                }
             }
             Request::Handover { .. } => {
                 responder.finish(Err(Refusal::NoHandover));
@@ -513,13 +543,96 @@ impl Master {
         };
         let request = CommandRequest { command, ..request };
         if let Command::Scale { workers } = command
-            && let Err(error) = self.config.scaled(workers)
+            && let Err(error) = self.configuration.config().scaled(workers)
         {
             let reason = error.to_string();
             return responder.finish(Err(Refusal::Configuration { reason }));
         }
         let id = self.operators.begin_request(request, responder);
-        self.dispatch(Input::Request(id, command));
+        let reloads = matches!(command, Command::Reload { .. } | Command::Restart);
+        if !reloads || self.configuration.read(Purpose::Reload(id, command)).is_err() {
+            self.dispatch(Input::Request(id, command));
+        }
+    }
+
+    /// Stops the cluster because of a signal: the second one does not wait for connections.
+    fn drain_by_signal(&mut self, by: EndedBy) {
+        let now = std::mem::replace(&mut self.is_told_to_end, true);
+        match (now, by) {
+            (true, _) => tracing::info!("ends the workers at once"),
+            (false, EndedBy::Keyboard) => tracing::info!(
+                "lets the workers finish their connections, and ends all; Ctrl-C again: at once"
+            ),
+            (false, EndedBy::ContainerEnd) => tracing::info!(
+                "process 1 of a container: lets the workers finish their connections, and ends all; what \
+                 stops the container kills it when its time is over (10 s by default)"
+            ),
+            (false, EndedBy::Signal) => {
+                tracing::info!("lets the workers finish their connections, and ends all");
+            }
+        }
+        let handle = self.handle();
+        tokio::spawn(async move {
+            if let Err(failure) = handle.stop(now).await {
+                tracing::error!("stop failed: {failure}");
+            }
+        });
+    }
+
+    /// Takes in the configuration as it was read again: reloads with it, or says why not.
+    fn take_configuration(&mut self, read: ReadConfiguration) {
+        let verdict = self.configuration.judge(&read);
+        match (read.purpose, verdict) {
+            (purpose, Verdict::Again) => {
+                // There is something to read: it was read just now.
+                let _ = self.configuration.read(purpose);
+            }
+            (Purpose::Report(responder), verdict) => {
+                let report = Box::new(self.configuration.report(Some(&verdict)));
+                responder.finish(Ok(Outcome::Configuration(report)));
+            }
+            (Purpose::Reload(id, _), Verdict::Refused(reason)) => {
+                tracing::error!("not reloaded: {reason}");
+                self.configuration.refused(&reason);
+                self.operators.reply(id, Err(Refusal::Configuration { reason }));
+                self.operators.observe(&self.supervisor);
+            }
+            (Purpose::Reload(id, command), Verdict::Same) => {
+                self.dispatch(Input::Request(id, command));
+            }
+            (Purpose::Reload(id, command), Verdict::Changed(proposed)) => {
+                self.reconfigure_by(id, command, *proposed);
+            }
+        }
+    }
+
+    /// Begins a reload with another configuration.
+    fn reconfigure_by(
+        &mut self,
+        request: RequestId,
+        command: Command,
+        proposed: ProposedConfiguration,
+    ) {
+        let ProposedConfiguration { next, changes, reshares } = proposed;
+        if !changes.is_empty() {
+            let changes = changes_text(&changes);
+            tracing::info!("the configuration changes: {changes}");
+            self.operators.progress(request, &Progress::Reconfigured { changes });
+        }
+        if reshares {
+            self.operators.want_workers(request, usize::from(next.config.workers()));
+            self.workers.await_configured(request, next.template.fingerprint.shares);
+        }
+        self.configure(&next);
+        let configured = Box::new(configured(&next.config));
+        self.configuration.begin(request, next);
+        self.dispatch(Input::Reconfigure { request, command, configured, reshares });
+    }
+
+    /// Another configuration holds from now on, for everybody but the supervisor.
+    fn configure(&mut self, next: &ConfigAndTemplate) {
+        self.workers.configure(&next.config, Arc::clone(&next.template));
+        self.health.configure(&next.config);
     }
 
     fn explain(&self, address: IpAddr) -> Result<Outcome, Refusal> {
@@ -556,12 +669,13 @@ impl Master {
             BTreeMap::new()
         });
         let (orphans, now) = (self.orphans.list(), self.clock.now());
-        let Self { supervisor, rules, health, operators, workers, .. } = self;
+        let Self { supervisor, rules, health, operators, workers, configuration, .. } = self;
         let mut status = operators.status(&counts, supervisor, rules, orphans, now);
         let by_pid = |worker: &supervisor::Worker| Some((worker.pid?, worker.id));
         health.add_texts(&mut status, &supervisor.workers().filter_map(by_pid).collect());
         workers.add_told(&mut status);
         report::add_processor(&mut status, &processor);
+        status.configuration = configuration.status().clone();
         operators.answer_status(&status);
         self.count_for_status();
     }
@@ -620,10 +734,15 @@ impl Master {
     }
 }
 
+/// A configuration as the supervisor knows it.
+fn configured(config: &Config) -> Configured {
+    Configured { settings: settings(config), listeners: Arc::new(config.listeners().clone()) }
+}
+
 impl fmt::Debug for Master {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Master")
-            .field("name", self.config.name())
+            .field("name", self.configuration.config().name())
             .field("generation", &self.supervisor.generation())
             .finish_non_exhaustive()
     }

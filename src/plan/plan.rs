@@ -239,6 +239,22 @@ impl Plan {
         self.generation = generation;
     }
 
+    /// Puts other listeners in the place of those that there are, while all seats are vacant.
+    ///
+    /// # Errors
+    /// [`PlanError`] if a seat is occupied, whose ports are for the listeners before, or if a public port is
+    /// among the guarded ones.
+    pub(crate) fn set_listeners(&mut self, listeners: &Arc<Listeners>) -> Result<(), PlanError> {
+        if self.listeners == *listeners {
+            return Ok(());
+        }
+        let mut next = self.clone();
+        next.listeners = Arc::clone(listeners);
+        next.check_all_ports()?;
+        *self = next;
+        Ok(())
+    }
+
     /// Has connections handed to workers in this way.
     ///
     /// # Errors

@@ -75,6 +75,7 @@ mod spawn;
 mod stat;
 mod stock_tool;
 mod stream;
+mod terminal;
 mod trace;
 
 pub(crate) use accepting::{AcceptLooker, AcceptState};
@@ -118,6 +119,7 @@ pub(crate) use spawn::Spawn;
 pub(crate) use stat::{is_shown, is_stopped};
 pub(crate) use stock_tool::run_stock_tool;
 pub(crate) use stream::{FIRST_PAUSE, LONGEST_PAUSE, is_journal, write_all};
+pub(crate) use terminal::Terminal;
 pub use trace::adopt_orphans;
 pub(crate) use trace::{Marked, Remaining, Remnants, Trace, adopts_orphans, reap_orphans};
 

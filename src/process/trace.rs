@@ -370,7 +370,8 @@ pub fn adopt_orphans() -> Result<(), ProcessError> {
 
 /// Waits for those children of this process that have ended and that it has not started: orphans that came
 /// to it. What this process starts otherwise than by [`Spawn`](super::Spawn) stays in its session, and is
-/// left alone.
+/// left alone; but for the first process of a pid namespace, to which every orphan comes, also those of
+/// sessions of other namespaces, which all count as the same there (`docker exec`).
 ///
 /// # Errors
 /// `/proc` cannot be read.
@@ -378,7 +379,8 @@ pub(crate) fn reap_orphans() -> Result<(), ProcessError> {
     let this = std::process::id();
     let own_session = Stat::read(this)?.map(|own| own.session);
     let is_orphan = |process: &Stat| {
-        process.ended && process.parent == this && Some(process.session) != own_session
+        let is_others = this == 1 || Some(process.session) != own_session;
+        process.ended && process.parent == this && is_others
     };
     let ended: Vec<Stat> = stat::processes()?.into_iter().filter(is_orphan).collect();
     // Whoever was being started when the list was made is among them by now.

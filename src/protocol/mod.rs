@@ -2,6 +2,7 @@
 //! own, below every room that decides or does IO.
 
 mod columns;
+mod configuration;
 mod counters;
 mod error_reply;
 mod event;
@@ -26,6 +27,10 @@ mod utc;
 mod worker;
 
 pub(crate) use columns::{Align, Columns};
+pub(crate) use configuration::changes_text;
+pub use configuration::{
+    Applies, ConfigurationReport, ConfigurationStatus, SettingChange, SettingInForce,
+};
 pub use counters::{Restarts, Retirements, SwapTimes};
 pub use error_reply::ErrorReply;
 pub use event::{EndReason, Event, MemoryOf, ReplaceReason, ReplaceReasonKind};

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Explanation, LogsShown, Status};
+use super::{ConfigurationReport, Explanation, LogsShown, Status};
 use crate::plan::{Generation, Seat};
 
 /// The outcome of a request that was carried out.
@@ -34,6 +34,8 @@ pub enum Outcome {
     OrphansEnded(OrphansEnded),
     /// The outcome of `Request::Logs`, after the last line.
     Logs(LogsShown),
+    /// The outcome of `Request::Configuration`.
+    Configuration(Box<ConfigurationReport>),
     /// The outcome of `Request::Events`, after the last event: the master ends.
     EventsOver,
 }

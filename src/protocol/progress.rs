@@ -10,6 +10,11 @@ use crate::plan::{Generation, Seat};
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Progress {
+    /// The configuration file was read again, and these settings have other values.
+    Reconfigured {
+        /// The changes, for display.
+        changes: String,
+    },
     /// The hook before a new generation runs: none of its workers is started yet.
     HookRuns {
         /// The generation.
@@ -87,6 +92,7 @@ pub enum Progress {
 impl fmt::Display for Progress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Reconfigured { changes } => write!(f, "the configuration changes: {changes}"),
             Self::HookRuns { generation } => {
                 write!(f, "before_reload of generation {generation} runs")
             }

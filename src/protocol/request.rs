@@ -24,6 +24,8 @@ pub(crate) enum Request {
     Events,
     /// The last lines that workers have printed, and those that they print from now on.
     Logs(LogsRequest),
+    /// The configuration in force, and what a reload would change of it.
+    Configuration,
     /// The end of the [orphans](super::Orphan) of the status.
     EndOrphans,
     /// The handover to the master that asks.
@@ -112,6 +114,7 @@ impl Request {
             Self::Explain { .. } => "explain",
             Self::Events => "events",
             Self::Logs(_) => "logs",
+            Self::Configuration => "configuration",
             Self::EndOrphans => "end_orphans",
             Self::Handover { .. } => "takeover",
             Self::Command(request) => request.command.name(),

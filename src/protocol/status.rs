@@ -6,7 +6,10 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Probation, ReplaceReasonKind, Restarts, Retirements, SwapTimes, WorkerState};
+use super::{
+    ConfigurationStatus, Probation, ReplaceReasonKind, Restarts, Retirements, SwapTimes,
+    WorkerState,
+};
 use crate::plan::{ClusterName, Engine, Generation, Listener, Partition, Port, Seat, Slot};
 
 /// The version of the JSON of [`Status`] and [`Explanation`]. Fields may be added within a version;
@@ -33,6 +36,7 @@ pub const SCHEMA: u32 = 1;
 ///   "restarts": {"died": 1, "ended": 0, "exited": 0, "not_ready": 0, "spawn": 0, "unfit": 0},
 ///   "retirements": {"requested": 0, "silent": 0, "asked": 0, "memory": 1, "lag": 0, "connections": 0, "age": 0},
 ///   "given_up": [],
+///   "configuration": {"in_force": true, "reason": null},
 ///   "workers": [
 ///     {"seat": 0, "slots": 512, "pid": 4242, "adopted": false, "state": "live",
 ///      "leaving": null, "generation": 3,
@@ -108,6 +112,9 @@ pub struct Status {
     /// Seats without a worker that serves or gets ready, at most [`WaitingSeat::MOST`].
     #[serde(default)]
     pub waiting: Vec<WaitingSeat>,
+    /// Whether what the configuration says is in force.
+    #[serde(default)]
+    pub configuration: ConfigurationStatus,
     /// All workers by seat, also those of older generations that have not ended yet.
     pub workers: Vec<WorkerStatus>,
 }

@@ -151,6 +151,9 @@ fn head(status: &Status) -> String {
     if let Some(probation) = &status.probation {
         head.push_str(&format!("probation  {}\n", on_probation(probation)));
     }
+    if let Some(reason) = &status.configuration.reason {
+        head.push_str(&format!("config     not in force: {reason}\n"));
+    }
     if status.returns > 0 {
         head.push_str(&format!("returns    {}, after probations that failed\n", status.returns));
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Verification;
+use super::{Configured, Verification};
 use crate::plan::{Generation, Port, Seat};
 use crate::protocol::{
     Command, Exit, NotReady, ReadinessFault, ReleaseFailure, RuleWriter, Unhealthy, WorkerId,
@@ -12,7 +12,7 @@ use crate::protocol::{
 
 /// Something that has happened. Inputs about workers that the supervisor no longer knows are
 /// ignored.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Input {
     /// The master runs: the first input of all.
     Start,
@@ -222,6 +222,20 @@ pub enum Input {
         /// something else.
         renew: bool,
     },
+    /// An operator asks for a new generation, and the configuration is another than before. Answered as
+    /// [`Self::Request`] is; if it is refused, [`Self::Configured`] follows with what was configured before.
+    Reconfigure {
+        /// The request that is answered.
+        request: RequestId,
+        /// A reload or a restart.
+        command: Command,
+        /// What is configured now.
+        configured: Box<Configured>,
+        /// Whether the number or the weights of workers are configured otherwise than before.
+        reshares: bool,
+    },
+    /// This is configured from now on, and nothing else is to be done.
+    Configured(Box<Configured>),
 }
 
 /// Names a request in its answer. The master chooses the numbers, none twice.

@@ -119,6 +119,7 @@ pub(crate) use health::{
 };
 pub use input::{Input, Start};
 pub(crate) use input::{MemoryUsage, RequestId, Sockets};
+pub(crate) use rollout::Configured;
 #[cfg(test)]
 pub(crate) use rules::Repairs;
 pub use rules::Verification;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::rollout::{Probation, RolloutState, Roster, Target};
+use super::rollout::{Configurations, Probation, RolloutState, Roster, Target};
 use super::rules::Kernel;
 use super::stop::Stop;
 use super::workers::{
@@ -19,6 +19,8 @@ use crate::protocol::{
 #[derive(Debug, Clone)]
 pub struct Supervisor {
     pub(super) settings: Settings,
+    /// What was configured for each generation.
+    pub(super) configurations: Configurations,
     pub(super) phase: Phase,
     /// The workers that the cluster wants, as long as no rollout has ended.
     pub(super) target: Target,
@@ -100,6 +102,7 @@ impl Supervisor {
             before: None,
             home: None,
             last_generation: in_force.generation(),
+            configurations: Configurations::new(in_force.listeners(), settings.signals),
             settings,
             phase: Phase::Starting(start),
             rollout: None,
@@ -238,6 +241,10 @@ impl Supervisor {
             Input::RestoreFailed { reason } => self.restore_failed(reason, now),
             Input::Request(id, command) => self.request(id, command, now),
             Input::Configure { request, renew } => self.configure(request, renew),
+            Input::Reconfigure { request, command, configured, reshares } => {
+                self.reconfigure(request, command, *configured, reshares);
+            }
+            Input::Configured(configured) => self.configured(*configured),
         }
     }
 

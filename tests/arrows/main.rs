@@ -90,11 +90,13 @@ const SUBJECTS: &[(&str, &[&str])] = &[
     ("handover", &["background", "error", "operators", "workers"]),
     // operators: a handle for signals. privilege: what is kept of the capabilities.
     ("startup", &["error", "handover", "operators", "privilege", "rules", "workers"]),
-    ("actions", &["operators", "rules", "workers"]),
+    ("configuration", &["background", "error", "startup", "waiting", "workers"]),
+    ("actions", &["configuration", "operators", "rules", "workers"]),
     (
         "run",
         &[
             "actions",
+            "configuration",
             "clock",
             "error",
             "handover",
@@ -110,6 +112,7 @@ const SUBJECTS: &[(&str, &[&str])] = &[
         &[
             "background",
             "clock",
+            "configuration",
             "error",
             "handover",
             "health",

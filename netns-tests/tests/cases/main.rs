@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use netns_tests::{run, topics};
 
 mod canary;
+mod configuration;
 mod conformance;
 mod conntrack;
 mod counters;
@@ -68,6 +69,7 @@ mod socket_activation;
 mod socket_activation_under_load;
 mod source_ports;
 mod stale_rules;
+mod terminal;
 mod top;
 mod tproxy;
 mod transactions;
@@ -98,6 +100,7 @@ fn main() -> ExitCode {
         master_restart,
         transactions,
         repair,
+        configuration,
         conformance,
         interrupted_transactions,
         explain,
@@ -154,6 +157,7 @@ fn main() -> ExitCode {
         socket_activation,
         socket_activation_under_load,
         stale_rules,
+        terminal,
         tproxy,
         udp,
         verbs,

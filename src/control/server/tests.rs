@@ -132,6 +132,7 @@ fn status() -> Status {
     };
     Status {
         waiting: Vec::new(),
+        configuration: crate::protocol::ConfigurationStatus::default(),
         schema: crate::protocol::SCHEMA,
         name: name("web"),
         pid: 1,

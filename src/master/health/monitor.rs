@@ -197,6 +197,16 @@ impl HealthMonitor {
         })
     }
 
+    /// Another configuration holds from now on.
+    pub(crate) fn configure(&mut self, config: &Config) {
+        self.ready_timeout = config.ready_timeout();
+        #[cfg(feature = "http")]
+        if let Readiness::Http(probe) = config.ready() {
+            let patience = self.detector.probe_timeout();
+            self.probe_request = Some(ProbeRequest::new(probe, config.listeners(), patience));
+        }
+    }
+
     /// Reads what workers write to this socket.
     ///
     /// # Errors

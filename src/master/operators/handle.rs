@@ -6,11 +6,13 @@ use tokio::sync::broadcast::WeakSender;
 use tokio::sync::mpsc;
 
 use super::subscription::Subscription;
+use crate::config::EndedBy;
 use crate::control::ReceivedRequest;
 use crate::plan::Share;
 use crate::protocol::{
-    Cleared, Command, Event, Explanation, OnTrial, OrphansEnded, Outcome, Refusal, Reloaded,
-    Request, Restarted, RetireTarget, Retired, RolledBack, Scaled, Status, Stopped,
+    Cleared, Command, ConfigurationReport, Event, Explanation, OnTrial, OrphansEnded, Outcome,
+    Refusal, Reloaded, Request, Restarted, RetireTarget, Retired, RolledBack, Scaled, Status,
+    Stopped,
 };
 
 /// What the program that runs the master asks of its loop.
@@ -23,6 +25,8 @@ pub(crate) enum Order {
     SlotTable(tokio::sync::oneshot::Sender<crate::protocol::SlotTable>),
     /// The end of the master alone.
     Leave,
+    /// The end of the master, and what `on_exit` says of the workers.
+    End(EndedBy),
 }
 
 /// A way to talk to a [`Master`](crate::master::Master) while it [runs](crate::master::Master::run). Cheap
@@ -182,6 +186,17 @@ impl Handle {
         }
     }
 
+    /// The settings in force, and what a reload would change of them.
+    ///
+    /// # Errors
+    /// Why the master has gone.
+    pub async fn configuration(&self) -> Result<ConfigurationReport, Refusal> {
+        match self.ask(Request::Configuration).await? {
+            Outcome::Configuration(report) => Ok(*report),
+            other => Err(mismatch(other)),
+        }
+    }
+
     /// Which worker gets the new connections of a client, and why.
     ///
     /// # Errors
@@ -202,6 +217,12 @@ impl Handle {
     pub async fn leave(&self) {
         // A master that is gone has left.
         let _ = self.orders.send(Order::Leave).await;
+    }
+
+    /// Ends the master, and the workers too if `on_exit` says so.
+    pub(crate) async fn end(&self, by: EndedBy) {
+        // A master that is gone has ended.
+        let _ = self.orders.send(Order::End(by)).await;
     }
 
     async fn ask(&self, request: impl Into<Request>) -> Result<Outcome, Refusal> {

@@ -170,6 +170,11 @@ impl Operators {
         self.replies.begin_reconfigure()
     }
 
+    /// The cluster is to have so many workers, if this request is carried out.
+    pub(crate) fn want_workers(&mut self, request: RequestId, workers: usize) {
+        self.replies.want_workers(request, workers);
+    }
+
     /// Tells how far a request has come.
     pub(crate) fn progress(&mut self, request: RequestId, step: &Progress) {
         self.replies.progress(request, step);
@@ -224,6 +229,7 @@ impl Operators {
         let mut status =
             report::status(supervisor, counts, &counters, usage, metrics, foreign, now);
         status.orphans = orphans;
+        status.serving = rules.serving();
         status
     }
 

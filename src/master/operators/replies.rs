@@ -56,6 +56,13 @@ impl Replies {
         id
     }
 
+    /// The cluster is to have so many workers, if this request is carried out.
+    pub(super) fn want_workers(&mut self, request: RequestId, workers: usize) {
+        if self.pending.contains_key(&request) {
+            self.workers_wanted = workers;
+        }
+    }
+
     /// Takes note that the configuration is to be put in force.
     pub(super) fn begin_reconfigure(&mut self) -> RequestId {
         let id = self.add(Asker::Configuration);

@@ -8,8 +8,8 @@ use crate::master::operators::metrics::{Metrics, SeatHistory};
 use crate::nft::ConntrackUsage;
 use crate::plan::{Listeners, Plan, Port, Protocol, Route, Seat};
 use crate::protocol::{
-    ConntrackFill, Explanation, ForeignChain, Refusal, ReplaceReason, SCHEMA, Status, Timestamp,
-    WaitingSeat, WorkerHealth, WorkerId, WorkerState, WorkerStatus,
+    ConfigurationStatus, ConntrackFill, Explanation, ForeignChain, Refusal, ReplaceReason, SCHEMA,
+    Status, Timestamp, WaitingSeat, WorkerHealth, WorkerId, WorkerState, WorkerStatus,
 };
 use crate::ruleset::CounterValue;
 use crate::supervisor::{Sockets, Supervisor, Worker};
@@ -86,6 +86,7 @@ pub(crate) fn status(
     let mut workers: Vec<&Worker> = supervisor.workers().collect();
     workers.sort_by_key(|worker| (worker.seat, worker.generation, worker.id));
     Status {
+        configuration: ConfigurationStatus::default(),
         schema: SCHEMA,
         name: plan.name().clone(),
         pid: std::process::id(),
@@ -99,7 +100,7 @@ pub(crate) fn status(
         foreign_chains,
         orphans: Vec::new(),
         conntrack: usage.map(|ConntrackUsage { entries, limit }| ConntrackFill { entries, limit }),
-        serving: serving(plan),
+        serving: 0,
         trial: supervisor.canary(),
         probation: supervisor.probation(now),
         returns: metrics.returns,
@@ -117,15 +118,6 @@ pub(crate) fn add_processor(status: &mut Status, processor: &BTreeMap<u32, Durat
     for worker in &mut status.workers {
         let taken = worker.pid.and_then(|pid| processor.get(&pid));
         worker.processor = taken.map(Duration::as_secs_f64);
-    }
-}
-
-/// The seats that new connections reach.
-fn serving(plan: &Plan) -> u32 {
-    let occupied = plan.seats().filter(|(_, occupant)| occupant.is_some()).count();
-    match plan.is_admitting() {
-        true => u32::try_from(occupied).expect("at most MAX_SEATS seats"),
-        false => 0,
     }
 }
 

@@ -37,6 +37,8 @@ pub(crate) struct Rules {
     idle_connections: IdleConnections,
     /// The table is not tidied earlier.
     next_tidy: Instant,
+    /// How many seats the rules in force lead new connections to, also those of an earlier master.
+    serving: u32,
 }
 
 /// Work that is due.
@@ -55,6 +57,7 @@ impl Rules {
         firewall: Firewall,
         commits: CommitWatch,
         foreign: ForeignScanner,
+        in_force: Option<&Plan>,
     ) -> Result<Self, MasterError> {
         Ok(Self {
             firewall,
@@ -65,12 +68,18 @@ impl Rules {
             udp_senders: UdpSenders::new()?,
             idle_connections: IdleConnections::new()?,
             next_tidy: Instant::now(),
+            serving: in_force.map_or(0, serving),
         })
     }
 
     /// Gets ready to [wait](Self::wait) in the runtime of the caller.
     pub(crate) fn register(&mut self) -> Result<(), MasterError> {
         self.commits.register()
+    }
+
+    /// How many seats the rules in force lead new connections to.
+    pub(crate) fn serving(&self) -> u32 {
+        self.serving
     }
 
     /// Two things to wait for: work that is due, and commits to be read by
@@ -156,6 +165,7 @@ impl Rules {
             }
             return Err(error);
         }
+        self.serving = serving(plan);
         self.udp_senders.committed(plan);
         self.conntrack_check.get_or_insert(Timestamp::ZERO);
         self.idle_connections.committed(plan);
@@ -247,5 +257,13 @@ impl Rules {
     /// The netlink socket that owns the table, to be handed over.
     pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
         self.firewall.as_fd()
+    }
+}
+
+/// The seats that new connections reach.
+fn serving(plan: &Plan) -> u32 {
+    match plan.is_admitting() {
+        true => u32::try_from(plan.survivors().count()).unwrap_or(u32::MAX),
+        false => 0,
     }
 }

@@ -18,7 +18,7 @@ pub(super) mod dedicate;
 mod find_workers;
 pub(super) mod ipv6_listeners;
 pub(super) mod orphans;
-mod overlap;
+pub(super) mod overlap;
 pub(super) mod signals;
 pub(super) mod state;
 pub(super) mod template;

@@ -7,7 +7,7 @@ use crate::plan::{ClusterName, Listeners, PortRange};
 
 /// Refuses listeners for whose connections another cluster has rules. Of two masters that start at
 /// the same moment each may miss the other.
-pub(super) fn refuse_overlap(config: &Config) -> Result<(), MasterError> {
+pub(in crate::master) fn refuse_overlap(config: &Config) -> Result<(), MasterError> {
     for cluster in Firewall::clusters()?.into_iter().filter(|name| name != config.name()) {
         let theirs = match Firewall::open(&cluster)?.read() {
             Ok(Some(plan)) => plan,

@@ -4,8 +4,9 @@ use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::config::OnExit;
+use crate::config::EndedBy;
 use crate::master::operators::handle::Handle;
+use crate::process::Terminal;
 
 /// The signals of this process, from when this is made on.
 pub(in crate::master) struct Signals {
@@ -13,6 +14,8 @@ pub(in crate::master) struct Signals {
     interrupt: Signal,
     hangup: Signal,
     user1: Signal,
+    /// The terminal that this process was started in.
+    terminal: Option<Terminal>,
 }
 
 impl Signals {
@@ -29,43 +32,43 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
             user1: signal(SignalKind::user_defined1())?,
+            terminal: Terminal::controlling(),
         })
     }
 
-    /// Does what signals ask for, until this is dropped. SIGTERM and SIGINT: the master leaves, or with
-    /// [`OnExit::Drain`] stops the cluster; the second of them does not wait for connections. SIGHUP:
-    /// reload. SIGUSR1: clear-retired.
-    pub(in crate::master) async fn obey(mut self, master: Handle, on_exit: OnExit) {
-        let mut is_second = false;
+    /// Does what signals ask for, until this is dropped. SIGTERM and SIGINT are given to the master, which
+    /// leaves or stops the cluster as `on_exit` says. SIGHUP: reload, unless it says that the terminal has
+    /// ended. SIGUSR1: clear-retired.
+    pub(in crate::master) async fn obey(mut self, master: Handle) {
         loop {
             tokio::select! {
-                Some(()) = either(&mut self.terminate, &mut self.interrupt) => match on_exit {
-                    OnExit::Leave => master.leave().await,
-                    OnExit::Drain => {
-                        tokio::spawn(stop(master.clone(), std::mem::replace(&mut is_second, true)));
+                _ = self.terminate.recv() => master.end(self.terminated()).await,
+                _ = self.interrupt.recv() => master.end(self.interrupted()).await,
+                _ = self.hangup.recv() => match &self.terminal {
+                    Some(terminal) if terminal.has_ended() => tracing::warn!(
+                        "the terminal has ended, and the master goes on: `ipcluster stop` ends the cluster"
+                    ),
+                    _ => {
+                        tokio::spawn(reload(master.clone()));
                     }
                 },
-                _ = self.hangup.recv() => {
-                    tokio::spawn(reload(master.clone()));
-                }
                 _ = self.user1.recv() => {
                     tokio::spawn(clear_retired(master.clone()));
                 }
             }
         }
     }
-}
 
-async fn either(one: &mut Signal, other: &mut Signal) -> Option<()> {
-    tokio::select! {
-        signal = one.recv() => signal,
-        signal = other.recv() => signal,
+    fn terminated(&self) -> EndedBy {
+        // Nothing outlives the first process of a container.
+        if std::process::id() == 1 { EndedBy::ContainerEnd } else { EndedBy::Signal }
     }
-}
 
-async fn stop(master: Handle, now: bool) {
-    if let Err(failure) = master.stop(now).await {
-        tracing::error!("stop failed: {failure}");
+    fn interrupted(&self) -> EndedBy {
+        match &self.terminal {
+            Some(terminal) if terminal.is_in_foreground() => EndedBy::Keyboard,
+            _ => self.terminated(),
+        }
     }
 }
 

@@ -165,7 +165,8 @@ impl AdoptedWorker {
         let ports = snapshot.ports.as_slice().into();
         let told = ToldValues::of(|name| process.variable(name), process.working_directory());
         let (child, generation) = (process.adopt(), snapshot.generation);
-        let started = Started { child, generation, output, ports, told, sockets };
+        let listeners = Arc::new(search.listeners().clone());
+        let started = Started { child, generation, output, ports, listeners, told, sockets };
         Ok(Self { snapshot, started, fingerprint })
     }
 }

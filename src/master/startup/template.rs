@@ -2,10 +2,10 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::worker_sockets::PreparedSockets;
+use super::ipv6_listeners::warn_of_ipv6_only;
 use crate::config::{Config, FileModeMask};
 use crate::control::{ControlDir, WorkersSocket};
 use crate::master::error::MasterError;
@@ -16,11 +16,52 @@ use crate::master::workers::{
 use crate::process::{Account, LimitedResource, ResourceLimit, effective_uid};
 use crate::protocol::Readiness;
 
+/// The paths of the sockets that workers are told of.
+#[derive(Debug, Clone, Default)]
+pub(in crate::master) struct SocketPaths {
+    /// The socket on which workers join (`IPCLUSTER_SOCKET`).
+    pub(in crate::master) socket: Option<PathBuf>,
+    /// The socket that workers write to (`NOTIFY_SOCKET`).
+    pub(in crate::master) notify: Option<PathBuf>,
+}
+
+/// What templates are made of beside a configuration.
+#[derive(Debug)]
+pub(in crate::master) struct TemplateSource {
+    pub(in crate::master) control: Option<ControlDir>,
+    pub(in crate::master) environment: Vec<(OsString, OsString)>,
+    pub(in crate::master) paths: SocketPaths,
+    /// The soft limit of open files of workers.
+    pub(in crate::master) descriptor_limit: Option<u64>,
+}
+
+impl TemplateSource {
+    /// What workers of this configuration are started with: opens the files that they print to, and makes
+    /// the directories of the files that are made for them.
+    pub(in crate::master) fn make(
+        &self,
+        config: &Config,
+        account: Option<Account>,
+    ) -> Result<Template, MasterError> {
+        let control = self.control.as_ref();
+        let made_configs = config_template(config, control, account.as_ref())?;
+        let states = state_files(config, control, account.as_ref());
+        let template = worker_template(config, &self.paths, self.environment.clone(), account);
+        let descriptor_limit = self.descriptor_limit;
+        let template = Template { descriptor_limit, config: made_configs, states, ..template };
+        if let Some(listeners) = &template.openings {
+            listeners.check_backlog()?;
+        }
+        warn_of_ipv6_only(config.listeners());
+        Ok(template)
+    }
+}
+
 /// What is the same for every worker of this configuration, but for the files that are made for them and
 /// their limit of open files.
-pub(in crate::master) fn worker_template(
+fn worker_template(
     config: &Config,
-    sockets: &PreparedSockets,
+    sockets: &SocketPaths,
     mut environment: Vec<(OsString, OsString)>,
     account: Option<Account>,
 ) -> Template {
@@ -50,7 +91,7 @@ pub(in crate::master) fn worker_template(
     if let Some(socket) = &sockets.socket {
         environment.insert("IPCLUSTER_SOCKET".into(), socket.into());
     }
-    if let Some(path) = &sockets.notify_path {
+    if let Some(path) = &sockets.notify {
         // sd_notify(3) takes absolute paths alone.
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         environment.insert("NOTIFY_SOCKET".into(), path.into());
@@ -83,7 +124,7 @@ pub(in crate::master) fn worker_template(
             die: config.die_timeout(),
         },
         speaks_protocol: *config.ready() == Readiness::Protocol,
-        public_ports: config.listeners().public_ports().to_vec(),
+        listeners: Arc::new(config.listeners().clone()),
         private_ports: usize::from(config.private_ports()),
         transports: transports(config.listeners()),
         states: None,
@@ -156,7 +197,7 @@ pub(in crate::master) fn limits(config: &Config) -> Vec<ResourceLimit> {
 
 /// The files in which workers read whether they are retired, if there is a control directory: the directory
 /// for these files is made. Where that cannot be, workers have no such files, and are told by signals alone.
-pub(in crate::master) fn state_files(
+fn state_files(
     config: &Config,
     control: Option<&ControlDir>,
     account: Option<&Account>,
@@ -179,7 +220,7 @@ pub(in crate::master) fn state_files(
 
 /// What the configuration file of each worker is made of, if it gets one: the directory for these files is
 /// made.
-pub(in crate::master) fn config_template(
+fn config_template(
     config: &Config,
     control: Option<&ControlDir>,
     account: Option<&Account>,

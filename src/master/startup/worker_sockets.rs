@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
+use super::template::SocketPaths;
 use crate::config::Config;
 use crate::control::{ControlDir, WorkersSocket};
 use crate::master::error::MasterError;
@@ -16,10 +17,7 @@ use crate::process::{self, Account, NotifySocket};
 /// more. Without a control directory there are no sockets.
 #[derive(Default)]
 pub(in crate::master) struct PreparedSockets {
-    /// The path of the socket on which workers join (`IPCLUSTER_SOCKET`).
-    pub(super) socket: Option<PathBuf>,
-    /// The path of the socket that workers write to (`NOTIFY_SOCKET`).
-    pub(super) notify_path: Option<PathBuf>,
+    paths: SocketPaths,
     workers: Option<Prepared<WorkersSocket>>,
     notify: Option<Prepared<NotifySocket>>,
     /// The user whose processes are workers, beside our own.
@@ -89,13 +87,20 @@ impl PreparedSockets {
     ) -> Self {
         let socket = workers.as_ref().map_or(control_socket, |it| it.path(WorkersSocket::path));
         Self {
-            socket: Some(socket.to_owned()),
-            notify_path: Some(notify.path(NotifySocket::path).to_owned()),
+            paths: SocketPaths {
+                socket: Some(socket.to_owned()),
+                notify: Some(notify.path(NotifySocket::path).to_owned()),
+            },
             workers,
             notify: Some(notify),
             user,
             obsolete: unused,
         }
+    }
+
+    /// The paths that workers are told of.
+    pub(in crate::master) fn paths(&self) -> SocketPaths {
+        self.paths.clone()
     }
 
     /// Listens. From here on no other master does.

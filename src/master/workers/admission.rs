@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::connections::Connections;
 use super::processes::Processes;
 use crate::control::{self, JoinRequest, MessageError};
-use crate::plan::{Listeners, Port, Seat};
+use crate::plan::{Port, Seat};
 use crate::process::{PidFd, ProcessError, peer_process, session_of};
 use crate::protocol::{WorkerId, WorkerState};
 use crate::supervisor::Supervisor;
@@ -22,7 +22,6 @@ pub(super) struct Admission<'a> {
     pub(super) connections: &'a Connections,
     /// Whether a worker has a connection already.
     pub(super) is_connected: &'a dyn Fn(WorkerId) -> bool,
-    pub(super) listeners: &'a Listeners,
 }
 
 /// A worker that may join.
@@ -77,7 +76,8 @@ impl Admission<'_> {
         if (self.is_connected)(worker) {
             return Err(JoinRefused::Second);
         }
-        let ports = control::worker_ports(self.listeners.public_ports(), &request.info.ports)?;
+        let listeners = self.processes.listeners_of(worker).cloned().ok_or_else(stranger)?;
+        let ports = control::worker_ports(listeners.public_ports(), &request.info.ports)?;
         let held = self.processes.ports_of(worker);
         match held.filter(|held| !held.is_empty()) {
             Some(held) if *held == *ports => Ok(Admitted { worker, process, ports: None }),
@@ -111,7 +111,7 @@ impl Admission<'_> {
         if let Some(port) = ports.iter().find(|port| self.connections.hold(**port)) {
             return Err(JoinRefused::Draining(*port));
         }
-        match self.processes.not_listening(worker, ports, self.listeners)? {
+        match self.processes.not_listening(worker, ports)? {
             Some(port) => Err(JoinRefused::NotListening(port)),
             None => Ok(()),
         }

@@ -102,6 +102,11 @@ impl Connections {
         })
     }
 
+    /// `retire.idle` from now on.
+    pub(super) fn set_idle(&mut self, idle: Option<Duration>) {
+        self.idle.limit = idle;
+    }
+
     /// Two things to wait for: the end of a count, and the time for the next one.
     pub(super) fn wait(&mut self) -> (impl Future<Output = Counts>, impl Future<Output = ()>) {
         (receive(&mut self.counts), self.due.tick())

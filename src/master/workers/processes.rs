@@ -19,7 +19,7 @@ use crate::master::waiting::receive;
 use crate::plan::{Generation, Listeners, Port, Seat};
 use crate::process::{
     self, Child, Delivery, ListenTable, OutputItem, OutputReader, ProcessError, SignalNumber,
-    own_nice,
+    Transport, own_nice,
 };
 use crate::protocol::{EndSignals, Exit, KillMode, LogsRequest, ReadinessFault, Signal, WorkerId};
 
@@ -31,6 +31,8 @@ struct Running {
     output: OutputReader,
     flow: Flow,
     ports: Arc<[Port]>,
+    /// What its ports are for.
+    listeners: Arc<Listeners>,
     told: ToldValues,
     listening: Listening,
     /// How often the kernel did not say how it has ended, although it has.
@@ -94,7 +96,7 @@ impl Processes {
 
     /// Takes a worker in, and waits for its exit in a task of its own.
     pub(crate) fn insert(&mut self, worker: WorkerId, seat: Seat, started: Started) {
-        let Started { child, generation, output, ports, told, .. } = started;
+        let Started { child, generation, output, ports, listeners, told, .. } = started;
         let (pidfd, exited) = (child.pidfd().clone(), child.exited());
         let exits = self.exits_sender.clone();
         tokio::spawn(async move {
@@ -115,6 +117,7 @@ impl Processes {
             output,
             flow,
             ports,
+            listeners,
             told,
             listening,
             untold_exits: 0,
@@ -300,24 +303,24 @@ impl Processes {
         &mut self,
         worker: WorkerId,
         ports: &[Port],
-        listeners: &Listeners,
     ) -> Result<Option<Port>, ProcessError> {
         let Some(running) = self.running.get(&worker) else { return Ok(ports.first().copied()) };
         let numbers = || ports.iter().map(|port| port.number());
         let (Some(first), Some(last)) = (numbers().min(), numbers().max()) else { return Ok(None) };
-        let mut table = ListenTable::read(&mut self.sockets, &transports(listeners), first..=last)?;
-        not_listening(running.child.pid(), ports, &mut table, listeners)
+        let mut table =
+            ListenTable::read(&mut self.sockets, &transports(&running.listeners), first..=last)?;
+        not_listening(running.child.pid(), ports, &mut table, &running.listeners)
     }
 
     /// What the kernel says of workers: whether they listen on all their ports, where clients of all
-    /// `listeners` reach them, and what waits there; and whether they are stopped, if that is asked.
-    /// `is_held` is whether the master holds the sockets of a worker too.
+    /// their listeners reach them, and what waits there; and whether they are stopped, if that is asked.
+    /// `is_held` is whether the master holds the sockets of a worker too, `probed` the public port whose
+    /// worker port is probed.
     pub(crate) fn observe(
         &mut self,
         workers: &[WorkerId],
-        listeners: &Listeners,
         is_held: impl Fn(WorkerId) -> bool,
-        probed: Option<Port>,
+        probed: impl Fn(&Listeners) -> Option<Port>,
         whether_stopped: bool,
     ) -> Result<Observations, ProcessError> {
         let ports = workers.iter().filter_map(|worker| self.running.get(worker));
@@ -326,8 +329,14 @@ impl Processes {
         let (Some(first), Some(last)) = (ports.first(), ports.last()) else {
             return Ok(Observations::default());
         };
-        let transports = transports(listeners);
-        let mut table = ListenTable::read(&mut self.sockets, &transports, *first..=*last)?;
+        let spoken = workers.iter().filter_map(|worker| self.running.get(worker));
+        let mut spoken_by_any: Vec<Transport> = Vec::new();
+        for transport in spoken.flat_map(|running| transports(&running.listeners)) {
+            if !spoken_by_any.contains(&transport) {
+                spoken_by_any.push(transport);
+            }
+        }
+        let mut table = ListenTable::read(&mut self.sockets, &spoken_by_any, *first..=*last)?;
         let by_port = by_port(&table);
         let mut all = Observations::default();
         for worker in workers {
@@ -337,6 +346,8 @@ impl Processes {
                 continue;
             }
             let (pid, ports) = (running.child.pid(), &running.ports);
+            let listeners = &*running.listeners;
+            let probed = probed(listeners);
             let table = &mut table;
             let is_starting = !whether_stopped;
             let looked = Look { table, by_port: &by_port, listeners, probed, is_starting };
@@ -382,6 +393,21 @@ impl Processes {
     /// The pid of the first process of a worker that runs, which is kept until [`Self::take_exit`].
     pub(crate) fn pid_of(&self, worker: WorkerId) -> Option<u32> {
         self.running.get(&worker).map(|running| running.child.pid())
+    }
+
+    /// The worker port for each public port of every worker that has reported them, by the pid of its first
+    /// process.
+    pub(crate) fn ports_by_pid(&self) -> BTreeMap<u32, BTreeMap<Port, Port>> {
+        let of = |running: &Running| {
+            let public = running.listeners.public_ports().iter().copied();
+            (running.child.pid(), public.zip(running.ports.iter().copied()).collect())
+        };
+        self.running.values().filter(|running| !running.ports.is_empty()).map(of).collect()
+    }
+
+    /// What the ports of a worker that runs are for.
+    pub(crate) fn listeners_of(&self, worker: WorkerId) -> Option<&Arc<Listeners>> {
+        self.running.get(&worker).map(|running| &running.listeners)
     }
 
     /// The worker ports of a worker that runs.

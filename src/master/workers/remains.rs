@@ -89,6 +89,13 @@ struct Pending {
 type Told = BTreeSet<u32>;
 
 impl Remains {
+    /// Workers listen by these too.
+    pub(super) fn add_transports(&mut self, transports: &[Transport]) {
+        let new = transports.iter().filter(|it| !self.transports.contains(it));
+        let new: Vec<Transport> = new.copied().collect();
+        self.transports.extend(new);
+    }
+
     pub(super) fn new(transports: Vec<Transport>) -> Result<Self, MasterError> {
         let (sender, looks) = mpsc::unbounded_channel();
         Ok(Self {

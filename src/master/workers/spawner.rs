@@ -13,7 +13,7 @@ use super::config_copies::ConfigCopyError;
 use super::hooks::{Hook, HookKind, Preparation};
 use super::numbers::WorkerNumbers;
 use super::release::{HookWords, Release, ReleaseError, RunningRelease};
-use super::template::{HookTemplates, SpawnRequest, StartDirectory, Template};
+use super::template::{ConfigTemplate, HookTemplates, SpawnRequest, StartDirectory, Template};
 use super::values::{ToldValues, WorkerValues};
 use crate::master::error::MasterError;
 use crate::master::log_limit::LogLimiter;
@@ -23,7 +23,7 @@ use crate::master::workers::listeners::{ListenerSet, ListenerTemplate};
 use crate::master::workers::port_claims::PortClaims;
 use crate::netlink::Errno;
 use crate::nft::Conntrack;
-use crate::plan::{Generation, Port};
+use crate::plan::{Generation, Listeners, Port};
 use crate::process::{
     Child, ListenTable, Output, OutputReader, PortPool, ProcessError, Sockets, Spawn, Transport,
     reap_orphans,
@@ -36,6 +36,8 @@ pub(crate) struct Started {
     pub(crate) generation: Generation,
     pub(crate) output: OutputReader,
     pub(crate) ports: Arc<[Port]>,
+    /// What its ports are for.
+    pub(crate) listeners: Arc<Listeners>,
     /// What it was told of itself beside that.
     pub(crate) told: ToldValues,
     /// The listening sockets that the worker was started with.
@@ -88,8 +90,8 @@ pub(crate) struct SpawnOutcome {
 
 enum Message {
     Start(SpawnRequest),
-    /// A generation begins.
-    Prepare(Preparation, Generation),
+    /// A generation begins, whose workers are started with this.
+    Prepare(Preparation, Generation, Arc<Template>),
     /// A generation is in force.
     AfterReload(Generation),
     /// A worker of an earlier master, of this generation, has these ports, and was told this.
@@ -114,11 +116,12 @@ pub(crate) struct Spawner {
 
 impl Spawner {
     /// Makes the thread.
-    pub(crate) fn new(template: Template, pool: PortPool) -> Result<Self, MasterError> {
+    pub(crate) fn new(template: Arc<Template>, pool: PortPool) -> Result<Self, MasterError> {
         let (messages, inbox) = mpsc::channel();
         let (sender, outcomes) = unbounded_channel();
         let mut work = Work {
-            template,
+            adopted: template,
+            templates: BTreeMap::new(),
             pool,
             held: BTreeMap::new(),
             releases: BTreeMap::new(),
@@ -142,7 +145,8 @@ impl Spawner {
                         work.remove_old_configs();
                         work.compare_release();
                     }
-                    Message::Prepare(preparation, generation) => {
+                    Message::Prepare(preparation, generation, template) => {
+                        work.templates.insert(generation, template);
                         let result = work.prepare(preparation, generation);
                         let prepared = Prepared { preparation, generation, result };
                         if sender.send(SpawnerOutcome::Prepared(prepared)).is_err() {
@@ -162,10 +166,10 @@ impl Spawner {
                     },
                     Message::Ended(worker) => work.ended(worker),
                     Message::Stopped => {
-                        if let Some(config) = &work.template.config {
+                        if let Some(config) = work.config_template() {
                             config.copies.remove_all();
                         }
-                        if let Some(states) = &work.template.states {
+                        if let Some(states) = &work.adopted.states {
                             states.remove_all();
                         }
                     }
@@ -194,8 +198,14 @@ impl Spawner {
     }
 
     /// Finds what the workers of a new generation are started from. There is exactly one answer.
-    pub(crate) fn prepare(&self, preparation: Preparation, generation: Generation) {
-        self.send(Message::Prepare(preparation, generation));
+    /// Its workers are started with this template from now on.
+    pub(crate) fn prepare(
+        &self,
+        preparation: Preparation,
+        generation: Generation,
+        template: Arc<Template>,
+    ) {
+        self.send(Message::Prepare(preparation, generation, template));
     }
 
     /// Has the hook run that follows a reload.
@@ -249,7 +259,10 @@ impl Spawner {
 }
 
 struct Work {
-    template: Template,
+    /// What workers are started with whose generation began before this master, or with it.
+    adopted: Arc<Template>,
+    /// What workers of a generation are started with.
+    templates: BTreeMap<Generation, Arc<Template>>,
     pool: PortPool,
     /// Every worker that was started and not released.
     held: BTreeMap<WorkerId, Held>,
@@ -294,6 +307,17 @@ const REMEMBERED: u64 = 4;
 const CONNTRACK_AGE: Duration = Duration::from_secs(10);
 
 impl Work {
+    /// What workers of a generation are started with.
+    fn template(&self, generation: Generation) -> Arc<Template> {
+        Arc::clone(self.templates.get(&generation).unwrap_or(&self.adopted))
+    }
+
+    /// A template that has configuration files made: all of them go into one directory.
+    fn config_template(&self) -> Option<&ConfigTemplate> {
+        let all = self.templates.values().chain([&self.adopted]);
+        all.filter_map(|template| template.config.as_ref()).next()
+    }
+
     fn release(&mut self, worker: WorkerId) {
         let held = self.held.remove(&worker);
         self.released.extend(held.iter().flat_map(|held| &held.ports).map(|it| it.number()));
@@ -312,7 +336,7 @@ impl Work {
     /// Says that another release is there than the one that workers of an earlier master run.
     fn compare_release(&self) {
         let Some((generation, running)) = self.running.last_key_value() else { return };
-        let Ok(found) = Release::find(&self.template, *generation) else { return };
+        let Ok(found) = Release::find(&self.adopted, *generation) else { return };
         let Some((before, now)) = running.directory.as_deref().zip(found.directory()) else {
             return;
         };
@@ -337,57 +361,27 @@ impl Work {
         let held: BTreeSet<Generation> = self.held.values().map(|held| held.generation).collect();
         let is_recent = |it: Generation| it.0.saturating_add(REMEMBERED) > generation.0;
         self.releases.retain(|it, _| is_recent(*it) || held.contains(it));
-        let release = Release::find(&self.template, generation)?;
-        let words = release.hook(&self.template, &self.template.hooks.before_reload)?;
-        let hook =
-            words.map(|words| self.hook(HookKind::BeforeReload(preparation), &release, words));
+        self.templates.retain(|it, _| is_recent(*it) || held.contains(it));
+        let template = self.template(generation);
+        let release = Release::find(&template, generation)?;
+        let words = release.hook(&template, &template.hooks.before_reload)?;
+        let kind = HookKind::BeforeReload(preparation);
+        let hook = words.map(|words| hook(&template, kind, &release, words));
         self.releases.insert(generation, release);
         Ok(hook)
     }
 
     fn after_reload(&mut self, generation: Generation) -> Result<Option<Box<Hook>>, SpawnError> {
-        if self.template.hooks.after_reload.is_empty() {
+        let template = self.template(generation);
+        if template.hooks.after_reload.is_empty() {
             return Ok(None);
         }
         let release = self.take_release(generation)?;
-        let words = release.hook(&self.template, &self.template.hooks.after_reload);
-        let hook =
-            words.map(|words| words.map(|words| self.hook(HookKind::AfterReload, &release, words)));
+        let words = release.hook(&template, &template.hooks.after_reload);
+        let of = |words| hook(&template, HookKind::AfterReload, &release, words);
+        let hook = words.map(|words| words.map(of));
         self.releases.insert(generation, release);
         Ok(hook?)
-    }
-
-    fn hook(
-        &self,
-        kind: HookKind,
-        release: &Release,
-        (file, program, args): HookWords,
-    ) -> Box<Hook> {
-        let template = &self.template;
-        let mut env = release.environment(template);
-        // It is no worker: nobody waits for its word.
-        for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC"] {
-            env.remove(std::ffi::OsStr::new(name));
-        }
-        env.insert("IPCLUSTER_HOOK".into(), kind.to_string().into());
-        let directory = release.directory().map(ToOwned::to_owned);
-        let spawn = Spawn { file: Some(file), program, args, env, directory, ..self.common() };
-        let HookTemplates { limit, die, .. } = template.hooks;
-        Box::new(Hook { kind, generation: release.generation(), spawn, limit, die })
-    }
-
-    /// What is the same for all that is started.
-    fn common(&self) -> Spawn {
-        let template = &self.template;
-        Spawn {
-            enters_as_starter: matches!(template.directory, StartDirectory::OfMaster(_)),
-            account: template.account.clone(),
-            descriptor_limit: template.descriptor_limit,
-            limits: template.limits.clone(),
-            umask: template.umask,
-            nice: template.nice,
-            ..Spawn::default()
-        }
     }
 
     /// Takes out what workers of a generation are started from, which is found now if it was not before: for
@@ -395,17 +389,19 @@ impl Work {
     fn take_release(&mut self, generation: Generation) -> Result<Release, ReleaseError> {
         match (self.releases.remove(&generation), self.running.get(&generation)) {
             (Some(release), _) => Ok(release),
-            (None, Some(running)) => Release::of_running(&self.template, generation, running),
-            (None, None) => Release::find(&self.template, generation),
+            (None, Some(running)) => {
+                Release::of_running(&self.template(generation), generation, running)
+            }
+            (None, None) => Release::find(&self.template(generation), generation),
         }
     }
 
     /// Removes configuration files whose workers ended while no master ran.
     fn remove_old_configs(&self) {
-        if let Some(config) = self.template.config.as_ref().filter(|_| self.known_numbers) {
+        if let Some(config) = self.config_template().filter(|_| self.known_numbers) {
             config.copies.retain(&self.numbers.all());
         }
-        if let Some(states) = self.template.states.as_ref().filter(|_| self.known_numbers) {
+        if let Some(states) = self.adopted.states.as_ref().filter(|_| self.known_numbers) {
             states.retain(&self.numbers.all());
         }
     }
@@ -420,10 +416,10 @@ impl Work {
 
     fn ended(&mut self, worker: WorkerId) {
         let number = self.numbers.release(worker);
-        if let Some((config, number)) = self.template.config.as_ref().zip(number) {
+        if let Some((config, number)) = self.config_template().zip(number) {
             config.copies.remove(number);
         }
-        if let Some((states, number)) = self.template.states.as_ref().zip(number) {
+        if let Some((states, number)) = self.adopted.states.as_ref().zip(number) {
             states.remove(number);
         }
     }
@@ -432,7 +428,8 @@ impl Work {
         let (worker, generation) = (order.worker, order.generation);
         let release = self.take_release(generation)?;
         let number = self.numbers.give(worker);
-        let started = self.start_numbered(order, number, &release);
+        let template = self.template(generation);
+        let started = self.start_numbered(order, number, &release, &template);
         if started.is_err() {
             self.ended(worker);
         }
@@ -445,34 +442,35 @@ impl Work {
         order: SpawnRequest,
         number: u64,
         release: &Release,
+        template: &Template,
     ) -> Result<Started, SpawnError> {
-        let program = release.program(&self.template)?;
-        let sockets = match (&order.inherited, &self.template.openings) {
+        let program = release.program(template)?;
+        let sockets = match (&order.inherited, &template.openings) {
             (Some(inherited), _) => Some(Arc::clone(inherited)),
             (None, Some(openings)) => {
                 let openings = Arc::clone(openings);
-                Some(Arc::new(self.open(&openings)?))
+                Some(Arc::new(self.open(&openings, template)?))
             }
             (None, None) => None,
         };
         let ports: Arc<[Port]> = match &sockets {
             Some(sockets) => Arc::clone(sockets.ports()),
             None => {
-                let count = self.template.public_ports.len();
-                let ports = self.allocate(&BTreeSet::new(), |pool, it| pool.allocate(count, it))?;
+                let count = template.listeners.public_ports().len();
+                let allocate = |pool: &mut PortPool, it: &BTreeSet<u16>| pool.allocate(count, it);
+                let ports = self.allocate(&BTreeSet::new(), template, allocate)?;
                 ports.into_iter().filter_map(Port::new).collect()
             }
         };
-        let private_ports = self.allocate_private(&ports)?;
-        let Template { name, fingerprint, .. } = &self.template;
+        let private_ports = self.allocate_private(&ports, template)?;
+        let Template { name, fingerprint, .. } = template;
         let (name, fingerprint) = (name.clone(), *fingerprint);
         let label =
             WorkerLabel { name, generation: order.generation, seat: order.seat, fingerprint };
         let output = Output::create(label.to_string())?;
         let (request, private_ports) = (&order, private_ports.as_slice());
-        let config = self.template.config.as_ref().map(|config| config.copies.path(number));
+        let config = template.config.as_ref().map(|config| config.copies.path(number));
         let state = self.make_state_file(number);
-        let template = &self.template;
         let values = WorkerValues {
             request,
             template,
@@ -496,7 +494,7 @@ impl Work {
             args: values.arguments(),
             env: values.environment(),
             directory: values.directory(),
-            ..self.common()
+            ..common(template)
         };
         let passed = sockets.as_ref().map(|sockets| sockets.to_pass()).unwrap_or_default();
         let child = spawn.start_with(&passed, &output)?;
@@ -508,12 +506,13 @@ impl Work {
         let (generation, output) = (order.generation, output.into_reader());
         let held = Held { generation, ports: ports.iter().chain(private_ports).copied().collect() };
         self.held.insert(order.worker, held);
-        Ok(Started { child, generation, output, ports, told, sockets })
+        let listeners = Arc::clone(&template.listeners);
+        Ok(Started { child, generation, output, ports, listeners, told, sockets })
     }
 
     /// Makes the file in which a worker reads whether it is retired. A worker is more than that file.
     fn make_state_file(&self, number: u64) -> Option<PathBuf> {
-        let states = self.template.states.as_ref()?;
+        let states = self.adopted.states.as_ref()?;
         let made = states.create(number).inspect_err(|error| {
             let path = states.path(number);
             let path = path.display();
@@ -524,11 +523,16 @@ impl Work {
 
     /// Opens sockets on worker ports that nobody has: one on which nothing listens can be somebody's
     /// all the same, such as that of an outgoing connection.
-    fn open(&mut self, openings: &ListenerTemplate) -> Result<ListenerSet, ProcessError> {
+    fn open(
+        &mut self,
+        openings: &ListenerTemplate,
+        template: &Template,
+    ) -> Result<ListenerSet, ProcessError> {
         let mut busy = BTreeSet::new();
         loop {
-            let count = self.template.public_ports.len();
-            let ports = self.allocate(&busy, |pool, taken| pool.allocate(count, taken))?;
+            let count = template.listeners.public_ports().len();
+            let ports =
+                self.allocate(&busy, template, |pool, taken| pool.allocate(count, taken))?;
             match openings.open(ports) {
                 Err(ProcessError::Listen { port, errno: Errno::EADDRINUSE, .. }) => {
                     busy.insert(port);
@@ -539,13 +543,18 @@ impl Work {
     }
 
     /// Ports for a worker that are for no public port, none of them among `ports`, which it has.
-    fn allocate_private(&mut self, ports: &[Port]) -> Result<Vec<Port>, ProcessError> {
-        let count = self.template.private_ports;
+    fn allocate_private(
+        &mut self,
+        ports: &[Port],
+        template: &Template,
+    ) -> Result<Vec<Port>, ProcessError> {
+        let count = template.private_ports;
         if count == 0 {
             return Ok(Vec::new());
         }
         let busy = ports.iter().map(|port| port.number()).collect();
-        let ports = self.allocate(&busy, |pool, taken| pool.allocate_any(count, taken))?;
+        let allocate = |pool: &mut PortPool, taken: &BTreeSet<u16>| pool.allocate_any(count, taken);
+        let ports = self.allocate(&busy, template, allocate)?;
         Ok(ports.into_iter().filter_map(Port::new).collect())
     }
 
@@ -553,6 +562,7 @@ impl Work {
     fn allocate(
         &mut self,
         busy: &BTreeSet<u16>,
+        template: &Template,
         take: impl Fn(&mut PortPool, &BTreeSet<u16>) -> Result<Vec<u16>, ProcessError>,
     ) -> Result<Vec<u16>, ProcessError> {
         let mut busy = busy.clone();
@@ -561,8 +571,8 @@ impl Work {
                 || self.held.values().flat_map(|held| &held.ports).any(|it| it.number() == port)
         });
         loop {
-            let ports = self.allocate_free(&busy, &take)?;
-            let taken = self.claims.take(&ports, transports(&self.template), self.pool.range());
+            let ports = self.allocate_free(&busy, template, &take)?;
+            let taken = self.claims.take(&ports, transports(template), self.pool.range());
             if taken.is_empty() {
                 return Ok(ports);
             }
@@ -573,15 +583,16 @@ impl Work {
     fn allocate_free(
         &mut self,
         busy: &BTreeSet<u16>,
+        template: &Template,
         take: impl Fn(&mut PortPool, &BTreeSet<u16>) -> Result<Vec<u16>, ProcessError>,
     ) -> Result<Vec<u16>, ProcessError> {
         self.refresh_remembered(CONNTRACK_AGE);
-        let taken = &self.taken_ports()? | busy;
+        let taken = &self.taken_ports(template)? | busy;
         match take(&mut self.pool, &taken) {
             Err(ProcessError::PortsExhausted { .. }) => {
                 // The ports that are needed may be kept by an old answer of conntrack alone.
                 self.refresh_remembered(Duration::ZERO);
-                let taken = &self.taken_ports()? | busy;
+                let taken = &self.taken_ports(template)? | busy;
                 take(&mut self.pool, &taken)
             }
             result => result,
@@ -591,12 +602,12 @@ impl Work {
     /// Ports that a worker of ours has, that anything listens on, or that some connection of an
     /// earlier worker may still come to: conntrack remembers where it sent a client, and would send
     /// its next packets to whoever has the port then.
-    fn taken_ports(&mut self) -> Result<BTreeSet<u16>, ProcessError> {
+    fn taken_ports(&mut self, template: &Template) -> Result<BTreeSet<u16>, ProcessError> {
         let range = self.pool.range();
         let mut taken: BTreeSet<u16> =
             self.held.values().flat_map(|held| &held.ports).map(|port| port.number()).collect();
-        let transports = transports(&self.template);
-        let listening = ListenTable::read(&mut Sockets::open()?, transports, range)?.ports();
+        let spoken = transports(template);
+        let listening = ListenTable::read(&mut Sockets::open()?, spoken, range)?.ports();
         // From here on its own socket keeps the port for a worker.
         self.claims.retain(|port| !listening.contains(&port));
         taken.extend(listening);
@@ -619,6 +630,37 @@ impl Work {
             }
             Err(error) => tracing::warn!(%error, "cannot read which ports conntrack entries use"),
         }
+    }
+}
+
+fn hook(
+    template: &Template,
+    kind: HookKind,
+    release: &Release,
+    (file, program, args): HookWords,
+) -> Box<Hook> {
+    let mut env = release.environment(template);
+    // It is no worker: nobody waits for its word.
+    for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC"] {
+        env.remove(std::ffi::OsStr::new(name));
+    }
+    env.insert("IPCLUSTER_HOOK".into(), kind.to_string().into());
+    let directory = release.directory().map(ToOwned::to_owned);
+    let spawn = Spawn { file: Some(file), program, args, env, directory, ..common(template) };
+    let HookTemplates { limit, die, .. } = template.hooks;
+    Box::new(Hook { kind, generation: release.generation(), spawn, limit, die })
+}
+
+/// What is the same for all that is started.
+fn common(template: &Template) -> Spawn {
+    Spawn {
+        enters_as_starter: matches!(template.directory, StartDirectory::OfMaster(_)),
+        account: template.account.clone(),
+        descriptor_limit: template.descriptor_limit,
+        limits: template.limits.clone(),
+        umask: template.umask,
+        nice: template.nice,
+        ..Spawn::default()
     }
 }
 

@@ -11,7 +11,7 @@ use super::fingerprint::ConfigFingerprint;
 use super::listeners::{ListenerSet, ListenerTemplate};
 use super::state_files::StateFiles;
 use crate::config::{Config, PlaceholderText};
-use crate::plan::{ClusterName, Generation, Port, Seat};
+use crate::plan::{ClusterName, Generation, Listeners, Seat};
 use crate::process::{Account, ResourceLimit, Transport};
 use crate::protocol::WorkerId;
 
@@ -45,8 +45,8 @@ pub(crate) struct Template {
     pub(crate) hooks: HookTemplates,
     /// Workers get the variables and the argument of the older system, too.
     pub(crate) speaks_protocol: bool,
-    /// Each worker gets a worker port for each.
-    pub(crate) public_ports: Vec<Port>,
+    /// Each worker gets a worker port for each of their public ports.
+    pub(crate) listeners: Arc<Listeners>,
     /// How many ports it gets beside those.
     pub(crate) private_ports: usize,
     /// The transports that workers listen by on their ports.

@@ -100,7 +100,7 @@ impl WorkerValues<'_> {
         if let Some(first) = self.ports.first() {
             set("PORT".to_owned(), first.to_string());
         }
-        for (public, worker) in template.public_ports.iter().zip(self.ports) {
+        for (public, worker) in template.listeners.public_ports().iter().zip(self.ports) {
             set(format!("IPCLUSTER_PORT_{public}"), worker.to_string());
         }
         if let Some(first) = self.private_ports.first() {

@@ -22,7 +22,7 @@ use super::remains::{Exited, Look, Remains, RemainsNews};
 use super::spawner::{Prepared, SpawnOutcome, Spawner, SpawnerOutcome, Started};
 use super::state_files::StateFiles;
 use super::teller::Teller;
-use super::template::SpawnRequest;
+use super::template::{SpawnRequest, Template};
 use super::transports::{probed_port, transports};
 use crate::config::Config;
 use crate::control::{JoinRequest, Responder, WorkerEvent, WorkerOrder};
@@ -32,8 +32,8 @@ use crate::master::waiting::{QUIET_INTERVAL, next_multiple, rest_until};
 use crate::plan::{ClusterName, Generation, Listeners, Port, Protocol, Seat};
 use crate::process::{Children, OwnConnections, ProcessError, adopts_orphans};
 use crate::protocol::{
-    EndSignals, Exit, LogsRequest, Readiness, ReleaseFailure, Status, Timestamp, WorkerId,
-    WorkerState,
+    EndSignals, Exit, HttpProbe, LogsRequest, Readiness, ReleaseFailure, Status, Timestamp,
+    WorkerId, WorkerState,
 };
 use crate::supervisor::{Input, RequestId, Supervisor, Worker};
 
@@ -50,9 +50,10 @@ const ORPHANS_INTERVAL: Duration = Duration::from_millis(100);
 
 /// All workers: their processes, sockets, connections, memory and output.
 pub(crate) struct Workers {
-    listeners: Listeners,
-    /// The public port whose worker port is probed, if any is.
-    probed: Option<Port>,
+    /// What workers of the next generation are started with.
+    template: Arc<Template>,
+    /// What is probed, if anything is.
+    probe: Option<HttpProbe>,
     /// Workers choose their ports, and report them.
     choose_ports: bool,
     /// From when a worker has exited until what is left of its process group is killed.
@@ -148,6 +149,7 @@ fn awaits_start(supervisor: &Supervisor) -> bool {
 impl Workers {
     pub(crate) fn new(
         config: &Config,
+        template: Arc<Template>,
         states: Option<StateFiles>,
         spawner: Spawner,
         printer: Option<Printer>,
@@ -155,9 +157,9 @@ impl Workers {
         own: Arc<OwnConnections>,
     ) -> Result<Self, MasterError> {
         Ok(Self {
-            listeners: config.listeners().clone(),
-            probed: match config.ready() {
-                Readiness::Http(probe) => probed_port(probe, config.listeners()),
+            template,
+            probe: match config.ready() {
+                Readiness::Http(probe) => Some(probe.clone()),
                 _ => None,
             },
             choose_ports: *config.ready() == Readiness::Protocol,
@@ -292,6 +294,15 @@ impl Workers {
         self.processes.is_running()
     }
 
+    /// Another configuration holds from now on: its workers, those of generations that begin now, are
+    /// started with this template.
+    pub(crate) fn configure(&mut self, config: &Config, template: Arc<Template>) {
+        self.remains.add_transports(&transports(config.listeners()));
+        self.connections.set_idle(config.retire_idle());
+        self.die = config.die_timeout();
+        self.template = template;
+    }
+
     // The life of a worker.
 
     /// Has a worker started; `workers` is how many the cluster is to have. [`Life::Spawned`] tells what
@@ -311,7 +322,7 @@ impl Workers {
     /// [`Self::take_prepared`] and [`Self::take_hook`] tell what came of it.
     pub(crate) fn prepare(&mut self, generation: Generation) {
         self.preparation.0 += 1;
-        self.spawner.prepare(self.preparation, generation);
+        self.spawner.prepare(self.preparation, generation, Arc::clone(&self.template));
     }
 
     /// Runs the hook that follows a reload, if there is one.
@@ -528,6 +539,13 @@ impl Workers {
             shown.number = told.number;
             shown.private_ports = told.private_ports.clone();
         }
+        // What its ports are for is what was configured when its generation began.
+        let ports = self.processes.ports_by_pid();
+        for shown in &mut status.workers {
+            if let Some(ports) = shown.pid.and_then(|pid| ports.get(&pid)) {
+                shown.ports.clone_from(ports);
+            }
+        }
     }
 
     /// The pids of the first processes of all workers that run.
@@ -638,9 +656,9 @@ impl Workers {
         request: JoinRequest,
         supervisor: &Supervisor,
     ) -> Vec<LinkNews> {
-        let Self { processes, connections, links, listeners, .. } = self;
+        let Self { processes, connections, links, .. } = self;
         let is_connected = &|worker| links.is_connected(worker);
-        let admission = Admission { supervisor, processes, connections, is_connected, listeners };
+        let admission = Admission { supervisor, processes, connections, is_connected };
         match admission.admit(&request) {
             Ok(Admitted { worker, process, ports }) => {
                 if let Some(ports) = &ports {
@@ -751,12 +769,15 @@ impl Workers {
         whether_stopped: bool,
     ) -> Result<Observations, ProcessError> {
         let is_held = |worker| self.held.has(worker);
-        self.processes.observe(workers, &self.listeners, is_held, self.probed, whether_stopped)
+        let probe = self.probe.as_ref();
+        let probed = |listeners: &Listeners| probe.and_then(|probe| probed_port(probe, listeners));
+        self.processes.observe(workers, is_held, probed, whether_stopped)
     }
 
     /// The tcp sockets that a worker was started with.
     pub(crate) fn passed_sockets(&self, worker: WorkerId) -> Vec<PassedListener> {
-        let public = self.listeners.public_ports();
+        let Some(listeners) = self.processes.listeners_of(worker) else { return Vec::new() };
+        let public = listeners.public_ports();
         self.held.of(worker).map(|sockets| sockets.passed(public)).unwrap_or_default()
     }
 
@@ -770,7 +791,8 @@ impl Workers {
     /// The worker ports of a worker that are for tcp, each with its public port.
     pub(crate) fn tcp_ports(&self, worker: WorkerId) -> Vec<(u16, u16)> {
         let Some(ports) = self.processes.ports_of(worker) else { return Vec::new() };
-        let services = self.listeners.services(Protocol::Tcp).iter();
+        let Some(listeners) = self.processes.listeners_of(worker) else { return Vec::new() };
+        let services = listeners.services(Protocol::Tcp).iter();
         services.filter_map(|it| Some((ports.get(it.place)?.number(), it.port.number()))).collect()
     }
 

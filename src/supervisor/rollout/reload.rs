@@ -8,19 +8,24 @@ use crate::supervisor::{RequestId, Supervisor};
 
 impl Supervisor {
     pub(in crate::supervisor) fn reload(&mut self, request: RequestId) {
+        self.reload_with(request, self.target.weights.clone());
+    }
+
+    /// A new generation with these weights.
+    pub(in crate::supervisor) fn reload_with(&mut self, request: RequestId, weights: Weights) {
         if self.check_idle_or_starting().is_ok() {
             self.supersede_rollout();
         }
-        match self.reload_target() {
+        match self.reload_target(weights) {
             Ok(to) => self.begin_rollout(Rollout::Reload, request, to),
             Err(refusal) => self.reply(request, Err(refusal)),
         }
     }
 
-    fn reload_target(&self) -> Result<Target, Refusal> {
+    fn reload_target(&self, weights: Weights) -> Result<Target, Refusal> {
         self.check_idle_or_starting()?;
         self.check_no_canary()?;
-        Ok(Target::all(self.next_generation()?, self.target.weights.clone()))
+        Ok(Target::all(self.next_generation()?, weights))
     }
 
     /// A number that no generation in force has had.

@@ -85,6 +85,9 @@ impl Supervisor {
         to: Target,
     ) {
         let brings_release = matches!(kind, Rollout::Reload | Rollout::Canary);
+        if brings_release {
+            self.note_generation(to.newest());
+        }
         let stage = match self.settings.prepares_releases && brings_release {
             true => {
                 self.actions.push(Action::PrepareRelease { generation: to.newest() });

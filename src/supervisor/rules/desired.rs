@@ -95,6 +95,8 @@ impl Supervisor {
             plan.vacate(seat).map_err(Unplannable::Plan)?;
         }
         plan.set_generation(roster.target.newest());
+        let listeners = self.configurations.listeners_of(roster.target.generation);
+        plan.set_listeners(listeners).map_err(Unplannable::Plan)?;
         let empty = plan.clone();
         match plan.occupy_all(self.occupants(roster).map(|(_, seat, occupant)| (seat, occupant))) {
             Ok(()) => {

@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 
 use super::worker::{Stage, Worker};
-use crate::plan::Generation;
+use crate::plan::{Generation, Weights};
 use crate::protocol::{
     Cleared, EndReason, Outcome, Progress, Refusal, Restarted, Timestamp, WorkerId,
 };
@@ -60,10 +60,15 @@ impl Supervisor {
 
     /// Begins a reload that is answered when the workers that it retires are gone.
     pub(in crate::supervisor) fn restart(&mut self, request: RequestId) {
+        self.restart_with(request, self.target.weights.clone());
+    }
+
+    /// As [`Self::restart`], with these weights.
+    pub(in crate::supervisor) fn restart_with(&mut self, request: RequestId, weights: Weights) {
         if self.check_idle_or_starting().is_ok() {
             self.restarting.insert(request);
         }
-        self.reload(request);
+        self.reload_with(request, weights);
     }
 
     /// Answers the request of a rollout that is done; or begins the second half of a restart.

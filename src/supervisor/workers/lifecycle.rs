@@ -18,7 +18,7 @@ impl Supervisor {
         self.has_started_worker = true;
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.pid = Some(pid);
-        worker.signals = self.settings.signals;
+        worker.signals = self.configurations.signals_of(worker.generation);
         worker.ports = Some(ports).filter(|ports| !ports.is_empty());
         worker.holds_listeners = self.settings.holds_listeners;
         self.terminate_if_spawned(id, now);

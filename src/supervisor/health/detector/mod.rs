@@ -78,7 +78,7 @@ pub(crate) enum ProbeResult {
 }
 
 /// What follows from a message of a worker, beside what the detector keeps.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq)]
 pub(crate) struct NotifyEffect {
     /// For [`Supervisor::step`](crate::supervisor::Supervisor::step).
     pub inputs: Vec<Input>,
