@@ -524,7 +524,7 @@ settings! {
         get: none,
     }
 
-    /// Nice value of retired workers; 0: as it was
+    /// What is added to the nice value of a worker when it is retired; 0: nothing
     retire_renice: i32 {
         key: "retire.renice",
         flag: "--retire-renice", "N",

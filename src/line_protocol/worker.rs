@@ -359,6 +359,10 @@ fn ports(message: &'static str, map: Option<&Value>) -> Result<BTreeMap<Port, Po
 fn milliseconds(message: &'static str, value: Option<&Value>) -> Result<Duration, MessageError> {
     let fault = || wrong(message, "lag", "a number of milliseconds, 0 or more");
     let Some(value) = value else { return Ok(Duration::ZERO) };
+    // A whole number stays what it is, also where seconds in floating point have no room for it.
+    if let Some(whole) = value.as_u64() {
+        return Ok(Duration::from_millis(whole));
+    }
     let number = value.as_f64().filter(|number| *number >= 0.0).ok_or_else(fault)?;
     let lag = Duration::try_from_secs_f64(number / 1000.0).map_err(|_| fault())?;
     Ok(Duration::from_millis(u64::try_from(lag.as_millis()).map_err(|_| fault())?))
@@ -446,6 +450,16 @@ mod tests {
         let die = ToWorker::Command { id: 4, order: WorkerOrder::Die, reason: "x".to_owned() };
         let expected = r#"{"__cmd":"die","__messageID":4,"__type":"command","reason":"x"}"#;
         assert_eq!(die.emit(), expected);
+    }
+
+    #[test]
+    fn a_lag_is_what_it_was_after_it_was_written_and_read() {
+        for milliseconds in [0, 1, 999, 99_999_999_999_999, (1 << 53) + 1, u64::MAX] {
+            let read = FromWorker::parse(&changed("lag", Some(&milliseconds.to_string()))).unwrap();
+            assert_eq!(FromWorker::parse(&read.emit()).unwrap(), read, "{milliseconds}");
+            let FromWorker::Info { info, .. } = read else { panic!("{milliseconds}") };
+            assert_eq!(info.lag, Duration::from_millis(milliseconds));
+        }
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! The clock of a master: the time that the supervisor counts in, and waiting for moments of it.
 
+use std::future;
+use std::io;
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
 use super::waiting;
+use crate::process::Timer;
 use crate::protocol::Timestamp;
 
 /// The clock of the machine that never goes back (`CLOCK_MONOTONIC`, clock_gettime(2)). All masters of a
@@ -25,6 +28,29 @@ impl Clock {
         // An `Instant` is of the same clock, but does not tell its time.
         let at = deadline.and_then(|at| Instant::now().checked_add(at.since(self.now())));
         waiting::sleep_until(at).await;
+    }
+}
+
+/// Waits for times that come again and again while nothing else happens.
+///
+/// Where the kernel has no [timer](Timer) left for it, it waits with those of tokio.
+#[derive(Debug, Default)]
+pub(super) struct QuietTimer {
+    /// Made when it is first waited for: it belongs to a runtime.
+    timer: Option<io::Result<Timer>>,
+}
+
+impl QuietTimer {
+    /// Waits for a moment; for ever, if there is none.
+    pub(super) async fn wait_until(&mut self, at: Option<Timestamp>) {
+        let Some(at) = at else { return future::pending().await };
+        let timer = self.timer.get_or_insert_with(Timer::new);
+        if let Ok(timer) = timer
+            && timer.wait_until(at.0).await.is_ok()
+        {
+            return;
+        }
+        Clock.sleep_until(Some(at)).await;
     }
 }
 

@@ -239,7 +239,7 @@ impl Master {
         let configuration = &mut self.configuration;
         let is = |state| supervisor.workers().any(|worker| worker.state() == state);
         let (are_starting, are_running) = (is(WorkerState::Starting), workers.is_running());
-        let (checked, messages, health_task) = health.wait(are_starting, are_running, *clock);
+        let (checked, messages, health_task) = health.wait(are_starting, are_running);
         let shows_memory = operators.has_subscribers();
         let (life, link, workers_task) = workers.wait(supervisor, shows_memory, *clock);
         let (request, wanted, service_tick) = operators.wait();

@@ -76,6 +76,7 @@ mod stat;
 mod stock_tool;
 mod stream;
 mod terminal;
+mod timer;
 mod trace;
 
 pub(crate) use accepting::{AcceptLooker, AcceptState};
@@ -120,6 +121,7 @@ pub(crate) use stat::{is_shown, is_stopped};
 pub(crate) use stock_tool::run_stock_tool;
 pub(crate) use stream::{FIRST_PAUSE, LONGEST_PAUSE, is_journal, write_all};
 pub(crate) use terminal::Terminal;
+pub(crate) use timer::Timer;
 pub use trace::adopt_orphans;
 pub(crate) use trace::{Marked, Remaining, Remnants, Trace, adopts_orphans, reap_orphans};
 

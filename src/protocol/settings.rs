@@ -236,7 +236,7 @@ pub struct Retire {
     pub rate: u32,
     /// See [`Self::rate`]. Zero: any number. Default 2 min.
     pub window: Duration,
-    /// The nice value of a retired worker, 0 to 19; 0: that which it has. Default 1.
+    /// What is added to the nice value of a worker when it is retired, 0 to 19. Default 1.
     pub renice: i32,
 }
 

@@ -176,6 +176,11 @@ impl Supervisor {
         self.workers.values()
     }
 
+    /// Whether a setting limits the memory of workers, so that it has to be looked at without being asked for.
+    pub fn limits_memory(&self) -> bool {
+        self.settings.retire.rss.is_some() || self.settings.memory.marks.is_some()
+    }
+
     /// Whether a stop was asked for.
     pub fn is_stopping(&self) -> bool {
         matches!(self.phase, Phase::Stopping(_) | Phase::Finished)

@@ -23,7 +23,7 @@ use super::probe::ProbeRequest;
 use super::starting::{StartingChecker, StartingReport, StartingWorker, Wanted};
 use crate::config::Config;
 use crate::master::background::BackgroundThread;
-use crate::master::clock::Clock;
+use crate::master::clock::{Clock, QuietTimer};
 use crate::master::error::MasterError;
 use crate::master::waiting::{Periodic, QUIET_INTERVAL, next_multiple, receive, rest_until};
 use crate::master::workers::{Observations, Workers, local_ports_of, worker_port_of};
@@ -99,6 +99,7 @@ pub(crate) struct HealthMonitor {
     readiness_check: Periodic,
     /// Workers that are ready are checked no earlier.
     check_not_before: Timestamp,
+    check_timer: QuietTimer,
     /// What probes ask.
     #[cfg(feature = "http")]
     probe_request: Option<ProbeRequest>,
@@ -188,6 +189,7 @@ impl HealthMonitor {
             results,
             readiness_check: Periodic::every(READINESS_INTERVAL),
             check_not_before: Timestamp::ZERO,
+            check_timer: QuietTimer::default(),
             probes: BTreeSet::new(),
             look_at: Timestamp::ZERO,
             is_checking_queues: false,
@@ -231,19 +233,18 @@ impl HealthMonitor {
         &mut self,
         are_starting: bool,
         are_running: bool,
-        clock: Clock,
     ) -> (
         impl Future<Output = CheckResult>,
         impl Future<Output = io::Result<()>>,
         impl Future<Output = Task>,
     ) {
         let check_at = self.check_at().filter(|_| are_running);
-        let Self { readable, rest_until, results, readiness_check, .. } = self;
+        let Self { readable, rest_until, results, readiness_check, check_timer, .. } = self;
         let task = async move {
             tokio::select! {
                 biased;
                 () = readiness_check.tick(), if are_starting => Task::LookForReady,
-                () = clock.sleep_until(check_at) => Task::Check,
+                () = check_timer.wait_until(check_at) => Task::Check,
             }
         };
         (receive(results), ready(readable.as_ref(), *rest_until), task)

@@ -8,7 +8,7 @@ use super::conntrack_usage::{self, ConntrackMonitor};
 use super::foreign::{ForeignScanner, Scan};
 use super::idle_connections::IdleConnections;
 use super::udp_senders::UdpSenders;
-use crate::master::clock::Clock;
+use crate::master::clock::{Clock, QuietTimer};
 use crate::master::error::{MasterError, causes};
 use crate::master::waiting::{QUIET_INTERVAL, next_multiple, sleep_until};
 use crate::nft::{ConntrackUsage, Firewall, NftError};
@@ -33,6 +33,7 @@ pub(crate) struct Rules {
     conntrack: ConntrackMonitor,
     /// When it is read how full that table is; `None` while the rules in force do not use it.
     conntrack_check: Option<Timestamp>,
+    conntrack_timer: QuietTimer,
     udp_senders: UdpSenders,
     idle_connections: IdleConnections,
     /// The table is not tidied earlier.
@@ -65,6 +66,7 @@ impl Rules {
             foreign,
             conntrack: ConntrackMonitor::default(),
             conntrack_check: Some(Timestamp::ZERO),
+            conntrack_timer: QuietTimer::default(),
             udp_senders: UdpSenders::new()?,
             idle_connections: IdleConnections::new()?,
             next_tidy: Instant::now(),
@@ -88,17 +90,16 @@ impl Rules {
         &mut self,
         clock: Clock,
     ) -> (impl Future<Output = Task>, impl Future<Output = io::Result<()>>) {
-        let Self { firewall, commits, foreign, udp_senders, idle_connections, next_tidy, .. } =
-            self;
         let conntrack_at = self.conntrack_check;
-        let idle_connections_at = idle_connections.due();
+        let idle_connections_at = self.idle_connections.due();
+        let Self { firewall, commits, foreign, udp_senders, conntrack_timer, next_tidy, .. } = self;
         let udp_senders_at = udp_senders.due();
         let tidy_at = firewall.tidy_at().map(|at| at.max(*next_tidy));
         let scan_at = foreign.due();
         let task = async move {
             tokio::select! {
                 biased;
-                () = clock.sleep_until(conntrack_at) => Task::CheckConntrack,
+                () = conntrack_timer.wait_until(conntrack_at) => Task::CheckConntrack,
                 () = sleep_until(tidy_at) => Task::Tidy,
                 () = sleep_until(udp_senders_at) => Task::ReleaseUdpSenders,
                 () = sleep_until(idle_connections_at) => Task::KeepIdleConnections,

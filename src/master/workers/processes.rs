@@ -216,13 +216,13 @@ impl Processes {
         });
     }
 
-    /// Gives the process group of a worker a nice value.
-    pub(crate) fn renice(&self, worker: WorkerId, nice: i32) {
+    /// Raises the nice value of the process group of a worker above that which it was started with.
+    pub(crate) fn renice(&self, worker: WorkerId, more: i32) {
         let Some(running) = self.running.get(&worker) else { return };
-        // Not less than it was started with.
-        let begun = own_nice().map_or(nice, |own| own + self.nice);
-        if let Err(error) = running.child.renice_group(nice.max(begun).clamp(-20, 19)) {
-            tracing::warn!(%worker, nice, %error, "cannot raise the nice value of a retired worker");
+        let raised = own_nice()
+            .and_then(|own| running.child.renice_group((own + self.nice + more).clamp(-20, 19)));
+        if let Err(error) = raised {
+            tracing::warn!(%worker, more, %error, "cannot raise the nice value of a retired worker");
         }
     }
 

@@ -26,7 +26,7 @@ use super::template::{SpawnRequest, Template};
 use super::transports::{probed_port, transports};
 use crate::config::Config;
 use crate::control::{JoinRequest, Responder, WorkerEvent, WorkerOrder};
-use crate::master::clock::Clock;
+use crate::master::clock::{Clock, QuietTimer};
 use crate::master::error::MasterError;
 use crate::master::waiting::{QUIET_INTERVAL, next_multiple, rest_until};
 use crate::plan::{ClusterName, Generation, Listeners, Port, Protocol, Seat};
@@ -79,10 +79,9 @@ pub(crate) struct Workers {
     memory: MemoryMonitor,
     /// The request that puts the configured shares in force, and their digest.
     awaited_shares: Option<(RequestId, u64)>,
-    /// The configuration limits memory, so that it is looked at without being asked for.
-    limits_memory: bool,
     output_at: Timestamp,
     output_pause: Duration,
+    output_timer: QuietTimer,
 }
 
 /// Something that happened in the life of a worker.
@@ -179,9 +178,9 @@ impl Workers {
             links: WorkerLinks::new(config.ping_timeout()),
             memory: MemoryMonitor::new()?,
             awaited_shares: None,
-            limits_memory: config.retire().rss.is_some() || config.memory().marks.is_some(),
             output_at: Timestamp::ZERO,
             output_pause: OUTPUT_INTERVAL,
+            output_timer: QuietTimer::default(),
         })
     }
 
@@ -197,9 +196,10 @@ impl Workers {
     {
         let is_draining = self.is_draining(supervisor);
         let (is_running, has_unreaped) = (self.is_running(), self.remains.has_unreaped());
-        let is_sampling = is_running && (self.limits_memory || shows_memory);
+        let is_sampling = is_running && (supervisor.limits_memory() || shows_memory);
         let output_at = is_running.then_some(self.output_at);
         let Self { processes, spawner, hooks, connections, links, memory, remains, .. } = self;
+        let output_timer = &mut self.output_timer;
         let child_ended = next_orphan(&mut self.child_ended, self.orphans_not_before);
         let (looked, look) = remains.wait();
         let told = self.teller.next();
@@ -228,7 +228,7 @@ impl Workers {
                 () = child_ended => Task::ReapOrphans,
                 () = sample, if is_sampling => Task::SampleMemory,
                 sample = sampled => Task::TakeMemory(Box::new(sample)),
-                () = clock.sleep_until(output_at) => Task::PassOnOutput,
+                () = output_timer.wait_until(output_at) => Task::PassOnOutput,
             }
         };
         (life, links.next(clock), task)
