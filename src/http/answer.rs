@@ -207,3 +207,18 @@ fn wants_html(headers: &HeaderMap) -> bool {
         form.split(';').next().is_some_and(|form| form.trim().eq_ignore_ascii_case("text/html"))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_page_has_a_sentence_for_every_documented_event() {
+        let rows = include_str!("../protocol/event_record.rs").lines();
+        let page = include_str!("page/page.js");
+        let names = rows.filter_map(|row| row.strip_prefix("/// | `")?.split('`').next());
+        let unknown: Vec<&str> = names
+            .filter(|name| !page.contains(&format!("\n  {name}: (e) =>")))
+            .filter(|name| !["all_bands_ready", "stats", "subscribed"].contains(name))
+            .collect();
+        assert_eq!(unknown, Vec::<&str>::new());
+    }
+}

@@ -80,7 +80,7 @@ mod tests {
             [None, Some(0.0), Some(99.9), Some(1234.5)].map(rate),
             ["-", "0.0", "99.9", "1234"]
         );
-        assert_eq!([Some(3.14), Some(99.6)].map(percent), ["3.1%", "100%"]);
+        assert_eq!([Some(3.12), Some(99.6)].map(percent), ["3.1%", "100%"]);
         assert_eq!([1u32, 2].map(|count| plural(count, "worker")), ["1 worker", "2 workers"]);
     }
 }

@@ -55,7 +55,7 @@ impl Theme {
         ];
         match self.has_colour {
             true => Style::new().fg(Color::Black).bg(COLOURS[usize::from(seat) % COLOURS.len()]),
-            false if seat % 2 == 0 => Style::new().add_modifier(Modifier::REVERSED),
+            false if seat.is_multiple_of(2) => Style::new().add_modifier(Modifier::REVERSED),
             false => Style::new(),
         }
     }

@@ -497,6 +497,14 @@ const SENTENCES = {
   repair_failed: (e) => ["bad", `Rules could not be repaired: ${e.reason}`],
   foreign_rule_found: (e) => ["warn", `A rule of others decides before ours: ${e.rule}`],
   foreign_rule_gone: (e) => ["good", `It does so no more: ${e.rule}`],
+  unresponsive: (e) => ["warn", `${seatOf(e)}: worker of generation ${e.generation} has not answered for too long`],
+  retirements_held_back: (e) => ["warn", `${plural(e.workers, "replacement")} wait: at most ${e.rate} in ${span(e.window)}`],
+  finishing: (e) => ["warn", `${seatOf(e)}: ${plural(e.connections, "connection")} wait in its sockets: a process is started for them`],
+  queue_lost: (e) => ["bad", `${seatOf(e)}: ${plural(e.connections, "waiting connection")} reset, since nobody could be started`],
+  left_alone: (e) => ["good", `Nobody has changed the rules for ${span(e.quiet)}`],
+  low_watermark_breached: (e) => ["warn", `Memory is above the low mark: ${bytes(e.used)} of ${bytes(e.mark)}`],
+  high_watermark_breached: (e) => ["bad", `Memory is above the high mark: ${bytes(e.used)} of ${bytes(e.mark)}`],
+  memory_recovered: (e) => ["good", `Memory is below the low mark again: ${bytes(e.used)} of ${bytes(e.mark)}`],
   memory_short: (e) => ["bad", `Memory is above the high mark: ${bytes(e.used)} of ${bytes(e.mark)}`],
 };
 const UNTOLD = new Set(["all_bands_ready", "stats", "subscribed"]);
