@@ -51,9 +51,11 @@ pub fn main() -> ExitCode {
 }
 
 fn carry_out(arguments: Arguments) -> Result<(), Failed> {
+    let is_run = matches!(arguments.verb, Verb::Run(_));
     let directory = || match arguments.runtime_dir {
         Some(path) => Ok(ControlDir::new(path)),
-        None => ControlDir::locate(),
+        None if is_run => ControlDir::locate(),
+        None => ControlDir::locate_running(),
     };
     match arguments.verb {
         Verb::Reload(reload) => reload::run(&directory()?, reload),

@@ -247,6 +247,18 @@ settings! {
         get: dereferenced -> Option<&str>,
     }
 
+    /// Group whose members may use the control socket (`reload`, `status` and all other verbs), beside the
+    /// user of the master and root
+    control_group: Option<String> {
+        key: "control_group",
+        flag: "--control-group", "GROUP",
+        range: NameOfA("group"),
+        default: "" means "none",
+        example: "deploy",
+        changes: Restart,
+        get: dereferenced -> Option<&str>,
+    }
+
     /// Signal that tells a worker to end; after `timeouts.die` SIGKILL follows
     stop_signal: Signal {
         key: "stop_signal",

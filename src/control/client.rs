@@ -1,6 +1,7 @@
 //! An operator's end of the control socket.
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -45,6 +46,7 @@ impl Client {
                 let directory = directory.path().to_owned();
                 ControlError::NoMaster { name: name.clone(), directory }
             }
+            io::ErrorKind::PermissionDenied => ControlError::NotAllowed { path: path.clone() },
             _ => io_error("connect to", &path)(error),
         })?;
         check_peer(&stream, &path)?;
@@ -241,10 +243,14 @@ fn the_only(directory: &ControlDir) -> Result<ClusterName, ControlError> {
 }
 
 /// Refuses a master of another user, unless we are root, who may command all.
+/// In a directory that is shared with us (`control_group`) the master is its owner's.
 fn check_peer(stream: &UnixStream, path: &Path) -> Result<(), ControlError> {
     let peer = stream.peer_cred().map_err(io_error("ask who serves", path))?.uid();
     let ours = nix::unistd::geteuid();
-    if peer == 0 || ours.is_root() || peer == ours.as_raw() {
+    let owner = path.parent().and_then(|it| std::fs::symlink_metadata(it).ok());
+    let is_owner =
+        owner.is_some_and(|it| it.is_dir() && it.uid() == peer && it.mode() & 0o022 == 0);
+    if peer == 0 || ours.is_root() || peer == ours.as_raw() || is_owner {
         Ok(())
     } else {
         Err(ControlError::ForeignMaster { path: path.to_owned(), uid: peer })

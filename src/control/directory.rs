@@ -19,9 +19,10 @@ use crate::plan::ClusterName;
 
 /// The runtime directory: it holds `NAME.sock` and `NAME.lock` of each cluster of one user.
 ///
-/// It has to belong to that user and be closed to others (0700), which is what a master makes it.
-/// Where systemd makes it (`RuntimeDirectory=ipcluster`), the unit needs
-/// `RuntimeDirectoryMode=0700`.
+/// It has to belong to that user and be closed to others (0700), which is what a master makes it; or 0750
+/// and of the group that may use a control socket in it ([`ControlServer::for_group`](super::ControlServer)).
+/// Where systemd makes it (`RuntimeDirectory=ipcluster`), the unit needs `RuntimeDirectoryMode=0700`, or
+/// with `control_group` `RuntimeDirectoryMode=0750`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ControlDir {
     path: PathBuf,
@@ -40,6 +41,27 @@ impl ControlDir {
     /// [`ControlError::NoRuntimeDir`].
     pub fn locate() -> Result<Self, ControlError> {
         choose(nix::unistd::geteuid().is_root(), |name| std::env::var_os(name))
+    }
+
+    /// The directory in which this process finds masters: [`Self::locate`], or that of the system if this
+    /// user has no cluster of his own, and clusters run there that he may ask.
+    ///
+    /// # Errors
+    /// [`ControlError::NoRuntimeDir`].
+    pub fn locate_running() -> Result<Self, ControlError> {
+        let system = Self::new(OF_THE_SYSTEM);
+        let is_given = std::env::var_os("IPCLUSTER_RUNTIME_DIR").is_some_and(|it| !it.is_empty());
+        let own = Self::locate();
+        let has_own = || own.as_ref().is_ok_and(|own| own.running().is_ok_and(|it| !it.is_empty()));
+        if nix::unistd::geteuid().is_root() || is_given || has_own() {
+            return own;
+        }
+        match system.running() {
+            Ok(names) if names.is_empty() => own,
+            // Closed to this user, as is said then: a cluster may run there.
+            Ok(_) | Err(ControlError::NotAllowed { .. }) => Ok(system),
+            Err(_) => own,
+        }
     }
 
     /// Its path.
@@ -87,6 +109,9 @@ impl ControlDir {
         let entries = match fs::read_dir(&self.path) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return Err(ControlError::NotAllowed { path: self.path.clone() });
+            }
             Err(error) => return Err(io_error("list", &self.path)(error)),
         };
         let mut names = Vec::new();
@@ -114,6 +139,11 @@ impl ControlDir {
         match OpenOptions::new().read(true).custom_flags(flags).open(&path) {
             Ok(file) => is_locked(&file).map_err(io_error("query the lock of", &path)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            // Somebody of the group, for whom the lock is closed. Whether anybody listens is seen when
+            // the socket is used.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                Ok(fs::symlink_metadata(self.socket(name)).is_ok())
+            }
             Err(error) => Err(io_error("open", &path)(error)),
         }
     }
@@ -125,7 +155,7 @@ impl ControlDir {
             Err(error) => return Err(io_error("create", &self.path)(error)),
         }
         let found = fs::symlink_metadata(&self.path).map_err(io_error("examine", &self.path))?;
-        match fault_of(&found, found.is_dir(), "expected a directory, not a link to one") {
+        match directory_fault(&found) {
             Some(reason) => Err(not_ours(&self.path, reason)),
             None => Ok(()),
         }
@@ -203,12 +233,34 @@ impl Lock {
         copy.map_err(io_error("copy the descriptor of", &self.socket.with_extension("lock")))
     }
 
+    /// Opens the control socket, and the directory that it is in, to a group; or closes the socket to all
+    /// but its owner. The group has to be one of this process, or of this thread as its effective one.
+    ///
+    /// # Errors
+    /// [`ControlError::Io`].
+    pub(super) fn share(&self, group: Option<u32>) -> Result<(), ControlError> {
+        let path = &self.socket;
+        let mode = |path: &Path, mode| {
+            fs::set_permissions(path, Permissions::from_mode(mode))
+                .map_err(io_error("set the permissions of", path))
+        };
+        let Some(group) = group else { return mode(path, 0o600) };
+        let directory = path.parent().unwrap_or(Path::new("/"));
+        for (path, bits) in [(directory, 0o750), (path, 0o660)] {
+            std::os::unix::fs::chown(path, None, Some(group))
+                .map_err(io_error("change the group of", path))?;
+            mode(path, bits)?;
+        }
+        Ok(())
+    }
+
     /// Listens on the control socket, in place of one that an earlier master left.
     pub(super) fn bind(&self) -> Result<UnixListener, ControlError> {
         let path = &self.socket;
         self.remove_stale()?;
         let listener = UnixListener::bind(path).map_err(io_error("bind", path))?;
-        // Until here only the directory, which is 0700, kept others away.
+        // Until here only the directory, which nobody else may write to or, unless a group may, enter, kept
+        // others away; and who is let in is asked of the kernel anyway.
         fs::set_permissions(path, Permissions::from_mode(0o600))
             .map_err(io_error("restrict", path))?;
         listener.set_nonblocking(true).map_err(io_error("prepare", path))?;
@@ -230,6 +282,9 @@ impl Lock {
     }
 }
 
+/// The directory of root's masters.
+const OF_THE_SYSTEM: &str = "/run/ipcluster";
+
 fn choose(
     is_root: bool,
     variable: impl Fn(&str) -> Option<OsString>,
@@ -239,7 +294,7 @@ fn choose(
         return Ok(ControlDir::new(given));
     }
     if is_root {
-        return Ok(ControlDir::new("/run/ipcluster"));
+        return Ok(ControlDir::new(OF_THE_SYSTEM));
     }
     // The XDG base directory specification: a relative path is invalid and to be ignored.
     match path("XDG_RUNTIME_DIR").filter(|path| path.is_absolute()) {
@@ -273,6 +328,15 @@ fn fault_of(
     owner_fault(found, is_kind, expected_kind).or_else(|| {
         (found.mode() & 0o077 != 0)
             .then_some("is open to group or others; expected mode 0700 (a directory) or 0600")
+    })
+}
+
+/// A group may enter the directory and list it: its sockets are closed to all that they are not made for.
+fn directory_fault(found: &fs::Metadata) -> Option<&'static str> {
+    let is_kind = found.is_dir();
+    owner_fault(found, is_kind, "expected a directory, not a link to one").or_else(|| {
+        (found.mode() & 0o027 != 0)
+            .then_some("is open to others, or writable for the group; expected mode 0700 or 0750")
     })
 }
 
@@ -410,6 +474,24 @@ mod tests {
     }
 
     #[test]
+    fn a_group_may_use_the_socket_and_nothing_else() {
+        let (_base, dir) = directory();
+        let lock = dir.lock(&name("web")).unwrap();
+        let _listener = lock.bind().unwrap();
+        let group = nix::unistd::getegid().as_raw();
+        lock.share(Some(group)).unwrap();
+        assert_eq!(mode(dir.path()), 0o750);
+        assert_eq!(mode(&dir.path().join("web.lock")), 0o600);
+        assert_eq!(mode(&dir.path().join("web.sock")), 0o660);
+        // Another cluster in the same directory, whose socket is for its owner.
+        let other = dir.lock(&name("api")).unwrap();
+        let _listener = other.bind().unwrap();
+        assert_eq!(mode(&dir.path().join("api.sock")), 0o600);
+        lock.share(None).unwrap();
+        assert_eq!(mode(&dir.path().join("web.sock")), 0o600);
+    }
+
+    #[test]
     fn a_stale_socket_is_replaced() {
         let (_base, dir) = directory();
         let lock = dir.lock(&name("web")).unwrap();
@@ -457,9 +539,11 @@ mod tests {
     fn a_directory_that_others_can_enter_or_that_is_a_link_is_refused() {
         let (base, dir) = directory();
         DirBuilder::new().mode(0o700).create(dir.path()).unwrap();
-        fs::set_permissions(dir.path(), Permissions::from_mode(0o750)).unwrap();
-        let refused = dir.lock(&name("web")).unwrap_err();
-        assert!(refused.to_string().contains("open to group or others"), "{refused}");
+        for mode in [0o701, 0o755, 0o770, 0o704] {
+            fs::set_permissions(dir.path(), Permissions::from_mode(mode)).unwrap();
+            let refused = dir.lock(&name("web")).unwrap_err();
+            assert!(refused.to_string().contains("is open to others"), "{mode:o}: {refused}");
+        }
 
         let link = ControlDir::new(base.path().join("link"));
         fs::set_permissions(dir.path(), Permissions::from_mode(0o700)).unwrap();

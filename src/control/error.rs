@@ -60,6 +60,12 @@ pub enum ControlError {
         /// Their names, in order.
         names: Vec<ClusterName>,
     },
+    /// The socket, or the directory that it is in, is closed to this user.
+    #[error("{}: you may not use this control socket", path.display())]
+    NotAllowed {
+        /// The socket.
+        path: PathBuf,
+    },
     /// The socket belongs to a process of another user.
     #[error("{}: served by user {uid}, who is neither you nor root", path.display())]
     ForeignMaster {
@@ -139,6 +145,11 @@ impl ControlError {
             Self::Disconnected { name } => Some(format!(
                 "workers and rules serve on: `ipcluster run --name {name} ...` takes them over"
             )),
+            Self::NotAllowed { .. } => Some(
+                "become its user or root (sudo), or a member of the group that the master's control_group \
+                 (--control-group of `run`) names"
+                    .to_owned(),
+            ),
             Self::NoAnswer { .. } => Some("see whether it is stopped, or what it logs".to_owned()),
             Self::Message { .. } => {
                 Some("the master may be of another release than this program".to_owned())

@@ -45,7 +45,9 @@
 //! ([`WorkersSocket`]).
 //!
 //! Who may command is what the kernel says of the peer (`SO_PEERCRED`, unix(7)): the user of the
-//! master, and root. The directory is 0700 and the socket 0600, so that nobody else gets that far.
+//! master, and root. The directory is 0700 and the socket 0600, so that nobody else gets that far. With a
+//! control group also its members, by their first or a further group (`SO_PEERGROUPS`): the directory is
+//! 0750 and the socket 0660 then, both of that group.
 //!
 //! A worker is a process that the kernel says is one, whatever its messages say.
 //!

@@ -34,7 +34,9 @@ use crate::config::{Config, ConfigError, WorkerOutput};
 use crate::control::{ControlDir, ControlLimits, ControlServer, Lock};
 use crate::nft::Firewall;
 use crate::plan::Plan;
-use crate::process::{Account, OwnConnections, ServiceManager, effective_uid, is_journal};
+use crate::process::{
+    Account, OwnConnections, ServiceManager, effective_uid, group_number, is_journal, with_group,
+};
 use crate::supervisor::{InitialPlan, Settings, Supervisor};
 
 /// Makes a [`Master`].
@@ -429,6 +431,7 @@ impl Builder {
             false => in_force,
         };
         let server = lock.map(|lock| serve(lock, control_socket, limits(&config))).transpose()?;
+        let server = server.map(|server| for_group(server, config.control_group())).transpose()?;
         let links = parts.workers.link_sender();
         let server = server.map(|server| server.with_workers(links, workers_socket));
         let handover = match &server {
@@ -511,6 +514,25 @@ fn serve(
         Some(socket) => ControlServer::handed_over(lock, socket, limits)?,
         None => ControlServer::bind(lock, limits)?,
     })
+}
+
+/// Opens the control socket to a group.
+fn for_group(server: ControlServer, group: Option<&str>) -> Result<ControlServer, MasterError> {
+    let group = group.map(|group| group_number("control_group", group)).transpose()?;
+    match group {
+        Some(group) => Ok(with_own_or_other_group(group, || server.for_group(Some(group)))??),
+        None => Ok(server.for_group(None)?),
+    }
+}
+
+/// Does what takes a group, as one that this process is a member of, or else with that as its own.
+fn with_own_or_other_group<T>(group: u32, work: impl FnOnce() -> T) -> Result<T, MasterError> {
+    let groups = nix::unistd::getgroups().unwrap_or_default();
+    let is_member = |group: u32| groups.iter().any(|it| it.as_raw() == group);
+    match is_member(group) || nix::unistd::getegid().as_raw() == group {
+        true => Ok(work()),
+        false => Ok(with_group(group, work)?),
+    }
 }
 
 /// Puts the initial plan in force where the kernel holds another one. Clients of workers that have died

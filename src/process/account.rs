@@ -41,7 +41,7 @@ impl Account {
         user: Option<&str>,
         group: Option<&str>,
     ) -> Result<Option<Self>, ProcessError> {
-        let gid = group.map(find_group).transpose()?;
+        let gid = group.map(|group| group_number("group", group)).transpose()?;
         let Some(user) = user else {
             let uid = geteuid().as_raw();
             return Ok(gid.map(|gid| Self { uid, gid, groups: vec![gid], login: None }));
@@ -165,8 +165,12 @@ fn find_user(text: &str) -> Result<(u32, Option<User>), ProcessError> {
     }
 }
 
-fn find_group(text: &str) -> Result<u32, ProcessError> {
-    let fault = |fault| account_error("group", text, fault);
+/// The number of a group that the setting `key` names, by its name or number.
+///
+/// # Errors
+/// [`ProcessError::Account`].
+pub(crate) fn group_number(key: &'static str, text: &str) -> Result<u32, ProcessError> {
+    let fault = |fault| account_error(key, text, fault);
     if let Some(gid) = number(text).map_err(fault)? {
         return Ok(gid);
     }

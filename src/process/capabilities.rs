@@ -23,6 +23,9 @@ impl Capabilities {
     pub const OTHER_USERS: Self =
         Self(CapabilitySet::SETUID.union(CapabilitySet::SETGID).union(CapabilitySet::KILL));
 
+    /// `CAP_SETGID`: makes files of another group.
+    pub const OTHER_GROUPS: Self = Self(CapabilitySet::SETGID);
+
     const NAMES: [(CapabilitySet, &'static str); 5] = [
         (CapabilitySet::KILL, "CAP_KILL"),
         (CapabilitySet::SETGID, "CAP_SETGID"),

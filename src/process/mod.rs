@@ -80,7 +80,7 @@ mod timer;
 mod trace;
 
 pub(crate) use accepting::{AcceptLooker, AcceptState};
-pub(crate) use account::Account;
+pub(crate) use account::{Account, group_number};
 pub use capabilities::{Capabilities, keep_only_capabilities};
 pub(crate) use child::{Child, Unreaped};
 pub(crate) use children::Children;

@@ -8,6 +8,8 @@ mod datagram;
 mod inherited;
 #[cfg(all(any(feature = "firewall", feature = "lab"), target_os = "linux"))]
 mod netlink;
+#[cfg(all(feature = "master", target_os = "linux"))]
+mod peer_groups;
 #[cfg(all(any(feature = "lab", feature = "master"), target_os = "linux"))]
 mod pidfd;
 #[cfg(all(any(feature = "firewall", feature = "lab"), target_os = "linux"))]
@@ -23,6 +25,8 @@ pub(crate) use inherited::inherited_descriptor;
 pub(crate) use netlink::{
     descriptor_of, netlink_socket, network_namespace_of, set_capped_acknowledgements,
 };
+#[cfg(all(feature = "master", target_os = "linux"))]
+pub(crate) use peer_groups::peer_groups;
 #[cfg(all(any(feature = "lab", feature = "master"), target_os = "linux"))]
 pub(crate) use pidfd::{pidfd_exit_status, signal_group, signal_group_number, signal_process};
 #[cfg(all(any(feature = "firewall", feature = "lab"), target_os = "linux"))]

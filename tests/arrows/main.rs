@@ -25,8 +25,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("ruleset", &["plan"]),
     ("supervisor", &["plan", "protocol"]),
     ("config", &["plan", "protocol"]),
-    ("control", &["line_protocol", "plan", "protocol"]),
-    ("http", &["control", "plan", "protocol"]), // plan: the ids in the status
+    ("control", &["line_protocol", "plan", "protocol", "sys"]), // sys: the groups of a peer
+    ("http", &["control", "plan", "protocol"]),                 // plan: the ids in the status
     ("process", &["netlink", "listen_fds", "sys"]),
     ("lab", &["netlink", "process"]),
     ("nft", &["netlink", "ruleset", "plan"]),

@@ -277,7 +277,7 @@ fn crash_loop(lab: &Lab) {
     });
     let given_up = times().len();
     assert_eq!(given_up, 2, "the death was the first of three losses");
-    assert!(cluster.succeed("status", &[]).contains("given up   seats 1: lost too many"));
+    assert!(cluster.succeed("status", &[]).contains("given up   seat 1: lost too many"));
     let report = Lab::load(80, 100).connections(200).start(lab.client()).unwrap().wait();
     assert_eq!(report.failed(), 0, "the other one serves all: {report}");
     wait_until("it to be tried again", Duration::from_secs(10), || times().len() > given_up);

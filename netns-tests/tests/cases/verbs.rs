@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use ipcluster::lab::FailureKind::{AnswerTimedOut, Garbled, Reset, Truncated};
 use ipcluster::lab::{Held, Network, Pace, Report};
-use netns_tests::{Case, Cluster, Lab, Need, greeter, is_alive, wait_until};
+use netns_tests::{Case, Cluster, Lab, Need, greeter, ipcluster, is_alive, wait_until};
 use serde_json::Value;
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -24,6 +25,10 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("of_two_masters_that_start_together_one_wins", two_masters),
         Case::new("flush_removes_the_rules_of_a_dead_master_alone", flush).needs(Need::Nft),
         Case::new("the_control_socket_is_for_its_owner_alone", control_socket),
+        Case::new("members_of_the_control_group_may_use_it_and_nobody_else", control_group)
+            .needs(Need::OtherUsers),
+        Case::new("wait_returns_when_the_cluster_is_as_it_is_wanted", wait),
+        Case::new("a_seat_that_waits_has_a_row", waiting_seat),
     ]
 }
 
@@ -246,6 +251,77 @@ fn flush(lab: &Lab) {
     let load = Lab::load(80, 20).connections(20).start(lab.client()).unwrap();
     assert_eq!(load.wait().failed(), 20, "nobody sends clients to workers any more");
     cluster.fail("flush", &[]);
+}
+
+fn control_group(lab: &Lab) {
+    const GROUP: &str = "54321";
+    let program = lab.for_everyone(&ipcluster());
+    let mut cluster = Cluster::new(lab, 1).argument("--control-group").argument(GROUP).start(1);
+    let ask = |verb: &[&str], first: &str, further: &[&str]| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", "54320", "--regid", first]).args(further);
+        command.args(["--bounding-set", "-all", "--inh-caps", "-all"]);
+        command.arg(&program).args(["--runtime-dir", "/run/ipcluster"]).args(verb);
+        lab.server().run_in(|| command.output()).unwrap().expect("setpriv (util-linux)")
+    };
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    for (first, further) in
+        [("54322", &["--groups", "54323,54321"][..]), (GROUP, &["--clear-groups"])]
+    {
+        // By name, and as the only one.
+        for verb in [&["status", "t"][..], &["status"], &["reload", "t"]] {
+            let output = ask(verb, first, further);
+            let stderr = text(&output.stderr);
+            assert!(output.status.success(), "{verb:?} {first} {further:?}: {stderr}");
+        }
+    }
+    let refused = |output: Output| {
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains("you may not use this control socket"), "{stderr}");
+        assert!(stderr.contains("control_group"), "{stderr}");
+    };
+    let stranger = |verb: &[&str]| ask(verb, "54322", &["--groups", "54323"]);
+    refused(stranger(&["status", "t"]));
+    refused(stranger(&["status"]));
+    // Without the setting it is for its owner again.
+    cluster.kill_master();
+    let mut cluster = Cluster::new(lab, 1);
+    cluster.start_master(&[greeter().into()]);
+    cluster.wait_for_live(1);
+    refused(ask(&["status", "t"], GROUP, &["--clear-groups"]));
+}
+
+fn wait(lab: &Lab) {
+    let cluster = Cluster::new(lab, 2).start(2);
+    assert_eq!(cluster.succeed("wait", &["ready"]), "generation 1 is in force: 2 workers ready\n");
+    assert_eq!(cluster.succeed("wait", &["drained"]), "no worker of before is left\n");
+    // A connection stays with a worker of before.
+    let held = Held::open(lab.client(), client(), Network::server_v4(80)).unwrap();
+    cluster.reload();
+    let said = cluster.fail("wait", &["drained", "--timeout", "500ms"]);
+    // Whether the other one has ended by then, or not.
+    assert!(said.contains("1 connection with ") && said.contains(" of generation 1"), "{said}");
+    drop(held);
+    cluster.succeed("wait", &["drained", "--timeout", "20s"]);
+}
+
+fn waiting_seat(lab: &Lab) {
+    // The second worker ends as soon as it runs.
+    let script = "[ $IPCLUSTER_SEAT = 0 ] && exec \"$0\"; echo no; exit 7";
+    let worker = ["sh".into(), "-c".into(), script.into(), greeter().into()];
+    let mut cluster = Cluster::new(lab, 2).argument("--spawn-backoff").argument("1h..1h");
+    cluster.start_master(&worker);
+    cluster.wait_for_live(1);
+    wait_until("the seat to wait", Duration::from_secs(20), || {
+        let status = cluster.succeed("status", &[]);
+        let mut rows = status.lines().skip_while(|row| !row.contains(" waiting "));
+        let (Some(row), Some(note)) = (rows.next(), rows.next()) else { return false };
+        assert!(row.starts_with("   1  waiting"), "{status}");
+        assert!(note.contains("; the last one exited with status 7"), "{status}");
+        assert!(status.lines().all(|line| line.chars().count() <= 120), "{status}");
+        note.contains("next try in ")
+    });
 }
 
 fn control_socket(lab: &Lab) {

@@ -11,6 +11,7 @@ use super::worker_link::WorkerEvent;
 use super::{ControlLimits, ReceivedRequest};
 use crate::control::Reply;
 use crate::protocol::ErrorReply;
+use crate::sys::peer_groups;
 
 /// Whether a server accepts peers. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -63,11 +64,13 @@ pub(super) async fn accept(
     (accepted.map(|(stream, _)| stream), is_control)
 }
 
-/// Decides by the peer's credentials (`SO_PEERCRED`) who is admitted, and what for.
+/// Decides by the peer's credentials (`SO_PEERCRED`, `SO_PEERGROUPS`) who is admitted, and what for.
 pub(super) struct Acceptor {
     pub(super) limits: ControlLimits,
     pub(super) connections: ConnectionLimits,
     pub(super) worker_user: Option<u32>,
+    /// Whose members may command as well.
+    pub(super) group: Option<u32>,
     pub(super) requests: mpsc::Sender<ReceivedRequest>,
     pub(super) events: Option<mpsc::Sender<WorkerEvent>>,
 }
@@ -86,7 +89,8 @@ impl Acceptor {
                 return None;
             }
         };
-        let is_ours = may_command(peer.uid(), nix::unistd::geteuid().as_raw());
+        let is_ours = may_command(peer.uid(), nix::unistd::geteuid().as_raw())
+            || is_control && self.is_member(&stream, peer.gid());
         if !is_ours && self.worker_user != Some(peer.uid()) {
             tracing::warn!(uid = peer.uid(), "control connection refused: another user");
             return None;
@@ -105,6 +109,14 @@ impl Acceptor {
                 None
             }
         }
+    }
+}
+
+impl Acceptor {
+    /// Whether the peer was a member of the group when it connected.
+    fn is_member(&self, stream: &UnixStream, first: u32) -> bool {
+        let Some(group) = self.group else { return false };
+        first == group || peer_groups(stream).is_ok_and(|groups| groups.contains(&group))
     }
 }
 

@@ -65,6 +65,7 @@ pub(crate) struct ControlServer {
     workers: Option<WorkersSocket>,
     events: Option<mpsc::Sender<WorkerEvent>>,
     gate: AcceptGate,
+    group: Option<u32>,
 }
 
 /// The descriptors of a [`ControlServer`].
@@ -121,7 +122,26 @@ impl ControlServer {
     ) -> Result<Self, ControlError> {
         let socket_file = SocketFile::of(lock.socket())?;
         let gate = AcceptGate::open();
-        Ok(Self { listener, lock, limits, socket_file, gate, workers: None, events: None })
+        Ok(Self {
+            listener,
+            lock,
+            limits,
+            socket_file,
+            gate,
+            workers: None,
+            events: None,
+            group: None,
+        })
+    }
+
+    /// Lets members of a group command as well, or nobody but its user and root. For a group the effective
+    /// one of this thread has to be it, unless the process is a member.
+    ///
+    /// # Errors
+    /// [`ControlError::Io`]: the socket or its directory cannot be made one of that group.
+    pub(crate) fn for_group(self, group: Option<u32>) -> Result<Self, ControlError> {
+        self.lock.share(group)?;
+        Ok(Self { group, ..self })
     }
 
     /// Lets workers join, here and on a socket of their own. Without this they are refused.
@@ -165,7 +185,7 @@ impl ControlServer {
         self,
         requests: mpsc::Sender<ReceivedRequest>,
     ) -> Result<(), ControlError> {
-        let Self { listener, lock, limits, socket_file, gate, workers, events } = self;
+        let Self { listener, lock, limits, socket_file, gate, workers, events, group } = self;
         let mut gate = gate.subscribe();
         let listener = UnixListener::from_std(listener);
         let listener = listener.map_err(io_error("listen on", lock.socket()))?;
@@ -179,7 +199,7 @@ impl ControlServer {
         };
         let cleanup = SocketCleanup { files: [Some(socket_file), workers_file], _lock: lock };
         let connections = ConnectionLimits::default();
-        let acceptor = Acceptor { limits, connections, worker_user, requests, events };
+        let acceptor = Acceptor { limits, connections, worker_user, group, requests, events };
         let mut peers = JoinSet::new();
         loop {
             let is_open = match *gate.borrow_and_update() {
