@@ -31,9 +31,11 @@ mod stop;
 mod top;
 mod wait;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use args::{Arguments, Verb};
 use failed::Failed;
@@ -44,10 +46,41 @@ use crate::nft::NftError;
 
 /// The program: does what its command line says.
 pub fn main() -> ExitCode {
-    match carry_out(Arguments::parse()) {
+    let arguments = Arguments::try_parse().unwrap_or_else(|error| {
+        if error.kind() == ErrorKind::InvalidSubcommand
+            && let Some(ContextValue::String(verb)) = error.get(ContextKind::InvalidSubcommand)
+            && let Some(meant) = meant_verb(verb)
+        {
+            // Without stderr only the exit code is left.
+            let _ = error.print();
+            let _ = writeln!(std::io::stderr(), "hint: {meant}");
+            std::process::exit(error.exit_code());
+        }
+        error.exit()
+    });
+    match carry_out(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failed) => failed.report(),
     }
+}
+
+/// What is done here by a verb that other programs have.
+fn meant_verb(verb: &str) -> Option<&'static str> {
+    Some(match verb {
+        "restart" | "deploy" | "update" | "redeploy" => {
+            "`ipcluster reload` starts new workers and loses no connection; `--clear-retired` ends the old \
+             ones at once"
+        }
+        "start" | "up" => "`ipcluster run` starts a cluster",
+        "ps" | "ls" | "list" | "show" => "`ipcluster status` lists the workers",
+        "kill" | "down" | "delete" => {
+            "`ipcluster stop` ends a cluster, `ipcluster retire` replaces one worker"
+        }
+        "log" => "`ipcluster logs` shows what workers have printed",
+        "monit" | "dashboard" => "`ipcluster top` shows the cluster live",
+        "test" | "validate" | "configtest" => "`ipcluster check -c FILE` checks a configuration",
+        _ => return None,
+    })
 }
 
 fn carry_out(arguments: Arguments) -> Result<(), Failed> {

@@ -60,9 +60,11 @@ impl FromStr for MemorySize {
         };
         let Some(shift) = shift.filter(|_| !number.is_empty()) else {
             let shown: String = text.chars().take(40).collect();
+            let meant = meant(number, unit).map(|it| format!(": did you mean {it}?"));
+            let meant = meant.unwrap_or_default();
             return Err(MemorySizeError(format!(
                 "{shown:?}: expected a whole number with B, KiB, MiB, GiB or TiB, such as 448MiB, \
-                 or 0"
+                 or 0{meant}"
             )));
         };
         // A number that does not fit is too much as well.
@@ -70,6 +72,19 @@ impl FromStr for MemorySize {
         let size = number.checked_mul(1 << shift).and_then(Self::from_bytes);
         size.ok_or_else(|| MemorySizeError("expected at most 1024TiB".to_owned()))
     }
+}
+
+/// How an amount is written that was meant by this: `500MiB` by `500M`.
+fn meant(number: &str, unit: &str) -> Option<String> {
+    let unit = match unit.trim().to_ascii_lowercase().as_str() {
+        "k" | "kb" | "kib" => "KiB",
+        "m" | "mb" | "mib" => "MiB",
+        "g" | "gb" | "gib" => "GiB",
+        "t" | "tb" | "tib" => "TiB",
+        _ => return None,
+    };
+    let number: u64 = number.parse().ok()?;
+    Some(format!("{number}{unit}"))
 }
 
 impl fmt::Display for MemorySize {
@@ -85,6 +100,15 @@ impl fmt::Display for MemorySize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_amount_with_another_unit_is_answered_with_the_right_spelling() {
+        for (text, meant) in [("500M", "500MiB"), ("1g", "1GiB"), ("64 MB", "64MiB")] {
+            let error = text.parse::<MemorySize>().unwrap_err().to_string();
+            assert!(error.ends_with(&format!("did you mean {meant}?")), "{error}");
+        }
+        assert!(!"x".parse::<MemorySize>().unwrap_err().to_string().contains("did you mean"));
+    }
 
     #[test]
     fn amounts_of_memory_have_units() {

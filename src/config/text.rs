@@ -14,7 +14,9 @@ const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let expected = || {
         let shown: String = text.chars().take(40).collect();
-        format!("{shown:?}: expected a whole number with ms, s, min or h, such as 30s, or 0")
+        let meant = meant_duration(text).map(|it| format!(": did you mean {it}?"));
+        let meant = meant.unwrap_or_default();
+        format!("{shown:?}: expected a whole number with ms, s, min or h, such as 30s, or 0{meant}")
     };
     let unit_at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(unit_at);
@@ -33,6 +35,26 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let number: u64 = number.parse().unwrap_or(u64::MAX);
     let time = Duration::from_millis(number.saturating_mul(milliseconds));
     check_duration(time).map(|()| time)
+}
+
+/// How a time is written that was meant by this text: `30s` by `30`, `1500ms` by `1.5s`, `5min` by `5m`.
+fn meant_duration(text: &str) -> Option<String> {
+    let unit_at = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(unit_at);
+    let milliseconds = match unit.trim().to_ascii_lowercase().as_str() {
+        "ms" | "msec" => 1.0,
+        "" | "s" | "sec" | "second" | "seconds" => 1e3,
+        "m" | "min" | "minute" | "minutes" => 6e4,
+        "h" | "hr" | "hour" | "hours" => 3.6e6,
+        "d" | "day" | "days" => 8.64e7,
+        _ => return None,
+    };
+    let time =
+        Duration::try_from_secs_f64(number.parse::<f64>().ok()? * milliseconds / 1e3).ok()?;
+    // As far as it can be written.
+    let time = Duration::from_millis(u64::try_from(time.as_millis()).ok()?);
+    check_duration(time).ok()?;
+    (!time.is_zero()).then(|| of_duration(time))
 }
 
 pub(super) fn check_duration(time: Duration) -> Result<(), String> {
@@ -149,6 +171,17 @@ mod tests {
         ] {
             assert!(max_failures(text).unwrap_err().contains(reason), "{text}");
         }
+    }
+
+    #[test]
+    fn a_time_with_another_unit_is_answered_with_the_right_spelling() {
+        for (text, meant) in
+            [("30", "30s"), ("1.5s", "1500ms"), ("5m", "5min"), ("1 s", "1s"), ("2d", "48h")]
+        {
+            let error = duration(text).unwrap_err();
+            assert!(error.ends_with(&format!("did you mean {meant}?")), "{error}");
+        }
+        assert!(!duration("soon").unwrap_err().contains("did you mean"));
     }
 
     #[test]
