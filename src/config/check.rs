@@ -38,8 +38,15 @@ impl Config {
 }
 
 fn partition(values: &Values) -> Result<Partition, ConfigError> {
-    let Values { partition, slots, workers, .. } = values;
+    let Values { partition, slots, workers, engine, .. } = values;
     match partition.value {
+        PartitionKind::Connection if engine.value == Engine::Tproxy => Err(partition.refused(
+            "connection is for the engine redirect: with tproxy the address alone has to tell the worker of a \
+             handshake",
+        )),
+        PartitionKind::Connection => {
+            Partition::connection(slots.value).map_err(|error| slots.unplannable(error))
+        }
         PartitionKind::Hash => {
             Partition::hash(slots.value).map_err(|error| slots.unplannable(error))
         }
@@ -448,7 +455,7 @@ mod tests {
                 &[("slots", "3")],
                 "3 slots for 4 workers: expected at least one slot for each worker",
             ),
-            (&[("partition", "range")], "\"range\": expected hash or mask"),
+            (&[("partition", "range")], "\"range\": expected hash, mask or connection"),
             (
                 &[("partition", "mask"), ("workers", "3")],
                 "3 workers with the mask partition: expected a power of two, 1 to 1024, or the hash partition",

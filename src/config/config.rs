@@ -152,6 +152,9 @@ pub enum PartitionKind {
     Hash,
     /// By the low bits of the address, one slot for each worker: as the older system does.
     Mask,
+    /// By a hash of the address and the port: it spreads connections, and a client is led to no worker
+    /// twice but by chance. For clients of which a proxy makes one.
+    Connection,
 }
 
 /// What becomes of the workers when a signal (SIGTERM, SIGINT) ends the master.

@@ -91,10 +91,11 @@ settings! {
         get: dereferenced -> Option<&Path>,
     }
 
-    /// How clients are spread: hash, or mask (low bits of the address; `workers` a power of two)
+    /// How clients are spread: hash, mask (low bits of the address; `workers` a power of two), or connection (a
+    /// hash of address and port: no client keeps its worker; where a proxy makes all clients one)
     partition: PartitionKind {
         key: "partition",
-        flag: "--partition", "hash|mask",
+        flag: "--partition", "hash|mask|connection",
         range: Any,
         default: "hash",
         changes: RestartRenews,

@@ -289,7 +289,8 @@ impl<T: Choice> Text for T {
 }
 
 impl Choice for PartitionKind {
-    const NAMES: &'static [(&'static str, Self)] = &[("hash", Self::Hash), ("mask", Self::Mask)];
+    const NAMES: &'static [(&'static str, Self)] =
+        &[("hash", Self::Hash), ("mask", Self::Mask), ("connection", Self::Connection)];
 }
 
 impl Choice for Ownership {

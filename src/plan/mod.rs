@@ -66,7 +66,7 @@ pub use error::PlanError;
 pub use id::{ClusterName, Generation, InvalidPort, Port, Seat, Slot};
 pub use listener::{Listener, Listeners, Protocol, Service};
 pub use ownership::Ownership;
-pub use partition::Partition;
+pub use partition::{HashInput, Partition};
 pub use plan::{Occupant, Plan, Route};
 pub use port_range::PortRange;
 pub use share::Share;

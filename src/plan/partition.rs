@@ -1,6 +1,6 @@
 //! The pure function from a client's address to its slot.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::jhash::{jhash, scale};
 use super::{PlanError, Slot};
@@ -28,14 +28,27 @@ pub enum Partition {
         /// The number of slots.
         slots: u32,
     },
-    /// The kernel's jhash of the address, scaled to the number of slots. Made by [`Self::hash`].
+    /// The kernel's jhash of the address, scaled to the number of slots. Made by [`Self::hash`]; or of
+    /// address and port, made by [`Self::connection`].
     #[non_exhaustive]
     Hash {
         /// The number of slots.
         slots: u32,
         /// The seed of the hash. Fixed, so that clients keep their worker across restarts.
         seed: u32,
+        /// What is hashed.
+        input: HashInput,
     },
+}
+
+/// What of a connection the hash of a [`Partition`] is of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum HashInput {
+    /// The client's address, of IPv6 its /64: all connections of a client reach one worker.
+    #[default]
+    Address,
+    /// The client's whole address and its port: each of its connections can reach another worker.
+    Connection,
 }
 
 impl Partition {
@@ -76,9 +89,34 @@ impl Partition {
     /// [`PlanError::SlotCount`] unless `slots` is 1 to [`Self::MAX_SLOTS`].
     pub fn hash_seeded(slots: u32, seed: u32) -> Result<Self, PlanError> {
         if (1..=Self::MAX_SLOTS).contains(&slots) {
-            Ok(Self::Hash { slots, seed })
+            Ok(Self::Hash { slots, seed, input: HashInput::Address })
         } else {
             Err(PlanError::SlotCount { slots })
+        }
+    }
+
+    /// A partition by hash of a connection, its client's address and port, with the default seed: for
+    /// clients of which a proxy makes one. No client is led to the same worker twice but by chance.
+    ///
+    /// # Errors
+    /// [`PlanError::SlotCount`] unless `slots` is 1 to [`Self::MAX_SLOTS`].
+    pub fn connection(slots: u32) -> Result<Self, PlanError> {
+        Ok(Self::hash(slots)?.of_input(HashInput::Connection))
+    }
+
+    /// The same with another input of the hash.
+    pub(crate) fn of_input(self, input: HashInput) -> Self {
+        match self {
+            Self::Hash { slots, seed, .. } => Self::Hash { slots, seed, input },
+            mask @ Self::Mask { .. } => mask,
+        }
+    }
+
+    /// What is hashed, to find a slot or, for a mask, one of the survivors.
+    pub fn input(&self) -> HashInput {
+        match *self {
+            Self::Hash { input, .. } => input,
+            Self::Mask { .. } => HashInput::Address,
         }
     }
 
@@ -89,7 +127,8 @@ impl Partition {
         }
     }
 
-    /// The slot of a client.
+    /// The slot of a client; with [`HashInput::Connection`] that of its connections from port 0, of which
+    /// there are none: see [`Self::slot_of_connection`].
     ///
     /// An IPv4-mapped address (`::ffff:10.8.1.7`) counts as the IPv4 address in it. Servers that
     /// listen on `::` write clients down so; no packet has such a source (`ip6_rcv_core` drops them
@@ -98,7 +137,22 @@ impl Partition {
         let client = client.to_canonical();
         match *self {
             Self::Mask { slots } => Slot(low_bits(client) & (slots - 1)),
-            Self::Hash { slots, seed } => Slot(hashed(client, seed, slots)),
+            Self::Hash { slots, seed, input: HashInput::Address } => {
+                Slot(hashed(client, seed, slots))
+            }
+            Self::Hash { slots, seed, input: HashInput::Connection } => {
+                Slot(hashed_connection(SocketAddr::new(client, 0), seed, slots))
+            }
+        }
+    }
+
+    /// The slot of a connection from this address and port.
+    pub fn slot_of_connection(&self, from: SocketAddr) -> Slot {
+        match *self {
+            Self::Hash { slots, seed, input: HashInput::Connection } => {
+                Slot(hashed_connection(from, seed, slots))
+            }
+            _ => self.slot_of(from.ip()),
         }
     }
 
@@ -119,6 +173,25 @@ pub(crate) fn hashed(client: IpAddr, seed: u32, range: u32) -> u32 {
         IpAddr::V6(v6) => {
             let [a, b, c, d, e, f, g, h, ..] = v6.octets();
             jhash([u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h])], seed)
+        }
+    };
+    scale(hash, range)
+}
+
+/// The jhash of the address and port that a connection comes from, scaled to `0..range`. The port fills a
+/// register, and so four bytes.
+pub(crate) fn hashed_connection(from: SocketAddr, seed: u32, range: u32) -> u32 {
+    let [high, low] = from.port().to_be_bytes();
+    let port = u32::from_le_bytes([high, low, 0, 0]);
+    let hash = match from.ip().to_canonical() {
+        IpAddr::V4(v4) => jhash([u32::from_le_bytes(v4.octets()), port], seed),
+        IpAddr::V6(v6) => {
+            let words = v6.octets();
+            let word = |place: usize| {
+                let bytes = &words[4 * place..4 * place + 4];
+                u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+            };
+            jhash([word(0), word(1), word(2), word(3), port], seed)
         }
     };
     scale(hash, range)

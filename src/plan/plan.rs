@@ -1,16 +1,16 @@
 //! Everything that the kernel should hold for one cluster.
 
 use std::mem::replace;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::assignment::check_seat_count;
 use super::guard::{Guard, check_guard};
-use super::partition::hashed;
+use super::partition::{hashed, hashed_connection};
 use super::port_set::PortSet;
 use super::{
-    Assignment, ClusterName, Destination, Engine, Generation, Listeners, Partition, PlanError,
-    Port, Seat, Slot, Weights,
+    Assignment, ClusterName, Destination, Engine, Generation, HashInput, Listeners, Partition,
+    PlanError, Port, Seat, Slot, Weights,
 };
 
 /// A live worker as the rules see it: its generation, and one worker port for each public port.
@@ -345,9 +345,18 @@ impl Plan {
         self.occupants().map(|(seat, _)| seat)
     }
 
-    /// Where the kernel sends a new connection of this client; `None` while no seat has a worker.
+    /// Where the kernel sends a new connection of this client; `None` while no seat has a worker, and where
+    /// the address alone does not tell ([`HashInput::Connection`]).
     pub fn worker_for(&self, client: IpAddr) -> Option<Route<'_>> {
-        let slot = self.partition.slot_of(client);
+        match self.partition.input() {
+            HashInput::Address => self.worker_for_connection(SocketAddr::new(client, 0)),
+            HashInput::Connection => None,
+        }
+    }
+
+    /// Where the kernel sends a new connection from this address and port; `None` while no seat has a worker.
+    pub fn worker_for_connection(&self, from: SocketAddr) -> Option<Route<'_>> {
+        let slot = self.partition.slot_of_connection(from);
         let home = self.assignment.seat_of(slot);
         if let Some(occupant) = self.occupant(home) {
             return Some(Route { slot, home, seat: home, occupant });
@@ -357,7 +366,12 @@ impl Plan {
         if range == 0 {
             return None;
         }
-        let seat = survivors[hashed(client, self.partition.spread_seed(), range) as usize];
+        let seed = self.partition.spread_seed();
+        let place = match self.partition.input() {
+            HashInput::Address => hashed(from.ip(), seed, range),
+            HashInput::Connection => hashed_connection(from, seed, range),
+        };
+        let seat = survivors[place as usize];
         Some(Route { slot, home, seat, occupant: self.occupant(seat)? })
     }
 

@@ -162,6 +162,15 @@ pub enum Refusal {
         /// The client.
         address: IpAddr,
     },
+    /// With the partition `connection` the address alone does not tell the worker.
+    #[error(
+        "{address}: each of its connections goes to a worker of its own, by a hash of address and port \
+         (partition = connection)"
+    )]
+    ByConnection {
+        /// The client.
+        address: IpAddr,
+    },
     /// As many programs as may be are subscribed to events.
     #[error("too many event subscribers: the limit is {limit}")]
     TooManySubscribers {
@@ -242,6 +251,9 @@ impl Refusal {
             Self::Died { .. } => "its seat gets another worker in any case",
             Self::Starting => "`ipcluster status` tells when workers are live",
             Self::Unserved { .. } => "they succeed once a worker is ready",
+            Self::ByConnection { .. } => {
+                "`ipcluster status` tells how many connections each worker has"
+            }
             Self::TooManySubscribers { .. } => "end one of them",
             Self::HandedOver => "ask that one: `ipcluster status` shows what has come of it",
             _ => return None,

@@ -10,7 +10,9 @@ use super::{
     ConfigurationStatus, Probation, ReplaceReasonKind, Restarts, Retirements, SwapTimes,
     WorkerState,
 };
-use crate::plan::{ClusterName, Engine, Generation, Listener, Partition, Port, Seat, Slot};
+use crate::plan::{
+    ClusterName, Engine, Generation, HashInput, Listener, Partition, Port, Seat, Slot,
+};
 
 /// The version of the JSON of [`Status`] and [`Explanation`]. Fields may be added within a version;
 /// one that goes, or changes its meaning, makes the next.
@@ -350,11 +352,14 @@ pub enum PartitionKind {
     Hash,
     /// [`Partition::Mask`].
     Mask,
+    /// [`Partition::Hash`] of [`HashInput::Connection`].
+    Connection,
 }
 
 impl From<&Partition> for PartitionKind {
     fn from(partition: &Partition) -> Self {
         match partition {
+            Partition::Hash { input: HashInput::Connection, .. } => Self::Connection,
             Partition::Hash { .. } => Self::Hash,
             Partition::Mask { .. } => Self::Mask,
         }
@@ -366,6 +371,7 @@ impl fmt::Display for PartitionKind {
         f.pad(match self {
             Self::Hash => "hash",
             Self::Mask => "mask",
+            Self::Connection => "connection",
         })
     }
 }

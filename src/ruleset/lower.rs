@@ -242,10 +242,10 @@ fn dispatch_rules(plan: &Plan, slots: &[SetName]) -> Vec<Rule> {
     let rule = |scope: Scope| {
         let map = *slots.iter().find(|map| is_for(map, scope))?;
         Some(match *plan.partition() {
-            Partition::Hash { slots, seed } => {
+            Partition::Hash { slots, seed, input } => {
                 let seats = u16::try_from(plan.seats().len()).expect("at most MAX_SEATS");
                 let comment = Comment::Seats { seats, slots };
-                Rule::Hash { scope, modulus: keys, seed, map, comment }
+                Rule::Hash { scope, modulus: keys, seed, input, map, comment }
             }
             Partition::Mask { slots } => Rule::Mask { scope, slots, map },
         })
@@ -381,7 +381,8 @@ fn vacant_rules(plan: &Plan, survivors: Option<SetName>) -> Vec<Rule> {
     let modulus = u32::try_from(plan.survivors().count()).expect("at most MAX_SEATS");
     let seed = plan.partition().spread_seed();
     let comment = Comment::Generation(generation);
+    let input = plan.partition().input();
     families(plan)
-        .map(|family| Rule::Hash { scope: Scope::All(family), modulus, seed, map, comment })
+        .map(|family| Rule::Hash { scope: Scope::All(family), modulus, seed, input, map, comment })
         .collect()
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::name::Name;
-use crate::plan::{ClusterName, Generation, Listener, Port, PortRange, Protocol, Seat};
+use crate::plan::{ClusterName, Generation, HashInput, Listener, Port, PortRange, Protocol, Seat};
 
 /// Everything in the table of one cluster, in one order: sets and chains by name, elements by key.
 /// So two rulesets are equal exactly if the kernel does the same by them.
@@ -561,6 +561,8 @@ pub enum Rule {
         modulus: u32,
         /// The seed.
         seed: u32,
+        /// What is hashed: `ip saddr`, or `ip saddr . th sport`.
+        input: HashInput,
         /// The map.
         map: SetName,
         /// Kept as a comment.

@@ -212,8 +212,8 @@ const NO_MAP: RaiseError = shape("the map of slots");
 
 fn partition_of(dispatch: &[Rule]) -> Result<Partition, RaiseError> {
     match dispatch {
-        [Rule::Hash { seed, comment: Comment::Seats { slots, .. }, .. }, ..] => {
-            Ok(Partition::hash_seeded(*slots, *seed)?)
+        [Rule::Hash { seed, input, comment: Comment::Seats { slots, .. }, .. }, ..] => {
+            Ok(Partition::hash_seeded(*slots, *seed)?.of_input(*input))
         }
         [Rule::Mask { slots, .. }, ..] => Ok(Partition::mask(*slots)?),
         _ => Err(NO_DISPATCH),

@@ -7,7 +7,7 @@ use super::object::{
     BaseChain, Chain, ChainName, Elements, Family, Hook, Rule, Ruleset, Scope, Set, SetName,
     TableName, TcpPorts, Translated,
 };
-use crate::plan::Protocol;
+use crate::plan::{HashInput, Protocol};
 
 /// The ruleset in nft syntax: `nft -f` of it makes the same table, and `nft list` then prints the
 /// same (counters and line breaks apart).
@@ -199,13 +199,16 @@ impl Display for Scope {
 impl Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Hash { scope, modulus, seed, map, .. } => {
-                let source = match scope.family() {
-                    Family::V4 => "ip saddr",
-                    Family::V6 => "@nh,64,64",
+            Self::Hash { scope, modulus, seed, input, map, .. } => {
+                let source = match (scope.family(), input) {
+                    (Family::V4, HashInput::Address) => "ip saddr",
+                    (Family::V6, HashInput::Address) => "@nh,64,64",
+                    (Family::V4, HashInput::Connection) => "ip saddr . th sport",
+                    (Family::V6, HashInput::Connection) => "ip6 saddr . th sport",
                 };
                 // `ip saddr` tells the family, `@nh,64,64` does not.
-                if scope.family() == Family::V6 && !scope.tells_family() {
+                let is_of_bytes = (scope.family(), *input) == (Family::V6, HashInput::Address);
+                if is_of_bytes && !scope.tells_family() {
                     f.write_str("meta nfproto ipv6 ")?;
                 }
                 write!(f, "{scope}jhash {source} mod {modulus} seed {seed:#x} vmap @{map}")?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ipcluster::lab::{Flow, Held, Identity, Network};
 use ipcluster::nft::Firewall;
-use ipcluster::plan::Partition;
+use ipcluster::plan::{Partition, Seat};
 use netns_tests::{Case, Cluster, Lab, Need, greeter, plans};
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -19,6 +19,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("listeners_on_loopback_serve_this_host", on_loopback).with_both_engines(),
         Case::new("a_worker_on_loopback_is_ready_for_listeners_there", worker_on_loopback)
             .needs(Need::Python),
+        Case::new("connections_of_one_address_are_spread_where_that_is_wished", spread),
         Case::new("a_plain_udp_server_answers_clients_of_this_host", plain_udp)
             .with_both_engines()
             .needs(Need::Python),
@@ -174,6 +175,48 @@ while True:
     client.sendall(client.getsockname()[0].encode())
     client.close()
 ";
+
+/// A proxy on this host, or another one that makes all clients one; and what was predicted, in both families
+/// and while a seat is vacant.
+fn spread(lab: &Lab) {
+    let mut plan = plans::full(
+        &["0.0.0.0:80", "[::]:80", "10.9.0.1:81"],
+        Partition::connection(64).unwrap(),
+        3,
+    );
+    plan.set_local_clients(true);
+    let mut firewall = plans::firewall(lab.server(), &plan);
+    let _workers: Vec<_> = (0..3)
+        .flat_map(|seat| [0, 1].map(|place| (20_000 + 2 * seat + place, seat)))
+        .map(|(port, seat)| lab.greeter(port, seat))
+        .collect();
+    for vacant in [false, true] {
+        if vacant {
+            plan.vacate(Seat(1)).unwrap();
+        }
+        firewall.apply(&plan).unwrap();
+        firewall.verify().unwrap();
+        let beside = plans::firewall(lab.server(), &plan).read_in_order_of(plan.listeners());
+        assert_eq!(beside.unwrap().as_ref(), Some(&plan));
+        for to in ["127.0.0.1:80", "[::1]:80", "10.9.0.1:81", "[fd09::1]:80"].map(parse) {
+            let mut seats = BTreeSet::new();
+            for _ in 0..25 {
+                let held = Held::open(lab.server(), to.ip(), to).unwrap();
+                let from = held.source().unwrap();
+                let route = plan.worker_for_connection(from).unwrap();
+                assert_eq!(held.by().seat, route.seat.0, "{from} to {to}");
+                seats.insert(held.by().seat);
+            }
+            assert_eq!(seats.len(), if vacant { 2 } else { 3 }, "{to}: {seats:?}");
+        }
+    }
+    drop(firewall);
+    let cluster = Cluster::on(lab, [parse("0.0.0.0:88")], 2).argument("--partition");
+    let cluster = cluster.argument("connection").start(2);
+    let error = cluster.fail("explain", &["10.8.0.1"]);
+    assert!(error.contains("by a hash of address and port (partition = connection)"), "{error}");
+    assert!(cluster.succeed("status", &[]).contains("partition  connection, 1024 slots"));
+}
 
 /// It binds to no address and asks for none; and its clients hear from nobody but whom they wrote to. The
 /// host has a single address beside those of loopback.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::master::operators::metrics::{Metrics, SeatHistory};
 use crate::nft::ConntrackUsage;
-use crate::plan::{Listeners, Plan, Port, Protocol, Route, Seat};
+use crate::plan::{HashInput, Listeners, Plan, Port, Protocol, Route, Seat};
 use crate::protocol::{
     ConfigurationStatus, ConntrackFill, Explanation, ForeignChain, Refusal, ReplaceReason, SCHEMA,
     Status, Timestamp, WaitingSeat, WorkerHealth, WorkerId, WorkerState, WorkerStatus,
@@ -134,6 +134,9 @@ pub fn explain(
     address: IpAddr,
     pid_of: impl Fn(&Route<'_>) -> Option<u32>,
 ) -> Result<Explanation, Refusal> {
+    if plan.partition().input() == HashInput::Connection {
+        return Err(Refusal::ByConnection { address });
+    }
     let Some(route) = plan.worker_for(address) else {
         return Err(Refusal::Unserved { address });
     };
@@ -165,7 +168,7 @@ fn why(plan: &Plan, address: IpAddr, route: &Route<'_>) -> Vec<String> {
     };
     let slot = route.slot;
     let mut steps = vec![match plan.partition() {
-        Partition::Hash { slots, seed } => {
+        Partition::Hash { slots, seed, .. } => {
             format!("jhash of {of} with seed {seed:#x}, scaled to {slots} slots, is slot {slot}")
         }
         Partition::Mask { slots } => {

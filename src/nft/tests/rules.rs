@@ -10,7 +10,7 @@ use crate::nft::wire::message::{
     INET_HEADER, NEW_CHAIN, NEW_OBJECT, NEW_RULE, NEW_SET, NEW_SET_ELEMENT, NEW_TABLE, kind,
 };
 use crate::nft::wire::{bytecode, rule};
-use crate::plan::{Generation, Listener, Partition, Port, PortRange, Protocol, Seat};
+use crate::plan::{Generation, HashInput, Listener, Partition, Port, PortRange, Protocol, Seat};
 use crate::ruleset::{
     ChainName, Comment, CounterName, Digest, Family, Rule, Scope, SetName, TableName, TcpPorts,
     Translated,
@@ -40,15 +40,15 @@ fn any_rule() -> impl Strategy<Value = Rule> {
         (any::<u16>(), any::<u32>()).prop_map(|(seats, slots)| Comment::Seats { seats, slots }),
     ];
     prop_oneof![
-        (any_scope(), 1..=Partition::MAX_SLOTS, any::<u32>(), map(), comment).prop_map(
-            |(scope, modulus, seed, map, comment)| Rule::Hash {
+        (any_scope(), 1..=Partition::MAX_SLOTS, any::<u32>(), any_input(), map(), comment)
+            .prop_map(|(scope, modulus, seed, input, map, comment)| Rule::Hash {
                 scope,
                 modulus,
                 seed,
+                input,
                 map,
                 comment
-            }
-        ),
+            }),
         (any_scope(), 0..=10u32, map()).prop_map(|(scope, power, map)| Rule::Mask {
             scope,
             slots: 1 << power,
@@ -144,6 +144,10 @@ fn any_scope() -> impl Strategy<Value = Scope> {
 fn any_connections() -> impl Strategy<Value = Translated> {
     (prop::sample::select(Family::ALL.to_vec()), any_protocol(), any::<bool>())
         .prop_map(|(family, protocol, local)| Translated { family, protocol, local })
+}
+
+fn any_input() -> impl Strategy<Value = HashInput> {
+    prop::sample::select(vec![HashInput::Address, HashInput::Connection])
 }
 
 fn any_protocol() -> impl Strategy<Value = Protocol> {
@@ -250,7 +254,7 @@ fn framed(kind: u16, body: &[u8]) -> Vec<u8> {
 #[cfg(target_endian = "little")]
 fn expressions_are_those_of_nft() {
     let captured = captured("rule");
-    assert_eq!(captured.len(), 37);
+    assert_eq!(captured.len(), 41);
     let rules = captured_rules();
     for (text, bytes) in captured {
         let rule = rules.iter().find(|rule| rule.to_string() == text);
@@ -310,7 +314,9 @@ fn captured_rules() -> Vec<Rule> {
         let (modulus, seed, comment) =
             (1024, Partition::DEFAULT_SEED, Comment::Seats { seats: 2, slots: 1024 });
         let map = SetName::Slots(DIGEST);
-        rules.push(Rule::Hash { scope, modulus, seed, map, comment });
+        for input in [HashInput::Address, HashInput::Connection] {
+            rules.push(Rule::Hash { scope, modulus, seed, input, map, comment });
+        }
         let map = SetName::MaskedSlots(scope.family(), DIGEST);
         rules.push(Rule::Mask { scope, slots: 2, map });
     }

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::data::{Data, Register};
 use super::expression::{Checksum, Expression, Header, LookupResult, MetaKey, Relation};
-use crate::plan::{Generation, Listener, Port, PortRange, Protocol};
+use crate::plan::{Generation, HashInput, Listener, Port, PortRange, Protocol};
 use crate::ruleset::{
     Comment, CounterName, Family, Rule, Scope, SetName, TcpPorts, Translated, low_v4, low_v6,
 };
@@ -25,7 +25,9 @@ const FIRST: Register = Register(0);
 /// The expressions of a rule.
 pub(in crate::nft) fn emit(rule: &Rule) -> Vec<Expression> {
     match rule {
-        Rule::Hash { scope, modulus, seed, map, .. } => emit_hash(*scope, *modulus, *seed, *map),
+        Rule::Hash { scope, modulus, seed, input, map, .. } => {
+            emit_hash(*scope, *modulus, *seed, *input, *map)
+        }
         Rule::Mask { scope, slots, map } => emit_mask(*scope, *slots, *map),
         Rule::Translate { connections, counter, public, worker, .. } => {
             emit_translate(*connections, *counter, *public, *worker)
@@ -152,16 +154,29 @@ fn load_destination(family: Family) -> Expression {
     Expression::LoadPayload { header: Header::Network, offset, length, to: FIRST }
 }
 
-fn emit_hash(scope: Scope, modulus: u32, seed: u32, map: SetName) -> Vec<Expression> {
+fn emit_hash(
+    scope: Scope,
+    modulus: u32,
+    seed: u32,
+    input: HashInput,
+    map: SetName,
+) -> Vec<Expression> {
     /// nft keeps the hash's input apart from its result, in `NFT_REG_2`.
     const INPUT: Register = Register(4);
-    let (offset, length) = match scope.family() {
-        Family::V4 => (12, 4),
-        Family::V6 => (8, 8),
+    let family = scope.family();
+    let (offset, mut length) = match (family, input) {
+        (Family::V4, _) => (12, 4),
+        (Family::V6, HashInput::Address) => (8, 8),
+        (Family::V6, HashInput::Connection) => (8, 16),
     };
-    // That half of an address is bytes to nft, and of no family.
-    let mut rule = emit_scope(scope, scope.family() == Family::V6);
+    // Half of an address is bytes to nft, and of no family.
+    let mut rule = emit_scope(scope, (family, input) == (Family::V6, HashInput::Address));
     rule.push(Expression::LoadPayload { header: Header::Network, offset, length, to: INPUT });
+    if input == HashInput::Connection {
+        let to = Register(INPUT.0 + length / 4);
+        rule.push(Expression::LoadPayload { header: Header::Transport, offset: 0, length: 2, to });
+        length += 4;
+    }
     rule.push(Expression::Hash { from: INPUT, to: FIRST, length, modulus, seed });
     rule.push(goto_verdict_of(map));
     rule
@@ -595,7 +610,17 @@ fn candidate(expressions: &[Expression], comment: Option<Comment>) -> Option<Rul
         }
         [.., Expression::Hash { modulus, seed, .. }, Expression::Lookup { .. }] => {
             let (modulus, seed) = (*modulus, *seed);
-            Some(Rule::Hash { scope: scope()?, modulus, seed, map: set()?, comment: comment? })
+            let (scope, map, comment) = (scope()?, set()?, comment?);
+            let input = match expressions {
+                [
+                    ..,
+                    Expression::LoadPayload { header: Header::Transport, .. },
+                    Expression::Hash { .. },
+                    _,
+                ] => HashInput::Connection,
+                _ => HashInput::Address,
+            };
+            Some(Rule::Hash { scope, modulus, seed, input, map, comment })
         }
         [.., Expression::And { mask, .. }, Expression::Lookup { .. }] => {
             let slots = slots_of_mask(mask.as_bytes())?;

@@ -99,7 +99,7 @@ impl<'de> Deserialize<'de> for Fleet {
 
 impl From<&Fleet> for FleetForm {
     fn from(fleet: &Fleet) -> Self {
-        let Partition::Hash { slots, seed } = fleet.partition else {
+        let Partition::Hash { slots, seed, .. } = fleet.partition else {
             unreachable!("the partition of a fleet is by hash");
         };
         let members = fleet.members.iter().map(|member| MemberForm {

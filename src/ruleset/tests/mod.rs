@@ -169,6 +169,8 @@ fn any_start() -> impl Strategy<Value = Plan> {
     let partition = prop_oneof![
         (0..5u32).prop_map(|power| (Partition::mask(1 << power).unwrap(), 1 << power)),
         (40..400u32, 1..16u16).prop_map(|(slots, seats)| (Partition::hash(slots).unwrap(), seats)),
+        (40..400u32, 1..16u16)
+            .prop_map(|(slots, seats)| (Partition::connection(slots).unwrap(), seats)),
     ];
     (prop::sample::select(MIXES.to_vec()), partition, any_engine()).prop_map(
         |(listeners, (partition, seats), engine)| {

@@ -170,8 +170,8 @@ fn other_scopes(scope: Scope) -> Vec<Scope> {
 
 fn another(rule: &mut Rule) {
     let next = match rule.clone() {
-        Rule::Hash { scope, modulus, seed, map, comment } => {
-            Rule::Hash { scope, modulus, seed: seed ^ 1, map, comment }
+        Rule::Hash { scope, modulus, seed, input, map, comment } => {
+            Rule::Hash { scope, modulus, seed: seed ^ 1, input, map, comment }
         }
         Rule::Mask { scope, slots, map } => Rule::Mask { scope, slots: 2 * slots, map },
         Rule::Translate { connections, counter, public, worker, generation } => {
