@@ -1,6 +1,7 @@
 //! An operator's end of the control socket.
 
 use std::io;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use tokio::time::timeout;
 use super::directory::io_error;
 use super::{ControlDir, ControlError, LineDecoder, Reply};
 use crate::plan::ClusterName;
-use crate::protocol::{EventRecord, LogLine, LogsRequest, LogsShown, Outcome, Request};
+use crate::protocol::{EventRecord, LogLine, LogsRequest, LogsShown, Outcome, Refusal, Request};
 
 /// A connection to the master of one cluster.
 #[derive(Debug)]
@@ -58,8 +59,8 @@ impl Client {
         &self.name
     }
 
-    /// Sends a request and waits for its answer, however long it takes; `status` and `explain`,
-    /// which take no time, for at most [`Self::ANSWER_TIMEOUT`]. `progress` gets what the master says
+    /// Sends a request and waits for its answer, however long it takes, as long as the master answers at all;
+    /// for `status` and `explain`, which take no time, for at most [`Self::ANSWER_TIMEOUT`]. `progress` gets what the master says
     /// meanwhile.
     ///
     /// # Errors
@@ -81,11 +82,39 @@ impl Client {
                 })
             }
             // Reading the configuration again may wait for a directory of users.
-            Request::Configuration
-            | Request::Command(_)
-            | Request::Events
-            | Request::Logs(_)
-            | Request::Handover { .. } => self.exchange(request, progress).await,
+            Request::Configuration | Request::Command(_) => {
+                // A command may take long: whether the master listens at all is known at once.
+                let refused = self.check_it_answers().await?;
+                match (self.exchange(request, progress).await, refused) {
+                    // It has turned this connection away, and said why.
+                    (Err(ControlError::Disconnected { .. }), Some(refusal)) => Err(refusal),
+                    (outcome, _) => outcome,
+                }
+            }
+            Request::Events | Request::Logs(_) | Request::Handover { .. } => {
+                self.exchange(request, progress).await
+            }
+        }
+    }
+
+    /// Asks for something that needs no work, so that nobody waits for a master that is stopped. Returns its
+    /// refusal, if it refuses that: it answers all the same.
+    async fn check_it_answers(&mut self) -> Result<Option<ControlError>, ControlError> {
+        let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let answer = self.exchange(Request::Explain { address }, |_| {});
+        match timeout(Self::ANSWER_TIMEOUT, answer).await {
+            Ok(Ok(_)) => Ok(None),
+            Ok(Err(ControlError::Failed(failure)))
+                if failure == (&Refusal::Unserved { address }).into() =>
+            {
+                Ok(None)
+            }
+            Ok(Err(refusal @ ControlError::Failed(_))) => Ok(Some(refusal)),
+            Ok(Err(error)) => Err(error),
+            Err(_elapsed) => {
+                let name = self.name.clone();
+                Err(ControlError::NoAnswer { name, waited: Self::ANSWER_TIMEOUT })
+            }
         }
     }
 

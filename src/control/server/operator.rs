@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
@@ -148,12 +149,18 @@ impl OperatorConnection {
     }
 
     /// Passes a request to the master, and its replies to the peer. A peer that ends its half of the
-    /// connection still gets its answer.
+    /// connection still gets its answer. What changes the cluster is not begun for one that has gone: it
+    /// gave up waiting, while this process was stopped perhaps, and may have told the operator so.
     async fn pass_on(
         &mut self,
         request: Request,
         requests: &mpsc::Sender<ReceivedRequest>,
     ) -> io::Result<()> {
+        let changes = matches!(request, Request::Command(_) | Request::EndOrphans);
+        if changes && has_gone(&self.stream) {
+            let error = "the peer has gone before its request was begun";
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, error));
+        }
         let (request, mut replies) = ReceivedRequest::new(request);
         if requests.send(request).await.is_err() {
             return self.refuse(ErrorReply::new("the master is ending")).await;
@@ -179,6 +186,15 @@ impl OperatorConnection {
         }
         Ok(())
     }
+}
+
+/// Whether both halves of a connection are closed at the other end.
+fn has_gone(stream: &UnixStream) -> bool {
+    let mut polled = [PollFd::new(stream, PollFlags::empty())];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    // Not known: it counts as there.
+    rustix::event::poll(&mut polled, Some(&now)).is_ok()
+        && polled[0].revents().contains(PollFlags::HUP)
 }
 
 /// The other kinds of connection that an operator's connection can turn into.

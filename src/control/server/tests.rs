@@ -59,6 +59,19 @@ impl World {
         })
     }
 
+    /// The next request that is no look whether the master answers.
+    async fn next_request(&mut self) -> ReceivedRequest {
+        loop {
+            let received = self.requests.recv().await.unwrap();
+            match received.request {
+                Request::Explain { address } => {
+                    received.responder.finish(Err(Refusal::Unserved { address }));
+                }
+                _ => return received,
+            }
+        }
+    }
+
     async fn client(&self) -> Client {
         Client::connect(&self.directory, None).await.unwrap()
     }
@@ -309,7 +322,7 @@ async fn a_peer_that_waits_for_its_answer_is_not_dropped() {
     let mut client = world.client().await;
     let asked =
         tokio::spawn(async move { client.ask(Command::Reload { share: None }, |_| {}).await });
-    let request = world.requests.recv().await.unwrap();
+    let request = world.next_request().await;
     tokio::time::sleep(Duration::from_secs(600)).await;
     request.responder.finish(Ok(reloaded()));
     assert_eq!(asked.await.unwrap().unwrap(), reloaded());
@@ -320,8 +333,38 @@ async fn a_status_that_does_not_come_is_not_waited_for() {
     let mut world = World::new(ControlLimits::default());
     let mut client = world.client().await;
     let asked = tokio::spawn(async move { client.ask(Request::Status, |_| {}).await });
-    let _unanswered = world.requests.recv().await.unwrap();
+    let _unanswered = world.next_request().await;
     assert!(matches!(asked.await.unwrap(), Err(ControlError::NoAnswer { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_command_to_a_master_that_does_not_answer_is_not_waited_for() {
+    let mut world = World::new(ControlLimits::default());
+    let mut client = world.client().await;
+    let asked =
+        tokio::spawn(async move { client.ask(Command::Reload { share: None }, |_| {}).await });
+    let unanswered = world.requests.recv().await.unwrap();
+    assert!(matches!(asked.await.unwrap(), Err(ControlError::NoAnswer { .. })));
+    drop(unanswered);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(world.requests.try_recv().is_err(), "the command is not begun later");
+}
+
+#[tokio::test]
+async fn a_command_of_a_peer_that_has_gone_is_not_begun() {
+    use std::io::Write;
+    let mut world = World::new(ControlLimits::default());
+    // Nothing of the server runs before the next await: it is as a master that was stopped meanwhile.
+    let mut gone = std::os::unix::net::UnixStream::connect(world.socket()).unwrap();
+    gone.write_all(b"{\"v\":1,\"command\":\"reload\"}\n").unwrap();
+    drop(gone);
+    let mut client = world.client().await;
+    let asked = tokio::spawn(async move { client.ask(Command::Promote, |_| {}).await });
+    let request = world.next_request().await;
+    assert_eq!(request.request, Command::Promote.into());
+    drop(request);
+    assert!(asked.await.unwrap().is_err());
+    assert!(world.requests.try_recv().is_err());
 }
 
 #[tokio::test]
@@ -330,7 +373,7 @@ async fn peers_beyond_the_limit_are_turned_away() {
     let mut client = world.client().await;
     let asked =
         tokio::spawn(async move { client.ask(Command::Reload { share: None }, |_| {}).await });
-    let request = world.requests.recv().await.unwrap();
+    let request = world.next_request().await;
     let refused = world.client().await.ask(Request::Status, |_| {}).await.unwrap_err();
     assert_eq!(refused.to_string(), "1 control connections already");
     request.responder.finish(Ok(reloaded()));
@@ -355,7 +398,7 @@ async fn who_waits_for_an_answer_gets_it_when_the_server_ends() {
     let _idle = world.client().await;
     let asked =
         tokio::spawn(async move { client.ask(Command::Reload { share: None }, |_| {}).await });
-    let request = world.requests.recv().await.unwrap();
+    let request = world.next_request().await;
     let begin = Instant::now();
     drop(world.requests);
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -372,7 +415,7 @@ async fn an_answer_that_never_comes_does_not_keep_the_server() {
     let mut client = world.client().await;
     let asked =
         tokio::spawn(async move { client.ask(Command::Reload { share: None }, |_| {}).await });
-    let _kept = world.requests.recv().await.unwrap();
+    let _kept = world.next_request().await;
     drop(world.requests);
     world.server.await.unwrap().unwrap();
     assert!(matches!(asked.await.unwrap(), Err(ControlError::Disconnected { .. })));
