@@ -132,8 +132,10 @@ pub(crate) enum Verb {
     /// Works from a file, with nothing running; needs no privilege, and changes nothing.
     #[command(subcommand)]
     Fleet(FleetVerb),
-    /// Say what this machine supports and lacks; exit code 1 if `run` would fail
+    /// Say what this machine supports and lacks, and what stands in the way; exit code 1 if `run` would fail
     ///
+    /// What stands in the way of connections (rules, settings and servers of others) is looked for on behalf
+    /// of the clusters that run, or of the listeners that are given.
     /// With -c the configuration of that file is checked first, as `run -c` and `reload` do.
     Check(CheckArgs),
     /// Show the settings in force, and where each value comes from
@@ -345,6 +347,12 @@ pub(crate) struct CheckArgs {
     /// The configuration file to check
     #[arg(short, long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+    /// A listener that `run` is to have; repeat for more
+    #[arg(long, value_name = "ADDR:PORT[/tcp|/udp]")]
+    pub(crate) listen: Vec<Listener>,
+    /// The engine that `run` is to have
+    #[arg(long, value_name = "redirect|tproxy", default_value = "redirect")]
+    pub(crate) engine: Engine,
 }
 
 #[derive(Debug, Args)]
@@ -732,6 +740,7 @@ mod tests {
             "stop",
             "stop --now web",
             "check",
+            "check --listen 0.0.0.0:80 --listen [::]:53/udp --engine tproxy",
             "servers",
             "servers nginx",
             "flush",

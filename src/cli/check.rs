@@ -5,13 +5,15 @@ use std::fs;
 
 use crate::control::ControlDir;
 use crate::lab;
-use crate::nft::{
-    Conntrack, ConntrackUsage, Firewall, ForeignNat, ForeignRules, NftError, Protection,
+use crate::master::host::{
+    Accepted, HostFacts, Survey, findings, nat_before, owners_of_ports, survey,
 };
+use crate::nft::{Conntrack, ConntrackUsage, Firewall, ForeignRules, NftError, Protection};
 use crate::plan::{
     Engine, Generation, Listeners, Occupant, Partition, Plan, Port, PortRange, Seat, Weights,
 };
 use crate::process::{Endpoint, HeldSocket, PidFd, Transport, has_cap_net_admin};
+use crate::protocol::{Finding, FindingSeverity};
 use nix::sys::utsname::uname;
 
 use super::args::CheckArgs;
@@ -22,21 +24,24 @@ use crate::config::ConfigBuilder;
 const OLDEST_KERNEL: (u32, u32) = (5, 4);
 
 /// What one look has found.
-enum Finding {
+enum Look {
     Good(String),
     /// `run` works, but something about it deserves attention.
     Warning(String),
+    /// Worth knowing.
+    Notice(String),
     /// `run` would fail.
     Bad(String),
 }
 
-use Finding::{Bad, Good, Warning};
+use Look::{Bad, Good, Notice, Warning};
 
-impl fmt::Display for Finding {
+impl fmt::Display for Look {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Good(text) => write!(f, "ok       {text}"),
             Warning(text) => write!(f, "warning  {text}"),
+            Notice(text) => write!(f, "notice   {text}"),
             Bad(text) => write!(f, "missing  {text}"),
         }
     }
@@ -54,7 +59,7 @@ pub(super) fn run(args: &CheckArgs) -> Result<(), Failed> {
     let mut findings = vec![kernel(), capability(), pidfd(), runtime_directory()];
     findings.push(worker_ports());
     findings.push(connection_tracking());
-    findings.extend(foreign_rules());
+    findings.extend(in_the_way(args));
     // Last: it moves this process into a network namespace of its own.
     findings.extend(rules());
     let lines: Vec<String> = findings.iter().map(|finding| format!("{finding}\n")).collect();
@@ -66,7 +71,7 @@ pub(super) fn run(args: &CheckArgs) -> Result<(), Failed> {
     }
 }
 
-fn kernel() -> Finding {
+fn kernel() -> Look {
     let release = match uname() {
         Ok(name) => name.release().to_string_lossy().into_owned(),
         Err(errno) => return Warning(format!("kernel: unknown ({errno})")),
@@ -83,7 +88,7 @@ fn kernel() -> Finding {
     }
 }
 
-fn capability() -> Finding {
+fn capability() -> Look {
     match has_cap_net_admin() {
         Ok(true) => Good("CAP_NET_ADMIN: rules can be changed".to_owned()),
         Ok(false) => Bad(
@@ -94,14 +99,14 @@ fn capability() -> Finding {
     }
 }
 
-fn pidfd() -> Finding {
+fn pidfd() -> Look {
     match PidFd::open(std::process::id()) {
         Ok(_) => Good("pidfds: workers can be watched".to_owned()),
         Err(error) => Bad(format!("pidfds: {}", causes(&error))),
     }
 }
 
-fn runtime_directory() -> Finding {
+fn runtime_directory() -> Look {
     match ControlDir::locate() {
         Ok(directory) => Good(format!("control sockets in {}", directory.path().display())),
         Err(error) => {
@@ -112,7 +117,7 @@ fn runtime_directory() -> Finding {
 }
 
 /// Ports that the kernel may give to outgoing connections are not free when a worker needs them.
-fn worker_ports() -> Finding {
+fn worker_ports() -> Look {
     let default = PortRange::default();
     let Ok(ephemeral) = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range") else {
         return Warning("worker ports: ip_local_port_range cannot be read".to_owned());
@@ -142,7 +147,7 @@ fn covers(list: &str, first: u16, last: u16) -> bool {
     })
 }
 
-fn connection_tracking() -> Finding {
+fn connection_tracking() -> Look {
     // Over netlink, as `status` does, which takes the capability; else from the files.
     let filled = Conntrack::open().and_then(|mut conntrack| conntrack.usage());
     let filled = filled.ok().flatten().or_else(usage_of_files);
@@ -154,7 +159,8 @@ fn connection_tracking() -> Finding {
     match usage.is_nearly_full() {
         true => Warning(format!(
             "connection tracking: nearly full, {entries} entries of at most {limit}; beyond that the \
-             kernel drops new connections: raise net.netfilter.nf_conntrack_max"
+             kernel drops new connections: raise net.netfilter.nf_conntrack_max, or lower \
+             net.netfilter.nf_conntrack_tcp_timeout_time_wait if most are in TIME_WAIT"
         )),
         false => Good(format!("connection tracking: {entries} entries of at most {limit}")),
     }
@@ -169,38 +175,71 @@ fn usage_of_files() -> Option<ConntrackUsage> {
     Some(ConntrackUsage { entries, limit })
 }
 
-/// Looks for nat rules of others that decide before ours: on connections to the listeners of the
-/// clusters that there are; without any, on those to any listener.
-fn foreign_rules() -> Vec<Finding> {
-    let mut findings = match find_foreign() {
-        Ok(found) if found.is_empty() => {
-            vec![Good("nat rules of others: none that decide before ours".to_owned())]
+/// What stands in the way of the listeners that are given, else of those of the clusters that there are; without
+/// any, nat rules that decide before ours on any.
+fn in_the_way(args: &CheckArgs) -> Vec<Look> {
+    let found = match args.listen.as_slice() {
+        [] => of_clusters(),
+        given => {
+            Listeners::new(given.to_vec()).map_err(|error| causes(&error)).and_then(|listeners| {
+                let of = (listeners, PortRange::default(), args.engine, false);
+                survey_of(&of, Accepted::default()).map_err(|error| causes(&error))
+            })
         }
-        Ok(found) => {
-            found.iter().map(|rule| Warning(format!("decides before ours: {rule}"))).collect()
-        }
-        Err(NftError::Privilege) => {
-            vec![Warning("nat rules of others: not looked at without CAP_NET_ADMIN".to_owned())]
-        }
-        Err(error) => vec![Warning(format!("nat rules of others: {}", causes(&error)))],
     };
-    // The tables of iptables-legacy in this namespace; nf_tables does not list what they hold.
-    let legacy = ["/proc/net/ip_tables_names", "/proc/net/ip6_tables_names"];
-    for path in legacy {
-        // Absent without that module: then there are none.
-        let names = fs::read_to_string(path).unwrap_or_default();
-        if names.lines().any(|name| name == "nat") {
-            findings.push(Warning(format!(
-                "nat rules of others: {path} lists nat, so rules of iptables-legacy may decide before \
-                 ours; `iptables-legacy -t nat -S` shows them"
-            )));
+    match found {
+        Ok(found) if found.is_empty() => {
+            vec![Good("rules and servers of others: none in the way".to_owned())]
         }
+        Ok(found) => found.into_iter().map(look_of).collect(),
+        Err(_) if matches!(has_cap_net_admin(), Ok(false)) => vec![Warning(
+            "rules and servers of others: not looked at without CAP_NET_ADMIN".to_owned(),
+        )],
+        Err(error) => vec![Warning(format!("rules and servers of others: {error}"))],
     }
-    findings
 }
 
-fn find_foreign() -> Result<Vec<ForeignNat>, NftError> {
+fn look_of(finding: Finding) -> Look {
+    let text = format!("{finding} [{}]", finding.kind);
+    match finding.severity {
+        FindingSeverity::Error => Bad(text),
+        FindingSeverity::Notice => Notice(text),
+        _ => Warning(text),
+    }
+}
+
+fn survey_of(
+    (listeners, worker_ports, engine, local_clients): &(Listeners, PortRange, Engine, bool),
+    accepted: Accepted,
+) -> Result<Vec<Finding>, NftError> {
+    let facts = HostFacts::read(listeners).with_owners_of(&owners_of_ports(listeners));
     let mut rules = ForeignRules::open()?;
+    let survey = survey(&mut rules, facts, listeners, *worker_ports, *engine, *local_clients)?;
+    // How full connection tracking is has a line of its own.
+    let survey = Survey { conntrack: None, ..survey };
+    Ok(findings(&survey, listeners, *engine, accepted))
+}
+
+fn of_clusters() -> Result<Vec<Finding>, String> {
+    let plans = plans().map_err(|error| causes(&error))?;
+    // They run: whatever it is has been accepted, or came later.
+    let accepted = Accepted { bypassed_filters: true, take_over_port: true, admin_port: true };
+    let mut all = Vec::new();
+    for plan in &plans {
+        let range = plan.guard().unwrap_or_default();
+        let of = (plan.listeners().clone(), range, plan.engine(), plan.has_local_clients());
+        all.extend(survey_of(&of, accepted).map_err(|error| causes(&error))?);
+    }
+    if plans.is_empty() {
+        let found = ForeignRules::open().and_then(|mut it| it.find(None, false, Engine::default()));
+        all.extend(found.map_err(|error| causes(&error))?.iter().map(nat_before));
+    }
+    all.sort();
+    all.dedup();
+    Ok(all)
+}
+
+fn plans() -> Result<Vec<Plan>, NftError> {
     let mut plans = Vec::new();
     for cluster in Firewall::clusters()? {
         match Firewall::open(&cluster)?.read() {
@@ -214,18 +253,11 @@ fn find_foreign() -> Result<Vec<ForeignNat>, NftError> {
             Err(error) => return Err(error),
         }
     }
-    if plans.is_empty() {
-        return rules.find(None, false, Engine::default());
-    }
-    let mut found = Vec::new();
-    for plan in &plans {
-        found.extend(rules.find(Some(plan.listeners()), false, plan.engine())?);
-    }
-    Ok(found)
+    Ok(plans)
 }
 
 /// Puts rules of every kind of each engine into a namespace made for it, and reads them back.
-fn rules() -> Vec<Finding> {
+fn rules() -> Vec<Look> {
     match lab::enter_user_namespace() {
         Ok(_) => {}
         Err(error) => {
@@ -237,7 +269,7 @@ fn rules() -> Vec<Finding> {
     vec![redirect(), tproxy()]
 }
 
-fn redirect() -> Finding {
+fn redirect() -> Look {
     match try_rules(Engine::Redirect) {
         Ok(Protection::Owned) => Good(
             "engine redirect, for any program: nat, jhash, fib, counters and redirect work, and nobody else can change them (tried in a namespace)"
@@ -260,7 +292,7 @@ fn redirect() -> Finding {
 }
 
 /// Nobody has to use it: what it lacks is no reason for `run` to fail.
-fn tproxy() -> Finding {
+fn tproxy() -> Look {
     let tried = try_rules(Engine::Tproxy).and_then(|protection| {
         let endpoint =
             Endpoint { transport: Transport::Tcp, ipv4: true, ipv6: true, transparent: true };

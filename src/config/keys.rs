@@ -202,6 +202,38 @@ settings! {
         get: copied -> bool,
     }
 
+    /// Start also where filter rules of others kept clients from a public port and no longer do, since they see
+    /// the worker port: what they have shut is open then
+    accept_bypassed_filters: bool {
+        key: "accept_bypassed_filters",
+        flag: "--accept-bypassed-filters", "true|false",
+        range: Any,
+        default: "false",
+        changes: Restart,
+        get: copied -> bool,
+    }
+
+    /// Start also where a server of somebody else listens on a public port, which gets no new connection from
+    /// then on, or where the address of a listener is none of this host
+    take_over_port: bool {
+        key: "take_over_port",
+        flag: "--take-over-port", "true|false",
+        range: Any,
+        default: "false",
+        changes: Restart,
+        get: copied -> bool,
+    }
+
+    /// Take a listener on port 22, by which administrators log in
+    yes_really: bool {
+        key: "yes_really",
+        flag: "--yes-really", "true|false",
+        range: Any,
+        default: "false",
+        changes: Restart,
+        get: copied -> bool,
+    }
+
     /// How a worker shows that it is ready: tcp (it listens; with `socket_activation` it accepts), notify
     /// (and sends READY=1, as sd_notify does), http:/PATH or http://HOST/PATH (and answers with a status
     /// of 2xx there), protocol (it listens where it says over the control socket, as workers of the older

@@ -436,7 +436,7 @@ mod tests {
         let mut expected = json!({ "ok": { "status": {
             "schema": 1, "name": "web", "pid": 4100, "generation": 3,
             "listeners": ["0.0.0.0:80/tcp"], "engine": "redirect", "partition": "hash", "slots": 1024,
-            "repairs": 0, "last_writer": null, "foreign_chains": [],
+            "repairs": 0, "last_writer": null, "foreign_chains": [], "findings": [],
             "orphans": [],
             "conntrack": {"entries": 1804, "limit": 262_144}, "serving": u32::MAX, "trial": null,
             "swaps": {"count": u64::MAX, "seconds": 0.25, "buckets": vec![u64::MAX; 13]},
@@ -553,6 +553,7 @@ mod tests {
             repairs: 0,
             last_writer: None,
             foreign_chains: Vec::new(),
+            findings: Vec::new(),
             trial: None,
             probation: Some(Probation {
                 generation: Generation(3),

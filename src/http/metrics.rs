@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::exposition::{Exposition, Kind};
 use crate::plan::Seat;
-use crate::protocol::{Status, WorkerState};
+use crate::protocol::{FindingKind, FindingSeverity, Status, WorkerState};
 
 /// The metrics of a cluster in the text format of Prometheus, version 0.0.4; see [`crate::http`] for
 /// what they mean. The same status gives the same text.
@@ -30,6 +30,7 @@ pub(crate) fn metrics(status: &Status) -> String {
         "1 if what is configured is in force; 0 if the last reload, or the start, could not put it in force.",
     )
     .add(&[], u8::from(status.configuration.in_force));
+    findings(&mut text, status);
     probation(&mut text, status);
     conntrack(&mut text, status);
     text.finish()
@@ -134,6 +135,21 @@ fn swaps(text: &mut Exposition, status: &Status) {
     samples.add_part("_count", &[], status.swaps.count);
 }
 
+fn findings(text: &mut Exposition, status: &Status) {
+    let mut samples = text.metric(
+        "ipcluster_findings",
+        Kind::Gauge,
+        "What stands in the way of connections on this host, by what it is and how bad it is.",
+    );
+    let mut counts: BTreeMap<(FindingKind, FindingSeverity), u32> = BTreeMap::new();
+    for finding in &status.findings {
+        *counts.entry((finding.kind, finding.severity)).or_default() += 1;
+    }
+    for ((kind, severity), count) in counts {
+        samples.add(&[("kind", &kind), ("severity", &severity)], count);
+    }
+}
+
 fn probation(text: &mut Exposition, status: &Status) {
     text.metric(
         "ipcluster_rollout_on_probation",
@@ -184,6 +200,11 @@ mod tests {
                 "schema": 1, "name": "web", "pid": 4100, "generation": 3,
                 "listeners": ["0.0.0.0:80/tcp"], "partition": "hash", "slots": 1024, "repairs": 2,
                 "conntrack": {"entries": 900, "limit": 1000},
+                "findings": [
+                    {"severity": "warning", "kind": "filter_drops", "listener": null, "rule": null, "what": "a", "cure": ""},
+                    {"severity": "warning", "kind": "filter_drops", "listener": null, "rule": null, "what": "b", "cure": ""},
+                    {"severity": "notice", "kind": "reverse_path", "listener": null, "rule": null, "what": "c", "cure": ""}
+                ],
                 "restarts": {"died": 4}, "retirements": {"lag": 3}, "returns": 1, "given_up": [5, 6],
                 "workers": [
                     {"seat": 10, "slots": 512, "pid": 77, "state": "live", "generation": 3,
@@ -267,6 +288,10 @@ ipcluster_rules_repaired_total 2
 # HELP ipcluster_config_last_reload_successful 1 if what is configured is in force; 0 if the last reload, or the start, could not put it in force.
 # TYPE ipcluster_config_last_reload_successful gauge
 ipcluster_config_last_reload_successful 1
+# HELP ipcluster_findings What stands in the way of connections on this host, by what it is and how bad it is.
+# TYPE ipcluster_findings gauge
+ipcluster_findings{kind="filter_drops",severity="warning"} 2
+ipcluster_findings{kind="reverse_path",severity="notice"} 1
 # HELP ipcluster_rollout_on_probation Whether the workers that were put in force last are on probation.
 # TYPE ipcluster_rollout_on_probation gauge
 ipcluster_rollout_on_probation 0

@@ -16,11 +16,13 @@ use super::handover::give::Handover;
 use super::handover::observer::StepObserver;
 use super::handover::receive::RunningMaster;
 use super::health::HealthMonitor;
+use super::host::{TakenPort, owners_of_ports};
 use super::operators::Operators;
 use super::rules::{ForeignScanner, Rules};
 use super::run::{Adopted, Ended, Master, Subjects};
 use super::startup::claim::Claim;
 use super::startup::dedicate::{Dedicated, dedicate_process};
+use super::startup::in_the_way::{accepted, refuse_what_is_in_the_way};
 use super::startup::orphans::Orphans;
 use super::startup::state::{AdoptedWorker, StartupState};
 use super::startup::template::TemplateSource;
@@ -56,6 +58,8 @@ pub struct Builder {
     replace: bool,
     reload_from: Option<ConfigSource>,
     observer: StepObserver,
+    /// Who has public ports, as a process sees it that has its capabilities still.
+    taken_ports: Vec<TakenPort>,
 }
 
 impl Master {
@@ -80,6 +84,7 @@ impl Builder {
             replace: false,
             reload_from: None,
             observer,
+            taken_ports: Vec::new(),
         }
     }
 
@@ -209,8 +214,11 @@ impl Builder {
     /// [`adopt_orphans`]: crate::process::adopt_orphans
     /// [`ProcessError::ManyThreads`]: crate::process::ProcessError::ManyThreads
     pub fn dedicate_process(self) -> Result<Self, MasterError> {
+        // Afterwards processes of others cannot be inspected any more.
+        let taken_ports = owners_of_ports(self.config.listeners());
         let Dedicated { descriptor_limit, service_manager } = dedicate_process(&self.config)?;
         Ok(Self {
+            taken_ports,
             descriptor_limit: Some(descriptor_limit),
             service_manager,
             obeys_signals: true,
@@ -290,6 +298,8 @@ impl Builder {
         let account = look_up_account(&self.config)?;
         let mut running = self.connect()?;
         let mut claim = Claim::acquire(&self.config, self.control.as_ref(), running.as_mut())?;
+        let (config, in_force) = (&self.config, claim.in_force.as_ref());
+        refuse_what_is_in_the_way(config, in_force, &self.taken_ports)?;
         let workers = self.prepare_workers(&claim, account, running.as_mut())?;
         let state = self.find(&claim, &workers.template, running.as_mut())?;
         let templates = workers.templates;
@@ -396,7 +406,11 @@ impl Builder {
             initial_plan,
             supervisor,
             adopted,
-            foreign: ForeignScanner::new()?,
+            foreign: ForeignScanner::new(
+                accepted(config),
+                config.worker_ports(),
+                self.taken_ports.clone(),
+            )?,
             configuration: Configuration::new(in_force, reader),
             workers: Workers::new(
                 config,

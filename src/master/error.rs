@@ -6,7 +6,7 @@ use crate::control::ControlError;
 use crate::nft::NftError;
 use crate::plan::{ClusterName, Listener, PlanError, Port, PortRange};
 use crate::process::ProcessError;
-use crate::protocol::WorkerFailure;
+use crate::protocol::{Finding, WorkerFailure};
 
 /// Why a master could not start, or could not go on.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +51,12 @@ pub enum MasterError {
         range: PortRange,
         /// The cluster that they belong to.
         guarded_by: ClusterName,
+    },
+    /// Something on the host stands in the way, and no setting says that it may.
+    #[error("{}", finding.what)]
+    InTheWay {
+        /// What.
+        finding: Box<Finding>,
     },
     /// The first worker of a new cluster cannot be run: its program does not exist, or may not be run.
     #[error("{}", failure.cause.spawn_error().unwrap_or("it could not be started"))]
@@ -162,6 +168,7 @@ impl MasterError {
             Self::NotHandedOver { name, .. } => Some(format!(
                 "it keeps running: `ipcluster status {name}`; end it by SIGTERM or SIGKILL, and `ipcluster run` takes over what it leaves"
             )),
+            Self::InTheWay { finding } => Some(finding.cure.clone()),
             Self::FirstWorker { .. } => Some(
                 "`command` names what each worker runs: a program that the user of the workers may run, \
                  by its path, or by a name in the PATH that workers get"

@@ -41,6 +41,9 @@ pub use error::{Fault, NftError, NotUnderstood};
 #[cfg(test)]
 pub(crate) use fake::{Disturbance, Fake, Injection};
 pub use firewall::{Applied, Firewall, Protection};
-pub(crate) use foreign::{Certainty, ForeignNat, ForeignRules};
+pub(crate) use foreign::{
+    Certainty, FilterEffect, FilterHook, ForeignFilter, ForeignFound, ForeignNat, ForeignRules,
+    Interface, TableFamily, TableOrigin, Traffic,
+};
 pub(crate) use other_tables::{OtherTable, OtherTables};
 pub use watch::{Commit, Watch, WatchEvent, WatchEvents, Writer};

@@ -7,7 +7,7 @@ use serde::ser::{SerializeStruct, Serializer};
 use serde::{Deserialize, Serialize};
 
 use super::event_record::WORKERS_LIMIT;
-use super::{Exit, RuleWriter, Stats, Unhealthy, WorkerFailure, WorkerId, WorkerState};
+use super::{Exit, Finding, RuleWriter, Stats, Unhealthy, WorkerFailure, WorkerId, WorkerState};
 use crate::plan::{ClusterName, Generation, Seat};
 
 /// Something that happened to the cluster. Its `Display` is a line for the log, without the time; its
@@ -362,6 +362,10 @@ pub enum Event {
         /// The rule, for display.
         rule: String,
     },
+    /// Something on the host stands in the way.
+    FindingAppeared(Finding),
+    /// It does so no more.
+    FindingGone(Finding),
     /// The kernel did not take a plan.
     CommitFailed {
         /// The error, for display.
@@ -767,6 +771,8 @@ impl fmt::Display for Event {
             Self::ForeignNatGone { rule } => {
                 write!(f, "foreign NAT rule no longer takes precedence over our rules: {rule}")
             }
+            Self::FindingAppeared(finding) => write!(f, "{finding}"),
+            Self::FindingGone(finding) => write!(f, "no longer: {}", finding.what),
             Self::Repaired { what, writer, total, held_back } => {
                 f.write_str("our rules were changed by ")?;
                 match writer {

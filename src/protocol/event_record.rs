@@ -58,6 +58,8 @@ use crate::line_protocol::cut;
 /// | `left_alone` | `quiet` | nobody has changed our rules for so long |
 /// | `foreign_rule_found` | `rule` | a rule of somebody else decides before ours |
 /// | `foreign_rule_gone` | `rule` | it does so no more |
+/// | `finding_appeared` | `severity`, `kind`, `listener`, `rule`, `what`, `cure` | something on the host stands in the way: a rule of somebody else, a setting of the kernel, a server on a public port. The severity is `error`, `warning` or `notice`; `listener` and `rule` are null where it is about none |
+/// | `finding_gone` | `severity`, `kind`, `listener`, `rule`, `what`, `cure` | it does so no more |
 /// | `low_watermark_breached` | `used`, `mark`, `freed`, `workers` | the memory of the cluster is above its low mark: these retired workers (`worker`, `seat`, `generation`, `memory`; the first 200) are asked to end, in this order, which gives back so much |
 /// | `high_watermark_breached` | `used`, `mark`, `freed`, `workers` | it is above its high mark: these are killed |
 /// | `memory_short` | `used`, `mark` | it is above its high mark, and there is no retired worker left to be killed: live ones are left alone |
@@ -183,7 +185,8 @@ mod tests {
     use super::*;
     use crate::plan::{Generation, Seat};
     use crate::protocol::{
-        Exit, FailureCause, MemoryOf, RuleWriter, Unhealthy, WorkerFailure, WorkerId, WorkerState,
+        Exit, FailureCause, Finding, FindingKind, FindingSeverity, MemoryOf, RuleWriter, Unhealthy,
+        WorkerFailure, WorkerId, WorkerState,
     };
 
     #[test]
@@ -199,6 +202,10 @@ mod tests {
     const SEAT: Seat = Seat(1);
     const GENERATION: Generation = Generation(2);
     const SPAN: Duration = Duration::from_millis(1500);
+
+    fn finding() -> Finding {
+        Finding::new(FindingSeverity::Warning, FindingKind::ReversePath, "a route", "change it")
+    }
 
     /// One of each kind, but for the details that make no difference to its fields.
     fn events() -> Vec<Event> {
@@ -266,6 +273,8 @@ mod tests {
             Event::Repaired { what: "gone".to_owned(), writer, total: 7, held_back: SPAN },
             Event::RepairFailed { reason: reason.clone(), retry_in: SPAN },
             Event::InterferenceEnded { quiet: SPAN },
+            Event::FindingAppeared(finding()),
+            Event::FindingGone(finding()),
             Event::ForeignNatFound { rule: "a rule".to_owned() },
             Event::ForeignNatGone { rule: "a rule".to_owned() },
             Event::CommitFailed { reason, retry_in: SPAN },

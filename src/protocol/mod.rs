@@ -7,6 +7,7 @@ mod counters;
 mod error_reply;
 mod event;
 mod event_record;
+mod finding;
 mod log_line;
 mod outcome;
 mod probation;
@@ -37,6 +38,7 @@ pub use event::{EndReason, Event, MemoryOf, ReplaceReason, ReplaceReasonKind};
 pub(crate) use event_record::EventRecord;
 #[cfg(test)]
 pub(crate) use event_record::WORKERS_LIMIT;
+pub use finding::{Finding, FindingKind, FindingSeverity, FoundRule};
 pub use log_line::LogsShown;
 pub(crate) use log_line::{LogLine, LogsRequest};
 pub use outcome::{

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ConfigurationStatus, Probation, ReplaceReasonKind, Restarts, Retirements, SwapTimes,
+    ConfigurationStatus, Finding, Probation, ReplaceReasonKind, Restarts, Retirements, SwapTimes,
     WorkerState,
 };
 use crate::plan::{
@@ -29,6 +29,13 @@ pub const SCHEMA: u32 = 1;
 ///     {"family": "ip", "table": "nat", "chain": "PREROUTING", "hook": "prerouting",
 ///      "priority": -150, "rule_chain": "PREROUTING", "handle": 7,
 ///      "listener": "0.0.0.0:80/tcp", "certain": true}
+///   ],
+///   "findings": [
+///     {"severity": "warning", "kind": "filter_drops", "listener": "0.0.0.0:80/tcp",
+///      "rule": {"family": "inet", "table": "filter", "chain": "input", "hook": "input",
+///               "priority": 0, "rule_chain": "input", "handle": null},
+///      "what": "table inet filter, chain input (filter input, priority 0): policy drop drops ...",
+///      "cure": "`nft insert rule inet filter input ...`"}
 ///   ],
 ///   "orphans": [],
 ///   "conntrack": {"entries": 1804, "limit": 262144}, "serving": 2, "trial": null,
@@ -78,6 +85,9 @@ pub struct Status {
     /// [`ForeignChain::MOST`].
     #[serde(default)]
     pub foreign_chains: Vec<ForeignChain>,
+    /// What stands in the way on this host, the worst first: at most [`Finding::MOST`].
+    #[serde(default)]
+    pub findings: Vec<Finding>,
     /// Processes that say that they are workers of this cluster, were there before this master, and
     /// could not be proven to be: at most [`Orphan::MOST`]. They are left alone.
     #[serde(default)]

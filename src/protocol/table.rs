@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::{
-    Align, Columns, ConntrackFill, ForeignChain, Orphan, Probation, Status, Trial, WaitingSeat,
-    WorkerHealth, WorkerState, WorkerStatus,
+    Align, Columns, ConntrackFill, Finding, FindingKind, ForeignChain, Orphan, Probation, Status,
+    Trial, WaitingSeat, WorkerHealth, WorkerState, WorkerStatus,
 };
 
 impl Status {
@@ -142,6 +142,12 @@ fn head(status: &Status) -> String {
     for foreign in &status.foreign_chains {
         head.push_str(&format!("foreign    {}\n", foreign_chain(foreign)));
     }
+    // Two kinds have lines of their own.
+    let has_line =
+        |it: &&Finding| matches!(it.kind, FindingKind::NatBefore | FindingKind::ConntrackFull);
+    for finding in status.findings.iter().filter(|it| !has_line(it)) {
+        head.push_str(&format!("{:<10} {finding}\n", finding.severity.to_string()));
+    }
     for orphan in &status.orphans {
         let Orphan { pid, seat, generation, reason } = orphan;
         head.push_str(&format!(
@@ -261,7 +267,9 @@ fn conntrack(fill: ConntrackFill) -> String {
     let ConntrackFill { entries, limit } = fill;
     let percent = fill.percent();
     let warning = match fill.is_nearly_full() {
-        true => ": nearly full, raise net.netfilter.nf_conntrack_max",
+        true => {
+            ": nearly full, raise net.netfilter.nf_conntrack_max, or lower nf_conntrack_tcp_timeout_time_wait"
+        }
         false => "",
     };
     match limit {
@@ -396,7 +404,7 @@ master     4100
 listeners  0.0.0.0:80/tcp [::]:443/tcp
 engine     redirect
 partition  hash, 1024 slots
-conntrack  900 of 1000 entries, 90 %: nearly full, raise net.netfilter.nf_conntrack_max
+conntrack  900 of 1000 entries, 90 %: nearly full, raise net.netfilter.nf_conntrack_max, or lower nf_conntrack_tcp_timeout_time_wait
 draining   1 connection with 1 worker of generation 2
 
 SEAT  SLOTS  STATE     GENERATION   PID  CONNECTIONS  QUEUED  HALF-OPEN  TOTAL    MEMORY    UPTIME  PORTS

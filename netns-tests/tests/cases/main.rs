@@ -32,6 +32,7 @@ mod hostile_peers;
 mod idle_connections;
 mod idle_master;
 mod in_flight;
+mod in_the_way;
 mod interrupted_transactions;
 mod lab_addresses;
 mod lab_greeter;
@@ -97,6 +98,7 @@ fn main() -> ExitCode {
         source_ports,
         flush,
         in_flight,
+        in_the_way,
         master_restart,
         transactions,
         repair,

@@ -157,6 +157,7 @@ fn status() -> Status {
         repairs: 0,
         last_writer: None,
         foreign_chains: Vec::new(),
+        findings: Vec::new(),
         orphans: Vec::new(),
         conntrack: None,
         trial: None,

@@ -7,7 +7,7 @@ use super::metrics::Metrics;
 use crate::control::Responder;
 use crate::master::clock::Clock;
 use crate::plan::{ClusterName, Generation};
-use crate::protocol::{Event, Exit};
+use crate::protocol::{Event, Exit, FindingSeverity};
 
 /// Events that a slow subscriber may be behind before it misses some.
 const QUEUE: usize = 1024;
@@ -62,6 +62,9 @@ impl EventLog {
 /// clients something, or needs an operator, is an error.
 fn log(event: &Event) {
     match event {
+        Event::FindingAppeared(finding) if finding.severity != FindingSeverity::Notice => {
+            tracing::warn!("{event}");
+        }
         // It has ended by itself, and its seat gets another at once.
         Event::Died { exit: Exit::Code(0), .. } => tracing::info!("{event}"),
         Event::Ended { asked: false, exit: Exit::Code(1..) | Exit::Signal(_), .. } => {

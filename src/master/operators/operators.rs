@@ -230,6 +230,7 @@ impl Operators {
             report::status(supervisor, counts, &counters, usage, metrics, foreign, now);
         status.orphans = orphans;
         status.serving = rules.serving();
+        status.findings = rules.findings(usage);
         status
     }
 

@@ -98,6 +98,7 @@ pub(crate) fn status(
         repairs: supervisor.repairs().total,
         last_writer: supervisor.repairs().last_writer.clone(),
         foreign_chains,
+        findings: Vec::new(),
         orphans: Vec::new(),
         conntrack: usage.map(|ConntrackUsage { entries, limit }| ConntrackFill { entries, limit }),
         serving: 0,

@@ -1,6 +1,8 @@
 //! How full the kernel's connection tracking table is.
 
+use crate::master::host::conntrack_full;
 use crate::nft::{Conntrack, ConntrackError, ConntrackUsage};
+use crate::protocol::Event;
 
 /// Below so many percent the table has room again, so that one whose usage goes up and down at the
 /// warning level is not warned of again and again.
@@ -18,26 +20,19 @@ pub(super) fn read() -> Result<Option<ConntrackUsage>, ConntrackError> {
 }
 
 impl ConntrackMonitor {
-    /// Reads how full it is, and logs when that has become too much, or has ended.
-    pub(super) fn check(&mut self) {
+    /// Reads how full it is, and tells when that has become too much, or has ended.
+    pub(super) fn check(&mut self) -> Option<Event> {
         let usage = match read() {
-            Ok(Some(usage)) => usage,
-            Ok(None) => return,
+            Ok(usage) => usage?,
             Err(error) => {
-                return tracing::debug!(%error, "cannot read how many entries conntrack has");
+                tracing::debug!(%error, "cannot read how many entries conntrack has");
+                return None;
             }
         };
-        let ConntrackUsage { entries, limit } = usage;
-        match self.note(usage) {
-            Some(true) => tracing::warn!(
-                entries,
-                limit,
-                "connection tracking is nearly full: beyond the limit the kernel drops new connections. \
-                 Raise net.netfilter.nf_conntrack_max"
-            ),
-            Some(false) => tracing::info!(entries, limit, "connection tracking has room again"),
-            None => {}
-        }
+        Some(match self.note(usage)? {
+            true => Event::FindingAppeared(conntrack_full(usage)),
+            false => Event::FindingGone(conntrack_full(usage)),
+        })
     }
 
     /// Whether it has just become nearly full, or just not.

@@ -1,4 +1,4 @@
-//! Nat rules of other programs that decide before ours do.
+//! What other programs do on this host that stands in the way, looked for while the cluster runs.
 
 use std::time::Duration;
 
@@ -6,10 +6,11 @@ use tokio::sync::mpsc;
 
 use crate::master::background::BackgroundThread;
 use crate::master::error::{MasterError, causes};
-use crate::master::waiting::receive;
+use crate::master::host::{Accepted, HostFacts, Survey, TakenPort, findings, survey};
+use crate::master::waiting::{QUIET_INTERVAL, next_multiple, receive};
 use crate::nft::{Certainty, ForeignNat, ForeignRules, NftError};
-use crate::plan::Plan;
-use crate::protocol::{Event, ForeignChain, Timestamp};
+use crate::plan::{Plan, PortRange};
+use crate::protocol::{Event, Finding, FindingKind, ForeignChain, Timestamp};
 
 /// The least time between the end of a scan and the next one.
 const INTERVAL: Duration = Duration::from_millis(400);
@@ -20,42 +21,63 @@ const SHARE: u32 = 5;
 /// The longest time between scans while they fail, as in a storm of commits.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Scans the rules of others in a thread, since others may have very many.
+/// How often what the kernel tells nobody of is read: settings, sockets, tables of iptables-legacy.
+const FACTS_INTERVAL: Duration = QUIET_INTERVAL.saturating_mul(48);
+
+/// Scans the rules of others and the state of the host in a thread, since others may have very many.
 pub(crate) struct ForeignScanner {
     thread: BackgroundThread,
     sender: mpsc::UnboundedSender<Scan>,
     finished: mpsc::UnboundedReceiver<Scan>,
+    accepted: Accepted,
+    worker_ports: PortRange,
+    taken_ports: Vec<TakenPort>,
     /// Somebody has changed rules outside our table since the last scan.
     others_changed: bool,
     /// `None` while a scan is under way.
     rules: Option<ForeignRules>,
     next_scan: Timestamp,
+    next_facts: Timestamp,
     /// Scans that failed in a row.
     failures: u32,
     /// What the last scan has found.
+    facts: HostFacts,
     found: Vec<ForeignNat>,
+    findings: Vec<Finding>,
 }
 
 /// The result of a scan.
 pub(crate) struct Scan {
     rules: ForeignRules,
     began: Timestamp,
-    found: Result<Vec<ForeignNat>, NftError>,
+    /// `None`: all is as it was.
+    found: Result<Option<(HostFacts, Vec<ForeignNat>, Vec<Finding>)>, NftError>,
 }
 
 impl ForeignScanner {
-    /// The first scan is due at once.
-    pub(crate) fn new() -> Result<Self, MasterError> {
+    /// The first scan is due at once. `accepted` is what may stand in the way, and `worker_ports` is where
+    /// workers listen.
+    pub(crate) fn new(
+        accepted: Accepted,
+        worker_ports: PortRange,
+        taken_ports: Vec<TakenPort>,
+    ) -> Result<Self, MasterError> {
         let (sender, finished) = mpsc::unbounded_channel();
         Ok(Self {
             thread: BackgroundThread::new("foreign-rules")?,
             sender,
             finished,
+            accepted,
+            worker_ports,
+            taken_ports,
             others_changed: true,
             rules: Some(ForeignRules::open()?),
             next_scan: Timestamp::ZERO,
+            next_facts: Timestamp::ZERO,
             failures: 0,
+            facts: HostFacts::default(),
             found: Vec::new(),
+            findings: Vec::new(),
         })
     }
 
@@ -64,20 +86,45 @@ impl ForeignScanner {
         self.others_changed = true;
     }
 
-    /// When the next scan is to [begin](Self::begin); `None` while nobody has changed anything.
+    /// When the next scan is to [begin](Self::begin); `None` while one is under way.
     pub(super) fn due(&self) -> Option<Timestamp> {
-        (self.others_changed && self.rules.is_some()).then_some(self.next_scan)
+        self.rules.as_ref()?;
+        Some(match self.others_changed {
+            true => self.next_scan.min(self.next_facts),
+            false => self.next_facts,
+        })
     }
 
-    /// Begins a scan for rules that concern the listeners of this plan.
+    /// Begins a scan for what concerns the listeners of this plan.
     pub(super) fn begin(&mut self, plan: &Plan, now: Timestamp) {
         let Some(mut rules) = self.rules.take() else { return };
-        self.others_changed = false;
+        let is_forced = std::mem::take(&mut self.others_changed);
         let listeners = plan.listeners().clone();
         let (local_clients, engine) = (plan.has_local_clients(), plan.engine());
+        let (accepted, worker_ports, known) =
+            (self.accepted, self.worker_ports, self.facts.clone());
+        let taken_ports = self.taken_ports.clone();
         let sender = self.sender.clone();
+        self.next_facts = next_multiple(now, FACTS_INTERVAL);
         self.thread.run(move || {
-            let found = rules.find(Some(&listeners), local_clients, engine);
+            let facts = HostFacts::read(&listeners).with_owners_of(&taken_ports);
+            let found = match !is_forced && facts == known {
+                true => Ok(None),
+                false => survey(
+                    &mut rules,
+                    facts.clone(),
+                    &listeners,
+                    worker_ports,
+                    engine,
+                    local_clients,
+                )
+                .map(|survey| {
+                    // How full connection tracking is, is asked more often elsewhere.
+                    let survey = Survey { conntrack: None, ..survey };
+                    let all = findings(&survey, &listeners, engine, accepted);
+                    Some((facts, survey.rules.before, all))
+                }),
+            };
             // The loop has ended.
             let _ = sender.send(Scan { rules, began: now, found });
         });
@@ -97,13 +144,7 @@ impl ForeignScanner {
                 let pause = now.since(began).saturating_mul(SHARE - 1);
                 self.next_scan = now.after(pause.max(INTERVAL));
                 self.failures = 0;
-                let before = std::mem::replace(&mut self.found, found);
-                let appeared = self.found.iter().filter(|one| !before.contains(one));
-                let gone = before.iter().filter(|one| !self.found.contains(one));
-                let appeared =
-                    appeared.map(|rule| Event::ForeignNatFound { rule: rule.to_string() });
-                let gone = gone.map(|rule| Event::ForeignNatGone { rule: rule.to_string() });
-                appeared.chain(gone).collect()
+                found.map(|found| self.note(found)).unwrap_or_default()
             }
             Err(error) => {
                 self.failures = self.failures.saturating_add(1);
@@ -113,7 +154,7 @@ impl ForeignScanner {
                 if self.failures == 1 {
                     tracing::warn!(
                         error = causes(&error),
-                        "cannot list the NAT rules of other programs"
+                        "cannot list the rules of other programs"
                     );
                 }
                 Vec::new()
@@ -121,7 +162,33 @@ impl ForeignScanner {
         }
     }
 
+    fn note(&mut self, found: (HostFacts, Vec<ForeignNat>, Vec<Finding>)) -> Vec<Event> {
+        let (facts, nat, findings) = found;
+        self.facts = facts;
+        let nat_before = std::mem::replace(&mut self.found, nat);
+        let before = std::mem::replace(&mut self.findings, findings);
+        let mut events = Vec::new();
+        for rule in self.found.iter().filter(|one| !nat_before.contains(one)) {
+            events.push(Event::ForeignNatFound { rule: rule.to_string() });
+        }
+        for rule in nat_before.iter().filter(|one| !self.found.contains(one)) {
+            events.push(Event::ForeignNatGone { rule: rule.to_string() });
+        }
+        // Rules of nat that decide before ours have events of their own, which are older.
+        let is_told = |one: &&Finding| one.kind != FindingKind::NatBefore;
+        let appeared = self.findings.iter().filter(|one| !before.contains(one)).filter(is_told);
+        events.extend(appeared.cloned().map(Event::FindingAppeared));
+        let gone = before.iter().filter(|one| !self.findings.contains(one)).filter(is_told);
+        events.extend(gone.cloned().map(Event::FindingGone));
+        events
+    }
+
     /// What the last scan has found, for a status.
+    pub(super) fn findings(&self) -> &[Finding] {
+        &self.findings
+    }
+
+    /// The nat rules that the last scan has found, for a status.
     pub(super) fn chains(&self) -> Vec<ForeignChain> {
         let cut = |name: &str| name.chars().take(ForeignChain::NAME_LEN).collect();
         let chain = |one: &ForeignNat| {

@@ -4,12 +4,15 @@
 //! | waits for | what follows |
 //! |---|---|
 //! | a commit of somebody else (multicast) | the supervisor is told if it touched our table |
-//! | commits outside our table | nat rules that decide before ours are looked for, in a thread |
+//! | commits outside our table | rules that stand in the way are looked for, in a thread |
 //! | remains of earlier plans | they are removed when nothing can lead to them any more |
 //! | a plan with udp listeners that comes into force, and a second more | entries of udp senders that lead to no worker are deleted, in a thread |
 //! | a quarter of the time for which connection tracking remembers silent connections | the entries of those that workers have are kept, in a thread |
 //! | 5 seconds, with the engine `redirect` | how full the connection tracking table is |
+//! | 10 seconds | connections that were led to seats are compared with those that have arrived |
+//! | 30 seconds | settings of the kernel, sockets on public ports and the like are read, in a thread |
 
+mod arrivals;
 mod commits;
 mod conntrack_usage;
 mod foreign;

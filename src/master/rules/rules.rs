@@ -3,6 +3,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use super::arrivals::{ArrivalMonitor, Arrivals};
 use super::commits::{CommitWatch, Commits};
 use super::conntrack_usage::{self, ConntrackMonitor};
 use super::foreign::{ForeignScanner, Scan};
@@ -10,10 +11,11 @@ use super::idle_connections::IdleConnections;
 use super::udp_senders::UdpSenders;
 use crate::master::clock::{Clock, QuietTimer};
 use crate::master::error::{MasterError, causes};
+use crate::master::host::conntrack_full;
 use crate::master::waiting::{QUIET_INTERVAL, next_multiple, sleep_until};
 use crate::nft::{ConntrackUsage, Firewall, NftError};
 use crate::plan::{Engine, Plan, Seat};
-use crate::protocol::{Event, ForeignChain, Timestamp};
+use crate::protocol::{Event, Finding, ForeignChain, Timestamp};
 use crate::ruleset::CounterValue;
 use crate::supervisor::{Input, Verification};
 
@@ -30,6 +32,7 @@ pub(crate) struct Rules {
     firewall: Firewall,
     commits: CommitWatch,
     foreign: ForeignScanner,
+    arrivals: ArrivalMonitor,
     conntrack: ConntrackMonitor,
     /// When it is read how full that table is; `None` while the rules in force do not use it.
     conntrack_check: Option<Timestamp>,
@@ -44,6 +47,8 @@ pub(crate) struct Rules {
 
 /// Work that is due.
 pub(crate) enum Task {
+    CheckArrivals,
+    TakeArrivals(Arrivals),
     CheckConntrack,
     ReleaseUdpSenders,
     KeepIdleConnections,
@@ -64,6 +69,7 @@ impl Rules {
             firewall,
             commits,
             foreign,
+            arrivals: ArrivalMonitor::new()?,
             conntrack: ConntrackMonitor::default(),
             conntrack_check: Some(Timestamp::ZERO),
             conntrack_timer: QuietTimer::default(),
@@ -92,7 +98,17 @@ impl Rules {
     ) -> (impl Future<Output = Task>, impl Future<Output = io::Result<()>>) {
         let conntrack_at = self.conntrack_check;
         let idle_connections_at = self.idle_connections.due();
-        let Self { firewall, commits, foreign, udp_senders, conntrack_timer, next_tidy, .. } = self;
+        let window_ends = self.arrivals.due();
+        let Self {
+            firewall,
+            commits,
+            foreign,
+            arrivals,
+            udp_senders,
+            conntrack_timer,
+            next_tidy,
+            ..
+        } = self;
         let udp_senders_at = udp_senders.due();
         let tidy_at = firewall.tidy_at().map(|at| at.max(*next_tidy));
         let scan_at = foreign.due();
@@ -105,6 +121,8 @@ impl Rules {
                 () = sleep_until(idle_connections_at) => Task::KeepIdleConnections,
                 () = clock.sleep_until(scan_at) => Task::ScanForeign,
                 scan = foreign.finished() => Task::TakeForeign(scan),
+                () = clock.sleep_until(window_ends) => Task::CheckArrivals,
+                arrivals = arrivals.finished() => Task::TakeArrivals(arrivals),
             }
         };
         (task, commits.ready())
@@ -116,9 +134,14 @@ impl Rules {
             Task::CheckConntrack => {
                 let is_used = plan.engine() == Engine::Redirect;
                 self.conntrack_check = is_used.then(|| next_multiple(now, CONNTRACK_INTERVAL));
-                if is_used {
-                    self.conntrack.check();
-                }
+                return is_used.then(|| self.conntrack.check()).flatten().into_iter().collect();
+            }
+            Task::CheckArrivals => {
+                let led = self.connections_by_seat().map(|it| it.values().sum());
+                return self.arrivals.end_window(led, plan, now).into_iter().collect();
+            }
+            Task::TakeArrivals(arrivals) => {
+                return self.arrivals.take_in(arrivals).into_iter().collect();
             }
             Task::ReleaseUdpSenders => self.udp_senders.release(plan),
             Task::KeepIdleConnections => self.idle_connections.look(plan, Instant::now()),
@@ -248,6 +271,17 @@ impl Rules {
             tracing::warn!(%error, "cannot read how many entries conntrack has");
             None
         })
+    }
+
+    /// What stands in the way on this host, for a status; of connection tracking by this usage.
+    pub(crate) fn findings(&self, usage: Option<ConntrackUsage>) -> Vec<Finding> {
+        let full = usage.filter(|it| it.is_nearly_full()).map(conntrack_full);
+        let lost = self.arrivals.finding().cloned();
+        let of_host = self.foreign.findings().iter().cloned();
+        let mut all: Vec<Finding> = of_host.chain(full).chain(lost).collect();
+        all.sort();
+        all.truncate(Finding::MOST);
+        all
     }
 
     /// The rules of others that decide before ours, for a status.

@@ -5,7 +5,7 @@
 //! | stage | file | |
 //! |---|---|---|
 //! | connect | `handover/receive.rs` | with `run --replace`, the running master offers all that it has |
-//! | claim | `claim.rs`, `overlap.rs` | the lock, the sockets of operators, the table in the kernel; refused beside another master, or a cluster with the same listeners |
+//! | claim | `claim.rs`, `overlap.rs`, `in_the_way.rs` | the lock, the sockets of operators, the table in the kernel; refused beside another master, or a cluster with the same listeners, and where filters of others, or a server on the port, stand in the way |
 //! | prepare | `template.rs`, `worker_sockets.rs`, `ipv6_listeners.rs` | what workers are started with, and the sockets that they are told of |
 //! | find | `find_workers.rs`, `state.rs`, `orphans.rs` | the workers of the earlier master, by what it hands over, or by what the kernel and `/proc` show |
 //! | build | `builder.rs` | the supervisor, the subjects of the master, and their threads |
@@ -16,6 +16,7 @@
 pub(super) mod claim;
 pub(super) mod dedicate;
 mod find_workers;
+pub(super) mod in_the_way;
 pub(super) mod ipv6_listeners;
 pub(super) mod orphans;
 pub(super) mod overlap;

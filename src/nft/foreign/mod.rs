@@ -13,8 +13,10 @@
 //! known of that connection's first packet (`packet.rs`). What is not known, or not understood, may
 //! match or not: then the rule is reported as one that possibly decides.
 
+mod filter;
 mod packet;
 mod rule;
+mod xt;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -24,8 +26,8 @@ use std::ops::RangeInclusive;
 use super::error::NftError;
 use super::firewall::netlink_error;
 use super::wire::chain::{
-    NFTA_CHAIN_HOOK, NFTA_CHAIN_NAME, NFTA_CHAIN_TABLE, NFTA_CHAIN_TYPE, NFTA_HOOK_HOOKNUM,
-    NFTA_HOOK_PRIORITY,
+    NFTA_CHAIN_HOOK, NFTA_CHAIN_NAME, NFTA_CHAIN_POLICY, NFTA_CHAIN_TABLE, NFTA_CHAIN_TYPE,
+    NFTA_HOOK_HOOKNUM, NFTA_HOOK_PRIORITY,
 };
 use super::wire::dump;
 use super::wire::element::NFTA_SET_ELEM_LIST_SET;
@@ -34,6 +36,8 @@ use crate::netlink::attribute::put_text;
 use crate::netlink::{Attributes, NetlinkError, NlFamily, Socket};
 use crate::plan::{Engine, Listener, Listeners, Port, Protocol};
 use crate::ruleset::{PRIORITY_DSTNAT, TableName};
+pub(crate) use filter::{FilterEffect, Traffic};
+pub(crate) use packet::Interface;
 use packet::Packet;
 use rule::{Element, Rule, Set, text};
 
@@ -84,6 +88,72 @@ pub enum NatHook {
     Output = 3,
 }
 
+/// A filter rule of somebody else, or the policy of a chain, and what it does to connections to a listener.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ForeignFilter {
+    /// The family of the table.
+    pub(crate) family: TableFamily,
+    /// The table. What is not printable is escaped, here and in the other names.
+    pub(crate) table: String,
+    /// The base chain.
+    pub(crate) chain: String,
+    /// Its hook.
+    pub(crate) hook: FilterHook,
+    /// Its priority.
+    pub(crate) priority: i32,
+    /// The chain in which the rule stands, which may be another.
+    pub(crate) rule_chain: String,
+    /// The handle of the rule, by which `nft -a list` shows it; `None`: the policy of the base chain.
+    pub(crate) handle: Option<u64>,
+    /// The listener.
+    pub(crate) listener: Listener,
+    /// What it does.
+    pub(crate) effect: FilterEffect,
+    /// A client to whom it does so, and the interface by which it comes; `None`: to everybody.
+    pub(crate) client: Option<(IpAddr, String)>,
+    /// What has made the table, as far as that is known.
+    pub(crate) origin: TableOrigin,
+}
+
+impl ForeignFilter {
+    fn is_same_but_for_the_client(&self, other: &Self) -> bool {
+        Self { client: None, ..self.clone() } == Self { client: None, ..other.clone() }
+    }
+}
+
+/// The hook of a filter chain that connections to this host pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum FilterHook {
+    /// `NF_INET_PRE_ROUTING`
+    Prerouting = 0,
+    /// `NF_INET_LOCAL_IN`
+    Input = 1,
+}
+
+/// What has made a table: by its name, and the names of its chains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum TableOrigin {
+    /// ufw, by iptables.
+    Ufw,
+    /// firewalld.
+    Firewalld,
+    /// iptables.
+    Iptables,
+    /// Anybody.
+    Nftables,
+}
+
+/// What was found of the rules of others.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct ForeignFound {
+    /// Nat rules that decide before ours.
+    pub(crate) before: Vec<ForeignNat>,
+    /// Nat rules that certainly map connections to our listeners, and come after ours: they never do.
+    pub(crate) after: Vec<ForeignNat>,
+    /// Filter rules that stand in the way, or no longer do.
+    pub(crate) filters: Vec<ForeignFilter>,
+}
+
 /// How sure it is that a rule decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Certainty {
@@ -129,12 +199,34 @@ impl ForeignRules {
             true => &[NatHook::Prerouting, NatHook::Output],
             false => &[NatHook::Prerouting],
         };
-        let tables = self.read(hooks, ours).map_err(failed)?;
+        let wanted = |base: &Base| base.is_nat_of(hooks, ours);
+        let tables = self.read(wanted).map_err(failed)?;
         let targets: Vec<(Option<Listener>, Packet)> = match listeners {
             Some(all) => all.iter().map(|one| (Some(*one), Packet::to(one))).collect(),
             None => Packet::any().into_iter().map(|packet| (None, packet)).collect(),
         };
         Ok(analyse(&tables, &targets, ours))
+    }
+
+    /// Finds all that concerns connections to these listeners: nat rules as [`Self::find`] does, those
+    /// that come too late, and filter rules.
+    ///
+    /// # Errors
+    /// The errors of [`Self::find`].
+    pub(crate) fn survey(
+        &mut self,
+        traffic: &Traffic<'_>,
+        local_clients: bool,
+    ) -> Result<ForeignFound, NftError> {
+        let hooks: &[NatHook] = match local_clients {
+            true => &[NatHook::Prerouting, NatHook::Output],
+            false => &[NatHook::Prerouting],
+        };
+        let wanted = |base: &Base| {
+            matches!(base.kind, BaseKind::Filter(_)) || base.is_nat_of(hooks, i32::MAX)
+        };
+        let tables = self.read(wanted).map_err(failed)?;
+        Ok(survey(&tables, traffic))
     }
 
     /// Those of these ports of this host for which some nat rule of others is, whatever it maps to and
@@ -148,7 +240,8 @@ impl ForeignRules {
         ports: &[u16],
         range: RangeInclusive<u16>,
     ) -> Result<BTreeSet<u16>, NftError> {
-        let tables = self.read(&[NatHook::Prerouting], i32::MAX).map_err(failed)?;
+        let wanted = |base: &Base| base.is_nat_of(&[NatHook::Prerouting], i32::MAX);
+        let tables = self.read(wanted).map_err(failed)?;
         if tables.is_empty() {
             return Ok(BTreeSet::new());
         }
@@ -158,10 +251,11 @@ impl ForeignRules {
         Ok(ports.iter().copied().filter(is_mapped).collect())
     }
 
-    fn read(&mut self, hooks: &[NatHook], ours: i32) -> Result<Vec<Table>, NetlinkError> {
+    /// Reads the tables of others that have base chains of which some are `wanted`.
+    fn read(&mut self, wanted: impl Fn(&Base) -> bool) -> Result<Vec<Table>, NetlinkError> {
         for _ in 0..ATTEMPTS {
             let before = dump::generation_id(&mut self.socket)?;
-            let tables = self.read_once(hooks, ours);
+            let tables = self.read_once(&wanted);
             if dump::generation_id(&mut self.socket)? == before {
                 return tables;
             }
@@ -169,13 +263,13 @@ impl ForeignRules {
         Err(NetlinkError::DumpInterrupted { attempts: ATTEMPTS })
     }
 
-    fn read_once(&mut self, hooks: &[NatHook], priority: i32) -> Result<Vec<Table>, NetlinkError> {
+    fn read_once(&mut self, wanted: &impl Fn(&Base) -> bool) -> Result<Vec<Table>, NetlinkError> {
         let ours: BTreeSet<String> = dump::our_tables(&mut self.socket)?.into_iter().collect();
         let bases = self.socket.dump(kind(GET_CHAIN), 0, &request(0, &[]), |_, body| {
             Ok(parse_base(body).filter(|(of, base)| {
                 let is_ours = of.family == TableFamily::Inet
                     && std::str::from_utf8(&of.name).is_ok_and(|name| ours.contains(name));
-                !is_ours && base.priority <= priority && hooks.contains(&base.hook)
+                !is_ours && wanted(base)
             }))
         })?;
         let mut tables: BTreeMap<TableId, Vec<Base>> = BTreeMap::new();
@@ -242,6 +336,27 @@ impl fmt::Display for ForeignNat {
     }
 }
 
+impl fmt::Display for ForeignFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { family, table, chain, hook, priority, rule_chain, handle, .. } = self;
+        write!(f, "table {family} {table}, chain {chain} (filter {hook}, priority {priority}): ")?;
+        match handle {
+            None => f.write_str("policy drop"),
+            Some(handle) if rule_chain == chain => write!(f, "rule {handle}"),
+            Some(handle) => write!(f, "rule {handle} of chain {rule_chain}"),
+        }
+    }
+}
+
+impl fmt::Display for FilterHook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Prerouting => "prerouting",
+            Self::Input => "input",
+        })
+    }
+}
+
 impl fmt::Display for TableFamily {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -267,12 +382,28 @@ struct TableId {
     name: Vec<u8>,
 }
 
-/// A nat base chain.
+/// A base chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Base {
     name: Vec<u8>,
-    hook: NatHook,
+    kind: BaseKind,
     priority: i32,
+    /// Its policy.
+    drops: bool,
+}
+
+/// What a base chain is for, and where packets meet it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum BaseKind {
+    Nat(NatHook),
+    Filter(FilterHook),
+}
+
+impl Base {
+    fn is_nat_of(&self, hooks: &[NatHook], up_to: i32) -> bool {
+        let is_wanted = matches!(self.kind, BaseKind::Nat(hook) if hooks.contains(&hook));
+        is_wanted && self.priority <= up_to
+    }
 }
 
 /// What is needed of somebody's table.
@@ -284,6 +415,43 @@ struct Table {
     sets: BTreeMap<Vec<u8>, Set>,
 }
 
+impl Table {
+    fn origin(&self) -> TableOrigin {
+        let has_chain = |begin: &[u8]| self.chains.keys().any(|name| name.starts_with(begin));
+        let is_of_iptables = self.id.family != TableFamily::Inet
+            && [&b"filter"[..], b"mangle", b"raw", b"nat"].contains(&self.id.name.as_slice())
+            && self
+                .bases
+                .iter()
+                .all(|base| base.name.is_ascii() && !base.name.iter().any(u8::is_ascii_lowercase));
+        match () {
+            () if self.id.name == b"firewalld" => TableOrigin::Firewalld,
+            () if is_of_iptables && (has_chain(b"ufw-") || has_chain(b"ufw6-")) => TableOrigin::Ufw,
+            () if is_of_iptables => TableOrigin::Iptables,
+            () => TableOrigin::Nftables,
+        }
+    }
+}
+
+/// All that concerns this traffic.
+fn survey(tables: &[Table], traffic: &Traffic<'_>) -> ForeignFound {
+    let targets: Vec<(Option<Listener>, Packet)> =
+        traffic.listeners.iter().map(|one| (Some(*one), Packet::to(one))).collect();
+    let ours = match traffic.engine {
+        Engine::Redirect => PRIORITY_DSTNAT,
+        Engine::Tproxy => i32::MAX,
+    };
+    let (before, mut after): (Vec<ForeignNat>, Vec<ForeignNat>) =
+        analyse(tables, &targets, i32::MAX).into_iter().partition(|one| one.priority <= ours);
+    after.retain(|one| one.certainty == Certainty::Certain);
+    let before = match before.is_empty() {
+        true => before,
+        // Those at our priority are not certain.
+        false => analyse(tables, &targets, ours),
+    };
+    ForeignFound { before, after, filters: filter::judge(tables, traffic) }
+}
+
 /// `ours` is the priority of our chain among theirs.
 fn analyse(tables: &[Table], targets: &[(Option<Listener>, Packet)], ours: i32) -> Vec<ForeignNat> {
     let mut found: BTreeMap<(usize, usize, Vec<u8>, u64), ForeignNat> = BTreeMap::new();
@@ -291,6 +459,10 @@ fn analyse(tables: &[Table], targets: &[(Option<Listener>, Packet)], ours: i32) 
         let seen = targets.iter().filter(|(_, packet)| packet.is_seen_by(table.id.family));
         for (listener, packet) in seen {
             for (place, base) in table.bases.iter().enumerate() {
+                let BaseKind::Nat(hook) = base.kind else { continue };
+                if base.priority > ours {
+                    continue;
+                }
                 for mapping in packet.walk(&table.chains, &table.sets, &base.name) {
                     let is_first = base.priority < ours;
                     let certainty = match mapping.is_certain && is_first {
@@ -303,7 +475,7 @@ fn analyse(tables: &[Table], targets: &[(Option<Listener>, Packet)], ours: i32) 
                             family: table.id.family,
                             table: printable(&table.id.name),
                             chain: printable(&base.name),
-                            hook: base.hook,
+                            hook,
                             priority: base.priority,
                             rule_chain: printable(&mapping.chain),
                             handle: mapping.handle,
@@ -332,7 +504,9 @@ fn rules_for(tables: &[Table], port: u16) -> BTreeSet<(usize, Vec<u8>, u64)> {
     let mut found = BTreeSet::new();
     for packet in listeners.map(|listener| Packet::to(&listener)) {
         for (number, table) in tables.iter().enumerate() {
-            for base in table.bases.iter().filter(|_| packet.is_seen_by(table.id.family)) {
+            let is_nat = |base: &&Base| matches!(base.kind, BaseKind::Nat(_));
+            let seen = table.bases.iter().filter(|_| packet.is_seen_by(table.id.family));
+            for base in seen.filter(is_nat) {
                 let mappings = packet.walk(&table.chains, &table.sets, &base.name);
                 found.extend(mappings.into_iter().map(|it| (number, it.chain, it.handle)));
             }
@@ -346,16 +520,25 @@ fn parse_base(body: &[u8]) -> Option<(TableId, Base)> {
         .into_iter()
         .find(|family| body.first() == Some(&(*family as u8)))?;
     let attributes = Attributes::new(after_header(body)?);
-    let is_nat = attributes.get(NFTA_CHAIN_TYPE).map(text) == Some(b"nat");
     let entry = attributes.nested(NFTA_CHAIN_HOOK)?;
     let number = entry.u32(NFTA_HOOK_HOOKNUM)?;
-    let hook = [NatHook::Prerouting, NatHook::Output]
-        .into_iter()
-        .find(|known| *known as u32 == number)
-        .filter(|_| is_nat)?;
+    let kind = match attributes.get(NFTA_CHAIN_TYPE).map(text)? {
+        b"nat" => [NatHook::Prerouting, NatHook::Output]
+            .into_iter()
+            .find(|known| *known as u32 == number)
+            .map(BaseKind::Nat)?,
+        b"filter" => [FilterHook::Prerouting, FilterHook::Input]
+            .into_iter()
+            .find(|known| *known as u32 == number)
+            .map(BaseKind::Filter)?,
+        _ => return None,
+    };
     let priority = entry.u32(NFTA_HOOK_PRIORITY)?.cast_signed();
+    /// `NF_DROP`.
+    const DROP: u32 = 0;
+    let drops = attributes.u32(NFTA_CHAIN_POLICY) == Some(DROP);
     let name = |kind| attributes.get(kind).map(|name| text(name).to_vec());
-    let base = Base { name: name(NFTA_CHAIN_NAME)?, hook, priority };
+    let base = Base { name: name(NFTA_CHAIN_NAME)?, kind, priority, drops };
     Some((TableId { family, name: name(NFTA_CHAIN_TABLE)? }, base))
 }
 

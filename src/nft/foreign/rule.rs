@@ -1,6 +1,7 @@
 //! Somebody's rules, sets and elements, as far as they are understood. Names of attributes are those
 //! of include/uapi/linux/netfilter/nf_tables.h.
 
+use super::xt::{self, XtMatch};
 use crate::netlink::Attributes;
 use crate::nft::wire::data::{
     NFTA_DATA_VALUE, NFTA_DATA_VERDICT, NFTA_VERDICT_CHAIN, NFTA_VERDICT_CODE,
@@ -42,8 +43,10 @@ const NFTA_NAT_TYPE: u16 = 1;
 const DNAT: u32 = 1;
 
 const NFTA_MATCH_NAME: u16 = 1;
+const NFTA_MATCH_REVISION: u16 = 2;
 const NFTA_MATCH_INFO: u16 = 3;
 const NFTA_TARGET_NAME: u16 = 1;
+const NFTA_TARGET_INFO: u16 = 3;
 
 /// `NFT_LOOKUP_F_INV`.
 const INVERTED: u32 = 1;
@@ -107,9 +110,13 @@ pub(super) enum Step {
         is_inverted: bool,
         asks_for_more: bool,
     },
+    /// Another match of iptables.
+    Xt(XtMatch),
     Verdict(Verdict),
     /// Maps the destination of the connection.
     Map,
+    /// Exempts the packet from connection tracking.
+    Untrack,
     /// Goes on, and does nothing that matters here.
     Nothing,
     /// Not understood: may go on or not, and may have changed any register.
@@ -132,7 +139,30 @@ pub(super) enum Loaded {
     },
     /// `fib daddr type`
     DestinationType,
+    /// `fib saddr type`
+    SourceType,
+    /// `fib saddr . iif oif` with `exists` or `missing`: the answer goes out by where the packet came in.
+    ReturnRoute,
+    /// `NFT_META_IIF`
+    InterfaceIndex,
+    /// `NFT_META_IIFNAME`
+    InterfaceName,
+    /// `NFT_META_PKTTYPE`
+    PacketType,
+    /// `NFT_CT_STATE`
+    CtState,
+    /// `NFT_CT_STATUS`
+    CtStatus,
+    /// `NFT_CT_PROTO_DST` of the original direction: the port that the client has connected to.
+    CtOriginalPort,
     Other,
+}
+
+impl Loaded {
+    /// Whether the port that the packet has where the rule sees it is in what is loaded.
+    pub(super) fn has_destination_port(self, length: usize) -> bool {
+        matches!(self, Self::Transport { offset } if offset < 4 && offset + length > 2)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,8 +184,12 @@ pub(super) enum LookupResult {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// Accepted, dropped, queued: no rule of this base chain sees the packet any more.
-    Final,
+    /// No rule of this base chain sees the packet any more; those of later ones do.
+    Accept,
+    /// The packet is gone: dropped, or refused.
+    Drop,
+    /// A program decides (`queue`), or somebody else has the packet.
+    Elsewhere,
     /// `NFT_CONTINUE`
     Continue,
     /// `NFT_BREAK`
@@ -263,13 +297,16 @@ impl Data<'_> {
             b"nat" if self.0.u32(NFTA_NAT_TYPE)? == DNAT => Step::Map,
             b"redir" => Step::Map,
             b"match" => self.xt_match()?,
-            b"target" => match text(self.0.get(NFTA_TARGET_NAME)?) {
-                b"DNAT" | b"REDIRECT" | b"NETMAP" => Step::Map,
-                _ => Step::Nothing,
-            },
-            b"nat" | b"masq" | b"counter" | b"log" | b"last" | b"objref" | b"notrack" => {
-                Step::Nothing
+            b"target" => {
+                let info = self.0.get(NFTA_TARGET_INFO).unwrap_or_default();
+                xt::target(text(self.0.get(NFTA_TARGET_NAME)?), info)
             }
+            b"tproxy" => Step::Map,
+            b"reject" => Step::Verdict(Verdict::Drop),
+            b"queue" | b"synproxy" => Step::Verdict(Verdict::Elsewhere),
+            b"notrack" => Step::Untrack,
+            b"ct" => self.conntrack()?,
+            b"nat" | b"masq" | b"counter" | b"log" | b"last" | b"objref" => Step::Nothing,
             _ => return None,
         })
     }
@@ -281,6 +318,9 @@ impl Data<'_> {
         }
         let (what, length) = match self.0.u32(NFTA_META_KEY)? {
             1 => (Loaded::EthernetType, 2),
+            4 => (Loaded::InterfaceIndex, 4),
+            6 => (Loaded::InterfaceName, 16),
+            19 => (Loaded::PacketType, 1),
             15 => (Loaded::Family, 1),
             16 => (Loaded::Protocol, 1),
             // An interface name takes 16 bytes.
@@ -301,10 +341,38 @@ impl Data<'_> {
     }
 
     fn fib(&self) -> Option<Step> {
-        let is_destination_type = self.0.u32(NFTA_FIB_RESULT)? == ADDRESS_TYPE
-            && self.0.u32(NFTA_FIB_FLAGS)? == DESTINATION;
-        let what = if is_destination_type { Loaded::DestinationType } else { Loaded::Other };
+        /// `NFT_FIB_RESULT_OIF`; `NFTA_FIB_F_SADDR`, `IIF`, `PRESENT`.
+        const OIF: u32 = 1;
+        const SOURCE: u32 = 1;
+        const IIF: u32 = 1 << 3;
+        const PRESENT: u32 = 1 << 5;
+        let what = match (self.0.u32(NFTA_FIB_RESULT)?, self.0.u32(NFTA_FIB_FLAGS)?) {
+            (ADDRESS_TYPE, DESTINATION) => Loaded::DestinationType,
+            (ADDRESS_TYPE, SOURCE) => Loaded::SourceType,
+            (OIF, flags) if flags == SOURCE | IIF | PRESENT => Loaded::ReturnRoute,
+            _ => Loaded::Other,
+        };
         Some(Step::Load { what, to: self.register(NFTA_FIB_DREG)?, length: 4 })
+    }
+
+    fn conntrack(&self) -> Option<Step> {
+        /// `NFTA_CT_DREG`, `KEY`, `DIRECTION`, `SREG`.
+        const DREG: u16 = 1;
+        const KEY: u16 = 2;
+        const DIRECTION: u16 = 3;
+        const SREG: u16 = 4;
+        // It sets something.
+        if self.0.get(SREG).is_some() {
+            return Some(Step::Nothing);
+        }
+        let direction = self.0.get(DIRECTION).and_then(<[u8]>::first).copied();
+        let (what, length) = match (self.0.u32(KEY)?, direction) {
+            (0, _) => (Loaded::CtState, 4),
+            (2, _) => (Loaded::CtStatus, 4),
+            (12, Some(0)) => (Loaded::CtOriginalPort, 2),
+            _ => (Loaded::Other, 16),
+        };
+        Some(Step::Load { what, to: self.register(DREG)?, length })
     }
 
     fn compare(&self) -> Option<Step> {
@@ -349,25 +417,8 @@ impl Data<'_> {
 
     fn xt_match(&self) -> Option<Step> {
         let info = self.0.get(NFTA_MATCH_INFO).unwrap_or_default();
-        let port = |at: usize| {
-            Some(u16::from_ne_bytes(info.get(at..at + 2)?.try_into().expect("two bytes")))
-        };
-        let (flags, inverted) = match text(self.0.get(NFTA_MATCH_NAME)?) {
-            // option, flg_mask, flg_cmp, invflags
-            b"tcp" => (info.get(8..10)? != [0, 0], *info.get(11)?),
-            b"udp" => (false, *info.get(8)?),
-            b"comment" => return Some(Step::Nothing),
-            _ => return None,
-        };
-        // XT_TCP_INV_DSTPT, XT_UDP_INV_DSTPT
-        const INVERTED_DESTINATION: u8 = 0x2;
-        let any_source = port(0)? == 0 && port(2)? == u16::MAX;
-        Some(Step::XtPorts {
-            low: port(4)?,
-            high: port(6)?,
-            is_inverted: inverted & INVERTED_DESTINATION != 0,
-            asks_for_more: flags || !any_source || inverted & !INVERTED_DESTINATION != 0,
-        })
+        let revision = self.0.u32(NFTA_MATCH_REVISION).unwrap_or(0);
+        xt::condition(text(self.0.get(NFTA_MATCH_NAME)?), revision, info)
     }
 }
 
@@ -380,7 +431,9 @@ impl Verdict {
             -3 => Self::Jump(chain()?),
             -4 => Self::Goto(chain()?),
             -5 => Self::Return,
-            _ => Self::Final,
+            0 => Self::Drop,
+            1 => Self::Accept,
+            _ => Self::Elsewhere,
         })
     }
 }

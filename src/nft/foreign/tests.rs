@@ -34,7 +34,12 @@ fn table(priority: i32, chains: &[(&str, Vec<Vec<Step>>)], sets: &[(&str, Set)])
     };
     Table {
         id: TableId { family: TableFamily::Inet, name: b"other".to_vec() },
-        bases: vec![Base { name: b"base".to_vec(), hook: NatHook::Prerouting, priority }],
+        bases: vec![Base {
+            name: b"base".to_vec(),
+            kind: BaseKind::Nat(NatHook::Prerouting),
+            priority,
+            drops: false,
+        }],
         chains: chains.iter().map(|(name, all)| (name.as_bytes().to_vec(), rules(all))).collect(),
         sets: sets.iter().map(|(name, set)| (name.as_bytes().to_vec(), set.clone())).collect(),
     }
@@ -188,7 +193,7 @@ fn jumps_and_maps_of_verdicts_are_followed() {
     assert_eq!(find_in(&table(-150, &chains, &[]), "10.9.0.1:80"), [(2, Certainty::Certain)]);
     let accept = [(
         "base",
-        vec![[&port(80)[..], &[Step::Verdict(Verdict::Final)]].concat(), vec![Step::Map]],
+        vec![[&port(80)[..], &[Step::Verdict(Verdict::Accept)]].concat(), vec![Step::Map]],
     )];
     assert_eq!(find_in(&table(-150, &accept, &[]), "10.9.0.1:80"), [], "accepted before");
     assert_eq!(find_in(&table(-150, &accept, &[]), "10.9.0.1:81"), [(2, Certainty::Certain)]);
