@@ -228,7 +228,7 @@ fn iptables(family: TableFamily) -> &'static str {
 
 /// A nat rule of others that decides before ours.
 pub(crate) fn nat_before(rule: &ForeignNat) -> Finding {
-    let what = format!("{rule} before ours do: no worker gets what it maps");
+    let what = format!("decides before ours: {rule}, and no worker gets them");
     let severity = match rule.certainty {
         Certainty::Certain => Warning,
         Certainty::Possible => Notice,
