@@ -43,18 +43,12 @@ fn run(lab: &Lab, arguments: &[&str]) -> Output {
 fn check(lab: &Lab, arguments: &[&str]) -> Vec<String> {
     let output = run(lab, &[&["check"], arguments].concat());
     let text = String::from_utf8(output.stdout).unwrap();
-    let is_finding = |line: &&str| {
-        let begins = ["warning  ", "notice   ", "missing  "].iter().any(|it| line.starts_with(it));
-        begins
-            && line.get(9..).and_then(|rest| rest.split(':').next()).is_some_and(|kind| {
-                !kind.contains(' ') && kind.contains('_') || kind == "untracked"
-            })
-    };
-    text.lines().filter(is_finding).map(|line| line[9..].to_owned()).collect()
+    // Its kind stands at the end, in brackets.
+    text.lines().filter(|line| line.ends_with(']')).map(|line| line[9..].to_owned()).collect()
 }
 
 fn kinds(found: &[String]) -> Vec<&str> {
-    found.iter().filter_map(|line| line.split(':').next()).collect()
+    found.iter().filter_map(|line| line.rsplit('[').next()?.strip_suffix(']')).collect()
 }
 
 /// Whether a client on another host gets through.
@@ -267,8 +261,10 @@ fn bypassed(lab: &Lab) {
     next.wait_until_settled(1);
     // As the cure says: it is about the port that clients connect to.
     load_rules(lab, "delete table inet fw");
-    lab.witness()
-        .load(&RESTRICTED.replace("tcp dport 80", "meta l4proto tcp ct original proto-dst 80"));
+    load_rules(
+        lab,
+        &RESTRICTED.replace("tcp dport 80", "meta l4proto tcp ct original proto-dst 80"),
+    );
     assert!(!is_reached(lab), "clients but those are kept out");
     assert_eq!(check(lab, &[]), [""; 0]);
 }
