@@ -278,12 +278,12 @@ fn legacy(program: &str, table: &str) -> Finding {
 
 fn established_timeout(seconds: u32) -> Finding {
     let what = format!(
-        "net.netfilter.nf_conntrack_tcp_timeout_established is {seconds} s: a connection that is silent for longer is forgotten, and reset by its next packet"
+        "net.netfilter.nf_conntrack_tcp_timeout_established is {seconds} s: a connection that is silent for longer is forgotten while no master runs, which keeps those of workers"
     );
     let cure = format!(
         "`sysctl -w net.netfilter.nf_conntrack_tcp_timeout_established={IDLE}` or more, or set engine = \"tproxy\""
     );
-    Finding::new(Warning, Kind::ConntrackTimeout, what, cure)
+    Finding::new(Notice, Kind::ConntrackTimeout, what, cure)
 }
 
 /// Connection tracking has little room left.
