@@ -189,7 +189,7 @@ macro_rules! settings {
                     "Key `", $key, "`, ", settings!(@default_text $($default $($meaning)?)?), "."
                 )]
                 pub fn $field(mut self, value: $type) -> Self {
-                    self.$field = Some(Given::new($key, Ok(value), Origin::Builder));
+                    self.$field = Some(Box::new(Given::new($key, Ok(value), Origin::Builder)));
                     self
                 }
             )+
@@ -206,7 +206,7 @@ macro_rules! settings {
                     $($key => {
                         let text = Some(raw.toml());
                         let value = <$type as Value>::read(raw);
-                        self.$field = Some(Given { key: $key, value, origin, items, text });
+                        self.$field = Some(Box::new(Given { key: $key, value, origin, items, text }));
                     })+
                     _ => {}
                 }

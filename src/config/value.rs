@@ -160,7 +160,10 @@ impl From<PlanError> for Fault {
 }
 
 /// What was given for a setting, if anything was: a value, or what is wrong with its text.
-pub(super) type Entry<T> = Option<Given<Result<T, Fault>>>;
+///
+/// In a box, since a builder has one for each setting and each of its methods moves it: without, a chain of
+/// them would need more stack in a build without optimisation than a thread of a program has.
+pub(super) type Entry<T> = Option<Box<Given<Result<T, Fault>>>>;
 
 /// The value of a setting: what was given, or its default.
 pub(super) fn resolve<T: Value>(
@@ -170,7 +173,7 @@ pub(super) fn resolve<T: Value>(
     range: &impl Range<T>,
 ) -> Result<Given<T>, ConfigError> {
     let Given { value, origin, items, text, .. } = match (entry, default) {
-        (Some(given), _) => given,
+        (Some(given), _) => *given,
         (None, DefaultValue::Is(text) | DefaultValue::Means(text, _)) => {
             let raw = T::FORM.raw(text).ok_or_else(|| Fault::new(T::EXPECTED));
             let given = Given::new(key, raw.and_then(T::read), Origin::Default);

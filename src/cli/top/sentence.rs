@@ -106,6 +106,8 @@ pub(super) fn sentence(record: &EventRecord) -> Option<(Weight, String)> {
             (Warn, format!("a rule of others decides before ours: {}", text("rule")))
         }
         "foreign_rule_gone" => (Good, format!("no more: {}", text("rule"))),
+        "finding_appeared" => (Warn, format!("in the way: {}", text("what"))),
+        "finding_gone" => (Good, format!("no more in the way: {}", text("what"))),
         "low_watermark_breached" => {
             (Warn, format!("memory {} above the low mark {}", bytes("used"), bytes("mark")))
         }

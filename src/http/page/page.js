@@ -497,6 +497,8 @@ const SENTENCES = {
   repair_failed: (e) => ["bad", `Rules could not be repaired: ${e.reason}`],
   foreign_rule_found: (e) => ["warn", `A rule of others decides before ours: ${e.rule}`],
   foreign_rule_gone: (e) => ["good", `It does so no more: ${e.rule}`],
+  finding_appeared: (e) => [e.severity === "notice" ? "" : "warn", `In the way: ${e.what}`],
+  finding_gone: (e) => ["good", `No more in the way: ${e.what}`],
   unresponsive: (e) => ["warn", `${seatOf(e)}: worker of generation ${e.generation} has not answered for too long`],
   retirements_held_back: (e) => ["warn", `${plural(e.workers, "replacement")} wait: at most ${e.rate} in ${span(e.window)}`],
   finishing: (e) => ["warn", `${seatOf(e)}: ${plural(e.connections, "connection")} wait in its sockets: a process is started for them`],
