@@ -24,10 +24,10 @@ fn explain(args: FleetExplainArgs) -> Result<(), Failed> {
     let FleetExplainArgs { address, members, config } = args;
     let fleet = changed(&members)?;
     let mut text = route(&fleet, address);
-    if let Some(path) = config {
-        if let Some(seat) = plan::seat_of(&path, address)? {
-            let _ = writeln!(text, "seat        {seat}");
-        }
+    if let Some(path) = config
+        && let Some(seat) = plan::seat_of(&path, address)?
+    {
+        let _ = writeln!(text, "seat        {seat}");
     }
     output::answer(&text)
 }

@@ -20,7 +20,7 @@ use crate::plan::ClusterName;
 /// The runtime directory: it holds `NAME.sock` and `NAME.lock` of each cluster of one user.
 ///
 /// It has to belong to that user and be closed to others (0700), which is what a master makes it; or 0750
-/// and of the group that may use a control socket in it ([`ControlServer::for_group`](super::ControlServer)).
+/// and of the group that may use a control socket in it (setting `control_group`).
 /// Where systemd makes it (`RuntimeDirectory=ipcluster`), the unit needs `RuntimeDirectoryMode=0700`, or
 /// with `control_group` `RuntimeDirectoryMode=0750`.
 #[derive(Debug, Clone, PartialEq, Eq)]

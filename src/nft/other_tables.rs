@@ -57,7 +57,7 @@ impl OtherTables {
         let tables = self.socket.dump(kind(GET_TABLE), 0, &ANY_FAMILY, |kind, body| {
             let table = Table::parse(message::open(NEW_TABLE, kind, body)?).ok_or(MALFORMED)?;
             let family = body.first().and_then(|number| family(*number)).ok_or(MALFORMED)?;
-            Ok(table.schema.is_none().then(|| OtherTable {
+            Ok(table.schema.is_none().then_some(OtherTable {
                 family,
                 name: table.name,
                 is_owned: matches!(table.owner, TableOwner::Socket(_)),

@@ -74,7 +74,7 @@ fn check_explain(cluster: &Cluster<'_>, answers: &Answers, trial: u64) {
 
 fn try_out(cluster: &Cluster<'_>) {
     let said = cluster.succeed("reload", &["--share", "10%"]);
-    let expected = "generation 2 is on trial: 102 of 1024 slots, 1 workers, swapped in ";
+    let expected = "generation 2 is on trial: 102 of 1024 slots, 1 worker, swapped in ";
     assert!(said.starts_with(expected), "{said}");
 }
 

@@ -120,6 +120,7 @@ fn status(lab: &Lab) {
             assert_eq!(worker[count].as_u64(), Some(0), "{worker}");
         }
     }
-    let text = cluster.succeed("status", &[]);
+    assert!(cluster.succeed("status", &[]).contains("\nconntrack  "));
+    let text = cluster.succeed("status", &["--wide"]);
     assert!(text.contains("\nconntrack  ") && text.contains("HALF-OPEN"), "{text}");
 }

@@ -300,7 +300,7 @@ fn loads(lab: &Lab) {
         // What nft lists it loads again.
         let listed = witness.ruleset();
         assert!(listed.contains("table netdev ipcluster_fleet_fleet"), "{listed}");
-        assert_eq!(listed.contains("table ip6 ipcluster_fleet_fleet"), true);
+        assert!(listed.contains("table ip6 ipcluster_fleet_fleet"), "{listed}");
         witness.nft(&["flush", "ruleset"], "");
         witness.load(&listed);
         assert_eq!(witness.ruleset(), listed);

@@ -208,7 +208,7 @@ fn configured_anew(lab: &Lab) {
     let next = |workers: u16, weights: Option<&str>, expected: usize| {
         let mut cluster = Cluster::new(lab, workers);
         if let Some(weights) = weights {
-            cluster = cluster.argument(&format!("--weights={weights}"));
+            cluster = cluster.argument(format!("--weights={weights}"));
         }
         cluster.start_master(&[greeter().into()]);
         cluster.wait_until_settled(expected);

@@ -112,7 +112,8 @@ fn in_force(cluster: &Cluster<'_>) -> String {
 
 fn no_descriptors(lab: &Lab) {
     let cluster = Cluster::new(lab, 3).argument("--spawn-backoff").argument("20ms..100ms");
-    let mut cluster = cluster.start(3);
+    // Here no seat rests after many failures: it is tried until there are descriptors again.
+    let mut cluster = cluster.argument("--spawn-give-up").argument("0").start(3);
     let before = cluster.status();
     let (pid, workers) = (cluster.master().pid(), before.pids());
     limit(Command::new("prlimit"), pid, &format!("--nofile={}:", first_free(pid)));

@@ -242,12 +242,14 @@ fn log_is_gone(lab: &Lab) {
     let logs = lab.directory().join("logs");
     std::fs::create_dir(&logs).unwrap();
     let output = format!("file:{}", logs.display());
-    let mut cluster = Cluster::new(lab, 2)
+    let cluster = Cluster::new(lab, 2)
         .argument("--output")
         .argument(output)
         .argument("--spawn-backoff")
-        .argument("10ms..10ms")
-        .start(2);
+        .argument("10ms..10ms");
+    cluster.set_greeters("echo started");
+    let command = cluster.adjustable_command();
+    let mut cluster = cluster.start_with(&command, 2);
     let kill_first = |cluster: &mut Cluster<'_>| {
         let pid = cluster.status().pids()[&0];
         signal(pid, Signal::SIGKILL);
@@ -257,12 +259,16 @@ fn log_is_gone(lab: &Lab) {
     };
     std::fs::remove_dir_all(&logs).unwrap();
     kill_first(&mut cluster);
-    let log = cluster.log();
-    let line = log.lines().find(|line| line.contains("cannot write the log of a worker"));
-    assert!(line.is_some_and(|line| line.contains("ERROR") && line.contains("ENOENT")), "{log}");
+    wait_until("the error", Duration::from_secs(20), || {
+        let log = cluster.log();
+        let line = log.lines().find(|line| line.contains("the output of workers waits in memory"));
+        line.is_some_and(|line| line.contains("ERROR") && line.contains("ENOENT"))
+    });
     std::fs::create_dir(&logs).unwrap();
-    kill_first(&mut cluster);
-    assert!(logs.join("t.seat-0.generation-1.log").is_file(), "it is tried again");
+    let file = logs.join("t.seat-0.generation-1.log");
+    wait_until("the log of before", Duration::from_secs(20), || {
+        std::fs::read_to_string(&file).is_ok_and(|text| text.contains("started"))
+    });
 }
 
 /// A server whose first process listens, and whose child processes accept; or end as soon as they are
@@ -371,7 +377,7 @@ fn never_given_up(lab: &Lab) {
     assert!(!cluster.log().contains("given up"), "{}", cluster.log());
     cluster.set_greeters("");
     let began = Instant::now();
-    cluster.wait_for_live(1);
+    cluster.wait_for("a live worker", |status| !status.live().is_empty());
     assert!(began.elapsed() < Duration::from_secs(3), "nobody has to act");
 }
 

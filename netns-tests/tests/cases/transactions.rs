@@ -478,7 +478,8 @@ fn an_older_run(lab: &Lab) {
         firewall.verify().unwrap();
         let after = listing(lab);
         assert!(!after.contains("generation 1") && !after.contains("seat_5"), "{after}");
-        assert_eq!(after.matches("generation 2").count(), 4, "{after}");
+        // A rule for each seat and family.
+        assert_eq!(after.matches("generation 2").count(), 8, "{after}");
         firewall.remove().unwrap();
     }
 }

@@ -51,8 +51,11 @@ pub(crate) struct Scan {
     rules: ForeignRules,
     began: Timestamp,
     /// `None`: all is as it was.
-    found: Result<Option<(HostFacts, Vec<ForeignNat>, Vec<Finding>)>, NftError>,
+    found: Result<Option<Found>, NftError>,
 }
+
+/// What a scan has found.
+type Found = (HostFacts, Vec<ForeignNat>, Vec<Finding>);
 
 impl ForeignScanner {
     /// The first scan is due at once. `accepted` is what may stand in the way, and `worker_ports` is where

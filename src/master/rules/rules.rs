@@ -54,7 +54,7 @@ pub(crate) enum Task {
     KeepIdleConnections,
     Tidy,
     ScanForeign,
-    TakeForeign(Scan),
+    TakeForeign(Box<Scan>),
 }
 
 impl Rules {
@@ -120,7 +120,7 @@ impl Rules {
                 () = sleep_until(udp_senders_at) => Task::ReleaseUdpSenders,
                 () = sleep_until(idle_connections_at) => Task::KeepIdleConnections,
                 () = clock.sleep_until(scan_at) => Task::ScanForeign,
-                scan = foreign.finished() => Task::TakeForeign(scan),
+                scan = foreign.finished() => Task::TakeForeign(Box::new(scan)),
                 () = clock.sleep_until(window_ends) => Task::CheckArrivals,
                 arrivals = arrivals.finished() => Task::TakeArrivals(arrivals),
             }
@@ -147,7 +147,7 @@ impl Rules {
             Task::KeepIdleConnections => self.idle_connections.look(plan, Instant::now()),
             Task::Tidy => self.tidy(),
             Task::ScanForeign => self.foreign.begin(plan, now),
-            Task::TakeForeign(scan) => return self.foreign.take_in(scan, now),
+            Task::TakeForeign(scan) => return self.foreign.take_in(*scan, now),
         }
         Vec::new()
     }

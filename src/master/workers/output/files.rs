@@ -288,7 +288,7 @@ mod tests {
         files(directory.path(), 2).write(origin(0, 4), Duration::ZERO, &line("new"));
         let is_there = |name: &&str| directory.path().join(name).exists();
         assert_eq!(old.iter().find(|name| is_there(name)), None);
-        assert!(others.iter().all(|name| is_there(name)));
+        assert!(others.iter().all(is_there));
         let mut all = files(directory.path(), 0);
         all.write(origin(0, 9), Duration::ZERO, &line("new"));
         assert!(is_there(&"web.seat-0.generation-4.log"), "0: all are kept");

@@ -186,17 +186,15 @@ impl SharedRecent {
             if !responder.lines(last).await {
                 return;
             }
-            while follow {
-                let is_over = news.changed().await.is_err();
+            let mut is_over = !follow;
+            while !is_over {
+                is_over = news.changed().await.is_err();
                 let (lines, missed) = lock(&all).since(seat, &mut cursor);
                 if missed > 0 {
                     responder.progress(format!("({missed} lines missed: they came too fast)"));
                 }
                 if !responder.lines(lines).await {
                     return;
-                }
-                if is_over {
-                    break;
                 }
             }
             responder.finish(Ok(Outcome::Logs(LogsShown { older })));
