@@ -84,7 +84,11 @@ impl World {
             backoff: Backoff { min: Duration::from_secs(1), max: Duration::from_secs(30) },
             stagger,
             end_stagger: stagger,
-            parallel: if seed % 8 < 2 { 1 + usize::from(seed.is_multiple_of(8)) } else { usize::MAX },
+            parallel: if seed % 8 < 2 {
+                1 + usize::from(seed.is_multiple_of(8))
+            } else {
+                usize::MAX
+            },
             // Parity has the engine: see below.
             prepares_releases: seed % 4 < 2,
             holds_listeners: random.percent(50) || wanted_engine() == Some(Engine::Tproxy),
