@@ -212,9 +212,12 @@ fn with_exec(lab: &Lab) {
 /// What gunicorn does behind a shell: it says that it is ready, and listens somewhere else.
 fn notified_behind_a_shell(lab: &Lab) {
     let cluster = cluster(lab, 2).argument("--ready").argument("notify");
+    // As systemd-notify does, it ends when its message was read: then it is known who had sent it.
     let say = "python3 -c 'import os, socket; \
-               socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b\"READY=1\", \
-               os.environ[\"NOTIFY_SOCKET\"])'; ";
+               s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); \
+               s.connect(os.environ[\"NOTIFY_SOCKET\"]); s.send(b\"READY=1\"); \
+               r, w = os.pipe(); socket.send_fds(s, [b\"BARRIER=1\"], [w]); \
+               os.close(w); os.read(r, 1)'; ";
     fs::write(lab.directory().join("start"), format!("{say}exec \"$@\"")).unwrap();
     let shell = ["sh", "-c", ". \"$0\""].map(OsString::from);
     let start = lab.directory().join("start").into();

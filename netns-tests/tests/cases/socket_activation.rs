@@ -78,6 +78,25 @@ fn signal_group(pid: u32, signal: Signal) {
 /// Connections from all clients at once, of which those of the seat wait in the queue of its
 /// stopped worker. Returns the load, the worker, and how many wait.
 fn queue(lab: &Lab, cluster: &mut Cluster<'_>, seat: u16) -> (RunningLoad, WorkerStatus, u32) {
+    let mut fewest = u32::MAX;
+    // On a busy machine the master may notice that the worker is stopped, and lead its clients to others,
+    // before all have connected: then once more.
+    for _ in 0..5 {
+        let (load, worker, waiting) = try_queue(lab, cluster, seat);
+        if waiting > u32::from(CLIENTS) / 4 {
+            return (load, worker, waiting);
+        }
+        fewest = fewest.min(waiting);
+        signal_group(worker.pid.unwrap(), Signal::SIGCONT);
+        assert_eq!(load.wait().failed(), 0);
+        cluster.wait_for("a worker that answers again", |status| {
+            status.live().iter().all(|worker| worker.health == "ok")
+        });
+    }
+    panic!("about half of the clients: {fewest}");
+}
+
+fn try_queue(lab: &Lab, cluster: &mut Cluster<'_>, seat: u16) -> (RunningLoad, WorkerStatus, u32) {
     let worker = worker_in(&cluster.status(), seat);
     let pid = worker.pid.unwrap();
     signal_group(pid, Signal::SIGSTOP);
@@ -96,7 +115,6 @@ fn queue(lab: &Lab, cluster: &mut Cluster<'_>, seat: u16) -> (RunningLoad, Worke
         waiting > 0 && counters.answered + counters.failed + waiting == u64::from(CLIENTS)
     });
     let waiting = waiting(&status).unwrap();
-    assert!(waiting > u32::from(CLIENTS) / 4, "about half of the clients: {waiting}");
     (load, worker, waiting)
 }
 
