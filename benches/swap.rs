@@ -7,6 +7,7 @@
 //! rule that goes in, then one for each old rule that comes out.
 
 use std::io::Write as _;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -19,9 +20,10 @@ use ipcluster::plan::{
     Weights,
 };
 use ipcluster::ruleset::lower;
-use neli::consts::socket::{Msg, NlFamily};
-use neli::socket::NlSocket;
-use neli::utils::Groups;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt, socket,
+    sockopt,
+};
 
 /// How long each row is measured for.
 const BUDGET: Duration = Duration::from_millis(1500);
@@ -167,22 +169,33 @@ fn median(mut durations: Vec<Duration>) -> Duration {
     durations[durations.len() / 2]
 }
 
+/// Longer than any batch of this bench, in bytes.
+const LONGEST_BATCH: usize = 4 << 20;
+
 /// A bare netlink socket.
 struct Raw {
-    socket: NlSocket,
+    socket: OwnedFd,
     reply: Vec<u8>,
 }
 
 impl Raw {
     fn open() -> Self {
-        let socket = NlSocket::connect(NlFamily::Netfilter, None, Groups::empty());
-        Self { socket: socket.expect("a netlink socket"), reply: vec![0; 65_536] }
+        let (family, protocol) = (AddressFamily::Netlink, SockProtocol::NetlinkNetFilter);
+        let socket = socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol);
+        let socket = socket.expect("a netlink socket");
+        // A batch is one datagram, and that of 256 workers is longer than a socket sends unless told.
+        // Without root the kernel doubles the most that is allowed, which is enough.
+        if setsockopt(&socket, sockopt::SndBufForce, &LONGEST_BATCH).is_err() {
+            setsockopt(&socket, sockopt::SndBuf, &LONGEST_BATCH).expect("a send buffer");
+        }
+        Self { socket, reply: vec![0; 65_536] }
     }
 
     /// Sends a batch and reads the acknowledgement of its end.
     fn send(&mut self, datagram: &[u8]) {
-        self.socket.send(datagram, Msg::empty()).expect("sent");
-        let (length, _) = self.socket.recv(&mut self.reply, Msg::empty()).expect("a reply");
+        let socket = self.socket.as_raw_fd();
+        send(socket, datagram, MsgFlags::empty()).expect("sent");
+        let length = recv(socket, &mut self.reply, MsgFlags::empty()).expect("a reply");
         assert_eq!(self.reply[4..6], 2u16.to_ne_bytes(), "NLMSG_ERROR, of {length} bytes");
         assert_eq!(self.reply[16..20], [0; 4], "an acknowledgement");
     }
