@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::path::Path;
 
+use crate::config::read_text;
 use crate::plan::Listeners;
 use crate::plan::fleet::{Fleet, FleetError, Member, MemberName, MemberState, Members};
 use crate::ruleset::{FleetHost, lower_fleet};
@@ -90,14 +91,28 @@ fn changed(args: &FleetMembersArgs) -> Result<Fleet, Failed> {
     Ok(fleet.with_members(Members::new(members)?)?)
 }
 
+/// The longest file of a fleet, in MiB: the owners of 65,536 slots, each with others than the one before.
+const MOST_MIB: u64 = 32;
+
 fn read(path: &Path) -> Result<Fleet, Failed> {
     let failed = |error: String| Failed::new(format!("{}: {error}", path.display()));
-    let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+    let text = read_text(path, MOST_MIB).map_err(|error| failed(error.to_string()))?;
     serde_json::from_str(&text).map_err(|error| failed(error.to_string()))
 }
 
 impl From<FleetError> for Failed {
     fn from(error: FleetError) -> Self {
         Self::new(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_without_an_end_is_not_read_to_it() {
+        let error = read(Path::new("/dev/zero")).unwrap_err();
+        assert_eq!(error, Failed::new("/dev/zero: longer than 32 MiB"));
     }
 }

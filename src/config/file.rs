@@ -76,7 +76,7 @@ impl ConfigBuilder {
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
         let path = path.as_ref();
         let name = path.to_string_lossy();
-        let text = read(path).map_err(|error| ConfigError::Read {
+        let text = read_text(path, MOST_MIB).map_err(|error| ConfigError::Read {
             path: name.clone().into_owned(),
             source: Arc::new(error),
         })?;
@@ -84,14 +84,20 @@ impl ConfigBuilder {
     }
 }
 
-/// Far more than any configuration, and little enough to hold: the path may be a device.
-const MAX_FILE: u64 = 1024 * 1024;
+/// The longest configuration, in MiB: far more than any is.
+const MOST_MIB: u64 = 1;
 
-fn read(path: &Path) -> io::Result<String> {
+/// The text of a file that is no longer than so many MiB: the path may be a device, which has no end.
+///
+/// # Errors
+/// Those of opening and reading; `FileTooLarge`; `InvalidData` for what is no UTF-8.
+pub(crate) fn read_text(path: &Path, most_mib: u64) -> io::Result<String> {
+    let most = most_mib * 1024 * 1024;
     let mut text = String::new();
-    let length = File::open(path)?.take(MAX_FILE + 1).read_to_string(&mut text)?;
-    if length as u64 > MAX_FILE {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "longer than 1 MiB"));
+    let length = File::open(path)?.take(most + 1).read_to_string(&mut text)?;
+    if length as u64 > most {
+        let reason = format!("longer than {most_mib} MiB");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, reason));
     }
     Ok(text)
 }

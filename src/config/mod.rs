@@ -50,6 +50,8 @@ pub use config::{Config, LogFormat, LogLevel, OnExit, PartitionKind, WorkerOutpu
 pub(crate) use environment::is_reserved;
 pub use environment::{Environment, EnvironmentError};
 pub use error::ConfigError;
+#[cfg(feature = "cli")]
+pub(crate) use file::read_text;
 pub use file_mode_mask::FileModeMask;
 #[cfg(feature = "cli")]
 pub(crate) use flags::{Flags, keys as keys_of_the_file};
