@@ -288,6 +288,20 @@ pub struct Sockets {
     pub stranded: Option<u32>,
 }
 
+#[cfg(test)]
+impl Sockets {
+    /// No connection, and nothing looked at.
+    pub(super) const NONE: Self = Self {
+        queued: 0,
+        half_open: 0,
+        established: 0,
+        remembered: 0,
+        bound: 0,
+        active: None,
+        stranded: None,
+    };
+}
+
 impl Sockets {
     /// Whether every connection that was ever sent to the worker has been accepted by it.
     pub fn all_accepted(&self) -> bool {

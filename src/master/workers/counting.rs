@@ -362,18 +362,18 @@ fn numbers<'a>(ports: impl IntoIterator<Item = &'a Arc<[Port]>>) -> impl Iterato
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::plan::{Generation, Listeners, Occupant, Partition, Seat, Weights};
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn ports(number: u16) -> Arc<[Port]> {
+    pub(in super::super) fn ports(number: u16) -> Arc<[Port]> {
         Port::new(number).into_iter().collect()
     }
 
     /// Two seats, in each a worker of generation 2.
-    fn plan() -> Plan {
+    pub(in super::super) fn plan() -> Plan {
         let listeners = Listeners::new(vec!["0.0.0.0:80".parse().unwrap()]).unwrap();
         let (partition, weights) = (Partition::hash(64).unwrap(), Weights::equal(2).unwrap());
         let name = "web".parse().unwrap();

@@ -68,32 +68,13 @@ impl Handshakes {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::time::Duration;
 
+    use super::super::counting::tests::{plan, ports};
     use super::*;
-    use crate::plan::{Engine, Generation, Listeners, Occupant, Partition, Port, Seat, Weights};
 
     const SECOND: Duration = Duration::from_secs(1);
     const CLIENT: &str = "10.8.0.1";
-
-    fn ports(number: u16) -> Arc<[Port]> {
-        Port::new(number).into_iter().collect()
-    }
-
-    /// Two seats, in each a worker of generation 2.
-    fn plan() -> Plan {
-        let listeners = Listeners::new(vec!["0.0.0.0:80".parse().unwrap()]).unwrap();
-        let (partition, weights) = (Partition::hash(64).unwrap(), Weights::equal(2).unwrap());
-        let name = "web".parse().unwrap();
-        let mut plan = Plan::new(name, listeners, partition, &weights, None).unwrap();
-        for seat in 0..2 {
-            let occupant = Occupant { generation: Generation(2), ports: ports(20_010 + seat) };
-            plan.occupy(Seat(seat), occupant).unwrap();
-        }
-        plan.set_engine(Engine::Tproxy).unwrap();
-        plan
-    }
 
     /// The one to which the client is sent, the other one, and a retired one.
     fn workers(plan: &Plan, left_for: Duration) -> CountedWorkers {

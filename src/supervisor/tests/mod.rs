@@ -277,15 +277,7 @@ impl Bench {
 const NOBODY: [u64; 0] = [];
 const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
-const IDLE: Sockets = Sockets {
-    queued: 0,
-    half_open: 0,
-    established: 0,
-    remembered: 0,
-    bound: 0,
-    active: None,
-    stranded: None,
-};
+const IDLE: Sockets = Sockets::NONE;
 const SERVING: Sockets = Sockets { established: 1, ..IDLE };
 
 /// A reload of all clients.

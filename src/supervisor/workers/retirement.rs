@@ -174,15 +174,7 @@ impl Retirement {
 mod tests {
     use super::*;
 
-    const IDLE: Sockets = Sockets {
-        queued: 0,
-        half_open: 0,
-        established: 0,
-        remembered: 0,
-        bound: 0,
-        active: None,
-        stranded: None,
-    };
+    const IDLE: Sockets = Sockets::NONE;
     const QUEUED: Sockets = Sockets { queued: 1, ..IDLE };
     const HALF_OPEN: Sockets = Sockets { half_open: 1, ..IDLE };
     const BOUND: Sockets = Sockets { bound: 1, ..IDLE };
