@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::netlink::Messages;
-use crate::nft::wire::batch::Batch;
+use crate::nft::wire::batch::{Batch, Member};
 use crate::plan::{Generation, Listeners, Occupant, Partition, Plan, Seat, Weights};
 use crate::ruleset::{Operation, Rule, Transaction};
 
@@ -11,6 +11,9 @@ const END: u16 = 17;
 /// `NLM_F_REQUEST`, `NLM_F_ACK`.
 const REQUEST: u16 = 1;
 const ACK: u16 = 4;
+/// `NLM_F_EXCL`, `NLM_F_CREATE`.
+const EXCLUSIVE: u16 = 0x200;
+const CREATE: u16 = 0x400;
 
 fn plan(seats: u16, slots: u32) -> Plan {
     let all = ["10.9.0.1:80", "[fd09::1]:443", "0.0.0.0:81", "0.0.0.0:82", "0.0.0.0:83"];
@@ -108,4 +111,52 @@ fn the_begin_names_the_generation_id_that_it_depends_on() {
         [0, 0, 0, 10, low, high, kind_low, kind_high, 1, 2, 3, 4],
         "NFNL_BATCH_GENID"
     );
+}
+
+/// Without `NLM_F_EXCL` the kernel takes a chain of that name that is there with the rules that it has, and
+/// adds to what a set of that name holds: what somebody has put there first would be ours.
+#[test]
+fn what_is_made_must_not_be_there_yet() {
+    let transaction = Transaction::create(&plan(4, 64));
+    let batch = Batch::encode(&transaction, None);
+    let mut made = 0;
+    for (place, message) in Messages::new(batch.datagram()).enumerate() {
+        let (message, Some(operation)) = (message.unwrap(), batch.operation_of(place)) else {
+            continue;
+        };
+        let operation = &transaction.operations[operation];
+        let is_made = match operation {
+            Operation::AddTable | Operation::AddCounter(..) | Operation::AddChain(_) => true,
+            // The elements come in messages of their own.
+            Operation::AddSet(_) => message.kind == (10 << 8 | 9),
+            _ => false,
+        };
+        let flags = CREATE | EXCLUSIVE;
+        assert_eq!(message.flags & flags == flags, is_made, "{operation:?}");
+        made += usize::from(is_made);
+    }
+    let is_object = |it: &&Operation| {
+        matches!(
+            it,
+            Operation::AddTable
+                | Operation::AddCounter(..)
+                | Operation::AddChain(_)
+                | Operation::AddSet(_)
+        )
+    };
+    assert_eq!(made, transaction.operations.iter().filter(is_object).count());
+}
+
+/// It has no end, whose acknowledgement would tell that all is well.
+#[test]
+fn a_dry_run_has_no_end_and_its_one_member_asks_for_an_acknowledgement() {
+    let member = Member { message: 0, flags: CREATE, body: vec![] };
+    let mut batch = Batch::dry_run(&member);
+    batch.number_from(7);
+    let messages: Vec<_> = Messages::new(batch.datagram()).map(|it| it.unwrap()).collect();
+    let [begin, member] = &messages[..] else { panic!("{messages:?}") };
+    assert_eq!((begin.kind, begin.flags), (BEGIN, REQUEST));
+    // `NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWTABLE`
+    assert_eq!((member.kind, member.flags), (10 << 8, REQUEST | CREATE | ACK));
+    assert_eq!(batch.message_at(member.sequence), Some(batch.end()), "it stands for the end");
 }

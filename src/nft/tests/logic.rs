@@ -5,7 +5,9 @@ use crate::netlink::{Errno, NetlinkError};
 use crate::nft::wire::table::TableOwner;
 use crate::nft::{Applied, Disturbance, Fake, Firewall, Injection, NftError, Protection};
 use crate::plan::{Generation, Listeners, Occupant, Ownership, Partition, Plan, Seat, Weights};
-use crate::ruleset::{ChainName, CounterValue, Operation, TableName, Transaction, lower};
+use crate::ruleset::{
+    ChainName, CounterValue, Elements, Operation, Set, SetName, TableName, Transaction, lower,
+};
 
 fn plan(seats: u16) -> Plan {
     let listeners = Listeners::new(vec![parsed("10.9.0.1:80"), parsed("[fd09::1]:80")]).unwrap();
@@ -146,6 +148,25 @@ fn a_table_that_others_have_broken_is_made_anew_by_the_next_plan() {
             firewall.verify().unwrap();
             after.set_admitting(true);
         }
+    }
+}
+
+/// Somebody who knows how tables of ours look adds a map that an earlier plan could have left, but for what
+/// it holds, or gives seats a set that none of ours has: neither is taken for ours.
+#[test]
+fn a_map_that_is_not_named_after_what_it_holds_is_seen() {
+    let ours = Set::map(SetName::Slots, Elements::Seats(vec![Seat(3), Seat(1)]));
+    let other = Set { elements: Elements::Seats(vec![Seat(1), Seat(3)]), ..ours.clone() };
+    for (map, is_ours) in [(ours, true), (other, false)] {
+        let fake = Fake::new();
+        let (mut firewall, before, after) = in_force(&fake, Ownership::Shared);
+        fake.disturb(&change(&before, vec![Operation::AddSet(map.clone())])).unwrap();
+        assert_eq!(firewall.verify().is_ok(), is_ours, "{map:?}");
+        let mut next = fake.open(before.name()).unwrap();
+        assert_eq!(next.read().is_ok(), is_ours, "nor does the next master: {map:?}");
+        firewall.restore(&after).unwrap();
+        assert!(holds(&fake, &after));
+        firewall.verify().unwrap();
     }
 }
 

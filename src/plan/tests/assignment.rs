@@ -250,3 +250,44 @@ fn many_tiny_weights_do_not_add_up_to_slots() {
     let assignment = Assignment::new(&hash(65_536), &weights, None).unwrap();
     assert!(assignment.slots_by_seat(1024)[5] >= 65_535);
 }
+
+fn by_seat(numbers: &[u16]) -> Vec<Seat> {
+    numbers.iter().copied().map(Seat).collect()
+}
+
+/// `fill_gaps`: the slots of nobody go to the seats below their quota, in the order of the seats.
+#[test]
+fn slots_that_seats_give_up_go_to_those_below_their_share_in_the_order_of_the_seats() {
+    let previous = Assignment::from_table(by_seat(&[9, 0, 9, 1, 9, 2, 9, 9]));
+    let next = Assignment::new(&hash(8), &equal(4), Some(&previous)).unwrap();
+    assert_eq!(next.table(), by_seat(&[0, 0, 1, 1, 2, 2, 3, 3]));
+}
+
+/// `release_surplus`: from each seat the slots above its quota, the last ones first.
+#[test]
+fn a_seat_above_its_share_gives_up_its_last_slots() {
+    let previous = Assignment::from_table(by_seat(&[0, 0, 0, 0, 1, 1, 0, 0]));
+    let next = Assignment::new(&hash(8), &equal(2), Some(&previous)).unwrap();
+    assert_eq!(next.table(), by_seat(&[0, 0, 0, 0, 1, 1, 1, 1]));
+    let previous = Assignment::from_table(by_seat(&[0, 1, 0, 1, 0, 1]));
+    let next = Assignment::new(&hash(6), &equal(3), Some(&previous)).unwrap();
+    assert_eq!(next.table(), by_seat(&[0, 1, 0, 1, 2, 2]));
+}
+
+/// `quotas`: the slots that rounding leaves go to who has more than his share already, then to who lost
+/// most to the rounding, then to the first.
+#[test]
+fn a_slot_too_many_stays_where_it_is_then_goes_to_the_largest_remainder_then_to_the_first_seat() {
+    let shares = |previous: Option<&Assignment>, weights: &[f64]| {
+        let weights = Weights::new(weights).unwrap();
+        let assignment = Assignment::new(&hash(8), &weights, previous).unwrap();
+        assignment.slots_by_seat(weights.seats())
+    };
+    assert_eq!(shares(None, &[1.0, 1.0, 1.0]), [3, 3, 2], "the first seats");
+    let previous = Assignment::from_table(by_seat(&[0, 0, 1, 1, 1, 2, 2, 2]));
+    assert_eq!(shares(Some(&previous), &[1.0, 1.0, 1.0]), [2, 3, 3], "who has it");
+    // 8 slots by 10, 10 and 11 of 31: 2.58, 2.58 and 2.84.
+    assert_eq!(shares(None, &[10.0, 10.0, 11.0]), [3, 2, 3], "the largest remainder");
+    // By 4, 3 and 5 of 12: 2.67, 2 and 3.33. What comes out even gets none.
+    assert_eq!(shares(None, &[4.0, 3.0, 5.0]), [3, 2, 3]);
+}

@@ -3,10 +3,11 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::super::{
-    CounterName, Elements, Family, Rule, Ruleset, Scope, Stale, TcpPorts, Translated, lower, raise,
+    Chain, ChainName, CounterName, Digest, Elements, Family, RaiseError, Rule, Ruleset, Scope, Set,
+    SetName, Stale, TcpPorts, Translated, lower, raise,
 };
-use super::any_plan;
-use crate::plan::{Destination, Generation, Port, PortRange, Protocol, Seat};
+use super::{any_plan, full};
+use crate::plan::{Destination, Generation, Partition, Plan, Port, PortRange, Protocol, Seat};
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
@@ -51,6 +52,122 @@ proptest! {
             }
         }
     }
+}
+
+/// A plan whose table has every kind of map: of slots, of survivors, of the ports of a seat.
+fn with_every_map() -> Plan {
+    let mut plan = full(&["10.9.0.1:80", "10.9.0.1:81"], Partition::hash(64).unwrap(), 4);
+    plan.vacate(Seat(2)).unwrap();
+    plan
+}
+
+/// Somebody who knows the layout keeps what a map holds and gives it, and the rules that use it, another
+/// name: the next plan would take it for a map with other contents.
+#[test]
+fn a_map_in_use_whose_name_is_not_the_digest_of_what_it_holds_is_not_ours() {
+    let plan = with_every_map();
+    let ruleset = lower(&plan);
+    let maps: Vec<SetName> =
+        ruleset.sets.iter().map(|set| set.name).filter(|name| name.digest().is_some()).collect();
+    assert_eq!(maps.len(), 5, "slots, survivors, ports of three seats: {maps:?}");
+    for name in maps {
+        let renamed = with_other_digest(name);
+        let mut tampered = ruleset.clone();
+        for set in tampered.sets.iter_mut().filter(|set| set.name == name) {
+            set.name = renamed;
+        }
+        for rule in tampered.chains.iter_mut().flat_map(|chain| &mut chain.rules) {
+            if let Rule::Hash { map, .. }
+            | Rule::TranslateByMap { map, .. }
+            | Rule::RedirectByMap { map, .. } = rule
+                && *map == name
+            {
+                *map = renamed;
+            }
+        }
+        tampered.sets.sort_by_key(|set| set.name);
+        assert_ne!(tampered, ruleset);
+        assert_eq!(raise(&tampered, None), Err(RaiseError::Surplus), "{name}");
+        assert_eq!(Stale::beside(&ruleset, &tampered, Duration::ZERO), None, "{name}");
+    }
+}
+
+#[test]
+fn a_map_beside_those_in_use_is_ours_only_if_its_name_is_the_digest_of_what_it_holds() {
+    let ruleset = lower(&with_every_map());
+    let left = Set::map(SetName::Slots, Elements::Seats(vec![Seat(3), Seat(1)]));
+    let beside = |map: &Set| {
+        let mut found = ruleset.clone();
+        found.sets.push(map.clone());
+        found.sets.sort_by_key(|set| set.name);
+        found
+    };
+    let stale = Stale::beside(&ruleset, &beside(&left), Duration::ZERO).unwrap();
+    assert!(stale.maps().eq([left.name]), "what an earlier plan has left");
+    assert!(raise(&beside(&left), None).is_ok());
+    for tampered in [
+        Set { name: with_other_digest(left.name), ..left.clone() },
+        Set { elements: Elements::Seats(vec![Seat(1), Seat(3)]), ..left.clone() },
+        // Such as carry no digest are never stale.
+        Set { name: SetName::Guarded, elements: Elements::WorkerPorts(vec![]) },
+    ] {
+        let found = beside(&tampered);
+        assert_eq!(raise(&found, None), Err(RaiseError::Surplus), "{tampered:?}");
+        assert_eq!(Stale::beside(&ruleset, &found, Duration::ZERO), None, "{tampered:?}");
+    }
+}
+
+fn with_other_digest(name: SetName) -> SetName {
+    let other = |Digest(digest): Digest| Digest(digest ^ 1);
+    match name {
+        SetName::Slots(digest) => SetName::Slots(other(digest)),
+        SetName::MaskedSlots(family, digest) => SetName::MaskedSlots(family, other(digest)),
+        SetName::Survivors(digest) => SetName::Survivors(other(digest)),
+        SetName::Ports(seat, protocol, digest) => SetName::Ports(seat, protocol, other(digest)),
+        _ => panic!("{name} has no digest"),
+    }
+}
+
+#[test]
+fn objects_or_rules_in_another_order_are_not_ours() {
+    let ruleset = lower(&with_every_map());
+    let refused = |what: &str, edit: &dyn Fn(&mut Ruleset)| {
+        let mut found = ruleset.clone();
+        edit(&mut found);
+        assert_ne!(found, ruleset, "{what}");
+        assert_eq!(Stale::beside(&ruleset, &found, Duration::ZERO), None, "{what}");
+        assert!(raise(&found, None).is_err(), "{what}");
+    };
+    for place in 1..ruleset.sets.len() {
+        refused("sets", &|found| found.sets.swap(place - 1, place));
+    }
+    for place in 1..ruleset.chains.len() {
+        refused("chains", &|found| found.chains.swap(place - 1, place));
+    }
+    for place in 1..ruleset.counters.len() {
+        refused("counters", &|found| found.counters.swap(place - 1, place));
+    }
+    for (index, chain) in ruleset.chains.iter().enumerate() {
+        for place in 1..chain.rules.len() {
+            let name = chain.name;
+            refused(&format!("rules of {name}"), &|found| {
+                found.chains[index].rules.swap(place - 1, place);
+            });
+        }
+    }
+    // Twice in a row is no order of an ordered list either.
+    let left = Set::map(SetName::Slots, Elements::Seats(vec![Seat(3), Seat(1)]));
+    refused("a stale map twice", &|found| {
+        found.sets.extend([left.clone(), left.clone()]);
+        found.sets.sort_by_key(|set| set.name);
+    });
+    refused("stale seats in another order", &|found| {
+        for seat in [9, 8].map(Seat) {
+            found.counters.push(CounterName(seat));
+            found.chains.insert(4, Chain { name: ChainName::Seat(seat), rules: vec![] });
+        }
+        found.chains.sort_by_key(|chain| chain.name);
+    });
 }
 
 /// The ruleset with one thing changed, in each place where that can be.

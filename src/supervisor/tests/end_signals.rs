@@ -98,6 +98,36 @@ fn without_a_retire_signal_a_worker_that_was_told_can_serve_again() {
 }
 
 #[test]
+fn a_linked_worker_that_serves_again_is_told_anew_when_it_is_retired_again() {
+    let mut bench = Bench::live(2);
+    for worker in [1, 2].map(WorkerId) {
+        bench.input(Input::LinkOpened { worker, knows_retired: false });
+    }
+    bench.request(RELOAD);
+    bench.ready(3);
+    bench.ready(4);
+    bench.commit_all();
+    for worker in [1, 2] {
+        bench.counts(worker, &[SERVING, SERVING]);
+    }
+    assert_eq!(bench.told_to_retire, [1, 2]);
+    bench.request(Command::Rollback);
+    for worker in [1, 2] {
+        bench.input(Input::Ready { worker: WorkerId(worker) });
+    }
+    bench.commit_all();
+    assert_eq!((bench.in_force(), &bench.told_to_retire[..]), (vec![1, 2], &[1, 2][..]));
+    bench.request(RELOAD);
+    bench.ready(5);
+    bench.ready(6);
+    bench.commit_all();
+    for worker in [1, 2] {
+        bench.counts(worker, &[SERVING, SERVING]);
+    }
+    assert_eq!(bench.told_to_retire, [1, 2, 1, 2], "what it was told before no longer holds");
+}
+
+#[test]
 fn a_retired_worker_whose_connections_are_idle_ends_unless_it_is_kept() {
     let mut bench = retired(settings(2));
     let (idle, busy) =

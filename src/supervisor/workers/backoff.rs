@@ -201,6 +201,18 @@ mod tests {
     }
 
     #[test]
+    fn a_rest_is_never_shorter_than_the_back_off() {
+        let give_up = Some(GiveUp { failures: 3, window: 3 * SECOND });
+        let mut respawn = SeatBackoff::default();
+        let mut lose = |second| respawn.lost(SeatLoss::Failure, &BACKOFF, give_up, at(second));
+        assert_eq!(lose(0), NextSpawn::After(SECOND));
+        assert_eq!(lose(1), NextSpawn::After(2 * SECOND));
+        assert_eq!(lose(2), NextSpawn::GiveUp { rest: 4 * SECOND, delay: 4 * SECOND });
+        assert_eq!(respawn.not_before(true), at(6), "not at 5, when the window is over");
+        assert!(respawn.is_given_up(at(5)) && !respawn.is_given_up(at(6)));
+    }
+
+    #[test]
     fn losses_that_lie_apart_are_followed_by_delays_alone() {
         let next = follows(&mut SeatBackoff::default(), SeatLoss::Failure, &[0, 30, 60, 90]);
         assert!(next.iter().all(|next| matches!(next, NextSpawn::After(_))), "{next:?}");
