@@ -59,8 +59,10 @@
 //! ```text
 //! cli                                         the program: one file for each verb
 //! master                                      the loop: events in, actions out
+//! membership                                  where the list of a fleet's hosts comes from
 //! nft          control   http   worker   lab  the kernel's rules; sockets of operators and workers
 //! supervisor*  config    ruleset*   process   every decision; settings; plan as rules; processes
+//! fleet*                                      which hosts serve, as each comes to know it
 //! protocol*                                   requests, outcomes, status, events, settings: one type each
 //! plan*        line_protocol*   netlink       client address -> slot -> seat -> worker
 //!                                             * pure
@@ -88,6 +90,8 @@ pub mod cli;
 pub mod config;
 #[cfg(all(feature = "master", target_os = "linux"))]
 mod control;
+#[cfg(feature = "master")]
+mod fleet;
 #[cfg(all(feature = "http", target_os = "linux"))]
 mod http;
 #[cfg(feature = "internals")]
@@ -101,6 +105,8 @@ mod line_protocol;
 mod listen_fds;
 #[cfg(all(feature = "master", target_os = "linux"))]
 pub mod master;
+#[cfg(all(feature = "master", target_os = "linux"))]
+mod membership;
 #[cfg(all(any(feature = "firewall", feature = "lab"), target_os = "linux"))]
 mod netlink;
 #[cfg(all(feature = "firewall", target_os = "linux"))]

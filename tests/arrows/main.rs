@@ -24,6 +24,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("netlink", &["sys"]),
     ("ruleset", &["plan"]),
     ("supervisor", &["plan", "protocol"]),
+    ("fleet", &["plan", "protocol"]), // protocol: points in time
+    ("membership", &["config", "fleet", "plan", "protocol"]), // config: to read a file to so many MiB
     ("config", &["plan", "protocol"]),
     ("control", &["line_protocol", "plan", "protocol", "sys"]), // sys: the groups of a peer
     ("http", &["control", "plan", "protocol"]),                 // plan: the ids in the status
@@ -42,6 +44,8 @@ const ROOMS: &[(&str, &[&str])] = &[
             "protocol",
             "ruleset",
             "supervisor",
+            "fleet",
+            "membership",
             "nft",
             "process",
             "control",
@@ -58,6 +62,8 @@ const ROOMS: &[(&str, &[&str])] = &[
             "protocol",
             "ruleset",
             "supervisor",
+            "fleet",
+            "membership",
             "nft",
             "process",
             "control",
@@ -129,7 +135,7 @@ const SUBJECTS: &[(&str, &[&str])] = &[
 
 /// Rooms without IO, clock, randomness or runtime. So is every file whose page (`//!`) has the sentence
 /// "Pure", the folder of a `mod.rs` with it, and an item in whose documentation it stands.
-const PURE: &[&str] = &["line_protocol", "plan", "protocol", "ruleset", "supervisor"];
+const PURE: &[&str] = &["fleet", "line_protocol", "plan", "protocol", "ruleset", "supervisor"];
 
 /// How the sentence ends: "Pure, but for ..." claims less.
 const CLAIMS: &[&str] = &["Pure.", "Pure:"];

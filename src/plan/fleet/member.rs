@@ -86,6 +86,9 @@ pub enum MemberState {
     Serving,
     /// It owns nothing any more, and keeps the connections that it has.
     Draining,
+    /// It has not said for too long that it lives: it owns nothing. Where it is only cut off from those who keep
+    /// the list, it has its connections still, which are passed to it as to one that drains.
+    Lost,
 }
 
 /// One host of a fleet.
@@ -175,7 +178,7 @@ impl Member {
     pub(super) fn effective_weight(&self) -> u16 {
         match self.state {
             MemberState::Serving => self.weight,
-            MemberState::Joining | MemberState::Draining => 0,
+            MemberState::Joining | MemberState::Draining | MemberState::Lost => 0,
         }
     }
 }

@@ -9,7 +9,7 @@
 //!
 //! [`Owners`] are a function of the list of members and of the owners before: the same bytes on every host that
 //! has the same two, whatever the order in which the members are listed. Each serving member owns its share of
-//! the slots to less than one slot; none owns a slot while it joins, drains, or has no weight. No slot moves that
+//! the slots to less than one slot; none owns a slot while it joins, drains, is lost, or has no weight. No slot moves that
 //! need not.
 //!
 //! Connections outlive a change of the owners. So each slot remembers its *former owners*, the latest first: a

@@ -26,6 +26,7 @@ fn any_state() -> impl Strategy<Value = MemberState> {
         4 => Just(MemberState::Serving),
         1 => Just(MemberState::Joining),
         1 => Just(MemberState::Draining),
+        1 => Just(MemberState::Lost),
     ]
 }
 

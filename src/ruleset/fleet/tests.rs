@@ -158,6 +158,7 @@ proptest! {
         let state = |kind: &u8| match kind {
             0 => MemberState::Serving,
             1 => MemberState::Joining,
+            2 => MemberState::Lost,
             _ => MemberState::Draining,
         };
         let named: Vec<(String, MemberState)> =

@@ -1,0 +1,46 @@
+//! What a membership wants done.
+
+use std::sync::Arc;
+
+use crate::plan::fleet::{Fleet, MemberState};
+use crate::protocol::Timestamp;
+
+use super::{Lease, Revision};
+
+/// Something to be done, in the order in which they come. Each but [`Self::Apply`], [`Self::Wake`] and
+/// [`Self::WatchFrom`] is answered by an [`Input`](super::Input), or all of them by
+/// [`Input::SourceLost`](super::Input::SourceLost).
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Action {
+    /// Read all keys of the fleet, from one revision.
+    ReadAll,
+    /// Tell every change from this revision on, including it. A watch before ends.
+    WatchFrom(Revision),
+    /// Get a lease.
+    GrantLease,
+    /// Say that this host still lives.
+    KeepAlive(Lease),
+    /// Write this host's own key, under the lease, if the key was written last at the revision that is expected.
+    Publish {
+        lease: Lease,
+        state: MemberState,
+        /// [`Revision::NONE`]: only if there is no such key.
+        expected: Revision,
+    },
+    /// Write the fleet, if it was written last at the revision that is expected.
+    SwapFleet {
+        fleet: Arc<Fleet>,
+        /// [`Revision::NONE`]: only if there is none.
+        expected: Revision,
+    },
+    /// End the lease, and with it the key.
+    Withdraw(Lease),
+    /// This is the fleet from now on.
+    Apply {
+        fleet: Arc<Fleet>,
+        /// When it was written.
+        revision: Revision,
+    },
+    /// Give [`Input::Tick`](super::Input::Tick) at this time, unless another one is named before that.
+    Wake(Timestamp),
+}
