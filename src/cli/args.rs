@@ -163,9 +163,14 @@ pub(crate) enum Verb {
     /// nothing outside of its namespace, and leaves nothing behind.
     #[command(after_help = DEMO_HELP)]
     Demo(DemoArgs),
-    /// Print the completion script of a shell
+    /// Print what has a shell complete verbs, flags, their values, clusters and seats
+    ///
+    /// The shell asks the program itself, which knows the clusters that run.
     #[command(after_help = COMPLETIONS_HELP)]
     Completions(CompletionsArgs),
+    /// Write the manual pages into a directory, for packages
+    #[command(hide = true)]
+    Man(ManArgs),
     /// The small HTTP server that `demo` starts as its workers
     #[command(hide = true)]
     DemoWorker,
@@ -299,8 +304,10 @@ Examples:
   ipcluster logs web 3 -f     and those that follow, until Ctrl-C";
 
 const COMPLETIONS_HELP: &str = "\
-Example:
-  ipcluster completions bash > /usr/share/bash-completion/completions/ipcluster";
+The Debian package has them where bash, zsh and fish look. Elsewhere:
+  source <(ipcluster completions bash)                                        in ~/.bashrc
+  source <(ipcluster completions zsh)                                         in ~/.zshrc
+  ipcluster completions fish > ~/.config/fish/completions/ipcluster.fish      once for each release";
 
 /// A cluster by its name, or the only one.
 #[derive(Debug, Args)]
@@ -628,6 +635,12 @@ pub(crate) struct CompletionsArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct ManArgs {
+    /// The directory, which has to be there
+    pub(crate) directory: PathBuf,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct RunArgs {
     /// Read settings from a TOML file; flags win
     #[arg(short, long, value_name = "FILE")]
@@ -748,6 +761,7 @@ mod tests {
             "demo",
             "demo-worker",
             "completions bash",
+            "man /tmp",
             "run --listen 0.0.0.0:80 -- x",
             "plan -c web.toml",
             "status --runtime-dir /tmp/x",

@@ -1,12 +1,9 @@
 //! `ipcluster completions`
 
-use clap::CommandFactory;
+use super::args::CompletionsArgs;
+use super::{Failed, complete, output};
 
-use super::args::{Arguments, CompletionsArgs};
-use super::{Failed, output};
-
-pub(super) fn run(args: CompletionsArgs) -> Result<(), Failed> {
-    let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Arguments::command(), "ipcluster", &mut script);
-    output::answer(&String::from_utf8_lossy(&script))
+/// Prints what a shell has to run to have this program complete its own command line.
+pub(super) fn run(args: &CompletionsArgs) -> Result<(), Failed> {
+    output::answer(&complete::registration(&args.shell.to_string())?)
 }

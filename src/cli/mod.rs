@@ -4,6 +4,7 @@ mod args;
 mod ask;
 mod check;
 mod clear_retired;
+mod complete;
 mod completions;
 mod config;
 mod configure;
@@ -15,6 +16,7 @@ mod fleet;
 mod flush;
 mod log;
 mod logs;
+mod man;
 mod output;
 mod plan;
 mod promote;
@@ -46,6 +48,11 @@ use crate::nft::NftError;
 
 /// The program: does what its command line says.
 pub fn main() -> ExitCode {
+    match complete::answer_shell() {
+        Ok(false) => {}
+        Ok(true) => return ExitCode::SUCCESS,
+        Err(failed) => return failed.report(),
+    }
     let arguments = Arguments::try_parse().unwrap_or_else(|error| {
         if error.kind() == ErrorKind::InvalidSubcommand
             && let Some(ContextValue::String(verb)) = error.get(ContextKind::InvalidSubcommand)
@@ -103,7 +110,8 @@ fn carry_out(arguments: Arguments) -> Result<(), Failed> {
         Verb::Logs(logs) => logs::run(&directory()?, logs),
         Verb::Scale(scale) => scale::run(&directory()?, scale),
         Verb::Stop(stop) => stop::run(&directory()?, stop),
-        Verb::Completions(completions) => completions::run(completions),
+        Verb::Completions(completions) => completions::run(&completions),
+        Verb::Man(args) => man::run(&args),
         Verb::Run(run) => run::run(directory, run),
         Verb::Plan(run) => plan::run(run),
         Verb::Explain(explain) => explain::run(&directory()?, explain),
