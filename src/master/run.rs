@@ -17,8 +17,8 @@ use super::error::MasterError;
 use super::handover::give::{Handover, HandoverSource};
 use super::health::{self, CheckResult, HealthMonitor};
 use super::operators::handle::{Handle, Order};
-use super::operators::{self, Operators, StatusCounts, report};
-use super::rules::{self, Rules};
+use super::operators::{self, Operators, StatusCounts, WorkerConnections, report};
+use super::rules::{self, Rules, source_loads};
 use super::startup::orphans::Orphans;
 use super::startup::signals::Signals;
 use super::startup::state::PendingReconfigure;
@@ -654,7 +654,9 @@ impl Master {
                 // The status is to show what the workers take now; but it does not wait for that for long.
                 let _ = memory.map(|memory| memory.recv_timeout(MEMORY_PATIENCE));
                 let mut sockets = process::Sockets::open()?;
-                count_sockets(&mut sockets, &all, &plan, &own, &mut handshakes)
+                let counted = count_sockets(&mut sockets, &all, &plan, &own, &mut handshakes)?;
+                let source_loads = source_loads(&plan, &counted.connections);
+                Ok(WorkerConnections { by_worker: counted.by_worker, source_loads })
             });
         }
     }
@@ -664,10 +666,18 @@ impl Master {
             self.take_measure(measured);
         }
         let StatusCounts { connections, processor } = counts;
-        let counts = connections.unwrap_or_else(|error| {
-            tracing::warn!(%error, "cannot count connections");
-            BTreeMap::new()
-        });
+        let counts = match connections {
+            Ok(WorkerConnections { by_worker, source_loads }) => {
+                for event in self.rules.take_source_loads(source_loads) {
+                    self.operators.announce(event);
+                }
+                by_worker
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot count connections");
+                BTreeMap::new()
+            }
+        };
         let (orphans, now) = (self.orphans.list(), self.clock.now());
         let Self { supervisor, rules, health, operators, workers, configuration, .. } = self;
         let mut status = operators.status(&counts, supervisor, rules, orphans, now);

@@ -91,6 +91,8 @@ pub enum FindingKind {
     AdminPort,
     /// The rules have led connections to seats, and no worker got any.
     NoneArrive,
+    /// One address has most of the connections of a seat.
+    OneAddress,
 }
 
 impl Finding {
@@ -167,7 +169,7 @@ impl fmt::Display for FindingSeverity {
 
 impl FindingKind {
     /// All kinds, in the order of the metric.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::FilterDrops,
         Self::FilterBypassed,
         Self::FilterOpened,
@@ -183,6 +185,7 @@ impl FindingKind {
         Self::AddressNotLocal,
         Self::AdminPort,
         Self::NoneArrive,
+        Self::OneAddress,
     ];
 
     /// Its name, as in JSON.
@@ -203,6 +206,7 @@ impl FindingKind {
             Self::AddressNotLocal => "address_not_local",
             Self::AdminPort => "admin_port",
             Self::NoneArrive => "none_arrive",
+            Self::OneAddress => "one_address",
         }
     }
 }

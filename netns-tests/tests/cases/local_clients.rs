@@ -8,7 +8,7 @@ use std::time::Duration;
 use ipcluster::lab::{Flow, Held, Identity, Network};
 use ipcluster::nft::Firewall;
 use ipcluster::plan::{Partition, Seat};
-use netns_tests::{Case, Cluster, Lab, Need, greeter, plans};
+use netns_tests::{Case, Cluster, Lab, Need, greeter, plans, wait_until};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -20,6 +20,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("a_worker_on_loopback_is_ready_for_listeners_there", worker_on_loopback)
             .needs(Need::Python),
         Case::new("connections_of_one_address_are_spread_where_that_is_wished", spread),
+        Case::new("a_proxy_that_makes_all_clients_one_is_named", proxy).with_both_engines(),
         Case::new("a_plain_udp_server_answers_clients_of_this_host", plain_udp)
             .with_both_engines()
             .needs(Need::Python),
@@ -216,6 +217,38 @@ fn spread(lab: &Lab) {
     let error = cluster.fail("explain", &["10.8.0.1"]);
     assert!(error.contains("by a hash of address and port (partition = connection)"), "{error}");
     assert!(cluster.succeed("status", &[]).contains("partition  connection, 1024 slots"));
+}
+
+/// A proxy in front of the host: all of its connections come from one address.
+fn proxy(lab: &Lab) {
+    let mut cluster = Cluster::new(lab, 3).start(3);
+    let (proxy, to) = (Network::clients_v4(1).next().unwrap(), Network::server_v4(80));
+    let connect = || Held::open(lab.client(), proxy, to).unwrap();
+    let mut held: Vec<Held> = (0..60).map(|_| connect()).collect();
+    assert!(!cluster.succeed("status", &["--json"]).contains("one_address"), "60 are few");
+    held.extend((0..40).map(|_| connect()));
+    let seat = held[0].by().seat;
+    let said = format!("{proxy} has 100 of the 100 connections of seat {seat}");
+    let status = cluster.succeed("status", &[]);
+    assert!(status.contains(&said) && status.contains("partition = \"connection\""), "{status}");
+    assert!(cluster.succeed("status", &["--json"]).contains("one_address"));
+    assert!(cluster.log().contains(&said), "{}", cluster.log());
+    // Others have a part of the seat now, but not enough of it; and then nearly all.
+    let others: Vec<Held> = Lab::clients(600)
+        .into_iter()
+        .filter(|client| client.is_ipv4() && *client != proxy)
+        .map(|client| Held::open(lab.client(), client, to).unwrap())
+        .collect();
+    held.truncate(30);
+    let ended = |status: &netns_tests::Status| {
+        let connections = status.live().iter().filter_map(|it| it.connections).sum::<u32>();
+        connections as usize == 30 + others.len()
+    };
+    cluster.wait_for("the proxy's connections to end", ended);
+    assert!(!cluster.succeed("status", &["--json"]).contains("one_address"));
+    wait_until("it to be over in the log", Duration::from_secs(20), || {
+        cluster.log().contains(&format!("no longer: {proxy} has"))
+    });
 }
 
 /// It binds to no address and asks for none; and its clients hear from nobody but whom they wrote to. The

@@ -22,5 +22,5 @@ mod subscription;
 
 pub(super) use operators::{Operators, Wanted};
 pub(super) use service_manager::ServiceNotifier;
-pub(super) use statuses::StatusCounts;
+pub(super) use statuses::{StatusCounts, WorkerConnections};
 pub use subscription::Subscription;

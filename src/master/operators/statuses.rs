@@ -14,13 +14,22 @@ use tokio::sync::mpsc;
 use crate::control::Responder;
 use crate::master::background::BackgroundThread;
 use crate::master::error::MasterError;
+use crate::master::rules::SourceLoad;
 use crate::master::waiting::receive;
 use crate::process::{ProcessError, ProcessorWatch};
 use crate::protocol::WorkerId;
 use crate::supervisor::Sockets;
 
-/// The connections that were counted, by worker.
-pub(crate) type ConnectionCounts = Result<BTreeMap<WorkerId, Sockets>, ProcessError>;
+/// The connections that were counted.
+pub(crate) type ConnectionCounts = Result<WorkerConnections, ProcessError>;
+
+/// The connections of workers.
+#[derive(Debug, Default)]
+pub(crate) struct WorkerConnections {
+    pub(crate) by_worker: BTreeMap<WorkerId, Sockets>,
+    /// The sources that have many of those of a seat.
+    pub(crate) source_loads: Vec<SourceLoad>,
+}
 
 /// What was looked up for those who want the status.
 pub(crate) struct StatusCounts {
@@ -113,13 +122,16 @@ mod tests {
         statuses.add(responder());
         assert!(statuses.is_due());
         let own = std::process::id();
-        statuses.count(vec![own], || Ok(BTreeMap::from([(WorkerId(1), Sockets::default())])));
+        statuses.count(vec![own], || {
+            let by_worker = BTreeMap::from([(WorkerId(1), Sockets::default())]);
+            Ok(WorkerConnections { by_worker, ..Default::default() })
+        });
         statuses.add(responder());
         assert!(!statuses.is_due(), "one at a time");
-        assert_eq!(statuses.counted().await.connections.unwrap().len(), 1);
+        assert_eq!(statuses.counted().await.connections.unwrap().by_worker.len(), 1);
         assert_eq!(statuses.take_served().len(), 2);
         assert!(statuses.is_due(), "for the third");
-        statuses.count(Vec::new(), || Ok(BTreeMap::new()));
+        statuses.count(Vec::new(), || Ok(WorkerConnections::default()));
         statuses.add(responder());
         assert_eq!(statuses.take_all().len(), 2);
         assert!(!statuses.is_due());

@@ -10,6 +10,7 @@
 //! | a quarter of the time for which connection tracking remembers silent connections | the entries of those that workers have are kept, in a thread |
 //! | 5 seconds, with the engine `redirect` | how full the connection tracking table is |
 //! | 10 seconds | connections that were led to seats are compared with those that have arrived |
+//! | 30 seconds | connections are counted by seat and source, in a thread |
 //! | 30 seconds | settings of the kernel, sockets on public ports and the like are read, in a thread |
 
 mod arrivals;
@@ -19,8 +20,10 @@ mod foreign;
 mod idle_connections;
 #[expect(clippy::module_inception, reason = "the room is named after its main type")]
 mod rules;
+mod source_load;
 mod udp_senders;
 
 pub(super) use commits::CommitWatch;
 pub(super) use foreign::ForeignScanner;
 pub(super) use rules::{Rules, Task};
+pub(super) use source_load::{SourceLoad, source_loads};

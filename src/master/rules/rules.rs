@@ -8,6 +8,7 @@ use super::commits::{CommitWatch, Commits};
 use super::conntrack_usage::{self, ConntrackMonitor};
 use super::foreign::{ForeignScanner, Scan};
 use super::idle_connections::IdleConnections;
+use super::source_load::{SourceLoad, SourceLoadMonitor};
 use super::udp_senders::UdpSenders;
 use crate::master::clock::{Clock, QuietTimer};
 use crate::master::error::{MasterError, causes};
@@ -33,6 +34,7 @@ pub(crate) struct Rules {
     commits: CommitWatch,
     foreign: ForeignScanner,
     arrivals: ArrivalMonitor,
+    source_loads: SourceLoadMonitor,
     conntrack: ConntrackMonitor,
     /// When it is read how full that table is; `None` while the rules in force do not use it.
     conntrack_check: Option<Timestamp>,
@@ -49,6 +51,8 @@ pub(crate) struct Rules {
 pub(crate) enum Task {
     CheckArrivals,
     TakeArrivals(Arrivals),
+    CountSources,
+    TakeSources(Vec<SourceLoad>),
     CheckConntrack,
     ReleaseUdpSenders,
     KeepIdleConnections,
@@ -70,6 +74,7 @@ impl Rules {
             commits,
             foreign,
             arrivals: ArrivalMonitor::new()?,
+            source_loads: SourceLoadMonitor::new()?,
             conntrack: ConntrackMonitor::default(),
             conntrack_check: Some(Timestamp::ZERO),
             conntrack_timer: QuietTimer::default(),
@@ -99,11 +104,13 @@ impl Rules {
         let conntrack_at = self.conntrack_check;
         let idle_connections_at = self.idle_connections.due();
         let window_ends = self.arrivals.due();
+        let sources_at = Some(self.source_loads.due());
         let Self {
             firewall,
             commits,
             foreign,
             arrivals,
+            source_loads,
             udp_senders,
             conntrack_timer,
             next_tidy,
@@ -123,6 +130,8 @@ impl Rules {
                 scan = foreign.finished() => Task::TakeForeign(Box::new(scan)),
                 () = clock.sleep_until(window_ends) => Task::CheckArrivals,
                 arrivals = arrivals.finished() => Task::TakeArrivals(arrivals),
+                () = clock.sleep_until(sources_at) => Task::CountSources,
+                loads = source_loads.finished() => Task::TakeSources(loads),
             }
         };
         (task, commits.ready())
@@ -143,6 +152,8 @@ impl Rules {
             Task::TakeArrivals(arrivals) => {
                 return self.arrivals.take_in(arrivals).into_iter().collect();
             }
+            Task::CountSources => self.source_loads.begin(plan, now),
+            Task::TakeSources(loads) => return self.take_source_loads(loads),
             Task::ReleaseUdpSenders => self.udp_senders.release(plan),
             Task::KeepIdleConnections => self.idle_connections.look(plan, Instant::now()),
             Task::Tidy => self.tidy(),
@@ -150,6 +161,11 @@ impl Rules {
             Task::TakeForeign(scan) => return self.foreign.take_in(*scan, now),
         }
         Vec::new()
+    }
+
+    /// Takes in which sources have many of the connections of a seat.
+    pub(crate) fn take_source_loads(&mut self, loads: Vec<SourceLoad>) -> Vec<Event> {
+        self.source_loads.take_in(loads)
     }
 
     /// Takes in what others have changed, or a part of it.
@@ -278,7 +294,8 @@ impl Rules {
         let full = usage.filter(|it| it.is_nearly_full()).map(conntrack_full);
         let lost = self.arrivals.finding().cloned();
         let of_host = self.foreign.findings().iter().cloned();
-        let mut all: Vec<Finding> = of_host.chain(full).chain(lost).collect();
+        let sources = self.source_loads.findings();
+        let mut all: Vec<Finding> = of_host.chain(full).chain(lost).chain(sources).collect();
         all.sort();
         all.truncate(Finding::MOST);
         all

@@ -26,21 +26,23 @@ pub(crate) fn count_sockets(
     plan: &Plan,
     own: &OwnConnections,
     handshakes: &mut Handshakes,
-) -> Result<BTreeMap<WorkerId, Sockets>, ProcessError> {
+) -> Result<CountedSockets, ProcessError> {
     let ports: BTreeSet<u16> = numbers(workers.values().map(|worker| &worker.ports)).collect();
     let (Some(first), Some(last)) = (ports.first(), ports.last()) else {
-        return Ok(BTreeMap::new());
+        return Ok(CountedSockets::default());
     };
     let mut queued: BTreeMap<u16, u32> = BTreeMap::new();
     for socket in sockets.listeners(*first..=*last)? {
         *queued.entry(socket.port).or_default() += socket.queued;
     }
+    let public = || plan.listeners().services(Protocol::Tcp).iter().map(|it| it.port.number());
+    let connections = match plan.engine() {
+        Engine::Redirect => sockets.connections(&ports)?,
+        Engine::Tproxy => sockets.connections(&public().collect())?,
+    };
     let mut counts = match plan.engine() {
-        Engine::Redirect => count_by_port(&sockets.connection_counts(&ports)?, workers),
-        Engine::Tproxy => {
-            let public = plan.listeners().services(Protocol::Tcp).iter().map(|it| it.port.number());
-            count_by_owner(&sockets.connections(&public.collect())?, workers, plan, handshakes)?
-        }
+        Engine::Redirect => count_by_port(&connections, workers),
+        Engine::Tproxy => count_by_owner(&connections, workers, plan, handshakes)?,
     };
     // Nobody waits there: a worker that ends meanwhile need not be replaced for them.
     let own = own.queued(sockets, &ports)?;
@@ -58,16 +60,31 @@ pub(crate) fn count_sockets(
             count.established += count.queued;
         }
     }
-    Ok(counts)
+    Ok(CountedSockets { by_worker: counts, connections })
+}
+
+/// The sockets of workers, and the connections that were looked at.
+#[derive(Debug, Default)]
+pub(crate) struct CountedSockets {
+    pub(crate) by_worker: BTreeMap<WorkerId, Sockets>,
+    pub(crate) connections: Vec<Connection>,
 }
 
 /// Connections have the worker port that they were redirected to.
 fn count_by_port(
-    connections: &BTreeMap<u16, process::Connections>,
+    connections: &[Connection],
     workers: &CountedWorkers,
 ) -> BTreeMap<WorkerId, Sockets> {
+    let mut by_port: HashMap<u16, Sockets> = HashMap::new();
+    for connection in connections {
+        let of_port = by_port.entry(connection.port).or_default();
+        match connection.state {
+            ConnectionState::HalfOpen { .. } => of_port.half_open += 1,
+            ConnectionState::Queued | ConnectionState::Accepted { .. } => of_port.established += 1,
+        }
+    }
     let count = |worker: &Counted| {
-        numbers([&worker.ports]).filter_map(|number| connections.get(&number)).fold(
+        numbers([&worker.ports]).filter_map(|number| by_port.get(&number)).fold(
             Sockets::default(),
             |sum, of_port| Sockets {
                 half_open: sum.half_open + of_port.half_open,
@@ -235,7 +252,7 @@ pub(crate) fn count_all(wanted: &Wanted) -> Result<BTreeMap<WorkerId, Sockets>, 
     let Wanted { retired, plan, own, .. } = wanted;
     let mut known = snapshot(&wanted.handshakes);
     let mut sockets =
-        count_sockets(&mut process::Sockets::open()?, retired, plan, own, &mut known)?;
+        count_sockets(&mut process::Sockets::open()?, retired, plan, own, &mut known)?.by_worker;
     *wanted.handshakes.lock().unwrap_or_else(PoisonError::into_inner) = known;
     if let Some(limit) = wanted.idle {
         count_active(wanted, limit, &mut sockets)?;
