@@ -333,13 +333,35 @@ impl<'a> Cluster<'a> {
     /// # Panics
     /// While none was started.
     pub fn replace_master(&mut self, worker: &[OsString]) -> Process {
-        let old = self.master.take().expect("a master was started");
+        let old = self.take_master();
+        self.start_replacing(worker);
+        old
+    }
+
+    /// As [`replace_master`](Self::replace_master), with a master of other settings; `next` has it from then on.
+    ///
+    /// # Panics
+    /// While none was started.
+    pub fn replace_master_by(&mut self, next: &mut Self, worker: &[OsString]) -> Process {
+        let old = self.take_master();
+        next.start_replacing(worker);
+        old
+    }
+
+    fn start_replacing(&mut self, worker: &[OsString]) {
         let mut command = self.command("run");
         command.arg("--replace").args(["--name", &self.name]).args(self.settings());
         command.arg("--").args(worker);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         self.master = Some(self.lab.start("master", command));
-        old
+    }
+
+    /// The master's process, which is the caller's from then on.
+    ///
+    /// # Panics
+    /// While none was started.
+    pub fn take_master(&mut self) -> Process {
+        self.master.take().expect("a master was started")
     }
 
     /// Waits until the status has `workers` live ones.

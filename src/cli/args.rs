@@ -649,6 +649,10 @@ pub(crate) struct RunArgs {
     /// over its rules, workers and sockets, and ends
     #[arg(long)]
     pub(crate) replace: bool,
+    /// Start new workers in place of those of the master before, as `ipcluster reload` does: to deploy other
+    /// code under the same command. If they fail, the earlier workers serve on under this master
+    #[arg(long)]
+    pub(crate) reload: bool,
     #[command(flatten)]
     pub(crate) flags: Flags,
 }

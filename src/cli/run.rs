@@ -14,7 +14,7 @@ pub(super) fn run(
     directory: impl FnOnce() -> Result<ControlDir, ControlError>,
     args: RunArgs,
 ) -> Result<(), Failed> {
-    let replace = args.replace;
+    let (replace, reload) = (args.replace, args.reload);
     let source = configure::source(&args);
     let config = configure::config(&args)?;
     if !has_cap_net_admin().map_err(MasterError::from)? {
@@ -25,6 +25,7 @@ pub(super) fn run(
     let name = config.name().clone();
     let builder = Master::builder(config).control(directory).print_output();
     let builder = if replace { builder.replace() } else { builder };
+    let builder = if reload { builder.reload() } else { builder };
     let builder = match source {
         Some(source) => builder.reload_from(source),
         None => builder,

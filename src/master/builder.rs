@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::adoption::Renewal;
 use super::background::BackgroundThread;
 use super::clock::Clock;
 use super::configuration::{
@@ -20,6 +21,7 @@ use super::host::{TakenPort, owners_of_ports};
 use super::operators::Operators;
 use super::rules::{ForeignScanner, Rules};
 use super::run::{Adopted, Ended, Master, Subjects};
+use super::startup::adoption_hint::AdoptionHint;
 use super::startup::claim::Claim;
 use super::startup::dedicate::{Dedicated, dedicate_process};
 use super::startup::in_the_way::{accepted, refuse_what_is_in_the_way};
@@ -56,6 +58,7 @@ pub struct Builder {
     service_manager: Option<ServiceManager>,
     obeys_signals: bool,
     replace: bool,
+    reload: bool,
     reload_from: Option<ConfigSource>,
     observer: StepObserver,
     /// Who has public ports, as a process sees it that has its capabilities still.
@@ -82,6 +85,7 @@ impl Builder {
             service_manager: None,
             obeys_signals: false,
             replace: false,
+            reload: false,
             reload_from: None,
             observer,
             taken_ports: Vec::new(),
@@ -275,6 +279,15 @@ impl Builder {
         Self { replace: true, ..self }
     }
 
+    /// Starts a new generation of workers in place of those of an earlier master, of whom it goes on with
+    /// all otherwise whose command and configuration are the same: with other code under the same name that is
+    /// what a deployment wants. If that fails, the workers of the earlier master serve on, and this is their
+    /// master; it says so in its log, and when it leaves.
+    #[must_use]
+    pub fn reload(self) -> Self {
+        Self { reload: true, ..self }
+    }
+
     /// For tests: `observer` is told each step of a handover as it is reached, on either side.
     #[doc(hidden)]
     #[must_use]
@@ -374,14 +387,20 @@ impl Builder {
     ) -> Result<Parts, MasterError> {
         let config = &self.config;
         let configured = template.states.as_ref().and_then(StateFiles::configured);
-        let found_reconfigure = state.pending_reconfigure(template.fingerprint, configured);
+        let wanted = match (config.kill_old(), self.reload) {
+            (true, _) => Some(Renewal::KillOld),
+            (false, true) => Some(Renewal::Requested),
+            (false, false) => None,
+        };
+        let found_reconfigure = state.pending_reconfigure(template.fingerprint, configured, wanted);
+        let hint = AdoptionHint::of(&template, &state, found_reconfigure);
         let snapshot = state.snapshot();
         let StartupState { initial_plan, workers, orphans, .. } = state;
         let settings = Settings { seed: random_seed(), ..settings(config) };
         let mut supervisor = Supervisor::adopt(settings, initial_plan.clone(), snapshot)?;
         // Whatever the workers were started with: shares that are in force already are no change.
-        let pending_reconfigure =
-            found_reconfigure.filter(|wanted| wanted.renew || !supervisor.is_as_configured());
+        let pending_reconfigure = found_reconfigure
+            .filter(|wanted| wanted.renew.is_some() || !supervisor.is_as_configured());
         let (states, shares) = (template.states.clone(), template.fingerprint.shares);
         let template = Arc::new(template);
         let spawner = Spawner::new(Arc::clone(&template), port_pool(config)?)?;
@@ -389,7 +408,8 @@ impl Builder {
         let reader = read.map(|read| ConfigurationReader::new(read, templates)).transpose()?;
         let (config_in_force, in_force) = (Arc::new(config.clone()), Arc::clone(&template));
         let in_force = ConfigAndTemplate { config: config_in_force, template: in_force };
-        let mut adopted = Adopted { workers: Vec::new(), reconfigure: pending_reconfigure, shares };
+        let mut adopted =
+            Adopted { workers: Vec::new(), reconfigure: pending_reconfigure, shares, hint };
         for AdoptedWorker { snapshot, started, .. } in workers {
             let (ports, told) = (Arc::clone(&started.ports), started.told.clone());
             supervisor.hold_private_ports(snapshot.worker, told.private_ports.as_slice().into());
@@ -397,7 +417,8 @@ impl Builder {
             adopted.workers.push((snapshot.worker, snapshot.seat, started));
         }
         spawner.all_held();
-        let workers_wanted = match supervisor.is_as_configured() || pending_reconfigure.is_some() {
+        let reshares = pending_reconfigure.is_some_and(|wanted| wanted.reshares);
+        let workers_wanted = match supervisor.is_as_configured() || reshares {
             true => usize::from(config.workers()),
             false => supervisor.plan().seats().len(),
         };

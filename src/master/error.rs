@@ -6,7 +6,7 @@ use crate::control::ControlError;
 use crate::nft::NftError;
 use crate::plan::{ClusterName, Listener, PlanError, Port, PortRange};
 use crate::process::ProcessError;
-use crate::protocol::{Finding, WorkerFailure};
+use crate::protocol::{Finding, Refusal, WorkerFailure};
 
 /// Why a master could not start, or could not go on.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +63,13 @@ pub enum MasterError {
     FirstWorker {
         /// Which worker, and why.
         failure: WorkerFailure,
+    },
+    /// The reload failed that the master was started with, and none has succeeded since: the workers of
+    /// the earlier master serve.
+    #[error("the reload that it was started with has failed: {refusal}")]
+    NotReloaded {
+        /// Why.
+        refusal: Refusal,
     },
     /// The master that runs goes on: it did not hand over.
     #[error("the master of cluster {name} does not hand over: {reason}")]
@@ -168,6 +175,10 @@ impl MasterError {
             Self::NotHandedOver { name, .. } => Some(format!(
                 "it keeps running: `ipcluster status {name}`; end it by SIGTERM or SIGKILL, and `ipcluster run` takes over what it leaves"
             )),
+            Self::NotReloaded { .. } => Some(
+                "the workers of the master before this one serve on; the next `ipcluster run` takes them over"
+                    .to_owned(),
+            ),
             Self::InTheWay { finding } => Some(finding.cure.clone()),
             Self::FirstWorker { .. } => Some(
                 "`command` names what each worker runs: a program that the user of the workers may run, \

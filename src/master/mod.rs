@@ -50,6 +50,7 @@
 //! tied to the master's life. When it leaves, they and the rules serve on.
 
 mod actions;
+mod adoption;
 mod background;
 mod builder;
 mod clock;

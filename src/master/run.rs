@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::actions::Actors;
+use super::adoption::{PendingReconfigure, Renewal};
 use super::clock::Clock;
 use super::configuration::{
     ConfigAndTemplate, Configuration, ProposedConfiguration, Purpose, ReadConfiguration, Verdict,
@@ -19,9 +20,9 @@ use super::health::{self, CheckResult, HealthMonitor};
 use super::operators::handle::{Handle, Order};
 use super::operators::{self, Operators, StatusCounts, WorkerConnections, report};
 use super::rules::{self, Rules, source_loads};
+use super::startup::adoption_hint::AdoptionHint;
 use super::startup::orphans::Orphans;
 use super::startup::signals::Signals;
-use super::startup::state::PendingReconfigure;
 use super::workers::{
     self, ExitedWorker, Life, LinkEvent, LinkNews, RemainsNews, SpawnOutcome, Started, Workers,
     count_sockets,
@@ -72,6 +73,8 @@ pub(super) struct Adopted {
     pub(super) reconfigure: Option<PendingReconfigure>,
     /// The digest of the shares that are configured.
     pub(super) shares: u64,
+    /// What an operator should know of the workers that go on.
+    pub(super) hint: Option<AdoptionHint>,
 }
 
 /// The subjects of a master, each of which knows of itself alone.
@@ -158,6 +161,8 @@ impl Master {
     /// # Errors
     /// [`MasterError::FirstWorker`] if nothing of the cluster exists yet, and its command cannot be run;
     /// [`MasterError::Signals`] if it is to [obey signals](super::Builder::obey_signals), and cannot take them;
+    /// [`MasterError::NotReloaded`] if it leaves, and the reload has failed that it
+    /// [was started with](super::Builder::reload), and none has succeeded since;
     /// [`MasterError::Watch`] and [`MasterError::Notify`] if the runtime cannot wait for the kernel. What
     /// goes wrong later is logged, answered or tried again: a master does not end by itself.
     ///
@@ -178,7 +183,14 @@ impl Master {
         while !self.is_finished {
             let happened = self.next().await?;
             match self.handle_happened(happened).await {
-                Some(Leaving::Leave) => return Ok(self.leave().await),
+                Some(Leaving::Leave) => {
+                    let failed_reload = self.operators.take_failed_reload();
+                    let ended = self.leave().await;
+                    return match failed_reload {
+                        Some(refusal) => Err(MasterError::NotReloaded { refusal }),
+                        None => Ok(ended),
+                    };
+                }
                 Some(Leaving::HandedOver { pid }) => return Ok(self.leave_to_next(pid).await),
                 None => {}
             }
@@ -194,7 +206,7 @@ impl Master {
 
     /// Goes on with what there is.
     fn begin(&mut self) {
-        let Adopted { workers, reconfigure, shares } = std::mem::take(&mut self.adopted);
+        let Adopted { workers, reconfigure, shares, hint } = std::mem::take(&mut self.adopted);
         for (worker, seat, started) in workers {
             let pid = self.workers.adopt(worker, seat, started);
             self.begin_health_checks(worker, pid);
@@ -207,6 +219,9 @@ impl Master {
             self.operators.announce(Event::Orphan { pid, reason });
         }
         self.dispatch(Input::Start);
+        if let Some(hint) = hint {
+            hint.log(self.configuration.config().name());
+        }
         match reconfigure {
             Some(reconfigure) => self.reconfigure(reconfigure, shares),
             None => self.workers.note_configured(shares),
@@ -214,15 +229,32 @@ impl Master {
     }
 
     /// Puts the configuration in force where it is another than that of the earlier master.
-    fn reconfigure(&mut self, PendingReconfigure { renew }: PendingReconfigure, shares: u64) {
+    fn reconfigure(&mut self, wanted: PendingReconfigure, shares: u64) {
+        let PendingReconfigure { renew, reshares } = wanted;
         tracing::info!(
-            "the configuration differs from that of the earlier master: {}",
-            if renew { "new workers are started" } else { "the number of workers changes" }
+            "{}",
+            match renew {
+                Some(Renewal::Configuration) => {
+                    "the configuration differs from that of the earlier master: new workers are started"
+                }
+                Some(Renewal::Requested) => {
+                    "new workers are started in place of those of the earlier master, as --reload says"
+                }
+                Some(Renewal::KillOld) => {
+                    "new workers are started in place of those of the earlier master, which then end at once \
+                 (kill_old)"
+                }
+                None => {
+                    "the configuration differs from that of the earlier master: the number of workers changes"
+                }
+            }
         );
-        let request = self.operators.begin_reconfigure();
+        let request = self.operators.begin_reconfigure(wanted);
         self.workers.await_configured(request, shares);
-        self.configuration.starts(request);
-        self.dispatch(Input::Configure { request, renew });
+        if wanted.is_by_configuration() {
+            self.configuration.starts(request);
+        }
+        self.dispatch(Input::Configure { request, renew: renew.is_some(), reshares });
     }
 
     /// Waits for what happens next. Branches are tried in their order:

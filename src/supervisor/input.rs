@@ -213,14 +213,16 @@ pub enum Input {
     },
     /// An operator asks for a change. Answered by exactly one [`Action::Reply`](super::Action::Reply).
     Request(RequestId, Command),
-    /// The configuration is another than that of the earlier master: its weights are put in force in
-    /// place of those that were adopted with the rules. Answered as [`Self::Request`] is.
+    /// Something of what was adopted is to be changed, most often since the configuration is another than
+    /// that of the earlier master. Answered as [`Self::Request`] is.
     Configure {
         /// The request that is answered.
         request: RequestId,
-        /// Whether a new generation of workers is started too, since those that were adopted run
-        /// something else.
+        /// Whether a new generation of workers is started in place of those that were adopted.
         renew: bool,
+        /// Whether the number and the weights of workers become those that are configured; else they stay
+        /// what was adopted with the rules.
+        reshares: bool,
     },
     /// An operator asks for a new generation, and the configuration is another than before. Answered as
     /// [`Self::Request`] is; if it is refused, [`Self::Configured`] follows with what was configured before.

@@ -245,7 +245,9 @@ impl Supervisor {
             Input::Restored => self.restored(now),
             Input::RestoreFailed { reason } => self.restore_failed(reason, now),
             Input::Request(id, command) => self.request(id, command, now),
-            Input::Configure { request, renew } => self.configure(request, renew),
+            Input::Configure { request, renew, reshares } => {
+                self.configure(request, renew, reshares);
+            }
             Input::Reconfigure { request, command, configured, reshares } => {
                 self.reconfigure(request, command, *configured, reshares);
             }

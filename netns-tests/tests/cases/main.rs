@@ -10,6 +10,7 @@ mod conformance;
 mod conntrack;
 mod counters;
 mod deferred_accept;
+mod deploy;
 mod descriptors;
 mod destinations;
 mod end_signals;
@@ -114,6 +115,7 @@ fn main() -> ExitCode {
         conntrack,
         counters,
         deferred_accept,
+        deploy,
         descriptors,
         destinations,
         end_signals,

@@ -10,6 +10,7 @@ use super::report;
 use super::service_manager::ServiceNotifier;
 use super::statuses::{ConnectionCounts, StatusCounts, StatusRequests};
 use crate::control::{self, ControlError, ControlServer, Responder};
+use crate::master::adoption::PendingReconfigure;
 use crate::master::error::MasterError;
 use crate::master::rules::Rules;
 use crate::master::waiting::{Periodic, receive_bounded};
@@ -166,8 +167,17 @@ impl Operators {
 
     /// Takes note that the configuration is to be put in force, since it is another than that of the
     /// earlier master. What comes of it is logged.
-    pub(crate) fn begin_reconfigure(&mut self) -> RequestId {
-        self.replies.begin_reconfigure()
+    pub(in crate::master) fn begin_reconfigure(&mut self, wanted: PendingReconfigure) -> RequestId {
+        let id = self.replies.begin_reconfigure(wanted);
+        if wanted.renew.is_some() {
+            self.service.reload_began(id);
+        }
+        id
+    }
+
+    /// Why the reload failed that the master was started with, if none has succeeded since.
+    pub(crate) fn take_failed_reload(&mut self) -> Option<Refusal> {
+        self.replies.take_failed_reload()
     }
 
     /// The cluster is to have so many workers, if this request is carried out.

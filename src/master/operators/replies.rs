@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::control::Responder;
+use crate::master::adoption::{PendingReconfigure, Renewal};
 use crate::protocol::{Command, CommandRequest, Outcome, Progress, Refusal};
 use crate::supervisor::RequestId;
 
@@ -14,6 +15,8 @@ pub(super) struct Replies {
     workers_wanted: usize,
     /// How many are configured.
     workers_configured: usize,
+    /// Why the reload failed that the master was started with, while none has succeeded since.
+    failed_reload: Option<Refusal>,
 }
 
 /// A reply that is owed.
@@ -30,13 +33,19 @@ enum Asker {
     Impatient(Responder),
     /// Such an operator, who has the reply.
     Served,
-    /// This master, whose configuration is another than that of the earlier one.
-    Configuration,
+    /// This master, which changes something of what it has adopted.
+    Master(PendingReconfigure),
 }
 
 impl Replies {
     pub(super) fn new(workers_wanted: usize, workers_configured: usize) -> Self {
-        Self { pending: BTreeMap::new(), next_request: 0, workers_wanted, workers_configured }
+        Self {
+            pending: BTreeMap::new(),
+            next_request: 0,
+            workers_wanted,
+            workers_configured,
+            failed_reload: None,
+        }
     }
 
     /// How many workers the cluster is to have.
@@ -63,11 +72,17 @@ impl Replies {
         }
     }
 
-    /// Takes note that the configuration is to be put in force.
-    pub(super) fn begin_reconfigure(&mut self) -> RequestId {
-        let id = self.add(Asker::Configuration);
-        self.workers_wanted = self.workers_configured;
+    /// Takes note that something of what was adopted is to be changed.
+    pub(super) fn begin_reconfigure(&mut self, wanted: PendingReconfigure) -> RequestId {
+        let id = self.add(Asker::Master(wanted));
+        if wanted.reshares {
+            self.workers_wanted = self.workers_configured;
+        }
         id
+    }
+
+    pub(super) fn take_failed_reload(&mut self) -> Option<Refusal> {
+        self.failed_reload.take()
     }
 
     fn add(&mut self, asker: Asker) -> RequestId {
@@ -100,17 +115,36 @@ impl Replies {
         if outcome.is_err() {
             self.workers_wanted = wanted_before;
         }
+        if let Ok(Outcome::Reloaded(_) | Outcome::Restarted(_)) = &outcome {
+            self.failed_reload = None;
+        }
         match (asker, outcome) {
             (Asker::Operator(responder) | Asker::Impatient(responder), outcome) => {
                 responder.finish(outcome);
             }
             // The log has it.
             (Asker::Served, _) => {}
-            (Asker::Configuration, Ok(_)) => tracing::info!("the configuration is in force"),
-            (Asker::Configuration, Err(refusal)) => tracing::error!(
-                "the configuration is not in force, and the earlier workers keep serving: {refusal}; \
-                 restart the master once that is fixed"
-            ),
+            (Asker::Master(wanted), Ok(_)) if wanted.is_by_configuration() => {
+                tracing::info!("the configuration is in force");
+            }
+            (Asker::Master(_), Ok(_)) => {
+                tracing::info!("new workers serve in place of those of the earlier master");
+            }
+            (Asker::Master(wanted), Err(refusal)) => {
+                match wanted.is_by_configuration() {
+                    true => tracing::error!(
+                        "the configuration is not in force, and the earlier workers keep serving: \
+                         {refusal}; restart the master once that is fixed"
+                    ),
+                    false => tracing::error!(
+                        "the reload failed, and the earlier workers keep serving: {refusal}; `ipcluster \
+                         reload` tries again"
+                    ),
+                }
+                if wanted.renew == Some(Renewal::Requested) {
+                    self.failed_reload = Some(refusal);
+                }
+            }
         }
     }
 
@@ -119,7 +153,7 @@ impl Replies {
         let pending = std::mem::take(&mut self.pending).into_values();
         pending.filter_map(|pending| match pending.asker {
             Asker::Operator(responder) | Asker::Impatient(responder) => Some(responder),
-            Asker::Served | Asker::Configuration => None,
+            Asker::Served | Asker::Master(_) => None,
         })
     }
 }

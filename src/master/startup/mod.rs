@@ -7,12 +7,13 @@
 //! | connect | `handover/receive.rs` | with `run --replace`, the running master offers all that it has |
 //! | claim | `claim.rs`, `overlap.rs`, `in_the_way.rs` | the lock, the sockets of operators, the table in the kernel; refused beside another master, or a cluster with the same listeners, and where filters of others, or a server on the port, stand in the way |
 //! | prepare | `template.rs`, `worker_sockets.rs`, `ipv6_listeners.rs` | what workers are started with, and the sockets that they are told of |
-//! | find | `find_workers.rs`, `state.rs`, `orphans.rs` | the workers of the earlier master, by what it hands over, or by what the kernel and `/proc` show |
+//! | find | `find_workers.rs`, `state.rs`, `orphans.rs`, `adoption_hint.rs` | the workers of the earlier master, by what it hands over, or by what the kernel and `/proc` show |
 //! | build | `builder.rs` | the supervisor, the subjects of the master, and their threads |
 //! | open | `builder.rs` | from here on this process is the master, and listens |
 //!
 //! `dedicate.rs` and `signals.rs` are for a process of which the master is the whole purpose.
 
+pub(super) mod adoption_hint;
 pub(super) mod claim;
 pub(super) mod dedicate;
 mod find_workers;

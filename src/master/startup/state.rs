@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::find_workers::{Candidate, Search};
 use super::orphans::Orphans;
 use crate::config::Config;
+use crate::master::adoption::{PendingReconfigure, Renewal};
 use crate::master::error::MasterError;
 use crate::master::handover::receive::{Received, WorkerRecord};
 use crate::master::workers::{
@@ -34,13 +35,6 @@ pub(in crate::master) struct AdoptedWorker {
     pub(in crate::master) started: Started,
     /// The configuration that it was started with; `None` if it does not say.
     fingerprint: Option<ConfigFingerprint>,
-}
-
-/// What the configuration of this master wants changed of what it has adopted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::master) struct PendingReconfigure {
-    /// Workers run something else than they would if they were started now.
-    pub(in crate::master) renew: bool,
 }
 
 impl StartupState {
@@ -110,22 +104,29 @@ impl StartupState {
     /// What is to be changed of what was found; `fingerprint` is that of workers that would be started
     /// now. What the earlier master was `configured` with it has noted; for one that has not, the worker that was
     /// started last tells it. Another number of workers than that is what an operator asked for while it ran,
-    /// and stays.
+    /// and stays. `wanted` is why all are to be renewed whatever they run.
     pub(in crate::master) fn pending_reconfigure(
         &self,
         fingerprint: ConfigFingerprint,
         configured: Option<u64>,
+        wanted: Option<Renewal>,
     ) -> Option<PendingReconfigure> {
         if !self.initial_plan.in_force {
             return None;
         }
-        let live = || self.workers.iter().filter(|it| it.snapshot.stage == StageSnapshot::Live);
-        let last = live().max_by_key(|it| it.snapshot.started)?.fingerprint.map(|it| it.shares);
-        let shares = configured.or(last)?;
+        let last = self.live().max_by_key(|it| it.snapshot.started)?;
+        let shares = configured.or(last.fingerprint.map(|it| it.shares));
         let is_other =
             |it: &AdoptedWorker| it.fingerprint.is_some_and(|it| it.command != fingerprint.command);
-        let renew = live().any(is_other);
-        (renew || shares != fingerprint.shares).then_some(PendingReconfigure { renew })
+        let differs = self.live().any(is_other).then_some(Renewal::Configuration);
+        let renew = wanted.or(differs);
+        let reshares = shares.is_some_and(|shares| shares != fingerprint.shares);
+        (renew.is_some() || reshares).then_some(PendingReconfigure { renew, reshares })
+    }
+
+    /// The workers that serve, and go on.
+    pub(in crate::master) fn live(&self) -> impl Iterator<Item = &AdoptedWorker> {
+        self.workers.iter().filter(|it| it.snapshot.stage == StageSnapshot::Live)
     }
 }
 

@@ -11,6 +11,7 @@
 //! | 50 ms | what they print is passed on |
 
 mod admission;
+mod code_changes;
 mod config_copies;
 mod connections;
 mod counted;
@@ -42,6 +43,7 @@ mod values;
 #[expect(clippy::module_inception, reason = "the room is named after its main type")]
 mod workers;
 
+pub(super) use code_changes::CodeChange;
 pub(super) use config_copies::ConfigCopies;
 pub(super) use counting::{count_sockets, local_ports_of, worker_port_of};
 pub(super) use end_signals::{

@@ -95,22 +95,36 @@ impl RunningRelease {
         let was_told = told.is_some();
         Self { directory: told.or(working_directory), was_told, program: program.zip(target) }
     }
+
+    /// The directory, if the worker was told it.
+    pub(super) fn told_directory(&self) -> Option<&Path> {
+        self.directory.as_deref().filter(|_| self.was_told)
+    }
+
+    /// The file that it runs, if it was told that.
+    pub(super) fn program_target(&self) -> Option<&Path> {
+        self.program.as_ref().map(|(_, target)| target.as_path())
+    }
 }
 
 impl Release {
     /// Finds what workers of a new generation are started from.
     pub(super) fn find(template: &Template, generation: Generation) -> Result<Self, ReleaseError> {
-        let logical = match &template.directory {
-            StartDirectory::Configured { common, .. } => {
-                Some(PathBuf::from(expand(common, template, generation, None)))
-            }
-            StartDirectory::OfMaster(directory) => directory.clone(),
-        };
+        let found = Self::find_unnoticed(template, generation)?;
+        if let Some((logical, directory)) = logical(template, generation).zip(found.directory()) {
+            warn_of_arguments(template, &logical, directory);
+        }
+        Ok(found)
+    }
+
+    /// As [`Self::find`], for one that nothing is started from: nothing is said of it.
+    pub(super) fn find_unnoticed(
+        template: &Template,
+        generation: Generation,
+    ) -> Result<Self, ReleaseError> {
+        let logical = logical(template, generation);
         let find = || logical.as_deref().map(Directory::find).transpose();
         let directory = as_workers_or_self(template.account.as_ref(), find)?;
-        if let Some((logical, directory)) = logical.as_deref().zip(directory.as_ref()) {
-            warn_of_arguments(template, logical, &directory.path);
-        }
         Self::complete(template, generation, directory, None)
     }
 
@@ -188,6 +202,18 @@ impl Release {
     /// The directory of the generation, without links.
     pub(super) fn directory(&self) -> Option<&Path> {
         self.directory.as_ref().map(|directory| directory.path.as_path())
+    }
+
+    /// The file that all workers run, if it is the same for all.
+    pub(super) fn program_target(&self) -> Option<&Path> {
+        self.program.as_ref().map(Program::target)
+    }
+
+    /// What those arguments lead to that are the same for all workers, were they paths; options are none.
+    pub(super) fn files_in_arguments(&self, template: &Template) -> impl Iterator<Item = PathBuf> {
+        let common = template.arguments.iter().filter(|text| text.of_workers().next().is_none());
+        let words = common.map(|text| self.expand(text, template));
+        words.filter(|word| !word.starts_with('-')).map(|word| self.base().join(word))
     }
 
     /// The text of `config_template`.
@@ -335,7 +361,7 @@ impl Release {
 /// Looks at something as the workers' user may, whose it is most often: the master of root passes over no file
 /// permissions, and a home directory is closed to it. What that user may not look at, as a member of another
 /// group may, is looked at as this process. The error is that of the user.
-fn as_workers_or_self<T, E>(
+pub(super) fn as_workers_or_self<T, E>(
     account: Option<&Account>,
     look: impl Fn() -> Result<T, E>,
 ) -> Result<T, E> {
@@ -395,6 +421,16 @@ fn expand(
         // Such texts are expanded for each worker.
         _ => String::new(),
     })
+}
+
+/// The directory that workers of a generation are started in, by its configured name.
+fn logical(template: &Template, generation: Generation) -> Option<PathBuf> {
+    match &template.directory {
+        StartDirectory::Configured { common, .. } => {
+            Some(PathBuf::from(expand(common, template, generation, None)))
+        }
+        StartDirectory::OfMaster(directory) => directory.clone(),
+    }
 }
 
 /// Says which arguments lead through a link that is moved with each release.

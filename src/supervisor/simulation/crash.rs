@@ -132,8 +132,8 @@ fn start_next_master(world: &mut World, handed: Option<Handed>) {
     }
     if in_force && is_configured_anew {
         let renew = world.random.percent(30);
-        let workers = u16::try_from(world.settings.weights.seats()).expect("few");
-        world.configure(workers, renew);
+        let reshares = !renew || world.random.percent(50);
+        world.configure(renew, reshares);
     }
 }
 

@@ -108,15 +108,16 @@ impl World {
     }
 
     /// A master begins whose configuration is another than that of the one before.
-    pub(super) fn configure(&mut self, workers: u16, renew: bool) {
+    pub(super) fn configure(&mut self, renew: bool, reshares: bool) {
         let id = self.next_request();
+        let workers = u16::try_from(self.settings.weights.seats()).expect("few");
         let command = match renew {
             true => Command::Reload { share: None },
             false => Command::Scale { workers },
         };
         self.note_request(id, command);
         self.operators.last_change = Some(self.now);
-        self.deliver(Input::Configure { request: id, renew });
+        self.deliver(Input::Configure { request: id, renew, reshares });
     }
 
     fn next_request(&self) -> RequestId {

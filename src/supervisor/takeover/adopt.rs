@@ -98,10 +98,18 @@ impl Supervisor {
         self.target.weights == self.settings.weights
     }
 
-    /// Brings in what this master was configured with in place of what it has adopted: the weights,
-    /// and with `renew` a new generation of workers.
-    pub(in crate::supervisor) fn configure(&mut self, request: RequestId, renew: bool) {
-        let weights = self.settings.weights.clone();
+    /// Brings in what this master wants in place of what it has adopted: with `reshares` the weights that
+    /// are configured, and with `renew` a new generation of workers.
+    pub(in crate::supervisor) fn configure(
+        &mut self,
+        request: RequestId,
+        renew: bool,
+        reshares: bool,
+    ) {
+        let weights = match reshares {
+            true => self.settings.weights.clone(),
+            false => self.target.weights.clone(),
+        };
         let checked = || {
             self.check_idle()?;
             self.check_no_canary()?;

@@ -198,7 +198,7 @@ fn other_weights_come_in_by_request_and_with_them_other_workers_if_they_are_to()
     let mut scaled = bench(settings(3), adopted_cluster(left(2, &[0, 1]), in_force(&[0, 1])));
     assert!(!scaled.supervisor.is_as_configured());
     assert_eq!(scaled.take_spawned(), [], "nobody has asked");
-    scaled.input(Input::Configure { request: RequestId(0), renew: false });
+    scaled.input(Input::Configure { request: RequestId(0), renew: false, reshares: true });
     assert_eq!(scaled.take_spawned(), [(12, 2, 4)]);
     scaled.ready(12);
     scaled.commit_done();
@@ -207,7 +207,7 @@ fn other_weights_come_in_by_request_and_with_them_other_workers_if_they_are_to()
     assert!(scaled.supervisor.is_as_configured());
 
     let mut renewed = bench(settings(3), adopted_cluster(left(2, &[0, 1]), in_force(&[0, 1])));
-    renewed.input(Input::Configure { request: RequestId(0), renew: true });
+    renewed.input(Input::Configure { request: RequestId(0), renew: true, reshares: true });
     assert_eq!(renewed.take_spawned(), [(12, 0, 5), (13, 1, 5), (14, 2, 5)]);
     for worker in 12..=14 {
         renewed.ready(worker);
@@ -225,7 +225,7 @@ fn with_kill_old_retired_ones_end_at_once_and_those_in_force_when_they_are_repla
     workers.push(WorkerSnapshot { generation: Generation(3), ..adopted(2, retired) });
     let mut bench = bench(kill_old, adopted_cluster(left(2, &[0, 1]), workers));
     assert_eq!(bench.take_terminated(), [12]);
-    bench.input(Input::Configure { request: RequestId(0), renew: true });
+    bench.input(Input::Configure { request: RequestId(0), renew: true, reshares: true });
     bench.ready(13);
     bench.ready(14);
     bench.commit_done();
@@ -237,7 +237,7 @@ fn with_kill_old_retired_ones_end_at_once_and_those_in_force_when_they_are_repla
 #[test]
 fn what_new_workers_cannot_come_up_to_leaves_the_adopted_ones_in_force() {
     let mut bench = bench(settings(2), adopted_cluster(left(2, &[0, 1]), in_force(&[0, 1])));
-    bench.input(Input::Configure { request: RequestId(0), renew: true });
+    bench.input(Input::Configure { request: RequestId(0), renew: true, reshares: true });
     bench.spawn(12);
     bench.dies(12, Exit::Code(1));
     assert!(matches!(bench.last_reply(), Err(Refusal::Worker(_))));

@@ -104,7 +104,7 @@ fn numbers_that_cannot_be_are_refused() {
 fn a_configuration_with_the_shares_in_force_changes_nothing_and_is_answered() {
     let mut bench = Bench::live(3);
     for _ in 0..2 {
-        bench.input(Input::Configure { request: RequestId(7), renew: false });
+        bench.input(Input::Configure { request: RequestId(7), renew: false, reshares: true });
         assert_eq!(bench.last_reply(), &Ok(scale_outcome(3, 0, 64)));
         assert_eq!((&bench.commit, bench.supervisor.deadline()), (&None, None));
     }
