@@ -120,8 +120,9 @@ function second() {
     stream.on('error', () => {});
 }
 
-process.on('SIGUSR1', () => request('retire', 'SIGUSR1'));
-process.on('SIGUSR2', () => process.exit(0));
+// Without its master the older library takes note of these signals, and does nothing (its lib/worker.js).
+process.on('SIGUSR1', () => (socket ? request('retire', 'SIGUSR1') : say('SIGUSR1 without a master')));
+process.on('SIGUSR2', () => (socket ? process.exit(0) : say('SIGUSR2 without a master')));
 // It neither says nor reads anything until the next one, and goes on to serve.
 process.on('SIGHUP', () => {
     mute = !mute;

@@ -816,8 +816,8 @@ settings! {
         get: copied -> Option<SocketAddr>,
     }
 
-    /// End the workers of an earlier master, without waiting for their connections, when the new ones
-    /// are in force
+    /// Start new workers in place of those of an earlier master, also where nothing has changed, and end
+    /// these without waiting for their connections when the new ones are in force
     kill_old: bool {
         key: "kill_old" (flag_only),
         flag: "--kill-old", "true|false",

@@ -46,6 +46,7 @@ mod many_workers;
 mod master_restart;
 mod memory;
 mod metrics;
+mod moving;
 mod multipath;
 mod neighbours;
 mod output;
@@ -143,6 +144,7 @@ fn main() -> ExitCode {
         many_workers,
         memory,
         metrics,
+        moving,
         multipath,
         neighbours,
         output,
