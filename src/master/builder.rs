@@ -393,7 +393,7 @@ impl Builder {
             (false, false) => None,
         };
         let found_reconfigure = state.pending_reconfigure(template.fingerprint, configured, wanted);
-        let hint = AdoptionHint::of(&template, &state, found_reconfigure);
+        let hint = AdoptionHint::of(&template, &state, found_reconfigure, Clock.now());
         let snapshot = state.snapshot();
         let StartupState { initial_plan, workers, orphans, .. } = state;
         let settings = Settings { seed: random_seed(), ..settings(config) };

@@ -84,6 +84,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 /// The subjects of the master, each with those that it may use. `mod.rs` may use all.
 const SUBJECTS: &[(&str, &[&str])] = &[
     ("error", &[]),
+    ("adoption", &[]),
     ("privilege", &[]),
     ("log_limit", &[]),
     ("waiting", &[]),
@@ -93,16 +94,20 @@ const SUBJECTS: &[(&str, &[&str])] = &[
     ("rules", &["background", "clock", "error", "host", "waiting"]),
     ("workers", &["background", "clock", "error", "log_limit", "waiting"]),
     ("health", &["background", "clock", "error", "log_limit", "waiting", "workers"]),
-    ("operators", &["background", "clock", "error", "log_limit", "rules", "waiting"]),
+    ("operators", &["adoption", "background", "clock", "error", "log_limit", "rules", "waiting"]),
     ("handover", &["background", "error", "operators", "workers"]),
     // operators: a handle for signals. privilege: what is kept of the capabilities.
-    ("startup", &["error", "handover", "host", "operators", "privilege", "rules", "workers"]),
+    (
+        "startup",
+        &["adoption", "error", "handover", "host", "operators", "privilege", "rules", "workers"],
+    ),
     ("configuration", &["background", "error", "startup", "waiting", "workers"]),
     ("actions", &["configuration", "operators", "rules", "workers"]),
     (
         "run",
         &[
             "actions",
+            "adoption",
             "configuration",
             "clock",
             "error",
@@ -117,6 +122,7 @@ const SUBJECTS: &[(&str, &[&str])] = &[
     (
         "builder",
         &[
+            "adoption",
             "background",
             "clock",
             "configuration",

@@ -5,10 +5,9 @@ use std::time::{Duration, SystemTime};
 
 use super::state::StartupState;
 use crate::master::adoption::PendingReconfigure;
-use crate::master::clock::Clock;
 use crate::master::workers::{CodeChange, Template};
 use crate::plan::ClusterName;
-use crate::protocol::counted;
+use crate::protocol::{Timestamp, counted};
 
 /// That workers of an earlier master go on.
 #[derive(Debug, PartialEq, Eq)]
@@ -23,6 +22,7 @@ impl AdoptionHint {
         template: &Template,
         state: &StartupState,
         pending: Option<PendingReconfigure>,
+        now: Timestamp,
     ) -> Option<Self> {
         let is_renewed = pending.is_some_and(|pending| pending.renew.is_some());
         if is_renewed || !state.initial_plan.in_force {
@@ -30,7 +30,7 @@ impl AdoptionHint {
         }
         let workers = state.live().count() as u64;
         let oldest = state.live().min_by_key(|worker| worker.snapshot.started)?;
-        let age = Clock.now().since(oldest.snapshot.started);
+        let age = now.since(oldest.snapshot.started);
         // What lay there when it was started may be dated as late as that.
         let started = SystemTime::now().checked_sub(age.saturating_sub(TICK))?;
         let (generation, release) = (oldest.started.generation, &oldest.started.told.release);
