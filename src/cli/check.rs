@@ -6,7 +6,7 @@ use std::fs;
 use crate::control::ControlDir;
 use crate::lab;
 use crate::master::host::{
-    Accepted, HostFacts, Survey, findings, nat_before, owners_of_ports, survey,
+    Accepted, HostFacts, Survey, Surveyed, findings, nat_before, owners_of_ports, survey,
 };
 use crate::nft::{Conntrack, ConntrackUsage, Firewall, ForeignRules, NftError, Protection};
 use crate::plan::{
@@ -182,7 +182,13 @@ fn in_the_way(args: &CheckArgs) -> Vec<Look> {
         [] => of_clusters(),
         given => {
             Listeners::new(given.to_vec()).map_err(|error| causes(&error)).and_then(|listeners| {
-                let of = (listeners, PortRange::default(), args.engine, false);
+                let of = Surveyed {
+                    listeners,
+                    worker_ports: PortRange::default(),
+                    engine: args.engine,
+                    local_clients: false,
+                    table: None,
+                };
                 survey_of(&of, Accepted::default()).map_err(|error| causes(&error))
             })
         }
@@ -208,16 +214,13 @@ fn look_of(finding: Finding) -> Look {
     }
 }
 
-fn survey_of(
-    (listeners, worker_ports, engine, local_clients): &(Listeners, PortRange, Engine, bool),
-    accepted: Accepted,
-) -> Result<Vec<Finding>, NftError> {
-    let facts = HostFacts::read(listeners).with_owners_of(&owners_of_ports(listeners));
+fn survey_of(of: &Surveyed, accepted: Accepted) -> Result<Vec<Finding>, NftError> {
+    let facts = HostFacts::read(&of.listeners).with_owners_of(&owners_of_ports(&of.listeners));
     let mut rules = ForeignRules::open()?;
-    let survey = survey(&mut rules, facts, listeners, *worker_ports, *engine, *local_clients)?;
+    let survey = survey(&mut rules, facts, of)?;
     // How full connection tracking is has a line of its own.
     let survey = Survey { conntrack: None, ..survey };
-    Ok(findings(&survey, listeners, *engine, accepted))
+    Ok(findings(&survey, &of.listeners, of.engine, accepted))
 }
 
 fn of_clusters() -> Result<Vec<Finding>, String> {
@@ -226,8 +229,7 @@ fn of_clusters() -> Result<Vec<Finding>, String> {
     let accepted = Accepted { bypassed_filters: true, take_over_port: true, admin_port: true };
     let mut all = Vec::new();
     for plan in &plans {
-        let range = plan.guard().unwrap_or_default();
-        let of = (plan.listeners().clone(), range, plan.engine(), plan.has_local_clients());
+        let of = Surveyed::by(plan, plan.guard().unwrap_or_default());
         all.extend(survey_of(&of, accepted).map_err(|error| causes(&error))?);
     }
     if plans.is_empty() {

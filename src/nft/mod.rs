@@ -43,7 +43,7 @@ pub(crate) use fake::{Disturbance, Fake, Injection};
 pub use firewall::{Applied, Firewall, Protection};
 pub(crate) use foreign::{
     Certainty, FilterEffect, FilterHook, ForeignFilter, ForeignFound, ForeignNat, ForeignRules,
-    Interface, TableFamily, TableOrigin, Traffic,
+    Interface, LegacyDigests, TableFamily, TableOrigin, Traffic, UnreadLegacy,
 };
 pub(crate) use other_tables::{OtherTable, OtherTables};
 pub use watch::{Commit, Watch, WatchEvent, WatchEvents, Writer};

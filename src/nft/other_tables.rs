@@ -49,7 +49,7 @@ impl OtherTables {
         Ok(Self { socket })
     }
 
-    /// The tables that are not of a cluster, in the kernel's order.
+    /// The tables that are of no cluster and no fleet, in the kernel's order.
     ///
     /// # Errors
     /// [`NftError::Privilege`], [`NftError::Netlink`].
@@ -57,7 +57,8 @@ impl OtherTables {
         let tables = self.socket.dump(kind(GET_TABLE), 0, &ANY_FAMILY, |kind, body| {
             let table = Table::parse(message::open(NEW_TABLE, kind, body)?).ok_or(MALFORMED)?;
             let family = body.first().and_then(|number| family(*number)).ok_or(MALFORMED)?;
-            Ok(table.schema.is_none().then_some(OtherTable {
+            let is_ours = table.schema.is_some() || table.is_of_fleet;
+            Ok((!is_ours).then_some(OtherTable {
                 family,
                 name: table.name,
                 is_owned: matches!(table.owner, TableOwner::Socket(_)),

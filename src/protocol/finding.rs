@@ -29,6 +29,9 @@ pub struct Finding {
 pub struct FoundRule {
     /// The family of its table: `ip`, `ip6` or `inet`.
     pub family: String,
+    /// It is a rule of iptables-legacy, or with `ip6` of ip6tables-legacy, which nft does not show.
+    #[serde(default)]
+    pub legacy: bool,
     /// Its table. Names are printable, and cut after [`Finding::NAME_LEN`] characters.
     pub table: String,
     /// The base chain that leads to it.
@@ -39,7 +42,8 @@ pub struct FoundRule {
     pub priority: i32,
     /// The chain that it stands in.
     pub rule_chain: String,
-    /// Its handle, as `nft -a list` shows it; none: it is the policy of the base chain.
+    /// Its handle, as `nft -a list` shows it; of iptables-legacy its number in its chain, as
+    /// `-L --line-numbers` shows it; none: it is the policy of the base chain.
     pub handle: Option<u64>,
 }
 
@@ -75,7 +79,7 @@ pub enum FindingKind {
     NatBefore,
     /// A nat rule would map connections to a listener, and comes too late.
     NatAfter,
-    /// Rules of iptables-legacy that cannot be read.
+    /// Rules of iptables-legacy, or of ip6tables-legacy, that cannot be read.
     LegacyRules,
     /// Connection tracking forgets established connections before TCP does.
     ConntrackTimeout,
@@ -137,6 +141,7 @@ impl FoundRule {
         let cut = |name: &str| name.chars().take(Finding::NAME_LEN).collect();
         Self {
             family: family.to_string(),
+            legacy: false,
             table: cut(table),
             chain: cut(chain),
             hook: hook.to_string(),
@@ -144,6 +149,12 @@ impl FoundRule {
             rule_chain: cut(rule_chain),
             handle,
         }
+    }
+
+    /// The same, of iptables-legacy or not.
+    #[must_use]
+    pub(crate) fn of_legacy(self, legacy: bool) -> Self {
+        Self { legacy, ..self }
     }
 }
 

@@ -203,8 +203,11 @@ pub struct ForeignChain {
     pub priority: i32,
     /// The chain that it stands in.
     pub rule_chain: String,
-    /// Its handle, as `nft -a list` shows it.
+    /// Its handle, as `nft -a list` shows it; of iptables-legacy its number in its chain.
     pub handle: u64,
+    /// It is a rule of iptables-legacy, or with `ip6` of ip6tables-legacy, which nft does not show.
+    #[serde(default)]
+    pub legacy: bool,
     /// The listener whose connections it maps, or may map.
     pub listener: Listener,
     /// Whether it maps all of them; else some, or possibly some.

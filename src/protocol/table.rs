@@ -241,8 +241,9 @@ fn on_probation(probation: &Probation) -> String {
 fn foreign_chain(foreign: &ForeignChain) -> String {
     let ForeignChain { family, table, chain, hook, priority, rule_chain, handle, .. } = foreign;
     let verb = if foreign.certain { "maps" } else { "may map" };
+    let program = if foreign.legacy { " of iptables-legacy" } else { "" };
     format!(
-        "table {family} {table}, chain {chain} ({hook}, priority {priority}): rule {handle} of chain \
+        "table {family} {table}{program}, chain {chain} ({hook}, priority {priority}): rule {handle} of chain \
          {rule_chain} {verb} connections to {} before us",
         foreign.listener
     )
@@ -481,6 +482,7 @@ SEAT  STATE        GEN   PID  CONNS  QUEUED    MEMORY    UPTIME  RESTARTS
             priority: -150,
             rule_chain: "DOCKER".to_owned(),
             handle: 9,
+            legacy: false,
             listener: "0.0.0.0:80".parse().unwrap(),
             certain: false,
         }];

@@ -73,6 +73,12 @@ impl TableName {
         (schema.to_string() == digits).then_some(schema)
     }
 
+    /// Whether a table with this comment is one of a fleet, of whatever schema: by it, not by its name
+    /// (`ipcluster_fleet_NAME`), it is known as ours.
+    pub(crate) fn is_of_fleet(comment: &str) -> bool {
+        comment.starts_with("ipcluster fleet schema ")
+    }
+
     /// The table of a cluster.
     pub fn of(cluster: &ClusterName) -> Self {
         Self([Self::PREFIX, cluster.as_str()].concat())

@@ -14,6 +14,8 @@ mod peer_groups;
 mod pidfd;
 #[cfg(all(any(feature = "firewall", feature = "lab"), target_os = "linux"))]
 mod readable;
+#[cfg(all(feature = "firewall", target_os = "linux"))]
+mod socket_option;
 #[cfg(all(any(feature = "lab", feature = "master"), target_os = "linux"))]
 mod spawn;
 
@@ -31,6 +33,8 @@ pub(crate) use peer_groups::peer_groups;
 pub(crate) use pidfd::{pidfd_exit_status, signal_group, signal_group_number, signal_process};
 #[cfg(all(any(feature = "firewall", feature = "lab"), target_os = "linux"))]
 pub(crate) use readable::{Drained, drain, watch_readable};
+#[cfg(all(feature = "firewall", target_os = "linux"))]
+pub(crate) use socket_option::read_socket_option;
 #[cfg(all(any(feature = "lab", feature = "master"), target_os = "linux"))]
 pub(crate) use spawn::{
     ERRNO_LEN, ExecImage, Ids, LimitToSet, Setup, Step, become_with_descriptors,

@@ -31,7 +31,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("http", &["control", "plan", "protocol"]),                 // plan: the ids in the status
     ("process", &["netlink", "listen_fds", "sys"]),
     ("lab", &["netlink", "process"]),
-    ("nft", &["netlink", "ruleset", "plan"]),
+    ("nft", &["netlink", "ruleset", "plan", "sys"]), // sys: how tables of iptables-legacy are read
     ("worker", &["line_protocol", "listen_fds", "plan", "process"]), // process: in a test alone
     ("role", &["worker"]),
     (

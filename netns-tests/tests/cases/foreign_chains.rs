@@ -14,6 +14,8 @@ pub(crate) fn cases() -> Vec<Case> {
             .with(Engine::Tproxy),
         nft("what_is_found_is_what_happens", witness_of_the_kernel).with_both_engines(),
         nft("a_foreign_chain_is_reported_within_a_second", reported),
+        nft("tables_of_a_fleet_are_ours", of_a_fleet),
+        nft("of_chains_of_our_priority_the_newer_is_said_to_decide_and_does", same_priority),
     ]
 }
 
@@ -152,6 +154,74 @@ fn witness_of_the_kernel(lab: &Lab) {
             Some(Certainty::Possible) => {}
         }
     }
+}
+
+/// As `ipcluster fleet rules` makes them: known by their comment, not by their name.
+fn of_a_fleet(lab: &Lab) {
+    let _cluster = Cluster::on(lab, ["10.9.0.1:80".parse().unwrap()], 1).start(1);
+    let check = |comment: &str| {
+        lab.witness().load(&format!(
+            "add table ip ipcluster_fleet_web\ndelete table ip ipcluster_fleet_web
+             table ip ipcluster_fleet_web {{
+                 {comment}
+                 chain second_chance {{ type filter hook prerouting priority -160; tcp dport 80 counter jhash ip saddr mod 4 1 drop; }}
+                 chain input {{ type filter hook input priority 0; tcp dport 20000-29999 drop; }}
+             }}"
+        ));
+        let mut command = std::process::Command::new(netns_tests::ipcluster());
+        command.arg("check").env("XDG_RUNTIME_DIR", lab.directory());
+        let output = lab.server().run_in(|| command.output()).unwrap().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let said = check("comment \"ipcluster fleet schema 1\"");
+    assert!(said.contains("rules and servers of others: none in the way"), "{said}");
+    let said = check("");
+    assert!(said.contains("table ip ipcluster_fleet_web"), "a control: {said}");
+}
+
+/// The kernel asks the chain first that was made last.
+fn same_priority(lab: &Lab) {
+    let table = |name: &str| {
+        lab.witness().load(&format!(
+            "table ip {name} {{ chain pre {{ type nat hook prerouting priority dstnat; tcp dport 80 redirect to :9; }}; }}"
+        ));
+    };
+    let is_reached = || {
+        let server = "10.9.0.1:80".parse().unwrap();
+        let limit = Duration::from_millis(400);
+        lab.client()
+            .run_in(|| std::net::TcpStream::connect_timeout(&server, limit))
+            .unwrap()
+            .is_ok()
+    };
+    let check = || {
+        let mut command = std::process::Command::new(netns_tests::ipcluster());
+        command.arg("check").env("XDG_RUNTIME_DIR", lab.directory());
+        let output = lab.server().run_in(|| command.output()).unwrap().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    table("older");
+    let mut cluster = Cluster::on(lab, ["10.9.0.1:80".parse().unwrap()], 1).start(1);
+    assert!(is_reached());
+    let said = check();
+    assert!(said.contains("table ip older, chain pre") && said.contains("[nat_after]"), "{said}");
+    table("newer");
+    let status = cluster.wait_for("the newer", |status| !status.foreign_chains.is_empty());
+    let [newer] = &status.foreign_chains[..] else { panic!("{status:?}") };
+    assert_eq!((&*newer.table, newer.certain), ("newer", true));
+    assert!(!is_reached());
+    let precedence = "takes precedence over our rules: table ip";
+    let log = cluster.log();
+    assert!(log.contains(&format!("{precedence} newer, chain pre")), "{log}");
+    assert!(!log.contains(&format!("{precedence} older")), "{log}");
+    // The next master finds both, and its table.
+    cluster.kill_master();
+    let mut next = Cluster::on(lab, ["10.9.0.1:80".parse().unwrap()], 1).start(1);
+    let status = next.wait_for("the newer again", |status| !status.foreign_chains.is_empty());
+    assert_eq!(status.foreign_chains.len(), 1, "{status:?}");
+    lab.witness().nft(&["delete", "table", "ip", "newer"], "");
+    next.wait_for("it to go", |status| status.foreign_chains.is_empty());
+    assert!(is_reached());
 }
 
 fn reported(lab: &Lab) {

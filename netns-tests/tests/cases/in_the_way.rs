@@ -25,34 +25,34 @@ pub(crate) fn cases() -> Vec<Case> {
 }
 
 /// nft wants the end of a table on a line of its own.
-fn load_rules(lab: &Lab, ruleset: &str) {
+pub(crate) fn load_rules(lab: &Lab, ruleset: &str) {
     lab.witness().load(&ruleset.replace("; } }", "; }\n}"));
 }
 
-fn public() -> SocketAddr {
+pub(crate) fn public() -> SocketAddr {
     Network::server_v4(80)
 }
 
-fn run(lab: &Lab, arguments: &[&str]) -> Output {
+pub(crate) fn run(lab: &Lab, arguments: &[&str]) -> Output {
     let mut command = Command::new(ipcluster());
     command.env("XDG_RUNTIME_DIR", lab.directory()).args(arguments);
     lab.server().run_in(|| command.output()).unwrap().unwrap()
 }
 
 /// What `check` says beside what is there, by kind.
-fn check(lab: &Lab, arguments: &[&str]) -> Vec<String> {
+pub(crate) fn check(lab: &Lab, arguments: &[&str]) -> Vec<String> {
     let output = run(lab, &[&["check"], arguments].concat());
     let text = String::from_utf8(output.stdout).unwrap();
     // Its kind stands at the end, in brackets.
     text.lines().filter(|line| line.ends_with(']')).map(|line| line[9..].to_owned()).collect()
 }
 
-fn kinds(found: &[String]) -> Vec<&str> {
+pub(crate) fn kinds(found: &[String]) -> Vec<&str> {
     found.iter().filter_map(|line| line.rsplit('[').next()?.strip_suffix(']')).collect()
 }
 
 /// Whether a client on another host gets through.
-fn is_reached(lab: &Lab) -> bool {
+pub(crate) fn is_reached(lab: &Lab) -> bool {
     let met =
         lab.client().run_in(|| TcpStream::connect_timeout(&public(), Duration::from_millis(400)));
     met.unwrap().is_ok()
@@ -134,7 +134,7 @@ fn filters(lab: &Lab) {
 }
 
 /// Commands of iptables, what is said of them, and whether clients are served.
-const IPTABLES: &[(&[&str], &[&str], bool)] = &[
+pub(crate) const IPTABLES: &[(&[&str], &[&str], bool)] = &[
     (
         &["-P INPUT DROP", "-A INPUT -p tcp -m multiport --dports 22,80 -j ACCEPT"],
         &["filter_drops"],
@@ -425,7 +425,7 @@ fn all(lab: &Lab) {
              chain in { type filter hook input priority 0; policy drop; tcp dport 22 accept; tcp dport 8080 ip saddr 10.7.0.0/16 accept; tcp dport 1024-65535 meta length 40-1500 accept; tcp dport 20000-29999 accept; }
          }
          table ip nat {
-             chain PREROUTING { type nat hook prerouting priority dstnat; fib daddr type local tcp dport 81 dnat to 10.9.0.1:9; }
+             chain PREROUTING { type nat hook prerouting priority dstnat - 10; fib daddr type local tcp dport 81 dnat to 10.9.0.1:9; }
              chain late { type nat hook prerouting priority dstnat + 50; tcp dport 82 redirect to :9; }
          }",
     );

@@ -41,6 +41,7 @@ mod lab_load;
 mod lab_namespaces;
 mod left_processes;
 mod legacy_protocol;
+mod legacy_rules;
 mod local_clients;
 mod many_workers;
 mod master_restart;
@@ -140,6 +141,7 @@ fn main() -> ExitCode {
         lab_namespaces,
         left_processes,
         legacy_protocol,
+        legacy_rules,
         local_clients,
         many_workers,
         memory,

@@ -7,12 +7,13 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::{InterfaceFlags, if_nametoindex};
 
-use super::legacy;
 use crate::nft::{
-    Conntrack, ConntrackUsage, ForeignFound, ForeignRules, Interface, NftError, Traffic,
+    Conntrack, ConntrackUsage, ForeignFound, ForeignRules, Interface, LegacyDigests, NftError,
+    Traffic,
 };
-use crate::plan::{Engine, Listener, Listeners, PortRange, Protocol};
+use crate::plan::{Engine, Listener, Listeners, Plan, PortRange, Protocol};
 use crate::process::{PortOwner, Sockets};
+use crate::ruleset::TableName;
 
 /// What the host is like, as far as it can be read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -27,8 +28,33 @@ pub(crate) struct HostFacts {
     pub(crate) taken: Vec<TakenPort>,
     /// Listeners whose address is none of this host.
     pub(crate) not_local: Vec<Listener>,
-    /// Tables of iptables-legacy that have rules, and cannot be read: the program that lists them, and the table.
-    pub(crate) legacy_unread: Vec<(&'static str, String)>,
+    /// Of the rules of iptables-legacy whether they are the same: the kernel tells nobody of their changes.
+    pub(crate) legacy: LegacyDigests,
+}
+
+/// What a survey is for.
+#[derive(Debug, Clone)]
+pub(crate) struct Surveyed {
+    pub(crate) listeners: Listeners,
+    /// Where workers listen.
+    pub(crate) worker_ports: PortRange,
+    pub(crate) engine: Engine,
+    pub(crate) local_clients: bool,
+    /// The table of the cluster; `None` if it is not made yet.
+    pub(crate) table: Option<TableName>,
+}
+
+impl Surveyed {
+    /// What this plan is for.
+    pub(crate) fn by(plan: &Plan, worker_ports: PortRange) -> Self {
+        Self {
+            listeners: plan.listeners().clone(),
+            worker_ports,
+            engine: plan.engine(),
+            local_clients: plan.has_local_clients(),
+            table: Some(TableName::of(plan.name())),
+        }
+    }
 }
 
 /// A socket of somebody else on a public port.
@@ -49,31 +75,29 @@ pub(crate) struct Survey {
     pub(crate) conntrack: Option<ConntrackUsage>,
 }
 
-/// Reads all that [`findings`](super::findings) decides by. `worker_ports` is where workers listen.
+/// Reads all that [`findings`](super::findings) decides by.
 ///
 /// # Errors
 /// The rules of others cannot be read.
 pub(crate) fn survey(
     rules: &mut ForeignRules,
     facts: HostFacts,
-    listeners: &Listeners,
-    worker_ports: PortRange,
-    engine: Engine,
-    local_clients: bool,
+    of: &Surveyed,
 ) -> Result<Survey, NftError> {
-    let all: Vec<Listener> = listeners.iter().copied().collect();
+    let all: Vec<Listener> = of.listeners.iter().copied().collect();
     // One interface has to be there for clients to come in by.
     let interfaces = match facts.interfaces.is_empty() {
         true => vec![Interface { index: 2, name: "eth0".to_owned(), addresses: Vec::new() }],
         false => facts.interfaces.clone(),
     };
     let traffic = Traffic {
+        table: of.table.as_ref(),
         listeners: &all,
-        worker_ports: &[worker_ports.first(), worker_ports.last()],
-        engine,
+        worker_ports: &[of.worker_ports.first(), of.worker_ports.last()],
+        engine: of.engine,
         interfaces: &interfaces,
     };
-    let found = rules.survey(&traffic, local_clients)?;
+    let found = rules.survey(&traffic, of.local_clients)?;
     let conntrack = Conntrack::open().and_then(|mut it| it.usage()).ok().flatten();
     Ok(Survey { facts, rules: found, conntrack })
 }
@@ -87,7 +111,7 @@ impl HostFacts {
             strict_reverse_path: strict_reverse_path(),
             taken: taken(listeners),
             not_local: listeners.iter().filter(|it| !is_local(it.address())).copied().collect(),
-            legacy_unread: legacy::unread_tables(),
+            legacy: LegacyDigests::read(),
         }
     }
 

@@ -3,7 +3,7 @@
 use super::facts::{Survey, TakenPort};
 use crate::nft::{
     Certainty, ConntrackUsage, FilterEffect, FilterHook, ForeignFilter, ForeignNat, TableFamily,
-    TableOrigin,
+    TableOrigin, UnreadLegacy,
 };
 use crate::plan::{Engine, Listener, Listeners, Protocol};
 use crate::protocol::FindingKind as Kind;
@@ -60,8 +60,7 @@ pub(crate) fn findings(
     found.extend(survey.rules.filters.iter().map(|rule| filter(rule, engine)));
     found.extend(survey.rules.before.iter().map(nat_before));
     found.extend(survey.rules.after.iter().map(nat_after));
-    let tables = facts.legacy_unread.iter();
-    found.extend(tables.map(|(program, table)| legacy(program, table)));
+    found.extend(survey.rules.unread.iter().map(unread));
     if engine == Engine::Redirect {
         let has_tcp = !listeners.services(Protocol::Tcp).is_empty();
         let timeout = facts.established_timeout.filter(|it| has_tcp && *it < IDLE);
@@ -179,7 +178,7 @@ fn sees_translated(rule: &ForeignFilter) -> bool {
 fn let_in(rule: &ForeignFilter, is_translated: bool) -> String {
     let (port, protocol) = (rule.listener.port(), rule.listener.protocol());
     let ForeignFilter { family, table, chain, .. } = rule;
-    let program = iptables(rule.family);
+    let program = iptables(rule);
     match (rule.origin, is_translated) {
         (TableOrigin::Ufw, false) => format!("`ufw allow {port}/{protocol}`"),
         (TableOrigin::Ufw, true) => format!(
@@ -222,8 +221,14 @@ fn original_port(rule: &ForeignFilter) -> String {
     }
 }
 
-fn iptables(family: TableFamily) -> &'static str {
-    if family == TableFamily::Ip6 { "ip6tables" } else { "iptables" }
+/// The program that changes the table, of those that are called iptables.
+fn iptables(rule: &ForeignFilter) -> &'static str {
+    match (rule.family, rule.is_legacy) {
+        (TableFamily::Ip6, false) => "ip6tables",
+        (TableFamily::Ip6, true) => "ip6tables-legacy",
+        (_, false) => "iptables",
+        (_, true) => "iptables-legacy",
+    }
 }
 
 /// A nat rule of others that decides before ours.
@@ -240,7 +245,13 @@ pub(crate) fn nat_before(rule: &ForeignNat) -> Finding {
 }
 
 fn nat_after(rule: &ForeignNat) -> Finding {
-    let what = format!("{rule}, and never does: ours decide before");
+    let what = match rule.priority == PRIORITY_DSTNAT {
+        // The kernel tells which table is older, and not which chain.
+        true => format!(
+            "{rule}, and never does: its table is older than ours, and of chains of one priority the newest decides (so that one which is added to that table later would)"
+        ),
+        false => format!("{rule}, and never does: ours decide before"),
+    };
     let cure = "choose another port for one of them, if it is to be reached";
     nat(Finding::new(Notice, Kind::NatAfter, what, cure), rule)
 }
@@ -251,7 +262,8 @@ fn nat(finding: Finding, rule: &ForeignNat) -> Finding {
         &rule.hook,
         rule.priority,
         (&rule.rule_chain, Some(rule.handle)),
-    );
+    )
+    .of_legacy(rule.is_legacy);
     let finding = finding.about(place);
     match rule.listener {
         Some(listener) => finding.of(listener),
@@ -266,13 +278,20 @@ fn place_of_filter(rule: &ForeignFilter) -> FoundRule {
         rule.priority,
         (&rule.rule_chain, rule.handle),
     )
+    .of_legacy(rule.is_legacy)
 }
 
-fn legacy(program: &str, table: &str) -> Finding {
-    let what = format!(
-        "table {table} of {program} is in use, whose rules are not read: they may decide before ours, or drop what was translated"
-    );
-    let cure = format!("`{program} -t {table} -S` shows them");
+fn unread(UnreadLegacy { program, table, reason }: &UnreadLegacy) -> Finding {
+    let what = match table {
+        Some(table) => format!("table {table} of {program} is in use and cannot be read"),
+        None => format!("which tables of {program} are in use cannot be read"),
+    };
+    let what =
+        format!("{what} ({reason}): its rules may decide before ours, or drop what was translated");
+    let cure = match table {
+        Some(table) => format!("`{program} -t {table} -S` shows them"),
+        None => format!("`{program}-save` shows them"),
+    };
     Finding::new(Notice, Kind::LegacyRules, what, cure)
 }
 

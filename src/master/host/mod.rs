@@ -12,7 +12,6 @@
 
 mod facts;
 mod judge;
-mod legacy;
 
-pub(crate) use facts::{HostFacts, Survey, TakenPort, owners_of_ports, survey};
+pub(crate) use facts::{HostFacts, Survey, Surveyed, TakenPort, owners_of_ports, survey};
 pub(crate) use judge::{Accepted, conntrack_full, findings, nat_before, none_arrive};

@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 
 use crate::master::background::BackgroundThread;
 use crate::master::error::{MasterError, causes};
-use crate::master::host::{Accepted, HostFacts, Survey, TakenPort, findings, survey};
+use crate::master::host::{Accepted, HostFacts, Survey, Surveyed, TakenPort, findings, survey};
 use crate::master::waiting::{QUIET_INTERVAL, next_multiple, receive};
 use crate::nft::{Certainty, ForeignNat, ForeignRules, NftError};
 use crate::plan::{Plan, PortRange};
@@ -102,29 +102,19 @@ impl ForeignScanner {
     pub(super) fn begin(&mut self, plan: &Plan, now: Timestamp) {
         let Some(mut rules) = self.rules.take() else { return };
         let is_forced = std::mem::take(&mut self.others_changed);
-        let listeners = plan.listeners().clone();
-        let (local_clients, engine) = (plan.has_local_clients(), plan.engine());
-        let (accepted, worker_ports, known) =
-            (self.accepted, self.worker_ports, self.facts.clone());
+        let of = Surveyed::by(plan, self.worker_ports);
+        let (accepted, known) = (self.accepted, self.facts.clone());
         let taken_ports = self.taken_ports.clone();
         let sender = self.sender.clone();
         self.next_facts = next_multiple(now, FACTS_INTERVAL);
         self.thread.run(move || {
-            let facts = HostFacts::read(&listeners).with_owners_of(&taken_ports);
+            let facts = HostFacts::read(&of.listeners).with_owners_of(&taken_ports);
             let found = match !is_forced && facts == known {
                 true => Ok(None),
-                false => survey(
-                    &mut rules,
-                    facts.clone(),
-                    &listeners,
-                    worker_ports,
-                    engine,
-                    local_clients,
-                )
-                .map(|survey| {
+                false => survey(&mut rules, facts.clone(), &of).map(|survey| {
                     // How full connection tracking is, is asked more often elsewhere.
                     let survey = Survey { conntrack: None, ..survey };
-                    let all = findings(&survey, &listeners, engine, accepted);
+                    let all = findings(&survey, &of.listeners, of.engine, accepted);
                     Some((facts, survey.rules.before, all))
                 }),
             };
@@ -203,6 +193,7 @@ impl ForeignScanner {
                 priority: one.priority,
                 rule_chain: cut(&one.rule_chain),
                 handle: one.handle,
+                legacy: one.is_legacy,
                 listener: one.listener?,
                 certain: one.certainty == Certainty::Certain,
             })

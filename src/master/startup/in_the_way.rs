@@ -3,10 +3,11 @@
 
 use crate::config::Config;
 use crate::master::error::MasterError;
-use crate::master::host::{Accepted, HostFacts, TakenPort, findings, survey};
+use crate::master::host::{Accepted, HostFacts, Surveyed, TakenPort, findings, survey};
 use crate::nft::ForeignRules;
 use crate::plan::{Listener, Plan};
 use crate::protocol::FindingSeverity;
+use crate::ruleset::TableName;
 
 /// What the settings accept.
 pub(in crate::master) fn accepted(config: &Config) -> Accepted {
@@ -31,14 +32,15 @@ pub(in crate::master) fn refuse_what_is_in_the_way(
     if listeners.iter().all(is_served) {
         return Ok(());
     }
-    let survey = survey(
-        &mut ForeignRules::open()?,
-        HostFacts::read(listeners).with_owners_of(taken),
-        listeners,
-        config.worker_ports(),
-        config.engine(),
-        config.local_clients(),
-    )?;
+    let of = Surveyed {
+        listeners: listeners.clone(),
+        worker_ports: config.worker_ports(),
+        engine: config.engine(),
+        local_clients: config.local_clients(),
+        table: Some(TableName::of(config.name())),
+    };
+    let facts = HostFacts::read(listeners).with_owners_of(taken);
+    let survey = survey(&mut ForeignRules::open()?, facts, &of)?;
     let all = findings(&survey, listeners, config.engine(), accepted(config));
     let refused = all.into_iter().find(|finding| {
         finding.severity == FindingSeverity::Error

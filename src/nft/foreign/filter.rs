@@ -20,7 +20,7 @@ use super::packet::{Conntrack, End, EndKind, Interface, Packet};
 use super::rule::{Loaded, Operator, Step};
 use super::{Base, BaseKind, FilterHook, ForeignFilter, Table, printable};
 use crate::plan::{Engine, Listener, Port};
-use crate::ruleset::PRIORITY_DSTNAT;
+use crate::ruleset::{PRIORITY_DSTNAT, TableName};
 
 /// `NF_IP_PRI_CONNTRACK`: chains up to there see packets before connection tracking does.
 const PRIORITY_CONNTRACK: i32 = -200;
@@ -48,6 +48,8 @@ pub(crate) enum FilterEffect {
 /// What connections there may be.
 #[derive(Debug, Clone)]
 pub(crate) struct Traffic<'a> {
+    /// The table of the cluster; `None` if it is not made yet.
+    pub(crate) table: Option<&'a TableName>,
     pub(crate) listeners: &'a [Listener],
     /// Ports that they are translated to: one or more of the range.
     pub(crate) worker_ports: &'a [Port],
@@ -251,8 +253,9 @@ fn untracked(
         if *hook != FilterHook::Prerouting || *priority >= PRIORITY_CONNTRACK {
             continue;
         }
-        let of = tables.get(*table).filter(|of| packet.is_seen_by(of.id.family))?;
-        let chain = of.bases.get(*base)?;
+        let seen_by = tables.get(*table).filter(|of| packet.is_seen_by(of.id.family));
+        let Some(of) = seen_by else { continue };
+        let Some(chain) = of.bases.get(*base) else { continue };
         let seen = packet.seen(Conntrack::NotYet, listener.port().number());
         let ends = seen.ends(&of.chains, &of.sets, &chain.name).0;
         if let Some(end) = ends.into_iter().find(|it| it.kind == EndKind::Untrack) {
@@ -331,6 +334,7 @@ fn finding(
         listener: *listener,
         effect,
         client,
+        is_legacy: table.is_legacy,
         origin: table.origin(),
     }
 }

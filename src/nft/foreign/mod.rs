@@ -3,7 +3,9 @@
 //! All nat chains of a hook are one list, in the order of their priorities, and the first that makes a
 //! mapping for a connection wins (`nf_nat_inet_fn`, net/netfilter/nf_nat_core.c). At the same
 //! priority the one that was registered last comes first (`nf_hook_entries_grow`,
-//! net/netfilter/core.c), which cannot be told from outside.
+//! net/netfilter/core.c). The kernel tells the order in which tables were made, and not that of chains: one
+//! of a newer table decides before ours, and one of an older table after, unless it was added to that later.
+//! Of iptables-legacy it tells nothing of the kind.
 //!
 //! With [`Engine::Tproxy`] there is no nat chain of ours, and what others map to elsewhere is lost to us
 //! whenever they do it: the socket of a mapped connection has another address than its packets have
@@ -14,10 +16,12 @@
 //! match or not: then the rule is reported as one that possibly decides.
 
 mod filter;
+mod legacy;
 mod packet;
 mod rule;
 mod xt;
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -31,12 +35,17 @@ use super::wire::chain::{
 };
 use super::wire::dump;
 use super::wire::element::NFTA_SET_ELEM_LIST_SET;
-use super::wire::message::{self, GET_CHAIN, GET_RULE, GET_SET, GET_SET_ELEMENT, TABLE, kind};
+use super::wire::message::{
+    self, GET_CHAIN, GET_RULE, GET_SET, GET_SET_ELEMENT, GET_TABLE, NEW_TABLE, TABLE, UNSPECIFIED,
+    kind,
+};
+use super::wire::table::Table as ListedTable;
 use crate::netlink::attribute::put_text;
 use crate::netlink::{Attributes, NetlinkError, NlFamily, Socket};
 use crate::plan::{Engine, Listener, Listeners, Port, Protocol};
 use crate::ruleset::{PRIORITY_DSTNAT, TableName};
 pub(crate) use filter::{FilterEffect, Traffic};
+pub(crate) use legacy::{LegacyDigests, UnreadLegacy};
 pub(crate) use packet::Interface;
 use packet::Packet;
 use rule::{Element, Rule, Set, text};
@@ -60,8 +69,10 @@ pub struct ForeignNat {
     pub priority: i32,
     /// The chain in which the rule stands, which may be another.
     pub rule_chain: String,
-    /// The handle of the rule, by which `nft -a list` shows it.
+    /// The handle of the rule, by which `nft -a list` shows it; of iptables-legacy its number in its chain.
     pub handle: u64,
+    /// It is a rule of iptables-legacy, or of ip6tables-legacy.
+    pub is_legacy: bool,
     /// The first of our listeners whose connections it maps; `None` where no listeners were given.
     pub listener: Option<Listener>,
     /// How sure that is.
@@ -103,8 +114,11 @@ pub(crate) struct ForeignFilter {
     pub(crate) priority: i32,
     /// The chain in which the rule stands, which may be another.
     pub(crate) rule_chain: String,
-    /// The handle of the rule, by which `nft -a list` shows it; `None`: the policy of the base chain.
+    /// The handle of the rule, by which `nft -a list` shows it; of iptables-legacy its number in its chain;
+    /// `None`: the policy of the base chain.
     pub(crate) handle: Option<u64>,
+    /// It is of iptables-legacy, or of ip6tables-legacy.
+    pub(crate) is_legacy: bool,
     /// The listener.
     pub(crate) listener: Listener,
     /// What it does.
@@ -137,7 +151,7 @@ pub(crate) enum TableOrigin {
     Ufw,
     /// firewalld.
     Firewalld,
-    /// iptables.
+    /// iptables, of nf_tables or legacy.
     Iptables,
     /// Anybody.
     Nftables,
@@ -152,6 +166,8 @@ pub(crate) struct ForeignFound {
     pub(crate) after: Vec<ForeignNat>,
     /// Filter rules that stand in the way, or no longer do.
     pub(crate) filters: Vec<ForeignFilter>,
+    /// What could not be read.
+    pub(crate) unread: Vec<UnreadLegacy>,
 }
 
 /// How sure it is that a rule decides.
@@ -160,7 +176,7 @@ pub enum Certainty {
     /// Every connection to the listener is mapped by the rule.
     Certain,
     /// Some may be: by what the rule also asks for, by what is not understood of it, or because its
-    /// chain has the same priority as ours.
+    /// chain has the same priority as ours and it is not known which is older.
     Possible,
 }
 
@@ -200,12 +216,12 @@ impl ForeignRules {
             false => &[NatHook::Prerouting],
         };
         let wanted = |base: &Base| base.is_nat_of(hooks, ours);
-        let tables = self.read(wanted).map_err(failed)?;
+        let (tables, _) = self.read(Own::Unknown, wanted).map_err(failed)?;
         let targets: Vec<(Option<Listener>, Packet)> = match listeners {
             Some(all) => all.iter().map(|one| (Some(*one), Packet::to(one))).collect(),
             None => Packet::any().into_iter().map(|packet| (None, packet)).collect(),
         };
-        Ok(analyse(&tables, &targets, ours))
+        Ok(analyse(&tables, &targets, |table, base| table.is_before(base, ours)))
     }
 
     /// Finds all that concerns connections to these listeners: nat rules as [`Self::find`] does, those
@@ -225,8 +241,8 @@ impl ForeignRules {
         let wanted = |base: &Base| {
             matches!(base.kind, BaseKind::Filter(_)) || base.is_nat_of(hooks, i32::MAX)
         };
-        let tables = self.read(wanted).map_err(failed)?;
-        Ok(survey(&tables, traffic))
+        let (tables, unread) = self.read(Own::Known(traffic.table), wanted).map_err(failed)?;
+        Ok(ForeignFound { unread, ..survey(&tables, traffic) })
     }
 
     /// Those of these ports of this host for which some nat rule of others is, whatever it maps to and
@@ -241,7 +257,7 @@ impl ForeignRules {
         range: RangeInclusive<u16>,
     ) -> Result<BTreeSet<u16>, NftError> {
         let wanted = |base: &Base| base.is_nat_of(&[NatHook::Prerouting], i32::MAX);
-        let tables = self.read(wanted).map_err(failed)?;
+        let (tables, _) = self.read(Own::Unknown, wanted).map_err(failed)?;
         if tables.is_empty() {
             return Ok(BTreeSet::new());
         }
@@ -251,11 +267,16 @@ impl ForeignRules {
         Ok(ports.iter().copied().filter(is_mapped).collect())
     }
 
-    /// Reads the tables of others that have base chains of which some are `wanted`.
-    fn read(&mut self, wanted: impl Fn(&Base) -> bool) -> Result<Vec<Table>, NetlinkError> {
+    /// Reads the tables of others that have base chains of which some are `wanted`, and says which cannot be
+    /// read.
+    fn read(
+        &mut self,
+        own: Own<'_>,
+        wanted: impl Fn(&Base) -> bool,
+    ) -> Result<(Vec<Table>, Vec<UnreadLegacy>), NetlinkError> {
         for _ in 0..ATTEMPTS {
             let before = dump::generation_id(&mut self.socket)?;
-            let tables = self.read_once(&wanted);
+            let tables = self.read_once(own, &wanted);
             if dump::generation_id(&mut self.socket)? == before {
                 return tables;
             }
@@ -263,26 +284,61 @@ impl ForeignRules {
         Err(NetlinkError::DumpInterrupted { attempts: ATTEMPTS })
     }
 
-    fn read_once(&mut self, wanted: &impl Fn(&Base) -> bool) -> Result<Vec<Table>, NetlinkError> {
-        let ours: BTreeSet<String> = dump::our_tables(&mut self.socket)?.into_iter().collect();
+    fn read_once(
+        &mut self,
+        own: Own<'_>,
+        wanted: &impl Fn(&Base) -> bool,
+    ) -> Result<(Vec<Table>, Vec<UnreadLegacy>), NetlinkError> {
+        let listed = self.list_tables()?;
+        let own_age = own.age(&listed);
+        let ours: BTreeSet<&TableId> =
+            listed.iter().filter(|(_, table)| table.is_ours).map(|(id, _)| id).collect();
         let bases = self.socket.dump(kind(GET_CHAIN), 0, &request(0, &[]), |_, body| {
-            Ok(parse_base(body).filter(|(of, base)| {
-                let is_ours = of.family == TableFamily::Inet
-                    && std::str::from_utf8(&of.name).is_ok_and(|name| ours.contains(name));
-                !is_ours && wanted(base)
-            }))
+            Ok(parse_base(body).filter(|(of, base)| !ours.contains(of) && wanted(base)))
         })?;
         let mut tables: BTreeMap<TableId, Vec<Base>> = BTreeMap::new();
         for (of, base) in bases {
             tables.entry(of).or_default().push(base);
         }
-        tables.into_iter().map(|(id, bases)| self.read_table(id, bases)).collect()
+        let mut read = Vec::new();
+        for (id, bases) in tables {
+            let handle = listed.get(&id).and_then(|table| table.handle);
+            let table = self.read_table(id, bases)?;
+            read.push(Table { is_newer: own_age.is_before(handle), ..table });
+        }
+        let (legacy, unread) = legacy::tables();
+        for mut table in legacy {
+            table.bases.retain(|base| wanted(base));
+            table.is_newer = own_age.is_before(None);
+            if !table.bases.is_empty() {
+                read.push(table);
+            }
+        }
+        Ok((read, unread))
+    }
+
+    /// The tables of all families that have base chains which are looked at.
+    fn list_tables(&mut self) -> Result<BTreeMap<TableId, Listed>, NetlinkError> {
+        let all =
+            self.socket.dump(kind(GET_TABLE), 0, &request(UNSPECIFIED, &[]), |kind, body| {
+                let family = body.first().and_then(|number| TableFamily::of(*number));
+                let table = message::open(NEW_TABLE, kind, body).map(ListedTable::parse)?;
+                Ok(family.zip(table).map(|(family, table)| {
+                    // A table of a cluster is one of `inet`, those of a fleet are of others.
+                    let is_of_cluster = table.schema.is_some() && family == TableFamily::Inet;
+                    let is_ours = is_of_cluster || table.is_of_fleet;
+                    let id = TableId { family, name: table.name.into_bytes() };
+                    (id, Listed { handle: table.handle, is_ours })
+                }))
+            })?;
+        Ok(all.into_iter().collect())
     }
 
     fn read_table(&mut self, id: TableId, bases: Vec<Base>) -> Result<Table, NetlinkError> {
         let family = id.family as u8;
         let in_table = request(family, &[(TABLE, &id.name)]);
-        let mut table = Table { id, bases, chains: BTreeMap::new(), sets: BTreeMap::new() };
+        let (chains, sets) = (BTreeMap::new(), BTreeMap::new());
+        let mut table = Table { id, is_legacy: false, is_newer: None, bases, chains, sets };
         let rules = self.socket.dump(kind(GET_RULE), 0, &in_table, |_, body| {
             Ok(after_header(body).and_then(|attributes| rule::parse(attributes, &table.id.name)))
         })?;
@@ -317,7 +373,8 @@ impl fmt::Debug for ForeignRules {
 impl fmt::Display for ForeignNat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { family, table, chain, hook, priority, rule_chain, handle, .. } = self;
-        write!(f, "table {family} {table}, chain {chain} (nat {hook}, priority {priority}")?;
+        write!(f, "table {family} {table}{}, ", of_legacy(self.is_legacy, *family))?;
+        write!(f, "chain {chain} (nat {hook}, priority {priority}")?;
         if *priority == PRIORITY_DSTNAT && self.certainty == Certainty::Possible {
             f.write_str(", the same as ours")?;
         }
@@ -339,12 +396,22 @@ impl fmt::Display for ForeignNat {
 impl fmt::Display for ForeignFilter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { family, table, chain, hook, priority, rule_chain, handle, .. } = self;
-        write!(f, "table {family} {table}, chain {chain} (filter {hook}, priority {priority}): ")?;
+        write!(f, "table {family} {table}{}, ", of_legacy(self.is_legacy, *family))?;
+        write!(f, "chain {chain} (filter {hook}, priority {priority}): ")?;
         match handle {
             None => f.write_str("policy drop"),
             Some(handle) if rule_chain == chain => write!(f, "rule {handle}"),
             Some(handle) => write!(f, "rule {handle} of chain {rule_chain}"),
         }
+    }
+}
+
+/// Which program shows the table, where it is not nft.
+fn of_legacy(is_legacy: bool, family: TableFamily) -> &'static str {
+    match (is_legacy, family) {
+        (false, _) => "",
+        (true, TableFamily::Ip6) => " of ip6tables-legacy",
+        (true, _) => " of iptables-legacy",
     }
 }
 
@@ -354,6 +421,12 @@ impl fmt::Display for FilterHook {
             Self::Prerouting => "prerouting",
             Self::Input => "input",
         })
+    }
+}
+
+impl TableFamily {
+    fn of(number: u8) -> Option<Self> {
+        [Self::Inet, Self::Ip, Self::Ip6].into_iter().find(|family| *family as u8 == number)
     }
 }
 
@@ -406,16 +479,78 @@ impl Base {
     }
 }
 
+/// The table of the cluster that the rules of others are compared with.
+#[derive(Debug, Clone, Copy)]
+enum Own<'a> {
+    Unknown,
+    /// `None`: it is not made yet.
+    Known(Option<&'a TableName>),
+}
+
+/// When that was made.
+#[derive(Debug, Clone, Copy)]
+enum OwnAge {
+    Unknown,
+    /// It will be the newest.
+    NotYet,
+    Made(u64),
+}
+
+/// A table in a listing.
+#[derive(Debug, Clone, Copy)]
+struct Listed {
+    handle: Option<u64>,
+    is_ours: bool,
+}
+
+impl Own<'_> {
+    fn age(self, listed: &BTreeMap<TableId, Listed>) -> OwnAge {
+        let Self::Known(name) = self else { return OwnAge::Unknown };
+        let id = name.map(|name| TableId {
+            family: TableFamily::Inet,
+            name: name.as_str().as_bytes().to_vec(),
+        });
+        match id.and_then(|id| listed.get(&id)) {
+            None => OwnAge::NotYet,
+            Some(own) => own.handle.map_or(OwnAge::Unknown, OwnAge::Made),
+        }
+    }
+}
+
+impl OwnAge {
+    /// Whether ours was made before the one with this handle; `None` if that is not known.
+    fn is_before(self, handle: Option<u64>) -> Option<bool> {
+        match self {
+            Self::Unknown => None,
+            Self::NotYet => Some(false),
+            Self::Made(own) => handle.map(|handle| own < handle),
+        }
+    }
+}
+
 /// What is needed of somebody's table.
 #[derive(Debug)]
 struct Table {
     id: TableId,
+    /// It is one of iptables-legacy.
+    is_legacy: bool,
+    /// It was made after ours; `None` if that is not known.
+    is_newer: Option<bool>,
     bases: Vec<Base>,
     chains: BTreeMap<Vec<u8>, Vec<Rule>>,
     sets: BTreeMap<Vec<u8>, Set>,
 }
 
 impl Table {
+    /// Whether a nat chain of it decides before ours, which has this priority; `None`: it certainly does not.
+    fn is_before(&self, base: &Base, ours: i32) -> Option<Certainty> {
+        match (base.priority.cmp(&ours), self.is_newer) {
+            (Ordering::Less, _) | (Ordering::Equal, Some(true)) => Some(Certainty::Certain),
+            (Ordering::Equal, None) => Some(Certainty::Possible),
+            (Ordering::Equal, Some(false)) | (Ordering::Greater, _) => None,
+        }
+    }
+
     fn origin(&self) -> TableOrigin {
         let has_chain = |begin: &[u8]| self.chains.keys().any(|name| name.starts_with(begin));
         let is_of_iptables = self.id.family != TableFamily::Inet
@@ -441,32 +576,32 @@ fn survey(tables: &[Table], traffic: &Traffic<'_>) -> ForeignFound {
         Engine::Redirect => PRIORITY_DSTNAT,
         Engine::Tproxy => i32::MAX,
     };
-    let (before, mut after): (Vec<ForeignNat>, Vec<ForeignNat>) =
-        analyse(tables, &targets, i32::MAX).into_iter().partition(|one| one.priority <= ours);
-    after.retain(|one| one.certainty == Certainty::Certain);
-    let before = match before.is_empty() {
-        true => before,
-        // Those at our priority are not certain.
-        false => analyse(tables, &targets, ours),
+    let before = analyse(tables, &targets, |table, base| table.is_before(base, ours));
+    let is_after = |table: &Table, base: &Base| match table.is_before(base, ours) {
+        Some(_) => None,
+        None => Some(Certainty::Certain),
     };
-    ForeignFound { before, after, filters: filter::judge(tables, traffic) }
+    let mut after = analyse(tables, &targets, is_after);
+    after.retain(|one| one.certainty == Certainty::Certain);
+    ForeignFound { before, after, filters: filter::judge(tables, traffic), unread: Vec::new() }
 }
 
-/// `ours` is the priority of our chain among theirs.
-fn analyse(tables: &[Table], targets: &[(Option<Listener>, Packet)], ours: i32) -> Vec<ForeignNat> {
+/// What nat chains map of these, of those that `is_wanted` with that certainty at most.
+fn analyse(
+    tables: &[Table],
+    targets: &[(Option<Listener>, Packet)],
+    is_wanted: impl Fn(&Table, &Base) -> Option<Certainty>,
+) -> Vec<ForeignNat> {
     let mut found: BTreeMap<(usize, usize, Vec<u8>, u64), ForeignNat> = BTreeMap::new();
     for (number, table) in tables.iter().enumerate() {
         let seen = targets.iter().filter(|(_, packet)| packet.is_seen_by(table.id.family));
         for (listener, packet) in seen {
             for (place, base) in table.bases.iter().enumerate() {
                 let BaseKind::Nat(hook) = base.kind else { continue };
-                if base.priority > ours {
-                    continue;
-                }
+                let Some(of_chain) = is_wanted(table, base) else { continue };
                 for mapping in packet.walk(&table.chains, &table.sets, &base.name) {
-                    let is_first = base.priority < ours;
-                    let certainty = match mapping.is_certain && is_first {
-                        true => Certainty::Certain,
+                    let certainty = match mapping.is_certain {
+                        true => of_chain,
                         false => Certainty::Possible,
                     };
                     let entry = found
@@ -479,6 +614,7 @@ fn analyse(tables: &[Table], targets: &[(Option<Listener>, Packet)], ours: i32) 
                             priority: base.priority,
                             rule_chain: printable(&mapping.chain),
                             handle: mapping.handle,
+                            is_legacy: table.is_legacy,
                             listener: *listener,
                             certainty,
                         });
@@ -516,9 +652,7 @@ fn rules_for(tables: &[Table], port: u16) -> BTreeSet<(usize, Vec<u8>, u64)> {
 }
 
 fn parse_base(body: &[u8]) -> Option<(TableId, Base)> {
-    let family = [TableFamily::Inet, TableFamily::Ip, TableFamily::Ip6]
-        .into_iter()
-        .find(|family| body.first() == Some(&(*family as u8)))?;
+    let family = TableFamily::of(*body.first()?)?;
     let attributes = Attributes::new(after_header(body)?);
     let entry = attributes.nested(NFTA_CHAIN_HOOK)?;
     let number = entry.u32(NFTA_HOOK_HOOKNUM)?;
@@ -560,7 +694,7 @@ fn printable(name: &[u8]) -> String {
 }
 
 fn failed(source: NetlinkError) -> NftError {
-    netlink_error(&TableName::any(), "look for nat chains that decide before it", source)
+    netlink_error(&TableName::any(), "read the rules of others", source)
 }
 
 #[cfg(test)]

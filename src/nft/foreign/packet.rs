@@ -28,8 +28,9 @@ pub(super) const STATUS_TRANSLATED: u32 = 1 << 5 | 1 << 8;
 const SYN: u8 = 0x02;
 const FLAGS_OFFSET: usize = 13;
 
-/// How deep chains may call each other (`NFT_JUMP_STACK_SIZE`).
-const DEPTH: usize = 16;
+/// How deep chains may call each other: nf_tables lets them 16 deep (`NFT_JUMP_STACK_SIZE`), x_tables as deep as
+/// there are chains.
+const DEPTH: usize = 64;
 
 /// The first packet of a connection, as far as it is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -491,6 +492,10 @@ impl Walk<'_> {
             Verdict::Accept => end(EndKind::Accept),
             Verdict::Drop => end(EndKind::Drop),
             Verdict::Elsewhere => end(EndKind::Elsewhere),
+            Verdict::Unknown => {
+                self.found(EndKind::Elsewhere, place, false);
+                Flow::Next
+            }
             Verdict::Return => Flow::Return,
             Verdict::Jump(chain) => match self.chain(chain, is_certain, depth + 1) {
                 Flow::Stop => Flow::Stop,

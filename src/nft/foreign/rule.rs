@@ -190,6 +190,8 @@ pub(super) enum Verdict {
     Drop,
     /// A program decides (`queue`), or somebody else has the packet.
     Elsewhere,
+    /// Not understood: the packet may go on.
+    Unknown,
     /// `NFT_CONTINUE`
     Continue,
     /// `NFT_BREAK`

@@ -34,6 +34,8 @@ fn table(priority: i32, chains: &[(&str, Vec<Vec<Step>>)], sets: &[(&str, Set)])
     };
     Table {
         id: TableId { family: TableFamily::Inet, name: b"other".to_vec() },
+        is_legacy: false,
+        is_newer: None,
         bases: vec![Base {
             name: b"base".to_vec(),
             kind: BaseKind::Nat(NatHook::Prerouting),
@@ -51,7 +53,7 @@ fn find_in(table: &Table, listener: &str) -> Vec<(u64, Certainty)> {
     let found = analyse(
         std::slice::from_ref(table),
         &[(Some(listener), Packet::to(&listener))],
-        PRIORITY_DSTNAT,
+        |table, base| table.is_before(base, PRIORITY_DSTNAT),
     );
     found.into_iter().map(|one| (one.handle, one.certainty)).collect()
 }
@@ -224,13 +226,45 @@ fn the_same_priority_is_possible_and_the_other_family_is_not_seen() {
 }
 
 #[test]
+fn of_chains_of_one_priority_the_newer_decides() {
+    let found = |is_newer| {
+        let of = Table { is_newer, ..table(-100, &[("base", vec![vec![Step::Map]])], &[]) };
+        let listener: Listener = "10.9.0.1:80".parse().unwrap();
+        let traffic = Traffic {
+            table: None,
+            listeners: &[listener],
+            worker_ports: &[],
+            engine: Engine::Redirect,
+            interfaces: &[],
+        };
+        let found = survey(&[of], &traffic);
+        let certainties = |all: Vec<ForeignNat>| all.first().map(|one| one.certainty);
+        (certainties(found.before), certainties(found.after))
+    };
+    assert_eq!(found(Some(true)), (Some(Certainty::Certain), None));
+    assert_eq!(found(Some(false)), (None, Some(Certainty::Certain)));
+    assert_eq!(found(None), (Some(Certainty::Possible), None));
+
+    let id = |name: &str| TableId { family: TableFamily::Inet, name: name.as_bytes().to_vec() };
+    let listed = BTreeMap::from([(id("ipcluster_a"), Listed { handle: Some(7), is_ours: true })]);
+    let of = |cluster: &str| TableName::of(&cluster.parse().unwrap());
+    let is_before = |own: Own<'_>, handle| own.age(&listed).is_before(handle);
+    assert_eq!(is_before(Own::Known(Some(&of("a"))), Some(8)), Some(true));
+    assert_eq!(is_before(Own::Known(Some(&of("a"))), Some(6)), Some(false));
+    assert_eq!(is_before(Own::Known(Some(&of("a"))), None), None, "of iptables-legacy");
+    assert_eq!(is_before(Own::Known(Some(&of("b"))), Some(6)), Some(false), "not made yet");
+    assert_eq!(is_before(Own::Known(None), None), Some(false));
+    assert_eq!(is_before(Own::Unknown, Some(6)), None);
+}
+
+#[test]
 fn a_finding_names_table_chain_priority_and_rule() {
     let chains = [("base", vec![[&tcp()[..], &port(80), &[Step::Map]].concat()])];
     let listener: Listener = "0.0.0.0:80".parse().unwrap();
     let found = analyse(
         &[table(-150, &chains, &[])],
         &[(Some(listener), Packet::to(&listener))],
-        PRIORITY_DSTNAT,
+        |table, base| table.is_before(base, PRIORITY_DSTNAT),
     );
     assert_eq!(
         found[0].to_string(),

@@ -50,17 +50,14 @@ pub(super) fn condition(name: &[u8], revision: u32, info: &[u8]) -> Option<Step>
             let inverted = info.byte(11)?;
             if mask != 0 && is_syn == (inverted & INVERTED_FLAGS != 0) {
                 // It is for other packets than those that begin a connection.
-                return Some(Step::XtPorts {
-                    low: 0,
-                    high: u16::MAX,
-                    is_inverted: true,
-                    asks_for_more: true,
-                });
+                return Some(never());
             }
             ports(&info, option != 0, inverted & !INVERTED_FLAGS)?
         }
         (b"udp", _) => ports(&info, false, info.byte(8)?)?,
         (b"comment", _) => Step::Nothing,
+        // Extension headers of IPv6, which what begins a connection has none of; whatever else they ask.
+        (b"rt" | b"frag" | b"hbh" | b"dst" | b"mh" | b"ah" | b"esp", _) => never(),
         (b"multiport", 1) => multiport(&info)?,
         (b"addrtype", 0 | 1) => address_types(&info, revision)?,
         (b"state", 0) => {
@@ -86,8 +83,18 @@ pub(super) fn target(name: &[u8], info: &[u8]) -> Step {
         b"NOTRACK" => Step::Untrack,
         // `XT_CT_NOTRACK`, in the first half word.
         b"CT" if info.first().is_some_and(|flags| flags & 1 != 0) => Step::Untrack,
-        _ => Step::Nothing,
+        // They note something about the packet, and let it go on.
+        b"CT" | b"LOG" | b"NFLOG" | b"ULOG" | b"TRACE" | b"AUDIT" | b"LED" | b"IDLETIMER"
+        | b"RATEEST" | b"MARK" | b"CONNMARK" | b"SECMARK" | b"CONNSECMARK" | b"HMARK" | b"SET"
+        | b"CLASSIFY" | b"TOS" | b"DSCP" | b"ECN" | b"TTL" | b"HL" | b"TCPMSS" | b"TCPOPTSTRIP"
+        | b"CHECKSUM" | b"TEE" | b"SNAT" | b"MASQUERADE" | b"SNPT" => Step::Nothing,
+        _ => Step::Verdict(Verdict::Unknown),
     }
+}
+
+/// What no packet is that begins a connection.
+pub(super) fn never() -> Step {
+    Step::XtPorts { low: 0, high: u16::MAX, is_inverted: true, asks_for_more: true }
 }
 
 /// Source and destination ports, as xt_tcp and xt_udp begin with them.

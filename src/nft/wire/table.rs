@@ -7,6 +7,7 @@ use crate::ruleset::TableName;
 
 pub(in crate::nft) const NFTA_TABLE_NAME: u16 = super::message::TABLE;
 pub(in crate::nft) const NFTA_TABLE_FLAGS: u16 = 2;
+const NFTA_TABLE_HANDLE: u16 = 4;
 pub(in crate::nft) const NFTA_TABLE_USERDATA: u16 = 6;
 const NFTA_TABLE_OWNER: u16 = 7;
 
@@ -42,8 +43,12 @@ pub(in crate::nft) struct Table {
     /// `NFT_TABLE_F_*`.
     pub(in crate::nft) flags: u32,
     pub(in crate::nft) owner: TableOwner,
-    /// The schema that its comment tells; `None` for a table that is not ours.
+    /// The schema that its comment tells; `None` for a table of no cluster.
     pub(in crate::nft) schema: Option<u32>,
+    /// It is one of a fleet.
+    pub(in crate::nft) is_of_fleet: bool,
+    /// The tables of a network namespace are numbered in the order in which they are made.
+    pub(in crate::nft) handle: Option<u64>,
 }
 
 /// Who owns a table.
@@ -71,7 +76,9 @@ impl Table {
         };
         let comment = attributes.get(NFTA_TABLE_USERDATA).and_then(userdata::parse_comment);
         let schema = comment.and_then(TableName::schema);
+        let is_of_fleet = comment.is_some_and(TableName::is_of_fleet);
+        let handle = attributes.u64(NFTA_TABLE_HANDLE);
         let name = attributes.text(NFTA_TABLE_NAME)?.to_owned();
-        Some(Self { name, flags, owner, schema })
+        Some(Self { name, flags, owner, schema, is_of_fleet, handle })
     }
 }
