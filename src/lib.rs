@@ -132,7 +132,8 @@ pub mod worker;
 #[cfg(feature = "worker")]
 pub use role::{Role, role};
 
-/// The README's examples are tested too.
+/// The examples of the pages are tested too.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
-struct Readme;
+#[doc = include_str!("../docs/library.md")]
+struct Pages;

@@ -35,11 +35,12 @@ with the line of the file, or the flag, and what is allowed.
 
 ## Changes
 
-A master does not read its file again: `ipcluster reload` starts new workers with the settings that the
-master was started with. Another value comes into force with another master: by `ipcluster run
---replace`, which takes over from the master that runs, or by the end of one (SIGTERM leaves workers and
-rules alone) and the start of another. Neither loses a connection. The column *changes* says what follows
-then:
+`ipcluster reload` reads the file again, says what has changed, and puts it in force; what a running master cannot
+change is refused, with the way to do it, and then nothing has happened. `ipcluster reload --dry-run` says what it would
+do, and `ipcluster config` what is in force and where each value comes from. *At restart* is another master: `ipcluster
+run --replace`, which takes over from the one that runs, or the end of one (SIGTERM leaves workers and rules alone) and
+the start of another. Neither loses a connection. The column *changes* says when another value of a setting comes into
+force; and where a new master finds one:
 
 ";
 
@@ -59,12 +60,8 @@ fn page() -> String {
     for (changes, meaning) in [
         (Changes::Restart, "for all workers, also those that run"),
         (
-            Changes::NextGeneration,
-            "for workers that the new master starts; for all of them after `ipcluster reload`",
-        ),
-        (
             Changes::NewGeneration,
-            "the new master starts new workers by itself, moves all new connections to them, and lets those that run finish theirs",
+            "a new master starts new workers by itself, moves all new connections to them, and lets those that run finish theirs; another value of `private_ports`, `config_template`, `backlog`, `env_file`, `umask`, of signals, limits and hooks is for workers that it starts",
         ),
         (
             Changes::Scale,

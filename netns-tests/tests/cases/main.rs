@@ -13,6 +13,7 @@ mod deferred_accept;
 mod deploy;
 mod descriptors;
 mod destinations;
+mod documentation;
 mod end_signals;
 mod established_connections;
 mod events;
@@ -95,6 +96,7 @@ fn main() -> ExitCode {
     // Topics with long cases first, so that none of these is the last to end.
     run(topics![
         worker_death,
+        documentation,
         reload,
         readiness,
         probation,
