@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::config::{Flags, keys_of_the_file};
 use crate::plan::fleet::MemberName;
 use crate::plan::{ClusterName, Engine, Listener, MAX_SEATS, Seat, Share};
-use crate::protocol::RetireTarget;
+use crate::protocol::{ClientAddress, RetireTarget};
 use crate::ruleset::DeviceName;
 use clap::{Args, Parser, Subcommand};
 
@@ -531,8 +531,8 @@ pub(crate) struct StopArgs {
 pub(crate) struct ExplainArgs {
     /// The cluster [default: the only one that runs]
     pub(crate) name: Option<ClusterName>,
-    /// The client's IPv4 or IPv6 address
-    pub(crate) address: IpAddr,
+    /// The client's IPv4 or IPv6 address, or that of a connection: 10.8.1.7:40000, [fd09::7]:40000
+    pub(crate) address: ClientAddress,
 }
 
 #[derive(Debug, Subcommand)]
@@ -713,7 +713,7 @@ mod tests {
         let Ok(Verb::Explain(explain)) = parse("explain web 2001:db8::1") else { panic!() };
         assert_eq!(explain.name.unwrap().as_str(), "web");
         let Ok(Verb::Explain(explain)) = parse("explain 10.0.0.1") else { panic!() };
-        assert!(explain.name.is_none() && explain.address.is_ipv4());
+        assert!(explain.name.is_none() && explain.address.address.is_ipv4());
     }
 
     #[test]

@@ -210,7 +210,7 @@ mod tests {
     #[test]
     fn values_are_completed_in_the_order_of_the_help() {
         for (line, expected) in [
-            ("run --partition ", &["hash", "mask", "connection"][..]),
+            ("run --partition ", &["hash", "mask", "connection", "random"][..]),
             ("run --partition=m", &["--partition=mask"]),
             ("run --engine t", &["tproxy"]),
             ("plan --ready h", &["http:/"]),

@@ -9,12 +9,13 @@ use crate::plan::ClusterName;
 
 use super::args::ExplainArgs;
 use super::{Failed, ask, output};
-use crate::protocol::{Explanation, Outcome, Request};
+use crate::protocol::{ClientAddress, Explanation, Outcome, Request};
 
 /// Asks the master; where none runs, reads the rules.
 pub(super) fn run(directory: &ControlDir, args: ExplainArgs) -> Result<(), Failed> {
     let ExplainArgs { name, address } = args;
-    let request = Request::Explain { address };
+    let ClientAddress { address: ip, port } = address;
+    let request = Request::Explain { address: ip, port };
     let explanation = match ask::try_ask(directory, name.as_ref(), request)? {
         Ok(Outcome::Explained(explanation)) => explanation,
         Ok(_) => return Err(ask::mismatch("explain")),
@@ -24,20 +25,21 @@ pub(super) fn run(directory: &ControlDir, args: ExplainArgs) -> Result<(), Faile
     output::answer(&text(&explanation))
 }
 
-fn from_kernel(name: &ClusterName, address: std::net::IpAddr) -> Result<Explanation, Failed> {
+fn from_kernel(name: &ClusterName, client: ClientAddress) -> Result<Explanation, Failed> {
     let plan = Firewall::open(name)?.read()?;
     let Some(plan) = plan else {
         return Err(Failed::new(format!("cluster {name}: no master runs, and there are no rules"))
             .hint("`ipcluster status` tells which clusters run"));
     };
-    master::explain(&plan, address, |_| None).map_err(Failed::from)
+    master::explain(&plan, client, |_| None).map_err(Failed::from)
 }
 
 fn text(explanation: &Explanation) -> String {
-    let Explanation { address, slot, seat, pid, generation, why, .. } = explanation;
+    let Explanation { address, port, slot, seat, pid, generation, why, .. } = explanation;
+    let client = ClientAddress { address: *address, port: *port };
     let pid = pid.map_or("unknown (no master runs)".to_owned(), |pid| pid.to_string());
     let mut text = format!(
-        "client      {address}\nslot        {slot}\nseat        {seat}\nworker      pid {pid}, generation {generation}\n"
+        "client      {client}\nslot        {slot}\nseat        {seat}\nworker      pid {pid}, generation {generation}\n"
     );
     for (public, worker) in &explanation.ports {
         let spoken = [("tcp", &explanation.tcp_ports), ("udp", &explanation.udp_ports)];

@@ -40,10 +40,13 @@ impl Config {
 fn partition(values: &Values) -> Result<Partition, ConfigError> {
     let Values { partition, slots, workers, engine, .. } = values;
     match partition.value {
-        PartitionKind::Connection if engine.value == Engine::Tproxy => Err(partition.refused(
-            "connection is for the engine redirect: with tproxy the address alone has to tell the worker of a \
-             handshake",
+        PartitionKind::Random if engine.value == Engine::Tproxy => Err(partition.refused(
+            "random is for the engine redirect: with tproxy each datagram, and the end of a handshake that was \
+             answered by SYN cookie, would be led to a worker of its own; connection spreads as well",
         )),
+        PartitionKind::Random => {
+            Partition::random(slots.value).map_err(|error| slots.unplannable(error))
+        }
         PartitionKind::Connection => {
             Partition::connection(slots.value).map_err(|error| slots.unplannable(error))
         }
@@ -455,7 +458,7 @@ mod tests {
                 &[("slots", "3")],
                 "3 slots for 4 workers: expected at least one slot for each worker",
             ),
-            (&[("partition", "range")], "\"range\": expected hash, mask or connection"),
+            (&[("partition", "range")], "\"range\": expected hash, mask, connection or random"),
             (
                 &[("partition", "mask"), ("workers", "3")],
                 "3 workers with the mask partition: expected a power of two, 1 to 1024, or the hash partition",

@@ -155,6 +155,9 @@ pub enum PartitionKind {
     /// By a hash of the address and the port: it spreads connections, and a client is led to no worker
     /// twice but by chance. For clients of which a proxy makes one.
     Connection,
+    /// The kernel draws a worker for each connection: it spreads them as [`Self::Connection`] does, and nobody
+    /// can tell which worker gets one.
+    Random,
 }
 
 /// What becomes of the workers when a signal (SIGTERM, SIGINT) ends the master.

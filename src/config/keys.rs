@@ -91,11 +91,12 @@ settings! {
         get: dereferenced -> Option<&Path>,
     }
 
-    /// How clients are spread: hash, mask (low bits of the address; `workers` a power of two), or connection (a
-    /// hash of address and port: no client keeps its worker; where a proxy makes all clients one)
+    /// How clients are spread: hash, mask (low bits of the address; `workers` a power of two), connection (a
+    /// hash of address and port: no client keeps its worker; where a proxy makes all clients one), or random (a
+    /// worker drawn for each connection; with the engine redirect alone)
     partition: PartitionKind {
         key: "partition",
-        flag: "--partition", "hash|mask|connection",
+        flag: "--partition", "hash|mask|connection|random",
         range: Any,
         default: "hash",
         changes: RestartRenews,

@@ -292,8 +292,12 @@ impl<T: Choice> Text for T {
 }
 
 impl Choice for PartitionKind {
-    const NAMES: &'static [(&'static str, Self)] =
-        &[("hash", Self::Hash), ("mask", Self::Mask), ("connection", Self::Connection)];
+    const NAMES: &'static [(&'static str, Self)] = &[
+        ("hash", Self::Hash),
+        ("mask", Self::Mask),
+        ("connection", Self::Connection),
+        ("random", Self::Random),
+    ];
 }
 
 impl Choice for Ownership {

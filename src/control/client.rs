@@ -101,11 +101,17 @@ impl Client {
     /// refusal, if it refuses that: it answers all the same.
     async fn check_it_answers(&mut self) -> Result<Option<ControlError>, ControlError> {
         let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let answer = self.exchange(Request::Explain { address }, |_| {});
+        let answer = self.exchange(Request::Explain { address, port: None }, |_| {});
         match timeout(Self::ANSWER_TIMEOUT, answer).await {
             Ok(Ok(_)) => Ok(None),
             Ok(Err(ControlError::Failed(failure)))
-                if failure == (&Refusal::Unserved { address }).into() =>
+                if [
+                    Refusal::Unserved { address },
+                    Refusal::ByConnection { address },
+                    Refusal::AtRandom { address },
+                ]
+                .iter()
+                .any(|refusal| failure == refusal.into()) =>
             {
                 Ok(None)
             }

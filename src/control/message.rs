@@ -62,6 +62,7 @@ impl Request {
                 _ => true,
             },
             Self::Logs(LogsRequest { seat: Some(seat), .. }) => seat.0 < 2 * MAX_SEATS,
+            Self::Explain { port: Some(port), .. } => *port > 0,
             _ => true,
         }
     }
@@ -87,7 +88,10 @@ const VERBS: [Verb; 16] = [
     verb("stop", &[("now", "true or false")]),
     verb("end_orphans", &[]),
     verb("takeover", &[("format", "a number")]),
-    verb("explain", &[("address", "an IPv4 or IPv6 address as text")]),
+    verb(
+        "explain",
+        &[("address", "an IPv4 or IPv6 address as text"), ("port", "a number from 1 to 65535")],
+    ),
     verb("events", &[]),
     verb(
         "logs",
@@ -315,7 +319,8 @@ mod tests {
             Request::Status,
             Command::Scale { workers: 1024 }.into(),
             Command::Stop { now: true }.into(),
-            Request::Explain { address: "2001:db8::1".parse().unwrap() },
+            Request::Explain { address: "2001:db8::1".parse().unwrap(), port: None },
+            Request::Explain { address: "10.8.1.7".parse().unwrap(), port: Some(40_000) },
             Request::Events,
             Request::Logs(LogsRequest { seat: Some(Seat(3)), lines: 10, follow: true }),
             Request::Logs(LogsRequest { seat: None, lines: 0, follow: false }),
@@ -501,6 +506,7 @@ mod tests {
         let explained = Outcome::Explained(Explanation {
             schema: SCHEMA,
             address: "::1".parse().unwrap(),
+            port: Some(65_535),
             slot: Slot(1),
             home: Seat(1),
             seat: Seat(1),

@@ -1,7 +1,5 @@
 //! What is answered to which request. Pure.
 
-use std::net::IpAddr;
-
 use hyper::header::{
     ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderName,
     HeaderValue, REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
@@ -12,7 +10,7 @@ use serde::Serialize;
 use super::body::Content;
 use super::query::value_of;
 use super::{exposition, metrics};
-use crate::protocol::{Refusal, Status};
+use crate::protocol::{ClientAddress, Refusal, Status};
 
 /// The pages that can be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +20,7 @@ pub(super) enum Page {
     /// One that is made of the status.
     Status(StatusPage),
     /// Where a client address leads.
-    Explain(IpAddr),
+    Explain(ClientAddress),
     /// Which seat each slot is assigned to.
     Slots,
     /// The status and what happens, for as long as the client wants.

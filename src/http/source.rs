@@ -1,8 +1,6 @@
 //! What the pages show, and where it comes from.
 
-use std::net::IpAddr;
-
-use crate::protocol::{EventRecord, Explanation, Refusal, SlotTable, Status};
+use crate::protocol::{ClientAddress, EventRecord, Explanation, Refusal, SlotTable, Status};
 
 /// Where a server of pages learns the state of the cluster.
 pub(crate) trait StatusSource: Send + Sync + 'static {
@@ -13,8 +11,10 @@ pub(crate) trait StatusSource: Send + Sync + 'static {
     fn status(&self) -> impl Future<Output = Result<Status, Refusal>> + Send;
 
     /// Where new connections of a client go.
-    fn explain(&self, address: IpAddr)
-    -> impl Future<Output = Result<Explanation, Refusal>> + Send;
+    fn explain(
+        &self,
+        client: ClientAddress,
+    ) -> impl Future<Output = Result<Explanation, Refusal>> + Send;
 
     /// Which seat each slot is assigned to.
     fn slot_table(&self) -> impl Future<Output = Result<SlotTable, Refusal>> + Send;

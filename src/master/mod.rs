@@ -89,13 +89,13 @@ pub use crate::process::{
 
 // What a [`Handle`] answers and tells.
 pub use crate::protocol::{
-    AcceptFault, Applies, Cleared, ConfigurationReport, ConfigurationStatus, ConntrackFill,
-    EndReason, ErrorReply, Event, Exit, Explanation, FailureCause, Finding, FindingKind,
-    FindingSeverity, ForeignChain, FoundRule, LogsShown, MemoryOf, NoAcceptor, NotReady, OnTrial,
-    Orphan, OrphansEnded, Outcome, PartitionKind, PortFault, PortFaultKind, Probation,
-    ProbationFailure, ProbeFault, ProbeOutcome, Progress, ReadinessFault, Refusal, ReleaseFailure,
-    Reloaded, ReplaceReason, ReplaceReasonKind, Restarted, Restarts, RetireTarget, Retired,
-    Retirements, RolledBack, Rollout, RuleWriter, SCHEMA, Scaled, SettingChange, SettingInForce,
-    Stats, Status, Stopped, SwapTimes, Trial, Unhealthy, UnservedSocket, WaitingSeat,
-    WorkerFailure, WorkerHealth, WorkerId, WorkerState, WorkerStats, WorkerStatus,
+    AcceptFault, Applies, Cleared, ClientAddress, ConfigurationReport, ConfigurationStatus,
+    ConntrackFill, EndReason, ErrorReply, Event, Exit, Explanation, FailureCause, Finding,
+    FindingKind, FindingSeverity, ForeignChain, FoundRule, LogsShown, MemoryOf, NoAcceptor,
+    NotReady, OnTrial, Orphan, OrphansEnded, Outcome, PartitionKind, PortFault, PortFaultKind,
+    Probation, ProbationFailure, ProbeFault, ProbeOutcome, Progress, ReadinessFault, Refusal,
+    ReleaseFailure, Reloaded, ReplaceReason, ReplaceReasonKind, Restarted, Restarts, RetireTarget,
+    Retired, Retirements, RolledBack, Rollout, RuleWriter, SCHEMA, Scaled, SettingChange,
+    SettingInForce, Stats, Status, Stopped, SwapTimes, Trial, Unhealthy, UnservedSocket,
+    WaitingSeat, WorkerFailure, WorkerHealth, WorkerId, WorkerState, WorkerStats, WorkerStatus,
 };

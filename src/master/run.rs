@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,8 +31,8 @@ use crate::control::{self, Responder};
 use crate::plan::{Route, Seat};
 use crate::process;
 use crate::protocol::{
-    Command, CommandRequest, Event, Orphan, OrphansEnded, Outcome, Progress, Refusal, Request,
-    WorkerFailure, WorkerId, WorkerState, changes_text,
+    ClientAddress, Command, CommandRequest, Event, Orphan, OrphansEnded, Outcome, Progress,
+    Refusal, Request, WorkerFailure, WorkerId, WorkerState, changes_text,
 };
 use crate::supervisor::{self, Action, Configured, Input, RequestId, Supervisor};
 
@@ -538,7 +537,9 @@ impl Master {
                 self.operators.ask_status(responder);
                 self.count_for_status();
             }
-            Request::Explain { address } => responder.finish(self.explain(address)),
+            Request::Explain { address, port } => {
+                responder.finish(self.explain(ClientAddress { address, port }));
+            }
             Request::Command(request) => self.command(request, responder),
             Request::Events => {
                 let (name, generation) =
@@ -667,12 +668,12 @@ impl Master {
         self.health.configure(&next.config);
     }
 
-    fn explain(&self, address: IpAddr) -> Result<Outcome, Refusal> {
+    fn explain(&self, client: ClientAddress) -> Result<Outcome, Refusal> {
         let pid_of = |route: &Route<'_>| {
             let ports = Some(&route.occupant.ports);
             self.supervisor.workers().find(|worker| worker.ports.as_ref() == ports)?.pid
         };
-        report::explain(self.supervisor.plan(), address, pid_of).map(Outcome::Explained)
+        report::explain(self.supervisor.plan(), client, pid_of).map(Outcome::Explained)
     }
 
     /// Begins a count for those who want the status, if it is time for one.

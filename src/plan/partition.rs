@@ -39,6 +39,13 @@ pub enum Partition {
         /// What is hashed.
         input: HashInput,
     },
+    /// A slot that the kernel draws for each connection: nobody can tell it beforehand. Made by
+    /// [`Self::random`].
+    #[non_exhaustive]
+    Random {
+        /// The number of slots.
+        slots: u32,
+    },
 }
 
 /// What of a connection the hash of a [`Partition`] is of.
@@ -104,31 +111,46 @@ impl Partition {
         Ok(Self::hash(slots)?.of_input(HashInput::Connection))
     }
 
+    /// A partition in which the kernel draws a slot for each connection.
+    ///
+    /// For [`Engine::Redirect`](super::Engine) alone, whose rules see the first packet of a connection, and
+    /// conntrack keeps what was drawn for it. With the other engine each datagram would be led anew, and so
+    /// would the last packet of a handshake that the kernel has answered by SYN cookie.
+    ///
+    /// # Errors
+    /// [`PlanError::SlotCount`] unless `slots` is 1 to [`Self::MAX_SLOTS`].
+    pub fn random(slots: u32) -> Result<Self, PlanError> {
+        Self::hash(slots).map(|_| Self::Random { slots })
+    }
+
     /// The same with another input of the hash.
     pub(crate) fn of_input(self, input: HashInput) -> Self {
         match self {
             Self::Hash { slots, seed, .. } => Self::Hash { slots, seed, input },
-            mask @ Self::Mask { .. } => mask,
+            other @ (Self::Mask { .. } | Self::Random { .. }) => other,
         }
     }
 
-    /// What is hashed, to find a slot or, for a mask, one of the survivors.
-    pub fn input(&self) -> HashInput {
+    /// What is hashed, to find a slot or, for a mask, one of the survivors; `None` where nothing of a
+    /// connection tells its slot ([`Self::Random`]).
+    pub fn input(&self) -> Option<HashInput> {
         match *self {
-            Self::Hash { input, .. } => input,
-            Self::Mask { .. } => HashInput::Address,
+            Self::Hash { input, .. } => Some(input),
+            Self::Mask { .. } => Some(HashInput::Address),
+            Self::Random { .. } => None,
         }
     }
 
     /// The number of slots.
     pub fn slots(&self) -> u32 {
         match *self {
-            Self::Mask { slots } | Self::Hash { slots, .. } => slots,
+            Self::Mask { slots } | Self::Hash { slots, .. } | Self::Random { slots } => slots,
         }
     }
 
     /// The slot of a client; with [`HashInput::Connection`] that of its connections from port 0, of which
-    /// there are none: see [`Self::slot_of_connection`].
+    /// there are none: see [`Self::slot_of_connection`]. With [`Self::Random`] it is slot 0, which says
+    /// nothing: see [`Self::input`].
     ///
     /// An IPv4-mapped address (`::ffff:10.8.1.7`) counts as the IPv4 address in it. Servers that
     /// listen on `::` write clients down so; no packet has such a source (`ip6_rcv_core` drops them
@@ -143,6 +165,7 @@ impl Partition {
             Self::Hash { slots, seed, input: HashInput::Connection } => {
                 Slot(hashed_connection(SocketAddr::new(client, 0), seed, slots))
             }
+            Self::Random { .. } => Slot(0),
         }
     }
 
@@ -160,7 +183,7 @@ impl Partition {
     /// the partition's own: the clients of one seat are alike in that one.
     pub fn spread_seed(&self) -> u32 {
         match *self {
-            Self::Mask { .. } => !Self::DEFAULT_SEED,
+            Self::Mask { .. } | Self::Random { .. } => !Self::DEFAULT_SEED,
             Self::Hash { seed, .. } => !seed,
         }
     }

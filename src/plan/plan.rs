@@ -135,7 +135,7 @@ impl Plan {
             Partition::Mask { .. } => {
                 Partition::mask(u32::try_from(weights.seats()).unwrap_or(u32::MAX))?
             }
-            hash @ Partition::Hash { .. } => hash,
+            other @ (Partition::Hash { .. } | Partition::Random { .. }) => other,
         };
         let assignment = Assignment::new(&partition, weights, Some(&self.assignment))?;
         let mut plan = self.clone();
@@ -346,16 +346,18 @@ impl Plan {
     }
 
     /// Where the kernel sends a new connection of this client; `None` while no seat has a worker, and where
-    /// the address alone does not tell ([`HashInput::Connection`]).
+    /// the address alone does not tell ([`HashInput::Connection`], [`Partition::Random`]).
     pub fn worker_for(&self, client: IpAddr) -> Option<Route<'_>> {
         match self.partition.input() {
-            HashInput::Address => self.worker_for_connection(SocketAddr::new(client, 0)),
-            HashInput::Connection => None,
+            Some(HashInput::Address) => self.worker_for_connection(SocketAddr::new(client, 0)),
+            Some(HashInput::Connection) | None => None,
         }
     }
 
-    /// Where the kernel sends a new connection from this address and port; `None` while no seat has a worker.
+    /// Where the kernel sends a new connection from this address and port; `None` while no seat has a worker,
+    /// and where nothing tells ([`Partition::Random`]).
     pub fn worker_for_connection(&self, from: SocketAddr) -> Option<Route<'_>> {
+        let input = self.partition.input()?;
         let slot = self.partition.slot_of_connection(from);
         let home = self.assignment.seat_of(slot);
         if let Some(occupant) = self.occupant(home) {
@@ -367,7 +369,7 @@ impl Plan {
             return None;
         }
         let seed = self.partition.spread_seed();
-        let place = match self.partition.input() {
+        let place = match input {
             HashInput::Address => hashed(from.ip(), seed, range),
             HashInput::Connection => hashed_connection(from, seed, range),
         };

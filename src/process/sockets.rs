@@ -113,14 +113,13 @@ impl Sockets {
                 Phase::Over => return None,
             };
             let port = header.socket_id.source_port;
-            let client = header.socket_id.destination_address.to_canonical();
-            Some(Connection { port, client, state })
+            Some(Connection { port, peer: peer_of(&header), state })
         })?;
         Ok(found.into_iter().flatten().filter(|it| ports.contains(&it.port)).collect())
     }
 
     /// The connections of these local ports, by whether they wait to be accepted, each under the port
-    /// that `belongs_to` names for its local port and its client; those for which it names none are
+    /// that `belongs_to` names for its local port and its other end; those for which it names none are
     /// left out. Costs what [`Self::connection_counts`] does.
     ///
     /// # Errors
@@ -128,18 +127,17 @@ impl Sockets {
     pub fn accept_queues(
         &mut self,
         ports: &BTreeSet<u16>,
-        belongs_to: impl Fn(u16, IpAddr) -> Option<u16>,
+        belongs_to: impl Fn(u16, SocketAddr) -> Option<u16>,
     ) -> Result<BTreeMap<u16, AcceptQueue>, ProcessError> {
         let mut found: BTreeMap<u16, AcceptQueue> = BTreeMap::new();
         let (Some(first), Some(last)) = (ports.first(), ports.last()) else { return Ok(found) };
         let states = StateFlags::ESTABLISHED | StateFlags::CLOSE_WAIT;
         let sockets = self.dump(IPPROTO_TCP, states, &(*first..=*last), |header, _| {
             let cookie = u64::from_ne_bytes(header.socket_id.cookie);
-            let client = header.socket_id.destination_address.to_canonical();
-            (header.socket_id.source_port, client, cookie, header.inode)
+            (header.socket_id.source_port, peer_of(&header), cookie, header.inode)
         })?;
-        for (local, client, cookie, inode) in sockets {
-            let port = ports.contains(&local).then(|| belongs_to(local, client)).flatten();
+        for (local, peer, cookie, inode) in sockets {
+            let port = ports.contains(&local).then(|| belongs_to(local, peer)).flatten();
             let Some(waiting) = port.map(|port| found.entry(port).or_default()) else { continue };
             // Not accepted yet: no file, so no inode.
             let set = if inode == 0 { &mut waiting.queued } else { &mut waiting.accepted };
@@ -160,11 +158,10 @@ impl Sockets {
         let (Some(first), Some(last)) = (ports.first(), ports.last()) else { return Ok(vec![]) };
         let states = StateFlags::ESTABLISHED | StateFlags::CLOSE_WAIT;
         let found = self.dump(IPPROTO_TCP, states, &(*first..=*last), |header, _| {
-            let id = &header.socket_id;
-            let peer = SocketAddr::new(id.destination_address.to_canonical(), id.destination_port);
+            let peer = peer_of(&header);
             // Not accepted yet: no file, so no inode.
             PeerConnection {
-                port: id.source_port,
+                port: header.socket_id.source_port,
                 peer,
                 inode: header.inode,
                 accepted: header.inode != 0,
@@ -347,8 +344,8 @@ pub struct Connections {
 pub struct Connection {
     /// The local port.
     pub port: u16,
-    /// The address of the other side.
-    pub client: IpAddr,
+    /// The other side.
+    pub peer: SocketAddr,
     /// How far it is.
     pub state: ConnectionState,
 }
@@ -380,6 +377,12 @@ impl ConnectionState {
         let seconds = (2u64 << retransmits.min(16)) - 1;
         Duration::from_secs(seconds).mul_f64(1.125)
     }
+}
+
+/// The other end of a connection.
+fn peer_of(header: &InetResponseHeader) -> SocketAddr {
+    let id = &header.socket_id;
+    SocketAddr::new(id.destination_address.to_canonical(), id.destination_port)
 }
 
 fn retransmits(header: &InetResponseHeader) -> u8 {

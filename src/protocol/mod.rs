@@ -1,6 +1,7 @@
 //! The types that several rooms speak in, each of them once. Pure: values without behaviour of their
 //! own, below every room that decides or does IO.
 
+mod client_address;
 mod columns;
 mod configuration;
 mod counters;
@@ -27,6 +28,7 @@ mod timestamp;
 mod utc;
 mod worker;
 
+pub use client_address::ClientAddress;
 pub(crate) use columns::{Align, Columns};
 pub(crate) use configuration::changes_text;
 pub use configuration::{

@@ -171,6 +171,15 @@ pub enum Refusal {
         /// The client.
         address: IpAddr,
     },
+    /// With the partition `random` nothing tells the worker.
+    #[error(
+        "{address}: each of its connections goes to a worker that the kernel draws, nobody can tell which \
+         (partition = random)"
+    )]
+    AtRandom {
+        /// The client.
+        address: IpAddr,
+    },
     /// As many programs as may be are subscribed to events.
     #[error("too many event subscribers: the limit is {limit}")]
     TooManySubscribers {
@@ -252,6 +261,9 @@ impl Refusal {
             Self::Starting => "`ipcluster status` tells when workers are live",
             Self::Unserved { .. } => "they succeed once a worker is ready",
             Self::ByConnection { .. } => {
+                "`ipcluster explain ADDRESS:PORT` names the worker of one of them"
+            }
+            Self::AtRandom { .. } => {
                 "`ipcluster status` tells how many connections each worker has"
             }
             Self::TooManySubscribers { .. } => "end one of them",

@@ -19,6 +19,9 @@ pub(crate) enum Request {
     Explain {
         /// The client's address.
         address: IpAddr,
+        /// The port that one of its connections comes from.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        port: Option<u16>,
     },
     /// A subscription to events, until the master ends.
     Events,

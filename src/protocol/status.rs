@@ -367,6 +367,8 @@ pub enum PartitionKind {
     Mask,
     /// [`Partition::Hash`] of [`HashInput::Connection`].
     Connection,
+    /// [`Partition::Random`].
+    Random,
 }
 
 impl From<&Partition> for PartitionKind {
@@ -375,6 +377,7 @@ impl From<&Partition> for PartitionKind {
             Partition::Hash { input: HashInput::Connection, .. } => Self::Connection,
             Partition::Hash { .. } => Self::Hash,
             Partition::Mask { .. } => Self::Mask,
+            Partition::Random { .. } => Self::Random,
         }
     }
 }
@@ -385,6 +388,7 @@ impl fmt::Display for PartitionKind {
             Self::Hash => "hash",
             Self::Mask => "mask",
             Self::Connection => "connection",
+            Self::Random => "random",
         })
     }
 }
@@ -397,6 +401,9 @@ pub struct Explanation {
     pub schema: u32,
     /// The client's address.
     pub address: IpAddr,
+    /// The port that the connection in question comes from; none: all connections of the address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
     /// The slot that it falls into.
     pub slot: Slot,
     /// The seat that the slot is assigned to.

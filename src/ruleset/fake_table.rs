@@ -198,7 +198,9 @@ impl FakeTable {
 /// The sets and maps that a rule looks something up in.
 fn sets_in(rule: &Rule) -> impl Iterator<Item = SetName> + use<> {
     let names = match rule {
-        Rule::Hash { scope, map, .. } | Rule::Mask { scope, map, .. } => [scope.set(), Some(*map)],
+        Rule::Hash { scope, map, .. }
+        | Rule::Random { scope, map, .. }
+        | Rule::Mask { scope, map, .. } => [scope.set(), Some(*map)],
         Rule::RedirectByMap { map, .. } | Rule::TranslateByMap { map, .. } => [None, Some(*map)],
         Rule::Guard { .. } => [Some(SetName::Guarded), None],
         Rule::Established { ports: TcpPorts::Set } => [Some(SetName::Established), None],

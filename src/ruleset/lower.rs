@@ -112,7 +112,7 @@ fn established_set(plan: &Plan) -> Option<(SetName, Elements)> {
 pub(super) fn slot_maps(plan: &Plan) -> Vec<Set> {
     let table = || plan.assignment().table().to_vec();
     match plan.partition() {
-        Partition::Hash { .. } => {
+        Partition::Hash { .. } | Partition::Random { .. } => {
             let table = plan.assignment().table();
             let keys: Vec<Seat> = table.iter().step_by(slots_in_key(table)).copied().collect();
             vec![Set::map(SetName::Slots, Elements::Seats(keys))]
@@ -239,13 +239,17 @@ fn dispatch_rules(plan: &Plan, slots: &[SetName]) -> Vec<Rule> {
     };
     let table = plan.assignment().table();
     let keys = u32::try_from(table.len() / slots_in_key(table)).expect("at most MAX_SLOTS");
+    let seats = u16::try_from(plan.seats().len()).expect("at most MAX_SEATS");
     let rule = |scope: Scope| {
         let map = *slots.iter().find(|map| is_for(map, scope))?;
         Some(match *plan.partition() {
             Partition::Hash { slots, seed, input } => {
-                let seats = u16::try_from(plan.seats().len()).expect("at most MAX_SEATS");
                 let comment = Comment::Seats { seats, slots };
                 Rule::Hash { scope, modulus: keys, seed, input, map, comment }
+            }
+            Partition::Random { slots } => {
+                let comment = Comment::Seats { seats, slots };
+                Rule::Random { scope, modulus: keys, map, comment }
             }
             Partition::Mask { slots } => Rule::Mask { scope, slots, map },
         })
@@ -382,7 +386,12 @@ fn vacant_rules(plan: &Plan, survivors: Option<SetName>) -> Vec<Rule> {
     let seed = plan.partition().spread_seed();
     let comment = Comment::Generation(generation);
     let input = plan.partition().input();
-    families(plan)
-        .map(|family| Rule::Hash { scope: Scope::All(family), modulus, seed, input, map, comment })
-        .collect()
+    let rule = |family| {
+        let scope = Scope::All(family);
+        match input {
+            Some(input) => Rule::Hash { scope, modulus, seed, input, map, comment },
+            None => Rule::Random { scope, modulus, map, comment },
+        }
+    };
+    families(plan).map(rule).collect()
 }

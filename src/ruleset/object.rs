@@ -574,6 +574,17 @@ pub enum Rule {
         /// Kept as a comment.
         comment: Comment,
     },
+    /// `meta nfproto ipv4 numgen random mod 1024 vmap @slots_9c1e07aa`, and the same for IPv6.
+    Random {
+        /// Whose clients.
+        scope: Scope,
+        /// The number of keys of the map: that of the slots, or one for several slots.
+        modulus: u32,
+        /// The map.
+        map: SetName,
+        /// Kept as a comment.
+        comment: Comment,
+    },
     /// `ip saddr & 0.0.0.7 vmap @slots4_9c1e07aa`, and the same over the /64 for IPv6.
     Mask {
         /// Whose clients.
@@ -776,7 +787,7 @@ impl Rule {
             | Self::PassRemote
             | Self::Established { .. }
             | Self::Reply { .. } => None,
-            Self::Hash { comment, .. } => Some(*comment),
+            Self::Hash { comment, .. } | Self::Random { comment, .. } => Some(*comment),
             Self::Guard { range, .. } => Some(Comment::WorkerPorts(*range)),
             Self::Translate { generation, .. }
             | Self::TranslateByMap { generation, .. }

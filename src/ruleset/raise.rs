@@ -122,6 +122,7 @@ fn listeners_of(
 ) -> Result<Listeners, RaiseError> {
     let single = dispatch.iter().filter_map(|rule| match rule {
         Rule::Hash { scope: Scope::Listener(listener), .. }
+        | Rule::Random { scope: Scope::Listener(listener), .. }
         | Rule::Mask { scope: Scope::Listener(listener), .. } => Some(*listener),
         _ => None,
     });
@@ -215,6 +216,9 @@ fn partition_of(dispatch: &[Rule]) -> Result<Partition, RaiseError> {
         [Rule::Hash { seed, input, comment: Comment::Seats { slots, .. }, .. }, ..] => {
             Ok(Partition::hash_seeded(*slots, *seed)?.of_input(*input))
         }
+        [Rule::Random { comment: Comment::Seats { slots, .. }, .. }, ..] => {
+            Ok(Partition::random(*slots)?)
+        }
         [Rule::Mask { slots, .. }, ..] => Ok(Partition::mask(*slots)?),
         _ => Err(NO_DISPATCH),
     }
@@ -227,7 +231,7 @@ fn assignment_of(
     partition: &Partition,
 ) -> Result<Assignment, RaiseError> {
     let map = match dispatch {
-        [Rule::Hash { map, .. } | Rule::Mask { map, .. }, ..] => *map,
+        [Rule::Hash { map, .. } | Rule::Random { map, .. } | Rule::Mask { map, .. }, ..] => *map,
         _ => return Err(NO_DISPATCH),
     };
     let keys = match elements_of(ruleset, map) {
@@ -254,7 +258,11 @@ fn occupants_of(
     listeners: &Listeners,
 ) -> Result<Vec<Option<Occupant>>, RaiseError> {
     let count = match dispatch {
-        [Rule::Hash { comment: Comment::Seats { seats, .. }, .. }, ..] => usize::from(*seats),
+        [
+            Rule::Hash { comment: Comment::Seats { seats, .. }, .. }
+            | Rule::Random { comment: Comment::Seats { seats, .. }, .. },
+            ..,
+        ] => usize::from(*seats),
         [Rule::Mask { slots, .. }, ..] => *slots as usize,
         _ => return Err(NO_DISPATCH),
     };

@@ -213,6 +213,17 @@ impl Display for Rule {
                 }
                 write!(f, "{scope}jhash {source} mod {modulus} seed {seed:#x} vmap @{map}")?;
             }
+            Self::Random { scope, modulus, map, .. } => {
+                // Nothing of it tells the family.
+                if !scope.tells_family() {
+                    let family = match scope.family() {
+                        Family::V4 => "ipv4",
+                        Family::V6 => "ipv6",
+                    };
+                    write!(f, "meta nfproto {family} ")?;
+                }
+                write!(f, "{scope}numgen random mod {modulus} vmap @{map}")?;
+            }
             Self::Mask { scope, slots, map } => match scope.family() {
                 Family::V4 => write!(f, "{scope}ip saddr & {} vmap @{map}", low_v4(slots - 1))?,
                 Family::V6 => write!(f, "{scope}ip6 saddr & {} vmap @{map}", low_v6(slots - 1))?,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ipcluster::lab::{Flow, Held, Identity, Network};
 use ipcluster::nft::Firewall;
-use ipcluster::plan::{Partition, Seat};
+use ipcluster::plan::{Engine, Partition, Plan, Seat};
 use netns_tests::{Case, Cluster, Lab, Need, greeter, plans, wait_until};
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -19,7 +19,9 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("listeners_on_loopback_serve_this_host", on_loopback).with_both_engines(),
         Case::new("a_worker_on_loopback_is_ready_for_listeners_there", worker_on_loopback)
             .needs(Need::Python),
-        Case::new("connections_of_one_address_are_spread_where_that_is_wished", spread),
+        Case::new("connections_of_one_address_are_spread_where_that_is_wished", spread)
+            .with_both_engines(),
+        Case::new("a_worker_is_drawn_for_each_connection_where_that_is_wished", random),
         Case::new("a_proxy_that_makes_all_clients_one_is_named", proxy).with_both_engines(),
         Case::new("a_plain_udp_server_answers_clients_of_this_host", plain_udp)
             .with_both_engines()
@@ -217,6 +219,91 @@ fn spread(lab: &Lab) {
     let error = cluster.fail("explain", &["10.8.0.1"]);
     assert!(error.contains("by a hash of address and port (partition = connection)"), "{error}");
     assert!(cluster.succeed("status", &[]).contains("partition  connection, 1024 slots"));
+    explained_by_connection(lab, cluster);
+}
+
+/// What `explain` says of connections of both families, with a master and without, is who has them.
+fn explained_by_connection(lab: &Lab, mut cluster: Cluster<'_>) {
+    let to = parse("10.9.0.1:88");
+    let from = Network::clients_v4(1).next().unwrap();
+    let held: Vec<Held> = (0..12)
+        .map(|_| Held::open(lab.client(), from, to).unwrap())
+        .chain((0..12).map(|_| Held::open(lab.server(), to.ip(), to).unwrap()))
+        .collect();
+    for with_master in [true, false] {
+        if !with_master {
+            cluster.kill_master();
+        }
+        let mut seats = BTreeSet::new();
+        for held in &held {
+            let (from, seat) = (held.source().unwrap().to_string(), held.by().seat);
+            let said = cluster.succeed("explain", &[&from]);
+            assert!(said.contains(&format!("client      {from}\n")), "{said}");
+            assert!(said.contains(&format!("seat        {seat}\n")), "{said}");
+            assert!(said.contains("jhash of the address and port"), "{said}");
+            seats.insert(seat);
+        }
+        assert_eq!(seats.len(), 2);
+    }
+}
+
+/// The kernel draws one of the workers that there are, and keeps to it for as long as the connection lasts.
+fn random(lab: &Lab) {
+    let targets = [parse("0.0.0.0:80"), parse("[::]:80")];
+    let on = |engine| {
+        let cluster = Cluster::with_engine(lab, engine, targets, 3);
+        cluster.argument("--partition").argument("random")
+    };
+    let mut refused = on(Engine::Tproxy);
+    refused.start_master(&[greeter().into()]);
+    assert!(!refused.master().wait(Duration::from_secs(20)).success());
+    assert!(refused.log().contains("random is for the engine redirect"), "{}", refused.log());
+    let mut cluster = on(Engine::Redirect).start(3);
+    let from = Network::clients_v4(1).next().unwrap();
+    let six = Network::clients_v6(1).next().unwrap();
+    let loopback = IpAddr::from([127, 0, 0, 1]);
+    let connect = |namespace, from, to| Held::open(namespace, from, to).unwrap();
+    let v4 = || connect(lab.client(), from, Network::server_v4(80));
+    let seats = |held: &[Held]| held.iter().map(|it| it.by().seat).collect::<BTreeSet<u16>>();
+    let all = BTreeSet::from([0, 1, 2]);
+    // That one of three gets none of 40 happens once in three million times.
+    let mut held: Vec<Held> = (0..40).map(|_| v4()).collect();
+    assert_eq!(seats(&held), all, "one address");
+    let by_six: Vec<Held> =
+        (0..40).map(|_| connect(lab.client(), six, Network::server_v6(80))).collect();
+    assert_eq!(seats(&by_six), all, "one address of IPv6");
+    let here: Vec<Held> =
+        (0..40).map(|_| connect(lab.server(), loopback, parse("127.0.0.1:80"))).collect();
+    assert_eq!(seats(&here), all, "this host");
+    for client in ["10.8.0.1", "10.8.0.1:40000"] {
+        let error = cluster.fail("explain", &[client]);
+        assert!(error.contains("a worker that the kernel draws"), "{error}");
+    }
+    assert!(cluster.succeed("status", &[]).contains("partition  random, 1024 slots"));
+    cluster.reload();
+    for one in &mut held {
+        one.echo("after the reload").unwrap();
+    }
+    // What is in force is read by the next master, and nothing is made anew.
+    cluster.kill_master();
+    cluster.start_master(&[greeter().into()]);
+    cluster.wait_for("the workers to be adopted", |status| status.live().len() == 3);
+    assert_eq!(cluster.status().generation, 2, "{}", cluster.log());
+    cluster.succeed("stop", &["--now"]);
+    assert!(cluster.master().wait(Duration::from_secs(20)).success(), "{}", cluster.log());
+    let mut plan = plans::vacant(&["0.0.0.0:88"], Partition::random(64).unwrap(), 3);
+    (0..3).for_each(|seat| plans::occupy(&mut plan, seat, 31_000, 1));
+    let _workers: Vec<_> = (0..3).map(|seat| lab.greeter(plan_port(&plan, seat), seat)).collect();
+    plan.vacate(Seat(1)).unwrap();
+    let mut firewall = plans::firewall(lab.server(), &plan);
+    firewall.apply(&plan).unwrap();
+    let held: Vec<Held> =
+        (0..40).map(|_| connect(lab.client(), from, Network::server_v4(88))).collect();
+    assert_eq!(seats(&held), BTreeSet::from([0, 2]), "of those that there are");
+}
+
+fn plan_port(plan: &Plan, seat: u16) -> u16 {
+    plan.occupant(Seat(seat)).unwrap().ports[0].number()
 }
 
 /// A proxy in front of the host: all of its connections come from one address.

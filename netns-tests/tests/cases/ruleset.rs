@@ -62,6 +62,8 @@ pub(crate) fn cases() -> Vec<Case> {
         nft("hash_of_both_protocols", |lab| all_states(lab, BOTH, hash(), 4)).with_both_engines(),
         nft("mask_of_one_port_of_each", |lab| all_states(lab, ONE_OF_EACH, mask(4), 4))
             .with_both_engines(),
+        nft("random_of_mixed_listeners", |lab| all_states(lab, MIXED, random(), 4)),
+        nft("random_of_many_of_each_kind", |lab| all_states(lab, SETS, random(), 3)),
         nft("one_worker", one_worker).with_both_engines(),
         nft("changes_of_the_guard_and_local_clients", changes_of_base_chains).with_both_engines(),
         nft("many_workers_on_many_slots", many_workers).with_both_engines(),
@@ -74,6 +76,10 @@ pub(crate) fn cases() -> Vec<Case> {
 
 fn hash() -> Partition {
     Partition::hash(Partition::DEFAULT_SLOTS).unwrap()
+}
+
+fn random() -> Partition {
+    Partition::random(64).unwrap()
 }
 
 fn mask(slots: u32) -> Partition {
@@ -113,7 +119,7 @@ fn life(listeners: &[&str], partition: Partition, seats: u16) -> Vec<(&'static s
     add("reloaded", &plan);
     let more = match partition {
         Partition::Mask { .. } => 2 * seats,
-        Partition::Hash { .. } => seats + 3,
+        _ => seats + 3,
     };
     let mut scaled = plan.rescaled(&Weights::equal(more.into()).unwrap()).unwrap();
     for seat in seats..more {

@@ -64,7 +64,7 @@ impl World {
         loop {
             let received = self.requests.recv().await.unwrap();
             match received.request {
-                Request::Explain { address } => {
+                Request::Explain { address, .. } => {
                     received.responder.finish(Err(Refusal::Unserved { address }));
                 }
                 _ => return received,

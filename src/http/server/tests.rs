@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::*;
 use crate::http::source::EventSource;
 use crate::plan::{ClusterName, Generation, Seat, Slot};
-use crate::protocol::{EventRecord, Explanation, SlotTable, Status};
+use crate::protocol::{ClientAddress, EventRecord, Explanation, SlotTable, Status};
 
 /// A master that counts how often it is asked, and answers while nobody holds it up.
 #[derive(Clone)]
@@ -35,13 +35,15 @@ impl EventSource for broadcast::Receiver<String> {
 impl StatusSource for Master {
     type Events = broadcast::Receiver<String>;
 
-    async fn explain(&self, address: IpAddr) -> Result<Explanation, Refusal> {
+    async fn explain(&self, client: ClientAddress) -> Result<Explanation, Refusal> {
+        let ClientAddress { address, port } = client;
         if address.is_unspecified() {
             return Err(Refusal::Unserved { address });
         }
         Ok(Explanation {
             schema: 1,
             address,
+            port,
             slot: Slot(5),
             home: Seat(1),
             seat: Seat(1),

@@ -521,7 +521,7 @@ impl HealthMonitor {
         self.queue_checker.run(move || {
             let local = local_ports_of(&plan, ports);
             let found = process::Sockets::open().and_then(|mut sockets| {
-                sockets.accept_queues(&local, |port, client| worker_port_of(&plan, port, client))
+                sockets.accept_queues(&local, |port, peer| worker_port_of(&plan, port, peer))
             });
             // The loop has ended.
             let _ = sender.send(CheckResult::Queues { began: now, found });

@@ -1,7 +1,5 @@
 //! Talking to a master from the program that runs it.
 
-use std::net::IpAddr;
-
 use tokio::sync::broadcast::WeakSender;
 use tokio::sync::mpsc;
 
@@ -10,9 +8,9 @@ use crate::config::EndedBy;
 use crate::control::ReceivedRequest;
 use crate::plan::Share;
 use crate::protocol::{
-    Cleared, Command, ConfigurationReport, Event, Explanation, OnTrial, OrphansEnded, Outcome,
-    Refusal, Reloaded, Request, Restarted, RetireTarget, Retired, RolledBack, Scaled, Status,
-    Stopped,
+    Cleared, ClientAddress, Command, ConfigurationReport, Event, Explanation, OnTrial,
+    OrphansEnded, Outcome, Refusal, Reloaded, Request, Restarted, RetireTarget, Retired,
+    RolledBack, Scaled, Status, Stopped,
 };
 
 /// What the program that runs the master asks of its loop.
@@ -197,12 +195,13 @@ impl Handle {
         }
     }
 
-    /// Which worker gets the new connections of a client, and why.
+    /// Which worker gets the new connections of a client, or the one from this address and port, and why.
     ///
     /// # Errors
-    /// [`Refusal::Unserved`], or why the master has gone.
-    pub async fn explain(&self, address: IpAddr) -> Result<Explanation, Refusal> {
-        match self.ask(Request::Explain { address }).await? {
+    /// [`Refusal::Unserved`], [`Refusal::ByConnection`], [`Refusal::AtRandom`], or why the master has gone.
+    pub async fn explain(&self, client: impl Into<ClientAddress>) -> Result<Explanation, Refusal> {
+        let ClientAddress { address, port } = client.into();
+        match self.ask(Request::Explain { address, port }).await? {
             Outcome::Explained(explanation) => Ok(explanation),
             other => Err(mismatch(other)),
         }
@@ -240,8 +239,8 @@ impl crate::http::StatusSource for Handle {
         Self::status(self).await
     }
 
-    async fn explain(&self, address: IpAddr) -> Result<Explanation, Refusal> {
-        Self::explain(self, address).await
+    async fn explain(&self, client: ClientAddress) -> Result<Explanation, Refusal> {
+        Self::explain(self, client).await
     }
 
     async fn slot_table(&self) -> Result<crate::protocol::SlotTable, Refusal> {

@@ -8,8 +8,9 @@ use crate::master::operators::metrics::{Metrics, SeatHistory};
 use crate::nft::ConntrackUsage;
 use crate::plan::{HashInput, Listeners, Plan, Port, Protocol, Route, Seat};
 use crate::protocol::{
-    ConfigurationStatus, ConntrackFill, Explanation, ForeignChain, Refusal, ReplaceReason, SCHEMA,
-    Status, Timestamp, WaitingSeat, WorkerHealth, WorkerId, WorkerState, WorkerStatus,
+    ClientAddress, ConfigurationStatus, ConntrackFill, Explanation, ForeignChain, Refusal,
+    ReplaceReason, SCHEMA, Status, Timestamp, WaitingSeat, WorkerHealth, WorkerId, WorkerState,
+    WorkerStatus,
 };
 use crate::ruleset::CounterValue;
 use crate::supervisor::{Sockets, Supervisor, Worker};
@@ -126,19 +127,24 @@ fn by_public(listeners: &Listeners, ports: &[Port]) -> BTreeMap<Port, Port> {
     listeners.public_ports().iter().copied().zip(ports.iter().copied()).collect()
 }
 
-/// Where new connections of a client go. `pid_of` knows the processes of live workers.
+/// Where new connections of a client go, or the one from this address and port. `pid_of` knows the processes
+/// of live workers.
 ///
 /// # Errors
-/// No seat has a worker.
+/// No seat has a worker, or what is known of the client does not tell which one.
 pub fn explain(
     plan: &Plan,
-    address: IpAddr,
+    client: ClientAddress,
     pid_of: impl Fn(&Route<'_>) -> Option<u32>,
 ) -> Result<Explanation, Refusal> {
-    if plan.partition().input() == HashInput::Connection {
-        return Err(Refusal::ByConnection { address });
-    }
-    let Some(route) = plan.worker_for(address) else {
+    let ClientAddress { address, port } = client;
+    let route = match (plan.partition().input(), client.connection()) {
+        (None, _) => return Err(Refusal::AtRandom { address }),
+        (Some(HashInput::Connection), None) => return Err(Refusal::ByConnection { address }),
+        (Some(HashInput::Connection), Some(from)) => plan.worker_for_connection(from),
+        (Some(HashInput::Address), _) => plan.worker_for(address),
+    };
+    let Some(route) = route else {
         return Err(Refusal::Unserved { address });
     };
     let services = |protocol| plan.listeners().services(protocol).iter();
@@ -146,6 +152,7 @@ pub fn explain(
     Ok(Explanation {
         schema: SCHEMA,
         address,
+        port,
         slot: route.slot,
         home: route.home,
         seat: route.seat,
@@ -154,13 +161,16 @@ pub fn explain(
         ports: by_public(plan.listeners(), &route.occupant.ports),
         tcp_ports: ports_of(Protocol::Tcp),
         udp_ports: ports_of(Protocol::Udp),
-        why: why(plan, address, &route),
+        why: why(plan, client, &route),
     })
 }
 
-fn why(plan: &Plan, address: IpAddr, route: &Route<'_>) -> Vec<String> {
+fn why(plan: &Plan, client: ClientAddress, route: &Route<'_>) -> Vec<String> {
     use crate::plan::Partition;
-    let of = match address {
+    let of = match client.address {
+        _ if plan.partition().input() == Some(HashInput::Connection) => {
+            "the address and port".to_owned()
+        }
         IpAddr::V4(_) => "the address".to_owned(),
         IpAddr::V6(v6) => {
             let network = std::net::Ipv6Addr::from(u128::from(v6) >> 64 << 64);
@@ -175,7 +185,11 @@ fn why(plan: &Plan, address: IpAddr, route: &Route<'_>) -> Vec<String> {
         Partition::Mask { slots } => {
             format!("the low bits of {of}, as a number below {slots}, are slot {slot}")
         }
+        Partition::Random { slots } => format!("one of {slots} slots is drawn"),
     }];
+    if client.port.is_some() && plan.partition().input() == Some(HashInput::Address) {
+        steps.push("the port does not count: all connections of the client go there".to_owned());
+    }
     steps.push(format!("slot {slot} is assigned to seat {}", route.home));
     if route.seat != route.home {
         let survivors = plan.survivors().count();

@@ -54,7 +54,7 @@ pub(crate) fn source_loads(plan: &Plan, connections: &[Connection]) -> Vec<Sourc
             continue;
         }
         let Some(seat) = seat_of.find(connection) else { continue };
-        *by_seat.entry(seat).or_default().entry(source(connection.client)).or_default() += 1;
+        *by_seat.entry(seat).or_default().entry(source(connection.peer.ip())).or_default() += 1;
     }
     let load = |(seat, sources): (Seat, HashMap<IpAddr, u32>)| {
         let of = sources.values().fold(0u32, |sum, count| sum.saturating_add(*count));
@@ -80,7 +80,7 @@ fn look(plan: &Plan) -> Result<Vec<SourceLoad>, ProcessError> {
 }
 
 fn is_of_interest(plan: &Plan) -> bool {
-    plan.partition().input() == HashInput::Address && plan.survivors().nth(1).is_some()
+    plan.partition().input() == Some(HashInput::Address) && plan.survivors().nth(1).is_some()
 }
 
 /// Who is one client to a plan: see [`Partition`](crate::plan::Partition).
@@ -121,7 +121,7 @@ impl<'a> SeatOf<'a> {
             Self::Port(seats) => seats.get(&connection.port).copied(),
             Self::Client(plan, public) => {
                 let is_public = public.contains(&connection.port);
-                is_public.then(|| plan.worker_for(connection.client)).flatten().map(|it| it.seat)
+                is_public.then(|| plan.worker_for(connection.peer.ip())).flatten().map(|it| it.seat)
             }
         }
     }
@@ -226,6 +226,8 @@ impl SourceLoadMonitor {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
     use crate::plan::{Generation, Listeners, Occupant, Partition, Weights};
 
@@ -250,7 +252,8 @@ mod tests {
 
     fn connections(port: u16, from: &str, count: u32) -> impl Iterator<Item = Connection> {
         let state = ConnectionState::Accepted { inode: 7 };
-        let one = Connection { port, client: from.parse().unwrap(), state };
+        let peer = SocketAddr::new(from.parse().unwrap(), 40_000);
+        let one = Connection { port, peer, state };
         std::iter::repeat_n(one, count as usize)
     }
 

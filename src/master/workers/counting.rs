@@ -1,7 +1,7 @@
 //! Counting the connections of workers.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -107,7 +107,7 @@ fn count_by_owner(
     let mut counts = attribute(connections, &of, workers);
     let under_way = connections.iter().filter_map(|it| match it.state {
         ConnectionState::HalfOpen { retransmits, cookie } => {
-            Some(Handshake { client: it.client, retransmits, cookie })
+            Some(Handshake { peer: it.peer, retransmits, cookie })
         }
         _ => None,
     });
@@ -186,13 +186,13 @@ fn attribute(
 }
 
 /// The worker port to which a connection with this local port belongs, if that is of `plan`.
-pub(crate) fn worker_port_of(plan: &Plan, local: u16, client: IpAddr) -> Option<u16> {
+pub(crate) fn worker_port_of(plan: &Plan, local: u16, peer: SocketAddr) -> Option<u16> {
     match plan.engine() {
         Engine::Redirect => Some(local),
         Engine::Tproxy => {
             let public = plan.listeners().public_ports();
             let place = public.iter().position(|port| port.number() == local)?;
-            let route = plan.worker_for(client)?;
+            let route = plan.worker_for_connection(peer)?;
             Some(route.occupant.ports.get(place)?.number())
         }
     }
@@ -408,7 +408,7 @@ pub(super) mod tests {
     }
 
     fn from(client: &str, state: ConnectionState) -> Connection {
-        Connection { port: 80, client: client.parse().unwrap(), state }
+        Connection { port: 80, peer: SocketAddr::new(client.parse().unwrap(), 40_000), state }
     }
 
     #[test]
@@ -442,13 +442,13 @@ pub(super) mod tests {
     #[test]
     fn connections_belong_to_the_worker_port_that_they_were_sent_to() {
         let mut plan = plan();
-        let client = "10.8.0.1".parse().unwrap();
-        let port = plan.worker_for(client).unwrap().occupant.ports[0].number();
-        assert_eq!(worker_port_of(&plan, 80, client), Some(port));
-        assert_eq!(worker_port_of(&plan, 81, client), None);
+        let peer: SocketAddr = "10.8.0.1:40000".parse().unwrap();
+        let port = plan.worker_for(peer.ip()).unwrap().occupant.ports[0].number();
+        assert_eq!(worker_port_of(&plan, 80, peer), Some(port));
+        assert_eq!(worker_port_of(&plan, 81, peer), None);
         assert_eq!(local_ports_of(&plan, [port].into()), [80].into());
         plan.set_engine(Engine::Redirect).unwrap();
-        assert_eq!(worker_port_of(&plan, port, client), Some(port));
+        assert_eq!(worker_port_of(&plan, port, peer), Some(port));
         assert_eq!(local_ports_of(&plan, [port].into()), [port].into());
     }
 }

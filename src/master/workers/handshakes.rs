@@ -9,7 +9,7 @@
 //! worker's for as long as it lasts: it is known by its cookie, which no other socket has in this boot.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::SocketAddr;
 
 use super::counted::{Counted, CountedWorkers};
 use crate::plan::Plan;
@@ -19,7 +19,7 @@ use crate::protocol::WorkerId;
 /// A handshake under way.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Handshake {
-    pub(super) client: IpAddr,
+    pub(super) peer: SocketAddr,
     /// How often the kernel has repeated its answer.
     pub(super) retransmits: u8,
     pub(super) cookie: u64,
@@ -46,7 +46,8 @@ impl Handshakes {
         let mut counts = BTreeMap::new();
         for (worker, Counted { ports, left_for, .. }) in workers {
             let is_sent = |it: &Handshake| {
-                plan.worker_for(it.client).is_some_and(|route| &route.occupant.ports == ports)
+                plan.worker_for_connection(it.peer)
+                    .is_some_and(|route| &route.occupant.ports == ports)
             };
             let count = match left_for {
                 None => all.iter().filter(|it| is_sent(it)).count(),
@@ -74,11 +75,11 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
-    const CLIENT: &str = "10.8.0.1";
+    const CLIENT: &str = "10.8.0.1:40000";
 
     /// The one to which the client is sent, the other one, and a retired one.
     fn workers(plan: &Plan, left_for: Duration) -> CountedWorkers {
-        let route = plan.worker_for(CLIENT.parse().unwrap()).unwrap();
+        let route = plan.worker_for_connection(CLIENT.parse().unwrap()).unwrap();
         let (its, other) = (20_010 + route.seat.0, 20_010 + 1 - route.seat.0);
         let worker = |number, port, left_for| {
             (WorkerId(number), Counted { ports: ports(port), session: Some(1), left_for })
@@ -87,7 +88,7 @@ mod tests {
     }
 
     fn handshake(cookie: u64, retransmits: u8) -> Handshake {
-        Handshake { client: CLIENT.parse().unwrap(), retransmits, cookie }
+        Handshake { peer: CLIENT.parse().unwrap(), retransmits, cookie }
     }
 
     #[test]

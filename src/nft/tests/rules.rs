@@ -49,6 +49,14 @@ fn any_rule() -> impl Strategy<Value = Rule> {
                 map,
                 comment
             }),
+        (any_scope(), 1..=Partition::MAX_SLOTS, map(), generation()).prop_map(
+            |(scope, modulus, map, generation)| Rule::Random {
+                scope,
+                modulus,
+                map,
+                comment: Comment::Generation(generation)
+            }
+        ),
         (any_scope(), 0..=10u32, map()).prop_map(|(scope, power, map)| Rule::Mask {
             scope,
             slots: 1 << power,
@@ -254,7 +262,7 @@ fn framed(kind: u16, body: &[u8]) -> Vec<u8> {
 #[cfg(target_endian = "little")]
 fn expressions_are_those_of_nft() {
     let captured = captured("rule");
-    assert_eq!(captured.len(), 41);
+    assert_eq!(captured.len(), 51);
     let rules = captured_rules();
     for (text, bytes) in captured {
         let rule = rules.iter().find(|rule| rule.to_string() == text);
@@ -317,6 +325,7 @@ fn captured_rules() -> Vec<Rule> {
         for input in [HashInput::Address, HashInput::Connection] {
             rules.push(Rule::Hash { scope, modulus, seed, input, map, comment });
         }
+        rules.push(Rule::Random { scope, modulus, map, comment });
         let map = SetName::MaskedSlots(scope.family(), DIGEST);
         rules.push(Rule::Mask { scope, slots: 2, map });
     }

@@ -28,6 +28,7 @@ pub(in crate::nft) fn emit(rule: &Rule) -> Vec<Expression> {
         Rule::Hash { scope, modulus, seed, input, map, .. } => {
             emit_hash(*scope, *modulus, *seed, *input, *map)
         }
+        Rule::Random { scope, modulus, map, .. } => emit_random(*scope, *modulus, *map),
         Rule::Mask { scope, slots, map } => emit_mask(*scope, *slots, *map),
         Rule::Translate { connections, counter, public, worker, .. } => {
             emit_translate(*connections, *counter, *public, *worker)
@@ -178,6 +179,14 @@ fn emit_hash(
         length += 4;
     }
     rule.push(Expression::Hash { from: INPUT, to: FIRST, length, modulus, seed });
+    rule.push(goto_verdict_of(map));
+    rule
+}
+
+fn emit_random(scope: Scope, modulus: u32, map: SetName) -> Vec<Expression> {
+    // Nothing behind the conditions is of a family.
+    let mut rule = emit_scope(scope, true);
+    rule.push(Expression::Random { to: FIRST, modulus });
     rule.push(goto_verdict_of(map));
     rule
 }
@@ -621,6 +630,10 @@ fn candidate(expressions: &[Expression], comment: Option<Comment>) -> Option<Rul
                 _ => HashInput::Address,
             };
             Some(Rule::Hash { scope, modulus, seed, input, map, comment })
+        }
+        [.., Expression::Random { modulus, .. }, Expression::Lookup { .. }] => {
+            let (scope, map, comment) = (scope()?, set()?, comment?);
+            Some(Rule::Random { scope, modulus: *modulus, map, comment })
         }
         [.., Expression::And { mask, .. }, Expression::Lookup { .. }] => {
             let slots = slots_of_mask(mask.as_bytes())?;

@@ -81,13 +81,13 @@ fn any_plan() -> impl Strategy<Value = Plan> {
         |(partition, public, seats, (admitting, local_clients, guard, engine), generation)| {
             let seats = match partition {
                 Partition::Mask { slots } => slots as usize,
-                Partition::Hash { .. } => seats,
+                Partition::Hash { .. } | Partition::Random { .. } => seats,
             };
             let public = listeners(public);
             let needed = public.public_ports().len();
             let weights = match partition {
                 Partition::Mask { .. } => Just(vec![1.0; seats]).boxed(),
-                Partition::Hash { .. } => any_weights(seats).boxed(),
+                Partition::Hash { .. } | Partition::Random { .. } => any_weights(seats).boxed(),
             };
             let taken = prop::collection::btree_set(20000..30000u16, seats * needed);
             let held = prop::collection::vec(prop::option::of(1..5u64), seats);

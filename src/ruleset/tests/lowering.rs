@@ -25,7 +25,7 @@ fn rules(ruleset: &Ruleset, name: ChainName) -> Option<&[Rule]> {
 
 fn scopes(rules: &[Rule]) -> Vec<Scope> {
     let scope = |rule: &Rule| match rule {
-        Rule::Hash { scope, .. } | Rule::Mask { scope, .. } => *scope,
+        Rule::Hash { scope, .. } | Rule::Random { scope, .. } | Rule::Mask { scope, .. } => *scope,
         other => panic!("{other} sends nothing to a seat"),
     };
     rules.iter().map(scope).collect()

@@ -134,7 +134,7 @@ impl History {
             Event::Rescale(power) => {
                 let count = match self.plan.partition() {
                     Partition::Mask { .. } => 1 << power,
-                    Partition::Hash { .. } => 3 * usize::from(power) + 1,
+                    _ => 3 * usize::from(power) + 1,
                 };
                 self.plan = self.plan.rescaled(&Weights::equal(count).unwrap()).unwrap();
             }
@@ -171,6 +171,8 @@ fn any_start() -> impl Strategy<Value = Plan> {
         (40..400u32, 1..16u16).prop_map(|(slots, seats)| (Partition::hash(slots).unwrap(), seats)),
         (40..400u32, 1..16u16)
             .prop_map(|(slots, seats)| (Partition::connection(slots).unwrap(), seats)),
+        (40..400u32, 1..16u16)
+            .prop_map(|(slots, seats)| (Partition::random(slots).unwrap(), seats)),
     ];
     (prop::sample::select(MIXES.to_vec()), partition, any_engine()).prop_map(
         |(listeners, (partition, seats), engine)| {

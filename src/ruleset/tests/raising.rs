@@ -200,11 +200,16 @@ fn changes(ruleset: &Ruleset) -> Vec<(String, Ruleset)> {
     }
     for (index, chain) in ruleset.chains.iter().enumerate() {
         for (place, rule) in chain.rules.iter().enumerate() {
-            let (Rule::Hash { scope, .. } | Rule::Mask { scope, .. }) = *rule else { continue };
+            let (Rule::Hash { scope, .. } | Rule::Random { scope, .. } | Rule::Mask { scope, .. }) =
+                *rule
+            else {
+                continue;
+            };
             for other in other_scopes(scope) {
                 change(format!("rule {place} of {} for {other}", chain.name), &mut |all| {
-                    let (Rule::Hash { scope, .. } | Rule::Mask { scope, .. }) =
-                        &mut all.chains[index].rules[place]
+                    let (Rule::Hash { scope, .. }
+                    | Rule::Random { scope, .. }
+                    | Rule::Mask { scope, .. }) = &mut all.chains[index].rules[place]
                     else {
                         panic!("the same rule")
                     };
@@ -289,6 +294,9 @@ fn another(rule: &mut Rule) {
     let next = match rule.clone() {
         Rule::Hash { scope, modulus, seed, input, map, comment } => {
             Rule::Hash { scope, modulus, seed: seed ^ 1, input, map, comment }
+        }
+        Rule::Random { scope, modulus, map, comment } => {
+            Rule::Random { scope, modulus: modulus + 1, map, comment }
         }
         Rule::Mask { scope, slots, map } => Rule::Mask { scope, slots: 2 * slots, map },
         Rule::Translate { connections, counter, public, worker, generation } => {

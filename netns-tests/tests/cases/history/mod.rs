@@ -130,7 +130,7 @@ impl History {
             8..=9 => {
                 let count = match self.plan.partition() {
                     Partition::Mask { .. } => 1 << self.random.below(4),
-                    Partition::Hash { .. } => 1 + self.random.below(8),
+                    _ => 1 + self.random.below(8),
                 };
                 self.plan = self.plan.rescaled(&Weights::equal(count).unwrap()).unwrap();
                 "scale"
@@ -209,7 +209,9 @@ impl History {
                     ruleset.chains().iter().flat_map(|chain| &chain.rules).collect();
                 if self.random.below(2) == 0 {
                     // Those that lead to chains, and so may lead back.
-                    rules.retain(|rule| matches!(rule, Rule::Hash { .. } | Rule::Mask { .. }));
+                    rules.retain(|rule| {
+                        matches!(rule, Rule::Hash { .. } | Rule::Random { .. } | Rule::Mask { .. })
+                    });
                 }
                 match rules.is_empty() {
                     true => Operation::FlushChain(chain),

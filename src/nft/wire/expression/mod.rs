@@ -12,6 +12,7 @@ mod immediate;
 mod lookup;
 mod meta;
 mod nat;
+mod numgen;
 mod objref;
 mod payload;
 mod redir;
@@ -59,6 +60,8 @@ pub(in crate::nft) enum Expression {
     And { register: Register, mask: Data },
     /// The Jenkins hash of a register, scaled to a modulus.
     Hash { from: Register, to: Register, length: u32, modulus: u32, seed: u32 },
+    /// A number below a modulus that the kernel draws.
+    Random { to: Register, modulus: u32 },
     /// Looks a key up in a set or map. Ends the rule where it is not there.
     Lookup { key: Register, set: Name, result: LookupResult },
     /// Loads the type that the routing table gives the destination address.
@@ -106,6 +109,7 @@ impl Expression {
             Self::LoadPayload { .. } | Self::Store { .. } => "payload",
             Self::And { .. } => "bitwise",
             Self::Hash { .. } => "hash",
+            Self::Random { .. } => "numgen",
             Self::Lookup { .. } => "lookup",
             Self::LoadAddressType { .. } => "fib",
             Self::Counter => "counter",
@@ -134,6 +138,7 @@ impl Expression {
                 payload::emit_store(buffer, *from, *header, *offset, *length, *checksum);
             }
             Self::And { register, mask } => bitwise::emit(buffer, *register, mask),
+            Self::Random { to, modulus } => numgen::emit(buffer, *to, *modulus),
             Self::Hash { from, to, length, modulus, seed } => {
                 hash::emit(buffer, *from, *to, *length, *modulus, *seed);
             }
@@ -177,6 +182,7 @@ impl Expression {
             "counter" => Some(Self::Counter),
             "objref" => objref::parse(data),
             "hash" => hash::parse(data),
+            "numgen" => numgen::parse(data),
             "redir" => redir::parse(data),
             "nat" => nat::parse(data),
             "ct" => ct::parse(data),
