@@ -465,6 +465,14 @@ impl<'a> Cluster<'a> {
         self.lab.start(verb, command)
     }
 
+    /// As [`begin`](Self::begin), with this as its standard output and error.
+    pub fn begin_printing_to(&self, verb: &str, arguments: &[&str], output: OwnedFd) -> Process {
+        let mut command = self.command(verb);
+        command.arg(&self.name).args(arguments);
+        let log = self.lab.directory().join("nobody-writes-it");
+        Process::start_printing_to(self.lab.server(), command, &log, output)
+    }
+
     /// Runs `ipcluster VERB NAME ARGUMENTS...` in the server's namespace.
     pub fn verb(&self, verb: &str, arguments: &[&str]) -> Output {
         let mut command = self.command(verb);

@@ -39,7 +39,8 @@ use crate::control::{ControlDir, ControlLimits, ControlServer, Lock};
 use crate::nft::Firewall;
 use crate::plan::Plan;
 use crate::process::{
-    Account, OwnConnections, ServiceManager, effective_uid, group_number, is_journal, with_group,
+    Account, OwnConnections, ServiceManager, effective_uid, group_number, is_journal, is_same_file,
+    with_group,
 };
 use crate::supervisor::{InitialPlan, Settings, Supervisor};
 
@@ -443,7 +444,8 @@ impl Builder {
                 Arc::clone(&own),
             )?,
             health: HealthMonitor::new(config, own)?,
-            operators: Operators::new(workers_wanted, usize::from(config.workers()))?,
+            operators: Operators::new(workers_wanted, usize::from(config.workers()))?
+                .beside_output(prints_beside_log(config, self.print_output)),
             orphans,
             handover: BackgroundThread::new("handover")?,
         })
@@ -601,6 +603,15 @@ fn limits(config: &Config) -> ControlLimits {
 fn random_seed() -> u64 {
     // Each value has keys of its own, which come from the kernel's random numbers.
     RandomState::new().build_hasher().finish()
+}
+
+/// Whether what workers print comes to where the log goes, which is stderr with `ipcluster run`.
+fn prints_beside_log(config: &Config, print_output: bool) -> bool {
+    match config.output() {
+        WorkerOutput::Stdout => print_output && is_same_file(std::io::stdout(), std::io::stderr()),
+        WorkerOutput::Journal => is_journal(std::io::stderr()),
+        WorkerOutput::Directory(_) => false,
+    }
 }
 
 /// The thread that passes on the output of workers, if it is passed on.

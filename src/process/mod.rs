@@ -119,7 +119,7 @@ pub use sockets::{Connection, ConnectionState, Connections, Sockets};
 pub(crate) use spawn::Spawn;
 pub(crate) use stat::{is_shown, is_stopped};
 pub(crate) use stock_tool::run_stock_tool;
-pub(crate) use stream::{FIRST_PAUSE, LONGEST_PAUSE, is_journal, write_all};
+pub(crate) use stream::{FIRST_PAUSE, LONGEST_PAUSE, is_journal, is_same_file, write_all};
 pub(crate) use terminal::Terminal;
 pub(crate) use timer::Timer;
 pub use trace::adopt_orphans;

@@ -313,7 +313,7 @@ impl OutputReader {
     pub(super) fn keep(&mut self, line: &str) {
         // A line that says nothing is none of those that tell why a worker has ended.
         let line = plain(line.trim_end());
-        if line.is_empty() {
+        if line.trim().is_empty() {
             return;
         }
         self.last_bytes += line.len();

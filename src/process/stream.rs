@@ -57,6 +57,14 @@ pub(crate) fn is_journal(stream: impl AsFd) -> bool {
     id == format!("{}:{}", stat.st_dev, stat.st_ino)
 }
 
+/// Whether what is written to both comes to one place: a file, a pipe, a terminal.
+pub(crate) fn is_same_file(one: impl AsFd, other: impl AsFd) -> bool {
+    match (rustix::fs::fstat(one), rustix::fs::fstat(other)) {
+        (Ok(one), Ok(other)) => (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino),
+        _ => false,
+    }
+}
+
 fn wait_until_writable(stream: &impl AsFd) {
     let mut polled = [PollFd::new(stream, PollFlags::OUT)];
     // Where it cannot be waited for the next write says why; or it comes at once, and this pauses.

@@ -601,6 +601,26 @@ impl fmt::Display for EndReason {
     }
 }
 
+impl Event {
+    /// This event without what a worker printed, which makes its text one line; `None` if it says nothing of
+    /// that.
+    pub(crate) fn without_lines(&self) -> Option<Self> {
+        match self {
+            Self::Failed(failure) if !failure.last_lines.is_empty() => {
+                Some(Self::Failed(failure.without_lines()))
+            }
+            Self::Died { last_lines, .. } if !last_lines.is_empty() => {
+                let mut event = self.clone();
+                if let Self::Died { last_lines, .. } = &mut event {
+                    last_lines.clear();
+                }
+                Some(event)
+            }
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -110,15 +110,7 @@ impl fmt::Display for Progress {
                 "generation {generation} is in force, on probation for {probation:?}; generation \
                  {before} is kept until then"
             ),
-            Self::FailedOnProbation { failure } => {
-                failure.without_lines().fmt(f)?;
-                let lines: Vec<&str> = failure.last_lines.iter().map(|line| line.trim()).collect();
-                if lines.is_empty() {
-                    Ok(())
-                } else {
-                    write!(f, "; it printed: {}", lines.join(" | "))
-                }
-            }
+            Self::FailedOnProbation { failure } => f.write_str(&failure.in_one_line()),
             Self::GoingBack { generation } => {
                 write!(f, "the probation has failed: going back to generation {generation}")
             }
@@ -127,7 +119,8 @@ impl fmt::Display for Progress {
                 write!(
                     f,
                     "the successor failed; the old worker keeps serving, and another is started in \
-                     {delay:?}: {failure}"
+                     {delay:?}: {}",
+                    failure.in_one_line()
                 )
             }
             Self::Swapped { generation } => {
@@ -141,5 +134,30 @@ impl fmt::Display for Progress {
             Self::Draining { workers: 1 } => f.write_str("1 worker is left to drain"),
             Self::Draining { workers } => write!(f, "{workers} workers are left to drain"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::{Exit, FailureCause, WorkerId};
+
+    #[test]
+    fn a_step_is_one_line_whatever_a_worker_printed() {
+        let failure = |last_lines: &[&str]| WorkerFailure {
+            worker: WorkerId(7),
+            seat: Seat(0),
+            generation: Generation(2),
+            cause: FailureCause::Exit(Exit::Code(3)),
+            last_lines: last_lines.iter().map(|line| (*line).to_owned()).collect(),
+        };
+        let delay = Duration::from_secs(1);
+        let failed = |lines: &[&str]| {
+            Progress::SuccessorFailed { failure: failure(lines), delay }.to_string()
+        };
+        let begin = "the successor failed; the old worker keeps serving, and another is started in 1s: seat 0: the \
+                     worker of generation 2 exited with status 3 before it was in force";
+        assert_eq!(failed(&[]), begin);
+        assert_eq!(failed(&["a", "  b"]), format!("{begin}; it printed: a | b"));
     }
 }

@@ -214,6 +214,15 @@ impl WorkerFailure {
     pub(crate) fn without_lines(&self) -> Self {
         Self { last_lines: Vec::new(), cause: self.cause.clone(), ..*self }
     }
+
+    /// In one line, with what it printed last.
+    pub(super) fn in_one_line(&self) -> String {
+        let lines: Vec<&str> = self.last_lines.iter().map(|line| line.trim()).collect();
+        match lines.is_empty() {
+            true => self.to_string(),
+            false => format!("{}; it printed: {}", self.without_lines(), lines.join(" | ")),
+        }
+    }
 }
 
 impl fmt::Display for WorkerFailure {

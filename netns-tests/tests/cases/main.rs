@@ -60,6 +60,7 @@ mod ports;
 mod privilege;
 mod probation;
 mod programs;
+mod progress;
 mod readiness;
 mod releases;
 mod reload;
@@ -67,6 +68,7 @@ mod repair;
 mod resource_exhaustion;
 mod retire;
 mod ruleset;
+mod said_once;
 mod saved_rulesets;
 mod seats;
 mod service_manager;
@@ -158,9 +160,11 @@ fn main() -> ExitCode {
         ports,
         privilege,
         programs,
+        progress,
         releases,
         resource_exhaustion,
         ruleset,
+        said_once,
         saved_rulesets,
         seats,
         service_manager,

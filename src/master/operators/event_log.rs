@@ -17,12 +17,20 @@ pub(super) struct EventLog {
     sender: broadcast::Sender<Event>,
     subscribers: Subscribers,
     metrics: Metrics,
+    /// What workers print comes to the same place as the log: there it is read once.
+    is_beside_output: bool,
 }
 
 impl EventLog {
     pub(super) fn new() -> Self {
         let sender = broadcast::channel(QUEUE).0;
-        Self { sender, subscribers: Subscribers::default(), metrics: Metrics::default() }
+        let (subscribers, metrics) = (Subscribers::default(), Metrics::default());
+        Self { sender, subscribers, metrics, is_beside_output: false }
+    }
+
+    /// Says whether what workers print comes to the same place as the log.
+    pub(super) fn beside_output(self, is_beside_output: bool) -> Self {
+        Self { is_beside_output, ..self }
     }
 
     /// Where events come from, until [`Self::end`].
@@ -43,7 +51,10 @@ impl EventLog {
     /// Tells all that something happened.
     pub(super) fn announce(&mut self, event: Event) {
         self.metrics.note(&event, Clock.now());
-        log(&event);
+        match event.without_lines().filter(|_| self.is_beside_output) {
+            Some(shorter) => log(&shorter),
+            None => log(&event),
+        }
         // Nobody listens.
         let _ = self.sender.send(event);
     }

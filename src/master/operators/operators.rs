@@ -106,6 +106,12 @@ impl Operators {
         Self { service_tick: Periodic::every(service.interval()), service, ..self }
     }
 
+    /// Says whether what workers print comes to the same place as the log.
+    #[must_use]
+    pub(crate) fn beside_output(self, is_beside_output: bool) -> Self {
+        Self { events: self.events.beside_output(is_beside_output), ..self }
+    }
+
     /// Begins to serve peers and visitors, in the runtime of the caller.
     pub(crate) fn serve(&mut self) {
         if let (Some(server), Some(requests)) = (self.server.take(), &self.request_sender) {
