@@ -95,6 +95,9 @@ pub(crate) enum Verb {
     /// Returns when they are gone. SIGUSR1 to the master does the same.
     ClearRetired(ClearRetiredArgs),
     /// Show the workers by seat
+    ///
+    /// Where no master runs, and workers or rules are there, it shows these, and how the next master is
+    /// started; the exit code is 3.
     #[command(after_help = STATUS_HELP)]
     Status(StatusArgs),
     /// Show the cluster on the whole screen, live: seats, rates, what drains, events
@@ -121,11 +124,17 @@ pub(crate) enum Verb {
     /// workers as before again.
     Scale(ScaleArgs),
     /// Drain and end all workers, remove the rules, end the master
+    ///
+    /// Returns when nothing is left, and the name is free for the next `run`. Where no master runs it does
+    /// all of that itself, with the limits (--drain-timeout, --die-timeout) of the command line or file
+    /// that the last master was started with; Ctrl-C leaves what has not ended then as it is.
     Stop(StopArgs),
     /// Print the rules that `run` would install, in nft syntax; touches nothing, needs no privilege
     #[command(after_help = PLAN_HELP)]
     Plan(RunArgs),
     /// Say which slot, seat, worker and port a client address reaches, and why
+    ///
+    /// Where no master runs it reads the rules.
     Explain(ExplainArgs),
     /// Say who serves whom among several hosts, and print the rules that pass packets on
     ///
@@ -146,8 +155,8 @@ pub(crate) enum Verb {
     Servers(ServersArgs),
     /// Remove the rules of a cluster whose master is gone
     ///
-    /// Refused while a master runs: `ipcluster stop` is for that. Workers that still run are not
-    /// ended. Connections that the rules carry are reset.
+    /// Refused while a master runs. Workers that still run are not ended: `ipcluster stop` does both, with
+    /// a master and without. Connections that the rules carry are reset.
     Flush(ClusterArgs),
     /// Print the nftables rules of this host without those of ipcluster, to be loaded again by `nft -f`
     ///
@@ -262,7 +271,13 @@ queued (not accepted yet), half_open (handshakes under way), connections_total (
 that its seat was ever given, whoever held it; else null), memory (resident bytes, with the
 processes that it has started; null if not known), processor (seconds of processor time of all of
 them; null if not known), restarts (of its seat) and last_loss (what became of the worker before it, or null).
-Fields may be added within a schema.";
+Fields may be added within a schema.
+
+Without a master: pid is 0, and unmanaged (null with one) has rules (true: they are in force) and start
+(what starts the next master; null if not known).
+
+Exit codes: 0 a master runs; 3 none does, and workers or rules are there; 1 nothing is there, or it
+cannot be told; 2 wrong usage.";
 
 const TOP_HELP: &str = "\
 Keys: up, down (j, k) choose a worker; t retires it, once another has its place; r reloads; b rolls back; + and -

@@ -1,6 +1,8 @@
 //! Asking a running master.
 
+use std::cell::RefCell;
 use std::io::{IsTerminal, Write};
+use std::rc::Rc;
 use std::time::Duration;
 
 use crate::control::{Client, ControlDir, ControlError};
@@ -38,11 +40,17 @@ pub(super) fn show_progress(step: &str) {
     let _ = writeln!(std::io::stderr(), "{}", one_line(step));
 }
 
+/// What can be done about a command that goes on, and is not waited for any more.
+pub(super) const GOES_ON_HINT: &str =
+    "`ipcluster status` shows how far it is, `ipcluster wait` waits for it";
+
 /// How long a command is waited for, and what is said meanwhile.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Patience {
     /// What goes on when it is waited for no longer, with its verb: `the reload goes on`.
     pub(super) goes_on: &'static str,
+    /// What can be done then.
+    pub(super) hint: &'static str,
     /// The longest time.
     pub(super) timeout: Option<Duration>,
     /// It is not waited for at all: only until the master has begun.
@@ -58,17 +66,27 @@ pub(super) fn ask_patiently(
     patience: Patience,
 ) -> Result<Option<Outcome>, Failed> {
     let request = request.into();
+    patiently(directory, name, patience, |progress| async move {
+        Ok(Client::connect(directory, name).await?.ask(request, progress).await?)
+    })
+}
+
+/// Does what [`ask_patiently`] does for any work: `work` gets what it tells its progress to.
+pub(super) fn patiently<T, F: Future<Output = Result<T, Failed>>>(
+    directory: &ControlDir,
+    name: Option<&ClusterName>,
+    patience: Patience,
+    work: impl FnOnce(Box<dyn FnMut(&str)>) -> F,
+) -> Result<Option<T>, Failed> {
     in_runtime(async {
-        let mut client = Client::connect(directory, name).await?;
-        let mut terminal = Terminal::default();
-        let begun = tokio::sync::Notify::new();
-        let line = std::cell::RefCell::new(&mut terminal);
-        let progress = |step: &str| {
+        let terminal = Rc::new(RefCell::new(Terminal::default()));
+        let begun = Rc::new(tokio::sync::Notify::new());
+        let (line, beginning) = (Rc::clone(&terminal), Rc::clone(&begun));
+        let answer = work(Box::new(move |step: &str| {
             line.borrow_mut().step(step);
-            begun.notify_one();
-        };
-        let answer = client.ask(request, progress);
-        let Patience { goes_on, timeout, no_wait } = patience;
+            beginning.notify_one();
+        }));
+        let Patience { goes_on, hint, timeout, no_wait } = patience;
         let over = async {
             match timeout {
                 Some(limit) => tokio::time::sleep(limit).await,
@@ -81,11 +99,10 @@ pub(super) fn ask_patiently(
                 tokio::time::sleep(LOOK).await;
                 if is_terminal() {
                     let draining = draining(directory, name).await;
-                    line.borrow_mut().show(draining.as_deref());
+                    terminal.borrow_mut().show(draining.as_deref());
                 }
             }
         };
-        let hint = "`ipcluster status` shows how far it is, `ipcluster wait` waits for it";
         let answer = tokio::select! {
             biased;
             answer = answer => Ok(Some(answer?)),
@@ -101,7 +118,7 @@ pub(super) fn ask_patiently(
             }
             () = drains => Ok(None),
         };
-        terminal.show(None);
+        terminal.borrow_mut().show(None);
         answer
     })
 }

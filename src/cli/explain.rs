@@ -3,35 +3,42 @@
 use std::fmt::Write as _;
 
 use crate::control::{ControlDir, ControlError};
-use crate::master;
-use crate::nft::Firewall;
+use crate::master::UnmanagedCluster;
 use crate::plan::ClusterName;
 
 use super::args::ExplainArgs;
-use super::{Failed, ask, output};
+use super::{Failed, ask, output, unmanaged};
 use crate::protocol::{ClientAddress, Explanation, Outcome, Request};
 
 /// Asks the master; where none runs, reads the rules.
 pub(super) fn run(directory: &ControlDir, args: ExplainArgs) -> Result<(), Failed> {
     let ExplainArgs { name, address } = args;
     let ClientAddress { address: ip, port } = address;
+    let name = match name {
+        Some(name) => name,
+        None => unmanaged::the_only_one(directory)?,
+    };
     let request = Request::Explain { address: ip, port };
-    let explanation = match ask::try_ask(directory, name.as_ref(), request)? {
+    let explanation = match ask::try_ask(directory, Some(&name), request)? {
         Ok(Outcome::Explained(explanation)) => explanation,
         Ok(_) => return Err(ask::mismatch("explain")),
-        Err(ControlError::NoMaster { name, .. }) => from_kernel(&name, address)?,
+        Err(ControlError::NoMaster { name, .. }) => {
+            let text = text(&from_kernel(&name, address)?);
+            return output::answer(
+                &(text + "note        no master runs: this is what the kernel holds\n"),
+            );
+        }
         Err(error) => return Err(error.into()),
     };
     output::answer(&text(&explanation))
 }
 
 fn from_kernel(name: &ClusterName, client: ClientAddress) -> Result<Explanation, Failed> {
-    let plan = Firewall::open(name)?.read()?;
-    let Some(plan) = plan else {
+    let Some(cluster) = unmanaged::find(name)?.filter(UnmanagedCluster::has_rules) else {
         return Err(Failed::new(format!("cluster {name}: no master runs, and there are no rules"))
             .hint("`ipcluster status` tells which clusters run"));
     };
-    master::explain(&plan, client, |_| None).map_err(Failed::from)
+    cluster.explain(client).map_err(Failed::from)
 }
 
 fn text(explanation: &Explanation) -> String {

@@ -1,11 +1,12 @@
 //! How a verb fails: one line of reason, one line of advice, an exit code.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::config::ConfigError;
 use crate::control::ControlError;
-use crate::plan::PlanError;
+use crate::plan::{ClusterName, PlanError};
 use crate::protocol::{ErrorReply, Refusal};
 
 /// Why a verb did not do what it was to do.
@@ -14,12 +15,28 @@ pub(crate) struct Failed {
     message: String,
     hint: Option<String>,
     code: u8,
+    /// The master that was asked for, where none runs.
+    missing: Option<MissingMaster>,
+}
+
+/// A master that does not run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MissingMaster {
+    /// Its cluster, if one was named.
+    pub(super) name: Option<ClusterName>,
+    /// Where it was looked for.
+    pub(super) directory: PathBuf,
 }
 
 impl Failed {
     /// A failure, exit code 1.
     pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), hint: None, code: 1 }
+        Self { message: message.into(), hint: None, code: 1, missing: None }
+    }
+
+    /// A failure of which the exit code tells, and what was printed already.
+    pub(crate) fn silent(code: u8) -> Self {
+        Self { code, ..Self::new("") }
     }
 
     /// This failure with a hint what to do next.
@@ -32,6 +49,11 @@ impl Failed {
         Self { code, ..self }
     }
 
+    /// The master that was asked for, where none runs.
+    pub(super) fn missing_master(&self) -> Option<&MissingMaster> {
+        self.missing.as_ref()
+    }
+
     /// Tells the user, and gives the exit code.
     pub(crate) fn report(self) -> ExitCode {
         // Without stderr only the exit code is left.
@@ -40,6 +62,9 @@ impl Failed {
     }
 
     fn text(&self) -> String {
+        if self.message.is_empty() {
+            return String::new();
+        }
         let hint = self.hint.iter().map(|hint| format!("hint: {}\n", one_line(hint)));
         std::iter::once(format!("error: {}\n", one_line(&self.message))).chain(hint).collect()
     }
@@ -47,7 +72,15 @@ impl Failed {
 
 impl From<ControlError> for Failed {
     fn from(error: ControlError) -> Self {
-        Self { message: error.to_string(), hint: error.hint(), code: 1 }
+        let (message, hint) = (error.to_string(), error.hint());
+        let missing = match error {
+            ControlError::NoMaster { name, directory } => {
+                Some(MissingMaster { name: Some(name), directory })
+            }
+            ControlError::NoneRuns { directory } => Some(MissingMaster { name: None, directory }),
+            _ => None,
+        };
+        Self { message, hint, code: 1, missing }
     }
 }
 
@@ -60,7 +93,7 @@ impl From<PlanError> for Failed {
 impl From<Refusal> for Failed {
     fn from(refusal: Refusal) -> Self {
         let ErrorReply { message, hint } = ErrorReply::from(&refusal);
-        Self { message, hint, code: 1 }
+        Self { message, hint, code: 1, missing: None }
     }
 }
 
@@ -72,7 +105,7 @@ impl From<ConfigError> for Failed {
         };
         let hint = error.hint().unwrap_or_else(|| general.to_owned());
         let code = if error.is_usage() { 2 } else { 1 };
-        Self { message: error.on_command_line(), hint: Some(hint), code }
+        Self { message: error.on_command_line(), hint: Some(hint), code, missing: None }
     }
 }
 

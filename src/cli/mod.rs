@@ -31,6 +31,7 @@ mod status;
 mod staying;
 mod stop;
 mod top;
+mod unmanaged;
 mod wait;
 
 use std::io::Write as _;
@@ -67,7 +68,7 @@ pub fn main() -> ExitCode {
     });
     match carry_out(arguments) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failed) => failed.report(),
+        Err(failed) => unmanaged::explained(failed).report(),
     }
 }
 

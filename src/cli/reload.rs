@@ -18,7 +18,12 @@ pub(super) fn run(directory: &ControlDir, args: ReloadArgs) -> Result<(), Failed
     };
     let request = CommandRequest { command, no_wait: args.no_wait };
     let goes_on = "the reload goes on";
-    let patience = Patience { goes_on, timeout: args.patience.timeout, no_wait: false };
+    let patience = Patience {
+        hint: ask::GOES_ON_HINT,
+        goes_on,
+        timeout: args.patience.timeout,
+        no_wait: false,
+    };
     let name = args.cluster.name.as_ref();
     match ask::ask_patiently(directory, name, request, patience)?.ok_or_else(mismatch)? {
         Outcome::Restarted(done) => output::answer(&format!(

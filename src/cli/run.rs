@@ -35,7 +35,7 @@ pub(super) fn run(
         Ended::Replaced => tracing::info!("another master of cluster {name} has taken over"),
         Ended::Left => tracing::info!(
             "left: workers and rules of cluster {name} stay in service; the next `run` takes them over, \
-             `ipcluster flush {name}` removes the rules"
+             `ipcluster stop {name}` ends them"
         ),
         _ => tracing::info!("cluster {name} is stopped"),
     }

@@ -14,7 +14,12 @@ pub(super) fn run(directory: &ControlDir, args: ScaleArgs) -> Result<(), Failed>
     };
     let request = CommandRequest { command, no_wait: args.no_wait };
     let goes_on = "the change of the number of workers goes on";
-    let patience = Patience { goes_on, timeout: args.patience.timeout, no_wait: false };
+    let patience = Patience {
+        hint: ask::GOES_ON_HINT,
+        goes_on,
+        timeout: args.patience.timeout,
+        no_wait: false,
+    };
     match ask::ask_patiently(directory, args.name.as_ref(), request, patience)? {
         Some(Outcome::Scaled(done)) => output::answer(&format!(
             "{}: {} of {} slots moved\n",

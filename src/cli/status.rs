@@ -1,19 +1,40 @@
 //! `ipcluster status`
 
-use crate::control::ControlDir;
+use crate::control::{ControlDir, ControlError};
+use crate::plan::ClusterName;
 
 use super::args::StatusArgs;
-use super::{Failed, ask, output};
+use super::{Failed, ask, output, unmanaged};
 use crate::protocol::{Outcome, Request, Status};
 
 pub(super) fn run(directory: &ControlDir, args: StatusArgs) -> Result<(), Failed> {
     if args.watch {
         return watch(directory, &args);
     }
-    match ask::ask(directory, args.cluster.name.as_ref(), Request::Status)? {
-        Outcome::Status(status) if args.json => output::answer(&json(&status)?),
-        Outcome::Status(status) => output::answer(&table(&status, args.wide)),
-        _ => Err(ask::mismatch("status")),
+    let status = read(directory, args.cluster.name.as_ref())?;
+    match args.json {
+        true => output::answer(&json(&status)?)?,
+        false => output::answer(&table(&status, args.wide))?,
+    }
+    match status.unmanaged {
+        Some(_) => Err(Failed::silent(unmanaged::NO_MASTER)),
+        None => Ok(()),
+    }
+}
+
+/// Asks the master; where none runs, looks at what is there.
+fn read(directory: &ControlDir, name: Option<&ClusterName>) -> Result<Box<Status>, Failed> {
+    let name = match name {
+        Some(name) => name,
+        None => &unmanaged::the_only_one(directory)?,
+    };
+    match ask::try_ask(directory, Some(name), Request::Status)? {
+        Ok(Outcome::Status(status)) => Ok(status),
+        Ok(_) => Err(ask::mismatch("status")),
+        Err(ControlError::NoMaster { name, .. }) => {
+            Ok(Box::new(unmanaged::status(directory, &name)?))
+        }
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -21,16 +42,16 @@ fn table(status: &Status, wide: bool) -> String {
     if wide { status.wide_table() } else { status.table() }
 }
 
-/// Shows it anew every second, until Ctrl-C, or until nobody reads it or the master ends. On a terminal it
+/// Shows it anew every second, until Ctrl-C, or until nobody reads it or nothing of the cluster is left. On a terminal it
 /// stays in its place; elsewhere each follows the one before.
 fn watch(directory: &ControlDir, args: &StatusArgs) -> Result<(), Failed> {
     use std::io::IsTerminal;
     let is_terminal = std::io::stdout().is_terminal();
     loop {
-        let text = match ask::ask(directory, args.cluster.name.as_ref(), Request::Status)? {
-            Outcome::Status(status) if args.json => line_of_json(&status)?,
-            Outcome::Status(status) => table(&status, args.wide),
-            _ => return Err(ask::mismatch("status")),
+        let status = read(directory, args.cluster.name.as_ref())?;
+        let text = match args.json {
+            true => line_of_json(&status)?,
+            false => table(&status, args.wide),
         };
         let text = match is_terminal && !args.json {
             // To the upper left; each line without the rest of the one before; nothing below.

@@ -268,7 +268,8 @@ pub(crate) fn connect_to_master(
     }
 }
 
-fn the_only(directory: &ControlDir) -> Result<ClusterName, ControlError> {
+/// The only cluster whose master runs.
+pub(crate) fn the_only(directory: &ControlDir) -> Result<ClusterName, ControlError> {
     let mut names = directory.running()?;
     match names.len() {
         0 => Err(ControlError::NoneRuns { directory: directory.path().to_owned() }),

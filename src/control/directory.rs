@@ -128,6 +128,18 @@ impl ControlDir {
         Ok(names)
     }
 
+    /// The clusters that have, or have had, a master in this directory: those with a lock file, in the order
+    /// of their names.
+    pub(crate) fn known(&self) -> Vec<ClusterName> {
+        let entries = fs::read_dir(&self.path).into_iter().flatten().flatten();
+        let name = |entry: fs::DirEntry| {
+            entry.file_name().to_str()?.strip_suffix(".lock")?.parse::<ClusterName>().ok()
+        };
+        let mut names: Vec<ClusterName> = entries.filter_map(name).collect();
+        names.sort();
+        names
+    }
+
     /// Whether a process holds the lock of a cluster. Takes no lock, not even for a moment: a
     /// master that starts meanwhile is not disturbed.
     ///
@@ -146,6 +158,16 @@ impl ControlDir {
             }
             Err(error) => Err(io_error("open", &path)(error)),
         }
+    }
+
+    /// The process id that the master of a cluster has left in its lock file, while it holds the lock. `None`
+    /// if none runs, or the file is closed to this user. In a pid namespace of its own the master has
+    /// another number there than here.
+    pub(crate) fn lock_holder(&self, name: &ClusterName) -> Option<u32> {
+        let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
+        let path = self.lock_file(name);
+        let file = OpenOptions::new().read(true).custom_flags(flags).open(path).ok()?;
+        is_locked(&file).ok()?.then(|| read_pid(&file)).flatten()
     }
 
     fn create(&self) -> Result<(), ControlError> {

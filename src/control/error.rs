@@ -133,11 +133,10 @@ impl ControlError {
                 "`ipcluster run --replace` takes over from it; `ipcluster reload {name}` puts a new generation into force; `ipcluster stop {name}` ends it"
             )),
             Self::NoMaster { name, .. } => Some(format!(
-                "rules and workers may still be in force: `ipcluster run --name {name} ...` takes them over, `ipcluster flush {name}` removes the rules"
+                "`ipcluster run --name {name} ...` starts one"
             )),
             Self::NoneRuns { .. } => Some(
-                "start one with `ipcluster run`; `ipcluster flush NAME` removes rules that one left"
-                    .to_owned(),
+                "start one with `ipcluster run`".to_owned(),
             ),
             Self::SeveralRun { names } => {
                 Some(format!("name one, such as {}", names.first().map_or("web", |n| n.as_str())))

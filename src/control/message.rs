@@ -443,7 +443,7 @@ mod tests {
             "listeners": ["0.0.0.0:80/tcp"], "engine": "redirect", "partition": "hash", "slots": 1024,
             "repairs": 0, "last_writer": null, "foreign_chains": [], "findings": [],
             "orphans": [],
-            "conntrack": {"entries": 1804, "limit": 262_144}, "serving": u32::MAX, "trial": null,
+            "conntrack": {"entries": 1804, "limit": 262_144}, "serving": u32::MAX, "trial": null, "unmanaged": null,
             "swaps": {"count": u64::MAX, "seconds": 0.25, "buckets": vec![u64::MAX; 13]},
             "restarts": restarts, "retirements": retirements, "given_up": [7], "configuration": {"in_force": true, "reason": null}, "workers": [worker],
         }}});
@@ -568,6 +568,7 @@ mod tests {
                 failures: 1,
                 standby: 2,
             }),
+            unmanaged: None,
             returns: 4,
             orphans: Vec::new(),
             conntrack: Some(ConntrackFill { entries: 1804, limit: 262_144 }),

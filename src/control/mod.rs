@@ -64,12 +64,14 @@
 mod client;
 mod directory;
 mod error;
+mod leftovers;
 mod legacy;
 mod message;
 mod server;
+mod start_note;
 mod token_bucket;
 
-pub(crate) use client::{Client, connect_to_master};
+pub(crate) use client::{Client, connect_to_master, the_only};
 pub use directory::ControlDir;
 pub(crate) use directory::Lock;
 pub use error::ControlError;
@@ -82,6 +84,7 @@ pub(crate) use server::{
     AcceptGate, ControlDescriptors, ControlLimits, ControlServer, JoinRequest, ReceivedRequest,
     Responder, WorkerEvent, WorkerLink, WorkersSocket,
 };
+pub(crate) use start_note::{StartNote, StartNoteFile};
 pub use token_bucket::{LINE_INTERVAL, LINES_AT_ONCE};
 
 // Part of what is said over the socket.

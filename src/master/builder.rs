@@ -1,5 +1,6 @@
 //! Making a master: what it needs before its loop can run.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::os::fd::OwnedFd;
@@ -24,6 +25,7 @@ use super::run::{Adopted, Ended, Master, Subjects};
 use super::startup::adoption_hint::AdoptionHint;
 use super::startup::claim::Claim;
 use super::startup::dedicate::{Dedicated, dedicate_process};
+use super::startup::find_workers::users;
 use super::startup::in_the_way::{accepted, refuse_what_is_in_the_way};
 use super::startup::orphans::Orphans;
 use super::startup::state::{AdoptedWorker, StartupState};
@@ -35,9 +37,11 @@ use super::workers::{
     Stdout, Template, Workers, last_lines_of_files,
 };
 use crate::config::{Config, ConfigError, WorkerOutput};
-use crate::control::{ControlDir, ControlLimits, ControlServer, Lock};
+use crate::control::{
+    ControlDir, ControlLimits, ControlServer, Lock, ReceivedRequest, StartNote, StartNoteFile,
+};
 use crate::nft::Firewall;
-use crate::plan::Plan;
+use crate::plan::{ClusterName, Plan};
 use crate::process::{
     Account, OwnConnections, ServiceManager, effective_uid, group_number, is_journal, is_same_file,
     with_group,
@@ -62,6 +66,8 @@ pub struct Builder {
     reload: bool,
     reload_from: Option<ConfigSource>,
     observer: StepObserver,
+    /// It is to stop a cluster that an earlier master has left, and to do nothing else.
+    stops: Option<OnlyStops>,
     /// Who has public ports, as a process sees it that has its capabilities still.
     taken_ports: Vec<TakenPort>,
 }
@@ -89,6 +95,7 @@ impl Builder {
             reload: false,
             reload_from: None,
             observer,
+            stops: None,
             taken_ports: Vec::new(),
         }
     }
@@ -289,6 +296,12 @@ impl Builder {
         Self { reload: true, ..self }
     }
 
+    /// Has the master carry out this request to stop the cluster as the first and only thing: it starts no
+    /// worker, and opens no listener again. Workers may run as any of these users.
+    pub(super) fn only_stopping(self, request: ReceivedRequest, users: BTreeSet<u32>) -> Self {
+        Self { stops: Some(OnlyStops { request, users }), ..self }
+    }
+
     /// For tests: `observer` is told each step of a handover as it is reached, on either side.
     #[doc(hidden)]
     #[must_use]
@@ -370,12 +383,16 @@ impl Builder {
         template: &Template,
         running: Option<&mut RunningMaster>,
     ) -> Result<StartupState, MasterError> {
-        let (in_force, account) = (claim.in_force.as_ref(), template.account.as_ref());
+        let in_force = claim.in_force.as_ref();
+        let users = match &self.stops {
+            Some(stops) => stops.users.clone(),
+            None => users(template.account.as_ref()),
+        };
         let now = Clock.now();
         let received = running.map(|it| it.take_state(now)).transpose()?.unwrap_or_default();
         let states = template.states.as_ref();
         let fingerprint = template.fingerprint;
-        StartupState::find(&self.config, in_force, fingerprint, account, states, received, now)
+        StartupState::find(&self.config, in_force, fingerprint, users, states, received, now)
     }
 
     /// Makes what a master consists of, as far as it can be made before this process is the master: what of it
@@ -393,7 +410,10 @@ impl Builder {
             (false, true) => Some(Renewal::Requested),
             (false, false) => None,
         };
-        let found_reconfigure = state.pending_reconfigure(template.fingerprint, configured, wanted);
+        let found_reconfigure = match &self.stops {
+            Some(_) => None,
+            None => state.pending_reconfigure(template.fingerprint, configured, wanted),
+        };
         let hint = AdoptionHint::of(&template, &state, found_reconfigure, Clock.now());
         let snapshot = state.snapshot();
         let StartupState { initial_plan, workers, orphans, .. } = state;
@@ -409,8 +429,13 @@ impl Builder {
         let reader = read.map(|read| ConfigurationReader::new(read, templates)).transpose()?;
         let (config_in_force, in_force) = (Arc::new(config.clone()), Arc::clone(&template));
         let in_force = ConfigAndTemplate { config: config_in_force, template: in_force };
-        let mut adopted =
-            Adopted { workers: Vec::new(), reconfigure: pending_reconfigure, shares, hint };
+        let mut adopted = Adopted {
+            workers: Vec::new(),
+            reconfigure: pending_reconfigure,
+            shares,
+            hint,
+            stop: None,
+        };
         for AdoptedWorker { snapshot, started, .. } in workers {
             let (ports, told) = (Arc::clone(&started.ports), started.told.clone());
             supervisor.hold_private_ports(snapshot.worker, told.private_ports.as_slice().into());
@@ -458,11 +483,19 @@ impl Builder {
         sockets: PreparedSockets,
         parts: Parts,
     ) -> Result<Master, MasterError> {
-        let Self { config, observer, service_manager, obeys_signals, .. } = self;
+        let Self { config, observer, service_manager, obeys_signals, stops, .. } = self;
+        let mut adopted = parts.adopted;
         let Claim { lock, control_socket, http_copy, mut firewall, commits, in_force, .. } = claim;
         let WorkerSockets { workers: workers_socket, notify } = sockets.open()?;
         let health = parts.health.with_socket(notify)?;
-        repair(&mut firewall, in_force.as_ref(), &parts.initial_plan)?;
+        if stops.is_none() {
+            repair(&mut firewall, in_force.as_ref(), &parts.initial_plan)?;
+        }
+        let start_note = match (&stops, &self.control) {
+            (None, Some(directory)) => leave_start_note(directory, config.name()),
+            _ => None,
+        };
+        adopted.stop = stops.map(|stops| stops.request);
         let in_kernel = match parts.initial_plan.in_force {
             true => Some(parts.initial_plan.plan.clone()),
             false => in_force,
@@ -492,9 +525,18 @@ impl Builder {
             handover,
             configuration: parts.configuration,
         };
-        let master = Master::new(parts.supervisor, subjects, parts.adopted);
+        let master = Master::new(parts.supervisor, subjects, adopted).with_start_note(start_note);
         Ok(if obeys_signals { master.obeying_signals() } else { master })
     }
+}
+
+/// What a master is for that only stops a cluster.
+#[derive(Debug)]
+struct OnlyStops {
+    /// The request for it.
+    request: ReceivedRequest,
+    /// The users as whom workers may run.
+    users: BTreeSet<u32>,
 }
 
 /// What workers are started with.
@@ -539,6 +581,14 @@ fn look_up_account(config: &Config) -> Result<Option<Account>, MasterError> {
         None => {}
     }
     Ok(account)
+}
+
+/// Leaves a note of how this master was started.
+fn leave_start_note(directory: &ControlDir, name: &ClusterName) -> Option<StartNoteFile> {
+    let left = StartNote::of_this_process().leave(directory, name);
+    let failed =
+        |error: &std::io::Error| tracing::warn!(%error, "cannot note how the master was started");
+    left.inspect_err(failed).ok()
 }
 
 /// Listens on the control socket: on `socket`, if a running master has handed it over.

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 
+use crate::config::ConfigError;
 use crate::control::ControlError;
 use crate::nft::NftError;
 use crate::plan::{ClusterName, Listener, PlanError, Port, PortRange};
@@ -25,6 +26,16 @@ pub enum MasterError {
     /// A system call about processes, or about sockets of theirs, has failed.
     #[error(transparent)]
     Process(#[from] ProcessError),
+    /// What is there of a cluster without a master makes up no configuration.
+    #[error(
+        "cluster {name}: what is in the kernel cannot be taken over without its configuration: {source}"
+    )]
+    Unmanaged {
+        /// The cluster.
+        name: ClusterName,
+        /// What does not fit.
+        source: ConfigError,
+    },
     /// The configuration makes up no plan.
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -185,6 +196,10 @@ impl MasterError {
                  by its path, or by a name in the PATH that workers get"
                     .to_owned(),
             ),
+            Self::Unmanaged { name, .. } => Some(format!(
+                "`ipcluster run --name {name} ...`, as it was started before, takes it over; `ipcluster flush \
+                 {name}` removes its rules"
+            )),
             Self::Control(error) => error.hint(),
             #[cfg(feature = "http")]
             Self::Http(error) => error.hint(),

@@ -65,6 +65,7 @@ mod privilege;
 mod rules;
 mod run;
 mod startup;
+mod unmanaged;
 mod waiting;
 mod workers;
 
@@ -76,6 +77,7 @@ pub use operators::handle::Handle;
 pub use operators::report::explain;
 pub use privilege::needed_capabilities;
 pub use run::{Ended, Master};
+pub(crate) use unmanaged::{Limits as UnmanagedLimits, Swept, UnmanagedCluster};
 
 // What a program needs to embed a master.
 pub use crate::control::{ControlDir, ControlError};
@@ -96,6 +98,6 @@ pub use crate::protocol::{
     Probation, ProbationFailure, ProbeFault, ProbeOutcome, Progress, ReadinessFault, Refusal,
     ReleaseFailure, Reloaded, ReplaceReason, ReplaceReasonKind, Restarted, Restarts, RetireTarget,
     Retired, Retirements, RolledBack, Rollout, RuleWriter, SCHEMA, Scaled, SettingChange,
-    SettingInForce, Stats, Status, Stopped, SwapTimes, Trial, Unhealthy, UnservedSocket,
+    SettingInForce, Stats, Status, Stopped, SwapTimes, Trial, Unhealthy, Unmanaged, UnservedSocket,
     WaitingSeat, WorkerFailure, WorkerHealth, WorkerId, WorkerState, WorkerStats, WorkerStatus,
 };

@@ -27,7 +27,7 @@ use super::workers::{
     count_sockets,
 };
 use crate::config::{Config, EndedBy};
-use crate::control::{self, Responder};
+use crate::control::{self, Responder, StartNoteFile};
 use crate::plan::{Route, Seat};
 use crate::process;
 use crate::protocol::{
@@ -61,6 +61,8 @@ pub struct Master {
     is_finished: bool,
     /// Why the first worker could not be run.
     start_failure: Option<WorkerFailure>,
+    /// The note of how it was started, which goes when the cluster is stopped.
+    start_note: Option<StartNoteFile>,
 }
 
 /// What an earlier master has left for this one to go on with.
@@ -74,6 +76,8 @@ pub(super) struct Adopted {
     pub(super) shares: u64,
     /// What an operator should know of the workers that go on.
     pub(super) hint: Option<AdoptionHint>,
+    /// The stop that is all that this master is for, if it is.
+    pub(super) stop: Option<control::ReceivedRequest>,
 }
 
 /// The subjects of a master, each of which knows of itself alone.
@@ -142,7 +146,13 @@ impl Master {
             is_told_to_end: false,
             is_finished: false,
             start_failure: None,
+            start_note: None,
         }
+    }
+
+    /// Has it remove this note when the cluster is stopped.
+    pub(super) fn with_start_note(self, start_note: Option<StartNoteFile>) -> Self {
+        Self { start_note, ..self }
     }
 
     /// Has it obey the signals of the process while it runs.
@@ -205,7 +215,8 @@ impl Master {
 
     /// Goes on with what there is.
     fn begin(&mut self) {
-        let Adopted { workers, reconfigure, shares, hint } = std::mem::take(&mut self.adopted);
+        let Adopted { workers, reconfigure, shares, hint, stop } =
+            std::mem::take(&mut self.adopted);
         for (worker, seat, started) in workers {
             let pid = self.workers.adopt(worker, seat, started);
             self.begin_health_checks(worker, pid);
@@ -216,6 +227,9 @@ impl Master {
         }
         for Orphan { pid, reason, .. } in self.orphans.list() {
             self.operators.announce(Event::Orphan { pid, reason });
+        }
+        if let Some(stop) = stop {
+            return self.asked(stop);
         }
         self.dispatch(Input::Start);
         if let Some(hint) = hint {
@@ -772,6 +786,9 @@ impl Master {
         self.operators.end_events();
         self.health.remove_socket();
         self.workers.close_links();
+        if let Some(note) = self.start_note.take() {
+            note.remove();
+        }
         self.operators.close().await;
         Ended::Stopped
     }

@@ -123,7 +123,10 @@ pub(crate) use stream::{FIRST_PAUSE, LONGEST_PAUSE, is_journal, is_same_file, wr
 pub(crate) use terminal::Terminal;
 pub(crate) use timer::Timer;
 pub use trace::adopt_orphans;
-pub(crate) use trace::{Marked, Remaining, Remnants, Trace, adopts_orphans, reap_orphans};
+pub(crate) use trace::{
+    Marked, Remaining, Remnants, Trace, adopts_orphans, own_ancestors, own_session, reap_orphans,
+    users_of_processes,
+};
 
 #[cfg(test)]
 mod tests;

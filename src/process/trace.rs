@@ -348,6 +348,37 @@ impl Marked {
     }
 }
 
+/// The users as whom processes run that may be seen.
+///
+/// # Errors
+/// `/proc` cannot be read.
+pub(crate) fn users_of_processes() -> Result<BTreeSet<u32>, ProcessError> {
+    let owner = |process: &Stat| fs::metadata(format!("/proc/{}", process.pid)).ok();
+    Ok(stat::processes()?.iter().filter_map(owner).map(|found| found.uid()).collect())
+}
+
+/// This process, and those above it up to the first process.
+///
+/// # Errors
+/// `/proc` cannot be read.
+pub(crate) fn own_ancestors() -> Result<BTreeSet<u32>, ProcessError> {
+    let mut ancestors = BTreeSet::new();
+    let mut next = Some(std::process::id());
+    while let Some(pid) = next.filter(|pid| *pid > 0 && ancestors.insert(*pid)) {
+        next = Stat::read(pid)?.map(|process| process.parent);
+    }
+    Ok(ancestors)
+}
+
+/// The number of the session of this process; `None` if it is in one of another pid namespace.
+///
+/// # Errors
+/// `/proc` cannot be read.
+pub(crate) fn own_session() -> Result<Option<u32>, ProcessError> {
+    let own = Stat::read(std::process::id())?;
+    Ok(own.map(|process| process.session).filter(|session| *session > 0))
+}
+
 /// Whether processes below this one whose parent ends become its children.
 pub(crate) fn adopts_orphans() -> bool {
     let is_subreaper = rustix::process::child_subreaper().is_ok_and(|set| set.is_some());

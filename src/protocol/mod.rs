@@ -70,7 +70,7 @@ pub(crate) use snapshot::{
 pub use stats::{Stats, WorkerStats};
 pub use status::{
     ConntrackFill, Explanation, ForeignChain, Orphan, PartitionKind, RuleWriter, SCHEMA, Status,
-    Trial, WaitingSeat, WorkerHealth, WorkerStatus,
+    Trial, Unmanaged, WaitingSeat, WorkerHealth, WorkerStatus,
 };
 pub(crate) use table::counted;
 pub use timestamp::Timestamp;

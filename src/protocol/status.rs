@@ -45,7 +45,7 @@ pub const SCHEMA: u32 = 1;
 ///   "restarts": {"died": 1, "ended": 0, "exited": 0, "not_ready": 0, "spawn": 0, "unfit": 0},
 ///   "retirements": {"requested": 0, "silent": 0, "asked": 0, "memory": 1, "lag": 0, "connections": 0, "age": 0},
 ///   "given_up": [],
-///   "configuration": {"in_force": true, "reason": null},
+///   "configuration": {"in_force": true, "reason": null}, "unmanaged": null,
 ///   "workers": [
 ///     {"seat": 0, "slots": 512, "pid": 4242, "adopted": false, "state": "live",
 ///      "leaving": null, "generation": 3,
@@ -127,8 +127,21 @@ pub struct Status {
     /// Whether what the configuration says is in force.
     #[serde(default)]
     pub configuration: ConfigurationStatus,
+    /// What is to be known where no master runs, and [`Self::pid`] is 0; none: one runs.
+    #[serde(default)]
+    pub unmanaged: Option<Unmanaged>,
     /// All workers by seat, also those of older generations that have not ended yet.
     pub workers: Vec<WorkerStatus>,
+}
+
+/// A cluster without a master. Its workers serve on; nobody replaces one that dies.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Unmanaged {
+    /// Whether its rules are in force. If not, nobody reaches its workers by the public ports.
+    pub rules: bool,
+    /// What starts a master that takes them over, as a command of a shell; none if that is not known.
+    pub start: Option<String>,
 }
 
 /// A seat that has no worker now.

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use crate::plan::ClusterName;
+
 use super::{
     Align, Columns, ConntrackFill, Finding, FindingKind, ForeignChain, Orphan, Probation, Status,
-    Trial, WaitingSeat, WorkerHealth, WorkerState, WorkerStatus,
+    Trial, Unmanaged, WaitingSeat, WorkerHealth, WorkerState, WorkerStatus,
 };
 
 impl Status {
@@ -251,16 +253,31 @@ fn foreign_chain(foreign: &ForeignChain) -> String {
 
 fn facts(status: &Status) -> String {
     let listeners: Vec<String> = status.listeners.iter().map(ToString::to_string).collect();
+    let master = match &status.unmanaged {
+        Some(unmanaged) => without_master(unmanaged, &status.name),
+        None => status.pid.to_string(),
+    };
     format!(
-        "cluster    {}\ngeneration {}\nmaster     {}\nlisteners  {}\nengine     {}\npartition  {}, {} slots\n{}",
+        "cluster    {}\ngeneration {}\nmaster     {master}\nlisteners  {}\nengine     {}\npartition  {}, {} slots\n{}",
         status.name,
         status.generation,
-        status.pid,
         listeners.join(" "),
         status.engine,
         status.partition,
         status.slots,
         status.conntrack.map(conntrack).unwrap_or_default(),
+    )
+}
+
+fn without_master(unmanaged: &Unmanaged, name: &ClusterName) -> String {
+    let generic = || format!("ipcluster run --name {name} ...");
+    let start = unmanaged.start.clone().unwrap_or_else(generic);
+    let rules = match unmanaged.rules {
+        true => "",
+        false => "\nrules      none: clients do not reach the workers",
+    };
+    format!(
+        "none runs: nobody replaces a worker that dies\nto start   {start}\nto stop    ipcluster stop {name}{rules}"
     )
 }
 
@@ -394,6 +411,22 @@ mod tests {
             }"#,
         )
         .unwrap()
+    }
+
+    #[test]
+    fn without_a_master_the_head_says_what_to_do() {
+        let head = |unmanaged| facts(&Status { unmanaged, pid: 0, ..status() });
+        let start = Some("systemctl start ipcluster@web".to_owned());
+        let expected = "\
+master     none runs: nobody replaces a worker that dies
+to start   systemctl start ipcluster@web
+to stop    ipcluster stop web
+listeners  ";
+        let text = head(Some(Unmanaged { rules: true, start }));
+        assert!(text.contains(expected), "{text}");
+        let text = head(Some(Unmanaged { rules: false, start: None }));
+        assert!(text.contains("to start   ipcluster run --name web ...\n"), "{text}");
+        assert!(text.contains("rules      none: clients do not reach the workers\n"), "{text}");
     }
 
     #[test]

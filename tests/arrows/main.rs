@@ -137,6 +137,10 @@ const SUBJECTS: &[(&str, &[&str])] = &[
             "workers",
         ],
     ),
+    (
+        "unmanaged",
+        &["clock", "configuration", "error", "handover", "operators", "run", "startup", "workers"],
+    ),
 ];
 
 /// Rooms without IO, clock, randomness or runtime. So is every file whose page (`//!`) has the sentence

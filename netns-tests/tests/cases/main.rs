@@ -81,6 +81,7 @@ mod top;
 mod tproxy;
 mod transactions;
 mod udp;
+mod unmanaged;
 mod verbs;
 mod wall_clock;
 mod watch;
@@ -174,6 +175,7 @@ fn main() -> ExitCode {
         terminal,
         tproxy,
         udp,
+        unmanaged,
         verbs,
         wall_clock,
         watch,

@@ -168,6 +168,7 @@ fn status() -> Status {
         restarts: crate::protocol::Restarts::default(),
         retirements: crate::protocol::Retirements::default(),
         given_up: Vec::new(),
+        unmanaged: None,
         workers: (0..1024).map(worker).collect(),
     }
 }
@@ -443,7 +444,7 @@ async fn who_names_no_cluster_reaches_the_only_one() {
     drop(other);
     let missing = Client::connect(&world.directory, Some(&name("api"))).await.unwrap_err();
     assert!(matches!(missing, ControlError::NoMaster { .. }));
-    assert!(missing.hint().unwrap().contains("ipcluster flush api"));
+    assert!(missing.hint().unwrap().contains("ipcluster run --name api"));
     let nowhere = ControlDir::new("/nonexistent/ipcluster");
     let none = Client::connect(&nowhere, None).await.unwrap_err();
     assert!(matches!(none, ControlError::NoneRuns { .. }));

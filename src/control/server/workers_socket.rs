@@ -91,15 +91,20 @@ impl WorkersSocket {
     /// # Errors
     /// [`ControlError::Io`].
     pub(crate) fn directory_beside(control: &Path) -> Result<PathBuf, ControlError> {
-        let mut name = control.file_name().unwrap_or("ipcluster".as_ref()).to_owned();
-        name.push("-workers");
-        let path = control.with_file_name(name);
+        let path = Self::path_beside(control);
         match DirBuilder::new().mode(0o711).create(&path) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(io_error("create", &path)(error)),
         }
         Ok(path)
+    }
+
+    /// The path of [`Self::directory_beside`], which is not made.
+    pub(crate) fn path_beside(control: &Path) -> PathBuf {
+        let mut name = control.file_name().unwrap_or("ipcluster".as_ref()).to_owned();
+        name.push("-workers");
+        control.with_file_name(name)
     }
 
     /// Where it is.

@@ -20,6 +20,7 @@ mod service_manager;
 mod statuses;
 mod subscription;
 
+pub(super) use metrics::Metrics;
 pub(super) use operators::{Operators, Wanted};
 pub(super) use service_manager::ServiceNotifier;
 pub(super) use statuses::{StatusCounts, WorkerConnections};

@@ -87,6 +87,7 @@ pub(crate) fn status(
     let mut workers: Vec<&Worker> = supervisor.workers().collect();
     workers.sort_by_key(|worker| (worker.seat, worker.generation, worker.id));
     Status {
+        unmanaged: None,
         configuration: ConfigurationStatus::default(),
         schema: SCHEMA,
         name: plan.name().clone(),

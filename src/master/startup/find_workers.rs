@@ -65,7 +65,7 @@ pub(super) struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    /// Reads which sockets listen. `account` is whom workers run as, if that is configured.
+    /// Reads which sockets listen. `users` are those whom workers run as: see [`users`].
     ///
     /// # Errors
     /// The kernel does not list sockets.
@@ -73,14 +73,13 @@ impl<'a> Search<'a> {
         config: &'a Config,
         fingerprint: ConfigFingerprint,
         in_force: Option<&'a Plan>,
-        account: Option<&Account>,
+        users: BTreeSet<u32>,
         now: Timestamp,
     ) -> Result<Self, ProcessError> {
         let listeners = in_force.map_or(config.listeners(), Plan::listeners);
         let ports = ports_of_interest(config, in_force);
         let mut sockets = Sockets::open()?;
         let table = ListenTable::read(&mut sockets, &transports(listeners), ports.clone())?;
-        let users = users(account);
         let holders = None;
         Ok(Self { config, fingerprint, in_force, users, now, ports, sockets, table, holders })
     }
@@ -242,6 +241,11 @@ impl<'a> Search<'a> {
     }
 }
 
+/// Whether a process that was found says that it is a worker of this cluster.
+pub(in crate::master) fn claims_to_be_of(process: &Leader, name: &ClusterName) -> bool {
+    Claims::of(process, name, &[]).is_some()
+}
+
 /// What a process says of itself.
 struct Claims {
     seat: Seat,
@@ -296,7 +300,7 @@ impl Claims {
 
 /// The users that workers run as: our own, and the one that is configured. Who was another one under
 /// an earlier configuration cannot be told from a stranger.
-fn users(account: Option<&Account>) -> BTreeSet<u32> {
+pub(in crate::master) fn users(account: Option<&Account>) -> BTreeSet<u32> {
     account.map(Account::uid).into_iter().chain([effective_uid()]).collect()
 }
 

@@ -16,7 +16,7 @@
 pub(super) mod adoption_hint;
 pub(super) mod claim;
 pub(super) mod dedicate;
-mod find_workers;
+pub(super) mod find_workers;
 pub(super) mod in_the_way;
 pub(super) mod ipv6_listeners;
 pub(super) mod orphans;

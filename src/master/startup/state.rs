@@ -14,7 +14,7 @@ use crate::master::workers::{
     ConfigFingerprint, ListenerSet, Started, StateFiles, ToldValues, WorkerLabel,
 };
 use crate::plan::{Generation, Plan, PlanError, Port, Seat};
-use crate::process::{Account, Leader, Marked, Output, OutputReader, ProcessError};
+use crate::process::{Leader, Marked, Output, OutputReader, ProcessError};
 use crate::protocol::{Readiness, Snapshot, StageSnapshot, Timestamp, WorkerId, WorkerSnapshot};
 use crate::supervisor::{
     Evidence, InitialPlan, ServingWorker, Verdict, is_same_cluster, judge, stage_of_handed_over,
@@ -39,7 +39,7 @@ pub(in crate::master) struct AdoptedWorker {
 
 impl StartupState {
     /// Finds the workers of an earlier master. `in_force` is the plan that it left, `received` what a
-    /// running master hands over, `fingerprint` that of workers that would be started now, and `account`
+    /// running master hands over, `fingerprint` that of workers that would be started now, and `users`
     /// whom workers run as. Changes nothing.
     ///
     /// # Errors
@@ -48,7 +48,7 @@ impl StartupState {
         config: &Config,
         in_force: Option<&Plan>,
         fingerprint: ConfigFingerprint,
-        account: Option<&Account>,
+        users: BTreeSet<u32>,
         states: Option<&StateFiles>,
         received: Received,
         now: Timestamp,
@@ -56,7 +56,7 @@ impl StartupState {
         let Received { workers: handed_over, memory } = received;
         let names = handed_over.iter().map(|(_, record)| record.snapshot.worker);
         let mut last_name = names.max().unwrap_or_default();
-        let mut search = Search::begin(config, fingerprint, in_force, account, now)?;
+        let mut search = Search::begin(config, fingerprint, in_force, users, now)?;
         let candidates = search.candidates(handed_over)?;
         let serving: Vec<ServingWorker> = candidates.iter().filter_map(serving_worker).collect();
         let configured = configured_plan(config)?;

@@ -45,11 +45,13 @@ mod workers;
 
 pub(super) use code_changes::CodeChange;
 pub(super) use config_copies::ConfigCopies;
+pub(super) use counted::{Counted, CountedWorkers};
 pub(super) use counting::{count_sockets, local_ports_of, worker_port_of};
 pub(super) use end_signals::{
     read_variables as read_end_signals, set_variables as set_end_signals,
 };
 pub(super) use fingerprint::{ConfigFingerprint, WorkerLabel};
+pub(super) use handshakes::Handshakes;
 pub(super) use links::{LinkEvent, LinkNews};
 pub(super) use listeners::{ListenerSet, ListenerTemplate, PassedListener};
 pub(super) use observation::Observations;
