@@ -34,10 +34,13 @@ use crate::protocol::{
     ClientAddress, Command, CommandRequest, Event, Orphan, OrphansEnded, Outcome, Progress,
     Refusal, Request, WorkerFailure, WorkerId, WorkerState, changes_text,
 };
-use crate::supervisor::{self, Action, Configured, Input, RequestId, Supervisor};
+use crate::supervisor::{Action, Configured, Input, RequestId, Supervisor, Worker};
 
 /// For how long a status waits for a look at the memory of workers.
 const MEMORY_PATIENCE: Duration = Duration::from_secs(1);
+
+/// An event that takes longer than this is logged for those who look for what holds up the loop.
+const SLOW: Duration = Duration::from_millis(10);
 
 /// The process manager of one cluster, with its rules. See [`crate::master`].
 pub struct Master {
@@ -105,6 +108,8 @@ pub enum Ended {
 
 /// What the loop has waited for, of which subject.
 enum Happened {
+    /// First processes of workers have ended.
+    Exited(Vec<WorkerId>),
     Life(Life),
     Checked(CheckResult),
     Deadline,
@@ -119,6 +124,29 @@ enum Happened {
     Configuration(Box<ReadConfiguration>),
     Rules(rules::Task),
     Commits,
+}
+
+impl Happened {
+    /// What it is, for the log.
+    const fn kind(&self) -> &'static str {
+        match self {
+            Self::Exited(_) => "exited",
+            Self::Life(life) => life.kind(),
+            Self::Checked(_) => "checked",
+            Self::Deadline => "deadline",
+            Self::Messages => "messages",
+            Self::Request(_) => "request",
+            Self::Link(_) => "link",
+            Self::Wanted(_) => "wanted",
+            Self::Health(_) => "health",
+            Self::Workers(task) => task.kind(),
+            Self::ServiceTick => "service tick",
+            Self::Orphans => "orphans",
+            Self::Configuration(_) => "configuration",
+            Self::Rules(_) => "rules",
+            Self::Commits => "commits",
+        }
+    }
 }
 
 /// Why the loop ends while the cluster goes on.
@@ -191,7 +219,13 @@ impl Master {
         self.begin();
         while !self.is_finished {
             let happened = self.next().await?;
-            match self.handle_happened(happened).await {
+            let (kind, began) = (happened.kind(), Instant::now());
+            let leaving = self.handle_happened(happened).await;
+            let took = began.elapsed();
+            if took >= SLOW {
+                tracing::debug!(kind, ?took, "an event held up the loop");
+            }
+            match leaving {
                 Some(Leaving::Leave) => {
                     let failed_reload = self.operators.take_failed_reload();
                     let ended = self.leave().await;
@@ -203,6 +237,9 @@ impl Master {
                 Some(Leaving::HandedOver { pid }) => return Ok(self.leave_to_next(pid).await),
                 None => {}
             }
+            // However many events wait, between two of them those have their turn who speak with peers, and the
+            // kernel is asked what is new.
+            tokio::task::yield_now().await;
         }
         match self.start_failure.take() {
             Some(failure) => {
@@ -220,7 +257,7 @@ impl Master {
         for (worker, seat, started) in workers {
             let pid = self.workers.adopt(worker, seat, started);
             self.begin_health_checks(worker, pid);
-            let state = self.supervisor.workers().find(|it| it.id == worker).map(|it| it.state());
+            let state = self.supervisor.worker(worker).map(Worker::state);
             if let Some(state) = state {
                 self.health.adopted(worker, state, self.clock.now());
             }
@@ -282,6 +319,10 @@ impl Master {
     async fn next(&mut self) -> Result<Happened, MasterError> {
         let Self { clock, supervisor, rules, workers, health, operators, orphans, .. } = self;
         let configuration = &mut self.configuration;
+        let ended = workers.take_ended(supervisor);
+        if !ended.is_empty() {
+            return Ok(Happened::Exited(ended));
+        }
         let is = |state| supervisor.workers().any(|worker| worker.state() == state);
         let (are_starting, are_running) = (is(WorkerState::Starting), workers.is_running());
         let (checked, messages, health_task) = health.wait(are_starting, are_running);
@@ -317,7 +358,11 @@ impl Master {
     /// Passes on what has happened.
     async fn handle_happened(&mut self, happened: Happened) -> Option<Leaving> {
         match happened {
-            Happened::Life(Life::Exited(worker)) => self.exited(worker),
+            Happened::Life(Life::Ended) => {
+                let ended = self.workers.take_ended(&self.supervisor);
+                self.exited(ended);
+            }
+            Happened::Exited(workers) => self.exited(workers),
             Happened::Life(Life::Spawned(outcome)) => self.spawned(outcome),
             Happened::Life(Life::Prepared(prepared)) => {
                 let input = self.workers.take_prepared(prepared);
@@ -331,7 +376,7 @@ impl Master {
             Happened::Life(Life::Counted(counts)) => {
                 let now = self.clock.now();
                 let inputs = self.workers.take_counts(counts, &self.supervisor, now);
-                self.dispatch_each(inputs);
+                self.dispatch_all(inputs);
             }
             Happened::Life(Life::Told(worker, signals)) => {
                 self.workers.send_retire_signal(worker, signals);
@@ -415,8 +460,8 @@ impl Master {
         let start_failure = &mut self.start_failure;
         let configuration = &mut self.configuration;
         let mut actors = Actors { workers, rules, operators, configuration };
-        while let Some(input) = inputs.pop_front() {
-            for action in supervisor.step(input, clock.now()) {
+        while !inputs.is_empty() {
+            for action in supervisor.step_all(std::mem::take(&mut inputs), clock.now()) {
                 *is_finished |= action == Action::Finish;
                 if let Action::FailStart(failure) = &action {
                     *start_failure = Some(failure.clone());
@@ -432,45 +477,54 @@ impl Master {
         }
     }
 
-    fn exited(&mut self, worker: WorkerId) {
-        // What it has said before its end is read while it is known.
+    fn exited(&mut self, workers: Vec<WorkerId>) {
+        // What they have said before their ends is read while they are known.
         self.read_messages();
-        let known = self.supervisor.workers().find(|known| known.id == worker);
-        let signals =
-            known.map_or_else(|| self.configuration.config().end_signals(), |known| known.signals);
-        let is_starting = known.is_some_and(|known| known.state() == WorkerState::Starting);
-        let now = self.clock.now();
-        let Some(ended) = self.workers.take_exit(worker, signals, is_starting, now) else {
-            return;
-        };
-        match ended.may_be_daemon {
-            true => self.workers.defer(worker, ended),
-            false => self.ended(worker, ended),
+        let mut all = Vec::new();
+        for worker in workers {
+            let known = self.supervisor.worker(worker);
+            let signals = known
+                .map_or_else(|| self.configuration.config().end_signals(), |known| known.signals);
+            let is_starting = known.is_some_and(|known| known.state() == WorkerState::Starting);
+            let now = self.clock.now();
+            match self.workers.take_exit(worker, signals, is_starting, now) {
+                None => {}
+                Some(ended) if ended.may_be_daemon => self.workers.defer(worker, ended),
+                Some(ended) => all.push((worker, ended)),
+            }
         }
+        self.ended(all);
     }
 
-    fn ended(&mut self, worker: WorkerId, mut ended: ExitedWorker) {
+    fn ended(&mut self, mut all: Vec<(WorkerId, ExitedWorker)>) {
+        if all.is_empty() {
+            return;
+        }
         // Clients are steered away first.
-        let (exit, last_lines) = (ended.exit, std::mem::take(&mut ended.last_lines));
-        self.dispatch(Input::Exited { worker, exit, last_lines });
-        self.health.ended(worker);
-        self.workers.drain_ended(worker, ended, &self.supervisor, self.clock.now());
+        let exited = |(worker, ended): &mut (WorkerId, ExitedWorker)| {
+            let last_lines = std::mem::take(&mut ended.last_lines);
+            Input::Exited { worker: *worker, exit: ended.exit, last_lines }
+        };
+        let inputs = all.iter_mut().map(exited).collect();
+        self.dispatch_all(inputs);
+        all.iter().for_each(|(worker, _)| self.health.ended(*worker));
+        self.workers.drain_ended(all, &self.supervisor, self.clock.now());
     }
 
     /// Takes in what workers have left that have ended.
     fn take_look(&mut self, workers: Vec<WorkerId>, look: workers::Look) {
         let ends_all = self.supervisor.is_stopping() && !self.workers.is_running();
+        let (mut background, mut all, mut reaped) = (VecDeque::new(), Vec::new(), VecDeque::new());
         for news in self.workers.take_look(workers, look, ends_all, self.clock.now()) {
             match news {
-                RemainsNews::FirstLook { worker, background } => {
+                RemainsNews::FirstLook { worker, background: advice } => {
                     let Some(ended) = self.workers.take_deferred(worker) else { continue };
-                    if let Some(advice) = background {
-                        self.dispatch(Input::WentIntoBackground { worker, advice });
-                    }
-                    self.ended(worker, ended);
+                    let input = |advice| Input::WentIntoBackground { worker, advice };
+                    background.extend(advice.map(input));
+                    all.push((worker, ended));
                 }
                 RemainsNews::Reaped { worker, left } => {
-                    self.dispatch(Input::Reaped { worker, left });
+                    reaped.push_back(Input::Reaped { worker, left });
                 }
                 RemainsNews::Orphan { process, seat, generation, reason } => {
                     let pid = process.pid();
@@ -479,11 +533,15 @@ impl Master {
                 }
             }
         }
+        // That it has ended comes before that nothing is left of it.
+        self.dispatch_all(background);
+        self.ended(all);
+        self.dispatch_all(reaped);
     }
 
     fn spawned(&mut self, outcome: SpawnOutcome) {
         let SpawnOutcome { worker, result } = outcome;
-        let seat = self.supervisor.workers().find(|known| known.id == worker).map(|it| it.seat);
+        let seat = self.supervisor.worker(worker).map(|known| known.seat);
         match (result, seat) {
             (Err(error), _) => {
                 let (reason, is_permanent) = (error.to_string(), error.is_permanent());
@@ -491,9 +549,9 @@ impl Master {
             }
             (Ok(started), Some(seat)) => {
                 let private_ports = Arc::from(started.told.private_ports.as_slice());
-                self.dispatch(Input::PrivatePorts { worker, ports: private_ports });
+                let private_ports = Input::PrivatePorts { worker, ports: private_ports };
                 let workers::Spawned { pid, ports } = self.workers.started(worker, seat, *started);
-                self.dispatch(Input::Spawned { worker, pid, ports });
+                self.dispatch_all([private_ports, Input::Spawned { worker, pid, ports }].into());
                 self.begin_health_checks(worker, pid);
             }
             (Ok(_), None) => {
@@ -512,13 +570,17 @@ impl Master {
     /// Reads what workers write to `NOTIFY_SOCKET`, or a part of it.
     fn read_messages(&mut self) {
         let began = Instant::now();
+        let (mut inputs, mut messages) = (VecDeque::new(), Vec::new());
         for _ in 0..HealthMonitor::MESSAGES_AT_ONCE {
             let Some(heard) = self.health.next_message(&self.workers, self.clock.now()) else {
                 break;
             };
-            self.dispatch_all(heard.inputs);
-            drop(heard.message);
+            inputs.extend(heard.inputs);
+            messages.push(heard.message);
         }
+        self.dispatch_all(inputs);
+        // Who waits for the end of a barrier knows then that what came before it was taken in.
+        drop(messages);
         self.health.rest(began);
     }
 
@@ -728,7 +790,7 @@ impl Master {
         let (orphans, now) = (self.orphans.list(), self.clock.now());
         let Self { supervisor, rules, health, operators, workers, configuration, .. } = self;
         let mut status = operators.status(&counts, supervisor, rules, orphans, now);
-        let by_pid = |worker: &supervisor::Worker| Some((worker.pid?, worker.id));
+        let by_pid = |worker: &Worker| Some((worker.pid?, worker.id));
         health.add_texts(&mut status, &supervisor.workers().filter_map(by_pid).collect());
         workers.add_told(&mut status);
         report::add_processor(&mut status, &processor);

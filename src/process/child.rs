@@ -1,5 +1,4 @@
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -121,15 +120,6 @@ impl Child {
     /// Its descriptor.
     pub(crate) fn pidfd(&self) -> &PidFd {
         &self.pidfd
-    }
-
-    /// Waits for its end, within a tokio runtime. It stays a zombie, and the future borrows
-    /// nothing.
-    ///
-    /// # Errors
-    /// No descriptor or no memory is left.
-    pub(crate) fn exited(&self) -> impl Future<Output = Result<(), ProcessError>> + Send + use<> {
-        self.pidfd.exited()
     }
 
     /// How it ended; `None` while it runs. It stays a zombie (`WNOWAIT`). Of an adopted one the

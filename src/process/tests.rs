@@ -325,14 +325,15 @@ mod ending {
         let worker = Worker::shell("exec sleep 1000");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let first = tokio::spawn(worker.child().exited());
-            let second = tokio::spawn(worker.child().exited());
-            let early = tokio::time::timeout(Duration::from_millis(20), worker.child().exited());
+            let first = tokio::spawn(worker.child().pidfd().exited());
+            let second = tokio::spawn(worker.child().pidfd().exited());
+            let early =
+                tokio::time::timeout(Duration::from_millis(20), worker.child().pidfd().exited());
             assert!(early.await.is_err(), "it still runs");
             worker.child().signal(Signal::SIGTERM).unwrap();
             let all = async { (first.await.unwrap().unwrap(), second.await.unwrap().unwrap()) };
             tokio::time::timeout(Duration::from_secs(10), all).await.unwrap();
-            worker.child().exited().await.unwrap();
+            worker.child().pidfd().exited().await.unwrap();
         });
         assert_eq!(worker.child().exit().unwrap(), Some(Exit::Signal(15)));
     }

@@ -133,7 +133,19 @@ impl Supervisor {
     /// Takes in what has happened, and returns what is to be done now. `now` is never before that of an
     /// earlier call.
     pub fn step(&mut self, input: Input, now: Timestamp) -> Vec<Action> {
-        self.apply(input, now);
+        self.step_all([input], now)
+    }
+
+    /// Takes in all that is known to have happened, and returns what is to be done now. To compare what is with
+    /// what should be takes a time that grows with the number of workers: it is done once for all of it.
+    pub fn step_all(
+        &mut self,
+        inputs: impl IntoIterator<Item = Input>,
+        now: Timestamp,
+    ) -> Vec<Action> {
+        for input in inputs {
+            self.apply(input, now);
+        }
         self.reconcile(now);
         std::mem::take(&mut self.actions)
     }
@@ -174,6 +186,11 @@ impl Supervisor {
     /// All workers, by age.
     pub fn workers(&self) -> impl Iterator<Item = &Worker> {
         self.workers.values()
+    }
+
+    /// The worker with this number, until it has ended.
+    pub fn worker(&self, id: WorkerId) -> Option<&Worker> {
+        self.workers.get(&id)
     }
 
     /// Whether a setting limits the memory of workers, so that it has to be looked at without being asked for.

@@ -112,6 +112,11 @@ impl Connections {
         (receive(&mut self.counts), self.due.tick())
     }
 
+    /// Whether it is time for a [count](Self::count).
+    pub(super) fn may_count(&self) -> bool {
+        self.draining.may_begin(Instant::now())
+    }
+
     /// Begins a count, if it is time for one. `retired` are workers that are retired or have left
     /// listening sockets.
     pub(super) fn count(&mut self, retired: CountedWorkers, supervisor: &Supervisor) {

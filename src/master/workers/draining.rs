@@ -71,6 +71,11 @@ impl Draining {
         counting::snapshot(&self.handshakes)
     }
 
+    /// Whether no look is under way or was not long ago.
+    pub(crate) fn may_begin(&self, now: Instant) -> bool {
+        self.under_way.is_none() && self.not_before.is_none_or(|at| at <= now)
+    }
+
     /// Begins a look, unless one is under way or was not long ago.
     pub(crate) fn begin(
         &mut self,
@@ -80,7 +85,7 @@ impl Draining {
         own: Arc<OwnConnections>,
         now: Instant,
     ) -> Option<Wanted> {
-        if self.under_way.is_some() || self.not_before.is_some_and(|at| now < at) {
+        if !self.may_begin(now) {
             return None;
         }
         self.under_way = Some(now);

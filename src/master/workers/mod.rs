@@ -19,6 +19,7 @@ mod counting;
 mod draining;
 mod early_joins;
 mod end_signals;
+mod ended;
 mod fingerprint;
 mod foreground;
 mod handshakes;

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use super::counted::{Counted, CountedWorkers};
+use super::ended::EndedWorkers;
 use super::observation::{Listening, Look, Observations, by_port, not_listening};
 use super::output::{Flow, Origin, Printer, ReadBudget, SharedRecent};
 use super::spawner::Started;
@@ -18,8 +19,8 @@ use crate::control::Responder;
 use crate::master::waiting::receive;
 use crate::plan::{Generation, Listeners, Port, Seat};
 use crate::process::{
-    self, Child, Delivery, ListenTable, OutputItem, OutputReader, ProcessError, SignalNumber,
-    Transport, own_nice,
+    self, Child, Delivery, Exits, ListenTable, OutputItem, OutputReader, ProcessError,
+    SignalNumber, Transport, own_nice,
 };
 use crate::protocol::{EndSignals, Exit, KillMode, LogsRequest, ReadinessFault, Signal, WorkerId};
 
@@ -53,12 +54,18 @@ pub(super) struct Ended {
 /// The processes of all workers.
 pub(crate) struct Processes {
     running: BTreeMap<WorkerId, Running>,
+    /// Those, by the sessions that their first processes have made.
+    sessions: BTreeMap<u32, WorkerId>,
     sockets: process::Sockets,
     nice: i32,
     printer: Option<Printer>,
     recent: SharedRecent,
-    exits_sender: mpsc::UnboundedSender<WorkerId>,
-    exits: mpsc::UnboundedReceiver<WorkerId>,
+    exits: Exits,
+    /// Workers of which another look at their end is due.
+    again_sender: mpsc::UnboundedSender<WorkerId>,
+    again: mpsc::UnboundedReceiver<WorkerId>,
+    /// Workers that have ended, and whose exit was not taken in yet.
+    ended: EndedWorkers,
 }
 
 /// When it is looked again how a worker has ended that a tracer may hold, such as strace or a debugger: the
@@ -82,33 +89,35 @@ impl Processes {
         recent: SharedRecent,
         nice: i32,
     ) -> Result<Self, ProcessError> {
-        let (exits_sender, exits) = mpsc::unbounded_channel();
+        let (again_sender, again) = mpsc::unbounded_channel();
         Ok(Self {
             running: BTreeMap::new(),
+            sessions: BTreeMap::new(),
             sockets: process::Sockets::open()?,
             nice,
             printer,
             recent,
-            exits_sender,
-            exits,
+            exits: Exits::new()?,
+            again_sender,
+            again,
+            ended: EndedWorkers::default(),
         })
     }
 
-    /// Takes a worker in, and waits for its exit in a task of its own.
+    /// Takes a worker in.
     pub(crate) fn insert(&mut self, worker: WorkerId, seat: Seat, started: Started) {
         let Started { child, generation, output, ports, listeners, told, .. } = started;
-        let (pidfd, exited) = (child.pidfd().clone(), child.exited());
-        let exits = self.exits_sender.clone();
-        tokio::spawn(async move {
-            if let Err(error) = exited.await {
-                tracing::error!(%worker, %error, "cannot wait for the exit of a worker: polling instead");
+        if let Err(error) = self.exits.add(child.pidfd(), worker.0) {
+            tracing::error!(%worker, %error, "cannot wait for the exit of a worker: polling instead");
+            let (pidfd, again) = (child.pidfd().clone(), self.again_sender.clone());
+            tokio::spawn(async move {
                 while !matches!(pidfd.has_exited(), Ok(true)) {
                     sleep(EXIT_INTERVAL).await;
                 }
-            }
-            // The loop has ended.
-            let _ = exits.send(worker);
-        });
+                // The loop has ended.
+                let _ = again.send(worker);
+            });
+        }
         let (flow, listening) = (Flow::default(), Listening::new(seat));
         let running = Running {
             seat,
@@ -122,12 +131,36 @@ impl Processes {
             listening,
             untold_exits: 0,
         };
+        self.sessions.insert(running.child.pid(), worker);
         self.running.insert(worker, running);
     }
 
-    /// Waits for the exit of a worker, which [`Self::take_exit`] tells of.
-    pub(crate) async fn exit(&mut self) -> WorkerId {
-        receive(&mut self.exits).await
+    /// Waits until a worker has ended, which [`Self::take_ended`] tells of.
+    pub(crate) async fn exit(&mut self) {
+        tokio::select! {
+            worker = receive(&mut self.again) => self.ended.extend([worker]),
+            ended = self.exits.wait() => match ended {
+                Ok(ended) => self.ended.extend(ended.into_iter().map(WorkerId)),
+                Err(error) => {
+                    tracing::error!(%error, "cannot wait for the exits of workers: polling instead");
+                    sleep(EXIT_INTERVAL).await;
+                }
+            }
+        }
+    }
+
+    /// The workers that have ended and whose exit is to be taken in now, those that clients are sent to (`is_live`)
+    /// first. Asks the kernel: whatever else waits for its turn, they wait for nothing but what is being done
+    /// just now.
+    pub(crate) fn take_ended(&mut self, is_live: impl Fn(WorkerId) -> bool) -> Vec<WorkerId> {
+        match self.exits.take() {
+            Ok(ended) => self.ended.extend(ended.into_iter().map(WorkerId)),
+            Err(error) => tracing::error!(%error, "cannot look at the exits of workers"),
+        }
+        while let Ok(worker) = self.again.try_recv() {
+            self.ended.extend([worker]);
+        }
+        self.ended.take(is_live)
     }
 
     /// The process of a worker and the file that it prints to, to be handed over.
@@ -150,6 +183,7 @@ impl Processes {
             }
         };
         let running = self.running.remove(&worker)?;
+        self.sessions.remove(&running.child.pid());
         let origin = running.origin();
         let Running { seat, generation, child, mut output, flow, ports, told, .. } = running;
         let seen = |printed: &[OutputItem]| self.recent.add(origin, printed);
@@ -179,11 +213,11 @@ impl Processes {
             return false;
         };
         running.untold_exits += 1;
-        let exits = self.exits_sender.clone();
+        let again = self.again_sender.clone();
         tokio::spawn(async move {
             sleep(pause).await;
             // The loop has ended.
-            let _ = exits.send(worker);
+            let _ = again.send(worker);
         });
         true
     }
@@ -376,13 +410,12 @@ impl Processes {
 
     /// The sessions of all workers that run.
     pub(super) fn sessions(&self) -> BTreeSet<u32> {
-        self.running.values().map(|running| running.child.pid()).collect()
+        self.sessions.keys().copied().collect()
     }
 
     /// The worker whose first process has made this session.
     pub(crate) fn worker_of(&self, session: u32) -> Option<WorkerId> {
-        let mut running = self.running.iter();
-        running.find(|(_, running)| running.child.pid() == session).map(|(worker, _)| *worker)
+        self.sessions.get(&session).copied()
     }
 
     /// What each worker that runs was told of itself, by the pid of its first process.

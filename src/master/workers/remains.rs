@@ -144,7 +144,7 @@ impl Remains {
 
     /// Begins a look, unless one is under way or was not long ago. `running` are the sessions of the
     /// workers that run.
-    pub(super) fn begin(&mut self, running: BTreeSet<u32>) {
+    pub(super) fn begin(&mut self, running: impl FnOnce() -> BTreeSet<u32>) {
         self.traced = std::mem::take(&mut self.traced).into_iter().filter_map(reap).collect();
         let now = Instant::now();
         let is_early = self.not_before.is_some_and(|at| now < at);
@@ -156,6 +156,7 @@ impl Remains {
         let traces: Vec<Trace> =
             self.exited.values().map(|pending| pending.exited.trace.clone()).collect();
         let (sender, transports) = (self.sender.clone(), self.transports.clone());
+        let running = running();
         self.thread.run(move || {
             let look = Remnants::find(&traces, &running, &transports);
             // The loop has ended.
@@ -173,7 +174,8 @@ impl Remains {
         now: Timestamp,
     ) -> Vec<RemainsNews> {
         let began = self.under_way.take().unwrap_or_else(Instant::now);
-        if self.exited.keys().all(|worker| workers.contains(worker)) {
+        let looked_at: BTreeSet<WorkerId> = workers.iter().copied().collect();
+        if self.exited.keys().all(|worker| looked_at.contains(worker)) {
             self.not_before = Instant::now().checked_add(began.elapsed() * PAUSE);
         }
         let Remnants { of, listening, unclaimed } = match look {

@@ -86,8 +86,8 @@ pub(crate) struct Workers {
 
 /// Something that happened in the life of a worker.
 pub(crate) enum Life {
-    /// Its first process has ended.
-    Exited(WorkerId),
+    /// First processes have ended: [`Workers::take_ended`] tells of which.
+    Ended,
     /// It was started, or could not be.
     Spawned(SpawnOutcome),
     /// What a new generation is started from was found, or is missing.
@@ -102,6 +102,36 @@ pub(crate) enum Life {
     Told(WorkerId, EndSignals),
     /// It was looked what workers have left that have ended.
     Looked(Vec<WorkerId>, Look),
+}
+
+impl Life {
+    /// What it is, for the log.
+    pub(crate) const fn kind(&self) -> &'static str {
+        match self {
+            Self::Ended => "ended",
+            Self::Spawned(_) => "spawned",
+            Self::Prepared(_) => "prepared",
+            Self::AfterReload(_) => "after reload",
+            Self::HookEnded(_) => "hook ended",
+            Self::Counted(_) => "counted",
+            Self::Told(..) => "told",
+            Self::Looked(..) => "looked",
+        }
+    }
+}
+
+impl Task {
+    /// What it is, for the log.
+    pub(crate) const fn kind(&self) -> &'static str {
+        match self {
+            Self::CountConnections => "count connections",
+            Self::LookForRemains => "look for remains",
+            Self::ReapOrphans => "reap orphans",
+            Self::SampleMemory => "sample memory",
+            Self::TakeMemory(_) => "take memory",
+            Self::PassOnOutput => "pass on output",
+        }
+    }
 }
 
 /// Work that is due.
@@ -208,7 +238,7 @@ impl Workers {
         let life = async move {
             tokio::select! {
                 biased;
-                worker = processes.exit() => Life::Exited(worker),
+                () = processes.exit() => Life::Ended,
                 outcome = spawner.outcome() => match outcome {
                     SpawnerOutcome::Spawned(outcome) => Life::Spawned(outcome),
                     SpawnerOutcome::Prepared(prepared) => Life::Prepared(prepared),
@@ -456,21 +486,32 @@ impl Workers {
         self.deferred.remove(&worker)
     }
 
-    /// Takes care of the clients of a worker that has ended, when no rule names it any more.
+    /// The workers whose first process has ended, and whose exit is to be [taken in](Self::take_exit) now: those
+    /// first that clients are sent to.
+    pub(crate) fn take_ended(&mut self, supervisor: &Supervisor) -> Vec<WorkerId> {
+        let is_live = |worker| {
+            supervisor.worker(worker).is_some_and(|worker| worker.state() == WorkerState::Live)
+        };
+        self.processes.take_ended(is_live)
+    }
+
+    /// Takes care of the clients of workers that have ended, when no rule names them any more.
     pub(crate) fn drain_ended(
         &mut self,
-        worker: WorkerId,
-        ended: ExitedWorker,
+        ended: Vec<(WorkerId, ExitedWorker)>,
         supervisor: &Supervisor,
         now: Timestamp,
     ) {
         self.look_for_remains();
-        self.connections.ended(worker, ended.ports);
+        for (worker, ended) in ended {
+            self.connections.ended(worker, ended.ports);
+        }
         self.count_connections(supervisor, now);
     }
 
     fn look_for_remains(&mut self) {
-        self.remains.begin(self.processes.sessions());
+        let Self { remains, processes, .. } = self;
+        remains.begin(|| processes.sessions());
     }
 
     /// Takes in what workers have left; with `ends_all` also what is of no worker that is known.
@@ -564,6 +605,9 @@ impl Workers {
 
     /// Begins a count of the connections of workers that are retired or ended, if it is time for one.
     fn count_connections(&mut self, supervisor: &Supervisor, now: Timestamp) {
+        if !self.connections.may_count() {
+            return;
+        }
         let mut retired = self.counted(supervisor, |state| state == WorkerState::Retired, now);
         let orphaned =
             supervisor.orphaned_listeners().map(|(worker, since)| (worker, now.since(since)));
