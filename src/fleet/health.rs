@@ -1,9 +1,11 @@
 //! What a membership says of itself.
 
+use std::net::IpAddr;
+
 use crate::plan::fleet::{FleetError, MemberName};
 use crate::protocol::Timestamp;
 
-use super::Revision;
+use super::{Key, Revision, Shape};
 
 /// How the membership of this host is, for the status, metrics and log.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,7 +58,7 @@ pub(crate) enum Trouble {
     NameTaken {
         name: MemberName,
         /// The other one's.
-        address: std::net::IpAddr,
+        address: IpAddr,
     },
     /// Another process of this host has published itself under its name since: the next master, or a second one.
     #[error(
@@ -74,10 +76,10 @@ pub(crate) enum Trouble {
     #[error(
         "the fleet has {in_force}, this host is configured with {configured}: what the fleet has counts"
     )]
-    OtherShape { in_force: super::Shape, configured: super::Shape },
+    OtherShape { in_force: Shape, configured: Shape },
     /// A key holds what cannot be read.
     #[error("key {key}: {reason}")]
-    Unreadable { key: String, reason: String },
+    Unreadable { key: Key, reason: String },
     /// It drains, and there is nobody to whom its slots could go.
     #[error(
         "{name} is to leave, and no other member serves: it keeps its slots until one does, or it is stopped"
@@ -88,4 +90,11 @@ pub(crate) enum Trouble {
         "{name} is to leave, and owns slots in {file}: mark it as draining there, or take it out (`ipcluster fleet plan --drain {name}`)"
     )]
     StillListed { name: MemberName, file: String },
+}
+
+impl Trouble {
+    /// Whether this host is not to write its key.
+    pub(super) fn bars(&self) -> bool {
+        matches!(self, Self::NameTaken { .. } | Self::Superseded { .. })
+    }
 }

@@ -42,6 +42,29 @@ pub(crate) struct Published {
     pub(crate) created: Revision,
     /// When it was written last.
     pub(crate) modified: Revision,
+    /// It is about to delete the key and has no connections: that is not to be taken for the end of a lease.
+    pub(crate) leaves: bool,
+}
+
+/// A key of the store.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Key {
+    /// That of a member.
+    Member(MemberName),
+    /// That of the fleet.
+    Fleet,
+    /// Another one among them, by its name there.
+    Other(String),
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Member(name) => write!(f, "members/{name}"),
+            Self::Fleet => f.write_str("fleet"),
+            Self::Other(name) => f.write_str(name),
+        }
+    }
 }
 
 /// The fleet as it stands in the store.
@@ -66,7 +89,7 @@ pub(crate) enum Change {
     /// A key holds what cannot be read: written by a later version, or by hand. What was known of it stays.
     Unreadable {
         /// The key.
-        key: String,
+        key: Key,
         /// What is wrong with it.
         reason: String,
     },
@@ -75,8 +98,11 @@ pub(crate) enum Change {
 /// What this host's own cluster does. The master says so whenever it changes; of several at once the last counts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum LocalState {
-    /// No worker is ready: the member joins, or gives its slots away if it had some.
+    /// The master has not said yet: nothing is published, and what an earlier run has published is left alone. So
+    /// a master that is started again and adopts its workers loses no slot.
     #[default]
+    Unknown,
+    /// No worker is ready: the member joins, or gives its slots away if it had some.
     NotReady,
     /// Workers serve, and the rules of the host are in force.
     Ready,
@@ -109,7 +135,8 @@ pub(crate) enum Input {
         /// In no order.
         changes: Vec<Change>,
     },
-    /// The revisions after the last one seen are no longer kept there, or the watch has missed some.
+    /// The watch has ended, and all else goes on: the revisions that it was to begin with are no longer kept
+    /// there, or the server has no leader.
     WatchEnded {
         /// Why, for people.
         reason: String,
@@ -123,7 +150,7 @@ pub(crate) enum Input {
     LeaseGranted(Lease),
     /// The answer to [`Action::KeepAlive`](super::Action::KeepAlive).
     LeaseKept(Lease),
-    /// There is no such lease any more.
+    /// There is no such lease any more: the answer to whatever was asked with it.
     LeaseLost(Lease),
     /// The answer to [`Action::Publish`](super::Action::Publish): it is written. The watch will tell of it too.
     Publication {

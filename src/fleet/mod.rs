@@ -40,11 +40,21 @@
 //! compared, and the wall clock is read nowhere.
 
 mod action;
+mod connection;
 mod health;
 mod input;
+mod list;
+mod membership;
 mod settings;
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use action::Action;
 pub(crate) use health::{Health, OwnState, SourceState, Trouble};
-pub(crate) use input::{Change, Input, Instance, Lease, LocalState, Published, Revision, Stored};
+pub(crate) use input::{
+    Change, Input, Instance, Key, Lease, LocalState, Published, Revision, Stored,
+};
+pub(crate) use membership::Membership;
 pub(crate) use settings::{Settings, Shape, Timing};

@@ -63,6 +63,11 @@ impl Timing {
     pub(crate) const LONGEST_LEASE: Duration = Duration::from_secs(600);
     /// How long packets are passed to a member that is lost, unless told otherwise.
     pub(crate) const DEFAULT_LOST_FOR: Duration = Duration::from_secs(600);
+
+    /// A request that is not answered within this has failed.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.lease / 2
+    }
 }
 
 impl Default for Timing {

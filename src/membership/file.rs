@@ -146,7 +146,7 @@ impl MembersFile {
         let has_left = match local {
             LocalState::Stopped => true,
             LocalState::Draining { connections } => connections == 0 && owned == 0,
-            LocalState::NotReady | LocalState::Ready => false,
+            LocalState::Unknown | LocalState::NotReady | LocalState::Ready => false,
         };
         let file = self.path.display().to_string();
         let still_listed = Trouble::StillListed { name: name.clone(), file };
