@@ -6,9 +6,9 @@
 //! ([`Action`]). It knows no etcd and reads no clock; the room `membership` does both.
 //!
 //! ```text
-//!   IPCLUSTER/FLEET/members/a   {"addresses": ["10.0.0.1"], "state": "serving", ...}   under a lease of a's
-//!   IPCLUSTER/FLEET/members/b   {"addresses": ["10.0.0.2"], "state": "joining", ...}   under a lease of b's
-//!   IPCLUSTER/FLEET/fleet       the whole fleet: members, slots, owners, former owners
+//!   /ipcluster/FLEET/members/a   {"addresses": ["10.0.0.1"], "state": "serving", ...}   under a lease of a's
+//!   /ipcluster/FLEET/members/b   {"addresses": ["10.0.0.2"], "state": "joining", ...}   under a lease of b's
+//!   /ipcluster/FLEET/fleet       the whole fleet: members, slots, owners, former owners
 //! ```
 //!
 //! What a host puts in force is what stands under `fleet`, and nothing else: hosts that have seen the same
@@ -50,6 +50,7 @@ mod settings;
 mod simulation;
 #[cfg(test)]
 mod tests;
+mod value;
 
 pub(crate) use action::Action;
 pub(crate) use health::{Health, OwnState, SourceState, Trouble};
@@ -58,3 +59,4 @@ pub(crate) use input::{
 };
 pub(crate) use membership::Membership;
 pub(crate) use settings::{Settings, Shape, Timing};
+pub(crate) use value::{fleet_from_value, fleet_to_value, member_from_value, member_to_value};

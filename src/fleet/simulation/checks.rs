@@ -41,7 +41,7 @@ impl World {
         let Some(after) = self.store.fleet.clone() else { return };
         let last = self.last_fleet.replace(after.clone());
         let fleet = &after.fleet;
-        let knows = self.hosts[writer].run.as_ref().is_some_and(|run| run.applied.is_some());
+        let known = self.hosts[writer].run.as_ref().and_then(|run| run.applied.clone());
         let writer = &self.hosts[writer].name;
         if let Some(before) = &before {
             assert!(before.modified <= seen, "{writer} writes an older list over a later one");
@@ -50,9 +50,10 @@ impl World {
             let state = fleet.members().get(owner).map(Member::state);
             assert_eq!(state, Some(MemberState::Serving), "{owner} owns a slot");
         }
-        // A store that has lost it, or from which it was deleted, gets the fleet that was there; unless nobody who
-        // knew it has come back in time.
-        let Some(before) = before.or(last.filter(|_| knows)) else { return };
+        // A store that has lost it, or from which it was deleted, gets the fleet that was there; unless who knew it
+        // has not come back in time.
+        let is_known = |last: &Stored| known.is_some_and(|(.., fleet)| fleet == last.fleet);
+        let Some(before) = before.or(last.filter(is_known)) else { return };
         for member in before.fleet.members().iter() {
             let name = member.name();
             match fleet.members().get(name) {

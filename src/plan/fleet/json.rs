@@ -142,7 +142,6 @@ impl FleetForm {
         if self.owners.is_empty() {
             return Fleet::seeded(self.slots, self.seed, self.kept, members);
         }
-        let partition = partition(self.slots, self.seed, self.kept)?;
         // Summed up before anything is made of them: a number in a file is no reason for a large table.
         let owned: u64 = self.owners.iter().map(|run| u64::from(run.slots)).sum();
         if owned != u64::from(self.slots) {
@@ -151,8 +150,31 @@ impl FleetForm {
         }
         let runs = self.owners.iter();
         let slots = runs.flat_map(|run| (0..run.slots).map(|_| (&run.owner, &*run.former)));
-        let owners = Owners::from_names(slots)?.after(&members, self.kept)?;
-        Ok(Fleet { partition, kept: self.kept, members, owners })
+        Fleet::with_owners(self.slots, self.seed, self.kept, members, slots)
+    }
+}
+
+impl Fleet {
+    /// A fleet with the owner and the former owners of each slot, in order, as they were written down. Where they
+    /// do not fit the members they are those of before a change.
+    ///
+    /// # Errors
+    /// As [`Self::seeded`]; [`FleetError::Owners`] unless there are as many as slots.
+    pub(crate) fn with_owners<'a>(
+        slots: u32,
+        seed: u32,
+        kept: usize,
+        members: Members,
+        owners: impl Iterator<Item = (&'a MemberName, &'a [MemberName])> + Clone,
+    ) -> Result<Self, FleetError> {
+        let partition = partition(slots, seed, kept)?;
+        let owners = Owners::from_names(owners)?;
+        if u32::try_from(owners.slots()).ok() != Some(slots) {
+            let reason = format!("they own {} slots of {slots}", owners.slots());
+            return Err(FleetError::Owners { reason });
+        }
+        let owners = owners.after(&members, kept)?;
+        Ok(Self { partition, kept, members, owners })
     }
 }
 
