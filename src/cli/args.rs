@@ -375,6 +375,13 @@ pub(crate) struct CheckArgs {
     /// The engine that `run` is to have
     #[arg(long, value_name = "redirect|tproxy", default_value = "redirect")]
     pub(crate) engine: Engine,
+    /// Also connect to each TCP listener, as a client on another host does
+    ///
+    /// For some seconds this host has an interface `ipcluster-try*` more, with an address of 198.18.0.0/15 and
+    /// of 2001:2::/48, whose other end is in a network namespace of its own: a connection from there passes all
+    /// rules for what comes in. Needs root.
+    #[arg(long = "try")]
+    pub(crate) try_connections: bool,
 }
 
 #[derive(Debug, Args)]

@@ -92,6 +92,14 @@ impl RouteSocket {
         self.request(&operation, RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
     }
 
+    /// `ip link delete <name>`: the other end of a veth pair goes with it.
+    pub(super) fn delete_link(&self, name: &str) -> Result<(), LabError> {
+        let operation = format!("remove {name}");
+        let mut message = LinkMessage::default();
+        message.header.index = index(name).map_err(|source| refused(&operation, source))?;
+        self.request(&operation, RouteNetlinkMessage::DelLink(message), 0)
+    }
+
     /// `ip address add <prefix> dev <link> nodad`
     pub(super) fn add_address(&self, prefix: Prefix, link: &str) -> Result<(), LabError> {
         let operation = format!("give {link} the address {}/{}", prefix.address, prefix.length);

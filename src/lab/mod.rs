@@ -50,6 +50,7 @@ mod link;
 mod load;
 mod namespace;
 mod network;
+mod probe;
 mod report;
 
 pub use datagram::Flow;
@@ -59,4 +60,5 @@ pub use identity::{Identity, ParseIdentityError};
 pub use load::{Ask, Close, Counters, Load, Pace, RunningLoad};
 pub use namespace::{Entered, Namespace, enter_user_namespace, mount_tmpfs};
 pub use network::Network;
+pub(crate) use probe::ProbeCable;
 pub use report::{Answered, Failure, FailureKind, Report};

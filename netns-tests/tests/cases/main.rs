@@ -80,6 +80,7 @@ mod terminal;
 mod top;
 mod tproxy;
 mod transactions;
+mod tried_connections;
 mod udp;
 mod unmanaged;
 mod verbs;
@@ -109,6 +110,7 @@ fn main() -> ExitCode {
         in_the_way,
         master_restart,
         transactions,
+        tried_connections,
         repair,
         configuration,
         conformance,

@@ -1,5 +1,7 @@
 //! `ipcluster check`: what this machine supports and lacks.
 
+mod trial;
+
 use std::fmt;
 use std::fs;
 
@@ -10,15 +12,17 @@ use crate::master::host::{
 };
 use crate::nft::{Conntrack, ConntrackUsage, Firewall, ForeignRules, NftError, Protection};
 use crate::plan::{
-    Engine, Generation, Listeners, Occupant, Partition, Plan, Port, PortRange, Seat, Weights,
+    Engine, Generation, Listener, Listeners, Occupant, Partition, Plan, Port, PortRange, Seat,
+    Weights,
 };
 use crate::process::{Endpoint, HeldSocket, PidFd, Transport, has_cap_net_admin};
 use crate::protocol::{Finding, FindingSeverity};
+use crate::ruleset::TableName;
 use nix::sys::utsname::uname;
 
 use super::args::CheckArgs;
 use super::{Failed, causes, output};
-use crate::config::ConfigBuilder;
+use crate::config::{Config, ConfigBuilder};
 
 /// The first kernel with nat chains in `inet` tables (5.2), `pidfd_open` (5.3) and `waitid` of a pidfd.
 const OLDEST_KERNEL: (u32, u32) = (5, 4);
@@ -32,9 +36,19 @@ enum Look {
     Notice(String),
     /// `run` would fail.
     Bad(String),
+    /// It was tried, and failed.
+    Failed(String),
 }
 
 use Look::{Bad, Good, Notice, Warning};
+
+/// Listeners whose way is looked at.
+struct Subject {
+    of: Surveyed,
+    accepted: Accepted,
+    /// The plan in force that serves them, or some of them.
+    plan: Option<Plan>,
+}
 
 impl fmt::Display for Look {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -43,14 +57,16 @@ impl fmt::Display for Look {
             Warning(text) => write!(f, "warning  {text}"),
             Notice(text) => write!(f, "notice   {text}"),
             Bad(text) => write!(f, "missing  {text}"),
+            Self::Failed(text) => write!(f, "failed   {text}"),
         }
     }
 }
 
 /// Looks at everything that `run` needs, and prints a line for each.
 pub(super) fn run(args: &CheckArgs) -> Result<(), Failed> {
+    let mut config = None;
     if let Some(path) = &args.config {
-        let config = ConfigBuilder::from_file(path)?.build()?;
+        let config = config.insert(ConfigBuilder::from_file(path)?.build()?);
         let hints = config.hints();
         let hints = hints.iter().map(|hint| format!("{}\n", Warning(hint.clone())));
         let valid = Good(format!("configuration {}: valid", path.display()));
@@ -59,13 +75,26 @@ pub(super) fn run(args: &CheckArgs) -> Result<(), Failed> {
     let mut findings = vec![kernel(), capability(), pidfd(), runtime_directory()];
     findings.push(worker_ports());
     findings.push(connection_tracking());
-    findings.extend(in_the_way(args));
+    match subjects(args, config.as_ref()) {
+        Ok(subjects) => {
+            findings.extend(in_the_way(&subjects));
+            if args.try_connections {
+                findings.extend(trial::try_listeners(&subjects));
+            }
+        }
+        Err(_) if matches!(has_cap_net_admin(), Ok(false)) => findings.push(not_privileged()),
+        Err(error) => findings.push(Warning(format!("rules and servers of others: {error}"))),
+    }
     // Last: it moves this process into a network namespace of its own.
     findings.extend(rules());
     let lines: Vec<String> = findings.iter().map(|finding| format!("{finding}\n")).collect();
     output::answer(&lines.concat())?;
     let lacks = findings.iter().filter(|finding| matches!(finding, Bad(_))).count();
+    let failed = findings.iter().filter(|finding| matches!(finding, Look::Failed(_))).count();
     match lacks {
+        0 if failed > 0 => {
+            Err(Failed::new(format!("{failed} of the connections that were tried did not arrive")))
+        }
         0 => Ok(()),
         lacks => Err(Failed::new(format!("`ipcluster run` would fail here: {lacks} missing"))),
     }
@@ -175,34 +204,86 @@ fn usage_of_files() -> Option<ConntrackUsage> {
     Some(ConntrackUsage { entries, limit })
 }
 
-/// What stands in the way of the listeners that are given, else of those of the clusters that there are; without
-/// any, nat rules that decide before ours on any.
-fn in_the_way(args: &CheckArgs) -> Vec<Look> {
-    let found = match args.listen.as_slice() {
-        [] => of_clusters(),
-        given => {
-            Listeners::new(given.to_vec()).map_err(|error| causes(&error)).and_then(|listeners| {
-                let of = Surveyed {
-                    listeners,
-                    worker_ports: PortRange::default(),
-                    engine: args.engine,
-                    local_clients: false,
-                    table: None,
-                };
-                survey_of(&of, Accepted::default()).map_err(|error| causes(&error))
-            })
-        }
+/// The listeners that are given, by a file or by themselves; else those of the clusters that there are.
+fn subjects(args: &CheckArgs, config: Option<&Config>) -> Result<Vec<Subject>, String> {
+    let plans = match plans() {
+        Ok(plans) => plans,
+        // Listeners that are given are looked at all the same, as far as that is possible.
+        Err(_) if config.is_some() || !args.listen.is_empty() => Vec::new(),
+        Err(error) => return Err(causes(&error)),
     };
-    match found {
+    let mut subjects = Vec::new();
+    if let Some(config) = config {
+        let of = Surveyed {
+            listeners: config.listeners().clone(),
+            worker_ports: config.worker_ports(),
+            engine: config.engine(),
+            local_clients: config.local_clients(),
+            table: Some(TableName::of(config.name())),
+        };
+        let accepted = Accepted {
+            bypassed_filters: config.accept_bypassed_filters(),
+            take_over_port: config.take_over_port(),
+            admin_port: config.yes_really(),
+        };
+        let plan = plans.iter().find(|plan| plan.name() == config.name()).cloned();
+        subjects.push(Subject { of, accepted, plan });
+    }
+    if !args.listen.is_empty() {
+        let listeners = Listeners::new(args.listen.clone()).map_err(|error| causes(&error))?;
+        let has_one = |plan: &&Plan| {
+            let mut served = plan.listeners().iter();
+            served.any(|served| listeners.iter().any(|it| it == served))
+        };
+        let plan = plans.iter().find(has_one).cloned();
+        let of = Surveyed {
+            listeners,
+            worker_ports: PortRange::default(),
+            engine: args.engine,
+            local_clients: false,
+            table: plan.as_ref().map(|plan| TableName::of(plan.name())),
+        };
+        subjects.push(Subject { of, accepted: Accepted::default(), plan });
+    }
+    if subjects.is_empty() {
+        // They run: whatever it is has been accepted, or came later.
+        let accepted = Accepted { bypassed_filters: true, take_over_port: true, admin_port: true };
+        subjects.extend(plans.into_iter().map(|plan| {
+            let of = Surveyed::by(&plan, plan.guard().unwrap_or_default());
+            Subject { of, accepted, plan: Some(plan) }
+        }));
+    }
+    Ok(subjects)
+}
+
+/// What stands in the way of these; without any, nat rules that decide before ours on any listener.
+fn in_the_way(subjects: &[Subject]) -> Vec<Look> {
+    match all_findings(subjects) {
         Ok(found) if found.is_empty() => {
             vec![Good("rules and servers of others: none in the way".to_owned())]
         }
         Ok(found) => found.into_iter().map(look_of).collect(),
-        Err(_) if matches!(has_cap_net_admin(), Ok(false)) => vec![Warning(
-            "rules and servers of others: not looked at without CAP_NET_ADMIN".to_owned(),
-        )],
-        Err(error) => vec![Warning(format!("rules and servers of others: {error}"))],
+        Err(_) if matches!(has_cap_net_admin(), Ok(false)) => vec![not_privileged()],
+        Err(error) => vec![Warning(format!("rules and servers of others: {}", causes(&error)))],
     }
+}
+
+fn not_privileged() -> Look {
+    Warning("rules and servers of others: not looked at without CAP_NET_ADMIN".to_owned())
+}
+
+fn all_findings(subjects: &[Subject]) -> Result<Vec<Finding>, NftError> {
+    let mut all = Vec::new();
+    for subject in subjects {
+        all.extend(findings_of(subject)?);
+    }
+    if subjects.is_empty() {
+        let found = ForeignRules::open()?.find(None, false, Engine::default())?;
+        all.extend(found.iter().map(nat_before));
+    }
+    all.sort();
+    all.dedup();
+    Ok(all)
 }
 
 fn look_of(finding: Finding) -> Look {
@@ -214,30 +295,23 @@ fn look_of(finding: Finding) -> Look {
     }
 }
 
-fn survey_of(of: &Surveyed, accepted: Accepted) -> Result<Vec<Finding>, NftError> {
+fn findings_of(Subject { of, accepted, plan }: &Subject) -> Result<Vec<Finding>, NftError> {
     let facts = HostFacts::read(&of.listeners).with_owners_of(&owners_of_ports(&of.listeners));
     let mut rules = ForeignRules::open()?;
     let survey = survey(&mut rules, facts, of)?;
     // How full connection tracking is has a line of its own.
     let survey = Survey { conntrack: None, ..survey };
-    Ok(findings(&survey, &of.listeners, of.engine, accepted))
-}
-
-fn of_clusters() -> Result<Vec<Finding>, String> {
-    let plans = plans().map_err(|error| causes(&error))?;
-    // They run: whatever it is has been accepted, or came later.
-    let accepted = Accepted { bypassed_filters: true, take_over_port: true, admin_port: true };
-    let mut all = Vec::new();
-    for plan in &plans {
-        let of = Surveyed::by(plan, plan.guard().unwrap_or_default());
-        all.extend(survey_of(&of, accepted).map_err(|error| causes(&error))?);
+    // `run` refuses none of those that are served already.
+    let is_served = |listener: &Listener| {
+        plan.as_ref().is_some_and(|plan| plan.listeners().iter().any(|it| it == listener))
+    };
+    let mut all = findings(&survey, &of.listeners, of.engine, *accepted);
+    for finding in &mut all {
+        let is_served = finding.listener.as_ref().is_some_and(is_served);
+        if finding.severity == FindingSeverity::Error && is_served {
+            finding.severity = FindingSeverity::Warning;
+        }
     }
-    if plans.is_empty() {
-        let found = ForeignRules::open().and_then(|mut it| it.find(None, false, Engine::default()));
-        all.extend(found.map_err(|error| causes(&error))?.iter().map(nat_before));
-    }
-    all.sort();
-    all.dedup();
     Ok(all)
 }
 

@@ -18,7 +18,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::packet::{Conntrack, End, EndKind, Interface, Packet};
 use super::rule::{Loaded, Operator, Step};
-use super::{Base, BaseKind, FilterHook, ForeignFilter, Table, printable};
+use super::{Base, BaseKind, Certainty, FilterHook, ForeignFilter, Table, printable};
 use crate::plan::{Engine, Listener, Port};
 use crate::ruleset::{PRIORITY_DSTNAT, TableName};
 
@@ -112,6 +112,32 @@ pub(super) fn judge(tables: &[Table], traffic: &Traffic<'_>) -> Vec<ForeignFilte
         found.extend(of_listener);
     }
     found
+}
+
+/// What stands in the way of one client, who comes by the first of the interfaces, and whether that is certain.
+pub(super) fn foresee(
+    tables: &[Table],
+    listener: &Listener,
+    client: IpAddr,
+    traffic: &Traffic<'_>,
+) -> Option<(Certainty, ForeignFilter)> {
+    let chains = chains(tables);
+    let found = |effect, place: &Place| finding(tables, listener, effect, place, None);
+    if let Some(place) = untracked(tables, &chains, listener, traffic) {
+        let certainty = match place.end.is_certain {
+            true => Certainty::Certain,
+            false => Certainty::Possible,
+        };
+        return Some((certainty, found(FilterEffect::Untracked, &place)));
+    }
+    let packet = Packet::to(listener).from(client, traffic.interfaces.first()?);
+    let translated = traffic.worker_ports.first().copied();
+    let translated = translated.filter(|_| traffic.engine == Engine::Redirect);
+    match fate(tables, &chains, &packet, listener, translated) {
+        Fate::LetIn => None,
+        Fate::Dropped(place) => Some((Certainty::Certain, found(FilterEffect::Dropped, &place))),
+        Fate::Unknown(place) => Some((Certainty::Possible, found(FilterEffect::Unknown, &place))),
+    }
 }
 
 /// The filter chains, in the order in which packets pass them.

@@ -245,6 +245,38 @@ impl ForeignRules {
         Ok(ForeignFound { unread, ..survey(&tables, traffic) })
     }
 
+    /// What will become of a connection to this listener from this client, who comes by the first interface of
+    /// the traffic, by all that is read and understood of the rules of others: the rule that stops it, and
+    /// whether that is certain; `None`: none does.
+    ///
+    /// # Errors
+    /// The errors of [`Self::find`].
+    pub(crate) fn foresee(
+        &mut self,
+        listener: &Listener,
+        client: IpAddr,
+        traffic: &Traffic<'_>,
+    ) -> Result<Option<(Certainty, String)>, NftError> {
+        let ours = match traffic.engine {
+            Engine::Redirect => PRIORITY_DSTNAT,
+            Engine::Tproxy => i32::MAX,
+        };
+        let wanted = |base: &Base| {
+            matches!(base.kind, BaseKind::Filter(_)) || base.is_nat_of(&[NatHook::Prerouting], ours)
+        };
+        let (tables, _) = self.read(Own::Known(traffic.table), wanted).map_err(failed)?;
+        let Some(interface) = traffic.interfaces.first() else { return Ok(None) };
+        let packet = Packet::to(listener).from(client, interface);
+        let nat = analyse(&tables, &[(Some(*listener), packet)], |table, base| {
+            table.is_before(base, ours)
+        });
+        let nat = nat.into_iter().min_by_key(|rule| rule.certainty);
+        let nat = nat.map(|rule| (rule.certainty, rule.to_string()));
+        let filter = filter::foresee(&tables, listener, client, traffic);
+        let filter = filter.map(|(certainty, rule)| (certainty, rule.to_string()));
+        Ok(nat.into_iter().chain(filter).min_by_key(|(certainty, _)| *certainty))
+    }
+
     /// Those of these ports of this host for which some nat rule of others is, whatever it maps to and
     /// whenever it does. A rule that is for the first and the last port of `range` as well is for all of it,
     /// and does not count.
