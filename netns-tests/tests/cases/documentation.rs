@@ -28,12 +28,16 @@ const NOT_RUN: usize = 7;
 
 pub(crate) fn cases() -> Vec<Case> {
     let with_commands = pages().into_iter().filter(|(_, text)| !blocks(text).is_empty());
-    let followed = with_commands.map(|(page, _)| {
+    let followed = with_commands.map(|(page, text)| {
         let name = page.trim_end_matches(".md").trim_start_matches("docs/").to_owned();
         // Cases are made once, and live as long as the program.
         let case = Case::new(name.leak(), follow);
         let needs = [Need::Node, Need::Nft, Need::Curl, Need::Python];
-        needs.into_iter().fold(case, Case::needs).limit(Duration::from_secs(180))
+        let case = needs.into_iter().fold(case, Case::needs).limit(Duration::from_secs(180));
+        match text.contains("\nuser = ") {
+            true => case.needs(Need::OtherUsers),
+            false => case,
+        }
     });
     followed
         .chain([

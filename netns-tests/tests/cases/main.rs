@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use netns_tests::{run, topics};
 
 mod canary;
+mod completion;
 mod configuration;
 mod conformance;
 mod conntrack;
@@ -112,6 +113,7 @@ fn main() -> ExitCode {
         transactions,
         tried_connections,
         repair,
+        completion,
         configuration,
         conformance,
         interrupted_transactions,
