@@ -73,6 +73,10 @@ pub enum Need {
     IptablesLegacy,
     /// The program `chromium`.
     Chromium,
+    /// The program `ufw`.
+    Ufw,
+    /// The programs `firewalld` and `dbus-daemon`.
+    Firewalld,
 }
 
 /// One test: a name, what it needs and what it does.
@@ -303,6 +307,8 @@ impl Need {
                     .then(|| "no users but one".to_owned())
             }
             Self::Chromium => program("chromium"),
+            Self::Ufw => program("ufw"),
+            Self::Firewalld => program("firewalld").or_else(|| program("dbus-daemon")),
             Self::Faketime => {
                 programs::libfaketime().is_none().then(|| "no libfaketime".to_owned())
             }

@@ -63,6 +63,7 @@ mod probation;
 mod programs;
 mod progress;
 mod readiness;
+mod real_firewalls;
 mod releases;
 mod reload;
 mod repair;
@@ -104,6 +105,7 @@ fn main() -> ExitCode {
         documentation,
         reload,
         readiness,
+        real_firewalls,
         probation,
         source_ports,
         flush,

@@ -182,7 +182,7 @@ fn let_in(rule: &ForeignFilter, is_translated: bool) -> String {
     match (rule.origin, is_translated) {
         (TableOrigin::Ufw, false) => format!("`ufw allow {port}/{protocol}`"),
         (TableOrigin::Ufw, true) => format!(
-            "add to /etc/ufw/before{}.rules, before COMMIT, `-A {}-before-input -m conntrack --ctstate DNAT --ctorigdstport {port} -p {protocol} -j ACCEPT`, then `ufw reload` (packaging/ufw); or set engine = \"tproxy\"",
+            "add to /etc/ufw/before{}.rules, before COMMIT, `-A {}-before-input -p {protocol} -m conntrack --ctstate DNAT --ctorigdstport {port} -j ACCEPT`, then `ufw reload` (packaging/ufw); or set engine = \"tproxy\"",
             if rule.family == TableFamily::Ip6 { "6" } else { "" },
             if rule.family == TableFamily::Ip6 { "ufw6" } else { "ufw" },
         ),

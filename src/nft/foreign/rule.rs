@@ -343,15 +343,17 @@ impl Data<'_> {
     }
 
     fn fib(&self) -> Option<Step> {
-        /// `NFT_FIB_RESULT_OIF`; `NFTA_FIB_F_SADDR`, `IIF`, `PRESENT`.
+        /// `NFT_FIB_RESULT_OIF`; `NFTA_FIB_F_SADDR`, `MARK`, `IIF`, `PRESENT`.
         const OIF: u32 = 1;
         const SOURCE: u32 = 1;
+        const MARK: u32 = 1 << 2;
         const IIF: u32 = 1 << 3;
         const PRESENT: u32 = 1 << 5;
         let what = match (self.0.u32(NFTA_FIB_RESULT)?, self.0.u32(NFTA_FIB_FLAGS)?) {
             (ADDRESS_TYPE, DESTINATION) => Loaded::DestinationType,
             (ADDRESS_TYPE, SOURCE) => Loaded::SourceType,
-            (OIF, flags) if flags == SOURCE | IIF | PRESENT => Loaded::ReturnRoute,
+            // By its mark, too, as firewalld asks: that of a packet which begins a connection is none of theirs.
+            (OIF, flags) if flags & !MARK == SOURCE | IIF | PRESENT => Loaded::ReturnRoute,
             _ => Loaded::Other,
         };
         Some(Step::Load { what, to: self.register(NFTA_FIB_DREG)?, length: 4 })
