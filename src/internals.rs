@@ -32,12 +32,22 @@ pub mod process {
 
 /// The nftables objects of a plan, and the transactions between plans.
 pub mod ruleset {
+    pub use crate::ruleset::fuzzing::{Edit, read_edited};
     pub use crate::ruleset::object::{
         ChainName, CounterName, CounterValue, Digest, Elements, Family, Rule, Ruleset, Scope, Set,
         SetName, TableName,
     };
     pub use crate::ruleset::stale::Stale;
     pub use crate::ruleset::transition::{Operation, Transaction, Transition};
+}
+
+/// What is read of others, over bytes that they did not write: for the fuzzer.
+#[cfg(all(feature = "master", target_os = "linux"))]
+pub mod texts {
+    pub use crate::control::fuzzing::read_lines;
+    pub use crate::master::read_offer;
+    pub use crate::process::fuzzing::{read_env_file, read_output, read_proc_files};
+    pub use crate::supervisor::read_notify_message;
 }
 
 /// Decisions of the process manager.

@@ -1,9 +1,4 @@
-//! Any bytes in place of what the kernel answers and tells: nothing panics.
+//! The target `replies` of `fuzz-targets`.
 #![no_main]
 
-use ipcluster::internals::nft::read_bytes;
-use libfuzzer_sys::fuzz_target;
-
-fuzz_target!(|datagram: &[u8]| {
-    let _ = read_bytes(datagram);
-});
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz_targets::run("replies", data));

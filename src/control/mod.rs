@@ -64,6 +64,8 @@
 mod client;
 mod directory;
 mod error;
+#[cfg(feature = "internals")]
+pub(crate) mod fuzzing;
 mod leftovers;
 mod legacy;
 mod message;

@@ -72,6 +72,8 @@ mod workers;
 pub use builder::Builder;
 pub use error::MasterError;
 pub(crate) use error::causes;
+#[cfg(feature = "internals")]
+pub use handover::protocol::read_offer;
 pub use operators::Subscription;
 pub use operators::handle::Handle;
 pub use operators::report::explain;

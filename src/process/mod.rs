@@ -49,6 +49,8 @@ mod env_file;
 mod error;
 mod exits;
 mod fd_passing;
+#[cfg(feature = "internals")]
+pub(crate) mod fuzzing;
 mod impersonation;
 mod leader;
 mod limits;

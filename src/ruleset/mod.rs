@@ -20,6 +20,8 @@
 #[cfg(any(test, feature = "internals"))]
 mod fake_table;
 mod fleet;
+#[cfg(feature = "internals")]
+pub(crate) mod fuzzing;
 mod lower;
 mod name;
 pub(crate) mod object;

@@ -56,12 +56,7 @@ pub(crate) fn raise(ruleset: &Ruleset, expected: Option<&Listeners>) -> Result<P
     let partition = partition_of(dispatch)?;
     let assignment = assignment_of(ruleset, dispatch, &partition)?;
     let seats = occupants_of(ruleset, dispatch, &listeners)?;
-    let chains = ruleset.chains.iter().filter(|chain| match chain.name {
-        ChainName::Seat(seat) => seat.index() < seats.len(),
-        _ => true,
-    });
-    let generations = chains.flat_map(|chain| &chain.rules);
-    let generation = generations.filter_map(Rule::generation).max().unwrap_or(Generation::FIRST);
+    let generation = generation_of(ruleset, &seats);
     let mut plan = Plan::from_parts(name, generation, listeners, partition, assignment, seats)?;
     plan.set_engine(engine)?;
     plan.set_admitting(!entry.is_empty());
@@ -79,6 +74,18 @@ pub(crate) fn raise(ruleset: &Ruleset, expected: Option<&Listeners>) -> Result<P
         }
     }
     Err(RaiseError::Surplus)
+}
+
+/// The generation of the plan: that in the rules of its vacant seats, which are of no worker; without such a
+/// seat the latest of its workers.
+fn generation_of(ruleset: &Ruleset, seats: &[Option<Occupant>]) -> Generation {
+    let vacant = ruleset.chains.iter().filter(|chain| match chain.name {
+        ChainName::Seat(seat) => seats.get(seat.index()) == Some(&None),
+        _ => false,
+    });
+    let of_vacant = vacant.flat_map(|chain| &chain.rules).find_map(Rule::generation);
+    let of_workers = seats.iter().flatten().map(|occupant| occupant.generation).max();
+    of_vacant.or(of_workers).unwrap_or(Generation::FIRST)
 }
 
 /// The ruleset with the rules of vacant seats that use connection tracking, where it has such as earlier

@@ -113,6 +113,8 @@ mod tests;
 mod workers;
 
 pub use action::Action;
+#[cfg(feature = "internals")]
+pub use health::read_notify_message;
 pub(crate) use health::{
     HealthDetector, NotifyEffect, NotifyField, Observation, PortConnections, ProbeResult,
     WatchLimits,

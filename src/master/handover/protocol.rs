@@ -200,6 +200,19 @@ fn refusal(first: u8, stream: &mut impl Read) -> io::Result<String> {
     })
 }
 
+/// Reads any bytes as the answer of a running master, for the fuzzer.
+///
+/// # Panics
+/// If what was read is another when it is written and read again.
+#[cfg(feature = "internals")]
+pub fn read_offer(bytes: &[u8]) {
+    let Ok(offer) = Offer::read(&mut &*bytes) else { return };
+    let mut written = Vec::new();
+    offer.write(&mut written).expect("a vector takes all");
+    let again = Offer::read(&mut &*written).expect("what a master writes is read by the next");
+    assert_eq!(again, offer);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

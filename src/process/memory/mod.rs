@@ -34,6 +34,8 @@
 //! cannot be read or understood is an error. A tree of which a part is unknown is unknown.
 
 mod cgroup;
+#[cfg(feature = "internals")]
+mod fuzzing;
 mod member;
 mod proc_files;
 
@@ -49,6 +51,8 @@ use super::stat::{self, Stat};
 use cgroup::{Group, Groups};
 use member::Member;
 
+#[cfg(feature = "internals")]
+pub(super) use fuzzing::read_proc_files;
 pub(crate) use proc_files::Bytes;
 
 /// From one pass over `/proc` to the next, at least.

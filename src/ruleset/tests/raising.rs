@@ -7,7 +7,10 @@ use super::super::{
     SetName, Stale, TcpPorts, Translated, lower, raise,
 };
 use super::{any_plan, full};
-use crate::plan::{Destination, Generation, Partition, Plan, Port, PortRange, Protocol, Seat};
+use crate::plan::{
+    Destination, Generation, Listeners, Occupant, Partition, Plan, Port, PortRange, Protocol, Seat,
+    Weights,
+};
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
@@ -168,6 +171,19 @@ fn objects_or_rules_in_another_order_are_not_ours() {
         }
         found.chains.sort_by_key(|chain| chain.name);
     });
+
+#[test]
+fn a_plan_with_workers_of_a_later_generation_than_its_own_is_raised() {
+    // As after the rollback of a canary whose workers still have seats.
+    let listeners = Listeners::new(vec!["0.0.0.0:80".parse().unwrap()]).unwrap();
+    let (name, partition) = ("web".parse().unwrap(), Partition::hash(64).unwrap());
+    let mut plan =
+        Plan::new(name, listeners, partition, &Weights::equal(2).unwrap(), None).unwrap();
+    let port = Port::new(20000).unwrap();
+    plan.occupy(Seat(1), Occupant::new(Generation(3), [port])).unwrap();
+    plan.set_generation(Generation(2));
+    let ruleset = lower(&plan);
+    assert_eq!(raise(&ruleset, None), Ok(plan));
 }
 
 /// The ruleset with one thing changed, in each place where that can be.

@@ -1,0 +1,4 @@
+//! The target `control` of `fuzz-targets`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz_targets::run("control", data));
