@@ -74,6 +74,7 @@ mod said_once;
 mod saved_rulesets;
 mod seats;
 mod service_manager;
+mod soak;
 mod socket_activation;
 mod socket_activation_under_load;
 mod source_ports;
@@ -101,6 +102,7 @@ fn main() -> ExitCode {
     }
     // Topics with long cases first, so that none of these is the last to end.
     run(topics![
+        soak,
         worker_death,
         documentation,
         reload,

@@ -171,6 +171,7 @@ fn objects_or_rules_in_another_order_are_not_ours() {
         }
         found.chains.sort_by_key(|chain| chain.name);
     });
+}
 
 #[test]
 fn a_plan_with_workers_of_a_later_generation_than_its_own_is_raised() {
