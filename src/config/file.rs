@@ -1,7 +1,5 @@
 //! The configuration file: TOML, of which every value has its line.
 
-use std::fs::File;
-use std::io::{self, Read};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +10,7 @@ use toml::de::{DeString, DeTable, DeValue};
 use super::keys::SETTINGS;
 use super::table::Setting;
 use super::value::{Form, Raw};
-use super::{Config, ConfigBuilder, ConfigError, Origin};
+use super::{Config, ConfigBuilder, ConfigError, Origin, read_text};
 
 impl Config {
     /// The configuration that a text in TOML describes; `docs/settings.md` has the keys, and
@@ -86,21 +84,6 @@ impl ConfigBuilder {
 
 /// The longest configuration, in MiB: far more than any is.
 const MOST_MIB: u64 = 1;
-
-/// The text of a file that is no longer than so many MiB: the path may be a device, which has no end.
-///
-/// # Errors
-/// Those of opening and reading; `FileTooLarge`; `InvalidData` for what is no UTF-8.
-pub(crate) fn read_text(path: &Path, most_mib: u64) -> io::Result<String> {
-    let most = most_mib * 1024 * 1024;
-    let mut text = String::new();
-    let length = File::open(path)?.take(most + 1).read_to_string(&mut text)?;
-    if length as u64 > most {
-        let reason = format!("longer than {most_mib} MiB");
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, reason));
-    }
-    Ok(text)
-}
 
 struct Document<'a> {
     text: &'a str,

@@ -32,6 +32,7 @@ mod memory_size;
 mod origin;
 mod placeholder;
 mod range;
+mod read_text;
 #[cfg(test)]
 mod reference;
 mod resource_limit;
@@ -50,8 +51,6 @@ pub use config::{Config, LogFormat, LogLevel, OnExit, PartitionKind, WorkerOutpu
 pub(crate) use environment::is_reserved;
 pub use environment::{Environment, EnvironmentError};
 pub use error::ConfigError;
-#[cfg(feature = "cli")]
-pub(crate) use file::read_text;
 pub use file_mode_mask::FileModeMask;
 #[cfg(feature = "cli")]
 pub(crate) use flags::{Flags, keys as keys_of_the_file};
@@ -59,6 +58,7 @@ pub use keys::ConfigBuilder;
 pub use memory_size::{MemorySize, MemorySizeError};
 pub use origin::Origin;
 pub(crate) use placeholder::{Names, Placeholder, PlaceholderText};
+pub(crate) use read_text::read_text;
 pub use resource_limit::{ResourceLimit, ResourceLimitError};
 pub use servers::{Server, ServerPreset};
 #[cfg(feature = "cli")]

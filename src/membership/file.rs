@@ -22,6 +22,7 @@ use tokio::time::timeout;
 use crate::config::read_text;
 use crate::fleet::{Health, LocalState, OwnState, Revision, SourceState, Trouble};
 use crate::plan::fleet::{Fleet, MemberName, MemberState};
+use crate::sys::watch_readable;
 
 use super::clock;
 use super::thread::State;
@@ -237,7 +238,7 @@ fn watched(file: &Path) -> io::Result<AsyncFd<OwnedFd>> {
         | WatchFlags::MOVE_SELF
         | WatchFlags::DELETE_SELF;
     inotify::add_watch(&inotify, folder, changes)?;
-    AsyncFd::new(inotify)
+    watch_readable(inotify)
 }
 
 #[cfg(test)]
