@@ -46,12 +46,9 @@ fn edit(ruleset: &mut Ruleset, other: &Ruleset, kind: u8, place: usize, further:
             match kind {
                 8 => remove(&mut chain.rules, further),
                 9 => swap(&mut chain.rules, further, further / 2),
-                10 => copy(
-                    &mut chain.rules,
-                    &from.map_or(&[][..], |from| &from.rules),
-                    place,
-                    further,
-                ),
+                10 => {
+                    copy(&mut chain.rules, from.map_or(&[][..], |from| &from.rules), place, further)
+                }
                 _ => chain.rules = from.map(|from| from.rules.clone()).unwrap_or_default(),
             }
         }
