@@ -55,7 +55,7 @@ fn tcp_port(port: u16) -> Vec<u8> {
 }
 
 impl Built {
-    fn to_port(mut self, port: u16) -> Self {
+    fn for_port(mut self, port: u16) -> Self {
         self.header.push((80, 6_u16.to_ne_bytes().to_vec()));
         self.matches.extend(tcp_port(port));
         self
@@ -163,7 +163,7 @@ fn rules_are_for_the_packets_that_they_say() {
     let source = |octets: [u8; 4], mask: [u8; 4]| accept().with(0, &octets).with(8, &mask);
     let from = |name: &[u8], mask: usize| accept().with(16, name).with(48, &vec![u8::MAX; mask]);
     let is_for_it = [
-        accept().to_port(80),
+        accept().for_port(80),
         source([203, 0, 113, 0], [255, 255, 255, 0]),
         source([10, 0, 0, 0], [255, 0, 0, 0]).with(83, &[0x08]),
         accept().with(4, &[10, 9, 0, 1]).with(12, &[u8::MAX; 4]),
@@ -176,7 +176,7 @@ fn rules_are_for_the_packets_that_they_say() {
         assert_eq!(first(&[error_free(), one]), input(EndKind::Accept, 2, true));
     }
     let is_not = [
-        accept().to_port(81),
+        accept().for_port(81),
         source([10, 0, 0, 0], [255, 0, 0, 0]),
         accept().with(4, &[10, 9, 0, 2]).with(12, &[u8::MAX; 4]),
         from(b"lo\0", 3),
@@ -220,7 +220,7 @@ fn jumps_lead_into_chains_and_return() {
         rules(place)
     };
     let web = |rules: &[Built]| [&[error("web")], rules, &[rule(standard(-5))]].concat();
-    let accepts = [rule(standard(ACCEPT)).to_port(81), rule(standard(ACCEPT)).to_port(80)];
+    let accepts = [rule(standard(ACCEPT)).for_port(81), rule(standard(ACCEPT)).to_port(80)];
     let (found, _) = ends(&table("filter", 1, &jump(&[0]), ACCEPT, &web(&accepts)));
     assert_eq!((found[0].kind, found[0].handle), (EndKind::Accept, 2));
     assert_eq!(found[0].chain, b"web");
@@ -235,8 +235,8 @@ fn jumps_lead_into_chains_and_return() {
 
 #[test]
 fn what_is_counted_makes_no_difference() {
-    let quiet = table("filter", 1, &[rule(standard(ACCEPT)).to_port(80)], DROP, &[]);
-    let counted = rule(standard(ACCEPT)).to_port(80).with(104, &[9; 8]);
+    let quiet = table("filter", 1, &[rule(standard(ACCEPT)).for_port(80)], DROP, &[]);
+    let counted = rule(standard(ACCEPT)).for_port(80).with(104, &[9; 8]);
     let busy = table("filter", 1, &[counted], DROP, &[]);
     assert_ne!(quiet, busy);
     assert_eq!(quiet.without_counters(), busy.without_counters());
@@ -250,7 +250,7 @@ fn names_that_are_too_long_are_not_asked_for() {
 
 /// A table with something of everything.
 fn sample() -> (Vec<u8>, Vec<u8>) {
-    let rules = [rule(standard(ACCEPT)).to_port(80), rule(extension("LOG", 0, &[0; 32]))];
+    let rules = [rule(standard(ACCEPT)).for_port(80), rule(extension("LOG", 0, &[0; 32]))];
     let behind = [error("web"), rule(standard(-5))];
     table("filter", 1, &rules, DROP, &behind).into_parts()
 }
