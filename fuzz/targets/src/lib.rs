@@ -11,9 +11,12 @@ mod texts;
 
 use arbitrary::{Arbitrary, Unstructured};
 
+/// Takes any bytes, and panics only if something is wrong.
+pub type Target = fn(&[u8]);
+
 /// The targets by their names, which are those of their corpora in `fuzz/corpora` and of the binaries in
 /// `fuzz/fuzz_targets`.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[(&str, Target)] = &[
     ("configuration", texts::configuration),
     ("control", texts::control),
     ("fleet", fleet::run),

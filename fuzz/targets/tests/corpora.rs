@@ -28,7 +28,9 @@ fn every_target_is_replayed_and_can_be_fuzzed() {
     assert_eq!(named, TESTED.iter().copied().collect());
     let files = fs::read_dir(fuzz().join("fuzz_targets")).unwrap();
     let files: BTreeSet<String> = files
-        .map(|file| file.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned())
+        .map(|file| {
+            file.expect("an entry").path().file_stem().unwrap().to_string_lossy().into_owned()
+        })
         .collect();
     assert_eq!(named, files.iter().map(String::as_str).collect());
 }
@@ -41,10 +43,10 @@ fn replay(name: &str) {
     let directory = fuzz().join("corpora").join(name);
     let mut paths: Vec<PathBuf> = fs::read_dir(&directory)
         .unwrap_or_else(|error| panic!("{}: {error}", directory.display()))
-        .map(|entry| entry.unwrap().path())
+        .map(|entry| entry.expect("an entry").path())
         .collect();
     paths.sort();
-    let corpus: Vec<Vec<u8>> = paths.iter().map(|path| fs::read(path).unwrap()).collect();
+    let corpus: Vec<Vec<u8>> = paths.iter().map(|path| fs::read(path).expect("an input")).collect();
     assert!(!corpus.is_empty(), "no input in {}", directory.display());
     for input in &corpus {
         run(name, input);

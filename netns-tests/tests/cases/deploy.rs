@@ -40,7 +40,7 @@ fn renewed(lab: &Lab) {
         status.generation == before.generation + 1 && status.live().len() == 2
     });
     let is_old = |pid: &u32| before.pids().values().any(|old| old == pid);
-    assert!(!after.pids().values().any(|pid| is_old(pid)), "{:?}", after.pids());
+    assert!(!after.pids().values().any(is_old), "{:?}", after.pids());
     // It was told in so many words, and not that the earlier workers go on.
     wait_for_log(&next, "new workers serve in place of those of the earlier master");
     assert!(!next.log().contains("were taken over"), "{}", next.log());

@@ -43,7 +43,7 @@ fn files(lab: &Lab) -> Vec<PathBuf> {
 fn nothing_is_left(lab: &Lab, workers: &[u32]) {
     assert!(!workers.iter().any(|pid| is_alive(*pid)), "of {workers:?}");
     assert_eq!(lab.witness().ruleset(), "");
-    assert_eq!(files(lab), [PathBuf::new(); 0]);
+    assert_eq!(files(lab), Vec::<PathBuf>::new());
 }
 
 fn shown_and_ended(lab: &Lab) {

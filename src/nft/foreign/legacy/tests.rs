@@ -220,7 +220,7 @@ fn jumps_lead_into_chains_and_return() {
         rules(place)
     };
     let web = |rules: &[Built]| [&[error("web")], rules, &[rule(standard(-5))]].concat();
-    let accepts = [rule(standard(ACCEPT)).for_port(81), rule(standard(ACCEPT)).to_port(80)];
+    let accepts = [rule(standard(ACCEPT)).for_port(81), rule(standard(ACCEPT)).for_port(80)];
     let (found, _) = ends(&table("filter", 1, &jump(&[0]), ACCEPT, &web(&accepts)));
     assert_eq!((found[0].kind, found[0].handle), (EndKind::Accept, 2));
     assert_eq!(found[0].chain, b"web");
