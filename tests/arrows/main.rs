@@ -25,7 +25,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("ruleset", &["plan"]),
     ("supervisor", &["plan", "protocol"]),
     ("fleet", &["plan", "protocol"]), // protocol: points in time
-    ("membership", &["config", "fleet", "plan", "protocol"]), // config: to read a file to so many MiB
+    ("membership", &["config", "fleet", "plan", "protocol", "sys"]), // config: to read a file to so many MiB
     ("config", &["plan", "protocol"]),
     ("control", &["line_protocol", "plan", "protocol", "sys"]), // sys: the groups of a peer
     ("http", &["control", "plan", "protocol"]),                 // plan: the ids in the status
@@ -77,7 +77,16 @@ const ROOMS: &[(&str, &[&str])] = &[
     // What benches, fuzz targets and tests in namespaces reach of closed rooms.
     (
         "internals",
-        &["control", "line_protocol", "nft", "process", "protocol", "ruleset", "supervisor"],
+        &[
+            "control",
+            "line_protocol",
+            "master",
+            "nft",
+            "process",
+            "protocol",
+            "ruleset",
+            "supervisor",
+        ],
     ),
 ];
 
