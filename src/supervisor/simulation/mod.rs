@@ -92,7 +92,7 @@ const EVENTS: u64 = 1_000;
 const TROUBLED: Duration = Duration::from_secs(60);
 
 /// Within so many histories a fault of the supervisor is found.
-const FOUND_WITHIN: u64 = 300;
+const FOUND_WITHIN: u64 = 1_500;
 
 #[test]
 fn every_history_keeps_the_invariants() {
