@@ -218,7 +218,7 @@ fn waits(lab: &Lab) {
         cluster.reload();
         let mut clear = cluster.begin("clear-retired", &[]);
         // The other one, for which nobody waits, comes after it.
-        wait_until("the other one to end", Duration::from_secs(4), || !is_alive(old[&1]));
+        wait_until("the other one to end", Duration::from_secs(20), || !is_alive(old[&1]));
         assert!(is_alive(old[&0]) && clear.is_running(), "{}", clear.output());
         if kills {
             // Control: what it would cost to end it now.
