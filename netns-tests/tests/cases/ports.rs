@@ -93,5 +93,5 @@ fn draining(lab: &Lab) {
         held.echo("still there").unwrap();
     }
     drop(held);
-    wait_until("its end", Duration::from_secs(5), || !lab.is_listened_to(port));
+    wait_until("its end", Duration::from_secs(20), || !lab.is_listened_to(port));
 }
