@@ -151,7 +151,9 @@ fn drains(lab: &Lab) {
     held.echo("still served").unwrap();
     assert!(Held::open(lab.client(), client(), Network::server_v4(80)).is_err());
     // It can be looked at meanwhile, and another one can hurry it.
-    assert_eq!(cluster.status().pids().len() + cluster.status().workers.len(), 1);
+    cluster.wait_for("the worker that is left", |status| {
+        status.live().is_empty() && status.workers.len() == 1
+    });
     drop(held);
     assert!(stop.wait(PATIENCE).success(), "{}", stop.output());
     nothing_is_left(lab, &workers);
