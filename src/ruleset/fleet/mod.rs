@@ -173,12 +173,15 @@ fn next_owner<'a>(fleet: &'a Fleet, host: &MemberName, slot: Slot) -> Option<&'a
 }
 
 /// Where a host passes a packet of a connection that it does not know: the owner to the latest former owner, each
-/// former owner to the one before. The others have nothing to do with the slot.
+/// former owner to the one before. To the others a slot's packets come only from a member that has seen a change of
+/// the owners before them, and takes them for the new one: they pass it to the owner that they know, who has it.
 fn next_former<'a>(fleet: &'a Fleet, host: &MemberName, slot: Slot) -> Option<&'a MemberName> {
     let holders = fleet.owners();
     let mut line = std::iter::once(holders.owner(slot)).chain(holders.former(slot));
-    line.find(|name| *name == host)?;
-    line.next()
+    match line.find(|name| *name == host) {
+        Some(_) => line.next(),
+        None => Some(holders.owner(slot)),
+    }
 }
 
 impl Targets {

@@ -64,14 +64,18 @@ table netdev ipcluster_fleet_web {
 }
 table ip ipcluster_fleet_web {
 	comment "ipcluster fleet schema 1"
+	chain to_a_ip {
+		dup to 10.0.0.1 device "eth0"
+		drop
+	}
 	chain to_b_ip {
 		dup to 10.0.0.2 device "eth0"
 		drop
 	}
 	chain unknown {
 		ct state established,related accept
-		ct state invalid tcp flags & rst == 0x0 accept
-		jhash ip saddr mod 4 seed 0xf1ee7b1c vmap { 3 : goto to_b_ip }
+		ct state invalid tcp flags & (fin | rst) == 0x0 accept
+		jhash ip saddr mod 2 seed 0xf1ee7b1c vmap { 0 : goto to_a_ip, 1 : goto to_b_ip }
 	}
 	chain second_chance {
 		type filter hook prerouting priority -160; policy accept;

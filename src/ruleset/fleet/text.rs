@@ -90,8 +90,9 @@ impl FleetRuleset {
             Engine::Tproxy => writeln!(f, "\t\tsocket transparent 1 accept")?,
             Engine::Redirect => {
                 writeln!(f, "\t\tct state established,related accept")?;
-                // Of a connection of this host, but for a reset, which a connection of another one may end by.
-                writeln!(f, "\t\tct state invalid tcp flags & rst == 0x0 accept")?;
+                // Of a connection of this host, but for what a connection of another one may end by: connection
+                // tracking calls a reset and a FIN without an entry invalid, too.
+                writeln!(f, "\t\tct state invalid tcp flags & (fin | rst) == 0x0 accept")?;
             }
         }
         writeln!(f, "\t\t{dispatch}\n\t}}")?;
