@@ -122,6 +122,8 @@ mod protocol;
 #[cfg(feature = "worker")]
 mod role;
 pub mod ruleset;
+#[cfg(all(test, feature = "master"))]
+mod simulation;
 #[cfg(feature = "master")]
 mod supervisor;
 #[cfg(any(

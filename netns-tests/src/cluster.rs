@@ -348,6 +348,16 @@ impl<'a> Cluster<'a> {
         old
     }
 
+    /// Has this process as its master again, since the one that was to replace it has ended, and returns that.
+    ///
+    /// # Panics
+    /// While none was started.
+    pub fn keep_master(&mut self, old: Process) -> Process {
+        let refused = self.take_master();
+        self.master = Some(old);
+        refused
+    }
+
     fn start_replacing(&mut self, worker: &[OsString]) {
         let mut command = self.command("run");
         command.arg("--replace").args(["--name", &self.name]).args(self.settings());

@@ -43,6 +43,7 @@ mod lab;
 pub mod plans;
 mod process;
 mod programs;
+mod random;
 mod schedule;
 mod witness;
 
@@ -51,6 +52,7 @@ pub use cluster::{Cluster, ForeignChain, RuleWriter, Status, WorkerStatus};
 pub use lab::Lab;
 pub use process::{Process, is_alive, is_stopped, signal, wait_until, waited_for_processor};
 pub use programs::{example, find, greeter, ipcluster, libfaketime, member, resetter, successor};
+pub use random::Random;
 pub use witness::Witness;
 #[cfg(feature = "rustables")]
 pub use witness::{SeenChain, SeenTable};

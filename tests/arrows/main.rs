@@ -23,8 +23,9 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("protocol", &["line_protocol", "plan"]),
     ("netlink", &["sys"]),
     ("ruleset", &["plan"]),
-    ("supervisor", &["plan", "protocol"]),
-    ("fleet", &["plan", "protocol"]), // protocol: points in time
+    ("simulation", &[]),
+    ("supervisor", &["plan", "protocol", "simulation"]), // simulation: in tests alone
+    ("fleet", &["plan", "protocol", "simulation"]),      // protocol: points in time
     ("membership", &["config", "fleet", "plan", "protocol", "sys"]), // config: to read a file to so many MiB
     ("config", &["plan", "protocol"]),
     ("control", &["line_protocol", "plan", "protocol", "sys"]), // sys: the groups of a peer

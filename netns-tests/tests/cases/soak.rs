@@ -7,7 +7,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use ipcluster::lab::{Held, Network, Pace, RunningLoad};
-use netns_tests::{Case, Cluster, Lab, Need, Status, engine, signal, wait_until};
+use netns_tests::{Case, Cluster, Lab, Need, Random, Status, engine, signal, wait_until};
 use nix::sys::signal::Signal;
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -132,7 +132,7 @@ struct Soak<'a> {
 
 fn everything_at_random(lab: &Lab) {
     let seed = number("SOAK_SEED").unwrap_or(1);
-    let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let mut random = Random::new(seed);
     let is_shared = random.below(2) == 0;
     let ownership = if is_shared { "shared" } else { "owned" };
     println!("seed {seed}, {} s, engine {}, table {ownership}", seconds(), engine());
@@ -238,7 +238,7 @@ impl Soak<'_> {
             Event::TakeoverInReload => {
                 let mut reload = self.cluster.begin("reload", &[]);
                 self.pause();
-                self.take_over();
+                self.take_over_or_be_refused();
                 reload.wait(PATIENCE);
             }
             Event::DeathOfWorker => self.kill_workers(1),
@@ -283,6 +283,23 @@ impl Soak<'_> {
         let mut old = self.cluster.replace_master(&self.command);
         assert!(old.wait(PATIENCE).success(), "{}", old.output());
         self.memory = (0, 0);
+    }
+
+    /// A master does not hand over in the middle of a reload: the next one then waits for a moment, says so and
+    /// ends.
+    fn take_over_or_be_refused(&mut self) {
+        let mut old = self.cluster.replace_master(&self.command);
+        wait_until("one of two masters", PATIENCE, || {
+            !old.is_running() || !self.cluster.master().is_running()
+        });
+        if old.is_running() {
+            let mut refused = self.cluster.keep_master(old);
+            assert_eq!(refused.wait(PATIENCE).code(), Some(1), "{}", refused.output());
+            assert!(refused.output().contains("a reload is under way"), "{}", refused.output());
+        } else {
+            assert!(old.wait(PATIENCE).success(), "{}", old.output());
+            self.memory = (0, 0);
+        }
     }
 
     fn kill_master(&mut self) {
@@ -415,17 +432,5 @@ impl Soak<'_> {
         let (first, last) = self.memory;
         text += &format!("last master: {first} KiB at first, {last} KiB at the end\n");
         text
-    }
-}
-
-/// Numbers that are the same for the same seed (xorshift64, George Marsaglia, "Xorshift RNGs", 2003).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 % u64::try_from(limit).expect("a length")).expect("below it")
     }
 }

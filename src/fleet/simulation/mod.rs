@@ -27,10 +27,7 @@ mod random;
 mod store;
 mod world;
 
-use std::any::Any;
-use std::num::NonZero;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
+use crate::simulation::{check_histories, panic_of, told_seed};
 use world::{Sabotage, World};
 
 /// Histories of one run, unless the environment says otherwise.
@@ -54,30 +51,13 @@ const FAULTS: &[(Sabotage, &str)] = &[
 
 #[test]
 fn every_history_keeps_the_invariants() {
-    if let Some(seed) = number_from_environment("IPCLUSTER_SIM_SEED") {
+    if let Some(seed) = told_seed() {
         let mut world = World::new(seed, None);
         world.tells = true;
         world.live();
         return;
     }
-    let histories = number_from_environment("IPCLUSTER_SIM_HISTORIES").unwrap_or(HISTORIES);
-    let first = number_from_environment("IPCLUSTER_SIM_FROM").unwrap_or(0);
-    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
-    let failed: Vec<(u64, String)> = std::thread::scope(|scope| {
-        let share_of = |thread: usize| {
-            let seeds = (first..first + histories).skip(thread).step_by(threads);
-            scope.spawn(|| seeds.filter_map(|seed| Some((seed, failure_of(seed, None)?))).collect())
-        };
-        let shares: Vec<_> = (0..threads).map(share_of).collect();
-        let failed: Vec<Vec<_>> = shares.into_iter().map(|it| it.join().expect("caught")).collect();
-        failed.concat()
-    });
-    let told: Vec<String> = failed
-        .iter()
-        .take(20)
-        .map(|(seed, words)| format!("IPCLUSTER_SIM_SEED={seed}: {words}"))
-        .collect();
-    assert!(failed.is_empty(), "{} of {histories} histories:\n{}", failed.len(), told.join("\n"));
+    check_histories(HISTORIES, |seed| failure_of(seed, None));
 }
 
 #[test]
@@ -93,16 +73,5 @@ fn every_fault_is_found() {
 
 /// What a history breaks, if it breaks anything.
 fn failure_of(seed: u64, sabotage: Option<Sabotage>) -> Option<String> {
-    let outcome = catch_unwind(AssertUnwindSafe(|| World::new(seed, sabotage).live()));
-    outcome.err().map(|panic| words_of(&*panic).to_owned())
-}
-
-fn words_of(panic: &(dyn Any + Send)) -> &str {
-    let owned = || panic.downcast_ref::<String>().map(String::as_str);
-    owned().or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or_default()
-}
-
-fn number_from_environment(name: &str) -> Option<u64> {
-    let text = std::env::var(name).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text}: expected a number")))
+    panic_of(|| World::new(seed, sabotage).live())
 }

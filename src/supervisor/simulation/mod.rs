@@ -73,12 +73,10 @@ mod time;
 mod topic;
 mod world;
 
-use std::any::Any;
-use std::num::NonZero;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use crate::protocol::Command;
+use crate::simulation::{check_histories, panic_of, told_seed};
 use sabotage::{FAULTS, Sabotage};
 use world::World;
 
@@ -96,28 +94,14 @@ const FOUND_WITHIN: u64 = 1_500;
 
 #[test]
 fn every_history_keeps_the_invariants() {
-    if let Some(seed) = number_from_environment("IPCLUSTER_SIM_SEED") {
+    if let Some(seed) = told_seed() {
         let mut world = World::new(seed);
         world.journal = Some(Vec::new());
         live_through(&mut world);
         println!("{}", world.journal.iter().flatten().cloned().collect::<Vec<_>>().join("\n"));
         return;
     }
-    let histories = number_from_environment("IPCLUSTER_SIM_HISTORIES").unwrap_or(HISTORIES);
-    let first = number_from_environment("IPCLUSTER_SIM_FROM").unwrap_or(0);
-    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
-    let failed: Vec<(u64, String)> = std::thread::scope(|scope| {
-        let share_of = |thread: usize| {
-            let seeds = (first..first + histories).skip(thread).step_by(threads);
-            scope.spawn(|| seeds.filter_map(|seed| Some((seed, failure_of(seed)?))).collect())
-        };
-        let shares: Vec<_> = (0..threads).map(share_of).collect();
-        let failed: Vec<Vec<_>> = shares.into_iter().map(|it| it.join().expect("caught")).collect();
-        failed.concat()
-    });
-    let told: Vec<String> =
-        failed.iter().map(|(seed, words)| format!("IPCLUSTER_SIM_SEED={seed}: {words}")).collect();
-    assert!(failed.is_empty(), "{} of {histories} histories:\n{}", failed.len(), told.join("\n"));
+    check_histories(HISTORIES, |seed| panic_of(|| live_through(&mut World::new(seed))));
 }
 
 #[test]
@@ -126,18 +110,11 @@ fn every_fault_of_a_supervisor_is_found() {
         let found = (0..FOUND_WITHIN).find(|seed| {
             let mut world = World::new(*seed);
             world.sabotage = Some(Sabotage::new(fault));
-            let outcome = catch_unwind(AssertUnwindSafe(|| live_through(&mut world)));
-            outcome.is_err_and(|panic| words_of(&*panic).contains(invariant))
+            panic_of(|| live_through(&mut world)).is_some_and(|words| words.contains(invariant))
         });
         let seed = found.unwrap_or_else(|| panic!("{fault:?}: no history finds {invariant:?}"));
         println!("{fault:?}: history {seed} finds {invariant:?}");
     }
-}
-
-/// What a history breaks, if it breaks anything.
-fn failure_of(seed: u64) -> Option<String> {
-    let outcome = catch_unwind(|| live_through(&mut World::new(seed)));
-    outcome.err().map(|panic| words_of(&*panic).to_owned())
 }
 
 /// Trouble, then calm, then the end.
@@ -154,14 +131,4 @@ fn live_through(world: &mut World) {
     }
     world.check_end_of_all();
     assert!(world.inputs < 20_000, "{} inputs: a busy loop", world.inputs);
-}
-
-fn words_of(panic: &(dyn Any + Send)) -> &str {
-    let owned = || panic.downcast_ref::<String>().map(String::as_str);
-    owned().or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or_default()
-}
-
-fn number_from_environment(name: &str) -> Option<u64> {
-    let text = std::env::var(name).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text}: expected a number")))
 }

@@ -8,8 +8,8 @@ use ipcluster::plan::{
 };
 use ipcluster::ruleset::lower;
 
-use netns_tests::engine;
 use netns_tests::plans::{entry, occupy, vacant};
+use netns_tests::{Random, engine};
 
 /// How many actions a history has.
 pub(crate) const STEPS: usize = 20;
@@ -48,7 +48,7 @@ pub(crate) struct History {
 
 impl History {
     pub(crate) fn new(seed: u64) -> Self {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let listeners = LISTENERS[random.below(LISTENERS.len())];
         let (partition, seats) = match random.below(3) {
             0 => (Partition::mask(4).unwrap(), 4),
@@ -260,18 +260,4 @@ impl History {
 
 fn seat_of(index: usize) -> Seat {
     Seat(u16::try_from(index).unwrap())
-}
-
-/// SplitMix64: what a seed gives is the same on every machine.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^= mixed >> 31;
-        usize::try_from(mixed % u64::try_from(limit).unwrap()).unwrap()
-    }
 }
